@@ -1,0 +1,114 @@
+"""One frozen dataclass a stage, checked when built, with a stable hash."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from typing import Any, Literal
+
+from puma_engine.errors import ConfigError
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+
+def stable_hash(value: Any) -> str:
+    """Return 16 hexadecimal digits that depend only on the value's content."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class _Config:
+    """Shared behaviour: plain dictionaries, hashes, and all errors reported together."""
+
+    def problems(self) -> list[str]:
+        return []
+
+    def __post_init__(self) -> None:
+        found = self.problems()
+        if found:
+            raise ConfigError(f"{type(self).__name__}: " + "; ".join(found) + ".")
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)  # type: ignore[call-overload]
+
+    @property
+    def hash(self) -> str:
+        return stable_hash(self.to_dict())
+
+
+def _positive(config: object, *names: str) -> list[str]:
+    return [
+        f"{name} must be above 0, not {getattr(config, name)!r}"
+        for name in names
+        if not getattr(config, name) > 0
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig(_Config):
+    """How one training run is done.
+
+    batch_size counts examples over all processes; learning_rate is the peak of a
+    cosine that ends at 0; warmup is the share of steps before the peak; patience
+    is how many epochs without a better validation value are waited for (0: never
+    stop early).
+    """
+
+    epochs: int = 8
+    batch_size: int = 512
+    learning_rate: float = 5e-3
+    weight_decay: float = 0.0
+    warmup: float = 0.05
+    grad_clip: float = 1.0
+    optimizer: Literal["adam", "adamw"] = "adamw"
+    precision: Precision = "auto"
+    patience: int = 2
+    seed: int = 0
+    checkpoint_seconds: float = 30.0
+
+    def problems(self) -> list[str]:
+        found = _positive(self, "epochs", "batch_size", "learning_rate", "grad_clip")
+        if not 0 <= self.warmup < 1:
+            found.append(f"warmup must be in [0, 1), not {self.warmup!r}")
+        if self.weight_decay < 0:
+            found.append(f"weight_decay must be 0 or more, not {self.weight_decay!r}")
+        if self.patience < 0:
+            found.append(f"patience must be 0 or more, not {self.patience!r}")
+        if self.optimizer not in ("adam", "adamw"):
+            found.append(f"optimizer must be adam or adamw, not {self.optimizer!r}")
+        if self.precision not in PRECISIONS:
+            found.append(f"precision must be one of {', '.join(PRECISIONS)}, not {self.precision!r}")
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptConfig(_Config):
+    """A table of soft prompts: tokens a user, and the bound of its uniform start."""
+
+    tokens: int = 1
+    init_scale: float = 0.1
+
+    def problems(self) -> list[str]:
+        return _positive(self, "tokens", "init_scale")
+
+
+@dataclasses.dataclass(frozen=True)
+class AdapterConfig(_Config):
+    """The adapter network; the defaults are the paper's.
+
+    depth counts feed-forward blocks, of which the second changes the dimension.
+    """
+
+    hidden: int = 4096
+    depth: int = 4
+    dropout: float = 0.1
+
+    def problems(self) -> list[str]:
+        found = _positive(self, "hidden")
+        if self.depth < 2:
+            found.append(f"depth must be 2 or more, not {self.depth!r}")
+        if not 0 <= self.dropout < 1:
+            found.append(f"dropout must be in [0, 1), not {self.dropout!r}")
+        return found

@@ -1,0 +1,52 @@
+"""Every exception that a caller may want to catch.
+
+Each message is one sentence or two: what came, what is allowed, what to do.
+"""
+
+
+class PumaError(Exception):
+    """Base of all errors raised on purpose by this package."""
+
+
+class ConfigError(PumaError):
+    """A setting, or a combination of settings, is not allowed."""
+
+
+class DataError(PumaError):
+    """Interactions or items cannot be used as they are."""
+
+
+class TemplateError(PumaError):
+    """A template lacks a slot, or a text does not fit in its budget."""
+
+
+class BackboneError(PumaError):
+    """A language model or its tokenizer cannot serve as a backbone."""
+
+
+class SelectionError(PumaError):
+    """A selection cannot be made from what was given."""
+
+
+class MigrationError(PumaError):
+    """Prompts cannot be migrated as asked."""
+
+
+class StoreError(PumaError):
+    """A workspace cannot be read or written."""
+
+
+class NotFoundError(StoreError):
+    """A name or id is unknown in the workspace."""
+
+
+class CheckpointError(StoreError):
+    """A checkpoint is damaged or belongs to another run."""
+
+
+class JobError(PumaError):
+    """A job cannot be queued, run or controlled."""
+
+
+class Cancelled(PumaError):
+    """Work stopped because somebody asked for it; its checkpoint is kept."""
