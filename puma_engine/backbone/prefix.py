@@ -1,0 +1,62 @@
+"""Keys and values of what stands before the prompt slot, computed once and packed by token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Rows of token ids of different lengths, packed: row r is ids[offset[r] : offset[r + 1]]."""
+
+    ids: Tensor
+    offset: Tensor
+
+    @classmethod
+    def pack(cls, rows: list[list[int]], device: torch.device) -> Ragged:
+        lengths = torch.tensor([0, *map(len, rows)])
+        flat = [token for row in rows for token in row]
+        return cls(
+            torch.tensor(flat, dtype=torch.long, device=device), lengths.cumsum(0).to(device)
+        )
+
+    @property
+    def lengths(self) -> Tensor:
+        return self.offset[1:] - self.offset[:-1]
+
+    def __len__(self) -> int:
+        return len(self.offset) - 1
+
+    def index(self, rows: Tensor, width: int, *, left: bool) -> tuple[Tensor, Tensor]:
+        """Positions in the packed axis for a padded [B, width] view, and which are real.
+
+        The padding is on the left of each row if `left`, else on the right.
+        """
+        length = self.lengths[rows].unsqueeze(1)
+        column = torch.arange(width, device=rows.device).unsqueeze(0)
+        column = column - (width - length) if left else column
+        real = (column >= 0) & (column < length)
+        start = self.offset[rows].unsqueeze(1)
+        return (start + column).masked_fill(~real, 0), real
+
+
+@dataclass(frozen=True)
+class PackedKeysValues:
+    """Keys and values a layer, [2, tokens, heads, head_dim] each, for the tokens of a Ragged."""
+
+    layers: list[Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(layer.numel() * layer.element_size() for layer in self.layers)
+
+    def gather(self, index: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return (keys, values) a layer, [B, heads, P, head_dim], for an index [B, P]."""
+        found = []
+        for layer in self.layers:
+            both = layer[:, index].transpose(2, 3)
+            found.append((both[0], both[1]))
+        return found

@@ -1,0 +1,168 @@
+"""Joins a data set with a reader: arrays of users, contexts and outcomes, matched by id."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from puma_engine.backbone import Context, FrozenBackbone, Reader
+from puma_engine.datasets import Dataset
+from puma_engine.errors import DataError
+from puma_engine.tasks import Task
+from puma_engine.templates import get_template
+
+EVALUATION_BATCH = {"cpu": 512, "cuda": 4096}
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Interactions as numbers: user, context [n] int64 (CPU) and outcome [n] float32."""
+
+    user: Tensor
+    context: Tensor
+    outcome: Tensor
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def lengths(self, reader: Reader) -> np.ndarray:
+        """Tokens of work of each example, [n]."""
+        return reader.lengths()[self.context.numpy()]
+
+
+@dataclass(frozen=True)
+class ReaderData:
+    """A reader over a data set's contexts, and its splits as examples of given users."""
+
+    reader: Reader
+    task: Task
+    train: Examples
+    validation: Examples
+
+    def loss(
+        self,
+        examples: Examples,
+        rows: Tensor,
+        prompts: Callable[[Tensor], Tensor],
+        head: nn.Module,
+    ) -> Tensor:
+        """Summed loss of some examples; prompts maps user rows [B] to [B, l, width]."""
+        rows = rows.cpu()
+        logits = self.reader.logits(prompts(examples.user[rows]), examples.context[rows])
+        outcome = examples.outcome[rows].to(logits.device, non_blocking=True)
+        return self.task.loss(logits, outcome, head).sum()
+
+    def validation_value(self, prompts: Callable[[Tensor], Tensor], head: nn.Module) -> float:
+        """RMSE (ratings) or log loss (clicks) over the whole validation split."""
+        p = predict_examples(self.reader, self.task, self.validation, prompts, head)
+        y = self.validation.outcome.numpy().astype(np.float64)
+        if self.task.name == "rating":
+            return float(np.sqrt(np.mean((p - y) ** 2)))
+        p = np.clip(p, 1e-7, 1 - 1e-7)
+        return float(-np.mean(y * np.log(p) + (1 - y) * np.log(1 - p)))
+
+
+@torch.no_grad()
+def predict_examples(
+    reader: Reader,
+    task: Task,
+    examples: Examples,
+    prompts: Callable[[Tensor], Tensor],
+    head: nn.Module,
+) -> np.ndarray:
+    """Predictions [n] float64 for examples, computed in batches of like length."""
+    was_training = head.training
+    head.eval()
+    order = np.argsort(examples.lengths(reader), kind="stable")
+    found = np.empty(len(examples))
+    size = EVALUATION_BATCH[reader.backbone.device.type]
+    for start in range(0, len(order), size):
+        rows = torch.from_numpy(order[start : start + size])
+        logits = reader.logits(prompts(examples.user[rows]), examples.context[rows])
+        found[order[start : start + size]] = task.predict(logits, head).double().cpu().numpy()
+    head.train(was_training)
+    return found
+
+
+def reader_for(
+    backbone: FrozenBackbone, dataset: Dataset, template: str, users: Sequence[str] | np.ndarray
+) -> ReaderData:
+    """Prepare the train and validation rows of some users; user numbers follow `users`."""
+    reader, frames = _contexts(backbone, dataset, template, ("train", "validation"))
+    train, validation = (_examples(frame, users) for frame in frames)
+    for name, examples in (("train", train), ("validation", validation)):
+        if not len(examples):
+            raise DataError(f"These users have no {name} rows; give more users or rows.")
+    return ReaderData(reader, reader.task, train, validation)
+
+
+def split_examples(
+    backbone: FrozenBackbone,
+    dataset: Dataset,
+    template: str,
+    split: str,
+    users: Sequence[str] | np.ndarray,
+) -> tuple[Reader, Examples]:
+    """Prepare all rows of one split, in the order of dataset.rows(split)."""
+    reader, (frame,) = _contexts(backbone, dataset, template, (split,))
+    examples = _examples(frame, users)
+    if len(examples) != len(frame):
+        known = set(map(str, users))
+        lost = next(user for user in frame["user_id"] if user not in known)
+        raise DataError(
+            f"{len(frame) - len(examples)} {split} rows belong to users without a prompt (first: "
+            f"{lost!r}); leave these users out or migrate them too."
+        )
+    return reader, examples
+
+
+def _contexts(
+    backbone: FrozenBackbone, dataset: Dataset, name: str, splits: Sequence[str]
+) -> tuple[Reader, list[pd.DataFrame]]:
+    template = get_template(name)
+    if template.task != dataset.task:
+        raise DataError(
+            f"The template {name!r} is for the task {template.task}, but the data set {dataset.name!r} is "
+            f"for {dataset.task}; choose another template."
+        )
+    texts = dict(zip(dataset.items["item_id"], dataset.items["text"], strict=True))
+    frames = [dataset.rows(split) for split in splits]
+    number: dict[tuple[str, tuple[str, ...]], int] = {}
+    columns = [_context_numbers(frame, template.uses_history, number) for frame in frames]
+    contexts = [
+        Context(texts[item], tuple(texts[other] for other in history)) for item, history in number
+    ]
+    joined = [
+        frame.assign(context=column) for frame, column in zip(frames, columns, strict=True)
+    ]
+    return Reader(backbone, template, contexts), joined
+
+
+def _context_numbers(
+    frame: pd.DataFrame, uses_history: bool, number: dict[tuple[str, tuple[str, ...]], int]
+) -> np.ndarray:
+    items = frame["item_id"].tolist()
+    if uses_history:
+        if "history" not in frame:
+            raise DataError("This template shows a history, but the data set has none; choose another.")
+        histories = [tuple(row) if row is not None else () for row in frame["history"]]
+    else:
+        histories = [()] * len(items)
+    keys = zip(items, histories, strict=True)
+    return np.array([number.setdefault(key, len(number)) for key in keys], dtype=np.int64)
+
+
+def _examples(frame: pd.DataFrame, users: Sequence[str] | np.ndarray) -> Examples:
+    row_of = {str(user): row for row, user in enumerate(users)}
+    user = frame["user_id"].map(row_of).to_numpy(dtype=np.float64, na_value=np.nan)
+    keep = ~np.isnan(user)
+    return Examples(
+        torch.from_numpy(user[keep].astype(np.int64)),
+        torch.from_numpy(frame["context"].to_numpy(dtype=np.int64)[keep].copy()),
+        torch.from_numpy(frame["outcome"].to_numpy(dtype=np.float32)[keep].copy()),
+    )

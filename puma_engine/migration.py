@@ -1,0 +1,193 @@
+"""Migration: train an adapter on some users, then map every user's prompt to the target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from puma_engine.adapter import Adapter
+from puma_engine.backbone import FrozenBackbone
+from puma_engine.config import AdapterConfig, TrainingConfig
+from puma_engine.datasets import Dataset
+from puma_engine.errors import MigrationError
+from puma_engine.examples import ReaderData, reader_for
+from puma_engine.prompts import PromptTable, head_tensors, make_head
+from puma_engine.training import Progress, TrainingResult, train
+
+Missing = Literal["mean", "drop"]
+
+
+@dataclass(frozen=True)
+class Migrated:
+    """The target's prompt table, the adapter that made it, and how its training went."""
+
+    table: PromptTable
+    adapter_tensors: dict[str, np.ndarray]
+    adapter_meta: dict[str, Any]
+    result: TrainingResult
+
+
+class AdapterTraining(nn.Module):
+    """Trains an adapter, and the head, on the target's task loss; prompts stay as they are."""
+
+    def __init__(self, data: ReaderData, sources: Tensor, adapter: Adapter, head: nn.Module) -> None:
+        super().__init__()
+        self.data = data
+        self.sources = sources
+        self.adapter = adapter
+        self.head = head
+
+    def prompts(self, users: Tensor) -> Tensor:
+        device = next(self.adapter.parameters()).device
+        mapped: Tensor = self.adapter(self.sources[users].to(device, non_blocking=True))
+        return mapped
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.data.loss(self.data.train, rows, self.prompts, self.head)
+
+    def validation(self) -> float:
+        was_training = self.training
+        self.eval()
+        value = self.data.validation_value(self.prompts, self.head)
+        self.train(was_training)
+        return value
+
+
+def join_sources(
+    sources: Sequence[PromptTable], *, missing: Missing = "mean"
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Put several sources side by side by user id.
+
+    Returns user ids [n] (sorted), vectors [n, l, sum of d], and complete [n], True for users
+    that every source has. A user whom some source lacks gets that source's mean prompt
+    (missing="mean") or is left out (missing="drop").
+    """
+    if not sources:
+        raise MigrationError("A migration needs at least one source prompt table; none came.")
+    lengths = {source.tokens for source in sources}
+    if len(lengths) > 1:
+        raise MigrationError(
+            f"The sources have soft prompts of {sorted(lengths)} tokens; only equal lengths can be joined."
+        )
+    everyone = np.array(sorted(set().union(*(source.user_ids.tolist() for source in sources))))
+    rows = [source.rows_of(everyone) for source in sources]
+    complete = np.all([row >= 0 for row in rows], axis=0)
+    if not complete.any():
+        raise MigrationError("No user is in every source; check that the sources share user ids.")
+    parts = []
+    for source, row in zip(sources, rows, strict=True):
+        part = source.vectors[np.maximum(row, 0)].copy()
+        part[row < 0] = source.vectors.mean(axis=0)
+        parts.append(part)
+    vectors = np.concatenate(parts, axis=2)
+    if missing == "drop":
+        return everyone[complete], vectors[complete], complete[complete]
+    return everyone, vectors, complete
+
+
+def train_migration(
+    sources: Sequence[PromptTable],
+    target: FrozenBackbone,
+    dataset: Dataset,
+    *,
+    template: str,
+    training: TrainingConfig,
+    adapter: AdapterConfig | None = None,
+    users: Sequence[str] | np.ndarray | None = None,
+    missing: Missing = "mean",
+    checkpoint_dir: Path | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    should_cancel: Callable[[], bool] | None = None,
+) -> Migrated:
+    """Train an adapter on `users` (None: all) and migrate every user of the sources.
+
+    One source is the paper's single migration (and each hop of a chain), several are its
+    aggregation. Only users whom every source has, and who are in the data set, train the
+    adapter; both its epoch and its weights depend on their train and validation rows alone.
+    The head starts from the first source's. Raises MigrationError, DataError, Cancelled.
+    """
+    user_ids, vectors, complete = join_sources(sources, missing=missing)
+    chosen = _training_users(user_ids[complete], dataset, users)
+    data = reader_for(target, dataset.for_users(chosen), template, chosen)
+    generator = torch.Generator().manual_seed(training.seed)
+    network = Adapter(vectors.shape[2], target.width, adapter, generator=generator)
+    head = make_head(data.task, data.train, generator, sources[0].head)
+    row_of = {user: row for row, user in enumerate(user_ids.tolist())}
+    selected = vectors[[row_of[user] for user in chosen.tolist()]]
+    inputs = torch.from_numpy(selected).to(target.device)
+    module = AdapterTraining(data, inputs, network, head).to(target.device)
+    data.reader.prepare()
+    torch.manual_seed(training.seed)
+    result = train(
+        module,
+        len(data.train),
+        training,
+        lengths=data.train.lengths(data.reader),
+        validate=module.validation,
+        checkpoint_dir=checkpoint_dir,
+        progress=progress,
+        should_cancel=should_cancel,
+        stage="training the adapter",
+    )
+    moved = apply_adapter(network, vectors)
+    meta = {
+        "backbone": target.info.spec,
+        "template": template,
+        "dataset": dataset.name,
+        "users_trained": len(chosen),
+        "users_filled": int((~complete).sum()),
+    }
+    return Migrated(
+        PromptTable(user_ids, moved, head_tensors(module.head), meta),
+        {name: v.detach().float().cpu().numpy() for name, v in network.state_dict().items()},
+        {"d_in": network.d_in, "d_out": network.d_out, **network.config.to_dict()},
+        result,
+    )
+
+
+def _training_users(
+    complete: np.ndarray, dataset: Dataset, users: Sequence[str] | np.ndarray | None
+) -> np.ndarray:
+    usable = np.intersect1d(complete, dataset.users)
+    if users is None:
+        if not len(usable):
+            raise MigrationError("None of the source's users is in the data set; check the user ids.")
+        return usable
+    wanted = np.unique(np.asarray(users, dtype=str))
+    lost = np.setdiff1d(wanted, usable)
+    if len(lost):
+        raise MigrationError(
+            f"{len(lost)} of the {len(wanted)} chosen users are missing from a source or from the data set "
+            f"(first: {lost[0]!r}); choose among the {len(usable)} that are in all."
+        )
+    return wanted
+
+
+@torch.no_grad()
+def apply_adapter(network: Adapter, vectors: np.ndarray, batch_size: int = 8192) -> np.ndarray:
+    """Map prompts [n, l, d_in] to [n, l, d_out] float32 with one forward pass each."""
+    device = next(network.parameters()).device
+    was_training = network.training
+    network.eval()
+    blocks = [
+        network(torch.from_numpy(vectors[start : start + batch_size]).to(device)).float().cpu().numpy()
+        for start in range(0, len(vectors), batch_size)
+    ]
+    network.train(was_training)
+    return np.concatenate(blocks)
+
+
+def load_adapter(tensors: dict[str, np.ndarray], meta: dict[str, Any]) -> Adapter:
+    """Rebuild an adapter from what a migration kept."""
+    config = AdapterConfig(
+        hidden=int(meta["hidden"]), depth=int(meta["depth"]), dropout=float(meta["dropout"])
+    )
+    network = Adapter(int(meta["d_in"]), int(meta["d_out"]), config)
+    network.load_state_dict({name: torch.from_numpy(np.array(v)) for name, v in tensors.items()})
+    return network.eval()

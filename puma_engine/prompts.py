@@ -1,0 +1,174 @@
+"""Tables of soft prompts, one row a user, and fitting them on a frozen backbone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from puma_engine.backbone import FrozenBackbone
+from puma_engine.config import PromptConfig, TrainingConfig
+from puma_engine.datasets import Dataset
+from puma_engine.errors import DataError, MigrationError
+from puma_engine.examples import Examples, ReaderData, reader_for
+from puma_engine.tasks import Task
+from puma_engine.training import Progress, TrainingResult, train
+
+
+@dataclass(frozen=True)
+class PromptTable:
+    """Soft prompts by user.
+
+    user_ids: [n] strings, unique; vectors: [n, l, d] float32; head: the tensors of the
+    task's head that was trained with them, or None; meta: where they come from (JSON).
+    """
+
+    user_ids: np.ndarray
+    vectors: np.ndarray
+    head: dict[str, np.ndarray] | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.vectors.ndim != 3 or len(self.vectors) != len(self.user_ids):
+            raise DataError(
+                f"A prompt table needs vectors of shape [users, tokens, dim]; got {self.vectors.shape} for "
+                f"{len(self.user_ids)} user ids."
+            )
+        if len(set(self.user_ids.tolist())) != len(self.user_ids):
+            raise DataError("A prompt table has the same user id twice; each user has one row.")
+        if not np.isfinite(self.vectors).all():
+            raise DataError("A prompt table holds NaN or infinite values; fit it again.")
+
+    @property
+    def tokens(self) -> int:
+        return int(self.vectors.shape[1])
+
+    @property
+    def width(self) -> int:
+        return int(self.vectors.shape[2])
+
+    def rows_of(self, users: Sequence[str] | np.ndarray) -> np.ndarray:
+        """Return the row of each user id, [len(users)]; -1 where the table has none."""
+        position = {user: row for row, user in enumerate(self.user_ids.tolist())}
+        return np.array([position.get(str(user), -1) for user in users], dtype=np.int64)
+
+    def take(self, users: Sequence[str] | np.ndarray) -> np.ndarray:
+        """Return vectors [len(users), l, d] by user id; unknown ids raise MigrationError."""
+        rows = self.rows_of(users)
+        if (rows < 0).any():
+            lost = np.asarray(users)[rows < 0]
+            raise MigrationError(
+                f"{len(lost)} users have no prompt in this table (first: {lost[0]!r}); fit them first or "
+                "leave them out."
+            )
+        return self.vectors[rows]
+
+    def shuffled(self, seed: int) -> PromptTable:
+        """Return the control in which no user keeps the own prompt: a random cycle of all."""
+        order = np.random.default_rng(seed).permutation(len(self.user_ids))
+        vectors = np.empty_like(self.vectors)
+        vectors[order] = self.vectors[np.roll(order, 1)]
+        return dataclasses.replace(self, vectors=vectors, meta=self.meta | {"shuffled": seed})
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted table and how the training went."""
+
+    table: PromptTable
+    result: TrainingResult
+
+
+class PromptFitting(nn.Module):
+    """Trains the prompts of all users, or only the head on prompts that stay as drawn."""
+
+    def __init__(
+        self, data: ReaderData, vectors: Tensor, head: nn.Module, *, trainable: bool
+    ) -> None:
+        super().__init__()
+        self.data = data
+        self.shape = vectors.shape
+        self.table = nn.Parameter(vectors.flatten(1).clone(), requires_grad=trainable)
+        self.head = head
+
+    def prompts(self, users: Tensor) -> Tensor:
+        rows = torch.nn.functional.embedding(users.to(self.table.device), self.table)
+        return rows.view(-1, *self.shape[1:])
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.data.loss(self.data.train, rows, self.prompts, self.head)
+
+    def validation(self) -> float:
+        return self.data.validation_value(self.prompts, self.head)
+
+
+def fit_prompts(
+    backbone: FrozenBackbone,
+    dataset: Dataset,
+    *,
+    template: str,
+    training: TrainingConfig,
+    prompt: PromptConfig | None = None,
+    trainable: bool = True,
+    start: PromptTable | None = None,
+    checkpoint_dir: Path | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    should_cancel: Callable[[], bool] | None = None,
+) -> Fitted:
+    """Fit one soft prompt for each user of a data set, and the task's head with them.
+
+    The epoch is chosen on the validation split. trainable=False keeps the prompts as
+    they are drawn and trains the head alone: the random-prompt baseline. start gives the
+    first values by user id (and head) in place of the uniform draw. Raises DataError,
+    BackboneError, TemplateError, Cancelled, CheckpointError.
+    """
+    prompt = prompt or PromptConfig()
+    users = dataset.users
+    data = reader_for(backbone, dataset, template, users)
+    generator = torch.Generator().manual_seed(training.seed)
+    if start is None:
+        shape = (len(users), prompt.tokens, backbone.width)
+        vectors = (torch.rand(shape, generator=generator) * 2 - 1) * prompt.init_scale
+    else:
+        vectors = torch.from_numpy(start.take(users))
+    head = make_head(data.task, data.train, generator, start.head if start else None)
+    module = PromptFitting(data, vectors, head, trainable=trainable).to(backbone.device)
+    data.reader.prepare()
+    result = train(
+        module,
+        len(data.train),
+        training,
+        lengths=data.train.lengths(data.reader),
+        validate=module.validation,
+        checkpoint_dir=checkpoint_dir,
+        progress=progress,
+        should_cancel=should_cancel,
+        stage="fitting prompts" if trainable else "training the head on random prompts",
+    )
+    fitted = module.table.detach().view(module.shape).float().cpu().numpy()
+    meta = {"backbone": backbone.info.spec, "template": template, "dataset": dataset.name}
+    return Fitted(PromptTable(users, fitted, head_tensors(module.head), meta), result)
+
+
+def make_head(
+    task: Task,
+    examples: Examples,
+    generator: torch.Generator,
+    tensors: dict[str, np.ndarray] | None = None,
+) -> nn.Module:
+    """Build a task's head, from given tensors if there are any."""
+    head = task.head(float(examples.outcome.mean()), generator)
+    if tensors is not None:
+        head.load_state_dict({name: torch.from_numpy(np.array(v)) for name, v in tensors.items()})
+    return head
+
+
+def head_tensors(head: nn.Module) -> dict[str, np.ndarray]:
+    """Return a head's tensors as float32 arrays."""
+    return {name: v.detach().float().cpu().numpy() for name, v in head.state_dict().items()}

@@ -1,0 +1,124 @@
+"""The two tasks, rating and click: answers, head, loss and prediction."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from puma_engine.errors import ConfigError
+
+TaskName = Literal["rating", "click"]
+
+
+class Task(Protocol):
+    """What a task adds to a backbone's answer logits."""
+
+    name: str
+    answers: tuple[str, ...]
+    validation_metric: str
+
+    def head(self, start: float, generator: torch.Generator) -> nn.Module: ...
+
+    def loss(self, logits: Tensor, outcome: Tensor, head: nn.Module) -> Tensor: ...
+
+    def predict(self, logits: Tensor, head: nn.Module) -> Tensor: ...
+
+
+class RatingHead(nn.Module):
+    """The paper's 5-32-12-1 head: answer logits [B, 5] to one real-valued rating [B].
+
+    It reads log-probabilities among the five answers, so that an offset common to a
+    backbone's logits means nothing and a head can move from one backbone to another.
+    Its last bias starts at `start`, the mean rating.
+    """
+
+    def __init__(self, start: float = 3.0, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(5, 32), nn.ReLU(), nn.Linear(32, 12), nn.ReLU(), nn.Linear(12, 1)
+        )
+        for layer in self.layers:
+            if isinstance(layer, nn.Linear):
+                bound = layer.in_features**-0.5
+                nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
+                nn.init.zeros_(layer.bias)
+        last = self.layers[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.constant_(last.bias, start)
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return self.layers(F.log_softmax(logits.float(), dim=-1)).squeeze(-1)
+
+
+class RatingTask:
+    """Ratings from 1 to 5: 0.8 squared error of the head plus 0.2 cross entropy."""
+
+    name = "rating"
+    answers = ("1", "2", "3", "4", "5")
+    validation_metric = "rmse"
+    squared_weight = 0.8
+
+    def head(self, start: float, generator: torch.Generator) -> nn.Module:
+        return RatingHead(start, generator)
+
+    def loss(self, logits: Tensor, outcome: Tensor, head: nn.Module) -> Tensor:
+        """Loss of each example, [B]; a rating between two stars is shared between them."""
+        low = outcome.floor().clamp(1, 4)
+        share = (outcome - low).clamp(0, 1)
+        log_p = F.log_softmax(logits.float(), dim=-1)
+        index = low.long().unsqueeze(1) - 1
+        entropy = -(
+            (1 - share) * log_p.gather(1, index).squeeze(1)
+            + share * log_p.gather(1, index + 1).squeeze(1)
+        )
+        squared = (head(logits) - outcome) ** 2
+        return self.squared_weight * squared + (1 - self.squared_weight) * entropy
+
+    def predict(self, logits: Tensor, head: nn.Module) -> Tensor:
+        return head(logits).clamp(1, 5)
+
+
+class ClickHead(nn.Module):
+    """Answer logits [B, 2] (Yes, No) to one click logit [B]: their difference, shifted.
+
+    The paper reads the logit of Yes alone; its offset differs from backbone to backbone,
+    which the difference removes. The one learned number is a bias.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def forward(self, logits: Tensor) -> Tensor:
+        logits = logits.float()
+        return logits[:, 0] - logits[:, 1] + self.bias
+
+
+class ClickTask:
+    """Clicks, 0 or 1: binary cross entropy."""
+
+    name = "click"
+    answers = ("Yes", "No")
+    validation_metric = "log_loss"
+
+    def head(self, start: float, generator: torch.Generator) -> nn.Module:
+        return ClickHead()
+
+    def loss(self, logits: Tensor, outcome: Tensor, head: nn.Module) -> Tensor:
+        return F.binary_cross_entropy_with_logits(head(logits), outcome, reduction="none")
+
+    def predict(self, logits: Tensor, head: nn.Module) -> Tensor:
+        return torch.sigmoid(head(logits))
+
+
+TASKS: dict[str, Task] = {"rating": RatingTask(), "click": ClickTask()}
+
+
+def get_task(name: str) -> Task:
+    """Return a task by name, or raise ConfigError that lists the names."""
+    if name not in TASKS:
+        raise ConfigError(f"There is no task {name!r}; the tasks are {', '.join(TASKS)}.")
+    return TASKS[name]

@@ -1,0 +1,91 @@
+"""The adapter is the paper's network, and the task heads do what they say."""
+
+import pytest
+import torch
+
+from puma_engine.adapter import Adapter
+from puma_engine.config import AdapterConfig
+from puma_engine.errors import ConfigError
+from puma_engine.tasks import RatingHead, get_task
+
+
+def test_the_paper_s_adapter_has_its_number_of_parameters():
+    with torch.device("meta"):
+        adapter = Adapter(2048, 3072)
+    assert sum(p.numel() for p in adapter.parameters()) == 88_128_512
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4, 6])
+@pytest.mark.parametrize("tokens", [1, 4])
+def test_depth_and_prompt_length(depth, tokens):
+    adapter = Adapter(6, 10, AdapterConfig(hidden=8, depth=depth, dropout=0.0))
+    prompts = torch.randn(5, tokens, 6)
+    moved = adapter(prompts)
+    assert moved.shape == (5, tokens, 10)
+    torch.testing.assert_close(moved[2, -1], adapter(prompts[2, -1]))
+
+
+def test_residuals_stand_where_the_paper_has_them():
+    adapter = Adapter(6, 10, AdapterConfig(hidden=8, dropout=0.0))
+    with torch.no_grad():
+        for number in (0, 2):
+            adapter.blocks[number].layers[-1].weight.zero_()
+            adapter.blocks[number].layers[-1].bias.zero_()
+    prompts = torch.randn(3, 1, 6)
+    without = adapter.blocks[3](adapter.blocks[1](prompts))
+    torch.testing.assert_close(adapter(prompts), without)
+
+
+def test_the_same_generator_gives_the_same_adapter():
+    first, second = (
+        Adapter(6, 10, AdapterConfig(hidden=8), generator=torch.Generator().manual_seed(3))
+        for _ in range(2)
+    )
+    for a, b in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_wrong_settings_are_reported_together():
+    with pytest.raises(ConfigError, match=r"hidden.*depth.*dropout"):
+        AdapterConfig(hidden=0, depth=1, dropout=1.0)
+
+
+def test_rating_head_ignores_a_common_offset_and_starts_at_the_mean():
+    head = RatingHead(3.9, torch.Generator().manual_seed(0))
+    assert [tuple(p.shape) for p in head.parameters()][::2] == [(32, 5), (12, 32), (1, 12)]
+    logits = torch.randn(7, 5)
+    torch.testing.assert_close(head(logits), head(logits + 17.0))
+
+
+def test_rating_loss_is_the_hybrid_of_squared_error_and_cross_entropy():
+    task = get_task("rating")
+    head = RatingHead(3.0)
+    logits, outcome = torch.randn(6, 5), torch.tensor([1.0, 2, 3, 4, 5, 5])
+    wanted = 0.8 * (head(logits) - outcome) ** 2 + 0.2 * torch.nn.functional.cross_entropy(
+        logits, outcome.long() - 1, reduction="none"
+    )
+    torch.testing.assert_close(task.loss(logits, outcome, head), wanted)
+
+
+def test_a_half_star_is_shared_between_its_neighbours():
+    task = get_task("rating")
+    head = RatingHead(3.0)
+    logits = torch.randn(1, 5)
+    low, half, high = (task.loss(logits, torch.tensor([y]), head) for y in (2.0, 2.5, 3.0))
+    entropy = [
+        loss - 0.8 * (head(logits) - y) ** 2
+        for loss, y in ((low, 2.0), (half, 2.5), (high, 3.0))
+    ]
+    torch.testing.assert_close(entropy[1], (entropy[0] + entropy[2]) / 2)
+
+
+def test_click_predictions_are_probabilities_of_yes_against_no():
+    task = get_task("click")
+    head = task.head(0.5, torch.Generator())
+    logits = torch.tensor([[2.0, 0.0], [0.0, 2.0]])
+    torch.testing.assert_close(task.predict(logits, head), torch.sigmoid(torch.tensor([2.0, -2.0])))
+
+
+def test_unknown_tasks_are_named():
+    with pytest.raises(ConfigError, match="rating, click"):
+        get_task("ranking")
