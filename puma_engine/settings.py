@@ -1,0 +1,15 @@
+"""Settings that suit the zoo and data sets of its size, from one grid for every method.
+
+The defaults in `config` are not the paper's for the training runs, since its 3-billion-
+parameter models need other learning rates; `PAPER_PROMPTS` and `PAPER_ADAPTER` are.
+"""
+
+from puma_engine.config import AdapterConfig, TrainingConfig
+
+PAPER_PROMPTS = TrainingConfig(epochs=15, batch_size=128, learning_rate=5e-4)
+PAPER_ADAPTER = TrainingConfig(epochs=4, batch_size=32, learning_rate=1e-4)
+
+PROMPT_TRAINING = TrainingConfig(epochs=10, batch_size=1024, learning_rate=7e-3)
+ADAPTER = AdapterConfig(hidden=1024)
+ADAPTER_TRAINING = TrainingConfig(epochs=8, batch_size=1024, learning_rate=1e-3)
+SMALL_ADAPTER_TRAINING = TrainingConfig(epochs=6, batch_size=256, learning_rate=1e-3)

@@ -1,0 +1,99 @@
+"""Files that are whole or absent: atomic writes, safetensors with metadata, hashes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from puma_engine.errors import StoreError
+
+
+def atomic_write(path: Path, writer: Callable[[Path], None]) -> None:
+    """Let `writer` fill a temporary file beside `path`, then move it there in one step.
+
+    The data reach the disk before the name does. On any failure `path` stays as it was and
+    nothing is left behind; a full disk raises StoreError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        writer(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if _is_full(error):
+            raise StoreError(
+                f"The disk that holds {path.parent} is full or at its limit, so {path.name} was not "
+                "written; free some space and run the same command again."
+            ) from error
+        raise
+
+
+def _is_full(error: BaseException) -> bool:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return True
+    text = str(error)
+    return type(error).__name__ == "SafetensorError" and (
+        "No space left" in text or "File too large" in text or "quota" in text
+    )
+
+
+def _sync_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically."""
+    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    atomic_write(path, lambda temporary: _write_text(temporary, text))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def save_tensors(path: Path, arrays: Mapping[str, np.ndarray], meta: Any = None) -> None:
+    """Write arrays and JSON metadata to one safetensors file, atomically."""
+    from safetensors.numpy import save_file
+
+    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    header = {"meta": json.dumps(meta, sort_keys=True)}
+    atomic_write(path, lambda temporary: save_file(whole, temporary, metadata=header))
+
+
+def load_tensors(path: Path) -> tuple[dict[str, np.ndarray], Any]:
+    """Read arrays and metadata back; raises StoreError if the file is missing or damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            meta = json.loads((file.metadata() or {}).get("meta", "null"))
+    except FileNotFoundError:
+        raise StoreError(f"There is no file {path}.") from None
+    except (SafetensorError, ValueError, OSError) as error:
+        raise StoreError(f"The file {path} is damaged ({error}); restore it or make it again.") from error
+    return arrays, meta
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file's content in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
