@@ -1,0 +1,36 @@
+"""Item texts: what is removed from a title before a model may see it."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+
+# Invisible characters that reorder or hide text. Joiners (U+200C, U+200D) stay: several
+# scripts need them.
+_HIDDEN = "\u00ad\u061c\u200b\u200e\u200f\u2028\u2029\u2060\ufeff" + "".join(
+    map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A), *range(0xFFF9, 0xFFFC)))
+)
+_SPACE = re.compile(r"[\s\x85\u2028\u2029]+")
+_REMOVED = re.compile(f"[\x00-\x1f\x7f-\x9f\ud800-\udfff{_HIDDEN}]")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def clean_text(text: str) -> str:
+    """Return the text in NFC, whitespace collapsed, control and hidden characters removed.
+
+    Length is kept: a template cuts titles to its own token budget. Text that looks like a
+    special token is kept too: tokenising it as plain text is the backbone's duty.
+    """
+    spaced = _SPACE.sub(" ", text)
+    return _SPACE.sub(" ", unicodedata.normalize("NFC", _REMOVED.sub("", spaced))).strip()
+
+
+def clean_texts(texts: Iterable[str]) -> list[str]:
+    """Clean each text; an unusable one becomes the empty string."""
+    return [clean_text(text) for text in texts]
+
+
+def has_control(text: str) -> bool:
+    """Say whether a text holds control characters or unpaired surrogates."""
+    return _CONTROL.search(text) is not None

@@ -1,0 +1,56 @@
+"""Train, validation and test rows of each user, and caps on rows a user."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from puma_engine.datasets.draws import rank_within
+
+SPLITS = ("train", "validation", "test")
+VALIDATION_SHARE = 0.10
+TEST_SHARE = 0.20
+MIN_ROWS_TO_HOLD_OUT = 5
+CHRONOLOGICAL = (
+    "chronological per user: the earliest 70 % of rows train, the next 10 % validation, "
+    "the latest 20 % test; rows of the same second in a seeded order"
+)
+SEEDED = "seeded random per user: 70 % of rows train, 10 % validation, 20 % test"
+
+
+def split_rule(timed: bool, *, per_class: bool = False) -> str:
+    """Describe in a sentence how rows were split."""
+    rule = CHRONOLOGICAL if timed else SEEDED
+    if per_class:
+        rule += ", positives and negatives split apart"
+    return f"{rule}; users with fewer than {MIN_ROWS_TO_HOLD_OUT} rows train only"
+
+
+def assign_splits(group: np.ndarray, key: np.ndarray, time: np.ndarray | None = None) -> np.ndarray:
+    """Return the split of each row, [n] of str.
+
+    group: [n] integer codes, usually of users: each group is split by itself.
+    key: [n] uint64, the seeded order. time: [n] int64; where given, the order is by time
+    and key only breaks ties. Groups of fewer than five rows stay in train.
+    """
+    if not len(group):
+        return np.array([], dtype="<U10")
+    rank = rank_within(group, key) if time is None else rank_within(group, time, key)
+    size = np.bincount(group)
+    held = size >= MIN_ROWS_TO_HOLD_OUT
+    test = np.where(held, np.maximum(1, np.rint(size * TEST_SHARE)), 0).astype(np.int64)
+    validation = np.where(held, np.maximum(1, np.rint(size * VALIDATION_SHARE)), 0).astype(np.int64)
+    first_test = (size - test)[group]
+    first_validation = first_test - validation[group]
+    number = (rank >= first_validation).astype(np.int64) + (rank >= first_test)
+    return np.array(SPLITS)[number]
+
+
+def cap_rows(
+    group: np.ndarray, most: int, key: np.ndarray, time: np.ndarray | None = None
+) -> np.ndarray:
+    """Say which rows to keep so that no group has more than `most`, [n] bool.
+
+    With times the latest rows are kept, else a seeded draw by key.
+    """
+    order = (key,) if time is None else (-time, key)
+    return rank_within(group, *order) < most
