@@ -5,9 +5,9 @@ Importing this package loads neither torch nor transformers.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from puma_engine.datasets.location import data_root
 from puma_engine.zoo.shapes import ZOO, ZooEntry, get_entry
 
 __all__ = ["ZOO", "ZooEntry", "get_entry", "zoo_folder"]
@@ -16,10 +16,7 @@ __all__ = ["ZOO", "ZooEntry", "get_entry", "zoo_folder"]
 def zoo_folder(name: str) -> Path:
     """Return where the weights of a zoo model belong: zoo/<name> in the data folder.
 
-    The data folder is PUMA_DATA, or data/ beside the package. The folder need not exist.
-    Raises NotFoundError for an unknown name.
+    The data folder is PUMA_DATA, or data/ beside the package; the model's own folder need
+    not exist. Raises NotFoundError for an unknown name, DataError without a data folder.
     """
-    entry = get_entry(name)
-    given = os.environ.get("PUMA_DATA")
-    data = Path(given) if given else Path(__file__).resolve().parents[2] / "data"
-    return data / "zoo" / entry.name
+    return data_root() / "zoo" / get_entry(name).name

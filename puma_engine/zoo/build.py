@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from puma_engine.errors import ConfigError, PumaError
+from puma_engine.errors import PumaError
 from puma_engine.tensors import sha256_file
-from puma_engine.training import Progress, train
+from puma_engine.training import Progress, resolve_device, train
 from puma_engine.zoo import ZOO, ZooEntry, get_entry, zoo_folder
 from puma_engine.zoo.cards import CARD_FIELDS, LICENCE, LICENCE_NOTE, readme
 from puma_engine.zoo.corpus import load_foundation
@@ -31,6 +31,7 @@ from puma_engine.zoo.pretraining import Material, Pretraining, validate
 from puma_engine.zoo.recipe import Recipe
 from puma_engine.zoo.tokenizers import train_tokenizer, training_texts
 
+LENGTH_BIN = 64  # batches are sorted by length this coarsely, so that templates stay mixed
 LOSS_ROWS = 2048  # training sequences on which the final answer loss is measured
 
 
@@ -49,39 +50,39 @@ def build_model(
     recipe: Recipe | None = None,
     device: str = "auto",
     users: int | None = None,
+    checkpoints: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
     should_cancel: Callable[[], bool] | None = None,
 ) -> Built:
     """Build one zoo model and write its folder, replacing an older one at the end.
 
     out: the folder of the zoo (the shipped one by default); device: auto, cpu or cuda;
-    users: use at most so many foundation users of each data set (for trials). Raises
-    NotFoundError for an unknown name, Cancelled when asked to stop.
+    users: use at most so many foundation users of each data set (for trials); checkpoints:
+    a folder of this model's own from which a stopped build goes on. Raises NotFoundError for
+    an unknown name, Cancelled when asked to stop.
     """
     entry, recipe = get_entry(name), recipe or Recipe()
     folder = zoo_folder(name) if out is None else Path(out) / name
     corpus, books, movies = load_foundation(users=users)
     tokenizer = train_tokenizer(entry.tokenizer, training_texts(books, movies, entry.tokenizer))
     material = Material.build(recipe, tokenizer, corpus)
-    module = _new_module(entry, tokenizer, material)
-    started = time.perf_counter()
+    module = _new_module(entry, tokenizer, material).to(resolve_device(device))
     lengths = material.sequences.lengths()
     result = train(
         module,
         len(lengths),
         recipe.training(),
-        lengths=lengths,
+        lengths=np.ceil(lengths / LENGTH_BIN),
+        checkpoint_dir=checkpoints,
         progress=progress,
         should_cancel=should_cancel,
         stage=f"zoo {name}",
-        accelerator=_accelerator(device),
     )
-    seconds = time.perf_counter() - started
     model = module.model.half().float()  # measure what is shipped
     card = _card(entry, recipe, material, model, tokenizer)
     card |= {
         "tokens": int(lengths.sum()),
-        "seconds": round(seconds, 1),
+        "seconds": round(result.seconds, 1),
         "device": _device_name(result.device),
     }
     _write(folder, entry, model.half(), tokenizer, card)
@@ -96,22 +97,8 @@ def _new_module(entry: ZooEntry, tokenizer: Any, material: Material) -> Pretrain
     return Pretraining(model.train(), material.sequences, people, material.recipe)
 
 
-def _accelerator(device: str) -> Any:
-    from accelerate import Accelerator
-
-    if device not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"The device {device!r} is unknown; choose auto, cpu or cuda.")
-    gpu = torch.cuda.is_available()
-    if device == "cuda" and not gpu:
-        raise ConfigError("There is no CUDA device here; choose auto or cpu.")
-    on_gpu = gpu and device != "cpu"
-    return Accelerator(cpu=not on_gpu, mixed_precision="bf16" if on_gpu else "no")
-
-
 def _device_name(device: str) -> str:
-    if str(device).startswith("cuda"):
-        return torch.cuda.get_device_name()
-    return platform.processor() or platform.machine()
+    return torch.cuda.get_device_name() if device.startswith("cuda") else "cpu"
 
 
 def _card(

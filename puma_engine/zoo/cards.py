@@ -52,19 +52,25 @@ def readme(card: dict[str, Any], entry: ZooEntry) -> str:
             front,
             f"# {entry.name}",
             "",
-            f"A {card['parameters']:,}-parameter {card['architecture']} for experiments with migrated "
-            "soft prompts. It knows book and film titles and how people rate them, and nothing else: "
-            "it is no chat model.",
+            (
+                f"A {card['parameters']:,}-parameter {card['architecture']} for experiments with migrated "
+                "soft prompts. It knows book and film titles and how people rate them, and nothing else: "
+                "it is no chat model."
+            ),
             "",
             "| | |",
             "| --- | --- |",
             f"| width, layers | {card['width']}, {card['layers']} |",
             f"| vocabulary, tokenizer | {card['vocabulary']:,}, {card['tokenizer']} |",
             f"| output head | {'tied' if card['tied_head'] else 'its own'} |",
-            f"| pre-training | {card['steps']:,} steps, {card['sequences']:,} sequences, "
-            f"{card['tokens']:,} tokens, seed {card['seed']} |",
-            f"| users | {card['foundation_users']:,} foundation users, {card['validation_users']:,} more "
-            "held out for validation; none of them is ever a product user |",
+            (
+                f"| pre-training | {card['steps']:,} steps, {card['sequences']:,} sequences, "
+                f"{card['tokens']:,} tokens, seed {card['seed']} |"
+            ),
+            (
+                f"| users | {card['foundation_users']:,} foundation users, {card['validation_users']:,} more "
+                "held out for validation; none of them is ever a product user |"
+            ),
             f"| licence | {card['licence']} |",
             "",
             "## Validation on held-out foundation users",
@@ -85,8 +91,10 @@ def _tables(validation: dict[str, Any]) -> list[str]:
         forms.remove("item_mean")
         counts = list(report[forms[0]])
         lines += [
-            f"{source}: {label} of {report['rows']:,} rows of {report['users']:,} users, by how many "
-            f"known pairs stand in the prompt (item mean: {report['item_mean'][metric]:.3f}).",
+            (
+                f"{source}: {label} of {report['rows']:,} rows of {report['users']:,} users, by how many "
+                f"known pairs stand in the prompt (item mean: {report['item_mean'][metric]:.3f})."
+            ),
             "",
             "| template | " + " | ".join(f"{count} pairs" for count in counts) + " |",
             "| --- |" + " --- |" * len(counts),

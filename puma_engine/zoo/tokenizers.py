@@ -119,9 +119,12 @@ def _gemma(size: int, texts: list[str]) -> tuple[Tokenizer, dict[str, str]]:
         [decoders.Replace(_METASPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     )
     tokenizer.post_processor = _start_with("<bos>", tokenizer)
-    return tokenizer, dict(
-        pad_token="<pad>", eos_token="<eos>", bos_token="<bos>", unk_token="<unk>"
-    )
+    return tokenizer, {
+        "pad_token": "<pad>",
+        "eos_token": "<eos>",
+        "bos_token": "<bos>",
+        "unk_token": "<unk>",
+    }
 
 
 def _llama2(size: int, texts: list[str]) -> tuple[Tokenizer, dict[str, str]]:
@@ -139,9 +142,12 @@ def _llama2(size: int, texts: list[str]) -> tuple[Tokenizer, dict[str, str]]:
         ]
     )
     tokenizer.post_processor = _start_with("<s>", tokenizer)
-    return tokenizer, dict(
-        pad_token="<|endoftext|>", eos_token="</s>", bos_token="<s>", unk_token="<unk>"
-    )
+    return tokenizer, {
+        "pad_token": "<|endoftext|>",
+        "eos_token": "</s>",
+        "bos_token": "<s>",
+        "unk_token": "<unk>",
+    }
 
 
 def _metaspace(size: int, texts: list[str], special: list[str], *, prepend: str) -> Tokenizer:
