@@ -32,6 +32,7 @@ from puma_engine.zoo.recipe import Recipe
 from puma_engine.zoo.tokenizers import train_tokenizer, training_texts
 
 LENGTH_BIN = 64  # batches are sorted by length this coarsely, so that templates stay mixed
+PRINT_SECONDS = 10.0
 LOSS_ROWS = 2048  # training sequences on which the final answer loss is measured
 
 
@@ -169,7 +170,9 @@ def _write(folder: Path, entry: ZooEntry, model: Any, tokenizer: Any, card: dict
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         (temporary / "generation_config.json").unlink(missing_ok=True)
-        card["sha256"] = sha256_file(temporary / "model.safetensors")
+        weights = temporary / "model.safetensors"
+        weights.chmod(0o644)
+        card["sha256"] = sha256_file(weights)
         ordered = {name: card[name] for name in CARD_FIELDS}
         text = json.dumps(ordered, indent=2) + "\n"
         (temporary / "card.json").write_text(text, encoding="utf-8")
@@ -192,7 +195,8 @@ def _print_progress(name: str) -> Callable[[Progress], None]:
 
     def show(progress: Progress) -> None:
         now = time.monotonic()
-        if now - last[0] < 10 and progress.step < progress.total:
+        ended = progress.step == progress.total
+        if ended or (last[0] and now - last[0] < PRINT_SECONDS):
             return
         last[0] = now
         print(

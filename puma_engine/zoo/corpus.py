@@ -27,7 +27,7 @@ from puma_engine.templates import TEMPLATES, Slot, Template
 FOUNDATION = {"goodbooks": "goodbooks", "movietweetings": "movietweetings"}
 FOUNDATION["goodbooks-to-read"] = "goodbooks"  # the same people
 ITEM_TOKENS = 48  # as the engine cuts titles
-HISTORY = 5  # titles in a click history
+HISTORY_TOKENS = 128
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Source:
     """Outcomes of one data set, sorted by user.
 
     user [n], item [n] (numbers into Corpus.titles), answer [n] (number into the task's
-    answers), history [n, 5] item numbers or -1; a user's rows are first[user] up to
-    first[user + 1]; people[user] is the id, with the family that shares ids.
+    answers), history [n] (number into Corpus.histories); a user's rows are first[user] up
+    to first[user + 1]; people[user] is the id, with the family that shares ids.
     """
 
     name: str
@@ -54,9 +54,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Titles, and the sources whose items they are."""
+    """Titles, histories (titles joined as the engine joins them), and who met them."""
 
     titles: list[str]
+    histories: list[str]
     sources: list[Source]
 
     @property
@@ -65,8 +66,10 @@ class Corpus:
         return sorted({person for source in self.sources for person in source.people})
 
     def keep(self, wanted: Callable[[tuple[str, str]], bool]) -> Corpus:
-        """Return the corpus of the people for whom wanted is true; titles keep their numbers."""
-        return Corpus(self.titles, [_keep(source, wanted) for source in self.sources])
+        """Return the corpus of the people for whom wanted is true; texts keep their numbers."""
+        return Corpus(
+            self.titles, self.histories, [_keep(source, wanted) for source in self.sources]
+        )
 
 
 def load_foundation(users: int | None = None, seed: int = 0) -> tuple[Corpus, list[str], list[str]]:
@@ -86,6 +89,7 @@ def corpus_from(datasets: Sequence[Dataset]) -> Corpus:
     """Join data sets into one corpus, all splits of their rows together."""
     number: dict[tuple[str, str], int] = {}
     titles: list[str] = []
+    histories: dict[str, int] = {"nothing yet": 0}
     sources = []
     for data in datasets:
         family = FOUNDATION.get(data.name, data.name)
@@ -93,19 +97,23 @@ def corpus_from(datasets: Sequence[Dataset]) -> Corpus:
             if (family, item) not in number:
                 number[family, item] = len(titles)
                 titles.append(clean_text(text))
-        sources.append(_source(data, family, number))
-    return Corpus(titles, sources)
+        texts = {item: titles[row] for (of, item), row in number.items() if of == family}
+        shown = data.interactions.get("history")
+        joined = [
+            ", ".join(texts[item] for item in row) for row in (() if shown is None else shown)
+        ]
+        history = [histories.setdefault(text or "nothing yet", len(histories)) for text in joined]
+        sources.append(_source(data, family, number, history))
+    return Corpus(titles, list(histories), sources)
 
 
-def _source(data: Dataset, family: str, number: dict[tuple[str, str], int]) -> Source:
-    frame = data.interactions.sort_values(["user_id", "item_id"], kind="stable")
+def _source(
+    data: Dataset, family: str, number: dict[tuple[str, str], int], history: list[int]
+) -> Source:
+    frame = data.interactions.assign(past=history or 0)
+    frame = frame.sort_values(["user_id", "item_id"], kind="stable")
     codes, people = pd.factorize(frame["user_id"].to_numpy(), sort=True)
     own = {item: row for (of, item), row in number.items() if of == family}
-    history = np.full((len(frame), HISTORY), -1, dtype=np.int32)
-    if "history" in frame:
-        for row, shown in enumerate(frame["history"]):
-            known = [own[item] for item in (() if shown is None else shown) if item in own]
-            history[row, : len(known[:HISTORY])] = known[:HISTORY]
     outcome = frame["outcome"].to_numpy(dtype=np.float64)
     answer = np.rint(outcome) - 1 if data.task == "rating" else 1 - np.rint(outcome)
     return Source(
@@ -114,7 +122,7 @@ def _source(data: Dataset, family: str, number: dict[tuple[str, str], int]) -> S
         user=codes.astype(np.int32),
         item=frame["item_id"].map(own).to_numpy(dtype=np.int32),
         answer=answer.astype(np.int32),
-        history=history,
+        history=frame["past"].to_numpy(dtype=np.int32),
         first=np.searchsorted(codes, np.arange(len(people) + 1)),
         people=[(family, str(user)) for user in people],
     )
@@ -187,22 +195,21 @@ class TemplateSegments:
 class TokenisedCorpus:
     """The segments of all titles and templates in one tokenizer's tokens.
 
-    A title has three forms: whole (item slot), after "; " and cut (a known pair), after
-    ", " (a history).
+    A title has three forms: whole (item slot), cut (first known pair), and cut behind "; "
+    (further pairs).
     """
 
-    def __init__(self, tokenizer: Any, titles: Sequence[str], pair_tokens: int) -> None:
+    def __init__(self, tokenizer: Any, corpus: Corpus, pair_tokens: int) -> None:
         self.segments = Segments()
         add = self.segments.add
         self.start = add(start_ids(tokenizer))
-        whole = encode_many(tokenizer, titles)
-        listed = continued_many(tokenizer, [f", {title}" for title in titles])
-        paired = continued_many(tokenizer, [f"; {title}" for title in titles])
+        whole = encode_many(tokenizer, corpus.titles)
+        paired = continued_many(tokenizer, [f"; {title}" for title in corpus.titles])
+        histories = encode_many(tokenizer, corpus.histories)
         self.whole = np.array([add(ids[:ITEM_TOKENS]) for ids in whole])
         self.cut = np.array([add(ids[:pair_tokens]) for ids in whole])
-        self.listed = np.array([add(ids[:ITEM_TOKENS]) for ids in listed])
         self.paired = np.array([add(ids[: pair_tokens + 1]) for ids in paired])
-        self.no_history = add(encode_text(tokenizer, "nothing yet"))
+        self.history = np.array([add(ids[:HISTORY_TOKENS]) for ids in histories])
         self.vector = add([0])
         self.templates = [self._template(tokenizer, template) for template in TEMPLATES.values()]
         self.pair_cue, self.pair_answers = self._pair_ends(tokenizer)

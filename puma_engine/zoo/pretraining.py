@@ -94,7 +94,7 @@ class Material:
     @classmethod
     def build(cls, recipe: Recipe, tokenizer: Any, corpus: Corpus) -> Material:
         """Tokenise a corpus and plan all training sequences (CPU, seconds)."""
-        tokenised = TokenisedCorpus(tokenizer, corpus.titles, recipe.pair_tokens)
+        tokenised = TokenisedCorpus(tokenizer, corpus, recipe.pair_tokens)
         train, valid = split_corpus(corpus, recipe.validation_share)
         plan = draw_plan(train, recipe, tokenised, recipe.steps * recipe.batch_size)
         return cls(recipe, tokenised, train, valid, Sequences(train, recipe, tokenised, plan))
@@ -169,10 +169,10 @@ def answer_log_probabilities(
 
 
 def _scores(task: str, log_p: np.ndarray, answer: np.ndarray) -> dict[str, float]:
-    scores = {"answer_loss": float(-log_p[np.arange(len(answer)), answer].mean())}
+    scores = {"answer_loss": _round(-log_p[np.arange(len(answer)), answer].mean())}
     if task == "rating":
         expected = np.exp(log_p) @ np.arange(1, log_p.shape[1] + 1)
-        scores["rmse"] = float(np.sqrt(np.mean((expected - answer - 1) ** 2)))
+        scores["rmse"] = _round(np.sqrt(np.mean((expected - answer - 1) ** 2)))
     return scores
 
 
@@ -185,6 +185,10 @@ def _item_mean(train: Source, source: Source, target: np.ndarray) -> dict[str, f
     mean = total / (np.bincount(train.item, minlength=size) + MEAN_SHRINKAGE)
     predicted, answer = mean[source.item[target]], source.answer[target]
     if train.task == "rating":
-        return {"rmse": float(np.sqrt(np.mean((predicted - answer - 1) ** 2)))}
+        return {"rmse": _round(np.sqrt(np.mean((predicted - answer - 1) ** 2)))}
     p = np.clip(predicted, 1e-3, 1 - 1e-3)
-    return {"answer_loss": float(-np.mean(np.where(answer == 0, np.log(p), np.log1p(-p))))}
+    return {"answer_loss": _round(-np.mean(np.where(answer == 0, np.log(p), np.log1p(-p))))}
+
+
+def _round(value: np.floating | float) -> float:
+    return round(float(value), 5)

@@ -242,12 +242,7 @@ class Sequences:
         if piece is Slot.ITEM:
             return tokenised.whole[source.item[plan.target]][:, None], [TEXT]
         if piece is Slot.HISTORY:
-            shown = source.history[plan.target]
-            numbers = np.where(shown >= 0, tokenised.listed[shown], 0)
-            numbers[:, 0] = np.where(
-                shown[:, 0] >= 0, tokenised.whole[shown[:, 0]], tokenised.no_history
-            )
-            return numbers, [TEXT] * shown.shape[1]
+            return tokenised.history[source.history[plan.target]][:, None], [TEXT]
         if piece is Slot.PROMPT:
             return self._slot(plan, source)
         return np.full((len(plan), 1), piece), [TEXT]
