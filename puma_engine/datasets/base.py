@@ -103,6 +103,28 @@ def occurring(interactions: pd.DataFrame) -> set[str]:
     return ids
 
 
+def validate(ds: Dataset) -> None:
+    """Check every promise that Dataset makes about its rows and items. Raises DataError."""
+    frame = ds.interactions
+    outcome = frame["outcome"].to_numpy(np.float64)
+    if ds.task == "rating":
+        allowed = (outcome >= 1) & (outcome <= 5)
+    else:
+        allowed = (outcome == 0) | (outcome == 1)
+    texts = ds.items["text"]
+    checks = {
+        "outcomes out of range": int((~allowed).sum()),
+        "rows in an unknown split": int((~frame["split"].isin(SPLITS)).sum()),
+        "repeated user-item pairs": int(frame.duplicated(["user_id", "item_id"]).sum()),
+        "repeated items": int(ds.items["item_id"].duplicated().sum()),
+        "items without text": int((texts.isna() | (texts == "")).sum()),
+        "items that only rows or only texts have": len(occurring(frame) ^ set(ds.items["item_id"])),
+    }
+    wrong = [f"{count} {what}" for what, count in checks.items() if count]
+    if wrong:
+        raise DataError(f"The data set {ds.name!r} has {', '.join(wrong)}; import it again.")
+
+
 def _column_keys(column: pd.Series) -> np.ndarray:
     codes, unique = pd.factorize(column)
     return text_keys(list(unique))[codes]

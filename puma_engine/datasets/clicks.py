@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from puma_engine.datasets.base import Dataset, occurring
-from puma_engine.datasets.coded import Coded, choose_users, items_frame, to_frame, with_enough_rows
+from puma_engine.datasets.coded import Coded, choose_users, enough_rows, items_frame, to_frame
 from puma_engine.datasets.draws import mix, rank_within, seed_key, text_keys, uniform
 from puma_engine.datasets.ratings import Cleaned, base_report
 from puma_engine.datasets.registry import Request, Source
@@ -26,7 +26,7 @@ def click_dataset(
     Users need `least` marks. A non-click is drawn by how often an item is marked, so that
     popularity alone tells nothing, among items that the user neither marked nor rated.
     """
-    enough = with_enough_rows(marked.rows, least)
+    enough = marked.rows.keep(enough_rows(marked.rows, least))
     chosen = choose_users(
         enough, source.family, request.population, request.users, request.seed, source.name
     )
@@ -43,7 +43,7 @@ def click_dataset(
     group = rows.user * 2 + (rows.outcome > 0)
     split = assign_splits(group, rows.row_keys(request.seed, "split"))
     history = draw_histories(rows, (split == "train") & (rows.outcome > 0), request.seed)
-    frame = to_frame(rows, split, history)
+    frame = to_frame(rows, split, rows.item_ids.astype(object)[history].tolist())
     items = items_frame(list(occurring(frame)), marked.texts)
     dropped = {
         **marked.dropped,

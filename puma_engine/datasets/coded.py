@@ -77,10 +77,10 @@ def last_of_each_pair(rows: Coded) -> np.ndarray:
     return rank_within(pair, *order) == 0
 
 
-def with_enough_rows(rows: Coded, least: int) -> Coded:
-    """Keep the users that have at least so many rows."""
+def enough_rows(rows: Coded, least: int) -> np.ndarray:
+    """Say which rows belong to users that have at least so many, [n] bool."""
     counts = np.bincount(rows.user, minlength=len(rows.user_ids))
-    return rows.keep(counts[rows.user] >= least)
+    return counts[rows.user] >= least
 
 
 def choose_users(
@@ -101,10 +101,12 @@ def choose_users(
     return rows.keep(np.isin(rows.user, present))
 
 
-def to_frame(rows: Coded, split: np.ndarray, history: np.ndarray | None = None) -> pd.DataFrame:
+def to_frame(
+    rows: Coded, split: np.ndarray, history: Sequence[list[str]] | None = None
+) -> pd.DataFrame:
     """Return canonical interactions, sorted by user id, then item id.
 
-    split: [n] of str. history: [n, k] item codes or None.
+    split: [n] of str. history: [n] lists of item ids, or None.
     """
     by = np.lexsort((rows.item, rows.user))
     columns: dict[str, object] = {
@@ -117,8 +119,7 @@ def to_frame(rows: Coded, split: np.ndarray, history: np.ndarray | None = None) 
         columns["time"] = rows.time[by].astype(np.int64)
     frame = pd.DataFrame(columns)
     if history is not None:
-        names = rows.item_ids.astype(object)
-        frame["history"] = pd.Series(names[history[by]].tolist(), dtype=object)
+        frame["history"] = pd.Series([history[row] for row in by], dtype=object)
     return frame
 
 

@@ -13,10 +13,10 @@ from puma_engine.datasets.coded import (
     Coded,
     choose_users,
     encode,
+    enough_rows,
     items_frame,
     last_of_each_pair,
     to_frame,
-    with_enough_rows,
 )
 from puma_engine.datasets.registry import Request, Source
 from puma_engine.datasets.splits import assign_splits, cap_rows, split_rule
@@ -49,7 +49,7 @@ def clean_ratings(
     known = (item >= 0) & (user >= 0)
     usable = rows.keep(known & valid)
     single = usable.keep(last_of_each_pair(usable))
-    enough = with_enough_rows(single, least)
+    enough = single.keep(enough_rows(single, least))
     dropped = {
         "without a known item": int((~known).sum()),
         "with an invalid rating": int((known & ~valid).sum()),

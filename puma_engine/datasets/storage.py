@@ -1,0 +1,119 @@
+"""A data set as a folder: interactions.parquet, items.parquet and dataset.json."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from puma_engine.datasets.base import Dataset, validate
+from puma_engine.datasets.files import read_parquet
+from puma_engine.errors import DataError, StoreError
+
+FORMAT = 1
+_DESCRIPTION = "dataset.json"
+_HISTORY = pa.list_(pa.string())
+
+
+def write_dataset(ds: Dataset, folder: str | Path) -> Path:
+    """Write a data set into a new or empty folder, all of it or nothing; return the folder.
+
+    A folder that already holds the same content is left as it is. Raises DataError when it
+    holds anything else, StoreError when writing fails.
+    """
+    folder = Path(folder)
+    if (folder / _DESCRIPTION).is_file() and _describe(folder)["content_hash"] == ds.content_hash:
+        return folder
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder} is in use; name a new or empty folder for the data set.")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise StoreError(f"{folder} cannot be made ({error.strerror}).") from error
+    try:
+        _write_files(ds, work)
+        work.chmod(0o755)
+        work.replace(folder)
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(
+            f"The data set could not be written to {folder} ({error}); free some space or name "
+            "another folder. Nothing was left behind."
+        ) from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return folder
+
+
+def read_dataset(folder: str | Path) -> Dataset:
+    """Read a data set that write_dataset wrote; its content is checked. Raises DataError."""
+    folder = Path(folder)
+    about = _describe(folder)
+    rows = read_parquet(folder / "interactions.parquet", ()).to_pandas()
+    items = read_parquet(folder / "items.parquet", ()).to_pandas()
+    if "history" in rows:
+        rows["history"] = [list(past) for past in rows["history"]]
+    for frame, names in ((rows, ("user_id", "item_id", "split")), (items, ("item_id", "text"))):
+        for column in names:
+            if column in frame:
+                frame[column] = frame[column].astype("str")
+    ds = Dataset(about["name"], about["task"], rows, items, about["report"])
+    if ds.content_hash != about["content_hash"]:
+        raise DataError(
+            f"The data set in {folder} was changed after it was written; import it again."
+        )
+    validate(ds)
+    return ds
+
+
+def _write_files(ds: Dataset, folder: Path) -> None:
+    for stem, frame in (("interactions", ds.interactions), ("items", ds.items)):
+        table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata()
+        if "history" in table.column_names:
+            place = table.column_names.index("history")
+            table = table.set_column(place, "history", table["history"].cast(_HISTORY))
+        _synced(folder / f"{stem}.parquet", table)
+    about = {
+        "format": FORMAT,
+        "name": ds.name,
+        "task": ds.task,
+        "content_hash": ds.content_hash,
+        "report": ds.report,
+    }
+    with open(folder / _DESCRIPTION, "w", encoding="utf-8") as file:
+        json.dump(about, file, indent=1, ensure_ascii=False)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _synced(path: Path, table: pa.Table) -> None:
+    with open(path, "wb") as file:
+        pq.write_table(table, file, compression="zstd")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _describe(folder: Path) -> dict[str, Any]:
+    path = folder / _DESCRIPTION
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        version = about["format"]
+        missing = {"name", "task", "content_hash", "report"} - about.keys()
+    except FileNotFoundError as error:
+        raise DataError(f"{folder} holds no data set; it has no {_DESCRIPTION}.") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} is damaged; import the data set again.") from error
+    if version != FORMAT:
+        raise DataError(
+            f"{path} has the format {version}, this version reads {FORMAT}; update the software or "
+            "import the data set again."
+        )
+    if missing:
+        raise DataError(f"{path} is damaged (no {', '.join(sorted(missing))}); import it again.")
+    return about
