@@ -1,0 +1,100 @@
+"""The command tree, the options that hold everywhere, and how errors leave the process."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from puma_engine.cli import data, demo, doctor, jobs, migration, models, prompts, runs, scoring, zoo
+from puma_engine.cli.session import Session, set_session
+from puma_engine.errors import Cancelled, PumaError
+
+EVERYWHERE = {"--workspace": True, "-w": True, "--json": False}
+
+
+class PumaGroup(TyperGroup):
+    """The root: takes the common options anywhere on the line, and reports errors in one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return list(super().parse_args(ctx, hoist(args)))
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Cancelled as error:
+            report(error, bool(ctx.params.get("as_json")))
+            raise typer.Exit(130) from None
+        except PumaError as error:
+            report(error, bool(ctx.params.get("as_json")))
+            raise typer.Exit(1) from None
+
+
+def hoist(arguments: list[str]) -> list[str]:
+    """Move the common options, wherever they stand, to the front."""
+    front: list[str] = []
+    rest: list[str] = []
+    waiting = iter(arguments)
+    for word in waiting:
+        if word == "--":
+            return [*front, *rest, word, *waiting]
+        if word.split("=", 1)[0] not in EVERYWHERE:
+            rest.append(word)
+            continue
+        front.append(word)
+        if EVERYWHERE[word.split("=", 1)[0]] and "=" not in word:
+            front += [value for value in [next(waiting, None)] if value is not None]
+    return front + rest
+
+
+def report(error: PumaError, as_json: bool) -> None:
+    """Print an error to standard error, on one line."""
+    text = " ".join(str(error).split())
+    if as_json:
+        text = json.dumps({"error": text, "type": type(error).__name__})
+    else:
+        text = f"Error: {text}"
+    print(text, file=sys.stderr)
+
+
+app = typer.Typer(
+    name="puma",
+    cls=PumaGroup,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Move personal soft prompts from one language model to another without starting over.",
+    epilog="--workspace and --json may stand anywhere on the line.",
+)
+
+
+@app.callback()
+def common(
+    workspace: Annotated[
+        Path | None,
+        typer.Option(
+            "--workspace",
+            "-w",
+            help="Workspace folder (default: PUMA_WORKSPACE, else ./workspace).",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """Remember the options that every command shares."""
+    set_session(Session(workspace, as_json))
+
+
+app.add_typer(data.app, name="data")
+app.add_typer(zoo.app, name="zoo")
+app.add_typer(models.app, name="models")
+app.add_typer(prompts.app, name="prompts")
+migration.register(app)
+scoring.register(app)
+app.add_typer(runs.app, name="runs")
+app.add_typer(jobs.app, name="jobs")
+jobs.register(app)
+doctor.register(app)
+demo.register(app)

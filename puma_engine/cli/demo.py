@@ -1,0 +1,43 @@
+"""puma demo: the whole story on shipped data."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from puma_engine.cli.scoring import show_comparison
+from puma_engine.cli.session import session
+from puma_engine.cli.settings import Device
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this module to the tree."""
+    app.command("demo")(demo)
+
+
+def demo(
+    users: Annotated[
+        int | None, typer.Option("--users", help="Users of goodbooks (default: the demo's own).")
+    ] = None,
+    device: Device = None,
+) -> None:
+    """Run the whole story on shipped data; what was done before is not done again.
+
+    Source prompts on the small model, migration to the larger one on few users and on all,
+    full retraining, random prompts, the shuffled control, baselines, and their comparison.
+    """
+    from puma_engine.cli.progress import watched
+    from puma_engine.pipeline.demo import USERS
+    from puma_engine.pipeline.demo import demo as run_demo
+
+    ws = session().open(create=True)
+    with watched("demo", quiet=session().as_json) as (progress, should_cancel):
+        run = run_demo(
+            ws,
+            users=users or USERS,
+            device=device,
+            progress=progress,
+            should_cancel=should_cancel,
+        )
+    show_comparison(ws, run)

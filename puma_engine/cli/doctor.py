@@ -1,0 +1,30 @@
+"""puma doctor: is everything here and whole?"""
+
+from __future__ import annotations
+
+import typer
+
+from puma_engine.cli.session import session
+from puma_engine.errors import StoreError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this module to the tree."""
+    app.command("doctor")(doctor)
+
+
+def doctor() -> None:
+    """Check versions, devices, shipped data, the zoo and every file of the workspace.
+
+    Ends with 1 if something is broken; a warning alone ends with 0.
+    """
+    from puma_engine.pipeline.checks import check_installation, check_workspace
+
+    rows = check_installation()
+    try:
+        rows += check_workspace(session().open())
+    except StoreError as error:
+        rows.append({"check": "workspace", "status": "warn", "detail": str(error)})
+    session().table(rows)
+    if any(row["status"] == "fail" for row in rows):
+        raise typer.Exit(1)

@@ -1,0 +1,97 @@
+"""puma jobs and puma worker: queued work in processes of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from puma_engine.cli.session import session
+
+app = typer.Typer(help="Queued work, and what became of it.", no_args_is_help=True)
+JobId = Annotated[str, typer.Argument(help="Job id.")]
+
+
+def register(root: typer.Typer) -> None:
+    """Add the worker command to the tree."""
+    root.command("worker")(worker)
+
+
+@app.command("list")
+def list_() -> None:
+    """List jobs, with how far each is."""
+    from puma_engine.jobs import jobs
+
+    found = jobs(session().open())
+    session().table([row(job) for job in found], raw=found)
+
+
+def row(job: Any) -> dict[str, Any]:
+    """Return the columns of a job in a list of jobs."""
+    progress = job.progress or {}
+    done, total = progress.get("step"), progress.get("total")
+    return {
+        "id": job.id,
+        "status": job.status,
+        "title": job.title,
+        "stage": progress.get("stage"),
+        "done": f"{done / total:.0%}" if done is not None and total else None,
+        "run": job.run_id,
+        "error": job.error,
+    }
+
+
+@app.command("show")
+def show(job: JobId) -> None:
+    """Show a job: arguments, progress, process, log file, error."""
+    from puma_engine.jobs import job as get
+
+    session().show(get(session().open(), job))
+
+
+@app.command("log")
+def log(
+    job: JobId,
+    lines: Annotated[int, typer.Option("--lines", help="So many of the last lines.")] = 50,
+) -> None:
+    """Print the end of a job's log."""
+    from puma_engine.jobs import job as get
+
+    found = get(session().open(), job)
+    path = Path(found.log) if found.log else None
+    text = path.read_text(encoding="utf-8", errors="replace") if path and path.is_file() else ""
+    last = text.splitlines()[-lines:]
+    if session().as_json:
+        session().json({"id": found.id, "lines": last})
+        return
+    print("\n".join(last) or "The log is empty.")
+
+
+@app.command("cancel")
+def cancel(job: JobId) -> None:
+    """Ask a job to stop; a training stops at a checkpoint and can be retried from there."""
+    from puma_engine.jobs import cancel as ask
+
+    session().show(ask(session().open(), job))
+
+
+@app.command("retry")
+def retry(job: JobId) -> None:
+    """Queue a failed, cancelled or interrupted job again; it goes on where it stopped."""
+    from puma_engine.jobs import retry as again
+
+    session().show(again(session().open(), job))
+
+
+def worker(
+    once: Annotated[bool, typer.Option("--once", help="Stop when the queue is empty.")] = False,
+    device: Annotated[
+        list[str] | None,
+        typer.Option("--device", help="Device to use, one job each; repeat it (default: all)."),
+    ] = None,
+) -> None:
+    """Run queued jobs as detached processes, one a device, until stopped."""
+    from puma_engine.jobs import worker as work
+
+    work(session().open(), devices=device or None, once=once)

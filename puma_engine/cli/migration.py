@@ -1,0 +1,209 @@
+"""puma select, migrate, aggregate, chain."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from puma_engine.cli.session import session
+from puma_engine.cli.settings import Device, Name, Queue, with_settings
+from puma_engine.config import AdapterConfig, TrainingConfig
+
+Source = Annotated[str, typer.Argument(help="Prompts or migration run to start from.")]
+Strategy = Annotated[
+    str | None,
+    typer.Option("--strategy", help="Strategy that chooses users, such as kmeans-variance."),
+]
+Budget = Annotated[int | None, typer.Option("--budget", help="Users who train the adapter.")]
+Share = Annotated[
+    float | None, typer.Option("--share", help="The same as a share of the users, in (0, 1].")
+]
+Data = Annotated[
+    str | None, typer.Option("--dataset", help="Data set (default: the source's own).")
+]
+TemplateOption = Annotated[
+    str | None, typer.Option("--template", help="Prompt template (default: the source's own).")
+]
+Selection = Annotated[
+    str | None, typer.Option("--selection", help="Selection run whose users train the adapter.")
+]
+BOTH = {"training": TrainingConfig, "adapter": AdapterConfig}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module to the tree."""
+    app.command("select")(select)
+    app.command("migrate")(with_settings(**BOTH)(migrate))
+    app.command("aggregate")(with_settings(**BOTH)(aggregate))
+    app.command("chain")(with_settings(**BOTH)(chain))
+
+
+def select(
+    prompts: Source,
+    strategy: Annotated[
+        str,
+        typer.Option(
+            "--strategy",
+            help="all, random, variance, loss, kmeans, kmeans-pca, kmeans-farthest, kmeans-loss, "
+            "kmeans-variance, ffn-kmeans, ffn-loss or ffn-variance.",
+        ),
+    ] = "kmeans-variance",
+    budget: Budget = None,
+    share: Share = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of every draw.")] = 0,
+    clusters: Annotated[int, typer.Option("--clusters", help="Clusters of k-means.")] = 15,
+    groups: Annotated[
+        int, typer.Option("--groups", help="Groups by variance or loss in each cluster.")
+    ] = 5,
+    min_cluster: Annotated[
+        int,
+        typer.Option("--min-cluster", help="Users a cluster is given at least, if it has them."),
+    ] = 50,
+    name: Name = None,
+    device: Device = None,
+    queue: Queue = False,
+) -> None:
+    """Choose the users on whom an adapter will be trained."""
+    session().do(
+        "select",
+        f"selecting users by {strategy}",
+        queue=queue,
+        prompts=prompts,
+        strategy=strategy,
+        budget=budget,
+        share=share,
+        seed=seed,
+        clusters=clusters,
+        groups=groups,
+        min_cluster=min_cluster,
+        name=name,
+        device=device,
+    )
+
+
+def migrate(
+    source: Source,
+    target: Annotated[
+        str, typer.Argument(help="Backbone to move to: run, zoo name, model folder or hub id.")
+    ],
+    training: dict[str, Any],
+    adapter: dict[str, Any],
+    selection: Selection = None,
+    strategy: Strategy = None,
+    budget: Budget = None,
+    share: Share = None,
+    dataset: Data = None,
+    template: TemplateOption = None,
+    shuffled: Annotated[
+        bool,
+        typer.Option("--shuffled", help="The control: no user keeps the own source prompt."),
+    ] = False,
+    name: Name = None,
+    device: Device = None,
+    queue: Queue = False,
+) -> None:
+    """Move prompts to another backbone: train an adapter on some users, map everybody."""
+    _migrate(
+        f"migrating {source} to {target}",
+        queue,
+        sources=source,
+        target=target,
+        selection=selection,
+        strategy=strategy,
+        budget=budget,
+        share=share,
+        dataset=dataset,
+        template=template,
+        training=training,
+        adapter=adapter,
+        shuffled=shuffled,
+        name=name,
+        device=device,
+    )
+
+
+def aggregate(
+    sources: Annotated[list[str], typer.Argument(help="Prompts or migration runs, two or more.")],
+    target: Annotated[
+        str, typer.Option("--target", help="Backbone: run, zoo name, model folder or hub id.")
+    ],
+    training: dict[str, Any],
+    adapter: dict[str, Any],
+    missing: Annotated[
+        str,
+        typer.Option(
+            "--missing",
+            help="A user whom a source lacks: mean (gets its mean prompt) or drop (is left out).",
+        ),
+    ] = "mean",
+    selection: Selection = None,
+    strategy: Strategy = None,
+    budget: Budget = None,
+    share: Share = None,
+    dataset: Data = None,
+    template: TemplateOption = None,
+    name: Name = None,
+    device: Device = None,
+    queue: Queue = False,
+) -> None:
+    """Migrate several sources at once: their prompts side by side, joined by user id."""
+    if len(sources) < 2:
+        raise typer.BadParameter("aggregate needs two sources or more; for one, use migrate.")
+    _migrate(
+        f"aggregating {len(sources)} sources to {target}",
+        queue,
+        sources=sources,
+        target=target,
+        missing=missing,
+        selection=selection,
+        strategy=strategy,
+        budget=budget,
+        share=share,
+        dataset=dataset,
+        template=template,
+        training=training,
+        adapter=adapter,
+        name=name,
+        device=device,
+    )
+
+
+def _migrate(title: str, queue: bool, *, training: dict[str, Any], **arguments: Any) -> None:
+    seed = training.pop("seed", None)
+    session().do("migrate", title, queue=queue, training=training, seed=seed, **arguments)
+
+
+def chain(
+    source: Source,
+    targets: Annotated[
+        list[str], typer.Argument(help="Backbones in order: runs, zoo names, folders or hub ids.")
+    ],
+    training: dict[str, Any],
+    adapter: dict[str, Any],
+    strategy: Strategy = None,
+    budget: Budget = None,
+    share: Share = None,
+    dataset: Data = None,
+    template: TemplateOption = None,
+    device: Device = None,
+    queue: Queue = False,
+) -> None:
+    """Migrate hop after hop, each hop from the prompts that the last one made."""
+    seed = training.pop("seed", None)
+    session().do(
+        "chain",
+        f"migrating {source} over {len(targets)} backbones",
+        queue=queue,
+        source=source,
+        targets=targets,
+        strategy=strategy,
+        budget=budget,
+        share=share,
+        dataset=dataset,
+        template=template,
+        training=training,
+        adapter=adapter,
+        seed=seed,
+        device=device,
+    )

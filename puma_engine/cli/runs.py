@@ -1,0 +1,75 @@
+"""puma runs: everything that was done, and where it came from."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from puma_engine.cli.session import run_row, session
+
+app = typer.Typer(help="Everything that was done, and where it came from.", no_args_is_help=True)
+Reference = Annotated[str, typer.Argument(help="Run: id, prefix or name.")]
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            "--kind",
+            help="dataset, backbone, prompts, selection, migration, evaluation or comparison.",
+        ),
+    ] = None,
+    status: Annotated[
+        str | None,
+        typer.Option("--status", help="running, finished, failed or interrupted."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", help="At most so many.")] = None,
+) -> None:
+    """List runs, the newest first."""
+    runs = session().open().runs(kind=kind, status=status, limit=limit)
+    session().table([run_row(run) for run in runs], raw=runs)
+
+
+@app.command("show")
+def show(run: Reference) -> None:
+    """Show a run: settings, seed, versions, device, seconds, cost, results."""
+    session().show(session().open().run(run))
+
+
+@app.command("lineage")
+def lineage(run: Reference) -> None:
+    """List a run and everything it came from."""
+    ws = session().open()
+    runs = ws.lineage(ws.run(run).id)
+    session().table([run_row(one) for one in runs], raw=runs)
+
+
+@app.command("metrics")
+def metrics(run: Reference) -> None:
+    """List the metrics of an evaluation or comparison, with intervals."""
+    ws = session().open()
+    session().table(ws.metrics(ws.run(run).id).to_dict("records"))
+
+
+@app.command("rename")
+def rename(run: Reference, name: Annotated[str, typer.Argument(help="The new name.")]) -> None:
+    """Give a run another name."""
+    ws = session().open()
+    ws.rename(ws.run(run).id, name)
+    session().show(run_row(ws.run(ws.run(name).id)))
+
+
+@app.command("delete")
+def delete(
+    run: Reference,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Delete a run and its files; refused while other runs depend on it."""
+    ws = session().open()
+    found = ws.run(run)
+    if not yes:
+        typer.confirm(f"Delete the {found.kind} run {found.name!r} ({found.id})?", abort=True)
+    ws.delete(found.id)
+    session().show({"deleted": found.id, "name": found.name})

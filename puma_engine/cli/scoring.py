@@ -1,0 +1,123 @@
+"""puma evaluate and compare."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from puma_engine.cli.session import session
+from puma_engine.cli.settings import Device, Name, Queue
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module to the tree."""
+    app.command("evaluate")(evaluate)
+    app.command("compare")(compare)
+
+
+def evaluate(
+    subject: Annotated[
+        str,
+        typer.Argument(
+            help="Prompts or migration run, or a baseline: global_mean, item_mean, user_item_bias."
+        ),
+    ],
+    dataset: Annotated[
+        str | None,
+        typer.Option("--dataset", help="Data set (default: the run's own; baselines need one)."),
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="train, validation or test.")] = "test",
+    template: Annotated[
+        str | None, typer.Option("--template", help="Prompt template (default: the run's own).")
+    ] = None,
+    precision: Annotated[
+        str, typer.Option("--precision", help="auto, fp32, bf16 or fp16.")
+    ] = "auto",
+    name: Name = None,
+    device: Device = None,
+    queue: Queue = False,
+) -> None:
+    """Predict a split and score it: pooled metrics with 95 % intervals, and metrics a user."""
+    session().do(
+        "evaluate",
+        f"evaluating {subject}",
+        queue=queue,
+        subject=subject,
+        dataset=dataset,
+        split=split,
+        template=template,
+        precision=precision,
+        name=name,
+        device=device,
+    )
+
+
+def compare(
+    evaluations: Annotated[list[str], typer.Argument(help="Evaluation runs, two or more.")],
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            "--reference", help="Evaluation to take differences from (default: full retraining)."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the bootstrap.")] = 0,
+    name: Name = None,
+    queue: Queue = False,
+) -> None:
+    """Put evaluations side by side: metrics, paired differences, users trained, seconds."""
+    from puma_engine.cli.progress import watched
+    from puma_engine.pipeline import compare as pipeline_compare
+
+    if queue:
+        session().do(
+            "compare",
+            "comparing",
+            queue=True,
+            evaluations=evaluations,
+            reference=reference,
+            seed=seed,
+            name=name,
+        )
+        return
+    ws = session().open()
+    with watched("comparing", quiet=session().as_json) as (progress, should_cancel):
+        run = pipeline_compare(
+            ws,
+            evaluations,
+            reference=reference,
+            seed=seed,
+            name=name,
+            progress=progress,
+            should_cancel=should_cancel,
+        )
+    show_comparison(ws, run)
+
+
+def show_comparison(ws: Any, run: Any) -> None:
+    """Print a comparison: a row a method; JSON holds every metric and the run."""
+    methods = ws.get_table(run.id, "methods").to_dict("records")
+    scores = ws.get_table(run.id, "comparison").to_dict("records")
+    main = run.summary["main_metric"]
+    score = {row["method"]: row for row in scores if row["metric"] == main}
+    rows = [
+        {
+            "method": row["method"],
+            main: interval(score[row["method"]], "value", "low", "high"),
+            "difference": interval(
+                score[row["method"]], "difference", "difference_low", "difference_high"
+            ),
+            "users trained": row["users_trained"],
+            "seconds": row["seconds"],
+        }
+        for row in methods
+    ]
+    session().table(rows, raw={"run": run, "methods": methods, "metrics": scores})
+
+
+def interval(row: dict[str, Any], *names: str) -> str:
+    """Return a value with its interval, or a dash where there is none."""
+    value, low, high = (row[name] for name in names)
+    if value != value:
+        return "-"
+    return f"{value:.4f} [{low:.4f}, {high:.4f}]"

@@ -1,0 +1,162 @@
+"""What the commands share: the workspace, output for people or machines, running or queueing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from puma_engine.store import Run, Workspace
+
+
+class Session:
+    """One invocation of the command line."""
+
+    def __init__(self, workspace: Path | None = None, as_json: bool = False) -> None:
+        self.path = workspace
+        self.as_json = as_json
+
+    def open(self, *, create: bool = False) -> Workspace:
+        """Open the workspace, making it first if asked to."""
+        from puma_engine.store import Workspace
+
+        return Workspace.open(self.path, create=create)
+
+    def do(self, command: str, title: str, *, queue: bool = False, **arguments: Any) -> None:
+        """Do a stage now, with a progress bar, or queue it as a job; then show the result."""
+        from puma_engine.cli.progress import watched
+        from puma_engine.pipeline import COMMANDS
+
+        ws = self.open(create=command in CREATING)
+        if queue:
+            from puma_engine.jobs import enqueue
+
+            self.show(enqueue(ws, command, arguments, title=title))
+            return
+        with watched(title, quiet=self.as_json) as (progress, should_cancel):
+            result = COMMANDS[command](
+                ws, progress=progress, should_cancel=should_cancel, **arguments
+            )
+        self.show_runs(result)
+
+    def show_runs(self, result: Run | list[Run]) -> None:
+        """Print one run, or several."""
+        if isinstance(result, list):
+            self.table([run_row(run) for run in result], raw=[plain(run) for run in result])
+        else:
+            self.show(result)
+
+    def show(self, value: Any) -> None:
+        """Print a record: JSON, or one line a field."""
+        record = plain(value)
+        if self.as_json:
+            self.json(record)
+            return
+        for name, field in flat(record):
+            print(f"{name}: {text_of(field)}")
+
+    def table(self, rows: Sequence[dict[str, Any]], *, raw: Any = None) -> None:
+        """Print rows: JSON (raw, if that says more), or a table."""
+        if self.as_json:
+            self.json(raw if raw is not None else list(rows))
+            return
+        if not rows:
+            print("Nothing yet.")
+            return
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for name in rows[0]:
+            table.add_column(name.replace("_", " "), overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(text_of(row.get(name))) for name in rows[0]))
+        width = None if sys.stdout.isatty() else 160
+        Console(width=width).print(table)
+
+    def json(self, value: Any) -> None:
+        """Print JSON; a missing or infinite number becomes null."""
+        print(json.dumps(plain(value), indent=1, ensure_ascii=False))
+
+
+# Commands that a workspace can begin with.
+CREATING = ("import_dataset", "add_backbone", "demo")
+
+_session = Session()
+
+
+def set_session(session: Session) -> None:
+    """Set the session of this process."""
+    global _session
+    _session = session
+
+
+def session() -> Session:
+    """Return the session of this process."""
+    return _session
+
+
+def plain(value: Any) -> Any:
+    """Return a value made of JSON types only."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return plain(dataclasses.asdict(value))
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if hasattr(value, "item"):
+        return plain(value.item())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return str(value)
+
+
+def flat(record: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    """Return the fields of nested records, named with dots; lists of records stay out."""
+    if not isinstance(record, dict):
+        return [(prefix, record)]
+    found: list[tuple[str, Any]] = []
+    for name, value in record.items():
+        if value in (None, {}, []):
+            continue
+        found += flat(value, f"{prefix}.{name}" if prefix else name)
+    return found
+
+
+def text_of(value: Any) -> str:
+    """Return a value as people read it."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return (
+            "-" if math.isnan(value) else f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+        )
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, list | tuple):
+        if any(isinstance(item, dict | list) for item in value):
+            return f"{len(value)} entries"
+        return ", ".join(text_of(item) for item in value)
+    return str(value)
+
+
+def run_row(run: Run) -> dict[str, Any]:
+    """Return the columns of a run in a list of runs."""
+    return {
+        "id": run.id,
+        "kind": run.kind,
+        "name": run.name,
+        "status": run.status,
+        "seconds": run.seconds,
+        "created": str(run.created)[:19],
+    }

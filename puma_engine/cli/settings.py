@@ -1,0 +1,95 @@
+"""Turns the fields of a settings dataclass into options of a command."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from puma_engine.config import AdapterConfig, PromptConfig, TrainingConfig
+
+HELP = {
+    TrainingConfig: {
+        "epochs": "Passes over the train rows at most.",
+        "batch_size": "Examples a step, over all processes.",
+        "learning_rate": "Peak of the cosine schedule.",
+        "weight_decay": "Decoupled weight decay (adamw) or L2 (adam).",
+        "warmup": "Share of the steps before the peak, in [0, 1).",
+        "grad_clip": "Largest norm of a gradient.",
+        "optimizer": "Optimiser.",
+        "precision": "Arithmetic; auto is bf16 on a GPU and fp32 on a CPU.",
+        "patience": "Epochs to wait for a better validation value; 0 never stops early.",
+        "seed": "Seed of every draw.",
+        "checkpoint_seconds": "Seconds between checkpoints.",
+    },
+    PromptConfig: {
+        "tokens": "Soft tokens a user.",
+        "init_scale": "Bound of the uniform start.",
+    },
+    AdapterConfig: {
+        "hidden": "Width of the adapter's hidden layers.",
+        "depth": "Feed-forward blocks of the adapter, 2 or more.",
+        "dropout": "Dropout of the adapter.",
+    },
+}
+
+
+def with_settings(**groups: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Replace each named parameter of a command by one option a field of its dataclass.
+
+    The command gets a dictionary of the options that were given, without the others, so
+    that defaults stay where the stage has them.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        names = {group: list(typing.get_type_hints(kind)) for group, kind in groups.items()}
+
+        def wrapper(**given: Any) -> None:
+            for group, fields in names.items():
+                values = {field: given.pop(field) for field in fields}
+                given[group] = {field: v for field, v in values.items() if v is not None}
+            command(**given)
+
+        kept = [
+            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for parameter in inspect.signature(command, eval_str=True).parameters.values()
+            if parameter.name not in groups
+        ]
+        added = [option for group, kind in groups.items() for option in _options(group, kind)]
+        signature = inspect.Signature([*kept, *added])
+        wrapper.__signature__ = signature  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
+        wrapper.__doc__, wrapper.__name__ = command.__doc__, command.__name__
+        return wrapper
+
+    return decorate
+
+
+def _options(group: str, kind: type) -> list[inspect.Parameter]:
+    hints = typing.get_type_hints(kind)
+    return [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[
+                hint | None,
+                typer.Option(
+                    f"--{name.replace('_', '-')}",
+                    help=HELP[kind][name],
+                    rich_help_panel=f"{group.capitalize()} settings",
+                ),
+            ],
+        )
+        for name, hint in hints.items()
+    ]
+
+
+Queue = Annotated[bool, typer.Option("--queue", help="Queue a job for `puma worker` instead.")]
+Device = Annotated[
+    str | None, typer.Option("--device", help="cpu, cuda or cuda:N (default: the best here).")
+]
+Name = Annotated[str | None, typer.Option("--name", help="Name of the run (default: made up).")]

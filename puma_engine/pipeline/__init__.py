@@ -1,0 +1,40 @@
+"""Stages joined with the workspace: every function does one run, or returns the one that exists.
+
+Importing this package loads no torch; stages that need it load it when they work.
+"""
+
+from puma_engine.pipeline.backbones import add_backbone, list_zoo, load_backbone
+from puma_engine.pipeline.commands import COMMANDS
+from puma_engine.pipeline.comparing import compare, method_cost
+from puma_engine.pipeline.data import import_dataset, load_dataset
+from puma_engine.pipeline.demo import demo
+from puma_engine.pipeline.evaluating import evaluate, read_predictions
+from puma_engine.pipeline.migrating import chain, migrate
+from puma_engine.pipeline.prompts import fit_prompts, import_prompts
+from puma_engine.pipeline.selecting import select, selected_users
+from puma_engine.pipeline.stage import find
+from puma_engine.pipeline.tables import export_prompts, load_adapter, load_prompts
+
+__all__ = [
+    "COMMANDS",
+    "add_backbone",
+    "chain",
+    "compare",
+    "demo",
+    "evaluate",
+    "export_prompts",
+    "find",
+    "fit_prompts",
+    "import_dataset",
+    "import_prompts",
+    "list_zoo",
+    "load_adapter",
+    "load_backbone",
+    "load_dataset",
+    "load_prompts",
+    "method_cost",
+    "migrate",
+    "read_predictions",
+    "select",
+    "selected_users",
+]

@@ -1,0 +1,138 @@
+"""Backbones as runs: adding one, and loading it again unchanged."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from puma_engine.errors import BackboneError, NotFoundError
+from puma_engine.pipeline.progress import CancelCheck, ProgressCallback, announce
+from puma_engine.pipeline.stage import Clock, Outcome, Reference, find, run_stage
+from puma_engine.store import Run, Workspace
+
+if TYPE_CHECKING:
+    from puma_engine.backbone import FrozenBackbone
+
+SAMPLE = 1 << 20
+
+
+def add_backbone(
+    ws: Workspace,
+    spec: str | Path,
+    *,
+    name: str | None = None,
+    revision: str | None = None,
+    device: str | None = None,
+    progress: ProgressCallback | None = None,
+    should_cancel: CancelCheck | None = None,
+) -> Run:
+    """Check a language model and record it: a zoo name, a folder or a hub id.
+
+    Raises BackboneError if the model cannot serve as a backbone.
+    """
+    from puma_engine.backbone import inspect_backbone
+
+    announce(progress, f"inspecting {spec}")
+    text = _absolute(spec)
+    config = {"spec": text, "revision": revision, "fingerprint": fingerprint(text, revision)}
+
+    def work(_run_id: str, _folder: Path, _clock: Clock) -> Outcome:
+        return Outcome(summary=inspect_backbone(text, device=device, revision=revision))
+
+    label = name or Path(text).name
+    return run_stage(ws, "backbone", name=label, config=config, inputs={}, work=work)
+
+
+def backbone_run(ws: Workspace, reference: Reference | Path, *, device: str | None = None) -> Run:
+    """Return the run of a backbone, adding it first when a model's name or path is given."""
+    if isinstance(reference, Run):
+        return find(ws, reference, "backbone")
+    try:
+        return find(ws, str(reference), "backbone")
+    except NotFoundError:
+        return add_backbone(ws, reference, device=device)
+
+
+def load_backbone(
+    ws: Workspace, reference: Reference, *, device: str | None = None, precision: str = "auto"
+) -> FrozenBackbone:
+    """Load the model of a backbone run; the two used last stay in memory.
+
+    Raises BackboneError when its files are no longer those that were added.
+    """
+    run = find(ws, reference, "backbone")
+    spec, revision = run.config["spec"], run.config["revision"]
+    if fingerprint(spec, revision) != run.config["fingerprint"]:
+        raise BackboneError(
+            f"The files of the backbone {spec} changed since it was added as {run.id}; prompts "
+            "fitted on it no longer fit. Restore them, or add it again (puma models add)."
+        )
+    return _load(spec, revision, device, precision)
+
+
+@lru_cache(maxsize=2)
+def _load(spec: str, revision: str | None, device: str | None, precision: str) -> FrozenBackbone:
+    from puma_engine.backbone import FrozenBackbone
+
+    return FrozenBackbone.load(spec, device=device, precision=precision, revision=revision)
+
+
+def fingerprint(spec: str, revision: str | None) -> str:
+    """Return 16 hexadecimal digits that change when a model's files do.
+
+    Small files count whole; of each large one its size, first and last MiB. A hub id is
+    known by its name and revision.
+    """
+    folder = _folder(spec)
+    digest = hashlib.sha256()
+    if folder is None:
+        digest.update(f"{spec}@{revision or 'main'}".encode())
+        return digest.hexdigest()[:16]
+    for file in sorted(folder.iterdir()):
+        if file.suffix in (".safetensors", ".json", ".model", ".txt") and file.name != "card.json":
+            digest.update(f"{file.name}:{file.stat().st_size};".encode())
+            digest.update(_sample(file))
+    return digest.hexdigest()[:16]
+
+
+def _sample(file: Path) -> bytes:
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        if size <= 64 * SAMPLE:
+            return stream.read()
+        first = stream.read(SAMPLE)
+        stream.seek(size - SAMPLE)
+        return first + stream.read(SAMPLE)
+
+
+def _folder(spec: str) -> Path | None:
+    from puma_engine.zoo import ZOO, zoo_folder
+
+    folder = zoo_folder(spec) if spec in ZOO else Path(spec)
+    return folder if folder.is_dir() else None
+
+
+def _absolute(spec: str | Path) -> str:
+    from puma_engine.zoo import ZOO
+
+    text = str(spec)
+    path = Path(text).expanduser()
+    return str(path.resolve()) if text not in ZOO and path.is_dir() else text
+
+
+def list_zoo() -> list[dict[str, Any]]:
+    """Return the facts of each zoo backbone: from its card if it is built, else its shape."""
+    import json
+    from dataclasses import asdict
+
+    from puma_engine.zoo import ZOO, zoo_folder
+
+    rows = []
+    for name, entry in ZOO.items():
+        card = zoo_folder(name) / "card.json"
+        built = card.is_file() and (card.parent / "model.safetensors").is_file()
+        facts = json.loads(card.read_text(encoding="utf-8")) if built else asdict(entry)
+        rows.append({**facts, "name": name, "built": built, "folder": str(card.parent)})
+    return rows

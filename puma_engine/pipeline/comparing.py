@@ -1,0 +1,215 @@
+"""Comparisons as runs: evaluations side by side, with paired differences and costs.
+
+A comparison run keeps two tables. "methods" has one row a method: method (its label),
+kind (source, migrated, retrained, random, shuffled or baseline), evaluation, run,
+users_trained, seconds, seed, device, is_baseline. "comparison" has one row a method and
+metric: method, kind, metric, value, low, high, difference, difference_low,
+difference_high (this method minus the reference, paired over users; NaN for the
+reference itself) and n_users.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from puma_engine import metrics
+from puma_engine.errors import ConfigError, DataError
+from puma_engine.pipeline.evaluating import (
+    DRAWS,
+    method_kind,
+    method_label,
+    metrics_of,
+    read_predictions,
+)
+from puma_engine.pipeline.progress import CancelCheck, ProgressCallback, announce, check_cancel
+from puma_engine.pipeline.stage import Clock, Outcome, Reference, find, run_stage
+from puma_engine.store import Run, Workspace
+
+KEYS = ["user_id", "item_id"]
+# The steps that a migration itself costs; the source prompts are what a customer has.
+MIGRATION_KINDS = ("selection", "migration")
+
+
+def compare(
+    ws: Workspace,
+    evaluations: Sequence[Reference],
+    *,
+    reference: Reference | None = None,
+    seed: int = 0,
+    name: str | None = None,
+    progress: ProgressCallback | None = None,
+    should_cancel: CancelCheck | None = None,
+) -> Run:
+    """Put evaluations side by side: metrics, differences from a reference, and costs.
+
+    reference: one of the evaluations (default: the full retraining if there is one, else
+    the first). Methods are scored on the rows that all of them predicted, joined by user
+    and item. Seconds of a migration count its selections and hops, not the source prompts.
+    """
+    runs = [find(ws, evaluation, "evaluation") for evaluation in evaluations]
+    unique = list({run.id: run for run in runs}.values())
+    if len(unique) < 2:
+        raise ConfigError("A comparison needs at least two different evaluations.")
+    base = _reference(ws, unique, reference)
+    task, split = _agreed(unique)
+    inputs = {f"evaluation_{i}": run.id for i, run in enumerate(sorted(unique, key=_id))}
+    config = {"split": split, "seed": seed, "draws": DRAWS}
+
+    def work(run_id: str, _folder: Path, _clock: Clock) -> Outcome:
+        labels = _labels(ws, unique)
+        joined, left_out = _join(ws, unique, labels)
+        rows: list[dict[str, Any]] = []
+        for run in unique:
+            announce(progress, f"comparing {labels[run.id]}")
+            check_cancel(should_cancel, f"comparing {labels[run.id]}")
+            rows += _score(task, run, labels[run.id], joined, labels[base.id], seed)
+        methods = [_method(ws, run, labels[run.id], base) for run in unique]
+        ws.put_table(run_id, "methods", pd.DataFrame(methods))
+        ws.put_table(run_id, "comparison", pd.DataFrame(rows))
+        ws.put_metrics(run_id, [_metric_row(row, split) for row in rows])
+        return Outcome(summary=_summary(task, split, labels[base.id], joined, left_out))
+
+    return run_stage(
+        ws,
+        "comparison",
+        name=name or f"comparison-of-{len(unique)}",
+        config=config,
+        inputs=inputs | {"reference": base.id},
+        seed=seed,
+        work=work,
+    )
+
+
+def _id(run: Run) -> str:
+    return run.id
+
+
+def _reference(ws: Workspace, runs: list[Run], given: Reference | None) -> Run:
+    if given is not None:
+        chosen = find(ws, given, "evaluation")
+        if chosen.id not in {run.id for run in runs}:
+            raise ConfigError(
+                f"The reference {chosen.name!r} is not among the compared evaluations."
+            )
+        return chosen
+    return next((run for run in runs if method_kind(run) == "retrained"), runs[0])
+
+
+def _agreed(runs: list[Run]) -> tuple[str, str]:
+    found = {(run.summary["task"], run.summary["split"]) for run in runs}
+    if len(found) > 1:
+        texts = ", ".join(sorted(f"{task} on {split}" for task, split in found))
+        raise ConfigError(f"Only evaluations of one task and split can be compared, not {texts}.")
+    return found.pop()
+
+
+def _labels(ws: Workspace, runs: list[Run]) -> dict[str, str]:
+    """Labels by evaluation id, told apart by run name where two methods read the same."""
+    plain = {run.id: method_label(ws, run) for run in runs}
+    texts = list(plain.values())
+    return {
+        run.id: text if texts.count(text) == 1 else f"{text} [{_subject_name(ws, run)}]"
+        for run, text in ((run, plain[run.id]) for run in runs)
+    }
+
+
+def _subject_name(ws: Workspace, run: Run) -> str:
+    subject = run.inputs.get("prompts", run.id)
+    return f"{ws.run(subject).name} {subject[:6]}"
+
+
+def _join(ws: Workspace, runs: list[Run], labels: dict[str, str]) -> tuple[pd.DataFrame, int]:
+    """One row an example that every method predicted, one column of predictions a method."""
+    joined: pd.DataFrame | None = None
+    largest = 0
+    for run in runs:
+        frame = read_predictions(ws, run)
+        largest = max(largest, len(frame))
+        mine = frame[[*KEYS, "prediction"]].rename(columns={"prediction": labels[run.id]})
+        if joined is None:
+            joined = frame[[*KEYS, "outcome"]].merge(mine, on=KEYS, validate="one_to_one")
+        else:
+            joined = joined.merge(mine, on=KEYS, validate="one_to_one")
+    assert joined is not None
+    if joined.empty:
+        raise DataError("The evaluations have no example in common; evaluate them on one data set.")
+    return joined, largest - len(joined)
+
+
+def _score(
+    task: str, run: Run, label: str, joined: pd.DataFrame, reference: str, seed: int
+) -> list[dict[str, Any]]:
+    y, users = joined["outcome"].to_numpy(np.float64), joined["user_id"].to_numpy()
+    p = joined[label].to_numpy(np.float64)
+    other = joined[reference].to_numpy(np.float64)
+    rows = []
+    for metric in metrics_of(task):
+        own = metrics.bootstrap_metric(task, metric, y, p, users, seed=seed, draws=DRAWS)
+        row = {"method": label, "kind": method_kind(run), "metric": metric, "value": own.value}
+        row |= {"low": own.low, "high": own.high, "n_users": own.n_users}
+        gap = (np.nan, np.nan, np.nan)
+        if label != reference:
+            found = metrics.bootstrap_difference(
+                task, metric, y, p, other, users, seed=seed, draws=DRAWS
+            )
+            gap = (found.value, found.low, found.high)
+        row |= dict(zip(("difference", "difference_low", "difference_high"), gap, strict=True))
+        rows.append(row)
+    return rows
+
+
+def _method(ws: Workspace, run: Run, label: str, base: Run) -> dict[str, Any]:
+    subject = ws.run(run.inputs["prompts"]) if "prompts" in run.inputs else None
+    cost = method_cost(ws, run)
+    return {
+        "method": label,
+        "kind": method_kind(run),
+        "evaluation": run.id,
+        "run": subject.id if subject else None,
+        "users_trained": cost["users_trained"],
+        "seconds": cost["seconds"],
+        "seed": subject.seed if subject else None,
+        "device": subject.device if subject else run.device,
+        "is_baseline": run.id == base.id,
+    }
+
+
+def method_cost(ws: Workspace, evaluation: Run) -> dict[str, Any]:
+    """Return the measured seconds of a method and how many users trained it.
+
+    For fitted prompts: their fitting (that of the file, for imported ones). For a
+    migration: every selection and hop down to the source prompts, which are not counted.
+    """
+    if "prompts" not in evaluation.inputs:
+        return {"seconds": evaluation.seconds, "users_trained": None}
+    subject = ws.run(evaluation.inputs["prompts"])
+    trained = subject.cost.get("users_trained")
+    if subject.kind == "prompts":
+        recorded = subject.cost.get("fitting_seconds")
+        return {"seconds": recorded or subject.seconds, "users_trained": trained}
+    steps = [run for run in ws.lineage(subject.id) if run.kind in MIGRATION_KINDS]
+    return {"seconds": sum(run.seconds or 0.0 for run in steps), "users_trained": trained}
+
+
+def _metric_row(row: dict[str, Any], split: str) -> dict[str, Any]:
+    kept = {name: row[name] for name in ("method", "metric", "value", "low", "high")}
+    return kept | {"split": split, "n": row["n_users"]}
+
+
+def _summary(
+    task: str, split: str, reference: str, joined: pd.DataFrame, left_out: int
+) -> dict[str, Any]:
+    return {
+        "task": task,
+        "split": split,
+        "reference": reference,
+        "main_metric": metrics_of(task)[0],
+        "rows": len(joined),
+        "rows_left_out": left_out,
+        "users": int(joined["user_id"].nunique()),
+    }

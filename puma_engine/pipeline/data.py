@@ -1,0 +1,161 @@
+"""Data sets as runs: importing, and reading them back."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from puma_engine.datasets import REGISTRY, Dataset, data_root, import_folder, read_table
+from puma_engine.errors import ConfigError, DataError
+from puma_engine.pipeline.progress import CancelCheck, ProgressCallback, announce
+from puma_engine.pipeline.stage import Clock, Outcome, Reference, find, run_stage, slug
+from puma_engine.store import Run, Workspace
+from puma_engine.tensors import sha256_file
+
+Population = Literal["product", "foundation"]
+
+
+def import_dataset(
+    ws: Workspace,
+    source: str,
+    *,
+    path: str | Path | None = None,
+    users: int | None = None,
+    seed: int = 0,
+    population: Population = "product",
+    name: str | None = None,
+    progress: ProgressCallback | None = None,
+    should_cancel: CancelCheck | None = None,
+    **table: Any,
+) -> Run:
+    """Read interactions, split them and keep them in the workspace.
+
+    source: a named data set, shipped or from a folder of its original files given as path;
+    or "table" with a file at path and the settings of `import_table`. users: a seeded
+    subset of so many. The same files and settings give the same run. Raises DataError.
+    """
+    if source == "table":
+        if users is not None or population != "product":
+            raise ConfigError("A table is read whole: users and population are for named sources.")
+        return import_table(ws, path, name=name, seed=seed, progress=progress, **table)
+    if table:
+        raise ConfigError(f"{', '.join(table)}: only the source 'table' takes these settings.")
+    if source not in REGISTRY:
+        names = ", ".join([*REGISTRY, "table"])
+        raise DataError(f"There is no data set {source!r}; choose one of {names}.")
+    folder = Path(path) if path is not None else data_root() / REGISTRY[source].family
+    config = {
+        "source": source,
+        "users": users,
+        "population": population,
+        "files": folder_hash(folder),
+    }
+    announce(progress, f"importing {source}")
+
+    def read() -> Dataset:
+        return import_folder(source, folder, population=population, users=users, seed=seed)
+
+    return _keep(ws, name or slug(source, users), config, seed, read)
+
+
+def import_table(
+    ws: Workspace,
+    path: str | Path | None,
+    *,
+    task: str | None = None,
+    name: str | None = None,
+    items_path: str | Path | None = None,
+    seed: int = 0,
+    progress: ProgressCallback | None = None,
+    should_cancel: CancelCheck | None = None,
+    **settings: Any,
+) -> Run:
+    """Read any CSV or Parquet file of interactions; see `puma_engine.datasets.read_table`.
+
+    settings: its other settings (columns, item_columns, drop_invalid, min_rows, max_rows,
+    time_unit, history_separator, delimiter, encoding); None keeps a default.
+    """
+    if path is None or task is None:
+        raise ConfigError(
+            "A table needs the path of a CSV or Parquet file and a task, rating or click."
+        )
+    file, items = Path(path), None if items_path is None else Path(items_path)
+    for needed in (file, items):
+        if needed is not None and not needed.is_file():
+            raise DataError(f"There is no file {needed}; give a CSV or Parquet file.")
+    given = {key: value for key, value in settings.items() if value is not None}
+    config = {"source": "table", "task": task, "files": sha256_file(file)[:16], **given}
+    if items is not None:
+        config["items"] = sha256_file(items)[:16]
+    announce(progress, f"importing {file.name}")
+
+    def read() -> Dataset:
+        return read_table(
+            file,
+            name=name or file.stem,
+            task=task,  # type: ignore[arg-type]  # read_table refuses others
+            items_path=items,
+            seed=seed,
+            **given,
+        )
+
+    return _keep(ws, name or slug(file.stem), config, seed, read)
+
+
+def _keep(
+    ws: Workspace, name: str, config: dict[str, Any], seed: int, read: Callable[[], Dataset]
+) -> Run:
+    def work(run_id: str, _folder: Path, _clock: Clock) -> Outcome:
+        dataset = read()
+        ws.put_table(run_id, "interactions", dataset.interactions)
+        ws.put_table(run_id, "items", dataset.items)
+        return Outcome(summary=describe_dataset(dataset))
+
+    return run_stage(ws, "dataset", name=name, config=config, inputs={}, seed=seed, work=work)
+
+
+def folder_hash(folder: Path) -> str:
+    """Return 16 hexadecimal digits of the data files in a folder, by name and content."""
+    if not folder.is_dir():
+        raise DataError(f"There is no folder {folder}; give the folder of the original files.")
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.suffix in (".parquet", ".csv", ".dat", ".gz"):
+            digest.update(f"{file.name}:{sha256_file(file)};".encode())
+    return digest.hexdigest()[:16]
+
+
+def describe_dataset(dataset: Dataset) -> dict[str, Any]:
+    """Return the facts of a data set that its run shows."""
+    counts = dataset.interactions["split"].value_counts()
+    return {
+        "dataset": dataset.name,
+        "task": dataset.task,
+        "users": len(dataset.users),
+        "items": len(dataset.items),
+        "interactions": len(dataset.interactions),
+        "splits": {str(split): int(count) for split, count in counts.items()},
+        "content_hash": dataset.content_hash,
+        "report": dataset.report,
+    }
+
+
+def load_dataset(ws: Workspace, reference: Reference) -> Dataset:
+    """Read the data set of a finished dataset run; the one used last stays in memory."""
+    run = find(ws, reference, "dataset")
+    key = (str(ws.root), run.id)
+    if key not in _LAST:
+        _LAST.clear()
+        _LAST[key] = Dataset(
+            run.summary["dataset"],
+            run.summary["task"],
+            ws.get_table(run.id, "interactions"),
+            ws.get_table(run.id, "items"),
+            run.summary["report"],
+        )
+    return _LAST[key]
+
+
+_LAST: dict[tuple[str, str], Dataset] = {}

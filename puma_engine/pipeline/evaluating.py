@@ -1,0 +1,216 @@
+"""Evaluations as runs: predictions on a split, metrics with intervals, metrics a user."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from puma_engine import metrics
+from puma_engine.baselines import BASELINES
+from puma_engine.datasets import Dataset
+from puma_engine.errors import ConfigError, NotFoundError
+from puma_engine.pipeline.backbones import load_backbone
+from puma_engine.pipeline.data import load_dataset
+from puma_engine.pipeline.progress import CancelCheck, ProgressCallback, announce, check_cancel
+from puma_engine.pipeline.stage import (
+    PROMPT_KINDS,
+    Clock,
+    Outcome,
+    Reference,
+    find,
+    run_stage,
+    slug,
+)
+from puma_engine.pipeline.tables import load_prompts, template_of
+from puma_engine.store import Run, Workspace
+
+PREDICTIONS = "predictions"
+DRAWS = 1000
+
+
+def evaluate(
+    ws: Workspace,
+    subject: Reference,
+    *,
+    dataset: Reference | None = None,
+    split: str = "test",
+    template: str | None = None,
+    precision: str = "auto",
+    name: str | None = None,
+    device: str | None = None,
+    progress: ProgressCallback | None = None,
+    should_cancel: CancelCheck | None = None,
+) -> Run:
+    """Predict every row of a split and score it, pooled and for each user.
+
+    subject: a prompts or migration run, scored on the data set it was made on unless
+    another is given; or the name of a baseline that needs no language model
+    (global_mean, item_mean, user_item_bias), with a data set. Every metric comes with a
+    95 % interval from resampling users.
+    """
+    if isinstance(subject, str) and subject in BASELINES:
+        return _evaluate_baseline(ws, subject, dataset, split, name, progress, should_cancel)
+    run = _subject(ws, subject)
+    data = find(ws, dataset or run.inputs["dataset"], "dataset")
+    wording = template_of(run, template)
+    config = {
+        "method": run.config["role"],
+        "split": split,
+        "template": wording,
+        "precision": precision,
+        "draws": DRAWS,
+    }
+
+    def work(run_id: str, _folder: Path, clock: Clock) -> Outcome:
+        from puma_engine import evaluation
+        from puma_engine.pipeline.prompts import device_name
+
+        announce(progress, f"evaluating {run.name}")
+        check_cancel(should_cancel, f"evaluating {run.name}")
+        interactions = load_dataset(ws, data)
+        backbone = load_backbone(ws, run.inputs["backbone"], device=device, precision=precision)
+        table = load_prompts(ws, run)
+        clock.restart()
+        predicted = evaluation.predict(backbone, table, interactions, split, template=wording)
+        _keep(ws, run_id, interactions, split, predicted)
+        return _outcome(interactions, split, predicted, device_name(str(backbone.device)))
+
+    return run_stage(
+        ws,
+        "evaluation",
+        name=name or slug("eval", run.name, None if split == "test" else split),
+        config=config,
+        inputs={"prompts": run.id, "dataset": data.id},
+        work=work,
+    )
+
+
+def _subject(ws: Workspace, subject: Reference) -> Run:
+    try:
+        return find(ws, subject, *PROMPT_KINDS)
+    except NotFoundError as error:
+        raise NotFoundError(f"{error} The baselines are {', '.join(BASELINES)}.") from None
+
+
+def _evaluate_baseline(
+    ws: Workspace,
+    method: str,
+    dataset: Reference | None,
+    split: str,
+    name: str | None,
+    progress: ProgressCallback | None,
+    should_cancel: CancelCheck | None,
+) -> Run:
+    if dataset is None:
+        raise ConfigError(f"The baseline {method!r} needs a data set (--dataset).")
+    data = find(ws, dataset, "dataset")
+
+    def work(run_id: str, _folder: Path, _clock: Clock) -> Outcome:
+        announce(progress, f"evaluating {method}")
+        check_cancel(should_cancel, f"evaluating {method}")
+        interactions = load_dataset(ws, data)
+        model = BASELINES[method]()
+        model.fit(interactions.rows("train"), interactions.rows("validation"))
+        predicted = np.asarray(model.predict(interactions.rows(split)), dtype=np.float64)
+        _keep(ws, run_id, interactions, split, predicted)
+        return _outcome(interactions, split, predicted, "cpu")
+
+    return run_stage(
+        ws,
+        "evaluation",
+        name=name or slug("eval", method, data.name, None if split == "test" else split),
+        config={"method": method, "split": split, "draws": DRAWS},
+        inputs={"dataset": data.id},
+        work=work,
+    )
+
+
+def _keep(ws: Workspace, run_id: str, dataset: Dataset, split: str, predicted: np.ndarray) -> None:
+    """Write predictions and every metric of one evaluation."""
+    frame = dataset.rows(split)[["user_id", "item_id", "outcome"]].assign(
+        prediction=predicted.astype(np.float32)
+    )
+    ws.put_table(run_id, PREDICTIONS, frame)
+    y, users = frame["outcome"].to_numpy(np.float64), frame["user_id"].to_numpy()
+    rows = []
+    for metric in metrics_of(dataset.task):
+        found = metrics.bootstrap_metric(dataset.task, metric, y, predicted, users, draws=DRAWS)
+        rows.append(
+            {
+                "split": split,
+                "metric": metric,
+                "value": found.value,
+                "low": found.low,
+                "high": found.high,
+                "n": found.n_users,
+            }
+        )
+    ws.put_metrics(run_id, rows)
+    ws.put_user_metrics(run_id, metrics.per_user(dataset.task, y, predicted, users))
+
+
+def _outcome(dataset: Dataset, split: str, predicted: np.ndarray, device: str) -> Outcome:
+    frame = dataset.rows(split)
+    pooled = metrics.pooled(
+        dataset.task, frame["outcome"].to_numpy(np.float64), predicted, frame["user_id"].to_numpy()
+    )
+    summary = {
+        "task": dataset.task,
+        "split": split,
+        "rows": len(frame),
+        "users": int(frame["user_id"].nunique()),
+        "metrics": {name: float(value) for name, value in pooled.items()},
+    }
+    return Outcome(device, {}, summary)
+
+
+def metrics_of(task: str) -> tuple[str, ...]:
+    """Return the names of a task's metrics, the main one first."""
+    return metrics.RATING_METRICS if task == "rating" else metrics.CLICK_METRICS
+
+
+def method_kind(evaluation: Run) -> str:
+    """Return source, retrained, random, migrated, shuffled or baseline."""
+    method = evaluation.config["method"]
+    return "baseline" if method in BASELINES else str(method)
+
+
+def method_label(ws: Workspace, evaluation: Run) -> str:
+    """Return what readers call the method of an evaluation."""
+    method = evaluation.config["method"]
+    if method in BASELINES:
+        return {"global_mean": "Global mean", "item_mean": "Item mean"}.get(
+            method, "User + item bias"
+        )
+    plain = {
+        "source": "Source prompts",
+        "retrained": "Full retraining",
+        "random": "Random prompts",
+    }
+    if method in plain:
+        return plain[method]
+    return _migration_label(ws, ws.run(evaluation.inputs["prompts"]))
+
+
+def _migration_label(ws: Workspace, run: Run) -> str:
+    sources = [role for role in run.inputs if role.startswith("source_")]
+    start = "Migrated" if run.config["role"] == "migrated" else "Shuffled control"
+    if len(sources) > 1:
+        start += f" from {len(sources)} sources"
+    if "selection" not in run.inputs:
+        return f"{start}, all users"
+    selection = ws.run(run.inputs["selection"])
+    return f"{start}, {selection.summary['users']} users ({selection.config['strategy']})"
+
+
+def read_predictions(ws: Workspace, evaluation: Reference) -> pd.DataFrame:
+    """Read user_id, item_id, outcome and prediction of an evaluation, one row an example."""
+    return ws.get_table(find(ws, evaluation, "evaluation").id, PREDICTIONS)
+
+
+def facts_of(run: Run) -> dict[str, Any]:
+    """Return the metrics of an evaluation run, pooled, by name."""
+    return dict(run.summary.get("metrics", {}))

@@ -1,0 +1,257 @@
+"""Migrations as runs: single, chained over several backbones, aggregated from several sources."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from puma_engine.config import AdapterConfig, TrainingConfig
+from puma_engine.errors import ConfigError, MigrationError
+from puma_engine.pipeline.backbones import backbone_run, load_backbone
+from puma_engine.pipeline.data import load_dataset
+from puma_engine.pipeline.progress import CancelCheck, Overall, ProgressCallback
+from puma_engine.pipeline.prompts import training_outcome
+from puma_engine.pipeline.selecting import select, selected_users
+from puma_engine.pipeline.stage import (
+    PROMPT_KINDS,
+    Clock,
+    Outcome,
+    Reference,
+    checked,
+    find,
+    run_stage,
+    settings_of,
+    slug,
+    training_from,
+)
+from puma_engine.pipeline.tables import keep_adapter, keep_prompts, load_prompts, template_of
+from puma_engine.settings import ADAPTER, ADAPTER_TRAINING, SMALL_ADAPTER_TRAINING
+from puma_engine.store import Run, Workspace
+
+Missing = Literal["mean", "drop"]
+SMALL_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """One migration with every reference resolved."""
+
+    sources: list[Run]
+    target: Run
+    data: Run
+    selection: Run | None
+    template: str
+    training: TrainingConfig
+    adapter: AdapterConfig
+    missing: Missing
+    shuffle_seed: int | None
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {
+            "role": "migrated" if self.shuffle_seed is None else "shuffled",
+            "template": self.template,
+            "training": settings_of(self.training),
+            "adapter": self.adapter.to_dict(),
+            "missing": self.missing,
+            "shuffle_seed": self.shuffle_seed,
+        }
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        found = {"dataset": self.data.id, "backbone": self.target.id}
+        found |= {f"source_{i}": run.id for i, run in enumerate(self.sources)}
+        return found if self.selection is None else found | {"selection": self.selection.id}
+
+
+def migrate(
+    ws: Workspace,
+    sources: Reference | Sequence[Reference],
+    target: Reference | Path,
+    *,
+    selection: Reference | None = None,
+    strategy: str | None = None,
+    budget: int | None = None,
+    share: float | None = None,
+    dataset: Reference | None = None,
+    template: str | None = None,
+    training: TrainingConfig | dict[str, Any] | None = None,
+    adapter: AdapterConfig | dict[str, Any] | None = None,
+    missing: Missing = "mean",
+    shuffled: bool = False,
+    seed: int | None = None,
+    name: str | None = None,
+    device: str | None = None,
+    progress: ProgressCallback | None = None,
+    should_cancel: CancelCheck | None = None,
+) -> Run:
+    """Move prompts to a target backbone: train an adapter on some users, then map everybody.
+
+    sources: one prompts or migration run, or several to aggregate. The adapter is trained
+    on the users of a selection run, or of one made here from strategy and budget (or
+    share), or on all. missing: a user whom one of several sources lacks gets its mean
+    prompt ("mean") or is left out ("drop"). shuffled: the control in which no user keeps
+    the own source prompt. Raises MigrationError, SelectionError, ConfigError.
+    """
+    given = [sources] if isinstance(sources, Run | str) else list(sources)
+    if not given:
+        raise MigrationError("A migration needs at least one run with source prompts; none came.")
+    runs = [find(ws, source, *PROMPT_KINDS) for source in given]
+    if selection is not None and strategy is not None:
+        raise ConfigError("Give a selection or a strategy, not both.")
+    if strategy is None and (budget is not None or share is not None):
+        raise ConfigError("A budget or a share needs a strategy, such as kmeans-variance.")
+    if strategy is not None:
+        selection = select(
+            ws,
+            runs[0],
+            strategy=strategy,
+            budget=budget,
+            share=share,
+            seed=seed or 0,
+            within=runs[1:],
+            device=device,
+            progress=progress,
+            should_cancel=should_cancel,
+        )
+    chosen = None if selection is None else find(ws, selection, "selection")
+    if missing not in ("mean", "drop"):
+        raise ConfigError(f"missing must be mean or drop, not {missing!r}.")
+    settings = training_from(training, _default_training(chosen), seed)
+    plan = _Plan(
+        sources=runs,
+        target=backbone_run(ws, target, device=device),
+        data=find(ws, dataset or runs[0].inputs["dataset"], "dataset"),
+        selection=chosen,
+        template=template_of(runs[0], template),
+        training=settings,
+        adapter=_adapter(adapter),
+        missing=missing,
+        shuffle_seed=settings.seed if shuffled else None,
+    )
+    return _run(ws, plan, name, device, progress, should_cancel)
+
+
+def _adapter(given: AdapterConfig | dict[str, Any] | None) -> AdapterConfig:
+    if isinstance(given, AdapterConfig):
+        return given
+    return AdapterConfig(**(ADAPTER.to_dict() | checked(AdapterConfig, given)))
+
+
+def _default_training(selection: Run | None) -> TrainingConfig:
+    """Few users make few steps an epoch, so a small budget trains in smaller batches."""
+    if selection is None:
+        return ADAPTER_TRAINING
+    facts = selection.summary
+    small = facts["users"] < SMALL_SHARE * facts["candidates"]
+    return SMALL_ADAPTER_TRAINING if small else ADAPTER_TRAINING
+
+
+def _run(
+    ws: Workspace,
+    plan: _Plan,
+    name: str | None,
+    device: str | None,
+    progress: ProgressCallback | None,
+    should_cancel: CancelCheck | None,
+) -> Run:
+    def work(run_id: str, folder: Path, clock: Clock) -> Outcome:
+        from puma_engine.migration import train_migration
+
+        frozen = load_backbone(ws, plan.target, device=device, precision=plan.training.precision)
+        dataset = load_dataset(ws, plan.data)
+        tables = [load_prompts(ws, run) for run in plan.sources]
+        if plan.shuffle_seed is not None:
+            tables = [table.shuffled(plan.shuffle_seed) for table in tables]
+        clock.restart()
+        moved = train_migration(
+            tables,
+            frozen,
+            dataset,
+            users=None if plan.selection is None else selected_users(ws, plan.selection),
+            template=plan.template,
+            adapter=plan.adapter,
+            training=plan.training,
+            missing=plan.missing,
+            checkpoint_dir=folder,
+            progress=progress,
+            should_cancel=should_cancel,
+        )
+        keep_prompts(ws, run_id, moved.table)
+        keep_adapter(ws, run_id, moved.adapter_tensors, moved.adapter_meta)
+        outcome = training_outcome(moved.result, int(moved.table.meta["users_trained"]))
+        parameters = sum(int(np.size(value)) for value in moved.adapter_tensors.values())
+        outcome.cost["adapter_parameters"] = parameters
+        outcome.summary["users"] = len(moved.table.user_ids)
+        outcome.summary["users_filled"] = moved.table.meta["users_filled"]
+        return outcome
+
+    return run_stage(
+        ws,
+        "migration",
+        name=name or _name(plan),
+        config=plan.config,
+        inputs=plan.inputs,
+        seed=plan.training.seed,
+        work=work,
+    )
+
+
+def _name(plan: _Plan) -> str:
+    who = "all"
+    if plan.selection is not None:
+        who = slug(plan.selection.config["strategy"], plan.selection.summary["users"])
+    role = "migrated" if plan.shuffle_seed is None else "shuffled"
+    return slug(role, plan.target.name, "from", *(run.name for run in plan.sources), who)[:120]
+
+
+def chain(
+    ws: Workspace,
+    source: Reference,
+    targets: Sequence[Reference | Path],
+    *,
+    strategy: str | None = None,
+    budget: int | None = None,
+    share: float | None = None,
+    dataset: Reference | None = None,
+    template: str | None = None,
+    training: TrainingConfig | dict[str, Any] | None = None,
+    adapter: AdapterConfig | dict[str, Any] | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    progress: ProgressCallback | None = None,
+    should_cancel: CancelCheck | None = None,
+) -> list[Run]:
+    """Migrate hop after hop: each migrated table is the next hop's source.
+
+    Users are selected anew at each hop from the prompts it starts from. Returns one
+    migration run a target, in order.
+    """
+    if not targets:
+        raise MigrationError("A chain needs at least one target backbone; none came.")
+    overall = Overall([1.0] * len(targets), progress)
+    hops: list[Run] = []
+    for number, target in enumerate(targets):
+        hops.append(
+            migrate(
+                ws,
+                hops[-1] if hops else source,
+                target,
+                strategy=strategy,
+                budget=budget,
+                share=share,
+                dataset=dataset,
+                template=template,
+                training=training,
+                adapter=adapter,
+                seed=seed,
+                device=device,
+                progress=overall.part(number),
+                should_cancel=should_cancel,
+            )
+        )
+    return hops

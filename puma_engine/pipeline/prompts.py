@@ -1,0 +1,215 @@
+"""Prompt tables as runs: fitting them on a backbone, and bringing ready ones in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from puma_engine.config import PromptConfig, TrainingConfig
+from puma_engine.errors import BackboneError, ConfigError, DataError
+from puma_engine.pipeline.backbones import backbone_run, load_backbone
+from puma_engine.pipeline.data import load_dataset
+from puma_engine.pipeline.progress import CancelCheck, ProgressCallback
+from puma_engine.pipeline.stage import (
+    Clock,
+    Outcome,
+    Reference,
+    checked,
+    find,
+    run_stage,
+    settings_of,
+    slug,
+    training_from,
+)
+from puma_engine.pipeline.tables import PromptFile, keep_prompts, read_prompt_file
+from puma_engine.settings import PROMPT_TRAINING
+from puma_engine.store import Run, Workspace
+from puma_engine.tensors import sha256_file
+
+Role = Literal["source", "retrained", "random"]
+ROLES = ("source", "retrained", "random")
+DEFAULT_TEMPLATES = {"rating": "rating-item-first", "click": "click-item-first"}
+
+
+def fit_prompts(
+    ws: Workspace,
+    dataset: Reference,
+    backbone: Reference | Path,
+    *,
+    role: Role = "source",
+    template: str | None = None,
+    training: TrainingConfig | dict[str, Any] | None = None,
+    prompt: PromptConfig | dict[str, Any] | None = None,
+    seed: int | None = None,
+    name: str | None = None,
+    device: str | None = None,
+    progress: ProgressCallback | None = None,
+    should_cancel: CancelCheck | None = None,
+) -> Run:
+    """Fit one soft prompt a user of a data set on a frozen backbone.
+
+    role says what the table is for: "source" (what a migration starts from), "retrained"
+    (the full retraining that a migration replaces) or "random" (prompts stay as drawn and
+    the head alone is trained). Source and retrained are the same computation.
+    """
+    if role not in ROLES:
+        raise ConfigError(f"There is no role {role!r}; choose one of {', '.join(ROLES)}.")
+    data = find(ws, dataset, "dataset")
+    model = backbone_run(ws, backbone, device=device)
+    settings = training_from(training, PROMPT_TRAINING, seed)
+    shape = (
+        prompt
+        if isinstance(prompt, PromptConfig)
+        else PromptConfig(**checked(PromptConfig, prompt))
+    )
+    wording = template or DEFAULT_TEMPLATES[data.summary["task"]]
+    config = {
+        "role": role,
+        "template": wording,
+        "training": settings_of(settings),
+        "prompt": shape.to_dict(),
+    }
+
+    def work(run_id: str, folder: Path, clock: Clock) -> Outcome:
+        from puma_engine import prompts as engine
+
+        frozen = load_backbone(ws, model, device=device, precision=settings.precision)
+        interactions = load_dataset(ws, data)
+        clock.restart()
+        fitted = engine.fit_prompts(
+            frozen,
+            interactions,
+            template=wording,
+            training=settings,
+            prompt=shape,
+            trainable=role != "random",
+            checkpoint_dir=folder,
+            progress=progress,
+            should_cancel=should_cancel,
+        )
+        keep_prompts(ws, run_id, fitted.table)
+        users = 0 if role == "random" else len(interactions.users)
+        return training_outcome(fitted.result, users)
+
+    return run_stage(
+        ws,
+        "prompts",
+        name=name or slug(role, model.name, data.name),
+        config=config,
+        inputs={"dataset": data.id, "backbone": model.id},
+        seed=settings.seed,
+        work=work,
+    )
+
+
+def training_outcome(result: Any, users_trained: int) -> Outcome:
+    """Return what a training leaves in its run."""
+    cost = {
+        "training_seconds": result.seconds,
+        "steps": result.steps,
+        "examples": result.examples,
+        "epochs": len(result.history),
+        "users_trained": users_trained,
+    }
+    summary = {
+        "best_epoch": result.best_epoch,
+        "best_validation": result.best_validation,
+        "history": result.history,
+        "precision": result.precision,
+    }
+    return Outcome(device_name(result.device), cost, summary)
+
+
+def device_name(device: str) -> str:
+    """Return a GPU's product name, or "cpu"."""
+    if not str(device).startswith("cuda"):
+        return "cpu"
+    import torch
+
+    return str(torch.cuda.get_device_name(device))
+
+
+def import_prompts(
+    ws: Workspace,
+    dataset: Reference,
+    backbone: Reference | Path,
+    path: str | Path,
+    *,
+    role: Role = "source",
+    template: str | None = None,
+    name: str | None = None,
+    device: str | None = None,
+    progress: ProgressCallback | None = None,
+    should_cancel: CancelCheck | None = None,
+) -> Run:
+    """Bring in prompts that were fitted elsewhere, from a file keyed by user id.
+
+    The file must come from the same version of the backbone and hold every user of the
+    data set; users beyond those are left out. The run's seconds are those of the fitting
+    that the file records. Raises DataError, BackboneError, StoreError.
+    """
+    data = find(ws, dataset, "dataset")
+    model = backbone_run(ws, backbone, device=device)
+    file = read_prompt_file(path)
+    wording = template or file.meta.get("template") or DEFAULT_TEMPLATES[data.summary["task"]]
+    config = {"role": role, "template": wording, "imported": sha256_file(Path(path))[:16]}
+    seed = file.meta.get("seed")
+
+    def work(run_id: str, _folder: Path, _clock: Clock) -> Outcome:
+        from puma_engine.prompts import PromptTable
+
+        _check_origin(file, model, path)
+        users = load_dataset(ws, data).users
+        vectors = _vectors_of(file, users, path)
+        keep_prompts(
+            ws, run_id, PromptTable(users, vectors, file.head, {"imported": Path(path).name})
+        )
+        return _imported_outcome(file, len(users))
+
+    return run_stage(
+        ws,
+        "prompts",
+        name=name or slug(role, model.name, data.name),
+        config=config,
+        inputs={"dataset": data.id, "backbone": model.id},
+        seed=seed,
+        work=work,
+    )
+
+
+def _check_origin(file: PromptFile, model: Run, path: str | Path) -> None:
+    width = model.summary["width"]
+    if file.vectors.shape[2] != width:
+        raise BackboneError(
+            f"The prompts of {path} have dimension {file.vectors.shape[2]}, but {model.name} has "
+            f"{width}; name the backbone they were fitted on."
+        )
+    made_on = file.meta.get("backbone", {}).get("fingerprint")
+    if made_on and made_on != model.config["fingerprint"]:
+        raise BackboneError(
+            f"The prompts of {path} were fitted on another version of {model.name}; fit them again, "
+            "or restore that version."
+        )
+
+
+def _vectors_of(file: PromptFile, users: np.ndarray, path: str | Path) -> np.ndarray:
+    row_of = {user: row for row, user in enumerate(file.user_ids)}
+    lost = [user for user in users.tolist() if user not in row_of]
+    if lost:
+        raise DataError(
+            f"{len(lost)} of the {len(users)} users have no prompt in {path} (first: {lost[0]!r}); "
+            "import a smaller set of users, or fit the prompts."
+        )
+    return file.vectors[[row_of[user] for user in users.tolist()]]
+
+
+def _imported_outcome(file: PromptFile, users: int) -> Outcome:
+    cost = {"users_trained": users, "fitting_seconds": file.meta.get("seconds")}
+    summary = {
+        "imported_users_in_file": len(file.user_ids),
+        "command": file.meta.get("command"),
+        "fitted_on": file.meta.get("device"),
+    }
+    return Outcome("cpu", cost, summary)

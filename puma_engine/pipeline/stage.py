@@ -1,0 +1,163 @@
+"""What every stage shares: one run in the workspace, begun, done and finished or failed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from puma_engine.config import TrainingConfig
+from puma_engine.errors import Cancelled, ConfigError, NotFoundError, StoreError
+from puma_engine.store import Run, Workspace
+
+PROMPT_KINDS = ("prompts", "migration")
+Reference = Run | str
+
+
+@dataclass
+class Outcome:
+    """What a stage reports when it is done."""
+
+    device: str = "cpu"
+    cost: dict[str, Any] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+
+
+class Clock:
+    """Seconds of work, interrupted attempts included, loading of models excluded."""
+
+    def __init__(self, folder: Path) -> None:
+        self.before = _spent(folder)
+        self.started = time.perf_counter()
+
+    def restart(self) -> None:
+        """Forget the time since the start; called when the models are loaded."""
+        self.started = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return self.before + time.perf_counter() - self.started
+
+
+Work = Callable[[str, Path, Clock], Outcome]
+
+
+def run_stage(
+    ws: Workspace,
+    kind: str,
+    *,
+    name: str,
+    config: dict[str, Any],
+    inputs: dict[str, str],
+    work: Work,
+    seed: int | None = None,
+) -> Run:
+    """Return the finished run that answers this question, doing the work if there is none.
+
+    work(run id, checkpoint folder, clock) writes the artifacts. When it fails or is
+    cancelled the run is marked, its checkpoints stay, and asking again resumes it.
+    """
+    run = ws.begin(kind, name=name, config=config, inputs=inputs, seed=seed)
+    if run.status == "finished":
+        return run
+    folder = ws.work(run.id)
+    clock = Clock(folder)
+    try:
+        outcome = work(run.id, folder, clock)
+    except BaseException as error:
+        ws.fail(run.id, _reason(error))
+        raise
+    done = ws.finish(
+        run.id,
+        seconds=clock.seconds,
+        device=outcome.device,
+        cost=outcome.cost,
+        summary=outcome.summary,
+    )
+    shutil.rmtree(folder, ignore_errors=True)
+    return done
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt | Cancelled):
+        return str(error) or "Interrupted."
+    return f"{type(error).__name__}: {error}"
+
+
+def _spent(folder: Path) -> float:
+    """Seconds that an interrupted training recorded in its checkpoint."""
+    try:
+        record = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
+        return float(record["state"]["seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0
+
+
+def find(ws: Workspace, reference: Reference, *kinds: str) -> Run:
+    """Return a finished run by object, id, prefix or name, checked to be of one of the kinds.
+
+    Raises NotFoundError, or StoreError when the run is not finished.
+    """
+    run = ws.run(reference.id) if isinstance(reference, Run) else _look_up(ws, reference, kinds)
+    if kinds and run.kind not in kinds:
+        raise NotFoundError(
+            f"The run {run.name!r} ({run.id}) is of kind {run.kind}; this needs "
+            f"{' or '.join(kinds)}."
+        )
+    if run.status != "finished":
+        raise StoreError(
+            f"The {run.kind} run {run.name!r} ({run.id}) is {run.status}, not finished; run its "
+            "command again to complete it."
+        )
+    return run
+
+
+def _look_up(ws: Workspace, text: str, kinds: tuple[str, ...]) -> Run:
+    named = [run for kind in kinds for run in ws.runs(kind=kind) if run.name == text]
+    finished = [run for run in named if run.status == "finished"] or named
+    if len(finished) > 1:
+        ids = ", ".join(run.id for run in finished)
+        raise StoreError(f"{len(finished)} runs are named {text!r} ({ids}); give an id instead.")
+    return finished[0] if finished else ws.run(text)
+
+
+def settings_of(training: TrainingConfig) -> dict[str, Any]:
+    """Return what of a training's settings decides its result, for the run's key."""
+    values = training.to_dict()
+    del values["checkpoint_seconds"]
+    return values
+
+
+def training_from(
+    given: TrainingConfig | dict[str, Any] | None, default: TrainingConfig, seed: int | None
+) -> TrainingConfig:
+    """Return given settings over the defaults; a seed, if given, wins over both."""
+    if isinstance(given, TrainingConfig):
+        values = given.to_dict()
+    else:
+        values = default.to_dict() | checked(TrainingConfig, given)
+    return TrainingConfig(**(values if seed is None else values | {"seed": seed}))
+
+
+def checked(config: type, given: dict[str, Any] | None) -> dict[str, Any]:
+    """Return given settings without the empty ones, or raise ConfigError for unknown names."""
+    values = {name: value for name, value in (given or {}).items() if value is not None}
+    known = list(config.__dataclass_fields__)  # type: ignore[attr-defined]
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise ConfigError(
+            f"{config.__name__} has no setting {', '.join(unknown)}; it has {', '.join(known)}."
+        )
+    return values
+
+
+def slug(*parts: str | int | None) -> str:
+    """Join parts to a run name that needs no quotes in a shell."""
+    words = [
+        str(part).replace("/", "-").replace(" ", "-") for part in parts if part not in (None, "")
+    ]
+    return "-".join(words)

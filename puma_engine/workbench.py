@@ -1,0 +1,70 @@
+"""The Python API: a workspace with every stage as a method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
+
+import pandas as pd
+
+from puma_engine import pipeline
+from puma_engine.store import Run, Workspace
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _method(
+    stage: Callable[Concatenate[Workspace, P], R],
+) -> Callable[Concatenate[Workbench, P], R]:
+    def call(self: Workbench, *args: P.args, **kwargs: P.kwargs) -> R:
+        return stage(self.workspace, *args, **kwargs)
+
+    call.__doc__, call.__name__ = stage.__doc__, stage.__name__
+    call.__wrapped__ = stage  # type: ignore[attr-defined]
+    return call
+
+
+class Workbench:
+    """Everything the command line does, on one workspace.
+
+    Each stage takes runs, or their ids or names, and returns the run it made, or the one
+    that exists. path: the workspace's folder (default: PUMA_WORKSPACE, else ./workspace).
+    """
+
+    def __init__(self, path: str | Path | None = None, *, create: bool = False) -> None:
+        self.workspace = Workspace.open(path, create=create)
+
+    import_dataset = _method(pipeline.import_dataset)
+    add_backbone = _method(pipeline.add_backbone)
+    fit_prompts = _method(pipeline.fit_prompts)
+    import_prompts = _method(pipeline.import_prompts)
+    export_prompts = _method(pipeline.export_prompts)
+    select = _method(pipeline.select)
+    migrate = _method(pipeline.migrate)
+    chain = _method(pipeline.chain)
+    evaluate = _method(pipeline.evaluate)
+    compare = _method(pipeline.compare)
+    demo = _method(pipeline.demo)
+    dataset = _method(pipeline.load_dataset)
+    prompts = _method(pipeline.load_prompts)
+    adapter = _method(pipeline.load_adapter)
+    predictions = _method(pipeline.read_predictions)
+    selected_users = _method(pipeline.selected_users)
+
+    def run(self, reference: str) -> Run:
+        """Return a run by id, prefix or name."""
+        return self.workspace.run(reference)
+
+    def runs(self, kind: str | None = None) -> list[Run]:
+        """Return runs, the newest first."""
+        return self.workspace.runs(kind=kind)
+
+    def table(self, comparison: Run | str) -> pd.DataFrame:
+        """Return a comparison as one frame: a row a method and metric, with its costs."""
+        run = pipeline.find(self.workspace, comparison, "comparison")
+        scores = self.workspace.get_table(run.id, "comparison")
+        methods = self.workspace.get_table(run.id, "methods")
+        costs = methods[["method", "users_trained", "seconds", "seed", "device"]]
+        return scores.merge(costs, on="method", how="left", validate="many_to_one")
