@@ -37,7 +37,7 @@ def click_dataset(
         )
     positives = chosen.keep(cap_rows(chosen.user, most, chosen.row_keys(request.seed, "cap")))
     popularity = np.bincount(marked.rows.item, minlength=len(marked.rows.item_ids))
-    taken = np.union1d(marked.rows.pairs(), rated.pairs())
+    taken = np.sort(np.concatenate([marked.rows.pairs(), rated.pairs()]))
     negatives = draw_negatives(positives, popularity, taken, request.seed)
     rows = _joined(positives, negatives)
     group = rows.user * 2 + (rows.outcome > 0)
@@ -53,7 +53,8 @@ def click_dataset(
         source,
         request,
         dataclasses.replace(marked, rows=enough, dropped=dropped),
-        len(chosen) - len(positives),
+        len(chosen),
+        len(positives),
         most,
     )
     report["split"] = split_rule(False, per_class=True)

@@ -42,8 +42,13 @@ class Coded:
             time=time,
         )
 
+    def users_present(self) -> np.ndarray:
+        """Codes of the users that have rows, sorted, [users] int64."""
+        return np.flatnonzero(np.bincount(self.user, minlength=len(self.user_ids)))
+
     def count_users(self) -> int:
-        return len(np.unique(self.user))
+        """How many users have rows."""
+        return len(self.users_present())
 
     def pairs(self) -> np.ndarray:
         """One integer for each row's user and item, [n] int64."""
@@ -87,7 +92,7 @@ def choose_users(
     rows: Coded, family: str, population: str, users: int | None, seed: int, name: str
 ) -> Coded:
     """Keep a population's users, and of these a seeded choice of `users` (None: all)."""
-    present = np.unique(rows.user)
+    present = rows.users_present()
     ids = rows.user_ids[present]
     present = present[in_population(ids, family, population)]
     if users is not None:

@@ -72,11 +72,13 @@ def read_parquet(path: Path, columns: Sequence[str], optional: Sequence[str] = (
 def read_original(folder: Path, stem: str, columns: Sequence[str]) -> pd.DataFrame:
     """Read `stem`.parquet, else `stem`.csv, of an original folder: the named columns.
 
-    Column types are those of the file (for CSV, as inferred). Raises DataError.
+    Column types are those of the file (for CSV, as inferred); whole numbers stay whole
+    beside missing values, which are None. Raises DataError.
     """
     parquet, text = folder / f"{stem}.parquet", folder / f"{stem}.csv"
     if parquet.is_file():
-        return read_parquet(parquet, columns).select(list(columns)).to_pandas()
+        table = read_parquet(parquet, columns).select(list(columns))
+        return table.to_pandas(integer_object_nulls=True)
     if not text.is_file():
         raise DataError(
             f"{folder} has neither {parquet.name} nor {text.name}; name the folder that holds the "
@@ -91,7 +93,7 @@ def read_original(folder: Path, stem: str, columns: Sequence[str]) -> pd.DataFra
         )
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{text} cannot be read as CSV ({_first_line(error)}).") from error
-    return table.to_pandas()
+    return table.to_pandas(integer_object_nulls=True)
 
 
 def _read_csv(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from puma_engine.datasets.base import Dataset
 from puma_engine.datasets.cleaning import clean_text
@@ -33,8 +34,9 @@ def book_texts(folder: Path) -> dict[str, str]:
     books = read_original(folder, "books", BOOK_COLUMNS)
     texts = {}
     for book, title, authors in books.itertuples(index=False):
-        author = clean_text(str(authors).split(",")[0])
-        texts[str(book)] = clean_text(str(title)) + (f" by {author}" if author else "")
+        author = clean_text(str(authors or "").split(",")[0])
+        name = clean_text(str(title or ""))
+        texts[str(book)] = f"{name} by {author}" if name and author else name
     return texts
 
 
@@ -42,6 +44,7 @@ def usable_ratings(folder: Path) -> Cleaned:
     """Read ratings.parquet and books.parquet: one rating a pair, users with 20 or more."""
     frame = read_original(folder, "ratings", RATING_COLUMNS)
     frame = frame.rename(columns={"book_id": "item_id", "rating": "outcome"})
+    frame["outcome"] = pd.to_numeric(frame["outcome"], errors="coerce")
     valid = frame["outcome"].between(1, 5).to_numpy()
     return clean_ratings(frame, book_texts(folder), least=MIN_RATINGS, valid=valid)
 
@@ -55,7 +58,7 @@ def _read_marks(source: Source, request: Request) -> Dataset:
     frame = read_original(request.folder, "to_read", MARK_COLUMNS)
     item, _ = encode(frame["book_id"], rated.rows.item_ids)
     user, _ = encode(frame["user_id"], rated.rows.user_ids)
-    eligible = np.isin(user, np.unique(rated.rows.user)) & (item >= 0)
+    eligible = np.isin(user, rated.rows.users_present()) & (item >= 0)
     marks = Coded(
         rated.rows.user_ids,
         rated.rows.item_ids,
@@ -64,7 +67,10 @@ def _read_marks(source: Source, request: Request) -> Dataset:
         np.ones(int(eligible.sum()), np.float32),
     )
     read = {"rows": len(frame), "users": int(frame["user_id"].nunique()), "items": len(rated.texts)}
-    dropped = {"of users with fewer than 20 ratings": len(frame) - len(marks)}
+    dropped = {
+        f"of users with fewer than {MIN_RATINGS} ratings, or of unknown books": len(frame)
+        - len(marks)
+    }
     marked = Cleaned(marks, rated.texts, read, dropped)
     return click_dataset(source, request, marked, rated.rows, least=MIN_MARKS, most=MAX_POSITIVES)
 

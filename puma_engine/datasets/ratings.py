@@ -38,9 +38,10 @@ def clean_ratings(
 ) -> Cleaned:
     """Drop unusable rows, repeated pairs and users with fewer than `least` rows.
 
-    frame: user_id, item_id, outcome and perhaps time, in file order. texts: by item id;
-    valid: [n] bool, which outcomes are allowed.
+    frame: user_id, item_id, outcome and perhaps time, in file order. texts: by item id,
+    an empty one counts as missing; valid: [n] bool, which rows have allowed values.
     """
+    texts = {item: text for item, text in texts.items() if text}
     item, item_ids = encode(frame["item_id"], np.array(sorted(texts), dtype=str))
     user, user_ids = encode(frame["user_id"])
     time = frame["time"].to_numpy(np.int64) if "time" in frame else None
@@ -51,8 +52,8 @@ def clean_ratings(
     single = usable.keep(last_of_each_pair(usable))
     enough = single.keep(enough_rows(single, least))
     dropped = {
-        "without a known item": int((~known).sum()),
-        "with an invalid rating": int((known & ~valid).sum()),
+        "without a known user or item": int((~known).sum()),
+        "with an invalid rating or time": int((known & ~valid).sum()),
         "repeated user and item (the last is kept)": len(usable) - len(single),
         f"of users with fewer than {least} rows": len(single) - len(enough),
     }
@@ -75,17 +76,19 @@ def rating_dataset(source: Source, request: Request, cleaned: Cleaned, *, most: 
     split = assign_splits(capped.user, capped.row_keys(request.seed, "split"), capped.time)
     frame = to_frame(capped, split)
     items = items_frame(list(frame["item_id"].unique()), cleaned.texts)
-    report = base_report(source, request, cleaned, len(chosen) - len(capped), most)
+    report = base_report(source, request, cleaned, len(chosen), len(capped), most)
     report["split"] = split_rule(capped.time is not None)
     report["kept"] = {"rows": len(frame), "users": capped.count_users(), "items": len(items)}
     return Dataset(source.name, source.task, frame, items, report)
 
 
 def base_report(
-    source: Source, request: Request, cleaned: Cleaned, over_cap: int, most: int
+    source: Source, request: Request, cleaned: Cleaned, chosen: int, capped: int, most: int
 ) -> dict[str, Any]:
-    """Start the report that each importer completes with its split rule and what it kept."""
-    eligible = cleaned.rows.count_users()
+    """Start the report that each importer completes with its split rule and what it kept.
+
+    chosen, capped: how many rows were left after choosing users and after the cap.
+    """
     return {
         "source": source.name,
         "about": source.about,
@@ -93,6 +96,10 @@ def base_report(
         "users_asked": request.users,
         "seed": request.seed,
         "read": cleaned.read,
-        "users_with_enough_rows": eligible,
-        "dropped": {**cleaned.dropped, f"beyond {most} rows a user": over_cap},
+        "users_with_enough_rows": cleaned.rows.count_users(),
+        "dropped": {
+            **cleaned.dropped,
+            "of users that were not asked for": len(cleaned.rows) - chosen,
+            f"beyond {most} rows a user": chosen - capped,
+        },
     }

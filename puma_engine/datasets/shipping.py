@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,7 +25,7 @@ def ship_goodbooks(source: Path) -> dict[str, pd.DataFrame]:
     those is the importer's duty.
     """
     rows = goodbooks.usable_ratings(source).rows
-    eligible = set(rows.user_ids[np.unique(rows.user)])
+    eligible = set(rows.user_ids[rows.users_present()])
     tables = {}
     for stem, columns in (
         ("ratings", goodbooks.RATING_COLUMNS),
@@ -57,24 +56,30 @@ SHIPPERS: dict[str, Callable[[Path], dict[str, pd.DataFrame]]] = {
 }
 
 
-def ship(name: str, source: str | Path, target: str | Path) -> list[Path]:
-    """Write the shipped Parquet files of a family into a folder; return their paths."""
+def shipped_tables(name: str, source: str | Path) -> dict[str, pa.Table]:
+    """Return the tables that a family ships, by file stem, from a folder of originals."""
     if name not in SHIPPERS:
         raise DataError(f"Nothing named {name!r} is shipped; choose one of {', '.join(SHIPPERS)}.")
-    tables = SHIPPERS[name](Path(source))
+    return {
+        stem: pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata()
+        for stem, frame in SHIPPERS[name](Path(source)).items()
+    }
+
+
+def ship(name: str, source: str | Path, target: str | Path) -> list[Path]:
+    """Write the shipped Parquet files of a family into a folder; return their paths."""
+    tables = shipped_tables(name, source)
     folder = Path(target)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for stem, frame in tables.items():
-        table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata()
+    for stem, table in tables.items():
         path = folder / f"{stem}.parquet"
-        repeated = [column for column in table.column_names if column not in _UNIQUE_TEXTS]
         pq.write_table(
             table,
             path,
             compression="zstd",
             compression_level=19,
-            use_dictionary=repeated,
+            use_dictionary=[one for one in table.column_names if one not in _UNIQUE_TEXTS],
             row_group_size=1 << 22,
         )
         written.append(path)
