@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
 
 # Invisible characters that reorder or hide text. Joiners (U+200C, U+200D) stay: several
 # scripts need them.
@@ -24,11 +23,6 @@ def clean_text(text: str) -> str:
     """
     spaced = _SPACE.sub(" ", text)
     return _SPACE.sub(" ", unicodedata.normalize("NFC", _REMOVED.sub("", spaced))).strip()
-
-
-def clean_texts(texts: Iterable[str]) -> list[str]:
-    """Clean each text; an unusable one becomes the empty string."""
-    return [clean_text(text) for text in texts]
 
 
 def has_control(text: str) -> bool:

@@ -7,7 +7,6 @@ instead of guessing; the caller decides whether that is an error.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,13 +27,6 @@ class Texts:
 
     codes: np.ndarray
     unique: list[str]
-
-    def at(self, row: int) -> str:
-        return self.unique[self.codes[row]]
-
-    def where(self, test: Callable[[str], bool]) -> np.ndarray:
-        """Say for which rows the test holds, [n] bool, asking once for each unique text."""
-        return np.array([test(text) for text in self.unique], dtype=bool)[self.codes]
 
 
 def as_texts(column: pa.ChunkedArray, what: str) -> Texts:

@@ -74,12 +74,7 @@ def read_table(
     history_separator: between the item ids of a history written as text. delimiter and
     encoding: of CSV files; None takes comma or tab, and UTF-8 or what the file's mark says.
     """
-    if task not in TASKS:
-        raise DataError(f"There is no task {task!r}; choose {' or '.join(TASKS)}.")
-    if min_rows < 1 or (max_rows is not None and max_rows < min_rows):
-        raise DataError(
-            f"min_rows must be 1 or more and max_rows at least that, not {min_rows} and {max_rows}."
-        )
+    _check_options(task, min_rows, max_rows)
     path = Path(path)
     how = {"delimiter": delimiter, "encoding": encoding, "skip_ragged": drop_invalid}
     table, ragged = _load(path, columns or {}, REQUIRED, OPTIONAL, how)
@@ -102,6 +97,15 @@ def read_table(
         "dropped": {"without the header's number of fields": ragged, **problems.counts},
     }
     return _build(parsed, problems, name, task, (min_rows, max_rows), report)
+
+
+def _check_options(task: str, min_rows: int, max_rows: int | None) -> None:
+    if task not in TASKS:
+        raise DataError(f"There is no task {task!r}; choose {' or '.join(TASKS)}.")
+    if min_rows < 1 or (max_rows is not None and max_rows < min_rows):
+        raise DataError(
+            f"min_rows must be 1 or more and max_rows at least that, not {min_rows} and {max_rows}."
+        )
 
 
 def _load(
