@@ -81,9 +81,8 @@ def read_table(
     if items_path is None:
         texts = _own_texts(path, table)
     else:
-        names = item_columns or {}
-        texts, ragged_items = _load(Path(items_path), names, ITEM_FIELDS, (), how)
-        ragged += ragged_items
+        texts, more = _load(Path(items_path), item_columns or {}, ITEM_FIELDS, (), how)
+        ragged += more
     parsed = _parse(table, texts, time_unit, history_separator)
     problems = _problems(parsed, task, strict=not drop_invalid)
     if not drop_invalid:
