@@ -12,6 +12,7 @@ from typing import Any
 
 Watch = tuple[Callable[[Any], None], Callable[[], bool]]
 LINE_SECONDS = 15.0
+QUIET_SECONDS = 2.0
 
 
 @contextmanager
@@ -117,15 +118,21 @@ def left(seconds: float | None) -> str:
 
 
 class _Lines:
-    """Progress for logs: a line when a stage begins, and now and then while it runs."""
+    """Progress for logs: a line when a stage begins, and now and then while it runs.
+
+    Work that is done at once prints nothing.
+    """
 
     def __init__(self, title: str) -> None:
         self.title = title
         self.stage: str | None = None
         self.printed = 0.0
+        self.started = time.monotonic()
 
     def __call__(self, report: Any) -> None:
         now = time.monotonic()
+        if now - self.started < QUIET_SECONDS:
+            return
         if report.stage == self.stage and now - self.printed < LINE_SECONDS:
             return
         self.stage, self.printed = report.stage, now

@@ -39,6 +39,7 @@ def add_backbone(
     config = {"spec": text, "revision": revision, "fingerprint": fingerprint(text, revision)}
 
     def work(_run_id: str, _folder: Path, _clock: Clock) -> Outcome:
+        _no_bars()
         return Outcome(summary=inspect_backbone(text, device=device, revision=revision))
 
     label = name or Path(text).name
@@ -76,7 +77,15 @@ def load_backbone(
 def _load(spec: str, revision: str | None, device: str | None, precision: str) -> FrozenBackbone:
     from puma_engine.backbone import FrozenBackbone
 
+    _no_bars()
     return FrozenBackbone.load(spec, device=device, precision=precision, revision=revision)
+
+
+def _no_bars() -> None:
+    """Keep transformers' own progress bars out of ours, and out of logs."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 def fingerprint(spec: str, revision: str | None) -> str:

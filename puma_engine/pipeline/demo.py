@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from puma_engine.baselines import BASELINES
-from puma_engine.config import TrainingConfig
+from puma_engine.config import AdapterConfig, TrainingConfig
 from puma_engine.datasets import data_root
 from puma_engine.errors import DataError, StoreError
 from puma_engine.pipeline.backbones import backbone_run
@@ -23,16 +23,18 @@ from puma_engine.pipeline.tables import read_prompt_file
 from puma_engine.store import Run, Workspace
 
 DATASET, SOURCE, TARGET = "goodbooks", "llama-small", "llama-medium"
-USERS = 600
+USERS = 500
 SHARE = 0.1
 STRATEGY = "kmeans-variance"
 PROMPT_FILE = "source-prompts.safetensors"
 
-PROMPTS = TrainingConfig(epochs=12, batch_size=256, learning_rate=1e-2)
-RANDOM = TrainingConfig(epochs=3, batch_size=256, learning_rate=1e-2)
-ADAPTER_ALL = TrainingConfig(epochs=10, batch_size=256, learning_rate=1e-3)
-ADAPTER_FEW = TrainingConfig(epochs=8, batch_size=128, learning_rate=1e-3)
-ADAPTER = {"hidden": 512}
+# Every row is tuned the same way: benchmarks/demo_grid.py runs one grid of learning rates and
+# batch sizes a row, for the epochs that fit the time, on the validation split of these users.
+PROMPTS = TrainingConfig(epochs=7, batch_size=256, learning_rate=1e-2)
+RANDOM = TrainingConfig(epochs=2, batch_size=256, learning_rate=1e-2)
+ADAPTER_ALL = TrainingConfig(epochs=5, batch_size=256, learning_rate=1e-3)
+ADAPTER_FEW = TrainingConfig(epochs=6, batch_size=64, learning_rate=1e-3)
+ADAPTER = AdapterConfig(hidden=512)
 
 
 @dataclass
@@ -120,16 +122,16 @@ class _Story:
         few = {"strategy": STRATEGY, "share": SHARE}
         methods = ("source", "migrated few", "migrated all", "retrained", "random", "shuffled")
         return [
-            _Step("data", 2, self.data),
-            _Step("source backbone", 5, self.backbone(SOURCE)),
-            _Step("target backbone", 3, self.backbone(TARGET)),
-            _Step("source", 2, self.source),
-            _Step("migrated few", 12, self.migrate(ADAPTER_FEW, **few)),
-            _Step("migrated all", 50, self.migrate(ADAPTER_ALL)),
-            _Step("retrained", 60, self.fit("retrained", PROMPTS)),
-            _Step("random", 15, self.fit("random", RANDOM)),
-            _Step("shuffled", 50, self.migrate(ADAPTER_ALL, shuffled=True)),
-            *(_Step(f"evaluation of {name}", 4, self.evaluate(name)) for name in methods),
+            _Step("data", 1, self.data),
+            _Step("source backbone", 4, self.backbone(SOURCE)),
+            _Step("target backbone", 1, self.backbone(TARGET)),
+            _Step("source", 1 if prompt_file().is_file() else 60, self.source),
+            _Step("migrated few", 11, self.migrate(ADAPTER_FEW, **few)),
+            _Step("migrated all", 65, self.migrate(ADAPTER_ALL)),
+            _Step("retrained", 75, self.fit("retrained", PROMPTS)),
+            _Step("random", 20, self.fit("random", RANDOM)),
+            _Step("shuffled", 65, self.migrate(ADAPTER_ALL, shuffled=True)),
+            *(_Step(f"evaluation of {name}", 9, self.evaluate(name)) for name in methods),
             *(_Step(f"evaluation of {name}", 1, self.evaluate(name)) for name in BASELINES),
             _Step("comparison", 3, self.compare),
         ]
@@ -161,9 +163,14 @@ def demo(
     return story.runs["comparison"]
 
 
+def prompt_file() -> Path:
+    """Return where the shipped source prompts belong: demo/ in the data folder."""
+    return data_root() / "demo" / PROMPT_FILE
+
+
 def shipped_prompts(model: Run, data: Run) -> Path | None:
     """Return the shipped source prompts if they suit this backbone and these users."""
-    path = data_root() / "demo" / PROMPT_FILE
+    path = prompt_file()
     try:
         file = read_prompt_file(path)
     except (StoreError, DataError):

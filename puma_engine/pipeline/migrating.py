@@ -206,7 +206,8 @@ def _name(plan: _Plan) -> str:
     if plan.selection is not None:
         who = slug(plan.selection.config["strategy"], plan.selection.summary["users"])
     role = "migrated" if plan.shuffle_seed is None else "shuffled"
-    return slug(role, plan.target.name, "from", *(run.name for run in plan.sources), who)[:120]
+    several = f"from-{len(plan.sources)}" if len(plan.sources) > 1 else None
+    return slug(role, plan.target.name, several, who, plan.data.name)
 
 
 def chain(

@@ -73,8 +73,9 @@ class Overall:
 
         def report(inner: Any) -> None:
             share = inner.step / inner.total if inner.total else 0.0
-            fields = {name: getattr(inner, name) for name in _OWN}
-            progress(StageProgress(**fields, **self._whole(number, share)))
+            whole, left = self._whole(number, share)
+            own = {name: getattr(inner, name) for name in _OWN}
+            progress(StageProgress(**own, overall=whole, overall_eta=left))
 
         return report
 
@@ -82,14 +83,14 @@ class Overall:
         """Say that a part took no time because its run existed."""
         self.skipped += self.weights[number]
 
-    def _whole(self, number: int, share: float) -> dict[str, float]:
+    def _whole(self, number: int, share: float) -> tuple[float, float]:
         total = sum(self.weights)
         done = sum(self.weights[:number]) + self.weights[number] * share
         worked = done - self.skipped
         spent = self.clock() - self.started
         # Before much is done the speed is unknown: trust the weights as seconds.
         factor = spent / worked if worked > 0.05 * total else 1.0
-        return {"overall": done / total, "overall_eta": (total - done) * factor}
+        return done / total, (total - done) * factor
 
 
 _OWN = (

@@ -189,8 +189,8 @@ def _check_origin(file: PromptFile, model: Run, path: str | Path) -> None:
     made_on = file.meta.get("backbone", {}).get("fingerprint")
     if made_on and made_on != model.config["fingerprint"]:
         raise BackboneError(
-            f"The prompts of {path} were fitted on another version of {model.name}; fit them again, "
-            "or restore that version."
+            f"The prompts of {path} were fitted on another version of {model.name}; fit "
+            "them again, or restore that version."
         )
 
 

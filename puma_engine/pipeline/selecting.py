@@ -119,14 +119,14 @@ def _signals(
     """Signals of the users whom all tables and the data set hold, and the device used."""
     from puma_engine import evaluation
     from puma_engine.pipeline.prompts import device_name
-    from puma_engine.selection import Signals, signals_needed
+    from puma_engine.selection import Signals
 
     dataset = load_dataset(ws, source.inputs["dataset"])
     table = load_prompts(ws, source)
-    needed = signals_needed(strategy)
+    needed = costly_signals(strategy)
     loss = activations = None
     used = "cpu"
-    if {"loss", "activations"} & set(needed):
+    if needed:
         backbone = load_backbone(ws, source.inputs["backbone"], device=device)
         used = device_name(str(backbone.device))
         clock.restart()
@@ -148,6 +148,15 @@ def _signals(
         activations=None if activations is None else activations[rows],
     )
     return signals, used
+
+
+def costly_signals(strategy: str) -> set[str]:
+    """Return which signals of a strategy need the source backbone: loss, activations."""
+    words = strategy.split("-")
+    return {signal for word, signal in _COSTLY.items() if word in words}
+
+
+_COSTLY = {"loss": "loss", "ffn": "activations"}
 
 
 def _frame(candidates: np.ndarray, chosen: Any) -> pd.DataFrame:

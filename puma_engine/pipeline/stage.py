@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from puma_engine.config import TrainingConfig
 from puma_engine.errors import Cancelled, ConfigError, NotFoundError, StoreError
 from puma_engine.store import Run, Workspace
 
 PROMPT_KINDS = ("prompts", "migration")
-Reference = Run | str
+Reference: TypeAlias = Run | str
 
 
 @dataclass
@@ -155,7 +155,7 @@ def checked(config: type, given: dict[str, Any] | None) -> dict[str, Any]:
     return values
 
 
-def slug(*parts: str | int | None) -> str:
+def slug(*parts: str | float | None) -> str:
     """Join parts to a run name that needs no quotes in a shell."""
     words = [
         str(part).replace("/", "-").replace(" ", "-") for part in parts if part not in (None, "")
