@@ -308,16 +308,16 @@ def test_a_failed_stage_is_marked_and_can_be_done_again(world):
 
 def test_overall_progress_counts_parts_and_estimates():
     reports, now = [], [0.0]
-    overall = Overall([10, 30, 60], reports.append, clock=lambda: now[0])
-    now[0] = 20.0
+    overall = Overall([20, 30, 50], reports.append, clock=lambda: now[0])
+    now[0] = 40.0
     overall.part(1)(StageProgress("two", step=0, total=10))
-    assert reports[-1].overall == pytest.approx(0.1)
-    assert reports[-1].overall_eta == pytest.approx(180.0)
+    assert reports[-1].overall == pytest.approx(0.2)
+    assert reports[-1].overall_eta == pytest.approx(160.0)
     overall.skip(1)
-    now[0] = 50.0
+    now[0] = 90.0
     overall.part(2)(StageProgress("three", step=30, total=60))
-    assert reports[-1].overall == pytest.approx(0.7)
-    assert reports[-1].overall_eta == pytest.approx(30 * 50 / 40)
+    assert reports[-1].overall == pytest.approx(0.75)
+    assert reports[-1].overall_eta == pytest.approx(25 * 90 / 45)
 
 
 def test_python_api_is_the_same_stages(world):

@@ -2,24 +2,58 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from puma_engine.cli.session import session
-from puma_engine.cli.settings import Name, Queue
+from puma_engine.cli.settings import HELP, Name, Queue, with_settings
 
 app = typer.Typer(help="Bring interactions into the workspace.", no_args_is_help=True)
-_TABLE: Any = {"rich_help_panel": "Settings of a table"}
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """What a table needs besides its path."""
+
+    task: str
+    column: list[str]
+    items_path: Path
+    item_column: list[str]
+    drop_invalid: bool
+    min_rows: int
+    max_rows: int
+    time_unit: str
+    history_separator: str
+    delimiter: str
+    encoding: str
+
+
+HELP[TableOptions] = {
+    "task": "rating or click.",
+    "column": "FIELD=COLUMN for user_id, item_id, outcome, text, time, history; repeat it.",
+    "items_path": "Second table, with item_id and text.",
+    "item_column": "FIELD=COLUMN for item_id and text of the second table; repeat it.",
+    "drop_invalid": "Drop bad rows and report them.",
+    "min_rows": "Leave out users with fewer rows.",
+    "max_rows": "Keep so many rows a user, the latest.",
+    "time_unit": "s or ms.",
+    "history_separator": "Between the item ids of a history.",
+    "delimiter": "Of a CSV file.",
+    "encoding": "Of a CSV file.",
+}
 
 
 @app.command("import")
+@with_settings(table=TableOptions)
 def import_(
     source: Annotated[
         str,
         typer.Argument(help="goodbooks, goodbooks-to-read, movietweetings, or table."),
     ],
+    table: dict[str, Any],
     path: Annotated[
         Path | None,
         typer.Argument(
@@ -37,51 +71,8 @@ def import_(
     seed: Annotated[int, typer.Option("--seed", help="Seed of every draw.")] = 0,
     name: Name = None,
     queue: Queue = False,
-    task: Annotated[str | None, typer.Option(help="rating or click.", **_TABLE)] = None,
-    column: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="FIELD=COLUMN for user_id, item_id, outcome, text, time, history; repeat it.",
-            **_TABLE,
-        ),
-    ] = None,
-    items_path: Annotated[
-        Path | None, typer.Option(help="Second table, with item_id and text.", **_TABLE)
-    ] = None,
-    item_column: Annotated[
-        list[str] | None,
-        typer.Option(help="FIELD=COLUMN for item_id and text of the second table.", **_TABLE),
-    ] = None,
-    drop_invalid: Annotated[
-        bool, typer.Option("--drop-invalid", help="Drop bad rows and report them.", **_TABLE)
-    ] = False,
-    min_rows: Annotated[
-        int | None, typer.Option(help="Leave out users with fewer rows.", **_TABLE)
-    ] = None,
-    max_rows: Annotated[
-        int | None, typer.Option(help="Keep so many rows a user, the latest.", **_TABLE)
-    ] = None,
-    time_unit: Annotated[str | None, typer.Option(help="s or ms.", **_TABLE)] = None,
-    history_separator: Annotated[
-        str | None, typer.Option(help="Between the item ids of a history.", **_TABLE)
-    ] = None,
-    delimiter: Annotated[str | None, typer.Option(help="Of a CSV file.", **_TABLE)] = None,
-    encoding: Annotated[str | None, typer.Option(help="Of a CSV file.", **_TABLE)] = None,
 ) -> None:
     """Read interactions, split them into train, validation and test, and keep them."""
-    table = {
-        "task": task,
-        "columns": columns_of(column),
-        "items_path": None if items_path is None else str(items_path.resolve()),
-        "item_columns": columns_of(item_column),
-        "drop_invalid": drop_invalid or None,
-        "min_rows": min_rows,
-        "max_rows": max_rows,
-        "time_unit": time_unit,
-        "history_separator": history_separator,
-        "delimiter": delimiter,
-        "encoding": encoding,
-    }
     session().do(
         "import_dataset",
         f"importing {source}",
@@ -92,14 +83,23 @@ def import_(
         population=population,
         seed=seed,
         name=name,
-        **{key: value for key, value in table.items() if value is not None},
+        **table_settings(table),
     )
 
 
-def columns_of(given: list[str] | None) -> dict[str, str] | None:
-    """Return FIELD=COLUMN options as a dictionary, None if there are none."""
-    if not given:
-        return None
+def table_settings(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a table as the stage takes them."""
+    found = {name: value for name, value in given.items() if value not in ([], False)}
+    for option, field in (("column", "columns"), ("item_column", "item_columns")):
+        if option in found:
+            found[field] = columns_of(found.pop(option))
+    if "items_path" in found:
+        found["items_path"] = str(found["items_path"].resolve())
+    return found
+
+
+def columns_of(given: list[str]) -> dict[str, str]:
+    """Return FIELD=COLUMN options as a dictionary."""
     pairs = [text.partition("=") for text in given]
     wrong = [field for field, sign, column in pairs if not (field and sign and column)]
     if wrong:

@@ -11,7 +11,7 @@ import typer
 
 from puma_engine.config import AdapterConfig, PromptConfig, TrainingConfig
 
-HELP = {
+HELP: dict[type, dict[str, str]] = {
     TrainingConfig: {
         "epochs": "Passes over the train rows at most.",
         "batch_size": "Examples a step, over all processes.",

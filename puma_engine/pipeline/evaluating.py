@@ -65,18 +65,12 @@ def evaluate(
     }
 
     def work(run_id: str, _folder: Path, clock: Clock) -> Outcome:
-        from puma_engine import evaluation
-        from puma_engine.pipeline.prompts import device_name
-
         announce(progress, f"evaluating {run.name}")
         check_cancel(should_cancel, f"evaluating {run.name}")
         interactions = load_dataset(ws, data)
-        backbone = load_backbone(ws, run.inputs["backbone"], device=device, precision=precision)
-        table = load_prompts(ws, run)
-        clock.restart()
-        predicted = evaluation.predict(backbone, table, interactions, split, template=wording)
+        predicted, used = _predict(ws, run, interactions, config, device, clock)
         _keep(ws, run_id, interactions, split, predicted)
-        return _outcome(interactions, split, predicted, device_name(str(backbone.device)))
+        return _outcome(interactions, split, predicted, used)
 
     return run_stage(
         ws,
@@ -86,6 +80,29 @@ def evaluate(
         inputs={"prompts": run.id, "dataset": data.id},
         work=work,
     )
+
+
+def _predict(
+    ws: Workspace,
+    run: Run,
+    interactions: Dataset,
+    config: dict[str, Any],
+    device: str | None,
+    clock: Clock,
+) -> tuple[np.ndarray, str]:
+    """Predictions of a prompt table, and the device that made them."""
+    from puma_engine import evaluation
+    from puma_engine.pipeline.prompts import device_name
+
+    backbone = load_backbone(
+        ws, run.inputs["backbone"], device=device, precision=config["precision"]
+    )
+    table = load_prompts(ws, run)
+    clock.restart()
+    predicted = evaluation.predict(
+        backbone, table, interactions, config["split"], template=config["template"]
+    )
+    return predicted, device_name(str(backbone.device))
 
 
 def _subject(ws: Workspace, subject: Reference) -> Run:

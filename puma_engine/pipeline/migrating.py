@@ -52,6 +52,8 @@ class _Plan:
 
     @property
     def config(self) -> dict[str, Any]:
+        if self.missing not in ("mean", "drop"):
+            raise ConfigError(f"missing must be mean or drop, not {self.missing!r}.")
         return {
             "role": "migrated" if self.shuffle_seed is None else "shuffled",
             "template": self.template,
@@ -101,26 +103,8 @@ def migrate(
     if not given:
         raise MigrationError("A migration needs at least one run with source prompts; none came.")
     runs = [find(ws, source, *PROMPT_KINDS) for source in given]
-    if selection is not None and strategy is not None:
-        raise ConfigError("Give a selection or a strategy, not both.")
-    if strategy is None and (budget is not None or share is not None):
-        raise ConfigError("A budget or a share needs a strategy, such as kmeans-variance.")
-    if strategy is not None:
-        selection = select(
-            ws,
-            runs[0],
-            strategy=strategy,
-            budget=budget,
-            share=share,
-            seed=seed or 0,
-            within=runs[1:],
-            device=device,
-            progress=progress,
-            should_cancel=should_cancel,
-        )
-    chosen = None if selection is None else find(ws, selection, "selection")
-    if missing not in ("mean", "drop"):
-        raise ConfigError(f"missing must be mean or drop, not {missing!r}.")
+    wish = {"strategy": strategy, "budget": budget, "share": share, "seed": seed or 0}
+    chosen = _selection(ws, runs, selection, wish, device, progress, should_cancel)
     settings = training_from(training, _default_training(chosen), seed)
     plan = _Plan(
         sources=runs,
@@ -134,6 +118,33 @@ def migrate(
         shuffle_seed=settings.seed if shuffled else None,
     )
     return _run(ws, plan, name, device, progress, should_cancel)
+
+
+def _selection(
+    ws: Workspace,
+    sources: list[Run],
+    given: Reference | None,
+    wish: dict[str, Any],
+    device: str | None,
+    progress: ProgressCallback | None,
+    should_cancel: CancelCheck | None,
+) -> Run | None:
+    """The selection that was named, or one made as wished, or None for all users."""
+    if wish["strategy"] is None:
+        if wish["budget"] is not None or wish["share"] is not None:
+            raise ConfigError("A budget or a share needs a strategy, such as kmeans-variance.")
+        return None if given is None else find(ws, given, "selection")
+    if given is not None:
+        raise ConfigError("Give a selection or a strategy, not both.")
+    return select(
+        ws,
+        sources[0],
+        within=sources[1:],
+        device=device,
+        progress=progress,
+        should_cancel=should_cancel,
+        **wish,
+    )
 
 
 def _adapter(given: AdapterConfig | dict[str, Any] | None) -> AdapterConfig:

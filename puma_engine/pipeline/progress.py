@@ -89,7 +89,7 @@ class Overall:
         worked = done - self.skipped
         spent = self.clock() - self.started
         # Before much is done the speed is unknown: trust the weights as seconds.
-        factor = spent / worked if worked > 0.05 * total else 1.0
+        factor = spent / worked if worked > 0.15 * total else 1.0
         return done / total, (total - done) * factor
 
 

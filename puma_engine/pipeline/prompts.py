@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -27,6 +27,11 @@ from puma_engine.pipeline.tables import PromptFile, keep_prompts, read_prompt_fi
 from puma_engine.settings import PROMPT_TRAINING
 from puma_engine.store import Run, Workspace
 from puma_engine.tensors import sha256_file
+
+if TYPE_CHECKING:
+    from puma_engine.backbone import FrozenBackbone
+    from puma_engine.datasets import Dataset
+    from puma_engine.prompts import Fitted
 
 Role = Literal["source", "retrained", "random"]
 ROLES = ("source", "retrained", "random")
@@ -54,40 +59,18 @@ def fit_prompts(
     (the full retraining that a migration replaces) or "random" (prompts stay as drawn and
     the head alone is trained). Source and retrained are the same computation.
     """
-    if role not in ROLES:
-        raise ConfigError(f"There is no role {role!r}; choose one of {', '.join(ROLES)}.")
     data = find(ws, dataset, "dataset")
     model = backbone_run(ws, backbone, device=device)
     settings = training_from(training, PROMPT_TRAINING, seed)
-    shape = (
-        prompt
-        if isinstance(prompt, PromptConfig)
-        else PromptConfig(**checked(PromptConfig, prompt))
-    )
-    wording = template or DEFAULT_TEMPLATES[data.summary["task"]]
-    config = {
-        "role": role,
-        "template": wording,
-        "training": settings_of(settings),
-        "prompt": shape.to_dict(),
-    }
+    shape = _shape(prompt)
+    config = _config(role, template, data, settings, shape)
 
     def work(run_id: str, folder: Path, clock: Clock) -> Outcome:
-        from puma_engine import prompts as engine
-
         frozen = load_backbone(ws, model, device=device, precision=settings.precision)
         interactions = load_dataset(ws, data)
         clock.restart()
-        fitted = engine.fit_prompts(
-            frozen,
-            interactions,
-            template=wording,
-            training=settings,
-            prompt=shape,
-            trainable=role != "random",
-            checkpoint_dir=folder,
-            progress=progress,
-            should_cancel=should_cancel,
+        fitted = _fit(
+            frozen, interactions, config, settings, shape, folder, progress, should_cancel
         )
         keep_prompts(ws, run_id, fitted.table)
         users = 0 if role == "random" else len(interactions.users)
@@ -101,6 +84,50 @@ def fit_prompts(
         inputs={"dataset": data.id, "backbone": model.id},
         seed=settings.seed,
         work=work,
+    )
+
+
+def _config(
+    role: str, template: str | None, data: Run, settings: TrainingConfig, shape: PromptConfig
+) -> dict[str, Any]:
+    if role not in ROLES:
+        raise ConfigError(f"There is no role {role!r}; choose one of {', '.join(ROLES)}.")
+    return {
+        "role": role,
+        "template": template or DEFAULT_TEMPLATES[data.summary["task"]],
+        "training": settings_of(settings),
+        "prompt": shape.to_dict(),
+    }
+
+
+def _shape(given: PromptConfig | dict[str, Any] | None) -> PromptConfig:
+    return (
+        given if isinstance(given, PromptConfig) else PromptConfig(**checked(PromptConfig, given))
+    )
+
+
+def _fit(
+    frozen: FrozenBackbone,
+    interactions: Dataset,
+    config: dict[str, Any],
+    settings: TrainingConfig,
+    shape: PromptConfig,
+    folder: Path,
+    progress: ProgressCallback | None,
+    should_cancel: CancelCheck | None,
+) -> Fitted:
+    from puma_engine import prompts as engine
+
+    return engine.fit_prompts(
+        frozen,
+        interactions,
+        template=config["template"],
+        training=settings,
+        prompt=shape,
+        trainable=config["role"] != "random",
+        checkpoint_dir=folder,
+        progress=progress,
+        should_cancel=should_cancel,
     )
 
 
@@ -166,7 +193,7 @@ def import_prompts(
         keep_prompts(
             ws, run_id, PromptTable(users, vectors, file.head, {"imported": Path(path).name})
         )
-        return _imported_outcome(file, len(users))
+        return _imported_outcome(file)
 
     return run_stage(
         ws,
@@ -205,8 +232,8 @@ def _vectors_of(file: PromptFile, users: np.ndarray, path: str | Path) -> np.nda
     return file.vectors[[row_of[user] for user in users.tolist()]]
 
 
-def _imported_outcome(file: PromptFile, users: int) -> Outcome:
-    cost = {"users_trained": users, "fitting_seconds": file.meta.get("seconds")}
+def _imported_outcome(file: PromptFile) -> Outcome:
+    cost = {"users_trained": len(file.user_ids), "fitting_seconds": file.meta.get("seconds")}
     summary = {
         "imported_users_in_file": len(file.user_ids),
         "command": file.meta.get("command"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,9 @@ from puma_engine.pipeline.stage import (
 )
 from puma_engine.pipeline.tables import load_prompts
 from puma_engine.store import Run, Workspace
+
+if TYPE_CHECKING:
+    from puma_engine.selection import Signals
 
 DEFAULT_STRATEGY = "kmeans-variance"
 
@@ -63,23 +66,9 @@ def select(
     inputs = {"prompts": source.id} | {f"within_{i}": run.id for i, run in enumerate(others)}
 
     def work(run_id: str, _folder: Path, clock: Clock) -> Outcome:
-        from puma_engine.selection import select_users
-
         announce(progress, f"selecting users by {strategy}")
         signals, used = _signals(ws, source, others, strategy, device, clock)
-        count = len(signals.user_ids)
-        chosen = select_users(
-            strategy,
-            signals,
-            _count(strategy, budget, share, count),
-            seed=seed,
-            clusters=clusters,
-            groups=groups,
-            min_cluster=min_cluster,
-        )
-        ws.put_table(run_id, "selection", _frame(signals.user_ids, chosen))
-        summary = {"strategy": strategy, "users": len(chosen.user_ids), "candidates": count}
-        return Outcome(used, {}, summary | {"report": chosen.report})
+        return _draw(ws, run_id, signals, config, seed, used)
 
     return run_stage(
         ws,
@@ -92,6 +81,26 @@ def select(
     )
 
 
+def _draw(
+    ws: Workspace, run_id: str, signals: Signals, config: dict[str, Any], seed: int, used: str
+) -> Outcome:
+    from puma_engine.selection import select_users
+
+    strategy, count = config["strategy"], len(signals.user_ids)
+    chosen = select_users(
+        strategy,
+        signals,
+        _count(config["budget"], config["share"], count),
+        seed=seed,
+        clusters=config["clusters"],
+        groups=config["groups"],
+        min_cluster=config["min_cluster"],
+    )
+    ws.put_table(run_id, "selection", _frame(signals.user_ids, chosen))
+    summary = {"strategy": strategy, "users": len(chosen.user_ids), "candidates": count}
+    return Outcome(used, {}, summary | {"report": chosen.report})
+
+
 def _one_budget(strategy: str, budget: int | None, share: float | None) -> int | None:
     if strategy != "all" and (budget is None) == (share is None):
         raise ConfigError(
@@ -102,7 +111,7 @@ def _one_budget(strategy: str, budget: int | None, share: float | None) -> int |
     return budget
 
 
-def _count(strategy: str, budget: int | None, share: float | None, candidates: int) -> int:
+def _count(budget: int | None, share: float | None, candidates: int) -> int:
     if budget is not None:
         return budget
     return candidates if share is None else max(1, round(share * candidates))
@@ -115,7 +124,7 @@ def _signals(
     strategy: str,
     device: str | None,
     clock: Clock,
-) -> tuple[Any, str]:
+) -> tuple[Signals, str]:
     """Signals of the users whom all tables and the data set hold, and the device used."""
     from puma_engine import evaluation
     from puma_engine.pipeline.prompts import device_name
