@@ -1,0 +1,171 @@
+"""Files of runs: tables as Parquet, tensors as safetensors, each hashed and whole."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from puma_engine.errors import NotFoundError, StoreError
+from puma_engine.store.records import checked_file_name, now, plain
+from puma_engine.store.runs import Runs
+from puma_engine.tensors import atomic_write, load_tensors, save_tensors, sha256_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Files whose hash this process has compared: path, size and time of the last change.
+_SEEN: set[tuple[str, int, int]] = set()
+
+
+class Artifacts(Runs):
+    """The part of a workspace that keeps files."""
+
+    def put_table(self, run_id: str, name: str, frame: pd.DataFrame) -> None:
+        """Keep a frame (its index is dropped) as a Parquet file of a running run."""
+
+        def write(path: Path) -> None:
+            atomic_write(path, lambda temporary: frame.to_parquet(temporary, index=False))
+
+        self._put(run_id, name, "parquet", len(frame), write)
+
+    def get_table(self, run_id: str, name: str) -> pd.DataFrame:
+        """Read a frame back; raises NotFoundError, or StoreError for a damaged file."""
+        import pandas as pd
+
+        return pd.read_parquet(self._whole_file(run_id, name, "parquet"))
+
+    def put_tensors(
+        self,
+        run_id: str,
+        name: str,
+        arrays: Mapping[str, np.ndarray],
+        ids: Sequence[str] | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Keep arrays as a safetensors file of a running run.
+
+        ids: the user of each row, for the arrays that have as many rows as there are ids.
+        """
+        users = None if ids is None else [str(one) for one in ids]
+        if users is not None:
+            _check_ids(name, users, arrays)
+        header = {"ids": users, "meta": None if meta is None else plain(meta, "metadata")}
+        rows = None if users is None else len(users)
+        write: Callable[[Path], None] = lambda path: save_tensors(path, arrays, header)
+        self._put(run_id, name, "safetensors", rows, write)
+
+    def get_tensors(
+        self, run_id: str, name: str
+    ) -> tuple[dict[str, np.ndarray], list[str] | None, dict[str, Any] | None]:
+        """Read arrays, the user ids of their rows, and metadata back."""
+        arrays, header = load_tensors(self._whole_file(run_id, name, "safetensors"))
+        return arrays, header["ids"], header["meta"]
+
+    def artifacts(self, run_id: str) -> list[dict[str, Any]]:
+        """Return the files of a run: name, format, file, sha256, bytes, rows, created."""
+        return self.query(
+            "SELECT name, format, file, sha256, bytes, rows, created FROM artifacts"
+            " WHERE run_id = ? ORDER BY name",
+            [self._get(run_id).id],
+        )
+
+    def _put(
+        self, run_id: str, name: str, form: str, rows: int | None, write: Callable[[Path], None]
+    ) -> None:
+        checked_file_name(name)
+        self._running(run_id)
+        # A new file each time: a row never points to content that it does not describe.
+        path = self.folder(run_id) / f"{name}.{secrets.token_hex(4)}.{form}"
+        try:
+            write(path)
+            before = self._record(run_id, name, form, rows, path)
+        except StoreError:
+            path.unlink(missing_ok=True)
+            raise
+        except Exception as error:
+            path.unlink(missing_ok=True)
+            raise StoreError(f"The {name} of run {run_id} cannot be written: {error}") from error
+        if before is not None:
+            before.unlink(missing_ok=True)
+
+    def _record(
+        self, run_id: str, name: str, form: str, rows: int | None, path: Path
+    ) -> Path | None:
+        values = [run_id, name, form, path.name, sha256_file(path), path.stat().st_size, rows]
+        with self.transaction() as db:
+            self._running(run_id)
+            old = self.query(
+                "SELECT file FROM artifacts WHERE run_id = ? AND name = ?", [run_id, name]
+            )
+            db.execute(
+                "INSERT OR REPLACE INTO artifacts VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [*values, now()],
+            )
+        return self.folder(run_id) / old[0]["file"] if old else None
+
+    def _whole_file(self, run_id: str, name: str, form: str) -> Path:
+        run = self._get(run_id)
+        found = self.query(
+            "SELECT file, sha256, bytes FROM artifacts WHERE run_id = ? AND name = ?"
+            " AND format = ?",
+            [run.id, name, form],
+        )
+        if not found:
+            raise NotFoundError(
+                f"The {run.kind} run {run.name!r} ({run.id}) has no {form} file named {name!r}."
+            )
+        problem = self._problem(run.id, found[0])
+        if problem:
+            raise StoreError(f"{problem}; restore it from a backup or delete the run and redo it.")
+        return self.folder(run.id) / checked_file_name(found[0]["file"])
+
+    def _problem(self, run_id: str, row: Mapping[str, Any], *, again: bool = False) -> str | None:
+        """Say what is wrong with a file; its hash is compared once a process, or again."""
+        path = self.folder(run_id) / checked_file_name(row["file"])
+        try:
+            facts = path.stat()
+        except FileNotFoundError:
+            return f"The file {path} is missing"
+        if facts.st_size != row["bytes"]:
+            return f"The file {path} has {facts.st_size} bytes, not {row['bytes']}: it was changed"
+        seen = (str(path), facts.st_size, facts.st_mtime_ns)
+        if again or seen not in _SEEN:
+            if sha256_file(path) != row["sha256"]:
+                return f"The content of {path} was changed since it was written"
+            _SEEN.add(seen)
+        return None
+
+    def verify(self) -> list[str]:
+        """Compare everything with what was recorded; return one sentence a problem."""
+        problems = [
+            f"The database {self.path} is damaged: {row['quick_check']}."
+            for row in self.query("PRAGMA quick_check")
+            if row["quick_check"] != "ok"
+        ]
+        if self.query("PRAGMA foreign_key_check"):
+            problems.append(f"The database {self.path} has rows that belong to nothing.")
+        for row in self.query("SELECT run_id, file, sha256, bytes FROM artifacts ORDER BY run_id"):
+            problem = self._problem(row["run_id"], row, again=True)
+            if problem:
+                problems.append(f"{problem} (run {row['run_id']}).")
+        known = {row["id"] for row in self.query("SELECT id FROM runs")}
+        folders = sorted((self.root / "runs").glob("*"))
+        return problems + [
+            f"The folder {folder} belongs to no run; it can be removed."
+            for folder in folders
+            if folder.name not in known
+        ]
+
+
+def _check_ids(name: str, ids: list[str], arrays: Mapping[str, np.ndarray]) -> None:
+    if len(set(ids)) != len(ids):
+        raise StoreError(f"The ids of {name} must differ; {len(ids) - len(set(ids))} repeat.")
+    if not any(array.ndim and len(array) == len(ids) for array in arrays.values()):
+        shapes = ", ".join(f"{key} {tuple(array.shape)}" for key, array in arrays.items())
+        raise StoreError(
+            f"{len(ids)} ids came for {name}, but no array has as many rows: {shapes}."
+        )

@@ -1,0 +1,78 @@
+"""Locks on files: the system releases them when their process ends, however it ends."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_HELD: dict[Path, int] = {}
+_GUARD = threading.Lock()
+# A reader that looks whether a lock is held takes it for an instant.
+_PATIENCE = 1.0
+
+
+@contextmanager
+def waiting_lock(path: Path) -> Iterator[None]:
+    """Hold a lock, waiting for it as long as needed."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def acquire(path: Path) -> bool:
+    """Take a lock until `release` or the end of the process; False if another process has it.
+
+    Taking a lock that this process holds is allowed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _GUARD:
+        if path in _HELD:
+            return True
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        if not _try(handle, fcntl.LOCK_EX, _PATIENCE):
+            os.close(handle)
+            return False
+        _HELD[path] = handle
+        return True
+
+
+def release(path: Path) -> None:
+    """Give a lock back; nothing happens if this process does not hold it."""
+    with _GUARD:
+        handle = _HELD.pop(path, None)
+        if handle is not None:
+            os.close(handle)
+
+
+def is_held(path: Path) -> bool:
+    """Return whether any living process holds the lock."""
+    if path in _HELD:
+        return True
+    try:
+        handle = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        return not _try(handle, fcntl.LOCK_SH, 0.0)
+    finally:
+        os.close(handle)
+
+
+def _try(handle: int, mode: int, patience: float) -> bool:
+    until = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(handle, mode | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.02)

@@ -1,0 +1,139 @@
+"""What a run is, and how it is written in the database."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import json
+import math
+import platform
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from puma_engine.errors import StoreError
+
+KINDS = ("dataset", "backbone", "prompts", "selection", "migration", "evaluation", "comparison")
+STATUSES = ("running", "finished", "failed", "interrupted")
+PACKAGES = ("torch", "transformers", "accelerate", "numpy", "pandas", "sqlite-utils")
+RUN_ID = re.compile(r"[0-9a-f]{16}")
+FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+LONGEST_NAME = 200
+
+
+@dataclass(frozen=True)
+class Run:
+    """One thing that was done. Times are ISO 8601 in UTC, seconds the measured work.
+
+    status: running, finished, failed or interrupted (its process ended before it did).
+    config: the settings that decide the result; inputs: role to run id; cost: what else
+    it took (such as users_trained); summary: what came out.
+    """
+
+    id: str
+    kind: str
+    name: str
+    status: str
+    config: dict[str, Any]
+    inputs: dict[str, str]
+    seed: int | None
+    versions: dict[str, str]
+    device: str | None
+    created: str
+    started: str
+    finished: str | None
+    seconds: float | None
+    cost: dict[str, Any] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+    error: str | None = None
+    note: str | None = None
+
+
+_JSON = ("config", "inputs", "versions", "cost", "summary")
+
+
+def run_of(row: Mapping[str, Any], status: str) -> Run:
+    """Return the run of a database row."""
+    values = dict(row) | {"status": status}
+    for name in _JSON:
+        values[name] = json.loads(values[name] or "{}")
+    values["inputs"] = dict(sorted(values["inputs"].items()))
+    return Run(**values)
+
+
+def now() -> str:
+    """Return the time in UTC, to the microsecond, so that text order is time order."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def to_json(value: Any, what: str) -> str:
+    """Return JSON text; numbers of numpy become plain, NaN and infinities null."""
+    return json.dumps(plain(value, what), ensure_ascii=False)
+
+
+def plain(value: Any, what: str) -> Any:
+    """Return a value made of JSON types only, or raise StoreError naming `what`."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): plain(item, what) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item, what) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return plain(value.tolist(), what)
+    raise StoreError(f"The {what} cannot hold a {type(value).__name__}; give plain JSON values.")
+
+
+def checked_run_id(run_id: str) -> str:
+    """Return a run id, or raise StoreError: ids are parts of paths."""
+    if not isinstance(run_id, str) or not RUN_ID.fullmatch(run_id):
+        raise StoreError(f"{run_id!r} is no run id; an id has 16 hexadecimal digits.")
+    return run_id
+
+
+def checked_file_name(name: str) -> str:
+    """Return the name of an artifact, or raise StoreError: names are parts of paths."""
+    if not isinstance(name, str) or not FILE_NAME.fullmatch(name):
+        raise StoreError(
+            f"{name!r} cannot name an artifact; use letters, digits, dot, dash and underscore."
+        )
+    return name
+
+
+def checked_name(name: str) -> str:
+    """Return the name of a run, or raise StoreError."""
+    if not isinstance(name, str) or not name.strip():
+        raise StoreError("A run needs a name; none came.")
+    if len(name) > LONGEST_NAME or not name.isprintable():
+        raise StoreError(
+            f"A run's name has at most {LONGEST_NAME} printable characters; choose another name."
+        )
+    return name
+
+
+def checked_member(value: str, allowed: tuple[str, ...], what: str) -> str:
+    """Return a value that is one of those allowed, or raise StoreError."""
+    if value not in allowed:
+        raise StoreError(f"{value!r} is no {what}; it is one of {', '.join(allowed)}.")
+    return value
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Return the versions of Python, this package and those that decide results."""
+    from puma_engine import __version__
+
+    found = {"python": platform.python_version(), "puma_engine": __version__}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

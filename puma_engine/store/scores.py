@@ -1,0 +1,89 @@
+"""Metrics of runs: pooled ones with intervals, and those of each user."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from puma_engine.errors import StoreError
+from puma_engine.store.records import plain
+from puma_engine.store.runs import Runs
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = ("method", "split", "metric", "value", "low", "high", "n")
+
+
+class Scores(Runs):
+    """The part of a workspace that keeps metrics."""
+
+    def put_metrics(self, run_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Keep the metrics of a running run: split, metric, value; method, low, high, n if known."""
+        values = []
+        for row in rows:
+            unknown = sorted(set(row) - set(COLUMNS))
+            if unknown or row.get("split") is None or row.get("metric") is None:
+                raise StoreError(
+                    f"A metric has split, metric and value, and maybe method, low, high and n; "
+                    f"this one has {', '.join(row)}."
+                )
+            values.append([run_id, *(plain(row.get(name), "metric") for name in COLUMNS)])
+        with self.transaction() as db:
+            self._running(run_id)
+            db.execute("DELETE FROM metrics WHERE run_id = ?", [run_id])
+            db.conn.executemany(
+                f"INSERT INTO metrics (run_id, {', '.join(COLUMNS)})"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                values,
+            )
+
+    def metrics(self, run_id: str | None = None) -> pd.DataFrame:
+        """Return metrics of one run, or of all: run_id, method, split, metric, value, low, high, n."""
+        import pandas as pd
+
+        chosen = [] if run_id is None else [self._get(run_id).id]
+        where = "WHERE run_id = ?" if chosen else ""
+        names = ("run_id", *COLUMNS)
+        found = self.query(f"SELECT {', '.join(names)} FROM metrics {where} ORDER BY id", chosen)
+        frame = pd.DataFrame(found, columns=list(names))
+        numbers = ["value", "low", "high"]
+        return frame.astype({name: "float64" for name in numbers})
+
+    def put_user_metrics(self, run_id: str, frame: pd.DataFrame) -> None:
+        """Keep the metrics of each user: user_id, n, and columns named as metrics."""
+        names = list(frame.columns)
+        known = set(self.db.table("user_metrics").columns_dict) - {"run_id"}
+        if not {"user_id", "n"} <= set(names) <= known:
+            raise StoreError(
+                f"Metrics of users need user_id and n, and may have {', '.join(sorted(known))}; "
+                f"these have {', '.join(map(str, names))}."
+            )
+        if frame["user_id"].duplicated().any():
+            raise StoreError("Metrics of users need one row a user; some users came twice.")
+        columns = [frame[name].astype(str) if name == "user_id" else frame[name] for name in names]
+        values = zip(*(plain(column.tolist(), "metric") for column in columns), strict=True)
+        with self.transaction() as db:
+            self._running(run_id)
+            db.execute("DELETE FROM user_metrics WHERE run_id = ?", [run_id])
+            db.conn.executemany(
+                f"INSERT INTO user_metrics (run_id, {', '.join(names)})"
+                f" VALUES (?{', ?' * len(names)})",
+                ([run_id, *row] for row in values),
+            )
+
+    def user_metrics(self, run_id: str) -> pd.DataFrame:
+        """Return the metrics of each user of a run, by user id.
+
+        A metric that no user has is left out; NaN means undefined for this user.
+        """
+        import pandas as pd
+
+        found = self.query(
+            "SELECT * FROM user_metrics WHERE run_id = ? ORDER BY user_id", [self._get(run_id).id]
+        )
+        names = [name for name in self.db.table("user_metrics").columns_dict if name != "run_id"]
+        frame = pd.DataFrame(found, columns=names)
+        numbers = [name for name in names if name not in ("user_id", "n")]
+        frame = frame.astype(dict.fromkeys(numbers, "float64") | {"n": "int64"})
+        return frame.drop(columns=[name for name in numbers if frame[name].isna().all()])
