@@ -193,6 +193,17 @@ def test_work_can_be_queued_instead(puma, table):
     assert json.loads(puma("jobs", "show", job["id"]).stdout)["status"] == "cancelled"
 
 
+def test_a_worker_does_what_was_queued(puma, table):
+    puma("data", "import", "table", table, "--task", "rating", *COLUMNS)
+    job = json.loads(puma("evaluate", "item_mean", "--dataset", "ratings", "--queue").stdout)
+    assert puma("worker", "--once", "--device", "cpu").exit_code == 0
+    done = json.loads(puma("jobs", "show", job["id"]).stdout)
+    assert done["status"] == "finished", done
+    run = json.loads(puma("evaluate", "item_mean", "--dataset", "ratings").stdout)
+    assert run["id"] == done["run_id"]
+    assert json.loads(puma("jobs", "log", job["id"]).stdout)["lines"]
+
+
 def test_doctor_says_when_a_file_was_changed(puma, table, tmp_path):
     puma("data", "import", "table", table, "--task", "rating", *COLUMNS)
     healthy = puma("doctor")

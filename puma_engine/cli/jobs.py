@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -56,16 +55,13 @@ def log(
     lines: Annotated[int, typer.Option("--lines", help="So many of the last lines.")] = 50,
 ) -> None:
     """Print the end of a job's log."""
-    from puma_engine.jobs import job as get
+    from puma_engine.jobs import read_log
 
-    found = get(session().open(), job)
-    path = Path(found.log) if found.log else None
-    text = path.read_text(encoding="utf-8", errors="replace") if path and path.is_file() else ""
-    last = text.splitlines()[-lines:]
+    text = read_log(session().open(), job, lines)
     if session().as_json:
-        session().json({"id": found.id, "lines": last})
+        session().json({"id": job, "lines": text.splitlines()})
         return
-    print("\n".join(last) or "The log is empty.")
+    print(text or "The log is empty.")
 
 
 @app.command("cancel")
@@ -92,6 +88,9 @@ def worker(
     ] = None,
 ) -> None:
     """Run queued jobs as detached processes, one a device, until stopped."""
+    import logging
+
     from puma_engine.jobs import worker as work
 
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     work(session().open(), devices=device or None, once=once)

@@ -57,8 +57,17 @@ def metrics(run: Reference) -> None:
 def rename(run: Reference, name: Annotated[str, typer.Argument(help="The new name.")]) -> None:
     """Give a run another name."""
     ws = session().open()
-    ws.rename(ws.run(run).id, name)
-    session().show(run_row(ws.run(ws.run(name).id)))
+    session().show(run_row(ws.rename(ws.run(run).id, name)))
+
+
+@app.command("note")
+def note(
+    run: Reference,
+    text: Annotated[str, typer.Argument(help="The remark; an empty one removes it.")],
+) -> None:
+    """Keep a remark with a run."""
+    ws = session().open()
+    session().show(ws.note(ws.run(run).id, text or None))
 
 
 @app.command("delete")

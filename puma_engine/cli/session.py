@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +60,7 @@ class Session:
         for name, field in flat(record):
             print(f"{name}: {text_of(field)}")
 
-    def table(self, rows: Sequence[dict[str, Any]], *, raw: Any = None) -> None:
+    def table(self, rows: Sequence[Mapping[Any, Any]], *, raw: Any = None) -> None:
         """Print rows: JSON (raw, if that says more), or a table."""
         if self.as_json:
             self.json(raw if raw is not None else list(rows))

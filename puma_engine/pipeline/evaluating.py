@@ -220,7 +220,7 @@ def _migration_label(ws: Workspace, run: Run) -> str:
     if "selection" not in run.inputs:
         return f"{start}, all users"
     selection = ws.run(run.inputs["selection"])
-    return f"{start}, {selection.summary['users']} users ({selection.config['strategy']})"
+    return f"{start}, {selection.summary['selected']} users ({selection.config['strategy']})"
 
 
 def read_predictions(ws: Workspace, evaluation: Reference) -> pd.DataFrame:

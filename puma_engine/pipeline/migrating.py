@@ -28,7 +28,13 @@ from puma_engine.pipeline.stage import (
     slug,
     training_from,
 )
-from puma_engine.pipeline.tables import keep_adapter, keep_prompts, load_prompts, template_of
+from puma_engine.pipeline.tables import (
+    keep_adapter,
+    keep_prompts,
+    load_prompts,
+    shape_of,
+    template_of,
+)
 from puma_engine.settings import ADAPTER, ADAPTER_TRAINING, SMALL_ADAPTER_TRAINING
 from puma_engine.store import Run, Workspace
 
@@ -158,7 +164,7 @@ def _default_training(selection: Run | None) -> TrainingConfig:
     if selection is None:
         return ADAPTER_TRAINING
     facts = selection.summary
-    small = facts["users"] < SMALL_SHARE * facts["candidates"]
+    small = facts["selected"] < SMALL_SHARE * facts["users"]
     return SMALL_ADAPTER_TRAINING if small else ADAPTER_TRAINING
 
 
@@ -197,7 +203,7 @@ def _run(
         outcome = training_outcome(moved.result, int(moved.table.meta["users_trained"]))
         parameters = sum(int(np.size(value)) for value in moved.adapter_tensors.values())
         outcome.cost["adapter_parameters"] = parameters
-        outcome.summary["users"] = len(moved.table.user_ids)
+        outcome.summary |= shape_of(moved.table)
         outcome.summary["users_filled"] = moved.table.meta["users_filled"]
         return outcome
 
@@ -215,7 +221,7 @@ def _run(
 def _name(plan: _Plan) -> str:
     who = "all"
     if plan.selection is not None:
-        who = slug(plan.selection.config["strategy"], plan.selection.summary["users"])
+        who = slug(plan.selection.config["strategy"], plan.selection.summary["selected"])
     role = "migrated" if plan.shuffle_seed is None else "shuffled"
     several = f"from-{len(plan.sources)}" if len(plan.sources) > 1 else None
     return slug(role, plan.target.name, several, who, plan.data.name)

@@ -23,7 +23,7 @@ from puma_engine.pipeline.stage import (
     slug,
     training_from,
 )
-from puma_engine.pipeline.tables import PromptFile, keep_prompts, read_prompt_file
+from puma_engine.pipeline.tables import PromptFile, keep_prompts, read_prompt_file, shape_of
 from puma_engine.settings import PROMPT_TRAINING
 from puma_engine.store import Run, Workspace
 from puma_engine.tensors import sha256_file
@@ -74,7 +74,9 @@ def fit_prompts(
         )
         keep_prompts(ws, run_id, fitted.table)
         users = 0 if role == "random" else len(interactions.users)
-        return training_outcome(fitted.result, users)
+        outcome = training_outcome(fitted.result, users)
+        outcome.summary |= shape_of(fitted.table)
+        return outcome
 
     return run_stage(
         ws,
@@ -190,10 +192,11 @@ def import_prompts(
         _check_origin(file, model, path)
         users = load_dataset(ws, data).users
         vectors = _vectors_of(file, users, path)
-        keep_prompts(
-            ws, run_id, PromptTable(users, vectors, file.head, {"imported": Path(path).name})
-        )
-        return _imported_outcome(file)
+        table = PromptTable(users, vectors, file.head, {"imported": Path(path).name})
+        keep_prompts(ws, run_id, table)
+        outcome = _imported_outcome(file)
+        outcome.summary |= shape_of(table)
+        return outcome
 
     return run_stage(
         ws,

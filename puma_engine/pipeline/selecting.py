@@ -97,7 +97,7 @@ def _draw(
         min_cluster=config["min_cluster"],
     )
     ws.put_table(run_id, "selection", _frame(signals.user_ids, chosen))
-    summary = {"strategy": strategy, "users": len(chosen.user_ids), "candidates": count}
+    summary = {"strategy": strategy, "selected": len(chosen.user_ids), "users": count}
     return Outcome(used, {}, summary | {"report": chosen.report})
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from puma_engine.config import TrainingConfig
-from puma_engine.errors import Cancelled, ConfigError, NotFoundError, StoreError
+from puma_engine.errors import Cancelled, ConfigError, NotFoundError, PumaError, StoreError
 from puma_engine.store import Run, Workspace
 
+LONGEST_NAME = 150
 PROMPT_KINDS = ("prompts", "migration")
 Reference: TypeAlias = Run | str
 
@@ -69,7 +70,8 @@ def run_stage(
     try:
         outcome = work(run.id, folder, clock)
     except BaseException as error:
-        ws.fail(run.id, _reason(error))
+        stopped = isinstance(error, KeyboardInterrupt | Cancelled)
+        ws.fail(run.id, _reason(error), interrupted=stopped)
         raise
     done = ws.finish(
         run.id,
@@ -83,7 +85,7 @@ def run_stage(
 
 
 def _reason(error: BaseException) -> str:
-    if isinstance(error, KeyboardInterrupt | Cancelled):
+    if isinstance(error, KeyboardInterrupt | PumaError):
         return str(error) or "Interrupted."
     return f"{type(error).__name__}: {error}"
 
@@ -160,4 +162,4 @@ def slug(*parts: str | float | None) -> str:
     words = [
         str(part).replace("/", "-").replace(" ", "-") for part in parts if part not in (None, "")
     ]
-    return "-".join(words)
+    return "-".join(words)[:LONGEST_NAME]

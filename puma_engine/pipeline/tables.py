@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +34,11 @@ def keep_prompts(ws: Workspace, run_id: str, table: PromptTable) -> None:
     """Write a prompt table as the artifact of a run, keyed by user id."""
     arrays = {"vectors": table.vectors} | _with_prefix(table.head)
     ws.put_tensors(run_id, ARTIFACT, arrays, ids=table.user_ids.tolist(), meta=table.meta)
+
+
+def shape_of(table: PromptTable) -> dict[str, int]:
+    """Return users, tokens and width of a table, as its run tells them."""
+    return {"users": len(table.user_ids), "tokens": table.tokens, "width": table.width}
 
 
 def load_prompts(ws: Workspace, reference: Reference) -> PromptTable:
@@ -117,11 +121,6 @@ def load_adapter(
 def template_of(run: Run, given: str | None = None) -> str:
     """Return the template a prompts or migration run was made with, unless another is given."""
     return given or str(run.config["template"])
-
-
-def same_dataset(runs: Sequence[Run]) -> str:
-    """Return the id of the data set of the first of several prompt runs."""
-    return runs[0].inputs["dataset"]
 
 
 def _with_prefix(head: dict[str, np.ndarray] | None) -> dict[str, np.ndarray]:
