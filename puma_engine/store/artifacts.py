@@ -53,7 +53,10 @@ class Artifacts(Runs):
         users = None if ids is None else [str(one) for one in ids]
         if users is not None:
             _check_ids(name, users, arrays)
-        header = {"ids": users, "meta": None if meta is None else plain(meta, "metadata")}
+        header = {
+            "ids": users,
+            "meta": None if meta is None else plain(meta, "metadata"),
+        }
         rows = None if users is None else len(users)
         write: Callable[[Path], None] = lambda path: save_tensors(path, arrays, header)
         self._put(run_id, name, "safetensors", rows, write)
@@ -74,7 +77,12 @@ class Artifacts(Runs):
         )
 
     def _put(
-        self, run_id: str, name: str, form: str, rows: int | None, write: Callable[[Path], None]
+        self,
+        run_id: str,
+        name: str,
+        form: str,
+        rows: int | None,
+        write: Callable[[Path], None],
     ) -> None:
         checked_file_name(name)
         self._running(run_id)
@@ -95,11 +103,20 @@ class Artifacts(Runs):
     def _record(
         self, run_id: str, name: str, form: str, rows: int | None, path: Path
     ) -> Path | None:
-        values = [run_id, name, form, path.name, sha256_file(path), path.stat().st_size, rows]
+        values = [
+            run_id,
+            name,
+            form,
+            path.name,
+            sha256_file(path),
+            path.stat().st_size,
+            rows,
+        ]
         with self.transaction() as db:
             self._running(run_id)
             old = self.query(
-                "SELECT file FROM artifacts WHERE run_id = ? AND name = ?", [run_id, name]
+                "SELECT file FROM artifacts WHERE run_id = ? AND name = ?",
+                [run_id, name],
             )
             db.execute(
                 "INSERT OR REPLACE INTO artifacts VALUES (?, ?, ?, ?, ?, ?, ?, ?)",

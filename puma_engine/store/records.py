@@ -16,7 +16,15 @@ from typing import Any
 
 from puma_engine.errors import StoreError
 
-KINDS = ("dataset", "backbone", "prompts", "selection", "migration", "evaluation", "comparison")
+KINDS = (
+    "dataset",
+    "backbone",
+    "prompts",
+    "selection",
+    "migration",
+    "evaluation",
+    "comparison",
+)
 STATUSES = ("running", "finished", "failed", "interrupted")
 PACKAGES = ("torch", "transformers", "accelerate", "numpy", "pandas", "sqlite-utils")
 RUN_ID = re.compile(r"[0-9a-f]{16}")

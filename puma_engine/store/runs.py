@@ -30,7 +30,13 @@ _SELECT = (
     " WHERE run_id = runs.id) AS inputs FROM runs"
 )
 # What a new attempt at a run forgets.
-_OUTCOMES = ("run_inputs", "artifacts", "metrics", "user_metrics", *sorted(set(DETAILS.values())))
+_OUTCOMES = (
+    "run_inputs",
+    "artifacts",
+    "metrics",
+    "user_metrics",
+    *sorted(set(DETAILS.values())),
+)
 SHORTEST_PREFIX = 4
 
 
@@ -45,7 +51,11 @@ class Runs(Base):
         seed: int | None = None,
     ) -> str:
         """Return the id that a question has: 16 hexadecimal digits of its content."""
-        question = {"kind": kind, "config": plain(config, "settings"), "inputs": dict(inputs)}
+        question = {
+            "kind": kind,
+            "config": plain(config, "settings"),
+            "inputs": dict(inputs),
+        }
         return stable_hash(question if seed is None else question | {"seed": int(seed)})
 
     def begin(
@@ -222,7 +232,10 @@ class Runs(Base):
         return run_of(found[0], self.status(found[0]))
 
     def runs(
-        self, kind: str | None = None, status: str | None = None, limit: int | None = None
+        self,
+        kind: str | None = None,
+        status: str | None = None,
+        limit: int | None = None,
     ) -> list[Run]:
         """Return runs, the newest first."""
         conditions, values = ["1"], []

@@ -29,7 +29,12 @@ def _text(*names: str) -> dict[str, Any]:
 
 
 def _create(
-    db: Database, name: str, columns: dict[str, Any], *, strict: bool = True, **settings: Any
+    db: Database,
+    name: str,
+    columns: dict[str, Any],
+    *,
+    strict: bool = True,
+    **settings: Any,
 ) -> Table:
     return db.table(name).create(columns, strict=strict, **settings)
 
@@ -37,8 +42,20 @@ def _create(
 @MIGRATIONS(name="0001_runs")
 def _runs(db: Database) -> None:
     columns = _text("id", "kind", "name", "status", "config", "versions")
-    columns |= {"seed": int, "device": str, "created": str, "started": str, "finished": str}
-    columns |= {"seconds": float, "cost": str, "summary": str, "error": str, "note": str}
+    columns |= {
+        "seed": int,
+        "device": str,
+        "created": str,
+        "started": str,
+        "finished": str,
+    }
+    columns |= {
+        "seconds": float,
+        "cost": str,
+        "summary": str,
+        "error": str,
+        "note": str,
+    }
     needed = {"kind", "name", "status", "config", "versions", "created", "started"}
     runs = _create(db, "runs", columns, pk="id", not_null=needed)
     runs.create_index(["kind", "created"])
@@ -59,7 +76,7 @@ def _runs(db: Database) -> None:
 
 @MIGRATIONS(name="0002_artifacts")
 def _artifacts(db: Database) -> None:
-    columns = {"run_id": str, "name": str, "format": str, "file": str, "sha256": str}
+    columns = _text("run_id", "name", "format", "file", "sha256")
     columns |= {"bytes": int, "rows": int, "created": str}
     _create(
         db,
@@ -84,11 +101,12 @@ def _metrics(db: Database) -> None:
         foreign_keys=[_of_run("metrics")],
     )
     metrics.create_index(["run_id"])
-    scores = ("rmse", "mae", "accuracy", "ndcg", "auc", "uauc", "log_loss")
+    scores = _text("run_id", "user_id") | {"n": int}
+    scores |= dict.fromkeys(("rmse", "mae", "accuracy", "ndcg", "auc", "uauc", "log_loss"), float)
     _create(
         db,
         "user_metrics",
-        {"run_id": str, "user_id": str, "n": int} | dict.fromkeys(scores, float),
+        scores,
         pk=("run_id", "user_id"),
         foreign_keys=[_of_run("user_metrics")],
     )
@@ -100,7 +118,13 @@ def _details(db: Database) -> None:
         "datasets": {"dataset": str, "task": str, "users": int, "items": int}
         | {"interactions": int, "content_hash": str},
         "backbones": {"spec": str, "revision": str, "fingerprint": str, "family": str}
-        | {"layers": int, "width": int, "vocabulary": int, "parameters": int, "dtype": str}
+        | {
+            "layers": int,
+            "width": int,
+            "vocabulary": int,
+            "parameters": int,
+            "dtype": str,
+        }
         | {"memory_bytes": int},
         "prompt_tables": {"role": str, "template": str, "users": int, "tokens": int}
         | {"width": int, "users_trained": int},
@@ -117,14 +141,22 @@ def _details(db: Database) -> None:
 def _jobs(db: Database) -> None:
     columns = _text("id", "command", "args", "title", "status", "device")
     columns |= {"pid": int, "process": str, "attempt": int, "crashes": int}
-    columns |= _text("cancel_asked", "run_id", "error", "log")
+    columns |= _text("cancel_asked", "run_id", "error")
     columns |= _text("created", "started", "finished", "heartbeat")
     jobs = _create(
         db,
         "jobs",
         columns,
         pk="id",
-        not_null={"command", "args", "title", "status", "attempt", "crashes", "created"},
+        not_null={
+            "command",
+            "args",
+            "title",
+            "status",
+            "attempt",
+            "crashes",
+            "created",
+        },
         foreign_keys=[_of_run("jobs", on_delete="SET NULL")],
     )
     jobs.create_index(["status", "created"])

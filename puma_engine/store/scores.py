@@ -80,7 +80,8 @@ class Scores(Runs):
         import pandas as pd
 
         found = self.query(
-            "SELECT * FROM user_metrics WHERE run_id = ? ORDER BY user_id", [self._get(run_id).id]
+            "SELECT * FROM user_metrics WHERE run_id = ? ORDER BY user_id",
+            [self._get(run_id).id],
         )
         names = [name for name in self.db.table("user_metrics").columns_dict if name != "run_id"]
         frame = pd.DataFrame(found, columns=names)
