@@ -166,10 +166,9 @@ class Runs(Base):
         if not found:
             raise NotFoundError(f"There is no run {run_id} in {self.root}.")
         if found[0]["status"] != "running":
-            raise StoreError(
-                f"The run {run_id} is {found[0]['status']}, so nothing can be written to it; "
-                "begin it again."
-            )
+            status = found[0]["status"]
+            advice = "delete it to redo it" if status == "finished" else "begin it again"
+            raise StoreError(f"The run {run_id} is {status} and takes no more results; {advice}.")
         return found[0]
 
     def describe(self, run_id: str, table: str, **columns: Any) -> None:
