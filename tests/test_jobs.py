@@ -149,3 +149,19 @@ def test_bad_requests_say_why(ws, tmp_path, monkeypatch):
         jobs.ensure_worker(ws, devices=["cuda:0; rm"])
     job = jobs.enqueue(ws, "count", {"path": Path("a.csv"), "steps": 1}, title="Good")
     assert job.args == {"path": str(tmp_path / "a.csv"), "steps": 1}
+
+
+def test_default_process_runs_a_stage_of_the_pipeline(ws, tmp_path):
+    rows = [
+        f"u{user},i{item},Book {item},{1 + (user + item) % 5}"
+        for user in range(3)
+        for item in range(8)
+    ]
+    table = tmp_path / "ratings.csv"
+    table.write_text("\n".join(["user_id,item_id,text,outcome", *rows]))
+    args = {"source": "table", "path": table, "task": "rating", "name": "mine"}
+    job = jobs.enqueue(ws, "import_dataset", args, title="Import")
+    jobs.worker(ws, devices=["cpu"], once=True)
+    done = jobs.job(ws, job.id)
+    assert done.status == "finished", jobs.read_log(ws, job.id)
+    assert ws.run("mine").id == done.run_id and ws.run("mine").summary["users"] == 3

@@ -6,7 +6,7 @@ import sqlite3
 import pytest
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
-from store_processes import in_process, start_process
+from store_processes import ROOT, in_process, start_process
 
 from puma_engine.errors import StoreError
 from puma_engine.store import Workspace, database
@@ -136,3 +136,12 @@ def test_one_process_at_a_time_works_on_a_run(ws):
     assert (again.id, again.status) == (run_id, "running")
     ws.finish(run_id, seconds=1, device="cpu")
     assert json.loads(in_process(begin + "print(json.dumps(run.status))", ws.root)) == "finished"
+
+
+def test_documentation_names_every_table_and_column(ws):
+    text = (ROOT / "docs" / "store.md").read_text(encoding="utf-8")
+    for table in ws.db.table_names():
+        if not table.startswith(("_", "sqlite_")):
+            columns = set(ws.db.table(table).columns_dict)
+            (line,) = (line for line in text.splitlines() if line.startswith(f"| `{table}` "))
+            assert columns == set(line.split("|")[3].strip().split(", "))

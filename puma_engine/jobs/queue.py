@@ -167,16 +167,19 @@ def settle(
         return cursor.rowcount == 1
 
 
-def mark_interrupted(ws: Workspace, codes: Mapping[int, int] | None = None) -> list[str]:
+def mark_interrupted(ws: Workspace, codes: Mapping[int, int | None] | None = None) -> list[str]:
     """Mark running jobs whose process is gone; return their ids.
 
-    codes: exit codes of ended processes, where known, to be told in the error.
+    codes: exit codes of the caller's own children, None for those that have not ended. A
+    child that was killed looks dead a little before the system has cleared up after it.
     """
+    known = codes or {}
     marked = []
     for row in ws.query("SELECT * FROM jobs WHERE status = 'running'"):
-        if _lives(row):
+        code = known.get(row["pid"])
+        if code is None and (row["pid"] in known or _lives(row)):
             continue
-        error = _how_it_ended((codes or {}).get(row["pid"]))
+        error = _how_it_ended(code)
         with ws.transaction() as db:
             cursor = db.execute(
                 "UPDATE jobs SET status = 'interrupted', crashes = crashes + 1, error = ?,"

@@ -99,10 +99,10 @@ class _State:
 
     def step(self) -> bool:
         """Look after running jobs and start waiting ones; return whether there are any."""
-        ended = {pid: code for pid, child in self.children.items() if (code := child.poll())}
-        for job_id in queue.mark_interrupted(self.ws, ended):
+        codes = {pid: child.poll() for pid, child in self.children.items()}
+        for job_id in queue.mark_interrupted(self.ws, codes):
             _log.warning("Job %s was interrupted", job_id)
-        self.children = {p: child for p, child in self.children.items() if child.poll() is None}
+        self.children = {p: one for p, one in self.children.items() if codes[p] is None}
         queue.requeue(self.ws)
         self._kill_the_deaf()
         for device in self.devices:
