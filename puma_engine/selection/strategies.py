@@ -1,0 +1,166 @@
+"""The strategies of the paper's Table 4, each composed of a space, strata and a draw."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from puma_engine.errors import SelectionError
+from puma_engine.selection.grouping import clusters as cluster
+from puma_engine.selection.grouping import strata
+from puma_engine.selection.quotas import bell, shares, with_minimum
+from puma_engine.selection.signals import Signals, reduced, unit
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """How users are grouped and drawn.
+
+    space: what is clustered (None: no clusters); stratum: the number whose quantile groups
+    divide each cluster (None: none); draw: "random", or "farthest" point within a cluster.
+    """
+
+    name: str
+    about: str
+    space: Literal["embedding", "pca", "activations"] | None = None
+    stratum: Literal["variance", "loss"] | None = None
+    draw: Literal["random", "farthest"] = "random"
+
+    @property
+    def needs(self) -> set[str]:
+        """Signals that it reads besides the prompts."""
+        space = {"activations"} if self.space == "activations" else set()
+        return space | ({self.stratum} if self.stratum else set())
+
+
+STRATEGIES: dict[str, Strategy] = {
+    strategy.name: strategy
+    for strategy in (
+        Strategy("all", "every user"),
+        Strategy("random", "users drawn evenly"),
+        Strategy("variance", "strata of outcome variance", stratum="variance"),
+        Strategy("loss", "strata of source loss", stratum="loss"),
+        Strategy("kmeans", "prompt clusters, by size", "embedding"),
+        Strategy("kmeans-pca", "clusters of prompts after PCA, by size", "pca"),
+        Strategy("kmeans-farthest", "prompt clusters, farthest points", "pca", draw="farthest"),
+        Strategy("kmeans-loss", "prompt clusters and loss strata", "pca", "loss"),
+        Strategy("kmeans-variance", "prompt clusters and variance strata (PUMA)", "pca", "variance"),
+        Strategy("ffn-kmeans", "clusters of FFN activations, by size", "activations"),
+        Strategy("ffn-loss", "FFN clusters and loss strata", "activations", "loss"),
+        Strategy("ffn-variance", "FFN clusters and variance strata", "activations", "variance"),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The chosen users (sorted), and every candidate's groups aligned with the signals."""
+
+    user_ids: np.ndarray
+    strategy: str
+    seed: int
+    budget: int
+    group: dict[str, np.ndarray]
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+def select_users(
+    strategy: str,
+    signals: Signals,
+    budget: int,
+    *,
+    seed: int = 0,
+    clusters: int = 15,
+    groups: int = 5,
+    min_cluster: int = 50,
+) -> Selection:
+    """Choose exactly `budget` users; the result does not depend on the users' order.
+
+    clusters, groups and min_cluster have the paper's defaults. Raises SelectionError.
+    """
+    plan = _plan(strategy)
+    n = len(signals.user_ids)
+    budget = n if plan.name == "all" else int(budget)
+    if not 1 <= budget <= n:
+        raise SelectionError(f"The budget must be from 1 to the {n} users there are, not {budget}.")
+    ordered = signals.by_id()
+    space = _space(plan, ordered, seed)
+    label = np.zeros(n, np.int64) if space is None else cluster(space, clusters, seed)
+    stratum = np.zeros(n, np.int64)
+    if plan.stratum:
+        stratum = strata(ordered.need(plan.stratum, strategy), groups)
+    quota = _quotas(plan, label, stratum, budget, min_cluster)
+    rows = _draw(plan, space, label, stratum, quota, np.random.default_rng(seed))
+    ids = np.asarray(ordered.user_ids, dtype=str)
+    back = np.searchsorted(ids, np.asarray(signals.user_ids, dtype=str))
+    chosen = np.sort(ids[rows])
+    report = {
+        "cluster_sizes": np.bincount(label).tolist(),
+        "cluster_chosen": np.bincount(label[rows], minlength=label.max() + 1).tolist(),
+    }
+    group = {"cluster": label[back], "stratum": stratum[back]}
+    return Selection(chosen, strategy, seed, budget, group, report)
+
+
+def _plan(name: str) -> Strategy:
+    if name not in STRATEGIES:
+        raise SelectionError(
+            f"There is no strategy {name!r}; the strategies are {', '.join(STRATEGIES)}."
+        )
+    return STRATEGIES[name]
+
+
+def _space(plan: Strategy, signals: Signals, seed: int) -> np.ndarray | None:
+    if plan.space is None:
+        return None
+    if plan.space == "activations":
+        return reduced(unit(signals.need("activations", plan.name)), seed)
+    values = signals.need("embedding", plan.name)
+    return reduced(values, seed) if plan.space == "pca" else values
+
+
+def _quotas(
+    plan: Strategy, label: np.ndarray, stratum: np.ndarray, budget: int, minimum: int
+) -> dict[tuple[int, int], int]:
+    size = np.bincount(label)
+    per_cluster = with_minimum(size, budget, minimum if plan.space else 0)
+    found: dict[tuple[int, int], int] = {}
+    weights = bell(int(stratum.max()) + 1)
+    for number, total in enumerate(per_cluster):
+        inside = np.bincount(stratum[label == number], minlength=len(weights))
+        weight = weights * inside if plan.stratum else inside.astype(float)
+        for group, quota in enumerate(shares(weight, inside, int(total))):
+            found[number, group] = int(quota)
+    return found
+
+
+def _draw(
+    plan: Strategy,
+    space: np.ndarray | None,
+    label: np.ndarray,
+    stratum: np.ndarray,
+    quota: dict[tuple[int, int], int],
+    generator: np.random.Generator,
+) -> np.ndarray:
+    rows = [np.empty(0, np.int64)]
+    for (number, group), count in quota.items():
+        members = np.flatnonzero((label == number) & (stratum == group))
+        if plan.draw == "farthest" and space is not None and count:
+            rows.append(members[_farthest(space[members], count)])
+        else:
+            rows.append(generator.choice(members, count, replace=False) if count else rows[0])
+    return np.concatenate(rows)
+
+
+def _farthest(points: np.ndarray, count: int) -> np.ndarray:
+    """Start next to the centre, then take the point farthest from all taken, `count` times."""
+    taken = [int(np.argmin(((points - points.mean(0)) ** 2).sum(1)))]
+    distance = ((points - points[taken[0]]) ** 2).sum(1)
+    distance[taken[0]] = -1
+    while len(taken) < count:
+        taken.append(int(np.argmax(distance)))
+        distance = np.minimum(distance, ((points - points[taken[-1]]) ** 2).sum(1))
+        distance[taken] = -1
+    return np.array(taken)
