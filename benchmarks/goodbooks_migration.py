@@ -26,7 +26,7 @@ import torch
 from puma_engine import metrics
 from puma_engine.backbone import FrozenBackbone
 from puma_engine.baselines import BASELINES
-from puma_engine.config import AdapterConfig, PromptConfig, TrainingConfig
+from puma_engine.config import PromptConfig, TrainingConfig
 from puma_engine.datasets import Dataset, load_shipped
 from puma_engine.evaluation import ffn_activations, predict, user_losses, user_variances
 from puma_engine.migration import train_migration
@@ -48,7 +48,9 @@ METHODS_WITH_PROMPTS = (
 class Bench:
     """Fits and scores methods on one data set, keeping rows and test predictions."""
 
-    def __init__(self, dataset: Dataset, template: str, source: str, target: str, device: str | None) -> None:
+    def __init__(
+        self, dataset: Dataset, template: str, source: str, target: str, device: str | None
+    ) -> None:
         self.dataset = dataset
         self.template = template
         self.source = FrozenBackbone.load(source, device=device, precision="fp32")
@@ -76,27 +78,50 @@ class Bench:
             torch.cuda.synchronize()
         return result, time.perf_counter() - start
 
-    def score_table(self, method: str, seed: int, backbone: FrozenBackbone, table: PromptTable, **facts: Any) -> None:
+    def score_table(
+        self, method: str, seed: int, backbone: FrozenBackbone, table: PromptTable, **facts: Any
+    ) -> None:
         """Evaluate a prompt table on the test split and record it."""
         predicted, seconds = self.timed(
             lambda: predict(backbone, table, self.dataset, "test", template=self.template)
         )
         self.record(
-            method, seed, predicted, evaluation_seconds=round(seconds, 2), device=device_name(backbone), **facts
+            method,
+            seed,
+            predicted,
+            evaluation_seconds=round(seconds, 2),
+            device=device_name(backbone),
+            **facts,
         )
 
     def baselines(self) -> None:
         """Score the methods that need no language model."""
         for name, baseline in BASELINES.items():
+
             def fit(baseline: Any = baseline) -> np.ndarray:
                 model = baseline()
                 model.fit(self.dataset.rows("train"), self.dataset.rows("validation"))
                 return model.predict(self.test)
 
             predicted, seconds = self.timed(fit)
-            self.record(name, 0, predicted, users_trained=len(self.dataset.users), seconds=round(seconds, 2), device="cpu")
+            self.record(
+                name,
+                0,
+                predicted,
+                users_trained=len(self.dataset.users),
+                seconds=round(seconds, 2),
+                device="cpu",
+            )
 
-    def prompts(self, method: str, seed: int, backbone: FrozenBackbone, training: TrainingConfig, *, trainable: bool = True) -> PromptTable:
+    def prompts(
+        self,
+        method: str,
+        seed: int,
+        backbone: FrozenBackbone,
+        training: TrainingConfig,
+        *,
+        trainable: bool = True,
+    ) -> PromptTable:
         """Fit prompts for all users on a backbone and score them."""
         fitted, seconds = self.timed(
             lambda: fit_prompts(
@@ -120,7 +145,15 @@ class Bench:
         )
         return fitted.table
 
-    def migration(self, method: str, seed: int, source: PromptTable, training: TrainingConfig, users: np.ndarray | None = None, extra_seconds: float = 0.0) -> None:
+    def migration(
+        self,
+        method: str,
+        seed: int,
+        source: PromptTable,
+        training: TrainingConfig,
+        users: np.ndarray | None = None,
+        extra_seconds: float = 0.0,
+    ) -> None:
         """Train an adapter on some users, migrate everybody and score all."""
         moved, seconds = self.timed(
             lambda: train_migration(
@@ -170,10 +203,14 @@ def with_seed(config: TrainingConfig, seed: int) -> TrainingConfig:
 def one_seed(bench: Bench, seed: int, share: float) -> None:
     """Run every method once under one seed."""
     source = bench.prompts("source", seed, bench.source, with_seed(PROMPT_TRAINING, seed))
-    bench.prompts("random_prompts", seed, bench.target, with_seed(PROMPT_TRAINING, seed), trainable=False)
+    bench.prompts(
+        "random_prompts", seed, bench.target, with_seed(PROMPT_TRAINING, seed), trainable=False
+    )
     bench.prompts("retrained", seed, bench.target, with_seed(PROMPT_TRAINING, seed))
     bench.migration("puma_all", seed, source, with_seed(ADAPTER_TRAINING, seed))
-    bench.migration("shuffled_control", seed, source.shuffled(seed), with_seed(ADAPTER_TRAINING, seed))
+    bench.migration(
+        "shuffled_control", seed, source.shuffled(seed), with_seed(ADAPTER_TRAINING, seed)
+    )
     budget = int(share * len(bench.dataset.users))
     signals, extra = bench.timed(lambda: bench.signals(source))
     small = with_seed(SMALL_ADAPTER_TRAINING, seed)
@@ -196,7 +233,13 @@ def differences(bench: Bench, seeds: list[int], metric: str) -> list[dict[str, A
         for first, second in pairs:
             a = bench.predictions[first, 0 if first in BASELINES else seed]
             interval = metrics.bootstrap_difference(
-                bench.dataset.task, metric, bench.truth, a, bench.predictions[second, seed], bench.users, seed=seed
+                bench.dataset.task,
+                metric,
+                bench.truth,
+                a,
+                bench.predictions[second, seed],
+                bench.users,
+                seed=seed,
             )
             row = {"method": first, "against": second, "seed": seed, "metric": metric}
             ends = ("value", "low", "high")
@@ -226,13 +269,17 @@ def report(bench: Bench, seeds: list[int], command: str) -> dict[str, Any]:
             "adapter_training_small": SMALL_ADAPTER_TRAINING.to_dict(),
         },
         "rows": bench.rows,
-        "differences": differences(bench, seeds, "rmse" if bench.dataset.task == "rating" else "uauc"),
+        "differences": differences(
+            bench, seeds, "rmse" if bench.dataset.task == "rating" else "uauc"
+        ),
     }
 
 
 def main() -> None:
     """Parse the command line and run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--dataset", default="goodbooks")
     parser.add_argument("--users", type=int, help="a seeded subset of product users (default: all)")

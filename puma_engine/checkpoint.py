@@ -136,7 +136,9 @@ def load(folder: Path, fingerprint: str) -> Loaded | None:
     except (ValueError, KeyError, TypeError, OSError, StoreError) as error:
         if isinstance(error, CheckpointError):
             raise
-        raise CheckpointError(f"The checkpoint in {folder} is damaged ({error}); {advice}.") from error
+        raise CheckpointError(
+            f"The checkpoint in {folder} is damaged ({error}); {advice}."
+        ) from error
     return Loaded(state, arrays, record["scaler"])
 
 

@@ -79,7 +79,9 @@ class TrainingConfig(_Config):
         if self.optimizer not in ("adam", "adamw"):
             found.append(f"optimizer must be adam or adamw, not {self.optimizer!r}")
         if self.precision not in PRECISIONS:
-            found.append(f"precision must be one of {', '.join(PRECISIONS)}, not {self.precision!r}")
+            found.append(
+                f"precision must be one of {', '.join(PRECISIONS)}, not {self.precision!r}"
+            )
         return found
 
 

@@ -137,9 +137,7 @@ def _contexts(
     contexts = [
         Context(texts[item], tuple(texts[other] for other in history)) for item, history in number
     ]
-    joined = [
-        frame.assign(context=column) for frame, column in zip(frames, columns, strict=True)
-    ]
+    joined = [frame.assign(context=column) for frame, column in zip(frames, columns, strict=True)]
     return Reader(backbone, template, contexts), joined
 
 
@@ -149,7 +147,9 @@ def _context_numbers(
     items = frame["item_id"].tolist()
     if uses_history:
         if "history" not in frame:
-            raise DataError("This template shows a history, but the data set has none; choose another.")
+            raise DataError(
+                "This template shows a history, but the data set has none; choose another."
+            )
         histories = [tuple(row) if row is not None else () for row in frame["history"]]
     else:
         histories = [()] * len(items)

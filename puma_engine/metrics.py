@@ -188,7 +188,9 @@ def _interval(
     draws = min(draws, AUC_DRAWS) if metric == "auc" else draws
 
     def value(weights: np.ndarray) -> np.ndarray:
-        return np.sum([sign * _weighted(task, metric, rows, weights) for rows, sign in parts], axis=0)
+        return np.sum(
+            [sign * _weighted(task, metric, rows, weights) for rows, sign in parts], axis=0
+        )
 
     generator = np.random.default_rng(seed)
     share = np.full(users, 1 / users)

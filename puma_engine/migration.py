@@ -36,7 +36,9 @@ class Migrated:
 class AdapterTraining(nn.Module):
     """Trains an adapter, and the head, on the target's task loss; prompts stay as they are."""
 
-    def __init__(self, data: ReaderData, sources: Tensor, adapter: Adapter, head: nn.Module) -> None:
+    def __init__(
+        self, data: ReaderData, sources: Tensor, adapter: Adapter, head: nn.Module
+    ) -> None:
         super().__init__()
         self.data = data
         self.sources = sources
@@ -157,7 +159,9 @@ def _training_users(
     usable = np.intersect1d(complete, dataset.users)
     if users is None:
         if not len(usable):
-            raise MigrationError("None of the source's users is in the data set; check the user ids.")
+            raise MigrationError(
+                "None of the source's users is in the data set; check the user ids."
+            )
         return usable
     wanted = np.unique(np.asarray(users, dtype=str))
     lost = np.setdiff1d(wanted, usable)
@@ -176,7 +180,10 @@ def apply_adapter(network: Adapter, vectors: np.ndarray, batch_size: int = 8192)
     was_training = network.training
     network.eval()
     blocks = [
-        network(torch.from_numpy(vectors[start : start + batch_size]).to(device)).float().cpu().numpy()
+        network(torch.from_numpy(vectors[start : start + batch_size]).to(device))
+        .float()
+        .cpu()
+        .numpy()
         for start in range(0, len(vectors), batch_size)
     ]
     network.train(was_training)

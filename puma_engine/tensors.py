@@ -89,7 +89,9 @@ def load_tensors(path: Path) -> tuple[dict[str, np.ndarray], Any]:
     except FileNotFoundError:
         raise StoreError(f"There is no file {path}.") from None
     except (SafetensorError, ValueError, OSError) as error:
-        raise StoreError(f"The file {path} is damaged ({error}); restore it or make it again.") from error
+        raise StoreError(
+            f"The file {path} is damaged ({error}); restore it or make it again."
+        ) from error
     return arrays, meta
 
 

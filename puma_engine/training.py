@@ -59,7 +59,9 @@ def resolve_device(device: str | None) -> str:
     except RuntimeError:
         kind = ""
     if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_available()):
-        raise ConfigError(f"The device {device!r} is not here; use cpu, or cuda where there is a GPU.")
+        raise ConfigError(
+            f"The device {device!r} is not here; use cpu, or cuda where there is a GPU."
+        )
     return str(device)
 
 
@@ -220,7 +222,9 @@ class _Run:
 
     def end_epoch(self, validate: Callable[[], float] | None) -> None:
         state = self.state
-        totals = torch.stack([self.since.double(), self.since.new_tensor(self.since_count).double()])
+        totals = torch.stack(
+            [self.since.double(), self.since.new_tensor(self.since_count).double()]
+        )
         summed = self.accelerator.reduce(totals, reduction="sum")
         train_loss = float(summed[0] / summed[1].clamp(min=1))
         self.since.zero_()
@@ -279,9 +283,7 @@ def _optimizer(
 ) -> torch.optim.Optimizer:
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
     fused = True if device.type == "cuda" else None
-    return kind(
-        parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused
-    )
+    return kind(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
 
 
 def _forget_accelerate() -> None:

@@ -73,8 +73,7 @@ def test_a_half_star_is_shared_between_its_neighbours():
     logits = torch.randn(1, 5)
     low, half, high = (task.loss(logits, torch.tensor([y]), head) for y in (2.0, 2.5, 3.0))
     entropy = [
-        loss - 0.8 * (head(logits) - y) ** 2
-        for loss, y in ((low, 2.0), (half, 2.5), (high, 3.0))
+        loss - 0.8 * (head(logits) - y) ** 2 for loss, y in ((low, 2.0), (half, 2.5), (high, 3.0))
     ]
     torch.testing.assert_close(entropy[1], (entropy[0] + entropy[2]) / 2)
 

@@ -4,7 +4,16 @@ from pathlib import Path
 
 import torch
 import transformers
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import PreTrainedTokenizerFast
 
 from puma_engine.templates import TEMPLATES, Slot
@@ -16,7 +25,9 @@ TEXTS = [piece for t in TEMPLATES.values() for piece in t.pieces if not isinstan
 ]
 TOKENIZER_KINDS = ("bytes-bos", "bytes-no-bos", "metaspace", "metaspace-prefix")
 FAMILIES = ("llama", "qwen2", "gemma3", "phi3", "stablelm", "gpt2")
-KIND_OF = dict(zip(FAMILIES, ("bytes-bos", "bytes-no-bos", "metaspace", "metaspace-prefix"), strict=False))
+KIND_OF = dict(
+    zip(FAMILIES, ("bytes-bos", "bytes-no-bos", "metaspace", "metaspace-prefix"), strict=False)
+)
 
 
 def tiny_tokenizer(kind: str, texts: list[str] | None = None) -> PreTrainedTokenizerFast:
@@ -26,7 +37,9 @@ def tiny_tokenizer(kind: str, texts: list[str] | None = None) -> PreTrainedToken
     if kind.startswith("bytes"):
         core = Tokenizer(models.BPE())
         digits = pre_tokenizers.Split(Regex(r"\p{N}"), behavior="isolated")
-        core.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+        core.pre_tokenizer = pre_tokenizers.Sequence(
+            [digits, pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        )
         core.decoder = decoders.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
     else:
@@ -76,7 +89,9 @@ def tiny_model(family: str, vocabulary: int, width: int = 32) -> torch.nn.Module
     if family == "qwen2":
         return t.Qwen2ForCausalLM(t.Qwen2Config(**shared, tie_word_embeddings=True))
     if family == "gemma3":
-        config = t.Gemma3TextConfig(**shared, head_dim=8, sliding_window=16, final_logit_softcapping=20.0)
+        config = t.Gemma3TextConfig(
+            **shared, head_dim=8, sliding_window=16, final_logit_softcapping=20.0
+        )
         return t.Gemma3ForCausalLM(config)
     if family == "phi3":
         return t.Phi3ForCausalLM(t.Phi3Config(**shared))
@@ -86,7 +101,9 @@ def tiny_model(family: str, vocabulary: int, width: int = 32) -> torch.nn.Module
     return t.GPT2LMHeadModel(config)
 
 
-def tiny_backbone_folder(folder: Path, family: str = "llama", kind: str | None = None, width: int = 32) -> Path:
+def tiny_backbone_folder(
+    folder: Path, family: str = "llama", kind: str | None = None, width: int = 32
+) -> Path:
     """Save a tiny model and its tokenizer to folder/family and return that path."""
     tokenizer = tiny_tokenizer(kind or KIND_OF.get(family, "bytes-bos"))
     model = tiny_model(family, len(tokenizer), width)

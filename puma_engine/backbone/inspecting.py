@@ -12,7 +12,11 @@ from puma_engine.templates import TEMPLATES, Slot, Template
 
 
 def inspect_backbone(
-    spec: str | Path, *, device: str | None = None, precision: str = "auto", revision: str | None = None
+    spec: str | Path,
+    *,
+    device: str | None = None,
+    precision: str = "auto",
+    revision: str | None = None,
 ) -> dict[str, Any]:
     """Load a backbone and describe it: facts, answer tokens and the tokens of each template.
 
@@ -36,6 +40,8 @@ def _template_card(backbone: FrozenBackbone, template: Template) -> dict[str, An
             shown += tokenizer.convert_ids_to_tokens(encode_text(tokenizer, piece))
     shown += tokenizer.convert_ids_to_tokens(cue)
     return {
-        "answer_tokens": dict(zip(task.answers, tokenizer.convert_ids_to_tokens(answers), strict=True)),
+        "answer_tokens": dict(
+            zip(task.answers, tokenizer.convert_ids_to_tokens(answers), strict=True)
+        ),
         "tokens": shown,
     }

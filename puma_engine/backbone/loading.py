@@ -61,7 +61,9 @@ def resolve_spec(spec: str | Path) -> tuple[str, bool]:
 def _check_folder(folder: Path) -> None:
     config = folder / "config.json"
     if not config.is_file():
-        raise BackboneError(f"The folder {folder} has no config.json, so it holds no model; choose another.")
+        raise BackboneError(
+            f"The folder {folder} has no config.json, so it holds no model; choose another."
+        )
     try:
         json.loads(config.read_text(encoding="utf-8"))
     except ValueError:
@@ -71,8 +73,12 @@ def _check_folder(folder: Path) -> None:
             f"The folder {folder} has no weights (*.safetensors); pickled weights are never loaded, "
             "so save the model with safetensors."
         )
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        raise BackboneError(f"The folder {folder} has no tokenizer (tokenizer.json); save one beside the model.")
+    if not any(
+        (folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")
+    ):
+        raise BackboneError(
+            f"The folder {folder} has no tokenizer (tokenizer.json); save one beside the model."
+        )
 
 
 def load_tokenizer(source: str, local: bool, revision: str | None) -> Any:
@@ -84,9 +90,13 @@ def load_tokenizer(source: str, local: bool, revision: str | None) -> Any:
             source, local_files_only=local, revision=revision, trust_remote_code=False
         )
     except Exception as error:
-        raise BackboneError(f"The tokenizer of {source} cannot be loaded: {_first_line(error)}") from error
+        raise BackboneError(
+            f"The tokenizer of {source} cannot be loaded: {_first_line(error)}"
+        ) from error
     if not tokenizer.is_fast:
-        raise BackboneError(f"The tokenizer of {source} is not a fast one (tokenizer.json); convert it first.")
+        raise BackboneError(
+            f"The tokenizer of {source} is not a fast one (tokenizer.json); convert it first."
+        )
     return tokenizer
 
 
@@ -121,7 +131,9 @@ def _first_line(error: Exception) -> str:
     return (text[0] if text else type(error).__name__)[:300]
 
 
-def describe(spec: str, model: Any, tokenizer: Any, dtype: str, starts: list[int], revision: str | None) -> BackboneInfo:
+def describe(
+    spec: str, model: Any, tokenizer: Any, dtype: str, starts: list[int], revision: str | None
+) -> BackboneInfo:
     """Collect the facts of a loaded backbone."""
     config = model.config.get_text_config()
     parameters = sum(p.numel() for p in model.parameters())

@@ -188,7 +188,10 @@ class FrozenBackbone:
         """
         seen: list[Tensor] = []
         gates = self._gates()
-        hooks = [gate.register_forward_hook(lambda _m, _i, out: seen.append(out[:, -1])) for gate in gates]
+        hooks = [
+            gate.register_forward_hook(lambda _m, _i, out: seen.append(out[:, -1]))
+            for gate in gates
+        ]
         rows = []
         try:
             for block in prompts.split(batch_size):
@@ -196,7 +199,9 @@ class FrozenBackbone:
                 start = torch.tensor(self.start, dtype=torch.long, device=self.device)
                 before = self.embed(start).expand(len(block), -1, -1)
                 block = block.to(self.device, self.dtype)
-                self._decoder(inputs_embeds=torch.cat([before.to(self.dtype), block], 1), use_cache=False)
+                self._decoder(
+                    inputs_embeds=torch.cat([before.to(self.dtype), block], 1), use_cache=False
+                )
                 rows.append((torch.cat(seen, dim=1) > 0).cpu())
         finally:
             for hook in hooks:

@@ -83,7 +83,9 @@ class Reader:
     def _join(self, pieces: Sequence[Piece], context: Context) -> list[int]:
         joined: list[int] = []
         for piece in pieces:
-            joined += self.slot_ids(piece, context) if isinstance(piece, Slot) else self._encode(piece)
+            joined += (
+                self.slot_ids(piece, context) if isinstance(piece, Slot) else self._encode(piece)
+            )
         return joined
 
     def _unique(self, rows: list[list[int]]) -> tuple[Tensor, Ragged]:

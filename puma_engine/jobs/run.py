@@ -75,7 +75,7 @@ def _outcome(
             str(error) or None,
             None,
         )
-    except BaseException as error:  # noqa: BLE001  # whatever ended it is told to the user
+    except BaseException as error:  # whatever ended it is told to the user
         traceback.print_exc()
         own = isinstance(error, PumaError)
         return "failed", str(error) if own else f"{type(error).__name__}: {error}", None

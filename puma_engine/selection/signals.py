@@ -45,7 +45,9 @@ class Signals:
         """Return the same signals with users in the order of their ids."""
         order = np.argsort(np.asarray(self.user_ids, dtype=str), kind="stable")
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Signals(**{k: None if v is None else np.asarray(v)[order] for k, v in values.items()})
+        return Signals(
+            **{k: None if v is None else np.asarray(v)[order] for k, v in values.items()}
+        )
 
     def need(self, name: str, strategy: str) -> np.ndarray:
         """Return a signal, or raise SelectionError that says which strategy needs it."""

@@ -46,7 +46,9 @@ STRATEGIES: dict[str, Strategy] = {
         Strategy("kmeans-pca", "clusters of prompts after PCA, by size", "pca"),
         Strategy("kmeans-farthest", "prompt clusters, farthest points", "pca", draw="farthest"),
         Strategy("kmeans-loss", "prompt clusters and loss strata", "pca", "loss"),
-        Strategy("kmeans-variance", "prompt clusters and variance strata (PUMA)", "pca", "variance"),
+        Strategy(
+            "kmeans-variance", "prompt clusters and variance strata (PUMA)", "pca", "variance"
+        ),
         Strategy("ffn-kmeans", "clusters of FFN activations, by size", "activations"),
         Strategy("ffn-loss", "FFN clusters and loss strata", "activations", "loss"),
         Strategy("ffn-variance", "FFN clusters and variance strata", "activations", "variance"),

@@ -48,7 +48,7 @@ class Scores(Runs):
         found = self.query(f"SELECT {', '.join(names)} FROM metrics {where} ORDER BY id", chosen)
         frame = pd.DataFrame(found, columns=list(names))
         numbers = ["value", "low", "high"]
-        return frame.astype({name: "float64" for name in numbers})
+        return frame.astype(dict.fromkeys(numbers, "float64"))
 
     def put_user_metrics(self, run_id: str, frame: pd.DataFrame) -> None:
         """Keep the metrics of each user: user_id, n, and columns named as metrics."""

@@ -1,0 +1,53 @@
+# Two commands: `make demo` and `make test`. Everything is installed into .venv.
+SHELL := /bin/bash
+PYTHON ?= $(shell for p in python3.12 python3.11 python3; do $$p -c 'import sys, venv; sys.exit(not ((3, 11) <= sys.version_info[:2] <= (3, 12)))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+PORT ?= 8501
+export PUMA_WORKSPACE ?= workspace
+
+.PHONY: install install-dev demo serve test lint format clean browser
+
+install: .venv/.runtime
+install-dev: .venv/.dev browser
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed; install one and run make again."; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+
+.venv/.runtime: requirements.txt pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet "$$(grep '^torch' requirements.txt)"
+	$(BIN)/pip install --quiet -e .
+	@touch $@
+
+.venv/.dev: requirements-dev.txt .venv/.runtime
+	$(BIN)/pip install --quiet -r requirements-dev.txt
+	@touch $@
+
+browser:
+	@if ! command -v chromium >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null || \
+	  echo "chromium could not be installed; the browser test is skipped"; fi
+
+demo: install
+	$(BIN)/puma demo
+	@echo "The dashboard opens on http://localhost:$(PORT) (Ctrl+C stops it)."
+	$(BIN)/streamlit run dashboard/app.py --server.port $(PORT)
+
+serve: install
+	$(BIN)/streamlit run dashboard/app.py --server.port $(PORT)
+
+lint: install-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""The dashboard: a Streamlit app that reads a workspace and queues jobs."""

@@ -1,0 +1,90 @@
+"""The only importer of puma_engine: reads of the workspace, and jobs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from puma_engine import jobs as engine_jobs
+from puma_engine.errors import PumaError, StoreError
+from puma_engine.jobs import Job
+from puma_engine.selection.strategies import STRATEGIES
+from puma_engine.store import Run, Workspace
+
+__all__ = ["STRATEGIES", "Job", "PumaError", "Run", "StoreError"]
+
+
+def workspace() -> Workspace:
+    """Open the workspace that PUMA_WORKSPACE names; raises StoreError when there is none."""
+    return Workspace.open()
+
+
+def comparisons() -> list[Run]:
+    """Finished comparisons, the newest first."""
+    return workspace().runs(kind="comparison", status="finished")
+
+
+@st.cache_data(max_entries=50, show_spinner=False)
+def comparison_tables(root: str, run_id: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the methods and the metrics tables of one comparison."""
+    ws = Workspace.open(root)
+    return ws.get_table(run_id, "methods"), ws.get_table(run_id, "comparison")
+
+
+@st.cache_data(max_entries=50, show_spinner=False)
+def user_metrics(root: str, evaluation: str) -> pd.DataFrame:
+    """Return the per-user metrics of one evaluation."""
+    return Workspace.open(root).user_metrics(evaluation)
+
+
+def sources() -> list[Run]:
+    """Finished prompt tables that a migration can start from."""
+    ws = workspace()
+    found = ws.runs(kind="prompts", status="finished") + ws.runs(
+        kind="migration", status="finished"
+    )
+    return [run for run in found if run.config.get("role") not in ("random", "shuffled")]
+
+
+def backbones() -> list[Run]:
+    """Backbones known in the workspace."""
+    return workspace().runs(kind="backbone", status="finished")
+
+
+def jobs() -> list[Job]:
+    """Latest jobs first."""
+    return engine_jobs.jobs(workspace(), limit=20)
+
+
+def job_log(job_id: str) -> str:
+    """Return the last lines of a job's log."""
+    return engine_jobs.read_log(workspace(), job_id, 15)
+
+
+def launch_migration(source: str, target: str, strategy: str, share: float) -> Job:
+    """Check a migration again on the server, queue it, and see to it that a worker runs."""
+    ws = workspace()
+    if source not in {run.id for run in sources()} or target not in {run.id for run in backbones()}:
+        raise StoreError("The source prompts or the target are no longer in the workspace; reload.")
+    if strategy not in STRATEGIES or not 0 < share <= 1:
+        raise StoreError("Choose a known strategy and a share of users above 0 and at most 100 %.")
+    args: dict[str, Any] = {"sources": source, "target": target}
+    if strategy != "all":
+        args |= {"strategy": strategy, "share": share}
+    title = f"Migrate {ws.run(source).name} to {ws.run(target).name}"
+    job = engine_jobs.enqueue(ws, "migrate", args, title=title)
+    engine_jobs.ensure_worker(ws)
+    return job
+
+
+def cancel(job_id: str) -> None:
+    """Ask a job to stop."""
+    engine_jobs.cancel(workspace(), job_id)
+
+
+def retry(job_id: str) -> None:
+    """Queue a stopped job again, and see to it that a worker runs."""
+    engine_jobs.retry(workspace(), job_id)
+    engine_jobs.ensure_worker(workspace())
