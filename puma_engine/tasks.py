@@ -16,9 +16,14 @@ TaskName = Literal["rating", "click"]
 class Task(Protocol):
     """What a task adds to a backbone's answer logits."""
 
-    name: str
-    answers: tuple[str, ...]
-    validation_metric: str
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def answers(self) -> tuple[str, ...]: ...
+
+    @property
+    def validation_metric(self) -> str: ...
 
     def head(self, start: float, generator: torch.Generator) -> nn.Module: ...
 

@@ -104,8 +104,9 @@ def load_model(source: str, local: bool, revision: str | None, dtype: Any, devic
     """Load a frozen model in eval mode, refusing one whose weights are incomplete."""
     from transformers import AutoModelForCausalLM
 
+    loader: Any = AutoModelForCausalLM
     try:
-        model, loaded = AutoModelForCausalLM.from_pretrained(
+        model, loaded = loader.from_pretrained(
             source,
             local_files_only=local,
             revision=revision,

@@ -104,7 +104,7 @@ class FrozenBackbone:
     def _run_prefix(self, ids: Tensor) -> list[tuple[Tensor, Tensor]]:
         from transformers import DynamicCache
 
-        cache = DynamicCache()
+        cache: Any = DynamicCache()
         self._decoder(inputs_embeds=self.embed(ids), past_key_values=cache, use_cache=True)
         return [(layer.keys, layer.values) for layer in cache.layers]
 

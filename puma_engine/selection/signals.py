@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -44,10 +45,12 @@ class Signals:
     def by_id(self) -> Signals:
         """Return the same signals with users in the order of their ids."""
         order = np.argsort(np.asarray(self.user_ids, dtype=str), kind="stable")
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Signals(
-            **{k: None if v is None else np.asarray(v)[order] for k, v in values.items()}
-        )
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        ordered: dict[str, Any] = {
+            name: None if value is None else np.asarray(value)[order]
+            for name, value in values.items()
+        }
+        return Signals(**ordered)
 
     def need(self, name: str, strategy: str) -> np.ndarray:
         """Return a signal, or raise SelectionError that says which strategy needs it."""

@@ -1,0 +1,69 @@
+"""Metrics agree with scikit-learn, and intervals with what resampling means."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import log_loss, mean_absolute_error, ndcg_score, roc_auc_score
+
+from puma_engine import metrics
+from puma_engine.errors import DataError
+
+
+@pytest.fixture
+def rows():
+    generator = np.random.default_rng(5)
+    user = generator.integers(0, 40, 600)
+    y = generator.integers(1, 6, 600).astype(float)
+    return y, np.clip(y + generator.normal(size=600), 1, 5).round(1), user
+
+
+def test_ratings_agree_with_scikit_learn(rows):
+    y, p, user = rows
+    found = metrics.pooled("rating", y, p, user)
+    assert found["rmse"] == pytest.approx(np.sqrt(np.mean((y - p) ** 2)))
+    assert found["mae"] == pytest.approx(mean_absolute_error(y, p))
+    each = [ndcg_score([y[user == u]], [p[user == u]]) for u in np.unique(user)]
+    assert found["ndcg"] == pytest.approx(np.mean(each))
+
+
+def test_clicks_agree_with_scikit_learn(rows):
+    y, p, user = rows
+    y, p = (y > 3).astype(float), (p - 0.9) / 4.2
+    found = metrics.pooled("click", y, p, user)
+    assert found["auc"] == pytest.approx(roc_auc_score(y, p))
+    assert found["log_loss"] == pytest.approx(log_loss(y, p))
+    each = [
+        roc_auc_score(y[user == u], p[user == u]) for u in np.unique(user) if np.ptp(y[user == u])
+    ]
+    assert found["uauc"] == pytest.approx(np.mean(each))
+
+
+@pytest.mark.parametrize("task", ["rating", "click"])
+def test_users_and_row_order_do_not_matter(rows, task):
+    y, p, user = rows
+    if task == "click":
+        y, p = (y > 3).astype(float), p / 6
+    order = np.random.default_rng(1).permutation(len(y))
+    first = metrics.pooled(task, y, p, user)
+    second = metrics.pooled(task, y[order], p[order], user[order])
+    assert first == pytest.approx(second)
+    mine = metrics.per_user(task, y[order], p[order], user[order]).set_index("user_id")
+    chosen = user == 7
+    name = "mae" if task == "rating" else "log_loss"
+    alone = metrics.pooled(task, y[chosen], p[chosen], user[chosen])
+    assert mine.loc["7", name] == pytest.approx(alone[name])
+
+
+def test_intervals_hold_the_value_and_pairs_are_narrower(rows):
+    y, p, user = rows
+    own = metrics.bootstrap_metric("rating", "rmse", y, p, user)
+    assert own.low < own.value < own.high and own.n_users == 40
+    gap = metrics.bootstrap_difference("rating", "rmse", y, p + 0.01, p, user)
+    assert gap.high - gap.low < (own.high - own.low) / 5
+    same = metrics.bootstrap_difference("rating", "rmse", y, p, p, user)
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+
+
+def test_nan_predictions_are_refused(rows):
+    y, p, user = rows
+    with pytest.raises(DataError, match="NaN"):
+        metrics.pooled("rating", y, p * np.nan, user)
