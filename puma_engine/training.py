@@ -202,7 +202,7 @@ class _Run:
         self.state.step += 1
         self.state.examples += len(batch)
 
-    def report(self, *, now: bool = False) -> None:
+    def report(self, *, now: bool = False, loss: float | None = None) -> None:
         clock = time.monotonic()
         if self.progress is None or not self.accelerator.is_main_process:
             return
@@ -212,7 +212,8 @@ class _Run:
         spent = max(1e-9, self.before + clock - self.started)
         rate = self.state.examples / spent
         left = (self.total - self.state.step) * self.config.batch_size / max(rate, 1e-9)
-        loss = float(self.since) / max(1, self.since_count)
+        if loss is None:
+            loss = float(self.since) / max(1, self.since_count)
         state = self.state
         self.progress(
             Progress(
@@ -242,7 +243,7 @@ class _Run:
         state.finished = bool(self.config.patience) and waited >= self.config.patience
         state.epoch += 1
         state.batch = 0
-        self.report(now=True)
+        self.report(now=True, loss=train_loss)
 
     def save_if_due(self) -> None:
         if time.monotonic() - self.saved >= self.config.checkpoint_seconds:
