@@ -14,7 +14,7 @@ from puma_engine.backbone import Context, FrozenBackbone, Reader
 from puma_engine.datasets import Dataset
 from puma_engine.errors import DataError
 from puma_engine.tasks import Task
-from puma_engine.templates import get_template
+from puma_engine.templates import Template, get_template
 
 EVALUATION_BATCH = {"cpu": 512, "cuda": 4096}
 
@@ -78,6 +78,7 @@ def predict_examples(
     """Predictions [n] float64 for examples, computed in batches of like length."""
     was_training = head.training
     head.eval()
+    reader.prepare(examples.context)
     order = np.argsort(examples.lengths(reader), kind="stable")
     found = np.empty(len(examples))
     size = EVALUATION_BATCH[reader.backbone.device.type]
@@ -98,6 +99,7 @@ def reader_for(
     for name, examples in (("train", train), ("validation", validation)):
         if not len(examples):
             raise DataError(f"These users have no {name} rows; give more users or rows.")
+        reader.prepare(examples.context)
     return ReaderData(reader, reader.task, train, validation)
 
 
@@ -130,31 +132,48 @@ def _contexts(
             f"The template {name!r} is for the task {template.task}, but the data set {dataset.name!r} is "
             f"for {dataset.task}; choose another template."
         )
-    texts = dict(zip(dataset.items["item_id"], dataset.items["text"], strict=True))
     frames = [dataset.rows(split) for split in splits]
-    number: dict[tuple[str, tuple[str, ...]], int] = {}
-    columns = [_context_numbers(frame, template.uses_history, number) for frame in frames]
-    contexts = [
-        Context(texts[item], tuple(texts[other] for other in history)) for item, history in number
-    ]
+    if not template.uses_history:
+        contexts = tuple(Context(text) for text in dataset.items["text"])
+        number = pd.Series(np.arange(len(contexts)), index=dataset.items["item_id"])
+        columns = [number.loc[frame["item_id"]].to_numpy() for frame in frames]
+    else:
+        contexts, columns = _histories(dataset, frames)
     joined = [frame.assign(context=column) for frame, column in zip(frames, columns, strict=True)]
-    return Reader(backbone, template, contexts), joined
+    return backbone_reader(backbone, template, contexts), joined
 
 
-def _context_numbers(
-    frame: pd.DataFrame, uses_history: bool, number: dict[tuple[str, tuple[str, ...]], int]
-) -> np.ndarray:
-    items = frame["item_id"].tolist()
-    if uses_history:
+def backbone_reader(
+    backbone: FrozenBackbone, template: Template, contexts: tuple[Context, ...]
+) -> Reader:
+    """Return the backbone's reader of these contexts; the latest is kept with its prefixes."""
+    key = (template.name, contexts)
+    if backbone.latest_reader is None or backbone.latest_reader[0] != key:
+        backbone.latest_reader = (key, Reader(backbone, template, contexts))
+    reader: Reader = backbone.latest_reader[1]
+    return reader
+
+
+def _histories(
+    dataset: Dataset, frames: Sequence[pd.DataFrame]
+) -> tuple[tuple[Context, ...], list[np.ndarray]]:
+    texts = dict(zip(dataset.items["item_id"], dataset.items["text"], strict=True))
+    number: dict[tuple[str, tuple[str, ...]], int] = {}
+    columns = []
+    for frame in frames:
         if "history" not in frame:
             raise DataError(
                 "This template shows a history, but the data set has none; choose another."
             )
         histories = [tuple(row) if row is not None else () for row in frame["history"]]
-    else:
-        histories = [()] * len(items)
-    keys = zip(items, histories, strict=True)
-    return np.array([number.setdefault(key, len(number)) for key in keys], dtype=np.int64)
+        keys = zip(frame["item_id"].tolist(), histories, strict=True)
+        columns.append(
+            np.array([number.setdefault(key, len(number)) for key in keys], dtype=np.int64)
+        )
+    contexts = tuple(
+        Context(texts[item], tuple(texts[other] for other in history)) for item, history in number
+    )
+    return contexts, columns
 
 
 def _examples(frame: pd.DataFrame, users: Sequence[str] | np.ndarray) -> Examples:

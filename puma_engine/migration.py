@@ -124,7 +124,6 @@ def train_migration(
     selected = vectors[[row_of[user] for user in chosen.tolist()]]
     inputs = torch.from_numpy(selected).to(target.device)
     module = AdapterTraining(data, inputs, network, head).to(target.device)
-    data.reader.prepare()
     torch.manual_seed(training.seed)
     result = train(
         module,

@@ -139,7 +139,6 @@ def fit_prompts(
         vectors = torch.from_numpy(start.take(users))
     head = make_head(data.task, data.train, generator, start.head if start else None)
     module = PromptFitting(data, vectors, head, trainable=trainable).to(backbone.device)
-    data.reader.prepare()
     result = train(
         module,
         len(data.train),

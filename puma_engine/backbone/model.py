@@ -37,6 +37,7 @@ class FrozenBackbone:
         self.device = next(model.parameters()).device
         self.dtype = next(model.parameters()).dtype
         self.start = start_ids(tokenizer)
+        self.latest_reader: tuple[Any, Any] | None = None
         self._decoder = model.base_model
         self._check_head()
 
@@ -73,33 +74,26 @@ class FrozenBackbone:
         return embedded
 
     @torch.no_grad()
-    def prefix(self, tokens: Ragged, batch_tokens: int = 16_384) -> PackedKeysValues:
-        """Run texts that stand before a prompt, once; return their keys and values, packed.
+    def prefix(
+        self, tokens: Ragged, rows: Tensor, into: PackedKeysValues, batch_tokens: int = 16_384
+    ) -> PackedKeysValues:
+        """Run rows [n] of texts that stand before a prompt, once; keep keys and values.
 
         Rows are padded on the right, which a causal model cannot see, in batches of about
         `batch_tokens` tokens of like length.
         """
-        lengths = tokens.lengths
+        lengths = tokens.lengths[rows].cpu()
         order = torch.argsort(lengths, stable=True)
-        total = int(lengths.sum())
-        layers: list[Tensor] = []
         start = 0
         while start < len(order):
             size = max(1, batch_tokens // max(1, int(lengths[order[start]])))
-            rows = order[start : start + size]
+            part = order[start : start + size]
             start += size
-            width = int(lengths[rows].max())
-            if width == 0:
-                continue
-            index, real = tokens.index(rows, width, left=False)
-            cache = self._run_prefix(tokens.ids[index])
-            if not layers:
-                layers = [_empty(keys, total) for keys, _ in cache]
-            flat = index[real]
-            for layer, pair in zip(layers, cache, strict=True):
-                for part, states in zip(layer, pair, strict=True):
-                    part[flat] = states.transpose(1, 2)[real]
-        return PackedKeysValues(layers)
+            width = int(lengths[part].max())
+            if width:
+                index, real = tokens.index(rows[part.to(rows.device)], width, left=False)
+                into.write(len(tokens.ids), index, self._run_prefix(tokens.ids[index]), real)
+        return into
 
     def _run_prefix(self, ids: Tensor) -> list[tuple[Tensor, Tensor]]:
         from transformers import DynamicCache
@@ -129,8 +123,7 @@ class FrozenBackbone:
         positions = column.expand(batch, -1)
         cache = DynamicCache()
         if past is not None and past_real is not None and past_real.shape[1]:
-            for number, (keys, values) in enumerate(past):
-                cache.update(keys, values, number)
+            cache.layers = [_kept(keys, values) for keys, values in past]
             positions = positions + past_real.sum(1, keepdim=True)
             real = torch.cat([past_real, real], dim=1)
         hidden: Tensor = self._decoder(
@@ -140,7 +133,8 @@ class FrozenBackbone:
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
-        return hidden[torch.arange(batch, device=hidden.device), lengths - 1]
+        last = (lengths - 1).view(-1, 1, 1).expand(-1, 1, hidden.shape[-1])
+        return hidden.gather(1, last).squeeze(1)
 
     def answer_logits(self, hidden: Tensor, answers: Tensor) -> Tensor:
         """Return fp32 logits [B, A] of the answer tokens [A] from hidden states [B, width]."""
@@ -224,5 +218,11 @@ class FrozenBackbone:
         return gates[-3:]
 
 
-def _empty(states: Tensor, tokens: int) -> Tensor:
-    return states.new_zeros((2, tokens, states.shape[1], states.shape[3]))
+def _kept(keys: Tensor, values: Tensor) -> Any:
+    """A layer of a transformers cache that holds keys and values without copying them first."""
+    from transformers.cache_utils import DynamicLayer
+
+    layer = DynamicLayer()
+    layer.lazy_initialization(keys, values)
+    layer.keys, layer.values = keys, values
+    return layer

@@ -30,6 +30,13 @@ class Ragged:
     def __len__(self) -> int:
         return len(self.offset) - 1
 
+    def take(self, rows: Tensor) -> Ragged:
+        """Return some rows, packed anew."""
+        width = int(self.lengths[rows].max())
+        index, real = self.index(rows, width, left=False)
+        offset = torch.cat([self.offset.new_zeros(1), self.lengths[rows].cumsum(0)])
+        return Ragged(self.ids[index][real], offset)
+
     def index(self, rows: Tensor, width: int, *, left: bool) -> tuple[Tensor, Tensor]:
         """Positions in the packed axis for a padded [B, width] view, and which are real.
 
@@ -45,13 +52,28 @@ class Ragged:
 
 @dataclass(frozen=True)
 class PackedKeysValues:
-    """Keys and values a layer, [2, tokens, heads, head_dim] each, for the tokens of a Ragged."""
+    """Keys and values a layer, [2, tokens, heads, head_dim] each, for the tokens of a Ragged.
+
+    It has no layers until the first of them are written.
+    """
 
     layers: list[Tensor]
 
     @property
     def nbytes(self) -> int:
         return sum(layer.numel() * layer.element_size() for layer in self.layers)
+
+    def write(
+        self, tokens: int, index: Tensor, states: list[tuple[Tensor, Tensor]], real: Tensor
+    ) -> None:
+        """Keep states (keys, values a layer, [B, heads, P, head_dim]) at tokens index [B, P]."""
+        if not self.layers:
+            shapes = [(2, tokens, keys.shape[1], keys.shape[3]) for keys, _ in states]
+            self.layers.extend(states[0][0].new_zeros(shape) for shape in shapes)
+        flat = index[real]
+        for layer, pair in zip(self.layers, states, strict=True):
+            for part, state in zip(layer, pair, strict=True):
+                part[flat] = state.transpose(1, 2)[real]
 
     def gather(self, index: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Return (keys, values) a layer, [B, heads, P, head_dim], for an index [B, P]."""

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from puma_engine.backbone.graphs import GraphedCalls
 from puma_engine.backbone.model import FrozenBackbone
 from puma_engine.backbone.prefix import PackedKeysValues, Ragged
 from puma_engine.backbone.tokens import answer_tokens, clean_text, encode_text
@@ -17,6 +18,7 @@ from puma_engine.errors import DataError, TemplateError
 from puma_engine.tasks import Task, get_task
 from puma_engine.templates import Piece, Slot, Template
 
+WIDTH_STEP = 8
 DEFAULT_CACHE_BYTES = {"cpu": 3 * 2**30, "cuda": 24 * 2**30}
 
 
@@ -64,8 +66,10 @@ class Reader:
         self._check_length()
         if cache_bytes is None:
             cache_bytes = DEFAULT_CACHE_BYTES[backbone.device.type]
-        self._cache: PackedKeysValues | None = None
-        self._cache_fits = self._bytes_needed() <= cache_bytes
+        self._cached = self._bytes_needed() <= cache_bytes
+        self._store = PackedKeysValues([])
+        self._ready = torch.zeros(len(self._before), dtype=torch.bool)
+        self._answers = GraphedCalls(self._answer_logits, backbone.device)
 
     def slot_ids(self, slot: Slot, context: Context) -> list[int]:
         """Return the token ids that fill the item or history slot for a context, cut to budget."""
@@ -117,45 +121,71 @@ class Reader:
         """Tokens of work for each context, [n]: what batches should be sorted by."""
         return (self._before_length if self.template.item_first else self._after_length).numpy()
 
-    def prepare(self) -> None:
-        """Run and keep the prefixes now, if they fit; otherwise this does nothing."""
-        if self._cache is None and self._cache_fits:
-            self._cache = self.backbone.prefix(self._before)
+    def prepare(self, contexts: Tensor) -> None:
+        """Run and keep the prefixes of context rows [n] (CPU) that are not kept yet.
+
+        This does nothing where the cache would not fit.
+        """
+        rows = self._before_row[contexts]
+        if self._cached and not self._ready[rows].all():
+            missing = torch.unique(rows[~self._ready[rows]])
+            self.backbone.prefix(self._before, missing.to(self.backbone.device), self._store)
+            self._ready[missing] = True
 
     def logits(self, prompts: Tensor, contexts: Tensor) -> Tensor:
         """Return answer logits [B, A] in fp32 for prompts [B, l, width] and context rows [B].
 
         The context rows are on the CPU, so that shapes are known without waiting for a GPU.
+        Under a CUDA graph the next call of the same shape overwrites the result.
         """
         device = self.backbone.device
-        width = int(self._after_length[contexts].max())
-        rows = self._after_row[contexts].to(device, non_blocking=True)
+        before = self._rounded(int(self._before_length[contexts].max()))
+        after = self._rounded(int(self._after_length[contexts].max()))
+        rows = torch.stack([self._before_row[contexts], self._after_row[contexts]])
+        rows = rows.to(device, non_blocking=True)
+        prompts = prompts.to(device, self.backbone.dtype)
+        # The frozen weights have their precision already; autocast would only recast them.
+        with torch.autocast(device.type, enabled=False):
+            if before and not self._cached:
+                return self._uncached(prompts, rows, before, after)
+            self.prepare(contexts)
+            return self._answers(prompts, rows, shape=(before, after))
+
+    def _rounded(self, width: int) -> int:
+        """Few widths make few CUDA graphs; a CPU is better off without the padding."""
+        if self.backbone.device.type == "cpu" or width <= WIDTH_STEP:
+            return width
+        return -(-width // WIDTH_STEP) * WIDTH_STEP
+
+    def _answer_logits(self, prompts: Tensor, rows: Tensor, *, shape: tuple[int, ...]) -> Tensor:
+        before, after = shape
+        if not before:
+            return self._finish(prompts, rows[1], after, None, None)
+        index, real = self._before.index(rows[0], before, left=True)
+        return self._finish(prompts, rows[1], after, self._store.gather(index), real)
+
+    def _uncached(self, prompts: Tensor, rows: Tensor, before: int, after: int) -> Tensor:
+        unique, inverse = torch.unique(rows[0], return_inverse=True)
+        few = self._before.take(unique)
+        index, real = few.index(inverse, before, left=True)
+        every = torch.arange(len(few), device=rows.device)
+        past = self.backbone.prefix(few, every, PackedKeysValues([])).gather(index)
+        return self._finish(prompts, rows[1], after, past, real)
+
+    def _finish(
+        self,
+        prompts: Tensor,
+        rows: Tensor,
+        width: int,
+        past: list[tuple[Tensor, Tensor]] | None,
+        past_real: Tensor | None,
+    ) -> Tensor:
         index, real = self._after.index(rows, width, left=False)
         suffix = self.backbone.embed(self._after.ids[index].masked_fill(~real, 0))
-        prompts = prompts.to(device, suffix.dtype)
-        past, past_real = self._past(contexts)
         hidden = self.backbone.last_hidden(
-            torch.cat([prompts, suffix], dim=1),
+            torch.cat([prompts, suffix.to(prompts.dtype)], dim=1),
             self._after.lengths[rows] + prompts.shape[1],
             past,
             past_real,
         )
         return self.backbone.answer_logits(hidden, self.answers)
-
-    def _past(self, contexts: Tensor) -> tuple[list[tuple[Tensor, Tensor]] | None, Tensor | None]:
-        width = int(self._before_length[contexts].max())
-        if width == 0:
-            return None, None
-        self.prepare()
-        rows = self._before_row[contexts].to(self.backbone.device, non_blocking=True)
-        if self._cache is not None:
-            index, real = self._before.index(rows, width, left=True)
-            return self._cache.gather(index), real
-        unique, inverse = torch.unique(rows, return_inverse=True)
-        spans = [
-            self._before.ids[self._before.offset[row] : self._before.offset[row + 1]].tolist()
-            for row in unique.tolist()
-        ]
-        few = Ragged.pack(spans, rows.device)
-        index, real = few.index(inverse, width, left=True)
-        return self.backbone.prefix(few).gather(index), real
