@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import torch
@@ -13,12 +12,12 @@ from torch import Tensor
 from puma_engine.backbone.graphs import GraphedCalls
 from puma_engine.backbone.model import FrozenBackbone
 from puma_engine.backbone.prefix import PackedKeysValues, Ragged
-from puma_engine.backbone.tokens import answer_tokens, clean_text, encode_text
+from puma_engine.backbone.tokens import answer_tokens, clean_text, encode_many, encode_text
 from puma_engine.errors import DataError, TemplateError
 from puma_engine.tasks import Task, get_task
 from puma_engine.templates import Piece, Slot, Template
 
-WIDTH_STEP = 8
+BEFORE_STEP, AFTER_STEP = 32, 8
 DEFAULT_CACHE_BYTES = {"cpu": 3 * 2**30, "cuda": 24 * 2**30}
 
 
@@ -28,6 +27,16 @@ class Context:
 
     item: str
     history: tuple[str, ...] = ()
+
+
+def slot_text(slot: Slot, context: Context) -> str:
+    """Return the cleaned text that fills a slot; an empty item raises DataError."""
+    if slot is Slot.ITEM:
+        text = clean_text(context.item)
+        if not text:
+            raise DataError("An item has an empty text; every item needs one.")
+        return text
+    return clean_text(", ".join(context.history)) or "nothing yet"
 
 
 class Reader:
@@ -53,8 +62,8 @@ class Reader:
         self.template = template
         self.contexts = contexts
         self.task: Task = get_task(template.task)
-        self._encode = cache(self._encode_text)
         self._budget = {Slot.ITEM: item_tokens, Slot.HISTORY: history_tokens}
+        self._ids = self._encode(contexts)
         cue, answers = answer_tokens(backbone.tokenizer, template, self.task.answers)
         self.answers = torch.tensor(answers, device=backbone.device)
         before = [backbone.start + self._join(template.before, row) for row in contexts]
@@ -73,23 +82,20 @@ class Reader:
 
     def slot_ids(self, slot: Slot, context: Context) -> list[int]:
         """Return the token ids that fill the item or history slot for a context, cut to budget."""
-        if slot is Slot.ITEM:
-            text = clean_text(context.item)
-            if not text:
-                raise DataError("An item has an empty text; every item needs one.")
-        else:
-            text = clean_text(", ".join(context.history)) or "nothing yet"
-        return self._encode(text)[: self._budget[slot]]
+        return self._ids[slot_text(slot, context)][: self._budget[slot]]
 
-    def _encode_text(self, text: str) -> list[int]:
-        return encode_text(self.backbone.tokenizer, text)
+    def _encode(self, contexts: Sequence[Context]) -> dict[str, list[int]]:
+        """Token ids of every constant piece and of every text that fills a slot."""
+        pieces = [piece for piece in self.template.pieces if isinstance(piece, str)]
+        ids = {piece: encode_text(self.backbone.tokenizer, piece) for piece in pieces}
+        slots = [slot for slot in self._budget if slot in self.template.pieces]
+        texts = list({slot_text(slot, context) for slot in slots for context in contexts})
+        return ids | dict(zip(texts, encode_many(self.backbone.tokenizer, texts), strict=True))
 
     def _join(self, pieces: Sequence[Piece], context: Context) -> list[int]:
         joined: list[int] = []
         for piece in pieces:
-            joined += (
-                self.slot_ids(piece, context) if isinstance(piece, Slot) else self._encode(piece)
-            )
+            joined += self.slot_ids(piece, context) if isinstance(piece, Slot) else self._ids[piece]
         return joined
 
     def _unique(self, rows: list[list[int]]) -> tuple[Tensor, Ragged]:
@@ -139,8 +145,9 @@ class Reader:
         Under a CUDA graph the next call of the same shape overwrites the result.
         """
         device = self.backbone.device
-        before = self._rounded(int(self._before_length[contexts].max()))
-        after = self._rounded(int(self._after_length[contexts].max()))
+        before = self._rounded(int(self._before_length[contexts].max()), BEFORE_STEP)
+        after = int(self._after_length[contexts].max())
+        after = after if self.template.item_first else self._rounded(after, AFTER_STEP)
         rows = torch.stack([self._before_row[contexts], self._after_row[contexts]])
         rows = rows.to(device, non_blocking=True)
         prompts = prompts.to(device, self.backbone.dtype)
@@ -151,11 +158,9 @@ class Reader:
             self.prepare(contexts)
             return self._answers(prompts, rows, shape=(before, after))
 
-    def _rounded(self, width: int) -> int:
+    def _rounded(self, width: int, step: int) -> int:
         """Few widths make few CUDA graphs; a CPU is better off without the padding."""
-        if self.backbone.device.type == "cpu" or width <= WIDTH_STEP:
-            return width
-        return -(-width // WIDTH_STEP) * WIDTH_STEP
+        return width if self.backbone.device.type == "cpu" else -(-width // step) * step
 
     def _answer_logits(self, prompts: Tensor, rows: Tensor, *, shape: tuple[int, ...]) -> Tensor:
         before, after = shape

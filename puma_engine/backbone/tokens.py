@@ -29,6 +29,14 @@ def encode_raw(tokenizer: Tokenizer, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
 
+def encode_many(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Return the ids of many cleaned texts, as `encode_text` gives them one by one."""
+    if not texts:
+        return []
+    encoded = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)
+    return [list(ids) for ids in encoded["input_ids"]]
+
+
 def adds_leading_space(tokenizer: Tokenizer) -> bool:
     """Whether the tokenizer puts a space of its own in front of every text."""
     first = tokenizer.convert_ids_to_tokens(encode_raw(tokenizer, "a"))[0]
