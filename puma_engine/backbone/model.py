@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from puma_engine.backbone.attention import use_grouped_attention
 from puma_engine.backbone.loading import (
     BackboneInfo,
     describe,
@@ -153,26 +154,36 @@ class FrozenBackbone:
 
     @torch.no_grad()
     def _check_head(self) -> None:
-        """Refuse a model whose logits or embeddings inputs work in a way unknown here."""
+        """Refuse a model whose logits or embeddings inputs work in a way unknown here.
+
+        A model for which the grouped attention is not the same keeps its own.
+        """
         ids = torch.arange(1, 5, device=self.device).unsqueeze(0)
         answers = torch.arange(0, 8, device=self.device)
+        length = torch.tensor([ids.shape[1]], device=self.device)
         try:
             wanted = self.model(input_ids=ids).logits[:, -1, answers].float()
-            length = torch.tensor([ids.shape[1]], device=self.device)
-            hidden = self.last_hidden(self.embed(ids), length)
-            found = self.answer_logits(hidden, answers)
+            before = use_grouped_attention(self.model)
+            same = self._agrees(wanted, ids, length, answers)
+            if not same and before is not None:
+                self.model.set_attn_implementation(before)
+                same = self._agrees(wanted, ids, length, answers)
         except (TypeError, ValueError, AttributeError) as error:
             raise BackboneError(
                 f"{self.info.architecture} does not work as an ordinary causal model with input "
                 f"embeddings ({type(error).__name__}: {error}); choose another architecture."
             ) from error
-        tolerance = 1e-3 if self.dtype == torch.float32 else 5e-2
-        spread = float(wanted.abs().max()) + 1e-6
-        if float((wanted - found).abs().max()) > tolerance * max(spread, 1.0):
+        if not same:
             raise BackboneError(
                 f"{self.info.architecture} computes its logits in a way that is not known here, so "
                 "answers would be wrong; choose another architecture."
             )
+
+    def _agrees(self, wanted: Tensor, ids: Tensor, length: Tensor, answers: Tensor) -> bool:
+        found = self.answer_logits(self.last_hidden(self.embed(ids), length), answers)
+        tolerance = 1e-3 if self.dtype == torch.float32 else 5e-2
+        spread = float(wanted.abs().max()) + 1e-6
+        return float((wanted - found).abs().max()) <= tolerance * max(spread, 1.0)
 
     @torch.no_grad()
     def ffn_activations(self, prompts: Tensor, batch_size: int = 512) -> Tensor:
