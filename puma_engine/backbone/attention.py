@@ -29,7 +29,7 @@ def grouped_attention(
 ) -> tuple[Tensor, None]:
     """Attend from query [B, heads, S, d] to key and value [B, kv_heads, K, d].
 
-    attention_mask [B or 1, 1, S, K] is added to the scores. Returns [B, S, heads, d]. Many
+    attention_mask [B or 1, 1, S, K] is True where a key is seen. Returns [B, S, heads, d]. Many
     positions at once (a prefix) go to PyTorch's own kernels.
     """
     batch, heads, length, width = query.shape
@@ -46,22 +46,30 @@ def grouped_attention(
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
     if attention_mask is not None:
-        apart = scores.view(batch, kv_heads, groups, length, -1) + attention_mask.unsqueeze(1)
-        scores = apart.view_as(scores)
+        apart = scores.view(batch, kv_heads, groups, length, -1)
+        hidden = ~attention_mask.unsqueeze(1)
+        scores = apart.masked_fill(hidden, torch.finfo(scores.dtype).min).view_as(scores)
     weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
     out = (weights @ value).view(batch, heads, length, width)
     return out.transpose(1, 2).contiguous(), None
 
 
+def full_mask(*args: Any, **kwargs: Any) -> Tensor:
+    """The mask [B or 1, 1, S, K] of transformers' SDPA attention, never left out."""
+    from transformers.masking_utils import sdpa_mask
+
+    mask: Tensor = sdpa_mask(*args, **kwargs | {"allow_is_causal_skip": False})
+    return mask
+
+
 def use_grouped_attention(model: Any) -> str | None:
     """Switch a transformers model to this attention; return what it used, or None if it cannot."""
     from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import eager_mask
 
     if not getattr(model, "_supports_attention_backend", False):
         return None
     before: str = model.config._attn_implementation
     AttentionInterface.register(NAME, grouped_attention)
-    AttentionMaskInterface.register(NAME, eager_mask)
+    AttentionMaskInterface.register(NAME, full_mask)
     model.set_attn_implementation(NAME)
     return before
