@@ -10,6 +10,7 @@ from typing import Any, Literal
 from puma_engine.errors import ConfigError
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+OPTIMIZERS = ("adam", "adamw")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
@@ -76,8 +77,10 @@ class TrainingConfig(_Config):
             found.append(f"weight_decay must be 0 or more, not {self.weight_decay!r}")
         if self.patience < 0:
             found.append(f"patience must be 0 or more, not {self.patience!r}")
-        if self.optimizer not in ("adam", "adamw"):
-            found.append(f"optimizer must be adam or adamw, not {self.optimizer!r}")
+        if self.optimizer not in OPTIMIZERS:
+            found.append(
+                f"optimizer must be one of {', '.join(OPTIMIZERS)}, not {self.optimizer!r}"
+            )
         if self.precision not in PRECISIONS:
             found.append(
                 f"precision must be one of {', '.join(PRECISIONS)}, not {self.precision!r}"
@@ -87,28 +90,41 @@ class TrainingConfig(_Config):
 
 @dataclasses.dataclass(frozen=True)
 class PromptConfig(_Config):
-    """A table of soft prompts: tokens a user, and the bound of its uniform start."""
+    """A table of soft prompts: tokens a user, and the uniform draw (+-init_scale) they start from.
+
+    start="shared" learns one vector for all and each user's difference from it, which starts
+    at 0 and is what weight decay pulls on; "random" draws each user's own start, as the
+    paper does.
+    """
 
     tokens: int = 1
     init_scale: float = 0.1
+    start: Literal["shared", "random"] = "shared"
 
     def problems(self) -> list[str]:
-        return _positive(self, "tokens", "init_scale")
+        found = _positive(self, "tokens", "init_scale")
+        if self.start not in ("shared", "random"):
+            found.append(f"start must be shared or random, not {self.start!r}")
+        return found
 
 
 @dataclasses.dataclass(frozen=True)
 class AdapterConfig(_Config):
     """The adapter network; the defaults are the paper's.
 
-    depth counts feed-forward blocks, of which the second changes the dimension.
+    depth counts feed-forward blocks, of which the second changes the dimension. noise is the
+    standard deviation, as a share of the prompts' own, of what is added to them in training.
     """
 
     hidden: int = 4096
     depth: int = 4
     dropout: float = 0.1
+    noise: float = 0.0
 
     def problems(self) -> list[str]:
         found = _positive(self, "hidden")
+        if self.noise < 0:
+            found.append(f"noise must be 0 or more, not {self.noise!r}")
         if self.depth < 2:
             found.append(f"depth must be 2 or more, not {self.depth!r}")
         if not 0 <= self.dropout < 1:

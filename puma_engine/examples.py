@@ -91,10 +91,22 @@ def predict_examples(
 
 
 def reader_for(
-    backbone: FrozenBackbone, dataset: Dataset, template: str, users: Sequence[str] | np.ndarray
+    backbone: FrozenBackbone,
+    dataset: Dataset,
+    template: str,
+    users: Sequence[str] | np.ndarray,
+    held_out: Sequence[str] | np.ndarray = (),
 ) -> ReaderData:
-    """Prepare the train and validation rows of some users; user numbers follow `users`."""
+    """Prepare the train and validation rows of some users; user numbers follow `users`.
+
+    With users held out, their rows of both splits are the validation, and all others' train
+    rows the training.
+    """
     reader, frames = _contexts(backbone, dataset, template, ("train", "validation"))
+    if len(held_out):
+        out = [frame["user_id"].isin(set(held_out)) for frame in frames]
+        both = pd.concat([frame[rows] for frame, rows in zip(frames, out, strict=True)])
+        frames = [frames[0][~out[0]], both]
     train, validation = (_examples(frame, users) for frame in frames)
     for name, examples in (("train", train), ("validation", validation)):
         if not len(examples):

@@ -42,12 +42,16 @@ class AdapterTraining(nn.Module):
         super().__init__()
         self.data = data
         self.sources = sources
+        self.noise = sources.std(dim=0, keepdim=True) * adapter.config.noise
         self.adapter = adapter
         self.head = head
 
     def prompts(self, users: Tensor) -> Tensor:
         device = next(self.adapter.parameters()).device
-        mapped: Tensor = self.adapter(self.sources[users].to(device, non_blocking=True))
+        sources = self.sources[users].to(device, non_blocking=True)
+        if self.training and self.adapter.config.noise:
+            sources = sources + self.noise * torch.randn_like(sources)
+        mapped: Tensor = self.adapter(sources)
         return mapped
 
     def forward(self, rows: Tensor) -> Tensor:
@@ -103,6 +107,7 @@ def train_migration(
     adapter: AdapterConfig | None = None,
     users: Sequence[str] | np.ndarray | None = None,
     missing: Missing = "mean",
+    held_out: float = 0.15,
     checkpoint_dir: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
     should_cancel: Callable[[], bool] | None = None,
@@ -111,12 +116,16 @@ def train_migration(
 
     One source is the paper's single migration (and each hop of a chain), several are its
     aggregation. Only users whom every source has, and who are in the data set, train the
-    adapter; both its epoch and its weights depend on their train and validation rows alone.
+    adapter. Where not all users are chosen, a seeded share `held_out` of the chosen ones picks
+    the epoch, on all their train and validation rows, and trains nothing: what counts then
+    is how the adapter serves users whom it never saw. Otherwise the users' own validation rows
+    pick it.
     The head starts from the first source's. Raises MigrationError, DataError, Cancelled.
     """
     user_ids, vectors, complete = join_sources(sources, missing=missing)
     chosen = _training_users(user_ids[complete], dataset, users)
-    data = reader_for(target, dataset.for_users(chosen), template, chosen)
+    spare = _held_out(chosen, len(user_ids), held_out, training.seed)
+    data = reader_for(target, dataset.for_users(chosen), template, chosen, spare)
     generator = torch.Generator().manual_seed(training.seed)
     network = Adapter(vectors.shape[2], target.width, adapter, generator=generator)
     head = make_head(data.task, data.train, generator, sources[0].head)
@@ -170,6 +179,12 @@ def _training_users(
             f"(first: {lost[0]!r}); choose among the {len(usable)} that are in all."
         )
     return wanted
+
+
+def _held_out(chosen: np.ndarray, everyone: int, share: float, seed: int) -> np.ndarray:
+    """Chosen users that only pick the epoch: none if there is nobody else to generalise to."""
+    count = int(share * len(chosen)) if len(chosen) < everyone else 0
+    return np.random.default_rng([seed, 1]).choice(chosen, count, replace=False)
 
 
 @torch.no_grad()

@@ -86,20 +86,36 @@ class Fitted:
 
 
 class PromptFitting(nn.Module):
-    """Trains the prompts of all users, or only the head on prompts that stay as drawn."""
+    """Trains a vector that all users share and each user's difference, or the head alone.
+
+    A user's prompt is base + shared + difference; differences start at 0, and weight decay
+    pulls on them alone.
+    """
 
     def __init__(
-        self, data: ReaderData, vectors: Tensor, head: nn.Module, *, trainable: bool
+        self, data: ReaderData, base: Tensor, users: int, head: nn.Module, *, trainable: bool
     ) -> None:
         super().__init__()
         self.data = data
-        self.shape = vectors.shape
-        self.table = nn.Parameter(vectors.flatten(1).clone(), requires_grad=trainable)
+        self.shape = (users, *base.shape[1:])
+        width = base[0].numel()
+        self.base: Tensor
+        self.register_buffer("base", base.flatten(1), persistent=False)
+        self.shared = nn.Parameter(torch.zeros(width), requires_grad=trainable)
+        self.table = nn.Parameter(torch.zeros(users, width), requires_grad=trainable)
         self.head = head
 
     def prompts(self, users: Tensor) -> Tensor:
-        rows = torch.nn.functional.embedding(users.to(self.table.device), self.table)
-        return rows.view(-1, *self.shape[1:])
+        users = users.to(self.table.device)
+        base = self.base if len(self.base) == 1 else self.base[users]
+        rows = torch.nn.functional.embedding(users, self.table)
+        return (base + self.shared + rows).view(-1, *self.shape[1:])
+
+    @torch.no_grad()
+    def vectors(self) -> np.ndarray:
+        """All users' prompts [n, l, width]."""
+        every = self.base + self.shared + self.table
+        return every.view(self.shape).float().cpu().numpy()
 
     def forward(self, rows: Tensor) -> Tensor:
         return self.data.loss(self.data.train, rows, self.prompts, self.head)
@@ -124,7 +140,7 @@ def fit_prompts(
     """Fit one soft prompt for each user of a data set, and the task's head with them.
 
     The epoch is chosen on the validation split. trainable=False keeps the prompts as
-    they are drawn and trains the head alone: the random-prompt baseline. start gives the
+    they are drawn, one a user, and trains the head alone: the random-prompt baseline. start gives the
     first values by user id (and head) in place of the uniform draw. Raises DataError,
     BackboneError, TemplateError, Cancelled, CheckpointError.
     """
@@ -132,13 +148,15 @@ def fit_prompts(
     users = dataset.users
     data = reader_for(backbone, dataset, template, users)
     generator = torch.Generator().manual_seed(training.seed)
-    if start is None:
-        shape = (len(users), prompt.tokens, backbone.width)
-        vectors = (torch.rand(shape, generator=generator) * 2 - 1) * prompt.init_scale
+    if start is not None:
+        base = torch.from_numpy(start.take(users))
     else:
-        vectors = torch.from_numpy(start.take(users))
+        one = prompt.start == "shared" and trainable
+        shape = (1 if one else len(users), prompt.tokens, backbone.width)
+        base = (torch.rand(shape, generator=generator) * 2 - 1) * prompt.init_scale
     head = make_head(data.task, data.train, generator, start.head if start else None)
-    module = PromptFitting(data, vectors, head, trainable=trainable).to(backbone.device)
+    module = PromptFitting(data, base, len(users), head, trainable=trainable)
+    module = module.to(backbone.device)
     result = train(
         module,
         len(data.train),
@@ -150,9 +168,8 @@ def fit_prompts(
         should_cancel=should_cancel,
         stage="fitting prompts" if trainable else "training the head on random prompts",
     )
-    fitted = module.table.detach().view(module.shape).float().cpu().numpy()
     meta = {"backbone": backbone.info.spec, "template": template, "dataset": dataset.name}
-    return Fitted(PromptTable(users, fitted, head_tensors(module.head), meta), result)
+    return Fitted(PromptTable(users, module.vectors(), head_tensors(module.head), meta), result)
 
 
 def make_head(

@@ -284,7 +284,13 @@ def _optimizer(
 ) -> torch.optim.Optimizer:
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
     fused = True if device.type == "cuda" else None
-    return kind(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
+    # As is usual, vectors (biases, norms, what all users share) do not decay.
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    return kind(groups, lr=config.learning_rate, fused=fused)
 
 
 def _forget_accelerate() -> None:

@@ -58,7 +58,8 @@ def full_mask(*args: Any, **kwargs: Any) -> Tensor:
     """The mask [B or 1, 1, S, K] of transformers' SDPA attention, never left out."""
     from transformers.masking_utils import sdpa_mask
 
-    mask: Tensor = sdpa_mask(*args, **kwargs | {"allow_is_causal_skip": False})
+    mask = sdpa_mask(*args, **kwargs | {"allow_is_causal_skip": False})
+    assert mask is not None
     return mask
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ class GraphedCalls:
         self.device = device
         self._seen: set[object] = set()
         self._graphs: dict[object, Callable[..., Tensor]] = {}
-        self._pool: object = None
+        self._pool: Any = None
 
     def __call__(self, *arguments: Tensor, shape: tuple[int, ...] = ()) -> Tensor:
         """Call the function; `shape` are plain numbers that it takes as a keyword too."""
