@@ -2,9 +2,12 @@
 
     python benchmarks/goodbooks_migration.py --out benchmarks/results/goodbooks-migration.json
 
-Every method is fitted in this one process, one after the other, and its seconds are wall
-clock on the device that is named. `--tune` runs the grids that the settings below were
-chosen from, on the validation split and one seed, and prints them.
+The first seed tries every candidate setting below for retraining and for the adapters, and
+the pooled RMSE of all users' validation rows picks one for each; its test rows and all
+other seeds use these. Every method runs in this one process; its seconds are wall clock on
+the device that is named, from the data set to the finished prompts of all users
+(tokenising, prefixes, CUDA graph captures, selection and validation included). Rows are
+written as they come, so that a run that is cut short still leaves what it measured.
 """
 
 from __future__ import annotations
@@ -26,75 +29,182 @@ import torch
 from puma_engine import metrics
 from puma_engine.backbone import FrozenBackbone
 from puma_engine.baselines import BASELINES
-from puma_engine.config import PromptConfig, TrainingConfig
-from puma_engine.datasets import Dataset, load_shipped
-from puma_engine.evaluation import ffn_activations, predict, user_losses, user_variances
+from puma_engine.config import AdapterConfig, PromptConfig, TrainingConfig
+from puma_engine.datasets import load_shipped
+from puma_engine.evaluation import predict, user_variances
 from puma_engine.migration import train_migration
 from puma_engine.prompts import PromptTable, fit_prompts
 from puma_engine.selection import Signals, select_users
-from puma_engine.settings import ADAPTER, ADAPTER_TRAINING, PROMPT_TRAINING, SMALL_ADAPTER_TRAINING
 
-METHODS_WITH_PROMPTS = (
-    "source",
-    "retrained",
-    "random_prompts",
-    "puma_all",
-    "puma_kmeans_variance",
-    "puma_random",
-    "shuffled_control",
-)
+Settings = dict[str, Any]
+
+SOURCE: Settings = {
+    "training": {"epochs": 8, "batch_size": 1024, "learning_rate": 7e-3, "weight_decay": 1.0},
+    "prompt": {"start": "shared"},
+}
+CANDIDATES: dict[str, list[Settings]] = {
+    "retrained": [
+        {
+            "training": {"learning_rate": 7e-3, "batch_size": 512, "weight_decay": 0.4},
+            "prompt": {"start": "shared"},
+        },
+        {
+            "training": {"learning_rate": 1.5e-2, "batch_size": 1024, "weight_decay": 0.1},
+            "prompt": {"start": "shared"},
+        },
+        {
+            "training": {"learning_rate": 7e-3, "batch_size": 512, "weight_decay": 0.1},
+            "prompt": {"start": "random"},
+        },
+    ],
+    "puma_all": [
+        {
+            "training": {"learning_rate": 5e-4, "batch_size": 1024, "weight_decay": 0.01},
+            "adapter": {"hidden": 2048},
+        },
+        {
+            "training": {"learning_rate": 1e-3, "batch_size": 2048, "weight_decay": 0.01},
+            "adapter": {"hidden": 1024},
+        },
+    ],
+    "puma_small": [
+        {
+            "training": {"epochs": 4, "batch_size": 512, "learning_rate": 1e-3},
+            "adapter": {"hidden": 256, "noise": 0.3},
+        },
+        {
+            "training": {"epochs": 4, "batch_size": 512, "learning_rate": 1e-3},
+            "adapter": {"hidden": 1024, "noise": 0.3},
+        },
+    ],
+}
+SHARED: dict[str, Settings] = {
+    "retrained": {"epochs": 10},
+    "puma_all": {"epochs": 8},
+    "puma_small": {"weight_decay": 0.01},
+}
 
 
 class Bench:
     """Fits and scores methods on one data set, keeping rows and test predictions."""
 
-    def __init__(
-        self, dataset: Dataset, template: str, source: str, target: str, device: str | None
-    ) -> None:
-        self.dataset = dataset
-        self.template = template
-        self.source = FrozenBackbone.load(source, device=device, precision="fp32")
-        self.target = FrozenBackbone.load(target, device=device, precision="fp32")
-        self.test = dataset.rows("test")
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.template: str = options.template
+        self.dataset = load_shipped(options.dataset, users=options.users)
+        load = {"device": options.device, "precision": options.precision}
+        self.source = FrozenBackbone.load(options.source, **load)
+        self.target = FrozenBackbone.load(options.target, **load)
+        self.test = self.dataset.rows("test")
         self.truth = self.test["outcome"].to_numpy(dtype=np.float64)
         self.users = self.test["user_id"].to_numpy()
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[Settings] = []
+        self.tuning: list[Settings] = []
+        self.chosen: dict[str, Settings] = {}
         self.predictions: dict[tuple[str, int], np.ndarray] = {}
-
-    def record(self, method: str, seed: int, predicted: np.ndarray, **facts: Any) -> None:
-        """Score test predictions and remember them."""
-        scores = metrics.pooled(self.dataset.task, self.truth, predicted, self.users)
-        self.predictions[method, seed] = predicted
-        row = {"method": method, "seed": seed}
-        row |= {f"test_{name}": round(value, 5) for name, value in scores.items()}
-        self.rows.append(row | facts)
-        print(json.dumps(self.rows[-1]), file=sys.stderr, flush=True)
+        self.differences: list[Settings] = []
 
     def timed(self, work: Callable[[], Any]) -> tuple[Any, float]:
-        """Run some work and return its result and wall-clock seconds."""
+        """Run some work from nothing kept, and return its result and wall-clock seconds."""
+        self.source.latest_reader = self.target.latest_reader = None
         start = time.perf_counter()
         result = work()
         if self.target.device.type == "cuda":
             torch.cuda.synchronize()
         return result, time.perf_counter() - start
 
-    def score_table(
-        self, method: str, seed: int, backbone: FrozenBackbone, table: PromptTable, **facts: Any
-    ) -> None:
-        """Evaluate a prompt table on the test split and record it."""
-        predicted, seconds = self.timed(
-            lambda: predict(backbone, table, self.dataset, "test", template=self.template)
+    def prompts(
+        self, backbone: FrozenBackbone, seed: int, settings: Settings, *, trainable: bool = True
+    ) -> tuple[Any, float]:
+        """Fit prompts of all users; return what was fitted, and seconds."""
+        return self.timed(
+            lambda: fit_prompts(
+                backbone,
+                self.dataset,
+                template=self.template,
+                training=TrainingConfig(**settings["training"], seed=seed),
+                prompt=PromptConfig(**settings["prompt"]),
+                trainable=trainable,
+            )
         )
-        self.record(
+
+    def migration(
+        self, source: PromptTable, seed: int, settings: Settings, users: np.ndarray | None = None
+    ) -> tuple[Any, float]:
+        """Train an adapter on some users (None: all) and migrate everybody."""
+        return self.timed(
+            lambda: train_migration(
+                [source],
+                self.target,
+                self.dataset,
+                template=self.template,
+                training=TrainingConfig(**settings["training"], seed=seed),
+                adapter=AdapterConfig(**settings["adapter"]),
+                users=users,
+            )
+        )
+
+    def tuned(
+        self, name: str, run: Callable[[Settings], tuple[Any, float]]
+    ) -> tuple[Any, float, Settings]:
+        """Run with the settings that were chosen, or try all candidates and choose."""
+        if name in self.chosen:
+            return *run(self.chosen[name]), self.chosen[name]
+        best: tuple[float, Any, float, Settings] | None = None
+        for candidate in CANDIDATES[name]:
+            settings = candidate | {"training": SHARED[name] | candidate["training"]}
+            fitted, seconds = run(settings)
+            score = self.validation(fitted.table)
+            self.tuning.append(
+                {"method": name, **settings, "validation_rmse": score, "seconds": seconds}
+            )
+            print(json.dumps(self.tuning[-1]), file=sys.stderr, flush=True)
+            if best is None or score < best[0]:
+                best = (score, fitted, seconds, settings)
+        assert best is not None
+        self.chosen[name] = best[3]
+        return best[1:]
+
+    def validation(self, table: PromptTable) -> float:
+        """Pooled RMSE of a target table over all users' validation rows."""
+        truth = self.dataset.rows("validation")["outcome"].to_numpy(dtype=np.float64)
+        found = predict(self.target, table, self.dataset, "validation", template=self.template)
+        return round(float(np.sqrt(np.mean((found - truth) ** 2))), 5)
+
+    def record(
+        self,
+        method: str,
+        seed: int,
+        fitted: Any,
+        seconds: float,
+        users: int,
+        backbone: FrozenBackbone | None = None,
+    ) -> None:
+        """Score a fitted table on the test split and write all rows so far."""
+        backbone = backbone or self.target
+        predicted = predict(backbone, fitted.table, self.dataset, "test", template=self.template)
+        self.keep(
             method,
             seed,
             predicted,
-            evaluation_seconds=round(seconds, 2),
+            users_trained=users,
+            seconds=round(seconds, 2),
             device=device_name(backbone),
-            **facts,
+            epochs=len(fitted.result.history),
         )
 
-    def baselines(self) -> None:
+    def keep(self, method: str, seed: int, predicted: np.ndarray, **facts: Any) -> None:
+        """Score test predictions, keep and write them."""
+        scores = metrics.pooled(self.dataset.task, self.truth, predicted, self.users)
+        self.predictions[method, seed] = predicted
+        row = {"method": method, "seed": seed}
+        row |= {f"test_{name}": round(value, 5) for name, value in scores.items()}
+        self.rows.append(row | facts)
+        self.differences += differences(self, method, seed)
+        print(json.dumps(self.rows[-1]), file=sys.stderr, flush=True)
+        write(self)
+
+    def baselines(self, seed: int) -> None:
         """Score the methods that need no language model."""
         for name, baseline in BASELINES.items():
 
@@ -104,88 +214,9 @@ class Bench:
                 return model.predict(self.test)
 
             predicted, seconds = self.timed(fit)
-            self.record(
-                name,
-                0,
-                predicted,
-                users_trained=len(self.dataset.users),
-                seconds=round(seconds, 2),
-                device="cpu",
-            )
-
-    def prompts(
-        self,
-        method: str,
-        seed: int,
-        backbone: FrozenBackbone,
-        training: TrainingConfig,
-        *,
-        trainable: bool = True,
-    ) -> PromptTable:
-        """Fit prompts for all users on a backbone and score them."""
-        fitted, seconds = self.timed(
-            lambda: fit_prompts(
-                backbone,
-                self.dataset,
-                template=self.template,
-                training=training,
-                prompt=PromptConfig(),
-                trainable=trainable,
-            )
-        )
-        self.score_table(
-            method,
-            seed,
-            backbone,
-            fitted.table,
-            users_trained=len(self.dataset.users),
-            seconds=round(seconds, 2),
-            epochs=len(fitted.result.history),
-            validation=round(fitted.result.best_validation, 5),
-        )
-        return fitted.table
-
-    def migration(
-        self,
-        method: str,
-        seed: int,
-        source: PromptTable,
-        training: TrainingConfig,
-        users: np.ndarray | None = None,
-        extra_seconds: float = 0.0,
-    ) -> None:
-        """Train an adapter on some users, migrate everybody and score all."""
-        moved, seconds = self.timed(
-            lambda: train_migration(
-                [source],
-                self.target,
-                self.dataset,
-                template=self.template,
-                training=training,
-                adapter=ADAPTER,
-                users=users,
-            )
-        )
-        self.score_table(
-            method,
-            seed,
-            self.target,
-            moved.table,
-            users_trained=len(self.dataset.users) if users is None else len(users),
-            seconds=round(seconds + extra_seconds, 2),
-            epochs=len(moved.result.history),
-            validation=round(moved.result.best_validation, 5),
-        )
-
-    def signals(self, source: PromptTable) -> Signals:
-        """What the selection strategies look at, from the source alone."""
-        return Signals(
-            user_ids=source.user_ids,
-            embedding=source.vectors.reshape(len(source.vectors), -1),
-            variance=user_variances(source, self.dataset),
-            loss=user_losses(self.source, source, self.dataset, template=self.template),
-            activations=ffn_activations(self.source, source),
-        )
+            everyone = len(self.dataset.users)
+            facts = {"users_trained": everyone, "seconds": round(seconds, 2), "device": "cpu"}
+            self.keep(name, seed, predicted, **facts)
 
 
 def device_name(backbone: FrozenBackbone) -> str:
@@ -195,63 +226,86 @@ def device_name(backbone: FrozenBackbone) -> str:
     return "cpu"
 
 
-def with_seed(config: TrainingConfig, seed: int) -> TrainingConfig:
-    """Return the same settings under another seed."""
-    return TrainingConfig(**{**config.to_dict(), "seed": seed})
-
-
-def one_seed(bench: Bench, seed: int, share: float) -> None:
+def one_seed(bench: Bench, seed: int) -> None:
     """Run every method once under one seed."""
-    source = bench.prompts("source", seed, bench.source, with_seed(PROMPT_TRAINING, seed))
-    bench.prompts(
-        "random_prompts", seed, bench.target, with_seed(PROMPT_TRAINING, seed), trainable=False
+    everyone = len(bench.dataset.users)
+    fitted, seconds = bench.prompts(bench.source, seed, SOURCE)
+    source = fitted.table
+    bench.record("source", seed, fitted, seconds, everyone, bench.source)
+    fitted, seconds, settings = bench.tuned(
+        "retrained", lambda tried: bench.prompts(bench.target, seed, tried)
     )
-    bench.prompts("retrained", seed, bench.target, with_seed(PROMPT_TRAINING, seed))
-    bench.migration("puma_all", seed, source, with_seed(ADAPTER_TRAINING, seed))
-    bench.migration(
-        "shuffled_control", seed, source.shuffled(seed), with_seed(ADAPTER_TRAINING, seed)
+    bench.record("retrained", seed, fitted, seconds, everyone)
+    if seed == bench.options.seeds[0]:
+        bench.baselines(seed)
+    fitted, seconds, adapter = bench.tuned(
+        "puma_all", lambda tried: bench.migration(source, seed, tried)
     )
+    bench.record("puma_all", seed, fitted, seconds, everyone)
+    first, *rest = sorted(bench.options.shares, reverse=True)
+    few(bench, seed, source, first)
+    fitted, seconds = bench.migration(source.shuffled(seed), seed, adapter)
+    bench.record("shuffled_control", seed, fitted, seconds, everyone)
+    for share in rest:
+        few(bench, seed, source, share)
+    fitted, seconds = bench.prompts(bench.target, seed, settings, trainable=False)
+    bench.record("random_prompts", seed, fitted, seconds, everyone)
+
+
+def few(bench: Bench, seed: int, source: PromptTable, share: float) -> None:
+    """Migrate with the paper's strategy and with random users, on a share of all users."""
     budget = int(share * len(bench.dataset.users))
-    signals, extra = bench.timed(lambda: bench.signals(source))
-    small = with_seed(SMALL_ADAPTER_TRAINING, seed)
-    for strategy in ("kmeans-variance", "random"):
-        chosen, seconds = bench.timed(
-            lambda strategy=strategy: select_users(strategy, signals, budget, seed=seed)
+
+    def choose(strategy: str) -> np.ndarray:
+        signals = Signals(
+            user_ids=source.user_ids,
+            embedding=source.vectors.reshape(len(source.vectors), -1),
+            variance=user_variances(source, bench.dataset),
         )
-        cost = seconds + (extra if strategy != "random" else 0.0)
-        name = f"puma_{strategy.replace('-', '_')}"
-        bench.migration(name, seed, source, small, users=chosen.user_ids, extra_seconds=cost)
+        return select_users(strategy, signals, budget, seed=seed).user_ids
+
+    for strategy in ("kmeans-variance", "random"):
+        users, selecting = bench.timed(lambda strategy=strategy: choose(strategy))
+        fitted, seconds, _ = bench.tuned(
+            "puma_small", lambda tried, users=users: bench.migration(source, seed, tried, users)
+        )
+        name = f"puma_{strategy.replace('-', '_')}_{share:.0%}"
+        bench.record(name, seed, fitted, seconds + selecting, len(users))
 
 
-def differences(bench: Bench, seeds: list[int], metric: str) -> list[dict[str, Any]]:
-    """Paired bootstrap over users of each method against full retraining, a row a seed."""
+def differences(bench: Bench, method: str, seed: int) -> list[Settings]:
+    """Paired bootstrap over users: a method against full retraining, and the control against PUMA."""
     found = []
-    names = [*METHODS_WITH_PROMPTS, *BASELINES]
-    for seed in seeds:
-        pairs = [(name, "retrained") for name in names if name != "retrained"]
-        pairs.append(("shuffled_control", "puma_all"))
-        for first, second in pairs:
-            a = bench.predictions[first, 0 if first in BASELINES else seed]
-            interval = metrics.bootstrap_difference(
-                bench.dataset.task,
+    metric = "rmse" if bench.dataset.task == "rating" else "uauc"
+    for other in ("retrained", "puma_all"):
+        wanted = other == "retrained" or method == "shuffled_control"
+        if method != other and wanted and (other, seed) in bench.predictions:
+            ends = interval(
+                bench,
                 metric,
-                bench.truth,
-                a,
-                bench.predictions[second, seed],
-                bench.users,
-                seed=seed,
+                bench.predictions[method, seed],
+                bench.predictions[other, seed],
+                seed,
             )
-            row = {"method": first, "against": second, "seed": seed, "metric": metric}
-            ends = ("value", "low", "high")
-            found.append(row | {end: round(float(getattr(interval, end)), 5) for end in ends})
+            names = {"method": method, "against": other, "seed": seed}
+            found.append(names | {"metric": metric} | ends)
     return found
 
 
-def report(bench: Bench, seeds: list[int], command: str) -> dict[str, Any]:
-    """Collect everything that the results file holds."""
+def interval(
+    bench: Bench, metric: str, first: np.ndarray, second: np.ndarray, seed: int
+) -> dict[str, float]:
+    """Value, low and high end of a difference of two sets of test predictions."""
+    task, truth, users = bench.dataset.task, bench.truth, bench.users
+    ends = metrics.bootstrap_difference(task, metric, truth, first, second, users, seed=seed)
+    return {end: round(float(getattr(ends, end)), 5) for end in ("value", "low", "high")}
+
+
+def write(bench: Bench) -> None:
+    """Write what is known so far."""
     packages = ("torch", "transformers", "accelerate", "numpy")
-    return {
-        "command": command,
+    report = {
+        "command": "python " + " ".join(sys.argv),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in packages},
@@ -262,17 +316,12 @@ def report(bench: Bench, seeds: list[int], command: str) -> dict[str, Any]:
         "template": bench.template,
         "source": bench.source.info.spec,
         "target": bench.target.info.spec,
-        "settings": {
-            "prompts": PROMPT_TRAINING.to_dict(),
-            "adapter": ADAPTER.to_dict(),
-            "adapter_training": ADAPTER_TRAINING.to_dict(),
-            "adapter_training_small": SMALL_ADAPTER_TRAINING.to_dict(),
-        },
+        "settings": {"source": SOURCE} | bench.chosen,
+        "tuning": bench.tuning,
         "rows": bench.rows,
-        "differences": differences(
-            bench, seeds, "rmse" if bench.dataset.task == "rating" else "uauc"
-        ),
+        "differences": bench.differences,
     }
+    bench.options.out.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def main() -> None:
@@ -287,16 +336,12 @@ def main() -> None:
     parser.add_argument("--source", default="llama-small")
     parser.add_argument("--target", default="llama-medium")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--share", type=float, default=0.07)
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.07, 0.03])
     parser.add_argument("--device")
-    options = parser.parse_args()
-    dataset = load_shipped(options.dataset, users=options.users)
-    bench = Bench(dataset, options.template, options.source, options.target, options.device)
-    bench.baselines()
-    for seed in options.seeds:
-        one_seed(bench, seed, options.share)
-    command = "python " + " ".join(sys.argv)
-    options.out.write_text(json.dumps(report(bench, options.seeds, command), indent=1) + "\n")
+    parser.add_argument("--precision", default="auto", help="of the frozen backbones")
+    bench = Bench(parser.parse_args())
+    for seed in bench.options.seeds:
+        one_seed(bench, seed)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -54,7 +54,7 @@ class GraphedCalls:
         )
         try:
             with torch.cuda.device(self.device), torch.set_grad_enabled(needs):
-                graphed: Callable[..., Tensor] = torch.cuda.make_graphed_callables(
+                graphed = torch.cuda.make_graphed_callables(
                     lambda *tensors: self.function(*tensors, shape=shape),
                     samples,
                     num_warmup_iters=2,
@@ -65,4 +65,4 @@ class GraphedCalls:
             self.enabled = False
             torch.cuda.synchronize(self.device)
             return None
-        return graphed
+        return cast(Callable[..., Tensor], graphed)

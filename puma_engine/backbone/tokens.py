@@ -18,6 +18,8 @@ Tokenizer = Any
 
 def clean_text(text: str) -> str:
     """Return the text without control characters and with single spaces."""
+    if text.isprintable():
+        return " ".join(text.split())
     kept = "".join(" " if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in text)
     return " ".join(kept.split())
 

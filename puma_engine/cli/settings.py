@@ -28,11 +28,13 @@ HELP: dict[type, dict[str, str]] = {
     PromptConfig: {
         "tokens": "Soft tokens a user.",
         "init_scale": "Bound of the uniform start.",
+        "start": "shared: one vector for all plus each user's difference; random: the paper's.",
     },
     AdapterConfig: {
         "hidden": "Width of the adapter's hidden layers.",
         "depth": "Feed-forward blocks of the adapter, 2 or more.",
         "dropout": "Dropout of the adapter.",
+        "noise": "Noise on the prompts in training, as a share of their spread.",
     },
 }
 
