@@ -264,22 +264,23 @@ def few(bench: Bench, seed: int, source: PromptTable, share: float) -> None:
         )
         return select_users(strategy, signals, budget, seed=seed).user_ids
 
-    for strategy in ("kmeans-variance", "random"):
+    for strategy, name in (("kmeans-variance", "puma_kmeans_variance"), ("random", "puma_random")):
         users, selecting = bench.timed(lambda strategy=strategy: choose(strategy))
-        fitted, seconds, _ = bench.tuned(
+        fitted, seconds, settings = bench.tuned(
             "puma_small", lambda tried, users=users: bench.migration(source, seed, tried, users)
         )
-        name = f"puma_{strategy.replace('-', '_')}_{share:.0%}"
-        bench.record(name, seed, fitted, seconds + selecting, len(users))
+        bench.record(f"{name}_{share:.0%}", seed, fitted, seconds + selecting, len(users))
+    fitted, seconds = bench.migration(source.shuffled(seed), seed, settings, users)
+    bench.record(f"shuffled_control_{share:.0%}", seed, fitted, seconds, len(users))
 
 
 def differences(bench: Bench, method: str, seed: int) -> list[Settings]:
-    """Paired bootstrap over users: a method against full retraining, and the control against PUMA."""
+    """Paired bootstrap over users: a method against retraining, and a control against its own."""
     found = []
     metric = "rmse" if bench.dataset.task == "rating" else "uauc"
-    for other in ("retrained", "puma_all"):
-        wanted = other == "retrained" or method == "shuffled_control"
-        if method != other and wanted and (other, seed) in bench.predictions:
+    own = method.replace("shuffled_control", "puma_random" if "%" in method else "puma_all")
+    for other in dict.fromkeys(("retrained", own)):
+        if method != other and (other, seed) in bench.predictions:
             ends = interval(
                 bench,
                 metric,

@@ -42,7 +42,7 @@ class AdapterTraining(nn.Module):
         super().__init__()
         self.data = data
         self.sources = sources
-        self.noise = sources.std(dim=0, keepdim=True) * adapter.config.noise
+        self.noise = sources.std(dim=0, keepdim=True, correction=0) * adapter.config.noise
         self.adapter = adapter
         self.head = head
 
