@@ -1,4 +1,4 @@
-"""Entry point: navigation and page settings only. Run with `streamlit run dashboard/app.py`."""
+"""Entry point: navigation and page settings only. Started by `puma serve`."""
 
 import sys
 from pathlib import Path
@@ -7,8 +7,7 @@ import streamlit as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dashboard.views import compare
+from dashboard import pages
 
 st.set_page_config(page_title="PUMA Workbench", page_icon=":material/swap_horiz:", layout="wide")
-page = st.navigation([st.Page(compare.page, title="Compare", icon=":material/compare_arrows:")])
-page.run()
+pages.navigation().run()

@@ -2,29 +2,19 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from streamlit.testing.v1 import AppTest
+from dashboard_pages import open_page
 
 from puma_engine.store import Workspace
 
-APP = str(Path(__file__).resolve().parents[1] / "dashboard" / "app.py")
 METHODS = [
     ("Source prompts", "source", 0.86, np.nan, 3.0),
     ("Migrated, 70 users (kmeans-variance)", "migrated", 0.85, 0.004, 1.0),
     ("Full retraining", "retrained", 0.846, np.nan, 20.0),
 ]
-
-
-def open_app(root, monkeypatch, **query):
-    monkeypatch.setenv("PUMA_WORKSPACE", str(root))
-    app = AppTest.from_file(APP, default_timeout=60)
-    for name, value in query.items():
-        app.query_params[name] = value
-    return app.run()
 
 
 def users(shift):
@@ -57,7 +47,7 @@ def workspace(tmp_path):
 
 def test_a_comparison_shows_its_verdict_and_methods(workspace, monkeypatch):
     ws, run = workspace
-    app = open_app(ws.root, monkeypatch, comparison=run)
+    app = open_page("compare", ws.root, monkeypatch, comparison=run)
     assert not app.exception
     shown = " ".join(element.value for element in app.markdown)
     assert "Migrate (Migrated, 70 users (kmeans-variance))" in shown and "5% of" in shown
@@ -67,15 +57,15 @@ def test_a_comparison_shows_its_verdict_and_methods(workspace, monkeypatch):
 
 
 def test_an_unknown_address_is_said(workspace, monkeypatch):
-    app = open_app(workspace[0].root, monkeypatch, comparison="../../etc")
+    app = open_page("compare", workspace[0].root, monkeypatch, comparison="../../etc")
     assert not app.exception and "not here" in app.warning[0].value
 
 
 def test_no_workspace_and_an_empty_one_say_how_to_begin(tmp_path, monkeypatch):
-    app = open_app(tmp_path / "none", monkeypatch)
+    app = open_page("compare", tmp_path / "none", monkeypatch)
     assert not app.exception and "make demo" in app.warning[0].value
     Workspace.open(tmp_path / "empty", create=True)
-    app = open_app(tmp_path / "empty", monkeypatch)
+    app = open_page("compare", tmp_path / "empty", monkeypatch)
     assert not app.exception and "puma demo" in app.info[0].value
 
 

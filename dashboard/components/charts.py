@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from dashboard.components.theme import KINDS, METRICS
+from dashboard.components.theme import KINDS, METRICS, NEUTRAL
 
 CONFIG = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
 
@@ -14,7 +14,7 @@ def cost_quality(methods: pd.DataFrame, scores: pd.DataFrame, metric: str) -> go
     """Quality with its interval against measured seconds, a point a method."""
     joined = methods.merge(scores[scores["metric"] == metric], on=["method", "kind"])
     figure = go.Figure()
-    for kind, (label, colour) in KINDS.items():
+    for kind, (label, colour, symbol) in KINDS.items():
         rows = joined[joined["kind"] == kind]
         if rows.empty:
             continue
@@ -23,7 +23,7 @@ def cost_quality(methods: pd.DataFrame, scores: pd.DataFrame, metric: str) -> go
             y=rows["value"],
             mode="markers",
             name=label,
-            marker={"color": colour, "size": 12},
+            marker={"color": colour, "symbol": symbol, "size": 12},
             error_y={
                 "array": rows["high"] - rows["value"],
                 "arrayminus": rows["value"] - rows["low"],
@@ -44,7 +44,7 @@ def user_scatter(joined: pd.DataFrame, metric: str, first: str, second: str) -> 
             x=joined["first"].astype("float32"),
             y=joined["second"].astype("float32"),
             mode="markers",
-            marker={"size": 5, "opacity": 0.5, "color": KINDS["migrated"][1]},
+            marker={"size": 5, "opacity": 0.5, "color": KINDS["migrated"].colour},
             customdata=joined[["row", "n"]],
             hovertemplate="user row %{customdata[0]}, %{customdata[1]} test rows<br>"
             "%{x:.3f} against %{y:.3f}<extra></extra>",
@@ -58,7 +58,7 @@ def user_scatter(joined: pd.DataFrame, metric: str, first: str, second: str) -> 
         y=[low, high],
         mode="lines",
         name="equal",
-        line={"color": "#8A8A8A", "dash": "dot"},
+        line={"color": NEUTRAL, "dash": "dot"},
     )
     figure.update_xaxes(title=f"{first}: {METRICS[metric]}")
     figure.update_yaxes(title=f"{second}: {METRICS[metric]}", scaleanchor="x")
@@ -69,10 +69,12 @@ def difference_histogram(joined: pd.DataFrame, metric: str) -> go.Figure:
     """Distribution of second minus first over users."""
     figure = go.Figure(
         go.Histogram(
-            x=joined["second"] - joined["first"], marker={"color": KINDS["migrated"][1]}, nbinsx=60
+            x=joined["second"] - joined["first"],
+            marker={"color": KINDS["migrated"].colour},
+            nbinsx=60,
         )
     )
-    figure.add_vline(x=0, line={"color": "#8A8A8A", "dash": "dot"})
+    figure.add_vline(x=0, line={"color": NEUTRAL, "dash": "dot"})
     figure.update_xaxes(title=f"Migrated minus retrained, {METRICS[metric]}")
     figure.update_yaxes(title="Users")
     return _style(figure, "How far users move")

@@ -8,17 +8,61 @@ import pandas as pd
 import streamlit as st
 
 from puma_engine import jobs as engine_jobs
-from puma_engine.errors import PumaError, StoreError
+from puma_engine.errors import NotFoundError, PumaError, StoreError
 from puma_engine.jobs import Job
 from puma_engine.selection.strategies import STRATEGIES
 from puma_engine.store import Run, Workspace
+from puma_engine.store.base import DATABASE, locate
 
-__all__ = ["STRATEGIES", "Job", "PumaError", "Run", "StoreError"]
+__all__ = ["STRATEGIES", "Job", "NotFoundError", "PumaError", "Run", "StoreError"]
 
 
-def workspace() -> Workspace:
+def workspace(*, create: bool = False) -> Workspace:
     """Open the workspace that PUMA_WORKSPACE names; raises StoreError when there is none."""
-    return Workspace.open()
+    root = locate(None)
+    if create or not (root / DATABASE).is_file():
+        _open.clear()
+        return Workspace.open(root, create=create)
+    return _open(str(root))
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _open(root: str) -> Workspace:
+    return Workspace.open(root)
+
+
+def has_workspace() -> bool:
+    """Say whether there is a workspace; opening it may still fail."""
+    return (locate(None) / DATABASE).is_file()
+
+
+def root() -> str:
+    """Return the workspace's folder: the first key of every cached read."""
+    return str(locate(None))
+
+
+def runs(kind: str | None = None, status: str | None = "finished") -> list[Run]:
+    """Return runs, the newest first; finished ones unless told otherwise."""
+    return workspace().runs(kind=kind, status=status)
+
+
+def run(run_id: str) -> Run:
+    """Return a run by its id; raises NotFoundError."""
+    return workspace().run(run_id)
+
+
+@st.cache_data(max_entries=100, show_spinner=False)
+def table(root: str, run_id: str, name: str) -> pd.DataFrame:
+    """Return a table of a finished run; finished runs never change, so it is read once."""
+    return Workspace.open(root).get_table(run_id, name)
+
+
+def queue(command: str, args: dict[str, Any], title: str) -> Job:
+    """Queue a command of puma_engine.pipeline.COMMANDS, and see to it that a worker runs."""
+    ws = workspace()
+    job = engine_jobs.enqueue(ws, command, args, title=title)
+    engine_jobs.ensure_worker(ws)
+    return job
 
 
 def comparisons() -> list[Run]:
@@ -53,14 +97,19 @@ def backbones() -> list[Run]:
     return workspace().runs(kind="backbone", status="finished")
 
 
-def jobs() -> list[Job]:
+def jobs(limit: int | None = 20) -> list[Job]:
     """Latest jobs first."""
-    return engine_jobs.jobs(workspace(), limit=20)
+    return engine_jobs.jobs(workspace(), limit=limit)
 
 
-def job_log(job_id: str) -> str:
+def job(job_id: str) -> Job:
+    """Return a job by its id; raises NotFoundError."""
+    return engine_jobs.job(workspace(), job_id)
+
+
+def job_log(job_id: str, lines: int = 15) -> str:
     """Return the last lines of a job's log."""
-    return engine_jobs.read_log(workspace(), job_id, 15)
+    return engine_jobs.read_log(workspace(), job_id, lines)
 
 
 def launch_migration(source: str, target: str, strategy: str, share: float) -> Job:
@@ -74,9 +123,7 @@ def launch_migration(source: str, target: str, strategy: str, share: float) -> J
     if strategy != "all":
         args |= {"strategy": strategy, "share": share}
     title = f"Migrate {ws.run(source).name} to {ws.run(target).name}"
-    job = engine_jobs.enqueue(ws, "migrate", args, title=title)
-    engine_jobs.ensure_worker(ws)
-    return job
+    return queue("migrate", args, title)
 
 
 def cancel(job_id: str) -> None:

@@ -1,0 +1,50 @@
+"""The pages: adding one is one line here and `views/<name>.py` with a `page()`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+
+import streamlit as st
+
+# Name (also the address), title, icon, and what it answers.
+PAGES = {
+    "overview": ("Overview", ":material/space_dashboard:", "What is here, and what to do next."),
+    "compare": ("Compare", ":material/compare_arrows:", "Is a migration as good as retraining?"),
+}
+
+
+def navigation(first: str = "overview") -> st.Page:
+    """Set up the navigation and return the page that the address names, or the first one."""
+    return st.navigation([page(name, default=name == first) for name in PAGES])
+
+
+def page(name: str, *, default: bool = False) -> st.Page:
+    """Return streamlit's page of a name; its module is loaded when it is opened."""
+    title, icon, about = PAGES[name]
+    return st.Page(
+        lambda: import_module(f"dashboard.views.{name}").page(),
+        title=title,
+        icon=icon,
+        url_path=name,
+        default=default,
+        help=about,
+    )
+
+
+def link(name: str, *, label: str | None = None, **address: str | Sequence[str]) -> None:
+    """Show a link to a page, with what it is to show in its address.
+
+    label is read as markdown: escape other people's text.
+    """
+    if name in PAGES:
+        st.page_link(page(name), label=label, query_params=_values(address))
+
+
+def go(name: str, **address: str | Sequence[str]) -> None:
+    """Open a page now, with what it is to show in its address."""
+    st.switch_page(page(name), query_params=_values(address))
+
+
+def _values(address: dict[str, str | Sequence[str]]) -> dict[str, str | list[str]]:
+    return {key: one if isinstance(one, str) else list(one) for key, one in address.items()}

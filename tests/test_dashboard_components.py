@@ -1,0 +1,96 @@
+"""The parts that pages share: addresses, other people's text, charts and their data."""
+
+import io
+
+import pandas as pd
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from dashboard.components import figures
+from dashboard.components.text import escaped, short
+from dashboard.components.theme import KINDS
+
+SCRIPT = """
+import streamlit as st
+from dashboard.components import address
+
+one = address.choose("One", ["a", "b"], "one", labels={"a": "<b>first</b>"}, default="b")
+many = address.choose_many("Many", ["a", "b", "c"], "many", default=["a"])
+st.text(f"{one} {many} {address.read('free', str.isdigit, 'none')}")
+st.button("write", on_click=lambda: address.write("free", "7"))
+"""
+
+
+def open_script(**query):
+    app = AppTest.from_string(SCRIPT, default_timeout=30)
+    for name, value in query.items():
+        app.query_params[name] = value
+    return app.run()
+
+
+def shown(app):
+    assert not app.exception
+    return app.text[-1].value
+
+
+def test_a_first_visit_shows_the_defaults_and_writes_them_into_the_address():
+    app = open_script()
+    assert shown(app) == "b ['a'] none"
+    assert app.query_params["one"] == "b" and app.query_params["many"] == "a"
+
+
+def test_an_address_shows_what_it_names_again():
+    app = open_script(one="a", many=["c", "b"], free="12")
+    assert shown(app) == "a ['c', 'b'] 12" and not app.warning
+    app.selectbox[0].select("b").run()
+    app.multiselect[0].unselect("c").run()
+    app.button[0].click().run()
+    assert shown(app) == "b ['b'] 7"
+    again = open_script(**{name: app.query_params[name] for name in ("one", "many", "free")})
+    assert shown(again) == shown(app)
+
+
+def test_a_choice_emptied_on_purpose_stays_empty():
+    app = open_script(many="b")
+    app.multiselect[0].unselect("b").run()
+    assert shown(app) == "b [] none" and "many" not in app.query_params
+
+
+@pytest.mark.parametrize("value", ["../../etc/passwd", "<script>alert(1)</script>", "x" * 5000])
+def test_an_address_with_a_wrong_value_says_so_and_shows_what_there_is(value):
+    app = open_script(one=value, many=[value, "b"], free=value)
+    assert shown(app) == "b ['b'] none"
+    assert len(app.warning) == 2
+    assert all(value not in element.value for element in app.markdown)
+
+
+def test_markup_is_escaped_and_long_or_turned_text_is_cut():
+    assert escaped("**b** [x](y) :red[z]") == r"\*\*b\*\* \[x\]\(y\) \:red\[z\]"
+    assert short("a\u202eb\nc" + "d" * 100, 10) == "a b cdddd…"
+
+
+def test_data_of_a_chart_is_whole_and_runs_no_formula():
+    data = pd.DataFrame({"title": ["=1+1", "@x", "plain"], "value": [1.5, -2.0, 3.0]})
+    csv = pd.read_csv(io.BytesIO(figures.to_csv(data)))
+    assert csv["title"].tolist() == ["'=1+1", "'@x", "plain"]
+    assert csv["value"].tolist() == data["value"].tolist()
+    pd.testing.assert_frame_equal(pd.read_parquet(io.BytesIO(figures.to_parquet(data))), data)
+
+
+def test_every_kind_has_its_own_colour_and_mark():
+    for part in ("label", "colour", "symbol"):
+        assert len({getattr(kind, part) for kind in KINDS.values()}) == len(KINDS)
+
+
+@pytest.mark.parametrize("page", ["#FFFFFF", "#10161D"])
+def test_every_kind_stands_out_from_the_light_and_the_dark_page(page):
+    for kind in KINDS.values():
+        high, low = sorted((luminance(kind.colour), luminance(page)), reverse=True)
+        assert (high + 0.05) / (low + 0.05) >= 3
+
+
+def luminance(colour):
+    """Relative luminance of #RRGGBB as WCAG defines it."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
