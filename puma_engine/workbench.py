@@ -46,6 +46,7 @@ class Workbench:
     chain = _method(pipeline.chain)
     evaluate = _method(pipeline.evaluate)
     compare = _method(pipeline.compare)
+    project = _method(pipeline.project)
     demo = _method(pipeline.demo)
     dataset = _method(pipeline.load_dataset)
     prompts = _method(pipeline.load_prompts)

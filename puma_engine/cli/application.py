@@ -10,7 +10,19 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from puma_engine.cli import data, demo, doctor, jobs, migration, models, prompts, runs, scoring, zoo
+from puma_engine.cli import (
+    data,
+    demo,
+    doctor,
+    jobs,
+    maps,
+    migration,
+    models,
+    prompts,
+    runs,
+    scoring,
+    zoo,
+)
 from puma_engine.cli.session import Session, set_session
 from puma_engine.errors import Cancelled, PumaError
 
@@ -93,6 +105,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(prompts.app, name="prompts")
 migration.register(app)
 scoring.register(app)
+maps.register(app)
 app.add_typer(runs.app, name="runs")
 app.add_typer(jobs.app, name="jobs")
 jobs.register(app)

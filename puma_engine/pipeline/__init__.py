@@ -10,6 +10,7 @@ from puma_engine.pipeline.data import import_dataset, load_dataset
 from puma_engine.pipeline.demo import demo
 from puma_engine.pipeline.evaluating import evaluate, read_predictions
 from puma_engine.pipeline.migrating import chain, migrate
+from puma_engine.pipeline.projecting import project
 from puma_engine.pipeline.prompts import fit_prompts, import_prompts
 from puma_engine.pipeline.selecting import select, selected_users
 from puma_engine.pipeline.stage import find
@@ -34,6 +35,7 @@ __all__ = [
     "load_prompts",
     "method_cost",
     "migrate",
+    "project",
     "read_predictions",
     "select",
     "selected_users",

@@ -11,6 +11,7 @@ from puma_engine.pipeline.data import import_dataset
 from puma_engine.pipeline.demo import demo
 from puma_engine.pipeline.evaluating import evaluate
 from puma_engine.pipeline.migrating import chain, migrate
+from puma_engine.pipeline.projecting import project
 from puma_engine.pipeline.prompts import fit_prompts, import_prompts
 from puma_engine.pipeline.selecting import select
 
@@ -24,5 +25,6 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "chain": chain,
     "evaluate": evaluate,
     "compare": compare,
+    "project": project,
     "demo": demo,
 }

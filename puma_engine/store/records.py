@@ -24,6 +24,7 @@ KINDS = (
     "migration",
     "evaluation",
     "comparison",
+    "projection",
 )
 STATUSES = ("running", "finished", "failed", "interrupted")
 PACKAGES = ("torch", "transformers", "accelerate", "numpy", "pandas", "sqlite-utils")
