@@ -95,6 +95,58 @@ def load_tensors(path: Path) -> tuple[dict[str, np.ndarray], Any]:
     return arrays, meta
 
 
+_DTYPES = {
+    **{"F64": "float64", "F32": "float32", "F16": "float16", "BOOL": "bool"},
+    **{f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
+    **{f"U{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)},
+}
+
+
+class TensorFile:
+    """A safetensors file that is read in parts, so that memory is bounded by what is asked for.
+
+    meta: the JSON metadata. Reading opens the file anew, so that threads may share one object.
+    Raises StoreError if the file is missing or damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with path.open("rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                if length > path.stat().st_size:
+                    raise ValueError("its header is cut off")
+                self._places = json.loads(file.read(length))
+            self.meta = json.loads(self._places.pop("__metadata__", {}).get("meta", "null"))
+        except FileNotFoundError:
+            raise StoreError(f"There is no file {path}.") from None
+        except (ValueError, AttributeError, OSError) as error:
+            raise StoreError(
+                f"The file {path} is damaged ({error}); restore it or make it again."
+            ) from error
+        self._start = 8 + length
+
+    def names(self) -> list[str]:
+        """Return the names of the arrays."""
+        return sorted(self._places)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of an array."""
+        return tuple(self._places[name]["shape"])
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Read the rows [start, stop) of an array, all of them if not told otherwise."""
+        place, shape = self._places[name], self.shape(name)
+        dtype = np.dtype(_DTYPES[place["dtype"]])
+        rows = len(range(shape[0])[start:stop])
+        each = int(np.prod(shape[1:], dtype=np.int64))
+        offset = self._start + place["data_offsets"][0] + start * each * dtype.itemsize
+        found = np.fromfile(self.path, dtype, rows * each, offset=offset)
+        if len(found) != rows * each:
+            raise StoreError(f"The file {self.path} is cut off; restore it or make it again.")
+        return found.reshape(rows, *shape[1:])
+
+
 def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's content in hexadecimal."""
     with path.open("rb") as file:

@@ -51,6 +51,7 @@ class Workbench:
     dataset = _method(pipeline.load_dataset)
     prompts = _method(pipeline.load_prompts)
     adapter = _method(pipeline.load_adapter)
+    predict_title = _method(pipeline.predict_title)
     predictions = _method(pipeline.read_predictions)
     selected_users = _method(pipeline.selected_users)
 

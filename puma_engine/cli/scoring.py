@@ -1,4 +1,4 @@
-"""puma evaluate and compare."""
+"""puma evaluate, compare and predict."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands of this module to the tree."""
     app.command("evaluate")(evaluate)
     app.command("compare")(compare)
+    app.command("predict")(predict)
 
 
 def evaluate(
@@ -121,3 +122,15 @@ def interval(row: dict[str, Any], *names: str) -> str:
     if value != value:
         return "-"
     return f"{value:.4f} [{low:.4f}, {high:.4f}]"
+
+
+def predict(
+    run: Annotated[str, typer.Argument(help="Prompts or migration run.")],
+    user: Annotated[str, typer.Option("--user", help="User id, as in the data set.")],
+    title: Annotated[str, typer.Option("--title", help="Title of any item, known or not.")],
+    device: Device = None,
+) -> None:
+    """Predict what a user would think of a title: rating or click, and each answer's probability."""
+    from puma_engine.pipeline import predict_title
+
+    session().show(predict_title(session().open(), run, user, title, device=device))

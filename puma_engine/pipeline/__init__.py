@@ -10,7 +10,9 @@ from puma_engine.pipeline.data import import_dataset, load_dataset
 from puma_engine.pipeline.demo import demo
 from puma_engine.pipeline.evaluating import evaluate, read_predictions
 from puma_engine.pipeline.migrating import chain, migrate
+from puma_engine.pipeline.predicting import Prediction, Predictor, predict_title
 from puma_engine.pipeline.projecting import project
+from puma_engine.pipeline.prompt_rows import PromptRows
 from puma_engine.pipeline.prompts import fit_prompts, import_prompts
 from puma_engine.pipeline.selecting import select, selected_users
 from puma_engine.pipeline.stage import find
@@ -18,6 +20,9 @@ from puma_engine.pipeline.tables import export_prompts, load_adapter, load_promp
 
 __all__ = [
     "COMMANDS",
+    "Prediction",
+    "Predictor",
+    "PromptRows",
     "add_backbone",
     "chain",
     "compare",
@@ -35,6 +40,7 @@ __all__ = [
     "load_prompts",
     "method_cost",
     "migrate",
+    "predict_title",
     "project",
     "read_predictions",
     "select",

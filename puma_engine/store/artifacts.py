@@ -12,7 +12,13 @@ import numpy as np
 from puma_engine.errors import NotFoundError, StoreError
 from puma_engine.store.records import checked_file_name, now, plain
 from puma_engine.store.runs import Runs
-from puma_engine.tensors import atomic_write, load_tensors, save_tensors, sha256_file
+from puma_engine.tensors import (
+    TensorFile,
+    atomic_write,
+    load_tensors,
+    save_tensors,
+    sha256_file,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,11 +38,17 @@ class Artifacts(Runs):
 
         self._put(run_id, name, "parquet", len(frame), write)
 
-    def get_table(self, run_id: str, name: str) -> pd.DataFrame:
-        """Read a frame back; raises NotFoundError, or StoreError for a damaged file."""
+    def get_table(
+        self, run_id: str, name: str, *, where: Mapping[str, Sequence[Any]] | None = None
+    ) -> pd.DataFrame:
+        """Read a frame back; raises NotFoundError, or StoreError for a damaged file.
+
+        where: for some columns the values that are wanted; other rows are not kept in memory.
+        """
         import pandas as pd
 
-        return pd.read_parquet(self._whole_file(run_id, name, "parquet"))
+        wanted = [(column, "in", list(values)) for column, values in (where or {}).items()]
+        return pd.read_parquet(self._whole_file(run_id, name, "parquet"), filters=wanted or None)
 
     def put_tensors(
         self,
@@ -67,6 +79,10 @@ class Artifacts(Runs):
         """Read arrays, the user ids of their rows, and metadata back."""
         arrays, header = load_tensors(self._whole_file(run_id, name, "safetensors"))
         return arrays, header["ids"], header["meta"]
+
+    def open_tensors(self, run_id: str, name: str) -> TensorFile:
+        """Return the file of `get_tensors` for reading in parts; its meta holds ids and meta."""
+        return TensorFile(self._whole_file(run_id, name, "safetensors"))
 
     def artifacts(self, run_id: str) -> list[dict[str, Any]]:
         """Return the files of a run: name, format, file, sha256, bytes, rows, created."""

@@ -1,0 +1,159 @@
+"""What a user would think of a title: one prediction at a time, from any prompts of the workspace."""
+
+from __future__ import annotations
+
+import time
+import unicodedata
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from puma_engine.errors import DataError
+from puma_engine.pipeline.backbones import load_backbone
+from puma_engine.pipeline.prompt_rows import PromptRows
+from puma_engine.pipeline.stage import Reference
+from puma_engine.store import Workspace
+
+if TYPE_CHECKING:
+    import torch
+
+LONGEST_TITLE = 1000
+LONGEST_USER = 1000
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a user is predicted to think of a title.
+
+    title: as the model read it; cut: whether it was longer than the template's budget of
+    tokens. value: the rating (1 to 5) or the probability of a click. answers: the probability
+    of each answer among the allowed ones. seconds: of the prediction, loading excluded.
+    """
+
+    run_id: str
+    user: str
+    title: str
+    task: str
+    template: str
+    value: float
+    answers: dict[str, float]
+    cut: bool
+    seconds: float
+
+
+def checked_title(title: str) -> str:
+    """Return a title with single spaces, or raise DataError."""
+    text = " ".join(title.split())
+    if not text:
+        raise DataError("The title is empty; give the title of an item, such as a book's.")
+    if len(text) > LONGEST_TITLE:
+        raise DataError(
+            f"The title has {len(text):,} characters; give one of at most {LONGEST_TITLE:,}."
+        )
+    for place, character in enumerate(text):
+        if unicodedata.category(character) in ("Cc", "Cs"):
+            raise DataError(
+                f"The title has the control character U+{ord(character):04X} at place {place + 1}; "
+                "remove it."
+            )
+    return text
+
+
+def checked_user(user: str) -> str:
+    """Return a user id that may exist, or raise DataError."""
+    if not user.strip():
+        raise DataError("The user id is empty; give the id of a user as in the data set.")
+    if len(user) > LONGEST_USER:
+        raise DataError(
+            f"The user id has {len(user):,} characters; give one of at most {LONGEST_USER:,}."
+        )
+    return user
+
+
+class Predictor:
+    """The prompts of one run with their backbone and head, loaded to answer many questions."""
+
+    def __init__(self, ws: Workspace, prompts: Reference, *, device: str | None = None) -> None:
+        from puma_engine.tasks import get_task
+        from puma_engine.templates import get_template
+
+        self.prompts = PromptRows(ws, prompts)
+        self.run = self.prompts.run
+        self.template = get_template(str(self.run.config["template"]))
+        self.task = get_task(self.template.task)
+        self._ws = ws
+        self._backbone = load_backbone(ws, self.run.inputs["backbone"], device=device)
+        self._head = self._load_head()
+
+    def _load_head(self) -> torch.nn.Module:
+        import torch
+
+        tensors = self.prompts.head()
+        if tensors is None:
+            raise DataError(
+                f"The prompts of the run {self.run.name!r} came without the head that turns answers "
+                "into a prediction; import them with it, or fit them here."
+            )
+        head = self.task.head(0.0, torch.Generator().manual_seed(0))
+        head.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()})
+        return head.requires_grad_(False).to(self._backbone.device).eval()
+
+    def predict(self, user: str, title: str) -> Prediction:
+        """Predict what a user thinks of a title. Raises DataError for a title or user that cannot be."""
+        text = checked_title(title)
+        vector = self.prompts.vector(checked_user(user))
+        history = self._history(user) if self.template.uses_history else ()
+        started = time.perf_counter()
+        logits, cut = self._read(vector, text, history)
+        value = float(self.task.predict(logits, self._head)[0])
+        shares = logits[0].double().softmax(0).tolist()
+        return Prediction(
+            run_id=self.run.id,
+            user=user,
+            title=text,
+            task=self.task.name,
+            template=self.template.name,
+            value=value,
+            answers=dict(zip(self.task.answers, shares, strict=True)),
+            cut=cut,
+            seconds=time.perf_counter() - started,
+        )
+
+    def _read(self, vector: Any, title: str, history: tuple[str, ...]) -> tuple[Any, bool]:
+        """Answer logits [1, A] for one prompt [l, width], and whether the title was cut."""
+        import torch
+
+        from puma_engine.backbone import Context, Reader
+        from puma_engine.backbone.tokens import clean_text, encode_text
+        from puma_engine.templates import Slot
+
+        context = Context(title, history)
+        with torch.no_grad():
+            reader = Reader(self._backbone, self.template, (context,))
+            logits = reader.logits(torch.from_numpy(vector)[None], torch.zeros(1, dtype=torch.long))
+        whole = encode_text(self._backbone.tokenizer, clean_text(title))
+        return logits.detach(), len(reader.slot_ids(Slot.ITEM, context)) < len(whole)
+
+    def _history(self, user: str) -> tuple[str, ...]:
+        """Titles of the history that the user's latest interaction was shown with."""
+        data = self.run.inputs["dataset"]
+        rows = self._ws.get_table(data, "interactions", where={"user_id": [user]})
+        if "history" not in rows or rows.empty:
+            return ()
+        latest = rows.iloc[-1] if "time" not in rows else rows.loc[rows["time"].idxmax()]
+        ids = list(latest["history"] if latest["history"] is not None else ())
+        items = self._ws.get_table(data, "items", where={"item_id": ids}) if ids else None
+        texts = {} if items is None else dict(zip(items["item_id"], items["text"], strict=True))
+        return tuple(texts[item] for item in ids if item in texts)
+
+
+def predict_title(
+    ws: Workspace, prompts: Reference, user: str, title: str, *, device: str | None = None
+) -> Prediction:
+    """Predict what a user thinks of a title with the prompts of one run.
+
+    prompts: a prompts or migration run. Raises DataError for a title or user that cannot be,
+    NotFoundError and StoreError for the run.
+    """
+    checked_title(title)
+    checked_user(user)
+    return Predictor(ws, prompts, device=device).predict(user, title)
