@@ -13,3 +13,6 @@ PROMPT_TRAINING = TrainingConfig(epochs=10, batch_size=1024, learning_rate=7e-3)
 ADAPTER = AdapterConfig(hidden=1024)
 ADAPTER_TRAINING = TrainingConfig(epochs=8, batch_size=1024, learning_rate=1e-3)
 SMALL_ADAPTER_TRAINING = TrainingConfig(epochs=6, batch_size=256, learning_rate=1e-3)
+
+# A migration that loses at most this share of the full retraining's value is as good.
+MARGIN = 0.01

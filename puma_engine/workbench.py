@@ -47,6 +47,7 @@ class Workbench:
     evaluate = _method(pipeline.evaluate)
     compare = _method(pipeline.compare)
     project = _method(pipeline.project)
+    judge = _method(pipeline.judge_comparison)
     demo = _method(pipeline.demo)
     dataset = _method(pipeline.load_dataset)
     prompts = _method(pipeline.load_prompts)

@@ -146,8 +146,12 @@ def test_a_baseline_is_evaluated_and_compared(puma, table):
     assert [row["method"] for row in found["methods"]] == ["Global mean", "Item mean"]
     lineage = json.loads(puma("runs", "lineage", "both").stdout)
     assert {run["kind"] for run in lineage} == {"comparison", "evaluation", "dataset"}
-    people = puma("compare", *ids, json_output=False)
-    assert people.exit_code == 0 and "Global mean" in people.stdout
+    assert found["verdict"]["decision"] == "incomplete"
+    people = puma("compare", ids[0], "--baselines", json_output=False)
+    assert people.exit_code == 0 and "User + item bias" in people.stdout
+    assert "No verdict yet" in people.stdout
+    wrong = puma("compare", *ids, "--margin", "2", json_output=False)
+    assert wrong.exit_code == 1 and "0.01 means 1 %" in wrong.stderr
 
 
 def test_errors_are_one_line_and_exit_1(puma, table):

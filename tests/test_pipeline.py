@@ -164,6 +164,33 @@ def test_comparison_pairs_rows_and_counts_costs(world):
     assert scores.loc["migrated", "difference"] == pytest.approx(gap, abs=1e-6)
     assert np.isnan(scores.loc["retrained", "difference"])
     assert pipeline.compare(ws, list(reversed(runs))).id == compared.id
+    assert pipeline.find_comparison(ws, runs).id == compared.id
+    assert pipeline.find_comparison(ws, runs, reference=runs[0]) is None
+    verdict = pipeline.judge_comparison(ws, compared)
+    migrated = methods.loc["migrated"]
+    assert (verdict.method, verdict.reference) == (migrated["method"], "Full retraining")
+    assert verdict.cost == pytest.approx(migrated["seconds"] / methods.loc["retrained", "seconds"])
+    assert verdict.loss == pytest.approx(gap, abs=1e-6)
+
+
+def test_comparison_keeps_what_each_user_loses(world):
+    ws = world["ws"]
+    source = pipeline.evaluate(ws, world["source"])
+    compared = pipeline.compare(ws, [source], baselines=True)
+    methods = ws.get_table(compared.id, "methods")
+    assert methods["kind"].tolist() == ["source", "baseline", "baseline", "baseline"]
+    users = ws.get_table(compared.id, "users")
+    scores = ws.get_table(compared.id, "comparison").query("metric == 'rmse'")
+    for method, evaluation in zip(methods["method"], methods["evaluation"], strict=True):
+        pooled = np.average(users[f"loss_{evaluation}"], weights=users["n"]) ** 0.5
+        wanted = scores.set_index("method").loc[method, "value"]
+        assert pooled == pytest.approx(wanted, abs=1e-5)
+    train = pipeline.load_dataset(ws, world["data"]).rows("train")
+    found = users.set_index("user_id").loc["007"]
+    own = train[train["user_id"] == "007"]["outcome"]
+    assert found["train_rows"] == len(own) and found["variance"] == pytest.approx(own.var(ddof=0))
+    ws.db.execute("DELETE FROM artifacts WHERE run_id = ? AND name = 'users'", [compared.id])
+    pd.testing.assert_frame_equal(pipeline.comparison_users(ws, compared), users)
 
 
 def test_shuffled_control_differs_only_in_its_source(world):

@@ -8,6 +8,7 @@ import typer
 
 from puma_engine.cli.session import session
 from puma_engine.cli.settings import Device, Name, Queue
+from puma_engine.settings import MARGIN
 
 
 def register(app: typer.Typer) -> None:
@@ -62,14 +63,23 @@ def compare(
             "--reference", help="Evaluation to take differences from (default: full retraining)."
         ),
     ] = None,
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="Add the methods that need no language model.")
+    ] = False,
+    margin: Annotated[
+        float,
+        typer.Option("--margin", help="Loss that is still as good, as a share of retraining's."),
+    ] = MARGIN,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the bootstrap.")] = 0,
     name: Name = None,
     queue: Queue = False,
 ) -> None:
-    """Put evaluations side by side: metrics, paired differences, users trained, seconds."""
+    """Put evaluations side by side, and say what they mean: migrate, retrain, or refine some."""
     from puma_engine.cli.progress import watched
     from puma_engine.pipeline import compare as pipeline_compare
+    from puma_engine.verdict import check_margin
 
+    check_margin(margin)
     if queue:
         session().do(
             "compare",
@@ -77,6 +87,7 @@ def compare(
             queue=True,
             evaluations=evaluations,
             reference=reference,
+            baselines=baselines,
             seed=seed,
             name=name,
         )
@@ -87,16 +98,20 @@ def compare(
             ws,
             evaluations,
             reference=reference,
+            baselines=baselines,
             seed=seed,
             name=name,
             progress=progress,
             should_cancel=should_cancel,
         )
-    show_comparison(ws, run)
+    show_comparison(ws, run, margin)
 
 
-def show_comparison(ws: Any, run: Any) -> None:
-    """Print a comparison: a row a method; JSON holds every metric and the run."""
+def show_comparison(ws: Any, run: Any, margin: float = MARGIN) -> None:
+    """Print a comparison: a row a method, then the verdict; JSON holds every metric and the run."""
+    from puma_engine.pipeline import judge_comparison
+
+    verdict = judge_comparison(ws, run, margin=margin)
     methods = ws.get_table(run.id, "methods").to_dict("records")
     scores = ws.get_table(run.id, "comparison").to_dict("records")
     main = run.summary["main_metric"]
@@ -113,7 +128,10 @@ def show_comparison(ws: Any, run: Any) -> None:
         }
         for row in methods
     ]
-    session().table(rows, raw={"run": run, "methods": methods, "metrics": scores})
+    facts = {"run": run, "methods": methods, "metrics": scores, "verdict": verdict}
+    session().table(rows, raw=facts)
+    if not session().as_json:
+        print("\n".join(["", verdict.headline, *verdict.evidence, *verdict.cautions]))
 
 
 def interval(row: dict[str, Any], *names: str) -> str:

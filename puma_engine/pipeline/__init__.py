@@ -5,10 +5,11 @@ Importing this package loads no torch; stages that need it load it when they wor
 
 from puma_engine.pipeline.backbones import add_backbone, list_zoo, load_backbone
 from puma_engine.pipeline.commands import COMMANDS
-from puma_engine.pipeline.comparing import compare, method_cost
+from puma_engine.pipeline.comparing import compare, comparison_users, find_comparison, method_cost
 from puma_engine.pipeline.data import import_dataset, load_dataset
 from puma_engine.pipeline.demo import demo
 from puma_engine.pipeline.evaluating import evaluate, read_predictions
+from puma_engine.pipeline.judging import judge_comparison
 from puma_engine.pipeline.migrating import chain, migrate
 from puma_engine.pipeline.predicting import Prediction, Predictor, predict_title
 from puma_engine.pipeline.projecting import project
@@ -26,13 +27,16 @@ __all__ = [
     "add_backbone",
     "chain",
     "compare",
+    "comparison_users",
     "demo",
     "evaluate",
     "export_prompts",
     "find",
+    "find_comparison",
     "fit_prompts",
     "import_dataset",
     "import_prompts",
+    "judge_comparison",
     "list_zoo",
     "load_adapter",
     "load_backbone",

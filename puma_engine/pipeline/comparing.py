@@ -1,11 +1,14 @@
 """Comparisons as runs: evaluations side by side, with paired differences and costs.
 
-A comparison run keeps two tables. "methods" has one row a method: method (its label),
+A comparison run keeps three tables. "methods" has one row a method: method (its label),
 kind (source, migrated, retrained, random, shuffled or baseline), evaluation, run,
 users_trained, seconds, seed, device, is_baseline. "comparison" has one row a method and
 metric: method, kind, metric, value, low, high, difference, difference_low,
 difference_high (this method minus the reference, paired over users; NaN for the
-reference itself) and n_users.
+reference itself) and n_users. "users" has one row a user: user_id, n (compared rows),
+train_rows, variance (of the train outcomes), and for each evaluation three columns with
+its id: loss_<id>, and against the reference sd_<id> and half_<id>, which
+`puma_engine.user_effects` explains.
 """
 
 from __future__ import annotations
@@ -18,9 +21,12 @@ import numpy as np
 import pandas as pd
 
 from puma_engine import metrics
-from puma_engine.errors import ConfigError, DataError
+from puma_engine.baselines import BASELINES
+from puma_engine.errors import ConfigError, DataError, NotFoundError
+from puma_engine.pipeline.data import load_dataset
 from puma_engine.pipeline.evaluating import (
     DRAWS,
+    evaluate,
     method_kind,
     method_label,
     metrics_of,
@@ -29,6 +35,7 @@ from puma_engine.pipeline.evaluating import (
 from puma_engine.pipeline.progress import CancelCheck, ProgressCallback, announce, check_cancel
 from puma_engine.pipeline.stage import Clock, Outcome, Reference, find, run_stage
 from puma_engine.store import Run, Workspace
+from puma_engine.user_effects import per_user_losses, row_losses
 
 KEYS = ["user_id", "item_id"]
 # The steps that a migration itself costs; the source prompts are what a customer has.
@@ -40,6 +47,7 @@ def compare(
     evaluations: Sequence[Reference],
     *,
     reference: Reference | None = None,
+    baselines: bool = False,
     seed: int = 0,
     name: str | None = None,
     progress: ProgressCallback | None = None,
@@ -48,17 +56,17 @@ def compare(
     """Put evaluations side by side: metrics, differences from a reference, and costs.
 
     reference: one of the evaluations (default: the full retraining if there is one, else
-    the first). Methods are scored on the rows that all of them predicted, joined by user
-    and item. Seconds of a migration count its selections and hops, not the source prompts.
+    the first). baselines: add the methods that need no language model, evaluated on the
+    same data set and split. Methods are scored on the rows that all of them predicted,
+    joined by user and item. Seconds of a migration count its selections and hops, not the
+    source prompts.
     """
-    runs = [find(ws, evaluation, "evaluation") for evaluation in evaluations]
-    unique = list({run.id: run for run in runs}.values())
-    if len(unique) < 2:
-        raise ConfigError("A comparison needs at least two different evaluations.")
-    base = _reference(ws, unique, reference)
+    unique = _unique(ws, evaluations)
+    if baselines and unique:
+        unique = _with_baselines(ws, unique, progress, should_cancel)
+    asked = _question(ws, unique, reference, seed)
+    base = ws.run(asked["inputs"]["reference"])
     task, split = _agreed(unique)
-    inputs = {f"evaluation_{i}": run.id for i, run in enumerate(sorted(unique, key=_id))}
-    config = {"split": split, "seed": seed, "draws": DRAWS}
 
     def work(run_id: str, _folder: Path, _clock: Clock) -> Outcome:
         labels = _labels(ws, unique)
@@ -72,17 +80,72 @@ def compare(
         ws.put_table(run_id, "methods", pd.DataFrame(methods))
         ws.put_table(run_id, "comparison", pd.DataFrame(rows))
         ws.put_metrics(run_id, [_metric_row(row, split) for row in rows])
+        ws.put_table(run_id, "users", _users(ws, unique, base, joined, labels))
         return Outcome(summary=_summary(task, split, labels[base.id], joined, left_out))
 
     return run_stage(
         ws,
         "comparison",
         name=name or f"comparison-of-{len(unique)}",
-        config=config,
-        inputs=inputs | {"reference": base.id},
-        seed=seed,
         work=work,
+        **asked,
     )
+
+
+def find_comparison(
+    ws: Workspace,
+    evaluations: Sequence[Reference],
+    *,
+    reference: Reference | None = None,
+    seed: int = 0,
+) -> Run | None:
+    """Return the comparison of exactly these evaluations, whatever its status, if there is one."""
+    asked = _question(ws, _unique(ws, evaluations), reference, seed)
+    try:
+        return ws.run(ws.run_key("comparison", **asked))
+    except NotFoundError:
+        return None
+
+
+def _unique(ws: Workspace, evaluations: Sequence[Reference]) -> list[Run]:
+    runs = [find(ws, evaluation, "evaluation") for evaluation in evaluations]
+    return list({run.id: run for run in runs}.values())
+
+
+def _question(
+    ws: Workspace, runs: list[Run], reference: Reference | None, seed: int
+) -> dict[str, Any]:
+    """The settings, inputs and seed that make a comparison what it is."""
+    if len(runs) < 2:
+        raise ConfigError("A comparison needs at least two different evaluations.")
+    base = _reference(ws, runs, reference)
+    _, split = _agreed(runs)
+    inputs = {f"evaluation_{i}": run.id for i, run in enumerate(sorted(runs, key=_id))}
+    return {
+        "config": {"split": split, "seed": seed, "draws": DRAWS},
+        "inputs": inputs | {"reference": base.id},
+        "seed": seed,
+    }
+
+
+def _with_baselines(
+    ws: Workspace,
+    runs: list[Run],
+    progress: ProgressCallback | None,
+    should_cancel: CancelCheck | None,
+) -> list[Run]:
+    more = [
+        evaluate(
+            ws,
+            name,
+            dataset=runs[0].inputs["dataset"],
+            split=runs[0].summary["split"],
+            progress=progress,
+            should_cancel=should_cancel,
+        )
+        for name in BASELINES
+    ]
+    return list({run.id: run for run in [*runs, *more]}.values())
 
 
 def _id(run: Run) -> str:
@@ -161,6 +224,41 @@ def _score(
         row |= dict(zip(("difference", "difference_low", "difference_high"), gap, strict=True))
         rows.append(row)
     return rows
+
+
+def comparison_users(ws: Workspace, comparison: Reference) -> pd.DataFrame:
+    """Return the table "users" of a comparison; computed for runs made before it was kept."""
+    run = find(ws, comparison, "comparison")
+    if any(file["name"] == "users" for file in ws.artifacts(run.id)):
+        return ws.get_table(run.id, "users")
+    methods = ws.get_table(run.id, "methods")
+    runs = [ws.run(evaluation) for evaluation in methods["evaluation"]]
+    labels = dict(zip(methods["evaluation"], methods["method"], strict=True))
+    joined, _ = _join(ws, runs, labels)
+    return _users(ws, runs, ws.run(run.inputs["reference"]), joined, labels)
+
+
+def _users(
+    ws: Workspace, runs: list[Run], base: Run, joined: pd.DataFrame, labels: dict[str, str]
+) -> pd.DataFrame:
+    """One row a user: how active the user is, and the losses under every method."""
+    task, y = str(base.summary["task"]), joined["outcome"].to_numpy(np.float64)
+    user = joined["user_id"].to_numpy()
+    losses = {
+        run.id: row_losses(task, y, joined[labels[run.id]].to_numpy(np.float64)) for run in runs
+    }
+    found: pd.DataFrame | None = None
+    for run in runs:
+        own = per_user_losses(user, losses[base.id], losses[run.id])
+        names = {name: f"{name}_{run.id}" for name in ("loss", "sd", "half")}
+        own = own.drop(columns="reference").rename(columns=names)
+        own = own.astype(dict.fromkeys(names.values(), np.float32))
+        found = own if found is None else found.merge(own.drop(columns="n"), on="user_id")
+    assert found is not None
+    train = load_dataset(ws, base.inputs["dataset"]).rows("train").groupby("user_id")["outcome"]
+    activity = pd.DataFrame({"train_rows": train.size(), "variance": train.var(ddof=0)})
+    found = found.merge(activity, left_on="user_id", right_index=True, how="left")
+    return found.fillna({"train_rows": 0, "variance": 0.0}).astype({"train_rows": "int64"})
 
 
 def _method(ws: Workspace, run: Run, label: str, base: Run) -> dict[str, Any]:
