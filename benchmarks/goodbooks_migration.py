@@ -2,7 +2,7 @@
 
     python benchmarks/goodbooks_migration.py --out benchmarks/results/goodbooks-migration.json
 
-The first seed tries every candidate setting below for retraining and for the adapters, and
+The first seed tries every candidate setting below for each method, and
 the pooled RMSE of all users' validation rows picks one for each; its test rows and all
 other seeds use these. Every method runs in this one process; its seconds are wall clock on
 the device that is named, from the data set to the finished prompts of all users
@@ -38,51 +38,48 @@ from puma_engine.selection import Signals, select_users
 
 Settings = dict[str, Any]
 
-SOURCE: Settings = {
-    "training": {"epochs": 8, "batch_size": 1024, "learning_rate": 7e-3, "weight_decay": 1.0},
-    "prompt": {"start": "shared"},
-}
+
+def prompts_with(rate: float, batch: int, decay: float, start: str = "shared") -> Settings:
+    """Candidate settings of a prompt table."""
+    training = {"learning_rate": rate, "batch_size": batch, "weight_decay": decay}
+    return {"training": training, "prompt": {"start": start}}
+
+
+def adapter_with(rate: float, batch: int, **adapter: float) -> Settings:
+    """Candidate settings of an adapter."""
+    training = {"learning_rate": rate, "batch_size": batch, "weight_decay": 0.01}
+    return {"training": training, "adapter": {"hidden": 1024} | adapter}
+
+
 CANDIDATES: dict[str, list[Settings]] = {
+    "source": [
+        prompts_with(7e-3, 1024, 1.0),
+        prompts_with(1.5e-2, 1024, 0.1),
+        prompts_with(1.5e-2, 1024, 0.3),
+        prompts_with(1.5e-2, 1024, 1.0),
+    ],
     "retrained": [
-        {
-            "training": {"learning_rate": 7e-3, "batch_size": 512, "weight_decay": 0.4},
-            "prompt": {"start": "shared"},
-        },
-        {
-            "training": {"learning_rate": 1.5e-2, "batch_size": 1024, "weight_decay": 0.1},
-            "prompt": {"start": "shared"},
-        },
-        {
-            "training": {"learning_rate": 7e-3, "batch_size": 512, "weight_decay": 0.1},
-            "prompt": {"start": "random"},
-        },
+        prompts_with(7e-3, 512, 0.4),
+        prompts_with(1.5e-2, 1024, 0.1),
+        prompts_with(1.5e-2, 1024, 0.3),
+        prompts_with(2.5e-2, 1024, 0.1),
+        prompts_with(7e-3, 512, 0.1, start="random"),
     ],
     "puma_all": [
-        {
-            "training": {"learning_rate": 5e-4, "batch_size": 1024, "weight_decay": 0.01},
-            "adapter": {"hidden": 2048},
-        },
-        {
-            "training": {"learning_rate": 1e-3, "batch_size": 2048, "weight_decay": 0.01},
-            "adapter": {"hidden": 1024},
-        },
+        adapter_with(1e-3, 2048),
+        adapter_with(1e-3, 2048, noise=0.1),
+        adapter_with(1e-3, 1024, noise=0.2),
+        adapter_with(1e-3, 2048, noise=0.2, dropout=0.2),
+        adapter_with(5e-4, 1024, noise=0.1, hidden=2048),
     ],
     "puma_small": [
-        {
-            "training": {"epochs": 4, "batch_size": 512, "learning_rate": 1e-3},
-            "adapter": {"hidden": 256, "noise": 0.3},
-        },
-        {
-            "training": {"epochs": 4, "batch_size": 512, "learning_rate": 1e-3},
-            "adapter": {"hidden": 1024, "noise": 0.3},
-        },
+        adapter_with(1e-3, 512, noise=0.3, hidden=256),
+        adapter_with(1e-3, 512, noise=0.3),
+        adapter_with(1e-3, 512, noise=0.5),
+        adapter_with(2e-3, 512, noise=0.3),
     ],
 }
-SHARED: dict[str, Settings] = {
-    "retrained": {"epochs": 10},
-    "puma_all": {"epochs": 8},
-    "puma_small": {"weight_decay": 0.01},
-}
+EPOCHS = {"source": 10, "retrained": 10, "puma_all": 10, "puma_small": 4}
 
 
 class Bench:
@@ -145,16 +142,19 @@ class Bench:
         )
 
     def tuned(
-        self, name: str, run: Callable[[Settings], tuple[Any, float]]
+        self,
+        name: str,
+        run: Callable[[Settings], tuple[Any, float]],
+        backbone: FrozenBackbone | None = None,
     ) -> tuple[Any, float, Settings]:
         """Run with the settings that were chosen, or try all candidates and choose."""
         if name in self.chosen:
             return *run(self.chosen[name]), self.chosen[name]
         best: tuple[float, Any, float, Settings] | None = None
         for candidate in CANDIDATES[name]:
-            settings = candidate | {"training": SHARED[name] | candidate["training"]}
+            settings = candidate | {"training": {"epochs": EPOCHS[name]} | candidate["training"]}
             fitted, seconds = run(settings)
-            score = self.validation(fitted.table)
+            score = self.validation(fitted.table, backbone or self.target)
             self.tuning.append(
                 {"method": name, **settings, "validation_rmse": score, "seconds": seconds}
             )
@@ -165,10 +165,10 @@ class Bench:
         self.chosen[name] = best[3]
         return best[1:]
 
-    def validation(self, table: PromptTable) -> float:
-        """Pooled RMSE of a target table over all users' validation rows."""
+    def validation(self, table: PromptTable, backbone: FrozenBackbone) -> float:
+        """Pooled RMSE of a table over all users' validation rows."""
         truth = self.dataset.rows("validation")["outcome"].to_numpy(dtype=np.float64)
-        found = predict(self.target, table, self.dataset, "validation", template=self.template)
+        found = predict(backbone, table, self.dataset, "validation", template=self.template)
         return round(float(np.sqrt(np.mean((found - truth) ** 2))), 5)
 
     def record(
@@ -179,6 +179,7 @@ class Bench:
         seconds: float,
         users: int,
         backbone: FrozenBackbone | None = None,
+        **facts: float,
     ) -> None:
         """Score a fitted table on the test split and write all rows so far."""
         backbone = backbone or self.target
@@ -191,6 +192,7 @@ class Bench:
             seconds=round(seconds, 2),
             device=device_name(backbone),
             epochs=len(fitted.result.history),
+            **facts,
         )
 
     def keep(self, method: str, seed: int, predicted: np.ndarray, **facts: Any) -> None:
@@ -229,7 +231,9 @@ def device_name(backbone: FrozenBackbone) -> str:
 def one_seed(bench: Bench, seed: int) -> None:
     """Run every method once under one seed."""
     everyone = len(bench.dataset.users)
-    fitted, seconds = bench.prompts(bench.source, seed, SOURCE)
+    fitted, seconds, _ = bench.tuned(
+        "source", lambda tried: bench.prompts(bench.source, seed, tried), bench.source
+    )
     source = fitted.table
     bench.record("source", seed, fitted, seconds, everyone, bench.source)
     fitted, seconds, settings = bench.tuned(
@@ -269,7 +273,14 @@ def few(bench: Bench, seed: int, source: PromptTable, share: float) -> None:
         fitted, seconds, settings = bench.tuned(
             "puma_small", lambda tried, users=users: bench.migration(source, seed, tried, users)
         )
-        bench.record(f"{name}_{share:.0%}", seed, fitted, seconds + selecting, len(users))
+        bench.record(
+            f"{name}_{share:.0%}",
+            seed,
+            fitted,
+            seconds + selecting,
+            len(users),
+            selection_seconds=round(selecting, 2),
+        )
     fitted, seconds = bench.migration(source.shuffled(seed), seed, settings, users)
     bench.record(f"shuffled_control_{share:.0%}", seed, fitted, seconds, len(users))
 
@@ -317,7 +328,7 @@ def write(bench: Bench) -> None:
         "template": bench.template,
         "source": bench.source.info.spec,
         "target": bench.target.info.spec,
-        "settings": {"source": SOURCE} | bench.chosen,
+        "settings": bench.chosen,
         "tuning": bench.tuning,
         "rows": bench.rows,
         "differences": bench.differences,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -55,8 +56,8 @@ class PromptTable:
 
     def rows_of(self, users: Sequence[str] | np.ndarray) -> np.ndarray:
         """Return the row of each user id, [len(users)]; -1 where the table has none."""
-        position = {user: row for row, user in enumerate(self.user_ids.tolist())}
-        return np.array([position.get(str(user), -1) for user in users], dtype=np.int64)
+        index = pd.Index(self.user_ids.astype(str))
+        return index.get_indexer(pd.Index(np.asarray(users, dtype=str))).astype(np.int64)
 
     def take(self, users: Sequence[str] | np.ndarray) -> np.ndarray:
         """Return vectors [len(users), l, d] by user id; unknown ids raise MigrationError."""
