@@ -32,10 +32,10 @@ browser:
 demo: install
 	$(BIN)/puma demo
 	@echo "The dashboard opens on http://localhost:$(PORT) (Ctrl+C stops it)."
-	$(BIN)/streamlit run dashboard/app.py --server.port $(PORT)
+	$(BIN)/puma serve --port $(PORT)
 
 serve: install
-	$(BIN)/streamlit run dashboard/app.py --server.port $(PORT)
+	$(BIN)/puma serve --port $(PORT)
 
 lint: install-dev
 	$(BIN)/ruff check .

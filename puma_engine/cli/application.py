@@ -21,6 +21,7 @@ from puma_engine.cli import (
     prompts,
     runs,
     scoring,
+    serve,
     zoo,
 )
 from puma_engine.cli.session import Session, set_session
@@ -111,3 +112,4 @@ app.add_typer(jobs.app, name="jobs")
 jobs.register(app)
 doctor.register(app)
 demo.register(app)
+serve.register(app)

@@ -10,6 +10,7 @@ import typer
 
 from puma_engine.cli.session import session
 from puma_engine.cli.settings import HELP, Name, Queue, with_settings
+from puma_engine.errors import ConfigError
 
 app = typer.Typer(help="Bring interactions into the workspace.", no_args_is_help=True)
 
@@ -105,6 +106,34 @@ def columns_of(given: list[str]) -> dict[str, str]:
     if wrong:
         raise typer.BadParameter(f"Columns are given as FIELD=COLUMN, not {wrong[0]!r}.")
     return {field: column for field, _, column in pairs}
+
+
+@app.command("check")
+@with_settings(table=TableOptions)
+def check(
+    path: Annotated[Path, typer.Argument(help="CSV or Parquet file of a table.")],
+    table: dict[str, Any],
+) -> None:
+    """Say what importing a table would keep and what is wrong with it; keeps nothing.
+
+    Ends with 1 if the import with these options would be refused.
+    """
+    from puma_engine.datasets import check_table
+
+    settings = table_settings(table)
+    dropping = bool(settings.pop("drop_invalid", False))
+    if "task" not in settings:
+        raise ConfigError("A table needs a task: give --task rating or --task click.")
+    found = check_table(path, **settings)
+    if session().as_json:
+        session().json(found)
+    else:
+        session().table([vars(problem) for problem in found.problems])
+        session().show(
+            {"rows_read": found.rows, "refusal": found.refusal, "kept": found.statistics}
+        )
+    if found.refusal or (found.problems and not dropping):
+        raise typer.Exit(1)
 
 
 @app.command("sources")

@@ -2,8 +2,10 @@
 
 from puma_engine.datasets import goodbooks, movietweetings  # noqa: F401  (they register)
 from puma_engine.datasets.base import Dataset, validate
+from puma_engine.datasets.checking import check_table, preview_table
 from puma_engine.datasets.location import data_root
 from puma_engine.datasets.population import is_foundation
+from puma_engine.datasets.profiles import item_profiles, user_profiles
 from puma_engine.datasets.registry import REGISTRY, import_folder, load_shipped
 from puma_engine.datasets.storage import read_dataset, write_dataset
 from puma_engine.datasets.summary import statistics
@@ -12,13 +14,17 @@ from puma_engine.datasets.table import read_table
 __all__ = [
     "REGISTRY",
     "Dataset",
+    "check_table",
     "data_root",
     "import_folder",
     "is_foundation",
+    "item_profiles",
     "load_shipped",
+    "preview_table",
     "read_dataset",
     "read_table",
     "statistics",
+    "user_profiles",
     "validate",
     "write_dataset",
 ]

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from puma_engine.errors import DataError
 
+PARQUET = (".parquet", ".pq")
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".csv.gz": ",", ".tsv.gz": "\t"}
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
@@ -45,12 +46,17 @@ def read_columns(
     """
     if not path.is_file():
         raise DataError(f"There is no file {path}; check the path.")
-    name = path.name.lower()
-    if name.endswith((".parquet", ".pq")):
+    if path.name.lower().endswith(PARQUET):
         return read_parquet(path, columns, optional), 0
+    delimiter = delimiter or usual_delimiter(path)
+    return _read_csv(path, columns, optional, delimiter, encoding, skip_ragged)
+
+
+def usual_delimiter(path: Path) -> str:
+    """Return what separates the fields of a CSV file of this name, or raise DataError."""
     for ending, usual in DELIMITERS.items():
-        if name.endswith(ending):
-            return _read_csv(path, columns, optional, delimiter or usual, encoding, skip_ragged)
+        if path.name.lower().endswith(ending):
+            return usual
     raise DataError(
         f"{path} has an unknown ending; a table must be a .parquet, .csv or .tsv file (the last "
         "two may be .gz)."
@@ -84,7 +90,7 @@ def read_original(folder: Path, stem: str, columns: Sequence[str]) -> pd.DataFra
             f"{folder} has neither {parquet.name} nor {text.name}; name the folder that holds the "
             "original files."
         )
-    _chosen(text, _header(text, ",", "utf-8-sig"), columns, ())
+    _chosen(text, header(text, ",", "utf-8-sig"), columns, ())
     try:
         table = pyarrow.csv.read_csv(
             text,
@@ -104,9 +110,8 @@ def _read_csv(
     encoding: str | None,
     skip_ragged: bool,
 ) -> tuple[pa.Table, int]:
-    encoding = encoding or _encoding(path)
-    header = _header(path, delimiter, encoding)
-    names = _chosen(path, header, columns, optional)
+    encoding = encoding or encoding_of(path)
+    names = _chosen(path, header(path, delimiter, encoding), columns, optional)
     ragged: list[pyarrow.csv.InvalidRow] = []
 
     def on_ragged(row: pyarrow.csv.InvalidRow) -> str:
@@ -150,15 +155,16 @@ def _ragged_message(path: Path, ragged: Sequence[pyarrow.csv.InvalidRow]) -> str
     )
 
 
-def _encoding(path: Path) -> str:
-    """UTF-8, unless the file starts with another encoding's mark."""
-    with _opened(path) as file:
+def encoding_of(path: Path) -> str:
+    """Return UTF-8, unless the file starts with another encoding's mark."""
+    with opened(path) as file:
         start = file.read(4)
     return next((name for mark, name in _MARKS.items() if start.startswith(mark)), "utf-8-sig")
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file, unpacking a .gz one. Raises DataError."""
     packed = path.name.lower().endswith(".gz")
     try:
         with gzip.GzipFile(path) if packed else open(path, "rb") as file:
@@ -167,22 +173,23 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
         raise DataError(f"{path} cannot be read ({_first_line(error)}).") from error
 
 
-def _header(path: Path, delimiter: str, encoding: str) -> list[str]:
+def header(path: Path, delimiter: str, encoding: str) -> list[str]:
+    """Return the column names of a CSV file. Raises DataError."""
     if len(delimiter) != 1:
         raise DataError(f"A delimiter must be one character, not {delimiter!r}.")
     try:
-        with _opened(path) as file:
+        with opened(path) as file:
             text = io.TextIOWrapper(file, encoding=encoding, newline="")
-            header = next(csv.reader(text, delimiter=delimiter), None)
+            names = next(csv.reader(text, delimiter=delimiter), None)
     except LookupError as error:
         raise DataError(f"There is no text encoding named {encoding!r}.") from error
     except UnicodeError as error:
         raise _not_encoded(path, encoding) from error
     except csv.Error as error:
         raise DataError(f"{path} cannot be read as CSV ({error}).") from error
-    if not header:
+    if not names:
         raise DataError(f"{path} is empty; a table needs a header and at least one row.")
-    return header
+    return names
 
 
 def _not_encoded(path: Path, encoding: str) -> DataError:
@@ -190,7 +197,7 @@ def _not_encoded(path: Path, encoding: str) -> DataError:
     plain = "utf-8" if encoding == "utf-8-sig" else encoding
     place = ""
     if plain == "utf-8":
-        with _opened(path) as file:
+        with opened(path) as file:
             for number, line in enumerate(file, start=1):
                 try:
                     line.decode(plain)

@@ -26,6 +26,10 @@ class Problems:
             self._first[reason] = int(np.argmax(new))
         self.bad |= new
 
+    def first_rows(self) -> dict[str, int]:
+        """Return the first row of each reason that was found."""
+        return dict(self._first)
+
     def refuse(self, path: Path, example: Callable[[int], str]) -> None:
         """Raise DataError with each reason's count and its first row, if any row is bad."""
         if not self._first:

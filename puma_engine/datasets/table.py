@@ -28,6 +28,7 @@ from puma_engine.errors import DataError
 REQUIRED = ("user_id", "item_id", "outcome")
 OPTIONAL = ("text", "time", "history")
 ITEM_FIELDS = ("item_id", "text")
+RAGGED = "without the header's number of fields"
 REPEATED = "repeating a user and item (the latest is kept)"
 _WRONG_OUTCOME = {
     "rating": "with a rating that is not a number from 1 to 5",
@@ -74,9 +75,48 @@ def read_table(
     history_separator: between the item ids of a history written as text. delimiter and
     encoding: of CSV files; None takes comma or tab, and UTF-8 or what the file's mark says.
     """
-    _check_options(task, min_rows, max_rows)
-    path = Path(path)
-    how = {"delimiter": delimiter, "encoding": encoding, "skip_ragged": drop_invalid}
+    check_options(task, min_rows, max_rows)
+    opened = open_table(
+        Path(path),
+        columns=columns,
+        items_path=items_path,
+        item_columns=item_columns,
+        time_unit=time_unit,
+        history_separator=history_separator,
+        how={"delimiter": delimiter, "encoding": encoding, "skip_ragged": drop_invalid},
+    )
+    problems = find_problems(opened.parsed, task, strict=not drop_invalid)
+    if not drop_invalid:
+        problems.refuse(Path(path), opened.example)
+    return keep_usable(opened, problems, name, task, (min_rows, max_rows), seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenTable:
+    """A table as read: its rows, those without the header's number of fields, and the parsed."""
+
+    path: Path
+    columns: dict[str, str]
+    table: pa.Table
+    ragged: int
+    parsed: _Parsed
+
+    def example(self, row: int) -> str:
+        """Return a row as text, cut to be shown."""
+        return _example(self.table, row)
+
+
+def open_table(
+    path: Path,
+    *,
+    columns: Mapping[str, str] | None,
+    items_path: str | Path | None,
+    item_columns: Mapping[str, str] | None,
+    time_unit: str,
+    history_separator: str,
+    how: Mapping[str, Any],
+) -> OpenTable:
+    """Read and parse a table, refusing nothing but what cannot be read. Raises DataError."""
     table, ragged = _load(path, columns or {}, REQUIRED, OPTIONAL, how)
     if items_path is None:
         texts = _own_texts(path, table)
@@ -84,21 +124,30 @@ def read_table(
         texts, more = _load(Path(items_path), item_columns or {}, ITEM_FIELDS, (), how)
         ragged += more
     parsed = _parse(table, texts, time_unit, history_separator)
-    problems = _problems(parsed, task, strict=not drop_invalid)
-    if not drop_invalid:
-        problems.refuse(path, lambda row: _example(table, row))
+    return OpenTable(path, dict(columns or {}), table, ragged, parsed)
+
+
+def keep_usable(
+    opened: OpenTable,
+    problems: Problems,
+    name: str,
+    task: TaskName,
+    limits: tuple[int, int | None],
+    seed: int,
+) -> Dataset:
+    """Build the data set of the rows without problems. Raises DataError if none is left."""
     report = {
         "source": "table",
-        "file": path.name,
-        "columns": dict(columns or {}),
+        "file": opened.path.name,
+        "columns": opened.columns,
         "seed": seed,
-        "read": {"rows": table.num_rows + ragged},
-        "dropped": {"without the header's number of fields": ragged, **problems.counts},
+        "read": {"rows": opened.table.num_rows + opened.ragged},
+        "dropped": {RAGGED: opened.ragged, **problems.counts},
     }
-    return _build(parsed, problems, name, task, (min_rows, max_rows), report)
+    return _build(opened.parsed, problems, name, task, limits, report)
 
 
-def _check_options(task: str, min_rows: int, max_rows: int | None) -> None:
+def check_options(task: str, min_rows: int, max_rows: int | None) -> None:
     if task not in TASKS:
         raise DataError(f"There is no task {task!r}; choose {' or '.join(TASKS)}.")
     if min_rows < 1 or (max_rows is not None and max_rows < min_rows):
@@ -161,7 +210,7 @@ def _parse(table: pa.Table, texts: pa.Table, time_unit: str, separator: str) -> 
     return _Parsed(rows, usable, known, history, several)
 
 
-def _problems(parsed: _Parsed, task: str, *, strict: bool) -> Problems:
+def find_problems(parsed: _Parsed, task: str, *, strict: bool) -> Problems:
     """Mark each row that cannot be used with its first reason."""
     rows = parsed.rows
     found = Problems(len(rows))

@@ -5,14 +5,26 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from puma_engine.datasets import REGISTRY, Dataset, data_root, import_folder, read_table
-from puma_engine.errors import ConfigError, DataError
+from puma_engine.datasets import (
+    REGISTRY,
+    Dataset,
+    data_root,
+    import_folder,
+    item_profiles,
+    read_table,
+    statistics,
+    user_profiles,
+)
+from puma_engine.errors import ConfigError, DataError, NotFoundError
 from puma_engine.pipeline.progress import CancelCheck, ProgressCallback, announce
 from puma_engine.pipeline.stage import Clock, Outcome, Reference, find, run_stage, slug
 from puma_engine.store import Run, Workspace
 from puma_engine.tensors import sha256_file
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Population = Literal["product", "foundation"]
 
@@ -111,6 +123,8 @@ def _keep(
         dataset = read()
         ws.put_table(run_id, "interactions", dataset.interactions)
         ws.put_table(run_id, "items", dataset.items)
+        ws.put_table(run_id, "user-profiles", user_profiles(dataset))
+        ws.put_table(run_id, "item-profiles", item_profiles(dataset))
         return Outcome(summary=describe_dataset(dataset))
 
     return run_stage(ws, "dataset", name=name, config=config, inputs={}, seed=seed, work=work)
@@ -138,6 +152,7 @@ def describe_dataset(dataset: Dataset) -> dict[str, Any]:
         "interactions": len(dataset.interactions),
         "splits": {str(split): int(count) for split, count in counts.items()},
         "content_hash": dataset.content_hash,
+        "statistics": statistics(dataset),
         "report": dataset.report,
     }
 
@@ -159,3 +174,22 @@ def load_dataset(ws: Workspace, reference: Reference) -> Dataset:
 
 
 _LAST: dict[tuple[str, str], Dataset] = {}
+
+
+def dataset_facts(ws: Workspace, reference: Reference) -> dict[str, Any]:
+    """Return `datasets.statistics` of a data set without reading its rows.
+
+    (They are read where an older version imported it.)
+    """
+    run = find(ws, reference, "dataset")
+    return run.summary.get("statistics") or statistics(load_dataset(ws, run))
+
+
+def profiles_of(ws: Workspace, reference: Reference, what: Literal["user", "item"]) -> pd.DataFrame:
+    """Return `datasets.user_profiles` or `item_profiles` of a data set, kept by its import."""
+    run = find(ws, reference, "dataset")
+    try:
+        return ws.get_table(run.id, f"{what}-profiles")
+    except NotFoundError:  # imported by an older version
+        make = user_profiles if what == "user" else item_profiles
+        return make(load_dataset(ws, run))
