@@ -16,6 +16,7 @@ Importing this package loads no torch.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from puma_engine.workbench import Workbench
 
 __version__ = "0.1.0"
+
+# A model is asked of the hub by its name and nothing else is told.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 _HOMES = {
     "AdapterConfig": "puma_engine.config",

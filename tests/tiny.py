@@ -16,6 +16,7 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
+from puma_engine.backbone.tokens import answer_tokens, encode_text
 from puma_engine.templates import TEMPLATES, Slot
 
 TEXTS = [piece for t in TEMPLATES.values() for piece in t.pieces if not isinstance(piece, Slot)] + [
@@ -114,3 +115,34 @@ def tiny_backbone_folder(
     model.save_pretrained(path, safe_serialization=True)
     tokenizer.save_pretrained(path)
     return path
+
+
+def plain_logits(reader, prompts, rows, side):
+    """The whole padded sequence through the unmodified model, as one would write it first."""
+    backbone = reader.backbone
+    sequences = []
+    for prompt, row in zip(prompts, rows.tolist(), strict=True):
+        context, pieces = reader.contexts[row], []
+        ids = list(backbone.start)
+        for piece in reader.template.pieces[:-1]:
+            if piece is Slot.PROMPT:
+                pieces += [backbone.embed(torch.tensor(ids, dtype=torch.long)), prompt]
+                ids = []
+            elif isinstance(piece, Slot):
+                ids += reader.slot_ids(piece, context)
+            else:
+                ids += encode_text(backbone.tokenizer, piece)
+        cue, _ = answer_tokens(backbone.tokenizer, reader.template, reader.task.answers)
+        sequences.append(torch.cat([*pieces, backbone.embed(torch.tensor(ids + cue))]))
+    width = max(map(len, sequences))
+    embeddings = torch.zeros(len(sequences), width, backbone.width)
+    mask = torch.zeros(len(sequences), width, dtype=torch.long)
+    for number, sequence in enumerate(sequences):
+        span = slice(width - len(sequence), width) if side == "left" else slice(0, len(sequence))
+        embeddings[number, span], mask[number, span] = sequence, 1
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    logits = backbone.model(
+        inputs_embeds=embeddings, attention_mask=mask, position_ids=positions
+    ).logits
+    last = [width - 1 if side == "left" else len(sequence) - 1 for sequence in sequences]
+    return logits[torch.arange(len(sequences)), last][:, reader.answers]

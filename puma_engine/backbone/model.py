@@ -8,20 +8,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from puma_engine.backbone.attention import use_grouped_attention
 from puma_engine.backbone.loading import (
     BackboneInfo,
+    check_quantisation,
     describe,
     load_model,
     load_tokenizer,
-    resolve_spec,
+    locate,
 )
+from puma_engine.backbone.memory import check_room, free_bytes, weight_bytes
 from puma_engine.backbone.prefix import PackedKeysValues, Ragged
+from puma_engine.backbone.probing import probe
 from puma_engine.backbone.tokens import start_ids
 from puma_engine.errors import BackboneError
 from puma_engine.training import resolve_device, resolve_precision
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+SPREAD = "spread"
 
 
 class FrozenBackbone:
@@ -35,12 +38,20 @@ class FrozenBackbone:
         self.model = model
         self.tokenizer = tokenizer
         self.info = info
-        self.device = next(model.parameters()).device
-        self.dtype = next(model.parameters()).dtype
+        embeddings = model.get_input_embeddings()
+        if embeddings is None or model.get_output_embeddings() is None:
+            raise BackboneError(
+                f"{info.architecture} cannot serve: it has no input embeddings or no output head; "
+                "choose an ordinary causal model."
+            )
+        self.device = embeddings.weight.device
+        self.dtype = embeddings.weight.dtype
+        # Layers on several devices: what they compute is brought back to `device`.
+        self.spread = len({parameter.device for parameter in model.parameters()}) > 1
         self.start = start_ids(tokenizer)
         self.latest_reader: tuple[Any, Any] | None = None
         self._decoder = model.base_model
-        self._check_head()
+        probe(self)
 
     @classmethod
     def load(
@@ -50,19 +61,27 @@ class FrozenBackbone:
         device: str | None = None,
         precision: str = "auto",
         revision: str | None = None,
+        quantise: str | None = None,
     ) -> FrozenBackbone:
         """Load a backbone by zoo name, folder or hub id.
 
-        device: "cpu", "cuda", "cuda:1", or None for the best there is. precision: "fp32",
-        "bf16", "fp16", or "auto" (bf16 on a GPU, fp32 on a CPU). Raises BackboneError.
+        device: "cpu", "cuda", "cuda:1", "spread" (over all GPUs), or None for the best there
+        is. precision: "fp32", "bf16", "fp16", or "auto" (bf16 on a GPU, fp32 on a CPU).
+        quantise: "4bit", "8bit" or None. Whether the weights fit is known before they are
+        fetched or read. Raises BackboneError.
         """
-        source, local = resolve_spec(spec)
-        place = torch.device(resolve_device(device))
+        check_quantisation(quantise)
+        source = locate(spec, revision)
+        spread, place = device == SPREAD, place_of(device)
         name = resolve_precision(precision, place)
-        tokenizer = load_tokenizer(source, local, revision)
-        model = load_model(source, local, revision, _DTYPES[name], place)
-        starts = start_ids(tokenizer)
-        return cls(model, tokenizer, describe(str(spec), model, tokenizer, name, starts, revision))
+        room = free_bytes(None if spread else place)
+        where = "all GPUs together" if spread else str(place)
+        check_room(source.spec, weight_bytes(source.shapes(), name, quantise), room, where)
+        folder = source.fetch()
+        tokenizer = load_tokenizer(folder)
+        model = load_model(folder, _DTYPES[name], place, quantise=quantise, spread=spread)
+        starts = tuple(tokenizer.convert_ids_to_tokens(start_ids(tokenizer)))
+        return cls(model, tokenizer, describe(source, model, name, starts, quantised=quantise))
 
     @property
     def width(self) -> int:
@@ -134,56 +153,28 @@ class FrozenBackbone:
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
-        last = (lengths - 1).view(-1, 1, 1).expand(-1, 1, hidden.shape[-1])
+        last = (lengths - 1).to(hidden.device).view(-1, 1, 1).expand(-1, 1, hidden.shape[-1])
         return hidden.gather(1, last).squeeze(1)
 
     def answer_logits(self, hidden: Tensor, answers: Tensor) -> Tensor:
         """Return fp32 logits [B, A] of the answer tokens [A] from hidden states [B, width]."""
         head = self.model.get_output_embeddings()
+        answers = answers.to(head.weight.device)
         weight = head.weight[answers]
         bias = head.bias[answers] if getattr(head, "bias", None) is not None else None
-        logits = torch.nn.functional.linear(hidden.to(weight.dtype), weight, bias).float()
+        hidden = hidden.to(weight.device, weight.dtype)
+        logits = torch.nn.functional.linear(hidden, weight, bias).float()
         config = self.model.config.get_text_config()
         scale = getattr(config, "logit_scale", None)
         if scale is not None:
             logits = logits * scale
+        divisor = getattr(config, "logits_scaling", None)
+        if divisor is not None:
+            logits = logits / divisor
         cap = getattr(config, "final_logit_softcapping", None)
         if cap is not None:
             logits = torch.tanh(logits / cap) * cap
-        return logits
-
-    @torch.no_grad()
-    def _check_head(self) -> None:
-        """Refuse a model whose logits or embeddings inputs work in a way unknown here.
-
-        A model for which the grouped attention is not the same keeps its own.
-        """
-        ids = torch.arange(1, 5, device=self.device).unsqueeze(0)
-        answers = torch.arange(0, 8, device=self.device)
-        length = torch.tensor([ids.shape[1]], device=self.device)
-        try:
-            wanted = self.model(input_ids=ids).logits[:, -1, answers].float()
-            before = use_grouped_attention(self.model)
-            same = self._agrees(wanted, ids, length, answers)
-            if not same and before is not None:
-                self.model.set_attn_implementation(before)
-                same = self._agrees(wanted, ids, length, answers)
-        except (TypeError, ValueError, AttributeError) as error:
-            raise BackboneError(
-                f"{self.info.architecture} does not work as an ordinary causal model with input "
-                f"embeddings ({type(error).__name__}: {error}); choose another architecture."
-            ) from error
-        if not same:
-            raise BackboneError(
-                f"{self.info.architecture} computes its logits in a way that is not known here, so "
-                "answers would be wrong; choose another architecture."
-            )
-
-    def _agrees(self, wanted: Tensor, ids: Tensor, length: Tensor, answers: Tensor) -> bool:
-        found = self.answer_logits(self.last_hidden(self.embed(ids), length), answers)
-        tolerance = 1e-3 if self.dtype == torch.float32 else 5e-2
-        spread = float(wanted.abs().max()) + 1e-6
-        return float((wanted - found).abs().max()) <= tolerance * max(spread, 1.0)
+        return logits.to(self.device)
 
     @torch.no_grad()
     def ffn_activations(self, prompts: Tensor, batch_size: int = 512) -> Tensor:
@@ -207,26 +198,42 @@ class FrozenBackbone:
                 self._decoder(
                     inputs_embeds=torch.cat([before.to(self.dtype), block], 1), use_cache=False
                 )
-                rows.append((torch.cat(seen, dim=1) > 0).cpu())
+                rows.append(torch.cat([(part > 0).cpu() for part in seen], dim=1))
         finally:
             for hook in hooks:
                 hook.remove()
         return torch.cat(rows)
 
+    def has_gates(self) -> bool:
+        """Whether `ffn_activations` can read this model."""
+        return bool(self._find_gates())
+
     def _gates(self) -> list[Any]:
-        names = ("act_fn", "activation_fn", "act")
-        blocks = [
-            next((getattr(module, name) for name in names if hasattr(module, name)), None)
-            for module in self._decoder.modules()
-            if type(module).__name__.endswith(("MLP", "FeedForward"))
-        ]
-        gates = [block for block in blocks if isinstance(block, torch.nn.Module)]
+        gates = self._find_gates()
         if not gates:
             raise BackboneError(
                 f"{self.info.architecture} has no feed-forward gates that can be read; choose a "
                 "selection strategy without FFN activations."
             )
         return gates[-3:]
+
+    def _find_gates(self) -> list[Any]:
+        names = ("act_fn", "activation_fn", "act")
+        blocks = [
+            next((getattr(module, name) for name in names if hasattr(module, name)), None)
+            for module in self._decoder.modules()
+            if type(module).__name__.endswith(("MLP", "FeedForward"))
+        ]
+        return [block for block in blocks if isinstance(block, torch.nn.Module)]
+
+
+def place_of(device: str | None) -> torch.device:
+    """Return the device of a backbone's inputs and answers; of a spread one, the first GPU."""
+    if device != SPREAD:
+        return torch.device(resolve_device(device))
+    if not torch.cuda.is_available():
+        raise BackboneError("A model can be spread over GPUs only, and there is none; use cpu.")
+    return torch.device("cuda:0")
 
 
 def _kept(keys: Tensor, values: Tensor) -> Any:

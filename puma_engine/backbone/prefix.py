@@ -68,17 +68,18 @@ class PackedKeysValues:
     ) -> None:
         """Keep states (keys, values a layer, [B, heads, P, head_dim]) at tokens index [B, P]."""
         if not self.layers:
-            shapes = [(2, tokens, keys.shape[1], keys.shape[3]) for keys, _ in states]
-            self.layers.extend(states[0][0].new_zeros(shape) for shape in shapes)
+            self.layers.extend(
+                keys.new_zeros((2, tokens, keys.shape[1], keys.shape[3])) for keys, _ in states
+            )
         flat = index[real]
         for layer, pair in zip(self.layers, states, strict=True):
             for part, state in zip(layer, pair, strict=True):
-                part[flat] = state.transpose(1, 2)[real]
+                part[flat.to(part.device)] = state.transpose(1, 2)[real.to(state.device)]
 
     def gather(self, index: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Return (keys, values) a layer, [B, heads, P, head_dim], for an index [B, P]."""
         found = []
         for layer in self.layers:
-            both = layer[:, index].transpose(2, 3)
+            both = layer[:, index.to(layer.device)].transpose(2, 3)
             found.append((both[0], both[1]))
         return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,7 +28,7 @@ from puma_engine.cli import (
 from puma_engine.cli.session import Session, set_session
 from puma_engine.errors import Cancelled, PumaError
 
-EVERYWHERE = {"--workspace": True, "-w": True, "--json": False}
+EVERYWHERE = {"--workspace": True, "-w": True, "--json": False, "--offline": False}
 
 
 class PumaGroup(TyperGroup):
@@ -80,7 +81,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Move personal soft prompts from one language model to another without starting over.",
-    epilog="--workspace and --json may stand anywhere on the line.",
+    epilog="--workspace, --json and --offline may stand anywhere on the line.",
 )
 
 
@@ -95,8 +96,15 @@ def common(
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+    offline: Annotated[
+        bool,
+        typer.Option("--offline", help="Use hub models from the local cache only."),
+    ] = False,
 ) -> None:
     """Remember the options that every command shares."""
+    if offline:
+        # Read by the hub's client when it is first imported, and by the jobs of a worker.
+        os.environ["HF_HUB_OFFLINE"] = "1"
     set_session(Session(workspace, as_json))
 
 

@@ -16,18 +16,59 @@ Revision = Annotated[
 ]
 
 
-@app.command("inspect")
-def inspect(spec: Spec, revision: Revision = None, device: Device = None) -> None:
-    """Show family, dimensions, memory, and answer tokens in every template; keeps nothing."""
-    from puma_engine.backbone import inspect_backbone
+Quantise = Annotated[
+    str | None,
+    typer.Option("--quantise", help="4bit or 8bit; needs the package bitsandbytes."),
+]
 
-    session().show(inspect_backbone(spec, device=device, revision=revision))
+
+@app.command("check")
+def check(
+    spec: Spec,
+    revision: Revision = None,
+    quantise: Quantise = None,
+    precision: Annotated[
+        str, typer.Option("--precision", help="auto, fp32, bf16 or fp16.")
+    ] = "auto",
+    seconds: Annotated[
+        float, typer.Option("--seconds", help="Seconds to measure the speed; 0 for not at all.")
+    ] = 5.0,
+    device: Device = None,
+) -> None:
+    """Show whether a model can serve: facts, tokens, slot, speed, warnings; keeps nothing.
+
+    A model that cannot serve ends with 1 and the part of it that fails.
+    """
+    from puma_engine.pipeline.backbones import check_backbone
+
+    card = check_backbone(
+        spec,
+        device=device,
+        precision=precision,
+        revision=revision,
+        quantise=quantise,
+        seconds=seconds,
+    )
+    if session().as_json:
+        session().json(card)
+        return
+    templates = card.pop("templates")
+    warnings = card.pop("warnings")
+    session().show(card)
+    for name, template in templates.items():
+        answers = "  ".join(f"{a} = {t}" for a, t in template["answer_tokens"].items())
+        print(f"\n{name}: slot at position {template['slot_position']}; answers {answers}")
+        print("  " + " ".join(template["tokens"]))
+    print()
+    for warning in warnings or ["No warnings."]:
+        print(f"Warning: {warning}" if warnings else warning)
 
 
 @app.command("add")
 def add(
     spec: Spec,
     revision: Revision = None,
+    quantise: Quantise = None,
     name: Name = None,
     device: Device = None,
     queue: Queue = False,
@@ -39,6 +80,7 @@ def add(
         queue=queue,
         spec=spec,
         revision=revision,
+        quantise=quantise,
         name=name,
         device=device,
     )

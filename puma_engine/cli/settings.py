@@ -92,6 +92,7 @@ def _options(group: str, kind: type) -> list[inspect.Parameter]:
 
 Queue = Annotated[bool, typer.Option("--queue", help="Queue a job for `puma worker` instead.")]
 Device = Annotated[
-    str | None, typer.Option("--device", help="cpu, cuda or cuda:N (default: the best here).")
+    str | None,
+    typer.Option("--device", help="cpu, cuda, cuda:N or spread (default: the best here)."),
 ]
 Name = Annotated[str | None, typer.Option("--name", help="Name of the run (default: made up).")]

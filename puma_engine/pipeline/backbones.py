@@ -24,26 +24,42 @@ def add_backbone(
     *,
     name: str | None = None,
     revision: str | None = None,
+    quantise: str | None = None,
     device: str | None = None,
     progress: ProgressCallback | None = None,
     should_cancel: CancelCheck | None = None,
 ) -> Run:
     """Check a language model and record it: a zoo name, a folder or a hub id.
 
-    Raises BackboneError if the model cannot serve as a backbone.
+    Of a hub id, the commit that the revision (default: main) names now is recorded, and
+    used from then on. quantise: "4bit" or "8bit", for models larger than a GPU. Raises
+    BackboneError if the model cannot serve as a backbone.
     """
     from puma_engine.backbone import inspect_backbone
 
     announce(progress, f"inspecting {spec}")
     text = _absolute(spec)
+    revision = _pinned(text, revision)
     config = {"spec": text, "revision": revision, "fingerprint": fingerprint(text, revision)}
+    if quantise is not None:
+        config["quantise"] = quantise
 
     def work(_run_id: str, _folder: Path, _clock: Clock) -> Outcome:
         _no_bars()
-        return Outcome(summary=inspect_backbone(text, device=device, revision=revision))
+        return Outcome(
+            summary=inspect_backbone(text, device=device, revision=revision, quantise=quantise)
+        )
 
     label = name or Path(text).name
     return run_stage(ws, "backbone", name=label, config=config, inputs={}, work=work)
+
+
+def check_backbone(spec: str | Path, **how: Any) -> dict[str, Any]:
+    """Return a model's compatibility card; `how` as for `backbone.inspect_backbone`."""
+    from puma_engine.backbone import inspect_backbone
+
+    _no_bars()
+    return inspect_backbone(spec, **how)
 
 
 def backbone_run(ws: Workspace, reference: Reference | Path, *, device: str | None = None) -> Run:
@@ -70,15 +86,19 @@ def load_backbone(
             f"The files of the backbone {spec} changed since it was added as {run.id}; prompts "
             "fitted on it no longer fit. Restore them, or add it again (puma models add)."
         )
-    return _load(spec, revision, device, precision)
+    return _load(spec, revision, device, precision, run.config.get("quantise"))
 
 
 @lru_cache(maxsize=2)
-def _load(spec: str, revision: str | None, device: str | None, precision: str) -> FrozenBackbone:
+def _load(
+    spec: str, revision: str | None, device: str | None, precision: str, quantise: str | None
+) -> FrozenBackbone:
     from puma_engine.backbone import FrozenBackbone
 
     _no_bars()
-    return FrozenBackbone.load(spec, device=device, precision=precision, revision=revision)
+    return FrozenBackbone.load(
+        spec, device=device, precision=precision, revision=revision, quantise=quantise
+    )
 
 
 def _no_bars() -> None:
@@ -88,16 +108,26 @@ def _no_bars() -> None:
     logging.disable_progress_bar()
 
 
+def _pinned(spec: str, revision: str | None) -> str | None:
+    """The commit of a hub id; folders and zoo models are known by their files instead."""
+    from puma_engine.backbone.hub import is_hub_id, pin
+
+    if _folder(spec) is not None or not is_hub_id(spec):
+        return revision
+
+    return pin(spec, revision)
+
+
 def fingerprint(spec: str, revision: str | None) -> str:
     """Return 16 hexadecimal digits that change when a model's files do.
 
     Small files count whole; of each large one its size, first and last MiB. A hub id is
-    known by its name and revision.
+    known by its name and commit.
     """
     folder = _folder(spec)
     digest = hashlib.sha256()
     if folder is None:
-        digest.update(f"{spec}@{revision or 'main'}".encode())
+        digest.update(f"{spec}@{revision}".encode())
         return digest.hexdigest()[:16]
     for file in sorted(folder.iterdir()):
         if file.suffix in (".safetensors", ".json", ".model", ".txt") and file.name != "card.json":

@@ -1,0 +1,168 @@
+"""Models of the Hugging Face hub: a commit pinned, headers read first, refusals in plain words."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from puma_engine.errors import BackboneError
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+# What a causal model needs; pickled weights, code and other formats are never fetched.
+FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+)
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def is_hub_id(spec: str) -> bool:
+    """Whether a name that is no folder reads as owner/name."""
+    return spec.count("/") == 1 and not spec.startswith((".", "/", "~"))
+
+
+def offline() -> bool:
+    """Whether the hub may not be asked: `--offline`, or HF_HUB_OFFLINE in the environment."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def pin(spec: str, revision: str | None) -> str:
+    """Return the commit of a branch or tag (default: main) of a hub id.
+
+    Offline, it is the commit that the branch had when it was last fetched.
+    """
+    if revision is not None and COMMIT.fullmatch(revision):
+        return revision
+    with explained(spec, revision):
+        from huggingface_hub import hf_hub_download
+
+        # The client notes which commit the branch has, and where the hub is out of reach it
+        # answers with what it noted.
+        return Path(hf_hub_download(spec, "config.json", revision=revision)).parent.name
+
+
+def cached(spec: str, commit: str) -> Path | None:
+    """Return the folder of a commit that was fetched whole before, or None."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(_snapshot(spec, commit, FILES, local=True))
+    except LocalEntryNotFoundError:
+        return None
+    return folder if _whole(folder) else None
+
+
+def fetch(spec: str, commit: str) -> Path:
+    """Fetch the files of a commit into the hub's cache and return their folder."""
+    with explained(spec, commit):
+        return Path(_snapshot(spec, commit, FILES, local=offline()))
+
+
+def remote_shapes(spec: str, commit: str) -> Shapes:
+    """Return the shape of every tensor of a model from the headers alone, nothing fetched."""
+    with explained(spec, commit):
+        from huggingface_hub import HfApi
+
+        found = HfApi().get_safetensors_metadata(spec, revision=commit)
+    return {
+        name: tuple(tensor.shape)
+        for file in found.files_metadata.values()
+        for name, tensor in file.tensors.items()
+    }
+
+
+def _snapshot(spec: str, revision: str | None, files: tuple[str, ...], *, local: bool) -> str:
+    from huggingface_hub import snapshot_download
+
+    return str(
+        snapshot_download(
+            spec, revision=revision, allow_patterns=list(files), local_files_only=local
+        )
+    )
+
+
+def _whole(folder: Path) -> bool:
+    """Whether all weights that the folder names are there."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return (folder / "model.safetensors").is_file()
+    names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    return all((folder / name).is_file() for name in names)
+
+
+@contextmanager
+def explained(spec: str, revision: str | None) -> Iterator[None]:
+    """Turn what the hub's client raises into a BackboneError that says what to do."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise BackboneError(
+            f"The model {spec} is gated: accept its terms on its page of the hub, then log in with "
+            "`hf auth login` or set HF_TOKEN to a token of that account, and try again."
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise BackboneError(
+            f"The hub has no model {spec}, or it is private; check the spelling, or set HF_TOKEN to "
+            "a token that may read it."
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise BackboneError(
+            f"The model {spec} has no revision {revision!r}; give a branch, tag or commit of it."
+        ) from error
+    except errors.NotASafetensorsRepoError as error:
+        raise BackboneError(
+            f"The model {spec} has no model.safetensors; pickled weights are never loaded, so choose "
+            "a revision or a copy that was saved with safetensors."
+        ) from error
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+        raise BackboneError(_absent(spec, revision)) from error
+    except errors.EntryNotFoundError as error:
+        raise BackboneError(
+            f"{spec} has no config.json at {revision or 'main'}, so it holds no model; choose another."
+        ) from error
+    except errors.HFValidationError as error:
+        raise BackboneError(f"{spec!r} is no hub id; it reads owner/name.") from error
+    except (errors.HfHubHTTPError, OSError, errors.SafetensorsParsingError) as error:
+        raise BackboneError(_failed(spec, error)) from error
+    except Exception as error:
+        # The client's transport has errors of its own, whose library differs by version.
+        if type(error).__module__.startswith(("httpx", "requests")):
+            raise BackboneError(_failed(spec, error)) from error
+        raise
+
+
+def _absent(spec: str, revision: str | None) -> str:
+    which = f"{spec} at {revision or 'main'}"
+    if offline():
+        return (
+            f"The model {which} is not whole in the local cache, and offline mode is on; fetch it "
+            "once without --offline (and HF_HUB_OFFLINE), or give a folder."
+        )
+    return (
+        f"The hub cannot be reached and {which} is not whole in the local cache; check the network, "
+        "or give a folder."
+    )
+
+
+def _failed(spec: str, error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    reason = (lines[0] if lines else type(error).__name__)[:200]
+    return (
+        f"The hub could not serve {spec} ({reason}); try again later, use --offline if it was "
+        "fetched before, or give a folder."
+    )

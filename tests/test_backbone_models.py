@@ -1,0 +1,253 @@
+"""Models from the hub and from elsewhere: pinned, offline, measured before they are loaded."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import transformers
+from tiny import tiny_backbone_folder, tiny_model, tiny_tokenizer
+from tiny_hub import COMMIT, TinyHub
+
+from puma_engine import pipeline
+from puma_engine.backbone import FrozenBackbone, inspect_backbone, loading, memory, model
+from puma_engine.backbone.loading import Source, describe, locate
+from puma_engine.errors import BackboneError
+from puma_engine.store import Workspace
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_backbone_folder(tmp_path_factory.mktemp("models"), "qwen2")
+
+
+@pytest.fixture
+def hub(folder, tmp_path, monkeypatch):
+    """A hub on localhost, and an empty cache for what is fetched from it."""
+    from huggingface_hub import constants
+
+    pickled = tmp_path / "pickled"
+    pickled.mkdir()
+    (pickled / "config.json").write_text("{}")
+    (pickled / "pytorch_model.bin").write_bytes(b"never read")
+    gated = (403, "GatedRepo")
+    serving = TinyHub({"me/qwen": folder, "me/gated": gated, "me/pickled": pickled})
+    monkeypatch.setattr(constants, "ENDPOINT", serving.url)
+    template = serving.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    yield serving
+    serving.close()
+
+
+def weight_requests(hub):
+    return [path for path in hub.asked if path.endswith(".safetensors")]
+
+
+def test_a_hub_model_is_the_folders_model_at_a_pinned_commit(hub, folder, tmp_path):
+    ws = Workspace.open(tmp_path / "workspace", create=True)
+    run = pipeline.add_backbone(ws, "me/qwen", device="cpu")
+    assert run.config["revision"] == run.summary["revision"] == COMMIT
+    loaded, here = pipeline.load_backbone(ws, run, device="cpu"), FrozenBackbone.load(folder)
+    for name, tensor in here.model.state_dict().items():
+        assert torch.equal(loaded.model.state_dict()[name], tensor)
+    assert pipeline.add_backbone(ws, "me/qwen", revision=COMMIT, device="cpu").id == run.id
+    hub.asked.clear()
+    FrozenBackbone.load("me/qwen", revision=COMMIT, device="cpu")
+    assert hub.asked == []
+
+
+def test_offline_reads_the_cache_and_asks_nobody(hub, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(BackboneError, match="offline mode is on"):
+        locate("me/qwen")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    locate("me/qwen").fetch()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    hub.asked.clear()
+    found = locate("me/qwen")
+    assert found.commit == COMMIT and found.folder is not None and hub.asked == []
+
+
+@pytest.mark.parametrize(
+    ("spec", "revision", "words"),
+    [
+        ("me/gated", None, "accept its terms"),
+        ("me/nobody", None, "or it is private"),
+        ("me/qwen", "v9", "no revision 'v9'"),
+        ("me/pickled", None, "pickled weights are never loaded"),
+        ("me/a b", None, "no hub id"),
+    ],
+)
+def test_what_the_hub_refuses_is_explained(hub, spec, revision, words):
+    with pytest.raises(BackboneError, match=words):
+        FrozenBackbone.load(spec, revision=revision)
+
+
+def test_a_hub_out_of_reach_is_told(hub, monkeypatch):
+    hub.close()
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between the client's attempts
+    with pytest.raises(BackboneError, match="cannot be reached"):
+        locate("me/qwen")
+
+
+def test_a_model_without_room_is_refused_before_its_weights_are_fetched(hub, monkeypatch):
+    monkeypatch.setattr(model, "free_bytes", lambda place: 10_000)
+    with pytest.raises(BackboneError, match=r"take 0\.\d MiB, but cpu has 0\.0 MiB free"):
+        FrozenBackbone.load("me/qwen", device="cpu")
+    assert weight_requests(hub)
+    assert locate("me/qwen").folder is None
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_estimate_is_what_the_weights_take(folder, precision):
+    shapes = locate(folder).shapes()
+    loaded = FrozenBackbone.load(folder, device="cpu", precision=precision)
+    assert memory.weight_bytes(shapes, precision) == loaded.info.memory_bytes
+    assert memory.weight_bytes(shapes, "bf16", "4bit") < memory.weight_bytes(shapes, "bf16", "8bit")
+
+
+def test_shards_are_read_by_their_index_and_a_lost_one_is_named(folder, tmp_path):
+    sharded = tmp_path / "sharded"
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    loaded.save_pretrained(sharded, max_shard_size="50KB")
+    transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(sharded)
+    assert len(list(sharded.glob("*.safetensors"))) > 1
+    assert locate(sharded).shapes() == locate(folder).shapes()
+    next(iter(sorted(sharded.glob("*.safetensors")))).unlink()
+    with pytest.raises(BackboneError, match="is not in"):
+        FrozenBackbone.load(sharded)
+
+
+def test_a_truncated_file_is_refused(folder, tmp_path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in folder.iterdir():
+        (broken / file.name).write_bytes(file.read_bytes())
+    (broken / "model.safetensors").write_bytes(b"\x00\x01")
+    with pytest.raises(BackboneError, match="no whole safetensors file"):
+        FrozenBackbone.load(broken)
+
+
+def test_code_that_comes_with_a_model_is_never_run(folder, tmp_path):
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    for file in folder.iterdir():
+        (theirs / file.name).write_bytes(file.read_bytes())
+    config = json.loads((theirs / "config.json").read_text())
+    config |= {"model_type": "mine", "auto_map": {"AutoConfig": "code.Config"}}
+    (theirs / "config.json").write_text(json.dumps(config))
+    (theirs / "code.py").write_text("import pathlib; pathlib.Path('ran').touch()")
+    with pytest.raises(BackboneError, match="never run"):
+        FrozenBackbone.load(theirs)
+    assert not (tmp_path / "ran").exists()
+
+
+def frozen(built, tokenizer=None):
+    torch.manual_seed(0)
+    for parameter in built.eval().parameters():
+        parameter.requires_grad_(False)
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.15)
+    info = describe(Source("theirs", None), built, "fp32", ())
+    return FrozenBackbone(built, tokenizer or tiny_tokenizer("bytes-bos"), info)
+
+
+SMALL = {"vocab_size": 704, "hidden_size": 32, "num_hidden_layers": 2}
+HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64}
+
+
+@pytest.mark.parametrize("kind", ["GPTNeoX", "Granite", "Cohere", "Gemma2", "Mistral"])
+def test_an_architecture_that_nobody_listed_works(kind):
+    config = getattr(transformers, f"{kind}Config")(**SMALL, **HEADS)
+    backbone = frozen(getattr(transformers, f"{kind}ForCausalLM")(config))
+    assert backbone.width == 32
+
+
+@pytest.mark.parametrize(
+    ("kind", "built", "part"),
+    [
+        ("Bert", "BertLMHeadModel", "decoder and output head"),
+        ("Rwkv", "RwkvForCausalLM", "kept keys and values"),
+    ],
+)
+def test_the_part_that_fails_is_named(kind, built, part):
+    sizes = SMALL if kind == "Rwkv" else SMALL | HEADS
+    config = getattr(transformers, f"{kind}Config")(**sizes)
+    with pytest.raises(BackboneError, match=f"cannot serve: its part '{part}'"):
+        frozen(getattr(transformers, built)(config))
+
+
+def test_embeddings_that_are_not_read_are_named():
+    built = tiny_model("llama", 704)
+    inner = built.forward
+    built.forward = lambda input_ids=None, inputs_embeds=None, **other: inner(
+        input_ids=input_ids if input_ids is not None else torch.ones(1, 5, dtype=torch.long)
+    )
+    with pytest.raises(BackboneError, match="'reading input embeddings' works in a way"):
+        frozen(built)
+
+
+def test_a_model_that_overflows_is_refused():
+    built = tiny_model("llama", 704)
+    built.lm_head.weight.data.fill_(float("inf"))
+    built.requires_grad_(False)
+    info = describe(Source("theirs", None), built, "fp32", ())
+    with pytest.raises(BackboneError, match="infinite or missing logits"):
+        FrozenBackbone(built.eval(), tiny_tokenizer("bytes-bos"), info)
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path):
+    path = tiny_backbone_folder(tmp_path, "llama")
+    tiny = tiny_model("llama", 40)
+    tiny.save_pretrained(path)
+    with pytest.raises(BackboneError, match="belongs to another model"):
+        inspect_backbone(path, device="cpu")
+
+
+def test_the_card_measures_speed_and_warns(folder):
+    card = inspect_backbone(folder, device="cpu", seconds=0.2)
+    speed = card["speed"]
+    assert speed["training_examples_per_second"] > 0
+    assert speed["prediction_examples_per_second"] > speed["training_examples_per_second"] / 4
+    assert any("puts no token in front" in warning for warning in card["warnings"])
+    json.dumps(card)
+
+
+def test_quantised_loading_without_its_package_is_told(folder, monkeypatch):
+    monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(BackboneError, match="pip install bitsandbytes"):
+        FrozenBackbone.load(folder, quantise="4bit")
+    with pytest.raises(BackboneError, match="4bit or 8bit"):
+        FrozenBackbone.load(folder, quantise="2bit")
+
+
+@pytest.mark.parametrize("kind", ["4bit", "8bit"])
+def test_quantised_models_are_smaller_and_still_agree_with_themselves(tmp_path, kind):
+    pytest.importorskip("bitsandbytes")
+    path = tiny_backbone_folder(tmp_path, "llama", width=64)
+    whole = FrozenBackbone.load(path, device="cpu")
+    small = FrozenBackbone.load(path, device="cpu", quantise=kind)
+    assert small.info.quantised == kind
+    assert small.info.parameters == whole.info.parameters
+    assert small.info.memory_bytes < whole.info.memory_bytes
+
+
+def test_spreading_needs_gpus(folder):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(BackboneError, match="over GPUs only"):
+        FrozenBackbone.load(folder, device="spread")
+
+
+def test_the_command_says_what_is_wrong_and_ends_with_1(hub, tmp_path):
+    environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
+    command = [sys.executable, "-m", "puma_engine.cli", "models", "check", "me/qwen", "--offline"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 1 and hub.asked == []
+    assert done.stderr.startswith("Error: The model me/qwen at main is not whole")
