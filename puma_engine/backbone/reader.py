@@ -84,6 +84,13 @@ class Reader:
         """Return the token ids that fill the item or history slot for a context, cut to budget."""
         return self._ids[slot_text(slot, context)][: self._budget[slot]]
 
+    def sequence(self, context: int) -> tuple[list[int], list[int]]:
+        """Return the token ids before and after the prompt slot of context row `context`."""
+        parts = (self._before, self._before_row), (self._after, self._after_row)
+        spans = [(tokens, int(row[context])) for tokens, row in parts]
+        before, after = (t.ids[t.offset[row] : t.offset[row + 1]].tolist() for t, row in spans)
+        return before, after
+
     def _encode(self, contexts: Sequence[Context]) -> dict[str, list[int]]:
         """Token ids of every constant piece and of every text that fills a slot."""
         pieces = [piece for piece in self.template.pieces if isinstance(piece, str)]

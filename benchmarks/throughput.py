@@ -1,0 +1,286 @@
+"""Examples a second of the plain way, the paper's template and the item-first template.
+
+    python benchmarks/throughput.py --out benchmarks/results/throughput.json
+
+On a GPU: random weights in the shapes of six published models. On a CPU: zoo models. All
+ways are timed in this one run, on the same titles; `ratio_to_plain` divides by the plain
+way on the same backbone and stage. `peak_share` divides the arithmetic that a way must do
+(counted from its shapes) by the rate of a large matrix product, measured here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import gc
+import importlib.metadata
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from plain import PlainReader
+from shapes import SHAPES, random_backbone
+from torch import Tensor
+
+from puma_engine.adapter import Adapter
+from puma_engine.backbone import FrozenBackbone
+from puma_engine.config import AdapterConfig, TrainingConfig
+from puma_engine.datasets import Dataset, load_shipped
+from puma_engine.errors import Cancelled
+from puma_engine.examples import Examples, ReaderData, predict_examples, reader_for
+from puma_engine.migration import AdapterTraining
+from puma_engine.prompts import PromptFitting, make_head
+from puma_engine.settings import ADAPTER
+from puma_engine.training import Progress, resolve_device, train
+
+STAGES = ("adapter", "prompts", "evaluation")
+TEMPLATES = {"plain": "rating", "paper": "rating", "item_first": "rating-item-first"}
+LEAST_REPORTS = 6
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of working on one backbone: its reader over the data, and its settings."""
+
+    name: str
+    data: ReaderData
+    batch: int
+    precision: str
+
+    @property
+    def backbone(self) -> FrozenBackbone:
+        return self.data.reader.backbone
+
+
+def adapter_shape(backbone: FrozenBackbone) -> tuple[int, AdapterConfig]:
+    """Width of the source prompts and the adapter: the paper's, or the zoo's for zoo models."""
+    if backbone.info.spec in SHAPES:
+        return 2048, AdapterConfig()
+    return 128, ADAPTER
+
+
+def measured_peak(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of a large matrix product of random numbers, the median of several."""
+    size = 8192 if device.type == "cuda" else 1536
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    seconds = []
+    for _ in range(12):
+        start = time.perf_counter()
+        a @ b
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / float(np.median(seconds[2:]))
+
+
+def training_rate(module: torch.nn.Module, way: Way, seconds: float) -> float:
+    """Examples a second of the project's own training loop; a third of it warms up."""
+    seen: list[tuple[float, int]] = []
+    begun = time.monotonic()
+
+    def progress(report: Progress) -> None:
+        seen.append((time.monotonic(), report.step))
+
+    config = TrainingConfig(
+        epochs=1000,
+        batch_size=way.batch,
+        learning_rate=1e-4,
+        precision="auto" if way.precision == "fp32" else way.precision,  # type: ignore[arg-type]
+    )
+    with contextlib.suppress(Cancelled):
+        train(
+            module,
+            len(way.data.train),
+            config,
+            lengths=way.data.train.lengths(way.data.reader),
+            progress=progress,
+            should_cancel=lambda: time.monotonic() - begun > seconds and len(seen) >= LEAST_REPORTS,
+        )
+    (start, first), (end, last) = seen[len(seen) // 3], seen[-1]
+    return (last - first) * way.batch / (end - start)
+
+
+def evaluation_rate(prompts: Callable[[Tensor], Tensor], head: Any, way: Way) -> float:
+    """Examples a second of predicting validation rows, the better of two passes.
+
+    The plain way predicts a tenth of them, in batches of its own size.
+    """
+    every, rates = way.data.validation, []
+    size, rows = len(every), len(every)
+    if way.name == "plain":
+        size, rows = way.batch, max(way.batch, len(every) // 10)
+    for _ in range(2):
+        start = time.perf_counter()
+        for at in range(0, rows, size):
+            cut = slice(at, min(at + size, rows))
+            part = Examples(every.user[cut], every.context[cut], every.outcome[cut])
+            predict_examples(way.data.reader, way.data.task, part, prompts, head)
+        rates.append(rows / (time.perf_counter() - start))
+    return max(rates)
+
+
+def rate_of(stage: str, way: Way, users: int, seconds: float) -> float:
+    """Measure one stage of one way."""
+    generator = torch.Generator().manual_seed(0)
+    backbone = way.backbone
+    head = make_head(way.data.task, way.data.train, generator).to(backbone.device)
+    if stage == "adapter":
+        width, config = adapter_shape(backbone)
+        sources = torch.randn(users, 1, width, generator=generator).to(backbone.device)
+        network = Adapter(width, backbone.width, config, generator=generator)
+        module = AdapterTraining(way.data, sources, network, head).to(backbone.device)
+        return training_rate(module, way, seconds)
+    base = torch.rand(1, 1, backbone.width, generator=generator) * 0.2 - 0.1
+    fitting = PromptFitting(way.data, base, users, head, trainable=True).to(backbone.device)
+    if stage == "prompts":
+        return training_rate(fitting, way, seconds)
+    return evaluation_rate(fitting.prompts, head, way)
+
+
+def work_of(stage: str, way: Way) -> dict[str, float]:
+    """Count mean tokens, positions with work, and FLOPs of an example."""
+    reader, config = way.data.reader, way.backbone.model.config.get_text_config()
+    inner = way.backbone.model
+    embedding = inner.get_input_embeddings().weight.numel()
+    head = 0 if way.backbone.info.tied_head else inner.get_output_embeddings().weight.numel()
+    weights = way.backbone.info.parameters - embedding - head
+    lengths = way.data.train.context.unique().tolist()
+    fast = reader.inner if isinstance(reader, PlainReader) else reader
+    sequences = [fast.sequence(row) for row in lengths]
+    tokens = float(np.mean([len(b) + 1 + len(a) for b, a in sequences]))
+    positions = float(np.mean([1 + len(a) for _, a in sequences]))
+    passes = 1 if stage == "evaluation" else 2
+    if way.name == "plain":
+        positions = tokens
+        flops = 2 * tokens * (weights * passes + config.hidden_size * config.vocab_size * passes)
+    else:
+        flops = 2 * positions * weights * passes
+    if stage == "adapter":
+        source, shape = adapter_shape(way.backbone)
+        network = Adapter(source, way.backbone.width, shape)
+        flops += 6 * sum(p.numel() for p in network.parameters())
+    return {"tokens": tokens, "positions": positions, "gflops": flops / 1e9}
+
+
+def backbone_for(name: str, device: torch.device, precision: str) -> FrozenBackbone:
+    """A zoo model, or a published shape with random weights."""
+    if name in SHAPES:
+        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+        return random_backbone(name, device, dtype[precision])
+    return FrozenBackbone.load(name, device=str(device), precision=precision)
+
+
+def ways(name: str, dataset: Dataset, device: torch.device, batch: int) -> list[Callable[[], Way]]:
+    """The ways to time, built one after the other so that only one holds memory."""
+    fast = "bf16" if device.type == "cuda" else "fp32"
+    slow = "fp16" if device.type == "cuda" else "fp32"
+
+    def plain() -> Way:
+        backbone = backbone_for(name, device, slow)
+        backbone.model.set_attn_implementation("sdpa")
+        data = reader_for(backbone, dataset, TEMPLATES["plain"], dataset.users)
+        reader: Any = PlainReader(data.reader)
+        return Way("plain", ReaderData(reader, data.task, data.train, data.validation), 32, slow)
+
+    def engine(way: str) -> Callable[[], Way]:
+        def build() -> Way:
+            backbone = backbone_for(name, device, fast)
+            data = reader_for(backbone, dataset, TEMPLATES[way], dataset.users)
+            return Way(way, data, batch, fast)
+
+        return build
+
+    return [plain, engine("paper"), engine("item_first")]
+
+
+def measure(name: str, dataset: Dataset, device: torch.device, options: Any) -> list[dict]:
+    """Time every stage of every way on one backbone."""
+    rows: list[dict[str, Any]] = []
+    plain: dict[str, float] = {}
+    for build in ways(name, dataset, device, options.batch):
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        way = build()
+        for stage in options.stages:
+            rate = rate_of(stage, way, len(dataset.users), options.seconds)
+            plain.setdefault(stage, rate)
+            work = work_of(stage, way)
+            peak = options.peak[way.precision]
+            row = {"device": device_label(device), "backbone": name, "stage": stage}
+            row |= {"way": way.name, "precision": way.precision, "batch": way.batch}
+            row |= {"examples_per_s": round(rate, 1), "ratio_to_plain": rate / plain[stage]}
+            row |= {key: round(value, 3) for key, value in work.items()}
+            row |= {"peak_share": rate * work["gflops"] * 1e9 / peak}
+            row |= {"peak_memory_gb": round(memory(device), 2)}
+            rows.append(row)
+            print(json.dumps(row), file=sys.stderr, flush=True)
+        del way
+    return rows
+
+
+def memory(device: torch.device) -> float:
+    """Peak bytes allocated on the GPU, or resident in this process, in GB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e9
+    return psutil.Process().memory_info().rss / 1e9
+
+
+def device_label(device: torch.device) -> str:
+    """A GPU's product name, or "cpu" with its threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu, {torch.get_num_threads()} threads"
+
+
+def main() -> None:
+    """Parse the command line, measure, and write after each backbone."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--device")
+    parser.add_argument("--backbones", nargs="+", help="zoo names or shapes (default by device)")
+    parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=STAGES)
+    parser.add_argument("--batch", type=int, default=256, help="of the engine's ways")
+    parser.add_argument("--users", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=15.0, help="for each training")
+    options = parser.parse_args()
+    device = torch.device(resolve_device(options.device))
+    gpu = device.type == "cuda"
+    names = options.backbones or (list(SHAPES) if gpu else ["llama-medium"])
+    kinds = {"bf16": torch.bfloat16, "fp16": torch.float16} if gpu else {"fp32": torch.float32}
+    options.peak = {name: measured_peak(device, dtype) for name, dtype in kinds.items()}
+    dataset = load_shipped("goodbooks", users=options.users)
+    rows: list[dict[str, Any]] = []
+    for name in names:
+        rows += measure(name, dataset, device, options)
+        write(options.out, rows, options.peak)
+
+
+def write(path: Path, rows: list[dict[str, Any]], peak: dict[str, float]) -> None:
+    """Write what is known so far."""
+    packages = ("torch", "transformers", "accelerate")
+    report = {
+        "command": "python " + " ".join(sys.argv),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in packages},
+        "measured_peak_tflops": {name: round(value / 1e12, 3) for name, value in peak.items()},
+        "rows": rows,
+    }
+    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
