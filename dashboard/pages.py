@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
+from urllib.parse import urlencode
 
 import streamlit as st
 
@@ -11,6 +12,7 @@ import streamlit as st
 PAGES = {
     "overview": ("Overview", ":material/space_dashboard:", "What is here, and what to do next."),
     "compare": ("Compare", ":material/compare_arrows:", "Is a migration as good as retraining?"),
+    "user": ("User", ":material/person:", "One user: records, predictions, prompt, what-ifs."),
 }
 
 
@@ -39,6 +41,11 @@ def link(name: str, *, label: str | None = None, **address: str | Sequence[str])
     """
     if name in PAGES:
         st.page_link(page(name), label=label, query_params=_values(address))
+
+
+def url(name: str, **address: str | Sequence[str]) -> str:
+    """Return the address of a page, for a link in a table."""
+    return f"{name}?{urlencode(_values(address), doseq=True)}"
 
 
 def go(name: str, **address: str | Sequence[str]) -> None:

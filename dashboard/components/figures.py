@@ -57,11 +57,11 @@ def show(
 
 
 def style(figure: go.Figure, *, x: str = "", y: str = "", height: int = HEIGHT) -> go.Figure:
-    """Give a figure axis labels, margins and a legend below; colours follow the page's theme."""
+    """Give a figure axis labels, margins and a legend above; colours follow the page's theme."""
     figure.update_layout(
         height=height,
         margin={"l": 8, "r": 8, "t": 8, "b": 8},
-        legend={"orientation": "h", "y": -0.18, "x": 0, "title": {"text": ""}},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "title": {"text": ""}},
         hoverlabel={"namelength": -1},
     )
     if x:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 
 _MARKUP = re.compile(r"([\\`*_{}\[\]()#+\-.!|~<>$:&^=])")
@@ -24,3 +25,8 @@ def escaped(text: str, most: int = 80) -> str:
     metrics). Where there is a choice, st.text and tables need no escaping.
     """
     return _MARKUP.sub(r"\\\1", short(text, most))
+
+
+def drawn(text: str, most: int = 60) -> str:
+    """Return a short text that a chart shows literally: plotly reads tags and entities."""
+    return html.escape(short(text, most), quote=False)

@@ -13,7 +13,7 @@ from puma_engine.pipeline.stage import PROMPT_KINDS, Reference, find
 from puma_engine.pipeline.tables import ARTIFACT, HEAD
 from puma_engine.store import Workspace
 
-BLOCK = 16_384
+BLOCK = 4096
 SHOWN = 60
 
 
@@ -38,6 +38,11 @@ class PromptRows:
         row = int(pc.index(self.user_ids, pa.scalar(user, pa.string())).as_py())
         return None if row < 0 else row
 
+    def starting_with(self, text: str, most: int) -> list[str]:
+        """Return at most so many user ids that begin with a text, in row order."""
+        hits = pc.filter(self.user_ids, pc.starts_with(self.user_ids, text))
+        return [str(user) for user in hits[:most].to_pylist()]
+
     def vector(self, user: str) -> np.ndarray:
         """Read a user's prompt, [tokens, width] float32. Raises DataError for an unknown user."""
         row = self.row_of(user)
@@ -53,6 +58,21 @@ class PromptRows:
         for start in range(0, len(self), BLOCK):
             block = self._file.read("vectors", start, start + BLOCK)
             yield start, block.reshape(len(block), -1)
+
+    def mean(self, most: int) -> np.ndarray:
+        """Return the mean prompt [tokens x width] float32 of at most so many users.
+
+        They are taken in blocks that are spread evenly over the table.
+        """
+        starts = range(0, len(self), BLOCK)
+        step = max(1, -(-len(self) // max(most, BLOCK)))
+        total = np.zeros(self.tokens * self.width)
+        count = 0
+        for start in starts[::step]:
+            block = self._file.read("vectors", start, start + BLOCK)
+            total += block.reshape(len(block), -1).sum(0, dtype=np.float64)
+            count += len(block)
+        return (total / max(count, 1)).astype(np.float32)
 
     def head(self) -> dict[str, np.ndarray] | None:
         """Read the tensors of the head that was trained with the prompts, or None."""

@@ -23,6 +23,7 @@ from puma_engine.tensors import (
 if TYPE_CHECKING:
     import pandas as pd
 
+GROUP = 1 << 16
 # Files whose hash this process has compared: path, size and time of the last change.
 _SEEN: set[tuple[str, int, int]] = set()
 
@@ -34,7 +35,11 @@ class Artifacts(Runs):
         """Keep a frame (its index is dropped) as a Parquet file of a running run."""
 
         def write(path: Path) -> None:
-            atomic_write(path, lambda temporary: frame.to_parquet(temporary, index=False))
+            # Small groups, so that the rows of one user are found without reading all others.
+            atomic_write(
+                path,
+                lambda temporary: frame.to_parquet(temporary, index=False, row_group_size=GROUP),
+            )
 
         self._put(run_id, name, "parquet", len(frame), write)
 

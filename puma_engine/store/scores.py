@@ -72,16 +72,18 @@ class Scores(Runs):
                 ([run_id, *row] for row in values),
             )
 
-    def user_metrics(self, run_id: str) -> pd.DataFrame:
-        """Return the metrics of each user of a run, by user id.
+    def user_metrics(self, run_id: str, users: Sequence[str] | None = None) -> pd.DataFrame:
+        """Return the metrics of each user of a run (or of these users of it), by user id.
 
         A metric that no user has is left out; NaN means undefined for this user.
         """
         import pandas as pd
 
+        wanted = [] if users is None else list(users)
+        chosen = "" if users is None else f" AND user_id IN ({', '.join('?' * len(wanted))})"
         found = self.query(
-            "SELECT * FROM user_metrics WHERE run_id = ? ORDER BY user_id",
-            [self._get(run_id).id],
+            f"SELECT * FROM user_metrics WHERE run_id = ?{chosen} ORDER BY user_id",
+            [self._get(run_id).id, *wanted],
         )
         names = [name for name in self.db.table("user_metrics").columns_dict if name != "run_id"]
         frame = pd.DataFrame(found, columns=names)

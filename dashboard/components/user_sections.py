@@ -1,0 +1,246 @@
+"""The parts of the user's page about prompts: neighbours, what-if questions, and lineage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from dashboard import engine, pages
+from dashboard.components import address, figures, person, states, terms
+from dashboard.components.text import escaped, short
+from dashboard.engine import people
+
+MOST = 10
+QUESTION = "whatif_title"
+# A page that shows a kind of run, and the name under which its address takes it.
+PAGE_OF = {
+    "dataset": ("data", "dataset"),
+    "backbone": ("models", "backbone"),
+    "comparison": ("compare", "comparison"),
+}
+KIND_NAMES = {
+    "dataset": "Data set",
+    "backbone": "Backbone",
+    "prompts": "Prompts",
+    "selection": "Selection of users",
+    "migration": "Migration",
+}
+
+
+def neighbours(setting: people.Setting, user: str) -> None:
+    """The users with the most similar prompts, before and after."""
+    tables = _tables(setting)
+    if len(tables) < 2:
+        states.empty(
+            "Only one prompt table",
+            "Neighbours are compared between two spaces; migrate or fit these users on another "
+            "backbone.",
+        )
+        return
+    first, second = _two_spaces(tables)
+    frame = people.near(engine.root(), str(first.prompts), str(second.prompts), user, MOST)
+    if frame.empty:
+        states.empty("No neighbours", "Nobody else has a prompt in these two tables.")
+        return
+    near_first, near_second = frame["first_place"] <= MOST, frame["second_place"] <= MOST
+    frame = frame.assign(both=near_first & near_second)
+    frame["only"] = np.select(
+        [near_first & ~near_second, near_second & ~near_first], ["first", "second"], ""
+    )
+    kept, most = int(frame["both"].sum()), int(near_first.sum())
+    st.markdown(f"**{kept} of the {most} nearest users are still among the nearest {most}.**")
+    st.caption(
+        "Nearness is the cosine between prompts after taking away the mean prompt, which says "
+        "nothing about anybody: 1 is the same direction, 0 nothing in common. Places count "
+        "everybody; 1 is the nearest."
+    )
+    figures.show(
+        person.neighbours_figure(frame, first, second),
+        frame.drop(columns=["both", "only"]),
+        "user-neighbours",
+        title="Neighbours in the upper right stay neighbours",
+        x=f"Cosine in {short(first.label, 60)}",
+        y=f"Cosine in {short(second.label, 60)}",
+    )
+    _neighbour_table(frame, setting, first, second)
+
+
+def _two_spaces(
+    tables: Mapping[str, people.Method],
+) -> tuple[people.Method, people.Method]:
+    labels = {key: method.label for key, method in tables.items()}
+    kinds = {method.kind: key for key, method in list(tables.items())[::-1]}
+    start = kinds.get("source", next(iter(tables)))
+    other = kinds.get("migrated") or kinds.get("retrained") or list(tables)[-1]
+    left, right = st.columns(2)
+    with left:
+        first = address.choose("First space", list(tables), "space", labels=labels, default=start)
+    with right:
+        rest = [key for key in tables if key != first]
+        second = address.choose("Second space", rest, "beside", labels=labels, default=other)
+    return tables[first], tables[second]
+
+
+def _neighbour_table(
+    frame: pd.DataFrame, setting: people.Setting, first: people.Method, second: people.Method
+) -> None:
+    shown = pd.DataFrame(
+        {
+            "Row": range(1, len(frame) + 1),
+            "User": frame["user_id"],
+            "Cosine": frame["first_cosine"],
+            "Place": frame["first_place"],
+            "Cosine there": frame["second_cosine"],
+            "Place there": frame["second_place"],
+            "Open": [
+                pages.url("user", comparison=setting.id, user=one) for one in frame["user_id"]
+            ],
+        }
+    )
+    number, place = st.column_config.NumberColumn, "localized"
+    st.dataframe(
+        shown,
+        hide_index=True,
+        column_config={
+            "Cosine": number(f"Cosine, {short(first.label, 30)}", format="%.3f"),
+            "Place": number(f"Place, {short(first.label, 30)}", format=place),
+            "Cosine there": number(f"Cosine, {short(second.label, 30)}", format="%.3f"),
+            "Place there": number(f"Place, {short(second.label, 30)}", format=place),
+            "Open": st.column_config.LinkColumn("", display_text="Open"),
+        },
+    )
+
+
+def what_if(setting: people.Setting, user: str) -> None:
+    """Ask what the user would think of any title."""
+    tables = _tables(setting)
+    st.markdown("##### What would this user think of …")
+    with st.form("what-if", border=False):
+        left, right = st.columns([6, 1], vertical_alignment="bottom")
+        title = left.text_input(
+            "Title",
+            key=QUESTION,
+            bind="query-params",
+            max_chars=people.LONGEST_TITLE,
+            placeholder="The Hobbit by J.R.R. Tolkien",
+            help="Any text, known to the data set or not. Titles work best in the form that the data "
+            "set's titles have.",
+        )
+        right.form_submit_button("Ask", type="primary", icon=":material/send:", width="stretch")
+    chosen = address.choose_many(
+        "Prompts",
+        list(tables),
+        "prompts",
+        labels={key: method.label for key, method in tables.items()},
+        default=_asked(tables),
+        max_selections=people.MOST_ASKED,
+    )
+    try:
+        if not title.strip():
+            people.warm(chosen[: people.MOST_ASKED])
+            st.caption("The models are being loaded while you type.")
+            return
+        _answers([tables[one] for one in chosen[: people.MOST_ASKED]], user, title)
+    except engine.PumaError as error:
+        states.failed("This question cannot be answered.", error)
+
+
+def _asked(tables: Mapping[str, people.Method]) -> list[str]:
+    first: dict[str, str] = {}
+    for key, method in tables.items():
+        if method.kind in ("source", "migrated", "retrained"):
+            first.setdefault(method.kind, key)
+    return list(first.values()) or list(tables)[:1]
+
+
+def _answers(methods: list[people.Method], user: str, title: str) -> None:
+    if not methods:
+        st.info("Choose at least one prompt table.", icon=":material/touch_app:")
+        return
+    with st.spinner("Asking; the first question loads the models…", show_time=True):
+        found = [(method, people.ask(str(method.prompts), user, title)) for method in methods]
+    answer = found[0][1]
+    for column, (method, one) in zip(st.columns(len(found)), found, strict=True):
+        value = f"{one.value:.2f} ★" if one.task == "rating" else f"{one.value:.0%}"
+        column.metric(
+            escaped(method.label),
+            value,
+            border=True,
+            help="Predicted rating, 1 to 5 stars."
+            if one.task == "rating"
+            else "Chance of a click.",
+        )
+    st.caption("Read by the models as:")
+    st.text(answer.title)
+    if any(one.cut for _, one in found):
+        st.caption("The title is longer than the models' budget; its end was not read.")
+    table = person.answers_table(found)
+    figures.show(
+        person.answers_figure(found),
+        table,
+        "user-what-if",
+        title="How sure each model is of each answer",
+        x="Answer",
+        y="Probability",
+        height=320,
+    )
+    seconds = sum(one.seconds for _, one in found)
+    st.caption(
+        f"Predicted in {seconds:.2f} s by {len(found)} models. The probabilities are the language "
+        "model's own, among the allowed answers; the prediction comes from the head that was trained on "
+        "top of them. No interval is known for a single prediction."
+    )
+
+
+def lineage(setting: people.Setting, user: str) -> None:
+    """Where the user's prompt came from, step by step."""
+    tables = _tables(setting)
+    kinds = {method.kind: key for key, method in list(tables.items())[::-1]}
+    chosen = address.choose(
+        "Prompts",
+        list(tables),
+        "run",
+        labels={key: method.label for key, method in tables.items()},
+        default=kinds.get("migrated"),
+        help=terms.term("lineage"),
+    )
+    steps = people.lineage(chosen)
+    st.markdown(f"##### {len(steps)} steps from the data to this user's prompt")
+    for place, run in enumerate(steps, start=1):
+        _step(place, run, user)
+
+
+def _step(place: int, run: people.Run, user: str) -> None:
+    kind = KIND_NAMES.get(run.kind, run.kind)
+    cost = f":gray[{escaped(_cost(run), 120)}]"
+    with st.expander(f"{place}. **{kind}** {escaped(run.name)} · {cost}"):
+        if run.kind in PAGE_OF:
+            page, name = PAGE_OF[run.kind]
+            pages.link(page, **{name: run.id})
+        rows = [("id", run.id), ("finished", f"{str(run.finished)[:19].replace('T', ' ')} UTC")]
+        rows += people.settings_rows(run.config)
+        rows += [("seed", str(run.seed))] if run.seed is not None else []
+        rows += people.settings_rows(run.cost, "cost: ")
+        rows += people.settings_rows(dict(run.versions), "version of ")
+        st.dataframe(pd.DataFrame(rows, columns=["Setting", "Value"]), hide_index=True)
+    if run.kind == "selection":
+        inside = people.trained_on(engine.root(), run.id, user)
+        st.caption(
+            ":material/check: This user was among those who trained the adapter."
+            if inside
+            else ":material/block: This user did not train the adapter; the prompt was only mapped."
+        )
+
+
+def _cost(run: people.Run) -> str:
+    parts = [f"{run.seconds:,.1f} s on {run.device}" if run.seconds is not None else ""]
+    if run.cost.get("users_trained"):
+        parts.append(f"{run.cost['users_trained']:,} users trained")
+    return " · ".join(part for part in parts if part)
+
+
+def _tables(setting: people.Setting) -> dict[str, people.Method]:
+    return {str(method.prompts): method for method in setting.with_prompts()}

@@ -1,0 +1,285 @@
+"""User: what is known of one user, what each method predicts, and where the prompt is from."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from dashboard import engine, pages
+from dashboard.components import address, figures, person, states, terms, user_sections
+from dashboard.components.text import escaped, short
+from dashboard.components.theme import METRICS, rank
+from dashboard.engine import people
+
+SECTIONS = ("Held-out items", "History", "Neighbours", "What if", "Lineage")
+BIAS = "User + item bias"
+
+
+@states.guarded
+def page() -> None:
+    """Draw the page."""
+    st.title("User")
+    found = people.settings()
+    if not found:
+        states.empty(
+            "Nobody to look at yet",
+            "Users appear here when prompts were fitted or imported. The overview starts a worked "
+            "example.",
+            icon=":material/person_off:",
+        )
+        pages.link("overview", label="Begin on the overview")
+        return
+    setting, user = _choose(found)
+    st.header(escaped(f"User {user}"), divider="gray", anchor=False)
+    records = people.records(engine.root(), setting.dataset, user)
+    _cards(records, setting)
+    section = st.segmented_control(
+        "Show",
+        SECTIONS,
+        default=SECTIONS[0],
+        required=True,
+        key="user_view",
+        bind="query-params",
+        label_visibility="collapsed",
+    )
+    if section == "History":
+        _history(records, setting)
+    elif section == "Neighbours":
+        user_sections.neighbours(setting, user)
+    elif section == "What if":
+        user_sections.what_if(setting, user)
+    elif section == "Lineage":
+        user_sections.lineage(setting, user)
+    else:
+        _held_out(records, setting, user)
+
+
+def _choose(found: list[engine.Run]) -> tuple[people.Setting, str]:
+    """The comparison and the user that the address names, or others that are chosen."""
+    left, middle, right = st.columns([3, 2, 3])
+    names = {
+        run.id: run.name if run.kind == "comparison" else f"{run.name} (no comparison yet)"
+        for run in found
+    }
+    with left:
+        chosen = address.choose("Comparison", list(names), "comparison", labels=names)
+    setting = people.setting(next(run for run in found if run.id == chosen))
+    tables = [str(method.prompts) for method in setting.with_prompts()]
+    with middle:
+        text = st.text_input(
+            "Find a user",
+            key="user_search",
+            placeholder="Beginning of an id",
+            icon=":material/search:",
+            max_chars=address.LONGEST,
+            on_change=_take_exact,
+            args=(tables,),
+        )
+    known = people.find_users(tables[0], text[: address.LONGEST])
+    given = address.read("user", lambda user: people.is_user(tables, user))
+    options = list(dict.fromkeys([*([given] if given else []), *known]))
+    if text and not known:
+        middle.caption(f"No user id begins with “{escaped(text, 30)}”.")
+    if not options:
+        options = people.find_users(tables[0], "")
+    with right:
+        user = address.choose(
+            "User",
+            options,
+            "user",
+            help=f"The first {people.MOST_FOUND} ids that begin with what you look for.",
+        )
+    return setting, user
+
+
+def _take_exact(tables: list[str]) -> None:
+    """A whole id that was typed is the choice."""
+    text = str(st.session_state["user_search"]).strip()
+    if text and people.is_user(tables, text):
+        address.write("user", text)
+
+
+def _cards(records: pd.DataFrame, setting: people.Setting) -> None:
+    held = records["split"] == setting.split
+    outcome = records["outcome"].astype(np.float64)
+    unit = "★" if setting.task == "rating" else "clicked"
+    columns = st.columns(4)
+    columns[0].metric(
+        "Records the models know",
+        f"{int((records['split'] == 'train').sum())}",
+        border=True,
+        help="Rows of the train split: prompts are learnt from them.",
+    )
+    columns[1].metric(
+        f"Held out ({setting.split})",
+        f"{int(held.sum())}",
+        border=True,
+        help=terms.term("held-out"),
+    )
+    if records.empty:
+        return
+    mean = f"{outcome.mean():.2f} {unit}" if unit == "★" else f"{outcome.mean():.0%} {unit}"
+    columns[2].metric("Usually gives", mean, border=True, help="Mean of all records of the user.")
+    columns[3].metric(
+        "Spread",
+        f"{outcome.std(ddof=0):.2f} {unit if unit == '★' else ''}",
+        border=True,
+        help=f"Standard deviation of the user's outcomes. {terms.term('variance')}",
+    )
+
+
+def _held_out(records: pd.DataFrame, setting: people.Setting, user: str) -> None:
+    evaluated = {str(method.evaluation): method for method in setting.evaluated()}
+    if not evaluated:
+        states.empty(
+            "Nothing is evaluated yet",
+            "Evaluate prompts of this data set to see their predictions of held-out items.",
+        )
+        return
+    chosen = address.choose_many(
+        "Methods",
+        list(evaluated),
+        "method",
+        labels={key: method.label for key, method in evaluated.items()},
+        default=_usual(setting),
+    )
+    methods = sorted((evaluated[one] for one in chosen), key=lambda method: rank(method.kind))
+    if not methods:
+        st.info("Choose at least one method.", icon=":material/touch_app:")
+        return
+    keys = tuple(str(method.evaluation) for method in methods)
+    joined = people.predictions(engine.root(), keys, user)
+    if joined.empty:
+        states.empty(
+            "No held-out items",
+            f"This user has no {setting.split} records, so no prediction can be checked.",
+        )
+        return
+    titles = dict(zip(records["item_id"], records["title"], strict=True))
+    table = person.items_table(joined, titles, setting.task, methods)
+    _scores(setting, methods, joined, table, user)
+    _items(setting, methods, table)
+
+
+def _usual(setting: people.Setting) -> list[str]:
+    """The evaluations shown at first: one of each main kind, and the bias baseline."""
+    first: dict[str, str] = {}
+    for method in setting.evaluated():
+        if method.kind in ("source", "migrated", "retrained") or method.label == BIAS:
+            first.setdefault(method.kind, str(method.evaluation))
+    return list(first.values())
+
+
+def _scores(
+    setting: people.Setting,
+    methods: list[people.Method],
+    joined: pd.DataFrame,
+    table: pd.DataFrame,
+    user: str,
+) -> None:
+    keys = tuple(str(method.evaluation) for method in methods)
+    scores = people.user_scores(engine.root(), keys, user).set_index("evaluation")
+    main, truth = setting.main_metric, joined["outcome"].to_numpy(np.float64)
+    closest = table["Closest"].value_counts().reindex([m.label for m in methods], fill_value=0)
+    rows = []
+    for method in methods:
+        if method.evaluation not in scores.index:
+            continue
+        score = scores.loc[method.evaluation]
+        own = joined[method.evaluation].to_numpy(np.float64)
+        there = np.isfinite(own)
+        low, high = people.interval(setting.task, main, truth[there], own[there])
+        row: dict[str, object] = {"Method": method.label}
+        for metric in (name for name in METRICS if name in scores.columns):
+            row[METRICS[metric]] = score[metric]
+            if metric == main and np.isfinite(low):
+                row["95 % interval"] = f"{low:.3f} to {high:.3f}"
+        row |= {"Closest": f"{closest[method.label]} of {len(joined)}"}
+        rows.append(row | {"Held-out rows": int(score["n"])})
+    if not rows:
+        return
+    st.markdown("##### How well each method knows this user")
+    st.dataframe(
+        pd.DataFrame(rows),
+        hide_index=True,
+        column_config={
+            METRICS[name]: st.column_config.NumberColumn(
+                METRICS[name].split(" (")[0], format="%.3f", help=METRICS[name]
+            )
+            for name in METRICS
+        }
+        | {
+            "Closest": st.column_config.TextColumn(
+                help="On how many items this method is nearer to the truth than the others."
+            )
+        },
+    )
+    st.caption(
+        f"From {len(joined)} held-out rows of this user alone, so small differences say little; the "
+        "interval is from resampling these rows."
+    )
+
+
+def _items(setting: people.Setting, methods: list[people.Method], table: pd.DataFrame) -> None:
+    shown = min(len(table), person.MOST_DRAWN)
+    figures.show(
+        person.items_figure(table, methods),
+        table,
+        "user-items",
+        title="Where the methods agree with the user, and where they do not"
+        + (f" (the {shown} items they differ on most)" if shown < len(table) else ""),
+        x="Rating (stars)" if setting.task == "rating" else "Probability of a click",
+        height=person.height_of(len(table)),
+    )
+    form = "%.2f" if setting.task == "rating" else "percent"
+    right = "nearest star" if setting.task == "rating" else "likelier answer"
+    st.dataframe(
+        table,
+        hide_index=True,
+        column_order=[name for name in table if name != "Closest"],
+        column_config={
+            "Item": st.column_config.TextColumn(width=260),
+            "Truth": st.column_config.NumberColumn(format="%.4g", width=60),
+            "Right": st.column_config.TextColumn(help=f"Methods whose {right} is the true one."),
+        }
+        | {
+            method.label: st.column_config.NumberColumn(
+                short(method.label, 28), format=form, width=100, help=short(method.label)
+            )
+            for method in methods
+        },
+    )
+
+
+def _history(records: pd.DataFrame, setting: people.Setting) -> None:
+    if records.empty:
+        states.empty("No records", "The data set holds no records of this user.")
+        return
+    figures.show(
+        person.outcomes_figure(records, setting.task),
+        records.drop(columns="item_id"),
+        "user-history",
+        title="What this user usually gives",
+        x="Rating" if setting.task == "rating" else "Outcome",
+        y="Records",
+        height=260,
+    )
+    rows = records[records["split"] != setting.split]
+    shown = rows.rename(columns={"title": "Item", "outcome": "Outcome", "split": "Split"})
+    if "time" in shown:
+        shown["When"] = pd.to_datetime(shown.pop("time"), unit="s")
+    st.markdown(f"##### {len(rows)} records that the models may learn from")
+    st.dataframe(
+        shown.drop(columns="item_id"),
+        hide_index=True,
+        column_config={
+            "Item": st.column_config.TextColumn(width="large"),
+            "Outcome": st.column_config.NumberColumn(
+                "Rating (stars)" if setting.task == "rating" else "Clicked", format="%.4g"
+            ),
+            "Split": st.column_config.TextColumn(
+                help="train: learnt from; validation: chooses the best epoch."
+            ),
+        },
+    )
