@@ -17,6 +17,7 @@ from puma_engine.pipeline.prompt_rows import PromptRows
 from puma_engine.pipeline.prompts import fit_prompts, import_prompts
 from puma_engine.pipeline.selecting import select, selected_users
 from puma_engine.pipeline.stage import find
+from puma_engine.pipeline.surveying import evaluated_methods, gain_between
 from puma_engine.pipeline.tables import export_prompts, load_adapter, load_prompts
 
 __all__ = [
@@ -30,10 +31,12 @@ __all__ = [
     "comparison_users",
     "demo",
     "evaluate",
+    "evaluated_methods",
     "export_prompts",
     "find",
     "find_comparison",
     "fit_prompts",
+    "gain_between",
     "import_dataset",
     "import_prompts",
     "judge_comparison",
