@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
 
 from puma_engine.errors import DataError
 
@@ -79,6 +78,8 @@ def auc(y: np.ndarray, p: np.ndarray) -> float:
     n_negative = len(y) - n_positive
     if not n_positive or not n_negative:
         return float("nan")
+    from scipy.stats import rankdata
+
     ranks = rankdata(p)[positive].sum()
     return float((ranks - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))
 

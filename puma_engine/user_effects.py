@@ -190,3 +190,28 @@ def _repeated(n: np.ndarray, difference: np.ndarray, half: np.ndarray) -> Interv
     return Interval(
         float(values.mean()), float(values.mean() - error), float(values.mean() + error), most
     )
+
+
+def by_group(users: pd.DataFrame, groups: pd.Series, *, root: bool) -> pd.DataFrame:
+    """Pooled loss of each group of users under both methods, and the difference.
+
+    users: user_id, n, reference and loss. groups: a label a user, indexed by user id; users
+    without one are left out. root: take roots of pooled losses (RMSE). Columns: group,
+    users, reference, value, difference, low, high (95 %, from each user's influence).
+    """
+    own = users.merge(groups.rename("group"), left_on="user_id", right_index=True)
+    rows = []
+    for group, frame in own.dropna(subset=["group"]).groupby("group", sort=True):
+        n = frame["n"].to_numpy(np.float64)
+        first, second = (n * frame[name].to_numpy(np.float64) for name in ("reference", "loss"))
+        a, b = first.sum() / n.sum(), second.sum() / n.sum()
+        # The slope of the root turns a small change of the mean into one of its root.
+        slopes = [0.5 / np.sqrt(max(one, 1e-12)) if root else 1.0 for one in (a, b)]
+        influence = (slopes[1] * (second - n * b) - slopes[0] * (first - n * a)) / n.sum()
+        count = len(frame)
+        error = np.sqrt((influence**2).sum() * count / max(count - 1, 1)) if count > 1 else np.nan
+        values = (np.sqrt(a), np.sqrt(b)) if root else (a, b)
+        gap = values[1] - values[0]
+        rows.append((group, count, *values, gap, gap - 1.96 * error, gap + 1.96 * error))
+    names = ["group", "users", "reference", "value", "difference", "low", "high"]
+    return pd.DataFrame(rows, columns=names)

@@ -143,8 +143,9 @@ def scored(question: Question) -> list[Scored]:
     """Return the methods of a comparison that share the reference's backbone, in its order."""
     methods = question.methods
     if "backbone" in methods:
-        own = methods.loc[methods["is_baseline"].astype(bool), "backbone"]
-        methods = methods[methods["backbone"].isin(own) | methods["kind"].isin(ELSEWHERE)]
+        base = methods[methods["is_baseline"].astype(bool) & (methods["kind"] == "retrained")]
+        same = methods["backbone"].isin(base["backbone"]) | methods["kind"].isin(ELSEWHERE)
+        methods = methods[same | base.empty]
     scores = question.scores[question.scores["metric"] == question.metric].set_index("method")
     sign = -1.0 if HIGHER_IS_BETTER[question.metric] else 1.0
     return [

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from puma_engine.errors import ConfigError, DataError
-from puma_engine.user_effects import per_user_losses, row_losses, user_effects
+from puma_engine.user_effects import by_group, per_user_losses, row_losses, user_effects
 from puma_engine.verdict import Question, judge
 
 BASE = ("Full retraining", "retrained", 1.0, None, 100.0)
@@ -245,3 +245,20 @@ def test_one_row_a_user_names_nobody():
     assert effects.worse().empty and effects.repeated is None
     same = user_effects(per_user_losses(names, reference, reference))
     assert same.worse().empty and same.spread == 0
+
+
+def test_groups_have_their_own_pooled_difference():
+    rng = np.random.default_rng(0)
+    user = np.repeat(np.arange(200).astype(str), 10)
+    reference = rng.gamma(2.0, 0.5, len(user))
+    loss = np.where(user.astype(int) < 100, reference + 0.5, reference) * 1.0
+    frame = per_user_losses(user, reference, loss)
+    groups = pd.Series(np.where(np.arange(200) < 100, "worse", "same"), np.arange(200).astype(str))
+    table = by_group(frame, groups.sample(frac=1, random_state=0), root=True).set_index("group")
+    first = reference[user.astype(int) < 100].mean()
+    assert table.loc["worse", "difference"] == pytest.approx(np.sqrt(first + 0.5) - np.sqrt(first))
+    assert table.loc["worse", "low"] > 0
+    same = table.loc["same"]
+    assert same["difference"] == same["low"] == same["high"] == 0 and same["users"] == 100
+    plain = by_group(frame, groups.iloc[:100], root=False)
+    assert plain["group"].tolist() == ["worse"] and plain["difference"][0] == pytest.approx(0.5)

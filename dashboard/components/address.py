@@ -2,10 +2,12 @@
 
 Three ways, by what is to be kept:
 
-- a setting of a widget (a metric, a switch, a number): give the widget itself a `key` and
-  `bind="query-params"`; streamlit then keeps it in the address and ignores wrong values;
-- which run, user or item is shown: `choose` and `choose_many`. They keep the id, not the label,
-  always write it (the default may be another one tomorrow), and say when it is unknown;
+- a setting of a widget whose options are their own labels (a number, a switch, a text): give the
+  widget a `key` and `bind="query-params"`; streamlit then keeps it in the address and ignores
+  wrong values. (With a format_func it would keep the label: use the next.)
+- which run, user, item or part is shown: `choose`, `choose_many` and `segment`. They keep the id,
+  not the label, always write it (the default may be another one tomorrow), and say when it is
+  unknown;
 - anything else, such as the users selected on a chart: `read`, `read_many`, `write`.
 
 Whatever comes from an address is checked against what is allowed before it is used.
@@ -49,6 +51,13 @@ def write(name: str, value: str | Sequence[str] | None) -> None:
         st.query_params.pop(name, None)
 
 
+def forget(*names: str) -> None:
+    """Make `choose` and `choose_many` under these names begin again from their defaults."""
+    for name in names:
+        write(name, None)
+        st.session_state.pop(f"choose-{name}", None)
+
+
 def choose(
     label: str,
     options: Sequence[str],
@@ -79,6 +88,27 @@ def choose(
         **widget,
     )
     write(name, chosen)
+    return str(chosen)
+
+
+def segment(label: str, options: Mapping[str, str], name: str, **widget: Any) -> str:
+    """A segmented control of ids with labels; the choice is in the address under `name`.
+
+    The first option is the default and stays out of the address. An unknown one is ignored.
+    """
+    key = f"choose-{name}"
+    first = next(iter(options))
+    st.session_state[key] = read(name, options, first)
+    chosen = st.segmented_control(
+        label,
+        list(options),
+        required=True,
+        key=key,
+        format_func=options.__getitem__,
+        on_change=lambda: write(name, st.session_state[key]),
+        **widget,
+    )
+    write(name, None if chosen == first else chosen)
     return str(chosen)
 
 

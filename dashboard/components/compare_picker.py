@@ -1,0 +1,187 @@
+"""Which comparison is shown, and asking for another: other methods, another pinned baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import streamlit as st
+
+from dashboard import engine
+from dashboard.components import address, states
+from dashboard.components.theme import KINDS, rank
+from dashboard.engine import Job, Run, comparing
+from dashboard.engine.comparing import Place
+
+BUILDER = ("place", "methods", "pin")
+SHOWN = "compare-shown"
+
+
+@dataclass(frozen=True)
+class Wish:
+    """The methods (evaluation ids) that somebody wants to see side by side, one pinned."""
+
+    place: Place
+    methods: list[str]
+    baselines: list[str]
+    pin: str
+    lacks_baselines: bool
+
+    @property
+    def everything(self) -> list[str]:
+        return [*self.methods, *self.baselines]
+
+
+def pick() -> Run | None:
+    """Draw the controls; return the finished comparison to show, or None with a state shown."""
+    runs = engine.runs("comparison", status=None)
+    places = comparing.places()
+    if not runs and not places:
+        states.empty(
+            "Nothing to compare yet",
+            "Evaluate source, migrated and retrained prompts (`puma evaluate RUN`), or let the "
+            "overview run the worked example.",
+        )
+        return None
+    run = _chosen(runs) if runs else None
+    if run is not None:
+        if st.session_state.get(SHOWN) not in (None, run.id):
+            address.forget(*BUILDER)
+        st.session_state[SHOWN] = run.id
+    title = "Compare other methods, or pin another baseline"
+    with st.expander(title, icon=":material/tune:", expanded=run is None):
+        wish = _wish(places, run) if places else None
+    if wish is not None:
+        _answer(wish, run)
+    if run is None or run.status != "finished":
+        if run is not None:
+            _unfinished(run)
+        elif wish is not None:
+            _alone(wish)
+        return None
+    return run
+
+
+def _chosen(runs: list[Run]) -> Run:
+    names = {run.id: f"{run.name} ({run.id[:6]})" for run in runs}
+    for run in runs:
+        if run.status != "finished":
+            names[run.id] += f", {run.status}"
+    default = next((run.id for run in runs if run.status == "finished"), None)
+    options = list(names)
+    chosen = address.choose("Comparison", options, "comparison", labels=names, default=default)
+    return next(run for run in runs if run.id == chosen)
+
+
+def _wish(places: list[Place], run: Run | None) -> Wish | None:
+    """The controls that choose methods and the pinned baseline."""
+    own = comparing.place_of(run) if run is not None else None
+    left, right = st.columns([2, 3])
+    with left:
+        chosen = address.choose(
+            "Data set and split",
+            [place.id for place in places],
+            "place",
+            labels={place.id: place.name for place in places},
+            default=own.id if own else None,
+            help="Only methods that were evaluated on the same rows can be compared.",
+        )
+    place = next(place for place in places if place.id == chosen)
+    evaluated = comparing.methods(place)
+    evaluated = evaluated.assign(place=evaluated["kind"].map(rank)).sort_values("place")
+    labels = {row.evaluation: _label(row) for row in evaluated.itertuples()}
+    simple = evaluated.loc[evaluated["kind"] == "baseline", "evaluation"].tolist()
+    options = [one for one in evaluated["evaluation"] if one not in simple]
+    members = comparing.members(run) if run is not None and place == own else options
+    methods = address.choose_many(
+        "Methods", options, "methods", labels=labels, default=[m for m in members if m in options]
+    )
+    st.caption("Methods that need no language model are always shown beside them.")
+    if not methods:
+        st.info("Choose at least one method.", icon=":material/checklist:")
+        return None
+    pinned = run.inputs.get("reference") if run is not None and place == own else None
+    retrained = evaluated.loc[evaluated["kind"] == "retrained", "evaluation"]
+    again = next((one for one in retrained if one in methods), None)
+    with right:
+        pin = address.choose(
+            "Pinned as the baseline",
+            [*methods, *simple],
+            "pin",
+            labels=labels,
+            default=pinned or again,
+            help="Differences are taken from it. A verdict needs full retraining here.",
+        )
+    return Wish(place, methods, simple, pin, comparing.lacks_baselines(evaluated))
+
+
+def _label(row: object) -> str:
+    kind = KINDS[row.kind].label  # type: ignore[attr-defined]
+    name, label = row.name, row.label  # type: ignore[attr-defined]
+    return f"{label} · {name}" if label != kind else f"{kind} · {name}"
+
+
+def _answer(wish: Wish, run: Run | None) -> None:
+    """Show the wished comparison if it exists, what its job does, or a button to ask for it."""
+    if run is not None:
+        own = set(comparing.members(run))
+        same = run.inputs.get("reference") == wish.pin and own >= set(wish.methods)
+        if same and own == set(wish.everything) and not wish.lacks_baselines:
+            return
+    found = comparing.find(wish.everything, wish.pin)
+    if found is not None and found.status == "finished" and not wish.lacks_baselines:
+        _show(found.id)
+    job = comparing.pending(wish.methods, wish.pin)
+    if job is not None and job.status in ("queued", "running"):
+        _watch(job.id)
+    elif job is not None and job.status in ("failed", "cancelled", "interrupted"):
+        _stopped(job)
+    else:
+        with st.container(border=True, horizontal=True, vertical_alignment="center"):
+            st.markdown("The chosen methods and baseline are not compared yet.")
+            if st.button("Compare them", type="primary", icon=":material/play_arrow:"):
+                comparing.ask(wish.place, wish.methods, wish.pin)
+                st.rerun()
+
+
+def _show(run_id: str) -> None:
+    address.write("comparison", run_id)
+    st.rerun()
+
+
+@st.fragment(run_every=1.0)
+def _watch(job_id: str) -> None:
+    """What the job of a comparison does, until it ends."""
+    job = engine.job(job_id)
+    if job.status not in ("queued", "running"):
+        if job.status == "finished" and job.run_id:
+            address.write("comparison", job.run_id)
+        st.rerun()
+    with st.container(border=True):
+        waits = "waits for its turn" if job.status == "queued" else "is being computed"
+        st.markdown(f":material/hourglass_top: The comparison {waits}.")
+        st.text(str(job.progress.get("stage") or ""))
+
+
+def _stopped(job: Job) -> None:
+    states.failed("The comparison was not finished.", job.error or job.status)
+    if st.button("Try again", icon=":material/replay:", key="retry-comparison"):
+        comparing.retry(job)
+        st.rerun()
+
+
+def _unfinished(run: Run) -> None:
+    if run.status == "running":
+        states.loading("This comparison is being computed.")
+        return
+    states.failed(f"This comparison is {run.status}.", run.error or "Its process ended.")
+    st.markdown("Ask for it again with the methods above, or choose another one.")
+
+
+def _alone(wish: Wish) -> None:
+    """What is known of the chosen methods before anything was compared."""
+    metric = comparing.STUDIED[wish.place.task]
+    table = comparing.methods(wish.place).set_index("evaluation").loc[wish.everything]
+    st.subheader("Evaluated so far", divider="gray")
+    shown = table[["label", "name", "value", "low", "high", "seconds"]].reset_index(drop=True)
+    shown.columns = ["Method", "Run", metric.upper(), "95 % from", "95 % to", "Seconds"]
+    st.dataframe(shown, hide_index=True)

@@ -1,0 +1,48 @@
+"""A verdict as people read it: the decision, why, and what to be careful about."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard.engine.comparing import Verdict
+
+LOOKS = {
+    "migrate": ("Migrate", ":material/check_circle:", "green"),
+    "refine": ("Migrate all, refine some", ":material/tune:", "blue"),
+    "retrain": ("Retrain", ":material/replay:", "orange"),
+    "undecided": ("Undecided", ":material/help:", "gray"),
+    "incomplete": ("No verdict yet", ":material/pending:", "gray"),
+}
+
+
+def headline(verdict: Verdict) -> None:
+    """The decision in large letters, and the sentence that says it whole."""
+    label, icon, colour = LOOKS[verdict.decision]
+    st.markdown(f"### :{colour}[{icon} {label}]")
+    st.text(_after_decision(verdict.headline))
+
+
+def reasons(verdict: Verdict) -> None:
+    """Evidence and cautions side by side."""
+    if not verdict.evidence:
+        return
+    left, right = st.columns([3, 2], gap="large")
+    with left:
+        _list("Evidence", verdict.evidence)
+    if verdict.cautions:
+        with right:
+            _list("What to be careful about", verdict.cautions)
+
+
+def _after_decision(text: str) -> str:
+    """Return a headline without its first words, which stand above it in large letters."""
+    rest = text.partition(": ")[2]
+    return rest[:1].upper() + rest[1:]
+
+
+def _list(title: str, sentences: tuple[str, ...]) -> None:
+    # Sentences hold names that people gave to runs, so they are no markdown.
+    with st.container(gap="xsmall"):
+        st.markdown(f"**{title}**")
+        for sentence in sentences:
+            st.text(f"•  {sentence}")

@@ -1,0 +1,188 @@
+"""Comparisons for the pages: what may be compared, what was, its verdict and its users."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from dashboard import engine
+from dashboard.engine import Job, Run, StoreError
+from puma_engine import jobs as engine_jobs
+from puma_engine import studies
+from puma_engine.baselines import BASELINES
+from puma_engine.errors import PumaError
+from puma_engine.metrics import Interval
+from puma_engine.pipeline.comparing import comparison_users, find_comparison
+from puma_engine.pipeline.judging import effects_between, judge_comparison, with_backbones
+from puma_engine.pipeline.stage import slug
+from puma_engine.pipeline.surveying import STUDIED, evaluated_methods, gain_between
+from puma_engine.settings import MARGIN
+from puma_engine.store import Workspace
+from puma_engine.user_effects import SURE, UserEffects, by_group
+from puma_engine.verdict import Verdict
+
+__all__ = ["MARGIN", "STUDIED", "SURE", "UserEffects", "Verdict", "by_group", "studies"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where evaluations can be compared with each other: one data set run and split."""
+
+    dataset: str
+    split: str
+    name: str
+    task: str
+
+    @property
+    def id(self) -> str:
+        """A short text for an address."""
+        return f"{self.dataset}-{self.split}"
+
+
+def places() -> list[Place]:
+    """Every data set and split with an evaluation, the one evaluated last first."""
+    names = {run.id: run.name for run in engine.runs("dataset")}
+    found = {}
+    for run in engine.runs("evaluation"):
+        key = (run.inputs.get("dataset", ""), str(run.summary.get("split")))
+        if key[0] in names and key not in found:
+            found[key] = Place(*key, f"{names[key[0]]}, {key[1]} split", run.summary["task"])
+    return list(found.values())
+
+
+def place_of(run: Run) -> Place | None:
+    """Return where a comparison's evaluations come from; None if that is not known."""
+    base = engine.run(run.inputs["reference"]) if "reference" in run.inputs else None
+    dataset = base.inputs.get("dataset") if base else None
+    split = str(run.summary.get("split"))
+    return next((one for one in places() if (one.dataset, one.split) == (dataset, split)), None)
+
+
+def methods(place: Place, metric: str | None = None) -> pd.DataFrame:
+    """Return every method evaluated there (see puma_engine.pipeline.evaluated_methods)."""
+    return _methods(engine.root(), _stamp(), place.dataset, place.split, metric)
+
+
+def _stamp() -> str:
+    """A text that changes when a run is finished, renamed or deleted."""
+    row = engine.workspace().query(
+        "SELECT count(*) AS n, max(finished) AS last, sum(length(name)) AS names FROM runs"
+    )[0]
+    return f"{row['n']} {row['last']} {row['names']}"
+
+
+@st.cache_data(max_entries=20, show_spinner=False)
+def _methods(
+    root: str, _changed: str, dataset: str, split: str, metric: str | None
+) -> pd.DataFrame:
+    return evaluated_methods(Workspace.open(root), dataset, split, metric)
+
+
+def members(run: Run) -> list[str]:
+    """Return the evaluations of a comparison."""
+    return [one for role, one in run.inputs.items() if role.startswith("evaluation_")]
+
+
+def is_baseline(run: Run) -> bool:
+    """Say whether an evaluation is of a method that needs no language model."""
+    return run.config.get("method") in BASELINES
+
+
+def lacks_baselines(evaluated: pd.DataFrame) -> bool:
+    """Say whether some method without a language model was not evaluated there yet."""
+    return int((evaluated["kind"] == "baseline").sum()) < len(BASELINES)
+
+
+def find(evaluations: list[str], reference: str) -> Run | None:
+    """Return the comparison of these evaluations with this one pinned, in any status."""
+    if len(set(evaluations)) < 2:
+        return None
+    return find_comparison(engine.workspace(), evaluations, reference=reference)
+
+
+def ask(place: Place, evaluations: list[str], reference: str) -> Job:
+    """Queue a comparison, baselines included, checked against the workspace."""
+    allowed = set(methods(place)["evaluation"])
+    if not evaluations or not set(evaluations) <= allowed or reference not in evaluations:
+        raise StoreError("Some of the chosen methods are no longer in the workspace; reload.")
+    args = _arguments(evaluations, reference)
+    name = slug("compare", place.name.split(",")[0], place.split, f"{len(evaluations)}-methods")
+    pinned = engine.run(reference).name
+    return engine.queue("compare", args | {"name": name}, f"Compare with {pinned}"[:150])
+
+
+def pending(evaluations: list[str], reference: str) -> Job | None:
+    """Return the latest job that was asked for this comparison, in any status."""
+    wanted = _arguments(evaluations, reference)
+    for job in engine.jobs(limit=100):
+        if job.command == "compare" and {name: job.args.get(name) for name in wanted} == wanted:
+            return job
+    return None
+
+
+def _arguments(evaluations: list[str], reference: str) -> dict[str, Any]:
+    return {"evaluations": sorted(evaluations), "reference": reference, "baselines": True}
+
+
+def retry(job: Job) -> None:
+    """Queue a stopped comparison again."""
+    engine_jobs.retry(engine.workspace(), job.id)
+    engine_jobs.ensure_worker(engine.workspace())
+
+
+@st.cache_data(max_entries=50, show_spinner=False)
+def tables(root: str, run_id: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the tables of methods (with their backbones) and scores of a comparison."""
+    ws = Workspace.open(root)
+    methods = with_backbones(ws, ws.get_table(run_id, "methods"))
+    return methods, ws.get_table(run_id, "comparison")
+
+
+@st.cache_data(max_entries=50, show_spinner=False)
+def verdict(root: str, run_id: str, margin: float = MARGIN) -> Verdict:
+    """Return what a comparison means."""
+    return judge_comparison(Workspace.open(root), run_id, margin=margin)
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def users(root: str, run_id: str) -> pd.DataFrame | None:
+    """Return the comparison's table of users, not to be changed; None if files are gone."""
+    try:
+        return comparison_users(Workspace.open(root), run_id)
+    except PumaError:
+        return None
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def effects(root: str, run_id: str, evaluation: str, reference: str) -> UserEffects | None:
+    """Return how users fare under one evaluation against another of a comparison."""
+    found = users(root, run_id)
+    return None if found is None else effects_between(found, evaluation, reference)
+
+
+@st.cache_data(max_entries=500, show_spinner=False)
+def gain(root: str, reference: str, other: str, metric: str) -> Interval | None:
+    """Return the gain of one evaluation over another, with its interval over users."""
+    return gain_between(Workspace.open(root), reference, other, metric)
+
+
+def clusterings(migration: str | None) -> list[Run]:
+    """Selections that put users into clusters, those that the migration used first."""
+    found = [run for run in engine.runs("selection") if "cluster_sizes" in _report(run)]
+    used = set()
+    if migration is not None:
+        used = {run.id for run in engine.workspace().lineage(migration)}
+    return sorted(found, key=lambda run: run.id not in used)
+
+
+def _report(run: Run) -> dict[str, Any]:
+    return run.summary.get("report") or {}
+
+
+def clusters(selection: str) -> pd.Series:
+    """Return the cluster of each user of a selection, by user id."""
+    table = engine.table(engine.root(), selection, "selection")
+    return table.set_index("user_id")["cluster"]
