@@ -58,7 +58,7 @@ def keyed(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_every_source_is_registered_and_keeps_its_promises(shipped: Dataset) -> None:
-    assert set(NAMES) == set(REGISTRY)
+    assert set(NAMES) == {name for name, source in REGISTRY.items() if source.shipped}
     validate(shipped)
     assert shipped.interactions["outcome"].dtype == np.float32
     assert all(isinstance(user, str) for user in shipped.users[:5].tolist())
@@ -317,7 +317,7 @@ def test_an_original_folder_of_csv_files_reads_like_parquet(tmp_path: Path) -> N
 def test_questions_that_cannot_be_answered_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, films: Dataset
 ) -> None:
-    with pytest.raises(DataError, match="no data set 'nope'; choose one of goodbooks"):
+    with pytest.raises(DataError, match="no data set 'nope'; choose one of .*goodbooks"):
         load_shipped("nope")
     with pytest.raises(DataError, match="1802 product users; ask for 1 to 1802"):
         load_shipped("movietweetings", users=2_000)

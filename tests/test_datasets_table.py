@@ -382,3 +382,24 @@ def test_wrong_column_types_are_named(tmp_path: Path) -> None:
 )
 def test_clean_text(given: str, expected: str) -> None:
     assert clean_text(given) == expected == clean_text(clean_text(given))
+
+
+def test_a_share_of_bad_rows_is_tolerated_only_if_asked_for(tmp_path: Path) -> None:
+    made = frame()
+    made.loc[[3, 40], "outcome"] = 9
+    again = made.iloc[[0]].assign(time=5_000)
+    path = save(pd.concat([made, again, again, again]), tmp_path / "bad.csv")
+    path.write_text(path.read_text() + "1,2\n")
+    with pytest.raises(DataError, match="do not have the header's 5 fields"):
+        read(path)
+    ds = read(path, max_bad_share=0.025)
+    assert len(ds.interactions) == USERS * EACH - 2
+    assert {reason: count for reason, count in ds.report["dropped"].items() if count} == {
+        "without the header's number of fields": 1,
+        "with a rating that is not a number from 1 to 5": 2,
+        "repeating a user and item (the latest is kept)": 3,
+    }
+    with pytest.raises(DataError, match=r"3 of 124 rows cannot .* 1 of them .*At most 2.40%"):
+        read(path, max_bad_share=0.024)
+    with pytest.raises(DataError, match="from 0 to 1, not 2"):
+        read(path, max_bad_share=2)

@@ -35,11 +35,11 @@ class TableOptions:
 HELP[TableOptions] = {
     "task": "rating or click.",
     "column": "FIELD=COLUMN for user_id, item_id, outcome, text, time, history; repeat it.",
-    "items_path": "Second table, with item_id and text.",
+    "items_path": "File of items: a table's second one, or where it is not beside the ratings.",
     "item_column": "FIELD=COLUMN for item_id and text of the second table; repeat it.",
     "drop_invalid": "Drop bad rows and report them.",
-    "min_rows": "Leave out users with fewer rows.",
-    "max_rows": "Keep so many rows a user, the latest.",
+    "min_rows": "Leave out users with fewer rows (mind: in train).",
+    "max_rows": "Keep so many rows a user, the latest (mind: of train, a draw).",
     "time_unit": "s or ms.",
     "history_separator": "Between the item ids of a history.",
     "delimiter": "Of a CSV file.",
@@ -47,19 +47,57 @@ HELP[TableOptions] = {
 }
 
 
+@dataclass(frozen=True)
+class FilterOptions:
+    """What else the original files of amazon, yelp, mind and movielens can be told."""
+
+    max_bad_share: float
+    min_item_rows: int
+    max_categories: int
+    without_averages: bool
+    min_history: int
+    min_clicks: int
+    min_test_rows: int
+    max_test_rows: int
+    max_click_share: float
+    max_history: int
+    max_history_characters: int
+    max_users: int
+
+
+HELP[FilterOptions] = {
+    "max_bad_share": "Share of the lines that may be unusable, 0 to 1 (a table's default: none).",
+    "min_item_rows": "Leave out items with fewer ratings.",
+    "max_categories": "yelp: categories in an item's text.",
+    "without_averages": "yelp: no average stars and review counts in item texts.",
+    "min_history": "mind: news in a user's history.",
+    "min_clicks": "mind: clicks of a user in train.",
+    "min_test_rows": "mind: rows of a user in dev.",
+    "max_test_rows": "mind: keep so many rows a user of dev.",
+    "max_click_share": "mind: share of clicks among the kept rows of busy users.",
+    "max_history": "mind: titles drawn from the history for each row.",
+    "max_history_characters": "mind: drop rows whose drawn titles are longer.",
+    "max_users": "mind: a seeded draw of so many users, unless --users is given.",
+}
+
+
 @app.command("import")
-@with_settings(table=TableOptions)
+@with_settings(table=TableOptions, filters=FilterOptions)
 def import_(
     source: Annotated[
         str,
-        typer.Argument(help="goodbooks, goodbooks-to-read, movietweetings, or table."),
+        typer.Argument(
+            help="goodbooks, goodbooks-to-read, movietweetings (shipped); amazon, yelp, mind, "
+            "movielens (your files); or table."
+        ),
     ],
     table: dict[str, Any],
+    filters: dict[str, Any],
     path: Annotated[
         Path | None,
         typer.Argument(
-            help="Folder of a named set's original files (default: the shipped ones), or the CSV "
-            "or Parquet file of a table."
+            help="Folder of a set's original files (default: the shipped ones) or its file of "
+            "ratings, or the CSV or Parquet file of a table."
         ),
     ] = None,
     users: Annotated[
@@ -84,13 +122,13 @@ def import_(
         population=population,
         seed=seed,
         name=name,
-        **table_settings(table),
+        **table_settings({**table, **filters}),
     )
 
 
 def table_settings(given: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of a table as the stage takes them."""
-    found = {name: value for name, value in given.items() if value not in ([], False)}
+    """Return the options of a table or of original files as the stage takes them."""
+    found = {name: v for name, v in given.items() if v is not False and v != []}
     for option, field in (("column", "columns"), ("item_column", "item_columns")):
         if option in found:
             found[field] = columns_of(found.pop(option))
@@ -138,11 +176,16 @@ def check(
 
 @app.command("sources")
 def sources() -> None:
-    """List the named data sets that ship with the checkout."""
+    """List the named data sets: those that ship with the checkout, and those you bring."""
     from puma_engine.datasets import REGISTRY
 
     rows = [
-        {"name": source.name, "task": source.task, "about": source.about}
+        {
+            "name": source.name,
+            "task": source.task,
+            "files": "shipped" if source.shipped else "yours",
+            "about": source.about,
+        }
         for source in REGISTRY.values()
     ]
     session().table(rows)

@@ -1,6 +1,13 @@
 """Canonical interactions: importers, shipped data, splits, and files of any data set."""
 
-from puma_engine.datasets import goodbooks, movietweetings  # noqa: F401  (they register)
+from puma_engine.datasets import (  # noqa: F401  (they register)
+    amazon,
+    goodbooks,
+    mind,
+    movielens,
+    movietweetings,
+    yelp,
+)
 from puma_engine.datasets.base import Dataset, validate
 from puma_engine.datasets.checking import check_table, preview_table
 from puma_engine.datasets.location import data_root

@@ -33,7 +33,7 @@ def click_dataset(
     if not len(chosen):
         raise DataError(
             f"No {request.population} user of {source.name!r} has {least} marks; check the folder "
-            f"{request.folder}."
+            f"{request.path}."
         )
     positives = chosen.keep(cap_rows(chosen.user, most, chosen.row_keys(request.seed, "cap")))
     popularity = np.bincount(marked.rows.item, minlength=len(marked.rows.item_ids))

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from puma_engine.datasets.draws import mix, rank_within, seed_key, text_keys
-from puma_engine.datasets.population import in_population
+from puma_engine.datasets.population import EVERYONE, in_population
 from puma_engine.errors import DataError
 
 
@@ -52,7 +52,7 @@ class Coded:
 
     def pairs(self) -> np.ndarray:
         """One integer for each row's user and item, [n] int64."""
-        return self.user * len(self.item_ids) + self.item
+        return self.user.astype(np.int64) * len(self.item_ids) + self.item
 
     def row_keys(self, seed: int, purpose: str) -> np.ndarray:
         """A seeded 64-bit key of each row that depends on its two ids alone, [n] uint64."""
@@ -76,16 +76,33 @@ def last_of_each_pair(rows: Coded) -> np.ndarray:
 
     Without times the last in file order is the latest.
     """
-    newest = -np.arange(len(rows))
-    _, pair = np.unique(rows.pairs(), return_inverse=True)
-    order = (newest,) if rows.time is None else (-rows.time, newest)
-    return rank_within(pair, *order) == 0
+    pairs = rows.pairs()
+    by = np.argsort(pairs, kind="stable")
+    ordered = pairs[by]
+    same = ordered[1:] == ordered[:-1]
+    # Only rows that share their pair are compared: of millions these are few.
+    repeated = np.zeros(len(pairs), dtype=bool)
+    repeated[1:] |= same
+    repeated[:-1] |= same
+    shared = np.sort(by[repeated])
+    _, pair = np.unique(pairs[shared], return_inverse=True)
+    newest = -np.arange(len(shared))
+    order = (newest,) if rows.time is None else (-rows.time[shared].astype(np.int64), newest)
+    keep = np.ones(len(rows), dtype=bool)
+    keep[shared] = rank_within(pair, *order) == 0
+    return keep
 
 
 def enough_rows(rows: Coded, least: int) -> np.ndarray:
     """Say which rows belong to users that have at least so many, [n] bool."""
     counts = np.bincount(rows.user, minlength=len(rows.user_ids))
     return counts[rows.user] >= least
+
+
+def enough_item_rows(rows: Coded, least: int) -> np.ndarray:
+    """Say which rows are of items that have at least so many, [n] bool."""
+    counts = np.bincount(rows.item, minlength=len(rows.item_ids))
+    return counts[rows.item] >= least
 
 
 def choose_users(
@@ -98,8 +115,9 @@ def choose_users(
     if users is not None:
         if not 1 <= users <= len(present):
             raise DataError(
-                f"{users} users were asked of {name!r}, which has {len(present)} {population} "
-                f"users; ask for 1 to {len(present)}."
+                f"{users} users were asked of {name!r}, which has {len(present)} "
+                f"{'usable' if population == EVERYONE else population} users; ask for 1 to "
+                f"{len(present)}."
             )
         keys = mix(seed_key(seed, "users"), text_keys(rows.user_ids[present]))
         present = present[np.argsort(keys, kind="stable")[:users]]

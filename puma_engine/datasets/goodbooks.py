@@ -50,12 +50,12 @@ def usable_ratings(folder: Path) -> Cleaned:
 
 
 def _read_ratings(source: Source, request: Request) -> Dataset:
-    return rating_dataset(source, request, usable_ratings(request.folder), most=MAX_RATINGS)
+    return rating_dataset(source, request, usable_ratings(request.path), most=MAX_RATINGS)
 
 
 def _read_marks(source: Source, request: Request) -> Dataset:
-    rated = usable_ratings(request.folder)
-    frame = read_original(request.folder, "to_read", MARK_COLUMNS)
+    rated = usable_ratings(request.path)
+    frame = read_original(request.path, "to_read", MARK_COLUMNS)
     item, _ = encode(frame["book_id"], rated.rows.item_ids)
     user, _ = encode(frame["user_id"], rated.rows.user_ids)
     eligible = np.isin(user, rated.rows.users_present()) & (item >= 0)

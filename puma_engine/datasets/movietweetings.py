@@ -30,7 +30,7 @@ def usable_ratings(folder: Path) -> Cleaned:
 
 
 def _read_ratings(source: Source, request: Request) -> Dataset:
-    return rating_dataset(source, request, usable_ratings(request.folder), most=MAX_RATINGS)
+    return rating_dataset(source, request, usable_ratings(request.path), most=MAX_RATINGS)
 
 
 MOVIETWEETINGS = register(

@@ -12,6 +12,8 @@ from puma_engine.errors import DataError
 
 Population = Literal["product", "foundation"]
 POPULATIONS: tuple[Population, ...] = ("product", "foundation")
+# The population of sources that the zoo knows nothing of.
+EVERYONE = "everyone"
 FOUNDATION_SHARE = 0.30
 
 
@@ -25,7 +27,9 @@ def is_foundation(user_ids: Sequence[str] | np.ndarray, family: str) -> np.ndarr
 
 
 def in_population(user_ids: np.ndarray, family: str, population: str) -> np.ndarray:
-    """Say for each user whether it belongs to "product" or "foundation", [n] bool."""
+    """Say for each user whether it belongs to "product", "foundation" or everyone, [n] bool."""
+    if population == EVERYONE:
+        return np.ones(len(user_ids), dtype=bool)
     if population not in POPULATIONS:
         raise DataError(
             f"There is no population {population!r}; choose {' or '.join(POPULATIONS)}."

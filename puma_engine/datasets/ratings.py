@@ -61,18 +61,22 @@ def clean_ratings(
     return Cleaned(enough, texts, read, dropped)
 
 
-def rating_dataset(source: Source, request: Request, cleaned: Cleaned, *, most: int) -> Dataset:
-    """Choose users, cap each at `most` rows, split, and report."""
+def rating_dataset(
+    source: Source, request: Request, cleaned: Cleaned, *, most: int | None
+) -> Dataset:
+    """Choose users, cap each at `most` rows (None: at none), split, and report."""
     chosen = choose_users(
         cleaned.rows, source.family, request.population, request.users, request.seed, source.name
     )
     if not len(chosen):
         raise DataError(
             f"No {request.population} user of {source.name!r} has enough rows; check the folder "
-            f"{request.folder}."
+            f"{request.path}."
         )
-    cap_key = chosen.row_keys(request.seed, "cap")
-    capped = chosen.keep(cap_rows(chosen.user, most, cap_key, chosen.time))
+    capped = chosen
+    if most is not None:
+        cap_key = chosen.row_keys(request.seed, "cap")
+        capped = chosen.keep(cap_rows(chosen.user, most, cap_key, chosen.time))
     split = assign_splits(capped.user, capped.row_keys(request.seed, "split"), capped.time)
     frame = to_frame(capped, split)
     items = items_frame(list(frame["item_id"].unique()), cleaned.texts)
@@ -83,12 +87,13 @@ def rating_dataset(source: Source, request: Request, cleaned: Cleaned, *, most: 
 
 
 def base_report(
-    source: Source, request: Request, cleaned: Cleaned, chosen: int, capped: int, most: int
+    source: Source, request: Request, cleaned: Cleaned, chosen: int, capped: int, most: int | None
 ) -> dict[str, Any]:
     """Start the report that each importer completes with its split rule and what it kept.
 
     chosen, capped: how many rows were left after choosing users and after the cap.
     """
+    beyond = {} if most is None else {f"beyond {most} rows a user": chosen - capped}
     return {
         "source": source.name,
         "about": source.about,
@@ -100,6 +105,6 @@ def base_report(
         "dropped": {
             **cleaned.dropped,
             "of users that were not asked for": len(cleaned.rows) - chosen,
-            f"beyond {most} rows a user": chosen - capped,
+            **beyond,
         },
     }

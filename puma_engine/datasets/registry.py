@@ -1,36 +1,57 @@
-"""The named data sets and how each is read from its folder of original files."""
+"""The named data sets and how each is read from its original files."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from puma_engine.datasets.base import Dataset, TaskName
 from puma_engine.datasets.location import data_root
-from puma_engine.datasets.population import Population
-from puma_engine.errors import DataError
+from puma_engine.datasets.originals import OriginalSettings, settings_from
+from puma_engine.datasets.population import EVERYONE, Population
+from puma_engine.datasets.streams import Watch
+from puma_engine.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of an importer: the folder, whose rows, how many users, which seed."""
+    """What is asked of an importer: which files, whose rows, how many users, which seed.
 
-    folder: Path
-    population: Population = "product"
+    path: a folder, or for some sources one file. files: what the source found there, by
+    role. watch: told how far the reading is.
+    """
+
+    path: Path
+    population: str = "product"
     users: int | None = None
     seed: int = 0
+    files: dict[str, Path] = field(default_factory=dict)
+    settings: OriginalSettings | None = None
+    watch: Watch | None = None
 
 
 @dataclass(frozen=True)
 class Source:
-    """A named data set; sources of one family share users, items, files and foundation users."""
+    """A named data set; sources of one family share users, items, files and foundation users.
+
+    settings and locate belong to sources that are not shipped: their settings, and which
+    files they read at a path, given where the items are if that is not beside it.
+    """
 
     name: str
     task: TaskName
     family: str
     about: str
     read: Callable[[Source, Request], Dataset]
+    settings: type[OriginalSettings] | None = None
+    locate: Callable[[Path, Path | None], dict[str, Path]] | None = None
+
+    @property
+    def shipped(self) -> bool:
+        """Whether its files come with the checkout."""
+        return self.settings is None
 
 
 REGISTRY: dict[str, Source] = {}
@@ -49,28 +70,54 @@ def get_source(name: str) -> Source:
     return REGISTRY[name]
 
 
+def files_of(source: Source, path: Path, items_path: Path | None = None) -> dict[str, Path]:
+    """Return the files that a source of original files reads, by role. Raises DataError."""
+    assert source.locate is not None
+    found = source.locate(path, items_path)
+    for file in found.values():
+        if not file.is_file():
+            raise DataError(f"There is no file {file}; check the path.")
+    return found
+
+
 def import_folder(
     name: str,
-    folder: str | Path,
+    path: str | Path,
     *,
     population: Population = "product",
     users: int | None = None,
     seed: int = 0,
+    items_path: str | Path | None = None,
+    watch: Watch | None = None,
+    **settings: Any,
 ) -> Dataset:
-    """Read a named data set from a folder of its original files (Parquet or CSV).
+    """Read a named data set from its original files at path, a folder or one file.
 
-    population: "product" users, or the "foundation" users set apart to pre-train the zoo.
-    users: how many of them, a seeded choice (a smaller choice is part of a larger one);
-    None takes all. seed: decides caps, splits, negatives and histories. Raises DataError.
+    population: "product" users, or the "foundation" users set apart to pre-train the zoo;
+    of shipped sets only. users: how many, a seeded choice (a smaller choice is part of a
+    larger one); None takes all. seed: decides caps, splits, negatives and histories.
+    items_path, watch, settings: of sets that are not shipped; see their settings class.
+    Raises DataError or ConfigError.
     """
-    return get_source(name).read(
-        get_source(name), Request(Path(folder), population=population, users=users, seed=seed)
-    )
+    source, place = get_source(name), Path(path)
+    if source.settings is None:
+        if settings or items_path is not None:
+            given = ", ".join([*settings, *(["items_path"] if items_path is not None else [])])
+            raise ConfigError(f"{given}: the shipped set {name!r} takes no such settings.")
+        return source.read(source, Request(place, population, users, seed))
+    if population != "product":
+        raise ConfigError(f"{name!r} is read whole: population is for shipped sets.")
+    chosen = settings_from(source.settings, name, settings)
+    files = files_of(source, place, None if items_path is None else Path(items_path))
+    return source.read(source, Request(place, EVERYONE, users, seed, files, chosen, watch))
 
 
 def load_shipped(
     name: str, *, population: Population = "product", users: int | None = None, seed: int = 0
 ) -> Dataset:
     """Read a named data set from the files that come with the checkout; see import_folder."""
-    folder = data_root() / get_source(name).family
+    source = get_source(name)
+    if not source.shipped:
+        raise DataError(f"{name!r} does not come with the checkout; give its original files.")
+    folder = data_root() / source.family
     return import_folder(name, folder, population=population, users=users, seed=seed)

@@ -45,6 +45,16 @@ def assign_splits(group: np.ndarray, key: np.ndarray, time: np.ndarray | None = 
     return np.array(SPLITS)[number]
 
 
+def latest_share(group: np.ndarray, key: np.ndarray, time: np.ndarray, share: float) -> np.ndarray:
+    """Say which rows are the latest share of their group, [n] bool.
+
+    Of groups of five rows or more at least one; of smaller groups none. key breaks ties.
+    """
+    size = np.bincount(group)
+    held = np.where(size >= MIN_ROWS_TO_HOLD_OUT, np.maximum(1, np.rint(size * share)), 0)
+    return rank_within(group, time, key) >= (size - held.astype(np.int64))[group]
+
+
 def cap_rows(
     group: np.ndarray, most: int, key: np.ndarray, time: np.ndarray | None = None
 ) -> np.ndarray:

@@ -22,6 +22,7 @@ from puma_engine.datasets.coded import (
 )
 from puma_engine.datasets.files import read_columns
 from puma_engine.datasets.problems import Problems
+from puma_engine.datasets.rawrows import REPEATED
 from puma_engine.datasets.splits import MIN_ROWS_TO_HOLD_OUT, assign_splits, cap_rows, split_rule
 from puma_engine.errors import DataError
 
@@ -29,7 +30,7 @@ REQUIRED = ("user_id", "item_id", "outcome")
 OPTIONAL = ("text", "time", "history")
 ITEM_FIELDS = ("item_id", "text")
 RAGGED = "without the header's number of fields"
-REPEATED = "repeating a user and item (the latest is kept)"
+NO_TEXT = "whose item has no text"
 _WRONG_OUTCOME = {
     "rating": "with a rating that is not a number from 1 to 5",
     "click": "with a click that is not 0 or 1",
@@ -56,6 +57,7 @@ def read_table(
     items_path: str | Path | None = None,
     item_columns: Mapping[str, str] | None = None,
     drop_invalid: bool = False,
+    max_bad_share: float | None = None,
     seed: int = 0,
     min_rows: int = 1,
     max_rows: int | None = None,
@@ -70,12 +72,15 @@ def read_table(
     column names; a field left out is looked for under its own name. items_path: a second
     table with item_id and text, where the first has no text (item_columns: its names).
     drop_invalid: leave unusable rows out and count them, instead of refusing the file.
+    max_bad_share: the same as long as no more than this share of the rows is unusable;
+    repeated pairs and rows of items without text do not count.
     min_rows, max_rows: users with fewer rows are left out; of users with more, the latest
     rows are kept (a seeded draw without times). time_unit: "s" or "ms", of numeric times.
     history_separator: between the item ids of a history written as text. delimiter and
     encoding: of CSV files; None takes comma or tab, and UTF-8 or what the file's mark says.
     """
     check_options(task, min_rows, max_rows)
+    strict = not drop_invalid and max_bad_share is None
     opened = open_table(
         Path(path),
         columns=columns,
@@ -83,11 +88,19 @@ def read_table(
         item_columns=item_columns,
         time_unit=time_unit,
         history_separator=history_separator,
-        how={"delimiter": delimiter, "encoding": encoding, "skip_ragged": drop_invalid},
+        how={"delimiter": delimiter, "encoding": encoding, "skip_ragged": not strict},
     )
-    problems = find_problems(opened.parsed, task, strict=not drop_invalid)
-    if not drop_invalid:
-        problems.refuse(Path(path), opened.example)
+    problems = find_problems(opened.parsed, task, strict=strict)
+    if strict:
+        problems.refuse(opened.path, opened.example)
+    elif max_bad_share is not None:
+        problems.refuse_above(
+            max_bad_share,
+            opened.path,
+            opened.example,
+            spare=(REPEATED, NO_TEXT),
+            more=opened.ragged,
+        )
     return keep_usable(opened, problems, name, task, (min_rows, max_rows), seed)
 
 
@@ -227,7 +240,7 @@ def find_problems(parsed: _Parsed, task: str, *, strict: bool) -> Problems:
     found.add("without a usable time", ~parsed.time_usable)
     with_text = np.zeros(len(rows.item_ids), dtype=bool)
     with_text[list(parsed.texts)] = True
-    found.add("whose item has no text", ~with_text[rows.item])
+    found.add(NO_TEXT, ~with_text[rows.item])
     if strict and parsed.history is not None:
         known = set(rows.item_ids[with_text].tolist())
         stray = np.array([not known.issuperset(past) for past in parsed.history])

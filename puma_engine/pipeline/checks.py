@@ -87,7 +87,8 @@ def _data() -> Row:
         root = data_root()
     except PumaError as error:
         return _row("shipped data", "warn", str(error))
-    lost = sorted({s.family for s in REGISTRY.values() if not (root / s.family).is_dir()})
+    families = {source.family for source in REGISTRY.values() if source.shipped}
+    lost = sorted(family for family in families if not (root / family).is_dir())
     if lost:
         return _row("shipped data", "warn", f"{root} lacks {', '.join(lost)}")
     return _row("shipped data", "ok", str(root))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,8 +19,17 @@ from puma_engine.datasets import (
     statistics,
     user_profiles,
 )
+from puma_engine.datasets.originals import settings_from
+from puma_engine.datasets.registry import files_of
+from puma_engine.datasets.streams import Watch
 from puma_engine.errors import ConfigError, DataError, NotFoundError
-from puma_engine.pipeline.progress import CancelCheck, ProgressCallback, announce
+from puma_engine.pipeline.progress import (
+    CancelCheck,
+    ProgressCallback,
+    StageProgress,
+    announce,
+    check_cancel,
+)
 from puma_engine.pipeline.stage import Clock, Outcome, Reference, find, run_stage, slug
 from puma_engine.store import Run, Workspace
 from puma_engine.tensors import sha256_file
@@ -40,23 +51,38 @@ def import_dataset(
     name: str | None = None,
     progress: ProgressCallback | None = None,
     should_cancel: CancelCheck | None = None,
-    **table: Any,
+    **settings: Any,
 ) -> Run:
     """Read interactions, split them and keep them in the workspace.
 
-    source: a named data set, shipped or from a folder of its original files given as path;
-    or "table" with a file at path and the settings of `import_table`. users: a seeded
-    subset of so many. The same files and settings give the same run. Raises DataError.
+    source: a shipped data set, or the same from a folder given as path; amazon, yelp, mind
+    or movielens with their original files at path and the settings of `import_original`; or
+    "table" with a file at path and those of `import_table`. users: a seeded subset of so
+    many. The same files and settings give the same run. Raises DataError or ConfigError.
     """
     if source == "table":
         if users is not None or population != "product":
             raise ConfigError("A table is read whole: users and population are for named sources.")
-        return import_table(ws, path, name=name, seed=seed, progress=progress, **table)
-    if table:
-        raise ConfigError(f"{', '.join(table)}: only the source 'table' takes these settings.")
+        return import_table(ws, path, name=name, seed=seed, progress=progress, **settings)
     if source not in REGISTRY:
         names = ", ".join([*REGISTRY, "table"])
         raise DataError(f"There is no data set {source!r}; choose one of {names}.")
+    if not REGISTRY[source].shipped:
+        if population != "product":
+            raise ConfigError(f"{source!r} is read whole: population is for shipped sets.")
+        return import_original(
+            ws,
+            source,
+            path,
+            users=users,
+            seed=seed,
+            name=name,
+            progress=progress,
+            should_cancel=should_cancel,
+            **settings,
+        )
+    if settings:
+        raise ConfigError(f"{', '.join(settings)}: the shipped sets take no such settings.")
     folder = Path(path) if path is not None else data_root() / REGISTRY[source].family
     config = {
         "source": source,
@@ -70,6 +96,61 @@ def import_dataset(
         return import_folder(source, folder, population=population, users=users, seed=seed)
 
     return _keep(ws, name or slug(source, users), config, seed, read)
+
+
+def import_original(
+    ws: Workspace,
+    source: str,
+    path: str | Path | None,
+    *,
+    users: int | None = None,
+    seed: int = 0,
+    name: str | None = None,
+    items_path: str | Path | None = None,
+    progress: ProgressCallback | None = None,
+    should_cancel: CancelCheck | None = None,
+    **settings: Any,
+) -> Run:
+    """Read amazon, yelp, mind or movielens from their original files, which may be large.
+
+    settings: the source's own, such as `puma_engine.datasets.amazon.AmazonSettings`; None
+    keeps a default. items_path: the file of items, where it is not beside the other.
+    """
+    about = REGISTRY[source]
+    if path is None or about.settings is None:
+        raise ConfigError(f"{source!r} is read from its original files; give their path.")
+    place, items = Path(path), None if items_path is None else Path(items_path)
+    chosen = settings_from(about.settings, source, settings)
+    watch = _watching(progress, should_cancel)
+    hashes = {}
+    for role, file in files_of(about, place, items).items():
+        watch(f"checking {file.name}", 0, 0)
+        hashes[role] = sha256_file(file)[:16]
+    config = {"source": source, "users": users, "files": hashes, **dataclasses.asdict(chosen)}
+
+    def read() -> Dataset:
+        return import_folder(
+            source, place, users=users, seed=seed, items_path=items, watch=watch, **settings
+        )
+
+    stem = place.resolve().name.split(".")[0]
+    parts = (stem,) if stem.startswith(source) else (source, stem)
+    return _keep(ws, name or slug(*parts, users), config, seed, read)
+
+
+def _watching(progress: ProgressCallback | None, should_cancel: CancelCheck | None) -> Watch:
+    """Turn what an importer tells into progress with an ETA, and stop it when asked to."""
+    began: dict[str, float] = {}
+
+    def watch(stage: str, done: int, total: int) -> None:
+        check_cancel(should_cancel, stage)
+        now = time.monotonic()
+        spent = now - began.setdefault(stage, now)
+        left = spent * (total - done) / done if done and spent else None
+        if progress is not None:
+            progress(StageProgress(stage, step=done, total=total, eta_seconds=left))
+
+    return watch
 
 
 def import_table(
@@ -86,8 +167,9 @@ def import_table(
 ) -> Run:
     """Read any CSV or Parquet file of interactions; see `puma_engine.datasets.read_table`.
 
-    settings: its other settings (columns, item_columns, drop_invalid, min_rows, max_rows,
-    time_unit, history_separator, delimiter, encoding); None keeps a default.
+    settings: its other settings (columns, item_columns, drop_invalid, max_bad_share,
+    min_rows, max_rows, time_unit, history_separator, delimiter, encoding); None keeps a
+    default.
     """
     if path is None or task is None:
         raise ConfigError(

@@ -1,0 +1,574 @@
+"""Amazon, Yelp and MovieLens from original files: clean, dirty, filtered, refused; exact counts."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import original_files as of
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from puma_engine.datasets import Dataset, import_folder, streamed, validate
+from puma_engine.datasets.amazon import AmazonSettings
+from puma_engine.datasets.jsonlines import parse_block
+from puma_engine.datasets.mind import MindSettings
+from puma_engine.datasets.movielens import MovieLensSettings
+from puma_engine.datasets.streams import Block, decoded, read_blocks
+from puma_engine.datasets.tally import Tally
+from puma_engine.datasets.yelp import YelpSettings
+from puma_engine.errors import ConfigError, DataError
+
+BOM = b"\xef\xbb\xbf"
+SIZES = {"amazon": (12, 24), "yelp": (6, 28), "csv": (6, 24), "dat": (6, 24)}
+RATINGS = {
+    "amazon": "Movies_and_TV.jsonl",
+    "yelp": "yelp_academic_dataset_review.json",
+    "csv": "ratings.csv",
+    "dat": "ratings.dat",
+}
+
+
+def lay_out(kind: str, folder: Path, records: Any = None, **how: Any) -> Path:
+    """Write a source's two files; returns the folder."""
+    if kind == "amazon":
+        of.write_amazon(folder, records=records, **how)
+    elif kind == "yelp":
+        of.write_yelp(folder, records, **how)
+    else:
+        of.write_movielens(folder, kind, records, **how)
+    return folder
+
+
+def clean_lines(kind: str) -> tuple[list[Any], list[Any]]:
+    makers = {
+        "amazon": of.amazon_records,
+        "yelp": of.yelp_records,
+        "csv": of.movielens_csv,
+        "dat": of.movielens_dat,
+    }
+    rows, items = makers[kind]()
+    return list(rows), list(items)
+
+
+def read(kind: str, folder: Path, **how: Any) -> Dataset:
+    return import_folder(kind if kind in ("amazon", "yelp") else "movielens", folder, **how)
+
+
+def accounted(ds: Dataset) -> bool:
+    report = ds.report
+    return report["read"]["rows"] == report["kept"]["rows"] + sum(report["dropped"].values())
+
+
+@pytest.fixture(scope="module", params=list(SIZES))
+def clean(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    kind = request.param
+    return kind, read(kind, lay_out(kind, tmp_path_factory.mktemp(kind)))
+
+
+def test_clean_files_are_taken_whole(clean: tuple[str, Dataset]) -> None:
+    kind, ds = clean
+    users, items = SIZES[kind]
+    validate(ds)
+    assert accounted(ds) and sum(ds.report["dropped"].values()) == 0
+    assert ds.report["kept"] == {"rows": users * items, "users": users, "items": items}
+    assert ds.report["repeats_counted"] == {
+        "records": users * items,
+        "users": users,
+        "items": items,
+    }
+    assert json.loads(json.dumps(ds.report)) == ds.report
+    drawn = {(u, i): (r, s) for u, i, r, s in of.ratings(users, items)}
+    back = {"amazon": ("AE{:04}", "B{:04}", 0), "yelp": ("u-{:04}", "b_{:04}", 0)}
+    user, item, first = back.get(kind, ("{}", "{}", 1))
+    rows = ds.interactions.set_index(["user_id", "item_id"])
+    for (u, i), (rating, seconds) in drawn.items():
+        row = rows.loc[(user.format(u + first), item.format(i + first))]
+        assert (row["outcome"], row["time"]) == (rating, seconds)
+
+
+def test_item_texts(clean: tuple[str, Dataset]) -> None:
+    kind, ds = clean
+    texts = dict(zip(ds.items["item_id"], ds.items["text"], strict=True))
+    assert {
+        "amazon": ("B0003", "Film 3"),
+        "yelp": ("b_0003", "Café 3; 4.5 stars in 12 reviews; Thai, Restaurants"),
+        "csv": ("4", "Film, The 3 (1999)"),
+        "dat": ("4", "Les Misérables: Part 3 (1999)"),
+    }[kind] in texts.items()
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{"packed": True}, {"ending": b"\r\n", "mark": BOM}, {"ending": b"\n\n  \n"}],
+    ids=["gzip", "crlf and mark", "blank lines"],
+)
+def test_packing_marks_and_line_ends_do_not_matter(
+    clean: tuple[str, Dataset], how: dict[str, Any], tmp_path: Path
+) -> None:
+    kind, ds = clean
+    other = read(kind, lay_out(kind, tmp_path, **how))
+    assert other.content_hash == ds.content_hash
+    assert other.report["dropped"] == ds.report["dropped"]
+
+
+def test_a_packed_file_is_known_by_its_content_not_its_name(
+    clean: tuple[str, Dataset], tmp_path: Path
+) -> None:
+    kind, ds = clean
+    folder = lay_out(kind, tmp_path)
+    file = folder / RATINGS[kind]
+    file.write_bytes(gzip.compress(file.read_bytes()) + gzip.compress(b""))
+    assert read(kind, folder).content_hash == ds.content_hash
+
+
+def dirty_amazon(rows: list[Any], items: list[Any]) -> dict[str, int]:
+    """Make rows and items dirty in place; return how many lines each reason should count."""
+    good = dict(rows[0])
+    rows[1]["rating"] = str(rows[1]["rating"])
+    rows[2]["timestamp"] //= 1000
+    rows[3]["timestamp"] = f"{pd.Timestamp(rows[3]['timestamp'], unit='ms').isoformat()}Z"
+    rows[4] = json.dumps(rows[4], ensure_ascii=False).encode("cp1252")
+    rows[5]["text"] = "\ud83d half a character"
+    bad = {
+        "not a JSON object": [
+            "nonsense",
+            "null",
+            "[1]",
+            '"text"',
+            "{",
+            json.dumps(good)[:60],
+            "{}{}",
+            b"\xff\xfe",
+        ],
+        "without a usable user id": [
+            {},
+            good | {"user_id": None},
+            good | {"user_id": "  "},
+            good | {"user_id": ["AE0000"]},
+            good | {"user_id": 1.5},
+            good | {"user_id": "AE\u00000000"},
+            {key: value for key, value in good.items() if key != "user_id"},
+        ],
+        "without a usable item id": [good | {"parent_asin": None}, good | {"parent_asin": ""}],
+        "with a rating that is not a number from 1 to 5": [
+            good | {"rating": rating} for rating in (0, 6, None, "five", True, float("nan"), [5])
+        ],
+        "without a usable time": [
+            good | {"timestamp": time}
+            for time in (None, -5, 0, "yesterday", 10**18, 10**30, {"when": 1})
+        ],
+        "of an unknown item, or one without a title": [
+            good | {"parent_asin": one} for one in ("B9999", "untitled", "blank", "hidden")
+        ],
+        "repeating a user and item (the latest is kept)": [
+            good,
+            good | {"rating": 1.0, "timestamp": of.START * 1000 - 1},
+        ],
+    }
+    rows[10:10] = [line for lines in bad.values() for line in lines]
+    items[3:3] = [
+        of.amazon_item("untitled", None),
+        of.amazon_item("blank", " "),
+        of.amazon_item("hidden", "\u200b\u200e"),
+        of.amazon_item("B0000", "Film 0"),
+        "not json",
+        {"title": "No id"},
+    ]
+    items.append(of.amazon_item("B0001", "Another title"))
+    return {reason: len(lines) for reason, lines in bad.items()}
+
+
+def dirty_yelp(rows: list[Any], items: list[Any]) -> dict[str, int]:
+    good = dict(rows[0])
+    rows[1]["date"] += "Z"
+    rows[2]["date"] = rows[2]["date"].replace(" ", "T")
+    rows[3]["date"] = str(int(pd.Timestamp(rows[3]["date"]).timestamp()) * 1000)
+    bad = {
+        "not a JSON object": ["{'single': 'quotes'}"],
+        "without a usable user id": [good | {"user_id": ""}],
+        "without a usable item id": [good | {"business_id": {}}],
+        "with a rating that is not a number from 1 to 5": [good | {"stars": 0.5}],
+        "without a usable time": [good | {"date": "2020-13-45 00:00:00"}, good | {"date": None}],
+        "of an unknown item, or one without a title": [
+            good | {"business_id": one} for one in ("closed", "nameless", "unrated", "nowhere")
+        ],
+        "repeating a user and item (the latest is kept)": [good],
+    }
+    rows[5:5] = [line for lines in bad.values() for line in lines]
+    items[1:1] = [
+        of.yelp_business("closed", "Closed", categories=None),
+        of.yelp_business("nameless", " "),
+        of.yelp_business("unrated", "New") | {"review_count": 0},
+    ]
+    return {reason: len(lines) for reason, lines in bad.items()}
+
+
+def dirty_movielens(kind: str, rows: list[Any], items: list[Any]) -> dict[str, int]:
+    mark = "," if kind == "csv" else "::"
+    good = rows[1].split(mark)
+    rows[2] = mark.join([*rows[2].split(mark)[:3], f"{rows[2].split(mark)[3]}000"])
+    if kind == "csv":
+        rows[3] = ",".join(f'"{value}"' for value in rows[3].split(","))
+
+    def changed(place: int, *values: str) -> list[str]:
+        return [mark.join([*good[:place], value, *good[place + 1 :]]) for value in values]
+
+    bad = {
+        "without 4 fields": ["1", mark.join(good[:3]), mark.join([*good, "more"])],
+        "without a usable user id": changed(0, "", " "),
+        "without a usable item id": changed(1, ""),
+        "with a rating that is not a number from 1 to 5": changed(2, "", "0", "5.5", "x", "nan"),
+        "without a usable time": changed(3, "", "soon", "0"),
+        "of an unknown item, or one without a title": changed(1, "999", "777", "12é"),
+        "repeating a user and item (the latest is kept)": [mark.join(good)],
+    }
+    rows[5:5] = [line for lines in bad.values() for line in lines]
+    items[1:1] = [f"777{mark} {mark}Drama", f"888{mark}no genres"]
+    return {reason: len(lines) for reason, lines in bad.items()}
+
+
+def made_dirty(kind: str) -> tuple[tuple[list[Any], list[Any]], dict[str, int]]:
+    rows, items = clean_lines(kind)
+    if kind == "amazon":
+        counts = dirty_amazon(rows, items)
+    elif kind == "yelp":
+        counts = dirty_yelp(rows, items)
+    else:
+        counts = dirty_movielens(kind, rows, items)
+    return (rows, items), counts
+
+
+def test_dirty_lines_are_counted_by_reason_and_change_nothing(
+    clean: tuple[str, Dataset], tmp_path: Path
+) -> None:
+    kind, ds = clean
+    records, counts = made_dirty(kind)
+    dirty = read(kind, lay_out(kind, tmp_path, records), max_bad_share=0.5)
+    assert dirty.content_hash == ds.content_hash
+    assert {reason: n for reason, n in dirty.report["dropped"].items() if n} == counts
+    assert accounted(dirty)
+    units = dirty.report["ratings_file"]["times_written_as"]
+    assert len(units) > 1 and "written in several ways" in dirty.report["warnings"][0]
+
+
+def test_what_was_mended_and_left_out_is_told(tmp_path: Path) -> None:
+    records, _ = made_dirty("amazon")
+    report = read("amazon", lay_out("amazon", tmp_path, records), max_bad_share=0.5).report
+    timeless = 8 + 1 + 7  # no objects, the empty object, and unusable times
+    assert report["ratings_file"]["mended"] == {
+        "not UTF-8, read as Windows-1252": 1,
+        "with a number written as text": 1,
+    }
+    assert report["ratings_file"]["times_written_as"] == {
+        "milliseconds": len(records[0]) - timeless - 2,
+        "seconds": 2,
+    }
+    assert report["items_file"]["left_out"] == {"without a usable title": 3}
+    assert report["items_file"]["dropped"] == {
+        "not a JSON object": 1,
+        "without a usable item id": 1,
+    }
+    assert report["items_file"]["items_with_several_texts"] == 1
+
+
+@pytest.mark.parametrize("kind", list(SIZES))
+def test_too_many_bad_lines_are_refused_with_reasons_and_places(kind: str, tmp_path: Path) -> None:
+    (rows, _), counts = made_dirty(kind)
+    folder = lay_out(kind, tmp_path, (rows, clean_lines(kind)[1]))
+    sound = ("of an unknown item", "repeating")
+    bad = {reason: count for reason, count in counts.items() if not reason.startswith(sound)}
+    with pytest.raises(DataError) as caught:
+        read(kind, folder)
+    text = str(caught.value)
+    lines = len(rows) - (kind == "csv")
+    assert f"{sum(bad.values())} of {lines} lines cannot be used" in text
+    assert all(f"{count} {reason} (first: line " in text for reason, count in bad.items())
+    assert "1.00%" in text and "--max-bad-share" in text
+
+
+def test_the_threshold_is_a_share_of_the_lines(tmp_path: Path) -> None:
+    reviews, items = of.amazon_records()
+    rows: list[Any] = [*reviews, *(["bad"] * 12)]
+    folder = lay_out("amazon", tmp_path, (rows, items))
+    kept = read("amazon", folder, max_bad_share=0.04)
+    assert kept.report["ratings_file"]["unusable_share"] == 12 / 300
+    with pytest.raises(DataError, match=r"12 of 300 lines .*: 12 not a JSON .*first: line 289"):
+        read("amazon", folder, max_bad_share=0.0399)
+
+
+def test_a_file_of_another_kind_is_given_up_early(tmp_path: Path) -> None:
+    _, items = of.amazon_records()
+    junk = [b"x" * 1_000] * 30_000
+    folder = lay_out("amazon", tmp_path, (junk, items))
+    told: list[int] = []
+    with pytest.raises(DataError, match=r"none of the first [\d,]+ lines can be used"):
+        read("amazon", folder, watch=lambda stage, done, total: told.append(done))
+    assert max(told) < (folder / RATINGS["amazon"]).stat().st_size >> 20
+
+
+def test_defaults_are_the_papers_filters() -> None:
+    amazon, yelp, mind = AmazonSettings(), YelpSettings(), MindSettings()
+    assert (amazon.min_item_rows, amazon.min_rows, amazon.max_rows) == (10, 20, 85)
+    assert (yelp.min_item_rows, yelp.min_rows, yelp.max_rows) == (0, 25, 75)
+    assert yelp.max_categories == 10 and not yelp.without_averages
+    assert (mind.min_history, mind.min_clicks, mind.min_rows) == (7, 4, 20)
+    assert (mind.max_rows, mind.max_test_rows, mind.max_click_share) == (60, 20, 0.5)
+    assert (mind.max_history, mind.max_users) == (5, 50_000)
+    assert {one.max_bad_share for one in (amazon, yelp, mind, MovieLensSettings())} == {0.01}
+
+
+def reference(rows: list[Any], min_item: int, min_user: int, most: int) -> set[tuple[str, str]]:
+    """Filter clean Amazon records with pandas, in the paper's order."""
+    frame = pd.DataFrame(rows)
+    frame = frame.sort_values("timestamp").drop_duplicates(["user_id", "parent_asin"], keep="last")
+    frame = frame[frame.groupby("parent_asin")["user_id"].transform("size") >= min_item]
+    frame = frame[frame.groupby("user_id")["user_id"].transform("size") >= min_user]
+    if most:
+        frame = frame.groupby("user_id").tail(most)
+    return set(zip(frame["user_id"], frame["parent_asin"], strict=True))
+
+
+@pytest.mark.parametrize("limits", [(10, 20, 85), (0, 0, 0), (4, 9, 12), (12, 3, 0)])
+def test_filters_agree_with_a_plain_reading(limits: tuple[int, int, int], tmp_path: Path) -> None:
+    reviews, items = of.amazon_records(users=30, items=40)
+    draw = np.random.default_rng(1)
+    busy = {f"AE{user:04}": draw.random() for user in range(30)}
+    known = {f"B{item:04}": draw.random() for item in range(40)}
+    rows = [
+        row
+        for row in reviews
+        if draw.random() < (busy[row["user_id"]] * known[row["parent_asin"]]) ** 0.5
+    ]
+    again = [dict(row, timestamp=row["timestamp"] + 9_000) for row in rows[::7]]
+    rows += again
+    folder = lay_out("amazon", tmp_path, (rows, items))
+    item, user, most = limits
+    ds = read("amazon", folder, min_item_rows=item, min_rows=user, max_rows=most)
+    got = set(zip(ds.interactions["user_id"], ds.interactions["item_id"], strict=True))
+    assert got == reference(rows, *limits)
+    assert accounted(ds)
+    counted = pd.DataFrame(rows)
+    counted = counted[counted.groupby("parent_asin")["user_id"].transform("size") >= item]
+    sizes = counted["user_id"].value_counts()
+    sizes = sizes[sizes >= user]
+    assert ds.report["repeats_counted"]["users"] == len(sizes)
+    records = int(sizes.clip(upper=most).sum() if most else sizes.sum())
+    assert ds.report["repeats_counted"]["records"] == records
+
+
+@pytest.mark.parametrize("kind", list(SIZES))
+def test_users_are_a_seeded_choice(kind: str, tmp_path: Path) -> None:
+    folder = lay_out(kind, tmp_path)
+    whole, three, two = (read(kind, folder, users=count) for count in (None, 3, 2))
+    assert set(two.users) < set(three.users)
+    assert three.content_hash == whole.for_users(three.users).content_hash
+    assert set(read(kind, folder, users=3, seed=1).users) != set(three.users) or kind == "yelp"
+    with pytest.raises(DataError, match=r"usable users; ask for 1 to"):
+        read(kind, folder, users=10_000)
+
+
+def test_half_stars_and_several_layouts_of_movielens(tmp_path: Path) -> None:
+    body, films = of.movielens_csv()
+    halves = [body[0], *(line.replace(",1.0,", ",0.5,") for line in body[1:])]
+    count = sum(",0.5," in line for line in halves)
+    half = read("csv", lay_out("csv", tmp_path / "half", (halves, films)))
+    plain = read("csv", lay_out("csv", tmp_path / "plain", (body, films)))
+    dotted = read("dat", lay_out("dat", tmp_path / "dat"))
+    assert count and half.report["ratings_file"]["mended"] == {
+        "with half a star, read as one": count
+    }
+    assert half.content_hash == plain.content_hash
+    same = ["user_id", "item_id", "outcome", "time", "split"]
+    pd.testing.assert_frame_equal(dotted.interactions[same], plain.interactions[same])
+    assert dotted.report["items_file"]["mended"] == {"not UTF-8, read as Windows-1252": 24}
+
+
+def test_yelp_texts_and_their_warning(tmp_path: Path) -> None:
+    reviews, items = of.yelp_records()
+    items[0]["categories"] = ", ".join(f"Kind {number}" for number in range(12)) + ",, "
+    items[1] |= {"review_count": 1, "stars": 5.0}
+    folder = lay_out("yelp", tmp_path, (reviews, items))
+    full, plain = read("yelp", folder), read("yelp", folder, without_averages=True)
+    few = read("yelp", folder, without_averages=True, max_categories=2)
+    texts = [dict(zip(ds.items["item_id"], ds.items["text"], strict=True)) for ds in (full, plain)]
+    assert texts[0]["b_0001"] == "Café 1; 5 stars in 1 review; Thai, Restaurants"
+    assert texts[1]["b_0001"] == "Café 1; Thai, Restaurants"
+    assert texts[1]["b_0000"].endswith("Kind 8, Kind 9")
+    assert "Café 0; Kind 0, Kind 1" in set(few.items["text"])
+    assert "seen the held-out ratings" in full.report["warnings"][0]
+    assert plain.report["warnings"] == []
+
+
+def test_where_files_are_looked_for(tmp_path: Path) -> None:
+    file = of.write_amazon(tmp_path / "a")
+    one = read("amazon", file).content_hash
+    assert read("amazon", tmp_path / "a").content_hash == one
+    moved = (tmp_path / "a" / f"meta_{file.name}").rename(tmp_path / "elsewhere.jsonl")
+    assert read("amazon", file, items_path=moved).content_hash == one
+    with pytest.raises(DataError, match=r"holds no meta_Movies_and_TV.jsonl"):
+        read("amazon", file)
+    of.write_amazon(tmp_path / "a", name="Books.jsonl")
+    with pytest.raises(DataError, match=r"2 files of reviews \(Books.jsonl, Movies_and_TV"):
+        read("amazon", tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    with pytest.raises(DataError, match="holds 0 files of reviews"):
+        read("amazon", tmp_path / "b")
+    with pytest.raises(DataError, match="no yelp_academic_dataset_review.json"):
+        read("yelp", tmp_path)
+    with pytest.raises(DataError, match=r"no ratings.csv or ratings.dat"):
+        read("csv", tmp_path)
+    with pytest.raises(DataError, match="There is no file"):
+        read("amazon", file, items_path=tmp_path / "none")
+
+
+def test_files_that_cannot_be_what_they_are_called(tmp_path: Path) -> None:
+    reviews, items = of.amazon_records()
+    folder = lay_out("amazon", tmp_path / "cut", packed=True)
+    file = folder / RATINGS["amazon"]
+    file.write_bytes(file.read_bytes()[:-200])
+    with pytest.raises(DataError, match="cannot be read to its end .*fetch it again"):
+        read("amazon", folder)
+    with pytest.raises(DataError, match="is empty"):
+        read("amazon", lay_out("amazon", tmp_path / "empty", ([], items)))
+    with pytest.raises(DataError, match="24 of 24 lines .*24 without a usable user id"):
+        read("amazon", lay_out("amazon", tmp_path / "swapped", (items, reviews)))
+    untitled = [{"parent_asin": "B0001", "title": ""}] * 3
+    with pytest.raises(DataError, match=r"no item with an id and a title \(3 lines"):
+        read("amazon", lay_out("amazon", tmp_path / "untitled", (reviews, untitled)))
+    utf16 = lay_out("amazon", tmp_path / "wide", (reviews, items)) / RATINGS["amazon"]
+    utf16.write_bytes(utf16.read_text(encoding="utf-8").encode("utf-16"))
+    with pytest.raises(DataError, match="UTF-16"):
+        read("amazon", tmp_path / "wide")
+    body, films = of.movielens_csv()
+    with pytest.raises(DataError, match=r"begins with 'user,movie.*'userId,movieId"):
+        read("csv", lay_out("csv", tmp_path / "other", (["user,movie", *body[1:]], films)))
+
+
+def test_nothing_left_says_where_it_went(tmp_path: Path) -> None:
+    folder = lay_out("amazon", tmp_path, of.amazon_records(users=9))
+    with pytest.raises(DataError, match=r"216 of items with fewer than 10 rows.*min_item_rows"):
+        read("amazon", folder)
+
+
+def test_items_that_do_not_belong_are_warned_about(tmp_path: Path) -> None:
+    reviews, items = of.amazon_records(items=50)
+    ds = read("amazon", lay_out("amazon", tmp_path, (reviews, items[:21])))
+    assert (
+        "348 of 600 ratings are of items that the file of items lacks" in ds.report["warnings"][0]
+    )
+
+
+def test_two_ids_with_one_code_are_never_merged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = lay_out("amazon", tmp_path)
+    true_codes = streamed.id_codes
+
+    def coarse(ids: np.ndarray) -> np.ndarray:
+        # Two of the twelve users share a code; items keep theirs.
+        return true_codes(np.array([one.replace("AE0007", "AE0003") for one in ids], dtype=object))
+
+    monkeypatch.setattr(streamed, "id_codes", coarse)
+    with pytest.raises(DataError, match=r"'AE000[37]' and 'AE000[37]' have the same 64-bit code"):
+        read("amazon", folder)
+
+
+def test_settings_are_checked_together(tmp_path: Path) -> None:
+    folder = lay_out("amazon", tmp_path)
+    with pytest.raises(ConfigError, match=r"max_bad_share must be from 0 to 1.*min_rows must be a"):
+        read("amazon", folder, max_bad_share=2, min_rows=-1)
+    with pytest.raises(ConfigError, match="no setting min_clicks; it has max_bad_share, min_rows"):
+        read("amazon", folder, min_clicks=3)
+    with pytest.raises(ConfigError, match="read whole"):
+        read("amazon", folder, population="foundation")
+    with pytest.raises(ConfigError, match="shipped set 'goodbooks' takes no such settings"):
+        import_folder("goodbooks", folder, min_rows=3)
+
+
+SCHEMA = pa.schema({"id": pa.string(), "score": pa.float64(), "when": pa.int64()})
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(10**20), 10**20),
+    st.floats(allow_nan=False),
+    st.text(),
+    st.sampled_from(["4.5", "12", "2020-01-02", "", "nan", "1_0"]),
+    st.lists(st.integers(), max_size=2),
+    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+)
+RECORDS = st.lists(
+    st.dictionaries(st.sampled_from(["id", "score", "when", "other"]), VALUES), max_size=4
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(RECORDS, st.booleans())
+def test_the_fast_and_the_careful_reading_of_json_agree(
+    records: list[dict[str, Any]], ascii_only: bool
+) -> None:
+    lines = [
+        json.dumps(record, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass") + b"\n"
+        for record in records
+    ]
+
+    def parsed(*more: bytes) -> tuple[str, dict[str, int], int]:
+        tally = Tally(Path("x"), 1.0)
+        table, numbers = parse_block(Block(b"".join([*lines, *more]), 1), SCHEMA, tally)
+        assert numbers.tolist() == list(range(1, len(records) + 1))
+        # As text, so that NaN equals NaN.
+        return repr(table.to_pylist()), tally.mended, tally.lines
+
+    # A line that is no object forces the careful reading of all lines.
+    alone, mended, count = parsed()
+    beside, mended_too, count_too = parsed(b"null\n")
+    assert alone == beside and mended == mended_too and count == count_too - 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.binary(max_size=12).map(lambda line: line.replace(b"\n", b"")), max_size=9),
+    st.integers(1, 40),
+    st.booleans(),
+)
+def test_blocks_hold_every_line_once_whatever_their_size(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], size: int, packed: bool
+) -> None:
+    data = b"\n".join([b"{}", *lines])
+    path = tmp_path_factory.mktemp("blocks") / "file"
+    path.write_bytes(gzip.compress(data) if packed else data)
+    blocks = list(read_blocks(path, size=size))
+    assert b"".join(block.data for block in blocks).removesuffix(b"\n") == data.removesuffix(b"\n")
+    numbered = [pair for block in blocks for pair in block.numbered()]
+    expected = [
+        (number, line.rstrip(b"\r"))
+        for number, line in enumerate(data.split(b"\n"), 1)
+        if line.strip()
+    ]
+    assert numbered == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "text", "fine"),
+    [
+        ("é".encode(), "é", True),
+        ("é".encode("cp1252"), "é", False),
+        ("“”".encode("cp1252"), "“”", False),
+        (b"\x81\xe9", "\x81é", False),
+    ],
+)
+def test_decoded(line: bytes, text: str, fine: bool) -> None:
+    assert decoded(line) == (text, fine)
+
+
+def test_importing_data_sets_loads_no_torch() -> None:
+    code = "import sys, puma_engine.datasets; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
