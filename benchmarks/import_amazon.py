@@ -1,0 +1,145 @@
+"""How fast and in how much memory a large file of reviews is imported.
+
+    python benchmarks/import_amazon.py --gigabytes 1
+
+Makes a file of reviews in the layout of Amazon Reviews 2023 with its file of items (kept in
+--folder for the next time), imports it with the paper's filters in a process of its own and
+prints rows a second and the peak of that process's memory. Users and items follow power laws
+fitted by eye to Movies and TV: about 2.6 reviews a user, 23 an item.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import multiprocessing
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import IO, Any, cast
+
+import numpy as np
+
+CHUNK = 20_000
+WORDS = 400
+
+
+def make(folder: Path, gigabytes: float, packed: bool, seed: int) -> Path:
+    """Write reviews of about so many GB (before packing) and their items; return the reviews."""
+    name = f"Synthetic_{gigabytes:g}.jsonl" + (".gz" if packed else "")
+    reviews, items = folder / name, folder / f"meta_{name}"
+    if reviews.is_file() and items.is_file():
+        return reviews
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    rows = int(gigabytes * 1e9 / 475)
+    count = max(500, rows // 23)
+    with _opened(items, packed) as file:
+        for start in range(0, count, CHUNK):
+            lines = [_item(number) for number in range(start, min(count, start + CHUNK))]
+            file.write("".join(lines).encode())
+    words = [f"word{number}" for number in range(WORDS)]
+    temporary = reviews.with_suffix(".part")
+    with _opened(temporary, packed) as file:
+        written = 0
+        while written < gigabytes * 1e9:
+            chunk = _reviews(rng, count, rows, words)
+            file.write(chunk)
+            written += len(chunk)
+    temporary.replace(reviews)
+    return reviews
+
+
+def _opened(path: Path, packed: bool) -> IO[bytes]:
+    return cast("IO[bytes]", gzip.open(path, "wb", 1) if packed else open(path, "wb"))
+
+
+def _item(number: int) -> str:
+    record = {
+        "main_category": "Movies & TV",
+        "title": f"A Film of Some Renown, Part {number} [Blu-ray]",
+        "average_rating": 4.3,
+        "rating_number": 128,
+        "features": ["Digitally remastered"],
+        "description": ["A long description of the film. " * 6],
+        "price": 12.99,
+        "images": [],
+        "store": "Somebody (Actor), Format: Blu-ray",
+        "details": {"Language": "English", "Run time": "102 minutes"},
+        "parent_asin": f"B{number:09d}",
+    }
+    return json.dumps(record) + "\n"
+
+
+def _reviews(rng: np.random.Generator, items: int, rows: int, words: list[str]) -> bytes:
+    # The square of a uniform number makes some users and items far busier than others.
+    user = (rng.random(CHUNK) ** 2.2 * rows / 1.6).astype(np.int64)
+    item = (rng.random(CHUNK) ** 2 * items).astype(np.int64)
+    rating = rng.choice([1, 2, 3, 4, 5], CHUNK, p=[0.09, 0.05, 0.08, 0.15, 0.63])
+    moment = rng.integers(1_100_000_000_000, 1_690_000_000_000, CHUNK)
+    length = rng.integers(4, 40, CHUNK)
+    lines = []
+    for row in range(CHUNK):
+        start = int(rng.integers(0, WORDS - 40))
+        record: dict[str, Any] = {
+            "rating": float(rating[row]),
+            "title": "Five Stars",
+            "text": " ".join(words[start : start + int(length[row])]),
+            "images": [],
+            "asin": f"B{item[row]:09d}",
+            "parent_asin": f"B{item[row]:09d}",
+            "user_id": f"AE{user[row]:026d}",
+            "timestamp": int(moment[row]),
+            "helpful_vote": 0,
+            "verified_purchase": True,
+        }
+        lines.append(json.dumps(record))
+    return ("\n".join(lines) + "\n").encode()
+
+
+def measure(reviews: str, results: Any) -> None:
+    """Import and report; runs in a process of its own, so that its memory is its own."""
+    from puma_engine.datasets import import_folder
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began = time.perf_counter()
+    made = import_folder("amazon", reviews)
+    seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    rows = made.report["read"]["rows"]
+    results.put(
+        {
+            "file": Path(reviews).name,
+            "bytes": Path(reviews).stat().st_size,
+            "rows": rows,
+            "kept": made.report["kept"],
+            "seconds": round(seconds, 1),
+            "rows_per_second": round(rows / seconds),
+            "peak_MiB": peak // 1024,
+            "of_which_before_MiB": before // 1024,
+        }
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--gigabytes", type=float, default=1.0)
+    parser.add_argument("--packed", action="store_true", help="gzip the files")
+    parser.add_argument("--folder", type=Path, default=Path("build/import-amazon"))
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    reviews = make(options.folder, options.gigabytes, options.packed, options.seed)
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    worker = context.Process(target=measure, args=(str(reviews), results))
+    worker.start()
+    worker.join()
+    if worker.exitcode:
+        sys.exit(f"The import ended with {worker.exitcode}.")
+    print(json.dumps(results.get(), indent=1))
+
+
+if __name__ == "__main__":
+    main()
