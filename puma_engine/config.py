@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from typing import Any, Literal
 
 from puma_engine.errors import ConfigError
@@ -41,9 +42,9 @@ class _Config:
 
 def _positive(config: object, *names: str) -> list[str]:
     return [
-        f"{name} must be above 0, not {getattr(config, name)!r}"
+        f"{name} must be above 0 and finite, not {getattr(config, name)!r}"
         for name in names
-        if not getattr(config, name) > 0
+        if not 0 < getattr(config, name) < math.inf
     ]
 
 

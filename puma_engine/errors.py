@@ -28,6 +28,10 @@ class SelectionError(PumaError):
     """A selection cannot be made from what was given."""
 
 
+class TrainingError(PumaError):
+    """A training cannot go on."""
+
+
 class MigrationError(PumaError):
     """Prompts cannot be migrated as asked."""
 

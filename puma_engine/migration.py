@@ -176,7 +176,7 @@ def _training_users(
     if len(lost):
         raise MigrationError(
             f"{len(lost)} of the {len(wanted)} chosen users are missing from a source or from the data set "
-            f"(first: {lost[0]!r}); choose among the {len(usable)} that are in all."
+            f"(first: {str(lost[0])!r}); choose among the {len(usable)} that are in all."
         )
     return wanted
 

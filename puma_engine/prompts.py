@@ -65,7 +65,7 @@ class PromptTable:
         if (rows < 0).any():
             lost = np.asarray(users)[rows < 0]
             raise MigrationError(
-                f"{len(lost)} users have no prompt in this table (first: {lost[0]!r}); fit them first or "
+                f"{len(lost)} users have no prompt in this table (first: {str(lost[0])!r}); fit them first or "
                 "leave them out."
             )
         return self.vectors[rows]

@@ -21,22 +21,29 @@ def atomic_write(path: Path, writer: Callable[[Path], None]) -> None:
     """Let `writer` fill a temporary file beside `path`, then move it there in one step.
 
     The data reach the disk before the name does. On any failure `path` stays as it was and
-    nothing is left behind; a full disk raises StoreError.
+    nothing is left behind; a full disk, or a path that cannot be written, raises StoreError.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         writer(temporary)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
         _sync_folder(path.parent)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         if _is_full(error):
             raise StoreError(
                 f"The disk that holds {path.parent} is full or at its limit, so {path.name} was not "
                 "written; free some space and run the same command again."
+            ) from error
+        if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
+            reason = getattr(error, "strerror", None) or error
+            raise StoreError(
+                f"The file {path} cannot be written ({reason}); choose another path, or check who "
+                "owns the folder."
             ) from error
         raise
 

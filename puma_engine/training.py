@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from puma_engine import checkpoint
 from puma_engine.batches import epoch_batches, process_share
 from puma_engine.checkpoint import State
-from puma_engine.config import TrainingConfig, stable_hash
-from puma_engine.errors import Cancelled, ConfigError
+from puma_engine.config import PRECISIONS, TrainingConfig, stable_hash
+from puma_engine.errors import Cancelled, ConfigError, TrainingError
 
 REPORT_SECONDS = 0.2
 
@@ -67,6 +67,8 @@ def resolve_device(device: str | None) -> str:
 
 def resolve_precision(precision: str, device: torch.device) -> str:
     """Return fp32, bf16 or fp16; "auto" is bf16 on a GPU and fp32 on a CPU."""
+    if precision not in PRECISIONS:
+        raise ConfigError(f"There is no precision {precision!r}; choose {', '.join(PRECISIONS)}.")
     if precision == "auto":
         return "bf16" if device.type == "cuda" else "fp32"
     if precision == "fp16" and device.type == "cpu":
@@ -94,7 +96,7 @@ def train(
     checkpoint_dir, a run that was killed continues where its last checkpoint was and ends
     with the same weights. Under `accelerate launch` each process works on its share of each
     batch, and gradients are those of one process. Raises Cancelled (after a checkpoint)
-    and CheckpointError.
+    TrainingError when the loss diverges, and CheckpointError.
     """
     run = _Run(module, n_examples, config, lengths, checkpoint_dir, stage, progress)
     run.resume()
@@ -231,6 +233,7 @@ class _Run:
         self.since.zero_()
         self.since_count = 0
         self.validation = None if validate is None else float(validate())
+        self.refuse_nan(train_loss)
         state.history.append(
             {"epoch": state.epoch, "train_loss": train_loss, "validation": self.validation}
         )
@@ -244,6 +247,15 @@ class _Run:
         state.epoch += 1
         state.batch = 0
         self.report(now=True, loss=train_loss)
+
+    def refuse_nan(self, train_loss: float) -> None:
+        """Stop a training that diverged; its numbers would spoil everything after it."""
+        for name, value in (("loss", train_loss), ("validation value", self.validation)):
+            if value is not None and not math.isfinite(value):
+                raise TrainingError(
+                    f"The {name} became {value} in epoch {self.state.epoch + 1} while {self.stage} "
+                    f"in {self.precision}; lower the learning rate ({self.config.learning_rate:g})."
+                )
 
     def save_if_due(self) -> None:
         if time.monotonic() - self.saved >= self.config.checkpoint_seconds:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -129,17 +131,35 @@ def _check_code(folder: Path, config: dict[str, Any]) -> None:
         )
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the bars and reports of transformers out of ours; what goes wrong is raised."""
+    from transformers.utils import logging as theirs
+
+    level, bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
+    theirs.set_verbosity(theirs.CRITICAL)
+    theirs.disable_progress_bar()
+    try:
+        yield
+    finally:
+        theirs.set_verbosity(level)
+        if bars:
+            theirs.enable_progress_bar()
+
+
 def load_tokenizer(folder: Path) -> Any:
     """Load a fast tokenizer, or raise BackboneError."""
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
+        with _quiet():
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
     except Exception as error:
         raise BackboneError(
-            f"The tokenizer of {folder} cannot be loaded: {_first_line(error)}"
+            f"The tokenizer of {folder} cannot be loaded ({_first_line(error)}); download or save "
+            "it again."
         ) from error
     if not tokenizer.is_fast:
         raise BackboneError(
@@ -164,17 +184,20 @@ def load_model(
     if spread or quantise is not None:
         placed["device_map"] = "auto" if spread else {"": device}
     try:
-        model, loaded = loader.from_pretrained(
-            folder,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            dtype=dtype,
-            output_loading_info=True,
-            **placed,
-        )
+        with _quiet():
+            model, loaded = loader.from_pretrained(
+                folder,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                dtype=dtype,
+                output_loading_info=True,
+                **placed,
+            )
     except Exception as error:
-        raise BackboneError(f"The model {folder} cannot be loaded: {_first_line(error)}") from error
+        raise BackboneError(
+            f"The model {folder} cannot be loaded ({_first_line(error)}); download or save it again."
+        ) from error
     lost = sorted(set(loaded["missing_keys"]) | {key for key, *_ in loaded["mismatched_keys"]})
     if lost:
         raise BackboneError(
@@ -215,7 +238,7 @@ def _quantisation(kind: str, dtype: Any) -> Any:
 
 def _first_line(error: Exception) -> str:
     text = str(error).strip().splitlines()
-    return (text[0] if text else type(error).__name__)[:300]
+    return (text[0] if text else type(error).__name__)[:300].rstrip(".")
 
 
 def describe(

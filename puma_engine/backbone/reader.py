@@ -72,7 +72,8 @@ class Reader:
         self._after_row, self._after = self._unique(after)
         self._before_length = self._before.lengths.cpu()[self._before_row]
         self._after_length = self._after.lengths.cpu()[self._after_row]
-        self._check_length()
+        self._longest = int((self._before_length + self._after_length).max())
+        self._check_length(1)
         if cache_bytes is None:
             cache_bytes = DEFAULT_CACHE_BYTES[backbone.device.type]
         self._cached = self._bytes_needed() <= cache_bytes
@@ -111,13 +112,13 @@ class Reader:
         packed = Ragged.pack([list(row) for row in number], self.backbone.device)
         return torch.tensor(index, dtype=torch.long), packed
 
-    def _check_length(self) -> None:
+    def _check_length(self, prompt: int) -> None:
         context = self.backbone.info.context
-        longest = int((self._before_length + self._after_length).max())
-        if context and longest + 16 > context:
+        if context and self._longest + prompt > context:
             raise TemplateError(
-                f"The template {self.template.name!r} takes up to {longest} tokens and a soft prompt, but "
-                f"{self.backbone.info.spec} reads {context}; lower the item or history budget."
+                f"The template {self.template.name!r} takes up to {self._longest} tokens and a soft "
+                f"prompt of {prompt}, but {self.backbone.info.spec} reads {context}; use shorter "
+                "soft prompts or another template."
             )
 
     def _bytes_needed(self) -> int:
@@ -151,6 +152,7 @@ class Reader:
         The context rows are on the CPU, so that shapes are known without waiting for a GPU.
         Under a CUDA graph the next call of the same shape overwrites the result.
         """
+        self._check_length(prompts.shape[1])
         device = self.backbone.device
         before = self._rounded(int(self._before_length[contexts].max()), BEFORE_STEP)
         after = int(self._after_length[contexts].max())

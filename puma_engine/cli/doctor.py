@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from puma_engine.cli.session import session
-from puma_engine.errors import StoreError
+from puma_engine.errors import NotFoundError, StoreError
 
 
 def register(app: typer.Typer) -> None:
@@ -24,7 +24,8 @@ def doctor() -> None:
     try:
         rows += check_workspace(session().open())
     except StoreError as error:
-        rows.append({"check": "workspace", "status": "warn", "detail": str(error)})
+        status = "warn" if isinstance(error, NotFoundError) else "fail"
+        rows.append({"check": "workspace", "status": status, "detail": str(error)})
     session().table(rows)
     if any(row["status"] == "fail" for row in rows):
         raise typer.Exit(1)

@@ -45,7 +45,6 @@ def add_backbone(
         config["quantise"] = quantise
 
     def work(_run_id: str, _folder: Path, _clock: Clock) -> Outcome:
-        _no_bars()
         return Outcome(
             summary=inspect_backbone(text, device=device, revision=revision, quantise=quantise)
         )
@@ -58,7 +57,6 @@ def check_backbone(spec: str | Path, **how: Any) -> dict[str, Any]:
     """Return a model's compatibility card; `how` as for `backbone.inspect_backbone`."""
     from puma_engine.backbone import inspect_backbone
 
-    _no_bars()
     return inspect_backbone(spec, **how)
 
 
@@ -95,17 +93,9 @@ def _load(
 ) -> FrozenBackbone:
     from puma_engine.backbone import FrozenBackbone
 
-    _no_bars()
     return FrozenBackbone.load(
         spec, device=device, precision=precision, revision=revision, quantise=quantise
     )
-
-
-def _no_bars() -> None:
-    """Keep transformers' own progress bars out of ours, and out of logs."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
 
 
 def _pinned(spec: str, revision: str | None) -> str | None:

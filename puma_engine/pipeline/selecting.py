@@ -126,12 +126,17 @@ def _signals(
     clock: Clock,
 ) -> tuple[Signals, str]:
     """Signals of the users whom all tables and the data set hold, and the device used."""
+    # Loaded here, so that their loading is not counted as the selection's cost.
+    import sklearn.cluster
+    import sklearn.decomposition  # noqa: F401
+
     from puma_engine import evaluation
     from puma_engine.pipeline.prompts import device_name
     from puma_engine.selection import Signals
 
     dataset = load_dataset(ws, source.inputs["dataset"])
     table = load_prompts(ws, source)
+    clock.restart()
     needed = costly_signals(strategy)
     loss = activations = None
     used = "cpu"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
@@ -71,6 +72,8 @@ def run_stage(
         outcome = work(run.id, folder, clock)
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt | Cancelled)
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # only where no checkpoint was left
         ws.fail(run.id, _reason(error), interrupted=stopped)
         raise
     done = ws.finish(

@@ -87,6 +87,11 @@ def select_users(
     budget = n if plan.name == "all" else int(budget)
     if not 1 <= budget <= n:
         raise SelectionError(f"The budget must be from 1 to the {n} users there are, not {budget}.")
+    if clusters < 1 or groups < 1 or min_cluster < 0:
+        raise SelectionError(
+            "A selection needs 1 or more clusters and groups and 0 or more users a cluster, not "
+            f"{clusters}, {groups} and {min_cluster}."
+        )
     ordered = signals.by_id()
     space = _space(plan, ordered, seed)
     label = np.zeros(n, np.int64) if space is None else cluster(space, clusters, seed)

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlite_utils import Database
 
-from puma_engine.errors import StoreError
+from puma_engine.errors import NotFoundError, StoreError
 from puma_engine.store import database, locks
 from puma_engine.store.records import checked_run_id
 
@@ -82,7 +82,7 @@ def prepare(path: Path | str | None, create: bool) -> Path:
     root = locate(path)
     file = root / DATABASE
     if not file.is_file() and not create:
-        raise StoreError(
+        raise NotFoundError(
             f"There is no workspace at {root}; make one with `puma data import`, or name another "
             f"with --workspace or {VARIABLE}."
         )

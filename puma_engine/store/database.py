@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from puma_engine.store.locks import waiting_lock
 from puma_engine.store.schema import MIGRATIONS
 
 BUSY_SECONDS = 30.0
+# SQLite says "disk I/O error" where its log cannot grow, so little room is named as the reason.
+LEAST_ROOM = 1 << 20
 
 
 def connect(path: Path) -> Database:
@@ -45,11 +48,19 @@ def _explain(path: Path, text: str) -> str:
         return f"The file {path} is no working database ({text}); restore it from a backup."
     if "locked" in text:
         return f"The database {path} stayed locked for {BUSY_SECONDS:.0f} seconds; try again."
-    if "full" in text:
+    if "full" in text or ("disk I/O" in text and _room(path) < LEAST_ROOM):
         return f"The disk that holds {path} is full; free some space and try again."
     if "readonly" in text or "unable to open" in text:
         return f"The database {path} cannot be opened for writing; check who owns the folder."
     return f"The database {path} refused: {text}."
+
+
+def _room(path: Path) -> int:
+    """Free bytes on the disk of a path."""
+    try:
+        return shutil.disk_usage(path.parent).free
+    except OSError:
+        return 0
 
 
 @contextmanager
