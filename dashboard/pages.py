@@ -11,14 +11,29 @@ import streamlit as st
 # Name (also the address), title, icon, and what it answers.
 PAGES = {
     "overview": ("Overview", ":material/space_dashboard:", "What is here, and what to do next."),
+    "data": ("Data", ":material/database:", "What the data sets hold, and bringing in more."),
+    "models": (
+        "Models",
+        ":material/neurology:",
+        "Old and new model, their memory, and adding one.",
+    ),
     "compare": ("Compare", ":material/compare_arrows:", "Is a migration as good as retraining?"),
     "user": ("User", ":material/person:", "One user: records, predictions, prompt, what-ifs."),
+    "jobs": ("Jobs", ":material/work_history:", "What works, waits, ended or failed, with logs."),
 }
 
 
-def navigation(first: str = "overview") -> st.Page:
-    """Set up the navigation and return the page that the address names, or the first one."""
-    return st.navigation([page(name, default=name == first) for name in PAGES])
+def navigation(first: str | None = None) -> st.Page:
+    """Set up the navigation and return the page that the address names.
+
+    An address without a page leads to the overview, or shows the page `first` if given.
+    """
+    found = [page(name, default=name == first) for name in PAGES]
+    if first is None:
+        # Streamlit gives its default page no address of its own; every view here has one.
+        home = st.Page(lambda: go("overview"), title="PUMA", default=True, visibility="hidden")
+        found.append(home)
+    return st.navigation(found)
 
 
 def page(name: str, *, default: bool = False) -> st.Page:
@@ -34,13 +49,19 @@ def page(name: str, *, default: bool = False) -> st.Page:
     )
 
 
-def link(name: str, *, label: str | None = None, **address: str | Sequence[str]) -> None:
+def link(
+    name: str,
+    *,
+    label: str | None = None,
+    icon: str | None = None,
+    **address: str | Sequence[str],
+) -> None:
     """Show a link to a page, with what it is to show in its address.
 
     label is read as markdown: escape other people's text.
     """
     if name in PAGES:
-        st.page_link(page(name), label=label, query_params=_values(address))
+        st.page_link(page(name), label=label, icon=icon, query_params=_values(address))
 
 
 def url(name: str, **address: str | Sequence[str]) -> str:

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Sequence
+
 import streamlit as st
 
 from dashboard import engine
+from dashboard.components import amounts
+from dashboard.components.text import escaped, short
+from dashboard.components.theme import STATUSES
+
+ACTIVE = ("queued", "running")
+BUSY_SECONDS = 2.0
+IDLE_SECONDS = 15.0
 
 
 def launch_form() -> None:
@@ -44,36 +53,117 @@ def launch_form() -> None:
                 st.text(str(error))
 
 
-@st.fragment(run_every=2.0)
-def watch() -> None:
-    """The latest jobs, refreshed every two seconds."""
-    jobs = engine.jobs()
-    if not jobs:
+def watch(most: int = 5, commands: Collection[str] | None = None) -> None:
+    """The newest jobs, live: quickly while one works, slowly otherwise.
+
+    commands: only jobs of these commands. When a job ends, the whole page is drawn again, so
+    that its result appears.
+    """
+    busy = any(job.status in ACTIVE for job in _chosen(commands))
+    st.fragment(_watched, run_every=BUSY_SECONDS if busy else IDLE_SECONDS)(most, commands)
+
+
+def _watched(most: int, commands: Collection[str] | None) -> None:
+    found = _chosen(commands)
+    if redraw_is_due(found, f"watched-{'-'.join(sorted(commands or ['all']))}"):
+        st.rerun()
+    if not found:
         st.caption("No jobs yet.")
-    for job in jobs[:5]:
-        _job(job)
+    for job in found[:most]:
+        card(job)
 
 
-def _job(job: engine.Job) -> None:
-    progress = job.progress or {}
-    with st.container(border=True):
-        left, right = st.columns([5, 1])
-        left.text(f"{job.title}: {job.status}")
-        step, total = progress.get("step") or 0, progress.get("total") or 0
-        if job.status == "running" and total:
-            left.progress(min(1.0, step / total))
-            left.text(
-                f"{progress.get('stage')}: step {step} of {total}, loss {progress.get('loss') or 0:.4f}, "
-                f"{progress.get('examples_per_second') or 0:,.0f} examples/s, "
-                f"{progress.get('eta_seconds') or 0:.0f} s left"
-            )
+def redraw_is_due(found: Sequence[engine.Job], key: str) -> bool:
+    """Say whether a job began to work or ended since the page was drawn; keeps what it saw."""
+    active = sorted(job.id for job in found if job.status in ACTIVE)
+    before = st.session_state.get(key)
+    st.session_state[key] = active
+    return before is not None and before != active
+
+
+def _chosen(commands: Collection[str] | None) -> list[engine.Job]:
+    found = [job for job in engine.jobs(200) if commands is None or job.command in commands]
+    return in_order(found)
+
+
+def in_order(found: Sequence[engine.Job]) -> list[engine.Job]:
+    """Return jobs that run first, then those that wait, then the ended; else as they came."""
+    places = {"running": 0, "queued": 1}
+    return sorted(found, key=lambda job: places.get(job.status, 2))
+
+
+def card(job: engine.Job, *, log_lines: int = 15) -> None:
+    """One job: what it is, how far it is, its buttons and the end of its log."""
+    with st.container(border=True, gap="small"):
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.markdown(f"**{escaped(job.title, 100)}**", width="stretch")
+            status(job)
+            buttons(job)
+        if job.status == "running":
+            progress(job)
+        elif job.status == "queued":
+            st.caption(f"Waiting for a device since {amounts.ago(job.created)}.")
         if job.error:
-            left.text(str(job.error))
-        if job.status in ("queued", "running") and right.button("Cancel", key=f"cancel-{job.id}"):
-            engine.cancel(job.id)
-        if job.status in ("failed", "cancelled", "interrupted") and right.button(
-            "Retry", key=f"retry-{job.id}"
-        ):
-            engine.retry(job.id)
-        with left.expander("Log"):
-            st.code(engine.job_log(job.id) or "The log is empty.", language=None)
+            st.text(short(job.error, 500))
+        if job.status not in ("queued", "finished"):
+            with st.expander("Log"):
+                st.code(engine.job_log(job.id, log_lines) or "The log is empty.", language=None)
+
+
+def status(job: engine.Job) -> None:
+    """The state of a job as a badge; a running one that was asked to stop says so."""
+    shown = STATUSES[job.status]
+    stopping = job.status == "running" and job.cancel_asked is not None
+    label = "Stopping" if stopping else shown.label
+    st.badge(label, icon=shown.icon, color="orange" if stopping else shown.colour)
+
+
+def buttons(job: engine.Job) -> None:
+    """What can be done with a job: cancel one that waits or runs, retry one that stopped."""
+    if job.status in ACTIVE:
+        st.button(
+            "Cancel",
+            key=f"cancel-{job.id}",
+            icon=":material/stop_circle:",
+            disabled=job.cancel_asked is not None,
+            help="It stops at its next checkpoint and can be retried from there.",
+            on_click=lambda: _act(engine.cancel, job.id),
+        )
+    elif job.status in ("failed", "cancelled", "interrupted"):
+        st.button(
+            "Retry",
+            key=f"retry-{job.id}",
+            icon=":material/replay:",
+            help="It goes on from its last checkpoint.",
+            on_click=lambda: _act(engine.retry, job.id),
+        )
+
+
+def _act(action: Callable[[str], None], job_id: str) -> None:
+    try:
+        action(job_id)
+    except engine.PumaError as error:
+        st.toast(escaped(str(error), 300), icon=":material/error:")
+
+
+def progress(job: engine.Job) -> None:
+    """How far a running job is: of the whole where it has parts, else of its stage."""
+    said = job.progress
+    step, total = said.get("step") or 0, said.get("total") or 0
+    overall = said.get("overall")
+    share = overall if overall is not None else (step / total if total else None)
+    stage = escaped(str(said.get("stage") or "starting"))
+    if share is None:
+        st.progress(0.0, text=f"{stage} (began {amounts.ago(job.started)})")
+        return
+    left = said.get("overall_eta") if overall is not None else said.get("eta_seconds")
+    parts = [f"{share:.0%} done", stage]
+    if total:
+        parts.append(f"step {step:,} of {total:,}")
+    if said.get("loss") is not None:
+        parts.append(f"loss {said['loss']:.4f}")
+    if said.get("examples_per_second"):
+        parts.append(f"{said['examples_per_second']:,.0f} examples/s")
+    if left is not None:
+        parts.append(f"about {amounts.duration(left)} left")
+    st.progress(min(max(share, 0.0), 1.0), text=" · ".join(parts))

@@ -7,7 +7,7 @@ kind has its own mark too.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 
 class Kind(NamedTuple):
@@ -51,3 +51,21 @@ def rank(kind: str) -> int:
 def marker(kind: str, **more: Any) -> dict[str, Any]:
     """Plotly's marker settings of a kind of prompts."""
     return {"color": KINDS[kind].colour, "symbol": KINDS[kind].symbol} | more
+
+
+class Status(NamedTuple):
+    """How the state of a job or run is shown: its word, icon and streamlit's colour name."""
+
+    label: str
+    icon: str
+    colour: Literal["red", "orange", "blue", "green", "gray"]
+
+
+STATUSES = {
+    "queued": Status("Waiting", ":material/schedule:", "gray"),
+    "running": Status("Running", ":material/play_circle:", "blue"),
+    "finished": Status("Finished", ":material/check_circle:", "green"),
+    "failed": Status("Failed", ":material/error:", "red"),
+    "cancelled": Status("Cancelled", ":material/cancel:", "gray"),
+    "interrupted": Status("Interrupted", ":material/power_off:", "orange"),
+}

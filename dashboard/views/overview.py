@@ -1,25 +1,157 @@
-"""Overview: what the workspace holds."""
+"""Overview: what is here, what the last comparison says, what runs, and how to begin."""
 
 from __future__ import annotations
 
+import pandas as pd
 import streamlit as st
 
 from dashboard import engine, pages
-from dashboard.components import states
+from dashboard.components import amounts, jobs, states
+from dashboard.components.terms import glossary, term
+from dashboard.components.text import short
+from dashboard.components.theme import KINDS, rank
+from dashboard.engine import overview
 
 COUNTED = {
-    "dataset": "Data sets",
-    "backbone": "Backbones",
-    "prompts": "Prompt tables",
-    "migration": "Migrations",
-    "comparison": "Comparisons",
+    "dataset": ("Data sets", "Interactions of users with items, split into train and test."),
+    "backbone": ("Backbones", term("backbone")),
+    "prompts": ("Fitted prompts", term("soft prompt")),
+    "migration": ("Migrations", term("migration")),
+    "comparison": ("Comparisons", "Methods side by side on the same held-out records."),
+}
+DECISIONS = {
+    "migrate": ":material/task_alt:",
+    "refine": ":material/rule:",
+    "retrain": ":material/restart_alt:",
+    "undecided": ":material/help:",
+    "incomplete": ":material/pending:",
 }
 
 
-@states.guarded
 def page() -> None:
     """Draw the page."""
     st.title("Overview")
-    for column, (kind, label) in zip(st.columns(len(COUNTED)), COUNTED.items(), strict=True):
-        column.metric(label, len(engine.runs(kind)), border=True)
-    pages.link("compare", label="Compare methods")
+    if not engine.has_workspace():
+        _begin()
+        return
+    try:
+        by_kind = {kind: engine.runs(kind) for kind in (*COUNTED, "evaluation")}
+    except engine.PumaError as error:
+        states.failed("The workspace cannot be read.", error)
+        return
+    if any(by_kind.values()):
+        _verdict(by_kind["comparison"], by_kind["evaluation"])
+        _counts(by_kind)
+    elif not any(job.status in jobs.ACTIVE for job in engine.jobs()):
+        _begin()
+    st.header("Jobs", divider="gray")
+    jobs.watch(4)
+    pages.link("jobs", label="All jobs")
+    if by_kind["prompts"] or by_kind["migration"]:
+        _prompts(by_kind)
+    glossary("soft prompt", "backbone", "adapter", "migration", "run", "job")
+
+
+def _begin() -> None:
+    """Nothing is here: say in three steps how to begin, and begin at one click."""
+    states.empty(
+        "Nothing here yet",
+        "PUMA moves users' soft prompts from an old language model to a new one, and tells you "
+        "whether that is as good as learning them again.",
+        icon=":material/rocket_launch:",
+    )
+    if "begin-error" in st.session_state:
+        states.failed("The example was not started.", st.session_state.pop("begin-error"))
+    demo, own = st.columns(2, border=True)
+    with demo:
+        st.markdown("##### See it work first")
+        st.markdown(
+            "A worked example on 500 real readers and two small models, both shipped: source "
+            "prompts, a migration, full retraining, and their comparison. It takes a few minutes "
+            "on two CPU cores; you can watch it and leave meanwhile."
+        )
+        st.button(
+            "Run the worked example",
+            type="primary",
+            icon=":material/play_arrow:",
+            key="start-demo",
+            on_click=_start_demo,
+        )
+    with own:
+        st.markdown("##### Begin with your own data")
+        st.markdown(
+            "1. Import interactions: who, what, which rating or click.\n"
+            "2. Add the old and the new model.\n"
+            "3. Fit or bring the old prompts, then plan the migration."
+        )
+        pages.link("data", label="Import data", icon=":material/upload_file:", view="import")
+
+
+def _start_demo() -> None:
+    try:
+        overview.start_demo()
+    except engine.PumaError as error:
+        st.session_state["begin-error"] = str(error)
+
+
+def _verdict(comparisons: list[engine.Run], evaluations: list[engine.Run]) -> None:
+    if not comparisons:
+        st.info(
+            "No comparison yet. Compare a migration with the full retraining to get a verdict.",
+            icon=":material/balance:",
+        )
+        return
+    last = comparisons[0]
+    try:
+        found = overview.verdict(engine.root(), last.id)
+    except engine.PumaError as error:
+        states.failed("The last comparison cannot be judged.", error)
+        return
+    with st.container(border=True):
+        st.caption(
+            f"{DECISIONS[found.decision]} What the last comparison says ({amounts.ago(last.created)})"
+        )
+        st.text(found.headline)
+        newer = overview.newer_evaluations(last, evaluations)
+        if newer:
+            states.stale(
+                f"{len(newer)} newer evaluation{'s are' if len(newer) > 1 else ' is'} not in it; "
+                "make another comparison to weigh them too."
+            )
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.text(short(f"{last.name} · {last.summary.get('users', 0):,} users"), width="content")
+            pages.link("compare", label="See the evidence", comparison=last.id)
+
+
+def _counts(by_kind: dict[str, list[engine.Run]]) -> None:
+    for column, (kind, (label, about)) in zip(
+        st.columns(len(COUNTED)), COUNTED.items(), strict=True
+    ):
+        column.metric(label, f"{len(by_kind[kind]):,}", help=about, border=True)
+
+
+def _prompts(by_kind: dict[str, list[engine.Run]]) -> None:
+    st.header("Prompt tables", divider="gray")
+    names = {run.id: run.name for kind in ("dataset", "backbone") for run in by_kind[kind]}
+    rows = overview.prompt_rows([*by_kind["prompts"], *by_kind["migration"]], names)
+    rows.sort(key=lambda row: rank(row["kind"]))
+    frame = pd.DataFrame(rows)
+    frame["kind"] = [KINDS[kind].label if kind in KINDS else kind for kind in frame["kind"]]
+    frame["created"] = pd.to_datetime(frame["created"])
+    st.dataframe(
+        frame,
+        hide_index=True,
+        column_config={
+            "name": st.column_config.TextColumn("Name", width="medium"),
+            "kind": st.column_config.TextColumn("Kind"),
+            "users": st.column_config.NumberColumn("Users", format="localized"),
+            "trained on": st.column_config.NumberColumn(
+                "Trained on (users)", format="localized", help=term("budget")
+            ),
+            "backbone": st.column_config.TextColumn("Backbone", help=term("backbone")),
+            "data set": st.column_config.TextColumn("Data set"),
+            "seconds": st.column_config.NumberColumn("Time (s)", format="%.1f"),
+            "created": st.column_config.DatetimeColumn("Made (UTC)", format="YYYY-MM-DD HH:mm"),
+        },
+        alt="Every prompt table of the workspace with its kind, users, backbone and cost",
+    )

@@ -11,6 +11,7 @@ import torch
 
 from puma_engine.backbone.hub import Shapes
 from puma_engine.errors import BackboneError
+from puma_engine.machine import host_free
 
 BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0}
 # Bytes a parameter: 4-bit blocks of 64 carry one fp32 scale, 8-bit rows one each.
@@ -74,24 +75,7 @@ def free_bytes(device: torch.device | None) -> int:
         return sum(torch.cuda.mem_get_info(n)[0] for n in range(torch.cuda.device_count()))
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    import psutil
-
-    return min(int(psutil.virtual_memory().available), _container_free())
-
-
-def _container_free() -> int:
-    """Free bytes within a container's limit (cgroup v2); endless where there is none."""
-    folder = Path("/sys/fs/cgroup")
-    try:
-        limit = (folder / "memory.max").read_text().strip()
-        used = int((folder / "memory.current").read_text())
-        facts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-    except (OSError, ValueError):
-        return 1 << 62
-    if limit == "max":
-        return 1 << 62
-    # File pages that can be dropped count as used.
-    return int(limit) - used + int(facts.get("inactive_file", 0))
+    return host_free()
 
 
 def check_room(spec: str, need: int, free: int, place: str) -> None:

@@ -1,0 +1,45 @@
+"""Numbers and times as people read them, always with their unit."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+
+def duration(seconds: float | None) -> str:
+    """Return seconds as text: 0.4 s, 12 s, 3 min 20 s, 2 h 5 min."""
+    if seconds is None:
+        return "unknown"
+    if seconds < 10:
+        return f"{max(seconds, 0):.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60:,} h {minutes % 60} min"
+
+
+def size(count: float) -> str:
+    """Return bytes as text in powers of 1024: 812 B, 10.3 MiB."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def count(number: float | None) -> str:
+    """Return a whole number with separators, or a dash."""
+    return "–" if number is None else f"{number:,.0f}"
+
+
+def ago(time: str | None) -> str:
+    """Return how long ago a time in ISO 8601 was: 5 s ago, 3 h ago, else its date (UTC)."""
+    if time is None:
+        return "–"
+    moment = datetime.fromisoformat(time)
+    seconds = (datetime.now(UTC) - moment).total_seconds()
+    for most, unit, each in ((60, "s", 1), (3600, "min", 60), (86_400, "h", 3600)):
+        if seconds < most:
+            return f"{max(seconds, 0) / each:.0f} {unit} ago"
+    return moment.strftime("%Y-%m-%d")

@@ -1,0 +1,277 @@
+"""Data sets: what they hold, browsing them, and importing files and shipped sets."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import IO, Any, Literal
+
+import pandas as pd
+import pyarrow.parquet as pq
+import streamlit as st
+
+from dashboard import engine
+from puma_engine import jobs as engine_jobs
+from puma_engine.datasets import REGISTRY, preview_table
+from puma_engine.datasets.checking import Preview
+from puma_engine.datasets.files import opened
+from puma_engine.errors import DataError, PumaError
+from puma_engine.jobs import Job
+from puma_engine.pipeline.data import dataset_facts, profiles_of
+from puma_engine.store import Workspace
+
+What = Literal["user", "item"]
+ENDINGS = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet")
+MOST_BYTES = 200 << 20
+MOST_UNPACKED = 2 << 30
+CHECK_SECONDS = 300
+SHOWN_ROWS = 500
+FIELDS = ("user_id", "item_id", "outcome", "text", "time", "history")
+REQUIRED = ("user_id", "item_id", "outcome")
+UPLOADS = "uploads"
+
+
+@st.cache_data(max_entries=50, show_spinner=False)
+def facts(root: str, dataset: str) -> dict[str, Any]:
+    """Return puma_engine.datasets.statistics of a data set."""
+    return dataset_facts(Workspace.open(root), dataset)
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def profiles(root: str, dataset: str, what: What) -> pd.DataFrame:
+    """Return the profile of every user or item, by id. Shared: do not change it."""
+    return profiles_of(Workspace.open(root), dataset, what)
+
+
+def find(frame: pd.DataFrame, text: str, most: int = SHOWN_ROWS) -> tuple[pd.DataFrame, int]:
+    """Return the rows whose id or text contains a text, the busiest first, and how many match."""
+    found = frame
+    if text:
+        hit = frame.iloc[:, 0].str.contains(text, case=False, regex=False)
+        if "text" in frame:
+            hit |= frame["text"].str.contains(text, case=False, regex=False)
+        found = frame[hit]
+    return found.nlargest(most, "records"), len(found)
+
+
+@st.cache_data(max_entries=50, show_spinner=False)
+def rows_of(root: str, dataset: str, what: What, one: str) -> pd.DataFrame:
+    """Return the records of one user or item with item texts, in the stored order."""
+    ws = Workspace.open(root)
+    rows = ws.get_table(dataset, "interactions", where={f"{what}_id": [one]})
+    ids = rows["item_id"].unique().tolist()
+    texts = ws.get_table(dataset, "items", where={"item_id": ids}) if ids else None
+    return rows.assign(text="") if texts is None else rows.merge(texts, on="item_id", how="left")
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A data set that comes with the checkout."""
+
+    name: str
+    task: str
+    about: str
+
+
+def shipped() -> list[Shipped]:
+    """Return the data sets that ship with the checkout."""
+    return [Shipped(one.name, one.task, one.about) for one in REGISTRY.values()]
+
+
+def import_shipped(name: str, users: int | None) -> Job:
+    """Queue the import of a shipped data set, or of a seeded subset of its users."""
+    if name not in REGISTRY:
+        raise DataError(f"There is no shipped data set {name!r}; choose one that is listed.")
+    if users is not None and users < 1:
+        raise DataError("Give a number of users of 1 or more, or none for all.")
+    engine.workspace(create=True)
+    title = f"Import {name}" + (f", {users:,} users" if users else "")
+    return engine.queue("import_dataset", {"source": name, "users": users}, title)
+
+
+class Upload:
+    """A file from a browser, kept outside the workspace until it is imported or forgotten."""
+
+    def __init__(self, name: str, stream: IO[bytes], size: int) -> None:
+        self.name = checked_name(name)
+        if size > MOST_BYTES:
+            raise DataError(
+                f"The file has {size:,} bytes; at most {MOST_BYTES:,} can be uploaded. Import it "
+                "with `puma data import table PATH` instead."
+            )
+        self._folder = TemporaryDirectory(prefix="puma-upload-")
+        self.path = Path(self._folder.name) / self.name
+        with self.path.open("wb") as file:
+            shutil.copyfileobj(stream, file)
+        _refuse_bombs(self.path)
+
+    def move(self, folder: Path) -> Path:
+        """Move the file into a folder and return where it is."""
+        folder.mkdir(parents=True, exist_ok=True)
+        return Path(shutil.move(self.path, folder / self.name))
+
+
+def checked_name(name: str) -> str:
+    """Return a harmless file name with an ending that tables have. Raises DataError."""
+    base = name.replace("\\", "/").rpartition("/")[2]
+    ending = next((one for one in reversed(ENDINGS) if base.lower().endswith(one)), None)
+    if ending is None:
+        raise DataError(
+            f"A table is a file that ends with {', '.join(ENDINGS)}; this one is {base[-60:]!r}."
+        )
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", base[: -len(ending)]).strip(".-")[:80]
+    return f"{stem or 'table'}{ending}"
+
+
+def _refuse_bombs(path: Path) -> None:
+    """Refuse a packed file that would fill the memory when unpacked."""
+    if path.suffix == ".parquet":
+        _refuse_large_parquet(path)
+    elif path.suffix == ".gz":
+        with opened(path) as file:
+            total = 0
+            while part := file.read(1 << 20):
+                total += len(part)
+                if total > MOST_UNPACKED:
+                    raise DataError(_too_large(total))
+
+
+def _refuse_large_parquet(path: Path) -> None:
+    try:
+        facts = pq.read_metadata(path)
+    except Exception as error:  # whatever pyarrow makes of a file from outside
+        raise DataError("The file cannot be read as Parquet; check that it is complete.") from error
+    groups = (facts.row_group(number) for number in range(facts.num_row_groups))
+    total = sum(group.total_byte_size for group in groups)
+    if total > MOST_UNPACKED:
+        raise DataError(_too_large(total))
+
+
+def _too_large(total: int) -> str:
+    return (
+        f"The file unpacks to {total:,} bytes or more; at most {MOST_UNPACKED:,} are read from a "
+        "browser. Import it with `puma data import table PATH` instead."
+    )
+
+
+@dataclass(frozen=True)
+class TableSettings:
+    """How a file is read; what the forms fill in, checked again by the engine."""
+
+    task: str = "rating"
+    columns: dict[str, str] = field(default_factory=dict)
+    item_columns: dict[str, str] = field(default_factory=dict)
+    drop_invalid: bool = False
+    min_rows: int = 1
+    max_rows: int | None = None
+    time_unit: str = "s"
+    history_separator: str = " "
+    delimiter: str | None = None
+    encoding: str | None = None
+
+    def job_arguments(self) -> dict[str, Any]:
+        """Return the settings of `import_dataset` for a table."""
+        return {name: value for name, value in vars(self).items() if value not in (None, {})}
+
+    def options(self) -> list[str]:
+        """Return the options of `puma data check`."""
+        found = []
+        for name, value in self.job_arguments().items():
+            if name in ("columns", "item_columns"):
+                option = f"--{name.removesuffix('s').replace('_', '-')}"
+                found += [f"{option}={key}={column}" for key, column in value.items()]
+            elif name != "drop_invalid":
+                found.append(f"--{name.replace('_', '-')}={value}")
+        return found
+
+
+def preview(upload: Upload, settings: TableSettings) -> Preview:
+    """Return the first rows of a file and a guess at its columns. Raises DataError."""
+    return preview_table(upload.path, delimiter=settings.delimiter, encoding=settings.encoding)
+
+
+def check(upload: Upload, items: Upload | None, settings: TableSettings) -> dict[str, Any]:
+    """Return `puma_engine.datasets.checking.TableCheck` of a file as a dictionary.
+
+    A process of its own reads the file, so that a large one leaves no trace in the app.
+    Raises DataError with the engine's words.
+    """
+    command = [sys.executable, "-m", "puma_engine.cli", "--json", "data", "check"]
+    command += settings.options()
+    if items is not None:
+        command.append(f"--items-path={items.path}")
+    path = os.pathsep.join([str(Path(__file__).resolve().parents[2]), *sys.path])
+    try:
+        done = subprocess.run(
+            [*command, "--", str(upload.path)],
+            capture_output=True,
+            text=True,
+            timeout=CHECK_SECONDS,
+            env=os.environ | {"PYTHONPATH": path},
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise DataError(
+            f"The check took more than {CHECK_SECONDS} s; import the file from the command line."
+        ) from error
+    if done.stdout.strip():
+        return json.loads(done.stdout)
+    reason = _reason(done.stderr)
+    for one in (upload, items):
+        reason = reason if one is None else reason.replace(str(one.path), one.name)
+    raise DataError(reason)
+
+
+def _reason(text: str) -> str:
+    last = (text.strip().splitlines() or ["The check ended without a word."])[-1]
+    try:
+        return str(json.loads(last)["error"])
+    except (ValueError, KeyError, TypeError):
+        return last[:500]
+
+
+def import_table(
+    upload: Upload, items: Upload | None, settings: TableSettings, name: str | None
+) -> Job:
+    """Move a checked upload into the workspace and queue its import."""
+    ws = engine.workspace(create=True)
+    forget_uploads(ws)
+    folder = ws.root / UPLOADS / os.urandom(8).hex()
+    arguments: dict[str, Any] = {"source": "table", "name": name, **settings.job_arguments()}
+    with _all_or_nothing(folder):
+        arguments["path"] = upload.move(folder / "table")
+        if items is not None:
+            arguments["items_path"] = items.move(folder / "items")
+        return engine.queue("import_dataset", arguments, f"Import {upload.name}")
+
+
+@contextmanager
+def _all_or_nothing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (PumaError, OSError) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise DataError(f"The file could not be kept ({error.strerror}).") from error
+        raise
+
+
+def forget_uploads(ws: Workspace) -> None:
+    """Remove uploaded files that no unfinished job will read any more."""
+    needed = {
+        Path(job.args["path"]).parents[1].name
+        for job in engine_jobs.jobs(ws)
+        if job.status != "finished" and UPLOADS in Path(str(job.args.get("path") or "")).parts
+    }
+    for folder in (ws.root / UPLOADS).glob("*"):
+        if folder.name not in needed:
+            shutil.rmtree(folder, ignore_errors=True)

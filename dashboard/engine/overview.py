@@ -1,0 +1,82 @@
+"""The workspace at a glance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import streamlit as st
+
+from dashboard import engine
+from puma_engine import jobs as engine_jobs
+from puma_engine.jobs import Job
+from puma_engine.pipeline.judging import judge_comparison
+from puma_engine.store import Run, Workspace
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The last comparison's verdict in one sentence, with its cautions; plain text."""
+
+    headline: str
+    decision: str
+    cautions: tuple[str, ...]
+
+
+@st.cache_data(max_entries=50, show_spinner=False)
+def verdict(root: str, comparison: str) -> Verdict:
+    """Return what a comparison means. Raises PumaError where its files are gone."""
+    try:
+        found = judge_comparison(Workspace.open(root), comparison)
+    except (KeyError, IndexError) as error:
+        raise engine.StoreError(
+            "The comparison's tables are not those of this version; make it again."
+        ) from error
+    return Verdict(found.headline, found.decision, found.cautions)
+
+
+def newer_evaluations(comparison: Run, evaluations: list[Run]) -> list[Run]:
+    """Return evaluations on the same data and split that ended after a comparison was made.
+
+    A comparison with some of these would say more.
+    """
+    used = set(comparison.inputs.values())
+    first = next((run for run in evaluations if run.id in used), None)
+    if first is None:
+        return []
+    same = (first.inputs.get("dataset"), first.config.get("split"))
+    return [
+        run
+        for run in evaluations
+        if run.id not in used
+        and run.created > comparison.created
+        and (run.inputs.get("dataset"), run.config.get("split")) == same
+    ]
+
+
+def prompt_rows(prompts: list[Run], names: dict[str, str]) -> list[dict[str, Any]]:
+    """Return a row a prompt table: what it is, whose, for which backbone, at which cost."""
+    return [
+        {
+            "name": run.name,
+            "kind": run.config.get("role", "migrated"),
+            "users": run.summary.get("users"),
+            "trained on": run.cost.get("users_trained"),
+            "backbone": names.get(run.inputs.get("backbone", ""), ""),
+            "data set": names.get(run.inputs.get("dataset", ""), ""),
+            "seconds": run.cost.get("fitting_seconds", run.seconds),
+            "created": run.created,
+        }
+        for run in prompts
+    ]
+
+
+def start_demo() -> Job:
+    """Queue the worked example; the workspace is made if there is none. No second one beside it."""
+    ws = engine.workspace(create=True)
+    waiting = [
+        job
+        for job in engine_jobs.jobs(ws)
+        if job.command == "demo" and job.status in ("queued", "running")
+    ]
+    return waiting[0] if waiting else engine.queue("demo", {}, "Worked example on shipped ratings")

@@ -1,0 +1,267 @@
+"""Data: what each data set holds, its users and items, and bringing in more."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+
+from dashboard import engine, pages
+from dashboard.components import address, amounts, figures, importing, jobs, states, tables
+from dashboard.components.terms import glossary, term
+from dashboard.components.text import short
+from dashboard.components.theme import KINDS
+from dashboard.engine import data
+
+# The paper's Table 1, for scale.
+PAPER = (
+    ("Amazon Movies and TV", "rating", 30_287, 96_636, 1_166_752),
+    ("MIND", "click", 50_000, 19_368, 3_892_068),
+    ("Yelp", "rating", 32_850, 129_076, 1_543_687),
+)
+VIEWS = {"sets": "Data sets", "import": "Import"}
+SCALE = {"rating": "Rating (stars)", "click": "Clicked (1) or not (0)"}
+
+
+def page() -> None:
+    """Draw the page."""
+    st.title("Data")
+    view = address.segment("What to do", VIEWS, "view", label_visibility="collapsed")
+    try:
+        if view == "import":
+            importing.panel()
+            st.header("Imports", divider="gray")
+            if engine.has_workspace():
+                jobs.watch(5, ("import_dataset",))
+        else:
+            _data_sets()
+    except engine.PumaError as error:
+        states.failed("The data sets cannot be shown.", error)
+    glossary("held-out", "variance", "run")
+
+
+def _data_sets() -> None:
+    runs = engine.runs("dataset") if engine.has_workspace() else []
+    if not runs:
+        states.empty(
+            "No data sets yet",
+            "A data set holds who met which item with what outcome: ratings from 1 to 5, or clicks. "
+            "Go to **Import** above to bring in a file, or one of the sets that ship with PUMA.",
+            icon=":material/database:",
+        )
+        return
+    root = engine.root()
+    _table_one(root, runs)
+    names = {run.id: f"{run.name} · {run.id[:6]}" for run in runs}
+    chosen = address.choose("Data set", [run.id for run in runs], "dataset", labels=names)
+    run = next(run for run in runs if run.id == chosen)
+    facts = data.facts(root, chosen)
+    _facts(facts)
+    _charts(root, chosen, facts)
+    _report(run)
+    _browse(root, chosen, facts["task"])
+
+
+def _table_one(root: str, runs: list[engine.Run]) -> None:
+    rows = []
+    for run in runs:
+        facts = data.facts(root, run.id)
+        sizes = [facts[key] for key in ("users", "items", "records")]
+        rows.append([run.name, facts["task"], *sizes])
+    if st.toggle("Beside the data sets of the paper", key="paper", bind="query-params"):
+        rows += [[f"{name} (paper)", *rest] for name, *rest in PAPER]
+    frame = pd.DataFrame(rows, columns=["name", "task", "users", "items", "records"])
+    frame["records a user"] = frame["records"] / frame["users"]
+    frame["density"] = 100 * frame["records"] / (frame["users"] * frame["items"])
+    whole = {
+        name: st.column_config.NumberColumn(name.capitalize(), format="localized")
+        for name in ("users", "items", "records")
+    }
+    st.dataframe(
+        frame,
+        hide_index=True,
+        column_config={
+            "name": st.column_config.TextColumn("Data set"),
+            "task": st.column_config.TextColumn("Task"),
+            **whole,
+            "records a user": st.column_config.NumberColumn("Records a user", format="%.1f"),
+            "density": st.column_config.NumberColumn(
+                "Density (%)",
+                format="%.3f",
+                help="Share of all user-item pairs that have a record.",
+            ),
+        },
+        alt="Users, items and records of every data set",
+    )
+
+
+def _facts(facts: dict) -> None:
+    spread, rows = facts["rows_per_user"], facts["rows"]
+    shown = {
+        "Users": amounts.count(facts["users"]),
+        "Items": amounts.count(facts["items"]),
+        "Records": amounts.count(facts["records"]),
+        "Records each": f"{spread['median']:,.0f}",
+        "Mean outcome": f"{facts['mean_outcome']:.2f}",
+        "Train / validation / test": " / ".join(
+            f"{rows[name] / facts['records']:.0%}" for name in ("train", "validation", "test")
+        ),
+    }
+    for column, (label, value) in zip(st.columns([1, 1, 1, 1, 1, 1.7]), shown.items(), strict=True):
+        column.metric(label, value, border=True)
+
+
+def _charts(root: str, dataset: str, facts: dict) -> None:
+    users = data.profiles(root, dataset, "user")
+    left, middle, right = st.columns(3)
+    outcomes = pd.DataFrame(
+        {"outcome": list(facts["outcomes"]), "share": list(facts["outcomes"].values())}
+    )
+    with left:
+        bars = go.Bar(
+            x=outcomes["outcome"],
+            y=100 * outcomes["share"],
+            marker={"color": KINDS["source"].colour},
+            hovertemplate="%{x}: %{y:.1f} % of the records<extra></extra>",
+        )
+        figures.show(
+            go.Figure(bars, {"xaxis": {"type": "category"}}),
+            outcomes,
+            f"outcomes-{dataset}",
+            title=f"Most records say {outcomes.loc[outcomes['share'].idxmax(), 'outcome']}",
+            x=SCALE[facts["task"]],
+            y="Share of records (%)",
+            height=300,
+        )
+    with middle:
+        _histogram(
+            users["records"],
+            f"records-{dataset}",
+            f"Half have {facts['rows_per_user']['median']:,.0f} records or fewer",
+            "Records a user",
+        )
+    with right:
+        still = float((users["variance"] == 0).mean())
+        _histogram(
+            users["variance"],
+            f"variance-{dataset}",
+            f"{still:.1%} always give the same outcome",
+            "Variance of a user's outcomes",
+        )
+
+
+def _histogram(values: pd.Series, key: str, title: str, label: str) -> None:
+    counts, edges = np.histogram(values.to_numpy(np.float64), bins=_edges(values))
+    frame = pd.DataFrame({"from": edges[:-1], "to": edges[1:], "users": counts})
+    bars = go.Bar(
+        x=(edges[:-1] + edges[1:]) / 2,
+        y=counts,
+        width=np.diff(edges),
+        marker={"color": KINDS["source"].colour},
+        customdata=np.stack([edges[:-1], edges[1:]], axis=1),
+        hovertemplate="%{customdata[0]:.2f} to %{customdata[1]:.2f}: %{y:,} users<extra></extra>",
+    )
+    figures.show(go.Figure(bars), frame, key, title=title, x=label, y="Users", height=300)
+
+
+def _edges(values: pd.Series, most: int = 40) -> np.ndarray:
+    """Edges of at most so many equal bins; of whole numbers, between whole numbers."""
+    low, high = float(values.min()), float(values.max())
+    if pd.api.types.is_integer_dtype(values):
+        step = int(np.ceil((high - low + 1) / most))
+        return np.arange(low - 0.5, high + step + 0.5, step)
+    return np.linspace(low, high if high > low else low + 1, most + 1)
+
+
+def _report(run: engine.Run) -> None:
+    report = run.summary.get("report") or {}
+    with st.expander("How it was imported: what was read, kept and dropped"):
+        rows = [
+            {"what": f"{part}: {name}", "count": number}
+            for part in ("read", "dropped", "kept")
+            for name, number in (report.get(part) or {}).items()
+        ]
+        if report.get("split"):
+            st.text(f"Split: {report['split']}.")
+        for warning in report.get("warnings") or ():
+            st.warning("The import warned:", icon=":material/warning:")
+            st.text(warning)
+        if rows:
+            st.dataframe(
+                pd.DataFrame(rows),
+                hide_index=True,
+                column_config={
+                    "what": st.column_config.TextColumn("Rows, users or items"),
+                    "count": st.column_config.NumberColumn("Count", format="localized"),
+                },
+            )
+        st.caption(f"Run {run.id}, content hash {run.summary.get('content_hash', 'unknown')}")
+
+
+def _browse(root: str, dataset: str, task: str) -> None:
+    st.header("Browse", divider="gray")
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        items = address.segment("Browse", {"user": "Users", "item": "Items"}, "browse") == "item"
+        what: data.What = "item" if items else "user"
+        text = st.text_input(
+            "Find",
+            key="find",
+            bind="query-params",
+            placeholder="Part of an id or a title",
+            max_chars=200,
+        )
+    frame, matches = data.find(data.profiles(root, dataset, what), text[:200])
+    st.caption(
+        f"{matches:,} {what}s match; the {len(frame):,} with most records are shown. "
+        f"Pick one to see its records."
+    )
+    one = tables.pick(
+        frame,
+        frame[f"{what}_id"].tolist(),
+        what,
+        columns=_profile_columns(what, task),
+        alt=f"{what}s of the data set with their records",
+    )
+    if one is not None:
+        _records(root, dataset, what, one)
+
+
+def _profile_columns(what: data.What, task: str) -> dict:
+    mean = "Mean rating (stars)" if task == "rating" else "Share clicked"
+    return {
+        f"{what}_id": st.column_config.TextColumn(what.capitalize()),
+        "text": st.column_config.TextColumn("Title", width="large"),
+        "records": st.column_config.NumberColumn("Records", format="localized"),
+        "train": st.column_config.NumberColumn("Of these in train", format="localized"),
+        "mean": st.column_config.NumberColumn(mean, format="%.2f"),
+        "variance": st.column_config.NumberColumn("Variance", format="%.2f", help=term("variance")),
+    }
+
+
+def _records(root: str, dataset: str, what: data.What, one: str) -> None:
+    rows = data.rows_of(root, dataset, what, one)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.text(f"{len(rows):,} records of {what} {short(one)}", width="content")
+        if what == "user":
+            pages.link("user", label="Open in the user inspector", user=one, dataset=dataset)
+    shown = [
+        name for name in ("user_id", "item_id", "text", "outcome", "split", "time") if name in rows
+    ]
+    rows = rows[shown]
+    if "time" in rows:
+        rows = rows.assign(time=pd.to_datetime(rows["time"], unit="s"))
+    st.dataframe(
+        rows,
+        hide_index=True,
+        column_config={
+            "user_id": st.column_config.TextColumn("User"),
+            "item_id": st.column_config.TextColumn("Item"),
+            "text": st.column_config.TextColumn("Title", width="large"),
+            "outcome": st.column_config.NumberColumn("Outcome", format="%.1f"),
+            "split": st.column_config.TextColumn("Split"),
+            "time": st.column_config.DatetimeColumn("Time (UTC)"),
+        },
+        alt=f"Records of the chosen {what}",
+    )
+    figures.downloads(rows, f"{what}-records")

@@ -1,0 +1,154 @@
+"""Jobs: all of them, how far each is, its log and files; cancel and retry."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from dashboard import engine, pages
+from dashboard.components import amounts, jobs, states, tables
+from dashboard.components.terms import glossary
+from dashboard.components.text import escaped, short
+from dashboard.components.theme import STATUSES
+from dashboard.engine import joblist
+
+LOG_LINES = 200
+RESULT_PAGES = {
+    "comparison": ("compare", "comparison"),
+    "dataset": ("data", "dataset"),
+    "backbone": ("models", "target"),
+}
+
+
+@states.guarded
+def page() -> None:
+    """Draw the page."""
+    st.title("Jobs")
+    if not engine.jobs(1):
+        states.empty(
+            "No jobs yet",
+            "Whatever takes long is a job: imports, fits, migrations, evaluations. Start one on "
+            "another page, or with `--queue` on the command line; it appears here.",
+            icon=":material/work_history:",
+        )
+        return
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        statuses = st.pills(
+            "Status",
+            list(STATUSES),
+            selection_mode="multi",
+            key="status",
+            bind="query-params",
+        )
+        text = st.text_input(
+            "Find", key="find", bind="query-params", placeholder="Part of a title", max_chars=200
+        )
+    busy = any(job.status in jobs.ACTIVE for job in engine.jobs())
+    every = jobs.BUSY_SECONDS if busy else jobs.IDLE_SECONDS
+    st.fragment(_live, run_every=every)(list(statuses), text[:200])
+    glossary("job", "run")
+
+
+def _live(statuses: list[str], text: str) -> None:
+    if jobs.redraw_is_due(engine.jobs(200), "jobs-page"):
+        st.rerun()
+    found = jobs.in_order(joblist.find(statuses, text))
+    if not found:
+        st.info("No job matches.", icon=":material/search_off:")
+        return
+    st.caption(f"{len(found):,} jobs, those at work first. Pick one to see more.")
+    shown = found[: joblist.SHOWN]
+    ids = [job.id for job in shown]
+    frame = joblist.frame(shown)
+    frame["status"] = [STATUSES[status].label for status in frame["status"]]
+    one = tables.pick(
+        frame,
+        ids,
+        "job",
+        height=min(38 + 35 * len(frame), 320),
+        columns={
+            "status": st.column_config.TextColumn("Status"),
+            "title": st.column_config.TextColumn("Title", width="medium"),
+            "share": st.column_config.ProgressColumn(
+                "Done", format="%.0f%%", min_value=0, max_value=100
+            ),
+            "device": st.column_config.TextColumn("Device"),
+            "created": st.column_config.DatetimeColumn("Asked (UTC)", format="YYYY-MM-DD HH:mm"),
+            "seconds": st.column_config.NumberColumn("Time (s)", format="%.0f"),
+            "id": st.column_config.TextColumn("Id"),
+        },
+        alt="All jobs with their status and progress",
+    )
+    job = next((job for job in shown if job.id == one), shown[0])
+    _detail(job)
+
+
+def _detail(job: engine.Job) -> None:
+    with st.container(border=True):
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.markdown(f"##### {escaped(job.title, 120)}", width="stretch")
+            jobs.status(job)
+            jobs.buttons(job)
+        _state(job)
+        facts, made = st.columns(2)
+        with facts:
+            _facts(job)
+        with made:
+            _result(job)
+        st.caption(f"Log (the last {LOG_LINES} lines)")
+        st.code(
+            engine.job_log(job.id, LOG_LINES) or "The log is empty.",
+            language=None,
+            height=260,
+            wrap_lines=True,
+        )
+
+
+def _state(job: engine.Job) -> None:
+    if job.status == "running":
+        jobs.progress(job)
+        if job.cancel_asked:
+            st.caption("It was asked to stop and ends at its next checkpoint.")
+    elif job.status == "queued":
+        st.caption(f"Waiting for a device since {amounts.ago(job.created)}.")
+    elif job.status == "interrupted":
+        states.stale("Its process is gone. A worker goes on with it; Retry does so at once.")
+    if job.error:
+        states.failed("It ended with an error.", job.error)
+
+
+def _facts(job: engine.Job) -> None:
+    facts = {
+        "Job": job.id,
+        "Command": job.command,
+        "Device": job.device or "none yet",
+        "Attempt": str(job.attempt),
+        "Asked (UTC)": job.created[:19].replace("T", " "),
+        "Time": amounts.duration(joblist.seconds(job)),
+    }
+    rows = {**facts, **joblist.arguments(job)}
+    frame = pd.DataFrame({"What": list(rows), "Value": [short(one, 300) for one in rows.values()]})
+    st.dataframe(frame, hide_index=True, height="content", alt="Facts of the chosen job")
+
+
+def _result(job: engine.Job) -> None:
+    run = joblist.result(job)
+    if run is None:
+        st.caption("No result yet." if job.run_id is None else "Its result was deleted.")
+        return
+    st.text(f"Result: {run.kind} {short(run.name)}")
+    if run.kind in RESULT_PAGES:
+        name, key = RESULT_PAGES[run.kind]
+        pages.link(name, label="See the result", **{key: run.id})
+    for artifact in joblist.artifacts(run):
+        rows = f", {artifact.rows:,} rows" if artifact.rows is not None else ""
+        st.download_button(
+            f"{escaped(artifact.name)} ({amounts.size(artifact.bytes)}{rows})",
+            lambda name=artifact.name: joblist.content(run.id, name),  # type: ignore[misc]
+            f"{artifact.name}.{artifact.format}",
+            key=f"file-{run.id}-{artifact.name}",
+            on_click="ignore",
+            type="tertiary",
+            icon=":material/download:",
+            disabled=artifact.bytes > joblist.MOST_DOWNLOAD,
+        )

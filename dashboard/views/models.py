@@ -1,0 +1,205 @@
+"""Models: the old and the new backbone side by side, what fits where, and adding one."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from dashboard import engine
+from dashboard.components import address, amounts, jobs, states
+from dashboard.components.terms import glossary, term
+from dashboard.components.text import escaped, short
+from dashboard.components.theme import KINDS, Status, rank
+from dashboard.engine import models
+
+SIDES = {"source": "Source (old model)", "target": "Target (new model)"}
+FITS = {
+    "fits": Status("Fits", ":material/check_circle:", "green"),
+    "tight": Status("Tight", ":material/warning:", "orange"),
+    "too large": Status("Too large", ":material/error:", "red"),
+}
+
+
+def page() -> None:
+    """Draw the page."""
+    st.title("Models")
+    try:
+        backbones = engine.runs("backbone") if engine.has_workspace() else []
+        if backbones:
+            _side_by_side(backbones)
+        else:
+            states.empty(
+                "No models yet",
+                "A migration needs the model that prompts were made for and the one that they move "
+                "to. Add them below: a shipped model, a hub id such as owner/name, or a folder.",
+                icon=":material/neurology:",
+            )
+        st.header("Add a model", divider="gray")
+        _add()
+        if engine.has_workspace():
+            jobs.watch(3, ("add_backbone",))
+            _refused()
+    except engine.PumaError as error:
+        states.failed("The models cannot be shown.", error)
+    glossary("backbone", "source prompts", "target", "template", "answer tokens")
+
+
+def _side_by_side(backbones: list[engine.Run]) -> None:
+    prompts = [*engine.runs("prompts"), *engine.runs("migration")]
+    labels = {run.id: f"{run.name} · {run.id[:6]}" for run in backbones}
+    by_id = {run.id: run for run in backbones}
+    defaults = dict(zip(SIDES, models.default_pair(backbones, prompts), strict=True))
+    chosen = {}
+    for column, (side, label) in zip(st.columns(2), SIDES.items(), strict=True):
+        with column:
+            one = address.choose(label, list(by_id), side, labels=labels, default=defaults[side])
+            chosen[side] = by_id[one]
+    if chosen["source"].id == chosen["target"].id and len(backbones) > 1:
+        st.caption("Both sides show the same model; choose two to compare.")
+    _facts(chosen)
+    _memory(chosen)
+    _tokens(chosen)
+    names = {run.id: run.name for run in [*backbones, *engine.runs("dataset")]}
+    st.header("What is fitted on each", divider="gray")
+    for column, (side, run) in zip(st.columns(2), chosen.items(), strict=True):
+        with column:
+            _fitted(side, models.fitted(run, prompts, names))
+
+
+def _facts(chosen: dict[str, engine.Run]) -> None:
+    st.header("Facts", divider="gray")
+    facts = {side: models.facts(run) for side, run in chosen.items()}
+    frame = pd.DataFrame({SIDES[side]: known for side, known in facts.items()})
+    frame.insert(0, "Fact", frame.index)
+    st.dataframe(
+        frame,
+        hide_index=True,
+        height="content",
+        alt="Facts of the source and the target model",
+    )
+    for side, run in chosen.items():
+        for warning in run.summary.get("warnings") or ():
+            st.warning(f"{SIDES[side]}:", icon=":material/warning:")
+            st.text(warning)
+
+
+def _memory(chosen: dict[str, engine.Run]) -> None:
+    st.header("Memory of the weights against memory here", divider="gray")
+    devices = models.memory()
+    for column, (_side, run) in zip(st.columns(2), chosen.items(), strict=True):
+        for need in models.needs(run, devices):
+            shown = FITS[need.verdict]
+            with column.container(border=True, gap="small"):
+                with st.container(horizontal=True, vertical_alignment="center"):
+                    st.markdown(
+                        f"**{escaped(need.device.name)}** ({need.device.device})", width="stretch"
+                    )
+                    st.badge(shown.label, icon=shown.icon, color=shown.colour)
+                share = need.need / need.device.free if need.device.free else 1.0
+                st.progress(
+                    min(share, 1.0),
+                    text=f"{amounts.size(need.need)} in {need.precision}, of "
+                    f"{amounts.size(need.device.free)} free ({amounts.size(need.device.total)} in all)",
+                )
+    st.caption(
+        "The weights alone; kept item texts, batches and an adapter's training come on top, so "
+        f"more than {models.TIGHT:.0%} of what is free is called tight."
+    )
+
+
+def _tokens(chosen: dict[str, engine.Run]) -> None:
+    st.header("How each reads the question", divider="gray")
+    templates = {
+        name: label for run in chosen.values() for name, label in models.template_names(run).items()
+    }
+    if not templates:
+        st.info("These models were added by an older version; add them again to see this.")
+        return
+    name = address.choose(
+        "Template", list(templates), "template", labels=templates, help=term("template")
+    )
+    for column, run in zip(st.columns(2), chosen.values(), strict=True):
+        card = run.summary.get("templates", {}).get(name)
+        with column:
+            if card is None:
+                st.info("This model was not checked with this template.")
+                continue
+            answers = ", ".join(f"{a} is {t!r}" for a, t in card["answer_tokens"].items())
+            st.text(f"Answer tokens: {answers}", help=term("answer tokens"))
+            st.text(f"{len(card['tokens'])} tokens with an example title:")
+            st.code(" ".join(card["tokens"]), language=None, wrap_lines=True)
+
+
+def _fitted(side: str, rows: list[dict]) -> None:
+    if not rows:
+        st.caption(f"Nothing is fitted on the {side} yet.")
+        return
+    rows = sorted(rows, key=lambda row: rank(row["kind"]))
+    frame = pd.DataFrame(rows)
+    frame["kind"] = [KINDS[kind].label if kind in KINDS else kind for kind in frame["kind"]]
+    st.dataframe(
+        frame,
+        hide_index=True,
+        column_config={
+            "kind": st.column_config.TextColumn("Kind"),
+            "name": st.column_config.TextColumn("Name", width="medium"),
+            "users": st.column_config.NumberColumn("Users", format="localized"),
+            "data set": st.column_config.TextColumn("Data set"),
+            "template": st.column_config.TextColumn("Template"),
+            "validation": st.column_config.NumberColumn(
+                "Best validation",
+                format="%.4f",
+                help="The best value of the training's own measure on the validation split.",
+            ),
+        },
+        alt=f"Prompt tables on the {side}",
+    )
+
+
+def _add() -> None:
+    zoo = models.zoo()
+    with st.form("add-model", clear_on_submit=False):
+        columns = st.columns([3, 1, 2], vertical_alignment="bottom")
+        spec = columns[0].selectbox(
+            "Shipped model, hub id (owner/name) or folder",
+            list(zoo),
+            format_func=lambda one: f"{one} ({zoo[one]})" if one in zoo else short(str(one), 100),
+            index=None,
+            accept_new_options=True,
+            placeholder="Choose one, or type a hub id or a folder",
+            key="add-spec",
+        )
+        revision = columns[1].text_input(
+            "Revision", key="add-revision", max_chars=100, help="Branch, tag or commit of a hub id."
+        )
+        name = columns[2].text_input("Name here", key="add-name", max_chars=100)
+        if st.form_submit_button("Check and add", type="primary", icon=":material/add:"):
+            try:
+                job = models.add(spec or "", revision, name)
+                st.success(f"The check is queued as job {job.id}. A hub model is downloaded first.")
+            except engine.PumaError as error:
+                states.failed("This model cannot be added.", error)
+
+
+def _refused() -> None:
+    refused = models.refused()
+    if not refused:
+        return
+    with st.expander(f"Refused models ({len(refused)})", icon=":material/block:"):
+        frame = pd.DataFrame(
+            [
+                {"model": job.args.get("spec"), "reason": job.error, "when": job.finished}
+                for job in refused[:50]
+            ]
+        )
+        frame["when"] = pd.to_datetime(frame["when"])
+        st.dataframe(
+            frame,
+            hide_index=True,
+            column_config={
+                "model": st.column_config.TextColumn("Model", width="medium"),
+                "reason": st.column_config.TextColumn("Reason", width="large"),
+                "when": st.column_config.DatetimeColumn("When (UTC)", format="YYYY-MM-DD HH:mm"),
+            },
+            alt="Models that were refused, and why",
+        )

@@ -1,0 +1,140 @@
+"""The page of jobs in every state, and what its buttons do."""
+
+import pandas as pd
+import pytest
+from dashboard_pages import (
+    HOSTILE,
+    add_job,
+    assert_plain,
+    finished,
+    open_page,
+    report,
+    texts,
+)
+
+from dashboard.components.tables import picked
+from dashboard.components.theme import STATUSES
+from dashboard.engine import joblist
+from puma_engine import jobs
+from puma_engine.store import Workspace
+
+
+@pytest.fixture
+def ws(tmp_path, monkeypatch):
+    monkeypatch.setenv("PUMA_WORKSPACE", str(tmp_path / "ws"))
+    return Workspace.open(tmp_path / "ws", create=True)
+
+
+def test_without_a_workspace_or_jobs_it_says_what_belongs_here(tmp_path, monkeypatch):
+    app = open_page("jobs", tmp_path / "none", monkeypatch)
+    assert_plain(app)
+    assert "No workspace yet" in texts(app)
+    Workspace.open(tmp_path / "empty", create=True)
+    app = open_page("jobs", tmp_path / "empty", monkeypatch)
+    assert_plain(app)
+    assert "No jobs yet" in texts(app)
+
+
+def test_it_knows_every_status():
+    assert set(STATUSES) == set(jobs.JOB_STATUSES)
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_each_status_has_its_badge_and_its_button(status, ws, monkeypatch):
+    job = add_job(ws, status=status, error="It broke." if status == "failed" else None)
+    app = open_page("jobs", ws.root, monkeypatch, job=job)
+    assert_plain(app)
+    assert STATUSES[status].label in texts(app)
+    assert ("It broke." in texts(app)) == (status == "failed")
+    keys = {button.key for button in app.button}
+    assert (f"cancel-{job}" in keys) == (status in ("queued", "running"))
+    assert (f"retry-{job}" in keys) == (status in ("failed", "cancelled", "interrupted"))
+
+
+def test_cancel_and_retry_change_the_job(ws, monkeypatch):
+    monkeypatch.setattr(jobs, "ensure_worker", lambda ws: None)
+    job = add_job(ws)
+    app = open_page("jobs", ws.root, monkeypatch, job=job)
+    app.button(f"cancel-{job}").click().run()
+    assert_plain(app)
+    assert jobs.job(ws, job).status == "cancelled"
+    app.button(f"retry-{job}").click().run()
+    assert jobs.job(ws, job).status == "queued"
+
+
+def test_a_button_that_comes_too_late_says_so(ws, monkeypatch):
+    job = add_job(ws)
+    app = open_page("jobs", ws.root, monkeypatch, job=job)
+    with ws.transaction() as db:
+        db.execute("UPDATE jobs SET status = 'finished' WHERE id = ?", [job])
+    app.button(f"cancel-{job}").click().run()
+    assert_plain(app)
+    assert "only a job that waits or runs can be cancelled" in app.toast[0].value
+
+
+def test_the_address_chooses_the_job_and_filters(ws, monkeypatch):
+    first = add_job(ws, title="First import", status="failed", error="One reason.")
+    add_job(ws, title="Second")
+    app = open_page("jobs", ws.root, monkeypatch, job=first)
+    assert "One reason." in texts(app)
+    assert app.dataframe[0].value["title"].tolist() == ["Second", "First import"]
+    app = open_page("jobs", ws.root, monkeypatch, status="failed")
+    assert app.dataframe[0].value["title"].tolist() == ["First import"]
+    app = open_page("jobs", ws.root, monkeypatch, find="sec")
+    assert app.dataframe[0].value["title"].tolist() == ["Second"]
+    app = open_page("jobs", ws.root, monkeypatch, job="../../etc", status="nonsense")
+    assert_plain(app)
+    assert len(app.dataframe[0].value) == 2
+    app = open_page("jobs", ws.root, monkeypatch, find="nothing like it")
+    assert "No job matches" in texts(app)
+
+
+def test_a_running_job_shows_how_far_the_whole_is(ws, monkeypatch):
+    job = add_job(ws, status="running")
+    report(ws, job, stage="fit", step=1, total=2, overall=0.75, overall_eta=30)
+    app = open_page("jobs", ws.root, monkeypatch, job=job)
+    assert_plain(app)
+    assert app.get("progress")[0].proto.value == 75
+    assert app.dataframe[0].value["share"].tolist() == [75.0]
+
+
+def test_a_result_is_linked_and_its_files_can_be_taken(ws, monkeypatch):
+    frame = pd.DataFrame({"a": [1, 2]})
+    run = finished(ws, "dataset", "books", tables={"items": frame})
+    job = add_job(ws, status="finished", run_id=run.id)
+    app = open_page("jobs", ws.root, monkeypatch, job=job)
+    assert_plain(app)
+    assert "items" in app.get("download_button")[0].proto.label
+    file = next(ws.folder(run.id).glob("items*.parquet"))
+    assert joblist.content(run.id, "items") == file.read_bytes()
+    monkeypatch.setattr(joblist, "MOST_DOWNLOAD", 10)
+    with pytest.raises(Exception, match="too many for a browser"):
+        joblist.content(run.id, "items")
+    with pytest.raises(Exception, match="no file"):
+        joblist.content(run.id, "../../puma.db")
+
+
+def test_a_deleted_result_is_no_result(ws):
+    run = finished(ws, "dataset", "books")
+    job = add_job(ws, status="finished", run_id=run.id)
+    assert joblist.result(jobs.job(ws, job)) == ws.run(run.id)
+    ws.delete(run.id)
+    assert joblist.result(jobs.job(ws, job)) is None
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_titles_errors_and_arguments_are_shown_as_text(text, ws, monkeypatch):
+    args = {"name": text, "path": "/srv/uploads/secret.csv"}
+    job = add_job(ws, title=text, status="failed", args=args, error=text * 3)
+    app = open_page("jobs", ws.root, monkeypatch, job=job)
+    assert_plain(app)
+    facts = app.dataframe[1].value
+    assert "/srv" not in facts.to_string() and "an uploaded file" in facts["Value"].tolist()
+
+
+def test_a_picked_row_becomes_an_id_only_if_it_is_there():
+    event = {"selection": {"rows": [1]}}
+    assert picked(event, ["a", "b"]) == "b"
+    for rows in ([], [2], [-1], ["x"]):
+        assert picked({"selection": {"rows": rows}}, ["a", "b"]) is None
+    assert picked(None, ["a"]) is None
