@@ -1,0 +1,208 @@
+"""Server time, bytes and memory of every page, at 10,000 to 1,000,000 made-up users.
+
+    python benchmarks/dashboard.py --out benchmarks/results/dashboard.json
+
+Times are of the page's script, in a process that has loaded the libraries and opened an empty
+page: server_ms_worst is the slowest of all runs, which is nearly always the first (cold: nothing
+cached, files not yet checked); server_ms_median is that of the others (warm). The page "start" is the
+first one after a start, which loads the libraries too. Bytes are those that a
+real Chromium receives on the websocket when it opens the page in the real app; rss_mb is the
+memory of that app's process afterwards, all pages before it included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+ROOT = Path(__file__).resolve().parents[1]
+SIZES = (10_000, 50_000, 1_000_000)
+WARM = 7
+START = "start"
+CHROMIUM = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+STILL = '[data-testid="stApp"][data-test-script-state="notRunning"]'
+USER_VIEWS = ("History", "Neighbours", "Lineage")
+
+
+def addresses() -> dict[str, tuple[str, dict[str, str]]]:
+    """Every page by name, and the parts of the user's page."""
+    from dashboard.pages import PAGES
+
+    found = {name: (name, {}) for name in (START, *PAGES)}
+    views = {f"user: {view}": ("user", {"user_view": view}) for view in USER_VIEWS}
+    return {**found, **(views if "user" in PAGES else {})}
+
+
+def measure(page: str, query: dict[str, str]) -> list[float]:
+    """Milliseconds of the page's script in this process, cold first."""
+    from importlib import import_module
+
+    from streamlit.testing.v1 import AppTest
+
+    from dashboard.pages import PAGES
+
+    AppTest.from_string("import streamlit as st\nst.title('empty')", default_timeout=60).run()
+    if page != START:
+        for name in PAGES:
+            import_module(f"dashboard.views.{name}")
+    page = next(iter(PAGES)) if page == START else page
+    app = AppTest.from_string(
+        f"from dashboard import pages\npages.navigation({page!r}).run()", default_timeout=300
+    )
+    for name, value in query.items():
+        app.query_params[name] = value
+    found = []
+    for _ in range(1 + WARM):
+        started = time.perf_counter()
+        app.run()
+        found.append(1000 * (time.perf_counter() - started))
+        if app.exception:
+            raise SystemExit(f"The page {page} failed: {app.exception[0].message}")
+    return found
+
+
+def measured(root: Path, page: str, query: dict[str, str]) -> list[float]:
+    """The same in a new process."""
+    environment = os.environ | {"PUMA_WORKSPACE": str(root), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, __file__, "--page", page, "--query", json.dumps(query)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr[-2000:])
+    return list(json.loads(done.stdout.splitlines()[-1]))
+
+
+def visited(root: Path) -> dict[str, tuple[int, float]]:
+    """Bytes that a browser receives for each page, and the server's megabytes afterwards."""
+    import psutil
+    from playwright.sync_api import sync_playwright
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {"PUMA_WORKSPACE": str(root), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "dashboard" / "app.py")]
+    server = subprocess.Popen(
+        [*command, "--server.port", str(port)],
+        env=environment,
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    base = f"http://localhost:{port}"
+    try:
+        _wait_for(f"{base}/_stcore/health")
+        with sync_playwright() as play:
+            browser = play.chromium.launch(executable_path="/usr/bin/chromium", args=CHROMIUM)
+            found = {}
+            for label, (page, query) in addresses().items():
+                page = "" if page == START else page
+                count = _bytes_of(browser, f"{base}/{page}?{urlencode(query)}")
+                found[label] = (count, psutil.Process(server.pid).memory_info().rss / 1e6)
+            browser.close()
+    finally:
+        server.terminate()
+        server.wait(30)
+    return found
+
+
+def _wait_for(url: str) -> None:
+    for _ in range(300):
+        try:
+            urllib.request.urlopen(url, timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+    raise SystemExit(f"The app did not start: {url}")
+
+
+def _bytes_of(browser: Any, url: str) -> int:
+    """Bytes received on the websocket until the page is still."""
+    sizes: list[int] = []
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    page.on(
+        "websocket",
+        lambda one: one.on("framereceived", lambda frame: sizes.append(len(frame))),
+    )
+    page.goto(url)
+    page.wait_for_selector("h1", timeout=120_000)
+    page.wait_for_selector(STILL, timeout=120_000)
+    count = -1
+    while count != len(sizes):
+        count = len(sizes)
+        page.wait_for_timeout(1500)
+    context.close()
+    return sum(sizes)
+
+
+def rows_of(root: Path, users: int) -> list[dict[str, Any]]:
+    """One row a page, at one size."""
+    seen = visited(root)
+    rows = []
+    for label, (page, query) in addresses().items():
+        cold, *warm = measured(root, page, query)
+        row = {
+            "page": label,
+            "users": users,
+            "server_ms_median": round(statistics.median(warm), 1),
+            "server_ms_worst": round(max(cold, *warm), 1),
+            "bytes_sent": seen[label][0],
+            "rss_mb": round(seen[label][1], 1),
+        }
+        print(json.dumps(row), flush=True)
+        rows.append(row)
+    return rows
+
+
+def main() -> None:
+    """Measure all sizes and write the rows."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/dashboard.json")
+    parser.add_argument("--users", type=int, nargs="+", default=list(SIZES))
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "puma-synthetic")
+    parser.add_argument("--page", help="Internal: time one page in this process.")
+    parser.add_argument("--query", default="{}", help="Internal: its address.")
+    given = parser.parse_args()
+    if given.page:
+        print(json.dumps(measure(given.page, json.loads(given.query))))
+        return
+    from benchmarks.synthetic import build
+
+    rows: list[dict[str, Any]] = []
+    for users in given.users:
+        root = given.work / str(users)
+        build(root, users)
+        rows += rows_of(root, users)
+        about = {
+            "date": datetime.now(UTC).date().isoformat(),
+            "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
+            "python": platform.python_version(),
+            "warm_runs": WARM,
+        }
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        given.out.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    main()

@@ -1,0 +1,241 @@
+"""A workspace of any number of made-up users, written through the store's own functions.
+
+Everything that pages read is there and has the size and shape of the real thing; the values are
+drawn from a seed and mean nothing. Backbones are the zoo's.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from puma_engine import jobs, pipeline
+from puma_engine.datasets import Dataset, item_profiles, user_profiles
+from puma_engine.pipeline.comparing import comparison_users
+from puma_engine.pipeline.data import describe_dataset
+from puma_engine.pipeline.evaluating import PREDICTIONS, metrics_of
+from puma_engine.pipeline.stage import Outcome, run_stage
+from puma_engine.store import Run, Workspace
+
+SPLITS = ("train",) * 5 + ("validation",) + ("test",) * 2
+ITEMS = 20_000
+JOBS = 40
+# Method, kind, label, noise of its predictions, backbone.
+TABLES = (
+    ("source", "source", "llama-small"),
+    ("migrated", "migrated", "llama-medium"),
+    ("retrained", "retrained", "llama-medium"),
+)
+LABELS = {
+    "source": "Source prompts",
+    "migrated": "Migrated, 10 % of users (random)",
+    "retrained": "Full retraining",
+    "user_item_bias": "User + item bias",
+}
+NOISE = {"source": 0.90, "migrated": 0.92, "retrained": 0.91, "user_item_bias": 0.88}
+
+
+def build(root: Path, users: int, seed: int = 0) -> Workspace:
+    """Make the workspace with so many users, or return the one that is there."""
+    ws = Workspace.open(root, create=True)
+    rng = np.random.default_rng(seed)
+    data = _dataset(ws, users, rng)
+    models = {name: pipeline.add_backbone(ws, name) for name in ("llama-small", "llama-medium")}
+    prompts: dict[str, Run] = {}
+    for name, role, model in TABLES:
+        prompts[name] = _prompts(ws, data, models[model], role, prompts.get("source"), rng)
+    evaluations = {name: _evaluation(ws, data, name, prompts.get(name), rng) for name in LABELS}
+    _comparison(ws, evaluations)
+    pipeline.project(ws, prompts["source"], prompts["migrated"], method="pca")
+    while len(jobs.jobs(ws)) < JOBS:
+        made = jobs.enqueue(ws, "select", {"prompts": prompts["source"]}, title="Choose users")
+        jobs.cancel(ws, made.id)
+    return ws
+
+
+def _stage(
+    ws: Workspace, kind: str, name: str, inputs: dict[str, str], work: Any, **config: Any
+) -> Run:
+    return run_stage(
+        ws,
+        kind,
+        name=name,
+        config={"synthetic": True, **config},
+        inputs=inputs,
+        work=lambda run_id, _folder, _clock: work(run_id),
+    )
+
+
+def _dataset(ws: Workspace, users: int, rng: np.random.Generator) -> Run:
+    def work(run_id: str) -> Outcome:
+        rows = len(SPLITS)
+        names = np.sort(np.arange(users).astype(str))
+        # Steps of one stride apart, so that nobody meets an item twice.
+        start = rng.integers(0, ITEMS, users)[:, None]
+        item = (start + 7 * np.arange(rows)) % ITEMS
+        interactions = pd.DataFrame(
+            {
+                "user_id": pd.array(np.repeat(names, rows), dtype="str"),
+                "item_id": pd.array(np.char.add("i", item.ravel().astype(str)), dtype="str"),
+                "outcome": rng.integers(1, 6, users * rows).astype(np.float32),
+                "split": pd.array(np.tile(SPLITS, users), dtype="str"),
+            }
+        )
+        ids = [f"i{i}" for i in range(ITEMS)]
+        items = pd.DataFrame(
+            {"item_id": ids, "text": [f"Made-up title {i} by Nobody" for i in ids]}
+        )
+        items = items[items["item_id"].isin(set(interactions["item_id"].unique()))]
+        dataset = Dataset("synthetic", "rating", interactions, items.reset_index(drop=True), {})
+        ws.put_table(run_id, "interactions", dataset.interactions)
+        ws.put_table(run_id, "items", dataset.items)
+        ws.put_table(run_id, "user-profiles", user_profiles(dataset))
+        ws.put_table(run_id, "item-profiles", item_profiles(dataset))
+        return Outcome(summary=describe_dataset(dataset))
+
+    return _stage(ws, "dataset", f"synthetic-{users}", {}, work, users=users)
+
+
+def _prompts(
+    ws: Workspace, data: Run, model: Run, role: str, source: Run | None, rng: np.random.Generator
+) -> Run:
+    users, width = data.summary["users"], model.summary["width"]
+    inputs = {"dataset": data.id, "backbone": model.id}
+    if role == "migrated":
+        assert source is not None
+        inputs |= {"source_0": source.id, "selection": _selection(ws, source, users, rng).id}
+
+    def work(run_id: str) -> Outcome:
+        arrays = {"vectors": rng.standard_normal((users, 1, width), np.float32)}
+        arrays |= {f"head.{name}": value for name, value in _head().items()}
+        ids = np.sort(np.arange(users).astype(str)).tolist()
+        ws.put_tensors(run_id, "prompts", arrays, ids=ids)
+        cost = {"users_trained": users // 10 if role == "migrated" else users}
+        history = [{"epoch": i, "loss": 1 / (i + 1), "validation": 1.0} for i in range(4)]
+        shape = {"users": users, "tokens": 1, "width": width, "history": history}
+        return Outcome("cpu", cost | {"training_seconds": 1.0}, shape)
+
+    kind = "migration" if role == "migrated" else "prompts"
+    name = f"{role}-{model.name}-{users}"
+    return _stage(ws, kind, name, inputs, work, role=role, template="rating-item-first")
+
+
+def _head() -> dict[str, np.ndarray]:
+    import torch
+
+    from puma_engine.prompts import head_tensors
+    from puma_engine.tasks import get_task
+
+    return head_tensors(get_task("rating").head(3.0, torch.Generator().manual_seed(0)))
+
+
+def _selection(ws: Workspace, source: Run, users: int, rng: np.random.Generator) -> Run:
+    def work(run_id: str) -> Outcome:
+        names = np.sort(np.arange(users).astype(str))
+        chosen = rng.random(users) < 0.1
+        ws.put_table(run_id, "selection", pd.DataFrame({"user_id": names, "selected": chosen}))
+        facts = {"strategy": "random", "selected": int(chosen.sum()), "users": users}
+        return Outcome(summary=facts)
+
+    return _stage(
+        ws, "selection", "random-10-percent", {"prompts": source.id}, work, strategy="random"
+    )
+
+
+def _evaluation(
+    ws: Workspace, data: Run, method: str, prompts: Run | None, rng: np.random.Generator
+) -> Run:
+    def work(run_id: str) -> Outcome:
+        rows = pipeline.load_dataset(ws, data).rows("test")[["user_id", "item_id", "outcome"]]
+        y = rows["outcome"].to_numpy(np.float64)
+        p = np.clip(y + rng.normal(0, NOISE[method], len(y)), 1, 5)
+        ws.put_table(run_id, PREDICTIONS, rows.assign(prediction=p.astype(np.float32)))
+        ws.put_user_metrics(run_id, _user_metrics(rows["user_id"], y, p, rng))
+        values = {name: float(np.mean(np.abs(p - y))) for name in metrics_of("rating")}
+        ws.put_metrics(
+            run_id, [{"split": "test", "metric": k, "value": v} for k, v in values.items()]
+        )
+        facts = {"task": "rating", "split": "test", "rows": len(rows), "metrics": values}
+        return Outcome(summary=facts | {"users": data.summary["users"]})
+
+    inputs = {"dataset": data.id} | ({"prompts": prompts.id} if prompts else {})
+    return _stage(ws, "evaluation", f"eval-{method}", inputs, work, method=method, split="test")
+
+
+def _user_metrics(
+    user: pd.Series, y: np.ndarray, p: np.ndarray, rng: np.random.Generator
+) -> pd.DataFrame:
+    code, names = pd.factorize(user)
+    n = np.bincount(code)
+    error = np.bincount(code, weights=(p - y) ** 2) / n
+    hits = np.bincount(code, weights=np.rint(p) == y) / n
+    return pd.DataFrame(
+        {
+            "user_id": names,
+            "n": n,
+            "rmse": np.sqrt(error),
+            "mae": np.bincount(code, weights=np.abs(p - y)) / n,
+            "accuracy": hits,
+            "ndcg": rng.uniform(0.8, 1, len(names)),
+        }
+    )
+
+
+def _comparison(ws: Workspace, evaluations: dict[str, Run]) -> Run:
+    """Written in the form of the real stage, whose intervals would take hours at this size."""
+    inputs = {f"evaluation_{i}": run.id for i, run in enumerate(evaluations.values())}
+    inputs |= {"reference": evaluations["retrained"].id}
+    first = evaluations["source"]
+    summary = first.summary | {"reference": LABELS["retrained"], "main_metric": "rmse"}
+    summary |= {"rows_left_out": 0}
+
+    def tables(run_id: str) -> Outcome:
+        ws.put_table(run_id, "methods", _methods(evaluations))
+        ws.put_table(run_id, "comparison", _scores(evaluations))
+        return Outcome(summary=summary)
+
+    draft = _stage(ws, "comparison", "draft", inputs, tables, part="draft", split="test")
+
+    def whole(run_id: str) -> Outcome:
+        tables(run_id)
+        ws.put_table(run_id, "users", comparison_users(ws, draft))
+        return Outcome(summary=summary)
+
+    done = _stage(ws, "comparison", "synthetic", inputs, whole, part="whole", split="test")
+    ws.delete(draft.id)
+    return done
+
+
+def _methods(evaluations: dict[str, Run]) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {
+                "method": LABELS[name],
+                "kind": "baseline" if name == "user_item_bias" else name,
+                "evaluation": run.id,
+                "run": run.inputs.get("prompts"),
+                "users_trained": 100.0,
+                "seconds": 10.0 * (place + 1),
+                "seed": 0.0,
+                "device": "cpu",
+                "is_baseline": name == "retrained",
+            }
+            for place, (name, run) in enumerate(evaluations.items())
+        ]
+    )
+
+
+def _scores(evaluations: dict[str, Run]) -> pd.DataFrame:
+    rows = []
+    for name, run in evaluations.items():
+        for metric, value in run.summary["metrics"].items():
+            kind = "baseline" if name == "user_item_bias" else name
+            row = {"method": LABELS[name], "kind": kind, "metric": metric, "value": value}
+            row |= {"low": value - 0.01, "high": value + 0.01, "n_users": run.summary["users"]}
+            gap = float("nan") if name == "retrained" else 0.01
+            row |= {"difference": gap, "difference_low": gap - 0.01, "difference_high": gap + 0.01}
+            rows.append(row)
+    return pd.DataFrame(rows)
