@@ -41,7 +41,7 @@ CHROMIUM = [
     "--no-first-run",
 ]
 STILL = '[data-testid="stApp"][data-test-script-state="notRunning"]'
-USER_VIEWS = ("History", "Neighbours", "Lineage")
+USER_VIEWS = ("history", "neighbours", "what-if", "lineage")
 
 
 def addresses() -> dict[str, tuple[str, dict[str, str]]]:
@@ -49,7 +49,7 @@ def addresses() -> dict[str, tuple[str, dict[str, str]]]:
     from dashboard.pages import PAGES
 
     found = {name: (name, {}) for name in (START, *PAGES)}
-    views = {f"user: {view}": ("user", {"user_view": view}) for view in USER_VIEWS}
+    views = {f"user: {view}": ("user", {"view": view}) for view in USER_VIEWS}
     return {**found, **(views if "user" in PAGES else {})}
 
 

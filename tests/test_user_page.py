@@ -105,9 +105,9 @@ def test_held_out_items_with_every_prediction_and_the_truth(world, show):
     assert "&lt;" not in texts(app) and f"{len(items)} held-out rows" in texts(app)
 
 
-@pytest.mark.parametrize("section", ["Held-out items", "History", "Neighbours", "Lineage"])
-def test_titles_and_ids_are_only_text(show, section):
-    app = show(user=NOBODY, user_view=section)
+@pytest.mark.parametrize("view", ["items", "history", "neighbours", "lineage"])
+def test_titles_and_ids_are_only_text(show, view):
+    app = show(user=NOBODY, view=view)
     read = texts(app)
     assert "<script" not in read and "**bold**" not in read and "<b>" not in read
     assert "<script" not in charts(app) and "\\u003cscript" not in charts(app)
@@ -115,12 +115,12 @@ def test_titles_and_ids_are_only_text(show, section):
 
 
 def test_history_names_what_the_models_may_learn_from(world, show):
-    app = show(user=NOBODY, user_view="History")
+    app = show(user=NOBODY, view="history")
     rows = pipeline.load_dataset(world["ws"], world["data"]).interactions
     own = rows[(rows["user_id"] == NOBODY) & (rows["split"] != "test")]
     table = app.dataframe[0].value
     assert len(table) == len(own) and sorted(table["Outcome"]) == sorted(own["outcome"])
-    hostile = show(user="001", user_view="History").dataframe[0].value["Item"].tolist()
+    hostile = show(user="001", view="history").dataframe[0].value["Item"].tolist()
     all_titles = {*hostile, *table["Item"]}
     assert any(title.startswith("<script>alert(1)</script> **bold**") for title in all_titles)
 
@@ -148,7 +148,7 @@ def test_a_user_is_found_by_the_beginning_of_the_id(show):
 def test_a_user_without_held_out_rows(show):
     app = show(user="few")
     assert "No held-out items" in texts(app)
-    assert len(show(user="few", user_view="History").dataframe[0].value) == 3
+    assert len(show(user="few", view="history").dataframe[0].value) == 3
 
 
 def test_methods_are_chosen_in_the_address(world, show):
@@ -160,7 +160,7 @@ def test_methods_are_chosen_in_the_address(world, show):
 
 
 def test_neighbours_are_those_of_the_tables(world, show):
-    app = show(user="001", user_view="Neighbours")
+    app = show(user="001", view="neighbours")
     table = app.dataframe[0].value
     ws = world["ws"]
     for run, place, cosine in (
@@ -207,7 +207,7 @@ def test_neighbours_join_by_id_whatever_the_order(tmp_path, monkeypatch):
 
 
 def test_lineage_tells_every_step_and_who_trained(world, show):
-    app = show(user="001", user_view="Lineage", run=world["moved"].id)
+    app = show(user="001", view="lineage", run=world["moved"].id)
     steps = [item.label.replace("\\", "") for item in app.expander]
     names = [run.name for run in world["ws"].lineage(world["moved"].id)]
     assert len(steps) == len(names) == 6
@@ -224,10 +224,11 @@ def test_lineage_tells_every_step_and_who_trained(world, show):
 
 def test_a_question_is_answered_by_the_warm_process(world, show):
     ws, title = world["ws"], "Dune by Frank Herbert"
-    app = show(user="001", user_view="What if")
-    app.text_input("whatif_title").set_value(title)
+    app = show(user="001", view="what-if")
+    app.text_input("what-if-title").set_value(title)
     app.button("FormSubmitter:what-if-Ask").click().run(timeout=60)
     assert not app.exception and not app.error
+    assert app.query_params["title"] in (title, [title])
     shown = {item.label.replace("\\", ""): item.value for item in app.metric}
     for run, label in (
         (world["source"], "Source prompts"),
@@ -240,7 +241,7 @@ def test_a_question_is_answered_by_the_warm_process(world, show):
 
 
 def test_a_bad_question_is_told(show):
-    app = show(user="001", user_view="What if", whatif_title="Dune\x07")
+    app = show(user="001", view="what-if", title="Dune\x07")
     assert "cannot be answered" in app.error[0].value
     assert any("control character U+0007" in text.value for text in app.text)
 
@@ -255,7 +256,7 @@ def test_a_data_set_without_a_comparison(tmp_path, world, monkeypatch):
     pipeline.fit_prompts(ws, data, folder, training=QUICK, name="<i>mine</i>")
     app = open_page("user", ws.root, monkeypatch)
     assert not app.exception and "Nothing is evaluated yet" in texts(app)
-    app = open_page("user", ws.root, monkeypatch, user_view="Neighbours")
+    app = open_page("user", ws.root, monkeypatch, view="neighbours")
     assert not app.exception and "Only one prompt table" in texts(app)
     pipeline.evaluate(ws, "<i>mine</i>")
     app = open_page("user", ws.root, monkeypatch)
@@ -292,7 +293,7 @@ def test_clicks_are_shown_as_chances(tmp_path, monkeypatch):
     app = open_page("user", ws.root, monkeypatch, user="b")
     assert not app.exception and "clicked" in app.metric[2].value
     assert {"LOG"} & {name[:3].upper() for name in app.dataframe[0].value}
-    app = open_page("user", ws.root, monkeypatch, user="b", user_view="History")
+    app = open_page("user", ws.root, monkeypatch, user="b", view="history")
     assert not app.exception and "When" in app.dataframe[0].value
 
 

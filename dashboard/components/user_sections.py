@@ -14,7 +14,7 @@ from dashboard.components.text import escaped, short
 from dashboard.engine import people
 
 MOST = 10
-QUESTION = "whatif_title"
+QUESTION = "what-if-title"
 # A page that shows a kind of run, and the name under which its address takes it.
 PAGE_OF = {
     "dataset": ("data", "dataset"),
@@ -118,18 +118,21 @@ def what_if(setting: people.Setting, user: str) -> None:
     """Ask what the user would think of any title."""
     tables = _tables(setting)
     st.markdown("##### What would this user think of …")
+    # A form is filled in before it is sent, so the address is written only then.
+    if QUESTION not in st.session_state:
+        st.session_state[QUESTION] = address.read("title", lambda _: True) or ""
     with st.form("what-if", border=False):
         left, right = st.columns([6, 1], vertical_alignment="bottom")
         title = left.text_input(
             "Title",
             key=QUESTION,
-            bind="query-params",
             max_chars=people.LONGEST_TITLE,
             placeholder="The Hobbit by J.R.R. Tolkien",
             help="Any text, known to the data set or not. Titles work best in the form that the data "
             "set's titles have.",
         )
         right.form_submit_button("Ask", type="primary", icon=":material/send:", width="stretch")
+    address.write("title", title if 0 < len(title) <= address.LONGEST else None)
     chosen = address.choose_many(
         "Prompts",
         list(tables),

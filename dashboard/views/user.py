@@ -12,7 +12,13 @@ from dashboard.components.text import escaped, short
 from dashboard.components.theme import METRICS, rank
 from dashboard.engine import people
 
-SECTIONS = ("Held-out items", "History", "Neighbours", "What if", "Lineage")
+VIEWS = {
+    "items": "Held-out items",
+    "history": "History",
+    "neighbours": "Neighbours",
+    "what-if": "What if",
+    "lineage": "Lineage",
+}
 BIAS = "User + item bias"
 
 
@@ -34,22 +40,14 @@ def page() -> None:
     st.header(escaped(f"User {user}"), divider="gray", anchor=False)
     records = people.records(engine.root(), setting.dataset, user)
     _cards(records, setting)
-    section = st.segmented_control(
-        "Show",
-        SECTIONS,
-        default=SECTIONS[0],
-        required=True,
-        key="user_view",
-        bind="query-params",
-        label_visibility="collapsed",
-    )
-    if section == "History":
+    view = address.segment("View", VIEWS, "view", label_visibility="collapsed")
+    if view == "history":
         _history(records, setting)
-    elif section == "Neighbours":
+    elif view == "neighbours":
         user_sections.neighbours(setting, user)
-    elif section == "What if":
+    elif view == "what-if":
         user_sections.what_if(setting, user)
-    elif section == "Lineage":
+    elif view == "lineage":
         user_sections.lineage(setting, user)
     else:
         _held_out(records, setting, user)
