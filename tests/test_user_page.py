@@ -132,6 +132,12 @@ def test_an_unknown_user_or_comparison_is_said(show):
         assert app.selectbox("choose-user").value == "000"
 
 
+def test_a_link_may_name_the_data_set(world, show):
+    app = show(user="005", dataset=world["data"].id)
+    assert app.selectbox("choose-user").value == "005" and not app.warning
+    assert app.selectbox("choose-comparison").value == world["comparison"].id
+
+
 def test_a_user_is_found_by_the_beginning_of_the_id(show):
     app = show(user="001")
     app.text_input("user_search").set_value("00").run()

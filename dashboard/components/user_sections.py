@@ -18,7 +18,7 @@ QUESTION = "what-if-title"
 # A page that shows a kind of run, and the name under which its address takes it.
 PAGE_OF = {
     "dataset": ("data", "dataset"),
-    "backbone": ("models", "backbone"),
+    "backbone": ("models", "target"),
     "comparison": ("compare", "comparison"),
 }
 KIND_NAMES = {

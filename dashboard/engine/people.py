@@ -60,14 +60,17 @@ class Setting:
 def settings() -> list[Run]:
     """Comparisons, the newest first, then data sets with prompts that no comparison covers."""
     compared = engine.runs("comparison")
-    covered = {_dataset_of(run) for run in compared}
+    covered = {dataset_of(run) for run in compared}
     fitted = {run.inputs["dataset"] for kind in PROMPT_KINDS for run in engine.runs(kind)}
     rest = [run for run in engine.runs("dataset") if run.id in fitted - covered]
     return [*compared, *rest]
 
 
-def _dataset_of(comparison: Run) -> str:
-    return engine.run(next(iter(comparison.inputs.values()))).inputs["dataset"]
+def dataset_of(chosen: Run) -> str:
+    """Return the data set of a comparison, or the data set itself."""
+    if chosen.kind == "dataset":
+        return chosen.id
+    return engine.run(next(iter(chosen.inputs.values()))).inputs["dataset"]
 
 
 def setting(chosen: Run) -> Setting:
@@ -106,7 +109,7 @@ def _of_comparison(run: Run) -> Setting:
     return Setting(
         run.id,
         run.name,
-        _dataset_of(run),
+        dataset_of(run),
         facts["task"],
         facts["split"],
         facts["main_metric"],

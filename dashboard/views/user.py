@@ -61,7 +61,9 @@ def _choose(found: list[engine.Run]) -> tuple[people.Setting, str]:
         for run in found
     }
     with left:
-        chosen = address.choose("Comparison", list(names), "comparison", labels=names)
+        chosen = address.choose(
+            "Comparison", list(names), "comparison", labels=names, default=_on_data_set(found)
+        )
     setting = people.setting(next(run for run in found if run.id == chosen))
     tables = [str(method.prompts) for method in setting.with_prompts()]
     with middle:
@@ -89,6 +91,12 @@ def _choose(found: list[engine.Run]) -> tuple[people.Setting, str]:
             help=f"The first {people.MOST_FOUND} ids that begin with what you look for.",
         )
     return setting, user
+
+
+def _on_data_set(found: list[engine.Run]) -> str | None:
+    """The newest comparison on the data set that the address names, as links from Data do."""
+    wanted = st.query_params.get("dataset")
+    return next((run.id for run in found if wanted == people.dataset_of(run)), None)
 
 
 def _take_exact(tables: list[str]) -> None:
