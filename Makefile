@@ -5,7 +5,7 @@ BIN := .venv/bin
 PORT ?= 8501
 export PUMA_WORKSPACE ?= workspace
 
-.PHONY: install install-dev demo serve test lint format clean browser
+.PHONY: install install-dev demo serve screenshots test lint format clean browser
 
 install: .venv/.runtime
 install-dev: .venv/.dev browser
@@ -36,6 +36,10 @@ demo: install
 
 serve: install
 	$(BIN)/puma serve --port $(PORT)
+
+screenshots: install-dev
+	$(BIN)/puma demo
+	$(BIN)/python -m dashboard.screenshots
 
 lint: install-dev
 	$(BIN)/ruff check .

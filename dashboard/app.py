@@ -1,4 +1,4 @@
-"""Entry point: navigation and page settings only. Started by `puma serve`."""
+"""Entry point: page settings, sign-in and navigation only. Started by `puma serve`."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,10 @@ import streamlit as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dashboard import pages
+from dashboard import access, pages
 
 st.set_page_config(page_title="PUMA Workbench", page_icon=":material/swap_horiz:", layout="wide")
-pages.navigation().run()
+# First, so that no address leads past it.
+page = pages.navigation()
+access.require_sign_in()
+page.run()

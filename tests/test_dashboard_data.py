@@ -113,7 +113,7 @@ def test_a_shipped_set_is_imported_by_a_job(root, monkeypatch):
     assert_plain(app)
     (job,) = jobs.jobs(Workspace.open(root))
     assert job.args == {"source": "movietweetings", "users": 50}
-    for name, users in (("../etc", 5), ("goodbooks", 0)):
+    for name, users in (("../etc", 5), ("amazon", 5), ("goodbooks", 0)):
         with pytest.raises(DataError):
             data.import_shipped(name, users)
 

@@ -65,7 +65,9 @@ def _file() -> None:
     if upload is None:
         st.caption(
             f"CSV or TSV (either may be packed as .gz) or Parquet, at most "
-            f"{amounts.size(data.MOST_BYTES)}, with a header. Nothing is kept until you import."
+            f"{amounts.size(data.MOST_BYTES)}, with a header. Nothing is kept until you import. "
+            "The published files of Amazon Reviews, Yelp, MIND and MovieLens are read by "
+            "`puma data import`."
         )
         return
     items = None

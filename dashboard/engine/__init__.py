@@ -77,12 +77,6 @@ def comparison_tables(root: str, run_id: str) -> tuple[pd.DataFrame, pd.DataFram
     return ws.get_table(run_id, "methods"), ws.get_table(run_id, "comparison")
 
 
-@st.cache_data(max_entries=50, show_spinner=False)
-def user_metrics(root: str, evaluation: str) -> pd.DataFrame:
-    """Return the per-user metrics of one evaluation."""
-    return Workspace.open(root).user_metrics(evaluation)
-
-
 def sources() -> list[Run]:
     """Finished prompt tables that a migration can start from."""
     ws = workspace()

@@ -84,12 +84,12 @@ class Shipped:
 
 def shipped() -> list[Shipped]:
     """Return the data sets that ship with the checkout."""
-    return [Shipped(one.name, one.task, one.about) for one in REGISTRY.values()]
+    return [Shipped(one.name, one.task, one.about) for one in REGISTRY.values() if one.shipped]
 
 
 def import_shipped(name: str, users: int | None) -> Job:
     """Queue the import of a shipped data set, or of a seeded subset of its users."""
-    if name not in REGISTRY:
+    if name not in {one.name for one in shipped()}:
         raise DataError(f"There is no shipped data set {name!r}; choose one that is listed.")
     if users is not None and users < 1:
         raise DataError("Give a number of users of 1 or more, or none for all.")

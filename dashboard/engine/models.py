@@ -107,6 +107,11 @@ def template_names(run: Run) -> dict[str, str]:
     }
 
 
+def as_read(card: dict[str, Any]) -> str:
+    """Return the tokens of a template's example, the space inside tokens made visible."""
+    return " ".join(card["tokens"]).replace("Ġ", "␣").replace("▁", "␣")
+
+
 def default_pair(backbones: list[Run], prompts: list[Run]) -> tuple[str, str]:
     """Return likely source and target: the newest with source prompts, and the newest other."""
     sources = {run.inputs.get("backbone") for run in prompts if run.config.get("role") == "source"}

@@ -58,7 +58,7 @@ def _side_by_side(backbones: list[engine.Run]) -> None:
         st.caption("Both sides show the same model; choose two to compare.")
     _facts(chosen)
     _memory(chosen)
-    _tokens(chosen)
+    _tokens(chosen, next((run.config.get("template") for run in prompts), None))
     names = {run.id: run.name for run in [*backbones, *engine.runs("dataset")]}
     st.header("What is fitted on each", divider="gray")
     for column, (side, run) in zip(st.columns(2), chosen.items(), strict=True):
@@ -107,7 +107,7 @@ def _memory(chosen: dict[str, engine.Run]) -> None:
     )
 
 
-def _tokens(chosen: dict[str, engine.Run]) -> None:
+def _tokens(chosen: dict[str, engine.Run], usual: str | None) -> None:
     st.header("How each reads the question", divider="gray")
     templates = {
         name: label for run in chosen.values() for name, label in models.template_names(run).items()
@@ -116,7 +116,12 @@ def _tokens(chosen: dict[str, engine.Run]) -> None:
         st.info("These models were added by an older version; add them again to see this.")
         return
     name = address.choose(
-        "Template", list(templates), "template", labels=templates, help=term("template")
+        "Template",
+        list(templates),
+        "template",
+        labels=templates,
+        default=usual,
+        help=term("template"),
     )
     for column, run in zip(st.columns(2), chosen.values(), strict=True):
         card = run.summary.get("templates", {}).get(name)
@@ -127,7 +132,7 @@ def _tokens(chosen: dict[str, engine.Run]) -> None:
             answers = ", ".join(f"{a} is {t!r}" for a, t in card["answer_tokens"].items())
             st.text(f"Answer tokens: {answers}", help=term("answer tokens"))
             st.text(f"{len(card['tokens'])} tokens with an example title:")
-            st.code(" ".join(card["tokens"]), language=None, wrap_lines=True)
+            st.code(models.as_read(card), language=None, wrap_lines=True)
 
 
 def _fitted(side: str, rows: list[dict]) -> None:

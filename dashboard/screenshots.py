@@ -1,0 +1,130 @@
+"""Pictures of every page for the documentation: `python -m dashboard.screenshots`.
+
+It starts the app on a finished demo workspace, opens every page in a headless Chromium, light
+and dark, and writes small PNGs. Needs requirements-dev.txt and a Chromium.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import Browser, sync_playwright
+
+from dashboard.pages import PAGES
+
+ROOT = Path(__file__).resolve().parents[1]
+THEMES = ("light", "dark")
+MOST_BYTES = 250_000
+SMALLEST, LARGEST = 500, 1600  # heights of a picture in pixels
+FLAGS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-component-update") + (
+    "--disable-background-networking",
+    "--disable-sync",
+)
+# Streamlit is done when its script has ended, and no placeholder is left of what loads late.
+READY = """() => {
+  const app = document.querySelector('[data-testid="stApp"]');
+  return app && app.dataset.testScriptState === 'notRunning'
+    && document.querySelector('h1')
+    && !document.querySelector('[data-testid="stSkeleton"]');
+}"""
+HEIGHT = """() => document.querySelector('[data-testid="stMainBlockContainer"]').scrollHeight"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Take the pictures that the command line asks for."""
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("--workspace", default=os.environ.get("PUMA_WORKSPACE", "workspace"))
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images")
+    parser.add_argument("--pages", nargs="*", default=list(PAGES), choices=list(PAGES))
+    parser.add_argument("--width", type=int, default=1280)
+    asked = parser.parse_args(arguments)
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    asked.out.mkdir(parents=True, exist_ok=True)
+    with serving(asked.workspace) as url, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
+        for name in asked.pages:
+            for theme in THEMES:
+                path = asked.out / f"{name}-{theme}.png"
+                path.write_bytes(picture(browser, f"{url}/{name}", theme, asked.width))
+                print(f"{path} {path.stat().st_size / 1000:.0f} kB", flush=True)
+        browser.close()
+
+
+@contextmanager
+def serving(workspace: str | Path) -> Iterator[str]:
+    """Run the app on a free port; yield its address."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "puma_engine.cli", "serve", "--port", str(port)]
+    process = subprocess.Popen(
+        [*command, "--workspace", str(workspace)],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        url = f"http://localhost:{port}"
+        _wait_for(f"{url}/_stcore/health", process)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.3)
+    raise SystemExit("The app did not start; try `puma serve` to see why.")
+
+
+def picture(browser: Browser, url: str, theme: str, width: int) -> bytes:
+    """Open a page and return a PNG of all of it, up to a height."""
+    page = browser.new_page(
+        viewport={"width": width, "height": 900},
+        color_scheme="dark" if theme == "dark" else "light",
+        reduced_motion="reduce",
+    )
+    try:
+        page.goto(url)
+        page.wait_for_function(READY, timeout=120_000)
+        height = min(max(int(page.evaluate(HEIGHT)), SMALLEST), LARGEST)
+        # What comes into view only now loads now.
+        page.set_viewport_size({"width": width, "height": height})
+        page.wait_for_function(READY, timeout=120_000)
+        page.wait_for_timeout(2_000)
+        return small(page.screenshot())
+    finally:
+        page.close()
+
+
+def small(png: bytes) -> bytes:
+    """Return a PNG in all its colours, or in as many as its size allows."""
+    image = Image.open(io.BytesIO(png)).convert("RGB")
+    for colours in (None, 256, 128, 64, 32):
+        buffer = io.BytesIO()
+        (image if colours is None else image.quantize(colours)).save(buffer, "PNG", optimize=True)
+        if buffer.tell() <= MOST_BYTES:
+            break
+    return buffer.getvalue()
+
+
+if __name__ == "__main__":
+    main()
