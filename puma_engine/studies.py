@@ -1,7 +1,7 @@
 """What many runs say together: model pairs, chains, fusions and selection strategies.
 
-Every function takes the table of evaluated methods of one data set and split that
-`puma_engine.pipeline.evaluated_methods` makes, and returns a table to draw. Where several
+Most functions take the table of evaluated methods of one data set and split that
+`puma_engine.pipeline.evaluated_methods` makes, and return a table to draw. Where several
 runs answer the same question, the one that trained on most users counts, then the latest.
 """
 
@@ -131,6 +131,14 @@ def strategies(methods: pd.DataFrame) -> pd.DataFrame:
     own = moved[(moved["source"] == source) & (moved["backbone"] == target)]
     own = own.rename(columns={"backbone": "target"})
     return own[names].sort_values(["budget", "strategy", "seed"], ignore_index=True)
+
+
+def frontier(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Methods that no other one beats in both seconds and quality, the cheapest first."""
+    sign = -1.0 if HIGHER_IS_BETTER[metric] else 1.0
+    order = rows.assign(loss=sign * rows["value"]).sort_values(["seconds", "loss"])
+    best = order["loss"].cummin()
+    return order[(order["loss"] <= best) & ~best.duplicated()]
 
 
 def _first(methods: pd.DataFrame, keys: list[str]) -> pd.DataFrame:

@@ -9,6 +9,7 @@ at on the other half.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,7 @@ GRID = 101
 FITTED_USERS = 5000
 ROUNDS = 100
 CHUNK = 20_000
+FIFTHS = 5
 
 
 @dataclass(frozen=True)
@@ -215,3 +217,14 @@ def by_group(users: pd.DataFrame, groups: pd.Series, *, root: bool) -> pd.DataFr
         rows.append((group, count, *values, gap, gap - 1.96 * error, gap + 1.96 * error))
     names = ["group", "users", "reference", "value", "difference", "low", "high"]
     return pd.DataFrame(rows, columns=names)
+
+
+def quantile_groups(values: pd.Series) -> pd.Series:
+    """Name each user's fifth by a value, by the same index; equal values stay together."""
+    edges = np.unique(np.quantile(values, np.linspace(0, 1, FIFTHS + 1)))
+    if len(edges) < 3:
+        return values.map(lambda one: f"all: {one:.3g}")
+    codes = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
+    spans = enumerate(itertools.pairwise(edges), start=1)
+    names = [f"{number}: {low:.3g} to {high:.3g}" for number, (low, high) in spans]
+    return pd.Series([names[code] for code in codes], values.index)

@@ -48,6 +48,8 @@ class Workbench:
     compare = _method(pipeline.compare)
     project = _method(pipeline.project)
     judge = _method(pipeline.judge_comparison)
+    report = _method(pipeline.write_report)
+    export_table = _method(pipeline.export_table)
     demo = _method(pipeline.demo)
     dataset = _method(pipeline.load_dataset)
     prompts = _method(pipeline.load_prompts)

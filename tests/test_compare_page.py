@@ -226,21 +226,6 @@ def test_an_empty_workspace_says_how_to_begin(tmp_path, monkeypatch):
     assert "Nothing to compare yet" in texts(open_page("compare", tmp_path / "ws", monkeypatch))
 
 
-def test_the_frontier_keeps_what_nothing_beats():
-    rows = pd.DataFrame({"seconds": [1.0, 2, 3, 4, 2], "value": [0.9, 0.8, 0.85, 0.7, 0.95]})
-    edge = compare_figures.frontier(rows, "rmse")
-    assert edge["value"].tolist() == [0.9, 0.8, 0.7]
-    assert compare_figures.frontier(rows, "auc")["value"].tolist() == [0.9, 0.95]
-
-
-def test_strata_keep_equal_values_together():
-    values = pd.Series([1, 1, 1, 1, 2, 3, 4, 5, 6, 7], index=list("abcdefghij"), dtype=float)
-    found = compare_users.strata(values)
-    assert found["a"] == found["d"] != found["j"]
-    assert found.groupby(found).size().max() <= 5
-    assert compare_users.strata(values * 0).nunique() == 1
-
-
 def test_many_users_are_drawn_quickly_and_small():
     count = 50_000
     rng = np.random.default_rng(0)

@@ -175,3 +175,10 @@ def test_real_runs_are_surveyed_with_their_origin(tmp_path):
     assert got.value == pytest.approx(pairs["retrained_value"][0] / pairs["value"][0], abs=1e-5)
     assert studies.chains(found)["step"].tolist() == [0, 1, 2]
     assert set(studies.fusions(found)["origin"]) == {"llama", "llama + qwen2"}
+
+
+def test_the_frontier_keeps_what_nothing_beats():
+    rows = pd.DataFrame({"seconds": [1.0, 2, 3, 4, 2], "value": [0.9, 0.8, 0.85, 0.7, 0.95]})
+    edge = studies.frontier(rows, "rmse")
+    assert edge["value"].tolist() == [0.9, 0.8, 0.7]
+    assert studies.frontier(rows, "auc")["value"].tolist() == [0.9, 0.95]

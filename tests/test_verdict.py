@@ -5,7 +5,13 @@ import pandas as pd
 import pytest
 
 from puma_engine.errors import ConfigError, DataError
-from puma_engine.user_effects import by_group, per_user_losses, row_losses, user_effects
+from puma_engine.user_effects import (
+    by_group,
+    per_user_losses,
+    quantile_groups,
+    row_losses,
+    user_effects,
+)
 from puma_engine.verdict import Question, judge
 
 BASE = ("Full retraining", "retrained", 1.0, None, 100.0)
@@ -262,3 +268,11 @@ def test_groups_have_their_own_pooled_difference():
     assert same["difference"] == same["low"] == same["high"] == 0 and same["users"] == 100
     plain = by_group(frame, groups.iloc[:100], root=False)
     assert plain["group"].tolist() == ["worse"] and plain["difference"][0] == pytest.approx(0.5)
+
+
+def test_strata_keep_equal_values_together():
+    values = pd.Series([1, 1, 1, 1, 2, 3, 4, 5, 6, 7], index=list("abcdefghij"), dtype=float)
+    found = quantile_groups(values)
+    assert found["a"] == found["d"] != found["j"]
+    assert found.groupby(found).size().max() <= 5
+    assert quantile_groups(values * 0).nunique() == 1

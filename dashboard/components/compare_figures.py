@@ -11,10 +11,10 @@ from dashboard.components.theme import (
     CATEGORIES,
     DIFFERENCES,
     KINDS,
-    LOWER_IS_BETTER,
     NEUTRAL,
     marker,
 )
+from dashboard.engine.comparing import studies
 
 LONGEST_LABEL = 44
 
@@ -45,7 +45,7 @@ def intervals(rows: pd.DataFrame, reference: float | None) -> go.Figure:
 def cost_quality(rows: pd.DataFrame, metric: str) -> go.Figure:
     """Quality with its interval against measured seconds, and the frontier through the best."""
     figure = go.Figure()
-    edge = frontier(rows, metric)
+    edge = studies.frontier(rows, metric)
     figure.add_scatter(
         x=edge["seconds"],
         y=edge["value"],
@@ -68,14 +68,6 @@ def cost_quality(rows: pd.DataFrame, metric: str) -> go.Figure:
         )
     figure.update_xaxes(type="log")
     return figure
-
-
-def frontier(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Methods that no other one beats in both seconds and quality, the cheapest first."""
-    sign = 1.0 if metric in LOWER_IS_BETTER else -1.0
-    order = rows.assign(loss=sign * rows["value"]).sort_values(["seconds", "loss"])
-    best = order["loss"].cummin()
-    return order[(order["loss"] <= best) & ~best.duplicated()]
 
 
 def user_scatter(users: pd.DataFrame, first: str, second: str) -> go.Figure:
@@ -238,6 +230,7 @@ def strategy_dots(rows: pd.DataFrame) -> go.Figure:
             hovertemplate="%{y}, seed %{customdata}: %{x:.4f}<extra></extra>",
         )
     figure.update_yaxes(categoryorder="array", categoryarray=order)
+    figure.update_layout(showlegend=True)
     return figure
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from urllib.parse import urlencode
 
 import numpy as np
@@ -21,7 +20,6 @@ GROUPS = {
     "activity": "Activity (train rows)",
     "cluster": "Cluster of source prompts",
 }
-STRATA = 5
 
 
 def show(run: Run) -> None:
@@ -162,18 +160,7 @@ def _labels(run: Run, by: str, migration: str | None) -> pd.Series | None:
     users = comparing.users(engine.root(), run.id)
     assert users is not None  # its effects were shown above
     column = "variance" if by == "variance" else "train_rows"
-    return strata(users.set_index("user_id")[column])
-
-
-def strata(values: pd.Series) -> pd.Series:
-    """Split users into five groups of about equal size; equal values stay together."""
-    edges = np.unique(np.quantile(values, np.linspace(0, 1, STRATA + 1)))
-    if len(edges) < 3:
-        return values.map(lambda one: f"all: {one:.3g}")
-    codes = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
-    spans = enumerate(itertools.pairwise(edges), start=1)
-    names = [f"{number}: {low:.3g} to {high:.3g}" for number, (low, high) in spans]
-    return pd.Series([names[code] for code in codes], values.index)
+    return comparing.quantile_groups(users.set_index("user_id")[column])
 
 
 def _regressing(run: Run, users: pd.DataFrame, ratings: bool) -> None:

@@ -21,10 +21,19 @@ from puma_engine.pipeline.stage import slug
 from puma_engine.pipeline.surveying import STUDIED, evaluated_methods, gain_between
 from puma_engine.settings import MARGIN
 from puma_engine.store import Workspace
-from puma_engine.user_effects import SURE, UserEffects, by_group
+from puma_engine.user_effects import SURE, UserEffects, by_group, quantile_groups
 from puma_engine.verdict import Verdict
 
-__all__ = ["MARGIN", "STUDIED", "SURE", "UserEffects", "Verdict", "by_group", "studies"]
+__all__ = [
+    "MARGIN",
+    "STUDIED",
+    "SURE",
+    "UserEffects",
+    "Verdict",
+    "by_group",
+    "quantile_groups",
+    "studies",
+]
 
 
 @dataclass(frozen=True)

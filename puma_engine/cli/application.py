@@ -15,6 +15,7 @@ from puma_engine.cli import (
     data,
     demo,
     doctor,
+    exporting,
     jobs,
     maps,
     migration,
@@ -115,6 +116,7 @@ app.add_typer(prompts.app, name="prompts")
 migration.register(app)
 scoring.register(app)
 maps.register(app)
+exporting.register(app)
 app.add_typer(runs.app, name="runs")
 app.add_typer(jobs.app, name="jobs")
 jobs.register(app)

@@ -15,6 +15,7 @@ from puma_engine.pipeline.predicting import Prediction, Predictor, predict_title
 from puma_engine.pipeline.projecting import project
 from puma_engine.pipeline.prompt_rows import PromptRows
 from puma_engine.pipeline.prompts import fit_prompts, import_prompts
+from puma_engine.pipeline.reporting import export_table, render_report, write_report
 from puma_engine.pipeline.selecting import select, selected_users
 from puma_engine.pipeline.stage import find
 from puma_engine.pipeline.surveying import evaluated_methods, gain_between
@@ -33,6 +34,7 @@ __all__ = [
     "evaluate",
     "evaluated_methods",
     "export_prompts",
+    "export_table",
     "find",
     "find_comparison",
     "fit_prompts",
@@ -50,6 +52,8 @@ __all__ = [
     "predict_title",
     "project",
     "read_predictions",
+    "render_report",
     "select",
     "selected_users",
+    "write_report",
 ]

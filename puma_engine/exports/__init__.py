@@ -1,0 +1,1 @@
+"""Prompts, adapters, tables and reports in the forms that other programs and people read."""

@@ -1,0 +1,303 @@
+"""A comparison as one HTML file that a stakeholder can read, print and send on.
+
+It loads nothing: pictures are inline SVG, and its content policy forbids the rest. What it
+shows is gathered by `puma_engine.pipeline.reporting`; all of it is written as text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from puma_engine import verdict_text as text
+from puma_engine.exports import html, svg
+from puma_engine.exports.html import Content, Element, tag
+from puma_engine.exports.kinds import LOOKS
+from puma_engine.exports.report_words import METRICS, STYLE, TERMS
+from puma_engine.store import Run
+from puma_engine.studies import frontier
+from puma_engine.user_effects import UserEffects
+from puma_engine.verdict import Verdict
+
+DECISIONS = {
+    "migrate": "Migrate",
+    "refine": "Migrate all, refine some",
+    "retrain": "Retrain",
+    "undecided": "Undecided",
+    "incomplete": "No verdict yet",
+}
+MOST_DOTS = 1500
+MOST_LISTED = 20
+MOST_REFINED = 500
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a report shows.
+
+    methods and scores: the comparison's tables, methods in the order to show. facts: names
+    and values of what was measured. effects: how users fare under the judged migration, or
+    None. groups: tables of puma_engine.user_effects.by_group, by title. lineage: every run
+    that the comparison came from, itself first. written: the time of writing, in words.
+    """
+
+    run: Run
+    verdict: Verdict
+    facts: Sequence[tuple[str, str]]
+    methods: pd.DataFrame
+    scores: pd.DataFrame
+    effects: UserEffects | None
+    groups: dict[str, pd.DataFrame]
+    lineage: Sequence[Run]
+    written: str
+
+    @property
+    def ratings(self) -> bool:
+        return bool(self.run.summary["task"] == "rating")
+
+    @property
+    def metrics(self) -> list[str]:
+        return list(dict.fromkeys(self.scores["metric"]))
+
+
+def render(report: Report) -> str:
+    """Return the report as one HTML page."""
+    title = f"Migration report: {report.run.name}"
+    body: list[Content] = [
+        tag("header", tag("h1", title), tag("p", f"Written {report.written}.", cls="quiet")),
+        _verdict(report.verdict),
+        tag("h2", "What was measured"),
+        html.facts(report.facts),
+        *_methods(report),
+        *_users(report),
+        *_origin(report),
+        *_definitions(report.metrics),
+    ]
+    return html.document(title, STYLE, body)
+
+
+def _verdict(verdict: Verdict) -> Element:
+    parts: list[Content] = [
+        tag("h2", DECISIONS[verdict.decision]),
+        tag("p", verdict.headline, cls="lead"),
+    ]
+    for title, sentences in (
+        ("Evidence", verdict.evidence),
+        ("What to be careful about", verdict.cautions),
+    ):
+        if sentences:
+            parts += [tag("h3", title), tag("ul", *(tag("li", one) for one in sentences))]
+    return tag("section", *parts, cls=f"verdict {verdict.decision}")
+
+
+def _methods(report: Report) -> list[Content]:
+    main = report.run.summary["main_metric"]
+    own = report.scores[report.scores["metric"] == main].drop(columns="kind")
+    rows = report.methods.merge(own, on="method", validate="one_to_one")
+    base = rows.loc[rows["is_baseline"].astype(bool), "value"]
+    points = [
+        (row.method, row.kind, row.seconds, row.value, row.low, row.high)
+        for row in rows.itertuples()
+    ]
+    edge = list(frontier(rows, main)[["seconds", "value"]].itertuples(index=False, name=None))
+    return [
+        tag("h2", "Methods side by side"),
+        tag(
+            "p",
+            "Every figure with its 95 % interval in brackets. Lines that overlap in the pictures "
+            "are not told apart by this measurement.",
+        ),
+        _methods_table(report),
+        *_pictures(
+            (
+                "How good each method is (dotted: what differences are taken from)",
+                svg.interval_rows(
+                    "Quality of each method",
+                    [(point[0], point[1], *point[3:]) for point in points],
+                    METRICS[main],
+                    line_at=float(base.iloc[0]) if len(base) else None,
+                ),
+            ),
+            (
+                "What quality costs: methods off the dotted line are beaten in both",
+                svg.cost_quality("Quality against cost", points, edge, METRICS[main]),
+            ),
+        ),
+        _legend(rows["kind"]),
+    ]
+
+
+def _methods_table(report: Report) -> Element:
+    cells = {(row.method, row.metric): row for row in report.scores.itertuples()}
+    main = report.run.summary["main_metric"]
+    head = ["Method", *(text.NAMES[name] for name in report.metrics)]
+    head += [f"{text.NAMES[main]} difference", "Measured time", "Users trained", "Seed", "Device"]
+    rows = []
+    for item in report.methods.itertuples():
+        scored = [cells[item.method, name] for name in report.metrics]
+        gap = cells[item.method, main]
+        rows.append(
+            [
+                item.method,
+                *(text.between(one.value, one.low, one.high) for one in scored),  # type: ignore[arg-type]
+                "reference"
+                if pd.isna(gap.difference)
+                else text.between(
+                    gap.difference,
+                    gap.difference_low,
+                    gap.difference_high,
+                    sign=True,  # type: ignore[arg-type]
+                ),
+                text.seconds(float(item.seconds)),  # type: ignore[arg-type]
+                _whole(item.users_trained),
+                _whole(item.seed),
+                str(item.device),
+            ]
+        )
+    return html.table(head, rows, numbers=range(1, len(head) - 1))
+
+
+def _users(report: Report) -> list[Content]:
+    """Who gains and who loses, if the comparison has a judged migration."""
+    if report.effects is None:
+        return []
+    frame = report.effects.frame
+    root = np.sqrt if report.ratings else np.asarray
+    values = pd.DataFrame({"first": root(frame["reference"]), "second": root(frame["loss"])})
+    unit = "RMSE of a user (stars)" if report.ratings else "Log loss of a user"
+    gaps = (values["second"] - values["first"]).to_numpy()
+    drawn = values.sample(MOST_DOTS, random_state=0) if len(values) > MOST_DOTS else values
+    few = f" (a random {MOST_DOTS:,} of {len(values):,} users)" if len(drawn) < len(values) else ""
+    return [
+        tag("h2", "Who gains and who loses"),
+        tag(
+            "p",
+            f"{report.verdict.method} against {report.verdict.reference}: "
+            f"{(gaps < 0).mean():.0%} of {len(gaps):,} users have a lower loss, {(gaps > 0).mean():.0%} "
+            "a higher one. A user has few held-out rows, so most single differences are chance.",
+        ),
+        tag("ul", *(tag("li", one) for one in text.user_sentences(report.effects))),
+        *_pictures(
+            (
+                f"Each user under both: below the line the migration is better{few}",
+                svg.user_points(
+                    "Each user under both methods",
+                    list(drawn.itertuples(index=False, name=None)),
+                    (f"Retrained: {unit}", f"Migrated: {unit}"),
+                ),
+            ),
+            ("How far users move: left of zero they gain", _histogram(gaps, unit)),
+            *((f"By {name}", _group_picture(name, group)) for name, group in report.groups.items()),
+        ),
+        *_regressing(report, frame, root),
+    ]
+
+
+def _histogram(gaps: np.ndarray, unit: str) -> Element:
+    reach = max(float(np.quantile(np.abs(gaps), 0.998)), 1e-6)
+    counts, edges = np.histogram(np.clip(gaps, -reach, reach), 48, (-reach, reach))
+    bars = list(zip(edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), strict=True))
+    return svg.bars("Distribution of differences", bars, f"Migrated minus retrained: {unit}")
+
+
+def _group_picture(name: str, groups: pd.DataFrame) -> Element:
+    rows = [
+        (f"{row.group} ({row.users:,} users)", "migrated", row.difference, row.low, row.high)
+        for row in groups.itertuples()
+    ]
+    label = "Difference (below 0: the migration is better)"
+    return svg.interval_rows(f"Difference by {name}", rows, label, line_at=0.0)
+
+
+def _regressing(report: Report, frame: pd.DataFrame, root: Any) -> list[Content]:
+    head = ["User", "Held-out rows", "Retrained", "Migrated", "Probability to regress"]
+    rows = [
+        [
+            str(row.user_id),
+            f"{row.n:,}",
+            f"{root(row.reference):.3f}",
+            f"{root(row.loss):.3f}",
+            f"{row.probability:.0%}",
+        ]
+        for row in frame.head(MOST_LISTED).itertuples()
+    ]
+    found: list[Content] = [
+        tag("h3", f"The {len(rows)} users most likely to regress"),
+        html.table(head, rows, numbers=range(1, len(head))),
+    ]
+    refine = report.verdict.refine
+    if refine:
+        shown = ", ".join(refine[:MOST_REFINED])
+        more = f" and {len(refine) - MOST_REFINED:,} more" if len(refine) > MOST_REFINED else ""
+        found += [
+            tag("h3", f"Users to refine ({len(refine):,})"),
+            tag("p", f"{shown}{more}", cls="ids"),
+        ]
+    return found
+
+
+def _origin(report: Report) -> list[Content]:
+    """Lineage, settings, seeds and versions."""
+    rows: list[list[Content]] = []
+    for run in report.lineage:
+        settings = json.dumps(run.config, ensure_ascii=False, indent=1)
+        folded = tag("details", tag("summary", "settings"), tag("pre", settings))
+        rows.append(
+            [
+                run.kind,
+                run.name,
+                tag("code", run.id),
+                "" if run.seed is None else str(run.seed),
+                "" if run.seconds is None else text.seconds(run.seconds),
+                str(run.device or ""),
+                str(run.finished or "")[:16].replace("T", " "),
+                folded,
+            ]
+        )
+    head = ["Kind", "Name", "Run", "Seed", "Time", "Device", "Finished (UTC)", "Settings"]
+    versions: dict[str, set[str]] = {}
+    for run in report.lineage:
+        for name, version in run.versions.items():
+            versions.setdefault(name, set()).add(version)
+    listed = [(name, ", ".join(sorted(found))) for name, found in sorted(versions.items())]
+    return [
+        tag("h2", "Where it comes from"),
+        tag(
+            "p",
+            "Every run behind this report, the last first. A run's id follows from its question: "
+            "data, models, settings and seed.",
+        ),
+        html.table(head, rows, numbers=(3, 4)),
+        tag("h3", "Versions"),
+        html.facts(listed),
+    ]
+
+
+def _definitions(metrics: Sequence[str]) -> list[Content]:
+    terms = [(word, meaning) for word, meaning in TERMS.items() if word not in METRICS]
+    terms += [(text.NAMES[name], TERMS[name]) for name in metrics]
+    return [tag("h2", "What the words mean"), html.facts(terms)]
+
+
+def _pictures(*pictures: tuple[str, Element]) -> list[Content]:
+    figures = [tag("figure", tag("figcaption", caption), picture) for caption, picture in pictures]
+    return [tag("div", *figures, cls="figures")]
+
+
+def _legend(kinds: pd.Series) -> Element:
+    items = []
+    for kind in [one for one in LOOKS if one in set(kinds)]:
+        look = LOOKS[kind]
+        shape = tag("path", d=svg.MARKS[look.mark], fill=look.colour)
+        mark = tag("svg", shape, viewBox="-7 -7 14 14", cls="mark", aria_hidden="true")
+        items.append(tag("span", mark, look.label))
+    return tag("p", *items, cls="legend")
+
+
+def _whole(value: object) -> str:
+    return "" if pd.isna(value) else f"{int(value):,}"  # type: ignore[call-overload, arg-type]
