@@ -135,7 +135,7 @@ def _methods(report: Report) -> list[Content]:
 def _methods_table(report: Report) -> Element:
     cells = {(row.method, row.metric): row for row in report.scores.itertuples()}
     main = report.run.summary["main_metric"]
-    head = ["Method", *(text.NAMES[name] for name in report.metrics)]
+    head = ["Method", *(_capital(text.NAMES[name]) for name in report.metrics)]
     head += [f"{text.NAMES[main]} difference", "Measured time", "Users trained", "Seed", "Device"]
     rows = []
     for item in report.methods.itertuples():
@@ -144,14 +144,13 @@ def _methods_table(report: Report) -> Element:
         rows.append(
             [
                 item.method,
-                *(text.between(one.value, one.low, one.high) for one in scored),  # type: ignore[arg-type]
+                *(_figure(one.value, one.low, one.high) for one in scored),  # type: ignore[arg-type]
                 "reference"
                 if pd.isna(gap.difference)
-                else text.between(
+                else _signed(
                     gap.difference,
                     gap.difference_low,
                     gap.difference_high,
-                    sign=True,  # type: ignore[arg-type]
                 ),
                 text.seconds(float(item.seconds)),  # type: ignore[arg-type]
                 _whole(item.users_trained),
@@ -280,7 +279,7 @@ def _origin(report: Report) -> list[Content]:
 
 def _definitions(metrics: Sequence[str]) -> list[Content]:
     terms = [(word, meaning) for word, meaning in TERMS.items() if word not in METRICS]
-    terms += [(text.NAMES[name], TERMS[name]) for name in metrics]
+    terms += [(_capital(text.NAMES[name]), TERMS[name]) for name in metrics]
     return [tag("h2", "What the words mean"), html.facts(terms)]
 
 
@@ -297,6 +296,19 @@ def _legend(kinds: pd.Series) -> Element:
         mark = tag("svg", shape, viewBox="-7 -7 14 14", cls="mark", aria_hidden="true")
         items.append(tag("span", mark, look.label))
     return tag("p", *items, cls="legend")
+
+
+def _figure(value: float, low: float, high: float, form: str = ".4f") -> Element:
+    interval = tag("span", f"[{low:{form}}, {high:{form}}]", cls="interval")
+    return tag("span", f"{value:{form}}", interval)
+
+
+def _signed(value: float, low: float, high: float) -> Element:
+    return _figure(value, low, high, "+.4f")
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]
 
 
 def _whole(value: object) -> str:

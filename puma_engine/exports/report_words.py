@@ -48,7 +48,7 @@ STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink);
   font: 16px/1.5 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
-main { max-width: 1080px; margin: 0 auto; padding: 2.5rem 1.5rem 4rem; }
+main { max-width: 1180px; margin: 0 auto; padding: 2.5rem 1.5rem 4rem; }
 h1, h2, h3, p, li, td, th, dd, dt, figcaption { overflow-wrap: anywhere; unicode-bidi: isolate; }
 h1 { font-size: 1.9rem; line-height: 1.25; margin: 0 0 .25rem; }
 h2 { font-size: 1.35rem; margin: 2.5rem 0 .75rem; border-bottom: 1px solid var(--line); padding-bottom: .3rem; }
@@ -66,14 +66,15 @@ dl { display: grid; grid-template-columns: minmax(9rem, 15rem) 1fr; gap: .35rem 
 dd { margin: 0; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .85rem; width: 100%; }
-th, td { text-align: left; padding: .4rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top;
-  min-width: 4rem; font-variant-numeric: tabular-nums; }
-th { background: var(--soft); } td.number, th.number { text-align: right; overflow-wrap: normal; }
+th, td { text-align: left; padding: .4rem .5rem; border-bottom: 1px solid var(--line); vertical-align: top;
+  min-width: 2.5rem; font-variant-numeric: tabular-nums; }
+th { background: var(--soft); overflow-wrap: normal; }
+.interval { display: block; white-space: nowrap; color: var(--quiet); font-size: .92em; } td.number, th.number { text-align: right; overflow-wrap: normal; }
 td:first-child { min-width: 9rem; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(420px, 1fr)); gap: 1.5rem; margin: 1.2rem 0; }
 figure { margin: 0; } figcaption { font-weight: 600; font-size: .95rem; margin-bottom: .4rem; }
 svg { width: 100%; height: auto; display: block; }
-svg text { fill: currentColor; font-size: 12px; } svg .tick { fill: var(--quiet); font-size: 11px; }
+svg text { fill: currentColor; font-size: 12.5px; } svg .tick { fill: var(--quiet); font-size: 11.5px; }
 svg .grid { opacity: .14; } .dots { stroke-width: 5; stroke-linecap: round; opacity: .45; }
 .legend { display: flex; flex-wrap: wrap; gap: .4rem 1.2rem; color: var(--quiet); font-size: .9rem; }
 .legend span { display: inline-flex; align-items: center; gap: .4rem; }

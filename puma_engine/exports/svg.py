@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from puma_engine.exports.html import Element, tag
 from puma_engine.exports.kinds import LOOKS, NEUTRAL
 
-WIDTH = 640
+WIDTH = 520
+LONGEST = 30
 # Half the size of a mark, and its outline around the origin.
 SIZE = 5
 MARKS = {
@@ -134,7 +135,7 @@ def interval_rows(
     ends = [one for row in rows for one in row[2:] if math.isfinite(one)]
     ends += [] if line_at is None else [line_at]
     height = 30 + 26 * len(rows) + 40
-    x = scale(ends, 230, WIDTH - 14)
+    x = scale(ends, 228, WIDTH - 14)
     chart = Chart(title, height, x, Scale(0, 1, height - 44, 10))
     chart.axis_x(label)
     if line_at is not None:
@@ -143,7 +144,7 @@ def interval_rows(
     chart.y = Scale(-0.5, len(rows) - 0.5, 14, height - 48)
     for place, (name, kind, value, low, high) in enumerate(rows):
         at = chart.y(place)
-        chart.words(222, at + 4, name if len(name) < 36 else name[:35] + "…", "end")
+        chart.words(218, at + 4, name if len(name) <= LONGEST else name[: LONGEST - 1] + "…", "end")
         if math.isfinite(low) and math.isfinite(high):
             chart.line(x(low), at, x(high), at, LOOKS[kind].colour, stroke_width=2)
         chart.mark(kind, value, place, f"{name}: {value:.4f} [{low:.4f}, {high:.4f}]")
@@ -178,8 +179,8 @@ def user_points(
 ) -> Element:
     """A dot a user: the value under two methods, and the line where they are equal."""
     values = [one for point in points for one in point]
-    x, y = scale(values, 64, 404, pad=0.03), scale(values, 340, 12, pad=0.03)
-    chart = Chart(title, 392, x, y)
+    x, y = scale(values, 64, 384, pad=0.03), scale(values, 332, 12, pad=0.03)
+    chart = Chart(title, 384, x, y)
     chart.axis_x(labels[0])
     chart.axis_y(labels[1])
     low, high = x.low, x.high
