@@ -19,6 +19,11 @@ PAGES = {
     ),
     "compare": ("Compare", ":material/compare_arrows:", "Is a migration as good as retraining?"),
     "user": ("User", ":material/person:", "One user: records, predictions, prompt, what-ifs."),
+    "reports": (
+        "Reports",
+        ":material/description:",
+        "A comparison for stakeholders; tables and prompts as files.",
+    ),
     "jobs": ("Jobs", ":material/work_history:", "What works, waits, ended or failed, with logs."),
 }
 

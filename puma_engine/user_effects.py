@@ -21,7 +21,7 @@ from puma_engine.metrics import Interval
 # A user regresses when the expected loss grows by more than this share of the pooled loss.
 USER_MARGIN = 0.05
 SURE = 0.9
-LIKELY = 0.5
+LIKELY = 0.75
 WORST_SHARE = 0.1
 # So many rows' worth of the pooled variance go into the variance of each user's rows.
 PRIOR_ROWS = 4.0
@@ -30,6 +30,8 @@ GRID = 101
 FITTED_USERS = 5000
 ROUNDS = 100
 CHUNK = 20_000
+# Width of the smoothing between rounds, in standard deviations of the noise.
+SMOOTHING = 0.15
 FIFTHS = 5
 
 
@@ -136,16 +138,23 @@ def _noise(n: np.ndarray, difference: np.ndarray, sd: np.ndarray) -> np.ndarray:
 def _spread(difference: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Grid [g] of true differences and how probable each is among users, weights [g]."""
     low, high = np.quantile(difference, [0.001, 0.999])
-    grid = np.linspace(low, high, GRID)
+    # What is observed at an end may come from beyond it.
+    room = float(np.sqrt(noise.mean()))
+    grid = np.linspace(low - room, high + room, GRID)
     chosen = np.arange(len(difference))
     if len(chosen) > FITTED_USERS:
         chosen = np.random.default_rng(0).choice(chosen, FITTED_USERS, replace=False)
     likelihood = _likelihood(difference[chosen], noise[chosen], grid)
+    # Without smoothing the weights gather on a few points, and which side of the threshold
+    # these fall on would be chance.
+    width = max(SMOOTHING * room, 0.5 * (grid[1] - grid[0]), 1e-9)
+    kernel = np.exp(-0.5 * ((grid[:, None] - grid) / width) ** 2)
+    kernel /= kernel.sum(0)
     weights = np.full(GRID, 1 / GRID)
     for _ in range(ROUNDS):
         shares = likelihood * weights
-        weights = np.maximum((shares / shares.sum(1, keepdims=True)).mean(0), 1e-12)
-    return grid, weights
+        weights = np.maximum(kernel @ (shares / shares.sum(1, keepdims=True)).mean(0), 1e-12)
+    return grid, weights / weights.sum()
 
 
 def _posterior(

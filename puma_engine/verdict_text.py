@@ -128,7 +128,7 @@ def user_sentences(effects: UserEffects | None) -> tuple[str, ...]:
     sure, likely = len(effects.worse(SURE)), len(effects.worse(LIKELY))
     told = [
         f"{sure:,} of {people(total)} regress with a probability of {SURE:.0%} or more, {likely:,} "
-        f"more likely than not. A user regresses when the true loss grows by more than "
+        f"with {LIKELY:.0%} or more. A user regresses when the true loss grows by more than "
         f"{effects.threshold:.3f}, {USER_MARGIN:.0%} of the retraining's mean loss."
     ]
     if effects.repeated is not None:

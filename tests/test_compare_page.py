@@ -237,7 +237,7 @@ def test_many_users_are_drawn_quickly_and_small():
 
 def test_the_page_loads_without_torch_or_umap():
     code = (
-        "import sys, dashboard.views.compare;"
+        "import sys, dashboard.views.compare, dashboard.views.reports;"
         "print({'torch', 'umap', 'transformers'} & set(sys.modules))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

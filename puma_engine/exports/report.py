@@ -308,7 +308,7 @@ def _signed(value: float, low: float, high: float) -> Element:
 
 
 def _capital(words: str) -> str:
-    return words[:1].upper() + words[1:]
+    return words.capitalize() if words.islower() else words
 
 
 def _whole(value: object) -> str:

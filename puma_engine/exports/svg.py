@@ -42,18 +42,22 @@ class Scale:
 
     def ticks(self) -> list[float]:
         """Round values inside the range, four to eight of them."""
-        if self.log:
-            decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-            values = [10.0**power for power in decades]
-            if sum(self.low <= one <= self.high for one in values) < 3:
-                values = [step * one for one in values for step in (1, 2, 5)]
-        else:
-            rough = (self.high - self.low) / 6
-            unit = 10 ** math.floor(math.log10(rough))
-            step = unit * next(one for one in (1, 2, 5, 10) if one * unit >= rough)
-            first = math.ceil(self.low / step)
-            values = [step * (first + i) for i in range(12)]
-        return [one for one in values if self.low <= one <= self.high * (1 + 1e-9)]
+        if not self.log:
+            return self._steps()
+        decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+        for factors in ((1,), (1, 2, 5)):
+            values = [factor * 10.0**power for power in decades for factor in factors]
+            inside = [one for one in values if self.low <= one <= self.high]
+            if len(inside) >= 3:
+                return inside
+        return self._steps()
+
+    def _steps(self) -> list[float]:
+        rough = (self.high - self.low) / 6
+        unit = 10 ** math.floor(math.log10(rough))
+        step = unit * next(one for one in (1, 2, 5, 10) if one * unit >= rough)
+        first = math.ceil(self.low / step)
+        return [step * one for one in range(first, math.floor(self.high / step) + 1)]
 
 
 def scale(

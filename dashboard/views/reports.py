@@ -1,0 +1,151 @@
+"""Reports: a comparison as one page for people, tables and prompts for other programs."""
+
+from __future__ import annotations
+
+import re
+
+import streamlit as st
+
+from dashboard import engine, pages
+from dashboard.components import address, figures, states, verdicts
+from dashboard.components.terms import glossary
+from dashboard.components.text import short
+from dashboard.engine import Run, comparing, reports
+
+PREVIEW = 200
+PARTS = {"report": "Report of a comparison", "table": "Tables of a run", "prompts": "Prompts"}
+
+
+@states.guarded
+def page() -> None:
+    """Draw the page."""
+    st.title("Reports")
+    part = address.segment("What to take", PARTS, "part", label_visibility="collapsed")
+    if part == "report":
+        _report()
+    elif part == "table":
+        _tables()
+    else:
+        _prompts()
+    glossary("run", "interval", "soft prompt", "lineage")
+
+
+def _report() -> None:
+    st.markdown(
+        "One HTML file with the verdict, what was measured, every method with intervals and costs, "
+        "figures, who regresses, lineage, seeds and versions. It opens without a network."
+    )
+    found = engine.runs("comparison")
+    if not found:
+        states.empty("No comparison is finished", "Compare methods first; a report tells of them.")
+        pages.link("compare", label="Compare methods")
+        return
+    left, right = st.columns([4, 1])
+    with left:
+        run = _choose("Comparison", found, "comparison")
+    with right:
+        percent = st.number_input(
+            "Margin (%)",
+            min_value=0.1,
+            max_value=20.0,
+            value=100 * comparing.MARGIN,
+            step=0.5,
+            format="%.1f",
+            key="margin",
+            bind="query-params",
+            help="How much worse than full retraining is still as good, in percent of its value.",
+        )
+    margin = float(percent) / 100
+    with st.container(border=True):
+        verdicts.headline(comparing.verdict(engine.root(), run.id, margin))
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.download_button(
+            "Report as HTML",
+            lambda: reports.report(engine.root(), run.id, run.name, margin).encode(),
+            f"{file_name(run)}.html",
+            "text/html",
+            key="report-html",
+            on_click="ignore",
+            type="primary",
+            icon=":material/description:",
+        )
+        pages.link("compare", label="Look at it here", comparison=run.id)
+
+
+def _tables() -> None:
+    st.markdown("Any table of any run, as CSV for spreadsheets or Parquet for programs.")
+    found = reports.runs_with_tables()
+    if not found:
+        states.empty("No tables yet", "Imports, selections, evaluations and comparisons make them.")
+        return
+    left, right = st.columns([3, 1])
+    with left:
+        run = _choose("Run", found, "run")
+    names = reports.names(run)
+    with right:
+        name = address.choose("Table", names, "table")
+    count = reports.rows(run, name)
+    if count is not None and count > reports.MOST_ROWS:
+        st.info(
+            f"This table has {count:,} rows, too many for a browser; the command line writes it.",
+            icon=":material/terminal:",
+        )
+        st.code(f"puma export table {run.id} {name} --out {name}.parquet", language=None)
+        return
+    table = reports.table(engine.root(), run.id, name)
+    st.dataframe(table.head(PREVIEW), hide_index=True, height=420)
+    st.caption(f"{len(table):,} rows, the first {min(PREVIEW, len(table)):,} are shown.")
+    figures.downloads(table, f"{file_name(run)}-{name}")
+
+
+def _prompts() -> None:
+    st.markdown(
+        "All prompts of a run in one safetensors file keyed by user id, with the prediction head and "
+        "what they were fitted on; `puma prompts import` reads it."
+    )
+    found = reports.prompt_runs()
+    if not found:
+        states.empty("No prompts yet", "Fit or import source prompts first.")
+        return
+    run = _choose("Prompts", found, "prompts")
+    size = reports.prompt_bytes(run)
+    if size > reports.MOST_BYTES:
+        st.info(
+            f"These prompts take {size / 1e6:,.0f} MB, too much for a browser; the command line "
+            "writes them.",
+            icon=":material/terminal:",
+        )
+        st.code(f"puma prompts export {run.id} --out prompts.safetensors", language=None)
+        return
+    users = run.summary.get("users")
+    st.caption(f"{users:,} users, {size / 1e6:,.2f} MB" if users else f"{size / 1e6:,.2f} MB")
+    if not st.button("Make the file", icon=":material/deployed_code:", key=f"make-{run.id}"):
+        return
+    try:
+        with st.spinner("Writing the prompts…"):
+            data = reports.prompts(engine.root(), run.id)
+    except engine.StoreError as error:
+        states.failed("The prompts were not written.", error)
+        return
+    st.download_button(
+        "Prompts as safetensors",
+        data,
+        f"{file_name(run)}.safetensors",
+        "application/octet-stream",
+        key="prompts-file",
+        on_click="ignore",
+        type="primary",
+        icon=":material/download:",
+    )
+
+
+def _choose(label: str, runs: list[Run], name: str) -> Run:
+    labels = {run.id: f"{run.kind}: {short(run.name, 90)} ({run.id[:6]})" for run in runs}
+    chosen = address.choose(label, list(labels), name, labels=labels)
+    return next(run for run in runs if run.id == chosen)
+
+
+def file_name(run: Run) -> str:
+    """Return a run's name as a file name that every system takes."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", run.name).strip("-.")
+    return (plain or run.kind)[:80]
