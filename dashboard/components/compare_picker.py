@@ -42,10 +42,9 @@ def pick() -> Run | None:
             "overview run the worked example.",
         )
         return None
+    _follow_address(runs, places)
     run = _chosen(runs) if runs else None
     if run is not None:
-        if st.session_state.get(SHOWN) not in (None, run.id):
-            address.forget(*BUILDER)
         st.session_state[SHOWN] = run.id
     title = "Compare other methods, or pin another baseline"
     with st.expander(title, icon=":material/tune:", expanded=run is None):
@@ -59,6 +58,42 @@ def pick() -> Run | None:
             _alone(wish)
         return None
     return run
+
+
+def _follow_address(runs: list[Run], places: list[Place]) -> None:
+    """Before anything is drawn: a comparison chosen by itself resets the methods below it, and
+    methods that are compared by now show their comparison."""
+    given = address.read("comparison", [run.id for run in runs])
+    if st.session_state.get(SHOWN) not in (None, given):
+        address.forget(*BUILDER)
+        return
+    shown = next((run for run in runs if run.id == given), None)
+    named = next((one for one in places if one.id == st.query_params.get("place")), None)
+    place = named or (comparing.place_of(shown) if shown else None)
+    if place is None:
+        return
+    evaluated = comparing.methods(place)
+    known = set(evaluated["evaluation"])
+    methods = address.read_many("methods", known) or (comparing.members(shown) if shown else [])
+    pin = address.read("pin", known) or (shown.inputs.get("reference") if shown else None)
+    if not methods or pin is None or (shown is not None and _answers(shown, methods, pin)):
+        return
+    simple = evaluated.loc[evaluated["kind"] == "baseline", "evaluation"].tolist()
+    everything = list(dict.fromkeys([*methods, *simple]))
+    found = comparing.find(everything, pin) if pin in everything else None
+    if (
+        found is not None
+        and found.status == "finished"
+        and not comparing.lacks_baselines(evaluated)
+    ):
+        address.write("comparison", found.id)
+
+
+def _answers(run: Run, methods: list[str], pin: str) -> bool:
+    """Say whether a comparison is of these methods, baselines aside, with this one pinned."""
+    own = {one for one in comparing.members(run) if not comparing.is_baseline(engine.run(one))}
+    chosen = {one for one in methods if not comparing.is_baseline(engine.run(one))}
+    return run.inputs.get("reference") == pin and own == chosen
 
 
 def _chosen(runs: list[Run]) -> Run:
@@ -122,14 +157,10 @@ def _label(row: object) -> str:
 
 def _answer(wish: Wish, run: Run | None) -> None:
     """Show the wished comparison if it exists, what its job does, or a button to ask for it."""
-    if run is not None:
-        own = set(comparing.members(run))
-        same = run.inputs.get("reference") == wish.pin and own >= set(wish.methods)
-        if same and own == set(wish.everything) and not wish.lacks_baselines:
+    if run is not None and _answers(run, wish.methods, wish.pin):
+        whole = set(comparing.members(run)) >= set(wish.baselines) and not wish.lacks_baselines
+        if whole or run.status != "finished":
             return
-    found = comparing.find(wish.everything, wish.pin)
-    if found is not None and found.status == "finished" and not wish.lacks_baselines:
-        _show(found.id)
     job = comparing.pending(wish.methods, wish.pin)
     if job is not None and job.status in ("queued", "running"):
         _watch(job.id)
@@ -143,18 +174,11 @@ def _answer(wish: Wish, run: Run | None) -> None:
                 st.rerun()
 
 
-def _show(run_id: str) -> None:
-    address.write("comparison", run_id)
-    st.rerun()
-
-
 @st.fragment(run_every=1.0)
 def _watch(job_id: str) -> None:
     """What the job of a comparison does, until it ends."""
     job = engine.job(job_id)
     if job.status not in ("queued", "running"):
-        if job.status == "finished" and job.run_id:
-            address.write("comparison", job.run_id)
         st.rerun()
     with st.container(border=True):
         waits = "waits for its turn" if job.status == "queued" else "is being computed"

@@ -140,7 +140,11 @@ def _prompts() -> None:
 
 
 def _choose(label: str, runs: list[Run], name: str) -> Run:
-    labels = {run.id: f"{run.kind}: {short(run.name, 90)} ({run.id[:6]})" for run in runs}
+    mixed = len({run.kind for run in runs}) > 1
+    labels = {
+        run.id: f"{f'{run.kind}: ' if mixed else ''}{short(run.name, 90)} ({run.id[:6]})"
+        for run in runs
+    }
     chosen = address.choose(label, list(labels), name, labels=labels)
     return next(run for run in runs if run.id == chosen)
 
