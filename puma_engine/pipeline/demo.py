@@ -23,18 +23,29 @@ from puma_engine.pipeline.tables import read_prompt_file
 from puma_engine.store import Run, Workspace
 
 DATASET, SOURCE, TARGET = "goodbooks", "llama-small", "llama-medium"
-USERS = 500
+USERS = 600
 SHARE = 0.1
 STRATEGY = "kmeans-variance"
 PROMPT_FILE = "source-prompts.safetensors"
 
-# Every row is tuned the same way: benchmarks/demo_grid.py runs one grid of learning rates and
-# batch sizes a row, for the epochs that fit the time, on the validation split of these users.
-PROMPTS = TrainingConfig(epochs=7, batch_size=256, learning_rate=1e-2)
-RANDOM = TrainingConfig(epochs=2, batch_size=256, learning_rate=1e-2)
-ADAPTER_ALL = TrainingConfig(epochs=5, batch_size=256, learning_rate=1e-3)
-ADAPTER_FEW = TrainingConfig(epochs=6, batch_size=64, learning_rate=1e-3)
-ADAPTER = AdapterConfig(hidden=512)
+# benchmarks/demo_grid.py tries the same candidates for every row on the validation split of
+# these users, for the epochs that fit the time. All epochs are run (no patience), and the
+# best on validation counts.
+SOURCE_PROMPTS = TrainingConfig(
+    epochs=10, batch_size=256, learning_rate=2e-2, weight_decay=1.0, patience=0
+)
+RETRAINED = TrainingConfig(
+    epochs=8, batch_size=256, learning_rate=1e-2, weight_decay=0.1, patience=0
+)
+RANDOM = TrainingConfig(epochs=2, batch_size=256, learning_rate=1e-2, patience=0)
+ADAPTER_ALL = TrainingConfig(
+    epochs=6, batch_size=256, learning_rate=1e-3, weight_decay=0.01, patience=0
+)
+ADAPTER_FEW = TrainingConfig(
+    epochs=8, batch_size=128, learning_rate=1e-3, weight_decay=0.01, patience=0
+)
+SHAPE_ALL = AdapterConfig(hidden=512, noise=0.1)
+SHAPE_FEW = AdapterConfig(hidden=512, noise=0.3)
 
 
 @dataclass
@@ -74,7 +85,7 @@ class _Story:
         data, model = self.runs["data"], self.runs["source backbone"]
         if file is not None:
             return import_prompts(self.ws, data, model, file, progress=progress)
-        return fit_prompts(self.ws, data, model, training=PROMPTS, **self.common(progress))
+        return fit_prompts(self.ws, data, model, training=SOURCE_PROMPTS, **self.common(progress))
 
     def fit(self, role: Any, training: TrainingConfig) -> Callable[[ProgressCallback | None], Run]:
         return lambda progress: fit_prompts(
@@ -87,14 +98,14 @@ class _Story:
         )
 
     def migrate(
-        self, training: TrainingConfig, **settings: Any
+        self, training: TrainingConfig, adapter: AdapterConfig, **settings: Any
     ) -> Callable[[ProgressCallback | None], Run]:
         return lambda progress: migrate(
             self.ws,
             self.runs["source"],
             self.runs["target backbone"],
             training=training,
-            adapter=ADAPTER,
+            adapter=adapter,
             **settings,
             **self.common(progress),
         )
@@ -126,11 +137,11 @@ class _Story:
             _Step("source backbone", 4, self.backbone(SOURCE)),
             _Step("target backbone", 1, self.backbone(TARGET)),
             _Step("source", 1 if prompt_file().is_file() else 60, self.source),
-            _Step("migrated few", 16, self.migrate(ADAPTER_FEW, **few)),
-            _Step("migrated all", 72, self.migrate(ADAPTER_ALL)),
-            _Step("retrained", 67, self.fit("retrained", PROMPTS)),
+            _Step("migrated few", 16, self.migrate(ADAPTER_FEW, SHAPE_FEW, **few)),
+            _Step("migrated all", 72, self.migrate(ADAPTER_ALL, SHAPE_ALL)),
+            _Step("retrained", 67, self.fit("retrained", RETRAINED)),
             _Step("random", 30, self.fit("random", RANDOM)),
-            _Step("shuffled", 72, self.migrate(ADAPTER_ALL, shuffled=True)),
+            _Step("shuffled", 16, self.migrate(ADAPTER_FEW, SHAPE_FEW, shuffled=True, **few)),
             *(_Step(f"evaluation of {name}", 10, self.evaluate(name)) for name in methods),
             *(_Step(f"evaluation of {name}", 1, self.evaluate(name)) for name in BASELINES),
             _Step("comparison", 3, self.compare),

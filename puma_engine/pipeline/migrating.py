@@ -35,7 +35,12 @@ from puma_engine.pipeline.tables import (
     shape_of,
     template_of,
 )
-from puma_engine.settings import ADAPTER, ADAPTER_TRAINING, SMALL_ADAPTER_TRAINING
+from puma_engine.settings import (
+    ADAPTER,
+    ADAPTER_TRAINING,
+    SMALL_ADAPTER,
+    SMALL_ADAPTER_TRAINING,
+)
 from puma_engine.store import Run, Workspace
 
 Missing = Literal["mean", "drop"]
@@ -111,7 +116,8 @@ def migrate(
     runs = [find(ws, source, *PROMPT_KINDS) for source in given]
     wish = {"strategy": strategy, "budget": budget, "share": share, "seed": seed or 0}
     chosen = _selection(ws, runs, selection, wish, device, progress, should_cancel)
-    settings = training_from(training, _default_training(chosen), seed)
+    shape, schedule = _defaults(chosen)
+    settings = training_from(training, schedule, seed)
     plan = _Plan(
         sources=runs,
         target=backbone_run(ws, target, device=device),
@@ -119,7 +125,7 @@ def migrate(
         selection=chosen,
         template=template_of(runs[0], template),
         training=settings,
-        adapter=_adapter(adapter),
+        adapter=_adapter(adapter, shape),
         missing=missing,
         shuffle_seed=settings.seed if shuffled else None,
     )
@@ -153,19 +159,19 @@ def _selection(
     )
 
 
-def _adapter(given: AdapterConfig | dict[str, Any] | None) -> AdapterConfig:
+def _adapter(given: AdapterConfig | dict[str, Any] | None, default: AdapterConfig) -> AdapterConfig:
     if isinstance(given, AdapterConfig):
         return given
-    return AdapterConfig(**(ADAPTER.to_dict() | checked(AdapterConfig, given)))
+    return AdapterConfig(**(default.to_dict() | checked(AdapterConfig, given)))
 
 
-def _default_training(selection: Run | None) -> TrainingConfig:
+def _defaults(selection: Run | None) -> tuple[AdapterConfig, TrainingConfig]:
     """Few users make few steps an epoch, so a small budget trains in smaller batches."""
     if selection is None:
-        return ADAPTER_TRAINING
+        return ADAPTER, ADAPTER_TRAINING
     facts = selection.summary
     small = facts["selected"] < SMALL_SHARE * facts["users"]
-    return SMALL_ADAPTER_TRAINING if small else ADAPTER_TRAINING
+    return (SMALL_ADAPTER, SMALL_ADAPTER_TRAINING) if small else (ADAPTER, ADAPTER_TRAINING)
 
 
 def _run(
