@@ -17,6 +17,7 @@ PAGES = {
         ":material/neurology:",
         "Old and new model, their memory, and adding one.",
     ),
+    "users": ("Users", ":material/scatter_plot:", "Who is like whom, before and after?"),
     "compare": ("Compare", ":material/compare_arrows:", "Is a migration as good as retraining?"),
     "user": ("User", ":material/person:", "One user: records, predictions, prompt, what-ifs."),
     "reports": (

@@ -25,8 +25,9 @@ class Projection:
     """Maps of n users, row i of each array for user_ids[i].
 
     source, migrated [n, 2] float32: coordinates; those of migrated are shifted, turned, mirrored
-    and scaled as a whole to lie on source. space [n, k] float64: principal components of the
-    source prompts; cluster [n]: k-means labels in that space. facts: how far to trust it.
+    and scaled as a whole to lie on source with its spread. space [n, k] float64: principal
+    components of the source prompts; cluster [n]: k-means labels in that space. facts: how far
+    to trust it.
     """
 
     user_ids: np.ndarray
@@ -89,9 +90,10 @@ def check(method: str, clusters: int, neighbours: int) -> None:
 
 
 def align(moved: np.ndarray, fixed: np.ndarray) -> tuple[np.ndarray, float]:
-    """Lay points [n, 2] on others by shift, rotation, reflection and one scale (Procrustes).
+    """Lay points [n, 2] on others by shift, rotation and reflection, at their spread (Procrustes).
 
-    Returns the moved points and the share of the fixed points' spread that stays unexplained.
+    Returns the moved points, and the share of the fixed points' spread that the best such
+    copy of any size leaves unexplained.
     """
     from scipy.linalg import orthogonal_procrustes
 
@@ -101,8 +103,8 @@ def align(moved: np.ndarray, fixed: np.ndarray) -> tuple[np.ndarray, float]:
     if not spread or not size:
         return a + centre, 0.0 if spread == size else 1.0
     turn, strength = orthogonal_procrustes(a, b)
-    laid = a @ turn * (strength / size)
-    return laid + centre, float(((laid - b) ** 2).sum() / spread)
+    laid = a @ turn * np.sqrt(spread / size)
+    return laid + centre, max(0.0, 1 - float(strength) ** 2 / (spread * size))
 
 
 def _draw(space: np.ndarray, method: str, neighbours: int, seed: int) -> np.ndarray:

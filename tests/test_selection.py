@@ -4,8 +4,16 @@ import numpy as np
 import pytest
 
 from puma_engine.errors import SelectionError
-from puma_engine.selection import STRATEGIES, Signals, select_users
+from puma_engine.selection import (
+    STRATEGIES,
+    Signals,
+    coverage,
+    draw_users,
+    group_users,
+    select_users,
+)
 from puma_engine.selection.quotas import shares, with_minimum
+from puma_engine.selection.signals import reduced
 
 
 def signals(n, seed=0):
@@ -85,3 +93,30 @@ def test_quotas_are_exact_and_never_above_capacity():
             with_minimum(capacity, total, 3),
         ):
             assert quota.sum() == total and (quota <= capacity).all() and (quota >= 0).all()
+
+
+@pytest.mark.parametrize("strategy", ["kmeans-variance", "kmeans-farthest", "loss"])
+def test_groups_are_found_once_and_drawn_from_for_any_budget(strategy):
+    given = signals(300)
+    components = reduced(given.embedding.astype(float)[np.argsort(given.user_ids)], 3)
+    back = np.argsort(np.argsort(given.user_ids))
+    known = Signals(given.user_ids, None, given.variance, given.loss, space=components[back])
+    groups = group_users(strategy, known, seed=3)
+    labels = groups.cluster[np.argsort(np.argsort(given.user_ids))]
+    reused = group_users(strategy, known, seed=3, known=labels)
+    assert reused.cluster.tolist() == groups.cluster.tolist()
+    for budget in (20, 150):
+        whole = select_users(strategy, given, budget, seed=3)
+        again = draw_users(groups, budget, seed=3)
+        assert again.user_ids.tolist() == whole.user_ids.tolist()
+        assert again.report == whole.report
+
+
+def test_coverage_counts_every_user_once():
+    cluster, stratum = np.array([0, 0, 0, 1, 1]), np.array([0, 0, 1, 0, 0])
+    cells = coverage(cluster, stratum, np.array([True, False, False, True, True]))
+    assert cells.to_dict("records") == [
+        {"cluster": 0, "stratum": 0, "users": 2, "chosen": 1, "share": 0.5},
+        {"cluster": 0, "stratum": 1, "users": 1, "chosen": 0, "share": 0.0},
+        {"cluster": 1, "stratum": 0, "users": 2, "chosen": 2, "share": 1.0},
+    ]

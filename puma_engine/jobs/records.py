@@ -19,7 +19,8 @@ class Job:
     """One command in the queue. Times are ISO 8601 in UTC.
 
     status: queued, running, finished, failed, cancelled, or interrupted (its process is
-    gone; a worker queues it again). progress: the last report of the command. run_id: the
+    gone; a worker queues it again). progress: the last report of the command, and under
+    "trace" the steps and losses of each stage so far. run_id: the
     run that came out. attempt: how often it was started. cancel_asked: when somebody
     asked a running job to stop.
     """

@@ -19,6 +19,7 @@ from puma_engine.jobs import processes
 from puma_engine.jobs.queue import job as get_job
 from puma_engine.jobs.queue import settle
 from puma_engine.jobs.records import Job
+from puma_engine.jobs.trace import Trace
 from puma_engine.store import Run, Workspace
 from puma_engine.store.records import now, to_json
 
@@ -101,6 +102,7 @@ class Heart:
         self._stop = threading.Event()
         self._ended = threading.Event()
         self._latest: Any = None
+        self._trace = Trace()
         self._written: Any = None
         self._beaten = 0.0
         self._said: tuple[str, float] = ("", 0.0)
@@ -117,7 +119,8 @@ class Heart:
         self._thread.join()
 
     def report(self, progress: Any) -> None:
-        """Keep the latest report of the command; the thread writes it."""
+        """Keep the latest report of the command and its loss; the thread writes them."""
+        self._trace.add(as_dict(progress))
         self._latest = progress
 
     def should_stop(self) -> bool:
@@ -161,7 +164,7 @@ class Heart:
                 [now(), self.job_id, self.attempt],
             )
             if progress is not None:
-                data = as_dict(progress)
+                data = as_dict(progress) | {"trace": dict(self._trace.stages)}
                 db.execute(
                     "INSERT OR REPLACE INTO job_progress VALUES (?, ?, ?)",
                     [self.job_id, now(), to_json(data, "progress")],

@@ -1,6 +1,25 @@
 """Which users train the adapter: signals, grouping, quotas and a seeded draw."""
 
+from puma_engine.selection.coverage import coverage
 from puma_engine.selection.signals import Signals
-from puma_engine.selection.strategies import STRATEGIES, Selection, Strategy, select_users
+from puma_engine.selection.strategies import (
+    STRATEGIES,
+    Groups,
+    Selection,
+    Strategy,
+    draw_users,
+    group_users,
+    select_users,
+)
 
-__all__ = ["STRATEGIES", "Selection", "Signals", "Strategy", "select_users"]
+__all__ = [
+    "STRATEGIES",
+    "Groups",
+    "Selection",
+    "Signals",
+    "Strategy",
+    "coverage",
+    "draw_users",
+    "group_users",
+    "select_users",
+]

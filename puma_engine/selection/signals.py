@@ -18,14 +18,16 @@ class Signals:
 
     embedding [n, d]: the source prompts, flattened; variance [n]: of the train outcomes, 0
     for a single one; loss [n]: mean train loss on the source; activations [n, f]: binarised
-    FFN activations. The last three may be None if no strategy needs them.
+    FFN activations; space [n, k]: principal components of the embedding, where they are known
+    already. Those that no strategy needs may be None.
     """
 
     user_ids: np.ndarray
-    embedding: np.ndarray
+    embedding: np.ndarray | None = None
     variance: np.ndarray | None = None
     loss: np.ndarray | None = None
     activations: np.ndarray | None = None
+    space: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         n = len(self.user_ids)

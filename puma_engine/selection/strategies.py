@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -57,6 +57,20 @@ STRATEGIES: dict[str, Strategy] = {
 
 
 @dataclass(frozen=True)
+class Groups:
+    """How a strategy divides n users, in the order of their ids.
+
+    space [n, k] is what was clustered, if anything; cluster and stratum are labels [n] int.
+    """
+
+    plan: Strategy
+    user_ids: np.ndarray
+    space: np.ndarray | None
+    cluster: np.ndarray
+    stratum: np.ndarray
+
+
+@dataclass(frozen=True)
 class Selection:
     """The chosen users (sorted), and every candidate's groups aligned with the signals."""
 
@@ -82,33 +96,71 @@ def select_users(
 
     clusters, groups and min_cluster have the paper's defaults. Raises SelectionError.
     """
+    # Before the slow half: what cannot be drawn need not be grouped.
+    _checked_budget(_plan(strategy), budget, len(signals.user_ids), min_cluster)
+    found = group_users(strategy, signals, seed=seed, clusters=clusters, groups=groups)
+    chosen = draw_users(found, budget, seed=seed, min_cluster=min_cluster)
+    back = np.searchsorted(found.user_ids, np.asarray(signals.user_ids, dtype=str))
+    return replace(chosen, group={name: label[back] for name, label in chosen.group.items()})
+
+
+def group_users(
+    strategy: str,
+    signals: Signals,
+    *,
+    seed: int = 0,
+    clusters: int = 15,
+    groups: int = 5,
+    known: np.ndarray | None = None,
+) -> Groups:
+    """Divide users as a strategy does: the slow half of a selection, whatever the budget.
+
+    known: the labels [n] of its clusters, row i for signals.user_ids[i], if they were found
+    before with this seed.
+    """
     plan = _plan(strategy)
-    n = len(signals.user_ids)
-    budget = n if plan.name == "all" else int(budget)
-    if not 1 <= budget <= n:
-        raise SelectionError(f"The budget must be from 1 to the {n} users there are, not {budget}.")
-    if clusters < 1 or groups < 1 or min_cluster < 0:
+    if clusters < 1 or groups < 1:
         raise SelectionError(
-            "A selection needs 1 or more clusters and groups and 0 or more users a cluster, not "
-            f"{clusters}, {groups} and {min_cluster}."
+            f"A selection needs 1 or more clusters and groups, not {clusters} and {groups}."
         )
+    n = len(signals.user_ids)
     ordered = signals.by_id()
     space = _space(plan, ordered, seed)
-    label = np.zeros(n, np.int64) if space is None else cluster(space, clusters, seed)
+    if space is None:
+        label = np.zeros(n, np.int64)
+    elif known is None:
+        label = cluster(space, clusters, seed)
+    else:
+        order = np.argsort(np.asarray(signals.user_ids, dtype=str), kind="stable")
+        label = np.asarray(known, dtype=np.int64)[order]
     stratum = np.zeros(n, np.int64)
     if plan.stratum:
         stratum = strata(ordered.need(plan.stratum, strategy), groups)
+    return Groups(plan, np.asarray(ordered.user_ids, dtype=str), space, label, stratum)
+
+
+def draw_users(groups: Groups, budget: int, *, seed: int = 0, min_cluster: int = 50) -> Selection:
+    """Choose exactly `budget` users of groups; their labels are in the groups' order."""
+    plan, label, stratum = groups.plan, groups.cluster, groups.stratum
+    budget = _checked_budget(plan, budget, len(groups.user_ids), min_cluster)
     quota = _quotas(plan, label, stratum, budget, min_cluster)
-    rows = _draw(plan, space, label, stratum, quota, np.random.default_rng(seed))
-    ids = np.asarray(ordered.user_ids, dtype=str)
-    back = np.searchsorted(ids, np.asarray(signals.user_ids, dtype=str))
-    chosen = np.sort(ids[rows])
+    rows = _draw(plan, groups.space, label, stratum, quota, np.random.default_rng(seed))
+    chosen = np.sort(groups.user_ids[rows])
     report = {
         "cluster_sizes": np.bincount(label).tolist(),
         "cluster_chosen": np.bincount(label[rows], minlength=label.max() + 1).tolist(),
     }
-    group = {"cluster": label[back], "stratum": stratum[back]}
-    return Selection(chosen, strategy, seed, budget, group, report)
+    group = {"cluster": label, "stratum": stratum}
+    return Selection(chosen, plan.name, seed, budget, group, report)
+
+
+def _checked_budget(plan: Strategy, budget: int, n: int, min_cluster: int) -> int:
+    budget = n if plan.name == "all" else int(budget)
+    if not 1 <= budget <= n:
+        raise SelectionError(f"The budget must be from 1 to the {n} users there are, not {budget}.")
+    if min_cluster < 0:
+        raise SelectionError(f"A cluster is given 0 or more users at least, not {min_cluster}.")
+    return budget
 
 
 def _plan(name: str) -> Strategy:
@@ -124,6 +176,8 @@ def _space(plan: Strategy, signals: Signals, seed: int) -> np.ndarray | None:
         return None
     if plan.space == "activations":
         return reduced(unit(signals.need("activations", plan.name)), seed)
+    if plan.space == "pca" and signals.space is not None:
+        return np.asarray(signals.space, dtype=np.float64)
     values = signals.need("embedding", plan.name)
     return reduced(values, seed) if plan.space == "pca" else values
 
@@ -163,11 +217,16 @@ def _draw(
 
 def _farthest(points: np.ndarray, count: int) -> np.ndarray:
     """Start next to the centre, then take the point farthest from all taken, `count` times."""
+    length = (points**2).sum(1)
+
+    def from_point(row: int) -> np.ndarray:
+        return length - 2 * (points @ points[row]) + length[row]
+
     taken = [int(np.argmin(((points - points.mean(0)) ** 2).sum(1)))]
-    distance = ((points - points[taken[0]]) ** 2).sum(1)
-    distance[taken[0]] = -1
+    distance = from_point(taken[0])
+    distance[taken[0]] = -np.inf
     while len(taken) < count:
         taken.append(int(np.argmax(distance)))
-        distance = np.minimum(distance, ((points - points[taken[-1]]) ** 2).sum(1))
-        distance[taken] = -1
+        distance = np.minimum(distance, from_point(taken[-1]))
+        distance[taken[-1]] = -np.inf
     return np.array(taken)

@@ -1,0 +1,44 @@
+"""The training losses of a job, as far as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from dashboard import engine
+from dashboard.components import figures
+from dashboard.components.theme import CATEGORIES
+
+
+def losses_of(progress: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the losses of a job so far: stage, step, loss."""
+    rows = [
+        (stage, step, loss)
+        for stage, points in (progress.get("trace") or {}).items()
+        for step, loss in points
+        if loss is not None
+    ]
+    return pd.DataFrame(rows, columns=["stage", "step", "loss"])
+
+
+def loss_chart(job: engine.Job) -> None:
+    """Show the training losses that a job has reported; nothing before the first."""
+    data = losses_of(job.progress)
+    if data.empty:
+        return
+    figure = go.Figure()
+    for number, (stage, rows) in enumerate(data.groupby("stage", sort=False)):
+        line = {"color": CATEGORIES[number % len(CATEGORIES)]}
+        figure.add_scatter(x=rows["step"], y=rows["loss"], mode="lines", name=stage, line=line)
+    figures.show(
+        figure,
+        data,
+        f"losses-{job.id}",
+        title="Training loss: while it falls, the adapter still learns",
+        x="training step",
+        y="mean loss of an example",
+        height=260,
+    )

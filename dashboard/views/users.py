@@ -1,0 +1,296 @@
+"""Users: where everybody lies before and after a migration, and who would train the adapter."""
+
+from __future__ import annotations
+
+import numpy as np
+import streamlit as st
+
+from dashboard import engine, pages
+from dashboard.components import address, coverage, figures, jobs, maps, picking, states
+from dashboard.components.map_users import Shown, table_of, values_of
+from dashboard.components.picking import Pick
+from dashboard.components.terms import glossary, term
+from dashboard.engine import maps as read
+
+COLOURS = {
+    "cluster": "Cluster",
+    "chosen": "Chosen for training",
+    "variance": "Variance",
+    "loss": "Loss on the source",
+    "gain": "Gain of migrating",
+}
+MOUSE = {"lasso": "Lasso", "pan": "Click"}
+MOST_SHOWN = 1000
+LITTLE = 0.2
+LITTLE_IN_COMMON = " **The two models group users differently**: few near users stay near, so compare users, not places."
+
+
+@states.guarded
+def page() -> None:
+    """Draw the page."""
+    st.title("Users")
+    st.caption(
+        "Each point is one user's soft prompt. Close points are users whom a model sees alike."
+    )
+    migrations = read.migrations()
+    if not migrations:
+        states.empty(
+            "No migration yet",
+            "A map shows users before and after a migration. Launch one, and come back.",
+            icon=":material/scatter_plot:",
+        )
+        pages.link("plan", label="Plan a migration")
+        return
+    source, migration = _choose(migrations)
+    newer = read.newer(migration)
+    if newer:
+        states.stale("A newer migration of these prompts to the same model is in the list.")
+    found = read.projection(source.id, migration.id)
+    if found is None:
+        _draw_it(source, migration)
+        return
+    frame = read.users(engine.root(), found.id)
+    shown = Shown(source, migration, found, frame, picking.grid(frame))
+    _map(shown)
+    glossary("soft prompt", "cluster", "variance", "strategy", "budget", "gain", "migration")
+
+
+def _choose(migrations: list[engine.Run]) -> tuple[engine.Run, engine.Run]:
+    """Which migration, and which of its sources; both in the address."""
+    left, right = st.columns(2)
+    by_id = {run.id: run for run in migrations}
+    with left:
+        labels = {run.id: f"{run.name} ({run.id[:6]})" for run in migrations}
+        chosen = address.choose(
+            "Migration", list(by_id), "migration", labels=labels, help=term("migration")
+        )
+    sources = {run.id: run for run in read.sources_of(by_id[chosen])}
+    with right:
+        labels = {run.id: run.name for run in sources.values()}
+        first = address.choose(
+            "Source prompts", list(sources), "source", labels=labels, help=term("source prompts")
+        )
+    return sources[first], by_id[chosen]
+
+
+def _draw_it(source: engine.Run, migration: engine.Run) -> None:
+    """No map yet: one click queues it; a running or failed job is shown instead."""
+    job = read.drawing_job(source.id, migration.id)
+    if job is not None and job.status in ("queued", "running", "interrupted"):
+        states.loading("The map is being drawn by a job; you may close the page.")
+        jobs.watch(1, ("project",))
+        return
+    if job is not None and job.status == "failed":
+        states.failed("The map could not be drawn.", job.error)
+        if st.button("Try again", type="primary", icon=":material/refresh:"):
+            engine.retry(job.id)
+            st.rerun()
+        return
+    states.empty(
+        "No map of these prompts yet",
+        "A job lays the prompts out in the plane, before and after the migration. It is done once, in "
+        "the background.",
+        icon=":material/scatter_plot:",
+    )
+    if st.button("Draw the map", type="primary", icon=":material/draw:"):
+        read.draw(source, migration)
+        st.rerun()
+
+
+def _map(shown: Shown) -> None:
+    columns = st.columns([2, 3, 3])
+    with columns[0]:
+        colour = address.choose("Colour by", list(COLOURS), "colour", labels=COLOURS)
+    with columns[1]:
+        strategy = coverage.choose_strategy()
+    with columns[2]:
+        budget = coverage.choose_budget(shown, strategy)
+    chosen = coverage.chosen_users(shown, strategy, budget)
+    _facts(shown)
+    pick = _pick(shown)
+    rows = picking.picked_rows(pick, shown.frame, shown.points)
+    _pickers(shown, pick)
+    _charts(shown, colour, chosen, pick, rows)
+    _picked(shown, chosen, pick, rows)
+    coverage.show_coverage(shown, chosen, strategy, budget)
+
+
+def _facts(shown: Shown) -> None:
+    """How far the map may be trusted, beside it."""
+    facts = shown.projection.summary
+    measured = (
+        f"Measured on {facts['trust_users']:,} users and {facts['trust_neighbours']} neighbours."
+    )
+    trust = (
+        "Trustworthiness: 1 if whoever is near on the map is near among the prompts themselves; "
+        f"0.5 is chance. {measured}"
+    )
+    cells = st.columns(4)
+    cells[0].metric("Trust in the source map", f"{facts['trust_source']:.2f}", help=trust)
+    cells[1].metric("Trust in the migrated map", f"{facts['trust_migrated']:.2f}", help=trust)
+    cells[2].metric(
+        "Nearest users kept",
+        f"{facts['shared_neighbours']:.0%}",
+        help="Of a user's nearest users among the source prompts, the share that are nearest among the "
+        f"migrated ones too. {measured}",
+    )
+    cells[3].metric(
+        "Misfit of the maps",
+        f"{facts['misfit']:.0%}",
+        help="Share of the source map's spread that the migrated map misses after it was shifted, "
+        "turned, mirrored and scaled as a whole onto it.",
+    )
+    n, users = facts["drawn"], facts["users"]
+    who = (
+        f"All {n:,} users are drawn"
+        if n == users
+        else f"A random {n:,} of {users:,} users are drawn"
+    )
+    how = {"umap": "UMAP of", "pca": "the first two of"}[facts["method"]]
+    st.caption(
+        f"{who}: {how} the principal components, one fit for each model. Axes have no unit; "
+        "distances far apart mean little."
+        + (LITTLE_IN_COMMON if facts["shared_neighbours"] < LITTLE else "")
+    )
+
+
+def _pick(shown: Shown) -> Pick:
+    """What is picked: the latest lasso or click, else what the address names."""
+    clusters = int(shown.frame["cluster"].max()) + 1
+    for name in picking.MAPS:
+        selection = (st.session_state.get(f"map-{name}") or {}).get("selection") or {}
+        mark = picking.signature(selection)
+        if mark and mark != st.session_state.get(f"seen-{name}"):
+            st.session_state[f"seen-{name}"] = mark
+            area, rows = picking.event(selection, name)
+            rows = [row for row in rows if 0 <= row < len(shown.frame)][: picking.MOST_IDS]
+            _write(area or Pick(users=tuple(shown.frame["user_id"].iloc[rows])))
+    asked = address.read_many("users", lambda _user: True)[: picking.MOST_IDS]
+    known = set(shown.frame["user_id"]) if asked else set()
+    users = tuple(user for user in asked if user in known)
+    if len(users) < len(asked):
+        st.warning("Not every user that was asked for is on this map.", icon=":material/link_off:")
+    corners = address.read_many("area", picking.is_corner)[: picking.MOST_CORNERS]
+    on = address.read("on", picking.MAPS, picking.MAPS[0]) or picking.MAPS[0]
+    cluster = address.read("cluster", [str(number + 1) for number in range(clusters)])
+    if users:
+        return Pick(users=users)
+    if len(corners) > 2:
+        return Pick(area=tuple(picking.corner(one) for one in corners), on=on)
+    return Pick(cluster=None if cluster is None else int(cluster) - 1)
+
+
+def _write(pick: Pick) -> None:
+    """Put a pick into the address; nothing of an earlier one stays."""
+    address.write("users", list(pick.users))
+    address.write("area", [f"{x},{y}" for x, y in pick.area])
+    address.write("on", pick.on if pick.area else None)
+    address.write("cluster", None if pick.cluster is None else str(pick.cluster + 1))
+
+
+def _charts(
+    shown: Shown, colour: str, chosen: np.ndarray | None, pick: Pick, rows: np.ndarray
+) -> None:
+    values, label, missing = values_of(shown, colour)
+    if colour == "chosen" and chosen is None:
+        missing = "Who would be chosen is not known yet; see below."
+    if missing:
+        st.info(missing, icon=":material/help:")
+        colour = "cluster"
+    marked = rows if pick else None
+    scale = None
+    if colour == "cluster":
+        layers = maps.cluster_layers(shown.frame["cluster"].to_numpy(), marked)
+    elif colour == "chosen" and chosen is not None:
+        layers = maps.chosen_layers(chosen, marked)
+    else:
+        layers = maps.value_layers(values, marked)
+        scale = maps.value_scale(values, label, differences=colour == "gain")
+    if scale is not None and not np.isfinite(values).all():
+        unknown = int((~np.isfinite(values)).sum())
+        st.caption(f"{unknown:,} users without a measurement are grey.")
+    titles = (
+        "Source: users as the old model sees them",
+        "Migrated: the same users on the new model",
+    )
+    data = shown.frame.assign(**({} if chosen is None else {"chosen": chosen}))
+    for column, name, title in zip(st.columns(2), picking.MAPS, titles, strict=True):
+        figure = maps.map_figure(
+            shown.points[name],
+            layers,
+            scale,
+            pick.area if pick.on == name else (),
+            st.session_state["mouse"] or "lasso",
+        )
+        with column:
+            figures.show(
+                figure,
+                data,
+                f"map-{name}",
+                title=title,
+                x="map axis 1 (no unit)",
+                y="map axis 2 (no unit)",
+                height=maps.HEIGHT,
+                select=("points", "box", "lasso"),
+            )
+
+
+def _pickers(shown: Shown, pick: Pick) -> None:
+    """Ways to pick users: with the mouse, a cluster, an id, or nobody."""
+    clusters = [str(number + 1) for number in range(int(shown.frame["cluster"].max()) + 1)]
+    st.session_state["pick-cluster"] = None if pick.cluster is None else str(pick.cluster + 1)
+    st.session_state["pick-user"] = pick.users[0] if len(pick.users) == 1 else ""
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        st.segmented_control(
+            "Pick on a map by",
+            list(MOUSE),
+            format_func=MOUSE.__getitem__,
+            default="lasso",
+            key="mouse",
+        )
+        st.selectbox(
+            "Pick a cluster",
+            clusters,
+            index=None,
+            key="pick-cluster",
+            placeholder="none",
+            width=160,
+            help=term("cluster"),
+            on_change=_pick_cluster,
+        )
+        st.text_input("Pick a user id", key="pick-user", width=200, on_change=_pick_user)
+        st.button("Pick nobody", on_click=_write, args=(Pick(),), disabled=not pick)
+
+
+def _picked(shown: Shown, chosen: np.ndarray | None, pick: Pick, rows: np.ndarray) -> None:
+    """The picked users as a table."""
+    if not pick:
+        st.caption("Draw around users on one map, or click one, to find them on the other map.")
+        return
+    st.markdown(f"##### {len(rows):,} of {len(shown.frame):,} users picked")
+    table = table_of(shown, chosen, rows)
+    event = st.dataframe(
+        table.head(MOST_SHOWN),
+        key="picked-users",
+        hide_index=True,
+        on_select="rerun",
+        selection_mode="single-row",
+        height=min(280, 40 + 35 * len(table)),
+    )
+    marked = event.selection.rows if event else []
+    if len(table) == 1 or marked:
+        user = table["User"].iloc[marked[0] if marked else 0]
+        pages.link("user", label="Open this user", user=str(user))
+    if len(table) > MOST_SHOWN:
+        st.caption(f"The first {MOST_SHOWN:,} are shown; the download holds all.")
+    figures.downloads(table, "picked-users-table")
+
+
+def _pick_cluster() -> None:
+    value = st.session_state["pick-cluster"]
+    _write(Pick(cluster=None if value is None else int(value) - 1))
+
+
+def _pick_user() -> None:
+    value = st.session_state["pick-user"].strip()
+    _write(Pick(users=(value,) if value else ()))
