@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from puma_engine import checkpoint
+from puma_engine import checkpoint, ranks
 from puma_engine.batches import epoch_batches, process_share
 from puma_engine.checkpoint import State
 from puma_engine.config import PRECISIONS, TrainingConfig, stable_hash
 from puma_engine.errors import Cancelled, ConfigError, TrainingError
 
 REPORT_SECONDS = 0.2
+ASK_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ class TrainingResult:
 def resolve_device(device: str | None) -> str:
     """Return a usable device name: the given one, or a GPU if there is one, else the CPU."""
     if device in (None, "auto"):
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() and not ranks.wants_cpu() else "cpu"
+        return ranks.own_gpu(device)
     try:
         kind = torch.device(str(device)).type
     except RuntimeError:
@@ -62,7 +64,7 @@ def resolve_device(device: str | None) -> str:
         raise ConfigError(
             f"The device {device!r} is not here; use cpu, or cuda where there is a GPU."
         )
-    return str(device)
+    return ranks.own_gpu(str(device))
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
@@ -106,7 +108,7 @@ def train(
         for number in range(state.batch, len(batches)):
             run.step(batches[number])
             state.batch = number + 1
-            if should_cancel is not None and should_cancel():
+            if run.is_cancelled(should_cancel):
                 run.save()
                 raise Cancelled(f"Cancelled while {stage}, at step {state.step} of {run.total}.")
             run.report()
@@ -166,8 +168,9 @@ class _Run:
         self.state = loaded.state
         self.best = loaded.restore(self.bare, self.optimizer) or None
         self.before = loaded.state.seconds
-        self.since += loaded.state.loss_sum
-        self.since_count = loaded.state.loss_count
+        if self.accelerator.is_main_process:
+            self.since += loaded.state.loss_sum
+            self.since_count = loaded.state.loss_count
         if loaded.scaler is not None:
             self.scaler.load_state_dict(loaded.scaler)
 
@@ -232,7 +235,7 @@ class _Run:
         train_loss = float(summed[0] / summed[1].clamp(min=1))
         self.since.zero_()
         self.since_count = 0
-        self.validation = None if validate is None else float(validate())
+        self.validation = None if validate is None else self.agreed(float(validate()))
         self.refuse_nan(train_loss)
         state.history.append(
             {"epoch": state.epoch, "train_loss": train_loss, "validation": self.validation}
@@ -247,6 +250,18 @@ class _Run:
         state.epoch += 1
         state.batch = 0
         self.report(now=True, loss=train_loss)
+
+    def agreed(self, value: float) -> float:
+        """The mean over processes, so that all take the same decision after it."""
+        mine = torch.tensor([value], dtype=torch.float64, device=self.since.device)
+        return float(self.accelerator.reduce(mine, reduction="mean"))
+
+    def is_cancelled(self, should_cancel: Callable[[], bool] | None) -> bool:
+        """Whether somebody asked to stop; several processes ask each other now and then."""
+        asked = should_cancel is not None and should_cancel()
+        if self.accelerator.num_processes == 1:
+            return asked
+        return self.state.step % ASK_STEPS == 0 and self.agreed(float(asked)) > 0
 
     def refuse_nan(self, train_loss: float) -> None:
         """Stop a training that diverged; its numbers would spoil everything after it."""

@@ -48,11 +48,10 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
 @pytest.mark.timeout(180)
 def test_two_processes_train_as_one(tmp_path):
     subprocess.run([*command(tmp_path / "one.st", tmp_path / "a"), "0"], check=True)
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    launch += ["--main_process_port", "0"]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     line = command(tmp_path / "two.st", tmp_path / "b")
     subprocess.run([line[0], *launch, *line[1:], "0"], check=True)
+    assert (tmp_path / "two.processes").read_text() == "2"
     one, two = load_file(tmp_path / "one.st"), load_file(tmp_path / "two.st")
     for name in one:
         np.testing.assert_allclose(one[name], two[name], atol=1e-5)

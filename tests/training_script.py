@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from puma_engine import ranks
 from puma_engine.config import TrainingConfig
 from puma_engine.tensors import save_tensors
 from puma_engine.training import train
@@ -35,6 +36,7 @@ def main() -> None:
     out, folder, pause = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
     module = Small(float(sys.argv[4]) if len(sys.argv) > 4 else 0.3, pause)
     train(module, 500, CONFIG, checkpoint_dir=folder)
+    out.with_suffix(".processes").write_text(str(ranks.count()))
     save_tensors(out, {name: p.detach().numpy() for name, p in module.named_parameters()})
 
 

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import redirect_stdout
 
+from puma_engine import ranks
 from puma_engine.cli.application import app
 
 __all__ = ["app", "main"]
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; ends the process with 0, 1 (it failed) or 2 (wrong usage)."""
-    app(sys.argv[1:] if arguments is None else arguments)
+    """Run the command line; ends the process with 0, 1 (it failed) or 2 (wrong usage).
+
+    Of several processes that train together, the first alone speaks.
+    """
+    words = sys.argv[1:] if arguments is None else arguments
+    if ranks.is_first():
+        app(words)
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        app(words)

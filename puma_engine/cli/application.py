@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from puma_engine import ranks
 from puma_engine.cli import (
     data,
     demo,
@@ -67,7 +68,9 @@ def hoist(arguments: list[str]) -> list[str]:
 
 
 def report(error: PumaError, as_json: bool) -> None:
-    """Print an error to standard error, on one line."""
+    """Print an error to standard error, on one line; of several processes the first does."""
+    if not ranks.is_first():
+        return
     text = " ".join(str(error).split())
     if as_json:
         text = json.dumps({"error": text, "type": type(error).__name__})

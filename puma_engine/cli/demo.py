@@ -31,7 +31,7 @@ def demo(
     from puma_engine.pipeline.demo import USERS
     from puma_engine.pipeline.demo import demo as run_demo
 
-    ws = session().open(create=True)
+    ws = session().open(create=True, together=True)
     with watched("demo", quiet=session().as_json) as (progress, should_cancel):
         run = run_demo(
             ws,

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from puma_engine import ranks
+
 Watch = tuple[Callable[[Any], None], Callable[[], bool]]
 LINE_SECONDS = 15.0
 QUIET_SECONDS = 2.0
@@ -23,7 +25,7 @@ def watched(title: str, *, quiet: bool = False) -> Iterator[Watch]:
     nothing. The first Ctrl-C asks the work to stop at its next checkpoint.
     """
     with _interruptible() as should_cancel:
-        if quiet:
+        if quiet or not ranks.is_first():
             yield (lambda _report: None), should_cancel
         elif sys.stderr.isatty():
             with _bars(title) as show:

@@ -92,7 +92,7 @@ def compare(
             name=name,
         )
         return
-    ws = session().open()
+    ws = session().open(together=True)
     with watched("comparing", quiet=session().as_json) as (progress, should_cancel):
         run = pipeline_compare(
             ws,

@@ -10,6 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from puma_engine import ranks
+from puma_engine.errors import ConfigError
+
 if TYPE_CHECKING:
     from puma_engine.store import Run, Workspace
 
@@ -21,10 +24,18 @@ class Session:
         self.path = workspace
         self.as_json = as_json
 
-    def open(self, *, create: bool = False) -> Workspace:
-        """Open the workspace, making it first if asked to."""
+    def open(self, *, create: bool = False, together: bool = False) -> Workspace:
+        """Open the workspace, making it first if asked to.
+
+        together: for work that several processes may share; all else is for one.
+        """
         from puma_engine.store import Workspace
 
+        if ranks.count() > 1 and not together:
+            raise ConfigError(
+                f"This command works in one process, and {ranks.count()} were started; run it "
+                "without a launcher."
+            )
         return Workspace.open(self.path, create=create)
 
     def do(self, command: str, title: str, *, queue: bool = False, **arguments: Any) -> None:
@@ -32,7 +43,7 @@ class Session:
         from puma_engine.cli.progress import watched
         from puma_engine.pipeline import COMMANDS
 
-        ws = self.open(create=command in CREATING)
+        ws = self.open(create=command in CREATING, together=not queue)
         if queue:
             from puma_engine.jobs import enqueue
 

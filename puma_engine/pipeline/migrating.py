@@ -182,7 +182,7 @@ def _run(
     progress: ProgressCallback | None,
     should_cancel: CancelCheck | None,
 ) -> Run:
-    def work(run_id: str, folder: Path, clock: Clock) -> Outcome:
+    def work(_run_id: str, folder: Path, clock: Clock) -> Outcome:
         from puma_engine.migration import train_migration
 
         frozen = load_backbone(ws, plan.target, device=device, precision=plan.training.precision)
@@ -204,13 +204,17 @@ def _run(
             progress=progress,
             should_cancel=should_cancel,
         )
-        keep_prompts(ws, run_id, moved.table)
-        keep_adapter(ws, run_id, moved.adapter_tensors, moved.adapter_meta)
         outcome = training_outcome(moved.result, int(moved.table.meta["users_trained"]))
         parameters = sum(int(np.size(value)) for value in moved.adapter_tensors.values())
         outcome.cost["adapter_parameters"] = parameters
         outcome.summary |= shape_of(moved.table)
         outcome.summary["users_filled"] = moved.table.meta["users_filled"]
+
+        def keep(run_id: str) -> None:
+            keep_prompts(ws, run_id, moved.table)
+            keep_adapter(ws, run_id, moved.adapter_tensors, moved.adapter_meta)
+
+        outcome.keep = keep
         return outcome
 
     return run_stage(
@@ -221,6 +225,7 @@ def _run(
         inputs=plan.inputs,
         seed=plan.training.seed,
         work=work,
+        together=True,
     )
 
 

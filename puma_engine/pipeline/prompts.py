@@ -65,17 +65,17 @@ def fit_prompts(
     shape = _shape(prompt)
     config = _config(role, template, data, settings, shape)
 
-    def work(run_id: str, folder: Path, clock: Clock) -> Outcome:
+    def work(_run_id: str, folder: Path, clock: Clock) -> Outcome:
         frozen = load_backbone(ws, model, device=device, precision=settings.precision)
         interactions = load_dataset(ws, data)
         clock.restart()
         fitted = _fit(
             frozen, interactions, config, settings, shape, folder, progress, should_cancel
         )
-        keep_prompts(ws, run_id, fitted.table)
         users = 0 if role == "random" else len(interactions.users)
         outcome = training_outcome(fitted.result, users)
         outcome.summary |= shape_of(fitted.table)
+        outcome.keep = lambda run_id: keep_prompts(ws, run_id, fitted.table)
         return outcome
 
     return run_stage(
@@ -86,6 +86,7 @@ def fit_prompts(
         inputs={"dataset": data.id, "backbone": model.id},
         seed=settings.seed,
         work=work,
+        together=True,
     )
 
 

@@ -153,6 +153,10 @@ def _signals(
     users = np.intersect1d(table.user_ids, dataset.users)
     for other in others:
         users = np.intersect1d(users, load_prompts(ws, other).user_ids)
+    if not len(users):
+        raise SelectionError(
+            "No user is in the data set and in every source; check that they share user ids."
+        )
     rows = table.rows_of(users)
     signals = Signals(
         user_ids=users,

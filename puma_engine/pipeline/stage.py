@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from puma_engine import ranks
 from puma_engine.config import TrainingConfig
 from puma_engine.errors import Cancelled, ConfigError, NotFoundError, PumaError, StoreError
 from puma_engine.store import Run, Workspace
@@ -27,6 +28,7 @@ class Outcome:
     device: str = "cpu"
     cost: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
+    keep: Callable[[str], None] | None = None  # writes the artifacts of the run with this id
 
 
 class Clock:
@@ -57,19 +59,67 @@ def run_stage(
     inputs: dict[str, str],
     work: Work,
     seed: int | None = None,
+    together: bool = False,
 ) -> Run:
     """Return the finished run that answers this question, doing the work if there is none.
 
-    work(run id, checkpoint folder, clock) writes the artifacts. When it fails or is
-    cancelled the run is marked, its checkpoints stay, and asking again resumes it.
+    work(run id, checkpoint folder, clock) writes the artifacts, or leaves that to its
+    outcome's keep. When it fails or is cancelled the run is marked, its checkpoints stay, and
+    asking again resumes it. Of several processes the first does it all; the others do the
+    work too if it is done together, writing nothing, and return the run that came out.
     """
-    run = ws.begin(kind, name=name, config=config, inputs=inputs, seed=seed)
-    if run.status == "finished":
-        return run
+
+    def begin() -> Run:
+        return ws.begin(kind, name=name, config=config, inputs=inputs, seed=seed)
+
+    if ranks.count() == 1:
+        run = begin()
+        return run if run.status == "finished" else _do(ws, run, work)
+    # Nobody may look for the run before all have come this far.
+    ranks.tell("ready")
+    return (_lead if ranks.is_first() else _follow)(ws, begin, work, together)
+
+
+def _lead(ws: Workspace, begin: Callable[[], Run], work: Work, together: bool) -> Run:
+    """Do a stage as the first of several processes, and tell the others how it goes."""
+    try:
+        run = begin()
+        if run.status != "finished":
+            if together:
+                ranks.tell({"work": run.id})
+            run = _do(ws, run, work)
+    except PumaError as error:
+        ranks.tell({"error": str(error), "cancelled": isinstance(error, Cancelled)})
+        raise
+    ranks.tell({"done": run.id})
+    return run
+
+
+def _follow(ws: Workspace, _begin: Callable[[], Run], work: Work, _together: bool) -> Run:
+    """Take part in what the first process does, and write nothing."""
+    said = ranks.tell(None)
+    if "work" in said:
+        folder = ws.work(said["work"])
+        try:
+            work(said["work"], folder, Clock(folder))
+        except PumaError:
+            # The same happened to the first process, which says what becomes of it.
+            ranks.tell(None)
+            raise
+        said = ranks.tell(None)
+    if "error" in said:
+        raise (Cancelled if said["cancelled"] else StoreError)(said["error"])
+    return ws.run(said["done"])
+
+
+def _do(ws: Workspace, run: Run, work: Work) -> Run:
+    """Work on a run that was begun, and finish it."""
     folder = ws.work(run.id)
     clock = Clock(folder)
     try:
         outcome = work(run.id, folder, clock)
+        if outcome.keep is not None:
+            outcome.keep(run.id)
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt | Cancelled)
         with contextlib.suppress(OSError):
