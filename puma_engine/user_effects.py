@@ -237,3 +237,17 @@ def quantile_groups(values: pd.Series) -> pd.Series:
     spans = enumerate(itertools.pairwise(edges), start=1)
     names = [f"{number}: {low:.3g} to {high:.3g}" for number, (low, high) in spans]
     return pd.Series([names[code] for code in codes], values.index)
+
+
+def with_values(frame: pd.DataFrame, *, ratings: bool) -> pd.DataFrame:
+    """Add values as people read them: first and second (RMSE of ratings, else the losses) and gap."""
+    root = np.sqrt if ratings else np.asarray
+    first, second = root(frame["reference"]), root(frame["loss"])
+    return frame.assign(first=first, second=second, gap=second - first)
+
+
+def difference_bins(gaps: np.ndarray, count: int) -> pd.DataFrame:
+    """Count differences in bins of equal width around 0, outliers in the last: from, to, users."""
+    reach = max(float(np.quantile(np.abs(gaps), 0.998)), 1e-6)
+    users, edges = np.histogram(np.clip(gaps, -reach, reach), count, (-reach, reach))
+    return pd.DataFrame({"from": edges[:-1], "to": edges[1:], "users": users})

@@ -11,8 +11,9 @@ import pytest
 from dashboard_pages import open_page
 
 from dashboard import pages
-from dashboard.components import compare_figures, compare_users
+from dashboard.components import compare_figures
 from dashboard.components.compare_methods import ordered
+from dashboard.engine import gains
 from puma_engine import jobs, pipeline
 from puma_engine.store import Workspace
 
@@ -89,7 +90,7 @@ def test_users_who_regress_lead_to_their_page(world, monkeypatch):
     assert int(metric.value.split()[0]) >= 3
 
 
-@pytest.mark.parametrize("group", ["variance", "activity", "cluster"])
+@pytest.mark.parametrize("group", ["variance", "train_rows", "cluster"])
 def test_groups_of_users_are_drawn(world, monkeypatch, group):
     app = see(world, monkeypatch, view="users", group=group)
     texts(app)
@@ -229,9 +230,9 @@ def test_an_empty_workspace_says_how_to_begin(tmp_path, monkeypatch):
 def test_many_users_are_drawn_quickly_and_small():
     count = 50_000
     rng = np.random.default_rng(0)
-    users = pd.DataFrame({"n": 5, "reference": rng.random(count), "value": rng.random(count)})
+    users = pd.DataFrame({"n": 5, "first": rng.random(count), "second": rng.random(count)})
     begun = time.perf_counter()
-    figure = compare_figures.user_scatter(users.head(compare_users.MOST_POINTS), "A", "B")
+    figure = compare_figures.user_scatter(users.head(gains.MOST_POINTS), "A", "B")
     assert len(figure.to_json()) < 1_000_000 and time.perf_counter() - begun < 2
 
 

@@ -74,8 +74,8 @@ def user_scatter(users: pd.DataFrame, first: str, second: str) -> go.Figure:
     """One point a user: the value under both methods; below the line the second is better."""
     figure = go.Figure(
         go.Scattergl(
-            x=users["reference"].to_numpy(np.float32),
-            y=users["value"].to_numpy(np.float32),
+            x=users["first"].to_numpy(np.float32),
+            y=users["second"].to_numpy(np.float32),
             mode="markers",
             name="One user",
             marker={"size": 5, "opacity": 0.5, "color": KINDS["migrated"].colour},
@@ -84,8 +84,8 @@ def user_scatter(users: pd.DataFrame, first: str, second: str) -> go.Figure:
             f"{first.lower()} %{{x:.3f}}, {second.lower()} %{{y:.3f}}<extra></extra>",
         )
     )
-    ends = np.array([users[["reference", "value"]].min().min()] * 2, dtype=float)
-    ends[1] = users[["reference", "value"]].max().max()
+    ends = np.array([users[["first", "second"]].min().min()] * 2, dtype=float)
+    ends[1] = users[["first", "second"]].max().max()
     figure.add_scatter(
         x=ends,
         y=ends,
@@ -97,25 +97,22 @@ def user_scatter(users: pd.DataFrame, first: str, second: str) -> go.Figure:
     return figure
 
 
-def histogram(values: np.ndarray, bins: int = 60) -> tuple[go.Figure, pd.DataFrame]:
-    """Bars of how many users differ by how much, zero marked; and the bars as a table."""
-    low, high = np.quantile(values, [0.002, 0.998])
-    reach = max(abs(low), abs(high), 1e-6)
-    counts, edges = np.histogram(np.clip(values, -reach, reach), bins, (-reach, reach))
-    middle = (edges[1:] + edges[:-1]) / 2
+def histogram(bars: pd.DataFrame) -> go.Figure:
+    """Bars of how many users differ by how much, zero marked; bars: from, to and users."""
+    middle = (bars["from"] + bars["to"]) / 2
     colours = [KINDS["migrated" if one < 0 else "retrained"].colour for one in middle]
     figure = go.Figure(
         go.Bar(
             x=middle,
-            y=counts,
-            width=edges[1] - edges[0],
+            y=bars["users"],
+            width=bars["to"] - bars["from"],
             marker={"color": colours, "line": {"width": 0}},
             hovertemplate="%{x:+.3f}<br>%{y} users<extra></extra>",
             showlegend=False,
         )
     )
     figure.add_vline(x=0, line={"color": NEUTRAL, "dash": "dot"})
-    return figure, pd.DataFrame({"from": edges[:-1], "to": edges[1:], "users": counts})
+    return figure
 
 
 def group_differences(groups: pd.DataFrame) -> go.Figure:

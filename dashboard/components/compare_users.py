@@ -4,21 +4,36 @@ from __future__ import annotations
 
 from urllib.parse import urlencode
 
-import numpy as np
 import pandas as pd
 import streamlit as st
 
 from dashboard import engine, pages
 from dashboard.components import address, compare_figures, figures, states
 from dashboard.components.compare_methods import ordered
-from dashboard.engine import Run, comparing
+from dashboard.engine import Run, comparing, gains
+from dashboard.engine.gains import Gains, Pair
 
-MOST_POINTS = 20_000
-MOST_LISTED = 200
 GROUPS = {
     "variance": "Variance of ratings",
-    "activity": "Activity (train rows)",
+    "train_rows": "Activity (train rows)",
     "cluster": "Cluster of source prompts",
+}
+
+COLUMNS = {
+    "Open": st.column_config.LinkColumn(
+        display_text=":material/person_search:", help="Open this user's page."
+    ),
+    "Probability": st.column_config.ProgressColumn(
+        "Probability to regress",
+        min_value=0.0,
+        max_value=1.0,
+        format="percent",
+        help="That the user's true loss grows by more than 5 % of the baseline's mean loss, given "
+        "the own rows and how all users differ.",
+    ),
+    "Baseline": st.column_config.NumberColumn(format="%.3f"),
+    "Method": st.column_config.NumberColumn(format="%.3f"),
+    "Difference": st.column_config.NumberColumn(format="%+.3f"),
 }
 
 
@@ -34,29 +49,27 @@ def show(run: Run) -> None:
         states.empty("Nobody to set against", "Compare a migration with full retraining.")
         return
     chosen = _method(run, others, base["method"])
-    found = comparing.effects(engine.root(), run.id, chosen, base["evaluation"])
+    pair = gains.Pair(run.id, chosen, base["evaluation"], run.summary["task"] == "rating")
+    found = gains.gains(engine.root(), pair)
     if found is None:
         states.failed("The predictions behind this comparison are gone.", "Evaluate them again.")
         return
-    ratings = run.summary["task"] == "rating"
-    users = with_values(found.frame, ratings=ratings)
-    unit = "RMSE of the user (stars)" if ratings else "Log loss of the user"
-    _summary(users, found)
+    unit = "RMSE of the user (stars)" if pair.ratings else "log loss of the user"
+    _summary(found)
     left, right = st.columns(2)
     with left:
-        _scatter(users, unit)
+        _scatter(found, unit)
     with right:
-        figure, bars = compare_figures.histogram(users["gap"].to_numpy())
         figures.show(
-            figure,
-            bars,
+            compare_figures.histogram(found.bars),
+            found.bars,
             "user-differences",
             title="How far users move: left of zero they are better off than under the baseline",
-            x=f"Difference of {unit[0].lower() + unit[1:] if not ratings else unit}",
+            x=f"Difference of {unit}",
             y="Users",
         )
-    _groups(run, chosen, methods, users, ratings)
-    _regressing(run, users, ratings)
+    _groups(pair, methods.set_index("evaluation").loc[chosen, "run"])
+    _regressing(pair, found)
 
 
 def _method(run: Run, others: pd.DataFrame, baseline: str) -> str:
@@ -76,21 +89,13 @@ def _method(run: Run, others: pd.DataFrame, baseline: str) -> str:
     return chosen
 
 
-def with_values(frame: pd.DataFrame, *, ratings: bool) -> pd.DataFrame:
-    """Return users with values as people read them: RMSE of ratings, log loss of clicks."""
-    root = np.sqrt if ratings else np.asarray
-    first, second = root(frame["reference"]), root(frame["loss"])
-    return frame.assign(first=first, second=second, gap=second - first)
-
-
-def _summary(users: pd.DataFrame, found: comparing.UserEffects) -> None:
-    sure = len(found.worse())
+def _summary(found: Gains) -> None:
     with st.container(horizontal=True):
-        st.metric("Better off", f"{(users['gap'] < 0).mean():.0%}", border=True)
-        st.metric("Worse off", f"{(users['gap'] > 0).mean():.0%}", border=True)
+        st.metric("Better off", f"{found.better:.0%}", border=True)
+        st.metric("Worse off", f"{found.worse:.0%}", border=True)
         st.metric(
-            f"Surely regress ({comparing.SURE:.0%} or more)",
-            f"{sure:,} of {len(users):,}",
+            f"Surely regress ({gains.SURE:.0%} or more)",
+            f"{found.sure:,} of {found.users:,}",
             border=True,
             help="Most single differences are chance, because a user has few held-out rows. These "
             "users lose more than chance explains.",
@@ -106,17 +111,12 @@ def _summary(users: pd.DataFrame, found: comparing.UserEffects) -> None:
             )
 
 
-def _scatter(users: pd.DataFrame, unit: str) -> None:
-    drawn = users
-    if len(users) > MOST_POINTS:
-        drawn = users.sample(MOST_POINTS, random_state=0)
-        st.caption(f"A random {MOST_POINTS:,} of {len(users):,} users are drawn.")
-    points = drawn[["n", "first", "second"]].rename(
-        columns={"first": "reference", "second": "value"}
-    )
+def _scatter(found: Gains, unit: str) -> None:
+    if len(found.points) < found.users:
+        st.caption(f"A random {len(found.points):,} of {found.users:,} users are drawn.")
     figures.show(
-        compare_figures.user_scatter(points, "Baseline", "Method"),
-        drawn,
+        compare_figures.user_scatter(found.points, "Baseline", "Method"),
+        found.points,
         "user-scatter",
         title="Each user under both: points below the line are better off",
         x=f"Baseline: {unit}",
@@ -124,77 +124,49 @@ def _scatter(users: pd.DataFrame, unit: str) -> None:
     )
 
 
-def _groups(
-    run: Run, evaluation: str, methods: pd.DataFrame, users: pd.DataFrame, ratings: bool
-) -> None:
+def _groups(pair: Pair, migration: str | None) -> None:
     st.subheader("Which groups gain or lose", divider="gray")
     by = address.segment("Group users by", GROUPS, "group")
-    labels = _labels(run, by, methods.set_index("evaluation").loc[evaluation, "run"])
-    if labels is None:
-        states.empty(
-            "No clusters here",
-            "Choose users with a k-means strategy, such as `puma select RUN --strategy "
-            "kmeans-variance --share 0.1`, to see clusters.",
-        )
-        return
-    table = comparing.by_group(users, labels, root=ratings).rename(columns={"group": "label"})
-    table["label"] = table["label"].astype(str)
+    grouping = by
+    if by == "cluster":
+        known = gains.clusterings(migration)
+        if not known:
+            states.empty(
+                "No clusters here",
+                "Choose users with a k-means strategy, such as `puma select RUN --strategy "
+                "kmeans-variance --share 0.1`, to see clusters.",
+            )
+            return
+        grouping = known[0].id
+    table = gains.groups(engine.root(), pair, grouping)
     figures.show(
         compare_figures.group_differences(table),
         table,
         f"groups-{by}",
         title="Difference by group: intervals left of zero gain, right of zero lose",
-        x="Difference of pooled RMSE (stars)" if ratings else "Difference of mean log loss",
+        x="Difference of pooled RMSE (stars)" if pair.ratings else "Difference of mean log loss",
         y=GROUPS[by],
         height=max(260, 90 + 26 * len(table)),
     )
 
 
-def _labels(run: Run, by: str, migration: str | None) -> pd.Series | None:
-    """The group of each user, by user id, named so that sorting by name is right."""
-    if by == "cluster":
-        found = comparing.clusterings(migration)
-        if not found:
-            return None
-        return comparing.clusters(found[0].id).map(lambda one: f"Cluster {one + 1:02}")
-    users = comparing.users(engine.root(), run.id)
-    assert users is not None  # its effects were shown above
-    column = "variance" if by == "variance" else "train_rows"
-    return comparing.quantile_groups(users.set_index("user_id")[column])
-
-
-def _regressing(run: Run, users: pd.DataFrame, ratings: bool) -> None:
+def _regressing(pair: Pair, found: Gains) -> None:
     st.subheader("Who regresses most", divider="gray")
-    table = listed(users.head(MOST_LISTED), run.id, ratings=ratings)
+    table = listed(found.listed, pair.run)
     st.dataframe(
         table if "user" in pages.PAGES else table.drop(columns="Open"),
         hide_index=True,
         height=380,
-        column_config={
-            "Open": st.column_config.LinkColumn(
-                display_text=":material/person_search:", help="Open this user's page."
-            ),
-            "Probability": st.column_config.ProgressColumn(
-                "Probability to regress",
-                min_value=0.0,
-                max_value=1.0,
-                format="percent",
-                help="That the user's true loss grows by more than 5 % of the baseline's mean "
-                "loss, given the own rows and how all users differ.",
-            ),
-            "Baseline": st.column_config.NumberColumn(format="%.3f"),
-            "Method": st.column_config.NumberColumn(format="%.3f"),
-            "Difference": st.column_config.NumberColumn(format="%+.3f"),
-        },
+        column_config=COLUMNS,
     )
     st.caption(
-        f"The {len(table):,} users most likely to regress, of {len(users):,}; "
-        + ("RMSE in stars." if ratings else "log loss.")
+        f"The {len(table):,} users most likely to regress, of {found.users:,}; "
+        + ("RMSE in stars." if pair.ratings else "log loss.")
     )
-    figures.downloads(users, "users")
+    figures.downloads(lambda: gains.everybody(engine.root(), pair), "users")
 
 
-def listed(users: pd.DataFrame, comparison: str, *, ratings: bool) -> pd.DataFrame:
+def listed(users: pd.DataFrame, comparison: str) -> pd.DataFrame:
     """Return the table of users as shown, with the address of each one's page."""
     return pd.DataFrame(
         {

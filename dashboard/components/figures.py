@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import pandas as pd
@@ -71,8 +71,11 @@ def style(figure: go.Figure, *, x: str = "", y: str = "", height: int = HEIGHT) 
     return figure
 
 
-def downloads(data: pd.DataFrame, key: str) -> None:
-    """Two quiet buttons that give a table as CSV or as Parquet, made when they are pressed."""
+def downloads(data: pd.DataFrame | Callable[[], pd.DataFrame], key: str) -> None:
+    """Two quiet buttons that give a table as CSV or as Parquet, made when they are pressed.
+
+    data: the table, or a function that makes it.
+    """
     with st.container(horizontal=True, horizontal_alignment="right"):
         for form, make, mime in (
             ("CSV", to_csv, "text/csv"),
@@ -80,7 +83,7 @@ def downloads(data: pd.DataFrame, key: str) -> None:
         ):
             st.download_button(
                 f"Data as {form}",
-                lambda make=make: make(data),  # type: ignore[misc]
+                lambda make=make: make(data() if callable(data) else data),  # type: ignore[misc]
                 f"{key}.{form.lower()}",
                 mime,
                 key=f"{key}-{form.lower()}",

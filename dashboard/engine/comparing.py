@@ -13,27 +13,16 @@ from dashboard.engine import Job, Run, StoreError
 from puma_engine import jobs as engine_jobs
 from puma_engine import studies
 from puma_engine.baselines import BASELINES
-from puma_engine.errors import PumaError
 from puma_engine.metrics import Interval
-from puma_engine.pipeline.comparing import comparison_users, find_comparison
-from puma_engine.pipeline.judging import effects_between, judge_comparison, with_backbones
+from puma_engine.pipeline.comparing import find_comparison
+from puma_engine.pipeline.judging import judge_comparison, with_backbones
 from puma_engine.pipeline.stage import slug
 from puma_engine.pipeline.surveying import STUDIED, evaluated_methods, gain_between
 from puma_engine.settings import MARGIN
 from puma_engine.store import Workspace
-from puma_engine.user_effects import SURE, UserEffects, by_group, quantile_groups
 from puma_engine.verdict import Verdict
 
-__all__ = [
-    "MARGIN",
-    "STUDIED",
-    "SURE",
-    "UserEffects",
-    "Verdict",
-    "by_group",
-    "quantile_groups",
-    "studies",
-]
+__all__ = ["MARGIN", "STUDIED", "Verdict", "studies"]
 
 
 @dataclass(frozen=True)
@@ -156,42 +145,7 @@ def verdict(root: str, run_id: str, margin: float = MARGIN) -> Verdict:
     return judge_comparison(Workspace.open(root), run_id, margin=margin)
 
 
-@st.cache_resource(max_entries=4, show_spinner=False)
-def users(root: str, run_id: str) -> pd.DataFrame | None:
-    """Return the comparison's table of users, not to be changed; None if files are gone."""
-    try:
-        return comparison_users(Workspace.open(root), run_id)
-    except PumaError:
-        return None
-
-
-@st.cache_resource(max_entries=8, show_spinner=False)
-def effects(root: str, run_id: str, evaluation: str, reference: str) -> UserEffects | None:
-    """Return how users fare under one evaluation against another of a comparison."""
-    found = users(root, run_id)
-    return None if found is None else effects_between(found, evaluation, reference)
-
-
 @st.cache_data(max_entries=500, show_spinner=False)
 def gain(root: str, reference: str, other: str, metric: str) -> Interval | None:
     """Return the gain of one evaluation over another, with its interval over users."""
     return gain_between(Workspace.open(root), reference, other, metric)
-
-
-def clusterings(migration: str | None) -> list[Run]:
-    """Selections that put users into clusters, those that the migration used first."""
-    found = [run for run in engine.runs("selection") if "cluster_sizes" in _report(run)]
-    used = set()
-    if migration is not None:
-        used = {run.id for run in engine.workspace().lineage(migration)}
-    return sorted(found, key=lambda run: run.id not in used)
-
-
-def _report(run: Run) -> dict[str, Any]:
-    return run.summary.get("report") or {}
-
-
-def clusters(selection: str) -> pd.Series:
-    """Return the cluster of each user of a selection, by user id."""
-    table = engine.table(engine.root(), selection, "selection")
-    return table.set_index("user_id")["cluster"]

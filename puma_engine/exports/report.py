@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +20,7 @@ from puma_engine.exports.kinds import LOOKS
 from puma_engine.exports.report_words import METRICS, STYLE, TERMS
 from puma_engine.store import Run
 from puma_engine.studies import frontier
-from puma_engine.user_effects import UserEffects
+from puma_engine.user_effects import UserEffects, difference_bins, with_values
 from puma_engine.verdict import Verdict
 
 DECISIONS = {
@@ -165,11 +164,9 @@ def _users(report: Report) -> list[Content]:
     """Who gains and who loses, if the comparison has a judged migration."""
     if report.effects is None:
         return []
-    frame = report.effects.frame
-    root = np.sqrt if report.ratings else np.asarray
-    values = pd.DataFrame({"first": root(frame["reference"]), "second": root(frame["loss"])})
+    values = with_values(report.effects.frame, ratings=report.ratings)
     unit = "RMSE of a user (stars)" if report.ratings else "Log loss of a user"
-    gaps = (values["second"] - values["first"]).to_numpy()
+    gaps = values["gap"].to_numpy()
     drawn = values.sample(MOST_DOTS, random_state=0) if len(values) > MOST_DOTS else values
     few = f" (a random {MOST_DOTS:,} of {len(values):,} users)" if len(drawn) < len(values) else ""
     return [
@@ -186,21 +183,19 @@ def _users(report: Report) -> list[Content]:
                 f"Each user under both: below the line the migration is better{few}",
                 svg.user_points(
                     "Each user under both methods",
-                    list(drawn.itertuples(index=False, name=None)),
+                    list(drawn[["first", "second"]].itertuples(index=False, name=None)),
                     (f"Retrained: {unit}", f"Migrated: {unit}"),
                 ),
             ),
             ("How far users move: left of zero they gain", _histogram(gaps, unit)),
             *((f"By {name}", _group_picture(name, group)) for name, group in report.groups.items()),
         ),
-        *_regressing(report, frame, root),
+        *_regressing(report.verdict.refine, values),
     ]
 
 
 def _histogram(gaps: np.ndarray, unit: str) -> Element:
-    reach = max(float(np.quantile(np.abs(gaps), 0.998)), 1e-6)
-    counts, edges = np.histogram(np.clip(gaps, -reach, reach), 48, (-reach, reach))
-    bars = list(zip(edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), strict=True))
+    bars = list(difference_bins(gaps, 48).itertuples(index=False, name=None))
     return svg.bars("Distribution of differences", bars, f"Migrated minus retrained: {unit}")
 
 
@@ -213,23 +208,22 @@ def _group_picture(name: str, groups: pd.DataFrame) -> Element:
     return svg.interval_rows(f"Difference by {name}", rows, label, line_at=0.0)
 
 
-def _regressing(report: Report, frame: pd.DataFrame, root: Any) -> list[Content]:
+def _regressing(refine: Sequence[str], users: pd.DataFrame) -> list[Content]:
     head = ["User", "Held-out rows", "Retrained", "Migrated", "Probability to regress"]
     rows = [
         [
             str(row.user_id),
             f"{row.n:,}",
-            f"{root(row.reference):.3f}",
-            f"{root(row.loss):.3f}",
+            f"{row.first:.3f}",
+            f"{row.second:.3f}",
             f"{row.probability:.0%}",
         ]
-        for row in frame.head(MOST_LISTED).itertuples()
+        for row in users.head(MOST_LISTED).itertuples()
     ]
     found: list[Content] = [
         tag("h3", f"The {len(rows)} users most likely to regress"),
         html.table(head, rows, numbers=range(1, len(head))),
     ]
-    refine = report.verdict.refine
     if refine:
         shown = ", ".join(refine[:MOST_REFINED])
         more = f" and {len(refine) - MOST_REFINED:,} more" if len(refine) > MOST_REFINED else ""
