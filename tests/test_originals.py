@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import gzip
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import original_files as of
 import pandas as pd
-import pyarrow as pa
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from dirty_files import clean_lines, made_dirty
 
 from puma_engine.datasets import Dataset, import_folder, streamed, validate
 from puma_engine.datasets.amazon import AmazonSettings
-from puma_engine.datasets.jsonlines import parse_block
 from puma_engine.datasets.mind import MindSettings
 from puma_engine.datasets.movielens import MovieLensSettings
-from puma_engine.datasets.streams import Block, decoded, read_blocks
-from puma_engine.datasets.tally import Tally
 from puma_engine.datasets.yelp import YelpSettings
 from puma_engine.errors import ConfigError, DataError
 
@@ -46,17 +39,6 @@ def lay_out(kind: str, folder: Path, records: Any = None, **how: Any) -> Path:
     else:
         of.write_movielens(folder, kind, records, **how)
     return folder
-
-
-def clean_lines(kind: str) -> tuple[list[Any], list[Any]]:
-    makers = {
-        "amazon": of.amazon_records,
-        "yelp": of.yelp_records,
-        "csv": of.movielens_csv,
-        "dat": of.movielens_dat,
-    }
-    rows, items = makers[kind]()
-    return list(rows), list(items)
 
 
 def read(kind: str, folder: Path, **how: Any) -> Dataset:
@@ -128,123 +110,6 @@ def test_a_packed_file_is_known_by_its_content_not_its_name(
     file = folder / RATINGS[kind]
     file.write_bytes(gzip.compress(file.read_bytes()) + gzip.compress(b""))
     assert read(kind, folder).content_hash == ds.content_hash
-
-
-def dirty_amazon(rows: list[Any], items: list[Any]) -> dict[str, int]:
-    """Make rows and items dirty in place; return how many lines each reason should count."""
-    good = dict(rows[0])
-    rows[1]["rating"] = str(rows[1]["rating"])
-    rows[2]["timestamp"] //= 1000
-    rows[3]["timestamp"] = f"{pd.Timestamp(rows[3]['timestamp'], unit='ms').isoformat()}Z"
-    rows[4] = json.dumps(rows[4], ensure_ascii=False).encode("cp1252")
-    rows[5]["text"] = "\ud83d half a character"
-    bad = {
-        "not a JSON object": [
-            "nonsense",
-            "null",
-            "[1]",
-            '"text"',
-            "{",
-            json.dumps(good)[:60],
-            "{}{}",
-            b"\xff\xfe",
-        ],
-        "without a usable user id": [
-            {},
-            good | {"user_id": None},
-            good | {"user_id": "  "},
-            good | {"user_id": ["AE0000"]},
-            good | {"user_id": 1.5},
-            good | {"user_id": "AE\u00000000"},
-            {key: value for key, value in good.items() if key != "user_id"},
-        ],
-        "without a usable item id": [good | {"parent_asin": None}, good | {"parent_asin": ""}],
-        "with a rating that is not a number from 1 to 5": [
-            good | {"rating": rating} for rating in (0, 6, None, "five", True, float("nan"), [5])
-        ],
-        "without a usable time": [
-            good | {"timestamp": time}
-            for time in (None, -5, 0, "yesterday", 10**18, 10**30, {"when": 1})
-        ],
-        "of an unknown item, or one without a title": [
-            good | {"parent_asin": one} for one in ("B9999", "untitled", "blank", "hidden")
-        ],
-        "repeating a user and item (the latest is kept)": [
-            good,
-            good | {"rating": 1.0, "timestamp": of.START * 1000 - 1},
-        ],
-    }
-    rows[10:10] = [line for lines in bad.values() for line in lines]
-    items[3:3] = [
-        of.amazon_item("untitled", None),
-        of.amazon_item("blank", " "),
-        of.amazon_item("hidden", "\u200b\u200e"),
-        of.amazon_item("B0000", "Film 0"),
-        "not json",
-        {"title": "No id"},
-    ]
-    items.append(of.amazon_item("B0001", "Another title"))
-    return {reason: len(lines) for reason, lines in bad.items()}
-
-
-def dirty_yelp(rows: list[Any], items: list[Any]) -> dict[str, int]:
-    good = dict(rows[0])
-    rows[1]["date"] += "Z"
-    rows[2]["date"] = rows[2]["date"].replace(" ", "T")
-    rows[3]["date"] = str(int(pd.Timestamp(rows[3]["date"]).timestamp()) * 1000)
-    bad = {
-        "not a JSON object": ["{'single': 'quotes'}"],
-        "without a usable user id": [good | {"user_id": ""}],
-        "without a usable item id": [good | {"business_id": {}}],
-        "with a rating that is not a number from 1 to 5": [good | {"stars": 0.5}],
-        "without a usable time": [good | {"date": "2020-13-45 00:00:00"}, good | {"date": None}],
-        "of an unknown item, or one without a title": [
-            good | {"business_id": one} for one in ("closed", "nameless", "unrated", "nowhere")
-        ],
-        "repeating a user and item (the latest is kept)": [good],
-    }
-    rows[5:5] = [line for lines in bad.values() for line in lines]
-    items[1:1] = [
-        of.yelp_business("closed", "Closed", categories=None),
-        of.yelp_business("nameless", " "),
-        of.yelp_business("unrated", "New") | {"review_count": 0},
-    ]
-    return {reason: len(lines) for reason, lines in bad.items()}
-
-
-def dirty_movielens(kind: str, rows: list[Any], items: list[Any]) -> dict[str, int]:
-    mark = "," if kind == "csv" else "::"
-    good = rows[1].split(mark)
-    rows[2] = mark.join([*rows[2].split(mark)[:3], f"{rows[2].split(mark)[3]}000"])
-    if kind == "csv":
-        rows[3] = ",".join(f'"{value}"' for value in rows[3].split(","))
-
-    def changed(place: int, *values: str) -> list[str]:
-        return [mark.join([*good[:place], value, *good[place + 1 :]]) for value in values]
-
-    bad = {
-        "without 4 fields": ["1", mark.join(good[:3]), mark.join([*good, "more"])],
-        "without a usable user id": changed(0, "", " "),
-        "without a usable item id": changed(1, ""),
-        "with a rating that is not a number from 1 to 5": changed(2, "", "0", "5.5", "x", "nan"),
-        "without a usable time": changed(3, "", "soon", "0"),
-        "of an unknown item, or one without a title": changed(1, "999", "777", "12é"),
-        "repeating a user and item (the latest is kept)": [mark.join(good)],
-    }
-    rows[5:5] = [line for lines in bad.values() for line in lines]
-    items[1:1] = [f"777{mark} {mark}Drama", f"888{mark}no genres"]
-    return {reason: len(lines) for reason, lines in bad.items()}
-
-
-def made_dirty(kind: str) -> tuple[tuple[list[Any], list[Any]], dict[str, int]]:
-    rows, items = clean_lines(kind)
-    if kind == "amazon":
-        counts = dirty_amazon(rows, items)
-    elif kind == "yelp":
-        counts = dirty_yelp(rows, items)
-    else:
-        counts = dirty_movielens(kind, rows, items)
-    return (rows, items), counts
 
 
 def test_dirty_lines_are_counted_by_reason_and_change_nothing(
@@ -492,83 +357,3 @@ def test_settings_are_checked_together(tmp_path: Path) -> None:
         read("amazon", folder, population="foundation")
     with pytest.raises(ConfigError, match="shipped set 'goodbooks' takes no such settings"):
         import_folder("goodbooks", folder, min_rows=3)
-
-
-SCHEMA = pa.schema({"id": pa.string(), "score": pa.float64(), "when": pa.int64()})
-VALUES = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-(10**20), 10**20),
-    st.floats(allow_nan=False),
-    st.text(),
-    st.sampled_from(["4.5", "12", "2020-01-02", "", "nan", "1_0"]),
-    st.lists(st.integers(), max_size=2),
-    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
-)
-RECORDS = st.lists(
-    st.dictionaries(st.sampled_from(["id", "score", "when", "other"]), VALUES), max_size=4
-)
-
-
-@settings(max_examples=150, deadline=None)
-@given(RECORDS, st.booleans())
-def test_the_fast_and_the_careful_reading_of_json_agree(
-    records: list[dict[str, Any]], ascii_only: bool
-) -> None:
-    lines = [
-        json.dumps(record, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass") + b"\n"
-        for record in records
-    ]
-
-    def parsed(*more: bytes) -> tuple[str, dict[str, int], int]:
-        tally = Tally(Path("x"), 1.0)
-        table, numbers = parse_block(Block(b"".join([*lines, *more]), 1), SCHEMA, tally)
-        assert numbers.tolist() == list(range(1, len(records) + 1))
-        # As text, so that NaN equals NaN.
-        return repr(table.to_pylist()), tally.mended, tally.lines
-
-    # A line that is no object forces the careful reading of all lines.
-    alone, mended, count = parsed()
-    beside, mended_too, count_too = parsed(b"null\n")
-    assert alone == beside and mended == mended_too and count == count_too - 1
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(st.binary(max_size=12).map(lambda line: line.replace(b"\n", b"")), max_size=9),
-    st.integers(1, 40),
-    st.booleans(),
-)
-def test_blocks_hold_every_line_once_whatever_their_size(
-    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], size: int, packed: bool
-) -> None:
-    data = b"\n".join([b"{}", *lines])
-    path = tmp_path_factory.mktemp("blocks") / "file"
-    path.write_bytes(gzip.compress(data) if packed else data)
-    blocks = list(read_blocks(path, size=size))
-    assert b"".join(block.data for block in blocks).removesuffix(b"\n") == data.removesuffix(b"\n")
-    numbered = [pair for block in blocks for pair in block.numbered()]
-    expected = [
-        (number, line.rstrip(b"\r"))
-        for number, line in enumerate(data.split(b"\n"), 1)
-        if line.strip()
-    ]
-    assert numbered == expected
-
-
-@pytest.mark.parametrize(
-    ("line", "text", "fine"),
-    [
-        ("é".encode(), "é", True),
-        ("é".encode("cp1252"), "é", False),
-        ("“”".encode("cp1252"), "“”", False),
-        (b"\x81\xe9", "\x81é", False),
-    ],
-)
-def test_decoded(line: bytes, text: str, fine: bool) -> None:
-    assert decoded(line) == (text, fine)
-
-
-def test_importing_data_sets_loads_no_torch() -> None:
-    code = "import sys, puma_engine.datasets; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

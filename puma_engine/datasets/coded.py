@@ -84,6 +84,7 @@ def last_of_each_pair(rows: Coded) -> np.ndarray:
     repeated = np.zeros(len(pairs), dtype=bool)
     repeated[1:] |= same
     repeated[:-1] |= same
+    del same, ordered
     shared = np.sort(by[repeated])
     _, pair = np.unique(pairs[shared], return_inverse=True)
     newest = -np.arange(len(shared))
@@ -97,12 +98,6 @@ def enough_rows(rows: Coded, least: int) -> np.ndarray:
     """Say which rows belong to users that have at least so many, [n] bool."""
     counts = np.bincount(rows.user, minlength=len(rows.user_ids))
     return counts[rows.user] >= least
-
-
-def enough_item_rows(rows: Coded, least: int) -> np.ndarray:
-    """Say which rows are of items that have at least so many, [n] bool."""
-    counts = np.bincount(rows.item, minlength=len(rows.item_ids))
-    return counts[rows.item] >= least
 
 
 def choose_users(

@@ -8,15 +8,15 @@ needs memory for its rows' codes and for what is kept of it, not for its text.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from puma_engine.datasets.base import Dataset
 from puma_engine.datasets.cleaning import clean_text
-from puma_engine.datasets.coded import Coded, enough_item_rows, enough_rows, last_of_each_pair
+from puma_engine.datasets.coded import Coded, last_of_each_pair
 from puma_engine.datasets.draws import rank_within
 from puma_engine.datasets.originals import RatingSettings
 from puma_engine.datasets.ratings import Cleaned, rating_dataset
@@ -92,49 +92,65 @@ def _scan(read: RatingReader, tally: Tally, known: np.ndarray) -> tuple[Coded, i
 
     The codes of users and items stand where their ids will be.
     """
-    parts: list[list[np.ndarray]] = [[], [], [], []]
+    columns = [GrowingArray(kind) for kind in (np.uint64, np.int32, np.float32, np.uint32)]
     unknown = 0
     for part, good in usable_rows(read, tally):
         place = place_among(id_codes(texts_of(part.item)), known)
         met = good & (place >= 0)
         unknown += int((good & ~met).sum())
-        columns = (
-            id_codes(texts_of(part.user)[met]),
-            place[met].astype(np.int32),
-            part.outcome[met].astype(np.float32),
-            part.seconds[met].astype(np.uint32),
-        )
-        for column, values in zip(parts, columns, strict=True):
-            column.append(values)
-    user, users = pd.factorize(_joined(parts[0]))
-    return Coded(users, known, user.astype(np.int32), *map(_joined, parts[1:])), unknown
+        values = (id_codes(texts_of(part.user)[met]), place[met], part.outcome[met])
+        for column, added in zip(columns, (*values, part.seconds[met]), strict=True):
+            column.extend(added)
+    codes, item, outcome, time = (column.whole() for column in columns)
+    columns.clear()
+    pa.default_memory_pool().release_unused()
+    user, users = pd.factorize(codes)
+    del codes
+    return Coded(users, known, user.astype(np.int32), item, outcome, time), unknown
 
 
-def _joined(parts: list[np.ndarray]) -> np.ndarray:
-    """Concatenate arrays and let go of them."""
-    whole = np.concatenate(parts)
-    parts.clear()
-    return whole
+class GrowingArray:
+    """An array that grows in place, since many small ones leave memory in pieces."""
+
+    def __init__(self, kind: type[np.generic]) -> None:
+        self._values = np.empty(1 << 12, kind)
+        self._length = 0
+
+    def extend(self, added: np.ndarray) -> None:
+        """Put values, [n], at the end."""
+        end = self._length + len(added)
+        if end > len(self._values):
+            self._values.resize(max(end, len(self._values) * 5 // 4), refcheck=False)
+        self._values[self._length : end] = added
+        self._length = end
+
+    def whole(self) -> np.ndarray:
+        """Return all values; nothing can be added after this."""
+        self._values.resize(self._length, refcheck=False)
+        return self._values
 
 
 def _filtered(rows: Coded, settings: RatingSettings, dropped: dict[str, int]) -> Coded:
-    """Apply the filters in the paper's order and count what each drops."""
-    items, users = settings.min_item_rows, settings.min_rows
-    steps: dict[str, Callable[[Coded], np.ndarray]] = {
-        REPEATED: last_of_each_pair,
-        f"of items with fewer than {items} rows": lambda left: enough_item_rows(left, items),
-        f"of users with fewer than {users} rows": lambda left: enough_rows(left, users),
-    }
-    for reason, which in steps.items():
-        kept = rows.keep(which(rows))
-        dropped[reason] = len(rows) - len(kept)
-        rows = kept
-    return rows
+    """Apply the filters in the paper's order and count what each drops.
+
+    A mask narrows step by step, and rows are copied once: all of them twice is too much.
+    """
+    alive = last_of_each_pair(rows)
+    dropped[REPEATED] = len(rows) - int(alive.sum())
+    for what, codes, least in (
+        ("items", rows.item, settings.min_item_rows),
+        ("users", rows.user, settings.min_rows),
+    ):
+        before = int(alive.sum())
+        alive &= np.bincount(codes[alive], minlength=int(codes.max(initial=0)) + 1)[codes] >= least
+        dropped[f"of {what} with fewer than {least} rows"] = before - int(alive.sum())
+    return rows.keep(alive)
 
 
 def _counts_with_repeats(rows: Coded, settings: RatingSettings) -> dict[str, int]:
     """Count what the same filters keep where repeated pairs count too, as in the paper."""
-    good = enough_item_rows(rows, settings.min_item_rows)
+    per_item = np.bincount(rows.item, minlength=len(rows.item_ids))
+    good = per_item[rows.item] >= settings.min_item_rows
     per_user = np.bincount(rows.user[good], minlength=len(rows.user_ids))
     rows = rows.keep(good & (per_user[rows.user] >= settings.min_rows))
     if settings.max_rows:
