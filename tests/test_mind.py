@@ -237,6 +237,8 @@ def test_users_are_a_seeded_choice_that_no_batch_changes(
     assert other.content_hash != clean.content_hash
     with pytest.raises(DataError, match="9 users were asked of 'mind', which has 8 usable"):
         read(folder, users=9)
+    with pytest.raises(DataError, match="0 users were asked of 'mind'"):
+        read(folder, users=0)
 
 
 @pytest.mark.parametrize("packed", [True, False])

@@ -10,6 +10,7 @@ import pandas as pd
 
 from puma_engine.datasets.draws import mix, rank_within, seed_key, text_keys
 from puma_engine.datasets.population import EVERYONE, in_population
+from puma_engine.datasets.splits import SPLITS
 from puma_engine.errors import DataError
 
 
@@ -131,7 +132,7 @@ def to_frame(
         "user_id": take_texts(rows.user_ids, rows.user[by]),
         "item_id": take_texts(rows.item_ids, rows.item[by]),
         "outcome": rows.outcome[by].astype(np.float32),
-        "split": take_texts(*_coded_texts(split[by])),
+        "split": take_texts(*_coded_splits(split[by])),
     }
     if rows.time is not None:
         columns["time"] = rows.time[by].astype(np.int64)
@@ -157,6 +158,9 @@ def take_texts(texts: np.ndarray, codes: np.ndarray) -> pd.Series:
     return pd.Series(texts.astype(object), dtype="str").take(codes).reset_index(drop=True)
 
 
-def _coded_texts(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    unique, codes = np.unique(values, return_inverse=True)
-    return unique, codes
+def _coded_splits(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the names of the splits and the place of each value among them."""
+    codes = np.zeros(len(values), np.int8)
+    for place, name in enumerate(SPLITS):
+        codes[values == name] = place
+    return np.array(SPLITS), codes

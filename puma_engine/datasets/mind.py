@@ -40,6 +40,8 @@ NEWS_FIELDS = (
     "abstract_entities",
 )
 VALIDATION_OF_TRAIN = 0.125
+# Rows whose histories are made into lists at a time.
+_AT_ONCE = 100_000
 SPLIT_RULE = (
     "what dev shows is the test; of what train shows each user, the latest eighth of the clicks "
     "and of the non-clicks validates (none of fewer than 5), the rest trains"
@@ -137,6 +139,15 @@ def _with_user_codes(parts: list[Behaviors]) -> tuple[list[Behaviors], np.ndarra
 
 
 def _read(source: Source, request: Request) -> Dataset:
+    rows, names, report = _chosen(source, request)
+    return _dataset(source, request, rows, names, report)
+
+
+Names = tuple[np.ndarray, np.ndarray, dict[str, str]]
+
+
+def _chosen(source: Source, request: Request) -> tuple[Rows, Names, dict[str, Any]]:
+    """Read everything and let go of all but the chosen rows, the ids and texts, the report."""
     settings = request.settings
     assert isinstance(settings, MindSettings)
     tallies = {role: Tally(path, settings.max_bad_share) for role, path in request.files.items()}
@@ -159,7 +170,7 @@ def _read(source: Source, request: Request) -> Dataset:
     rows = chooser.choose(request.users or settings.max_users or None, request.watch)
     _check_count(request, rows, chooser)
     report = _report(source, request, tallies, parts, (user_ids, item_ids), chooser)
-    return _dataset(source, request, rows, (user_ids, item_ids, texts), report)
+    return rows, (user_ids, item_ids, texts), report
 
 
 def _check_count(request: Request, rows: Rows, chooser: Chooser) -> None:
@@ -222,7 +233,7 @@ def _dataset(
     source: Source,
     request: Request,
     rows: Rows,
-    names: tuple[np.ndarray, np.ndarray, dict[str, str]],
+    names: Names,
     report: dict[str, Any],
 ) -> Dataset:
     user_ids, item_ids, texts = names
@@ -240,8 +251,11 @@ def _dataset(
     number[train] = late
     split = np.array(SPLITS)[number]
     # The last place, for -1, is no item.
-    shown = np.append(item_ids, "").astype(object)[rows.history]
-    history = [[item for item in past if item] for past in shown.tolist()]
+    shown = np.append(item_ids, "").astype(object)
+    history: list[list[str]] = []
+    for start in range(0, len(rows), _AT_ONCE):
+        drawn = shown[rows.history[start : start + _AT_ONCE]].tolist()
+        history += [[item for item in past if item] for past in drawn]
     frame = to_frame(coded, split, history)
     items = items_frame(list(occurring(frame)), texts)
     report["kept"] = {"rows": len(frame), "users": coded.count_users(), "items": len(items)}

@@ -100,6 +100,10 @@ def import_folder(
     Raises DataError or ConfigError.
     """
     source, place = get_source(name), Path(path)
+    if users is not None and users < 1:
+        raise DataError(
+            f"{users} users were asked of {name!r}; ask for 1 or more, or leave it out."
+        )
     if source.settings is None:
         if settings or items_path is not None:
             given = ", ".join([*settings, *(["items_path"] if items_path is not None else [])])
