@@ -18,6 +18,7 @@ PAGES = {
         "Old and new model, their memory, and adding one.",
     ),
     "users": ("Users", ":material/scatter_plot:", "Who is like whom, before and after?"),
+    "plan": ("Plan", ":material/route:", "Put a migration together, price it, launch it."),
     "compare": ("Compare", ":material/compare_arrows:", "Is a migration as good as retraining?"),
     "user": ("User", ":material/person:", "One user: records, predictions, prompt, what-ifs."),
     "reports": (

@@ -18,6 +18,7 @@ from puma_engine.datasets import Dataset
 from puma_engine.errors import MigrationError
 from puma_engine.examples import ReaderData, reader_for
 from puma_engine.prompts import PromptTable, head_tensors, make_head
+from puma_engine.settings import HELD_OUT
 from puma_engine.training import Progress, TrainingResult, train
 
 Missing = Literal["mean", "drop"]
@@ -107,7 +108,7 @@ def train_migration(
     adapter: AdapterConfig | None = None,
     users: Sequence[str] | np.ndarray | None = None,
     missing: Missing = "mean",
-    held_out: float = 0.15,
+    held_out: float = HELD_OUT,
     checkpoint_dir: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
     should_cancel: Callable[[], bool] | None = None,

@@ -19,5 +19,8 @@ SMALL_ADAPTER_TRAINING = TrainingConfig(
     epochs=6, batch_size=256, learning_rate=1e-3, weight_decay=0.01
 )
 
+# Of the users chosen among others, this share picks the epoch and trains nothing.
+HELD_OUT = 0.15
+
 # A migration that loses at most this share of the full retraining's value is as good.
 MARGIN = 0.01

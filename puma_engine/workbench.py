@@ -46,6 +46,8 @@ class Workbench:
     chain = _method(pipeline.chain)
     evaluate = _method(pipeline.evaluate)
     compare = _method(pipeline.compare)
+    costs = _method(pipeline.costs)
+    carry_out = _method(pipeline.carry_out)
     project = _method(pipeline.project)
     judge = _method(pipeline.judge_comparison)
     report = _method(pipeline.write_report)

@@ -11,6 +11,7 @@ from puma_engine.pipeline.demo import demo
 from puma_engine.pipeline.evaluating import evaluate, read_predictions
 from puma_engine.pipeline.judging import judge_comparison
 from puma_engine.pipeline.migrating import chain, migrate
+from puma_engine.pipeline.planning import carry_out, costs
 from puma_engine.pipeline.predicting import Prediction, Predictor, predict_title
 from puma_engine.pipeline.projecting import project
 from puma_engine.pipeline.prompt_rows import PromptRows
@@ -27,9 +28,11 @@ __all__ = [
     "Predictor",
     "PromptRows",
     "add_backbone",
+    "carry_out",
     "chain",
     "compare",
     "comparison_users",
+    "costs",
     "demo",
     "evaluate",
     "evaluated_methods",

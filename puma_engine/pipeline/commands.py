@@ -11,6 +11,7 @@ from puma_engine.pipeline.data import import_dataset
 from puma_engine.pipeline.demo import demo
 from puma_engine.pipeline.evaluating import evaluate
 from puma_engine.pipeline.migrating import chain, migrate
+from puma_engine.pipeline.planning import carry_out
 from puma_engine.pipeline.projecting import project
 from puma_engine.pipeline.prompts import fit_prompts, import_prompts
 from puma_engine.pipeline.selecting import select
@@ -26,5 +27,6 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "evaluate": evaluate,
     "compare": compare,
     "project": project,
+    "carry_out": carry_out,
     "demo": demo,
 }

@@ -1,0 +1,139 @@
+"""What a plan costs: predicted before, and beside it what it really took."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from dashboard import engine
+from dashboard.components import amounts
+from dashboard.components.terms import term
+from dashboard.engine import plans
+from dashboard.engine.plans import Costs, Plan, Prediction
+
+
+def show(plan: Plan) -> dict[str, Any] | None:
+    """Show predicted costs; return what is to be kept with the job, or None if unknown."""
+    st.header("What it will cost", divider="gray")
+    known = plans.devices()
+    if not known:
+        st.info(
+            "Unknown: no training was measured in this workspace yet. Launch with a small budget; "
+            "that run is the measurement from which larger ones are predicted.",
+            icon=":material/help:",
+        )
+        return None
+    left, right = st.columns(2)
+    device = left.selectbox(
+        "Device", known, help="Devices whose speed this workspace has measured."
+    )
+    price = right.number_input(
+        "Price of a device hour",
+        min_value=0.0,
+        value=2.0,
+        step=0.1,
+        key="price",
+        help="In your currency; what your provider or your own accounting charges.",
+    )
+    costs = plans.costs(plan, device)
+    st.dataframe(table(costs, price), hide_index=True)
+    st.text(sentence(costs))
+    _evidence(costs)
+    if costs.migration is None:
+        return None
+    return {
+        "device": device,
+        "seconds": costs.migration.seconds,
+        "low": costs.migration.low,
+        "high": costs.migration.high,
+        "retraining_seconds": costs.retraining.seconds if costs.retraining else None,
+    }
+
+
+def table(costs: Costs, price: float) -> pd.DataFrame:
+    """One row a way: predicted time with its ends, device hours, money, runs it rests on."""
+    ways = {
+        f"Retrain all {costs.users:,} users": costs.retraining,
+        f"This migration ({costs.trained:,} users train)": costs.migration,
+    }
+    return pd.DataFrame([_row(name, found, price) for name, found in ways.items()])
+
+
+def _row(name: str, found: Prediction | None, price: float) -> dict[str, Any]:
+    if found is None:
+        unknown = dict.fromkeys(("Range", "Device hours", "Cost"), "unknown")
+        return {"Way": name, "Time": "unknown"} | unknown | {"Measured runs": 0}
+    return {
+        "Way": name,
+        "Time": amounts.duration(found.seconds),
+        "Range": f"{amounts.duration(found.low)} to {amounts.duration(found.high)}",
+        "Device hours": f"{plans.hours(found.seconds):.3g}",
+        "Cost": f"{plans.money(found.seconds, price):,.2f}",
+        "Measured runs": len(found.evidence),
+    }
+
+
+def sentence(costs: Costs) -> str:
+    """Say which way is cheaper, by how much, and from how many users on."""
+    if costs.retraining is None or costs.migration is None:
+        lacking = "a full retraining" if costs.retraining is None else "a migration"
+        return (
+            f"Not comparable yet: {lacking} on this model and device was never measured here. A short "
+            "one (few users) is enough."
+        )
+    ratio = costs.retraining.seconds / costs.migration.seconds
+    if ratio >= 1:
+        said = f"Retraining takes {ratio:.1f} times as long as this migration."
+    else:
+        said = f"This migration takes {1 / ratio:.1f} times as long as retraining."
+    if costs.break_even is None:
+        return f"{said} With this plan a migration is never cheaper."
+    if costs.trained == costs.users:
+        return f"{said} Everybody trains the adapter, so that holds for any number of users."
+    return f"{said} With this budget, migrating is cheaper from {costs.break_even:,} users on."
+
+
+def _evidence(costs: Costs) -> None:
+    rows = [
+        {
+            "For": way,
+            "Run": one.name,
+            "Id": one.run,
+            "Examples/s": one.rate,
+            "Batch": one.batch_size,
+            "Trained, s": one.training_seconds,
+            "Whole run, s": one.seconds,
+        }
+        for way, found in (("retraining", costs.retraining), ("migration", costs.migration))
+        for one in (found.evidence if found else ())
+    ]
+    if not rows:
+        return
+    with st.expander("What this rests on", icon=":material/fact_check:"):
+        st.caption(
+            "Time = rows x epochs / measured examples a second, plus measured preparation; the middle "
+            "of the runs below, their fastest and slowest as the range. Training may stop earlier."
+        )
+        other = any(one and one.other_batches for one in (costs.retraining, costs.migration))
+        if other:
+            st.caption("Some runs had another batch size: none with this one was measured.")
+        st.dataframe(pd.DataFrame(rows), hide_index=True)
+
+
+def against_reality(job: engine.Job) -> None:
+    """Beside what was predicted at launch: what the migration really took."""
+    made = plans.really(job)
+    expected = job.args.get("predicted")
+    if not made:
+        return
+    seconds = sum(run.seconds or 0.0 for run in made)
+    cells = st.columns(3)
+    cells[0].metric("Predicted", amounts.duration(expected["seconds"]) if expected else "unknown")
+    cells[1].metric("Really", amounts.duration(seconds), help=term("run"))
+    if expected:
+        cells[2].metric("Really / predicted", f"{seconds / expected['seconds']:.2f}")
+        others = {run.device for run in made} - {expected["device"]}
+        if others:
+            st.caption("It ran on another device than the prediction was for.")

@@ -1,0 +1,140 @@
+"""Plans: what can be migrated, what it would cost, launching it, and what it really took."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from dashboard import engine
+from dashboard.engine import Job, Run
+from puma_engine.config import AdapterConfig, TrainingConfig
+from puma_engine.pipeline import planning
+from puma_engine.pipeline.planning import Costs
+from puma_engine.planner import Measured, Prediction, hours, money
+from puma_engine.settings import (
+    ADAPTER,
+    ADAPTER_TRAINING,
+    PAPER_ADAPTER,
+    PAPER_PROMPTS,
+    PROMPT_TRAINING,
+    SMALL_ADAPTER,
+    SMALL_ADAPTER_TRAINING,
+)
+
+__all__ = ["Costs", "Measured", "Prediction", "hours", "money"]
+COMMAND = "carry_out"
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings to start from: the adapter's training and shape, and the retraining's."""
+
+    label: str
+    training: TrainingConfig
+    adapter: AdapterConfig
+    retraining: TrainingConfig
+
+
+PRESETS = {
+    "paper": Preset(
+        "The paper's (3-billion models)", PAPER_ADAPTER, AdapterConfig(), PAPER_PROMPTS
+    ),
+    "small": Preset(
+        "Small models, few users", SMALL_ADAPTER_TRAINING, SMALL_ADAPTER, PROMPT_TRAINING
+    ),
+    "large": Preset("Small models, many users", ADAPTER_TRAINING, ADAPTER, PROMPT_TRAINING),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A migration as it is put together on the page; all ids are checked when it is launched."""
+
+    topology: str
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+    strategy: str
+    budget: int | None
+    training: dict[str, Any] = field(default_factory=dict)
+    adapter: dict[str, Any] = field(default_factory=dict)
+    retraining: TrainingConfig = PROMPT_TRAINING
+
+
+def problems(plan: Plan) -> list[str]:
+    """Return what keeps a plan from being launched, one sentence each."""
+    known = {run.id: run for run in engine.sources()}
+    models = {run.id for run in engine.backbones()}
+    found = []
+    if not plan.sources or not set(plan.sources) <= set(known):
+        found.append("Choose source prompts that are in the workspace.")
+    if not plan.targets or not set(plan.targets) <= models:
+        found.append("Choose a target model that is in the workspace.")
+    if plan.topology == "merge" and len(plan.sources) < 2:
+        found.append("An aggregation needs two sources or more.")
+    if plan.topology == "chain" and len(plan.targets) < 2:
+        found.append("A chain needs two target models or more, in their order.")
+    if plan.strategy not in engine.STRATEGIES:
+        found.append("Choose a known strategy.")
+    if not found and len({known[one].inputs["dataset"] for one in plan.sources}) > 1:
+        found.append("The sources were fitted on different data sets; choose those of one.")
+    return found
+
+
+def costs(plan: Plan, device: str) -> Costs:
+    """Predict what a plan and the retraining that it replaces would take."""
+    dataset = engine.run(plan.sources[0]).inputs["dataset"]
+    return planning.costs(
+        engine.workspace(),
+        dataset,
+        plan.targets,
+        budget=plan.budget,
+        adapter=TrainingConfig(**plan.training),
+        retraining=plan.retraining,
+        device=device,
+    )
+
+
+def devices() -> list[str]:
+    """Devices on which this workspace has measured trainings."""
+    return planning.devices(engine.workspace())
+
+
+def users_of(source: str) -> int:
+    """How many users a source holds prompts for."""
+    return int(engine.run(source).summary["users"])
+
+
+def launch(plan: Plan, predicted: dict[str, Any] | None) -> Job:
+    """Check a plan again on the server and queue it. Raises StoreError with what is wrong."""
+    wrong = problems(plan)
+    if wrong:
+        raise engine.StoreError(" ".join(wrong))
+    args = {
+        "sources": list(plan.sources),
+        "targets": list(plan.targets),
+        "strategy": plan.strategy,
+        "budget": plan.budget,
+        "training": TrainingConfig(**plan.training).to_dict(),
+        "adapter": AdapterConfig(**plan.adapter).to_dict(),
+        "seed": SEED,
+        "predicted": predicted,
+    }
+    target = engine.run(plan.targets[-1]).name
+    title = f"Migrate {engine.run(plan.sources[0]).name} to {target}"
+    return engine.queue(COMMAND, args, title)
+
+
+def launched() -> list[Job]:
+    """Jobs that carry out plans, the newest first."""
+    return [job for job in engine.jobs(200) if job.command == COMMAND]
+
+
+def really(job: Job) -> list[Run]:
+    """Return the migrations that a finished plan made, hop by hop; empty before it ended."""
+    if job.status != "finished" or job.run_id is None:
+        return []
+    targets = job.args["targets"]
+    lineage = engine.workspace().lineage(job.run_id)
+    made = [run for run in lineage if run.kind == "migration" and run.id not in job.args["sources"]]
+    return [run for run in made if run.inputs["backbone"] in targets][: len(targets)][::-1]

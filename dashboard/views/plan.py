@@ -1,0 +1,195 @@
+"""Plan: put a migration together, see what it costs, launch it, and watch it."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard import engine, pages
+from dashboard.components import address, figures, jobs, losses, plan_costs, plan_figures, states
+from dashboard.components.terms import glossary, term
+from dashboard.engine import plans
+from dashboard.engine.plans import PRESETS, Plan, Preset
+
+TOPOLOGIES = {"single": "Single", "chain": "Chain", "merge": "Aggregation"}
+ABOUT = {
+    "single": "From one model to another.",
+    "chain": term("chain"),
+    "merge": term("aggregation"),
+}
+REFRESH = 2.0
+
+
+@states.guarded
+def page() -> None:
+    """Draw the page."""
+    st.title("Plan a migration")
+    sources, targets = engine.sources(), engine.backbones()
+    if not sources or not targets:
+        states.empty(
+            "Nothing to migrate yet",
+            "A plan needs source prompts and a target model. Add a model, and fit or import prompts.",
+            icon=":material/route:",
+        )
+        pages.link("models", label="Models")
+        return
+    plan = _put_together(sources, targets)
+    wrong = plans.problems(plan)
+    for text in wrong:
+        st.info(text, icon=":material/info:")
+    if not wrong:
+        _picture(plan)
+        _launch(plan, plan_costs.show(plan))
+    _watched()
+    glossary("migration", "chain", "aggregation", "adapter", "strategy", "budget", "break-even")
+
+
+def _put_together(sources: list[engine.Run], targets: list[engine.Run]) -> Plan:
+    topology = address.segment("Topology", TOPOLOGIES, "topology")
+    st.caption(ABOUT[topology])
+    names = {run.id: f"{run.name} ({run.id[:6]})" for run in [*sources, *targets]}
+    ids, models = [run.id for run in sources], [run.id for run in targets]
+    left, right = st.columns(2)
+    with left:
+        if topology == "merge":
+            label = "Source prompts, two or more"
+            chosen = address.choose_many(label, ids, "sources", labels=names)
+        else:
+            chosen = [address.choose("Source prompts", ids, "source", labels=names)]
+    with right:
+        if topology == "chain":
+            label = "Target models, in order"
+            ways = address.choose_many(label, models, "targets", labels=names)
+        else:
+            ways = [address.choose("Target model", models, "target", labels=names)]
+    strategy, budget = _who(chosen)
+    training, adapter, preset = _settings()
+    return Plan(
+        topology,
+        tuple(chosen),
+        tuple(ways),
+        strategy,
+        budget,
+        training,
+        adapter,
+        preset.retraining,
+    )
+
+
+def _who(sources: list[str]) -> tuple[str, int | None]:
+    """Who trains the adapter: strategy and budget."""
+    left, right = st.columns(2)
+    labels = {name: f"{name}: {one.about}" for name, one in engine.STRATEGIES.items()}
+    with left:
+        strategy = address.choose(
+            "Strategy",
+            list(labels),
+            "strategy",
+            labels=labels,
+            default="kmeans-variance",
+            help=term("strategy"),
+        )
+    users = plans.users_of(sources[0]) if sources else 1
+    with right:
+        if strategy == "all":
+            st.number_input("Budget (users)", value=users, disabled=True, key="everybody")
+            return strategy, None
+        budget = st.number_input(
+            "Budget (users)",
+            min_value=1,
+            max_value=users,
+            value=max(1, users // 10),
+            key="budget",
+            bind="query-params",
+            help=term("budget"),
+        )
+    return strategy, int(budget)
+
+
+def _settings() -> tuple[dict, dict, Preset]:
+    labels = {name: one.label for name, one in PRESETS.items()}
+    with st.expander("Settings of the training", icon=":material/tune:"):
+        name = address.choose("Start from", list(labels), "preset", labels=labels, default="small")
+        preset = PRESETS[name]
+        cells = st.columns(4)
+        training = preset.training.to_dict()
+        training["epochs"] = int(
+            cells[0].number_input("Epochs", 1, 200, preset.training.epochs, key=f"epochs-{name}")
+        )
+        training["batch_size"] = int(
+            cells[1].number_input(
+                "Batch size", 1, 65_536, preset.training.batch_size, key=f"batch-{name}"
+            )
+        )
+        training["learning_rate"] = float(
+            cells[2].number_input(
+                "Learning rate",
+                1e-6,
+                1.0,
+                preset.training.learning_rate,
+                format="%.5f",
+                key=f"rate-{name}",
+            )
+        )
+        adapter = preset.adapter.to_dict()
+        adapter["hidden"] = int(
+            cells[3].number_input(
+                "Adapter width", 1, 65_536, preset.adapter.hidden, key=f"hidden-{name}"
+            )
+        )
+        st.caption(
+            f"Retraining is counted with {preset.retraining.epochs} epochs at batch size "
+            f"{preset.retraining.batch_size}."
+        )
+    return training, adapter, preset
+
+
+def _picture(plan: Plan) -> None:
+    figure, boxes = plan_figures.topology(
+        [engine.run(one).name for one in plan.sources],
+        [engine.run(one).name for one in plan.targets],
+    )
+    title = f"{TOPOLOGIES[plan.topology]}: where the prompts go"
+    figures.show(figure, boxes, "topology", title=title, height=150 + 60 * len(plan.sources))
+
+
+def _launch(plan: Plan, predicted: dict | None) -> None:
+    st.caption(
+        "The migration is evaluated when it is done, and compared if its model has a full retraining. "
+        "It goes on when you close the page."
+    )
+    if st.button("Launch the migration", type="primary", icon=":material/rocket_launch:"):
+        try:
+            job = plans.launch(plan, predicted)
+        except engine.PumaError as error:
+            states.failed("The migration was not launched.", error)
+            return
+        address.write("job", job.id)
+        st.rerun()
+
+
+def _watched() -> None:
+    """The plan that was launched last, or the one in the address, live."""
+    found = plans.launched()
+    if not found:
+        return
+    st.header("Launched plans", divider="gray")
+    labels = {job.id: f"{job.title} ({job.created[:16].replace('T', ' ')})" for job in found}
+    chosen = address.choose("Plan", list(labels), "job", labels=labels)
+    job = next(job for job in found if job.id == chosen)
+    busy = job.status in (*jobs.ACTIVE, "interrupted")
+    st.fragment(_live, run_every=REFRESH if busy else None)(chosen, job.status)
+
+
+def _live(job_id: str, drawn_as: str) -> None:
+    job = engine.job(job_id)
+    if job.status != drawn_as:
+        st.rerun()
+    jobs.card(job)
+    losses.loss_chart(job)
+    plan_costs.against_reality(job)
+    if job.status == "finished" and job.run_id:
+        run = engine.run(job.run_id)
+        if run.kind == "comparison":
+            pages.link("compare", label="See the comparison", comparison=run.id)
+        for made in plans.really(job)[-1:]:
+            pages.link("users", label="See the users", migration=made.id)

@@ -1,0 +1,177 @@
+"""Plans: what a migration would cost by the workspace's own measurements, and doing it whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from puma_engine import planner
+from puma_engine.config import TrainingConfig
+from puma_engine.errors import ConfigError
+from puma_engine.pipeline.comparing import compare
+from puma_engine.pipeline.evaluating import evaluate
+from puma_engine.pipeline.migrating import chain, migrate
+from puma_engine.pipeline.progress import CancelCheck, Overall, ProgressCallback
+from puma_engine.pipeline.stage import Reference, find
+from puma_engine.planner import Measured, Prediction
+from puma_engine.settings import HELD_OUT
+from puma_engine.store import Run, Workspace
+
+RETRAINED = ("source", "retrained")  # the same computation
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Predicted costs of both ways; None where nothing alike was measured."""
+
+    retraining: Prediction | None
+    migration: Prediction | None
+    break_even: int | None
+    users: int
+    trained: int
+
+
+def measured(ws: Workspace, kind: str, backbone: str, device: str) -> list[Measured]:
+    """Return what finished trainings on a model and device took: kind prompts or migration."""
+    found = []
+    for run in ws.runs(kind=kind, status="finished"):
+        fits = kind == "migration" or run.config.get("role") in RETRAINED
+        here = run.inputs.get("backbone") == backbone and run.device == device
+        if fits and here and run.cost.get("training_seconds"):
+            found.append(_measured(run))
+    return found
+
+
+def _measured(run: Run) -> Measured:
+    cost = run.cost
+    return Measured(
+        run.id,
+        run.name,
+        str(run.device),
+        int(run.config["training"]["batch_size"]),
+        int(cost["epochs"]),
+        int(cost["examples"]),
+        float(cost["training_seconds"]),
+        float(run.seconds or 0.0),
+    )
+
+
+def devices(ws: Workspace) -> list[str]:
+    """Return the devices on which trainings were measured, that of the newest run first."""
+    runs = [run for kind in ("migration", "prompts") for run in ws.runs(kind, "finished")]
+    trained = [run for run in runs if run.cost.get("training_seconds") and run.device]
+    trained.sort(key=lambda run: run.created, reverse=True)
+    return list(dict.fromkeys(str(run.device) for run in trained))
+
+
+def costs(
+    ws: Workspace,
+    dataset: Reference,
+    targets: Sequence[Reference],
+    *,
+    budget: int | None,
+    adapter: TrainingConfig,
+    retraining: TrainingConfig,
+    device: str,
+) -> Costs:
+    """Predict a migration over targets (several are a chain) and retraining on the last one.
+
+    budget: users who train the adapter at each hop; None for all. A sample of them only
+    picks the epoch, and costs no training. Selection and evaluation are left out: the first is
+    short, the second is the same for both ways.
+    """
+    facts = find(ws, dataset, "dataset").summary
+    users, rows = int(facts["users"]), facts["splits"]["train"] / facts["users"]
+    trained = users if budget is None else min(budget, users)
+    fitted = trained if trained == users else trained - int(HELD_OUT * trained)
+    models = [find(ws, target, "backbone").id for target in targets]
+    hops = [
+        planner.predict(
+            rows * fitted,
+            adapter.epochs,
+            adapter.batch_size,
+            measured(ws, "migration", model, device),
+        )
+        for model in models
+    ]
+    whole = planner.predict(
+        rows * users,
+        retraining.epochs,
+        retraining.batch_size,
+        measured(ws, "prompts", models[-1], device),
+    )
+    moved = _sum(hops)
+    even = None
+    if whole and moved:
+        even = planner.break_even(whole.seconds, users, moved.seconds, all_train=trained == users)
+    return Costs(whole, moved, even, users, trained)
+
+
+def _sum(parts: Sequence[Prediction | None]) -> Prediction | None:
+    total: Prediction | None = None
+    for part in parts:
+        if part is None:
+            return None
+        total = part if total is None else total.plus(part)
+    return total
+
+
+def carry_out(
+    ws: Workspace,
+    sources: Sequence[Reference],
+    targets: Sequence[Reference],
+    *,
+    strategy: str = "all",
+    budget: int | None = None,
+    training: dict[str, Any] | None = None,
+    adapter: dict[str, Any] | None = None,
+    seed: int = 0,
+    predicted: dict[str, Any] | None = None,
+    device: str | None = None,
+    progress: ProgressCallback | None = None,
+    should_cancel: CancelCheck | None = None,
+) -> Run:
+    """Migrate, evaluate, and compare with a finished full retraining if there is one.
+
+    One source and one target are a single migration, several targets a chain, several sources
+    an aggregation. predicted: what was expected, kept with the job and not used. Returns
+    the comparison, or the evaluation where there is nothing to compare with.
+    """
+    if not sources or not targets or (len(sources) > 1 and len(targets) > 1):
+        raise ConfigError(
+            "A plan has one source and one or more targets, or several sources and one target, not "
+            f"{len(sources)} and {len(targets)}."
+        )
+    overall = Overall([8.0, 2.0], progress)
+    shared: dict[str, Any] = {"training": training, "adapter": adapter, "seed": seed}
+    shared |= {"strategy": None if strategy == "all" else strategy, "budget": budget}
+    shared |= {"device": device, "should_cancel": should_cancel}
+    if len(targets) > 1:
+        moved = chain(ws, sources[0], targets, progress=overall.part(0), **shared)[-1]
+    else:
+        moved = migrate(ws, sources, targets[0], progress=overall.part(0), **shared)
+    told: dict[str, Any] = {"device": device, "should_cancel": should_cancel}
+    found = evaluate(ws, moved, progress=overall.part(1), **told)
+    retrained = retraining_of(ws, moved)
+    if retrained is None:
+        return found
+    others = [find(ws, source, "prompts", "migration") for source in sources]
+    scores = [evaluate(ws, run, progress=overall.part(1), **told) for run in (*others, retrained)]
+    reference = scores[-1]
+    return compare(
+        ws,
+        [*scores, found],
+        reference=reference,
+        name=f"plan-{moved.name}"[:150],
+        should_cancel=should_cancel,
+    )
+
+
+def retraining_of(ws: Workspace, moved: Run) -> Run | None:
+    """Return the newest finished full retraining on a migration's model and data, if any."""
+    for run in ws.runs(kind="prompts", status="finished"):
+        same = all(run.inputs.get(role) == moved.inputs[role] for role in ("backbone", "dataset"))
+        if same and run.config.get("role") == "retrained":
+            return run
+    return None
