@@ -103,7 +103,8 @@ class Bench:
 
     def timed(self, work: Callable[[], Any]) -> tuple[Any, float]:
         """Run some work from nothing kept, and return its result and wall-clock seconds."""
-        self.source.latest_reader = self.target.latest_reader = None
+        self.source.forget()
+        self.target.forget()
         start = time.perf_counter()
         result = work()
         if self.target.device.type == "cuda":

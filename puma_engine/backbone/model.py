@@ -83,6 +83,10 @@ class FrozenBackbone:
         starts = tuple(tokenizer.convert_ids_to_tokens(start_ids(tokenizer)))
         return cls(model, tokenizer, describe(source, model, name, starts, quantised=quantise))
 
+    def forget(self) -> None:
+        """Drop the latest reader and its prefixes, so that the next work pays for its own."""
+        self.latest_reader = None
+
     @property
     def width(self) -> int:
         """Dimension of one soft prompt token."""

@@ -190,6 +190,7 @@ def _run(
         tables = [load_prompts(ws, run) for run in plan.sources]
         if plan.shuffle_seed is not None:
             tables = [table.shuffled(plan.shuffle_seed) for table in tables]
+        frozen.forget()
         clock.restart()
         moved = train_migration(
             tables,

@@ -68,6 +68,7 @@ def fit_prompts(
     def work(_run_id: str, folder: Path, clock: Clock) -> Outcome:
         frozen = load_backbone(ws, model, device=device, precision=settings.precision)
         interactions = load_dataset(ws, data)
+        frozen.forget()
         clock.restart()
         fitted = _fit(
             frozen, interactions, config, settings, shape, folder, progress, should_cancel
