@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-import streamlit as st
-
 from dashboard import engine
+from dashboard.engine import comparing
 from puma_engine import jobs as engine_jobs
 from puma_engine.jobs import Job
-from puma_engine.pipeline.judging import judge_comparison
-from puma_engine.store import Run, Workspace
+from puma_engine.store import Run
+from puma_engine.verdict import Verdict
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """The last comparison's verdict in one sentence, with its cautions; plain text."""
-
-    headline: str
-    decision: str
-    cautions: tuple[str, ...]
-
-
-@st.cache_data(max_entries=50, show_spinner=False)
 def verdict(root: str, comparison: str) -> Verdict:
-    """Return what a comparison means. Raises PumaError where its files are gone."""
+    """Return what a comparison means. Raises PumaError where its tables are gone or strange."""
     try:
-        found = judge_comparison(Workspace.open(root), comparison)
+        return comparing.verdict(root, comparison)
     except (KeyError, IndexError) as error:
         raise engine.StoreError(
             "The comparison's tables are not those of this version; make it again."
         ) from error
-    return Verdict(found.headline, found.decision, found.cautions)
 
 
 def newer_evaluations(comparison: Run, evaluations: list[Run]) -> list[Run]:

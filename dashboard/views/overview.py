@@ -6,7 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import engine, pages
-from dashboard.components import amounts, jobs, states
+from dashboard.components import amounts, jobs, states, verdicts
 from dashboard.components.terms import glossary, term
 from dashboard.components.text import short
 from dashboard.components.theme import KINDS, rank
@@ -18,13 +18,6 @@ COUNTED = {
     "prompts": ("Fitted prompts", term("soft prompt")),
     "migration": ("Migrations", term("migration")),
     "comparison": ("Comparisons", "Methods side by side on the same held-out records."),
-}
-DECISIONS = {
-    "migrate": ":material/task_alt:",
-    "refine": ":material/rule:",
-    "retrain": ":material/restart_alt:",
-    "undecided": ":material/help:",
-    "incomplete": ":material/pending:",
 }
 
 
