@@ -101,9 +101,11 @@ def test_a_running_job_shows_how_far_the_whole_is(ws, monkeypatch):
 def test_a_result_is_linked_and_its_files_can_be_taken(ws, monkeypatch):
     frame = pd.DataFrame({"a": [1, 2]})
     run = finished(ws, "dataset", "books", tables={"items": frame})
-    job = add_job(ws, status="finished", run_id=run.id)
+    job = add_job(ws, "import_dataset", status="finished", run_id=run.id)
     app = open_page("jobs", ws.root, monkeypatch, job=job)
     assert_plain(app)
+    link = app.get("page_link")[0].proto
+    assert link.page == "data" and link.query_string == f"dataset={run.id}"
     assert "items" in app.get("download_button")[0].proto.label
     file = next(ws.folder(run.id).glob("items*.parquet"))
     assert joblist.content(run.id, "items") == file.read_bytes()

@@ -56,8 +56,9 @@ def test_the_last_comparison_speaks_in_one_sentence(workspace, monkeypatch):
     ws, run = workspace
     app = open_page("overview", ws.root, monkeypatch)
     assert_plain(app)
-    headline = judge_comparison(ws, run).headline
-    assert headline.startswith("Migrate") and headline in texts(app)
+    decision, _, sentence = judge_comparison(ws, run).headline.partition(": ")
+    assert decision == "Migrate" and decision in texts(app)
+    assert sentence[1:] in texts(app)
     assert [metric.value for metric in app.metric] == ["0", "0", "0", "0", "1"]
 
 

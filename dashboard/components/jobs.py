@@ -6,12 +6,19 @@ from collections.abc import Callable, Collection, Sequence
 
 import streamlit as st
 
-from dashboard import engine
+from dashboard import engine, pages
 from dashboard.components import amounts
 from dashboard.components.text import escaped, short
 from dashboard.components.theme import STATUSES
 
 ACTIVE = ("queued", "running")
+# Where the result of a command is shown: the page, and the name of its id in the address.
+RESULTS = {
+    "import_dataset": ("data", "dataset"),
+    "add_backbone": ("models", "target"),
+    "compare": ("compare", "comparison"),
+    "demo": ("compare", "comparison"),
+}
 BUSY_SECONDS = 2.0
 IDLE_SECONDS = 15.0
 
@@ -97,6 +104,7 @@ def card(job: engine.Job, *, log_lines: int = 15) -> None:
     with st.container(border=True, gap="small"):
         with st.container(horizontal=True, vertical_alignment="center"):
             st.markdown(f"**{escaped(job.title, 100)}**", width="stretch")
+            result_link(job)
             status(job)
             buttons(job)
         if job.status == "running":
@@ -108,6 +116,13 @@ def card(job: engine.Job, *, log_lines: int = 15) -> None:
         if job.status not in ("queued", "finished"):
             with st.expander("Log"):
                 st.code(engine.job_log(job.id, log_lines) or "The log is empty.", language=None)
+
+
+def result_link(job: engine.Job) -> None:
+    """A link to what came out of a job, where a page shows that."""
+    if job.run_id is not None and job.command in RESULTS:
+        name, key = RESULTS[job.command]
+        pages.link(name, label="See the result", **{key: job.run_id})
 
 
 def status(job: engine.Job) -> None:

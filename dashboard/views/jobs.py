@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from dashboard import engine, pages
+from dashboard import engine
 from dashboard.components import amounts, jobs, states, tables
 from dashboard.components.terms import glossary
 from dashboard.components.text import escaped, short
@@ -13,11 +13,6 @@ from dashboard.components.theme import STATUSES
 from dashboard.engine import joblist
 
 LOG_LINES = 200
-RESULT_PAGES = {
-    "comparison": ("compare", "comparison"),
-    "dataset": ("data", "dataset"),
-    "backbone": ("models", "target"),
-}
 
 
 @states.guarded
@@ -137,9 +132,7 @@ def _result(job: engine.Job) -> None:
         st.caption("No result yet." if job.run_id is None else "Its result was deleted.")
         return
     st.text(f"Result: {run.kind} {short(run.name)}")
-    if run.kind in RESULT_PAGES:
-        name, key = RESULT_PAGES[run.kind]
-        pages.link(name, label="See the result", **{key: run.id})
+    jobs.result_link(job)
     for artifact in joblist.artifacts(run):
         rows = f", {artifact.rows:,} rows" if artifact.rows is not None else ""
         st.download_button(

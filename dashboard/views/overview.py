@@ -101,10 +101,8 @@ def _verdict(comparisons: list[engine.Run], evaluations: list[engine.Run]) -> No
         states.failed("The last comparison cannot be judged.", error)
         return
     with st.container(border=True):
-        st.caption(
-            f"{DECISIONS[found.decision]} What the last comparison says ({amounts.ago(last.created)})"
-        )
-        st.text(found.headline)
+        st.caption(f"What the last comparison says ({amounts.ago(last.created)})")
+        verdicts.headline(found)
         newer = overview.newer_evaluations(last, evaluations)
         if newer:
             states.stale(
