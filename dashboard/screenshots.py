@@ -13,6 +13,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,11 @@ from dashboard.pages import PAGES
 ROOT = Path(__file__).resolve().parents[1]
 THEMES = ("light", "dark")
 MOST_BYTES = 250_000
+# What the pictures of jobs show. Neither needs a path: pictures tell nothing of this machine.
+JOBS = (
+    ("models", "add", "qwen2-small"),
+    ("data", "import", "movietweetings", "--users", "200"),
+)
 SMALLEST, LARGEST = 500, 1600  # heights of a picture in pixels
 FLAGS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-component-update") + (
     "--disable-background-networking",
@@ -52,7 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     asked.out.mkdir(parents=True, exist_ok=True)
-    with serving(asked.workspace) as url, sync_playwright() as playwright:
+    with (
+        prepared(Path(asked.workspace)) as workspace,
+        serving(workspace) as url,
+        sync_playwright() as playwright,
+    ):
         browser = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
         for name in asked.pages:
             for theme in THEMES:
@@ -60,6 +70,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 path.write_bytes(picture(browser, f"{url}/{name}", theme, asked.width))
                 print(f"{path} {path.stat().st_size / 1000:.0f} kB", flush=True)
         browser.close()
+
+
+@contextmanager
+def prepared(workspace: Path) -> Iterator[Path]:
+    """Yield a copy of a workspace in which some jobs were done."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(shutil.copytree(workspace, Path(folder) / "workspace"))
+        for command in JOBS:
+            _puma(copy, *command, "--queue")
+        _puma(copy, "worker", "--once")
+        yield copy
+
+
+def _puma(workspace: Path, *arguments: str) -> None:
+    command = [sys.executable, "-m", "puma_engine.cli", "--workspace", str(workspace)]
+    subprocess.run([*command, *arguments], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
 @contextmanager

@@ -149,6 +149,8 @@ def test_a_file_is_previewed_mapped_checked_and_only_then_kept(root, tmp_path, m
     (made,) = ws.runs("dataset")
     assert made.name == "Mine" and made.summary["interactions"] == len(frame())
     data.forget_uploads(ws)
+    assert list((root / data.UPLOADS).iterdir())
+    data.forget_uploads(ws, older_than=0)
     assert not list((root / data.UPLOADS).iterdir())
 
 
@@ -252,7 +254,7 @@ def test_titles_may_come_in_a_second_file(ws):
 
 def test_an_upload_stays_while_a_job_may_still_read_it_and_leaves_nothing_otherwise(ws):
     job = data.import_table(upload(), None, MAPPED, None)
-    data.forget_uploads(ws)
+    data.forget_uploads(ws, older_than=0)
     assert data.Path(job.args["path"]).is_file()
     with pytest.raises(engine.PumaError):
         data.import_table(upload(), None, replace(MAPPED, columns={"user_id": object()}), None)

@@ -30,6 +30,8 @@ NONE = "(none)"
 
 def panel() -> None:
     """Choose where the data come from, then bring them in."""
+    if engine.has_workspace():
+        data.forget_uploads(engine.workspace())
     origin = address.segment("Where from", ORIGINS, "from")
     if origin == "shipped":
         _shipped()

@@ -62,7 +62,7 @@ class Status(NamedTuple):
 
 
 STATUSES = {
-    "queued": Status("Waiting", ":material/schedule:", "gray"),
+    "queued": Status("Queued", ":material/schedule:", "gray"),
     "running": Status("Running", ":material/play_circle:", "blue"),
     "finished": Status("Finished", ":material/check_circle:", "green"),
     "failed": Status("Failed", ":material/error:", "red"),

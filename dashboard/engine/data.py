@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ SHOWN_ROWS = 500
 FIELDS = ("user_id", "item_id", "outcome", "text", "time", "history")
 REQUIRED = ("user_id", "item_id", "outcome")
 UPLOADS = "uploads"
+UPLOAD_SECONDS = 600.0
 
 
 @st.cache_data(max_entries=50, show_spinner=False)
@@ -265,13 +267,23 @@ def _all_or_nothing(folder: Path) -> Iterator[None]:
         raise
 
 
-def forget_uploads(ws: Workspace) -> None:
-    """Remove uploaded files that no unfinished job will read any more."""
+def forget_uploads(ws: Workspace, older_than: float = UPLOAD_SECONDS) -> None:
+    """Remove uploaded files that no unfinished job will read any more.
+
+    Younger ones, in seconds, stay: their job may be about to be queued.
+    """
+    folders = [
+        folder
+        for folder in (ws.root / UPLOADS).glob("*")
+        if time.time() - folder.stat().st_mtime >= older_than
+    ]
+    if not folders:
+        return
     needed = {
         Path(job.args["path"]).parents[1].name
         for job in engine_jobs.jobs(ws)
         if job.status != "finished" and UPLOADS in Path(str(job.args.get("path") or "")).parts
     }
-    for folder in (ws.root / UPLOADS).glob("*"):
+    for folder in folders:
         if folder.name not in needed:
             shutil.rmtree(folder, ignore_errors=True)

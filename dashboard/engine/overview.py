@@ -8,8 +8,11 @@ from dashboard import engine
 from dashboard.engine import comparing
 from puma_engine import jobs as engine_jobs
 from puma_engine.jobs import Job
+from puma_engine.pipeline.demo import USERS as DEMO_USERS
 from puma_engine.store import Run
 from puma_engine.verdict import Verdict
+
+__all__ = ["DEMO_USERS", "newer_evaluations", "prompt_rows", "start_demo", "verdict"]
 
 
 def verdict(root: str, comparison: str) -> Verdict:

@@ -59,8 +59,8 @@ def _begin() -> None:
     with demo:
         st.markdown("##### See it work first")
         st.markdown(
-            "A worked example on 500 real readers and two small models, both shipped: source "
-            "prompts, a migration, full retraining, and their comparison. It takes a few minutes "
+            f"A worked example on {overview.DEMO_USERS} real readers and two small models, both "
+            "shipped: source prompts, a migration, full retraining, and their comparison. It takes a few minutes "
             "on two CPU cores; you can watch it and leave meanwhile."
         )
         st.button(
