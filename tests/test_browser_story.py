@@ -1,0 +1,222 @@
+"""The whole story in a real browser: from a file to a report, and what may go wrong meanwhile."""
+
+import re
+
+import pytest
+from browser import CHROMIUM, chromium, kill_all, opened, picture, served, still, wait_for
+
+from puma_engine import jobs, pipeline, whatif
+from puma_engine.datasets import load_shipped
+from puma_engine.store import Workspace
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="There is no chromium on this machine.")
+BOOK = "The Hobbit by J.R.R. Tolkien"
+COLUMNS = {"User": "reader", "Item": "book", "Outcome": "stars", "Title": "title"}
+QUICK = {"epochs": 1, "batch_size": 128, "learning_rate": 0.01}
+MINUTE = 60
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def windows(browser, tmp_path):
+    """Close what a test left open; its pictures tell why it failed."""
+    yield
+    picture(browser, tmp_path / "window.png")
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory):
+    """A dashboard on a folder without a workspace."""
+    root = tmp_path_factory.mktemp("story") / "workspace"
+    with served(root) as base:
+        yield base, root
+    ws = Workspace.open(root)
+    whatif.stop(ws)
+    kill_all(ws)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """Ratings of thirty readers as a customer's table."""
+    books = load_shipped("goodbooks", users=30)
+    rows = books.interactions.merge(books.items, on="item_id")
+    path = tmp_path_factory.mktemp("file") / "readers.csv"
+    names = {"user_id": "reader", "item_id": "book", "outcome": "stars", "text": "title"}
+    rows.rename(columns=names)[list(names.values())].to_csv(path, index=False)
+    return path
+
+
+def choose(page, label, option):
+    """Take an option of a select box."""
+    page.get_by_role("combobox", name=label).first.click()
+    page.get_by_role("option", name=option).first.click()
+    still(page)
+
+
+def shows(page, status):
+    """Wait until a job's badge says its status."""
+    page.locator(".stMarkdownBadge", has_text=status).first.wait_for(timeout=MINUTE * 1000)
+
+
+def finished(ws, command):
+    """Wait for the newest job of a command to finish, and return it."""
+
+    def newest():
+        found = [job for job in jobs.jobs(ws) if job.command == command]
+        assert not found or found[0].status not in ("failed", "cancelled"), found[0].error
+        return found[0] if found and found[0].status == "finished" else None
+
+    return wait_for(newest, f"the job {command}", MINUTE)
+
+
+def import_file(browser, base, root, file):
+    """Begin on the overview of nothing, go to Data, and bring the file in."""
+    page = opened(browser, base)
+    assert page.get_by_text("Nothing here yet").is_visible()
+    page.get_by_role("link", name="Import data").click()
+    still(page)
+    page.locator('input[type="file"]').set_input_files(file)
+    for label, column in COLUMNS.items():
+        box = page.get_by_role("combobox", name=label).first
+        box.wait_for()
+        if column not in (box.input_value() or box.inner_text()):
+            choose(page, label, column)
+    page.get_by_role("button", name="Check the file").click()
+    page.get_by_label("Name of the data set").fill("readers")
+    page.keyboard.press("Enter")
+    still(page)
+    page.get_by_role("button", name="Import", exact=True).last.click()
+    wait_for(lambda: (root / "puma.db").exists(), "the workspace")
+    ws = Workspace.open(root)
+    finished(ws, "import_dataset")
+    shows(page, "Finished")
+    page.context.close()
+    return ws
+
+
+def fit(ws):
+    """Prompts on both backbones, evaluated; what needs no watching is done here."""
+    source = pipeline.fit_prompts(ws, "readers", "llama-small", training=QUICK, name="old")
+    again = pipeline.fit_prompts(
+        ws, "readers", "llama-medium", role="retrained", training=QUICK, name="again"
+    )
+    return source, [pipeline.evaluate(ws, run) for run in (source, again)]
+
+
+def migrate(ws, browser, base):
+    """Launch a migration and watch it end on the Jobs page."""
+    args = {"sources": "old", "target": "llama-medium", "training": QUICK, "name": "moved"}
+    jobs.enqueue(ws, "migrate", args, title="Move the readers")
+    jobs.ensure_worker(ws)
+    page = opened(browser, f"{base}/jobs")
+    page.get_by_role("heading", name="Move the readers").wait_for()
+    finished(ws, "migrate")
+    shows(page, "Finished")
+    page.context.close()
+    return ws.run("moved")
+
+
+def compare(ws, browser, base):
+    """Have the methods compared, and open the page of the user who regresses most."""
+    page = opened(browser, f"{base}/compare")
+    page.get_by_role("button", name="Compare them").click()
+    finished(ws, "compare")
+    page.get_by_text("Who gains, who loses").click()
+    still(page)
+    table = page.get_by_role("heading", name="Who regresses most").locator(
+        "xpath=following::div[@data-testid='stDataFrame'][1]"
+    )
+    table.scroll_into_view_if_needed()
+    page.wait_for_timeout(1000)
+    place = table.bounding_box()
+    pages = page.context.pages
+    # The cells are drawn on a canvas: the link is somewhere in the first cell of the first row.
+    for right in range(20, 130, 12):
+        page.mouse.move(place["x"] + right, place["y"] + 35 + 17)
+        page.mouse.click(place["x"] + right, place["y"] + 35 + 17)
+        page.wait_for_timeout(150)
+        if len(page.context.pages) > len(pages):
+            break
+    other = next(one for one in page.context.pages if one is not page)
+    return still(other)
+
+
+def ask(ws, page, run):
+    """Ask what the user on the page would think of a book; the answer is the engine's."""
+    user = page.get_by_role("heading", name=re.compile(r"^User \S+$")).inner_text().split()[1]
+    page.get_by_text("What if", exact=True).click()
+    still(page)
+    page.get_by_role("textbox", name="Title").fill(BOOK)
+    page.get_by_role("button", name="Ask").click()
+    value = f"{pipeline.predict_title(ws, run, user, BOOK).value:.2f}"
+    page.locator('[data-testid="stMetricValue"]', has_text=value).first.wait_for(
+        timeout=MINUTE * 1000
+    )
+    assert "title=" in page.url and f"user={user}" in page.url
+    return page.url
+
+
+def test_the_whole_story(browser, app, file):
+    base, root = app
+    ws = import_file(browser, base, root, file)
+    fit(ws)
+    moved = migrate(ws, browser, base)
+    pipeline.evaluate(ws, moved)
+    page = compare(ws, browser, base)
+    address = ask(ws, page, moved)
+    page.context.close()
+    again = opened(browser, address)
+    assert again.get_by_role("textbox", name="Title").input_value() == BOOK
+    assert again.locator('[data-testid="stMetricValue"]').count() >= 4
+    again.context.close()
+
+
+def test_jobs_outlive_browsers_and_workers(browser, app):
+    base, root = app
+    ws = Workspace.open(root, create=True)
+    if not ws.runs(kind="dataset"):
+        pipeline.import_dataset(ws, "goodbooks", users=30, name="readers")
+    args = {"dataset": "readers", "backbone": "llama-small", "name": "long"}
+    args |= {"training": QUICK | {"epochs": 400, "patience": 0, "checkpoint_seconds": 1}}
+    job = jobs.enqueue(ws, "fit_prompts", args, title="A long fit")
+    jobs.ensure_worker(ws)
+    first, second = (opened(browser, f"{base}/jobs") for _ in range(2))
+    for page in (first, second):
+        shows(page, "Running")
+    first.context.close()
+    step = wait_for(lambda: jobs.job(ws, job.id).progress.get("step"), "the first steps", MINUTE)
+    wait_for(lambda: jobs.job(ws, job.id).progress["step"] > step, "more steps")
+    kill_all(ws)
+    shows(second, "Interrupted")
+    second.get_by_role("button", name="Retry", exact=True).first.click()
+    reopened = opened(browser, f"{base}/jobs")
+    for page in (second, reopened):
+        shows(page, "Running")
+    wait_for(lambda: jobs.job(ws, job.id).progress.get("step", 0) > step, "going on", MINUTE)
+    assert jobs.job(ws, job.id).attempt == 2
+    reopened.get_by_role("button", name="Cancel", exact=True).first.click()
+    for page in (second, reopened):
+        shows(page, "Cancelled")
+        page.context.close()
+
+
+def test_an_error_of_the_engine_is_shown_as_text(browser, app):
+    base, root = app
+    ws = Workspace.open(root, create=True)
+    name = "<b>no **model**"
+    jobs.enqueue(ws, "add_backbone", {"spec": f"/{name}"}, title=f"Add {name}")
+    jobs.ensure_worker(ws)
+    page = opened(browser, f"{base}/jobs")
+    page.get_by_text("It ended with an error.").wait_for(timeout=MINUTE * 1000)
+    assert page.get_by_text(f"There is no backbone '/{name}'").first.is_visible()
+    assert page.get_by_role("heading", name=f"Add {name}").is_visible()
+    page.goto(f"{base}/user?user=../../etc/passwd&comparison=nothing")
+    still(page)
+    page.goto(f"{base}/compare?comparison=<script>alert(1)</script>")
+    still(page)
+    page.context.close()
