@@ -157,6 +157,9 @@ def _bytes_of(browser: Any, url: str) -> int:
 
 def rows_of(root: Path, users: int) -> list[dict[str, Any]]:
     """One row a page, at one size."""
+    from puma_engine import whatif
+    from puma_engine.store import Workspace
+
     seen = visited(root)
     rows = []
     for label, (page, query) in addresses().items():
@@ -171,6 +174,7 @@ def rows_of(root: Path, users: int) -> list[dict[str, Any]]:
         }
         print(json.dumps(row), flush=True)
         rows.append(row)
+    whatif.stop(Workspace.open(root))
     return rows
 
 

@@ -9,7 +9,10 @@ from puma_engine import jobs, pipeline, whatif
 from puma_engine.datasets import load_shipped
 from puma_engine.store import Workspace
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="There is no chromium on this machine.")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="There is no chromium on this machine."),
+    pytest.mark.timeout(600),
+]
 BOOK = "The Hobbit by J.R.R. Tolkien"
 COLUMNS = {"User": "reader", "Item": "book", "Outcome": "stars", "Title": "title"}
 QUICK = {"epochs": 1, "batch_size": 128, "learning_rate": 0.01}
@@ -105,7 +108,9 @@ def fit(ws):
     again = pipeline.fit_prompts(
         ws, "readers", "llama-medium", role="retrained", training=QUICK, name="again"
     )
-    return source, [pipeline.evaluate(ws, run) for run in (source, again)]
+    for run in (source, again):
+        pipeline.evaluate(ws, run)
+    return source
 
 
 def migrate(ws, browser, base):
@@ -119,6 +124,32 @@ def migrate(ws, browser, base):
     shows(page, "Finished")
     page.context.close()
     return ws.run("moved")
+
+
+def lasso(ws, browser, base, source, moved):
+    """Draw around everybody on the source map, and find the same users on the other."""
+    pipeline.project(ws, source, moved, method="pca", clusters=3, neighbours=5)
+    page = opened(browser, f"{base}/users")
+    chart = page.locator(".js-plotly-plot .nsewdrag").first
+    chart.wait_for()
+    page.wait_for_timeout(1000)
+    chart.scroll_into_view_if_needed()
+    box = chart.bounding_box()
+    corners = [(0.02, 0.02), (0.98, 0.02), (0.98, 0.98), (0.02, 0.98), (0.02, 0.05)]
+    places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in corners]
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    for place in places[1:]:
+        page.mouse.move(*place, steps=8)
+    page.mouse.up()
+    picked = page.get_by_role("heading", name=re.compile(r"of 30 users picked"))
+    picked.wait_for()
+    found = picked.inner_text()
+    assert int(found.split()[0]) > 0 and "area=" in page.url
+    again = opened(browser, page.url)
+    again.get_by_role("heading", name=found).wait_for()
+    again.context.close()
+    page.context.close()
 
 
 def compare(ws, browser, base):
@@ -161,11 +192,31 @@ def ask(ws, page, run):
     return page.url
 
 
-def test_the_whole_story(browser, app, file):
+def report(browser, base, folder):
+    """Export the report, and open it in a browser that has no network."""
+    page = opened(browser, f"{base}/reports")
+    with page.expect_download() as coming:
+        page.get_by_role("button", name="Report as HTML").click()
+    path = folder / "report.html"
+    coming.value.save_as(path)
+    page.context.close()
+    context = browser.new_context(offline=True)
+    asked = []
+    context.on("request", lambda request: asked.append(request.url))
+    alone = context.new_page()
+    alone.goto(path.as_uri())
+    assert alone.locator("h1").first.is_visible() and alone.locator("svg").count()
+    assert alone.get_by_text("Full retraining").count() and alone.get_by_text("Migrated").count()
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    context.close()
+
+
+def test_the_whole_story(browser, app, file, tmp_path):
     base, root = app
     ws = import_file(browser, base, root, file)
-    fit(ws)
+    source = fit(ws)
     moved = migrate(ws, browser, base)
+    lasso(ws, browser, base, source, moved)
     pipeline.evaluate(ws, moved)
     page = compare(ws, browser, base)
     address = ask(ws, page, moved)
@@ -174,6 +225,7 @@ def test_the_whole_story(browser, app, file):
     assert again.get_by_role("textbox", name="Title").input_value() == BOOK
     assert again.locator('[data-testid="stMetricValue"]').count() >= 4
     again.context.close()
+    report(browser, base, tmp_path)
 
 
 def test_jobs_outlive_browsers_and_workers(browser, app):
