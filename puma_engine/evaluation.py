@@ -8,6 +8,7 @@ from torch import Tensor
 
 from puma_engine.backbone import FrozenBackbone
 from puma_engine.datasets import Dataset
+from puma_engine.errors import DataError
 from puma_engine.examples import predict_examples, split_examples
 from puma_engine.prompts import PromptTable, make_head
 
@@ -17,8 +18,13 @@ def predict(
 ) -> np.ndarray:
     """Predict each row of dataset.rows(split), [n] float64: ratings, or click probabilities.
 
-    Raises DataError if a user of the split has no prompt.
+    Raises DataError if a user of the split has no prompt, or ratings have no head.
     """
+    if table.head is None and dataset.task == "rating":
+        raise DataError(
+            "These prompts have no rating head, so they cannot be scored; import them with "
+            "--head auto, which trains one."
+        )
     reader, examples = split_examples(backbone, dataset, template, split, table.user_ids)
     generator = torch.Generator().manual_seed(0)
     head = make_head(reader.task, examples, generator, table.head).to(backbone.device)

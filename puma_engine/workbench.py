@@ -41,6 +41,8 @@ class Workbench:
     fit_prompts = _method(pipeline.fit_prompts)
     import_prompts = _method(pipeline.import_prompts)
     export_prompts = _method(pipeline.export_prompts)
+    embed_prompts = _method(pipeline.embed_prompts)
+    export_adapter = _method(pipeline.export_adapter)
     select = _method(pipeline.select)
     migrate = _method(pipeline.migrate)
     chain = _method(pipeline.chain)

@@ -1,5 +1,6 @@
 """A hub on localhost that speaks as much of the protocol as fetching a model needs."""
 
+import base64
 import hashlib
 import http.server
 import json
@@ -13,11 +14,12 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 class TinyHub:
     """Serves folders as models: repos maps owner/name to a folder, or to an error code.
 
-    asked: the paths of all requests, in order.
+    accepts: folder for what is pushed. asked: the paths of all requests, in order; created:
+    what was asked of new repositories.
     """
 
-    def __init__(self, repos):
-        self.repos, self.asked = repos, []
+    def __init__(self, repos, accepts=None):
+        self.repos, self.accepts, self.asked, self.created = repos, accepts, [], []
         hub = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -26,6 +28,10 @@ class TinyHub:
 
             def do_GET(self):
                 hub.answer(self, body=True)
+
+            def do_POST(self):
+                length = int(self.headers.get("Content-Length") or 0)
+                hub.take(self, self.rfile.read(length))
 
             def log_message(self, *_):
                 pass
@@ -37,6 +43,34 @@ class TinyHub:
     def close(self):
         self.server.shutdown()
         self.server.server_close()
+
+    def take(self, request, content):
+        """Make a repository, say how files are sent, or commit them."""
+        words = urlparse(request.path).path.strip("/").split("/")
+        self.asked.append(request.path)
+        assert request.headers["Authorization"] == "Bearer hf_of_the_test"
+        if words[1:] == ["repos", "create"]:
+            asked = json.loads(content)
+            name = f"{asked['organization']}/{asked['name']}"
+            private = asked.get("private", asked.get("visibility") == "private")
+            self.created.append((name, private))
+            self.repos[name] = self.accepts / name
+            self.repos[name].mkdir(parents=True)
+            found = {"url": f"{self.url}/{name}", "name": name, "id": name}
+        elif words[1:] == ["validate-yaml"]:
+            found = {"errors": [], "warnings": []}
+        elif words[4] == "preupload":
+            files = json.loads(content)["files"]
+            found = {"files": [_regular(file["path"]) for file in files]}
+        else:
+            folder = self.repos["/".join(words[2:4])]
+            for line in content.decode().splitlines():
+                entry = json.loads(line)
+                if entry["key"] == "file":
+                    data = base64.b64decode(entry["value"]["content"])
+                    (folder / entry["value"]["path"]).write_bytes(data)
+            found = {"success": True, "commitOid": COMMIT, "commitUrl": f"{self.url}/c/{COMMIT}"}
+        return _send(request, 200, {}, json.dumps(found).encode(), True)
 
     def answer(self, request, *, body):
         path = unquote(urlparse(request.path).path)
@@ -55,6 +89,10 @@ class TinyHub:
         if api:
             return _send(request, 200, {}, json.dumps(_listing(name, folder, rest)).encode(), body)
         return _file(request, folder / "/".join(rest[2:]), body)
+
+
+def _regular(path):
+    return {"path": path, "uploadMode": "regular", "shouldIgnore": False, "oid": None}
 
 
 def _listing(name, folder, rest):

@@ -65,10 +65,10 @@ def cached(spec: str, commit: str) -> Path | None:
     return folder if _whole(folder) else None
 
 
-def fetch(spec: str, commit: str) -> Path:
+def fetch(spec: str, commit: str, files: tuple[str, ...] = FILES) -> Path:
     """Fetch the files of a commit into the hub's cache and return their folder."""
     with explained(spec, commit):
-        return Path(_snapshot(spec, commit, FILES, local=offline()))
+        return Path(_snapshot(spec, commit, files, local=offline()))
 
 
 def remote_shapes(spec: str, commit: str) -> Shapes:

@@ -13,10 +13,9 @@ from puma_engine.backbone.attention import NAME as GROUPED
 from puma_engine.backbone.memory import free_bytes, gib, tight
 from puma_engine.backbone.model import FrozenBackbone
 from puma_engine.backbone.reader import Context, Reader
-from puma_engine.backbone.tokens import answer_tokens, encode_text
 from puma_engine.errors import BackboneError
 from puma_engine.tasks import get_task
-from puma_engine.templates import TEMPLATES, Slot, Template
+from puma_engine.templates import TEMPLATES, Template
 
 EXAMPLE = Context("The Hobbit by J. R. R. Tolkien", ("Dune by Frank Herbert",))
 SHORT_CONTEXT = 512
@@ -59,25 +58,19 @@ def _template_card(backbone: FrozenBackbone, template: Template) -> dict[str, An
     """How an example reads as tokens, and where in it the slot stands."""
     tokenizer = backbone.tokenizer
     task = get_task(template.task)
-    cue, answers = answer_tokens(tokenizer, template, task.answers)
     reader = Reader(backbone, template, [EXAMPLE])
-    ids: list[int | None] = list(backbone.start)
-    for piece in template.pieces[:-1]:
-        if piece is Slot.PROMPT:
-            ids.append(None)
-        elif isinstance(piece, Slot):
-            ids += reader.slot_ids(piece, EXAMPLE)
-        else:
-            ids += encode_text(tokenizer, piece)
-    ids += cue
-    _check_range(backbone, template, [one for one in ids if one is not None] + answers)
+    before, after = reader.sequence(0)
+    answers = reader.answers.tolist()
+    _check_range(backbone, template, [*before, *after, *answers])
     return {
         "answer_tokens": dict(
             zip(task.answers, tokenizer.convert_ids_to_tokens(answers), strict=True)
         ),
-        "slot_position": ids.index(None),
+        "slot_position": len(before),
         "tokens": [
-            "<prompt>" if one is None else tokenizer.convert_ids_to_tokens(one) for one in ids
+            *tokenizer.convert_ids_to_tokens(before),
+            "<prompt>",
+            *tokenizer.convert_ids_to_tokens(after),
         ],
     }
 

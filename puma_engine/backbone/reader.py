@@ -80,6 +80,8 @@ class Reader:
         self._store = PackedKeysValues([])
         self._ready = torch.zeros(len(self._before), dtype=torch.bool)
         self._answers = GraphedCalls(self._answer_logits, backbone.device)
+        # A graph is captured on one device.
+        self._answers.enabled &= not backbone.spread
 
     def slot_ids(self, slot: Slot, context: Context) -> list[int]:
         """Return the token ids that fill the item or history slot for a context, cut to budget."""

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from puma_engine import ranks
 from puma_engine.cli import (
+    adapters,
     data,
     demo,
     doctor,
@@ -116,6 +117,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(zoo.app, name="zoo")
 app.add_typer(models.app, name="models")
 app.add_typer(prompts.app, name="prompts")
+app.add_typer(adapters.app, name="adapters")
 migration.register(app)
 scoring.register(app)
 maps.register(app)

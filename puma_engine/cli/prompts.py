@@ -57,9 +57,22 @@ def fit(
 
 @app.command("import")
 def import_(
-    path: Annotated[Path, typer.Argument(help="File made by puma prompts export.")],
+    path: Annotated[
+        Path, typer.Argument(help="File or folder with prompts: see docs/prompts.md for the forms.")
+    ],
     dataset: Data,
     backbone: Backbone,
+    users: Annotated[
+        Path | None,
+        typer.Option("--users", help="File with the user id of each row, if the table has none."),
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option("--tokens", help="Soft tokens a user, where rows are flat.")
+    ] = None,
+    head: Annotated[
+        str,
+        typer.Option("--head", help="auto trains a head for prompts that bring none; or none."),
+    ] = "auto",
     role: RoleOption = "source",
     template: TemplateOption = None,
     name: Name = None,
@@ -74,6 +87,9 @@ def import_(
         dataset=dataset,
         backbone=backbone,
         path=str(path.resolve()),
+        users=None if users is None else str(users.resolve()),
+        tokens=tokens,
+        head=head,
         role=role,
         template=template,
         name=name,
@@ -81,21 +97,90 @@ def import_(
     )
 
 
+Prompts = Annotated[str, typer.Argument(help="Prompts or migration run: id, prefix or name.")]
+
+
 @app.command("export")
 def export(
-    prompts: Annotated[str, typer.Argument(help="Prompts or migration run: id, prefix or name.")],
-    out: Annotated[Path, typer.Option("--out", help="File to write (.safetensors).")],
+    prompts: Prompts,
+    out: Annotated[Path, typer.Option("--out", help="File or new folder to write.")],
+    form: Annotated[
+        str, typer.Option("--form", help="file (.safetensors), parquet, numpy, packed or peft.")
+    ] = "file",
+    user: Annotated[
+        list[str] | None, typer.Option("--user", help="Only this user; repeat it.")
+    ] = None,
+    shard_users: Annotated[
+        int, typer.Option("--shard-users", help="Users a shard, in the form packed.")
+    ] = 50_000,
+    licence: Annotated[
+        str | None, typer.Option("--licence", help="SPDX id for the card (default: the data's).")
+    ] = None,
     made_by: Annotated[
         str | None,
         typer.Option("--made-by", help="Command to record as the origin (default: this one)."),
     ] = None,
+    device: Device = None,
 ) -> None:
-    """Write a run's prompts to one safetensors file keyed by user id."""
+    """Write a run's prompts, keyed by user id, for import elsewhere or for a server."""
     from puma_engine.pipeline import export_prompts
 
     command = made_by or shlex.join(["puma", *sys.argv[1:]])
-    file = export_prompts(session().open(), prompts, out, command=command)
-    session().show({"file": str(file), "bytes": file.stat().st_size})
+    written = export_prompts(
+        session().open(),
+        prompts,
+        out,
+        form=form,  # type: ignore[arg-type]
+        users=user or None,
+        shard_users=shard_users,
+        command=command,
+        licence=licence,
+        device=device,
+    )
+    files = [written] if written.is_file() else [f for f in written.rglob("*") if f.is_file()]
+    kind = "file" if written.is_file() else "folder"
+    session().show({kind: str(written), "bytes": sum(file.stat().st_size for file in files)})
+
+
+@app.command("embed")
+def embed(
+    prompts: Prompts,
+    out: Annotated[
+        Path, typer.Option("--out", help=".safetensors, or .json for the request of one pair.")
+    ],
+    user: Annotated[str | None, typer.Option("--user", help="User id of one pair.")] = None,
+    item: Annotated[str | None, typer.Option("--item", help="Item id of one pair.")] = None,
+    text: Annotated[
+        str | None, typer.Option("--text", help="Text of the item, if the data set has another.")
+    ] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(
+            "--pairs", help="CSV or Parquet with user_id, item_id, perhaps text and history."
+        ),
+    ] = None,
+    precision: Annotated[
+        str, typer.Option("--precision", help="auto, fp32, bf16 or fp16.")
+    ] = "auto",
+    device: Device = None,
+) -> None:
+    """Write whole prompts about items as embeddings, as vLLM's --enable-prompt-embeds takes them."""
+    from puma_engine.imports.pairs import read_pairs
+    from puma_engine.pipeline import embed_prompts
+
+    asked = read_pairs(pairs, user, item, text)
+    written = embed_prompts(
+        session().open(),
+        prompts,
+        asked.pairs,
+        out,
+        texts=asked.texts,
+        histories=asked.histories,
+        device=device,
+        precision=precision,
+    )
+    facts = {"file": str(written), "pairs": len(asked.pairs), "bytes": written.stat().st_size}
+    session().show(facts)
 
 
 @app.command("list")

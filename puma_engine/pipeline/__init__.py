@@ -9,6 +9,7 @@ from puma_engine.pipeline.comparing import compare, comparison_users, find_compa
 from puma_engine.pipeline.data import import_dataset, load_dataset
 from puma_engine.pipeline.demo import demo
 from puma_engine.pipeline.evaluating import evaluate, read_predictions
+from puma_engine.pipeline.exporting import embed_prompts, export_adapter, export_prompts
 from puma_engine.pipeline.judging import judge_comparison
 from puma_engine.pipeline.migrating import chain, migrate
 from puma_engine.pipeline.planning import carry_out, costs
@@ -20,7 +21,7 @@ from puma_engine.pipeline.reporting import export_table, render_report, write_re
 from puma_engine.pipeline.selecting import select, selected_users
 from puma_engine.pipeline.stage import find
 from puma_engine.pipeline.surveying import evaluated_methods, gain_between
-from puma_engine.pipeline.tables import export_prompts, load_adapter, load_prompts
+from puma_engine.pipeline.tables import load_adapter, load_prompts
 
 __all__ = [
     "COMMANDS",
@@ -34,8 +35,10 @@ __all__ = [
     "comparison_users",
     "costs",
     "demo",
+    "embed_prompts",
     "evaluate",
     "evaluated_methods",
+    "export_adapter",
     "export_prompts",
     "export_table",
     "find",

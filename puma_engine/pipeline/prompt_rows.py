@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from puma_engine.errors import DataError
+from puma_engine.imports.table import HEAD
 from puma_engine.pipeline.stage import PROMPT_KINDS, Reference, find
-from puma_engine.pipeline.tables import ARTIFACT, HEAD
+from puma_engine.pipeline.tables import ARTIFACT
 from puma_engine.store import Workspace
 
 BLOCK = 4096

@@ -1,0 +1,69 @@
+"""Model cards: what a set of prompts or an adapter is, from what it came, how good it is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a card tells. lineage and metrics are rows of a table; licence an SPDX id or None."""
+
+    title: str
+    kind: str
+    about: dict[str, Any]
+    base_model: str
+    licence: str | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+    lineage: list[dict[str, Any]] = field(default_factory=list)
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    usage: str = ""
+
+
+def model_card(facts: CardFacts) -> str:
+    """Return the Markdown text of README.md, with the front matter that the hub reads."""
+    front = {
+        "library_name": "puma-workbench",
+        "tags": ["puma", "soft-prompts", facts.kind],
+        "base_model": facts.base_model if facts.base_model.count("/") == 1 else None,
+        "license": (facts.licence or "other").lower(),
+    }
+    lines = ["---"]
+    # JSON values are YAML values, whatever stands in them.
+    lines += [f"{name}: {json.dumps(value)}" for name, value in front.items() if value]
+    lines += ["---", "", f"# {_plain(facts.title)}", "", *_fields(facts.about), ""]
+    if facts.usage:
+        lines += ["## Use", "", facts.usage, ""]
+    lines += ["## Data", "", *(_fields(facts.data) or ["Unknown."]), ""]
+    lines += ["## Metrics", "", *(_table(facts.metrics) or ["Not evaluated yet."]), ""]
+    lines += ["## Lineage", "", *(_table(facts.lineage) or ["Unknown."]), ""]
+    licence = facts.licence or (
+        "None was given. Prompts and adapters derive from the data and models above, whose licences "
+        "hold."
+    )
+    return "\n".join([*lines, "## Licence", "", _plain(licence), ""])
+
+
+def _fields(values: dict[str, Any]) -> list[str]:
+    return [f"- {name.replace('_', ' ')}: {_plain(value)}" for name, value in values.items()]
+
+
+def _table(rows: list[dict[str, Any]]) -> list[str]:
+    if not rows:
+        return []
+    names = list(rows[0])
+    head = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
+    return head + ["| " + " | ".join(_plain(row.get(n)) for n in names) + " |" for row in rows]
+
+
+def _plain(value: Any) -> str:
+    """A value as text that Markdown shows as it is."""
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    text = " ".join(text.split())
+    return "".join("\\" + c if c in "\\`*_[]<>|#!" else c for c in text)

@@ -1,0 +1,68 @@
+"""Checkpoints of the paper's published code: a table of user embeddings, perhaps a rating head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from puma_engine.errors import DataError
+
+TABLE = "user_embedding.weight"
+HEAD_SHAPES = {0: (32, 5), 2: (12, 32), 4: (1, 12)}
+
+
+def published_prompts(path: Path, state: Any) -> tuple[np.ndarray, dict[str, np.ndarray] | None]:
+    """Return user vectors [n, d] and the 5-32-12-1 head, or None, of a loaded checkpoint.
+
+    The head is found by its shapes. It reads raw logits, where ours reads log-probabilities
+    among the answers, so it is where training starts rather than a head to use.
+    """
+    tensors = _flat(state)
+    tables = [name for name in tensors if name == TABLE or name.endswith("." + TABLE)]
+    if len(tables) != 1:
+        shown = ", ".join(list(tensors)[:8]) or "no tensors"
+        raise DataError(
+            f"The checkpoint {path} has {len(tables)} tensors named {TABLE}; it needs one (it has "
+            f"{shown})."
+        )
+    return _array(tensors[tables[0]]), _head(tensors)
+
+
+def _flat(state: Any) -> dict[str, Any]:
+    """The tensors of a state dict, whether it comes alone or under a name such as "model"."""
+    import torch
+
+    found: dict[str, Any] = {}
+    for name, value in state.items() if isinstance(state, dict) else ():
+        if isinstance(value, torch.Tensor):
+            found[str(name)] = value
+        elif isinstance(value, dict):
+            found |= {key: tensor for key, tensor in _flat(value).items() if key not in found}
+    return found
+
+
+def _head(tensors: dict[str, Any]) -> dict[str, np.ndarray] | None:
+    ends = {".0.weight", "0.weight"}
+    for name in tensors:
+        if not any(name.endswith(end) for end in ends):
+            continue
+        stem = name.removesuffix("0.weight")
+        named = {number: f"{stem}{number}" for number in HEAD_SHAPES}
+        if all(
+            f"{layer}.bias" in tensors
+            and tuple(getattr(tensors.get(f"{layer}.weight"), "shape", ())) == HEAD_SHAPES[number]
+            for number, layer in named.items()
+        ):
+            return {
+                f"layers.{number}.{part}": _array(tensors[f"{layer}.{part}"])
+                for number, layer in named.items()
+                for part in ("weight", "bias")
+            }
+    return None
+
+
+def _array(tensor: Any) -> np.ndarray:
+    array: np.ndarray = tensor.detach().float().numpy()
+    return array
