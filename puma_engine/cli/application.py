@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from puma_engine import ranks
 from puma_engine.cli import (
     adapters,
+    adapting,
     data,
     demo,
     doctor,
@@ -126,5 +127,6 @@ app.add_typer(runs.app, name="runs")
 app.add_typer(jobs.app, name="jobs")
 jobs.register(app)
 doctor.register(app)
+adapting.register(app)
 demo.register(app)
 serve.register(app)

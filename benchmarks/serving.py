@@ -1,0 +1,157 @@
+"""Throughput of `puma serve-adapter` on localhost, under real clients in processes of their own.
+
+    python benchmarks/serving.py --seconds 10
+
+Starts the server on an adapter of the paper's shape (2048 to 3072 unless told), asks it from
+several client processes at once, and writes benchmarks/results/serving.json: requests and
+users a second, latencies, and how many requests were sent away.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import multiprocessing
+import os
+import platform
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+RESULTS = Path(__file__).parent / "results" / "serving.json"
+
+
+def make_adapter(folder: Path, d_in: int, d_out: int, hidden: int) -> None:
+    """Write an adapter with random weights; its speed does not depend on them."""
+    import torch
+
+    from puma_engine.adapter import Adapter
+    from puma_engine.config import AdapterConfig
+    from puma_engine.exports.adapters import AdapterFile, write_adapter
+
+    generator = torch.Generator().manual_seed(0)
+    network = Adapter(d_in, d_out, AdapterConfig(hidden=hidden), generator=generator)
+    tensors = {name: value.numpy() for name, value in network.state_dict().items()}
+    shape = {"d_in": d_in, "d_out": d_out, "hidden": hidden, "depth": 4, "dropout": 0.1}
+    write_adapter(folder, AdapterFile(tensors, shape), "Random weights.")
+
+
+def client(port: int, body: bytes, media: str, seconds: float, results: Any) -> None:
+    """Ask without pause for some seconds; report status and latency of each request."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    found: list[tuple[int, float]] = []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        connection.request("POST", "/v1/migrate", body, {"Content-Type": media})
+        answer = connection.getresponse()
+        answer.read()
+        found.append((answer.status, time.perf_counter() - start))
+    results.put(found)
+
+
+def load(port: int, width: int, users: int, clients: int, form: str, seconds: float) -> dict:
+    """Measure one setting."""
+    from safetensors.numpy import save
+
+    vectors = np.random.default_rng(0).normal(size=(users, 1, width)).astype(np.float32)
+    as_json = form == "json"
+    body = (
+        json.dumps({"vectors": vectors.tolist()}).encode()
+        if as_json
+        else save({"vectors": vectors})
+    )
+    media = "application/json" if as_json else "application/vnd.safetensors"
+    results: Any = multiprocessing.Queue()
+    arguments = (port, body, media, seconds, results)
+    processes = [multiprocessing.Process(target=client, args=arguments) for _ in range(clients)]
+    start = time.perf_counter()
+    for process in processes:
+        process.start()
+    every = [one for _ in processes for one in results.get()]
+    spent = time.perf_counter() - start
+    for process in processes:
+        process.join()
+    good = np.array([latency for status, latency in every if status == 200])
+    p50, p95, p99 = (float(v) for v in np.percentile(good, [50, 95, 99]) * 1000)
+    return {
+        "form": form,
+        "users_a_request": users,
+        "clients": clients,
+        "seconds": spent,
+        "requests": len(good),
+        "sent_away": sum(status == 503 for status, _ in every),
+        "other_errors": sum(status not in (200, 503) for status, _ in every),
+        "requests_per_second": len(good) / spent,
+        "users_per_second": len(good) * users / spent,
+        "latency_ms": {"p50": p50, "p95": p95, "p99": p99},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=10.0, help="a setting")
+    parser.add_argument("--shape", type=int, nargs=3, default=[2048, 3072, 4096])
+    parser.add_argument("--device", default="cpu")
+    given = parser.parse_args()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        make_adapter(Path(folder), *given.shape)
+        command = [sys.executable, "-m", "puma_engine.cli", "serve-adapter", folder]
+        command += ["--port", str(port), "--device", given.device]
+        server = subprocess.Popen(command)
+        try:
+            wait(port)
+            for form, users, clients in (
+                ("safetensors", 1, 4),
+                ("safetensors", 64, 1),
+                ("safetensors", 64, 4),
+                ("safetensors", 1024, 4),
+                ("json", 64, 4),
+                ("safetensors", 64, 32),
+            ):
+                rows.append(load(port, given.shape[0], users, clients, form, given.seconds))
+                print(json.dumps(rows[-1]))
+        finally:
+            server.terminate()
+            server.wait()
+    write(rows, given)
+
+
+def wait(port: int) -> None:
+    """Wait until the server answers."""
+    for _ in range(600):
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+            return
+        except OSError:
+            time.sleep(0.1)
+    raise SystemExit("The server did not start.")
+
+
+def write(rows: list[dict], given: argparse.Namespace) -> None:
+    """Write the results with what they were measured on."""
+    facts = {
+        "adapter": dict(zip(("d_in", "d_out", "hidden"), given.shape, strict=True)),
+        "device": given.device,
+        "cores": len(os.sched_getaffinity(0)),
+        "load_before": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "rows": rows,
+    }
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
