@@ -1,4 +1,4 @@
-"""Launching a migration and watching jobs."""
+"""Watching jobs: how far they are, cancel, retry, logs and results."""
 
 from __future__ import annotations
 
@@ -21,43 +21,6 @@ RESULTS = {
 }
 BUSY_SECONDS = 2.0
 IDLE_SECONDS = 15.0
-
-
-def launch_form() -> None:
-    """A form that queues one migration."""
-    sources, targets = engine.sources(), engine.backbones()
-    if not sources or not targets:
-        st.info("A migration needs source prompts and a target backbone in the workspace.")
-        return
-    with st.form("launch"):
-        columns = st.columns(4)
-        names = {run.id: run.name for run in [*sources, *targets]}
-        source = columns[0].selectbox(
-            "Source prompts", [r.id for r in sources], format_func=names.__getitem__
-        )
-        target = columns[1].selectbox(
-            "Target model", [r.id for r in targets], format_func=names.__getitem__
-        )
-        strategy = columns[2].selectbox(
-            "Users that train the adapter",
-            list(engine.STRATEGIES),
-            index=list(engine.STRATEGIES).index("kmeans-variance"),
-            format_func=lambda key: f"{key}: {engine.STRATEGIES[key].about}",
-        )
-        percent = columns[3].slider(
-            "Share of users (%)",
-            1,
-            100,
-            10,
-            help="Everyone is migrated; these users train the adapter.",
-        )
-        if st.form_submit_button("Start migration", type="primary"):
-            try:
-                job = engine.launch_migration(source, target, strategy, percent / 100)
-                st.toast(f"Job {job.id} is queued.")
-            except engine.PumaError as error:
-                st.error("The migration was not started.")
-                st.text(str(error))
 
 
 def watch(most: int = 5, commands: Collection[str] | None = None) -> None:

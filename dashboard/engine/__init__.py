@@ -106,20 +106,6 @@ def job_log(job_id: str, lines: int = 15) -> str:
     return engine_jobs.read_log(workspace(), job_id, lines)
 
 
-def launch_migration(source: str, target: str, strategy: str, share: float) -> Job:
-    """Check a migration again on the server, queue it, and see to it that a worker runs."""
-    ws = workspace()
-    if source not in {run.id for run in sources()} or target not in {run.id for run in backbones()}:
-        raise StoreError("The source prompts or the target are no longer in the workspace; reload.")
-    if strategy not in STRATEGIES or not 0 < share <= 1:
-        raise StoreError("Choose a known strategy and a share of users above 0 and at most 100 %.")
-    args: dict[str, Any] = {"sources": source, "target": target}
-    if strategy != "all":
-        args |= {"strategy": strategy, "share": share}
-    title = f"Migrate {ws.run(source).name} to {ws.run(target).name}"
-    return queue("migrate", args, title)
-
-
 def cancel(job_id: str) -> None:
     """Ask a job to stop."""
     engine_jobs.cancel(workspace(), job_id)

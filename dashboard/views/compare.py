@@ -35,8 +35,8 @@ def page() -> None:
     run = compare_picker.pick()
     if run is not None:
         _comparison(run)
-    st.header("New migration", divider="gray")
-    jobs.launch_form()
+    st.header("Jobs", divider="gray")
+    pages.link("plan", label="Plan another migration")
     jobs.watch()
 
 
