@@ -156,7 +156,7 @@ def test_costs_in_words():
     assert "never cheaper" in plan_costs.sentence(replace(costs, break_even=None))
     assert "a full retraining" in plan_costs.sentence(replace(costs, retraining=None))
     table = plan_costs.table(costs, 36.0)
-    assert table["Cost"].tolist() == ["1.00", "0.10"]
+    assert table["Cost"].tolist() == ["1.00", "0.1"]
 
 
 def test_a_chain_and_a_merge_are_drawn_as_such():

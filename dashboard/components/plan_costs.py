@@ -70,9 +70,14 @@ def _row(name: str, found: Prediction | None, price: float) -> dict[str, Any]:
         "Time": amounts.duration(found.seconds),
         "Range": f"{amounts.duration(found.low)} to {amounts.duration(found.high)}",
         "Device hours": f"{plans.hours(found.seconds):.3g}",
-        "Cost": f"{plans.money(found.seconds, price):,.2f}",
+        "Cost": amount(plans.money(found.seconds, price)),
         "Measured runs": len(found.evidence),
     }
+
+
+def amount(money: float) -> str:
+    """Return an amount of money, small ones with two digits that say something."""
+    return f"{money:,.2f}" if money >= 1 or not money else f"{money:.2g}"
 
 
 def sentence(costs: Costs) -> str:

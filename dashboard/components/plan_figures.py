@@ -59,6 +59,7 @@ def topology(sources: Sequence[str], targets: Sequence[str]) -> tuple[go.Figure,
             cliponaxis=False,
         )
     last, depth = len(targets), max(1.0, (len(sources) - 1) / 2 + 0.6)
+    figure.update_layout(showlegend=False)
     figure.update_xaxes(visible=False, range=[-0.5, last + 0.5], fixedrange=True)
     figure.update_yaxes(visible=False, range=[-depth, depth], fixedrange=True)
     return figure, boxes

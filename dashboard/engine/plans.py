@@ -66,14 +66,14 @@ def problems(plan: Plan) -> list[str]:
     known = {run.id: run for run in engine.sources()}
     models = {run.id for run in engine.backbones()}
     found = []
-    if not plan.sources or not set(plan.sources) <= set(known):
-        found.append("Choose source prompts that are in the workspace.")
-    if not plan.targets or not set(plan.targets) <= models:
-        found.append("Choose a target model that is in the workspace.")
     if plan.topology == "merge" and len(plan.sources) < 2:
         found.append("An aggregation needs two sources or more.")
+    elif not plan.sources or not set(plan.sources) <= set(known):
+        found.append("Choose source prompts that are in the workspace.")
     if plan.topology == "chain" and len(plan.targets) < 2:
         found.append("A chain needs two target models or more, in their order.")
+    elif not plan.targets or not set(plan.targets) <= models:
+        found.append("Choose a target model that is in the workspace.")
     if plan.strategy not in engine.STRATEGIES:
         found.append("Choose a known strategy.")
     if not found and len({known[one].inputs["dataset"] for one in plan.sources}) > 1:

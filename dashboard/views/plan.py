@@ -54,13 +54,20 @@ def _put_together(sources: list[engine.Run], targets: list[engine.Run]) -> Plan:
             label = "Source prompts, two or more"
             chosen = address.choose_many(label, ids, "sources", labels=names)
         else:
-            chosen = [address.choose("Source prompts", ids, "source", labels=names)]
+            chosen = [
+                address.choose(
+                    "Source prompts", ids, "source", labels=names, default=_first_source(sources)
+                )
+            ]
     with right:
         if topology == "chain":
             label = "Target models, in order"
             ways = address.choose_many(label, models, "targets", labels=names)
         else:
-            ways = [address.choose("Target model", models, "target", labels=names)]
+            # A migration leads to another model than the prompts are on.
+            left_behind = {run.inputs["backbone"] for run in sources if run.id in chosen}
+            other = next((one for one in models if one not in left_behind), None)
+            ways = [address.choose("Target model", models, "target", labels=names, default=other)]
     strategy, budget = _who(chosen)
     training, adapter, preset = _settings()
     return Plan(
@@ -73,6 +80,11 @@ def _put_together(sources: list[engine.Run], targets: list[engine.Run]) -> Plan:
         adapter,
         preset.retraining,
     )
+
+
+def _first_source(sources: list[engine.Run]) -> str | None:
+    """The newest table that was fitted or imported as a source."""
+    return next((run.id for run in sources if run.config.get("role") == "source"), None)
 
 
 def _who(sources: list[str]) -> tuple[str, int | None]:

@@ -13,7 +13,7 @@ from puma_engine.pipeline.comparing import compare
 from puma_engine.pipeline.evaluating import evaluate
 from puma_engine.pipeline.migrating import chain, migrate
 from puma_engine.pipeline.progress import CancelCheck, Overall, ProgressCallback
-from puma_engine.pipeline.stage import Reference, find
+from puma_engine.pipeline.stage import Reference, find, slug
 from puma_engine.planner import Measured, Prediction
 from puma_engine.settings import HELD_OUT
 from puma_engine.store import Run, Workspace
@@ -135,7 +135,7 @@ def carry_out(
     """Migrate, evaluate, and compare with a finished full retraining if there is one.
 
     One source and one target are a single migration, several targets a chain, several sources
-    an aggregation. predicted: what was expected, kept with the job and not used. Returns
+    an aggregation. predicted: what was expected (seconds), kept with the job. Returns
     the comparison, or the evaluation where there is nothing to compare with.
     """
     if not sources or not targets or (len(sources) > 1 and len(targets) > 1):
@@ -143,29 +143,40 @@ def carry_out(
             "A plan has one source and one or more targets, or several sources and one target, not "
             f"{len(sources)} and {len(targets)}."
         )
-    overall = Overall([8.0, 2.0], progress)
+    parts = _parts(progress, predicted)
     shared: dict[str, Any] = {"training": training, "adapter": adapter, "seed": seed}
     shared |= {"strategy": None if strategy == "all" else strategy, "budget": budget}
     shared |= {"device": device, "should_cancel": should_cancel}
     if len(targets) > 1:
-        moved = chain(ws, sources[0], targets, progress=overall.part(0), **shared)[-1]
+        moved = chain(ws, sources[0], targets, progress=parts[0], **shared)[-1]
     else:
-        moved = migrate(ws, sources, targets[0], progress=overall.part(0), **shared)
+        moved = migrate(ws, sources, targets[0], progress=parts[0], **shared)
     told: dict[str, Any] = {"device": device, "should_cancel": should_cancel}
-    found = evaluate(ws, moved, progress=overall.part(1), **told)
+    found = evaluate(ws, moved, progress=parts[1], **told)
     retrained = retraining_of(ws, moved)
     if retrained is None:
         return found
     others = [find(ws, source, "prompts", "migration") for source in sources]
-    scores = [evaluate(ws, run, progress=overall.part(1), **told) for run in (*others, retrained)]
-    reference = scores[-1]
+    scores = [evaluate(ws, run, progress=parts[1], **told) for run in (*others, retrained)]
     return compare(
         ws,
         [*scores, found],
-        reference=reference,
-        name=f"plan-{moved.name}"[:150],
+        reference=scores[-1],
+        name=slug("plan", moved.name),
         should_cancel=should_cancel,
     )
+
+
+def _parts(
+    progress: ProgressCallback | None, predicted: dict[str, Any] | None
+) -> list[ProgressCallback | None]:
+    """Callbacks of migrating and of evaluating; of the whole where its duration was predicted."""
+    if not predicted or not predicted.get("seconds"):
+        return [progress, progress]
+    # Evaluating is a pass over a smaller split: a guess that corrects itself as time goes by.
+    seconds = float(predicted["seconds"])
+    overall = Overall([seconds, 0.25 * seconds], progress)
+    return [overall.part(0), overall.part(1)]
 
 
 def retraining_of(ws: Workspace, moved: Run) -> Run | None:
