@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import os
 import shutil
 import socket
@@ -19,6 +20,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
@@ -28,11 +30,6 @@ from dashboard.pages import PAGES
 ROOT = Path(__file__).resolve().parents[1]
 THEMES = ("light", "dark")
 MOST_BYTES = 250_000
-# What the pictures of jobs show. Neither needs a path: pictures tell nothing of this machine.
-JOBS = (
-    ("models", "add", "qwen2-small"),
-    ("data", "import", "movietweetings", "--users", "200"),
-)
 SMALLEST, LARGEST = 500, 1600  # heights of a picture in pixels
 FLAGS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-component-update") + (
     "--disable-background-networking",
@@ -77,15 +74,24 @@ def prepared(workspace: Path) -> Iterator[Path]:
     """Yield a copy of a workspace in which some jobs were done."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(shutil.copytree(workspace, Path(folder) / "workspace"))
-        for command in JOBS:
-            _puma(copy, *command, "--queue")
+        # Jobs whose logs name no path: pictures tell nothing of this machine.
+        _puma(copy, "data", "import", "movietweetings", "--users", "200", "--queue")
+        prompts = json.loads(_puma(copy, "prompts", "list", "--json"))
+        first = {role: _newest(prompts, role) for role in ("source", "migrated")}
+        _puma(copy, "project", first["source"], first["migrated"], "--queue")
         _puma(copy, "worker", "--once")
         yield copy
 
 
-def _puma(workspace: Path, *arguments: str) -> None:
+def _newest(prompts: list[dict[str, Any]], role: str) -> str:
+    found = (run["id"] for run in prompts if run["config"]["role"] == role)
+    return next(found, "") or sys.exit(f"The workspace has no {role} prompts; run `puma demo`.")
+
+
+def _puma(workspace: Path, *arguments: str) -> str:
     command = [sys.executable, "-m", "puma_engine.cli", "--workspace", str(workspace)]
-    subprocess.run([*command, *arguments], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    done = subprocess.run([*command, *arguments], cwd=ROOT, check=True, stdout=subprocess.PIPE)
+    return done.stdout.decode()
 
 
 @contextmanager
