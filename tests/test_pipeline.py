@@ -19,6 +19,7 @@ from puma_engine.errors import (
 )
 from puma_engine.pipeline.progress import Overall, StageProgress
 from puma_engine.pipeline.stage import Outcome, run_stage
+from puma_engine.settings import PROMPT_TRAINING
 from puma_engine.store import Workspace
 
 QUICK = {"epochs": 2, "batch_size": 64, "learning_rate": 1e-2}
@@ -71,7 +72,10 @@ def test_asking_again_returns_the_run_without_work(world):
     )
     assert again == world["source"] and reports == []
     by_name = pipeline.fit_prompts(
-        ws, world["data"].name, "llama", training=TrainingConfig(**QUICK)
+        ws,
+        world["data"].name,
+        "llama",
+        training=TrainingConfig(**PROMPT_TRAINING.to_dict() | QUICK),
     )
     assert by_name.id == again.id
     other = pipeline.fit_prompts(ws, world["data"], "llama", training=QUICK | {"epochs": 1})

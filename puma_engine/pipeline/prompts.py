@@ -75,8 +75,7 @@ def fit_prompts(
         fitted = _fit(
             frozen, interactions, config, settings, shape, folder, progress, should_cancel
         )
-        users = 0 if role == "random" else len(interactions.users)
-        outcome = training_outcome(fitted.result, users)
+        outcome = training_outcome(fitted.result, len(interactions.users) * (role != "random"))
         outcome.summary |= shape_of(fitted.table)
         outcome.keep = lambda run_id: keep_prompts(ws, run_id, fitted.table)
         return outcome

@@ -48,6 +48,9 @@ class Refused(Exception):
         self.status, self.headers = status, {k.replace("_", "-"): v for k, v in headers.items()}
 
 
+PROMETHEUS = "text/plain; version=0.0.4"
+
+
 def build_app(mapper: Mapper, *, token: str | None = None, limits: Limits | None = None) -> FastAPI:
     """Return the service: POST /v1/migrate, GET /healthz, GET /metrics.
 
@@ -75,9 +78,7 @@ def build_app(mapper: Mapper, *, token: str | None = None, limits: Limits | None
     @app.get("/metrics")
     async def metrics(request: Request) -> Response:
         _authorise(request, token)
-        return PlainTextResponse(
-            prometheus(figures, limits), media_type="text/plain; version=0.0.4"
-        )
+        return PlainTextResponse(prometheus(figures, limits), media_type=PROMETHEUS)
 
     @app.post("/v1/migrate")
     async def migrate(request: Request) -> Response:
