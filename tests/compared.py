@@ -119,7 +119,10 @@ def workspace(folder, task="rating", hurt=3, hostile=False):
     again = prompts(ws, data, new, "retrained", 40.0)
     control = migrate(ws, [source], new, role="shuffled", seconds=8.0)
     noises = (source, 0.80), (few, 0.81), (everybody, 0.80), (again, 0.80), (control, 1.2)
-    evaluated = [evaluate(ws, run, noise, hurt if run is few else 0) for run, noise in noises]
+    evaluated = [
+        evaluate(ws, run, noise, hurt if run is few else 0, seed)
+        for seed, (run, noise) in enumerate(noises)
+    ]
     name = HOSTILE if hostile else "all of them"
     compared = pipeline.compare(ws, evaluated, baselines=True, name=name)
     return {
