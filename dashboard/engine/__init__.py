@@ -65,11 +65,6 @@ def queue(command: str, args: dict[str, Any], title: str) -> Job:
     return job
 
 
-def comparisons() -> list[Run]:
-    """Finished comparisons, the newest first."""
-    return workspace().runs(kind="comparison", status="finished")
-
-
 @st.cache_data(max_entries=50, show_spinner=False)
 def comparison_tables(root: str, run_id: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the methods and the metrics tables of one comparison."""
