@@ -99,7 +99,7 @@ def fusions(place: Place) -> None:
 def strategies(place: Place) -> None:
     """Selection strategies side by side (paper's Table 4)."""
     table = studies.strategies(comparing.methods(place))
-    if table["strategy"].nunique() < 2:
+    if table.loc[table["strategy"] != "all", "strategy"].nunique() < 2:
         _more(
             "Not enough strategies",
             "Migrate the same source to the same target with two or more strategies at one "
