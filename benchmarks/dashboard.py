@@ -193,7 +193,9 @@ def main() -> None:
     from benchmarks.synthetic import build
 
     rows: list[dict[str, Any]] = []
+    load = {}
     for users in given.users:
+        load[str(users)] = round(os.getloadavg()[0], 1)
         root = given.work / str(users)
         build(root, users)
         rows += rows_of(root, users)
@@ -202,6 +204,7 @@ def main() -> None:
             "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
             "python": platform.python_version(),
             "warm_runs": WARM,
+            "load_average_before": load,
         }
         given.out.parent.mkdir(parents=True, exist_ok=True)
         given.out.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
