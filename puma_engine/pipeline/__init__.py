@@ -10,13 +10,14 @@ from puma_engine.pipeline.data import import_dataset, load_dataset
 from puma_engine.pipeline.demo import demo
 from puma_engine.pipeline.evaluating import evaluate, read_predictions
 from puma_engine.pipeline.exporting import embed_prompts, export_adapter, export_prompts
+from puma_engine.pipeline.importing import import_prompts
 from puma_engine.pipeline.judging import judge_comparison
 from puma_engine.pipeline.migrating import chain, migrate
 from puma_engine.pipeline.planning import carry_out, costs
 from puma_engine.pipeline.predicting import Prediction, Predictor, predict_title
 from puma_engine.pipeline.projecting import project
 from puma_engine.pipeline.prompt_rows import PromptRows
-from puma_engine.pipeline.prompts import fit_prompts, import_prompts
+from puma_engine.pipeline.prompts import fit_prompts
 from puma_engine.pipeline.reporting import export_table, render_report, write_report
 from puma_engine.pipeline.selecting import select, selected_users
 from puma_engine.pipeline.stage import find

@@ -16,9 +16,10 @@ from puma_engine.pipeline.backbones import backbone_run
 from puma_engine.pipeline.comparing import compare
 from puma_engine.pipeline.data import import_dataset
 from puma_engine.pipeline.evaluating import evaluate
+from puma_engine.pipeline.importing import import_prompts
 from puma_engine.pipeline.migrating import migrate
 from puma_engine.pipeline.progress import CancelCheck, Overall, ProgressCallback, check_cancel
-from puma_engine.pipeline.prompts import fit_prompts, import_prompts
+from puma_engine.pipeline.prompts import fit_prompts
 from puma_engine.pipeline.tables import read_prompt_file
 from puma_engine.store import Run, Workspace
 
