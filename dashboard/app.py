@@ -9,7 +9,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dashboard import access, pages
 
-st.set_page_config(page_title="PUMA Workbench", page_icon=":material/swap_horiz:", layout="wide")
+# A file of our own: for icons by name a browser would ask a host on the internet.
+ICON = Path(__file__).with_name("icon.png")
+st.set_page_config(page_title="PUMA Workbench", page_icon=str(ICON), layout="wide")
 # First, so that no address leads past it.
 page = pages.navigation()
 access.require_sign_in()
