@@ -18,6 +18,7 @@ from puma_engine.pipeline.comparing import comparison_users
 from puma_engine.pipeline.data import describe_dataset
 from puma_engine.pipeline.evaluating import PREDICTIONS, metrics_of
 from puma_engine.pipeline.stage import Outcome, run_stage
+from puma_engine.settings import ADAPTER, PROMPT_TRAINING
 from puma_engine.store import Run, Workspace
 
 SPLITS = ("train",) * 5 + ("validation",) + ("test",) * 2
@@ -116,11 +117,16 @@ def _prompts(
         cost = {"users_trained": users // 10 if role == "migrated" else users}
         history = [{"epoch": i, "loss": 1 / (i + 1), "validation": 1.0} for i in range(4)]
         shape = {"users": users, "tokens": 1, "width": width, "history": history}
-        return Outcome("cpu", cost | {"training_seconds": 1.0}, shape)
+        cost |= {"training_seconds": 60.0, "epochs": 4, "steps": 400, "examples": 20 * users}
+        return Outcome("cpu", cost, shape)
 
     kind = "migration" if role == "migrated" else "prompts"
     name = f"{role}-{model.name}-{users}"
-    return _stage(ws, kind, name, inputs, work, role=role, template="rating-item-first")
+    how: dict[str, Any] = {"role": role, "template": "rating-item-first"}
+    how["training"] = PROMPT_TRAINING.to_dict()
+    if role == "migrated":
+        how["adapter"] = ADAPTER.to_dict()
+    return _stage(ws, kind, name, inputs, work, **how)
 
 
 def _head() -> dict[str, np.ndarray]:
