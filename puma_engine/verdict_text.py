@@ -109,8 +109,8 @@ def evidence(
         f"{name} {between(pick.value, pick.low, pick.high)} migrated against "
         f"{between(base.value, base.low, base.high)} retrained, over {people(question.users)} and "
         f"{question.rows:,} rows.",
-        f"The migration is worse by {between(pick.loss, pick.loss_low, pick.loss_high, sign=True)} "
-        f"{name} (below 0: better), paired over users; the margin is {margin:.4f} "
+        f"The migration loses {between(pick.loss, pick.loss_low, pick.loss_high, sign=True)} "
+        f"{name} (below 0: it gains), paired over users; the margin is {margin:.4f} "
         f"({percent(question.margin)} of the retraining's value). It is {RELATIONS[relation]}.",
         f"Measured time: {seconds(pick.seconds)} for the migration, {seconds(base.seconds)} for "
         f"full retraining ({percent(pick.seconds / base.seconds)}); "
