@@ -81,7 +81,7 @@ def finished(ws, command):
 def import_file(browser, base, root, file):
     """Begin on the overview of nothing, go to Data, and bring the file in."""
     page = opened(browser, base)
-    assert page.get_by_text("Nothing here yet").is_visible()
+    page.get_by_text("Nothing here yet").wait_for(timeout=MINUTE * 1000)
     page.get_by_role("link", name="Import data").click()
     still(page)
     page.locator('input[type="file"]').set_input_files(file)
@@ -208,7 +208,8 @@ def report(browser, base, folder):
     context.on("request", lambda request: asked.append(request.url))
     alone = context.new_page()
     alone.goto(path.as_uri())
-    assert alone.locator("h1").first.is_visible() and alone.locator("svg").count()
+    alone.locator("h1").first.wait_for()
+    assert alone.locator("svg").count()
     assert alone.get_by_text("Full retraining").count() and alone.get_by_text("Migrated").count()
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
     context.close()
@@ -268,8 +269,9 @@ def test_an_error_of_the_engine_is_shown_as_text(browser, app):
     jobs.ensure_worker(ws)
     page = opened(browser, f"{base}/jobs")
     page.get_by_text("It ended with an error.").wait_for(timeout=MINUTE * 1000)
-    assert page.get_by_text(f"There is no backbone '/{name}'").first.is_visible()
-    assert page.get_by_role("heading", name=f"Add {name}").is_visible()
+    error = page.get_by_text(f"There is no backbone '/{name}'").first
+    error.wait_for(timeout=MINUTE * 1000)
+    page.get_by_role("heading", name=f"Add {name}").wait_for(timeout=MINUTE * 1000)
     page.goto(f"{base}/user?user=../../etc/passwd&comparison=nothing")
     still(page)
     page.goto(f"{base}/compare?comparison=<script>alert(1)</script>")
