@@ -3,9 +3,9 @@
 import pytest
 from dashboard_pages import HOSTILE, add_job, assert_plain, finished, open_page, texts
 
-from dashboard.engine import models
+from dashboard.engine import fitting, models
 from puma_engine import jobs
-from puma_engine.errors import BackboneError
+from puma_engine.errors import BackboneError, ConfigError
 from puma_engine.machine import DeviceMemory, device_memory, parse_gpus
 from puma_engine.pipeline import COMMANDS
 from puma_engine.store import Workspace
@@ -176,3 +176,24 @@ def test_names_and_tokens_are_shown_as_text(name, ws, monkeypatch):
     app = open_page("models", ws.root, monkeypatch)
     assert_plain(app)
     assert name in [element.value for element in app.text]
+
+
+def test_prompts_are_fitted_on_a_data_set_and_a_model(ws, monkeypatch):
+    model = add_model(ws, HOSTILE[0])
+    app = open_page("models", ws.root, monkeypatch)
+    assert_plain(app)
+    assert "import one on the page Data" in texts(app)
+    data = finished(ws, "dataset", "books", summary={"dataset": "books", "users": 3})
+    app = open_page("models", ws.root, monkeypatch)
+    app.selectbox(key="fit-role").set_value("retrained")
+    next(button for button in app.button if button.label == "Fit").click().run()
+    assert_plain(app)
+    (job,) = jobs.jobs(ws)
+    assert job.command == "fit_prompts"
+    assert job.args == {"dataset": data.id, "backbone": model.id, "role": "retrained"}
+
+
+def test_what_is_no_longer_there_is_not_fitted(ws):
+    with pytest.raises(ConfigError, match="reload"):
+        fitting.launch("gone", add_model(ws, "a").id, "source")
+    assert jobs.jobs(ws) == []

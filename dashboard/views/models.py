@@ -6,7 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import engine
-from dashboard.components import address, amounts, jobs, states
+from dashboard.components import address, amounts, fitting, jobs, states
 from dashboard.components.terms import glossary, term
 from dashboard.components.text import escaped, short
 from dashboard.components.theme import KINDS, Status, rank
@@ -37,7 +37,7 @@ def page() -> None:
         st.header("Add a model", divider="gray")
         _add()
         if engine.has_workspace():
-            jobs.watch(3, ("add_backbone",))
+            jobs.watch(3, ("add_backbone", "fit_prompts"))
             _refused()
     except engine.PumaError as error:
         states.failed("The models cannot be shown.", error)
@@ -64,6 +64,8 @@ def _side_by_side(backbones: list[engine.Run]) -> None:
     for column, (side, run) in zip(st.columns(2), chosen.items(), strict=True):
         with column:
             _fitted(side, models.fitted(run, prompts, names))
+    st.header("Fit prompts", divider="gray")
+    fitting.form(backbones)
 
 
 def _facts(chosen: dict[str, engine.Run]) -> None:
