@@ -117,11 +117,10 @@ def train_migration(
 
     One source is the paper's single migration (and each hop of a chain), several are its
     aggregation. Only users whom every source has, and who are in the data set, train the
-    adapter. Where not all users are chosen, a seeded share `held_out` of the chosen ones picks
-    the epoch, on all their train and validation rows, and trains nothing: what counts then
-    is how the adapter serves users whom it never saw. Otherwise the users' own validation rows
-    pick it.
-    The head starts from the first source's. Raises MigrationError, DataError, Cancelled.
+    adapter. Where not all are chosen, a seeded share `held_out` of the chosen ones picks the
+    epoch, on all their train and validation rows, and trains nothing, since what counts is how
+    users fare whom the adapter never saw; else the users' own validation rows pick it. The
+    head starts from the first source's. Raises MigrationError, DataError, Cancelled.
     """
     user_ids, vectors, complete = join_sources(sources, missing=missing)
     chosen = _training_users(user_ids[complete], dataset, users)
@@ -130,8 +129,8 @@ def train_migration(
     generator = torch.Generator().manual_seed(training.seed)
     network = Adapter(vectors.shape[2], target.width, adapter, generator=generator)
     head = make_head(data.task, data.train, generator, sources[0].head)
-    row_of = {user: row for row, user in enumerate(user_ids.tolist())}
-    selected = vectors[[row_of[user] for user in chosen.tolist()]]
+    # Both are sorted, and every chosen user is among user_ids.
+    selected = vectors[np.searchsorted(user_ids, chosen)]
     inputs = torch.from_numpy(selected).to(target.device)
     module = AdapterTraining(data, inputs, network, head).to(target.device)
     torch.manual_seed(training.seed)
@@ -146,7 +145,6 @@ def train_migration(
         should_cancel=should_cancel,
         stage="training the adapter",
     )
-    moved = apply_adapter(network, vectors)
     meta = {
         "backbone": target.info.spec,
         "template": template,
@@ -154,12 +152,15 @@ def train_migration(
         "users_trained": len(chosen),
         "users_filled": int((~complete).sum()),
     }
-    return Migrated(
-        PromptTable(user_ids, moved, head_tensors(module.head), meta),
-        {name: v.detach().float().cpu().numpy() for name, v in network.state_dict().items()},
-        {"d_in": network.d_in, "d_out": network.d_out, **network.config.to_dict()},
-        result,
-    )
+    head_now = head_tensors(module.head)
+    moved = PromptTable(user_ids, apply_adapter(network, vectors), head_now, meta)
+    return _finished(moved, network, result)
+
+
+def _finished(table: PromptTable, network: Adapter, result: TrainingResult) -> Migrated:
+    tensors = {name: v.detach().float().cpu().numpy() for name, v in network.state_dict().items()}
+    meta = {"d_in": network.d_in, "d_out": network.d_out, **network.config.to_dict()}
+    return Migrated(table, tensors, meta, result)
 
 
 def _training_users(

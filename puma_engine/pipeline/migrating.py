@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -42,6 +42,9 @@ from puma_engine.settings import (
     SMALL_ADAPTER_TRAINING,
 )
 from puma_engine.store import Run, Workspace
+
+if TYPE_CHECKING:
+    from puma_engine.migration import Migrated
 
 Missing = Literal["mean", "drop"]
 SMALL_SHARE = 0.25
@@ -205,18 +208,7 @@ def _run(
             progress=progress,
             should_cancel=should_cancel,
         )
-        outcome = training_outcome(moved.result, int(moved.table.meta["users_trained"]))
-        parameters = sum(int(np.size(value)) for value in moved.adapter_tensors.values())
-        outcome.cost["adapter_parameters"] = parameters
-        outcome.summary |= shape_of(moved.table)
-        outcome.summary["users_filled"] = moved.table.meta["users_filled"]
-
-        def keep(run_id: str) -> None:
-            keep_prompts(ws, run_id, moved.table)
-            keep_adapter(ws, run_id, moved.adapter_tensors, moved.adapter_meta)
-
-        outcome.keep = keep
-        return outcome
+        return _outcome(ws, moved)
 
     return run_stage(
         ws,
@@ -228,6 +220,21 @@ def _run(
         work=work,
         together=True,
     )
+
+
+def _outcome(ws: Workspace, moved: Migrated) -> Outcome:
+    outcome = training_outcome(moved.result, int(moved.table.meta["users_trained"]))
+    parameters = sum(int(np.size(value)) for value in moved.adapter_tensors.values())
+    outcome.cost["adapter_parameters"] = parameters
+    outcome.summary |= shape_of(moved.table)
+    outcome.summary["users_filled"] = moved.table.meta["users_filled"]
+
+    def keep(run_id: str) -> None:
+        keep_prompts(ws, run_id, moved.table)
+        keep_adapter(ws, run_id, moved.adapter_tensors, moved.adapter_meta)
+
+    outcome.keep = keep
+    return outcome
 
 
 def _name(plan: _Plan) -> str:

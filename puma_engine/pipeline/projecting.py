@@ -8,6 +8,7 @@ principal components [users, k] of the source prompts, keyed by user id.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -64,15 +65,8 @@ def project(
 
         users, count, vectors, variance = _read(ws, first, second, most, seed)
         clock.restart()
-        drawn = projection.project(
-            users,
-            *vectors,
-            method=method,
-            clusters=clusters,
-            neighbours=neighbours,
-            seed=seed,
-            announce=say,
-        )
+        shape: dict[str, Any] = {"method": method, "clusters": clusters, "neighbours": neighbours}
+        drawn = projection.project(users, *vectors, **shape, seed=seed, announce=say)
         ws.put_table(run_id, MAP, _frame(drawn, variance))
         ws.put_tensors(run_id, SPACE, {SPACE: drawn.space}, ids=users.tolist())
         sizes = np.bincount(drawn.cluster).tolist()
