@@ -130,8 +130,7 @@ def train_migration(
     network = Adapter(vectors.shape[2], target.width, adapter, generator=generator)
     head = make_head(data.task, data.train, generator, sources[0].head)
     # Both are sorted, and every chosen user is among user_ids.
-    selected = vectors[np.searchsorted(user_ids, chosen)]
-    inputs = torch.from_numpy(selected).to(target.device)
+    inputs = torch.from_numpy(vectors[np.searchsorted(user_ids, chosen)]).to(target.device)
     module = AdapterTraining(data, inputs, network, head).to(target.device)
     torch.manual_seed(training.seed)
     result = train(
@@ -145,19 +144,21 @@ def train_migration(
         should_cancel=should_cancel,
         stage="training the adapter",
     )
-    meta = {
-        "backbone": target.info.spec,
-        "template": template,
-        "dataset": dataset.name,
-        "users_trained": len(chosen),
-        "users_filled": int((~complete).sum()),
-    }
-    head_now = head_tensors(module.head)
-    moved = PromptTable(user_ids, apply_adapter(network, vectors), head_now, meta)
-    return _finished(moved, network, result)
+    meta: dict[str, Any] = {"backbone": target.info.spec, "template": template}
+    meta |= {"dataset": dataset.name, "users_trained": len(chosen)}
+    meta["users_filled"] = int((~complete).sum())
+    return _finished(user_ids, vectors, module, result, meta)
 
 
-def _finished(table: PromptTable, network: Adapter, result: TrainingResult) -> Migrated:
+def _finished(
+    user_ids: np.ndarray,
+    vectors: np.ndarray,
+    module: AdapterTraining,
+    result: TrainingResult,
+    meta: dict[str, Any],
+) -> Migrated:
+    network = module.adapter
+    table = PromptTable(user_ids, apply_adapter(network, vectors), head_tensors(module.head), meta)
     tensors = {name: v.detach().float().cpu().numpy() for name, v in network.state_dict().items()}
     meta = {"d_in": network.d_in, "d_out": network.d_out, **network.config.to_dict()}
     return Migrated(table, tensors, meta, result)
