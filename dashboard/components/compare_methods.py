@@ -10,8 +10,8 @@ import streamlit as st
 from dashboard import engine
 from dashboard.components import address, compare_figures, figures
 from dashboard.components.terms import term
-from dashboard.components.theme import METRICS, rank
-from dashboard.engine import Run, comparing
+from dashboard.components.theme import rank
+from dashboard.engine import METRICS, Run, comparing
 
 SHORT = {"rmse": "RMSE", "mae": "MAE", "accuracy": "Accuracy", "ndcg": "NDCG"} | {
     "auc": "AUC",

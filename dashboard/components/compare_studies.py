@@ -10,8 +10,7 @@ import streamlit as st
 from dashboard import engine, pages
 from dashboard.components import compare_figures, figures, states
 from dashboard.components.compare_methods import SHORT
-from dashboard.components.theme import METRICS
-from dashboard.engine import comparing
+from dashboard.engine import METRICS, comparing
 from dashboard.engine.comparing import Place, studies
 
 

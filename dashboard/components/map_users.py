@@ -9,7 +9,8 @@ import pandas as pd
 
 from dashboard import engine
 from dashboard.components.text import short
-from dashboard.components.theme import LOWER_IS_BETTER, METRICS
+from dashboard.components.theme import LOWER_IS_BETTER
+from dashboard.engine import METRICS
 from dashboard.engine import maps as read
 
 

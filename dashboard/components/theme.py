@@ -1,4 +1,4 @@
-"""The one visual language: colours, marks and order of the kinds of prompts, and the metrics.
+"""The one visual language: colours, marks and order of the kinds of prompts.
 
 The colours are Okabe and Ito's, which colour-blind people can tell apart, and stand out at 3:1
 or more from the light and from the dark page alike. No meaning rests on colour alone: each
@@ -27,15 +27,6 @@ KINDS = {
     "baseline": Kind("No language model", "#9C8B52", "cross"),
 }
 NEUTRAL = "#8A8A8A"  # reference lines, and what belongs to no kind
-METRICS = {
-    "rmse": "RMSE (stars, lower is better)",
-    "mae": "MAE (stars, lower is better)",
-    "accuracy": "Accuracy (share right)",
-    "ndcg": "NDCG (mean over users)",
-    "auc": "AUC",
-    "uauc": "uAUC (mean over users)",
-    "log_loss": "Log loss (lower is better)",
-}
 LOWER_IS_BETTER = ("rmse", "mae", "log_loss")
 # For groups without an order, such as clusters; sequences and diverging scales for amounts.
 CATEGORIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#9C8B52")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard.engine.comparing import Verdict
+from dashboard.engine.comparing import MARGIN, Verdict
 
 LOOKS = {
     "migrate": ("Migrate", ":material/check_circle:", "green"),
@@ -13,6 +13,22 @@ LOOKS = {
     "undecided": ("Undecided", ":material/help:", "gray"),
     "incomplete": ("No verdict yet", ":material/pending:", "gray"),
 }
+
+
+def margin() -> float:
+    """Ask how much worse than retraining is still as good, and return it as a share."""
+    percent = st.number_input(
+        "Margin (%)",
+        min_value=0.1,
+        max_value=20.0,
+        value=100 * MARGIN,
+        step=0.5,
+        format="%.1f",
+        key="margin",
+        bind="query-params",
+        help="How much worse than full retraining is still as good, in percent of its value.",
+    )
+    return float(percent) / 100
 
 
 def headline(verdict: Verdict) -> None:

@@ -61,24 +61,9 @@ def _verdict(run: Run) -> None:
     with st.container(border=True):
         left, right = st.columns([5, 1])
         with right:
-            margin = _margin(run)
+            margin = verdicts.margin()
+            pages.link("reports", label="Make a report", comparison=run.id)
         verdict = comparing.verdict(engine.root(), run.id, margin)
         with left:
             verdicts.headline(verdict)
         verdicts.reasons(verdict)
-
-
-def _margin(run: Run) -> float:
-    percent = st.number_input(
-        "Margin (%)",
-        min_value=0.1,
-        max_value=20.0,
-        value=100 * comparing.MARGIN,
-        step=0.5,
-        format="%.1f",
-        key="margin",
-        bind="query-params",
-        help="How much worse than full retraining is still as good, in percent of its value.",
-    )
-    pages.link("reports", label="Make a report", comparison=run.id)
-    return float(percent) / 100

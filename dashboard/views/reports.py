@@ -44,18 +44,7 @@ def _report() -> None:
     with left:
         run = _choose("Comparison", found, "comparison")
     with right:
-        percent = st.number_input(
-            "Margin (%)",
-            min_value=0.1,
-            max_value=20.0,
-            value=100 * comparing.MARGIN,
-            step=0.5,
-            format="%.1f",
-            key="margin",
-            bind="query-params",
-            help="How much worse than full retraining is still as good, in percent of its value.",
-        )
-    margin = float(percent) / 100
+        margin = verdicts.margin()
     with st.container(border=True):
         verdicts.headline(comparing.verdict(engine.root(), run.id, margin))
     with st.container(horizontal=True, vertical_alignment="center"):

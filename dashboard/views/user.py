@@ -9,8 +9,8 @@ import streamlit as st
 from dashboard import engine, pages
 from dashboard.components import address, figures, person, states, terms, user_sections
 from dashboard.components.text import escaped, short
-from dashboard.components.theme import METRICS, rank
-from dashboard.engine import people
+from dashboard.components.theme import rank
+from dashboard.engine import METRICS, people
 
 VIEWS = {
     "items": "Held-out items",

@@ -12,6 +12,7 @@ from puma_engine.baselines import BASELINES
 from puma_engine.config import AdapterConfig, TrainingConfig
 from puma_engine.datasets import data_root
 from puma_engine.errors import DataError, StoreError
+from puma_engine.imports import read_prompts
 from puma_engine.pipeline.backbones import backbone_run
 from puma_engine.pipeline.comparing import compare
 from puma_engine.pipeline.data import import_dataset
@@ -20,7 +21,6 @@ from puma_engine.pipeline.importing import import_prompts
 from puma_engine.pipeline.migrating import migrate
 from puma_engine.pipeline.progress import CancelCheck, Overall, ProgressCallback, check_cancel
 from puma_engine.pipeline.prompts import fit_prompts
-from puma_engine.pipeline.tables import read_prompt_file
 from puma_engine.store import Run, Workspace
 
 DATASET, SOURCE, TARGET = "goodbooks", "llama-small", "llama-medium"
@@ -184,7 +184,7 @@ def shipped_prompts(model: Run, data: Run) -> Path | None:
     """Return the shipped source prompts if they suit this backbone and these users."""
     path = prompt_file()
     try:
-        file = read_prompt_file(path)
+        file = read_prompts(path)
     except (StoreError, DataError):
         return None
     suits = file.meta.get("backbone", {}).get("fingerprint") == model.config["fingerprint"]

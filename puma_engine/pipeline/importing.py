@@ -10,7 +10,7 @@ import numpy as np
 
 from puma_engine.config import PromptConfig
 from puma_engine.errors import BackboneError, ConfigError, DataError
-from puma_engine.imports import PromptFile, content_hash
+from puma_engine.imports import PromptFile, content_hash, read_prompts
 from puma_engine.pipeline.backbones import backbone_run, load_backbone
 from puma_engine.pipeline.data import load_dataset
 from puma_engine.pipeline.progress import CancelCheck, ProgressCallback
@@ -24,7 +24,7 @@ from puma_engine.pipeline.stage import (
     settings_of,
     slug,
 )
-from puma_engine.pipeline.tables import keep_prompts, read_prompt_file, shape_of
+from puma_engine.pipeline.tables import keep_prompts, shape_of
 from puma_engine.settings import PROMPT_TRAINING
 from puma_engine.store import Run, Workspace
 
@@ -128,7 +128,7 @@ def import_prompts(
     if head not in ("auto", "none"):
         raise ConfigError(f"head must be auto or none, not {head!r}.")
     data, model = find(ws, dataset, "dataset"), backbone_run(ws, backbone, device=device)
-    file = read_prompt_file(path, users=users, tokens=tokens)
+    file = read_prompts(path, users=users, tokens=tokens)
     wording = template or file.meta.get("template") or DEFAULT_TEMPLATES[data.summary["task"]]
     ours = "file" if file.complete else "none"
     origin = "training" if head == "auto" and (ours == "none" or file.head is None) else ours

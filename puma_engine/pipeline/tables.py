@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from puma_engine.imports import read_prompts as read_prompt_file  # noqa: F401
 from puma_engine.imports.table import head_of, with_head
 from puma_engine.pipeline.stage import PROMPT_KINDS, Reference, find
 from puma_engine.store import Run, Workspace
