@@ -56,30 +56,30 @@ CANDIDATES: dict[str, list[Settings]] = {
         prompts_with(7e-3, 1024, 1.0),
         prompts_with(1.5e-2, 1024, 0.1),
         prompts_with(1.5e-2, 1024, 0.3),
-        prompts_with(1.5e-2, 1024, 1.0),
+        prompts_with(2.5e-2, 1024, 0.3),
     ],
     "retrained": [
-        prompts_with(7e-3, 512, 0.4),
         prompts_with(1.5e-2, 1024, 0.1),
         prompts_with(1.5e-2, 1024, 0.3),
         prompts_with(2.5e-2, 1024, 0.1),
         prompts_with(7e-3, 512, 0.1, start="random"),
     ],
     "puma_all": [
-        adapter_with(1e-3, 2048),
         adapter_with(1e-3, 2048, noise=0.1),
         adapter_with(1e-3, 1024, noise=0.2),
-        adapter_with(1e-3, 2048, noise=0.2, dropout=0.2),
-        adapter_with(5e-4, 1024, noise=0.1, hidden=2048),
+        adapter_with(1e-3, 1024, noise=0.1, dropout=0.2),
+        adapter_with(1e-3, 2048, noise=0.2, hidden=2048),
+        adapter_with(2e-3, 2048, noise=0.2, dropout=0.2),
     ],
     "puma_small": [
-        adapter_with(1e-3, 512, noise=0.3, hidden=256),
         adapter_with(1e-3, 512, noise=0.3),
-        adapter_with(1e-3, 512, noise=0.5),
-        adapter_with(2e-3, 512, noise=0.3),
+        adapter_with(1e-3, 1024, noise=0.3),
+        adapter_with(2e-3, 1024, noise=0.3),
+        adapter_with(2e-3, 1024, noise=0.3, hidden=512),
     ],
 }
 EPOCHS = {"source": 10, "retrained": 10, "puma_all": 10, "puma_small": 4}
+PATIENCE = 3
 
 
 class Bench:
@@ -153,7 +153,8 @@ class Bench:
             return *run(self.chosen[name]), self.chosen[name]
         best: tuple[float, Any, float, Settings] | None = None
         for candidate in CANDIDATES[name]:
-            settings = candidate | {"training": {"epochs": EPOCHS[name]} | candidate["training"]}
+            schedule = {"epochs": EPOCHS[name], "patience": PATIENCE}
+            settings = candidate | {"training": schedule | candidate["training"]}
             fitted, seconds = run(settings)
             score = self.validation(fitted.table, backbone or self.target)
             self.tuning.append(
@@ -249,12 +250,13 @@ def one_seed(bench: Bench, seed: int) -> None:
     bench.record("puma_all", seed, fitted, seconds, everyone)
     first, *rest = sorted(bench.options.shares, reverse=True)
     few(bench, seed, source, first)
-    fitted, seconds = bench.migration(source.shuffled(seed), seed, adapter)
-    bench.record("shuffled_control", seed, fitted, seconds, everyone)
     for share in rest:
         few(bench, seed, source, share)
-    fitted, seconds = bench.prompts(bench.target, seed, settings, trainable=False)
-    bench.record("random_prompts", seed, fitted, seconds, everyone)
+    if seed == bench.options.seeds[0]:
+        fitted, seconds = bench.migration(source.shuffled(seed), seed, adapter)
+        bench.record("shuffled_control", seed, fitted, seconds, everyone)
+        fitted, seconds = bench.prompts(bench.target, seed, settings, trainable=False)
+        bench.record("random_prompts", seed, fitted, seconds, everyone)
 
 
 def few(bench: Bench, seed: int, source: PromptTable, share: float) -> None:

@@ -49,9 +49,9 @@ class PlainReader:
             mask[row, length - total :] = 1
             slot[row] = length - total + len(b) + torch.arange(slots)
         ids, mask, slot = ids.to(device), mask.to(device), slot.to(device)
-        embedded = self.backbone.embed(ids).to(prompts.dtype)
+        embedded = self.backbone.embed(ids)
         index = slot.unsqueeze(-1).expand(-1, -1, embedded.shape[-1])
-        embedded = embedded.scatter(1, index, prompts.to(device))
+        embedded = embedded.scatter(1, index, prompts.to(device, embedded.dtype))
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         labels = ids.masked_fill(mask == 0, -100)
         out = model(

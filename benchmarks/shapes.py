@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from puma_engine.backbone import FrozenBackbone
-from puma_engine.backbone.loading import describe, load_tokenizer
+from puma_engine.backbone.loading import Source, describe, load_tokenizer
 from puma_engine.backbone.tokens import start_ids
 from puma_engine.zoo import zoo_folder
 
@@ -67,7 +67,7 @@ def random_backbone(name: str, device: torch.device, dtype: torch.dtype) -> Froz
     with torch.device(device):
         model: Any = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
     model = model.requires_grad_(False).to(device).eval()
-    tokenizer = load_tokenizer(str(zoo_folder(zoo_name)), True, None)
-    starts = start_ids(tokenizer)
-    info = describe(name, model, tokenizer, str(dtype).removeprefix("torch."), starts, None)
+    tokenizer = load_tokenizer(zoo_folder(zoo_name))
+    starts = tuple(tokenizer.convert_ids_to_tokens(start_ids(tokenizer)))
+    info = describe(Source(name, None), model, str(dtype).removeprefix("torch."), starts)
     return FrozenBackbone(model, tokenizer, info)

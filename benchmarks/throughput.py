@@ -5,7 +5,9 @@
 On a GPU: random weights in the shapes of six published models. On a CPU: zoo models. All
 ways are timed in this one run, on the same titles; `ratio_to_plain` divides by the plain
 way on the same backbone and stage. `peak_share` divides the arithmetic that a way must do
-(counted from its shapes) by the rate of a large matrix product, measured here.
+(counted from its shapes) by the rate of a large bf16 (on a CPU fp32) matrix product, measured
+here. Compiling and capturing come before the clock starts; so does reading what stands before
+the slot, once for each distinct text: `prefixes` says how many, `prefix_seconds` how long.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,7 @@ from puma_engine.training import Progress, resolve_device, train
 STAGES = ("adapter", "prompts", "evaluation")
 TEMPLATES = {"plain": "rating", "paper": "rating", "item_first": "rating-item-first"}
 LEAST_REPORTS = 6
+PLAIN_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,9 @@ class Way:
 
     name: str
     data: ReaderData
-    batch: int
     precision: str
+    prefixes: int = 0
+    prefix_seconds: float = 0.0
 
     @property
     def backbone(self) -> FrozenBackbone:
@@ -82,19 +86,28 @@ def measured_peak(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * size**3 / float(np.median(seconds[2:]))
 
 
-def training_rate(module: torch.nn.Module, way: Way, seconds: float) -> float:
-    """Examples a second of the project's own training loop; a third of it warms up."""
+def training_rate(module: torch.nn.Module, way: Way, batch: int, seconds: float) -> float:
+    """Examples a second of the project's own training loop, once it is warm.
+
+    On a GPU every shape of a batch must have come twice, so four epochs warm up.
+    """
     seen: list[tuple[float, int]] = []
-    begun = time.monotonic()
+    graphs = way.backbone.device.type == "cuda" and way.name != "plain"
+    warm = 4 * len(way.data.train) // batch if graphs else 3
 
     def progress(report: Progress) -> None:
-        seen.append((time.monotonic(), report.step))
+        if report.step >= warm:
+            seen.append((time.monotonic(), report.step))
 
+    def is_enough() -> bool:
+        return len(seen) >= LEAST_REPORTS and time.monotonic() - seen[0][0] > seconds
+
+    plain = {"fp32": "auto", "fp8": "bf16"}
     config = TrainingConfig(
         epochs=1000,
-        batch_size=way.batch,
+        batch_size=batch,
         learning_rate=1e-4,
-        precision="auto" if way.precision == "fp32" else way.precision,  # type: ignore[arg-type]
+        precision=plain.get(way.precision, way.precision),  # type: ignore[arg-type]
     )
     with contextlib.suppress(Cancelled):
         train(
@@ -103,22 +116,22 @@ def training_rate(module: torch.nn.Module, way: Way, seconds: float) -> float:
             config,
             lengths=way.data.train.lengths(way.data.reader),
             progress=progress,
-            should_cancel=lambda: time.monotonic() - begun > seconds and len(seen) >= LEAST_REPORTS,
+            should_cancel=is_enough,
         )
-    (start, first), (end, last) = seen[len(seen) // 3], seen[-1]
-    return (last - first) * way.batch / (end - start)
+    (start, first), (end, last) = seen[0], seen[-1]
+    return (last - first) * batch / (end - start)
 
 
 def evaluation_rate(prompts: Callable[[Tensor], Tensor], head: Any, way: Way) -> float:
-    """Examples a second of predicting validation rows, the better of two passes.
+    """Examples a second of predicting train rows, the best of four passes.
 
     The plain way predicts a tenth of them, in batches of its own size.
     """
-    every, rates = way.data.validation, []
+    every, rates = way.data.train, []
     size, rows = len(every), len(every)
     if way.name == "plain":
-        size, rows = way.batch, max(way.batch, len(every) // 10)
-    for _ in range(2):
+        size, rows = PLAIN_BATCH, max(PLAIN_BATCH, len(every) // 10)
+    for _ in range(4):
         start = time.perf_counter()
         for at in range(0, rows, size):
             cut = slice(at, min(at + size, rows))
@@ -128,7 +141,7 @@ def evaluation_rate(prompts: Callable[[Tensor], Tensor], head: Any, way: Way) ->
     return max(rates)
 
 
-def rate_of(stage: str, way: Way, users: int, seconds: float) -> float:
+def rate_of(stage: str, way: Way, batch: int, users: int, seconds: float) -> float:
     """Measure one stage of one way."""
     generator = torch.Generator().manual_seed(0)
     backbone = way.backbone
@@ -138,11 +151,11 @@ def rate_of(stage: str, way: Way, users: int, seconds: float) -> float:
         sources = torch.randn(users, 1, width, generator=generator).to(backbone.device)
         network = Adapter(width, backbone.width, config, generator=generator)
         module = AdapterTraining(way.data, sources, network, head).to(backbone.device)
-        return training_rate(module, way, seconds)
+        return training_rate(module, way, batch, seconds)
     base = torch.rand(1, 1, backbone.width, generator=generator) * 0.2 - 0.1
     fitting = PromptFitting(way.data, base, users, head, trainable=True).to(backbone.device)
     if stage == "prompts":
-        return training_rate(fitting, way, seconds)
+        return training_rate(fitting, way, batch, seconds)
     return evaluation_rate(fitting.prompts, head, way)
 
 
@@ -172,61 +185,80 @@ def work_of(stage: str, way: Way) -> dict[str, float]:
 
 
 def backbone_for(name: str, device: torch.device, precision: str) -> FrozenBackbone:
-    """A zoo model, or a published shape with random weights."""
-    if name in SHAPES:
-        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-        return random_backbone(name, device, dtype[precision])
-    return FrozenBackbone.load(name, device=str(device), precision=precision)
+    """A zoo model, or a published shape with random weights; large ones are fused."""
+    if name not in SHAPES:
+        return FrozenBackbone.load(name, device=str(device), precision=precision)
+    dtype = {"fp32": torch.float32, "fp16": torch.float16}.get(precision, torch.bfloat16)
+    backbone = random_backbone(name, device, dtype)
+    if precision in ("bf16", "fp8"):
+        backbone.fuse(fp8=precision == "fp8")
+    return backbone
 
 
-def ways(name: str, dataset: Dataset, device: torch.device, batch: int) -> list[Callable[[], Way]]:
-    """The ways to time, built one after the other so that only one holds memory."""
-    fast = "bf16" if device.type == "cuda" else "fp32"
-    slow = "fp16" if device.type == "cuda" else "fp32"
-
-    def plain() -> Way:
-        backbone = backbone_for(name, device, slow)
-        backbone.model.set_attn_implementation("sdpa")
-        data = reader_for(backbone, dataset, TEMPLATES["plain"], dataset.users)
-        reader: Any = PlainReader(data.reader)
-        return Way("plain", ReaderData(reader, data.task, data.train, data.validation), 32, slow)
-
-    def engine(way: str) -> Callable[[], Way]:
-        def build() -> Way:
-            backbone = backbone_for(name, device, fast)
+def ways(name: str, dataset: Dataset, device: torch.device, options: Any) -> Iterator[Way]:
+    """The ways to time, one after the other, so that only one backbone takes memory."""
+    gpu = device.type == "cuda"
+    slow = "fp16" if gpu else "fp32"
+    backbone = backbone_for(name, device, slow)
+    backbone.model.set_attn_implementation("sdpa")
+    data = reader_for(backbone, dataset, TEMPLATES["plain"], dataset.users)
+    reader: Any = PlainReader(data.reader)
+    yield Way("plain", ReaderData(reader, data.task, data.train, data.validation), slow)
+    del backbone, data, reader
+    for precision in options.precisions if gpu else ["fp32"]:
+        free_memory(device)
+        backbone = backbone_for(name, device, precision)
+        for way in ("paper", "item_first"):
+            backbone.forget()
+            free_memory(device)
+            start = time.perf_counter()
             data = reader_for(backbone, dataset, TEMPLATES[way], dataset.users)
-            return Way(way, data, batch, fast)
-
-        return build
-
-    return [plain, engine("paper"), engine("item_first")]
+            if gpu:
+                torch.cuda.synchronize()
+            seconds = time.perf_counter() - start
+            texts = {tuple(data.reader.sequence(row)[0]) for row in range(len(data.reader))}
+            yield Way(way, data, precision, len(texts), round(seconds, 2))
+            del data
+        del backbone
 
 
 def measure(name: str, dataset: Dataset, device: torch.device, options: Any) -> list[dict]:
-    """Time every stage of every way on one backbone."""
+    """Time every stage of every way on one backbone, training adapters at every batch size."""
     rows: list[dict[str, Any]] = []
     plain: dict[str, float] = {}
-    for build in ways(name, dataset, device, options.batch):
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-        way = build()
+    for way in ways(name, dataset, device, options):
         for stage in options.stages:
-            rate = rate_of(stage, way, len(dataset.users), options.seconds)
-            plain.setdefault(stage, rate)
-            work = work_of(stage, way)
-            peak = options.peak[way.precision]
-            row = {"device": device_label(device), "backbone": name, "stage": stage}
-            row |= {"way": way.name, "precision": way.precision, "batch": way.batch}
-            row |= {"examples_per_s": round(rate, 1), "ratio_to_plain": rate / plain[stage]}
-            row |= {key: round(value, 3) for key, value in work.items()}
-            row |= {"peak_share": rate * work["gflops"] * 1e9 / peak}
-            row |= {"peak_memory_gb": round(memory(device), 2)}
-            rows.append(row)
-            print(json.dumps(row), file=sys.stderr, flush=True)
-        del way
+            sizes = options.batch if stage == "adapter" else options.batch[-1:]
+            for batch in [PLAIN_BATCH] if way.name == "plain" else sizes:
+                free_memory(device)
+                rate = rate_of(stage, way, batch, len(dataset.users), options.seconds)
+                plain.setdefault(stage, rate)
+                row = {"device": device_label(device), "backbone": name, "stage": stage}
+                row |= described(stage, way, batch, rate, rate / plain[stage], options)
+                rows.append(row)
+                print(json.dumps(row), file=sys.stderr, flush=True)
     return rows
+
+
+def described(
+    stage: str, way: Way, batch: int, rate: float, ratio: float, options: Any
+) -> dict[str, Any]:
+    """What a row says of one measurement."""
+    work = work_of(stage, way)
+    row: dict[str, Any] = {"way": way.name, "precision": way.precision, "batch": batch}
+    row |= {"examples_per_s": round(rate, 1), "ratio_to_plain": round(ratio, 3)}
+    row |= {key: round(value, 3) for key, value in work.items()}
+    row |= {"peak_share": round(rate * work["gflops"] * 1e9 / options.peak, 4)}
+    row |= {"peak_memory_gb": round(memory(way.backbone.device), 2)}
+    return row | {"prefixes": way.prefixes, "prefix_seconds": way.prefix_seconds}
+
+
+def free_memory(device: torch.device) -> None:
+    """Give back what earlier measurements held, so that the next peak is its own."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
 def memory(device: torch.device) -> float:
@@ -252,32 +284,39 @@ def main() -> None:
     parser.add_argument("--device")
     parser.add_argument("--backbones", nargs="+", help="zoo names or shapes (default by device)")
     parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=STAGES)
-    parser.add_argument("--batch", type=int, default=256, help="of the engine's ways")
+    parser.add_argument(
+        "--batch", type=int, nargs="+", default=[256], help="of the engine's ways; the last counts"
+    )
+    parser.add_argument("--precisions", nargs="+", default=["bf16", "fp8"], help="on a GPU")
     parser.add_argument("--users", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=15.0, help="for each training")
     options = parser.parse_args()
     device = torch.device(resolve_device(options.device))
     gpu = device.type == "cuda"
     names = options.backbones or (list(SHAPES) if gpu else ["llama-medium"])
-    kinds = {"bf16": torch.bfloat16, "fp16": torch.float16} if gpu else {"fp32": torch.float32}
-    options.peak = {name: measured_peak(device, dtype) for name, dtype in kinds.items()}
+    options.peak = measured_peak(device, torch.bfloat16 if gpu else torch.float32)
     dataset = load_shipped("goodbooks", users=options.users)
     rows: list[dict[str, Any]] = []
     for name in names:
         rows += measure(name, dataset, device, options)
-        write(options.out, rows, options.peak)
+        write(options.out, device_label(device), rows, options.peak)
 
 
-def write(path: Path, rows: list[dict[str, Any]], peak: dict[str, float]) -> None:
-    """Write what is known so far."""
+def write(path: Path, device: str, rows: list[dict[str, Any]], peak: float) -> None:
+    """Write what is known so far; rows of other devices in the file stay."""
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     packages = ("torch", "transformers", "accelerate")
-    report = {
+    run = {
+        "device": device,
         "command": "python " + " ".join(sys.argv),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in packages},
-        "measured_peak_tflops": {name: round(value / 1e12, 3) for name, value in peak.items()},
-        "rows": rows,
+        "measured_peak_tflops": round(peak / 1e12, 3),
+    }
+    report = {
+        part: [one for one in known.get(part, []) if one["device"] != device] + own
+        for part, own in (("runs", [run]), ("rows", rows))
     }
     path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 

@@ -61,9 +61,9 @@ def user_losses(
 
 def user_variances(table: PromptTable, dataset: Dataset) -> np.ndarray:
     """Variance of each user's train outcomes, [n]; 0 for users with fewer than two."""
-    frame = dataset.rows("train")
-    rows = table.rows_of(frame["user_id"].to_numpy())
-    y = frame["outcome"].to_numpy(dtype=np.float64)[rows >= 0]
+    train = (dataset.interactions["split"] == "train").to_numpy()
+    rows = table.rows_of(dataset.users)[dataset.user_rows[train]]
+    y = dataset.interactions["outcome"].to_numpy(dtype=np.float64)[train][rows >= 0]
     rows = rows[rows >= 0]
     n = np.maximum(np.bincount(rows, minlength=len(table.user_ids)), 1)
     mean = np.bincount(rows, weights=y, minlength=len(table.user_ids)) / n

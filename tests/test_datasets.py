@@ -215,6 +215,13 @@ def test_content_hash_ignores_order_and_name_but_sees_every_value(films: Dataset
     assert Dataset("n", "rating", films.interactions, items, {}).content_hash != films.content_hash
 
 
+def test_row_numbers_lead_back_to_every_user_and_item(shipped: Dataset) -> None:
+    frame = shipped.interactions
+    assert (shipped.users[shipped.user_rows] == frame["user_id"].to_numpy(dtype=str)).all()
+    items = shipped.items["item_id"].to_numpy()
+    assert (items[shipped.item_rows] == frame["item_id"].to_numpy()).all()
+
+
 def test_for_users_joins_by_id_and_refuses_strangers(films: Dataset) -> None:
     some = films.users[[7, 3]]
     part = shuffled(films).for_users(some)

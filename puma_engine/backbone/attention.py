@@ -1,11 +1,15 @@
 """Attention for a few new positions after long kept ones, registered with transformers.
 
 Query heads that share a key head are put side by side, so that keys and values are never
-repeated, and the few queries of an example make one matrix product with them.
+repeated, and the few queries of an example make one matrix product with them. Kept keys and
+values stay apart from the new ones: they are neither copied nor given gradients.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -14,6 +18,59 @@ from torch.nn import functional as F
 
 NAME = "puma_grouped"
 FEW_QUERIES = 512
+
+Kept = list[tuple[Tensor, Tensor]]
+Weights = Callable[[Tensor, Tensor, Tensor, "float | None"], tuple[Tensor, Tensor]]
+
+
+def joint_softmax(
+    past: Tensor, new: Tensor, mask: Tensor, softcap: float | None
+) -> tuple[Tensor, Tensor]:
+    """Softmax over scores of kept and of new keys together, given back apart.
+
+    past [B, kv_heads, R, P] and new [B, kv_heads, R, S], where R is heads of a group times S;
+    mask [B or 1, 1, S, P + S] is True where a key is seen.
+    """
+    weights = _weights(torch.cat([past, new], dim=-1), mask, softcap).to(new.dtype)
+    return weights[..., : past.shape[-1]], weights[..., past.shape[-1] :]
+
+
+def two_part_softmax(
+    past: Tensor, new: Tensor, mask: Tensor, softcap: float | None
+) -> tuple[Tensor, Tensor]:
+    """Compute the same as `joint_softmax` in a form that compiles to few kernels.
+
+    Its results are contiguous, which matrix products on a GPU need to be fast.
+    """
+    length, size = new.shape[-1], past.shape[-1]
+    parts = []
+    for scores, seen in ((past, mask[..., :size]), (new, mask[..., size:])):
+        scores = scores.float()
+        if softcap is not None:
+            scores = torch.tanh(scores / softcap) * softcap
+        apart = scores.unflatten(2, (-1, length))
+        parts.append(apart.masked_fill(~seen.unsqueeze(1), torch.finfo(torch.float32).min))
+    top = torch.maximum(*(part.detach().amax(-1, keepdim=True) for part in parts))
+    raised = [torch.exp(part - top) for part in parts]
+    total = sum(part.sum(-1, keepdim=True) for part in raised)
+    first, second = ((part / total).to(new.dtype).flatten(2, 3) for part in raised)
+    return first, second
+
+
+_kept: ContextVar[tuple[Kept | None, Weights]] = ContextVar("kept", default=(None, joint_softmax))
+
+
+@contextmanager
+def kept_apart(past: Kept | None, weights: Weights = joint_softmax) -> Iterator[None]:
+    """Let attention within see (keys, values) a layer, [B, kv_heads, P, d], before the new ones.
+
+    weights computes what `joint_softmax` does.
+    """
+    token = _kept.set((past, weights))
+    try:
+        yield
+    finally:
+        _kept.reset(token)
 
 
 def grouped_attention(
@@ -27,15 +84,16 @@ def grouped_attention(
     softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attend from query [B, heads, S, d] to key and value [B, kv_heads, K, d].
+    """Attend from query [B, heads, S, d] to kept keys, if any, and to key [B, kv_heads, S, d].
 
-    attention_mask [B or 1, 1, S, K] is True where a key is seen. Returns [B, S, heads, d]. Many
-    positions at once (a prefix) go to PyTorch's own kernels.
+    attention_mask [B or 1, 1, S, K] is True where a key is seen, the kept ones first. Returns
+    [B, S, heads, d]. Many positions at once (a prefix) go to PyTorch's own kernels.
     """
     batch, heads, length, width = query.shape
     kv_heads = key.shape[1]
     scale = width**-0.5 if scaling is None else scaling
-    if length > FEW_QUERIES and softcap is None:
+    past, joint = _kept.get()
+    if past is None and length > FEW_QUERIES and softcap is None:
         out = F.scaled_dot_product_attention(
             query, key, value, attn_mask=attention_mask, scale=scale, enable_gqa=heads != kv_heads
         )
@@ -43,15 +101,44 @@ def grouped_attention(
     groups = heads // kv_heads
     packed = query.reshape(batch, kv_heads, groups * length, width) * scale
     scores = packed @ key.transpose(2, 3)
+    if past is None:
+        out = _weights(scores, attention_mask, softcap).to(value.dtype) @ value
+    else:
+        assert attention_mask is not None
+        past_key, past_value = past[module.layer_idx]
+        first, second = joint(packed @ past_key.transpose(2, 3), scores, attention_mask, softcap)
+        out = first @ past_value + second @ value
+    out = out.view(batch, heads, length, width)
+    return out.transpose(1, 2).contiguous(), None
+
+
+def _weights(scores: Tensor, mask: Tensor | None, softcap: float | None) -> Tensor:
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
-    if attention_mask is not None:
-        apart = scores.view(batch, kv_heads, groups, length, -1)
-        hidden = ~attention_mask.unsqueeze(1)
-        scores = apart.masked_fill(hidden, torch.finfo(scores.dtype).min).view_as(scores)
-    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
-    out = (weights @ value).view(batch, heads, length, width)
-    return out.transpose(1, 2).contiguous(), None
+    if mask is not None:
+        apart = scores.unflatten(2, (-1, mask.shape[2]))
+        lowest = torch.finfo(scores.dtype).min
+        scores = apart.masked_fill(~mask.unsqueeze(1), lowest).view_as(scores)
+    return torch.softmax(scores, dim=-1, dtype=torch.float32)
+
+
+def kept_layer(keys: Tensor, values: Tensor, *, apart: bool) -> Any:
+    """A layer of a transformers cache that holds keys and values [B, kv_heads, P, d].
+
+    It gives attention the new ones joined to them, or, kept apart, the new ones alone.
+    """
+    from transformers.cache_utils import DynamicLayer
+
+    class Apart(DynamicLayer):
+        def update(
+            self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
+        ) -> tuple[Tensor, Tensor]:
+            return key_states, value_states
+
+    layer = Apart() if apart else DynamicLayer()
+    layer.lazy_initialization(keys, values)
+    layer.keys, layer.values = keys, values
+    return layer
 
 
 def full_mask(*args: Any, **kwargs: Any) -> Tensor:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from puma_engine.backbone import hub
-from puma_engine.backbone.memory import QUANTISE, local_shapes
+from puma_engine.backbone.fusing import check_fp8
+from puma_engine.backbone.memory import FP8, QUANTISE, local_shapes
 from puma_engine.errors import BackboneError
 
 
@@ -179,9 +180,10 @@ def load_model(
 
     loader: Any = AutoModelForCausalLM
     placed: dict[str, Any] = {}
-    if quantise is not None:
-        placed["quantization_config"] = _quantisation(quantise, dtype)
-    if spread or quantise is not None:
+    packed = quantise not in (None, FP8)
+    if packed:
+        placed["quantization_config"] = _quantisation(str(quantise), dtype)
+    if spread or packed:
         placed["device_map"] = "auto" if spread else {"": device}
     try:
         with _quiet():
@@ -213,11 +215,13 @@ def load_model(
     return (model if placed else model.to(device)).eval()
 
 
-def check_quantisation(kind: str | None) -> None:
-    """Raise BackboneError if models cannot be loaded in this way here."""
+def check_quantisation(kind: str | None, device: Any, *, spread: bool = False) -> None:
+    """Raise BackboneError if models cannot be loaded in this way on a torch device."""
     if kind is not None and kind not in QUANTISE:
         raise BackboneError(f"There is no quantisation {kind!r}; use {' or '.join(QUANTISE)}.")
-    if kind is not None and importlib.util.find_spec("bitsandbytes") is None:
+    if kind == FP8:
+        check_fp8(device, spread=spread)
+    elif kind is not None and importlib.util.find_spec("bitsandbytes") is None:
         raise BackboneError(
             "Quantised loading needs the package bitsandbytes, which is not installed; run "
             "`pip install bitsandbytes`, or leave out --quantise."

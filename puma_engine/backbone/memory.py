@@ -14,8 +14,10 @@ from puma_engine.errors import BackboneError
 from puma_engine.machine import host_free
 
 BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0}
-# Bytes a parameter: 4-bit blocks of 64 carry one fp32 scale, 8-bit rows one each.
-QUANTISED = {"4bit": 0.5 + 4 / 64, "8bit": 1.0}
+FP8 = "fp8"
+# Bytes a parameter: 4-bit blocks of 64 carry one fp32 scale, 8-bit rows one each. In fp8 there
+# is a copy for the gradient.
+QUANTISED = {"4bit": 0.5 + 4 / 64, "8bit": 1.0, FP8: 2.0}
 QUANTISE = tuple(QUANTISED)
 TIGHT = 0.85
 LONGEST_HEADER = 100 << 20

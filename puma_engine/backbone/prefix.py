@@ -52,7 +52,7 @@ class Ragged:
 
 @dataclass(frozen=True)
 class PackedKeysValues:
-    """Keys and values a layer, [2, tokens, heads, head_dim] each, for the tokens of a Ragged.
+    """Keys and values a layer, [2, heads, tokens, head_dim] each, for the tokens of a Ragged.
 
     It has no layers until the first of them are written.
     """
@@ -69,17 +69,25 @@ class PackedKeysValues:
         """Keep states (keys, values a layer, [B, heads, P, head_dim]) at tokens index [B, P]."""
         if not self.layers:
             self.layers.extend(
-                keys.new_zeros((2, tokens, keys.shape[1], keys.shape[3])) for keys, _ in states
+                keys.new_zeros((2, keys.shape[1], tokens, keys.shape[3])) for keys, _ in states
             )
         flat = index[real]
         for layer, pair in zip(self.layers, states, strict=True):
             for part, state in zip(layer, pair, strict=True):
-                part[flat.to(part.device)] = state.transpose(1, 2)[real.to(state.device)]
+                rows = state.transpose(0, 1)[:, real.to(state.device)]
+                part[:, flat.to(part.device)] = rows
 
     def gather(self, index: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Return (keys, values) a layer, [B, heads, P, head_dim], for an index [B, P]."""
         found = []
+        rows: dict[tuple[int, int, torch.device], Tensor] = {}
         for layer in self.layers:
-            both = layer[:, index.to(layer.device)].transpose(2, 3)
+            # Whole rows of head_dim numbers are copied fast, and end where attention wants them.
+            _, heads, tokens, width = layer.shape
+            place = (heads, tokens, layer.device)
+            if place not in rows:
+                first = torch.arange(2 * heads, device=layer.device) * tokens
+                rows[place] = first.view(2, 1, heads, 1) + index.to(layer.device)[None, :, None]
+            both = torch.nn.functional.embedding(rows[place], layer.view(-1, width))
             found.append((both[0], both[1]))
         return found

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +41,18 @@ def slot_text(slot: Slot, context: Context) -> str:
     return clean_text(", ".join(context.history)) or "nothing yet"
 
 
+@contextmanager
+def _collection_paused() -> Iterator[None]:
+    """Many small lists at once would start the garbage collector again and again, for nothing."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
 class Reader:
     """Reads soft prompts about contexts with a frozen backbone under one template.
 
@@ -63,13 +77,14 @@ class Reader:
         self.contexts = contexts
         self.task: Task = get_task(template.task)
         self._budget = {Slot.ITEM: item_tokens, Slot.HISTORY: history_tokens}
-        self._ids = self._encode(contexts)
         cue, answers = answer_tokens(backbone.tokenizer, template, self.task.answers)
         self.answers = torch.tensor(answers, device=backbone.device)
-        before = [backbone.start + self._join(template.before, row) for row in contexts]
-        after = [self._join(template.after[:-1], row) + cue for row in contexts]
-        self._before_row, self._before = self._unique(before)
-        self._after_row, self._after = self._unique(after)
+        with _collection_paused():
+            self._ids = self._encode(contexts)
+            before = [backbone.start + self._join(template.before, row) for row in contexts]
+            after = [self._join(template.after[:-1], row) + cue for row in contexts]
+            self._before_row, self._before = self._unique(before)
+            self._after_row, self._after = self._unique(after)
         self._before_length = self._before.lengths.cpu()[self._before_row]
         self._after_length = self._after.lengths.cpu()[self._after_row]
         self._longest = int((self._before_length + self._after_length).max())
@@ -156,9 +171,14 @@ class Reader:
         """
         self._check_length(prompts.shape[1])
         device = self.backbone.device
-        before = self._rounded(int(self._before_length[contexts].max()), BEFORE_STEP)
+        before = int(self._before_length[contexts].max())
         after = int(self._after_length[contexts].max())
-        after = after if self.template.item_first else self._rounded(after, AFTER_STEP)
+        if self.template.item_first:
+            before = self._rounded(before, BEFORE_STEP)
+        else:
+            # Matrix products like sizes in steps of 8.
+            before, slots = self._rounded(before, AFTER_STEP), prompts.shape[1]
+            after = self._rounded(after + slots, AFTER_STEP) - slots
         rows = torch.stack([self._before_row[contexts], self._after_row[contexts]])
         rows = rows.to(device, non_blocking=True)
         prompts = prompts.to(device, self.backbone.dtype)

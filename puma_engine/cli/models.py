@@ -18,7 +18,9 @@ Revision = Annotated[
 
 Quantise = Annotated[
     str | None,
-    typer.Option("--quantise", help="4bit or 8bit; needs the package bitsandbytes."),
+    typer.Option(
+        "--quantise", help="4bit or 8bit (needs the package bitsandbytes), or fp8 (on a GPU)."
+    ),
 ]
 
 

@@ -52,6 +52,18 @@ class Dataset:
         """Sorted unique user ids, [n] of str."""
         return np.sort(self.interactions["user_id"].unique().astype(object)).astype(str)
 
+    @cached_property
+    def user_rows(self) -> np.ndarray:
+        """For each interaction the number of its user in `users`, [rows] int64."""
+        codes, found = pd.factorize(self.interactions["user_id"])
+        return np.searchsorted(self.users, np.asarray(found, dtype=str))[codes]
+
+    @cached_property
+    def item_rows(self) -> np.ndarray:
+        """For each interaction the row of its item in `items`, [rows] int64."""
+        codes, found = pd.factorize(self.interactions["item_id"])
+        return pd.Index(self.items["item_id"]).get_indexer(found)[codes]
+
     def rows(self, split: str) -> pd.DataFrame:
         """Return the interactions of one split, numbered from 0, in the stored order."""
         if split not in SPLITS:
@@ -68,9 +80,13 @@ class Dataset:
                 f"{len(unknown)} of {len(wanted)} users are not in the data set {self.name!r} "
                 f"(first: {str(unknown[0])!r}); ask only for users that it holds."
             )
-        chosen = self.interactions["user_id"].isin(list(wanted))
+        chosen = np.isin(self.users, wanted)[self.user_rows]
         kept = self.interactions[chosen].reset_index(drop=True)
-        items = self.items[self.items["item_id"].isin(occurring(kept))].reset_index(drop=True)
+        occurs = np.zeros(len(self.items), dtype=bool)
+        occurs[self.item_rows[chosen]] = True
+        if "history" in kept:
+            occurs |= self.items["item_id"].isin(occurring(kept)).to_numpy()
+        items = self.items[occurs].reset_index(drop=True)
         report = {**self.report, "chosen_users": len(wanted)}
         return Dataset(self.name, self.task, kept, items, report)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from puma_engine.selection.threads import few_threads
+
 
 def clusters(space: np.ndarray, count: int, seed: int) -> np.ndarray:
     """k-means labels [n]; fewer clusters where there are fewer distinct users."""
@@ -12,7 +14,8 @@ def clusters(space: np.ndarray, count: int, seed: int) -> np.ndarray:
     count = min(count, len(np.unique(space, axis=0)))
     if count < 2:
         return np.zeros(len(space), dtype=np.int64)
-    labels = KMeans(count, n_init=1, random_state=seed).fit_predict(space)
+    with few_threads(space.size):
+        labels = KMeans(count, n_init=1, random_state=seed).fit_predict(space)
     return labels.astype(np.int64)
 
 

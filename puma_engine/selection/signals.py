@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from puma_engine.errors import SelectionError
+from puma_engine.selection.threads import few_threads
 
 PCA_WIDTH = 50
 
@@ -71,7 +72,8 @@ def reduced(values: np.ndarray, seed: int) -> np.ndarray:
     width = min(PCA_WIDTH, *values.shape)
     if width < 1 or np.ptp(values, axis=0).max(initial=0) == 0:
         return np.zeros((len(values), 1))
-    return PCA(width, svd_solver="randomized", random_state=seed).fit_transform(values)
+    with few_threads(values.size):
+        return PCA(width, svd_solver="randomized", random_state=seed).fit_transform(values)
 
 
 def unit(values: np.ndarray) -> np.ndarray:
