@@ -48,6 +48,10 @@ class CheckpointError(StoreError):
     """A checkpoint is damaged or belongs to another run."""
 
 
+class StudyError(PumaError):
+    """Some cells of a study failed."""
+
+
 class JobError(PumaError):
     """A job cannot be queued, run or controlled."""
 

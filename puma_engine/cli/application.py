@@ -27,6 +27,7 @@ from puma_engine.cli import (
     runs,
     scoring,
     serve,
+    study,
     zoo,
 )
 from puma_engine.cli.session import Session, set_session
@@ -129,4 +130,5 @@ jobs.register(app)
 doctor.register(app)
 adapting.register(app)
 demo.register(app)
+study.register(app)
 serve.register(app)

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from xml.etree import ElementTree
 
 from puma_engine.exports.html import Element, tag
 from puma_engine.exports.kinds import LOOKS, NEUTRAL
@@ -208,6 +209,19 @@ def bars(title: str, counts: Sequence[tuple[float, float, int]], label: str) -> 
         chart.put(tag("rect", **place, height=_n(y.start - y(count)), fill=LOOKS[kind].colour))
     chart.line(x(0), y.start, x(0), y.end, NEUTRAL, stroke_dasharray="3 3")
     return chart.root
+
+
+STYLE = (
+    "svg{font:12px system-ui,sans-serif;color:#1f2933;background:#fff;fill:currentColor}"
+    ".grid{stroke-opacity:.12}.tick{font-size:11px}"
+)
+
+
+def still(chart: Element) -> str:
+    """Return a chart as the text of an SVG file that stands alone."""
+    chart.set("xmlns", "http://www.w3.org/2000/svg")
+    chart.insert(0, tag("style", STYLE))
+    return ElementTree.tostring(chart, encoding="unicode") + "\n"
 
 
 def _n(value: float) -> str:

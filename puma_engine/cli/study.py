@@ -1,0 +1,151 @@
+"""puma study: declared experiments."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import platform
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from puma_engine.cli.session import plain, session
+from puma_engine.cli.settings import Device
+from puma_engine.errors import ConfigError, StudyError
+
+if TYPE_CHECKING:
+    from puma_engine.study import Cell, Options, Outcome, Study
+
+VERSIONS = ("torch", "transformers", "accelerate", "numpy", "scikit-learn")
+
+
+Datasets = Annotated[
+    list[str] | None, typer.Option("--dataset", help="Data set; may be given several times.")
+]
+Seeds = Annotated[
+    list[int] | None, typer.Option("--seed", help="Seed; may be given several times.")
+]
+Shares = Annotated[
+    list[float] | None,
+    typer.Option("--share", help="Share of users who train; may be given several times."),
+]
+Processes = Annotated[
+    int, typer.Option("--processes", min=1, help="Cells to run at the same time.")
+]
+Minutes = Annotated[float | None, typer.Option("--minutes", help="Begin no cell later than this.")]
+Out = Annotated[Path, typer.Option("--out", help="Folder for NAME.json, its tables and figures.")]
+Render = Annotated[
+    bool, typer.Option("--render", help="Only draw tables and figures from NAME.json.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this module to the tree."""
+    app.command("study")(study)
+
+
+def study(
+    name: Annotated[
+        str | None, typer.Argument(help="Study to run; without one the studies are listed.")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Few users, short grids and two seeds.")
+    ] = False,
+    datasets: Datasets = None,
+    seeds: Seeds = None,
+    shares: Shares = None,
+    users: Annotated[
+        int | None, typer.Option("--users", help="Users of each data set (default: all).")
+    ] = None,
+    source: Annotated[str, typer.Option("--source", help="Source backbone.")] = "llama-small",
+    target: Annotated[str, typer.Option("--target", help="Target backbone.")] = "llama-medium",
+    processes: Processes = 1,
+    minutes: Minutes = None,
+    out: Out = Path("results"),
+    render: Render = False,
+    device: Device = None,
+) -> None:
+    """Run a declared experiment; what was done before is not done again.
+
+    Every cell is a run of the workspace, so that a study that was stopped goes on, and the
+    dashboard shows it. Results are written as they come.
+    """
+    from puma_engine.study import STUDIES, Options, get_study
+
+    if name is None:
+        session().table([{"study": one.name, "about": one.about} for one in STUDIES.values()])
+        return
+    wanted = get_study(name)
+    if render:
+        _render(wanted, out)
+        return
+    given: dict[str, Any] = {
+        "datasets": tuple(datasets or ()),
+        "seeds": tuple(seeds or ()),
+        "shares": tuple(shares or ()),
+        "users": users,
+    }
+    options = Options(source=source, target=target, quick=quick)
+    chosen = (wanted.quick if quick else {}) | {k: v for k, v in given.items() if v}
+    options = replace(options, **chosen)
+    _run(wanted, options, out, {"processes": processes, "minutes": minutes, "device": device})
+
+
+def _run(wanted: Study, options: Options, out: Path, how: dict[str, Any]) -> None:
+    from puma_engine.cli.progress import watched
+    from puma_engine.study import run_cells
+
+    ws = session().open(create=True)
+    cells = wanted.cells(options)
+    out.mkdir(parents=True, exist_ok=True)
+
+    def keep(outcome: Outcome) -> None:
+        _write(ws, wanted, options, cells, outcome, out)
+
+    with watched(f"study {wanted.name}", quiet=session().as_json) as (progress, should_cancel):
+        outcome = run_cells(
+            ws, cells, progress=progress, should_cancel=should_cancel, keep=keep, **how
+        )
+    keep(outcome)
+    _render(wanted, out)
+    if outcome.failed:
+        first = next(iter(outcome.failed.items()))
+        raise StudyError(
+            f"{len(outcome.failed)} of {len(cells)} cells failed (first: {first[0]}: {first[1]}); "
+            "mend the cause and run the study again, which goes on where it was."
+        )
+
+
+def _write(
+    ws: Any, wanted: Study, options: Options, cells: list[Cell], outcome: Outcome, out: Path
+) -> None:
+    """Write what is known so far."""
+    from puma_engine.study import collect
+    from puma_engine.tensors import write_json
+
+    report = {
+        "study": wanted.name,
+        "command": "puma " + " ".join(sys.argv[1:]),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "versions": {"python": platform.python_version()}
+        | {one: importlib.metadata.version(one) for one in VERSIONS},
+        "options": plain(options),
+        **collect(ws, wanted, cells, outcome.runs),
+        "failed": outcome.failed,
+        "missing": [cell.name for cell in cells if cell.name not in outcome.runs],
+    }
+    write_json(out / f"{wanted.name}.json", plain(report))
+
+
+def _render(wanted: Study, out: Path) -> None:
+    from puma_engine.study.render import write
+
+    file = out / f"{wanted.name}.json"
+    if not file.is_file():
+        raise ConfigError(f"There is no {file}; run `puma study {wanted.name} --out {out}` first.")
+    files = write(json.loads(file.read_text(encoding="utf-8")), out)
+    session().show({"results": str(file), "tables": str(files[0]), "figures": len(files) - 1})

@@ -1,0 +1,8 @@
+"""Declared experiments: `puma study NAME` runs their cells as ordinary runs and tells results."""
+
+from puma_engine.study.catalog import STUDIES, get_study
+from puma_engine.study.cells import Cell, Options, Study
+from puma_engine.study.results import collect
+from puma_engine.study.running import Outcome, run_cells
+
+__all__ = ["STUDIES", "Cell", "Options", "Outcome", "Study", "collect", "get_study", "run_cells"]

@@ -1,0 +1,181 @@
+"""From the runs of a study to rows, means over seeds, and differences with intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from puma_engine import metrics, pipeline
+from puma_engine.store import Run, Workspace
+from puma_engine.study.cells import Cell, Study
+
+MAIN = {"rating": "rmse", "click": "uauc"}
+LENT = ("training", "prompt", "adapter")
+
+
+def collect(
+    ws: Workspace, study: Study, cells: Sequence[Cell], runs: dict[str, str]
+) -> dict[str, Any]:
+    """Return rows (one an evaluation), summary (one a method, over seeds) and differences.
+
+    A difference pools the test rows of all seeds that both have and resamples users: its
+    interval is the 95 % percentile one, p the normal approximation from it, and `real` says
+    whether it is below 0.05 after Holm's correction over the others of the same reference.
+    """
+    done = [cell for cell in cells if cell.facts and cell.name in runs]
+    found = {cell.name: ws.run(runs[cell.name]) for cell in done}
+    rows = [_row(ws, cell, found[cell.name]) for cell in done]
+    chosen = {
+        cell.name: {part: _config(ws, runs[cell.name]).get(part) for part in LENT}
+        for cell in cells
+        if cell.stage == "best" and cell.name in runs
+    }
+    return {
+        "rows": rows,
+        "summary": summary(rows),
+        "differences": _differences(ws, study, done, found),
+        "settings": chosen,
+    }
+
+
+def _config(ws: Workspace, run: str) -> dict[str, Any]:
+    return ws.run(run).config
+
+
+def _row(ws: Workspace, cell: Cell, run: Run) -> dict[str, Any]:
+    cost = pipeline.method_cost(ws, run)
+    row = cell.facts | {"run": run.id} | run.summary["metrics"]
+    row |= {"users": run.summary["users"], "rows": run.summary["rows"]}
+    if "prompts" in run.inputs:
+        subject = ws.run(run.inputs["prompts"])
+        row |= {"device": subject.device, "epochs": subject.cost.get("epochs")}
+        row["examples"] = subject.cost.get("examples")
+    return row | {"users_trained": cost["users_trained"], "seconds": cost["seconds"]}
+
+
+def facts_without_seed(row: dict[str, Any], names: Sequence[str]) -> tuple[Any, ...]:
+    """Return what tells one method from another, whatever the seed."""
+    return tuple(row.get(name) for name in names if name != "seed")
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Mean and standard deviation over seeds of each method's scores and seconds."""
+    names = _fact_names(rows)
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(facts_without_seed(row, names), []).append(row)
+    found = []
+    for own in groups.values():
+        line = {name: own[0][name] for name in names if name != "seed" and name in own[0]}
+        line["seeds"] = len(own)
+        for name in (*metrics.RATING_METRICS, *metrics.CLICK_METRICS, "seconds", "users_trained"):
+            values = [float(row[name]) for row in own if row.get(name) is not None]
+            if values:
+                line[name] = float(np.mean(values))
+                line[f"{name}_sd"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        found.append(line)
+    return found
+
+
+def _fact_names(rows: Sequence[dict[str, Any]]) -> list[str]:
+    scores = {*metrics.RATING_METRICS, *metrics.CLICK_METRICS}
+    others = {"run", "users", "rows", "device", "epochs", "examples", "users_trained", "seconds"}
+    names: dict[str, None] = {}
+    for row in rows:
+        names |= dict.fromkeys(name for name in row if name not in scores | others)
+    return list(names)
+
+
+def _differences(
+    ws: Workspace, study: Study, cells: Sequence[Cell], runs: dict[str, Run]
+) -> list[dict[str, Any]]:
+    names = _fact_names([cell.facts for cell in cells])
+    groups: dict[tuple[Any, ...], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(facts_without_seed(cell.facts, names), []).append(cell)
+    frames = _Frames(ws, runs)
+    found = []
+    for own in groups.values():
+        base = _reference(study, own[0], cells)
+        pairs = [(cell, other) for cell in own for other in base if _same_seed(cell, other)]
+        if pairs and own[0].name not in {cell.name for cell in base}:
+            line = {name: value for name, value in own[0].facts.items() if name != "seed"}
+            line |= {"against": study.reference, "seeds": len(pairs)}
+            found.append(line | frames.difference(pairs))
+    _mark_real(found, study.within)
+    return found
+
+
+def _reference(study: Study, cell: Cell, cells: Sequence[Cell]) -> list[Cell]:
+    wanted = study.reference | {name: cell.facts.get(name) for name in ("dataset", *study.within)}
+    return [
+        other
+        for other in cells
+        if all(other.facts.get(name) == value for name, value in wanted.items())
+    ]
+
+
+def _same_seed(cell: Cell, other: Cell) -> bool:
+    """Methods without a seed, such as baselines, are compared with every seed of the other."""
+    seeds = cell.facts.get("seed"), other.facts.get("seed")
+    return None in seeds or seeds[0] == seeds[1]
+
+
+class _Frames:
+    """Predictions of evaluations, read once."""
+
+    def __init__(self, ws: Workspace, runs: dict[str, Run]) -> None:
+        self.ws, self.runs = ws, runs
+        self.kept: dict[str, pd.DataFrame] = {}
+
+    def read(self, cell: Cell) -> pd.DataFrame:
+        run = self.runs[cell.name]
+        if run.id not in self.kept:
+            self.kept[run.id] = pipeline.read_predictions(self.ws, run)
+        return self.kept[run.id]
+
+    def difference(self, pairs: Sequence[tuple[Cell, Cell]]) -> dict[str, Any]:
+        task = self.runs[pairs[0][0].name].summary["task"]
+        parts = []
+        for cell, other in pairs:
+            keys = ["user_id", "item_id"]
+            joined = self.read(cell).merge(
+                self.read(other)[[*keys, "prediction"]],
+                on=keys,
+                validate="one_to_one",
+                suffixes=("", "_other"),
+            )
+            parts.append(joined)
+        both = pd.concat(parts)
+        found = metrics.bootstrap_difference(
+            task,
+            MAIN[task],
+            both["outcome"].to_numpy(np.float64),
+            both["prediction"].to_numpy(np.float64),
+            both["prediction_other"].to_numpy(np.float64),
+            both["user_id"].to_numpy(),
+        )
+        line = {"metric": MAIN[task], "value": found.value, "low": found.low, "high": found.high}
+        return line | {"users": found.n_users, "p": _p(found)}
+
+
+def _p(found: metrics.Interval) -> float:
+    error = (found.high - found.low) / (2 * 1.96)
+    return float(math.erfc(abs(found.value) / error / math.sqrt(2))) if error > 0 else 1.0
+
+
+def _mark_real(differences: list[dict[str, Any]], within: Sequence[str]) -> None:
+    """Holm's step-down over the differences that share a data set and reference."""
+    families: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for line in differences:
+        family = tuple(line.get(name) for name in ("dataset", *within))
+        families.setdefault(family, []).append(line)
+    for lines in families.values():
+        still = True
+        for place, line in enumerate(sorted(lines, key=lambda line: float(line["p"]))):
+            still = still and line["p"] * (len(lines) - place) < 0.05
+            line["real"] = still

@@ -1,0 +1,160 @@
+"""Runs the cells of a study, in this process or in several, in an order that suits their needs."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from puma_engine import pipeline
+from puma_engine.errors import Cancelled, PumaError, StudyError
+from puma_engine.pipeline.progress import CancelCheck, ProgressCallback, StageProgress
+from puma_engine.store import Workspace
+from puma_engine.study.cells import Cell
+
+LENT = ("training", "prompt", "adapter")
+WITHOUT_DEVICE = ("import_dataset",)
+
+
+@dataclass
+class Outcome:
+    """Runs by cell, failures by cell, and the cells that were not tried."""
+
+    runs: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+
+
+def run_cells(
+    ws: Workspace,
+    cells: Sequence[Cell],
+    *,
+    processes: int = 1,
+    minutes: float | None = None,
+    device: str | None = None,
+    progress: ProgressCallback | None = None,
+    should_cancel: CancelCheck | None = None,
+    keep: Callable[[Outcome], None] | None = None,
+) -> Outcome:
+    """Do every cell that is not done; what exists in the workspace is not done again.
+
+    minutes: begin no cell later than this. A cell that fails keeps those from running that
+    need it, and no others. keep is called with what is known now and then. Raises Cancelled.
+    """
+    todo = {cell.name: cell for cell in cells}
+    if len(todo) < len(cells):
+        raise StudyError("Two cells of the study have the same name; each needs its own.")
+    outcome, begun, kept = Outcome(), time.monotonic(), time.monotonic()
+    _add_backbones(ws, cells, device)
+    with _workers(ws.root, processes, device) as submit:
+        busy: dict[Future[str], str] = {}
+        while todo or busy:
+            late = minutes is not None and time.monotonic() - begun > 60 * minutes
+            if should_cancel is not None and should_cancel():
+                raise Cancelled("The study was cancelled; what is done is kept.")
+            for cell in [] if late else _ready(todo, outcome):
+                if len(busy) >= processes:
+                    break
+                busy[submit(cell, _arguments(ws, cell, outcome.runs))] = cell.name
+                del todo[cell.name]
+            if not busy:
+                break
+            for done in wait(busy, return_when=FIRST_COMPLETED, timeout=1.0).done:
+                _note(outcome, busy.pop(done), done)
+                _tell(progress, len(outcome.runs), len(cells), begun)
+            if keep is not None and time.monotonic() - kept > 20:
+                keep(outcome)
+                kept = time.monotonic()
+    outcome.missing = list(todo)
+    return outcome
+
+
+def _add_backbones(ws: Workspace, cells: Sequence[Cell], device: str | None) -> None:
+    """Processes that start together must not add the same backbone."""
+    settings = [cell.settings for cell in cells]
+    for spec in {one[name] for one in settings for name in ("backbone", "target") if name in one}:
+        pipeline.add_backbone(ws, spec, device=device)
+
+
+def _ready(todo: dict[str, Cell], outcome: Outcome) -> list[Cell]:
+    return [cell for cell in todo.values() if all(name in outcome.runs for name in cell.waits_for)]
+
+
+def _note(outcome: Outcome, name: str, done: Future[str]) -> None:
+    try:
+        outcome.runs[name] = done.result()
+    except Cancelled:
+        raise
+    except PumaError as error:
+        outcome.failed[name] = str(error)
+
+
+def _tell(progress: ProgressCallback | None, done: int, total: int, begun: float) -> None:
+    if progress is not None:
+        left = (time.monotonic() - begun) / max(done, 1) * (total - done)
+        share = done / total
+        progress(StageProgress("cells", 0, done, total, overall=share, overall_eta=left))
+
+
+def _arguments(ws: Workspace, cell: Cell, runs: dict[str, str]) -> dict[str, Any]:
+    """What a cell's stage is called with: settings, lent settings, and the runs it needs."""
+    found: dict[str, Any] = {}
+    if cell.like is not None:
+        config = ws.run(runs[cell.like]).config
+        found |= {part: config[part] for part in LENT if part in config}
+    found |= cell.settings
+    for argument, needed in cell.needs.items():
+        one = isinstance(needed, str)
+        found[argument] = runs[str(needed)] if one else [runs[name] for name in needed]
+    return found
+
+
+@contextmanager
+def _workers(
+    root: Path, processes: int, device: str | None
+) -> Iterator[Callable[[Cell, dict[str, Any]], Future[str]]]:
+    """Something that does cells: this process, or a pool of others."""
+    if processes == 1:
+
+        def here(cell: Cell, arguments: dict[str, Any]) -> Future[str]:
+            done: Future[str] = Future()
+            try:
+                done.set_result(do_cell(root, cell.stage, arguments, device))
+            except Exception as error:  # told by the future, as a pool does
+                done.set_exception(error)
+            return done
+
+        yield here
+        return
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        yield lambda cell, arguments: pool.submit(do_cell, root, cell.stage, arguments, device)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        os.environ.pop("OMP_NUM_THREADS")
+        if before is not None:
+            os.environ["OMP_NUM_THREADS"] = before
+
+
+def do_cell(root: Path, stage: str, arguments: dict[str, Any], device: str | None) -> str:
+    """Do one cell in this process; return the id of its run."""
+    ws = Workspace.open(root)
+    if stage == "best":
+        return _best(ws, arguments["candidates"])
+    if stage not in WITHOUT_DEVICE:
+        arguments = arguments | {"device": device}
+    return str(getattr(pipeline, stage)(ws, **arguments).id)
+
+
+def _best(ws: Workspace, candidates: Sequence[str]) -> str:
+    """The run whose training found the lowest validation value; the first of equal ones."""
+    return min(candidates, key=lambda run: float(ws.run(run).summary["best_validation"]))
