@@ -14,9 +14,10 @@ import pandas as pd
 
 from puma_engine import jobs, pipeline
 from puma_engine.datasets import Dataset, item_profiles, user_profiles
+from puma_engine.metrics import metrics_of
 from puma_engine.pipeline.comparing import comparison_users
 from puma_engine.pipeline.data import describe_dataset
-from puma_engine.pipeline.evaluating import PREDICTIONS, metrics_of
+from puma_engine.pipeline.evaluating import PREDICTIONS
 from puma_engine.pipeline.stage import Outcome, run_stage
 from puma_engine.settings import ADAPTER, PROMPT_TRAINING
 from puma_engine.store import Run, Workspace

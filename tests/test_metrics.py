@@ -67,3 +67,34 @@ def test_nan_predictions_are_refused(rows):
     y, p, user = rows
     with pytest.raises(DataError, match="NaN"):
         metrics.pooled("rating", y, p * np.nan, user)
+
+
+@pytest.mark.parametrize("task", ["rating", "click"])
+def test_methods_together_and_in_blocks_get_what_each_gets_alone(rows, task, monkeypatch):
+    y, p, user = rows
+    if task == "click":
+        y, p = (y > 3).astype(float), p / 6
+    methods = [p, p * 0.9, p[::-1]]
+    together = metrics.bootstrap(task, y, methods, user, reference=1, seed=3, draws=150)
+    monkeypatch.setattr(metrics, "BLOCK", 7 * 40)
+    for method, found in zip(methods, together, strict=True):
+        for name, one in found.items():
+            alone = metrics.bootstrap_metric(task, name, y, method, user, seed=3, draws=150)
+            assert vars(one.own) == pytest.approx(vars(alone), abs=1e-12)
+    gap = metrics.bootstrap_difference(
+        task, name, y, methods[0], methods[1], user, seed=3, draws=150
+    )
+    assert vars(together[0][name].difference) == pytest.approx(vars(gap), abs=1e-12)
+    assert together[1][name].difference is None
+
+
+def test_an_interval_is_what_drawing_users_by_hand_gives(rows):
+    y, p, user = rows
+    weights = np.random.default_rng(2).multinomial(40, np.full(40, 1 / 40), size=60)[:, user]
+    by_hand = [np.sqrt(np.average((y - p) ** 2, weights=one)) for one in weights]
+    found = metrics.bootstrap_metric("rating", "rmse", y, p, user, seed=2, draws=60)
+    assert [found.low, found.high] == pytest.approx(np.percentile(by_hand, [2.5, 97.5]))
+    clicked = (y > 3).astype(float)
+    by_hand = [roc_auc_score(clicked, p, sample_weight=one) for one in weights]
+    found = metrics.bootstrap_metric("click", "auc", clicked, p / 6, user, seed=2, draws=60)
+    assert [found.low, found.high] == pytest.approx(np.percentile(by_hand, [2.5, 97.5]))

@@ -12,7 +12,7 @@ import streamlit as st
 from dashboard import engine
 from puma_engine import metrics, whatif
 from puma_engine.pipeline import Prediction, PromptRows
-from puma_engine.pipeline.evaluating import PREDICTIONS, method_kind, method_label, metrics_of
+from puma_engine.pipeline.evaluating import PREDICTIONS, method_kind, method_label
 from puma_engine.pipeline.neighbours import Space, neighbours
 from puma_engine.pipeline.predicting import LONGEST_TITLE
 from puma_engine.store import Run
@@ -96,7 +96,9 @@ def setting(chosen: Run) -> Setting:
         if run.inputs["dataset"] == data.id and run.id not in known
     ]
     task = str(data.summary["task"])
-    return Setting(data.id, data.name, data.id, task, "test", metrics_of(task)[0], (*found, *bare))
+    return Setting(
+        data.id, data.name, data.id, task, "test", metrics.metrics_of(task)[0], (*found, *bare)
+    )
 
 
 def _of_comparison(run: Run) -> Setting:

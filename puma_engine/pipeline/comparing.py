@@ -29,7 +29,6 @@ from puma_engine.pipeline.evaluating import (
     evaluate,
     method_kind,
     method_label,
-    metrics_of,
     read_predictions,
 )
 from puma_engine.pipeline.progress import CancelCheck, ProgressCallback, announce, check_cancel
@@ -71,11 +70,9 @@ def compare(
     def work(run_id: str, _folder: Path, _clock: Clock) -> Outcome:
         labels = _labels(ws, unique)
         joined, left_out = _join(ws, unique, labels)
-        rows: list[dict[str, Any]] = []
-        for run in unique:
-            announce(progress, f"comparing {labels[run.id]}")
-            check_cancel(should_cancel, f"comparing {labels[run.id]}")
-            rows += _score(task, run, labels[run.id], joined, labels[base.id], seed)
+        announce(progress, f"comparing {len(unique)} methods")
+        check_cancel(should_cancel, f"comparing {len(unique)} methods")
+        rows = _scores(task, unique, labels, joined, base, seed)
         methods = [_method(ws, run, labels[run.id], base) for run in unique]
         ws.put_table(run_id, "methods", pd.DataFrame(methods))
         ws.put_table(run_id, "comparison", pd.DataFrame(rows))
@@ -204,25 +201,28 @@ def _join(ws: Workspace, runs: list[Run], labels: dict[str, str]) -> tuple[pd.Da
     return joined, largest - len(joined)
 
 
-def _score(
-    task: str, run: Run, label: str, joined: pd.DataFrame, reference: str, seed: int
+def _scores(
+    task: str, runs: list[Run], labels: dict[str, str], joined: pd.DataFrame, base: Run, seed: int
 ) -> list[dict[str, Any]]:
-    y, users = joined["outcome"].to_numpy(np.float64), joined["user_id"].to_numpy()
-    p = joined[label].to_numpy(np.float64)
-    other = joined[reference].to_numpy(np.float64)
+    """One row a method and metric: its interval, and its difference from the reference."""
+    scored = metrics.bootstrap(
+        task,
+        joined["outcome"].to_numpy(np.float64),
+        [joined[labels[run.id]].to_numpy() for run in runs],
+        joined["user_id"].to_numpy(),
+        reference=[run.id for run in runs].index(base.id),
+        seed=seed,
+        draws=DRAWS,
+    )
     rows = []
-    for metric in metrics_of(task):
-        own = metrics.bootstrap_metric(task, metric, y, p, users, seed=seed, draws=DRAWS)
-        row = {"method": label, "kind": method_kind(run), "metric": metric, "value": own.value}
-        row |= {"low": own.low, "high": own.high, "n_users": own.n_users}
-        gap = (np.nan, np.nan, np.nan)
-        if label != reference:
-            found = metrics.bootstrap_difference(
-                task, metric, y, p, other, users, seed=seed, draws=DRAWS
-            )
-            gap = (found.value, found.low, found.high)
-        row |= dict(zip(("difference", "difference_low", "difference_high"), gap, strict=True))
-        rows.append(row)
+    for run, found in zip(runs, scored, strict=True):
+        for metric, one in found.items():
+            row: dict[str, Any] = {"method": labels[run.id], "kind": method_kind(run)}
+            row |= {"metric": metric, "value": one.own.value}
+            row |= {"low": one.own.low, "high": one.own.high}
+            gap = one.difference or metrics.Interval(np.nan, np.nan, np.nan, one.own.n_users)
+            row |= {"difference": gap.value, "difference_low": gap.low}
+            rows.append(row | {"difference_high": gap.high, "n_users": one.own.n_users})
     return rows
 
 
@@ -306,7 +306,7 @@ def _summary(
         "task": task,
         "split": split,
         "reference": reference,
-        "main_metric": metrics_of(task)[0],
+        "main_metric": metrics.metrics_of(task)[0],
         "rows": len(joined),
         "rows_left_out": left_out,
         "users": int(joined["user_id"].nunique()),

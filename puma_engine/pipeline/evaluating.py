@@ -152,19 +152,18 @@ def _keep(ws: Workspace, run_id: str, dataset: Dataset, split: str, predicted: n
     )
     ws.put_table(run_id, PREDICTIONS, frame)
     y, users = frame["outcome"].to_numpy(np.float64), frame["user_id"].to_numpy()
-    rows = []
-    for metric in metrics_of(dataset.task):
-        found = metrics.bootstrap_metric(dataset.task, metric, y, predicted, users, draws=DRAWS)
-        rows.append(
-            {
-                "split": split,
-                "metric": metric,
-                "value": found.value,
-                "low": found.low,
-                "high": found.high,
-                "n": found.n_users,
-            }
-        )
+    found = metrics.bootstrap(dataset.task, y, [predicted], users, draws=DRAWS)[0]
+    rows = [
+        {
+            "split": split,
+            "metric": metric,
+            "value": one.own.value,
+            "low": one.own.low,
+            "high": one.own.high,
+            "n": one.own.n_users,
+        }
+        for metric, one in found.items()
+    ]
     ws.put_metrics(run_id, rows)
     ws.put_user_metrics(run_id, metrics.per_user(dataset.task, y, predicted, users))
 
@@ -182,11 +181,6 @@ def _outcome(dataset: Dataset, split: str, predicted: np.ndarray, device: str) -
         "metrics": {name: float(value) for name, value in pooled.items()},
     }
     return Outcome(device, {}, summary)
-
-
-def metrics_of(task: str) -> tuple[str, ...]:
-    """Return the names of a task's metrics, the main one first."""
-    return metrics.RATING_METRICS if task == "rating" else metrics.CLICK_METRICS
 
 
 def method_kind(evaluation: Run) -> str:
