@@ -10,9 +10,13 @@ from puma_engine.config import AdapterConfig, TrainingConfig
 PAPER_PROMPTS = TrainingConfig(epochs=15, batch_size=128, learning_rate=5e-4)
 PAPER_ADAPTER = TrainingConfig(epochs=4, batch_size=32, learning_rate=1e-4)
 
-PROMPT_TRAINING = TrainingConfig(epochs=10, batch_size=1024, learning_rate=1.5e-2, weight_decay=0.1)
-ADAPTER = AdapterConfig(hidden=1024)
-ADAPTER_TRAINING = TrainingConfig(epochs=8, batch_size=2048, learning_rate=1e-3, weight_decay=0.01)
+PROMPT_TRAINING = TrainingConfig(
+    epochs=10, batch_size=1024, learning_rate=1.5e-2, weight_decay=0.3, patience=3
+)
+ADAPTER = AdapterConfig(hidden=1024, noise=0.1)
+ADAPTER_TRAINING = TrainingConfig(
+    epochs=10, batch_size=2048, learning_rate=1e-3, weight_decay=0.01, patience=3
+)
 # Few users: noise keeps the adapter from learning each of them by heart.
 SMALL_ADAPTER = AdapterConfig(hidden=1024, noise=0.3)
 SMALL_ADAPTER_TRAINING = TrainingConfig(

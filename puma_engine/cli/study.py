@@ -38,6 +38,9 @@ Processes = Annotated[
 ]
 Minutes = Annotated[float | None, typer.Option("--minutes", help="Begin no cell later than this.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder for NAME.json, its tables and figures.")]
+Fixed = Annotated[
+    bool, typer.Option("--fixed", help="Try no grids; use the settings that are the default.")
+]
 Render = Annotated[
     bool, typer.Option("--render", help="Only draw tables and figures from NAME.json.")
 ]
@@ -55,6 +58,7 @@ def study(
     quick: Annotated[
         bool, typer.Option("--quick", help="Few users, short grids and two seeds.")
     ] = False,
+    fixed: Fixed = False,
     datasets: Datasets = None,
     seeds: Seeds = None,
     shares: Shares = None,
@@ -89,7 +93,7 @@ def study(
         "shares": tuple(shares or ()),
         "users": users,
     }
-    options = Options(source=source, target=target, quick=quick)
+    options = Options(source=source, target=target, quick=quick, fixed=fixed)
     chosen = (wanted.quick if quick else {}) | {k: v for k, v in given.items() if v}
     options = replace(options, **chosen)
     _run(wanted, options, out, {"processes": processes, "minutes": minutes, "device": device})
@@ -98,19 +102,21 @@ def study(
 def _run(wanted: Study, options: Options, out: Path, how: dict[str, Any]) -> None:
     from puma_engine.cli.progress import watched
     from puma_engine.study import run_cells
+    from puma_engine.tensors import write_json
 
     ws = session().open(create=True)
     cells = wanted.cells(options)
     out.mkdir(parents=True, exist_ok=True)
 
-    def keep(outcome: Outcome) -> None:
-        _write(ws, wanted, options, cells, outcome, out)
+    def keep(outcome: Outcome, *, whole: bool = False) -> None:
+        report = _report(ws, wanted, options, cells, outcome, whole)
+        write_json(out / f"{wanted.name}.json", plain(report))
 
     with watched(f"study {wanted.name}", quiet=session().as_json) as (progress, should_cancel):
         outcome = run_cells(
             ws, cells, progress=progress, should_cancel=should_cancel, keep=keep, **how
         )
-    keep(outcome)
+    keep(outcome, whole=True)
     _render(wanted, out)
     if outcome.failed:
         first = next(iter(outcome.failed.items()))
@@ -120,25 +126,28 @@ def _run(wanted: Study, options: Options, out: Path, how: dict[str, Any]) -> Non
         )
 
 
-def _write(
-    ws: Any, wanted: Study, options: Options, cells: list[Cell], outcome: Outcome, out: Path
-) -> None:
-    """Write what is known so far."""
+def _report(
+    ws: Any,
+    wanted: Study,
+    options: Options,
+    cells: list[Cell],
+    outcome: Outcome,
+    whole: bool,
+) -> dict[str, Any]:
+    """What is known so far; the differences, which take long, only of the whole."""
     from puma_engine.study import collect
-    from puma_engine.tensors import write_json
 
-    report = {
+    return {
         "study": wanted.name,
         "command": "puma " + " ".join(sys.argv[1:]),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "versions": {"python": platform.python_version()}
         | {one: importlib.metadata.version(one) for one in VERSIONS},
         "options": plain(options),
-        **collect(ws, wanted, cells, outcome.runs),
+        **collect(ws, wanted, cells, outcome.runs, whole=whole),
         "failed": outcome.failed,
         "missing": [cell.name for cell in cells if cell.name not in outcome.runs],
     }
-    write_json(out / f"{wanted.name}.json", plain(report))
 
 
 def _render(wanted: Study, out: Path) -> None:

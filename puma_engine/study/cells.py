@@ -14,7 +14,11 @@ Needs = dict[str, "str | list[str]"]
 
 @dataclass(frozen=True)
 class Options:
-    """What a user may set of any study. shares are of all users, in (0, 1]; users None: all."""
+    """What a user may set of any study.
+
+    shares are of all users, in (0, 1]; users None: all; fixed: no grids, but the settings that
+    the project has by default.
+    """
 
     datasets: tuple[str, ...] = ("goodbooks", "movietweetings", "goodbooks-to-read")
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
@@ -23,6 +27,7 @@ class Options:
     source: str = "llama-small"
     target: str = "llama-medium"
     quick: bool = False
+    fixed: bool = False
 
     def __post_init__(self) -> None:
         if not self.datasets or not self.seeds:

@@ -76,11 +76,13 @@ def _label(line: dict[str, Any]) -> str:
         return f"{name}, {line['hops']} hops to {line['target']}"
     if line.get("origin"):
         return f"{line['origin']} → {line['target']}"
+    if line.get("tokens"):
+        return f"{name}, {line['tokens']} tokens"
     return f"{name} on {line['target']}" if line.get("target") else name
 
 
 def _key(line: dict[str, Any]) -> tuple[Any, ...]:
-    facts = ("dataset", "method", "share", "origin", "target", "hops", "sources")
+    facts = ("dataset", "method", "share", "origin", "target", "hops", "sources", "tokens")
     return tuple(line.get(name) for name in facts)
 
 

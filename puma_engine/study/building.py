@@ -1,0 +1,117 @@
+"""What the studies share: candidate settings, and a collector of the cells of one data set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from puma_engine.baselines import BASELINES
+from puma_engine.study.cells import Cell, Needs, Options
+
+SHARES = (0.01, 0.03, 0.07, 0.15, 0.3, 0.5)
+SMALL_SHARE = 0.07
+
+
+def training(rate: float, batch: int, decay: float = 0.01, epochs: int = 10) -> dict[str, Any]:
+    """Settings of one candidate; all wait three epochs for a better validation value."""
+    return {
+        "learning_rate": rate,
+        "batch_size": batch,
+        "weight_decay": decay,
+        "epochs": epochs,
+        "patience": 3,
+    }
+
+
+# What each row of a comparison may choose from, on the validation split of the first seed.
+PROMPT_GRID = [
+    {"training": training(rate, batch, decay)}
+    for rate, batch, decay in (
+        (7e-3, 1024, 1.0),
+        (1.5e-2, 1024, 0.1),
+        (1.5e-2, 1024, 0.3),
+        (1e-2, 256, 0.3),
+        (2e-2, 256, 1.0),
+    )
+]
+ALL_GRID = [
+    {"training": training(1e-3, batch), "adapter": {"hidden": 1024, "noise": noise}}
+    for batch, noise in ((2048, 0.1), (1024, 0.2), (256, 0.1), (256, 0.3))
+]
+FEW_GRID = [
+    {"training": training(1e-3, batch, epochs=6), "adapter": {"hidden": 1024, "noise": noise}}
+    for batch, noise in ((512, 0.3), (256, 0.3), (128, 0.3), (256, 0.5))
+]
+RANDOM = {"training": training(1e-2, 256, 0.0, epochs=3)}
+
+
+class Builder:
+    """Collects cells of one data set."""
+
+    def __init__(self, options: Options, dataset: str) -> None:
+        self.options, self.dataset = options, dataset
+        self.cells: list[Cell] = []
+        settings = {"source": dataset} | ({"users": options.users} if options.users else {})
+        self.data = self.add("data", "import_dataset", settings)
+
+    def add(
+        self,
+        name: str,
+        stage: Any,
+        settings: dict[str, Any] | None = None,
+        needs: Needs | None = None,
+        like: str | None = None,
+        facts: dict[str, Any] | None = None,
+    ) -> str:
+        """Add one cell and return its full name."""
+        full = f"{self.dataset}/{name}"
+        self.cells.append(Cell(full, stage, settings or {}, needs or {}, like, facts or {}))
+        return full
+
+    def tuned(
+        self, name: str, stage: str, grid: list[Any], settings: Any, needs: Needs
+    ) -> str | None:
+        """Try every candidate of a grid; the cell that is returned is the best of them."""
+        if self.options.fixed:
+            return None
+        if self.options.quick:
+            grid = grid[-2:]
+        tries = [
+            self.add(f"{name} candidate {number}", stage, settings | candidate, needs)
+            for number, candidate in enumerate(grid)
+        ]
+        return self.add(f"{name} best", "best", needs={"candidates": tries})
+
+    def prompts(self, role: str, backbone: str, seed: int, like: str | None, **more: Any) -> str:
+        """Fit a prompt table."""
+        settings = {"backbone": backbone, "role": role, "seed": seed} | more
+        return self.add(
+            f"{role} {backbone} {seed}", "fit_prompts", settings, {"dataset": self.data}, like
+        )
+
+    def sources(self, best: str | None) -> dict[int, str]:
+        """Source prompts of every seed, with the settings of `best`."""
+        backbone = self.options.source
+        return {s: self.prompts("source", backbone, s, best) for s in self.options.seeds}
+
+    def choose(self, source: str, strategy: str, share: float, seed: int) -> str:
+        """Select users from source prompts."""
+        settings = {"strategy": strategy, "share": share, "seed": seed}
+        name = f"users by {strategy} {share:g} {seed}"
+        return self.add(name, "select", settings, {"prompts": source})
+
+    def migrate(self, name: str, needs: Needs, seed: int, like: str | None, **more: Any) -> str:
+        """Migrate to the target, or to another backbone in `more`."""
+        settings = {"target": self.options.target, "seed": seed} | more
+        return self.add(f"{name} {seed}", "migrate", settings, needs, like)
+
+    def evaluate(self, subject: str, **facts: Any) -> str:
+        """Score a table on the test split."""
+        facts = {"dataset": self.dataset} | facts
+        return self.add(f"score of {subject}", "evaluate", {}, {"subject": subject}, facts=facts)
+
+    def baselines(self) -> None:
+        """Score the methods that need no language model."""
+        for name in BASELINES:
+            facts = {"dataset": self.dataset, "method": name, "kind": "baseline"}
+            needs: Needs = {"dataset": self.data}
+            self.add(f"score of {name}", "evaluate", {"subject": name}, needs, facts=facts)

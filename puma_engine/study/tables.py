@@ -1,0 +1,116 @@
+"""The studies of the paper's tables: main results, cost, and selection strategies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from puma_engine.selection import STRATEGIES
+from puma_engine.study.building import (
+    ALL_GRID,
+    FEW_GRID,
+    PROMPT_GRID,
+    RANDOM,
+    SHARES,
+    SMALL_SHARE,
+    Builder,
+    training,
+)
+from puma_engine.study.cells import Cell, Needs, Options
+
+
+def table2(options: Options) -> list[Cell]:
+    """Main results: every method, tuned on the first seed, on every data set."""
+    cells: list[Cell] = []
+    for dataset in options.datasets:
+        build = Builder(options, dataset)
+        build.baselines()
+        first = options.seeds[0]
+        on = {"role": "source", "backbone": options.source, "seed": first}
+        data: Needs = {"dataset": build.data}
+        best = build.tuned("source", "fit_prompts", PROMPT_GRID, on, data)
+        on = {"role": "retrained", "backbone": options.target, "seed": first}
+        best_again = build.tuned("retrained", "fit_prompts", PROMPT_GRID, on, data)
+        sources = build.sources(best)
+        to: dict[str, Any] = {"target": options.target, "seed": first}
+        best_all = build.tuned("all", "migrate", ALL_GRID, to, {"sources": sources[first]})
+        chosen = build.choose(sources[first], "kmeans-variance", SMALL_SHARE, first)
+        few: Needs = {"sources": sources[first], "selection": chosen}
+        best_few = build.tuned("few", "migrate", FEW_GRID, to, few)
+        for seed, source in sources.items():
+            _methods(build, seed, source, (best_again, best_all, best_few))
+        cells += build.cells
+    return cells
+
+
+def _methods(build: Builder, seed: int, source: str, bests: tuple[str | None, ...]) -> None:
+    """Every method under one seed, scored; bests: of retraining, PUMA on all, and on few."""
+    best_again, best_all, best_few = bests
+    target = build.options.target
+    build.evaluate(source, method="source", kind="source", seed=seed)
+    again = build.prompts("retrained", target, seed, best_again)
+    build.evaluate(again, method="retrained", kind="retrained", seed=seed)
+    drawn = build.prompts("random", target, seed, None, **RANDOM)
+    build.evaluate(drawn, method="random prompts", kind="random", seed=seed)
+    everyone = build.migrate("all", {"sources": source}, seed, best_all)
+    build.evaluate(everyone, method="PUMA, all users", kind="migrated", seed=seed)
+    for strategy in ("kmeans-variance", "random"):
+        chosen = (
+            f"{build.dataset}/users by {strategy} {SMALL_SHARE:g} {seed}"
+            if strategy == "kmeans-variance" and seed == build.options.seeds[0]
+            else build.choose(source, strategy, SMALL_SHARE, seed)
+        )
+        needs: Needs = {"sources": source, "selection": chosen}
+        few = build.migrate(f"{strategy} {SMALL_SHARE:g}", needs, seed, best_few)
+        method = f"PUMA, {SMALL_SHARE:.0%} ({strategy})"
+        build.evaluate(few, method=method, kind="migrated", seed=seed)
+        if strategy == "random":
+            mixed = build.migrate("shuffled", needs, seed, best_few, shuffled=True)
+            build.evaluate(mixed, method="shuffled control", kind="shuffled", seed=seed)
+
+
+def table3(options: Options) -> list[Cell]:
+    """Cost against quality: PUMA over budgets, full retraining over epochs."""
+    cells: list[Cell] = []
+    shares = options.shares or (0.01, 0.03, 0.07, 0.15, 0.3)
+    for dataset in options.datasets:
+        build = Builder(options, dataset)
+        build.baselines()
+        for seed, source in build.sources(None).items():
+            for epochs in (1, 2, 4, 10):
+                settings = {"training": training(1.5e-2, 1024, 0.3, epochs)}
+                again = build.add(
+                    f"retrained {epochs} {seed}",
+                    "fit_prompts",
+                    {"backbone": options.target, "role": "retrained", "seed": seed} | settings,
+                    {"dataset": build.data},
+                )
+                method = f"retraining, {epochs} epochs"
+                build.evaluate(again, method=method, kind="retrained", seed=seed)
+            for share in shares:
+                chosen = build.choose(source, "random", share, seed)
+                needs: Needs = {"sources": source, "selection": chosen}
+                few = build.migrate(f"random {share:g}", needs, seed, None)
+                build.evaluate(few, method=f"PUMA, {share:.0%}", kind="migrated", seed=seed)
+            every = build.migrate("all", {"sources": source}, seed, None)
+            build.evaluate(every, method="PUMA, all users", kind="migrated", seed=seed)
+        cells += build.cells
+    return cells
+
+
+def table4(options: Options) -> list[Cell]:
+    """Selection strategies over budgets (Table 4 and Figure 3)."""
+    cells: list[Cell] = []
+    for dataset in options.datasets:
+        build = Builder(options, dataset)
+        for seed, source in build.sources(None).items():
+            for share in options.shares or SHARES:
+                for strategy in STRATEGIES:
+                    if strategy == "all":
+                        continue
+                    chosen = build.choose(source, strategy, share, seed)
+                    needs: Needs = {"sources": source, "selection": chosen}
+                    few = build.migrate(f"{strategy} {share:g}", needs, seed, None)
+                    facts = {"strategy": strategy, "share": share, "kind": "migrated"}
+                    build.evaluate(few, method=strategy, seed=seed, **facts)
+        cells += build.cells
+    return cells
