@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from puma_engine.backbone.graphs import GraphedCalls
+from puma_engine.backbone.memory import free_bytes
 from puma_engine.backbone.model import FrozenBackbone
 from puma_engine.backbone.prefix import PackedKeysValues, Ragged
 from puma_engine.backbone.tokens import answer_tokens, clean_text, encode_many, encode_text
@@ -20,7 +21,8 @@ from puma_engine.tasks import Task, get_task
 from puma_engine.templates import Piece, Slot, Template
 
 BEFORE_STEP, AFTER_STEP = 32, 8
-DEFAULT_CACHE_BYTES = {"cpu": 3 * 2**30, "cuda": 24 * 2**30}
+CPU_CACHE_BYTES = 3 * 2**30
+GPU_CACHE_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,13 @@ def _collection_paused() -> Iterator[None]:
     finally:
         if was:
             gc.enable()
+
+
+def _cache_bytes(device: torch.device) -> int:
+    """What kept keys and values may take."""
+    if device.type == "cpu":
+        return CPU_CACHE_BYTES
+    return int(GPU_CACHE_SHARE * free_bytes(device))
 
 
 class Reader:
@@ -90,7 +99,7 @@ class Reader:
         self._longest = int((self._before_length + self._after_length).max())
         self._check_length(1)
         if cache_bytes is None:
-            cache_bytes = DEFAULT_CACHE_BYTES[backbone.device.type]
+            cache_bytes = _cache_bytes(backbone.device)
         self._cached = self._bytes_needed() <= cache_bytes
         self._store = PackedKeysValues([])
         self._ready = torch.zeros(len(self._before), dtype=torch.bool)

@@ -101,7 +101,7 @@ def study(
 
 def _run(wanted: Study, options: Options, out: Path, how: dict[str, Any]) -> None:
     from puma_engine.cli.progress import watched
-    from puma_engine.study import run_cells
+    from puma_engine.study import keep_report, run_cells
     from puma_engine.tensors import write_json
 
     ws = session().open(create=True)
@@ -111,6 +111,7 @@ def _run(wanted: Study, options: Options, out: Path, how: dict[str, Any]) -> Non
     def keep(outcome: Outcome, *, whole: bool = False) -> None:
         report = _report(ws, wanted, options, cells, outcome, whole)
         write_json(out / f"{wanted.name}.json", plain(report))
+        keep_report(ws, plain(report))
 
     with watched(f"study {wanted.name}", quiet=session().as_json) as (progress, should_cancel):
         outcome = run_cells(

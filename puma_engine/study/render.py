@@ -70,7 +70,8 @@ def metric_of(lines: list[dict[str, Any]]) -> str:
     return next(metric for metric in MAIN.values() if metric in lines[0])
 
 
-def _label(line: dict[str, Any]) -> str:
+def label_of(line: dict[str, Any]) -> str:
+    """What readers call a method, a step or a pair."""
     name = NAMES.get(line["method"], line["method"])
     if line.get("hops"):
         return f"{name}, {line['hops']} hops to {line['target']}"
@@ -98,7 +99,7 @@ def _methods(report: dict[str, Any], dataset: str) -> str:
         found = differences.get(_key(line))
         trained = line.get("users_trained")
         seeds = line["seeds"] if line.get("kind") != "baseline" else "–"
-        cells = [_label(line), seeds, "–" if trained is None else f"{trained:,.0f}"]
+        cells = [label_of(line), seeds, "–" if trained is None else f"{trained:,.0f}"]
         cells += [_spread(line, metric), _interval(found), f"{line['seconds']:.1f}"]
         rows.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(rows)
@@ -148,7 +149,9 @@ def _differences(report: dict[str, Any], dataset: str) -> Any:
     if shares:
         share = min(shares, key=lambda one: abs(math.log(one / 0.07)))
         own = [line for line in own if line.get("share") == share]
-    rows = [(_label(line), line["kind"], line["value"], line["low"], line["high"]) for line in own]
+    rows = [
+        (label_of(line), line["kind"], line["value"], line["low"], line["high"]) for line in own
+    ]
     better = "right" if own[0]["metric"] in HIGHER else "left"
     against = NAMES.get(own[0]["against"]["method"], own[0]["against"]["method"])
     where = f", {share:.0%} of the users" if shares else ""
@@ -170,7 +173,7 @@ def _frontier(report: dict[str, Any], dataset: str) -> Any:
         spread = line.get(f"{metric}_sd") or 0.0
         value = line[metric]
         rows.append(
-            (_label(line), line["kind"], line["seconds"], value, value - spread, value + spread)
+            (label_of(line), line["kind"], line["seconds"], value, value - spread, value + spread)
         )
     edge: list[tuple[float, float]] = []
     for _, _, seconds, value, *_ in sorted(rows, key=lambda row: row[2]):

@@ -1,0 +1,61 @@
+"""Reports of studies, as tables for the Studies page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from dashboard import engine
+from puma_engine.study.catalog import STUDIES
+from puma_engine.study.kept import read_report, reported
+from puma_engine.study.render import HIGHER, TITLES, datasets, label_of, metric_of
+
+__all__ = ["HIGHER", "TITLES", "about", "datasets", "differences", "names", "report", "summary"]
+
+
+def names() -> list[str]:
+    """Studies that have a report in the workspace."""
+    return reported(engine.workspace())
+
+
+def about(name: str) -> str:
+    """What a study asks."""
+    return STUDIES[name].about
+
+
+def every() -> list[tuple[str, str]]:
+    """All studies: name, and what each asks."""
+    return [(study.name, study.about) for study in STUDIES.values()]
+
+
+def report(name: str) -> dict[str, Any]:
+    """Return the report of a study; raises StoreError."""
+    return read_report(engine.workspace(), name)
+
+
+def summary(found: dict[str, Any], dataset: str) -> tuple[str, pd.DataFrame]:
+    """The main metric, and a row a method: means over seeds with their spread, and cost."""
+    lines = [line for line in found["summary"] if line["dataset"] == dataset]
+    metric = metric_of(lines)
+    rows = [
+        {
+            "method": label_of(line),
+            "share": line.get("share"),
+            "seeds": line["seeds"] if line.get("kind") != "baseline" else None,
+            "users trained": line.get("users_trained"),
+            metric: line[metric],
+            "sd over seeds": line.get(f"{metric}_sd"),
+            "seconds": line.get("seconds"),
+        }
+        for line in lines
+    ]
+    return metric, pd.DataFrame(rows).dropna(axis="columns", how="all")
+
+
+def differences(found: dict[str, Any], dataset: str) -> pd.DataFrame:
+    """A row a difference: method, kind, share, value, low, high and whether it is real."""
+    lines = [line for line in found["differences"] if line["dataset"] == dataset]
+    names = ("kind", "share", "value", "low", "high", "seeds", "users", "real")
+    rows = [{"method": label_of(line)} | {name: line.get(name) for name in names} for line in lines]
+    return pd.DataFrame(rows, columns=["method", *names])
