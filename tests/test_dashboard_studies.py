@@ -52,7 +52,7 @@ def test_scores_differences_and_what_is_missing_are_shown(tmp_path, monkeypatch)
     scores = {line["method"]: line["rmse"] for line in report["summary"]}
     assert shown["item mean"] == scores["item_mean"]
     assert shown["global mean"] == scores["global_mean"]
-    assert "1 failed" in texts(app) and "What differs from global_mean" in texts(app)
+    assert "1 failed" in texts(app) and "What differs from global mean" in texts(app)
     real = sum(line["real"] for line in report["differences"])
     assert f"{real} of 1 differences are more than chance" in texts(app)
 

@@ -53,6 +53,11 @@ def summary(found: dict[str, Any], dataset: str) -> tuple[str, pd.DataFrame]:
     return metric, pd.DataFrame(rows).dropna(axis="columns", how="all")
 
 
+def against(found: dict[str, Any]) -> str:
+    """What all differences of a report are measured against, in words."""
+    return ", ".join(dict.fromkeys(label_of(line["against"]) for line in found["differences"]))
+
+
 def differences(found: dict[str, Any], dataset: str) -> pd.DataFrame:
     """A row a difference: method, kind, share, value, low, high and whether it is real."""
     lines = [line for line in found["differences"] if line["dataset"] == dataset]

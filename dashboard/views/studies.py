@@ -66,6 +66,7 @@ def _results(found: dict[str, Any], dataset: str) -> None:
     st.dataframe(
         rows,
         hide_index=True,
+        placeholder="–",
         column_config=COLUMNS | {metric: digits, "sd over seeds": spread},
     )
     figures.downloads(rows, f"study-{found['study']}-{dataset}")
@@ -82,7 +83,7 @@ def _differences(found: dict[str, Any], dataset: str) -> None:
         rows = rows[rows["share"] == float(chosen)]
     metric, _ = studies.summary(found, dataset)
     side = "right" if metric in studies.HIGHER else "left"
-    against = ", ".join({str(line["against"]["method"]) for line in found["differences"]})
+    against = studies.against(found)
     figures.show(
         compare_figures.intervals(rows, 0.0),
         rows,
