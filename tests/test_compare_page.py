@@ -15,6 +15,7 @@ from dashboard.components import compare_figures
 from dashboard.components.compare_methods import ordered
 from dashboard.engine import gains
 from puma_engine import jobs, pipeline
+from puma_engine.baselines import BASELINES
 from puma_engine.store import Workspace
 
 
@@ -163,7 +164,7 @@ def test_one_method_alone_is_compared_with_the_baselines(tmp_path, monkeypatch, 
     run = pipeline.compare(ws, job.args["evaluations"], reference=scored, baselines=True)
     app = open_page("compare", ws.root, monkeypatch)
     assert "No verdict yet" in texts(app)
-    assert len(app.dataframe[0].value) == 4
+    assert len(app.dataframe[0].value) == 1 + len(BASELINES)
     assert app.query_params["comparison"] in (run.id, [run.id])
 
 
@@ -221,7 +222,7 @@ def test_missing_predictions_are_said(tmp_path, monkeypatch):
 def test_unknown_addresses_are_said(world, monkeypatch):
     app = see(world, monkeypatch, comparison="../../etc", view="<b>", group="x", metric="nope")
     shown = texts(app)
-    assert "not here" in shown and len(app.dataframe[0].value) == 8
+    assert "not here" in shown and len(app.dataframe[0].value) == 5 + len(BASELINES)
 
 
 def test_an_empty_workspace_says_how_to_begin(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import pytest
 from tiny import tiny_backbone_folder
 
 from puma_engine import metrics, pipeline
+from puma_engine.baselines import BASELINES
 from puma_engine.config import TrainingConfig
 from puma_engine.errors import (
     BackboneError,
@@ -182,7 +183,7 @@ def test_comparison_keeps_what_each_user_loses(world):
     source = pipeline.evaluate(ws, world["source"])
     compared = pipeline.compare(ws, [source], baselines=True)
     methods = ws.get_table(compared.id, "methods")
-    assert methods["kind"].tolist() == ["source", "baseline", "baseline", "baseline"]
+    assert methods["kind"].tolist() == ["source", *["baseline"] * len(BASELINES)]
     users = ws.get_table(compared.id, "users")
     scores = ws.get_table(compared.id, "comparison").query("metric == 'rmse'")
     for method, evaluation in zip(methods["method"], methods["evaluation"], strict=True):

@@ -22,7 +22,8 @@ def evaluate(
     subject: Annotated[
         str,
         typer.Argument(
-            help="Prompts or migration run, or a baseline: global_mean, item_mean, user_item_bias."
+            help="Prompts or migration run, or a baseline: global_mean, item_mean, user_item_bias, "
+            "matrix_factorisation."
         ),
     ],
     dataset: Annotated[

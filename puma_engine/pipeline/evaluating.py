@@ -48,8 +48,8 @@ def evaluate(
 
     subject: a prompts or migration run, scored on the data set it was made on unless
     another is given; or the name of a baseline that needs no language model
-    (global_mean, item_mean, user_item_bias), with a data set. Every metric comes with a
-    95 % interval from resampling users.
+    (global_mean, item_mean, user_item_bias, matrix_factorisation), with a data set. Every
+    metric comes with a 95 % interval from resampling users.
     """
     if isinstance(subject, str) and subject in BASELINES:
         return _evaluate_baseline(ws, subject, dataset, split, name, progress, should_cancel)
@@ -193,9 +193,7 @@ def method_label(ws: Workspace, evaluation: Run) -> str:
     """Return what readers call the method of an evaluation."""
     method = evaluation.config["method"]
     if method in BASELINES:
-        return {"global_mean": "Global mean", "item_mean": "Item mean"}.get(
-            method, "User + item bias"
-        )
+        return BASELINES[method].label
     plain = {
         "source": "Source prompts",
         "retrained": "Full retraining",
