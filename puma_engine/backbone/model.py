@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from puma_engine.backbone.loading import (
 from puma_engine.backbone.memory import FP8, check_room, free_bytes, weight_bytes
 from puma_engine.backbone.prefix import PackedKeysValues, Ragged
 from puma_engine.backbone.probing import check_fused, plain_logits, probe
+from puma_engine.backbone.tail import add_tail, remove_tail
 from puma_engine.backbone.tokens import start_ids
 from puma_engine.errors import BackboneError
 from puma_engine.training import resolve_device, resolve_precision
@@ -56,6 +58,7 @@ class FrozenBackbone:
         self.latest_reader: tuple[Any, Any] | None = None
         self._decoder = model.base_model
         self.fused: Fused | None = None
+        self.tail = add_tail(self._decoder)
         probe(self)
 
     @classmethod
@@ -157,7 +160,8 @@ class FrozenBackbone:
         from transformers import DynamicCache
 
         cache: Any = DynamicCache()
-        self._decoder(inputs_embeds=self.embed(ids), past_key_values=cache, use_cache=True)
+        with self._tail_at(None):
+            self._decoder(inputs_embeds=self.embed(ids), past_key_values=cache, use_cache=True)
         return [(layer.keys, layer.values) for layer in cache.layers]
 
     def last_hidden(
@@ -186,7 +190,9 @@ class FrozenBackbone:
             positions = positions + past_real.sum(1, keepdim=True)
             real = torch.cat([past_real, real], dim=1)
             past = past if apart else None
-        with kept_apart(past, self.fused.joint_softmax if self.fused else joint_softmax):
+        last = (lengths - 1).view(-1, 1, 1)
+        softmax = self.fused.joint_softmax if self.fused else joint_softmax
+        with kept_apart(past, softmax), self._tail_at(last):
             hidden: Tensor = self._decoder(
                 inputs_embeds=embeddings.to(self.dtype),
                 attention_mask=real.long(),
@@ -194,8 +200,16 @@ class FrozenBackbone:
                 past_key_values=cache,
                 use_cache=True,
             ).last_hidden_state
-        last = (lengths - 1).to(hidden.device).view(-1, 1, 1).expand(-1, 1, hidden.shape[-1])
+        last = last.to(hidden.device).expand(-1, 1, hidden.shape[-1])
         return hidden.gather(1, last).squeeze(1)
+
+    def drop_tail(self) -> None:
+        """Compute the last layer everywhere, for a model whose parts are put together otherwise."""
+        remove_tail(self._decoder)
+        self.tail = None
+
+    def _tail_at(self, index: Tensor | None) -> AbstractContextManager[None]:
+        return nullcontext() if self.tail is None else self.tail.only_at(index)
 
     def answer_logits(self, hidden: Tensor, answers: Tensor) -> Tensor:
         """Return fp32 logits [B, A] of the answer tokens [A] from hidden states [B, width]."""

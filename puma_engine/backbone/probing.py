@@ -31,7 +31,8 @@ FP8_TOLERANCE = 0.5
 def probe(backbone: FrozenBackbone) -> None:
     """Raise BackboneError naming the first part that does not work as in a causal model.
 
-    A model for which the grouped attention is not the same keeps its own.
+    A model for which the grouped attention or a shortened last layer are not the same keeps its
+    own.
     """
     wanted = plain_logits(backbone)
     if not torch.isfinite(wanted).all():
@@ -45,9 +46,11 @@ def probe(backbone: FrozenBackbone) -> None:
     try:
         _check_parts(backbone, wanted)
     except BackboneError:
-        if before is None:
+        if before is None and backbone.tail is None:
             raise
-        backbone.model.set_attn_implementation(before)
+        backbone.drop_tail()
+        if before is not None:
+            backbone.model.set_attn_implementation(before)
         _check_parts(backbone, wanted)
 
 
