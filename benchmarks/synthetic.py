@@ -15,7 +15,6 @@ import pandas as pd
 from puma_engine import jobs, pipeline
 from puma_engine.datasets import Dataset, item_profiles, user_profiles
 from puma_engine.metrics import metrics_of
-from puma_engine.pipeline.comparing import comparison_users
 from puma_engine.pipeline.data import describe_dataset
 from puma_engine.pipeline.evaluating import PREDICTIONS
 from puma_engine.pipeline.stage import Outcome, run_stage
@@ -31,12 +30,6 @@ TABLES = (
     ("migrated", "migrated", "llama-medium"),
     ("retrained", "retrained", "llama-medium"),
 )
-LABELS = {
-    "source": "Source prompts",
-    "migrated": "Migrated, 10 % of users (random)",
-    "retrained": "Full retraining",
-    "user_item_bias": "User + item bias",
-}
 NOISE = {"source": 0.90, "migrated": 0.92, "retrained": 0.91, "user_item_bias": 0.88}
 
 
@@ -49,8 +42,10 @@ def build(root: Path, users: int, seed: int = 0) -> Workspace:
     prompts: dict[str, Run] = {}
     for name, role, model in TABLES:
         prompts[name] = _prompts(ws, data, models[model], role, prompts.get("source"), rng)
-    evaluations = {name: _evaluation(ws, data, name, prompts.get(name), rng) for name in LABELS}
-    _comparison(ws, evaluations)
+    evaluations = {name: _evaluation(ws, data, name, prompts.get(name), rng) for name in NOISE}
+    pipeline.compare(
+        ws, list(evaluations.values()), reference=evaluations["retrained"], name="synthetic"
+    )
     pipeline.project(ws, prompts["source"], prompts["migrated"], method="pca")
     while len(jobs.jobs(ws)) < JOBS:
         made = jobs.enqueue(ws, "select", {"prompts": prompts["source"]}, title="Choose users")
@@ -189,60 +184,3 @@ def _user_metrics(
             "ndcg": rng.uniform(0.8, 1, len(names)),
         }
     )
-
-
-def _comparison(ws: Workspace, evaluations: dict[str, Run]) -> Run:
-    """Written in the form of the real stage, whose intervals would take hours at this size."""
-    inputs = {f"evaluation_{i}": run.id for i, run in enumerate(evaluations.values())}
-    inputs |= {"reference": evaluations["retrained"].id}
-    first = evaluations["source"]
-    summary = first.summary | {"reference": LABELS["retrained"], "main_metric": "rmse"}
-    summary |= {"rows_left_out": 0}
-
-    def tables(run_id: str) -> Outcome:
-        ws.put_table(run_id, "methods", _methods(evaluations))
-        ws.put_table(run_id, "comparison", _scores(evaluations))
-        return Outcome(summary=summary)
-
-    draft = _stage(ws, "comparison", "draft", inputs, tables, part="draft", split="test")
-
-    def whole(run_id: str) -> Outcome:
-        tables(run_id)
-        ws.put_table(run_id, "users", comparison_users(ws, draft))
-        return Outcome(summary=summary)
-
-    done = _stage(ws, "comparison", "synthetic", inputs, whole, part="whole", split="test")
-    ws.delete(draft.id)
-    return done
-
-
-def _methods(evaluations: dict[str, Run]) -> pd.DataFrame:
-    return pd.DataFrame(
-        [
-            {
-                "method": LABELS[name],
-                "kind": "baseline" if name == "user_item_bias" else name,
-                "evaluation": run.id,
-                "run": run.inputs.get("prompts"),
-                "users_trained": 100.0,
-                "seconds": 10.0 * (place + 1),
-                "seed": 0.0,
-                "device": "cpu",
-                "is_baseline": name == "retrained",
-            }
-            for place, (name, run) in enumerate(evaluations.items())
-        ]
-    )
-
-
-def _scores(evaluations: dict[str, Run]) -> pd.DataFrame:
-    rows = []
-    for name, run in evaluations.items():
-        for metric, value in run.summary["metrics"].items():
-            kind = "baseline" if name == "user_item_bias" else name
-            row = {"method": LABELS[name], "kind": kind, "metric": metric, "value": value}
-            row |= {"low": value - 0.01, "high": value + 0.01, "n_users": run.summary["users"]}
-            gap = float("nan") if name == "retrained" else 0.01
-            row |= {"difference": gap, "difference_low": gap - 0.01, "difference_high": gap + 0.01}
-            rows.append(row)
-    return pd.DataFrame(rows)

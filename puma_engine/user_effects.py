@@ -42,7 +42,8 @@ class UserEffects:
     frame: user_id, n (rows), reference and loss (mean row loss of each), difference (loss
     minus reference; above 0 the user is worse off), expected (the difference that is left
     when chance is taken out) and probability (that the true difference is above the
-    threshold); the surest first. threshold: in units of the loss. spread: standard deviation
+    threshold); the surest first. A comparison keeps those of the likely users alone, so
+    users and rows count everybody. threshold: in units of the loss. spread: standard deviation
     of true differences between users. repeated: mean difference on one half of the rows of the
     users who are worst on the other half; None with fewer than 20 users of 2 rows or more.
     """
@@ -51,9 +52,11 @@ class UserEffects:
     threshold: float
     spread: float
     repeated: Interval | None
+    users: int
+    rows: int
 
     def worse(self, probability: float = SURE) -> pd.DataFrame:
-        """Return the users who regress with at least this probability."""
+        """Return the users who regress with at least this probability, LIKELY or more."""
         return self.frame[self.frame["probability"] >= probability]
 
 
@@ -71,7 +74,7 @@ def per_user_losses(user: np.ndarray, reference: np.ndarray, loss: np.ndarray) -
     sd: standard deviation of the row differences (NaN for one row); half: mean difference
     over every second row of the user, the first included.
     """
-    codes, names = pd.factorize(np.asarray(user, dtype=object), sort=True)
+    codes, names = pd.factorize(np.asarray(user), sort=True)
     difference = loss - reference
     n = np.bincount(codes)
     mean = np.bincount(codes, weights=difference) / n
@@ -123,7 +126,8 @@ def user_effects(users: pd.DataFrame, *, user_margin: float = USER_MARGIN) -> Us
         }
     ).sort_values(["probability", "expected"], ascending=False, kind="stable", ignore_index=True)
     half = users["half"].to_numpy(np.float64)
-    return UserEffects(frame, threshold, spread, _repeated(n, difference, half))
+    repeated = _repeated(n, difference, half)
+    return UserEffects(frame, threshold, spread, repeated, len(frame), int(n.sum()))
 
 
 def _noise(n: np.ndarray, difference: np.ndarray, sd: np.ndarray) -> np.ndarray:

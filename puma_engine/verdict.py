@@ -237,7 +237,7 @@ def _closing(question: Question, row: Scored, base: Scored, margin: float) -> tu
         return ()
     frame = effects.frame
     chosen = frame["user_id"].isin(users)
-    saved = float((frame["expected"] * frame["n"])[chosen].sum() / frame["n"].sum())
+    saved = float((frame["expected"] * frame["n"])[chosen].sum() / effects.rows)
     better = np.sqrt(max(row.value**2 - saved, 0.0))
     return users if row.loss_high - (row.value - better) <= margin else ()
 

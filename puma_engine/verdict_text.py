@@ -124,7 +124,7 @@ def user_sentences(effects: UserEffects | None) -> tuple[str, ...]:
     """Say how many users regress, and how sure that is."""
     if effects is None:
         return ()
-    total = len(effects.frame)
+    total = effects.users
     sure, likely = len(effects.worse(SURE)), len(effects.worse(LIKELY))
     told = [
         f"{sure:,} of {people(total)} regress with a probability of {SURE:.0%} or more, {likely:,} "

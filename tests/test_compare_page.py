@@ -13,9 +13,9 @@ from dashboard_pages import open_page
 from dashboard import pages
 from dashboard.components import compare_figures
 from dashboard.components.compare_methods import ordered
-from dashboard.engine import gains
 from puma_engine import jobs, pipeline
 from puma_engine.baselines import BASELINES
+from puma_engine.pipeline.effects import MOST_DRAWN
 from puma_engine.store import Workspace
 
 
@@ -215,7 +215,8 @@ def test_a_failed_job_can_be_tried_again(tmp_path, monkeypatch, no_worker):
 def test_missing_predictions_are_said(tmp_path, monkeypatch):
     world = compared.workspace(tmp_path)
     ws = world["ws"]
-    ws.db.execute("DELETE FROM artifacts WHERE name IN ('users', 'predictions')")
+    gone = "name IN ('users', 'predictions') OR name LIKE 'effects%'"
+    ws.db.execute(f"DELETE FROM artifacts WHERE {gone}")
     assert "Evaluate them again" in texts(see(world, monkeypatch, view="users"))
 
 
@@ -235,7 +236,7 @@ def test_many_users_are_drawn_quickly_and_small():
     rng = np.random.default_rng(0)
     users = pd.DataFrame({"n": 5, "first": rng.random(count), "second": rng.random(count)})
     begun = time.perf_counter()
-    figure = compare_figures.user_scatter(users.head(gains.MOST_POINTS), "A", "B")
+    figure = compare_figures.user_scatter(users.head(MOST_DRAWN), "A", "B")
     assert len(figure.to_json()) < 1_000_000 and time.perf_counter() - begun < 2
 
 

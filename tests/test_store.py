@@ -12,7 +12,7 @@ import pytest
 from store_processes import in_process, start_process
 
 from puma_engine.errors import NotFoundError, StoreError
-from puma_engine.store import KINDS, Workspace
+from puma_engine.store import KINDS, Workspace, artifacts
 
 FRAME = pd.DataFrame({"user_id": ["007", "12", "x"], "outcome": np.float32([1, 2.5, 5])})
 
@@ -275,6 +275,21 @@ def test_verify_finds_a_flipped_byte(ws):
     file.unlink()
     assert "missing" in ws.verify()[0]
     assert len(ws.get_table(run.id, "a")) == 3
+
+
+def test_a_file_is_hashed_only_when_its_time_is_not_that_of_its_record(ws, monkeypatch):
+    run = started(ws)
+    ws.put_table(run.id, "a", FRAME)
+    hashed = []
+    real = artifacts.sha256_file
+    monkeypatch.setattr(artifacts, "sha256_file", lambda path: hashed.append(path) or real(path))
+    ws.get_table(run.id, "a")
+    assert hashed == []
+    file = next(ws.folder(run.id).glob("a.*"))
+    os.utime(file)
+    for _ in range(2):
+        ws.get_table(run.id, "a")
+    assert hashed == [file]
 
 
 def test_delete_removes_files(ws):

@@ -13,21 +13,12 @@ from dashboard.engine import Run
 from puma_engine.errors import PumaError
 from puma_engine.metrics import Interval
 from puma_engine.pipeline.comparing import comparison_users
-from puma_engine.pipeline.judging import effects_between
+from puma_engine.pipeline.effects import GROUPED_BY, MOST_LISTED, Fared, effects_between
+from puma_engine.pipeline.judging import users_fare
 from puma_engine.store import Workspace
-from puma_engine.user_effects import (
-    SURE,
-    UserEffects,
-    by_group,
-    difference_bins,
-    quantile_groups,
-    with_values,
-)
+from puma_engine.user_effects import SURE, by_group, with_values
 
 __all__ = ["SURE"]
-MOST_POINTS = 20_000
-MOST_LISTED = 200
-BINS = 60
 
 
 @dataclass(frozen=True)
@@ -62,20 +53,19 @@ class Gains:
 @st.cache_data(max_entries=30, show_spinner=False)
 def gains(root: str, pair: Pair) -> Gains | None:
     """Return what is to be seen of all users; None if their predictions are gone."""
-    effects = _effects(root, pair)
-    if effects is None:
+    found = _fared(root, pair)
+    if found is None:
         return None
-    users = with_values(effects.frame, ratings=pair.ratings)
-    points = users.sample(min(MOST_POINTS, len(users)), random_state=0)
+    effects = found.effects
     return Gains(
-        len(users),
-        float((users["gap"] < 0).mean()),
-        float((users["gap"] > 0).mean()),
+        effects.users,
+        found.better,
+        found.worse,
         len(effects.worse()),
         effects.repeated,
-        points,
-        users.head(MOST_LISTED),
-        difference_bins(users["gap"].to_numpy(), BINS),
+        with_values(found.drawn, ratings=pair.ratings),
+        with_values(effects.frame.head(MOST_LISTED), ratings=pair.ratings),
+        found.bars,
     )
 
 
@@ -85,38 +75,32 @@ def groups(root: str, pair: Pair, by: str) -> pd.DataFrame:
 
     by: variance or train_rows, in fifths, or the id of a selection run, by its clusters.
     """
-    users = comparison_users(Workspace.open(root), pair.run).set_index("user_id")
-    if by in ("variance", "train_rows"):
-        labels = quantile_groups(users[by])
+    if by in GROUPED_BY:
+        found = _fared(root, pair)
+        if found is None:
+            raise PumaError("The predictions behind this comparison are gone; evaluate them again.")
+        table = found.groups[by]
     else:
         chosen = engine.table(root, by, "selection").set_index("user_id")["cluster"]
         labels = chosen.map(lambda one: f"Cluster {one + 1:02}")
-    own = pd.DataFrame(
-        {
-            "user_id": users.index,
-            "n": users["n"].to_numpy(),
-            "reference": users[f"loss_{pair.reference}"].to_numpy(),
-            "loss": users[f"loss_{pair.evaluation}"].to_numpy(),
-        }
-    )
-    table = by_group(own, labels, root=pair.ratings).rename(columns={"group": "label"})
-    return table.astype({"label": str})
+        names = {f"loss_{pair.reference}": "reference", f"loss_{pair.evaluation}": "loss"}
+        users = comparison_users(Workspace.open(root), pair.run)
+        own = users[["user_id", "n", *names]].rename(columns=names)
+        table = by_group(own, labels, root=pair.ratings)
+    return table.rename(columns={"group": "label"}).astype({"label": str})
 
 
 def everybody(root: str, pair: Pair) -> pd.DataFrame:
     """Return every user with both values and the probability to regress."""
-    effects = _effects(root, pair)
-    if effects is None:
-        raise PumaError("The predictions behind this comparison are gone; evaluate them again.")
+    users = comparison_users(Workspace.open(root), pair.run)
+    effects = effects_between(users, pair.evaluation, pair.reference)
     return with_values(effects.frame, ratings=pair.ratings)
 
 
-def _effects(root: str, pair: Pair) -> UserEffects | None:
-    try:
-        users = comparison_users(Workspace.open(root), pair.run)
-    except PumaError:
-        return None
-    return effects_between(users, pair.evaluation, pair.reference)
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _fared(root: str, pair: Pair) -> Fared | None:
+    ws = Workspace.open(root)
+    return users_fare(ws, ws.run(pair.run), pair.evaluation)
 
 
 def clusterings(migration: str | None) -> list[Run]:

@@ -170,9 +170,10 @@ def chosen(root: str, projection_id: str, strategy: str, budget: int) -> np.ndar
 @st.cache_data(max_entries=50, show_spinner=False)
 def selected_by(root: str, selection_id: str, projection_id: str) -> np.ndarray:
     """Say for each user of a map whether a selection run chose it, [n] bool."""
-    frame = Workspace.open(root).get_table(selection_id, "selection")
-    ids = frame.loc[frame["selected"].astype(bool), "user_id"]
-    return users(root, projection_id)["user_id"].isin(ids).to_numpy()
+    ids = Workspace.open(root).get_table(
+        selection_id, "selection", where={"selected": [True]}, columns=["user_id"]
+    )
+    return users(root, projection_id)["user_id"].isin(ids["user_id"]).to_numpy()
 
 
 def selection_run(source: str, strategy: str, budget: int) -> Run | None:

@@ -1,6 +1,6 @@
 """Comparisons as runs: evaluations side by side, with paired differences and costs.
 
-A comparison run keeps three tables. "methods" has one row a method: method (its label),
+A comparison run keeps these tables. "methods" has one row a method: method (its label),
 kind (source, migrated, retrained, random, shuffled or baseline), evaluation, run,
 users_trained, seconds, seed, device, is_baseline. "comparison" has one row a method and
 metric: method, kind, metric, value, low, high, difference, difference_low,
@@ -8,7 +8,8 @@ difference_high (this method minus the reference, paired over users; NaN for the
 reference itself) and n_users. "users" has one row a user: user_id, n (compared rows),
 train_rows, variance (of the train outcomes), and for each evaluation three columns with
 its id: loss_<id>, and against the reference sd_<id> and half_<id>, which
-`puma_engine.user_effects` explains.
+`puma_engine.user_effects` explains. What is told of all users is worked out once and kept
+beside them: see `puma_engine.pipeline.effects`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import pandas as pd
 from puma_engine import metrics
 from puma_engine.baselines import BASELINES
 from puma_engine.errors import ConfigError, DataError, NotFoundError
-from puma_engine.pipeline.data import load_dataset
+from puma_engine.pipeline.effects import keep_effects
 from puma_engine.pipeline.evaluating import (
     DRAWS,
     evaluate,
@@ -77,7 +78,11 @@ def compare(
         ws.put_table(run_id, "methods", pd.DataFrame(methods))
         ws.put_table(run_id, "comparison", pd.DataFrame(rows))
         ws.put_metrics(run_id, [_metric_row(row, split) for row in rows])
-        ws.put_table(run_id, "users", _users(ws, unique, base, joined, labels))
+        users = _users(ws, unique, base, joined, labels)
+        ws.put_table(run_id, "users", users)
+        announce(progress, "weighing how users fare")
+        others = [run.id for run in unique if method_kind(run) != "baseline" and run.id != base.id]
+        keep_effects(ws, run_id, users, others, base.id, ratings=task == "rating")
         return Outcome(summary=_summary(task, split, labels[base.id], joined, left_out))
 
     return run_stage(
@@ -193,6 +198,8 @@ def _join(ws: Workspace, runs: list[Run], labels: dict[str, str]) -> tuple[pd.Da
         mine = frame[[*KEYS, "prediction"]].rename(columns={"prediction": labels[run.id]})
         if joined is None:
             joined = frame[[*KEYS, "outcome"]].merge(mine, on=KEYS, validate="one_to_one")
+        elif joined[KEYS].equals(frame[KEYS]):  # the same examples in the same order
+            joined = joined.assign(**{labels[run.id]: frame["prediction"]})
         else:
             joined = joined.merge(mine, on=KEYS, validate="one_to_one")
     assert joined is not None
@@ -243,19 +250,24 @@ def _users(
 ) -> pd.DataFrame:
     """One row a user: how active the user is, and the losses under every method."""
     task, y = str(base.summary["task"]), joined["outcome"].to_numpy(np.float64)
-    user = joined["user_id"].to_numpy()
-    losses = {
-        run.id: row_losses(task, y, joined[labels[run.id]].to_numpy(np.float64)) for run in runs
-    }
-    found: pd.DataFrame | None = None
+    # Numbered once: the losses of every method then come in the order of these names.
+    codes, names = pd.factorize(joined["user_id"].to_numpy(), sort=True)
+    reference = row_losses(task, y, joined[labels[base.id]].to_numpy(np.float64))
+    columns: dict[str, Any] = {"user_id": pd.Series(names, dtype="str")}
     for run in runs:
-        own = per_user_losses(user, losses[base.id], losses[run.id])
-        names = {name: f"{name}_{run.id}" for name in ("loss", "sd", "half")}
-        own = own.drop(columns="reference").rename(columns=names)
-        own = own.astype(dict.fromkeys(names.values(), np.float32))
-        found = own if found is None else found.merge(own.drop(columns="n"), on="user_id")
-    assert found is not None
-    train = load_dataset(ws, base.inputs["dataset"]).rows("train").groupby("user_id")["outcome"]
+        own = per_user_losses(
+            codes, reference, row_losses(task, y, joined[labels[run.id]].to_numpy(np.float64))
+        )
+        columns["n"] = own["n"]
+        for name in ("loss", "sd", "half"):
+            columns[f"{name}_{run.id}"] = own[name].astype(np.float32)
+    found = pd.DataFrame(columns)
+    train = ws.get_table(
+        base.inputs["dataset"],
+        "interactions",
+        columns=["user_id", "outcome"],
+        where={"split": ["train"]},
+    ).groupby("user_id")["outcome"]
     activity = pd.DataFrame({"train_rows": train.size(), "variance": train.var(ddof=0)})
     found = found.merge(activity, left_on="user_id", right_index=True, how="left")
     return found.fillna({"train_rows": 0, "variance": 0.0}).astype({"train_rows": "int64"})

@@ -9,10 +9,11 @@ import pandas as pd
 
 from puma_engine.errors import DataError, StoreError
 from puma_engine.pipeline.comparing import comparison_users
+from puma_engine.pipeline.effects import Fared, fared, kept_effects
 from puma_engine.pipeline.stage import Reference, find
 from puma_engine.settings import MARGIN
 from puma_engine.store import Run, Workspace
-from puma_engine.user_effects import UserEffects, user_effects
+from puma_engine.user_effects import UserEffects
 from puma_engine.verdict import Question, Verdict, judge
 
 
@@ -45,28 +46,28 @@ def question_of(ws: Workspace, comparison: Reference, *, margin: float = MARGIN)
 def _effects(ws: Workspace, run: Run, methods: pd.DataFrame) -> Callable[[str], UserEffects | None]:
     """How users fare under a method, by its label; None where a file is gone."""
     evaluations = methods.set_index("method")["evaluation"]
-    base = methods.loc[methods["is_baseline"].astype(bool), "evaluation"].iloc[0]
-
-    @functools.cache
-    def table() -> pd.DataFrame | None:
-        try:
-            return comparison_users(ws, run)
-        except (StoreError, DataError):
-            return None
 
     @functools.cache
     def effects(method: str) -> UserEffects | None:
-        users = table()
-        return None if users is None else effects_between(users, evaluations[method], base)
+        found = users_fare(ws, run, evaluations[method])
+        return None if found is None else found.effects
 
     return effects
 
 
-def effects_between(users: pd.DataFrame, evaluation: str, reference: str) -> UserEffects:
-    """How users fare under an evaluation against the comparison's reference, by evaluation ids."""
-    own = {f"{name}_{evaluation}": name for name in ("loss", "sd", "half")}
-    frame = users[["user_id", "n", *own]].rename(columns=own)
-    return user_effects(frame.assign(reference=users[f"loss_{reference}"]))
+def users_fare(ws: Workspace, run: Run, evaluation: str) -> Fared | None:
+    """How users fare under an evaluation of a comparison; None where a file is gone.
+
+    It is read where the comparison keeps it, and worked out for older ones.
+    """
+    try:
+        kept = kept_effects(ws, run, evaluation)
+        if kept is not None:
+            return kept
+        users, ratings = comparison_users(ws, run), run.summary["task"] == "rating"
+    except (StoreError, DataError):
+        return None
+    return fared(users, evaluation, run.inputs["reference"], ratings=ratings)
 
 
 def with_backbones(ws: Workspace, methods: pd.DataFrame) -> pd.DataFrame:

@@ -36,24 +36,29 @@ class Space:
             return None
         with self._guard:
             if len(self._norms) != len(self.rows):
-                self._centre, self._norms = self._measure()
+                return self._measure(user)
         own = self.rows.vector(user).reshape(-1) - self._centre
-        shift, norm = float(self._centre @ own), float(np.linalg.norm(own))
         found = np.empty(len(self.rows), np.float32)
         for start, block in self.rows.blocks():
             found[start : start + len(block)] = block @ own
-        found -= shift
-        scale = self._norms * norm
-        return np.divide(found, scale, out=np.zeros_like(found), where=scale > 0)
+        return self._scaled(found - float(self._centre @ own), own)
 
-    def _measure(self) -> tuple[np.ndarray, np.ndarray]:
-        """The centre [tokens x width] and the distance [users] of each prompt from it."""
+    def _measure(self, user: str) -> np.ndarray:
+        """The same, measuring centre and norms on the way, so that the table is read once."""
         centre = self.rows.mean(CENTRE_USERS)
-        norms = np.empty(len(self.rows), np.float32)
+        own = self.rows.vector(user).reshape(-1) - centre
+        norms, found = np.empty((2, len(self.rows)), np.float32)
         for start, block in self.rows.blocks():
             block -= centre
-            norms[start : start + len(block)] = np.sqrt(np.einsum("ij,ij->i", block, block))
-        return centre, norms
+            stop = start + len(block)
+            norms[start:stop] = np.sqrt(np.einsum("ij,ij->i", block, block))
+            found[start:stop] = block @ own
+        self._centre, self._norms = centre, norms
+        return self._scaled(found, own)
+
+    def _scaled(self, dots: np.ndarray, own: np.ndarray) -> np.ndarray:
+        scale = self._norms * float(np.linalg.norm(own))
+        return np.divide(dots, scale, out=np.zeros_like(dots), where=scale > 0)
 
 
 def neighbours(first: Space, second: Space, user: str, most: int = 10) -> pd.DataFrame:

@@ -10,7 +10,8 @@ import pandas as pd
 
 from puma_engine.errors import ConfigError, DataError, NotFoundError, StoreError
 from puma_engine.pipeline.comparing import comparison_users
-from puma_engine.pipeline.judging import effects_between, question_of
+from puma_engine.pipeline.effects import effects_between
+from puma_engine.pipeline.judging import question_of
 from puma_engine.pipeline.stage import Reference, find
 from puma_engine.settings import MARGIN
 from puma_engine.store import Run, Workspace

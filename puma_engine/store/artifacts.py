@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,16 +46,24 @@ class Artifacts(Runs):
         self._put(run_id, name, "parquet", len(frame), write)
 
     def get_table(
-        self, run_id: str, name: str, *, where: Mapping[str, Sequence[Any]] | None = None
+        self,
+        run_id: str,
+        name: str,
+        *,
+        where: Mapping[str, Sequence[Any]] | None = None,
+        columns: Sequence[str] | None = None,
     ) -> pd.DataFrame:
         """Read a frame back; raises NotFoundError, or StoreError for a damaged file.
 
         where: for some columns the values that are wanted; other rows are not kept in memory.
+        columns: those to read, all of them if not told.
         """
         import pandas as pd
 
         wanted = [(column, "in", list(values)) for column, values in (where or {}).items()]
-        return pd.read_parquet(self._whole_file(run_id, name, "parquet"), filters=wanted or None)
+        path = self._whole_file(run_id, name, "parquet")
+        names = None if columns is None else list(columns)
+        return pd.read_parquet(path, columns=names, filters=wanted or None)
 
     def put_tensors(
         self,
@@ -124,6 +134,7 @@ class Artifacts(Runs):
     def _record(
         self, run_id: str, name: str, form: str, rows: int | None, path: Path
     ) -> Path | None:
+        created = now()
         values = [
             run_id,
             name,
@@ -132,7 +143,10 @@ class Artifacts(Runs):
             sha256_file(path),
             path.stat().st_size,
             rows,
+            created,
         ]
+        # Whoever writes the file later gives it another time than that of this record.
+        os.utime(path, ns=(_stamp(created), _stamp(created)))
         with self.transaction() as db:
             self._running(run_id)
             old = self.query(
@@ -141,14 +155,14 @@ class Artifacts(Runs):
             )
             db.execute(
                 "INSERT OR REPLACE INTO artifacts VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                [*values, now()],
+                values,
             )
         return self.folder(run_id) / old[0]["file"] if old else None
 
     def _whole_file(self, run_id: str, name: str, form: str) -> Path:
         run = self._get(run_id)
         found = self.query(
-            "SELECT file, sha256, bytes FROM artifacts WHERE run_id = ? AND name = ?"
+            "SELECT file, sha256, bytes, created FROM artifacts WHERE run_id = ? AND name = ?"
             " AND format = ?",
             [run.id, name, form],
         )
@@ -162,7 +176,11 @@ class Artifacts(Runs):
         return self.folder(run.id) / checked_file_name(found[0]["file"])
 
     def _problem(self, run_id: str, row: Mapping[str, Any], *, again: bool = False) -> str | None:
-        """Say what is wrong with a file; its hash is compared once a process, or again."""
+        """Say what is wrong with a file.
+
+        Its hash is compared again if told so, else if its time is not that of its record (it
+        was copied, or written to), once a process.
+        """
         path = self.folder(run_id) / checked_file_name(row["file"])
         try:
             facts = path.stat()
@@ -171,7 +189,8 @@ class Artifacts(Runs):
         if facts.st_size != row["bytes"]:
             return f"The file {path} has {facts.st_size} bytes, not {row['bytes']}: it was changed"
         seen = (str(path), facts.st_size, facts.st_mtime_ns)
-        if again or seen not in _SEEN:
+        untouched = facts.st_mtime_ns == _stamp(row["created"]) or seen in _SEEN
+        if again or not untouched:
             if sha256_file(path) != row["sha256"]:
                 return f"The content of {path} was changed since it was written"
             _SEEN.add(seen)
@@ -186,7 +205,7 @@ class Artifacts(Runs):
         ]
         if self.query("PRAGMA foreign_key_check"):
             problems.append(f"The database {self.path} has rows that belong to nothing.")
-        for row in self.query("SELECT run_id, file, sha256, bytes FROM artifacts ORDER BY run_id"):
+        for row in self.query("SELECT * FROM artifacts ORDER BY run_id"):
             problem = self._problem(row["run_id"], row, again=True)
             if problem:
                 problems.append(f"{problem} (run {row['run_id']}).")
@@ -197,6 +216,12 @@ class Artifacts(Runs):
             for folder in folders
             if folder.name not in known
         ]
+
+
+def _stamp(created: str) -> int:
+    """The time of a record in nanoseconds."""
+    since = datetime.fromisoformat(created) - datetime.fromtimestamp(0, UTC)
+    return since // timedelta(microseconds=1) * 1000
 
 
 def _check_ids(name: str, ids: list[str], arrays: Mapping[str, np.ndarray]) -> None:
