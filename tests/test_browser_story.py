@@ -55,10 +55,15 @@ def file(tmp_path_factory):
     return path
 
 
-def choose(page, label, option):
-    """Take an option of a select box."""
-    page.get_by_role("combobox", name=label).first.click()
-    page.get_by_role("option", name=option).first.click()
+def choose(place, label, option):
+    """Take an option of a select box on a page, or in a part of one."""
+    page = getattr(place, "page", place)
+    wanted = page.get_by_role("option", name=option).first
+    box = place.get_by_role("combobox", name=label).first
+    box.scroll_into_view_if_needed()
+    page.wait_for_timeout(300)  # a list that opens while the page scrolls is closed again
+    box.click()
+    wanted.click()
     still(page)
 
 
@@ -103,15 +108,37 @@ def import_file(browser, base, root, file):
     return ws
 
 
-def fit(ws):
-    """Prompts on both backbones, evaluated; what needs no watching is done here."""
-    source = pipeline.fit_prompts(ws, "readers", "llama-small", training=QUICK, name="old")
-    again = pipeline.fit_prompts(
-        ws, "readers", "llama-medium", role="retrained", training=QUICK, name="again"
-    )
-    for run in (source, again):
-        pipeline.evaluate(ws, run)
-    return source
+def fit(ws, browser, base):
+    """Add both models on their page, and fit source prompts and the retraining there."""
+    page = opened(browser, f"{base}/models")
+    for model in ("llama-small", "llama-medium"):
+        choose(page, "Shipped model, hub id", f"{model} ")
+        page.get_by_role("button", name="Check and add").click()
+        wait_for(lambda name=model: has_model(ws, name), f"the model {model}", MINUTE)
+    page.context.close()
+    page = opened(browser, f"{base}/models")
+    for model, purpose, role in (
+        ("llama-small", "source prompts", "source"),
+        ("llama-medium", "full retraining", "retrained"),
+    ):
+        form = page.get_by_test_id("stForm").filter(has_text="What for")
+        choose(form, "Model", f"{model} ")
+        choose(form, "What for", purpose)
+        form.get_by_role("button", name="Fit", exact=True).click()
+        wait_for(lambda role=role: fitted(ws, role), f"the {role} prompts", MINUTE)
+    shows(page, "Finished")
+    page.context.close()
+    return fitted(ws, "source")
+
+
+def has_model(ws, name):
+    return name in [run.name for run in ws.runs(kind="backbone", status="finished")]
+
+
+def fitted(ws, role):
+    """The finished prompts of a role, or None."""
+    found = ws.runs(kind="prompts", status="finished")
+    return next((run for run in found if run.config["role"] == role), None)
 
 
 def plan(ws, browser, base, source):
@@ -218,7 +245,7 @@ def report(browser, base, folder):
 def test_the_whole_story(browser, app, file, tmp_path):
     base, root = app
     ws = import_file(browser, base, root, file)
-    source = fit(ws)
+    source = fit(ws, browser, base)
     moved, page = plan(ws, browser, base, source)
     inspector = worst_user(page)
     address = ask(ws, inspector, moved)
