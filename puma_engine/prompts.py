@@ -134,6 +134,7 @@ def fit_prompts(
     prompt: PromptConfig | None = None,
     trainable: bool = True,
     start: PromptTable | None = None,
+    train_head: bool = True,
     checkpoint_dir: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
     should_cancel: Callable[[], bool] | None = None,
@@ -142,8 +143,8 @@ def fit_prompts(
 
     The epoch is chosen on the validation split. trainable=False keeps the prompts as
     they are drawn, one a user, and trains the head alone: the random-prompt baseline. start gives the
-    first values by user id (and head) in place of the uniform draw. Raises DataError,
-    BackboneError, TemplateError, Cancelled, CheckpointError.
+    first values by user id (and head) in place of the uniform draw; train_head=False keeps that
+    head. Raises DataError, BackboneError, TemplateError, Cancelled, CheckpointError.
     """
     prompt = prompt or PromptConfig()
     users = dataset.users
@@ -156,6 +157,7 @@ def fit_prompts(
         shape = (1 if one else len(users), prompt.tokens, backbone.width)
         base = (torch.rand(shape, generator=generator) * 2 - 1) * prompt.init_scale
     head = make_head(data.task, data.train, generator, start.head if start else None)
+    head.requires_grad_(train_head)
     module = PromptFitting(data, base, len(users), head, trainable=trainable)
     module = module.to(backbone.device)
     result = train(
@@ -171,6 +173,41 @@ def fit_prompts(
     )
     meta = {"backbone": backbone.info.spec, "template": template, "dataset": dataset.name}
     return Fitted(PromptTable(users, module.vectors(), head_tensors(module.head), meta), result)
+
+
+def refine_prompts(
+    backbone: FrozenBackbone,
+    dataset: Dataset,
+    start: PromptTable,
+    *,
+    template: str,
+    training: TrainingConfig,
+    users: Sequence[str] | np.ndarray | None = None,
+    **how: Any,
+) -> Fitted:
+    """Fit a table's prompts further; with users, theirs alone, under the head that it has.
+
+    Returns all prompts of the table that belong to users of the data set. how: checkpoint_dir,
+    progress and should_cancel, as `fit_prompts` takes them. Raises DataError for users that
+    are not in the data set, and MigrationError for users without a prompt.
+    """
+    own = dataset if users is None else dataset.for_users(users)
+    fitted = fit_prompts(
+        backbone,
+        own,
+        template=template,
+        training=training,
+        start=start,
+        train_head=users is None,
+        **how,
+    )
+    meta = fitted.table.meta | {"users_refined": len(own.users)}
+    if users is None:
+        return dataclasses.replace(fitted, table=dataclasses.replace(fitted.table, meta=meta))
+    vectors = start.vectors.copy()
+    vectors[start.rows_of(own.users)] = fitted.table.vectors
+    table = PromptTable(start.user_ids, vectors, fitted.table.head, meta)
+    return Fitted(table, fitted.result)
 
 
 def make_head(

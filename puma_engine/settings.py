@@ -13,6 +13,10 @@ PAPER_ADAPTER = TrainingConfig(epochs=4, batch_size=32, learning_rate=1e-4)
 PROMPT_TRAINING = TrainingConfig(
     epochs=10, batch_size=1024, learning_rate=1.5e-2, weight_decay=0.3, patience=3
 )
+# Migrated prompts are near already: a short schedule that ends where it began to turn.
+REFINING = TrainingConfig(
+    epochs=3, batch_size=1024, learning_rate=7e-3, weight_decay=0.3, patience=0
+)
 ADAPTER = AdapterConfig(hidden=1024, noise=0.1)
 ADAPTER_TRAINING = TrainingConfig(
     epochs=10, batch_size=2048, learning_rate=1e-3, weight_decay=0.01, patience=3

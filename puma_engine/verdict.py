@@ -52,6 +52,10 @@ class Scored:
     device: str | None
 
 
+# Kinds of prompts that a migration made: what is weighed against full retraining.
+MOVED = ("migrated", "refined")
+
+
 @dataclass(frozen=True)
 class Question:
     """What is judged: a comparison's tables, as the comparison run keeps them.
@@ -120,7 +124,7 @@ def judge(question: Question) -> Verdict:
     """
     rows = scored(question)
     base = next((row for row in rows if row.kind == "retrained" and np.isnan(row.loss)), None)
-    moved = [row for row in rows if row.kind == "migrated" and not np.isnan(row.loss)]
+    moved = [row for row in rows if row.kind in MOVED and not np.isnan(row.loss)]
     if base is None or not moved:
         return Verdict("incomplete", text.incomplete(rows, base), metric=question.metric)
     margin = question.margin * abs(base.value)

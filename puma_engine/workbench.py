@@ -39,6 +39,7 @@ class Workbench:
     import_dataset = _method(pipeline.import_dataset)
     add_backbone = _method(pipeline.add_backbone)
     fit_prompts = _method(pipeline.fit_prompts)
+    refine = _method(pipeline.refine)
     import_prompts = _method(pipeline.import_prompts)
     export_prompts = _method(pipeline.export_prompts)
     embed_prompts = _method(pipeline.embed_prompts)

@@ -55,6 +55,31 @@ def fit(
     )
 
 
+@app.command("refine")
+@with_settings(training=TrainingConfig)
+def refine(
+    start: Annotated[str, typer.Argument(help="Migration run whose prompts are fitted further.")],
+    training: dict[str, Any],
+    selection: Annotated[
+        str | None, typer.Option("--selection", help="Selection run: refine its users alone.")
+    ] = None,
+    name: Name = None,
+    device: Device = None,
+    queue: Queue = False,
+) -> None:
+    """Fit migrated prompts further on the target, for a few epochs."""
+    session().do(
+        "refine",
+        f"refining {start}",
+        queue=queue,
+        start=start,
+        selection=selection,
+        training=training,
+        name=name,
+        device=device,
+    )
+
+
 @app.command("import")
 def import_(
     path: Annotated[

@@ -18,6 +18,7 @@ from puma_engine.pipeline.predicting import Prediction, Predictor, predict_title
 from puma_engine.pipeline.projecting import project
 from puma_engine.pipeline.prompt_rows import PromptRows
 from puma_engine.pipeline.prompts import fit_prompts
+from puma_engine.pipeline.refining import refine
 from puma_engine.pipeline.reporting import export_table, render_report, write_report
 from puma_engine.pipeline.selecting import select, selected_users
 from puma_engine.pipeline.stage import find
@@ -59,6 +60,7 @@ __all__ = [
     "predict_title",
     "project",
     "read_predictions",
+    "refine",
     "render_report",
     "select",
     "selected_users",

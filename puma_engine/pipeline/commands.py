@@ -15,6 +15,7 @@ from puma_engine.pipeline.migrating import chain, migrate
 from puma_engine.pipeline.planning import carry_out
 from puma_engine.pipeline.projecting import project
 from puma_engine.pipeline.prompts import fit_prompts
+from puma_engine.pipeline.refining import refine
 from puma_engine.pipeline.selecting import select
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -22,6 +23,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "add_backbone": add_backbone,
     "fit_prompts": fit_prompts,
     "import_prompts": import_prompts,
+    "refine": refine,
     "select": select,
     "migrate": migrate,
     "chain": chain,

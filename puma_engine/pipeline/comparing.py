@@ -293,16 +293,18 @@ def method_cost(ws: Workspace, evaluation: Run) -> dict[str, Any]:
     """Return the measured seconds of a method and how many users trained it.
 
     For fitted prompts: their fitting (that of the file, for imported ones). For a
-    migration: every selection and hop down to the source prompts, which are not counted.
+    migration, refined or not: every selection and hop down to the source prompts, which are
+    not counted.
     """
     if "prompts" not in evaluation.inputs:
         return {"seconds": evaluation.seconds, "users_trained": None}
     subject = ws.run(evaluation.inputs["prompts"])
     trained = subject.cost.get("users_trained")
-    if subject.kind == "prompts":
+    if subject.kind == "prompts" and "start" not in subject.inputs:
         recorded = subject.cost.get("fitting_seconds")
         return {"seconds": recorded or subject.seconds, "users_trained": trained}
     steps = [run for run in ws.lineage(subject.id) if run.kind in MIGRATION_KINDS]
+    steps += [subject] if subject.kind == "prompts" else []
     return {"seconds": sum(run.seconds or 0.0 for run in steps), "users_trained": trained}
 
 

@@ -184,7 +184,7 @@ def _outcome(dataset: Dataset, split: str, predicted: np.ndarray, device: str) -
 
 
 def method_kind(evaluation: Run) -> str:
-    """Return source, retrained, random, migrated, shuffled or baseline."""
+    """Return source, retrained, random, migrated, refined, shuffled or baseline."""
     method = evaluation.config["method"]
     return "baseline" if method in BASELINES else str(method)
 
@@ -201,7 +201,10 @@ def method_label(ws: Workspace, evaluation: Run) -> str:
     }
     if method in plain:
         return plain[method]
-    return _migration_label(ws, ws.run(evaluation.inputs["prompts"]))
+    subject = ws.run(evaluation.inputs["prompts"])
+    if method == "refined":
+        return f"{_migration_label(ws, ws.run(subject.inputs['start']))}, refined"
+    return _migration_label(ws, subject)
 
 
 def _migration_label(ws: Workspace, run: Run) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from puma_engine.errors import ConfigError
 
-Stage = Literal["import_dataset", "fit_prompts", "select", "migrate", "evaluate", "best"]
+Stage = Literal["import_dataset", "fit_prompts", "select", "migrate", "refine", "evaluate", "best"]
 Needs = dict[str, "str | list[str]"]
 
 

@@ -53,6 +53,8 @@ def _methods(build: Builder, seed: int, source: str, bests: tuple[str | None, ..
     build.evaluate(drawn, method="random prompts", kind="random", seed=seed)
     everyone = build.migrate("all", {"sources": source}, seed, best_all)
     build.evaluate(everyone, method="PUMA, all users", kind="migrated", seed=seed)
+    again = build.add(f"all {seed} refined", "refine", {"seed": seed}, {"start": everyone})
+    build.evaluate(again, method="PUMA, all users, refined", kind="refined", seed=seed)
     for strategy in ("kmeans-variance", "random"):
         chosen = (
             f"{build.dataset}/users by {strategy} {SMALL_SHARE:g} {seed}"
@@ -63,6 +65,8 @@ def _methods(build: Builder, seed: int, source: str, bests: tuple[str | None, ..
         few = build.migrate(f"{strategy} {SMALL_SHARE:g}", needs, seed, best_few)
         method = f"PUMA, {SMALL_SHARE:.0%} ({strategy})"
         build.evaluate(few, method=method, kind="migrated", seed=seed)
+        again = build.add(f"{strategy} {seed} refined", "refine", {"seed": seed}, {"start": few})
+        build.evaluate(again, method=f"{method}, refined", kind="refined", seed=seed)
         if strategy == "random":
             mixed = build.migrate("shuffled", needs, seed, best_few, shuffled=True)
             build.evaluate(mixed, method="shuffled control", kind="shuffled", seed=seed)
