@@ -210,7 +210,7 @@ def test_every_colour_is_drawn(drawn, monkeypatch, colour):
 
 def test_what_a_strategy_would_choose_is_what_a_selection_chooses(drawn, monkeypatch):
     ws, _run = drawn
-    for strategy in ("kmeans-variance", "kmeans", "kmeans-farthest", "variance"):
+    for strategy in ("kmeans-variance", "kmeans", "variance", "facility", "kmeans-activity"):
         app = open_page("users", ws.root, monkeypatch, strategy=strategy, budget="12", cluster="1")
         assert "12 of 60 users (20.0%)" in words(app)
         run = pipeline.select(ws, "source <i>x</i>", strategy=strategy, budget=12)

@@ -1,5 +1,7 @@
 """Every strategy: exact counts, seeds, ties, and users told apart by id."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from puma_engine.selection import (
     Signals,
     coverage,
     draw_users,
+    draws,
     group_users,
     select_users,
 )
@@ -25,6 +28,7 @@ def signals(n, seed=0):
         np.round(generator.random(n), 1),
         generator.random(n),
         generator.random((n, 20)) > 0.5,
+        activity=generator.integers(1, 9, n),
     )
 
 
@@ -37,10 +41,11 @@ def test_count_is_exact_and_order_does_not_matter(strategy, n, budget):
     assert set(chosen.user_ids) <= set(given.user_ids)
     order = np.random.default_rng(9).permutation(n)
     mixed = Signals(
-        *(
-            np.asarray(getattr(given, name))[order]
-            for name in ("user_ids", "embedding", "variance", "loss", "activations")
-        )
+        **{
+            field.name: np.asarray(getattr(given, field.name))[order]
+            for field in dataclasses.fields(given)
+            if getattr(given, field.name) is not None
+        }
     )
     again = select_users(strategy, mixed, budget, seed=3)
     assert again.user_ids.tolist() == chosen.user_ids.tolist()
@@ -58,7 +63,12 @@ def test_seeds_differ(strategy):
 def test_users_who_are_all_alike_can_be_selected(strategy):
     n = 30
     alike = Signals(
-        np.arange(n).astype(str), np.zeros((n, 4)), np.zeros(n), np.zeros(n), np.zeros((n, 5))
+        np.arange(n).astype(str),
+        np.zeros((n, 4)),
+        np.zeros(n),
+        np.zeros(n),
+        np.zeros((n, 5)),
+        activity=np.zeros(n),
     )
     assert len(select_users(strategy, alike, 10).user_ids) in (10, n)
 
@@ -110,6 +120,48 @@ def test_groups_are_found_once_and_drawn_from_for_any_budget(strategy):
         again = draw_users(groups, budget, seed=3)
         assert again.user_ids.tolist() == whole.user_ids.tolist()
         assert again.report == whole.report
+
+
+def test_facility_location_leaves_nobody_far_from_a_chosen_user():
+    points = np.random.default_rng(0).normal(size=(400, 5))
+    given = Signals(np.arange(400).astype(str), points)
+
+    def mean_distance(strategy, seed):
+        rows = select_users(strategy, given, 20, seed=seed).user_ids.astype(int)
+        apart = np.linalg.norm(points[:, None] - points[rows], axis=2)
+        return apart.min(1).mean()
+
+    by_chance = [mean_distance("random", seed) for seed in range(20)]
+    assert max(mean_distance("facility", seed) for seed in range(5)) < min(by_chance)
+
+
+def test_facility_location_finds_the_best_point_also_among_more_users_than_are_measured():
+    points = np.zeros((2 * draws.CLIENTS, 2))
+    points[: draws.CLIENTS, 0] = 10
+    points[-1] = [5, 40]
+    rows = draws.facilities(points, 2, np.random.default_rng(0))
+    assert set(points[rows, 0]) == {0, 10}
+
+
+def test_active_users_are_chosen_and_ties_are_drawn():
+    given = dataclasses.replace(signals(300), activity=np.repeat([1, 10, 20], 100))
+    place = {user: row for row, user in enumerate(given.user_ids)}
+
+    def rows(strategy, seed=0):
+        chosen = select_users(strategy, given, 50, seed=seed).user_ids
+        return given.activity[[place[user] for user in chosen]]
+
+    assert (rows("most-active") == 20).all()
+    drawn = np.concatenate([rows("activity", seed) for seed in range(40)])
+    assert 1.5 < (drawn == 20).sum() / (drawn == 10).sum() < 2.1
+    assert rows("kmeans-activity").mean() > rows("kmeans-pca").mean() + 2
+
+
+def test_users_without_rows_are_drawn_last():
+    weights = np.array([0.0, 3.0, 0.0, 1.0])
+    for seed in range(20):
+        order = draws.weighted(weights, 4, np.random.default_rng(seed)).tolist()
+        assert set(order[:2]) == {1, 3} and set(order[2:]) == {0, 2}
 
 
 def test_coverage_counts_every_user_once():

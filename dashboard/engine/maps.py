@@ -10,8 +10,9 @@ import streamlit as st
 
 from dashboard import engine
 from dashboard.engine import Job, Run, Workspace
+from puma_engine.pipeline.data import load_dataset
 from puma_engine.pipeline.projecting import MAP, SPACE
-from puma_engine.pipeline.selecting import costly_signals
+from puma_engine.pipeline.selecting import costly_signals, train_rows
 from puma_engine.pipeline.tables import ARTIFACT
 from puma_engine.selection import Groups, Signals, coverage, draw_users, group_users
 from puma_engine.selection.grouping import strata
@@ -135,19 +136,24 @@ def groups(root: str, projection_id: str, strategy: str) -> Groups:
     ws = Workspace.open(root)
     run = ws.run(projection_id)
     arrays, ids, _ = ws.get_tensors(projection_id, SPACE)
-    embedding = None
-    if engine.STRATEGIES[strategy].space == "embedding":
+    plan = engine.STRATEGIES[strategy]
+    embedding = activity = None
+    if plan.space == "embedding":
         embedding = _vectors(ws, run.inputs["source"], ids or [])
+    if "activity" in plan.needs:
+        dataset = load_dataset(ws, ws.run(run.inputs["source"]).inputs["dataset"])
+        activity = train_rows(dataset, np.array(ids, dtype=str))
     frame = users(root, projection_id).set_index("user_id")
     signals = Signals(
         np.array(ids, dtype=str),
         embedding,
         variance=frame["variance"].reindex(ids).to_numpy(),
         space=arrays[SPACE],
+        activity=activity,
     )
     same = run.config["clusters"] == CLUSTERS and run.seed == SELECTION_SEED
     known = frame["cluster"].reindex(ids).to_numpy() if same else None
-    if engine.STRATEGIES[strategy].space != "pca":
+    if plan.space != "pca":
         known = None
     return group_users(strategy, signals, seed=SELECTION_SEED, clusters=CLUSTERS, known=known)
 

@@ -46,7 +46,8 @@ def select(
         typer.Option(
             "--strategy",
             help="all, random, variance, loss, kmeans, kmeans-pca, kmeans-farthest, kmeans-loss, "
-            "kmeans-variance, ffn-kmeans, ffn-loss or ffn-variance.",
+            "kmeans-variance, ffn-kmeans, ffn-loss, ffn-variance, facility, activity, most-active "
+            "or kmeans-activity.",
         ),
     ] = "kmeans-variance",
     budget: Budget = None,

@@ -26,6 +26,7 @@ from puma_engine.pipeline.tables import load_prompts
 from puma_engine.store import Run, Workspace
 
 if TYPE_CHECKING:
+    from puma_engine.datasets import Dataset
     from puma_engine.selection import Signals
 
 DEFAULT_STRATEGY = "kmeans-variance"
@@ -164,8 +165,15 @@ def _signals(
         variance=evaluation.user_variances(table, dataset)[rows],
         loss=None if loss is None else loss[rows],
         activations=None if activations is None else activations[rows],
+        activity=train_rows(dataset, users),
     )
     return signals, used
+
+
+def train_rows(dataset: Dataset, users: np.ndarray) -> np.ndarray:
+    """Count the train rows of each user, [users] int; 0 for those whom the data set lacks."""
+    counts = dataset.rows("train")["user_id"].value_counts()
+    return counts.reindex(users, fill_value=0).to_numpy(dtype=np.int64)
 
 
 def costly_signals(strategy: str) -> set[str]:

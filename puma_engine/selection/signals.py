@@ -20,7 +20,7 @@ class Signals:
     embedding [n, d]: the source prompts, flattened; variance [n]: of the train outcomes, 0
     for a single one; loss [n]: mean train loss on the source; activations [n, f]: binarised
     FFN activations; space [n, k]: principal components of the embedding, where they are known
-    already. Those that no strategy needs may be None.
+    already; activity [n]: train rows. Those that no strategy needs may be None.
     """
 
     user_ids: np.ndarray
@@ -29,6 +29,7 @@ class Signals:
     loss: np.ndarray | None = None
     activations: np.ndarray | None = None
     space: np.ndarray | None = None
+    activity: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         n = len(self.user_ids)

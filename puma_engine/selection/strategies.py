@@ -1,4 +1,4 @@
-"""The strategies of the paper's Table 4, each composed of a space, strata and a draw."""
+"""The strategies of the paper's Table 4 and our own, each made of a space, strata and a draw."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from puma_engine.errors import SelectionError
+from puma_engine.selection import draws
 from puma_engine.selection.grouping import clusters as cluster
 from puma_engine.selection.grouping import strata
 from puma_engine.selection.quotas import bell, shares, with_minimum
@@ -19,20 +20,28 @@ class Strategy:
     """How users are grouped and drawn.
 
     space: what is clustered (None: no clusters); stratum: the number whose quantile groups
-    divide each cluster (None: none); draw: "random", or "farthest" point within a cluster.
+    divide each cluster (None: none); draw: who is taken from each: "random", the "farthest"
+    points, "active" (a chance by train rows), "most-active", or "facility" location in the
+    space, which covers it as a whole without clusters.
     """
 
     name: str
     about: str
     space: Literal["embedding", "pca", "activations"] | None = None
     stratum: Literal["variance", "loss"] | None = None
-    draw: Literal["random", "farthest"] = "random"
+    draw: Literal["random", "farthest", "active", "most-active", "facility"] = "random"
 
     @property
     def needs(self) -> set[str]:
         """Signals that it reads besides the prompts."""
         space = {"activations"} if self.space == "activations" else set()
-        return space | ({self.stratum} if self.stratum else set())
+        activity = {"activity"} if self.draw in ("active", "most-active") else set()
+        return space | activity | ({self.stratum} if self.stratum else set())
+
+    @property
+    def clustered(self) -> bool:
+        """Whether its space is divided into clusters."""
+        return self.space is not None and self.draw != "facility"
 
 
 STRATEGIES: dict[str, Strategy] = {
@@ -52,6 +61,10 @@ STRATEGIES: dict[str, Strategy] = {
         Strategy("ffn-kmeans", "clusters of FFN activations, by size", "activations"),
         Strategy("ffn-loss", "FFN clusters and loss strata", "activations", "loss"),
         Strategy("ffn-variance", "FFN clusters and variance strata", "activations", "variance"),
+        Strategy("facility", "users whose prompts stand for all", "pca", draw="facility"),
+        Strategy("activity", "users drawn by their number of train rows", draw="active"),
+        Strategy("most-active", "users with most train rows", draw="most-active"),
+        Strategy("kmeans-activity", "prompt clusters, drawn by train rows", "pca", draw="active"),
     )
 }
 
@@ -60,7 +73,8 @@ STRATEGIES: dict[str, Strategy] = {
 class Groups:
     """How a strategy divides n users, in the order of their ids.
 
-    space [n, k] is what was clustered, if anything; cluster and stratum are labels [n] int.
+    space [n, k] is where users are compared, if anywhere; cluster and stratum are labels [n]
+    int; activity [n] is there if the draw goes by it.
     """
 
     plan: Strategy
@@ -68,6 +82,7 @@ class Groups:
     space: np.ndarray | None
     cluster: np.ndarray
     stratum: np.ndarray
+    activity: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -126,7 +141,7 @@ def group_users(
     n = len(signals.user_ids)
     ordered = signals.by_id()
     space = _space(plan, ordered, seed)
-    if space is None:
+    if space is None or not plan.clustered:
         label = np.zeros(n, np.int64)
     elif known is None:
         label = cluster(space, clusters, seed)
@@ -136,7 +151,8 @@ def group_users(
     stratum = np.zeros(n, np.int64)
     if plan.stratum:
         stratum = strata(ordered.need(plan.stratum, strategy), groups)
-    return Groups(plan, np.asarray(ordered.user_ids, dtype=str), space, label, stratum)
+    activity = ordered.need("activity", strategy) if "activity" in plan.needs else None
+    return Groups(plan, np.asarray(ordered.user_ids, dtype=str), space, label, stratum, activity)
 
 
 def draw_users(groups: Groups, budget: int, *, seed: int = 0, min_cluster: int = 50) -> Selection:
@@ -144,7 +160,7 @@ def draw_users(groups: Groups, budget: int, *, seed: int = 0, min_cluster: int =
     plan, label, stratum = groups.plan, groups.cluster, groups.stratum
     budget = _checked_budget(plan, budget, len(groups.user_ids), min_cluster)
     quota = _quotas(plan, label, stratum, budget, min_cluster)
-    rows = _draw(plan, groups.space, label, stratum, quota, np.random.default_rng(seed))
+    rows = _draw(groups, quota, np.random.default_rng(seed))
     chosen = np.sort(groups.user_ids[rows])
     report = {
         "cluster_sizes": np.bincount(label).tolist(),
@@ -186,7 +202,7 @@ def _quotas(
     plan: Strategy, label: np.ndarray, stratum: np.ndarray, budget: int, minimum: int
 ) -> dict[tuple[int, int], int]:
     size = np.bincount(label)
-    per_cluster = with_minimum(size, budget, minimum if plan.space else 0)
+    per_cluster = with_minimum(size, budget, minimum if plan.clustered else 0)
     found: dict[tuple[int, int], int] = {}
     weights = bell(int(stratum.max()) + 1)
     for number, total in enumerate(per_cluster):
@@ -198,35 +214,27 @@ def _quotas(
 
 
 def _draw(
-    plan: Strategy,
-    space: np.ndarray | None,
-    label: np.ndarray,
-    stratum: np.ndarray,
-    quota: dict[tuple[int, int], int],
-    generator: np.random.Generator,
+    groups: Groups, quota: dict[tuple[int, int], int], generator: np.random.Generator
 ) -> np.ndarray:
     rows = [np.empty(0, np.int64)]
     for (number, group), count in quota.items():
-        members = np.flatnonzero((label == number) & (stratum == group))
-        if plan.draw == "farthest" and space is not None and count:
-            rows.append(members[_farthest(space[members], count)])
-        else:
-            rows.append(generator.choice(members, count, replace=False) if count else rows[0])
+        if count:
+            members = np.flatnonzero((groups.cluster == number) & (groups.stratum == group))
+            rows.append(members[_draw_of(groups, members, count, generator)])
     return np.concatenate(rows)
 
 
-def _farthest(points: np.ndarray, count: int) -> np.ndarray:
-    """Start next to the centre, then take the point farthest from all taken, `count` times."""
-    length = (points**2).sum(1)
-
-    def from_point(row: int) -> np.ndarray:
-        return length - 2 * (points @ points[row]) + length[row]
-
-    taken = [int(np.argmin(((points - points.mean(0)) ** 2).sum(1)))]
-    distance = from_point(taken[0])
-    distance[taken[0]] = -np.inf
-    while len(taken) < count:
-        taken.append(int(np.argmax(distance)))
-        distance = np.minimum(distance, from_point(taken[-1]))
-        distance[taken[-1]] = -np.inf
-    return np.array(taken)
+def _draw_of(
+    groups: Groups, members: np.ndarray, count: int, generator: np.random.Generator
+) -> np.ndarray:
+    """Which of some members are drawn, as positions among them."""
+    draw, space, activity = groups.plan.draw, groups.space, groups.activity
+    if space is not None and draw == "farthest":
+        return draws.farthest(space[members], count)
+    if space is not None and draw == "facility":
+        return draws.facilities(space[members], count, generator)
+    if activity is not None and draw == "active":
+        return draws.weighted(activity[members], count, generator)
+    if activity is not None and draw == "most-active":
+        return draws.largest(activity[members], count, generator)
+    return generator.choice(len(members), count, replace=False)
