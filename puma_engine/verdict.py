@@ -22,6 +22,8 @@ from puma_engine.user_effects import LIKELY, SURE, UserEffects
 
 # Refining more users than this is a retraining in all but name.
 MOST_REFINED = 0.3
+# Where the migration is as good already, refining a smaller share than this changes nothing.
+FEWEST_REFINED = 0.01
 
 # Kinds that stand on no backbone, or on the one that a migration leaves.
 ELSEWHERE = ("source", "baseline")
@@ -195,7 +197,7 @@ def _migrate(
     sure = _refinable(effects, SURE)
     cost = _cost(pick, base, len(sure), question.users)
     relation = relation_of(pick, margin)
-    if sure and len(sure) <= MOST_REFINED * question.users and cost < 1:
+    if FEWEST_REFINED <= len(sure) / question.users <= MOST_REFINED and cost < 1:
         told = text.refine(pick, relation, len(sure), question.users, cost)
         return _told(question, rows, base, pick, margin, "refine", told, refine=sure)
     told = text.migrate(pick, relation, _cost(pick, base, 0, question.users))

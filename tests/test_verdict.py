@@ -135,6 +135,15 @@ def test_surely_regressing_users_are_refined():
     assert verdict.decision == "migrate" and verdict.refine == ()
 
 
+@pytest.mark.parametrize(("regressing", "decision"), [(3, "migrate"), (4, "refine")])
+def test_refining_less_than_a_hundredth_of_the_users_is_not_worth_a_step(regressing, decision):
+    effects, truth = simulated(0.0, regressing=regressing, size=4.0)
+    verdict = judge(question(migrated((0.001, -0.004, 0.006)), BASE, effects=effects, users=400))
+    assert verdict.decision == decision
+    assert set(verdict.refine) == (truth if decision == "refine" else set())
+    assert f"{regressing} of 400 users regress" in " ".join(verdict.evidence)
+
+
 def test_refining_is_recommended_only_if_it_closes_the_gap():
     # 20 of 400 users lose 2.0 each: 0.1 of the mean squared error, 0.049 of an RMSE of 1.05.
     effects, truth = simulated(0.0, regressing=20)
