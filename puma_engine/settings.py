@@ -15,7 +15,7 @@ PROMPT_TRAINING = TrainingConfig(
 )
 # Migrated prompts are near already: a short schedule that ends where it began to turn.
 REFINING = TrainingConfig(
-    epochs=3, batch_size=1024, learning_rate=7e-3, weight_decay=0.3, patience=0
+    epochs=2, batch_size=1024, learning_rate=7e-3, weight_decay=0.3, patience=0
 )
 ADAPTER = AdapterConfig(hidden=1024, noise=0.1)
 ADAPTER_TRAINING = TrainingConfig(

@@ -65,9 +65,10 @@ def _methods(build: Builder, seed: int, source: str, bests: tuple[str | None, ..
         few = build.migrate(f"{strategy} {SMALL_SHARE:g}", needs, seed, best_few)
         method = f"PUMA, {SMALL_SHARE:.0%} ({strategy})"
         build.evaluate(few, method=method, kind="migrated", seed=seed)
-        again = build.add(f"{strategy} {seed} refined", "refine", {"seed": seed}, {"start": few})
-        build.evaluate(again, method=f"{method}, refined", kind="refined", seed=seed)
-        if strategy == "random":
+        if strategy == "kmeans-variance":
+            again = build.add(f"few {seed} refined", "refine", {"seed": seed}, {"start": few})
+            build.evaluate(again, method=f"{method}, refined", kind="refined", seed=seed)
+        else:
             mixed = build.migrate("shuffled", needs, seed, best_few, shuffled=True)
             build.evaluate(mixed, method="shuffled control", kind="shuffled", seed=seed)
 
