@@ -16,6 +16,8 @@ METHODS = ("umap", "pca")
 FEWEST_USERS = 5
 # Trust compares all pairs of users, so it is measured on a sample of at most so many.
 TRUST_SAMPLE = 2000
+# Whoever is not drawn on a UMAP is put between so many drawn users.
+PLACED_BY = 5
 
 Announce = Callable[[str], None]
 
@@ -26,14 +28,15 @@ class Projection:
 
     source, migrated [n, 2] float32: coordinates; those of migrated are shifted, turned, mirrored
     and scaled as a whole to lie on source with its spread. space [n, k] float64: principal
-    components of the source prompts; cluster [n]: k-means labels in that space. facts: how far
-    to trust it.
+    components of the source prompts, migrated_space those of the others; cluster [n]: k-means
+    labels in space. facts: how far to trust it.
     """
 
     user_ids: np.ndarray
     source: np.ndarray
     migrated: np.ndarray
     space: np.ndarray
+    migrated_space: np.ndarray
     cluster: np.ndarray
     facts: dict[str, Any]
 
@@ -76,7 +79,54 @@ def project(
     maps[1], misfit = align(maps[1], maps[0])
     facts = {"method": method, "misfit": misfit} | _trust(tables, maps, neighbours, seed)
     first, second = (flat.astype(np.float32) for flat in maps)
-    return Projection(user_ids, first, second, spaces[0], label, facts)
+    return Projection(user_ids, first, second, spaces[0], spaces[1], label, facts)
+
+
+class Placing:
+    """Puts users onto a map that others were drawn on, from their prompts.
+
+    A map of principal components is linear in the prompts, so anybody's place is exact. On a
+    UMAP a user is put at the mean of the PLACED_BY nearest drawn users, near ones first.
+    """
+
+    def __init__(
+        self, prompts: np.ndarray, space: np.ndarray, flat: np.ndarray, method: str
+    ) -> None:
+        from sklearn.neighbors import NearestNeighbors
+
+        self.centre = prompts.mean(axis=0, dtype=np.float64)
+        self.flat, self.method = np.asarray(flat, np.float64), method
+        aim = space if method == "umap" else self.flat - self.flat.mean(axis=0)
+        shifted = prompts - self.centre
+        self.weights = np.linalg.lstsq(shifted.T @ shifted, shifted.T @ aim, rcond=None)[0]
+        if method == "umap":
+            few = min(PLACED_BY, len(space))
+            self.near = NearestNeighbors(n_neighbors=few, algorithm="brute").fit(space)
+
+    def __call__(self, prompts: np.ndarray) -> np.ndarray:
+        """Return places [m, 2] float32 for prompts [m, d]."""
+        found = (prompts - self.centre) @ self.weights
+        if self.method == "pca":
+            return (found + self.flat.mean(axis=0)).astype(np.float32)
+        far, rows = self.near.kneighbors(found)
+        share = 1 / np.maximum(far, 1e-9)
+        share /= share.sum(axis=1, keepdims=True)
+        return np.einsum("mk,mkd->md", share, self.flat[rows]).astype(np.float32)
+
+
+class Clusters:
+    """Puts users into the cluster whose middle is nearest to them."""
+
+    def __init__(self, prompts: np.ndarray, cluster: np.ndarray) -> None:
+        count = np.bincount(cluster).astype(np.float64)
+        self.middle = np.zeros((len(count), prompts.shape[1]))
+        np.add.at(self.middle, cluster, prompts)
+        self.middle /= count[:, None]
+
+    def __call__(self, prompts: np.ndarray) -> np.ndarray:
+        """Return labels [m] int16 for prompts [m, d]."""
+        far = (self.middle**2).sum(axis=1) - 2 * prompts @ self.middle.T
+        return far.argmin(axis=1).astype(np.int16)
 
 
 def check(method: str, clusters: int, neighbours: int) -> None:

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from dashboard_pages import open_page
 
-from dashboard.components import maps, picking
+from dashboard.components import density, maps, picking
 from dashboard.components.coverage import summary
 from dashboard.components.picking import Pick
 from puma_engine import jobs, pipeline
@@ -80,6 +80,23 @@ def test_fifty_thousand_users_fit_into_a_megabyte_and_a_half(colour, picked):
         layers, scale = maps.value_layers(values, picked), maps.value_scale(values, "loss")
     assert np.sort(np.concatenate([layer.rows for layer in layers])).tolist() == list(range(n))
     figure = maps.map_figure(points, layers, scale)
+    assert 2 * len(figure.to_json()) < 1_500_000
+
+
+@pytest.mark.parametrize("picked", [None, np.arange(0, 200_000, 7)])
+def test_cells_count_everybody_and_stay_small(picked):
+    n, rng = 200_000, np.random.default_rng(0)
+    points = rng.integers(0, picking.SCALE + 1, size=(n, 2)).astype(np.int16)
+    values = np.where(rng.random(n) < 0.1, np.nan, points[:, 0]).astype(np.float32)
+    found = density.cells(points, values, picked)
+    assert found["users"].sum() == (n if picked is None else len(picked))
+    one = found.iloc[7]
+    inside = picking.inside(points, density.corners_of(int(one["cell"])))
+    rows = np.flatnonzero(inside if picked is None else inside & np.isin(np.arange(n), picked))
+    assert abs(len(rows) - one["users"]) <= 3  # corners are rounded to thousandths
+    assert found["mean"].corr(found["x"]) > 0.99
+    scale = maps.value_scale(found["mean"].to_numpy(), "mean")
+    figure = density.density_figure(found, found, scale, density.corners_of(3))
     assert 2 * len(figure.to_json()) < 1_500_000
 
 
@@ -287,10 +304,13 @@ def test_a_sample_is_called_one_and_a_newer_migration_is_told(drawn, monkeypatch
     run = ws.begin("migration", name="n", config={"role": "migrated"}, inputs=moved.inputs, seed=1)
     pipeline.prompts.keep_prompts(ws, run.id, table)
     ws.finish(run.id, seconds=1, device="cpu", summary={"users": N})
-    app = open_page(
-        "users", ws.root, monkeypatch, migration=moved.id, strategy="random", budget="30"
-    )
-    shown = words(app)
+    address = {"migration": moved.id, "strategy": "random", "budget": "30"}
+    shown = words(open_page("users", ws.root, monkeypatch, **address))
+    assert "All 60 users are counted in cells; a random 20 made the map" in shown
+    area = {"area": ["-9,-9", "1009,-9", "1009,1009", "-9,1009"], "shade": "gain"}
+    shown = words(open_page("users", ws.root, monkeypatch, **address, **area))
+    assert "60 of 60 users picked" in shown
+    shown = words(open_page("users", ws.root, monkeypatch, **address, view="sample"))
     assert "random 20 of 60 users are drawn" in shown and "10 of 20 users" in shown
     assert "newer migration" in shown
 

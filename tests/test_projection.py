@@ -7,7 +7,7 @@ from tiny import tiny_backbone_folder
 
 from puma_engine import pipeline
 from puma_engine.errors import ConfigError, DataError
-from puma_engine.projection import align, project
+from puma_engine.projection import Clusters, Placing, align, project
 from puma_engine.prompts import PromptTable
 from puma_engine.store import Workspace
 
@@ -152,6 +152,30 @@ def test_more_users_than_most_are_sampled_and_said(world):
     ws, runs = world
     run = pipeline.project(ws, runs["source"], runs["migrated"], method="pca", most=20)
     assert run.summary["users"] == 90 and run.summary["drawn"] == 20
-    assert len(ws.get_table(run.id, "map")) == 20
+    drawn = ws.get_table(run.id, "map").set_index("user_id")
+    assert len(drawn) == 20
+    everybody = ws.get_table(run.id, "places").set_index("user_id")
+    assert everybody.index.tolist() == IDS.tolist()
+    pd.testing.assert_frame_equal(everybody.loc[drawn.index], drawn)
+    # The second table holds the same prompts, so everybody lies at one place on both maps.
+    np.testing.assert_allclose(everybody["migrated_x"], everybody["source_x"], atol=1e-3)
     with pytest.raises(ConfigError, match="not 3"):
         pipeline.project(ws, runs["source"], runs["migrated"], most=3)
+
+
+def test_principal_components_place_others_exactly():
+    prompts = blobs()
+    drawn = project(IDS, prompts, prompts, method="pca")
+    place = Placing(prompts[:60], drawn.space[:60], drawn.source[:60], "pca")
+    np.testing.assert_allclose(place(prompts), drawn.source, atol=1e-4)
+
+
+def test_others_are_placed_among_the_drawn_users_who_are_nearest_to_them():
+    prompts = blobs()
+    drawn = project(IDS, prompts, prompts, method="pca", clusters=3)
+    # Any map will do: here one on which each blob has its own corner.
+    corner = np.eye(3)[drawn.cluster][:, :2]
+    place = Placing(prompts[::2], drawn.space[::2], corner[::2], "umap")
+    np.testing.assert_allclose(place(prompts[::2]), corner[::2], atol=1e-6)
+    np.testing.assert_allclose(place(prompts), corner, atol=1e-6)
+    assert Clusters(prompts[::2], drawn.cluster[::2])(prompts).tolist() == drawn.cluster.tolist()

@@ -10,19 +10,23 @@ import pandas as pd
 from dashboard import engine
 from dashboard.components.text import short
 from dashboard.components.theme import LOWER_IS_BETTER
-from dashboard.engine import METRICS
+from dashboard.engine import METRICS, crowd
 from dashboard.engine import maps as read
 
 
 @dataclass
 class Shown:
-    """What the page shows: the two tables, their map, and each user's figures."""
+    """What the page shows: the two tables, their map, and each user's figures.
+
+    everybody: frame and points are of all users, not of those who are drawn.
+    """
 
     source: engine.Run
     migration: engine.Run
     projection: engine.Run
     frame: pd.DataFrame
     points: dict[str, np.ndarray]
+    everybody: bool = False
 
     @property
     def key(self) -> tuple[str, str]:
@@ -60,22 +64,33 @@ def values_of(shown: Shown, colour: str) -> tuple[np.ndarray, str, str]:
     return np.empty(0), "", ""
 
 
-def gain_of(shown: Shown) -> np.ndarray:
-    """How much better each user is served by the migration than by retraining, [n]."""
-    retrained = read.retraining_of(shown.migration)
+def gain_of(shown: Shown, rows: np.ndarray | None = None) -> np.ndarray:
+    """How much better users are served by the migration than by retraining; see scores_of."""
+    retrained, metric = read.retraining_of(shown.migration), read.metric_of(shown.source)
     if retrained is None:
-        return np.full(len(shown.frame), np.nan)
-    metric = read.metric_of(shown.source)
-    gain = scores_of(shown, retrained, metric) - scores_of(shown, shown.migration, metric)
+        return np.full(len(shown.frame if rows is None else rows), np.nan)
+    gain = scores_of(shown, retrained, metric, rows) - scores_of(
+        shown, shown.migration, metric, rows
+    )
     return gain if metric in LOWER_IS_BETTER else -gain
 
 
-def scores_of(shown: Shown, prompts: engine.Run, metric: str) -> np.ndarray:
-    """A metric of each user in the newest evaluation of a prompt table, [n]; NaN if not measured."""
+def scores_of(
+    shown: Shown, prompts: engine.Run, metric: str, rows: np.ndarray | None = None
+) -> np.ndarray:
+    """A metric of each user, or of those of some rows, in the newest evaluation of a prompt table.
+
+    NaN where it is not measured.
+    """
     evaluation = read.evaluation_of(prompts.id)
     if evaluation is None:
-        return np.full(len(shown.frame), np.nan)
-    return read.scores(engine.root(), evaluation.id, metric, shown.projection.id)
+        return np.full(len(shown.frame if rows is None else rows), np.nan)
+    if shown.everybody and rows is not None and len(rows) <= crowd.FEW:
+        users = shown.frame["user_id"].iloc[rows].tolist()
+        return crowd.scores_of(engine.root(), evaluation.id, metric, users)
+    scores = crowd.scores if shown.everybody else read.scores
+    found = scores(engine.root(), evaluation.id, metric, shown.projection.id)
+    return found if rows is None else found[rows]
 
 
 def table_of(shown: Shown, chosen: np.ndarray | None, rows: np.ndarray) -> pd.DataFrame:
@@ -86,9 +101,9 @@ def table_of(shown: Shown, chosen: np.ndarray | None, rows: np.ndarray) -> pd.Da
         "User": [short(user) for user in frame["user_id"]],
         "Cluster": frame["cluster"].to_numpy() + 1,
         "Variance": frame["variance"].to_numpy(),
-        f"Source, {metric}": scores_of(shown, shown.source, metric)[rows],
-        f"Migrated, {metric}": scores_of(shown, shown.migration, metric)[rows],
-        "Gain over retraining": gain_of(shown)[rows],
+        f"Source, {metric}": scores_of(shown, shown.source, metric, rows),
+        f"Migrated, {metric}": scores_of(shown, shown.migration, metric, rows),
+        "Gain over retraining": gain_of(shown, rows),
     }
     if chosen is not None:
         columns["Trains the adapter"] = chosen[rows]

@@ -133,7 +133,7 @@ def map_figure(
     figure.update_xaxes(**ends)
     figure.update_yaxes(**ends, scaleanchor="x")
     if corners:
-        figure.add_shape(**_outline(corners))
+        figure.add_shape(**outline_shape(corners))
     figure.update_layout(dragmode=mouse, uirevision="map")
     figure.update_layout(hovermode="closest", legend={"itemclick": False, "itemdoubleclick": False})
     return figure
@@ -160,7 +160,8 @@ def _marker(layer: Layer, size: int, scale: Scale | None) -> dict:
     }
 
 
-def _outline(corners: Sequence[tuple[int, int]]) -> dict:
+def outline_shape(corners: Sequence[tuple[int, int]]) -> dict:
+    """Plotly's shape of an outline in thousandths of the map."""
     places = [f"{x * SCALE / GRID:.0f},{y * SCALE / GRID:.0f}" for x, y in corners]
     line = {"color": NEUTRAL, "width": 1, "dash": "dot"}
     return {"type": "path", "path": f"M{'L'.join(places)}Z", "line": line, "layer": "below"}

@@ -36,17 +36,24 @@ class Pick:
         return bool(self.users or self.area or self.cluster is not None)
 
 
-def grid(frame: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Return the coordinates of each map, [n, 2] int16, both on one scale from 0 to SCALE."""
-    both = {name: frame[[f"{name}_x", f"{name}_y"]].to_numpy(dtype=np.float64) for name in MAPS}
-    low = np.min([points.min(axis=0) for points in both.values()], axis=0)
-    high = np.max([points.max(axis=0) for points in both.values()], axis=0)
+def grid(frame: pd.DataFrame, whole: pd.DataFrame | None = None) -> dict[str, np.ndarray]:
+    """Return the coordinates of each map, [n, 2] int16, both on one scale from 0 to SCALE.
+
+    whole: the users whose extent the scale covers, if these are only some of them.
+    """
+    every = frame if whole is None else whole
+    ends = [(every[axes].min(), every[axes].max()) for axes in ([f"{n}_x", f"{n}_y"] for n in MAPS)]
+    low = np.min([one.to_numpy(np.float64) for one, _ in ends], axis=0)
+    high = np.max([one.to_numpy(np.float64) for _, one in ends], axis=0)
     span = float((high - low).max()) or 1.0
-    shift = (span - (high - low)) / 2
-    return {
-        name: np.rint((points - low + shift) / span * SCALE).astype(np.int16)
-        for name, points in both.items()
-    }
+    start = low - (span - (high - low)) / 2
+    found = {}
+    for name in MAPS:
+        found[name] = np.empty((len(frame), 2), np.int16)
+        for side, axis in enumerate("xy"):
+            places = frame[f"{name}_{axis}"].to_numpy()
+            found[name][:, side] = np.rint((places - start[side]) * (SCALE / span))
+    return found
 
 
 def event(selection: Mapping[str, Any], on: str) -> tuple[Pick | None, list[int]]:
@@ -94,13 +101,18 @@ def corner(text: str) -> tuple[int, int]:
 def inside(points: np.ndarray, corners: Sequence[tuple[int, int]]) -> np.ndarray:
     """Say for each point [n, 2] on the wire's scale whether an outline holds it, [n] bool."""
     polygon = np.asarray(corners, dtype=np.float64) * SCALE / GRID
-    x, y = points[:, 0].astype(np.float64), points[:, 1].astype(np.float64)
-    found = np.zeros(len(points), dtype=bool)
+    # Most users of a large map are far from the outline.
+    box = (points >= polygon.min(axis=0)) & (points <= polygon.max(axis=0))
+    near = np.flatnonzero(box.all(axis=1))
+    x, y = points[near, 0].astype(np.float64), points[near, 1].astype(np.float64)
+    inner = np.zeros(len(near), dtype=bool)
     for (ax, ay), (bx, by) in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
         if ay == by:
             continue
         crosses = (ay > y) != (by > y)
-        found ^= crosses & (x < ax + (y - ay) * (bx - ax) / (by - ay))
+        inner ^= crosses & (x < ax + (y - ay) * (bx - ax) / (by - ay))
+    found = np.zeros(len(points), dtype=bool)
+    found[near[inner]] = True
     return found
 
 

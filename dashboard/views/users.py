@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import streamlit as st
 
 from dashboard import engine, pages
-from dashboard.components import address, coverage, figures, jobs, maps, picking, states
+from dashboard.components import address, coverage, density, figures, jobs, maps, picking, states
 from dashboard.components.map_users import Shown, table_of, values_of
 from dashboard.components.picking import Pick
 from dashboard.components.terms import glossary, term
+from dashboard.engine import crowd
 from dashboard.engine import maps as read
 
 COLOURS = {
@@ -19,6 +23,11 @@ COLOURS = {
     "loss": "Loss on the source",
     "gain": "Gain of migrating",
 }
+VIEWS = {"density": "All users, counted", "sample": "A sample, as points"}
+TITLES = (
+    "Source: users as the old model sees them",
+    "Migrated: the same users on the new model",
+)
 MOUSE = {"lasso": "Lasso", "pan": "Click"}
 MOST_SHOWN = 1000
 LITTLE = 0.2
@@ -49,9 +58,7 @@ def page() -> None:
     if found is None:
         _draw_it(source, migration)
         return
-    frame = read.users(engine.root(), found.id)
-    shown = Shown(source, migration, found, frame, picking.grid(frame))
-    _map(shown)
+    _map(Shown(source, migration, found, *_drawn(found)))
     glossary("soft prompt", "cluster", "variance", "strategy", "budget", "gain", "migration")
 
 
@@ -97,22 +104,49 @@ def _draw_it(source: engine.Run, migration: engine.Run) -> None:
         st.rerun()
 
 
-def _map(shown: Shown) -> None:
+def _drawn(projection: engine.Run) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """The users who are drawn, and where; on the scale of all users where these are kept."""
+    frame = read.users(engine.root(), projection.id)
+    if not crowd.has_everybody(projection):
+        return frame, picking.grid(frame)
+    return frame, picking.grid(frame, crowd.everybody(engine.root(), projection.id))
+
+
+@st.cache_resource(max_entries=2, show_spinner=False)
+def _everybody(root: str, projection_id: str) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """All users of a large map, and where they are."""
+    frame = crowd.everybody(root, projection_id)
+    return frame, picking.grid(frame)
+
+
+def _map(drawn: Shown) -> None:
+    shown = drawn
+    if crowd.has_everybody(drawn.projection):
+        view = address.segment("Show", VIEWS, "view")
+        if view == "density":
+            frame, points = _everybody(*drawn.key)
+            shown = replace(drawn, frame=frame, points=points, everybody=True)
     columns = st.columns([2, 3, 3])
     with columns[0]:
-        colour = address.choose("Colour by", list(COLOURS), "colour", labels=COLOURS)
+        if shown.everybody:
+            colour = density.choose_shade()
+        else:
+            colour = address.choose("Colour by", list(COLOURS), "colour", labels=COLOURS)
     with columns[1]:
         strategy = coverage.choose_strategy()
     with columns[2]:
-        budget = coverage.choose_budget(shown, strategy)
-    chosen = coverage.chosen_users(shown, strategy, budget)
+        budget = coverage.choose_budget(drawn, strategy)
+    chosen = coverage.chosen_users(drawn, strategy, budget)
     _facts(shown)
     pick = _pick(shown)
     rows = picking.picked_rows(pick, shown.frame, shown.points)
     _pickers(shown, pick)
-    _charts(shown, colour, chosen, pick, rows)
-    _picked(shown, chosen, pick, rows)
-    coverage.show_coverage(shown, chosen, strategy, budget)
+    if shown.everybody:
+        density.charts(shown, colour, pick, rows, TITLES)
+    else:
+        _charts(shown, colour, chosen, pick, rows)
+    _picked(shown, None if shown.everybody else chosen, pick, rows)
+    coverage.show_coverage(drawn, chosen, strategy, budget)
 
 
 def _facts(shown: Shown) -> None:
@@ -146,6 +180,12 @@ def _facts(shown: Shown) -> None:
         if n == users
         else f"A random {n:,} of {users:,} users are drawn"
     )
+    if shown.everybody:
+        others = {
+            "umap": "the others are put among the drawn users whose prompts are nearest",
+            "pca": "the others are put where the same components put them",
+        }[facts["method"]]
+        who = f"All {users:,} users are counted in cells; a random {n:,} made the map, {others}"
     how = {"umap": "UMAP of", "pca": "the first two of"}[facts["method"]]
     st.caption(
         f"{who}: {how} the principal components, one fit for each model. Axes have no unit; "
@@ -158,11 +198,14 @@ def _pick(shown: Shown) -> Pick:
     """What is picked: the latest lasso or click, else what the address names."""
     clusters = int(shown.frame["cluster"].max()) + 1
     for name in picking.MAPS:
-        selection = (st.session_state.get(f"map-{name}") or {}).get("selection") or {}
+        key = f"{'crowd' if shown.everybody else 'map'}-{name}"
+        selection = (st.session_state.get(key) or {}).get("selection") or {}
         mark = picking.signature(selection)
-        if mark and mark != st.session_state.get(f"seen-{name}"):
-            st.session_state[f"seen-{name}"] = mark
+        if mark and mark != st.session_state.get(f"seen-{key}"):
+            st.session_state[f"seen-{key}"] = mark
             area, rows = picking.event(selection, name)
+            if shown.everybody and rows and not area:  # a click on a cell
+                area, rows = Pick(area=density.corners_of(rows[-1]), on=name), []
             rows = [row for row in rows if 0 <= row < len(shown.frame)][: picking.MOST_IDS]
             _write(area or Pick(users=tuple(shown.frame["user_id"].iloc[rows])))
     asked = address.read_many("users", lambda _user: True)[: picking.MOST_IDS]
@@ -209,12 +252,8 @@ def _charts(
     if scale is not None and not np.isfinite(values).all():
         unknown = int((~np.isfinite(values)).sum())
         st.caption(f"{unknown:,} users without a measurement are grey.")
-    titles = (
-        "Source: users as the old model sees them",
-        "Migrated: the same users on the new model",
-    )
     data = shown.frame.assign(**({} if chosen is None else {"chosen": chosen}))
-    for column, name, title in zip(st.columns(2), picking.MAPS, titles, strict=True):
+    for column, name, title in zip(st.columns(2), picking.MAPS, TITLES, strict=True):
         figure = maps.map_figure(
             shown.points[name],
             layers,
@@ -268,9 +307,9 @@ def _picked(shown: Shown, chosen: np.ndarray | None, pick: Pick, rows: np.ndarra
         st.caption("Draw around users on one map, or click one, to find them on the other map.")
         return
     st.markdown(f"##### {len(rows):,} of {len(shown.frame):,} users picked")
-    table = table_of(shown, chosen, rows)
+    table = table_of(shown, chosen, rows[:MOST_SHOWN])
     event = st.dataframe(
-        table.head(MOST_SHOWN),
+        table,
         key="picked-users",
         hide_index=True,
         on_select="rerun",
@@ -281,9 +320,9 @@ def _picked(shown: Shown, chosen: np.ndarray | None, pick: Pick, rows: np.ndarra
     if len(table) == 1 or marked:
         user = table["User"].iloc[marked[0] if marked else 0]
         pages.link("user", label="Open this user", user=str(user))
-    if len(table) > MOST_SHOWN:
+    if len(rows) > MOST_SHOWN:
         st.caption(f"The first {MOST_SHOWN:,} are shown; the download holds all.")
-    figures.downloads(table, "picked-users-table")
+    figures.downloads(lambda: table_of(shown, chosen, rows), "picked-users-table")
 
 
 def _pick_cluster() -> None:

@@ -2,13 +2,16 @@
 
 A projection run keeps the table "map" with one row a user: user_id, cluster, variance (of
 the train outcomes), source_x, source_y, migrated_x, migrated_y; and the tensor "space", the
-principal components [users, k] of the source prompts, keyed by user id.
+principal components [users, k] of the source prompts, keyed by user id. Where there are more
+users than are drawn, the table "places" has the same columns for every user, by user id: those
+who are not drawn are put onto the maps by `puma_engine.projection.Placing`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -29,8 +32,12 @@ from puma_engine.pipeline.stage import (
 from puma_engine.pipeline.tables import load_prompts
 from puma_engine.store import Run, Workspace
 
-MAP, SPACE = "map", "space"
+if TYPE_CHECKING:
+    from puma_engine.prompts import PromptTable
+
+MAP, SPACE, PLACES = "map", "space", "places"
 MOST_USERS = 50_000
+BLOCK = 20_000
 
 
 def project(
@@ -63,15 +70,10 @@ def project(
             check_cancel(should_cancel, text)
             announce(progress, text)
 
-        users, count, vectors, variance = _read(ws, first, second, most, seed)
+        everybody = _read(ws, first, second)
         clock.restart()
         shape: dict[str, Any] = {"method": method, "clusters": clusters, "neighbours": neighbours}
-        drawn = projection.project(users, *vectors, **shape, seed=seed, announce=say)
-        ws.put_table(run_id, MAP, _frame(drawn, variance))
-        ws.put_tensors(run_id, SPACE, {SPACE: drawn.space}, ids=users.tolist())
-        sizes = np.bincount(drawn.cluster).tolist()
-        facts = {"users": count, "drawn": len(users), "cluster_sizes": sizes}
-        return Outcome("cpu", {}, facts | drawn.facts)
+        return _draw(ws, run_id, everybody, most, shape | {"seed": seed}, say)
 
     return run_stage(
         ws,
@@ -84,29 +86,87 @@ def project(
     )
 
 
-def _read(
-    ws: Workspace, first: Run, second: Run, most: int, seed: int
-) -> tuple[np.ndarray, int, list[np.ndarray], np.ndarray]:
-    """Users to draw, how many there are, their vectors in both tables, their variances."""
+@dataclass(frozen=True)
+class _Everybody:
+    """The users of both tables, and the row of each in either one."""
+
+    users: np.ndarray
+    tables: tuple[PromptTable, PromptTable]
+    rows: tuple[np.ndarray, np.ndarray]
+    variance: np.ndarray
+
+    def vectors(self, some: np.ndarray | slice) -> list[np.ndarray]:
+        """The flat prompts of some users in both tables."""
+        pairs = zip(self.tables, self.rows, strict=True)
+        return [table.vectors[rows[some]].reshape(len(rows[some]), -1) for table, rows in pairs]
+
+
+def _read(ws: Workspace, first: Run, second: Run) -> _Everybody:
     from puma_engine.evaluation import user_variances
 
     dataset = load_dataset(ws, first.inputs["dataset"])
-    tables = [load_prompts(ws, run) for run in (first, second)]
+    tables = (load_prompts(ws, first), load_prompts(ws, second))
     users = np.intersect1d(dataset.users, tables[0].user_ids)
     users = np.intersect1d(users, tables[1].user_ids)
-    count = len(users)
+    rows = (tables[0].rows_of(users), tables[1].rows_of(users))
+    return _Everybody(users, tables, rows, user_variances(tables[0], dataset)[rows[0]])
+
+
+def _draw(
+    ws: Workspace,
+    run_id: str,
+    everybody: _Everybody,
+    most: int,
+    shape: dict[str, Any],
+    say: ProgressCallback,
+) -> Outcome:
+    """Draw at most so many users, put the others onto the maps, and keep both."""
+    count = len(everybody.users)
+    rows = np.arange(count)
     if count > most:
-        users = np.sort(np.random.default_rng(seed).choice(users, most, replace=False))
-    rows = [table.rows_of(users) for table in tables]
-    vectors = [
-        table.vectors[row].reshape(len(row), -1) for table, row in zip(tables, rows, strict=True)
-    ]
-    return users, count, vectors, user_variances(tables[0], dataset)[rows[0]]
+        rows = np.sort(np.random.default_rng(shape["seed"]).choice(count, most, replace=False))
+    users, vectors = everybody.users[rows], everybody.vectors(rows)
+    drawn = projection.project(users, *vectors, **shape, announce=say)
+    maps = {"source": drawn.source, "migrated": drawn.migrated}
+    ws.put_table(run_id, MAP, _frame(users, drawn.cluster, everybody.variance[rows], maps))
+    if count > len(users):
+        ws.put_table(run_id, PLACES, _places(everybody, rows, drawn, vectors, say))
+    ws.put_tensors(run_id, SPACE, {SPACE: drawn.space}, ids=users.tolist())
+    facts = {"users": count, "drawn": len(users), "placed": count - len(users)}
+    facts["cluster_sizes"] = np.bincount(drawn.cluster).tolist()
+    return Outcome("cpu", {}, facts | drawn.facts)
 
 
-def _frame(drawn: projection.Projection, variance: np.ndarray) -> pd.DataFrame:
-    columns = {"user_id": drawn.user_ids, "cluster": drawn.cluster.astype(np.int16)}
-    columns["variance"] = variance
-    for name, flat in (("source", drawn.source), ("migrated", drawn.migrated)):
+def _places(
+    everybody: _Everybody,
+    drawn_rows: np.ndarray,
+    drawn: projection.Projection,
+    vectors: list[np.ndarray],
+    say: ProgressCallback,
+) -> pd.DataFrame:
+    """Every user on both maps; those who are drawn stay where they are."""
+    method, count = drawn.facts["method"], len(everybody.users)
+    flats, spaces = (drawn.source, drawn.migrated), (drawn.space, drawn.migrated_space)
+    parts = zip(vectors, spaces, flats, strict=True)
+    placing = [projection.Placing(*part, method) for part in parts]
+    group = projection.Clusters(vectors[0], drawn.cluster)
+    places, cluster = np.empty((2, count, 2), np.float32), np.empty(count, np.int16)
+    for start in range(0, count, BLOCK):
+        say(f"placing users {start:,} of {count:,}")
+        some = slice(start, start + BLOCK)
+        both = everybody.vectors(some)
+        cluster[some] = group(both[0])
+        for side, prompts in enumerate(both):
+            places[side, some] = placing[side](prompts)
+    places[:, drawn_rows], cluster[drawn_rows] = flats, drawn.cluster
+    maps = dict(zip(("source", "migrated"), places, strict=True))
+    return _frame(everybody.users, cluster, everybody.variance, maps)
+
+
+def _frame(
+    users: np.ndarray, cluster: np.ndarray, variance: np.ndarray, maps: dict[str, np.ndarray]
+) -> pd.DataFrame:
+    columns = {"user_id": users, "cluster": cluster.astype(np.int16), "variance": variance}
+    for name, flat in maps.items():
         columns[f"{name}_x"], columns[f"{name}_y"] = flat[:, 0], flat[:, 1]
     return pd.DataFrame(columns)
