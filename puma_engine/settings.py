@@ -5,6 +5,8 @@ validation rows. The defaults in `config` are not the paper's for the training r
 3-billion-parameter models need other learning rates; `PAPER_PROMPTS` and `PAPER_ADAPTER` are.
 """
 
+from dataclasses import replace
+
 from puma_engine.config import AdapterConfig, TrainingConfig
 
 PAPER_PROMPTS = TrainingConfig(epochs=15, batch_size=128, learning_rate=5e-4)
@@ -24,8 +26,21 @@ ADAPTER_TRAINING = TrainingConfig(
 # Few users: noise keeps the adapter from learning each of them by heart.
 SMALL_ADAPTER = AdapterConfig(hidden=1024, noise=0.3)
 SMALL_ADAPTER_TRAINING = TrainingConfig(
-    epochs=6, batch_size=256, learning_rate=1e-3, weight_decay=0.01
+    epochs=6, batch_size=64, learning_rate=1e-3, weight_decay=0.01, patience=3
 )
+SMALL_BATCHES = (32, 512)
+
+
+def small_adapter_training(users: int) -> TrainingConfig:
+    """Settings for an adapter trained on few users of some 25 rows each.
+
+    The batch, a power of two, leaves some 25 steps an epoch: with fewer an adapter is still
+    far from where it is going when its epochs are over.
+    """
+    least, most = SMALL_BATCHES
+    batch = min(most, max(least, 1 << max(users, 1).bit_length() - 1))
+    return replace(SMALL_ADAPTER_TRAINING, batch_size=batch)
+
 
 # Of the users chosen among others, this share picks the epoch and trains nothing.
 HELD_OUT = 0.15

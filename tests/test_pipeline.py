@@ -20,7 +20,7 @@ from puma_engine.errors import (
 )
 from puma_engine.pipeline.progress import Overall, StageProgress
 from puma_engine.pipeline.stage import Outcome, run_stage
-from puma_engine.settings import PROMPT_TRAINING
+from puma_engine.settings import PROMPT_TRAINING, small_adapter_training
 from puma_engine.store import Workspace
 
 QUICK = {"epochs": 2, "batch_size": 64, "learning_rate": 1e-2}
@@ -361,3 +361,10 @@ def test_python_api_is_the_same_stages(world):
     again = bench.fit_prompts(world["data"], world["large"], role="retrained", training=QUICK)
     table = bench.table(bench.compare([bench.evaluate(moved), bench.evaluate(again)]))
     assert {"method", "metric", "value", "difference", "seconds"} <= set(table.columns)
+
+
+def test_small_budgets_train_in_batches_that_leave_enough_steps():
+    sizes = {
+        users: small_adapter_training(users).batch_size for users in (1, 30, 60, 300, 714, 5000)
+    }
+    assert sizes == {1: 32, 30: 32, 60: 32, 300: 256, 714: 512, 5000: 512}

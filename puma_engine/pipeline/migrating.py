@@ -39,7 +39,7 @@ from puma_engine.settings import (
     ADAPTER,
     ADAPTER_TRAINING,
     SMALL_ADAPTER,
-    SMALL_ADAPTER_TRAINING,
+    small_adapter_training,
 )
 from puma_engine.store import Run, Workspace
 
@@ -173,8 +173,9 @@ def _defaults(selection: Run | None) -> tuple[AdapterConfig, TrainingConfig]:
     if selection is None:
         return ADAPTER, ADAPTER_TRAINING
     facts = selection.summary
-    small = facts["selected"] < SMALL_SHARE * facts["users"]
-    return (SMALL_ADAPTER, SMALL_ADAPTER_TRAINING) if small else (ADAPTER, ADAPTER_TRAINING)
+    if facts["selected"] < SMALL_SHARE * facts["users"]:
+        return SMALL_ADAPTER, small_adapter_training(facts["selected"])
+    return ADAPTER, ADAPTER_TRAINING
 
 
 def _run(
