@@ -40,6 +40,7 @@ class Workbench:
     add_backbone = _method(pipeline.add_backbone)
     fit_prompts = _method(pipeline.fit_prompts)
     refine = _method(pipeline.refine)
+    foresee = _method(pipeline.foresee)
     import_prompts = _method(pipeline.import_prompts)
     export_prompts = _method(pipeline.export_prompts)
     embed_prompts = _method(pipeline.embed_prompts)

@@ -63,6 +63,10 @@ def refine(
     selection: Annotated[
         str | None, typer.Option("--selection", help="Selection run: refine its users alone.")
     ] = None,
+    share: Annotated[
+        float | None,
+        typer.Option("--share", help="Refine this share alone: who will most likely regress."),
+    ] = None,
     name: Name = None,
     device: Device = None,
     queue: Queue = False,
@@ -74,6 +78,7 @@ def refine(
         queue=queue,
         start=start,
         selection=selection,
+        share=share,
         training=training,
         name=name,
         device=device,

@@ -10,6 +10,7 @@ from puma_engine.pipeline.data import import_dataset, load_dataset
 from puma_engine.pipeline.demo import demo
 from puma_engine.pipeline.evaluating import evaluate, read_predictions
 from puma_engine.pipeline.exporting import embed_prompts, export_adapter, export_prompts
+from puma_engine.pipeline.foreseeing import foresee
 from puma_engine.pipeline.importing import import_prompts
 from puma_engine.pipeline.judging import judge_comparison
 from puma_engine.pipeline.migrating import chain, migrate
@@ -46,6 +47,7 @@ __all__ = [
     "find",
     "find_comparison",
     "fit_prompts",
+    "foresee",
     "gain_between",
     "import_dataset",
     "import_prompts",

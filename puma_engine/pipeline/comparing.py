@@ -293,8 +293,8 @@ def method_cost(ws: Workspace, evaluation: Run) -> dict[str, Any]:
     """Return the measured seconds of a method and how many users trained it.
 
     For fitted prompts: their fitting (that of the file, for imported ones). For a
-    migration, refined or not: every selection and hop down to the source prompts, which are
-    not counted.
+    migration, refined or not: every selection, hop and refining down to the source prompts,
+    which are not counted.
     """
     if "prompts" not in evaluation.inputs:
         return {"seconds": evaluation.seconds, "users_trained": None}

@@ -203,8 +203,15 @@ def method_label(ws: Workspace, evaluation: Run) -> str:
         return plain[method]
     subject = ws.run(evaluation.inputs["prompts"])
     if method == "refined":
-        return f"{_migration_label(ws, ws.run(subject.inputs['start']))}, refined"
+        return _refined_label(ws, subject)
     return _migration_label(ws, subject)
+
+
+def _refined_label(ws: Workspace, run: Run) -> str:
+    label = f"{_migration_label(ws, ws.run(run.inputs['start']))}, refined"
+    if "selection" not in run.inputs:
+        return label
+    return f"{label} for {ws.run(run.inputs['selection']).summary['selected']} users"
 
 
 def _migration_label(ws: Workspace, run: Run) -> str:

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from puma_engine.config import TrainingConfig
+from puma_engine.errors import ConfigError
 from puma_engine.pipeline.backbones import load_backbone
 from puma_engine.pipeline.data import load_dataset
+from puma_engine.pipeline.foreseeing import foresee
 from puma_engine.pipeline.progress import CancelCheck, ProgressCallback
 from puma_engine.pipeline.prompts import training_outcome
 from puma_engine.pipeline.selecting import selected_users
@@ -34,6 +36,7 @@ def refine(
     start: Reference,
     *,
     selection: Reference | None = None,
+    share: float | None = None,
     training: TrainingConfig | dict[str, Any] | None = None,
     seed: int | None = None,
     name: str | None = None,
@@ -45,10 +48,11 @@ def refine(
 
     start: a migration run; weight decay pulls every prompt towards where it starts. With a
     selection only its users are refined and the head stays as it is, so that all others are
-    predicted as before. Raises NotFoundError, DataError, ConfigError.
+    predicted as before; share refines so likewise that share of users who will most likely
+    regress. Raises NotFoundError, DataError, ConfigError, SelectionError.
     """
     moved = find(ws, start, "migration")
-    chosen = None if selection is None else find(ws, selection, "selection")
+    chosen = _chosen(ws, moved, selection, share, device, progress, should_cancel)
     settings = training_from(training, REFINING, seed)
     template = str(moved.config["template"])
     inputs = {name: moved.inputs[name] for name in ("dataset", "backbone")} | {"start": moved.id}
@@ -70,12 +74,31 @@ def refine(
     return run_stage(
         ws,
         "prompts",
-        name=name or slug("refined", moved.name),
+        name=name or slug("refined", moved.name, *([chosen.summary["selected"]] if chosen else [])),
         config={"role": "refined", "template": template, "training": settings_of(settings)},
         inputs=inputs | ({} if chosen is None else {"selection": chosen.id}),
         seed=settings.seed,
         work=work,
         together=True,
+    )
+
+
+def _chosen(
+    ws: Workspace,
+    moved: Run,
+    selection: Reference | None,
+    share: float | None,
+    device: str | None,
+    progress: ProgressCallback | None,
+    should_cancel: CancelCheck | None,
+) -> Run | None:
+    """The selection that was named, or that of the share at risk, or None for everybody."""
+    if share is None:
+        return None if selection is None else find(ws, selection, "selection")
+    if selection is not None:
+        raise ConfigError("Give a selection or a share of users to refine, not both.")
+    return foresee(
+        ws, moved, share=share, device=device, progress=progress, should_cancel=should_cancel
     )
 
 
