@@ -49,8 +49,9 @@ def addresses() -> dict[str, tuple[str, dict[str, str]]]:
     from dashboard.pages import PAGES
 
     found = {name: (name, {}) for name in (START, *PAGES)}
-    views = {f"user: {view}": ("user", {"view": view}) for view in USER_VIEWS}
-    return {**found, **(views if "user" in PAGES else {})}
+    found["users: sample"] = ("users", {"view": "sample"})
+    found["compare: users"] = ("compare", {"view": "users"})
+    return found | {f"user: {view}": ("user", {"view": view}) for view in USER_VIEWS}
 
 
 def measure(page: str, query: dict[str, str]) -> list[float]:

@@ -42,7 +42,7 @@ def test_a_box_names_two_corners_and_a_click_a_row():
     box = {"box": [{"x": [30_000, 0], "y": [0, 15_000]}], "lasso": [], "points": []}
     pick, _ = picking.event(box, "migrated")
     assert pick.on == "migrated" and set(pick.area) == {(1000, 0), (0, 0), (0, 500), (1000, 500)}
-    points = [{"customdata": [7]}, {"customdata": 3}, {"customdata": [7]}, {"x": 1}]
+    points = [{"customdata": [7]}, {"customdata": 3}, {"customdata": {"0": 7, "1": 90}}, {"x": 1}]
     assert picking.event({"points": points}, "source") == (None, [7, 3])
 
 

@@ -139,7 +139,7 @@ def density_figure(
         selected={"marker": {"opacity": 0}},
         unselected={"marker": {"opacity": 0}},
         hovertemplate=("mean %{customdata[2]:.3f}<br>" if mean else "")
-        + "%{customdata[1]:,} users<extra></extra>",
+        + "users: %{customdata[1]:,}<extra></extra>",
         showlegend=False,
     )
     ends = {"range": [0, SCALE], "showticklabels": False, "zeroline": False, "showgrid": False}

@@ -65,10 +65,12 @@ def event(selection: Mapping[str, Any], on: str) -> tuple[Pick | None, list[int]
 
 
 def row_ids(points: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Return the row ids that points carry, each once."""
+    """Return the row ids that points carry, alone or first of several, each once."""
     found = []
     for point in points:
         value = point.get("customdata")
+        if isinstance(value, Mapping):  # a row of a typed array
+            value = value.get("0")
         value = value[0] if isinstance(value, list | tuple) and value else value
         if isinstance(value, int | float):
             found.append(int(value))

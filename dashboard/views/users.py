@@ -39,7 +39,7 @@ def page() -> None:
     """Draw the page."""
     st.title("Users")
     st.caption(
-        "Each point is one user's soft prompt. Close points are users whom a model sees alike."
+        "Each user lies where the soft prompt does: close ones are users whom a model sees alike."
     )
     migrations = read.migrations()
     if not migrations:
