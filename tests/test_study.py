@@ -1,9 +1,12 @@
 """Studies: declared cells, run once each, told with their failures and what is missing."""
 
 import json
+import sys
+import time
 from dataclasses import replace
 
 import numpy as np
+import psutil
 import pytest
 from typer.testing import CliRunner
 
@@ -142,6 +145,40 @@ def test_two_processes_do_the_same(done, tmp_path):
         w.run(o.runs["scored"]).summary["metrics"] for w, o in ((ws, outcome), (other, found))
     ]
     assert scores[0] == pytest.approx(scores[1], abs=1e-6)
+
+
+def test_workers_end_with_the_process_that_started_them(tmp_path):
+    script = (
+        "from puma_engine.store import Workspace\n"
+        "from puma_engine.study import Cell, run_cells\n"
+        "if __name__ == '__main__':\n"
+        f"    ws = Workspace.open({str(tmp_path / 'ws')!r}, create=True)\n"
+        "    long = {'backbone': 'llama-small', 'training': {'epochs': 500, 'batch_size': 16}}\n"
+        "    cells = [Cell('data', 'import_dataset', {'source': 'movietweetings', 'users': 8}),\n"
+        "             Cell('one', 'fit_prompts', long, {'dataset': 'data'})]\n"
+        "    run_cells(ws, cells, processes=2, device='cpu')\n"
+    )
+    (tmp_path / "main.py").write_text(script)
+    parent = psutil.Popen([sys.executable, str(tmp_path / "main.py")])
+
+    def training():
+        database = tmp_path / "ws" / "puma.db"
+        ws = Workspace.open(tmp_path / "ws") if database.is_file() else None
+        return ws is not None and any(r.kind == "prompts" for r in ws.runs(status="running"))
+
+    until(training)
+    workers = parent.children(recursive=True)
+    assert workers
+    parent.kill()
+    parent.wait()
+    until(lambda: not [one for one in workers if one.is_running() and one.status() != "zombie"])
+
+
+def until(happened):
+    end = time.monotonic() + 90
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.2)
 
 
 def test_tables_and_figures_come_from_the_report_alone(done):

@@ -52,7 +52,7 @@ def run_cells(
         raise StudyError("Two cells of the study have the same name; each needs its own.")
     outcome, begun, kept = Outcome(), time.monotonic(), time.monotonic()
     _add_backbones(ws, cells, device)
-    with _workers(ws.root, processes, device) as submit:
+    with _workers(ws.root, processes, device, should_cancel) as submit:
         busy: dict[Future[str], str] = {}
         while todo or busy:
             late = minutes is not None and time.monotonic() - begun > 60 * minutes
@@ -117,7 +117,7 @@ def _arguments(ws: Workspace, cell: Cell, runs: dict[str, str]) -> dict[str, Any
 
 @contextmanager
 def _workers(
-    root: Path, processes: int, device: str | None
+    root: Path, processes: int, device: str | None, should_cancel: CancelCheck | None
 ) -> Iterator[Callable[[Cell, dict[str, Any]], Future[str]]]:
     """Something that does cells: this process, or a pool of others."""
     if processes == 1:
@@ -125,7 +125,7 @@ def _workers(
         def here(cell: Cell, arguments: dict[str, Any]) -> Future[str]:
             done: Future[str] = Future()
             try:
-                done.set_result(do_cell(root, cell.stage, arguments, device))
+                done.set_result(do_cell(root, cell.stage, arguments, device, should_cancel))
             except Exception as error:  # told by the future, as a pool does
                 done.set_exception(error)
             return done
@@ -135,9 +135,16 @@ def _workers(
     threads = max(1, (os.cpu_count() or 1) // processes)
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    pool = ProcessPoolExecutor(
+        processes, mp_context=context, initializer=_begin, initargs=(os.getpid(), stop)
+    )
     try:
         yield lambda cell, arguments: pool.submit(do_cell, root, cell.stage, arguments, device)
+    except BaseException:
+        stop.set()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
         os.environ.pop("OMP_NUM_THREADS")
@@ -145,14 +152,38 @@ def _workers(
             os.environ["OMP_NUM_THREADS"] = before
 
 
-def do_cell(root: Path, stage: str, arguments: dict[str, Any], device: str | None) -> str:
+_is_over: CancelCheck | None = None
+
+
+def _begin(parent: int, stop: Any) -> None:
+    """Make a worker process stop when it is told to, and end with the one that started it."""
+    global _is_over
+
+    def is_over() -> bool:
+        if os.getppid() != parent:
+            # Nobody waits for this cell; its checkpoint is whole at any moment.
+            os._exit(1)
+        return bool(stop.is_set())
+
+    _is_over = is_over
+
+
+def do_cell(
+    root: Path,
+    stage: str,
+    arguments: dict[str, Any],
+    device: str | None,
+    should_cancel: CancelCheck | None = None,
+) -> str:
     """Do one cell in this process; return the id of its run."""
     ws = Workspace.open(root)
     if stage == "best":
         return _best(ws, arguments["candidates"])
     if stage not in WITHOUT_DEVICE:
         arguments = arguments | {"device": device}
-    return str(getattr(pipeline, stage)(ws, **arguments).id)
+    return str(
+        getattr(pipeline, stage)(ws, should_cancel=should_cancel or _is_over, **arguments).id
+    )
 
 
 def _best(ws: Workspace, candidates: Sequence[str]) -> str:
