@@ -17,6 +17,7 @@ class Measured:
 
     examples: all that were trained on, over all epochs; training_seconds: in doing so,
     validation included; seconds: of the whole run, which also prepares items and maps users.
+    sources: prompt tables that an adapter read side by side; short: a calibration, not a whole run.
     """
 
     run: str
@@ -27,6 +28,8 @@ class Measured:
     examples: int
     training_seconds: float
     seconds: float
+    sources: int = 1
+    short: bool = False
 
     @property
     def rate(self) -> float:
@@ -48,6 +51,7 @@ class Prediction:
     high: float
     evidence: tuple[Measured, ...]
     other_batches: bool
+    other_sources: bool = False
 
     def plus(self, other: Prediction) -> Prediction:
         """Return the prediction for one training after another."""
@@ -57,24 +61,32 @@ class Prediction:
             self.high + other.high,
             tuple(dict.fromkeys(self.evidence + other.evidence)),
             self.other_batches or other.other_batches,
+            self.other_sources or other.other_sources,
         )
 
 
 def predict(
-    rows: float, epochs: int, batch_size: int, measured: Sequence[Measured]
+    rows: float, epochs: int, batch_size: int, measured: Sequence[Measured], sources: int = 1
 ) -> Prediction | None:
     """Predict a training of so many rows an epoch, for all its epochs (it may stop earlier).
 
-    measured: runs of the same kind, model and device. Those with the same batch size count
-    alone if there are any; other_batches says that there are none. None: nothing was measured.
+    measured: runs of the same kind, model and device. Those with the same number of sources, and
+    among them those with the same batch size, count alone if there are any; other_sources and
+    other_batches say that there are none. Of what is left, whole runs count before calibrations.
+    None: nothing was measured.
     """
     usable = [one for one in measured if one.examples > 0 and one.training_seconds > 0]
-    alike = [one for one in usable if one.batch_size == batch_size]
-    evidence = tuple(alike or usable)
-    if not evidence:
+    if not usable:
         return None
+    same_sources = [one for one in usable if one.sources == sources]
+    near = same_sources or usable
+    same_batch = [one for one in near if one.batch_size == batch_size]
+    near = same_batch or near
+    evidence = tuple([one for one in near if not one.short] or near)
     found = [rows * (epochs / one.rate + one.preparation) for one in evidence]
-    return Prediction(median(found), min(found), max(found), evidence, not alike)
+    return Prediction(
+        median(found), min(found), max(found), evidence, not same_batch, not same_sources
+    )
 
 
 def break_even(

@@ -51,6 +51,7 @@ class Workbench:
     evaluate = _method(pipeline.evaluate)
     compare = _method(pipeline.compare)
     costs = _method(pipeline.costs)
+    calibrate = _method(pipeline.calibrate)
     carry_out = _method(pipeline.carry_out)
     project = _method(pipeline.project)
     judge = _method(pipeline.judge_comparison)

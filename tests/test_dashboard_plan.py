@@ -79,6 +79,26 @@ def test_a_wrong_address_shows_what_there_is(world, monkeypatch, query):
     ]
 
 
+def test_the_address_keeps_device_price_and_edited_numbers(world, monkeypatch):
+    query = {"device": "cpu", "price": "3.5", "epochs-small": "7", "rate-small": "0.002"}
+    app = open_page("plan", world[0].root, monkeypatch, **query)
+    assert not app.exception
+    numbers = {one.label: one.value for one in app.number_input}
+    assert numbers["Price of a device hour"] == 3.5
+    assert (numbers["Epochs"], numbers["Learning rate"]) == (7, 0.002)
+
+
+@pytest.mark.parametrize(
+    "query", [{"price": "-1"}, {"price": "inf"}, {"epochs-small": "0"}, {"device": "<b>tpu</b>"}]
+)
+def test_what_an_address_may_not_say_is_not_taken(world, monkeypatch, query):
+    usual = open_page("plan", world[0].root, monkeypatch)
+    app = open_page("plan", world[0].root, monkeypatch, **query)
+    assert not app.exception
+    assert [one.value for one in app.number_input] == [one.value for one in usual.number_input]
+    assert [one.value for one in app.selectbox] == [one.value for one in usual.selectbox]
+
+
 def test_a_plan_is_launched_as_a_job_and_can_be_cancelled_and_resumed(world, monkeypatch):
     ws, source, large = world
     monkeypatch.setattr("puma_engine.jobs.ensure_worker", lambda _ws: False)
@@ -109,7 +129,7 @@ def test_carrying_out_ends_in_a_comparison_and_the_page_shows_what_it_took(world
     assert {run.id for run in ws.lineage(done.id)} >= {again.id, source.id}
     found = pipeline.costs(
         ws,
-        source.inputs["dataset"],
+        [source],
         [large],
         budget=6,
         adapter=TRAINING,

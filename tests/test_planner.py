@@ -1,5 +1,7 @@
 """Predictions: from measured runs only, in proportion, with their spread and break-even."""
 
+from dataclasses import replace
+
 import pytest
 
 from puma_engine.planner import Measured, break_even, hours, money, predict
@@ -36,6 +38,16 @@ def test_other_batch_sizes_count_only_where_there_is_nothing_closer():
     found = predict(1000, 1, 64, [ran(100), ran(200)])
     assert found.other_batches and len(found.evidence) == 2
     assert not predict(1000, 1, 64, [ran(100), ran(200, batch_size=64)]).other_batches
+
+
+def test_runs_with_as_many_sources_count_alone_and_whole_runs_before_calibrations():
+    merged = replace(ran(50), sources=2)
+    short = replace(ran(25), sources=2, short=True)
+    assert predict(1000, 1, 256, [ran(100), merged, short], 2).evidence == (merged,)
+    assert predict(1000, 1, 256, [ran(100), short], 2).evidence == (short,)
+    assert predict(1000, 1, 256, [ran(100)], 2).other_sources
+    closer = replace(short, batch_size=64)
+    assert predict(1000, 1, 64, [merged, closer], 2).evidence == (closer,)
 
 
 def test_nothing_measured_is_unknown():

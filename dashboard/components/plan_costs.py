@@ -8,39 +8,42 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import engine
-from dashboard.components import amounts
+from dashboard.components import address, amounts, jobs
 from dashboard.components.terms import term
+from dashboard.components.text import escaped
 from dashboard.engine import plans
 from dashboard.engine.plans import Costs, Plan, Prediction
+
+MOST_PRICE = 1e6
+REFRESH = 2.0
 
 
 def show(plan: Plan) -> dict[str, Any] | None:
     """Show predicted costs; return what is to be kept with the job, or None if unknown."""
     st.header("What it will cost", divider="gray")
-    known = plans.devices()
-    if not known:
-        st.info(
-            "Unknown: no training was measured in this workspace yet. Launch with a small budget; "
-            "that run is the measurement from which larger ones are predicted.",
-            icon=":material/help:",
-        )
-        return None
     left, right = st.columns(2)
-    device = left.selectbox(
-        "Device", known, help="Devices whose speed this workspace has measured."
-    )
+    with left:
+        device = address.choose(
+            "Device",
+            plans.devices(),
+            "device",
+            help="Devices whose speed this workspace has measured, and those of this machine.",
+        )
     price = right.number_input(
         "Price of a device hour",
         min_value=0.0,
+        max_value=MOST_PRICE,
         value=2.0,
         step=0.1,
         key="price",
+        bind="query-params",
         help="In your currency; what your provider or your own accounting charges.",
     )
     costs = plans.costs(plan, device)
     st.dataframe(table(costs, price), hide_index=True)
     st.text(sentence(costs))
     _evidence(costs)
+    _calibration(plan, costs, device)
     if costs.migration is None:
         return None
     return {
@@ -84,10 +87,7 @@ def sentence(costs: Costs) -> str:
     """Say which way is cheaper, by how much, and from how many users on."""
     if costs.retraining is None or costs.migration is None:
         lacking = "a full retraining" if costs.retraining is None else "a migration"
-        return (
-            f"Not comparable yet: {lacking} on this model and device was never measured here. A short "
-            "one (few users) is enough."
-        )
+        return f"Not comparable yet: {lacking} on this model and device was never measured here."
     ratio = costs.retraining.seconds / costs.migration.seconds
     if ratio >= 1:
         said = f"Retraining takes {ratio:.1f} times as long as this migration."
@@ -110,6 +110,7 @@ def _evidence(costs: Costs) -> None:
             "Batch": one.batch_size,
             "Trained, s": one.training_seconds,
             "Whole run, s": one.seconds,
+            "Kind": "calibration" if one.short else "whole run",
         }
         for way, found in (("retraining", costs.retraining), ("migration", costs.migration))
         for one in (found.evidence if found else ())
@@ -124,7 +125,48 @@ def _evidence(costs: Costs) -> None:
         other = any(one and one.other_batches for one in (costs.retraining, costs.migration))
         if other:
             st.caption("Some runs had another batch size: none with this one was measured.")
+        if costs.migration and costs.migration.other_sources:
+            st.caption(
+                "Some adapters read another number of sources: none that reads as many was measured, so "
+                "the time is a guess."
+            )
         st.dataframe(pd.DataFrame(rows), hide_index=True)
+
+
+def _calibration(plan: Plan, costs: Costs, device: str) -> None:
+    """Offer to measure what the prediction lacks, on a device of this machine; watch it."""
+    job = plans.calibrating(plan)
+    if job is not None:
+        st.fragment(_watched, run_every=REFRESH)(job.id)
+        return
+    lacking = plans.unmeasured(costs)
+    if not lacking:
+        return
+    if device not in plans.own_devices():
+        st.caption(f"This machine has no {device} on which it could be measured.")
+        return
+    st.button(
+        "Measure it now",
+        icon=":material/speed:",
+        help="Trains on few users for two epochs and keeps nothing but the time that it took.",
+        on_click=_measure,
+        args=(plan,),
+    )
+    st.caption(f"Not measured on {device}: {', '.join(lacking)}. A short job measures it.")
+
+
+def _measure(plan: Plan) -> None:
+    try:
+        plans.calibrate(plan)
+    except engine.PumaError as error:
+        st.toast(escaped(str(error), 300), icon=":material/error:")
+
+
+def _watched(job_id: str) -> None:
+    job = engine.job(job_id)
+    if job.status == "finished":
+        st.rerun()
+    jobs.card(job)
 
 
 def against_reality(job: engine.Job) -> None:

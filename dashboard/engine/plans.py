@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import streamlit as st
+
 from dashboard import engine
 from dashboard.engine import Job, Run
 from puma_engine.config import AdapterConfig, TrainingConfig
+from puma_engine.jobs import find_devices
+from puma_engine.machine import device_memory
 from puma_engine.pipeline import planning
 from puma_engine.pipeline.planning import Costs
 from puma_engine.planner import Measured, Prediction, hours, money
@@ -23,6 +27,7 @@ from puma_engine.settings import (
 
 __all__ = ["Costs", "Measured", "Prediction", "hours", "money"]
 COMMAND = "carry_out"
+CALIBRATION = "calibrate"
 SEED = 0
 
 
@@ -83,10 +88,9 @@ def problems(plan: Plan) -> list[str]:
 
 def costs(plan: Plan, device: str) -> Costs:
     """Predict what a plan and the retraining that it replaces would take."""
-    dataset = engine.run(plan.sources[0]).inputs["dataset"]
     return planning.costs(
         engine.workspace(),
-        dataset,
+        plan.sources,
         plan.targets,
         budget=plan.budget,
         adapter=TrainingConfig(**plan.training),
@@ -96,8 +100,50 @@ def costs(plan: Plan, device: str) -> Costs:
 
 
 def devices() -> list[str]:
-    """Devices on which this workspace has measured trainings."""
-    return planning.devices(engine.workspace())
+    """Devices on which this workspace has measured trainings, and those that jobs here run on."""
+    return list(dict.fromkeys([*planning.devices(engine.workspace()), *own_devices()]))
+
+
+@st.cache_data(max_entries=1, ttl=600, show_spinner=False)
+def own_devices() -> list[str]:
+    """Names of the devices of this machine on which jobs run, as runs tell them."""
+    names = {one.device: one.name for one in device_memory()}
+    return list(
+        dict.fromkeys(names.get(one, one) if one != "cpu" else one for one in find_devices())
+    )
+
+
+def unmeasured(costs: Costs) -> list[str]:
+    """Return what a prediction lacks or only guesses, in words; nothing if all was measured."""
+    ways = {"the retraining": costs.retraining, "the migration": costs.migration}
+    found = [way for way, one in ways.items() if one is None]
+    guessed = [way for way, one in ways.items() if one and (one.other_batches or one.other_sources)]
+    return [*found, *(f"{way} with these settings" for way in guessed)]
+
+
+def _trials(plan: Plan) -> dict[str, Any]:
+    return {
+        "sources": list(plan.sources),
+        "targets": list(plan.targets),
+        "training": TrainingConfig(**plan.training).to_dict(),
+        "adapter": AdapterConfig(**plan.adapter).to_dict(),
+        "retraining": plan.retraining.to_dict(),
+    }
+
+
+def calibrate(plan: Plan) -> Job:
+    """Queue short trainings that measure what a plan would take. Raises StoreError if it cannot."""
+    _check(plan)
+    title = f"Measure the speed of a migration to {engine.run(plan.targets[-1]).name}"
+    return engine.queue(CALIBRATION, _trials(plan), title)
+
+
+def calibrating(plan: Plan) -> Job | None:
+    """Return the newest calibration of a plan unless it finished."""
+    wanted = _trials(plan)
+    found = (job for job in engine.jobs(200) if job.command == CALIBRATION and job.args == wanted)
+    newest = next(found, None)
+    return None if newest is None or newest.status == "finished" else newest
 
 
 def users_of(source: str) -> int:
@@ -105,11 +151,15 @@ def users_of(source: str) -> int:
     return int(engine.run(source).summary["users"])
 
 
-def launch(plan: Plan, predicted: dict[str, Any] | None) -> Job:
-    """Check a plan again on the server and queue it. Raises StoreError with what is wrong."""
+def _check(plan: Plan) -> None:
     wrong = problems(plan)
     if wrong:
         raise engine.StoreError(" ".join(wrong))
+
+
+def launch(plan: Plan, predicted: dict[str, Any] | None) -> Job:
+    """Check a plan again on the server and queue it. Raises StoreError with what is wrong."""
+    _check(plan)
     args = {
         "sources": list(plan.sources),
         "targets": list(plan.targets),

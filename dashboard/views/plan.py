@@ -100,7 +100,7 @@ def _who(sources: list[str]) -> tuple[str, int | None]:
             default="kmeans-variance",
             help=term("strategy"),
         )
-    users = plans.users_of(sources[0]) if sources else 1
+    users = min((plans.users_of(source) for source in sources), default=1)
     with right:
         if strategy == "all":
             st.number_input("Budget (users)", value=users, disabled=True, key="everybody")
@@ -122,37 +122,38 @@ def _settings() -> tuple[dict, dict, Preset]:
     with st.expander("Settings of the training", icon=":material/tune:"):
         name = address.choose("Start from", list(labels), "preset", labels=labels, default="small")
         preset = PRESETS[name]
-        cells = st.columns(4)
-        training = preset.training.to_dict()
-        training["epochs"] = int(
-            cells[0].number_input("Epochs", 1, 200, preset.training.epochs, key=f"epochs-{name}")
-        )
-        training["batch_size"] = int(
-            cells[1].number_input(
-                "Batch size", 1, 65_536, preset.training.batch_size, key=f"batch-{name}"
+        epochs, batch, rate, hidden = st.columns(4)
+        training, adapter = preset.training.to_dict(), preset.adapter.to_dict()
+        with epochs:
+            training["epochs"] = _number("Epochs", 200, training["epochs"], f"epochs-{name}")
+        with batch:
+            training["batch_size"] = _number(
+                "Batch size", 65_536, training["batch_size"], f"batch-{name}"
             )
-        )
-        training["learning_rate"] = float(
-            cells[2].number_input(
+        with rate:
+            training["learning_rate"] = st.number_input(
                 "Learning rate",
                 1e-6,
                 1.0,
-                preset.training.learning_rate,
+                training["learning_rate"],
                 format="%.5f",
                 key=f"rate-{name}",
+                bind="query-params",
             )
-        )
-        adapter = preset.adapter.to_dict()
-        adapter["hidden"] = int(
-            cells[3].number_input(
-                "Adapter width", 1, 65_536, preset.adapter.hidden, key=f"hidden-{name}"
+        with hidden:
+            adapter["hidden"] = _number(
+                "Adapter width", 65_536, adapter["hidden"], f"hidden-{name}"
             )
-        )
         st.caption(
             f"Retraining is counted with {preset.retraining.epochs} epochs at batch size "
             f"{preset.retraining.batch_size}."
         )
     return training, adapter, preset
+
+
+def _number(label: str, most: int, start: int, key: str) -> int:
+    """A whole number from 1 on, kept in the address under its key when it was edited."""
+    return int(st.number_input(label, 1, most, start, key=key, bind="query-params"))
 
 
 def _picture(plan: Plan) -> None:

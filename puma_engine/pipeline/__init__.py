@@ -4,6 +4,7 @@ Importing this package loads no torch; stages that need it load it when they wor
 """
 
 from puma_engine.pipeline.backbones import add_backbone, list_zoo, load_backbone
+from puma_engine.pipeline.calibrating import calibrate
 from puma_engine.pipeline.commands import COMMANDS
 from puma_engine.pipeline.comparing import compare, comparison_users, find_comparison, method_cost
 from puma_engine.pipeline.data import import_dataset, load_dataset
@@ -32,6 +33,7 @@ __all__ = [
     "Predictor",
     "PromptRows",
     "add_backbone",
+    "calibrate",
     "carry_out",
     "chain",
     "compare",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from puma_engine.pipeline.backbones import add_backbone
+from puma_engine.pipeline.calibrating import calibrate
 from puma_engine.pipeline.comparing import compare
 from puma_engine.pipeline.data import import_dataset
 from puma_engine.pipeline.demo import demo
@@ -31,5 +32,6 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "compare": compare,
     "project": project,
     "carry_out": carry_out,
+    "calibrate": calibrate,
     "demo": demo,
 }

@@ -13,12 +13,13 @@ from puma_engine.pipeline.comparing import compare
 from puma_engine.pipeline.evaluating import evaluate
 from puma_engine.pipeline.migrating import chain, migrate
 from puma_engine.pipeline.progress import CancelCheck, Overall, ProgressCallback
-from puma_engine.pipeline.stage import Reference, find, slug
+from puma_engine.pipeline.stage import PROMPT_KINDS, Reference, find, slug
 from puma_engine.planner import Measured, Prediction
 from puma_engine.settings import HELD_OUT
 from puma_engine.store import Run, Workspace
 
 RETRAINED = ("source", "retrained")  # the same computation
+TRAINED = ("migration", "prompts", "calibration")
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,17 @@ class Costs:
 
 
 def measured(ws: Workspace, kind: str, backbone: str, device: str) -> list[Measured]:
-    """Return what finished trainings on a model and device took: kind prompts or migration."""
+    """Return what finished trainings on a model and device took: kind prompts or migration.
+
+    Calibrations of the same kind of training are among them.
+    """
+    way = "migration" if kind == "migration" else "retraining"
     found = []
-    for run in ws.runs(kind=kind, status="finished"):
-        fits = kind == "migration" or run.config.get("role") in RETRAINED
+    for run in [*ws.runs(kind, "finished"), *ws.runs("calibration", "finished")]:
+        if run.kind == "calibration":
+            fits = run.config["way"] == way
+        else:
+            fits = kind == "migration" or run.config.get("role") in RETRAINED
         here = run.inputs.get("backbone") == backbone and run.device == device
         if fits and here and run.cost.get("training_seconds"):
             found.append(_measured(run))
@@ -44,7 +52,8 @@ def measured(ws: Workspace, kind: str, backbone: str, device: str) -> list[Measu
 
 
 def _measured(run: Run) -> Measured:
-    cost = run.cost
+    cost, short = run.cost, run.kind == "calibration"
+    joined = sum(role.startswith("source_") for role in run.inputs)
     return Measured(
         run.id,
         run.name,
@@ -54,12 +63,14 @@ def _measured(run: Run) -> Measured:
         int(cost["examples"]),
         float(cost["training_seconds"]),
         float(run.seconds or 0.0),
+        len(run.config.get("widths", ())) if short else joined,
+        short,
     )
 
 
 def devices(ws: Workspace) -> list[str]:
     """Return the devices on which trainings were measured, that of the newest run first."""
-    runs = [run for kind in ("migration", "prompts") for run in ws.runs(kind, "finished")]
+    runs = [run for kind in TRAINED for run in ws.runs(kind, "finished")]
     trained = [run for run in runs if run.cost.get("training_seconds") and run.device]
     trained.sort(key=lambda run: run.created, reverse=True)
     return list(dict.fromkeys(str(run.device) for run in trained))
@@ -67,7 +78,7 @@ def devices(ws: Workspace) -> list[str]:
 
 def costs(
     ws: Workspace,
-    dataset: Reference,
+    sources: Sequence[Reference],
     targets: Sequence[Reference],
     *,
     budget: int | None,
@@ -77,13 +88,16 @@ def costs(
 ) -> Costs:
     """Predict a migration over targets (several are a chain) and retraining on the last one.
 
-    budget: users who train the adapter at each hop; None for all. A sample of them only
+    sources: several are an aggregation, whose adapter reads all of them; only users whom
+    each has can train it, so no more than the smallest table holds. budget: users who train the adapter at each hop; None for all. A sample of them only
     picks the epoch, and costs no training. Selection and evaluation are left out: the first is
     short, the second is the same for both ways.
     """
-    facts = find(ws, dataset, "dataset").summary
+    tables = [find(ws, source, *PROMPT_KINDS) for source in sources]
+    facts = find(ws, tables[0].inputs["dataset"], "dataset").summary
     users, rows = int(facts["users"]), facts["splits"]["train"] / facts["users"]
-    trained = users if budget is None else min(budget, users)
+    most = min(users, *(int(table.summary["users"]) for table in tables))
+    trained = most if budget is None else min(budget, most)
     fitted = trained if trained == users else trained - int(HELD_OUT * trained)
     models = [find(ws, target, "backbone").id for target in targets]
     hops = [
@@ -92,6 +106,7 @@ def costs(
             adapter.epochs,
             adapter.batch_size,
             measured(ws, "migration", model, device),
+            len(tables),
         )
         for model in models
     ]
@@ -100,6 +115,7 @@ def costs(
         retraining.epochs,
         retraining.batch_size,
         measured(ws, "prompts", models[-1], device),
+        0,
     )
     moved = _sum(hops)
     even = None

@@ -25,6 +25,7 @@ KINDS = (
     "evaluation",
     "comparison",
     "projection",
+    "calibration",
 )
 STATUSES = ("running", "finished", "failed", "interrupted")
 PACKAGES = ("torch", "transformers", "accelerate", "numpy", "pandas", "sqlite-utils")
