@@ -73,8 +73,8 @@ def retrain(pick: Scored, base: Scored, metric: str, margin: float) -> str:
     saved = f", and took {percent(pick.seconds / base.seconds)} of its time" if slow else ""
     return (
         f"Retrain: the best migration, {pick.method}, loses "
-        f"{between(pick.loss, pick.loss_low, pick.loss_high)} {NAMES[metric]} against it, {sure} more "
-        f"than the margin of {margin:.4f}{saved}."
+        f"{between(pick.loss, pick.loss_low, pick.loss_high)} {NAMES[metric]} against full retraining, "
+        f"{sure} more than the margin of {margin:.4f}{saved}."
     )
 
 

@@ -157,7 +157,10 @@ def _label(row: object) -> str:
 
 def _answer(wish: Wish, run: Run | None) -> None:
     """Show the wished comparison if it exists, what its job does, or a button to ask for it."""
+    said, button = "The chosen methods and baseline are not compared yet.", "Compare them"
     if run is not None and _answers(run, wish.methods, wish.pin):
+        said = "A method without a language model is not in this comparison yet."
+        button = "Add it"
         whole = set(comparing.members(run)) >= set(wish.baselines) and not wish.lacks_baselines
         if whole or run.status != "finished":
             return
@@ -168,8 +171,8 @@ def _answer(wish: Wish, run: Run | None) -> None:
         _stopped(job)
     else:
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
-            st.markdown("The chosen methods and baseline are not compared yet.")
-            if st.button("Compare them", type="primary", icon=":material/play_arrow:"):
+            st.markdown(said)
+            if st.button(button, type="primary", icon=":material/play_arrow:"):
                 comparing.ask(wish.place, wish.methods, wish.pin)
                 st.rerun()
 

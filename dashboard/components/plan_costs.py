@@ -145,14 +145,15 @@ def _calibration(plan: Plan, costs: Costs, device: str) -> None:
     if device not in plans.own_devices():
         st.caption(f"This machine has no {device} on which it could be measured.")
         return
-    st.button(
-        "Measure it now",
-        icon=":material/speed:",
-        help="Trains on few users for two epochs and keeps nothing but the time that it took.",
-        on_click=_measure,
-        args=(plan,),
-    )
-    st.caption(f"Not measured on {device}: {', '.join(lacking)}. A short job measures it.")
+    with st.container(border=True, horizontal=True, vertical_alignment="center"):
+        st.text(f"Not measured on {device} yet: {', '.join(lacking)}.", width="stretch")
+        st.button(
+            "Measure it now",
+            icon=":material/speed:",
+            help="Trains on few users for two epochs and keeps nothing but the time that it took.",
+            on_click=_measure,
+            args=(plan,),
+        )
 
 
 def _measure(plan: Plan) -> None:

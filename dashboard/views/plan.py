@@ -162,7 +162,7 @@ def _picture(plan: Plan) -> None:
         [engine.run(one).name for one in plan.targets],
     )
     title = f"{TOPOLOGIES[plan.topology]}: where the prompts go"
-    figures.show(figure, boxes, "topology", title=title, height=150 + 60 * len(plan.sources))
+    figures.show(figure, boxes, "topology", title=title, height=110 + 60 * len(plan.sources))
 
 
 def _launch(plan: Plan, predicted: dict | None) -> None:
