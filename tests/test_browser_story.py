@@ -145,7 +145,7 @@ def plan(ws, browser, base, source):
     """Plan a migration, launch it, watch it end, and go on to its comparison."""
     target = ws.run("llama-medium").id
     page = opened(browser, f"{base}/plan?source={source.id}&target={target}&strategy=random")
-    price = page.get_by_label("Price of a device hour")
+    price = page.get_by_role("spinbutton", name="Price of a device hour")
     price.fill("3.5")
     price.press("Enter")
     page.wait_for_url(re.compile("price=3.5"))
@@ -157,7 +157,7 @@ def plan(ws, browser, base, source):
     finished(ws, "carry_out")
     page = opened(browser, address)
     shows(page, "Finished")
-    expect(page.get_by_label("Price of a device hour")).to_have_value("3.50")
+    expect(page.get_by_role("spinbutton", name="Price of a device hour")).to_have_value("3.50")
     page.get_by_role("link", name="See the comparison").click()
     page.get_by_role("heading", name="Compare", exact=True).wait_for()
     moved = ws.runs(kind="migration", status="finished")[0]
