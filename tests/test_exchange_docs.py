@@ -10,8 +10,10 @@ from test_pipeline import QUICK, SMALL, write_ratings
 from tiny import tiny_backbone_folder
 from typer.testing import CliRunner
 
-from puma_engine import pipeline
+from puma_engine import Workbench, pipeline
+from puma_engine.backbone import FrozenBackbone
 from puma_engine.cli import app
+from puma_engine.datasets import Dataset
 from puma_engine.store import Workspace
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -48,6 +50,22 @@ def world(tmp_path_factory):
     pipeline.export_prompts(ws, source, folder / "theirs.safetensors")
     (folder / "pairs.csv").write_text("user_id,item_id\n42,7\n005,7\n")
     return folder
+
+
+def test_the_recipe_for_new_users_works(world):
+    bench = Workbench(world / "workspace")
+    moved = bench.run("moved")
+    origin = bench.run(moved.inputs["source_0"])
+    data = bench.dataset(moved.inputs["dataset"])
+    renamed = data.interactions.assign(user_id="new-" + data.interactions["user_id"].astype(str))
+    names = {"bench": bench, "few_rows": Dataset(data.name, data.task, renamed, data.items, {})}
+    names |= {"source": bench.prompts(origin), "small": FrozenBackbone.load(world / "models/llama")}
+    text = (DOCS / "prompts.md").read_text(encoding="utf-8")
+    (recipe,) = re.findall(r"^```python\n([^`]*fit_new_users.*?)^```$", text, re.S | re.M)
+    exec(recipe.replace("rating-item-first", "rating"), names)
+    carried, known = names["carried"], bench.prompts(moved)
+    assert carried.width == known.width and len(carried.user_ids) == len(data.users)
+    assert all(user.startswith("new-") for user in carried.user_ids)
 
 
 def test_every_command_of_the_documents_works(world, monkeypatch):
