@@ -24,6 +24,15 @@ def everybody(root: str, projection_id: str) -> pd.DataFrame:
     return Workspace.open(root).get_table(projection_id, PLACES)
 
 
+@st.cache_data(max_entries=20, show_spinner=False)
+def extent(root: str, projection_id: str) -> pd.DataFrame:
+    """Return the least and the greatest coordinates of all users of a map, one row each."""
+    columns = ["source_x", "source_y", "migrated_x", "migrated_y"]
+    return (
+        Workspace.open(root).get_table(projection_id, PLACES, columns=columns).agg(["min", "max"])
+    )
+
+
 @st.cache_resource(max_entries=6, show_spinner="Reading the scores of all users…")
 def scores(root: str, evaluation: str, metric: str, projection_id: str) -> np.ndarray:
     """Return one metric of every user of a map by row, float32; NaN where it is not measured."""

@@ -58,7 +58,7 @@ def page() -> None:
     if found is None:
         _draw_it(source, migration)
         return
-    _map(Shown(source, migration, found, *_drawn(found)))
+    _map(source, migration, found)
     glossary("soft prompt", "cluster", "variance", "strategy", "budget", "gain", "migration")
 
 
@@ -104,14 +104,6 @@ def _draw_it(source: engine.Run, migration: engine.Run) -> None:
         st.rerun()
 
 
-def _drawn(projection: engine.Run) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """The users who are drawn, and where; on the scale of all users where these are kept."""
-    frame = read.users(engine.root(), projection.id)
-    if not crowd.has_everybody(projection):
-        return frame, picking.grid(frame)
-    return frame, picking.grid(frame, crowd.everybody(engine.root(), projection.id))
-
-
 @st.cache_resource(max_entries=2, show_spinner=False)
 def _everybody(root: str, projection_id: str) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     """All users of a large map, and where they are."""
@@ -119,13 +111,18 @@ def _everybody(root: str, projection_id: str) -> tuple[pd.DataFrame, dict[str, n
     return frame, picking.grid(frame)
 
 
-def _map(drawn: Shown) -> None:
-    shown = drawn
-    if crowd.has_everybody(drawn.projection):
-        view = address.segment("Show", VIEWS, "view")
-        if view == "density":
-            frame, points = _everybody(*drawn.key)
-            shown = replace(drawn, frame=frame, points=points, everybody=True)
+def _map(source: engine.Run, migration: engine.Run, found: engine.Run) -> None:
+    key = engine.root(), found.id
+    frame = read.users(*key)
+    drawn = shown = Shown(source, migration, found, frame, {})
+    if not crowd.has_everybody(found):
+        drawn = shown = replace(drawn, points=picking.grid(frame))
+    elif address.segment("Show", VIEWS, "view") == "density":
+        everybody, points = _everybody(*key)
+        shown = replace(drawn, frame=everybody, points=points, everybody=True)
+    else:
+        # On the scale of all users, so that an outline means the same in both views.
+        drawn = shown = replace(drawn, points=picking.grid(frame, crowd.extent(*key)))
     columns = st.columns([2, 3, 3])
     with columns[0]:
         if shown.everybody:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -69,7 +70,9 @@ def neighbours(first: Space, second: Space, user: str, most: int = 10) -> pd.Dat
     the user has none in both.
     """
     spaces = (first, second)
-    cosines = [_of_others(space, user) for space in spaces]
+    # Both tables are read to the end, which is what takes the time.
+    with ThreadPoolExecutor(2) as pool:
+        cosines = list(pool.map(lambda space: _of_others(space, user), spaces))
     if all(found is None for found in cosines):
         raise DataError(f"The user {user[:60]!r} has no prompt in either run; choose another.")
     nearest = [_nearest(space, found, most) for space, found in zip(spaces, cosines, strict=True)]
