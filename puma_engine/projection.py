@@ -10,7 +10,7 @@ import numpy as np
 
 from puma_engine.errors import ConfigError, DataError
 from puma_engine.selection.grouping import clusters as cluster
-from puma_engine.selection.signals import reduced
+from puma_engine.selection.space import reduced
 
 METHODS = ("umap", "pca")
 FEWEST_USERS = 5

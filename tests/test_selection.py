@@ -16,7 +16,7 @@ from puma_engine.selection import (
     select_users,
 )
 from puma_engine.selection.quotas import shares, with_minimum
-from puma_engine.selection.signals import reduced
+from puma_engine.selection.space import reduced
 
 
 def signals(n, seed=0):

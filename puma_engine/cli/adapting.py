@@ -1,4 +1,4 @@
-"""puma serve-adapter and puma migrate-stream: an adapter at work."""
+"""puma serve-adapter, select-stream and migrate-stream: adapters at work, also in bulk."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from puma_engine.cli.migration import Clusters, Groups, MinCluster, Seed
 from puma_engine.cli.session import session
 from puma_engine.cli.settings import Device
 from puma_engine.errors import ConfigError, StoreError
@@ -27,6 +28,7 @@ Revision = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the commands of this module to the tree."""
     app.command("serve-adapter")(serve_adapter)
+    app.command("select-stream")(select_stream)
     app.command("migrate-stream")(migrate_stream)
 
 
@@ -57,6 +59,40 @@ def serve_adapter(
     limits = Limits(max_users, max_bytes, max_waiting)
     app = build_app(_mapper(adapter, revision, device), token=token, limits=limits)
     uvicorn.run(app, host=host, port=port, log_level="warning")
+
+
+def select_stream(
+    source: Annotated[Path, typer.Argument(help="Folder of .safetensors shards with user ids.")],
+    target: Annotated[Path, typer.Argument(help="Folder to write the chosen users' prompts to.")],
+    budget: Annotated[int, typer.Option("--budget", min=1, help="Users to choose.")],
+    strategy: Annotated[
+        str,
+        typer.Option("--strategy", help="A strategy of puma select that reads no activations."),
+    ] = "kmeans-variance",
+    signals: Annotated[
+        Path | None,
+        typer.Option("--signals", help="Parquet file: user_id, and variance, loss or activity."),
+    ] = None,
+    seed: Seed = 0,
+    clusters: Clusters = 15,
+    groups: Groups = 5,
+    min_cluster: MinCluster = 50,
+) -> None:
+    """Choose users from sharded prompts, block by block; write the chosen as a packed table."""
+    from puma_engine.serving.choosing import select_stream as stream
+
+    found = stream(
+        source,
+        target,
+        budget=budget,
+        strategy=strategy,
+        signals=signals,
+        seed=seed,
+        clusters=clusters,
+        groups=groups,
+        min_cluster=min_cluster,
+    )
+    session().show(found | {"folder": str(target)})
 
 
 def migrate_stream(

@@ -28,6 +28,14 @@ TemplateOption = Annotated[
 Selection = Annotated[
     str | None, typer.Option("--selection", help="Selection run whose users train the adapter.")
 ]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of every draw.")]
+Clusters = Annotated[int, typer.Option("--clusters", help="Clusters of k-means.")]
+Groups = Annotated[
+    int, typer.Option("--groups", help="Groups by variance or loss in each cluster.")
+]
+MinCluster = Annotated[
+    int, typer.Option("--min-cluster", help="Users a cluster is given at least, if it has them.")
+]
 BOTH = {"training": TrainingConfig, "adapter": AdapterConfig}
 
 
@@ -52,15 +60,10 @@ def select(
     ] = "kmeans-variance",
     budget: Budget = None,
     share: Share = None,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of every draw.")] = 0,
-    clusters: Annotated[int, typer.Option("--clusters", help="Clusters of k-means.")] = 15,
-    groups: Annotated[
-        int, typer.Option("--groups", help="Groups by variance or loss in each cluster.")
-    ] = 5,
-    min_cluster: Annotated[
-        int,
-        typer.Option("--min-cluster", help="Users a cluster is given at least, if it has them."),
-    ] = 50,
+    seed: Seed = 0,
+    clusters: Clusters = 15,
+    groups: Groups = 5,
+    min_cluster: MinCluster = 50,
     name: Name = None,
     device: Device = None,
     queue: Queue = False,

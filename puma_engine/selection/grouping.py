@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 
+from puma_engine.selection.space import MANY
 from puma_engine.selection.threads import few_threads
+
+BATCH = 4096
 
 
 def clusters(space: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """k-means labels [n]; fewer clusters where there are fewer distinct users."""
-    from sklearn.cluster import KMeans
+    """k-means labels [n]; fewer clusters where there are fewer distinct users.
 
+    Above 50,000 users centres are found on mini-batches.
+    """
+    from sklearn.cluster import KMeans, MiniBatchKMeans
+
+    if len(space) > MANY:
+        some = MiniBatchKMeans(count, batch_size=BATCH, n_init=3, random_state=seed)
+        with few_threads(space.size):
+            return np.asarray(some.fit_predict(space), dtype=np.int64)
     count = min(count, len(np.unique(space, axis=0)))
     if count < 2:
         return np.zeros(len(space), dtype=np.int64)

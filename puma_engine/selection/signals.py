@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from puma_engine.errors import SelectionError
-from puma_engine.selection.threads import few_threads
+from puma_engine.selection.space import MANY
 
-PCA_WIDTH = 50
+BLOCK = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,14 @@ class Signals:
                 raise SelectionError(
                     f"The signal {field.name} has {len(values)} rows for {n} users; give one each."
                 )
-            if field.name != "user_ids" and not np.isfinite(np.asarray(values, float)).all():
+            if field.name != "user_ids" and not _finite(values):
                 raise SelectionError(f"The signal {field.name} holds NaN or infinite values.")
 
     def by_id(self) -> Signals:
         """Return the same signals with users in the order of their ids."""
         order = np.argsort(np.asarray(self.user_ids, dtype=str), kind="stable")
+        if (order == np.arange(len(order))).all():
+            return self
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         ordered: dict[str, Any] = {
             name: None if value is None else np.asarray(value)[order]
@@ -63,18 +65,14 @@ class Signals:
             raise SelectionError(
                 f"The strategy {strategy!r} needs the signal {name}, which was not given."
             )
-        return np.asarray(values, dtype=np.float64)
+        # A copy in double precision of many users' tables would not fit.
+        large = values.ndim == 2 and len(values) > MANY
+        return np.asarray(values) if large else np.asarray(values, dtype=np.float64)
 
 
-def reduced(values: np.ndarray, seed: int) -> np.ndarray:
-    """Project rows [n, d] to at most 50 principal components."""
-    from sklearn.decomposition import PCA
-
-    width = min(PCA_WIDTH, *values.shape)
-    if width < 1 or np.ptp(values, axis=0).max(initial=0) == 0:
-        return np.zeros((len(values), 1))
-    with few_threads(values.size):
-        return PCA(width, svd_solver="randomized", random_state=seed).fit_transform(values)
+def _finite(values: np.ndarray) -> bool:
+    blocks = range(0, len(values), BLOCK)
+    return all(np.isfinite(np.asarray(values[at : at + BLOCK], float)).all() for at in blocks)
 
 
 def unit(values: np.ndarray) -> np.ndarray:

@@ -12,7 +12,8 @@ from puma_engine.selection import draws
 from puma_engine.selection.grouping import clusters as cluster
 from puma_engine.selection.grouping import strata
 from puma_engine.selection.quotas import bell, shares, with_minimum
-from puma_engine.selection.signals import Signals, reduced, unit
+from puma_engine.selection.signals import Signals, unit
+from puma_engine.selection.space import reduced
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,7 @@ def _space(plan: Strategy, signals: Signals, seed: int) -> np.ndarray | None:
     if plan.space == "activations":
         return reduced(unit(signals.need("activations", plan.name)), seed)
     if plan.space == "pca" and signals.space is not None:
-        return np.asarray(signals.space, dtype=np.float64)
+        return signals.need("space", plan.name)
     values = signals.need("embedding", plan.name)
     return reduced(values, seed) if plan.space == "pca" else values
 

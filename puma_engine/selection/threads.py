@@ -12,10 +12,10 @@ LARGE = 100_000_000
 
 
 @contextmanager
-def few_threads(size: int) -> Iterator[None]:
+def few_threads(size: int, few: int = FEW) -> Iterator[None]:
     """Let BLAS and OpenMP use at most a few threads within, unless `size` numbers are many."""
     from threadpoolctl import threadpool_limits
 
-    limit = FEW if size < LARGE else os.cpu_count()
+    limit = few if size < LARGE else os.cpu_count()
     with threadpool_limits(limit):
         yield

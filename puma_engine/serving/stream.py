@@ -13,13 +13,13 @@ import numpy as np
 
 from puma_engine.errors import Cancelled, MigrationError
 from puma_engine.imports.folders import ABOUT, INDEX
+from puma_engine.imports.shards import shard_files
 from puma_engine.imports.table import with_head
 from puma_engine.serving.mapper import Mapper
 from puma_engine.tensors import atomic_write, save_tensors, write_json
 
 STAMP = "puma_stream"
 CHUNK_ROWS = 4096
-COMPANIONS = ("head.safetensors",)
 
 
 def migrate_stream(
@@ -38,7 +38,7 @@ def migrate_stream(
     and index.parquet go along, so the result can be imported. Returns counts. Raises
     MigrationError, StoreError, Cancelled.
     """
-    shards = [file for file in sorted(source.glob("*.safetensors")) if file.name not in COMPANIONS]
+    shards = shard_files(source)
     if not shards:
         raise MigrationError(f"The folder {source} has no shards (*.safetensors).")
     if source.resolve() == target.resolve():
@@ -101,7 +101,7 @@ def _move_shard(mapper: Mapper, shard: Path, target: Path, stamp: str, chunk_row
 
         def write(temporary: Path) -> None:
             with temporary.open("wb") as file:
-                _header(file, [shape[0], tokens, mapper.d_out], metadata)
+                begin_tensor_file(file, [shape[0], tokens, mapper.d_out], metadata)
                 for start in range(0, shape[0], chunk_rows):
                     block = mapper.check(
                         np.asarray(vectors[start : min(start + chunk_rows, shape[0])])
@@ -112,7 +112,7 @@ def _move_shard(mapper: Mapper, shard: Path, target: Path, stamp: str, chunk_row
     return int(shape[0])
 
 
-def _header(file: BinaryIO, shape: list[int], metadata: dict[str, str]) -> None:
+def begin_tensor_file(file: BinaryIO, shape: list[int], metadata: dict[str, str]) -> None:
     """Begin a safetensors file with one float32 tensor, whose rows follow."""
     size = int(np.prod(shape, dtype=np.int64)) * 4
     tensor = {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}

@@ -1,0 +1,191 @@
+"""Time and memory of selecting and migrating many users' prompts from shards on a disk.
+
+    python benchmarks/scale.py --users 10000 100000 1000000 --folder /a/large/disk
+
+Writes prompts of --shape's first width (2048 unless told) as shards of 50,000 users, then, each
+in a process of its own: chooses 2 % of the users by k-means and outcome variance
+(`puma select-stream`), maps everybody (`puma migrate-stream`) through adapters of the hidden
+sizes given by --hidden, and writes each user's metrics to a workspace. Peak memory is the
+process's largest resident size, with all libraries. Needs about 20 GB of disk for a million
+users. Writes benchmarks/results/scale.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from serving import make_adapter
+
+RESULTS = Path(__file__).parent / "results" / "scale.json"
+SHARD = 50_000
+BLOCK = 5_000
+SHARE = 0.02
+GROUPS = 40
+LOADED = (
+    "puma_engine.exports.tables",
+    "puma_engine.prompts",
+    "puma_engine.serving.choosing",
+    "puma_engine.serving.mapper",
+    "puma_engine.serving.stream",
+    "puma_engine.store",
+    "pyarrow.parquet",
+    "sklearn.cluster",
+    "sklearn.decomposition",
+)
+METRICS = ("rmse", "mae", "accuracy", "ndcg")
+
+
+def write_prompts(folder: Path, users: int, width: int) -> None:
+    """Write shards of prompts in some groups, and signals.parquet beside the folder."""
+    from puma_engine.serving.stream import begin_tensor_file
+
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    centres = generator.normal(0, 0.05, (GROUPS, width)).astype(np.float32)
+    ids = np.array([f"user-{number:08}" for number in generator.permutation(users)])
+    for number, start in enumerate(range(0, users, SHARD)):
+        mine = ids[start : start + SHARD]
+        meta = {"meta": json.dumps({"user_ids": mine.tolist()})}
+        with (folder / f"prompts-{number:05}.safetensors").open("wb") as file:
+            begin_tensor_file(file, [len(mine), 1, width], meta)
+            for at in range(0, len(mine), BLOCK):
+                shape = (len(mine[at : at + BLOCK]), width)
+                block = generator.standard_normal(shape, np.float32) * np.float32(0.1)
+                block += centres[generator.integers(0, GROUPS, len(block))]
+                file.write(block.tobytes())
+    signals = pd.DataFrame({"user_id": ids, "variance": generator.random(users)})
+    signals.to_parquet(folder.with_suffix(".parquet"), index=False)
+
+
+def select(folder: Path, users: int) -> None:
+    """Choose a share of the users."""
+    from puma_engine.serving.choosing import select_stream
+
+    signals = folder.with_suffix(".parquet")
+    select_stream(folder, folder / "chosen", budget=int(SHARE * users), signals=signals)
+
+
+def migrate(folder: Path, adapter: Path) -> None:
+    """Map everybody."""
+    from puma_engine.serving.mapper import Mapper, adapter_of
+    from puma_engine.serving.stream import migrate_stream
+
+    migrate_stream(Mapper(adapter_of(None, str(adapter)), "cpu"), folder, folder / "moved")
+
+
+def keep_metrics(folder: Path, users: int) -> None:
+    """Write the metrics of every user to a workspace."""
+    from puma_engine.store import Workspace
+
+    generator = np.random.default_rng(0)
+    columns = {name: generator.random(users) for name in METRICS}
+    frame = pd.DataFrame({"user_id": np.arange(users).astype(str), "n": 7} | columns)
+    ws = Workspace.open(folder / "workspace", create=True)
+    run = ws.begin("evaluation", name="all", config={}, inputs={}, seed=0)
+    ws.put_user_metrics(run.id, frame)
+
+
+def child(work: Callable[..., None], arguments: tuple[Any, ...], results: Any) -> None:
+    """Do one thing and say what it took, once the libraries are loaded."""
+    for name in LOADED:
+        importlib.import_module(name)
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    start = time.perf_counter()
+    work(*arguments)
+    spent, used = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF)
+    cpu = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
+    results.put((spent, cpu, used.ru_maxrss / 2**20))
+
+
+def measured(work: Callable[..., None], *arguments: Any) -> dict[str, float]:
+    """Seconds, processor seconds and peak memory of work in a fresh process."""
+    load = os.getloadavg()[0]
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    process = context.Process(target=child, args=(work, arguments, results))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise SystemExit(f"{work.__name__} failed.")
+    seconds, cpu, memory = results.get()
+    return {
+        "seconds": round(seconds, 2),
+        "cpu_seconds": round(cpu, 2),
+        "peak_memory_gb": round(memory, 3),
+        "load_before": round(load, 1),
+    }
+
+
+def main() -> None:
+    """Measure every size and write the results after each."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--users", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--shape", type=int, nargs=2, default=[2048, 3072])
+    parser.add_argument("--hidden", type=int, nargs="+", default=[256])
+    parser.add_argument("--folder", type=Path, help="where the files go (default: temporary)")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    given = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(dir=given.folder) as name:
+        for hidden in given.hidden:
+            make_adapter(Path(name) / f"adapter-{hidden}", *given.shape, hidden)
+        for users in given.users:
+            folder = Path(name) / "prompts"
+            write_prompts(folder, users, given.shape[0])
+            for row in stages(folder, Path(name), users, given):
+                rows.append(row)
+                print(json.dumps(row), flush=True)
+                write(given.out, rows)
+            shutil.rmtree(folder)
+
+
+def stages(folder: Path, root: Path, users: int, given: argparse.Namespace) -> Any:
+    """Give the rows of one number of users."""
+
+    def row(stage: str, found: dict[str, float], **more: Any) -> dict[str, Any]:
+        rate = round(users / found["seconds"], 1)
+        return {"stage": stage, "users": users} | more | found | {"users_per_s": rate}
+
+    width, out = given.shape
+    yield row("select", measured(select, folder, users), d_in=width)
+    shutil.rmtree(folder / "chosen")
+    for hidden in given.hidden:
+        found = measured(migrate, folder, root / f"adapter-{hidden}")
+        yield row("migrate", found, d_in=width, d_out=out, hidden=hidden)
+        shutil.rmtree(folder / "moved")
+    yield row("user_metrics", measured(keep_metrics, folder, users), metrics=len(METRICS))
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write the results with what they were measured on."""
+    names = ("torch", "numpy", "scikit-learn", "safetensors")
+    facts = {
+        "command": "python " + " ".join(sys.argv),
+        "date": time.strftime("%Y-%m-%d"),
+        "versions": {"python": platform.python_version()} | {one: version(one) for one in names},
+        "device": "cpu",
+        "cores": len(os.sched_getaffinity(0)),
+        "rows": rows,
+    }
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
