@@ -141,10 +141,19 @@ class TensorFile:
         """Return the shape of an array."""
         return tuple(self._places[name]["shape"])
 
+    def _dtype(self, name: str) -> np.dtype[Any]:
+        stored = self._places[name]["dtype"]
+        if stored not in _DTYPES:
+            raise StoreError(
+                f"{name!r} in {self.path} is stored as {stored}, which cannot be read in parts; "
+                f"store it as one of {', '.join(_DTYPES)}."
+            )
+        return np.dtype(_DTYPES[stored])
+
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Read the rows [start, stop) of an array, all of them if not told otherwise."""
         place, shape = self._places[name], self.shape(name)
-        dtype = np.dtype(_DTYPES[place["dtype"]])
+        dtype = self._dtype(name)
         rows = len(range(shape[0])[start:stop])
         each = int(np.prod(shape[1:], dtype=np.int64))
         offset = self._start + place["data_offsets"][0] + start * each * dtype.itemsize
@@ -156,7 +165,7 @@ class TensorFile:
     def take(self, name: str, rows: np.ndarray) -> np.ndarray:
         """Read some rows of an array, in the order that is asked for."""
         place, shape = self._places[name], self.shape(name)
-        dtype = np.dtype(_DTYPES[place["dtype"]])
+        dtype = self._dtype(name)
         found = np.empty((len(rows), *shape[1:]), dtype)
         each = found[:1].nbytes
         with self.path.open("rb", buffering=0) as file:
