@@ -24,7 +24,18 @@ from puma_engine.backbone import FrozenBackbone
 from puma_engine.datasets import Dataset, load_shipped
 from puma_engine.evaluation import predict
 from puma_engine.migration import train_migration
-from puma_engine.pipeline import demo
+from puma_engine.pipeline.demo import (
+    ADAPTER_ALL,
+    ADAPTER_FEW,
+    DATASET,
+    RETRAINED,
+    SHAPE_ALL,
+    SHARE,
+    SOURCE,
+    SOURCE_PROMPTS,
+    TARGET,
+    USERS,
+)
 from puma_engine.pipeline.prompts import DEFAULT_TEMPLATES
 from puma_engine.prompts import PromptTable, fit_prompts
 
@@ -53,7 +64,7 @@ class Grid:
         """Try the prompt settings on a backbone; return the best table."""
         tables, scores = [], []
         for rate, decay in PROMPTS:
-            base = demo.SOURCE_PROMPTS if what == "source" else demo.RETRAINED
+            base = SOURCE_PROMPTS if what == "source" else RETRAINED
             config = dataclasses.replace(base, learning_rate=rate, weight_decay=decay)
             started = time.perf_counter()
             fitted = fit_prompts(backbone, self.data, template=self.template, training=config)
@@ -65,7 +76,7 @@ class Grid:
 
     def adapters(self, source: PromptTable, target: FrozenBackbone, users: Any) -> None:
         """Try the adapter settings on all users (None) or some."""
-        base = demo.ADAPTER_ALL if users is None else demo.ADAPTER_FEW
+        base = ADAPTER_ALL if users is None else ADAPTER_FEW
         for rate, batch, noise in ADAPTERS:
             started = time.perf_counter()
             moved = train_migration(
@@ -74,7 +85,7 @@ class Grid:
                 self.data,
                 template=self.template,
                 training=dataclasses.replace(base, learning_rate=rate, batch_size=batch),
-                adapter=dataclasses.replace(demo.SHAPE_ALL, noise=noise),
+                adapter=dataclasses.replace(SHAPE_ALL, noise=noise),
                 users=users,
             )
             facts = {"what": "all" if users is None else "few", "learning_rate": rate}
@@ -87,17 +98,17 @@ def main() -> None:
     """Parse the command line and run every grid."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--users", type=int, default=demo.USERS)
+    parser.add_argument("--users", type=int, default=USERS)
     parser.add_argument("--device")
     given = parser.parse_args()
-    data = load_shipped(demo.DATASET, users=given.users)
-    source = FrozenBackbone.load(demo.SOURCE, device=given.device, precision="fp32")
-    target = FrozenBackbone.load(demo.TARGET, device=given.device, precision="fp32")
+    data = load_shipped(DATASET, users=given.users)
+    source = FrozenBackbone.load(SOURCE, device=given.device, precision="fp32")
+    target = FrozenBackbone.load(TARGET, device=given.device, precision="fp32")
     grid = Grid(data)
     table = grid.prompts("source", source)
     grid.prompts("retrained", target)
     grid.adapters(table, target, None)
-    budget = int(demo.SHARE * len(data.users))
+    budget = int(SHARE * len(data.users))
     grid.adapters(table, target, np.random.default_rng(0).choice(data.users, budget, replace=False))
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(json.dumps(grid.rows, indent=1) + "\n", encoding="utf-8")
