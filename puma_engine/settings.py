@@ -26,7 +26,7 @@ ADAPTER_TRAINING = TrainingConfig(
 # Few users: noise keeps the adapter from learning each of them by heart.
 SMALL_ADAPTER = AdapterConfig(hidden=1024, noise=0.3)
 SMALL_ADAPTER_TRAINING = TrainingConfig(
-    epochs=6, batch_size=64, learning_rate=1e-3, weight_decay=0.01, patience=3
+    epochs=12, batch_size=64, learning_rate=1e-3, weight_decay=0.01, patience=4
 )
 SMALL_BATCHES = (32, 512)
 

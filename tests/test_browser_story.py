@@ -4,7 +4,7 @@ import re
 
 import pytest
 from browser import CHROMIUM, chromium, kill_all, opened, picture, served, still, wait_for
-from playwright.sync_api import expect
+from playwright.sync_api import TimeoutError, expect
 
 from puma_engine import jobs, pipeline, whatif
 from puma_engine.datasets import load_shipped
@@ -61,9 +61,15 @@ def choose(place, label, option):
     wanted = page.get_by_role("option", name=option).first
     box = place.get_by_role("combobox", name=label).first
     box.scroll_into_view_if_needed()
-    page.wait_for_timeout(300)  # a list that opens while the page scrolls is closed again
-    box.click()
-    wanted.click()
+    for last in (False, False, False, False, True):
+        page.wait_for_timeout(300)  # a list that opens while the page scrolls is closed again
+        box.click()
+        try:
+            wanted.click(timeout=30_000 if last else 4_000)
+            break
+        except TimeoutError:
+            if last:
+                raise
     still(page)
 
 

@@ -13,7 +13,7 @@ from tiny import tiny_backbone_folder
 from puma_engine import Workbench, ranks
 
 TRAINING = {"epochs": 2, "batch_size": 32}
-ADAPTER = {"hidden": 16, "dropout": 0.0}
+ADAPTER = {"hidden": 16, "dropout": 0.0, "noise": 0.0}
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
@@ -34,7 +34,7 @@ def test_two_processes_migrate_as_one(tmp_path):
     chosen = {"strategy": "random", "budget": 10}
     alone = one.migrate("source", large, training=TRAINING, adapter=ADAPTER, **chosen)
     words = ["migrate", "source", large, "--strategy", "random", "--budget", 10, "--json"]
-    words += ["--epochs", 2, "--batch-size", 32, "--hidden", 16, "--dropout", 0]
+    words += ["--epochs", 2, "--batch-size", 32, "--hidden", 16, "--dropout", 0, "--noise", 0]
     done = launched(tmp_path / "two", *words)
     assert done.returncode == 0, done.stderr
     run = json.loads(done.stdout)  # one process alone speaks

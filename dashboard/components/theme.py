@@ -21,7 +21,7 @@ class Kind(NamedTuple):
 KINDS = {
     "source": Kind("Source prompts", "#0072B2", "circle"),
     "migrated": Kind("Migrated", "#009E73", "diamond"),
-    "refined": Kind("Migrated and refined", "#E69F00", "star"),
+    "refined": Kind("Migrated and refined", "#8A63D2", "star"),
     "retrained": Kind("Retrained", "#D55E00", "square"),
     "random": Kind("Random prompts", "#CC79A7", "x"),
     "shuffled": Kind("Shuffled control", "#8A8A8A", "triangle-up"),

@@ -16,7 +16,7 @@ class Look(NamedTuple):
 LOOKS = {
     "source": Look("Source prompts", "#0072B2", "circle"),
     "migrated": Look("Migrated", "#009E73", "diamond"),
-    "refined": Look("Migrated and refined", "#E69F00", "star"),
+    "refined": Look("Migrated and refined", "#8A63D2", "star"),
     "retrained": Look("Retrained", "#D55E00", "square"),
     "random": Look("Random prompts", "#CC79A7", "x"),
     "shuffled": Look("Shuffled control", "#8A8A8A", "triangle-up"),
