@@ -161,6 +161,7 @@ def backbone_reader(
     """Return the backbone's reader of these contexts; the latest is kept with its prefixes."""
     key = (template.name, contexts)
     if backbone.latest_reader is None or backbone.latest_reader[0] != key:
+        backbone.forget()  # before the next one asks what memory is free
         backbone.latest_reader = (key, Reader(backbone, template, contexts))
     reader: Reader = backbone.latest_reader[1]
     return reader

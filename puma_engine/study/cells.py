@@ -9,6 +9,8 @@ from typing import Any, Literal
 from puma_engine.errors import ConfigError
 
 Stage = Literal["import_dataset", "fit_prompts", "select", "migrate", "refine", "evaluate", "best"]
+# Settings of a run that a cell may lend to another.
+LENT = ("training", "prompt", "adapter")
 Needs = dict[str, "str | list[str]"]
 
 

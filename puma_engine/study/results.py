@@ -11,10 +11,9 @@ import pandas as pd
 
 from puma_engine import metrics, pipeline
 from puma_engine.store import Run, Workspace
-from puma_engine.study.cells import Cell, Study
+from puma_engine.study.cells import LENT, Cell, Study
 
 MAIN = {"rating": "rmse", "click": "uauc"}
-LENT = ("training", "prompt", "adapter")
 
 
 def collect(

@@ -16,9 +16,8 @@ from puma_engine import pipeline
 from puma_engine.errors import Cancelled, PumaError, StudyError
 from puma_engine.pipeline.progress import CancelCheck, ProgressCallback, StageProgress
 from puma_engine.store import Workspace
-from puma_engine.study.cells import Cell
+from puma_engine.study.cells import LENT, Cell
 
-LENT = ("training", "prompt", "adapter")
 WITHOUT_DEVICE = ("import_dataset",)
 
 
