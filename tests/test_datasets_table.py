@@ -1,4 +1,4 @@
-"""Tables of any origin: what is read, and what is refused with which words."""
+"""Tables of any origin: what is read of them."""
 
 from __future__ import annotations
 
@@ -8,47 +8,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from tables import EACH, USERS, frame, read, save
 
-from puma_engine.datasets import Dataset, read_dataset, read_table, validate, write_dataset
+from puma_engine.datasets import read_dataset, write_dataset
 from puma_engine.datasets.cleaning import clean_text
 from puma_engine.errors import DataError
-
-USERS, EACH = 12, 10
-
-
-def frame() -> pd.DataFrame:
-    """Ratings of 12 users, 10 items each, with leading zeros in the ids."""
-    rng = np.random.default_rng(5)
-    rows = [
-        (f"{user:03d}", f"{item:04d}", f"Title {item}", 1 + 4 * rng.random(), 1_000 + item)
-        for user in range(USERS)
-        for item in rng.permutation(40)[:EACH]
-    ]
-    made = pd.DataFrame(rows, columns=["user_id", "item_id", "text", "outcome", "time"])
-    return made.round({"outcome": 1})
-
-
-def save(made: pd.DataFrame, path: Path) -> Path:
-    if path.suffix == ".parquet":
-        made.to_parquet(path, index=False)
-    else:
-        made.to_csv(path, index=False)
-    return path
-
-
-def read(path: Path, **options: Any) -> Dataset:
-    ds = read_table(path, **{"name": "mine", "task": "rating", **options})
-    validate(ds)
-    return ds
-
-
-def changed(column: str, value: Any, row: int = 3) -> pd.DataFrame:
-    made = frame().astype({column: object})
-    made.loc[row, column] = value
-    return made
 
 
 def test_csv_and_parquet_give_the_same_data_set(tmp_path: Path) -> None:
@@ -120,83 +85,6 @@ def test_texts_may_come_from_a_second_table(tmp_path: Path) -> None:
         read(rows)
 
 
-BAD_ROWS = [
-    ("outcome", float("nan"), "1 with a rating that is not a number from 1 to 5"),
-    ("outcome", 5.5, "1 with a rating that is not a number from 1 to 5"),
-    ("outcome", 0, "1 with a rating that is not a number from 1 to 5"),
-    ("outcome", "inf", "1 with a rating that is not a number from 1 to 5"),
-    ("outcome", "4,5", "1 with a rating that is not a number from 1 to 5"),
-    ("user_id", "", "1 without a usable user id"),
-    ("user_id", "a\x00b", "1 without a usable user id"),
-    ("item_id", "  ", "1 without a usable item id"),
-    ("time", "soon", "1 without a usable time"),
-    ("time", "", "1 without a usable time"),
-]
-
-
-@pytest.mark.parametrize(("column", "value", "words"), BAD_ROWS)
-def test_a_bad_row_is_refused_with_its_place_or_left_out(
-    tmp_path: Path, column: str, value: object, words: str
-) -> None:
-    path = save(changed(column, value), tmp_path / "bad.csv")
-    with pytest.raises(DataError) as caught:
-        read(path)
-    message = str(caught.value)
-    assert f"1 of {USERS * EACH} rows cannot be used: {words} (data row 4: user_id" in message
-    assert "drop_invalid=True" in message and "\n" not in message
-    ds = read(path, drop_invalid=True)
-    assert len(ds.interactions) == USERS * EACH - 1
-    assert ds.report["dropped"][words.split(" ", 1)[1]] == 1
-    assert ds.report["read"]["rows"] == len(ds.interactions) + sum(ds.report["dropped"].values())
-
-
-def test_an_item_without_any_text_is_refused_but_one_filled_row_is_enough(tmp_path: Path) -> None:
-    made = frame()
-    item = made["item_id"].value_counts().index[0]
-    mine = made.index[made["item_id"] == item]
-    made.loc[mine[1:], "text"] = " \t"
-    assert len(read(save(made, tmp_path / "some.csv")).interactions) == len(made)
-    made.loc[mine, "text"] = "\x07\u200b"
-    path = save(made, tmp_path / "none.csv")
-    with pytest.raises(DataError, match=f"{len(mine)} whose item has no text"):
-        read(path)
-    assert item not in set(read(path, drop_invalid=True).items["item_id"])
-
-
-def test_repeated_pairs_are_refused_or_the_latest_is_kept(tmp_path: Path) -> None:
-    made = frame()
-    again = made.iloc[[0]].assign(outcome=1.5, time=5_000)
-    path = save(pd.concat([again, made]), tmp_path / "twice.csv")
-    with pytest.raises(DataError, match="1 repeating a user and item"):
-        read(path)
-    kept = read(path, drop_invalid=True).interactions
-    pair = (kept["user_id"] == made["user_id"][0]) & (kept["item_id"] == made["item_id"][0])
-    assert kept[pair]["outcome"].tolist() == [1.5]
-    untimed = save(pd.concat([again, made]).drop(columns="time"), tmp_path / "untimed.csv")
-    kept = read(untimed, drop_invalid=True).interactions
-    pair = (kept["user_id"] == made["user_id"][0]) & (kept["item_id"] == made["item_id"][0])
-    assert kept[pair]["outcome"].tolist() == [pytest.approx(made["outcome"][0])]
-
-
-def test_several_kinds_of_bad_rows_are_reported_together(tmp_path: Path) -> None:
-    made = changed("outcome", 9)
-    made.loc[5, "user_id"] = ""
-    made.loc[7, "outcome"] = -1
-    path = save(made, tmp_path / "bad.csv")
-    with pytest.raises(DataError, match=r"3 of 120 .* 1 without a usable user .*; 2 with a rating"):
-        read(path)
-
-
-def test_rows_with_another_number_of_fields(tmp_path: Path) -> None:
-    path = save(frame(), tmp_path / "ragged.csv")
-    path.write_text(path.read_text() + "1,2,3,4,5,6,7\n1,2\n")
-    with pytest.raises(DataError, match=r"2 rows do not have the header's 5 fields .*'1,2,3"):
-        read(path)
-    ds = read(path, drop_invalid=True)
-    assert ds.report["dropped"]["without the header's number of fields"] == 2
-    assert len(ds.interactions) == USERS * EACH
-
-
 def test_titles_keep_quotes_commas_and_length_but_no_control_characters(tmp_path: Path) -> None:
     made = frame()
     wanted = [
@@ -210,60 +98,6 @@ def test_titles_keep_quotes_commas_and_length_but_no_control_characters(tmp_path
         made.loc[made["item_id"] == item, "text"] = title
     for name in ("odd.csv", "odd.parquet"):
         assert set(wanted) <= set(read(save(made, tmp_path / name)).items["text"])
-
-
-@pytest.mark.parametrize("name", ["no.csv", "empty.csv", "header.csv", "empty.parquet", "a.xlsx"])
-def test_files_that_hold_no_table(tmp_path: Path, name: str) -> None:
-    path = tmp_path / name
-    words = {"no.csv": "There is no file", "header.csv": "no rows", "a.xlsx": "unknown ending"}
-    if name == "header.csv":
-        path.write_text("user_id,item_id,text,outcome\n")
-    elif name != "no.csv":
-        path.write_bytes(b"")
-    usual = "cannot be read as Parquet" if name.endswith("parquet") else "is empty"
-    with pytest.raises(DataError, match=words.get(name, usual)):
-        read(path)
-
-
-def test_truncated_parquet_and_packed_files(tmp_path: Path) -> None:
-    whole = save(frame(), tmp_path / "whole.parquet").read_bytes()
-    (tmp_path / "cut.parquet").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"cut.parquet cannot be read as Parquet"):
-        read(tmp_path / "cut.parquet")
-    (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(whole)[:200])
-    with pytest.raises(DataError, match=r"cut.csv.gz"):
-        read(tmp_path / "cut.csv.gz")
-    (tmp_path / "binary.csv").write_bytes(whole)
-    with pytest.raises(DataError, match=r"binary.csv"):
-        read(tmp_path / "binary.csv")
-
-
-def test_columns_that_are_missing_unknown_or_twice(tmp_path: Path) -> None:
-    path = save(frame().drop(columns="outcome"), tmp_path / "a.csv")
-    with pytest.raises(DataError, match="lacks the column outcome; it has user_id, item_id"):
-        read(path)
-    with pytest.raises(DataError, match="lacks the column stars"):
-        read(path, columns={"outcome": "stars"})
-    with pytest.raises(DataError, match="no field 'rating'; name columns for user_id"):
-        read(path, columns={"rating": "stars"})
-    with pytest.raises(DataError, match="two fields name the same column"):
-        read(path, columns={"outcome": "time", "time": "time"})
-    path.write_text("user_id,item_id,text,outcome,outcome\n1,2,t,3,4\n")
-    with pytest.raises(DataError, match="column outcome more than once"):
-        read(path)
-
-
-def test_nothing_left_and_settings_out_of_range(tmp_path: Path) -> None:
-    path = save(frame().assign(outcome=7), tmp_path / "a.csv")
-    with pytest.raises(DataError, match=r"No row of 'a.csv' is left \(120 with a rating"):
-        read(path, drop_invalid=True)
-    path = save(frame(), tmp_path / "b.csv")
-    with pytest.raises(DataError, match="lower min_rows"):
-        read(path, min_rows=11)
-    with pytest.raises(DataError, match="max_rows at least that, not 5 and 4"):
-        read(path, min_rows=5, max_rows=4)
-    with pytest.raises(DataError, match="no task 'rank'"):
-        read(path, task="rank")
 
 
 def test_ids_keep_their_text_whatever_their_type(tmp_path: Path) -> None:
@@ -360,13 +194,6 @@ def test_click_outcomes(tmp_path: Path, value: str, fine: bool) -> None:
             read(path, task="click")
 
 
-def test_wrong_column_types_are_named(tmp_path: Path) -> None:
-    table = pa.table({"user_id": [[1]], "item_id": ["a"], "text": ["t"], "outcome": [3]})
-    pq.write_table(table, tmp_path / "nested.parquet")
-    with pytest.raises(DataError, match="column of user ids has the type list"):
-        read(tmp_path / "nested.parquet")
-
-
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
@@ -382,24 +209,3 @@ def test_wrong_column_types_are_named(tmp_path: Path) -> None:
 )
 def test_clean_text(given: str, expected: str) -> None:
     assert clean_text(given) == expected == clean_text(clean_text(given))
-
-
-def test_a_share_of_bad_rows_is_tolerated_only_if_asked_for(tmp_path: Path) -> None:
-    made = frame()
-    made.loc[[3, 40], "outcome"] = 9
-    again = made.iloc[[0]].assign(time=5_000)
-    path = save(pd.concat([made, again, again, again]), tmp_path / "bad.csv")
-    path.write_text(path.read_text() + "1,2\n")
-    with pytest.raises(DataError, match="do not have the header's 5 fields"):
-        read(path)
-    ds = read(path, max_bad_share=0.025)
-    assert len(ds.interactions) == USERS * EACH - 2
-    assert {reason: count for reason, count in ds.report["dropped"].items() if count} == {
-        "without the header's number of fields": 1,
-        "with a rating that is not a number from 1 to 5": 2,
-        "repeating a user and item (the latest is kept)": 3,
-    }
-    with pytest.raises(DataError, match=r"3 of 124 rows cannot .* 1 of them .*At most 2.40%"):
-        read(path, max_bad_share=0.024)
-    with pytest.raises(DataError, match="from 0 to 1, not 2"):
-        read(path, max_bad_share=2)
