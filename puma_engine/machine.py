@@ -1,9 +1,11 @@
-"""Memory of this machine's devices, without loading torch."""
+"""This machine: memory of its devices, and what else runs on it, without loading torch."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,30 @@ class DeviceMemory:
     name: str
     total: int
     free: int
+
+
+class Others:
+    """How many of the machine's cores other processes take, from when this was made on."""
+
+    def __init__(self) -> None:
+        self.began = time.perf_counter()
+        self.before = self._seconds()
+
+    def cores(self) -> float:
+        """Return the mean number of cores that others kept busy, 0 or more."""
+        wall = max(time.perf_counter() - self.began, 1e-9)
+        return max(0.0, (self._seconds() - self.before) / wall)
+
+    @staticmethod
+    def _seconds() -> float:
+        """Seconds in which cores worked, for all processes but this one."""
+        import psutil
+
+        total, own = psutil.cpu_times(), os.times()
+        waited = total.idle + getattr(total, "iowait", 0.0)
+        # The time of guests is among that of users.
+        guests = getattr(total, "guest", 0.0) + getattr(total, "guest_nice", 0.0)
+        return float(sum(total) - waited - guests - own.user - own.system)
 
 
 def device_memory() -> list[DeviceMemory]:

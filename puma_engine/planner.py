@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
+BUSY_SHARE = 0.25
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -18,6 +20,7 @@ class Measured:
     examples: all that were trained on, over all epochs; training_seconds: in doing so,
     validation included; seconds: of the whole run, which also prepares items and maps users.
     sources: prompt tables that an adapter read side by side; short: a calibration, not a whole run.
+    others: the share of the machine's cores that other processes took meanwhile, if that was measured.
     """
 
     run: str
@@ -30,11 +33,17 @@ class Measured:
     seconds: float
     sources: int = 1
     short: bool = False
+    others: float = 0.0
 
     @property
     def rate(self) -> float:
         """Examples a second while it trained."""
         return self.examples / self.training_seconds
+
+    @property
+    def disturbed(self) -> bool:
+        """Say whether other work may have slowed it down noticeably."""
+        return self.others > BUSY_SHARE
 
     @property
     def preparation(self) -> float:

@@ -1,12 +1,21 @@
 """Calibrations: short trainings that measure what a plan would take, and the page that asks."""
 
+import subprocess
+import sys
+import time
+
 import pytest
 from dashboard_pages import open_page
 from test_dashboard_plan import TRAINING, press, words
 from test_pipeline import QUICK, SMALL, write_ratings
 from tiny import tiny_backbone_folder
 
+from dashboard.engine import plans
 from puma_engine import jobs, pipeline
+from puma_engine.config import TrainingConfig
+from puma_engine.errors import StoreError
+from puma_engine.machine import Others
+from puma_engine.settings import small_adapter_training
 from puma_engine.store import Workspace
 
 
@@ -23,6 +32,22 @@ def world(tmp_path):
     return ws, pipeline.fit_prompts(ws, data, small, training=QUICK), large
 
 
+def plan_of(job):
+    """The plan that a calibration was asked for."""
+    args = job.args
+    retraining = TrainingConfig(**args["retraining"])
+    return plans.Plan(
+        "single",
+        tuple(args["sources"]),
+        tuple(args["targets"]),
+        "random",
+        6,
+        args["training"],
+        args["adapter"],
+        retraining,
+    )
+
+
 def test_a_calibration_measures_what_a_plan_lacks(world, monkeypatch):
     ws, _source, large = world
     monkeypatch.setattr("puma_engine.jobs.ensure_worker", lambda _ws: False)
@@ -31,6 +56,10 @@ def test_a_calibration_measures_what_a_plan_lacks(world, monkeypatch):
     job = jobs.jobs(ws)[0]
     assert (job.command, job.status) == ("calibrate", "queued")
     assert not [one for one in app.button if one.label == "Measure it now"]
+    # A second browser that still shows the button gets a sentence, and no second job.
+    with pytest.raises(StoreError, match=f"The job {job.id} measures these models already"):
+        plans.calibrate(plan_of(job))
+    assert len(jobs.jobs(ws)) == 1
     *hops, whole = pipeline.calibrate(ws, **job.args)
     assert [run.kind for run in (*hops, whole)] == ["calibration"] * 2
     assert pipeline.calibrate(ws, **job.args)[-1].id == whole.id
@@ -61,3 +90,45 @@ def test_a_chain_is_calibrated_hop_by_hop(world):
     first, second, _ = pipeline.calibrate(ws, [source], targets, training=QUICK, adapter=SMALL)
     assert second.config["widths"] == [large.summary["width"]]
     assert first.config["widths"] == [source.summary["width"]]
+
+
+def test_what_other_processes_take_of_the_cores_is_measured():
+    spins = "import time; end = time.time() + 5\nwhile time.time() < end: pass"
+    child = subprocess.Popen([sys.executable, "-c", spins])
+    time.sleep(0.1)
+    others = Others()
+    time.sleep(0.6)
+    taken = others.cores()
+    child.kill()
+    child.wait()
+    assert taken > 0.3
+
+
+def test_a_measurement_that_was_disturbed_says_so(world, monkeypatch):
+    ws, source, large = world
+    (hop, _whole) = pipeline.calibrate(ws, [source], [large], training=QUICK, adapter=SMALL)
+    assert hop.cost["cores"] >= 1 and hop.cost["cores_of_others"] >= 0
+    query = {"target": large.id, "budget": "6"}
+    for share, said in ((0.6, True), (0.1, False)):
+        with ws.transaction() as db:
+            db.execute(
+                "UPDATE runs SET cost = json_set(cost, '$.cores_of_others', ?, '$.cores', 2)"
+                " WHERE kind = 'calibration'",
+                [2 * share],
+            )
+        app = open_page("plan", ws.root, monkeypatch, **query)
+        assert ("up to 60% of the machine's cores" in words(app)) == said
+        evidence = next(one.value for one in app.dataframe if "Other work" in one.value)
+        assert set(evidence["Other work"]) == {f"{share:.0%}"}
+
+
+def test_the_batch_of_few_users_follows_the_budget_until_it_is_given(world, monkeypatch):
+    ws, _source, large = world
+    monkeypatch.setattr("puma_engine.jobs.ensure_worker", lambda _ws: False)
+    assert plans.PRESETS["small"].training(300) == small_adapter_training(300)
+    for budget, given in ((6, None), (20, None), (20, 7)):
+        query = {"target": large.id, "budget": str(budget)}
+        query |= {} if given is None else {"batch-small": str(given)}
+        press(open_page("plan", ws.root, monkeypatch, **query), "Launch the migration")
+        asked = jobs.jobs(ws)[0].args["training"]["batch_size"]
+        assert asked == (given or small_adapter_training(budget).batch_size)

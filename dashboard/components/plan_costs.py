@@ -8,9 +8,8 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import engine
-from dashboard.components import address, amounts, jobs
+from dashboard.components import address, amounts, jobs, states
 from dashboard.components.terms import term
-from dashboard.components.text import escaped
 from dashboard.engine import plans
 from dashboard.engine.plans import Costs, Plan, Prediction
 
@@ -42,6 +41,9 @@ def show(plan: Plan) -> dict[str, Any] | None:
     costs = plans.costs(plan, device)
     st.dataframe(table(costs, price), hide_index=True)
     st.text(sentence(costs))
+    said = disturbed(costs)
+    if said:
+        st.warning(said, icon=":material/speed:")
     _evidence(costs)
     _calibration(plan, costs, device)
     if costs.migration is None:
@@ -111,6 +113,7 @@ def _evidence(costs: Costs) -> None:
             "Trained, s": one.training_seconds,
             "Whole run, s": one.seconds,
             "Kind": "calibration" if one.short else "whole run",
+            "Other work": f"{one.others:.0%}" if one.short else "not measured",
         }
         for way, found in (("retraining", costs.retraining), ("migration", costs.migration))
         for one in (found.evidence if found else ())
@@ -130,7 +133,36 @@ def _evidence(costs: Costs) -> None:
                 "Some adapters read another number of sources: none that reads as many was measured, so "
                 "the time is a guess."
             )
-        st.dataframe(pd.DataFrame(rows), hide_index=True)
+        st.dataframe(
+            pd.DataFrame(rows),
+            hide_index=True,
+            column_config={
+                "Examples/s": st.column_config.NumberColumn(format="%,.0f"),
+                "Trained, s": st.column_config.NumberColumn(format="%.1f"),
+                "Whole run, s": st.column_config.NumberColumn(format="%.1f"),
+                "Other work": st.column_config.TextColumn(
+                    help="The share of this machine's cores that other processes took meanwhile."
+                ),
+            },
+        )
+
+
+def disturbed(costs: Costs) -> str:
+    """Say which measurements other work on the machine may have slowed down; nothing if none."""
+    found = [
+        one
+        for way in (costs.retraining, costs.migration)
+        for one in (way.evidence if way else ())
+        if one.disturbed
+    ]
+    if not found:
+        return ""
+    most = max(one.others for one in found)
+    runs = ", ".join(dict.fromkeys(one.run for one in found))
+    return (
+        f"Measured while other work took up to {most:.0%} of the machine's cores, so the times may be "
+        f"too long. To measure again when it is quiet, delete {runs} first (puma runs delete)."
+    )
 
 
 def _calibration(plan: Plan, costs: Costs, device: str) -> None:
@@ -147,20 +179,19 @@ def _calibration(plan: Plan, costs: Costs, device: str) -> None:
         return
     with st.container(border=True, horizontal=True, vertical_alignment="center"):
         st.text(f"Not measured on {device} yet: {', '.join(lacking)}.", width="stretch")
-        st.button(
+        asked = st.button(
             "Measure it now",
             icon=":material/speed:",
             help="Trains on few users for two epochs and keeps nothing but the time that it took.",
-            on_click=_measure,
-            args=(plan,),
         )
-
-
-def _measure(plan: Plan) -> None:
+    if not asked:
+        return
     try:
         plans.calibrate(plan)
     except engine.PumaError as error:
-        st.toast(escaped(str(error), 300), icon=":material/error:")
+        states.failed("This is not measured now.", error)
+        return
+    st.rerun()
 
 
 def _watched(job_id: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,7 @@ import streamlit as st
 
 from dashboard import engine
 from dashboard.engine import Job, Run
+from puma_engine import jobs as engine_jobs
 from puma_engine.config import AdapterConfig, TrainingConfig
 from puma_engine.jobs import find_devices
 from puma_engine.machine import device_memory
@@ -22,7 +24,7 @@ from puma_engine.settings import (
     PAPER_PROMPTS,
     PROMPT_TRAINING,
     SMALL_ADAPTER,
-    SMALL_ADAPTER_TRAINING,
+    small_adapter_training,
 )
 
 __all__ = ["Costs", "Measured", "Prediction", "hours", "money"]
@@ -33,22 +35,24 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings to start from: the adapter's training and shape, and the retraining's."""
+    """Settings to start from: the adapter's training (by the users) and shape, the retraining's."""
 
     label: str
-    training: TrainingConfig
+    training: Callable[[int], TrainingConfig]
     adapter: AdapterConfig
     retraining: TrainingConfig
 
 
 PRESETS = {
     "paper": Preset(
-        "The paper's (3-billion models)", PAPER_ADAPTER, AdapterConfig(), PAPER_PROMPTS
+        "The paper's (3-billion models)", lambda _: PAPER_ADAPTER, AdapterConfig(), PAPER_PROMPTS
     ),
     "small": Preset(
-        "Small models, few users", SMALL_ADAPTER_TRAINING, SMALL_ADAPTER, PROMPT_TRAINING
+        "Small models, few users", small_adapter_training, SMALL_ADAPTER, PROMPT_TRAINING
     ),
-    "large": Preset("Small models, many users", ADAPTER_TRAINING, ADAPTER, PROMPT_TRAINING),
+    "large": Preset(
+        "Small models, many users", lambda _: ADAPTER_TRAINING, ADAPTER, PROMPT_TRAINING
+    ),
 }
 
 
@@ -134,8 +138,25 @@ def _trials(plan: Plan) -> dict[str, Any]:
 def calibrate(plan: Plan) -> Job:
     """Queue short trainings that measure what a plan would take. Raises StoreError if it cannot."""
     _check(plan)
+    ws, trials = engine.workspace(), _trials(plan)
     title = f"Measure the speed of a migration to {engine.run(plan.targets[-1]).name}"
-    return engine.queue(CALIBRATION, _trials(plan), title)
+    # One transaction, so that two browsers cannot both find that nothing is measured yet.
+    with ws.transaction():
+        busy = next((job for job in engine.jobs(None) if _is_measuring(job, trials)), None)
+        if busy is not None:
+            raise engine.StoreError(
+                f"The job {busy.id} measures these models already, so nothing was queued; wait "
+                "until it has ended, or cancel it, and measure then what is still missing."
+            )
+        job = engine_jobs.enqueue(ws, CALIBRATION, trials, title=title)
+    engine_jobs.ensure_worker(ws)
+    return job
+
+
+def _is_measuring(job: Job, trials: dict[str, Any]) -> bool:
+    """Say whether a job waits to measure, or measures, the models of a plan."""
+    active = job.command == CALIBRATION and job.status in ("queued", "running")
+    return active and all(job.args[name] == trials[name] for name in ("sources", "targets"))
 
 
 def calibrating(plan: Plan) -> Job | None:

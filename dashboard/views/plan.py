@@ -68,8 +68,8 @@ def _put_together(sources: list[engine.Run], targets: list[engine.Run]) -> Plan:
             left_behind = {run.inputs["backbone"] for run in sources if run.id in chosen}
             other = next((one for one in models if one not in left_behind), None)
             ways = [address.choose("Target model", models, "target", labels=names, default=other)]
-    strategy, budget = _who(chosen)
-    training, adapter, preset = _settings()
+    strategy, budget, trained = _who(chosen)
+    training, adapter, preset = _settings(trained)
     return Plan(
         topology,
         tuple(chosen),
@@ -87,8 +87,8 @@ def _first_source(sources: list[engine.Run]) -> str | None:
     return next((run.id for run in sources if run.config.get("role") == "source"), None)
 
 
-def _who(sources: list[str]) -> tuple[str, int | None]:
-    """Who trains the adapter: strategy and budget."""
+def _who(sources: list[str]) -> tuple[str, int | None, int]:
+    """Who trains the adapter: strategy, budget (None for all), and how many that are."""
     left, right = st.columns(2)
     labels = {name: f"{name}: {one.about}" for name, one in engine.STRATEGIES.items()}
     with left:
@@ -104,7 +104,7 @@ def _who(sources: list[str]) -> tuple[str, int | None]:
     with right:
         if strategy == "all":
             st.number_input("Budget (users)", value=users, disabled=True, key="everybody")
-            return strategy, None
+            return strategy, None, users
         budget = st.number_input(
             "Budget (users)",
             min_value=1,
@@ -114,22 +114,20 @@ def _who(sources: list[str]) -> tuple[str, int | None]:
             bind="query-params",
             help=term("budget"),
         )
-    return strategy, int(budget)
+    return strategy, int(budget), int(budget)
 
 
-def _settings() -> tuple[dict, dict, Preset]:
+def _settings(users: int) -> tuple[dict, dict, Preset]:
     labels = {name: one.label for name, one in PRESETS.items()}
     with st.expander("Settings of the training", icon=":material/tune:"):
         name = address.choose("Start from", list(labels), "preset", labels=labels, default="small")
         preset = PRESETS[name]
         epochs, batch, rate, hidden = st.columns(4)
-        training, adapter = preset.training.to_dict(), preset.adapter.to_dict()
+        training, adapter = preset.training(users).to_dict(), preset.adapter.to_dict()
         with epochs:
             training["epochs"] = _number("Epochs", 200, training["epochs"], f"epochs-{name}")
         with batch:
-            training["batch_size"] = _number(
-                "Batch size", 65_536, training["batch_size"], f"batch-{name}"
-            )
+            training["batch_size"] = _batch(training["batch_size"], f"batch-{name}")
         with rate:
             training["learning_rate"] = st.number_input(
                 "Learning rate",
@@ -149,6 +147,21 @@ def _settings() -> tuple[dict, dict, Preset]:
             f"{preset.retraining.batch_size}."
         )
     return training, adapter, preset
+
+
+def _batch(usual: int, key: str) -> int:
+    """The batch size; left empty, it is that of the preset, which may follow the budget."""
+    given = st.number_input(
+        "Batch size",
+        1,
+        65_536,
+        None,
+        key=key,
+        bind="query-params",
+        placeholder=f"{usual:,} (the preset's)",
+        help="Empty: the preset's. Few users train in small batches, so that an epoch has enough steps.",
+    )
+    return usual if given is None else int(given)
 
 
 def _number(label: str, most: int, start: int, key: str) -> int:

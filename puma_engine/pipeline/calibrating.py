@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,6 +13,7 @@ import numpy as np
 
 from puma_engine.config import AdapterConfig, PromptConfig, TrainingConfig
 from puma_engine.errors import ConfigError
+from puma_engine.machine import Others
 from puma_engine.pipeline.backbones import backbone_run, load_backbone
 from puma_engine.pipeline.data import load_dataset
 from puma_engine.pipeline.progress import CancelCheck, Overall, ProgressCallback
@@ -135,9 +137,12 @@ def _measure(
         part = _some_users(load_dataset(ws, trial.data), trial.training)
         frozen.forget()
         clock.restart()
+        others = Others()
         result = _train(trial, frozen, part, progress, should_cancel)
+        taken = others.cores()
         outcome = training_outcome(result, len(part.users))
         outcome.summary["users"] = len(part.users)
+        outcome.cost |= {"cores": os.cpu_count(), "cores_of_others": round(taken, 2)}
         return outcome
 
     return run_stage(

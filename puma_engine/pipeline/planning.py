@@ -65,6 +65,7 @@ def _measured(run: Run) -> Measured:
         float(run.seconds or 0.0),
         len(run.config.get("widths", ())) if short else joined,
         short,
+        float(cost.get("cores_of_others", 0.0)) / int(cost.get("cores") or 1),
     )
 
 
