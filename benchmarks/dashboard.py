@@ -50,6 +50,8 @@ def addresses() -> dict[str, tuple[str, dict[str, str]]]:
 
     found = {name: (name, {}) for name in (START, *PAGES)}
     found["users: sample"] = ("users", {"view": "sample"})
+    found["users: gain"] = ("users", {"shade": "gain"})
+    found["users: sample, gain"] = ("users", {"view": "sample", "colour": "gain"})
     found["compare: users"] = ("compare", {"view": "users"})
     return found | {f"user: {view}": ("user", {"view": view}) for view in USER_VIEWS}
 

@@ -16,7 +16,7 @@ from puma_engine import jobs, pipeline
 from puma_engine.datasets import Dataset, item_profiles, user_profiles
 from puma_engine.metrics import metrics_of
 from puma_engine.pipeline.data import describe_dataset
-from puma_engine.pipeline.evaluating import PREDICTIONS
+from puma_engine.pipeline.evaluating import PREDICTIONS, put_user_metrics
 from puma_engine.pipeline.stage import Outcome, run_stage
 from puma_engine.settings import ADAPTER, PROMPT_TRAINING
 from puma_engine.store import Run, Workspace
@@ -155,7 +155,7 @@ def _evaluation(
         y = rows["outcome"].to_numpy(np.float64)
         p = np.clip(y + rng.normal(0, NOISE[method], len(y)), 1, 5)
         ws.put_table(run_id, PREDICTIONS, rows.assign(prediction=p.astype(np.float32)))
-        ws.put_user_metrics(run_id, _user_metrics(rows["user_id"], y, p, rng))
+        put_user_metrics(ws, run_id, _user_metrics(rows["user_id"], y, p, rng))
         values = {name: float(np.mean(np.abs(p - y))) for name in metrics_of("rating")}
         ws.put_metrics(
             run_id, [{"split": "test", "metric": k, "value": v} for k, v in values.items()]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import csr_array
 
 from puma_engine.errors import DataError
+
+# Loaded where it is used: a page that only shows what baselines are called starts sooner.
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 GRID = (1.0, 2.0, 5.0, 10.0, 20.0)
 ROUNDS = 10
@@ -131,6 +134,8 @@ class _Side:
 
     def improve(self, other: np.ndarray, ridge: float) -> None:
         """Take a few conjugate gradient steps towards each row's ridge solution."""
+        from scipy.sparse import csr_array
+
         design = other.copy()
         design[:, 0] = 1
         penalty = np.full(design.shape[1], ridge, np.float32)
@@ -173,6 +178,8 @@ class MatrixFactorisation(UserItemBias):
     label = "Matrix factorisation"
 
     def _fit(self, train: pd.DataFrame, validation: pd.DataFrame | None) -> None:
+        from scipy.sparse import csr_array
+
         super()._fit(train, validation)
         self.users, user = np.unique(train["user_id"].astype(str), return_inverse=True)
         self.items, item = np.unique(train["item_id"].astype(str), return_inverse=True)

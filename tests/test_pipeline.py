@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from tiny import tiny_backbone_folder
 
@@ -18,6 +19,7 @@ from puma_engine.errors import (
     SelectionError,
     StoreError,
 )
+from puma_engine.pipeline.evaluating import read_user_metric
 from puma_engine.pipeline.progress import Overall, StageProgress
 from puma_engine.pipeline.stage import Outcome, run_stage
 from puma_engine.settings import PROMPT_TRAINING, small_adapter_training
@@ -139,6 +141,22 @@ def test_evaluation_scores_what_it_predicted(world):
     assert (scores["low"] <= scores["value"]).all() and (scores["value"] <= scores["high"]).all()
     users = ws.user_metrics(run.id)
     assert set(users["user_id"]) == set(test["user_id"])
+
+
+def test_a_metric_of_any_users_is_read_by_id_from_file_and_database_alike(world):
+    ws = world["ws"]
+    run = pipeline.evaluate(ws, world["source"])
+    known = ws.user_metrics(run.id).set_index("user_id")["rmse"]
+    asked = ["nobody", *known.index[::-1], known.index[3]]
+    wanted = known.reindex(asked).to_numpy(np.float32)
+    for _ in ("by columns", "in the database alone"):
+        np.testing.assert_array_equal(
+            read_user_metric(ws, run.id, "rmse", pa.array(asked, pa.string())), wanted
+        )
+        with ws.transaction() as db:
+            db.execute(
+                "DELETE FROM artifacts WHERE run_id = ? AND name = ?", [run.id, "user_metrics"]
+            )
 
 
 def test_comparison_pairs_rows_and_counts_costs(world):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import streamlit as st
 
 from dashboard.engine import Run, Workspace
+from puma_engine.pipeline.evaluating import read_user_metric
 from puma_engine.pipeline.projecting import PLACES
 
 # For so many users the scores are looked up one by one, not read for everybody.
@@ -33,11 +35,11 @@ def extent(root: str, projection_id: str) -> pd.DataFrame:
     )
 
 
-@st.cache_resource(max_entries=6, show_spinner="Reading the scores of all users…")
+@st.cache_resource(max_entries=6, show_spinner=False)
 def scores(root: str, evaluation: str, metric: str, projection_id: str) -> np.ndarray:
     """Return one metric of every user of a map by row, float32; NaN where it is not measured."""
-    found = Workspace.open(root).user_metric(evaluation, metric)
-    return found.reindex(everybody(root, projection_id)["user_id"]).to_numpy(np.float32)
+    users = pa.array(everybody(root, projection_id)["user_id"], pa.string())
+    return read_user_metric(Workspace.open(root), evaluation, metric, users)
 
 
 def scores_of(root: str, evaluation: str, metric: str, users: list[str]) -> np.ndarray:

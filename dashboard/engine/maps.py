@@ -13,6 +13,7 @@ import streamlit as st
 from dashboard import engine
 from dashboard.engine import Job, Run, Workspace
 from puma_engine.pipeline.data import load_dataset
+from puma_engine.pipeline.evaluating import read_user_metric
 from puma_engine.pipeline.projecting import MAP, SPACE
 from puma_engine.pipeline.selecting import costly_signals, train_rows
 from puma_engine.pipeline.tables import ARTIFACT
@@ -91,12 +92,9 @@ def covered(frame: pd.DataFrame, chosen: np.ndarray) -> pd.DataFrame:
 
 @st.cache_data(max_entries=50, show_spinner=False)
 def scores(root: str, evaluation: str, metric: str, projection_id: str) -> np.ndarray:
-    """Return one metric of each user of a map, [n] float; NaN where it is not measured."""
-    frame = Workspace.open(root).user_metrics(evaluation)
-    if metric not in frame:
-        return np.full(len(users(root, projection_id)), np.nan)
-    found = frame.set_index("user_id")[metric]
-    return found.reindex(users(root, projection_id)["user_id"]).to_numpy(dtype=float)
+    """Return one metric of each user of a map, [n] float32; NaN where it is not measured."""
+    drawn = pa.array(users(root, projection_id)["user_id"], pa.string())
+    return read_user_metric(Workspace.open(root), evaluation, metric, drawn)
 
 
 def evaluation_of(prompts: str) -> Run | None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from puma_engine import metrics
 from puma_engine.baselines import BASELINES
@@ -28,6 +30,7 @@ from puma_engine.pipeline.tables import load_prompts, template_of
 from puma_engine.store import Run, Workspace
 
 PREDICTIONS = "predictions"
+USER_METRICS = "user_metrics"
 DRAWS = 1000
 
 
@@ -165,7 +168,34 @@ def _keep(ws: Workspace, run_id: str, dataset: Dataset, split: str, predicted: n
         for metric, one in found.items()
     ]
     ws.put_metrics(run_id, rows)
-    ws.put_user_metrics(run_id, metrics.per_user(dataset.task, y, predicted, users))
+    put_user_metrics(ws, run_id, metrics.per_user(dataset.task, y, predicted, users))
+
+
+def put_user_metrics(ws: Workspace, run_id: str, frame: pd.DataFrame) -> None:
+    """Keep the metrics of each user: in the database, which finds one user, and by columns.
+
+    A million rows of the database take seconds to read, a column of a file a tenth of one.
+    """
+    ws.put_user_metrics(run_id, frame)
+    ws.put_table(run_id, USER_METRICS, frame)
+
+
+def read_user_metric(ws: Workspace, evaluation: str, metric: str, users: pa.Array) -> np.ndarray:
+    """Return one metric of these users in an evaluation, [users] float32; NaN where it is unknown.
+
+    Evaluations of earlier versions have it in the database alone. Raises StoreError.
+    """
+    try:
+        frame = ws.get_table(evaluation, USER_METRICS, columns=["user_id", metric])
+    except NotFoundError:
+        frame = ws.user_metrics(evaluation).reindex(columns=["user_id", metric])
+    values, known = frame[metric].to_numpy(np.float32), pa.array(frame["user_id"], pa.string())
+    if known.equals(users):
+        return values
+    rows = pc.index_in(users, known)
+    found = np.full(len(users), np.nan, np.float32)
+    found[rows.is_valid().to_numpy(zero_copy_only=False)] = values[rows.drop_null().to_numpy()]
+    return found
 
 
 def _outcome(dataset: Dataset, split: str, predicted: np.ndarray, device: str) -> Outcome:

@@ -76,10 +76,11 @@ def neighbours(first: Space, second: Space, user: str, most: int = 10) -> pd.Dat
     if all(found is None for found in cosines):
         raise DataError(f"The user {user[:60]!r} has no prompt in either run; choose another.")
     nearest = [_nearest(space, found, most) for space, found in zip(spaces, cosines, strict=True)]
-    ids = list(dict.fromkeys([*nearest[0], *nearest[1]]))
+    rows_by_id = {**nearest[1], **nearest[0]}
+    ids = [*nearest[0], *(one for one in nearest[1] if one not in nearest[0])]
     frame = pd.DataFrame({"user_id": pd.Series(ids, dtype="str")})
     for name, space, found in zip(("first", "second"), spaces, cosines, strict=True):
-        values = [_cosine(space, found, one) for one in ids]
+        values = [_cosine(space, found, one, rows_by_id[one]) for one in ids]
         places = [_place(found, value) for value in values]
         frame[f"{name}_cosine"] = pd.Series(values, dtype="float64")
         frame[f"{name}_place"] = pd.Series(places, dtype="float64")
@@ -94,13 +95,14 @@ def _of_others(space: Space, user: str) -> np.ndarray | None:
     return found
 
 
-def _nearest(space: Space, found: np.ndarray | None, most: int) -> list[str]:
+def _nearest(space: Space, found: np.ndarray | None, most: int) -> dict[str, int]:
+    """The ids of the nearest users and their rows, nearest first."""
     count = 0 if found is None else min(most, len(found) - 1)
     if found is None or not count:
-        return []
+        return {}
     top = np.argpartition(-found, count - 1)[:count]
     top = top[np.lexsort((top, -found[top]))]
-    return [str(space.rows.user_ids[int(row)].as_py()) for row in top]
+    return {str(space.rows.user_ids[int(row)].as_py()): int(row) for row in top}
 
 
 def _place(found: np.ndarray | None, value: float) -> float:
@@ -109,6 +111,6 @@ def _place(found: np.ndarray | None, value: float) -> float:
     return 1.0 + int(np.count_nonzero(found > value))
 
 
-def _cosine(space: Space, found: np.ndarray | None, user: str) -> float:
-    row = space.rows.row_of(user)
+def _cosine(space: Space, found: np.ndarray | None, user: str, likely: int) -> float:
+    row = space.rows.row_of(user, likely)
     return float("nan") if found is None or row is None else float(found[row])

@@ -34,8 +34,13 @@ class PromptRows:
     def __len__(self) -> int:
         return len(self.user_ids)
 
-    def row_of(self, user: str) -> int | None:
-        """Return the row of a user, or None if the table has none."""
+    def row_of(self, user: str, likely: int = 0) -> int | None:
+        """Return the row of a user, or None if the table has none.
+
+        likely: a row to look at first, such as that of the user in another table.
+        """
+        if likely < len(self.user_ids) and self.user_ids[likely].as_py() == user:
+            return likely
         row = int(pc.index(self.user_ids, pa.scalar(user, pa.string())).as_py())
         return None if row < 0 else row
 

@@ -48,7 +48,8 @@ def write_report(
 def table_names(ws: Workspace, run: Reference) -> list[str]:
     """Return the tables of a run that can be exported."""
     found = find(ws, run)
-    names = [file["name"] for file in ws.artifacts(found.id) if file["format"] == "parquet"]
+    files = [file["name"] for file in ws.artifacts(found.id) if file["format"] == "parquet"]
+    names = [name for name in files if name not in SCORES]
     has_scores = found.kind in ("evaluation", "comparison")
     return names + [name for name in SCORES[: 2 if found.kind == "evaluation" else 1] if has_scores]
 

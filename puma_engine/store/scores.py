@@ -12,7 +12,6 @@ from puma_engine.store.runs import Runs
 if TYPE_CHECKING:
     import pandas as pd
 
-BLOCK = 50_000
 COLUMNS = ("method", "split", "metric", "value", "low", "high", "n")
 
 
@@ -72,25 +71,6 @@ class Scores(Runs):
                 f" VALUES (?{', ?' * len(names)})",
                 ([run_id, *row] for row in values),
             )
-
-    def user_metric(self, run_id: str, metric: str) -> pd.Series:
-        """Return one metric of each user of a run, float32 by user id, read in blocks."""
-        import pandas as pd
-
-        known = self.db.table("user_metrics").columns_dict
-        if metric not in known or metric in ("run_id", "user_id", "n"):
-            raise StoreError(f"Users have no metric {metric!r}.")
-        cursor = self.db.conn.execute(
-            f"SELECT user_id, {metric} FROM user_metrics WHERE run_id = ?", [self._get(run_id).id]
-        )
-        ids, values = [], []
-        while rows := cursor.fetchmany(BLOCK):
-            names, numbers = zip(*rows, strict=True)
-            ids.append(pd.Series(names, dtype="str"))
-            values.append(pd.Series(numbers, dtype="float32"))
-        if not ids:
-            return pd.Series([], pd.Index([], dtype="str"), dtype="float32")
-        return pd.concat(values).set_axis(pd.concat(ids))
 
     def user_metrics(self, run_id: str, users: Sequence[str] | None = None) -> pd.DataFrame:
         """Return the metrics of each user of a run (or of these users of it), by user id.
