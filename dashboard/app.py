@@ -11,7 +11,13 @@ from dashboard import access, pages
 
 # A file of our own: for icons by name a browser would ask a host on the internet.
 ICON = Path(__file__).with_name("icon.png")
-st.set_page_config(page_title="PUMA Workbench", page_icon=str(ICON), layout="wide")
+SIDEBAR = 200  # pixels; names of runs need the rest
+st.set_page_config(
+    page_title="PUMA Workbench",
+    page_icon=str(ICON),
+    layout="wide",
+    initial_sidebar_state=SIDEBAR,
+)
 # First, so that no address leads past it.
 page = pages.navigation()
 access.require_sign_in()

@@ -66,7 +66,7 @@ def cost_quality(rows: pd.DataFrame, metric: str) -> go.Figure:
             customdata=[[short(name, LONGEST_LABEL)] for name in own["method"]],
             hovertemplate="%{customdata[0]}<br>%{y:.4f} after %{x:.3g} s<extra></extra>",
         )
-    figure.update_xaxes(type="log")
+    figure.update_xaxes(type="log", dtick=1)
     return figure
 
 

@@ -10,7 +10,7 @@ import streamlit as st
 from dashboard import engine
 from dashboard.components import address, compare_figures, figures
 from dashboard.components.terms import term
-from dashboard.components.theme import rank
+from dashboard.components.theme import LOWER_IS_BETTER, rank
 from dashboard.engine import METRICS, Run, comparing
 
 SHORT = {"rmse": "RMSE", "mae": "MAE", "accuracy": "Accuracy", "ndcg": "NDCG"} | {
@@ -50,13 +50,14 @@ def show(run: Run) -> None:
     )
     rows = methods.merge(scores[scores["metric"] == metric].drop(columns="kind"), on="method")
     pinned = rows.loc[rows["is_baseline"].astype(bool), "value"]
+    side = "left" if metric in LOWER_IS_BETTER else "right"
     left, right = st.columns(2)
     with left:
         figures.show(
             compare_figures.intervals(rows, float(pinned.iloc[0]) if len(pinned) else None),
             rows,
             "quality",
-            title="How good each method is: intervals that overlap are not told apart",
+            title=f"How good each method is: {side} of the dotted line beats the baseline",
             x=METRICS[metric],
             height=max(300, 60 + 38 * len(rows)),
         )
@@ -97,7 +98,7 @@ def metric_table(
             for metric in known
         }
         main = SHORT[known[0]]
-        row |= {main: scored.pop(main), "Seconds": round(float(item.seconds), 1)}
+        row |= {main: scored.pop(main), "Seconds": float(item.seconds)}
         row["Time"] = f"{item.seconds / base.iloc[0]:.0%}" if len(base) else ""
         row |= scored | {"Users trained": _whole(item.users_trained)}
         row |= {"Backbone": item.backbone or "", "Seed": _whole(item.seed), "Device": item.device}
@@ -134,8 +135,10 @@ def _columns(known: list[str]) -> dict[str, Any]:
     return config | {
         "Time": st.column_config.TextColumn(help="Seconds as a share of the pinned baseline's."),
         "Users trained": st.column_config.NumberColumn(help=term("budget")),
+        "Method": st.column_config.TextColumn(width=270),
         "Seconds": st.column_config.NumberColumn(
+            format="%.1f",
             help="Measured seconds: of fitting, or of selection, adapter and mapping; of "
-            "predicting, for methods without a language model."
+            "predicting, for methods without a language model.",
         ),
     }

@@ -18,7 +18,7 @@ def form(backbones: list[engine.Run]) -> None:
         return
     names = {run.id: f"{run.name} · {run.id[:6]}" for run in [*datasets, *backbones]}
     with st.form("fit-prompts"):
-        columns = st.columns([2, 2, 3, 1], vertical_alignment="bottom")
+        columns = st.columns([4, 4, 7, 2], vertical_alignment="bottom")
         dataset = columns[0].selectbox(
             "Data set", [run.id for run in datasets], format_func=names.__getitem__, key="fit-data"
         )

@@ -73,7 +73,9 @@ def _row(name: str, found: Prediction | None, price: float) -> dict[str, Any]:
     return {
         "Way": name,
         "Time": amounts.duration(found.seconds),
-        "Range": f"{amounts.duration(found.low)} to {amounts.duration(found.high)}",
+        "Range": f"{amounts.duration(found.low)} to {amounts.duration(found.high)}"
+        if len(found.evidence) > 1
+        else "of one run",
         "Device hours": f"{plans.hours(found.seconds):.3g}",
         "Cost": amount(plans.money(found.seconds, price)),
         "Measured runs": len(found.evidence),

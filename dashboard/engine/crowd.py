@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import streamlit as st
 
 from dashboard.engine import Run, Workspace
-from puma_engine.pipeline.evaluating import read_user_metric
+from puma_engine.pipeline.evaluating import ids_of, read_user_metric
 from puma_engine.pipeline.projecting import PLACES
 
 # For so many users the scores are looked up one by one, not read for everybody.
@@ -38,7 +37,7 @@ def extent(root: str, projection_id: str) -> pd.DataFrame:
 @st.cache_resource(max_entries=6, show_spinner=False)
 def scores(root: str, evaluation: str, metric: str, projection_id: str) -> np.ndarray:
     """Return one metric of every user of a map by row, float32; NaN where it is not measured."""
-    users = pa.array(everybody(root, projection_id)["user_id"], pa.string())
+    users = ids_of(everybody(root, projection_id))
     return read_user_metric(Workspace.open(root), evaluation, metric, users)
 
 

@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.compute as pc
 import streamlit as st
 
 from dashboard import engine
 from dashboard.engine import Job, Run, Workspace
 from puma_engine.pipeline.data import load_dataset
-from puma_engine.pipeline.evaluating import read_user_metric
+from puma_engine.pipeline.evaluating import ids_of, read_user_metric
 from puma_engine.pipeline.projecting import MAP, SPACE
 from puma_engine.pipeline.selecting import costly_signals, train_rows
 from puma_engine.pipeline.tables import ARTIFACT
@@ -93,7 +92,7 @@ def covered(frame: pd.DataFrame, chosen: np.ndarray) -> pd.DataFrame:
 @st.cache_data(max_entries=50, show_spinner=False)
 def scores(root: str, evaluation: str, metric: str, projection_id: str) -> np.ndarray:
     """Return one metric of each user of a map, [n] float32; NaN where it is not measured."""
-    drawn = pa.array(users(root, projection_id)["user_id"], pa.string())
+    drawn = ids_of(users(root, projection_id))
     return read_user_metric(Workspace.open(root), evaluation, metric, drawn)
 
 
@@ -179,9 +178,9 @@ def selected_by(root: str, selection_id: str, projection_id: str) -> np.ndarray:
     ids = Workspace.open(root).get_table(
         selection_id, "selection", where={"selected": [True]}, columns=["user_id"]
     )
-    drawn = pa.array(users(root, projection_id)["user_id"], pa.string())
+    drawn = ids_of(users(root, projection_id))
     # pandas takes a second for what pyarrow does at once with a hundred thousand ids.
-    return pc.is_in(drawn, pa.array(ids["user_id"], pa.string())).to_numpy(zero_copy_only=False)
+    return pc.is_in(drawn, ids_of(ids)).to_numpy(zero_copy_only=False)
 
 
 def selection_run(source: str, strategy: str, budget: int) -> Run | None:

@@ -38,6 +38,7 @@ def page() -> None:
     st.header("Jobs", divider="gray")
     pages.link("plan", label="Plan another migration")
     jobs.watch()
+    glossary("migrated", "retrained", "shuffled control", "random prompts", "baseline", "interval")
 
 
 def _comparison(run: Run) -> None:
@@ -53,7 +54,6 @@ def _comparison(run: Run) -> None:
             states.failed("The data set of this comparison is gone.", "Choose another comparison.")
         else:
             compare_studies.SECTIONS[view](place)
-    glossary("migrated", "retrained", "shuffled control", "random prompts", "baseline", "interval")
 
 
 def _verdict(run: Run) -> None:

@@ -61,9 +61,7 @@ def _side_by_side(backbones: list[engine.Run]) -> None:
     _tokens(chosen, next((run.config.get("template") for run in prompts), None))
     names = {run.id: run.name for run in [*backbones, *engine.runs("dataset")]}
     st.header("What is fitted on each", divider="gray")
-    for column, (side, run) in zip(st.columns(2), chosen.items(), strict=True):
-        with column:
-            _fitted(side, models.fitted(run, prompts, names))
+    _fitted({side: models.fitted(run, prompts, names) for side, run in chosen.items()})
     st.header("Fit prompts", divider="gray")
     fitting.form(backbones)
 
@@ -137,19 +135,25 @@ def _tokens(chosen: dict[str, engine.Run], usual: str | None) -> None:
             st.code(models.as_read(card), language=None, wrap_lines=True)
 
 
-def _fitted(side: str, rows: list[dict]) -> None:
-    if not rows:
+def _fitted(by_side: dict[str, list[dict]]) -> None:
+    rows = [
+        {"side": side.capitalize()} | row
+        for side, found in by_side.items()
+        for row in sorted(found, key=lambda row: rank(row["kind"]))
+    ]
+    for side in (side for side, found in by_side.items() if not found):
         st.caption(f"Nothing is fitted on the {side} yet.")
+    if not rows:
         return
-    rows = sorted(rows, key=lambda row: rank(row["kind"]))
     frame = pd.DataFrame(rows)
     frame["kind"] = [KINDS[kind].label if kind in KINDS else kind for kind in frame["kind"]]
     st.dataframe(
         frame,
         hide_index=True,
         column_config={
+            "side": st.column_config.TextColumn("On"),
             "kind": st.column_config.TextColumn("Kind"),
-            "name": st.column_config.TextColumn("Name", width="medium"),
+            "name": st.column_config.TextColumn("Name", width=380),
             "users": st.column_config.NumberColumn("Users", format="localized"),
             "data set": st.column_config.TextColumn("Data set"),
             "template": st.column_config.TextColumn("Template"),
@@ -159,7 +163,7 @@ def _fitted(side: str, rows: list[dict]) -> None:
                 help="The best value of the training's own measure on the validation split.",
             ),
         },
-        alt=f"Prompt tables on the {side}",
+        alt="Prompt tables on the source and on the target",
     )
 
 

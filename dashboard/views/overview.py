@@ -133,11 +133,11 @@ def _prompts(by_kind: dict[str, list[engine.Run]]) -> None:
         frame,
         hide_index=True,
         column_config={
-            "name": st.column_config.TextColumn("Name", width="medium"),
+            "name": st.column_config.TextColumn("Name", width=380),
             "kind": st.column_config.TextColumn("Kind"),
             "users": st.column_config.NumberColumn("Users", format="localized"),
             "trained on": st.column_config.NumberColumn(
-                "Trained on (users)", format="localized", help=term("budget")
+                "Trained", format="localized", help=f"On how many users. {term('budget')}"
             ),
             "backbone": st.column_config.TextColumn("Backbone", help=term("backbone")),
             "data set": st.column_config.TextColumn("Data set"),

@@ -180,6 +180,12 @@ def put_user_metrics(ws: Workspace, run_id: str, frame: pd.DataFrame) -> None:
     ws.put_table(run_id, USER_METRICS, frame)
 
 
+def ids_of(frame: pd.DataFrame) -> pa.Array:
+    """Return the column user_id of a frame as one array."""
+    ids = pa.array(frame["user_id"], pa.string())
+    return ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
+
+
 def read_user_metric(ws: Workspace, evaluation: str, metric: str, users: pa.Array) -> np.ndarray:
     """Return one metric of these users in an evaluation, [users] float32; NaN where it is unknown.
 
@@ -189,7 +195,7 @@ def read_user_metric(ws: Workspace, evaluation: str, metric: str, users: pa.Arra
         frame = ws.get_table(evaluation, USER_METRICS, columns=["user_id", metric])
     except NotFoundError:
         frame = ws.user_metrics(evaluation).reindex(columns=["user_id", metric])
-    values, known = frame[metric].to_numpy(np.float32), pa.array(frame["user_id"], pa.string())
+    values, known = frame[metric].to_numpy(np.float32), ids_of(frame)
     if known.equals(users):
         return values
     rows = pc.index_in(users, known)
