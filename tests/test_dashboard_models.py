@@ -67,8 +67,9 @@ def test_source_and_target_are_guessed_and_kept_in_the_address(ws, monkeypatch):
     app = open_page("models", ws.root, monkeypatch)
     assert_plain(app)
     assert (app.query_params["source"], app.query_params["target"]) == (old.id, new.id)
-    assert app.dataframe[1].value["kind"].tolist() == ["Source prompts"]
-    assert app.dataframe[2].value["kind"].tolist() == ["Migrated"]
+    fitted = app.dataframe[1].value
+    assert fitted["side"].tolist() == ["Source", "Target"]
+    assert fitted["kind"].tolist() == ["Source prompts", "Migrated"]
     app = open_page("models", ws.root, monkeypatch, source=new.id, target=new.id)
     assert "Both sides show the same model" in texts(app)
     app = open_page("models", ws.root, monkeypatch, source="../x", template="none")

@@ -1,7 +1,9 @@
 """The page Users: picking on maps, trying strategies, and every state it can be in."""
 
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -223,6 +225,22 @@ def test_the_map_shows_trust_and_the_users_who_trained(drawn, monkeypatch):
 def test_every_colour_is_drawn(drawn, monkeypatch, colour):
     app = open_page("users", drawn[0].root, monkeypatch, colour=colour)
     assert not app.info and words(app) and app.query_params["colour"] in (colour, [colour])
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, lambda file: file.write_bytes(b"PAR1")])
+def test_a_damaged_map_says_so_and_is_drawn_again(drawn, tmp_path, monkeypatch, harm):
+    shutil.copytree(drawn[0].root, tmp_path / "ws")
+    ws, run = Workspace.open(tmp_path / "ws"), drawn[1]
+    monkeypatch.setattr("puma_engine.jobs.ensure_worker", lambda _ws: False)
+    harm(next(ws.folder(run.id).glob("map.*")))
+    app = open_page("users", ws.root, monkeypatch)
+    assert "This map is damaged" in words(app) and "map." in app.text[0].value
+    assert "is being drawn" in words(press(app, "Draw it again"))
+    (job,) = jobs.jobs(ws, status="queued")
+    assert job.args == run.inputs
+    jobs.cancel(ws, job.id)
+    pipeline.project(ws, run.inputs["source"], run.inputs["migrated"], method="pca")
+    assert "All 60 users are drawn" in words(open_page("users", ws.root, monkeypatch))
 
 
 def test_what_a_strategy_would_choose_is_what_a_selection_chooses(drawn, monkeypatch):

@@ -48,7 +48,12 @@ def show(run: Run) -> None:
         default=run.summary["main_metric"],
         width=320,
     )
-    rows = methods.merge(scores[scores["metric"] == metric].drop(columns="kind"), on="method")
+    chosen = scores[scores["metric"] == metric].drop(columns="kind")
+    _figures(methods.merge(chosen, on="method"), metric)
+
+
+def _figures(rows: pd.DataFrame, metric: str) -> None:
+    """Every method with its interval, and what quality costs, side by side."""
     pinned = rows.loc[rows["is_baseline"].astype(bool), "value"]
     side = "left" if metric in LOWER_IS_BETTER else "right"
     left, right = st.columns(2)

@@ -66,6 +66,12 @@ def draw(source: Run, migrated: Run) -> Job:
     return engine.queue("project", args, f"Draw the map of {migrated.name}")
 
 
+def draw_again(drawn: Run, source: Run, migrated: Run) -> Job:
+    """Delete a map whose files are damaged, and queue its drawing. Raises StoreError."""
+    engine.workspace().delete(drawn.id)
+    return draw(source, migrated)
+
+
 def newer(migration: Run) -> Run | None:
     """A newer migration of the same prompts to the same model, if there is one."""
     same = ("backbone", "dataset", "source_0")

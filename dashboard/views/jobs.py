@@ -51,7 +51,8 @@ def _live(statuses: list[str], text: str) -> None:
     if not found:
         st.info("No job matches.", icon=":material/search_off:")
         return
-    st.caption(f"{len(found):,} jobs, those at work first. Pick one to see more.")
+    many = "1 job." if len(found) == 1 else f"{len(found):,} jobs, those at work first."
+    st.caption(f"{many} Pick one to see more.")
     shown = found[: joblist.SHOWN]
     ids = [job.id for job in shown]
     frame = joblist.frame(shown)
@@ -60,12 +61,12 @@ def _live(statuses: list[str], text: str) -> None:
         frame,
         ids,
         "job",
-        height=min(38 + 35 * len(frame), 320),
+        height=min(40 + 35 * len(frame), 320),
         columns={
             "status": st.column_config.TextColumn("Status"),
-            "title": st.column_config.TextColumn("Title", width="medium"),
+            "title": st.column_config.TextColumn("Title", width=330),
             "share": st.column_config.ProgressColumn(
-                "Done", format="%.0f%%", min_value=0, max_value=100
+                "Done", format="%.0f%%", min_value=0, max_value=100, width=110
             ),
             "device": st.column_config.TextColumn("Device"),
             "created": st.column_config.DatetimeColumn("Asked (UTC)", format="YYYY-MM-DD HH:mm"),

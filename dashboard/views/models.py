@@ -153,7 +153,7 @@ def _fitted(by_side: dict[str, list[dict]]) -> None:
         column_config={
             "side": st.column_config.TextColumn("On"),
             "kind": st.column_config.TextColumn("Kind"),
-            "name": st.column_config.TextColumn("Name", width=380),
+            "name": st.column_config.TextColumn("Name", width=335),
             "users": st.column_config.NumberColumn("Users", format="localized"),
             "data set": st.column_config.TextColumn("Data set"),
             "template": st.column_config.TextColumn("Template"),

@@ -133,7 +133,7 @@ def _prompts(by_kind: dict[str, list[engine.Run]]) -> None:
         frame,
         hide_index=True,
         column_config={
-            "name": st.column_config.TextColumn("Name", width=380),
+            "name": st.column_config.TextColumn("Name", width=335),
             "kind": st.column_config.TextColumn("Kind"),
             "users": st.column_config.NumberColumn("Users", format="localized"),
             "trained on": st.column_config.NumberColumn(

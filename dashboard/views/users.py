@@ -112,17 +112,11 @@ def _everybody(root: str, projection_id: str) -> tuple[pd.DataFrame, dict[str, n
 
 
 def _map(source: engine.Run, migration: engine.Run, found: engine.Run) -> None:
-    key = engine.root(), found.id
-    frame = read.users(*key)
-    drawn = shown = Shown(source, migration, found, frame, {})
-    if not crowd.has_everybody(found):
-        drawn = shown = replace(drawn, points=picking.grid(frame))
-    elif address.segment("Show", VIEWS, "view") == "density":
-        everybody, points = _everybody(*key)
-        shown = replace(drawn, frame=everybody, points=points, everybody=True)
-    else:
-        # On the scale of all users, so that an outline means the same in both views.
-        drawn = shown = replace(drawn, points=picking.grid(frame, crowd.extent(*key)))
+    try:
+        drawn, shown = _read(source, migration, found)
+    except engine.StoreError as error:
+        _damaged(source, migration, found, error)
+        return
     columns = st.columns([2, 3, 3])
     with columns[0]:
         if shown.everybody:
@@ -144,6 +138,33 @@ def _map(source: engine.Run, migration: engine.Run, found: engine.Run) -> None:
         _charts(shown, colour, chosen, pick, rows)
     _picked(shown, None if shown.everybody else chosen, pick, rows)
     coverage.show_coverage(drawn, chosen, strategy, budget)
+
+
+def _read(source: engine.Run, migration: engine.Run, found: engine.Run) -> tuple[Shown, Shown]:
+    """The drawn users of a map, and those that the chosen view shows."""
+    key = engine.root(), found.id
+    frame = read.users(*key)
+    drawn = Shown(source, migration, found, frame, {})
+    if not crowd.has_everybody(found):
+        drawn = replace(drawn, points=picking.grid(frame))
+        return drawn, drawn
+    if address.segment("Show", VIEWS, "view") == "density":
+        everybody, points = _everybody(*key)
+        return drawn, replace(drawn, frame=everybody, points=points, everybody=True)
+    # On the scale of all users, so that an outline means the same in both views.
+    drawn = replace(drawn, points=picking.grid(frame, crowd.extent(*key)))
+    return drawn, drawn
+
+
+def _damaged(
+    source: engine.Run, migration: engine.Run, found: engine.Run, error: engine.StoreError
+) -> None:
+    """The map's files are not what was written: it can be drawn again from the prompts."""
+    states.failed("This map is damaged.", error)
+    st.caption("A map is made from the prompts alone, so nothing is lost by drawing it again.")
+    if st.button("Draw it again", type="primary", icon=":material/refresh:"):
+        read.draw_again(found, source, migration)
+        st.rerun()
 
 
 def _facts(shown: Shown) -> None:
