@@ -52,11 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images")
     parser.add_argument("--pages", nargs="*", default=list(PAGES), choices=list(PAGES))
     parser.add_argument("--width", type=int, default=1280)
+    parser.add_argument("--users", type=int, default=100, help="Users of the study that is shown.")
     asked = parser.parse_args(arguments)
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     asked.out.mkdir(parents=True, exist_ok=True)
     with (
-        prepared(Path(asked.workspace)) as workspace,
+        prepared(Path(asked.workspace), asked.users) as workspace,
         serving(workspace) as url,
         sync_playwright() as playwright,
     ):
@@ -70,8 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 @contextmanager
-def prepared(workspace: Path) -> Iterator[Path]:
-    """Yield a copy of a workspace in which some jobs were done."""
+def prepared(workspace: Path, users: int) -> Iterator[Path]:
+    """Yield a copy of a workspace in which some jobs were done, and with the report of a study."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(shutil.copytree(workspace, Path(folder) / "workspace"))
         # Jobs whose logs name no path: pictures tell nothing of this machine.
@@ -80,6 +81,11 @@ def prepared(workspace: Path) -> Iterator[Path]:
         first = {role: _newest(prompts, role) for role in ("source", "migrated")}
         _puma(copy, "project", first["source"], first["migrated"], "--queue")
         _puma(copy, "worker", "--once")
+        # In a workspace of its own: the pictures of other pages are of the demo's runs alone.
+        own = Path(folder) / "study"
+        few = ("--fixed", "--quick", "--users", str(users), "--dataset", "goodbooks")
+        _puma(own, "study", "table2", *few)
+        shutil.copytree(own / "studies", copy / "studies", dirs_exist_ok=True)
         yield copy
 
 
@@ -89,8 +95,15 @@ def _newest(prompts: list[dict[str, Any]], role: str) -> str:
 
 
 def _puma(workspace: Path, *arguments: str) -> str:
-    command = [sys.executable, "-m", "puma_engine.cli", "--workspace", str(workspace)]
-    done = subprocess.run([*command, *arguments], cwd=ROOT, check=True, stdout=subprocess.PIPE)
+    """Run a command on a workspace, named as users mostly do, and return what it prints."""
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-m", "puma_engine.cli", *arguments],
+        cwd=workspace.parent,
+        env=os.environ | {"PUMA_WORKSPACE": str(workspace), "PYTHONPATH": paths},
+        check=True,
+        stdout=subprocess.PIPE,
+    )
     return done.stdout.decode()
 
 

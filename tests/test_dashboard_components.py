@@ -4,11 +4,13 @@ import io
 
 import pandas as pd
 import pytest
+from dashboard_pages import open_page
 from streamlit.testing.v1 import AppTest
 
 from dashboard.components import figures
 from dashboard.components.text import escaped, short
 from dashboard.components.theme import KINDS
+from dashboard.pages import PAGES
 
 SCRIPT = """
 import streamlit as st
@@ -94,3 +96,10 @@ def luminance(colour):
     parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_without_a_workspace_has_its_title_and_makes_none(name, tmp_path, monkeypatch):
+    app = open_page(name, tmp_path / "none", monkeypatch)
+    assert not app.exception and app.title[0].value.startswith(PAGES[name][0])
+    assert not (tmp_path / "none").exists()

@@ -57,6 +57,18 @@ def test_scores_differences_and_what_is_missing_are_shown(tmp_path, monkeypatch)
     assert f"{real} of 1 differences are more than chance" in texts(app)
 
 
+def test_methods_come_in_the_order_of_their_kinds(tmp_path, monkeypatch):
+    ws, report = studied(tmp_path)
+    kinds = {"global_mean": "shuffled", "item_mean": "source"}
+    for name in ("summary", "differences"):
+        for line in report[name]:
+            line["kind"] = kinds[line["method"]]
+    write_json(ws.root / "studies" / "table2.json", report)
+    app = open_page("studies", ws.root, monkeypatch)
+    assert not app.exception
+    assert app.dataframe[0].value["method"].tolist() == ["item mean", "global mean"]
+
+
 def test_a_damaged_report_is_told(tmp_path, monkeypatch):
     ws, _ = studied(tmp_path)
     (ws.root / "studies" / "table2.json").write_text("{")

@@ -34,7 +34,9 @@ def show(run: Run) -> None:
         )
         exact = st.toggle("Intervals", value=True, key="intervals", bind="query-params")
     table = metric_table(methods, scores, known, differences=differences, exact=exact)
-    st.dataframe(table, hide_index=True, column_config=_columns(known))
+    st.dataframe(
+        table, hide_index=True, height="content", placeholder="–", column_config=_columns(known)
+    )
     st.caption(
         f"{run.summary['users']:,} users, {run.summary['rows']:,} rows of the {run.summary['split']} "
         "split; 95 % intervals from resampling users; the pinned baseline is marked."

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from dashboard import engine
+from dashboard import engine, pages
 from dashboard.components import address, states
 from dashboard.components.theme import KINDS, rank
 from dashboard.engine import Job, Run, comparing
@@ -41,6 +41,7 @@ def pick() -> Run | None:
             "Evaluate source, migrated and retrained prompts (`puma evaluate RUN`), or let the "
             "overview run the worked example.",
         )
+        pages.link("overview", label="Begin on the overview")
         return None
     _follow_address(runs, places)
     run = _chosen(runs) if runs else None

@@ -40,7 +40,7 @@ def guarded(page: Callable[[], None]) -> Callable[[], None]:
     @wraps(page)
     def wrapped() -> None:
         if not engine.has_workspace():
-            no_workspace()
+            no_workspace(page.__module__.rpartition(".")[2])
             return
         try:
             page()
@@ -50,10 +50,11 @@ def guarded(page: Callable[[], None]) -> Callable[[], None]:
     return wrapped
 
 
-def no_workspace() -> None:
-    """There is no workspace: the overview makes one."""
+def no_workspace(name: str) -> None:
+    """There is no workspace for the page of this name: the overview makes one."""
     from dashboard import pages
 
+    st.title(pages.PAGES[name][0])
     empty(
         "No workspace yet",
         "A workspace is the folder that keeps data, prompts and results. The overview makes one, "

@@ -11,6 +11,7 @@ import streamlit as st
 from dashboard import engine, pages
 from dashboard.components import address, figures, person, states, terms
 from dashboard.components.text import escaped, short
+from dashboard.components.theme import rank
 from dashboard.engine import people
 
 MOST = 10
@@ -239,11 +240,15 @@ def _step(place: int, run: people.Run, user: str) -> None:
 
 
 def _cost(run: people.Run) -> str:
+    elsewhere = run.cost.get("fitting_seconds")
     parts = [f"{run.seconds:,.1f} s on {run.device}" if run.seconds is not None else ""]
+    if elsewhere is not None:
+        parts = [f"fitted before it was imported, in {elsewhere:,.1f} s"]
     if run.cost.get("users_trained"):
         parts.append(f"{run.cost['users_trained']:,} users trained")
     return " · ".join(part for part in parts if part)
 
 
 def _tables(setting: people.Setting) -> dict[str, people.Method]:
-    return {str(method.prompts): method for method in setting.with_prompts()}
+    ordered = sorted(setting.with_prompts(), key=lambda method: rank(method.kind))
+    return {str(method.prompts): method for method in ordered}

@@ -81,7 +81,7 @@ def _text(value: Any) -> str:
         return ", ".join(f"{key}: {_text(item)}" for key, item in value.items() if item is not None)
     if isinstance(value, list):
         return ", ".join(map(_text, value))
-    return str(value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def result(job: Job) -> Run | None:

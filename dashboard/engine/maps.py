@@ -45,6 +45,12 @@ def projection(source: str, migrated: str) -> Run | None:
     return next(found, None)
 
 
+def drawn_last(migrations: list[Run]) -> str | None:
+    """The first of these migrations that has a map, if any."""
+    mapped = {run.inputs["migrated"] for run in engine.runs("projection")}
+    return next((run.id for run in migrations if run.id in mapped), None)
+
+
 def drawing_job(source: str, migrated: str) -> Job | None:
     """The latest job that draws the map of these two tables."""
     return _latest("project", {"source": source, "migrated": migrated})

@@ -41,6 +41,7 @@ def summary(found: dict[str, Any], dataset: str) -> tuple[str, pd.DataFrame]:
     rows = [
         {
             "method": label_of(line),
+            "kind": line.get("kind"),
             "share": line.get("share"),
             "seeds": line["seeds"] if line.get("kind") != "baseline" else None,
             "users trained": line.get("users_trained"),

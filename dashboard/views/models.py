@@ -13,6 +13,7 @@ from dashboard.components.theme import KINDS, Status, rank
 from dashboard.engine import models
 
 SIDES = {"source": "Source (old model)", "target": "Target (new model)"}
+ROW = 35  # pixels
 FITS = {
     "fits": Status("Fits", ":material/check_circle:", "green"),
     "tight": Status("Tight", ":material/warning:", "orange"),
@@ -74,7 +75,7 @@ def _facts(chosen: dict[str, engine.Run]) -> None:
     st.dataframe(
         frame,
         hide_index=True,
-        height="content",
+        height=2 + ROW * (1 + len(frame)),  # known before it is drawn, so that nothing jumps
         alt="Facts of the source and the target model",
     )
     for side, run in chosen.items():
@@ -150,6 +151,7 @@ def _fitted(by_side: dict[str, list[dict]]) -> None:
     st.dataframe(
         frame,
         hide_index=True,
+        placeholder="–",
         column_config={
             "side": st.column_config.TextColumn("On"),
             "kind": st.column_config.TextColumn("Kind"),

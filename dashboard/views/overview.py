@@ -132,6 +132,7 @@ def _prompts(by_kind: dict[str, list[engine.Run]]) -> None:
     st.dataframe(
         frame,
         hide_index=True,
+        placeholder="–",
         column_config={
             "name": st.column_config.TextColumn("Name", width=335),
             "kind": st.column_config.TextColumn("Kind"),

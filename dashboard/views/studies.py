@@ -9,9 +9,12 @@ import streamlit as st
 
 from dashboard.components import address, compare_figures, figures, states
 from dashboard.components.terms import glossary
+from dashboard.components.theme import rank
 from dashboard.engine import studies
 
 COLUMNS = {
+    "method": st.column_config.TextColumn("Method", width=270),
+    "seeds": st.column_config.NumberColumn("Seeds", help="Trainings that the mean is of."),
     "share": st.column_config.NumberColumn("Share of users", format="percent"),
     "users trained": st.column_config.NumberColumn("Users trained", format="localized"),
     "seconds": st.column_config.NumberColumn("Seconds (mean)", format="%.1f"),
@@ -60,20 +63,28 @@ def _facts(found: dict[str, Any]) -> None:
 
 def _results(found: dict[str, Any], dataset: str) -> None:
     metric, rows = studies.summary(found, dataset)
+    rows = _by_kind(rows)
     st.markdown(f"##### Every method: {studies.TITLES[metric]}")
     digits = st.column_config.NumberColumn(metric.upper(), format="%.4f")
     spread = st.column_config.NumberColumn("SD over seeds", format="%.4f")
     st.dataframe(
         rows,
         hide_index=True,
+        height="content",
+        column_order=[name for name in rows if name != "kind"],
         placeholder="–",
         column_config=COLUMNS | {metric: digits, "sd over seeds": spread},
     )
     figures.downloads(rows, f"study-{found['study']}-{dataset}")
 
 
+def _by_kind(rows: pd.DataFrame) -> pd.DataFrame:
+    """Methods in the order that kinds have everywhere."""
+    return rows.sort_values("kind", key=lambda kinds: kinds.map(rank), kind="stable")
+
+
 def _differences(found: dict[str, Any], dataset: str) -> None:
-    rows = studies.differences(found, dataset)
+    rows = _by_kind(studies.differences(found, dataset))
     if rows.empty:
         return
     shares = sorted(rows["share"].dropna().unique())

@@ -20,6 +20,7 @@ VIEWS = {
     "lineage": "Lineage",
 }
 BIAS = "User + item bias"
+GLOSSARY = ("held-out", "source prompts", "migrated", "retrained", "baseline", "lineage", "rmse")
 
 
 @states.guarded
@@ -51,6 +52,7 @@ def page() -> None:
         user_sections.lineage(setting, user)
     else:
         _held_out(records, setting, user)
+    terms.glossary("soft prompt", *GLOSSARY)
 
 
 def _choose(found: list[engine.Run]) -> tuple[people.Setting, str]:

@@ -69,7 +69,12 @@ def _choose(migrations: list[engine.Run]) -> tuple[engine.Run, engine.Run]:
     with left:
         labels = {run.id: f"{run.name} ({run.id[:6]})" for run in migrations}
         chosen = address.choose(
-            "Migration", list(by_id), "migration", labels=labels, help=term("migration")
+            "Migration",
+            list(by_id),
+            "migration",
+            labels=labels,
+            default=read.drawn_last(migrations),
+            help=term("migration"),
         )
     sources = {run.id: run for run in read.sources_of(by_id[chosen])}
     with right:
