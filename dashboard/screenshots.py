@@ -29,7 +29,7 @@ from dashboard.pages import PAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 THEMES = ("light", "dark")
-MOST_BYTES = 250_000
+MOST_BYTES = 400_000
 SMALLEST, LARGEST = 500, 1600  # heights of a picture in pixels
 FLAGS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-component-update") + (
     "--disable-background-networking",
@@ -56,8 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     asked.out.mkdir(parents=True, exist_ok=True)
+    users = asked.users if "studies" in asked.pages else 0
     with (
-        prepared(Path(asked.workspace), asked.users) as workspace,
+        prepared(Path(asked.workspace), users) as workspace,
         serving(workspace) as url,
         sync_playwright() as playwright,
     ):
@@ -72,7 +73,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 @contextmanager
 def prepared(workspace: Path, users: int) -> Iterator[Path]:
-    """Yield a copy of a workspace in which some jobs were done, and with the report of a study."""
+    """Yield a copy of a workspace in which some jobs were done.
+
+    users: those of a small study whose report is put into it; 0 for none.
+    """
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(shutil.copytree(workspace, Path(folder) / "workspace"))
         # Jobs whose logs name no path: pictures tell nothing of this machine.
@@ -81,11 +85,12 @@ def prepared(workspace: Path, users: int) -> Iterator[Path]:
         first = {role: _newest(prompts, role) for role in ("source", "migrated")}
         _puma(copy, "project", first["source"], first["migrated"], "--queue")
         _puma(copy, "worker", "--once")
-        # In a workspace of its own: the pictures of other pages are of the demo's runs alone.
-        own = Path(folder) / "study"
-        few = ("--fixed", "--quick", "--users", str(users), "--dataset", "goodbooks")
-        _puma(own, "study", "table2", *few)
-        shutil.copytree(own / "studies", copy / "studies", dirs_exist_ok=True)
+        if users:
+            # In a workspace of its own: the pictures of other pages are of the demo's runs alone.
+            own = Path(folder) / "study"
+            few = ("--fixed", "--quick", "--users", str(users), "--dataset", "goodbooks")
+            _puma(own, "study", "table2", *few)
+            shutil.copytree(own / "studies", copy / "studies", dirs_exist_ok=True)
         yield copy
 
 
@@ -165,7 +170,9 @@ def small(png: bytes) -> bytes:
     image = Image.open(io.BytesIO(png)).convert("RGB")
     for colours in (None, 256, 128, 64, 32):
         buffer = io.BytesIO()
-        (image if colours is None else image.quantize(colours)).save(buffer, "PNG", optimize=True)
+        # Maximum coverage keeps the colours of a few marks among much text.
+        few = None if colours is None else image.quantize(colours, Image.Quantize.MAXCOVERAGE)
+        (few or image).save(buffer, "PNG", optimize=True)
         if buffer.tell() <= MOST_BYTES:
             break
     return buffer.getvalue()

@@ -197,6 +197,29 @@ def lasso(ws, browser, base, source, moved):
     page.context.close()
 
 
+def fail(ws, browser, base, source, moved):
+    """A migration that fails is told on Plan; a map that was damaged is told on Users, and redrawn."""
+    args = {
+        "sources": [source.id],
+        "targets": [moved.inputs["backbone"]],
+        "strategy": "no **such**",
+    }
+    job = jobs.enqueue(ws, "carry_out", args, title="A migration that fails")
+    jobs.ensure_worker(ws)
+    page = opened(browser, f"{base}/plan?job={job.id}")
+    shows(page, "Failed")
+    page.get_by_text("no **such**").first.wait_for()
+    page.get_by_role("button", name="Retry", exact=True).first.wait_for()
+    run = pipeline.project(ws, source, moved, method="pca", clusters=3, neighbours=5)
+    next(ws.folder(run.id).glob("map.*")).write_bytes(b"PAR1")
+    page.goto(f"{base}/users?migration={moved.id}&colour=variance")
+    page.get_by_text("This map is damaged.").wait_for()
+    page.get_by_role("button", name="Draw it again").click()
+    page.get_by_text("The map is being drawn by a job").wait_for()
+    jobs.cancel(ws, jobs.jobs(ws)[0].id)
+    page.context.close()
+
+
 def worst_user(page):
     """Open the page of the user who regresses most."""
     page.get_by_text("Who gains, who loses").click()
@@ -262,6 +285,7 @@ def test_the_whole_story(browser, app, file, tmp_path):
     inspector = worst_user(page)
     address = ask(ws, inspector, moved)
     page.context.close()
+    fail(ws, browser, base, source, moved)
     lasso(ws, browser, base, source, moved)
     again = opened(browser, address)
     expect(again.get_by_role("textbox", name="Title")).to_have_value(BOOK, timeout=MINUTE * 1000)
