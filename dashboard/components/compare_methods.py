@@ -135,6 +135,14 @@ def wide(methods: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     return scores.merge(costs, on="method", how="left", validate="many_to_one")
 
 
+def digits(metric: str) -> dict[str, Any]:
+    """How a table shows a metric, the ends of its interval, and seconds."""
+    value = st.column_config.NumberColumn(format="%.4f")
+    return dict.fromkeys((metric, "95 % from", "95 % to"), value) | {
+        "Seconds": st.column_config.NumberColumn(format="%.1f")
+    }
+
+
 def _columns(known: list[str]) -> dict[str, Any]:
     config: dict[str, Any] = {
         SHORT[name]: st.column_config.TextColumn(help=term(name)) for name in known

@@ -8,6 +8,7 @@ import streamlit as st
 
 from dashboard import engine, pages
 from dashboard.components import address, states
+from dashboard.components.compare_methods import digits
 from dashboard.components.theme import KINDS, rank
 from dashboard.engine import Job, Run, comparing
 from dashboard.engine.comparing import Place
@@ -212,4 +213,4 @@ def _alone(wish: Wish) -> None:
     st.subheader("Evaluated so far", divider="gray")
     shown = table[["label", "name", "value", "low", "high", "seconds"]].reset_index(drop=True)
     shown.columns = ["Method", "Run", metric.upper(), "95 % from", "95 % to", "Seconds"]
-    st.dataframe(shown, hide_index=True)
+    st.dataframe(shown, hide_index=True, column_config=digits(metric.upper()))

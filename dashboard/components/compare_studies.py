@@ -9,7 +9,7 @@ import streamlit as st
 
 from dashboard import engine, pages
 from dashboard.components import compare_figures, figures, states
-from dashboard.components.compare_methods import SHORT
+from dashboard.components.compare_methods import SHORT, digits
 from dashboard.engine import METRICS, comparing
 from dashboard.engine.comparing import Place, studies
 
@@ -118,7 +118,9 @@ def strategies(place: Place) -> None:
     )
     shown = table[["strategy", "budget", "seed", "value", "low", "high", "seconds"]]
     names = ["Strategy", "Users trained", "Seed", SHORT[metric], "95 % from", "95 % to", "Seconds"]
-    st.dataframe(shown.set_axis(names, axis=1), hide_index=True)
+    st.dataframe(
+        shown.set_axis(names, axis=1), hide_index=True, column_config=digits(SHORT[metric])
+    )
 
 
 def _more(title: str, text: str) -> None:

@@ -42,12 +42,14 @@ def reasons(verdict: Verdict) -> None:
     """Evidence and cautions side by side."""
     if not verdict.evidence:
         return
+    if not verdict.cautions:
+        _list("Evidence", verdict.evidence)
+        return
     left, right = st.columns([3, 2], gap="large")
     with left:
         _list("Evidence", verdict.evidence)
-    if verdict.cautions:
-        with right:
-            _list("What to be careful about", verdict.cautions)
+    with right:
+        _list("What to be careful about", verdict.cautions)
 
 
 def _after_decision(text: str) -> str:
