@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_datasets_table import changed, frame, save
+from tables import changed, frame, save
 from typer.testing import CliRunner
 
 from puma_engine.cli.application import app
