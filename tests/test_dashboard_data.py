@@ -7,7 +7,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 from dashboard_pages import HOSTILE, add_job, assert_plain, open_page, texts
-from test_datasets_table import frame
+from rating_tables import frame
 
 from dashboard import engine
 from dashboard.engine import data

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from tables import changed, frame, save
+from rating_tables import changed, frame, save
 from typer.testing import CliRunner
 
 from puma_engine.cli.application import app

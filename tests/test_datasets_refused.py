@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tables import EACH, USERS, changed, frame, read, save
+from rating_tables import EACH, USERS, changed, frame, read, save
 
 from puma_engine.errors import DataError
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from tables import EACH, USERS, frame, read, save
+from rating_tables import EACH, USERS, frame, read, save
 
 from puma_engine.datasets import read_dataset, write_dataset
 from puma_engine.datasets.cleaning import clean_text
