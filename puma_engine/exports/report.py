@@ -108,8 +108,8 @@ def _methods(report: Report) -> list[Content]:
         tag("h2", "Methods side by side"),
         tag(
             "p",
-            "Every figure with its 95 % interval in brackets. Lines that overlap in the pictures "
-            "are not told apart by this measurement.",
+            "Every figure with its 95 % interval in brackets. Whether two methods differ is told by the "
+            "differences, which are paired over users: lines that overlap in the pictures may differ.",
         ),
         _methods_table(report),
         *_pictures(
@@ -246,7 +246,7 @@ def _origin(report: Report) -> list[Content]:
                 run.name,
                 tag("code", run.id),
                 "" if run.seed is None else str(run.seed),
-                "" if run.seconds is None else text.seconds(run.seconds),
+                _time(run),
                 str(run.device or ""),
                 str(run.finished or "")[:16].replace("T", " "),
                 folded,
@@ -269,6 +269,12 @@ def _origin(report: Report) -> list[Content]:
         tag("h3", "Versions"),
         html.facts(listed),
     ]
+
+
+def _time(run: Run) -> str:
+    """How long a run took; of imported prompts, how long they had been fitted before."""
+    seconds = run.cost.get("fitting_seconds", run.seconds)
+    return "" if seconds is None else text.seconds(float(seconds))
 
 
 def _definitions(metrics: Sequence[str]) -> list[Content]:

@@ -70,7 +70,7 @@ th, td { text-align: left; padding: .4rem .5rem; border-bottom: 1px solid var(--
   min-width: 2.5rem; font-variant-numeric: tabular-nums; }
 th { background: var(--soft); overflow-wrap: normal; }
 .interval { display: block; white-space: nowrap; color: var(--quiet); font-size: .92em; } td.number, th.number { text-align: right; overflow-wrap: normal; }
-td:first-child { min-width: 9rem; }
+td code, td.number { white-space: nowrap; } td:first-child { min-width: 9rem; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(420px, 1fr)); gap: 1.5rem; margin: 1.2rem 0; }
 figure { margin: 0; } figcaption { font-weight: 600; font-size: .95rem; margin-bottom: .4rem; }
 svg { width: 100%; height: auto; display: block; }
