@@ -126,6 +126,10 @@ def test_the_batch_of_few_users_follows_the_budget_until_it_is_given(world, monk
     ws, _source, large = world
     monkeypatch.setattr("puma_engine.jobs.ensure_worker", lambda _ws: False)
     assert plans.PRESETS["small"].training(300) == small_adapter_training(300)
+    usual = "“Small models, many users” is the usual start"
+    for strategy, said in (("all", True), ("random", False)):
+        app = open_page("plan", ws.root, monkeypatch, target=large.id, strategy=strategy)
+        assert (usual in words(app)) == said
     for budget, given in ((6, None), (20, None), (20, 7)):
         query = {"target": large.id, "budget": str(budget)}
         query |= {} if given is None else {"batch-small": str(given)}

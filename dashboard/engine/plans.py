@@ -15,6 +15,7 @@ from puma_engine.config import AdapterConfig, TrainingConfig
 from puma_engine.jobs import find_devices
 from puma_engine.machine import device_memory
 from puma_engine.pipeline import planning
+from puma_engine.pipeline.migrating import SMALL_SHARE
 from puma_engine.pipeline.planning import Costs
 from puma_engine.planner import Measured, Prediction, hours, money
 from puma_engine.settings import (
@@ -68,6 +69,11 @@ class Plan:
     training: dict[str, Any] = field(default_factory=dict)
     adapter: dict[str, Any] = field(default_factory=dict)
     retraining: TrainingConfig = PROMPT_TRAINING
+
+
+def usual_preset(trained: int, users: int) -> str:
+    """The preset whose settings a migration of small models takes when none are given."""
+    return "small" if trained < SMALL_SHARE * users else "large"
 
 
 def problems(plan: Plan) -> list[str]:

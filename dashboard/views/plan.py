@@ -68,8 +68,9 @@ def _put_together(sources: list[engine.Run], targets: list[engine.Run]) -> Plan:
             left_behind = {run.inputs["backbone"] for run in sources if run.id in chosen}
             other = next((one for one in models if one not in left_behind), None)
             ways = [address.choose("Target model", models, "target", labels=names, default=other)]
-    strategy, budget, trained = _who(chosen)
-    training, adapter, preset = _settings(trained)
+    users = min((plans.users_of(source) for source in chosen), default=1)
+    strategy, budget = _who(users)
+    training, adapter, preset = _settings(budget or users, users)
     return Plan(
         topology,
         tuple(chosen),
@@ -87,8 +88,8 @@ def _first_source(sources: list[engine.Run]) -> str | None:
     return next((run.id for run in sources if run.config.get("role") == "source"), None)
 
 
-def _who(sources: list[str]) -> tuple[str, int | None, int]:
-    """Who trains the adapter: strategy, budget (None for all), and how many that are."""
+def _who(users: int) -> tuple[str, int | None]:
+    """Who of so many users trains the adapter: strategy and budget (None for all)."""
     left, right = st.columns(2)
     labels = {name: f"{name}: {one.about}" for name, one in engine.STRATEGIES.items()}
     with left:
@@ -100,11 +101,10 @@ def _who(sources: list[str]) -> tuple[str, int | None, int]:
             default="kmeans-variance",
             help=term("strategy"),
         )
-    users = min((plans.users_of(source) for source in sources), default=1)
     with right:
         if strategy == "all":
             st.number_input("Budget (users)", value=users, disabled=True, key="everybody")
-            return strategy, None, users
+            return strategy, None
         budget = st.number_input(
             "Budget (users)",
             min_value=1,
@@ -114,16 +114,16 @@ def _who(sources: list[str]) -> tuple[str, int | None, int]:
             bind="query-params",
             help=term("budget"),
         )
-    return strategy, int(budget), int(budget)
+    return strategy, int(budget)
 
 
-def _settings(users: int) -> tuple[dict, dict, Preset]:
+def _settings(trained: int, users: int) -> tuple[dict, dict, Preset]:
     labels = {name: one.label for name, one in PRESETS.items()}
     with st.expander("Settings of the training", icon=":material/tune:"):
         name = address.choose("Start from", list(labels), "preset", labels=labels, default="small")
         preset = PRESETS[name]
         epochs, batch, rate, hidden = st.columns(4)
-        training, adapter = preset.training(users).to_dict(), preset.adapter.to_dict()
+        training, adapter = preset.training(trained).to_dict(), preset.adapter.to_dict()
         with epochs:
             training["epochs"] = _number("Epochs", 200, training["epochs"], f"epochs-{name}")
         with batch:
@@ -141,6 +141,11 @@ def _settings(users: int) -> tuple[dict, dict, Preset]:
         with hidden:
             adapter["hidden"] = _number(
                 "Adapter width", 65_536, adapter["hidden"], f"hidden-{name}"
+            )
+        usual = plans.usual_preset(trained, users)
+        if name in ("small", "large") and name != usual:
+            st.caption(
+                f"For {trained:,} of {users:,} users “{PRESETS[usual].label}” is the usual start."
             )
         st.caption(
             f"Retraining is counted with {preset.retraining.epochs} epochs at batch size "
