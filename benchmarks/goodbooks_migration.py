@@ -2,11 +2,11 @@
 
     python benchmarks/goodbooks_migration.py --out benchmarks/results/goodbooks-migration.json
 
-The first seed tries every candidate setting below for each method, and
-the pooled RMSE of all users' validation rows picks one for each; its test rows and all
-other seeds use these. Every method runs in this one process; its seconds are wall clock on
-the device that is named, from the data set to the finished prompts of all users
-(tokenising, prefixes, CUDA graph captures, selection and validation included). Rows are
+The first seed tries every candidate of `candidates.py` for each method, and the pooled RMSE of
+all users' validation rows picks one for each; its test rows and all other seeds use these. Of the
+source's settings those are picked that migrate best. Every method runs in this one process; its
+seconds are wall clock on the device that is named, from the data set to the finished prompts of
+all users (tokenising, prefixes, CUDA graph captures, selection and validation included). Rows are
 written as they come, so that a run that is cut short still leaves what it measured.
 """
 
@@ -20,11 +20,13 @@ import platform
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from candidates import CANDIDATES, Settings
 
 from puma_engine import metrics
 from puma_engine.backbone import FrozenBackbone
@@ -36,50 +38,21 @@ from puma_engine.migration import train_migration
 from puma_engine.prompts import PromptTable, fit_prompts
 from puma_engine.selection import Signals, select_users
 
-Settings = dict[str, Any]
+PARTS = ["all", "refined", "items", "controls"]
 
 
-def prompts_with(rate: float, batch: int, decay: float, start: str = "shared") -> Settings:
-    """Candidate settings of a prompt table."""
-    training = {"learning_rate": rate, "batch_size": batch, "weight_decay": decay}
-    return {"training": training, "prompt": {"start": start}}
+@dataclass(frozen=True)
+class Cost:
+    """Wall-clock seconds, and processor seconds of this process over all its threads."""
 
+    seconds: float
+    cpu_seconds: float
 
-def adapter_with(rate: float, batch: int, **adapter: float) -> Settings:
-    """Candidate settings of an adapter."""
-    training = {"learning_rate": rate, "batch_size": batch, "weight_decay": 0.01}
-    return {"training": training, "adapter": {"hidden": 1024} | adapter}
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.seconds + other.seconds, self.cpu_seconds + other.cpu_seconds)
 
-
-CANDIDATES: dict[str, list[Settings]] = {
-    "source": [
-        prompts_with(7e-3, 1024, 1.0),
-        prompts_with(1.5e-2, 1024, 0.1),
-        prompts_with(1.5e-2, 1024, 0.3),
-        prompts_with(2.5e-2, 1024, 0.3),
-    ],
-    "retrained": [
-        prompts_with(1.5e-2, 1024, 0.1),
-        prompts_with(1.5e-2, 1024, 0.3),
-        prompts_with(2.5e-2, 1024, 0.1),
-        prompts_with(7e-3, 512, 0.1, start="random"),
-    ],
-    "puma_all": [
-        adapter_with(1e-3, 2048, noise=0.1),
-        adapter_with(1e-3, 1024, noise=0.2),
-        adapter_with(1e-3, 1024, noise=0.1, dropout=0.2),
-        adapter_with(1e-3, 2048, noise=0.2, hidden=2048),
-        adapter_with(2e-3, 2048, noise=0.2, dropout=0.2),
-    ],
-    "puma_small": [
-        adapter_with(1e-3, 512, noise=0.3),
-        adapter_with(1e-3, 1024, noise=0.3),
-        adapter_with(2e-3, 1024, noise=0.3),
-        adapter_with(2e-3, 1024, noise=0.3, hidden=512),
-    ],
-}
-EPOCHS = {"source": 10, "retrained": 10, "puma_all": 10, "puma_small": 4}
-PATIENCE = 3
+    def rounded(self) -> dict[str, float]:
+        return {"seconds": round(self.seconds, 2), "cpu_seconds": round(self.cpu_seconds, 2)}
 
 
 class Bench:
@@ -89,32 +62,45 @@ class Bench:
         self.options = options
         self.template: str = options.template
         self.dataset = load_shipped(options.dataset, users=options.users)
+        names = {"source": options.source, "target": options.target, "second": options.second}
         load = {"device": options.device, "precision": options.precision}
-        self.source = FrozenBackbone.load(options.source, **load)
-        self.target = FrozenBackbone.load(options.target, **load)
+        self.backbones = {
+            role: FrozenBackbone.load(name, **load) for role, name in names.items() if name
+        }
+        self.source, self.target = self.backbones["source"], self.backbones["target"]
         self.test = self.dataset.rows("test")
         self.truth = self.test["outcome"].to_numpy(dtype=np.float64)
         self.users = self.test["user_id"].to_numpy()
         self.rows: list[Settings] = []
         self.tuning: list[Settings] = []
-        self.chosen: dict[str, Settings] = {}
+        earlier = json.loads(options.add_to.read_text()) if options.add_to else {}
+        self.chosen = earlier.get("settings", {})
+        self.earlier: dict[str, list[Any]] = {
+            part: earlier.get(part, []) for part in ("commands", "tuning", "rows", "differences")
+        }
         self.predictions: dict[tuple[str, int], np.ndarray] = {}
         self.differences: list[Settings] = []
 
-    def timed(self, work: Callable[[], Any]) -> tuple[Any, float]:
-        """Run some work from nothing kept, and return its result and wall-clock seconds."""
-        self.source.forget()
-        self.target.forget()
-        start = time.perf_counter()
+    def timed(self, work: Callable[[], Any]) -> tuple[Any, Cost]:
+        """Run some work from nothing kept, and return its result and what it cost."""
+        for backbone in self.backbones.values():
+            backbone.forget()
+        start, cpu = time.perf_counter(), time.process_time()
         result = work()
         if self.target.device.type == "cuda":
             torch.cuda.synchronize()
-        return result, time.perf_counter() - start
+        return result, Cost(time.perf_counter() - start, time.process_time() - cpu)
 
     def prompts(
-        self, backbone: FrozenBackbone, seed: int, settings: Settings, *, trainable: bool = True
-    ) -> tuple[Any, float]:
-        """Fit prompts of all users; return what was fitted, and seconds."""
+        self,
+        backbone: FrozenBackbone,
+        seed: int,
+        settings: Settings,
+        *,
+        trainable: bool = True,
+        start: PromptTable | None = None,
+    ) -> tuple[Any, Cost]:
+        """Fit prompts of all users; return what was fitted, and its cost."""
         return self.timed(
             lambda: fit_prompts(
                 backbone,
@@ -123,16 +109,21 @@ class Bench:
                 training=TrainingConfig(**settings["training"], seed=seed),
                 prompt=PromptConfig(**settings["prompt"]),
                 trainable=trainable,
+                start=start,
             )
         )
 
     def migration(
-        self, source: PromptTable, seed: int, settings: Settings, users: np.ndarray | None = None
-    ) -> tuple[Any, float]:
+        self,
+        sources: list[PromptTable],
+        seed: int,
+        settings: Settings,
+        users: np.ndarray | None = None,
+    ) -> tuple[Any, Cost]:
         """Train an adapter on some users (None: all) and migrate everybody."""
         return self.timed(
             lambda: train_migration(
-                [source],
+                sources,
                 self.target,
                 self.dataset,
                 template=self.template,
@@ -145,32 +136,31 @@ class Bench:
     def tuned(
         self,
         name: str,
-        run: Callable[[Settings], tuple[Any, float]],
-        backbone: FrozenBackbone | None = None,
-    ) -> tuple[Any, float, Settings]:
+        run: Callable[[Settings], tuple[Any, Cost]],
+        score: Callable[[Any], float] | None = None,
+    ) -> tuple[Any, Cost]:
         """Run with the settings that were chosen, or try all candidates and choose."""
         if name in self.chosen:
-            return *run(self.chosen[name]), self.chosen[name]
-        best: tuple[float, Any, float, Settings] | None = None
-        for candidate in CANDIDATES[name]:
-            schedule = {"epochs": EPOCHS[name], "patience": PATIENCE}
-            settings = candidate | {"training": schedule | candidate["training"]}
-            fitted, seconds = run(settings)
-            score = self.validation(fitted.table, backbone or self.target)
+            return run(self.chosen[name])
+        score = score or (lambda fitted: self.validation(fitted.table))
+        best: tuple[float, Any, Cost] | None = None
+        for settings in CANDIDATES[name]:
+            fitted, cost = run(settings)
+            value = score(fitted)
             self.tuning.append(
-                {"method": name, **settings, "validation_rmse": score, "seconds": seconds}
+                {"method": name, **settings, "validation_rmse": value, "seconds": cost.seconds}
             )
             print(json.dumps(self.tuning[-1]), file=sys.stderr, flush=True)
-            if best is None or score < best[0]:
-                best = (score, fitted, seconds, settings)
+            if best is None or value < best[0]:
+                best = (value, fitted, cost)
+                self.chosen[name] = settings
         assert best is not None
-        self.chosen[name] = best[3]
         return best[1:]
 
-    def validation(self, table: PromptTable, backbone: FrozenBackbone) -> float:
-        """Pooled RMSE of a table over all users' validation rows."""
+    def validation(self, table: PromptTable) -> float:
+        """Pooled RMSE of a table on the target over all users' validation rows."""
         truth = self.dataset.rows("validation")["outcome"].to_numpy(dtype=np.float64)
-        found = predict(backbone, table, self.dataset, "validation", template=self.template)
+        found = predict(self.target, table, self.dataset, "validation", template=self.template)
         return round(float(np.sqrt(np.mean((found - truth) ** 2))), 5)
 
     def record(
@@ -178,7 +168,7 @@ class Bench:
         method: str,
         seed: int,
         fitted: Any,
-        seconds: float,
+        cost: Cost,
         users: int,
         backbone: FrozenBackbone | None = None,
         **facts: float,
@@ -191,7 +181,7 @@ class Bench:
             seed,
             predicted,
             users_trained=users,
-            seconds=round(seconds, 2),
+            **cost.rounded(),
             device=device_name(backbone),
             epochs=len(fitted.result.history),
             **facts,
@@ -217,10 +207,9 @@ class Bench:
                 model.fit(self.dataset.rows("train"), self.dataset.rows("validation"))
                 return model.predict(self.test)
 
-            predicted, seconds = self.timed(fit)
+            predicted, cost = self.timed(fit)
             everyone = len(self.dataset.users)
-            facts = {"users_trained": everyone, "seconds": round(seconds, 2), "device": "cpu"}
-            self.keep(name, seed, predicted, **facts)
+            self.keep(name, seed, predicted, users_trained=everyone, **cost.rounded(), device="cpu")
 
 
 def device_name(backbone: FrozenBackbone) -> str:
@@ -232,31 +221,57 @@ def device_name(backbone: FrozenBackbone) -> str:
 
 def one_seed(bench: Bench, seed: int) -> None:
     """Run every method once under one seed."""
-    everyone = len(bench.dataset.users)
-    fitted, seconds, _ = bench.tuned(
-        "source", lambda tried: bench.prompts(bench.source, seed, tried), bench.source
+    everyone, first = len(bench.dataset.users), seed == bench.options.seeds[0]
+    parts = bench.options.parts
+
+    def after_migration(fitted: Any) -> float:
+        """What source prompts are for: how well they migrate."""
+        moved, _ = bench.migration([fitted.table], seed, CANDIDATES["puma_all"][0])
+        return bench.validation(moved.table)
+
+    fitted, cost = bench.tuned(
+        "source", lambda tried: bench.prompts(bench.source, seed, tried), after_migration
     )
     source = fitted.table
-    bench.record("source", seed, fitted, seconds, everyone, bench.source)
-    fitted, seconds, settings = bench.tuned(
-        "retrained", lambda tried: bench.prompts(bench.target, seed, tried)
-    )
-    bench.record("retrained", seed, fitted, seconds, everyone)
-    if seed == bench.options.seeds[0]:
+    bench.record("source", seed, fitted, cost, everyone, bench.source)
+    fitted, cost = bench.tuned("retrained", lambda tried: bench.prompts(bench.target, seed, tried))
+    bench.record("retrained", seed, fitted, cost, everyone)
+    if first and not bench.earlier["rows"]:
         bench.baselines(seed)
-    fitted, seconds, adapter = bench.tuned(
-        "puma_all", lambda tried: bench.migration(source, seed, tried)
-    )
-    bench.record("puma_all", seed, fitted, seconds, everyone)
-    first, *rest = sorted(bench.options.shares, reverse=True)
-    few(bench, seed, source, first)
-    for share in rest:
+    for share in sorted(bench.options.shares, reverse=True):
         few(bench, seed, source, share)
-    if seed == bench.options.seeds[0]:
-        fitted, seconds = bench.migration(source.shuffled(seed), seed, adapter)
-        bench.record("shuffled_control", seed, fitted, seconds, everyone)
-        fitted, seconds = bench.prompts(bench.target, seed, settings, trainable=False)
-        bench.record("random_prompts", seed, fitted, seconds, everyone)
+    if "all" in parts:
+        all_users(bench, seed, source)
+    if first and "controls" in parts:
+        fitted, cost = bench.prompts(bench.target, seed, bench.chosen["retrained"], trainable=False)
+        bench.record("random_prompts", seed, fitted, cost, everyone)
+
+
+def all_users(bench: Bench, seed: int, source: PromptTable) -> None:
+    """Migrations trained on everybody: alone, refined, with items' prompts, from two sources."""
+    everyone, parts = len(bench.dataset.users), bench.options.parts
+    moved, base = bench.tuned("puma_all", lambda tried: bench.migration([source], seed, tried))
+    bench.record("puma_all", seed, moved, base, everyone)
+    for part, name in (("refined", "refined"), ("items", "refined_items")):
+        if part in parts:
+            fitted, cost = bench.tuned(
+                name,
+                lambda tried: bench.prompts(bench.target, seed, tried, start=moved.table),
+            )
+            bench.record(f"puma_all_{name}", seed, fitted, base + cost, everyone)
+    if "items" in parts:
+        fitted, cost = bench.tuned(
+            "retrained_items", lambda tried: bench.prompts(bench.target, seed, tried)
+        )
+        bench.record("retrained_items", seed, fitted, cost, everyone)
+    settings = bench.chosen["puma_all"]
+    if "second" in bench.backbones:
+        other, _ = bench.prompts(bench.backbones["second"], seed, bench.chosen["source"])
+        fitted, cost = bench.migration([source, other.table], seed, settings)
+        bench.record("puma_all_two_sources", seed, fitted, cost, everyone)
+    if seed == bench.options.seeds[0] and "controls" in parts:
+        fitted, cost = bench.migration([source.shuffled(seed)], seed, settings)
+        bench.record("shuffled_control", seed, fitted, cost, everyone)
 
 
 def few(bench: Bench, seed: int, source: PromptTable, share: float) -> None:
@@ -273,19 +288,16 @@ def few(bench: Bench, seed: int, source: PromptTable, share: float) -> None:
 
     for strategy, name in (("kmeans-variance", "puma_kmeans_variance"), ("random", "puma_random")):
         users, selecting = bench.timed(lambda strategy=strategy: choose(strategy))
-        fitted, seconds, settings = bench.tuned(
-            "puma_small", lambda tried, users=users: bench.migration(source, seed, tried, users)
+        fitted, cost = bench.tuned(
+            "puma_few", lambda tried, users=users: bench.migration([source], seed, tried, users)
         )
-        bench.record(
-            f"{name}_{share:.0%}",
-            seed,
-            fitted,
-            seconds + selecting,
-            len(users),
-            selection_seconds=round(selecting, 2),
-        )
-    fitted, seconds = bench.migration(source.shuffled(seed), seed, settings, users)
-    bench.record(f"shuffled_control_{share:.0%}", seed, fitted, seconds, len(users))
+        facts = {"selection_seconds": round(selecting.seconds, 2)}
+        name = f"{name}_{share:.0%}"
+        bench.record(name, seed, fitted, selecting + cost, len(users), **facts)
+    if "controls" in bench.options.parts:
+        mixed = [source.shuffled(seed)]
+        fitted, cost = bench.migration(mixed, seed, bench.chosen["puma_few"], users)
+        bench.record(f"shuffled_control_{share:.0%}", seed, fitted, cost, len(users))
 
 
 def differences(bench: Bench, method: str, seed: int) -> list[Settings]:
@@ -320,7 +332,7 @@ def write(bench: Bench) -> None:
     """Write what is known so far."""
     packages = ("torch", "transformers", "accelerate", "numpy")
     report = {
-        "command": "python " + " ".join(sys.argv),
+        "commands": [*bench.earlier["commands"], "python " + " ".join(sys.argv)],
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in packages},
@@ -332,9 +344,9 @@ def write(bench: Bench) -> None:
         "source": bench.source.info.spec,
         "target": bench.target.info.spec,
         "settings": bench.chosen,
-        "tuning": bench.tuning,
-        "rows": bench.rows,
-        "differences": bench.differences,
+        "tuning": bench.earlier["tuning"] + bench.tuning,
+        "rows": bench.earlier["rows"] + bench.rows,
+        "differences": bench.earlier["differences"] + bench.differences,
     }
     bench.options.out.write_text(json.dumps(report, indent=1) + "\n")
 
@@ -350,8 +362,11 @@ def main() -> None:
     parser.add_argument("--template", default="rating-item-first")
     parser.add_argument("--source", default="llama-small")
     parser.add_argument("--target", default="llama-medium")
+    parser.add_argument("--second", default="qwen2-small", help="second source; '' for none")
+    parser.add_argument("--parts", nargs="*", default=PARTS, choices=PARTS)
+    parser.add_argument("--add-to", type=Path, help="earlier report: its settings, rows and more")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--shares", type=float, nargs="+", default=[0.07, 0.03])
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.07])
     parser.add_argument("--device")
     parser.add_argument("--precision", default="auto", help="of the frozen backbones")
     bench = Bench(parser.parse_args())

@@ -5,8 +5,8 @@
 On a GPU: random weights in the shapes of six published models. On a CPU: zoo models. All
 ways are timed in this one run, on the same titles; `ratio_to_plain` divides by the plain
 way on the same backbone and stage. `peak_share` divides the arithmetic that a way must do
-(counted from its shapes) by the rate of a large bf16 (on a CPU fp32) matrix product, measured
-here. Compiling and capturing come before the clock starts; so does reading what stands before
+(counted from its shapes) by the rate of a large matrix product in bf16 (on a CPU in the way's own
+precision), measured here. Compiling and capturing come before the clock starts; so does reading what stands before
 the slot, once for each distinct text: `prefixes` says how many, `prefix_seconds` how long.
 """
 
@@ -21,7 +21,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,16 +31,15 @@ import psutil
 import torch
 from plain import PlainReader
 from shapes import SHAPES, random_backbone
-from torch import Tensor
 
 from puma_engine.adapter import Adapter
 from puma_engine.backbone import FrozenBackbone
 from puma_engine.config import AdapterConfig, TrainingConfig
 from puma_engine.datasets import Dataset, load_shipped
 from puma_engine.errors import Cancelled
-from puma_engine.examples import Examples, ReaderData, predict_examples, reader_for
-from puma_engine.migration import AdapterTraining
-from puma_engine.prompts import PromptFitting, make_head
+from puma_engine.examples import Examples, Prompts, ReaderData, predict_examples, reader_for
+from puma_engine.migration import AdapterTraining, Mapping
+from puma_engine.prompts import PromptFitting, PromptRows, make_head
 from puma_engine.settings import ADAPTER
 from puma_engine.training import Progress, resolve_device, train
 
@@ -122,7 +121,7 @@ def training_rate(module: torch.nn.Module, way: Way, batch: int, seconds: float)
     return (last - first) * batch / (end - start)
 
 
-def evaluation_rate(prompts: Callable[[Tensor], Tensor], head: Any, way: Way) -> float:
+def evaluation_rate(prompts: Prompts, head: Any, way: Way) -> float:
     """Examples a second of predicting train rows, the best of four passes.
 
     The plain way predicts a tenth of them, in batches of its own size.
@@ -135,7 +134,9 @@ def evaluation_rate(prompts: Callable[[Tensor], Tensor], head: Any, way: Way) ->
         start = time.perf_counter()
         for at in range(0, rows, size):
             cut = slice(at, min(at + size, rows))
-            part = Examples(every.user[cut], every.context[cut], every.outcome[cut])
+            part = Examples(
+                every.user[cut], every.item[cut], every.context[cut], every.outcome[cut]
+            )
             predict_examples(way.data.reader, way.data.task, part, prompts, head)
         rates.append(rows / (time.perf_counter() - start))
     return max(rates)
@@ -148,12 +149,12 @@ def rate_of(stage: str, way: Way, batch: int, users: int, seconds: float) -> flo
     head = make_head(way.data.task, way.data.train, generator).to(backbone.device)
     if stage == "adapter":
         width, config = adapter_shape(backbone)
-        sources = torch.randn(users, 1, width, generator=generator).to(backbone.device)
+        sources = torch.randn(users, 1, width, generator=generator)
         network = Adapter(width, backbone.width, config, generator=generator)
-        module = AdapterTraining(way.data, sources, network, head).to(backbone.device)
+        module = AdapterTraining(way.data, Mapping(sources, network), head).to(backbone.device)
         return training_rate(module, way, batch, seconds)
     base = torch.rand(1, 1, backbone.width, generator=generator) * 0.2 - 0.1
-    fitting = PromptFitting(way.data, base, users, head, trainable=True).to(backbone.device)
+    fitting = PromptFitting(way.data, PromptRows(base, users), head).to(backbone.device)
     if stage == "prompts":
         return training_rate(fitting, way, batch, seconds)
     return evaluation_rate(fitting.prompts, head, way)
@@ -205,7 +206,7 @@ def ways(name: str, dataset: Dataset, device: torch.device, options: Any) -> Ite
     reader: Any = PlainReader(data.reader)
     yield Way("plain", ReaderData(reader, data.task, data.train, data.validation), slow)
     del backbone, data, reader
-    for precision in options.precisions if gpu else ["fp32"]:
+    for precision in options.precisions or (["bf16", "fp8"] if gpu else ["fp32", "bf16"]):
         free_memory(device)
         backbone = backbone_for(name, device, precision)
         for way in ("paper", "item_first"):
@@ -248,9 +249,14 @@ def described(
     row: dict[str, Any] = {"way": way.name, "precision": way.precision, "batch": batch}
     row |= {"examples_per_s": round(rate, 1), "ratio_to_plain": round(ratio, 3)}
     row |= {key: round(value, 3) for key, value in work.items()}
-    row |= {"peak_share": round(rate * work["gflops"] * 1e9 / options.peak, 4)}
+    row |= {"peak_share": round(rate * work["gflops"] * 1e9 / options.peaks[row_peak(way)], 4)}
     row |= {"peak_memory_gb": round(memory(way.backbone.device), 2)}
     return row | {"prefixes": way.prefixes, "prefix_seconds": way.prefix_seconds}
+
+
+def row_peak(way: Way) -> str:
+    """Which measured peak a way is held against: bf16, but fp32 where a CPU computes in it."""
+    return "fp32" if way.backbone.device.type == "cpu" and way.precision == "fp32" else "bf16"
 
 
 def free_memory(device: torch.device) -> None:
@@ -287,22 +293,23 @@ def main() -> None:
     parser.add_argument(
         "--batch", type=int, nargs="+", default=[256], help="of the engine's ways; the last counts"
     )
-    parser.add_argument("--precisions", nargs="+", default=["bf16", "fp8"], help="on a GPU")
+    parser.add_argument("--precisions", nargs="+", help="of the engine's ways (default by device)")
     parser.add_argument("--users", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=15.0, help="for each training")
     options = parser.parse_args()
     device = torch.device(resolve_device(options.device))
     gpu = device.type == "cuda"
     names = options.backbones or (list(SHAPES) if gpu else ["llama-medium"])
-    options.peak = measured_peak(device, torch.bfloat16 if gpu else torch.float32)
+    dtypes = {"bf16": torch.bfloat16} | ({} if gpu else {"fp32": torch.float32})
+    options.peaks = {name: measured_peak(device, dtype) for name, dtype in dtypes.items()}
     dataset = load_shipped("goodbooks", users=options.users)
     rows: list[dict[str, Any]] = []
     for name in names:
         rows += measure(name, dataset, device, options)
-        write(options.out, device_label(device), rows, options.peak)
+        write(options.out, device_label(device), rows, options.peaks)
 
 
-def write(path: Path, device: str, rows: list[dict[str, Any]], peak: float) -> None:
+def write(path: Path, device: str, rows: list[dict[str, Any]], peaks: dict[str, float]) -> None:
     """Write what is known so far; rows of other devices in the file stay."""
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     packages = ("torch", "transformers", "accelerate")
@@ -312,7 +319,7 @@ def write(path: Path, device: str, rows: list[dict[str, Any]], peak: float) -> N
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in packages},
-        "measured_peak_tflops": round(peak / 1e12, 3),
+        "measured_peak_tflops": {name: round(peak / 1e12, 3) for name, peak in peaks.items()},
     }
     report = {
         part: [one for one in known.get(part, []) if one["device"] != device] + own

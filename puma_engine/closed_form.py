@@ -94,7 +94,7 @@ def map_prompts(
     everyone = found(_rows(source, source.user_ids))
     vectors = everyone.reshape(len(everyone), examples.tokens, examples.width).astype(np.float32)
     meta = examples.meta | {"method": method, "pairs": len(both), "strength": found.strength}
-    return PromptTable(source.user_ids, vectors, examples.head, meta)
+    return PromptTable(source.user_ids, vectors, examples.head, meta, examples.items)
 
 
 def _rows(table: PromptTable, users: np.ndarray) -> np.ndarray:

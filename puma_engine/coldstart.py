@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import torch
 
@@ -10,7 +12,13 @@ from puma_engine.config import TrainingConfig
 from puma_engine.datasets import Dataset
 from puma_engine.errors import DataError
 from puma_engine.examples import ReaderData, split_examples
-from puma_engine.prompts import PromptFitting, PromptTable, make_head
+from puma_engine.prompts import (
+    PromptFitting,
+    PromptRows,
+    PromptTable,
+    make_head,
+    start_items,
+)
 from puma_engine.training import train
 
 
@@ -18,7 +26,7 @@ def mean_prompts(known: PromptTable, users: np.ndarray) -> PromptTable:
     """Give each of some users the mean prompt of a table, and its head."""
     mean = known.vectors.mean(axis=0, keepdims=True)
     vectors = np.repeat(mean, len(users), axis=0)
-    return PromptTable(np.asarray(users, dtype=str), vectors, known.head, known.meta)
+    return dataclasses.replace(known, user_ids=np.asarray(users, dtype=str), vectors=vectors)
 
 
 def fit_new_users(
@@ -51,12 +59,16 @@ def fit_new_users(
     reader, rows = split_examples(backbone, dataset, template, "train", users)
     reader.prepare(rows.context)
     head = make_head(reader.task, rows, torch.Generator(), known.head).requires_grad_(False)
-    base = torch.from_numpy(known.vectors.mean(axis=0, keepdims=True))
-    module = PromptFitting(
-        ReaderData(reader, reader.task, rows, rows), base, len(users), head, trainable=True
-    )
+    own = PromptRows(torch.from_numpy(known.vectors.mean(axis=0, keepdims=True)), len(users))
     # What users share moved for all of the table; a few new ones cannot tell more of it.
-    module.shared.requires_grad_(False)
+    own.shared.requires_grad_(False)
+    items = start_items(known.items, dataset)
+    module = PromptFitting(
+        ReaderData(reader, reader.task, rows, rows),
+        own,
+        head,
+        items and items.requires_grad_(False),
+    )
     module = module.to(backbone.device)
     train(module, len(rows), training, lengths=rows.lengths(reader), stage="fitting new users")
-    return PromptTable(users, module.vectors(), known.head, known.meta)
+    return dataclasses.replace(known, user_ids=users, vectors=module.users.vectors())

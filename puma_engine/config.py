@@ -93,7 +93,8 @@ class TrainingConfig(_Config):
 class PromptConfig(_Config):
     """A table of soft prompts: tokens a user, and the uniform draw (+-init_scale) they start from.
 
-    start="shared" learns one vector for all and each user's difference from it, which starts
+    item_tokens: soft prompt tokens of each item, which are fitted with the users' (0: none, as
+    in the paper). start="shared" learns one vector for all and each user's difference from it, which starts
     at 0 and is what weight decay pulls on; "random" draws each user's own start, as the
     paper does.
     """
@@ -101,9 +102,19 @@ class PromptConfig(_Config):
     tokens: int = 1
     init_scale: float = 0.1
     start: Literal["shared", "random"] = "shared"
+    item_tokens: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Settings by name; item_tokens only where there are some, so that older runs are found."""
+        found = super().to_dict()
+        if not self.item_tokens:
+            del found["item_tokens"]
+        return found
 
     def problems(self) -> list[str]:
         found = _positive(self, "tokens", "init_scale")
+        if not 0 <= self.item_tokens < math.inf:
+            found.append(f"item_tokens must be 0 or more, not {self.item_tokens!r}")
         if self.start not in ("shared", "random"):
             found.append(f"start must be shared or random, not {self.start!r}")
         return found

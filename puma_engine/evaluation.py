@@ -29,9 +29,13 @@ def predict(
     generator = torch.Generator().manual_seed(0)
     head = make_head(reader.task, examples, generator, table.head).to(backbone.device)
     vectors = torch.from_numpy(table.vectors)
+    items = None
+    if table.items is not None:
+        items = torch.from_numpy(table.items.take(dataset.items["item_id"].to_numpy()))
 
-    def prompts(users: Tensor) -> Tensor:
-        return vectors[users].to(backbone.device, non_blocking=True)
+    def prompts(users: Tensor, item: Tensor) -> Tensor:
+        own = vectors[users] if items is None else torch.cat([vectors[users], items[item]], dim=1)
+        return own.to(backbone.device, non_blocking=True)
 
     return predict_examples(reader, reader.task, examples, prompts, head)
 

@@ -16,14 +16,20 @@ from puma_engine.errors import DataError
 from puma_engine.tasks import Task
 from puma_engine.templates import Template, get_template
 
+# Maps numbers of users and items [B] to soft prompts [B, l, width].
+Prompts = Callable[[Tensor, Tensor], Tensor]
 EVALUATION_BATCH = {"cpu": 512, "cuda": 4096}
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Interactions as numbers: user, context [n] int64 (CPU) and outcome [n] float32."""
+    """Interactions as numbers: user, item, context [n] int64 (CPU) and outcome [n] float32.
+
+    Items are numbered as the data set's are.
+    """
 
     user: Tensor
+    item: Tensor
     context: Tensor
     outcome: Tensor
 
@@ -48,16 +54,17 @@ class ReaderData:
         self,
         examples: Examples,
         rows: Tensor,
-        prompts: Callable[[Tensor], Tensor],
+        prompts: Prompts,
         head: nn.Module,
     ) -> Tensor:
-        """Summed loss of some examples; prompts maps user rows [B] to [B, l, width]."""
+        """Summed loss of some examples."""
         rows = rows.cpu()
-        logits = self.reader.logits(prompts(examples.user[rows]), examples.context[rows])
+        own = prompts(examples.user[rows], examples.item[rows])
+        logits = self.reader.logits(own, examples.context[rows])
         outcome = examples.outcome[rows].to(logits.device, non_blocking=True)
         return self.task.loss(logits, outcome, head).sum()
 
-    def validation_value(self, prompts: Callable[[Tensor], Tensor], head: nn.Module) -> float:
+    def validation_value(self, prompts: Prompts, head: nn.Module) -> float:
         """RMSE (ratings) or log loss (clicks) over the whole validation split."""
         p = predict_examples(self.reader, self.task, self.validation, prompts, head)
         y = self.validation.outcome.numpy().astype(np.float64)
@@ -72,7 +79,7 @@ def predict_examples(
     reader: Reader,
     task: Task,
     examples: Examples,
-    prompts: Callable[[Tensor], Tensor],
+    prompts: Prompts,
     head: nn.Module,
 ) -> np.ndarray:
     """Predictions [n] float64 for examples, computed in batches of like length."""
@@ -84,7 +91,8 @@ def predict_examples(
     size = EVALUATION_BATCH[reader.backbone.device.type]
     for start in range(0, len(order), size):
         rows = torch.from_numpy(order[start : start + size])
-        logits = reader.logits(prompts(examples.user[rows]), examples.context[rows])
+        own = prompts(examples.user[rows], examples.item[rows])
+        logits = reader.logits(own, examples.context[rows])
         found[order[start : start + size]] = task.predict(logits, head).double().cpu().numpy()
     head.train(was_training)
     return found
@@ -144,11 +152,14 @@ def _contexts(
             f"The template {name!r} is for the task {template.task}, but the data set {dataset.name!r} is "
             f"for {dataset.task}; choose another template."
         )
-    frames = [dataset.rows(split) for split in splits]
+    number = pd.Series(np.arange(len(dataset.items)), index=dataset.items["item_id"])
+    frames = [
+        frame.assign(item=number.loc[frame["item_id"]].to_numpy())
+        for frame in (dataset.rows(split) for split in splits)
+    ]
     if not template.uses_history:
         contexts = tuple(Context(text) for text in dataset.items["text"])
-        number = pd.Series(np.arange(len(contexts)), index=dataset.items["item_id"])
-        columns = [number.loc[frame["item_id"]].to_numpy() for frame in frames]
+        columns = [frame["item"].to_numpy() for frame in frames]
     else:
         contexts, columns = _histories(dataset, frames)
     joined = [frame.assign(context=column) for frame, column in zip(frames, columns, strict=True)]
@@ -195,6 +206,7 @@ def _examples(frame: pd.DataFrame, users: Sequence[str] | np.ndarray) -> Example
     keep = ~np.isnan(user)
     return Examples(
         torch.from_numpy(user[keep].astype(np.int64)),
+        torch.from_numpy(frame["item"].to_numpy(dtype=np.int64)[keep].copy()),
         torch.from_numpy(frame["context"].to_numpy(dtype=np.int64)[keep].copy()),
         torch.from_numpy(frame["outcome"].to_numpy(dtype=np.float32)[keep].copy()),
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 ENDLESS = 1 << 62
 SMI_SECONDS = 10.0
+CPUINFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,16 @@ def device_memory() -> list[DeviceMemory]:
 
     total = min(int(psutil.virtual_memory().total), container_limit())
     return [DeviceMemory("cpu", "Main memory", total, host_free()), *_gpus()]
+
+
+def has_fast_bf16(cpuinfo: Path = CPUINFO) -> bool:
+    """Whether this CPU multiplies bf16 in hardware, so that frozen models pay off in it."""
+    try:
+        text = cpuinfo.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    flags = {flag for line in text.splitlines() if line[:5] == "flags" for flag in line.split()}
+    return bool(flags & {"avx512_bf16", "amx_bf16"})
 
 
 def host_free() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from puma_engine.config import AdapterConfig, TrainingConfig
 from puma_engine.datasets import Dataset
 from puma_engine.errors import MigrationError
 from puma_engine.examples import ReaderData, reader_for
+from puma_engine.item_prompts import ItemPrompts, join_items
 from puma_engine.prompts import PromptTable, head_tensors, make_head
 from puma_engine.settings import HELD_OUT
 from puma_engine.training import Progress, TrainingResult, train
@@ -32,28 +34,42 @@ class Migrated:
     adapter_tensors: dict[str, np.ndarray]
     adapter_meta: dict[str, Any]
     result: TrainingResult
+    item_adapter: dict[str, np.ndarray] | None = None
 
 
-class AdapterTraining(nn.Module):
-    """Trains an adapter, and the head, on the target's task loss; prompts stay as they are."""
+class Mapping(nn.Module):
+    """An adapter over the rows of a table of prompts [n, l, d_in]."""
 
-    def __init__(
-        self, data: ReaderData, sources: Tensor, adapter: Adapter, head: nn.Module
-    ) -> None:
+    def __init__(self, sources: Tensor, adapter: Adapter) -> None:
         super().__init__()
-        self.data = data
-        self.sources = sources
-        self.noise = sources.std(dim=0, keepdim=True, correction=0) * adapter.config.noise
+        self.sources: Tensor
+        self.register_buffer("sources", sources, persistent=False)
+        noise = sources.std(dim=0, keepdim=True, correction=0) * adapter.config.noise
+        self.noise: Tensor
+        self.register_buffer("noise", noise, persistent=False)
         self.adapter = adapter
-        self.head = head
 
-    def prompts(self, users: Tensor) -> Tensor:
-        device = next(self.adapter.parameters()).device
-        sources = self.sources[users].to(device, non_blocking=True)
+    def forward(self, rows: Tensor) -> Tensor:
+        """Mapped prompts [B, l, d_out] of row numbers [B]."""
+        sources = self.sources[rows.to(self.sources.device, non_blocking=True)]
         if self.training and self.adapter.config.noise:
             sources = sources + self.noise * torch.randn_like(sources)
         mapped: Tensor = self.adapter(sources)
         return mapped
+
+
+class AdapterTraining(nn.Module):
+    """Trains adapters, and the head, on the target's task loss; prompts stay as they are."""
+
+    def __init__(
+        self, data: ReaderData, users: Mapping, head: nn.Module, items: Mapping | None = None
+    ) -> None:
+        super().__init__()
+        self.data, self.users, self.items, self.head = data, users, items, head
+
+    def prompts(self, users: Tensor, items: Tensor) -> Tensor:
+        own: Tensor = self.users(users)
+        return own if self.items is None else torch.cat([own, self.items(items)], dim=1)
 
     def forward(self, rows: Tensor) -> Tensor:
         return self.data.loss(self.data.train, rows, self.prompts, self.head)
@@ -116,22 +132,22 @@ def train_migration(
     """Train an adapter on `users` (None: all) and migrate every user of the sources.
 
     One source is the paper's single migration (and each hop of a chain), several are its
-    aggregation. Only users whom every source has, and who are in the data set, train the
-    adapter. Where not all are chosen, a seeded share `held_out` of the chosen ones picks the
-    epoch, on all their train and validation rows, and trains nothing, since what counts is how
-    users fare whom the adapter never saw; else the users' own validation rows pick it. The
-    head starts from the first source's. Raises MigrationError, DataError, Cancelled.
+    aggregation. Only users whom every source and the data set have train the adapter. Where not
+    all are chosen, a seeded share `held_out` of them picks the epoch, on all their train and
+    validation rows, and trains nothing, since what counts is how users fare whom the adapter
+    never saw; else their own validation rows do. The head starts from the first source's. Raises
+    MigrationError, DataError, Cancelled.
     """
     user_ids, vectors, complete = join_sources(sources, missing=missing)
+    filled = int((~complete).sum())
     chosen = _training_users(user_ids[complete], dataset, users)
     spare = _held_out(chosen, len(user_ids), held_out, training.seed)
-    data = reader_for(target, dataset.for_users(chosen), template, chosen, spare)
-    generator = torch.Generator().manual_seed(training.seed)
-    network = Adapter(vectors.shape[2], target.width, adapter, generator=generator)
-    head = make_head(data.task, data.train, generator, sources[0].head)
+    own = dataset.for_users(chosen)
+    data = reader_for(target, own, template, chosen, spare)
     # Both are sorted, and every chosen user is among user_ids.
-    inputs = torch.from_numpy(vectors[np.searchsorted(user_ids, chosen)]).to(target.device)
-    module = AdapterTraining(data, inputs, network, head).to(target.device)
+    inputs = vectors[np.searchsorted(user_ids, chosen)]
+    generator = torch.Generator().manual_seed(training.seed)
+    module = _start(data, own, sources, inputs, target, adapter, generator)
     torch.manual_seed(training.seed)
     result = train(
         module,
@@ -145,23 +161,70 @@ def train_migration(
         stage="training the adapter",
     )
     meta: dict[str, Any] = {"backbone": target.info.spec, "template": template}
-    meta |= {"dataset": dataset.name, "users_trained": len(chosen)}
-    meta["users_filled"] = int((~complete).sum())
-    return _finished(user_ids, vectors, module, result, meta)
+    meta |= {"dataset": dataset.name, "users_trained": len(chosen), "users_filled": filled}
+    mapped = apply_adapter(module.users.adapter, vectors)
+    return _finished(sources, PromptTable(user_ids, mapped, meta=meta), module, result)
+
+
+def _start(
+    data: ReaderData,
+    dataset: Dataset,
+    sources: Sequence[PromptTable],
+    inputs: np.ndarray,
+    target: FrozenBackbone,
+    adapter: AdapterConfig | None,
+    generator: torch.Generator,
+) -> AdapterTraining:
+    """Adapters and head before the first step; inputs [n, l, d_in]: the users' own sources."""
+    network = Adapter(inputs.shape[2], target.width, adapter, generator=generator)
+    head = make_head(data.task, data.train, generator, sources[0].head)
+    items = _item_mapping(sources, dataset, target.width, adapter, generator)
+    users = Mapping(torch.from_numpy(inputs), network)
+    return AdapterTraining(data, users, head, items).to(target.device)
 
 
 def _finished(
-    user_ids: np.ndarray,
-    vectors: np.ndarray,
+    sources: Sequence[PromptTable],
+    mapped: PromptTable,
     module: AdapterTraining,
     result: TrainingResult,
-    meta: dict[str, Any],
 ) -> Migrated:
-    network = module.adapter
-    table = PromptTable(user_ids, apply_adapter(network, vectors), head_tensors(module.head), meta)
-    tensors = {name: v.detach().float().cpu().numpy() for name, v in network.state_dict().items()}
+    items, network = _mapped_items(sources, module.items), module.users.adapter
+    table = dataclasses.replace(mapped, head=head_tensors(module.head), items=items)
     meta = {"d_in": network.d_in, "d_out": network.d_out, **network.config.to_dict()}
-    return Migrated(table, tensors, meta, result)
+    item_adapter = None if module.items is None else _tensors(module.items.adapter)
+    return Migrated(table, _tensors(network), meta, result, item_adapter)
+
+
+def _item_mapping(
+    sources: Sequence[PromptTable],
+    dataset: Dataset,
+    width: int,
+    config: AdapterConfig | None,
+    generator: torch.Generator,
+) -> Mapping | None:
+    """An adapter for the items' prompts, if a source has any."""
+    ids = dataset.items["item_id"].to_numpy()
+    vectors = join_items([source.items for source in sources], ids)
+    if vectors is None:
+        return None
+    network = Adapter(vectors.shape[2], width, config, generator=generator)
+    return Mapping(torch.from_numpy(vectors), network)
+
+
+def _mapped_items(sources: Sequence[PromptTable], mapping: Mapping | None) -> ItemPrompts | None:
+    if mapping is None:
+        return None
+    own = [source.items for source in sources if source.items is not None]
+    ids = np.unique(np.concatenate([items.item_ids for items in own]))
+    vectors = join_items(own, ids)
+    assert vectors is not None
+    mapped = apply_adapter(mapping.adapter, vectors)
+    return ItemPrompts(ids, mapped[:-1], mapped[-1])
+
+
+def _tensors(network: nn.Module) -> dict[str, np.ndarray]:
+    return {name: v.detach().float().cpu().numpy() for name, v in network.state_dict().items()}
 
 
 def _training_users(

@@ -18,6 +18,7 @@ from puma_engine.config import PromptConfig, TrainingConfig
 from puma_engine.datasets import Dataset
 from puma_engine.errors import DataError, MigrationError
 from puma_engine.examples import Examples, ReaderData, reader_for
+from puma_engine.item_prompts import ItemPrompts
 from puma_engine.tasks import Task
 from puma_engine.training import Progress, TrainingResult, train
 
@@ -27,13 +28,15 @@ class PromptTable:
     """Soft prompts by user.
 
     user_ids: [n] strings, unique; vectors: [n, l, d] float32; head: the tensors of the
-    task's head that was trained with them, or None; meta: where they come from (JSON).
+    task's head that was trained with them, or None; meta: where they come from (JSON); items:
+    soft prompts of items that were fitted with them, or None.
     """
 
     user_ids: np.ndarray
     vectors: np.ndarray
     head: dict[str, np.ndarray] | None = None
     meta: dict[str, Any] = field(default_factory=dict)
+    items: ItemPrompts | None = None
 
     def __post_init__(self) -> None:
         if self.vectors.ndim != 3 or len(self.vectors) != len(self.user_ids):
@@ -70,6 +73,15 @@ class PromptTable:
             )
         return self.vectors[rows]
 
+    def take_pairs(
+        self, users: Sequence[str] | np.ndarray, items: Sequence[str] | np.ndarray
+    ) -> np.ndarray:
+        """Return what is read of each user about an item, [n, l, d]: the item's prompt last."""
+        own = self.take(users)
+        if self.items is None:
+            return own
+        return np.concatenate([own, self.items.take(items)], axis=1)
+
     def shuffled(self, seed: int) -> PromptTable:
         """Return the control in which no user keeps the own prompt: a random cycle of all."""
         order = np.random.default_rng(seed).permutation(len(self.user_ids))
@@ -86,43 +98,73 @@ class Fitted:
     result: TrainingResult
 
 
-class PromptFitting(nn.Module):
-    """Trains a vector that all users share and each user's difference, or the head alone.
+class PromptRows(nn.Module):
+    """A vector that all rows share and each row's difference from it: base + shared + difference.
 
-    A user's prompt is base + shared + difference; differences start at 0, and weight decay
+    base: [1 or n, l, width], which is not trained; differences start at 0, and weight decay
     pulls on them alone.
     """
 
-    def __init__(
-        self, data: ReaderData, base: Tensor, users: int, head: nn.Module, *, trainable: bool
-    ) -> None:
+    def __init__(self, base: Tensor, rows: int, *, trainable: bool = True) -> None:
         super().__init__()
-        self.data = data
-        self.shape = (users, *base.shape[1:])
+        self.shape = (rows, *base.shape[1:])
         width = base[0].numel()
         self.base: Tensor
         self.register_buffer("base", base.flatten(1), persistent=False)
         self.shared = nn.Parameter(torch.zeros(width), requires_grad=trainable)
-        self.table = nn.Parameter(torch.zeros(users, width), requires_grad=trainable)
-        self.head = head
+        self.table = nn.Parameter(torch.zeros(rows, width), requires_grad=trainable)
 
-    def prompts(self, users: Tensor) -> Tensor:
-        users = users.to(self.table.device)
-        base = self.base if len(self.base) == 1 else self.base[users]
-        rows = torch.nn.functional.embedding(users, self.table)
-        return (base + self.shared + rows).view(-1, *self.shape[1:])
+    def forward(self, rows: Tensor) -> Tensor:
+        """Prompts [B, l, width] of row numbers [B]."""
+        rows = rows.to(self.table.device)
+        base = self.base if len(self.base) == 1 else self.base[rows]
+        differences = torch.nn.functional.embedding(rows, self.table)
+        return (base + self.shared + differences).view(-1, *self.shape[1:])
 
     @torch.no_grad()
     def vectors(self) -> np.ndarray:
-        """All users' prompts [n, l, width]."""
+        """All rows' prompts [n, l, width]."""
         every = self.base + self.shared + self.table
         return every.view(self.shape).float().cpu().numpy()
+
+
+class PromptFitting(nn.Module):
+    """Trains users' prompts, items' prompts if there are any, and the head."""
+
+    def __init__(
+        self, data: ReaderData, users: PromptRows, head: nn.Module, items: PromptRows | None = None
+    ) -> None:
+        super().__init__()
+        self.data, self.users, self.items, self.head = data, users, items, head
+
+    def prompts(self, users: Tensor, items: Tensor) -> Tensor:
+        own: Tensor = self.users(users)
+        return own if self.items is None else torch.cat([own, self.items(items)], dim=1)
+
+    def table(self, dataset: Dataset, meta: dict[str, Any]) -> PromptTable:
+        """The fitted prompts of a data set's users, and of its items that have train rows."""
+        items = None
+        if self.items is not None:
+            seen = np.unique(self.data.train.item.numpy())
+            every = self.items.vectors()
+            ids = dataset.items["item_id"].to_numpy(dtype=str)
+            items = ItemPrompts(ids[seen], every[seen], every[-1])
+        head = head_tensors(self.head)
+        return PromptTable(dataset.users, self.users.vectors(), head, meta, items)
 
     def forward(self, rows: Tensor) -> Tensor:
         return self.data.loss(self.data.train, rows, self.prompts, self.head)
 
     def validation(self) -> float:
         return self.data.validation_value(self.prompts, self.head)
+
+
+def start_items(table: ItemPrompts | None, dataset: Dataset) -> PromptRows | None:
+    """Rows of a data set's items that start from given prompts; the last row is all others'."""
+    if table is None:
+        return None
+    every = np.concatenate([table.take(dataset.items["item_id"].to_numpy()), table.other[None]])
+    return PromptRows(torch.from_numpy(every), len(every))
 
 
 def fit_prompts(
@@ -144,21 +186,16 @@ def fit_prompts(
     The epoch is chosen on the validation split. trainable=False keeps the prompts as
     they are drawn, one a user, and trains the head alone: the random-prompt baseline. start gives the
     first values by user id (and head) in place of the uniform draw; train_head=False keeps that
-    head. Raises DataError, BackboneError, TemplateError, Cancelled, CheckpointError.
+    head, and the items' prompts. Raises DataError, BackboneError, TemplateError, Cancelled, CheckpointError.
     """
-    prompt = prompt or PromptConfig()
-    users = dataset.users
-    data = reader_for(backbone, dataset, template, users)
+    data = reader_for(backbone, dataset, template, dataset.users)
     generator = torch.Generator().manual_seed(training.seed)
-    if start is not None:
-        base = torch.from_numpy(start.take(users))
-    else:
-        one = prompt.start == "shared" and trainable
-        shape = (1 if one else len(users), prompt.tokens, backbone.width)
-        base = (torch.rand(shape, generator=generator) * 2 - 1) * prompt.init_scale
-    head = make_head(data.task, data.train, generator, start.head if start else None)
-    head.requires_grad_(train_head)
-    module = PromptFitting(data, base, len(users), head, trainable=trainable)
+    shape = prompt or PromptConfig()
+    module = _fitting(data, dataset, backbone.width, shape, start, trainable, generator)
+    if not train_head:
+        for part in (module.head, module.items):
+            if part is not None:
+                part.requires_grad_(False)
     module = module.to(backbone.device)
     result = train(
         module,
@@ -172,7 +209,37 @@ def fit_prompts(
         stage="fitting prompts" if trainable else "training the head on random prompts",
     )
     meta = {"backbone": backbone.info.spec, "template": template, "dataset": dataset.name}
-    return Fitted(PromptTable(users, module.vectors(), head_tensors(module.head), meta), result)
+    return Fitted(module.table(dataset, meta), result)
+
+
+def _fitting(
+    data: ReaderData,
+    dataset: Dataset,
+    width: int,
+    prompt: PromptConfig,
+    start: PromptTable | None,
+    trainable: bool,
+    generator: torch.Generator,
+) -> PromptFitting:
+    """Prompts and head as they are before the first step: drawn, or given."""
+    users, items = len(dataset.users), None
+    if start is not None:
+        own = PromptRows(torch.from_numpy(start.take(dataset.users)), users, trainable=trainable)
+        items = start_items(start.items, dataset)
+    else:
+        one = prompt.start == "shared" and trainable
+        base = _draw((1 if one else users, prompt.tokens, width), prompt, generator)
+        own = PromptRows(base, users, trainable=trainable)
+    head = make_head(data.task, data.train, generator, start.head if start else None)
+    if items is None and prompt.item_tokens:
+        # One row more than there are items: what an item that nobody rated gets.
+        base = _draw((1, prompt.item_tokens, width), prompt, generator)
+        items = PromptRows(base, len(dataset.items) + 1, trainable=trainable)
+    return PromptFitting(data, own, head, items)
+
+
+def _draw(shape: tuple[int, ...], prompt: PromptConfig, generator: torch.Generator) -> Tensor:
+    return (torch.rand(shape, generator=generator) * 2 - 1) * prompt.init_scale
 
 
 def refine_prompts(
@@ -187,8 +254,8 @@ def refine_prompts(
 ) -> Fitted:
     """Fit a table's prompts further; with users, theirs alone, under the head that it has.
 
-    Returns all prompts of the table that belong to users of the data set. how: checkpoint_dir,
-    progress and should_cancel, as `fit_prompts` takes them. Raises DataError for users that
+    Returns all prompts of the table that belong to users of the data set. how: prompt (for its
+    item_tokens alone), checkpoint_dir, progress and should_cancel, as `fit_prompts` takes them. Raises DataError for users that
     are not in the data set, and MigrationError for users without a prompt.
     """
     own = dataset if users is None else dataset.for_users(users)
@@ -206,7 +273,7 @@ def refine_prompts(
         return dataclasses.replace(fitted, table=dataclasses.replace(fitted.table, meta=meta))
     vectors = start.vectors.copy()
     vectors[start.rows_of(own.users)] = fitted.table.vectors
-    table = PromptTable(start.user_ids, vectors, fitted.table.head, meta)
+    table = PromptTable(start.user_ids, vectors, fitted.table.head, meta, start.items)
     return Fitted(table, fitted.result)
 
 

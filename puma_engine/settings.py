@@ -15,6 +15,9 @@ PAPER_ADAPTER = TrainingConfig(epochs=4, batch_size=32, learning_rate=1e-4)
 PROMPT_TRAINING = TrainingConfig(
     epochs=10, batch_size=1024, learning_rate=1.5e-2, weight_decay=0.3, patience=3
 )
+# Items' prompts bring as many numbers again, so more has to be held back.
+ITEM_TRAINING = replace(PROMPT_TRAINING, weight_decay=1.0)
+ITEM_REFINING = replace(ITEM_TRAINING, epochs=6)
 # Migrated prompts are near already: a short schedule that ends where it began to turn.
 REFINING = TrainingConfig(
     epochs=2, batch_size=1024, learning_rate=7e-3, weight_decay=0.3, patience=0
@@ -29,6 +32,8 @@ SMALL_ADAPTER_TRAINING = TrainingConfig(
     epochs=12, batch_size=64, learning_rate=1e-3, weight_decay=0.01, patience=4
 )
 SMALL_BATCHES = (32, 512)
+# From here on an epoch has steps enough that half as many epochs do.
+MANY_USERS = 300
 
 
 def small_adapter_training(users: int) -> TrainingConfig:
@@ -39,7 +44,8 @@ def small_adapter_training(users: int) -> TrainingConfig:
     """
     least, most = SMALL_BATCHES
     batch = min(most, max(least, 1 << max(users, 1).bit_length() - 1))
-    return replace(SMALL_ADAPTER_TRAINING, batch_size=batch)
+    epochs = SMALL_ADAPTER_TRAINING.epochs // (1 if users < MANY_USERS else 2)
+    return replace(SMALL_ADAPTER_TRAINING, batch_size=batch, epochs=epochs)
 
 
 # Of the users chosen among others, this share picks the epoch and trains nothing.

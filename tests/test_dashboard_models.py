@@ -6,7 +6,7 @@ from dashboard_pages import HOSTILE, add_job, assert_plain, finished, open_page,
 from dashboard.engine import fitting, models
 from puma_engine import jobs
 from puma_engine.errors import BackboneError, ConfigError
-from puma_engine.machine import DeviceMemory, device_memory, parse_gpus
+from puma_engine.machine import DeviceMemory, device_memory, has_fast_bf16, parse_gpus
 from puma_engine.pipeline import COMMANDS
 from puma_engine.store import Workspace
 
@@ -198,3 +198,11 @@ def test_what_is_no_longer_there_is_not_fitted(ws):
     with pytest.raises(ConfigError, match="reload"):
         fitting.launch("gone", add_model(ws, "a").id, "source")
     assert jobs.jobs(ws) == []
+
+
+def test_a_cpu_says_whether_it_multiplies_bf16(tmp_path):
+    for flags, fast in (("fpu avx512f avx512_bf16", True), ("fpu avx2", False), ("amx_bf16", True)):
+        file = tmp_path / "cpuinfo"
+        file.write_text(f"processor\t: 0\nmodel name\t: avx512_bf16\nflags\t\t: {flags}\n")
+        assert has_fast_bf16(file) is fast
+    assert not has_fast_bf16(tmp_path / "none")

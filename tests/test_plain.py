@@ -10,7 +10,7 @@ from puma_engine.backbone import FrozenBackbone
 from puma_engine.config import AdapterConfig, TrainingConfig
 from puma_engine.datasets import load_shipped
 from puma_engine.examples import ReaderData, reader_for
-from puma_engine.migration import AdapterTraining
+from puma_engine.migration import AdapterTraining, Mapping
 from puma_engine.prompts import make_head
 from puma_engine.training import train
 
@@ -23,7 +23,7 @@ def losses(data, backbone):
     network = Adapter(8, backbone.width, AdapterConfig(hidden=16, dropout=0.0), generator=generator)
     head = make_head(data.task, data.train, generator)
     sources = torch.randn(20, 1, 8, generator=generator)
-    module = AdapterTraining(data, sources, network, head)
+    module = AdapterTraining(data, Mapping(sources, network), head)
     seen = []
 
     def forward(rows, inner=module.forward):

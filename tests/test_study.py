@@ -90,6 +90,20 @@ def test_what_exists_is_not_done_again(done):
     assert again.runs == outcome.runs and len(ws.runs()) == before
 
 
+def test_a_precision_is_that_of_every_training_and_of_other_runs(done):
+    ws, outcome, _ = done
+    cells = [
+        cell for cell in tiny_cells(None) if cell.name in ("data", "one", "two", "best", "again")
+    ]
+    coarse = run_cells(ws, cells, device="cpu", precision="bf16")
+    for name in ("one", "again"):
+        run = ws.run(coarse.runs[name])
+        assert run.config["training"]["precision"] == run.summary["precision"] == "bf16"
+        assert run.id != outcome.runs[name]
+        exact = ws.run(outcome.runs[name]).summary["best_validation"]
+        assert run.summary["best_validation"] == pytest.approx(exact, abs=0.02)
+
+
 def test_no_cell_begins_after_the_time(done):
     ws, _, _ = done
     outcome = run_cells(ws, tiny_cells(None), minutes=0, device="cpu")

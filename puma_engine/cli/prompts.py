@@ -67,6 +67,10 @@ def refine(
         float | None,
         typer.Option("--share", help="Refine this share alone: who will most likely regress."),
     ] = None,
+    item_tokens: Annotated[
+        int,
+        typer.Option("--item-tokens", min=0, help="Soft prompt tokens of each item, fitted too."),
+    ] = 0,
     name: Name = None,
     device: Device = None,
     queue: Queue = False,
@@ -79,6 +83,7 @@ def refine(
         start=start,
         selection=selection,
         share=share,
+        item_tokens=item_tokens,
         training=training,
         name=name,
         device=device,

@@ -29,6 +29,7 @@ HELP: dict[type, dict[str, str]] = {
         "tokens": "Soft tokens a user.",
         "init_scale": "Bound of the uniform start.",
         "start": "shared: one vector for all plus each user's difference; random: the paper's.",
+        "item_tokens": "Soft tokens of each item, fitted beside the users' (0: none).",
     },
     AdapterConfig: {
         "hidden": "Width of the adapter's hidden layers.",

@@ -41,6 +41,9 @@ Out = Annotated[Path, typer.Option("--out", help="Folder for NAME.json, its tabl
 Fixed = Annotated[
     bool, typer.Option("--fixed", help="Try no grids; use the settings that are the default.")
 ]
+Precision = Annotated[
+    str | None, typer.Option("--precision", help="Of every training: auto, fp32, bf16 or fp16.")
+]
 Render = Annotated[
     bool, typer.Option("--render", help="Only draw tables and figures from NAME.json.")
 ]
@@ -72,6 +75,7 @@ def study(
     out: Out = Path("results"),
     render: Render = False,
     device: Device = None,
+    precision: Precision = None,
 ) -> None:
     """Run a declared experiment; what was done before is not done again.
 
@@ -96,7 +100,8 @@ def study(
     options = Options(source=source, target=target, quick=quick, fixed=fixed)
     chosen = (wanted.quick if quick else {}) | {k: v for k, v in given.items() if v}
     options = replace(options, **chosen)
-    _run(wanted, options, out, {"processes": processes, "minutes": minutes, "device": device})
+    how = {"processes": processes, "minutes": minutes, "device": device, "precision": precision}
+    _run(wanted, options, out, how)
 
 
 def _run(wanted: Study, options: Options, out: Path, how: dict[str, Any]) -> None:

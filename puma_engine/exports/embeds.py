@@ -52,7 +52,8 @@ def embed_prompts(
     contexts = list(dict.fromkeys(context for _, _, context in pairs))
     reader = Reader(backbone, get_template(template), contexts)
     number = {context: row for row, context in enumerate(contexts)}
-    vectors = torch.from_numpy(table.take([user for user, _, _ in pairs]))
+    users, items = [user for user, _, _ in pairs], [item for _, item, _ in pairs]
+    vectors = torch.from_numpy(table.take_pairs(users, items))
     tensors = []
     for (_, _, context), vector in zip(pairs, vectors, strict=True):
         before, after = reader.sequence(number[context])

@@ -13,6 +13,7 @@ from typing import Any
 
 from puma_engine.datasets import REGISTRY, data_root
 from puma_engine.errors import PumaError
+from puma_engine.machine import has_fast_bf16
 from puma_engine.pipeline.backbones import list_zoo
 from puma_engine.store import Workspace
 
@@ -77,7 +78,8 @@ def _device() -> Row:
     except ImportError as error:
         return _row("device", "fail", f"torch cannot be loaded: {error}")
     if not torch.cuda.is_available():
-        return _row("device", "ok", f"CPU, {torch.get_num_threads()} threads; no CUDA")
+        bf16 = "; fast in bf16 (--precision bf16)" if has_fast_bf16() else ""
+        return _row("device", "ok", f"CPU, {torch.get_num_threads()} threads{bf16}; no CUDA")
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return _row("device", "ok", ", ".join(names))
 

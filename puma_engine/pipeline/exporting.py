@@ -13,7 +13,7 @@ from puma_engine.pipeline.backbones import load_backbone
 from puma_engine.pipeline.cards import card_of
 from puma_engine.pipeline.data import load_dataset
 from puma_engine.pipeline.stage import PROMPT_KINDS, Reference, find
-from puma_engine.pipeline.tables import load_adapter, load_prompts
+from puma_engine.pipeline.tables import load_adapter, load_prompts, refuse_items
 from puma_engine.store import Run, Workspace
 from puma_engine.tensors import atomic_write, save_tensors
 
@@ -47,6 +47,7 @@ def export_prompts(
     if form not in get_args(Form):
         raise ConfigError(f"There is no form {form!r}; choose one of {', '.join(get_args(Form))}.")
     run, file = find(ws, reference, *PROMPT_KINDS), Path(path)
+    refuse_items(run, "an export of prompts")
     table = _only(load_prompts(ws, run), users)
     meta = _meta(ws, run, command)
     if form == "file":
@@ -219,6 +220,7 @@ def export_adapter(
     from puma_engine.exports.tables import new_folder
 
     run = find(ws, reference, "migration")
+    refuse_items(run, "an export of an adapter")
     tensors, meta = load_adapter(ws, run)
     sources = [ws.run(run.inputs[role]) for role in sorted(run.inputs) if role[:7] == "source_"]
     config = meta | {

@@ -233,6 +233,8 @@ def _outcome(ws: Workspace, moved: Migrated) -> Outcome:
     def keep(run_id: str) -> None:
         keep_prompts(ws, run_id, moved.table)
         keep_adapter(ws, run_id, moved.adapter_tensors, moved.adapter_meta)
+        if moved.item_adapter is not None:
+            ws.put_tensors(run_id, "item_adapter", moved.item_adapter)
 
     outcome.keep = keep
     return outcome

@@ -7,10 +7,13 @@ import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from puma_engine.errors import DataError
 from puma_engine.pipeline.backbones import load_backbone
 from puma_engine.pipeline.prompt_rows import PromptRows
 from puma_engine.pipeline.stage import Reference
+from puma_engine.pipeline.tables import load_items
 from puma_engine.store import Workspace
 
 if TYPE_CHECKING:
@@ -83,6 +86,8 @@ class Predictor:
         self._ws = ws
         self._backbone = load_backbone(ws, self.run.inputs["backbone"], device=device)
         self._head = self._load_head()
+        self._items = load_items(ws, self.run)
+        self._item_ids = self._known_items() if self._items is not None else {}
 
     def _load_head(self) -> torch.nn.Module:
         import torch
@@ -97,10 +102,18 @@ class Predictor:
         head.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()})
         return head.requires_grad_(False).to(self._backbone.device).eval()
 
+    def _known_items(self) -> dict[str, str]:
+        """Ids of the data set's items by their text; an unknown title has no prompt of its own."""
+        rows = self._ws.get_table(self.run.inputs["dataset"], "items")
+        texts = (" ".join(str(text).split()) for text in rows["text"])
+        return dict(zip(texts, rows["item_id"].astype(str), strict=True))
+
     def predict(self, user: str, title: str) -> Prediction:
         """Predict what a user thinks of a title. Raises DataError for a title or user that cannot be."""
         text = checked_title(title)
         vector = self.prompts.vector(checked_user(user))
+        if self._items is not None:
+            vector = np.concatenate([vector, self._items.take([self._item_ids.get(text, "")])[0]])
         history = self._history(user) if self.template.uses_history else ()
         started = time.perf_counter()
         logits, cut = self._read(vector, text, history)

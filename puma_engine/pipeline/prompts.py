@@ -22,7 +22,7 @@ from puma_engine.pipeline.stage import (
     training_from,
 )
 from puma_engine.pipeline.tables import keep_prompts, shape_of
-from puma_engine.settings import PROMPT_TRAINING
+from puma_engine.settings import ITEM_TRAINING, PROMPT_TRAINING
 from puma_engine.store import Run, Workspace
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ def fit_prompts(
     """
     data = find(ws, dataset, "dataset")
     model = backbone_run(ws, backbone, device=device)
-    settings = training_from(training, PROMPT_TRAINING, seed)
     shape = _shape(prompt)
+    settings = training_from(training, _default(shape), seed)
     config = _config(role, template, data, settings, shape)
 
     def work(_run_id: str, folder: Path, clock: Clock) -> Outcome:
@@ -85,6 +85,10 @@ def fit_prompts(
         work=work,
         together=True,
     )
+
+
+def _default(shape: PromptConfig) -> TrainingConfig:
+    return ITEM_TRAINING if shape.item_tokens else PROMPT_TRAINING
 
 
 def _config(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from puma_engine.config import TrainingConfig
+from puma_engine.config import PromptConfig, TrainingConfig
 from puma_engine.errors import ConfigError
 from puma_engine.pipeline.backbones import load_backbone
 from puma_engine.pipeline.data import load_dataset
@@ -24,7 +24,7 @@ from puma_engine.pipeline.stage import (
     training_from,
 )
 from puma_engine.pipeline.tables import keep_prompts, load_prompts, shape_of
-from puma_engine.settings import REFINING
+from puma_engine.settings import ITEM_REFINING, REFINING
 from puma_engine.store import Run, Workspace
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def refine(
     *,
     selection: Reference | None = None,
     share: float | None = None,
+    item_tokens: int = 0,
     training: TrainingConfig | dict[str, Any] | None = None,
     seed: int | None = None,
     name: str | None = None,
@@ -46,16 +47,19 @@ def refine(
 ) -> Run:
     """Fit migrated prompts further on their own backbone and data set.
 
-    start: a migration run; weight decay pulls every prompt towards where it starts. With a
-    selection only its users are refined and the head stays as it is, so that all others are
-    predicted as before; share refines so likewise that share of users who will most likely
-    regress. Raises NotFoundError, DataError, ConfigError, SelectionError.
+    start: a migration run, where weight decay pulls every prompt to. With a selection only its
+    users are refined and the head stays, so all others are predicted as before; share takes those
+    who will most likely regress. item_tokens: of soft prompts of items, fitted too. Raises
+    NotFoundError, DataError, ConfigError, SelectionError.
     """
     moved = find(ws, start, "migration")
+    _check_items(item_tokens, selection, share)
     chosen = _chosen(ws, moved, selection, share, device, progress, should_cancel)
-    settings = training_from(training, REFINING, seed)
-    template = str(moved.config["template"])
-    inputs = {name: moved.inputs[name] for name in ("dataset", "backbone")} | {"start": moved.id}
+    settings = training_from(training, ITEM_REFINING if item_tokens else REFINING, seed)
+    how: dict[str, Any] = {"progress": progress, "should_cancel": should_cancel}
+    how |= {"template": str(moved.config["template"]), "training": settings}
+    how["prompt"] = PromptConfig(item_tokens=item_tokens)
+    inputs = _inputs(moved, chosen)
 
     def work(_run_id: str, folder: Path, clock: Clock) -> Outcome:
         from puma_engine.prompts import refine_prompts
@@ -64,23 +68,41 @@ def refine(
         interactions, table = load_dataset(ws, inputs["dataset"]), load_prompts(ws, moved)
         frozen.forget()
         clock.restart()
-        how = {"checkpoint_dir": folder, "progress": progress, "should_cancel": should_cancel}
-        users = None if chosen is None else selected_users(ws, chosen)
-        fitted = refine_prompts(
-            frozen, interactions, table, template=template, training=settings, users=users, **how
-        )
-        return _outcome(ws, fitted)
+        how["users"], how["checkpoint_dir"] = chosen and selected_users(ws, chosen), folder
+        return _outcome(ws, refine_prompts(frozen, interactions, table, **how))
 
     return run_stage(
         ws,
         "prompts",
-        name=name or slug("refined", moved.name, *([chosen.summary["selected"]] if chosen else [])),
-        config={"role": "refined", "template": template, "training": settings_of(settings)},
-        inputs=inputs | ({} if chosen is None else {"selection": chosen.id}),
+        name=name or _name(moved, chosen),
+        config=_config(how["template"], settings, item_tokens),
+        inputs=inputs,
         seed=settings.seed,
         work=work,
         together=True,
     )
+
+
+def _inputs(moved: Run, chosen: Run | None) -> dict[str, str]:
+    found = {name: moved.inputs[name] for name in ("dataset", "backbone")} | {"start": moved.id}
+    return found if chosen is None else found | {"selection": chosen.id}
+
+
+def _name(moved: Run, chosen: Run | None) -> str:
+    return slug("refined", moved.name, *([chosen.summary["selected"]] if chosen else []))
+
+
+def _check_items(item_tokens: int, selection: Reference | None, share: float | None) -> None:
+    if item_tokens and not (selection is None and share is None):
+        raise ConfigError(
+            "Prompts of items change what every user is predicted, so they cannot be fitted while some "
+            "users are refined alone; leave out the selection or the share, or --item-tokens."
+        )
+
+
+def _config(template: str, settings: TrainingConfig, item_tokens: int) -> dict[str, Any]:
+    found = {"role": "refined", "template": template, "training": settings_of(settings)}
+    return found | ({"item_tokens": item_tokens} if item_tokens else {})
 
 
 def _chosen(

@@ -28,14 +28,14 @@ PROMPT_GRID = [
     for rate, batch, decay in (
         (7e-3, 1024, 1.0),
         (1.5e-2, 1024, 0.1),
-        (1.5e-2, 1024, 0.3),
         (1e-2, 256, 0.3),
+        (1.5e-2, 1024, 0.3),
         (2e-2, 256, 1.0),
     )
 ]
 ALL_GRID = [
     {"training": training(1e-3, batch), "adapter": {"hidden": 1024, "noise": noise}}
-    for batch, noise in ((2048, 0.1), (1024, 0.2), (256, 0.1), (256, 0.3))
+    for batch, noise in ((2048, 0.1), (256, 0.1), (1024, 0.2), (256, 0.3))
 ]
 FEW_GRID = [
     {"training": training(1e-3, batch, epochs=6), "adapter": {"hidden": 1024, "noise": noise}}

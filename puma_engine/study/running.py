@@ -19,6 +19,7 @@ from puma_engine.store import Workspace
 from puma_engine.study.cells import LENT, Cell
 
 WITHOUT_DEVICE = ("import_dataset",)
+TRAINED = ("fit_prompts", "migrate", "refine")
 
 
 @dataclass
@@ -37,13 +38,14 @@ def run_cells(
     processes: int = 1,
     minutes: float | None = None,
     device: str | None = None,
+    precision: str | None = None,
     progress: ProgressCallback | None = None,
     should_cancel: CancelCheck | None = None,
     keep: Callable[[Outcome], None] | None = None,
 ) -> Outcome:
     """Do every cell that is not done; what exists in the workspace is not done again.
 
-    minutes: begin no cell later than this. A cell that fails keeps those from running that
+    minutes: begin no cell later than this. precision: of every training. A cell that fails keeps those from running that
     need it, and no others. keep is called with what is known now and then. Raises Cancelled.
     """
     todo = {cell.name: cell for cell in cells}
@@ -60,7 +62,8 @@ def run_cells(
             for cell in [] if late else _ready(todo, outcome):
                 if len(busy) >= processes:
                     break
-                busy[submit(cell, _arguments(ws, cell, outcome.runs))] = cell.name
+                arguments = _arguments(ws, cell, outcome.runs, precision)
+                busy[submit(cell, arguments)] = cell.name
                 del todo[cell.name]
             if not busy:
                 break
@@ -101,13 +104,17 @@ def _tell(progress: ProgressCallback | None, done: int, total: int, begun: float
         progress(StageProgress("cells", 0, done, total, overall=share, overall_eta=left))
 
 
-def _arguments(ws: Workspace, cell: Cell, runs: dict[str, str]) -> dict[str, Any]:
+def _arguments(
+    ws: Workspace, cell: Cell, runs: dict[str, str], precision: str | None
+) -> dict[str, Any]:
     """What a cell's stage is called with: settings, lent settings, and the runs it needs."""
     found: dict[str, Any] = {}
     if cell.like is not None:
         config = ws.run(runs[cell.like]).config
         found |= {part: config[part] for part in LENT if part in config}
     found |= cell.settings
+    if precision is not None and cell.stage in TRAINED:
+        found["training"] = found.get("training", {}) | {"precision": precision}
     for argument, needed in cell.needs.items():
         one = isinstance(needed, str)
         found[argument] = runs[str(needed)] if one else [runs[name] for name in needed]

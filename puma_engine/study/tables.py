@@ -55,6 +55,7 @@ def _methods(build: Builder, seed: int, source: str, bests: tuple[str | None, ..
     build.evaluate(everyone, method="PUMA, all users", kind="migrated", seed=seed)
     again = build.add(f"all {seed} refined", "refine", {"seed": seed}, {"start": everyone})
     build.evaluate(again, method="PUMA, all users, refined", kind="refined", seed=seed)
+    _with_items(build, seed, everyone)
     for strategy in ("kmeans-variance", "random"):
         chosen = (
             f"{build.dataset}/users by {strategy} {SMALL_SHARE:g} {seed}"
@@ -71,6 +72,19 @@ def _methods(build: Builder, seed: int, source: str, bests: tuple[str | None, ..
         else:
             mixed = build.migrate("shuffled", needs, seed, best_few, shuffled=True)
             build.evaluate(mixed, method="shuffled control", kind="shuffled", seed=seed)
+
+
+def _with_items(build: Builder, seed: int, everyone: str) -> None:
+    """Prompts of items beside the users': in full retraining, and in refining a migration."""
+    own: dict[str, Any] = {"backbone": build.options.target, "role": "retrained", "seed": seed}
+    own |= {"prompt": {"item_tokens": 1}}
+    data: Needs = {"dataset": build.data}
+    again = build.add(f"retrained with items {seed}", "fit_prompts", own, data)
+    build.evaluate(again, method="retrained, item prompts too", kind="retrained", seed=seed)
+    settings = {"seed": seed, "item_tokens": 1}
+    more = build.add(f"all {seed} refined, items", "refine", settings, {"start": everyone})
+    method = "PUMA, all users, refined with item prompts"
+    build.evaluate(more, method=method, kind="refined", seed=seed)
 
 
 def table3(options: Options) -> list[Cell]:
