@@ -15,6 +15,7 @@ from puma_engine.cli import app
 from puma_engine.cli.application import hoist
 from puma_engine.cli.settings import HELP
 from puma_engine.config import TrainingConfig
+from puma_engine.store import Workspace
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "cli.md"
 ROOT = typer.main.get_command(app)
@@ -109,12 +110,15 @@ def test_common_options_may_stand_anywhere(given, wanted):
     assert hoist(given) == wanted
 
 
-def test_help_needs_neither_torch_nor_pandas():
+@pytest.mark.parametrize("words", [["--help"], ["runs", "list"]])
+def test_commands_that_only_tell_load_nothing_heavy(words, tmp_path):
+    Workspace.open(tmp_path, create=True)
     code = (
         "import sys; from puma_engine.cli import main\n"
-        "try: main(['--help'])\n"
+        f"try: main({['--workspace', str(tmp_path), *words]!r})\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'transformers', 'pandas', 'sklearn', 'streamlit'} & set(sys.modules)\n"
+        "import pandas  # can still be loaded\n"
         "sys.exit(f'loaded {heavy}' if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
