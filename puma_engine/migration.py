@@ -19,7 +19,7 @@ from puma_engine.datasets import Dataset
 from puma_engine.errors import MigrationError
 from puma_engine.examples import ReaderData, reader_for
 from puma_engine.item_prompts import ItemPrompts, join_items
-from puma_engine.prompts import PromptTable, head_tensors, make_head
+from puma_engine.prompts import PromptTable, SlotTraining, head_tensors, make_head
 from puma_engine.settings import HELD_OUT
 from puma_engine.training import Progress, TrainingResult, train
 
@@ -58,28 +58,8 @@ class Mapping(nn.Module):
         return mapped
 
 
-class AdapterTraining(nn.Module):
-    """Trains adapters, and the head, on the target's task loss; prompts stay as they are."""
-
-    def __init__(
-        self, data: ReaderData, users: Mapping, head: nn.Module, items: Mapping | None = None
-    ) -> None:
-        super().__init__()
-        self.data, self.users, self.items, self.head = data, users, items, head
-
-    def prompts(self, users: Tensor, items: Tensor) -> Tensor:
-        own: Tensor = self.users(users)
-        return own if self.items is None else torch.cat([own, self.items(items)], dim=1)
-
-    def forward(self, rows: Tensor) -> Tensor:
-        return self.data.loss(self.data.train, rows, self.prompts, self.head)
-
-    def validation(self) -> float:
-        was_training = self.training
-        self.eval()
-        value = self.data.validation_value(self.prompts, self.head)
-        self.train(was_training)
-        return value
+class AdapterTraining(SlotTraining[Mapping]):
+    """Trains adapters on the target's task loss; prompts stay as they are."""
 
 
 def join_sources(

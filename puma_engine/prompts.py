@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -98,6 +98,9 @@ class Fitted:
     result: TrainingResult
 
 
+Rows = TypeVar("Rows", bound=nn.Module)
+
+
 class PromptRows(nn.Module):
     """A vector that all rows share and each row's difference from it: base + shared + difference.
 
@@ -128,18 +131,34 @@ class PromptRows(nn.Module):
         return every.view(self.shape).float().cpu().numpy()
 
 
-class PromptFitting(nn.Module):
-    """Trains users' prompts, items' prompts if there are any, and the head."""
+class SlotTraining(nn.Module, Generic[Rows]):
+    """Trains what fills the prompt slot: the users' part, the items' if there is one, and the head."""
 
     def __init__(
-        self, data: ReaderData, users: PromptRows, head: nn.Module, items: PromptRows | None = None
+        self, data: ReaderData, users: Rows, head: nn.Module, items: Rows | None = None
     ) -> None:
         super().__init__()
-        self.data, self.users, self.items, self.head = data, users, items, head
+        self.data, self.head = data, head
+        self.users: Rows = users
+        self.items: Rows | None = items
 
     def prompts(self, users: Tensor, items: Tensor) -> Tensor:
         own: Tensor = self.users(users)
         return own if self.items is None else torch.cat([own, self.items(items)], dim=1)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.data.loss(self.data.train, rows, self.prompts, self.head)
+
+    def validation(self) -> float:
+        was_training = self.training
+        self.eval()
+        value = self.data.validation_value(self.prompts, self.head)
+        self.train(was_training)
+        return value
+
+
+class PromptFitting(SlotTraining[PromptRows]):
+    """Trains the prompts themselves."""
 
     def table(self, dataset: Dataset, meta: dict[str, Any]) -> PromptTable:
         """The fitted prompts of a data set's users, and of its items that have train rows."""
@@ -151,12 +170,6 @@ class PromptFitting(nn.Module):
             items = ItemPrompts(ids[seen], every[seen], every[-1])
         head = head_tensors(self.head)
         return PromptTable(dataset.users, self.users.vectors(), head, meta, items)
-
-    def forward(self, rows: Tensor) -> Tensor:
-        return self.data.loss(self.data.train, rows, self.prompts, self.head)
-
-    def validation(self) -> float:
-        return self.data.validation_value(self.prompts, self.head)
 
 
 def start_items(table: ItemPrompts | None, dataset: Dataset) -> PromptRows | None:

@@ -72,11 +72,16 @@ def _kept_whole(name: str) -> bool:
 
 
 def free_bytes(device: torch.device | None) -> int:
-    """Return the free memory of a device, or of all GPUs together for None."""
+    """Return the free memory of a device, or of all GPUs together for None.
+
+    What this process holds for tensors to come counts as free.
+    """
     if device is None:
-        return sum(torch.cuda.mem_get_info(n)[0] for n in range(torch.cuda.device_count()))
+        devices = (torch.device("cuda", n) for n in range(torch.cuda.device_count()))
+        return sum(free_bytes(one) for one in devices)
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + held
     return host_free()
 
 
