@@ -64,6 +64,17 @@ class ReaderData:
         outcome = examples.outcome[rows].to(logits.device, non_blocking=True)
         return self.task.loss(logits, outcome, head).sum()
 
+    def flops(self, tokens: int, examples: int) -> float:
+        """Arithmetic of training on so many examples with prompts of so many tokens.
+
+        Two operations a weight of the layers for each position that is read anew, forwards and
+        again for the gradient, and once for what is kept; attention, adapter and validation,
+        which are small beside it, are left out.
+        """
+        weights = self.reader.backbone.layer_weights
+        positions = tokens + float(self.reader.positions(self.train.context).double().mean())
+        return weights * (4 * positions * examples + 2 * self.reader.kept_tokens)
+
     def validation_value(self, prompts: Prompts, head: nn.Module) -> float:
         """RMSE (ratings) or log loss (clicks) over the whole validation split."""
         p = predict_examples(self.reader, self.task, self.validation, prompts, head)

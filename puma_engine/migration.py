@@ -28,12 +28,16 @@ Missing = Literal["mean", "drop"]
 
 @dataclass(frozen=True)
 class Migrated:
-    """The target's prompt table, the adapter that made it, and how its training went."""
+    """The target's prompt table, the adapter that made it, and how its training went.
+
+    flops: as `ReaderData.flops` counts them.
+    """
 
     table: PromptTable
     adapter_tensors: dict[str, np.ndarray]
     adapter_meta: dict[str, Any]
     result: TrainingResult
+    flops: float
     item_adapter: dict[str, np.ndarray] | None = None
 
 
@@ -173,7 +177,8 @@ def _finished(
     table = dataclasses.replace(mapped, head=head_tensors(module.head), items=items)
     meta = {"d_in": network.d_in, "d_out": network.d_out, **network.config.to_dict()}
     item_adapter = None if module.items is None else _tensors(module.items.adapter)
-    return Migrated(table, _tensors(network), meta, result, item_adapter)
+    flops = module.data.flops(table.read_tokens, result.examples)
+    return Migrated(table, _tensors(network), meta, result, flops, item_adapter)
 
 
 def _item_mapping(

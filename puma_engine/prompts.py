@@ -54,6 +54,11 @@ class PromptTable:
         return int(self.vectors.shape[1])
 
     @property
+    def read_tokens(self) -> int:
+        """Tokens that fill the slot: the user's, and the item's if items have prompts."""
+        return self.tokens + (self.items.tokens if self.items is not None else 0)
+
+    @property
     def width(self) -> int:
         return int(self.vectors.shape[2])
 
@@ -92,10 +97,11 @@ class PromptTable:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A fitted table and how the training went."""
+    """A fitted table, how the training went, and its arithmetic (see `ReaderData.flops`)."""
 
     table: PromptTable
     result: TrainingResult
+    flops: float
 
 
 Rows = TypeVar("Rows", bound=nn.Module)
@@ -222,7 +228,8 @@ def fit_prompts(
         stage="fitting prompts" if trainable else "training the head on random prompts",
     )
     meta = {"backbone": backbone.info.spec, "template": template, "dataset": dataset.name}
-    return Fitted(module.table(dataset, meta), result)
+    table = module.table(dataset, meta)
+    return Fitted(table, result, data.flops(table.read_tokens, result.examples))
 
 
 def _fitting(
@@ -287,7 +294,7 @@ def refine_prompts(
     vectors = start.vectors.copy()
     vectors[start.rows_of(own.users)] = fitted.table.vectors
     table = PromptTable(start.user_ids, vectors, fitted.table.head, meta, start.items)
-    return Fitted(table, fitted.result)
+    return Fitted(table, fitted.result, fitted.flops)
 
 
 def make_head(

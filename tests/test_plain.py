@@ -4,14 +4,15 @@ import pytest
 import torch
 from plain import PlainReader
 from tiny import tiny_backbone_folder
+from torch.utils.flop_counter import FlopCounterMode
 
 from puma_engine.adapter import Adapter
 from puma_engine.backbone import FrozenBackbone
-from puma_engine.config import AdapterConfig, TrainingConfig
+from puma_engine.config import AdapterConfig, PromptConfig, TrainingConfig
 from puma_engine.datasets import load_shipped
 from puma_engine.examples import ReaderData, reader_for
 from puma_engine.migration import AdapterTraining, Mapping
-from puma_engine.prompts import make_head
+from puma_engine.prompts import fit_prompts, make_head
 from puma_engine.training import train
 
 STEPS, BATCH = 50, 32
@@ -49,3 +50,17 @@ def test_fifty_steps_give_the_plain_way_s_losses(tmp_path, template):
     torch.testing.assert_close(found[0], wanted[0], atol=1e-4, rtol=0)
     for name, weights in found[1].items():
         torch.testing.assert_close(weights, wanted[1][name], atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(("tokens", "epochs"), [(1, 1), (4, 2)])
+def test_arithmetic_is_what_torch_counts(tokens, epochs):
+    dataset = load_shipped("movietweetings", users=6)
+    backbone = FrozenBackbone.load("llama-small", device="cpu", precision="fp32")
+    once = TrainingConfig(epochs=epochs, batch_size=16, patience=0)
+    with FlopCounterMode(display=False) as counter:
+        fitted = fit_prompts(
+            backbone, dataset, template="rating", training=once, prompt=PromptConfig(tokens=tokens)
+        )
+    # Validation rows are read once an epoch too, without gradient.
+    scored = fitted.flops / 2 * len(dataset.rows("validation")) / len(dataset.rows("train"))
+    assert fitted.flops + scored == pytest.approx(counter.get_total_flops(), rel=0.25)

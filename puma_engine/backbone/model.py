@@ -129,6 +129,13 @@ class FrozenBackbone:
         """Dimension of one soft prompt token."""
         return self.info.width
 
+    @property
+    def layer_weights(self) -> int:
+        """Parameters of the layers: all but the embeddings and the output head."""
+        inputs, head = self.model.get_input_embeddings(), self.model.get_output_embeddings()
+        tables = {id(table.weight): table.weight.numel() for table in (inputs, head)}
+        return self.info.parameters - sum(tables.values())
+
     def embed(self, ids: Tensor) -> Tensor:
         """Return input embeddings [..., width] of token ids [...]."""
         embedded: Tensor = self.model.get_input_embeddings()(ids)

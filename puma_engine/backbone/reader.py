@@ -161,6 +161,15 @@ class Reader:
         """Tokens of work for each context, [n]: what batches should be sorted by."""
         return (self._before_length if self.template.item_first else self._after_length).numpy()
 
+    def positions(self, contexts: Tensor) -> Tensor:
+        """Tokens behind the prompt slot for context rows [n]: what is read anew for every user."""
+        return self._after_length[contexts]
+
+    @property
+    def kept_tokens(self) -> int:
+        """Tokens before the prompt slot that were read once and are kept."""
+        return int(self._before.lengths.cpu()[self._ready].sum())
+
     def prepare(self, contexts: Tensor) -> None:
         """Run and keep the prefixes of context rows [n] (CPU) that are not kept yet.
 

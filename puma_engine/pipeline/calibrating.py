@@ -36,7 +36,8 @@ from puma_engine.store import Run, Workspace
 if TYPE_CHECKING:
     from puma_engine.backbone import FrozenBackbone
     from puma_engine.datasets import Dataset
-    from puma_engine.training import TrainingResult
+    from puma_engine.migration import Migrated
+    from puma_engine.prompts import Fitted
 
 Way = Literal["migration", "retraining"]
 STEPS, EPOCHS, LEAST_ROWS = 20, 2, 2048
@@ -138,9 +139,9 @@ def _measure(
         frozen.forget()
         clock.restart()
         others = Others()
-        result = _train(trial, frozen, part, progress, should_cancel)
+        trained = _train(trial, frozen, part, progress, should_cancel)
         taken = others.cores()
-        outcome = training_outcome(result, len(part.users))
+        outcome = training_outcome(trained.result, len(part.users), trained.flops)
         outcome.summary["users"] = len(part.users)
         outcome.cost |= {"cores": os.cpu_count(), "cores_of_others": round(taken, 2)}
         return outcome
@@ -172,7 +173,7 @@ def _train(
     part: Dataset,
     progress: ProgressCallback | None,
     should_cancel: CancelCheck | None,
-) -> TrainingResult:
+) -> Fitted | Migrated:
     from puma_engine.migration import train_migration
     from puma_engine.prompts import PromptTable, fit_prompts
 
@@ -180,7 +181,7 @@ def _train(
     told |= {"progress": progress, "should_cancel": should_cancel}
     if trial.way == "retraining":
         shape = PromptConfig(tokens=trial.tokens)
-        return fit_prompts(frozen, part, prompt=shape, **told).result
+        return fit_prompts(frozen, part, prompt=shape, **told)
     draw = np.random.default_rng(trial.training.seed)
     tables = [
         PromptTable(
@@ -188,4 +189,4 @@ def _train(
         )
         for width in trial.widths
     ]
-    return train_migration(tables, frozen, part, adapter=trial.adapter, **told).result
+    return train_migration(tables, frozen, part, adapter=trial.adapter, **told)

@@ -290,22 +290,31 @@ def _method(ws: Workspace, run: Run, label: str, base: Run) -> dict[str, Any]:
 
 
 def method_cost(ws: Workspace, evaluation: Run) -> dict[str, Any]:
-    """Return the measured seconds of a method and how many users trained it.
+    """Return the measured seconds of a method, its arithmetic (flops), and how many users trained it.
 
     For fitted prompts: their fitting (that of the file, for imported ones). For a
     migration, refined or not: every selection, hop and refining down to the source prompts,
-    which are not counted.
+    which are not counted. flops: of the trainings alone; None where they were not kept.
     """
     if "prompts" not in evaluation.inputs:
-        return {"seconds": evaluation.seconds, "users_trained": None}
+        return {"seconds": evaluation.seconds, "users_trained": None, "flops": None}
     subject = ws.run(evaluation.inputs["prompts"])
     trained = subject.cost.get("users_trained")
     if subject.kind == "prompts" and "start" not in subject.inputs:
-        recorded = subject.cost.get("fitting_seconds")
-        return {"seconds": recorded or subject.seconds, "users_trained": trained}
+        seconds = subject.cost.get("fitting_seconds") or subject.seconds
+        return {
+            "seconds": seconds,
+            "users_trained": trained,
+            "flops": subject.cost.get("flops"),
+        }
     steps = [run for run in ws.lineage(subject.id) if run.kind in MIGRATION_KINDS]
     steps += [subject] if subject.kind == "prompts" else []
-    return {"seconds": sum(run.seconds or 0.0 for run in steps), "users_trained": trained}
+    work = [run.cost.get("flops") for run in steps if run.kind != "selection"]
+    return {
+        "seconds": sum(run.seconds or 0.0 for run in steps),
+        "users_trained": trained,
+        "flops": None if None in work else sum(work),
+    }
 
 
 def _metric_row(row: dict[str, Any], split: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from puma_engine.imports import PromptFile, content_hash, read_prompts
 from puma_engine.pipeline.backbones import backbone_run, load_backbone
 from puma_engine.pipeline.data import load_dataset
 from puma_engine.pipeline.progress import CancelCheck, ProgressCallback
-from puma_engine.pipeline.prompts import DEFAULT_TEMPLATES, Role, training_outcome
+from puma_engine.pipeline.prompts import DEFAULT_TEMPLATES, Role, device_name
 from puma_engine.pipeline.stage import (
     Clock,
     Outcome,
@@ -73,7 +73,7 @@ class _Import:
         if self.head_from == "training":
             fitted = self._with_head(table, folder, clock)
             table = fitted.table
-            outcome.device = training_outcome(fitted.result, 0).device
+            outcome.device = device_name(fitted.result.device)
             outcome.summary["head_validation"] = fitted.result.best_validation
         keep_prompts(self.ws, run_id, table)
         outcome.summary |= shape_of(table) | {"head": table.head is not None}

@@ -224,7 +224,7 @@ def _run(
 
 
 def _outcome(ws: Workspace, moved: Migrated) -> Outcome:
-    outcome = training_outcome(moved.result, int(moved.table.meta["users_trained"]))
+    outcome = training_outcome(moved.result, int(moved.table.meta["users_trained"]), moved.flops)
     parameters = sum(int(np.size(value)) for value in moved.adapter_tensors.values())
     outcome.cost["adapter_parameters"] = parameters
     outcome.summary |= shape_of(moved.table)

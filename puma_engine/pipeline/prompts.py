@@ -70,7 +70,8 @@ def fit_prompts(
         fitted = _fit(
             frozen, interactions, config, settings, shape, folder, progress, should_cancel
         )
-        outcome = training_outcome(fitted.result, len(interactions.users) * (role != "random"))
+        trained = len(interactions.users) * (role != "random")
+        outcome = training_outcome(fitted.result, trained, fitted.flops)
         outcome.summary |= shape_of(fitted.table)
         outcome.keep = lambda run_id: keep_prompts(ws, run_id, fitted.table)
         return outcome
@@ -135,7 +136,7 @@ def _fit(
     )
 
 
-def training_outcome(result: Any, users_trained: int) -> Outcome:
+def training_outcome(result: Any, users_trained: int, flops: float) -> Outcome:
     """Return what a training leaves in its run."""
     cost = {
         "training_seconds": result.seconds,
@@ -143,6 +144,7 @@ def training_outcome(result: Any, users_trained: int) -> Outcome:
         "examples": result.examples,
         "epochs": len(result.history),
         "users_trained": users_trained,
+        "flops": flops,
     }
     summary = {
         "best_epoch": result.best_epoch,

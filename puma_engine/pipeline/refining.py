@@ -125,7 +125,7 @@ def _chosen(
 
 
 def _outcome(ws: Workspace, fitted: Fitted) -> Outcome:
-    outcome = training_outcome(fitted.result, int(fitted.table.meta["users_refined"]))
+    outcome = training_outcome(fitted.result, int(fitted.table.meta["users_refined"]), fitted.flops)
     outcome.summary |= shape_of(fitted.table)
     outcome.keep = lambda run_id: keep_prompts(ws, run_id, fitted.table)
     return outcome

@@ -92,8 +92,8 @@ def _methods(report: dict[str, Any], dataset: str) -> str:
     metric = metric_of(lines)
     differences = {_key(line): line for line in report["differences"]}
     rows = [
-        f"| method | seeds | users trained | {TITLES[metric]} | difference [95 %] | seconds |",
-        "| --- | --- | --- | --- | --- | --- |",
+        f"| method | seeds | users trained | {TITLES[metric]} | difference [95 %] | seconds | TFLOP |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for line in lines:
         found = differences.get(_key(line))
@@ -101,6 +101,7 @@ def _methods(report: dict[str, Any], dataset: str) -> str:
         seeds = line["seeds"] if line.get("kind") != "baseline" else "–"
         cells = [label_of(line), seeds, "–" if trained is None else f"{trained:,.0f}"]
         cells += [_spread(line, metric), _interval(found), f"{line['seconds']:.1f}"]
+        cells.append("–" if line.get("flops") is None else f"{line['flops'] / 1e12:,.1f}")
         rows.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(rows)
 

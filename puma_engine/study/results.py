@@ -13,6 +13,7 @@ from puma_engine import metrics, pipeline
 from puma_engine.store import Run, Workspace
 from puma_engine.study.cells import LENT, Cell, Study
 
+COSTS = ("seconds", "users_trained", "flops")
 MAIN = {"rating": "rmse", "click": "uauc"}
 
 
@@ -59,7 +60,7 @@ def _row(ws: Workspace, cell: Cell, run: Run) -> dict[str, Any]:
         subject = ws.run(run.inputs["prompts"])
         row |= {"device": subject.device, "epochs": subject.cost.get("epochs")}
         row["examples"] = subject.cost.get("examples")
-    return row | {"users_trained": cost["users_trained"], "seconds": cost["seconds"]}
+    return row | cost
 
 
 def facts_without_seed(row: dict[str, Any], names: Sequence[str]) -> tuple[Any, ...]:
@@ -77,7 +78,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for own in groups.values():
         line = {name: own[0][name] for name in names if name != "seed" and name in own[0]}
         line["seeds"] = len(own)
-        for name in (*metrics.RATING_METRICS, *metrics.CLICK_METRICS, "seconds", "users_trained"):
+        for name in (*metrics.RATING_METRICS, *metrics.CLICK_METRICS, *COSTS):
             values = [float(row[name]) for row in own if row.get(name) is not None]
             if values:
                 line[name] = float(np.mean(values))
@@ -88,7 +89,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _fact_names(rows: Sequence[dict[str, Any]]) -> list[str]:
     scores = {*metrics.RATING_METRICS, *metrics.CLICK_METRICS}
-    others = {"run", "users", "rows", "device", "epochs", "examples", "users_trained", "seconds"}
+    others = {"run", "users", "rows", "device", "epochs", "examples", *COSTS}
     names: dict[str, None] = {}
     for row in rows:
         names |= dict.fromkeys(name for name in row if name not in scores | others)
