@@ -52,9 +52,9 @@ def fit_prompts(
 ) -> Run:
     """Fit one soft prompt a user of a data set on a frozen backbone.
 
-    role says what the table is for: "source" (what a migration starts from), "retrained"
-    (the full retraining that a migration replaces) or "random" (prompts stay as drawn and
-    the head alone is trained). Source and retrained are the same computation.
+    role says what the table is for: "source" (what a migration starts from), "retrained" (the
+    full retraining that it replaces; the same computation) or "random" (prompts stay as drawn
+    and the head alone is trained).
     """
     data = find(ws, dataset, "dataset")
     model = backbone_run(ws, backbone, device=device)
@@ -70,11 +70,8 @@ def fit_prompts(
         fitted = _fit(
             frozen, interactions, config, settings, shape, folder, progress, should_cancel
         )
-        trained = len(interactions.users) * (role != "random")
-        outcome = training_outcome(fitted.result, trained, fitted.flops)
-        outcome.summary |= shape_of(fitted.table)
-        outcome.keep = lambda run_id: keep_prompts(ws, run_id, fitted.table)
-        return outcome
+        trained = 0 if role == "random" else len(interactions.users)
+        return fitted_outcome(ws, fitted, trained)
 
     return run_stage(
         ws,
@@ -134,6 +131,14 @@ def _fit(
         progress=progress,
         should_cancel=should_cancel,
     )
+
+
+def fitted_outcome(ws: Workspace, fitted: Fitted, users_trained: int) -> Outcome:
+    """Return what a fitted or refined table leaves in its run."""
+    outcome = training_outcome(fitted.result, users_trained, fitted.flops)
+    outcome.summary |= shape_of(fitted.table)
+    outcome.keep = lambda run_id: keep_prompts(ws, run_id, fitted.table)
+    return outcome
 
 
 def training_outcome(result: Any, users_trained: int, flops: float) -> Outcome:

@@ -11,7 +11,7 @@ from puma_engine.pipeline.backbones import load_backbone
 from puma_engine.pipeline.data import load_dataset
 from puma_engine.pipeline.foreseeing import foresee
 from puma_engine.pipeline.progress import CancelCheck, ProgressCallback
-from puma_engine.pipeline.prompts import training_outcome
+from puma_engine.pipeline.prompts import fitted_outcome
 from puma_engine.pipeline.selecting import selected_users
 from puma_engine.pipeline.stage import (
     Clock,
@@ -23,12 +23,12 @@ from puma_engine.pipeline.stage import (
     slug,
     training_from,
 )
-from puma_engine.pipeline.tables import keep_prompts, load_prompts, shape_of
+from puma_engine.pipeline.tables import load_prompts
 from puma_engine.settings import ITEM_REFINING, REFINING
 from puma_engine.store import Run, Workspace
 
 if TYPE_CHECKING:
-    from puma_engine.prompts import Fitted
+    import numpy as np
 
 
 def refine(
@@ -58,7 +58,7 @@ def refine(
     settings = training_from(training, ITEM_REFINING if item_tokens else REFINING, seed)
     how: dict[str, Any] = {"progress": progress, "should_cancel": should_cancel}
     how |= {"template": str(moved.config["template"]), "training": settings}
-    how["prompt"] = PromptConfig(item_tokens=item_tokens)
+    how |= {"prompt": PromptConfig(item_tokens=item_tokens), "users": _users(ws, chosen)}
     inputs = _inputs(moved, chosen)
 
     def work(_run_id: str, folder: Path, clock: Clock) -> Outcome:
@@ -68,8 +68,8 @@ def refine(
         interactions, table = load_dataset(ws, inputs["dataset"]), load_prompts(ws, moved)
         frozen.forget()
         clock.restart()
-        how["users"], how["checkpoint_dir"] = chosen and selected_users(ws, chosen), folder
-        return _outcome(ws, refine_prompts(frozen, interactions, table, **how))
+        fitted = refine_prompts(frozen, interactions, table, checkpoint_dir=folder, **how)
+        return fitted_outcome(ws, fitted, int(fitted.table.meta["users_refined"]))
 
     return run_stage(
         ws,
@@ -81,6 +81,10 @@ def refine(
         work=work,
         together=True,
     )
+
+
+def _users(ws: Workspace, chosen: Run | None) -> np.ndarray | None:
+    return None if chosen is None else selected_users(ws, chosen)
 
 
 def _inputs(moved: Run, chosen: Run | None) -> dict[str, str]:
@@ -122,10 +126,3 @@ def _chosen(
     return foresee(
         ws, moved, share=share, device=device, progress=progress, should_cancel=should_cancel
     )
-
-
-def _outcome(ws: Workspace, fitted: Fitted) -> Outcome:
-    outcome = training_outcome(fitted.result, int(fitted.table.meta["users_refined"]), fitted.flops)
-    outcome.summary |= shape_of(fitted.table)
-    outcome.keep = lambda run_id: keep_prompts(ws, run_id, fitted.table)
-    return outcome
