@@ -17,6 +17,7 @@ import datetime
 import importlib.metadata
 import json
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -75,9 +76,11 @@ class Bench:
         self.tuning: list[Settings] = []
         earlier = json.loads(options.add_to.read_text()) if options.add_to else {}
         self.chosen = earlier.get("settings", {})
-        self.earlier: dict[str, list[Any]] = {
-            part: earlier.get(part, []) for part in ("commands", "tuning", "rows", "differences")
-        }
+        parts = ("earlier", "tuning", "rows", "differences")
+        self.earlier: dict[str, list[Any]] = {part: earlier.get(part, []) for part in parts}
+        if earlier:
+            about = {name: earlier[name] for name in ("command", "date", "versions")}
+            self.earlier["earlier"] = [*self.earlier["earlier"], about]
         self.predictions: dict[tuple[str, int], np.ndarray] = {}
         self.differences: list[Settings] = []
 
@@ -314,7 +317,8 @@ def differences(bench: Bench, method: str, seed: int) -> list[Settings]:
                 bench.predictions[other, seed],
                 seed,
             )
-            names = {"method": method, "against": other, "seed": seed}
+            device = device_name(bench.target)
+            names = {"method": method, "against": other, "seed": seed, "device": device}
             found.append(names | {"metric": metric} | ends)
     return found
 
@@ -332,10 +336,11 @@ def write(bench: Bench) -> None:
     """Write what is known so far."""
     packages = ("torch", "transformers", "accelerate", "numpy")
     report = {
-        "commands": [*bench.earlier["commands"], "python " + " ".join(sys.argv)],
+        "command": "python " + shlex.join(sys.argv),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in packages},
+        "earlier": bench.earlier["earlier"],
         "dataset": bench.dataset.name,
         "users": len(bench.dataset.users),
         "rows_train": len(bench.dataset.rows("train")),

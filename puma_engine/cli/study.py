@@ -59,7 +59,7 @@ def study(
         str | None, typer.Argument(help="Study to run; without one the studies are listed.")
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Few users, short grids and two seeds.")
+        bool, typer.Option("--quick", help="Few users, short grids and one or two seeds.")
     ] = False,
     fixed: Fixed = False,
     datasets: Datasets = None,
