@@ -18,6 +18,7 @@ from puma_engine.evaluation import predict
 from puma_engine.exports.embeds import read_embedded
 from puma_engine.item_prompts import ItemPrompts, join_items
 from puma_engine.migration import train_migration
+from puma_engine.pipeline.evaluating import method_label
 from puma_engine.pipeline.predicting import Predictor
 from puma_engine.pipeline.tables import load_prompts
 from puma_engine.prompts import fit_prompts
@@ -147,6 +148,12 @@ def test_tables_with_items_are_kept_scored_and_refined_as_runs(world):
     bare = pipeline.migrate(ws, world["plain"], world["moved"].inputs["backbone"], training=QUICK)
     added = pipeline.refine(ws, bare, item_tokens=1, training=QUICK)
     assert load_prompts(ws, added).items.tokens == 1 and added.config["item_tokens"] == 1
+    labels = [method_label(ws, pipeline.evaluate(ws, run)) for run in (bare, added, world["plain"])]
+    assert labels == [
+        "Migrated, all users",
+        "Migrated, all users, refined, item prompts too",
+        "Source prompts",
+    ]
     with pytest.raises(ConfigError, match="refined alone"):
         pipeline.refine(ws, bare, item_tokens=1, share=0.5)
 

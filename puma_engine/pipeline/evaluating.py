@@ -230,6 +230,12 @@ def method_label(ws: Workspace, evaluation: Run) -> str:
     method = evaluation.config["method"]
     if method in BASELINES:
         return BASELINES[method].label
+    subject = ws.run(evaluation.inputs["prompts"])
+    items = ", item prompts too" if subject.summary.get("item_tokens") else ""
+    return _prompts_label(ws, method, subject) + items
+
+
+def _prompts_label(ws: Workspace, method: str, subject: Run) -> str:
     plain = {
         "source": "Source prompts",
         "retrained": "Full retraining",
@@ -237,7 +243,6 @@ def method_label(ws: Workspace, evaluation: Run) -> str:
     }
     if method in plain:
         return plain[method]
-    subject = ws.run(evaluation.inputs["prompts"])
     if method == "refined":
         return _refined_label(ws, subject)
     return _migration_label(ws, subject)
