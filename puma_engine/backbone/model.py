@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -57,6 +58,9 @@ class FrozenBackbone:
         self.start = start_ids(tokenizer)
         self.latest_reader: tuple[Any, Any] | None = None
         self._decoder = model.base_model
+        # Newer releases of transformers renamed it, one model after the other.
+        arguments = inspect.signature(self._decoder.forward).parameters
+        self._cache_argument = "cache" if "cache" in arguments else "past_key_values"
         self.fused: Fused | None = None
         self.tail = add_tail(self._decoder)
         probe(self)
@@ -168,7 +172,8 @@ class FrozenBackbone:
 
         cache: Any = DynamicCache()
         with self._tail_at(None):
-            self._decoder(inputs_embeds=self.embed(ids), past_key_values=cache, use_cache=True)
+            kept = {self._cache_argument: cache}
+            self._decoder(inputs_embeds=self.embed(ids), use_cache=True, **kept)
         return [(layer.keys, layer.values) for layer in cache.layers]
 
     def last_hidden(
@@ -204,7 +209,7 @@ class FrozenBackbone:
                 inputs_embeds=embeddings.to(self.dtype),
                 attention_mask=real.long(),
                 position_ids=positions,
-                past_key_values=cache,
+                **{self._cache_argument: cache},
                 use_cache=True,
             ).last_hidden_state
         last = last.to(hidden.device).expand(-1, 1, hidden.shape[-1])
