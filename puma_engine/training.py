@@ -155,7 +155,8 @@ class _Run:
         self.started = self.reported = self.saved = time.monotonic()
         self.before = 0.0
         self.validation: float | None = None
-        shapes = {name: list(p.shape) for name, p in checkpoint.trained(module).items()}
+        # In their order, by which an optimiser keeps its state.
+        shapes = [[name, list(p.shape)] for name, p in checkpoint.trained(module).items()]
         facts = [config.to_dict() | {"checkpoint_seconds": 0}, n_examples, shapes]
         self.fingerprint = stable_hash(facts)
 

@@ -67,21 +67,25 @@ def test_cancel_keeps_a_checkpoint_and_clear_removes_it(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "settings"])
+@pytest.mark.parametrize("damage", ["truncate", "flip", "settings", "order"])
 def test_damaged_or_foreign_checkpoints_are_refused(tmp_path, damage):
     train(Small(), 500, CONFIG, checkpoint_dir=tmp_path)
     (path,) = tmp_path.glob("*.safetensors")
-    config = CONFIG
+    config, module = CONFIG, Small()
     if damage == "truncate":
         path.write_bytes(path.read_bytes()[:-7])
     elif damage == "flip":
         content = bytearray(path.read_bytes())
         content[-1] ^= 1
         path.write_bytes(bytes(content))
+    elif damage == "order":
+        weight = module.net[0].weight
+        del module.net[0].weight
+        module.net[0].register_parameter("weight", weight)
     else:
         config = TrainingConfig(**{**CONFIG.to_dict(), "seed": 5})
     with pytest.raises(CheckpointError, match="start over"):
-        train(Small(), 500, config, checkpoint_dir=tmp_path)
+        train(module, 500, config, checkpoint_dir=tmp_path)
 
 
 def test_the_best_epoch_stays_and_patience_stops():
