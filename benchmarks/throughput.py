@@ -163,10 +163,7 @@ def rate_of(stage: str, way: Way, batch: int, users: int, seconds: float) -> flo
 def work_of(stage: str, way: Way) -> dict[str, float]:
     """Count mean tokens, positions with work, and FLOPs of an example."""
     reader, config = way.data.reader, way.backbone.model.config.get_text_config()
-    inner = way.backbone.model
-    embedding = inner.get_input_embeddings().weight.numel()
-    head = 0 if way.backbone.info.tied_head else inner.get_output_embeddings().weight.numel()
-    weights = way.backbone.info.parameters - embedding - head
+    weights = way.backbone.layer_weights
     lengths = way.data.train.context.unique().tolist()
     fast = reader.inner if isinstance(reader, PlainReader) else reader
     sequences = [fast.sequence(row) for row in lengths]

@@ -19,7 +19,9 @@ from puma_engine.exports.embeds import read_embedded
 from puma_engine.item_prompts import ItemPrompts, join_items
 from puma_engine.migration import train_migration
 from puma_engine.pipeline.evaluating import method_label
+from puma_engine.pipeline.planning import retraining_of
 from puma_engine.pipeline.predicting import Predictor
+from puma_engine.pipeline.surveying import evaluated_methods
 from puma_engine.pipeline.tables import load_prompts
 from puma_engine.prompts import fit_prompts
 from puma_engine.store import Workspace
@@ -156,6 +158,20 @@ def test_tables_with_items_are_kept_scored_and_refined_as_runs(world):
     ]
     with pytest.raises(ConfigError, match="refined alone"):
         pipeline.refine(ws, bare, item_tokens=1, share=0.5)
+
+
+def test_a_migration_is_held_against_retraining_of_the_same_kind(world):
+    ws, moved = world["ws"], world["moved"]
+    target = moved.inputs["backbone"]
+    bare = pipeline.migrate(ws, world["plain"], target, training=QUICK)
+    on = {"role": "retrained", "training": QUICK}
+    alone = pipeline.fit_prompts(ws, world["data"], target, **on)
+    both = pipeline.fit_prompts(ws, world["data"], target, prompt={"item_tokens": 2}, **on)
+    assert retraining_of(ws, bare).id == alone.id
+    assert retraining_of(ws, moved).id == both.id
+    scored = [pipeline.evaluate(ws, run).id for run in (bare, alone, both)]
+    rows = evaluated_methods(ws, world["data"].id, "test").set_index("evaluation")
+    assert rows.loc[scored, "item_tokens"].tolist() == [0, 0, 2]
 
 
 def test_a_question_about_a_known_title_reads_its_items_prompt(world):

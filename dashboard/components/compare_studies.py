@@ -17,7 +17,7 @@ from dashboard.engine.comparing import Place, studies
 def pairs(place: Place) -> None:
     """The gain of migrating over retraining, for each source and target (paper's Figure 4)."""
     metric = comparing.STUDIED[place.task]
-    table = studies.model_pairs(comparing.methods(place))
+    table = studies.model_pairs(_methods(place))
     if len(table) < 2:
         _more(
             "Not enough model pairs",
@@ -45,6 +45,12 @@ def _ids(table: pd.DataFrame) -> list[tuple[str, str]]:
     return list(zip(table["retrained"], table["evaluation"], strict=True))
 
 
+def _methods(place: Place) -> pd.DataFrame:
+    """Evaluated methods whose prompts are the users' alone, as in the paper's figures."""
+    found = comparing.methods(place)
+    return found[found["item_tokens"] == 0]
+
+
 def _gain_words(metric: str) -> str:
     ratio = "retrained / migrated" if metric == "rmse" else "migrated / retrained"
     return (
@@ -55,7 +61,7 @@ def _gain_words(metric: str) -> str:
 
 def chains(place: Place) -> None:
     """Quality after each hop of a chain (paper's Figure 5)."""
-    table = studies.chains(comparing.methods(place))
+    table = studies.chains(_methods(place))
     if table.groupby("run").size().max() < 2 if len(table) else True:
         _more(
             "No chain yet",
@@ -76,7 +82,7 @@ def chains(place: Place) -> None:
 
 def fusions(place: Place) -> None:
     """Fused sources against each of them alone (paper's Figure 6)."""
-    table = studies.fusions(comparing.methods(place))
+    table = studies.fusions(_methods(place))
     if table.empty:
         _more(
             "No fusion yet",
@@ -97,7 +103,7 @@ def fusions(place: Place) -> None:
 
 def strategies(place: Place) -> None:
     """Selection strategies side by side (paper's Table 4)."""
-    table = studies.strategies(comparing.methods(place))
+    table = studies.strategies(_methods(place))
     if table.loc[table["strategy"] != "all", "strategy"].nunique() < 2:
         _more(
             "Not enough strategies",

@@ -13,6 +13,7 @@ from dashboard import engine
 from dashboard.engine import Job, Run, Workspace
 from puma_engine.pipeline.data import load_dataset
 from puma_engine.pipeline.evaluating import ids_of, read_user_metric
+from puma_engine.pipeline.planning import replaces
 from puma_engine.pipeline.projecting import MAP, SPACE
 from puma_engine.pipeline.selecting import costly_signals, train_rows
 from puma_engine.pipeline.tables import ARTIFACT
@@ -119,12 +120,9 @@ def evaluation_of(prompts: str) -> Run | None:
 
 
 def retraining_of(migration: Run) -> Run | None:
-    """The newest full retraining on a migration's model and data that was evaluated."""
-    for run in engine.runs("prompts"):
-        same = all(run.inputs[role] == migration.inputs[role] for role in ("backbone", "dataset"))
-        if run.config["role"] == "retrained" and same and evaluation_of(run.id):
-            return run
-    return None
+    """The newest full retraining that a migration replaces and that was evaluated."""
+    runs = engine.runs("prompts")
+    return next((run for run in runs if replaces(migration, run) and evaluation_of(run.id)), None)
 
 
 def metric_of(source: Run) -> str:

@@ -197,9 +197,13 @@ def _parts(
 
 
 def retraining_of(ws: Workspace, moved: Run) -> Run | None:
-    """Return the newest finished full retraining on a migration's model and data, if any."""
-    for run in ws.runs(kind="prompts", status="finished"):
-        same = all(run.inputs.get(role) == moved.inputs[role] for role in ("backbone", "dataset"))
-        if same and run.config.get("role") == "retrained":
-            return run
-    return None
+    """Return the newest finished full retraining that a migration replaces, if any."""
+    runs = ws.runs(kind="prompts", status="finished")
+    return next((run for run in runs if replaces(moved, run)), None)
+
+
+def replaces(moved: Run, run: Run) -> bool:
+    """Whether a run is full retraining on a migration's model and data, both with item prompts or none."""
+    same = all(run.inputs.get(role) == moved.inputs[role] for role in ("backbone", "dataset"))
+    alike = run.summary.get("item_tokens") == moved.summary.get("item_tokens")
+    return same and alike and run.config.get("role") == "retrained"

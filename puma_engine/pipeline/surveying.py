@@ -19,7 +19,7 @@ STUDIED = {"rating": "rmse", "click": "uauc"}
 COLUMNS = [
     *("evaluation", "run", "name", "kind", "label", "backbone", "origin", "path", "steps"),
     *("source_runs", "sources", "hops", "strategy", "budget", "users_trained", "seed", "seconds"),
-    *("device", "created", "value", "low", "high", "n"),
+    *("device", "created", "item_tokens", "value", "low", "high", "n"),
 ]
 
 
@@ -31,8 +31,8 @@ def evaluated_methods(
     Columns: evaluation, run (None for baselines), name, kind, label, backbone, origin (the
     backbones it started from, " + " between several), path (backbones from the origin on),
     steps (their runs), source_runs, sources, hops (0 without migration), strategy and
-    budget (users) of the selection, users_trained, seed, seconds, device, created, and
-    value, low, high, n of the metric (default: RMSE, or uAUC for clicks).
+    budget (users) of the selection, users_trained, seed, seconds, device, created, item_tokens
+    (0 without item prompts), and value, low, high, n of the metric (default: RMSE, or uAUC for clicks).
     """
     runs = {run.id: run for run in ws.runs(status="finished")}
     names = _unique_names([run for run in runs.values() if run.kind == "backbone"])
@@ -64,6 +64,7 @@ def _row(
     row |= method_cost(ws, evaluation) | {"created": evaluation.created}
     row |= {"device": evaluation.device, "sources": 0, "hops": 0, "path": (), "steps": ()}
     row |= {"source_runs": (), "strategy": None, "budget": None, "seed": None}
+    row["item_tokens"] = subject.summary.get("item_tokens", 0) if subject is not None else 0
     if subject is None:
         return row
     path, steps = _path(subject, runs, names)
