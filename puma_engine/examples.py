@@ -36,6 +36,12 @@ class Examples:
     def __len__(self) -> int:
         return len(self.user)
 
+    def to(self, device: torch.device) -> Examples:
+        """The same with all but the context on a device."""
+        moved = (part.to(device) for part in (self.user, self.item, self.outcome))
+        user, item, outcome = moved
+        return Examples(user, item, self.context, outcome)
+
     def lengths(self, reader: Reader) -> np.ndarray:
         """Tokens of work of each example, [n]."""
         return reader.lengths()[self.context.numpy()]
@@ -63,6 +69,30 @@ class ReaderData:
         logits = self.reader.logits(own, examples.context[rows])
         outcome = examples.outcome[rows].to(logits.device, non_blocking=True)
         return self.task.loss(logits, outcome, head).sum()
+
+    def shape(self, examples: Examples, rows: Tensor, tokens: int) -> tuple[int, ...] | None:
+        """What `loss_at` must know of rows [B] (CPU); None where reading waits for the device."""
+        reader = self.reader
+        if reader.waits or reader.backbone.spread:
+            return None
+        return reader.shape(examples.context[rows], tokens)
+
+    def loss_at(
+        self,
+        examples: Examples,
+        read: Tensor,
+        rows: Tensor,
+        shape: tuple[int, ...],
+        prompts: Prompts,
+        head: nn.Module,
+    ) -> Tensor:
+        """Summed loss of rows [B] of examples on the device, without waiting for it.
+
+        read [2, n]: what `Reader.rows` says of the examples' contexts, which are prepared.
+        """
+        own = prompts(examples.user[rows], examples.item[rows])
+        logits = self.reader.logits_at(own, read[:, rows], shape)
+        return self.task.loss(logits, examples.outcome[rows], head).sum()
 
     def flops(self, tokens: int, examples: int) -> float:
         """Arithmetic of training on so many examples with prompts of so many tokens.

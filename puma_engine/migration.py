@@ -19,7 +19,7 @@ from puma_engine.datasets import Dataset
 from puma_engine.errors import MigrationError
 from puma_engine.examples import ReaderData, reader_for
 from puma_engine.item_prompts import ItemPrompts, join_items
-from puma_engine.prompts import PromptTable, SlotTraining, head_tensors, make_head
+from puma_engine.prompts import PromptTable, SlotPart, SlotTraining, head_tensors, make_head
 from puma_engine.settings import HELD_OUT
 from puma_engine.training import Progress, TrainingResult, train
 
@@ -41,11 +41,12 @@ class Migrated:
     item_adapter: dict[str, np.ndarray] | None = None
 
 
-class Mapping(nn.Module):
+class Mapping(SlotPart):
     """An adapter over the rows of a table of prompts [n, l, d_in]."""
 
     def __init__(self, sources: Tensor, adapter: Adapter) -> None:
         super().__init__()
+        self.tokens = sources.shape[1]
         self.sources: Tensor
         self.register_buffer("sources", sources, persistent=False)
         noise = sources.std(dim=0, keepdim=True, correction=0) * adapter.config.noise

@@ -104,10 +104,16 @@ class Fitted:
     flops: float
 
 
-Rows = TypeVar("Rows", bound=nn.Module)
+class SlotPart(nn.Module):
+    """Maps row numbers [B] to soft prompts [B, tokens, width]."""
+
+    tokens: int
 
 
-class PromptRows(nn.Module):
+Rows = TypeVar("Rows", bound=SlotPart)
+
+
+class PromptRows(SlotPart):
     """A vector that all rows share and each row's difference from it: base + shared + difference.
 
     base: [1 or n, l, width], which is not trained; differences start at 0, and weight decay
@@ -117,6 +123,7 @@ class PromptRows(nn.Module):
     def __init__(self, base: Tensor, rows: int, *, trainable: bool = True) -> None:
         super().__init__()
         self.shape = (rows, *base.shape[1:])
+        self.tokens = base.shape[1]
         width = base[0].numel()
         self.base: Tensor
         self.register_buffer("base", base.flatten(1), persistent=False)
@@ -147,6 +154,8 @@ class SlotTraining(nn.Module, Generic[Rows]):
         self.data, self.head = data, head
         self.users: Rows = users
         self.items: Rows | None = items
+        self.tokens = users.tokens + (items.tokens if items is not None else 0)
+        self._there: tuple[Examples, Tensor] | None = None
 
     def prompts(self, users: Tensor, items: Tensor) -> Tensor:
         own: Tensor = self.users(users)
@@ -154,6 +163,21 @@ class SlotTraining(nn.Module, Generic[Rows]):
 
     def forward(self, rows: Tensor) -> Tensor:
         return self.data.loss(self.data.train, rows, self.prompts, self.head)
+
+    def shape(self, rows: Tensor) -> tuple[int, ...] | None:
+        """As `stepping.Stepped` wants it."""
+        return self.data.shape(self.data.train, rows, self.tokens)
+
+    def loss_at(self, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """As `stepping.Stepped` wants it: the loss of rows [B] on the device."""
+        if self._there is None:
+            train = self.data.train
+            self._there = (
+                train.to(rows.device),
+                self.data.reader.rows(train.context).to(rows.device),
+            )
+        examples, read = self._there
+        return self.data.loss_at(examples, read, rows, shape, self.prompts, self.head)
 
     def validation(self) -> float:
         was_training = self.training

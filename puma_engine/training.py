@@ -18,6 +18,7 @@ from puma_engine.batches import epoch_batches, process_share
 from puma_engine.checkpoint import State
 from puma_engine.config import PRECISIONS, TrainingConfig, stable_hash
 from puma_engine.errors import Cancelled, ConfigError, TrainingError
+from puma_engine.stepping import Stepper
 
 REPORT_SECONDS = 0.2
 ASK_STEPS = 10
@@ -144,10 +145,11 @@ class _Run:
         self.lengths, self.folder, self.stage, self.progress = lengths, folder, stage, progress
         steps = math.ceil(n_examples / config.batch_size)
         self.total = steps * config.epochs
-        self.optimizer = _optimizer(parameters, config, device)
-        self.parameters = parameters
-        self.module = self.accelerator.prepare(module)
-        self.scaler = torch.amp.GradScaler(enabled=self.precision == "fp16")
+        self.device = device
+        prepared = self.accelerator.prepare(module)
+        self.stepper = Stepper(
+            module, prepared, parameters, config, self.accelerator, self.precision
+        )
         self.state = State()
         self.best: dict[str, Tensor] | None = None
         self.since = torch.zeros((), device=device)
@@ -167,13 +169,13 @@ class _Run:
         if loaded is None:
             return
         self.state = loaded.state
-        self.best = loaded.restore(self.bare, self.optimizer) or None
+        self.best = loaded.restore(self.bare, self.stepper.optimizer) or None
         self.before = loaded.state.seconds
         if self.accelerator.is_main_process:
             self.since += loaded.state.loss_sum
             self.since_count = loaded.state.loss_count
         if loaded.scaler is not None:
-            self.scaler.load_state_dict(loaded.scaler)
+            self.stepper.scaler.load_state_dict(loaded.scaler)
 
     def batches(self, epoch: int) -> list[np.ndarray]:
         config = self.config
@@ -192,18 +194,8 @@ class _Run:
     def step(self, batch: np.ndarray) -> None:
         processes = self.accelerator.num_processes
         share = process_share(batch, self.accelerator.process_index, processes)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate()
-        with self.accelerator.autocast():
-            total = self.module(torch.from_numpy(share))
-        # DDP averages over processes; the mean over the whole batch is wanted.
-        self.scaler.scale(total * (processes / len(batch))).backward()
-        self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.parameters, self.config.grad_clip)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.since += total.detach()
+        total = self.stepper(torch.from_numpy(share), len(batch), self.rate())
+        self.since += total
         self.since_count += len(share)
         self.state.step += 1
         self.state.examples += len(batch)
@@ -284,9 +276,15 @@ class _Run:
         self.state.seconds = self.before + self.saved - self.started
         self.state.loss_sum = float(self.since)
         self.state.loss_count = self.since_count
-        scaler = self.scaler.state_dict() if self.scaler.is_enabled() else None
+        scaler = self.stepper.scaler.state_dict() if self.stepper.scaler.is_enabled() else None
         checkpoint.save(
-            self.folder, self.fingerprint, self.state, self.bare, self.optimizer, self.best, scaler
+            self.folder,
+            self.fingerprint,
+            self.state,
+            self.bare,
+            self.stepper.optimizer,
+            self.best,
+            scaler,
         )
 
     def result(self) -> TrainingResult:
@@ -302,23 +300,9 @@ class _Run:
             state.step,
             state.examples,
             self.before + time.monotonic() - self.started,
-            str(self.parameters[0].device),
+            str(self.device),
             self.precision,
         )
-
-
-def _optimizer(
-    parameters: list[nn.Parameter], config: TrainingConfig, device: torch.device
-) -> torch.optim.Optimizer:
-    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    fused = True if device.type == "cuda" else None
-    # As is usual, vectors (biases, norms, what all users share) do not decay.
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    return kind(groups, lr=config.learning_rate, fused=fused)
 
 
 def _forget_accelerate() -> None:

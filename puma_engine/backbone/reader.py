@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -187,25 +187,46 @@ class Reader:
         The context rows are on the CPU, so that shapes are known without waiting for a GPU.
         Under a CUDA graph the next call of the same shape overwrites the result.
         """
-        self._check_length(prompts.shape[1])
-        device = self.backbone.device
+        shape = self.shape(contexts, prompts.shape[1])
+        rows = self.rows(contexts).to(self.backbone.device, non_blocking=True)
+        if self.waits:
+            return self._read(self._uncached, prompts, rows, shape)
+        self.prepare(contexts)
+        return self._read(self._answers, prompts, rows, shape)
+
+    def logits_at(self, prompts: Tensor, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Return what `logits` does for `rows` [2, B] (device) of contexts that are prepared.
+
+        Nothing waits for the device, so that this may be part of a CUDA graph.
+        """
+        return self._read(self._answer_logits, prompts, rows, shape)
+
+    def rows(self, contexts: Tensor) -> Tensor:
+        """Rows [2, n] of the distinct texts before and after the slot, for context rows [n] (CPU)."""
+        return torch.stack([self._before_row[contexts], self._after_row[contexts]])
+
+    def shape(self, contexts: Tensor, prompt: int) -> tuple[int, int]:
+        """Tokens that are read before and after a prompt of `prompt` tokens, for context rows (CPU)."""
+        self._check_length(prompt)
         before = int(self._before_length[contexts].max())
         after = int(self._after_length[contexts].max())
         if self.template.item_first:
-            before = self._rounded(before, BEFORE_STEP)
-        else:
-            # Matrix products like sizes in steps of 8.
-            before, slots = self._rounded(before, AFTER_STEP), prompts.shape[1]
-            after = self._rounded(after + slots, AFTER_STEP) - slots
-        rows = torch.stack([self._before_row[contexts], self._after_row[contexts]])
-        rows = rows.to(device, non_blocking=True)
-        prompts = prompts.to(device, self.backbone.dtype)
+            return self._rounded(before, BEFORE_STEP), after
+        # Matrix products like sizes in steps of 8.
+        return self._rounded(before, AFTER_STEP), self._rounded(after + prompt, AFTER_STEP) - prompt
+
+    @property
+    def waits(self) -> bool:
+        """Whether reading waits for the device, since prefixes do not fit and are run anew."""
+        return not self._cached and bool(self._before.ids.numel())
+
+    def _read(
+        self, read: Callable[..., Tensor], prompts: Tensor, rows: Tensor, shape: tuple[int, ...]
+    ) -> Tensor:
+        prompts = prompts.to(self.backbone.device, self.backbone.dtype)
         # The frozen weights have their precision already; autocast would only recast them.
-        with torch.autocast(device.type, enabled=False):
-            if before and not self._cached:
-                return self._uncached(prompts, rows, before, after)
-            self.prepare(contexts)
-            return self._answers(prompts, rows, shape=(before, after))
+        with torch.autocast(self.backbone.device.type, enabled=False):
+            return read(prompts, rows, shape=shape)
 
     def _rounded(self, width: int, step: int) -> int:
         """Few widths make few CUDA graphs; a CPU is better off without the padding."""
@@ -218,7 +239,8 @@ class Reader:
         index, real = self._before.index(rows[0], before, left=True)
         return self._finish(prompts, rows[1], after, self._store.gather(index), real)
 
-    def _uncached(self, prompts: Tensor, rows: Tensor, before: int, after: int) -> Tensor:
+    def _uncached(self, prompts: Tensor, rows: Tensor, *, shape: tuple[int, ...]) -> Tensor:
+        before, after = shape
         unique, inverse = torch.unique(rows[0], return_inverse=True)
         few = self._before.take(unique)
         index, real = few.index(inverse, before, left=True)
