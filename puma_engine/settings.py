@@ -1,7 +1,7 @@
 """Settings that suit the zoo and data sets of its size.
 
-The prompts' and the adapter's are those that `benchmarks/goodbooks_migration.py` chose on
-validation rows. The defaults in `config` are not the paper's for the training runs, since its
+The prompts' and the adapter's are near those that `benchmarks/goodbooks_migration.py` chose on
+validation rows of 10,206 users, with smaller batches for fewer users. The defaults in `config` are not the paper's for the training runs, since its
 3-billion-parameter models need other learning rates; `PAPER_PROMPTS` and `PAPER_ADAPTER` are.
 """
 
@@ -15,37 +15,51 @@ PAPER_ADAPTER = TrainingConfig(epochs=4, batch_size=32, learning_rate=1e-4)
 PROMPT_TRAINING = TrainingConfig(
     epochs=10, batch_size=1024, learning_rate=1.5e-2, weight_decay=0.3, patience=3
 )
-# Items' prompts bring as many numbers again, so more has to be held back.
-ITEM_TRAINING = replace(PROMPT_TRAINING, weight_decay=1.0)
-ITEM_REFINING = replace(ITEM_TRAINING, epochs=6)
 # Migrated prompts are near already: a short schedule that ends where it began to turn.
-REFINING = TrainingConfig(
-    epochs=2, batch_size=1024, learning_rate=7e-3, weight_decay=0.3, patience=0
-)
-ADAPTER = AdapterConfig(hidden=1024, noise=0.1)
+REFINING = replace(PROMPT_TRAINING, epochs=2, learning_rate=7e-3, patience=0)
+# Items' prompts bring as many numbers again, so more has to be held back, for longer.
+ITEM_DECAY, ITEM_REFINING_EPOCHS = 1.0, 6
+# Noise keeps the adapter from learning each user by heart.
+ADAPTER = AdapterConfig(hidden=1024, noise=0.3)
 ADAPTER_TRAINING = TrainingConfig(
-    epochs=10, batch_size=2048, learning_rate=1e-3, weight_decay=0.01, patience=3
+    epochs=10, batch_size=256, learning_rate=1e-3, weight_decay=0.01, patience=3
 )
-# Few users: noise keeps the adapter from learning each of them by heart.
-SMALL_ADAPTER = AdapterConfig(hidden=1024, noise=0.3)
-SMALL_ADAPTER_TRAINING = TrainingConfig(
-    epochs=12, batch_size=64, learning_rate=1e-3, weight_decay=0.01, patience=4
-)
-SMALL_BATCHES = (32, 512)
+FEW_EPOCHS, FEW_BATCH = 12, 512
 # From here on an epoch has steps enough that half as many epochs do.
 MANY_USERS = 300
 
 
-def small_adapter_training(users: int) -> TrainingConfig:
-    """Settings for an adapter trained on few users of some 25 rows each.
+def prompt_training(users: int, *, items: bool = False) -> TrainingConfig:
+    """Settings for fitting prompts of so many users of some 25 rows each, and items' with them.
 
-    The batch, a power of two, leaves some 25 steps an epoch: with fewer an adapter is still
-    far from where it is going when its epochs are over.
+    As everywhere here, the batch is a power of two that leaves steps enough an epoch: with fewer,
+    what is trained is still far from where it is going when its epochs are over.
     """
-    least, most = SMALL_BATCHES
-    batch = min(most, max(least, 1 << max(users, 1).bit_length() - 1))
-    epochs = SMALL_ADAPTER_TRAINING.epochs // (1 if users < MANY_USERS else 2)
-    return replace(SMALL_ADAPTER_TRAINING, batch_size=batch, epochs=epochs)
+    decay = ITEM_DECAY if items else PROMPT_TRAINING.weight_decay
+    return replace(PROMPT_TRAINING, batch_size=_batch(users * 2 // 3, 64, 1024), weight_decay=decay)
+
+
+def refining(users: int, *, items: bool = False) -> TrainingConfig:
+    """Settings for fitting migrated prompts of so many users further, or items' beside them."""
+    if items:
+        return replace(prompt_training(users, items=True), epochs=ITEM_REFINING_EPOCHS)
+    return replace(REFINING, batch_size=prompt_training(users).batch_size)
+
+
+def adapter_training(users: int) -> TrainingConfig:
+    """Settings for an adapter that is trained on all users, so many."""
+    return replace(ADAPTER_TRAINING, batch_size=_batch(users // 6, 32, 256))
+
+
+def small_adapter_training(users: int) -> TrainingConfig:
+    """Settings for an adapter that is trained on a few users, so many, and serves the others."""
+    epochs = FEW_EPOCHS // (1 if users < MANY_USERS else 2)
+    batch = _batch(users, 32, FEW_BATCH)
+    return replace(ADAPTER_TRAINING, epochs=epochs, batch_size=batch, patience=4)
+
+
+def _batch(users: int, least: int, most: int) -> int:
+    return min(most, max(least, 1 << max(users, 1).bit_length() - 1))
 
 
 # Of the users chosen among others, this share picks the epoch and trains nothing.

@@ -22,7 +22,12 @@ from puma_engine.errors import (
 from puma_engine.pipeline.evaluating import read_user_metric
 from puma_engine.pipeline.progress import Overall, StageProgress
 from puma_engine.pipeline.stage import Outcome, run_stage
-from puma_engine.settings import PROMPT_TRAINING, small_adapter_training
+from puma_engine.settings import (
+    PROMPT_TRAINING,
+    adapter_training,
+    prompt_training,
+    small_adapter_training,
+)
 from puma_engine.store import Workspace
 
 QUICK = {"epochs": 2, "batch_size": 64, "learning_rate": 1e-2}
@@ -381,7 +386,11 @@ def test_python_api_is_the_same_stages(world):
     assert {"method", "metric", "value", "difference", "seconds"} <= set(table.columns)
 
 
-def test_small_budgets_train_in_batches_that_leave_enough_steps():
+def test_batches_leave_enough_steps_for_however_few_users():
+    sizes = {users: adapter_training(users).batch_size for users in (1, 400, 1000, 10_206)}
+    assert sizes == {1: 32, 400: 64, 1000: 128, 10_206: 256}
+    sizes = {users: prompt_training(users).batch_size for users in (1, 400, 600, 3000, 10_206)}
+    assert sizes == {1: 64, 400: 256, 600: 256, 3000: 1024, 10_206: 1024}
     sizes = {
         users: small_adapter_training(users).batch_size for users in (1, 30, 60, 300, 714, 5000)
     }

@@ -20,15 +20,15 @@ from puma_engine.pipeline.planning import Costs
 from puma_engine.planner import Measured, Prediction, hours, money
 from puma_engine.settings import (
     ADAPTER,
-    ADAPTER_TRAINING,
     PAPER_ADAPTER,
     PAPER_PROMPTS,
     PROMPT_TRAINING,
-    SMALL_ADAPTER,
+    adapter_training,
+    prompt_training,
     small_adapter_training,
 )
 
-__all__ = ["Costs", "Measured", "Prediction", "hours", "money"]
+__all__ = ["Costs", "Measured", "Prediction", "TrainingConfig", "hours", "money"]
 COMMAND = "carry_out"
 CALIBRATION = "calibrate"
 SEED = 0
@@ -36,24 +36,23 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings to start from: the adapter's training (by the users) and shape, the retraining's."""
+    """Settings to start from: the adapter's training and shape, and the retraining's; by users."""
 
     label: str
     training: Callable[[int], TrainingConfig]
     adapter: AdapterConfig
-    retraining: TrainingConfig
+    retraining: Callable[[int], TrainingConfig]
 
 
 PRESETS = {
     "paper": Preset(
-        "The paper's (3-billion models)", lambda _: PAPER_ADAPTER, AdapterConfig(), PAPER_PROMPTS
+        "The paper's (3-billion models)",
+        lambda _: PAPER_ADAPTER,
+        AdapterConfig(),
+        lambda _: PAPER_PROMPTS,
     ),
-    "small": Preset(
-        "Small models, few users", small_adapter_training, SMALL_ADAPTER, PROMPT_TRAINING
-    ),
-    "large": Preset(
-        "Small models, many users", lambda _: ADAPTER_TRAINING, ADAPTER, PROMPT_TRAINING
-    ),
+    "small": Preset("Small models, few users", small_adapter_training, ADAPTER, prompt_training),
+    "large": Preset("Small models, many users", adapter_training, ADAPTER, prompt_training),
 }
 
 

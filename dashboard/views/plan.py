@@ -8,7 +8,7 @@ from dashboard import engine, pages
 from dashboard.components import address, figures, jobs, losses, plan_costs, plan_figures, states
 from dashboard.components.terms import glossary, term
 from dashboard.engine import plans
-from dashboard.engine.plans import PRESETS, Plan, Preset
+from dashboard.engine.plans import PRESETS, Plan, TrainingConfig
 
 TOPOLOGIES = {"single": "Single", "chain": "Chain", "merge": "Aggregation"}
 ABOUT = {
@@ -70,7 +70,7 @@ def _put_together(sources: list[engine.Run], targets: list[engine.Run]) -> Plan:
             ways = [address.choose("Target model", models, "target", labels=names, default=other)]
     users = min((plans.users_of(source) for source in chosen), default=1)
     strategy, budget = _who(users)
-    training, adapter, preset = _settings(budget or users, users)
+    training, adapter, retraining = _settings(budget or users, users)
     return Plan(
         topology,
         tuple(chosen),
@@ -79,7 +79,7 @@ def _put_together(sources: list[engine.Run], targets: list[engine.Run]) -> Plan:
         budget,
         training,
         adapter,
-        preset.retraining,
+        retraining,
     )
 
 
@@ -117,11 +117,12 @@ def _who(users: int) -> tuple[str, int | None]:
     return strategy, int(budget)
 
 
-def _settings(trained: int, users: int) -> tuple[dict, dict, Preset]:
+def _settings(trained: int, users: int) -> tuple[dict, dict, TrainingConfig]:
     labels = {name: one.label for name, one in PRESETS.items()}
     with st.expander("Settings of the training", icon=":material/tune:"):
         name = address.choose("Start from", list(labels), "preset", labels=labels, default="small")
         preset = PRESETS[name]
+        retraining = preset.retraining(users)
         epochs, batch, rate, hidden = st.columns(4)
         training, adapter = preset.training(trained).to_dict(), preset.adapter.to_dict()
         with epochs:
@@ -148,10 +149,10 @@ def _settings(trained: int, users: int) -> tuple[dict, dict, Preset]:
                 f"For {trained:,} of {users:,} users “{PRESETS[usual].label}” is the usual start."
             )
         st.caption(
-            f"Retraining is counted with {preset.retraining.epochs} epochs at batch size "
-            f"{preset.retraining.batch_size}."
+            f"Retraining is counted with {retraining.epochs} epochs at batch size "
+            f"{retraining.batch_size}."
         )
-    return training, adapter, preset
+    return training, adapter, retraining
 
 
 def _batch(usual: int, key: str) -> int:

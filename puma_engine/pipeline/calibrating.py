@@ -30,7 +30,7 @@ from puma_engine.pipeline.stage import (
     training_from,
 )
 from puma_engine.pipeline.tables import template_of
-from puma_engine.settings import ADAPTER_TRAINING, PROMPT_TRAINING
+from puma_engine.settings import adapter_training, prompt_training
 from puma_engine.store import Run, Workspace
 
 if TYPE_CHECKING:
@@ -116,8 +116,9 @@ def _trials(
     shared = (template_of(runs[0]), int(runs[0].summary["tokens"]))
     widths = tuple(int(run.summary["width"]) for run in runs)
     short: dict[str, Any] = {"epochs": EPOCHS, "patience": 0}
-    hop = dataclasses.replace(training_from(training, ADAPTER_TRAINING, None), **short)
-    whole = dataclasses.replace(training_from(retraining, PROMPT_TRAINING, None), **short)
+    users = int(data.summary["users"])
+    hop = dataclasses.replace(training_from(training, adapter_training(users), None), **short)
+    whole = dataclasses.replace(training_from(retraining, prompt_training(users), None), **short)
     trials = []
     for model in models:
         trials.append(_Trial("migration", data, model, *shared, widths, hop, shape))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from puma_engine.config import PromptConfig
+from puma_engine.config import PromptConfig, TrainingConfig
 from puma_engine.errors import BackboneError, ConfigError, DataError
 from puma_engine.imports import PromptFile, content_hash, read_prompts
 from puma_engine.pipeline.backbones import backbone_run, load_backbone
@@ -25,7 +25,7 @@ from puma_engine.pipeline.stage import (
     slug,
 )
 from puma_engine.pipeline.tables import keep_prompts, shape_of
-from puma_engine.settings import PROMPT_TRAINING
+from puma_engine.settings import prompt_training
 from puma_engine.store import Run, Workspace
 
 if TYPE_CHECKING:
@@ -49,6 +49,10 @@ class _Import:
     progress: ProgressCallback | None
     should_cancel: CancelCheck | None
 
+    @property
+    def head_training(self) -> TrainingConfig:
+        return prompt_training(int(self.data.summary["users"]))
+
     def config(self, role: str, users: str | Path | None) -> dict[str, Any]:
         found: dict[str, Any] = {
             "role": role,
@@ -56,7 +60,7 @@ class _Import:
             "imported": content_hash(self.path, users),
         }
         if self.head_from == "training":
-            found["head_training"] = settings_of(PROMPT_TRAINING)
+            found["head_training"] = settings_of(self.head_training)
         elif not self.file.complete:
             found["head"] = "none"
         return found
@@ -82,15 +86,17 @@ class _Import:
     def _with_head(self, table: PromptTable, folder: Path, clock: Clock) -> Fitted:
         from puma_engine import prompts as engine
 
-        precision = PROMPT_TRAINING.precision
-        frozen = load_backbone(self.ws, self.model, device=self.device, precision=precision)
+        training = self.head_training
+        frozen = load_backbone(
+            self.ws, self.model, device=self.device, precision=training.precision
+        )
         interactions = load_dataset(self.ws, self.data)
         clock.restart()
         return engine.fit_prompts(
             frozen,
             interactions,
             template=self.template,
-            training=PROMPT_TRAINING,
+            training=training,
             prompt=PromptConfig(tokens=table.tokens),
             trainable=False,
             start=table,

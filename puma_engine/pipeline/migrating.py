@@ -37,8 +37,7 @@ from puma_engine.pipeline.tables import (
 )
 from puma_engine.settings import (
     ADAPTER,
-    ADAPTER_TRAINING,
-    SMALL_ADAPTER,
+    adapter_training,
     small_adapter_training,
 )
 from puma_engine.store import Run, Workspace
@@ -119,8 +118,7 @@ def migrate(
     runs = [find(ws, source, *PROMPT_KINDS) for source in given]
     wish = {"strategy": strategy, "budget": budget, "share": share, "seed": seed or 0}
     chosen = _selection(ws, runs, selection, wish, device, progress, should_cancel)
-    shape, schedule = _defaults(chosen)
-    settings = training_from(training, schedule, seed)
+    settings = training_from(training, _schedule(runs[0], chosen), seed)
     plan = _Plan(
         sources=runs,
         target=backbone_run(ws, target, device=device),
@@ -128,7 +126,7 @@ def migrate(
         selection=chosen,
         template=template_of(runs[0], template),
         training=settings,
-        adapter=_adapter(adapter, shape),
+        adapter=_adapter(adapter),
         missing=missing,
         shuffle_seed=settings.seed if shuffled else None,
     )
@@ -162,20 +160,20 @@ def _selection(
     )
 
 
-def _adapter(given: AdapterConfig | dict[str, Any] | None, default: AdapterConfig) -> AdapterConfig:
+def _adapter(given: AdapterConfig | dict[str, Any] | None) -> AdapterConfig:
     if isinstance(given, AdapterConfig):
         return given
-    return AdapterConfig(**(default.to_dict() | checked(AdapterConfig, given)))
+    return AdapterConfig(**(ADAPTER.to_dict() | checked(AdapterConfig, given)))
 
 
-def _defaults(selection: Run | None) -> tuple[AdapterConfig, TrainingConfig]:
-    """Few users make few steps an epoch, so a small budget trains in smaller batches."""
+def _schedule(source: Run, selection: Run | None) -> TrainingConfig:
+    """Few users make few steps an epoch, so they train in smaller batches."""
     if selection is None:
-        return ADAPTER, ADAPTER_TRAINING
+        return adapter_training(int(source.summary["users"]))
     facts = selection.summary
     if facts["selected"] < SMALL_SHARE * facts["users"]:
-        return SMALL_ADAPTER, small_adapter_training(facts["selected"])
-    return ADAPTER, ADAPTER_TRAINING
+        return small_adapter_training(facts["selected"])
+    return adapter_training(facts["selected"])
 
 
 def _run(

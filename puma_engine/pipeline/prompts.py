@@ -22,7 +22,7 @@ from puma_engine.pipeline.stage import (
     training_from,
 )
 from puma_engine.pipeline.tables import keep_prompts, shape_of
-from puma_engine.settings import ITEM_TRAINING, PROMPT_TRAINING
+from puma_engine.settings import prompt_training
 from puma_engine.store import Run, Workspace
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ def fit_prompts(
     data = find(ws, dataset, "dataset")
     model = backbone_run(ws, backbone, device=device)
     shape = _shape(prompt)
-    settings = training_from(training, _default(shape), seed)
+    usual = prompt_training(int(data.summary["users"]), items=bool(shape.item_tokens))
+    settings = training_from(training, usual, seed)
     config = _config(role, template, data, settings, shape)
 
     def work(_run_id: str, folder: Path, clock: Clock) -> Outcome:
@@ -83,10 +84,6 @@ def fit_prompts(
         work=work,
         together=True,
     )
-
-
-def _default(shape: PromptConfig) -> TrainingConfig:
-    return ITEM_TRAINING if shape.item_tokens else PROMPT_TRAINING
 
 
 def _config(

@@ -24,7 +24,7 @@ from puma_engine.pipeline.stage import (
     training_from,
 )
 from puma_engine.pipeline.tables import load_prompts
-from puma_engine.settings import ITEM_REFINING, REFINING
+from puma_engine.settings import refining
 from puma_engine.store import Run, Workspace
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def refine(
     moved = find(ws, start, "migration")
     _check_items(item_tokens, selection, share)
     chosen = _chosen(ws, moved, selection, share, device, progress, should_cancel)
-    settings = training_from(training, ITEM_REFINING if item_tokens else REFINING, seed)
+    settings = training_from(training, _usual(moved, chosen, item_tokens), seed)
     how: dict[str, Any] = {"progress": progress, "should_cancel": should_cancel}
     how |= {"template": str(moved.config["template"]), "training": settings}
     how |= {"prompt": PromptConfig(item_tokens=item_tokens), "users": _users(ws, chosen)}
@@ -85,6 +85,11 @@ def refine(
 
 def _users(ws: Workspace, chosen: Run | None) -> np.ndarray | None:
     return None if chosen is None else selected_users(ws, chosen)
+
+
+def _usual(moved: Run, chosen: Run | None, item_tokens: int) -> TrainingConfig:
+    users = int(chosen.summary["selected"] if chosen else moved.summary["users"])
+    return refining(users, items=bool(item_tokens))
 
 
 def _inputs(moved: Run, chosen: Run | None) -> dict[str, str]:

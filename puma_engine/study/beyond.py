@@ -77,8 +77,7 @@ def adapters(options: Options) -> list[Cell]:
         build = Builder(options, dataset)
         for seed, source in build.sources(None).items():
             for method, shape in ADAPTERS.items():
-                adapter = {"noise": 0.1} | shape
-                moved = build.migrate(method, {"sources": source}, seed, None, adapter=adapter)
+                moved = build.migrate(method, {"sources": source}, seed, None, adapter=shape)
                 build.evaluate(moved, method=method, kind="migrated", seed=seed)
         cells += build.cells
     return cells

@@ -35,7 +35,7 @@ PROMPT_GRID = [
 ]
 ALL_GRID = [
     {"training": training(1e-3, batch), "adapter": {"hidden": 1024, "noise": noise}}
-    for batch, noise in ((2048, 0.1), (256, 0.1), (1024, 0.2), (256, 0.3))
+    for batch, noise in ((1024, 0.2), (256, 0.2), (128, 0.3), (256, 0.3))
 ]
 FEW_GRID = [
     {"training": training(1e-3, batch, epochs=6), "adapter": {"hidden": 1024, "noise": noise}}
