@@ -34,34 +34,35 @@ def _schedule(rate: float, batch: int, decay: float, epochs: int) -> Settings:
 
 CANDIDATES: dict[str, list[Settings]] = {
     "source": [
-        prompts_with(7e-3, 1024, 1.0),
         prompts_with(1.5e-2, 1024, 0.1),
+        prompts_with(1.5e-2, 1024, 0.0, epochs=20),
     ],
     "retrained": [
         prompts_with(1.5e-2, 1024, 0.3),
+        prompts_with(3e-2, 1024, 0.3),
         prompts_with(1.5e-2, 1024, 1.0),
         prompts_with(1e-2, 512, 0.3),
     ],
     "puma_all": [
-        adapter_with(1e-3, 2048, noise=0.1),
         adapter_with(1e-3, 1024, noise=0.2),
+        adapter_with(1e-3, 256, noise=0.2),
+        adapter_with(2e-3, 256, noise=0.2),
     ],
     "puma_few": [
         adapter_with(1e-3, 512, noise=0.3, epochs=4),
-        adapter_with(1e-3, 512, noise=0.3, epochs=6),
-        adapter_with(1e-3, 1024, noise=0.3, epochs=4),
-        adapter_with(2e-3, 512, noise=0.3, epochs=4),
+        adapter_with(1e-3, 256, noise=0.3, epochs=4),
+        adapter_with(1e-3, 128, noise=0.3, epochs=3),
     ],
     "refined": [
+        prompts_with(1e-3, 1024, 0.3, epochs=4),
         prompts_with(7e-3, 1024, 0.3, epochs=2),
-        prompts_with(1.5e-2, 1024, 0.3, epochs=6),
     ],
     "retrained_items": [
-        prompts_with(1.5e-2, 1024, 0.6, item_tokens=1),
         prompts_with(1.5e-2, 1024, 1.0, item_tokens=1),
+        prompts_with(1.5e-2, 1024, 2.0, item_tokens=1),
     ],
     "refined_items": [
-        prompts_with(1.5e-2, 1024, 0.6, epochs=6, item_tokens=1),
         prompts_with(1.5e-2, 1024, 1.0, epochs=6, item_tokens=1),
+        prompts_with(1.5e-2, 1024, 2.0, epochs=6, item_tokens=1),
     ],
 }

@@ -39,7 +39,7 @@ from puma_engine.migration import train_migration
 from puma_engine.prompts import PromptTable, fit_prompts
 from puma_engine.selection import Signals, select_users
 
-PARTS = ["all", "refined", "items", "controls"]
+PARTS = ["baselines", "all", "refined", "items", "controls"]
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,7 @@ class Bench:
                 prompt=PromptConfig(**settings["prompt"]),
                 trainable=trainable,
                 start=start,
+                keep_start=start is not None,
             )
         )
 
@@ -226,6 +227,10 @@ def one_seed(bench: Bench, seed: int) -> None:
     """Run every method once under one seed."""
     everyone, first = len(bench.dataset.users), seed == bench.options.seeds[0]
     parts = bench.options.parts
+    if first and "baselines" in parts:
+        bench.baselines(seed)
+    if parts == ["baselines"]:
+        return
 
     def after_migration(fitted: Any) -> float:
         """What source prompts are for: how well they migrate."""
@@ -239,8 +244,6 @@ def one_seed(bench: Bench, seed: int) -> None:
     bench.record("source", seed, fitted, cost, everyone, bench.source)
     fitted, cost = bench.tuned("retrained", lambda tried: bench.prompts(bench.target, seed, tried))
     bench.record("retrained", seed, fitted, cost, everyone)
-    if first and not bench.earlier["rows"]:
-        bench.baselines(seed)
     for share in sorted(bench.options.shares, reverse=True):
         few(bench, seed, source, share)
     if "all" in parts:

@@ -220,6 +220,7 @@ def fit_prompts(
     trainable: bool = True,
     start: PromptTable | None = None,
     train_head: bool = True,
+    keep_start: bool = False,
     checkpoint_dir: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
     should_cancel: Callable[[], bool] | None = None,
@@ -229,7 +230,7 @@ def fit_prompts(
     The epoch is chosen on the validation split. trainable=False keeps the prompts as
     they are drawn, one a user, and trains the head alone: the random-prompt baseline. start gives the
     first values by user id (and head) in place of the uniform draw; train_head=False keeps that
-    head, and the items' prompts. Raises DataError, BackboneError, TemplateError, Cancelled, CheckpointError.
+    head, and the items' prompts; keep_start=True keeps all of it where no epoch is better. Raises DataError, BackboneError, TemplateError, Cancelled, CheckpointError.
     """
     data = reader_for(backbone, dataset, template, dataset.users)
     generator = torch.Generator().manual_seed(training.seed)
@@ -246,6 +247,7 @@ def fit_prompts(
         training,
         lengths=data.train.lengths(data.reader),
         validate=module.validation,
+        keep_start=keep_start,
         checkpoint_dir=checkpoint_dir,
         progress=progress,
         should_cancel=should_cancel,
@@ -310,6 +312,7 @@ def refine_prompts(
         training=training,
         start=start,
         train_head=users is None,
+        keep_start=True,
         **how,
     )
     meta = fitted.table.meta | {"users_refined": len(own.users)}

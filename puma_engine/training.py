@@ -86,6 +86,7 @@ def train(
     *,
     lengths: np.ndarray | None = None,
     validate: Callable[[], float] | None = None,
+    keep_start: bool = False,
     checkpoint_dir: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
     should_cancel: Callable[[], bool] | None = None,
@@ -96,6 +97,7 @@ def train(
     module(rows) returns the fp32 sum of the losses of the examples numbered rows [b] (CPU).
     lengths [n_examples] sort batches by work. validate() is called after each epoch, the
     same on every process; lower is better, and without it the last epoch counts. With
+    keep_start, what the module starts from stays (best_epoch -1) unless an epoch is better. With
     checkpoint_dir, a run that was killed continues where its last checkpoint was and ends
     with the same weights. Under `accelerate launch` each process works on its share of each
     batch, and gradients are those of one process. Raises Cancelled (after a checkpoint)
@@ -103,6 +105,8 @@ def train(
     """
     run = _Run(module, n_examples, config, lengths, checkpoint_dir, stage, progress)
     run.resume()
+    if keep_start and validate is not None:
+        run.note_start(validate)
     state = run.state
     while state.epoch < config.epochs and not state.finished:
         batches = run.batches(state.epoch)
@@ -176,6 +180,12 @@ class _Run:
             self.since_count = loaded.state.loss_count
         if loaded.scaler is not None:
             self.stepper.scaler.load_state_dict(loaded.scaler)
+
+    def note_start(self, validate: Callable[[], float]) -> None:
+        """Take what is there before the first step as the best so far."""
+        if self.state.step == 0:
+            self.state.best_validation = self.agreed(float(validate()))
+            self.best = checkpoint.snapshot(self.bare)
 
     def batches(self, epoch: int) -> list[np.ndarray]:
         config = self.config

@@ -102,6 +102,16 @@ def test_the_best_epoch_stays_and_patience_stops():
     assert torch.equal(module.net[0].weight, kept[1])
 
 
+def test_a_start_that_no_epoch_betters_stays():
+    for values, best in (([2.0, 3.0, 4.0], -1), ([2.0, 1.0, 4.0], 0)):
+        module, told = Small(), iter(values)
+        start = module.net[0].weight.detach().clone()
+        config = TrainingConfig(**{**CONFIG.to_dict(), "epochs": 2, "patience": 0})
+        result = train(module, 500, config, validate=lambda told=told: next(told), keep_start=True)
+        assert (result.best_epoch, result.best_validation) == (best, min(values))
+        assert torch.equal(module.net[0].weight, start) == (best == -1)
+
+
 def test_batches_hold_each_row_once_and_like_lengths():
     lengths = np.random.default_rng(0).integers(1, 90, 1001)
     batches = epoch_batches(1001, 16, seed=1, epoch=2, lengths=lengths)
