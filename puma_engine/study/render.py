@@ -74,12 +74,16 @@ def label_of(line: dict[str, Any]) -> str:
     """What readers call a method, a step or a pair."""
     name = NAMES.get(line["method"], line["method"])
     if line.get("hops"):
-        return f"{name}, {line['hops']} hops to {line['target']}"
+        return f"{name}, {_count(line['hops'], 'hop')} to {line['target']}"
     if line.get("origin"):
         return f"{line['origin']} → {line['target']}"
     if line.get("tokens"):
-        return f"{name}, {line['tokens']} tokens"
+        return f"{name}, {_count(line['tokens'], 'token')}"
     return f"{name} on {line['target']}" if line.get("target") else name
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _key(line: dict[str, Any]) -> tuple[Any, ...]:

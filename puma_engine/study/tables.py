@@ -103,7 +103,7 @@ def table3(options: Options) -> list[Cell]:
                     {"backbone": options.target, "role": "retrained", "seed": seed} | settings,
                     {"dataset": build.data},
                 )
-                method = f"retraining, {epochs} epochs"
+                method = f"retraining, {epochs} epoch{'s' if epochs > 1 else ''}"
                 build.evaluate(again, method=method, kind="retrained", seed=seed)
             for share in shares:
                 chosen = build.choose(source, "random", share, seed)
