@@ -201,6 +201,15 @@ def test_work_can_be_queued_instead(puma, table):
     assert json.loads(puma("jobs", "show", job["id"]).stdout)["status"] == "cancelled"
 
 
+def test_a_queued_job_is_called_by_the_names_of_its_runs(puma, table):
+    run = json.loads(puma("data", "import", "table", table, "--task", "rating", *COLUMNS).stdout)
+    model = json.loads(puma("models", "add", "llama-small").stdout)
+    fit = puma("prompts", "fit", "--dataset", run["id"], "--backbone", "llama-small", "--queue")
+    assert json.loads(fit.stdout)["title"] == "fitting source prompts on llama-small"
+    fit = puma("prompts", "fit", "--dataset", run["id"], "--backbone", model["id"], "--queue")
+    assert json.loads(fit.stdout)["title"] == f"fitting source prompts on {model['name']}"
+
+
 def test_a_worker_does_what_was_queued(puma, table):
     puma("data", "import", "table", table, "--task", "rating", *COLUMNS)
     job = json.loads(puma("evaluate", "item_mean", "--dataset", "ratings", "--queue").stdout)

@@ -19,7 +19,7 @@ from puma_engine.exports.embeds import read_embedded
 from puma_engine.item_prompts import ItemPrompts, join_items
 from puma_engine.migration import train_migration
 from puma_engine.pipeline.evaluating import method_label
-from puma_engine.pipeline.planning import retraining_of
+from puma_engine.pipeline.planning import measured, retraining_of
 from puma_engine.pipeline.predicting import Predictor
 from puma_engine.pipeline.surveying import evaluated_methods
 from puma_engine.pipeline.tables import load_prompts
@@ -172,6 +172,13 @@ def test_a_migration_is_held_against_retraining_of_the_same_kind(world):
     scored = [pipeline.evaluate(ws, run).id for run in (bare, alone, both)]
     rows = evaluated_methods(ws, world["data"].id, "test").set_index("evaluation")
     assert rows.loc[scored, "item_tokens"].tolist() == [0, 0, 2]
+
+
+def test_plans_reckon_without_the_time_that_items_prompts_take(world):
+    plain, both = world["plain"], world["source"]
+    assert both.summary["item_tokens"] == 2
+    where = (plain.inputs["backbone"], plain.device)
+    assert [one.run for one in measured(world["ws"], "prompts", *where)] == [plain.id]
 
 
 def test_a_question_about_a_known_title_reads_its_items_prompt(world):

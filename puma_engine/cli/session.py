@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from puma_engine import ranks
-from puma_engine.errors import ConfigError
+from puma_engine.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
     from puma_engine.store import Run, Workspace
@@ -47,7 +48,7 @@ class Session:
         if queue:
             from puma_engine.jobs import enqueue
 
-            self.show(enqueue(ws, command, arguments, title=title))
+            self.show(enqueue(ws, command, arguments, title=_named(ws, title, arguments)))
             return
         with watched(title, quiet=self.as_json) as (progress, should_cancel):
             result = COMMANDS[command](
@@ -171,3 +172,12 @@ def run_row(run: Run) -> dict[str, Any]:
         "seconds": run.seconds,
         "created": str(run.created)[:19],
     }
+
+
+def _named(ws: Workspace, title: str, arguments: Mapping[str, Any]) -> str:
+    """A job's title with the names of the runs that it was given by their ids."""
+    for given in arguments.values():
+        if isinstance(given, str) and given in title.split():
+            with contextlib.suppress(StoreError):
+                title = title.replace(given, ws.run(given).name)
+    return title

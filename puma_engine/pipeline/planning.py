@@ -46,7 +46,9 @@ def measured(ws: Workspace, kind: str, backbone: str, device: str) -> list[Measu
         else:
             fits = kind == "migration" or run.config.get("role") in RETRAINED
         here = run.inputs.get("backbone") == backbone and run.device == device
-        if fits and here and run.cost.get("training_seconds"):
+        # Items' prompts take longer, and neither way of a plan has any.
+        alike = not run.summary.get("item_tokens")
+        if fits and here and alike and run.cost.get("training_seconds"):
             found.append(_measured(run))
     return found
 
