@@ -24,7 +24,7 @@ ADAPTER = AdapterConfig(hidden=1024, noise=0.3)
 ADAPTER_TRAINING = TrainingConfig(
     epochs=10, batch_size=256, learning_rate=1e-3, weight_decay=0.01, patience=3
 )
-FEW_EPOCHS, FEW_BATCH = 12, 512
+FEW_EPOCHS, FEW_BATCH = 12, 256
 # From here on an epoch has steps enough that half as many epochs do.
 MANY_USERS = 300
 

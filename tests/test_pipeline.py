@@ -394,4 +394,4 @@ def test_batches_leave_enough_steps_for_however_few_users():
     sizes = {
         users: small_adapter_training(users).batch_size for users in (1, 30, 60, 300, 714, 5000)
     }
-    assert sizes == {1: 32, 30: 32, 60: 32, 300: 256, 714: 512, 5000: 512}
+    assert sizes == {1: 32, 30: 32, 60: 32, 300: 256, 714: 256, 5000: 256}
