@@ -79,6 +79,8 @@ class Stepper:
         mixed = self.precision == "bf16"
 
         def work(rows: Tensor) -> Tensor:
+            # A capture that failed may have left gradients that were never computed.
+            self.optimizer.zero_grad(set_to_none=True)
             # What autocast keeps of one capture must not be met by the next.
             with torch.autocast("cuda", torch.bfloat16, enabled=mixed, cache_enabled=False):
                 total = self.stepped.loss_at(rows, shape)
