@@ -78,7 +78,7 @@ def draw_negatives(positives: Coded, popularity: np.ndarray, taken: np.ndarray, 
     cumulative = np.cumsum(popularity / popularity.sum())
     streams = mix(seed_key(seed, "negatives"), text_keys(positives.user_ids[users]))
     found = np.zeros(0, np.int64)
-    width = int(wanted.max(initial=1)) * 2
+    width = 2 * int(np.max(wanted, initial=1))
     open_users = np.arange(len(users))
     for turn in range(_ROUNDS):
         positions = np.arange(turn * width, (turn + 1) * width, dtype=np.uint64)

@@ -132,7 +132,7 @@ def _draw(
     if count > len(users):
         ws.put_table(run_id, PLACES, _places(everybody, rows, drawn, vectors, say))
     ws.put_tensors(run_id, SPACE, {SPACE: drawn.space}, ids=users.tolist())
-    facts = {"users": count, "drawn": len(users), "placed": count - len(users)}
+    facts: dict[str, Any] = {"users": count, "drawn": len(users), "placed": count - len(users)}
     facts["cluster_sizes"] = np.bincount(drawn.cluster).tolist()
     return Outcome("cpu", {}, facts | drawn.facts)
 
