@@ -38,8 +38,7 @@ class Examples:
 
     def to(self, device: torch.device) -> Examples:
         """The same with all but the context on a device."""
-        moved = (part.to(device) for part in (self.user, self.item, self.outcome))
-        user, item, outcome = moved
+        user, item, outcome = self.user.to(device), self.item.to(device), self.outcome.to(device)
         return Examples(user, item, self.context, outcome)
 
     def lengths(self, reader: Reader) -> np.ndarray:

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from puma_engine.backbone import FrozenBackbone
-from puma_engine.backbone.reader import Reader
 from puma_engine.config import AdapterConfig, PromptConfig, TrainingConfig
 from puma_engine.datasets import load_shipped
 from puma_engine.examples import reader_for
@@ -58,8 +57,7 @@ def test_a_reader_that_runs_prefixes_anew_must_wait(backbone, data, monkeypatch)
     module = fitting(backbone, data, TEMPLATES[0])
     assert module.data.reader.waits
     assert module.shape(torch.arange(4)) is None
-    backbone.forget()
-    assert isinstance(module.data.reader, Reader)
+    backbone.forget()  # the next test's reader has room again
 
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
