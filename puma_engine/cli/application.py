@@ -15,6 +15,7 @@ from puma_engine import ranks
 from puma_engine.cli import (
     adapters,
     adapting,
+    claims,
     data,
     demo,
     doctor,
@@ -131,4 +132,5 @@ doctor.register(app)
 adapting.register(app)
 demo.register(app)
 study.register(app)
+claims.register(app)
 serve.register(app)

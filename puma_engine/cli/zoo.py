@@ -29,7 +29,7 @@ def list_() -> None:
 @app.command("build")
 def build(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Backbones to build (default: all six).")
+        list[str] | None, typer.Argument(help="Backbones to build (default: those that ship).")
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder of the zoo (default: the shipped one).")
@@ -47,13 +47,13 @@ def build(
 ) -> None:
     """Pre-train the zoo's backbones on the foundation users; use a GPU."""
     from puma_engine.cli.progress import watched
-    from puma_engine.zoo import ZOO, get_entry
+    from puma_engine.zoo import SHIPPED, get_entry
     from puma_engine.zoo.build import build_model
     from puma_engine.zoo.recipe import Recipe
 
     given: dict[str, Any] = {"steps": steps, "seed": seed}
     recipe = Recipe(**{key: value for key, value in given.items() if value is not None})
-    chosen = [get_entry(name).name for name in names or list(ZOO)]
+    chosen = [get_entry(name).name for name in names or SHIPPED]
     cards = []
     for name in chosen:
         with watched(f"building {name}", quiet=session().as_json) as (progress, should_cancel):

@@ -1,14 +1,16 @@
-"""Studies beyond the paper: templates, prompt lengths and adapter sizes."""
+"""Studies beyond the paper: templates, prompt lengths, and sizes of adapters and backbones."""
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Any
 
-from puma_engine.study.building import Builder
-from puma_engine.study.cells import Cell, Options
+from puma_engine.study.building import PROMPT_GRID, SMALL_SHARE, Builder
+from puma_engine.study.cells import Cell, Needs, Options
 
 CLICKS = "goodbooks-to-read"
 LENGTHS = (1, 2, 4, 8)
+SIZES = ("llama-small", "llama-medium", "llama-large")
 ADAPTERS = {
     "hidden 64": {"hidden": 64},
     "hidden 256": {"hidden": 256},
@@ -20,23 +22,20 @@ ADAPTERS = {
 
 
 def templates(options: Options) -> list[Cell]:
-    """Prompt before the item, as in the paper, against the item first, on the target."""
+    """Prompt before the item, as in the paper, against the item first, each tuned."""
     cells: list[Cell] = []
     for dataset in options.datasets:
         build = Builder(options, dataset)
         first = "click" if dataset == CLICKS else "rating"
-        for seed in options.seeds:
-            for template, method in (
-                (first, "prompt first"),
-                (f"{first}-item-first", "item first"),
-            ):
-                settings = {"backbone": options.target, "role": "retrained", "seed": seed}
-                fitted = build.add(
-                    f"{method} {seed}",
-                    "fit_prompts",
-                    settings | {"template": template},
-                    {"dataset": build.data},
-                )
+        orders = {"prompt first": first, "item first": f"{first}-item-first"}
+        for method, template in orders.items():
+            settings = {"backbone": options.target, "role": "retrained", "template": template}
+            data: Needs = {"dataset": build.data}
+            on = settings | {"seed": options.seeds[0]}
+            best = build.tuned(method, "fit_prompts", PROMPT_GRID, on, data)
+            for seed in options.seeds:
+                own = settings | {"seed": seed}
+                fitted = build.add(f"{method} {seed}", "fit_prompts", own, data, best)
                 build.evaluate(fitted, method=method, kind="retrained", seed=seed)
         cells += build.cells
     return cells
@@ -79,5 +78,31 @@ def adapters(options: Options) -> list[Cell]:
             for method, shape in ADAPTERS.items():
                 moved = build.migrate(method, {"sources": source}, seed, None, adapter=shape)
                 build.evaluate(moved, method=method, kind="migrated", seed=seed)
+        cells += build.cells
+    return cells
+
+
+def sizes(options: Options) -> list[Cell]:
+    """Migrations to larger backbones of one family: of all users, and trained on a few."""
+    cells: list[Cell] = []
+    for dataset in options.datasets:
+        build = Builder(options, dataset)
+        for seed in options.seeds:
+            tables = {one: build.prompts("source", one, seed, None) for one in SIZES}
+            for one, table in tables.items():
+                facts = {"origin": None, "target": one, "kind": "retrained"}
+                build.evaluate(table, method="retrained", seed=seed, **facts)
+            few = {
+                one: build.choose(tables[one], "kmeans-variance", SMALL_SHARE, seed, one)
+                for one in SIZES[:-1]
+            }
+            for origin, target in combinations(SIZES, 2):
+                chosen: Needs = {"selection": few[origin]}
+                for label, more in (("all users", {}), (f"{SMALL_SHARE:.0%}", chosen)):
+                    needs: Needs = {"sources": tables[origin], **more}
+                    name = f"{origin} to {target}, {label}"
+                    moved = build.migrate(name, needs, seed, None, target=target)
+                    facts = {"origin": origin, "target": target, "kind": "migrated"}
+                    build.evaluate(moved, method=f"PUMA, {label}", seed=seed, **facts)
         cells += build.cells
     return cells

@@ -93,10 +93,12 @@ class Builder:
         backbone = self.options.source
         return {s: self.prompts("source", backbone, s, best) for s in self.options.seeds}
 
-    def choose(self, source: str, strategy: str, share: float, seed: int) -> str:
-        """Select users from source prompts."""
+    def choose(
+        self, source: str, strategy: str, share: float, seed: int, origin: str | None = None
+    ) -> str:
+        """Select users from source prompts; origin tells several sources of a study apart."""
         settings = {"strategy": strategy, "share": share, "seed": seed}
-        name = f"users by {strategy} {share:g} {seed}"
+        name = f"users by {strategy} {share:g} {seed}" + (f" on {origin}" if origin else "")
         return self.add(name, "select", settings, {"prompts": source})
 
     def migrate(self, name: str, needs: Needs, seed: int, like: str | None, **more: Any) -> str:

@@ -76,7 +76,8 @@ def label_of(line: dict[str, Any]) -> str:
     if line.get("hops"):
         return f"{name}, {_count(line['hops'], 'hop')} to {line['target']}"
     if line.get("origin"):
-        return f"{line['origin']} → {line['target']}"
+        pair = f"{line['origin']} → {line['target']}"
+        return pair if line["method"] == "migrated" else f"{name}, {pair}"
     if line.get("tokens"):
         return f"{name}, {_count(line['tokens'], 'token')}"
     return f"{name} on {line['target']}" if line.get("target") else name

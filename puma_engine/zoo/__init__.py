@@ -1,4 +1,4 @@
-"""Six small backbones of five families, and the recipe that made them.
+"""Small backbones of five families, and the recipe that made them.
 
 Importing this package loads neither torch nor transformers.
 """
@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from puma_engine.datasets.location import data_root
-from puma_engine.zoo.shapes import ZOO, ZooEntry, get_entry
+from puma_engine.zoo.shapes import SHIPPED, ZOO, ZooEntry, get_entry
 
-__all__ = ["ZOO", "ZooEntry", "get_entry", "zoo_folder"]
+__all__ = ["SHIPPED", "ZOO", "ZooEntry", "get_entry", "zoo_folder"]
 
 
 def zoo_folder(name: str) -> Path:

@@ -24,7 +24,7 @@ import torch
 from puma_engine.errors import PumaError
 from puma_engine.tensors import sha256_file
 from puma_engine.training import Progress, resolve_device, train
-from puma_engine.zoo import ZOO, ZooEntry, get_entry, zoo_folder
+from puma_engine.zoo import SHIPPED, ZOO, ZooEntry, get_entry, zoo_folder
 from puma_engine.zoo.cards import CARD_FIELDS, LICENCE, LICENCE_NOTE, readme
 from puma_engine.zoo.corpus import load_foundation
 from puma_engine.zoo.pretraining import Material, Pretraining, validate
@@ -185,8 +185,8 @@ def _write(folder: Path, entry: ZooEntry, model: Any, tokenizer: Any, card: dict
 def build_zoo(
     names: list[str] | None = None, *, out: Path | None = None, **settings: Any
 ) -> list[Built]:
-    """Build some zoo models (all by default), one after another; see build_model."""
-    entries = [get_entry(name) for name in (names or list(ZOO))]
+    """Build some zoo models (those that ship by default), one after another; see build_model."""
+    entries = [get_entry(name) for name in (names or SHIPPED)]
     return [build_model(entry.name, out=out, **settings) for entry in entries]
 
 
@@ -241,7 +241,7 @@ def main(argv: list[str] | None = None) -> int:
     given = _arguments(argv)
     try:
         recipe = Recipe(**{name: getattr(given, name) for name in _SETTINGS})
-        for name in given.only or list(ZOO):
+        for name in given.only or SHIPPED:
             built = build_model(
                 name,
                 out=given.out,

@@ -1,4 +1,4 @@
-"""The six backbones of the zoo: architecture, width, depth and kind of tokenizer.
+"""The backbones of the zoo: architecture, width, depth and kind of tokenizer.
 
 They differ in everything a prompt could depend on, so that no prompt of one can be read by
 another. Key and value heads are few, which keeps cached item parts small.
@@ -34,7 +34,10 @@ class TokenizerPlan:
 
 @dataclass(frozen=True)
 class ZooEntry:
-    """One backbone: the model class of transformers, its settings, its tokenizer."""
+    """One backbone: the model class of transformers, its settings, its tokenizer.
+
+    shipped: whether its weights come with the project; others are built where they are wanted.
+    """
 
     name: str
     family: str
@@ -47,6 +50,7 @@ class ZooEntry:
     tied: bool
     tokenizer: TokenizerPlan
     spare_rows: int = 0
+    shipped: bool = True
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -121,6 +125,20 @@ ZOO: dict[str, ZooEntry] = {
             extra={"initializer_range": 0.04},
         ),
         ZooEntry(
+            name="llama-large",
+            family="llama",
+            role="target",
+            width=384,
+            layers=6,
+            heads=12,
+            kv_heads=2,
+            feed_forward=1024,
+            tied=True,
+            tokenizer=TokenizerPlan("llama3", 3328, book_share=0.7, movie_share=0.9),
+            extra={"initializer_range": 0.03},
+            shipped=False,
+        ),
+        ZooEntry(
             name="qwen2-small",
             family="qwen2",
             role="target",
@@ -182,6 +200,9 @@ ZOO: dict[str, ZooEntry] = {
         ),
     )
 }
+
+
+SHIPPED = [entry.name for entry in ZOO.values() if entry.shipped]
 
 
 def get_entry(name: str) -> ZooEntry:
