@@ -1,17 +1,36 @@
-"""This machine: memory of its devices, and what else runs on it, without loading torch."""
+"""This machine and process: memory of devices, and what else runs, without loading torch."""
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 ENDLESS = 1 << 62
 SMI_SECONDS = 10.0
 CPUINFO = Path("/proc/cpuinfo")
+
+
+@contextmanager
+def collection_paused() -> Iterator[None]:
+    """Keep the garbage collector away.
+
+    Many small lists at once would start it again and again, for nothing; during the capture of
+    a CUDA graph it could free another graph, which is forbidden then.
+    """
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from puma_engine.config import TrainingConfig
+from puma_engine.machine import collection_paused
 
 MOST_GRAPHS = 32
 
@@ -129,7 +130,8 @@ class _Graphs:
     def _capture(self, work: Any, rows: Tensor, shape: tuple[int, ...]) -> bool:
         graph, inputs = torch.cuda.CUDAGraph(), rows.clone()
         try:
-            with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
+            capture = torch.cuda.graph(graph, pool=self.pool, stream=self.stream)
+            with collection_paused(), capture:
                 total = work(inputs)
         except RuntimeError:
             # Some architectures look at values on the host, which a capture forbids.

@@ -8,6 +8,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from puma_engine.machine import collection_paused
+
 MOST_GRAPHS = 48
 
 
@@ -53,7 +55,8 @@ class GraphedCalls:
             a.detach().clone().requires_grad_(needs and a.requires_grad) for a in arguments
         )
         try:
-            with torch.cuda.device(self.device), torch.set_grad_enabled(needs):
+            grad = torch.set_grad_enabled(needs)
+            with torch.cuda.device(self.device), collection_paused(), grad:
                 graphed = torch.cuda.make_graphed_callables(
                     lambda *tensors: self.function(*tensors, shape=shape),
                     samples,
