@@ -77,7 +77,7 @@ def locate(spec: str | Path, revision: str | None = None) -> Source:
         folder = zoo_folder(name)
         if not (folder / "model.safetensors").is_file():
             raise BackboneError(
-                f"The zoo backbone {name!r} has no weights at {folder}; run `puma zoo build` first."
+                f"The zoo backbone {name!r} has no weights at {folder}; run `puma zoo build {name}` first."
             )
         return Source(name, folder)
     path = Path(name).expanduser()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +15,7 @@ from puma_engine.backbone.model import FrozenBackbone
 from puma_engine.backbone.prefix import PackedKeysValues, Ragged
 from puma_engine.backbone.tokens import answer_tokens, clean_text, encode_many, encode_text
 from puma_engine.errors import DataError, TemplateError
+from puma_engine.machine import collection_paused
 from puma_engine.tasks import Task, get_task
 from puma_engine.templates import Piece, Slot, Template
 
@@ -41,18 +40,6 @@ def slot_text(slot: Slot, context: Context) -> str:
             raise DataError("An item has an empty text; every item needs one.")
         return text
     return clean_text(", ".join(context.history)) or "nothing yet"
-
-
-@contextmanager
-def _collection_paused() -> Iterator[None]:
-    """Many small lists at once would start the garbage collector again and again, for nothing."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
 
 
 def _cache_bytes(device: torch.device) -> int:
@@ -88,7 +75,7 @@ class Reader:
         self._budget = {Slot.ITEM: item_tokens, Slot.HISTORY: history_tokens}
         cue, answers = answer_tokens(backbone.tokenizer, template, self.task.answers)
         self.answers = torch.tensor(answers, device=backbone.device)
-        with _collection_paused():
+        with collection_paused():
             self._ids = self._encode(contexts)
             before = [backbone.start + self._join(template.before, row) for row in contexts]
             after = [self._join(template.after[:-1], row) + cue for row in contexts]
