@@ -42,6 +42,11 @@ def claims(
     from puma_engine.study.evidence import findings
 
     found = findings(_reports(results, own))
+    if not found:
+        raise StudyError(
+            "There are no reports of studies that answer a claim; `puma study table2 --quick` makes "
+            "one, which --own reads from the workspace and --results from its folder."
+        )
     if markdown is not None:
         if not markdown.is_file():
             raise ConfigError(f"There is no page {markdown} to write the claims into.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,12 +12,11 @@ from puma_engine.errors import StudyError
 from puma_engine.store import Workspace
 from puma_engine.study.catalog import STUDIES
 from puma_engine.study.claims import CLAIMS, Claim
-from puma_engine.study.kept import read_report, reported
+from puma_engine.study.kept import parse_report, read_report, reported
 from puma_engine.study.render import datasets, device_names
 from puma_engine.study.verdicts import Verdict
 
 ENVIRONMENT = "PUMA_RESULTS"
-PARTS = ("study", "command", "date", "rows", "summary", "differences", "failed", "missing")
 NO_FIGURES = "No report has the rows that could tell."
 
 
@@ -76,7 +74,7 @@ def results_root() -> Path | None:
 
 
 def published(root: Path) -> list[Evidence]:
-    """Return the reports below a folder, by name."""
+    """Return the reports below a folder, by name; raises StudyError for one that is damaged."""
     files = sorted(file for file in root.rglob("*.json") if file.stem in STUDIES)
     return [Evidence(_name(file, root), _read(file)) for file in files]
 
@@ -89,17 +87,13 @@ def _name(file: Path, root: Path) -> str:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        lost = [part for part in PARTS if part not in found]
-    except (OSError, ValueError, TypeError) as error:
+        return parse_report(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise StudyError(f"The report {file} cannot be read ({error}); make it again.") from error
-    if lost:
-        raise StudyError(f"The report {file} has no {', '.join(lost)}; make it again.")
-    return found
 
 
 def of_workspace(ws: Workspace) -> list[Evidence]:
-    """Return the latest report of every study that was run in a workspace."""
+    """Return the latest report of every study run in a workspace; raises StoreError."""
     return [Evidence(name, read_report(ws, name)) for name in reported(ws)]
 
 

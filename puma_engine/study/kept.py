@@ -11,6 +11,7 @@ from puma_engine.study.catalog import STUDIES
 from puma_engine.tensors import write_json
 
 FOLDER = "studies"
+PARTS = ("study", "command", "date", "rows", "summary", "differences", "failed", "missing")
 
 
 def keep_report(ws: Workspace, report: dict[str, Any]) -> None:
@@ -24,11 +25,21 @@ def read_report(ws: Workspace, name: str) -> dict[str, Any]:
     """Return the report of a study, or raise StoreError if it is missing or damaged."""
     file = ws.root / FOLDER / f"{name}.json"
     try:
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return parse_report(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise StoreError(
             f"The report of the study {name!r} cannot be read ({error}); run `puma study {name}`."
         ) from error
+
+
+def parse_report(text: str) -> dict[str, Any]:
+    """Return the report that a JSON text holds, or raise ValueError that says what it lacks."""
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise ValueError("it is no JSON object")
+    lost = [part for part in PARTS if part not in found]
+    if lost:
+        raise ValueError(f"it has no {', '.join(lost)}")
     return found
 
 
