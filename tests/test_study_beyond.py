@@ -1,0 +1,118 @@
+"""Studies beyond the paper: both orders tuned, and backbones of three sizes."""
+
+import os
+from itertools import combinations
+
+import pytest
+
+from puma_engine.datasets.location import data_root
+from puma_engine.errors import BackboneError
+from puma_engine.store import Workspace
+from puma_engine.study import STUDIES, Options, collect, run_cells
+from puma_engine.study.beyond import SIZES
+from puma_engine.study.building import PROMPT_GRID
+from puma_engine.study.claims import CLAIMS
+from puma_engine.study.render import label_of
+from puma_engine.zoo import SHIPPED, ZOO
+from puma_engine.zoo.build import build_model
+from puma_engine.zoo.recipe import Recipe
+
+FEW_STEPS = Recipe(steps=2, batch_size=8, validation_rows=8, validation_share=0.2, pairs=4)
+
+
+def named(study, options):
+    return {cell.name: cell for cell in STUDIES[study].cells(options)}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "templates"),
+    [
+        ("movietweetings", ("rating", "rating-item-first")),
+        ("goodbooks-to-read", ("click", "click-item-first")),
+    ],
+)
+def test_each_order_is_tuned_on_the_first_seed_with_its_own_template(dataset, templates):
+    cells = named("templates", Options(datasets=(dataset,), seeds=(3, 4)))
+    for method, template in zip(("prompt first", "item first"), templates, strict=True):
+        best = cells[f"{dataset}/{method} best"]
+        tries = [cells[name] for name in best.needs["candidates"]]
+        assert [one.settings["training"] for one in tries] == [g["training"] for g in PROMPT_GRID]
+        assert {(one.settings["template"], one.settings["seed"]) for one in tries} == {
+            (template, 3)
+        }
+        for seed in (3, 4):
+            fitted = cells[f"{dataset}/{method} {seed}"]
+            assert fitted.like == best.name
+            assert (fitted.settings["template"], fitted.settings["seed"]) == (template, seed)
+
+
+def test_fixed_orders_are_fitted_without_candidates():
+    cells = named("templates", Options(datasets=("movietweetings",), seeds=(0,), fixed=True))
+    assert not [cell for cell in cells.values() if cell.like or cell.stage == "best"]
+    assert len(cells) == 5  # the data, two fits, two scores
+
+
+def test_the_two_orders_run_as_a_quick_study(tmp_path):
+    ws = Workspace.open(tmp_path / "ws", create=True)
+    options = Options(datasets=("movietweetings",), seeds=(0,), users=4, quick=True)
+    cells = STUDIES["templates"].cells(options)
+    outcome = run_cells(ws, cells, device="cpu")
+    assert not outcome.failed and not outcome.missing
+    found = collect(ws, STUDIES["templates"], cells, outcome.runs)
+    assert [row["method"] for row in found["rows"]] == ["prompt first", "item first"]
+    (line,) = found["differences"]
+    assert line["method"] == "item first" and line["against"] == {"method": "prompt first"}
+    for method in ("prompt first", "item first"):
+        fitted = ws.run(outcome.runs[f"movietweetings/{method} 0"]).config
+        best = ws.run(outcome.runs[f"movietweetings/{method} best"]).config
+        assert fitted["training"] == best["training"] and fitted["template"] == best["template"]
+
+
+def test_sizes_go_from_each_backbone_to_every_larger_one():
+    assert [ZOO[name].width for name in SIZES] == sorted(ZOO[name].width for name in SIZES)
+    assert len({ZOO[name].family for name in SIZES}) == 1
+    cells = named("sizes", Options(datasets=("movietweetings",), seeds=(0,)))
+    moved = [cell for cell in cells.values() if cell.stage == "migrate"]
+    for cell in moved:
+        (origin,) = [one for one in SIZES if cell.needs["sources"].endswith(f" {one} 0")]
+        assert SIZES.index(origin) < SIZES.index(cell.settings["target"])
+        if "selection" in cell.needs:
+            # Users are chosen from the very prompts that are moved.
+            assert cells[cell.needs["selection"]].needs["prompts"] == cell.needs["sources"]
+    assert len(moved) == 6 and sum("selection" in cell.needs for cell in moved) == 3
+
+
+def test_sizes_want_the_large_backbone_built_first(tmp_path, monkeypatch):
+    with_data(tmp_path, monkeypatch)
+    with pytest.raises(BackboneError, match="'llama-large' has no weights .*puma zoo build"):
+        sizes_on_few(tmp_path)
+    build_model("llama-large", recipe=FEW_STEPS, device="cpu", users=30)
+    ws, cells, outcome = sizes_on_few(tmp_path)
+    assert not outcome.failed and not outcome.missing
+    found = collect(ws, STUDIES["sizes"], cells, outcome.runs)
+    assert {row["target"] for row in found["rows"]} == set(SIZES)
+    labels = {label_of(line) for line in found["differences"]}
+    pairs = [f"{origin} → {target}" for origin, target in combinations(SIZES, 2)]
+    assert labels == {f"PUMA, {users}, {pair}" for pair in pairs for users in ("all users", "7%")}
+    assert all(line["against"] == {"method": "retrained"} for line in found["differences"])
+
+
+def with_data(tmp_path, monkeypatch):
+    """Data of this test's own, with the zoo as it ships."""
+    own, real = tmp_path / "data", data_root()
+    (own / "zoo").mkdir(parents=True)
+    for place in ("goodbooks", "movietweetings", *(f"zoo/{name}" for name in SHIPPED)):
+        os.symlink(real / place, own / place)
+    monkeypatch.setenv("PUMA_DATA", str(own))
+
+
+def sizes_on_few(tmp_path):
+    ws = Workspace.open(tmp_path / "ws", create=True)
+    options = Options(datasets=("movietweetings",), seeds=(0,), users=5, quick=True)
+    cells = STUDIES["sizes"].cells(options)
+    return ws, cells, run_cells(ws, cells, device="cpu")
+
+
+def test_no_study_beyond_the_paper_answers_a_claim_of_it():
+    beyond = {"templates", "lengths", "sizes", "adapters"}
+    assert beyond <= set(STUDIES) and not beyond & {claim.study for claim in CLAIMS}
