@@ -1,5 +1,9 @@
 """The Studies page: what was measured, what is missing, and other people's text as text."""
 
+import json
+
+import pytest
+from claim_reports import main_results, method, moved, report, retrained
 from dashboard_pages import HOSTILE, assert_plain, open_page, texts
 
 from puma_engine.store import Workspace
@@ -30,41 +34,46 @@ def studied(tmp_path):
     ws = Workspace.open(tmp_path / "ws", create=True)
     study = Study("table2", "small", cells, {"method": "global_mean"})
     outcome = run_cells(ws, cells(Options()), device="cpu")
-    report = {"study": "table2", "command": HOSTILE[0], "date": "2026-01-02"}
-    report |= collect(ws, study, cells(None), outcome.runs)
-    report |= {"failed": outcome.failed, "missing": outcome.missing}
-    keep_report(ws, report)
-    return ws, report
+    kept = {"study": "table2", "command": HOSTILE[0], "date": "2026-01-02"}
+    kept |= collect(ws, study, cells(None), outcome.runs)
+    kept |= {"failed": outcome.failed, "missing": outcome.missing}
+    keep_report(ws, kept)
+    return ws, kept
 
 
-def test_without_a_study_the_page_says_how_to_run_one(tmp_path, monkeypatch):
+def open_study(ws, monkeypatch, **query):
+    return open_page("studies", ws.root, monkeypatch, view="study", **query)
+
+
+@pytest.mark.parametrize("view", ["claims", "study"])
+def test_without_a_study_the_page_says_how_to_run_one(tmp_path, monkeypatch, view):
     ws = Workspace.open(tmp_path / "ws", create=True)
-    app = open_page("studies", ws.root, monkeypatch)
-    assert not app.exception and "puma study" in texts(app)
+    app = open_page("studies", ws.root, monkeypatch, view=view)
+    assert not app.exception and "puma study table2 --quick" in texts(app)
     assert list(app.dataframe[0].value["Study"])[:2] == ["table2", "table3"]
 
 
 def test_scores_differences_and_what_is_missing_are_shown(tmp_path, monkeypatch):
-    ws, report = studied(tmp_path)
-    app = open_page("studies", ws.root, monkeypatch, study="table2", dataset="movietweetings")
+    ws, kept = studied(tmp_path)
+    app = open_study(ws, monkeypatch, study="table2", dataset="movietweetings")
     assert_plain(app)
     shown = app.dataframe[0].value.set_index("method")["rmse"]
-    scores = {line["method"]: line["rmse"] for line in report["summary"]}
+    scores = {line["method"]: line["rmse"] for line in kept["summary"]}
     assert shown["item mean"] == scores["item_mean"]
     assert shown["global mean"] == scores["global_mean"]
     assert "1 failed" in texts(app) and "What differs from global mean" in texts(app)
-    real = sum(line["real"] for line in report["differences"])
+    real = sum(line["real"] for line in kept["differences"])
     assert f"{real} of 1 differences are more than chance" in texts(app)
 
 
 def test_methods_come_in_the_order_of_their_kinds(tmp_path, monkeypatch):
-    ws, report = studied(tmp_path)
+    ws, kept = studied(tmp_path)
     kinds = {"global_mean": "shuffled", "item_mean": "source"}
     for name in ("summary", "differences"):
-        for line in report[name]:
+        for line in kept[name]:
             line["kind"] = kinds[line["method"]]
-    write_json(ws.root / "studies" / "table2.json", report)
-    app = open_page("studies", ws.root, monkeypatch)
+    write_json(ws.root / "studies" / "table2.json", kept)
+    app = open_study(ws, monkeypatch)
     assert not app.exception
     assert app.dataframe[0].value["method"].tolist() == ["item mean", "global mean"]
 
@@ -72,13 +81,133 @@ def test_methods_come_in_the_order_of_their_kinds(tmp_path, monkeypatch):
 def test_a_damaged_report_is_told(tmp_path, monkeypatch):
     ws, _ = studied(tmp_path)
     (ws.root / "studies" / "table2.json").write_text("{")
-    app = open_page("studies", ws.root, monkeypatch)
-    assert not app.exception and "puma study table2" in texts(app)
+    for view in ("claims", "study"):
+        app = open_page("studies", ws.root, monkeypatch, view=view)
+        assert not app.exception and "run `puma study table2`" in texts(app)
 
 
 def test_a_study_without_results_yet_says_so(tmp_path, monkeypatch):
-    ws, report = studied(tmp_path)
-    empty = report | {"rows": [], "summary": [], "differences": []}
+    ws, kept = studied(tmp_path)
+    empty = kept | {"rows": [], "summary": [], "differences": []}
     write_json(ws.root / "studies" / "table2.json", empty)
-    app = open_page("studies", ws.root, monkeypatch)
+    app = open_study(ws, monkeypatch)
     assert not app.exception and "Nothing is finished yet" in texts(app)
+
+
+def with_reports(tmp_path, *found):
+    """A workspace in which studies with these reports were run."""
+    ws = Workspace.open(tmp_path / "ws", create=True)
+    for one in found:
+        keep_report(ws, one)
+    return ws
+
+
+def badges(app):
+    return [element.value for element in app.markdown if "-badge[" in element.value]
+
+
+def test_claims_have_a_verdict_figures_and_a_report_for_each_data_set(tmp_path, monkeypatch):
+    films = report("figure4", [retrained(target="a"), moved(0.02, "migrated", target="a")])
+    for part in ("rows", "summary", "differences"):
+        films[part] = [one | {"dataset": "films"} for one in films[part]]
+    ws = with_reports(tmp_path, main_results(-0.01, quick=True), films)
+    app = open_page("studies", ws.root, monkeypatch)
+    assert_plain(app)
+    shown = texts(app)
+    assert "A migration trained on all users is at least as good as full retraining" in plain(shown)
+    assert "RMSE 0.8301 against 0.8401 of full retraining: -0.0100" in shown
+    assert "Quick trial: " not in shown
+    assert "No evidence on films: the study `table2` was not run there" in plain(shown)
+    tally, rest = badges(app)[:3], badges(app)[3:]
+    assert [" ".join(one.split()[1:]) for one in tally] == [
+        "4 reproduced]", "1 not reproduced]", "13 no evidence]",
+    ]  # fmt: skip
+    # Four of table2, each with the mark of a trial, and one of figure4.
+    assert sum("Quick trial]" in one for one in rest) == 4
+    assert sum("Reproduced]" in one for one in rest) == 4
+    assert sum("Not reproduced]" in one for one in rest) == 1
+
+
+def plain(text):
+    return text.replace("\\", "")
+
+
+def test_a_verdict_leads_to_the_study_behind_it(tmp_path, monkeypatch):
+    ws = with_reports(tmp_path, main_results())
+    app = open_page("studies", ws.root, monkeypatch)
+    links = [one.proto for one in app.get("page_link")]
+    assert links and all(one.query_string == LEADS for one in links)
+    assert {plain(one.label) for one in links} == {"table2, 2026-01-02, cpu"}
+
+
+LEADS = "view=study&study=table2&dataset=goodbooks"
+
+
+def test_studies_that_answer_no_claim_say_which_would(tmp_path, monkeypatch):
+    ws = with_reports(tmp_path, report("templates", [method("prompt first", [0.8])]))
+    app = open_page("studies", ws.root, monkeypatch)
+    assert not app.exception and "No study here answers a claim" in texts(app)
+    assert "table2, table4, figure4" in texts(app)
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """A folder of published reports, named by the environment."""
+    root = tmp_path / "published"
+    for place, found in (
+        ("films/table2", main_results(0.02, dataset=HOSTILE[1])),
+        ("table2/table2", main_results(-0.02)),
+    ):
+        file = root / f"{place}.json"
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps(found))
+    monkeypatch.setenv("PUMA_RESULTS", str(root))
+    return root
+
+
+def test_published_claims_stand_beside_those_of_the_workspace(tmp_path, monkeypatch, published):
+    ws = with_reports(tmp_path, main_results())
+    app = open_page("studies", ws.root, monkeypatch, **{"from": "published"})
+    assert_plain(app)
+    assert {one.value for one in app.text} >= {"goodbooks", HOSTILE[1]}
+    assert "1 not reproduced" in " ".join(badges(app))
+    links = {plain(one.proto.label) for one in app.get("page_link")}
+    assert links == {"films/table2, 2026-01-02, cpu", "table2, 2026-01-02, cpu"}
+
+
+def test_a_published_study_is_shown_like_one_s_own(tmp_path, monkeypatch, published):
+    ws = with_reports(tmp_path, main_results())
+    query = {"from": "published", "report": "table2", "dataset": "goodbooks"}
+    app = open_study(ws, monkeypatch, **query)
+    assert_plain(app)
+    assert not app.warning and app.selectbox[0].value == "table2"
+    shown = app.dataframe[0].value.set_index("method")["rmse"]
+    assert shown["PUMA, all users"] == pytest.approx(0.8201)
+    # Another study has other data sets, which is no wrong address.
+    app.selectbox[0].select("films/table2").run()
+    assert_plain(app)
+    assert not app.warning and app.selectbox[1].value == HOSTILE[1]
+    app.segmented_control[1].set_value("workspace").run()
+    assert not app.warning and app.selectbox[0].value == "table2"
+
+
+def test_a_wrong_data_set_in_the_address_is_told(tmp_path, monkeypatch):
+    app = open_study(with_reports(tmp_path, main_results()), monkeypatch, dataset="nowhere")
+    assert "not here" in app.warning[0].value and app.selectbox[1].value == "goodbooks"
+
+
+def test_a_checkout_without_published_studies_says_where_they_lie(tmp_path, monkeypatch):
+    ws = with_reports(tmp_path)
+    (tmp_path / "bare").mkdir()
+    for folder, said in (("bare", "No published studies here"), ("none", "which is no folder")):
+        monkeypatch.setenv("PUMA_RESULTS", str(tmp_path / folder))
+        app = open_page("studies", ws.root, monkeypatch, **{"from": "published"})
+        assert not app.exception and said in texts(app)
+
+
+def test_what_ships_with_puma_is_shown(tmp_path, monkeypatch):
+    monkeypatch.delenv("PUMA_RESULTS", raising=False)
+    app = open_page("studies", with_reports(tmp_path).root, monkeypatch, **{"from": "published"})
+    assert_plain(app)
+    assert {one.value for one in app.text} >= {"goodbooks", "goodbooks-to-read", "movietweetings"}
+    assert len(app.get("page_link")) >= 9

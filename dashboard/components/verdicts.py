@@ -1,9 +1,10 @@
-"""A verdict as people read it: the decision, why, and what to be careful about."""
+"""Verdicts as people read them: on a migration with its reasons, and on a claim as a badge."""
 
 from __future__ import annotations
 
 import streamlit as st
 
+from dashboard.components.theme import Status
 from dashboard.engine.comparing import MARGIN, Verdict
 
 LOOKS = {
@@ -13,6 +14,19 @@ LOOKS = {
     "undecided": ("Undecided", ":material/help:", "gray"),
     "incomplete": ("No verdict yet", ":material/pending:", "gray"),
 }
+CLAIMED = {
+    "reproduced": Status("Reproduced", ":material/check_circle:", "green"),
+    "not reproduced": Status("Not reproduced", ":material/cancel:", "orange"),
+    "undecided": Status("Undecided", ":material/help:", "gray"),
+    "no evidence": Status("No evidence", ":material/block:", "gray"),
+}
+
+
+def badge(verdict: str, count: int | None = None) -> None:
+    """The verdict on a claim, or how often it was reached."""
+    shown = CLAIMED[verdict]
+    label = shown.label if count is None else f"{count} {shown.label.lower()}"
+    st.badge(label, icon=shown.icon, color=shown.colour)
 
 
 def margin() -> float:

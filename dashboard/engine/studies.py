@@ -1,22 +1,65 @@
-"""Reports of studies, as tables for the Studies page."""
+"""Reports of studies, of the workspace or published, as tables for the Studies page."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
 
 from dashboard import engine
 from puma_engine.study.catalog import STUDIES
+from puma_engine.study.claims import CLAIMS, INTERVALS
+from puma_engine.study.evidence import (
+    QUICK,
+    Evidence,
+    Finding,
+    findings,
+    grouped,
+    of_workspace,
+    published,
+    results_root,
+)
 from puma_engine.study.kept import read_report, reported
 from puma_engine.study.render import HIGHER, TITLES, datasets, label_of, metric_of
 
-__all__ = ["HIGHER", "TITLES", "about", "datasets", "differences", "names", "report", "summary"]
+__all__ = [
+    "CLAIMS",
+    "HIGHER",
+    "INTERVALS",
+    "TITLES",
+    "Evidence",
+    "Finding",
+    "about",
+    "datasets",
+    "differences",
+    "figures",
+    "findings",
+    "grouped",
+    "kept",
+    "names",
+    "report",
+    "shared",
+    "summary",
+    "tally",
+]
 
 
 def names() -> list[str]:
     """Studies that have a report in the workspace."""
     return reported(engine.workspace())
+
+
+def kept() -> list[Evidence]:
+    """Every report of the workspace; raises StoreError for a damaged one."""
+    return of_workspace(engine.workspace())
+
+
+def shared() -> list[Evidence] | None:
+    """The reports published with PUMA, None without their folder; raises StudyError."""
+    root = results_root()
+    return None if root is None else published(root)
 
 
 def about(name: str) -> str:
@@ -30,8 +73,18 @@ def every() -> list[tuple[str, str]]:
 
 
 def report(name: str) -> dict[str, Any]:
-    """Return the report of a study; raises StoreError."""
+    """Return the report of a study of the workspace; raises StoreError."""
     return read_report(engine.workspace(), name)
+
+
+def figures(found: Finding) -> str:
+    """What a finding rests on, without the words that say it was a quick trial."""
+    return found.figures.removeprefix(QUICK)
+
+
+def tally(found: Iterable[Finding]) -> Counter[str]:
+    """How many findings there are of each verdict."""
+    return Counter(one.verdict for one in found)
 
 
 def summary(found: dict[str, Any], dataset: str) -> tuple[str, pd.DataFrame]:

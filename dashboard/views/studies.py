@@ -1,16 +1,23 @@
-"""Studies: declared experiments over seeds, with what can be told from chance."""
+"""Studies: the paper's claims as they judge them, and each with what can be told from chance."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
-from dashboard.components import address, compare_figures, figures, states
+from dashboard import pages
+from dashboard.components import address, claims, compare_figures, figures, states
 from dashboard.components.terms import glossary
 from dashboard.components.theme import rank
 from dashboard.engine import studies
+
+VIEWS = {"claims": "Claims of the paper", "study": "One study"}
+ORIGINS = {"workspace": "This workspace", "published": "Published with PUMA"}
+# Under which name the address holds the study that is shown, by where it comes from.
+PLACES = {"workspace": "study", "published": "report"}
 
 COLUMNS = {
     "method": st.column_config.TextColumn("Method", width=270),
@@ -25,31 +32,76 @@ COLUMNS = {
 def page() -> None:
     """Draw the page."""
     st.title("Studies")
-    names = studies.names()
-    if not names:
+    with st.container(horizontal=True, gap="medium"):
+        view = address.segment("View", VIEWS, "view")
+        origin = address.segment("Reports", ORIGINS, "from")
+    if origin == "published":
+        _published(view)
+    elif not (names := studies.names()):
+        _no_study()
+    elif view == "claims":
+        claims.show(studies.kept(), {"view": "study"}, PLACES[origin])
+    else:
+        labels = {name: f"{name}: {studies.about(name)}" for name in names}
+        _study(labels, origin, studies.report)
+    glossary("run", "interval", "retrained", "shuffled control", "random prompts")
+
+
+def _published(view: str) -> None:
+    found = studies.shared()
+    if not found:
         states.empty(
-            "No study was run here",
-            "A study repeats an experiment over seeds and data sets, and says which differences "
-            "are more than chance. `puma study` runs one from the command line.",
+            "No published studies here",
+            "They lie in `docs/results/` of a checkout of PUMA; the environment variable "
+            "`PUMA_RESULTS` names another folder.",
         )
-        every = pd.DataFrame(studies.every(), columns=["Study", "What it asks"])
-        st.dataframe(every, hide_index=True)
-        return
-    labels = {name: f"{name}: {studies.about(name)}" for name in names}
+    elif view == "claims":
+        claims.show(found, {"view": "study", "from": "published"}, PLACES["published"])
+    else:
+        by_name = {one.name: one for one in found}
+        labels = {name: f"{name}: {studies.about(one.study)}" for name, one in by_name.items()}
+        _study(labels, "published", lambda name: by_name[name].report)
+
+
+def _no_study() -> None:
+    states.empty(
+        "No study was run here",
+        "A study repeats an experiment over seeds and data sets, and says which differences "
+        "are more than chance. `puma study table2 --quick` runs the first of them on few users.",
+    )
+    pages.link(
+        "studies",
+        label="See what was published with PUMA",
+        icon=":material/menu_book:",
+        **{"from": "published"},
+    )
+    every = pd.DataFrame(studies.every(), columns=["Study", "What it asks"])
+    st.dataframe(every, hide_index=True)
+
+
+def _study(labels: Mapping[str, str], origin: str, read: Callable[[str], dict[str, Any]]) -> None:
     left, right = st.columns([3, 2])
     with left:
-        name = address.choose("Study", names, "study", labels=labels)
-    found = studies.report(name)
+        name = address.choose("Study", list(labels), PLACES[origin], labels=labels)
+    found = read(name)
     known = studies.datasets(found)
     if not known:
         states.empty("Nothing is finished yet", "Its first results will be shown here.")
         return
+    _forget_dataset(f"{origin} {name}", known)
     with right:
         dataset = address.choose("Data set", known, "dataset")
     _facts(found)
     _results(found, dataset)
     _differences(found, dataset)
-    glossary("run", "interval", "retrained", "shuffled control", "random prompts")
+
+
+def _forget_dataset(study: str, known: Sequence[str]) -> None:
+    """Let another study begin with a data set of its own, if it hasn't the one shown before."""
+    before = st.session_state.get("studied")
+    if before not in (None, study) and address.read("dataset", known) is None:
+        address.forget("dataset")
+    st.session_state["studied"] = study
 
 
 def _facts(found: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from puma_engine.study.render import datasets, device_names
 from puma_engine.study.verdicts import Verdict
 
 ENVIRONMENT = "PUMA_RESULTS"
+QUICK = "Quick trial: "
 NO_FIGURES = "No report has the rows that could tell."
 
 
@@ -127,7 +128,7 @@ def _judge(claim: Claim, dataset: str, reports: Iterable[Evidence]) -> Finding:
     for evidence in best_first:
         found = claim.judge(evidence.report, dataset)
         if found is not None:
-            figures = ("Quick trial: " if evidence.quick else "") + found.figures
+            figures = (QUICK if evidence.quick else "") + found.figures
             return Finding(claim, dataset, found.verdict, figures, evidence)
     return Finding(claim, dataset, "no evidence", NO_FIGURES)
 
