@@ -12,6 +12,7 @@ from dashboard.components.text import escaped
 from dashboard.engine import studies
 
 LONGEST = 1000
+TRIAL = "On few users; it counts only until a larger study is there."
 
 
 def show(reports: Sequence[studies.Evidence], address: Mapping[str, str], place: str) -> None:
@@ -34,7 +35,7 @@ def show(reports: Sequence[studies.Evidence], address: Mapping[str, str], place:
             verdicts.badge(verdict, count)
     st.caption(studies.INTERVALS)
     for claim, own in studies.grouped(found).items():
-        with st.container(border=True, gap="small"):
+        with st.container(border=True, gap="medium"):
             st.markdown(f"**{escaped(claim.text, LONGEST)}**", help=claim.rule)
             for one in own:
                 if one.evidence is not None:
@@ -49,27 +50,30 @@ def _order(counted: tuple[str, int]) -> int:
 def _finding(
     found: studies.Finding, evidence: studies.Evidence, address: Mapping[str, str], place: str
 ) -> None:
-    left, right = st.columns([2, 5], gap="medium")
-    with left:
+    verdict, figures, source = st.columns([4, 8, 6], gap="small")
+    with verdict.container(gap="xsmall"):
         st.text(found.dataset)
         with st.container(horizontal=True, gap="xsmall"):
             verdicts.badge(found.verdict)
             if evidence.quick:
-                st.badge("Quick trial", icon=":material/bolt:", color="gray")
-    with right.container(gap="xsmall"):
-        st.text(studies.figures(found))
-        pages.link(
-            "studies",
-            label=escaped(f"{evidence.name}, {evidence.made}", LONGEST),
+                st.badge("Quick trial", icon=":material/bolt:", color="gray", help=TRIAL)
+    figures.text(studies.figures(found))
+    with source.container(gap="xxsmall"):
+        opened = st.button(
+            escaped(evidence.name),
             icon=":material/science:",
-            **address,
-            **{place: evidence.name, "dataset": found.dataset},
+            type="tertiary",
+            key=f"{found.claim.name} {found.dataset}",
+            help="Open this study",
         )
+        st.caption(escaped(evidence.made, LONGEST))
+    if opened:
+        pages.go("studies", **address, **{place: evidence.name, "dataset": found.dataset})
 
 
 def _without(study: str, datasets: Sequence[str]) -> None:
     if datasets:
         st.caption(
-            f":material/block: No evidence on {escaped(', '.join(datasets), LONGEST)}: the study "
-            f"`{study}` was not run there."
+            f":material/block: No evidence on {escaped(', '.join(datasets), LONGEST)}: no report of "
+            f"the study `{study}` tells."
         )
