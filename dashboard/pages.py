@@ -20,7 +20,11 @@ PAGES = {
     "users": ("Users", ":material/scatter_plot:", "Who is like whom, before and after?"),
     "plan": ("Plan", ":material/route:", "Put a migration together, price it, launch it."),
     "compare": ("Compare", ":material/compare_arrows:", "Is a migration as good as retraining?"),
-    "studies": ("Studies", ":material/science:", "Experiments over seeds: what is real?"),
+    "studies": (
+        "Studies",
+        ":material/science:",
+        "What of the paper holds, and what is more than chance?",
+    ),
     "user": ("User", ":material/person:", "One user: records, predictions, prompt, what-ifs."),
     "reports": (
         "Reports",

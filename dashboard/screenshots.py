@@ -29,6 +29,8 @@ from dashboard.pages import PAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 THEMES = ("light", "dark")
+# What a page shows that the demo's workspace has not.
+ADDRESSES = {"studies": "?from=published"}
 MOST_BYTES = 400_000
 SMALLEST, LARGEST = 500, 1600  # heights of a picture in pixels
 FLAGS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-component-update") + (
@@ -52,13 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images")
     parser.add_argument("--pages", nargs="*", default=list(PAGES), choices=list(PAGES))
     parser.add_argument("--width", type=int, default=1280)
-    parser.add_argument("--users", type=int, default=100, help="Users of the study that is shown.")
     asked = parser.parse_args(arguments)
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     asked.out.mkdir(parents=True, exist_ok=True)
-    users = asked.users if "studies" in asked.pages else 0
     with (
-        prepared(Path(asked.workspace), users) as workspace,
+        prepared(Path(asked.workspace)) as workspace,
         serving(workspace) as url,
         sync_playwright() as playwright,
     ):
@@ -66,17 +66,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in asked.pages:
             for theme in THEMES:
                 path = asked.out / f"{name}-{theme}.png"
-                path.write_bytes(picture(browser, f"{url}/{name}", theme, asked.width))
+                address = f"{url}/{name}{ADDRESSES.get(name, '')}"
+                path.write_bytes(picture(browser, address, theme, asked.width))
                 print(f"{path} {path.stat().st_size / 1000:.0f} kB", flush=True)
         browser.close()
 
 
 @contextmanager
-def prepared(workspace: Path, users: int) -> Iterator[Path]:
-    """Yield a copy of a workspace in which some jobs were done.
-
-    users: those of a small study whose report is put into it; 0 for none.
-    """
+def prepared(workspace: Path) -> Iterator[Path]:
+    """Yield a copy of a workspace in which some jobs were done."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(shutil.copytree(workspace, Path(folder) / "workspace"))
         # Jobs whose logs name no path: pictures tell nothing of this machine.
@@ -85,12 +83,6 @@ def prepared(workspace: Path, users: int) -> Iterator[Path]:
         first = {role: _newest(prompts, role) for role in ("source", "migrated")}
         _puma(copy, "project", first["source"], first["migrated"], "--queue")
         _puma(copy, "worker", "--once")
-        if users:
-            # In a workspace of its own: the pictures of other pages are of the demo's runs alone.
-            own = Path(folder) / "study"
-            few = ("--fixed", "--quick", "--users", str(users), "--dataset", "goodbooks")
-            _puma(own, "study", "table2", *few)
-            shutil.copytree(own / "studies", copy / "studies", dirs_exist_ok=True)
         yield copy
 
 

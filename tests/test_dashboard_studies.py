@@ -117,7 +117,7 @@ def test_claims_have_a_verdict_figures_and_a_report_for_each_data_set(tmp_path, 
     assert "A migration trained on all users is at least as good as full retraining" in plain(shown)
     assert "RMSE 0.8301 against 0.8401 of full retraining: -0.0100" in shown
     assert "Quick trial: " not in shown
-    assert "No evidence on films: no report of the study `table2` tells" in plain(shown)
+    assert "No evidence on films: it takes a report of the study `table2`." in plain(shown)
     tally, rest = badges(app)[:3], badges(app)[3:]
     assert [" ".join(one.split()[1:]) for one in tally] == [
         "4 reproduced]", "1 not reproduced]", "13 no evidence]",

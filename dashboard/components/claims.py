@@ -74,6 +74,6 @@ def _finding(
 def _without(study: str, datasets: Sequence[str]) -> None:
     if datasets:
         st.caption(
-            f":material/block: No evidence on {escaped(', '.join(datasets), LONGEST)}: no report of "
-            f"the study `{study}` tells."
+            f":material/block: No evidence on {escaped(', '.join(datasets), LONGEST)}: it takes a report of "
+            f"the study `{study}`."
         )
