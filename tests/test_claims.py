@@ -50,7 +50,7 @@ def shuffled(whole, mixed, *, seeds=3):
 
 
 def pairs(*gaps, half=0.001):
-    again = [retrained(1, target=target) | {} for target in ("a", "b")]
+    again = [retrained(1, target=target) for target in ("a", "b")]
     origins = zip(gaps, ("b", "a"), ("a", "b"), strict=True)
     own = [
         moved(gap, "migrated", seeds=1, half=half, origin=origin, target=target)

@@ -34,6 +34,7 @@ __all__ = [
     "about",
     "datasets",
     "differences",
+    "every",
     "figures",
     "findings",
     "grouped",
