@@ -44,6 +44,10 @@ Fixed = Annotated[
 Precision = Annotated[
     str | None, typer.Option("--precision", help="Of every training: auto, fp32, bf16 or fp16.")
 ]
+Settings = Annotated[
+    Path | None,
+    typer.Option("--settings", help="Report of this study whose chosen settings are used again."),
+]
 Render = Annotated[
     bool, typer.Option("--render", help="Only draw tables and figures from NAME.json.")
 ]
@@ -62,6 +66,7 @@ def study(
         bool, typer.Option("--quick", help="Few users, short grids and one or two seeds.")
     ] = False,
     fixed: Fixed = False,
+    settings: Settings = None,
     datasets: Datasets = None,
     seeds: Seeds = None,
     shares: Shares = None,
@@ -101,20 +106,42 @@ def study(
     chosen = (wanted.quick if quick else {}) | {k: v for k, v in given.items() if v}
     options = replace(options, **chosen)
     how = {"processes": processes, "minutes": minutes, "device": device, "precision": precision}
-    _run(wanted, options, out, how)
+    _run(wanted, options, out, how, _chosen(wanted, settings))
 
 
-def _run(wanted: Study, options: Options, out: Path, how: dict[str, Any]) -> None:
+def _chosen(wanted: Study, report: Path | None) -> dict[str, Any]:
+    """Settings by the choice that they were the outcome of."""
+    if report is None:
+        return {}
+    if not report.is_file():
+        raise ConfigError(f"There is no report {report} to take settings from.")
+    try:
+        known = json.loads(report.read_text(encoding="utf-8"))
+        right = known["study"] == wanted.name and isinstance(known["settings"], dict)
+    except (ValueError, KeyError, TypeError):
+        right = False
+    if not right:
+        raise ConfigError(
+            f"{report} is no report of the study {wanted.name}; give the NAME.json that "
+            f"`puma study {wanted.name}` wrote."
+        )
+    return dict(known["settings"])
+
+
+def _run(
+    wanted: Study, options: Options, out: Path, how: dict[str, Any], lent: dict[str, Any]
+) -> None:
     from puma_engine.cli.progress import watched
-    from puma_engine.study import keep_report, run_cells
+    from puma_engine.study import keep_report, lend, run_cells
     from puma_engine.tensors import write_json
 
     ws = session().open(create=True)
-    cells = wanted.cells(options)
+    cells = lend(wanted.cells(options), lent)
     out.mkdir(parents=True, exist_ok=True)
 
     def keep(outcome: Outcome, *, whole: bool = False) -> None:
         report = _report(ws, wanted, options, cells, outcome, whole)
+        report["settings"] = lent | report["settings"]
         write_json(out / f"{wanted.name}.json", plain(report))
         keep_report(ws, plain(report))
 

@@ -3,6 +3,7 @@
 from puma_engine.study.catalog import STUDIES, get_study
 from puma_engine.study.cells import Cell, Options, Study
 from puma_engine.study.kept import keep_report, read_report, reported
+from puma_engine.study.lending import lend
 from puma_engine.study.results import collect
 from puma_engine.study.running import Outcome, run_cells
 
@@ -15,6 +16,7 @@ __all__ = [
     "collect",
     "get_study",
     "keep_report",
+    "lend",
     "read_report",
     "reported",
     "run_cells",

@@ -5,10 +5,9 @@ from __future__ import annotations
 from itertools import combinations
 from typing import Any
 
-from puma_engine.study.building import PROMPT_GRID, SMALL_SHARE, Builder
+from puma_engine.study.building import CLICKS, PROMPT_GRID, SMALL_SHARE, Builder
 from puma_engine.study.cells import Cell, Needs, Options
 
-CLICKS = "goodbooks-to-read"
 LENGTHS = (1, 2, 4, 8)
 SIZES = ("llama-small", "llama-medium", "llama-large")
 ADAPTERS = {

@@ -41,6 +41,16 @@ FEW_GRID = [
     {"training": training(1e-3, batch, epochs=6), "adapter": {"hidden": 1024, "noise": noise}}
     for batch, noise in ((512, 0.3), (256, 0.3), (128, 0.3), (256, 0.5))
 ]
+ITEM_GRID = [
+    {"training": training(1.5e-2, batch, decay, epochs)}
+    for batch, decay, epochs in ((1024, 1.0, 10), (512, 1.0, 10), (512, 3.0, 12), (256, 2.0, 10))
+]
+# Clicks say less than ratings, so that adapters need more passes over them.
+CLICK_GRID = [
+    {"training": training(1e-3, batch, epochs=25), "adapter": {"hidden": 1024, "noise": noise}}
+    for batch, noise in ((256, 0.2), (64, 0.3), (256, 0.3), (128, 0.3))
+]
+CLICKS = "goodbooks-to-read"
 RANDOM = {"training": training(1e-2, 256, 0.0, epochs=3)}
 
 

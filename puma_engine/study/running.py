@@ -142,10 +142,9 @@ def _workers(
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = str(threads)
     context = multiprocessing.get_context("spawn")
-    stop = context.Event()
-    pool = ProcessPoolExecutor(
-        processes, mp_context=context, initializer=_begin, initargs=(os.getpid(), stop)
-    )
+    stop, begun = context.Event(), context.Value("i", 0)
+    given = (os.getpid(), stop, begun, _gpus(device))
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=given)
     try:
         yield lambda cell, arguments: pool.submit(do_cell, root, cell.stage, arguments, device)
     except BaseException:
@@ -161,9 +160,23 @@ def _workers(
 _is_over: CancelCheck | None = None
 
 
-def _begin(parent: int, stop: Any) -> None:
-    """Make a worker process stop when it is told to, and end with the one that started it."""
+def _gpus(device: str | None) -> list[str]:
+    """Names of the GPUs that processes take by turns; none if a device is named, or one is all."""
+    import torch
+
+    if device not in (None, "auto", "cuda") or torch.cuda.device_count() < 2:
+        return []
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",") if named else [str(n) for n in range(torch.cuda.device_count())]
+
+
+def _begin(parent: int, stop: Any, begun: Any, gpus: list[str]) -> None:
+    """Give a worker process its GPU, make it stop when told to, and end with its parent."""
     global _is_over
+    if gpus:
+        with begun.get_lock():
+            turn, begun.value = begun.value, begun.value + 1
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[turn % len(gpus)]
 
     def is_over() -> bool:
         if os.getppid() != parent:

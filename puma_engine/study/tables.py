@@ -7,7 +7,10 @@ from typing import Any
 from puma_engine.selection import STRATEGIES
 from puma_engine.study.building import (
     ALL_GRID,
+    CLICK_GRID,
+    CLICKS,
     FEW_GRID,
+    ITEM_GRID,
     PROMPT_GRID,
     RANDOM,
     SHARES,
@@ -24,6 +27,7 @@ def table2(options: Options) -> list[Cell]:
     for dataset in options.datasets:
         build = Builder(options, dataset)
         build.baselines()
+        every, few_users = (CLICK_GRID,) * 2 if dataset == CLICKS else (ALL_GRID, FEW_GRID)
         first = options.seeds[0]
         on = {"role": "source", "backbone": options.source, "seed": first}
         data: Needs = {"dataset": build.data}
@@ -32,18 +36,26 @@ def table2(options: Options) -> list[Cell]:
         best_again = build.tuned("retrained", "fit_prompts", PROMPT_GRID, on, data)
         sources = build.sources(best)
         to: dict[str, Any] = {"target": options.target, "seed": first}
-        best_all = build.tuned("all", "migrate", ALL_GRID, to, {"sources": sources[first]})
+        best_all = build.tuned("all", "migrate", every, to, {"sources": sources[first]})
         chosen = build.choose(sources[first], "kmeans-variance", SMALL_SHARE, first)
         few: Needs = {"sources": sources[first], "selection": chosen}
-        best_few = build.tuned("few", "migrate", FEW_GRID, to, few)
-        for seed, source in sources.items():
-            _methods(build, seed, source, (best_again, best_all, best_few))
+        best_few = build.tuned("few", "migrate", few_users, to, few)
+        moved = {
+            seed: _methods(build, seed, source, (best_again, best_all, best_few))
+            for seed, source in sources.items()
+        }
+        items = _item_settings(build, moved[first])
+        for seed, everyone in moved.items():
+            _with_items(build, seed, everyone, items)
         cells += build.cells
     return cells
 
 
-def _methods(build: Builder, seed: int, source: str, bests: tuple[str | None, ...]) -> None:
-    """Every method under one seed, scored; bests: of retraining, PUMA on all, and on few."""
+def _methods(build: Builder, seed: int, source: str, bests: tuple[str | None, ...]) -> str:
+    """Score every method under one seed; bests: of retraining, PUMA on all, and on few.
+
+    Returns the migration on all users.
+    """
     best_again, best_all, best_few = bests
     target = build.options.target
     build.evaluate(source, method="source", kind="source", seed=seed)
@@ -55,7 +67,6 @@ def _methods(build: Builder, seed: int, source: str, bests: tuple[str | None, ..
     build.evaluate(everyone, method="PUMA, all users", kind="migrated", seed=seed)
     again = build.add(f"all {seed} refined", "refine", {"seed": seed}, {"start": everyone})
     build.evaluate(again, method="PUMA, all users, refined", kind="refined", seed=seed)
-    _with_items(build, seed, everyone)
     for strategy in ("kmeans-variance", "random"):
         chosen = (
             f"{build.dataset}/users by {strategy} {SMALL_SHARE:g} {seed}"
@@ -72,17 +83,34 @@ def _methods(build: Builder, seed: int, source: str, bests: tuple[str | None, ..
         else:
             mixed = build.migrate("shuffled", needs, seed, best_few, shuffled=True)
             build.evaluate(mixed, method="shuffled control", kind="shuffled", seed=seed)
+    return everyone
 
 
-def _with_items(build: Builder, seed: int, everyone: str) -> None:
-    """Prompts of items beside the users': in full retraining, and in refining a migration."""
+def _item_settings(build: Builder, start: str) -> tuple[str | None, str | None]:
+    """Settings with prompts of items on the first seed: of full retraining, and of refining `start`."""
+    seed = build.options.seeds[0]
+    retrained = _retrained_with_items(build, seed)
+    again = build.tuned("retrained with items", "fit_prompts", ITEM_GRID, *retrained)
+    settings = {"seed": seed, "item_tokens": 1}
+    more = build.tuned("refined with items", "refine", ITEM_GRID, settings, {"start": start})
+    return again, more
+
+
+def _retrained_with_items(build: Builder, seed: int) -> tuple[dict[str, Any], Needs]:
     own: dict[str, Any] = {"backbone": build.options.target, "role": "retrained", "seed": seed}
-    own |= {"prompt": {"item_tokens": 1}}
-    data: Needs = {"dataset": build.data}
-    again = build.add(f"retrained with items {seed}", "fit_prompts", own, data)
+    return own | {"prompt": {"item_tokens": 1}}, {"dataset": build.data}
+
+
+def _with_items(
+    build: Builder, seed: int, everyone: str, bests: tuple[str | None, str | None]
+) -> None:
+    """Prompts of items beside the users': in full retraining, and in refining a migration."""
+    own, data = _retrained_with_items(build, seed)
+    again = build.add(f"retrained with items {seed}", "fit_prompts", own, data, bests[0])
     build.evaluate(again, method="retrained, item prompts too", kind="retrained", seed=seed)
     settings = {"seed": seed, "item_tokens": 1}
-    more = build.add(f"all {seed} refined, items", "refine", settings, {"start": everyone})
+    needs: Needs = {"start": everyone}
+    more = build.add(f"all {seed} refined, items", "refine", settings, needs, bests[1])
     method = "PUMA, all users, refined with item prompts"
     build.evaluate(more, method=method, kind="refined", seed=seed)
 
