@@ -19,8 +19,11 @@ from torch.nn import functional as F
 NAME = "puma_grouped"
 FEW_QUERIES = 512
 
-Kept = list[tuple[Tensor, Tensor]]
-Weights = Callable[[Tensor, Tensor, Tensor, "float | None"], tuple[Tensor, Tensor]]
+Pair = tuple[Tensor, Tensor]
+Kept = list[Pair]
+Weights = Callable[[Tensor, Tensor, Tensor, "float | None"], Pair]
+# As `attending.attend`: query, past, key, value, mask, scale; None for what it cannot compute.
+Attend = Callable[[Tensor, "Pair | None", Tensor, Tensor, Tensor, float], "Tensor | None"]
 
 
 def joint_softmax(
@@ -57,20 +60,23 @@ def two_part_softmax(
     return first, second
 
 
-_kept: ContextVar[tuple[Kept | None, Weights]] = ContextVar("kept", default=(None, joint_softmax))
+Given = tuple["Kept | None", Weights, "Attend | None"]
+_given: ContextVar[Given] = ContextVar("given", default=(None, joint_softmax, None))
 
 
 @contextmanager
-def kept_apart(past: Kept | None, weights: Weights = joint_softmax) -> Iterator[None]:
+def kept_apart(
+    past: Kept | None, weights: Weights = joint_softmax, attend: Attend | None = None
+) -> Iterator[None]:
     """Let attention within see (keys, values) a layer, [B, kv_heads, P, d], before the new ones.
 
-    weights computes what `joint_softmax` does.
+    weights computes what `joint_softmax` does; attend does all the work, where it can.
     """
-    token = _kept.set((past, weights))
+    token = _given.set((past, weights, attend))
     try:
         yield
     finally:
-        _kept.reset(token)
+        _given.reset(token)
 
 
 def grouped_attention(
@@ -89,27 +95,47 @@ def grouped_attention(
     attention_mask [B or 1, 1, S, K] is True where a key is seen, the kept ones first. Returns
     [B, S, heads, d]. Many positions at once (a prefix) go to PyTorch's own kernels.
     """
-    batch, heads, length, width = query.shape
-    kv_heads = key.shape[1]
+    heads, length, width = query.shape[1:]
     scale = width**-0.5 if scaling is None else scaling
-    past, joint = _kept.get()
+    kept, weights, attend = _given.get()
+    past = None if kept is None else kept[module.layer_idx]
+    if attend is not None and attention_mask is not None and softcap is None:
+        attended = attend(query, past, key, value, attention_mask, scale)
+        if attended is not None:
+            return attended, None
     if past is None and length > FEW_QUERIES and softcap is None:
+        many = heads != key.shape[1]
         out = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=attention_mask, scale=scale, enable_gqa=heads != kv_heads
+            query, key, value, attn_mask=attention_mask, scale=scale, enable_gqa=many
         )
         return out.transpose(1, 2).contiguous(), None
-    groups = heads // kv_heads
-    packed = query.reshape(batch, kv_heads, groups * length, width) * scale
+    given = query, past, key, value, attention_mask, scale
+    return plain_attention(*given, softcap, weights), None
+
+
+def plain_attention(
+    query: Tensor,
+    past: Pair | None,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    softcap: float | None = None,
+    weights: Weights = joint_softmax,
+) -> Tensor:
+    """Compute what `grouped_attention` gives from products and softmaxes, for past of one layer."""
+    batch, heads, length, width = query.shape
+    kv_heads = key.shape[1]
+    packed = query.reshape(batch, kv_heads, heads // kv_heads * length, width) * scale
     scores = packed @ key.transpose(2, 3)
     if past is None:
-        out = _weights(scores, attention_mask, softcap).to(value.dtype) @ value
+        out = _weights(scores, mask, softcap).to(value.dtype) @ value
     else:
-        assert attention_mask is not None
-        past_key, past_value = past[module.layer_idx]
-        first, second = joint(packed @ past_key.transpose(2, 3), scores, attention_mask, softcap)
+        assert mask is not None
+        past_key, past_value = past
+        first, second = weights(packed @ past_key.transpose(2, 3), scores, mask, softcap)
         out = first @ past_value + second @ value
-    out = out.view(batch, heads, length, width)
-    return out.transpose(1, 2).contiguous(), None
+    return out.view(batch, heads, length, width).transpose(1, 2).contiguous()
 
 
 def _weights(scores: Tensor, mask: Tensor | None, softcap: float | None) -> Tensor:

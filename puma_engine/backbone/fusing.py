@@ -1,9 +1,9 @@
 """Fewer and shorter kernels for large frozen models: fused layers, and products in 8 bits.
 
 Norms, feed-forward activations, rotary embeddings and attention weights are compiled, each once
-for all shapes and layers, so that they read their input once and keep little of it. In fp8 every
-product of the decoder's layers, also of its gradient, is computed from 8-bit floats (e4m3) with
-one scale a row and a column.
+for all shapes and layers, so that they read their input once and keep little of it; attention of
+few positions has kernels of its own. In fp8 every product of the decoder's layers, also of its
+gradient, is computed from 8-bit floats (e4m3) with one scale a row and a column.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from puma_engine.backbone.attention import Weights, two_part_softmax
+from puma_engine.backbone.attending import attend
+from puma_engine.backbone.attention import Attend, Weights, two_part_softmax
 from puma_engine.errors import BackboneError
 
 PARTS = ("RMSNorm", "LayerNorm", "MLP")
@@ -27,24 +28,30 @@ FP8_MAX = 448.0
 # The 8-bit kernels want sizes in steps of 16, and came with this generation of GPUs.
 FP8_STEP = 16
 FP8_GENERATION = (8, 9)
+# Training and predicting, with and without kept keys, are variants of one compiled function; beyond
+# PyTorch's own limit of eight the rest would run uncompiled.
+VARIANTS = 64
 
 
 @dataclass(frozen=True)
 class Fused:
-    """The compiled functions that a fused decoder is given from outside."""
+    """What attention in a fused decoder is given from outside: for all its work, or a part."""
 
     joint_softmax: Weights
+    attend: Attend
 
 
 def fuse_layers(decoder: nn.Module) -> Fused:
     """Compile the parts of a decoder in place, on their first use; CPU inputs stay uncompiled."""
+    limits = torch._dynamo.config
+    limits.recompile_limit = max(limits.recompile_limit, VARIANTS)
     for part in _outermost(decoder):
         part.compile(dynamic=True)
     for name in {type(part).__module__ for part in decoder.modules()}:
         space = vars(sys.modules[name])
         if ROTARY in space and not isinstance(space[ROTARY], OnGpu):
             space[ROTARY] = OnGpu(space[ROTARY])
-    return Fused(OnGpu(two_part_softmax))
+    return Fused(OnGpu(two_part_softmax), attend)
 
 
 def unfuse_layers(decoder: nn.Module) -> None:

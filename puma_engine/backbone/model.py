@@ -203,8 +203,9 @@ class FrozenBackbone:
             real = torch.cat([past_real, real], dim=1)
             past = past if apart else None
         last = (lengths - 1).view(-1, 1, 1)
-        softmax = self.fused.joint_softmax if self.fused else joint_softmax
-        with kept_apart(past, softmax), self._tail_at(last):
+        fused = self.fused
+        how = (fused.joint_softmax, fused.attend) if fused else (joint_softmax, None)
+        with kept_apart(past, *how), self._tail_at(last):
             hidden: Tensor = self._decoder(
                 inputs_embeds=embeddings.to(self.dtype),
                 attention_mask=real.long(),
