@@ -1,0 +1,81 @@
+"""Settings of an earlier report in a study, and processes that take GPUs by turns."""
+
+import json
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+
+import pytest
+from typer.testing import CliRunner
+
+from puma_engine.cli import app
+from puma_engine.study import Options, get_study, lend
+from puma_engine.study.cells import LENT, Cell
+from puma_engine.study.running import _begin, _gpus
+
+CHOSEN = {
+    "training": {"epochs": 3, "batch_size": 64},
+    "prompt": {"tokens": 2},
+    "adapter": None,
+}
+
+
+def test_lent_settings_take_the_place_of_candidates_and_of_their_choice():
+    cells = [
+        Cell("one", "fit_prompts", {"training": {"epochs": 1}}),
+        Cell("two", "fit_prompts", {"training": {"epochs": 2}}),
+        Cell("best", "best", {}, {"candidates": ["one", "two"]}),
+        Cell("again", "fit_prompts", {"seed": 4, "prompt": {"tokens": 1}}, like="best"),
+        Cell("other", "fit_prompts", {"seed": 4}),
+    ]
+    again, other = lend(cells, {"best": CHOSEN})
+    assert again.like is None and again.waits_for == []
+    own = {"seed": 4, "training": CHOSEN["training"], "prompt": {"tokens": 1}}
+    assert again.settings == own and other == cells[-1]
+    assert lend(cells, {}) == lend(cells, {"another": CHOSEN}) == cells
+
+
+@pytest.mark.parametrize("name", ["table2", "templates"])
+def test_a_study_with_lent_settings_is_whole_and_scores_the_same(name):
+    options = Options(datasets=("goodbooks",), seeds=(0, 1))
+    cells = get_study(name).cells(options)
+    best = [cell.name for cell in cells if cell.stage == "best"]
+    lent = lend(cells, dict.fromkeys(best, CHOSEN))
+    names = {cell.name for cell in lent}
+    assert best and not names & set(best)
+    assert {needed for cell in lent for needed in cell.waits_for} <= names
+    assert [one.facts for one in lent if one.facts] == [one.facts for one in cells if one.facts]
+    was = {cell.name: cell for cell in cells}
+    for cell in lent:
+        if was[cell.name].like is not None:
+            assert all(part in cell.settings for part in LENT if CHOSEN[part] is not None)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "There is no report"),
+        ("{", "is no report of the study table2"),
+        (json.dumps({"study": "table3", "settings": {}}), "is no report of the study table2"),
+        (json.dumps({"study": "table2", "settings": []}), "is no report of the study table2"),
+    ],
+)
+def test_settings_of_another_file_are_refused(tmp_path, text, said):
+    file = tmp_path / "report.json"
+    if text is not None:
+        file.write_text(text)
+    given = ["--workspace", str(tmp_path / "ws"), "study", "table2", "--settings", str(file)]
+    found = CliRunner().invoke(app, given)
+    assert found.exit_code == 1 and said in found.output.replace("\n", " ")
+    assert not (tmp_path / "ws").exists()
+
+
+def test_processes_take_gpus_by_turns():
+    assert _gpus("cpu") == [] and _gpus("cuda:1") == []
+    context = multiprocessing.get_context("spawn")
+    given = (os.getpid(), context.Event(), context.Value("i", 0), ["0", "3"])
+    seen = []
+    for _ in range(3):
+        with ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=given) as pool:
+            seen.append(pool.submit(os.getenv, "CUDA_VISIBLE_DEVICES").result())
+    assert seen == ["0", "3", "0"]
