@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from puma_engine.exports import svg
+from puma_engine.study.overall import overall
 from puma_engine.study.results import MAIN
 
 HIGHER = {"uauc"}
@@ -117,11 +118,13 @@ def _budgets(report: dict[str, Any], dataset: str) -> str:
     shares = sorted({line["share"] for line in lines})
     real = {_key(line) for line in report["differences"] if line["real"]}
     rows = [
-        f"Mean {TITLES[metric]} by share of users trained on; \\* differs from random.",
+        f"Mean {TITLES[metric]} by share of users trained on; \\* differs from random over users. Over all: "
+        "mean difference from random, in pairs of the same budget and seed, with its interval over trainings.",
         "",
-        "| strategy | " + " | ".join(f"{share:.0%}" for share in shares) + " |",
-        "| --- |" + " --- |" * len(shares),
+        "| strategy | " + " | ".join(f"{share:.0%}" for share in shares) + " | over all | pairs |",
+        "| --- |" + " --- |" * (len(shares) + 2),
     ]
+    whole = overall(report, dataset)
     for method in dict.fromkeys(line["method"] for line in lines):
         own = {line["share"]: line for line in lines if line["method"] == method}
         cells = [
@@ -130,6 +133,9 @@ def _budgets(report: dict[str, Any], dataset: str) -> str:
             else "–"
             for share in shares
         ]
+        one = whole.get(method)
+        cells += [f"{one.value:+.4f} [{one.low:+.4f}, {one.high:+.4f}]" if one else "–"]
+        cells += [str(one.pairs) if one else "–"]
         rows.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(rows)
 

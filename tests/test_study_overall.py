@@ -1,0 +1,58 @@
+"""Strategies over all budgets, against a computation by hand and by scipy."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from puma_engine.study.overall import overall
+from puma_engine.study.render import markdown
+
+SHARES, SEEDS = (0.03, 0.1), (0, 1, 2)
+
+
+def report(strategies, dataset="films"):
+    draw = np.random.default_rng(0)
+    rows = [
+        {"dataset": dataset, "strategy": name, "method": name, "share": share, "seed": seed}
+        | {"rmse": 0.9 - better + 0.01 * draw.standard_normal()}
+        for name, better in strategies.items()
+        for share in SHARES
+        for seed in SEEDS
+    ]
+    summary = [
+        {"dataset": dataset, "method": name, "share": share, "rmse": 0.9, "seeds": 3}
+        for name in strategies
+        for share in SHARES
+    ]
+    facts = {"study": "table4", "command": "puma study table4", "date": "2026-01-01"}
+    return facts | {
+        "rows": rows, "summary": summary, "differences": [], "missing": [], "failed": {},
+    }  # fmt: skip
+
+
+def test_the_interval_is_that_of_a_paired_t_test():
+    found = report({"random": 0.0, "kmeans": 0.05})
+    scores = {
+        name: [row["rmse"] for row in found["rows"] if row["strategy"] == name]
+        for name in ("random", "kmeans")
+    }
+    wanted = stats.ttest_rel(scores["kmeans"], scores["random"]).confidence_interval(0.95)
+    one = overall(found, "films")["kmeans"]
+    assert (one.low, one.high) == pytest.approx((wanted.low, wanted.high))
+    assert one.pairs == 6 and one.value == pytest.approx(np.mean(wanted))
+
+
+def test_only_what_both_have_is_paired():
+    found = report({"random": 0.0, "kmeans": 0.05})
+    found["rows"] = [r for r in found["rows"] if (r["strategy"], r["share"]) != ("random", 0.1)]
+    assert overall(found, "films")["kmeans"].pairs == 3
+    found["rows"] = [r for r in found["rows"] if r["seed"] < 2]
+    assert overall(found, "films") == overall(found, "books") == {}
+
+
+def test_the_table_tells_it():
+    found = report({"random": 0.0, "kmeans": 0.05})
+    (line,) = [line for line in markdown(found).splitlines() if line.startswith("| kmeans")]
+    one = overall(found, "films")["kmeans"]
+    assert line.endswith(f"| {one.value:+.4f} [{one.low:+.4f}, {one.high:+.4f}] | 6 |")
+    assert "| random | 0.9000 | 0.9000 | – | – |" in markdown(found)
