@@ -113,6 +113,23 @@ def sizes_on_few(tmp_path):
     return ws, cells, run_cells(ws, cells, device="cpu")
 
 
+def test_mixed_plans_refine_as_many_at_risk_as_at_random(tmp_path):
+    ws = Workspace.open(tmp_path / "ws", create=True)
+    options = Options(datasets=("movietweetings",), seeds=(0,), users=12, shares=(0.25,))
+    cells = STUDIES["mixed"].cells(options)
+    outcome = run_cells(ws, cells, device="cpu")
+    assert not outcome.failed and not outcome.missing
+    rows = collect(ws, STUDIES["mixed"], cells, outcome.runs)["rows"]
+    kinds = {row["method"]: row["kind"] for row in rows}
+    assert list(kinds.values()) == ["retrained", "migrated", "refined", "refined", "refined"]
+    refined = [
+        ws.run(outcome.runs[f"movietweetings/{name} 0"])
+        for name in ("0.25 refined at risk", "0.25 refined at random", "all refined")
+    ]
+    assert [ws.run(run.inputs["selection"]).summary["selected"] for run in refined[:2]] == [3, 3]
+    assert "selection" not in refined[2].inputs
+
+
 def test_no_study_beyond_the_paper_answers_a_claim_of_it():
-    beyond = {"templates", "lengths", "sizes", "adapters"}
+    beyond = {"templates", "lengths", "sizes", "mixed", "adapters"}
     assert beyond <= set(STUDIES) and not beyond & {claim.study for claim in CLAIMS}

@@ -105,3 +105,33 @@ def sizes(options: Options) -> list[Cell]:
                     build.evaluate(moved, method=f"PUMA, {label}", seed=seed, **facts)
         cells += build.cells
     return cells
+
+
+def mixed(options: Options) -> list[Cell]:
+    """A cheap migration, and then refining for a share of the users: those at risk, or random ones."""
+    cells: list[Cell] = []
+    for dataset in options.datasets:
+        build = Builder(options, dataset)
+        for seed, source in build.sources(None).items():
+            again = build.prompts("retrained", options.target, seed, None)
+            build.evaluate(again, method="retrained", kind="retrained", seed=seed)
+            chosen = build.choose(source, "kmeans-variance", SMALL_SHARE, seed)
+            needs: Needs = {"sources": source, "selection": chosen}
+            few = build.migrate(f"{SMALL_SHARE:.0%}", needs, seed, None)
+            method = f"PUMA, {SMALL_SHARE:.0%}"
+            build.evaluate(few, method=method, kind="migrated", seed=seed)
+            for share in options.shares or (0.1, 0.25, 0.5):
+                drawn = build.choose(source, "random", share, seed)
+                plans: dict[str, tuple[dict[str, Any], Needs]] = {
+                    "at risk": ({"share": share}, {"start": few}),
+                    "at random": ({}, {"start": few, "selection": drawn}),
+                }
+                for which, (own, wants) in plans.items():
+                    name = f"{share:g} refined {which} {seed}"
+                    more = build.add(name, "refine", {"seed": seed} | own, wants)
+                    label = f"{method}, {share:.0%} refined {which}"
+                    build.evaluate(more, method=label, kind="refined", seed=seed)
+            every = build.add(f"all refined {seed}", "refine", {"seed": seed}, {"start": few})
+            build.evaluate(every, method=f"{method}, all refined", kind="refined", seed=seed)
+        cells += build.cells
+    return cells

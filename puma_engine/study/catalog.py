@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from puma_engine.errors import ConfigError
-from puma_engine.study.beyond import adapters, lengths, sizes, templates
+from puma_engine.study.beyond import adapters, lengths, mixed, sizes, templates
 from puma_engine.study.cells import Study
 from puma_engine.study.figures import figure4, figure5, figure6
 from puma_engine.study.tables import table2, table3, table4
@@ -79,6 +79,13 @@ STUDIES = {
             sizes,
             AGAINST_RETRAINING,
             within=("target",),
+            quick=QUICK | {"seeds": (0,)},
+        ),
+        Study(
+            "mixed",
+            "A cheap migration, then refining for some of the users",
+            mixed,
+            AGAINST_RETRAINING,
             quick=QUICK | {"seeds": (0,)},
         ),
         Study(

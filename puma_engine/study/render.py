@@ -11,6 +11,7 @@ from puma_engine.study.overall import overall
 from puma_engine.study.results import MAIN
 
 HIGHER = {"uauc"}
+FRONTIERS = ("table3", "mixed")
 TITLES = {"rmse": "test RMSE (lower is better)", "uauc": "test uAUC (higher is better)"}
 NAMES = {
     "global_mean": "global mean",
@@ -40,7 +41,7 @@ def figures(report: dict[str, Any]) -> dict[str, str]:
     """Return SVG texts by file name: differences, or cost against quality."""
     found = {}
     for dataset in datasets(report):
-        draw = _frontier if report["study"] == "table3" else _differences
+        draw = _frontier if report["study"] in FRONTIERS else _differences
         picture = draw(report, dataset)
         if picture is not None:
             found[f"{report['study']}-{dataset}.svg"] = svg.still(picture)
