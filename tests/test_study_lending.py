@@ -9,7 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from puma_engine.cli import app
-from puma_engine.study import Options, get_study, lend
+from puma_engine.store import Workspace
+from puma_engine.study import Options, get_study, lend, run_cells
+from puma_engine.study.building import Builder
 from puma_engine.study.cells import LENT, Cell
 from puma_engine.study.running import _begin, _gpus
 
@@ -33,6 +35,42 @@ def test_lent_settings_take_the_place_of_candidates_and_of_their_choice():
     own = {"seed": 4, "training": CHOSEN["training"], "prompt": {"tokens": 1}}
     assert again.settings == own and other == cells[-1]
     assert lend(cells, {}) == lend(cells, {"another": CHOSEN}) == cells
+
+
+def test_nothing_is_done_for_a_choice_that_is_lent():
+    cells = [
+        Cell("data", "import_dataset"),
+        Cell("one", "fit_prompts", {}, {"dataset": "data"}),
+        Cell("two", "fit_prompts", {}, {"dataset": "data"}),
+        Cell("moved one", "migrate", {}, {"sources": "one"}),
+        Cell("moved two", "migrate", {}, {"sources": "two"}),
+        Cell("best", "best", {"of": "source_0"}, {"candidates": ["moved one", "moved two"]}),
+        Cell("again", "fit_prompts", {}, {"dataset": "data"}, like="best"),
+        Cell("score", "evaluate", {}, {"subject": "two"}, facts={"method": "two"}),
+    ]
+    names = [cell.name for cell in lend(cells, {"best": CHOSEN})]
+    assert names == ["data", "two", "again", "score"]
+
+
+def test_the_source_that_migrates_best_lends_its_settings(tmp_path):
+    ws = Workspace.open(tmp_path / "ws", create=True)
+    options = Options(
+        datasets=("movietweetings",), seeds=(0,), users=12, quick=True, target="llama-small"
+    )
+    build = Builder(options, "movietweetings")
+    best = build.tuned_source({"training": {"epochs": 1, "batch_size": 64}})
+    build.sources(best)
+    outcome = run_cells(ws, build.cells, device="cpu")
+    assert not outcome.failed and not outcome.missing
+    moved = {
+        number: ws.run(outcome.runs[f"movietweetings/all from source candidate {number} 0"])
+        for number in (0, 1)
+    }
+    won = min(moved, key=lambda number: moved[number].summary["best_validation"])
+    source = outcome.runs[f"movietweetings/source candidate {won}"]
+    assert outcome.runs[best] == source == moved[won].inputs["source_0"]
+    again = ws.run(outcome.runs["movietweetings/source llama-small 0"])
+    assert again.config["training"] == ws.run(source).config["training"]
 
 
 @pytest.mark.parametrize("name", ["table2", "templates"])

@@ -83,13 +83,31 @@ class Builder:
         """Try every candidate of a grid; the cell that is returned is the best of them."""
         if self.options.fixed:
             return None
-        if self.options.quick:
-            grid = grid[-2:]
-        tries = [
-            self.add(f"{name} candidate {number}", stage, settings | candidate, needs)
+        tries = self._tries(name, stage, grid, settings, needs)
+        return self.add(f"{name} best", "best", needs={"candidates": tries})
+
+    def _tries(self, name: str, stage: str, grid: list[Any], own: Any, needs: Needs) -> list[str]:
+        grid = grid[-2:] if self.options.quick else grid
+        return [
+            self.add(f"{name} candidate {number}", stage, own | candidate, needs)
             for number, candidate in enumerate(grid)
         ]
-        return self.add(f"{name} best", "best", needs={"candidates": tries})
+
+    def tuned_source(self, how: dict[str, Any]) -> str | None:
+        """Try every candidate of source prompts; the best is the one that migrates best.
+
+        how: settings of the migrations on all users that decide it, on the first seed.
+        """
+        if self.options.fixed:
+            return None
+        seed = self.options.seeds[0]
+        on = {"role": "source", "backbone": self.options.source, "seed": seed}
+        tries = self._tries("source", "fit_prompts", PROMPT_GRID, on, {"dataset": self.data})
+        moved = [
+            self.migrate(f"all from {one.split('/')[1]}", {"sources": one}, seed, None, **how)
+            for one in tries
+        ]
+        return self.add("source best", "best", {"of": "source_0"}, {"candidates": moved})
 
     def prompts(self, role: str, backbone: str, seed: int, like: str | None, **more: Any) -> str:
         """Fit a prompt table."""

@@ -18,7 +18,19 @@ def lend(cells: Sequence[Cell], settings: dict[str, dict[str, Any]]) -> list[Cel
     chosen = [cell for cell in cells if cell.stage == "best" and cell.name in settings]
     tried = {name for cell in chosen for name in cell.needs["candidates"]}
     gone = tried | {cell.name for cell in chosen}
-    return [_with(cell, settings) for cell in cells if cell.name not in gone]
+    kept = [_with(cell, settings) for cell in cells if cell.name not in gone]
+    return _without(kept, {name for cell in cells if cell.name in gone for name in cell.waits_for})
+
+
+def _without(cells: Sequence[Cell], idle: set[str]) -> list[Cell]:
+    """Leave out cells of `idle` that nothing needs any more, and what only they needed."""
+    needed = {name for cell in cells for name in cell.waits_for}
+    gone = [cell for cell in cells if cell.name in idle - needed and not cell.facts]
+    if not gone:
+        return list(cells)
+    names = {cell.name for cell in gone}
+    kept = [cell for cell in cells if cell.name not in names]
+    return _without(kept, {name for cell in gone for name in cell.waits_for})
 
 
 def _with(cell: Cell, settings: dict[str, dict[str, Any]]) -> Cell:

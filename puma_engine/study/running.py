@@ -197,7 +197,7 @@ def do_cell(
     """Do one cell in this process; return the id of its run."""
     ws = Workspace.open(root)
     if stage == "best":
-        return _best(ws, arguments["candidates"])
+        return _best(ws, **arguments)
     if stage not in WITHOUT_DEVICE:
         arguments = arguments | {"device": device}
     return str(
@@ -205,6 +205,10 @@ def do_cell(
     )
 
 
-def _best(ws: Workspace, candidates: Sequence[str]) -> str:
-    """The run whose training found the lowest validation value; the first of equal ones."""
-    return min(candidates, key=lambda run: float(ws.run(run).summary["best_validation"]))
+def _best(ws: Workspace, candidates: Sequence[str], of: str | None = None) -> str:
+    """The run whose training found the lowest validation value, the first of equal ones.
+
+    of: not that run itself, but the run that it had as this input.
+    """
+    best = min(candidates, key=lambda run: float(ws.run(run).summary["best_validation"]))
+    return best if of is None else ws.run(best).inputs[of]

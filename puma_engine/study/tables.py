@@ -29,9 +29,8 @@ def table2(options: Options) -> list[Cell]:
         build.baselines()
         every, few_users = (CLICK_GRID,) * 2 if dataset == CLICKS else (ALL_GRID, FEW_GRID)
         first = options.seeds[0]
-        on = {"role": "source", "backbone": options.source, "seed": first}
         data: Needs = {"dataset": build.data}
-        best = build.tuned("source", "fit_prompts", PROMPT_GRID, on, data)
+        best = build.tuned_source(every[0])
         on = {"role": "retrained", "backbone": options.target, "seed": first}
         best_again = build.tuned("retrained", "fit_prompts", PROMPT_GRID, on, data)
         sources = build.sources(best)
