@@ -193,4 +193,5 @@ def _frontier(report: dict[str, Any], dataset: str) -> Any:
         if not edge or sign * value < sign * edge[-1][1]:
             edge.append((seconds, value))
     title = f"{dataset}: quality that measured seconds buy"
-    return svg.cost_quality(title, rows, edge, TITLES[metric].capitalize())
+    axis = TITLES[metric]
+    return svg.cost_quality(title, rows, edge, axis[0].upper() + axis[1:])
