@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import combinations
 from typing import Any
 
-from puma_engine.study.building import CLICKS, PROMPT_GRID, SMALL_SHARE, Builder
-from puma_engine.study.cells import Cell, Needs, Options
+from puma_engine.study.building import CLICKS, PROMPT_GRID, SMALL_SHARE, Builder, each_dataset
+from puma_engine.study.cells import Needs
 
 LENGTHS = (1, 2, 4, 8)
 SIZES = ("llama-small", "llama-medium", "llama-large")
@@ -20,46 +20,38 @@ ADAPTERS = {
 }
 
 
-def templates(options: Options) -> list[Cell]:
+@each_dataset
+def templates(build: Builder) -> None:
     """Prompt before the item, as in the paper, against the item first, each tuned."""
-    cells: list[Cell] = []
-    for dataset in options.datasets:
-        build = Builder(options, dataset)
-        first = "click" if dataset == CLICKS else "rating"
-        orders = {"prompt first": first, "item first": f"{first}-item-first"}
-        for method, template in orders.items():
-            settings = {"backbone": options.target, "role": "retrained", "template": template}
-            data: Needs = {"dataset": build.data}
-            on = settings | {"seed": options.seeds[0]}
-            best = build.tuned(method, "fit_prompts", PROMPT_GRID, on, data)
-            for seed in options.seeds:
-                own = settings | {"seed": seed}
-                fitted = build.add(f"{method} {seed}", "fit_prompts", own, data, best)
-                build.evaluate(fitted, method=method, kind="retrained", seed=seed)
-        cells += build.cells
-    return cells
+    first = "click" if build.dataset == CLICKS else "rating"
+    orders = {"prompt first": first, "item first": f"{first}-item-first"}
+    for method, template in orders.items():
+        settings = {"backbone": build.options.target, "role": "retrained", "template": template}
+        data: Needs = {"dataset": build.data}
+        on = settings | {"seed": build.options.seeds[0]}
+        best = build.tuned(method, "fit_prompts", PROMPT_GRID, on, data)
+        for seed in build.options.seeds:
+            own = settings | {"seed": seed}
+            fitted = build.add(f"{method} {seed}", "fit_prompts", own, data, best)
+            build.evaluate(fitted, method=method, kind="retrained", seed=seed)
 
 
-def lengths(options: Options) -> list[Cell]:
+@each_dataset
+def lengths(build: Builder) -> None:
     """Soft prompts of 1, 2, 4 and 8 tokens: source, full retraining, and PUMA on all users."""
-    cells: list[Cell] = []
-    for dataset in options.datasets:
-        build = Builder(options, dataset)
-        for seed in options.seeds:
-            for tokens in LENGTHS:
-                tables = {
-                    role: _fitted(build, role, backbone, seed, tokens)
-                    for role, backbone in (
-                        ("source", options.source),
-                        ("retrained", options.target),
-                    )
-                }
-                moved = build.migrate(f"{tokens} tokens", {"sources": tables["source"]}, seed, None)
-                for kind, table in (tables | {"migrated": moved}).items():
-                    method = {"migrated": "PUMA, all users"}.get(kind, kind)
-                    build.evaluate(table, method=method, kind=kind, tokens=tokens, seed=seed)
-        cells += build.cells
-    return cells
+    for seed in build.options.seeds:
+        for tokens in LENGTHS:
+            tables = {
+                role: _fitted(build, role, backbone, seed, tokens)
+                for role, backbone in (
+                    ("source", build.options.source),
+                    ("retrained", build.options.target),
+                )
+            }
+            moved = build.migrate(f"{tokens} tokens", {"sources": tables["source"]}, seed, None)
+            for kind, table in (tables | {"migrated": moved}).items():
+                method = {"migrated": "PUMA, all users"}.get(kind, kind)
+                build.evaluate(table, method=method, kind=kind, tokens=tokens, seed=seed)
 
 
 def _fitted(build: Builder, role: str, backbone: str, seed: int, tokens: int) -> str:
@@ -68,70 +60,58 @@ def _fitted(build: Builder, role: str, backbone: str, seed: int, tokens: int) ->
     return build.add(name, "fit_prompts", settings | {"prompt": {"tokens": tokens}}, dict(needs))
 
 
-def adapters(options: Options) -> list[Cell]:
+@each_dataset
+def adapters(build: Builder) -> None:
     """Adapters of other widths and depths, trained on all users."""
-    cells: list[Cell] = []
-    for dataset in options.datasets:
-        build = Builder(options, dataset)
-        for seed, source in build.sources(None).items():
-            for method, shape in ADAPTERS.items():
-                moved = build.migrate(method, {"sources": source}, seed, None, adapter=shape)
-                build.evaluate(moved, method=method, kind="migrated", seed=seed)
-        cells += build.cells
-    return cells
+    for seed, source in build.sources(None).items():
+        for method, shape in ADAPTERS.items():
+            moved = build.migrate(method, {"sources": source}, seed, None, adapter=shape)
+            build.evaluate(moved, method=method, kind="migrated", seed=seed)
 
 
-def sizes(options: Options) -> list[Cell]:
+@each_dataset
+def sizes(build: Builder) -> None:
     """Migrations to larger backbones of one family: of all users, and trained on a few."""
-    cells: list[Cell] = []
-    for dataset in options.datasets:
-        build = Builder(options, dataset)
-        for seed in options.seeds:
-            tables = {one: build.prompts("source", one, seed, None) for one in SIZES}
-            for one, table in tables.items():
-                facts = {"origin": None, "target": one, "kind": "retrained"}
-                build.evaluate(table, method="retrained", seed=seed, **facts)
-            few = {
-                one: build.choose(tables[one], "kmeans-variance", SMALL_SHARE, seed, one)
-                for one in SIZES[:-1]
-            }
-            for origin, target in combinations(SIZES, 2):
-                chosen: Needs = {"selection": few[origin]}
-                for label, more in (("all users", {}), (f"{SMALL_SHARE:.0%}", chosen)):
-                    needs: Needs = {"sources": tables[origin], **more}
-                    name = f"{origin} to {target}, {label}"
-                    moved = build.migrate(name, needs, seed, None, target=target)
-                    facts = {"origin": origin, "target": target, "kind": "migrated"}
-                    build.evaluate(moved, method=f"PUMA, {label}", seed=seed, **facts)
-        cells += build.cells
-    return cells
+    for seed in build.options.seeds:
+        tables = {one: build.prompts("source", one, seed, None) for one in SIZES}
+        for one, table in tables.items():
+            facts = {"origin": None, "target": one, "kind": "retrained"}
+            build.evaluate(table, method="retrained", seed=seed, **facts)
+        few = {
+            one: build.choose(tables[one], "kmeans-variance", SMALL_SHARE, seed, one)
+            for one in SIZES[:-1]
+        }
+        for origin, target in combinations(SIZES, 2):
+            chosen: Needs = {"selection": few[origin]}
+            for label, more in (("all users", {}), (f"{SMALL_SHARE:.0%}", chosen)):
+                needs: Needs = {"sources": tables[origin], **more}
+                name = f"{origin} to {target}, {label}"
+                moved = build.migrate(name, needs, seed, None, target=target)
+                facts = {"origin": origin, "target": target, "kind": "migrated"}
+                build.evaluate(moved, method=f"PUMA, {label}", seed=seed, **facts)
 
 
-def mixed(options: Options) -> list[Cell]:
+@each_dataset
+def mixed(build: Builder) -> None:
     """A cheap migration, and then refining for a share of the users: those at risk, or random ones."""
-    cells: list[Cell] = []
-    for dataset in options.datasets:
-        build = Builder(options, dataset)
-        for seed, source in build.sources(None).items():
-            again = build.prompts("retrained", options.target, seed, None)
-            build.evaluate(again, method="retrained", kind="retrained", seed=seed)
-            chosen = build.choose(source, "kmeans-variance", SMALL_SHARE, seed)
-            needs: Needs = {"sources": source, "selection": chosen}
-            few = build.migrate(f"{SMALL_SHARE:.0%}", needs, seed, None)
-            method = f"PUMA, {SMALL_SHARE:.0%}"
-            build.evaluate(few, method=method, kind="migrated", seed=seed)
-            for share in options.shares or (0.1, 0.25, 0.5):
-                drawn = build.choose(source, "random", share, seed)
-                plans: dict[str, tuple[dict[str, Any], Needs]] = {
-                    "at risk": ({"share": share}, {"start": few}),
-                    "at random": ({}, {"start": few, "selection": drawn}),
-                }
-                for which, (own, wants) in plans.items():
-                    name = f"{share:g} refined {which} {seed}"
-                    more = build.add(name, "refine", {"seed": seed} | own, wants)
-                    label = f"{method}, {share:.0%} refined {which}"
-                    build.evaluate(more, method=label, kind="refined", seed=seed)
-            every = build.add(f"all refined {seed}", "refine", {"seed": seed}, {"start": few})
-            build.evaluate(every, method=f"{method}, all refined", kind="refined", seed=seed)
-        cells += build.cells
-    return cells
+    for seed, source in build.sources(None).items():
+        again = build.prompts("retrained", build.options.target, seed, None)
+        build.evaluate(again, method="retrained", kind="retrained", seed=seed)
+        chosen = build.choose(source, "kmeans-variance", SMALL_SHARE, seed)
+        needs: Needs = {"sources": source, "selection": chosen}
+        few = build.migrate(f"{SMALL_SHARE:.0%}", needs, seed, None)
+        method = f"PUMA, {SMALL_SHARE:.0%}"
+        build.evaluate(few, method=method, kind="migrated", seed=seed)
+        for share in build.options.shares or (0.1, 0.25, 0.5):
+            drawn = build.choose(source, "random", share, seed)
+            plans: dict[str, tuple[dict[str, Any], Needs]] = {
+                "at risk": ({"share": share}, {"start": few}),
+                "at random": ({}, {"start": few, "selection": drawn}),
+            }
+            for which, (own, wants) in plans.items():
+                name = f"{share:g} refined {which} {seed}"
+                more = build.add(name, "refine", {"seed": seed} | own, wants)
+                label = f"{method}, {share:.0%} refined {which}"
+                build.evaluate(more, method=label, kind="refined", seed=seed)
+        every = build.add(f"all refined {seed}", "refine", {"seed": seed}, {"start": few})
+        build.evaluate(every, method=f"{method}, all refined", kind="refined", seed=seed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 from puma_engine.baselines import BASELINES
@@ -105,8 +107,8 @@ class Builder:
         on = {"role": "source", "backbone": self.options.source, "seed": seed}
         tries = self._tries("source", "fit_prompts", PROMPT_GRID, on, {"dataset": self.data})
         moved = [
-            self.migrate(f"all from {one.split('/')[1]}", {"sources": one}, seed, None, **how)
-            for one in tries
+            self.migrate(f"all from source candidate {number}", {"sources": one}, seed, None, **how)
+            for number, one in enumerate(tries)
         ]
         return self.add("source best", "best", {"of": "source_0"}, {"candidates": moved})
 
@@ -146,3 +148,18 @@ class Builder:
             facts = {"dataset": self.dataset, "method": name, "kind": "baseline"}
             needs: Needs = {"dataset": self.data}
             self.add(f"score of {name}", "evaluate", {"subject": name}, needs, facts=facts)
+
+
+def each_dataset(part: Callable[[Builder], None]) -> Callable[[Options], list[Cell]]:
+    """Make a study of what adds the cells of one data set."""
+
+    @wraps(part)
+    def cells(options: Options) -> list[Cell]:
+        found: list[Cell] = []
+        for dataset in options.datasets:
+            build = Builder(options, dataset)
+            part(build)
+            found += build.cells
+        return found
+
+    return cells

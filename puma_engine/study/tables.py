@@ -16,38 +16,35 @@ from puma_engine.study.building import (
     SHARES,
     SMALL_SHARE,
     Builder,
+    each_dataset,
     training,
 )
-from puma_engine.study.cells import Cell, Needs, Options
+from puma_engine.study.cells import Needs
 
 
-def table2(options: Options) -> list[Cell]:
+@each_dataset
+def table2(build: Builder) -> None:
     """Main results: every method, tuned on the first seed, on every data set."""
-    cells: list[Cell] = []
-    for dataset in options.datasets:
-        build = Builder(options, dataset)
-        build.baselines()
-        every, few_users = (CLICK_GRID,) * 2 if dataset == CLICKS else (ALL_GRID, FEW_GRID)
-        first = options.seeds[0]
-        data: Needs = {"dataset": build.data}
-        best = build.tuned_source(every[0])
-        on = {"role": "retrained", "backbone": options.target, "seed": first}
-        best_again = build.tuned("retrained", "fit_prompts", PROMPT_GRID, on, data)
-        sources = build.sources(best)
-        to: dict[str, Any] = {"target": options.target, "seed": first}
-        best_all = build.tuned("all", "migrate", every, to, {"sources": sources[first]})
-        chosen = build.choose(sources[first], "kmeans-variance", SMALL_SHARE, first)
-        few: Needs = {"sources": sources[first], "selection": chosen}
-        best_few = build.tuned("few", "migrate", few_users, to, few)
-        moved = {
-            seed: _methods(build, seed, source, (best_again, best_all, best_few))
-            for seed, source in sources.items()
-        }
-        items = _item_settings(build, moved[first])
-        for seed, everyone in moved.items():
-            _with_items(build, seed, everyone, items)
-        cells += build.cells
-    return cells
+    build.baselines()
+    every, few_users = (CLICK_GRID,) * 2 if build.dataset == CLICKS else (ALL_GRID, FEW_GRID)
+    first = build.options.seeds[0]
+    data: Needs = {"dataset": build.data}
+    best = build.tuned_source(every[0])
+    on = {"role": "retrained", "backbone": build.options.target, "seed": first}
+    best_again = build.tuned("retrained", "fit_prompts", PROMPT_GRID, on, data)
+    sources = build.sources(best)
+    to: dict[str, Any] = {"target": build.options.target, "seed": first}
+    best_all = build.tuned("all", "migrate", every, to, {"sources": sources[first]})
+    chosen = build.choose(sources[first], "kmeans-variance", SMALL_SHARE, first)
+    few: Needs = {"sources": sources[first], "selection": chosen}
+    best_few = build.tuned("few", "migrate", few_users, to, few)
+    moved = {
+        seed: _methods(build, seed, source, (best_again, best_all, best_few))
+        for seed, source in sources.items()
+    }
+    items = _item_settings(build, moved[first])
+    for seed, everyone in moved.items():
+        _with_items(build, seed, everyone, items)
 
 
 def _methods(build: Builder, seed: int, source: str, bests: tuple[str | None, ...]) -> str:
@@ -114,49 +111,41 @@ def _with_items(
     build.evaluate(more, method=method, kind="refined", seed=seed)
 
 
-def table3(options: Options) -> list[Cell]:
+@each_dataset
+def table3(build: Builder) -> None:
     """Cost against quality: PUMA over budgets, full retraining over epochs."""
-    cells: list[Cell] = []
-    shares = options.shares or (0.01, 0.03, 0.07, 0.15, 0.3)
-    for dataset in options.datasets:
-        build = Builder(options, dataset)
-        build.baselines()
-        for seed, source in build.sources(None).items():
-            for epochs in (1, 2, 4, 10):
-                settings = {"training": training(1.5e-2, 1024, 0.3, epochs)}
-                again = build.add(
-                    f"retrained {epochs} {seed}",
-                    "fit_prompts",
-                    {"backbone": options.target, "role": "retrained", "seed": seed} | settings,
-                    {"dataset": build.data},
-                )
-                method = f"retraining, {epochs} epoch{'s' if epochs > 1 else ''}"
-                build.evaluate(again, method=method, kind="retrained", seed=seed)
-            for share in shares:
-                chosen = build.choose(source, "random", share, seed)
-                needs: Needs = {"sources": source, "selection": chosen}
-                few = build.migrate(f"random {share:g}", needs, seed, None)
-                build.evaluate(few, method=f"PUMA, {share:.0%}", kind="migrated", seed=seed)
-            every = build.migrate("all", {"sources": source}, seed, None)
-            build.evaluate(every, method="PUMA, all users", kind="migrated", seed=seed)
-        cells += build.cells
-    return cells
+    shares = build.options.shares or (0.01, 0.03, 0.07, 0.15, 0.3)
+    build.baselines()
+    for seed, source in build.sources(None).items():
+        for epochs in (1, 2, 4, 10):
+            settings = {"training": training(1.5e-2, 1024, 0.3, epochs)}
+            again = build.add(
+                f"retrained {epochs} {seed}",
+                "fit_prompts",
+                {"backbone": build.options.target, "role": "retrained", "seed": seed} | settings,
+                {"dataset": build.data},
+            )
+            method = f"retraining, {epochs} epoch{'s' if epochs > 1 else ''}"
+            build.evaluate(again, method=method, kind="retrained", seed=seed)
+        for share in shares:
+            chosen = build.choose(source, "random", share, seed)
+            needs: Needs = {"sources": source, "selection": chosen}
+            few = build.migrate(f"random {share:g}", needs, seed, None)
+            build.evaluate(few, method=f"PUMA, {share:.0%}", kind="migrated", seed=seed)
+        every = build.migrate("all", {"sources": source}, seed, None)
+        build.evaluate(every, method="PUMA, all users", kind="migrated", seed=seed)
 
 
-def table4(options: Options) -> list[Cell]:
+@each_dataset
+def table4(build: Builder) -> None:
     """Selection strategies over budgets (Table 4 and Figure 3)."""
-    cells: list[Cell] = []
-    for dataset in options.datasets:
-        build = Builder(options, dataset)
-        for seed, source in build.sources(None).items():
-            for share in options.shares or SHARES:
-                for strategy in STRATEGIES:
-                    if strategy == "all":
-                        continue
-                    chosen = build.choose(source, strategy, share, seed)
-                    needs: Needs = {"sources": source, "selection": chosen}
-                    few = build.migrate(f"{strategy} {share:g}", needs, seed, None)
-                    facts = {"strategy": strategy, "share": share, "kind": "migrated"}
-                    build.evaluate(few, method=strategy, seed=seed, **facts)
-        cells += build.cells
-    return cells
+    for seed, source in build.sources(None).items():
+        for share in build.options.shares or SHARES:
+            for strategy in STRATEGIES:
+                if strategy == "all":
+                    continue
+                chosen = build.choose(source, strategy, share, seed)
+                needs: Needs = {"sources": source, "selection": chosen}
+                few = build.migrate(f"{strategy} {share:g}", needs, seed, None)
+                facts = {"strategy": strategy, "share": share, "kind": "migrated"}
+                build.evaluate(few, method=strategy, seed=seed, **facts)
