@@ -74,7 +74,7 @@ def test_the_source_that_migrates_best_lends_its_settings(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["table2", "templates"])
-def test_a_study_with_lent_settings_is_whole_and_scores_the_same(name):
+def test_a_study_with_lent_settings_is_whole_and_scores_the_same_methods(name):
     options = Options(datasets=("goodbooks",), seeds=(0, 1))
     cells = get_study(name).cells(options)
     best = [cell.name for cell in cells if cell.stage == "best"]
@@ -89,13 +89,20 @@ def test_a_study_with_lent_settings_is_whole_and_scores_the_same(name):
             assert all(part in cell.settings for part in LENT if CHOSEN[part] is not None)
 
 
+REPORT = {"study": "table2", "command": "", "date": "", "settings": {}}
+REPORT |= {"rows": [], "summary": [], "differences": [], "failed": {}, "missing": []}
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         (None, "There is no report"),
-        ("{", "is no report of the study table2"),
-        (json.dumps({"study": "table3", "settings": {}}), "is no report of the study table2"),
-        (json.dumps({"study": "table2", "settings": []}), "is no report of the study table2"),
+        ("{", "cannot be read"),
+        ("[]", "it is no JSON object"),
+        (json.dumps({"study": "table2", "settings": {}}), "it has no command"),
+        (json.dumps(REPORT | {"study": "table3"}), "is no report of the study table2"),
+        (json.dumps(REPORT | {"settings": []}), "is no report of the study table2"),
+        (json.dumps(REPORT | {"settings": {"best": 3}}), "is no report of the study table2"),
     ],
 )
 def test_settings_of_another_file_are_refused(tmp_path, text, said):

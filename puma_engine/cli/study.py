@@ -113,14 +113,17 @@ def _chosen(wanted: Study, report: Path | None) -> dict[str, Any]:
     """Settings by the choice that they were the outcome of."""
     if report is None:
         return {}
+    from puma_engine.study import parse_report
+
     if not report.is_file():
         raise ConfigError(f"There is no report {report} to take settings from.")
     try:
-        known = json.loads(report.read_text(encoding="utf-8"))
-        right = known["study"] == wanted.name and isinstance(known["settings"], dict)
-    except (ValueError, KeyError, TypeError):
-        right = False
-    if not right:
+        known = parse_report(report.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"The report {report} cannot be read ({error}).") from error
+    settings = known.get("settings")
+    named = isinstance(settings, dict) and all(isinstance(one, dict) for one in settings.values())
+    if known["study"] != wanted.name or not named:
         raise ConfigError(
             f"{report} is no report of the study {wanted.name}; give the NAME.json that "
             f"`puma study {wanted.name}` wrote."

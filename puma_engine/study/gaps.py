@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from puma_engine.study.overall import over_trainings
 from puma_engine.study.render import HIGHER
 
-# Fewer trainings say nothing of how far trainings lie apart.
-FEWEST_SEEDS = 3
 # What tells the rows of a report apart, besides the seed.
 FACTS = ("dataset", "method", "strategy", "share", "origin", "target", "hops", "sources")
 WITHIN = ("share", "target")
@@ -60,15 +58,7 @@ class Gap:
     @property
     def over_seeds(self) -> Interval | None:
         """The 95 % interval over trainings, by Student's t; None for too few of them."""
-        if len(self.seeds) < FEWEST_SEEDS:
-            return None
-        from scipy.special import stdtrit
-
-        found = [self.first[seed] - self.second[seed] for seed in self.seeds]
-        middle = _mean(found)
-        spread = math.sqrt(sum((one - middle) ** 2 for one in found) / (len(found) - 1))
-        half = float(stdtrit(len(found) - 1, 0.975)) * spread / math.sqrt(len(found))
-        return middle - half, middle + half
+        return over_trainings([self.first[seed] - self.second[seed] for seed in self.seeds])
 
     @property
     def intervals(self) -> list[Interval]:

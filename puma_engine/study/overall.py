@@ -1,16 +1,29 @@
-"""Strategies over all budgets: their trainings in pairs with those on random users."""
+"""Over trainings: Student's interval, and strategies over all budgets in pairs with random users."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from puma_engine.study.results import MAIN
 
+# Fewer trainings say nothing of how far trainings lie apart.
 FEWEST = 3
+
+
+def over_trainings(values: Sequence[float]) -> tuple[float, float] | None:
+    """Return the 95 % interval of a mean, by Student's t; None for fewer than three values."""
+    count = len(values)
+    if count < FEWEST:
+        return None
+    from scipy.special import stdtrit
+
+    middle = sum(values) / count
+    spread = math.sqrt(sum((one - middle) ** 2 for one in values) / (count - 1))
+    half = float(stdtrit(count - 1, 0.975)) * spread / math.sqrt(count)
+    return middle - half, middle + half
 
 
 @dataclass(frozen=True)
@@ -41,16 +54,10 @@ def overall(report: dict[str, Any], dataset: str, against: str = "random") -> di
         key = float(row["share"]), int(row["seed"])
         scores.setdefault(row["strategy"], {})[key] = float(row[metric])
     base = scores.pop(against, {})
-    found = {
-        strategy: np.array([own[key] - base[key] for key in sorted(own.keys() & base.keys())])
-        for strategy, own in scores.items()
-    }
-    return {name: _interval(pairs) for name, pairs in found.items() if len(pairs) >= FEWEST}
-
-
-def _interval(pairs: np.ndarray) -> Overall:
-    from scipy.special import stdtrit
-
-    count, mean = len(pairs), float(pairs.mean())
-    half = float(stdtrit(count - 1, 0.975)) * float(pairs.std(ddof=1)) / math.sqrt(count)
-    return Overall(count, mean, mean - half, mean + half)
+    found = {}
+    for strategy, own in scores.items():
+        pairs = [own[key] - base[key] for key in sorted(own.keys() & base.keys())]
+        interval = over_trainings(pairs)
+        if interval is not None:
+            found[strategy] = Overall(len(pairs), sum(pairs) / len(pairs), *interval)
+    return found
