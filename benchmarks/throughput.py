@@ -300,26 +300,32 @@ def main() -> None:
     dtypes = {"bf16": torch.bfloat16} | ({} if gpu else {"fp32": torch.float32})
     options.peaks = {name: measured_peak(device, dtype) for name, dtype in dtypes.items()}
     dataset = load_shipped("goodbooks", users=options.users)
-    rows: list[dict[str, Any]] = []
     for name in names:
-        rows += measure(name, dataset, device, options)
-        write(options.out, device_label(device), rows, options.peaks)
+        rows = measure(name, dataset, device, options)
+        write(options.out, device_label(device), name, rows, options.peaks)
 
 
-def write(path: Path, device: str, rows: list[dict[str, Any]], peaks: dict[str, float]) -> None:
-    """Write what is known so far; rows of other devices in the file stay."""
+def write(
+    path: Path, device: str, name: str, rows: list[dict[str, Any]], peaks: dict[str, float]
+) -> None:
+    """Write what was measured on a backbone; what the file has of others and elsewhere stays."""
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     packages = ("torch", "transformers", "accelerate")
     run = {
         "device": device,
+        "backbone": name,
         "command": "python " + " ".join(sys.argv),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in packages},
-        "measured_peak_tflops": {name: round(peak / 1e12, 3) for name, peak in peaks.items()},
+        | {package: importlib.metadata.version(package) for package in packages},
+        "measured_peak_tflops": {kind: round(peak / 1e12, 3) for kind, peak in peaks.items()},
     }
+
+    def stays(one: dict[str, Any]) -> bool:
+        return (one["device"], one["backbone"]) != (device, name)
+
     report = {
-        part: [one for one in known.get(part, []) if one["device"] != device] + own
+        part: [*filter(stays, known.get(part, [])), *own]
         for part, own in (("runs", [run]), ("rows", rows))
     }
     path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -93,16 +93,21 @@ class ReaderData:
         logits = self.reader.logits_at(own, read[:, rows], shape)
         return self.task.loss(logits, examples.outcome[rows], head).sum()
 
-    def flops(self, tokens: int, examples: int) -> float:
+    def flops(self, tokens: int, examples: int, validations: int) -> float:
         """Arithmetic of training on so many examples with prompts of so many tokens.
 
         Two operations a weight of the layers for each position that is read anew, forwards and
-        again for the gradient, and once for what is kept; attention, adapter and validation,
-        which are small beside it, are left out.
+        again for the gradient; for those of the validation rows at each validation; and once for
+        what is kept. Attention and adapter, which are small beside it, are left out.
         """
-        weights = self.reader.backbone.layer_weights
-        positions = tokens + float(self.reader.positions(self.train.context).double().mean())
-        return weights * (4 * positions * examples + 2 * self.reader.kept_tokens)
+
+        def positions(rows: Examples) -> float:
+            return tokens + float(self.reader.positions(rows.context).double().mean())
+
+        learned = 4 * positions(self.train) * examples
+        checked = 2 * positions(self.validation) * len(self.validation) * validations
+        kept = 2 * self.reader.kept_tokens
+        return self.reader.backbone.layer_weights * (learned + checked + kept)
 
     def validation_value(self, prompts: Prompts, head: nn.Module) -> float:
         """RMSE (ratings) or log loss (clicks) over the whole validation split."""
@@ -143,19 +148,20 @@ def reader_for(
     dataset: Dataset,
     template: str,
     users: Sequence[str] | np.ndarray,
-    held_out: Sequence[str] | np.ndarray = (),
+    *,
+    learners: Sequence[str] | np.ndarray | None = None,
+    judges: Sequence[str] | np.ndarray | None = None,
 ) -> ReaderData:
     """Prepare the train and validation rows of some users; user numbers follow `users`.
 
-    With users held out, their rows of both splits are the validation, and all others' train
-    rows the training.
+    learners, judges: whose train and whose validation rows these are; None: everybody's.
     """
     reader, frames = _contexts(backbone, dataset, template, ("train", "validation"))
-    if len(held_out):
-        out = [frame["user_id"].isin(set(held_out)) for frame in frames]
-        both = pd.concat([frame[rows] for frame, rows in zip(frames, out, strict=True)])
-        frames = [frames[0][~out[0]], both]
-    train, validation = (_examples(frame, users) for frame in frames)
+    chosen = [
+        frame if own is None else frame[frame["user_id"].isin(set(own))]
+        for frame, own in zip(frames, (learners, judges), strict=True)
+    ]
+    train, validation = (_examples(frame, users) for frame in chosen)
     for name, examples in (("train", train), ("validation", validation)):
         if not len(examples):
             raise DataError(f"These users have no {name} rows; give more users or rows.")

@@ -20,7 +20,7 @@ from puma_engine.errors import MigrationError
 from puma_engine.examples import ReaderData, reader_for
 from puma_engine.item_prompts import ItemPrompts, join_items
 from puma_engine.prompts import PromptTable, SlotPart, SlotTraining, head_tensors, make_head
-from puma_engine.settings import HELD_OUT
+from puma_engine.settings import JUDGES
 from puma_engine.training import Progress, TrainingResult, train
 
 Missing = Literal["mean", "drop"]
@@ -109,7 +109,7 @@ def train_migration(
     adapter: AdapterConfig | None = None,
     users: Sequence[str] | np.ndarray | None = None,
     missing: Missing = "mean",
-    held_out: float = HELD_OUT,
+    judges: int = JUDGES,
     checkpoint_dir: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
     should_cancel: Callable[[], bool] | None = None,
@@ -118,21 +118,21 @@ def train_migration(
 
     One source is the paper's single migration (and each hop of a chain), several are its
     aggregation. Only users whom every source and the data set have train the adapter. Where not
-    all are chosen, a seeded share `held_out` of them picks the epoch, on all their train and
-    validation rows, and trains nothing, since what counts is how users fare whom the adapter
-    never saw; else their own validation rows do. The head starts from the first source's. Raises
+    all are chosen, the validation rows of so many `judges` pick the epoch: users whom the adapter
+    never saw, since it is made for them, and chosen ones where others are too few; else
+    everybody's own validation rows do. The head starts from the first source's. Raises
     MigrationError, DataError, Cancelled.
     """
     user_ids, vectors, complete = join_sources(sources, missing=missing)
-    filled = int((~complete).sum())
-    chosen = _training_users(user_ids[complete], dataset, users)
-    spare = _held_out(chosen, len(user_ids), held_out, training.seed)
-    own = dataset.for_users(chosen)
-    data = reader_for(target, own, template, chosen, spare)
-    # Both are sorted, and every chosen user is among user_ids.
-    inputs = vectors[np.searchsorted(user_ids, chosen)]
-    generator = torch.Generator().manual_seed(training.seed)
-    module = _start(data, own, sources, inputs, target, adapter, generator)
+    usable = np.intersect1d(user_ids[complete], dataset.users)
+    chosen = _training_users(usable, users)
+    judging = _judges(chosen, usable, dataset, judges, training.seed)
+    seen = np.union1d(chosen, judging)
+    own = dataset.for_users(seen)
+    data = reader_for(target, own, template, seen, learners=chosen, judges=judging)
+    # Both are sorted, and every user seen is among user_ids.
+    inputs = vectors[np.searchsorted(user_ids, seen)]
+    module = _start(data, own, sources, inputs, target, adapter, training.seed)
     torch.manual_seed(training.seed)
     result = train(
         module,
@@ -146,7 +146,11 @@ def train_migration(
         stage="training the adapter",
     )
     meta: dict[str, Any] = {"backbone": target.info.spec, "template": template}
-    meta |= {"dataset": dataset.name, "users_trained": len(chosen), "users_filled": filled}
+    meta |= {
+        "dataset": dataset.name,
+        "users_trained": len(chosen),
+        "users_filled": int((~complete).sum()),
+    }
     mapped = apply_adapter(module.users.adapter, vectors)
     return _finished(sources, PromptTable(user_ids, mapped, meta=meta), module, result)
 
@@ -158,9 +162,10 @@ def _start(
     inputs: np.ndarray,
     target: FrozenBackbone,
     adapter: AdapterConfig | None,
-    generator: torch.Generator,
+    seed: int,
 ) -> AdapterTraining:
     """Adapters and head before the first step; inputs [n, l, d_in]: the users' own sources."""
+    generator = torch.Generator().manual_seed(seed)
     network = Adapter(inputs.shape[2], target.width, adapter, generator=generator)
     head = make_head(data.task, data.train, generator, sources[0].head)
     items = _item_mapping(sources, dataset, target.width, adapter, generator)
@@ -178,7 +183,7 @@ def _finished(
     table = dataclasses.replace(mapped, head=head_tensors(module.head), items=items)
     meta = {"d_in": network.d_in, "d_out": network.d_out, **network.config.to_dict()}
     item_adapter = None if module.items is None else _tensors(module.items.adapter)
-    flops = module.data.flops(table.read_tokens, result.examples)
+    flops = module.data.flops(table.read_tokens, result.examples, len(result.history))
     return Migrated(table, _tensors(network), meta, result, flops, item_adapter)
 
 
@@ -213,10 +218,7 @@ def _tensors(network: nn.Module) -> dict[str, np.ndarray]:
     return {name: v.detach().float().cpu().numpy() for name, v in network.state_dict().items()}
 
 
-def _training_users(
-    complete: np.ndarray, dataset: Dataset, users: Sequence[str] | np.ndarray | None
-) -> np.ndarray:
-    usable = np.intersect1d(complete, dataset.users)
+def _training_users(usable: np.ndarray, users: Sequence[str] | np.ndarray | None) -> np.ndarray:
     if users is None:
         if not len(usable):
             raise MigrationError(
@@ -233,10 +235,17 @@ def _training_users(
     return wanted
 
 
-def _held_out(chosen: np.ndarray, everyone: int, share: float, seed: int) -> np.ndarray:
-    """Chosen users that only pick the epoch: none if there is nobody else to generalise to."""
-    count = int(share * len(chosen)) if len(chosen) < everyone else 0
-    return np.random.default_rng([seed, 1]).choice(chosen, count, replace=False)
+def _judges(
+    chosen: np.ndarray, usable: np.ndarray, dataset: Dataset, count: int, seed: int
+) -> np.ndarray:
+    """Users who pick the epoch: others before chosen ones; all if there is nobody else."""
+    others = np.setdiff1d(usable, chosen)
+    if not len(others):
+        return chosen
+    checked = dataset.rows("validation")["user_id"].unique()
+    generator = np.random.default_rng([seed, 1])
+    parts = [generator.permutation(np.intersect1d(who, checked)) for who in (others, chosen)]
+    return np.concatenate(parts)[:count]
 
 
 @torch.no_grad()

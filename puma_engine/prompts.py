@@ -255,7 +255,9 @@ def fit_prompts(
     )
     meta = {"backbone": backbone.info.spec, "template": template, "dataset": dataset.name}
     table = module.table(dataset, meta)
-    return Fitted(table, result, data.flops(table.read_tokens, result.examples))
+    return Fitted(
+        table, result, data.flops(table.read_tokens, result.examples, len(result.history))
+    )
 
 
 def _fitting(

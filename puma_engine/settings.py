@@ -62,8 +62,8 @@ def _batch(users: int, least: int, most: int) -> int:
     return min(most, max(least, 1 << max(users, 1).bit_length() - 1))
 
 
-# Of the users chosen among others, this share picks the epoch and trains nothing.
-HELD_OUT = 0.15
+# Where an adapter is trained on some users, so many others pick the epoch.
+JUDGES = 200
 
 # A migration that loses at most this share of the full retraining's value is as good.
 MARGIN = 0.01

@@ -20,6 +20,8 @@ from puma_engine.tasks import Task, get_task
 from puma_engine.templates import Piece, Slot, Template
 
 BEFORE_STEP, AFTER_STEP = 32, 8
+# Padding costs a large model more than another captured width does.
+LARGE_AFTER_STEP = 4
 CPU_CACHE_BYTES = 3 * 2**30
 GPU_CACHE_SHARE = 0.5
 
@@ -199,8 +201,8 @@ class Reader:
         after = int(self._after_length[contexts].max())
         if self.template.item_first:
             return self._rounded(before, BEFORE_STEP), after
-        # Matrix products like sizes in steps of 8.
-        return self._rounded(before, AFTER_STEP), self._rounded(after + prompt, AFTER_STEP) - prompt
+        step = LARGE_AFTER_STEP if self.backbone.fused else AFTER_STEP
+        return self._rounded(before, AFTER_STEP), self._rounded(after + prompt, step) - prompt
 
     @property
     def waits(self) -> bool:

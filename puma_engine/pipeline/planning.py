@@ -15,7 +15,6 @@ from puma_engine.pipeline.migrating import chain, migrate
 from puma_engine.pipeline.progress import CancelCheck, Overall, ProgressCallback
 from puma_engine.pipeline.stage import PROMPT_KINDS, Reference, find, slug
 from puma_engine.planner import Measured, Prediction
-from puma_engine.settings import HELD_OUT
 from puma_engine.store import Run, Workspace
 
 RETRAINED = ("source", "retrained")  # the same computation
@@ -92,8 +91,8 @@ def costs(
     """Predict a migration over targets (several are a chain) and retraining on the last one.
 
     sources: several are an aggregation, whose adapter reads all of them; only users whom
-    each has can train it, so no more than the smallest table holds. budget: users who train the adapter at each hop; None for all. A sample of them only
-    picks the epoch, and costs no training. Selection and evaluation are left out: the first is
+    each has can train it, so no more than the smallest table holds. budget: users who train the
+    adapter at each hop; None for all. Selection and evaluation are left out: the first is
     short, the second is the same for both ways.
     """
     tables = [find(ws, source, *PROMPT_KINDS) for source in sources]
@@ -101,11 +100,10 @@ def costs(
     users, rows = int(facts["users"]), facts["splits"]["train"] / facts["users"]
     most = min(users, *(int(table.summary["users"]) for table in tables))
     trained = most if budget is None else min(budget, most)
-    fitted = trained if trained == users else trained - int(HELD_OUT * trained)
     models = [find(ws, target, "backbone").id for target in targets]
     hops = [
         planner.predict(
-            rows * fitted,
+            rows * trained,
             adapter.epochs,
             adapter.batch_size,
             measured(ws, "migration", model, device),

@@ -26,18 +26,25 @@ def training(rate: float, batch: int, decay: float = 0.01, epochs: int = 10) -> 
 
 # What each row of a comparison may choose from, on the validation split of the first seed.
 PROMPT_GRID = [
-    {"training": training(rate, batch, decay)}
-    for rate, batch, decay in (
-        (7e-3, 1024, 1.0),
-        (1.5e-2, 1024, 0.1),
-        (1e-2, 256, 0.3),
-        (1.5e-2, 1024, 0.3),
-        (2e-2, 256, 1.0),
+    {"training": training(rate, batch, decay, epochs)}
+    for rate, batch, decay, epochs in (
+        (1.5e-2, 1024, 0.0, 20),
+        (7e-3, 1024, 1.0, 10),
+        (1.5e-2, 1024, 0.1, 10),
+        (1e-2, 256, 0.3, 10),
+        (1.5e-2, 1024, 0.3, 10),
+        (2e-2, 256, 1.0, 10),
     )
 ]
 ALL_GRID = [
-    {"training": training(1e-3, batch), "adapter": {"hidden": 1024, "noise": noise}}
-    for batch, noise in ((1024, 0.2), (256, 0.2), (128, 0.3), (256, 0.3))
+    {"training": training(rate, batch), "adapter": {"hidden": 1024, "noise": noise}}
+    for rate, batch, noise in (
+        (1e-3, 1024, 0.2),
+        (2e-3, 256, 0.2),
+        (1e-3, 256, 0.2),
+        (1e-3, 128, 0.3),
+        (1e-3, 256, 0.3),
+    )
 ]
 # The last candidate is what the project has by default, whose batches follow the number of users.
 FEW_GRID: list[dict[str, Any]] = [

@@ -1,0 +1,59 @@
+"""Who picks the epoch of an adapter: users whom it never saw, where there are any."""
+
+import numpy as np
+import pytest
+
+from puma_engine import migration
+from puma_engine.backbone import FrozenBackbone
+from puma_engine.config import AdapterConfig, TrainingConfig
+from puma_engine.datasets import load_shipped
+from puma_engine.migration import train_migration
+from puma_engine.prompts import PromptTable
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load_shipped("movietweetings", users=30)
+
+
+def judging(data, chosen, count, seed=0):
+    return migration._judges(chosen, data.users, data, count, seed)
+
+
+def test_others_judge_and_only_those_with_validation_rows(data):
+    chosen = data.users[:5]
+    found = judging(data, chosen, 12)
+    assert len(found) == len(set(found)) == 12 and not set(found) & set(chosen)
+    assert set(found) <= set(data.rows("validation")["user_id"])
+    assert np.array_equal(found, judging(data, chosen, 12))
+    assert not np.array_equal(found, judging(data, chosen, 12, seed=1))
+
+
+def test_chosen_users_fill_up_what_others_lack(data):
+    chosen = data.users[3:]
+    found = judging(data, chosen, 10)
+    assert set(data.users[:3]) & set(data.rows("validation")["user_id"]) <= set(found)
+    assert len(found) == 10
+
+
+def test_all_judge_where_all_train(data):
+    assert judging(data, data.users, 5) is data.users
+
+
+def test_every_chosen_user_trains_and_no_other(data):
+    model = FrozenBackbone.load("llama-small", device="cpu", precision="fp32")
+    vectors = np.random.default_rng(0).normal(size=(len(data.users), 1, 8)).astype(np.float32)
+    source = PromptTable(data.users, vectors)
+    moved = train_migration(
+        [source],
+        model,
+        data,
+        template="rating-item-first",
+        training=TrainingConfig(epochs=2, batch_size=16, patience=0),
+        adapter=AdapterConfig(hidden=8),
+        users=data.users[:6],
+        judges=10,
+    )
+    rows = data.rows("train")["user_id"].isin(set(data.users[:6])).sum()
+    assert moved.result.examples == 2 * rows
+    assert moved.table.meta["users_trained"] == 6 and len(moved.table.user_ids) == 30
