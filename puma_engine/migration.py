@@ -118,10 +118,9 @@ def train_migration(
 
     One source is the paper's single migration (and each hop of a chain), several are its
     aggregation. Only users whom every source and the data set have train the adapter. Where not
-    all are chosen, the validation rows of so many `judges` pick the epoch: users whom the adapter
-    never saw, since it is made for them, and chosen ones where others are too few; else
-    everybody's own validation rows do. The head starts from the first source's. Raises
-    MigrationError, DataError, Cancelled.
+    all are chosen, validation rows of `judges` other users pick the epoch, since the adapter is
+    made for users it never saw (of chosen ones where others are too few); else everybody's own
+    do. The head starts from the first source's. Raises MigrationError, DataError, Cancelled.
     """
     user_ids, vectors, complete = join_sources(sources, missing=missing)
     usable = np.intersect1d(user_ids[complete], dataset.users)
