@@ -148,7 +148,6 @@ def reader_for(
     dataset: Dataset,
     template: str,
     users: Sequence[str] | np.ndarray,
-    *,
     learners: Sequence[str] | np.ndarray | None = None,
     judges: Sequence[str] | np.ndarray | None = None,
 ) -> ReaderData:

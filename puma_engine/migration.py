@@ -128,7 +128,7 @@ def train_migration(
     judging = _judges(chosen, usable, dataset, judges, training.seed)
     seen = np.union1d(chosen, judging)
     own = dataset.for_users(seen)
-    data = reader_for(target, own, template, seen, learners=chosen, judges=judging)
+    data = reader_for(target, own, template, seen, chosen, judging)
     # Both are sorted, and every user seen is among user_ids.
     inputs = vectors[np.searchsorted(user_ids, seen)]
     module = _start(data, own, sources, inputs, target, adapter, training.seed)
@@ -144,14 +144,11 @@ def train_migration(
         should_cancel=should_cancel,
         stage="training the adapter",
     )
-    meta: dict[str, Any] = {"backbone": target.info.spec, "template": template}
-    meta |= {
-        "dataset": dataset.name,
-        "users_trained": len(chosen),
-        "users_filled": int((~complete).sum()),
-    }
+    names = {"backbone": target.info.spec, "template": template, "dataset": dataset.name}
+    counts = {"users_trained": len(chosen), "users_filled": int((~complete).sum())}
     mapped = apply_adapter(module.users.adapter, vectors)
-    return _finished(sources, PromptTable(user_ids, mapped, meta=meta), module, result)
+    table = PromptTable(user_ids, mapped, meta=names | counts)
+    return _finished(sources, table, module, result)
 
 
 def _start(

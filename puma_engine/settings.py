@@ -25,6 +25,9 @@ ADAPTER_TRAINING = TrainingConfig(
     epochs=10, batch_size=256, learning_rate=1e-3, weight_decay=0.01, patience=3
 )
 FEW_EPOCHS, FEW_BATCH = 12, 256
+# The usual steps are now and then too long for few users: mapped prompts grow until the backbone
+# answers the same to all, and training does not come back from there.
+CAREFUL_RATE, CAREFUL_CLIP = 5e-4, 0.1
 # From here on an epoch has steps enough that half as many epochs do.
 MANY_USERS = 300
 
@@ -53,9 +56,10 @@ def adapter_training(users: int) -> TrainingConfig:
 
 def small_adapter_training(users: int) -> TrainingConfig:
     """Settings for an adapter that is trained on a few users, so many, and serves the others."""
-    epochs = FEW_EPOCHS // (1 if users < MANY_USERS else 2)
-    batch = _batch(users, 32, FEW_BATCH)
-    return replace(ADAPTER_TRAINING, epochs=epochs, batch_size=batch, patience=4)
+    few = replace(ADAPTER_TRAINING, batch_size=_batch(users, 32, FEW_BATCH), patience=4)
+    if users < MANY_USERS:
+        return replace(few, epochs=FEW_EPOCHS, learning_rate=CAREFUL_RATE, grad_clip=CAREFUL_CLIP)
+    return replace(few, epochs=FEW_EPOCHS // 2)
 
 
 def _batch(users: int, least: int, most: int) -> int:
