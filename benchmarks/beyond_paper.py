@@ -134,7 +134,7 @@ class Beyond:
         told: dict[str, Any] = {n: float(np.sqrt(np.mean((v - y) ** 2))) for n, v in p.items()}
         for other in ("direct", "mean"):
             gap = bootstrap_difference(
-                "rating", "rmse", y, p["carried"], p[other], users, seed=0, draws=DRAWS
+                "rating", "rmse", y, [p["carried"]], [p[other]], users, seed=0, draws=DRAWS
             )
             told[f"carried minus {other}"] = [gap.value, gap.low, gap.high]
         return told | {"users": len(few.users), "rows": len(y)}

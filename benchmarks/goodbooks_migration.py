@@ -331,7 +331,7 @@ def interval(
 ) -> dict[str, float]:
     """Value, low and high end of a difference of two sets of test predictions."""
     task, truth, users = bench.dataset.task, bench.truth, bench.users
-    ends = metrics.bootstrap_difference(task, metric, truth, first, second, users, seed=seed)
+    ends = metrics.bootstrap_difference(task, metric, truth, [first], [second], users, seed=seed)
     return {end: round(float(getattr(ends, end)), 5) for end in ("value", "low", "high")}
 
 

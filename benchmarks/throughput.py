@@ -88,11 +88,12 @@ def measured_peak(device: torch.device, dtype: torch.dtype) -> float:
 def training_rate(module: torch.nn.Module, way: Way, batch: int, seconds: float) -> float:
     """Examples a second of the project's own training loop, once it is warm.
 
-    On a GPU every shape of a batch must have come twice, so four epochs warm up.
+    On a GPU every shape of a batch must have come once, and twice where graphs are captured, so
+    two or four epochs warm up.
     """
     seen: list[tuple[float, int]] = []
-    graphs = way.backbone.device.type == "cuda" and way.name != "plain"
-    warm = 4 * len(way.data.train) // batch if graphs else 3
+    epochs = 2 if way.name == "plain" else 4
+    warm = epochs * len(way.data.train) // batch if way.backbone.device.type == "cuda" else 3
 
     def progress(report: Progress) -> None:
         if report.step >= warm:

@@ -241,16 +241,8 @@ def bootstrap(
     reference: the method that differences are taken from, the same users drawn for both.
     Draws come in blocks, so memory does not grow with their number.
     """
-    rows, names = _Rows.of(y, user), metrics_of(task) if names is None else names
-    parts = [part for p in predictions for part in _parts(task, rows, rows.predictions(p), names)]
-    users, shape = len(rows.names), (len(predictions), len(names), -1)
-    weighed = _Weighed(rows, parts)
-    value = weighed.values(np.ones((1, users))).reshape(shape)[:, :, 0]
-    sampled = np.empty((len(parts), draws))
-    for start, weights in _draws(users, seed, draws):
-        pairs = max(0, AUC_DRAWS - start)
-        sampled[:, start : start + len(weights)] = weighed.values(weights, pairs)
-    drawn = sampled.reshape(shape)
+    names = metrics_of(task) if names is None else names
+    value, drawn, users = _sampled(task, y, predictions, user, names, seed, draws)
 
     def estimate(place: int, number: int) -> Estimate:
         own = _interval(value[place, number], drawn[place, number], users)
@@ -264,6 +256,28 @@ def bootstrap(
         {name: estimate(place, number) for number, name in enumerate(names)}
         for place in range(len(predictions))
     ]
+
+
+def _sampled(
+    task: str,
+    y: np.ndarray,
+    predictions: Sequence[np.ndarray],
+    user: np.ndarray,
+    names: Sequence[str],
+    seed: int,
+    draws: int,
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Metrics of methods [methods, names], the same of each draw [methods, names, draws], users."""
+    rows = _Rows.of(y, user)
+    parts = [part for p in predictions for part in _parts(task, rows, rows.predictions(p), names)]
+    users, shape = len(rows.names), (len(predictions), len(names), -1)
+    weighed = _Weighed(rows, parts)
+    value = weighed.values(np.ones((1, users))).reshape(shape)[:, :, 0]
+    sampled = np.empty((len(parts), draws))
+    for start, weights in _draws(users, seed, draws):
+        pairs = max(0, AUC_DRAWS - start)
+        sampled[:, start : start + len(weights)] = weighed.values(weights, pairs)
+    return value, sampled.reshape(shape), users
 
 
 def bootstrap_metric(
@@ -285,18 +299,21 @@ def bootstrap_difference(
     task: str,
     metric: str,
     y: np.ndarray,
-    p_a: np.ndarray,
-    p_b: np.ndarray,
+    firsts: Sequence[np.ndarray],
+    seconds: Sequence[np.ndarray],
     user: np.ndarray,
     *,
     seed: int = 0,
     draws: int = 1000,
 ) -> Interval:
-    """metric(a) - metric(b), the same users resampled for both."""
-    both = bootstrap(task, y, [p_a, p_b], user, names=[metric], reference=1, seed=seed, draws=draws)
-    difference = both[0][metric].difference
-    assert difference is not None
-    return difference
+    """Mean of metric(first) - metric(second) over trainings, the same users drawn for all.
+
+    firsts, seconds: predictions [n] of one or several trainings of the two methods, in pairs.
+    """
+    every = [*firsts, *seconds]
+    value, drawn, users = _sampled(task, y, every, user, [metric], seed, draws)
+    sign = np.repeat([1 / len(firsts), -1 / len(seconds)], [len(firsts), len(seconds)])
+    return _interval(float(sign @ value[:, 0]), sign @ drawn[:, 0], users)
 
 
 def _draws(users: int, seed: int, draws: int) -> Iterator[tuple[int, np.ndarray]]:

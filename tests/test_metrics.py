@@ -57,9 +57,9 @@ def test_intervals_hold_the_value_and_pairs_are_narrower(rows):
     y, p, user = rows
     own = metrics.bootstrap_metric("rating", "rmse", y, p, user)
     assert own.low < own.value < own.high and own.n_users == 40
-    gap = metrics.bootstrap_difference("rating", "rmse", y, p + 0.01, p, user)
+    gap = metrics.bootstrap_difference("rating", "rmse", y, [p + 0.01], [p], user)
     assert gap.high - gap.low < (own.high - own.low) / 5
-    same = metrics.bootstrap_difference("rating", "rmse", y, p, p, user)
+    same = metrics.bootstrap_difference("rating", "rmse", y, [p], [p], user)
     assert (same.value, same.low, same.high) == (0, 0, 0)
 
 
@@ -82,10 +82,22 @@ def test_methods_together_and_in_blocks_get_what_each_gets_alone(rows, task, mon
             alone = metrics.bootstrap_metric(task, name, y, method, user, seed=3, draws=150)
             assert vars(one.own) == pytest.approx(vars(alone), abs=1e-12)
     gap = metrics.bootstrap_difference(
-        task, name, y, methods[0], methods[1], user, seed=3, draws=150
+        task, name, y, methods[:1], methods[1:2], user, seed=3, draws=150
     )
     assert vars(together[0][name].difference) == pytest.approx(vars(gap), abs=1e-12)
     assert together[1][name].difference is None
+
+
+def test_the_difference_of_several_trainings_is_the_mean_of_theirs(rows):
+    y, p, user = rows
+    clicked, others = (y > 3).astype(float), [p / 6, p[::-1] / 60 + 0.5]
+    pairs = [metrics.pooled("click", clicked, one, user)["uauc"] for one in others]
+    base = metrics.pooled("click", clicked, p * 0 + 0.5, user)["uauc"]
+    found = metrics.bootstrap_difference(
+        "click", "uauc", clicked, others, [p * 0 + 0.5] * 2, user, draws=50
+    )
+    assert found.value == pytest.approx(np.mean(pairs) - base)
+    assert found.low < found.value < found.high
 
 
 def test_an_interval_is_what_drawing_users_by_hand_gives(rows):

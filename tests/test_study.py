@@ -119,14 +119,14 @@ def test_rows_and_differences_are_those_of_the_predictions(done):
     first, second = (frame["prediction"].to_numpy(np.float64) for frame in frames)
     assert rows["one"]["rmse"] == pytest.approx(np.sqrt(np.mean((first - truth) ** 2)), abs=1e-5)
     wanted = metrics.bootstrap_difference(
-        "rating", "rmse", truth, first, second, frames[0]["user_id"].to_numpy()
+        "rating", "rmse", truth, [first], [second], frames[0]["user_id"].to_numpy()
     )
     found = next(line for line in report["differences"] if line["method"] == "one")
     assert found["value"] == pytest.approx(wanted.value) and found["seeds"] == 1
     assert (found["low"], found["high"]) == (wanted.low, wanted.high)
 
 
-def test_several_seeds_are_pooled_by_user(done):
+def test_several_seeds_are_averaged_for_the_same_users(done):
     ws, outcome, _ = done
     cells = [cell for cell in tiny_cells(None) if cell.facts]
     more = [replace(c, name=c.name + "'", facts=c.facts | {"seed": 1}) for c in cells[:2]]

@@ -27,7 +27,7 @@ def collect(
 ) -> dict[str, Any]:
     """Return rows (one an evaluation), summary (one a method, over seeds) and differences.
 
-    A difference pools the test rows of all seeds that both have and resamples users: its
+    A difference is the mean over the seeds that both have, and resamples users: its
     interval is the 95 % percentile one, p the normal approximation from it, and `real` says
     whether it is below 0.05 after Holm's correction over the others of the same reference.
     Unless whole, differences are left for later.
@@ -146,27 +146,25 @@ class _Frames:
 
     def difference(self, pairs: Sequence[tuple[Cell, Cell]]) -> dict[str, Any]:
         task = self.runs[pairs[0][0].name].summary["task"]
-        parts = []
-        for cell, other in pairs:
-            keys = ["user_id", "item_id"]
-            joined = self.read(cell).merge(
-                self.read(other)[[*keys, "prediction"]],
-                on=keys,
-                validate="one_to_one",
-                suffixes=("", "_other"),
-            )
-            parts.append(joined)
-        both = pd.concat(parts)
+        keys = ["user_id", "item_id"]
+        rows = self.read(pairs[0][0])[[*keys, "outcome"]]
+        sides = zip(*pairs, strict=True)
+        firsts, seconds = ([self._aligned(cell, rows[keys]) for cell in side] for side in sides)
         found = metrics.bootstrap_difference(
             task,
             MAIN[task],
-            both["outcome"].to_numpy(np.float64),
-            both["prediction"].to_numpy(np.float64),
-            both["prediction_other"].to_numpy(np.float64),
-            both["user_id"].to_numpy(),
+            rows["outcome"].to_numpy(np.float64),
+            firsts,
+            seconds,
+            rows["user_id"].to_numpy(),
         )
         line = {"metric": MAIN[task], "value": found.value, "low": found.low, "high": found.high}
         return line | {"users": found.n_users, "p": _p(found)}
+
+    def _aligned(self, cell: Cell, rows: pd.DataFrame) -> np.ndarray:
+        """Predictions of an evaluation for rows of user and item, which it has all."""
+        joined = rows.merge(self.read(cell), how="left", validate="one_to_one")
+        return joined["prediction"].to_numpy(np.float64)
 
 
 def _p(found: metrics.Interval) -> float:
