@@ -372,3 +372,12 @@ def test_a_damaged_study_of_the_workspace_is_told(studied):
     (studied.root / "studies" / "table2.json").write_text('{"study": "table2"}')
     done = puma("claims", "--own", ws=studied)
     assert done.exit_code == 1 and "puma study table2" in done.stderr
+
+
+def test_an_interval_over_trainings_is_not_taken_for_one_over_users():
+    found = report("table2", [retrained(), moved(0.002, half=0.01)])
+    assert "over users" in JUDGES["all-users"](found, "goodbooks").figures
+    for line in found["differences"]:
+        line["over"] = "trainings"
+    judged = JUDGES["all-users"](found, "goodbooks")
+    assert "over users" not in judged.figures and "over trainings" in judged.figures

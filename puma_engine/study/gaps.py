@@ -22,8 +22,8 @@ class Gap:
     """First method minus second, in the units of the metric.
 
     first, second: scores by seed. low, high: the 95 % interval over resampled users. direct:
-    the report holds the interval of this very difference; where not, it is the wider one
-    between the opposite ends of two intervals.
+    the report holds the interval of this very difference; where not, it is over trainings, or
+    the wider one between the opposite ends of two intervals.
     """
 
     metric: str
@@ -78,14 +78,18 @@ class Gap:
 
 
 def gap(report: dict[str, Any], line: Row) -> Gap | None:
-    """Return what a line of a report's differences says; None if its rows are not there."""
+    """Return what a line of a report's differences says; None if its rows are not there.
+
+    A line whose interval is `over` trainings has none over users.
+    """
     other = {name: line.get(name) for name in ("dataset", *WITHIN)} | line["against"]
     first = scores(report, {name: line.get(name) for name in FACTS}, line["metric"])
     second = scores(report, other, line["metric"])
     if not set(first) & set(second):
         return None
     ends = float(line["low"]), float(line["high"])
-    return Gap(line["metric"], first, second, *ends, int(line["users"]))
+    direct = line.get("over", "users") == "users"
+    return Gap(line["metric"], first, second, *ends, int(line["users"]), direct)
 
 
 def scores(report: dict[str, Any], facts: Row, name: str) -> dict[int, float]:

@@ -31,6 +31,8 @@ def markdown(report: dict[str, Any]) -> str:
             f"Incomplete: {len(report['missing'])} cells were not run and "
             f"{len(report['failed'])} failed."
         )
+    if report.get("note"):
+        parts.append(str(report["note"]))
     table = _budgets if report["study"] == "table4" else _methods
     for dataset in datasets(report):
         parts.append(f"### {dataset}\n\n{table(report, dataset)}")
