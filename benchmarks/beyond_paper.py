@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from provenance import provenance
 from sklearn.metrics import roc_auc_score
 
 from puma_engine import Workbench
@@ -174,7 +175,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     beyond = Beyond(Workbench(given.workspace))
-    found: dict[str, Any] = {
+    found = provenance() | {
+        "dataset": DATASET,
+        "users": len(beyond.data.users),
+        "seeds": [int(beyond.source.seed or 0)],
         "foreseen_all_users": beyond.foreseen(beyond.all),
         "foreseen_few_users": beyond.foreseen(beyond.few),
     }

@@ -13,11 +13,7 @@ written as they come, so that a run that is cut short still leaves what it measu
 from __future__ import annotations
 
 import argparse
-import datetime
-import importlib.metadata
 import json
-import platform
-import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -28,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from candidates import CANDIDATES, Settings
+from provenance import provenance
 
 from puma_engine import metrics
 from puma_engine.backbone import FrozenBackbone
@@ -337,12 +334,7 @@ def interval(
 
 def write(bench: Bench) -> None:
     """Write what is known so far."""
-    packages = ("torch", "transformers", "accelerate", "numpy")
-    report = {
-        "command": "python " + shlex.join(sys.argv),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in packages},
+    report = provenance() | {
         "earlier": bench.earlier["earlier"],
         "dataset": bench.dataset.name,
         "users": len(bench.dataset.users),

@@ -14,11 +14,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
 import gc
-import importlib.metadata
 import json
-import platform
 import sys
 import time
 from collections.abc import Iterator
@@ -30,6 +27,7 @@ import numpy as np
 import psutil
 import torch
 from plain import PlainReader
+from provenance import provenance
 from shapes import SHAPES, random_backbone
 
 from puma_engine.adapter import Adapter
@@ -311,16 +309,8 @@ def write(
 ) -> None:
     """Write what was measured on a backbone; what the file has of others and elsewhere stays."""
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    packages = ("torch", "transformers", "accelerate")
-    run = {
-        "device": device,
-        "backbone": name,
-        "command": "python " + " ".join(sys.argv),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "versions": {"python": platform.python_version()}
-        | {package: importlib.metadata.version(package) for package in packages},
-        "measured_peak_tflops": {kind: round(peak / 1e12, 3) for kind, peak in peaks.items()},
-    }
+    rates = {kind: round(peak / 1e12, 3) for kind, peak in peaks.items()}
+    run = {"device": device, "backbone": name, **provenance(), "measured_peak_tflops": rates}
 
     def stays(one: dict[str, Any]) -> bool:
         return (one["device"], one["backbone"]) != (device, name)

@@ -25,9 +25,9 @@ ADAPTER_TRAINING = TrainingConfig(
     epochs=10, batch_size=256, learning_rate=1e-3, weight_decay=0.01, patience=3
 )
 FEW_EPOCHS, FEW_BATCH = 12, 256
-# The usual steps are now and then too long for few users: mapped prompts grow until the backbone
+# Longer steps now and then lead astray with few users: mapped prompts grow until the backbone
 # answers the same to all, and training does not come back from there.
-CAREFUL_RATE, CAREFUL_CLIP = 5e-4, 0.1
+FEW_RATE, FEW_CLIP = 5e-4, 0.1
 # From here on an epoch has steps enough that half as many epochs do.
 MANY_USERS = 300
 
@@ -56,10 +56,14 @@ def adapter_training(users: int) -> TrainingConfig:
 
 def small_adapter_training(users: int) -> TrainingConfig:
     """Settings for an adapter that is trained on a few users, so many, and serves the others."""
-    few = replace(ADAPTER_TRAINING, batch_size=_batch(users, 32, FEW_BATCH), patience=4)
-    if users < MANY_USERS:
-        return replace(few, epochs=FEW_EPOCHS, learning_rate=CAREFUL_RATE, grad_clip=CAREFUL_CLIP)
-    return replace(few, epochs=FEW_EPOCHS // 2)
+    return replace(
+        ADAPTER_TRAINING,
+        epochs=FEW_EPOCHS // (1 if users < MANY_USERS else 2),
+        batch_size=_batch(users, 32, FEW_BATCH),
+        learning_rate=FEW_RATE,
+        grad_clip=FEW_CLIP,
+        patience=4,
+    )
 
 
 def _batch(users: int, least: int, most: int) -> int:
