@@ -10,6 +10,14 @@ import streamlit as st
 
 from dashboard.components import address
 
+ROW = 33  # pixels, also of the header
+
+
+def height(rows: int, most: int | None = None) -> int:
+    """Pixels of a table with so many rows: known before it is drawn, so that nothing jumps."""
+    whole = 2 + ROW * (1 + rows)
+    return whole if most is None else min(whole, most)
+
 
 def pick(
     frame: pd.DataFrame,

@@ -80,7 +80,8 @@ def report(name: str) -> dict[str, Any]:
 
 def figures(found: Finding) -> str:
     """What a finding rests on, without the words that say it was a quick trial."""
-    return found.figures.removeprefix(QUICK)
+    # No line may begin with the sign of a number before it.
+    return found.figures.removeprefix(QUICK).replace(" %", "\u00a0%")
 
 
 def tally(found: Iterable[Finding]) -> Counter[str]:
@@ -114,8 +115,15 @@ def against(found: dict[str, Any]) -> str:
 
 
 def differences(found: dict[str, Any], dataset: str) -> pd.DataFrame:
-    """A row a difference: method, kind, share, value, low, high and whether it is real."""
+    """A row a difference: method, kind, share, value, low, high and whether it is real.
+
+    over: what its interval resamples, users or trainings.
+    """
     lines = [line for line in found["differences"] if line["dataset"] == dataset]
     names = ("kind", "share", "value", "low", "high", "seeds", "users", "real")
-    rows = [{"method": label_of(line)} | {name: line.get(name) for name in names} for line in lines]
-    return pd.DataFrame(rows, columns=["method", *names])
+    rows = [
+        {"method": label_of(line), "over": line.get("over", "users")}
+        | {name: line.get(name) for name in names}
+        for line in lines
+    ]
+    return pd.DataFrame(rows, columns=["method", *names, "over"])

@@ -61,7 +61,7 @@ def _live(statuses: list[str], text: str) -> None:
         frame,
         ids,
         "job",
-        height=min(40 + 35 * len(frame), 320),
+        height=tables.height(len(frame), 320),
         columns={
             "status": st.column_config.TextColumn("Status"),
             "title": st.column_config.TextColumn("Title", width=330),

@@ -6,14 +6,13 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import engine
-from dashboard.components import address, amounts, fitting, jobs, states
+from dashboard.components import address, amounts, fitting, jobs, states, tables
 from dashboard.components.terms import glossary, term
 from dashboard.components.text import escaped, short
 from dashboard.components.theme import KINDS, Status, rank
 from dashboard.engine import models
 
 SIDES = {"source": "Source (old model)", "target": "Target (new model)"}
-ROW = 35  # pixels
 FITS = {
     "fits": Status("Fits", ":material/check_circle:", "green"),
     "tight": Status("Tight", ":material/warning:", "orange"),
@@ -75,7 +74,7 @@ def _facts(chosen: dict[str, engine.Run]) -> None:
     st.dataframe(
         frame,
         hide_index=True,
-        height=2 + ROW * (1 + len(frame)),  # known before it is drawn, so that nothing jumps
+        height=tables.height(len(frame)),
         alt="Facts of the source and the target model",
     )
     for side, run in chosen.items():

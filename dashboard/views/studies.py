@@ -76,7 +76,7 @@ def _no_study() -> None:
         **{"from": "published"},
     )
     every = pd.DataFrame(studies.every(), columns=["Study", "What it asks"])
-    st.dataframe(every, hide_index=True)
+    st.dataframe(every, hide_index=True, height="content")
 
 
 def _study(labels: Mapping[str, str], origin: str, read: Callable[[str], dict[str, Any]]) -> None:
@@ -146,17 +146,17 @@ def _differences(found: dict[str, Any], dataset: str) -> None:
         rows = rows[rows["share"] == float(chosen)]
     metric, _ = studies.summary(found, dataset)
     side = "right" if metric in studies.HIGHER else "left"
-    against = studies.against(found)
+    against, over = studies.against(found), rows["over"].iloc[0]
     figures.show(
         compare_figures.intervals(rows, 0.0),
         rows,
         f"study-differences-{found['study']}",
         title=f"What differs from {against}: {side} of zero is better",
-        x=f"Difference of {studies.TITLES[metric].split(' (')[0]}, 95 % interval over users",
+        x=f"Difference of {studies.TITLES[metric].split(' (')[0]}, 95 % interval over {over}",
         height=120 + 30 * len(rows),
     )
     chance = int((~rows["real"].astype(bool)).sum())
     st.caption(
         f"{len(rows) - chance} of {len(rows)} differences are more than chance after Holm's "
-        "correction for their number; intervals resample users and pool the seeds."
+        f"correction for their number; they are means over the seeds, their intervals over {over}."
     )

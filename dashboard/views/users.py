@@ -9,7 +9,17 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import engine, pages
-from dashboard.components import address, coverage, density, figures, jobs, maps, picking, states
+from dashboard.components import (
+    address,
+    coverage,
+    density,
+    figures,
+    jobs,
+    maps,
+    picking,
+    states,
+    tables,
+)
 from dashboard.components.map_users import Shown, table_of, values_of
 from dashboard.components.picking import Pick
 from dashboard.components.terms import glossary, term
@@ -337,7 +347,7 @@ def _picked(shown: Shown, chosen: np.ndarray | None, pick: Pick, rows: np.ndarra
         hide_index=True,
         on_select="rerun",
         selection_mode="single-row",
-        height=min(280, 40 + 35 * len(table)),
+        height=tables.height(len(table), 280),
     )
     marked = event.selection.rows if event else []
     if len(table) == 1 or marked:
