@@ -210,3 +210,13 @@ def test_what_ships_with_puma_is_shown(tmp_path, monkeypatch):
     assert_plain(app)
     assert {one.value for one in app.text} >= {"goodbooks", "goodbooks-to-read", "movietweetings"}
     assert len(app.button) >= 9
+
+
+@pytest.mark.parametrize("over", ["users", "trainings"])
+def test_intervals_say_what_they_are_over(tmp_path, monkeypatch, over):
+    ws = Workspace.open(tmp_path / "ws", create=True)
+    found = report("table2", [retrained(), moved(0.002)])
+    for line in found["differences"]:
+        line["over"] = over
+    keep_report(ws, found)
+    assert f"their intervals over {over}." in texts(open_study(ws, monkeypatch, study="table2"))
