@@ -178,7 +178,7 @@ def main() -> None:
     found = provenance() | {
         "dataset": DATASET,
         "users": len(beyond.data.users),
-        "seeds": [int(beyond.source.seed or 0)],
+        "seeds": [beyond.source.seed],
         "foreseen_all_users": beyond.foreseen(beyond.all),
         "foreseen_few_users": beyond.foreseen(beyond.few),
     }

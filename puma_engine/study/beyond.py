@@ -73,10 +73,7 @@ def adapters(build: Builder) -> None:
 def sizes(build: Builder) -> None:
     """Migrations to larger backbones of one family: of all users, and trained on a few."""
     for seed in build.options.seeds:
-        tables = {one: build.prompts("source", one, seed, None) for one in SIZES}
-        for one, table in tables.items():
-            facts = {"origin": None, "target": one, "kind": "retrained"}
-            build.evaluate(table, method="retrained", seed=seed, **facts)
+        tables = build.each_retrained(SIZES, seed)
         few = {
             one: build.choose(tables[one], "kmeans-variance", SMALL_SHARE, seed, one)
             for one in SIZES[:-1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
@@ -125,6 +125,14 @@ class Builder:
         return self.add(
             f"{role} {backbone} {seed}", "fit_prompts", settings, {"dataset": self.data}, like
         )
+
+    def each_retrained(self, backbones: Sequence[str], seed: int) -> dict[str, str]:
+        """Fit prompts on each backbone: sources for the others, scored as its full retraining."""
+        tables = {one: self.prompts("source", one, seed, None) for one in backbones}
+        for one, table in tables.items():
+            facts = {"origin": None, "target": one, "kind": "retrained"}
+            self.evaluate(table, method="retrained", seed=seed, **facts)
+        return tables
 
     def sources(self, best: str | None) -> dict[int, str]:
         """Source prompts of every seed, with the settings of `best`."""

@@ -14,10 +14,7 @@ FAMILIES = ("llama-medium", "qwen2-small", "gemma3-small", "phi3-small", "stable
 def figure4(build: Builder) -> None:
     """Gains of every ordered pair of five backbones over retraining on the second."""
     for seed in build.options.seeds:
-        tables = {one: build.prompts("source", one, seed, None) for one in FAMILIES}
-        for one, table in tables.items():
-            facts = {"origin": None, "target": one, "kind": "retrained"}
-            build.evaluate(table, method="retrained", seed=seed, **facts)
+        tables = build.each_retrained(FAMILIES, seed)
         for origin in FAMILIES:
             for target in FAMILIES:
                 if origin == target:

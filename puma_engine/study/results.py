@@ -163,7 +163,7 @@ class _Frames:
 
     def _aligned(self, cell: Cell, rows: pd.DataFrame) -> np.ndarray:
         """Predictions of an evaluation for rows of user and item, which it has all."""
-        joined = rows.merge(self.read(cell), how="left", validate="one_to_one")
+        joined = rows.merge(self.read(cell), on=list(rows), how="left", validate="one_to_one")
         return joined["prediction"].to_numpy(np.float64)
 
 
