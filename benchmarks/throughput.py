@@ -8,6 +8,9 @@ way on the same backbone and stage. `peak_share` divides the arithmetic that a w
 (counted from its shapes) by the rate of a large matrix product in bf16 (on a CPU in the way's own
 precision), measured here. Compiling and capturing come before the clock starts; so does reading what stands before
 the slot, once for each distinct text: `prefixes` says how many, `prefix_seconds` how long.
+
+Under `accelerate launch --num_processes N` the trainings are shared by N GPUs: batches and rates are
+those of all, `peak_share` is of all their peaks, memory of the first.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from plain import PlainReader
 from provenance import provenance
 from shapes import SHAPES, random_backbone
 
+from puma_engine import ranks
 from puma_engine.adapter import Adapter
 from puma_engine.backbone import FrozenBackbone
 from puma_engine.config import AdapterConfig, TrainingConfig
@@ -116,6 +120,8 @@ def training_rate(module: torch.nn.Module, way: Way, batch: int, seconds: float)
             progress=progress,
             should_cancel=is_enough,
         )
+    if not ranks.is_first():
+        return float("nan")
     (start, first), (end, last) = seen[0], seen[-1]
     return (last - first) * batch / (end - start)
 
@@ -241,11 +247,11 @@ def described(
     stage: str, way: Way, batch: int, rate: float, ratio: float, options: Any
 ) -> dict[str, Any]:
     """What a row says of one measurement."""
-    work = work_of(stage, way)
+    work, peak = work_of(stage, way), options.peaks[row_peak(way)] * ranks.count()
     row: dict[str, Any] = {"way": way.name, "precision": way.precision, "batch": batch}
     row |= {"examples_per_s": round(rate, 1), "ratio_to_plain": round(ratio, 3)}
     row |= {key: round(value, 3) for key, value in work.items()}
-    row |= {"peak_share": round(rate * work["gflops"] * 1e9 / options.peaks[row_peak(way)], 4)}
+    row |= {"peak_share": round(rate * work["gflops"] * 1e9 / peak, 4)}
     row |= {"peak_memory_gb": round(memory(way.backbone.device), 2)}
     return row | {"prefixes": way.prefixes, "prefix_seconds": way.prefix_seconds}
 
@@ -271,9 +277,10 @@ def memory(device: torch.device) -> float:
 
 
 def device_label(device: torch.device) -> str:
-    """A GPU's product name, or "cpu" with its threads."""
+    """A GPU's product name and how many work together, or "cpu" with its threads."""
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+        name = torch.cuda.get_device_name(device)
+        return name if ranks.count() == 1 else f"{ranks.count()} x {name}"
     return f"cpu, {torch.get_num_threads()} threads"
 
 
@@ -293,15 +300,18 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=15.0, help="for each training")
     options = parser.parse_args()
-    device = torch.device(resolve_device(options.device))
+    device = torch.device(ranks.own_gpu(resolve_device(options.device)))
     gpu = device.type == "cuda"
+    if ranks.count() > 1:
+        options.stages = [stage for stage in options.stages if stage != "evaluation"]
     names = options.backbones or (list(SHAPES) if gpu else ["llama-medium"])
     dtypes = {"bf16": torch.bfloat16} | ({} if gpu else {"fp32": torch.float32})
     options.peaks = {name: measured_peak(device, dtype) for name, dtype in dtypes.items()}
     dataset = load_shipped("goodbooks", users=options.users)
     for name in names:
         rows = measure(name, dataset, device, options)
-        write(options.out, device_label(device), name, rows, options.peaks)
+        if ranks.is_first():
+            write(options.out, device_label(device), name, rows, options.peaks)
 
 
 def write(

@@ -126,17 +126,22 @@ class AdapterConfig(_Config):
 
     depth counts feed-forward blocks, of which the second changes the dimension. noise is the
     standard deviation, as a share of the prompts' own, of what is added to them in training.
+    balance: where what all source prompts share is more than so many times as large as what sets
+    them apart, they are read so that it is just that; 0 reads them as they are.
     """
 
     hidden: int = 4096
     depth: int = 4
     dropout: float = 0.1
     noise: float = 0.0
+    balance: float = 0.0
 
     def problems(self) -> list[str]:
         found = _positive(self, "hidden")
         if self.noise < 0:
             found.append(f"noise must be 0 or more, not {self.noise!r}")
+        if not 0 <= self.balance < math.inf:
+            found.append(f"balance must be 0 or more, not {self.balance!r}")
         if self.depth < 2:
             found.append(f"depth must be 2 or more, not {self.depth!r}")
         if not 0 <= self.dropout < 1:

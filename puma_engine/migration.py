@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from puma_engine.adapter import Adapter
+from puma_engine.adapter import Adapter, balance
 from puma_engine.backbone import FrozenBackbone
 from puma_engine.config import AdapterConfig, TrainingConfig
 from puma_engine.datasets import Dataset
@@ -131,7 +131,7 @@ def train_migration(
     data = reader_for(target, own, template, seen, chosen, judging)
     # Both are sorted, and every user seen is among user_ids.
     inputs = vectors[np.searchsorted(user_ids, seen)]
-    module = _start(data, own, sources, inputs, target, adapter, training.seed)
+    module = _start(data, own, sources, vectors, inputs, target, adapter, training.seed)
     torch.manual_seed(training.seed)
     result = train(
         module,
@@ -155,14 +155,19 @@ def _start(
     data: ReaderData,
     dataset: Dataset,
     sources: Sequence[PromptTable],
+    everyone: np.ndarray,
     inputs: np.ndarray,
     target: FrozenBackbone,
     adapter: AdapterConfig | None,
     seed: int,
 ) -> AdapterTraining:
-    """Adapters and head before the first step; inputs [n, l, d_in]: the users' own sources."""
+    """Adapters and head before the first step.
+
+    inputs [n, l, d_in]: source prompts of the users who take part, of everyone's [m, l, d_in].
+    """
     generator = torch.Generator().manual_seed(seed)
-    network = Adapter(inputs.shape[2], target.width, adapter, generator=generator)
+    widths = [source.width for source in sources]
+    network = _network(everyone, widths, target.width, adapter, generator)
     head = make_head(data.task, data.train, generator, sources[0].head)
     items = _item_mapping(sources, dataset, target.width, adapter, generator)
     users = Mapping(torch.from_numpy(inputs), network)
@@ -195,8 +200,25 @@ def _item_mapping(
     vectors = join_items([source.items for source in sources], ids)
     if vectors is None:
         return None
-    network = Adapter(vectors.shape[2], width, config, generator=generator)
+    widths = [source.items.other.shape[1] for source in sources if source.items is not None]
+    network = _network(vectors, widths, width, config, generator)
     return Mapping(torch.from_numpy(vectors), network)
+
+
+def _network(
+    vectors: np.ndarray,
+    widths: Sequence[int],
+    d_out: int,
+    config: AdapterConfig | None,
+    generator: torch.Generator,
+) -> Adapter:
+    """A new adapter for prompts [n, l, sum of widths]."""
+    network = Adapter(vectors.shape[2], d_out, config, generator=generator)
+    most = network.config.balance
+    found = balance(vectors, widths, most) if most else None
+    if found is not None:
+        network.read_as(*(torch.from_numpy(part) for part in found))
+    return network
 
 
 def _mapped_items(sources: Sequence[PromptTable], mapping: Mapping | None) -> ItemPrompts | None:
@@ -267,5 +289,8 @@ def load_adapter(tensors: dict[str, np.ndarray], meta: dict[str, Any]) -> Adapte
         hidden=int(meta["hidden"]), depth=int(meta["depth"]), dropout=float(meta["dropout"])
     )
     network = Adapter(int(meta["d_in"]), int(meta["d_out"]), config)
-    network.load_state_dict({name: torch.from_numpy(np.array(v)) for name, v in tensors.items()})
+    weights = {name: torch.from_numpy(np.array(v)) for name, v in tensors.items()}
+    if "gain" in weights:
+        network.read_as(weights["gain"], weights["shift"])
+    network.load_state_dict(weights)
     return network.eval()

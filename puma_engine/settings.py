@@ -20,14 +20,17 @@ REFINING = replace(PROMPT_TRAINING, epochs=2, learning_rate=7e-3, patience=0)
 # Items' prompts bring as many numbers again, so more has to be held back, for longer.
 ITEM_DECAY, ITEM_REFINING_EPOCHS = 1.0, 6
 # Noise keeps the adapter from learning each user by heart.
-ADAPTER = AdapterConfig(hidden=1024, noise=0.3)
+# What sets users apart is brought out where it is next to nothing beside what they share, as in
+# prompts of clicks; with few users always.
+ADAPTER = AdapterConfig(hidden=1024, noise=0.3, balance=3.0)
+SMALL_ADAPTER = replace(ADAPTER, balance=1.0)
 ADAPTER_TRAINING = TrainingConfig(
     epochs=10, batch_size=256, learning_rate=1e-3, weight_decay=0.01, patience=3
 )
 FEW_EPOCHS, FEW_BATCH = 12, 256
 # Longer steps now and then lead astray with few users: mapped prompts grow until the backbone
 # answers the same to all, and training does not come back from there.
-FEW_RATE, FEW_CLIP = 5e-4, 0.1
+FEW_RATE, MORE_RATE, FEW_CLIP = 2e-4, 5e-4, 0.1
 # From here on an epoch has steps enough that half as many epochs do.
 MANY_USERS = 300
 
@@ -56,11 +59,12 @@ def adapter_training(users: int) -> TrainingConfig:
 
 def small_adapter_training(users: int) -> TrainingConfig:
     """Settings for an adapter that is trained on a few users, so many, and serves the others."""
+    few = users < MANY_USERS
     return replace(
         ADAPTER_TRAINING,
-        epochs=FEW_EPOCHS // (1 if users < MANY_USERS else 2),
+        epochs=FEW_EPOCHS // (1 if few else 2),
         batch_size=_batch(users, 32, FEW_BATCH),
-        learning_rate=FEW_RATE,
+        learning_rate=FEW_RATE if few else MORE_RATE,
         grad_clip=FEW_CLIP,
         patience=4,
     )

@@ -1,11 +1,13 @@
 """The adapter is the paper's network, and the task heads do what they say."""
 
+import numpy as np
 import pytest
 import torch
 
-from puma_engine.adapter import Adapter
+from puma_engine.adapter import Adapter, balance
 from puma_engine.config import AdapterConfig
 from puma_engine.errors import ConfigError
+from puma_engine.migration import load_adapter
 from puma_engine.tasks import RatingHead, get_task
 
 
@@ -43,6 +45,47 @@ def test_the_same_generator_gives_the_same_adapter():
     )
     for a, b in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def rms(values):
+    return float(np.sqrt(np.mean(np.square(values))))
+
+
+@pytest.mark.parametrize("most", [1.0, 3.0])
+def test_balance_bounds_what_users_share_by_what_sets_them_apart(most):
+    rng = np.random.default_rng(0)
+    near = 4 + 0.05 * rng.normal(size=(300, 2, 8))
+    far = 0.1 + rng.normal(size=(300, 2, 5))
+    vectors = np.concatenate([near, far], axis=2).astype(np.float32)
+    gain, shift = balance(vectors, [8, 5], most)
+    read = vectors * gain + shift
+    np.testing.assert_array_equal(read[..., 8:], vectors[..., 8:])
+    own, was = read[..., :8], vectors[..., :8]
+    assert rms(own.mean(0)) == pytest.approx(most * rms(own.std(0)), rel=1e-3)
+    assert rms(own) == pytest.approx(rms(was), rel=1e-3)
+    apart, before = own - own.mean(0), was - was.mean(0)
+    np.testing.assert_allclose(apart / rms(apart), before / rms(before), atol=1e-3)
+    direction = own.mean(0) / rms(own.mean(0))
+    np.testing.assert_allclose(direction, was.mean(0) / rms(was.mean(0)), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "vectors", [np.ones((9, 1, 4)), np.array([[[1.0, -1.0]], [[-1.0, 1.0]]]), np.eye(6)[:, None]]
+)
+def test_prompts_that_need_no_balance_are_read_as_they_are(vectors):
+    assert balance(vectors, [vectors.shape[2]], 1.0) is None
+
+
+def test_an_adapter_that_reads_balanced_prompts_is_kept_with_how_it_reads_them():
+    adapter = Adapter(6, 10, AdapterConfig(hidden=8, dropout=0.0))
+    prompts, gain, shift = torch.randn(5, 2, 6), torch.rand(2, 6), torch.randn(2, 6)
+    plain = adapter(prompts * gain + shift)
+    assert "gain" not in adapter.state_dict()
+    adapter.read_as(gain, shift)
+    torch.testing.assert_close(adapter(prompts), plain)
+    tensors = {name: value.numpy() for name, value in adapter.state_dict().items()}
+    again = load_adapter(tensors, {"d_in": 6, "d_out": 10, "hidden": 8, "depth": 4, "dropout": 0.0})
+    torch.testing.assert_close(again(prompts), plain)
 
 
 def test_wrong_settings_are_reported_together():

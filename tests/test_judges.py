@@ -7,7 +7,7 @@ from puma_engine import migration
 from puma_engine.backbone import FrozenBackbone
 from puma_engine.config import AdapterConfig, TrainingConfig
 from puma_engine.datasets import load_shipped
-from puma_engine.migration import train_migration
+from puma_engine.migration import load_adapter, train_migration
 from puma_engine.prompts import PromptTable
 
 
@@ -57,3 +57,31 @@ def test_every_chosen_user_trains_and_no_other(data):
     rows = data.rows("train")["user_id"].isin(set(data.users[:6])).sum()
     assert moved.result.examples == 2 * rows
     assert moved.table.meta["users_trained"] == 6 and len(moved.table.user_ids) == 30
+
+
+def test_prompts_that_hardly_differ_are_read_balanced_by_the_adapter_that_is_kept(data):
+    model = FrozenBackbone.load("llama-small", device="cpu", precision="fp32")
+    rng = np.random.default_rng(0)
+    alike = rng.normal(size=(1, 1, 8)) + 0.01 * rng.normal(size=(len(data.users), 1, 8))
+    source = PromptTable(data.users, alike.astype(np.float32))
+    settings = {"epochs": 1, "batch_size": 16, "patience": 0, "precision": "fp32"}
+    moved = {
+        most: train_migration(
+            [source],
+            model,
+            data,
+            template="rating-item-first",
+            training=TrainingConfig(**settings),
+            adapter=AdapterConfig(hidden=8, balance=most),
+            users=data.users[:6],
+        )
+        for most in (0.0, 1.0)
+    }
+    spread = {most: one.table.vectors.std(axis=0).mean() for most, one in moved.items()}
+    assert spread[1.0] > 10 * spread[0.0]
+    assert "gain" not in moved[0.0].adapter_tensors
+    for one in moved.values():
+        network = load_adapter(one.adapter_tensors, one.adapter_meta)
+        np.testing.assert_allclose(
+            migration.apply_adapter(network, source.vectors), one.table.vectors, atol=1e-6
+        )

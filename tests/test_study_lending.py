@@ -13,7 +13,7 @@ from puma_engine.store import Workspace
 from puma_engine.study import Options, get_study, lend, run_cells
 from puma_engine.study.building import Builder
 from puma_engine.study.cells import LENT, Cell
-from puma_engine.study.running import _begin, _gpus
+from puma_engine.study.running import _begin, _gpus, do_cell
 
 CHOSEN = {
     "training": {"epochs": 3, "batch_size": 64},
@@ -52,25 +52,49 @@ def test_nothing_is_done_for_a_choice_that_is_lent():
     assert names == ["data", "two", "again", "score"]
 
 
-def test_the_source_that_migrates_best_lends_its_settings(tmp_path):
+def test_the_source_that_migrates_best_over_two_seeds_lends_its_settings(tmp_path):
     ws = Workspace.open(tmp_path / "ws", create=True)
     options = Options(
-        datasets=("movietweetings",), seeds=(0,), users=12, quick=True, target="llama-small"
+        datasets=("movietweetings",), seeds=(0, 1, 2), users=12, quick=True, target="llama-small"
     )
     build = Builder(options, "movietweetings")
     best = build.tuned_source({"training": {"epochs": 1, "batch_size": 64}})
+    tried = len(build.cells)
     build.sources(best)
+    assert tried == 2 * 2 * 2 + 2
     outcome = run_cells(ws, build.cells, device="cpu")
     assert not outcome.failed and not outcome.missing
     moved = {
-        number: ws.run(outcome.runs[f"movietweetings/all from source candidate {number} 0"])
+        (number, seed): ws.run(
+            outcome.runs[f"movietweetings/all from source candidate {number} {seed}"]
+        )
         for number in (0, 1)
+        for seed in (0, 1)
     }
-    won = min(moved, key=lambda number: moved[number].summary["best_validation"])
-    source = outcome.runs[f"movietweetings/source candidate {won}"]
-    assert outcome.runs[best] == source == moved[won].inputs["source_0"]
-    again = ws.run(outcome.runs["movietweetings/source llama-small 0"])
-    assert again.config["training"] == ws.run(source).config["training"]
+    value = {key: run.summary["best_validation"] for key, run in moved.items()}
+    assert value[0, 0] != value[0, 1]
+    won = min((0, 1), key=lambda number: value[number, 0] + value[number, 1])
+    source = outcome.runs[f"movietweetings/source 0 candidate {won}"]
+    assert outcome.runs[best] == source == moved[won, 0].inputs["source_0"]
+    again = ws.run(outcome.runs["movietweetings/source llama-small 2"])
+    assert again.config["training"] == ws.run(source).config["training"] | {"seed": 2}
+
+
+def test_runs_of_one_candidate_count_by_their_mean(tmp_path):
+    ws = Workspace.open(tmp_path / "ws", create=True)
+    runs = []
+    for value in (0.1, 0.9, 0.4, 0.4):
+        run = ws.begin(
+            "prompts",
+            name=f"run {value}",
+            config={"value": value, "n": len(runs)},
+            inputs={},
+            seed=0,
+        )
+        ws.finish(run.id, seconds=1.0, device="cpu", summary={"best_validation": value})
+        runs.append(run.id)
+    assert do_cell(ws.root, "best", {"candidates": runs}, None) == runs[0]
+    assert do_cell(ws.root, "best", {"candidates": runs, "each": 2}, None) == runs[2]
 
 
 @pytest.mark.parametrize("name", ["table2", "templates"])

@@ -23,6 +23,7 @@ from puma_engine.settings import (
     PAPER_ADAPTER,
     PAPER_PROMPTS,
     PROMPT_TRAINING,
+    SMALL_ADAPTER,
     adapter_training,
     prompt_training,
     small_adapter_training,
@@ -51,7 +52,9 @@ PRESETS = {
         AdapterConfig(),
         lambda _: PAPER_PROMPTS,
     ),
-    "small": Preset("Small models, few users", small_adapter_training, ADAPTER, prompt_training),
+    "small": Preset(
+        "Small models, few users", small_adapter_training, SMALL_ADAPTER, prompt_training
+    ),
     "large": Preset("Small models, many users", adapter_training, ADAPTER, prompt_training),
 }
 

@@ -36,6 +36,7 @@ HELP: dict[type, dict[str, str]] = {
         "depth": "Feed-forward blocks of the adapter, 2 or more.",
         "dropout": "Dropout of the adapter.",
         "noise": "Noise on the prompts in training, as a share of their spread.",
+        "balance": "What prompts share is read at most so many times as large as what sets them apart; 0: as it is.",
     },
 }
 

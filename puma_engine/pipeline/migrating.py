@@ -37,6 +37,7 @@ from puma_engine.pipeline.tables import (
 )
 from puma_engine.settings import (
     ADAPTER,
+    SMALL_ADAPTER,
     adapter_training,
     small_adapter_training,
 )
@@ -118,7 +119,8 @@ def migrate(
     runs = [find(ws, source, *PROMPT_KINDS) for source in given]
     wish = {"strategy": strategy, "budget": budget, "share": share, "seed": seed or 0}
     chosen = _selection(ws, runs, selection, wish, device, progress, should_cancel)
-    settings = training_from(training, _schedule(runs[0], chosen), seed)
+    usual, shape = _usual(runs[0], chosen)
+    settings = training_from(training, usual, seed)
     plan = _Plan(
         sources=runs,
         target=backbone_run(ws, target, device=device),
@@ -126,7 +128,7 @@ def migrate(
         selection=chosen,
         template=template_of(runs[0], template),
         training=settings,
-        adapter=_adapter(adapter),
+        adapter=_adapter(adapter, shape),
         missing=missing,
         shuffle_seed=settings.seed if shuffled else None,
     )
@@ -160,20 +162,20 @@ def _selection(
     )
 
 
-def _adapter(given: AdapterConfig | dict[str, Any] | None) -> AdapterConfig:
+def _adapter(given: AdapterConfig | dict[str, Any] | None, usual: AdapterConfig) -> AdapterConfig:
     if isinstance(given, AdapterConfig):
         return given
-    return AdapterConfig(**(ADAPTER.to_dict() | checked(AdapterConfig, given)))
+    return AdapterConfig(**(usual.to_dict() | checked(AdapterConfig, given)))
 
 
-def _schedule(source: Run, selection: Run | None) -> TrainingConfig:
-    """Few users make few steps an epoch, so they train in smaller batches."""
+def _usual(source: Run, selection: Run | None) -> tuple[TrainingConfig, AdapterConfig]:
+    """What a migration takes where nothing is given; few users make few steps an epoch."""
     if selection is None:
-        return adapter_training(int(source.summary["users"]))
+        return adapter_training(int(source.summary["users"])), ADAPTER
     facts = selection.summary
     if facts["selected"] < SMALL_SHARE * facts["users"]:
-        return small_adapter_training(facts["selected"])
-    return adapter_training(facts["selected"])
+        return small_adapter_training(facts["selected"]), SMALL_ADAPTER
+    return adapter_training(facts["selected"]), ADAPTER
 
 
 def _run(

@@ -11,6 +11,8 @@ from puma_engine.study.cells import Cell, Needs, Options
 
 SHARES = (0.01, 0.03, 0.07, 0.15, 0.3, 0.5)
 SMALL_SHARE = 0.07
+# Seeds whose migrations choose the settings of source prompts.
+SOURCE_SEEDS = 2
 
 
 def training(rate: float, batch: int, decay: float = 0.01, epochs: int = 10) -> dict[str, Any]:
@@ -46,7 +48,7 @@ ALL_GRID = [
         (1e-3, 256, 0.3),
     )
 ]
-# The last candidate is what the project has by default, whose batches follow the number of users.
+# The last candidate for few users is what the project has by default, whose batches follow their number.
 FEW_GRID: list[dict[str, Any]] = [
     {"training": training(1e-3, batch, epochs=6), "adapter": {"hidden": 1024, "noise": noise}}
     for batch, noise in ((512, 0.3), (256, 0.3), (256, 0.5), (128, 0.3))
@@ -60,6 +62,7 @@ CLICK_GRID = [
     {"training": training(1e-3, batch, epochs=25), "adapter": {"hidden": 1024, "noise": noise}}
     for batch, noise in ((256, 0.2), (64, 0.3), (256, 0.3), (128, 0.3))
 ]
+CLICK_FEW_GRID = [*CLICK_GRID, {}]
 CLICKS = "goodbooks-to-read"
 RANDOM = {"training": training(1e-2, 256, 0.0, epochs=3)}
 
@@ -106,18 +109,27 @@ class Builder:
     def tuned_source(self, how: dict[str, Any]) -> str | None:
         """Try every candidate of source prompts; the best is the one that migrates best.
 
-        how: settings of the migrations on all users that decide it, on the first seed.
+        how: settings of the migrations on all users that decide it, by their mean over the
+        first seeds: one training alone may have stayed at chance.
         """
         if self.options.fixed:
             return None
-        seed = self.options.seeds[0]
+        seeds = self.options.seeds[:SOURCE_SEEDS]
+        moved = {seed: self._moved(seed, how) for seed in seeds}
+        candidates = [one for together in zip(*moved.values(), strict=True) for one in together]
+        settings = {"of": "source_0", "each": len(seeds)}
+        return self.add("source best", "best", settings, {"candidates": candidates})
+
+    def _moved(self, seed: int, how: dict[str, Any]) -> list[str]:
+        """Migrations on all users from every candidate of source prompts."""
         on = {"role": "source", "backbone": self.options.source, "seed": seed}
-        tries = self._tries("source", "fit_prompts", PROMPT_GRID, on, {"dataset": self.data})
-        moved = [
+        name = f"source {seed}"
+        return [
             self.migrate(f"all from source candidate {number}", {"sources": one}, seed, None, **how)
-            for number, one in enumerate(tries)
+            for number, one in enumerate(
+                self._tries(name, "fit_prompts", PROMPT_GRID, on, {"dataset": self.data})
+            )
         ]
-        return self.add("source best", "best", {"of": "source_0"}, {"candidates": moved})
 
     def prompts(self, role: str, backbone: str, seed: int, like: str | None, **more: Any) -> str:
         """Fit a prompt table."""

@@ -205,10 +205,13 @@ def do_cell(
     )
 
 
-def _best(ws: Workspace, candidates: Sequence[str], of: str | None = None) -> str:
+def _best(ws: Workspace, candidates: Sequence[str], of: str | None = None, each: int = 1) -> str:
     """The run whose training found the lowest validation value, the first of equal ones.
 
-    of: not that run itself, but the run that it had as this input.
+    each: so many runs that follow each other are one candidate, whose mean counts and whose
+    first run is it. of: not that run itself, but the run that it had as this input.
     """
-    best = min(candidates, key=lambda run: float(ws.run(run).summary["best_validation"]))
+    values = [float(ws.run(run).summary["best_validation"]) for run in candidates]
+    means = [sum(values[at : at + each]) for at in range(0, len(values), each)]
+    best = candidates[each * means.index(min(means))]
     return best if of is None else ws.run(best).inputs[of]

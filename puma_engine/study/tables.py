@@ -7,6 +7,7 @@ from typing import Any
 from puma_engine.selection import STRATEGIES
 from puma_engine.study.building import (
     ALL_GRID,
+    CLICK_FEW_GRID,
     CLICK_GRID,
     CLICKS,
     FEW_GRID,
@@ -26,7 +27,8 @@ from puma_engine.study.cells import Needs
 def table2(build: Builder) -> None:
     """Main results: every method, tuned on the first seed, on every data set."""
     build.baselines()
-    every, few_users = (CLICK_GRID,) * 2 if build.dataset == CLICKS else (ALL_GRID, FEW_GRID)
+    clicks = build.dataset == CLICKS
+    every, few_users = (CLICK_GRID, CLICK_FEW_GRID) if clicks else (ALL_GRID, FEW_GRID)
     first = build.options.seeds[0]
     data: Needs = {"dataset": build.data}
     best = build.tuned_source(every[0])
