@@ -1,9 +1,14 @@
 """Strategies over all budgets, against a computation by hand and by scipy."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
 
+from puma_engine.errors import SelectionError
+from puma_engine.selection import STRATEGIES
+from puma_engine.study import Options, get_study
 from puma_engine.study.overall import overall
 from puma_engine.study.render import markdown
 
@@ -56,3 +61,14 @@ def test_the_table_tells_it():
     one = overall(found, "films")["kmeans"]
     assert line.endswith(f"| {one.value:+.4f} [{one.low:+.4f}, {one.high:+.4f}] | 6 |")
     assert "| random | 0.9000 | 0.9000 | – | – |" in markdown(found)
+
+
+def test_a_study_of_some_strategies_compares_them_with_random_users():
+    options = Options(datasets=("goodbooks",), seeds=(3,), shares=(0.1,), strategies=("facility",))
+    cells = get_study("table4").cells(options)
+    assert [cell.facts["strategy"] for cell in cells if cell.facts] == ["random", "facility"]
+    whole = get_study("table4").cells(replace(options, strategies=()))
+    tried = [cell.facts["strategy"] for cell in whole if cell.facts]
+    assert sorted(tried) == sorted(set(STRATEGIES) - {"all"})
+    with pytest.raises(SelectionError, match=r"no strategy 'best'.*facility"):
+        get_study("table4").cells(replace(options, strategies=("best",)))

@@ -33,6 +33,10 @@ Shares = Annotated[
     list[float] | None,
     typer.Option("--share", help="Share of users who train; may be given several times."),
 ]
+Strategies = Annotated[
+    list[str] | None,
+    typer.Option("--strategy", help="Of table4, beside random; several times (default: all)."),
+]
 Processes = Annotated[
     int, typer.Option("--processes", min=1, help="Cells to run at the same time.")
 ]
@@ -70,6 +74,7 @@ def study(
     datasets: Datasets = None,
     seeds: Seeds = None,
     shares: Shares = None,
+    strategies: Strategies = None,
     users: Annotated[
         int | None, typer.Option("--users", help="Users of each data set (default: all).")
     ] = None,
@@ -100,6 +105,7 @@ def study(
         "datasets": tuple(datasets or ()),
         "seeds": tuple(seeds or ()),
         "shares": tuple(shares or ()),
+        "strategies": tuple(strategies or ()),
         "users": users,
     }
     options = Options(source=source, target=target, quick=quick, fixed=fixed)

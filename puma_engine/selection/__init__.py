@@ -8,6 +8,7 @@ from puma_engine.selection.strategies import (
     Selection,
     Strategy,
     draw_users,
+    get_strategy,
     group_users,
     select_users,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "Strategy",
     "coverage",
     "draw_users",
+    "get_strategy",
     "group_users",
     "select_users",
 ]

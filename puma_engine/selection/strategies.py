@@ -113,7 +113,7 @@ def select_users(
     clusters, groups and min_cluster have the paper's defaults. Raises SelectionError.
     """
     # Before the slow half: what cannot be drawn need not be grouped.
-    _checked_budget(_plan(strategy), budget, len(signals.user_ids), min_cluster)
+    _checked_budget(get_strategy(strategy), budget, len(signals.user_ids), min_cluster)
     found = group_users(strategy, signals, seed=seed, clusters=clusters, groups=groups)
     chosen = draw_users(found, budget, seed=seed, min_cluster=min_cluster)
     back = np.searchsorted(found.user_ids, np.asarray(signals.user_ids, dtype=str))
@@ -134,7 +134,7 @@ def group_users(
     known: the labels [n] of its clusters, row i for signals.user_ids[i], if they were found
     before with this seed.
     """
-    plan = _plan(strategy)
+    plan = get_strategy(strategy)
     if clusters < 1 or groups < 1:
         raise SelectionError(
             f"A selection needs 1 or more clusters and groups, not {clusters} and {groups}."
@@ -180,7 +180,8 @@ def _checked_budget(plan: Strategy, budget: int, n: int, min_cluster: int) -> in
     return budget
 
 
-def _plan(name: str) -> Strategy:
+def get_strategy(name: str) -> Strategy:
+    """Return a strategy by name, or raise SelectionError that lists the names."""
     if name not in STRATEGIES:
         raise SelectionError(
             f"There is no strategy {name!r}; the strategies are {', '.join(STRATEGIES)}."

@@ -18,13 +18,15 @@ Needs = dict[str, "str | list[str]"]
 class Options:
     """What a user may set of any study.
 
-    shares are of all users, in (0, 1]; users None: all; fixed: no grids, but the settings that
+    shares are of all users, in (0, 1]; strategies of choosing users, none: all there are, where a
+    study compares them; users None: all; fixed: no grids, but the settings that
     the project has by default.
     """
 
     datasets: tuple[str, ...] = ("goodbooks", "movietweetings", "goodbooks-to-read")
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     shares: tuple[float, ...] = ()
+    strategies: tuple[str, ...] = ()
     users: int | None = None
     source: str = "llama-small"
     target: str = "llama-medium"

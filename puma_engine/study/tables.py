@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from puma_engine.selection import STRATEGIES
+from puma_engine.selection import STRATEGIES, get_strategy
 from puma_engine.study.building import (
     ALL_GRID,
     CLICK_FEW_GRID,
@@ -140,10 +140,12 @@ def table3(build: Builder) -> None:
 
 @each_dataset
 def table4(build: Builder) -> None:
-    """Selection strategies over budgets (Table 4 and Figure 3)."""
+    """Selection strategies over budgets (Table 4 and Figure 3), all of them or some beside random."""
+    given = [get_strategy(name).name for name in build.options.strategies]
+    strategies = dict.fromkeys(["random", *(given or STRATEGIES)])
     for seed, source in build.sources(None).items():
         for share in build.options.shares or SHARES:
-            for strategy in STRATEGIES:
+            for strategy in strategies:
                 if strategy == "all":
                     continue
                 chosen = build.choose(source, strategy, share, seed)
