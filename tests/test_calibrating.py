@@ -122,7 +122,7 @@ def test_a_measurement_that_was_disturbed_says_so(world, monkeypatch):
         assert set(evidence["Other work"]) == {f"{share:.0%}"}
 
 
-def test_the_batch_of_few_users_follows_the_budget_until_it_is_given(world, monkeypatch):
+def test_the_training_of_few_users_follows_the_budget_until_it_is_given(world, monkeypatch):
     ws, _source, large = world
     monkeypatch.setattr("puma_engine.jobs.ensure_worker", lambda _ws: False)
     assert plans.PRESETS["small"].training(300) == small_adapter_training(300)
@@ -130,9 +130,10 @@ def test_the_batch_of_few_users_follows_the_budget_until_it_is_given(world, monk
     for strategy, said in (("all", True), ("random", False)):
         app = open_page("plan", ws.root, monkeypatch, target=large.id, strategy=strategy)
         assert (usual in words(app)) == said
-    for budget, given in ((6, None), (20, None), (20, 7)):
-        query = {"target": large.id, "budget": str(budget)}
-        query |= {} if given is None else {"batch-small": str(given)}
+    mine = {"batch_size": 7, "epochs": 3, "learning_rate": 0.002}
+    edited = {"batch-small": "7", "epochs-small": "3", "rate-small": "0.002"}
+    for budget, query, given in ((6, {}, {}), (20, {}, {}), (20, edited, mine)):
+        query = {"target": large.id, "budget": str(budget)} | query
         press(open_page("plan", ws.root, monkeypatch, **query), "Launch the migration")
-        asked = jobs.jobs(ws)[0].args["training"]["batch_size"]
-        assert asked == (given or small_adapter_training(budget).batch_size)
+        asked = jobs.jobs(ws)[0].args["training"]
+        assert asked == small_adapter_training(budget).to_dict() | given

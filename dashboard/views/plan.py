@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import streamlit as st
 
 from dashboard import engine, pages
@@ -17,6 +19,7 @@ ABOUT = {
     "merge": term("aggregation"),
 }
 REFRESH = 2.0
+Number = TypeVar("Number", int, float)
 
 
 @states.guarded
@@ -126,18 +129,14 @@ def _settings(trained: int, users: int) -> tuple[dict, dict, TrainingConfig]:
         epochs, batch, rate, hidden = st.columns(4)
         training, adapter = preset.training(trained).to_dict(), preset.adapter.to_dict()
         with epochs:
-            training["epochs"] = _number("Epochs", 200, training["epochs"], f"epochs-{name}")
+            training["epochs"] = _usually("Epochs", 1, 200, training["epochs"], f"epochs-{name}")
         with batch:
-            training["batch_size"] = _batch(training["batch_size"], f"batch-{name}")
+            training["batch_size"] = _usually(
+                "Batch size", 1, 65_536, training["batch_size"], f"batch-{name}"
+            )
         with rate:
-            training["learning_rate"] = st.number_input(
-                "Learning rate",
-                1e-6,
-                1.0,
-                training["learning_rate"],
-                format="%.5f",
-                key=f"rate-{name}",
-                bind="query-params",
+            training["learning_rate"] = _usually(
+                "Learning rate", 1e-6, 1.0, training["learning_rate"], f"rate-{name}"
             )
         with hidden:
             adapter["hidden"] = _number(
@@ -155,19 +154,20 @@ def _settings(trained: int, users: int) -> tuple[dict, dict, TrainingConfig]:
     return training, adapter, retraining
 
 
-def _batch(usual: int, key: str) -> int:
-    """The batch size; left empty, it is that of the preset, which may follow the budget."""
+def _usually(label: str, least: Number, most: Number, usual: Number, key: str) -> Number:
+    """A setting that is the preset's where it is left empty; the preset's may follow the budget."""
     given = st.number_input(
-        "Batch size",
-        1,
-        65_536,
+        label,
+        least,
+        most,
         None,
+        format=None if isinstance(usual, int) else "%.5f",
         key=key,
         bind="query-params",
         placeholder=f"{usual:,} (the preset's)",
-        help="Empty: the preset's. Few users train in small batches, so that an epoch has enough steps.",
+        help="Empty: the preset's. Few users train in small batches and short steps, for more epochs.",
     )
-    return usual if given is None else int(given)
+    return usual if given is None else given
 
 
 def _number(label: str, most: int, start: int, key: str) -> int:
