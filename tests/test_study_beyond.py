@@ -130,6 +130,26 @@ def test_mixed_plans_refine_as_many_at_risk_as_at_random(tmp_path):
     assert "selection" not in refined[2].inputs
 
 
+def test_item_prompts_are_migrated_or_fitted_anew(tmp_path):
+    ws = Workspace.open(tmp_path / "ws", create=True)
+    options = Options(datasets=("movietweetings",), seeds=(0,), users=8, target="llama-small")
+    cells = STUDIES["items"].cells(options)
+    outcome = run_cells(ws, cells, device="cpu")
+    assert not outcome.failed and not outcome.missing
+    scored = {cell.facts["method"]: cell for cell in cells if cell.facts}
+    tokens = {
+        method: ws.run(outcome.runs[cell.needs["subject"]]).summary.get("item_tokens", 0)
+        for method, cell in scored.items()
+    }
+    assert tokens == {method: int("item prompts" in method) for method in scored}
+    kinds = [scored[method].facts["kind"] for method in scored]
+    assert kinds == ["source", "retrained"] * 2 + ["migrated"] * 2 + ["refined"]
+    for method in ("PUMA, all users", "PUMA, all users, item prompts too"):
+        moved = ws.run(outcome.runs[scored[method].needs["subject"]])
+        start = ws.run(moved.inputs["source_0"])
+        assert start.summary.get("item_tokens", 0) == tokens[method]
+
+
 def test_no_study_beyond_the_paper_answers_a_claim_of_it():
-    beyond = {"templates", "lengths", "sizes", "mixed", "adapters"}
+    beyond = {"templates", "lengths", "sizes", "mixed", "adapters", "items"}
     assert beyond <= set(STUDIES) and not beyond & {claim.study for claim in CLAIMS}

@@ -1,4 +1,4 @@
-"""Studies beyond the paper: templates, prompt lengths, and sizes of adapters and backbones."""
+"""Studies beyond the paper: templates, prompt lengths, items, and sizes of adapters and backbones."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def lengths(build: Builder) -> None:
     for seed in build.options.seeds:
         for tokens in LENGTHS:
             tables = {
-                role: _fitted(build, role, backbone, seed, tokens)
+                role: _fitted(
+                    build, role, backbone, f"{tokens} tokens {seed}", seed, {"tokens": tokens}
+                )
                 for role, backbone in (
                     ("source", build.options.source),
                     ("retrained", build.options.target),
@@ -54,10 +56,13 @@ def lengths(build: Builder) -> None:
                 build.evaluate(table, method=method, kind=kind, tokens=tokens, seed=seed)
 
 
-def _fitted(build: Builder, role: str, backbone: str, seed: int, tokens: int) -> str:
+def _fitted(
+    build: Builder, role: str, backbone: str, name: str, seed: int, prompt: dict[str, int]
+) -> str:
+    """Prompts of a shape of their own."""
     settings: dict[str, Any] = {"backbone": backbone, "role": role, "seed": seed}
-    name, needs = f"{role} {tokens} tokens {seed}", {"dataset": build.data}
-    return build.add(name, "fit_prompts", settings | {"prompt": {"tokens": tokens}}, dict(needs))
+    data: Needs = {"dataset": build.data}
+    return build.add(f"{role} {name}", "fit_prompts", settings | {"prompt": prompt}, data)
 
 
 @each_dataset
@@ -67,6 +72,36 @@ def adapters(build: Builder) -> None:
         for method, shape in ADAPTERS.items():
             moved = build.migrate(method, {"sources": source}, seed, None, adapter=shape)
             build.evaluate(moved, method=method, kind="migrated", seed=seed)
+
+
+@each_dataset
+def items(build: Builder) -> None:
+    """Item prompts beside the users': migrated by an adapter of their own, or fitted anew on the target."""
+    roles = {"source": build.options.source, "retrained": build.options.target}
+    for seed, source in build.sources(None).items():
+        tables = {
+            "source": source,
+            "retrained": build.prompts("retrained", roles["retrained"], seed, None),
+        }
+        for role, backbone in roles.items():
+            tables[f"{role}, item prompts too"] = _fitted(
+                build, role, backbone, f"items {seed}", seed, {"item_tokens": 1}
+            )
+        moved = {
+            "PUMA, all users": tables["source"],
+            "PUMA, all users, item prompts too": tables["source, item prompts too"],
+        }
+        for method, start in moved.items():
+            tables[method] = build.migrate(method, {"sources": start}, seed, None)
+        needs: Needs = {"start": tables["PUMA, all users"]}
+        own = {"seed": seed, "item_tokens": 1}
+        tables["PUMA, all users, refined with item prompts"] = build.add(
+            f"refined with items {seed}", "refine", own, needs
+        )
+        for method, table in tables.items():
+            begins = method.partition(",")[0]
+            kind = "refined" if "refined" in method else begins.replace("PUMA", "migrated")
+            build.evaluate(table, method=method, kind=kind, seed=seed)
 
 
 @each_dataset

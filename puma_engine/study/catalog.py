@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from puma_engine.errors import ConfigError
-from puma_engine.study.beyond import adapters, lengths, mixed, sizes, templates
+from puma_engine.study.beyond import adapters, items, lengths, mixed, sizes, templates
 from puma_engine.study.cells import Study
 from puma_engine.study.figures import figure4, figure5, figure6
 from puma_engine.study.tables import table2, table3, table4
@@ -71,6 +71,13 @@ STUDIES = {
             lengths,
             AGAINST_RETRAINING,
             within=("tokens",),
+            quick=QUICK | {"seeds": (0,)},
+        ),
+        Study(
+            "items",
+            "Item prompts: migrated, or fitted anew on the target",
+            items,
+            AGAINST_RETRAINING,
             quick=QUICK | {"seeds": (0,)},
         ),
         Study(
