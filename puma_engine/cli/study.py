@@ -7,7 +7,6 @@ import importlib.metadata
 import json
 import platform
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -108,9 +107,8 @@ def study(
         "strategies": tuple(strategies or ()),
         "users": users,
     }
-    options = Options(source=source, target=target, quick=quick, fixed=fixed)
     chosen = (wanted.quick if quick else {}) | {k: v for k, v in given.items() if v}
-    options = replace(options, **chosen)
+    options = Options(source=source, target=target, quick=quick, fixed=fixed, **chosen)
     how = {"processes": processes, "minutes": minutes, "device": device, "precision": precision}
     _run(wanted, options, out, how, _chosen(wanted, settings))
 
