@@ -29,8 +29,10 @@ ADAPTER_TRAINING = TrainingConfig(
 )
 FEW_EPOCHS, FEW_BATCH = 12, 256
 # Longer steps now and then lead astray with few users: mapped prompts grow until the backbone
-# answers the same to all, and training does not come back from there.
-FEW_RATE, MORE_RATE, FEW_CLIP = 2e-4, 5e-4, 0.1
+# answers the same to all, and training does not come back from there. Below a hundred users still
+# shorter steps were better, with 102 no more.
+FEW_RATE, FEWEST_RATE, FEW_CLIP = 5e-4, 2e-4, 0.1
+FEWEST_USERS = 100
 # From here on an epoch has steps enough that half as many epochs do.
 MANY_USERS = 300
 
@@ -59,12 +61,11 @@ def adapter_training(users: int) -> TrainingConfig:
 
 def small_adapter_training(users: int) -> TrainingConfig:
     """Settings for an adapter that is trained on a few users, so many, and serves the others."""
-    few = users < MANY_USERS
     return replace(
         ADAPTER_TRAINING,
-        epochs=FEW_EPOCHS // (1 if few else 2),
+        epochs=FEW_EPOCHS // (1 if users < MANY_USERS else 2),
         batch_size=_batch(users, 32, FEW_BATCH),
-        learning_rate=FEW_RATE if few else MORE_RATE,
+        learning_rate=FEWEST_RATE if users < FEWEST_USERS else FEW_RATE,
         grad_clip=FEW_CLIP,
         patience=4,
     )

@@ -395,6 +395,6 @@ def test_batches_leave_enough_steps_for_however_few_users():
         users: small_adapter_training(users).batch_size for users in (1, 30, 60, 300, 714, 5000)
     }
     assert sizes == {1: 32, 30: 32, 60: 32, 300: 256, 714: 256, 5000: 256}
-    steps = {users: small_adapter_training(users) for users in (60, 299, 300)}
-    assert [one.learning_rate for one in steps.values()] == [2e-4, 2e-4, 5e-4]
-    assert [one.epochs for one in steps.values()] == [12, 12, 6]
+    steps = [small_adapter_training(users) for users in (60, 99, 100, 299, 300)]
+    assert [one.learning_rate for one in steps] == [2e-4, 2e-4, 5e-4, 5e-4, 5e-4]
+    assert [one.epochs for one in steps] == [12, 12, 12, 12, 6]
