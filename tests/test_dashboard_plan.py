@@ -107,7 +107,7 @@ def test_a_plan_is_launched_as_a_job_and_can_be_cancelled_and_resumed(world, mon
     job = jobs.jobs(ws)[0]
     assert job.command == "carry_out" and job.status == "queued"
     assert job.args["sources"] == [source.id] and job.args["targets"] == [large.id]
-    assert (job.args["strategy"], job.args["budget"]) == ("kmeans-variance", 6)
+    assert (job.args["strategy"], job.args["budget"]) == ("facility", 6)
     assert app.query_params["job"] in (job.id, [job.id])
     press(app, "Cancel")
     assert jobs.job(ws, job.id).status == "cancelled"

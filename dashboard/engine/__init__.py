@@ -12,10 +12,20 @@ from puma_engine.errors import NotFoundError, PumaError, StoreError
 from puma_engine.exports.report_words import METRICS
 from puma_engine.jobs import Job
 from puma_engine.selection.strategies import STRATEGIES
+from puma_engine.settings import DEFAULT_STRATEGY
 from puma_engine.store import Run, Workspace
 from puma_engine.store.base import DATABASE, locate
 
-__all__ = ["METRICS", "STRATEGIES", "Job", "NotFoundError", "PumaError", "Run", "StoreError"]
+__all__ = [
+    "DEFAULT_STRATEGY",
+    "METRICS",
+    "STRATEGIES",
+    "Job",
+    "NotFoundError",
+    "PumaError",
+    "Run",
+    "StoreError",
+]
 
 
 def workspace(*, create: bool = False) -> Workspace:

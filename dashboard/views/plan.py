@@ -101,7 +101,7 @@ def _who(users: int) -> tuple[str, int | None]:
             list(labels),
             "strategy",
             labels=labels,
-            default="kmeans-variance",
+            default=engine.DEFAULT_STRATEGY,
             help=term("strategy"),
         )
     with right:

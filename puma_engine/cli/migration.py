@@ -9,6 +9,7 @@ import typer
 from puma_engine.cli.session import session
 from puma_engine.cli.settings import Device, Name, Queue, with_settings
 from puma_engine.config import AdapterConfig, TrainingConfig
+from puma_engine.settings import DEFAULT_STRATEGY
 
 Source = Annotated[str, typer.Argument(help="Prompts or migration run to start from.")]
 Strategy = Annotated[
@@ -57,7 +58,7 @@ def select(
             "kmeans-variance, ffn-kmeans, ffn-loss, ffn-variance, facility, activity, most-active "
             "or kmeans-activity.",
         ),
-    ] = "kmeans-variance",
+    ] = DEFAULT_STRATEGY,
     budget: Budget = None,
     share: Share = None,
     seed: Seed = 0,

@@ -23,13 +23,12 @@ from puma_engine.pipeline.stage import (
     slug,
 )
 from puma_engine.pipeline.tables import load_prompts
+from puma_engine.settings import DEFAULT_STRATEGY
 from puma_engine.store import Run, Workspace
 
 if TYPE_CHECKING:
     from puma_engine.datasets import Dataset
     from puma_engine.selection import Signals
-
-DEFAULT_STRATEGY = "kmeans-variance"
 
 
 def select(
