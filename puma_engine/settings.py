@@ -78,7 +78,7 @@ def _batch(users: int, least: int, most: int) -> int:
 # Where an adapter is trained on some users, so many others pick the epoch.
 JUDGES = 200
 
-# The one strategy that beat random users on both rating sets (docs/results.md).
+# Beat random users on both rating sets by most (docs/results.md).
 DEFAULT_STRATEGY = "facility"
 
 # A migration that loses at most this share of the full retraining's value is as good.
