@@ -239,7 +239,8 @@ def measure(name: str, dataset: Dataset, device: torch.device, options: Any) -> 
                 row = {"device": device_label(device), "backbone": name, "stage": stage}
                 row |= described(stage, way, batch, rate, rate / plain[stage], options)
                 rows.append(row)
-                print(json.dumps(row), file=sys.stderr, flush=True)
+                if ranks.is_first():
+                    print(json.dumps(row), file=sys.stderr, flush=True)
     return rows
 
 
@@ -277,11 +278,11 @@ def memory(device: torch.device) -> float:
 
 
 def device_label(device: torch.device) -> str:
-    """A GPU's product name and how many work together, or "cpu" with its threads."""
+    """A GPU's product name, or "cpu" with its threads, and how many work together."""
+    name = f"cpu, {torch.get_num_threads()} threads"
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
-        return name if ranks.count() == 1 else f"{ranks.count()} x {name}"
-    return f"cpu, {torch.get_num_threads()} threads"
+    return name if ranks.count() == 1 else f"{ranks.count()} x {name}"
 
 
 def main() -> None:
