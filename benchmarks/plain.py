@@ -12,6 +12,8 @@ from torch import Tensor
 
 from puma_engine.backbone import Reader
 
+BATCH = 32
+
 
 class PlainReader:
     """Stands in for a Reader: the same tokens and answers, without any of its savings."""
@@ -32,6 +34,10 @@ class PlainReader:
 
     def prepare(self, contexts: Tensor) -> None:
         """Nothing is kept."""
+
+    def rows_at_once(self, prompt: int) -> int:
+        """The published code validates in batches of the size that it trains in."""
+        return BATCH
 
     def logits(self, prompts: Tensor, contexts: Tensor) -> Tensor:
         """Return answer logits [B, A] for prompts [B, l, width] and context rows [B]."""

@@ -18,7 +18,6 @@ from puma_engine.templates import Template, get_template
 
 # Maps numbers of users and items [B] to soft prompts [B, l, width].
 Prompts = Callable[[Tensor, Tensor], Tensor]
-EVALUATION_BATCH = {"cpu": 512, "cuda": 4096}
 
 
 @dataclass(frozen=True)
@@ -133,7 +132,7 @@ def predict_examples(
     reader.prepare(examples.context)
     order = np.argsort(examples.lengths(reader), kind="stable")
     found = np.empty(len(examples))
-    size = EVALUATION_BATCH[reader.backbone.device.type]
+    size = reader.rows_at_once(prompts(examples.user[:1], examples.item[:1]).shape[1])
     for start in range(0, len(order), size):
         rows = torch.from_numpy(order[start : start + size])
         own = prompts(examples.user[rows], examples.item[rows])

@@ -11,6 +11,7 @@ from puma_engine.selection import STRATEGIES
 from puma_engine.study import Options, get_study
 from puma_engine.study.overall import overall
 from puma_engine.study.render import markdown
+from puma_engine.study.results import differences_over_trainings
 
 SHARES, SEEDS = (0.03, 0.1), (0, 1, 2)
 
@@ -53,6 +54,28 @@ def test_only_what_both_have_is_paired():
     assert overall(found, "films")["kmeans"].pairs == 3
     found["rows"] = [r for r in found["rows"] if r["seed"] < 2]
     assert overall(found, "films") == overall(found, "books") == {}
+
+
+def test_a_report_that_is_not_whole_has_intervals_over_trainings():
+    given = report({"random": 0.0, "kmeans": 0.2, "facility": 0.001})["rows"]
+    rows = [row | {"users": 9} for row in given]
+    found = differences_over_trainings(get_study("table4"), rows)
+    assert [(line["method"], line["share"]) for line in found] == [
+        (name, share) for name in ("kmeans", "facility") for share in SHARES
+    ]
+    for line in found:
+        own, base = (
+            [r["rmse"] for r in rows if (r["method"], r["share"]) == (name, line["share"])]
+            for name in (line["method"], "random")
+        )
+        wanted = stats.ttest_rel(own, base)
+        ends = wanted.confidence_interval(0.95)
+        assert (line["low"], line["high"]) == pytest.approx((ends.low, ends.high))
+        assert line["p"] == pytest.approx(wanted.pvalue)
+        assert (line["against"], line["over"]) == ({"method": "random"}, "trainings")
+    assert [line["real"] for line in found] == [True, True, False, False]
+    few = [row for row in rows if row["seed"] < 2]
+    assert differences_over_trainings(get_study("table4"), few) == []
 
 
 def test_the_table_tells_it():

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from tiny import tiny_backbone_folder
+from tiny import plain_logits, tiny_backbone_folder
 
-from puma_engine.backbone import FrozenBackbone
+from puma_engine.backbone import Context, FrozenBackbone, Reader
 from puma_engine.backbone.tail import Tail, add_tail, remove_tail
+from puma_engine.templates import get_template
 
 FAMILIES = ("llama", "qwen2", "gemma3", "phi3", "stablelm")
 
@@ -14,6 +15,19 @@ FAMILIES = ("llama", "qwen2", "gemma3", "phi3", "stablelm")
 def backbone(request, tmp_path_factory):
     folder = tiny_backbone_folder(tmp_path_factory.mktemp(request.param), request.param)
     return FrozenBackbone.load(folder, device="cpu")
+
+
+def test_every_family_reads_kept_keys_apart(backbone):
+    assert backbone.model.config._attn_implementation == "puma_grouped"
+
+
+def test_a_part_that_is_given_more_than_positions_works_everywhere(tmp_path):
+    bloom = FrozenBackbone.load(tiny_backbone_folder(tmp_path, "bloom"), device="cpu")
+    assert isinstance(bloom.tail, Tail)
+    reader = Reader(bloom, get_template("rating"), [Context("Emma"), Context("Dune by Herbert")])
+    prompts, rows = torch.rand(2, 1, bloom.width) - 0.5, torch.tensor([1, 0])
+    wanted = plain_logits(reader, prompts, rows, "right")
+    torch.testing.assert_close(reader.logits(prompts, rows), wanted, atol=1e-4, rtol=0)
 
 
 def seen_by(backbone, work):

@@ -98,6 +98,8 @@ def tiny_model(family: str, vocabulary: int, width: int = 32) -> torch.nn.Module
         return t.Phi3ForCausalLM(t.Phi3Config(**shared))
     if family == "stablelm":
         return t.StableLmForCausalLM(t.StableLmConfig(**shared))
+    if family == "bloom":
+        return t.BloomForCausalLM(t.BloomConfig(vocab_size=vocabulary, hidden_size=width, n_head=4))
     config = t.GPT2Config(vocab_size=vocabulary, n_embd=width, n_layer=2, n_head=4, n_positions=512)
     return t.GPT2LMHeadModel(config)
 

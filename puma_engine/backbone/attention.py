@@ -180,7 +180,8 @@ def use_grouped_attention(model: Any) -> str | None:
     """Switch a transformers model to this attention; return what it used, or None if it cannot."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
-    if not getattr(model, "_supports_attention_backend", False):
+    # Some models that can do this do not say so under `_supports_attention_backend`.
+    if not model._can_set_attn_implementation():
         return None
     before: str = model.config._attn_implementation
     AttentionInterface.register(NAME, grouped_attention)

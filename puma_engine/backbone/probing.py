@@ -42,16 +42,19 @@ def probe(backbone: FrozenBackbone) -> None:
         )
     found = torch.cat([_part(backbone, "reading input embeddings", _embedded, r) for r in ROWS])
     _compare(backbone, "reading input embeddings", wanted, found)
-    before = use_grouped_attention(backbone.model)
-    try:
-        _check_parts(backbone, wanted)
-    except BackboneError:
-        if before is None and backbone.tail is None:
-            raise
-        backbone.drop_tail()
-        if before is not None:
-            backbone.model.set_attn_implementation(before)
-        _check_parts(backbone, wanted)
+    own = use_grouped_attention(backbone.model)
+    retreats: list[Callable[[], None]] = []
+    if own is not None:
+        retreats.append(lambda: backbone.model.set_attn_implementation(own))
+    if backbone.tail is not None:
+        retreats.append(backbone.drop_tail)
+    while True:
+        try:
+            return _check_parts(backbone, wanted)
+        except BackboneError:
+            if not retreats:
+                raise
+            retreats.pop(0)()
 
 
 def plain_logits(backbone: FrozenBackbone) -> Tensor:

@@ -24,6 +24,9 @@ BEFORE_STEP, AFTER_STEP = 32, 8
 LARGE_AFTER_STEP = 4
 CPU_CACHE_BYTES = 3 * 2**30
 GPU_CACHE_SHARE = 0.5
+# Of what kept keys and values leave free, for the rows that are predicted together.
+BATCH_SHARE = 0.25
+MOST_ROWS = {"cpu": 512, "cuda": 4096}
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ class Reader:
         if cache_bytes is None:
             cache_bytes = _cache_bytes(backbone.device)
         self._cached = self._bytes_needed() <= cache_bytes
+        self._free = free_bytes(backbone.device) - self._cached * self._bytes_needed()
         self._store = PackedKeysValues([])
         self._ready = torch.zeros(len(self._before), dtype=torch.bool)
         self._answers = GraphedCalls(self._answer_logits, backbone.device)
@@ -137,11 +141,28 @@ class Reader:
             )
 
     def _bytes_needed(self) -> int:
+        return int(self._before.ids.numel()) * self._token_bytes()
+
+    def _token_bytes(self) -> int:
+        """Bytes of one token's keys and values in all layers."""
         config = self.backbone.model.config.get_text_config()
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        token = 2 * config.num_hidden_layers * heads * size * self.backbone.dtype.itemsize
-        return int(self._before.ids.numel()) * token
+        return int(2 * config.num_hidden_layers * heads * size * self.backbone.dtype.itemsize)
+
+    def rows_at_once(self, prompt: int) -> int:
+        """How many rows with prompts of `prompt` tokens may be read at once without gradient.
+
+        Each takes a copy of its keys and values, and what one layer computes.
+        """
+        before, after = self.shape(torch.arange(len(self)), prompt)
+        config, size = self.backbone.model.config.get_text_config(), self.backbone.dtype.itemsize
+        inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+        # A layer's hidden states, some of them in fp32, its gate and its feed-forward part.
+        layer = (6 * config.hidden_size + 3 * inner) * size
+        row = (before + after + prompt) * self._token_bytes() + (after + prompt) * layer
+        fits = max(1, int(BATCH_SHARE * self._free / row))
+        return min(MOST_ROWS[self.backbone.device.type], 1 << (fits.bit_length() - 1))
 
     def __len__(self) -> int:
         return len(self._before_row)

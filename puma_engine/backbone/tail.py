@@ -35,10 +35,10 @@ class Tail(nn.Module):
         finally:
             self._everywhere, self._index = True, None
 
-    def forward(self, x: Tensor) -> Any:
-        """Apply the inner module where its result is read."""
-        if self._everywhere:
-            return self.inner(x)
+    def forward(self, x: Tensor, *others: Tensor) -> Any:
+        """Apply the inner module where its result is read; everywhere if it is given more than x."""
+        if self._everywhere or others:
+            return self.inner(x, *others)
         if self._index is None:
             return torch.zeros_like(x)
         index = self._index.to(x.device).expand(-1, -1, x.shape[-1])

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from puma_engine.study.overall import over_trainings
 from puma_engine.study.render import HIGHER
+from puma_engine.study.trainings import over_trainings
 
 # What tells the rows of a report apart, besides the seed.
 FACTS = ("dataset", "method", "strategy", "share", "origin", "target", "hops", "sources")

@@ -1,29 +1,12 @@
-"""Over trainings: Student's interval, and strategies over all budgets in pairs with random users."""
+"""Strategies over all budgets, in pairs with random users."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from puma_engine.study.results import MAIN
-
-# Fewer trainings say nothing of how far trainings lie apart.
-FEWEST = 3
-
-
-def over_trainings(values: Sequence[float]) -> tuple[float, float] | None:
-    """Return the 95 % interval of a mean, by Student's t; None for fewer than three values."""
-    count = len(values)
-    if count < FEWEST:
-        return None
-    from scipy.special import stdtrit
-
-    middle = sum(values) / count
-    spread = math.sqrt(sum((one - middle) ** 2 for one in values) / (count - 1))
-    half = float(stdtrit(count - 1, 0.975)) * spread / math.sqrt(count)
-    return middle - half, middle + half
+from puma_engine.study.trainings import over_trainings
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import pandas as pd
 from puma_engine import metrics, pipeline
 from puma_engine.store import Run, Workspace
 from puma_engine.study.cells import LENT, Cell, Study
+from puma_engine.study.trainings import over_trainings, p_over_trainings
 
 COSTS = ("seconds", "users_trained", "flops")
 MAIN = {"rating": "rmse", "click": "uauc"}
@@ -30,7 +31,7 @@ def collect(
     A difference is the mean over the seeds that both have, and resamples users: its
     interval is the 95 % percentile one, p the normal approximation from it, and `real` says
     whether it is below 0.05 after Holm's correction over the others of the same reference.
-    Unless whole, differences are left for later.
+    Unless whole, they are `differences_over_trainings`, which take no time.
     """
     done = [cell for cell in cells if cell.facts and cell.name in runs]
     found = {cell.name: ws.run(runs[cell.name]) for cell in done}
@@ -43,7 +44,9 @@ def collect(
     return {
         "rows": rows,
         "summary": summary(rows),
-        "differences": _differences(ws, study, done, found) if whole else [],
+        "differences": _differences(ws, study, done, found)
+        if whole
+        else differences_over_trainings(study, rows),
         "settings": chosen,
     }
 
@@ -96,38 +99,66 @@ def _fact_names(rows: Sequence[dict[str, Any]]) -> list[str]:
     return list(names)
 
 
-def _differences(
-    ws: Workspace, study: Study, cells: Sequence[Cell], runs: dict[str, Run]
+def differences_over_trainings(
+    study: Study, rows: Sequence[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    names = _fact_names([cell.facts for cell in cells])
-    groups: dict[tuple[Any, ...], list[Cell]] = {}
-    for cell in cells:
-        groups.setdefault(facts_without_seed(cell.facts, names), []).append(cell)
-    frames = _Frames(ws, runs)
+    """Return what a report's rows alone say of differences from the study's reference.
+
+    Each is a mean over the seeds that both have, with Student's interval and p over these pairs;
+    with fewer than three of them there is none.
+    """
     found = []
-    for own in groups.values():
-        base = _reference(study, own[0], cells)
-        pairs = [(cell, other) for cell in own for other in base if _same_seed(cell, other)]
-        if pairs and own[0].name not in {cell.name for cell in base}:
-            line = {name: value for name, value in own[0].facts.items() if name != "seed"}
-            line |= {"against": study.reference, "seeds": len(pairs)}
-            found.append(line | frames.difference(pairs))
+    for line, pairs in _compared(study, rows):
+        metric = next(name for name in MAIN.values() if name in rows[pairs[0][0]])
+        values = [float(rows[one][metric]) - float(rows[other][metric]) for one, other in pairs]
+        interval = over_trainings(values)
+        if interval is not None:
+            line |= {"metric": metric, "value": sum(values) / len(values), "over": "trainings"}
+            line |= {"low": interval[0], "high": interval[1], "p": p_over_trainings(values)}
+            found.append(line | {"users": rows[pairs[0][0]]["users"]})
     _mark_real(found, study.within)
     return found
 
 
-def _reference(study: Study, cell: Cell, cells: Sequence[Cell]) -> list[Cell]:
-    wanted = study.reference | {name: cell.facts.get(name) for name in ("dataset", *study.within)}
-    return [
-        other
-        for other in cells
-        if all(other.facts.get(name) == value for name, value in wanted.items())
+def _differences(
+    ws: Workspace, study: Study, cells: Sequence[Cell], runs: dict[str, Run]
+) -> list[dict[str, Any]]:
+    frames = _Frames(ws, runs)
+    found = [
+        line | frames.difference([(cells[one], cells[other]) for one, other in pairs])
+        for line, pairs in _compared(study, [cell.facts for cell in cells])
     ]
+    _mark_real(found, study.within)
+    return found
 
 
-def _same_seed(cell: Cell, other: Cell) -> bool:
+def _compared(
+    study: Study, rows: Sequence[dict[str, Any]]
+) -> list[tuple[dict[str, Any], list[tuple[int, int]]]]:
+    """Facts of each method that has a reference, and the places of their rows in pairs by seed."""
+    names = _fact_names(rows)
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for place, row in enumerate(rows):
+        groups.setdefault(facts_without_seed(row, names), []).append(place)
+    found = []
+    for own in groups.values():
+        first = rows[own[0]]
+        wanted = study.reference | {name: first.get(name) for name in ("dataset", *study.within)}
+        base = [
+            place
+            for place, row in enumerate(rows)
+            if all(row.get(name) == value for name, value in wanted.items())
+        ]
+        pairs = [(a, b) for a in own for b in base if _same_seed(rows[a], rows[b])]
+        if pairs and own[0] not in base:
+            line = {name: first[name] for name in names if name != "seed" and name in first}
+            found.append((line | {"against": study.reference, "seeds": len(pairs)}, pairs))
+    return found
+
+
+def _same_seed(row: dict[str, Any], other: dict[str, Any]) -> bool:
     """Methods without a seed, such as baselines, are compared with every seed of the other."""
-    seeds = cell.facts.get("seed"), other.facts.get("seed")
+    seeds = row.get("seed"), other.get("seed")
     return None in seeds or seeds[0] == seeds[1]
 
 
