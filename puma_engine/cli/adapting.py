@@ -12,6 +12,7 @@ from puma_engine.cli.migration import Clusters, Groups, MinCluster, Seed
 from puma_engine.cli.session import session
 from puma_engine.cli.settings import Device
 from puma_engine.errors import ConfigError, StoreError
+from puma_engine.settings import PAPER_STRATEGY
 
 if TYPE_CHECKING:
     from puma_engine.serving.mapper import Mapper
@@ -68,7 +69,7 @@ def select_stream(
     strategy: Annotated[
         str,
         typer.Option("--strategy", help="A strategy of puma select that reads no activations."),
-    ] = "kmeans-variance",
+    ] = PAPER_STRATEGY,
     signals: Annotated[
         Path | None,
         typer.Option("--signals", help="Parquet file: user_id, and variance, loss or activity."),

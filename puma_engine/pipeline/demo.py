@@ -21,12 +21,12 @@ from puma_engine.pipeline.importing import import_prompts
 from puma_engine.pipeline.migrating import migrate
 from puma_engine.pipeline.progress import CancelCheck, Overall, ProgressCallback, check_cancel
 from puma_engine.pipeline.prompts import fit_prompts
+from puma_engine.settings import PAPER_STRATEGY
 from puma_engine.store import Run, Workspace
 
 DATASET, SOURCE, TARGET = "goodbooks", "llama-small", "llama-medium"
 USERS = 600
 SHARE = 0.1
-STRATEGY = "kmeans-variance"
 PROMPT_FILE = "source-prompts.safetensors"
 
 # benchmarks/demo_grid.py tries the same candidates for every row on the validation split of
@@ -131,7 +131,7 @@ class _Story:
         )
 
     def steps(self) -> list[_Step]:
-        few = {"strategy": STRATEGY, "share": SHARE}
+        few = {"strategy": PAPER_STRATEGY, "share": SHARE}
         methods = ("source", "migrated few", "migrated all", "retrained", "random", "shuffled")
         return [
             _Step("data", 1, self.data),

@@ -16,6 +16,7 @@ from puma_engine.imports.folders import ABOUT
 from puma_engine.imports.shards import COMPANIONS, PromptShards
 from puma_engine.selection import STRATEGIES, Selection, Signals, select_users
 from puma_engine.selection.space import streamed
+from puma_engine.settings import PAPER_STRATEGY
 from puma_engine.tensors import atomic_write
 
 CHOSEN = "selection.parquet"
@@ -26,7 +27,7 @@ def select_stream(
     target: Path,
     *,
     budget: int,
-    strategy: str = "kmeans-variance",
+    strategy: str = PAPER_STRATEGY,
     signals: Path | None = None,
     seed: int = 0,
     clusters: int = 15,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import combinations
 from typing import Any
 
+from puma_engine.settings import PAPER_STRATEGY
 from puma_engine.study.building import CLICKS, PROMPT_GRID, SMALL_SHARE, Builder, each_dataset
 from puma_engine.study.cells import Needs
 
@@ -110,7 +111,7 @@ def sizes(build: Builder) -> None:
     for seed in build.options.seeds:
         tables = build.each_retrained(SIZES, seed)
         few = {
-            one: build.choose(tables[one], "kmeans-variance", SMALL_SHARE, seed, one)
+            one: build.choose(tables[one], PAPER_STRATEGY, SMALL_SHARE, seed, one)
             for one in SIZES[:-1]
         }
         for origin, target in combinations(SIZES, 2):
@@ -129,7 +130,7 @@ def mixed(build: Builder) -> None:
     for seed, source in build.sources(None).items():
         again = build.prompts("retrained", build.options.target, seed, None)
         build.evaluate(again, method="retrained", kind="retrained", seed=seed)
-        chosen = build.choose(source, "kmeans-variance", SMALL_SHARE, seed)
+        chosen = build.choose(source, PAPER_STRATEGY, SMALL_SHARE, seed)
         needs: Needs = {"sources": source, "selection": chosen}
         few = build.migrate(f"{SMALL_SHARE:.0%}", needs, seed, None)
         method = f"PUMA, {SMALL_SHARE:.0%}"

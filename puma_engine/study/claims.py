@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from puma_engine.settings import MARGIN
+from puma_engine.settings import MARGIN, PAPER_STRATEGY
 from puma_engine.study import verdicts
 from puma_engine.study.building import SMALL_SHARE
 from puma_engine.study.verdicts import CHEAP, LOWEST_GAIN, SUFFICES, Judged, Report
@@ -67,7 +67,7 @@ CLAIMS = (
         "selection",
         "Clusters and variance choose better users than chance.",
         "table4",
-        f"The strategy kmeans-variance against random users at the budget nearest {FEW}. "
+        f"The strategy {PAPER_STRATEGY} against random users at the budget nearest {FEW}. "
         "Reproduced if the interval of the difference lies on the better side; not reproduced if "
         "it lies on the worse side; undecided with fewer than three seeds, since trainings on few "
         "users lie as far apart as strategies do.",

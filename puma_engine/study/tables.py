@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from puma_engine.selection import STRATEGIES, get_strategy
+from puma_engine.settings import PAPER_STRATEGY
 from puma_engine.study.building import (
     ALL_GRID,
     CLICK_FEW_GRID,
@@ -37,7 +38,7 @@ def table2(build: Builder) -> None:
     sources = build.sources(best)
     to: dict[str, Any] = {"target": build.options.target, "seed": first}
     best_all = build.tuned("all", "migrate", every, to, {"sources": sources[first]})
-    chosen = build.choose(sources[first], "kmeans-variance", SMALL_SHARE, first)
+    chosen = build.choose(sources[first], PAPER_STRATEGY, SMALL_SHARE, first)
     few: Needs = {"sources": sources[first], "selection": chosen}
     best_few = build.tuned("few", "migrate", few_users, to, few)
     moved = {
@@ -65,17 +66,17 @@ def _methods(build: Builder, seed: int, source: str, bests: tuple[str | None, ..
     build.evaluate(everyone, method="PUMA, all users", kind="migrated", seed=seed)
     again = build.add(f"all {seed} refined", "refine", {"seed": seed}, {"start": everyone})
     build.evaluate(again, method="PUMA, all users, refined", kind="refined", seed=seed)
-    for strategy in ("kmeans-variance", "random"):
+    for strategy in (PAPER_STRATEGY, "random"):
         chosen = (
             f"{build.dataset}/users by {strategy} {SMALL_SHARE:g} {seed}"
-            if strategy == "kmeans-variance" and seed == build.options.seeds[0]
+            if strategy == PAPER_STRATEGY and seed == build.options.seeds[0]
             else build.choose(source, strategy, SMALL_SHARE, seed)
         )
         needs: Needs = {"sources": source, "selection": chosen}
         few = build.migrate(f"{strategy} {SMALL_SHARE:g}", needs, seed, best_few)
         method = f"PUMA, {SMALL_SHARE:.0%} ({strategy})"
         build.evaluate(few, method=method, kind="migrated", seed=seed)
-        if strategy == "kmeans-variance":
+        if strategy == PAPER_STRATEGY:
             again = build.add(f"few {seed} refined", "refine", {"seed": seed}, {"start": few})
             build.evaluate(again, method=f"{method}, refined", kind="refined", seed=seed)
         else:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from puma_engine.settings import MARGIN
+from puma_engine.settings import MARGIN, PAPER_STRATEGY
 from puma_engine.study import gaps
 from puma_engine.study.building import SMALL_SHARE
 from puma_engine.study.gaps import Gap, Interval, Row
@@ -17,7 +17,7 @@ Verdict = Literal["reproduced", "not reproduced", "undecided", "no evidence"]
 Report = dict[str, Any]
 
 ALL = "PUMA, all users"
-FEW = f"PUMA, {SMALL_SHARE:.0%} (kmeans-variance)"
+FEW = f"PUMA, {SMALL_SHARE:.0%} ({PAPER_STRATEGY})"
 FEW_RANDOM = f"PUMA, {SMALL_SHARE:.0%} (random)"
 SUFFICES = 0.02
 CHEAP = 0.02
@@ -88,7 +88,7 @@ def cost(report: Report, dataset: str) -> Judged | None:
 
 def selection(report: Report, dataset: str) -> Judged | None:
     """The strategy kmeans-variance against random users."""
-    found = gaps.find(report, dataset, lambda line: line["method"] == "kmeans-variance")
+    found = gaps.find(report, dataset, lambda line: line["method"] == PAPER_STRATEGY)
     if not found:
         return None
     line, own = min(found, key=lambda one: _far(one[0]["share"]))
