@@ -13,6 +13,7 @@ from dashboard.components.theme import KINDS, NEUTRAL, marker
 from dashboard.engine.people import Method, Prediction
 
 ROW_PIXELS = 30
+LEGEND_PIXELS = 16
 MOST_DRAWN = 30
 
 
@@ -88,9 +89,9 @@ def items_figure(table: pd.DataFrame, methods: Sequence[Method]) -> go.Figure:
     return figure
 
 
-def height_of(rows: int) -> int:
-    """Pixels of a chart with one line a row."""
-    return 110 + ROW_PIXELS * min(max(rows, 3), MOST_DRAWN)
+def height_of(rows: int, methods: int) -> int:
+    """Pixels of a chart with one line a row, and a legend that may need one for each method."""
+    return 110 + LEGEND_PIXELS * methods + ROW_PIXELS * min(max(rows, 3), MOST_DRAWN)
 
 
 def outcomes_figure(records: pd.DataFrame, task: str) -> go.Figure:

@@ -238,7 +238,7 @@ def _items(setting: people.Setting, methods: list[people.Method], table: pd.Data
         title="Where the methods agree with the user, and where they do not"
         + (f" (the {shown} items they differ on most)" if shown < len(table) else ""),
         x="Rating (stars)" if setting.task == "rating" else "Probability of a click",
-        height=person.height_of(len(table)),
+        height=person.height_of(len(table), len(methods)),
     )
     form = "%.2f" if setting.task == "rating" else "percent"
     right = "nearest star" if setting.task == "rating" else "likelier answer"
