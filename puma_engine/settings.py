@@ -80,7 +80,7 @@ JUDGES = 200
 
 # Beat random users on both rating sets by most (docs/results.md).
 DEFAULT_STRATEGY = "facility"
-# Reads no losses, and its clusters can be shown.
+# Its clusters can be shown on a map.
 PAPER_STRATEGY = "kmeans-variance"
 
 # A migration that loses at most this share of the full retraining's value is as good.
