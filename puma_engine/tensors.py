@@ -80,7 +80,8 @@ def save_tensors(path: Path, arrays: Mapping[str, np.ndarray], meta: Any = None)
     """Write arrays and JSON metadata to one safetensors file, atomically."""
     from safetensors.numpy import save_file
 
-    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    # A single number without axes would get one.
+    whole = {n: np.ascontiguousarray(array).reshape(array.shape) for n, array in arrays.items()}
     header = {"meta": json.dumps(meta, sort_keys=True)}
     atomic_write(path, lambda temporary: save_file(whole, temporary, metadata=header))
 
