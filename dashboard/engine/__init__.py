@@ -12,12 +12,12 @@ from puma_engine.errors import NotFoundError, PumaError, StoreError
 from puma_engine.exports.report_words import METRICS
 from puma_engine.jobs import Job
 from puma_engine.selection.strategies import STRATEGIES
-from puma_engine.settings import DEFAULT_STRATEGY
+from puma_engine.settings import DEFAULT_STRATEGIES
 from puma_engine.store import Run, Workspace
 from puma_engine.store.base import DATABASE, locate
 
 __all__ = [
-    "DEFAULT_STRATEGY",
+    "DEFAULT_STRATEGIES",
     "METRICS",
     "STRATEGIES",
     "Job",

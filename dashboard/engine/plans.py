@@ -180,6 +180,12 @@ def users_of(source: str) -> int:
     return int(engine.run(source).summary["users"])
 
 
+def task_of(source: str) -> str:
+    """What a source's users gave: rating or click."""
+    dataset = engine.run(source).inputs["dataset"]
+    return str(engine.run(dataset).summary["task"])
+
+
 def _check(plan: Plan) -> None:
     wrong = problems(plan)
     if wrong:

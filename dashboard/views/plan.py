@@ -72,7 +72,8 @@ def _put_together(sources: list[engine.Run], targets: list[engine.Run]) -> Plan:
             other = next((one for one in models if one not in left_behind), None)
             ways = [address.choose("Target model", models, "target", labels=names, default=other)]
     users = min((plans.users_of(source) for source in chosen), default=1)
-    strategy, budget = _who(users)
+    task = next((plans.task_of(source) for source in chosen), "rating")
+    strategy, budget = _who(users, engine.DEFAULT_STRATEGIES[task])
     training, adapter, retraining = _settings(budget or users, users)
     return Plan(
         topology,
@@ -91,7 +92,7 @@ def _first_source(sources: list[engine.Run]) -> str | None:
     return next((run.id for run in sources if run.config.get("role") == "source"), None)
 
 
-def _who(users: int) -> tuple[str, int | None]:
+def _who(users: int, usual: str) -> tuple[str, int | None]:
     """Who of so many users trains the adapter: strategy and budget (None for all)."""
     left, right = st.columns(2)
     labels = {name: f"{name}: {one.about}" for name, one in engine.STRATEGIES.items()}
@@ -101,7 +102,7 @@ def _who(users: int) -> tuple[str, int | None]:
             list(labels),
             "strategy",
             labels=labels,
-            default=engine.DEFAULT_STRATEGY,
+            default=usual,
             help=term("strategy"),
         )
     with right:

@@ -9,7 +9,6 @@ import typer
 from puma_engine.cli.session import session
 from puma_engine.cli.settings import Device, Name, Queue, with_settings
 from puma_engine.config import AdapterConfig, TrainingConfig
-from puma_engine.settings import DEFAULT_STRATEGY
 
 Source = Annotated[str, typer.Argument(help="Prompts or migration run to start from.")]
 Strategy = Annotated[
@@ -51,14 +50,14 @@ def register(app: typer.Typer) -> None:
 def select(
     prompts: Source,
     strategy: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--strategy",
             help="all, random, variance, loss, kmeans, kmeans-pca, kmeans-farthest, kmeans-loss, "
             "kmeans-variance, ffn-kmeans, ffn-loss, ffn-variance, facility, activity, most-active "
-            "or kmeans-activity.",
+            "or kmeans-activity (default: facility for ratings, kmeans-variance for clicks).",
         ),
-    ] = DEFAULT_STRATEGY,
+    ] = None,
     budget: Budget = None,
     share: Share = None,
     seed: Seed = 0,
@@ -72,7 +71,7 @@ def select(
     """Choose the users on whom an adapter will be trained."""
     session().do(
         "select",
-        f"selecting users by {strategy}",
+        f"selecting users{f' by {strategy}' if strategy else ''}",
         queue=queue,
         prompts=prompts,
         strategy=strategy,

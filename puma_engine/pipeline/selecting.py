@@ -23,7 +23,7 @@ from puma_engine.pipeline.stage import (
     slug,
 )
 from puma_engine.pipeline.tables import load_prompts
-from puma_engine.settings import DEFAULT_STRATEGY
+from puma_engine.settings import DEFAULT_STRATEGIES
 from puma_engine.store import Run, Workspace
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def select(
     ws: Workspace,
     prompts: Reference,
     *,
-    strategy: str = DEFAULT_STRATEGY,
+    strategy: str | None = None,
     budget: int | None = None,
     share: float | None = None,
     seed: int = 0,
@@ -50,11 +50,13 @@ def select(
 ) -> Run:
     """Choose users to train an adapter on, from their prompts and their train rows.
 
-    budget counts users; share is of all candidates, in (0, 1]; strategy "all" needs
-    neither. within: other prompt runs that must have the users too. Raises SelectionError.
+    strategy: None for the one that suits the data set's outcomes (`DEFAULT_STRATEGIES`). budget
+    counts users; share is of all candidates, in (0, 1]; strategy "all" needs neither. within: other prompt runs that must have the users too. Raises SelectionError.
     """
     source = find(ws, prompts, *PROMPT_KINDS)
     others = [find(ws, other, *PROMPT_KINDS) for other in within]
+    task = ws.run(source.inputs["dataset"]).summary["task"]
+    strategy = strategy or DEFAULT_STRATEGIES[task]
     config = {
         "strategy": strategy,
         "budget": _one_budget(strategy, budget, share),
