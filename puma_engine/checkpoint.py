@@ -16,6 +16,8 @@ from puma_engine.tensors import load_tensors, save_tensors, sha256_file, write_j
 
 TENSORS = "checkpoint-{step}.safetensors"
 RECORD = "checkpoint.json"
+# Of what is in a checkpoint; one of another format is refused.
+FORMAT = 2
 
 
 @dataclass
@@ -57,16 +59,16 @@ def save(
     """Write a checkpoint; the record that names it is renamed into place last."""
     arrays = {f"now/{name}": p.detach() for name, p in trained(module).items()}
     arrays |= {f"best/{name}": p for name, p in (best or {}).items()}
-    names = list(trained(module))
     for number, values in optimizer.state_dict()["state"].items():
         for key, value in values.items():
-            arrays[f"optimizer/{names[number]}/{key}"] = torch.as_tensor(value)
+            arrays[f"optimizer/{number}/{key}"] = torch.as_tensor(value)
     arrays["random/cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         arrays["random/cuda"] = torch.cuda.get_rng_state()
     path = folder / TENSORS.format(step=state.step)
     save_tensors(path, {name: value.cpu().numpy() for name, value in arrays.items()})
     record = {
+        "format": FORMAT,
         "file": path.name,
         "sha256": sha256_file(path),
         "fingerprint": fingerprint,
@@ -92,25 +94,31 @@ class Loaded:
         parameters = trained(module)
         with torch.no_grad():
             for name, parameter in parameters.items():
-                parameter.copy_(self._tensor(f"now/{name}"))
+                parameter.copy_(self._tensor(f"now/{name}", parameter))
         state: dict[int, dict[str, Tensor]] = {}
-        for number, name in enumerate(parameters):
-            prefix = f"optimizer/{name}/"
+        # An optimiser numbers parameters by its groups, in another order than the module's.
+        numbered = [one for group in optimizer.param_groups for one in group["params"]]
+        for number, parameter in enumerate(numbered):
+            prefix = f"optimizer/{number}/"
             keys = [key for key in self.arrays if key.startswith(prefix)]
             if keys:
-                state[number] = {key[len(prefix) :]: self._tensor(key) for key in keys}
+                state[number] = {key[len(prefix) :]: self._tensor(key, parameter) for key in keys}
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
         torch.set_rng_state(self._tensor("random/cpu"))
         if "random/cuda" in self.arrays and torch.cuda.is_available():
             torch.cuda.set_rng_state(self._tensor("random/cuda"))
         return {
-            name: self._tensor(f"best/{name}").to(parameter.device)
+            name: self._tensor(f"best/{name}", parameter).to(parameter.device)
             for name, parameter in parameters.items()
             if f"best/{name}" in self.arrays
         }
 
-    def _tensor(self, name: str) -> Tensor:
-        return torch.from_numpy(np.array(self.arrays[name]))
+    def _tensor(self, name: str, like: Tensor | None = None) -> Tensor:
+        """One array; as large as `like`, in its shape, since the file has no numbers without axes."""
+        found = torch.from_numpy(np.array(self.arrays[name]))
+        if like is None or found.numel() != like.numel():
+            return found
+        return found.reshape(like.shape)
 
 
 def load(folder: Path, fingerprint: str) -> Loaded | None:
@@ -124,6 +132,10 @@ def load(folder: Path, fingerprint: str) -> Loaded | None:
     advice = f"remove the folder {folder} to start over"
     try:
         record = json.loads(record_path.read_text(encoding="utf-8"))
+        if record.get("format") != FORMAT:
+            raise CheckpointError(
+                f"The checkpoint in {folder} was written by another version of PUMA; {advice}."
+            )
         path = folder / Path(record["file"]).name
         state = State(**record["state"])
         if record["fingerprint"] != fingerprint:

@@ -77,11 +77,13 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def save_tensors(path: Path, arrays: Mapping[str, np.ndarray], meta: Any = None) -> None:
-    """Write arrays and JSON metadata to one safetensors file, atomically."""
+    """Write arrays and JSON metadata to one safetensors file, atomically.
+
+    A number without axes gets one, so that every array has rows.
+    """
     from safetensors.numpy import save_file
 
-    # A single number without axes would get one.
-    whole = {n: np.ascontiguousarray(array).reshape(array.shape) for n, array in arrays.items()}
+    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     header = {"meta": json.dumps(meta, sort_keys=True)}
     atomic_write(path, lambda temporary: save_file(whole, temporary, metadata=header))
 

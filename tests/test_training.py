@@ -67,7 +67,7 @@ def test_cancel_keeps_a_checkpoint_and_clear_removes_it(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "settings", "order"])
+@pytest.mark.parametrize("damage", ["truncate", "flip", "settings", "order", "format"])
 def test_damaged_or_foreign_checkpoints_are_refused(tmp_path, damage):
     train(Small(), 500, CONFIG, checkpoint_dir=tmp_path)
     (path,) = tmp_path.glob("*.safetensors")
@@ -78,6 +78,9 @@ def test_damaged_or_foreign_checkpoints_are_refused(tmp_path, damage):
         content = bytearray(path.read_bytes())
         content[-1] ^= 1
         path.write_bytes(bytes(content))
+    elif damage == "format":
+        record = tmp_path / checkpoint.RECORD
+        record.write_text(record.read_text().replace('"format": 2', '"format": 1'))
     elif damage == "order":
         weight = module.net[0].weight
         del module.net[0].weight
