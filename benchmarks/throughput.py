@@ -308,6 +308,7 @@ def main() -> None:
         rows = measure(name, dataset, device, options)
         if ranks.is_first():
             write(options.out, device_label(device), name, rows, options.peaks)
+    ranks.leave()
 
 
 def write(

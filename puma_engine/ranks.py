@@ -42,6 +42,16 @@ def _number(name: str, default: int) -> int:
         return default
 
 
+def leave() -> None:
+    """Take no more part in common work: threads that outlive it may abort the process at its end."""
+    if count() == 1:
+        return
+    import torch.distributed
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def tell(value: Any) -> Any:
     """Return the first process's value (JSON) in every process; all must call this."""
     import torch

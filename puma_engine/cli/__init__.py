@@ -18,7 +18,10 @@ def main(arguments: list[str] | None = None) -> None:
     Of several processes that train together, the first alone speaks.
     """
     words = sys.argv[1:] if arguments is None else arguments
-    if ranks.is_first():
-        app(words)
-    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
-        app(words)
+    try:
+        if ranks.is_first():
+            app(words)
+        with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+            app(words)
+    finally:
+        ranks.leave()
