@@ -99,8 +99,12 @@ def test_an_empty_title_is_refused(folder):
         Reader(backbone, get_template("rating"), [Context(" \n ")])
 
 
-@pytest.mark.parametrize("free", [2**14, 2**24, 2**27])
-def test_rows_that_are_read_together_fit_into_a_share_of_free_memory(folder, monkeypatch, free):
+@pytest.mark.parametrize(
+    ("free", "least", "most"), [(2**14, 1, 1), (2**24, 2, 256), (2**27, 512, 512)]
+)
+def test_rows_that_are_read_together_fit_into_a_share_of_free_memory(
+    folder, monkeypatch, free, least, most
+):
     backbone = FrozenBackbone.load(tiny_backbone_folder(folder, "llama"), device="cpu")
     monkeypatch.setattr("puma_engine.backbone.reader.free_bytes", lambda device: free)
     reader = Reader(backbone, get_template("rating-item-first"), CONTEXTS)
@@ -112,8 +116,7 @@ def test_rows_that_are_read_together_fit_into_a_share_of_free_memory(folder, mon
     )
     copies = sum(t.numel() * t.element_size() for pair in reader._store.gather(index) for t in pair)
     assert rows == 1 or copies < free / 4
-    assert reader.rows_at_once(2) == {2**14: 1, 2**27: 512}.get(free, rows)
-    assert 1 < rows < 512 or free != 2**24
+    assert least <= rows <= most
 
 
 def test_a_template_that_does_not_fit_the_model_is_refused(folder):

@@ -51,12 +51,12 @@ def select(
     """Choose users to train an adapter on, from their prompts and their train rows.
 
     strategy: None for the one that suits the data set's outcomes (`DEFAULT_STRATEGIES`). budget
-    counts users; share is of all candidates, in (0, 1]; strategy "all" needs neither. within: other prompt runs that must have the users too. Raises SelectionError.
+    counts users; share is of all candidates, in (0, 1]; strategy "all" needs neither. within:
+    other prompt runs that must have the users too. Raises SelectionError.
     """
     source = find(ws, prompts, *PROMPT_KINDS)
     others = [find(ws, other, *PROMPT_KINDS) for other in within]
-    task = ws.run(source.inputs["dataset"]).summary["task"]
-    strategy = strategy or DEFAULT_STRATEGIES[task]
+    strategy = strategy or _usual_strategy(ws, source)
     config = {
         "strategy": strategy,
         "budget": _one_budget(strategy, budget, share),
@@ -81,6 +81,10 @@ def select(
         seed=seed,
         work=work,
     )
+
+
+def _usual_strategy(ws: Workspace, source: Run) -> str:
+    return DEFAULT_STRATEGIES[ws.run(source.inputs["dataset"]).summary["task"]]
 
 
 def _draw(
