@@ -17,9 +17,45 @@ from puma_engine.config import TrainingConfig
 from puma_engine.errors import ConfigError
 from puma_engine.pipeline.planning import Costs, measured
 from puma_engine.planner import predict
+from puma_engine.settings import DEFAULT_STRATEGIES
 from puma_engine.store import Workspace
 
 TRAINING = TrainingConfig(**QUICK)
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """A workspace with source prompts of ratings and of clicks on one model, and a second model."""
+    folder = tmp_path_factory.mktemp("both")
+    ws = Workspace.open(folder / "ws", create=True)
+    model = tiny_backbone_folder(folder / "models", "llama")
+    pipeline.add_backbone(ws, tiny_backbone_folder(folder / "models", "qwen2", width=48))
+    sources = {}
+    for task in ("rating", "click"):
+        path = write_ratings(folder / f"{task}.csv")
+        if task == "click":
+            rows = pd.read_csv(path, dtype={"user_id": str})
+            rows.assign(outcome=rows["outcome"] % 2).to_csv(path, index=False)
+        data = pipeline.import_dataset(ws, "table", path=path, task=task, name=task)
+        sources[task] = pipeline.fit_prompts(ws, data, model, training=QUICK).id
+    return ws, sources
+
+
+def test_the_strategy_follows_the_kind_of_outcome_until_somebody_chooses_one(both, monkeypatch):
+    ws, sources = both
+    app = open_page("plan", ws.root, monkeypatch, source=sources["rating"])
+    for task in ("click", "rating", "click"):
+        app.selectbox("choose-source").select(sources[task]).run()
+        assert not app.exception
+        assert app.selectbox("choose-strategy").value == DEFAULT_STRATEGIES[task]
+        assert "strategy" not in app.query_params
+    app.selectbox("choose-strategy").select("random").run()
+    assert app.query_params["strategy"] in ("random", ["random"])
+    app.selectbox("choose-source").select(sources["rating"]).run()
+    assert app.selectbox("choose-strategy").value == "random"
+    usual = DEFAULT_STRATEGIES["click"]
+    app = open_page("plan", ws.root, monkeypatch, source=sources["rating"], strategy=usual)
+    assert app.selectbox("choose-strategy").value == usual
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ Three ways, by what is to be kept:
   widget a `key` and `bind="query-params"`; streamlit then keeps it in the address and ignores
   wrong values. (With a format_func it would keep the label: use the next.)
 - which run, user, item or part is shown: `choose`, `choose_many` and `segment`. They keep the id,
-  not the label, always write it (the default may be another one tomorrow), and say when it is
-  unknown;
+  not the label, write it (the default may be another one tomorrow) unless told that it follows
+  from another choice, and say when it is unknown;
 - anything else, such as the users selected on a chart: `read`, `read_many`, `write`.
 
 Whatever comes from an address is checked against what is allowed before it is used.
@@ -65,13 +65,15 @@ def choose(
     *,
     labels: Mapping[str, str] | None = None,
     default: str | None = None,
+    follows: bool = False,
     **widget: Any,
 ) -> str:
     """A select box of ids whose choice is in the address under `name`; returns the id.
 
     labels: what is shown for each id. default: the id taken when the address names none
-    (the first option if not given). widget: other settings of st.selectbox. options must
-    not be empty.
+    (the first option if not given). follows: the default depends on another choice, so only
+    what somebody chose is written. widget: other settings of st.selectbox. options must not be
+    empty.
     """
     key = f"choose-{name}"
     given = st.query_params.get(name)
@@ -87,7 +89,7 @@ def choose(
         on_change=lambda: write(name, st.session_state[key]),
         **widget,
     )
-    write(name, chosen)
+    write(name, None if follows and given not in options else chosen)
     return str(chosen)
 
 

@@ -103,6 +103,7 @@ def _who(users: int, usual: str) -> tuple[str, int | None]:
             "strategy",
             labels=labels,
             default=usual,
+            follows=True,
             help=term("strategy"),
         )
     with right:
