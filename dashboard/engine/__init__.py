@@ -14,7 +14,7 @@ from puma_engine.jobs import Job
 from puma_engine.selection.strategies import STRATEGIES
 from puma_engine.settings import DEFAULT_STRATEGIES
 from puma_engine.store import Run, Workspace
-from puma_engine.store.base import DATABASE, locate
+from puma_engine.store.base import has_database, locate
 
 __all__ = [
     "DEFAULT_STRATEGIES",
@@ -31,7 +31,7 @@ __all__ = [
 def workspace(*, create: bool = False) -> Workspace:
     """Open the workspace that PUMA_WORKSPACE names; raises StoreError when there is none."""
     root = locate(None)
-    if create or not (root / DATABASE).is_file():
+    if create or not has_database(root):
         _open.clear()
         return Workspace.open(root, create=create)
     return _open(str(root))
@@ -44,7 +44,10 @@ def _open(root: str) -> Workspace:
 
 def has_workspace() -> bool:
     """Say whether there is a workspace; opening it may still fail."""
-    return (locate(None) / DATABASE).is_file()
+    try:
+        return has_database(locate(None))
+    except StoreError:
+        return True
 
 
 def root() -> str:

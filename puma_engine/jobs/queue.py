@@ -86,6 +86,8 @@ def read_log(ws: Workspace, job_id: str, lines: int = 50, most_bytes: int = 1 <<
             text = file.read().decode("utf-8", errors="replace")
     except FileNotFoundError:
         return ""
+    except OSError as error:
+        return f"The log {path} cannot be read ({error.strerror})."
     return "\n".join(text.splitlines()[-lines:])
 
 

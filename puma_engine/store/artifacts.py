@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 GROUP = 1 << 16
+_BARRED = "The file {} may not be read by the user who runs this"
 # Files whose hash this process has compared: path, size and time of the last change.
 _SEEN: set[tuple[str, int, int]] = set()
 
@@ -170,10 +171,13 @@ class Artifacts(Runs):
             raise NotFoundError(
                 f"The {run.kind} run {run.name!r} ({run.id}) has no {form} file named {name!r}."
             )
+        path = self.folder(run.id) / checked_file_name(found[0]["file"])
+        if _is_barred(path):
+            raise StoreError(f"{_BARRED.format(path)}; change its owner or its rights.")
         problem = self._problem(run.id, found[0])
         if problem:
             raise StoreError(f"{problem}; restore it from a backup or delete the run and redo it.")
-        return self.folder(run.id) / checked_file_name(found[0]["file"])
+        return path
 
     def _problem(self, run_id: str, row: Mapping[str, Any], *, again: bool = False) -> str | None:
         """Say what is wrong with a file.
@@ -182,9 +186,11 @@ class Artifacts(Runs):
         was copied, or written to), once a process.
         """
         path = self.folder(run_id) / checked_file_name(row["file"])
+        if _is_barred(path):
+            return _BARRED.format(path)
         try:
             facts = path.stat()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return f"The file {path} is missing"
         if facts.st_size != row["bytes"]:
             return f"The file {path} has {facts.st_size} bytes, not {row['bytes']}: it was changed"
@@ -216,6 +222,17 @@ class Artifacts(Runs):
             for folder in folders
             if folder.name not in known
         ]
+
+
+def _is_barred(path: Path) -> bool:
+    """Say whether there may be a file that this process must not read."""
+    try:
+        path.stat()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return not os.access(path, os.R_OK)
 
 
 def _stamp(created: str) -> int:

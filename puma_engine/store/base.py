@@ -77,11 +77,30 @@ def locate(path: Path | str | None) -> Path:
     return Path(path or os.environ.get(VARIABLE) or DEFAULT).expanduser().resolve()
 
 
+def has_database(root: Path) -> bool:
+    """Say whether a folder holds a workspace's database; raises StoreError if it may not be read."""
+    file = root / DATABASE
+    try:
+        size = file.stat().st_size if file.is_file() else None
+        emptied = size == 0 and any((root / "runs").glob("*"))
+    except PermissionError as error:
+        raise StoreError(
+            f"The workspace {root} may not be read by the user who runs this; change its owner or "
+            "its rights."
+        ) from error
+    if emptied:
+        # SQLite would take it for a new one, and everything in the folder for nobody's.
+        raise StoreError(
+            f"The database {file} is empty but there are runs beside it; restore it from a backup."
+        )
+    return size is not None
+
+
 def prepare(path: Path | str | None, create: bool) -> Path:
     """Return the root of a workspace with an up-to-date database, made if asked to."""
     root = locate(path)
     file = root / DATABASE
-    if not file.is_file() and not create:
+    if not has_database(root) and not create:
         raise NotFoundError(
             f"There is no workspace at {root}; make one with `puma data import`, or name another "
             f"with --workspace or {VARIABLE}."

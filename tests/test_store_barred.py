@@ -1,0 +1,98 @@
+"""Workspaces that may not be read, or lost their database: one sentence, never a bare OSError."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from puma_engine import jobs
+from puma_engine.errors import StoreError
+from puma_engine.store import Workspace
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def ws():
+    """A workspace with one table, where every user may come to (the folders of tests are barred)."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    made = Workspace.open(folder / "ws", create=True)
+    run = made.begin("dataset", name="run", config={}, inputs={})
+    made.put_table(run.id, "t", pd.DataFrame({"a": [1]}))
+    made.finish(run.id, seconds=1, device="cpu")
+    made.close()
+    if os.geteuid() == 0:
+        for path in [made.root, *made.root.rglob("*")]:
+            os.chown(path, NOBODY, NOBODY)
+    yield made
+    for path in made.root.rglob("*"):
+        path.chmod(0o700)
+    shutil.rmtree(folder)
+
+
+def without_powers(function):
+    """What the StoreError of a call says, to a user who is not root."""
+    if os.geteuid() != 0:
+        with pytest.raises(StoreError) as caught:
+            function()
+        return str(caught.value)
+    out, into = os.pipe()
+    if not os.fork():
+        said = "nothing was raised"
+        try:
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+            function()
+        except StoreError as error:
+            said = str(error)
+        except BaseException as error:
+            said = repr(error)
+        os.write(into, said.encode())
+        os._exit(0)
+    os.close(into)
+    os.wait()
+    with os.fdopen(out) as file:
+        return file.read()
+
+
+@pytest.mark.parametrize("part", ["runs", "runs/*", "runs/*/t.*"])
+def test_a_file_that_may_not_be_read_is_said(ws, part):
+    (run,) = ws.runs()
+    for path in ws.root.glob(part):
+        path.chmod(0)
+    said = without_powers(lambda: Workspace.open(ws.root).get_table(run.id, "t"))
+    assert "may not be read by the user who runs this; change its owner" in said
+    said = without_powers(lambda: raise_first(Workspace.open(ws.root).verify()))
+    assert "may not be read by the user who runs this" in said
+
+
+def raise_first(problems):
+    raise StoreError(problems[0])
+
+
+def test_a_folder_that_may_not_be_read_is_said(ws):
+    ws.root.chmod(0)
+    said = without_powers(lambda: Workspace.open(ws.root))
+    ws.root.chmod(0o700)
+    assert said.startswith(f"The workspace {ws.root} may not be read")
+
+
+def test_a_log_that_cannot_be_read_is_said(ws):
+    job = jobs.enqueue(ws, "migrate", {}, title="A job")
+    assert jobs.read_log(ws, job.id) == ""
+    Path(job.log).mkdir(parents=True)
+    assert "cannot be read" in jobs.read_log(ws, job.id)
+
+
+def test_an_emptied_database_is_not_taken_for_a_new_one(ws):
+    ws.path.write_bytes(b"")
+    for create in (False, True):
+        with pytest.raises(StoreError, match="is empty but there are runs beside it; restore it"):
+            Workspace.open(ws.root, create=create)
+    shutil.rmtree(ws.root / "runs")
+    assert Workspace.open(ws.root).runs() == []
