@@ -1,5 +1,7 @@
 """The page of jobs in every state, and what its buttons do."""
 
+import os
+
 import pandas as pd
 import pytest
 from dashboard_pages import (
@@ -16,7 +18,9 @@ from dashboard.components.tables import picked
 from dashboard.components.theme import STATUSES
 from dashboard.engine import joblist
 from puma_engine import jobs
+from puma_engine.jobs.processes import stamp
 from puma_engine.store import Workspace
+from puma_engine.store.records import now
 
 
 @pytest.fixture
@@ -87,6 +91,32 @@ def test_the_address_chooses_the_job_and_filters(ws, monkeypatch):
     assert len(app.dataframe[0].value) == 2
     app = open_page("jobs", ws.root, monkeypatch, find="nothing like it")
     assert "No job matches" in texts(app)
+
+
+def test_a_job_that_is_gone_is_said(ws, monkeypatch):
+    job = add_job(ws, title="Here")
+    assert "not in this table" not in texts(open_page("jobs", ws.root, monkeypatch, job=job))
+    app = open_page("jobs", ws.root, monkeypatch, job="deadbeef")
+    assert_plain(app)
+    assert "What the address names is not in this table." in texts(app)
+
+
+def test_a_waiting_job_says_whether_anybody_will_do_it(ws, monkeypatch):
+    started = []
+    monkeypatch.setattr(jobs, "ensure_worker", started.append)
+    job = add_job(ws)
+    for page in ("jobs", "overview"):
+        app = open_page(page, ws.root, monkeypatch)
+        assert_plain(app)
+        assert "no worker is running" in texts(app)
+    app.button(f"work-{job}").click().run()
+    assert [one.root for one in started] == [ws.root]
+    with ws.transaction() as db:
+        values = [os.getpid(), stamp(os.getpid()), "[]", now(), now()]
+        db.execute("INSERT INTO workers VALUES (?, ?, ?, ?, ?)", values)
+    app = open_page("jobs", ws.root, monkeypatch)
+    assert "waits for a free device" in texts(app)
+    assert f"work-{job}" not in {button.key for button in app.button}
 
 
 def test_a_running_job_shows_how_far_the_whole_is(ws, monkeypatch):

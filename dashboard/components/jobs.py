@@ -73,7 +73,7 @@ def card(job: engine.Job, *, log_lines: int = 15) -> None:
         if job.status == "running":
             progress(job)
         elif job.status == "queued":
-            st.caption(f"Waiting for a device since {amounts.ago(job.created)}.")
+            waiting(job)
         if job.error:
             st.text(short(job.error, 500))
         if job.status not in ("queued", "finished"):
@@ -114,6 +114,25 @@ def buttons(job: engine.Job) -> None:
             icon=":material/replay:",
             help="It goes on from its last checkpoint.",
             on_click=lambda: _act(engine.retry, job.id),
+        )
+
+
+def waiting(job: engine.Job) -> None:
+    """Since when a job waits, and for what: a device, or somebody to start a worker."""
+    if engine.has_worker():
+        st.caption(f"Asked {amounts.ago(job.created)}; it waits for a free device.")
+        return
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(
+            f"Asked {amounts.ago(job.created)}; no worker is running, so nothing happens.",
+            width="stretch",
+        )
+        st.button(
+            "Start a worker",
+            key=f"work-{job.id}",
+            icon=":material/play_arrow:",
+            help="It works off all that waits, and ends then. `puma worker` does the same.",
+            on_click=lambda: _act(lambda _id: engine.start_worker(), job.id),
         )
 
 

@@ -37,6 +37,7 @@ def pick(
     event = st.dataframe(
         frame,
         hide_index=True,
+        placeholder="–",
         height=height,
         column_config=dict(columns),
         on_select=lambda: address.write(name, picked(st.session_state.get(key), ids)),
@@ -44,7 +45,10 @@ def pick(
         key=key,
         alt=alt,
     )
-    return picked(event, ids) or address.read(name, ids)
+    one = picked(event, ids) or address.read(name, ids)
+    if one is None and st.query_params.get(name) is not None:
+        st.caption(":material/link_off: What the address names is not in this table.")
+    return one
 
 
 def picked(event: Any, ids: Sequence[str]) -> str | None:

@@ -120,6 +120,16 @@ def cancel(job_id: str) -> None:
     engine_jobs.cancel(workspace(), job_id)
 
 
+def has_worker() -> bool:
+    """Say whether a process lives that works off what is queued."""
+    return bool(engine_jobs.workers(workspace()))
+
+
+def start_worker() -> None:
+    """See to it that a worker runs."""
+    engine_jobs.ensure_worker(workspace())
+
+
 def retry(job_id: str) -> None:
     """Queue a stopped job again, and see to it that a worker runs."""
     engine_jobs.retry(workspace(), job_id)

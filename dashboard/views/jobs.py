@@ -91,13 +91,12 @@ def _detail(job: engine.Job) -> None:
             _facts(job)
         with made:
             _result(job)
+        log = engine.job_log(job.id, LOG_LINES)
+        if not log:
+            st.caption("The log is empty.")
+            return
         st.caption(f"Log (the last {LOG_LINES} lines)")
-        st.code(
-            engine.job_log(job.id, LOG_LINES) or "The log is empty.",
-            language=None,
-            height=260,
-            wrap_lines=True,
-        )
+        st.code(log, language=None, height=260, wrap_lines=True)
 
 
 def _state(job: engine.Job) -> None:
@@ -106,7 +105,7 @@ def _state(job: engine.Job) -> None:
         if job.cancel_asked:
             st.caption("It was asked to stop and ends at its next checkpoint.")
     elif job.status == "queued":
-        st.caption(f"Waiting for a device since {amounts.ago(job.created)}.")
+        jobs.waiting(job)
     elif job.status == "interrupted":
         states.stale("Its process is gone. A worker goes on with it; Retry does so at once.")
     if job.error:
