@@ -21,4 +21,4 @@ st.set_page_config(
 # First, so that no address leads past it.
 page = pages.navigation()
 access.require_sign_in()
-page.run()
+pages.run(page)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from importlib import import_module
 from urllib.parse import urlencode
 
 import streamlit as st
+from streamlit.errors import FragmentHandledException
 
 # Name (also the address), title, icon, and what it answers.
 PAGES = {
@@ -46,6 +48,24 @@ def navigation(first: str | None = None) -> st.Page:
         home = st.Page(lambda: go("overview"), title="PUMA", default=True, visibility="hidden")
         found.append(home)
     return st.navigation(found)
+
+
+def run(page: st.Page) -> None:
+    """Draw a page; what nobody foresaw ends it in a sentence, and is told in full in the log."""
+    try:
+        page.run()
+    except FragmentHandledException:
+        raise
+    except Exception as error:
+        logging.getLogger(__name__).exception("The page %r failed.", page.title)
+        st.error(
+            "This cannot be shown: something happened that was not foreseen.",
+            icon=":material/error:",
+        )
+        st.text(
+            f"The log of `puma serve` tells it in full ({type(error).__name__}). `puma doctor` checks "
+            "every file of the workspace."
+        )
 
 
 def page(name: str, *, default: bool = False) -> st.Page:

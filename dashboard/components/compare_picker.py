@@ -39,10 +39,10 @@ def pick() -> Run | None:
     if not runs and not places:
         states.empty(
             "Nothing to compare yet",
-            "Evaluate source, migrated and retrained prompts (`puma evaluate RUN`), or let the "
-            "overview run the worked example.",
+            "Methods appear here when they are evaluated. A migration that is launched on Plan is "
+            "evaluated when it is done; `puma evaluate RUN` evaluates any prompts.",
         )
-        pages.link("overview", label="Begin on the overview")
+        pages.link("plan", label="Plan a migration")
         return None
     _follow_address(runs, places)
     run = _chosen(runs) if runs else None
@@ -168,7 +168,7 @@ def _answer(wish: Wish, run: Run | None) -> None:
             return
     job = comparing.pending(wish.methods, wish.pin)
     if job is not None and job.status in ("queued", "running"):
-        _watch(job.id)
+        states.live(_watch, 1.0)(job.id)
     elif job is not None and job.status in ("failed", "cancelled", "interrupted"):
         _stopped(job)
     else:
@@ -179,7 +179,6 @@ def _answer(wish: Wish, run: Run | None) -> None:
                 st.rerun()
 
 
-@st.fragment(run_every=1.0)
 def _watch(job_id: str) -> None:
     """What the job of a comparison does, until it ends."""
     job = engine.job(job_id)

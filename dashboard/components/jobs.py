@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 import streamlit as st
 
 from dashboard import engine, pages
-from dashboard.components import amounts
+from dashboard.components import amounts, states
 from dashboard.components.text import escaped, short
 from dashboard.components.theme import STATUSES
 
@@ -30,7 +30,7 @@ def watch(most: int = 5, commands: Collection[str] | None = None) -> None:
     that its result appears.
     """
     busy = any(job.status in ACTIVE for job in _chosen(commands))
-    st.fragment(_watched, run_every=BUSY_SECONDS if busy else IDLE_SECONDS)(most, commands)
+    states.live(_watched, BUSY_SECONDS if busy else IDLE_SECONDS)(most, commands)
 
 
 def _watched(most: int, commands: Collection[str] | None) -> None:

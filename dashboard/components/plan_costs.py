@@ -171,7 +171,7 @@ def _calibration(plan: Plan, costs: Costs, device: str) -> None:
     """Offer to measure what the prediction lacks, on a device of this machine; watch it."""
     job = plans.calibrating(plan)
     if job is not None:
-        st.fragment(_watched, run_every=REFRESH)(job.id)
+        states.live(_watched, REFRESH)(job.id)
         return
     lacking = plans.unmeasured(costs)
     if not lacking:

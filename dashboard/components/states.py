@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 
 import streamlit as st
@@ -34,6 +35,26 @@ def loading(text: str, height: int = 240) -> None:
     st.skeleton(height)
 
 
+@contextmanager
+def caught(title: str) -> Iterator[None]:
+    """Show an engine error of what is drawn inside in one look, and go on after it."""
+    try:
+        yield
+    except engine.PumaError as error:
+        failed(title, error)
+
+
+def live(draw: Callable[..., None], every: float | None) -> Callable[..., None]:
+    """Wrap a part that is drawn again every so many seconds: errors then are met in it alone."""
+
+    @wraps(draw)
+    def shown(*args: object) -> None:
+        with caught("This part cannot be shown now."):
+            draw(*args)
+
+    return st.fragment(shown, run_every=every)
+
+
 def guarded(page: Callable[[], None]) -> Callable[[], None]:
     """Wrap a page: without a workspace it says how to begin, an engine error is shown in one look."""
 
@@ -42,10 +63,9 @@ def guarded(page: Callable[[], None]) -> Callable[[], None]:
         if not engine.has_workspace():
             no_workspace(page.__module__.rpartition(".")[2])
             return
-        try:
+        # Part of the page may stand above by then.
+        with caught("This cannot be shown."):
             page()
-        except engine.PumaError as error:
-            failed("This page cannot be shown.", error)
 
     return wrapped
 

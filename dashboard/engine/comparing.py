@@ -141,8 +141,13 @@ def tables(root: str, run_id: str) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 @st.cache_data(max_entries=50, show_spinner=False)
 def verdict(root: str, run_id: str, margin: float = MARGIN) -> Verdict:
-    """Return what a comparison means."""
-    return judge_comparison(Workspace.open(root), run_id, margin=margin)
+    """Return what a comparison means. Raises PumaError where its tables are gone or strange."""
+    try:
+        return judge_comparison(Workspace.open(root), run_id, margin=margin)
+    except (KeyError, IndexError) as error:
+        raise engine.StoreError(
+            "The comparison's tables are not those of this version; make it again."
+        ) from error
 
 
 @st.cache_data(max_entries=500, show_spinner=False)

@@ -5,24 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from dashboard import engine
-from dashboard.engine import comparing
 from puma_engine import jobs as engine_jobs
 from puma_engine.jobs import Job
 from puma_engine.pipeline.demo import USERS as DEMO_USERS
 from puma_engine.store import Run
-from puma_engine.verdict import Verdict
 
-__all__ = ["DEMO_USERS", "newer_evaluations", "prompt_rows", "start_demo", "verdict"]
-
-
-def verdict(root: str, comparison: str) -> Verdict:
-    """Return what a comparison means. Raises PumaError where its tables are gone or strange."""
-    try:
-        return comparing.verdict(root, comparison)
-    except (KeyError, IndexError) as error:
-        raise engine.StoreError(
-            "The comparison's tables are not those of this version; make it again."
-        ) from error
+__all__ = ["DEMO_USERS", "newer_evaluations", "prompt_rows", "start_demo"]
 
 
 def newer_evaluations(comparison: Run, evaluations: list[Run]) -> list[Run]:

@@ -34,7 +34,10 @@ def page() -> None:
     st.title("Compare")
     run = compare_picker.pick()
     if run is not None:
-        _comparison(run)
+        with states.caught(
+            "This comparison cannot be shown whole; choose another, or make it again."
+        ):
+            _comparison(run)
     st.header("Jobs", divider="gray")
     pages.link("plan", label="Plan another migration")
     jobs.watch()
@@ -42,6 +45,8 @@ def page() -> None:
 
 
 def _comparison(run: Run) -> None:
+    # Judged before its frame is drawn, which would stand there empty.
+    comparing.verdict(engine.root(), run.id)
     _verdict(run)
     view = address.segment("View", VIEWS, "view", label_visibility="collapsed")
     if view == "methods":

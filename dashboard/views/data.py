@@ -28,16 +28,14 @@ def page() -> None:
     """Draw the page."""
     st.title("Data")
     view = address.segment("What to do", VIEWS, "view", label_visibility="collapsed")
-    try:
+    with states.caught("The data sets cannot be shown."):
         if view == "import":
             importing.panel()
-            st.header("Imports", divider="gray")
             if engine.has_workspace():
+                st.header("Imports", divider="gray")
                 jobs.watch(5, ("import_dataset",))
         else:
             _data_sets()
-    except engine.PumaError as error:
-        states.failed("The data sets cannot be shown.", error)
     glossary("held-out", "variance", "run")
 
 
@@ -55,12 +53,12 @@ def _data_sets() -> None:
     _table_one(root, runs)
     names = {run.id: f"{run.name} · {run.id[:6]}" for run in runs}
     chosen = address.choose("Data set", [run.id for run in runs], "dataset", labels=names)
-    run = next(run for run in runs if run.id == chosen)
-    facts = data.facts(root, chosen)
-    _facts(facts)
-    _charts(root, chosen, facts)
-    _report(run)
-    _browse(root, chosen, facts["task"])
+    with states.caught("This data set cannot be shown whole."):
+        facts = data.facts(root, chosen)
+        _facts(facts)
+        _charts(root, chosen, facts)
+        _report(next(run for run in runs if run.id == chosen))
+        _browse(root, chosen, facts["task"])
 
 
 def _table_one(root: str, runs: list[engine.Run]) -> None:

@@ -40,7 +40,7 @@ def page() -> None:
         )
     busy = any(job.status in jobs.ACTIVE for job in engine.jobs())
     every = jobs.BUSY_SECONDS if busy else jobs.IDLE_SECONDS
-    st.fragment(_live, run_every=every)(list(statuses), text[:200])
+    states.live(_live, every)(list(statuses), text[:200])
     glossary("job", "run")
 
 

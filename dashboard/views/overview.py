@@ -10,7 +10,7 @@ from dashboard.components import amounts, jobs, states, verdicts
 from dashboard.components.terms import glossary, term
 from dashboard.components.text import short
 from dashboard.components.theme import KINDS, rank
-from dashboard.engine import overview
+from dashboard.engine import comparing, overview
 
 COUNTED = {
     "dataset": ("Data sets", "Interactions of users with items, split into train and test."),
@@ -20,6 +20,15 @@ COUNTED = {
     "comparison": ("Comparisons", "Methods side by side on the same held-out records."),
 }
 
+# What a verdict needs, in this order: how many of a kind, what to do, the page for it, its link.
+STEPS = {
+    "dataset": (1, "bring in who met what, with which rating or click.", "data", "Import data"),
+    "backbone": (2, "add the old and the new model.", "models", "Add models"),
+    "prompts": (1, "fit prompts on the old model, or import them.", "models", "Fit prompts"),
+    "migration": (1, "migrate the prompts to the new model.", "plan", "Plan a migration"),
+    "comparison": (1, "compare the migration with full retraining.", "compare", "Compare methods"),
+}
+
 
 def page() -> None:
     """Draw the page."""
@@ -27,13 +36,18 @@ def page() -> None:
     if not engine.has_workspace():
         _begin()
         return
-    try:
-        by_kind = {kind: engine.runs(kind) for kind in (*COUNTED, "evaluation")}
-    except engine.PumaError as error:
-        states.failed("The workspace cannot be read.", error)
-        return
+    with states.caught("The workspace cannot be read."):
+        _workspace()
+    glossary("soft prompt", "backbone", "adapter", "migration", "run", "job")
+
+
+def _workspace() -> None:
+    by_kind = {kind: engine.runs(kind) for kind in (*COUNTED, "evaluation")}
     if any(by_kind.values()):
-        _verdict(by_kind["comparison"], by_kind["evaluation"])
+        if by_kind["comparison"]:
+            _verdict(by_kind["comparison"], by_kind["evaluation"])
+        else:
+            _next_step(by_kind)
         _counts(by_kind)
     elif not any(job.status in jobs.ACTIVE for job in engine.jobs()):
         _begin()
@@ -42,7 +56,6 @@ def page() -> None:
     pages.link("jobs", label="All jobs")
     if by_kind["prompts"] or by_kind["migration"]:
         _prompts(by_kind)
-    glossary("soft prompt", "backbone", "adapter", "migration", "run", "job")
 
 
 def _begin() -> None:
@@ -87,16 +100,19 @@ def _start_demo() -> None:
         st.session_state["begin-error"] = str(error)
 
 
+def _next_step(by_kind: dict[str, list[engine.Run]]) -> None:
+    """Nothing is compared yet: the first thing that a verdict still lacks, and where it is made."""
+    lacking = (kind for kind, (least, *_) in STEPS.items() if len(by_kind[kind]) < least)
+    _, text, name, label = STEPS[next(lacking, "comparison")]
+    with st.container(border=True, horizontal=True, vertical_alignment="center"):
+        st.markdown(f":material/flag: **Next:** {text}", width="stretch")
+        pages.link(name, label=label, **({"view": "import"} if name == "data" else {}))
+
+
 def _verdict(comparisons: list[engine.Run], evaluations: list[engine.Run]) -> None:
-    if not comparisons:
-        st.info(
-            "No comparison yet. Compare a migration with the full retraining to get a verdict.",
-            icon=":material/balance:",
-        )
-        return
     last = comparisons[0]
     try:
-        found = overview.verdict(engine.root(), last.id)
+        found = comparing.verdict(engine.root(), last.id)
     except engine.PumaError as error:
         states.failed("The last comparison cannot be judged.", error)
         return

@@ -211,7 +211,7 @@ def _watched() -> None:
     chosen = address.choose("Plan", list(labels), "job", labels=labels)
     job = next(job for job in found if job.id == chosen)
     busy = job.status in (*jobs.ACTIVE, "interrupted")
-    st.fragment(_live, run_every=REFRESH if busy else None)(chosen, job.status)
+    states.live(_live, REFRESH if busy else None)(chosen, job.status)
 
 
 def _live(job_id: str, drawn_as: str) -> None:
