@@ -212,6 +212,15 @@ def test_what_ships_with_puma_is_shown(tmp_path, monkeypatch):
     assert len(app.button) >= 9
 
 
+def test_published_studies_need_no_workspace(tmp_path, monkeypatch):
+    app = open_page("studies", tmp_path / "none", monkeypatch)
+    assert_plain(app)
+    assert "No study was run here" in texts(app)
+    app = open_page("studies", tmp_path / "none", monkeypatch, **{"from": "published"})
+    assert_plain(app)
+    assert "goodbooks" in texts(app) and not app.error
+
+
 @pytest.mark.parametrize("over", ["users", "trainings"])
 def test_intervals_say_what_they_are_over(tmp_path, monkeypatch, over):
     ws = Workspace.open(tmp_path / "ws", create=True)

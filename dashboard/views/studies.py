@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboard import pages
+from dashboard import engine, pages
 from dashboard.components import address, claims, compare_figures, figures, states
 from dashboard.components.terms import glossary
 from dashboard.components.theme import rank
@@ -28,16 +28,20 @@ COLUMNS = {
 }
 
 
-@states.guarded
 def page() -> None:
-    """Draw the page."""
+    """Draw the page; what was published with PUMA needs no workspace."""
     st.title("Studies")
+    with states.caught("This cannot be shown."):
+        _page()
+
+
+def _page() -> None:
     with st.container(horizontal=True, gap="medium"):
         view = address.segment("View", VIEWS, "view")
         origin = address.segment("Reports", ORIGINS, "from")
     if origin == "published":
         _published(view)
-    elif not (names := studies.names()):
+    elif not engine.has_workspace() or not (names := studies.names()):
         _no_study()
     elif view == "claims":
         claims.show(studies.kept(), {"view": "study"}, PLACES[origin])

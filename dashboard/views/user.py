@@ -31,11 +31,10 @@ def page() -> None:
     if not found:
         states.empty(
             "Nobody to look at yet",
-            "Users appear here when prompts were fitted or imported. The overview starts a worked "
-            "example.",
+            "Users appear here when prompts were fitted or imported: fit some on Models.",
             icon=":material/person_off:",
         )
-        pages.link("overview", label="Begin on the overview")
+        pages.link("models", label="Fit prompts")
         return
     setting, user = _choose(found)
     st.header(escaped(f"User {user}"), divider="gray", anchor=False)
