@@ -1,5 +1,8 @@
 """The user's page in its states, on tiny real models, with titles and ids that try to be markup."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -244,6 +247,23 @@ def test_a_question_is_answered_by_the_warm_process(world, show):
         wanted = pipeline.predict_title(ws, run, "001", title).value
         assert shown[label] == f"{wanted:.2f} ★"
     assert len(app.get("plotly_chart")) == 1
+
+
+def test_a_model_that_is_gone_leaves_the_others_to_answer(world, tmp_path, monkeypatch):
+    sockets = shutil.ignore_patterns("whatif")
+    ws = Workspace.open(shutil.copytree(world["ws"].root, tmp_path / "ws", ignore=sockets))
+    old = Path(ws.run(world["source"].inputs["backbone"]).config["spec"])
+    away = old.rename(old.with_name("away"))
+    try:
+        asked = {"view": "what-if", "user": "001", "title": "Dune by Frank Herbert"}
+        app = open_page("user", ws.root, monkeypatch, **asked)
+        assert not app.exception
+        assert [one.value for one in app.error] == ["No answer from Source prompts."]
+        assert any(str(old) in text.value for text in app.text)
+        assert len(app.metric) == 4 + 2 and len(app.get("plotly_chart")) == 1
+    finally:
+        away.rename(old)
+        kill(ws)
 
 
 def test_a_bad_question_is_told(show):

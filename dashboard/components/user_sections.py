@@ -164,8 +164,7 @@ def _answers(methods: list[people.Method], user: str, title: str) -> None:
     if not methods:
         st.info("Choose at least one prompt table.", icon=":material/touch_app:")
         return
-    with st.spinner("Asking; the first question loads the models…", show_time=True):
-        found = [(method, people.ask(str(method.prompts), user, title)) for method in methods]
+    found = _asked_each(methods, user, title)
     answer = found[0][1]
     for column, (method, one) in zip(st.columns(len(found)), found, strict=True):
         value = f"{one.value:.2f} ★" if one.task == "rating" else f"{one.value:.0%}"
@@ -197,6 +196,25 @@ def _answers(methods: list[people.Method], user: str, title: str) -> None:
         "model's own, among the allowed answers; the prediction comes from the head that was trained on "
         "top of them. No interval is known for a single prediction."
     )
+
+
+def _asked_each(
+    methods: list[people.Method], user: str, title: str
+) -> list[tuple[people.Method, people.Prediction]]:
+    """What each method answers. The old model may be switched off: the others answer without it."""
+    found: list[tuple[people.Method, people.Prediction]] = []
+    silent: list[tuple[people.Method, engine.PumaError]] = []
+    with st.spinner("Asking; the first question loads the models…", show_time=True):
+        for method in methods:
+            try:
+                found.append((method, people.ask(str(method.prompts), user, title)))
+            except engine.PumaError as error:
+                silent.append((method, error))
+    if not found:
+        raise silent[0][1]
+    for method, reason in silent:
+        states.failed(f"No answer from {escaped(method.label)}.", reason)
+    return found
 
 
 def lineage(setting: people.Setting, user: str) -> None:
