@@ -50,6 +50,9 @@ def test_each_status_has_its_badge_and_its_button(status, ws, monkeypatch):
     assert_plain(app)
     assert STATUSES[status].label in texts(app)
     assert ("It broke." in texts(app)) == (status == "failed")
+    waited_for = status in ("queued", "running", "interrupted")
+    assert ("No result yet." in texts(app)) == waited_for
+    assert ("It left no result." in texts(app)) != waited_for
     keys = {button.key for button in app.button}
     assert (f"cancel-{job}" in keys) == (status in ("queued", "running"))
     assert (f"retry-{job}" in keys) == (status in ("failed", "cancelled", "interrupted"))

@@ -129,7 +129,9 @@ def _facts(job: engine.Job) -> None:
 def _result(job: engine.Job) -> None:
     run = joblist.result(job)
     if run is None:
-        st.caption("No result yet." if job.run_id is None else "Its result was deleted.")
+        ended = job.status not in (*jobs.ACTIVE, "interrupted")
+        none = "It left no result." if ended else "No result yet."
+        st.caption(none if job.run_id is None else "Its result was deleted.")
         return
     st.text(f"Result: {run.kind} {short(run.name)}")
     jobs.result_link(job)

@@ -209,8 +209,8 @@ def requeue(ws: Workspace) -> None:
             " WHERE status = 'interrupted' AND cancel_asked IS NOT NULL"
         )
         db.execute(
-            "UPDATE jobs SET status = 'failed', error = error || ' It was the ' || crashes ||"
-            " '. time; read the log, then try it again.'"
+            "UPDATE jobs SET status = 'failed', error = error || ' That came ' || crashes ||"
+            " ' times; read the log, then try it again.'"
             " WHERE status = 'interrupted' AND crashes >= ?",
             [MOST_CRASHES],
         )
