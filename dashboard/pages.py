@@ -62,7 +62,7 @@ def run(page: st.Page) -> None:
             "This cannot be shown: something happened that was not foreseen.",
             icon=":material/error:",
         )
-        st.text(
+        st.markdown(
             f"The log of `puma serve` tells it in full ({type(error).__name__}). `puma doctor` checks "
             "every file of the workspace."
         )

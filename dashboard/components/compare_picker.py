@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from dashboard import engine, pages
+from dashboard import engine
 from dashboard.components import address, states
 from dashboard.components.compare_methods import digits
 from dashboard.components.theme import KINDS, rank
@@ -42,7 +42,6 @@ def pick() -> Run | None:
             "Methods appear here when they are evaluated. A migration that is launched on Plan is "
             "evaluated when it is done; `puma evaluate RUN` evaluates any prompts.",
         )
-        pages.link("plan", label="Plan a migration")
         return None
     _follow_address(runs, places)
     run = _chosen(runs) if runs else None

@@ -39,7 +39,7 @@ def page() -> None:
         ):
             _comparison(run)
     st.header("Jobs", divider="gray")
-    pages.link("plan", label="Plan another migration")
+    pages.link("plan", label="Plan a migration")
     jobs.watch()
     glossary("migrated", "retrained", "shuffled control", "random prompts", "baseline", "interval")
 
