@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from dashboard_pages import open_page
+from dashboard_pages import add_job, open_page
 
 from dashboard.components import density, maps, picking
 from dashboard.components.coverage import summary
@@ -198,7 +198,11 @@ def test_a_map_is_queued_with_one_click_watched_and_tried_again(world, monkeypat
     (job,) = jobs.jobs(ws)
     assert (job.command, job.args) == ("project", {"source": source.id, "migrated": moved.id})
     assert "is being drawn" in words(app)
+    other = add_job(ws, "project", title="Draw another map")
+    shown = words(open_page("users", ws.root, monkeypatch, migration=moved.id))
+    assert "Draw the map of migrated" in shown and "Draw another map" not in shown
     with ws.transaction() as db:
+        db.execute("DELETE FROM jobs WHERE id = ?", [other])
         db.execute(
             "UPDATE jobs SET status = 'failed', error = '**no** room' WHERE id = ?", [job.id]
         )

@@ -105,7 +105,7 @@ def _ask_for_selection(shown: Shown, strategy: str, budget: int) -> None:
     )
     job = read.selecting_job(shown.source.id, strategy, budget)
     if job is not None and job.status in ("queued", "running", "interrupted"):
-        jobs.watch(1, ("select",))
+        jobs.watch_one(job)
         return
     if job is not None and job.status == "failed":
         states.failed("The selection failed.", job.error)

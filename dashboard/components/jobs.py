@@ -43,6 +43,18 @@ def _watched(most: int, commands: Collection[str] | None) -> None:
         card(job)
 
 
+def watch_one(job: engine.Job) -> None:
+    """One job, live; when it begins to work or ends, the whole page is drawn again."""
+    states.live(_one, BUSY_SECONDS)(job.id, job.status)
+
+
+def _one(job_id: str, drawn_as: str) -> None:
+    job = engine.job(job_id)
+    if job.status != drawn_as:
+        st.rerun()
+    card(job)
+
+
 def redraw_is_due(found: Sequence[engine.Job], key: str) -> bool:
     """Say whether a job began to work or ended since the page was drawn; keeps what it saw."""
     active = sorted(job.id for job in found if job.status in ACTIVE)

@@ -100,7 +100,7 @@ def _draw_it(source: engine.Run, migration: engine.Run) -> None:
     job = read.drawing_job(source.id, migration.id)
     if job is not None and job.status in ("queued", "running", "interrupted"):
         states.loading("The map is being drawn by a job; you may close the page.")
-        jobs.watch(1, ("project",))
+        jobs.watch_one(job)
         return
     if job is not None and job.status == "failed":
         states.failed("The map could not be drawn.", job.error)
