@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from claim_reports import moved, report, retrained
 from dashboard_pages import add_comparison, assert_plain, finished, open_page, texts
 from rating_tables import frame
 from streamlit.testing.v1 import AppTest
@@ -12,6 +13,7 @@ from streamlit.testing.v1 import AppTest
 from dashboard.pages import PAGES
 from puma_engine.pipeline import COMMANDS
 from puma_engine.store import Workspace
+from puma_engine.study import keep_report
 
 
 @pytest.fixture
@@ -101,6 +103,30 @@ def test_a_comparison_of_another_version_is_said(ws, monkeypatch, name):
     app = open_page(name, ws.root, monkeypatch)
     assert_plain(app)
     assert "not those of this version" in texts(app)
+
+
+def test_a_log_that_cannot_be_written_starts_nothing(ws, monkeypatch):
+    (ws.root / "logs").write_text("in the way")
+    app = open_page("overview", ws.root, monkeypatch)
+    app.button("start-demo").click().run()
+    assert_plain(app)
+    assert "no worker is running" in texts(app)
+    (start,) = (one for one in app.button if one.label == "Start a worker")
+    start.click().run()
+    assert_plain(app)
+    assert "cannot be written" in app.toast[0].value and "nothing was started" in app.toast[0].value
+
+
+def test_a_damaged_report_leaves_the_other_studies(ws, monkeypatch):
+    for name in ("table2", "table3"):
+        keep_report(ws, report(name, [retrained(), moved(0.002)]))
+    file = ws.root / "studies" / "table3.json"
+    file.write_text(file.read_text()[:-9])
+    app = open_page("studies", ws.root, monkeypatch)
+    assert_plain(app)
+    assert [one.value for one in app.error] == ["One report is left out."]
+    assert "run `puma study table3`" in texts(app)
+    assert [one for one in app.button if one.label] and "table2" in str(app.button)
 
 
 STEPS = {

@@ -90,6 +90,15 @@ def test_job_that_kills_its_process_every_time_fails_at_last(ws):
     assert "signal 9" in failed.error and "That came 3 times; read the log" in failed.error
 
 
+def test_a_job_whose_log_cannot_be_written_fails_and_says_so(ws):
+    (ws.root / "logs").write_text("in the way")
+    job = jobs.enqueue(ws, "crash", {}, title="Silent")
+    work(ws)
+    failed = jobs.job(ws, job.id)
+    assert failed.status == "failed"
+    assert "cannot be started" in failed.error and "cannot be written" in failed.error
+
+
 def test_job_that_does_not_listen_is_killed(ws, monkeypatch):
     monkeypatch.setattr(working, "CANCEL_SECONDS", 0.5)
     job = jobs.enqueue(ws, "count", {"steps": 1, "seconds": 60}, title="Deaf")

@@ -17,7 +17,6 @@ from puma_engine.study.evidence import (
     Finding,
     findings,
     grouped,
-    of_workspace,
     published,
     results_root,
 )
@@ -52,9 +51,15 @@ def names() -> list[str]:
     return reported(engine.workspace())
 
 
-def kept() -> list[Evidence]:
-    """Every report of the workspace; raises StoreError for a damaged one."""
-    return of_workspace(engine.workspace())
+def kept() -> tuple[list[Evidence], list[engine.StoreError]]:
+    """Every report of the workspace, and what is wrong with those that are damaged."""
+    found, damaged = [], []
+    for name in names():
+        try:
+            found.append(Evidence(name, report(name)))
+        except engine.StoreError as error:
+            damaged.append(error)
+    return found, damaged
 
 
 def shared() -> list[Evidence] | None:

@@ -33,6 +33,8 @@ STEPS = {
 def page() -> None:
     """Draw the page."""
     st.title("Overview")
+    if "begin-error" in st.session_state:
+        states.failed("The example was not started.", st.session_state.pop("begin-error"))
     if not engine.has_workspace():
         _begin()
         return
@@ -66,8 +68,6 @@ def _begin() -> None:
         "whether that is as good as learning them again.",
         icon=":material/rocket_launch:",
     )
-    if "begin-error" in st.session_state:
-        states.failed("The example was not started.", st.session_state.pop("begin-error"))
     demo, own = st.columns(2, border=True)
     with demo:
         st.markdown("##### See it work first")

@@ -44,7 +44,10 @@ def _page() -> None:
     elif not engine.has_workspace() or not (names := studies.names()):
         _no_study()
     elif view == "claims":
-        claims.show(studies.kept(), {"view": "study"}, PLACES[origin])
+        found, damaged = studies.kept()
+        for reason in damaged:
+            states.failed("One report is left out.", reason)
+        claims.show(found, {"view": "study"}, PLACES[origin])
     else:
         labels = {name: f"{name}: {studies.about(name)}" for name in names}
         _study(labels, origin, studies.report)

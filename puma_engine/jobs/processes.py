@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from puma_engine.errors import StoreError
+
 # A process of another machine, container or boot is gone when it was silent so long.
 SILENT_SECONDS = 60.0
 _STARTED: list[subprocess.Popen[bytes]] = []
@@ -75,12 +77,22 @@ def age(time: str | None) -> float:
 def start_detached(
     command: Sequence[str], log: Path, extra: Mapping[str, str] | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start a process in a session of its own that writes to a log file."""
-    log.parent.mkdir(parents=True, exist_ok=True)
+    """Start a process in a session of its own that writes to a log file.
+
+    Raises StoreError if the log cannot be written.
+    """
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        out = log.open("ab")
+    except OSError as error:
+        raise StoreError(
+            f"The log {log} cannot be written ({error.strerror}), so nothing was started; check who "
+            "owns the folder."
+        ) from error
     # The package may not be installed, only be importable from where this process started.
     paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
-    with log.open("ab") as out:
+    with out:
         process = subprocess.Popen(
             list(command),
             stdin=subprocess.DEVNULL,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from puma_engine.errors import JobError
+from puma_engine.errors import JobError, StoreError
 from puma_engine.jobs import processes, queue
 from puma_engine.jobs.records import Job
 from puma_engine.store import Workspace
@@ -116,7 +116,7 @@ class _State:
             child = processes.start_detached(
                 self.runner(self.ws, job), Path(job.log), _environment(device)
             )
-        except OSError as error:
+        except (OSError, StoreError) as error:
             text = f"The job's process cannot be started: {error}"
             queue.settle(self.ws, job.id, job.attempt, "failed", error=text, run_id=None)
             return
