@@ -1,6 +1,7 @@
 """Frozen backbones: cached and plain computation agree, and bad models are refused."""
 
 import json
+import weakref
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from tiny import FAMILIES, TOKENIZER_KINDS, plain_logits, tiny_backbone_folder, 
 from puma_engine.backbone import Context, FrozenBackbone, Reader, inspect_backbone
 from puma_engine.backbone.tokens import answer_tokens, clean_text, encode_text
 from puma_engine.errors import BackboneError, DataError, TemplateError
+from puma_engine.machine import collection_paused
 from puma_engine.templates import TEMPLATES, Slot, Template, get_template
 
 CONTEXTS = [
@@ -39,6 +41,17 @@ def test_cached_prefix_equals_plain_computation(folder, family):
                 wanted = plain_logits(reader, prompts, rows, side)
                 torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
             torch.testing.assert_close(uncached.logits(prompts, rows), found, atol=1e-5, rtol=0)
+
+
+def test_kept_keys_and_values_go_with_their_reader(folder):
+    backbone = FrozenBackbone.load(tiny_backbone_folder(folder, "llama"), device="cpu")
+    with collection_paused():
+        reader = Reader(backbone, get_template("rating-item-first"), CONTEXTS)
+        reader.logits(torch.rand(2, 1, backbone.width), torch.tensor([0, 3]))
+        assert reader.kept_tokens
+        dropped = weakref.ref(reader)
+        del reader
+        assert dropped() is None
 
 
 @pytest.mark.parametrize("template", TEMPLATES)

@@ -101,5 +101,5 @@ def test_graphs_learn_what_single_kernels_do(data, template, what, monkeypatch):
     np.testing.assert_allclose(graphed.table.vectors, single.table.vectors, atol=2e-2)
 
 
-def call_plainly(calls, *arguments, shape=()):
-    return calls.function(*arguments, shape=shape)
+def call_plainly(_calls, function, *arguments, shape=()):
+    return function(*arguments, shape=shape)

@@ -1,5 +1,6 @@
 """Studies: declared cells, run once each, told with their failures and what is missing."""
 
+import gc
 import json
 import sys
 import time
@@ -11,8 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from puma_engine import metrics, pipeline
+from puma_engine.backbone import Reader
 from puma_engine.cli import app
 from puma_engine.errors import ConfigError, StudyError
+from puma_engine.machine import collection_paused
 from puma_engine.store import Workspace
 from puma_engine.study import STUDIES, Cell, Options, Study, collect, get_study, run_cells
 from puma_engine.study.render import figures, markdown
@@ -49,6 +52,24 @@ def done(tmp_path_factory):
     ws = Workspace.open(tmp_path_factory.mktemp("study"), create=True)
     outcome = run_cells(ws, tiny_cells(Options()), device="cpu")
     return ws, outcome, collect(ws, TINY, tiny_cells(Options()), outcome.runs)
+
+
+def test_trainings_leave_no_kept_keys_and_values_but_the_latest(tmp_path):
+    ws = Workspace.open(tmp_path / "ws", create=True)
+    settings = {"backbone": BACKBONE} | SHORT
+    cells = [Cell("data", "import_dataset", {"source": "movietweetings", "users": 8})] + [
+        Cell(f"fitted {seed}", "fit_prompts", settings | {"seed": seed}, {"dataset": "data"})
+        for seed in range(3)
+    ]
+    with collection_paused():
+        before = readers()
+        outcome = run_cells(ws, cells, device="cpu")
+        (latest,) = [one for one in readers() if one not in before]
+    assert len(outcome.runs) == len(cells) and latest.kept_tokens
+
+
+def readers():
+    return [one for one in gc.get_objects() if type(one) is Reader]
 
 
 @pytest.mark.parametrize("name", STUDIES)

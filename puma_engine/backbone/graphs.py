@@ -14,40 +14,48 @@ MOST_GRAPHS = 48
 
 
 class GraphedCalls:
-    """Calls a function of tensors; from the second time that a shape comes, as a CUDA graph.
+    """Calls one function of tensors; from the second time that a shape comes, as a CUDA graph.
 
-    function(*tensors) -> tensor must not wait for the device, and its gradients may only be
-    needed with respect to its arguments. A result is overwritten by the next call of the
-    same shape. On a CPU, and for models that cannot be captured, this calls the function.
+    function(*tensors) -> tensor is the same at each call. It must not wait for the device, and
+    its gradients may only be needed with respect to its arguments. A result is overwritten by
+    the next call of the same shape. On a CPU, and for models that cannot be captured, this
+    calls the function.
     """
 
-    def __init__(self, function: Callable[..., Tensor], device: torch.device) -> None:
-        self.function = function
+    # The function is not kept: a method of the owner would make a cycle, and what the owner holds
+    # on a device would stay until a collection of all garbage, which is rare.
+    def __init__(self, device: torch.device) -> None:
         self.enabled = device.type == "cuda"
         self.device = device
         self._seen: set[object] = set()
         self._graphs: dict[object, Callable[..., Tensor]] = {}
         self._pool: Any = None
 
-    def __call__(self, *arguments: Tensor, shape: tuple[int, ...] = ()) -> Tensor:
+    def __call__(
+        self, function: Callable[..., Tensor], *arguments: Tensor, shape: tuple[int, ...] = ()
+    ) -> Tensor:
         """Call the function; `shape` are plain numbers that it takes as a keyword too."""
         if not self.enabled:
-            return self.function(*arguments, shape=shape)
+            return function(*arguments, shape=shape)
         needs = torch.is_grad_enabled()
         sizes = tuple((a.shape, a.dtype, needs and a.requires_grad) for a in arguments)
         key = (sizes, shape)
         if key not in self._graphs:
             if key not in self._seen or len(self._graphs) >= MOST_GRAPHS:
                 self._seen.add(key)
-                return self.function(*arguments, shape=shape)
-            captured = self._capture(arguments, shape, needs)
+                return function(*arguments, shape=shape)
+            captured = self._capture(function, arguments, shape, needs)
             if captured is None:
-                return self.function(*arguments, shape=shape)
+                return function(*arguments, shape=shape)
             self._graphs[key] = captured
         return self._graphs[key](*arguments)
 
     def _capture(
-        self, arguments: tuple[Tensor, ...], shape: tuple[int, ...], needs: bool
+        self,
+        function: Callable[..., Tensor],
+        arguments: tuple[Tensor, ...],
+        shape: tuple[int, ...],
+        needs: bool,
     ) -> Callable[..., Tensor] | None:
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
@@ -58,7 +66,7 @@ class GraphedCalls:
             grad = torch.set_grad_enabled(needs)
             with torch.cuda.device(self.device), collection_paused(), grad:
                 graphed = torch.cuda.make_graphed_callables(
-                    lambda *tensors: self.function(*tensors, shape=shape),
+                    lambda *tensors: function(*tensors, shape=shape),
                     samples,
                     num_warmup_iters=2,
                     pool=self._pool,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -96,7 +97,7 @@ class Reader:
         self._free = free_bytes(backbone.device) - self._cached * self._bytes_needed()
         self._store = PackedKeysValues([])
         self._ready = torch.zeros(len(self._before), dtype=torch.bool)
-        self._answers = GraphedCalls(self._answer_logits, backbone.device)
+        self._answers = GraphedCalls(backbone.device)
         # A graph is captured on one device.
         self._answers.enabled &= not backbone.spread
 
@@ -202,7 +203,7 @@ class Reader:
         if self.waits:
             return self._read(self._uncached, prompts, rows, shape)
         self.prepare(contexts)
-        return self._read(self._answers, prompts, rows, shape)
+        return self._read(partial(self._answers, self._answer_logits), prompts, rows, shape)
 
     def logits_at(self, prompts: Tensor, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Return what `logits` does for `rows` [2, B] (device) of contexts that are prepared.
