@@ -37,7 +37,7 @@ class MigrationError(PumaError):
 
 
 class StoreError(PumaError):
-    """A workspace cannot be read or written."""
+    """A workspace, or a report of a study, cannot be read or written."""
 
 
 class NotFoundError(StoreError):

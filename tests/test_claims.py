@@ -8,7 +8,7 @@ from claim_reports import AGAIN, main_results, method, moved, report, retrained
 from typer.testing import CliRunner
 
 from puma_engine.cli import app
-from puma_engine.errors import ConfigError, StudyError
+from puma_engine.errors import ConfigError, StoreError, StudyError
 from puma_engine.settings import MARGIN
 from puma_engine.store import Workspace
 from puma_engine.study import STUDIES, Cell, Study, collect, keep_report, run_cells
@@ -236,7 +236,7 @@ def test_reports_of_a_folder_are_called_by_where_they_lie(tmp_path):
 @pytest.mark.parametrize("text", ["{", "[]", "7", "null", '{"study": "table2"}'])
 def test_a_damaged_report_is_told_by_its_file(tmp_path, text):
     write(tmp_path, {}, "table2").write_text(text)
-    with pytest.raises(StudyError, match=r"table2\.json .*make it again"):
+    with pytest.raises(StoreError, match=r"table2\.json .*make it again"):
         published(tmp_path)
 
 

@@ -245,3 +245,6 @@ def test_the_command_lists_and_refuses(tmp_path):
     assert [one["study"] for one in json.loads(listed.stdout)] == list(STUDIES)
     lost = run.invoke(app, ["study", "table2", "--render", "--out", str(tmp_path)])
     assert lost.exit_code == 1 and "puma study table2" in lost.stderr
+    (tmp_path / "table2.json").write_text("{")
+    damaged = run.invoke(app, ["study", "table2", "--render", "--out", str(tmp_path)])
+    assert damaged.exit_code == 1 and "cannot be read" in damaged.stderr

@@ -120,8 +120,8 @@ REPORT |= {"rows": [], "summary": [], "differences": [], "failed": {}, "missing"
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (None, "There is no report"),
-        ("{", "cannot be read"),
+        (None, "cannot be read (No such file"),
+        ("{", "give the NAME.json that `puma study table2` wrote"),
         ("[]", "it is no JSON object"),
         (json.dumps({"study": "table2", "settings": {}}), "it has no command"),
         (json.dumps(REPORT | {"study": "table3"}), "is no report of the study table2"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
-import json
 import platform
 import sys
 from pathlib import Path
@@ -117,21 +116,14 @@ def _chosen(wanted: Study, report: Path | None) -> dict[str, Any]:
     """Settings by the choice that they were the outcome of."""
     if report is None:
         return {}
-    from puma_engine.study import parse_report
+    from puma_engine.study import load_report
 
-    if not report.is_file():
-        raise ConfigError(f"There is no report {report} to take settings from.")
-    try:
-        known = parse_report(report.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"The report {report} cannot be read ({error}).") from error
+    remedy = f"give the NAME.json that `puma study {wanted.name}` wrote"
+    known = load_report(report, remedy)
     settings = known.get("settings")
     named = isinstance(settings, dict) and all(isinstance(one, dict) for one in settings.values())
     if known["study"] != wanted.name or not named:
-        raise ConfigError(
-            f"{report} is no report of the study {wanted.name}; give the NAME.json that "
-            f"`puma study {wanted.name}` wrote."
-        )
+        raise ConfigError(f"{report} is no report of the study {wanted.name}; {remedy}.")
     return dict(known["settings"])
 
 
@@ -191,10 +183,9 @@ def _report(
 
 
 def _render(wanted: Study, out: Path) -> None:
+    from puma_engine.study import load_report
     from puma_engine.study.render import write
 
     file = out / f"{wanted.name}.json"
-    if not file.is_file():
-        raise ConfigError(f"There is no {file}; run `puma study {wanted.name} --out {out}` first.")
-    files = write(json.loads(file.read_text(encoding="utf-8")), out)
+    files = write(load_report(file, f"run `puma study {wanted.name} --out {out}` first"), out)
     session().show({"results": str(file), "tables": str(files[0]), "figures": len(files) - 1})

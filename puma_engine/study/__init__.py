@@ -2,7 +2,7 @@
 
 from puma_engine.study.catalog import STUDIES, get_study
 from puma_engine.study.cells import Cell, Options, Study
-from puma_engine.study.kept import keep_report, parse_report, read_report, reported
+from puma_engine.study.kept import keep_report, load_report, read_report, reported
 from puma_engine.study.lending import lend
 from puma_engine.study.results import collect
 from puma_engine.study.running import Outcome, run_cells
@@ -17,7 +17,7 @@ __all__ = [
     "get_study",
     "keep_report",
     "lend",
-    "parse_report",
+    "load_report",
     "read_report",
     "reported",
     "run_cells",

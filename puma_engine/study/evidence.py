@@ -12,7 +12,7 @@ from puma_engine.errors import StudyError
 from puma_engine.store import Workspace
 from puma_engine.study.catalog import STUDIES
 from puma_engine.study.claims import CLAIMS, Claim
-from puma_engine.study.kept import parse_report, read_report, reported
+from puma_engine.study.kept import load_report, read_report, reported
 from puma_engine.study.render import datasets, device_names
 from puma_engine.study.verdicts import Verdict
 
@@ -75,22 +75,15 @@ def results_root() -> Path | None:
 
 
 def published(root: Path) -> list[Evidence]:
-    """Return the reports below a folder, by name; raises StudyError for one that is damaged."""
+    """Return the reports below a folder, by name; raises StoreError for one that is damaged."""
     files = sorted(file for file in root.rglob("*.json") if file.stem in STUDIES)
-    return [Evidence(_name(file, root), _read(file)) for file in files]
+    return [Evidence(_name(file, root), load_report(file, "make it again")) for file in files]
 
 
 def _name(file: Path, root: Path) -> str:
     own = file.relative_to(root).with_suffix("")
     # The usual folder of a study has the study's name.
     return own.name if own.parts[:-1] in ((), (own.name,)) else own.as_posix()
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        return parse_report(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StudyError(f"The report {file} cannot be read ({error}); make it again.") from error
 
 
 def of_workspace(ws: Workspace) -> list[Evidence]:

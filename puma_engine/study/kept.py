@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from puma_engine.errors import StoreError
@@ -22,18 +23,24 @@ def keep_report(ws: Workspace, report: dict[str, Any]) -> None:
 
 
 def read_report(ws: Workspace, name: str) -> dict[str, Any]:
-    """Return the report of a study, or raise StoreError if it is missing or damaged."""
-    file = ws.root / FOLDER / f"{name}.json"
+    """Return the report of a study in its workspace, or raise StoreError as load_report does."""
+    return load_report(ws.root / FOLDER / f"{name}.json", f"run `puma study {name}`")
+
+
+def load_report(file: Path, remedy: str) -> dict[str, Any]:
+    """Return the report that a file holds, or raise StoreError if it is missing or damaged.
+
+    remedy: what to do then, as the error ends.
+    """
     try:
-        return parse_report(file.read_text(encoding="utf-8"))
+        return _parsed(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise StoreError(
-            f"The report of the study {name!r} cannot be read ({error}); run `puma study {name}`."
-        ) from error
+        # What the system says of a file repeats its name.
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise StoreError(f"The report {file} cannot be read ({reason}); {remedy}.") from error
 
 
-def parse_report(text: str) -> dict[str, Any]:
-    """Return the report that a JSON text holds, or raise ValueError that says what it lacks."""
+def _parsed(text: str) -> dict[str, Any]:
     found = json.loads(text)
     if not isinstance(found, dict):
         raise ValueError("it is no JSON object")
