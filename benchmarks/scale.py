@@ -17,10 +17,8 @@ import importlib
 import json
 import multiprocessing
 import os
-import platform
 import resource
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -30,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from provenance import provenance
 from serving import make_adapter
 
 RESULTS = Path(__file__).parent / "results" / "scale.json"
@@ -174,15 +173,10 @@ def stages(folder: Path, root: Path, users: int, given: argparse.Namespace) -> A
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write the results with what they were measured on."""
-    names = ("torch", "numpy", "scikit-learn", "safetensors")
-    facts = {
-        "command": "python " + " ".join(sys.argv),
-        "date": time.strftime("%Y-%m-%d"),
-        "versions": {"python": platform.python_version()} | {one: version(one) for one in names},
-        "device": "cpu",
-        "cores": len(os.sched_getaffinity(0)),
-        "rows": rows,
-    }
+    made, cores = provenance(), len(os.sched_getaffinity(0))
+    own = {one: version(one) for one in ("scikit-learn", "safetensors")}
+    facts = made | {"versions": made["versions"] | own, "device": "cpu", "cores": cores}
+    facts["rows"] = rows
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 

@@ -1,0 +1,23 @@
+"""The command that a file of figures names: complete, and without where files lie on a machine."""
+
+import shlex
+import sys
+
+import pytest
+from provenance import provenance
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("HERE/benchmarks/scale.py --users 10 300", "benchmarks/scale.py --users 10 300"),
+        ("scale.py --folder /a/large/disk --out HERE/a/b.json", "scale.py --folder disk --out a/b.json"),
+        ("scale.py --folder=/a/large/disk --out=HERE/b.json", "scale.py --folder=disk --out=b.json"),
+        ("scale.py --out b.json --second '' '/a/two words'", "scale.py --out b.json --second '' 'two words'"),
+    ],
+)  # fmt: skip
+def test_a_command_is_told_whole_but_for_where_files_lie(tmp_path, monkeypatch, given, told):
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(given.replace("HERE", str(tmp_path)))
+    monkeypatch.setattr(sys, "argv", words)
+    assert provenance()["command"] == f"python {told}"
