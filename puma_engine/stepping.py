@@ -11,6 +11,7 @@ from puma_engine.config import TrainingConfig
 from puma_engine.machine import collection_paused
 
 MOST_GRAPHS = 32
+MIXED = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @runtime_checkable
@@ -42,7 +43,8 @@ class Stepper:
         precision: str,
     ) -> None:
         self.prepared, self.parameters = prepared, parameters
-        self.config, self.accelerator, self.precision = config, accelerator, precision
+        self.config, self.accelerator = config, accelerator
+        self.mixed = MIXED.get(precision)
         self.device = parameters[0].device
         self.scaler = torch.amp.GradScaler(enabled=precision == "fp16")
         graphs = self.device.type == "cuda" and accelerator.num_processes == 1
@@ -63,10 +65,14 @@ class Stepper:
         shape = None if self.graphs is None else self.stepped.shape(rows)
         if shape is not None:
             return self._without_waiting(rows, shape, scale)
-        with self.accelerator.autocast():
+        with self._autocast():
             total: Tensor = self.prepared(rows)
         self._learn(total, scale)
         return total.detach()
+
+    def _autocast(self, **how: bool) -> torch.autocast:
+        enabled = self.mixed is not None
+        return torch.autocast(self.device.type, self.mixed, enabled=enabled, **how)
 
     def _learn(self, total: Tensor, scale: float) -> None:
         self.scaler.scale(total * scale).backward()
@@ -77,13 +83,11 @@ class Stepper:
         self.optimizer.zero_grad(set_to_none=True)
 
     def _without_waiting(self, rows: Tensor, shape: tuple[int, ...], scale: float) -> Tensor:
-        mixed = self.precision == "bf16"
-
         def work(rows: Tensor) -> Tensor:
             # A capture that failed may have left gradients that were never computed.
             self.optimizer.zero_grad(set_to_none=True)
             # What autocast keeps of one capture must not be met by the next.
-            with torch.autocast("cuda", torch.bfloat16, enabled=mixed, cache_enabled=False):
+            with self._autocast(cache_enabled=False):
                 total = self.stepped.loss_at(rows, shape)
             self._learn(total, scale)
             return total.detach()

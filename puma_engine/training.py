@@ -141,10 +141,11 @@ class _Run:
         parameters = list(checkpoint.trained(module).values())
         device = parameters[0].device
         self.precision = resolve_precision(config.precision, device)
-        mixed = {"fp32": "no"}.get(self.precision, self.precision)
-        # Accelerate keeps one process-wide state; a run must not inherit another's precision.
+        # Accelerate keeps one process-wide state; a run must not inherit another's device.
         _forget_accelerate()
-        self.accelerator = Accelerator(mixed_precision=mixed, cpu=device.type == "cpu")
+        # For a mixed precision it would put a method of the module into the module: a cycle, which
+        # keeps the module's data in memory until a collection of all garbage. The stepper casts.
+        self.accelerator = Accelerator(mixed_precision="no", cpu=device.type == "cpu")
         self.bare, self.config, self.n = module, config, n_examples
         self.lengths, self.folder, self.stage, self.progress = lengths, folder, stage, progress
         steps = math.ceil(n_examples / config.batch_size)

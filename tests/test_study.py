@@ -54,7 +54,8 @@ def done(tmp_path_factory):
     return ws, outcome, collect(ws, TINY, tiny_cells(Options()), outcome.runs)
 
 
-def test_trainings_leave_no_kept_keys_and_values_but_the_latest(tmp_path):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_trainings_leave_no_kept_keys_and_values_but_the_latest(tmp_path, precision):
     ws = Workspace.open(tmp_path / "ws", create=True)
     settings = {"backbone": BACKBONE} | SHORT
     cells = [Cell("data", "import_dataset", {"source": "movietweetings", "users": 8})] + [
@@ -63,7 +64,7 @@ def test_trainings_leave_no_kept_keys_and_values_but_the_latest(tmp_path):
     ]
     with collection_paused():
         before = readers()
-        outcome = run_cells(ws, cells, device="cpu")
+        outcome = run_cells(ws, cells, device="cpu", precision=precision)
         (latest,) = [one for one in readers() if one not in before]
     assert len(outcome.runs) == len(cells) and latest.kept_tokens
 
