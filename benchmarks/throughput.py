@@ -221,13 +221,12 @@ def ways(name: str, dataset: Dataset, device: torch.device, options: Any) -> Ite
 
 
 def measure(name: str, dataset: Dataset, device: torch.device, options: Any) -> list[dict]:
-    """Time every stage of every way on one backbone, training adapters at every batch size."""
+    """Time every stage of every way on one backbone, training at every batch size."""
     rows: list[dict[str, Any]] = []
     plain: dict[str, float] = {}
     for way in ways(name, dataset, device, options):
         for stage in options.stages:
-            sizes = options.batch if stage == "adapter" else options.batch[-1:]
-            for batch in [PLAIN_BATCH] if way.name == "plain" else sizes:
+            for batch in sizes_of(stage, way, options):
                 free_memory(device)
                 rate = rate_of(stage, way, batch, len(dataset.users), options.seconds)
                 plain.setdefault(stage, rate)
@@ -237,6 +236,16 @@ def measure(name: str, dataset: Dataset, device: torch.device, options: Any) -> 
                 if ranks.is_first():
                     print(json.dumps(row), file=sys.stderr, flush=True)
     return rows
+
+
+def sizes_of(stage: str, way: Way, options: Any) -> list[int]:
+    """Batch sizes to train with; predicting takes as many rows as fit, and is timed once."""
+    if way.name == "plain":
+        return [PLAIN_BATCH]
+    sizes: list[int] = options.batch
+    if way.name == "item_first":
+        sizes = options.item_batch or sizes
+    return sizes[:1] if stage == "evaluation" else sizes
 
 
 def described(
@@ -289,8 +298,9 @@ def main() -> None:
     parser.add_argument("--device")
     parser.add_argument("--backbones", nargs="+", help="zoo names or shapes (default by device)")
     parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=STAGES)
+    parser.add_argument("--batch", type=int, nargs="+", default=[256], help="of the engine's ways")
     parser.add_argument(
-        "--batch", type=int, nargs="+", default=[256], help="of the engine's ways; the last counts"
+        "--item-batch", type=int, nargs="+", help="of items first, if others than --batch"
     )
     parser.add_argument("--precisions", nargs="+", help="of the engine's ways (default by device)")
     parser.add_argument("--users", type=int, default=200)

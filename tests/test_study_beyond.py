@@ -11,7 +11,7 @@ from puma_engine.errors import BackboneError
 from puma_engine.store import Workspace
 from puma_engine.study import STUDIES, Options, collect, run_cells
 from puma_engine.study.beyond import SIZES
-from puma_engine.study.building import PROMPT_GRID
+from puma_engine.study.building import CLICK_PROMPT_GRID, PROMPT_GRID
 from puma_engine.study.claims import CLAIMS
 from puma_engine.study.render import label_of
 from puma_engine.study.running import TRAINED
@@ -27,18 +27,18 @@ def named(study, options):
 
 
 @pytest.mark.parametrize(
-    ("dataset", "templates"),
+    ("dataset", "templates", "grid"),
     [
-        ("movietweetings", ("rating", "rating-item-first")),
-        ("goodbooks-to-read", ("click", "click-item-first")),
+        ("movietweetings", ("rating", "rating-item-first"), PROMPT_GRID),
+        ("goodbooks-to-read", ("click", "click-item-first"), CLICK_PROMPT_GRID),
     ],
 )
-def test_each_order_is_tuned_on_the_first_seed_with_its_own_template(dataset, templates):
+def test_each_order_is_tuned_on_the_first_seed_with_its_own_template(dataset, templates, grid):
     cells = named("templates", Options(datasets=(dataset,), seeds=(3, 4)))
     for method, template in zip(("prompt first", "item first"), templates, strict=True):
         best = cells[f"{dataset}/{method} best"]
         tries = [cells[name] for name in best.needs["candidates"]]
-        assert [one.settings["training"] for one in tries] == [g["training"] for g in PROMPT_GRID]
+        assert [one.settings["training"] for one in tries] == [one["training"] for one in grid]
         assert {(one.settings["template"], one.settings["seed"]) for one in tries} == {
             (template, 3)
         }

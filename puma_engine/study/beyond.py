@@ -6,7 +6,7 @@ from itertools import combinations
 from typing import Any
 
 from puma_engine.settings import PAPER_STRATEGY
-from puma_engine.study.building import CLICKS, PROMPT_GRID, SMALL_SHARE, Builder, each_dataset
+from puma_engine.study.building import CLICKS, SMALL_SHARE, Builder, each_dataset
 from puma_engine.study.cells import Needs
 
 LENGTHS = (1, 2, 4, 8)
@@ -30,7 +30,7 @@ def templates(build: Builder) -> None:
         settings = {"backbone": build.options.target, "role": "retrained", "template": template}
         data: Needs = {"dataset": build.data}
         on = settings | {"seed": build.options.seeds[0]}
-        best = build.tuned(method, "fit_prompts", PROMPT_GRID, on, data)
+        best = build.tuned(method, "fit_prompts", build.prompt_grid, on, data)
         for seed in build.options.seeds:
             own = settings | {"seed": seed}
             fitted = build.add(f"{method} {seed}", "fit_prompts", own, data, best)

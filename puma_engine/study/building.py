@@ -63,6 +63,10 @@ CLICK_GRID = [
     for batch, noise in ((256, 0.2), (64, 0.3), (256, 0.3), (128, 0.3))
 ]
 CLICK_FEW_GRID = [*CLICK_GRID, {}]
+# With large batches some seeds of source prompts learn nothing from clicks.
+CLICK_PROMPT_GRID = [
+    {"training": training(7e-3, 256, decay, 20)} for decay in (0.0, 0.3)
+] + PROMPT_GRID
 CLICKS = "goodbooks-to-read"
 RANDOM = {"training": training(1e-2, 256, 0.0, epochs=3)}
 
@@ -75,6 +79,11 @@ class Builder:
         self.cells: list[Cell] = []
         settings = {"source": dataset} | ({"users": options.users} if options.users else {})
         self.data = self.add("data", "import_dataset", settings)
+
+    @property
+    def prompt_grid(self) -> list[dict[str, Any]]:
+        """Candidates of prompts that are fitted, sources or retrained."""
+        return CLICK_PROMPT_GRID if self.dataset == CLICKS else PROMPT_GRID
 
     def add(
         self,
@@ -127,7 +136,7 @@ class Builder:
         return [
             self.migrate(f"all from source candidate {number}", {"sources": one}, seed, None, **how)
             for number, one in enumerate(
-                self._tries(name, "fit_prompts", PROMPT_GRID, on, {"dataset": self.data})
+                self._tries(name, "fit_prompts", self.prompt_grid, on, {"dataset": self.data})
             )
         ]
 

@@ -13,7 +13,6 @@ from puma_engine.study.building import (
     CLICKS,
     FEW_GRID,
     ITEM_GRID,
-    PROMPT_GRID,
     RANDOM,
     SHARES,
     SMALL_SHARE,
@@ -34,7 +33,7 @@ def table2(build: Builder) -> None:
     data: Needs = {"dataset": build.data}
     best = build.tuned_source(every[0])
     on = {"role": "retrained", "backbone": build.options.target, "seed": first}
-    best_again = build.tuned("retrained", "fit_prompts", PROMPT_GRID, on, data)
+    best_again = build.tuned("retrained", "fit_prompts", build.prompt_grid, on, data)
     sources = build.sources(best)
     to: dict[str, Any] = {"target": build.options.target, "seed": first}
     best_all = build.tuned("all", "migrate", every, to, {"sources": sources[first]})
