@@ -63,7 +63,7 @@ def kept() -> tuple[list[Evidence], list[engine.StoreError]]:
 
 
 def shared() -> list[Evidence] | None:
-    """The reports published with PUMA, None without their folder; raises StudyError."""
+    """The reports published with PUMA, None without their folder; raises StoreError and StudyError."""
     root = results_root()
     return None if root is None else published(root)
 
