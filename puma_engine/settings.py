@@ -17,6 +17,9 @@ PROMPT_TRAINING = TrainingConfig(
 )
 # Migrated prompts are near already: a short schedule that ends where it began to turn.
 REFINING = replace(PROMPT_TRAINING, epochs=2, learning_rate=7e-3, patience=0)
+# From clicks next to nothing is learned for some epochs, and then much. With longer steps some backbones
+# never get there, and whoever loses patience in between ends at chance, too.
+CLICK_RATE, CLICK_ADAPTER_RATE, CLICK_PATIENCE = 5e-3, 2e-4, 0
 # Items' prompts bring as many numbers again, so more has to be held back, for longer.
 ITEM_DECAY, ITEM_REFINING_EPOCHS = 1.0, 6
 # Noise keeps the adapter from learning each user by heart.
@@ -37,14 +40,19 @@ FEWEST_USERS = 100
 MANY_USERS = 300
 
 
-def prompt_training(users: int, *, items: bool = False) -> TrainingConfig:
+def prompt_training(users: int, task: str = "rating", *, items: bool = False) -> TrainingConfig:
     """Settings for fitting prompts of so many users of some 25 rows each, and items' with them.
 
     As everywhere here, the batch is a power of two that leaves steps enough an epoch: with fewer,
     what is trained is still far from where it is going when its epochs are over.
     """
     decay = ITEM_DECAY if items else PROMPT_TRAINING.weight_decay
-    return replace(PROMPT_TRAINING, batch_size=_batch(users * 2 // 3, 64, 1024), weight_decay=decay)
+    usual = replace(
+        PROMPT_TRAINING, batch_size=_batch(users * 2 // 3, 64, 1024), weight_decay=decay
+    )
+    if items or task != "click":
+        return usual
+    return replace(usual, learning_rate=CLICK_RATE, patience=CLICK_PATIENCE)
 
 
 def refining(users: int, *, items: bool = False) -> TrainingConfig:
@@ -54,14 +62,19 @@ def refining(users: int, *, items: bool = False) -> TrainingConfig:
     return replace(REFINING, batch_size=prompt_training(users).batch_size)
 
 
-def adapter_training(users: int) -> TrainingConfig:
+def adapter_training(users: int, task: str = "rating") -> TrainingConfig:
     """Settings for an adapter that is trained on all users, so many."""
-    return replace(ADAPTER_TRAINING, batch_size=_batch(users // 6, 32, 256))
-
-
-def small_adapter_training(users: int) -> TrainingConfig:
-    """Settings for an adapter that is trained on a few users, so many, and serves the others."""
+    usual = replace(ADAPTER_TRAINING, batch_size=_batch(users // 6, 32, 256))
+    if task != "click":
+        return usual
     return replace(
+        usual, learning_rate=CLICK_ADAPTER_RATE, grad_clip=FEW_CLIP, patience=CLICK_PATIENCE
+    )
+
+
+def small_adapter_training(users: int, task: str = "rating") -> TrainingConfig:
+    """Settings for an adapter that is trained on a few users, so many, and serves the others."""
+    usual = replace(
         ADAPTER_TRAINING,
         epochs=FEW_EPOCHS // (1 if users < MANY_USERS else 2),
         batch_size=_batch(users, 32, FEW_BATCH),
@@ -69,6 +82,7 @@ def small_adapter_training(users: int) -> TrainingConfig:
         grad_clip=FEW_CLIP,
         patience=4,
     )
+    return replace(usual, patience=CLICK_PATIENCE) if task == "click" else usual
 
 
 def _batch(users: int, least: int, most: int) -> int:

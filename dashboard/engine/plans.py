@@ -37,20 +37,23 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings to start from: the adapter's training and shape, and the retraining's; by users."""
+    """Settings to start from: the adapter's training and shape, and the retraining's.
+
+    Trainings follow the number of users and the task.
+    """
 
     label: str
-    training: Callable[[int], TrainingConfig]
+    training: Callable[[int, str], TrainingConfig]
     adapter: AdapterConfig
-    retraining: Callable[[int], TrainingConfig]
+    retraining: Callable[[int, str], TrainingConfig]
 
 
 PRESETS = {
     "paper": Preset(
         "The paper's (3-billion models)",
-        lambda _: PAPER_ADAPTER,
+        lambda *_: PAPER_ADAPTER,
         AdapterConfig(),
-        lambda _: PAPER_PROMPTS,
+        lambda *_: PAPER_PROMPTS,
     ),
     "small": Preset(
         "Small models, few users", small_adapter_training, SMALL_ADAPTER, prompt_training

@@ -74,7 +74,7 @@ def _put_together(sources: list[engine.Run], targets: list[engine.Run]) -> Plan:
     users = min((plans.users_of(source) for source in chosen), default=1)
     task = next((plans.task_of(source) for source in chosen), "rating")
     strategy, budget = _who(users, engine.DEFAULT_STRATEGIES[task])
-    training, adapter, retraining = _settings(budget or users, users)
+    training, adapter, retraining = _settings(budget or users, users, task)
     return Plan(
         topology,
         tuple(chosen),
@@ -122,14 +122,14 @@ def _who(users: int, usual: str) -> tuple[str, int | None]:
     return strategy, int(budget)
 
 
-def _settings(trained: int, users: int) -> tuple[dict, dict, TrainingConfig]:
+def _settings(trained: int, users: int, task: str) -> tuple[dict, dict, TrainingConfig]:
     labels = {name: one.label for name, one in PRESETS.items()}
     with st.expander("Settings of the training", icon=":material/tune:"):
         name = address.choose("Start from", list(labels), "preset", labels=labels, default="small")
         preset = PRESETS[name]
-        retraining = preset.retraining(users)
+        retraining = preset.retraining(users, task)
         epochs, batch, rate, hidden = st.columns(4)
-        training, adapter = preset.training(trained).to_dict(), preset.adapter.to_dict()
+        training, adapter = preset.training(trained, task).to_dict(), preset.adapter.to_dict()
         with epochs:
             training["epochs"] = _usually("Epochs", 1, 200, training["epochs"], f"epochs-{name}")
         with batch:

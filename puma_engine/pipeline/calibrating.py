@@ -116,9 +116,9 @@ def _trials(
     shared = (template_of(runs[0]), int(runs[0].summary["tokens"]))
     widths = tuple(int(run.summary["width"]) for run in runs)
     short: dict[str, Any] = {"epochs": EPOCHS, "patience": 0}
-    users = int(data.summary["users"])
-    hop = dataclasses.replace(training_from(training, adapter_training(users), None), **short)
-    whole = dataclasses.replace(training_from(retraining, prompt_training(users), None), **short)
+    many = int(data.summary["users"]), data.summary["task"]
+    hop = dataclasses.replace(training_from(training, adapter_training(*many), None), **short)
+    whole = dataclasses.replace(training_from(retraining, prompt_training(*many), None), **short)
     trials = []
     for model in models:
         trials.append(_Trial("migration", data, model, *shared, widths, hop, shape))

@@ -51,7 +51,7 @@ class _Import:
 
     @property
     def head_training(self) -> TrainingConfig:
-        return prompt_training(int(self.data.summary["users"]))
+        return prompt_training(int(self.data.summary["users"]), self.data.summary["task"])
 
     def config(self, role: str, users: str | Path | None) -> dict[str, Any]:
         found: dict[str, Any] = {

@@ -119,12 +119,13 @@ def migrate(
     runs = [find(ws, source, *PROMPT_KINDS) for source in given]
     wish = {"strategy": strategy, "budget": budget, "share": share, "seed": seed or 0}
     chosen = _selection(ws, runs, selection, wish, device, progress, should_cancel)
-    usual, shape = _usual(runs[0], chosen)
+    data = find(ws, dataset or runs[0].inputs["dataset"], "dataset")
+    usual, shape = _usual(runs[0], chosen, data.summary["task"])
     settings = training_from(training, usual, seed)
     plan = _Plan(
         sources=runs,
         target=backbone_run(ws, target, device=device),
-        data=find(ws, dataset or runs[0].inputs["dataset"], "dataset"),
+        data=data,
         selection=chosen,
         template=template_of(runs[0], template),
         training=settings,
@@ -168,14 +169,14 @@ def _adapter(given: AdapterConfig | dict[str, Any] | None, usual: AdapterConfig)
     return AdapterConfig(**(usual.to_dict() | checked(AdapterConfig, given)))
 
 
-def _usual(source: Run, selection: Run | None) -> tuple[TrainingConfig, AdapterConfig]:
+def _usual(source: Run, selection: Run | None, task: str) -> tuple[TrainingConfig, AdapterConfig]:
     """What a migration takes where nothing is given; few users make few steps an epoch."""
     if selection is None:
-        return adapter_training(int(source.summary["users"])), ADAPTER
+        return adapter_training(int(source.summary["users"]), task), ADAPTER
     facts = selection.summary
     if facts["selected"] < SMALL_SHARE * facts["users"]:
-        return small_adapter_training(facts["selected"]), SMALL_ADAPTER
-    return adapter_training(facts["selected"]), ADAPTER
+        return small_adapter_training(facts["selected"], task), SMALL_ADAPTER
+    return adapter_training(facts["selected"], task), ADAPTER
 
 
 def _run(

@@ -59,7 +59,8 @@ def fit_prompts(
     data = find(ws, dataset, "dataset")
     model = backbone_run(ws, backbone, device=device)
     shape = _shape(prompt)
-    usual = prompt_training(int(data.summary["users"]), items=bool(shape.item_tokens))
+    facts = data.summary
+    usual = prompt_training(int(facts["users"]), facts["task"], items=bool(shape.item_tokens))
     settings = training_from(training, usual, seed)
     config = _config(role, template, data, settings, shape)
 

@@ -1,0 +1,28 @@
+"""Settings that nobody names follow from what users gave."""
+
+import compared
+import pytest
+from tiny import tiny_backbone_folder
+
+from puma_engine import pipeline
+from puma_engine.store import Workspace
+
+
+@pytest.mark.parametrize(("task", "rate", "patience"), [("rating", 1.5e-2, 3), ("click", 5e-3, 0)])
+def test_clicks_take_shorter_steps_and_are_waited_for(tmp_path, task, rate, patience):
+    ws = Workspace.open(tmp_path / "workspace", create=True)
+    data = compared.import_data(ws, tmp_path, task)
+    model = tiny_backbone_folder(tmp_path, "llama")
+    once = {"training": {"epochs": 1}, "device": "cpu"}
+    source = pipeline.fit_prompts(ws, data, model, **once)
+    asked = source.config["training"]
+    assert (asked["learning_rate"], asked["patience"]) == (rate, patience)
+    small = {"adapter": {"hidden": 8}}
+    every = pipeline.migrate(ws, source, model, **small, **once)
+    few = pipeline.migrate(ws, source, model, strategy="random", budget=3, **small, **once)
+    waits = [run.config["training"]["patience"] for run in (every, few)]
+    assert waits == ([3, 4] if task == "rating" else [0, 0])
+    rate = every.config["training"]["learning_rate"]
+    assert rate == pytest.approx(1e-3 if task == "rating" else 2e-4)
+    refined = pipeline.refine(ws, every, **once)
+    assert refined.config["training"]["learning_rate"] == pytest.approx(7e-3)
