@@ -18,7 +18,7 @@ PROMPT_TRAINING = TrainingConfig(
 # Migrated prompts are near already: a short schedule that ends where it began to turn.
 REFINING = replace(PROMPT_TRAINING, epochs=2, learning_rate=7e-3, patience=0)
 # From clicks next to nothing is learned for some epochs, and then much. With longer steps some backbones
-# never get there, and whoever loses patience in between ends at chance, too.
+# do not get there within their epochs, and whoever loses patience in between ends at chance, too.
 CLICK_RATE, CLICK_ADAPTER_RATE, CLICK_PATIENCE = 5e-3, 2e-4, 0
 # Items' prompts bring as many numbers again, so more has to be held back, for longer.
 ITEM_DECAY, ITEM_REFINING_EPOCHS = 1.0, 6
