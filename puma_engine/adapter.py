@@ -34,11 +34,13 @@ class Adapter(nn.Module):
     With depth n, block 2 changes the width and has no residual, the last block has none
     either, and the blocks between have one. Depth 4 and hidden 4096 from 2048 to 3072 have
     88,128,512 parameters, as in the paper. Prompts [..., l, d_in] become [..., l, d_out].
-    After `read_as` they are multiplied and shifted before the first block.
+    After `read_as` they are multiplied and shifted before the first block; after `keep_below` what
+    comes out is shorter than a length, whatever the last block says.
     """
 
     gain: Tensor | None
     shift: Tensor | None
+    longest: Tensor | None
 
     def __init__(
         self,
@@ -57,12 +59,17 @@ class Adapter(nn.Module):
         )
         self.register_buffer("gain", None)
         self.register_buffer("shift", None)
+        self.register_buffer("longest", None)
         if generator is not None:
             self._start(generator)
 
     def read_as(self, gain: Tensor, shift: Tensor) -> None:
         """From now on read prompts [..., l, d_in] as prompts * gain + shift, both [l, d_in]."""
         self.gain, self.shift = gain, shift
+
+    def keep_below(self, longest: Tensor) -> None:
+        """From now on shorten each token x by longest / sqrt(|x|^2 + longest^2); longest: []."""
+        self.longest = longest
 
     def _start(self, generator: torch.Generator) -> None:
         for module in self.modules():
@@ -78,6 +85,9 @@ class Adapter(nn.Module):
         last = len(self.blocks) - 1
         for number, block in enumerate(self.blocks):
             x = block(x) if number in (1, last) else x + block(x)
+        if self.longest is not None:
+            squares = torch.sum(x * x, dim=-1, keepdim=True)
+            x = x * (self.longest / torch.sqrt(squares + self.longest**2))
         return x
 
 

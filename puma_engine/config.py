@@ -127,7 +127,9 @@ class AdapterConfig(_Config):
     depth counts feed-forward blocks, of which the second changes the dimension. noise is the
     standard deviation, as a share of the prompts' own, of what is added to them in training.
     balance: where what all source prompts share is more than so many times as large as what sets
-    them apart, they are read so that it is just that; 0 reads them as they are.
+    them apart, they are read so that it is just that; 0 reads them as they are. norm_limit: mapped
+    prompts stay shorter than so many times the median norm of the target's token embeddings; 0
+    leaves them free.
     """
 
     hidden: int = 4096
@@ -135,13 +137,15 @@ class AdapterConfig(_Config):
     dropout: float = 0.1
     noise: float = 0.0
     balance: float = 0.0
+    norm_limit: float = 0.0
 
     def problems(self) -> list[str]:
         found = _positive(self, "hidden")
         if self.noise < 0:
             found.append(f"noise must be 0 or more, not {self.noise!r}")
-        if not 0 <= self.balance < math.inf:
-            found.append(f"balance must be 0 or more, not {self.balance!r}")
+        for name in ("balance", "norm_limit"):
+            if not 0 <= getattr(self, name) < math.inf:
+                found.append(f"{name} must be 0 or more, not {getattr(self, name)!r}")
         if self.depth < 2:
             found.append(f"depth must be 2 or more, not {self.depth!r}")
         if not 0 <= self.dropout < 1:

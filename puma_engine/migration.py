@@ -167,9 +167,9 @@ def _start(
     """
     generator = torch.Generator().manual_seed(seed)
     widths = [source.width for source in sources]
-    network = _network(everyone, widths, target.width, adapter, generator)
+    network = _network(everyone, widths, target, adapter, generator)
     head = make_head(data.task, data.train, generator, sources[0].head)
-    items = _item_mapping(sources, dataset, target.width, adapter, generator)
+    items = _item_mapping(sources, dataset, target, adapter, generator)
     users = Mapping(torch.from_numpy(inputs), network)
     return AdapterTraining(data, users, head, items).to(target.device)
 
@@ -191,7 +191,7 @@ def _finished(
 def _item_mapping(
     sources: Sequence[PromptTable],
     dataset: Dataset,
-    width: int,
+    target: FrozenBackbone,
     config: AdapterConfig | None,
     generator: torch.Generator,
 ) -> Mapping | None:
@@ -201,23 +201,25 @@ def _item_mapping(
     if vectors is None:
         return None
     widths = [source.items.other.shape[1] for source in sources if source.items is not None]
-    network = _network(vectors, widths, width, config, generator)
+    network = _network(vectors, widths, target, config, generator)
     return Mapping(torch.from_numpy(vectors), network)
 
 
 def _network(
     vectors: np.ndarray,
     widths: Sequence[int],
-    d_out: int,
+    target: FrozenBackbone,
     config: AdapterConfig | None,
     generator: torch.Generator,
 ) -> Adapter:
     """A new adapter for prompts [n, l, sum of widths]."""
-    network = Adapter(vectors.shape[2], d_out, config, generator=generator)
+    network = Adapter(vectors.shape[2], target.width, config, generator=generator)
     most = network.config.balance
     found = balance(vectors, widths, most) if most else None
     if found is not None:
         network.read_as(*(torch.from_numpy(part) for part in found))
+    if network.config.norm_limit:
+        network.keep_below(torch.tensor(network.config.norm_limit * target.token_norm()))
     return network
 
 
@@ -292,5 +294,7 @@ def load_adapter(tensors: dict[str, np.ndarray], meta: dict[str, Any]) -> Adapte
     weights = {name: torch.from_numpy(np.array(v)) for name, v in tensors.items()}
     if "gain" in weights:
         network.read_as(weights["gain"], weights["shift"])
+    if "longest" in weights:
+        network.keep_below(weights["longest"])
     network.load_state_dict(weights)
     return network.eval()

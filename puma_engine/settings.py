@@ -19,7 +19,7 @@ PROMPT_TRAINING = TrainingConfig(
 REFINING = replace(PROMPT_TRAINING, epochs=2, learning_rate=7e-3, patience=0)
 # From clicks next to nothing is learned for some epochs, and then much. With longer steps some backbones
 # do not get there within their epochs, and whoever loses patience in between ends at chance, too.
-CLICK_RATE, CLICK_ADAPTER_RATE, CLICK_PATIENCE = 5e-3, 2e-4, 0
+CLICK_RATE, CLICK_ADAPTER_RATE, CLICK_PATIENCE = 5e-3, 1e-4, 0
 # Items' prompts bring as many numbers again, so more has to be held back, for longer.
 ITEM_DECAY, ITEM_REFINING_EPOCHS = 1.0, 6
 # Noise keeps the adapter from learning each user by heart.
@@ -27,6 +27,9 @@ ITEM_DECAY, ITEM_REFINING_EPOCHS = 1.0, 6
 # prompts of clicks; with few users always.
 ADAPTER = AdapterConfig(hidden=1024, noise=0.3, balance=3.0)
 SMALL_ADAPTER = replace(ADAPTER, balance=1.0)
+# Clicks pull so weakly that mapped prompts would grow long before they say anything: a backbone then
+# sees no more than their common direction, and some backbones learn nothing.
+CLICK_ADAPTER = replace(SMALL_ADAPTER, norm_limit=1.0)
 ADAPTER_TRAINING = TrainingConfig(
     epochs=10, batch_size=256, learning_rate=1e-3, weight_decay=0.01, patience=3
 )
@@ -72,6 +75,13 @@ def adapter_training(users: int, task: str = "rating") -> TrainingConfig:
     )
 
 
+def adapter_shape(task: str = "rating", *, few: bool = False) -> AdapterConfig:
+    """The network of an adapter that is trained on all users, or on a few and serves the others."""
+    if task == "click":
+        return CLICK_ADAPTER
+    return SMALL_ADAPTER if few else ADAPTER
+
+
 def small_adapter_training(users: int, task: str = "rating") -> TrainingConfig:
     """Settings for an adapter that is trained on a few users, so many, and serves the others."""
     usual = replace(
@@ -82,7 +92,15 @@ def small_adapter_training(users: int, task: str = "rating") -> TrainingConfig:
         grad_clip=FEW_CLIP,
         patience=4,
     )
-    return replace(usual, patience=CLICK_PATIENCE) if task == "click" else usual
+    if task != "click":
+        return usual
+    return replace(
+        usual,
+        epochs=2 * usual.epochs,
+        batch_size=_batch(users // 3, 32, FEW_BATCH),
+        learning_rate=CLICK_ADAPTER_RATE,
+        patience=CLICK_PATIENCE,
+    )
 
 
 def _batch(users: int, least: int, most: int) -> int:

@@ -88,6 +88,24 @@ def test_an_adapter_that_reads_balanced_prompts_is_kept_with_how_it_reads_them()
     torch.testing.assert_close(again(prompts), plain)
 
 
+def test_a_limit_shortens_what_is_long_keeps_directions_and_is_kept_itself():
+    adapter = Adapter(6, 10, AdapterConfig(hidden=8, dropout=0.0))
+    prompts = 3 * torch.randn(5, 2, 6)
+    free = adapter(prompts).detach()
+    assert "longest" not in adapter.state_dict()
+    for longest in (1e-3, 0.7, 1e6):
+        adapter.keep_below(torch.tensor(longest))
+        kept = adapter(prompts).detach()
+        assert (kept.norm(dim=-1) < longest).all()
+        torch.testing.assert_close(
+            torch.nn.functional.cosine_similarity(kept, free, dim=-1), torch.ones(5, 2)
+        )
+    torch.testing.assert_close(kept, free)
+    tensors = {name: value.numpy() for name, value in adapter.state_dict().items()}
+    again = load_adapter(tensors, {"d_in": 6, "d_out": 10, "hidden": 8, "depth": 4, "dropout": 0.0})
+    torch.testing.assert_close(again(prompts), adapter(prompts))
+
+
 def test_wrong_settings_are_reported_together():
     with pytest.raises(ConfigError, match=r"hidden.*depth.*dropout"):
         AdapterConfig(hidden=0, depth=1, dropout=1.0)

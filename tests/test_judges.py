@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+import torch
+from tiny import tiny_backbone_folder
 
 from puma_engine import migration
 from puma_engine.backbone import FrozenBackbone
@@ -77,6 +79,7 @@ def test_prompts_that_hardly_differ_are_read_balanced_by_the_adapter_that_is_kep
         )
         for most in (0.0, 1.0)
     }
+    assert "longest" not in moved[1.0].adapter_tensors
     spread = {most: one.table.vectors.std(axis=0).mean() for most, one in moved.items()}
     assert spread[1.0] > 10 * spread[0.0]
     assert "gain" not in moved[0.0].adapter_tensors
@@ -85,3 +88,33 @@ def test_prompts_that_hardly_differ_are_read_balanced_by_the_adapter_that_is_kep
         np.testing.assert_allclose(
             migration.apply_adapter(network, source.vectors), one.table.vectors, atol=1e-6
         )
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+def test_mapped_prompts_stay_as_short_as_the_target_s_own_embeddings(data, tmp_path, family):
+    model = FrozenBackbone.load(
+        tiny_backbone_folder(tmp_path, family), device="cpu", precision="fp32"
+    )
+    usual = np.median(np.linalg.norm(embedded(model), axis=-1))
+    assert model.token_norm() == pytest.approx(usual, rel=1e-3)
+    rng = np.random.default_rng(0)
+    source = PromptTable(data.users, 9 * rng.normal(size=(len(data.users), 2, 8)).astype("float32"))
+    moved = train_migration(
+        [source],
+        model,
+        data,
+        template="rating-item-first",
+        training=TrainingConfig(epochs=2, batch_size=16, learning_rate=0.1, precision="fp32"),
+        adapter=AdapterConfig(hidden=8, norm_limit=0.5),
+    )
+    norms = np.linalg.norm(moved.table.vectors, axis=-1)
+    assert norms.max() < 0.5 * usual
+    network = load_adapter(moved.adapter_tensors, moved.adapter_meta)
+    again = migration.apply_adapter(network, source.vectors)
+    np.testing.assert_allclose(again, moved.table.vectors, atol=1e-6)
+
+
+def embedded(model):
+    """Input embeddings of the whole vocabulary, as the first layer sees them."""
+    table = model.model.get_input_embeddings()
+    return model.embed(torch.arange(table.num_embeddings)).detach().numpy()

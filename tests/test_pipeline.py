@@ -398,3 +398,7 @@ def test_batches_leave_enough_steps_for_however_few_users():
     steps = [small_adapter_training(users) for users in (60, 99, 100, 299, 300)]
     assert [one.learning_rate for one in steps] == [2e-4, 2e-4, 5e-4, 5e-4, 5e-4]
     assert [one.epochs for one in steps] == [12, 12, 12, 12, 6]
+    clicks = [small_adapter_training(users, "click") for users in (30, 99, 100, 331, 5000)]
+    assert [one.batch_size for one in clicks] == [32, 32, 32, 64, 256]
+    assert [one.epochs for one in clicks] == [24, 24, 24, 12, 12]
+    assert {one.learning_rate for one in clicks} == {1e-4}

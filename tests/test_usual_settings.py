@@ -1,5 +1,7 @@
 """Settings that nobody names follow from what users gave."""
 
+from typing import Any
+
 import compared
 import pytest
 from tiny import tiny_backbone_folder
@@ -17,12 +19,15 @@ def test_clicks_take_shorter_steps_and_are_waited_for(tmp_path, task, rate, pati
     source = pipeline.fit_prompts(ws, data, model, **once)
     asked = source.config["training"]
     assert (asked["learning_rate"], asked["patience"]) == (rate, patience)
-    small = {"adapter": {"hidden": 8}}
+    small: dict[str, Any] = {"adapter": {"hidden": 8}}
     every = pipeline.migrate(ws, source, model, **small, **once)
     few = pipeline.migrate(ws, source, model, strategy="random", budget=3, **small, **once)
     waits = [run.config["training"]["patience"] for run in (every, few)]
     assert waits == ([3, 4] if task == "rating" else [0, 0])
     rate = every.config["training"]["learning_rate"]
-    assert rate == pytest.approx(1e-3 if task == "rating" else 2e-4)
+    assert rate == pytest.approx(1e-3 if task == "rating" else 1e-4)
+    shapes = [run.config["adapter"] for run in (every, few)]
+    limits = [(one["balance"], one["norm_limit"]) for one in shapes]
+    assert limits == ([(3.0, 0.0), (1.0, 0.0)] if task == "rating" else [(1.0, 1.0)] * 2)
     refined = pipeline.refine(ws, every, **once)
     assert refined.config["training"]["learning_rate"] == pytest.approx(7e-3)

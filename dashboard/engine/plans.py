@@ -19,11 +19,10 @@ from puma_engine.pipeline.migrating import SMALL_SHARE
 from puma_engine.pipeline.planning import Costs
 from puma_engine.planner import Measured, Prediction, hours, money
 from puma_engine.settings import (
-    ADAPTER,
     PAPER_ADAPTER,
     PAPER_PROMPTS,
     PROMPT_TRAINING,
-    SMALL_ADAPTER,
+    adapter_shape,
     adapter_training,
     prompt_training,
     small_adapter_training,
@@ -39,12 +38,12 @@ SEED = 0
 class Preset:
     """Settings to start from: the adapter's training and shape, and the retraining's.
 
-    Trainings follow the number of users and the task.
+    Trainings follow the number of users and the task, the shape follows the task.
     """
 
     label: str
     training: Callable[[int, str], TrainingConfig]
-    adapter: AdapterConfig
+    adapter: Callable[[str], AdapterConfig]
     retraining: Callable[[int, str], TrainingConfig]
 
 
@@ -52,13 +51,16 @@ PRESETS = {
     "paper": Preset(
         "The paper's (3-billion models)",
         lambda *_: PAPER_ADAPTER,
-        AdapterConfig(),
+        lambda _: AdapterConfig(),
         lambda *_: PAPER_PROMPTS,
     ),
     "small": Preset(
-        "Small models, few users", small_adapter_training, SMALL_ADAPTER, prompt_training
+        "Small models, few users",
+        small_adapter_training,
+        lambda task: adapter_shape(task, few=True),
+        prompt_training,
     ),
-    "large": Preset("Small models, many users", adapter_training, ADAPTER, prompt_training),
+    "large": Preset("Small models, many users", adapter_training, adapter_shape, prompt_training),
 }
 
 

@@ -129,7 +129,7 @@ def _settings(trained: int, users: int, task: str) -> tuple[dict, dict, Training
         preset = PRESETS[name]
         retraining = preset.retraining(users, task)
         epochs, batch, rate, hidden = st.columns(4)
-        training, adapter = preset.training(trained, task).to_dict(), preset.adapter.to_dict()
+        training, adapter = preset.training(trained, task).to_dict(), preset.adapter(task).to_dict()
         with epochs:
             training["epochs"] = _usually("Epochs", 1, 200, training["epochs"], f"epochs-{name}")
         with batch:

@@ -32,6 +32,7 @@ from puma_engine.training import resolve_device, resolve_precision
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SPREAD = "spread"
+NORM_TOKENS = 4096
 
 
 class FrozenBackbone:
@@ -144,6 +145,13 @@ class FrozenBackbone:
         """Return input embeddings [..., width] of token ids [...]."""
         embedded: Tensor = self.model.get_input_embeddings()(ids)
         return embedded
+
+    @torch.no_grad()
+    def token_norm(self) -> float:
+        """Return the median Euclidean norm of input embeddings, of up to `NORM_TOKENS` tokens."""
+        rows = int(self.model.get_input_embeddings().num_embeddings)
+        ids = torch.linspace(0, rows - 1, min(rows, NORM_TOKENS), device=self.device).long()
+        return float(self.embed(ids).float().norm(dim=-1).median())
 
     @torch.no_grad()
     def prefix(

@@ -36,8 +36,7 @@ from puma_engine.pipeline.tables import (
     template_of,
 )
 from puma_engine.settings import (
-    ADAPTER,
-    SMALL_ADAPTER,
+    adapter_shape,
     adapter_training,
     small_adapter_training,
 )
@@ -172,11 +171,11 @@ def _adapter(given: AdapterConfig | dict[str, Any] | None, usual: AdapterConfig)
 def _usual(source: Run, selection: Run | None, task: str) -> tuple[TrainingConfig, AdapterConfig]:
     """What a migration takes where nothing is given; few users make few steps an epoch."""
     if selection is None:
-        return adapter_training(int(source.summary["users"]), task), ADAPTER
+        return adapter_training(int(source.summary["users"]), task), adapter_shape(task)
     facts = selection.summary
-    if facts["selected"] < SMALL_SHARE * facts["users"]:
-        return small_adapter_training(facts["selected"], task), SMALL_ADAPTER
-    return adapter_training(facts["selected"], task), ADAPTER
+    few = facts["selected"] < SMALL_SHARE * facts["users"]
+    training = small_adapter_training if few else adapter_training
+    return training(facts["selected"], task), adapter_shape(task, few=few)
 
 
 def _run(

@@ -57,16 +57,27 @@ ITEM_GRID = [
     {"training": training(1.5e-2, batch, decay, epochs)}
     for batch, decay, epochs in ((1024, 1.0, 10), (512, 1.0, 10), (512, 3.0, 12), (256, 2.0, 10))
 ]
-# Clicks say less than ratings, so that adapters need more passes over them.
-CLICK_GRID = [
-    {"training": training(1e-3, batch, epochs=25), "adapter": {"hidden": 1024, "noise": noise}}
-    for batch, noise in ((256, 0.2), (64, 0.3), (256, 0.3), (128, 0.3))
-]
-CLICK_FEW_GRID = [*CLICK_GRID, {}]
+# Clicks say less than ratings, so that adapters need more passes over them. Here, too, the last is
+# what the project has by default.
+CLICK_GRID: list[dict[str, Any]] = [
+    {"training": training(rate, batch, epochs=25), "adapter": {"hidden": 1024, "noise": noise}}
+    for rate, batch, noise in (
+        (1e-3, 256, 0.2),
+        (1e-3, 256, 0.3),
+        (3e-4, 256, 0.3),
+        (1e-4, 64, 0.3),
+    )
+] + [{}]
+CLICK_FEW_GRID: list[dict[str, Any]] = [
+    {"training": training(rate, batch, epochs=25), "adapter": {"hidden": 1024, "noise": 0.3}}
+    for rate, batch in ((1e-3, 256), (3e-4, 128), (1e-4, 64), (1e-4, 32))
+] + [{}]
 # With large batches some seeds of source prompts learn nothing from clicks.
-CLICK_PROMPT_GRID = [
-    {"training": training(7e-3, 256, decay, 20)} for decay in (0.0, 0.3)
-] + PROMPT_GRID
+CLICK_PROMPT_GRID: list[dict[str, Any]] = [
+    *({"training": training(7e-3, 256, decay, 20)} for decay in (0.0, 0.3)),
+    *PROMPT_GRID,
+    {},
+]
 CLICKS = "goodbooks-to-read"
 RANDOM = {"training": training(1e-2, 256, 0.0, epochs=3)}
 

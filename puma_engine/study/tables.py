@@ -22,6 +22,9 @@ from puma_engine.study.building import (
 )
 from puma_engine.study.cells import Needs
 
+# Learning rate and batch of full retraining, as table2 chose them.
+RATING_STEPS, CLICK_STEPS = (1.5e-2, 1024), (7e-3, 256)
+
 
 @each_dataset
 def table2(build: Builder) -> None:
@@ -117,10 +120,11 @@ def _with_items(
 def table3(build: Builder) -> None:
     """Cost against quality: PUMA over budgets, full retraining over epochs."""
     shares = build.options.shares or (0.01, 0.03, 0.07, 0.15, 0.3)
+    rate, batch = CLICK_STEPS if build.dataset == CLICKS else RATING_STEPS
     build.baselines()
     for seed, source in build.sources(None).items():
         for epochs in (1, 2, 4, 10):
-            settings = {"training": training(1.5e-2, 1024, 0.3, epochs)}
+            settings = {"training": training(rate, batch, 0.3, epochs)}
             again = build.add(
                 f"retrained {epochs} {seed}",
                 "fit_prompts",
