@@ -11,7 +11,7 @@ import streamlit as st
 
 from dashboard import engine
 from dashboard.engine import Job, Run, Workspace
-from puma_engine.pipeline.data import load_dataset
+from puma_engine.pipeline.data import load_dataset, task_of
 from puma_engine.pipeline.evaluating import ids_of, read_user_metric
 from puma_engine.pipeline.planning import replaces
 from puma_engine.pipeline.projecting import MAP, SPACE
@@ -127,7 +127,7 @@ def retraining_of(migration: Run) -> Run | None:
 
 def metric_of(source: Run) -> str:
     """The main metric of each user for the task of a prompt table."""
-    return METRIC[engine.run(source.inputs["dataset"]).summary["task"]]
+    return METRIC[task_of(engine.workspace(), source)]
 
 
 def can_preview(strategy: str, source: Run, drawn: int) -> bool:

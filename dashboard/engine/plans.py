@@ -14,7 +14,7 @@ from puma_engine import jobs as engine_jobs
 from puma_engine.config import AdapterConfig, TrainingConfig
 from puma_engine.jobs import find_devices
 from puma_engine.machine import device_memory
-from puma_engine.pipeline import planning
+from puma_engine.pipeline import data, planning
 from puma_engine.pipeline.migrating import SMALL_SHARE
 from puma_engine.pipeline.planning import Costs
 from puma_engine.planner import Measured, Prediction, hours, money
@@ -187,8 +187,7 @@ def users_of(source: str) -> int:
 
 def task_of(source: str) -> str:
     """What a source's users gave: rating or click."""
-    dataset = engine.run(source).inputs["dataset"]
-    return str(engine.run(dataset).summary["task"])
+    return data.task_of(engine.workspace(), engine.run(source))
 
 
 def _check(plan: Plan) -> None:

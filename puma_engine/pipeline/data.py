@@ -267,6 +267,11 @@ def dataset_facts(ws: Workspace, reference: Reference) -> dict[str, Any]:
     return run.summary.get("statistics") or statistics(load_dataset(ws, run))
 
 
+def task_of(ws: Workspace, source: Run) -> str:
+    """What the users of a prompt table gave: rating or click."""
+    return str(ws.run(source.inputs["dataset"]).summary["task"])
+
+
 def profiles_of(ws: Workspace, reference: Reference, what: Literal["user", "item"]) -> pd.DataFrame:
     """Return `datasets.user_profiles` or `item_profiles` of a data set, kept by its import."""
     run = find(ws, reference, "dataset")

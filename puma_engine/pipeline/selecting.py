@@ -11,7 +11,7 @@ import pandas as pd
 
 from puma_engine.errors import ConfigError, SelectionError
 from puma_engine.pipeline.backbones import load_backbone
-from puma_engine.pipeline.data import load_dataset
+from puma_engine.pipeline.data import load_dataset, task_of
 from puma_engine.pipeline.progress import CancelCheck, ProgressCallback, announce
 from puma_engine.pipeline.stage import (
     PROMPT_KINDS,
@@ -56,7 +56,7 @@ def select(
     """
     source = find(ws, prompts, *PROMPT_KINDS)
     others = [find(ws, other, *PROMPT_KINDS) for other in within]
-    strategy = strategy or _usual_strategy(ws, source)
+    strategy = strategy or DEFAULT_STRATEGIES[task_of(ws, source)]
     config = {
         "strategy": strategy,
         "budget": _one_budget(strategy, budget, share),
@@ -81,10 +81,6 @@ def select(
         seed=seed,
         work=work,
     )
-
-
-def _usual_strategy(ws: Workspace, source: Run) -> str:
-    return DEFAULT_STRATEGIES[ws.run(source.inputs["dataset"]).summary["task"]]
 
 
 def _draw(

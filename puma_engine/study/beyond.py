@@ -8,8 +8,10 @@ from typing import Any
 from puma_engine.settings import PAPER_STRATEGY
 from puma_engine.study.building import CLICKS, SMALL_SHARE, Builder, each_dataset
 from puma_engine.study.cells import Needs
+from puma_engine.study.figures import FAMILIES
 
 LENGTHS = (1, 2, 4, 8)
+LIMITS = {"free": 0.0, "kept short": 1.0}
 SIZES = ("llama-small", "llama-medium", "llama-large")
 ADAPTERS = {
     "hidden 64": {"hidden": 64},
@@ -73,6 +75,21 @@ def adapters(build: Builder) -> None:
         for method, shape in ADAPTERS.items():
             moved = build.migrate(method, {"sources": source}, seed, None, adapter=shape)
             build.evaluate(moved, method=method, kind="migrated", seed=seed)
+
+
+@each_dataset
+def norms(build: Builder) -> None:
+    """Mapped prompts kept as short as the target's token embeddings or left free, on four families."""
+    first, *targets = FAMILIES
+    for seed in build.options.seeds:
+        source = build.prompts("source", first, seed, None)
+        for target in targets:
+            for method, limit in LIMITS.items():
+                shape = {"norm_limit": limit}
+                needs: Needs = {"sources": source}
+                name = f"{method} to {target}"
+                moved = build.migrate(name, needs, seed, None, target=target, adapter=shape)
+                build.evaluate(moved, method=method, kind="migrated", target=target, seed=seed)
 
 
 @each_dataset

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from puma_engine.errors import ConfigError
-from puma_engine.study.beyond import adapters, items, lengths, mixed, sizes, templates
+from puma_engine.study.beyond import adapters, items, lengths, mixed, norms, sizes, templates
 from puma_engine.study.cells import Study
 from puma_engine.study.figures import figure4, figure5, figure6
 from puma_engine.study.tables import table2, table3, table4
@@ -100,6 +100,14 @@ STUDIES = {
             "Adapters of other widths and depths",
             adapters,
             {"method": "hidden 1024"},
+            quick=QUICK | {"seeds": (0,)},
+        ),
+        Study(
+            "norms",
+            "Mapped prompts kept short, or left free",
+            norms,
+            {"method": "free"},
+            within=("target",),
             quick=QUICK | {"seeds": (0,)},
         ),
     )
