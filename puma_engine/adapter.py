@@ -86,7 +86,8 @@ class Adapter(nn.Module):
         for number, block in enumerate(self.blocks):
             x = block(x) if number in (1, last) else x + block(x)
         if self.longest is not None:
-            squares = torch.sum(x * x, dim=-1, keepdim=True)
+            # Squares of half precision would overflow.
+            squares = torch.sum(x.float() ** 2, dim=-1, keepdim=True)
             x = x * (self.longest / torch.sqrt(squares + self.longest**2))
         return x
 

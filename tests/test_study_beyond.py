@@ -38,7 +38,9 @@ def test_each_order_is_tuned_on_the_first_seed_with_its_own_template(dataset, te
     for method, template in zip(("prompt first", "item first"), templates, strict=True):
         best = cells[f"{dataset}/{method} best"]
         tries = [cells[name] for name in best.needs["candidates"]]
-        assert [one.settings["training"] for one in tries] == [one["training"] for one in grid]
+        assert [one.settings.get("training", {}) for one in tries] == [
+            one.get("training", {}) for one in grid
+        ]
         assert {(one.settings["template"], one.settings["seed"]) for one in tries} == {
             (template, 3)
         }
