@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from puma_engine.config import AdapterConfig
 
+# What an adapter keeps beside its weights: how it reads prompts, and the bound on what it maps.
+GIVEN = ("gain", "shift", "longest")
+
 
 class FeedForward(nn.Module):
     """LayerNorm, Linear(d_in, hidden), SiLU, Dropout, Linear(hidden, d_out)."""
@@ -34,8 +37,8 @@ class Adapter(nn.Module):
     With depth n, block 2 changes the width and has no residual, the last block has none
     either, and the blocks between have one. Depth 4 and hidden 4096 from 2048 to 3072 have
     88,128,512 parameters, as in the paper. Prompts [..., l, d_in] become [..., l, d_out].
-    After `read_as` they are multiplied and shifted before the first block; after `keep_below` what
-    comes out is shorter than a length, whatever the last block says.
+    After `read_as` they are multiplied and shifted before the first block; after `keep_below` the
+    norm of each token that comes out is below a bound, whatever the last block says.
     """
 
     gain: Tensor | None
@@ -68,7 +71,7 @@ class Adapter(nn.Module):
         self.gain, self.shift = gain, shift
 
     def keep_below(self, longest: Tensor) -> None:
-        """From now on shorten each token x by longest / sqrt(|x|^2 + longest^2); longest: []."""
+        """From now on scale each token x by longest / sqrt(|x|^2 + longest^2); longest: []."""
         self.longest = longest
 
     def _start(self, generator: torch.Generator) -> None:

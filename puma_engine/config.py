@@ -127,9 +127,9 @@ class AdapterConfig(_Config):
     depth counts feed-forward blocks, of which the second changes the dimension. noise is the
     standard deviation, as a share of the prompts' own, of what is added to them in training.
     balance: where what all source prompts share is more than so many times as large as what sets
-    them apart, they are read so that it is just that; 0 reads them as they are. norm_limit: mapped
-    prompts stay shorter than so many times the median norm of the target's token embeddings; 0
-    leaves them free.
+    them apart, they are read so that it is just that; 0 reads them as they are. norm_limit: the
+    norm of each mapped token stays below so many times the median norm of the target's token
+    embeddings; 0 leaves it free.
     """
 
     hidden: int = 4096

@@ -113,7 +113,7 @@ JUDGES = 200
 # Its clusters can be shown on a map.
 PAPER_STRATEGY = "kmeans-variance"
 # By the kind of outcome: on both rating sets facility location beat random users by most, with tens of
-# users; on clicks the paper's strategy beat it (docs/results.md).
+# users; on clicks none was told from random users, so they take the paper's (docs/results.md).
 DEFAULT_STRATEGIES = {"rating": "facility", "click": PAPER_STRATEGY}
 
 # A migration that loses at most this share of the full retraining's value is as good.

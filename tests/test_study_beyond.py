@@ -162,7 +162,7 @@ def test_item_prompts_are_migrated_or_fitted_anew(tmp_path):
         assert start.summary.get("item_tokens", 0) == tokens[method]
 
 
-def test_prompts_kept_short_and_left_free_differ_in_that_alone(tmp_path):
+def test_bounded_prompts_and_free_ones_differ_in_that_alone(tmp_path):
     ws = Workspace.open(tmp_path / "ws", create=True)
     options = Options(datasets=("goodbooks-to-read",), seeds=(0,), users=12)
     cells = [
@@ -174,12 +174,12 @@ def test_prompts_kept_short_and_left_free_differ_in_that_alone(tmp_path):
     assert not outcome.failed and not outcome.missing
     free, short = (
         ws.run(outcome.runs[f"goodbooks-to-read/{name} to phi3-small 0"])
-        for name in ("free", "kept short")
+        for name in ("free", "bounded")
     )
     assert free.inputs == short.inputs and free.config["training"] == short.config["training"]
     assert free.config["adapter"] | {"norm_limit": 1.0} == short.config["adapter"]
     (line,) = collect(ws, STUDIES["norms"], cells, outcome.runs)["differences"]
-    assert line["method"] == "kept short" and line["target"] == "phi3-small"
+    assert line["method"] == "bounded" and line["target"] == "phi3-small"
 
 
 def test_no_study_beyond_the_paper_answers_a_claim_of_it():

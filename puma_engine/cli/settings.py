@@ -37,7 +37,7 @@ HELP: dict[type, dict[str, str]] = {
         "dropout": "Dropout of the adapter.",
         "noise": "Noise on the prompts in training, as a share of their spread.",
         "balance": "What prompts share is read at most so many times as large as what sets them apart; 0: as it is.",
-        "norm_limit": "Mapped prompts stay shorter than so many token embeddings of the target; 0: free.",
+        "norm_limit": "Norm of each mapped token at most so many times the median norm of the target's token embeddings; 0: free.",
     },
 }
 

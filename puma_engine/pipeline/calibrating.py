@@ -23,6 +23,7 @@ from puma_engine.pipeline.stage import (
     Clock,
     Outcome,
     Reference,
+    adapter_from,
     find,
     run_stage,
     settings_of,
@@ -30,7 +31,7 @@ from puma_engine.pipeline.stage import (
     training_from,
 )
 from puma_engine.pipeline.tables import template_of
-from puma_engine.settings import adapter_training, prompt_training
+from puma_engine.settings import adapter_shape, adapter_training, prompt_training
 from puma_engine.store import Run, Workspace
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def _trials(
     runs = [find(ws, one, *PROMPT_KINDS) for one in sources]
     models = [backbone_run(ws, one) for one in targets]
     data = find(ws, runs[0].inputs["dataset"], "dataset")
-    shape = adapter if isinstance(adapter, AdapterConfig) else AdapterConfig(**(adapter or {}))
+    shape = adapter_from(adapter, adapter_shape(data.summary["task"]))
     shared = (template_of(runs[0]), int(runs[0].summary["tokens"]))
     widths = tuple(int(run.summary["width"]) for run in runs)
     short: dict[str, Any] = {"epochs": EPOCHS, "patience": 0}

@@ -21,7 +21,7 @@ from puma_engine.pipeline.stage import (
     Clock,
     Outcome,
     Reference,
-    checked,
+    adapter_from,
     find,
     run_stage,
     settings_of,
@@ -128,7 +128,7 @@ def migrate(
         selection=chosen,
         template=template_of(runs[0], template),
         training=settings,
-        adapter=_adapter(adapter, shape),
+        adapter=adapter_from(adapter, shape),
         missing=missing,
         shuffle_seed=settings.seed if shuffled else None,
     )
@@ -160,12 +160,6 @@ def _selection(
         should_cancel=should_cancel,
         **wish,
     )
-
-
-def _adapter(given: AdapterConfig | dict[str, Any] | None, usual: AdapterConfig) -> AdapterConfig:
-    if isinstance(given, AdapterConfig):
-        return given
-    return AdapterConfig(**(usual.to_dict() | checked(AdapterConfig, given)))
 
 
 def _usual(source: Run, selection: Run | None, task: str) -> tuple[TrainingConfig, AdapterConfig]:
@@ -224,9 +218,11 @@ def _run(
 
 
 def _outcome(ws: Workspace, moved: Migrated) -> Outcome:
+    from puma_engine.adapter import GIVEN
+
     outcome = training_outcome(moved.result, int(moved.table.meta["users_trained"]), moved.flops)
-    parameters = sum(int(np.size(value)) for value in moved.adapter_tensors.values())
-    outcome.cost["adapter_parameters"] = parameters
+    learned = [value for name, value in moved.adapter_tensors.items() if name not in GIVEN]
+    outcome.cost["adapter_parameters"] = sum(int(np.size(value)) for value in learned)
     outcome.summary |= shape_of(moved.table)
     outcome.summary["users_filled"] = moved.table.meta["users_filled"]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from puma_engine import ranks
-from puma_engine.config import TrainingConfig
+from puma_engine.config import AdapterConfig, TrainingConfig
 from puma_engine.errors import Cancelled, ConfigError, NotFoundError, PumaError, StoreError
 from puma_engine.store import Run, Workspace
 
@@ -196,6 +196,15 @@ def training_from(
     else:
         values = default.to_dict() | checked(TrainingConfig, given)
     return TrainingConfig(**(values if seed is None else values | {"seed": seed}))
+
+
+def adapter_from(
+    given: AdapterConfig | dict[str, Any] | None, default: AdapterConfig
+) -> AdapterConfig:
+    """Return given settings over the defaults; a whole configuration is taken as it is."""
+    if isinstance(given, AdapterConfig):
+        return given
+    return AdapterConfig(**(default.to_dict() | checked(AdapterConfig, given)))
 
 
 def checked(config: type, given: dict[str, Any] | None) -> dict[str, Any]:

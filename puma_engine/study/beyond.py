@@ -1,4 +1,4 @@
-"""Studies beyond the paper: templates, prompt lengths, items, and sizes of adapters and backbones."""
+"""Studies beyond the paper: templates, prompt lengths, items, and sizes of adapters and backbones, norms."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from puma_engine.study.cells import Needs
 from puma_engine.study.figures import FAMILIES
 
 LENGTHS = (1, 2, 4, 8)
-LIMITS = {"free": 0.0, "kept short": 1.0}
+LIMITS = {"free": 0.0, "bounded": 1.0}
 SIZES = ("llama-small", "llama-medium", "llama-large")
 ADAPTERS = {
     "hidden 64": {"hidden": 64},
@@ -79,7 +79,7 @@ def adapters(build: Builder) -> None:
 
 @each_dataset
 def norms(build: Builder) -> None:
-    """Mapped prompts kept as short as the target's token embeddings or left free, on four families."""
+    """Norms of mapped prompts bounded by those of the target's tokens, or left free, on four families."""
     first, *targets = FAMILIES
     for seed in build.options.seeds:
         source = build.prompts("source", first, seed, None)

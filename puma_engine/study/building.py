@@ -16,7 +16,7 @@ SOURCE_SEEDS = 2
 
 
 def training(rate: float, batch: int, decay: float = 0.01, epochs: int = 10) -> dict[str, Any]:
-    """Settings of one candidate; all wait three epochs for a better validation value."""
+    """Settings of one candidate; it waits three epochs for a better validation value."""
     return {
         "learning_rate": rate,
         "batch_size": batch,

@@ -104,7 +104,7 @@ STUDIES = {
         ),
         Study(
             "norms",
-            "Mapped prompts kept short, or left free",
+            "Norms of mapped prompts bounded, or left free",
             norms,
             {"method": "free"},
             within=("target",),

@@ -22,7 +22,7 @@ from puma_engine.study.building import (
 )
 from puma_engine.study.cells import Needs
 
-# Learning rate and batch of full retraining, as table2 chose them.
+# Learning rate and batch of full retraining: the defaults for ratings, for clicks what table2 chose.
 RATING_STEPS, CLICK_STEPS = (1.5e-2, 1024), (7e-3, 256)
 
 
