@@ -62,7 +62,7 @@ def fit_new_users(
     own = PromptRows(torch.from_numpy(known.vectors.mean(axis=0, keepdims=True)), len(users))
     # What users share moved for all of the table; a few new ones cannot tell more of it.
     own.shared.requires_grad_(False)
-    items = start_items(known.items, dataset)
+    items = start_items(known.items, dataset, backbone)
     module = PromptFitting(
         ReaderData(reader, reader.task, rows, rows),
         own,

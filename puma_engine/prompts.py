@@ -114,14 +114,17 @@ Rows = TypeVar("Rows", bound=SlotPart)
 
 
 class PromptRows(SlotPart):
-    """A vector that all rows share and each row's difference from it: base + shared + difference.
+    """A vector that all rows share and each row's difference from it: base + unit * (shared + difference).
 
     base: [1 or n, l, width], which is not trained; differences start at 0, and weight decay
-    pulls on them alone.
+    pulls on them alone. unit: how far a step of 1 leads.
     """
 
-    def __init__(self, base: Tensor, rows: int, *, trainable: bool = True) -> None:
+    def __init__(
+        self, base: Tensor, rows: int, *, trainable: bool = True, unit: float = 1.0
+    ) -> None:
         super().__init__()
+        self.unit = unit
         self.shape = (rows, *base.shape[1:])
         self.tokens = base.shape[1]
         width = base[0].numel()
@@ -135,12 +138,12 @@ class PromptRows(SlotPart):
         rows = rows.to(self.table.device)
         base = self.base if len(self.base) == 1 else self.base[rows]
         differences = torch.nn.functional.embedding(rows, self.table)
-        return (base + self.shared + differences).view(-1, *self.shape[1:])
+        return (base + self.unit * (self.shared + differences)).view(-1, *self.shape[1:])
 
     @torch.no_grad()
     def vectors(self) -> np.ndarray:
         """All rows' prompts [n, l, width]."""
-        every = self.base + self.shared + self.table
+        every = self.base + self.unit * (self.shared + self.table)
         return every.view(self.shape).float().cpu().numpy()
 
 
@@ -202,12 +205,26 @@ class PromptFitting(SlotTraining[PromptRows]):
         return PromptTable(dataset.users, self.users.vectors(), head, meta, items)
 
 
-def start_items(table: ItemPrompts | None, dataset: Dataset) -> PromptRows | None:
+def unit_of(vectors: np.ndarray, backbone: FrozenBackbone) -> float:
+    """How far a step should lead that starts from prompts [n, l, width], at least 1.
+
+    It is how many times as large as the backbone's token embeddings the prompts are, as root mean
+    squares. Mapped prompts may be a hundred times as large, and steps that suit prompts of a
+    token's size would then lead nowhere.
+    """
+    size = float(np.sqrt(np.mean(np.square(vectors, dtype=np.float64))))
+    usual = backbone.token_norm() / backbone.width**0.5
+    return max(1.0, size / usual) if usual else 1.0
+
+
+def start_items(
+    table: ItemPrompts | None, dataset: Dataset, backbone: FrozenBackbone
+) -> PromptRows | None:
     """Rows of a data set's items that start from given prompts; the last row is all others'."""
     if table is None:
         return None
     every = np.concatenate([table.take(dataset.items["item_id"].to_numpy()), table.other[None]])
-    return PromptRows(torch.from_numpy(every), len(every))
+    return PromptRows(torch.from_numpy(every), len(every), unit=unit_of(every, backbone))
 
 
 def fit_prompts(
@@ -235,7 +252,7 @@ def fit_prompts(
     data = reader_for(backbone, dataset, template, dataset.users)
     generator = torch.Generator().manual_seed(training.seed)
     shape = prompt or PromptConfig()
-    module = _fitting(data, dataset, backbone.width, shape, start, trainable, generator)
+    module = _fitting(data, dataset, backbone, shape, start, trainable, generator)
     if not train_head:
         for part in (module.head, module.items):
             if part is not None:
@@ -263,17 +280,19 @@ def fit_prompts(
 def _fitting(
     data: ReaderData,
     dataset: Dataset,
-    width: int,
+    backbone: FrozenBackbone,
     prompt: PromptConfig,
     start: PromptTable | None,
     trainable: bool,
     generator: torch.Generator,
 ) -> PromptFitting:
     """Prompts and head as they are before the first step: drawn, or given."""
-    users, items = len(dataset.users), None
+    users, width, items = len(dataset.users), backbone.width, None
     if start is not None:
-        own = PromptRows(torch.from_numpy(start.take(dataset.users)), users, trainable=trainable)
-        items = start_items(start.items, dataset)
+        base = torch.from_numpy(start.take(dataset.users))
+        unit = unit_of(start.vectors, backbone)
+        own = PromptRows(base, users, trainable=trainable, unit=unit)
+        items = start_items(start.items, dataset, backbone)
     else:
         one = prompt.start == "shared" and trainable
         base = _draw((1 if one else users, prompt.tokens, width), prompt, generator)

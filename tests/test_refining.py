@@ -3,12 +3,17 @@
 import numpy as np
 import pandas as pd
 import pytest
+from tiny import tiny_backbone_folder
 
 from puma_engine import Workbench
+from puma_engine.backbone import FrozenBackbone
+from puma_engine.config import TrainingConfig
+from puma_engine.datasets import load_shipped
 from puma_engine.errors import ConfigError, NotFoundError, SelectionError
 from puma_engine.pipeline import load_prompts, method_cost
 from puma_engine.pipeline.evaluating import method_label
 from puma_engine.pipeline.foreseeing import ranked
+from puma_engine.prompts import PromptTable, fit_prompts, unit_of
 
 SHORT = {"epochs": 1, "batch_size": 64, "learning_rate": 0.01}
 SHAPE = {"hidden": 16}
@@ -94,3 +99,24 @@ def test_its_cost_holds_the_migration_it_starts_from(bench, moved):
 def test_only_migrations_are_refined(bench, moved):
     with pytest.raises(NotFoundError):
         bench.refine(moved.inputs["source_0"], device="cpu")
+
+
+@pytest.mark.parametrize("times", [0.5, 1.0, 30.0])
+def test_steps_reach_as_far_as_the_prompts_that_they_start_from_are_large(tmp_path, times):
+    model = FrozenBackbone.load(
+        tiny_backbone_folder(tmp_path, "llama"), device="cpu", precision="fp32"
+    )
+    data = load_shipped("movietweetings", users=8)
+    drawn = np.random.default_rng(0).normal(size=(len(data.users), 1, model.width))
+    usual = model.token_norm() / model.width**0.5
+    vectors = (times * usual * drawn / np.sqrt(np.mean(drawn**2))).astype(np.float32)
+    assert unit_of(vectors, model) == pytest.approx(max(1.0, times), rel=1e-5)
+    start = PromptTable(data.users, vectors)
+    # Of AdamW's first step every coordinate is the rate, whatever the gradient.
+    once = TrainingConfig(
+        epochs=1, batch_size=10_000, learning_rate=1e-3, warmup=0.0, weight_decay=0.0
+    )
+    further = fit_prompts(model, data, template="rating-item-first", training=once, start=start)
+    moved = np.abs(further.table.vectors - vectors)
+    # The step of all and each user's own add up, or cancel out.
+    assert moved.max() == pytest.approx(2e-3 * max(1.0, times), rel=0.02)
