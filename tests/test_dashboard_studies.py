@@ -66,6 +66,14 @@ def test_scores_differences_and_what_is_missing_are_shown(tmp_path, monkeypatch)
     assert f"{real} of 1 differences are more than chance" in texts(app)
 
 
+def test_what_a_report_says_of_itself_stands_above_its_figures(tmp_path, monkeypatch):
+    ws, kept = studied(tmp_path)
+    write_json(ws.root / "studies" / "table2.json", kept | {"note": f"Not tuned. {HOSTILE[0]}"})
+    app = open_study(ws, monkeypatch, study="table2", dataset="movietweetings")
+    assert_plain(app)
+    assert "Made on 2026" in texts(app) and "Not tuned" in texts(app)
+
+
 def test_methods_come_in_the_order_of_their_kinds(tmp_path, monkeypatch):
     ws, kept = studied(tmp_path)
     kinds = {"global_mean": "shuffled", "item_mean": "source"}

@@ -11,6 +11,7 @@ import streamlit as st
 from dashboard import engine, pages
 from dashboard.components import address, claims, compare_figures, figures, states
 from dashboard.components.terms import glossary
+from dashboard.components.text import escaped
 from dashboard.components.theme import rank
 from dashboard.engine import studies
 
@@ -18,6 +19,7 @@ VIEWS = {"claims": "Claims of the paper", "study": "One study"}
 ORIGINS = {"workspace": "This workspace", "published": "Published with PUMA"}
 # Under which name the address holds the study that is shown, by where it comes from.
 PLACES = {"workspace": "study", "published": "report"}
+MOST_OF_NOTE = 1000
 
 COLUMNS = {
     "method": st.column_config.TextColumn("Method", width=270),
@@ -113,6 +115,8 @@ def _forget_dataset(study: str, known: Sequence[str]) -> None:
 
 def _facts(found: dict[str, Any]) -> None:
     st.code(found["command"], language=None)
+    note = found.get("note", "")
+    st.caption(escaped(f"Made on {found['date']}. {note}", MOST_OF_NOTE))
     missing, failed = len(found["missing"]), len(found["failed"])
     if missing or failed:
         states.stale(
@@ -124,7 +128,8 @@ def _results(found: dict[str, Any], dataset: str) -> None:
     metric, rows = studies.summary(found, dataset)
     rows = _by_kind(rows)
     st.markdown(f"##### Every method: {studies.TITLES[metric]}")
-    digits = st.column_config.NumberColumn(metric.upper(), format="%.4f")
+    label = studies.TITLES[metric].removeprefix("test ").split(" (")[0]
+    digits = st.column_config.NumberColumn(label, format="%.4f")
     spread = st.column_config.NumberColumn("SD over seeds", format="%.4f")
     st.dataframe(
         rows,
