@@ -22,12 +22,7 @@ from puma_engine.errors import (
 from puma_engine.pipeline.evaluating import read_user_metric
 from puma_engine.pipeline.progress import Overall, StageProgress
 from puma_engine.pipeline.stage import Outcome, run_stage
-from puma_engine.settings import (
-    PROMPT_TRAINING,
-    adapter_training,
-    prompt_training,
-    small_adapter_training,
-)
+from puma_engine.settings import PROMPT_TRAINING
 from puma_engine.store import Workspace
 
 QUICK = {"epochs": 2, "batch_size": 64, "learning_rate": 1e-2}
@@ -384,21 +379,3 @@ def test_python_api_is_the_same_stages(world):
     again = bench.fit_prompts(world["data"], world["large"], role="retrained", training=QUICK)
     table = bench.table(bench.compare([bench.evaluate(moved), bench.evaluate(again)]))
     assert {"method", "metric", "value", "difference", "seconds"} <= set(table.columns)
-
-
-def test_batches_leave_enough_steps_for_however_few_users():
-    sizes = {users: adapter_training(users).batch_size for users in (1, 400, 1000, 10_206)}
-    assert sizes == {1: 32, 400: 64, 1000: 128, 10_206: 256}
-    sizes = {users: prompt_training(users).batch_size for users in (1, 400, 600, 3000, 10_206)}
-    assert sizes == {1: 64, 400: 256, 600: 256, 3000: 1024, 10_206: 1024}
-    sizes = {
-        users: small_adapter_training(users).batch_size for users in (1, 30, 60, 300, 714, 5000)
-    }
-    assert sizes == {1: 32, 30: 32, 60: 32, 300: 256, 714: 256, 5000: 256}
-    steps = [small_adapter_training(users) for users in (60, 99, 100, 299, 300)]
-    assert [one.learning_rate for one in steps] == [2e-4, 2e-4, 5e-4, 5e-4, 5e-4]
-    assert [one.epochs for one in steps] == [12, 12, 12, 12, 6]
-    clicks = [small_adapter_training(users, "click") for users in (30, 99, 100, 331, 5000)]
-    assert [one.batch_size for one in clicks] == [32, 32, 32, 64, 256]
-    assert [one.epochs for one in clicks] == [24, 24, 24, 12, 12]
-    assert {one.learning_rate for one in clicks} == {1e-4}

@@ -7,6 +7,7 @@ import pytest
 from tiny import tiny_backbone_folder
 
 from puma_engine import pipeline
+from puma_engine.settings import adapter_training, prompt_training, small_adapter_training
 from puma_engine.store import Workspace
 
 
@@ -31,3 +32,21 @@ def test_clicks_take_shorter_steps_and_are_waited_for(tmp_path, task, rate, pati
     assert limits == ([(3.0, 0.0), (1.0, 0.0)] if task == "rating" else [(1.0, 1.0)] * 2)
     refined = pipeline.refine(ws, every, **once)
     assert refined.config["training"]["learning_rate"] == pytest.approx(7e-3)
+
+
+def test_batches_leave_enough_steps_for_however_few_users():
+    sizes = {users: adapter_training(users).batch_size for users in (1, 400, 1000, 10_206)}
+    assert sizes == {1: 32, 400: 64, 1000: 128, 10_206: 256}
+    sizes = {users: prompt_training(users).batch_size for users in (1, 400, 600, 3000, 10_206)}
+    assert sizes == {1: 64, 400: 256, 600: 256, 3000: 1024, 10_206: 1024}
+    sizes = {
+        users: small_adapter_training(users).batch_size for users in (1, 30, 60, 300, 714, 5000)
+    }
+    assert sizes == {1: 32, 30: 32, 60: 32, 300: 256, 714: 256, 5000: 256}
+    steps = [small_adapter_training(users) for users in (60, 99, 100, 299, 300)]
+    assert [one.learning_rate for one in steps] == [2e-4, 2e-4, 5e-4, 5e-4, 5e-4]
+    assert [one.epochs for one in steps] == [12, 12, 12, 12, 6]
+    clicks = [small_adapter_training(users, "click") for users in (30, 99, 100, 331, 5000)]
+    assert [one.batch_size for one in clicks] == [32, 32, 32, 64, 256]
+    assert [one.epochs for one in clicks] == [24, 24, 24, 12, 12]
+    assert {one.learning_rate for one in clicks} == {1e-4}
