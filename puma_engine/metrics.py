@@ -26,6 +26,15 @@ HIGHER_IS_BETTER = {
     "uauc": True,
     "log_loss": False,
 }
+NAMES = {
+    "rmse": "RMSE",
+    "mae": "MAE",
+    "accuracy": "accuracy",
+    "ndcg": "NDCG",
+    "auc": "AUC",
+    "uauc": "uAUC",
+    "log_loss": "log loss",
+}
 AUC_DRAWS = 200
 # So many weights of draws are held at once.
 BLOCK = 1 << 22

@@ -15,11 +15,14 @@ PAPER_ADAPTER = TrainingConfig(epochs=4, batch_size=32, learning_rate=1e-4)
 PROMPT_TRAINING = TrainingConfig(
     epochs=10, batch_size=1024, learning_rate=1.5e-2, weight_decay=0.3, patience=3
 )
-# Migrated prompts are near already: a short schedule that ends where it began to turn.
-REFINING = replace(PROMPT_TRAINING, epochs=2, learning_rate=7e-3, patience=0)
+# Migrated prompts are near already, and know more than the mean that weight decay pulls others to.
+REFINING = replace(PROMPT_TRAINING, epochs=3, learning_rate=3e-3, weight_decay=0.1, patience=0)
+CLICK_REFINING = replace(REFINING, epochs=6, learning_rate=6e-3)
 # From clicks next to nothing is learned for some epochs, and then much. With longer steps some backbones
 # do not get there within their epochs, and whoever loses patience in between ends at chance, too.
 CLICK_RATE, CLICK_ADAPTER_RATE, CLICK_PATIENCE = 5e-3, 1e-4, 0
+# Refining clicks takes many steps.
+CLICK_BATCH = 256
 # Items' prompts bring as many numbers again, so more has to be held back, for longer.
 ITEM_DECAY, ITEM_REFINING_EPOCHS = 1.0, 6
 # Noise keeps the adapter from learning each user by heart.
@@ -58,11 +61,14 @@ def prompt_training(users: int, task: str = "rating", *, items: bool = False) ->
     return replace(usual, learning_rate=CLICK_RATE, patience=CLICK_PATIENCE)
 
 
-def refining(users: int, *, items: bool = False) -> TrainingConfig:
+def refining(users: int, task: str = "rating", *, items: bool = False) -> TrainingConfig:
     """Settings for fitting migrated prompts of so many users further, or items' beside them."""
+    usual = prompt_training(users, items=items)
     if items:
-        return replace(prompt_training(users, items=True), epochs=ITEM_REFINING_EPOCHS)
-    return replace(REFINING, batch_size=prompt_training(users).batch_size)
+        return replace(usual, epochs=ITEM_REFINING_EPOCHS)
+    if task == "click":
+        return replace(CLICK_REFINING, batch_size=min(usual.batch_size, CLICK_BATCH))
+    return replace(REFINING, batch_size=usual.batch_size)
 
 
 def adapter_training(users: int, task: str = "rating") -> TrainingConfig:

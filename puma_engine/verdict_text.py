@@ -5,20 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from puma_engine.metrics import NAMES
 from puma_engine.user_effects import LIKELY, SURE, USER_MARGIN, UserEffects
 
 if TYPE_CHECKING:
     from puma_engine.verdict import Question, Relation, Scored
 
-NAMES = {
-    "rmse": "RMSE",
-    "mae": "MAE",
-    "accuracy": "accuracy",
-    "ndcg": "NDCG",
-    "auc": "AUC",
-    "uauc": "uAUC",
-    "log_loss": "log loss",
-}
 RELATIONS = {
     "better": "measurably better than full retraining",
     "equivalent": "equivalent to full retraining within the margin",

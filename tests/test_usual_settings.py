@@ -31,7 +31,9 @@ def test_clicks_take_shorter_steps_and_are_waited_for(tmp_path, task, rate, pati
     limits = [(one["balance"], one["norm_limit"]) for one in shapes]
     assert limits == ([(3.0, 0.0), (1.0, 0.0)] if task == "rating" else [(1.0, 1.0)] * 2)
     refined = pipeline.refine(ws, every, **once)
-    assert refined.config["training"]["learning_rate"] == pytest.approx(7e-3)
+    how = refined.config["training"]
+    assert (how["epochs"], how["patience"]) == (1, 0)
+    assert how["learning_rate"] == pytest.approx(3e-3 if task == "rating" else 6e-3)
 
 
 def test_batches_leave_enough_steps_for_however_few_users():

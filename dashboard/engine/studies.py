@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from dashboard import engine
+from puma_engine.metrics import HIGHER_IS_BETTER, NAMES
 from puma_engine.study.catalog import STUDIES
 from puma_engine.study.claims import CLAIMS, INTERVALS
 from puma_engine.study.evidence import (
@@ -21,13 +22,13 @@ from puma_engine.study.evidence import (
     results_root,
 )
 from puma_engine.study.kept import read_report, reported
-from puma_engine.study.render import HIGHER, TITLES, datasets, label_of, metric_of
+from puma_engine.study.render import datasets, label_of, metric_of, title_of
 
 __all__ = [
     "CLAIMS",
-    "HIGHER",
+    "HIGHER_IS_BETTER",
     "INTERVALS",
-    "TITLES",
+    "NAMES",
     "Evidence",
     "Finding",
     "about",
@@ -43,6 +44,7 @@ __all__ = [
     "shared",
     "summary",
     "tally",
+    "title_of",
 ]
 
 

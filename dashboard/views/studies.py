@@ -127,8 +127,8 @@ def _facts(found: dict[str, Any]) -> None:
 def _results(found: dict[str, Any], dataset: str) -> None:
     metric, rows = studies.summary(found, dataset)
     rows = _by_kind(rows)
-    st.markdown(f"##### Every method: {studies.TITLES[metric]}")
-    label = studies.TITLES[metric].removeprefix("test ").split(" (")[0]
+    st.markdown(f"##### Every method: {studies.title_of(metric)}")
+    label = studies.NAMES[metric]
     digits = st.column_config.NumberColumn(label, format="%.4f")
     spread = st.column_config.NumberColumn("SD over seeds", format="%.4f")
     st.dataframe(
@@ -157,14 +157,14 @@ def _differences(found: dict[str, Any], dataset: str) -> None:
         chosen = address.segment("Budget", labels, "share")
         rows = rows[rows["share"] == float(chosen)]
     metric, _ = studies.summary(found, dataset)
-    side = "right" if metric in studies.HIGHER else "left"
+    side = "right" if studies.HIGHER_IS_BETTER[metric] else "left"
     against, over = studies.against(found), rows["over"].iloc[0]
     figures.show(
         compare_figures.intervals(rows, 0.0),
         rows,
         f"study-differences-{found['study']}",
         title=f"What differs from {against}: {side} of zero is better",
-        x=f"Difference of {studies.TITLES[metric].split(' (')[0]}, 95 % interval over {over}",
+        x=f"Difference of test {studies.NAMES[metric]}, 95 % interval over {over}",
         height=120 + 30 * len(rows),
     )
     chance = int((~rows["real"].astype(bool)).sum())

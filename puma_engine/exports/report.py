@@ -18,6 +18,7 @@ from puma_engine.exports import html, svg
 from puma_engine.exports.html import Content, Element, tag
 from puma_engine.exports.kinds import LOOKS
 from puma_engine.exports.report_words import METRICS, STYLE, TERMS
+from puma_engine.metrics import NAMES
 from puma_engine.store import Run
 from puma_engine.studies import frontier
 from puma_engine.user_effects import UserEffects, difference_bins, with_values
@@ -134,8 +135,8 @@ def _methods(report: Report) -> list[Content]:
 def _methods_table(report: Report) -> Element:
     cells = {(row.method, row.metric): row for row in report.scores.itertuples()}
     main = report.run.summary["main_metric"]
-    head = ["Method", *(_capital(text.NAMES[name]) for name in report.metrics)]
-    head += [f"{text.NAMES[main]} difference", "Measured time", "Users trained", "Seed", "Device"]
+    head = ["Method", *(_capital(NAMES[name]) for name in report.metrics)]
+    head += [f"{NAMES[main]} difference", "Measured time", "Users trained", "Seed", "Device"]
     rows = []
     for item in report.methods.itertuples():
         scored = [cells[item.method, name] for name in report.metrics]
@@ -279,7 +280,7 @@ def _time(run: Run) -> str:
 
 def _definitions(metrics: Sequence[str]) -> list[Content]:
     terms = [(word, meaning) for word, meaning in TERMS.items() if word not in METRICS]
-    terms += [(_capital(text.NAMES[name]), TERMS[name]) for name in metrics]
+    terms += [(_capital(NAMES[name]), TERMS[name]) for name in metrics]
     return [tag("h2", "What the words mean"), html.facts(terms)]
 
 

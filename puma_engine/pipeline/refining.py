@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from puma_engine.config import PromptConfig, TrainingConfig
 from puma_engine.errors import ConfigError
 from puma_engine.pipeline.backbones import load_backbone
-from puma_engine.pipeline.data import load_dataset
+from puma_engine.pipeline.data import load_dataset, task_of
 from puma_engine.pipeline.foreseeing import foresee
 from puma_engine.pipeline.progress import CancelCheck, ProgressCallback
 from puma_engine.pipeline.prompts import fitted_outcome
@@ -55,7 +55,7 @@ def refine(
     moved = find(ws, start, "migration")
     _check_items(item_tokens, selection, share)
     chosen = _chosen(ws, moved, selection, share, device, progress, should_cancel)
-    settings = training_from(training, _usual(moved, chosen, item_tokens), seed)
+    settings = training_from(training, _usual(ws, moved, chosen, item_tokens), seed)
     how: dict[str, Any] = {"progress": progress, "should_cancel": should_cancel}
     how |= {"template": str(moved.config["template"]), "training": settings}
     how |= {"prompt": PromptConfig(item_tokens=item_tokens), "users": _users(ws, chosen)}
@@ -87,9 +87,9 @@ def _users(ws: Workspace, chosen: Run | None) -> np.ndarray | None:
     return None if chosen is None else selected_users(ws, chosen)
 
 
-def _usual(moved: Run, chosen: Run | None, item_tokens: int) -> TrainingConfig:
+def _usual(ws: Workspace, moved: Run, chosen: Run | None, item_tokens: int) -> TrainingConfig:
     users = int(chosen.summary["selected"] if chosen else moved.summary["users"])
-    return refining(users, items=bool(item_tokens))
+    return refining(users, task_of(ws, moved), items=bool(item_tokens))
 
 
 def _inputs(moved: Run, chosen: Run | None) -> dict[str, str]:

@@ -6,7 +6,7 @@ from itertools import combinations
 from typing import Any
 
 from puma_engine.settings import PAPER_STRATEGY
-from puma_engine.study.building import CLICKS, SMALL_SHARE, Builder, each_dataset
+from puma_engine.study.building import ALL, CLICKS, SMALL_SHARE, Builder, each_dataset
 from puma_engine.study.cells import Needs
 from puma_engine.study.figures import FAMILIES
 
@@ -55,7 +55,7 @@ def lengths(build: Builder) -> None:
             }
             moved = build.migrate(f"{tokens} tokens", {"sources": tables["source"]}, seed, None)
             for kind, table in (tables | {"migrated": moved}).items():
-                method = {"migrated": "PUMA, all users"}.get(kind, kind)
+                method = {"migrated": ALL}.get(kind, kind)
                 build.evaluate(table, method=method, kind=kind, tokens=tokens, seed=seed)
 
 
@@ -106,14 +106,14 @@ def items(build: Builder) -> None:
                 build, role, backbone, f"items {seed}", seed, {"item_tokens": 1}
             )
         moved = {
-            "PUMA, all users": tables["source"],
-            "PUMA, all users, item prompts too": tables["source, item prompts too"],
+            ALL: tables["source"],
+            f"{ALL}, item prompts too": tables["source, item prompts too"],
         }
         for method, start in moved.items():
             tables[method] = build.migrate(method, {"sources": start}, seed, None)
-        needs: Needs = {"start": tables["PUMA, all users"]}
+        needs: Needs = {"start": tables[ALL]}
         own = {"seed": seed, "item_tokens": 1}
-        tables["PUMA, all users, refined with item prompts"] = build.add(
+        tables[f"{ALL}, refined with item prompts"] = build.add(
             f"refined with items {seed}", "refine", own, needs
         )
         for method, table in tables.items():

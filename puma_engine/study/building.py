@@ -11,6 +11,8 @@ from puma_engine.study.cells import Cell, Needs, Options
 
 SHARES = (0.01, 0.03, 0.07, 0.15, 0.3, 0.5)
 SMALL_SHARE = 0.07
+# How reports name a migration of all users.
+ALL = "PUMA, all users"
 # Seeds whose migrations choose the settings of source prompts.
 SOURCE_SEEDS = 2
 
@@ -55,8 +57,25 @@ FEW_GRID: list[dict[str, Any]] = [
 ] + [{}]
 ITEM_GRID = [
     {"training": training(1.5e-2, batch, decay, epochs)}
-    for batch, decay, epochs in ((1024, 1.0, 10), (512, 1.0, 10), (512, 3.0, 12), (256, 2.0, 10))
+    for batch, decay, epochs in (
+        (1024, 1.0, 6),
+        (1024, 1.0, 10),
+        (512, 1.0, 10),
+        (512, 3.0, 12),
+        (256, 2.0, 10),
+    )
 ]
+# Of refining migrated prompts, the last is what the project has by default, the shortest.
+REFINE_GRID: list[dict[str, Any]] = [
+    {"training": training(rate, batch, decay, epochs)}
+    for rate, batch, decay, epochs in (
+        (3e-3, 1024, 0.1, 6),
+        (1e-2, 256, 0.3, 6),
+        (1.5e-2, 1024, 0.3, 10),
+        (1.5e-2, 1024, 0.15, 10),
+        (6e-3, 1024, 0.1, 3),
+    )
+] + [{}]
 # Clicks say less than ratings, so that adapters need more passes over them. Here, too, the last is
 # what the project has by default.
 CLICK_GRID: list[dict[str, Any]] = [
@@ -72,6 +91,17 @@ CLICK_FEW_GRID: list[dict[str, Any]] = [
     {"training": training(rate, batch, epochs=25), "adapter": {"hidden": 1024, "noise": 0.3}}
     for rate, batch in ((1e-3, 256), (3e-4, 128), (1e-4, 64), (1e-4, 32))
 ] + [{}]
+# Losing patience would end some trainings before they begin to learn.
+CLICK_REFINE_GRID: list[dict[str, Any]] = [
+    {"training": training(rate, 256, decay, epochs) | {"patience": 0}}
+    for rate, decay, epochs in (
+        (7e-3, 0.3, 20),
+        (7e-3, 0.0, 10),
+        (1.5e-2, 0.3, 10),
+        (7e-3, 0.3, 10),
+        (3e-3, 0.1, 10),
+    )
+] + [{}]
 # With large batches some seeds of source prompts learn nothing from clicks.
 CLICK_PROMPT_GRID: list[dict[str, Any]] = [
     *({"training": training(7e-3, 256, decay, 20)} for decay in (0.0, 0.3)),
@@ -80,6 +110,11 @@ CLICK_PROMPT_GRID: list[dict[str, Any]] = [
 ]
 CLICKS = "goodbooks-to-read"
 RANDOM = {"training": training(1e-2, 256, 0.0, epochs=3)}
+
+
+def few_by(strategy: str) -> str:
+    """Return how reports name a migration that was trained on few users, chosen like this."""
+    return f"PUMA, {SMALL_SHARE:.0%} ({strategy})"
 
 
 class Builder:

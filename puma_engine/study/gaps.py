@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from puma_engine.study.render import HIGHER
+from puma_engine.metrics import HIGHER_IS_BETTER
 from puma_engine.study.trainings import over_trainings
 
 # What tells the rows of a report apart, besides the seed.
@@ -53,7 +53,7 @@ class Gap:
     @property
     def sign(self) -> int:
         """What a difference is multiplied with so that more is worse."""
-        return -1 if self.metric in HIGHER else 1
+        return -1 if HIGHER_IS_BETTER[self.metric] else 1
 
     @property
     def over_seeds(self) -> Interval | None:

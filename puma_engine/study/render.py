@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from puma_engine.exports import svg
+from puma_engine.metrics import HIGHER_IS_BETTER, NAMES
 from puma_engine.study.overall import overall
 from puma_engine.study.results import MAIN
 
-HIGHER = {"uauc"}
 FRONTIERS = ("table3", "mixed")
-TITLES = {"rmse": "test RMSE (lower is better)", "uauc": "test uAUC (higher is better)"}
-NAMES = {
+METHODS = {
     "global_mean": "global mean",
     "item_mean": "item mean",
     "user_item_bias": "user + item bias",
@@ -74,9 +73,15 @@ def metric_of(lines: list[dict[str, Any]]) -> str:
     return next(metric for metric in MAIN.values() if metric in lines[0])
 
 
+def title_of(metric: str) -> str:
+    """Return what the axis or column of a metric is called, with its better side."""
+    side = "higher" if HIGHER_IS_BETTER[metric] else "lower"
+    return f"test {NAMES[metric]} ({side} is better)"
+
+
 def label_of(line: dict[str, Any]) -> str:
     """What readers call a method, a step or a pair."""
-    name = NAMES.get(line["method"], line["method"])
+    name = METHODS.get(line["method"], line["method"])
     if line.get("hops"):
         return f"{name}, {_count(line['hops'], 'hop')} to {line['target']}"
     if line.get("origin"):
@@ -101,7 +106,7 @@ def _methods(report: dict[str, Any], dataset: str) -> str:
     metric = metric_of(lines)
     differences = {_key(line): line for line in report["differences"]}
     rows = [
-        f"| method | seeds | users trained | {TITLES[metric]} | difference [95 %] | seconds | TFLOP |",
+        f"| method | seeds | users trained | {title_of(metric)} | difference [95 %] | seconds | TFLOP |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for line in lines:
@@ -121,7 +126,7 @@ def _budgets(report: dict[str, Any], dataset: str) -> str:
     shares = sorted({line["share"] for line in lines})
     real = {_key(line) for line in report["differences"] if line["real"]}
     rows = [
-        f"Mean {TITLES[metric]} by share of users trained on; \\* differs from random over users. Over all: "
+        f"Mean {title_of(metric)} by share of users trained on; \\* differs from random over users. Over all: "
         "mean difference from random, in pairs of the same budget and seed, with its interval over trainings.",
         "",
         "| strategy | " + " | ".join(f"{share:.0%}" for share in shares) + " | over all | pairs |",
@@ -167,11 +172,11 @@ def _differences(report: dict[str, Any], dataset: str) -> Any:
     rows = [
         (label_of(line), line["kind"], line["value"], line["low"], line["high"]) for line in own
     ]
-    better = "right" if own[0]["metric"] in HIGHER else "left"
-    against = NAMES.get(own[0]["against"]["method"], own[0]["against"]["method"])
+    better = "right" if HIGHER_IS_BETTER[own[0]["metric"]] else "left"
+    against = METHODS.get(own[0]["against"]["method"], own[0]["against"]["method"])
     where = f", {share:.0%} of the users" if shares else ""
     title = f"{dataset}: what differs from {against}{where} ({better} is better)"
-    label = f"Difference of {TITLES[own[0]['metric']].split(' (')[0]}"
+    label = f"Difference of test {NAMES[own[0]['metric']]}"
     return svg.interval_rows(title, rows, label, line_at=0.0)
 
 
@@ -182,7 +187,7 @@ def _frontier(report: dict[str, Any], dataset: str) -> Any:
         if line["dataset"] == dataset and line.get("kind") != "baseline"
     ]
     metric = metric_of(lines)
-    sign = -1 if metric in HIGHER else 1
+    sign = -1 if HIGHER_IS_BETTER[metric] else 1
     rows = []
     for line in lines:
         spread = line.get(f"{metric}_sd") or 0.0
@@ -195,5 +200,5 @@ def _frontier(report: dict[str, Any], dataset: str) -> Any:
         if not edge or sign * value < sign * edge[-1][1]:
             edge.append((seconds, value))
     title = f"{dataset}: quality that measured seconds buy"
-    axis = TITLES[metric]
+    axis = title_of(metric)
     return svg.cost_quality(title, rows, edge, axis[0].upper() + axis[1:])

@@ -7,17 +7,21 @@ from typing import Any
 from puma_engine.selection import STRATEGIES, get_strategy
 from puma_engine.settings import PAPER_STRATEGY
 from puma_engine.study.building import (
+    ALL,
     ALL_GRID,
     CLICK_FEW_GRID,
     CLICK_GRID,
+    CLICK_REFINE_GRID,
     CLICKS,
     FEW_GRID,
     ITEM_GRID,
     RANDOM,
+    REFINE_GRID,
     SHARES,
     SMALL_SHARE,
     Builder,
     each_dataset,
+    few_by,
     training,
 )
 from puma_engine.study.cells import Needs
@@ -47,15 +51,19 @@ def table2(build: Builder) -> None:
         seed: _methods(build, seed, source, (best_again, best_all, best_few))
         for seed, source in sources.items()
     }
-    items = _item_settings(build, moved[first])
-    for seed, everyone in moved.items():
-        _with_items(build, seed, everyone, items)
+    refined = _refined_settings(build, moved[first])
+    items = _item_settings(build, moved[first]["all"])
+    for seed, starts in moved.items():
+        _refined(build, seed, starts, refined)
+        _with_items(build, seed, starts["all"], items)
 
 
-def _methods(build: Builder, seed: int, source: str, bests: tuple[str | None, ...]) -> str:
+def _methods(
+    build: Builder, seed: int, source: str, bests: tuple[str | None, ...]
+) -> dict[str, str]:
     """Score every method under one seed; bests: of retraining, PUMA on all, and on few.
 
-    Returns the migration on all users.
+    Returns the migrations that are refined: of all users, and of few that were chosen.
     """
     best_again, best_all, best_few = bests
     target = build.options.target
@@ -65,9 +73,8 @@ def _methods(build: Builder, seed: int, source: str, bests: tuple[str | None, ..
     drawn = build.prompts("random", target, seed, None, **RANDOM)
     build.evaluate(drawn, method="random prompts", kind="random", seed=seed)
     everyone = build.migrate("all", {"sources": source}, seed, best_all)
-    build.evaluate(everyone, method="PUMA, all users", kind="migrated", seed=seed)
-    again = build.add(f"all {seed} refined", "refine", {"seed": seed}, {"start": everyone})
-    build.evaluate(again, method="PUMA, all users, refined", kind="refined", seed=seed)
+    build.evaluate(everyone, method=ALL, kind="migrated", seed=seed)
+    moved = {"all": everyone}
     for strategy in (PAPER_STRATEGY, "random"):
         chosen = (
             f"{build.dataset}/users by {strategy} {SMALL_SHARE:g} {seed}"
@@ -75,16 +82,36 @@ def _methods(build: Builder, seed: int, source: str, bests: tuple[str | None, ..
             else build.choose(source, strategy, SMALL_SHARE, seed)
         )
         needs: Needs = {"sources": source, "selection": chosen}
-        few = build.migrate(f"{strategy} {SMALL_SHARE:g}", needs, seed, best_few)
-        method = f"PUMA, {SMALL_SHARE:.0%} ({strategy})"
-        build.evaluate(few, method=method, kind="migrated", seed=seed)
+        some = build.migrate(f"{strategy} {SMALL_SHARE:g}", needs, seed, best_few)
+        build.evaluate(some, method=few_by(strategy), kind="migrated", seed=seed)
         if strategy == PAPER_STRATEGY:
-            again = build.add(f"few {seed} refined", "refine", {"seed": seed}, {"start": few})
-            build.evaluate(again, method=f"{method}, refined", kind="refined", seed=seed)
+            moved["few"] = some
         else:
             mixed = build.migrate("shuffled", needs, seed, best_few, shuffled=True)
             build.evaluate(mixed, method="shuffled control", kind="shuffled", seed=seed)
-    return everyone
+    return moved
+
+
+def _refined_settings(build: Builder, starts: dict[str, str]) -> dict[str, str | None]:
+    """Settings of refining each of the first seed's migrations."""
+    grid = CLICK_REFINE_GRID if build.dataset == CLICKS else REFINE_GRID
+    settings = {"seed": build.options.seeds[0]}
+    return {
+        which: build.tuned(f"{which} refined", "refine", grid, settings, {"start": start})
+        for which, start in starts.items()
+    }
+
+
+def _refined(
+    build: Builder, seed: int, starts: dict[str, str], bests: dict[str, str | None]
+) -> None:
+    """Score what refining makes of one seed's migrations."""
+    methods = {"all": ALL, "few": few_by(PAPER_STRATEGY)}
+    for which, start in starts.items():
+        again = build.add(
+            f"{which} {seed} refined", "refine", {"seed": seed}, {"start": start}, bests[which]
+        )
+        build.evaluate(again, method=f"{methods[which]}, refined", kind="refined", seed=seed)
 
 
 def _item_settings(build: Builder, start: str) -> tuple[str | None, str | None]:
@@ -112,8 +139,7 @@ def _with_items(
     settings = {"seed": seed, "item_tokens": 1}
     needs: Needs = {"start": everyone}
     more = build.add(f"all {seed} refined, items", "refine", settings, needs, bests[1])
-    method = "PUMA, all users, refined with item prompts"
-    build.evaluate(more, method=method, kind="refined", seed=seed)
+    build.evaluate(more, method=f"{ALL}, refined with item prompts", kind="refined", seed=seed)
 
 
 @each_dataset
@@ -139,7 +165,7 @@ def table3(build: Builder) -> None:
             few = build.migrate(f"random {share:g}", needs, seed, None)
             build.evaluate(few, method=f"PUMA, {share:.0%}", kind="migrated", seed=seed)
         every = build.migrate("all", {"sources": source}, seed, None)
-        build.evaluate(every, method="PUMA, all users", kind="migrated", seed=seed)
+        build.evaluate(every, method=ALL, kind="migrated", seed=seed)
 
 
 @each_dataset

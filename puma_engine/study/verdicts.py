@@ -8,17 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from puma_engine.metrics import NAMES
 from puma_engine.settings import MARGIN, PAPER_STRATEGY
 from puma_engine.study import gaps
-from puma_engine.study.building import SMALL_SHARE
+from puma_engine.study.building import ALL, SMALL_SHARE, few_by
 from puma_engine.study.gaps import Gap, Interval, Row
 
 Verdict = Literal["reproduced", "not reproduced", "undecided", "no evidence"]
 Report = dict[str, Any]
 
-ALL = "PUMA, all users"
-FEW = f"PUMA, {SMALL_SHARE:.0%} ({PAPER_STRATEGY})"
-FEW_RANDOM = f"PUMA, {SMALL_SHARE:.0%} (random)"
+FEW, FEW_RANDOM = few_by(PAPER_STRATEGY), few_by("random")
 SUFFICES = 0.02
 CHEAP = 0.02
 LOWEST_GAIN = 0.9856
@@ -162,7 +161,7 @@ def chains(report: Report, dataset: str) -> Judged | None:
     ]
     seeds, users = min(len(one.seeds) for _, one in found), found[0][1].users
     name = found[0][1].metric
-    figures = f"{_metric(name)} against a direct migration: {', '.join(parts)}"
+    figures = f"{NAMES[name]} against a direct migration: {', '.join(parts)}"
     lost = "not reproduced" in single
     verdict = "not reproduced" if lost else decide([one for own in shares for one in own], 1.0)
     return Judged(verdict, _with_size(figures, seeds, users), seeds)
@@ -207,7 +206,7 @@ def _judged(found: Gap, verdict: Verdict, against: str, more: str = "") -> Judge
     """Say a gap with its intervals, and how many seeds and users it is of."""
     first, second = found.scores
     text = (
-        f"{_metric(found.metric)} {first:.4f} against {second:.4f} of {against}: "
+        f"{NAMES[found.metric]} {first:.4f} against {second:.4f} of {against}: "
         f"{found.value:+.4f} {_spread(found)}"
     )
     text += f"; {more}" if more else ""
@@ -238,10 +237,6 @@ def _percent(share: float, digits: int = 1) -> str:
 
 def _ends(interval: Interval) -> str:
     return f"[{interval[0]:+.4f}, {interval[1]:+.4f}]"
-
-
-def _metric(name: str) -> str:
-    return {"rmse": "RMSE", "uauc": "uAUC"}[name]
 
 
 def _gain(one: Gap) -> float:

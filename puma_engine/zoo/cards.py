@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from puma_engine.metrics import NAMES
 from puma_engine.zoo.shapes import ZooEntry
 
 LICENCE = "CC-BY-SA-4.0"
@@ -86,7 +87,7 @@ def _tables(validation: dict[str, Any]) -> list[str]:
     lines: list[str] = []
     for source, report in validation.items():
         metric = next(iter(report["item_mean"]))
-        label = "RMSE" if metric == "rmse" else "log loss"
+        label = NAMES["rmse" if metric == "rmse" else "log_loss"]
         forms = [name for name, scores in report.items() if isinstance(scores, dict)]
         forms.remove("item_mean")
         counts = list(report[forms[0]])

@@ -1,0 +1,28 @@
+"""What the studies of the paper's tables are made of."""
+
+import pytest
+
+from puma_engine.study import Options, get_study
+from puma_engine.study.building import CLICK_REFINE_GRID, REFINE_GRID
+
+
+@pytest.mark.parametrize(
+    "dataset, grid", [("goodbooks", REFINE_GRID), ("goodbooks-to-read", CLICK_REFINE_GRID)]
+)
+def test_refining_is_tuned_from_the_first_seeds_migrations_and_serves_every_seed(dataset, grid):
+    options = Options(datasets=(dataset,), seeds=(3, 4))
+    cells = {cell.name: cell for cell in get_study("table2").cells(options)}
+    for which in ("all", "few"):
+        rows = [cells[f"{dataset}/{which} {seed} refined"] for seed in options.seeds]
+        assert len({row.needs["start"] for row in rows}) == 2
+        (best,) = {row.like for row in rows}
+        candidates = [cells[name] for name in cells[best].needs["candidates"]]
+        assert [one.settings for one in candidates] == [{"seed": 3} | one for one in grid]
+        assert {one.needs["start"] for one in candidates} == {rows[0].needs["start"]}
+
+
+def test_without_candidates_refining_takes_the_settings_that_are_the_default():
+    cells = get_study("table2").cells(Options(datasets=("goodbooks",), seeds=(0,), fixed=True))
+    refined = [cell for cell in cells if cell.stage == "refine"]
+    assert len(refined) == 3
+    assert all(cell.like is None and "training" not in cell.settings for cell in refined)
