@@ -28,6 +28,11 @@ def training(rate: float, batch: int, decay: float = 0.01, epochs: int = 10) -> 
     }
 
 
+def waiting(candidates: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the candidates without patience: from clicks some learn nothing for epochs, and then much."""
+    return [one | {"training": one["training"] | {"patience": 0}} for one in candidates]
+
+
 # What each row of a comparison may choose from, on the validation split of the first seed.
 PROMPT_GRID = [
     {"training": training(rate, batch, decay, epochs)}
@@ -79,35 +84,56 @@ REFINE_GRID: list[dict[str, Any]] = [
 # Clicks say less than ratings, so that adapters need more passes over them. Here, too, the last is
 # what the project has by default.
 CLICK_GRID: list[dict[str, Any]] = [
-    {"training": training(rate, batch, epochs=25), "adapter": {"hidden": 1024, "noise": noise}}
-    for rate, batch, noise in (
-        (1e-3, 256, 0.2),
-        (1e-3, 256, 0.3),
-        (3e-4, 256, 0.3),
-        (1e-4, 64, 0.3),
-    )
-] + [{}]
-CLICK_FEW_GRID: list[dict[str, Any]] = [
-    {"training": training(rate, batch, epochs=25), "adapter": {"hidden": 1024, "noise": 0.3}}
-    for rate, batch in ((1e-3, 256), (3e-4, 128), (1e-4, 64), (1e-4, 32))
-] + [{}]
-# Losing patience would end some trainings before they begin to learn.
-CLICK_REFINE_GRID: list[dict[str, Any]] = [
-    {"training": training(rate, 256, decay, epochs) | {"patience": 0}}
-    for rate, decay, epochs in (
-        (7e-3, 0.3, 20),
-        (7e-3, 0.0, 10),
-        (1.5e-2, 0.3, 10),
-        (7e-3, 0.3, 10),
-        (3e-3, 0.1, 10),
-    )
-] + [{}]
-# With large batches some seeds of source prompts learn nothing from clicks.
-CLICK_PROMPT_GRID: list[dict[str, Any]] = [
-    *({"training": training(7e-3, 256, decay, 20)} for decay in (0.0, 0.3)),
-    *PROMPT_GRID,
+    *waiting(
+        [
+            {
+                "training": training(rate, batch, epochs=25),
+                "adapter": {"hidden": 1024, "noise": noise},
+            }
+            for rate, batch, noise in (
+                (1e-3, 256, 0.2),
+                (1e-3, 256, 0.3),
+                (3e-4, 256, 0.3),
+                (1e-4, 64, 0.3),
+            )
+        ]
+    ),
     {},
 ]
+CLICK_FEW_GRID: list[dict[str, Any]] = [
+    *waiting(
+        [
+            {
+                "training": training(rate, batch, epochs=25),
+                "adapter": {"hidden": 1024, "noise": 0.3},
+            }
+            for rate, batch in ((1e-3, 256), (3e-4, 128), (1e-4, 64), (1e-4, 32))
+        ]
+    ),
+    {},
+]
+CLICK_REFINE_GRID: list[dict[str, Any]] = [
+    *waiting(
+        [
+            {"training": training(rate, 256, decay, epochs)}
+            for rate, decay, epochs in (
+                (7e-3, 0.3, 20),
+                (7e-3, 0.0, 10),
+                (1.5e-2, 0.3, 10),
+                (7e-3, 0.3, 10),
+                (3e-3, 0.1, 10),
+            )
+        ]
+    ),
+    {},
+]
+# With large batches some seeds of source prompts learn nothing from clicks.
+CLICK_PROMPT_GRID: list[dict[str, Any]] = [
+    *waiting([{"training": training(7e-3, 256, decay, 20)} for decay in (0.0, 0.3)]),
+    *waiting(PROMPT_GRID),
+    {},
+]
+CLICK_ITEM_GRID = waiting(ITEM_GRID)
 CLICKS = "goodbooks-to-read"
 RANDOM = {"training": training(1e-2, 256, 0.0, epochs=3)}
 

@@ -11,6 +11,7 @@ from puma_engine.study.building import (
     ALL_GRID,
     CLICK_FEW_GRID,
     CLICK_GRID,
+    CLICK_ITEM_GRID,
     CLICK_REFINE_GRID,
     CLICKS,
     FEW_GRID,
@@ -55,6 +56,7 @@ def table2(build: Builder) -> None:
     items = _item_settings(build, moved[first]["all"])
     for seed, starts in moved.items():
         _refined(build, seed, starts, refined)
+    for seed, starts in moved.items():
         _with_items(build, seed, starts["all"], items)
 
 
@@ -118,9 +120,10 @@ def _item_settings(build: Builder, start: str) -> tuple[str | None, str | None]:
     """Settings with prompts of items on the first seed: of full retraining, and of refining `start`."""
     seed = build.options.seeds[0]
     retrained = _retrained_with_items(build, seed)
-    again = build.tuned("retrained with items", "fit_prompts", ITEM_GRID, *retrained)
+    grid = CLICK_ITEM_GRID if build.dataset == CLICKS else ITEM_GRID
+    again = build.tuned("retrained with items", "fit_prompts", grid, *retrained)
     settings = {"seed": seed, "item_tokens": 1}
-    more = build.tuned("refined with items", "refine", ITEM_GRID, settings, {"start": start})
+    more = build.tuned("refined with items", "refine", grid, settings, {"start": start})
     return again, more
 
 
