@@ -15,7 +15,7 @@ PAPER_ADAPTER = TrainingConfig(epochs=4, batch_size=32, learning_rate=1e-4)
 PROMPT_TRAINING = TrainingConfig(
     epochs=10, batch_size=1024, learning_rate=1.5e-2, weight_decay=0.3, patience=3
 )
-# Migrated prompts are near already, and know more than the mean that weight decay pulls others to.
+# Migrated prompts are near already: short steps reach, and little must hold them where they start.
 REFINING = replace(PROMPT_TRAINING, epochs=3, learning_rate=3e-3, weight_decay=0.1, patience=0)
 CLICK_REFINING = replace(REFINING, epochs=6, learning_rate=6e-3)
 # From clicks next to nothing is learned for some epochs, and then much. With longer steps some backbones
