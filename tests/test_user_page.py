@@ -303,6 +303,19 @@ def test_damage_is_shown_as_an_error(tmp_path, monkeypatch):
     assert any("was changed" in text.value for text in app.text)
 
 
+def test_a_damaged_source_leaves_what_does_not_need_it(world, tmp_path, monkeypatch):
+    sockets = shutil.ignore_patterns("whatif")
+    ws = Workspace.open(shutil.copytree(world["ws"].root, tmp_path / "ws", ignore=sockets))
+    file = next(ws.folder(world["source"].id).glob("prompts*"))
+    file.write_bytes(file.read_bytes()[:-8])
+    app = open_page("user", ws.root, monkeypatch, user="001")
+    assert not app.exception and not app.error
+    assert "Source prompts" in app.dataframe[0].value["Method"].tolist()
+    app = open_page("user", ws.root, monkeypatch, user="001", view="neighbours")
+    assert not app.exception and [one.value for one in app.error] == ["This part cannot be shown."]
+    assert "User 001" in [one.value for one in app.header]
+
+
 def test_clicks_are_shown_as_chances(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     rows = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,13 +133,28 @@ def space(root: str, prompts: str) -> Space:
 
 
 def is_user(prompts: list[str], user: str) -> bool:
-    """Say whether any of these runs has a prompt of the user."""
-    return any(rows_of(engine.root(), run).row_of(user) is not None for run in prompts)
+    """Say whether any of these runs has a prompt of the user, of those that can be read."""
+    return any(rows.row_of(user) is not None for rows in _readable(prompts))
 
 
-def find_users(prompts: str, text: str) -> list[str]:
-    """Return the first users whose id begins with a text."""
-    return rows_of(engine.root(), prompts).starting_with(text.strip(), MOST_FOUND)
+def find_users(prompts: list[str], text: str) -> list[str]:
+    """Return the first users whose id begins with a text, of the first run that can be read."""
+    return next(_readable(prompts)).starting_with(text.strip(), MOST_FOUND)
+
+
+def _readable(prompts: list[str]) -> Iterator[PromptRows]:
+    """Yield the prompts of runs; a damaged file is passed over unless all are."""
+    reason, any_read = None, False
+    for run in prompts:
+        try:
+            rows = rows_of(engine.root(), run)
+        except engine.PumaError as error:
+            reason = error
+            continue
+        any_read = True
+        yield rows
+    if reason is not None and not any_read:
+        raise reason
 
 
 @st.cache_data(max_entries=100, show_spinner=False)

@@ -41,6 +41,12 @@ def page() -> None:
     records = people.records(engine.root(), setting.dataset, user)
     _cards(records, setting)
     view = address.segment("View", VIEWS, "view", label_visibility="collapsed")
+    with states.caught("This part cannot be shown."):
+        _view(view, records, setting, user)
+    terms.glossary("soft prompt", *GLOSSARY)
+
+
+def _view(view: str | None, records: pd.DataFrame, setting: people.Setting, user: str) -> None:
     if view == "history":
         _history(records, setting)
     elif view == "neighbours":
@@ -51,7 +57,6 @@ def page() -> None:
         user_sections.lineage(setting, user)
     else:
         _held_out(records, setting, user)
-    terms.glossary("soft prompt", *GLOSSARY)
 
 
 def _choose(found: list[engine.Run]) -> tuple[people.Setting, str]:
@@ -77,13 +82,13 @@ def _choose(found: list[engine.Run]) -> tuple[people.Setting, str]:
             on_change=_take_exact,
             args=(tables,),
         )
-    known = people.find_users(tables[0], text[: address.LONGEST])
+    known = people.find_users(tables, text[: address.LONGEST])
     given = address.read("user", lambda user: people.is_user(tables, user))
     options = list(dict.fromkeys([*([given] if given else []), *known]))
     if text and not known:
         middle.caption(f"No user id begins with “{escaped(text, 30)}”.")
     if not options:
-        options = people.find_users(tables[0], "")
+        options = people.find_users(tables, "")
     with right:
         user = address.choose(
             "User",
