@@ -237,3 +237,34 @@ def test_intervals_say_what_they_are_over(tmp_path, monkeypatch, over):
         line["over"] = over
     keep_report(ws, found)
     assert f"their intervals over {over}." in texts(open_study(ws, monkeypatch, study="table2"))
+
+
+def test_differences_stand_with_both_intervals(tmp_path, monkeypatch):
+    ws = with_reports(tmp_path, report("table2", [retrained(), moved(0.002), moved(0.1, "few")]))
+    shown = open_study(ws, monkeypatch, study="table2").dataframe[1].value.set_index("method")
+    assert shown["value"]["few"] == pytest.approx(0.1)
+    assert shown["users"]["few"] == "+0.0990 to +0.1010"
+    # The same in every seed, so that nothing is left of an interval.
+    assert shown["trainings"]["few"] == "+0.1000 to +0.1000"
+
+
+def test_strategies_stand_over_budgets_with_what_they_gave_over_all(tmp_path, monkeypatch):
+    random = {0.1: [0.84, 0.85], 0.3: [0.82, 0.83]}
+    gains = {"random": 0.0, "facility": -0.01, "kmeans-variance": 0.01}
+    rows = [
+        method(name, [one + gain for one in scores], None, strategy=name, share=share)
+        for name, gain in gains.items()
+        for share, scores in random.items()
+    ]
+    ws = with_reports(tmp_path, report("table4", rows, against={"method": "random"}))
+    app = open_study(ws, monkeypatch, study="table4")
+    assert_plain(app)
+    shown = app.dataframe[0].value.set_index("method")
+    assert shown["10%"].tolist() == pytest.approx([0.845, 0.835, 0.855])
+    assert shown["30%"]["facility"] == pytest.approx(0.815)
+    assert shown["difference"]["facility"] == pytest.approx(-0.01)
+    assert (shown["pairs"]["facility"], shown["interval"]["facility"]) == (4, "-0.0100 to -0.0100")
+    assert shown["difference"].isna().tolist() == [True, False, False]
+    figure = json.loads(app.get("plotly_chart")[0].proto.spec)
+    named = [line["name"] for line in figure["data"] if line["showlegend"]]
+    assert sorted(named) == ["facility", "kmeans-variance", "random"]

@@ -10,6 +10,7 @@ import pandas as pd
 
 from dashboard import engine
 from puma_engine.metrics import HIGHER_IS_BETTER, NAMES
+from puma_engine.settings import PAPER_STRATEGY
 from puma_engine.study.catalog import STUDIES
 from puma_engine.study.claims import CLAIMS, INTERVALS
 from puma_engine.study.evidence import (
@@ -21,7 +22,9 @@ from puma_engine.study.evidence import (
     published,
     results_root,
 )
+from puma_engine.study.gaps import gap
 from puma_engine.study.kept import read_report, reported
+from puma_engine.study.overall import overall
 from puma_engine.study.render import datasets, label_of, metric_of, title_of
 
 __all__ = [
@@ -46,6 +49,9 @@ __all__ = [
     "tally",
     "title_of",
 ]
+
+
+RANDOM = "random"
 
 
 def names() -> list[str]:
@@ -116,6 +122,37 @@ def summary(found: dict[str, Any], dataset: str) -> tuple[str, pd.DataFrame]:
     return metric, pd.DataFrame(rows).dropna(axis="columns", how="all")
 
 
+def is_of_budgets(found: dict[str, Any]) -> bool:
+    """Say whether a report compares strategies over budgets."""
+    return any("strategy" in row for row in found["rows"])
+
+
+def budgets(found: dict[str, Any], dataset: str) -> pd.DataFrame:
+    """A row a strategy, in the report's order: its mean score at each budget, and over all.
+
+    Columns: method, a share of users each, then the mean difference from random users in pairs
+    of the same budget and seed, its interval over trainings (as text) and the number of pairs;
+    empty for random users and with fewer than three pairs.
+    """
+    metric, scores = summary(found, dataset)
+    wide = scores.pivot(index="method", columns="share", values=metric)
+    wide.columns = [f"{share:.0%}" for share in wide.columns]
+    wide = wide.loc[scores["method"].unique()].reset_index()
+    whole = [overall(found, dataset).get(name) for name in wide["method"]]
+    wide["difference"] = [one.value if one else None for one in whole]
+    wide["interval"] = [f"{one.low:+.4f} to {one.high:+.4f}" if one else None for one in whole]
+    wide["pairs"] = pd.array([one.pairs if one else None for one in whole], dtype="Int64")
+    return wide
+
+
+def leading(table: pd.DataFrame, metric: str) -> list[str]:
+    """The paper's strategy and the one that is ahead over all budgets, of those in the table."""
+    known = table.dropna(subset="difference").sort_values("difference")
+    best = known["method"].iloc[[-1 if HIGHER_IS_BETTER[metric] else 0]] if len(known) else []
+    paper = [name for name in table["method"] if name == PAPER_STRATEGY]
+    return list(dict.fromkeys([*paper, *best]))
+
+
 def against(found: dict[str, Any]) -> str:
     """What all differences of a report are measured against, in words."""
     return ", ".join(dict.fromkeys(label_of(line["against"]) for line in found["differences"]))
@@ -124,13 +161,21 @@ def against(found: dict[str, Any]) -> str:
 def differences(found: dict[str, Any], dataset: str) -> pd.DataFrame:
     """A row a difference: method, kind, share, value, low, high and whether it is real.
 
-    over: what its interval resamples, users or trainings.
+    over: what its interval resamples, users or trainings. trainings: its interval over trainings
+    as text, empty for fewer than three.
     """
     lines = [line for line in found["differences"] if line["dataset"] == dataset]
     names = ("kind", "share", "value", "low", "high", "seeds", "users", "real")
     rows = [
         {"method": label_of(line), "over": line.get("over", "users")}
         | {name: line.get(name) for name in names}
+        | {"trainings": _over_trainings(found, line)}
         for line in lines
     ]
-    return pd.DataFrame(rows, columns=["method", *names, "over"])
+    return pd.DataFrame(rows, columns=["method", *names, "over", "trainings"])
+
+
+def _over_trainings(found: dict[str, Any], line: dict[str, Any]) -> str | None:
+    one = gap(found, line)
+    ends = None if one is None else one.over_seeds
+    return None if ends is None else f"{ends[0]:+.4f} to {ends[1]:+.4f}"

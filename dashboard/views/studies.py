@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import engine, pages
-from dashboard.components import address, claims, compare_figures, figures, states
+from dashboard.components import address, claims, compare_figures, figures, states, study_budgets
 from dashboard.components.terms import glossary
 from dashboard.components.text import escaped
 from dashboard.components.theme import rank
@@ -101,7 +101,10 @@ def _study(labels: Mapping[str, str], origin: str, read: Callable[[str], dict[st
     with right:
         dataset = address.choose("Data set", known, "dataset")
     _facts(found)
-    _results(found, dataset)
+    if studies.is_of_budgets(found):
+        study_budgets.show(found, dataset)
+    else:
+        _results(found, dataset)
     _differences(found, dataset)
 
 
@@ -167,8 +170,38 @@ def _differences(found: dict[str, Any], dataset: str) -> None:
         x=f"Difference of test {studies.NAMES[metric]}, 95 % interval over {over}",
         height=120 + 30 * len(rows),
     )
+    _intervals(rows, over)
     chance = int((~rows["real"].astype(bool)).sum())
     st.caption(
         f"{len(rows) - chance} of {len(rows)} differences are more than chance after Holm's "
         f"correction for their number; they are means over the seeds, their intervals over {over}."
+    )
+
+
+def _intervals(rows: pd.DataFrame, over: str) -> None:
+    """The figures behind the chart, with the intervals that tell how another training had gone."""
+    shown = rows[["method", "value", "trainings", "real"]].copy()
+    if over == "users":
+        ends = zip(rows["low"], rows["high"], strict=True)
+        shown.insert(2, "users", [f"{low:+.4f} to {high:+.4f}" for low, high in ends])
+    st.dataframe(
+        shown,
+        hide_index=True,
+        height="content",
+        placeholder="–",
+        column_config={
+            "method": COLUMNS["method"],
+            "value": st.column_config.NumberColumn("Difference", format="%+.4f"),
+            "users": st.column_config.TextColumn(
+                "95 % over users", help="From resampling users: what other users would have shown."
+            ),
+            "trainings": st.column_config.TextColumn(
+                "95 % over trainings",
+                help="Student's t over the seeds: what other trainings would have shown.",
+            ),
+            "real": st.column_config.CheckboxColumn(
+                f"Real over {over}",
+                help="More than chance after Holm's correction for their number.",
+            ),
+        },
     )
