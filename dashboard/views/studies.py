@@ -122,9 +122,9 @@ def _facts(found: dict[str, Any]) -> None:
     st.caption(escaped(f"Made on {found['date']}. {note}", MOST_OF_NOTE))
     missing, failed = len(found["missing"]), len(found["failed"])
     if missing or failed:
-        states.stale(
-            f"{missing} cells were not run and {failed} failed; the same command goes on with them."
-        )
+        counts = {"not run": missing, "failed": failed}
+        told = ", ".join(f"{number:,} {what}" for what, number in counts.items() if number)
+        states.stale(f"Incomplete: {told}. The same command goes on with the rest.")
 
 
 def _results(found: dict[str, Any], dataset: str) -> None:
