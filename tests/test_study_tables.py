@@ -1,7 +1,10 @@
 """What the studies of the paper's tables are made of."""
 
+import os
+
 import pytest
 
+from puma_engine.cli.study import usual_processes
 from puma_engine.study import Options, get_study
 from puma_engine.study.building import CLICK_REFINE_GRID, REFINE_GRID
 
@@ -26,3 +29,15 @@ def test_without_candidates_refining_takes_the_settings_that_are_the_default():
     refined = [cell for cell in cells if cell.stage == "refine"]
     assert len(refined) == 3
     assert all(cell.like is None and "training" not in cell.settings for cell in refined)
+
+
+def test_quick_studies_on_a_cpu_take_two_cores_and_others_one_process():
+    assert usual_processes(True, "cpu") == min(2, os.cpu_count() or 1)
+    assert usual_processes(False, "cpu") == 1
+
+
+def test_candidates_of_clicks_never_lose_patience():
+    cells = get_study("table2").cells(Options(datasets=("goodbooks-to-read",), seeds=(0, 1)))
+    tried = [cell for cell in cells if " candidate " in cell.name and "training" in cell.settings]
+    assert {cell.stage for cell in tried} == {"fit_prompts", "migrate", "refine"}
+    assert {cell.settings["training"]["patience"] for cell in tried} == {0}

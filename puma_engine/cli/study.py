@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import os
 import platform
 import sys
 from pathlib import Path
@@ -36,7 +37,12 @@ Strategies = Annotated[
     typer.Option("--strategy", help="Of table4, beside random; several times (default: all)."),
 ]
 Processes = Annotated[
-    int, typer.Option("--processes", min=1, help="Cells to run at the same time.")
+    int | None,
+    typer.Option(
+        "--processes",
+        min=1,
+        help="Cells to run at the same time (default: 1; 2 for quick ones on two CPU cores).",
+    ),
 ]
 Minutes = Annotated[float | None, typer.Option("--minutes", help="Begin no cell later than this.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder for NAME.json, its tables and figures.")]
@@ -78,7 +84,7 @@ def study(
     ] = None,
     source: Annotated[str, typer.Option("--source", help="Source backbone.")] = "llama-small",
     target: Annotated[str, typer.Option("--target", help="Target backbone.")] = "llama-medium",
-    processes: Processes = 1,
+    processes: Processes = None,
     minutes: Minutes = None,
     out: Out = Path("results"),
     render: Render = False,
@@ -112,6 +118,13 @@ def study(
     _run(wanted, options, out, how, _chosen(wanted, settings))
 
 
+def usual_processes(quick: bool, device: str | None) -> int:
+    """Return two for a quick study on two CPU cores: its trainings fill one; on a GPU they take turns."""
+    from puma_engine.training import resolve_device
+
+    return 2 if quick and (os.cpu_count() or 1) > 1 and resolve_device(device) == "cpu" else 1
+
+
 def _chosen(wanted: Study, report: Path | None) -> dict[str, Any]:
     """Settings by the choice that they were the outcome of."""
     if report is None:
@@ -135,6 +148,7 @@ def _run(
     from puma_engine.tensors import write_json
 
     ws = session().open(create=True)
+    how["processes"] = how["processes"] or usual_processes(options.quick, how["device"])
     cells = lend(wanted.cells(options), lent)
     out.mkdir(parents=True, exist_ok=True)
 

@@ -63,11 +63,11 @@ FEW_GRID: list[dict[str, Any]] = [
 ITEM_GRID = [
     {"training": training(1.5e-2, batch, decay, epochs)}
     for batch, decay, epochs in (
-        (1024, 1.0, 6),
-        (1024, 1.0, 10),
-        (512, 1.0, 10),
         (512, 3.0, 12),
         (256, 2.0, 10),
+        (1024, 1.0, 10),
+        (512, 1.0, 10),
+        (1024, 1.0, 6),
     )
 ]
 # Of refining migrated prompts, the last is what the project has by default, the shortest.
@@ -91,10 +91,10 @@ CLICK_GRID: list[dict[str, Any]] = [
                 "adapter": {"hidden": 1024, "noise": noise},
             }
             for rate, batch, noise in (
+                (1e-4, 64, 0.3),
                 (1e-3, 256, 0.2),
                 (1e-3, 256, 0.3),
                 (3e-4, 256, 0.3),
-                (1e-4, 64, 0.3),
             )
         ]
     ),

@@ -18,7 +18,7 @@ STUDIES = {
             "Main results on every data set",
             table2,
             AGAINST_RETRAINING,
-            quick=QUICK | {"seeds": (0,)},
+            quick=QUICK | {"users": 150, "seeds": (0,)},
         ),
         Study(
             "table3",

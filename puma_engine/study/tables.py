@@ -39,7 +39,7 @@ def table2(build: Builder) -> None:
     every, few_users = (CLICK_GRID, CLICK_FEW_GRID) if clicks else (ALL_GRID, FEW_GRID)
     first = build.options.seeds[0]
     data: Needs = {"dataset": build.data}
-    best = build.tuned_source(every[0])
+    best = build.tuned_source({} if clicks else every[0])
     on = {"role": "retrained", "backbone": build.options.target, "seed": first}
     best_again = build.tuned("retrained", "fit_prompts", build.prompt_grid, on, data)
     sources = build.sources(best)
