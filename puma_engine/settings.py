@@ -56,14 +56,15 @@ def prompt_training(users: int, task: str = "rating", *, items: bool = False) ->
     usual = replace(
         PROMPT_TRAINING, batch_size=_batch(users * 2 // 3, 64, 1024), weight_decay=decay
     )
-    if items or task != "click":
+    if task != "click":
         return usual
-    return replace(usual, learning_rate=CLICK_RATE, patience=CLICK_PATIENCE)
+    rate = usual.learning_rate if items else CLICK_RATE
+    return replace(usual, learning_rate=rate, patience=CLICK_PATIENCE)
 
 
 def refining(users: int, task: str = "rating", *, items: bool = False) -> TrainingConfig:
     """Settings for fitting migrated prompts of so many users further, or items' beside them."""
-    usual = prompt_training(users, items=items)
+    usual = prompt_training(users, task, items=items)
     if items:
         return replace(usual, epochs=ITEM_REFINING_EPOCHS)
     if task == "click":

@@ -7,7 +7,12 @@ import pytest
 from tiny import tiny_backbone_folder
 
 from puma_engine import pipeline
-from puma_engine.settings import adapter_training, prompt_training, small_adapter_training
+from puma_engine.settings import (
+    adapter_training,
+    prompt_training,
+    refining,
+    small_adapter_training,
+)
 from puma_engine.store import Workspace
 
 
@@ -52,3 +57,12 @@ def test_batches_leave_enough_steps_for_however_few_users():
     assert [one.batch_size for one in clicks] == [32, 32, 32, 64, 256]
     assert [one.epochs for one in clicks] == [24, 24, 24, 12, 12]
     assert {one.learning_rate for one in clicks} == {1e-4}
+
+
+def test_by_default_no_training_on_clicks_ends_early():
+    kinds = [adapter_training(600, "click"), small_adapter_training(60, "click")]
+    for items in (False, True):
+        kinds.append(prompt_training(600, "click", items=items))
+        kinds.append(refining(600, "click", items=items))
+    assert {one.patience for one in kinds} == {0}
+    assert prompt_training(600, items=True).patience > 0

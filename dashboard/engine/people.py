@@ -144,17 +144,16 @@ def find_users(prompts: list[str], text: str) -> list[str]:
 
 def _readable(prompts: list[str]) -> Iterator[PromptRows]:
     """Yield the prompts of runs; a damaged file is passed over unless all are."""
-    reason, any_read = None, False
+    damaged = []
     for run in prompts:
         try:
             rows = rows_of(engine.root(), run)
         except engine.PumaError as error:
-            reason = error
-            continue
-        any_read = True
-        yield rows
-    if reason is not None and not any_read:
-        raise reason
+            damaged.append(error)
+        else:
+            yield rows
+    if len(damaged) == len(prompts):
+        raise damaged[0]
 
 
 @st.cache_data(max_entries=100, show_spinner=False)

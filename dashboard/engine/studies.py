@@ -25,23 +25,27 @@ from puma_engine.study.evidence import (
 from puma_engine.study.gaps import gap
 from puma_engine.study.kept import read_report, reported
 from puma_engine.study.overall import overall
-from puma_engine.study.render import datasets, label_of, metric_of, title_of
+from puma_engine.study.render import datasets, is_of_budgets, label_of, metric_of, title_of
 
 __all__ = [
     "CLAIMS",
     "HIGHER_IS_BETTER",
     "INTERVALS",
     "NAMES",
+    "RANDOM",
     "Evidence",
     "Finding",
     "about",
+    "budgets",
     "datasets",
     "differences",
     "every",
     "figures",
     "findings",
     "grouped",
+    "is_of_budgets",
     "kept",
+    "leading",
     "names",
     "report",
     "shared",
@@ -49,7 +53,6 @@ __all__ = [
     "tally",
     "title_of",
 ]
-
 
 RANDOM = "random"
 
@@ -122,11 +125,6 @@ def summary(found: dict[str, Any], dataset: str) -> tuple[str, pd.DataFrame]:
     return metric, pd.DataFrame(rows).dropna(axis="columns", how="all")
 
 
-def is_of_budgets(found: dict[str, Any]) -> bool:
-    """Say whether a report compares strategies over budgets."""
-    return any("strategy" in row for row in found["rows"])
-
-
 def budgets(found: dict[str, Any], dataset: str) -> pd.DataFrame:
     """A row a strategy, in the report's order: its mean score at each budget, and over all.
 
@@ -138,7 +136,8 @@ def budgets(found: dict[str, Any], dataset: str) -> pd.DataFrame:
     wide = scores.pivot(index="method", columns="share", values=metric)
     wide.columns = [f"{share:.0%}" for share in wide.columns]
     wide = wide.loc[scores["method"].unique()].reset_index()
-    whole = [overall(found, dataset).get(name) for name in wide["method"]]
+    known = overall(found, dataset)
+    whole = [known.get(name) for name in wide["method"]]
     wide["difference"] = [one.value if one else None for one in whole]
     wide["interval"] = [f"{one.low:+.4f} to {one.high:+.4f}" if one else None for one in whole]
     wide["pairs"] = pd.array([one.pairs if one else None for one in whole], dtype="Int64")

@@ -28,6 +28,12 @@ def training(rate: float, batch: int, decay: float = 0.01, epochs: int = 10) -> 
     }
 
 
+def migrating(rate: float, batch: int, noise: float, epochs: int = 10) -> dict[str, Any]:
+    """Settings of one candidate for adapters."""
+    how = training(rate, batch, epochs=epochs)
+    return {"training": how, "adapter": {"hidden": 1024, "noise": noise}}
+
+
 def waiting(candidates: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the candidates without patience: from clicks some learn nothing for epochs, and then much."""
     return [one | {"training": one["training"] | {"patience": 0}} for one in candidates]
@@ -46,7 +52,7 @@ PROMPT_GRID = [
     )
 ]
 ALL_GRID = [
-    {"training": training(rate, batch), "adapter": {"hidden": 1024, "noise": noise}}
+    migrating(rate, batch, noise)
     for rate, batch, noise in (
         (1e-3, 1024, 0.2),
         (2e-3, 256, 0.2),
@@ -57,7 +63,7 @@ ALL_GRID = [
 ]
 # The last candidate for few users is what the project has by default, whose batches follow their number.
 FEW_GRID: list[dict[str, Any]] = [
-    {"training": training(1e-3, batch, epochs=6), "adapter": {"hidden": 1024, "noise": noise}}
+    migrating(1e-3, batch, noise, epochs=6)
     for batch, noise in ((512, 0.3), (256, 0.3), (256, 0.5), (128, 0.3))
 ] + [{}]
 ITEM_GRID = [
@@ -86,10 +92,7 @@ REFINE_GRID: list[dict[str, Any]] = [
 CLICK_GRID: list[dict[str, Any]] = [
     *waiting(
         [
-            {
-                "training": training(rate, batch, epochs=25),
-                "adapter": {"hidden": 1024, "noise": noise},
-            }
+            migrating(rate, batch, noise, epochs=25)
             for rate, batch, noise in (
                 (1e-4, 64, 0.3),
                 (1e-3, 256, 0.2),
@@ -103,10 +106,7 @@ CLICK_GRID: list[dict[str, Any]] = [
 CLICK_FEW_GRID: list[dict[str, Any]] = [
     *waiting(
         [
-            {
-                "training": training(rate, batch, epochs=25),
-                "adapter": {"hidden": 1024, "noise": 0.3},
-            }
+            migrating(rate, batch, 0.3, epochs=25)
             for rate, batch in ((1e-3, 256), (3e-4, 128), (1e-4, 64), (1e-4, 32))
         ]
     ),

@@ -32,7 +32,7 @@ def markdown(report: dict[str, Any]) -> str:
         )
     if report.get("note"):
         parts.append(str(report["note"]))
-    table = _budgets if report["study"] == "table4" else _methods
+    table = _budgets if is_of_budgets(report) else _methods
     for dataset in datasets(report):
         parts.append(f"### {dataset}\n\n{table(report, dataset)}")
     return "\n\n".join(parts) + "\n"
@@ -66,6 +66,11 @@ def device_names(report: dict[str, Any]) -> str:
     """The devices that trained, in words."""
     names = {row["device"] for row in report["rows"] if row.get("device")}
     return ", ".join(sorted(names)) or "cpu"
+
+
+def is_of_budgets(report: dict[str, Any]) -> bool:
+    """Say whether a report compares selection strategies over budgets."""
+    return bool(report["study"] == "table4")
 
 
 def metric_of(lines: list[dict[str, Any]]) -> str:
