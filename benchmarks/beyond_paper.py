@@ -23,17 +23,17 @@ from sklearn.metrics import roc_auc_score
 
 from puma_engine import Workbench
 from puma_engine.backbone import FrozenBackbone
-from puma_engine.closed_form import map_prompts
-from puma_engine.coldstart import fit_new_users, mean_prompts
 from puma_engine.config import TrainingConfig
 from puma_engine.datasets import Dataset, load_shipped
-from puma_engine.evaluation import predict
-from puma_engine.metrics import bootstrap_difference
-from puma_engine.migration import apply_adapter, load_adapter
+from puma_engine.evaluation.metrics import bootstrap_difference
+from puma_engine.evaluation.prediction import predict
+from puma_engine.evaluation.user_effects import USER_MARGIN
+from puma_engine.migration.adapter_training import apply_adapter, load_adapter
+from puma_engine.migration.linear_maps import map_prompts
 from puma_engine.pipeline.demo import DATASET, RETRAINED, SOURCE, TARGET
-from puma_engine.prompts import PromptTable, fit_prompts
+from puma_engine.prompts.new_users import fit_new_users, mean_prompts
+from puma_engine.prompts.tuning import PromptTable, fit_prompts
 from puma_engine.store import Run
-from puma_engine.user_effects import USER_MARGIN
 
 TEMPLATE = "rating-item-first"
 DRAWS = 1000

@@ -160,7 +160,7 @@ def _bytes_of(browser: Any, url: str) -> int:
 
 def rows_of(root: Path, users: int) -> list[dict[str, Any]]:
     """One row a page, at one size."""
-    from puma_engine import whatif
+    from puma_engine.serving import whatif_client
     from puma_engine.store import Workspace
 
     seen = visited(root)
@@ -177,7 +177,7 @@ def rows_of(root: Path, users: int) -> list[dict[str, Any]]:
         }
         print(json.dumps(row), flush=True)
         rows.append(row)
-    whatif.stop(Workspace.open(root))
+    whatif_client.stop(Workspace.open(root))
     return rows
 
 

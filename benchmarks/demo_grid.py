@@ -22,8 +22,8 @@ import numpy as np
 
 from puma_engine.backbone import FrozenBackbone
 from puma_engine.datasets import Dataset, load_shipped
-from puma_engine.evaluation import predict
-from puma_engine.migration import train_migration
+from puma_engine.evaluation.prediction import predict
+from puma_engine.migration.adapter_training import train_migration
 from puma_engine.pipeline.demo import (
     ADAPTER_ALL,
     ADAPTER_FEW,
@@ -36,8 +36,8 @@ from puma_engine.pipeline.demo import (
     TARGET,
     USERS,
 )
-from puma_engine.pipeline.prompts import DEFAULT_TEMPLATES
-from puma_engine.prompts import PromptTable, fit_prompts
+from puma_engine.pipeline.fitting import DEFAULT_TEMPLATES
+from puma_engine.prompts.tuning import PromptTable, fit_prompts
 
 PROMPTS = [(1e-2, 0.1), (1e-2, 1.0), (2e-2, 0.3), (2e-2, 1.0)]
 ADAPTERS = [(1e-3, 128, 0.1), (1e-3, 128, 0.3), (1e-3, 256, 0.1), (2e-3, 64, 0.3)]

@@ -26,14 +26,14 @@ import torch
 from candidates import CANDIDATES, Settings
 from provenance import provenance
 
-from puma_engine import metrics
 from puma_engine.backbone import FrozenBackbone
-from puma_engine.baselines import BASELINES
 from puma_engine.config import AdapterConfig, PromptConfig, TrainingConfig
 from puma_engine.datasets import load_shipped
-from puma_engine.evaluation import predict, user_variances
-from puma_engine.migration import train_migration
-from puma_engine.prompts import PromptTable, fit_prompts
+from puma_engine.evaluation import metrics
+from puma_engine.evaluation.baselines import BASELINES
+from puma_engine.evaluation.prediction import predict, user_variances
+from puma_engine.migration.adapter_training import train_migration
+from puma_engine.prompts.tuning import PromptTable, fit_prompts
 from puma_engine.selection import Signals, select_users
 
 PARTS = ["baselines", "all", "refined", "items", "controls"]

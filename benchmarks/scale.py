@@ -37,11 +37,11 @@ BLOCK = 5_000
 SHARE = 0.02
 GROUPS = 40
 LOADED = (
-    "puma_engine.exports.tables",
-    "puma_engine.prompts",
-    "puma_engine.serving.choosing",
+    "puma_engine.exchange.prompt_writers",
+    "puma_engine.prompts.tuning",
+    "puma_engine.serving.bulk_selection",
     "puma_engine.serving.mapper",
-    "puma_engine.serving.stream",
+    "puma_engine.serving.bulk_mapping",
     "puma_engine.store",
     "pyarrow.parquet",
     "sklearn.cluster",
@@ -52,7 +52,7 @@ METRICS = ("rmse", "mae", "accuracy", "ndcg")
 
 def write_prompts(folder: Path, users: int, width: int) -> None:
     """Write shards of prompts in some groups, and signals.parquet beside the folder."""
-    from puma_engine.serving.stream import begin_tensor_file
+    from puma_engine.serving.bulk_mapping import begin_tensor_file
 
     folder.mkdir()
     generator = np.random.default_rng(0)
@@ -74,7 +74,7 @@ def write_prompts(folder: Path, users: int, width: int) -> None:
 
 def select(folder: Path, users: int) -> None:
     """Choose a share of the users."""
-    from puma_engine.serving.choosing import select_stream
+    from puma_engine.serving.bulk_selection import select_stream
 
     signals = folder.with_suffix(".parquet")
     select_stream(folder, folder / "chosen", budget=int(SHARE * users), signals=signals)
@@ -82,8 +82,8 @@ def select(folder: Path, users: int) -> None:
 
 def migrate(folder: Path, adapter: Path) -> None:
     """Map everybody."""
+    from puma_engine.serving.bulk_mapping import migrate_stream
     from puma_engine.serving.mapper import Mapper, adapter_of
-    from puma_engine.serving.stream import migrate_stream
 
     migrate_stream(Mapper(adapter_of(None, str(adapter)), "cpu"), folder, folder / "moved")
 

@@ -32,9 +32,9 @@ def make_adapter(folder: Path, d_in: int, d_out: int, hidden: int) -> None:
     """Write an adapter with random weights; its speed does not depend on them."""
     import torch
 
-    from puma_engine.adapter import Adapter
     from puma_engine.config import AdapterConfig
-    from puma_engine.exports.adapters import AdapterFile, write_adapter
+    from puma_engine.exchange.adapter_folders import AdapterFile, write_adapter
+    from puma_engine.migration.adapter import Adapter
 
     generator = torch.Generator().manual_seed(0)
     network = Adapter(d_in, d_out, AdapterConfig(hidden=hidden), generator=generator)

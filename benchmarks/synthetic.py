@@ -14,11 +14,11 @@ import pandas as pd
 
 from puma_engine import jobs, pipeline
 from puma_engine.datasets import Dataset, item_profiles, user_profiles
-from puma_engine.metrics import metrics_of
-from puma_engine.pipeline.data import describe_dataset
+from puma_engine.defaults import ADAPTER, PROMPT_TRAINING
+from puma_engine.evaluation.metrics import metrics_of
 from puma_engine.pipeline.evaluating import PREDICTIONS, put_user_metrics
+from puma_engine.pipeline.importing_data import describe_dataset
 from puma_engine.pipeline.stage import Outcome, run_stage
-from puma_engine.settings import ADAPTER, PROMPT_TRAINING
 from puma_engine.store import Run, Workspace
 
 SPLITS = ("train",) * 5 + ("validation",) + ("test",) * 2
@@ -128,8 +128,8 @@ def _prompts(
 def _head() -> dict[str, np.ndarray]:
     import torch
 
-    from puma_engine.prompts import head_tensors
-    from puma_engine.tasks import get_task
+    from puma_engine.backbone.tasks import get_task
+    from puma_engine.prompts.tuning import head_tensors
 
     return head_tensors(get_task("rating").head(3.0, torch.Generator().manual_seed(0)))
 

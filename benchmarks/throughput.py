@@ -34,17 +34,17 @@ from plain import PlainReader
 from provenance import provenance
 from shapes import SHAPES, random_backbone
 
-from puma_engine import ranks
-from puma_engine.adapter import Adapter
 from puma_engine.backbone import FrozenBackbone
 from puma_engine.config import AdapterConfig, TrainingConfig
 from puma_engine.datasets import Dataset, load_shipped
+from puma_engine.defaults import ADAPTER
 from puma_engine.errors import Cancelled
-from puma_engine.examples import Examples, Prompts, ReaderData, predict_examples, reader_for
-from puma_engine.migration import AdapterTraining, Mapping
-from puma_engine.prompts import PromptFitting, PromptRows, make_head
-from puma_engine.settings import ADAPTER
-from puma_engine.training import Progress, resolve_device, train
+from puma_engine.migration.adapter import Adapter
+from puma_engine.migration.adapter_training import AdapterTraining, Mapping
+from puma_engine.prompts.examples import Examples, Prompts, ReaderData, predict_examples, reader_for
+from puma_engine.prompts.tuning import PromptFitting, PromptRows, make_head
+from puma_engine.training import distributed
+from puma_engine.training.loop import Progress, resolve_device, train
 
 STAGES = ("adapter", "prompts", "evaluation")
 TEMPLATES = {"plain": "rating", "paper": "rating", "item_first": "rating-item-first"}
@@ -120,7 +120,7 @@ def training_rate(module: torch.nn.Module, way: Way, batch: int, seconds: float)
             progress=progress,
             should_cancel=is_enough,
         )
-    if not ranks.is_first():
+    if not distributed.is_first():
         return float("nan")
     (start, first), (end, last) = seen[0], seen[-1]
     return (last - first) * batch / (end - start)
@@ -233,7 +233,7 @@ def measure(name: str, dataset: Dataset, device: torch.device, options: Any) -> 
                 row = {"device": device_label(device), "backbone": name, "stage": stage}
                 row |= described(stage, way, batch, rate, rate / plain[stage], options)
                 rows.append(row)
-                if ranks.is_first():
+                if distributed.is_first():
                     print(json.dumps(row), file=sys.stderr, flush=True)
     return rows
 
@@ -252,7 +252,7 @@ def described(
     stage: str, way: Way, batch: int, rate: float, ratio: float, options: Any
 ) -> dict[str, Any]:
     """What a row says of one measurement."""
-    work, peak = work_of(stage, way), options.peaks[row_peak(way)] * ranks.count()
+    work, peak = work_of(stage, way), options.peaks[row_peak(way)] * distributed.count()
     row: dict[str, Any] = {"way": way.name, "precision": way.precision, "batch": batch}
     row |= {"examples_per_s": round(rate, 1), "ratio_to_plain": round(ratio, 3)}
     row |= {key: round(value, 3) for key, value in work.items()}
@@ -286,7 +286,7 @@ def device_label(device: torch.device) -> str:
     name = f"cpu, {torch.get_num_threads()} threads"
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
-    return name if ranks.count() == 1 else f"{ranks.count()} x {name}"
+    return name if distributed.count() == 1 else f"{distributed.count()} x {name}"
 
 
 def main() -> None:
@@ -306,9 +306,9 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=15.0, help="for each training")
     options = parser.parse_args()
-    device = torch.device(ranks.own_gpu(resolve_device(options.device)))
+    device = torch.device(distributed.own_gpu(resolve_device(options.device)))
     gpu = device.type == "cuda"
-    if ranks.count() > 1:
+    if distributed.count() > 1:
         options.stages = [stage for stage in options.stages if stage != "evaluation"]
     names = options.backbones or (list(SHAPES) if gpu else ["llama-medium"])
     dtypes = {"bf16": torch.bfloat16} | ({} if gpu else {"fp32": torch.float32})
@@ -316,9 +316,9 @@ def main() -> None:
     dataset = load_shipped("goodbooks", users=options.users)
     for name in names:
         rows = measure(name, dataset, device, options)
-        if ranks.is_first():
+        if distributed.is_first():
             write(options.out, device_label(device), name, rows, options.peaks)
-    ranks.leave()
+    distributed.leave()
 
 
 def write(

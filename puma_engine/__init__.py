@@ -19,13 +19,13 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
+from puma_engine.version import __version__
+
 if TYPE_CHECKING:
     from puma_engine.config import AdapterConfig, PromptConfig, TrainingConfig
     from puma_engine.errors import PumaError
     from puma_engine.store import Run, Workspace
     from puma_engine.workbench import Workbench
-
-__version__ = "0.1.0"
 
 # A model is asked of the hub by its name and nothing else is told.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

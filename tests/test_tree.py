@@ -1,8 +1,9 @@
-"""The shape of the tree: layers, sizes, and what no file may hold."""
+"""The shape of the tree: rooms, import order, and what no file may hold."""
 
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,21 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ENGINE = sorted((ROOT / "puma_engine").rglob("*.py"))
 DASHBOARD = sorted((ROOT / "dashboard").rglob("*.py"))
+RESEARCH = sorted((ROOT / "research").rglob("*.py"))
 HEAVY = {"torch", "transformers", "accelerate", "umap"}
-MOST_LINES, LONGEST_FUNCTION = 400, 50
-# Functions whose signature and documentation alone take half of the page.
-LONGER = {"read_table", "import_dataset"}
+UNSAFE = {"pickle", "dill", "cloudpickle", "joblib"}
 FORBIDDEN_KEYWORDS = {("trust_remote_code", True), ("unsafe_allow_html", True)}
+# A room may import the rooms before it, and itself.
+ROOMS = (
+    *("errors", "version", "files", "config", "defaults"),
+    *("datasets", "training", "backbone", "prompts", "migration", "selection", "evaluation"),
+    *("maps", "store", "exchange", "report", "pipeline", "jobs", "serving", "studies"),
+    *("workbench", "cli"),
+)
+WITHOUT_TORCH = ("datasets", "selection", "store", "report")
 
 
+@cache
 def tree_of(path):
     return ast.parse(path.read_text(encoding="utf-8"))
 
@@ -25,15 +34,28 @@ def name_of(path):
     return str(path.relative_to(ROOT))
 
 
+def module_of(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_of(path): path for path in [*ENGINE, *RESEARCH, *DASHBOARD]}
+
+
+def room_of(module):
+    return module.split(".")[1] if module.count(".") else ""
+
+
 def imported(tree, *, top_only=False):
-    """Names of the modules that a file imports, anywhere or when it is loaded."""
-    found = set()
+    """Return the names that a file imports, anywhere (lazy and type-only too) or when it is loaded."""
+    names = set()
     for node in tree.body if top_only else ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+            for alias in node.names:
+                member = f"{node.module}.{alias.name}"
+                names.add(member if member in MODULES else node.module)
+    return names
 
 
 def roots(names):
@@ -41,8 +63,51 @@ def roots(names):
 
 
 @pytest.mark.parametrize("path", ENGINE, ids=name_of)
-def test_the_engine_knows_neither_streamlit_nor_the_dashboard(path):
-    assert not roots(imported(tree_of(path))) & {"streamlit", "dashboard"}
+def test_rooms_import_only_rooms_before_them(path):
+    names = imported(tree_of(path))
+    assert not roots(names) & {"streamlit", "dashboard", "research"}
+    room = room_of(module_of(path))
+    if not room:
+        return
+    allowed = {"", *ROOMS[: ROOMS.index(room) + 1]}
+    others = {name for name in names if name in MODULES and room_of(name) not in allowed}
+    assert not others
+    assert "puma_engine" not in names, "name the module, not the package's face"
+
+
+def cycles(graph):
+    """Return every group of modules that import each other (Tarjan's strongly connected parts)."""
+    order, low, stack, groups = {}, {}, [], []
+
+    def visit(module):
+        order[module] = low[module] = len(order)
+        stack.append(module)
+        for other in sorted(graph[module]):
+            if other not in order:
+                visit(other)
+                low[module] = min(low[module], low[other])
+            elif other in stack:
+                low[module] = min(low[module], order[other])
+        if low[module] == order[module]:
+            group = stack[stack.index(module) :]
+            del stack[stack.index(module) :]
+            if len(group) > 1:
+                groups.append(sorted(group))
+
+    for module in graph:
+        if module not in order:
+            visit(module)
+    return groups
+
+
+@pytest.mark.xfail(strict=True, reason="three pairs that are still split")
+def test_modules_do_not_import_each_other_in_circles():
+    graph = {
+        module: (imported(tree_of(path)) & set(MODULES)) - {module}
+        for module, path in MODULES.items()
+    }
+    assert cycles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
+    assert cycles(graph) == []
 
 
 @pytest.mark.parametrize("path", DASHBOARD, ids=name_of)
@@ -53,41 +118,20 @@ def test_one_package_of_the_dashboard_alone_imports_the_engine(path):
     assert not roots(imported(tree_of(path), top_only=True)) & HEAVY
 
 
-def layer(*parts):
-    return [path for path in ENGINE if path.relative_to(ROOT / "puma_engine").parts[0] in parts]
-
-
-@pytest.mark.parametrize("path", layer("datasets", "metrics.py", "selection"), ids=name_of)
-def test_data_metrics_and_selection_need_no_torch(path):
+@pytest.mark.parametrize(
+    "path",
+    [path for path in ENGINE if room_of(module_of(path)) in WITHOUT_TORCH],
+    ids=name_of,
+)
+def test_rooms_that_need_no_torch(path):
     assert not roots(imported(tree_of(path))) & HEAVY
 
 
-STAGES = layer(
-    *("datasets", "metrics.py", "selection", "backbone", "tasks.py", "training.py", "prompts.py"),
-    *("examples.py", "adapter.py", "migration.py", "evaluation.py", "baselines.py", "zoo"),
-)
-ABOVE = ("puma_engine.store", "puma_engine.pipeline", "puma_engine.jobs", "puma_engine.cli")
-
-
-@pytest.mark.parametrize("path", STAGES, ids=name_of)
-def test_no_stage_knows_what_stands_above_it(path):
-    assert not {name for name in imported(tree_of(path)) if name.startswith(ABOVE)}
-
-
-@pytest.mark.parametrize("path", layer("store"), ids=name_of)
-def test_the_store_knows_no_pipeline(path):
-    assert not {name for name in imported(tree_of(path)) if name.startswith(ABOVE[1:])}
-
-
-@pytest.mark.parametrize("path", [*ENGINE, *DASHBOARD], ids=name_of)
-def test_sizes_and_dangerous_calls(path):
+@pytest.mark.parametrize("path", [*ENGINE, *DASHBOARD, *RESEARCH], ids=name_of)
+def test_no_dangerous_calls(path):
     tree = tree_of(path)
-    assert len(path.read_text(encoding="utf-8").splitlines()) < MOST_LINES
-    assert not roots(imported(tree)) & {"pickle", "dill", "cloudpickle", "joblib"}
+    assert not roots(imported(tree)) & UNSAFE
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            lines = node.end_lineno - node.lineno + 1
-            assert lines <= LONGEST_FUNCTION + 12 * (node.name in LONGER), node.name
         if isinstance(node, ast.Call):
             given = {(k.arg, getattr(k.value, "value", None)) for k in node.keywords}
             assert not given & FORBIDDEN_KEYWORDS, node.lineno

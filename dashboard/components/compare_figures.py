@@ -14,7 +14,7 @@ from dashboard.components.theme import (
     NEUTRAL,
     marker,
 )
-from dashboard.engine.comparing import studies
+from dashboard.engine.comparing import summaries
 
 LONGEST_LABEL = 44
 
@@ -45,7 +45,7 @@ def intervals(rows: pd.DataFrame, reference: float | None) -> go.Figure:
 def cost_quality(rows: pd.DataFrame, metric: str) -> go.Figure:
     """Quality with its interval against measured seconds, and the frontier through the best."""
     figure = go.Figure()
-    edge = studies.frontier(rows, metric)
+    edge = summaries.frontier(rows, metric)
     figure.add_scatter(
         x=edge["seconds"],
         y=edge["value"],
@@ -171,7 +171,7 @@ def gain_heatmap(pairs: pd.DataFrame) -> go.Figure:
 
 
 def chain_lines(steps: pd.DataFrame) -> go.Figure:
-    """A line a chain, a point a hop with its interval; rows as studies.chains gives them."""
+    """A line a chain, a point a hop with its interval; rows as summaries.chains gives them."""
     figure = go.Figure()
     for number, (run, rows) in enumerate(steps.groupby("run", sort=False)):
         colour = CATEGORIES[number % len(CATEGORIES)]

@@ -11,13 +11,13 @@ from dashboard import engine, pages
 from dashboard.components import compare_figures, figures, states
 from dashboard.components.compare_methods import SHORT, digits
 from dashboard.engine import METRICS, comparing
-from dashboard.engine.comparing import Place, studies
+from dashboard.engine.comparing import Place, summaries
 
 
 def pairs(place: Place) -> None:
     """The gain of migrating over retraining, for each source and target (paper's Figure 4)."""
     metric = comparing.STUDIED[place.task]
-    table = studies.model_pairs(_methods(place))
+    table = summaries.model_pairs(_methods(place))
     if len(table) < 2:
         _more(
             "Not enough model pairs",
@@ -61,7 +61,7 @@ def _gain_words(metric: str) -> str:
 
 def chains(place: Place) -> None:
     """Quality after each hop of a chain (paper's Figure 5)."""
-    table = studies.chains(_methods(place))
+    table = summaries.chains(_methods(place))
     if table.groupby("run").size().max() < 2 if len(table) else True:
         _more(
             "No chain yet",
@@ -82,7 +82,7 @@ def chains(place: Place) -> None:
 
 def fusions(place: Place) -> None:
     """Fused sources against each of them alone (paper's Figure 6)."""
-    table = studies.fusions(_methods(place))
+    table = summaries.fusions(_methods(place))
     if table.empty:
         _more(
             "No fusion yet",
@@ -103,7 +103,7 @@ def fusions(place: Place) -> None:
 
 def strategies(place: Place) -> None:
     """Selection strategies side by side (paper's Table 4)."""
-    table = studies.strategies(_methods(place))
+    table = summaries.strategies(_methods(place))
     if table.loc[table["strategy"] != "all", "strategy"].nunique() < 2:
         _more(
             "Not enough strategies",

@@ -8,11 +8,11 @@ import pandas as pd
 import streamlit as st
 
 from puma_engine import jobs as engine_jobs
+from puma_engine.defaults import DEFAULT_STRATEGIES
 from puma_engine.errors import NotFoundError, PumaError, StoreError
-from puma_engine.exports.report_words import METRICS
 from puma_engine.jobs import Job
+from puma_engine.report.words import METRICS
 from puma_engine.selection.strategies import STRATEGIES
-from puma_engine.settings import DEFAULT_STRATEGIES
 from puma_engine.store import Run, Workspace
 from puma_engine.store.base import has_database, locate
 

@@ -11,18 +11,18 @@ import streamlit as st
 from dashboard import engine
 from dashboard.engine import Job, Run, StoreError
 from puma_engine import jobs as engine_jobs
-from puma_engine import studies
-from puma_engine.baselines import BASELINES
-from puma_engine.metrics import Interval
+from puma_engine.defaults import MARGIN
+from puma_engine.evaluation import summaries
+from puma_engine.evaluation.baselines import BASELINES
+from puma_engine.evaluation.metrics import Interval
+from puma_engine.evaluation.verdict import Verdict
 from puma_engine.pipeline.comparing import find_comparison
-from puma_engine.pipeline.judging import judge_comparison, with_backbones
+from puma_engine.pipeline.evaluated_methods import STUDIED, evaluated_methods, gain_between
 from puma_engine.pipeline.stage import slug
-from puma_engine.pipeline.surveying import STUDIED, evaluated_methods, gain_between
-from puma_engine.settings import MARGIN
+from puma_engine.pipeline.verdicts import judge_comparison, with_backbones
 from puma_engine.store import Workspace
-from puma_engine.verdict import Verdict
 
-__all__ = ["MARGIN", "STUDIED", "Verdict", "studies"]
+__all__ = ["MARGIN", "STUDIED", "Verdict", "summaries"]
 
 
 @dataclass(frozen=True)

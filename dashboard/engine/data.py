@@ -23,11 +23,11 @@ import streamlit as st
 from dashboard import engine
 from puma_engine import jobs as engine_jobs
 from puma_engine.datasets import REGISTRY, preview_table
-from puma_engine.datasets.checking import Preview
-from puma_engine.datasets.files import opened
+from puma_engine.datasets.importers.table_check import Preview
+from puma_engine.datasets.reading.columns import opened
 from puma_engine.errors import DataError, PumaError
 from puma_engine.jobs import Job
-from puma_engine.pipeline.data import dataset_facts, profiles_of
+from puma_engine.pipeline.importing_data import dataset_facts, profiles_of
 from puma_engine.store import Workspace
 
 What = Literal["user", "item"]
@@ -202,7 +202,7 @@ def preview(upload: Upload, settings: TableSettings) -> Preview:
 
 
 def check(upload: Upload, items: Upload | None, settings: TableSettings) -> dict[str, Any]:
-    """Return `puma_engine.datasets.checking.TableCheck` of a file as a dictionary.
+    """Return `puma_engine.datasets.importers.table_check.TableCheck` of a file as a dictionary.
 
     A process of its own reads the file, so that a large one leaves no trace in the app.
     Raises DataError with the engine's words.

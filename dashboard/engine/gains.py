@@ -11,12 +11,12 @@ import streamlit as st
 from dashboard import engine
 from dashboard.engine import Run
 from puma_engine.errors import PumaError
-from puma_engine.metrics import Interval
+from puma_engine.evaluation.metrics import Interval
+from puma_engine.evaluation.user_effects import SURE, by_group, with_values
 from puma_engine.pipeline.comparing import comparison_users
-from puma_engine.pipeline.effects import GROUPED_BY, MOST_LISTED, Fared, effects_between
-from puma_engine.pipeline.judging import users_fare
+from puma_engine.pipeline.user_impact import GROUPED_BY, MOST_LISTED, Fared, effects_between
+from puma_engine.pipeline.verdicts import users_fare
 from puma_engine.store import Workspace
-from puma_engine.user_effects import SURE, by_group, with_values
 
 __all__ = ["SURE"]
 

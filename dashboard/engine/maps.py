@@ -11,14 +11,14 @@ import streamlit as st
 
 from dashboard import engine
 from dashboard.engine import Job, Run, Workspace
-from puma_engine.pipeline.data import load_dataset, task_of
 from puma_engine.pipeline.evaluating import ids_of, read_user_metric
+from puma_engine.pipeline.importing_data import load_dataset, task_of
 from puma_engine.pipeline.planning import replaces
 from puma_engine.pipeline.projecting import MAP, SPACE
 from puma_engine.pipeline.selecting import costly_signals, train_rows
-from puma_engine.pipeline.tables import ARTIFACT
+from puma_engine.pipeline.stored_prompts import ARTIFACT
 from puma_engine.selection import Groups, Signals, coverage, draw_users, group_users
-from puma_engine.selection.grouping import strata
+from puma_engine.selection.clustering import strata
 
 METRIC = {"rating": "rmse", "click": "auc"}
 STRATA = 5

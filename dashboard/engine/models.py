@@ -12,12 +12,12 @@ import streamlit as st
 
 from dashboard import engine
 from puma_engine import jobs as engine_jobs
+from puma_engine.backbone.templates import TEMPLATES
 from puma_engine.errors import BackboneError
 from puma_engine.jobs import Job
-from puma_engine.machine import DeviceMemory, device_memory
 from puma_engine.pipeline.backbones import list_zoo
 from puma_engine.store import Run
-from puma_engine.templates import TEMPLATES
+from puma_engine.training.device import DeviceMemory, device_memory
 
 BYTES = {"fp32": 4, "bf16": 2}
 TIGHT = 0.85  # above this share of the free memory, little is left for batches

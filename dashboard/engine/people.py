@@ -11,11 +11,12 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import engine
-from puma_engine import metrics, whatif
+from puma_engine.evaluation import metrics
 from puma_engine.pipeline import Prediction, PromptRows
 from puma_engine.pipeline.evaluating import PREDICTIONS, method_kind, method_label
 from puma_engine.pipeline.neighbours import Space, neighbours
 from puma_engine.pipeline.predicting import LONGEST_TITLE
+from puma_engine.serving import whatif_client
 from puma_engine.store import Run
 
 __all__ = ["LONGEST_TITLE", "Prediction", "Run"]
@@ -228,12 +229,12 @@ def trained_on(root: str, selection: str, user: str) -> bool:
 
 def warm(prompts: list[str]) -> None:
     """Let the what-if process load some runs while the question is being typed."""
-    whatif.warm(engine.workspace(), prompts)
+    whatif_client.warm(engine.workspace(), prompts)
 
 
 def ask(prompts: str, user: str, title: str) -> Prediction:
     """Ask what a user would think of a title; raises PumaError."""
-    return whatif.ask(engine.workspace(), prompts, user, title)
+    return whatif_client.ask(engine.workspace(), prompts, user, title)
 
 
 def settings_rows(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -12,13 +12,7 @@ from dashboard import engine
 from dashboard.engine import Job, Run
 from puma_engine import jobs as engine_jobs
 from puma_engine.config import AdapterConfig, TrainingConfig
-from puma_engine.jobs import find_devices
-from puma_engine.machine import device_memory
-from puma_engine.pipeline import data, planning
-from puma_engine.pipeline.migrating import SMALL_SHARE
-from puma_engine.pipeline.planning import Costs
-from puma_engine.planner import Measured, Prediction, hours, money
-from puma_engine.settings import (
+from puma_engine.defaults import (
     PAPER_ADAPTER,
     PAPER_PROMPTS,
     PROMPT_TRAINING,
@@ -27,6 +21,12 @@ from puma_engine.settings import (
     prompt_training,
     small_adapter_training,
 )
+from puma_engine.evaluation.cost_model import Measured, Prediction, hours, money
+from puma_engine.jobs import find_devices
+from puma_engine.pipeline import importing_data, planning
+from puma_engine.pipeline.migrating import SMALL_SHARE
+from puma_engine.pipeline.planning import Costs
+from puma_engine.training.device import device_memory
 
 __all__ = ["Costs", "Measured", "Prediction", "TrainingConfig", "hours", "money"]
 COMMAND = "carry_out"
@@ -187,7 +187,7 @@ def users_of(source: str) -> int:
 
 def task_of(source: str) -> str:
     """What a source's users gave: rating or click."""
-    return data.task_of(engine.workspace(), engine.run(source))
+    return importing_data.task_of(engine.workspace(), engine.run(source))
 
 
 def _check(plan: Plan) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 import pandas as pd
 
 from dashboard import engine
-from puma_engine.metrics import HIGHER_IS_BETTER, NAMES
-from puma_engine.settings import PAPER_STRATEGY
-from puma_engine.study.catalog import STUDIES
-from puma_engine.study.claims import CLAIMS, INTERVALS
-from puma_engine.study.evidence import (
+from puma_engine.defaults import PAPER_STRATEGY
+from puma_engine.evaluation.metrics import HIGHER_IS_BETTER, NAMES
+from puma_engine.studies.catalog import STUDIES
+from puma_engine.studies.claims import CLAIMS, INTERVALS
+from puma_engine.studies.evidence import (
     QUICK,
     Evidence,
     Finding,
@@ -22,10 +22,10 @@ from puma_engine.study.evidence import (
     published,
     results_root,
 )
-from puma_engine.study.gaps import gap
-from puma_engine.study.kept import read_report, reported
-from puma_engine.study.overall import overall
-from puma_engine.study.render import datasets, is_of_budgets, label_of, metric_of, title_of
+from puma_engine.studies.gaps import gap
+from puma_engine.studies.over_budgets import overall
+from puma_engine.studies.render import datasets, is_of_budgets, label_of, metric_of, title_of
+from puma_engine.studies.stored_reports import read_report, reported
 
 __all__ = [
     "CLAIMS",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from puma_engine.backbone import hub
-from puma_engine.backbone.fusing import check_fp8
+from puma_engine.backbone.attention.fp8 import check_fp8
 from puma_engine.backbone.memory import FP8, QUANTISE, local_shapes
 from puma_engine.errors import BackboneError
 
@@ -70,14 +70,14 @@ class Source:
 
 def locate(spec: str | Path, revision: str | None = None) -> Source:
     """Find a zoo name, a folder or a hub id; of the latter, pin the revision to a commit."""
-    from puma_engine.zoo import ZOO, zoo_folder
+    from puma_engine.backbone.zoo import ZOO, zoo_folder
 
     name = str(spec)
     if name in ZOO:
         folder = zoo_folder(name)
         if not (folder / "model.safetensors").is_file():
             raise BackboneError(
-                f"The zoo backbone {name!r} has no weights at {folder}; run `puma zoo build {name}` first."
+                f"The zoo backbone {name!r} has no weights at {folder}; build it in a checkout with `python -m research.zoo.build --only {name}`."
             )
         return Source(name, folder)
     path = Path(name).expanduser()

@@ -11,7 +11,7 @@ import torch
 
 from puma_engine.backbone.hub import Shapes
 from puma_engine.errors import BackboneError
-from puma_engine.machine import host_free
+from puma_engine.training.device import host_free
 
 BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0}
 FP8 = "fp8"

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from puma_engine.backbone.attention import NAME as GROUPED
-from puma_engine.backbone.attention import joint_softmax, kept_apart, kept_layer
-from puma_engine.backbone.fusing import LARGE, Fused, fuse_layers, unfuse_layers, use_fp8
+from puma_engine.backbone.attention.fp8 import LARGE, Fused, fuse_layers, unfuse_layers, use_fp8
+from puma_engine.backbone.attention.kv_cache import PackedKeysValues, Ragged
+from puma_engine.backbone.attention.last_position_mlp import add_tail, remove_tail
+from puma_engine.backbone.attention.prefix_attention import NAME as GROUPED
+from puma_engine.backbone.attention.prefix_attention import joint_softmax, kept_apart, kept_layer
 from puma_engine.backbone.loading import (
     BackboneInfo,
     check_quantisation,
@@ -23,12 +25,10 @@ from puma_engine.backbone.loading import (
     locate,
 )
 from puma_engine.backbone.memory import FP8, check_room, free_bytes, weight_bytes
-from puma_engine.backbone.prefix import PackedKeysValues, Ragged
 from puma_engine.backbone.probing import check_fused, plain_logits, probe
-from puma_engine.backbone.tail import add_tail, remove_tail
 from puma_engine.backbone.tokens import start_ids
 from puma_engine.errors import BackboneError
-from puma_engine.training import resolve_device, resolve_precision
+from puma_engine.training.loop import resolve_device, resolve_precision
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SPREAD = "spread"

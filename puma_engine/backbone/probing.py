@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from puma_engine.backbone.attention import use_grouped_attention
+from puma_engine.backbone.attention.kv_cache import PackedKeysValues, Ragged
+from puma_engine.backbone.attention.prefix_attention import use_grouped_attention
 from puma_engine.backbone.memory import FP8
-from puma_engine.backbone.prefix import PackedKeysValues, Ragged
 from puma_engine.errors import BackboneError
 
 if TYPE_CHECKING:

@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from puma_engine.backbone.graphs import GraphedCalls
+from puma_engine.backbone.attention.cuda_graphs import GraphedCalls
+from puma_engine.backbone.attention.kv_cache import PackedKeysValues, Ragged
 from puma_engine.backbone.memory import free_bytes
 from puma_engine.backbone.model import FrozenBackbone
-from puma_engine.backbone.prefix import PackedKeysValues, Ragged
+from puma_engine.backbone.tasks import Task, get_task
+from puma_engine.backbone.templates import Piece, Slot, Template
 from puma_engine.backbone.tokens import answer_tokens, clean_text, encode_many, encode_text
 from puma_engine.errors import DataError, TemplateError
-from puma_engine.machine import collection_paused
-from puma_engine.tasks import Task, get_task
-from puma_engine.templates import Piece, Slot, Template
+from puma_engine.training.device import collection_paused
 
 BEFORE_STEP, AFTER_STEP = 32, 8
 # Padding costs a large model more than another captured width does.

@@ -10,8 +10,8 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
+from puma_engine.backbone.templates import Template
 from puma_engine.errors import BackboneError
-from puma_engine.templates import Template
 
 Tokenizer = Any
 

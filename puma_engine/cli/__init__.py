@@ -6,8 +6,8 @@ import os
 import sys
 from contextlib import redirect_stdout
 
-from puma_engine import ranks
 from puma_engine.cli.application import app
+from puma_engine.training import distributed
 
 __all__ = ["app", "main"]
 
@@ -19,9 +19,9 @@ def main(arguments: list[str] | None = None) -> None:
     """
     words = sys.argv[1:] if arguments is None else arguments
     try:
-        if ranks.is_first():
+        if distributed.is_first():
             app(words)
         with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
             app(words)
     finally:
-        ranks.leave()
+        distributed.leave()

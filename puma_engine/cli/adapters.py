@@ -38,7 +38,7 @@ def push(
     ] = False,
 ) -> None:
     """Put an adapter's folder on the hub; the token is HF_TOKEN or that of `hf auth login`."""
-    from puma_engine.exports.adapters import push_to_hub
+    from puma_engine.exchange.adapter_folders import push_to_hub
 
     session().show({"commit": push_to_hub(folder, repo, private=not public)})
 
@@ -51,7 +51,7 @@ def show(
     ] = None,
 ) -> None:
     """Fetch an adapter where it is on the hub, and show what it maps from and to."""
-    from puma_engine.exports.adapters import read_adapter
+    from puma_engine.exchange.adapter_folders import read_adapter
 
     found = read_adapter(adapter, revision)
     parameters = sum(tensor.size for tensor in found.tensors.values())

@@ -11,28 +11,28 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from puma_engine import ranks
 from puma_engine.cli import (
     adapters,
-    adapting,
     claims,
+    dashboard,
     data,
     demo,
     doctor,
-    exporting,
+    evaluation,
     jobs,
-    maps,
     migration,
     models,
+    project,
     prompts,
+    reports,
     runs,
-    scoring,
-    serve,
+    serving,
     study,
     zoo,
 )
 from puma_engine.cli.session import Session, set_session
 from puma_engine.errors import Cancelled, PumaError
+from puma_engine.training import distributed
 
 EVERYWHERE = {"--workspace": True, "-w": True, "--json": False, "--offline": False}
 
@@ -73,7 +73,7 @@ def hoist(arguments: list[str]) -> list[str]:
 
 def report(error: PumaError, as_json: bool) -> None:
     """Print an error to standard error, on one line; of several processes the first does."""
-    if not ranks.is_first():
+    if not distributed.is_first():
         return
     text = " ".join(str(error).split())
     if as_json:
@@ -122,15 +122,15 @@ app.add_typer(models.app, name="models")
 app.add_typer(prompts.app, name="prompts")
 app.add_typer(adapters.app, name="adapters")
 migration.register(app)
-scoring.register(app)
-maps.register(app)
-exporting.register(app)
+evaluation.register(app)
+project.register(app)
+reports.register(app)
 app.add_typer(runs.app, name="runs")
 app.add_typer(jobs.app, name="jobs")
 jobs.register(app)
 doctor.register(app)
-adapting.register(app)
+serving.register(app)
 demo.register(app)
 study.register(app)
 claims.register(app)
-serve.register(app)
+dashboard.register(app)

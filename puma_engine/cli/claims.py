@@ -11,7 +11,7 @@ from puma_engine.cli.session import session
 from puma_engine.errors import ConfigError, StudyError
 
 if TYPE_CHECKING:
-    from puma_engine.study.evidence import Evidence, Finding
+    from puma_engine.studies.evidence import Evidence, Finding
 
 
 def register(app: typer.Typer) -> None:
@@ -38,8 +38,8 @@ def claims(
 
     Judged by the published studies, by those of a folder, or by those of the workspace.
     """
-    from puma_engine.study import claims_page
-    from puma_engine.study.evidence import findings
+    from puma_engine.studies import claims_page
+    from puma_engine.studies.evidence import findings
 
     found = findings(_reports(results, own))
     if not found:
@@ -57,7 +57,7 @@ def claims(
 
 
 def _reports(results: Path | None, own: bool) -> list[Evidence]:
-    from puma_engine.study.evidence import of_workspace, published, results_root
+    from puma_engine.studies.evidence import of_workspace, published, results_root
 
     if own and results is not None:
         raise ConfigError("Give --own or --results, not both.")

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from puma_engine.cli.config_options import HELP, Name, Queue, with_settings
 from puma_engine.cli.session import session
-from puma_engine.cli.settings import HELP, Name, Queue, with_settings
 from puma_engine.errors import ConfigError
 
 app = typer.Typer(help="Bring interactions into the workspace.", no_args_is_help=True)

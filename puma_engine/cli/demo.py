@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from puma_engine.cli.scoring import show_comparison
+from puma_engine.cli.config_options import Device
+from puma_engine.cli.evaluation import show_comparison
 from puma_engine.cli.session import session
-from puma_engine.cli.settings import Device
 
 
 def register(app: typer.Typer) -> None:
@@ -27,7 +27,7 @@ def demo(
     Source prompts on the small model, migration to the larger one on few users and on all,
     full retraining, random prompts, the shuffled control, baselines, and their comparison.
     """
-    from puma_engine.cli.progress import watched
+    from puma_engine.cli.progress_bars import watched
     from puma_engine.pipeline.demo import USERS
     from puma_engine.pipeline.demo import demo as run_demo
 

@@ -18,7 +18,7 @@ def doctor() -> None:
 
     Ends with 1 if something is broken; a warning alone ends with 0.
     """
-    from puma_engine.pipeline.checks import check_installation, check_workspace
+    from puma_engine.pipeline.doctor import check_installation, check_workspace
 
     rows = check_installation()
     try:

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from puma_engine.cli.config_options import Device, Name, Queue, with_settings
 from puma_engine.cli.session import session
-from puma_engine.cli.settings import Device, Name, Queue, with_settings
 from puma_engine.config import AdapterConfig, TrainingConfig
 
 Source = Annotated[str, typer.Argument(help="Prompts or migration run to start from.")]

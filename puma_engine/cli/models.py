@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from puma_engine.cli.config_options import Device, Name, Queue
 from puma_engine.cli.session import session
-from puma_engine.cli.settings import Device, Name, Queue
 
 app = typer.Typer(help="Language models that can serve as backbones.", no_args_is_help=True)
 Spec = Annotated[str, typer.Argument(help="Zoo name, model folder, or hub id such as owner/name.")]

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from puma_engine.cli.config_options import Device, Name, Queue, with_settings
 from puma_engine.cli.session import run_row, session
-from puma_engine.cli.settings import Device, Name, Queue, with_settings
 from puma_engine.config import PromptConfig, TrainingConfig
 
 app = typer.Typer(help="Tables of soft prompts, one row a user.", no_args_is_help=True)
@@ -200,7 +200,7 @@ def embed(
     device: Device = None,
 ) -> None:
     """Write whole prompts about items as embeddings, as vLLM's --enable-prompt-embeds takes them."""
-    from puma_engine.imports.pairs import read_pairs
+    from puma_engine.exchange.pairs import read_pairs
     from puma_engine.pipeline import embed_prompts
 
     asked = read_pairs(pairs, user, item, text)

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from puma_engine import ranks
 from puma_engine.errors import ConfigError, StoreError
+from puma_engine.training import distributed
 
 if TYPE_CHECKING:
     from puma_engine.store import Run, Workspace
@@ -32,16 +32,16 @@ class Session:
         """
         from puma_engine.store import Workspace
 
-        if ranks.count() > 1 and not together:
+        if distributed.count() > 1 and not together:
             raise ConfigError(
-                f"This command works in one process, and {ranks.count()} were started; run it "
+                f"This command works in one process, and {distributed.count()} were started; run it "
                 "without a launcher."
             )
         return Workspace.open(self.path, create=create)
 
     def do(self, command: str, title: str, *, queue: bool = False, **arguments: Any) -> None:
         """Do a stage now, with a progress bar, or queue it as a job; then show the result."""
-        from puma_engine.cli.progress import watched
+        from puma_engine.cli.progress_bars import watched
         from puma_engine.pipeline import COMMANDS
 
         ws = self.open(create=command in CREATING, together=not queue)

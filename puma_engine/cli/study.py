@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from puma_engine.cli.config_options import Device
 from puma_engine.cli.session import plain, session
-from puma_engine.cli.settings import Device
 from puma_engine.errors import ConfigError, StudyError
 
 if TYPE_CHECKING:
-    from puma_engine.study import Cell, Options, Outcome, Study
+    from puma_engine.studies import Cell, Options, Outcome, Study
 
 VERSIONS = ("torch", "transformers", "accelerate", "numpy", "scikit-learn")
 
@@ -96,7 +96,7 @@ def study(
     Every cell is a run of the workspace, so that a study that was stopped goes on, and the
     dashboard shows it. Results are written as they come.
     """
-    from puma_engine.study import STUDIES, Options, get_study
+    from puma_engine.studies import STUDIES, Options, get_study
 
     if name is None:
         session().table([{"study": one.name, "about": one.about} for one in STUDIES.values()])
@@ -120,7 +120,7 @@ def study(
 
 def usual_processes(quick: bool, device: str | None) -> int:
     """Return two for a quick study on two CPU cores: its trainings fill one; on a GPU they take turns."""
-    from puma_engine.training import resolve_device
+    from puma_engine.training.loop import resolve_device
 
     return 2 if quick and (os.cpu_count() or 1) > 1 and resolve_device(device) == "cpu" else 1
 
@@ -129,7 +129,7 @@ def _chosen(wanted: Study, report: Path | None) -> dict[str, Any]:
     """Settings by the choice that they were the outcome of."""
     if report is None:
         return {}
-    from puma_engine.study import load_report
+    from puma_engine.studies import load_report
 
     remedy = f"give the NAME.json that `puma study {wanted.name}` wrote"
     known = load_report(report, remedy)
@@ -143,9 +143,9 @@ def _chosen(wanted: Study, report: Path | None) -> dict[str, Any]:
 def _run(
     wanted: Study, options: Options, out: Path, how: dict[str, Any], lent: dict[str, Any]
 ) -> None:
-    from puma_engine.cli.progress import watched
-    from puma_engine.study import keep_report, lend, run_cells
-    from puma_engine.tensors import write_json
+    from puma_engine.cli.progress_bars import watched
+    from puma_engine.files import write_json
+    from puma_engine.studies import keep_report, lend, run_cells
 
     ws = session().open(create=True)
     how["processes"] = how["processes"] or usual_processes(options.quick, how["device"])
@@ -181,7 +181,7 @@ def _report(
     whole: bool,
 ) -> dict[str, Any]:
     """What is known so far; the differences, which take long, only of the whole."""
-    from puma_engine.study import collect
+    from puma_engine.studies import collect
 
     return {
         "study": wanted.name,
@@ -197,8 +197,8 @@ def _report(
 
 
 def _render(wanted: Study, out: Path) -> None:
-    from puma_engine.study import load_report
-    from puma_engine.study.render import write
+    from puma_engine.studies import load_report
+    from puma_engine.studies.render import write
 
     file = out / f"{wanted.name}.json"
     files = write(load_report(file, f"run `puma study {wanted.name} --out {out}` first"), out)

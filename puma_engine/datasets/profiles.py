@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from puma_engine.datasets.base import Dataset
+from puma_engine.datasets.dataset import Dataset
 
 
 def user_profiles(ds: Dataset) -> pd.DataFrame:

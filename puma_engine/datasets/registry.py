@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from puma_engine.datasets.base import Dataset, TaskName
-from puma_engine.datasets.location import data_root
-from puma_engine.datasets.originals import OriginalSettings, settings_from
+from puma_engine.datasets.dataset import Dataset, TaskName
+from puma_engine.datasets.importers.source_settings import OriginalSettings, settings_from
 from puma_engine.datasets.population import EVERYONE, Population
-from puma_engine.datasets.streams import Watch
+from puma_engine.datasets.reading.blocks import Watch
+from puma_engine.datasets.shipped_location import data_root
 from puma_engine.errors import ConfigError, DataError
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from puma_engine.datasets.base import Dataset, validate
-from puma_engine.datasets.files import read_parquet
+from puma_engine.datasets.dataset import Dataset, validate
+from puma_engine.datasets.reading.columns import read_parquet
 from puma_engine.errors import DataError, StoreError
 
 FORMAT = 1

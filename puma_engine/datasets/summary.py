@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from puma_engine.datasets.base import Dataset
+from puma_engine.datasets.dataset import Dataset
 from puma_engine.datasets.splits import SPLITS
 
 

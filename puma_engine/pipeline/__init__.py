@@ -7,25 +7,25 @@ from puma_engine.pipeline.backbones import add_backbone, list_zoo, load_backbone
 from puma_engine.pipeline.calibrating import calibrate
 from puma_engine.pipeline.commands import COMMANDS
 from puma_engine.pipeline.comparing import compare, comparison_users, find_comparison, method_cost
-from puma_engine.pipeline.data import import_dataset, load_dataset
 from puma_engine.pipeline.demo import demo
+from puma_engine.pipeline.evaluated_methods import evaluated_methods, gain_between
 from puma_engine.pipeline.evaluating import evaluate, read_predictions
 from puma_engine.pipeline.exporting import embed_prompts, export_adapter, export_prompts
-from puma_engine.pipeline.foreseeing import foresee
-from puma_engine.pipeline.importing import import_prompts
-from puma_engine.pipeline.judging import judge_comparison
+from puma_engine.pipeline.fitting import fit_prompts
+from puma_engine.pipeline.importing_data import import_dataset, load_dataset
+from puma_engine.pipeline.importing_prompts import import_prompts
 from puma_engine.pipeline.migrating import chain, migrate
 from puma_engine.pipeline.planning import carry_out, costs
 from puma_engine.pipeline.predicting import Prediction, Predictor, predict_title
+from puma_engine.pipeline.predicting_regressions import foresee
 from puma_engine.pipeline.projecting import project
-from puma_engine.pipeline.prompt_rows import PromptRows
-from puma_engine.pipeline.prompts import fit_prompts
+from puma_engine.pipeline.prompt_table_reader import PromptRows
 from puma_engine.pipeline.refining import refine
 from puma_engine.pipeline.reporting import export_table, render_report, write_report
 from puma_engine.pipeline.selecting import select, selected_users
 from puma_engine.pipeline.stage import find
-from puma_engine.pipeline.surveying import evaluated_methods, gain_between
-from puma_engine.pipeline.tables import load_adapter, load_prompts
+from puma_engine.pipeline.stored_prompts import load_adapter, load_prompts
+from puma_engine.pipeline.verdicts import judge_comparison
 
 __all__ = [
     "COMMANDS",

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from puma_engine.config import AdapterConfig, PromptConfig, TrainingConfig
+from puma_engine.defaults import adapter_shape, adapter_training, prompt_training
 from puma_engine.errors import ConfigError
-from puma_engine.machine import Others
 from puma_engine.pipeline.backbones import backbone_run, load_backbone
-from puma_engine.pipeline.data import load_dataset
-from puma_engine.pipeline.progress import CancelCheck, Overall, ProgressCallback
-from puma_engine.pipeline.prompts import device_name, training_outcome
+from puma_engine.pipeline.fitting import device_name, training_outcome
+from puma_engine.pipeline.importing_data import load_dataset
 from puma_engine.pipeline.stage import (
     PROMPT_KINDS,
     Clock,
@@ -30,15 +29,16 @@ from puma_engine.pipeline.stage import (
     slug,
     training_from,
 )
-from puma_engine.pipeline.tables import template_of
-from puma_engine.settings import adapter_shape, adapter_training, prompt_training
+from puma_engine.pipeline.stage_progress import CancelCheck, Overall, ProgressCallback
+from puma_engine.pipeline.stored_prompts import template_of
 from puma_engine.store import Run, Workspace
+from puma_engine.training.device import Others
 
 if TYPE_CHECKING:
     from puma_engine.backbone import FrozenBackbone
     from puma_engine.datasets import Dataset
-    from puma_engine.migration import Migrated
-    from puma_engine.prompts import Fitted
+    from puma_engine.migration.adapter_training import Migrated
+    from puma_engine.prompts.tuning import Fitted
 
 Way = Literal["migration", "retraining"]
 STEPS, EPOCHS, LEAST_ROWS = 20, 2, 2048
@@ -91,7 +91,7 @@ def calibrate(
     """
     if not sources or not targets:
         raise ConfigError("A calibration needs a source and a target; name at least one of each.")
-    from puma_engine.training import resolve_device
+    from puma_engine.training.loop import resolve_device
 
     trials = _trials(ws, sources, targets, training, adapter, retraining)
     overall = Overall([1.0] * len(trials), progress)
@@ -176,8 +176,8 @@ def _train(
     progress: ProgressCallback | None,
     should_cancel: CancelCheck | None,
 ) -> Fitted | Migrated:
-    from puma_engine.migration import train_migration
-    from puma_engine.prompts import PromptTable, fit_prompts
+    from puma_engine.migration.adapter_training import train_migration
+    from puma_engine.prompts.tuning import PromptTable, fit_prompts
 
     told: dict[str, Any] = {"template": trial.template, "training": trial.training}
     told |= {"progress": progress, "should_cancel": should_cancel}

@@ -8,14 +8,14 @@ from typing import Any
 from puma_engine.pipeline.backbones import add_backbone
 from puma_engine.pipeline.calibrating import calibrate
 from puma_engine.pipeline.comparing import compare
-from puma_engine.pipeline.data import import_dataset
 from puma_engine.pipeline.demo import demo
 from puma_engine.pipeline.evaluating import evaluate
-from puma_engine.pipeline.importing import import_prompts
+from puma_engine.pipeline.fitting import fit_prompts
+from puma_engine.pipeline.importing_data import import_dataset
+from puma_engine.pipeline.importing_prompts import import_prompts
 from puma_engine.pipeline.migrating import chain, migrate
 from puma_engine.pipeline.planning import carry_out
 from puma_engine.pipeline.projecting import project
-from puma_engine.pipeline.prompts import fit_prompts
 from puma_engine.pipeline.refining import refine
 from puma_engine.pipeline.selecting import select
 

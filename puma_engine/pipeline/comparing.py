@@ -8,8 +8,8 @@ difference_high (this method minus the reference, paired over users; NaN for the
 reference itself) and n_users. "users" has one row a user: user_id, n (compared rows),
 train_rows, variance (of the train outcomes), and for each evaluation three columns with
 its id: loss_<id>, and against the reference sd_<id> and half_<id>, which
-`puma_engine.user_effects` explains. What is told of all users is worked out once and kept
-beside them: see `puma_engine.pipeline.effects`.
+`puma_engine.evaluation.user_effects` explains. What is told of all users is worked out once and kept
+beside them: see `puma_engine.pipeline.user_impact`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from puma_engine import metrics
-from puma_engine.baselines import BASELINES
 from puma_engine.errors import ConfigError, DataError, NotFoundError
-from puma_engine.pipeline.effects import keep_effects
+from puma_engine.evaluation import metrics
+from puma_engine.evaluation.baselines import BASELINES
+from puma_engine.evaluation.user_effects import per_user_losses, row_losses
 from puma_engine.pipeline.evaluating import (
     DRAWS,
     evaluate,
@@ -32,10 +32,15 @@ from puma_engine.pipeline.evaluating import (
     method_label,
     read_predictions,
 )
-from puma_engine.pipeline.progress import CancelCheck, ProgressCallback, announce, check_cancel
 from puma_engine.pipeline.stage import Clock, Outcome, Reference, find, run_stage
+from puma_engine.pipeline.stage_progress import (
+    CancelCheck,
+    ProgressCallback,
+    announce,
+    check_cancel,
+)
+from puma_engine.pipeline.user_impact import keep_effects
 from puma_engine.store import Run, Workspace
-from puma_engine.user_effects import per_user_losses, row_losses
 
 KEYS = ["user_id", "item_id"]
 # The steps that a migration itself costs; the source prompts are what a customer has.

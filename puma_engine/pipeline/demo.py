@@ -8,20 +8,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from puma_engine.baselines import BASELINES
 from puma_engine.config import AdapterConfig, TrainingConfig
 from puma_engine.datasets import data_root
+from puma_engine.defaults import PAPER_STRATEGY
 from puma_engine.errors import DataError, StoreError
-from puma_engine.imports import read_prompts
+from puma_engine.evaluation.baselines import BASELINES
+from puma_engine.exchange.prompt_files import read_prompts
 from puma_engine.pipeline.backbones import backbone_run
 from puma_engine.pipeline.comparing import compare
-from puma_engine.pipeline.data import import_dataset
 from puma_engine.pipeline.evaluating import evaluate
-from puma_engine.pipeline.importing import import_prompts
+from puma_engine.pipeline.fitting import fit_prompts
+from puma_engine.pipeline.importing_data import import_dataset
+from puma_engine.pipeline.importing_prompts import import_prompts
 from puma_engine.pipeline.migrating import migrate
-from puma_engine.pipeline.progress import CancelCheck, Overall, ProgressCallback, check_cancel
-from puma_engine.pipeline.prompts import fit_prompts
-from puma_engine.settings import PAPER_STRATEGY
+from puma_engine.pipeline.stage_progress import CancelCheck, Overall, ProgressCallback, check_cancel
 from puma_engine.store import Run, Workspace
 
 DATASET, SOURCE, TARGET = "goodbooks", "llama-small", "llama-medium"

@@ -10,13 +10,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from puma_engine import metrics
-from puma_engine.baselines import BASELINES
 from puma_engine.datasets import Dataset
 from puma_engine.errors import ConfigError, NotFoundError
+from puma_engine.evaluation import metrics
+from puma_engine.evaluation.baselines import BASELINES
 from puma_engine.pipeline.backbones import load_backbone
-from puma_engine.pipeline.data import load_dataset
-from puma_engine.pipeline.progress import CancelCheck, ProgressCallback, announce, check_cancel
+from puma_engine.pipeline.importing_data import load_dataset
 from puma_engine.pipeline.stage import (
     PROMPT_KINDS,
     Clock,
@@ -26,7 +25,13 @@ from puma_engine.pipeline.stage import (
     run_stage,
     slug,
 )
-from puma_engine.pipeline.tables import load_prompts, template_of
+from puma_engine.pipeline.stage_progress import (
+    CancelCheck,
+    ProgressCallback,
+    announce,
+    check_cancel,
+)
+from puma_engine.pipeline.stored_prompts import load_prompts, template_of
 from puma_engine.store import Run, Workspace
 
 PREDICTIONS = "predictions"
@@ -94,15 +99,15 @@ def _predict(
     clock: Clock,
 ) -> tuple[np.ndarray, str]:
     """Predictions of a prompt table, and the device that made them."""
-    from puma_engine import evaluation
-    from puma_engine.pipeline.prompts import device_name
+    from puma_engine.evaluation import prediction
+    from puma_engine.pipeline.fitting import device_name
 
     backbone = load_backbone(
         ws, run.inputs["backbone"], device=device, precision=config["precision"]
     )
     table = load_prompts(ws, run)
     clock.restart()
-    predicted = evaluation.predict(
+    predicted = prediction.predict(
         backbone, table, interactions, config["split"], template=config["template"]
     )
     return predicted, device_name(str(backbone.device))

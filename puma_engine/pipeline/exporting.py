@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from puma_engine.errors import ConfigError, DataError, StoreError
-from puma_engine.imports.table import with_head
+from puma_engine.exchange.prompt_file import with_head
+from puma_engine.files import atomic_write, save_tensors
 from puma_engine.pipeline.backbones import load_backbone
-from puma_engine.pipeline.cards import card_of
-from puma_engine.pipeline.data import load_dataset
+from puma_engine.pipeline.card_facts import card_of
+from puma_engine.pipeline.importing_data import load_dataset
 from puma_engine.pipeline.stage import PROMPT_KINDS, Reference, find
-from puma_engine.pipeline.tables import load_adapter, load_prompts, refuse_items
+from puma_engine.pipeline.stored_prompts import load_adapter, load_prompts, refuse_items
 from puma_engine.store import Run, Workspace
-from puma_engine.tensors import atomic_write, save_tensors
 
 if TYPE_CHECKING:
     from puma_engine.backbone import Context
-    from puma_engine.prompts import PromptTable
+    from puma_engine.prompts.tuning import PromptTable
 
 Form = Literal["file", "parquet", "numpy", "packed", "peft"]
 MOST_FOLDERS = 1000
@@ -54,15 +54,15 @@ def export_prompts(
         arrays = {"vectors": table.vectors} | with_head(table.head)
         save_tensors(file, arrays, meta | {"user_ids": table.user_ids.tolist()})
         return file
-    from puma_engine.exports import tables
+    from puma_engine.exchange import prompt_writers
 
     if form in ("parquet", "numpy"):
-        write = tables.write_parquet if form == "parquet" else tables.write_numpy
+        write = prompt_writers.write_parquet if form == "parquet" else prompt_writers.write_numpy
         write(_with_suffix(file, ".parquet" if form == "parquet" else ".npz"), table, meta)
         return file
-    with tables.new_folder(file) as folder:
+    with prompt_writers.new_folder(file) as folder:
         if form == "packed":
-            tables.write_packed(folder, table, meta, shard_users=shard_users)
+            prompt_writers.write_packed(folder, table, meta, shard_users=shard_users)
         else:
             _peft(ws, run, table, meta, folder, device)
         _write_card(folder, card_of(ws, run, licence, kind=f"prompts-{form}"))
@@ -116,7 +116,7 @@ def _peft(
     folder: Path,
     device: str | None,
 ) -> None:
-    from puma_engine.exports.peft import write_peft
+    from puma_engine.exchange.peft_export import write_peft
 
     users = table.user_ids.tolist()
     if len(users) > MOST_FOLDERS:
@@ -160,17 +160,17 @@ def embed_prompts(
         raise ConfigError(f"{len(pairs)} pairs came; a .json file takes one, others one or more.")
     run = find(ws, reference, *PROMPT_KINDS)
     rows = _contexts(ws, run, pairs, texts, histories)
-    from puma_engine.exports import embeds
+    from puma_engine.exchange import prompt_embeddings
 
     table = load_prompts(ws, run)
     table.take([user for user, _ in pairs])
     backbone = load_backbone(ws, run.inputs["backbone"], device=device, precision=precision)
-    found = embeds.embed_prompts(backbone, table, run.config["template"], rows)
+    found = prompt_embeddings.embed_prompts(backbone, table, run.config["template"], rows)
     if file.suffix == ".json":
-        body = json.dumps(next(embeds.requests(found)))
+        body = json.dumps(next(prompt_embeddings.requests(found)))
         atomic_write(file, lambda temporary: _text(temporary, body))
     else:
-        embeds.write_embedded(file, found)
+        prompt_embeddings.write_embedded(file, found)
     return file
 
 
@@ -186,7 +186,7 @@ def _contexts(
     histories: Sequence[Sequence[str]] | None,
 ) -> list[tuple[str, str, Context]]:
     from puma_engine.backbone import Context
-    from puma_engine.templates import get_template
+    from puma_engine.backbone.templates import get_template
 
     items = load_dataset(ws, run.inputs["dataset"]).items
     known = dict(zip(items["item_id"], items["text"], strict=True))
@@ -216,8 +216,8 @@ def export_adapter(
 
     Its config.json tells what it maps from and to; README.md is its model card.
     """
-    from puma_engine.exports.adapters import AdapterFile, write_adapter
-    from puma_engine.exports.tables import new_folder
+    from puma_engine.exchange.adapter_folders import AdapterFile, write_adapter
+    from puma_engine.exchange.prompt_writers import new_folder
 
     run = find(ws, reference, "migration")
     refuse_items(run, "an export of an adapter")

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from puma_engine.config import AdapterConfig, TrainingConfig
+from puma_engine.defaults import adapter_shape, adapter_training, small_adapter_training
 from puma_engine.errors import ConfigError, MigrationError
 from puma_engine.pipeline.backbones import backbone_run, load_backbone
-from puma_engine.pipeline.data import load_dataset
-from puma_engine.pipeline.progress import CancelCheck, Overall, ProgressCallback
-from puma_engine.pipeline.prompts import training_outcome
+from puma_engine.pipeline.fitting import training_outcome
+from puma_engine.pipeline.importing_data import load_dataset
 from puma_engine.pipeline.selecting import select, selected_users
 from puma_engine.pipeline.stage import (
     PROMPT_KINDS,
@@ -28,22 +28,18 @@ from puma_engine.pipeline.stage import (
     slug,
     training_from,
 )
-from puma_engine.pipeline.tables import (
+from puma_engine.pipeline.stage_progress import CancelCheck, Overall, ProgressCallback
+from puma_engine.pipeline.stored_prompts import (
     keep_adapter,
     keep_prompts,
     load_prompts,
     shape_of,
     template_of,
 )
-from puma_engine.settings import (
-    adapter_shape,
-    adapter_training,
-    small_adapter_training,
-)
 from puma_engine.store import Run, Workspace
 
 if TYPE_CHECKING:
-    from puma_engine.migration import Migrated
+    from puma_engine.migration.adapter_training import Migrated
 
 Missing = Literal["mean", "drop"]
 SMALL_SHARE = 0.25
@@ -181,7 +177,7 @@ def _run(
     should_cancel: CancelCheck | None,
 ) -> Run:
     def work(_run_id: str, folder: Path, clock: Clock) -> Outcome:
-        from puma_engine.migration import train_migration
+        from puma_engine.migration.adapter_training import train_migration
 
         frozen = load_backbone(ws, plan.target, device=device, precision=plan.training.precision)
         dataset = load_dataset(ws, plan.data)
@@ -218,7 +214,7 @@ def _run(
 
 
 def _outcome(ws: Workspace, moved: Migrated) -> Outcome:
-    from puma_engine.adapter import GIVEN
+    from puma_engine.migration.adapter import GIVEN
 
     outcome = training_outcome(moved.result, int(moved.table.meta["users_trained"]), moved.flops)
     learned = [value for name, value in moved.adapter_tensors.items() if name not in GIVEN]

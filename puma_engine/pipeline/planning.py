@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from puma_engine import planner
 from puma_engine.config import TrainingConfig
 from puma_engine.errors import ConfigError
+from puma_engine.evaluation import cost_model
+from puma_engine.evaluation.cost_model import Measured, Prediction
 from puma_engine.pipeline.comparing import compare
 from puma_engine.pipeline.evaluating import evaluate
 from puma_engine.pipeline.migrating import chain, migrate
-from puma_engine.pipeline.progress import CancelCheck, Overall, ProgressCallback
 from puma_engine.pipeline.stage import PROMPT_KINDS, Reference, find, slug
-from puma_engine.planner import Measured, Prediction
+from puma_engine.pipeline.stage_progress import CancelCheck, Overall, ProgressCallback
 from puma_engine.store import Run, Workspace
 
 RETRAINED = ("source", "retrained")  # the same computation
@@ -102,7 +102,7 @@ def costs(
     trained = most if budget is None else min(budget, most)
     models = [find(ws, target, "backbone").id for target in targets]
     hops = [
-        planner.predict(
+        cost_model.predict(
             rows * trained,
             adapter.epochs,
             adapter.batch_size,
@@ -111,7 +111,7 @@ def costs(
         )
         for model in models
     ]
-    whole = planner.predict(
+    whole = cost_model.predict(
         rows * users,
         retraining.epochs,
         retraining.batch_size,
@@ -121,7 +121,9 @@ def costs(
     moved = _sum(hops)
     even = None
     if whole and moved:
-        even = planner.break_even(whole.seconds, users, moved.seconds, all_train=trained == users)
+        even = cost_model.break_even(
+            whole.seconds, users, moved.seconds, all_train=trained == users
+        )
     return Costs(whole, moved, even, users, trained)
 
 

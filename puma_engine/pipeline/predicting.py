@@ -11,9 +11,9 @@ import numpy as np
 
 from puma_engine.errors import DataError
 from puma_engine.pipeline.backbones import load_backbone
-from puma_engine.pipeline.prompt_rows import PromptRows
+from puma_engine.pipeline.prompt_table_reader import PromptRows
 from puma_engine.pipeline.stage import Reference
-from puma_engine.pipeline.tables import load_items
+from puma_engine.pipeline.stored_prompts import load_items
 from puma_engine.store import Workspace
 
 if TYPE_CHECKING:
@@ -76,8 +76,8 @@ class Predictor:
     """The prompts of one run with their backbone and head, loaded to answer many questions."""
 
     def __init__(self, ws: Workspace, prompts: Reference, *, device: str | None = None) -> None:
-        from puma_engine.tasks import get_task
-        from puma_engine.templates import get_template
+        from puma_engine.backbone.tasks import get_task
+        from puma_engine.backbone.templates import get_template
 
         self.prompts = PromptRows(ws, prompts)
         self.run = self.prompts.run
@@ -136,8 +136,8 @@ class Predictor:
         import torch
 
         from puma_engine.backbone import Context, Reader
+        from puma_engine.backbone.templates import Slot
         from puma_engine.backbone.tokens import clean_text, encode_text
-        from puma_engine.templates import Slot
 
         context = Context(title, history)
         with torch.no_grad():

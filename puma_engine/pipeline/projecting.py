@@ -4,7 +4,7 @@ A projection run keeps the table "map" with one row a user: user_id, cluster, va
 the train outcomes), source_x, source_y, migrated_x, migrated_y; and the tensor "space", the
 principal components [users, k] of the source prompts, keyed by user id. Where there are more
 users than are drawn, the table "places" has the same columns for every user, by user id: those
-who are not drawn are put onto the maps by `puma_engine.projection.Placing`.
+who are not drawn are put onto the maps by `puma_engine.maps.projection.Placing`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from puma_engine import projection
 from puma_engine.errors import ConfigError
-from puma_engine.pipeline.data import load_dataset
-from puma_engine.pipeline.progress import CancelCheck, ProgressCallback, announce, check_cancel
+from puma_engine.maps import projection
+from puma_engine.pipeline.importing_data import load_dataset
 from puma_engine.pipeline.stage import (
     PROMPT_KINDS,
     Clock,
@@ -29,11 +28,17 @@ from puma_engine.pipeline.stage import (
     run_stage,
     slug,
 )
-from puma_engine.pipeline.tables import load_prompts
+from puma_engine.pipeline.stage_progress import (
+    CancelCheck,
+    ProgressCallback,
+    announce,
+    check_cancel,
+)
+from puma_engine.pipeline.stored_prompts import load_prompts
 from puma_engine.store import Run, Workspace
 
 if TYPE_CHECKING:
-    from puma_engine.prompts import PromptTable
+    from puma_engine.prompts.tuning import PromptTable
 
 MAP, SPACE, PLACES = "map", "space", "places"
 MOST_USERS = 50_000
@@ -102,7 +107,7 @@ class _Everybody:
 
 
 def _read(ws: Workspace, first: Run, second: Run) -> _Everybody:
-    from puma_engine.evaluation import user_variances
+    from puma_engine.evaluation.prediction import user_variances
 
     dataset = load_dataset(ws, first.inputs["dataset"])
     tables = (load_prompts(ws, first), load_prompts(ws, second))

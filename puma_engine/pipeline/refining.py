@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from puma_engine.config import PromptConfig, TrainingConfig
+from puma_engine.defaults import refining
 from puma_engine.errors import ConfigError
 from puma_engine.pipeline.backbones import load_backbone
-from puma_engine.pipeline.data import load_dataset, task_of
-from puma_engine.pipeline.foreseeing import foresee
-from puma_engine.pipeline.progress import CancelCheck, ProgressCallback
-from puma_engine.pipeline.prompts import fitted_outcome
+from puma_engine.pipeline.fitting import fitted_outcome
+from puma_engine.pipeline.importing_data import load_dataset, task_of
+from puma_engine.pipeline.predicting_regressions import foresee
 from puma_engine.pipeline.selecting import selected_users
 from puma_engine.pipeline.stage import (
     Clock,
@@ -23,8 +23,8 @@ from puma_engine.pipeline.stage import (
     slug,
     training_from,
 )
-from puma_engine.pipeline.tables import load_prompts
-from puma_engine.settings import refining
+from puma_engine.pipeline.stage_progress import CancelCheck, ProgressCallback
+from puma_engine.pipeline.stored_prompts import load_prompts
 from puma_engine.store import Run, Workspace
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def refine(
     inputs = _inputs(moved, chosen)
 
     def work(_run_id: str, folder: Path, clock: Clock) -> Outcome:
-        from puma_engine.prompts import refine_prompts
+        from puma_engine.prompts.tuning import refine_prompts
 
         frozen = load_backbone(ws, inputs["backbone"], device=device, precision=settings.precision)
         interactions, table = load_dataset(ws, inputs["dataset"]), load_prompts(ws, moved)

@@ -8,27 +8,27 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from puma_engine.defaults import MARGIN
 from puma_engine.errors import ConfigError, DataError, NotFoundError, StoreError
+from puma_engine.evaluation.user_effects import UserEffects, by_group, quantile_groups
+from puma_engine.evaluation.verdict import Verdict, judge
+from puma_engine.files import atomic_write
 from puma_engine.pipeline.comparing import comparison_users
-from puma_engine.pipeline.effects import effects_between
-from puma_engine.pipeline.judging import question_of
 from puma_engine.pipeline.stage import Reference, find
-from puma_engine.settings import MARGIN
+from puma_engine.pipeline.user_impact import effects_between
+from puma_engine.pipeline.verdicts import question_of
 from puma_engine.store import Run, Workspace
-from puma_engine.tensors import atomic_write
-from puma_engine.user_effects import UserEffects, by_group, quantile_groups
-from puma_engine.verdict import Verdict, judge
 
 if TYPE_CHECKING:
-    from puma_engine.exports.report import Report
+    from puma_engine.report.html_report import Report
 
 SCORES = ("metrics", "user_metrics")
 FORMATS = (".csv", ".parquet")
 
 
 def render_report(ws: Workspace, comparison: Reference, *, margin: float = MARGIN) -> str:
-    """Return a comparison as one self-contained HTML page (see puma_engine.exports.report)."""
-    from puma_engine.exports.report import render
+    """Return a comparison as one self-contained HTML page (see puma_engine.report.html_report)."""
+    from puma_engine.report.html_report import render
 
     return render(_gather(ws, find(ws, comparison, "comparison"), margin))
 
@@ -90,8 +90,8 @@ def _write(file: Path, writer: Any) -> None:
 
 
 def _gather(ws: Workspace, run: Run, margin: float) -> Report:
-    from puma_engine.exports.kinds import rank
-    from puma_engine.exports.report import Report
+    from puma_engine.report.html_report import Report
+    from puma_engine.report.theme import rank
 
     question = question_of(ws, run, margin=margin)
     verdict = judge(question)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from puma_engine.defaults import DEFAULT_STRATEGIES
 from puma_engine.errors import ConfigError, SelectionError
 from puma_engine.pipeline.backbones import load_backbone
-from puma_engine.pipeline.data import load_dataset, task_of
-from puma_engine.pipeline.progress import CancelCheck, ProgressCallback, announce
+from puma_engine.pipeline.importing_data import load_dataset, task_of
 from puma_engine.pipeline.stage import (
     PROMPT_KINDS,
     Clock,
@@ -22,8 +22,8 @@ from puma_engine.pipeline.stage import (
     run_stage,
     slug,
 )
-from puma_engine.pipeline.tables import load_prompts
-from puma_engine.settings import DEFAULT_STRATEGIES
+from puma_engine.pipeline.stage_progress import CancelCheck, ProgressCallback, announce
+from puma_engine.pipeline.stored_prompts import load_prompts
 from puma_engine.store import Run, Workspace
 
 if TYPE_CHECKING:
@@ -132,8 +132,8 @@ def _signals(
     import sklearn.cluster
     import sklearn.decomposition  # noqa: F401
 
-    from puma_engine import evaluation
-    from puma_engine.pipeline.prompts import device_name
+    from puma_engine.evaluation import prediction
+    from puma_engine.pipeline.fitting import device_name
     from puma_engine.selection import Signals
 
     dataset = load_dataset(ws, source.inputs["dataset"])
@@ -147,11 +147,11 @@ def _signals(
         used = device_name(str(backbone.device))
         clock.restart()
         if "loss" in needed:
-            loss = evaluation.user_losses(
+            loss = prediction.user_losses(
                 backbone, table, dataset, template=source.config["template"]
             )
         if "activations" in needed:
-            activations = evaluation.ffn_activations(backbone, table)
+            activations = prediction.ffn_activations(backbone, table)
     users = np.intersect1d(table.user_ids, dataset.users)
     for other in others:
         users = np.intersect1d(users, load_prompts(ws, other).user_ids)
@@ -163,7 +163,7 @@ def _signals(
     signals = Signals(
         user_ids=users,
         embedding=table.vectors[rows].reshape(len(rows), -1),
-        variance=evaluation.user_variances(table, dataset)[rows],
+        variance=prediction.user_variances(table, dataset)[rows],
         loss=None if loss is None else loss[rows],
         activations=None if activations is None else activations[rows],
         activity=train_rows(dataset, users),

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from puma_engine import ranks
 from puma_engine.config import AdapterConfig, TrainingConfig
 from puma_engine.errors import Cancelled, ConfigError, NotFoundError, PumaError, StoreError
 from puma_engine.store import Run, Workspace
+from puma_engine.training import distributed
 
 LONGEST_NAME = 150
 PROMPT_KINDS = ("prompts", "migration")
@@ -72,12 +72,12 @@ def run_stage(
     def begin() -> Run:
         return ws.begin(kind, name=name, config=config, inputs=inputs, seed=seed)
 
-    if ranks.count() == 1:
+    if distributed.count() == 1:
         run = begin()
         return run if run.status == "finished" else _do(ws, run, work)
     # Nobody may look for the run before all have come this far.
-    ranks.tell("ready")
-    return (_lead if ranks.is_first() else _follow)(ws, begin, work, together)
+    distributed.tell("ready")
+    return (_lead if distributed.is_first() else _follow)(ws, begin, work, together)
 
 
 def _lead(ws: Workspace, begin: Callable[[], Run], work: Work, together: bool) -> Run:
@@ -86,27 +86,27 @@ def _lead(ws: Workspace, begin: Callable[[], Run], work: Work, together: bool) -
         run = begin()
         if run.status != "finished":
             if together:
-                ranks.tell({"work": run.id})
+                distributed.tell({"work": run.id})
             run = _do(ws, run, work)
     except PumaError as error:
-        ranks.tell({"error": str(error), "cancelled": isinstance(error, Cancelled)})
+        distributed.tell({"error": str(error), "cancelled": isinstance(error, Cancelled)})
         raise
-    ranks.tell({"done": run.id})
+    distributed.tell({"done": run.id})
     return run
 
 
 def _follow(ws: Workspace, _begin: Callable[[], Run], work: Work, _together: bool) -> Run:
     """Take part in what the first process does, and write nothing."""
-    said = ranks.tell(None)
+    said = distributed.tell(None)
     if "work" in said:
         folder = ws.work(said["work"])
         try:
             work(said["work"], folder, Clock(folder))
         except PumaError:
             # The same happened to the first process, which says what becomes of it.
-            ranks.tell(None)
+            distributed.tell(None)
             raise
-        said = ranks.tell(None)
+        said = distributed.tell(None)
     if "error" in said:
         raise (Cancelled if said["cancelled"] else StoreError)(said["error"])
     return ws.run(said["done"])

@@ -8,9 +8,9 @@ from typing import Any, Literal
 import numpy as np
 
 from puma_engine.errors import SelectionError
-from puma_engine.selection import draws
-from puma_engine.selection.grouping import clusters as cluster
-from puma_engine.selection.grouping import strata
+from puma_engine.selection import sampling
+from puma_engine.selection.clustering import clusters as cluster
+from puma_engine.selection.clustering import strata
 from puma_engine.selection.quotas import bell, shares, with_minimum
 from puma_engine.selection.signals import Signals, unit
 from puma_engine.selection.space import reduced
@@ -232,11 +232,11 @@ def _draw_of(
     """Which of some members are drawn, as positions among them."""
     draw, space, activity = groups.plan.draw, groups.space, groups.activity
     if space is not None and draw == "farthest":
-        return draws.farthest(space[members], count)
+        return sampling.farthest(space[members], count)
     if space is not None and draw == "facility":
-        return draws.facilities(space[members], count, generator)
+        return sampling.facilities(space[members], count, generator)
     if activity is not None and draw == "active":
-        return draws.weighted(activity[members], count, generator)
+        return sampling.weighted(activity[members], count, generator)
     if activity is not None and draw == "most-active":
-        return draws.largest(activity[members], count, generator)
+        return sampling.largest(activity[members], count, generator)
     return generator.choice(len(members), count, replace=False)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from puma_engine.errors import MigrationError
-from puma_engine.exports.adapters import AdapterFile, read_adapter
-from puma_engine.migration import apply_adapter
-from puma_engine.training import resolve_device
+from puma_engine.exchange.adapter_folders import AdapterFile, read_adapter
+from puma_engine.migration.adapter_training import apply_adapter
+from puma_engine.training.loop import resolve_device
 
 if TYPE_CHECKING:
     from puma_engine.store import Workspace

@@ -12,15 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from puma_engine.errors import NotFoundError, StoreError
+from puma_engine.files import TensorFile, atomic_write, load_tensors, save_tensors, sha256_file
 from puma_engine.store.records import checked_file_name, now, plain
 from puma_engine.store.runs import Runs
-from puma_engine.tensors import (
-    TensorFile,
-    atomic_write,
-    load_tensors,
-    save_tensors,
-    sha256_file,
-)
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -138,7 +138,7 @@ def checked_member(value: str, allowed: tuple[str, ...], what: str) -> str:
 @functools.cache
 def versions() -> dict[str, str]:
     """Return the versions of Python, this package and those that decide results."""
-    from puma_engine import __version__
+    from puma_engine.version import __version__
 
     found = {"python": platform.python_version(), "puma_engine": __version__}
     for package in PACKAGES:

@@ -1,0 +1,149 @@
+"""Progress bars with an ETA, and a first Ctrl-C that stops at a checkpoint."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from puma_engine.training import distributed
+
+Watch = tuple[Callable[[Any], None], Callable[[], bool]]
+LINE_SECONDS = 15.0
+QUIET_SECONDS = 2.0
+
+
+@contextmanager
+def watched(title: str, *, quiet: bool = False) -> Iterator[Watch]:
+    """Give a progress callback and a cancel check for one piece of work.
+
+    A terminal gets bars on standard error, anything else a line now and then; quiet gets
+    nothing. The first Ctrl-C asks the work to stop at its next checkpoint.
+    """
+    with _interruptible() as should_cancel:
+        if quiet or not distributed.is_first():
+            yield (lambda _report: None), should_cancel
+        elif sys.stderr.isatty():
+            with _bars(title) as show:
+                yield show, should_cancel
+        else:
+            yield _Lines(title), should_cancel
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+
+    def ask(_number: int, _frame: Any) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+        print("\nStopping at a checkpoint; press Ctrl-C again to stop at once.", file=sys.stderr)
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _bars(title: str) -> Iterator[Callable[[Any], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        whole = bars.add_task(title, total=None, note="")
+        part: int | None = None
+
+        def show(report: Any) -> None:
+            nonlocal part
+            overall = getattr(report, "overall", None)
+            if overall is None:
+                _update(bars, whole, report)
+                return
+            bars.update(whole, total=1.0, completed=overall, note=left(report.overall_eta))
+            if part is None:
+                part = bars.add_task(report.stage, total=None, note="")
+            _update(bars, part, report)
+
+        yield show
+
+
+def _update(bars: Any, task: int, report: Any) -> None:
+    bars.update(
+        task,
+        description=report.stage,
+        total=report.total or None,
+        completed=report.step,
+        note=note(report),
+    )
+
+
+def note(report: Any) -> str:
+    """Return what a bar says besides its length."""
+    parts = []
+    if report.loss is not None:
+        parts.append(f"loss {report.loss:.4f}")
+    if report.validation is not None:
+        parts.append(f"validation {report.validation:.4f}")
+    if report.examples_per_second:
+        parts.append(f"{report.examples_per_second:,.0f} examples/s")
+    if report.eta_seconds is not None:
+        parts.append(left(report.eta_seconds))
+    return ", ".join(parts)
+
+
+def left(seconds: float | None) -> str:
+    """Return a remaining time as people say it."""
+    if seconds is None:
+        return ""
+    whole = max(0, round(seconds))
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    clock = f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    return f"{clock} left"
+
+
+class _Lines:
+    """Progress for logs: a line when a stage begins, and now and then while it runs.
+
+    Work that is done at once prints nothing.
+    """
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self.stage: str | None = None
+        self.printed = 0.0
+        self.started = time.monotonic()
+
+    def __call__(self, report: Any) -> None:
+        now = time.monotonic()
+        if now - self.started < QUIET_SECONDS:
+            return
+        if report.stage == self.stage and now - self.printed < LINE_SECONDS:
+            return
+        self.stage, self.printed = report.stage, now
+        overall = getattr(report, "overall", None)
+        parts = [
+            report.stage,
+            f"{report.step}/{report.total}" if report.total else "",
+            note(report),
+        ]
+        if overall is not None:
+            parts.insert(0, f"{overall:.0%} ({left(report.overall_eta)})")
+        print(f"{self.title}: " + ", ".join(part for part in parts if part), file=sys.stderr)

@@ -1,0 +1,139 @@
+"""puma serve-adapter, select-stream and migrate-stream: adapters at work, also in bulk."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from puma_engine.cli.config_options import Device
+from puma_engine.cli.migration import Clusters, Groups, MinCluster, Seed
+from puma_engine.cli.session import session
+from puma_engine.defaults import PAPER_STRATEGY
+from puma_engine.errors import ConfigError, StoreError
+
+if TYPE_CHECKING:
+    from puma_engine.serving.mapper import Mapper
+
+TOKEN = "PUMA_SERVE_TOKEN"
+SHORTEST_TOKEN = 16
+LOCAL = ("127.0.0.1", "::1", "localhost")
+AdapterHelp = "Folder, migration run, or owner/name of the hub."
+Revision = Annotated[
+    str | None, typer.Option("--revision", help="Branch, tag or commit of a hub id.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module to the tree."""
+    app.command("serve-adapter")(serve_adapter)
+    app.command("select-stream")(select_stream)
+    app.command("migrate-stream")(migrate_stream)
+
+
+def serve_adapter(
+    adapter: Annotated[str, typer.Argument(help=AdapterHelp)],
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port.")] = 8600,
+    max_users: Annotated[int, typer.Option("--max-users", min=1, help="Users a request.")] = 4096,
+    max_bytes: Annotated[
+        int, typer.Option("--max-bytes", min=1024, help="Bytes of a request's body.")
+    ] = 64 << 20,
+    max_waiting: Annotated[
+        int, typer.Option("--max-waiting", min=1, help="Requests at once; further ones get 503.")
+    ] = 16,
+    revision: Revision = None,
+    device: Device = None,
+) -> None:
+    """Migrate prompts on demand over HTTP; PUMA_SERVE_TOKEN in the environment asks for a token."""
+    token = os.environ.get(TOKEN)
+    if token is not None and len(token) < SHORTEST_TOKEN:
+        raise ConfigError(f"{TOKEN} must have {SHORTEST_TOKEN} characters or more.")
+    if host not in LOCAL and token is None:
+        raise ConfigError(f"To listen on {host}, set {TOKEN} to a token that clients must send.")
+    import uvicorn
+
+    from puma_engine.serving.http import Limits, build_app
+
+    limits = Limits(max_users, max_bytes, max_waiting)
+    app = build_app(_mapper(adapter, revision, device), token=token, limits=limits)
+    uvicorn.run(app, host=host, port=port, log_level="warning")
+
+
+def select_stream(
+    source: Annotated[Path, typer.Argument(help="Folder of .safetensors shards with user ids.")],
+    target: Annotated[Path, typer.Argument(help="Folder to write the chosen users' prompts to.")],
+    budget: Annotated[int, typer.Option("--budget", min=1, help="Users to choose.")],
+    strategy: Annotated[
+        str,
+        typer.Option("--strategy", help="A strategy of puma select that reads no activations."),
+    ] = PAPER_STRATEGY,
+    signals: Annotated[
+        Path | None,
+        typer.Option("--signals", help="Parquet file: user_id, and variance, loss or activity."),
+    ] = None,
+    seed: Seed = 0,
+    clusters: Clusters = 15,
+    groups: Groups = 5,
+    min_cluster: MinCluster = 50,
+) -> None:
+    """Choose users from sharded prompts, block by block; write the chosen as a packed table."""
+    from puma_engine.serving.bulk_selection import select_stream as stream
+
+    found = stream(
+        source,
+        target,
+        budget=budget,
+        strategy=strategy,
+        signals=signals,
+        seed=seed,
+        clusters=clusters,
+        groups=groups,
+        min_cluster=min_cluster,
+    )
+    session().show(found | {"folder": str(target)})
+
+
+def migrate_stream(
+    source: Annotated[Path, typer.Argument(help="Folder of .safetensors shards with vectors.")],
+    target: Annotated[Path, typer.Argument(help="Folder to write; run again to resume.")],
+    adapter: Annotated[str, typer.Option("--adapter", help=AdapterHelp)],
+    chunk_rows: Annotated[
+        int, typer.Option("--chunk-rows", min=1, help="Prompts in memory at once.")
+    ] = 4096,
+    revision: Revision = None,
+    device: Device = None,
+) -> None:
+    """Migrate sharded prompts in bulk, in constant memory; a killed run goes on shard by shard."""
+    from puma_engine.cli.progress_bars import watched
+    from puma_engine.pipeline.stage_progress import StageProgress
+    from puma_engine.serving.bulk_mapping import migrate_stream as stream
+
+    mapper = _mapper(adapter, revision, device)
+    with watched(f"migrating {source.name}", quiet=session().as_json) as (progress, should_cancel):
+
+        def report(name: str, number: int, total: int) -> None:
+            if progress is not None:
+                progress(StageProgress(name, step=number, total=total))
+
+        found = stream(
+            mapper,
+            source,
+            target,
+            chunk_rows=chunk_rows,
+            report=report,
+            should_cancel=should_cancel,
+        )
+    session().show(found | {"folder": str(target)})
+
+
+def _mapper(spec: str, revision: str | None, device: str | None) -> Mapper:
+    from puma_engine.serving.mapper import Mapper, adapter_of
+
+    try:
+        ws = session().open()
+    except StoreError:
+        ws = None
+    return Mapper(adapter_of(ws, spec, revision), device)

@@ -1,0 +1,155 @@
+"""The canonical data set: who met which item, with what outcome, in which split."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from puma_engine.datasets.seeded_draws import mix, text_keys
+from puma_engine.datasets.splits import SPLITS
+from puma_engine.errors import DataError
+
+TaskName = Literal["rating", "click"]
+TASKS: tuple[TaskName, ...] = ("rating", "click")
+INTERACTION_COLUMNS = ("user_id", "item_id", "outcome", "split")
+OPTIONAL_COLUMNS = ("time", "history")
+ITEM_COLUMNS = ("item_id", "text")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """Interactions of one task and the texts of their items.
+
+    interactions: user_id str, item_id str, outcome float32 (a rating in [1, 5], or a click
+    0 or 1), split ("train", "validation" or "test"), and where known time (int64, Unix
+    seconds) and history (list of item ids). At most one row a user and item.
+    items: item_id str, text str; exactly the items that occur in rows or histories.
+    report: what was read, kept and dropped and why; plain JSON values.
+    """
+
+    name: str
+    task: TaskName
+    interactions: pd.DataFrame
+    items: pd.DataFrame
+    report: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise DataError(f"There is no task {self.task!r}; choose {' or '.join(TASKS)}.")
+        _need(self.interactions, INTERACTION_COLUMNS, "interactions")
+        _need(self.items, ITEM_COLUMNS, "items")
+        if not len(self.interactions):
+            raise DataError(f"The data set {self.name!r} has no interactions.")
+
+    @cached_property
+    def users(self) -> np.ndarray:
+        """Sorted unique user ids, [n] of str."""
+        return np.sort(self.interactions["user_id"].unique().astype(object)).astype(str)
+
+    @cached_property
+    def user_rows(self) -> np.ndarray:
+        """For each interaction the number of its user in `users`, [rows] int64."""
+        codes, found = pd.factorize(self.interactions["user_id"])
+        return np.searchsorted(self.users, np.asarray(found, dtype=str))[codes]
+
+    @cached_property
+    def item_rows(self) -> np.ndarray:
+        """For each interaction the row of its item in `items`, [rows] int64."""
+        codes, found = pd.factorize(self.interactions["item_id"])
+        return pd.Index(self.items["item_id"]).get_indexer(found)[codes]
+
+    def rows(self, split: str) -> pd.DataFrame:
+        """Return the interactions of one split, numbered from 0, in the stored order."""
+        if split not in SPLITS:
+            raise DataError(f"There is no split {split!r}; choose one of {', '.join(SPLITS)}.")
+        chosen = self.interactions["split"] == split
+        return self.interactions[chosen].reset_index(drop=True)
+
+    def for_users(self, ids: Sequence[str] | np.ndarray) -> Dataset:
+        """Return the data set of these users alone. Unknown ids raise DataError."""
+        wanted = np.unique(np.asarray(ids).astype(str))
+        unknown = wanted[~np.isin(wanted, self.users)]
+        if len(unknown):
+            raise DataError(
+                f"{len(unknown)} of {len(wanted)} users are not in the data set {self.name!r} "
+                f"(first: {str(unknown[0])!r}); ask only for users that it holds."
+            )
+        chosen = np.isin(self.users, wanted)[self.user_rows]
+        kept = self.interactions[chosen].reset_index(drop=True)
+        occurs = np.zeros(len(self.items), dtype=bool)
+        occurs[self.item_rows[chosen]] = True
+        if "history" in kept:
+            occurs |= self.items["item_id"].isin(occurring(kept)).to_numpy()
+        items = self.items[occurs].reset_index(drop=True)
+        report = {**self.report, "chosen_users": len(wanted)}
+        return Dataset(self.name, self.task, kept, items, report)
+
+    @cached_property
+    def content_hash(self) -> str:
+        """16 hexadecimal digits of the task, rows and texts; row order and name do not count."""
+        frame = self.interactions
+        keys = mix(
+            _column_keys(frame["user_id"]),
+            _column_keys(frame["item_id"]),
+            frame["outcome"].to_numpy(np.float32).view(np.uint32).astype(np.uint64),
+            _column_keys(frame["split"]),
+        )
+        if "time" in frame:
+            keys = mix(keys, frame["time"].to_numpy(np.int64).view(np.uint64))
+        if "history" in frame:
+            keys = mix(keys, text_keys(["\x1f".join(past) for past in frame["history"]]))
+        ids, texts = _column_keys(self.items["item_id"]), text_keys(self.items["text"].tolist())
+        digest = hashlib.sha256(f"{self.task}:{sorted(frame.columns)}".encode())
+        digest.update(np.sort(keys).tobytes())
+        digest.update(np.sort(mix(ids, texts)).tobytes())
+        return digest.hexdigest()[:16]
+
+
+def occurring(interactions: pd.DataFrame) -> set[str]:
+    """Return the ids of all items in rows or histories."""
+    ids = set(interactions["item_id"].unique())
+    if "history" in interactions:
+        ids.update(item for past in interactions["history"] for item in past)
+    return ids
+
+
+def validate(ds: Dataset) -> None:
+    """Check every promise that Dataset makes about its rows and items. Raises DataError."""
+    frame = ds.interactions
+    outcome = frame["outcome"].to_numpy(np.float64)
+    if ds.task == "rating":
+        allowed = (outcome >= 1) & (outcome <= 5)
+    else:
+        allowed = (outcome == 0) | (outcome == 1)
+    texts = ds.items["text"]
+    checks = {
+        "outcomes out of range": int((~allowed).sum()),
+        "rows in an unknown split": int((~frame["split"].isin(SPLITS)).sum()),
+        "repeated user-item pairs": int(frame.duplicated(["user_id", "item_id"]).sum()),
+        "repeated items": int(ds.items["item_id"].duplicated().sum()),
+        "items without text": int((texts.isna() | (texts == "")).sum()),
+        "items that only rows or only texts have": len(occurring(frame) ^ set(ds.items["item_id"])),
+    }
+    wrong = [f"{count} {what}" for what, count in checks.items() if count]
+    if wrong:
+        raise DataError(f"The data set {ds.name!r} has {', '.join(wrong)}; import it again.")
+
+
+def _column_keys(column: pd.Series) -> np.ndarray:
+    codes, unique = pd.factorize(column)
+    return text_keys(list(unique))[codes]
+
+
+def _need(frame: pd.DataFrame, columns: Sequence[str], what: str) -> None:
+    missing = [column for column in columns if column not in frame.columns]
+    if missing:
+        raise DataError(
+            f"The {what} lack the column {', '.join(missing)}; they have "
+            f"{', '.join(map(str, frame.columns))}."
+        )

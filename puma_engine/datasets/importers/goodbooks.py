@@ -1,0 +1,98 @@
+"""goodbooks-10k: book ratings, and books marked to read as clicks.
+
+Its ratings carry no times, so every hold-out here is a seeded draw, not a forecast.
+The site-wide average rating of a book has seen the test ratings and is never read.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from puma_engine.datasets.dataset import Dataset
+from puma_engine.datasets.importers.clicks import click_dataset
+from puma_engine.datasets.importers.coded import Coded, encode
+from puma_engine.datasets.importers.ratings import Cleaned, clean_ratings, rating_dataset
+from puma_engine.datasets.reading.columns import read_original
+from puma_engine.datasets.reading.text_cleaning import clean_text
+from puma_engine.datasets.registry import Request, Source, register
+
+FAMILY = "goodbooks"
+MIN_RATINGS = 20
+MAX_RATINGS = 45
+MIN_MARKS = 10
+MAX_POSITIVES = 30
+RATING_COLUMNS = ("user_id", "book_id", "rating")
+BOOK_COLUMNS = ("id", "title", "authors")
+MARK_COLUMNS = ("user_id", "book_id")
+
+
+def book_texts(folder: Path) -> dict[str, str]:
+    """Return each book's text by id: its title and first author."""
+    books = read_original(folder, "books", BOOK_COLUMNS)
+    texts = {}
+    for book, title, authors in books.itertuples(index=False):
+        author = clean_text(str(authors or "").split(",")[0])
+        name = clean_text(str(title or ""))
+        texts[str(book)] = f"{name} by {author}" if name and author else name
+    return texts
+
+
+def usable_ratings(folder: Path) -> Cleaned:
+    """Read ratings.parquet and books.parquet: one rating a pair, users with 20 or more."""
+    frame = read_original(folder, "ratings", RATING_COLUMNS)
+    frame = frame.rename(columns={"book_id": "item_id", "rating": "outcome"})
+    frame["outcome"] = pd.to_numeric(frame["outcome"], errors="coerce")
+    valid = frame["outcome"].between(1, 5).to_numpy()
+    return clean_ratings(frame, book_texts(folder), least=MIN_RATINGS, valid=valid)
+
+
+def _read_ratings(source: Source, request: Request) -> Dataset:
+    return rating_dataset(source, request, usable_ratings(request.path), most=MAX_RATINGS)
+
+
+def _read_marks(source: Source, request: Request) -> Dataset:
+    rated = usable_ratings(request.path)
+    frame = read_original(request.path, "to_read", MARK_COLUMNS)
+    item, _ = encode(frame["book_id"], rated.rows.item_ids)
+    user, _ = encode(frame["user_id"], rated.rows.user_ids)
+    eligible = np.isin(user, rated.rows.users_present()) & (item >= 0)
+    marks = Coded(
+        rated.rows.user_ids,
+        rated.rows.item_ids,
+        user[eligible],
+        item[eligible],
+        np.ones(int(eligible.sum()), np.float32),
+    )
+    read = {"rows": len(frame), "users": int(frame["user_id"].nunique()), "items": len(rated.texts)}
+    dropped = {
+        f"of users with fewer than {MIN_RATINGS} ratings, or of unknown books": len(frame)
+        - len(marks)
+    }
+    marked = Cleaned(marks, rated.texts, read, dropped)
+    return click_dataset(source, request, marked, rated.rows, least=MIN_MARKS, most=MAX_POSITIVES)
+
+
+GOODBOOKS = register(
+    Source(
+        name="goodbooks",
+        task="rating",
+        family=FAMILY,
+        about="goodbooks-10k (first release): ratings 1-5 of books, CC BY-SA 4.0, Zygmunt Zajac",
+        read=_read_ratings,
+    )
+)
+GOODBOOKS_TO_READ = register(
+    Source(
+        name="goodbooks-to-read",
+        task="click",
+        family=FAMILY,
+        about=(
+            "goodbooks-10k (first release): books marked to read as clicks, with drawn "
+            "non-clicks, CC BY-SA 4.0, Zygmunt Zajac"
+        ),
+        read=_read_marks,
+    )
+)

@@ -1,0 +1,44 @@
+"""MovieTweetings: film ratings with real times, so hold-out is chronological."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from puma_engine.datasets.dataset import Dataset
+from puma_engine.datasets.importers.ratings import Cleaned, clean_ratings, rating_dataset
+from puma_engine.datasets.reading.columns import read_original
+from puma_engine.datasets.reading.text_cleaning import clean_text
+from puma_engine.datasets.registry import Request, Source, register
+
+MIN_RATINGS = 20
+MAX_RATINGS = 85
+RATING_COLUMNS = ("user_id", "imdb_id", "rating", "timestamp")
+MOVIE_COLUMNS = ("imdb_id", "title")
+
+
+def usable_ratings(folder: Path) -> Cleaned:
+    """Read ratings.parquet and movies.parquet: ratings 1-10 become 1-5 by ceil(r / 2)."""
+    frame = read_original(folder, "ratings", RATING_COLUMNS)
+    movies = read_original(folder, "movies", MOVIE_COLUMNS)
+    texts = {str(movie): clean_text(str(title)) for movie, title in movies.itertuples(index=False)}
+    valid = frame["rating"].between(1, 10).to_numpy()
+    frame = frame.rename(columns={"imdb_id": "item_id", "timestamp": "time"})
+    frame["outcome"] = np.ceil(frame["rating"] / 2)
+    return clean_ratings(frame, texts, least=MIN_RATINGS, valid=valid)
+
+
+def _read_ratings(source: Source, request: Request) -> Dataset:
+    return rating_dataset(source, request, usable_ratings(request.path), most=MAX_RATINGS)
+
+
+MOVIETWEETINGS = register(
+    Source(
+        name="movietweetings",
+        task="rating",
+        family="movietweetings",
+        about="MovieTweetings: film ratings 1-10 mapped to 1-5, MIT, Simon Dooms",
+        read=_read_ratings,
+    )
+)

@@ -1,0 +1,1 @@
+"""Reading delimited files, JSON lines and Parquet, with every dropped row counted by reason."""

@@ -1,0 +1,93 @@
+"""Makes the files shipped in data/ from a folder of original files."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from puma_engine.datasets.importers import goodbooks
+from puma_engine.datasets.reading.columns import read_original
+from puma_engine.errors import DataError
+
+_UNIQUE_TEXTS = ("title", "authors")
+_USAGE = "usage: python -m puma_engine.datasets.shipped_builder NAME ORIGINAL_FOLDER TARGET_FOLDER"
+
+
+def ship_goodbooks(source: Path) -> dict[str, pd.DataFrame]:
+    """Keep rows of users with 20 or more rated books, and five columns of the books.
+
+    Rows are kept as they are and in file order, repeated ratings too: deciding about
+    those is the importer's duty.
+    """
+    rows = goodbooks.usable_ratings(source).rows
+    eligible = set(rows.user_ids[rows.users_present()])
+    tables = {}
+    for stem, columns in (
+        ("ratings", goodbooks.RATING_COLUMNS),
+        ("to_read", goodbooks.MARK_COLUMNS),
+    ):
+        frame = read_original(source, stem, columns)
+        frame = frame[frame["user_id"].astype(str).isin(eligible)]
+        small = {"user_id": "int32", "book_id": "int32"}
+        tables[stem] = frame.astype({**small, "rating": "int8"} if stem == "ratings" else small)
+    kept = (*goodbooks.BOOK_COLUMNS, "original_publication_year", "language_code")
+    books = read_original(source, "books", kept)
+    books["original_publication_year"] = books["original_publication_year"].astype("Int16")
+    tables["books"] = books.astype({"id": "int32"})
+    return tables
+
+
+def ship_movietweetings(source: Path) -> dict[str, pd.DataFrame]:
+    """Keep every row and column, in file order."""
+    ratings = read_original(source, "ratings", ("user_id", "imdb_id", "rating", "timestamp"))
+    movies = read_original(source, "movies", ("imdb_id", "title", "genres"))
+    small = {"user_id": "int32", "imdb_id": "int32", "rating": "int8", "timestamp": "int64"}
+    return {"ratings": ratings.astype(small), "movies": movies.astype({"imdb_id": "int32"})}
+
+
+SHIPPERS: dict[str, Callable[[Path], dict[str, pd.DataFrame]]] = {
+    "goodbooks": ship_goodbooks,
+    "movietweetings": ship_movietweetings,
+}
+
+
+def shipped_tables(name: str, source: str | Path) -> dict[str, pa.Table]:
+    """Return the tables that a family ships, by file stem, from a folder of originals."""
+    if name not in SHIPPERS:
+        raise DataError(f"Nothing named {name!r} is shipped; choose one of {', '.join(SHIPPERS)}.")
+    return {
+        stem: pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata()
+        for stem, frame in SHIPPERS[name](Path(source)).items()
+    }
+
+
+def ship(name: str, source: str | Path, target: str | Path) -> list[Path]:
+    """Write the shipped Parquet files of a family into a folder; return their paths."""
+    tables = shipped_tables(name, source)
+    folder = Path(target)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for stem, table in tables.items():
+        path = folder / f"{stem}.parquet"
+        pq.write_table(
+            table,
+            path,
+            compression="zstd",
+            compression_level=19,
+            use_dictionary=[one for one in table.column_names if one not in _UNIQUE_TEXTS],
+            row_group_size=1 << 22,
+        )
+        written.append(path)
+    return written
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit(_USAGE)
+    for made in ship(*sys.argv[1:]):
+        print(made)

@@ -1,0 +1,1 @@
+"""Predictions, metrics, baselines, user effects and the verdict."""

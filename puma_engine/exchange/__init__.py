@@ -1,0 +1,1 @@
+"""Prompts and adapters in and out, in the forms that other programs read."""

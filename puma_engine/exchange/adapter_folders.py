@@ -1,0 +1,129 @@
+"""Adapters as folders in the hub's conventions, and their way to the hub and back.
+
+A folder holds config.json, model.safetensors (the network), head.safetensors (the target's
+head) and README.md, a model card.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from puma_engine.backbone import hub
+from puma_engine.errors import MigrationError, StoreError
+from puma_engine.exchange.prompt_file import head_of
+from puma_engine.exchange.prompt_writers import write_head
+from puma_engine.files import atomic_write, load_tensors, save_tensors, write_json
+
+if TYPE_CHECKING:
+    from puma_engine.migration.adapter import Adapter
+
+CONFIG, WEIGHTS, HEAD_FILE = "config.json", "model.safetensors", "head.safetensors"
+FILES = (CONFIG, WEIGHTS, HEAD_FILE, "README.md")
+SHAPE = ("d_in", "d_out", "hidden", "depth", "dropout")
+ARCHITECTURE = "puma-adapter"
+
+
+@dataclass(frozen=True)
+class AdapterFile:
+    """An adapter outside any workspace.
+
+    tensors: the network's; config: its shape, and what it maps from and to; head: the
+    tensors of the target's head, or None; revision: the hub's commit it came from, or None.
+    """
+
+    tensors: dict[str, np.ndarray]
+    config: dict[str, Any]
+    head: dict[str, np.ndarray] | None = None
+    revision: str | None = None
+
+    def network(self) -> Adapter:
+        """Build the network in eval mode. Raises MigrationError if the tensors do not fit."""
+        from puma_engine.migration.adapter_training import load_adapter
+
+        try:
+            return load_adapter(self.tensors, self.config)
+        except (RuntimeError, KeyError) as error:
+            reason = str(error).strip().splitlines()[-1].strip()
+            raise MigrationError(
+                f"The adapter's tensors do not fit its config.json ({reason}); export it again."
+            ) from error
+
+
+def write_adapter(folder: Path, adapter: AdapterFile, card: str) -> None:
+    """Write an adapter into a folder."""
+    save_tensors(folder / WEIGHTS, adapter.tensors)
+    write_head(folder, adapter.head)
+    write_json(folder / CONFIG, {"architecture": ARCHITECTURE} | adapter.config)
+    atomic_write(folder / "README.md", lambda temporary: _text(temporary, card))
+
+
+def _text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def read_adapter(spec: str | Path, revision: str | None = None) -> AdapterFile:
+    """Read an adapter from a folder, or from the hub by owner/name.
+
+    Raises StoreError, MigrationError, or BackboneError with what the hub says.
+    """
+    folder = Path(spec).expanduser()
+    if folder.is_dir():
+        return _read(folder, None)
+    if not hub.is_hub_id(str(spec)):
+        raise StoreError(f"There is no adapter {spec}; give its folder, or owner/name of the hub.")
+    return from_hub(str(spec), revision)
+
+
+def from_hub(repo: str, revision: str | None = None) -> AdapterFile:
+    """Fetch an adapter by owner/name, at the commit that the revision (default: main) names."""
+    commit = hub.pin(repo, revision)
+    return _read(hub.fetch(repo, commit, files=FILES), commit)
+
+
+def _read(folder: Path, commit: str | None) -> AdapterFile:
+    config = _config(folder)
+    tensors, _ = load_tensors(folder / WEIGHTS)
+    head_file = folder / HEAD_FILE
+    head = head_of(load_tensors(head_file)[0]) if head_file.is_file() else None
+    return AdapterFile(tensors, config, head, commit)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        if config.get("architecture") != ARCHITECTURE or not set(SHAPE) <= set(config):
+            raise ValueError(f"it names no {ARCHITECTURE} with {', '.join(SHAPE)}")
+    except (OSError, ValueError, AttributeError) as error:
+        raise MigrationError(
+            f"The folder {folder} holds no adapter ({error}); make one with puma adapters export."
+        ) from error
+    config.pop("architecture")
+    return config
+
+
+def push_to_hub(folder: Path, repo: str, *, private: bool = True) -> str:
+    """Put an adapter's folder on the hub as owner/name; return the commit's address.
+
+    The repository is made if it is missing. The token is the hub client's own (HF_TOKEN or
+    `hf auth login`). Raises BackboneError with what the hub says.
+    """
+    if hub.offline():
+        raise StoreError("Offline mode is on, so nothing is pushed; leave out --offline.")
+    _config(folder)
+    with hub.explained(repo, None):
+        from huggingface_hub import HfApi
+
+        api = HfApi()
+        api.create_repo(repo, private=private, exist_ok=True)
+        done = api.upload_folder(
+            repo_id=repo,
+            folder_path=folder,
+            allow_patterns=list(FILES),
+            commit_message="Add a PUMA adapter",
+        )
+    return str(done.commit_url)

@@ -1,0 +1,126 @@
+"""Whole prompts as embeddings, in the form that vLLM's --enable-prompt-embeds takes."""
+
+from __future__ import annotations
+
+import base64
+import io
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from puma_engine.backbone import Context, FrozenBackbone, Reader
+from puma_engine.backbone.templates import get_template
+from puma_engine.errors import StoreError
+from puma_engine.exchange.prompt_file import head_of, with_head
+from puma_engine.files import atomic_write
+from puma_engine.prompts.tuning import PromptTable
+
+NEXT_TOKEN = {"prompt": "", "max_tokens": 1, "temperature": 0, "return_tokens_as_token_ids": True}
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Prompts about items, ready to be answered.
+
+    rows: [user, item] pairs; tensors: embeddings [tokens, width] of each, in the backbone's
+    precision; answers: the token id of each answer; head: the task's head, or None.
+    """
+
+    model: str
+    task: str
+    answers: dict[str, int]
+    rows: list[list[str]]
+    tensors: list[Tensor]
+    head: dict[str, np.ndarray] | None
+
+
+@torch.no_grad()
+def embed_prompts(
+    backbone: FrozenBackbone,
+    table: PromptTable,
+    template: str,
+    pairs: Sequence[tuple[str, str, Context]],
+) -> Embedded:
+    """Return the whole prompt of each (user id, item id, context). Raises MigrationError."""
+    contexts = list(dict.fromkeys(context for _, _, context in pairs))
+    reader = Reader(backbone, get_template(template), contexts)
+    number = {context: row for row, context in enumerate(contexts)}
+    users, items = [user for user, _, _ in pairs], [item for _, item, _ in pairs]
+    vectors = torch.from_numpy(table.take_pairs(users, items))
+    tensors = []
+    for (_, _, context), vector in zip(pairs, vectors, strict=True):
+        before, after = reader.sequence(number[context])
+        parts = [_embed(backbone, before), vector.to(backbone.dtype), _embed(backbone, after)]
+        tensors.append(torch.cat(parts))
+    answers = dict(zip(reader.task.answers, reader.answers.tolist(), strict=True))
+    rows = [[user, item] for user, item, _ in pairs]
+    return Embedded(backbone.info.spec, reader.task.name, answers, rows, tensors, table.head)
+
+
+def _embed(backbone: FrozenBackbone, ids: list[int]) -> Tensor:
+    embedded = backbone.embed(torch.tensor(ids, dtype=torch.long, device=backbone.device))
+    return embedded.cpu().reshape(len(ids), backbone.width)
+
+
+def write_embedded(path: Path, found: Embedded) -> None:
+    """Write prompts to one safetensors file: embeddings [all tokens, width] and offsets [n + 1]."""
+    from safetensors.torch import save_file
+
+    lengths = torch.tensor([0, *(len(tensor) for tensor in found.tensors)])
+    arrays = {"embeddings": torch.cat(found.tensors), "offsets": lengths.cumsum(0)}
+    arrays |= {name: torch.from_numpy(np.array(v)) for name, v in with_head(found.head).items()}
+    about = {"model": found.model, "task": found.task, "answers": found.answers, "rows": found.rows}
+    header = {"puma": json.dumps(about)}
+    atomic_write(path, lambda temporary: save_file(arrays, temporary, metadata=header))
+
+
+def read_embedded(path: str | Path) -> Embedded:
+    """Read what `write_embedded` wrote. Raises StoreError."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            about = json.loads((file.metadata() or {})["puma"])
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise StoreError(
+            f"The file {path} holds no embedded prompts ({error}); make it with puma prompts embed."
+        ) from error
+    bounds = arrays["offsets"].tolist()
+    tensors = [arrays["embeddings"][a:b] for a, b in itertools.pairwise(bounds)]
+    head = head_of(
+        {
+            name: array.numpy()
+            for name, array in arrays.items()
+            if array.ndim < 3 and name.startswith("head.")
+        }
+    )
+    return Embedded(about["model"], about["task"], about["answers"], about["rows"], tensors, head)
+
+
+def requests(found: Embedded) -> Iterator[dict[str, Any]]:
+    """Yield the body of one POST to vLLM's /v1/completions for each prompt.
+
+    The next token may only be an answer, and the log-probabilities of all answers come back.
+    """
+    for tensor in found.tensors:
+        yield NEXT_TOKEN | {
+            "model": found.model,
+            "prompt_embeds": encode(tensor),
+            "allowed_token_ids": list(found.answers.values()),
+            "logprobs": len(found.answers),
+        }
+
+
+def encode(tensor: Tensor) -> str:
+    """Return a tensor as vLLM takes it: saved by torch.save, in base64."""
+    buffer = io.BytesIO()
+    torch.save(tensor.contiguous().clone(), buffer)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")

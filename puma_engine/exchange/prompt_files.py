@@ -1,0 +1,173 @@
+"""One reader a form of prompt table; the form follows from the path."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from puma_engine.errors import DataError, StoreError
+from puma_engine.exchange.prompt_file import HEAD, PromptFile, checked, head_of
+from puma_engine.exchange.prompt_folders import is_packed, is_peft, read_packed, read_peft
+from puma_engine.exchange.published_checkpoints import published_prompts
+from puma_engine.exchange.user_ids import read_user_ids
+from puma_engine.files import load_tensors, sha256_file
+
+NAMES = ("vectors", "prompts", "prompt_embeddings", "embeddings")
+
+
+def read_prompts(
+    path: str | Path, *, users: str | Path | None = None, tokens: int | None = None
+) -> PromptFile:
+    """Read prompts that were fitted elsewhere.
+
+    path: a file made by `puma prompts export` in any form, another .safetensors, .parquet,
+    .npz or .npy table, a checkpoint of the published code (.pt, .pth, .bin, .ckpt), or a
+    folder with PEFT prompt tuning, of one user or with a folder each. users: a file that
+    names each row's user, where the table does not. tokens: soft tokens a user, where rows
+    are flat. Nothing pickled is ever run. Raises DataError or StoreError.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _folder(path)
+    if not path.is_file():
+        raise StoreError(f"There is no file {path}.")
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise DataError(
+            f"Prompts cannot be read from {path.name}; allowed are {', '.join(_READERS)}, and folders."
+        )
+    ids, vectors, about = reader(path)
+    if users is not None:
+        ids = read_user_ids(users, len(vectors))
+    tokens = tokens or about.pop("tokens", None)
+    return checked(path, ids, vectors, tokens=tokens, **about)
+
+
+def _folder(path: Path) -> PromptFile:
+    if is_packed(path):
+        return read_packed(path)
+    if is_peft(path):
+        return read_peft(path)
+    raise DataError(
+        f"The folder {path} holds no prompts: neither index.parquet (puma prompts export --form "
+        "packed) nor adapter_config.json (PEFT prompt tuning), here or one level down."
+    )
+
+
+Found = tuple[list[Any] | None, np.ndarray, dict[str, Any]]
+
+
+def _safetensors(path: Path) -> Found:
+    """Our own file, or any file with one table in it."""
+    try:
+        arrays, meta = load_tensors(path)
+    except (TypeError, AttributeError):
+        arrays, meta = _widened(path), None
+    if isinstance(meta, dict) and "user_ids" in meta and "vectors" in arrays:
+        about = {"head": head_of(arrays), "meta": meta, "complete": True}
+        return meta["user_ids"], arrays["vectors"], about
+    return None, _only_table(path, arrays), {"head": head_of(arrays)}
+
+
+def _widened(path: Path) -> dict[str, np.ndarray]:
+    """Tensors whose type NumPy lacks (bf16), as float32."""
+    from safetensors.torch import load_file
+
+    return {name: tensor.float().numpy() for name, tensor in load_file(path).items()}
+
+
+def _only_table(path: Path, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    named = [name for name in NAMES if name in arrays]
+    tables = [name for name, a in arrays.items() if a.ndim in (2, 3) and not name.startswith(HEAD)]
+    chosen = named[:1] or (tables if len(tables) == 1 else [])
+    if not chosen:
+        raise DataError(
+            f"The file {path} has no tensor named {' or '.join(NAMES)}, but {', '.join(arrays) or 'none'}; "
+            "rename the prompts' one."
+        )
+    return arrays[chosen[0]]
+
+
+def _parquet(path: Path) -> Found:
+    import pyarrow
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"The file {path} is no whole Parquet file ({error}).") from error
+    if not {"user_id", "vector"} <= set(table.column_names):
+        raise DataError(
+            f"The file {path} needs the columns user_id and vector; it has "
+            f"{', '.join(table.column_names)}."
+        )
+    rows = table.column("vector").to_pylist()
+    if any(row is None for row in rows) or len({len(row) for row in rows}) != 1:
+        raise DataError(f"Every vector in {path} must have the same length, above 0.")
+    extra = json.loads((table.schema.metadata or {}).get(b"puma", b"{}"))
+    head = {k: np.asarray(v, np.float32) for k, v in (extra.get("head") or {}).items()} or None
+    about = {"meta": extra.get("meta"), "head": head, "complete": "meta" in extra}
+    if "tokens" in extra:
+        about["tokens"] = extra["tokens"]
+    return table.column("user_id").to_pylist(), np.array(rows, dtype=np.float32), about
+
+
+def _numpy(path: Path) -> Found:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        arrays = {"vectors": loaded} if isinstance(loaded, np.ndarray) else dict(loaded.items())
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"The file {path} cannot be read as NumPy arrays ({error}); pickled ones are never loaded."
+        ) from error
+    ids = arrays.pop("user_ids", None)
+    meta = json.loads(str(arrays.pop("meta"))) if "meta" in arrays else None
+    about = {"head": head_of(arrays), "meta": meta, "complete": meta is not None}
+    return None if ids is None else ids.tolist(), _only_table(path, arrays), about
+
+
+def _checkpoint(path: Path) -> Found:
+    import torch
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # What torch raises for a file that is none differs from version to version.
+        first = str(error).strip().splitlines()[0][:200]
+        raise DataError(
+            f"The checkpoint {path} holds more than tensors, or is damaged ({first}); save its "
+            "state_dict alone."
+        ) from error
+    vectors, head = published_prompts(path, state)
+    return None, vectors, {"head": head}
+
+
+_READERS: dict[str, Callable[[Path], Found]] = {
+    ".safetensors": _safetensors,
+    ".parquet": _parquet,
+    ".npz": _numpy,
+    ".npy": _numpy,
+    ".pt": _checkpoint,
+    ".pth": _checkpoint,
+    ".bin": _checkpoint,
+    ".ckpt": _checkpoint,
+}
+
+
+def content_hash(path: str | Path, *others: str | Path | None) -> str:
+    """Return 16 hexadecimal digits of the content of a file or folder, and of other files."""
+    path = Path(path)
+    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file())
+    extra = [Path(other) for other in others if other is not None]
+    if len(files) == 1 and not extra:
+        return sha256_file(files[0])[:16]
+    digest = hashlib.sha256()
+    for file in [*files, *extra]:
+        digest.update(f"{file.name}:{sha256_file(file)};".encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,99 @@
+"""A reference client: predictions from a vLLM server for prompts of `puma prompts embed`.
+
+    vllm serve MODEL --enable-prompt-embeds --logprobs-mode processed_logprobs
+    python -m puma_engine.exchange.vllm_client prompts.safetensors --url http://localhost:8000
+
+Prints user, item and prediction as CSV. It needs nothing of the engine but the head: read it
+as a description of the protocol.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from puma_engine.backbone.tasks import get_task
+from puma_engine.errors import PumaError
+from puma_engine.exchange.prompt_embeddings import Embedded, read_embedded, requests
+
+TIMEOUT = 60.0
+
+
+class ServerError(PumaError):
+    """The server could not be asked, or answered something else."""
+
+
+def complete(url: str, body: dict[str, Any], token: str | None = None) -> dict[str, Any]:
+    """POST a body to a server's /v1/completions and return its answer."""
+    headers = {"Content-Type": "application/json"}
+    if token:
+        headers["Authorization"] = f"Bearer {token}"
+    address = url.rstrip("/") + "/v1/completions"
+    request = urllib.request.Request(address, json.dumps(body).encode(), headers)
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+            found: dict[str, Any] = json.load(answer)
+            return found
+    except urllib.error.HTTPError as error:
+        text = error.read().decode("utf-8", "replace")[:300]
+        raise ServerError(f"The server at {url} answered {error.code}: {text}") from error
+    except (OSError, ValueError) as error:
+        raise ServerError(f"The server at {url} cannot be asked: {error}") from error
+
+
+def answer_logprobs(answer: dict[str, Any], tokens: list[int]) -> list[float]:
+    """Return the log-probability of each answer token from a completion."""
+    try:
+        top = answer["choices"][0]["logprobs"]["top_logprobs"][0]
+        return [float(top[f"token_id:{token}"]) for token in tokens]
+    except (KeyError, IndexError, TypeError) as error:
+        raise ServerError(
+            "The server did not return the log-probabilities of all answers; start vLLM with "
+            "--logprobs-mode processed_logprobs."
+        ) from error
+
+
+@torch.no_grad()
+def predictions(found: Embedded, url: str, token: str | None = None) -> Iterator[float]:
+    """Yield a rating, or the probability of a click, for each prompt in order."""
+    task = get_task(found.task)
+    head = task.head(3.0, torch.Generator().manual_seed(0))
+    if found.head is None and found.task == "rating":
+        raise ServerError("These prompts come without a rating head; export them with their head.")
+    if found.head is not None:
+        head.load_state_dict({k: torch.from_numpy(v) for k, v in found.head.items()})
+    for body in requests(found):
+        logprobs = answer_logprobs(complete(url, body, token), list(found.answers.values()))
+        yield float(task.predict(torch.tensor([logprobs]), head.eval())[0])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print predictions as CSV; the token comes from the environment variable VLLM_API_KEY."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("prompts", help="file of puma prompts embed (.safetensors)")
+    parser.add_argument("--url", default="http://localhost:8000")
+    given = parser.parse_args(arguments)
+    writer = csv.writer(sys.stdout)
+    try:
+        found = read_embedded(given.prompts)
+        writer.writerow(["user_id", "item_id", "prediction"])
+        values = predictions(found, given.url, os.environ.get("VLLM_API_KEY"))
+        for row, value in zip(found.rows, values, strict=True):
+            writer.writerow([*row, value])
+    except PumaError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

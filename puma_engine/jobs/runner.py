@@ -1,0 +1,209 @@
+"""The process of one job: `python -m puma_engine.jobs.runner <workspace> <job id> <attempt>`."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Self
+
+from puma_engine.errors import Cancelled, JobError, PumaError, StoreError
+from puma_engine.jobs import processes
+from puma_engine.jobs.job import Job
+from puma_engine.jobs.loss_trace import Trace
+from puma_engine.jobs.queue import job as get_job
+from puma_engine.jobs.queue import settle
+from puma_engine.store import Run, Workspace
+from puma_engine.store.records import now, to_json
+
+Commands = Mapping[str, Callable[..., Any]]
+POLL_SECONDS = 0.5
+HEARTBEAT_SECONDS = 2.0
+LOG_SECONDS = 10.0
+
+
+def main(arguments: Sequence[str] | None = None, commands: Commands | None = None) -> int:
+    """Run one job to its end. commands: what may be run (default: the pipeline's)."""
+    root, job_id, attempt = arguments if arguments is not None else sys.argv[1:]
+    ws = Workspace.open(root)
+    return execute(ws, job_id, int(attempt), commands)
+
+
+def execute(ws: Workspace, job_id: str, attempt: int, commands: Commands | None = None) -> int:
+    """Run a claimed job in this process and write how it ended; return an exit code."""
+    if not _take_over(ws, job_id, attempt):
+        say(f"The attempt {attempt} at job {job_id} is not wanted any more.")
+        return 0
+    job = get_job(ws, job_id)
+    say(f"Job {job.id}, attempt {attempt}: {job.title} ({job.command} on {job.device})")
+    with Heart(ws, job.id, attempt) as heart:
+        status, error, run_id = _outcome(ws, job, heart, commands)
+    say(f"{status}: {error}" if error else f"{status}")
+    settle(ws, job.id, attempt, status, error=error, run_id=run_id)
+    return 0 if status == "finished" else 1
+
+
+def _take_over(ws: Workspace, job_id: str, attempt: int) -> bool:
+    pid = os.getpid()
+    with ws.transaction() as db:
+        cursor = db.execute(
+            "UPDATE jobs SET pid = ?, process = ?, heartbeat = ?"
+            " WHERE id = ? AND attempt = ? AND status = 'running'",
+            [pid, processes.stamp(pid), now(), job_id, attempt],
+        )
+        return cursor.rowcount == 1
+
+
+def _outcome(
+    ws: Workspace, job: Job, heart: Heart, commands: Commands | None
+) -> tuple[str, str | None, str | None]:
+    """Run the command; return status, error and the id of the run that came out."""
+    try:
+        result = _command(job.command, commands)(
+            ws, progress=heart.report, should_cancel=heart.should_stop, **job.args
+        )
+    except (Cancelled, KeyboardInterrupt) as error:
+        # Stopped from outside, as by a shutdown: a worker queues it again.
+        return (
+            ("cancelled" if heart.cancelled else "interrupted"),
+            str(error) or None,
+            None,
+        )
+    except BaseException as error:  # whatever ended it is told to the user
+        traceback.print_exc()
+        own = isinstance(error, PumaError)
+        return "failed", str(error) if own else f"{type(error).__name__}: {error}", None
+    last = result[-1] if isinstance(result, list | tuple) and result else result
+    return "finished", None, last.id if isinstance(last, Run) else None
+
+
+def _command(name: str, commands: Commands | None) -> Callable[..., Any]:
+    if commands is None:
+        # Loaded late: the pipeline stands above the queue.
+        commands = importlib.import_module("puma_engine.pipeline").COMMANDS
+    if name not in commands:
+        raise JobError(f"There is no command {name!r}; there are {', '.join(sorted(commands))}.")
+    return commands[name]
+
+
+class Heart:
+    """A thread that shows that the job lives, writes its progress, and hears of a cancel."""
+
+    def __init__(self, ws: Workspace, job_id: str, attempt: int) -> None:
+        self.ws, self.job_id, self.attempt = ws, job_id, attempt
+        self.cancelled = False
+        self._stop = threading.Event()
+        self._ended = threading.Event()
+        self._latest: Any = None
+        self._trace = Trace()
+        self._written: Any = None
+        self._beaten = 0.0
+        self._said: tuple[str, float] = ("", 0.0)
+        self._thread = threading.Thread(target=self._beat_until_the_end, daemon=True)
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._signalled)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def report(self, progress: Any) -> None:
+        """Keep the latest report of the command and its loss; the thread writes them."""
+        self._trace.add(as_dict(progress))
+        self._latest = progress
+
+    def should_stop(self) -> bool:
+        """Return whether somebody asked the job to stop."""
+        return self._stop.is_set()
+
+    def _signalled(self, _number: int, _frame: Any) -> None:
+        if self._stop.is_set():
+            raise KeyboardInterrupt
+        self._stop.set()
+
+    def _beat_until_the_end(self) -> None:
+        last = False
+        while not last:
+            last = self._ended.wait(POLL_SECONDS)
+            try:
+                self._beat(last)
+            except StoreError as error:
+                # A busy database is no reason to stop working; the next beat tries again.
+                say(f"No sign of life could be written: {error}")
+        self.ws.close()
+
+    def _beat(self, last: bool) -> None:
+        row = self.ws.query(
+            "SELECT cancel_asked FROM jobs WHERE id = ? AND attempt = ? AND status = 'running'",
+            [self.job_id, self.attempt],
+        )
+        if not row or row[0]["cancel_asked"]:
+            self.cancelled = True
+            self._stop.set()
+        progress = self._latest
+        fresh = progress is not self._written
+        if fresh or last or time.monotonic() - self._beaten >= HEARTBEAT_SECONDS:
+            self._write(progress if fresh else None)
+            self._written, self._beaten = progress, time.monotonic()
+
+    def _write(self, progress: Any) -> None:
+        with self.ws.transaction() as db:
+            db.execute(
+                "UPDATE jobs SET heartbeat = ? WHERE id = ? AND attempt = ?",
+                [now(), self.job_id, self.attempt],
+            )
+            if progress is not None:
+                data = as_dict(progress) | {"trace": dict(self._trace.stages)}
+                db.execute(
+                    "INSERT OR REPLACE INTO job_progress VALUES (?, ?, ?)",
+                    [self.job_id, now(), to_json(data, "progress")],
+                )
+                self._log(data)
+
+    def _log(self, data: dict[str, Any]) -> None:
+        stage, said = str(data.get("stage", "")), time.monotonic()
+        if stage == self._said[0] and said - self._said[1] < LOG_SECONDS:
+            return
+        self._said = (stage, said)
+        say(" ".join([stage, *_figures(data)]))
+
+
+def _figures(data: Mapping[str, Any]) -> list[str]:
+    found = []
+    if data.get("total"):
+        found.append(f"step {data.get('step', 0)}/{data['total']}")
+    if data.get("loss") is not None:
+        found.append(f"loss {data['loss']:.4g}")
+    if data.get("eta_seconds") is not None:
+        found.append(f"{data['eta_seconds']:.0f} s left")
+    return found
+
+
+def as_dict(progress: Any) -> dict[str, Any]:
+    """Return a report as a dictionary."""
+    if dataclasses.is_dataclass(progress) and not isinstance(progress, type):
+        return dataclasses.asdict(progress)
+    return dict(progress)
+
+
+def say(text: str) -> None:
+    """Write a line to the job's log."""
+    print(
+        f"{datetime.now().astimezone().isoformat(timespec='seconds')} {text}",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

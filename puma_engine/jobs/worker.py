@@ -1,0 +1,219 @@
+"""The worker: starts a process for each waiting job, one a device, and looks after them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from puma_engine.errors import JobError, StoreError
+from puma_engine.jobs import processes, queue
+from puma_engine.jobs.job import Job
+from puma_engine.store import Workspace
+from puma_engine.store.records import now
+
+POLL_SECONDS = 0.5
+HEARTBEAT_SECONDS = 5.0
+# A job that was asked to stop and did not is killed; its last checkpoint stays.
+CANCEL_SECONDS = 60.0
+IDLE_SECONDS = 600.0
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+_DEVICE = re.compile(r"cpu|cuda:[0-9]{1,3}")
+_log = logging.getLogger("puma_engine.jobs")
+
+Runner = Callable[[Workspace, Job], Sequence[str]]
+
+
+def find_devices() -> list[str]:
+    """Return the devices of this machine without loading torch: its NVIDIA GPUs, else the CPU."""
+    visible = os.environ.get(VISIBLE)
+    if visible is not None:
+        count = len([one for one in visible.split(",") if one.strip() not in ("", "-1")])
+    else:
+        count = sum(path.name[6:].isdigit() for path in Path("/dev").glob("nvidia*"))
+    return [f"cuda:{number}" for number in range(count)] or ["cpu"]
+
+
+def run_command(ws: Workspace, job: Job) -> list[str]:
+    """Return the command line that runs a job."""
+    return processes.python("puma_engine.jobs.runner", str(ws.root), job.id, str(job.attempt))
+
+
+def worker(
+    ws: Workspace,
+    *,
+    devices: Sequence[str] | None = None,
+    once: bool = False,
+    idle_seconds: float | None = None,
+    runner: Runner = run_command,
+) -> None:
+    """Run queued jobs, one a device, each in a detached process, until stopped.
+
+    devices: such as "cpu" or "cuda:0" (default: all). once: return when nothing waits or
+    runs; idle_seconds: return when that has been so for so long. Jobs outlive a worker that
+    ends, and the next worker goes on with them.
+    """
+    slots = _checked(devices or find_devices())
+    patience = 0.0 if once else idle_seconds
+    pid, process = os.getpid(), processes.stamp_of(os.getpid())
+    state = _State(ws, slots, runner)
+    _register(ws, pid, process, slots)
+    _log.info("Worker %d serves %s", pid, ", ".join(slots))
+    try:
+        beaten = busy = time.monotonic()
+        while True:
+            if state.step():
+                busy = time.monotonic()
+            if patience is not None and time.monotonic() - busy >= patience and _retire(ws, pid):
+                return
+            if time.monotonic() - beaten >= HEARTBEAT_SECONDS:
+                _register(ws, pid, process, slots)
+                beaten = time.monotonic()
+            time.sleep(POLL_SECONDS)
+    finally:
+        _leave(ws, pid)
+
+
+def _checked(devices: Sequence[str]) -> list[str]:
+    named = ["cuda:0" if device == "cuda" else device for device in devices]
+    wrong = [device for device in named if not _DEVICE.fullmatch(device)]
+    if wrong or len(set(named)) != len(named):
+        raise JobError(
+            f"A worker serves different devices such as cpu, cuda:0 or cuda:1, not "
+            f"{', '.join(map(repr, devices))}."
+        )
+    return named
+
+
+class _State:
+    """What a worker remembers: the processes that it started, to learn how they end."""
+
+    def __init__(self, ws: Workspace, devices: list[str], runner: Runner) -> None:
+        self.ws, self.devices, self.runner = ws, devices, runner
+        self.children: dict[int, subprocess.Popen[bytes]] = {}
+
+    def step(self) -> bool:
+        """Look after running jobs and start waiting ones; return whether there are any."""
+        codes = {pid: child.poll() for pid, child in self.children.items()}
+        for job_id in queue.mark_interrupted(self.ws, codes):
+            _log.warning("Job %s was interrupted", job_id)
+        self.children = {p: one for p, one in self.children.items() if codes[p] is None}
+        queue.requeue(self.ws)
+        self._kill_the_deaf()
+        for device in self.devices:
+            job = queue.claim(self.ws, device)
+            if job is not None:
+                self._start(job, device)
+        return _is_work_left(self.ws)
+
+    def _start(self, job: Job, device: str) -> None:
+        try:
+            child = processes.start_detached(
+                self.runner(self.ws, job), Path(job.log), _environment(device)
+            )
+        except (OSError, StoreError) as error:
+            text = f"The job's process cannot be started: {error}"
+            queue.settle(self.ws, job.id, job.attempt, "failed", error=text, run_id=None)
+            return
+        self.children[child.pid] = child
+        self._hand_over(job, child.pid)
+        _log.info("Job %s runs on %s as process %d: %s", job.id, device, child.pid, job.title)
+
+    def _hand_over(self, job: Job, pid: int) -> None:
+        """Write the process of a job, unless it was faster or has already ended."""
+        process = processes.stamp_of(pid)
+        with self.ws.transaction() as db:
+            db.execute(
+                "UPDATE jobs SET pid = ?, process = ? WHERE id = ? AND attempt = ?"
+                " AND status = 'running'",
+                [pid, process, job.id, job.attempt],
+            )
+
+    def _kill_the_deaf(self) -> None:
+        asked = "SELECT * FROM jobs WHERE status = 'running' AND cancel_asked IS NOT NULL"
+        for row in self.ws.query(asked):
+            if processes.age(row["cancel_asked"]) > CANCEL_SECONDS:
+                _log.warning("Job %s did not stop when asked and is killed", row["id"])
+                processes.kill(row["pid"], row["process"])
+
+
+def _environment(device: str) -> dict[str, str]:
+    """Show a job its own device only, so that "a GPU if there is one" means this one."""
+    if device == "cpu":
+        return {VISIBLE: ""}
+    number = int(device.partition(":")[2])
+    visible = [one.strip() for one in os.environ.get(VISIBLE, "").split(",") if one.strip()]
+    return {VISIBLE: visible[number] if number < len(visible) else str(number)}
+
+
+def _is_work_left(ws: Workspace) -> bool:
+    return bool(ws.query("SELECT 1 FROM jobs WHERE status IN ('queued', 'running', 'interrupted')"))
+
+
+def _register(ws: Workspace, pid: int, process: str, devices: Sequence[str]) -> None:
+    with ws.transaction() as db:
+        db.execute(
+            "INSERT INTO workers VALUES (?, ?, ?, ?, ?)"
+            " ON CONFLICT (pid, process) DO UPDATE SET heartbeat = excluded.heartbeat,"
+            " devices = excluded.devices",
+            [pid, process, ",".join(devices), now(), now()],
+        )
+
+
+def _leave(ws: Workspace, pid: int) -> None:
+    with ws.transaction() as db:
+        db.execute(
+            "DELETE FROM workers WHERE pid = ? AND process = ?",
+            [pid, processes.stamp_of(pid)],
+        )
+
+
+def _retire(ws: Workspace, pid: int) -> bool:
+    """Leave unless a job came meanwhile: whoever queues one then starts another worker."""
+    with ws.transaction():
+        if _is_work_left(ws):
+            return False
+        _leave(ws, pid)
+        return True
+
+
+def workers(ws: Workspace) -> list[dict[str, Any]]:
+    """Return the living workers of a workspace: pid, devices, started, heartbeat."""
+    found = ws.query("SELECT * FROM workers ORDER BY started")
+    return [
+        {name: row[name] for name in ("pid", "started", "heartbeat")}
+        | {"devices": [device for device in row["devices"].split(",") if device]}
+        for row in found
+        if processes.is_alive(row["pid"], row["process"], row["heartbeat"])
+    ]
+
+
+def ensure_worker(
+    ws: Workspace,
+    *,
+    devices: Sequence[str] | None = None,
+    idle_seconds: float = IDLE_SECONDS,
+    command: Sequence[str] | None = None,
+) -> bool:
+    """Start a detached worker if none lives; return whether one was started.
+
+    It ends by itself when nothing has waited or run for idle_seconds. command: another
+    command line that runs a worker on this workspace.
+    """
+    chosen = _checked(devices) if devices else []
+    line = command or processes.python(
+        "puma_engine.jobs.worker_process", str(ws.root), str(idle_seconds), *chosen
+    )
+    # Held while starting, so that two callers do not start two.
+    with ws.transaction() as db:
+        if workers(ws):
+            return False
+        db.execute("DELETE FROM workers")
+        child = processes.start_detached(line, ws.root / "logs" / "worker.log")
+        _register(ws, child.pid, processes.stamp_of(child.pid), chosen)
+    return True

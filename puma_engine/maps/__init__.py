@@ -1,0 +1,1 @@
+"""Maps of users: projections, alignment, and nearest neighbours."""

@@ -1,0 +1,1 @@
+"""Adapters that map soft prompts from one or several backbones to another."""

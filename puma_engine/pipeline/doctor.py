@@ -1,0 +1,109 @@
+"""Checks of the installation and of a workspace, as rows of check, status and detail.
+
+status is ok, warn (it works, with a limit that is named) or fail.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shutil
+import sqlite3
+from typing import Any
+
+from puma_engine.datasets import REGISTRY, data_root
+from puma_engine.errors import PumaError
+from puma_engine.pipeline.backbones import list_zoo
+from puma_engine.store import Workspace
+from puma_engine.training.device import has_fast_bf16
+
+PACKAGES = ("torch", "transformers", "accelerate", "safetensors", "pandas", "sqlite-utils")
+SAFE_SQLITE = ((3, 44, 6), (3, 50, 7), (3, 51, 3))
+FREE_BYTES = 2 << 30
+
+Row = dict[str, Any]
+
+
+def check_installation() -> list[Row]:
+    """Check Python, packages, SQLite, devices, shipped data and the zoo."""
+    return [*_versions(), _sqlite(), _device(), _data(), *_zoo()]
+
+
+def check_workspace(ws: Workspace) -> list[Row]:
+    """Check that every file of a workspace is there and unchanged, and that there is room."""
+    problems = ws.verify()
+    rows = [_row("workspace", "fail", problem) for problem in problems]
+    if not problems:
+        rows.append(_row("workspace", "ok", f"{len(ws.runs())} runs in {ws.root}, all files whole"))
+    free = shutil.disk_usage(ws.root).free
+    status = "ok" if free >= FREE_BYTES else "warn"
+    return [*rows, _row("disk", status, f"{free / (1 << 30):.1f} GiB free")]
+
+
+def _row(check: str, status: str, detail: str) -> Row:
+    return {"check": check, "status": status, "detail": detail}
+
+
+def _versions() -> list[Row]:
+    rows = [_row("python", "ok", platform.python_version())]
+    for package in PACKAGES:
+        try:
+            rows.append(_row(package, "ok", importlib.metadata.version(package)))
+        except importlib.metadata.PackageNotFoundError:
+            rows.append(_row(package, "fail", "not installed; run pip install -r requirements.txt"))
+    return rows
+
+
+def sqlite_is_safe(version: tuple[int, ...]) -> bool:
+    """Return whether this SQLite lacks the rare WAL-reset race between several writers."""
+    fixed = [safe for safe in SAFE_SQLITE if safe[:2] == version[:2]]
+    return version >= fixed[0] if fixed else version > SAFE_SQLITE[-1]
+
+
+def _sqlite() -> Row:
+    text = sqlite3.sqlite_version
+    if sqlite_is_safe(tuple(int(part) for part in text.split("."))):
+        return _row("sqlite", "ok", text)
+    return _row(
+        "sqlite",
+        "warn",
+        f"{text} has a rare race when several processes write at once (fixed in 3.51.3); run one "
+        "worker a workspace and keep backups",
+    )
+
+
+def _device() -> Row:
+    try:
+        import torch
+    except ImportError as error:
+        return _row("device", "fail", f"torch cannot be loaded: {error}")
+    if not torch.cuda.is_available():
+        bf16 = "; fast in bf16 (--precision bf16)" if has_fast_bf16() else ""
+        return _row("device", "ok", f"CPU, {torch.get_num_threads()} threads{bf16}; no CUDA")
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return _row("device", "ok", ", ".join(names))
+
+
+def _data() -> Row:
+    try:
+        root = data_root()
+    except PumaError as error:
+        return _row("shipped data", "warn", str(error))
+    families = {source.family for source in REGISTRY.values() if source.shipped}
+    lost = sorted(family for family in families if not (root / family).is_dir())
+    if lost:
+        return _row("shipped data", "warn", f"{root} lacks {', '.join(lost)}")
+    return _row("shipped data", "ok", str(root))
+
+
+def _zoo() -> list[Row]:
+    lost = [entry["name"] for entry in list_zoo() if entry["shipped"] and not entry["built"]]
+    if lost:
+        return [
+            _row(
+                "zoo",
+                "warn",
+                f"no weights for {', '.join(lost)}; build them in a checkout with python -m research.zoo.build",
+            )
+        ]
+    return [_row("zoo", "ok", "all shipped backbones are here")]

@@ -1,0 +1,282 @@
+"""Data sets as runs: importing, and reading them back."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from puma_engine.datasets import (
+    REGISTRY,
+    Dataset,
+    data_root,
+    import_folder,
+    item_profiles,
+    read_table,
+    statistics,
+    user_profiles,
+)
+from puma_engine.datasets.importers.source_settings import settings_from
+from puma_engine.datasets.reading.blocks import Watch
+from puma_engine.datasets.registry import files_of
+from puma_engine.errors import ConfigError, DataError, NotFoundError
+from puma_engine.files import sha256_file
+from puma_engine.pipeline.stage import Clock, Outcome, Reference, find, run_stage, slug
+from puma_engine.pipeline.stage_progress import (
+    CancelCheck,
+    ProgressCallback,
+    StageProgress,
+    announce,
+    check_cancel,
+)
+from puma_engine.store import Run, Workspace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Population = Literal["product", "foundation"]
+
+
+def import_dataset(
+    ws: Workspace,
+    source: str,
+    *,
+    path: str | Path | None = None,
+    users: int | None = None,
+    seed: int = 0,
+    population: Population = "product",
+    name: str | None = None,
+    progress: ProgressCallback | None = None,
+    should_cancel: CancelCheck | None = None,
+    **settings: Any,
+) -> Run:
+    """Read interactions, split them and keep them in the workspace.
+
+    source: a shipped data set, or the same from a folder given as path; amazon, yelp, mind
+    or movielens with their original files at path and the settings of `import_original`; or
+    "table" with a file at path and those of `import_table`. users: a seeded subset of so
+    many. The same files and settings give the same run. Raises DataError or ConfigError.
+    """
+    if source == "table":
+        if users is not None or population != "product":
+            raise ConfigError("A table is read whole: users and population are for named sources.")
+        return import_table(ws, path, name=name, seed=seed, progress=progress, **settings)
+    if source not in REGISTRY:
+        names = ", ".join([*REGISTRY, "table"])
+        raise DataError(f"There is no data set {source!r}; choose one of {names}.")
+    if not REGISTRY[source].shipped:
+        if population != "product":
+            raise ConfigError(f"{source!r} is read whole: population is for shipped sets.")
+        return import_original(
+            ws,
+            source,
+            path,
+            users=users,
+            seed=seed,
+            name=name,
+            progress=progress,
+            should_cancel=should_cancel,
+            **settings,
+        )
+    if settings:
+        raise ConfigError(f"{', '.join(settings)}: the shipped sets take no such settings.")
+    folder = Path(path) if path is not None else data_root() / REGISTRY[source].family
+    config = {
+        "source": source,
+        "users": users,
+        "population": population,
+        "files": folder_hash(folder),
+    }
+    announce(progress, f"importing {source}")
+
+    def read() -> Dataset:
+        return import_folder(source, folder, population=population, users=users, seed=seed)
+
+    return _keep(ws, name or slug(source, users), config, seed, read)
+
+
+def import_original(
+    ws: Workspace,
+    source: str,
+    path: str | Path | None,
+    *,
+    users: int | None = None,
+    seed: int = 0,
+    name: str | None = None,
+    items_path: str | Path | None = None,
+    progress: ProgressCallback | None = None,
+    should_cancel: CancelCheck | None = None,
+    **settings: Any,
+) -> Run:
+    """Read amazon, yelp, mind or movielens from their original files, which may be large.
+
+    settings: the source's own, such as `puma_engine.datasets.importers.amazon.AmazonSettings`; None
+    keeps a default. items_path: the file of items, where it is not beside the other.
+    """
+    about = REGISTRY[source]
+    if path is None or about.settings is None:
+        raise ConfigError(f"{source!r} is read from its original files; give their path.")
+    place, items = Path(path), None if items_path is None else Path(items_path)
+    chosen = settings_from(about.settings, source, settings)
+    watch = _watching(progress, should_cancel)
+    hashes = {}
+    for role, file in files_of(about, place, items).items():
+        watch(f"checking {file.name}", 0, 0)
+        hashes[role] = sha256_file(file)[:16]
+    config = {"source": source, "users": users, "files": hashes, **dataclasses.asdict(chosen)}
+
+    def read() -> Dataset:
+        return import_folder(
+            source, place, users=users, seed=seed, items_path=items, watch=watch, **settings
+        )
+
+    stem = place.resolve().name.split(".")[0]
+    parts = (stem,) if stem.startswith(source) else (source, stem)
+    return _keep(ws, name or slug(*parts, users), config, seed, read)
+
+
+def _watching(progress: ProgressCallback | None, should_cancel: CancelCheck | None) -> Watch:
+    """Turn what an importer tells into progress with an ETA, and stop it when asked to."""
+    began: dict[str, float] = {}
+
+    def watch(stage: str, done: int, total: int) -> None:
+        check_cancel(should_cancel, stage)
+        now = time.monotonic()
+        spent = now - began.setdefault(stage, now)
+        left = spent * (total - done) / done if done and spent else None
+        if progress is not None:
+            progress(StageProgress(stage, step=done, total=total, eta_seconds=left))
+
+    return watch
+
+
+def import_table(
+    ws: Workspace,
+    path: str | Path | None,
+    *,
+    task: str | None = None,
+    name: str | None = None,
+    items_path: str | Path | None = None,
+    seed: int = 0,
+    progress: ProgressCallback | None = None,
+    should_cancel: CancelCheck | None = None,
+    **settings: Any,
+) -> Run:
+    """Read any CSV or Parquet file of interactions; see `puma_engine.datasets.read_table`.
+
+    settings: its other settings (columns, item_columns, drop_invalid, max_bad_share,
+    min_rows, max_rows, time_unit, history_separator, delimiter, encoding); None keeps a
+    default.
+    """
+    if path is None or task is None:
+        raise ConfigError(
+            "A table needs the path of a CSV or Parquet file and a task, rating or click."
+        )
+    file, items = Path(path), None if items_path is None else Path(items_path)
+    for needed in (file, items):
+        if needed is not None and not needed.is_file():
+            raise DataError(f"There is no file {needed}; give a CSV or Parquet file.")
+    given = {key: value for key, value in settings.items() if value is not None}
+    config = {"source": "table", "task": task, "files": sha256_file(file)[:16], **given}
+    if items is not None:
+        config["items"] = sha256_file(items)[:16]
+    announce(progress, f"importing {file.name}")
+
+    def read() -> Dataset:
+        return read_table(
+            file,
+            name=name or file.stem,
+            task=task,  # type: ignore[arg-type]  # read_table refuses others
+            items_path=items,
+            seed=seed,
+            **given,
+        )
+
+    return _keep(ws, name or slug(file.stem), config, seed, read)
+
+
+def _keep(
+    ws: Workspace, name: str, config: dict[str, Any], seed: int, read: Callable[[], Dataset]
+) -> Run:
+    def work(run_id: str, _folder: Path, _clock: Clock) -> Outcome:
+        dataset = read()
+        ws.put_table(run_id, "interactions", dataset.interactions)
+        ws.put_table(run_id, "items", dataset.items)
+        ws.put_table(run_id, "user-profiles", user_profiles(dataset))
+        ws.put_table(run_id, "item-profiles", item_profiles(dataset))
+        return Outcome(summary=describe_dataset(dataset))
+
+    return run_stage(ws, "dataset", name=name, config=config, inputs={}, seed=seed, work=work)
+
+
+def folder_hash(folder: Path) -> str:
+    """Return 16 hexadecimal digits of the data files in a folder, by name and content."""
+    if not folder.is_dir():
+        raise DataError(f"There is no folder {folder}; give the folder of the original files.")
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.suffix in (".parquet", ".csv", ".dat", ".gz"):
+            digest.update(f"{file.name}:{sha256_file(file)};".encode())
+    return digest.hexdigest()[:16]
+
+
+def describe_dataset(dataset: Dataset) -> dict[str, Any]:
+    """Return the facts of a data set that its run shows."""
+    counts = dataset.interactions["split"].value_counts()
+    return {
+        "dataset": dataset.name,
+        "task": dataset.task,
+        "users": len(dataset.users),
+        "items": len(dataset.items),
+        "interactions": len(dataset.interactions),
+        "splits": {str(split): int(count) for split, count in counts.items()},
+        "content_hash": dataset.content_hash,
+        "statistics": statistics(dataset),
+        "report": dataset.report,
+    }
+
+
+def load_dataset(ws: Workspace, reference: Reference) -> Dataset:
+    """Read the data set of a finished dataset run; the one used last stays in memory."""
+    run = find(ws, reference, "dataset")
+    key = (str(ws.root), run.id)
+    if key not in _LAST:
+        _LAST.clear()
+        _LAST[key] = Dataset(
+            run.summary["dataset"],
+            run.summary["task"],
+            ws.get_table(run.id, "interactions"),
+            ws.get_table(run.id, "items"),
+            run.summary["report"],
+        )
+    return _LAST[key]
+
+
+_LAST: dict[tuple[str, str], Dataset] = {}
+
+
+def dataset_facts(ws: Workspace, reference: Reference) -> dict[str, Any]:
+    """Return `datasets.statistics` of a data set without reading its rows.
+
+    (They are read where an older version imported it.)
+    """
+    run = find(ws, reference, "dataset")
+    return run.summary.get("statistics") or statistics(load_dataset(ws, run))
+
+
+def task_of(ws: Workspace, source: Run) -> str:
+    """What the users of a prompt table gave: rating or click."""
+    return str(ws.run(source.inputs["dataset"]).summary["task"])
+
+
+def profiles_of(ws: Workspace, reference: Reference, what: Literal["user", "item"]) -> pd.DataFrame:
+    """Return `datasets.user_profiles` or `item_profiles` of a data set, kept by its import."""
+    run = find(ws, reference, "dataset")
+    try:
+        return ws.get_table(run.id, f"{what}-profiles")
+    except NotFoundError:  # imported by an older version
+        make = user_profiles if what == "user" else item_profiles
+        return make(load_dataset(ws, run))

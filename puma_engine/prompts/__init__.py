@@ -1,0 +1,1 @@
+"""Tables of soft prompts, and fitting them on a frozen backbone."""

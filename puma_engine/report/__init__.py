@@ -1,0 +1,1 @@
+"""A comparison as an HTML report, with its charts, words and colours."""

@@ -1,0 +1,1 @@
+"""What made the shipped zoo. Not part of the installed package."""

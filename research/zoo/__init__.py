@@ -1,0 +1,1 @@
+"""Pre-training of the zoo: small backbones of five families."""

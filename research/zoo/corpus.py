@@ -1,0 +1,249 @@
+"""What the zoo reads before it is frozen: outcomes of foundation users, already tokenised.
+
+Every text is kept once, as a run of token ids in one flat array ("a segment"); a training
+sequence is a row of segment numbers. Numpy only, so a batch costs a few milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from puma_engine.backbone.tasks import get_task
+from puma_engine.backbone.templates import TEMPLATES, Slot, Template
+from puma_engine.backbone.tokens import (
+    answer_tokens,
+    clean_text,
+    encode_raw,
+    encode_text,
+    start_ids,
+)
+from puma_engine.datasets import Dataset, load_shipped
+
+FOUNDATION = {"goodbooks": "goodbooks", "movietweetings": "movietweetings"}
+FOUNDATION["goodbooks-to-read"] = "goodbooks"  # the same people
+ITEM_TOKENS = 48  # as the engine cuts titles
+HISTORY_TOKENS = 128
+
+
+@dataclass(frozen=True)
+class Source:
+    """Outcomes of one data set, sorted by user.
+
+    user [n], item [n] (numbers into Corpus.titles), answer [n] (number into the task's
+    answers), history [n] (number into Corpus.histories); a user's rows are first[user] up
+    to first[user + 1]; people[user] is the id, with the family that shares ids.
+    """
+
+    name: str
+    task: str
+    user: np.ndarray
+    item: np.ndarray
+    answer: np.ndarray
+    history: np.ndarray
+    first: np.ndarray
+    people: list[tuple[str, str]]
+
+    def __len__(self) -> int:
+        return len(self.item)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Titles, histories (titles joined as the engine joins them), and who met them."""
+
+    titles: list[str]
+    histories: list[str]
+    sources: list[Source]
+
+    @property
+    def people(self) -> list[tuple[str, str]]:
+        """Distinct (family, user id) pairs, sorted."""
+        return sorted({person for source in self.sources for person in source.people})
+
+    def keep(self, wanted: Callable[[tuple[str, str]], bool]) -> Corpus:
+        """Return the corpus of the people for whom wanted is true; texts keep their numbers."""
+        return Corpus(
+            self.titles, self.histories, [_keep(source, wanted) for source in self.sources]
+        )
+
+
+def load_foundation(users: int | None = None, seed: int = 0) -> tuple[Corpus, list[str], list[str]]:
+    """Load all outcomes of the foundation users, and the titles of books and of movies.
+
+    users: at most so many users of each data set (for tests); None means all of them.
+    """
+    datasets = [
+        load_shipped(name, population="foundation", users=users, seed=seed) for name in FOUNDATION
+    ]
+    corpus = corpus_from(datasets)
+    books = sorted({text for data in (datasets[0], datasets[2]) for text in data.items["text"]})
+    return corpus, books, sorted(set(datasets[1].items["text"]))
+
+
+def corpus_from(datasets: Sequence[Dataset]) -> Corpus:
+    """Join data sets into one corpus, all splits of their rows together."""
+    number: dict[tuple[str, str], int] = {}
+    titles: list[str] = []
+    histories: dict[str, int] = {"nothing yet": 0}
+    sources = []
+    for data in datasets:
+        family = FOUNDATION.get(data.name, data.name)
+        for item, text in zip(data.items["item_id"], data.items["text"], strict=True):
+            if (family, item) not in number:
+                number[family, item] = len(titles)
+                titles.append(clean_text(text))
+        texts = {item: titles[row] for (of, item), row in number.items() if of == family}
+        shown = data.interactions.get("history")
+        joined = [
+            ", ".join(texts[item] for item in row) for row in (() if shown is None else shown)
+        ]
+        history = [histories.setdefault(text or "nothing yet", len(histories)) for text in joined]
+        sources.append(_source(data, family, number, history))
+    return Corpus(titles, list(histories), sources)
+
+
+def _source(
+    data: Dataset, family: str, number: dict[tuple[str, str], int], history: list[int]
+) -> Source:
+    frame = data.interactions.assign(past=history or 0)
+    frame = frame.sort_values(["user_id", "item_id"], kind="stable")
+    codes, people = pd.factorize(frame["user_id"].to_numpy(), sort=True)
+    own = {item: row for (of, item), row in number.items() if of == family}
+    outcome = frame["outcome"].to_numpy(dtype=np.float64)
+    answer = np.rint(outcome) - 1 if data.task == "rating" else 1 - np.rint(outcome)
+    return Source(
+        name=data.name,
+        task=data.task,
+        user=codes.astype(np.int32),
+        item=frame["item_id"].map(own).to_numpy(dtype=np.int32),
+        answer=answer.astype(np.int32),
+        history=frame["past"].to_numpy(dtype=np.int32),
+        first=np.searchsorted(codes, np.arange(len(people) + 1)),
+        people=[(family, str(user)) for user in people],
+    )
+
+
+def _keep(source: Source, wanted: Callable[[tuple[str, str]], bool]) -> Source:
+    kept = np.array([wanted(person) for person in source.people], dtype=bool)
+    rows = kept[source.user] if len(source) else np.zeros(0, dtype=bool)
+    renumbered = np.cumsum(kept) - 1
+    user = renumbered[source.user[rows]].astype(np.int32)
+    people = [person for person, keep in zip(source.people, kept, strict=True) if keep]
+    return Source(
+        name=source.name,
+        task=source.task,
+        user=user,
+        item=source.item[rows],
+        answer=source.answer[rows],
+        history=source.history[rows],
+        first=np.searchsorted(user, np.arange(len(people) + 1)),
+        people=people,
+    )
+
+
+class Segments:
+    """Runs of token ids in one flat array; segment 0 is empty."""
+
+    def __init__(self) -> None:
+        self._runs: list[np.ndarray] = [np.zeros(0, dtype=np.int32)]
+        self.tokens = self._runs[0]
+        self.start = np.zeros(1, dtype=np.int64)
+        self.length = np.zeros(1, dtype=np.int64)
+
+    def add(self, ids: Sequence[int]) -> int:
+        """Keep one run of ids and return its number."""
+        self._runs.append(np.asarray(ids, dtype=np.int32))
+        return len(self._runs) - 1
+
+    def pack(self) -> None:
+        """Build the arrays; call once, after the last add."""
+        self.length = np.array([len(run) for run in self._runs], dtype=np.int64)
+        self.start = np.concatenate([[0], np.cumsum(self.length)[:-1]])
+        self.tokens = np.concatenate(self._runs)
+
+    def join(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Concatenate the segments of each row of numbers [b, s].
+
+        Returns the tokens of all rows one after another [t], the column of numbers that
+        each came from [t], and the length of each row [b].
+        """
+        flat = numbers.ravel()
+        lengths = self.length[flat]
+        ends = np.cumsum(lengths)
+        shift = np.repeat(self.start[flat] - (ends - lengths), lengths)
+        tokens = self.tokens[shift + np.arange(ends[-1])]
+        column = np.repeat(np.tile(np.arange(numbers.shape[1]), len(numbers)), lengths)
+        return tokens, column, lengths.reshape(numbers.shape).sum(axis=1)
+
+
+@dataclass(frozen=True)
+class TemplateSegments:
+    """A template as segment numbers: texts stay, slots are filled later; the cue is last."""
+
+    template: Template
+    pieces: tuple[int | Slot, ...]
+    cue: int
+    answers: np.ndarray
+    answer_ids: tuple[int, ...]
+
+
+class TokenisedCorpus:
+    """The segments of all titles and templates in one tokenizer's tokens.
+
+    A title has three forms: whole (item slot), cut (first known pair), and cut behind "; "
+    (further pairs).
+    """
+
+    def __init__(self, tokenizer: Any, corpus: Corpus, pair_tokens: int) -> None:
+        self.segments = Segments()
+        add = self.segments.add
+        self.start = add(start_ids(tokenizer))
+        whole = encode_many(tokenizer, corpus.titles)
+        paired = continued_many(tokenizer, [f"; {title}" for title in corpus.titles])
+        histories = encode_many(tokenizer, corpus.histories)
+        self.whole = np.array([add(ids[:ITEM_TOKENS]) for ids in whole])
+        self.cut = np.array([add(ids[:pair_tokens]) for ids in whole])
+        self.paired = np.array([add(ids[: pair_tokens + 1]) for ids in paired])
+        self.history = np.array([add(ids[:HISTORY_TOKENS]) for ids in histories])
+        self.vector = add([0])
+        self.templates = [self._template(tokenizer, template) for template in TEMPLATES.values()]
+        self.pair_cue, self.pair_answers = self._pair_ends(tokenizer)
+        self.segments.pack()
+
+    def _template(self, tokenizer: Any, template: Template) -> TemplateSegments:
+        cue, ids = answer_tokens(tokenizer, template, get_task(template.task).answers)
+        pieces = tuple(
+            piece if isinstance(piece, Slot) else self.segments.add(encode_text(tokenizer, piece))
+            for piece in template.pieces[:-1]
+        )
+        add = self.segments.add
+        answers = np.array([add([token]) for token in ids])
+        return TemplateSegments(template, pieces, add(cue), answers, tuple(ids))
+
+    def _pair_ends(self, tokenizer: Any) -> tuple[dict[str, int], dict[str, np.ndarray]]:
+        cues, answers = {}, {}
+        for task in ("rating", "click"):
+            known = get_task(task).answers
+            ends = continued_many(tokenizer, [f": {answer}" for answer in known])
+            cues[task] = self.segments.add(ends[0][:-1])
+            answers[task] = np.array([self.segments.add(end[-1:]) for end in ends])
+        return cues, answers
+
+
+def encode_many(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Return encode_text of each of many cleaned texts, in one call of the tokenizer."""
+    if not texts:
+        return []
+    encoded = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)
+    return encoded["input_ids"]
+
+
+def continued_many(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Return the ids of texts as they read behind a digit, which never merges with them."""
+    digit = len(encode_raw(tokenizer, "1"))
+    return [ids[digit:] for ids in encode_many(tokenizer, [f"1{text}" for text in texts])]

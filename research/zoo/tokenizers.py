@@ -1,0 +1,199 @@
+"""Training of the zoo's tokenizers: five kinds, as the families really have them.
+
+All split digits singly. What differs: a start token or none, spaces as part of the next
+word (byte-level) or as a metaspace, a space put in front of every text or not, bytes or
+characters as the smallest unit, and the vocabulary itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+from tokenizers.models import BPE
+from tokenizers.trainers import BpeTrainer
+
+from puma_engine.backbone.tasks import TASKS
+from puma_engine.backbone.templates import TEMPLATES
+from puma_engine.backbone.zoo import POSITIONS, TokenizerPlan
+
+TEMPLATE_REPEATS = 400
+_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_METASPACE = "\u2581"
+
+
+def training_texts(books: Sequence[str], movies: Sequence[str], plan: TokenizerPlan) -> list[str]:
+    """Return what one tokenizer learns from: thinned titles, and the templates' own words."""
+    texts = _thin(books, plan.book_share, plan.kind) + _thin(movies, plan.movie_share, plan.kind)
+    for template in TEMPLATES.values():
+        pieces = [piece for piece in template.pieces if isinstance(piece, str)]
+        for answer in TASKS[template.task].answers:
+            pair = f"feature: {answer}; "
+            texts += [*pieces[:-1], f"{pieces[-1]} {answer}", pair] * TEMPLATE_REPEATS
+    return texts
+
+
+def train_tokenizer(plan: TokenizerPlan, texts: Iterable[str]) -> Any:
+    """Train a tokenizer (CPU, seconds) and return it as transformers' fast tokenizer."""
+    from transformers import PreTrainedTokenizerFast
+
+    backend, special = _KINDS[plan.kind](plan.size, list(texts))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_max_length=POSITIONS,
+        padding_side="right",
+        clean_up_tokenization_spaces=False,
+        **special,
+    )
+
+
+def _thin(titles: Sequence[str], share: float, salt: str) -> list[str]:
+    limit = share * 2**32
+    return [
+        title
+        for title in sorted(set(titles))
+        if int(hashlib.sha256(f"{salt}:{title}".encode()).hexdigest()[:8], 16) < limit
+    ]
+
+
+def _train(
+    tokenizer: Tokenizer, size: int, texts: list[str], special: list[str], **settings: Any
+) -> None:
+    trainer = BpeTrainer(
+        vocab_size=size, special_tokens=special, show_progress=False, min_frequency=2, **settings
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+
+
+def _byte_level(
+    size: int, texts: list[str], special: list[str], split: Any, **settings: Any
+) -> Tokenizer:
+    tokenizer = Tokenizer(BPE())
+    if settings.get("normalizer") is not None:
+        tokenizer.normalizer = settings["normalizer"]
+    use_regex = settings.get("use_regex", False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use_regex)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    _train(tokenizer, size, texts, special, initial_alphabet=sorted(alphabet))
+    return tokenizer
+
+
+def _llama3(size: int, texts: list[str]) -> tuple[Tokenizer, dict[str, str]]:
+    bos, eos = "<|begin_of_text|>", "<|end_of_text|>"
+    split = pre_tokenizers.Split(Regex(_WORDS), "isolated")
+    tokenizer = _byte_level(size, texts, [bos, eos], split)
+    tokenizer.post_processor = _start_with(bos, tokenizer)
+    return tokenizer, {"bos_token": bos, "eos_token": eos, "pad_token": eos}
+
+
+def _qwen2(size: int, texts: list[str]) -> tuple[Tokenizer, dict[str, str]]:
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    split = pre_tokenizers.Split(Regex(_WORDS), "isolated")
+    tokenizer = _byte_level(size, texts, special, split, normalizer=normalizers.NFC())
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    return tokenizer, {"eos_token": special[2], "pad_token": special[0]}
+
+
+def _neox(size: int, texts: list[str]) -> tuple[Tokenizer, dict[str, str]]:
+    end = "<|endoftext|>"
+    split = pre_tokenizers.Digits(individual_digits=True)
+    tokenizer = _byte_level(size, texts, [end, "<|padding|>"], split, use_regex=True)
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    return tokenizer, {"bos_token": end, "eos_token": end, "unk_token": end, "pad_token": end}
+
+
+def _gemma(size: int, texts: list[str]) -> tuple[Tokenizer, dict[str, str]]:
+    special = ["<pad>", "<eos>", "<bos>", "<unk>"]
+    tokenizer = _metaspace(size, texts, special, prepend="never")
+    tokenizer.normalizer = normalizers.Replace(" ", _METASPACE)
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace(_METASPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    tokenizer.post_processor = _start_with("<bos>", tokenizer)
+    return tokenizer, {
+        "pad_token": "<pad>",
+        "eos_token": "<eos>",
+        "bos_token": "<bos>",
+        "unk_token": "<unk>",
+    }
+
+
+def _llama2(size: int, texts: list[str]) -> tuple[Tokenizer, dict[str, str]]:
+    special = ["<unk>", "<s>", "</s>", "<|endoftext|>"]
+    tokenizer = _metaspace(size, texts, special, prepend="always")
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend(_METASPACE), normalizers.Replace(" ", _METASPACE)]
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace(_METASPACE, " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    tokenizer.post_processor = _start_with("<s>", tokenizer)
+    return tokenizer, {
+        "pad_token": "<|endoftext|>",
+        "eos_token": "</s>",
+        "bos_token": "<s>",
+        "unk_token": "<unk>",
+    }
+
+
+def _metaspace(size: int, texts: list[str], special: list[str], *, prepend: str) -> Tokenizer:
+    """Learn merges inside words, then keep them in a model that needs no pre-tokenizer.
+
+    Digits were split off while learning, so no merge joins a space and a digit. Bytes stand
+    for the characters that are not in the alphabet.
+    """
+    bytes_ = [f"<0x{value:02X}>" for value in range(256)]
+    learner = Tokenizer(BPE())
+    learner.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Metaspace(_METASPACE, prepend_scheme=prepend),
+            pre_tokenizers.Digits(individual_digits=True),
+        ]
+    )
+    room = size - len(bytes_)
+    _train(learner, room, texts, special, limit_alphabet=160)
+    model = json.loads(learner.to_str())["model"]
+    learned = sorted(model["vocab"], key=model["vocab"].__getitem__)
+    vocabulary = [*special, *bytes_, *learned[len(special) :]]
+    tokenizer = Tokenizer(
+        BPE(
+            vocab={token: row for row, token in enumerate(vocabulary)},
+            merges=[tuple(merge) for merge in model["merges"]],
+            unk_token="<unk>",
+            byte_fallback=True,
+            fuse_unk=True,
+        )
+    )
+    tokenizer.add_special_tokens(special)
+    return tokenizer
+
+
+def _start_with(token: str, tokenizer: Tokenizer) -> Any:
+    return processors.TemplateProcessing(
+        single=f"{token} $A",
+        pair=f"{token} $A {token} $B",
+        special_tokens=[(token, tokenizer.token_to_id(token))],
+    )
+
+
+_KINDS = {
+    "llama3": _llama3,
+    "qwen2": _qwen2,
+    "gemma": _gemma,
+    "llama2": _llama2,
+    "neox": _neox,
+}

@@ -1,0 +1,90 @@
+"""Fused layers and 8-bit products give what the plain ones do."""
+
+import pytest
+import torch
+
+from puma_engine.backbone import FrozenBackbone
+from puma_engine.backbone.attention.fp8 import (
+    Fp8Linear,
+    LatestRows,
+    OnGpu,
+    fuse_layers,
+    unfuse_layers,
+    use_fp8,
+)
+from puma_engine.backbone.attention.prefix_attention import joint_softmax, two_part_softmax
+from puma_engine.errors import BackboneError
+
+
+def relative(found, wanted):
+    return float(((found - wanted).norm() / wanted.norm()).detach())
+
+
+@pytest.mark.parametrize("softcap", [None, 5.0])
+def test_both_softmaxes_over_kept_and_new_keys_agree(softcap):
+    generator = torch.Generator().manual_seed(0)
+    batch, heads, groups, length, size = 3, 2, 2, 4, 5
+    past = torch.randn(batch, heads, groups * length, size, generator=generator)
+    new = torch.randn(batch, heads, groups * length, length, generator=generator)
+    mask = torch.rand(batch, 1, length, size + length, generator=generator) > 0.4
+    mask[..., -1] = True
+    given = [part.requires_grad_() for part in (past, new)]
+    weight = torch.randn(batch, heads, groups * length, size + length, generator=generator)
+    results = []
+    for function in (joint_softmax, two_part_softmax):
+        joined = torch.cat(function(*given, mask, softcap), dim=-1)
+        results.append((joined, *torch.autograd.grad((joined * weight).sum(), given)))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+    assert torch.allclose(results[0][0].sum(-1), torch.ones(batch, heads, groups * length))
+
+
+def test_fp8_products_and_their_gradients_are_near_the_exact_ones():
+    generator = torch.Generator().manual_seed(1)
+    linear = torch.nn.Linear(64, 48)
+    x = torch.randn(5, 6, 64, generator=generator, requires_grad=True)
+    small = Fp8Linear(linear, LatestRows())
+    upstream = torch.randn(5, 6, 48, generator=generator)
+    exact, found = linear(x), small(x)
+    assert 0 < relative(found, exact) < 0.06
+    wanted = torch.autograd.grad(exact, x, upstream)[0]
+    assert 0 < relative(torch.autograd.grad(found, x, upstream)[0], wanted) < 0.06
+
+
+def test_layers_side_by_side_quantise_their_input_once_and_another_anew():
+    rows = LatestRows()
+    first, second = torch.randn(4, 32), torch.randn(4, 32)
+    found = rows.quantised(first)
+    assert rows.quantised(first) is found
+    other = rows.quantised(second)
+    assert not torch.equal(other[0].float(), found[0].float())
+
+
+def test_a_model_in_fp8_still_ranks_answers_as_before():
+    backbone = FrozenBackbone.load("llama-small", device="cpu")
+    ids = torch.arange(5, 25).view(2, 10)
+    before = backbone.model(input_ids=ids).logits
+    count = use_fp8(backbone.model.base_model)
+    assert count == 7 * backbone.info.layers
+    assert 0 < relative(backbone.model(input_ids=ids).logits, before) < 0.3
+
+
+def test_fusing_leaves_a_cpu_alone_and_can_be_undone():
+    backbone = FrozenBackbone.load("llama-small", device="cpu")
+    assert not backbone.fuse() and backbone.fused is None
+    fuse_layers(backbone.model.base_model)
+    unfuse_layers(backbone.model.base_model)
+    ids = torch.arange(5, 15).view(1, 10)
+    again = FrozenBackbone.load("llama-small", device="cpu")
+    assert torch.equal(backbone.model(input_ids=ids).logits, again.model(input_ids=ids).logits)
+
+
+def test_functions_for_a_gpu_stay_as_they_are_for_a_cpu():
+    calls = []
+    function = OnGpu(lambda x: calls.append("plain") or x + 1)
+    assert torch.equal(function(torch.zeros(2)), torch.ones(2)) and calls == ["plain"]
+
+
+def test_fp8_on_a_cpu_is_refused_with_what_it_needs():
+    with pytest.raises(BackboneError, match="Ada or Hopper"):
+        FrozenBackbone.load("llama-small", device="cpu", quantise="fp8")

@@ -1,0 +1,85 @@
+"""The last layer's feed-forward part works only where its result is read."""
+
+import pytest
+import torch
+from tiny import plain_logits, tiny_backbone_folder
+
+from puma_engine.backbone import Context, FrozenBackbone, Reader
+from puma_engine.backbone.attention.last_position_mlp import Tail, add_tail, remove_tail
+from puma_engine.backbone.templates import get_template
+
+FAMILIES = ("llama", "qwen2", "gemma3", "phi3", "stablelm")
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def backbone(request, tmp_path_factory):
+    folder = tiny_backbone_folder(tmp_path_factory.mktemp(request.param), request.param)
+    return FrozenBackbone.load(folder, device="cpu")
+
+
+def test_every_family_reads_kept_keys_apart(backbone):
+    assert backbone.model.config._attn_implementation == "puma_grouped"
+
+
+def test_a_part_that_is_given_more_than_positions_works_everywhere(tmp_path):
+    bloom = FrozenBackbone.load(tiny_backbone_folder(tmp_path, "bloom"), device="cpu")
+    assert isinstance(bloom.tail, Tail)
+    reader = Reader(bloom, get_template("rating"), [Context("Emma"), Context("Dune by Herbert")])
+    prompts, rows = torch.rand(2, 1, bloom.width) - 0.5, torch.tensor([1, 0])
+    wanted = plain_logits(reader, prompts, rows, "right")
+    torch.testing.assert_close(reader.logits(prompts, rows), wanted, atol=1e-4, rtol=0)
+
+
+def seen_by(backbone, work):
+    """Positions that the wrapped part is given, one number a call."""
+    counts = []
+    hook = backbone.tail.inner.register_forward_pre_hook(lambda _m, x: counts.append(x[0].shape[1]))
+    work()
+    hook.remove()
+    return counts
+
+
+def test_answers_need_one_position_and_prefixes_none(backbone):
+    assert isinstance(backbone.tail, Tail)
+    embeddings = torch.randn(3, 6, backbone.width)
+    lengths = torch.tensor([6, 2, 4])
+    assert seen_by(backbone, lambda: backbone.last_hidden(embeddings, lengths)) == [1]
+    assert seen_by(backbone, lambda: backbone._run_prefix(torch.tensor([[3, 4, 5]]))) == []
+    ids = torch.tensor([[3, 4, 5]])
+    assert seen_by(backbone, lambda: backbone.model(input_ids=ids)) == [3]
+
+
+def test_hidden_states_and_gradients_are_those_of_the_whole_layer(backbone):
+    embeddings = torch.randn(3, 6, backbone.width, requires_grad=True)
+    lengths = torch.tensor([6, 2, 4])
+    upstream = torch.randn(3, backbone.width)
+
+    def both():
+        hidden = backbone.last_hidden(embeddings, lengths)
+        return hidden, torch.autograd.grad((hidden * upstream).sum(), embeddings)[0]
+
+    short = both()
+    tail, backbone.tail = backbone.tail, None
+    whole = both()
+    backbone.tail = tail
+    for one, other in zip(short, whole, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_wrapping_can_be_undone():
+    class Layer(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mlp = torch.nn.Linear(4, 4)
+
+    class Decoder(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = torch.nn.ModuleList([Layer(), Layer()])
+
+    decoder = Decoder()
+    last = decoder.layers[-1].mlp
+    assert add_tail(decoder).inner is last
+    remove_tail(decoder)
+    assert decoder.layers[-1].mlp is last
+    assert add_tail(torch.nn.Linear(2, 2)) is None

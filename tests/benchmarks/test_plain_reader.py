@@ -1,0 +1,64 @@
+"""The benchmark's plain way trains to the same losses as the engine: only speed may differ."""
+
+import pytest
+import torch
+from plain import PlainReader
+from tiny import tiny_backbone_folder
+from torch.utils.flop_counter import FlopCounterMode
+
+from puma_engine.backbone import FrozenBackbone
+from puma_engine.config import AdapterConfig, PromptConfig, TrainingConfig
+from puma_engine.datasets import load_shipped
+from puma_engine.migration.adapter import Adapter
+from puma_engine.migration.adapter_training import AdapterTraining, Mapping
+from puma_engine.prompts.examples import ReaderData, reader_for
+from puma_engine.prompts.tuning import fit_prompts, make_head
+from puma_engine.training.loop import train
+
+STEPS, BATCH = 50, 32
+
+
+def losses(data, backbone):
+    """Loss of each of 50 steps of adapter training, and the adapter's last weights."""
+    generator = torch.Generator().manual_seed(1)
+    network = Adapter(8, backbone.width, AdapterConfig(hidden=16, dropout=0.0), generator=generator)
+    head = make_head(data.task, data.train, generator)
+    sources = torch.randn(20, 1, 8, generator=generator)
+    module = AdapterTraining(data, Mapping(sources, network), head)
+    seen = []
+
+    def forward(rows, inner=module.forward):
+        value = inner(rows)
+        seen.append(float(value.detach()) / len(rows))
+        return value
+
+    module.forward = forward
+    config = TrainingConfig(epochs=20, batch_size=BATCH, learning_rate=1e-3, patience=0)
+    train(module, STEPS * BATCH // 20, config)
+    return torch.tensor(seen[:STEPS]), network.state_dict()
+
+
+@pytest.mark.parametrize("template", ["rating", "rating-item-first"])
+def test_fifty_steps_give_the_plain_way_s_losses(tmp_path, template):
+    backbone = FrozenBackbone.load(tiny_backbone_folder(tmp_path, "llama"), device="cpu")
+    dataset = load_shipped("goodbooks", users=20)
+    fast = reader_for(backbone, dataset, template, dataset.users)
+    reader = PlainReader(fast.reader)
+    slow = ReaderData(reader, fast.task, fast.train, fast.validation)
+    found, wanted = losses(fast, backbone), losses(slow, backbone)
+    assert len(found[0]) == STEPS and found[0][-10:].mean() < found[0][:10].mean()
+    torch.testing.assert_close(found[0], wanted[0], atol=1e-4, rtol=0)
+    for name, weights in found[1].items():
+        torch.testing.assert_close(weights, wanted[1][name], atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(("tokens", "epochs"), [(1, 1), (4, 2)])
+def test_arithmetic_is_what_torch_counts(tokens, epochs):
+    dataset = load_shipped("movietweetings", users=6)
+    backbone = FrozenBackbone.load("llama-small", device="cpu", precision="fp32")
+    once = TrainingConfig(epochs=epochs, batch_size=16, patience=0)
+    with FlopCounterMode(display=False) as counter:
+        fitted = fit_prompts(
+            backbone, dataset, template="rating", training=once, prompt=PromptConfig(tokens=tokens)
+        )
+    assert fitted.flops == pytest.approx(counter.get_total_flops(), rel=0.25)

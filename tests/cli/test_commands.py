@@ -1,0 +1,233 @@
+"""The command line: help and documents agree, errors are one line, output is JSON on demand."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from puma_engine.cli import app
+from puma_engine.cli.application import hoist
+from puma_engine.cli.config_options import HELP
+from puma_engine.config import TrainingConfig
+from puma_engine.store import Workspace
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "cli.md"
+ROOT = typer.main.get_command(app)
+
+
+def commands(command, path=("puma",)):
+    """Every command that does something, with its full name."""
+    if not hasattr(command, "commands"):
+        return [(" ".join(path), command)]
+    return [
+        found
+        for name, child in command.commands.items()
+        for found in commands(child, (*path, name))
+    ]
+
+
+COMMANDS = dict(commands(ROOT))
+
+
+@pytest.fixture
+def puma(tmp_path):
+    """Run a command in a workspace of its own; returns the finished invocation."""
+
+    def run(*words, json_output=True):
+        common = ["--workspace", str(tmp_path / "workspace")] + ["--json"] * json_output
+        return CliRunner().invoke(app, [*map(str, words), *common])
+
+    return run
+
+
+@pytest.fixture
+def table(tmp_path):
+    path = tmp_path / "ratings.csv"
+    rows = [
+        {"who": f"00{user}", "what": item, "stars": 1 + (user + item) % 5, "title": f"Book {item}"}
+        for user in range(6)
+        for item in range(10)
+    ]
+    pd.DataFrame(rows).to_csv(path, index=False)
+    return path
+
+
+COLUMNS = [
+    word
+    for pair in ("user_id=who", "item_id=what", "outcome=stars", "text=title")
+    for word in ("--column", pair)
+]
+
+
+def test_every_command_and_option_is_documented():
+    text = DOCUMENT.read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^### (.+?)\n(.*?)(?=^##|\Z)", text, re.S | re.M))
+    shared = text[: text.index("## Data")]
+    for name, command in COMMANDS.items():
+        assert name in sections, f"docs/cli.md has no section {name!r}"
+        for option in command.params:
+            if option.param_type_name == "argument":
+                assert f"`{option.name.upper()}`" in sections[name], (name, option.name)
+            elif option.name != "help":
+                flag = f"`{option.opts[0]}`"
+                assert flag in sections[name] or flag in shared, f"{name} {flag}"
+    documented = {name for name in sections if name.startswith("puma ")}
+    assert documented == set(COMMANDS), documented ^ set(COMMANDS)
+
+
+def test_every_setting_of_the_engine_is_an_option_with_help():
+    for kind, texts in HELP.items():
+        assert set(texts) == set(kind.__dataclass_fields__), kind.__name__
+    fit = {option.name for option in COMMANDS["puma prompts fit"].params}
+    assert set(TrainingConfig.__dataclass_fields__) <= fit
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name):
+    command = COMMANDS[name]
+    assert command.help
+    assert all(getattr(option, "help", None) for option in command.params if option.name != "help")
+    assert CliRunner().invoke(app, [*name.split()[1:], "--help"]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        (["runs", "list", "--json"], ["--json", "runs", "list"]),
+        (["runs", "-w", "x", "list"], ["-w", "x", "runs", "list"]),
+        (["runs", "--workspace=x", "list"], ["--workspace=x", "runs", "list"]),
+        (["runs", "show", "--", "--json"], ["runs", "show", "--", "--json"]),
+        (["runs", "--workspace"], ["--workspace", "runs"]),
+    ],
+)
+def test_common_options_may_stand_anywhere(given, wanted):
+    assert hoist(given) == wanted
+
+
+@pytest.mark.parametrize("words", [["--help"], ["runs", "list"]])
+def test_commands_that_only_tell_load_nothing_heavy(words, tmp_path):
+    Workspace.open(tmp_path, create=True)
+    code = (
+        "import sys; from puma_engine.cli import main\n"
+        f"try: main({['--workspace', str(tmp_path), *words]!r})\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'pandas', 'sklearn', 'streamlit'} & set(sys.modules)\n"
+        "import pandas  # can still be loaded\n"
+        "sys.exit(f'loaded {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_import_again_returns_the_same_run(puma, table):
+    words = ["data", "import", "table", table, "--task", "rating", *COLUMNS, "--name", "mine"]
+    first, second = puma(*words), puma(*words)
+    assert first.exit_code == 0, first.output
+    run = json.loads(first.stdout)
+    assert run == json.loads(second.stdout)
+    assert run["summary"]["users"] == 6 and run["status"] == "finished"
+    listed = json.loads(puma("runs", "list").stdout)
+    assert [one["id"] for one in listed] == [run["id"]]
+    shown = json.loads(puma("data", "show", "mine").stdout)
+    assert shown["id"] == run["id"]
+
+
+def test_a_baseline_is_evaluated_and_compared(puma, table):
+    assert puma("data", "import", "table", table, "--task", "rating", *COLUMNS).exit_code == 0
+    ids = [
+        json.loads(puma("evaluate", name, "--dataset", "ratings").stdout)["id"]
+        for name in ("global_mean", "item_mean")
+    ]
+    compared = puma("compare", *ids, "--reference", ids[0], "--name", "both")
+    assert compared.exit_code == 0, compared.output
+    found = json.loads(compared.stdout)
+    assert [row["method"] for row in found["methods"]] == ["Global mean", "Item mean"]
+    lineage = json.loads(puma("runs", "lineage", "both").stdout)
+    assert {run["kind"] for run in lineage} == {"comparison", "evaluation", "dataset"}
+    assert found["verdict"]["decision"] == "incomplete"
+    people = puma("compare", ids[0], "--baselines", json_output=False)
+    assert people.exit_code == 0 and "User + item bias" in people.stdout
+    assert "No verdict yet" in people.stdout
+    wrong = puma("compare", *ids, "--margin", "2", json_output=False)
+    assert wrong.exit_code == 1 and "0.01 means 1 %" in wrong.stderr
+
+
+def test_errors_are_one_line_and_exit_1(puma, table):
+    missing = ["data", "import", "table", table, "--task", "rating", "--column", "user_id=nobody"]
+    for words in (missing, ["data", "import", "nowhere"], ["data", "import", "table"]):
+        plain = puma(*words, json_output=False)
+        assert plain.exit_code == 1
+        assert plain.stderr.startswith("Error: ") and plain.stderr.count("\n") == 1, plain.stderr
+        machine = puma(*words)
+        assert machine.exit_code == 1 and machine.stdout == ""
+        assert set(json.loads(machine.stderr)) == {"error", "type"}
+
+
+def test_a_missing_workspace_is_not_made_by_reading(puma, tmp_path):
+    assert puma("runs", "list").exit_code == 1
+    assert not (tmp_path / "workspace").exists()
+
+
+def test_usage_errors_exit_2(puma):
+    assert puma("runs", "explode").exit_code == 2
+    assert puma("prompts", "fit").exit_code == 2
+    assert puma("data", "import", "table", "x", "--column", "user_id").exit_code == 2
+
+
+def test_delete_asks_first(puma, table):
+    puma("data", "import", "table", table, "--task", "rating", *COLUMNS)
+    declined = puma("runs", "delete", "ratings")
+    assert declined.exit_code == 1
+    assert len(json.loads(puma("runs", "list").stdout)) == 1
+    assert puma("runs", "delete", "ratings", "--yes").exit_code == 0
+    assert json.loads(puma("runs", "list").stdout) == []
+
+
+def test_work_can_be_queued_instead(puma, table):
+    puma("data", "import", "table", table, "--task", "rating", *COLUMNS)
+    queued = puma("evaluate", "item_mean", "--dataset", "ratings", "--queue")
+    assert queued.exit_code == 0, queued.output
+    job = json.loads(queued.stdout)
+    assert job["status"] == "queued" and job["command"] == "evaluate"
+    assert json.loads(puma("jobs", "list").stdout)[0]["id"] == job["id"]
+    cancelled = puma("jobs", "cancel", job["id"])
+    assert cancelled.exit_code == 0
+    assert json.loads(puma("jobs", "show", job["id"]).stdout)["status"] == "cancelled"
+
+
+def test_a_queued_job_is_called_by_the_names_of_its_runs(puma, table):
+    run = json.loads(puma("data", "import", "table", table, "--task", "rating", *COLUMNS).stdout)
+    model = json.loads(puma("models", "add", "llama-small").stdout)
+    fit = puma("prompts", "fit", "--dataset", run["id"], "--backbone", "llama-small", "--queue")
+    assert json.loads(fit.stdout)["title"] == "fitting source prompts on llama-small"
+    fit = puma("prompts", "fit", "--dataset", run["id"], "--backbone", model["id"], "--queue")
+    assert json.loads(fit.stdout)["title"] == f"fitting source prompts on {model['name']}"
+
+
+def test_a_worker_does_what_was_queued(puma, table):
+    puma("data", "import", "table", table, "--task", "rating", *COLUMNS)
+    job = json.loads(puma("evaluate", "item_mean", "--dataset", "ratings", "--queue").stdout)
+    assert puma("worker", "--once", "--device", "cpu").exit_code == 0
+    done = json.loads(puma("jobs", "show", job["id"]).stdout)
+    assert done["status"] == "finished", done
+    run = json.loads(puma("evaluate", "item_mean", "--dataset", "ratings").stdout)
+    assert run["id"] == done["run_id"]
+    assert json.loads(puma("jobs", "log", job["id"]).stdout)["lines"]
+
+
+def test_doctor_says_when_a_file_was_changed(puma, table, tmp_path):
+    puma("data", "import", "table", table, "--task", "rating", *COLUMNS)
+    healthy = puma("doctor")
+    assert healthy.exit_code == 0, healthy.output
+    file = next((tmp_path / "workspace").rglob("interactions*.parquet"))
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    broken = puma("doctor")
+    assert broken.exit_code == 1
+    rows = json.loads(broken.stdout)
+    assert any(row["check"] == "workspace" and row["status"] == "fail" for row in rows)

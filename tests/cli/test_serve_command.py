@@ -1,0 +1,92 @@
+"""puma serve: local by default; public only behind a complete sign-in."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+
+from puma_engine.cli.dashboard import refuse_without_sign_in
+from puma_engine.errors import ConfigError
+
+ONE = {
+    "redirect_uri": "https://puma.example/oauth2callback",
+    "cookie_secret": "x" * 40,
+    "client_id": "a",
+    "client_secret": "b",
+    "server_metadata_url": "https://id.example/.well-known/openid-configuration",
+}
+SHARED = {key: ONE[key] for key in ("redirect_uri", "cookie_secret")}
+OWN = {key: value for key, value in ONE.items() if key not in SHARED}
+
+
+@pytest.mark.parametrize("auth", [ONE, {**SHARED, "okta": OWN}, {**SHARED, "a": OWN, "b": OWN}])
+def test_a_complete_sign_in_is_accepted(auth):
+    refuse_without_sign_in(auth)
+
+
+@pytest.mark.parametrize("missing", ONE)
+def test_each_missing_setting_is_named(missing):
+    with pytest.raises(ConfigError, match=missing):
+        refuse_without_sign_in({key: value for key, value in ONE.items() if key != missing})
+
+
+def test_an_incomplete_provider_and_a_short_secret_are_refused():
+    with pytest.raises(ConfigError, match=r"okta\.client_id"):
+        refuse_without_sign_in({**SHARED, "okta": {}})
+    with pytest.raises(ConfigError, match="cookie_secret"):
+        refuse_without_sign_in({**ONE, "cookie_secret": "short"})
+
+
+def serve(folder, *options):
+    environment = os.environ | {"HOME": str(folder), "PYTHONPATH": os.pathsep.join(sys.path)}
+    call = [sys.executable, "-m", "puma_engine.cli", "serve", "-w", str(folder / "ws"), *options]
+    return subprocess.Popen(
+        call, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def test_public_without_sign_in_is_refused_in_one_sentence(tmp_path):
+    process = serve(tmp_path, "--public")
+    output = process.communicate(timeout=60)[0].decode()
+    assert process.returncode == 1
+    assert output.startswith("Error: A public dashboard needs sign-in") and output.count("\n") == 1
+
+
+def test_it_serves_this_machine_alone_and_stops_when_told(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    process = serve(tmp_path, "--port", str(port))
+    try:
+        assert wait_for(f"http://localhost:{port}/_stcore/health") == b"ok"
+        listening = subprocess.run(
+            [sys.executable, "-c", LISTENING, str(process.pid)], capture_output=True, text=True
+        )
+        found = set(listening.stdout.split())
+        assert found and found <= {"127.0.0.1", "::1"}
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+LISTENING = """
+import sys, psutil
+for one in psutil.Process(int(sys.argv[1])).net_connections():
+    if one.status == psutil.CONN_LISTEN:
+        print(one.laddr.ip)
+"""
+
+
+def wait_for(url, seconds=60):
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return urllib.request.urlopen(url, timeout=5).read()
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.3)

@@ -1,0 +1,249 @@
+"""The Compare page in every state, on a real workspace with drawn predictions."""
+
+import subprocess
+import sys
+import time
+
+import compared
+import numpy as np
+import pandas as pd
+import pytest
+from dashboard_pages import open_page
+
+from dashboard import pages
+from dashboard.components import compare_figures
+from dashboard.components.compare_methods import ordered
+from puma_engine import jobs, pipeline
+from puma_engine.evaluation.baselines import BASELINES
+from puma_engine.pipeline.user_impact import MOST_DRAWN
+from puma_engine.store import Workspace
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return compared.workspace(tmp_path_factory.mktemp("compare"))
+
+
+@pytest.fixture
+def no_worker(monkeypatch):
+    """Jobs stay in the queue until the test works through it."""
+    monkeypatch.setattr(jobs, "ensure_worker", lambda ws: None)
+
+
+def texts(app):
+    assert not app.exception, app.exception
+    parts = [*app.text, *app.markdown, *app.warning, *app.error, *app.info, *app.caption]
+    return "\n".join(str(part.value) for part in parts)
+
+
+def see(world, monkeypatch, **query):
+    return open_page("compare", world["ws"].root, monkeypatch, **query)
+
+
+def test_the_verdict_and_every_method_are_shown(world, monkeypatch):
+    app = see(world, monkeypatch)
+    shown = texts(app)
+    verdict = pipeline.judge_comparison(world["ws"], world["comparison"])
+    assert verdict.headline.partition(": ")[2][1:] in shown
+    assert all(sentence in shown for sentence in (*verdict.evidence, *verdict.cautions))
+    table = app.dataframe[0].value
+    methods = world["ws"].get_table(world["comparison"].id, "methods")
+    assert table["Method"].tolist() == ordered(methods)["method"].tolist()
+    assert {"Global mean", "Item mean", "User + item bias"} <= set(table["Method"])
+    scores = world["ws"].get_table(world["comparison"].id, "comparison")
+    cell = scores[(scores["method"] == "Full retraining") & (scores["metric"] == "rmse")].iloc[0]
+    wanted = f"{cell['value']:.4f} [{cell['low']:.4f}, {cell['high']:.4f}]"
+    assert wanted == table.set_index("Method").loc["Full retraining", "RMSE"]
+    assert app.query_params["comparison"] in (world["comparison"].id, [world["comparison"].id])
+
+
+def test_differences_are_shown_on_demand(world, monkeypatch):
+    app = see(world, monkeypatch)
+    assert "reference" not in app.dataframe[0].value["RMSE"].tolist()
+    app.toggle(key="differences").set_value(True).run()
+    found = app.dataframe[0].value.set_index("Method")
+    assert found.loc["Full retraining", "RMSE"] == "reference"
+    assert found.loc["Global mean", "RMSE"][0] in "+-"
+    again = see(world, monkeypatch, differences="true")
+    pd.testing.assert_frame_equal(again.dataframe[0].value, app.dataframe[0].value)
+
+
+def test_the_margin_changes_the_verdict_and_is_in_the_address(world, monkeypatch):
+    narrow = texts(see(world, monkeypatch, margin="0.1"))
+    wide = texts(see(world, monkeypatch, margin="20.0"))
+    for margin, shown in ((0.001, narrow), (0.2, wide)):
+        verdict = pipeline.judge_comparison(world["ws"], world["comparison"], margin=margin)
+        assert verdict.evidence[1] in shown
+    assert narrow != wide
+
+
+def test_users_who_regress_lead_to_their_page(world, monkeypatch):
+    monkeypatch.setitem(pages.PAGES, "user", ("User", ":material/person:", "One user."))
+    few = world["runs"]["few"].id
+    app = see(world, monkeypatch, view="users", user_method=few)
+    texts(app)
+    table = app.dataframe[0].value
+    assert set(table["User"].head(3)) == {"000", "001", "002"}
+    assert (table["Probability"].head(3) > 0.9).all()
+    assert table["Open"][0].startswith("user?user=00")
+    assert table["Open"][0].endswith(f"&comparison={world['comparison'].id}")
+    metric = next(one for one in app.metric if one.label.startswith("Surely"))
+    assert int(metric.value.split()[0]) >= 3
+
+
+@pytest.mark.parametrize("group", ["variance", "train_rows", "cluster"])
+def test_groups_of_users_are_drawn(world, monkeypatch, group):
+    app = see(world, monkeypatch, view="users", group=group)
+    texts(app)
+    assert len(app.get("plotly_chart")) == 3
+
+
+@pytest.mark.parametrize("view", ["pairs", "chains", "fusions", "strategies"])
+def test_studies_without_enough_runs_say_what_to_do(world, monkeypatch, view):
+    app = see(world, monkeypatch, view=view)
+    titles = {"No chain yet", "No fusion yet", "Not enough model pairs", "Not enough strategies"}
+    assert sum(title in texts(app) for title in titles) == 1
+    assert not app.get("plotly_chart")
+
+
+def test_studies_are_drawn_from_the_workspaces_runs(tmp_path, monkeypatch):
+    world = compared.workspace(tmp_path)
+    ws, data = world["ws"], world["data"]
+    source = ws.run("source-old")
+    new, third = ws.run("new"), compared.backbone(ws, "third")
+    one = compared.migrate(ws, [source], third, name="one")
+    hop = compared.migrate(ws, [one], new, name="hop")
+    second = compared.prompts(ws, data, compared.backbone(ws, "second"), "source")
+    fused = compared.migrate(ws, [source, second], new, name="fused")
+    again = compared.prompts(ws, data, third, "retrained")
+    random = compared.migrate(ws, [source], new, compared.select(ws, source, "random"), name="r")
+    for number, run in enumerate((one, hop, fused, again, random)):
+        compared.evaluate(ws, run, 0.8 + 0.02 * number)
+    for view in ("pairs", "chains", "fusions", "strategies"):
+        app = see(world, monkeypatch, view=view)
+        texts(app)
+        assert len(app.get("plotly_chart")) == 1, view
+
+
+def test_a_click_task_is_shown_in_its_own_metrics(tmp_path, monkeypatch):
+    world = compared.workspace(tmp_path, task="click")
+    app = see(world, monkeypatch)
+    assert "AUC" in texts(app) and {"AUC", "uAUC", "Log loss"} <= set(app.dataframe[0].value)
+    users = see(world, monkeypatch, view="users")
+    assert "log loss" in texts(users)
+
+
+def test_hostile_names_are_text(tmp_path, monkeypatch):
+    world = compared.workspace(tmp_path, hostile=True)
+    for view in ("methods", "users", "pairs", "chains", "fusions", "strategies"):
+        app = see(world, monkeypatch, view=view)
+        assert not app.exception
+        assert not any("<script>" in part.value for part in app.markdown), view
+
+
+def test_without_a_retraining_it_says_what_is_missing(tmp_path, monkeypatch):
+    world = compared.workspace(tmp_path)
+    chosen = [world["runs"]["source"], world["runs"]["few"]]
+    run = pipeline.compare(world["ws"], chosen, baselines=True, name="no retraining")
+    shown = texts(see(world, monkeypatch, comparison=run.id))
+    assert "No verdict yet" in shown and "Add the full retraining" in shown
+
+
+def test_one_method_alone_is_compared_with_the_baselines(tmp_path, monkeypatch, no_worker):
+    ws = Workspace.open(tmp_path / "workspace", create=True)
+    data = compared.import_data(ws, tmp_path)
+    source = compared.prompts(ws, data, compared.backbone(ws, "old"), "source")
+    scored = compared.evaluate(ws, source, 0.5)
+    app = open_page("compare", ws.root, monkeypatch)
+    assert "not compared yet" in texts(app)
+    assert app.dataframe[0].value["Method"].tolist() == ["Source prompts"]
+    next(one for one in app.button if one.label == "Compare them").click().run()
+    assert "waits for its turn" in texts(app)
+    (job,) = jobs.jobs(ws)
+    assert job.args["evaluations"] == [scored.id] and job.args["baselines"]
+    run = pipeline.compare(ws, job.args["evaluations"], reference=scored, baselines=True)
+    app = open_page("compare", ws.root, monkeypatch)
+    assert "No verdict yet" in texts(app)
+    assert len(app.dataframe[0].value) == 1 + len(BASELINES)
+    assert app.query_params["comparison"] in (run.id, [run.id])
+
+
+def test_pinning_another_baseline_asks_once_and_then_shows_it(tmp_path, monkeypatch, no_worker):
+    world = compared.workspace(tmp_path)
+    ws, source = world["ws"], world["runs"]["source"]
+    app = see(world, monkeypatch)
+    app.selectbox(key="choose-pin").select(source.id).run()
+    assert "not compared yet" in texts(app)
+    next(one for one in app.button if one.label == "Compare them").click().run()
+    (job,) = jobs.jobs(ws)
+    assert job.args["reference"] == source.id
+    # Asked again, by another visitor: the same job, no second one.
+    again = see(world, monkeypatch, comparison=world["comparison"].id, pin=source.id)
+    assert "waits for its turn" in texts(again) and len(jobs.jobs(ws)) == 1
+    done = pipeline.compare(ws, job.args["evaluations"], reference=source, baselines=True)
+    app = see(world, monkeypatch, comparison=world["comparison"].id, pin=source.id)
+    texts(app)
+    assert app.query_params["comparison"] in (done.id, [done.id])
+    table = app.dataframe[0].value.set_index("Method")
+    assert table.loc["Source prompts", "Pinned"] == "baseline"
+
+
+def test_a_failed_comparison_says_why(tmp_path, monkeypatch, no_worker):
+    world = compared.workspace(tmp_path)
+    ws = world["ws"]
+    inputs = world["comparison"].inputs
+    run = ws.begin("comparison", name="broken", config={"split": "test"}, inputs=inputs, seed=9)
+    ws.fail(run.id, "The evaluations have no example in common <b>.")
+    shown = texts(see(world, monkeypatch, comparison=run.id))
+    assert "This comparison is failed." in shown and "no example in common <b>" in shown
+
+
+def test_a_failed_job_can_be_tried_again(tmp_path, monkeypatch, no_worker):
+    world = compared.workspace(tmp_path)
+    ws, few = world["ws"], world["runs"]["few"]
+    query = {"comparison": world["comparison"].id, "pin": few.id}
+    app = see(world, monkeypatch, **query)
+    next(one for one in app.button if one.label == "Compare them").click().run()
+    (job,) = jobs.jobs(ws)
+    ws.db.execute("UPDATE jobs SET status = 'failed', error = 'no room' WHERE id = ?", [job.id])
+    app = see(world, monkeypatch, **query)
+    assert "no room" in texts(app)
+    app.button(key="retry-comparison").click().run()
+    assert jobs.job(ws, job.id).status == "queued"
+
+
+def test_missing_predictions_are_said(tmp_path, monkeypatch):
+    world = compared.workspace(tmp_path)
+    ws = world["ws"]
+    gone = "name IN ('users', 'predictions') OR name LIKE 'effects%'"
+    ws.db.execute(f"DELETE FROM artifacts WHERE {gone}")
+    assert "Evaluate them again" in texts(see(world, monkeypatch, view="users"))
+
+
+def test_unknown_addresses_are_said(world, monkeypatch):
+    app = see(world, monkeypatch, comparison="../../etc", view="<b>", group="x", metric="nope")
+    shown = texts(app)
+    assert "not here" in shown and len(app.dataframe[0].value) == 5 + len(BASELINES)
+
+
+def test_an_empty_workspace_says_how_to_begin(tmp_path, monkeypatch):
+    Workspace.open(tmp_path / "ws", create=True)
+    assert "Nothing to compare yet" in texts(open_page("compare", tmp_path / "ws", monkeypatch))
+
+
+def test_many_users_are_drawn_quickly_and_small():
+    count = 50_000
+    rng = np.random.default_rng(0)
+    users = pd.DataFrame({"n": 5, "first": rng.random(count), "second": rng.random(count)})
+    begun = time.perf_counter()
+    figure = compare_figures.user_scatter(users.head(MOST_DRAWN), "A", "B")
+    assert len(figure.to_json()) < 1_000_000 and time.perf_counter() - begun < 2
+
+
+def test_the_page_loads_without_torch_or_umap():
+    code = (
+        "import sys, dashboard.views.compare, dashboard.views.reports;"
+        "print({'torch', 'umap', 'transformers'} & set(sys.modules))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()"

@@ -1,0 +1,269 @@
+"""The page of data sets in every state, and a file's way from a browser to a job."""
+
+import gzip
+import io
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+from dashboard_pages import HOSTILE, add_job, assert_plain, open_page, texts
+from rating_tables import frame
+
+from dashboard import engine
+from dashboard.engine import data
+from puma_engine import jobs
+from puma_engine.errors import DataError
+from puma_engine.jobs.runner import execute
+from puma_engine.pipeline import COMMANDS
+from puma_engine.store import Workspace
+
+NAMES = {"user_id": "reviewer", "item_id": "asin", "text": "title", "outcome": "stars"}
+MAPPED = data.TableSettings(columns={**NAMES, "time": "time"})
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("PUMA_WORKSPACE", str(tmp_path / "ws"))
+    monkeypatch.setattr(jobs, "ensure_worker", lambda ws: None)
+    return tmp_path / "ws"
+
+
+@pytest.fixture
+def ws(root):
+    return Workspace.open(root, create=True)
+
+
+def keep(ws, made, tmp_path, name="mine"):
+    path = tmp_path / f"{name}.csv"
+    made.to_csv(path, index=False)
+    return COMMANDS["import_dataset"](ws, "table", path=path, task="rating", name=name)
+
+
+def upload(name="ratings.csv", made=None, packed=False):
+    content = (frame() if made is None else made).rename(columns=NAMES).to_csv(index=False).encode()
+    content = gzip.compress(content) if packed else content
+    return data.Upload(name, io.BytesIO(content), len(content))
+
+
+def test_without_data_sets_it_says_what_belongs_here(root, monkeypatch):
+    app = open_page("data", root, monkeypatch)
+    assert_plain(app)
+    assert "No data sets yet" in texts(app)
+
+
+def test_a_data_set_shows_its_counts_charts_and_rows(ws, tmp_path, monkeypatch):
+    made = frame()
+    run = keep(ws, made, tmp_path)
+    app = open_page("data", ws.root, monkeypatch, user="003")
+    assert_plain(app)
+    table = app.dataframe[0].value.iloc[0]
+    assert (table["users"], table["records"]) == (made["user_id"].nunique(), len(made))
+    assert app.query_params["dataset"] == run.id
+    assert len(app.get("plotly_chart")) == 3
+    rows = app.dataframe[-1].value
+    assert sorted(rows["item_id"]) == sorted(made.loc[made["user_id"] == "003", "item_id"])
+
+
+def test_the_papers_data_sets_stand_beside_ours_on_demand(ws, tmp_path, monkeypatch):
+    keep(ws, frame(), tmp_path)
+    app = open_page("data", ws.root, monkeypatch, paper="true")
+    assert_plain(app)
+    assert app.dataframe[0].value["records"].tolist()[1:] == [1_166_752, 3_892_068, 1_543_687]
+
+
+def test_finding_looks_into_ids_and_titles_and_counts_all_matches():
+    items = pd.DataFrame(
+        {"item_id": ["a1", "b", "c"], "text": ["x", "A1 title", "(z"], "records": [1, 5, 2]}
+    )
+    found, matches = data.find(items, "a1", most=1)
+    assert found["item_id"].tolist() == ["b"] and matches == 2
+    assert data.find(items, "(")[1] == 1 and data.find(items, "")[1] == 3
+
+
+@pytest.mark.parametrize("address", [{"user": "nobody"}, {"dataset": "../x"}, {"browse": "x"}])
+def test_an_address_that_names_nothing_shows_the_page_all_the_same(
+    address, ws, tmp_path, monkeypatch
+):
+    keep(ws, frame(), tmp_path)
+    app = open_page("data", ws.root, monkeypatch, **address)
+    assert_plain(app)
+    assert app.dataframe[0].value["name"].tolist() == ["mine"]
+
+
+@pytest.mark.parametrize("title", HOSTILE)
+def test_titles_ids_and_names_are_shown_as_text(title, ws, tmp_path, monkeypatch):
+    made = frame()
+    made["text"] = title
+    made["user_id"] = title[:100] + made["user_id"]
+    name = title.strip()
+    run = keep(ws, made, tmp_path)
+    ws.rename(run.id, name)
+    user = made["user_id"].iloc[0]
+    app = open_page("data", ws.root, monkeypatch, user=user)
+    assert_plain(app)
+    assert set(app.dataframe[-1].value["text"]) == {title.strip()}
+
+
+def test_a_shipped_set_is_imported_by_a_job(root, monkeypatch):
+    app = open_page("data", root, monkeypatch, view="import", **{"from": "shipped"})
+    assert_plain(app)
+    app.selectbox("shipped-name").select("movietweetings")
+    app.number_input("shipped-users").set_value(50)
+    app.button[0].click().run()
+    assert_plain(app)
+    (job,) = jobs.jobs(Workspace.open(root))
+    assert job.args == {"source": "movietweetings", "users": 50}
+    for name, users in (("../etc", 5), ("amazon", 5), ("goodbooks", 0)):
+        with pytest.raises(DataError):
+            data.import_shipped(name, users)
+
+
+def run_page(app, file):
+    app.file_uploader("upload").set_value(file).run()
+    assert_plain(app)
+    return app
+
+
+def test_a_file_is_previewed_mapped_checked_and_only_then_kept(root, tmp_path, monkeypatch):
+    app = open_page("data", root, monkeypatch, view="import")
+    content = frame().rename(columns=NAMES | {"text": "what"}).to_csv(index=False).encode()
+    app = run_page(app, ("my ratings.csv", content, "text/csv"))
+    assert app.selectbox("column-user_id").value == "reviewer"
+    assert "Choose a column for: Title" in texts(app)
+    app.selectbox("column-text").select("what").run()
+    app.button("check").click().run()
+    assert_plain(app)
+    assert f"All {len(frame())} rows can be used" in texts(app)
+    assert not root.exists()
+    app.number_input("min-rows").set_value(2).run()
+    assert "check the file again" in texts(app)
+    app.button("check").click().run()
+    app.text_input("import-name").set_value("Mine").run()
+    app.button("import").click().run()
+    assert_plain(app)
+    ws = Workspace.open(root)
+    (job,) = jobs.jobs(ws)
+    assert job.args["columns"]["text"] == "what" and job.args["name"] == "Mine"
+    assert str(root / data.UPLOADS) in job.args["path"] and job.args["path"].endswith(".csv")
+    assert execute_job(ws, job) == "finished"
+    (made,) = ws.runs("dataset")
+    assert made.name == "Mine" and made.summary["interactions"] == len(frame())
+    data.forget_uploads(ws)
+    assert list((root / data.UPLOADS).iterdir())
+    data.forget_uploads(ws, older_than=0)
+    assert not list((root / data.UPLOADS).iterdir())
+
+
+def execute_job(ws, job):
+    with ws.transaction() as db:
+        db.execute("UPDATE jobs SET status = 'running', attempt = 1 WHERE id = ?", [job.id])
+    execute(ws, job.id, 1)
+    return jobs.job(ws, job.id).status
+
+
+def test_a_file_with_bad_rows_is_imported_only_without_them(root, monkeypatch):
+    app = open_page("data", root, monkeypatch, view="import")
+    made = frame().rename(columns=NAMES)
+    made.loc[3, "stars"] = 9
+    app = run_page(app, ("a.csv", made.to_csv(index=False).encode(), "text/csv"))
+    app.button("check").click().run()
+    assert_plain(app)
+    assert f"1 of {len(made)} rows cannot be used" in texts(app)
+    assert "import" not in {button.key for button in app.button}
+    app.checkbox("drop-invalid").check().run()
+    assert "1 of 120 rows will be left out" in texts(app)
+    assert "import" in {button.key for button in app.button}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.csv", b"", "empty"),
+        ("a.csv", b"one\n", "Choose a column"),
+        ("a.csv", "\xe9\n1\n".encode("latin-1"), "not utf-8"),
+        ("a.parquet", b"PAR1 but not really", "cannot be read as Parquet"),
+    ],
+)
+def test_a_file_that_is_no_table_is_refused_with_the_reason(
+    name, content, words, root, monkeypatch
+):
+    app = open_page("data", root, monkeypatch, view="import")
+    app = run_page(app, (name, content, "application/octet-stream"))
+    assert words in texts(app) and not root.exists()
+
+
+def test_hostile_columns_are_shown_as_text(root, monkeypatch):
+    made = frame().rename(columns={"text": "<script>x</script>", "time": "**bold**"})
+    app = open_page("data", root, monkeypatch, view="import")
+    app = run_page(app, ("a.csv", made.to_csv(index=False).encode(), "text/csv"))
+    assert "<script>x</script>" in app.selectbox("column-text").options
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("../../etc/passwd.csv", "passwd.csv"),
+        ("C:\\temp\\a b.CSV.GZ", "a-b.csv.gz"),
+        ("\u202e\u05e9.tsv", "table.tsv"),
+        (".csv", "table.csv"),
+        ("--option.csv", "option.csv"),
+        ("x" * 500 + ".parquet", "x" * 80 + ".parquet"),
+    ],
+)
+def test_names_of_files_become_harmless(given, kept):
+    assert data.checked_name(given) == kept
+
+
+@pytest.mark.parametrize("name", ["a.exe", "csv", "a.csv.exe", ""])
+def test_files_that_are_no_tables_by_name_are_refused(name):
+    with pytest.raises(DataError):
+        data.checked_name(name)
+
+
+def test_large_files_and_packed_bombs_are_refused_on_the_server(monkeypatch):
+    monkeypatch.setattr(data, "MOST_BYTES", 10)
+    with pytest.raises(DataError, match="at most 10 can be uploaded"):
+        upload()
+    monkeypatch.undo()
+    monkeypatch.setattr(data, "MOST_UNPACKED", 100)
+    with pytest.raises(DataError, match="unpacks to"):
+        upload("a.csv.gz", packed=True)
+    content = frame().to_parquet()
+    with pytest.raises(DataError, match="unpacks to"):
+        data.Upload("a.parquet", io.BytesIO(content), len(content))
+
+
+def test_a_check_in_its_own_process_says_what_the_engine_says():
+    found = data.check(upload(), None, MAPPED)
+    assert found["rows"] == len(frame()) and found["problems"] == []
+    with pytest.raises(DataError, match=r"^ratings\.csv lacks the column") as error:
+        data.check(upload(), None, replace(MAPPED, columns={"user_id": "--json"}))
+    assert "/tmp" not in str(error.value)
+
+
+def test_titles_may_come_in_a_second_file(ws):
+    items = frame()[["item_id", "text"]].drop_duplicates("item_id")
+    second = upload("titles.csv", items)
+    columns = {key: name for key, name in NAMES.items() if key != "text"}
+    of_second = {"item_id": "asin", "text": "title"}
+    settings = replace(MAPPED, columns=columns, item_columns=of_second)
+    assert data.check(upload(), second, settings)["problems"] == []
+    job = data.import_table(upload(), second, settings, None)
+    assert execute_job(ws, job) == "finished"
+
+
+def test_an_upload_stays_while_a_job_may_still_read_it_and_leaves_nothing_otherwise(ws):
+    job = data.import_table(upload(), None, MAPPED, None)
+    data.forget_uploads(ws, older_than=0)
+    assert data.Path(job.args["path"]).is_file()
+    with pytest.raises(engine.PumaError):
+        data.import_table(upload(), None, replace(MAPPED, columns={"user_id": object()}), None)
+    assert len(list((ws.root / data.UPLOADS).iterdir())) == 1
+
+
+def test_imports_that_failed_are_shown_with_their_reason(ws, monkeypatch):
+    add_job(ws, "import_dataset", title="Import x", status="failed", error="Its reason.")
+    add_job(ws, "migrate", title="Another")
+    app = open_page("data", ws.root, monkeypatch, view="import")
+    assert_plain(app)
+    assert "Its reason." in texts(app) and "Another" not in texts(app)

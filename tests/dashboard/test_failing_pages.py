@@ -1,0 +1,150 @@
+"""Pages of workspaces that are empty, damaged or broken: what came, what to do, and no traceback."""
+
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+from claim_reports import moved, report, retrained
+from dashboard_pages import add_comparison, assert_plain, finished, open_page, texts
+from rating_tables import frame
+from streamlit.testing.v1 import AppTest
+
+from dashboard.pages import PAGES
+from puma_engine.pipeline import COMMANDS
+from puma_engine.store import Workspace
+from puma_engine.studies import keep_report
+
+
+@pytest.fixture
+def ws(tmp_path):
+    return Workspace.open(tmp_path / "ws", create=True)
+
+
+def change(ws, statement):
+    """Do to a database what no part of the engine does."""
+    ws.close()
+    with sqlite3.connect(ws.path) as db:
+        db.execute("PRAGMA foreign_keys = OFF")
+        db.execute(statement)
+    db.close()
+
+
+# Studies are files; some pages show no jobs, or nothing but jobs.
+SPARED = {
+    "jobs": {"data", "studies", "users", "plan", "user", "reports"},
+    "runs": {"studies", "jobs"},
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("lost", SPARED)
+def test_a_database_without_a_table_is_said_on_every_page(ws, monkeypatch, name, lost):
+    change(ws, f"DROP TABLE {lost}")
+    app = open_page(name, ws.root, monkeypatch)
+    assert_plain(app)
+    said = f"no such table: {lost}" in texts(app)
+    assert said == (name not in SPARED[lost]) and len(app.error) == said
+    assert app.title
+
+
+def test_what_nobody_foresaw_ends_a_page_in_a_sentence(ws, monkeypatch, caplog):
+    finished(ws, "dataset", "books")
+    change(ws, "UPDATE runs SET summary = '{damaged'")
+    monkeypatch.setenv("PUMA_WORKSPACE", str(ws.root))
+    script = "from dashboard import pages\npages.run(pages.navigation('overview'))"
+    app = AppTest.from_string(script, default_timeout=60).run()
+    assert_plain(app)
+    assert app.title[0].value == "Overview"
+    assert "not foreseen" in app.error[0].value and "puma doctor" in texts(app)
+    assert "JSONDecodeError" in caplog.text and "Traceback" in caplog.text
+
+
+def test_pages_can_be_run_without_an_engine():
+    code = (
+        "import sys, dashboard.pages; print('pandas' in sys.modules, 'puma_engine' in sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False False"
+
+
+def test_a_damaged_data_set_leaves_the_others(ws, tmp_path, monkeypatch):
+    runs = []
+    for name in ("good", "bad"):
+        path = tmp_path / f"{name}.csv"
+        frame().iloc[len(runs) * 10 :].to_csv(path, index=False)
+        runs.append(COMMANDS["import_dataset"](ws, "table", path=path, task="rating", name=name))
+    next(ws.folder(runs[1].id).glob("user-profiles*")).unlink()
+    app = open_page("data", ws.root, monkeypatch, dataset=runs[1].id)
+    assert_plain(app)
+    assert "This data set cannot be shown whole." in texts(app) and "is missing" in texts(app)
+    assert app.dataframe[0].value["name"].tolist() == ["bad", "good"]
+    app = app.selectbox("choose-dataset").select(runs[0].id).run()
+    assert_plain(app)
+    assert not app.error and len(app.get("plotly_chart")) == 3
+
+
+def test_a_damaged_comparison_leaves_no_empty_frame(ws, monkeypatch):
+    run = add_comparison(ws)
+    next(ws.folder(run.id).glob("methods*")).unlink()
+    app = open_page("compare", ws.root, monkeypatch)
+    assert_plain(app)
+    assert [one.value for one in app.error] == [
+        "This comparison cannot be shown whole; choose another, or make it again."
+    ]
+    assert not [one for one in app.number_input if one.label == "Margin (%)"]
+    assert "Jobs" in [one.value for one in app.header]
+
+
+@pytest.mark.parametrize("name", ["compare", "reports"])
+def test_a_comparison_of_another_version_is_said(ws, monkeypatch, name):
+    add_comparison(ws)
+    change(ws, "UPDATE runs SET summary = '{}'")
+    app = open_page(name, ws.root, monkeypatch)
+    assert_plain(app)
+    assert "not those of this version" in texts(app)
+
+
+def test_a_log_that_cannot_be_written_starts_nothing(ws, monkeypatch):
+    (ws.root / "logs").write_text("in the way")
+    app = open_page("overview", ws.root, monkeypatch)
+    app.button("start-demo").click().run()
+    assert_plain(app)
+    assert "no worker is running" in texts(app)
+    (start,) = (one for one in app.button if one.label == "Start a worker")
+    start.click().run()
+    assert_plain(app)
+    assert "cannot be written" in app.toast[0].value and "nothing was started" in app.toast[0].value
+
+
+def test_a_damaged_report_leaves_the_other_studies(ws, monkeypatch):
+    for name in ("table2", "table3"):
+        keep_report(ws, report(name, [retrained(), moved(0.002)]))
+    file = ws.root / "studies" / "table3.json"
+    file.write_text(file.read_text()[:-9])
+    app = open_page("studies", ws.root, monkeypatch)
+    assert_plain(app)
+    assert [one.value for one in app.error] == ["One report is left out."]
+    assert "run `puma study table3`" in texts(app)
+    assert [one for one in app.button if one.label] and "table2" in str(app.button)
+
+
+STEPS = {
+    ("dataset",): ("add the old and the new model", "models"),
+    ("dataset", "backbone"): ("add the old and the new model", "models"),
+    ("backbone", "backbone"): ("bring in who met what", "data"),
+    ("dataset", "backbone", "backbone"): ("fit prompts on the old model", "models"),
+    ("dataset", "backbone", "backbone", "prompts"): ("migrate the prompts", "plan"),
+    ("dataset", "backbone", "backbone", "prompts", "migration"): ("compare the", "compare"),
+}
+
+
+@pytest.mark.parametrize("there", STEPS)
+def test_the_overview_says_what_a_verdict_still_needs(ws, monkeypatch, there):
+    for number, kind in enumerate(there):
+        finished(ws, kind, f"{kind} {number}", config={"number": number})
+    said, page = STEPS[there]
+    app = open_page("overview", ws.root, monkeypatch)
+    assert_plain(app)
+    assert said in texts(app)
+    assert app.get("page_link")[0].proto.page == page

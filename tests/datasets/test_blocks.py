@@ -1,0 +1,98 @@
+"""Large files in blocks, and JSON lines read fast or line by line: every line once, one meaning."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from puma_engine.datasets.reading.blocks import Block, decoded, read_blocks
+from puma_engine.datasets.reading.json_lines import parse_block
+from puma_engine.datasets.reading.tally import Tally
+
+SCHEMA = pa.schema({"id": pa.string(), "score": pa.float64(), "when": pa.int64()})
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(10**20), 10**20),
+    st.floats(allow_nan=False),
+    st.text(),
+    st.sampled_from(["4.5", "12", "2020-01-02", "", "nan", "1_0"]),
+    st.lists(st.integers(), max_size=2),
+    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+)
+RECORDS = st.lists(
+    st.dictionaries(st.sampled_from(["id", "score", "when", "other"]), VALUES), max_size=4
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(RECORDS, st.booleans())
+def test_the_fast_and_the_careful_reading_of_json_agree(
+    records: list[dict[str, Any]], ascii_only: bool
+) -> None:
+    lines = [
+        json.dumps(record, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass") + b"\n"
+        for record in records
+    ]
+
+    def parsed(*more: bytes) -> tuple[str, dict[str, int], int]:
+        tally = Tally(Path("x"), 1.0)
+        table, numbers = parse_block(Block(b"".join([*lines, *more]), 1), SCHEMA, tally)
+        assert numbers.tolist() == list(range(1, len(records) + 1))
+        # As text, so that NaN equals NaN.
+        return repr(table.to_pylist()), tally.mended, tally.lines
+
+    # A line that is no object forces the careful reading of all lines.
+    alone, mended, count = parsed()
+    beside, mended_too, count_too = parsed(b"null\n")
+    assert alone == beside and mended == mended_too and count == count_too - 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.binary(max_size=12).map(lambda line: line.replace(b"\n", b"")), max_size=9),
+    st.integers(1, 40),
+    st.booleans(),
+)
+def test_blocks_hold_every_line_once_whatever_their_size(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], size: int, packed: bool
+) -> None:
+    data = b"\n".join([b"{}", *lines])
+    path = tmp_path_factory.mktemp("blocks") / "file"
+    path.write_bytes(gzip.compress(data) if packed else data)
+    blocks = list(read_blocks(path, size=size))
+    assert b"".join(block.data for block in blocks).removesuffix(b"\n") == data.removesuffix(b"\n")
+    numbered = [pair for block in blocks for pair in block.numbered()]
+    expected = [
+        (number, line.rstrip(b"\r"))
+        for number, line in enumerate(data.split(b"\n"), 1)
+        if line.strip()
+    ]
+    assert numbered == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "text", "fine"),
+    [
+        ("é".encode(), "é", True),
+        ("é".encode("cp1252"), "é", False),
+        ("“”".encode("cp1252"), "“”", False),
+        (b"\x81\xe9", "\x81é", False),
+    ],
+)
+def test_decoded(line: bytes, text: str, fine: bool) -> None:
+    assert decoded(line) == (text, fine)
+
+
+def test_importing_data_sets_loads_no_torch() -> None:
+    code = "import sys, puma_engine.datasets; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,360 @@
+"""Amazon, Yelp and MovieLens from original files: clean, dirty, filtered, refused; exact counts."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import original_files as of
+import pandas as pd
+import pytest
+from dirty_files import clean_lines, made_dirty
+
+from puma_engine.datasets import Dataset, import_folder, validate
+from puma_engine.datasets.importers import streamed_ratings
+from puma_engine.datasets.importers.amazon import AmazonSettings
+from puma_engine.datasets.importers.mind import MindSettings
+from puma_engine.datasets.importers.movielens import MovieLensSettings
+from puma_engine.datasets.importers.yelp import YelpSettings
+from puma_engine.errors import ConfigError, DataError
+
+BOM = b"\xef\xbb\xbf"
+SIZES = {"amazon": (12, 24), "yelp": (6, 28), "csv": (6, 24), "dat": (6, 24)}
+RATINGS = {
+    "amazon": "Movies_and_TV.jsonl",
+    "yelp": "yelp_academic_dataset_review.json",
+    "csv": "ratings.csv",
+    "dat": "ratings.dat",
+}
+
+
+def lay_out(kind: str, folder: Path, records: Any = None, **how: Any) -> Path:
+    """Write a source's two files; returns the folder."""
+    if kind == "amazon":
+        of.write_amazon(folder, records=records, **how)
+    elif kind == "yelp":
+        of.write_yelp(folder, records, **how)
+    else:
+        of.write_movielens(folder, kind, records, **how)
+    return folder
+
+
+def read(kind: str, folder: Path, **how: Any) -> Dataset:
+    return import_folder(kind if kind in ("amazon", "yelp") else "movielens", folder, **how)
+
+
+def accounted(ds: Dataset) -> bool:
+    report = ds.report
+    return report["read"]["rows"] == report["kept"]["rows"] + sum(report["dropped"].values())
+
+
+@pytest.fixture(scope="module", params=list(SIZES))
+def clean(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    kind = request.param
+    return kind, read(kind, lay_out(kind, tmp_path_factory.mktemp(kind)))
+
+
+def test_clean_files_are_taken_whole(clean: tuple[str, Dataset]) -> None:
+    kind, ds = clean
+    users, items = SIZES[kind]
+    validate(ds)
+    assert accounted(ds) and sum(ds.report["dropped"].values()) == 0
+    assert ds.report["kept"] == {"rows": users * items, "users": users, "items": items}
+    assert ds.report["repeats_counted"] == {
+        "records": users * items,
+        "users": users,
+        "items": items,
+    }
+    assert json.loads(json.dumps(ds.report)) == ds.report
+    drawn = {(u, i): (r, s) for u, i, r, s in of.ratings(users, items)}
+    back = {"amazon": ("AE{:04}", "B{:04}", 0), "yelp": ("u-{:04}", "b_{:04}", 0)}
+    user, item, first = back.get(kind, ("{}", "{}", 1))
+    rows = ds.interactions.set_index(["user_id", "item_id"])
+    for (u, i), (rating, seconds) in drawn.items():
+        row = rows.loc[(user.format(u + first), item.format(i + first))]
+        assert (row["outcome"], row["time"]) == (rating, seconds)
+
+
+def test_item_texts(clean: tuple[str, Dataset]) -> None:
+    kind, ds = clean
+    texts = dict(zip(ds.items["item_id"], ds.items["text"], strict=True))
+    assert {
+        "amazon": ("B0003", "Film 3"),
+        "yelp": ("b_0003", "Café 3; 4.5 stars in 12 reviews; Thai, Restaurants"),
+        "csv": ("4", "Film, The 3 (1999)"),
+        "dat": ("4", "Les Misérables: Part 3 (1999)"),
+    }[kind] in texts.items()
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{"packed": True}, {"ending": b"\r\n", "mark": BOM}, {"ending": b"\n\n  \n"}],
+    ids=["gzip", "crlf and mark", "blank lines"],
+)
+def test_packing_marks_and_line_ends_do_not_matter(
+    clean: tuple[str, Dataset], how: dict[str, Any], tmp_path: Path
+) -> None:
+    kind, ds = clean
+    other = read(kind, lay_out(kind, tmp_path, **how))
+    assert other.content_hash == ds.content_hash
+    assert other.report["dropped"] == ds.report["dropped"]
+
+
+def test_a_packed_file_is_known_by_its_content_not_its_name(
+    clean: tuple[str, Dataset], tmp_path: Path
+) -> None:
+    kind, ds = clean
+    folder = lay_out(kind, tmp_path)
+    file = folder / RATINGS[kind]
+    file.write_bytes(gzip.compress(file.read_bytes()) + gzip.compress(b""))
+    assert read(kind, folder).content_hash == ds.content_hash
+
+
+def test_dirty_lines_are_counted_by_reason_and_change_nothing(
+    clean: tuple[str, Dataset], tmp_path: Path
+) -> None:
+    kind, ds = clean
+    records, counts = made_dirty(kind)
+    dirty = read(kind, lay_out(kind, tmp_path, records), max_bad_share=0.5)
+    assert dirty.content_hash == ds.content_hash
+    assert {reason: n for reason, n in dirty.report["dropped"].items() if n} == counts
+    assert accounted(dirty)
+    units = dirty.report["ratings_file"]["times_written_as"]
+    assert len(units) > 1 and "written in several ways" in dirty.report["warnings"][0]
+
+
+def test_what_was_mended_and_left_out_is_told(tmp_path: Path) -> None:
+    records, _ = made_dirty("amazon")
+    report = read("amazon", lay_out("amazon", tmp_path, records), max_bad_share=0.5).report
+    timeless = 8 + 1 + 7  # no objects, the empty object, and unusable times
+    assert report["ratings_file"]["mended"] == {
+        "not UTF-8, read as Windows-1252": 1,
+        "with a number written as text": 1,
+    }
+    assert report["ratings_file"]["times_written_as"] == {
+        "milliseconds": len(records[0]) - timeless - 2,
+        "seconds": 2,
+    }
+    assert report["items_file"]["left_out"] == {"without a usable title": 3}
+    assert report["items_file"]["dropped"] == {
+        "not a JSON object": 1,
+        "without a usable item id": 1,
+    }
+    assert report["items_file"]["items_with_several_texts"] == 1
+
+
+@pytest.mark.parametrize("kind", list(SIZES))
+def test_too_many_bad_lines_are_refused_with_reasons_and_places(kind: str, tmp_path: Path) -> None:
+    (rows, _), counts = made_dirty(kind)
+    folder = lay_out(kind, tmp_path, (rows, clean_lines(kind)[1]))
+    sound = ("of an unknown item", "repeating")
+    bad = {reason: count for reason, count in counts.items() if not reason.startswith(sound)}
+    with pytest.raises(DataError) as caught:
+        read(kind, folder)
+    text = str(caught.value)
+    lines = len(rows) - (kind == "csv")
+    assert f"{sum(bad.values())} of {lines} lines cannot be used" in text
+    assert all(f"{count} {reason} (first: line " in text for reason, count in bad.items())
+    assert "1.00%" in text and "--max-bad-share" in text
+
+
+def test_the_threshold_is_a_share_of_the_lines(tmp_path: Path) -> None:
+    reviews, items = of.amazon_records()
+    rows: list[Any] = [*reviews, *(["bad"] * 12)]
+    folder = lay_out("amazon", tmp_path, (rows, items))
+    kept = read("amazon", folder, max_bad_share=0.04)
+    assert kept.report["ratings_file"]["unusable_share"] == 12 / 300
+    with pytest.raises(DataError, match=r"12 of 300 lines .*: 12 not a JSON .*first: line 289"):
+        read("amazon", folder, max_bad_share=0.0399)
+
+
+def test_a_file_of_another_kind_is_given_up_early(tmp_path: Path) -> None:
+    _, items = of.amazon_records()
+    junk = [b"x" * 1_000] * 30_000
+    folder = lay_out("amazon", tmp_path, (junk, items))
+    told: list[int] = []
+    with pytest.raises(DataError, match=r"none of the first [\d,]+ lines can be used"):
+        read("amazon", folder, watch=lambda stage, done, total: told.append(done))
+    assert max(told) < (folder / RATINGS["amazon"]).stat().st_size >> 20
+
+
+def test_defaults_are_the_papers_filters() -> None:
+    amazon, yelp, mind = AmazonSettings(), YelpSettings(), MindSettings()
+    assert (amazon.min_item_rows, amazon.min_rows, amazon.max_rows) == (10, 20, 85)
+    assert (yelp.min_item_rows, yelp.min_rows, yelp.max_rows) == (0, 25, 75)
+    assert yelp.max_categories == 10 and not yelp.without_averages
+    assert (mind.min_history, mind.min_clicks, mind.min_rows) == (7, 4, 20)
+    assert (mind.max_rows, mind.max_test_rows, mind.max_click_share) == (60, 20, 0.5)
+    assert (mind.max_history, mind.max_users) == (5, 50_000)
+    assert {one.max_bad_share for one in (amazon, yelp, mind, MovieLensSettings())} == {0.01}
+
+
+def reference(rows: list[Any], min_item: int, min_user: int, most: int) -> set[tuple[str, str]]:
+    """Filter clean Amazon records with pandas, in the paper's order."""
+    frame = pd.DataFrame(rows)
+    frame = frame.sort_values("timestamp").drop_duplicates(["user_id", "parent_asin"], keep="last")
+    frame = frame[frame.groupby("parent_asin")["user_id"].transform("size") >= min_item]
+    frame = frame[frame.groupby("user_id")["user_id"].transform("size") >= min_user]
+    if most:
+        frame = frame.groupby("user_id").tail(most)
+    return set(zip(frame["user_id"], frame["parent_asin"], strict=True))
+
+
+@pytest.mark.parametrize("limits", [(10, 20, 85), (0, 0, 0), (4, 9, 12), (12, 3, 0)])
+def test_filters_agree_with_a_plain_reading(limits: tuple[int, int, int], tmp_path: Path) -> None:
+    reviews, items = of.amazon_records(users=30, items=40)
+    draw = np.random.default_rng(1)
+    busy = {f"AE{user:04}": draw.random() for user in range(30)}
+    known = {f"B{item:04}": draw.random() for item in range(40)}
+    rows = [
+        row
+        for row in reviews
+        if draw.random() < (busy[row["user_id"]] * known[row["parent_asin"]]) ** 0.5
+    ]
+    again = [dict(row, timestamp=row["timestamp"] + 9_000) for row in rows[::7]]
+    rows += again
+    folder = lay_out("amazon", tmp_path, (rows, items))
+    item, user, most = limits
+    ds = read("amazon", folder, min_item_rows=item, min_rows=user, max_rows=most)
+    got = set(zip(ds.interactions["user_id"], ds.interactions["item_id"], strict=True))
+    assert got == reference(rows, *limits)
+    assert accounted(ds)
+    counted = pd.DataFrame(rows)
+    counted = counted[counted.groupby("parent_asin")["user_id"].transform("size") >= item]
+    sizes = counted["user_id"].value_counts()
+    sizes = sizes[sizes >= user]
+    assert ds.report["repeats_counted"]["users"] == len(sizes)
+    records = int(sizes.clip(upper=most).sum() if most else sizes.sum())
+    assert ds.report["repeats_counted"]["records"] == records
+
+
+@pytest.mark.parametrize("kind", list(SIZES))
+def test_users_are_a_seeded_choice(kind: str, tmp_path: Path) -> None:
+    folder = lay_out(kind, tmp_path)
+    whole, three, two = (read(kind, folder, users=count) for count in (None, 3, 2))
+    assert set(two.users) < set(three.users)
+    assert three.content_hash == whole.for_users(three.users).content_hash
+    assert set(read(kind, folder, users=3, seed=1).users) != set(three.users) or kind == "yelp"
+    with pytest.raises(DataError, match=r"usable users; ask for 1 to"):
+        read(kind, folder, users=10_000)
+
+
+def test_half_stars_and_several_layouts_of_movielens(tmp_path: Path) -> None:
+    body, films = of.movielens_csv()
+    halves = [body[0], *(line.replace(",1.0,", ",0.5,") for line in body[1:])]
+    count = sum(",0.5," in line for line in halves)
+    half = read("csv", lay_out("csv", tmp_path / "half", (halves, films)))
+    plain = read("csv", lay_out("csv", tmp_path / "plain", (body, films)))
+    dotted = read("dat", lay_out("dat", tmp_path / "dat"))
+    assert count and half.report["ratings_file"]["mended"] == {
+        "with half a star, read as one": count
+    }
+    assert half.content_hash == plain.content_hash
+    same = ["user_id", "item_id", "outcome", "time", "split"]
+    pd.testing.assert_frame_equal(dotted.interactions[same], plain.interactions[same])
+    assert dotted.report["items_file"]["mended"] == {"not UTF-8, read as Windows-1252": 24}
+
+
+def test_yelp_texts_and_their_warning(tmp_path: Path) -> None:
+    reviews, items = of.yelp_records()
+    items[0]["categories"] = ", ".join(f"Kind {number}" for number in range(12)) + ",, "
+    items[1] |= {"review_count": 1, "stars": 5.0}
+    folder = lay_out("yelp", tmp_path, (reviews, items))
+    full, plain = read("yelp", folder), read("yelp", folder, without_averages=True)
+    few = read("yelp", folder, without_averages=True, max_categories=2)
+    texts = [dict(zip(ds.items["item_id"], ds.items["text"], strict=True)) for ds in (full, plain)]
+    assert texts[0]["b_0001"] == "Café 1; 5 stars in 1 review; Thai, Restaurants"
+    assert texts[1]["b_0001"] == "Café 1; Thai, Restaurants"
+    assert texts[1]["b_0000"].endswith("Kind 8, Kind 9")
+    assert "Café 0; Kind 0, Kind 1" in set(few.items["text"])
+    assert "seen the held-out ratings" in full.report["warnings"][0]
+    assert plain.report["warnings"] == []
+
+
+def test_where_files_are_looked_for(tmp_path: Path) -> None:
+    file = of.write_amazon(tmp_path / "a")
+    one = read("amazon", file).content_hash
+    assert read("amazon", tmp_path / "a").content_hash == one
+    moved = (tmp_path / "a" / f"meta_{file.name}").rename(tmp_path / "elsewhere.jsonl")
+    assert read("amazon", file, items_path=moved).content_hash == one
+    with pytest.raises(DataError, match=r"holds no meta_Movies_and_TV.jsonl"):
+        read("amazon", file)
+    of.write_amazon(tmp_path / "a", name="Books.jsonl")
+    with pytest.raises(DataError, match=r"2 files of reviews \(Books.jsonl, Movies_and_TV"):
+        read("amazon", tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    with pytest.raises(DataError, match="holds 0 files of reviews"):
+        read("amazon", tmp_path / "b")
+    with pytest.raises(DataError, match="no yelp_academic_dataset_review.json"):
+        read("yelp", tmp_path)
+    with pytest.raises(DataError, match=r"no ratings.csv or ratings.dat"):
+        read("csv", tmp_path)
+    with pytest.raises(DataError, match="There is no file"):
+        read("amazon", file, items_path=tmp_path / "none")
+
+
+def test_files_that_cannot_be_what_they_are_called(tmp_path: Path) -> None:
+    reviews, items = of.amazon_records()
+    folder = lay_out("amazon", tmp_path / "cut", packed=True)
+    file = folder / RATINGS["amazon"]
+    file.write_bytes(file.read_bytes()[:-200])
+    with pytest.raises(DataError, match="cannot be read to its end .*fetch it again"):
+        read("amazon", folder)
+    with pytest.raises(DataError, match="is empty"):
+        read("amazon", lay_out("amazon", tmp_path / "empty", ([], items)))
+    with pytest.raises(DataError, match="24 of 24 lines .*24 without a usable user id"):
+        read("amazon", lay_out("amazon", tmp_path / "swapped", (items, reviews)))
+    untitled = [{"parent_asin": "B0001", "title": ""}] * 3
+    with pytest.raises(DataError, match=r"no item with an id and a title \(3 lines"):
+        read("amazon", lay_out("amazon", tmp_path / "untitled", (reviews, untitled)))
+    utf16 = lay_out("amazon", tmp_path / "wide", (reviews, items)) / RATINGS["amazon"]
+    utf16.write_bytes(utf16.read_text(encoding="utf-8").encode("utf-16"))
+    with pytest.raises(DataError, match="UTF-16"):
+        read("amazon", tmp_path / "wide")
+    body, films = of.movielens_csv()
+    with pytest.raises(DataError, match=r"begins with 'user,movie.*'userId,movieId"):
+        read("csv", lay_out("csv", tmp_path / "other", (["user,movie", *body[1:]], films)))
+
+
+def test_nothing_left_says_where_it_went(tmp_path: Path) -> None:
+    folder = lay_out("amazon", tmp_path, of.amazon_records(users=9))
+    with pytest.raises(DataError, match=r"216 of items with fewer than 10 rows.*min_item_rows"):
+        read("amazon", folder)
+
+
+def test_items_that_do_not_belong_are_warned_about(tmp_path: Path) -> None:
+    reviews, items = of.amazon_records(items=50)
+    ds = read("amazon", lay_out("amazon", tmp_path, (reviews, items[:21])))
+    assert (
+        "348 of 600 ratings are of items that the file of items lacks" in ds.report["warnings"][0]
+    )
+
+
+def test_two_ids_with_one_code_are_never_merged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = lay_out("amazon", tmp_path)
+    true_codes = streamed_ratings.id_codes
+
+    def coarse(ids: np.ndarray) -> np.ndarray:
+        # Two of the twelve users share a code; items keep theirs.
+        return true_codes(np.array([one.replace("AE0007", "AE0003") for one in ids], dtype=object))
+
+    monkeypatch.setattr(streamed_ratings, "id_codes", coarse)
+    with pytest.raises(DataError, match=r"'AE000[37]' and 'AE000[37]' have the same 64-bit code"):
+        read("amazon", folder)
+
+
+def test_settings_are_checked_together(tmp_path: Path) -> None:
+    folder = lay_out("amazon", tmp_path)
+    with pytest.raises(ConfigError, match=r"max_bad_share must be from 0 to 1.*min_rows must be a"):
+        read("amazon", folder, max_bad_share=2, min_rows=-1)
+    with pytest.raises(ConfigError, match="no setting min_clicks; it has max_bad_share, min_rows"):
+        read("amazon", folder, min_clicks=3)
+    with pytest.raises(ConfigError, match="read whole"):
+        read("amazon", folder, population="foundation")
+    with pytest.raises(ConfigError, match="shipped set 'goodbooks' takes no such settings"):
+        import_folder("goodbooks", folder, min_rows=3)

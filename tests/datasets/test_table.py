@@ -1,0 +1,211 @@
+"""Tables of any origin: what is read of them."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from rating_tables import EACH, USERS, frame, read, save
+
+from puma_engine.datasets import read_dataset, write_dataset
+from puma_engine.datasets.reading.text_cleaning import clean_text
+from puma_engine.errors import DataError
+
+
+def test_csv_and_parquet_give_the_same_data_set(tmp_path: Path) -> None:
+    made = frame()
+    plain = read(save(made, tmp_path / "a.csv"))
+    assert plain.content_hash == read(save(made, tmp_path / "a.parquet")).content_hash
+    assert plain.users.tolist() == sorted(set(made["user_id"]))
+    assert len(plain.interactions) == len(made) == plain.report["kept"]["rows"]
+    got = plain.interactions.merge(made, on=["user_id", "item_id"], suffixes=("", "_given"))
+    assert np.allclose(got["outcome"], got["outcome_given"])
+    assert (got["time"] == got["time_given"]).all()
+
+
+def test_row_order_and_column_order_do_not_matter(tmp_path: Path) -> None:
+    made = frame()
+    mixed = made.sample(frac=1, random_state=1)[made.columns[::-1]]
+    one, other = read(save(made, tmp_path / "a.csv")), read(save(mixed, tmp_path / "b.csv"))
+    assert one.content_hash == other.content_hash
+
+
+@pytest.mark.parametrize(
+    ("name", "convert"),
+    [
+        ("bom.csv", lambda text: text.encode("utf-8-sig")),
+        ("crlf.csv", lambda text: text.replace("\n", "\r\n").encode()),
+        ("wide.csv", lambda text: text.encode("utf-16")),
+        ("tabs.tsv", lambda text: text.replace(",", "\t").encode()),
+        ("packed.csv.gz", lambda text: gzip.compress(text.encode())),
+        ("blank.csv", lambda text: (text + "\n\n").encode()),
+        ("UPPER.CSV", lambda text: text.encode()),
+    ],
+)
+def test_usual_ways_of_writing_csv_read_alike(tmp_path: Path, name: str, convert: Any) -> None:
+    plain = save(frame(), tmp_path / "plain.csv")
+    (tmp_path / name).write_bytes(convert(plain.read_text()))
+    assert read(tmp_path / name).content_hash == read(plain).content_hash
+
+
+def test_another_encoding_must_be_named(tmp_path: Path) -> None:
+    path = tmp_path / "old.csv"
+    path.write_bytes(frame().replace("Title 1", "Amélie").to_csv(index=False).encode("cp1252"))
+    with pytest.raises(DataError, match=r"old.csv is not utf-8 text \(line \d+\)"):
+        read(path)
+    assert "Amélie" in set(read(path, encoding="cp1252").items["text"])
+    with pytest.raises(DataError, match="no text encoding named 'klingon'"):
+        read(path, encoding="klingon")
+
+
+def test_named_columns_and_delimiter(tmp_path: Path) -> None:
+    names = {"user_id": "reviewer", "item_id": "asin", "text": "title", "outcome": "stars"}
+    path = tmp_path / "named.csv"
+    frame().rename(columns=names).to_csv(path, index=False, sep=";")
+    assert read(path, columns=names, delimiter=";").content_hash == (
+        read(save(frame(), tmp_path / "plain.csv")).content_hash
+    )
+    with pytest.raises(DataError, match="is its delimiter another one"):
+        read(path, columns=names)
+
+
+def test_texts_may_come_from_a_second_table(tmp_path: Path) -> None:
+    made = frame()
+    items = made[["item_id", "text"]].drop_duplicates("item_id")
+    extra = pd.DataFrame({"item_id": ["never met"], "text": ["Unused"]})
+    rows = save(made.drop(columns="text"), tmp_path / "rows.parquet")
+    texts = save(pd.concat([items, extra]).rename(columns={"text": "t"}), tmp_path / "items.csv")
+    ds = read(rows, items_path=texts, item_columns={"text": "t"})
+    assert ds.content_hash == read(save(made, tmp_path / "all.csv")).content_hash
+    with pytest.raises(DataError, match="no column of item texts"):
+        read(rows)
+
+
+def test_titles_keep_quotes_commas_and_length_but_no_control_characters(tmp_path: Path) -> None:
+    made = frame()
+    wanted = [
+        'She said "no", twice',
+        "<s>[INST] </s> <|endoftext|>",
+        "é" * 10_000,
+        "line one line two",
+    ]
+    given = [*wanted[:3], "line\x08 one\r\n\tline\u202e two "]
+    for item, title in zip(made["item_id"].unique(), given, strict=False):
+        made.loc[made["item_id"] == item, "text"] = title
+    for name in ("odd.csv", "odd.parquet"):
+        assert set(wanted) <= set(read(save(made, tmp_path / name)).items["text"])
+
+
+def test_ids_keep_their_text_whatever_their_type(tmp_path: Path) -> None:
+    made = frame()
+    made["item_id"] = made["item_id"].astype("int64")
+    made["user_id"] = made["user_id"].astype("category")
+    ds = read(save(made, tmp_path / "typed.parquet"))
+    assert set(ds.items["item_id"]) == set(made["item_id"].astype(str))
+    assert ds.users[1] == "001"
+    gaps = made.assign(item_id=made["item_id"].astype("float64"))
+    assert read(save(gaps, tmp_path / "gaps.parquet")).content_hash == ds.content_hash
+    gaps["item_id"] += 0.5
+    with pytest.raises(DataError, match="holds fractions"):
+        read(save(gaps, tmp_path / "halves.parquet"))
+    words = frame().replace({"user_id": {"000": "NA", "001": "null", "002": "nan"}})
+    assert {"NA", "null", "nan"} <= set(read(save(words, tmp_path / "words.csv")).users)
+
+
+def test_times_as_dates_and_milliseconds(tmp_path: Path) -> None:
+    made = frame()
+    made["time"] += 1_400_000_000
+    plain = read(save(made, tmp_path / "plain.csv"))
+    dates = pd.to_datetime(made["time"], unit="s", utc=True)
+    for name, column in (("date.parquet", dates), ("date.csv", dates.dt.strftime("%FT%TZ"))):
+        assert read(save(made.assign(time=column), tmp_path / name)).content_hash == (
+            plain.content_hash
+        )
+    late = save(made.assign(time=made["time"] * 1_000), tmp_path / "ms.csv")
+    with pytest.raises(DataError, match="time_unit='ms'"):
+        read(late)
+    assert read(late, time_unit="ms").content_hash == plain.content_hash
+
+
+def test_splits_follow_time_and_small_users_only_train(tmp_path: Path) -> None:
+    made = pd.concat([frame(), frame().head(4).assign(user_id="few")])
+    rows = read(save(made, tmp_path / "a.csv")).interactions
+    ordered = rows.sort_values(["user_id", "time"]).groupby("user_id")["split"].agg(list)
+    assert ordered.pop("few") == ["train"] * 4
+    assert all(splits == ["train"] * 7 + ["validation"] + ["test"] * 2 for splits in ordered)
+
+
+def test_filters_keep_the_latest_rows_of_busy_users(tmp_path: Path) -> None:
+    made = pd.concat([frame(), frame().head(4).assign(user_id="few")])
+    ds = read(save(made, tmp_path / "a.csv"), min_rows=5, max_rows=6)
+    assert "few" not in ds.users
+    latest = made.sort_values("time").groupby("user_id").tail(6)
+    got = ds.interactions.merge(latest, on=["user_id", "item_id", "time"])
+    assert len(got) == len(ds.interactions) == 6 * USERS
+
+
+def test_clicks_with_histories(tmp_path: Path) -> None:
+    made = frame().drop(columns="time")
+    made["outcome"] = np.arange(len(made)) % 2
+    past: list[Any] = [["0001", "0002"], [], ["0003"]]
+    lists = made.assign(history=[past[row % 3] for row in range(len(made))])
+    lists = lists[~lists["item_id"].isin(["0001", "0002", "0003"])]
+    more = pd.DataFrame({"item_id": ["0001", "0002", "0003"], "text": ["a", "b", "c"]})
+    items = pd.concat([made[["item_id", "text"]], more])
+    texts = save(items.drop_duplicates("item_id", keep="last"), tmp_path / "items.csv")
+    rows = lists.drop(columns="text")
+    one = read(save(rows, tmp_path / "l.parquet"), task="click", items_path=texts)
+    joined = rows.assign(history=rows["history"].str.join("|"))
+    path = save(joined, tmp_path / "j.csv")
+    other = read(path, task="click", items_path=texts, history_separator="|")
+    assert one.content_hash == other.content_hash
+    assert {"0001", "0002", "0003"} <= set(one.items["item_id"])
+    got = one.interactions.set_index(["user_id", "item_id"])["history"].to_dict()
+    given = rows.set_index(["user_id", "item_id"])["history"].to_dict()
+    assert got == given
+    back = read_dataset(write_dataset(one, tmp_path / "saved"))
+    assert back.interactions["history"].tolist() == one.interactions["history"].tolist()
+
+
+def test_histories_that_name_unknown_items_or_the_row_itself(tmp_path: Path) -> None:
+    made = frame().assign(outcome=1, history="")
+    made.loc[0, "history"] = f"nowhere {made['item_id'][0]} {made['item_id'][1]}"
+    path = save(made, tmp_path / "a.csv")
+    with pytest.raises(DataError, match="1 whose history names an item without text"):
+        read(path, task="click")
+    ds = read(path, task="click", drop_invalid=True)
+    rows = ds.interactions.set_index(["user_id", "item_id"])
+    assert rows["history"][made["user_id"][0], made["item_id"][0]] == [made["item_id"][1]]
+    assert len(ds.interactions) == len(made)
+    assert "All outcomes are equal" in ds.report["warnings"][0]
+
+
+@pytest.mark.parametrize(("value", "fine"), [("True", True), ("0", True), ("2", False)])
+def test_click_outcomes(tmp_path: Path, value: str, fine: bool) -> None:
+    path = save(frame().assign(outcome=value), tmp_path / "a.csv")
+    if fine:
+        assert len(read(path, task="click").interactions) == USERS * EACH
+    else:
+        with pytest.raises(DataError, match="120 with a click that is not 0 or 1"):
+            read(path, task="click")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("  a\t b\u00a0c ", "a b c"),
+        ("a\u2028b", "a b"),
+        ("e\u0301", "é"),
+        ("\ufeffTitle", "Title"),
+        ("\u202eevil\u2066", "evil"),
+        ("می‌خواهم", "می‌خواهم"),
+        ("bad \ud800 half", "bad half"),
+        ("\x00\x1b[31m", "[31m"),
+    ],
+)
+def test_clean_text(given: str, expected: str) -> None:
+    assert clean_text(given) == expected == clean_text(clean_text(given))

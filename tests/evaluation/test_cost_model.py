@@ -1,0 +1,64 @@
+"""Predictions: from measured runs only, in proportion, with their spread and break-even."""
+
+from dataclasses import replace
+
+import pytest
+from measured_runs import ran
+
+from puma_engine.evaluation.cost_model import break_even, hours, money, predict
+
+
+def test_a_run_predicts_itself():
+    one = ran(500, preparation=0.004)
+    found = predict(1000, 2, 256, [one])
+    assert found.seconds == found.low == found.high == pytest.approx(one.seconds)
+    assert found.evidence == (one,) and not found.other_batches
+
+
+def test_time_grows_with_rows_and_epochs():
+    runs = [ran(500)]
+    assert predict(3000, 4, 256, runs).seconds == pytest.approx(
+        6 * predict(1000, 2, 256, runs).seconds
+    )
+
+
+def test_the_middle_and_the_ends_of_what_was_measured():
+    found = predict(1000, 1, 256, [ran(100), ran(1000), ran(500), ran(999, batch_size=8)])
+    assert (found.low, found.seconds, found.high) == pytest.approx((1, 2, 10))
+
+
+def test_other_batch_sizes_count_only_where_there_is_nothing_closer():
+    found = predict(1000, 1, 64, [ran(100), ran(200)])
+    assert found.other_batches and len(found.evidence) == 2
+    assert not predict(1000, 1, 64, [ran(100), ran(200, batch_size=64)]).other_batches
+
+
+def test_runs_with_as_many_sources_count_alone_and_whole_runs_before_calibrations():
+    merged = replace(ran(50), sources=2)
+    short = replace(ran(25), sources=2, short=True)
+    assert predict(1000, 1, 256, [ran(100), merged, short], 2).evidence == (merged,)
+    assert predict(1000, 1, 256, [ran(100), short], 2).evidence == (short,)
+    assert predict(1000, 1, 256, [ran(100)], 2).other_sources
+    closer = replace(short, batch_size=64)
+    assert predict(1000, 1, 64, [merged, closer], 2).evidence == (closer,)
+
+
+def test_nothing_measured_is_unknown():
+    assert predict(1000, 1, 64, []) is None
+
+
+def test_break_even_is_where_both_cost_the_same():
+    users = break_even(600.0, 1000, 120.0)
+    assert users == 200
+    assert break_even(600.0, 1000, 120.0, all_train=True) == 1
+    assert break_even(100.0, 1000, 120.0, all_train=True) is None
+
+
+def test_hours_and_money():
+    assert hours(1800, 2) == 1 and money(7200, 2.5) == 5
+
+
+def test_chained_predictions_add_up():
+    one = predict(1000, 1, 256, [ran(100), ran(200)])
+    both = one.plus(one)
+    assert both.seconds == 2 * one.seconds and both.high == 20 and len(both.evidence) == 2

@@ -1,0 +1,112 @@
+"""Metrics agree with scikit-learn, and intervals with what resampling means."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import log_loss, mean_absolute_error, ndcg_score, roc_auc_score
+
+from puma_engine.errors import DataError
+from puma_engine.evaluation import metrics
+
+
+@pytest.fixture
+def rows():
+    generator = np.random.default_rng(5)
+    user = generator.integers(0, 40, 600)
+    y = generator.integers(1, 6, 600).astype(float)
+    return y, np.clip(y + generator.normal(size=600), 1, 5).round(1), user
+
+
+def test_ratings_agree_with_scikit_learn(rows):
+    y, p, user = rows
+    found = metrics.pooled("rating", y, p, user)
+    assert found["rmse"] == pytest.approx(np.sqrt(np.mean((y - p) ** 2)))
+    assert found["mae"] == pytest.approx(mean_absolute_error(y, p))
+    each = [ndcg_score([y[user == u]], [p[user == u]]) for u in np.unique(user)]
+    assert found["ndcg"] == pytest.approx(np.mean(each))
+
+
+def test_clicks_agree_with_scikit_learn(rows):
+    y, p, user = rows
+    y, p = (y > 3).astype(float), (p - 0.9) / 4.2
+    found = metrics.pooled("click", y, p, user)
+    assert found["auc"] == pytest.approx(roc_auc_score(y, p))
+    assert found["log_loss"] == pytest.approx(log_loss(y, p))
+    each = [
+        roc_auc_score(y[user == u], p[user == u]) for u in np.unique(user) if np.ptp(y[user == u])
+    ]
+    assert found["uauc"] == pytest.approx(np.mean(each))
+
+
+@pytest.mark.parametrize("task", ["rating", "click"])
+def test_users_and_row_order_do_not_matter(rows, task):
+    y, p, user = rows
+    if task == "click":
+        y, p = (y > 3).astype(float), p / 6
+    order = np.random.default_rng(1).permutation(len(y))
+    first = metrics.pooled(task, y, p, user)
+    second = metrics.pooled(task, y[order], p[order], user[order])
+    assert first == pytest.approx(second)
+    mine = metrics.per_user(task, y[order], p[order], user[order]).set_index("user_id")
+    chosen = user == 7
+    name = "mae" if task == "rating" else "log_loss"
+    alone = metrics.pooled(task, y[chosen], p[chosen], user[chosen])
+    assert mine.loc["7", name] == pytest.approx(alone[name])
+
+
+def test_intervals_hold_the_value_and_pairs_are_narrower(rows):
+    y, p, user = rows
+    own = metrics.bootstrap_metric("rating", "rmse", y, p, user)
+    assert own.low < own.value < own.high and own.n_users == 40
+    gap = metrics.bootstrap_difference("rating", "rmse", y, [p + 0.01], [p], user)
+    assert gap.high - gap.low < (own.high - own.low) / 5
+    same = metrics.bootstrap_difference("rating", "rmse", y, [p], [p], user)
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+
+
+def test_nan_predictions_are_refused(rows):
+    y, p, user = rows
+    with pytest.raises(DataError, match="NaN"):
+        metrics.pooled("rating", y, p * np.nan, user)
+
+
+@pytest.mark.parametrize("task", ["rating", "click"])
+def test_methods_together_and_in_blocks_get_what_each_gets_alone(rows, task, monkeypatch):
+    y, p, user = rows
+    if task == "click":
+        y, p = (y > 3).astype(float), p / 6
+    methods = [p, p * 0.9, p[::-1]]
+    together = metrics.bootstrap(task, y, methods, user, reference=1, seed=3, draws=150)
+    monkeypatch.setattr(metrics, "BLOCK", 7 * 40)
+    for method, found in zip(methods, together, strict=True):
+        for name, one in found.items():
+            alone = metrics.bootstrap_metric(task, name, y, method, user, seed=3, draws=150)
+            assert vars(one.own) == pytest.approx(vars(alone), abs=1e-12)
+    gap = metrics.bootstrap_difference(
+        task, name, y, methods[:1], methods[1:2], user, seed=3, draws=150
+    )
+    assert vars(together[0][name].difference) == pytest.approx(vars(gap), abs=1e-12)
+    assert together[1][name].difference is None
+
+
+def test_the_difference_of_several_trainings_is_the_mean_of_theirs(rows):
+    y, p, user = rows
+    clicked, others = (y > 3).astype(float), [p / 6, p[::-1] / 60 + 0.5]
+    pairs = [metrics.pooled("click", clicked, one, user)["uauc"] for one in others]
+    base = metrics.pooled("click", clicked, p * 0 + 0.5, user)["uauc"]
+    found = metrics.bootstrap_difference(
+        "click", "uauc", clicked, others, [p * 0 + 0.5] * 2, user, draws=50
+    )
+    assert found.value == pytest.approx(np.mean(pairs) - base)
+    assert found.low < found.value < found.high
+
+
+def test_an_interval_is_what_drawing_users_by_hand_gives(rows):
+    y, p, user = rows
+    weights = np.random.default_rng(2).multinomial(40, np.full(40, 1 / 40), size=60)[:, user]
+    by_hand = [np.sqrt(np.average((y - p) ** 2, weights=one)) for one in weights]
+    found = metrics.bootstrap_metric("rating", "rmse", y, p, user, seed=2, draws=60)
+    assert [found.low, found.high] == pytest.approx(np.percentile(by_hand, [2.5, 97.5]))
+    clicked = (y > 3).astype(float)
+    by_hand = [roc_auc_score(clicked, p, sample_weight=one) for one in weights]
+    found = metrics.bootstrap_metric("click", "auc", clicked, p / 6, user, seed=2, draws=60)
+    assert [found.low, found.high] == pytest.approx(np.percentile(by_hand, [2.5, 97.5]))

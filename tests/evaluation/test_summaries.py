@@ -1,0 +1,185 @@
+"""What many runs say together: from tables made by hand, and from real runs."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from tiny import tiny_backbone_folder
+
+from puma_engine import pipeline
+from puma_engine.errors import DataError
+from puma_engine.evaluation import metrics, summaries
+from puma_engine.pipeline.evaluated_methods import COLUMNS
+from puma_engine.store import Workspace
+
+QUICK = {"epochs": 1, "batch_size": 64, "learning_rate": 1e-2}
+SMALL = {"hidden": 8}
+
+
+def methods(*rows):
+    plain = {"kind": "migrated", "sources": 1, "users_trained": 10, "seed": 0, "seconds": 1.0}
+    frame = []
+    for number, row in enumerate(rows):
+        numbered = {"evaluation": f"e{number}", "run": f"r{number}", "created": f"{number}"}
+        frame.append(plain | numbered | {"value": 1.0, "low": 0.9, "high": 1.1} | row)
+    return pd.DataFrame(frame, columns=COLUMNS)
+
+
+def moved(origin, backbone, **more):
+    given = {"origin": origin, "backbone": backbone, "hops": 1, "path": (origin, backbone)}
+    return given | {"source_runs": (f"of-{origin}",), "strategy": "all"} | more
+
+
+def again(backbone, **more):
+    return {"kind": "retrained", "backbone": backbone, "origin": backbone, "hops": 0, **more}
+
+
+def test_pairs_take_the_largest_then_latest_run_and_need_a_retraining():
+    table = summaries.model_pairs(
+        methods(
+            moved("a", "b", value=0.7),
+            moved("a", "b", value=0.8, users_trained=20),
+            moved("a", "b", value=0.6, users_trained=20),
+            moved("a", "c"),
+            moved("a", "b", hops=2, users_trained=99),
+            moved("a + d", "b", sources=2, users_trained=99),
+            {**moved("a", "b"), "kind": "shuffled", "users_trained": 99},
+            again("b", value=0.9),
+        )
+    )
+    assert table[["origin", "target"]].values.tolist() == [["a", "b"]]
+    row = table.iloc[0]
+    assert (row["evaluation"], row["retrained"]) == ("e2", "e7")
+    assert row["retrained_value"] / row["value"] == pytest.approx(1.5)
+
+
+def test_chains_are_whole_and_begin_with_their_source():
+    table = summaries.chains(
+        methods(
+            {**again("a", kind="source"), "run": "s"},
+            moved("a", "b", run="one", steps=("s", "one")),
+            moved("a", "c", run="two", hops=2, path=("a", "b", "c"), steps=("s", "one", "two")),
+            moved(
+                "a",
+                "d",
+                run="three",
+                hops=3,
+                path=("a", "b", "c", "d"),
+                steps=("s", "one", "two", "three"),
+            ),
+        )
+    )
+    assert table["chain"].unique().tolist() == ["a → b → c → d"]
+    assert table["step"].tolist() == [0, 1, 2, 3]
+    assert table["backbone"].tolist() == ["a", "b", "c", "d"]
+    assert summaries.chains(methods(moved("a", "b", steps=("s", "r0")))).empty
+
+
+def test_fusions_stand_beside_their_own_sources():
+    joined = {"sources": 2, "source_runs": ("of-a", "of-b"), "path": ("a + b", "t")}
+    table = summaries.fusions(
+        methods(
+            moved("a", "t", value=0.9),
+            moved("b", "t", value=0.95),
+            moved("z", "t"),
+            moved("a + b", "t", value=0.85, **joined),
+            moved("a", "u"),
+        )
+    )
+    assert set(table["origin"]) == {"a", "b", "a + b"}
+    assert table["target"].unique().tolist() == ["t"] and table["sources"].iloc[-1] == 2
+    assert summaries.fusions(methods(moved("a", "t"))).empty
+    assert summaries.fusions(methods(moved("a + b", "t", **joined))).empty
+
+
+def test_strategies_come_from_the_pair_where_most_were_tried():
+    table = summaries.strategies(
+        methods(
+            moved("a", "b", strategy="random", budget=10, seed=0),
+            moved("a", "b", strategy="random", budget=10, seed=1),
+            moved("a", "b", strategy="kmeans", budget=10),
+            moved("a", "c", strategy="random", budget=10),
+        )
+    )
+    assert table["strategy"].tolist() == ["kmeans", "random", "random"]
+    assert set(table["target"]) == {"b"}
+    assert summaries.strategies(methods(again("b"))).empty
+
+
+@pytest.mark.parametrize("metric", ["rmse", "mae", "uauc", "log_loss"])
+def test_gain_is_the_ratio_of_pooled_metrics_with_the_bootstraps_interval(metric):
+    rng = np.random.default_rng(1)
+    task = "rating" if metric in ("rmse", "mae") else "click"
+    user = np.repeat(np.arange(150), 20)
+    if task == "rating":
+        y = rng.integers(1, 6, len(user)).astype(float)
+        first, second = (y + rng.normal(0, sd, len(user)) for sd in (1.0, 0.9))
+    else:
+        y = rng.integers(0, 2, len(user)).astype(float)
+        first, second = (
+            np.clip(0.5 + slope * (y - 0.5) + rng.normal(0, 0.3, len(user)), 0.01, 0.99)
+            for slope in (0.1, 0.2)
+        )
+    frames = [metrics.per_user(task, y, p, user) for p in (first, second)]
+    shuffled = frames[1].sample(frac=1, random_state=0)
+    found = summaries.gain(frames[0], shuffled, metric)
+    one, two = (metrics.pooled(task, y, p, user)[metric] for p in (first, second))
+    higher = metrics.HIGHER_IS_BETTER[metric]
+    assert found.value == pytest.approx(two / one if higher else one / two)
+    drawn = []
+    for _ in range(400):
+        chosen = rng.integers(0, 150, 150)
+        parts = [frame.iloc[chosen].assign(user_id=np.arange(150)) for frame in frames]
+        drawn.append(summaries.gain(parts[0], parts[1], metric).value)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    width = high - low
+    assert abs(found.low - low) < 0.2 * width and abs(found.high - high) < 0.2 * width
+
+
+def test_gain_refuses_what_users_values_do_not_make_up():
+    frame = pd.DataFrame({"user_id": ["a", "b"], "n": [1, 1], "rmse": [1.0, 2.0]})
+    with pytest.raises(DataError, match="ndcg"):
+        summaries.gain(frame, frame, "ndcg")
+    with pytest.raises(DataError, match="fewer than two"):
+        summaries.gain(frame, frame.assign(user_id=["c", "d"]), "rmse")
+
+
+def test_real_runs_are_surveyed_with_their_origin(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [
+        {"user_id": f"{u:02}", "item_id": f"i{i}", "outcome": 1 + (u + i) % 5, "text": f"Book {i}"}
+        for u in range(12)
+        for i in rng.choice(20, 10, replace=False)
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "r.csv", index=False)
+    ws = Workspace.open(tmp_path / "workspace", create=True)
+    data = pipeline.import_dataset(ws, "table", path=tmp_path / "r.csv", task="rating")
+    a = tiny_backbone_folder(tmp_path / "models", "llama")
+    b = tiny_backbone_folder(tmp_path / "models", "qwen2", width=48)
+    source = pipeline.fit_prompts(ws, data, a, training=QUICK)
+    settings = {"training": QUICK, "adapter": SMALL}
+    one, two = pipeline.chain(ws, source, [b, a], strategy="random", budget=4, **settings)
+    both = pipeline.migrate(ws, [source, one], b, **settings)
+    retrained = pipeline.fit_prompts(ws, data, b, role="retrained", training=QUICK)
+    for subject in (source, one, two, both, retrained):
+        pipeline.evaluate(ws, subject)
+    pipeline.evaluate(ws, "item_mean", dataset=data)
+    table = pipeline.evaluated_methods(ws, data.id, "test").set_index("run")
+    assert len(table) == 6 and pipeline.evaluated_methods(ws, data.id, "train").empty
+    assert table.loc[two.id, "path"] == ("llama", "qwen2", "llama")
+    assert table.loc[two.id, "hops"] == 2 and table.loc[source.id, "hops"] == 0
+    assert table.loc[one.id, ["strategy", "budget"]].tolist() == ["random", 4]
+    assert table.loc[both.id, "origin"] == "llama + qwen2" and table.loc[both.id, "sources"] == 2
+    found = table.reset_index()
+    pairs = summaries.model_pairs(found)
+    assert pairs[["origin", "target"]].values.tolist() == [["llama", "qwen2"]]
+    got = pipeline.gain_between(ws, *pairs.loc[0, ["retrained", "evaluation"]], "rmse")
+    assert got.value == pytest.approx(pairs["retrained_value"][0] / pairs["value"][0], abs=1e-5)
+    assert summaries.chains(found)["step"].tolist() == [0, 1, 2]
+    assert set(summaries.fusions(found)["origin"]) == {"llama", "llama + qwen2"}
+
+
+def test_the_frontier_keeps_what_nothing_beats():
+    rows = pd.DataFrame({"seconds": [1.0, 2, 3, 4, 2], "value": [0.9, 0.8, 0.85, 0.7, 0.95]})
+    edge = summaries.frontier(rows, "rmse")
+    assert edge["value"].tolist() == [0.9, 0.8, 0.7]
+    assert summaries.frontier(rows, "auc")["value"].tolist() == [0.9, 0.95]

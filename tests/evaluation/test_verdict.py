@@ -1,0 +1,289 @@
+"""Verdicts on both sides of every rule, and who regresses, against simulated truths."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from puma_engine.errors import ConfigError, DataError
+from puma_engine.evaluation.user_effects import (
+    by_group,
+    per_user_losses,
+    quantile_groups,
+    row_losses,
+    user_effects,
+)
+from puma_engine.evaluation.verdict import Question, judge
+
+BASE = ("Full retraining", "retrained", 1.0, None, 100.0)
+
+
+def question(*methods, margin=0.01, effects=None, metric="rmse", users=500, **more):
+    """A comparison of (label, kind, value, (loss, low, high) or None, seconds) rows."""
+    rows, scores = [], []
+    for label, kind, value, gap, seconds in methods:
+        row = {"method": label, "kind": kind, "seconds": seconds, "users_trained": 50.0}
+        row |= {"seed": None if kind == "baseline" else 0, "device": "cpu"}
+        rows.append(row | {"is_baseline": gap is None} | more.get(label, {}))
+        ends = dict(
+            zip(
+                ("difference", "difference_low", "difference_high"),
+                gap or [np.nan] * 3,
+                strict=True,
+            )
+        )
+        scores.append(
+            {"method": label, "metric": metric, "value": value, "low": value, "high": value} | ends
+        )
+    return Question(
+        pd.DataFrame(rows),
+        pd.DataFrame(scores),
+        metric,
+        users,
+        rows=3000,
+        margin=margin,
+        effects=(lambda _method: effects) if effects is not None else (lambda _method: None),
+    )
+
+
+def migrated(gap, seconds=10.0, value=1.0, label="Moved"):
+    return (label, "migrated", value, gap, seconds)
+
+
+def simulated(shift, regressing=0, size=2.0, users=400, rows=20, seed=0):
+    """Effects of users who all lose `shift`, and some of them `size` more, with chance added."""
+    rng = np.random.default_rng(seed)
+    truth = np.full(users, shift)
+    truth[:regressing] += size
+    user = np.repeat(np.arange(users), rows)
+    reference = rng.gamma(2.0, 0.5, len(user))
+    loss = reference + truth[user] + rng.normal(0, 0.5, len(user))
+    names = np.char.add("u", user.astype(str))
+    return user_effects(per_user_losses(names, reference, loss)), {
+        f"u{i}" for i in range(regressing)
+    }
+
+
+@pytest.mark.parametrize(
+    ("gap", "decision", "relation"),
+    [
+        ((-0.005, -0.008, -0.002), "migrate", "better"),
+        ((0.001, -0.004, 0.006), "migrate", "equivalent"),
+        ((-0.010, -0.030, 0.009), "migrate", "not worse"),
+        ((0.004, -0.003, 0.011), "undecided", "uncertain"),
+        ((0.012, 0.004, 0.020), "retrain", "uncertain"),
+        ((0.030, 0.020, 0.040), "retrain", "worse"),
+    ],
+)
+def test_the_interval_against_the_margin_decides(gap, decision, relation):
+    verdict = judge(question(migrated(gap), BASE))
+    assert (verdict.decision, verdict.relation) == (decision, relation)
+    assert verdict.margin == pytest.approx(0.01) and verdict.loss == gap[0]
+    assert f"{gap[1]:+.4f}, {gap[2]:+.4f}" in " ".join(verdict.evidence)
+
+
+def test_a_wider_margin_turns_a_retraining_into_a_migration():
+    methods = (migrated((0.012, 0.004, 0.020)), BASE)
+    assert judge(question(*methods, margin=0.01)).decision == "retrain"
+    assert judge(question(*methods, margin=0.02)).decision == "migrate"
+    for margin in (0.0, 1.0, -0.1, float("nan")):
+        with pytest.raises(ConfigError, match="margin"):
+            question(*methods, margin=margin)
+
+
+def test_higher_is_better_metrics_are_turned_round():
+    rows = (migrated((0.02, 0.01, 0.03), value=0.62), (*BASE[:2], 0.6, None, 100.0))
+    assert judge(question(*rows, metric="auc")).relation == "better"
+    rows = (migrated((-0.02, -0.03, -0.01), value=0.58), (*BASE[:2], 0.6, None, 100.0))
+    worse = judge(question(*rows, metric="auc"))
+    assert worse.decision == "retrain" and worse.loss == pytest.approx(0.02)
+    assert (worse.loss_low, worse.loss_high) == pytest.approx((0.01, 0.03))
+
+
+def test_the_cheapest_migration_that_is_as_good_is_named():
+    fine, wide = (0.001, -0.004, 0.006), (0.03, 0.02, 0.04)
+    rows = (
+        migrated(wide, 1.0, label="Too few"),
+        migrated(fine, 10.0, label="Enough"),
+        migrated((-0.02, -0.03, -0.01), 60.0, label="All"),
+        BASE,
+    )
+    verdict = judge(question(*rows))
+    assert verdict.method == "Enough" and verdict.cost == pytest.approx(0.1)
+    assert "Enough" in verdict.headline and "10%" in verdict.headline
+
+
+def test_a_migration_that_saves_nothing_is_not_recommended():
+    same = judge(question(migrated((0.001, -0.004, 0.006), seconds=130.0), BASE))
+    assert same.decision == "retrain" and "130%" in same.headline
+    better = judge(question(migrated((-0.02, -0.03, -0.01), seconds=130.0), BASE))
+    assert better.decision == "migrate"
+
+
+def test_undecided_says_how_many_users_would_settle_it():
+    verdict = judge(question(migrated((0.004, -0.008, 0.016)), BASE, users=500))
+    assert "about 2,000 users" in verdict.headline
+
+
+def test_surely_regressing_users_are_refined():
+    effects, truth = simulated(0.0, regressing=20)
+    verdict = judge(question(migrated((0.001, -0.004, 0.006)), BASE, effects=effects, users=400))
+    assert verdict.decision == "refine" and set(verdict.refine) == truth
+    assert verdict.cost == pytest.approx(0.1 + 20 / 400)
+    assert "20 of 400 users" in verdict.headline
+    calm, _ = simulated(0.0)
+    verdict = judge(question(migrated((0.001, -0.004, 0.006)), BASE, effects=calm, users=400))
+    assert verdict.decision == "migrate" and verdict.refine == ()
+
+
+@pytest.mark.parametrize(("regressing", "decision"), [(3, "migrate"), (4, "refine")])
+def test_refining_less_than_a_hundredth_of_the_users_is_not_worth_a_step(regressing, decision):
+    effects, truth = simulated(0.0, regressing=regressing, size=4.0)
+    verdict = judge(question(migrated((0.001, -0.004, 0.006)), BASE, effects=effects, users=400))
+    assert verdict.decision == decision
+    assert set(verdict.refine) == (truth if decision == "refine" else set())
+    assert f"{regressing} of 400 users regress" in " ".join(verdict.evidence)
+
+
+def test_refining_is_recommended_only_if_it_closes_the_gap():
+    # 20 of 400 users lose 2.0 each: 0.1 of the mean squared error, 0.049 of an RMSE of 1.05.
+    effects, truth = simulated(0.0, regressing=20)
+    gap = (0.049, 0.040, 0.058)
+    closing = judge(
+        question(migrated(gap, value=1.049), BASE, effects=effects, users=400, margin=0.012)
+    )
+    assert closing.decision == "refine" and truth <= set(closing.refine)
+    everywhere, _ = simulated(0.1)
+    spread = judge(
+        question(migrated(gap, value=1.049), BASE, effects=everywhere, users=400, margin=0.012)
+    )
+    assert spread.decision == "retrain" and spread.refine == ()
+
+
+def test_controls_and_baselines_are_cautions():
+    good = migrated((0.001, -0.004, 0.006))
+    near, far = (0.002, -0.003, 0.007), (0.2, 0.15, 0.25)
+    for kind, words in (
+        ("shuffled", "shuffled control"),
+        ("random", "Random prompts"),
+        ("baseline", "no language model"),
+    ):
+        close = judge(question(good, BASE, ("Other", kind, 1.002, near, 1.0)))
+        assert any(words in caution for caution in close.cautions), kind
+        away = judge(question(good, BASE, ("Other", kind, 1.2, far, 1.0)))
+        assert not any(words in caution for caution in away.cautions), kind
+    good = migrated((0.01, 0.0, 0.02))
+    kept = judge(question(good, BASE, ("Random prompts", "random", 1.2, far, 1.0)))
+    assert any("keeps 95% of" in sentence for sentence in kept.evidence)
+
+
+def test_what_makes_figures_weak_is_said():
+    good = migrated((0.001, -0.004, 0.006))
+    few = judge(question(good, BASE, users=40))
+    assert any("Only 40 users" in caution for caution in few.cautions)
+    elsewhere = judge(question(good, BASE, Moved={"device": "H100"}))
+    assert any("not comparable" in caution for caution in elsewhere.cautions)
+    seeds = judge(question(good, BASE, migrated((0.0, -0.1, 0.1), label="b"), b={"seed": 1}))
+    assert not any("One seed" in caution for caution in seeds.cautions)
+
+
+@pytest.mark.parametrize(
+    ("methods", "words"),
+    [
+        ([BASE], "add a migration"),
+        ([("a", "source", 1.0, None, 1.0), migrated((0, 0, 0))], "full retraining on the target"),
+        ([("a", "source", 1.0, None, 1.0)], "a migration and the full retraining"),
+        (
+            [("a", "source", 1.0, None, 1.0), migrated((0, 0, 0)), (*BASE[:3], (0, 0, 0), 1.0)],
+            "take them from full retraining",
+        ),
+    ],
+)
+def test_incomplete_comparisons_say_what_is_missing(methods, words):
+    verdict = judge(question(*methods))
+    assert verdict.decision == "incomplete" and words in verdict.headline
+    assert verdict.to_dict()["evidence"] == ()
+
+
+def test_migrations_to_another_backbone_are_not_weighed():
+    own, other = {"backbone": "b"}, {"backbone": "c"}
+    rows = (migrated((-0.5, -0.6, -0.4), label="elsewhere"), migrated((0.03, 0.02, 0.04)), BASE)
+    found = judge(question(*rows, elsewhere=other, Moved=own, **{BASE[0]: own}))
+    assert found.method == "Moved" and found.decision == "retrain"
+
+
+def test_per_user_losses_are_means_of_rows():
+    y, p, q = np.array([1.0, 5, 3, 2]), np.array([2.0, 5, 3, 4]), np.array([1.0, 3, 3, 2])
+    user = np.array(["b", "a", "b", "b"])
+    frame = per_user_losses(user, row_losses("rating", y, p), row_losses("rating", y, q))
+    assert frame["user_id"].tolist() == ["a", "b"] and frame["n"].tolist() == [1, 3]
+    np.testing.assert_allclose(frame["reference"], [0, 5 / 3])
+    np.testing.assert_allclose(frame["loss"], [4, 0])
+    np.testing.assert_allclose(frame["half"], [4, (-1 - 4) / 2])
+    assert np.isnan(frame["sd"][0])
+    np.testing.assert_allclose(frame["sd"][1], np.std([-1, 0, -4], ddof=1))
+    clicks = row_losses("click", np.array([1.0, 0]), np.array([0.5, 1.0]))
+    np.testing.assert_allclose(clicks[0], np.log(2))
+    assert np.isfinite(clicks).all()
+    with pytest.raises(DataError):
+        user_effects(frame.iloc[:0])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_who_is_called_sure_is_right_nine_times_in_ten(seed):
+    rng = np.random.default_rng(seed)
+    users = 3000
+    truth = rng.normal(0, 0.3, users)
+    user = np.repeat(np.arange(users), rng.integers(1, 12, users))
+    noise = rng.gamma(2, 0.3, users)[user] * rng.standard_t(5, len(user))
+    reference = np.ones(len(user))
+    effects = user_effects(
+        per_user_losses(user.astype(str), reference, reference + truth[user] + noise)
+    )
+    worse = truth > effects.threshold
+    sure = effects.worse()["user_id"].astype(int)
+    assert len(sure) > 30 and worse[sure].mean() > 0.88
+    assert effects.spread == pytest.approx(0.3, rel=0.2)
+
+
+def test_chance_alone_names_nobody_and_does_not_repeat():
+    effects, _ = simulated(0.0, users=2000, rows=6, seed=3)
+    assert len(effects.worse()) <= 5
+    assert effects.repeated.low < 0 < effects.repeated.high
+    told = judge(question(migrated((0, -0.005, 0.005)), BASE, effects=effects, users=2000))
+    assert told.decision == "migrate" and told.refine == ()
+    # Taken at face value, many would seem to lose more than the threshold.
+    assert (effects.frame["difference"] > effects.threshold).mean() > 0.3
+
+
+def test_one_row_a_user_names_nobody():
+    rng = np.random.default_rng(0)
+    names, reference = np.arange(100).astype(str), np.ones(100)
+    effects = user_effects(per_user_losses(names, reference, reference + rng.normal(0, 1, 100)))
+    assert effects.worse().empty and effects.repeated is None
+    same = user_effects(per_user_losses(names, reference, reference))
+    assert same.worse().empty and same.spread == 0
+
+
+def test_groups_have_their_own_pooled_difference():
+    rng = np.random.default_rng(0)
+    user = np.repeat(np.arange(200).astype(str), 10)
+    reference = rng.gamma(2.0, 0.5, len(user))
+    loss = np.where(user.astype(int) < 100, reference + 0.5, reference) * 1.0
+    frame = per_user_losses(user, reference, loss)
+    groups = pd.Series(np.where(np.arange(200) < 100, "worse", "same"), np.arange(200).astype(str))
+    table = by_group(frame, groups.sample(frac=1, random_state=0), root=True).set_index("group")
+    first = reference[user.astype(int) < 100].mean()
+    assert table.loc["worse", "difference"] == pytest.approx(np.sqrt(first + 0.5) - np.sqrt(first))
+    assert table.loc["worse", "low"] > 0
+    same = table.loc["same"]
+    assert same["difference"] == same["low"] == same["high"] == 0 and same["users"] == 100
+    plain = by_group(frame, groups.iloc[:100], root=False)
+    assert plain["group"].tolist() == ["worse"] and plain["difference"][0] == pytest.approx(0.5)
+
+
+def test_strata_keep_equal_values_together():
+    values = pd.Series([1, 1, 1, 1, 2, 3, 4, 5, 6, 7], index=list("abcdefghij"), dtype=float)
+    found = quantile_groups(values)
+    assert found["a"] == found["d"] != found["j"]
+    assert found.groupby(found).size().max() <= 5
+    assert quantile_groups(values * 0).nunique() == 1

@@ -1,0 +1,95 @@
+"""The commands of docs/models.md, docs/prompts.md and docs/serving.md do what is said there."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from small_runs import QUICK, SMALL, write_ratings
+from tiny import tiny_backbone_folder
+from typer.testing import CliRunner
+
+from puma_engine import Workbench, pipeline
+from puma_engine.backbone import FrozenBackbone
+from puma_engine.cli import app
+from puma_engine.datasets import Dataset
+from puma_engine.store import Workspace
+
+DOCS = Path(__file__).parents[2] / "docs"
+# What needs the hub, or runs until it is stopped, has tests of its own.
+ELSEWHERE = ("puma adapters push", "puma adapters show owner/name", "puma serve-adapter")
+
+
+def commands():
+    found = []
+    for name in ("models", "prompts", "serving"):
+        text = (DOCS / f"{name}.md").read_text(encoding="utf-8")
+        for block in re.findall(r"^```\w*\n(.*?)^```$", text, re.S | re.M):
+            found += [line for line in block.splitlines() if line.startswith("puma ")]
+    return [line for line in found if not line.startswith(ELSEWHERE)]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A workspace with the names that the documents use."""
+    folder = tmp_path_factory.mktemp("docs")
+    ws = Workspace.open(folder / "workspace", create=True)
+    table = write_ratings(folder / "ratings.csv")
+    frame = pd.read_csv(table, dtype=str)
+    frame = frame.replace({"user_id": {"004": "42"}, "item_id": {"i7": "7"}})
+    frame.to_csv(table, index=False)
+    pipeline.import_dataset(ws, "table", path=table, task="rating", name="books")
+    small = tiny_backbone_folder(folder / "models", "llama")
+    large = tiny_backbone_folder(folder / "models", "qwen2", width=48)
+    source = pipeline.fit_prompts(ws, "books", small, template="rating", training=QUICK)
+    how = {"training": QUICK, "adapter": SMALL}
+    moved = pipeline.migrate(ws, source, large, name="moved", **how)
+    back = pipeline.migrate(ws, moved, small, name="next", **how)
+    pipeline.export_adapter(ws, back, folder / "next-adapter")
+    pipeline.export_prompts(ws, source, folder / "theirs.safetensors")
+    (folder / "pairs.csv").write_text("user_id,item_id\n42,7\n005,7\n")
+    return folder
+
+
+def test_the_recipe_for_new_users_works(world):
+    bench = Workbench(world / "workspace")
+    moved = bench.run("moved")
+    origin = bench.run(moved.inputs["source_0"])
+    data = bench.dataset(moved.inputs["dataset"])
+    renamed = data.interactions.assign(user_id="new-" + data.interactions["user_id"].astype(str))
+    names = {"bench": bench, "few_rows": Dataset(data.name, data.task, renamed, data.items, {})}
+    names |= {"source": bench.prompts(origin), "small": FrozenBackbone.load(world / "models/llama")}
+    text = (DOCS / "prompts.md").read_text(encoding="utf-8")
+    (recipe,) = re.findall(r"^```python\n([^`]*fit_new_users.*?)^```$", text, re.S | re.M)
+    exec(recipe.replace("rating-item-first", "rating"), names)
+    carried, known = names["carried"], bench.prompts(moved)
+    assert carried.width == known.width and len(carried.user_ids) == len(data.users)
+    assert all(user.startswith("new-") for user in carried.user_ids)
+
+
+def test_every_command_of_the_documents_works(world, monkeypatch):
+    monkeypatch.chdir(world)
+    lines = commands()
+    assert len(lines) >= 9
+    for line in lines:
+        words = shlex.split(line.replace("llama-small", "llama").replace("2000", "4"))[1:]
+        words = ["theirs.safetensors" if word == "PATH" else word for word in words]
+        words += ["--seconds", "0"] if words[:2] == ["models", "check"] else []
+        done = CliRunner().invoke(app, [*words, "--workspace", "workspace"])
+        assert done.exit_code == 0, (line, done.output)
+    back = CliRunner().invoke(
+        app,
+        [
+            "prompts",
+            "import",
+            "migrated",
+            "--dataset",
+            "books",
+            "--backbone",
+            "llama",
+            "-w",
+            "workspace",
+        ],
+    )
+    assert back.exit_code == 0, back.output

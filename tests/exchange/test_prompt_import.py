@@ -1,0 +1,252 @@
+"""Prompts from elsewhere: every form, joined by user id, and nothing that is run."""
+
+import json
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file as save_torch
+from small_runs import QUICK, write_ratings
+from tiny import tiny_backbone_folder
+
+from puma_engine import pipeline
+from puma_engine.backbone.tasks import RatingHead
+from puma_engine.errors import ConfigError, DataError, StoreError
+from puma_engine.exchange.prompt_files import content_hash, read_prompts
+from puma_engine.exchange.user_ids import read_user_ids
+from puma_engine.files import save_tensors
+from puma_engine.store import Workspace
+
+USERS = [f"{user:03}" for user in range(24)]
+ORDER = np.random.default_rng(3).permutation(24)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    ws = Workspace.open(folder / "workspace", create=True)
+    table = write_ratings(folder / "ratings.csv")
+    data = pipeline.import_dataset(ws, "table", path=table, task="rating")
+    model = tiny_backbone_folder(folder / "models", "llama")
+    fitted = pipeline.fit_prompts(ws, data, model, training=QUICK)
+    vectors = pipeline.load_prompts(ws, fitted).take(USERS)[:, 0]
+    return {"ws": ws, "data": data, "model": model, "vectors": vectors}
+
+
+@pytest.fixture
+def ids(tmp_path):
+    """A file that names the user of each shuffled row."""
+    path = tmp_path / "users.txt"
+    path.write_text("\n".join(USERS[row] for row in ORDER) + "\n")
+    return path
+
+
+def checkpoint(world, *, head=True, wrapped=False):
+    """What the published code saves: a table without ids, other tensors, perhaps a head."""
+    state = {
+        "user_embedding.weight": torch.from_numpy(world["vectors"][ORDER].copy()),
+        "llm.model.norm.weight": torch.ones(4),
+    }
+    if head:
+        shapes = {0: (32, 5), 2: (12, 32), 4: (1, 12)}
+        for number, shape in shapes.items():
+            state[f"rating_head.{number}.weight"] = torch.full(shape, 0.01 * (number + 1))
+            state[f"rating_head.{number}.bias"] = torch.zeros(shape[0])
+    return {"model": state, "epoch": 3} if wrapped else state
+
+
+def shuffled(world):
+    return world["vectors"][ORDER]
+
+
+def save_parquet(path, vectors):
+    ids = [USERS[row] for row in ORDER]
+    pd.DataFrame({"user_id": ids, "vector": list(vectors)}).to_parquet(path)
+
+
+WRITERS = {
+    "t.pt": lambda path, world: torch.save(checkpoint(world), path),
+    "t.bin": lambda path, world: torch.save(checkpoint(world, head=False, wrapped=True), path),
+    "t.npy": lambda path, world: np.save(path, shuffled(world)),
+    "t.npz": lambda path, world: np.savez(
+        path, prompts=shuffled(world), user_ids=np.array([USERS[row] for row in ORDER])
+    ),
+    "t.safetensors": lambda path, world: save_tensors(path, {"anything": shuffled(world)}),
+    "t.parquet": lambda path, world: save_parquet(path, shuffled(world)),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_form_is_joined_by_user_id(world, tmp_path, ids, name):
+    WRITERS[name](tmp_path / name, world)
+    own = name in ("t.npz", "t.parquet")
+    found = read_prompts(tmp_path / name, users=None if own else ids)
+    rows = [found.user_ids.index(user) for user in USERS]
+    assert np.array_equal(found.vectors[rows, 0], world["vectors"]) and not found.complete
+    assert (found.head is not None) == (name == "t.pt")
+    if not own:
+        with pytest.raises(DataError, match="--users"):
+            read_prompts(tmp_path / name)
+
+
+def test_bf16_tables_become_float32_exactly(world, tmp_path, ids):
+    whole = torch.from_numpy(shuffled(world).copy()).bfloat16()
+    save_torch({"prompts": whole}, tmp_path / "t.safetensors")
+    found = read_prompts(tmp_path / "t.safetensors", users=ids)
+    assert np.array_equal(found.vectors[:, 0], whole.float().numpy())
+
+
+def test_flat_rows_become_soft_tokens(world, tmp_path, ids):
+    np.save(tmp_path / "t.npy", shuffled(world))
+    found = read_prompts(tmp_path / "t.npy", users=ids, tokens=4)
+    assert found.vectors.shape == (24, 4, 8)
+    assert np.array_equal(found.vectors.reshape(24, 32), shuffled(world))
+    with pytest.raises(DataError, match="another --tokens"):
+        read_prompts(tmp_path / "t.npy", users=ids, tokens=5)
+
+
+def test_a_published_checkpoint_becomes_prompts_that_can_be_scored(world, tmp_path, ids):
+    ws, path = world["ws"], tmp_path / "epoch3.pt"
+    torch.save(checkpoint(world), path)
+    run = pipeline.import_prompts(
+        ws, world["data"], world["model"], path, users=ids, device="cpu", name="published"
+    )
+    table = pipeline.load_prompts(ws, run)
+    assert np.array_equal(table.take(USERS)[:, 0], world["vectors"])
+    fresh = RatingHead().state_dict()
+    assert {k: v.shape for k, v in table.head.items()} == {k: v.shape for k, v in fresh.items()}
+    assert run.config["head_training"]["epochs"] > 1 and run.summary["head_validation"] < 3
+    assert pipeline.evaluate(ws, run, device="cpu").summary["metrics"]
+
+
+def test_prompts_without_a_head_are_not_scored(world, tmp_path, ids):
+    ws, path = world["ws"], tmp_path / "t.npy"
+    np.save(path, shuffled(world))
+    run = pipeline.import_prompts(
+        ws, world["data"], world["model"], path, users=ids, head="none", device="cpu", name="bare"
+    )
+    assert run.summary["head"] is False
+    with pytest.raises(DataError, match="no rating head"):
+        pipeline.evaluate(ws, run, device="cpu")
+    with pytest.raises(ConfigError, match="auto or none"):
+        pipeline.import_prompts(ws, world["data"], world["model"], path, head="mine")
+
+
+def test_folders_of_peft_are_read_by_name(world, tmp_path):
+    import peft
+
+    for user, vector in zip(USERS, world["vectors"], strict=True):
+        folder = tmp_path / "peft" / user
+        config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=1, token_dim=32)
+        config.save_pretrained(folder)
+        save_tensors(folder / "adapter_model.safetensors", {"prompt_embeddings": vector[None]})
+    found = read_prompts(tmp_path / "peft")
+    assert found.user_ids == USERS and np.array_equal(found.vectors[:, 0], world["vectors"])
+    alone = read_prompts(tmp_path / "peft" / "007")
+    assert alone.user_ids == ["007"]
+    config = tmp_path / "peft" / "007" / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"peft_type": "LORA"}))
+    with pytest.raises(DataError, match="type LORA"):
+        read_prompts(tmp_path / "peft")
+
+
+class Evil:
+    def __reduce__(self):
+        return (open, ("ran", "w"))
+
+
+def test_pickled_code_is_never_run(tmp_path, monkeypatch, ids):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"user_embedding.weight": torch.ones(24, 4), "more": Evil()}, "evil.pt")
+    (tmp_path / "raw.pt").write_bytes(pickle.dumps(Evil()))
+    np.save(tmp_path / "evil.npy", np.array([Evil()], dtype=object), allow_pickle=True)
+    for name in ("evil.pt", "raw.pt", "evil.npy"):
+        with pytest.raises(DataError, match=r"more than tensors|never loaded"):
+            read_prompts(tmp_path / name, users=ids)
+    assert not (tmp_path / "ran").exists()
+
+
+def bad(path, **arrays):
+    save_tensors(path / "t.safetensors", arrays)
+    return path / "t.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"a": np.zeros((24, 3)), "b": np.zeros((24, 3))}, "rename"),
+        ({"a": np.zeros(24)}, "rename"),
+        ({"vectors": np.zeros((23, 3))}, "names 24 users for 23 rows"),
+        ({"vectors": np.full((24, 3), np.nan)}, "NaN"),
+        ({"vectors": np.zeros((24, 3), bool)}, "must be numbers"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused(tmp_path, ids, arrays, words):
+    with pytest.raises(DataError, match=words):
+        read_prompts(bad(tmp_path, **arrays), users=ids)
+
+
+def test_other_paths_are_refused(tmp_path, ids):
+    (tmp_path / "t.h5").write_bytes(b"")
+    with pytest.raises(DataError, match="allowed are"):
+        read_prompts(tmp_path / "t.h5")
+    with pytest.raises(StoreError, match="no file"):
+        read_prompts(tmp_path / "nothing.pt")
+    with pytest.raises(DataError, match="holds no prompts"):
+        read_prompts(tmp_path)
+    torch.save({"weight": torch.ones(2)}, tmp_path / "t.pt")
+    with pytest.raises(DataError, match="0 tensors named"):
+        read_prompts(tmp_path / "t.pt", users=ids)
+    (tmp_path / "t.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match="no whole Parquet"):
+        read_prompts(tmp_path / "t.parquet")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "wanted"),
+    [
+        ("u.txt", "\ufeffb\r\na\r\n\r\n", ["b", "a"]),
+        ("u.json", '["b", 7]', ["b", "7"]),
+        ("u.json", '{"a": 1, "b": 0}', ["b", "a"]),
+        ("u.csv", "user_id,row\n007,1\nNA,0\n", ["NA", "007"]),
+        ("u.csv", "user_id\n007\n010\n", ["007", "010"]),
+    ],
+)
+def test_user_ids_are_read_as_they_are(tmp_path, name, content, wanted):
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    assert read_user_ids(tmp_path / name, 2) == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("u.json", '{"a": 0, "b": 0}', "each once"),
+        ("u.json", '{"a": 0, "b": "1"}', "each once"),
+        ("u.json", "3", "neither"),
+        ("u.json", "{", "cannot be read"),
+        ("u.txt", "a\n", "names 1 users for 2 rows"),
+        ("u.csv", "who\na\nb\n", "no column user_id"),
+        ("u.csv", "user_id,row\na,0\na,1\n", "comes twice"),
+        ("u.doc", "a", "give a"),
+    ],
+)
+def test_user_ids_that_do_not_fit_are_refused(tmp_path, name, content, words):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=words):
+        read_user_ids(tmp_path / name, 2)
+
+
+def test_a_user_twice_is_refused(tmp_path, world):
+    (tmp_path / "u.txt").write_text("\n".join(USERS[:23] + USERS[:1]))
+    np.save(tmp_path / "t.npy", world["vectors"])
+    with pytest.raises(DataError, match="'000' is twice"):
+        read_prompts(tmp_path / "t.npy", users=tmp_path / "u.txt")
+
+
+def test_the_hash_tells_content_and_ids(tmp_path, world, ids):
+    np.save(tmp_path / "t.npy", world["vectors"])
+    alone, named = content_hash(tmp_path / "t.npy"), content_hash(tmp_path / "t.npy", ids)
+    ids.write_text(ids.read_text() + "x\n")
+    assert len({alone, named, content_hash(tmp_path / "t.npy", ids)}) == 3

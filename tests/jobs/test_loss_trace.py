@@ -1,0 +1,23 @@
+"""The course of losses that a job keeps: whole in shape, small in size."""
+
+import itertools
+
+from puma_engine.jobs.loss_trace import MOST_POINTS, Trace
+
+
+def test_losses_are_thinned_evenly_from_first_to_last():
+    trace = Trace()
+    for step in range(5000):
+        trace.add({"stage": "training", "step": step, "loss": 1 / (step + 1)})
+    steps = [step for step, _loss in trace.stages["training"]]
+    assert steps[0] == 0 and steps[-1] > 4900 and 50 < len(steps) <= MOST_POINTS
+    gaps = {b - a for a, b in itertools.pairwise(steps)}
+    assert len(gaps) == 1
+
+
+def test_stages_are_kept_apart_and_reports_without_a_loss_leave_nothing():
+    trace = Trace()
+    trace.add({"stage": "reading"})
+    trace.add({"stage": "a", "step": 1, "loss": 2.0})
+    trace.add({"stage": "b", "step": 1, "loss": 3.0})
+    assert trace.stages == {"a": [(1, 2.0)], "b": [(1, 3.0)]}

@@ -1,0 +1,181 @@
+"""Maps: alignment, trust, clusters, seeds, and the run that keeps them by user id."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from tiny import tiny_backbone_folder
+
+from puma_engine import pipeline
+from puma_engine.errors import ConfigError, DataError
+from puma_engine.maps.projection import Clusters, Placing, align, project
+from puma_engine.prompts.tuning import PromptTable
+from puma_engine.store import Workspace
+
+IDS = np.array([f"u{number:03}" for number in range(90)])
+
+
+def blobs(width=8, seed=0):
+    """Three groups of thirty users each, far apart."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(scale=5, size=(3, width))
+    return np.repeat(centres, 30, axis=0) + rng.normal(scale=0.3, size=(90, width))
+
+
+def turned(points):
+    angle = 1.1
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    return 3 * points @ turn @ np.diag([1, -1]) + [40, -7]
+
+
+def test_align_undoes_shift_turn_mirror_and_scale():
+    fixed = np.random.default_rng(1).normal(size=(50, 2))
+    laid, misfit = align(turned(fixed), fixed)
+    np.testing.assert_allclose(laid, fixed, atol=1e-9)
+    assert misfit == pytest.approx(0, abs=1e-12)
+    strangers = np.random.default_rng(2).normal(size=(50, 2))
+    assert 0.5 < align(strangers, fixed)[1] <= 1
+
+
+def test_align_of_points_without_spread():
+    flat, spread = np.ones((4, 2)), np.arange(8.0).reshape(4, 2)
+    assert align(flat, flat)[1] == 0
+    assert align(flat, spread)[1] == align(spread, flat)[1] == 1
+
+
+def test_a_rotated_table_gives_the_same_map_and_full_agreement():
+    source = blobs()
+    rotation = np.linalg.qr(np.random.default_rng(3).normal(size=(8, 8)))[0]
+    drawn = project(IDS, source, 2 * source @ rotation, method="pca", clusters=3)
+    np.testing.assert_allclose(drawn.migrated, drawn.source, atol=1e-3)
+    assert drawn.facts["misfit"] == pytest.approx(0, abs=1e-6)
+    assert drawn.facts["shared_neighbours"] == 1
+    groups = drawn.cluster.reshape(3, 30)
+    assert (groups == groups[:, :1]).all() and len(np.unique(groups)) == 3
+
+
+def test_shuffled_prompts_share_few_neighbours():
+    source = blobs()
+    shuffled = source[np.random.default_rng(4).permutation(90)]
+    facts = project(IDS, source, shuffled, method="pca").facts
+    assert facts["shared_neighbours"] < 0.4 and facts["misfit"] > 0.5
+    # Each map is as true to its own prompts as before: trust is not agreement.
+    assert facts["trust_source"] == pytest.approx(facts["trust_migrated"], abs=1e-6)
+    assert facts["trust_users"] == 90 and facts["trust_neighbours"] == 15
+
+
+def test_umap_is_seeded_and_keeps_groups_apart():
+    source = blobs()
+    one = project(IDS, source, source, seed=5)
+    two = project(IDS, source, source, seed=5)
+    np.testing.assert_array_equal(one.source, two.source)
+    np.testing.assert_allclose(one.migrated, one.source, atol=1e-4)
+    assert one.source.dtype == np.float32 and one.facts["trust_source"] > 0.9
+    centres = one.source.reshape(3, 30, 2).mean(axis=1)
+    spread = one.source.reshape(3, 30, 2).std(axis=1).max()
+    assert min(np.linalg.norm(centres[i] - centres[j]) for i, j in ((0, 1), (0, 2), (1, 2))) > (
+        2 * spread
+    )
+
+
+def test_one_wide_and_equal_prompts_still_have_a_map():
+    drawn = project(IDS, np.ones((90, 4)), blobs(1)[:, :1], method="pca")
+    assert np.isfinite(drawn.source).all() and np.isfinite(drawn.migrated).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "words"),
+    [
+        ({"method": "tsne"}, ConfigError, "umap or pca"),
+        ({"clusters": 0}, ConfigError, "1 cluster"),
+        ({"neighbours": 1}, ConfigError, "2 neighbours"),
+    ],
+)
+def test_bad_settings_say_why(settings, error, words):
+    with pytest.raises(error, match=words):
+        project(IDS, blobs(), blobs(), **settings)
+
+
+def test_too_few_users_say_why():
+    with pytest.raises(DataError, match="5 users"):
+        project(IDS[:4], blobs()[:4], blobs()[:4], method="pca")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A workspace with one data set and two prompt tables, the second in another user order."""
+    folder = tmp_path_factory.mktemp("world")
+    ws = Workspace.open(folder / "ws", create=True)
+    rows = [
+        {"user_id": user, "item_id": f"i{item}", "outcome": 1 + (item * number) % 5, "text": "Book"}
+        for number, user in enumerate(IDS)
+        for item in range(8)
+    ]
+    pd.DataFrame(rows).to_csv(folder / "ratings.csv", index=False)
+    data = pipeline.import_dataset(ws, "table", path=folder / "ratings.csv", task="rating")
+    model = pipeline.add_backbone(ws, tiny_backbone_folder(folder))
+    vectors = blobs(width=8).astype(np.float32)[:, None, :]
+    order = np.random.default_rng(6).permutation(90)
+    runs = {
+        "source": keep(ws, data, model, "source", IDS, vectors),
+        "migrated": keep(ws, data, model, "retrained", IDS[order], vectors[order]),
+    }
+    return ws, runs
+
+
+def keep(ws, data, model, role, ids, vectors):
+    run = ws.begin(
+        "prompts",
+        name=role,
+        config={"role": role},
+        inputs={"dataset": data.id, "backbone": model.id},
+    )
+    pipeline.prompts.keep_prompts(ws, run.id, PromptTable(ids, vectors, None, {}))
+    return ws.finish(run.id, seconds=1, device="cpu")
+
+
+def test_a_projection_run_joins_by_user_id_and_is_kept(world):
+    ws, runs = world
+    run = pipeline.project(ws, runs["source"], runs["migrated"], method="pca", clusters=3)
+    table = ws.get_table(run.id, "map")
+    assert table["user_id"].tolist() == IDS.tolist()
+    # The second table holds the same prompts in another order: by id, both maps agree.
+    np.testing.assert_allclose(table["migrated_x"], table["source_x"], atol=1e-3)
+    space, ids, _ = ws.get_tensors(run.id, "space")
+    assert space["space"].shape == (90, 8) and ids == IDS.tolist()
+    assert run.summary["users"] == run.summary["drawn"] == 90
+    assert sorted(run.summary["cluster_sizes"]) == [30, 30, 30]
+    assert table["variance"].between(0, 4).all()
+    assert pipeline.project(ws, "source", "retrained", method="pca", clusters=3) == run
+
+
+def test_more_users_than_most_are_sampled_and_said(world):
+    ws, runs = world
+    run = pipeline.project(ws, runs["source"], runs["migrated"], method="pca", most=20)
+    assert run.summary["users"] == 90 and run.summary["drawn"] == 20
+    drawn = ws.get_table(run.id, "map").set_index("user_id")
+    assert len(drawn) == 20
+    everybody = ws.get_table(run.id, "places").set_index("user_id")
+    assert everybody.index.tolist() == IDS.tolist()
+    pd.testing.assert_frame_equal(everybody.loc[drawn.index], drawn)
+    # The second table holds the same prompts, so everybody lies at one place on both maps.
+    np.testing.assert_allclose(everybody["migrated_x"], everybody["source_x"], atol=1e-3)
+    with pytest.raises(ConfigError, match="not 3"):
+        pipeline.project(ws, runs["source"], runs["migrated"], most=3)
+
+
+def test_principal_components_place_others_exactly():
+    prompts = blobs()
+    drawn = project(IDS, prompts, prompts, method="pca")
+    place = Placing(prompts[:60], drawn.space[:60], drawn.source[:60], "pca")
+    np.testing.assert_allclose(place(prompts), drawn.source, atol=1e-4)
+
+
+def test_others_are_placed_among_the_drawn_users_who_are_nearest_to_them():
+    prompts = blobs()
+    drawn = project(IDS, prompts, prompts, method="pca", clusters=3)
+    # Any map will do: here one on which each blob has its own corner.
+    corner = np.eye(3)[drawn.cluster][:, :2]
+    place = Placing(prompts[::2], drawn.space[::2], corner[::2], "umap")
+    np.testing.assert_allclose(place(prompts[::2]), corner[::2], atol=1e-6)
+    np.testing.assert_allclose(place(prompts), corner, atol=1e-6)
+    assert Clusters(prompts[::2], drawn.cluster[::2])(prompts).tolist() == drawn.cluster.tolist()

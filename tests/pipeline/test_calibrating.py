@@ -1,0 +1,140 @@
+"""Calibrations: short trainings that measure what a plan would take, and the page that asks."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+from dashboard_pages import open_page, press, words
+from small_runs import QUICK, SMALL, write_ratings
+from tiny import tiny_backbone_folder
+
+from dashboard.engine import plans
+from puma_engine import jobs, pipeline
+from puma_engine.config import TrainingConfig
+from puma_engine.defaults import small_adapter_training
+from puma_engine.errors import StoreError
+from puma_engine.store import Workspace
+from puma_engine.training.device import Others
+
+TRAINING = TrainingConfig(**QUICK)
+
+
+@pytest.fixture
+def world(tmp_path):
+    """A workspace with source prompts on one model, and a second model."""
+    ws = Workspace.open(tmp_path / "ws", create=True)
+    data = pipeline.import_dataset(
+        ws, "table", path=write_ratings(tmp_path / "ratings.csv"), task="rating", name="data"
+    )
+    small = tiny_backbone_folder(tmp_path / "models", "llama")
+    folder = tiny_backbone_folder(tmp_path / "models", "qwen2", width=48)
+    large = pipeline.add_backbone(ws, folder, name="large")
+    return ws, pipeline.fit_prompts(ws, data, small, training=QUICK), large
+
+
+def plan_of(job):
+    """The plan that a calibration was asked for."""
+    args = job.args
+    retraining = TrainingConfig(**args["retraining"])
+    return plans.Plan(
+        "single",
+        tuple(args["sources"]),
+        tuple(args["targets"]),
+        "random",
+        6,
+        args["training"],
+        args["adapter"],
+        retraining,
+    )
+
+
+def test_a_calibration_measures_what_a_plan_lacks(world, monkeypatch):
+    ws, _source, large = world
+    monkeypatch.setattr("puma_engine.jobs.ensure_worker", lambda _ws: False)
+    query = {"target": large.id, "budget": "6"}
+    app = press(open_page("plan", ws.root, monkeypatch, **query), "Measure it now")
+    job = jobs.jobs(ws)[0]
+    assert (job.command, job.status) == ("calibrate", "queued")
+    assert not [one for one in app.button if one.label == "Measure it now"]
+    # A second browser that still shows the button gets a sentence, and no second job.
+    with pytest.raises(StoreError, match=f"The job {job.id} measures these models already"):
+        plans.calibrate(plan_of(job))
+    assert len(jobs.jobs(ws)) == 1
+    *hops, whole = pipeline.calibrate(ws, **job.args)
+    assert [run.kind for run in (*hops, whole)] == ["calibration"] * 2
+    assert pipeline.calibrate(ws, **job.args)[-1].id == whole.id
+    jobs.cancel(ws, job.id)
+    app = open_page("plan", ws.root, monkeypatch, **query)
+    assert "unknown" not in app.dataframe[0].value["Time"].tolist()
+    assert "times as long" in words(app)
+
+
+def test_an_aggregation_is_predicted_from_adapters_that_read_as_many(world):
+    ws, source, large = world
+    other = pipeline.fit_prompts(
+        ws, source.inputs["dataset"], source.inputs["backbone"], training=QUICK, seed=5
+    )
+    settings = {"adapter": TRAINING, "retraining": TRAINING, "device": "cpu", "budget": 6}
+    pipeline.calibrate(ws, [source], [large], training=QUICK, adapter=SMALL)
+    both = [source, other]
+    assert pipeline.costs(ws, both, [large], **settings).migration.other_sources
+    hop, _ = pipeline.calibrate(ws, both, [large], training=QUICK, adapter=SMALL)
+    found = pipeline.costs(ws, both, [large], **settings).migration
+    assert not found.other_sources and [one.run for one in found.evidence] == [hop.id]
+    assert found.evidence[0].sources == 2 and found.evidence[0].short
+
+
+def test_a_chain_is_calibrated_hop_by_hop(world):
+    ws, source, large = world
+    targets = [large, source.inputs["backbone"]]
+    first, second, _ = pipeline.calibrate(ws, [source], targets, training=QUICK, adapter=SMALL)
+    assert second.config["widths"] == [large.summary["width"]]
+    assert first.config["widths"] == [source.summary["width"]]
+
+
+def test_what_other_processes_take_of_the_cores_is_measured():
+    spins = "import time; end = time.time() + 5\nwhile time.time() < end: pass"
+    child = subprocess.Popen([sys.executable, "-c", spins])
+    time.sleep(0.1)
+    others = Others()
+    time.sleep(0.6)
+    taken = others.cores()
+    child.kill()
+    child.wait()
+    assert taken > 0.3
+
+
+def test_a_measurement_that_was_disturbed_says_so(world, monkeypatch):
+    ws, source, large = world
+    (hop, _whole) = pipeline.calibrate(ws, [source], [large], training=QUICK, adapter=SMALL)
+    assert hop.cost["cores"] >= 1 and hop.cost["cores_of_others"] >= 0
+    query = {"target": large.id, "budget": "6"}
+    for share, said in ((0.6, True), (0.1, False)):
+        with ws.transaction() as db:
+            db.execute(
+                "UPDATE runs SET cost = json_set(cost, '$.cores_of_others', ?, '$.cores', 2)"
+                " WHERE kind = 'calibration'",
+                [2 * share],
+            )
+        app = open_page("plan", ws.root, monkeypatch, **query)
+        assert ("up to 60% of the machine's cores" in words(app)) == said
+        evidence = next(one.value for one in app.dataframe if "Other work" in one.value)
+        assert set(evidence["Other work"]) == {f"{share:.0%}"}
+
+
+def test_the_training_of_few_users_follows_the_budget_until_it_is_given(world, monkeypatch):
+    ws, _source, large = world
+    monkeypatch.setattr("puma_engine.jobs.ensure_worker", lambda _ws: False)
+    assert plans.PRESETS["small"].training(300) == small_adapter_training(300)
+    usual = "“Small models, many users” is the usual start"
+    for strategy, said in (("all", True), ("random", False)):
+        app = open_page("plan", ws.root, monkeypatch, target=large.id, strategy=strategy)
+        assert (usual in words(app)) == said
+    mine = {"batch_size": 7, "epochs": 3, "learning_rate": 0.002}
+    edited = {"batch-small": "7", "epochs-small": "3", "rate-small": "0.002"}
+    for budget, query, given in ((6, {}, {}), (20, {}, {}), (20, edited, mine)):
+        query = {"target": large.id, "budget": str(budget)} | query
+        press(open_page("plan", ws.root, monkeypatch, **query), "Launch the migration")
+        asked = jobs.jobs(ws)[0].args["training"]
+        assert asked == small_adapter_training(budget).to_dict() | given

@@ -1,0 +1,122 @@
+"""Refining: migrated prompts fitted further, for all users or for some under the same head."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from tiny import tiny_backbone_folder
+
+from puma_engine import Workbench
+from puma_engine.backbone import FrozenBackbone
+from puma_engine.config import TrainingConfig
+from puma_engine.datasets import load_shipped
+from puma_engine.errors import ConfigError, NotFoundError, SelectionError
+from puma_engine.pipeline import load_prompts, method_cost
+from puma_engine.pipeline.evaluating import method_label
+from puma_engine.pipeline.predicting_regressions import ranked
+from puma_engine.prompts.tuning import PromptTable, fit_prompts, unit_of
+
+SHORT = {"epochs": 1, "batch_size": 64, "learning_rate": 0.01}
+SHAPE = {"hidden": 16}
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    return Workbench(tmp_path_factory.mktemp("refining"), create=True)
+
+
+@pytest.fixture(scope="module")
+def moved(bench):
+    films = bench.import_dataset("movietweetings", users=10)
+    source = bench.fit_prompts(films, "llama-small", training=SHORT, device="cpu")
+    return bench.migrate(source, "qwen2-small", training=SHORT, adapter=SHAPE, device="cpu")
+
+
+def test_refining_everybody_starts_from_the_migrated_prompts(bench, moved):
+    still = bench.refine(moved, training=SHORT | {"learning_rate": 1e-9}, device="cpu")
+    before, after = load_prompts(bench.workspace, moved), load_prompts(bench.workspace, still)
+    np.testing.assert_array_equal(before.user_ids, after.user_ids)
+    np.testing.assert_allclose(before.vectors, after.vectors, atol=1e-6)
+    for name, values in before.head.items():
+        np.testing.assert_allclose(values, after.head[name], atol=1e-6)
+    further = bench.refine(moved, training=SHORT, device="cpu")
+    changed = np.abs(load_prompts(bench.workspace, further).vectors - before.vectors).max((1, 2))
+    assert (changed > 1e-4).all()
+    assert further.config["role"] == "refined" and further.inputs["start"] == moved.id
+
+
+def test_refining_some_leaves_all_others_and_the_head_alone(bench, moved):
+    source = moved.inputs["source_0"]
+    chosen = bench.select(source, strategy="random", budget=3)
+    refined = bench.refine(moved, selection=chosen, training=SHORT, device="cpu")
+    before, after = (load_prompts(bench.workspace, run) for run in (moved, refined))
+    some = np.isin(before.user_ids, bench.selected_users(chosen))
+    changed = np.abs(after.vectors - before.vectors).max((1, 2))
+    assert some.sum() == 3 and (changed[some] > 1e-4).all() and (changed[~some] == 0).all()
+    for name, values in before.head.items():
+        np.testing.assert_array_equal(values, after.head[name])
+    assert refined.cost["users_trained"] == 3
+
+
+def test_the_share_that_lost_most_on_train_rows_is_refined(bench, moved):
+    refined = bench.refine(moved, share=0.3, training=SHORT, device="cpu")
+    chosen = bench.workspace.run(refined.inputs["selection"])
+    frame = bench.workspace.get_table(chosen.id, "selection").set_index("user_id")
+    assert frame["selected"].sum() == 3 and refined.cost["users_trained"] == 3
+    assert frame.loc[frame["selected"], "risk"].min() >= frame.loc[~frame["selected"], "risk"].max()
+    for run, column in ((moved, "migrated_loss"), (moved.inputs["source_0"], "source_loss")):
+        told = bench.predictions(bench.evaluate(run, split="train", device="cpu"))
+        loss = ((told["prediction"] - told["outcome"]) ** 2).groupby(told["user_id"]).mean()
+        np.testing.assert_allclose(frame[column].sort_index(), loss.sort_index(), rtol=1e-4)
+    evaluation = bench.evaluate(refined, device="cpu")
+    assert method_label(bench.workspace, evaluation) == "Migrated, all users, refined for 3 users"
+    seconds = method_cost(bench.workspace, evaluation)["seconds"]
+    assert seconds == pytest.approx(moved.seconds + chosen.seconds + refined.seconds)
+    with pytest.raises(ConfigError, match="not both"):
+        bench.refine(moved, share=0.3, selection=chosen)
+    with pytest.raises(SelectionError, match="above 0"):
+        bench.refine(moved, share=0)
+
+
+def test_users_are_ranked_by_id_not_by_position():
+    before = pd.Series([1.0, 1.0, 1.0, 1.0], ["d", "a", "c", "b"])
+    after = pd.Series([3.0, 2.0, 0.5, 1.0], ["b", "d", "a", "c"])
+    frame = ranked(after, before, 0.5)
+    assert frame["user_id"].tolist() == ["b", "d", "c", "a"]
+    assert frame["selected"].tolist() == [True, True, False, False]
+
+
+def test_its_cost_holds_the_migration_it_starts_from(bench, moved):
+    refined = bench.refine(moved, training=SHORT, device="cpu")
+    evaluation, own = bench.evaluate(refined, device="cpu"), bench.evaluate(moved, device="cpu")
+    seconds = method_cost(bench.workspace, evaluation)["seconds"]
+    base = method_cost(bench.workspace, own)["seconds"]
+    assert seconds == pytest.approx(base + refined.seconds)
+    table = bench.table(bench.compare([own, evaluation], reference=own))
+    labels = set(table["method"])
+    assert {"Migrated, all users", "Migrated, all users, refined"} <= labels
+
+
+def test_only_migrations_are_refined(bench, moved):
+    with pytest.raises(NotFoundError):
+        bench.refine(moved.inputs["source_0"], device="cpu")
+
+
+@pytest.mark.parametrize("times", [0.5, 1.0, 30.0])
+def test_steps_reach_as_far_as_the_prompts_that_they_start_from_are_large(tmp_path, times):
+    model = FrozenBackbone.load(
+        tiny_backbone_folder(tmp_path, "llama"), device="cpu", precision="fp32"
+    )
+    data = load_shipped("movietweetings", users=8)
+    drawn = np.random.default_rng(0).normal(size=(len(data.users), 1, model.width))
+    usual = model.token_norm() / model.width**0.5
+    vectors = (times * usual * drawn / np.sqrt(np.mean(drawn**2))).astype(np.float32)
+    assert unit_of(vectors, model) == pytest.approx(max(1.0, times), rel=1e-5)
+    start = PromptTable(data.users, vectors)
+    # Of AdamW's first step every coordinate is the rate, whatever the gradient.
+    once = TrainingConfig(
+        epochs=1, batch_size=10_000, learning_rate=1e-3, warmup=0.0, weight_decay=0.0
+    )
+    further = fit_prompts(model, data, template="rating-item-first", training=once, start=start)
+    moved = np.abs(further.table.vectors - vectors)
+    # The step of all and each user's own add up, or cancel out.
+    assert moved.max() == pytest.approx(2e-3 * max(1.0, times), rel=0.02)

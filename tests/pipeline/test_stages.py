@@ -1,0 +1,362 @@
+"""Stages joined with the workspace, on tiny real models: reuse, resume, lineage, controls."""
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from small_runs import QUICK, SMALL, write_ratings
+from tiny import tiny_backbone_folder
+
+from puma_engine import pipeline
+from puma_engine.config import TrainingConfig
+from puma_engine.defaults import PROMPT_TRAINING
+from puma_engine.errors import (
+    BackboneError,
+    Cancelled,
+    ConfigError,
+    DataError,
+    MigrationError,
+    NotFoundError,
+    SelectionError,
+    StoreError,
+)
+from puma_engine.evaluation import metrics
+from puma_engine.evaluation.baselines import BASELINES
+from puma_engine.pipeline.evaluating import read_user_metric
+from puma_engine.pipeline.stage import Outcome, run_stage
+from puma_engine.pipeline.stage_progress import Overall, StageProgress
+from puma_engine.store import Workspace
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A workspace with a data set, two backbones of unequal width and source prompts."""
+    folder = tmp_path_factory.mktemp("world")
+    ws = Workspace.open(folder / "workspace", create=True)
+    data = pipeline.import_dataset(
+        ws, "table", path=write_ratings(folder / "ratings.csv"), task="rating"
+    )
+    small = tiny_backbone_folder(folder / "models", "llama")
+    large = tiny_backbone_folder(folder / "models", "qwen2", width=48)
+    source = pipeline.fit_prompts(ws, data, small, training=QUICK)
+    return {
+        "ws": ws,
+        "data": data,
+        "small": small,
+        "large": large,
+        "source": source,
+        "folder": folder,
+    }
+
+
+def test_asking_again_returns_the_run_without_work(world):
+    ws, reports = world["ws"], []
+    again = pipeline.fit_prompts(
+        ws, world["data"], world["small"], training=QUICK, progress=reports.append
+    )
+    assert again == world["source"] and reports == []
+    by_name = pipeline.fit_prompts(
+        ws,
+        world["data"].name,
+        "llama",
+        training=TrainingConfig(**PROMPT_TRAINING.to_dict() | QUICK),
+    )
+    assert by_name.id == again.id
+    other = pipeline.fit_prompts(ws, world["data"], "llama", training=QUICK | {"epochs": 1})
+    assert other.id != again.id
+
+
+def test_a_table_comes_back_by_user_id(world):
+    ws = world["ws"]
+    table = pipeline.load_prompts(ws, world["source"])
+    assert table.vectors.shape == (24, 1, 32) and table.vectors.dtype == np.float32
+    assert table.user_ids.tolist() == pipeline.load_dataset(ws, world["data"]).users.tolist()
+    assert table.user_ids[7] == "007" and set(table.head)
+
+
+def test_migration_moves_everybody_and_keeps_its_origin(world):
+    ws = world["ws"]
+    run = pipeline.migrate(
+        ws,
+        world["source"],
+        world["large"],
+        strategy="random",
+        budget=6,
+        training=QUICK,
+        adapter=SMALL,
+    )
+    table = pipeline.load_prompts(ws, run)
+    assert table.vectors.shape == (24, 1, 48)
+    assert run.cost["users_trained"] == 6
+    ancestors = ws.lineage(run.id)
+    assert {one.kind for one in ancestors} == {
+        "migration",
+        "selection",
+        "prompts",
+        "backbone",
+        "dataset",
+    }
+    chosen = pipeline.selected_users(ws, run.inputs["selection"])
+    assert len(chosen) == 6 and set(chosen) < set(table.user_ids)
+    tensors, meta = pipeline.load_adapter(ws, run)
+    assert (meta["d_in"], meta["d_out"]) == (32, 48)
+    from puma_engine.migration.adapter_training import apply_adapter
+    from puma_engine.migration.adapter_training import load_adapter as rebuild
+
+    source = pipeline.load_prompts(ws, world["source"]).take(table.user_ids)
+    np.testing.assert_allclose(
+        apply_adapter(rebuild(tensors, meta), source), table.vectors, atol=1e-5
+    )
+
+
+def test_evaluation_scores_what_it_predicted(world):
+    ws = world["ws"]
+    run = pipeline.evaluate(ws, world["source"])
+    frame = pipeline.read_predictions(ws, run)
+    test = pipeline.load_dataset(ws, world["data"]).rows("test")
+    assert len(frame) == len(test)
+    wanted = float(np.sqrt(np.mean((frame["prediction"] - frame["outcome"]) ** 2)))
+    assert run.summary["metrics"]["rmse"] == pytest.approx(wanted, abs=1e-5)
+    scores = ws.metrics(run.id).set_index("metric")
+    assert set(scores.index) == set(metrics.RATING_METRICS)
+    assert (scores["low"] <= scores["value"]).all() and (scores["value"] <= scores["high"]).all()
+    users = ws.user_metrics(run.id)
+    assert set(users["user_id"]) == set(test["user_id"])
+
+
+def test_a_metric_of_any_users_is_read_by_id_from_file_and_database_alike(world):
+    ws = world["ws"]
+    run = pipeline.evaluate(ws, world["source"])
+    known = ws.user_metrics(run.id).set_index("user_id")["rmse"]
+    asked = ["nobody", *known.index[::-1], known.index[3]]
+    wanted = known.reindex(asked).to_numpy(np.float32)
+    for _ in ("by columns", "in the database alone"):
+        np.testing.assert_array_equal(
+            read_user_metric(ws, run.id, "rmse", pa.array(asked, pa.string())), wanted
+        )
+        with ws.transaction() as db:
+            db.execute(
+                "DELETE FROM artifacts WHERE run_id = ? AND name = ?", [run.id, "user_metrics"]
+            )
+
+
+def test_comparison_pairs_rows_and_counts_costs(world):
+    ws = world["ws"]
+    moved = pipeline.migrate(
+        ws,
+        world["source"],
+        world["large"],
+        strategy="random",
+        budget=6,
+        training=QUICK,
+        adapter=SMALL,
+    )
+    again = pipeline.fit_prompts(
+        ws, world["data"], world["large"], role="retrained", training=QUICK
+    )
+    runs = [pipeline.evaluate(ws, subject) for subject in (world["source"], moved, again)]
+    runs.append(pipeline.evaluate(ws, "item_mean", dataset=world["data"]))
+    compared = pipeline.compare(ws, runs)
+    methods = ws.get_table(compared.id, "methods").set_index("kind")
+    assert set(methods.index) == {"source", "migrated", "retrained", "baseline"}
+    assert bool(methods.loc["retrained", "is_baseline"])
+    selection = ws.run(moved.inputs["selection"])
+    assert methods.loc["migrated", "seconds"] == pytest.approx(moved.seconds + selection.seconds)
+    assert methods.loc["migrated", "users_trained"] == 6
+    scores = ws.get_table(compared.id, "comparison").query("metric == 'rmse'").set_index("kind")
+    gap = scores.loc["migrated", "value"] - scores.loc["retrained", "value"]
+    assert scores.loc["migrated", "difference"] == pytest.approx(gap, abs=1e-6)
+    assert np.isnan(scores.loc["retrained", "difference"])
+    assert pipeline.compare(ws, list(reversed(runs))).id == compared.id
+    assert pipeline.find_comparison(ws, runs).id == compared.id
+    assert pipeline.find_comparison(ws, runs, reference=runs[0]) is None
+    verdict = pipeline.judge_comparison(ws, compared)
+    migrated = methods.loc["migrated"]
+    assert (verdict.method, verdict.reference) == (migrated["method"], "Full retraining")
+    assert verdict.cost == pytest.approx(migrated["seconds"] / methods.loc["retrained", "seconds"])
+    assert verdict.loss == pytest.approx(gap, abs=1e-6)
+
+
+def test_comparison_keeps_what_each_user_loses(world):
+    ws = world["ws"]
+    source = pipeline.evaluate(ws, world["source"])
+    compared = pipeline.compare(ws, [source], baselines=True)
+    methods = ws.get_table(compared.id, "methods")
+    assert methods["kind"].tolist() == ["source", *["baseline"] * len(BASELINES)]
+    users = ws.get_table(compared.id, "users")
+    scores = ws.get_table(compared.id, "comparison").query("metric == 'rmse'")
+    for method, evaluation in zip(methods["method"], methods["evaluation"], strict=True):
+        pooled = np.average(users[f"loss_{evaluation}"], weights=users["n"]) ** 0.5
+        wanted = scores.set_index("method").loc[method, "value"]
+        assert pooled == pytest.approx(wanted, abs=1e-5)
+    train = pipeline.load_dataset(ws, world["data"]).rows("train")
+    found = users.set_index("user_id").loc["007"]
+    own = train[train["user_id"] == "007"]["outcome"]
+    assert found["train_rows"] == len(own) and found["variance"] == pytest.approx(own.var(ddof=0))
+    ws.db.execute("DELETE FROM artifacts WHERE run_id = ? AND name = 'users'", [compared.id])
+    pd.testing.assert_frame_equal(pipeline.comparison_users(ws, compared), users)
+
+
+def test_shuffled_control_differs_only_in_its_source(world):
+    ws, settings = world["ws"], {"training": QUICK, "adapter": SMALL}
+    moved = pipeline.migrate(ws, world["source"], world["large"], **settings)
+    control = pipeline.migrate(ws, world["source"], world["large"], shuffled=True, **settings)
+    assert control.config["role"] == "shuffled" and moved.config["role"] == "migrated"
+    same = {"role": None, "shuffle_seed": None}
+    assert control.config | same == moved.config | same
+    first, second = (pipeline.load_prompts(ws, run).vectors for run in (moved, control))
+    assert not np.allclose(first, second)
+
+
+def test_random_prompts_stay_as_drawn(world):
+    ws = world["ws"]
+    run = pipeline.fit_prompts(ws, world["data"], world["small"], role="random", training=QUICK)
+    vectors = pipeline.load_prompts(ws, run).vectors
+    assert np.abs(vectors).max() <= 0.1 and run.cost["users_trained"] == 0
+
+
+def test_chain_and_aggregation(world):
+    ws, settings = world["ws"], {"training": QUICK, "adapter": SMALL}
+    first, second = pipeline.chain(
+        ws,
+        world["source"],
+        [world["large"], world["small"]],
+        strategy="random",
+        share=0.5,
+        **settings,
+    )
+    assert second.inputs["source_0"] == first.id
+    assert pipeline.load_prompts(ws, second).width == 32
+    both = pipeline.migrate(ws, [world["source"], first], world["large"], **settings)
+    assert pipeline.load_adapter(ws, both)[1]["d_in"] == 32 + 48
+
+
+def test_cancelled_run_resumes_to_the_same_prompts(world, tmp_path):
+    ws = Workspace.open(tmp_path / "workspace", create=True)
+    data = pipeline.import_dataset(ws, "table", path=world["folder"] / "ratings.csv", task="rating")
+    calls = iter(range(1000))
+    with pytest.raises(Cancelled):
+        pipeline.fit_prompts(
+            ws, data, world["small"], training=QUICK, should_cancel=lambda: next(calls) >= 3
+        )
+    (broken,) = ws.runs(kind="prompts")
+    assert broken.status == "interrupted"
+    with pytest.raises(StoreError, match="not finished"):
+        pipeline.evaluate(ws, broken.id)
+    done = pipeline.fit_prompts(ws, data, world["small"], training=QUICK)
+    assert done.id == broken.id == world["source"].id and done.status == "finished"
+    resumed = pipeline.load_prompts(ws, done).vectors
+    straight = pipeline.load_prompts(world["ws"], world["source"]).vectors
+    np.testing.assert_array_equal(resumed, straight)
+
+
+def test_export_and_import_prompts(world, tmp_path):
+    ws = world["ws"]
+    file = pipeline.export_prompts(
+        ws, world["source"], tmp_path / "p.safetensors", command="puma x"
+    )
+    back = pipeline.import_prompts(ws, world["data"], world["small"], file, name="imported")
+    assert back.id != world["source"].id and back.summary["command"] == "puma x"
+    one, two = (pipeline.load_prompts(ws, run) for run in (world["source"], back))
+    np.testing.assert_array_equal(one.vectors, two.take(one.user_ids))
+    assert pipeline.method_cost(ws, pipeline.evaluate(ws, back))["seconds"] == pytest.approx(
+        world["source"].seconds
+    )
+    with pytest.raises(BackboneError, match="dimension"):
+        pipeline.import_prompts(ws, world["data"], world["large"], file)
+    more = pipeline.import_dataset(
+        ws, "table", path=write_ratings(tmp_path / "more.csv", users=26), task="rating"
+    )
+    with pytest.raises(DataError, match="2 of the 26 users"):
+        pipeline.import_prompts(ws, more, world["small"], file)
+
+
+def test_changed_weights_are_noticed(world, tmp_path):
+    ws = Workspace.open(tmp_path / "workspace", create=True)
+    folder = tiny_backbone_folder(tmp_path, "llama")
+    added = pipeline.add_backbone(ws, folder)
+    assert added.summary["width"] == 32
+    weights = folder / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(BackboneError, match="changed"):
+        pipeline.load_backbone(ws, added)
+    assert pipeline.add_backbone(ws, folder).id != added.id
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "words"),
+    [
+        ({"strategy": "random"}, ConfigError, "budget"),
+        ({"budget": 3}, ConfigError, "needs a strategy"),
+        ({"strategy": "random", "budget": 99}, SelectionError, "99"),
+        ({"strategy": "random", "share": 1.5}, SelectionError, "1.5"),
+        ({"strategy": "best", "budget": 3}, SelectionError, "best"),
+        ({"adapter": {"wide": 3}}, ConfigError, "wide"),
+        ({"training": {"epochs": 0}}, ConfigError, "epochs"),
+        ({"missing": "guess"}, ConfigError, "guess"),
+        ({"template": "click"}, DataError, "click"),
+    ],
+)
+def test_bad_migrations_say_why(world, settings, error, words):
+    with pytest.raises(error, match=words):
+        pipeline.migrate(world["ws"], world["source"], world["large"], **settings)
+
+
+def test_bad_references_say_why(world):
+    ws = world["ws"]
+    with pytest.raises(NotFoundError):
+        pipeline.evaluate(ws, "nothing-of-the-kind")
+    with pytest.raises(NotFoundError, match="dataset"):
+        pipeline.migrate(ws, world["data"].id, world["large"])
+    with pytest.raises(MigrationError):
+        pipeline.migrate(ws, [], world["large"])
+    with pytest.raises(ConfigError, match="two"):
+        pipeline.compare(ws, [pipeline.evaluate(ws, world["source"])])
+    with pytest.raises(DataError, match="goodbooks"):
+        pipeline.import_dataset(ws, "nowhere")
+
+
+def test_a_failed_stage_is_marked_and_can_be_done_again(world):
+    ws, attempts = world["ws"], []
+
+    def work(run_id, folder, clock):
+        attempts.append(run_id)
+        if len(attempts) == 1:
+            raise DataError("the first attempt fails")
+        return Outcome(summary={"attempt": len(attempts)})
+
+    settings = {"name": "flaky", "config": {"x": 1}, "inputs": {}, "work": work}
+    with pytest.raises(DataError, match="first attempt"):
+        run_stage(ws, "dataset", **settings)
+    failed = ws.run(attempts[0])
+    assert failed.status == "failed" and "first attempt" in failed.error
+    assert run_stage(ws, "dataset", **settings).summary == {"attempt": 2}
+    assert run_stage(ws, "dataset", **settings).id == failed.id
+    assert len(attempts) == 2
+
+
+def test_overall_progress_counts_parts_and_estimates():
+    reports, now = [], [0.0]
+    overall = Overall([20, 30, 50], reports.append, clock=lambda: now[0])
+    now[0] = 40.0
+    overall.part(1)(StageProgress("two", step=0, total=10))
+    assert reports[-1].overall == pytest.approx(0.2)
+    assert reports[-1].overall_eta == pytest.approx(160.0)
+    overall.skip(1)
+    now[0] = 90.0
+    overall.part(2)(StageProgress("three", step=30, total=60))
+    assert reports[-1].overall == pytest.approx(0.75)
+    assert reports[-1].overall_eta == pytest.approx(25 * 90 / 45)
+
+
+def test_python_api_is_the_same_stages(world):
+    from puma_engine import Workbench
+
+    bench = Workbench(world["ws"].root)
+    assert bench.fit_prompts(world["data"], world["small"], training=QUICK) == world["source"]
+    moved = bench.migrate(world["source"], world["large"], training=QUICK, adapter=SMALL)
+    again = bench.fit_prompts(world["data"], world["large"], role="retrained", training=QUICK)
+    table = bench.table(bench.compare([bench.evaluate(moved), bench.evaluate(again)]))
+    assert {"method", "metric", "value", "difference", "seconds"} <= set(table.columns)

@@ -1,0 +1,68 @@
+"""What a comparison keeps of its users is what its table of users says, and is enough for pages."""
+
+import compared
+import pandas as pd
+import pytest
+
+from puma_engine import pipeline
+from puma_engine.evaluation.user_effects import LIKELY, with_values
+from puma_engine.pipeline.user_impact import MOST_LISTED, effects_between, fared, kept_effects
+from puma_engine.pipeline.verdicts import users_fare
+
+
+@pytest.fixture(scope="module", params=["rating", "click"])
+def world(request, tmp_path_factory):
+    return compared.workspace(tmp_path_factory.mktemp("effects"), task=request.param, hurt=6)
+
+
+def sides(world, name="few"):
+    ws, run = world["ws"], world["ws"].run(world["comparison"].id)
+    evaluation = world["runs"][name].id
+    users = pipeline.comparison_users(ws, run)
+    ratings = run.summary["task"] == "rating"
+    return kept_effects(ws, run, evaluation), fared(
+        users, evaluation, run.inputs["reference"], ratings=ratings
+    )
+
+
+def test_what_is_kept_is_what_the_users_say(world):
+    kept, found = sides(world)
+    for name in ("better", "worse"):
+        assert getattr(kept, name) == getattr(found, name)
+    for name in ("threshold", "spread", "repeated", "users", "rows"):
+        assert getattr(kept.effects, name) == getattr(found.effects, name)
+    pd.testing.assert_frame_equal(kept.effects.frame, found.effects.frame.reset_index(drop=True))
+    pd.testing.assert_frame_equal(kept.drawn, found.drawn.reset_index(drop=True))
+    pd.testing.assert_frame_equal(kept.bars, found.bars)
+    for by, table in found.groups.items():
+        pd.testing.assert_frame_equal(kept.groups[by], table)
+
+
+def test_counts_are_of_everybody_and_the_likely_are_all_there(world, monkeypatch):
+    monkeypatch.setattr("puma_engine.pipeline.user_impact.MOST_LISTED", 1)
+    ws, run = world["ws"], world["comparison"]
+    users = pipeline.comparison_users(ws, run)
+    whole = effects_between(users, world["runs"]["few"].id, run.inputs["reference"])
+    _, found = sides(world)
+    assert found.effects.users == len(users) == 60 and found.effects.rows == users["n"].sum()
+    assert len(found.effects.frame) < len(users)
+    assert found.effects.worse(LIKELY).equals(whole.worse(LIKELY)) and len(whole.worse(LIKELY))
+    assert found.bars["users"].sum() == 60
+    gaps = with_values(whole.frame, ratings=run.summary["task"] == "rating")["gap"]
+    assert found.worse == (gaps > 0).mean()
+
+
+def test_only_methods_with_prompts_are_kept_and_older_comparisons_are_worked_out(world):
+    ws, run = world["ws"], world["comparison"]
+    summary = ws.get_table(run.id, "effects")
+    others = {one.id for name, one in world["runs"].items() if name != "again"}
+    assert set(summary["evaluation"]) == others and len(summary) == len(others)
+    before = pipeline.judge_comparison(ws, run)
+    kept = users_fare(ws, run, world["runs"]["few"].id)
+    with ws.transaction() as db:
+        db.execute("DELETE FROM artifacts WHERE name LIKE 'effects%'")
+    assert pipeline.judge_comparison(ws, run) == before
+    again = users_fare(ws, run, world["runs"]["few"].id)
+    assert again.effects.frame.head(MOST_LISTED)["user_id"].tolist() == (
+        kept.effects.frame["user_id"].tolist()
+    )

@@ -1,0 +1,210 @@
+"""Soft prompts of items: read behind the users', migrated with them, kept and refused where needed."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from small_runs import QUICK, SMALL, write_ratings
+from tiny import tiny_backbone_folder
+
+from puma_engine import pipeline
+from puma_engine.backbone import FrozenBackbone
+from puma_engine.config import AdapterConfig, PromptConfig, TrainingConfig
+from puma_engine.datasets import load_shipped
+from puma_engine.errors import ConfigError, DataError
+from puma_engine.evaluation.prediction import predict
+from puma_engine.exchange.prompt_embeddings import read_embedded
+from puma_engine.migration.adapter_training import train_migration
+from puma_engine.pipeline.evaluated_methods import evaluated_methods
+from puma_engine.pipeline.evaluating import method_label
+from puma_engine.pipeline.planning import measured, retraining_of
+from puma_engine.pipeline.predicting import Predictor
+from puma_engine.pipeline.stored_prompts import load_prompts
+from puma_engine.prompts.item_prompts import ItemPrompts, join_items
+from puma_engine.prompts.new_users import fit_new_users
+from puma_engine.prompts.tuning import fit_prompts
+from puma_engine.store import Workspace
+
+TEMPLATE = "rating-item-first"
+TRAINING = TrainingConfig(epochs=2, batch_size=64, learning_rate=2e-2, weight_decay=0.1)
+
+
+@pytest.fixture(scope="module")
+def small():
+    data = load_shipped("movietweetings", users=12)
+    backbone = FrozenBackbone.load("llama-small", device="cpu", precision="fp32")
+    both = PromptConfig(item_tokens=1)
+    fitted = fit_prompts(backbone, data, template=TEMPLATE, training=TRAINING, prompt=both)
+    return data, backbone, fitted.table
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Users' and items' prompts in a workspace, and a migration of both, on tiny models."""
+    folder = tmp_path_factory.mktemp("items")
+    ws = Workspace.open(folder / "workspace", create=True)
+    data = pipeline.import_dataset(
+        ws, "table", path=write_ratings(folder / "ratings.csv"), task="rating"
+    )
+    first = tiny_backbone_folder(folder / "models", "llama")
+    second = tiny_backbone_folder(folder / "models", "gemma3", width=48)
+    plain = pipeline.fit_prompts(ws, data, first, training=QUICK)
+    source = pipeline.fit_prompts(ws, data, first, training=QUICK, prompt={"item_tokens": 2})
+    moved = pipeline.migrate(ws, source, second, training=QUICK, adapter=SMALL)
+    names = ("ws", "data", "plain", "source", "moved")
+    return dict(zip(names, (ws, data, plain, source, moved), strict=True))
+
+
+def test_an_items_prompt_is_read_behind_the_users(small):
+    data, backbone, table = small
+    rows = data.rows("test")
+    whole = table.take_pairs(rows["user_id"].to_numpy(), rows["item_id"].to_numpy())
+    assert whole.shape == (len(rows), 2, backbone.width)
+    one_row_each = dataclasses.replace(
+        table,
+        user_ids=np.array([f"{user}|{item}" for user, item in rows[["user_id", "item_id"]].values]),
+        vectors=whole,
+        items=None,
+    )
+    alone = data.interactions.copy()
+    alone["user_id"] = alone["user_id"] + "|" + alone["item_id"]
+    same = dataclasses.replace(
+        data, interactions=alone[alone["split"] == "test"].reset_index(drop=True)
+    )
+    expected = predict(backbone, one_row_each, same, "test", template=TEMPLATE)
+    found = predict(backbone, table, data, "test", template=TEMPLATE)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    without = dataclasses.replace(table, items=None)
+    assert np.abs(found - predict(backbone, without, data, "test", template=TEMPLATE)).max() > 1e-3
+
+
+def test_items_are_joined_by_id_and_unknown_ones_get_the_common_prompt(small):
+    data, _, table = small
+    trained = set(data.rows("train")["item_id"])
+    assert set(table.items.item_ids) == trained
+    order = np.random.default_rng(0).permutation(len(table.items.item_ids))
+    mixed = ItemPrompts(table.items.item_ids[order], table.items.vectors[order], table.items.other)
+    every = data.items["item_id"].to_numpy()
+    np.testing.assert_array_equal(mixed.take(every), table.items.take(every))
+    fresh = np.setdiff1d(every, sorted(trained))
+    assert len(fresh) and (mixed.take(fresh) == table.items.other).all()
+
+
+def test_migration_maps_items_with_an_adapter_of_their_own(small):
+    data, _, table = small
+    target = FrozenBackbone.load("qwen2-small", device="cpu", precision="fp32")
+    shape = AdapterConfig(hidden=16)
+    moved = train_migration(
+        [table], target, data, template=TEMPLATE, training=TRAINING, adapter=shape
+    )
+    items = moved.table.items
+    assert items.vectors.shape == (len(table.items.item_ids), 1, target.width)
+    assert set(moved.item_adapter) == set(moved.adapter_tensors)
+    two = train_migration(
+        [table, dataclasses.replace(table, items=None)],
+        target,
+        data,
+        template=TEMPLATE,
+        training=TRAINING,
+        adapter=shape,
+    )
+    assert two.table.items.vectors.shape == items.vectors.shape
+    assert two.adapter_meta["d_in"] == 2 * two.item_adapter["blocks.0.layers.0.weight"].shape[0]
+
+
+def test_new_users_are_fitted_beside_the_known_items(small):
+    data, backbone, table = small
+    known = dataclasses.replace(table, user_ids=table.user_ids[4:], vectors=table.vectors[4:])
+    new = data.for_users(table.user_ids[:4])
+    fitted = fit_new_users(backbone, new, known, template=TEMPLATE, training=TRAINING)
+    assert fitted.items is known.items
+    assert np.abs(fitted.vectors - known.vectors.mean(0)).max() > 1e-3
+
+
+def test_item_prompts_are_checked():
+    ids, rows, other = np.array(["a", "b"]), np.zeros((2, 1, 4), np.float32), np.zeros((1, 4))
+    with pytest.raises(DataError, match="shape"):
+        ItemPrompts(ids, rows[:1], other)
+    with pytest.raises(DataError, match="twice"):
+        ItemPrompts(np.array(["a", "a"]), rows, other)
+    with pytest.raises(DataError, match="NaN"):
+        ItemPrompts(ids, rows, other * np.nan)
+    longer = ItemPrompts(ids, np.zeros((2, 2, 4)), np.zeros((2, 4)))
+    with pytest.raises(DataError, match="different lengths"):
+        join_items([ItemPrompts(ids, rows, other), longer], ids)
+    assert join_items([None], ids) is None
+
+
+def test_tables_with_items_are_kept_scored_and_refined_as_runs(world):
+    ws = world["ws"]
+    source, moved = (load_prompts(ws, world[name]) for name in ("source", "moved"))
+    assert source.items.tokens == moved.items.tokens == 2
+    np.testing.assert_array_equal(np.sort(source.items.item_ids), np.sort(moved.items.item_ids))
+    assert "item_tokens" not in world["plain"].config["prompt"]
+    assert load_prompts(ws, world["plain"]).items is None
+    scored = pipeline.evaluate(ws, world["moved"])
+    assert scored.summary["metrics"]["rmse"] > 0
+    again = pipeline.refine(ws, world["moved"], training=QUICK)
+    assert np.abs(load_prompts(ws, again).items.vectors - moved.items.vectors).max() > 1e-5
+    bare = pipeline.migrate(ws, world["plain"], world["moved"].inputs["backbone"], training=QUICK)
+    added = pipeline.refine(ws, bare, item_tokens=1, training=QUICK)
+    assert load_prompts(ws, added).items.tokens == 1 and added.config["item_tokens"] == 1
+    labels = [method_label(ws, pipeline.evaluate(ws, run)) for run in (bare, added, world["plain"])]
+    assert labels == [
+        "Migrated, all users",
+        "Migrated, all users, refined, item prompts too",
+        "Source prompts",
+    ]
+    with pytest.raises(ConfigError, match="refined alone"):
+        pipeline.refine(ws, bare, item_tokens=1, share=0.5)
+
+
+def test_a_migration_is_held_against_retraining_of_the_same_kind(world):
+    ws, moved = world["ws"], world["moved"]
+    target = moved.inputs["backbone"]
+    bare = pipeline.migrate(ws, world["plain"], target, training=QUICK)
+    on = {"role": "retrained", "training": QUICK}
+    alone = pipeline.fit_prompts(ws, world["data"], target, **on)
+    both = pipeline.fit_prompts(ws, world["data"], target, prompt={"item_tokens": 2}, **on)
+    assert retraining_of(ws, bare).id == alone.id
+    assert retraining_of(ws, moved).id == both.id
+    scored = [pipeline.evaluate(ws, run).id for run in (bare, alone, both)]
+    rows = evaluated_methods(ws, world["data"].id, "test").set_index("evaluation")
+    assert rows.loc[scored, "item_tokens"].tolist() == [0, 0, 2]
+
+
+def test_plans_reckon_without_the_time_that_items_prompts_take(world):
+    plain, both = world["plain"], world["source"]
+    assert both.summary["item_tokens"] == 2
+    where = (plain.inputs["backbone"], plain.device)
+    assert [one.run for one in measured(world["ws"], "prompts", *where)] == [plain.id]
+
+
+def test_a_question_about_a_known_title_reads_its_items_prompt(world):
+    ws = world["ws"]
+    predictor = Predictor(ws, world["source"], device="cpu")
+    told = pipeline.read_predictions(ws, pipeline.evaluate(ws, world["source"], device="cpu"))
+    items = ws.get_table(world["data"].id, "items").set_index("item_id")["text"]
+    for row in told.head(3).itertuples():
+        found = predictor.predict(row.user_id, items[row.item_id]).value
+        assert found == pytest.approx(row.prediction, abs=1e-4)
+
+
+def test_whole_inputs_are_exported_and_tables_without_room_for_items_refused(world, tmp_path):
+    ws = world["ws"]
+    table = load_prompts(ws, world["source"])
+    data = pipeline.load_dataset(ws, world["data"])
+    row = data.rows("test").iloc[0]
+    pairs = [(row["user_id"], row["item_id"])]
+    file = pipeline.embed_prompts(ws, world["source"], pairs, tmp_path / "whole.safetensors")
+    (tensor,) = read_embedded(file).tensors
+    own = torch.from_numpy(table.take_pairs(*zip(*pairs, strict=True))[0])
+    windows = tensor.float().unfold(0, len(own), 1).transpose(1, 2)
+    assert (windows - own).abs().amax((1, 2)).min() < 1e-6
+    for form in ("file", "parquet", "numpy", "packed", "peft"):
+        with pytest.raises(ConfigError, match="prompts of items"):
+            pipeline.export_prompts(ws, world["source"], tmp_path / form, form=form)
+    with pytest.raises(ConfigError, match="prompts of items"):
+        pipeline.export_adapter(ws, world["moved"], tmp_path / "adapter")
+    assert [one.name for one in tmp_path.iterdir()] == ["whole.safetensors"]

@@ -1,0 +1,272 @@
+"""Reports and exported tables: the store's numbers, other people's text as text, no network."""
+
+import dataclasses
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import compared
+import numpy as np
+import pandas as pd
+import pytest
+from dashboard_pages import open_page
+from typer.testing import CliRunner
+
+from dashboard.components.theme import KINDS
+from dashboard.views.reports import file_name
+from puma_engine import pipeline
+from puma_engine.cli.application import app as cli
+from puma_engine.errors import ConfigError, NotFoundError, StoreError
+from puma_engine.pipeline.reporting import read_table, table_names
+from puma_engine.report import html, svg
+from puma_engine.report.theme import LOOKS
+from puma_engine.store import Workspace
+
+VOID = {"meta", "br", "link", "img", "input", "hr"}
+CHROMIUM = Path("/usr/bin/chromium")
+
+
+class Page(HTMLParser):
+    """Elements, attributes and the text of a page; fails on tags that do not match."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.texts, self.open = set(), [], [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+    @property
+    def text(self):
+        return " ".join(self.texts)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return compared.workspace(tmp_path_factory.mktemp("reports"), hostile=True)
+
+
+@pytest.fixture(scope="module")
+def page(world):
+    return pipeline.render_report(world["ws"], world["comparison"])
+
+
+def test_the_numbers_are_the_stores(world, page):
+    ws, run = world["ws"], world["comparison"]
+    text = Page(page).text
+    for row in ws.get_table(run.id, "comparison").itertuples():
+        assert row.method in text and f"{row.value:.4f}" in text
+        assert f"[{row.low:.4f}, {row.high:.4f}]" in text
+        if not np.isnan(row.difference):
+            assert f"{row.difference:+.4f}" in text or row.metric != "rmse"
+    verdict = pipeline.judge_comparison(ws, run)
+    assert all(one in text for one in (verdict.headline, *verdict.evidence, *verdict.cautions))
+    assert all(one.id in text for one in ws.lineage(run.id))
+    assert run.versions["numpy"] in text and "seed 0" in text
+    users = ws.get_table(run.id, "users")
+    assert f"{len(users):,} users" in text
+
+
+def test_the_margin_of_the_report_is_the_given_one(world):
+    page = pipeline.render_report(world["ws"], world["comparison"], margin=0.05)
+    verdict = pipeline.judge_comparison(world["ws"], world["comparison"], margin=0.05)
+    assert verdict.headline in Page(page).text and "5 % of full" in Page(page).text
+
+
+def test_nothing_outside_the_file_is_referred_to(page):
+    found = Page(page)
+    assert not found.tags & {"script", "link", "img", "iframe", "object", "embed", "form", "base"}
+    assert {"svg", "table", "style"} <= found.tags
+    names = {name for name, _ in found.attributes}
+    assert not names & {"src", "href", "xlink:href", "srcset", "action", "background"}
+    assert not any(name.startswith("on") for name in names)
+    style = re.search(r"<style>(.*?)</style>", page, re.S)[1]
+    assert "url(" not in style and "@import" not in style
+    policy = next(value for _, value in found.attributes if value and "default-src" in value)
+    assert policy.startswith("default-src 'none'")
+    assert len(page) < 300_000
+
+
+def test_names_with_markup_are_text(page):
+    assert compared.HOSTILE in Page(page).text
+    assert "<script>alert" not in page and "<img" not in page
+
+
+def test_marks_that_hide_or_turn_text_are_taken_out():
+    element = html.tag("p", "a\u202eb\u0000c", title='"><b>', cls="x")
+    written = html.document("t\u2066", "", [element])
+    assert "\u202e" not in written and "\u0000" not in written and "\u2066" not in written
+    (kept,) = [value for name, value in Page(written).attributes if name == "title"]
+    assert kept == '"><b>' and "a b c" in Page(written).text and "b" not in Page(written).tags
+
+
+@pytest.mark.skipif(not CHROMIUM.exists(), reason="needs chromium")
+def test_a_browser_without_a_network_shows_it(page, tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api")
+    file = tmp_path / "report.html"
+    file.write_text(page, encoding="utf-8")
+    with playwright.sync_playwright() as play:
+        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        browser = play.chromium.launch(executable_path=str(CHROMIUM), args=options)
+        context = browser.new_context(offline=True, viewport={"width": 1000, "height": 800})
+        view, asked, said = context.new_page(), [], []
+        view.on("request", lambda request: asked.append(request.url))
+        view.on("console", lambda message: said.append(message.text))
+        view.on("dialog", lambda dialog: (said.append("dialog"), dialog.dismiss()))
+        view.goto(file.as_uri())
+        wide = view.evaluate("document.documentElement.scrollWidth - innerWidth")
+        pictures = view.locator("figure svg").all()
+        heights = [picture.bounding_box()["height"] for picture in pictures]
+        title = view.locator("h1").inner_text()
+        browser.close()
+    assert asked == [file.as_uri()] and said == [] and wide <= 0
+    assert len(heights) == 6 and min(heights) > 80
+    assert compared.HOSTILE in title
+
+
+def test_a_click_task_and_a_missing_retraining_are_reported(tmp_path):
+    world = compared.workspace(tmp_path, task="click")
+    ws = world["ws"]
+    text = Page(pipeline.render_report(ws, world["comparison"])).text
+    assert "uAUC" in text and "Log loss of a user" in text and "RMSE" not in text
+    alone = pipeline.compare(ws, [world["runs"]["source"]], baselines=True, name="alone")
+    found = Page(pipeline.render_report(ws, alone))
+    assert "No verdict yet" in found.text and "Who gains" not in found.text
+
+
+def test_users_to_refine_are_listed(tmp_path):
+    world = compared.workspace(tmp_path, hurt=0)
+    ws, again = world["ws"], world["runs"]["again"]
+    new = ws.run("new")
+    moved = compared.migrate(ws, [ws.run("source-old")], new, seconds=1.0, name="hurts", seed=4)
+    # The same predictions as the retraining's, but for four users who are hurt.
+    hurt = compared.evaluate(ws, moved, 0.80, hurt=4, seed=3)
+    run = pipeline.compare(ws, [hurt, again], name="hurts")
+    verdict = pipeline.judge_comparison(ws, run, margin=0.5)
+    text = Page(pipeline.render_report(ws, run, margin=0.5)).text
+    if verdict.decision == "refine":
+        assert f"Users to refine ({len(verdict.refine)})" in text
+    assert verdict.decision == "refine" and set(verdict.refine) == {"000", "001", "002", "003"}
+
+
+def test_the_command_writes_a_whole_file_or_none(world, tmp_path):
+    root, run = str(world["ws"].root), world["comparison"]
+    common = ["--workspace", root, "--json"]
+    out = tmp_path / "r.html"
+    done = CliRunner().invoke(cli, ["report", run.id, "--out", str(out), *common])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["bytes"] == out.stat().st_size
+    for words in (
+        ["report", run.id, "--out", str(tmp_path / "r.pdf")],
+        ["report", "nothing", "--out", str(tmp_path / "s.html")],
+        ["report", run.id, "--out", str(tmp_path / "t.html"), "--margin", "7"],
+        ["report", world["data"].id, "--out", str(tmp_path / "u.html")],
+        ["export", "table", run.id, "nothing", "--out", str(tmp_path / "v.csv")],
+        ["export", "table", run.id, "methods", "--out", str(tmp_path / "w.xlsx")],
+    ):
+        failed = CliRunner().invoke(cli, [*words, *common])
+        assert failed.exit_code == 1 and "error" in json.loads(failed.stderr), words
+    assert [file.name for file in tmp_path.iterdir()] == ["r.html"]
+
+
+def test_tables_come_out_as_they_are(world, tmp_path):
+    ws, run = world["ws"], world["runs"]["few"]
+    assert table_names(ws, run) == ["predictions", "metrics", "user_metrics"]
+    for name in table_names(ws, run):
+        frame = read_table(ws, run, name)
+        parquet = pipeline.export_table(ws, run, name, tmp_path / f"{name}.parquet")
+        pd.testing.assert_frame_equal(pd.read_parquet(parquet), frame, check_dtype=False)
+        csv = pipeline.export_table(ws, run, name, tmp_path / f"{name}.csv")
+        back = pd.read_csv(csv, dtype={"user_id": str, "item_id": str})
+        assert list(back) == list(frame) and len(back) == len(frame)
+    users = pd.read_csv(tmp_path / "user_metrics.csv", dtype={"user_id": str})
+    assert users["user_id"][0] == "000"
+    with pytest.raises(NotFoundError, match="predictions"):
+        read_table(ws, run, "prompts")
+    with pytest.raises(ConfigError, match=r"\.csv"):
+        pipeline.export_table(ws, run, "metrics", tmp_path / "x.txt")
+    with pytest.raises(StoreError, match="cannot be written"):
+        pipeline.export_table(ws, run, "metrics", tmp_path / "metrics.csv" / "x.csv")
+
+
+def test_kinds_look_as_in_the_dashboard():
+    assert {name: tuple(kind) for name, kind in KINDS.items()} == {
+        name: tuple(look) for name, look in LOOKS.items()
+    }
+    assert {look.mark for look in LOOKS.values()} <= set(svg.MARKS)
+
+
+def test_axes_have_a_handful_of_round_ticks():
+    for low, high, log in ((0.8, 1.05, False), (-0.02, 0.3, False), (0.3, 152, True), (4, 5, True)):
+        ticks = svg.Scale(low, high, 0, 100, log).ticks()
+        assert 2 <= len(ticks) <= 9 and all(low <= tick <= high * 1.0001 for tick in ticks)
+    same = svg.scale([3.0, 3.0], 0, 100)
+    assert 0 < same(3.0) < 100
+
+
+def see(world, monkeypatch, **query):
+    app = open_page("reports", world["ws"].root, monkeypatch, **query)
+    assert not app.exception, app.exception
+    return app
+
+
+def test_the_page_offers_the_report_with_its_verdict(world, monkeypatch):
+    app = see(world, monkeypatch, margin="5.0")
+    verdict = pipeline.judge_comparison(world["ws"], world["comparison"], margin=0.05)
+    assert verdict.headline.partition(": ")[2][1:] in app.text[0].value
+    assert [one.label for one in app.get("download_button")] == ["Report as HTML"]
+
+
+def test_the_page_gives_any_table_of_any_run(world, monkeypatch):
+    few = world["runs"]["few"]
+    app = see(world, monkeypatch, part="table", run=few.id, table="user_metrics")
+    wanted = world["ws"].user_metrics(few.id)
+    pd.testing.assert_frame_equal(app.dataframe[0].value, wanted.head(200), check_dtype=False)
+    app.selectbox(key="choose-table").select("predictions").run()
+    assert len(app.dataframe[0].value) == 200 and "480 rows" in app.caption[0].value
+    again = see(world, monkeypatch, part="table", run=world["data"].id)
+    assert "predictions" not in again.selectbox(key="choose-table").options
+
+
+def test_large_tables_and_prompts_are_left_to_the_command_line(world, monkeypatch):
+    monkeypatch.setattr("dashboard.engine.reports.MOST_ROWS", 10)
+    app = see(world, monkeypatch, part="table", run=world["runs"]["few"].id, table="predictions")
+    assert "puma export table" in app.code[0].value and not app.dataframe
+    monkeypatch.setattr("dashboard.engine.reports.MOST_BYTES", -1)
+    app = see(world, monkeypatch, part="prompts")
+    assert "puma prompts export" in app.code[0].value
+
+
+def test_prompts_that_are_not_there_are_said(world, monkeypatch):
+    app = see(world, monkeypatch, part="prompts")
+    next(one for one in app.button if one.label == "Make the file").click().run()
+    assert "not written" in app.error[0].value and "prompts" in app.text[0].value
+
+
+def test_pages_without_anything_say_so(tmp_path, monkeypatch):
+    ws = Workspace.open(tmp_path / "ws", create=True)
+    for part, words in (
+        ("report", "No comparison is finished"),
+        ("table", "No tables yet"),
+        ("prompts", "No prompts yet"),
+    ):
+        app = see({"ws": ws}, monkeypatch, part=part)
+        assert any(words in one.value for one in app.markdown), part
+
+
+def test_file_names_are_safe(world):
+    run = dataclasses.replace(world["comparison"], name="../../etc/<b>passwd\u202e")
+    assert file_name(run) == "etc-b-passwd"
+    assert file_name(dataclasses.replace(run, name="…")) == "comparison"

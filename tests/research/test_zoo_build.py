@@ -1,0 +1,110 @@
+"""A build trains, measures and writes a whole model folder, the same each time."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from puma_engine.backbone.zoo import ZOO
+from puma_engine.errors import Cancelled
+from puma_engine.files import sha256_file
+from research.zoo.build import build_model, main
+from research.zoo.cards import CARD_FIELDS
+from research.zoo.corpus import load_foundation
+from research.zoo.pretraining import Material, Pretraining, last_hidden
+from research.zoo.recipe import Recipe
+from research.zoo.tokenizers import train_tokenizer, training_texts
+
+TINY = Recipe(steps=3, batch_size=8, validation_rows=8, validation_share=0.2, pairs=4)
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return load_foundation(users=30)
+
+
+@pytest.fixture(scope="module", params=["qwen2-small", "gemma3-small", "phi3-small"])
+def module(request, corpus):
+    entry = ZOO[request.param]
+    tokenizer = train_tokenizer(entry.tokenizer, training_texts(*corpus[1:], entry.tokenizer))
+    recipe = Recipe(steps=4, batch_size=8, user_vectors_share=0.5)
+    material = Material.build(recipe, tokenizer, corpus[0])
+    torch.manual_seed(0)
+    return Pretraining(
+        entry.model(tokenizer), material.sequences, len(material.train.people), recipe
+    )
+
+
+def test_a_batch_s_loss_is_the_sum_of_its_rows_alone(module):
+    rows = torch.arange(6)
+    with torch.no_grad():
+        together = module(rows)
+        alone = sum(module(rows[row : row + 1]) for row in range(6))
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-3)
+
+
+def test_only_users_in_a_batch_learn_their_vectors(module):
+    rows = np.flatnonzero(module.sequences.plan.vector)[:3]
+    batch = module.sequences.batch(rows)
+    module.zero_grad()
+    module(torch.from_numpy(rows)).backward()
+    moved = module.user_vectors.weight.grad.abs().sum(dim=1).nonzero().ravel()
+    assert sorted(moved.tolist()) == sorted(set(batch.people.tolist()))
+
+
+def test_a_build_writes_a_model_that_loads_with_a_true_card(tmp_path):
+    built = build_model("phi3-small", out=tmp_path, recipe=TINY, device="cpu", users=30)
+    assert [path.name for path in tmp_path.iterdir()] == ["phi3-small"]
+    card = json.loads((built.folder / "card.json").read_text())
+    assert set(card) == set(CARD_FIELDS)
+    assert card["sequences"] == 24 and card["tokens"] > 24 * 40
+    assert card["sha256"] == sha256_file(built.folder / "model.safetensors")
+    assert set(card["validation"]["goodbooks"]["rating"]) == {"0", "4", "12"}
+    assert "12 pairs" in (built.folder / "README.md").read_text()
+    model = AutoModelForCausalLM.from_pretrained(built.folder, dtype="auto")
+    assert model.dtype == torch.float16
+    tokenizer = AutoTokenizer.from_pretrained(built.folder)
+    ids = tokenizer("The Hobbit", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        assert torch.isfinite(model.float()(ids).logits).all()
+
+
+def test_the_same_recipe_gives_the_same_weights_and_the_next_build_replaces_them(tmp_path):
+    first, again = (
+        build_model("llama-small", recipe=TINY, out=tmp_path, device="cpu", users=30)
+        for _ in range(2)
+    )
+    assert first.card["sha256"] == again.card["sha256"]
+    assert [path.name for path in tmp_path.iterdir()] == ["llama-small"]
+
+
+def test_a_cancelled_build_leaves_the_older_folder_alone(tmp_path):
+    (tmp_path / "llama-small").mkdir()
+    (tmp_path / "llama-small" / "mine").write_text("kept")
+    with pytest.raises(Cancelled):
+        build_model(
+            "llama-small",
+            out=tmp_path,
+            recipe=TINY,
+            device="cpu",
+            users=30,
+            should_cancel=lambda: True,
+        )
+    assert [path.name for path in (tmp_path / "llama-small").iterdir()] == ["mine"]
+
+
+def test_bad_settings_on_the_command_line_end_in_one_line(tmp_path, capsys):
+    assert main(["--only", "llama-small", "--steps", "0", "--out", str(tmp_path)]) == 1
+    assert "steps must be above 0" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_padding_does_not_reach_the_hidden_states(module):
+    batch = module.sequences.batch(np.arange(4))
+    with torch.no_grad():
+        hidden = last_hidden(module.model.eval(), batch)[batch.answer_at[0]]
+        alone = module.sequences.batch(np.array([0]))
+        expected = last_hidden(module.model, alone)[alone.answer_at[0]]
+    torch.testing.assert_close(hidden, expected, rtol=1e-3, atol=1e-3)

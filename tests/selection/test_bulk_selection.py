@@ -1,0 +1,172 @@
+"""Many users: streamed and in-memory selections agree, and memory stays bounded."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+from sklearn.metrics import adjusted_rand_score
+from typer.testing import CliRunner
+
+from puma_engine.cli import app
+from puma_engine.errors import ConfigError, DataError, SelectionError, StoreError
+from puma_engine.exchange.prompt_files import read_prompts
+from puma_engine.exchange.shards import PromptShards
+from puma_engine.files import TensorFile, save_tensors
+from puma_engine.selection import Signals, select_users
+from puma_engine.selection.clustering import clusters
+from puma_engine.selection.space import MANY, reduced
+from puma_engine.serving.bulk_selection import CHOSEN, select_stream
+
+LARGE = MANY + 3_000
+
+
+def tastes(n, width=12, seed=0):
+    """Prompts [n, width] in six groups, ids in no order, and each user's variance."""
+    generator = np.random.default_rng(seed)
+    group = generator.integers(0, 6, n)
+    centres = generator.normal(0, 3, (6, width))
+    vectors = (centres[group] + generator.normal(size=(n, width))).astype(np.float32)
+    ids = np.array([f"u{number}" for number in generator.permutation(n)])
+    return ids, vectors, generator.random(n), group
+
+
+def write_shards(folder, ids, vectors, count):
+    folder.mkdir()
+    for number, rows in enumerate(np.array_split(np.arange(len(ids)), count)):
+        block = vectors[rows][:, None]
+        meta = {"user_ids": ids[rows].tolist()}
+        save_tensors(folder / f"p-{number}.safetensors", {"vectors": block}, meta)
+    return folder
+
+
+def write_signals(path, ids, variance):
+    frame = pd.DataFrame({"user_id": ids, "variance": variance})
+    frame.sample(frac=1, random_state=1).to_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize("n", [400, LARGE])
+def test_a_streamed_selection_is_that_of_memory_however_it_is_sharded(n, tmp_path):
+    ids, vectors, variance, _ = tastes(n)
+    wanted = select_users("kmeans-variance", Signals(ids, vectors, variance), 200, seed=3)
+    table = write_signals(tmp_path / "signals.parquet", ids, variance)
+    order = np.random.default_rng(1).permutation(n)
+    for count, rows in ((1, order), (5, np.arange(n))):
+        source = write_shards(tmp_path / f"in-{count}", ids[rows], vectors[rows], count)
+        target = tmp_path / f"out-{count}"
+        found = select_stream(source, target, budget=200, signals=table, seed=3)
+        assert (found["users"], found["selected"]) == (n, 200)
+        chosen = read_prompts(target)
+        assert chosen.user_ids == wanted.user_ids.tolist()
+        place = pd.Index(ids).get_indexer(chosen.user_ids)
+        np.testing.assert_array_equal(chosen.vectors[:, 0], vectors[place])
+        told = pd.read_parquet(target / CHOSEN).set_index("user_id").loc[ids]
+        assert (told["cluster"].to_numpy() == wanted.group["cluster"]).all()
+        assert set(told.index[told["selected"]]) == set(chosen.user_ids)
+
+
+def test_mini_batches_find_the_groups_that_all_rows_show():
+    _, vectors, _, group = tastes(LARGE)
+    space = reduced(vectors, 0)
+    assert adjusted_rand_score(group, clusters(space, 6, 0)) > 0.95
+    whole = clusters(space[: MANY // 2], 6, 0)
+    assert adjusted_rand_score(group[: MANY // 2], whole) > 0.95
+
+
+def test_components_of_a_sample_span_what_those_of_everybody_do():
+    generator = np.random.default_rng(0)
+    few = generator.normal(size=(LARGE, 4)) @ generator.normal(size=(4, 30))
+    values = (few + 0.01 * generator.normal(size=few.shape)).astype(np.float32)
+    space = reduced(values, 0)[:5000]
+    centred = values[:5000] - values.mean(0)
+    left = centred - space[:, :4] @ np.linalg.lstsq(space[:, :4], centred, rcond=None)[0]
+    assert (left**2).sum() < 1e-3 * (centred**2).sum()
+
+
+@pytest.mark.parametrize("n", [20, LARGE])
+def test_users_who_are_all_alike_can_be_streamed(n, tmp_path):
+    ids = np.arange(n).astype(str)
+    source = write_shards(tmp_path / "in", ids, np.ones((n, 4), np.float32), 2)
+    found = select_stream(source, tmp_path / "out", budget=10, strategy="kmeans-pca")
+    assert found["selected"] == 10
+
+
+def test_memory_is_bounded_by_the_sample_and_not_by_the_users(tmp_path):
+    """Prompts of 109 MB are selected from in less than half of that, beyond what is loaded."""
+    ids, vectors, variance, _ = tastes(LARGE, width=512)
+    source = write_shards(tmp_path / "in", ids, vectors, 4)
+    table = write_signals(tmp_path / "signals.parquet", ids, variance)
+    script = """
+import resource, sys
+from pathlib import Path
+from puma_engine.selection import space
+space.SAMPLE = 2048
+from puma_engine.serving.bulk_selection import select_stream
+import puma_engine.prompts.tuning, pyarrow.parquet
+import sklearn.cluster, sklearn.decomposition
+source, target, table = map(Path, sys.argv[1:])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+select_stream(source, target, budget=500, signals=table)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    command = [sys.executable, "-c", script, str(source), str(tmp_path / "out"), str(table)]
+    grown = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) * 1024
+    assert grown < vectors.nbytes / 2
+
+
+def test_rows_are_read_alone_and_in_the_order_asked_for(tmp_path):
+    ids, vectors, *_ = tastes(50)
+    source = write_shards(tmp_path / "in", ids, vectors, 3)
+    rows = np.array([49, 0, 17, 16, 33])
+    np.testing.assert_array_equal(PromptShards(source).take(rows), vectors[rows])
+    file = TensorFile(source / "p-0.safetensors")
+    np.testing.assert_array_equal(file.take("vectors", np.array([3, 1]))[:, 0], vectors[[3, 1]])
+
+
+def test_what_cannot_be_streamed_is_told_and_leaves_nothing(tmp_path):
+    ids, vectors, variance, _ = tastes(40)
+    source, target = write_shards(tmp_path / "in", ids, vectors, 2), tmp_path / "out"
+    with pytest.raises(ConfigError, match="needs variance of each user"):
+        select_stream(source, target, budget=5)
+    with pytest.raises(ConfigError, match="cannot be streamed; .*kmeans-variance"):
+        select_stream(source, target, budget=5, strategy="ffn-kmeans")
+    table = write_signals(tmp_path / "few.parquet", ids[:30], variance[:30])
+    with pytest.raises(SelectionError, match="10 users of the shards are not in"):
+        select_stream(source, target, budget=5, signals=table)
+    with pytest.raises(ConfigError, match="no column loss"):
+        select_stream(source, target, budget=5, strategy="kmeans-loss", signals=table)
+    with pytest.raises(SelectionError, match="from 1 to the 40 users"):
+        select_stream(source, target, budget=41, strategy="random")
+    save_tensors(source / "p-2.safetensors", {"vectors": vectors[:1, None]}, {"user_ids": ["u3"]})
+    with pytest.raises(DataError, match="'u3' is twice"):
+        select_stream(source, target, budget=5, strategy="random")
+    save_tensors(source / "p-2.safetensors", {"vectors": vectors[:1, None]})
+    with pytest.raises(DataError, match="does not name the user of each row"):
+        select_stream(source, target, budget=5, strategy="random")
+    save_tensors(
+        source / "p-2.safetensors", {"vectors": vectors[:1, None] * np.nan}, {"user_ids": ["x"]}
+    )
+    with pytest.raises(DataError, match="NaN"):
+        select_stream(source, target, budget=5, strategy="kmeans-pca")
+    assert not target.exists() and not list(tmp_path.glob(".*"))
+
+
+def test_the_command_tells_what_it_chose(tmp_path):
+    ids, vectors, *_ = tastes(60)
+    source = write_shards(tmp_path / "in", ids, vectors, 2)
+    command = ["--json", "select-stream", str(source), str(tmp_path / "out")]
+    found = CliRunner().invoke(app, [*command, "--budget", "7", "--strategy", "kmeans-pca"])
+    assert found.exit_code == 0, found.stderr
+    assert json.loads(found.stdout)["selected"] == 7
+
+
+def test_numbers_that_cannot_be_read_in_parts_are_named(tmp_path):
+    path = tmp_path / "brief.safetensors"
+    save_file({"vectors": torch.zeros(2, 3, dtype=torch.bfloat16)}, path)
+    with pytest.raises(StoreError, match=r"stored as BF16.*F16"):
+        TensorFile(path).read("vectors")

@@ -1,0 +1,174 @@
+"""Every strategy: exact counts, seeds, ties, and users told apart by id."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from puma_engine.errors import SelectionError
+from puma_engine.selection import (
+    STRATEGIES,
+    Signals,
+    coverage,
+    draw_users,
+    group_users,
+    sampling,
+    select_users,
+)
+from puma_engine.selection.quotas import shares, with_minimum
+from puma_engine.selection.space import reduced
+
+
+def signals(n, seed=0):
+    generator = np.random.default_rng(seed)
+    ids = np.array([f"u{number}" for number in generator.permutation(n)])
+    return Signals(
+        ids,
+        generator.normal(size=(n, 12)).astype(np.float32),
+        np.round(generator.random(n), 1),
+        generator.random(n),
+        generator.random((n, 20)) > 0.5,
+        activity=generator.integers(1, 9, n),
+    )
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(("n", "budget"), [(300, 37), (300, 1), (300, 300), (7, 3)])
+def test_count_is_exact_and_order_does_not_matter(strategy, n, budget):
+    given = signals(n)
+    chosen = select_users(strategy, given, budget, seed=3)
+    assert len(set(chosen.user_ids)) == (n if strategy == "all" else budget)
+    assert set(chosen.user_ids) <= set(given.user_ids)
+    order = np.random.default_rng(9).permutation(n)
+    mixed = Signals(
+        **{
+            field.name: np.asarray(getattr(given, field.name))[order]
+            for field in dataclasses.fields(given)
+            if getattr(given, field.name) is not None
+        }
+    )
+    again = select_users(strategy, mixed, budget, seed=3)
+    assert again.user_ids.tolist() == chosen.user_ids.tolist()
+    assert (again.group["cluster"] == chosen.group["cluster"][order]).all()
+
+
+@pytest.mark.parametrize("strategy", sorted(set(STRATEGIES) - {"all", "kmeans-farthest"}))
+def test_seeds_differ(strategy):
+    given = signals(300)
+    first, second = (select_users(strategy, given, 60, seed=s).user_ids.tolist() for s in (1, 2))
+    assert first != second
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_users_who_are_all_alike_can_be_selected(strategy):
+    n = 30
+    alike = Signals(
+        np.arange(n).astype(str),
+        np.zeros((n, 4)),
+        np.zeros(n),
+        np.zeros(n),
+        np.zeros((n, 5)),
+        activity=np.zeros(n),
+    )
+    assert len(select_users(strategy, alike, 10).user_ids) in (10, n)
+
+
+def test_every_cluster_gets_its_minimum():
+    chosen = select_users("kmeans-variance", signals(2000), 900, clusters=10, min_cluster=40)
+    sizes, taken = chosen.report["cluster_sizes"], chosen.report["cluster_chosen"]
+    assert all(t >= min(40, s) for s, t in zip(sizes, taken, strict=True))
+
+
+@pytest.mark.parametrize("budget", [0, 8])
+def test_impossible_budgets_are_refused(budget):
+    with pytest.raises(SelectionError, match="from 1 to the 7 users"):
+        select_users("random", signals(7), budget)
+
+
+def test_missing_signals_and_unknown_strategies_are_named():
+    bare = Signals(np.array(["a", "b"]), np.zeros((2, 3)))
+    with pytest.raises(SelectionError, match="needs the signal loss"):
+        select_users("loss", bare, 1)
+    with pytest.raises(SelectionError, match="kmeans-variance"):
+        select_users("best", bare, 1)
+
+
+def test_quotas_are_exact_and_never_above_capacity():
+    generator = np.random.default_rng(0)
+    for _ in range(200):
+        capacity = generator.integers(0, 20, 9)
+        total = int(generator.integers(0, capacity.sum() + 1))
+        for quota in (
+            shares(generator.random(9), capacity, total),
+            with_minimum(capacity, total, 3),
+        ):
+            assert quota.sum() == total and (quota <= capacity).all() and (quota >= 0).all()
+
+
+@pytest.mark.parametrize("strategy", ["kmeans-variance", "kmeans-farthest", "loss"])
+def test_groups_are_found_once_and_drawn_from_for_any_budget(strategy):
+    given = signals(300)
+    components = reduced(given.embedding.astype(float)[np.argsort(given.user_ids)], 3)
+    back = np.argsort(np.argsort(given.user_ids))
+    known = Signals(given.user_ids, None, given.variance, given.loss, space=components[back])
+    groups = group_users(strategy, known, seed=3)
+    labels = groups.cluster[np.argsort(np.argsort(given.user_ids))]
+    reused = group_users(strategy, known, seed=3, known=labels)
+    assert reused.cluster.tolist() == groups.cluster.tolist()
+    for budget in (20, 150):
+        whole = select_users(strategy, given, budget, seed=3)
+        again = draw_users(groups, budget, seed=3)
+        assert again.user_ids.tolist() == whole.user_ids.tolist()
+        assert again.report == whole.report
+
+
+def test_facility_location_leaves_nobody_far_from_a_chosen_user():
+    points = np.random.default_rng(0).normal(size=(400, 5))
+    given = Signals(np.arange(400).astype(str), points)
+
+    def mean_distance(strategy, seed):
+        rows = select_users(strategy, given, 20, seed=seed).user_ids.astype(int)
+        apart = np.linalg.norm(points[:, None] - points[rows], axis=2)
+        return apart.min(1).mean()
+
+    by_chance = [mean_distance("random", seed) for seed in range(20)]
+    assert max(mean_distance("facility", seed) for seed in range(5)) < min(by_chance)
+
+
+def test_facility_location_finds_the_best_point_also_among_more_users_than_are_measured():
+    points = np.zeros((2 * sampling.CLIENTS, 2))
+    points[: sampling.CLIENTS, 0] = 10
+    points[-1] = [5, 40]
+    rows = sampling.facilities(points, 2, np.random.default_rng(0))
+    assert set(points[rows, 0]) == {0, 10}
+
+
+def test_active_users_are_chosen_and_ties_are_drawn():
+    given = dataclasses.replace(signals(300), activity=np.repeat([1, 10, 20], 100))
+    place = {user: row for row, user in enumerate(given.user_ids)}
+
+    def rows(strategy, seed=0):
+        chosen = select_users(strategy, given, 50, seed=seed).user_ids
+        return given.activity[[place[user] for user in chosen]]
+
+    assert (rows("most-active") == 20).all()
+    drawn = np.concatenate([rows("activity", seed) for seed in range(40)])
+    assert 1.5 < (drawn == 20).sum() / (drawn == 10).sum() < 2.1
+    assert rows("kmeans-activity").mean() > rows("kmeans-pca").mean() + 2
+
+
+def test_users_without_rows_are_drawn_last():
+    weights = np.array([0.0, 3.0, 0.0, 1.0])
+    for seed in range(20):
+        order = sampling.weighted(weights, 4, np.random.default_rng(seed)).tolist()
+        assert set(order[:2]) == {1, 3} and set(order[2:]) == {0, 2}
+
+
+def test_coverage_counts_every_user_once():
+    cluster, stratum = np.array([0, 0, 0, 1, 1]), np.array([0, 0, 1, 0, 0])
+    cells = coverage(cluster, stratum, np.array([True, False, False, True, True]))
+    assert cells.to_dict("records") == [
+        {"cluster": 0, "stratum": 0, "users": 2, "chosen": 1, "share": 0.5},
+        {"cluster": 0, "stratum": 1, "users": 1, "chosen": 0, "share": 0.0},
+        {"cluster": 1, "stratum": 0, "users": 2, "chosen": 2, "share": 1.0},
+    ]

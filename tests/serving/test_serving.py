@@ -1,0 +1,282 @@
+"""An adapter at work: a real server under real clients, and a stream that is killed."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load, save
+from typer.testing import CliRunner
+
+from puma_engine.cli import app
+from puma_engine.config import AdapterConfig
+from puma_engine.errors import MigrationError
+from puma_engine.exchange.adapter_folders import AdapterFile, write_adapter
+from puma_engine.exchange.prompt_files import read_prompts
+from puma_engine.files import save_tensors
+from puma_engine.migration.adapter import Adapter
+from puma_engine.serving.bulk_mapping import migrate_stream
+from puma_engine.serving.mapper import Mapper
+
+TOKEN = "a token of this test"
+PUMA = [sys.executable, "-m", "puma_engine.cli"]
+
+
+def adapter_file(hidden=16, seed=0):
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    network = Adapter(8, 12, AdapterConfig(hidden=hidden), generator=generator)
+    tensors = {name: value.numpy() for name, value in network.state_dict().items()}
+    shape = {"d_in": 8, "d_out": 12, "hidden": hidden, "depth": 4, "dropout": 0.1}
+    return AdapterFile(tensors, shape)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("adapter")
+    write_adapter(path, adapter_file(), "A card.")
+    return path
+
+
+@pytest.fixture(scope="module")
+def mapper(folder):
+    return Mapper(adapter_file(), "cpu")
+
+
+@pytest.fixture(scope="module")
+def url(folder):
+    """A server process with small limits and a token."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [*PUMA, "serve-adapter", str(folder), "--port", str(port), "--device", "cpu"]
+    command += ["--max-users", "64", "--max-bytes", "20000", "--max-waiting", "2"]
+    server = subprocess.Popen(command, env=os.environ | {"PUMA_SERVE_TOKEN": TOKEN})
+    address = f"http://127.0.0.1:{port}"
+    for _ in range(300):
+        try:
+            urllib.request.urlopen(address + "/healthz")
+            break
+        except OSError:
+            assert server.poll() is None
+            time.sleep(0.1)
+    yield address
+    server.terminate()
+    server.wait(20)
+
+
+def ask(url, path="/v1/migrate", body=None, media="application/json", token=TOKEN):
+    headers = {"Content-Type": media} | ({"Authorization": f"Bearer {token}"} if token else {})
+    request = urllib.request.Request(url + path, body, headers)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, answer.read(), answer.headers
+    except urllib.error.HTTPError as error:
+        return error.code, error.read(), error.headers
+
+
+def vectors(n=5, tokens=2, seed=0):
+    return np.random.default_rng(seed).normal(size=(n, tokens, 8)).astype(np.float32)
+
+
+def test_json_comes_back_by_user_id(url, mapper):
+    body = {"user_ids": ["b", 7, "a", "c", "d"], "vectors": vectors().tolist()}
+    status, content, _ = ask(url, body=json.dumps(body).encode())
+    found = json.loads(content)
+    assert status == 200 and found["user_ids"] == body["user_ids"]
+    np.testing.assert_allclose(found["vectors"], mapper(vectors()), atol=1e-6)
+
+
+def test_safetensors_come_back_with_their_metadata(url, mapper):
+    body = save({"vectors": vectors()}, {"users": "five"})
+    status, content, _ = ask(url, body=body, media="application/vnd.safetensors")
+    assert status == 200
+    np.testing.assert_allclose(load(content)["vectors"], mapper(vectors()), atol=1e-6)
+    length = int.from_bytes(content[:8], "little")
+    assert json.loads(content[8 : 8 + length])["__metadata__"] == {"users": "five"}
+
+
+def test_flat_rows_are_one_token(url, mapper):
+    body = json.dumps({"vectors": vectors(tokens=1)[:, 0].tolist()}).encode()
+    found = json.loads(ask(url, body=body)[1])
+    np.testing.assert_allclose(found["vectors"], mapper(vectors(tokens=1)), atol=1e-6)
+    assert json.loads(ask(url, body=b'{"vectors": []}')[1]).get("error")
+
+
+@pytest.mark.parametrize(
+    ("body", "media", "status", "words"),
+    [
+        (b"{", "application/json", 422, "cannot be read"),
+        (b"[]", "application/json", 422, "it needs"),
+        (b'{"vectors": [[1, 2]]}', "application/json", 422, "reads 8"),
+        (b'{"vectors": [[1], [1, 2]]}', "application/json", 422, "cannot be read"),
+        (b'{"vectors": [[NaN,1,1,1,1,1,1,1]]}', "application/json", 422, "NaN"),
+        (
+            b'{"vectors": [[1,1,1,1,1,1,1,1]], "user_ids": []}',
+            "application/json",
+            422,
+            "0 user ids",
+        ),
+        (b"not tensors", "application/octet-stream", 422, "cannot be read"),
+        (save({"vectors": vectors(65, 1)}), "application/octet-stream", 413, "64 users"),
+        (b" " * 20_001, "application/json", 413, "20,000 bytes"),
+        (b"{}", "text/plain", 415, "Send application/json"),
+    ],
+)
+def test_what_cannot_be_served_is_told(url, body, media, status, words):
+    found, content, _ = ask(url, body=body, media=media)
+    assert found == status and words in json.loads(content)["error"]
+
+
+def test_a_token_is_needed_but_for_health(url, mapper):
+    for token in (None, "another", TOKEN + "x"):
+        status, content, headers = ask(url, body=b"{}", token=token)
+        assert status == 401 and headers["WWW-Authenticate"] == "Bearer"
+        assert TOKEN not in content.decode()
+        assert ask(url, "/metrics", token=token)[0] == 401
+    status, content, _ = ask(url, "/healthz", token=None)
+    assert status == 200 and json.loads(content)["adapter"] == mapper.identity
+    assert ask(url, "/docs")[0] == ask(url, "/openapi.json")[0] == 404
+
+
+def test_who_waits_too_long_a_queue_is_sent_away_and_metrics_count(url):
+    """Two clients that never finish their body hold both places."""
+    host, port = url.removeprefix("http://").split(":")
+    held = []
+    for _ in range(2):
+        client = socket.create_connection((host, int(port)))
+        head = "POST /v1/migrate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head += f"Authorization: Bearer {TOKEN}\r\nContent-Length: 100\r\n\r\n{{"
+        client.sendall(head.encode())
+        held.append(client)
+    for _ in range(100):
+        if "puma_requests_waiting 2" in ask(url, "/metrics")[1].decode():
+            break
+        time.sleep(0.05)
+    status, content, headers = ask(url, body=b"{}")
+    assert status == 503 and headers["Retry-After"] == "1" and b"wait" in content
+    for client in held:
+        client.close()
+    good = json.dumps({"vectors": vectors(3).tolist()}).encode()
+    for _ in range(100):
+        status = ask(url, body=good)[0]
+        if status == 200:
+            break
+        time.sleep(0.05)
+    assert status == 200
+    text = ask(url, "/metrics")[1].decode()
+    assert 'puma_requests_total{status="503"}' in text and 'status="401"' in text
+    assert "puma_requests_waiting 0" in text
+
+
+def test_many_clients_at_once_get_their_own_answers(url, mapper):
+    wrong = []
+
+    def client(seed):
+        mine = vectors(4, seed=seed)
+        for _ in range(5):
+            status, content, _ = ask(url, body=json.dumps({"vectors": mine.tolist()}).encode())
+            if status == 503:
+                continue
+            if not np.allclose(json.loads(content)["vectors"], mapper(mine), atol=1e-6):
+                wrong.append(seed)
+
+    threads = [threading.Thread(target=client, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_the_network_is_not_opened_without_a_token(folder, monkeypatch):
+    monkeypatch.delenv("PUMA_SERVE_TOKEN", raising=False)
+    found = CliRunner().invoke(app, ["serve-adapter", str(folder), "--host", "0.0.0.0"])
+    assert found.exit_code == 1 and "set PUMA_SERVE_TOKEN" in found.stderr
+    monkeypatch.setenv("PUMA_SERVE_TOKEN", "short")
+    found = CliRunner().invoke(app, ["serve-adapter", str(folder)])
+    assert found.exit_code == 1 and "16 characters" in found.stderr
+
+
+def shards(path, count=3, rows=50):
+    """Packed shards with an index, as puma prompts export writes them."""
+    path.mkdir()
+    index = []
+    for number in range(count):
+        name, ids = f"p-{number}.safetensors", [f"u{number}-{row}" for row in range(rows)]
+        block = vectors(rows, seed=number)
+        save_tensors(path / name, {"vectors": block}, {"user_ids": ids})
+        index.append(pd.DataFrame({"user_id": ids, "shard": name, "row": range(rows)}))
+    pd.concat(index).to_parquet(path / "index.parquet", index=False)
+    return path
+
+
+def test_a_stream_maps_as_at_once_and_can_be_imported(mapper, tmp_path):
+    source = shards(tmp_path / "in")
+    found = migrate_stream(mapper, source, tmp_path / "out", chunk_rows=7)
+    assert (found["shards"], found["skipped"], found["users"]) == (3, 0, 150)
+    moved = read_prompts(tmp_path / "out")
+    assert moved.user_ids[60] == "u1-10"
+    wanted = mapper(np.concatenate([vectors(50, seed=number) for number in range(3)]))
+    np.testing.assert_allclose(moved.vectors, wanted, atol=1e-6)
+
+
+def test_a_finished_shard_is_done_again_only_if_its_input_changed(mapper, tmp_path):
+    source, target = shards(tmp_path / "in"), tmp_path / "out"
+    migrate_stream(mapper, source, target)
+    assert migrate_stream(mapper, source, target)["skipped"] == 3
+    save_tensors(source / "p-1.safetensors", {"vectors": vectors(40)}, {"user_ids": []})
+    assert migrate_stream(mapper, source, target)["users"] == 40
+    with pytest.raises(MigrationError, match="another adapter"):
+        migrate_stream(Mapper(adapter_file(seed=1), "cpu"), source, target)
+
+
+def test_what_cannot_be_streamed_is_told_and_leaves_no_shard(mapper, tmp_path):
+    source, target = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    with pytest.raises(MigrationError, match="no shards"):
+        migrate_stream(mapper, source, target)
+    save_tensors(source / "a.safetensors", {"vectors": np.zeros((3, 5), np.float32)})
+    with pytest.raises(MigrationError, match="reads 8"):
+        migrate_stream(mapper, source, target)
+    save_tensors(source / "a.safetensors", {"other": np.zeros((3, 8), np.float32)})
+    with pytest.raises(MigrationError, match="no tensor named vectors"):
+        migrate_stream(mapper, source, target)
+    with pytest.raises(MigrationError, match="another than"):
+        migrate_stream(mapper, source, source)
+    assert list(target.glob("*")) == []
+
+
+def test_a_killed_stream_goes_on_with_the_shard_it_was_at(folder, tmp_path):
+    source, target = shards(tmp_path / "in", count=6, rows=600), tmp_path / "out"
+    command = [*PUMA, "migrate-stream", str(source), str(target), "--adapter", str(folder)]
+    command += ["--device", "cpu", "--json", "--chunk-rows", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(target.glob("*.safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(20) == -signal.SIGKILL
+    done = {file.name: file.stat().st_mtime_ns for file in target.glob("*.safetensors")}
+    assert 0 < len(done) < 6
+    for name in done:
+        with safe_open(target / name, framework="np") as file:
+            assert file.get_slice("vectors").get_shape() == [600, 2, 12]
+    command[-1] = "500"
+    again = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = json.loads(again.stdout)
+    assert found["skipped"] == len(done) and found["users"] == 600 * (6 - len(done))
+    assert all((target / name).stat().st_mtime_ns == time for name, time in done.items())
+    assert not list(Path(target).glob(".*.tmp")) and len(read_prompts(target).user_ids) == 3_600

@@ -1,0 +1,214 @@
+"""What-if questions: the warm process answers what the evaluation predicted, and minds itself."""
+
+import json
+import socket
+import threading
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from small_runs import QUICK, write_ratings
+from tiny import tiny_backbone_folder
+from typer.testing import CliRunner
+from whatif_processes import ended, kill, processes_of
+
+from puma_engine import pipeline
+from puma_engine.cli import app
+from puma_engine.errors import DataError, JobError, NotFoundError
+from puma_engine.serving import whatif_client
+from puma_engine.serving.whatif_protocol import address, socket_path
+from puma_engine.serving.whatif_server import Kept
+from puma_engine.store import Workspace
+
+
+@pytest.fixture
+def empty(tmp_path):
+    ws = Workspace.open(tmp_path / "workspace", create=True)
+    yield ws
+    kill(ws)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A workspace with prompts on two backbones, evaluated."""
+    folder = tmp_path_factory.mktemp("whatif")
+    ws = Workspace.open(folder / "workspace", create=True)
+    path = write_ratings(folder / "ratings.csv", users=8)
+    data = pipeline.import_dataset(ws, "table", path=path, task="rating")
+    runs = [
+        pipeline.fit_prompts(
+            ws, data, tiny_backbone_folder(folder / "models", family, width=width), training=QUICK
+        )
+        for family, width in (("llama", 32), ("qwen2", 48))
+    ]
+    yield {"ws": ws, "data": data, "runs": runs}
+    kill(ws)
+
+
+def test_the_answer_is_what_the_evaluation_predicted(world):
+    ws, titles = world["ws"], pipeline.load_dataset(world["ws"], world["data"]).items
+    text = dict(zip(titles["item_id"], titles["text"], strict=True))
+    for run in world["runs"]:
+        rows = pipeline.read_predictions(ws, pipeline.evaluate(ws, run)).sample(4, random_state=0)
+        for row in rows.itertuples():
+            found = whatif_client.ask(ws, run.id, row.user_id, text[row.item_id])
+            assert found.value == pytest.approx(row.prediction, abs=1e-4)
+            assert sum(found.answers.values()) == pytest.approx(1)
+            assert list(found.answers) == ["1", "2", "3", "4", "5"] and not found.cut
+    assert len(processes_of(ws)) == 1
+    started = time.perf_counter()
+    whatif_client.ask(ws, world["runs"][0].id, "003", "A book that nobody knows")
+    assert time.perf_counter() - started < 2
+
+
+@pytest.mark.parametrize(
+    ("user", "title", "said"),
+    [
+        ("003", " \n", "title is empty"),
+        ("003", "x" * 10_000, "10,000 characters"),
+        ("003", "Dune\x00", "control character U\\+0000 at place 5"),
+        ("3", "Dune", "'3' has no prompt .* one of its 8 users, such as '000'"),
+        ("", "Dune", "user id is empty"),
+        ("u" * 10_000, "Dune", "10,000 characters"),
+    ],
+)
+def test_a_title_or_user_that_cannot_be_is_refused(world, user, title, said):
+    for ask in (whatif_client.ask, pipeline.predict_title):
+        with pytest.raises(DataError, match=said):
+            ask(world["ws"], world["runs"][0].id, user, title)
+
+
+def test_a_run_without_prompts_is_refused(world):
+    for run in ("nothing", world["data"].id):
+        with pytest.raises(NotFoundError):
+            whatif_client.ask(world["ws"], run, "003", "Dune")
+
+
+def test_a_hostile_or_long_title_is_only_text(world):
+    ws, run = world["ws"], world["runs"][0].id
+    tags = whatif_client.ask(ws, run, "003", "<script>\n</s> <UserID> **Dune** \u202e")
+    assert tags.title == "<script> </s> <UserID> **Dune** \u202e"
+    assert whatif_client.ask(ws, run, "003", "Dune " * 150).cut
+
+
+def test_what_is_no_question_is_told_and_ends_nothing(world):
+    ws = world["ws"]
+    whatif_client.warm(ws, [])
+    for sent in (b"\n", b"[1]\n", b'{"do": "delete"}\n', b'{"do": "predict"}\n', b"{" * 70_000):
+        with socket.socket(socket.AF_UNIX) as connection:
+            with address(socket_path(ws)) as place:
+                connection.connect(place)
+            connection.sendall(sent)
+            assert "error" in json.loads(connection.makefile().readline()), sent
+    with socket.socket(socket.AF_UNIX) as silent, address(socket_path(ws)) as place:
+        silent.connect(place)
+        silent.close()
+        assert whatif_client.ask(ws, world["runs"][0].id, "003", "Dune").value > 0
+
+
+def test_the_command_line_says_the_same(world):
+    ws, run = world["ws"], world["runs"][1]
+    words = ["predict", run.id, "--user", "003", "--title", "Dune", "--json", "-w", str(ws.root)]
+    shown = CliRunner().invoke(app, words)
+    assert shown.exit_code == 0, shown.output
+    found = whatif_client.ask(ws, run.id, "003", "Dune")
+    assert json.loads(shown.stdout)["value"] == pytest.approx(found.value, abs=1e-5)
+
+
+def test_only_so_many_runs_stay_loaded(world):
+    ws, (first, second) = world["ws"], world["runs"]
+    kept = Kept(ws, most=1)
+    one = kept.predictor(first.id)
+    assert kept.predictor(first.id) is one
+    assert kept.predictor(second.id).run.id == second.id
+    assert kept.predictor(first.id) is not one
+
+
+def test_a_click_is_asked_with_the_latest_history(tmp_path):
+    rows = [
+        {"user_id": user, "item_id": f"i{item}", "outcome": (item + place) % 2, "time": item}
+        | {"text": f"Story {item}", "history": f"i{item - 1}|i{item - 2}" if item > 1 else ""}
+        for place, user in enumerate(("a", "b", "c"))
+        for item in range(12)
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "clicks.csv", index=False)
+    ws = Workspace.open(tmp_path / "workspace", create=True)
+    data = pipeline.import_dataset(
+        ws, "table", path=tmp_path / "clicks.csv", task="click", history_separator="|"
+    )
+    model = tiny_backbone_folder(tmp_path / "models")
+    run = pipeline.fit_prompts(ws, data, model, template="click-history-item-first", training=QUICK)
+    rows = pipeline.read_predictions(ws, pipeline.evaluate(ws, run)).query("item_id == 'i11'")
+    for row in rows.itertuples():
+        found = pipeline.predict_title(ws, run, row.user_id, "Story 11")
+        assert list(found.answers) == ["Yes", "No"]
+        assert found.value == pytest.approx(row.prediction, abs=1e-5)
+    assert len(rows) == 3
+
+
+def test_it_ends_by_itself_and_two_starts_make_one(empty):
+    threads = [threading.Thread(target=whatif_client.warm, args=(empty, [])) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with pytest.raises(NotFoundError):
+        whatif_client.ask(empty, "nothing", "u", "Dune")
+    until = time.monotonic() + 20
+    while len(processes_of(empty)) != 1 or not socket_path(empty).exists():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert whatif_client.stop(empty) and ended(empty) and not whatif_client.stop(empty)
+    whatif_client.warm(empty, [], idle_seconds=0.5)
+    assert ended(empty) and not socket_path(empty).exists()
+
+
+def test_a_killed_process_is_replaced_and_a_broken_one_told(world, monkeypatch):
+    ws, run = world["ws"], world["runs"][0].id
+    whatif_client.ask(ws, run, "003", "Dune")
+    kill(ws)
+    assert socket_path(ws).exists()
+    assert whatif_client.ask(ws, run, "003", "Dune").value > 0
+    kill(ws)
+    monkeypatch.setattr("puma_engine.serving.whatif_client.START_SECONDS", 5)
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    with pytest.raises(JobError, match="did not start; read .*whatif.log"):
+        whatif_client.ask(ws, run, "003", "Dune")
+
+
+def test_a_workspace_with_a_long_path_works_too(tmp_path):
+    folder = tmp_path / ("a" * 60) / ("b" * 60)
+    ws = Workspace.open(folder, create=True)
+    whatif_client.warm(ws, [])
+    until = time.monotonic() + 20
+    while not socket_path(ws).exists():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert whatif_client.stop(ws) and ended(ws)
+
+
+def test_prompts_are_read_in_parts_as_in_one(world, monkeypatch):
+    ws, run = world["ws"], world["runs"][0]
+    table = pipeline.load_prompts(ws, run)
+    monkeypatch.setattr("puma_engine.pipeline.prompt_table_reader.BLOCK", 3)
+    rows = pipeline.PromptRows(ws, run)
+    blocks = list(rows.blocks())
+    assert [start for start, _ in blocks] == [0, 3, 6]
+    whole = np.concatenate([block for _, block in blocks]).reshape(table.vectors.shape)
+    assert np.array_equal(whole, table.vectors)
+    for row, user in enumerate(table.user_ids.tolist()):
+        assert rows.row_of(user) == row
+        assert np.array_equal(rows.vector(user), table.vectors[row])
+    assert rows.row_of("nobody") is None
+    head = rows.head()
+    assert set(head) == set(table.head)
+    assert all(np.array_equal(head[name], table.head[name]) for name in head)
+
+
+def test_rows_of_some_users_are_read_alone(world):
+    ws, data = world["ws"], world["data"]
+    whole = ws.get_table(data.id, "interactions")
+    some = ws.get_table(data.id, "interactions", where={"user_id": ["002", "005", "none"]})
+    wanted = whole[whole["user_id"].isin(["002", "005"])]
+    assert some.to_dict("records") == wanted.to_dict("records") and len(some)

@@ -1,0 +1,286 @@
+"""The workspace: one run a question, lineage, whole files, damage found, nothing half-written."""
+
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from store_processes import in_process
+
+from puma_engine.errors import NotFoundError, StoreError
+from puma_engine.store import KINDS, Workspace
+
+FRAME = pd.DataFrame({"user_id": ["007", "12", "x"], "outcome": np.float32([1, 2.5, 5])})
+
+
+@pytest.fixture
+def ws(tmp_path):
+    return Workspace.open(tmp_path / "workspace", create=True)
+
+
+def done(ws, kind="dataset", *, name=None, config=None, inputs=None, seed=None, **summary):
+    run = ws.begin(kind, name=name or kind, config=config or {}, inputs=inputs or {}, seed=seed)
+    if run.status == "finished":
+        return run
+    return ws.finish(run.id, seconds=2.0, device="cpu", cost={"x": 1}, summary=summary)
+
+
+def started(ws, name="run", **config):
+    return ws.begin("dataset", name=name, config=config, inputs={})
+
+
+def test_same_question_is_the_same_run(ws):
+    config = {"b": (1, 2), "a": {"rate": np.float32(0.5)}}
+    first = done(ws, config=config, seed=3, users=5)
+    same = done(ws, config={"a": {"rate": 0.5}, "b": [1, 2]}, seed=3, name="other")
+    assert same == first and same.id == ws.run_key("dataset", config, {}, 3)
+    assert (first.status, first.seconds, first.summary) == ("finished", 2.0, {"users": 5})
+    others = [
+        done(ws, config=config, seed=4),
+        done(ws, config=config),
+        done(ws, "backbone", config=config, seed=3),
+        done(ws, config=config | {"c": None}, seed=3),
+        done(ws, config=config, seed=3, inputs={"source": first.id}),
+    ]
+    assert len({first.id, *(run.id for run in others)}) == 6
+    assert len(ws.runs()) == 6 and first.versions["python"]
+
+
+def test_failed_run_starts_again_under_its_id_and_keeps_checkpoints(ws):
+    run = started(ws, size=1)
+    ws.put_table(run.id, "old", FRAME)
+    ws.put_metrics(run.id, [{"split": "test", "metric": "rmse", "value": 1.0}])
+    (ws.work(run.id) / "checkpoint").write_text("half")
+    failed = ws.fail(run.id, "no memory")
+    assert (failed.status, failed.error) == ("failed", "no memory")
+    with pytest.raises(StoreError, match="is failed"):
+        ws.put_table(run.id, "late", FRAME)
+    again = started(ws, size=1)
+    assert (again.id, again.status, again.error) == (run.id, "running", None)
+    assert not ws.artifacts(run.id) and not list(ws.folder(run.id).glob("*"))
+    assert ws.metrics(run.id).empty
+    assert (ws.work(run.id) / "checkpoint").read_text() == "half"
+    assert again.created == run.created
+
+
+def test_finished_run_does_not_change(ws):
+    run = done(ws)
+    for write in (
+        lambda: ws.put_table(run.id, "t", FRAME),
+        lambda: ws.put_tensors(run.id, "t", {"v": np.zeros(2)}),
+        lambda: ws.put_metrics(run.id, []),
+        lambda: ws.put_user_metrics(run.id, pd.DataFrame({"user_id": ["1"], "n": [1]})),
+        lambda: ws.describe(run.id, "datasets", users=3),
+        lambda: ws.fail(run.id, "late"),
+        lambda: ws.finish(run.id, seconds=1, device="cpu"),
+    ):
+        with pytest.raises(StoreError, match="finished"):
+            write()
+    assert ws.run(run.id) == run and not list(ws.folder(run.id).glob("*"))
+    assert ws.rename(run.id, "new").name == "new" and ws.note(run.id, "good").note == "good"
+
+
+def test_lineage_walks_to_the_data_and_models(ws):
+    data = done(ws, users=30)
+    small, large = (done(ws, "backbone", name=n, config={"spec": n}) for n in ("small", "large"))
+    source = done(ws, "prompts", inputs={"dataset": data.id, "backbone": small.id})
+    chosen = done(ws, "selection", inputs={"prompts": source.id}, config={"budget": 3})
+    moved = done(
+        ws,
+        "migration",
+        inputs={"source_0": source.id, "selection": chosen.id}
+        | {"backbone": large.id, "dataset": data.id},
+    )
+    result = done(ws, "evaluation", inputs={"prompts": moved.id, "dataset": data.id})
+    walk = ws.lineage(result.id)
+    assert walk[0] == result and {run.id for run in walk} == {run.id for run in ws.runs()}
+    place = {run.id: number for number, run in enumerate(walk)}
+    assert all(place[i] > place[run.id] for run in walk for i in run.inputs.values())
+    assert [run.id for run in ws.lineage(data.id)] == [data.id]
+    assert {run.id for run in ws.dependents(source.id)} == {chosen.id, moved.id}
+    with pytest.raises(StoreError, match="used by 3 runs"):
+        ws.delete(data.id)
+    ws.delete(result.id)
+    with pytest.raises(NotFoundError):
+        ws.run(result.id)
+
+
+def test_inputs_must_be_finished_and_here(ws):
+    half = started(ws)
+    for wrong in (half.id, "0" * 16):
+        with pytest.raises(StoreError, match="not finished here"):
+            ws.begin("prompts", name="p", config={}, inputs={"dataset": wrong})
+    assert [run.id for run in ws.runs()] == [half.id]
+
+
+def test_metrics_come_back(ws):
+    run = started(ws)
+    rows = [
+        {"split": "test", "metric": "rmse", "value": np.float32(0.5), "low": 0.4, "high": 0.6}
+        | {"n": np.int64(7), "method": "migrated"},
+        {"split": "test", "metric": "uauc", "value": float("nan")},
+    ]
+    ws.put_metrics(run.id, rows)
+    ws.put_metrics(run.id, rows)
+    found = ws.metrics(run.id)
+    assert found["value"].iloc[0] == 0.5 and np.isnan(found["value"].iloc[1]) and len(found) == 2
+    assert found["n"].iloc[0] == 7 and found["method"].tolist()[0] == "migrated"
+    users = pd.DataFrame({"user_id": ["b", "007"], "n": [2, 1], "rmse": [0.25, np.nan]})
+    ws.put_user_metrics(run.id, users)
+    back = ws.user_metrics(run.id).set_index("user_id")
+    assert list(back.columns) == ["n", "rmse"] and back.loc["b", "rmse"] == 0.25
+    assert np.isnan(back.loc["007", "rmse"])
+    assert len(ws.metrics()) == 2 and ws.metrics().iloc[0]["run_id"] == run.id
+    with pytest.raises(StoreError, match="precision"):
+        ws.put_user_metrics(run.id, users.assign(precision=1.0))
+    with pytest.raises(StoreError, match="twice"):
+        ws.put_user_metrics(run.id, pd.concat([users, users]))
+    with pytest.raises(StoreError, match="split, metric and value"):
+        ws.put_metrics(run.id, [{"metric": "rmse", "value": 1.0}])
+    assert len(ws.user_metrics(run.id)) == 2 and len(ws.metrics(run.id)) == 2
+
+
+def test_finishing_fills_the_typed_tables(ws):
+    data = done(ws, task="rating", users=30, content_hash="abc", splits={"test": 3})
+    run = ws.begin("prompts", name="p", config={"role": "source"}, inputs={"dataset": data.id})
+    ws.describe(run.id, "prompt_tables", tokens=4)
+    ws.finish(
+        run.id,
+        seconds=1,
+        device="cpu",
+        cost={"users_trained": 9},
+        summary={"tokens": 1, "width": 8},
+    )
+    (row,) = ws.query("SELECT * FROM datasets")
+    assert (row["run_id"], row["users"], row["content_hash"]) == (data.id, 30, "abc")
+    (row,) = ws.query("SELECT role, tokens, width, users_trained, template FROM prompt_tables")
+    assert tuple(row.values()) == ("source", 4, 8, 9, None)
+    other = started(ws, other=True)
+    with pytest.raises(StoreError, match="no column colour"):
+        ws.describe(other.id, "datasets", colour=1)
+    with pytest.raises(StoreError, match="runs"):
+        ws.describe(other.id, "runs", name="x")
+    ws.finish(other.id, seconds=1, device="cpu", summary={"users": "many", "items": None})
+    assert {row["users"] for row in ws.query("SELECT users FROM datasets")} == {30, "many"}
+
+
+def test_runs_are_found_by_id_name_and_prefix(ws):
+    first, second = done(ws, name="books", users=1), done(ws, name="films", config={"x": 1})
+    assert ws.run("books") == ws.run(first.id) == ws.run(first.id[:6]) == first
+    assert [run.id for run in ws.runs()] == [second.id, first.id]
+    assert ws.runs(limit=1) == [second] and ws.runs(kind="prompts") == []
+    assert ws.runs(kind="dataset", status="finished") == [second, first]
+    ws.rename(second.id, "books")
+    with pytest.raises(StoreError, match="2 runs answer to 'books'"):
+        ws.run("books")
+    for unknown in ("nothing", first.id[:2], "", "%"):
+        with pytest.raises(NotFoundError):
+            ws.run(unknown)
+    with pytest.raises(StoreError, match="kind"):
+        ws.runs(kind="model")
+
+
+@pytest.mark.parametrize("bad", ["../../etc", "/etc/passwd", "a/b", "..", ".hidden", "", "a\0b"])
+def test_nothing_named_by_a_user_leaves_the_workspace(ws, bad):
+    run = started(ws)
+    for use in (ws.folder, ws.work, ws.lock, ws.artifacts, ws.delete, ws.lineage):
+        with pytest.raises(StoreError):
+            use(bad)
+    with pytest.raises(StoreError, match="cannot name an artifact"):
+        ws.put_table(run.id, bad, FRAME)
+    with pytest.raises(StoreError):
+        ws.get_table(run.id, bad)
+    with pytest.raises(StoreError):
+        ws.begin("dataset", name="x", config={}, inputs={"dataset": bad})
+    with ws.transaction() as db:
+        row = [run.id, "t", "parquet", bad, "", 0, 0, ""]
+        db.execute("INSERT INTO artifacts VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+    with pytest.raises(StoreError, match="artifact"):
+        ws.get_table(run.id, "t")
+
+
+def test_bad_runs_say_why(ws):
+    for arguments, words in (
+        ({"kind": "model"}, "'model' is no kind of run"),
+        ({"name": " "}, "name"),
+        ({"name": "a\x1b[2J"}, "printable"),
+        ({"name": "a" * 201}, "200"),
+        ({"config": {"x": object()}}, "settings cannot hold a object"),
+    ):
+        with pytest.raises(StoreError, match=words):
+            ws.begin(**{"kind": KINDS[0], "name": "x", "config": {}, "inputs": {}} | arguments)
+    run = started(ws)
+    with pytest.raises(StoreError, match="1 repeat"):
+        ws.put_tensors(run.id, "p", {"v": np.zeros((2, 1))}, ids=["1", 1])
+    with pytest.raises(StoreError, match="3 ids came"):
+        ws.put_tensors(run.id, "p", {"v": np.zeros((2, 1))}, ids=["1", "2", "3"])
+    with pytest.raises(StoreError, match="cannot be written"):
+        ws.put_table(run.id, "t", pd.DataFrame({"x": [{"a": 1}, 3]}))
+    assert not ws.artifacts(run.id) and not list(ws.folder(run.id).glob("*"))
+
+
+def test_threads_share_one_workspace(ws):
+    def one(number):
+        run = started(ws, name=f"run-{number}", number=number)
+        ws.put_table(run.id, "t", FRAME)
+        return ws.finish(run.id, seconds=1, device="cpu").id
+
+    with ThreadPoolExecutor(4) as pool:
+        ids = list(pool.map(one, range(20)))
+    assert {run.id for run in ws.runs(status="finished")} == set(ids) and len(set(ids)) == 20
+
+
+def test_opening_and_listing_is_fast(ws):
+    with ws.transaction():
+        for number in range(300):
+            done(ws, config={"n": number}, name=f"run-{number}", report={"rows": [1] * 50})
+    Workspace.open(ws.root).runs()
+    spent = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        assert len(Workspace.open(ws.root).runs()) == 300
+        spent.append(time.perf_counter() - begin)
+    assert min(spent) < 0.05
+
+
+def test_no_torch_is_imported():
+    code = (
+        "import sys, puma_engine.store, puma_engine.jobs, puma_engine.jobs.runner,"
+        " puma_engine.jobs.worker_process\n"
+        "print([m for m in ('torch', 'transformers', 'streamlit') if m in sys.modules])"
+    )
+    assert in_process(code) == "[]"
+
+
+def test_default_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PUMA_WORKSPACE", raising=False)
+    with pytest.raises(StoreError, match="no workspace"):
+        Workspace.open()
+    assert not list(tmp_path.iterdir())
+    assert Workspace.open(create=True).root == tmp_path / "workspace"
+    monkeypatch.setenv("PUMA_WORKSPACE", str(tmp_path / "other"))
+    assert Workspace.open(create=True).root == tmp_path / "other"
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="cannot be made"):
+        Workspace.open(tmp_path / "file", create=True)
+
+
+def test_a_forked_child_uses_a_connection_of_its_own(ws):
+    code = (
+        "ws.runs(); child = os.fork()\n"
+        "if child == 0:\n"
+        "    run = ws.begin('dataset', name='child', config={}, inputs={})\n"
+        "    ws.finish(run.id, seconds=1, device='cpu'); os._exit(0)\n"
+        "assert os.waitpid(child, 0)[1] == 0\n"
+        "print(json.dumps([run.name for run in ws.runs()]))"
+    )
+    assert json.loads(in_process(code, ws.root)) == ["child"]
+
+
+def test_paths_are_plain(ws):
+    assert isinstance(ws.root, Path) and ws.root.is_absolute()
+    assert ws.folder("0" * 16).parent == ws.root / "runs"

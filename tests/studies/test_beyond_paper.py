@@ -1,0 +1,187 @@
+"""Studies beyond the paper: both orders tuned, and backbones of three sizes."""
+
+import os
+from dataclasses import replace
+from itertools import combinations
+
+import pytest
+
+from puma_engine.backbone.zoo import SHIPPED, ZOO
+from puma_engine.datasets.shipped_location import data_root
+from puma_engine.errors import BackboneError
+from puma_engine.store import Workspace
+from puma_engine.studies import STUDIES, Options, collect, run_cells
+from puma_engine.studies.beyond_paper import SIZES
+from puma_engine.studies.builder import CLICK_PROMPT_GRID, PROMPT_GRID
+from puma_engine.studies.claims import CLAIMS
+from puma_engine.studies.render import label_of
+from puma_engine.studies.running import TRAINED
+from research.zoo.build import build_model
+from research.zoo.recipe import Recipe
+
+ONE_STEP = Recipe(steps=1, batch_size=4, validation_rows=2, validation_share=0.2, pairs=4)
+
+
+def named(study, options):
+    return {cell.name: cell for cell in STUDIES[study].cells(options)}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "templates", "grid"),
+    [
+        ("movietweetings", ("rating", "rating-item-first"), PROMPT_GRID),
+        ("goodbooks-to-read", ("click", "click-item-first"), CLICK_PROMPT_GRID),
+    ],
+)
+def test_each_order_is_tuned_on_the_first_seed_with_its_own_template(dataset, templates, grid):
+    cells = named("templates", Options(datasets=(dataset,), seeds=(3, 4)))
+    for method, template in zip(("prompt first", "item first"), templates, strict=True):
+        best = cells[f"{dataset}/{method} best"]
+        tries = [cells[name] for name in best.needs["candidates"]]
+        assert [one.settings.get("training", {}) for one in tries] == [
+            one.get("training", {}) for one in grid
+        ]
+        assert {(one.settings["template"], one.settings["seed"]) for one in tries} == {
+            (template, 3)
+        }
+        for seed in (3, 4):
+            fitted = cells[f"{dataset}/{method} {seed}"]
+            assert fitted.like == best.name
+            assert (fitted.settings["template"], fitted.settings["seed"]) == (template, seed)
+
+
+def test_fixed_orders_are_fitted_without_candidates():
+    cells = named("templates", Options(datasets=("movietweetings",), seeds=(0,), fixed=True))
+    assert not [cell for cell in cells.values() if cell.like or cell.stage == "best"]
+    assert len(cells) == 5  # the data, two fits, two scores
+
+
+def test_the_two_orders_run_as_a_quick_study(tmp_path):
+    ws = Workspace.open(tmp_path / "ws", create=True)
+    options = Options(datasets=("movietweetings",), seeds=(0,), users=4, quick=True)
+    cells = STUDIES["templates"].cells(options)
+    outcome = run_cells(ws, cells, device="cpu")
+    assert not outcome.failed and not outcome.missing
+    found = collect(ws, STUDIES["templates"], cells, outcome.runs)
+    assert [row["method"] for row in found["rows"]] == ["prompt first", "item first"]
+    (line,) = found["differences"]
+    assert line["method"] == "item first" and line["against"] == {"method": "prompt first"}
+    for method in ("prompt first", "item first"):
+        fitted = ws.run(outcome.runs[f"movietweetings/{method} 0"]).config
+        best = ws.run(outcome.runs[f"movietweetings/{method} best"]).config
+        assert fitted["training"] == best["training"] and fitted["template"] == best["template"]
+
+
+def test_sizes_go_from_each_backbone_to_every_larger_one():
+    assert [ZOO[name].width for name in SIZES] == sorted(ZOO[name].width for name in SIZES)
+    assert len({ZOO[name].family for name in SIZES}) == 1
+    cells = named("sizes", Options(datasets=("movietweetings",), seeds=(0,)))
+    moved = [cell for cell in cells.values() if cell.stage == "migrate"]
+    for cell in moved:
+        (origin,) = [one for one in SIZES if cell.needs["sources"].endswith(f" {one} 0")]
+        assert SIZES.index(origin) < SIZES.index(cell.settings["target"])
+        if "selection" in cell.needs:
+            # Users are chosen from the very prompts that are moved.
+            assert cells[cell.needs["selection"]].needs["prompts"] == cell.needs["sources"]
+    assert len(moved) == 6 and sum("selection" in cell.needs for cell in moved) == 3
+
+
+def test_sizes_want_the_large_backbone_built_first(tmp_path, monkeypatch):
+    with_data(tmp_path, monkeypatch)
+    with pytest.raises(BackboneError, match="'llama-large' has no weights .*research.zoo.build"):
+        sizes_on_few(tmp_path)
+    build_model("llama-large", recipe=ONE_STEP, device="cpu", users=12)
+    ws, cells, outcome = sizes_on_few(tmp_path)
+    assert not outcome.failed and not outcome.missing
+    found = collect(ws, STUDIES["sizes"], cells, outcome.runs)
+    assert {row["target"] for row in found["rows"]} == set(SIZES)
+    labels = {label_of(line) for line in found["differences"]}
+    pairs = [f"{origin} → {target}" for origin, target in combinations(SIZES, 2)]
+    assert labels == {f"PUMA, {users}, {pair}" for pair in pairs for users in ("all users", "7%")}
+    assert all(line["against"] == {"method": "retrained"} for line in found["differences"])
+
+
+def with_data(tmp_path, monkeypatch):
+    """Data of this test's own, with the zoo as it ships."""
+    own, real = tmp_path / "data", data_root()
+    (own / "zoo").mkdir(parents=True)
+    for place in ("goodbooks", "movietweetings", *(f"zoo/{name}" for name in SHIPPED)):
+        os.symlink(real / place, own / place)
+    monkeypatch.setenv("PUMA_DATA", str(own))
+
+
+def sizes_on_few(tmp_path):
+    ws = Workspace.open(tmp_path / "ws", create=True)
+    options = Options(datasets=("movietweetings",), seeds=(0,), users=2, quick=True)
+    # How well they learn is not asked, and each step goes through the largest model of the zoo.
+    cells = [
+        briefly(cell) if cell.stage in TRAINED else cell for cell in STUDIES["sizes"].cells(options)
+    ]
+    return ws, cells, run_cells(ws, cells, device="cpu")
+
+
+def briefly(cell):
+    training = cell.settings.get("training", {}) | {"epochs": 1}
+    return replace(cell, settings=cell.settings | {"training": training})
+
+
+def test_mixed_plans_refine_as_many_at_risk_as_at_random(tmp_path):
+    ws = Workspace.open(tmp_path / "ws", create=True)
+    options = Options(datasets=("movietweetings",), seeds=(0,), users=12, shares=(0.25,))
+    cells = STUDIES["mixed"].cells(options)
+    outcome = run_cells(ws, cells, device="cpu")
+    assert not outcome.failed and not outcome.missing
+    rows = collect(ws, STUDIES["mixed"], cells, outcome.runs)["rows"]
+    kinds = {row["method"]: row["kind"] for row in rows}
+    assert list(kinds.values()) == ["retrained", "migrated", "refined", "refined", "refined"]
+    refined = [
+        ws.run(outcome.runs[f"movietweetings/{name} 0"])
+        for name in ("0.25 refined at risk", "0.25 refined at random", "all refined")
+    ]
+    assert [ws.run(run.inputs["selection"]).summary["selected"] for run in refined[:2]] == [3, 3]
+    assert "selection" not in refined[2].inputs
+
+
+def test_item_prompts_are_migrated_or_fitted_anew(tmp_path):
+    ws = Workspace.open(tmp_path / "ws", create=True)
+    options = Options(datasets=("movietweetings",), seeds=(0,), users=8, target="llama-small")
+    cells = STUDIES["items"].cells(options)
+    outcome = run_cells(ws, cells, device="cpu")
+    assert not outcome.failed and not outcome.missing
+    scored = {cell.facts["method"]: cell for cell in cells if cell.facts}
+    tokens = {
+        method: ws.run(outcome.runs[cell.needs["subject"]]).summary.get("item_tokens", 0)
+        for method, cell in scored.items()
+    }
+    assert tokens == {method: int("item prompts" in method) for method in scored}
+    kinds = [scored[method].facts["kind"] for method in scored]
+    assert kinds == ["source", "retrained"] * 2 + ["migrated"] * 2 + ["refined"]
+    for method in ("PUMA, all users", "PUMA, all users, item prompts too"):
+        moved = ws.run(outcome.runs[scored[method].needs["subject"]])
+        start = ws.run(moved.inputs["source_0"])
+        assert start.summary.get("item_tokens", 0) == tokens[method]
+
+
+def test_bounded_prompts_and_free_ones_differ_in_that_alone(tmp_path):
+    ws = Workspace.open(tmp_path / "ws", create=True)
+    options = Options(datasets=("goodbooks-to-read",), seeds=(0,), users=12)
+    cells = [
+        briefly(cell) if cell.stage in ("fit_prompts", "migrate") else cell
+        for cell in STUDIES["norms"].cells(options)
+        if not any(family in cell.name for family in ("qwen2", "gemma3", "stablelm"))
+    ]
+    outcome = run_cells(ws, cells, device="cpu")
+    assert not outcome.failed and not outcome.missing
+    free, short = (
+        ws.run(outcome.runs[f"goodbooks-to-read/{name} to phi3-small 0"])
+        for name in ("free", "bounded")
+    )
+    assert free.inputs == short.inputs and free.config["training"] == short.config["training"]
+    assert free.config["adapter"] | {"norm_limit": 1.0} == short.config["adapter"]
+    (line,) = collect(ws, STUDIES["norms"], cells, outcome.runs)["differences"]
+    assert line["method"] == "bounded" and line["target"] == "phi3-small"
+
+
+def test_no_study_beyond_the_paper_answers_a_claim_of_it():
+    beyond = {"templates", "lengths", "sizes", "mixed", "adapters", "items", "norms"}
+    assert beyond <= set(STUDIES) and not beyond & {claim.study for claim in CLAIMS}

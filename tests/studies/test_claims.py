@@ -1,0 +1,383 @@
+"""The paper's claims: each verdict from reports that call for it, and what is published."""
+
+import json
+from pathlib import Path
+
+import pytest
+from claim_reports import AGAIN, main_results, method, moved, report, retrained
+from typer.testing import CliRunner
+
+from puma_engine.cli import app
+from puma_engine.defaults import MARGIN
+from puma_engine.errors import ConfigError, StoreError, StudyError
+from puma_engine.store import Workspace
+from puma_engine.studies import STUDIES, Cell, Study, collect, keep_report, run_cells
+from puma_engine.studies.claim_verdicts import ALL, FEW, FEW_RANDOM, LOWEST_GAIN, SUFFICES
+from puma_engine.studies.claims import CLAIMS
+from puma_engine.studies.claims_page import BEGIN, END, markdown, put_into
+from puma_engine.studies.evidence import Evidence, findings, of_workspace, published, results_root
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "results.md"
+PUBLISHED = ROOT / "docs" / "results"
+JUDGES = {claim.name: claim.judge for claim in CLAIMS}
+KINDS = ("reproduced", "not reproduced", "undecided", "no evidence")
+
+
+def verdict(name, found, dataset="goodbooks"):
+    judged = JUDGES[name](found, dataset)
+    return judged.verdict if judged else "no evidence"
+
+
+def few(gap, half=0.001, **more):
+    return report("table2", [retrained(), moved(gap, FEW, half=half, **more)])
+
+
+def costs(few_seconds, *, again=100.0, **more):
+    one = moved(0.0, FEW, seeds=2, seconds=few_seconds, **more)
+    return report("table2", [retrained(2, seconds=again), one])
+
+
+def chosen(*values, ends):
+    random = method("random", [AGAIN] * len(values), share=0.07)
+    best = method("kmeans-variance", [AGAIN + one for one in values], ends, share=0.07)
+    return report("table4", [random, best], against={"method": "random"})
+
+
+def shuffled(whole, mixed, *, seeds=3):
+    own = [retrained(seeds), moved(whole, FEW_RANDOM, seeds=seeds)]
+    return report("table2", [*own, moved(mixed, "shuffled control", seeds=seeds)])
+
+
+def pairs(*gaps, half=0.001):
+    again = [retrained(1, target=target) for target in ("a", "b")]
+    origins = zip(gaps, ("b", "a"), ("a", "b"), strict=True)
+    own = [
+        moved(gap, "migrated", seeds=1, half=half, origin=origin, target=target)
+        for gap, origin, target in origins
+    ]
+    return report("figure4", [*again, *own])
+
+
+def fused(single, *several):
+    ends = (min(several), max(several))
+    two = method("two", [AGAIN + one for one in several], ends, sources=2)
+    own = [moved(single, "one", sources=1), two]
+    return report("figure6", [retrained(), *own])
+
+
+def chains(*shares, half=0.0005):
+    """Chains of two, three, … hops that lose these shares of what is allowed."""
+    own = []
+    for hops, share in enumerate(shares, start=2):
+        allowed = MARGIN * (hops - 1) * AGAIN
+        own += [method("direct", [AGAIN], target=f"m{hops}")]
+        ends = (share * allowed - half, share * allowed + half)
+        score = AGAIN + share * allowed
+        own += [method("chain", [score], ends, kind="migrated", hops=hops, target=f"m{hops}")]
+    return report("figure5", own, against={"method": "direct"})
+
+
+def stopped(gap, **seconds):
+    """PUMA on 7 % against retraining of one epoch, at 0.05 behind that of ten."""
+    whole = method("retraining, 10 epochs", [AGAIN] * 3, kind="retrained", seconds=100.0)
+    costs = {"puma": 8.0, "short": 10.0} | seconds
+    scores = [AGAIN + 0.05 + one for one in (-0.001, 0.0, 0.001)]
+    short = method("retraining, 1 epoch", scores, (0.049, 0.051), kind="retrained")
+    short["more"] = {"seconds": costs["short"]}
+    own = moved(0.05 + gap, "PUMA, 7%", seconds=costs["puma"])
+    against = {"method": "retraining, 10 epochs"}
+    return report("table3", [whole, short, own], against=against)
+
+
+BAR = SUFFICES * AGAIN
+CASES = [
+    ("all-users", main_results(-0.01), "reproduced"),
+    ("all-users", main_results(0.01), "not reproduced"),
+    ("all-users", main_results(0.0), "undecided"),
+    ("all-users", report("table2", [retrained()]), "no evidence"),
+    ("all-users", main_results(-0.01, seeds=1), "reproduced"),
+    ("few-users", few(BAR - 0.005), "reproduced"),
+    ("few-users", few(BAR + 0.005), "not reproduced"),
+    ("few-users", few(BAR), "undecided"),
+    ("few-users", report("table2", [retrained(), moved(0.0)]), "no evidence"),
+    ("cost", costs([1.0, 2.0]), "reproduced"),
+    ("cost", costs([3.0, 4.0]), "not reproduced"),
+    ("cost", costs([1.0, 3.0]), "undecided"),
+    ("cost", costs([1.0, 1.0], device=["cpu", "cuda"]), "no evidence"),
+    ("cost", costs(None), "no evidence"),
+    ("selection", chosen(-0.02, -0.021, -0.022, ends=(-0.03, -0.01)), "reproduced"),
+    ("selection", chosen(0.02, 0.021, 0.022, ends=(0.01, 0.03)), "not reproduced"),
+    ("selection", chosen(-0.02, 0.03, -0.04, ends=(-0.03, -0.001)), "undecided"),
+    ("selection", chosen(-0.02, -0.021, ends=(-0.03, -0.01)), "undecided"),
+    ("selection", report("table4", [method("random", [AGAIN])]), "no evidence"),
+    ("taste", shuffled(0.0, 0.1), "reproduced"),
+    ("taste", shuffled(0.1, 0.0), "not reproduced"),
+    ("taste", shuffled(0.0, 0.001, seeds=1), "undecided"),
+    ("taste", main_results() | {"differences": []}, "no evidence"),
+    ("pairs", pairs(-0.005, -0.004), "reproduced"),
+    ("pairs", pairs(0.005, 0.02), "not reproduced"),
+    ("pairs", pairs(0.005, -0.005), "undecided"),
+    # Better in the mean, but one pair below the paper's lowest gain.
+    ("pairs", pairs(-0.05, AGAIN / LOWEST_GAIN - AGAIN + 0.001), "undecided"),
+    ("pairs", report("figure4", [retrained(target="a")]), "no evidence"),
+    ("sources", fused(0.02, 0.0, 0.0, 0.0), "reproduced"),
+    ("sources", fused(0.0, 0.02, 0.02, 0.02), "not reproduced"),
+    ("sources", fused(0.0, -0.01, 0.0, 0.02), "undecided"),
+    ("sources", report("figure6", [retrained(), moved(0.0, sources=1)]), "no evidence"),
+    ("chains", chains(0.2, 0.5), "reproduced"),
+    ("chains", chains(0.2, 2.0), "not reproduced"),
+    ("chains", chains(0.2, 1.0), "undecided"),
+    ("chains", report("figure5", [method("direct", [AGAIN])]), "no evidence"),
+    ("equal-cost", stopped(-0.02), "reproduced"),
+    ("equal-cost", stopped(0.02), "not reproduced"),
+    ("equal-cost", stopped(0.0), "undecided"),
+    ("equal-cost", stopped(-0.02, puma=200.0), "no evidence"),
+    # Retraining that is too cheap to compare with is passed by for the whole.
+    ("equal-cost", stopped(-0.02, short=5.0), "not reproduced"),
+]
+
+
+@pytest.mark.parametrize(("name", "found", "wanted"), CASES)
+def test_each_claim_is_judged_by_its_rule(name, found, wanted):
+    assert found["study"] == next(one.study for one in CLAIMS if one.name == name)
+    assert verdict(name, found) == wanted
+
+
+def test_every_claim_reaches_every_verdict():
+    assert {(name, wanted) for name, _, wanted in CASES} == {
+        (claim.name, kind) for claim in CLAIMS for kind in KINDS
+    }
+
+
+def test_more_is_better_where_the_metric_says_so():
+    scores = {"retrained": [0.60, 0.61, 0.62], ALL: [0.65, 0.66, 0.67]}
+    own = [method("retrained", scores["retrained"], kind="retrained")]
+    own += [method(ALL, scores[ALL], (0.04, 0.06))]
+    assert verdict("all-users", report("table2", own, metric="uauc")) == "reproduced"
+    assert verdict("all-users", report("table2", own, metric="rmse")) == "not reproduced"
+
+
+def test_users_and_trainings_must_agree_from_three_seeds_on():
+    scattered = method(ALL, [AGAIN - 0.03, AGAIN + 0.02, AGAIN - 0.02], (-0.02, -0.001))
+    found = report("table2", [retrained(3), scattered])
+    judged = JUDGES["all-users"](found, "goodbooks")
+    assert judged.verdict == "undecided" and judged.seeds == 3
+    assert "over users and [" in judged.figures and "over trainings" in judged.figures
+    two = method(ALL, scattered["scores"][:2], scattered["ends"])
+    assert verdict("all-users", report("table2", [retrained(2), two])) == "reproduced"
+
+
+def test_the_figures_say_scores_difference_and_size():
+    judged = JUDGES["few-users"](few(0.0084), "goodbooks")
+    wanted = "RMSE 0.8485 against 0.8401 of full retraining: +0.0084 [+0.0074, +0.0094] over users"
+    assert judged.figures.startswith(wanted)
+    assert judged.figures.endswith("1.0 % worse; 3 seeds, 1,000 users")
+    judged = JUDGES["cost"](costs([1.0, 2.0], flops=5.0, again=100.0), "goodbooks")
+    assert judged.figures.startswith("98.5 % less: 1.5 s against 100.0 s of full retraining on cpu")
+
+
+def judged_by(name, *reports):
+    """The finding of a claim, from reports that are called by their place."""
+    evidence = [Evidence(str(place), one) for place, one in enumerate(reports)]
+    (found,) = [one for one in findings(evidence) if one.claim.name == name]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("better", "other"),
+    [
+        (main_results(users=2000), main_results(seeds=5)),
+        (main_results(seeds=3), main_results(seeds=2, date="2026-02-03")),
+        (main_results(date="2026-02-03"), main_results()),
+        (main_results(users=100), main_results(users=5000, quick=True)),
+    ],
+    ids=["users", "seeds", "date", "quick"],
+)
+def test_of_several_reports_the_largest_and_newest_counts(better, other):
+    for reports, place in (([better, other], "0"), ([other, better], "1")):
+        found = judged_by("all-users", *reports)
+        assert found.evidence.name == place and not found.figures.startswith("Quick")
+
+
+def test_a_report_without_the_rows_is_passed_by():
+    large = report("table2", [retrained(), moved(0.1)], users=5000)
+    found = judged_by("few-users", large, main_results())
+    assert found.evidence.name == "1" and found.verdict == "reproduced"
+
+
+def test_a_quick_report_counts_alone_and_says_that_it_is_one():
+    found = judged_by("all-users", main_results(quick=True))
+    assert found.evidence is not None and found.figures.startswith("Quick trial: ")
+
+
+def test_studies_that_answer_no_claim_bring_no_data_sets():
+    other = report("templates", [method("prompt first", [AGAIN])], dataset="elsewhere")
+    found = findings([Evidence("t", other), Evidence("m", main_results())])
+    assert {one.dataset for one in found} == {"goodbooks"} and len(found) == len(CLAIMS)
+    assert {one.claim.study for one in found} <= set(STUDIES)
+
+
+def write(folder, found, name=None):
+    file = folder / f"{name or found['study']}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(found))
+    return file
+
+
+def test_reports_of_a_folder_are_called_by_where_they_lie(tmp_path):
+    for place in ("table2", "films/table2", "figure4/figure4", "a/b/figure5"):
+        write(tmp_path, main_results(), place)
+    write(tmp_path, {}, "notes")
+    names = [one.name for one in published(tmp_path)]
+    assert sorted(names) == ["a/b/figure5", "figure4", "films/table2", "table2"]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "7", "null", '{"study": "table2"}'])
+def test_a_damaged_report_is_told_by_its_file(tmp_path, text):
+    write(tmp_path, {}, "table2").write_text(text)
+    with pytest.raises(StoreError, match=r"table2\.json .*make it again"):
+        published(tmp_path)
+
+
+def test_the_published_folder_may_be_named(tmp_path, monkeypatch):
+    monkeypatch.delenv("PUMA_RESULTS", raising=False)
+    assert results_root() == PUBLISHED
+    monkeypatch.setenv("PUMA_RESULTS", str(tmp_path))
+    assert results_root() == tmp_path
+    monkeypatch.setenv("PUMA_RESULTS", str(tmp_path / "none"))
+    with pytest.raises(StudyError, match="which is no folder"):
+        results_root()
+
+
+def test_the_published_reports_answer_every_claim():
+    found = findings(published(PUBLISHED))
+    answered = {one.claim.name for one in found if one.evidence}
+    assert answered == set(JUDGES)
+    sizes = {one.dataset: one.evidence.size(one.dataset)[0] for one in found if one.evidence}
+    assert all(users > 0 for users in sizes.values())
+
+
+def test_the_published_page_says_what_the_published_reports_say():
+    page = PAGE.read_text(encoding="utf-8")
+    block = page.partition(f"{BEGIN}\n")[2].partition(f"\n{END}")[0]
+    assert block == markdown(findings(published(PUBLISHED))), (
+        "docs/results.md is old; run `puma claims --markdown docs/results.md`"
+    )
+
+
+def test_the_block_has_a_line_for_every_verdict_and_every_rule():
+    found = findings([Evidence("here", main_results()), Evidence("too", pairs(0.01, 0.02))])
+    text = markdown(found)
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert len(rows) == 2 + len(CLAIMS)
+    assert sum("| no evidence |" in row for row in rows) == sum(not one.evidence for one in found)
+    assert all(claim.rule in text for claim in CLAIMS)
+    # A cell that held a bar would be two cells.
+    assert {row.count("|") for row in rows} == {6}
+
+
+def test_only_what_lies_between_the_marks_is_written():
+    page = f"before\n{BEGIN}\nold\n{END}\nafter\n"
+    once = put_into(page, "new")
+    assert once == f"before\n{BEGIN}\nnew\n{END}\nafter\n" == put_into(once, "new")
+    for broken in ("no marks", BEGIN, f"{END}\n{BEGIN}"):
+        with pytest.raises(ConfigError, match="no lines <!-- claims -->"):
+            put_into(broken, "new")
+
+
+def real_cells(_options):
+    """Two baselines in the places of full retraining and of a migration."""
+    on, films = {"dataset": "data"}, {"dataset": "movietweetings", "seed": 0}
+    again = films | {"method": "retrained", "kind": "retrained"}
+    all_users = films | {"method": ALL, "kind": "migrated"}
+    return [
+        Cell("data", "import_dataset", {"source": "movietweetings", "users": 60}),
+        Cell("again", "evaluate", {"subject": "global_mean"}, on, facts=again),
+        Cell("all", "evaluate", {"subject": "user_item_bias"}, on, facts=all_users),
+    ]
+
+
+@pytest.fixture
+def studied(tmp_path):
+    """A workspace in which a small study was run and kept."""
+    ws = Workspace.open(tmp_path / "ws", create=True)
+    study = Study("table2", "small", real_cells, {"method": "retrained"})
+    outcome = run_cells(ws, real_cells(None), device="cpu")
+    found = {"study": "table2", "command": "puma study table2", "date": "2026-01-02"}
+    found |= collect(ws, study, real_cells(None), outcome.runs)
+    keep_report(ws, found | {"failed": outcome.failed, "missing": outcome.missing})
+    return ws
+
+
+def puma(*words, ws=None):
+    own = [] if ws is None else ["--workspace", str(ws.root)]
+    return CliRunner().invoke(app, [*map(str, words), *own])
+
+
+def test_a_study_that_was_run_here_is_judged(studied):
+    (kept,) = of_workspace(studied)
+    rows = {row["method"]: row["rmse"] for row in kept.report["rows"]}
+    done = puma("--json", "claims", "--own", ws=studied)
+    assert done.exit_code == 0, done.output
+    by_name = {one["claim"]: one for one in json.loads(done.stdout)}
+    own = by_name["all-users"]
+    assert own["here"] == "reproduced" and own["report"] == "table2"
+    assert own["figures"].startswith(f"RMSE {rows[ALL]:.4f} against {rows['retrained']:.4f}")
+    assert own["text"] and own["rule"] and own["made"] == "2026-01-02, cpu"
+    assert by_name["chains"]["here"] == "no evidence" and by_name["chains"]["report"] is None
+
+
+def test_the_command_writes_the_page_that_is_published(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(PAGE.read_text(encoding="utf-8").replace("reproduced", "?"), encoding="utf-8")
+    done = puma("--json", "claims", "--results", PUBLISHED, "--markdown", page)
+    assert done.exit_code == 0, done.output
+    between = [text.partition(BEGIN)[2].partition(END)[0] for text in map(_text, (page, PAGE))]
+    assert between[0] == between[1]
+    assert json.loads(puma("--json", "claims").stdout) == json.loads(done.stdout)
+
+
+def _text(file):
+    return file.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--results", "{tmp}/none"], "no published reports in {tmp}/none"),
+        (["--results", "{tmp}"], "no reports of studies"),
+        (["--own", "--results", "{tmp}"], "--own or --results, not both"),
+        (["--markdown", "{tmp}/none.md"], "no page {tmp}/none.md"),
+        (["--markdown", "{tmp}/bare.md"], "no lines <!-- claims -->"),
+        (["--own", "--workspace", "{tmp}/none"], "no workspace"),
+    ],
+)
+def test_bad_input_is_told_in_a_sentence(tmp_path, words, said):
+    (tmp_path / "bare.md").write_text("no marks\n")
+    done = puma("claims", *(word.format(tmp=tmp_path) for word in words))
+    assert done.exit_code == 1 and not done.stdout
+    assert said.format(tmp=tmp_path).lower() in " ".join(done.stderr.split()).lower()
+    assert len(done.stderr.splitlines()) == 1
+    assert (tmp_path / "bare.md").read_text() == "no marks\n"
+
+
+def test_a_workspace_without_studies_says_how_to_run_one(tmp_path):
+    ws = Workspace.open(tmp_path / "ws", create=True)
+    done = puma("claims", "--own", ws=ws)
+    assert done.exit_code == 1 and "puma study table2 --quick" in done.stderr
+
+
+def test_a_damaged_study_of_the_workspace_is_told(studied):
+    (studied.root / "studies" / "table2.json").write_text('{"study": "table2"}')
+    done = puma("claims", "--own", ws=studied)
+    assert done.exit_code == 1 and "puma study table2" in done.stderr
+
+
+def test_an_interval_over_trainings_is_not_taken_for_one_over_users():
+    found = report("table2", [retrained(), moved(0.002, half=0.01)])
+    assert "over users" in JUDGES["all-users"](found, "goodbooks").figures
+    for line in found["differences"]:
+        line["over"] = "trainings"
+    judged = JUDGES["all-users"](found, "goodbooks")
+    assert "over users" not in judged.figures and "over trainings" in judged.figures

@@ -1,0 +1,150 @@
+"""Settings of an earlier report in a study, and processes that take GPUs by turns."""
+
+import json
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+
+import pytest
+from typer.testing import CliRunner
+
+from puma_engine.cli import app
+from puma_engine.store import Workspace
+from puma_engine.studies import Options, get_study, lend, run_cells
+from puma_engine.studies.builder import Builder
+from puma_engine.studies.cells import LENT, Cell
+from puma_engine.studies.running import _begin, _gpus, do_cell
+
+CHOSEN = {
+    "training": {"epochs": 3, "batch_size": 64},
+    "prompt": {"tokens": 2},
+    "adapter": None,
+}
+
+
+def test_lent_settings_take_the_place_of_candidates_and_of_their_choice():
+    cells = [
+        Cell("one", "fit_prompts", {"training": {"epochs": 1}}),
+        Cell("two", "fit_prompts", {"training": {"epochs": 2}}),
+        Cell("best", "best", {}, {"candidates": ["one", "two"]}),
+        Cell("again", "fit_prompts", {"seed": 4, "prompt": {"tokens": 1}}, like="best"),
+        Cell("other", "fit_prompts", {"seed": 4}),
+    ]
+    again, other = lend(cells, {"best": CHOSEN})
+    assert again.like is None and again.waits_for == []
+    own = {"seed": 4, "training": CHOSEN["training"], "prompt": {"tokens": 1}}
+    assert again.settings == own and other == cells[-1]
+    assert lend(cells, {}) == lend(cells, {"another": CHOSEN}) == cells
+
+
+def test_nothing_is_done_for_a_choice_that_is_lent():
+    cells = [
+        Cell("data", "import_dataset"),
+        Cell("one", "fit_prompts", {}, {"dataset": "data"}),
+        Cell("two", "fit_prompts", {}, {"dataset": "data"}),
+        Cell("moved one", "migrate", {}, {"sources": "one"}),
+        Cell("moved two", "migrate", {}, {"sources": "two"}),
+        Cell("best", "best", {"of": "source_0"}, {"candidates": ["moved one", "moved two"]}),
+        Cell("again", "fit_prompts", {}, {"dataset": "data"}, like="best"),
+        Cell("score", "evaluate", {}, {"subject": "two"}, facts={"method": "two"}),
+    ]
+    names = [cell.name for cell in lend(cells, {"best": CHOSEN})]
+    assert names == ["data", "two", "again", "score"]
+
+
+def test_the_source_that_migrates_best_over_two_seeds_lends_its_settings(tmp_path):
+    ws = Workspace.open(tmp_path / "ws", create=True)
+    options = Options(
+        datasets=("movietweetings",), seeds=(0, 1, 2), users=12, quick=True, target="llama-small"
+    )
+    build = Builder(options, "movietweetings")
+    best = build.tuned_source({"training": {"epochs": 1, "batch_size": 64}})
+    tried = len(build.cells)
+    build.sources(best)
+    assert tried == 2 * 2 * 2 + 2
+    outcome = run_cells(ws, build.cells, device="cpu")
+    assert not outcome.failed and not outcome.missing
+    moved = {
+        (number, seed): ws.run(
+            outcome.runs[f"movietweetings/all from source candidate {number} {seed}"]
+        )
+        for number in (0, 1)
+        for seed in (0, 1)
+    }
+    value = {key: run.summary["best_validation"] for key, run in moved.items()}
+    assert value[0, 0] != value[0, 1]
+    won = min((0, 1), key=lambda number: value[number, 0] + value[number, 1])
+    source = outcome.runs[f"movietweetings/source 0 candidate {won}"]
+    assert outcome.runs[best] == source == moved[won, 0].inputs["source_0"]
+    again = ws.run(outcome.runs["movietweetings/source llama-small 2"])
+    assert again.config["training"] == ws.run(source).config["training"] | {"seed": 2}
+
+
+def test_runs_of_one_candidate_count_by_their_mean(tmp_path):
+    ws = Workspace.open(tmp_path / "ws", create=True)
+    runs = []
+    for value in (0.1, 0.9, 0.4, 0.4):
+        run = ws.begin(
+            "prompts",
+            name=f"run {value}",
+            config={"value": value, "n": len(runs)},
+            inputs={},
+            seed=0,
+        )
+        ws.finish(run.id, seconds=1.0, device="cpu", summary={"best_validation": value})
+        runs.append(run.id)
+    assert do_cell(ws.root, "best", {"candidates": runs}, None) == runs[0]
+    assert do_cell(ws.root, "best", {"candidates": runs, "each": 2}, None) == runs[2]
+
+
+@pytest.mark.parametrize("name", ["table2", "templates"])
+def test_a_study_with_lent_settings_is_whole_and_scores_the_same_methods(name):
+    options = Options(datasets=("goodbooks",), seeds=(0, 1))
+    cells = get_study(name).cells(options)
+    best = [cell.name for cell in cells if cell.stage == "best"]
+    lent = lend(cells, dict.fromkeys(best, CHOSEN))
+    names = {cell.name for cell in lent}
+    assert best and not names & set(best)
+    assert {needed for cell in lent for needed in cell.waits_for} <= names
+    assert [one.facts for one in lent if one.facts] == [one.facts for one in cells if one.facts]
+    was = {cell.name: cell for cell in cells}
+    for cell in lent:
+        if was[cell.name].like is not None:
+            assert all(part in cell.settings for part in LENT if CHOSEN[part] is not None)
+
+
+REPORT = {"study": "table2", "command": "", "date": "", "settings": {}}
+REPORT |= {"rows": [], "summary": [], "differences": [], "failed": {}, "missing": []}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "cannot be read (No such file"),
+        ("{", "give the NAME.json that `puma study table2` wrote"),
+        ("[]", "it is no JSON object"),
+        (json.dumps({"study": "table2", "settings": {}}), "it has no command"),
+        (json.dumps(REPORT | {"study": "table3"}), "is no report of the study table2"),
+        (json.dumps(REPORT | {"settings": []}), "is no report of the study table2"),
+        (json.dumps(REPORT | {"settings": {"best": 3}}), "is no report of the study table2"),
+    ],
+)
+def test_settings_of_another_file_are_refused(tmp_path, text, said):
+    file = tmp_path / "report.json"
+    if text is not None:
+        file.write_text(text)
+    given = ["--workspace", str(tmp_path / "ws"), "study", "table2", "--settings", str(file)]
+    found = CliRunner().invoke(app, given)
+    assert found.exit_code == 1 and said in found.output.replace("\n", " ")
+    assert not (tmp_path / "ws").exists()
+
+
+def test_processes_take_gpus_by_turns():
+    assert _gpus("cpu") == [] and _gpus("cuda:1") == []
+    context = multiprocessing.get_context("spawn")
+    given = (os.getpid(), context.Event(), context.Value("i", 0), ["0", "3"])
+    seen = []
+    for _ in range(3):
+        with ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=given) as pool:
+            seen.append(pool.submit(os.getenv, "CUDA_VISIBLE_DEVICES").result())
+    assert seen == ["0", "3", "0"]

@@ -1,0 +1,97 @@
+"""Strategies over all budgets, against a computation by hand and by scipy."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from puma_engine.errors import SelectionError
+from puma_engine.selection import STRATEGIES
+from puma_engine.studies import Options, get_study
+from puma_engine.studies.over_budgets import overall
+from puma_engine.studies.render import markdown
+from puma_engine.studies.results import differences_over_trainings
+
+SHARES, SEEDS = (0.03, 0.1), (0, 1, 2)
+
+
+def report(strategies, dataset="films"):
+    draw = np.random.default_rng(0)
+    rows = [
+        {"dataset": dataset, "strategy": name, "method": name, "share": share, "seed": seed}
+        | {"rmse": 0.9 - better + 0.01 * draw.standard_normal()}
+        for name, better in strategies.items()
+        for share in SHARES
+        for seed in SEEDS
+    ]
+    summary = [
+        {"dataset": dataset, "method": name, "share": share, "rmse": 0.9, "seeds": 3}
+        for name in strategies
+        for share in SHARES
+    ]
+    facts = {"study": "table4", "command": "puma study table4", "date": "2026-01-01"}
+    return facts | {
+        "rows": rows, "summary": summary, "differences": [], "missing": [], "failed": {},
+    }  # fmt: skip
+
+
+def test_the_interval_is_that_of_a_paired_t_test():
+    found = report({"random": 0.0, "kmeans": 0.05})
+    scores = {
+        name: [row["rmse"] for row in found["rows"] if row["strategy"] == name]
+        for name in ("random", "kmeans")
+    }
+    wanted = stats.ttest_rel(scores["kmeans"], scores["random"]).confidence_interval(0.95)
+    one = overall(found, "films")["kmeans"]
+    assert (one.low, one.high) == pytest.approx((wanted.low, wanted.high))
+    assert one.pairs == 6 and one.value == pytest.approx(np.mean(wanted))
+
+
+def test_only_what_both_have_is_paired():
+    found = report({"random": 0.0, "kmeans": 0.05})
+    found["rows"] = [r for r in found["rows"] if (r["strategy"], r["share"]) != ("random", 0.1)]
+    assert overall(found, "films")["kmeans"].pairs == 3
+    found["rows"] = [r for r in found["rows"] if r["seed"] < 2]
+    assert overall(found, "films") == overall(found, "books") == {}
+
+
+def test_a_report_that_is_not_whole_has_intervals_over_trainings():
+    given = report({"random": 0.0, "kmeans": 0.2, "facility": 0.001})["rows"]
+    rows = [row | {"users": 9} for row in given]
+    found = differences_over_trainings(get_study("table4"), rows)
+    assert [(line["method"], line["share"]) for line in found] == [
+        (name, share) for name in ("kmeans", "facility") for share in SHARES
+    ]
+    for line in found:
+        own, base = (
+            [r["rmse"] for r in rows if (r["method"], r["share"]) == (name, line["share"])]
+            for name in (line["method"], "random")
+        )
+        wanted = stats.ttest_rel(own, base)
+        ends = wanted.confidence_interval(0.95)
+        assert (line["low"], line["high"]) == pytest.approx((ends.low, ends.high))
+        assert line["p"] == pytest.approx(wanted.pvalue)
+        assert (line["against"], line["over"]) == ({"method": "random"}, "trainings")
+    assert [line["real"] for line in found] == [True, True, False, False]
+    few = [row for row in rows if row["seed"] < 2]
+    assert differences_over_trainings(get_study("table4"), few) == []
+
+
+def test_the_table_tells_it():
+    found = report({"random": 0.0, "kmeans": 0.05})
+    (line,) = [line for line in markdown(found).splitlines() if line.startswith("| kmeans")]
+    one = overall(found, "films")["kmeans"]
+    assert line.endswith(f"| {one.value:+.4f} [{one.low:+.4f}, {one.high:+.4f}] | 6 |")
+    assert "| random | 0.9000 | 0.9000 | – | – |" in markdown(found)
+
+
+def test_a_study_of_some_strategies_compares_them_with_random_users():
+    options = Options(datasets=("goodbooks",), seeds=(3,), shares=(0.1,), strategies=("facility",))
+    cells = get_study("table4").cells(options)
+    assert [cell.facts["strategy"] for cell in cells if cell.facts] == ["random", "facility"]
+    whole = get_study("table4").cells(replace(options, strategies=()))
+    tried = [cell.facts["strategy"] for cell in whole if cell.facts]
+    assert sorted(tried) == sorted(set(STRATEGIES) - {"all"})
+    with pytest.raises(SelectionError, match=r"no strategy 'best'.*facility"):
+        get_study("table4").cells(replace(options, strategies=("best",)))

@@ -1,0 +1,43 @@
+"""What the studies of the paper's tables are made of."""
+
+import os
+
+import pytest
+
+from puma_engine.cli.study import usual_processes
+from puma_engine.studies import Options, get_study
+from puma_engine.studies.builder import CLICK_REFINE_GRID, REFINE_GRID
+
+
+@pytest.mark.parametrize(
+    "dataset, grid", [("goodbooks", REFINE_GRID), ("goodbooks-to-read", CLICK_REFINE_GRID)]
+)
+def test_refining_is_tuned_from_the_first_seeds_migrations_and_serves_every_seed(dataset, grid):
+    options = Options(datasets=(dataset,), seeds=(3, 4))
+    cells = {cell.name: cell for cell in get_study("table2").cells(options)}
+    for which in ("all", "few"):
+        rows = [cells[f"{dataset}/{which} {seed} refined"] for seed in options.seeds]
+        assert len({row.needs["start"] for row in rows}) == 2
+        (best,) = {row.like for row in rows}
+        candidates = [cells[name] for name in cells[best].needs["candidates"]]
+        assert [one.settings for one in candidates] == [{"seed": 3} | one for one in grid]
+        assert {one.needs["start"] for one in candidates} == {rows[0].needs["start"]}
+
+
+def test_without_candidates_refining_takes_the_settings_that_are_the_default():
+    cells = get_study("table2").cells(Options(datasets=("goodbooks",), seeds=(0,), fixed=True))
+    refined = [cell for cell in cells if cell.stage == "refine"]
+    assert len(refined) == 3
+    assert all(cell.like is None and "training" not in cell.settings for cell in refined)
+
+
+def test_quick_studies_on_a_cpu_take_two_cores_and_others_one_process():
+    assert usual_processes(True, "cpu") == min(2, os.cpu_count() or 1)
+    assert usual_processes(False, "cpu") == 1
+
+
+def test_candidates_of_clicks_never_lose_patience():
+    cells = get_study("table2").cells(Options(datasets=("goodbooks-to-read",), seeds=(0, 1)))
+    tried = [cell for cell in cells if " candidate " in cell.name and "training" in cell.settings]
+    assert {cell.stage for cell in tried} == {"fit_prompts", "migrate", "refine"}
+    assert {cell.settings["training"]["patience"] for cell in tried} == {0}

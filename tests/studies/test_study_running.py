@@ -1,0 +1,252 @@
+"""Studies: declared cells, run once each, told with their failures and what is missing."""
+
+import gc
+import json
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import psutil
+import pytest
+from typer.testing import CliRunner
+
+from puma_engine import pipeline
+from puma_engine.backbone import Reader
+from puma_engine.cli import app
+from puma_engine.errors import ConfigError, StudyError
+from puma_engine.evaluation import metrics
+from puma_engine.store import Workspace
+from puma_engine.studies import STUDIES, Cell, Options, Study, collect, get_study, run_cells
+from puma_engine.studies.render import figures, markdown
+from puma_engine.studies.results import _mark_real
+from puma_engine.training.device import collection_paused
+
+SHORT = {"training": {"epochs": 1, "batch_size": 64}}
+BACKBONE = "llama-small"
+
+
+def tiny_cells(_options):
+    prompts = {"backbone": BACKBONE, "seed": 0}
+    on = {"dataset": "data"}
+    facts = {"dataset": "films", "seed": 0}
+    slow = {"training": {"epochs": 1, "batch_size": 64, "learning_rate": 1e-6}}
+    return [
+        Cell("scored again", "evaluate", {}, {"subject": "again"}, facts=facts | {"method": "again", "kind": "retrained"}),
+        Cell("data", "import_dataset", {"source": "movietweetings", "users": 8}),
+        Cell("one", "fit_prompts", prompts | slow, on),
+        Cell("two", "fit_prompts", prompts | {"training": SHORT["training"] | {"learning_rate": 0.02}}, on),
+        Cell("best", "best", {}, {"candidates": ["one", "two"]}),
+        Cell("again", "fit_prompts", prompts | {"role": "retrained"}, on, like="best"),
+        Cell("bad", "select", {"strategy": "nothing", "budget": 2}, {"prompts": "one"}),
+        Cell("after bad", "migrate", {"target": BACKBONE}, {"sources": "one", "selection": "bad"}),
+        Cell("scored", "evaluate", {}, {"subject": "one"}, facts=facts | {"method": "one", "kind": "source"}),
+        Cell("mean", "evaluate", {"subject": "global_mean"}, on, facts={"dataset": "films", "method": "global_mean", "kind": "baseline"}),
+    ]  # fmt: skip
+
+
+TINY = Study("tiny", "a small one", tiny_cells, {"method": "again"})
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    ws = Workspace.open(tmp_path_factory.mktemp("study"), create=True)
+    outcome = run_cells(ws, tiny_cells(Options()), device="cpu")
+    return ws, outcome, collect(ws, TINY, tiny_cells(Options()), outcome.runs)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_trainings_leave_no_kept_keys_and_values_but_the_latest(tmp_path, precision):
+    ws = Workspace.open(tmp_path / "ws", create=True)
+    settings = {"backbone": BACKBONE} | SHORT
+    cells = [Cell("data", "import_dataset", {"source": "movietweetings", "users": 8})] + [
+        Cell(f"fitted {seed}", "fit_prompts", settings | {"seed": seed}, {"dataset": "data"})
+        for seed in range(3)
+    ]
+    with collection_paused():
+        before = readers()
+        outcome = run_cells(ws, cells, device="cpu", precision=precision)
+        (latest,) = [one for one in readers() if one not in before]
+    assert len(outcome.runs) == len(cells) and latest.kept_tokens
+
+
+def readers():
+    return [one for one in gc.get_objects() if type(one) is Reader]
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_cell_of_every_study_has_its_own_name_and_what_it_needs(name):
+    cells = STUDIES[name].cells(Options(seeds=(3, 4)))
+    names = {cell.name for cell in cells}
+    assert len(names) == len(cells)
+    assert {wanted for cell in cells for wanted in cell.waits_for} <= names
+    facts = [cell.facts for cell in cells if cell.facts]
+    assert len({json.dumps(one, sort_keys=True) for one in facts}) == len(facts)
+    assert any(
+        all(one.get(key) == value for key, value in STUDIES[name].reference.items())
+        for one in facts
+    )
+
+
+def test_a_failed_cell_stops_only_what_needs_it(done):
+    _, outcome, _ = done
+    assert set(outcome.failed) == {"bad"} and "nothing" in outcome.failed["bad"]
+    assert outcome.missing == ["after bad"]
+    assert set(outcome.runs) == {cell.name for cell in tiny_cells(None)} - {"bad", "after bad"}
+
+
+def test_the_best_candidate_lends_its_settings(done):
+    ws, outcome, _ = done
+    values = {
+        name: ws.run(outcome.runs[name]).summary["best_validation"] for name in ("one", "two")
+    }
+    assert outcome.runs["best"] == outcome.runs[min(values, key=values.get)]
+    best, again = (ws.run(outcome.runs[name]).config for name in ("best", "again"))
+    assert again["training"] == best["training"] and again["role"] == "retrained"
+
+
+def test_what_exists_is_not_done_again(done):
+    ws, outcome, _ = done
+    before = len(ws.runs())
+    cells = [cell for cell in tiny_cells(None) if cell.name not in ("bad", "after bad")]
+    again = run_cells(ws, cells, device="cpu")
+    assert again.runs == outcome.runs and len(ws.runs()) == before
+
+
+def test_a_precision_is_that_of_every_training_and_of_other_runs(done):
+    ws, outcome, _ = done
+    cells = [
+        cell for cell in tiny_cells(None) if cell.name in ("data", "one", "two", "best", "again")
+    ]
+    coarse = run_cells(ws, cells, device="cpu", precision="bf16")
+    for name in ("one", "again"):
+        run = ws.run(coarse.runs[name])
+        assert run.config["training"]["precision"] == run.summary["precision"] == "bf16"
+        assert run.id != outcome.runs[name]
+        exact = ws.run(outcome.runs[name]).summary["best_validation"]
+        assert run.summary["best_validation"] == pytest.approx(exact, abs=0.02)
+
+
+def test_no_cell_begins_after_the_time(done):
+    ws, _, _ = done
+    outcome = run_cells(ws, tiny_cells(None), minutes=0, device="cpu")
+    assert not outcome.runs and len(outcome.missing) == len(tiny_cells(None))
+
+
+def test_rows_and_differences_are_those_of_the_predictions(done):
+    ws, outcome, report = done
+    rows = {row["method"]: row for row in report["rows"]}
+    assert set(rows) == {"again", "one", "global_mean"}
+    frames = [pipeline.read_predictions(ws, outcome.runs[c]) for c in ("scored", "scored again")]
+    truth = frames[0]["outcome"].to_numpy(np.float64)
+    first, second = (frame["prediction"].to_numpy(np.float64) for frame in frames)
+    assert rows["one"]["rmse"] == pytest.approx(np.sqrt(np.mean((first - truth) ** 2)), abs=1e-5)
+    wanted = metrics.bootstrap_difference(
+        "rating", "rmse", truth, [first], [second], frames[0]["user_id"].to_numpy()
+    )
+    found = next(line for line in report["differences"] if line["method"] == "one")
+    assert found["value"] == pytest.approx(wanted.value) and found["seeds"] == 1
+    assert (found["low"], found["high"]) == (wanted.low, wanted.high)
+
+
+def test_several_seeds_are_averaged_for_the_same_users(done):
+    ws, outcome, _ = done
+    cells = [cell for cell in tiny_cells(None) if cell.facts]
+    more = [replace(c, name=c.name + "'", facts=c.facts | {"seed": 1}) for c in cells[:2]]
+    runs = outcome.runs | {cell.name + "'": outcome.runs[cell.name] for cell in cells[:2]}
+    once = collect(ws, TINY, cells, runs)["differences"]
+    twice = collect(ws, TINY, [*cells, *more], runs)["differences"]
+    one, two = (next(d for d in lines if d["method"] == "one") for lines in (once, twice))
+    # The same rows twice over change neither the value nor the resampled users.
+    assert two["seeds"] == 2 and two["users"] == one["users"]
+    assert two["value"] == pytest.approx(one["value"])
+    assert two["low"] == pytest.approx(one["low"], abs=1e-6)
+
+
+def test_holm_keeps_the_family_error():
+    lines = [{"dataset": "a", "p": p} for p in (0.04, 0.011, 0.02, 0.001)]
+    _mark_real(lines, ())
+    assert [line["real"] for line in lines] == [True, True, True, True]
+    lines = [{"dataset": "a", "p": p} for p in (0.03, 0.001, 0.026, 0.2)]
+    _mark_real(lines, ())
+    assert [line["real"] for line in lines] == [False, True, False, False]
+
+
+def test_two_processes_do_the_same(done, tmp_path):
+    ws, outcome, _ = done
+    other = Workspace.open(tmp_path / "two", create=True)
+    cells = [c for c in tiny_cells(None) if c.name in ("data", "one", "two", "scored", "best")]
+    found = run_cells(other, cells, processes=2, device="cpu")
+    assert not found.failed
+    scores = [
+        w.run(o.runs["scored"]).summary["metrics"] for w, o in ((ws, outcome), (other, found))
+    ]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-6)
+
+
+def test_workers_end_with_the_process_that_started_them(tmp_path):
+    script = (
+        "from puma_engine.store import Workspace\n"
+        "from puma_engine.studies import Cell, run_cells\n"
+        "if __name__ == '__main__':\n"
+        f"    ws = Workspace.open({str(tmp_path / 'ws')!r}, create=True)\n"
+        "    long = {'backbone': 'llama-small', 'training': {'epochs': 500, 'batch_size': 16}}\n"
+        "    cells = [Cell('data', 'import_dataset', {'source': 'movietweetings', 'users': 8}),\n"
+        "             Cell('one', 'fit_prompts', long, {'dataset': 'data'})]\n"
+        "    run_cells(ws, cells, processes=2, device='cpu')\n"
+    )
+    (tmp_path / "main.py").write_text(script)
+    parent = psutil.Popen([sys.executable, str(tmp_path / "main.py")])
+
+    def training():
+        database = tmp_path / "ws" / "puma.db"
+        ws = Workspace.open(tmp_path / "ws") if database.is_file() else None
+        return ws is not None and any(r.kind == "prompts" for r in ws.runs(status="running"))
+
+    until(training)
+    workers = parent.children(recursive=True)
+    assert workers
+    parent.kill()
+    parent.wait()
+    until(lambda: not [one for one in workers if one.is_running() and one.status() != "zombie"])
+
+
+def until(happened):
+    end = time.monotonic() + 90
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+def test_tables_and_figures_come_from_the_report_alone(done):
+    *_, report = done
+    facts = {"study": "tiny", "command": "puma study tiny", "date": "2026-01-01"}
+    whole = json.loads(json.dumps(facts | report | {"missing": ["x"], "failed": {}}))
+    text = markdown(whole)
+    assert "1 cells were not run" in text and "| global mean | – |" in text
+    found = next(line for line in report["differences"] if line["method"] == "one")
+    assert f"{found['value']:+.4f}" in text
+    (picture,) = figures(whole).values()
+    assert picture.startswith("<svg") and "films: what differs from again" in picture
+
+
+def test_cells_of_one_name_and_wrong_options_are_refused(tmp_path):
+    ws = Workspace.open(tmp_path / "ws", create=True)
+    cell = Cell("same", "import_dataset", {"source": "movietweetings", "users": 5})
+    with pytest.raises(StudyError, match="same name"):
+        run_cells(ws, [cell, cell])
+    with pytest.raises(ConfigError, match=r"share of all users in \(0, 1\], not 7"):
+        Options(shares=(7.0,))
+    with pytest.raises(ConfigError, match="table2"):
+        get_study("table9")
+
+
+def test_the_command_lists_and_refuses(tmp_path):
+    run = CliRunner()
+    listed = run.invoke(app, ["--json", "study"])
+    assert [one["study"] for one in json.loads(listed.stdout)] == list(STUDIES)
+    lost = run.invoke(app, ["study", "table2", "--render", "--out", str(tmp_path)])
+    assert lost.exit_code == 1 and "puma study table2" in lost.stderr
+    (tmp_path / "table2.json").write_text("{")
+    damaged = run.invoke(app, ["study", "table2", "--render", "--out", str(tmp_path)])
+    assert damaged.exit_code == 1 and "cannot be read" in damaged.stderr

@@ -1,0 +1,71 @@
+"""Commands for tests of jobs, and the processes that run them.
+
+job_commands.py job <workspace> <id> <attempt>: the process of a job.
+job_commands.py worker <workspace> <idle seconds> [device ...]: a worker that starts such jobs.
+"""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from puma_engine.errors import Cancelled, DataError
+from puma_engine.jobs import runner, worker, worker_process
+
+
+def count(ws, *, progress, should_cancel, steps=3, seconds=0.05, name="count", log=None):
+    """Take steps that survive in a file of the run; write each start and end to a log."""
+    kept = ws.begin("dataset", name=name, config={"count": name}, inputs={})
+    if kept.status == "finished":
+        return kept
+    note(log, "begin", name)
+    checkpoint = ws.work(kept.id) / "step"
+    done = int(checkpoint.read_text()) if checkpoint.exists() else 0
+    print(f"goes on from step {done}", flush=True)
+    for step in range(done, steps):
+        progress({"stage": "counting", "step": step, "total": steps, "eta_seconds": 1.0})
+        if should_cancel():
+            ws.fail(kept.id, "cancelled")
+            raise Cancelled(f"Stopped at step {step}.")
+        time.sleep(seconds)
+        checkpoint.write_text(str(step + 1))
+    progress({"stage": "counting", "step": steps, "total": steps})
+    note(log, "end", name)
+    return ws.finish(
+        kept.id, seconds=1.0, device="cpu", summary={"steps": steps, "resumed_at": done}
+    )
+
+
+def note(log, what, name):
+    if log:
+        with Path(log).open("a") as file:
+            file.write(f"{what} {name} {os.environ['CUDA_VISIBLE_DEVICES']}\n")
+
+
+def fail_once(ws, *, progress, should_cancel, marker):
+    """Fail the first time, count the second."""
+    if not Path(marker).exists():
+        Path(marker).touch()
+        raise DataError("The table has no column 'outcome'; name it.")
+    return count(ws, progress=progress, should_cancel=should_cancel)
+
+
+def crash(ws, *, progress, should_cancel):
+    """Die at once, always."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+COMMANDS = {"count": count, "fail_once": fail_once, "crash": crash}
+
+
+def job_command(ws, job):
+    return [sys.executable, "-u", __file__, "job", str(ws.root), job.id, str(job.attempt)]
+
+
+if __name__ == "__main__":
+    runner.POLL_SECONDS = worker.POLL_SECONDS = 0.1
+    role, *rest = sys.argv[1:]
+    sys.exit(
+        runner.main(rest, COMMANDS) if role == "job" else worker_process.main(rest, job_command)
+    )

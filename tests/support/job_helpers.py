@@ -1,0 +1,55 @@
+"""What the tests of jobs share: a workspace that is cleaned up, workers, waiting."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import job_commands
+
+from puma_engine import jobs
+from puma_engine.jobs import processes, worker
+from puma_engine.store import Workspace
+
+SCRIPT = str(Path(job_commands.__file__).resolve())
+
+
+def workspace(tmp_path, monkeypatch):
+    """Yield a workspace; whatever still runs for it at the end is killed."""
+    monkeypatch.setattr(worker, "POLL_SECONDS", 0.1)
+    ws = Workspace.open(tmp_path / "workspace", create=True)
+    yield ws
+    for row in [
+        *ws.query("SELECT pid, process FROM workers"),
+        *ws.query("SELECT pid, process FROM jobs WHERE pid IS NOT NULL"),
+    ]:
+        if row["pid"] != os.getpid():
+            processes.kill(row["pid"], row["process"])
+
+
+def work(ws, devices=("cpu",)):
+    """Serve the queue in this process until it is empty."""
+    jobs.worker(ws, devices=devices, once=True, runner=job_commands.job_command)
+
+
+def start_worker(ws, idle="60", *devices):
+    command = [sys.executable, SCRIPT, "worker", str(ws.root), idle, *devices]
+    return jobs.ensure_worker(ws, command=command)
+
+
+def wait_for(condition, seconds=20):
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if found := condition():
+            return found
+        time.sleep(0.05)
+    raise AssertionError("It did not happen in time.")
+
+
+def status_of(ws, job):
+    return jobs.job(ws, job.id).status
+
+
+def reached(ws, job, step):
+    found = jobs.job(ws, job.id)
+    return found if found.progress.get("step", -1) >= step else None

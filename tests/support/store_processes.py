@@ -1,0 +1,32 @@
+"""Other processes that use a workspace, for tests of what happens between processes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAD = """
+import json, os, sys, time
+from puma_engine.errors import PumaError, StoreError
+from puma_engine.store import Workspace
+ws = Workspace.open(sys.argv[1], create=True) if sys.argv[1] else None
+"""
+
+
+def start_process(code, root=""):
+    """Start Python code with an open workspace `ws`."""
+    return subprocess.Popen(
+        [sys.executable, "-c", HEAD + code, str(root)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def in_process(code, root=""):
+    """Run Python code to its end and return what it printed."""
+    out, err = start_process(code, root).communicate(timeout=60)
+    assert not err, err
+    return out.strip()

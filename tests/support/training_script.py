@@ -1,0 +1,46 @@
+"""A small training in a process of its own: OUT FOLDER PAUSE [DROPOUT]."""
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from puma_engine.config import TrainingConfig
+from puma_engine.files import save_tensors
+from puma_engine.training import distributed
+from puma_engine.training.loop import train
+
+CONFIG = TrainingConfig(epochs=3, batch_size=37, learning_rate=1e-2, checkpoint_seconds=0.01)
+
+
+class Small(nn.Module):
+    """A regression with dropout on fixed data, shifted by one number as a click's head is."""
+
+    def __init__(self, dropout: float = 0.3, pause: float = 0.0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(6, 16), nn.Dropout(dropout), nn.Linear(16, 1))
+        self.shift = nn.Parameter(torch.zeros(()))
+        self.x = torch.randn(500, 6)
+        self.y = self.x.sum(1)
+        self.pause = pause
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        time.sleep(self.pause)
+        found = self.net(self.x[rows]).squeeze(1) + self.shift
+        return ((found - self.y[rows]) ** 2).sum()
+
+
+def main() -> None:
+    """Train and write the weights."""
+    out, folder, pause = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
+    module = Small(float(sys.argv[4]) if len(sys.argv) > 4 else 0.3, pause)
+    train(module, 500, CONFIG, checkpoint_dir=folder)
+    out.with_suffix(".processes").write_text(str(distributed.count()))
+    save_tensors(out, {name: p.detach().numpy() for name, p in module.named_parameters()})
+
+
+if __name__ == "__main__":
+    main()

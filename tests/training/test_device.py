@@ -1,0 +1,47 @@
+"""What is kept away from this process while it does something delicate."""
+
+import gc
+import weakref
+
+import pytest
+
+from puma_engine.training.device import collection_paused
+
+
+class Knot:
+    """An object that only the garbage collector frees."""
+
+    def __init__(self):
+        self.own = self
+
+
+def make_garbage():
+    """Enough containers to start the collector several times over."""
+    return [[number] for number in range(20 * gc.get_threshold()[0])]
+
+
+def test_nothing_is_collected_meanwhile():
+    gc.collect()
+    with collection_paused():
+        lost = weakref.ref(Knot())
+        make_garbage()
+        assert lost() is not None and not gc.isenabled()
+    assert gc.isenabled()
+    make_garbage()
+    assert lost() is None
+
+
+def test_a_collector_that_was_off_stays_off():
+    gc.disable()
+    try:
+        with collection_paused(), collection_paused():
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_the_collector_comes_back_after_an_error():
+    with pytest.raises(RuntimeError, match="forbidden"), collection_paused():
+        raise RuntimeError("forbidden")
+    assert gc.isenabled()

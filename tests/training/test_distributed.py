@@ -1,0 +1,73 @@
+"""Several processes through the real command line: one writes, all train, the result is the same."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from small_runs import write_ratings
+from tiny import tiny_backbone_folder
+
+from puma_engine import Workbench
+from puma_engine.training import distributed
+
+TRAINING = {"epochs": 2, "batch_size": 32}
+ADAPTER = {"hidden": 16, "dropout": 0.0, "noise": 0.0}
+LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+
+
+def launched(folder, *words):
+    line = [*LAUNCH, "-m", "puma_engine.cli", *map(str, words), "-w", str(folder)]
+    return subprocess.run(line, capture_output=True, text=True, check=False, timeout=200)
+
+
+@pytest.mark.timeout(280)
+def test_two_processes_migrate_as_one(tmp_path):
+    one = Workbench(tmp_path / "one", create=True)
+    path = write_ratings(tmp_path / "ratings.csv")
+    one.import_dataset("table", path=path, task="rating", name="data")
+    small = tiny_backbone_folder(tmp_path, "llama")
+    large = tiny_backbone_folder(tmp_path, "qwen2", width=48)
+    one.fit_prompts("data", small, training=TRAINING, name="source")
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    chosen = {"strategy": "random", "budget": 10}
+    alone = one.migrate("source", large, training=TRAINING, adapter=ADAPTER, **chosen)
+    words = ["migrate", "source", large, "--strategy", "random", "--budget", 10, "--json"]
+    words += ["--epochs", 2, "--batch-size", 32, "--hidden", 16, "--dropout", 0, "--noise", 0]
+    done = launched(tmp_path / "two", *words)
+    assert done.returncode == 0, done.stderr
+    run = json.loads(done.stdout)  # one process alone speaks
+    two = Workbench(tmp_path / "two")
+    assert run["id"] == alone.id and len(two.runs("migration")) == len(two.runs("selection")) == 1
+    first, second = (
+        [epoch["train_loss"] for epoch in history]
+        for history in (alone.summary["history"], run["summary"]["history"])
+    )
+    np.testing.assert_allclose(first, second, rtol=1e-5)
+    np.testing.assert_allclose(one.prompts(alone).vectors, two.prompts(alone.id).vectors, atol=1e-4)
+    assert two.workspace.verify() == [] and not list((tmp_path / "two" / "work").glob("*"))
+
+
+def test_only_shared_work_may_be_launched_in_several(monkeypatch, tmp_path):
+    from typer.testing import CliRunner
+
+    from puma_engine.cli import app
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    done = CliRunner().invoke(app, ["runs", "list", "-w", str(tmp_path)])
+    assert done.exit_code == 1 and "works in one process, and 2 were started" in done.stderr
+    monkeypatch.setenv("RANK", "1")
+    silent = CliRunner().invoke(app, ["runs", "list", "-w", str(tmp_path)])
+    assert silent.exit_code == 1 and silent.stderr == ""
+
+
+def test_each_process_has_its_own_gpu(monkeypatch):
+    assert distributed.own_gpu("cuda") == "cuda" and distributed.is_first()
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert distributed.own_gpu("cuda") == "cuda:3" and distributed.own_gpu("cpu") == "cpu"
+    assert distributed.count() == 4 and not distributed.is_first()
