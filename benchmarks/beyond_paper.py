@@ -70,7 +70,7 @@ class Beyond:
     def foreseen(self, moved: Run) -> dict[str, Any]:
         """How well a risk known before retraining ranks who loses against it on test rows."""
         risk = self.bench.workspace.get_table(
-            self.bench.foresee(moved, share=0.2, device="cpu").id, "selection"
+            self.bench.predict_regressions(moved, share=0.2, device="cpu").id, "selection"
         ).set_index("user_id")["risk"]
         if "selection" in moved.inputs:
             risk = risk.drop(self.bench.selected_users(moved.inputs["selection"]))

@@ -40,9 +40,9 @@ from puma_engine.datasets import Dataset, load_shipped
 from puma_engine.defaults import ADAPTER
 from puma_engine.errors import Cancelled
 from puma_engine.migration.adapter import Adapter
-from puma_engine.migration.adapter_training import AdapterTraining, Mapping
+from puma_engine.migration.adapter_training import AdaptedPrompts, AdapterTraining
 from puma_engine.prompts.examples import Examples, Prompts, ReaderData, predict_examples, reader_for
-from puma_engine.prompts.tuning import PromptFitting, PromptRows, make_head
+from puma_engine.prompts.tuning import PromptEmbedding, PromptFitting, make_head
 from puma_engine.training import distributed
 from puma_engine.training.loop import Progress, resolve_device, train
 
@@ -120,7 +120,7 @@ def training_rate(module: torch.nn.Module, way: Way, batch: int, seconds: float)
             progress=progress,
             should_cancel=is_enough,
         )
-    if not distributed.is_first():
+    if not distributed.is_main_process():
         return float("nan")
     (start, first), (end, last) = seen[0], seen[-1]
     return (last - first) * batch / (end - start)
@@ -151,10 +151,12 @@ def rate_of(stage: str, way: Way, batch: int, users: int, seconds: float) -> flo
         width, config = adapter_shape(backbone)
         sources = torch.randn(users, 1, width, generator=generator)
         network = Adapter(width, backbone.width, config, generator=generator)
-        module = AdapterTraining(way.data, Mapping(sources, network), head).to(backbone.device)
+        module = AdapterTraining(way.data, AdaptedPrompts(sources, network), head).to(
+            backbone.device
+        )
         return training_rate(module, way, batch, seconds)
     base = torch.rand(1, 1, backbone.width, generator=generator) * 0.2 - 0.1
-    fitting = PromptFitting(way.data, PromptRows(base, users), head).to(backbone.device)
+    fitting = PromptFitting(way.data, PromptEmbedding(base, users), head).to(backbone.device)
     if stage == "prompts":
         return training_rate(fitting, way, batch, seconds)
     return evaluation_rate(fitting.prompts, head, way)
@@ -233,7 +235,7 @@ def measure(name: str, dataset: Dataset, device: torch.device, options: Any) -> 
                 row = {"device": device_label(device), "backbone": name, "stage": stage}
                 row |= described(stage, way, batch, rate, rate / plain[stage], options)
                 rows.append(row)
-                if distributed.is_first():
+                if distributed.is_main_process():
                     print(json.dumps(row), file=sys.stderr, flush=True)
     return rows
 
@@ -306,7 +308,7 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=15.0, help="for each training")
     options = parser.parse_args()
-    device = torch.device(distributed.own_gpu(resolve_device(options.device)))
+    device = torch.device(distributed.local_device(resolve_device(options.device)))
     gpu = device.type == "cuda"
     if distributed.count() > 1:
         options.stages = [stage for stage in options.stages if stage != "evaluation"]
@@ -316,9 +318,9 @@ def main() -> None:
     dataset = load_shipped("goodbooks", users=options.users)
     for name in names:
         rows = measure(name, dataset, device, options)
-        if distributed.is_first():
+        if distributed.is_main_process():
             write(options.out, device_label(device), name, rows, options.peaks)
-    distributed.leave()
+    distributed.shutdown()
 
 
 def write(

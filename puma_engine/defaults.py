@@ -115,7 +115,7 @@ def _batch(users: int, least: int, most: int) -> int:
 
 
 # Where an adapter is trained on some users, so many others pick the epoch.
-JUDGES = 200
+EARLY_STOPPING_USERS = 200
 
 # Its clusters can be shown on a map.
 PAPER_STRATEGY = "kmeans-variance"

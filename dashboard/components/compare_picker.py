@@ -206,7 +206,7 @@ def _unfinished(run: Run) -> None:
 
 def _alone(wish: Wish) -> None:
     """What is known of the chosen methods before anything was compared."""
-    metric = comparing.STUDIED[wish.place.task]
+    metric = comparing.PRIMARY_METRIC[wish.place.task]
     table = comparing.methods(wish.place).set_index("evaluation").loc[wish.everything]
     st.subheader("Evaluated so far", divider="gray")
     shown = table[["label", "name", "value", "low", "high", "seconds"]].reset_index(drop=True)

@@ -16,7 +16,7 @@ from dashboard.engine.comparing import Place, summaries
 
 def pairs(place: Place) -> None:
     """The gain of migrating over retraining, for each source and target (paper's Figure 4)."""
-    metric = comparing.STUDIED[place.task]
+    metric = comparing.PRIMARY_METRIC[place.task]
     table = summaries.model_pairs(_methods(place))
     if len(table) < 2:
         _more(
@@ -69,7 +69,7 @@ def chains(place: Place) -> None:
             "TARGET`, and evaluate every hop on this data set and split.",
         )
         return
-    metric = comparing.STUDIED[place.task]
+    metric = comparing.PRIMARY_METRIC[place.task]
     figures.show(
         compare_figures.chain_lines(table),
         table,
@@ -90,7 +90,7 @@ def fusions(place: Place) -> None:
             "least one of them alone to the same target; evaluate both here.",
         )
         return
-    metric = comparing.STUDIED[place.task]
+    metric = comparing.PRIMARY_METRIC[place.task]
     figures.show(
         compare_figures.fusion_bars(table),
         table,
@@ -111,7 +111,7 @@ def strategies(place: Place) -> None:
             "budget, such as `--strategy random` and `--strategy kmeans-variance`; evaluate each.",
         )
         return
-    metric = comparing.STUDIED[place.task]
+    metric = comparing.PRIMARY_METRIC[place.task]
     st.caption("Source and target of these migrations:")
     st.text(f"{table['origin'].iloc[0]} → {table['target'].iloc[0]}")
     figures.show(

@@ -14,15 +14,15 @@ from puma_engine import jobs as engine_jobs
 from puma_engine.defaults import MARGIN
 from puma_engine.evaluation import summaries
 from puma_engine.evaluation.baselines import BASELINES
-from puma_engine.evaluation.metrics import Interval
+from puma_engine.evaluation.metrics import PRIMARY_METRIC, Interval
 from puma_engine.evaluation.verdict import Verdict
 from puma_engine.pipeline.comparing import find_comparison
-from puma_engine.pipeline.evaluated_methods import STUDIED, evaluated_methods, gain_between
+from puma_engine.pipeline.evaluated_methods import evaluated_methods, gain_between
 from puma_engine.pipeline.stage import slug
 from puma_engine.pipeline.verdicts import judge_comparison, with_backbones
 from puma_engine.store import Workspace
 
-__all__ = ["MARGIN", "STUDIED", "Verdict", "summaries"]
+__all__ = ["MARGIN", "PRIMARY_METRIC", "Verdict", "summaries"]
 
 
 @dataclass(frozen=True)

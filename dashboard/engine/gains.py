@@ -14,8 +14,8 @@ from puma_engine.errors import PumaError
 from puma_engine.evaluation.metrics import Interval
 from puma_engine.evaluation.user_effects import SURE, by_group, with_values
 from puma_engine.pipeline.comparing import comparison_users
-from puma_engine.pipeline.user_impact import GROUPED_BY, MOST_LISTED, Fared, effects_between
-from puma_engine.pipeline.verdicts import users_fare
+from puma_engine.pipeline.user_impact import GROUPED_BY, MOST_LISTED, UserImpact, effects_between
+from puma_engine.pipeline.verdicts import user_impact_between
 from puma_engine.store import Workspace
 
 __all__ = ["SURE"]
@@ -98,9 +98,9 @@ def everybody(root: str, pair: Pair) -> pd.DataFrame:
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
-def _fared(root: str, pair: Pair) -> Fared | None:
+def _fared(root: str, pair: Pair) -> UserImpact | None:
     ws = Workspace.open(root)
-    return users_fare(ws, ws.run(pair.run), pair.evaluation)
+    return user_impact_between(ws, ws.run(pair.run), pair.evaluation)
 
 
 def clusterings(migration: str | None) -> list[Run]:

@@ -12,7 +12,7 @@ import streamlit as st
 
 from dashboard import engine
 from puma_engine.evaluation import metrics
-from puma_engine.pipeline import Prediction, PromptRows
+from puma_engine.pipeline import Prediction, PromptTableReader
 from puma_engine.pipeline.evaluating import PREDICTIONS, method_kind, method_label
 from puma_engine.pipeline.neighbours import Space, neighbours
 from puma_engine.pipeline.predicting import LONGEST_TITLE
@@ -122,9 +122,9 @@ def _of_comparison(run: Run) -> Setting:
 
 
 @st.cache_resource(max_entries=6, show_spinner=False)
-def rows_of(root: str, prompts: str) -> PromptRows:
+def rows_of(root: str, prompts: str) -> PromptTableReader:
     """Return a run's prompts for reading in parts."""
-    return PromptRows(engine.workspace(), prompts)
+    return PromptTableReader(engine.workspace(), prompts)
 
 
 @st.cache_resource(max_entries=6, show_spinner=False)
@@ -143,7 +143,7 @@ def find_users(prompts: list[str], text: str) -> list[str]:
     return next(_readable(prompts)).starting_with(text.strip(), MOST_FOUND)
 
 
-def _readable(prompts: list[str]) -> Iterator[PromptRows]:
+def _readable(prompts: list[str]) -> Iterator[PromptTableReader]:
     """Yield the prompts of runs; a damaged file is passed over unless all are."""
     damaged = []
     for run in prompts:

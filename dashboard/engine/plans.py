@@ -29,7 +29,7 @@ from puma_engine.pipeline.planning import Costs
 from puma_engine.training.device import device_memory
 
 __all__ = ["Costs", "Measured", "Prediction", "TrainingConfig", "hours", "money"]
-COMMAND = "carry_out"
+COMMAND = "run_plan"
 CALIBRATION = "calibrate"
 SEED = 0
 

@@ -19,9 +19,9 @@ def main(arguments: list[str] | None = None) -> None:
     """
     words = sys.argv[1:] if arguments is None else arguments
     try:
-        if distributed.is_first():
+        if distributed.is_main_process():
             app(words)
         with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
             app(words)
     finally:
-        distributed.leave()
+        distributed.shutdown()

@@ -73,7 +73,7 @@ def hoist(arguments: list[str]) -> list[str]:
 
 def report(error: PumaError, as_json: bool) -> None:
     """Print an error to standard error, on one line; of several processes the first does."""
-    if not distributed.is_first():
+    if not distributed.is_main_process():
         return
     text = " ".join(str(error).split())
     if as_json:

@@ -25,7 +25,7 @@ def watched(title: str, *, quiet: bool = False) -> Iterator[Watch]:
     nothing. The first Ctrl-C asks the work to stop at its next checkpoint.
     """
     with _interruptible() as should_cancel:
-        if quiet or not distributed.is_first():
+        if quiet or not distributed.is_main_process():
             yield (lambda _report: None), should_cancel
         elif sys.stderr.isatty():
             with _bars(title) as show:

@@ -17,6 +17,8 @@ from puma_engine.errors import DataError
 
 RATING_METRICS = ("rmse", "mae", "accuracy", "ndcg")
 CLICK_METRICS = ("auc", "uauc", "log_loss")
+# What a comparison, its verdict, its report and the studies judge by.
+PRIMARY_METRIC = {"rating": "rmse", "click": "uauc"}
 HIGHER_IS_BETTER = {
     "rmse": False,
     "mae": False,

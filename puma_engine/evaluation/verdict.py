@@ -33,7 +33,7 @@ Relation = Literal["better", "equivalent", "not worse", "worse", "uncertain"]
 
 
 @dataclass(frozen=True)
-class Scored:
+class MethodScore:
     """One method on the comparison's main metric.
 
     loss, loss_low, loss_high: how much worse than the reference it is, in the metric's
@@ -59,7 +59,7 @@ MOVED = ("migrated", "refined")
 
 
 @dataclass(frozen=True)
-class Question:
+class ComparisonData:
     """What is judged: a comparison's tables, as the comparison run keeps them.
 
     methods and scores: the tables "methods" (with a column backbone, if methods may stand
@@ -119,7 +119,7 @@ def check_margin(margin: float) -> None:
         )
 
 
-def judge(question: Question) -> Verdict:
+def judge(question: ComparisonData) -> Verdict:
     """Weigh the migrations of a comparison against its full retraining.
 
     The comparison's reference must be the retraining: differences are paired with it.
@@ -145,7 +145,7 @@ def judge(question: Question) -> Verdict:
     return _told(question, rows, base, best, margin, "retrain", headline)
 
 
-def scored(question: Question) -> list[Scored]:
+def scored(question: ComparisonData) -> list[MethodScore]:
     """Return the methods of a comparison that share the reference's backbone, in its order."""
     methods = question.methods
     if "backbone" in methods:
@@ -160,13 +160,13 @@ def scored(question: Question) -> list[Scored]:
     ]
 
 
-def _scored(row: dict[Any, Any], score: dict[Any, Any], sign: float) -> Scored:
+def _scored(row: dict[Any, Any], score: dict[Any, Any], sign: float) -> MethodScore:
     low, high = sorted((sign * score["difference_low"], sign * score["difference_high"]))
     numbers = {
         name: float("nan") if row[name] is None else float(row[name])
         for name in ("seconds", "users_trained", "seed")
     }
-    return Scored(
+    return MethodScore(
         method=row["method"],
         kind=row["kind"],
         value=float(score["value"]),
@@ -180,7 +180,7 @@ def _scored(row: dict[Any, Any], score: dict[Any, Any], sign: float) -> Scored:
     )
 
 
-def relation_of(row: Scored, margin: float) -> Relation:
+def relation_of(row: MethodScore, margin: float) -> Relation:
     """Say how a method stands to the reference, by its interval and the margin."""
     if row.loss_high < 0:
         return "better"
@@ -190,7 +190,11 @@ def relation_of(row: Scored, margin: float) -> Relation:
 
 
 def _migrate(
-    question: Question, rows: list[Scored], base: Scored, pick: Scored, margin: float
+    question: ComparisonData,
+    rows: list[MethodScore],
+    base: MethodScore,
+    pick: MethodScore,
+    margin: float,
 ) -> Verdict:
     """A migration is as good and cheaper: some users may still be worth refining."""
     effects = question.effects(pick.method)
@@ -205,7 +209,11 @@ def _migrate(
 
 
 def _refine(
-    question: Question, rows: list[Scored], base: Scored, moved: list[Scored], margin: float
+    question: ComparisonData,
+    rows: list[MethodScore],
+    base: MethodScore,
+    moved: list[MethodScore],
+    margin: float,
 ) -> Verdict | None:
     """The best migration that falls short, if refining some users closes the gap."""
     for row in sorted(moved, key=lambda row: row.loss):
@@ -218,7 +226,11 @@ def _refine(
 
 
 def _undecided(
-    question: Question, rows: list[Scored], base: Scored, moved: list[Scored], margin: float
+    question: ComparisonData,
+    rows: list[MethodScore],
+    base: MethodScore,
+    moved: list[MethodScore],
+    margin: float,
 ) -> Verdict | None:
     """The best migration that is likely within the margin, but not surely."""
     open_ = [row for row in moved if row.loss < margin]
@@ -230,7 +242,9 @@ def _undecided(
     return _told(question, rows, base, best, margin, "undecided", headline)
 
 
-def _closing(question: Question, row: Scored, base: Scored, margin: float) -> tuple[str, ...]:
+def _closing(
+    question: ComparisonData, row: MethodScore, base: MethodScore, margin: float
+) -> tuple[str, ...]:
     """Users whose refining would bring a migration within the margin; none if it cannot.
 
     The gain is counted by the shrunk differences, which do not flatter the users that
@@ -255,15 +269,15 @@ def _refinable(effects: UserEffects | None, probability: float) -> tuple[str, ..
     return tuple(effects.worse(probability)["user_id"])
 
 
-def _cost(pick: Scored, base: Scored, refined: int, users: int) -> float:
+def _cost(pick: MethodScore, base: MethodScore, refined: int, users: int) -> float:
     return pick.seconds / base.seconds + refined / users if base.seconds > 0 else float("nan")
 
 
 def _told(
-    question: Question,
-    rows: list[Scored],
-    base: Scored,
-    pick: Scored,
+    question: ComparisonData,
+    rows: list[MethodScore],
+    base: MethodScore,
+    pick: MethodScore,
     margin: float,
     decision: Decision,
     headline: str,

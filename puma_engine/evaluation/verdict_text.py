@@ -9,7 +9,7 @@ from puma_engine.evaluation.metrics import NAMES
 from puma_engine.evaluation.user_effects import LIKELY, SURE, USER_MARGIN, UserEffects
 
 if TYPE_CHECKING:
-    from puma_engine.evaluation.verdict import Question, Relation, Scored
+    from puma_engine.evaluation.verdict import ComparisonData, MethodScore, Relation
 
 RELATIONS = {
     "better": "measurably better than full retraining",
@@ -21,7 +21,7 @@ RELATIONS = {
 FEW_USERS = 100
 
 
-def incomplete(rows: list[Scored], base: Scored | None) -> str:
+def incomplete(rows: list[MethodScore], base: MethodScore | None) -> str:
     """Say what is missing for a verdict."""
     kinds = {row.kind for row in rows}
     if "migrated" not in kinds and "retrained" not in kinds:
@@ -35,12 +35,12 @@ def incomplete(rows: list[Scored], base: Scored | None) -> str:
     )
 
 
-def migrate(pick: Scored, relation: Relation, cost: float) -> str:
+def migrate(pick: MethodScore, relation: Relation, cost: float) -> str:
     """Say that migrating is enough."""
     return f"Migrate: {pick.method} is {RELATIONS[relation]} and took {percent(cost)} of its time."
 
 
-def refine(pick: Scored, relation: Relation, refined: int, users: int, cost: float) -> str:
+def refine(pick: MethodScore, relation: Relation, refined: int, users: int, cost: float) -> str:
     """Say that migrating is enough for all but some users."""
     return (
         f"Migrate all and refine {people(refined)}: {pick.method} is {RELATIONS[relation]} overall, "
@@ -49,7 +49,7 @@ def refine(pick: Scored, relation: Relation, refined: int, users: int, cost: flo
     )
 
 
-def refine_to_close(pick: Scored, refined: int, users: int, cost: float) -> str:
+def refine_to_close(pick: MethodScore, refined: int, users: int, cost: float) -> str:
     """Say that refining some users closes the gap."""
     return (
         f"Migrate all and refine {people(refined)}: {pick.method} alone is not surely as good as full "
@@ -58,7 +58,7 @@ def refine_to_close(pick: Scored, refined: int, users: int, cost: float) -> str:
     )
 
 
-def retrain(pick: Scored, base: Scored, metric: str, margin: float) -> str:
+def retrain(pick: MethodScore, base: MethodScore, metric: str, margin: float) -> str:
     """Say that no migration is as good."""
     sure = "surely" if pick.loss_low > margin else "likely" if pick.loss > margin else "maybe"
     slow = pick.seconds >= base.seconds
@@ -70,7 +70,7 @@ def retrain(pick: Scored, base: Scored, metric: str, margin: float) -> str:
     )
 
 
-def no_saving(pick: Scored, base: Scored, metric: str, margin: float) -> str:
+def no_saving(pick: MethodScore, base: MethodScore, metric: str, margin: float) -> str:
     """Say that migrating is as good but no cheaper."""
     return (
         f"Retrain: {pick.method} is as good ({NAMES[metric]} within the margin of {margin:.4f}), but "
@@ -78,7 +78,7 @@ def no_saving(pick: Scored, base: Scored, metric: str, margin: float) -> str:
     )
 
 
-def undecided(pick: Scored, metric: str, margin: float, needed: int) -> str:
+def undecided(pick: MethodScore, metric: str, margin: float, needed: int) -> str:
     """Say that the measurement is too coarse."""
     return (
         f"Undecided: {pick.method} loses {between(pick.loss, pick.loss_low, pick.loss_high)} "
@@ -87,10 +87,10 @@ def undecided(pick: Scored, metric: str, margin: float, needed: int) -> str:
 
 
 def evidence(
-    question: Question,
-    rows: list[Scored],
-    base: Scored,
-    pick: Scored,
+    question: ComparisonData,
+    rows: list[MethodScore],
+    base: MethodScore,
+    pick: MethodScore,
     margin: float,
     relation: Relation,
     effects: UserEffects | None,
@@ -134,7 +134,9 @@ def user_sentences(effects: UserEffects | None) -> tuple[str, ...]:
     return tuple(told)
 
 
-def cautions(question: Question, rows: list[Scored], base: Scored, pick: Scored) -> tuple[str, ...]:
+def cautions(
+    question: ComparisonData, rows: list[MethodScore], base: MethodScore, pick: MethodScore
+) -> tuple[str, ...]:
     """Return what a reader must know before acting on the verdict."""
     told = [*_controls(rows, pick)]
     if question.users < FEW_USERS:
@@ -154,7 +156,7 @@ def cautions(question: Question, rows: list[Scored], base: Scored, pick: Scored)
     return tuple(told)
 
 
-def _controls(rows: list[Scored], pick: Scored) -> list[str]:
+def _controls(rows: list[MethodScore], pick: MethodScore) -> list[str]:
     """What controls and baselines say about the migration."""
     told = []
     for row in rows:
@@ -179,7 +181,7 @@ def _controls(rows: list[Scored], pick: Scored) -> list[str]:
     return told
 
 
-def _kept(rows: list[Scored], base: Scored, pick: Scored) -> list[str]:
+def _kept(rows: list[MethodScore], base: MethodScore, pick: MethodScore) -> list[str]:
     """How much of what retraining gains over random prompts the migration keeps."""
     plain = next((row for row in rows if row.kind == "random"), None)
     if plain is None or plain.loss_low <= 0:
@@ -190,7 +192,7 @@ def _kept(rows: list[Scored], base: Scored, pick: Scored) -> list[str]:
     ]
 
 
-def _trained(row: Scored) -> str:
+def _trained(row: MethodScore) -> str:
     return "all users" if math.isnan(row.users_trained) else people(int(row.users_trained))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 MOST_POINTS = 200
 
 
-class Trace:
+class LossTrace:
     """Steps and losses of each stage of a job, at most MOST_POINTS a stage, evenly spaced."""
 
     def __init__(self) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Self
 from puma_engine.errors import Cancelled, JobError, PumaError, StoreError
 from puma_engine.jobs import processes
 from puma_engine.jobs.job import Job
-from puma_engine.jobs.loss_trace import Trace
+from puma_engine.jobs.loss_trace import LossTrace
 from puma_engine.jobs.queue import job as get_job
 from puma_engine.jobs.queue import settle
 from puma_engine.store import Run, Workspace
@@ -43,7 +43,7 @@ def execute(ws: Workspace, job_id: str, attempt: int, commands: Commands | None 
         return 0
     job = get_job(ws, job_id)
     say(f"Job {job.id}, attempt {attempt}: {job.title} ({job.command} on {job.device})")
-    with Heart(ws, job.id, attempt) as heart:
+    with Heartbeat(ws, job.id, attempt) as heart:
         status, error, run_id = _outcome(ws, job, heart, commands)
     say(f"{status}: {error}" if error else f"{status}")
     settle(ws, job.id, attempt, status, error=error, run_id=run_id)
@@ -62,7 +62,7 @@ def _take_over(ws: Workspace, job_id: str, attempt: int) -> bool:
 
 
 def _outcome(
-    ws: Workspace, job: Job, heart: Heart, commands: Commands | None
+    ws: Workspace, job: Job, heart: Heartbeat, commands: Commands | None
 ) -> tuple[str, str | None, str | None]:
     """Run the command; return status, error and the id of the run that came out."""
     try:
@@ -93,7 +93,7 @@ def _command(name: str, commands: Commands | None) -> Callable[..., Any]:
     return commands[name]
 
 
-class Heart:
+class Heartbeat:
     """A thread that shows that the job lives, writes its progress, and hears of a cancel."""
 
     def __init__(self, ws: Workspace, job_id: str, attempt: int) -> None:
@@ -102,7 +102,7 @@ class Heart:
         self._stop = threading.Event()
         self._ended = threading.Event()
         self._latest: Any = None
-        self._trace = Trace()
+        self._trace = LossTrace()
         self._written: Any = None
         self._beaten = 0.0
         self._said: tuple[str, float] = ("", 0.0)

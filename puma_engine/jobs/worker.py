@@ -104,7 +104,7 @@ class _State:
             _log.warning("Job %s was interrupted", job_id)
         self.children = {p: one for p, one in self.children.items() if codes[p] is None}
         queue.requeue(self.ws)
-        self._kill_the_deaf()
+        self._kill_unresponsive()
         for device in self.devices:
             job = queue.claim(self.ws, device)
             if job is not None:
@@ -134,7 +134,7 @@ class _State:
                 [pid, process, job.id, job.attempt],
             )
 
-    def _kill_the_deaf(self) -> None:
+    def _kill_unresponsive(self) -> None:
         asked = "SELECT * FROM jobs WHERE status = 'running' AND cancel_asked IS NOT NULL"
         for row in self.ws.query(asked):
             if processes.age(row["cancel_asked"]) > CANCEL_SECONDS:

@@ -82,7 +82,7 @@ def project(
     return Projection(user_ids, first, second, spaces[0], spaces[1], label, facts)
 
 
-class Placing:
+class OutOfSampleProjector:
     """Puts users onto a map that others were drawn on, from their prompts.
 
     A map of principal components is linear in the prompts, so anybody's place is exact. On a

@@ -15,12 +15,18 @@ from torch import Tensor, nn
 from puma_engine.backbone import FrozenBackbone
 from puma_engine.config import AdapterConfig, TrainingConfig
 from puma_engine.datasets import Dataset
-from puma_engine.defaults import JUDGES
+from puma_engine.defaults import EARLY_STOPPING_USERS
 from puma_engine.errors import MigrationError
 from puma_engine.migration.adapter import Adapter, balance
 from puma_engine.prompts.examples import ReaderData, reader_for
 from puma_engine.prompts.item_prompts import ItemPrompts, join_items
-from puma_engine.prompts.tuning import PromptTable, SlotPart, SlotTraining, head_tensors, make_head
+from puma_engine.prompts.tuning import (
+    PromptTable,
+    PromptTuningModule,
+    SlotPart,
+    head_tensors,
+    make_head,
+)
 from puma_engine.training.loop import Progress, TrainingResult, train
 
 Missing = Literal["mean", "drop"]
@@ -41,7 +47,7 @@ class Migrated:
     item_adapter: dict[str, np.ndarray] | None = None
 
 
-class Mapping(SlotPart):
+class AdaptedPrompts(SlotPart):
     """An adapter over the rows of a table of prompts [n, l, d_in]."""
 
     def __init__(self, sources: Tensor, adapter: Adapter) -> None:
@@ -63,7 +69,7 @@ class Mapping(SlotPart):
         return mapped
 
 
-class AdapterTraining(SlotTraining[Mapping]):
+class AdapterTraining(PromptTuningModule[AdaptedPrompts]):
     """Trains adapters on the target's task loss; prompts stay as they are."""
 
 
@@ -109,7 +115,7 @@ def train_migration(
     adapter: AdapterConfig | None = None,
     users: Sequence[str] | np.ndarray | None = None,
     missing: Missing = "mean",
-    judges: int = JUDGES,
+    early_stopping_users: int = EARLY_STOPPING_USERS,
     checkpoint_dir: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
     should_cancel: Callable[[], bool] | None = None,
@@ -125,7 +131,7 @@ def train_migration(
     user_ids, vectors, complete = join_sources(sources, missing=missing)
     usable = np.intersect1d(user_ids[complete], dataset.users)
     chosen = _training_users(usable, users)
-    judging = _judges(chosen, usable, dataset, judges, training.seed)
+    judging = _judges(chosen, usable, dataset, early_stopping_users, training.seed)
     seen = np.union1d(chosen, judging)
     own = dataset.for_users(seen)
     data = reader_for(target, own, template, seen, chosen, judging)
@@ -170,7 +176,7 @@ def _start(
     network = _network(everyone, widths, target, adapter, generator)
     head = make_head(data.task, data.train, generator, sources[0].head)
     items = _item_mapping(sources, dataset, target, adapter, generator)
-    users = Mapping(torch.from_numpy(inputs), network)
+    users = AdaptedPrompts(torch.from_numpy(inputs), network)
     return AdapterTraining(data, users, head, items).to(target.device)
 
 
@@ -194,7 +200,7 @@ def _item_mapping(
     target: FrozenBackbone,
     config: AdapterConfig | None,
     generator: torch.Generator,
-) -> Mapping | None:
+) -> AdaptedPrompts | None:
     """An adapter for the items' prompts, if a source has any."""
     ids = dataset.items["item_id"].to_numpy()
     vectors = join_items([source.items for source in sources], ids)
@@ -202,7 +208,7 @@ def _item_mapping(
         return None
     widths = [source.items.other.shape[1] for source in sources if source.items is not None]
     network = _network(vectors, widths, target, config, generator)
-    return Mapping(torch.from_numpy(vectors), network)
+    return AdaptedPrompts(torch.from_numpy(vectors), network)
 
 
 def _network(
@@ -223,7 +229,9 @@ def _network(
     return network
 
 
-def _mapped_items(sources: Sequence[PromptTable], mapping: Mapping | None) -> ItemPrompts | None:
+def _mapped_items(
+    sources: Sequence[PromptTable], mapping: AdaptedPrompts | None
+) -> ItemPrompts | None:
     if mapping is None:
         return None
     own = [source.items for source in sources if source.items is not None]

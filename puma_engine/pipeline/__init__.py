@@ -15,11 +15,11 @@ from puma_engine.pipeline.fitting import fit_prompts
 from puma_engine.pipeline.importing_data import import_dataset, load_dataset
 from puma_engine.pipeline.importing_prompts import import_prompts
 from puma_engine.pipeline.migrating import chain, migrate
-from puma_engine.pipeline.planning import carry_out, costs
+from puma_engine.pipeline.planning import costs, run_plan
 from puma_engine.pipeline.predicting import Prediction, Predictor, predict_title
-from puma_engine.pipeline.predicting_regressions import foresee
+from puma_engine.pipeline.predicting_regressions import predict_regressions
 from puma_engine.pipeline.projecting import project
-from puma_engine.pipeline.prompt_table_reader import PromptRows
+from puma_engine.pipeline.prompt_table_reader import PromptTableReader
 from puma_engine.pipeline.refining import refine
 from puma_engine.pipeline.reporting import export_table, render_report, write_report
 from puma_engine.pipeline.selecting import select, selected_users
@@ -31,10 +31,9 @@ __all__ = [
     "COMMANDS",
     "Prediction",
     "Predictor",
-    "PromptRows",
+    "PromptTableReader",
     "add_backbone",
     "calibrate",
-    "carry_out",
     "chain",
     "compare",
     "comparison_users",
@@ -49,7 +48,6 @@ __all__ = [
     "find",
     "find_comparison",
     "fit_prompts",
-    "foresee",
     "gain_between",
     "import_dataset",
     "import_prompts",
@@ -61,11 +59,13 @@ __all__ = [
     "load_prompts",
     "method_cost",
     "migrate",
+    "predict_regressions",
     "predict_title",
     "project",
     "read_predictions",
     "refine",
     "render_report",
+    "run_plan",
     "select",
     "selected_users",
     "write_report",

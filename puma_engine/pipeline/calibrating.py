@@ -32,7 +32,7 @@ from puma_engine.pipeline.stage import (
 from puma_engine.pipeline.stage_progress import CancelCheck, Overall, ProgressCallback
 from puma_engine.pipeline.stored_prompts import template_of
 from puma_engine.store import Run, Workspace
-from puma_engine.training.device import Others
+from puma_engine.training.device import CpuContention
 
 if TYPE_CHECKING:
     from puma_engine.backbone import FrozenBackbone
@@ -140,7 +140,7 @@ def _measure(
         part = _some_users(load_dataset(ws, trial.data), trial.training)
         frozen.forget()
         clock.restart()
-        others = Others()
+        others = CpuContention()
         trained = _train(trial, frozen, part, progress, should_cancel)
         taken = others.cores()
         outcome = training_outcome(trained.result, len(part.users), trained.flops)

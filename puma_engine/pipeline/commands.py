@@ -14,7 +14,7 @@ from puma_engine.pipeline.fitting import fit_prompts
 from puma_engine.pipeline.importing_data import import_dataset
 from puma_engine.pipeline.importing_prompts import import_prompts
 from puma_engine.pipeline.migrating import chain, migrate
-from puma_engine.pipeline.planning import carry_out
+from puma_engine.pipeline.planning import run_plan
 from puma_engine.pipeline.projecting import project
 from puma_engine.pipeline.refining import refine
 from puma_engine.pipeline.selecting import select
@@ -31,7 +31,9 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "evaluate": evaluate,
     "compare": compare,
     "project": project,
-    "carry_out": carry_out,
+    "run_plan": run_plan,
     "calibrate": calibrate,
     "demo": demo,
 }
+# Jobs that an earlier version queued keep their command.
+COMMANDS["carry_out"] = run_plan

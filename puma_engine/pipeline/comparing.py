@@ -39,7 +39,7 @@ from puma_engine.pipeline.stage_progress import (
     announce,
     check_cancel,
 )
-from puma_engine.pipeline.user_impact import keep_effects
+from puma_engine.pipeline.user_impact import store_user_impact
 from puma_engine.store import Run, Workspace
 
 KEYS = ["user_id", "item_id"]
@@ -87,7 +87,7 @@ def compare(
         ws.put_table(run_id, "users", users)
         announce(progress, "weighing how users fare")
         others = [run.id for run in unique if method_kind(run) != "baseline" and run.id != base.id]
-        keep_effects(ws, run_id, users, others, base.id, ratings=task == "rating")
+        store_user_impact(ws, run_id, users, others, base.id, ratings=task == "rating")
         return Outcome(summary=_summary(task, split, labels[base.id], joined, left_out))
 
     return run_stage(

@@ -8,14 +8,12 @@ from typing import Any
 import pandas as pd
 
 from puma_engine.errors import PumaError
-from puma_engine.evaluation.metrics import Interval
+from puma_engine.evaluation.metrics import PRIMARY_METRIC, Interval
 from puma_engine.evaluation.summaries import gain
 from puma_engine.pipeline.comparing import method_cost
 from puma_engine.pipeline.evaluating import method_kind, method_label
 from puma_engine.store import Run, Workspace
 
-# A metric that is made of users' values, so that gains have intervals; the paper's choice.
-STUDIED = {"rating": "rmse", "click": "uauc"}
 COLUMNS = [
     *("evaluation", "run", "name", "kind", "label", "backbone", "origin", "path", "steps"),
     *("source_runs", "sources", "hops", "strategy", "budget", "users_trained", "seed", "seconds"),
@@ -47,7 +45,7 @@ def evaluated_methods(
     scores = scores[scores["method"].isna()]
     rows = []
     for run in wanted:
-        name = metric or STUDIED[run.summary["task"]]
+        name = metric or PRIMARY_METRIC[run.summary["task"]]
         own = scores[(scores["run_id"] == run.id) & (scores["metric"] == name)]
         if len(own):
             facts = own.iloc[0][["value", "low", "high", "n"]].to_dict()

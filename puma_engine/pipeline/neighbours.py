@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from puma_engine.errors import DataError
-from puma_engine.pipeline.prompt_table_reader import PromptRows
+from puma_engine.pipeline.prompt_table_reader import PromptTableReader
 
 CENTRE_USERS = 65_536
 
@@ -22,7 +22,7 @@ class Space:
     table, if there are more. Memory: 4 bytes a user, and one block of vectors.
     """
 
-    def __init__(self, rows: PromptRows) -> None:
+    def __init__(self, rows: PromptTableReader) -> None:
         self.rows = rows
         self._norms = np.zeros(0, np.float32)
         self._centre = np.zeros(0, np.float32)

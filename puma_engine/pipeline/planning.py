@@ -136,7 +136,7 @@ def _sum(parts: Sequence[Prediction | None]) -> Prediction | None:
     return total
 
 
-def carry_out(
+def run_plan(
     ws: Workspace,
     sources: Sequence[Reference],
     targets: Sequence[Reference],

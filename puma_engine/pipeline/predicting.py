@@ -11,7 +11,7 @@ import numpy as np
 
 from puma_engine.errors import DataError
 from puma_engine.pipeline.backbones import load_backbone
-from puma_engine.pipeline.prompt_table_reader import PromptRows
+from puma_engine.pipeline.prompt_table_reader import PromptTableReader
 from puma_engine.pipeline.stage import Reference
 from puma_engine.pipeline.stored_prompts import load_items
 from puma_engine.store import Workspace
@@ -79,7 +79,7 @@ class Predictor:
         from puma_engine.backbone.tasks import get_task
         from puma_engine.backbone.templates import get_template
 
-        self.prompts = PromptRows(ws, prompts)
+        self.prompts = PromptTableReader(ws, prompts)
         self.run = self.prompts.run
         self.template = get_template(str(self.run.config["template"]))
         self.task = get_task(self.template.task)

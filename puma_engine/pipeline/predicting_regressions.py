@@ -31,7 +31,7 @@ from puma_engine.store import Run, Workspace
 REGRESSING = "regressing"
 
 
-def foresee(
+def predict_regressions(
     ws: Workspace,
     migration: Reference,
     *,

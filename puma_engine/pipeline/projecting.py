@@ -153,7 +153,7 @@ def _places(
     method, count = drawn.facts["method"], len(everybody.users)
     flats, spaces = (drawn.source, drawn.migrated), (drawn.space, drawn.migrated_space)
     parts = zip(vectors, spaces, flats, strict=True)
-    placing = [projection.Placing(*part, method) for part in parts]
+    placing = [projection.OutOfSampleProjector(*part, method) for part in parts]
     group = projection.Clusters(vectors[0], drawn.cluster)
     places, cluster = np.empty((2, count, 2), np.float32), np.empty(count, np.int16)
     for start in range(0, count, BLOCK):

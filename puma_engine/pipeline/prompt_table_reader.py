@@ -18,7 +18,7 @@ BLOCK = 4096
 SHOWN = 60
 
 
-class PromptRows:
+class PromptTableReader:
     """The prompt table of a finished prompts or migration run, without holding its vectors.
 
     user_ids: [users] strings in row order; tokens and width: the shape of one prompt. Raises

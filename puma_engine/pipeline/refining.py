@@ -11,7 +11,7 @@ from puma_engine.errors import ConfigError
 from puma_engine.pipeline.backbones import load_backbone
 from puma_engine.pipeline.fitting import fitted_outcome
 from puma_engine.pipeline.importing_data import load_dataset, task_of
-from puma_engine.pipeline.predicting_regressions import foresee
+from puma_engine.pipeline.predicting_regressions import predict_regressions
 from puma_engine.pipeline.selecting import selected_users
 from puma_engine.pipeline.stage import (
     Clock,
@@ -128,6 +128,6 @@ def _chosen(
         return None if selection is None else find(ws, selection, "selection")
     if selection is not None:
         raise ConfigError("Give a selection or a share of users to refine, not both.")
-    return foresee(
+    return predict_regressions(
         ws, moved, share=share, device=device, progress=progress, should_cancel=should_cancel
     )

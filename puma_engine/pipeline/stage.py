@@ -76,8 +76,8 @@ def run_stage(
         run = begin()
         return run if run.status == "finished" else _do(ws, run, work)
     # Nobody may look for the run before all have come this far.
-    distributed.tell("ready")
-    return (_lead if distributed.is_first() else _follow)(ws, begin, work, together)
+    distributed.broadcast("ready")
+    return (_lead if distributed.is_main_process() else _follow)(ws, begin, work, together)
 
 
 def _lead(ws: Workspace, begin: Callable[[], Run], work: Work, together: bool) -> Run:
@@ -86,27 +86,27 @@ def _lead(ws: Workspace, begin: Callable[[], Run], work: Work, together: bool) -
         run = begin()
         if run.status != "finished":
             if together:
-                distributed.tell({"work": run.id})
+                distributed.broadcast({"work": run.id})
             run = _do(ws, run, work)
     except PumaError as error:
-        distributed.tell({"error": str(error), "cancelled": isinstance(error, Cancelled)})
+        distributed.broadcast({"error": str(error), "cancelled": isinstance(error, Cancelled)})
         raise
-    distributed.tell({"done": run.id})
+    distributed.broadcast({"done": run.id})
     return run
 
 
 def _follow(ws: Workspace, _begin: Callable[[], Run], work: Work, _together: bool) -> Run:
     """Take part in what the first process does, and write nothing."""
-    said = distributed.tell(None)
+    said = distributed.broadcast(None)
     if "work" in said:
         folder = ws.work(said["work"])
         try:
             work(said["work"], folder, Clock(folder))
         except PumaError:
             # The same happened to the first process, which says what becomes of it.
-            distributed.tell(None)
+            distributed.broadcast(None)
             raise
-        said = distributed.tell(None)
+        said = distributed.broadcast(None)
     if "error" in said:
         raise (Cancelled if said["cancelled"] else StoreError)(said["error"])
     return ws.run(said["done"])

@@ -38,7 +38,7 @@ SUMMARY, USERS, BARS, GROUPS = "effects", "effects_users", "effects_bars", "effe
 
 
 @dataclass(frozen=True)
-class Fared:
+class UserImpact:
     """How users fare under a method against the comparison's reference.
 
     effects: its frame holds the users most likely to regress alone. better, worse: shares of
@@ -62,14 +62,16 @@ def effects_between(users: pd.DataFrame, evaluation: str, reference: str) -> Use
     return user_effects(frame.assign(reference=users[f"loss_{reference}"]))
 
 
-def fared(users: pd.DataFrame, evaluation: str, reference: str, *, ratings: bool) -> Fared:
+def measure_user_impact(
+    users: pd.DataFrame, evaluation: str, reference: str, *, ratings: bool
+) -> UserImpact:
     """Work out from a comparison's table "users" what is told of all of them."""
     effects = effects_between(users, evaluation, reference)
     frame = effects.frame
     gaps = with_values(frame, ratings=ratings)["gap"].to_numpy()
     fifths = {name: quantile_groups(users.set_index("user_id")[name]) for name in GROUPED_BY}
     kept = max(MOST_LISTED, len(effects.worse(LIKELY)))
-    return Fared(
+    return UserImpact(
         replace(effects, frame=frame.head(kept)),
         float((gaps < 0).mean()),
         float((gaps > 0).mean()),
@@ -79,7 +81,7 @@ def fared(users: pd.DataFrame, evaluation: str, reference: str, *, ratings: bool
     )
 
 
-def keep_effects(
+def store_user_impact(
     ws: Workspace,
     run_id: str,
     users: pd.DataFrame,
@@ -91,7 +93,7 @@ def keep_effects(
     """Work out how users fare under these evaluations and keep it with a running comparison."""
     parts: dict[str, list[pd.DataFrame]] = {SUMMARY: [], USERS: [], BARS: [], GROUPS: []}
     for evaluation in evaluations:
-        found = fared(users, evaluation, reference, ratings=ratings)
+        found = measure_user_impact(users, evaluation, reference, ratings=ratings)
         for name, frame in _frames(found).items():
             parts[name].append(frame.assign(evaluation=evaluation))
     for name, frames in parts.items():
@@ -99,7 +101,7 @@ def keep_effects(
             ws.put_table(run_id, name, pd.concat(frames, ignore_index=True))
 
 
-def kept_effects(ws: Workspace, run: Run, evaluation: str) -> Fared | None:
+def load_user_impact(ws: Workspace, run: Run, evaluation: str) -> UserImpact | None:
     """Read what a comparison keeps of an evaluation; None if it keeps nothing (older ones)."""
     if not any(file["name"] == SUMMARY for file in ws.artifacts(run.id)):
         return None
@@ -113,7 +115,7 @@ def kept_effects(ws: Workspace, run: Run, evaluation: str) -> Fared | None:
     facts: dict[str, Any] = dict(summary.iloc[0])
     parts = {name: frame.drop(columns="part") for name, frame in users.groupby("part")}
     by = {str(name): frame.drop(columns="by") for name, frame in groups.groupby("by")}
-    return Fared(
+    return UserImpact(
         UserEffects(
             parts["likely"].reset_index(drop=True),
             float(facts["threshold"]),
@@ -130,7 +132,7 @@ def kept_effects(ws: Workspace, run: Run, evaluation: str) -> Fared | None:
     )
 
 
-def _frames(found: Fared) -> dict[str, pd.DataFrame]:
+def _frames(found: UserImpact) -> dict[str, pd.DataFrame]:
     effects = found.effects
     seen = effects.repeated or Interval(np.nan, np.nan, np.nan, 0)
     facts = {"users": effects.users, "rows": effects.rows, "threshold": effects.threshold}

@@ -10,10 +10,10 @@ import pandas as pd
 from puma_engine.defaults import MARGIN
 from puma_engine.errors import DataError, StoreError
 from puma_engine.evaluation.user_effects import UserEffects
-from puma_engine.evaluation.verdict import Question, Verdict, judge
+from puma_engine.evaluation.verdict import ComparisonData, Verdict, judge
 from puma_engine.pipeline.comparing import comparison_users
 from puma_engine.pipeline.stage import Reference, find
-from puma_engine.pipeline.user_impact import Fared, fared, kept_effects
+from puma_engine.pipeline.user_impact import UserImpact, load_user_impact, measure_user_impact
 from puma_engine.store import Run, Workspace
 
 
@@ -26,12 +26,12 @@ def judge_comparison(ws: Workspace, comparison: Reference, *, margin: float = MA
     return judge(question_of(ws, comparison, margin=margin))
 
 
-def question_of(ws: Workspace, comparison: Reference, *, margin: float = MARGIN) -> Question:
+def question_of(ws: Workspace, comparison: Reference, *, margin: float = MARGIN) -> ComparisonData:
     """Return what `puma_engine.evaluation.verdict.judge` weighs for a comparison run."""
     run = find(ws, comparison, "comparison")
     methods = with_backbones(ws, ws.get_table(run.id, "methods"))
     facts = run.summary
-    return Question(
+    return ComparisonData(
         methods,
         ws.get_table(run.id, "comparison"),
         facts["main_metric"],
@@ -49,25 +49,25 @@ def _effects(ws: Workspace, run: Run, methods: pd.DataFrame) -> Callable[[str], 
 
     @functools.cache
     def effects(method: str) -> UserEffects | None:
-        found = users_fare(ws, run, evaluations[method])
+        found = user_impact_between(ws, run, evaluations[method])
         return None if found is None else found.effects
 
     return effects
 
 
-def users_fare(ws: Workspace, run: Run, evaluation: str) -> Fared | None:
+def user_impact_between(ws: Workspace, run: Run, evaluation: str) -> UserImpact | None:
     """How users fare under an evaluation of a comparison; None where a file is gone.
 
     It is read where the comparison keeps it, and worked out for older ones.
     """
     try:
-        kept = kept_effects(ws, run, evaluation)
+        kept = load_user_impact(ws, run, evaluation)
         if kept is not None:
             return kept
         users, ratings = comparison_users(ws, run), run.summary["task"] == "rating"
     except (StoreError, DataError):
         return None
-    return fared(users, evaluation, run.inputs["reference"], ratings=ratings)
+    return measure_user_impact(users, evaluation, run.inputs["reference"], ratings=ratings)
 
 
 def with_backbones(ws: Workspace, methods: pd.DataFrame) -> pd.DataFrame:

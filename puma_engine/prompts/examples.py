@@ -148,7 +148,7 @@ def reader_for(
     template: str,
     users: Sequence[str] | np.ndarray,
     learners: Sequence[str] | np.ndarray | None = None,
-    judges: Sequence[str] | np.ndarray | None = None,
+    early_stopping_users: Sequence[str] | np.ndarray | None = None,
 ) -> ReaderData:
     """Prepare the train and validation rows of some users; user numbers follow `users`.
 
@@ -157,7 +157,7 @@ def reader_for(
     reader, frames = _contexts(backbone, dataset, template, ("train", "validation"))
     chosen = [
         frame if own is None else frame[frame["user_id"].isin(set(own))]
-        for frame, own in zip(frames, (learners, judges), strict=True)
+        for frame, own in zip(frames, (learners, early_stopping_users), strict=True)
     ]
     train, validation = (_examples(frame, users) for frame in chosen)
     for name, examples in (("train", train), ("validation", validation)):

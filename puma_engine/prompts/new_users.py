@@ -13,8 +13,8 @@ from puma_engine.datasets import Dataset
 from puma_engine.errors import DataError
 from puma_engine.prompts.examples import ReaderData, split_examples
 from puma_engine.prompts.tuning import (
+    PromptEmbedding,
     PromptFitting,
-    PromptRows,
     PromptTable,
     make_head,
     start_items,
@@ -59,7 +59,7 @@ def fit_new_users(
     reader, rows = split_examples(backbone, dataset, template, "train", users)
     reader.prepare(rows.context)
     head = make_head(reader.task, rows, torch.Generator(), known.head).requires_grad_(False)
-    own = PromptRows(torch.from_numpy(known.vectors.mean(axis=0, keepdims=True)), len(users))
+    own = PromptEmbedding(torch.from_numpy(known.vectors.mean(axis=0, keepdims=True)), len(users))
     # What users share moved for all of the table; a few new ones cannot tell more of it.
     own.shared.requires_grad_(False)
     items = start_items(known.items, dataset, backbone)

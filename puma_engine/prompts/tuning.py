@@ -113,7 +113,7 @@ class SlotPart(nn.Module):
 Rows = TypeVar("Rows", bound=SlotPart)
 
 
-class PromptRows(SlotPart):
+class PromptEmbedding(SlotPart):
     """A vector that all rows share and each row's difference from it: base + unit * (shared + difference).
 
     base: [1 or n, l, width], which is not trained; differences start at 0, and weight decay
@@ -147,7 +147,7 @@ class PromptRows(SlotPart):
         return every.view(self.shape).float().cpu().numpy()
 
 
-class SlotTraining(nn.Module, Generic[Rows]):
+class PromptTuningModule(nn.Module, Generic[Rows]):
     """Trains what fills the prompt slot: the users' part, the items' if there is one, and the head."""
 
     def __init__(
@@ -190,7 +190,7 @@ class SlotTraining(nn.Module, Generic[Rows]):
         return value
 
 
-class PromptFitting(SlotTraining[PromptRows]):
+class PromptFitting(PromptTuningModule[PromptEmbedding]):
     """Trains the prompts themselves."""
 
     def table(self, dataset: Dataset, meta: dict[str, Any]) -> PromptTable:
@@ -205,7 +205,7 @@ class PromptFitting(SlotTraining[PromptRows]):
         return PromptTable(dataset.users, self.users.vectors(), head, meta, items)
 
 
-def unit_of(vectors: np.ndarray, backbone: FrozenBackbone) -> float:
+def step_scale(vectors: np.ndarray, backbone: FrozenBackbone) -> float:
     """How far a step should lead that starts from prompts [n, l, width], at least 1.
 
     It is how many times as large as the backbone's token embeddings the prompts are, as root mean
@@ -219,12 +219,12 @@ def unit_of(vectors: np.ndarray, backbone: FrozenBackbone) -> float:
 
 def start_items(
     table: ItemPrompts | None, dataset: Dataset, backbone: FrozenBackbone
-) -> PromptRows | None:
+) -> PromptEmbedding | None:
     """Rows of a data set's items that start from given prompts; the last row is all others'."""
     if table is None:
         return None
     every = np.concatenate([table.take(dataset.items["item_id"].to_numpy()), table.other[None]])
-    return PromptRows(torch.from_numpy(every), len(every), unit=unit_of(every, backbone))
+    return PromptEmbedding(torch.from_numpy(every), len(every), unit=step_scale(every, backbone))
 
 
 def fit_prompts(
@@ -290,18 +290,18 @@ def _fitting(
     users, width, items = len(dataset.users), backbone.width, None
     if start is not None:
         base = torch.from_numpy(start.take(dataset.users))
-        unit = unit_of(start.vectors, backbone)
-        own = PromptRows(base, users, trainable=trainable, unit=unit)
+        unit = step_scale(start.vectors, backbone)
+        own = PromptEmbedding(base, users, trainable=trainable, unit=unit)
         items = start_items(start.items, dataset, backbone)
     else:
         one = prompt.start == "shared" and trainable
         base = _draw((1 if one else users, prompt.tokens, width), prompt, generator)
-        own = PromptRows(base, users, trainable=trainable)
+        own = PromptEmbedding(base, users, trainable=trainable)
     head = make_head(data.task, data.train, generator, start.head if start else None)
     if items is None and prompt.item_tokens:
         # One row more than there are items: what an item that nobody rated gets.
         base = _draw((1, prompt.item_tokens, width), prompt, generator)
-        items = PromptRows(base, len(dataset.items) + 1, trainable=trainable)
+        items = PromptEmbedding(base, len(dataset.items) + 1, trainable=trainable)
     return PromptFitting(data, own, head, items)
 
 

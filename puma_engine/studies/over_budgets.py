@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from puma_engine.evaluation.metrics import PRIMARY_METRIC
 from puma_engine.studies.over_trainings import over_trainings
-from puma_engine.studies.results import MAIN
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def overall(report: dict[str, Any], dataset: str, against: str = "random") -> di
     rows = [row for row in report["rows"] if row["dataset"] == dataset and "strategy" in row]
     if not rows:
         return {}
-    metric = next(name for name in MAIN.values() if name in rows[0])
+    metric = next(name for name in PRIMARY_METRIC.values() if name in rows[0])
     scores: dict[str, dict[tuple[float, int], float]] = {}
     for row in rows:
         key = float(row["share"]), int(row["seed"])

@@ -6,10 +6,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from puma_engine.evaluation.metrics import HIGHER_IS_BETTER, NAMES
+from puma_engine.evaluation.metrics import HIGHER_IS_BETTER, NAMES, PRIMARY_METRIC
 from puma_engine.report import svg
 from puma_engine.studies.over_budgets import overall
-from puma_engine.studies.results import MAIN
 
 FRONTIERS = ("table3", "mixed")
 METHODS = {
@@ -75,7 +74,7 @@ def is_of_budgets(report: dict[str, Any]) -> bool:
 
 def metric_of(lines: list[dict[str, Any]]) -> str:
     """The main metric of some summary lines."""
-    return next(metric for metric in MAIN.values() if metric in lines[0])
+    return next(metric for metric in PRIMARY_METRIC.values() if metric in lines[0])
 
 
 def title_of(metric: str) -> str:

@@ -11,12 +11,12 @@ import pandas as pd
 
 from puma_engine import pipeline
 from puma_engine.evaluation import metrics
+from puma_engine.evaluation.metrics import PRIMARY_METRIC
 from puma_engine.store import Run, Workspace
 from puma_engine.studies.cells import LENT, Cell, Study
 from puma_engine.studies.over_trainings import over_trainings, p_over_trainings
 
 COSTS = ("seconds", "users_trained", "flops")
-MAIN = {"rating": "rmse", "click": "uauc"}
 
 
 def collect(
@@ -110,7 +110,7 @@ def differences_over_trainings(
     """
     found = []
     for line, pairs in _compared(study, rows):
-        metric = next(name for name in MAIN.values() if name in rows[pairs[0][0]])
+        metric = next(name for name in PRIMARY_METRIC.values() if name in rows[pairs[0][0]])
         values = [float(rows[one][metric]) - float(rows[other][metric]) for one, other in pairs]
         interval = over_trainings(values)
         if interval is not None:
@@ -184,13 +184,18 @@ class _Frames:
         firsts, seconds = ([self._aligned(cell, rows[keys]) for cell in side] for side in sides)
         found = metrics.bootstrap_difference(
             task,
-            MAIN[task],
+            PRIMARY_METRIC[task],
             rows["outcome"].to_numpy(np.float64),
             firsts,
             seconds,
             rows["user_id"].to_numpy(),
         )
-        line = {"metric": MAIN[task], "value": found.value, "low": found.low, "high": found.high}
+        line = {
+            "metric": PRIMARY_METRIC[task],
+            "value": found.value,
+            "low": found.low,
+            "high": found.high,
+        }
         return line | {"users": found.n_users, "p": _p(found)}
 
     def _aligned(self, cell: Cell, rows: pd.DataFrame) -> np.ndarray:

@@ -43,7 +43,7 @@ class DeviceMemory:
     free: int
 
 
-class Others:
+class CpuContention:
     """How many of the machine's cores other processes take, from when this was made on."""
 
     def __init__(self) -> None:

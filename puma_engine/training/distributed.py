@@ -20,17 +20,17 @@ def count() -> int:
     return max(1, _number("WORLD_SIZE", 1))
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     """Return whether this process is the one that writes and reports."""
     return count() == 1 or _number("RANK", 0) == 0
 
 
-def own_gpu(device: str) -> str:
+def local_device(device: str) -> str:
     """Return the GPU of this process, where several share a machine."""
     return f"cuda:{_number('LOCAL_RANK', 0)}" if count() > 1 and device != "cpu" else device
 
 
-def wants_cpu() -> bool:
+def cpu_requested() -> bool:
     """Return whether the launcher was told to leave GPUs alone."""
     return os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
 
@@ -42,7 +42,7 @@ def _number(name: str, default: int) -> int:
         return default
 
 
-def leave() -> None:
+def shutdown() -> None:
     """Take no more part in common work: threads that outlive it may abort the process at its end."""
     if count() == 1:
         return
@@ -52,17 +52,17 @@ def leave() -> None:
         torch.distributed.destroy_process_group()
 
 
-def tell(value: Any) -> Any:
+def broadcast(value: Any) -> Any:
     """Return the first process's value (JSON) in every process; all must call this."""
     import torch
     from accelerate import PartialState
-    from accelerate.utils import broadcast
+    from accelerate.utils import broadcast as broadcast_tensor
 
-    cpu = wants_cpu() or not torch.cuda.is_available()
+    cpu = cpu_requested() or not torch.cuda.is_available()
     state = PartialState(cpu=cpu, timeout=PATIENCE)
-    text = json.dumps(value).encode() if is_first() else b""
-    length = broadcast(torch.tensor([len(text)], device=state.device))
+    text = json.dumps(value).encode() if is_main_process() else b""
+    length = broadcast_tensor(torch.tensor([len(text)], device=state.device))
     data = torch.zeros(int(length), dtype=torch.uint8, device=state.device)
-    if is_first():
+    if is_main_process():
         data.copy_(torch.frombuffer(bytearray(text), dtype=torch.uint8))
-    return json.loads(bytes(broadcast(data).cpu().tolist()))
+    return json.loads(bytes(broadcast_tensor(data).cpu().tolist()))

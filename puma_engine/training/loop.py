@@ -55,8 +55,8 @@ class TrainingResult:
 def resolve_device(device: str | None) -> str:
     """Return a usable device name: the given one, or a GPU if there is one, else the CPU."""
     if device in (None, "auto"):
-        device = "cuda" if torch.cuda.is_available() and not distributed.wants_cpu() else "cpu"
-        return distributed.own_gpu(device)
+        device = "cuda" if torch.cuda.is_available() and not distributed.cpu_requested() else "cpu"
+        return distributed.local_device(device)
     try:
         kind = torch.device(str(device)).type
     except RuntimeError:
@@ -65,7 +65,7 @@ def resolve_device(device: str | None) -> str:
         raise ConfigError(
             f"The device {device!r} is not here; use cpu, or cuda where there is a GPU."
         )
-    return distributed.own_gpu(str(device))
+    return distributed.local_device(str(device))
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:

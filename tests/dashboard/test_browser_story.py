@@ -161,7 +161,7 @@ def plan(ws, browser, base, source):
     page.wait_for_url(re.compile("job="))
     address = page.url
     page.context.close()
-    finished(ws, "carry_out")
+    finished(ws, "run_plan")
     page = opened(browser, address)
     shows(page, "Finished")
     expect(page.get_by_role("spinbutton", name="Price of a device hour")).to_have_value("3.50")
@@ -205,7 +205,7 @@ def fail(ws, browser, base, source, moved):
         "targets": [moved.inputs["backbone"]],
         "strategy": "no **such**",
     }
-    job = jobs.enqueue(ws, "carry_out", args, title="A migration that fails")
+    job = jobs.enqueue(ws, "run_plan", args, title="A migration that fails")
     jobs.ensure_worker(ws)
     page = opened(browser, f"{base}/plan?job={job.id}")
     shows(page, "Failed")

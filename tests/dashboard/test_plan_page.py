@@ -130,7 +130,7 @@ def test_a_plan_is_launched_as_a_job_and_can_be_cancelled_and_resumed(world, mon
     app = open_page("plan", ws.root, monkeypatch, target=large.id, budget="6")
     app = press(app, "Launch the migration")
     job = jobs.jobs(ws)[0]
-    assert job.command == "carry_out" and job.status == "queued"
+    assert job.command == "run_plan" and job.status == "queued"
     assert job.args["sources"] == [source.id] and job.args["targets"] == [large.id]
     assert (job.args["strategy"], job.args["budget"]) == ("facility", 6)
     assert app.query_params["job"] in (job.id, [job.id])
@@ -144,12 +144,12 @@ def test_a_plan_is_launched_as_a_job_and_can_be_cancelled_and_resumed(world, mon
 def test_carrying_out_ends_in_a_comparison_and_the_page_shows_what_it_took(world, monkeypatch):
     ws, source, large = world
     settings = {"strategy": "random", "budget": 6, "training": QUICK, "adapter": SMALL}
-    only = pipeline.carry_out(ws, [source], [large], **settings)
+    only = pipeline.run_plan(ws, [source], [large], **settings)
     assert only.kind == "evaluation"
     again = pipeline.fit_prompts(
         ws, source.inputs["dataset"], large, role="retrained", training=QUICK
     )
-    done = pipeline.carry_out(ws, [source.id], [large.id], **settings)
+    done = pipeline.run_plan(ws, [source.id], [large.id], **settings)
     assert done.kind == "comparison" and set(done.inputs.values()) >= {only.id}
     assert {run.id for run in ws.lineage(done.id)} >= {again.id, source.id}
     found = pipeline.costs(
@@ -167,7 +167,7 @@ def test_carrying_out_ends_in_a_comparison_and_the_page_shows_what_it_took(world
     assert found.migration.evidence == (one,) and found.trained == 6 and found.users == 24
     job = jobs.enqueue(
         ws,
-        "carry_out",
+        "run_plan",
         {
             "sources": [source.id],
             "targets": [large.id],
@@ -190,7 +190,7 @@ def test_carrying_out_ends_in_a_comparison_and_the_page_shows_what_it_took(world
 def test_a_plan_with_many_of_both_is_refused(world):
     ws, source, large = world
     with pytest.raises(ConfigError, match="not 2 and 2"):
-        pipeline.carry_out(ws, [source] * 2, [large] * 2)
+        pipeline.run_plan(ws, [source] * 2, [large] * 2)
 
 
 def test_costs_in_words():

@@ -202,7 +202,7 @@ def test_neighbours_join_by_id_whatever_the_order(tmp_path, monkeypatch):
             run.id, "prompts", {"vectors": np.stack([vectors[u] for u in users])}, ids=users
         )
         ws.finish(run.id, seconds=1.0, device="cpu")
-        spaces.append(Space(pipeline.PromptRows(ws, run.id)))
+        spaces.append(Space(pipeline.PromptTableReader(ws, run.id)))
     lost = sorted(set(ids) - set(spaces[1].rows.user_ids.to_pylist()))
     user = next(one for one in ids if one not in lost)
     frame = neighbours(*spaces, user, most=39).set_index("user_id")

@@ -12,7 +12,7 @@ from puma_engine.evaluation.user_effects import (
     row_losses,
     user_effects,
 )
-from puma_engine.evaluation.verdict import Question, judge
+from puma_engine.evaluation.verdict import ComparisonData, judge
 
 BASE = ("Full retraining", "retrained", 1.0, None, 100.0)
 
@@ -34,7 +34,7 @@ def question(*methods, margin=0.01, effects=None, metric="rmse", users=500, **mo
         scores.append(
             {"method": label, "metric": metric, "value": value, "low": value, "high": value} | ends
         )
-    return Question(
+    return ComparisonData(
         pd.DataFrame(rows),
         pd.DataFrame(scores),
         metric,

@@ -2,11 +2,11 @@
 
 import itertools
 
-from puma_engine.jobs.loss_trace import MOST_POINTS, Trace
+from puma_engine.jobs.loss_trace import MOST_POINTS, LossTrace
 
 
 def test_losses_are_thinned_evenly_from_first_to_last():
-    trace = Trace()
+    trace = LossTrace()
     for step in range(5000):
         trace.add({"stage": "training", "step": step, "loss": 1 / (step + 1)})
     steps = [step for step, _loss in trace.stages["training"]]
@@ -16,7 +16,7 @@ def test_losses_are_thinned_evenly_from_first_to_last():
 
 
 def test_stages_are_kept_apart_and_reports_without_a_loss_leave_nothing():
-    trace = Trace()
+    trace = LossTrace()
     trace.add({"stage": "reading"})
     trace.add({"stage": "a", "step": 1, "loss": 2.0})
     trace.add({"stage": "b", "step": 1, "loss": 3.0})

@@ -7,7 +7,7 @@ from tiny import tiny_backbone_folder
 
 from puma_engine import pipeline
 from puma_engine.errors import ConfigError, DataError
-from puma_engine.maps.projection import Clusters, Placing, align, project
+from puma_engine.maps.projection import Clusters, OutOfSampleProjector, align, project
 from puma_engine.prompts.tuning import PromptTable
 from puma_engine.store import Workspace
 
@@ -166,7 +166,7 @@ def test_more_users_than_most_are_sampled_and_said(world):
 def test_principal_components_place_others_exactly():
     prompts = blobs()
     drawn = project(IDS, prompts, prompts, method="pca")
-    place = Placing(prompts[:60], drawn.space[:60], drawn.source[:60], "pca")
+    place = OutOfSampleProjector(prompts[:60], drawn.space[:60], drawn.source[:60], "pca")
     np.testing.assert_allclose(place(prompts), drawn.source, atol=1e-4)
 
 
@@ -175,7 +175,7 @@ def test_others_are_placed_among_the_drawn_users_who_are_nearest_to_them():
     drawn = project(IDS, prompts, prompts, method="pca", clusters=3)
     # Any map will do: here one on which each blob has its own corner.
     corner = np.eye(3)[drawn.cluster][:, :2]
-    place = Placing(prompts[::2], drawn.space[::2], corner[::2], "umap")
+    place = OutOfSampleProjector(prompts[::2], drawn.space[::2], corner[::2], "umap")
     np.testing.assert_allclose(place(prompts[::2]), corner[::2], atol=1e-6)
     np.testing.assert_allclose(place(prompts), corner, atol=1e-6)
     assert Clusters(prompts[::2], drawn.cluster[::2])(prompts).tolist() == drawn.cluster.tolist()

@@ -54,7 +54,7 @@ def test_every_chosen_user_trains_and_no_other(data):
         training=TrainingConfig(epochs=2, batch_size=16, patience=0),
         adapter=AdapterConfig(hidden=8),
         users=data.users[:6],
-        judges=10,
+        early_stopping_users=10,
     )
     rows = data.rows("train")["user_id"].isin(set(data.users[:6])).sum()
     assert moved.result.examples == 2 * rows

@@ -15,7 +15,7 @@ from puma_engine.config import TrainingConfig
 from puma_engine.defaults import small_adapter_training
 from puma_engine.errors import StoreError
 from puma_engine.store import Workspace
-from puma_engine.training.device import Others
+from puma_engine.training.device import CpuContention
 
 TRAINING = TrainingConfig(**QUICK)
 
@@ -97,7 +97,7 @@ def test_what_other_processes_take_of_the_cores_is_measured():
     spins = "import time; end = time.time() + 5\nwhile time.time() < end: pass"
     child = subprocess.Popen([sys.executable, "-c", spins])
     time.sleep(0.1)
-    others = Others()
+    others = CpuContention()
     time.sleep(0.6)
     taken = others.cores()
     child.kill()

@@ -13,7 +13,7 @@ from puma_engine.errors import ConfigError, NotFoundError, SelectionError
 from puma_engine.pipeline import load_prompts, method_cost
 from puma_engine.pipeline.evaluating import method_label
 from puma_engine.pipeline.predicting_regressions import ranked
-from puma_engine.prompts.tuning import PromptTable, fit_prompts, unit_of
+from puma_engine.prompts.tuning import PromptTable, fit_prompts, step_scale
 
 SHORT = {"epochs": 1, "batch_size": 64, "learning_rate": 0.01}
 SHAPE = {"hidden": 16}
@@ -110,7 +110,7 @@ def test_steps_reach_as_far_as_the_prompts_that_they_start_from_are_large(tmp_pa
     drawn = np.random.default_rng(0).normal(size=(len(data.users), 1, model.width))
     usual = model.token_norm() / model.width**0.5
     vectors = (times * usual * drawn / np.sqrt(np.mean(drawn**2))).astype(np.float32)
-    assert unit_of(vectors, model) == pytest.approx(max(1.0, times), rel=1e-5)
+    assert step_scale(vectors, model) == pytest.approx(max(1.0, times), rel=1e-5)
     start = PromptTable(data.users, vectors)
     # Of AdamW's first step every coordinate is the rate, whatever the gradient.
     once = TrainingConfig(

@@ -6,8 +6,13 @@ import pytest
 
 from puma_engine import pipeline
 from puma_engine.evaluation.user_effects import LIKELY, with_values
-from puma_engine.pipeline.user_impact import MOST_LISTED, effects_between, fared, kept_effects
-from puma_engine.pipeline.verdicts import users_fare
+from puma_engine.pipeline.user_impact import (
+    MOST_LISTED,
+    effects_between,
+    load_user_impact,
+    measure_user_impact,
+)
+from puma_engine.pipeline.verdicts import user_impact_between
 
 
 @pytest.fixture(scope="module", params=["rating", "click"])
@@ -20,7 +25,7 @@ def sides(world, name="few"):
     evaluation = world["runs"][name].id
     users = pipeline.comparison_users(ws, run)
     ratings = run.summary["task"] == "rating"
-    return kept_effects(ws, run, evaluation), fared(
+    return load_user_impact(ws, run, evaluation), measure_user_impact(
         users, evaluation, run.inputs["reference"], ratings=ratings
     )
 
@@ -58,11 +63,11 @@ def test_only_methods_with_prompts_are_kept_and_older_comparisons_are_worked_out
     others = {one.id for name, one in world["runs"].items() if name != "again"}
     assert set(summary["evaluation"]) == others and len(summary) == len(others)
     before = pipeline.judge_comparison(ws, run)
-    kept = users_fare(ws, run, world["runs"]["few"].id)
+    kept = user_impact_between(ws, run, world["runs"]["few"].id)
     with ws.transaction() as db:
         db.execute("DELETE FROM artifacts WHERE name LIKE 'effects%'")
     assert pipeline.judge_comparison(ws, run) == before
-    again = users_fare(ws, run, world["runs"]["few"].id)
+    again = user_impact_between(ws, run, world["runs"]["few"].id)
     assert again.effects.frame.head(MOST_LISTED)["user_id"].tolist() == (
         kept.effects.frame["user_id"].tolist()
     )

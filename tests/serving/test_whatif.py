@@ -192,7 +192,7 @@ def test_prompts_are_read_in_parts_as_in_one(world, monkeypatch):
     ws, run = world["ws"], world["runs"][0]
     table = pipeline.load_prompts(ws, run)
     monkeypatch.setattr("puma_engine.pipeline.prompt_table_reader.BLOCK", 3)
-    rows = pipeline.PromptRows(ws, run)
+    rows = pipeline.PromptTableReader(ws, run)
     blocks = list(rows.blocks())
     assert [start for start, _ in blocks] == [0, 3, 6]
     whole = np.concatenate([block for _, block in blocks]).reshape(table.vectors.shape)

@@ -65,9 +65,9 @@ def test_only_shared_work_may_be_launched_in_several(monkeypatch, tmp_path):
 
 
 def test_each_process_has_its_own_gpu(monkeypatch):
-    assert distributed.own_gpu("cuda") == "cuda" and distributed.is_first()
+    assert distributed.local_device("cuda") == "cuda" and distributed.is_main_process()
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("RANK", "3")
     monkeypatch.setenv("LOCAL_RANK", "3")
-    assert distributed.own_gpu("cuda") == "cuda:3" and distributed.own_gpu("cpu") == "cpu"
-    assert distributed.count() == 4 and not distributed.is_first()
+    assert distributed.local_device("cuda") == "cuda:3" and distributed.local_device("cpu") == "cpu"
+    assert distributed.count() == 4 and not distributed.is_main_process()

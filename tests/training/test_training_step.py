@@ -9,7 +9,7 @@ from puma_engine.config import AdapterConfig, PromptConfig, TrainingConfig
 from puma_engine.datasets import load_shipped
 from puma_engine.migration.adapter_training import train_migration
 from puma_engine.prompts.examples import reader_for
-from puma_engine.prompts.tuning import PromptFitting, PromptRows, fit_prompts, make_head
+from puma_engine.prompts.tuning import PromptEmbedding, PromptFitting, fit_prompts, make_head
 from puma_engine.training.step import Stepped, Stepper
 
 TEMPLATES = ("rating-item-first", "rating")
@@ -29,10 +29,12 @@ def fitting(backbone, data, template):
     """Users' and items' prompts of two tokens and one, drawn anew."""
     read = reader_for(backbone, data, template, data.users)
     generator = torch.Generator().manual_seed(1)
-    users = PromptRows(
+    users = PromptEmbedding(
         torch.rand((len(data.users), 2, backbone.width), generator=generator), len(data.users)
     )
-    items = PromptRows(torch.rand((1, 1, backbone.width), generator=generator), len(data.items) + 1)
+    items = PromptEmbedding(
+        torch.rand((1, 1, backbone.width), generator=generator), len(data.items) + 1
+    )
     return PromptFitting(read, users, make_head(read.task, read.train, generator), items)
 
 

@@ -19,11 +19,11 @@ from torch.nn import functional as F
 NAME = "puma_grouped"
 FEW_QUERIES = 512
 
-Pair = tuple[Tensor, Tensor]
-Kept = list[Pair]
-Weights = Callable[[Tensor, Tensor, Tensor, "float | None"], Pair]
+KeyValue = tuple[Tensor, Tensor]
+Kept = list[KeyValue]
+Weights = Callable[[Tensor, Tensor, Tensor, "float | None"], KeyValue]
 # As `attending.attend`: query, past, key, value, mask, scale; None for what it cannot compute.
-Attend = Callable[[Tensor, "Pair | None", Tensor, Tensor, Tensor, float], "Tensor | None"]
+Attend = Callable[[Tensor, "KeyValue | None", Tensor, Tensor, Tensor, float], "Tensor | None"]
 
 
 def joint_softmax(
@@ -115,7 +115,7 @@ def grouped_attention(
 
 def plain_attention(
     query: Tensor,
-    past: Pair | None,
+    past: KeyValue | None,
     key: Tensor,
     value: Tensor,
     mask: Tensor | None,

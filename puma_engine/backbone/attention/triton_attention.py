@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from puma_engine.backbone.attention.prefix_attention import Pair, plain_attention
+from puma_engine.backbone.attention.prefix_attention import KeyValue, plain_attention
 
 DTYPES = (torch.bfloat16, torch.float16)
 SMALLEST, MOST_ROWS, MOST_KEPT = 16, 64, 64
@@ -100,7 +100,7 @@ class Attention(torch.autograd.Function):
 
 
 def attend(
-    query: Tensor, past: Pair | None, key: Tensor, value: Tensor, mask: Tensor, scale: float
+    query: Tensor, past: KeyValue | None, key: Tensor, value: Tensor, mask: Tensor, scale: float
 ) -> Tensor | None:
     """Attend from query [B, heads, S, d] to kept keys, if any, and to key [B, kv_heads, S, d].
 
@@ -120,7 +120,7 @@ def attend(
     return found
 
 
-def fits(query: Tensor, past: Pair | None, key: Tensor, mask: Tensor) -> bool:
+def fits(query: Tensor, past: KeyValue | None, key: Tensor, mask: Tensor) -> bool:
     """Whether the kernels are for such numbers and such a mask, on whatever device."""
     keys = key.shape[2] + (0 if past is None else past[0].shape[2])
     same = {query.dtype, key.dtype, key.dtype if past is None else past[0].dtype}
