@@ -17,7 +17,7 @@ from puma_engine.evaluation.baselines import BASELINES
 from puma_engine.evaluation.metrics import PRIMARY_METRIC, Interval
 from puma_engine.evaluation.verdict import Verdict
 from puma_engine.pipeline.comparing import find_comparison
-from puma_engine.pipeline.evaluated_methods import evaluated_methods, gain_between
+from puma_engine.pipeline.method_survey import evaluated_methods, gain_between
 from puma_engine.pipeline.stage import slug
 from puma_engine.pipeline.verdicts import judge_comparison, with_backbones
 from puma_engine.store import Workspace
@@ -60,7 +60,7 @@ def place_of(run: Run) -> Place | None:
 
 
 def methods(place: Place, metric: str | None = None) -> pd.DataFrame:
-    """Return every method evaluated there (see puma_engine.pipeline.evaluated_methods)."""
+    """Return every method evaluated there (see puma_engine.pipeline.method_survey)."""
     return _methods(engine.root(), _stamp(), place.dataset, place.split, metric)
 
 

@@ -1,7 +1,7 @@
 """What many runs say together: model pairs, chains, fusions and selection strategies.
 
 Most functions take the table of evaluated methods of one data set and split that
-`puma_engine.pipeline.evaluated_methods` makes, and return a table to draw. Where several
+`puma_engine.pipeline.method_survey` makes, and return a table to draw. Where several
 runs answer the same question, the one that trained on most users counts, then the latest.
 """
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from puma_engine.errors import JobError, NotFoundError
 from puma_engine.jobs import processes
-from puma_engine.jobs.job import JOB_STATUSES, Job, arguments_to_json, job_of
+from puma_engine.jobs.job_record import JOB_STATUSES, Job, arguments_to_json, job_of
 from puma_engine.store import Workspace
 from puma_engine.store.records import now
 

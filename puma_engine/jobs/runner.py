@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from puma_engine.errors import Cancelled, JobError, PumaError, StoreError
 from puma_engine.jobs import processes
-from puma_engine.jobs.job import Job
+from puma_engine.jobs.job_record import Job
 from puma_engine.jobs.loss_trace import LossTrace
 from puma_engine.jobs.queue import job as get_job
 from puma_engine.jobs.queue import settle

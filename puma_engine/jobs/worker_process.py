@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from puma_engine.jobs.worker import Runner, run_command, worker
+from puma_engine.jobs.worker_loop import Runner, run_command, worker
 from puma_engine.store import Workspace
 
 

@@ -8,12 +8,12 @@ from puma_engine.pipeline.calibrating import calibrate
 from puma_engine.pipeline.commands import COMMANDS
 from puma_engine.pipeline.comparing import compare, comparison_users, find_comparison, method_cost
 from puma_engine.pipeline.demo import demo
-from puma_engine.pipeline.evaluated_methods import evaluated_methods, gain_between
 from puma_engine.pipeline.evaluating import evaluate, read_predictions
 from puma_engine.pipeline.exporting import embed_prompts, export_adapter, export_prompts
 from puma_engine.pipeline.fitting import fit_prompts
 from puma_engine.pipeline.importing_data import import_dataset, load_dataset
 from puma_engine.pipeline.importing_prompts import import_prompts
+from puma_engine.pipeline.method_survey import evaluated_methods, gain_between
 from puma_engine.pipeline.migrating import chain, migrate
 from puma_engine.pipeline.planning import costs, run_plan
 from puma_engine.pipeline.predicting import Prediction, Predictor, predict_title

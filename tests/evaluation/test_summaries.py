@@ -8,7 +8,7 @@ from tiny import tiny_backbone_folder
 from puma_engine import pipeline
 from puma_engine.errors import DataError
 from puma_engine.evaluation import metrics, summaries
-from puma_engine.pipeline.evaluated_methods import COLUMNS
+from puma_engine.pipeline.method_survey import COLUMNS
 from puma_engine.store import Workspace
 
 QUICK = {"epochs": 1, "batch_size": 64, "learning_rate": 1e-2}
@@ -163,8 +163,8 @@ def test_real_runs_are_surveyed_with_their_origin(tmp_path):
     for subject in (source, one, two, both, retrained):
         pipeline.evaluate(ws, subject)
     pipeline.evaluate(ws, "item_mean", dataset=data)
-    table = pipeline.evaluated_methods(ws, data.id, "test").set_index("run")
-    assert len(table) == 6 and pipeline.evaluated_methods(ws, data.id, "train").empty
+    table = pipeline.method_survey(ws, data.id, "test").set_index("run")
+    assert len(table) == 6 and pipeline.method_survey(ws, data.id, "train").empty
     assert table.loc[two.id, "path"] == ("llama", "qwen2", "llama")
     assert table.loc[two.id, "hops"] == 2 and table.loc[source.id, "hops"] == 0
     assert table.loc[one.id, ["strategy", "budget"]].tolist() == ["random", 4]

@@ -10,7 +10,7 @@ import pytest
 from job_helpers import reached, start_worker, status_of, wait_for, work, workspace
 
 from puma_engine import jobs
-from puma_engine.jobs import processes, queue, worker
+from puma_engine.jobs import processes, queue, worker_loop
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_a_job_whose_log_cannot_be_written_fails_and_says_so(ws):
 
 
 def test_job_that_does_not_listen_is_killed(ws, monkeypatch):
-    monkeypatch.setattr(worker, "CANCEL_SECONDS", 0.5)
+    monkeypatch.setattr(worker_loop, "CANCEL_SECONDS", 0.5)
     job = jobs.enqueue(ws, "count", {"steps": 1, "seconds": 60}, title="Deaf")
     thread = threading.Thread(target=work, args=(ws,))
     thread.start()

@@ -16,8 +16,8 @@ from puma_engine.errors import ConfigError, DataError
 from puma_engine.evaluation.prediction import predict
 from puma_engine.exchange.prompt_embeddings import read_embedded
 from puma_engine.migration.adapter_training import train_migration
-from puma_engine.pipeline.evaluated_methods import evaluated_methods
 from puma_engine.pipeline.evaluating import method_label
+from puma_engine.pipeline.method_survey import evaluated_methods
 from puma_engine.pipeline.planning import measured, retraining_of
 from puma_engine.pipeline.predicting import Predictor
 from puma_engine.pipeline.stored_prompts import load_prompts

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from puma_engine.errors import Cancelled, DataError
-from puma_engine.jobs import runner, worker, worker_process
+from puma_engine.jobs import runner, worker_loop, worker_process
 
 
 def count(ws, *, progress, should_cancel, steps=3, seconds=0.05, name="count", log=None):
@@ -64,7 +64,7 @@ def job_command(ws, job):
 
 
 if __name__ == "__main__":
-    runner.POLL_SECONDS = worker.POLL_SECONDS = 0.1
+    runner.POLL_SECONDS = worker_loop.POLL_SECONDS = 0.1
     role, *rest = sys.argv[1:]
     sys.exit(
         runner.main(rest, COMMANDS) if role == "job" else worker_process.main(rest, job_command)

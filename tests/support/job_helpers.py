@@ -8,7 +8,7 @@ from pathlib import Path
 import job_commands
 
 from puma_engine import jobs
-from puma_engine.jobs import processes, worker
+from puma_engine.jobs import processes, worker_loop
 from puma_engine.store import Workspace
 
 SCRIPT = str(Path(job_commands.__file__).resolve())
@@ -16,7 +16,7 @@ SCRIPT = str(Path(job_commands.__file__).resolve())
 
 def workspace(tmp_path, monkeypatch):
     """Yield a workspace; whatever still runs for it at the end is killed."""
-    monkeypatch.setattr(worker, "POLL_SECONDS", 0.1)
+    monkeypatch.setattr(worker_loop, "POLL_SECONDS", 0.1)
     ws = Workspace.open(tmp_path / "workspace", create=True)
     yield ws
     for row in [

@@ -13,7 +13,7 @@ from typing import Any
 
 from puma_engine.errors import JobError, StoreError
 from puma_engine.jobs import processes, queue
-from puma_engine.jobs.job import Job
+from puma_engine.jobs.job_record import Job
 from puma_engine.store import Workspace
 from puma_engine.store.records import now
 
