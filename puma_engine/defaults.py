@@ -1,7 +1,7 @@
 """Settings that suit the zoo and data sets of its size.
 
-The prompts' and the adapter's are near those that `benchmarks/goodbooks_migration.py` chose on
-validation rows of 10,206 users, with smaller batches for fewer users. The defaults in `config` are not the paper's for the training runs, since its
+The prompts' and the adapter's are near those that `puma study table2` chose on validation rows of
+10,206 users, with smaller batches for fewer users. The defaults in `config` are not the paper's for the training runs, since its
 3-billion-parameter models need other learning rates; `PAPER_PROMPTS` and `PAPER_ADAPTER` are.
 """
 
