@@ -10,7 +10,7 @@ import transformers
 from puma_engine.backbone import FrozenBackbone
 from puma_engine.backbone.loading import Source, describe, load_tokenizer
 from puma_engine.backbone.tokens import start_ids
-from puma_engine.backbone.zoo import zoo_folder
+from puma_engine.zoo import zoo_folder
 
 # Shapes from the models' published configurations; the tokenizer is the zoo's of that family.
 SHAPES: dict[str, tuple[str, str, dict[str, Any]]] = {

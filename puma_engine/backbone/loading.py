@@ -70,7 +70,7 @@ class Source:
 
 def locate(spec: str | Path, revision: str | None = None) -> Source:
     """Find a zoo name, a folder or a hub id; of the latter, pin the revision to a commit."""
-    from puma_engine.backbone.zoo import ZOO, zoo_folder
+    from puma_engine.zoo import ZOO, zoo_folder
 
     name = str(spec)
     if name in ZOO:

@@ -137,14 +137,14 @@ def _sample(file: Path) -> bytes:
 
 
 def _folder(spec: str) -> Path | None:
-    from puma_engine.backbone.zoo import ZOO, zoo_folder
+    from puma_engine.zoo import ZOO, zoo_folder
 
     folder = zoo_folder(spec) if spec in ZOO else Path(spec)
     return folder if folder.is_dir() else None
 
 
 def _absolute(spec: str | Path) -> str:
-    from puma_engine.backbone.zoo import ZOO
+    from puma_engine.zoo import ZOO
 
     text = str(spec)
     path = Path(text).expanduser()
@@ -156,7 +156,7 @@ def list_zoo() -> list[dict[str, Any]]:
     import json
     from dataclasses import asdict
 
-    from puma_engine.backbone.zoo import ZOO, zoo_folder
+    from puma_engine.zoo import ZOO, zoo_folder
 
     rows = []
     for name, entry in ZOO.items():

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from puma_engine.backbone.zoo import SHIPPED, ZOO, ZooEntry, get_entry, zoo_folder
 from puma_engine.errors import PumaError
 from puma_engine.files import sha256_file
 from puma_engine.training.loop import Progress, resolve_device, train
+from puma_engine.zoo import SHIPPED, ZOO, ZooEntry, get_entry, zoo_folder
 from research.zoo.cards import CARD_FIELDS, LICENCE, LICENCE_NOTE, readme
 from research.zoo.corpus import load_foundation
 from research.zoo.pretraining import Material, Pretraining, validate

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from puma_engine.backbone.zoo import ZooEntry
 from puma_engine.evaluation.metrics import NAMES
+from puma_engine.zoo import ZooEntry
 
 LICENCE = "CC-BY-SA-4.0"
 LICENCE_NOTE = (

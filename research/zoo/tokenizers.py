@@ -18,7 +18,7 @@ from tokenizers.trainers import BpeTrainer
 
 from puma_engine.backbone.tasks import TASKS
 from puma_engine.backbone.templates import TEMPLATES
-from puma_engine.backbone.zoo import POSITIONS, TokenizerPlan
+from puma_engine.zoo import POSITIONS, TokenizerPlan
 
 TEMPLATE_REPEATS = 400
 _WORDS = (

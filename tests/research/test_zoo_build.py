@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from puma_engine.backbone.zoo import ZOO
 from puma_engine.errors import Cancelled
 from puma_engine.files import sha256_file
+from puma_engine.zoo import ZOO
 from research.zoo.build import build_model, main
 from research.zoo.cards import CARD_FIELDS
 from research.zoo.corpus import load_foundation

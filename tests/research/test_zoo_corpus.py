@@ -8,9 +8,9 @@ import pytest
 from puma_engine.backbone.tasks import get_task
 from puma_engine.backbone.templates import TEMPLATES, Slot
 from puma_engine.backbone.tokens import answer_tokens, encode_text, start_ids
-from puma_engine.backbone.zoo import ZOO
 from puma_engine.datasets import is_foundation, load_shipped
 from puma_engine.errors import ConfigError
+from puma_engine.zoo import ZOO
 from research.zoo.corpus import (
     FOUNDATION,
     HISTORY_TOKENS,

@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from puma_engine.backbone.zoo import SHIPPED, ZOO, get_entry, zoo_folder
 from puma_engine.errors import NotFoundError
 from puma_engine.files import sha256_file
+from puma_engine.zoo import SHIPPED, ZOO, get_entry, zoo_folder
 from research.zoo.cards import CARD_FIELDS
 from research.zoo.tokenizers import train_tokenizer
 
@@ -90,9 +90,7 @@ def test_an_unknown_name_is_refused_with_the_names():
 
 
 def test_importing_the_registry_loads_no_torch():
-    code = (
-        "import sys, puma_engine.backbone.zoo as z; assert z.ZOO; sys.exit('torch' in sys.modules)"
-    )
+    code = "import sys, puma_engine.zoo as z; assert z.ZOO; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -6,7 +6,7 @@ from transformers import AutoTokenizer
 from puma_engine.backbone.tasks import get_task
 from puma_engine.backbone.templates import TEMPLATES
 from puma_engine.backbone.tokens import answer_tokens, encode_raw, encode_text, start_ids
-from puma_engine.backbone.zoo import ZOO
+from puma_engine.zoo import ZOO
 from research.zoo.corpus import continued_many, encode_many, load_foundation
 from research.zoo.tokenizers import train_tokenizer, training_texts
 

@@ -6,7 +6,6 @@ from itertools import combinations
 
 import pytest
 
-from puma_engine.backbone.zoo import SHIPPED, ZOO
 from puma_engine.datasets.shipped_location import data_root
 from puma_engine.errors import BackboneError
 from puma_engine.store import Workspace
@@ -16,6 +15,7 @@ from puma_engine.studies.builder import CLICK_PROMPT_GRID, PROMPT_GRID
 from puma_engine.studies.claims import CLAIMS
 from puma_engine.studies.render import label_of
 from puma_engine.studies.running import TRAINED
+from puma_engine.zoo import SHIPPED, ZOO
 from research.zoo.build import build_model
 from research.zoo.recipe import Recipe
 
