@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from dashboard.components.text import short
+from dashboard.components.formatting import short
 from dashboard.components.theme import (
     CATEGORIES,
     DIFFERENCES,
@@ -14,7 +14,7 @@ from dashboard.components.theme import (
     NEUTRAL,
     marker,
 )
-from dashboard.engine.comparing import summaries
+from dashboard.engine.comparisons import summaries
 
 LONGEST_LABEL = 44
 

@@ -8,10 +8,10 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import engine
-from dashboard.components import address, compare_figures, figures
-from dashboard.components.terms import term
+from dashboard.components import compare_figures, figures, query_params
+from dashboard.components.glossary import term
 from dashboard.components.theme import LOWER_IS_BETTER, rank
-from dashboard.engine import METRICS, Run, comparing
+from dashboard.engine import METRICS, Run, comparisons
 
 SHORT = {"rmse": "RMSE", "mae": "MAE", "accuracy": "Accuracy", "ndcg": "NDCG"} | {
     "auc": "AUC",
@@ -22,7 +22,7 @@ SHORT = {"rmse": "RMSE", "mae": "MAE", "accuracy": "Accuracy", "ndcg": "NDCG"} |
 
 def show(run: Run) -> None:
     """Draw the section."""
-    methods, scores = comparing.tables(engine.root(), run.id)
+    methods, scores = comparisons.tables(engine.root(), run.id)
     methods = ordered(methods)
     known = list(dict.fromkeys(scores["metric"]))
     with st.container(horizontal=True, vertical_alignment="bottom"):
@@ -42,7 +42,7 @@ def show(run: Run) -> None:
         "split; 95 % intervals from resampling users; the pinned baseline is marked."
     )
     figures.downloads(wide(methods, scores), "methods")
-    metric = address.choose(
+    metric = query_params.choose(
         "Metric of the figures",
         known,
         "metric",

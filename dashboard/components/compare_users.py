@@ -8,10 +8,10 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import engine, pages
-from dashboard.components import address, compare_figures, figures, states
+from dashboard.components import compare_figures, figures, page_states, query_params
 from dashboard.components.compare_methods import ordered
-from dashboard.engine import Run, comparing, gains
-from dashboard.engine.gains import Gains, Pair
+from dashboard.engine import Run, comparisons, user_impact
+from dashboard.engine.user_impact import Gains, Pair
 
 GROUPS = {
     "variance": "Variance of ratings",
@@ -39,20 +39,22 @@ COLUMNS = {
 
 def show(run: Run) -> None:
     """Draw the section."""
-    methods, _ = comparing.tables(engine.root(), run.id)
+    methods, _ = comparisons.tables(engine.root(), run.id)
     methods = ordered(methods)
     base = methods[methods["is_baseline"].astype(bool)].iloc[0]
     others = methods[
         (methods["kind"] != "baseline") & (methods["evaluation"] != base["evaluation"])
     ]
     if others.empty:
-        states.empty("Nobody to set against", "Compare a migration with full retraining.")
+        page_states.empty("Nobody to set against", "Compare a migration with full retraining.")
         return
     chosen = _method(run, others, base["method"])
-    pair = gains.Pair(run.id, chosen, base["evaluation"], run.summary["task"] == "rating")
-    found = gains.gains(engine.root(), pair)
+    pair = user_impact.Pair(run.id, chosen, base["evaluation"], run.summary["task"] == "rating")
+    found = user_impact.gains(engine.root(), pair)
     if found is None:
-        states.failed("The predictions behind this comparison are gone.", "Evaluate them again.")
+        page_states.failed(
+            "The predictions behind this comparison are gone.", "Evaluate them again."
+        )
         return
     unit = "RMSE of the user (stars)" if pair.ratings else "log loss of the user"
     _summary(found)
@@ -75,12 +77,12 @@ def show(run: Run) -> None:
 def _method(run: Run, others: pd.DataFrame, baseline: str) -> str:
     """The evaluation that is set against the baseline; first that of the verdict."""
     labels = dict(zip(others["evaluation"], others["method"], strict=True))
-    judged = comparing.verdict(engine.root(), run.id).method
+    judged = comparisons.verdict(engine.root(), run.id).method
     migrated = others.loc[others["kind"] == "migrated", "evaluation"].tolist()
     default = next((one for one in labels if labels[one] == judged), next(iter(migrated), None))
     left, right = st.columns(2)
     with left:
-        chosen = address.choose(
+        chosen = query_params.choose(
             "Method", list(labels), "user_method", labels=labels, default=default
         )
     with right:
@@ -94,7 +96,7 @@ def _summary(found: Gains) -> None:
         st.metric("Better off", f"{found.better:.0%}", border=True)
         st.metric("Worse off", f"{found.worse:.0%}", border=True)
         st.metric(
-            f"Surely regress ({gains.SURE:.0%} or more)",
+            f"Surely regress ({user_impact.SURE:.0%} or more)",
             f"{found.sure:,} of {found.users:,}",
             border=True,
             help="Most single differences are chance, because a user has few held-out rows. These "
@@ -126,19 +128,19 @@ def _scatter(found: Gains, unit: str) -> None:
 
 def _groups(pair: Pair, migration: str | None) -> None:
     st.subheader("Which groups gain or lose", divider="gray")
-    by = address.segment("Group users by", GROUPS, "group")
+    by = query_params.segment("Group users by", GROUPS, "group")
     grouping = by
     if by == "cluster":
-        known = gains.clusterings(migration)
+        known = user_impact.clusterings(migration)
         if not known:
-            states.empty(
+            page_states.empty(
                 "No clusters here",
                 "Choose users with a k-means strategy, such as `puma select RUN --strategy "
                 "kmeans-variance --share 0.1`, to see clusters.",
             )
             return
         grouping = known[0].id
-    table = gains.groups(engine.root(), pair, grouping)
+    table = user_impact.groups(engine.root(), pair, grouping)
     figures.show(
         compare_figures.group_differences(table),
         table,
@@ -163,7 +165,7 @@ def _regressing(pair: Pair, found: Gains) -> None:
         f"The {len(table):,} users most likely to regress, of {found.users:,}; "
         + ("RMSE in stars." if pair.ratings else "log loss.")
     )
-    figures.downloads(lambda: gains.everybody(engine.root(), pair), "users")
+    figures.downloads(lambda: user_impact.everybody(engine.root(), pair), "users")
 
 
 def listed(users: pd.DataFrame, comparison: str) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 import streamlit as st
 from streamlit.typing import PlotlyState
 
-from dashboard.components.text import escaped
+from dashboard.components.formatting import escaped
 
 Mode = Literal["points", "box", "lasso"]
 HEIGHT = 420

@@ -5,8 +5,8 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard import engine
-from dashboard.components import states
-from dashboard.components.terms import term
+from dashboard.components import page_states
+from dashboard.components.glossary import term
 from dashboard.engine import fitting
 
 
@@ -39,4 +39,4 @@ def form(backbones: list[engine.Run]) -> None:
                     f"Fitting is queued as job {job.id}; it goes on when you close the page."
                 )
             except engine.PumaError as error:
-                states.failed("Nothing was started.", error)
+                page_states.failed("Nothing was started.", error)

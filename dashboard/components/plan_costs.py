@@ -8,8 +8,8 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import engine
-from dashboard.components import address, amounts, jobs, states
-from dashboard.components.terms import term
+from dashboard.components import formatting, job_cards, page_states, query_params
+from dashboard.components.glossary import term
 from dashboard.engine import plans
 from dashboard.engine.plans import Costs, Plan, Prediction
 
@@ -22,7 +22,7 @@ def show(plan: Plan) -> dict[str, Any] | None:
     st.header("What it will cost", divider="gray")
     left, right = st.columns(2)
     with left:
-        device = address.choose(
+        device = query_params.choose(
             "Device",
             plans.devices(),
             "device",
@@ -72,8 +72,8 @@ def _row(name: str, found: Prediction | None, price: float) -> dict[str, Any]:
         return {"Way": name, "Time": "unknown"} | unknown | {"Measured runs": 0}
     return {
         "Way": name,
-        "Time": amounts.duration(found.seconds),
-        "Range": f"{amounts.duration(found.low)} to {amounts.duration(found.high)}"
+        "Time": formatting.duration(found.seconds),
+        "Range": f"{formatting.duration(found.low)} to {formatting.duration(found.high)}"
         if len(found.evidence) > 1
         else "of one run",
         "Device hours": f"{plans.hours(found.seconds):.3g}",
@@ -171,7 +171,7 @@ def _calibration(plan: Plan, costs: Costs, device: str) -> None:
     """Offer to measure what the prediction lacks, on a device of this machine; watch it."""
     job = plans.calibrating(plan)
     if job is not None:
-        states.live(_watched, REFRESH)(job.id)
+        page_states.live(_watched, REFRESH)(job.id)
         return
     lacking = plans.unmeasured(costs)
     if not lacking:
@@ -191,7 +191,7 @@ def _calibration(plan: Plan, costs: Costs, device: str) -> None:
     try:
         plans.calibrate(plan)
     except engine.PumaError as error:
-        states.failed("This is not measured now.", error)
+        page_states.failed("This is not measured now.", error)
         return
     st.rerun()
 
@@ -200,7 +200,7 @@ def _watched(job_id: str) -> None:
     job = engine.job(job_id)
     if job.status == "finished":
         st.rerun()
-    jobs.card(job)
+    job_cards.card(job)
 
 
 def against_reality(job: engine.Job) -> None:
@@ -211,8 +211,10 @@ def against_reality(job: engine.Job) -> None:
         return
     seconds = sum(run.seconds or 0.0 for run in made)
     cells = st.columns(3)
-    cells[0].metric("Predicted", amounts.duration(expected["seconds"]) if expected else "unknown")
-    cells[1].metric("Really", amounts.duration(seconds), help=term("run"))
+    cells[0].metric(
+        "Predicted", formatting.duration(expected["seconds"]) if expected else "unknown"
+    )
+    cells[1].metric("Really", formatting.duration(seconds), help=term("run"))
     if expected:
         cells[2].metric("Really / predicted", f"{seconds / expected['seconds']:.2f}")
         others = {run.device for run in made} - {expected["device"]}

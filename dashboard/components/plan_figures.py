@@ -8,7 +8,7 @@ from html import escape
 import pandas as pd
 import plotly.graph_objects as go
 
-from dashboard.components.text import short
+from dashboard.components.formatting import short
 from dashboard.components.theme import KINDS, NEUTRAL
 
 LONGEST = 34

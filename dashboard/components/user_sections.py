@@ -9,10 +9,10 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import engine, pages
-from dashboard.components import address, figures, person, states, terms
-from dashboard.components.text import escaped, short
+from dashboard.components import figures, glossary, page_states, query_params, user_figures
+from dashboard.components.formatting import escaped, short
 from dashboard.components.theme import rank
-from dashboard.engine import people
+from dashboard.engine import user_details
 
 MOST = 10
 QUESTION = "what-if-title"
@@ -31,20 +31,20 @@ KIND_NAMES = {
 }
 
 
-def neighbours(setting: people.Setting, user: str) -> None:
+def neighbours(setting: user_details.Setting, user: str) -> None:
     """The users with the most similar prompts, before and after."""
     tables = _tables(setting)
     if len(tables) < 2:
-        states.empty(
+        page_states.empty(
             "Only one prompt table",
             "Neighbours are compared between two spaces; migrate or fit these users on another "
             "backbone.",
         )
         return
     first, second = _two_spaces(tables)
-    frame = people.near(engine.root(), str(first.prompts), str(second.prompts), user, MOST)
+    frame = user_details.near(engine.root(), str(first.prompts), str(second.prompts), user, MOST)
     if frame.empty:
-        states.empty("No neighbours", "Nobody else has a prompt in these two tables.")
+        page_states.empty("No neighbours", "Nobody else has a prompt in these two tables.")
         return
     near_first, near_second = frame["first_place"] <= MOST, frame["second_place"] <= MOST
     frame = frame.assign(both=near_first & near_second)
@@ -59,7 +59,7 @@ def neighbours(setting: people.Setting, user: str) -> None:
         "everybody; 1 is the nearest."
     )
     figures.show(
-        person.neighbours_figure(frame, first, second),
+        user_figures.neighbours_figure(frame, first, second),
         frame.drop(columns=["both", "only"]),
         "user-neighbours",
         title="Neighbours in the upper right stay neighbours",
@@ -70,23 +70,28 @@ def neighbours(setting: people.Setting, user: str) -> None:
 
 
 def _two_spaces(
-    tables: Mapping[str, people.Method],
-) -> tuple[people.Method, people.Method]:
+    tables: Mapping[str, user_details.Method],
+) -> tuple[user_details.Method, user_details.Method]:
     labels = {key: method.label for key, method in tables.items()}
     kinds = {method.kind: key for key, method in list(tables.items())[::-1]}
     start = kinds.get("source", next(iter(tables)))
     other = kinds.get("migrated") or kinds.get("retrained") or list(tables)[-1]
     left, right = st.columns(2)
     with left:
-        first = address.choose("First space", list(tables), "space", labels=labels, default=start)
+        first = query_params.choose(
+            "First space", list(tables), "space", labels=labels, default=start
+        )
     with right:
         rest = [key for key in tables if key != first]
-        second = address.choose("Second space", rest, "beside", labels=labels, default=other)
+        second = query_params.choose("Second space", rest, "beside", labels=labels, default=other)
     return tables[first], tables[second]
 
 
 def _neighbour_table(
-    frame: pd.DataFrame, setting: people.Setting, first: people.Method, second: people.Method
+    frame: pd.DataFrame,
+    setting: user_details.Setting,
+    first: user_details.Method,
+    second: user_details.Method,
 ) -> None:
     shown = pd.DataFrame(
         {
@@ -115,44 +120,44 @@ def _neighbour_table(
     )
 
 
-def what_if(setting: people.Setting, user: str) -> None:
+def what_if(setting: user_details.Setting, user: str) -> None:
     """Ask what the user would think of any title."""
     tables = _tables(setting)
     st.markdown("##### What would this user think of …")
     # A form is filled in before it is sent, so the address is written only then.
     if QUESTION not in st.session_state:
-        st.session_state[QUESTION] = address.read("title", lambda _: True) or ""
+        st.session_state[QUESTION] = query_params.read("title", lambda _: True) or ""
     with st.form("what-if", border=False):
         left, right = st.columns([6, 1], vertical_alignment="bottom")
         title = left.text_input(
             "Title",
             key=QUESTION,
-            max_chars=people.LONGEST_TITLE,
+            max_chars=user_details.LONGEST_TITLE,
             placeholder="The Hobbit by J.R.R. Tolkien",
             help="Any text, known to the data set or not. Titles work best in the form that the data "
             "set's titles have.",
         )
         right.form_submit_button("Ask", type="primary", icon=":material/send:", width="stretch")
-    address.write("title", title if 0 < len(title) <= address.LONGEST else None)
-    chosen = address.choose_many(
+    query_params.write("title", title if 0 < len(title) <= query_params.LONGEST else None)
+    chosen = query_params.choose_many(
         "Prompts",
         list(tables),
         "prompts",
         labels={key: method.label for key, method in tables.items()},
         default=_asked(tables),
-        max_selections=people.MOST_ASKED,
+        max_selections=user_details.MOST_ASKED,
     )
     try:
         if not title.strip():
-            people.warm(chosen[: people.MOST_ASKED])
+            user_details.warm(chosen[: user_details.MOST_ASKED])
             st.caption("The models are being loaded while you type.")
             return
-        _answers([tables[one] for one in chosen[: people.MOST_ASKED]], user, title)
+        _answers([tables[one] for one in chosen[: user_details.MOST_ASKED]], user, title)
     except engine.PumaError as error:
-        states.failed("This question cannot be answered.", error)
+        page_states.failed("This question cannot be answered.", error)
 
 
-def _asked(tables: Mapping[str, people.Method]) -> list[str]:
+def _asked(tables: Mapping[str, user_details.Method]) -> list[str]:
     first: dict[str, str] = {}
     for key, method in tables.items():
         if method.kind in ("source", "migrated", "retrained"):
@@ -160,7 +165,7 @@ def _asked(tables: Mapping[str, people.Method]) -> list[str]:
     return list(first.values()) or list(tables)[:1]
 
 
-def _answers(methods: list[people.Method], user: str, title: str) -> None:
+def _answers(methods: list[user_details.Method], user: str, title: str) -> None:
     if not methods:
         st.info("Choose at least one prompt table.", icon=":material/touch_app:")
         return
@@ -180,9 +185,9 @@ def _answers(methods: list[people.Method], user: str, title: str) -> None:
     st.text(answer.title)
     if any(one.cut for _, one in found):
         st.caption("The title is longer than the models' budget; its end was not read.")
-    table = person.answers_table(found)
+    table = user_figures.answers_table(found)
     figures.show(
-        person.answers_figure(found),
+        user_figures.answers_figure(found),
         table,
         "user-what-if",
         title="How sure each model is of each answer",
@@ -199,43 +204,43 @@ def _answers(methods: list[people.Method], user: str, title: str) -> None:
 
 
 def _asked_each(
-    methods: list[people.Method], user: str, title: str
-) -> list[tuple[people.Method, people.Prediction]]:
+    methods: list[user_details.Method], user: str, title: str
+) -> list[tuple[user_details.Method, user_details.Prediction]]:
     """What each method answers. The old model may be switched off: the others answer without it."""
-    found: list[tuple[people.Method, people.Prediction]] = []
-    silent: list[tuple[people.Method, engine.PumaError]] = []
+    found: list[tuple[user_details.Method, user_details.Prediction]] = []
+    silent: list[tuple[user_details.Method, engine.PumaError]] = []
     with st.spinner("Asking; the first question loads the models…", show_time=True):
         for method in methods:
             try:
-                found.append((method, people.ask(str(method.prompts), user, title)))
+                found.append((method, user_details.ask(str(method.prompts), user, title)))
             except engine.PumaError as error:
                 silent.append((method, error))
     if not found:
         raise silent[0][1]
     for method, reason in silent:
-        states.failed(f"No answer from {escaped(method.label)}.", reason)
+        page_states.failed(f"No answer from {escaped(method.label)}.", reason)
     return found
 
 
-def lineage(setting: people.Setting, user: str) -> None:
+def lineage(setting: user_details.Setting, user: str) -> None:
     """Where the user's prompt came from, step by step."""
     tables = _tables(setting)
     kinds = {method.kind: key for key, method in list(tables.items())[::-1]}
-    chosen = address.choose(
+    chosen = query_params.choose(
         "Prompts",
         list(tables),
         "run",
         labels={key: method.label for key, method in tables.items()},
         default=kinds.get("migrated"),
-        help=terms.term("lineage"),
+        help=glossary.term("lineage"),
     )
-    steps = people.lineage(chosen)
+    steps = user_details.lineage(chosen)
     st.markdown(f"##### {len(steps)} steps from the data to this user's prompt")
     for place, run in enumerate(steps, start=1):
         _step(place, run, user)
 
 
-def _step(place: int, run: people.Run, user: str) -> None:
+def _step(place: int, run: user_details.Run, user: str) -> None:
     kind = KIND_NAMES.get(run.kind, run.kind)
     cost = f":gray[{escaped(_cost(run), 120)}]"
     with st.expander(f"{place}. **{kind}** {escaped(run.name)} · {cost}"):
@@ -243,13 +248,13 @@ def _step(place: int, run: people.Run, user: str) -> None:
             page, name = PAGE_OF[run.kind]
             pages.link(page, **{name: run.id})
         rows = [("id", run.id), ("finished", f"{str(run.finished)[:19].replace('T', ' ')} UTC")]
-        rows += people.settings_rows(run.config)
+        rows += user_details.settings_rows(run.config)
         rows += [("seed", str(run.seed))] if run.seed is not None else []
-        rows += people.settings_rows(run.cost, "cost: ")
-        rows += people.settings_rows(dict(run.versions), "version of ")
+        rows += user_details.settings_rows(run.cost, "cost: ")
+        rows += user_details.settings_rows(dict(run.versions), "version of ")
         st.dataframe(pd.DataFrame(rows, columns=["Setting", "Value"]), hide_index=True)
     if run.kind == "selection":
-        inside = people.trained_on(engine.root(), run.id, user)
+        inside = user_details.trained_on(engine.root(), run.id, user)
         st.caption(
             ":material/check: This user was among those who trained the adapter."
             if inside
@@ -257,7 +262,7 @@ def _step(place: int, run: people.Run, user: str) -> None:
         )
 
 
-def _cost(run: people.Run) -> str:
+def _cost(run: user_details.Run) -> str:
     elsewhere = run.cost.get("fitting_seconds")
     parts = [f"{run.seconds:,.1f} s on {run.device}" if run.seconds is not None else ""]
     if elsewhere is not None:
@@ -267,6 +272,6 @@ def _cost(run: people.Run) -> str:
     return " · ".join(part for part in parts if part)
 
 
-def _tables(setting: people.Setting) -> dict[str, people.Method]:
+def _tables(setting: user_details.Setting) -> dict[str, user_details.Method]:
     ordered = sorted(setting.with_prompts(), key=lambda method: rank(method.kind))
     return {str(method.prompts): method for method in ordered}

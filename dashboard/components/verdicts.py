@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard.components.theme import Status
-from dashboard.engine.comparing import MARGIN, Verdict
+from dashboard.engine.comparisons import MARGIN, Verdict
 
 LOOKS = {
     "migrate": ("Migrate", ":material/check_circle:", "green"),

@@ -6,17 +6,17 @@ import streamlit as st
 
 from dashboard import engine, pages
 from dashboard.components import (
-    address,
+    compare_experiments,
     compare_methods,
-    compare_picker,
-    compare_studies,
     compare_users,
-    jobs,
-    states,
+    comparison_picker,
+    job_cards,
+    page_states,
+    query_params,
     verdicts,
 )
-from dashboard.components.terms import glossary
-from dashboard.engine import Run, comparing
+from dashboard.components.glossary import glossary
+from dashboard.engine import Run, comparisons
 
 VIEWS = {
     "methods": "Methods and costs",
@@ -28,37 +28,39 @@ VIEWS = {
 }
 
 
-@states.guarded
+@page_states.guarded
 def page() -> None:
     """Draw the page."""
     st.title("Compare")
-    run = compare_picker.pick()
+    run = comparison_picker.pick()
     if run is not None:
-        with states.caught(
+        with page_states.caught(
             "This comparison cannot be shown whole; choose another, or make it again."
         ):
             _comparison(run)
     st.header("Jobs", divider="gray")
     pages.link("plan", label="Plan a migration")
-    jobs.watch()
+    job_cards.watch()
     glossary("migrated", "retrained", "shuffled control", "random prompts", "baseline", "interval")
 
 
 def _comparison(run: Run) -> None:
     # Judged before its frame is drawn, which would stand there empty.
-    comparing.verdict(engine.root(), run.id)
+    comparisons.verdict(engine.root(), run.id)
     _verdict(run)
-    view = address.segment("View", VIEWS, "view", label_visibility="collapsed")
+    view = query_params.segment("View", VIEWS, "view", label_visibility="collapsed")
     if view == "methods":
         compare_methods.show(run)
     elif view == "users":
         compare_users.show(run)
     else:
-        place = comparing.place_of(run)
+        place = comparisons.place_of(run)
         if place is None:
-            states.failed("The data set of this comparison is gone.", "Choose another comparison.")
+            page_states.failed(
+                "The data set of this comparison is gone.", "Choose another comparison."
+            )
         else:
-            compare_studies.SECTIONS[view](place)
+            compare_experiments.SECTIONS[view](place)
 
 
 def _verdict(run: Run) -> None:
@@ -68,7 +70,7 @@ def _verdict(run: Run) -> None:
         with right:
             margin = verdicts.margin()
             pages.link("reports", label="Make a report", comparison=run.id)
-        verdict = comparing.verdict(engine.root(), run.id, margin)
+        verdict = comparisons.verdict(engine.root(), run.id, margin)
         with left:
             verdicts.headline(verdict)
         verdicts.reasons(verdict)

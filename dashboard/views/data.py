@@ -8,11 +8,19 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from dashboard import engine, pages
-from dashboard.components import address, amounts, figures, importing, jobs, states, tables
-from dashboard.components.terms import glossary, term
-from dashboard.components.text import short
+from dashboard.components import (
+    dataset_import,
+    figures,
+    formatting,
+    job_cards,
+    page_states,
+    query_params,
+    row_selection,
+)
+from dashboard.components.formatting import short
+from dashboard.components.glossary import glossary, term
 from dashboard.components.theme import KINDS
-from dashboard.engine import data
+from dashboard.engine import datasets
 
 # The paper's Table 1, for scale.
 PAPER = (
@@ -27,13 +35,13 @@ SCALE = {"rating": "Rating (stars)", "click": "Clicked (1) or not (0)"}
 def page() -> None:
     """Draw the page."""
     st.title("Data")
-    view = address.segment("What to do", VIEWS, "view", label_visibility="collapsed")
-    with states.caught("The data sets cannot be shown."):
+    view = query_params.segment("What to do", VIEWS, "view", label_visibility="collapsed")
+    with page_states.caught("The data sets cannot be shown."):
         if view == "import":
-            importing.panel()
+            dataset_import.panel()
             if engine.has_workspace():
                 st.header("Imports", divider="gray")
-                jobs.watch(5, ("import_dataset",))
+                job_cards.watch(5, ("import_dataset",))
         else:
             _data_sets()
     glossary("held-out", "variance", "run")
@@ -42,7 +50,7 @@ def page() -> None:
 def _data_sets() -> None:
     runs = engine.runs("dataset") if engine.has_workspace() else []
     if not runs:
-        states.empty(
+        page_states.empty(
             "No data sets yet",
             "A data set holds who met which item with what outcome: ratings from 1 to 5, or clicks. "
             "Go to **Import** above to bring in a file, or one of the sets that ship with PUMA.",
@@ -52,9 +60,9 @@ def _data_sets() -> None:
     root = engine.root()
     _table_one(root, runs)
     names = {run.id: f"{run.name} · {run.id[:6]}" for run in runs}
-    chosen = address.choose("Data set", [run.id for run in runs], "dataset", labels=names)
-    with states.caught("This data set cannot be shown whole."):
-        facts = data.facts(root, chosen)
+    chosen = query_params.choose("Data set", [run.id for run in runs], "dataset", labels=names)
+    with page_states.caught("This data set cannot be shown whole."):
+        facts = datasets.facts(root, chosen)
         _facts(facts)
         _charts(root, chosen, facts)
         _report(next(run for run in runs if run.id == chosen))
@@ -64,7 +72,7 @@ def _data_sets() -> None:
 def _table_one(root: str, runs: list[engine.Run]) -> None:
     rows = []
     for run in runs:
-        facts = data.facts(root, run.id)
+        facts = datasets.facts(root, run.id)
         sizes = [facts[key] for key in ("users", "items", "records")]
         rows.append([run.name, facts["task"], *sizes])
     if st.toggle("Beside the data sets of the paper", key="paper", bind="query-params"):
@@ -97,9 +105,9 @@ def _table_one(root: str, runs: list[engine.Run]) -> None:
 def _facts(facts: dict) -> None:
     spread, rows = facts["rows_per_user"], facts["rows"]
     shown = {
-        "Users": amounts.count(facts["users"]),
-        "Items": amounts.count(facts["items"]),
-        "Records": amounts.count(facts["records"]),
+        "Users": formatting.count(facts["users"]),
+        "Items": formatting.count(facts["items"]),
+        "Records": formatting.count(facts["records"]),
         "Records each": f"{spread['median']:,.0f}",
         "Mean outcome": f"{facts['mean_outcome']:.2f}",
         "Train / validation / test": " / ".join(
@@ -111,7 +119,7 @@ def _facts(facts: dict) -> None:
 
 
 def _charts(root: str, dataset: str, facts: dict) -> None:
-    users = data.profiles(root, dataset, "user")
+    users = datasets.profiles(root, dataset, "user")
     left, middle, right = st.columns(3)
     outcomes = pd.DataFrame(
         {"outcome": list(facts["outcomes"]), "share": list(facts["outcomes"].values())}
@@ -200,8 +208,10 @@ def _report(run: engine.Run) -> None:
 def _browse(root: str, dataset: str, task: str) -> None:
     st.header("Browse", divider="gray")
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        items = address.segment("Browse", {"user": "Users", "item": "Items"}, "browse") == "item"
-        what: data.What = "item" if items else "user"
+        items = (
+            query_params.segment("Browse", {"user": "Users", "item": "Items"}, "browse") == "item"
+        )
+        what: datasets.What = "item" if items else "user"
         text = st.text_input(
             "Find",
             key="find",
@@ -209,12 +219,12 @@ def _browse(root: str, dataset: str, task: str) -> None:
             placeholder="Part of an id or a title",
             max_chars=200,
         )
-    frame, matches = data.find(data.profiles(root, dataset, what), text[:200])
+    frame, matches = datasets.find(datasets.profiles(root, dataset, what), text[:200])
     st.caption(
         f"{matches:,} {what}s match; the {len(frame):,} with most records are shown. "
         f"Pick one to see its records."
     )
-    one = tables.pick(
+    one = row_selection.pick(
         frame,
         frame[f"{what}_id"].tolist(),
         what,
@@ -225,7 +235,7 @@ def _browse(root: str, dataset: str, task: str) -> None:
         _records(root, dataset, what, one)
 
 
-def _profile_columns(what: data.What, task: str) -> dict:
+def _profile_columns(what: datasets.What, task: str) -> dict:
     mean = "Mean rating (stars)" if task == "rating" else "Share clicked"
     return {
         f"{what}_id": st.column_config.TextColumn(what.capitalize()),
@@ -237,8 +247,8 @@ def _profile_columns(what: data.What, task: str) -> dict:
     }
 
 
-def _records(root: str, dataset: str, what: data.What, one: str) -> None:
-    rows = data.rows_of(root, dataset, what, one)
+def _records(root: str, dataset: str, what: datasets.What, one: str) -> None:
+    rows = datasets.rows_of(root, dataset, what, one)
     with st.container(horizontal=True, vertical_alignment="center"):
         st.text(f"{len(rows):,} records of {what} {short(one)}", width="content")
         if what == "user":

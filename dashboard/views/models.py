@@ -6,9 +6,16 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import engine
-from dashboard.components import address, amounts, fitting, jobs, states, tables
-from dashboard.components.terms import glossary, term
-from dashboard.components.text import escaped, short
+from dashboard.components import (
+    fitting,
+    formatting,
+    job_cards,
+    page_states,
+    query_params,
+    row_selection,
+)
+from dashboard.components.formatting import escaped, short
+from dashboard.components.glossary import glossary, term
 from dashboard.components.theme import KINDS, Status, rank
 from dashboard.engine import models
 
@@ -28,7 +35,7 @@ def page() -> None:
         if backbones:
             _side_by_side(backbones)
         else:
-            states.empty(
+            page_states.empty(
                 "No models yet",
                 "A migration needs the model that prompts were made for and the one that they move "
                 "to. Add them below: a shipped model, a hub id such as owner/name, or a folder.",
@@ -37,10 +44,10 @@ def page() -> None:
         st.header("Add a model", divider="gray")
         _add()
         if engine.has_workspace():
-            jobs.watch(3, ("add_backbone", "fit_prompts"))
+            job_cards.watch(3, ("add_backbone", "fit_prompts"))
             _refused()
     except engine.PumaError as error:
-        states.failed("The models cannot be shown.", error)
+        page_states.failed("The models cannot be shown.", error)
     glossary("backbone", "source prompts", "target", "template", "answer tokens")
 
 
@@ -52,7 +59,9 @@ def _side_by_side(backbones: list[engine.Run]) -> None:
     chosen = {}
     for column, (side, label) in zip(st.columns(2), SIDES.items(), strict=True):
         with column:
-            one = address.choose(label, list(by_id), side, labels=labels, default=defaults[side])
+            one = query_params.choose(
+                label, list(by_id), side, labels=labels, default=defaults[side]
+            )
             chosen[side] = by_id[one]
     if chosen["source"].id == chosen["target"].id and len(backbones) > 1:
         st.caption("Both sides show the same model; choose two to compare.")
@@ -74,7 +83,7 @@ def _facts(chosen: dict[str, engine.Run]) -> None:
     st.dataframe(
         frame,
         hide_index=True,
-        height=tables.height(len(frame)),
+        height=row_selection.height(len(frame)),
         alt="Facts of the source and the target model",
     )
     for side, run in chosen.items():
@@ -98,8 +107,8 @@ def _memory(chosen: dict[str, engine.Run]) -> None:
                 share = need.need / need.device.free if need.device.free else 1.0
                 st.progress(
                     min(share, 1.0),
-                    text=f"{amounts.size(need.need)} in {need.precision}, of "
-                    f"{amounts.size(need.device.free)} free ({amounts.size(need.device.total)} in all)",
+                    text=f"{formatting.size(need.need)} in {need.precision}, of "
+                    f"{formatting.size(need.device.free)} free ({formatting.size(need.device.total)} in all)",
                 )
     st.caption(
         "The weights alone; kept item texts, batches and an adapter's training come on top, so "
@@ -115,7 +124,7 @@ def _tokens(chosen: dict[str, engine.Run], usual: str | None) -> None:
     if not templates:
         st.info("These models were added by an older version; add them again to see this.")
         return
-    name = address.choose(
+    name = query_params.choose(
         "Template",
         list(templates),
         "template",
@@ -190,7 +199,7 @@ def _add() -> None:
                 job = models.add(spec or "", revision, name)
                 st.success(f"The check is queued as job {job.id}. A hub model is downloaded first.")
             except engine.PumaError as error:
-                states.failed("This model cannot be added.", error)
+                page_states.failed("This model cannot be added.", error)
 
 
 def _refused() -> None:

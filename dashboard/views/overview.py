@@ -6,11 +6,11 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import engine, pages
-from dashboard.components import amounts, jobs, states, verdicts
-from dashboard.components.terms import glossary, term
-from dashboard.components.text import short
+from dashboard.components import formatting, job_cards, page_states, verdicts
+from dashboard.components.formatting import short
+from dashboard.components.glossary import glossary, term
 from dashboard.components.theme import KINDS, rank
-from dashboard.engine import comparing, overview
+from dashboard.engine import comparisons, overview
 
 COUNTED = {
     "dataset": ("Data sets", "Interactions of users with items, split into train and test."),
@@ -34,11 +34,11 @@ def page() -> None:
     """Draw the page."""
     st.title("Overview")
     if "begin-error" in st.session_state:
-        states.failed("The example was not started.", st.session_state.pop("begin-error"))
+        page_states.failed("The example was not started.", st.session_state.pop("begin-error"))
     if not engine.has_workspace():
         _begin()
         return
-    with states.caught("The workspace cannot be read."):
+    with page_states.caught("The workspace cannot be read."):
         _workspace()
     glossary("soft prompt", "backbone", "adapter", "migration", "run", "job")
 
@@ -51,10 +51,10 @@ def _workspace() -> None:
         else:
             _next_step(by_kind)
         _counts(by_kind)
-    elif not any(job.status in jobs.ACTIVE for job in engine.jobs()):
+    elif not any(job.status in job_cards.ACTIVE for job in engine.jobs()):
         _begin()
     st.header("Jobs", divider="gray")
-    jobs.watch(4)
+    job_cards.watch(4)
     pages.link("jobs", label="All jobs")
     if by_kind["prompts"] or by_kind["migration"]:
         _prompts(by_kind)
@@ -62,7 +62,7 @@ def _workspace() -> None:
 
 def _begin() -> None:
     """Nothing is here: say in three steps how to begin, and begin at one click."""
-    states.empty(
+    page_states.empty(
         "Nothing here yet",
         "PUMA moves users' soft prompts from an old language model to a new one, and tells you "
         "whether that is as good as learning them again.",
@@ -109,19 +109,19 @@ def _next_step(by_kind: dict[str, list[engine.Run]]) -> None:
         pages.link(name, label=label, **({"view": "import"} if name == "data" else {}))
 
 
-def _verdict(comparisons: list[engine.Run], evaluations: list[engine.Run]) -> None:
-    last = comparisons[0]
+def _verdict(finished: list[engine.Run], evaluations: list[engine.Run]) -> None:
+    last = finished[0]
     try:
-        found = comparing.verdict(engine.root(), last.id)
+        found = comparisons.verdict(engine.root(), last.id)
     except engine.PumaError as error:
-        states.failed("The last comparison cannot be judged.", error)
+        page_states.failed("The last comparison cannot be judged.", error)
         return
     with st.container(border=True):
-        st.caption(f"What the last comparison says ({amounts.ago(last.created)})")
+        st.caption(f"What the last comparison says ({formatting.ago(last.created)})")
         verdicts.headline(found)
         newer = overview.newer_evaluations(last, evaluations)
         if newer:
-            states.stale(
+            page_states.stale(
                 f"{len(newer)} newer evaluation{'s are' if len(newer) > 1 else ' is'} not in it; "
                 "make another comparison to weigh them too."
             )

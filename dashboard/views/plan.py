@@ -7,8 +7,16 @@ from typing import TypeVar
 import streamlit as st
 
 from dashboard import engine, pages
-from dashboard.components import address, figures, jobs, losses, plan_costs, plan_figures, states
-from dashboard.components.terms import glossary, term
+from dashboard.components import (
+    figures,
+    job_cards,
+    page_states,
+    plan_costs,
+    plan_figures,
+    query_params,
+    training_loss,
+)
+from dashboard.components.glossary import glossary, term
 from dashboard.engine import plans
 from dashboard.engine.plans import PRESETS, Plan, TrainingConfig
 
@@ -22,13 +30,13 @@ REFRESH = 2.0
 Number = TypeVar("Number", int, float)
 
 
-@states.guarded
+@page_states.guarded
 def page() -> None:
     """Draw the page."""
     st.title("Plan a migration")
     sources, targets = engine.sources(), engine.backbones()
     if not sources or not targets:
-        states.empty(
+        page_states.empty(
             "Nothing to migrate yet",
             "A plan needs source prompts and a target model. Add a model, and fit or import prompts.",
             icon=":material/route:",
@@ -47,7 +55,7 @@ def page() -> None:
 
 
 def _put_together(sources: list[engine.Run], targets: list[engine.Run]) -> Plan:
-    topology = address.segment("Topology", TOPOLOGIES, "topology")
+    topology = query_params.segment("Topology", TOPOLOGIES, "topology")
     st.caption(ABOUT[topology])
     names = {run.id: f"{run.name} ({run.id[:6]})" for run in [*sources, *targets]}
     ids, models = [run.id for run in sources], [run.id for run in targets]
@@ -55,22 +63,24 @@ def _put_together(sources: list[engine.Run], targets: list[engine.Run]) -> Plan:
     with left:
         if topology == "merge":
             label = "Source prompts, two or more"
-            chosen = address.choose_many(label, ids, "sources", labels=names)
+            chosen = query_params.choose_many(label, ids, "sources", labels=names)
         else:
             chosen = [
-                address.choose(
+                query_params.choose(
                     "Source prompts", ids, "source", labels=names, default=_first_source(sources)
                 )
             ]
     with right:
         if topology == "chain":
             label = "Target models, in order"
-            ways = address.choose_many(label, models, "targets", labels=names)
+            ways = query_params.choose_many(label, models, "targets", labels=names)
         else:
             # A migration leads to another model than the prompts are on.
             left_behind = {run.inputs["backbone"] for run in sources if run.id in chosen}
             other = next((one for one in models if one not in left_behind), None)
-            ways = [address.choose("Target model", models, "target", labels=names, default=other)]
+            ways = [
+                query_params.choose("Target model", models, "target", labels=names, default=other)
+            ]
     users = min((plans.users_of(source) for source in chosen), default=1)
     task = next((plans.task_of(source) for source in chosen), "rating")
     strategy, budget = _who(users, engine.DEFAULT_STRATEGIES[task])
@@ -97,7 +107,7 @@ def _who(users: int, usual: str) -> tuple[str, int | None]:
     left, right = st.columns(2)
     labels = {name: f"{name}: {one.about}" for name, one in engine.STRATEGIES.items()}
     with left:
-        strategy = address.choose(
+        strategy = query_params.choose(
             "Strategy",
             list(labels),
             "strategy",
@@ -125,7 +135,9 @@ def _who(users: int, usual: str) -> tuple[str, int | None]:
 def _settings(trained: int, users: int, task: str) -> tuple[dict, dict, TrainingConfig]:
     labels = {name: one.label for name, one in PRESETS.items()}
     with st.expander("Settings of the training", icon=":material/tune:"):
-        name = address.choose("Start from", list(labels), "preset", labels=labels, default="small")
+        name = query_params.choose(
+            "Start from", list(labels), "preset", labels=labels, default="small"
+        )
         preset = PRESETS[name]
         retraining = preset.retraining(users, task)
         epochs, batch, rate, hidden = st.columns(4)
@@ -195,9 +207,9 @@ def _launch(plan: Plan, predicted: dict | None) -> None:
         try:
             job = plans.launch(plan, predicted)
         except engine.PumaError as error:
-            states.failed("The migration was not launched.", error)
+            page_states.failed("The migration was not launched.", error)
             return
-        address.write("job", job.id)
+        query_params.write("job", job.id)
         st.rerun()
 
 
@@ -208,18 +220,18 @@ def _watched() -> None:
         return
     st.header("Launched plans", divider="gray")
     labels = {job.id: f"{job.title} ({job.created[:16].replace('T', ' ')})" for job in found}
-    chosen = address.choose("Plan", list(labels), "job", labels=labels)
+    chosen = query_params.choose("Plan", list(labels), "job", labels=labels)
     job = next(job for job in found if job.id == chosen)
-    busy = job.status in (*jobs.ACTIVE, "interrupted")
-    states.live(_live, REFRESH if busy else None)(chosen, job.status)
+    busy = job.status in (*job_cards.ACTIVE, "interrupted")
+    page_states.live(_live, REFRESH if busy else None)(chosen, job.status)
 
 
 def _live(job_id: str, drawn_as: str) -> None:
     job = engine.job(job_id)
     if job.status != drawn_as:
         st.rerun()
-    jobs.card(job)
-    losses.loss_chart(job)
+    job_cards.card(job)
+    training_loss.loss_chart(job)
     plan_costs.against_reality(job)
     if job.status == "finished" and job.run_id:
         run = engine.run(job.run_id)

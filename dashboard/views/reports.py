@@ -7,20 +7,20 @@ import re
 import streamlit as st
 
 from dashboard import engine, pages
-from dashboard.components import address, figures, states, verdicts
-from dashboard.components.terms import glossary
-from dashboard.components.text import short
-from dashboard.engine import Run, comparing, reports
+from dashboard.components import figures, page_states, query_params, verdicts
+from dashboard.components.formatting import short
+from dashboard.components.glossary import glossary
+from dashboard.engine import Run, comparisons, reports
 
 PREVIEW = 200
 PARTS = {"report": "Report of a comparison", "table": "Tables of a run", "prompts": "Prompts"}
 
 
-@states.guarded
+@page_states.guarded
 def page() -> None:
     """Draw the page."""
     st.title("Reports")
-    part = address.segment("What to take", PARTS, "part", label_visibility="collapsed")
+    part = query_params.segment("What to take", PARTS, "part", label_visibility="collapsed")
     if part == "report":
         _report()
     elif part == "table":
@@ -37,7 +37,9 @@ def _report() -> None:
     )
     found = engine.runs("comparison")
     if not found:
-        states.empty("No comparison is finished", "Compare methods first; a report tells of them.")
+        page_states.empty(
+            "No comparison is finished", "Compare methods first; a report tells of them."
+        )
         pages.link("compare", label="Compare methods")
         return
     left, right = st.columns([4, 1])
@@ -46,7 +48,7 @@ def _report() -> None:
     with right:
         margin = verdicts.margin()
     with st.container(border=True):
-        verdicts.headline(comparing.verdict(engine.root(), run.id, margin))
+        verdicts.headline(comparisons.verdict(engine.root(), run.id, margin))
     with st.container(horizontal=True, vertical_alignment="center"):
         st.download_button(
             "Report as HTML",
@@ -65,14 +67,16 @@ def _tables() -> None:
     st.markdown("Any table of any run, as CSV for spreadsheets or Parquet for programs.")
     found = reports.runs_with_tables()
     if not found:
-        states.empty("No tables yet", "Imports, selections, evaluations and comparisons make them.")
+        page_states.empty(
+            "No tables yet", "Imports, selections, evaluations and comparisons make them."
+        )
         return
     left, right = st.columns([3, 1])
     with left:
         run = _choose("Run", found, "run")
     names = reports.names(run)
     with right:
-        name = address.choose("Table", names, "table")
+        name = query_params.choose("Table", names, "table")
     count = reports.rows(run, name)
     if count is not None and count > reports.MOST_ROWS:
         st.info(
@@ -94,7 +98,7 @@ def _prompts() -> None:
     )
     found = reports.prompt_runs()
     if not found:
-        states.empty("No prompts yet", "Fit or import source prompts first.")
+        page_states.empty("No prompts yet", "Fit or import source prompts first.")
         return
     run = _choose("Prompts", found, "prompts")
     size = reports.prompt_bytes(run)
@@ -114,7 +118,7 @@ def _prompts() -> None:
         with st.spinner("Writing the prompts…"):
             data = reports.prompts(engine.root(), run.id)
     except engine.StoreError as error:
-        states.failed("The prompts were not written.", error)
+        page_states.failed("The prompts were not written.", error)
         return
     st.download_button(
         "Prompts as safetensors",
@@ -134,7 +138,7 @@ def _choose(label: str, runs: list[Run], name: str) -> Run:
         run.id: f"{f'{run.kind}: ' if mixed else ''}{short(run.name, 90)} ({run.id[:6]})"
         for run in runs
     }
-    chosen = address.choose(label, list(labels), name, labels=labels)
+    chosen = query_params.choose(label, list(labels), name, labels=labels)
     return next(run for run in runs if run.id == chosen)
 
 

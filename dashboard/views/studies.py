@@ -9,9 +9,16 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import engine, pages
-from dashboard.components import address, claims, compare_figures, figures, states, study_budgets
-from dashboard.components.terms import glossary
-from dashboard.components.text import escaped
+from dashboard.components import (
+    compare_figures,
+    figures,
+    page_states,
+    query_params,
+    study_budgets,
+    study_claims,
+)
+from dashboard.components.formatting import escaped
+from dashboard.components.glossary import glossary
 from dashboard.components.theme import rank
 from dashboard.engine import studies
 
@@ -33,14 +40,14 @@ COLUMNS = {
 def page() -> None:
     """Draw the page; what was published with PUMA needs no workspace."""
     st.title("Studies")
-    with states.caught("This cannot be shown."):
+    with page_states.caught("This cannot be shown."):
         _page()
 
 
 def _page() -> None:
     with st.container(horizontal=True, gap="medium"):
-        view = address.segment("View", VIEWS, "view")
-        origin = address.segment("Reports", ORIGINS, "from")
+        view = query_params.segment("View", VIEWS, "view")
+        origin = query_params.segment("Reports", ORIGINS, "from")
     if origin == "published":
         _published(view)
     elif not engine.has_workspace() or not (names := studies.names()):
@@ -48,8 +55,8 @@ def _page() -> None:
     elif view == "claims":
         found, damaged = studies.kept()
         for reason in damaged:
-            states.failed("One report is left out.", reason)
-        claims.show(found, {"view": "study"}, PLACES[origin])
+            page_states.failed("One report is left out.", reason)
+        study_claims.show(found, {"view": "study"}, PLACES[origin])
     else:
         labels = {name: f"{name}: {studies.about(name)}" for name in names}
         _study(labels, origin, studies.report)
@@ -59,13 +66,13 @@ def _page() -> None:
 def _published(view: str) -> None:
     found = studies.shared()
     if not found:
-        states.empty(
+        page_states.empty(
             "No published studies here",
             "They lie in `docs/results/` of a checkout of PUMA; the environment variable "
             "`PUMA_RESULTS` names another folder.",
         )
     elif view == "claims":
-        claims.show(found, {"view": "study", "from": "published"}, PLACES["published"])
+        study_claims.show(found, {"view": "study", "from": "published"}, PLACES["published"])
     else:
         by_name = {one.name: one for one in found}
         labels = {name: f"{name}: {studies.about(one.study)}" for name, one in by_name.items()}
@@ -73,7 +80,7 @@ def _published(view: str) -> None:
 
 
 def _no_study() -> None:
-    states.empty(
+    page_states.empty(
         "No study was run here",
         "A study repeats an experiment over seeds and data sets, and says which differences "
         "are more than chance. `puma study table2 --quick` runs the first of them on few users.",
@@ -91,15 +98,15 @@ def _no_study() -> None:
 def _study(labels: Mapping[str, str], origin: str, read: Callable[[str], dict[str, Any]]) -> None:
     left, right = st.columns([3, 2])
     with left:
-        name = address.choose("Study", list(labels), PLACES[origin], labels=labels)
+        name = query_params.choose("Study", list(labels), PLACES[origin], labels=labels)
     found = read(name)
     known = studies.datasets(found)
     if not known:
-        states.empty("Nothing is finished yet", "Its first results will be shown here.")
+        page_states.empty("Nothing is finished yet", "Its first results will be shown here.")
         return
     _forget_dataset(f"{origin} {name}", known)
     with right:
-        dataset = address.choose("Data set", known, "dataset")
+        dataset = query_params.choose("Data set", known, "dataset")
     _facts(found)
     if studies.is_of_budgets(found):
         study_budgets.show(found, dataset)
@@ -111,8 +118,8 @@ def _study(labels: Mapping[str, str], origin: str, read: Callable[[str], dict[st
 def _forget_dataset(study: str, known: Sequence[str]) -> None:
     """Let another study begin with a data set of its own, if it hasn't the one shown before."""
     before = st.session_state.get("studied")
-    if before not in (None, study) and address.read("dataset", known) is None:
-        address.forget("dataset")
+    if before not in (None, study) and query_params.read("dataset", known) is None:
+        query_params.forget("dataset")
     st.session_state["studied"] = study
 
 
@@ -124,7 +131,7 @@ def _facts(found: dict[str, Any]) -> None:
     if missing or failed:
         counts = {"not run": missing, "failed": failed}
         told = ", ".join(f"{number:,} {what}" for what, number in counts.items() if number)
-        states.stale(f"Incomplete: {told}. The same command goes on with the rest.")
+        page_states.stale(f"Incomplete: {told}. The same command goes on with the rest.")
 
 
 def _results(found: dict[str, Any], dataset: str) -> None:
@@ -157,7 +164,7 @@ def _differences(found: dict[str, Any], dataset: str) -> None:
     shares = sorted(rows["share"].dropna().unique())
     if shares:
         labels = {f"{share:g}": f"{share:.0%} of the users" for share in shares}
-        chosen = address.segment("Budget", labels, "share")
+        chosen = query_params.segment("Budget", labels, "share")
         rows = rows[rows["share"] == float(chosen)]
     metric, _ = studies.summary(found, dataset)
     side = "right" if studies.HIGHER_IS_BETTER[metric] else "left"

@@ -7,10 +7,17 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import engine, pages
-from dashboard.components import address, figures, person, states, terms, user_sections
-from dashboard.components.text import escaped, short
+from dashboard.components import (
+    figures,
+    glossary,
+    page_states,
+    query_params,
+    user_figures,
+    user_sections,
+)
+from dashboard.components.formatting import escaped, short
 from dashboard.components.theme import rank
-from dashboard.engine import METRICS, people
+from dashboard.engine import METRICS, user_details
 
 VIEWS = {
     "items": "Held-out items",
@@ -23,13 +30,13 @@ BIAS = "User + item bias"
 GLOSSARY = ("held-out", "source prompts", "migrated", "retrained", "baseline", "lineage", "rmse")
 
 
-@states.guarded
+@page_states.guarded
 def page() -> None:
     """Draw the page."""
     st.title("User")
-    found = people.settings()
+    found = user_details.settings()
     if not found:
-        states.empty(
+        page_states.empty(
             "Nobody to look at yet",
             "Users appear here when prompts were fitted or imported: fit some on Models.",
             icon=":material/person_off:",
@@ -38,15 +45,17 @@ def page() -> None:
         return
     setting, user = _choose(found)
     st.header(escaped(f"User {user}"), divider="gray", anchor=False)
-    records = people.records(engine.root(), setting.dataset, user)
+    records = user_details.records(engine.root(), setting.dataset, user)
     _cards(records, setting)
-    view = address.segment("View", VIEWS, "view", label_visibility="collapsed")
-    with states.caught("This part cannot be shown."):
+    view = query_params.segment("View", VIEWS, "view", label_visibility="collapsed")
+    with page_states.caught("This part cannot be shown."):
         _view(view, records, setting, user)
-    terms.glossary("soft prompt", *GLOSSARY)
+    glossary.glossary("soft prompt", *GLOSSARY)
 
 
-def _view(view: str | None, records: pd.DataFrame, setting: people.Setting, user: str) -> None:
+def _view(
+    view: str | None, records: pd.DataFrame, setting: user_details.Setting, user: str
+) -> None:
     if view == "history":
         _history(records, setting)
     elif view == "neighbours":
@@ -59,7 +68,7 @@ def _view(view: str | None, records: pd.DataFrame, setting: people.Setting, user
         _held_out(records, setting, user)
 
 
-def _choose(found: list[engine.Run]) -> tuple[people.Setting, str]:
+def _choose(found: list[engine.Run]) -> tuple[user_details.Setting, str]:
     """The comparison and the user that the address names, or others that are chosen."""
     left, middle, right = st.columns([3, 2, 3])
     names = {
@@ -67,10 +76,10 @@ def _choose(found: list[engine.Run]) -> tuple[people.Setting, str]:
         for run in found
     }
     with left:
-        chosen = address.choose(
+        chosen = query_params.choose(
             "Comparison", list(names), "comparison", labels=names, default=_on_data_set(found)
         )
-    setting = people.setting(next(run for run in found if run.id == chosen))
+    setting = user_details.setting(next(run for run in found if run.id == chosen))
     tables = [str(method.prompts) for method in setting.with_prompts()]
     with middle:
         text = st.text_input(
@@ -78,23 +87,23 @@ def _choose(found: list[engine.Run]) -> tuple[people.Setting, str]:
             key="user_search",
             placeholder="Beginning of an id",
             icon=":material/search:",
-            max_chars=address.LONGEST,
+            max_chars=query_params.LONGEST,
             on_change=_take_exact,
             args=(tables,),
         )
-    known = people.find_users(tables, text[: address.LONGEST])
-    given = address.read("user", lambda user: people.is_user(tables, user))
+    known = user_details.find_users(tables, text[: query_params.LONGEST])
+    given = query_params.read("user", lambda user: user_details.is_user(tables, user))
     options = list(dict.fromkeys([*([given] if given else []), *known]))
     if text and not known:
         middle.caption(f"No user id begins with “{escaped(text, 30)}”.")
     if not options:
-        options = people.find_users(tables, "")
+        options = user_details.find_users(tables, "")
     with right:
-        user = address.choose(
+        user = query_params.choose(
             "User",
             options,
             "user",
-            help=f"The first {people.MOST_FOUND} ids that begin with what you look for.",
+            help=f"The first {user_details.MOST_FOUND} ids that begin with what you look for.",
         )
     return setting, user
 
@@ -102,17 +111,17 @@ def _choose(found: list[engine.Run]) -> tuple[people.Setting, str]:
 def _on_data_set(found: list[engine.Run]) -> str | None:
     """The newest comparison on the data set that the address names, as links from Data do."""
     wanted = st.query_params.get("dataset")
-    return next((run.id for run in found if wanted == people.dataset_of(run)), None)
+    return next((run.id for run in found if wanted == user_details.dataset_of(run)), None)
 
 
 def _take_exact(tables: list[str]) -> None:
     """A whole id that was typed is the choice."""
     text = str(st.session_state["user_search"]).strip()
-    if text and people.is_user(tables, text):
-        address.write("user", text)
+    if text and user_details.is_user(tables, text):
+        query_params.write("user", text)
 
 
-def _cards(records: pd.DataFrame, setting: people.Setting) -> None:
+def _cards(records: pd.DataFrame, setting: user_details.Setting) -> None:
     held = records["split"] == setting.split
     outcome = records["outcome"].astype(np.float64)
     unit = "★" if setting.task == "rating" else "clicked"
@@ -127,7 +136,7 @@ def _cards(records: pd.DataFrame, setting: people.Setting) -> None:
         f"Held out ({setting.split})",
         f"{int(held.sum())}",
         border=True,
-        help=terms.term("held-out"),
+        help=glossary.term("held-out"),
     )
     if records.empty:
         return
@@ -137,19 +146,19 @@ def _cards(records: pd.DataFrame, setting: people.Setting) -> None:
         "Spread",
         f"{outcome.std(ddof=0):.2f} {unit if unit == '★' else ''}",
         border=True,
-        help=f"Standard deviation of the user's outcomes. {terms.term('variance')}",
+        help=f"Standard deviation of the user's outcomes. {glossary.term('variance')}",
     )
 
 
-def _held_out(records: pd.DataFrame, setting: people.Setting, user: str) -> None:
+def _held_out(records: pd.DataFrame, setting: user_details.Setting, user: str) -> None:
     evaluated = {str(method.evaluation): method for method in setting.evaluated()}
     if not evaluated:
-        states.empty(
+        page_states.empty(
             "Nothing is evaluated yet",
             "Evaluate prompts of this data set to see their predictions of held-out items.",
         )
         return
-    chosen = address.choose_many(
+    chosen = query_params.choose_many(
         "Methods",
         list(evaluated),
         "method",
@@ -161,20 +170,20 @@ def _held_out(records: pd.DataFrame, setting: people.Setting, user: str) -> None
         st.info("Choose at least one method.", icon=":material/touch_app:")
         return
     keys = tuple(str(method.evaluation) for method in methods)
-    joined = people.predictions(engine.root(), keys, user)
+    joined = user_details.predictions(engine.root(), keys, user)
     if joined.empty:
-        states.empty(
+        page_states.empty(
             "No held-out items",
             f"This user has no {setting.split} records, so no prediction can be checked.",
         )
         return
     titles = dict(zip(records["item_id"], records["title"], strict=True))
-    table = person.items_table(joined, titles, setting.task, methods)
+    table = user_figures.items_table(joined, titles, setting.task, methods)
     _scores(setting, methods, joined, table, user)
     _items(setting, methods, table)
 
 
-def _usual(setting: people.Setting) -> list[str]:
+def _usual(setting: user_details.Setting) -> list[str]:
     """The evaluations shown at first: one of each main kind, and the bias baseline."""
     first: dict[str, str] = {}
     for method in setting.evaluated():
@@ -184,14 +193,14 @@ def _usual(setting: people.Setting) -> list[str]:
 
 
 def _scores(
-    setting: people.Setting,
-    methods: list[people.Method],
+    setting: user_details.Setting,
+    methods: list[user_details.Method],
     joined: pd.DataFrame,
     table: pd.DataFrame,
     user: str,
 ) -> None:
     keys = tuple(str(method.evaluation) for method in methods)
-    scores = people.user_scores(engine.root(), keys, user).set_index("evaluation")
+    scores = user_details.user_scores(engine.root(), keys, user).set_index("evaluation")
     main, truth = setting.main_metric, joined["outcome"].to_numpy(np.float64)
     closest = table["Closest"].value_counts().reindex([m.label for m in methods], fill_value=0)
     rows = []
@@ -201,7 +210,7 @@ def _scores(
         score = scores.loc[method.evaluation]
         own = joined[method.evaluation].to_numpy(np.float64)
         there = np.isfinite(own)
-        low, high = people.interval(setting.task, main, truth[there], own[there])
+        low, high = user_details.interval(setting.task, main, truth[there], own[there])
         row: dict[str, object] = {"Method": method.label}
         for metric in (name for name in METRICS if name in scores.columns):
             row[METRICS[metric]] = score[metric]
@@ -233,16 +242,18 @@ def _scores(
     )
 
 
-def _items(setting: people.Setting, methods: list[people.Method], table: pd.DataFrame) -> None:
-    shown = min(len(table), person.MOST_DRAWN)
+def _items(
+    setting: user_details.Setting, methods: list[user_details.Method], table: pd.DataFrame
+) -> None:
+    shown = min(len(table), user_figures.MOST_DRAWN)
     figures.show(
-        person.items_figure(table, methods),
+        user_figures.items_figure(table, methods),
         table,
         "user-items",
         title="Where the methods agree with the user, and where they do not"
         + (f" (the {shown} items they differ on most)" if shown < len(table) else ""),
         x="Rating (stars)" if setting.task == "rating" else "Probability of a click",
-        height=person.height_of(len(table), len(methods)),
+        height=user_figures.height_of(len(table), len(methods)),
     )
     form = "%.2f" if setting.task == "rating" else "percent"
     right = "nearest star" if setting.task == "rating" else "likelier answer"
@@ -264,12 +275,12 @@ def _items(setting: people.Setting, methods: list[people.Method], table: pd.Data
     )
 
 
-def _history(records: pd.DataFrame, setting: people.Setting) -> None:
+def _history(records: pd.DataFrame, setting: user_details.Setting) -> None:
     if records.empty:
-        states.empty("No records", "The data set holds no records of this user.")
+        page_states.empty("No records", "The data set holds no records of this user.")
         return
     figures.show(
-        person.outcomes_figure(records, setting.task),
+        user_figures.outcomes_figure(records, setting.task),
         records.drop(columns="item_id"),
         "user-history",
         title="What this user usually gives",

@@ -10,21 +10,21 @@ import streamlit as st
 
 from dashboard import engine, pages
 from dashboard.components import (
-    address,
-    coverage,
-    density,
+    density_map,
     figures,
-    jobs,
-    maps,
-    picking,
-    states,
-    tables,
+    job_cards,
+    map_figures,
+    map_selection,
+    page_states,
+    query_params,
+    row_selection,
+    selection_preview,
 )
-from dashboard.components.map_users import Shown, table_of, values_of
-from dashboard.components.picking import Pick
-from dashboard.components.terms import glossary, term
-from dashboard.engine import crowd
-from dashboard.engine import maps as read
+from dashboard.components.glossary import glossary, term
+from dashboard.components.map_data import Shown, table_of, values_of
+from dashboard.components.map_selection import Pick
+from dashboard.engine import large_maps
+from dashboard.engine import user_maps as read
 
 COLOURS = {
     "cluster": "Cluster",
@@ -44,7 +44,7 @@ LITTLE = 0.2
 LITTLE_IN_COMMON = " **The two models group users differently**: few near users stay near, so compare users, not places."
 
 
-@states.guarded
+@page_states.guarded
 def page() -> None:
     """Draw the page."""
     st.title("Users")
@@ -53,7 +53,7 @@ def page() -> None:
     )
     migrations = read.migrations()
     if not migrations:
-        states.empty(
+        page_states.empty(
             "No migration yet",
             "A map shows users before and after a migration. Launch one, and come back.",
             icon=":material/scatter_plot:",
@@ -63,7 +63,7 @@ def page() -> None:
     source, migration = _choose(migrations)
     newer = read.newer(migration)
     if newer:
-        states.stale("A newer migration of these prompts to the same model is in the list.")
+        page_states.stale("A newer migration of these prompts to the same model is in the list.")
     found = read.projection(source.id, migration.id)
     if found is None:
         _draw_it(source, migration)
@@ -78,7 +78,7 @@ def _choose(migrations: list[engine.Run]) -> tuple[engine.Run, engine.Run]:
     by_id = {run.id: run for run in migrations}
     with left:
         labels = {run.id: f"{run.name} ({run.id[:6]})" for run in migrations}
-        chosen = address.choose(
+        chosen = query_params.choose(
             "Migration",
             list(by_id),
             "migration",
@@ -89,7 +89,7 @@ def _choose(migrations: list[engine.Run]) -> tuple[engine.Run, engine.Run]:
     sources = {run.id: run for run in read.sources_of(by_id[chosen])}
     with right:
         labels = {run.id: run.name for run in sources.values()}
-        first = address.choose(
+        first = query_params.choose(
             "Source prompts", list(sources), "source", labels=labels, help=term("source prompts")
         )
     return sources[first], by_id[chosen]
@@ -99,16 +99,16 @@ def _draw_it(source: engine.Run, migration: engine.Run) -> None:
     """No map yet: one click queues it; a running or failed job is shown instead."""
     job = read.drawing_job(source.id, migration.id)
     if job is not None and job.status in ("queued", "running", "interrupted"):
-        states.loading("The map is being drawn by a job; you may close the page.")
-        jobs.watch_one(job)
+        page_states.loading("The map is being drawn by a job; you may close the page.")
+        job_cards.watch_one(job)
         return
     if job is not None and job.status == "failed":
-        states.failed("The map could not be drawn.", job.error)
+        page_states.failed("The map could not be drawn.", job.error)
         if st.button("Try again", type="primary", icon=":material/refresh:"):
             engine.retry(job.id)
             st.rerun()
         return
-    states.empty(
+    page_states.empty(
         "No map of these prompts yet",
         "A job lays the prompts out in the plane, before and after the migration. It is done once, in "
         "the background.",
@@ -122,8 +122,8 @@ def _draw_it(source: engine.Run, migration: engine.Run) -> None:
 @st.cache_resource(max_entries=2, show_spinner=False)
 def _everybody(root: str, projection_id: str) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     """All users of a large map, and where they are."""
-    frame = crowd.everybody(root, projection_id)
-    return frame, picking.grid(frame)
+    frame = large_maps.everybody(root, projection_id)
+    return frame, map_selection.grid(frame)
 
 
 def _map(source: engine.Run, migration: engine.Run, found: engine.Run) -> None:
@@ -135,24 +135,24 @@ def _map(source: engine.Run, migration: engine.Run, found: engine.Run) -> None:
     columns = st.columns([2, 3, 3])
     with columns[0]:
         if shown.everybody:
-            colour = density.choose_shade()
+            colour = density_map.choose_shade()
         else:
-            colour = address.choose("Colour by", list(COLOURS), "colour", labels=COLOURS)
+            colour = query_params.choose("Colour by", list(COLOURS), "colour", labels=COLOURS)
     with columns[1]:
-        strategy = coverage.choose_strategy()
+        strategy = selection_preview.choose_strategy()
     with columns[2]:
-        budget = coverage.choose_budget(drawn, strategy)
-    chosen = coverage.chosen_users(drawn, strategy, budget)
+        budget = selection_preview.choose_budget(drawn, strategy)
+    chosen = selection_preview.chosen_users(drawn, strategy, budget)
     _facts(shown)
     pick = _pick(shown)
-    rows = picking.picked_rows(pick, shown.frame, shown.points)
+    rows = map_selection.picked_rows(pick, shown.frame, shown.points)
     _pickers(shown, pick)
     if shown.everybody:
-        density.charts(shown, colour, pick, rows, TITLES)
+        density_map.charts(shown, colour, pick, rows, TITLES)
     else:
         _charts(shown, colour, chosen, pick, rows)
     _picked(shown, None if shown.everybody else chosen, pick, rows)
-    coverage.show_coverage(drawn, chosen, strategy, budget)
+    selection_preview.show_coverage(drawn, chosen, strategy, budget)
 
 
 def _read(source: engine.Run, migration: engine.Run, found: engine.Run) -> tuple[Shown, Shown]:
@@ -160,14 +160,14 @@ def _read(source: engine.Run, migration: engine.Run, found: engine.Run) -> tuple
     key = engine.root(), found.id
     frame = read.users(*key)
     drawn = Shown(source, migration, found, frame, {})
-    if not crowd.has_everybody(found):
-        drawn = replace(drawn, points=picking.grid(frame))
+    if not large_maps.has_everybody(found):
+        drawn = replace(drawn, points=map_selection.grid(frame))
         return drawn, drawn
-    if address.segment("Show", VIEWS, "view") == "density":
+    if query_params.segment("Show", VIEWS, "view") == "density":
         everybody, points = _everybody(*key)
         return drawn, replace(drawn, frame=everybody, points=points, everybody=True)
     # On the scale of all users, so that an outline means the same in both views.
-    drawn = replace(drawn, points=picking.grid(frame, crowd.extent(*key)))
+    drawn = replace(drawn, points=map_selection.grid(frame, large_maps.extent(*key)))
     return drawn, drawn
 
 
@@ -175,7 +175,7 @@ def _damaged(
     source: engine.Run, migration: engine.Run, found: engine.Run, error: engine.StoreError
 ) -> None:
     """The map's files are not what was written: it can be drawn again from the prompts."""
-    states.failed("This map is damaged.", error)
+    page_states.failed("This map is damaged.", error)
     st.caption("A map is made from the prompts alone, so nothing is lost by drawing it again.")
     if st.button("Draw it again", type="primary", icon=":material/refresh:"):
         read.draw_again(found, source, migration)
@@ -230,38 +230,38 @@ def _facts(shown: Shown) -> None:
 def _pick(shown: Shown) -> Pick:
     """What is picked: the latest lasso or click, else what the address names."""
     clusters = int(shown.frame["cluster"].max()) + 1
-    for name in picking.MAPS:
+    for name in map_selection.MAPS:
         key = f"{'crowd' if shown.everybody else 'map'}-{name}"
         selection = (st.session_state.get(key) or {}).get("selection") or {}
-        mark = picking.signature(selection)
+        mark = map_selection.signature(selection)
         if mark and mark != st.session_state.get(f"seen-{key}"):
             st.session_state[f"seen-{key}"] = mark
-            area, rows = picking.event(selection, name)
+            area, rows = map_selection.event(selection, name)
             if shown.everybody and rows and not area:  # a click on a cell
-                area, rows = Pick(area=density.corners_of(rows[-1]), on=name), []
-            rows = [row for row in rows if 0 <= row < len(shown.frame)][: picking.MOST_IDS]
+                area, rows = Pick(area=density_map.corners_of(rows[-1]), on=name), []
+            rows = [row for row in rows if 0 <= row < len(shown.frame)][: map_selection.MOST_IDS]
             _write(area or Pick(users=tuple(shown.frame["user_id"].iloc[rows])))
-    asked = address.read_many("users", lambda _user: True)[: picking.MOST_IDS]
+    asked = query_params.read_many("users", lambda _user: True)[: map_selection.MOST_IDS]
     known = set(shown.frame["user_id"]) if asked else set()
     users = tuple(user for user in asked if user in known)
     if len(users) < len(asked):
         st.warning("Not every user that was asked for is on this map.", icon=":material/link_off:")
-    corners = address.read_many("area", picking.is_corner)[: picking.MOST_CORNERS]
-    on = address.read("on", picking.MAPS, picking.MAPS[0]) or picking.MAPS[0]
-    cluster = address.read("cluster", [str(number + 1) for number in range(clusters)])
+    corners = query_params.read_many("area", map_selection.is_corner)[: map_selection.MOST_CORNERS]
+    on = query_params.read("on", map_selection.MAPS, map_selection.MAPS[0]) or map_selection.MAPS[0]
+    cluster = query_params.read("cluster", [str(number + 1) for number in range(clusters)])
     if users:
         return Pick(users=users)
     if len(corners) > 2:
-        return Pick(area=tuple(picking.corner(one) for one in corners), on=on)
+        return Pick(area=tuple(map_selection.corner(one) for one in corners), on=on)
     return Pick(cluster=None if cluster is None else int(cluster) - 1)
 
 
 def _write(pick: Pick) -> None:
     """Put a pick into the address; nothing of an earlier one stays."""
-    address.write("users", list(pick.users))
-    address.write("area", [f"{x},{y}" for x, y in pick.area])
-    address.write("on", pick.on if pick.area else None)
-    address.write("cluster", None if pick.cluster is None else str(pick.cluster + 1))
+    query_params.write("users", list(pick.users))
+    query_params.write("area", [f"{x},{y}" for x, y in pick.area])
+    query_params.write("on", pick.on if pick.area else None)
+    query_params.write("cluster", None if pick.cluster is None else str(pick.cluster + 1))
 
 
 def _charts(
@@ -276,18 +276,18 @@ def _charts(
     marked = rows if pick else None
     scale = None
     if colour == "cluster":
-        layers = maps.cluster_layers(shown.frame["cluster"].to_numpy(), marked)
+        layers = map_figures.cluster_layers(shown.frame["cluster"].to_numpy(), marked)
     elif colour == "chosen" and chosen is not None:
-        layers = maps.chosen_layers(chosen, marked)
+        layers = map_figures.chosen_layers(chosen, marked)
     else:
-        layers = maps.value_layers(values, marked)
-        scale = maps.value_scale(values, label, differences=colour == "gain")
+        layers = map_figures.value_layers(values, marked)
+        scale = map_figures.value_scale(values, label, differences=colour == "gain")
     if scale is not None and not np.isfinite(values).all():
         unknown = int((~np.isfinite(values)).sum())
         st.caption(f"{unknown:,} users without a measurement are grey.")
     data = shown.frame.assign(**({} if chosen is None else {"chosen": chosen}))
-    for column, name, title in zip(st.columns(2), picking.MAPS, TITLES, strict=True):
-        figure = maps.map_figure(
+    for column, name, title in zip(st.columns(2), map_selection.MAPS, TITLES, strict=True):
+        figure = map_figures.map_figure(
             shown.points[name],
             layers,
             scale,
@@ -302,7 +302,7 @@ def _charts(
                 title=title,
                 x="map axis 1 (no unit)",
                 y="map axis 2 (no unit)",
-                height=maps.HEIGHT,
+                height=map_figures.HEIGHT,
                 select=("points", "box", "lasso"),
             )
 
@@ -347,7 +347,7 @@ def _picked(shown: Shown, chosen: np.ndarray | None, pick: Pick, rows: np.ndarra
         hide_index=True,
         on_select="rerun",
         selection_mode="single-row",
-        height=tables.height(len(table), 280),
+        height=row_selection.height(len(table), 280),
     )
     marked = event.selection.rows if event else []
     if len(table) == 1 or marked:

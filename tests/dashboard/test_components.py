@@ -8,23 +8,23 @@ from dashboard_pages import open_page
 from streamlit.testing.v1 import AppTest
 
 from dashboard.components import figures
-from dashboard.components.text import escaped, short
+from dashboard.components.formatting import escaped, short
 from dashboard.components.theme import KINDS
 from dashboard.pages import PAGES
 
 SCRIPT = """
 import streamlit as st
-from dashboard.components import address
+from dashboard.components import query_params
 
-one = address.choose("One", ["a", "b"], "one", labels={"a": "<b>first</b>"}, default="b")
-many = address.choose_many("Many", ["a", "b", "c"], "many", default=["a"])
-st.text(f"{one} {many} {address.read('free', str.isdigit, 'none')}")
-st.button("write", on_click=lambda: address.write("free", "7"))
+one = query_params.choose("One", ["a", "b"], "one", labels={"a": "<b>first</b>"}, default="b")
+many = query_params.choose_many("Many", ["a", "b", "c"], "many", default=["a"])
+st.text(f"{one} {many} {query_params.read('free', str.isdigit, 'none')}")
+st.button("write", on_click=lambda: query_params.write("free", "7"))
 """
 
 
 def open_script(**query):
-    app = AppTest.from_string(SCRIPT, default_timeout=30)
+    app = AppTest.from_string(SCRIPT, default_timeout=120)
     for name, value in query.items():
         app.query_params[name] = value
     return app.run()

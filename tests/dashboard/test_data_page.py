@@ -10,7 +10,7 @@ from dashboard_pages import HOSTILE, add_job, assert_plain, open_page, texts
 from rating_tables import frame
 
 from dashboard import engine
-from dashboard.engine import data
+from dashboard.engine import datasets
 from puma_engine import jobs
 from puma_engine.errors import DataError
 from puma_engine.jobs.runner import execute
@@ -18,7 +18,7 @@ from puma_engine.pipeline import COMMANDS
 from puma_engine.store import Workspace
 
 NAMES = {"user_id": "reviewer", "item_id": "asin", "text": "title", "outcome": "stars"}
-MAPPED = data.TableSettings(columns={**NAMES, "time": "time"})
+MAPPED = datasets.TableSettings(columns={**NAMES, "time": "time"})
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def keep(ws, made, tmp_path, name="mine"):
 def upload(name="ratings.csv", made=None, packed=False):
     content = (frame() if made is None else made).rename(columns=NAMES).to_csv(index=False).encode()
     content = gzip.compress(content) if packed else content
-    return data.Upload(name, io.BytesIO(content), len(content))
+    return datasets.Upload(name, io.BytesIO(content), len(content))
 
 
 def test_without_data_sets_it_says_what_belongs_here(root, monkeypatch):
@@ -75,9 +75,9 @@ def test_finding_looks_into_ids_and_titles_and_counts_all_matches():
     items = pd.DataFrame(
         {"item_id": ["a1", "b", "c"], "text": ["x", "A1 title", "(z"], "records": [1, 5, 2]}
     )
-    found, matches = data.find(items, "a1", most=1)
+    found, matches = datasets.find(items, "a1", most=1)
     assert found["item_id"].tolist() == ["b"] and matches == 2
-    assert data.find(items, "(")[1] == 1 and data.find(items, "")[1] == 3
+    assert datasets.find(items, "(")[1] == 1 and datasets.find(items, "")[1] == 3
 
 
 @pytest.mark.parametrize("address", [{"user": "nobody"}, {"dataset": "../x"}, {"browse": "x"}])
@@ -115,7 +115,7 @@ def test_a_shipped_set_is_imported_by_a_job(root, monkeypatch):
     assert job.args == {"source": "movietweetings", "users": 50}
     for name, users in (("../etc", 5), ("amazon", 5), ("goodbooks", 0)):
         with pytest.raises(DataError):
-            data.import_shipped(name, users)
+            datasets.import_shipped(name, users)
 
 
 def run_page(app, file):
@@ -144,14 +144,14 @@ def test_a_file_is_previewed_mapped_checked_and_only_then_kept(root, tmp_path, m
     ws = Workspace.open(root)
     (job,) = jobs.jobs(ws)
     assert job.args["columns"]["text"] == "what" and job.args["name"] == "Mine"
-    assert str(root / data.UPLOADS) in job.args["path"] and job.args["path"].endswith(".csv")
+    assert str(root / datasets.UPLOADS) in job.args["path"] and job.args["path"].endswith(".csv")
     assert execute_job(ws, job) == "finished"
     (made,) = ws.runs("dataset")
     assert made.name == "Mine" and made.summary["interactions"] == len(frame())
-    data.forget_uploads(ws)
-    assert list((root / data.UPLOADS).iterdir())
-    data.forget_uploads(ws, older_than=0)
-    assert not list((root / data.UPLOADS).iterdir())
+    datasets.forget_uploads(ws)
+    assert list((root / datasets.UPLOADS).iterdir())
+    datasets.forget_uploads(ws, older_than=0)
+    assert not list((root / datasets.UPLOADS).iterdir())
 
 
 def execute_job(ws, job):
@@ -211,33 +211,33 @@ def test_hostile_columns_are_shown_as_text(root, monkeypatch):
     ],
 )
 def test_names_of_files_become_harmless(given, kept):
-    assert data.checked_name(given) == kept
+    assert datasets.checked_name(given) == kept
 
 
 @pytest.mark.parametrize("name", ["a.exe", "csv", "a.csv.exe", ""])
 def test_files_that_are_no_tables_by_name_are_refused(name):
     with pytest.raises(DataError):
-        data.checked_name(name)
+        datasets.checked_name(name)
 
 
 def test_large_files_and_packed_bombs_are_refused_on_the_server(monkeypatch):
-    monkeypatch.setattr(data, "MOST_BYTES", 10)
+    monkeypatch.setattr(datasets, "MOST_BYTES", 10)
     with pytest.raises(DataError, match="at most 10 can be uploaded"):
         upload()
     monkeypatch.undo()
-    monkeypatch.setattr(data, "MOST_UNPACKED", 100)
+    monkeypatch.setattr(datasets, "MOST_UNPACKED", 100)
     with pytest.raises(DataError, match="unpacks to"):
         upload("a.csv.gz", packed=True)
     content = frame().to_parquet()
     with pytest.raises(DataError, match="unpacks to"):
-        data.Upload("a.parquet", io.BytesIO(content), len(content))
+        datasets.Upload("a.parquet", io.BytesIO(content), len(content))
 
 
 def test_a_check_in_its_own_process_says_what_the_engine_says():
-    found = data.check(upload(), None, MAPPED)
+    found = datasets.check(upload(), None, MAPPED)
     assert found["rows"] == len(frame()) and found["problems"] == []
     with pytest.raises(DataError, match=r"^ratings\.csv lacks the column") as error:
-        data.check(upload(), None, replace(MAPPED, columns={"user_id": "--json"}))
+        datasets.check(upload(), None, replace(MAPPED, columns={"user_id": "--json"}))
     assert "/tmp" not in str(error.value)
 
 
@@ -247,18 +247,18 @@ def test_titles_may_come_in_a_second_file(ws):
     columns = {key: name for key, name in NAMES.items() if key != "text"}
     of_second = {"item_id": "asin", "text": "title"}
     settings = replace(MAPPED, columns=columns, item_columns=of_second)
-    assert data.check(upload(), second, settings)["problems"] == []
-    job = data.import_table(upload(), second, settings, None)
+    assert datasets.check(upload(), second, settings)["problems"] == []
+    job = datasets.import_table(upload(), second, settings, None)
     assert execute_job(ws, job) == "finished"
 
 
 def test_an_upload_stays_while_a_job_may_still_read_it_and_leaves_nothing_otherwise(ws):
-    job = data.import_table(upload(), None, MAPPED, None)
-    data.forget_uploads(ws, older_than=0)
-    assert data.Path(job.args["path"]).is_file()
+    job = datasets.import_table(upload(), None, MAPPED, None)
+    datasets.forget_uploads(ws, older_than=0)
+    assert datasets.Path(job.args["path"]).is_file()
     with pytest.raises(engine.PumaError):
-        data.import_table(upload(), None, replace(MAPPED, columns={"user_id": object()}), None)
-    assert len(list((ws.root / data.UPLOADS).iterdir())) == 1
+        datasets.import_table(upload(), None, replace(MAPPED, columns={"user_id": object()}), None)
+    assert len(list((ws.root / datasets.UPLOADS).iterdir())) == 1
 
 
 def test_imports_that_failed_are_shown_with_their_reason(ws, monkeypatch):

@@ -14,9 +14,9 @@ from dashboard_pages import (
     texts,
 )
 
-from dashboard.components.tables import picked
+from dashboard.components.row_selection import picked
 from dashboard.components.theme import STATUSES
-from dashboard.engine import joblist
+from dashboard.engine import job_table
 from puma_engine import jobs
 from puma_engine.jobs.processes import stamp
 from puma_engine.store import Workspace
@@ -141,20 +141,20 @@ def test_a_result_is_linked_and_its_files_can_be_taken(ws, monkeypatch):
     assert link.page == "data" and link.query_string == f"dataset={run.id}"
     assert "items" in app.get("download_button")[0].proto.label
     file = next(ws.folder(run.id).glob("items*.parquet"))
-    assert joblist.content(run.id, "items") == file.read_bytes()
-    monkeypatch.setattr(joblist, "MOST_DOWNLOAD", 10)
+    assert job_table.content(run.id, "items") == file.read_bytes()
+    monkeypatch.setattr(job_table, "MOST_DOWNLOAD", 10)
     with pytest.raises(Exception, match="too many for a browser"):
-        joblist.content(run.id, "items")
+        job_table.content(run.id, "items")
     with pytest.raises(Exception, match="no file"):
-        joblist.content(run.id, "../../puma.db")
+        job_table.content(run.id, "../../puma.db")
 
 
 def test_a_deleted_result_is_no_result(ws):
     run = finished(ws, "dataset", "books")
     job = add_job(ws, status="finished", run_id=run.id)
-    assert joblist.result(jobs.job(ws, job)) == ws.run(run.id)
+    assert job_table.result(jobs.job(ws, job)) == ws.run(run.id)
     ws.delete(run.id)
-    assert joblist.result(jobs.job(ws, job)) is None
+    assert job_table.result(jobs.job(ws, job)) is None
 
 
 @pytest.mark.parametrize("text", HOSTILE)

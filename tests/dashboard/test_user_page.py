@@ -12,8 +12,8 @@ from tiny import tiny_backbone_folder
 from whatif_processes import kill
 
 from dashboard import engine
-from dashboard.components import person
-from dashboard.engine import people
+from dashboard.components import user_figures
+from dashboard.engine import user_details
 from puma_engine import pipeline
 from puma_engine.errors import DataError
 from puma_engine.pipeline.neighbours import Space, neighbours
@@ -337,9 +337,9 @@ def test_clicks_are_shown_as_chances(tmp_path, monkeypatch):
 
 
 def test_right_is_the_nearest_star_or_the_likelier_answer():
-    right = person.is_right("rating", np.array([4.0, 4, 3]), np.array([3.5, 4.5, 3.2]))
+    right = user_figures.is_right("rating", np.array([4.0, 4, 3]), np.array([3.5, 4.5, 3.2]))
     assert right.tolist() == [True, False, True]
-    assert person.is_right("click", np.array([1, 0]), np.array([0.5, 0.6])).tolist() == [
+    assert user_figures.is_right("click", np.array([1, 0]), np.array([0.5, 0.6])).tolist() == [
         True,
         False,
     ]
@@ -348,7 +348,7 @@ def test_right_is_the_nearest_star_or_the_likelier_answer():
 def test_predictions_join_by_item(world, monkeypatch):
     monkeypatch.setenv("PUMA_WORKSPACE", str(world["ws"].root))
     keys = tuple(run.id for run in world["evaluations"])
-    joined = people.predictions(engine.root(), keys, "001").set_index("item_id")
+    joined = user_details.predictions(engine.root(), keys, "001").set_index("item_id")
     for run in world["evaluations"]:
         rows = pipeline.read_predictions(world["ws"], run)
         own = rows[rows["user_id"] == "001"].sample(frac=1, random_state=1).set_index("item_id")

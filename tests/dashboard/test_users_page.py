@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from dashboard_pages import add_job, open_page
 
-from dashboard.components import density, maps, picking
-from dashboard.components.coverage import summary
-from dashboard.components.picking import Pick
+from dashboard.components import density_map, map_figures, map_selection
+from dashboard.components.map_selection import Pick
+from dashboard.components.selection_preview import summary
 from puma_engine import jobs, pipeline
 from puma_engine.prompts.tuning import PromptTable
 from puma_engine.selection import coverage
@@ -25,34 +25,34 @@ SQUARE = ((0, 0), (500, 0), (500, 500), (0, 500))
 
 def test_a_lasso_becomes_an_outline_that_holds_the_same_points():
     rng = np.random.default_rng(0)
-    points = rng.integers(0, picking.SCALE, size=(4000, 2)).astype(np.int16)
+    points = rng.integers(0, map_selection.SCALE, size=(4000, 2)).astype(np.int16)
     angle = np.linspace(0, 2 * np.pi, 300)
     x, y = 15_000 + 9000 * np.cos(angle), 15_000 + 6000 * np.sin(angle)
-    corners = picking.outline(x, y)
-    assert 30 < len(corners) <= picking.MOST_CORNERS
+    corners = map_selection.outline(x, y)
+    assert 30 < len(corners) <= map_selection.MOST_CORNERS
     truth = ((points[:, 0] - 15_000) / 9000) ** 2 + ((points[:, 1] - 15_000) / 6000.0) ** 2 <= 1
-    assert (picking.inside(points, corners) == truth).mean() > 0.99
+    assert (map_selection.inside(points, corners) == truth).mean() > 0.99
 
 
 def test_an_outline_may_be_hollow():
     arrow = ((0, 0), (1000, 0), (1000, 1000), (500, 100), (0, 1000))
     points = np.array([[15_000, 1500], [15_000, 15_000], [1500, 15_000]], dtype=np.int16)
-    assert picking.inside(points, arrow).tolist() == [True, False, True]
+    assert map_selection.inside(points, arrow).tolist() == [True, False, True]
 
 
 def test_a_box_names_two_corners_and_a_click_a_row():
     box = {"box": [{"x": [30_000, 0], "y": [0, 15_000]}], "lasso": [], "points": []}
-    pick, _ = picking.event(box, "migrated")
+    pick, _ = map_selection.event(box, "migrated")
     assert pick.on == "migrated" and set(pick.area) == {(1000, 0), (0, 0), (0, 500), (1000, 500)}
     points = [{"customdata": [7]}, {"customdata": 3}, {"customdata": {"0": 7, "1": 90}}, {"x": 1}]
-    assert picking.event({"points": points}, "source") == (None, [7, 3])
+    assert map_selection.event({"points": points}, "source") == (None, [7, 3])
 
 
 def test_both_maps_share_one_scale():
     frame = pd.DataFrame(
         {"source_x": [0.0, 1], "source_y": [0.0, 1], "migrated_x": [0.0, 4], "migrated_y": [0, 2.0]}
     )
-    points = picking.grid(frame)
+    points = map_selection.grid(frame)
     assert points["migrated"].tolist() == [[0, 7500], [30_000, 22_500]]
     assert points["source"].tolist() == [[0, 7500], [7500, 15_000]]
     assert points["source"].dtype == np.int16
@@ -62,7 +62,7 @@ def test_a_pick_is_by_id_by_outline_or_by_cluster():
     frame = pd.DataFrame({"user_id": ["a", "b", "c"], "cluster": [0, 1, 1]})
     points = {"source": np.array([[0, 0], [9, 9], [29_000, 0]]) + 1}
     found = [
-        picking.picked_rows(pick, frame, points).tolist()
+        map_selection.picked_rows(pick, frame, points).tolist()
         for pick in (Pick(users=("c", "z")), Pick(area=SQUARE), Pick(cluster=1), Pick())
     ]
     assert found == [[2], [0, 1], [1, 2], []]
@@ -72,46 +72,49 @@ def test_a_pick_is_by_id_by_outline_or_by_cluster():
 @pytest.mark.parametrize("picked", [None, np.array([3, 40_000])])
 def test_fifty_thousand_users_fit_into_a_megabyte_and_a_half(colour, picked):
     n, rng = 50_000, np.random.default_rng(0)
-    points = rng.integers(0, picking.SCALE, size=(n, 2)).astype(np.int16)
+    points = rng.integers(0, map_selection.SCALE, size=(n, 2)).astype(np.int16)
     values, scale = rng.normal(size=n), None
     if colour == "cluster":
-        layers = maps.cluster_layers(rng.integers(0, 15, n), picked)
+        layers = map_figures.cluster_layers(rng.integers(0, 15, n), picked)
     elif colour == "chosen":
-        layers = maps.chosen_layers(values > 1, picked)
+        layers = map_figures.chosen_layers(values > 1, picked)
     else:
-        layers, scale = maps.value_layers(values, picked), maps.value_scale(values, "loss")
+        layers, scale = (
+            map_figures.value_layers(values, picked),
+            map_figures.value_scale(values, "loss"),
+        )
     assert np.sort(np.concatenate([layer.rows for layer in layers])).tolist() == list(range(n))
-    figure = maps.map_figure(points, layers, scale)
+    figure = map_figures.map_figure(points, layers, scale)
     assert 2 * len(figure.to_json()) < 1_500_000
 
 
 @pytest.mark.parametrize("picked", [None, np.arange(0, 200_000, 7)])
 def test_cells_count_everybody_and_stay_small(picked):
     n, rng = 200_000, np.random.default_rng(0)
-    points = rng.integers(0, picking.SCALE + 1, size=(n, 2)).astype(np.int16)
+    points = rng.integers(0, map_selection.SCALE + 1, size=(n, 2)).astype(np.int16)
     values = np.where(rng.random(n) < 0.1, np.nan, points[:, 0]).astype(np.float32)
-    found = density.cells(points, values, picked)
+    found = density_map.cells(points, values, picked)
     assert found["users"].sum() == (n if picked is None else len(picked))
     one = found.iloc[7]
-    inside = picking.inside(points, density.corners_of(int(one["cell"])))
+    inside = map_selection.inside(points, density_map.corners_of(int(one["cell"])))
     rows = np.flatnonzero(inside if picked is None else inside & np.isin(np.arange(n), picked))
     assert abs(len(rows) - one["users"]) <= 3  # corners are rounded to thousandths
     assert found["mean"].corr(found["x"]) > 0.99
-    scale = maps.value_scale(found["mean"].to_numpy(), "mean")
-    figure = density.density_figure(found, found, scale, density.corners_of(3))
+    scale = map_figures.value_scale(found["mean"].to_numpy(), "mean")
+    figure = density_map.density_figure(found, found, scale, density_map.corners_of(3))
     assert 2 * len(figure.to_json()) < 1_500_000
 
 
 def test_clusters_beyond_the_palette_differ_in_their_mark():
-    layers = maps.cluster_layers(np.arange(15), None)
+    layers = map_figures.cluster_layers(np.arange(15), None)
     assert len({(layer.colour, layer.symbol) for layer in layers}) == 15
 
 
 def test_differences_are_even_about_zero_and_users_without_a_number_are_kept_apart():
     values = np.array([-1.0, 0.5, np.nan, 0.25])
-    scale = maps.value_scale(values, "gain", differences=True)
+    scale = map_figures.value_scale(values, "gain", differences=True)
     assert scale.low == -scale.high
-    rows = {layer.name: layer.rows.tolist() for layer in maps.value_layers(values, None)}
+    rows = {layer.name: layer.rows.tolist() for layer in map_figures.value_layers(values, None)}
     assert rows == {"Not measured": [2], "Measured": [0, 1, 3]}
 
 

@@ -18,7 +18,7 @@ def open_page(name, root, monkeypatch, **query):
     """
     monkeypatch.setenv("PUMA_WORKSPACE", str(root))
     script = f"from dashboard import pages\npages.navigation({name!r}).run()"
-    app = AppTest.from_string(script, default_timeout=60)
+    app = AppTest.from_string(script, default_timeout=120)
     for key, value in query.items():
         app.query_params[key] = value
     return app.run()

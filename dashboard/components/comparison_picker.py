@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import streamlit as st
 
 from dashboard import engine
-from dashboard.components import address, states
+from dashboard.components import page_states, query_params
 from dashboard.components.compare_methods import digits
 from dashboard.components.theme import KINDS, rank
-from dashboard.engine import Job, Run, comparing
-from dashboard.engine.comparing import Place
+from dashboard.engine import Job, Run, comparisons
+from dashboard.engine.comparisons import Place
 
 BUILDER = ("place", "methods", "pin")
 SHOWN = "compare-shown"
@@ -35,9 +35,9 @@ class Wish:
 def pick() -> Run | None:
     """Draw the controls; return the finished comparison to show, or None with a state shown."""
     runs = engine.runs("comparison", status=None)
-    places = comparing.places()
+    places = comparisons.places()
     if not runs and not places:
-        states.empty(
+        page_states.empty(
             "Nothing to compare yet",
             "Methods appear here when they are evaluated. A migration that is launched on Plan is "
             "evaluated when it is done; `puma evaluate RUN` evaluates any prompts.",
@@ -64,36 +64,38 @@ def pick() -> Run | None:
 def _follow_address(runs: list[Run], places: list[Place]) -> None:
     """Before anything is drawn: a comparison chosen by itself resets the methods below it, and
     methods that are compared by now show their comparison."""
-    given = address.read("comparison", [run.id for run in runs])
+    given = query_params.read("comparison", [run.id for run in runs])
     if st.session_state.get(SHOWN) not in (None, given):
-        address.forget(*BUILDER)
+        query_params.forget(*BUILDER)
         return
     shown = next((run for run in runs if run.id == given), None)
     named = next((one for one in places if one.id == st.query_params.get("place")), None)
-    place = named or (comparing.place_of(shown) if shown else None)
+    place = named or (comparisons.place_of(shown) if shown else None)
     if place is None:
         return
-    evaluated = comparing.methods(place)
+    evaluated = comparisons.methods(place)
     known = set(evaluated["evaluation"])
-    methods = address.read_many("methods", known) or (comparing.members(shown) if shown else [])
-    pin = address.read("pin", known) or (shown.inputs.get("reference") if shown else None)
+    methods = query_params.read_many("methods", known) or (
+        comparisons.members(shown) if shown else []
+    )
+    pin = query_params.read("pin", known) or (shown.inputs.get("reference") if shown else None)
     if not methods or pin is None or (shown is not None and _answers(shown, methods, pin)):
         return
     simple = evaluated.loc[evaluated["kind"] == "baseline", "evaluation"].tolist()
     everything = list(dict.fromkeys([*methods, *simple]))
-    found = comparing.find(everything, pin) if pin in everything else None
+    found = comparisons.find(everything, pin) if pin in everything else None
     if (
         found is not None
         and found.status == "finished"
-        and not comparing.lacks_baselines(evaluated)
+        and not comparisons.lacks_baselines(evaluated)
     ):
-        address.write("comparison", found.id)
+        query_params.write("comparison", found.id)
 
 
 def _answers(run: Run, methods: list[str], pin: str) -> bool:
     """Say whether a comparison is of these methods, baselines aside, with this one pinned."""
-    own = {one for one in comparing.members(run) if not comparing.is_baseline(engine.run(one))}
-    chosen = {one for one in methods if not comparing.is_baseline(engine.run(one))}
+    own = {one for one in comparisons.members(run) if not comparisons.is_baseline(engine.run(one))}
+    chosen = {one for one in methods if not comparisons.is_baseline(engine.run(one))}
     return run.inputs.get("reference") == pin and own == chosen
 
 
@@ -104,16 +106,16 @@ def _chosen(runs: list[Run]) -> Run:
             names[run.id] += f", {run.status}"
     default = next((run.id for run in runs if run.status == "finished"), None)
     options = list(names)
-    chosen = address.choose("Comparison", options, "comparison", labels=names, default=default)
+    chosen = query_params.choose("Comparison", options, "comparison", labels=names, default=default)
     return next(run for run in runs if run.id == chosen)
 
 
 def _wish(places: list[Place], run: Run | None) -> Wish | None:
     """The controls that choose methods and the pinned baseline."""
-    own = comparing.place_of(run) if run is not None else None
+    own = comparisons.place_of(run) if run is not None else None
     left, right = st.columns([2, 3])
     with left:
-        chosen = address.choose(
+        chosen = query_params.choose(
             "Data set and split",
             [place.id for place in places],
             "place",
@@ -122,13 +124,13 @@ def _wish(places: list[Place], run: Run | None) -> Wish | None:
             help="Only methods that were evaluated on the same rows can be compared.",
         )
     place = next(place for place in places if place.id == chosen)
-    evaluated = comparing.methods(place)
+    evaluated = comparisons.methods(place)
     evaluated = evaluated.assign(place=evaluated["kind"].map(rank)).sort_values("place")
     labels = {row.evaluation: _label(row) for row in evaluated.itertuples()}
     simple = evaluated.loc[evaluated["kind"] == "baseline", "evaluation"].tolist()
     options = [one for one in evaluated["evaluation"] if one not in simple]
-    members = comparing.members(run) if run is not None and place == own else options
-    methods = address.choose_many(
+    members = comparisons.members(run) if run is not None and place == own else options
+    methods = query_params.choose_many(
         "Methods", options, "methods", labels=labels, default=[m for m in members if m in options]
     )
     st.caption("Methods that need no language model are always shown beside them.")
@@ -139,7 +141,7 @@ def _wish(places: list[Place], run: Run | None) -> Wish | None:
     retrained = evaluated.loc[evaluated["kind"] == "retrained", "evaluation"]
     again = next((one for one in retrained if one in methods), None)
     with right:
-        pin = address.choose(
+        pin = query_params.choose(
             "Pinned as the baseline",
             [*methods, *simple],
             "pin",
@@ -147,7 +149,7 @@ def _wish(places: list[Place], run: Run | None) -> Wish | None:
             default=pinned or again,
             help="Differences are taken from it. A verdict needs full retraining here.",
         )
-    return Wish(place, methods, simple, pin, comparing.lacks_baselines(evaluated))
+    return Wish(place, methods, simple, pin, comparisons.lacks_baselines(evaluated))
 
 
 def _label(row: object) -> str:
@@ -162,19 +164,19 @@ def _answer(wish: Wish, run: Run | None) -> None:
     if run is not None and _answers(run, wish.methods, wish.pin):
         said = "A method without a language model is not in this comparison yet."
         button = "Add it"
-        whole = set(comparing.members(run)) >= set(wish.baselines) and not wish.lacks_baselines
+        whole = set(comparisons.members(run)) >= set(wish.baselines) and not wish.lacks_baselines
         if whole or run.status != "finished":
             return
-    job = comparing.pending(wish.methods, wish.pin)
+    job = comparisons.pending(wish.methods, wish.pin)
     if job is not None and job.status in ("queued", "running"):
-        states.live(_watch, 1.0)(job.id)
+        page_states.live(_watch, 1.0)(job.id)
     elif job is not None and job.status in ("failed", "cancelled", "interrupted"):
         _stopped(job)
     else:
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
             st.markdown(said)
             if st.button(button, type="primary", icon=":material/play_arrow:"):
-                comparing.ask(wish.place, wish.methods, wish.pin)
+                comparisons.ask(wish.place, wish.methods, wish.pin)
                 st.rerun()
 
 
@@ -190,24 +192,24 @@ def _watch(job_id: str) -> None:
 
 
 def _stopped(job: Job) -> None:
-    states.failed("The comparison was not finished.", job.error or job.status)
+    page_states.failed("The comparison was not finished.", job.error or job.status)
     if st.button("Try again", icon=":material/replay:", key="retry-comparison"):
-        comparing.retry(job)
+        comparisons.retry(job)
         st.rerun()
 
 
 def _unfinished(run: Run) -> None:
     if run.status == "running":
-        states.loading("This comparison is being computed.")
+        page_states.loading("This comparison is being computed.")
         return
-    states.failed(f"This comparison is {run.status}.", run.error or "Its process ended.")
+    page_states.failed(f"This comparison is {run.status}.", run.error or "Its process ended.")
     st.markdown("Ask for it again with the methods above, or choose another one.")
 
 
 def _alone(wish: Wish) -> None:
     """What is known of the chosen methods before anything was compared."""
-    metric = comparing.PRIMARY_METRIC[wish.place.task]
-    table = comparing.methods(wish.place).set_index("evaluation").loc[wish.everything]
+    metric = comparisons.PRIMARY_METRIC[wish.place.task]
+    table = comparisons.methods(wish.place).set_index("evaluation").loc[wish.everything]
     st.subheader("Evaluated so far", divider="gray")
     shown = table[["label", "name", "value", "low", "high", "seconds"]].reset_index(drop=True)
     shown.columns = ["Method", "Run", metric.upper(), "95 % from", "95 % to", "Seconds"]

@@ -10,10 +10,10 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from dashboard.components import address, figures
-from dashboard.components.map_users import Shown, values_of
-from dashboard.components.maps import HEIGHT, Scale, outline_shape, value_scale
-from dashboard.components.picking import GRID, MAPS, SCALE, Pick
+from dashboard.components import figures, query_params
+from dashboard.components.map_data import Shown, values_of
+from dashboard.components.map_figures import HEIGHT, Scale, outline_shape, value_scale
+from dashboard.components.map_selection import GRID, MAPS, SCALE, Pick
 from dashboard.components.theme import AMOUNTS, NEUTRAL
 
 CELLS = 120  # cells along each side of a map
@@ -28,7 +28,7 @@ SHADES = {
 
 def choose_shade() -> str:
     """Let people choose what the cells show."""
-    return address.choose("Colour by", list(SHADES), "shade", labels=SHADES)
+    return query_params.choose("Colour by", list(SHADES), "shade", labels=SHADES)
 
 
 def charts(shown: Shown, shade: str, pick: Pick, rows: np.ndarray, titles: Sequence[str]) -> None:

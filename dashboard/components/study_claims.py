@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import streamlit as st
 
 from dashboard import pages
-from dashboard.components import states, verdicts
-from dashboard.components.text import escaped
+from dashboard.components import page_states, verdicts
+from dashboard.components.formatting import escaped
 from dashboard.engine import studies
 
 LONGEST = 1000
@@ -24,7 +24,7 @@ def show(reports: Sequence[studies.Evidence], address: Mapping[str, str], place:
     found = studies.findings(reports)
     if not found:
         answering = dict.fromkeys(claim.study for claim in studies.CLAIMS)
-        states.empty(
+        page_states.empty(
             "No study here answers a claim",
             f"The claims are answered by the studies {', '.join(answering)}. "
             "`puma study table2 --quick` runs the first on few users.",

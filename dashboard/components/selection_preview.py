@@ -7,10 +7,10 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import engine
-from dashboard.components import address, figures, jobs, maps, states
-from dashboard.components.map_users import Shown
-from dashboard.components.terms import term
-from dashboard.engine import maps as read
+from dashboard.components import figures, job_cards, map_figures, page_states, query_params
+from dashboard.components.glossary import term
+from dashboard.components.map_data import Shown
+from dashboard.engine import user_maps as read
 
 TRAINED = "trained"
 VARIANCE_GROUPS = ("lowest variance", "low", "middle", "high", "highest variance")
@@ -21,7 +21,9 @@ def choose_strategy() -> str:
     labels = {name: f"{name}: {one.about}" for name, one in engine.STRATEGIES.items()}
     labels[TRAINED] = "as trained: the users of this migration"
     options = [TRAINED, *engine.STRATEGIES]
-    return address.choose("Strategy", options, "strategy", labels=labels, help=term("strategy"))
+    return query_params.choose(
+        "Strategy", options, "strategy", labels=labels, help=term("strategy")
+    )
 
 
 def choose_budget(shown: Shown, strategy: str) -> int:
@@ -75,7 +77,7 @@ def show_coverage(shown: Shown, chosen: np.ndarray | None, strategy: str, budget
             "all users."
         )
     figures.show(
-        maps.coverage_figure(cells, VARIANCE_GROUPS),
+        map_figures.coverage_figure(cells, VARIANCE_GROUPS),
         cells.assign(cluster=cells["cluster"] + 1),
         "coverage",
         title="Each group of users: how many of it are chosen",
@@ -105,10 +107,10 @@ def _ask_for_selection(shown: Shown, strategy: str, budget: int) -> None:
     )
     job = read.selecting_job(shown.source.id, strategy, budget)
     if job is not None and job.status in ("queued", "running", "interrupted"):
-        jobs.watch_one(job)
+        job_cards.watch_one(job)
         return
     if job is not None and job.status == "failed":
-        states.failed("The selection failed.", job.error)
+        page_states.failed("The selection failed.", job.error)
     if st.button("Select these users in a job", type="primary", icon=":material/play_arrow:"):
         read.select(shown.source, strategy, budget)
         st.rerun()

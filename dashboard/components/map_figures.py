@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from dashboard.components.picking import GRID, SCALE
+from dashboard.components.map_selection import GRID, SCALE
 from dashboard.components.theme import AMOUNTS, CATEGORIES, DIFFERENCES, NEUTRAL
 
 SYMBOLS = ("circle", "diamond", "square")

@@ -11,9 +11,9 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import engine
-from dashboard.components import address, amounts, states
-from dashboard.components.text import short
-from dashboard.engine import data
+from dashboard.components import formatting, page_states, query_params
+from dashboard.components.formatting import short
+from dashboard.engine import datasets
 
 ORIGINS = {"file": "A file of yours", "shipped": "A set that ships with PUMA"}
 TASKS = {"rating": "Ratings, 1 to 5", "click": "Clicks, 0 or 1"}
@@ -31,8 +31,8 @@ NONE = "(none)"
 def panel() -> None:
     """Choose where the data come from, then bring them in."""
     if engine.has_workspace():
-        data.forget_uploads(engine.workspace())
-    origin = address.segment("Where from", ORIGINS, "from")
+        datasets.forget_uploads(engine.workspace())
+    origin = query_params.segment("Where from", ORIGINS, "from")
     if origin == "shipped":
         _shipped()
     else:
@@ -40,7 +40,7 @@ def panel() -> None:
 
 
 def _shipped() -> None:
-    sets = {one.name: one for one in data.shipped()}
+    sets = {one.name: one for one in datasets.shipped()}
     with st.form("import-shipped"):
         name = st.selectbox(
             "Data set",
@@ -58,7 +58,7 @@ def _shipped() -> None:
         )
         st.text(short(sets[name].about, 300))
         if st.form_submit_button("Import", type="primary", icon=":material/download:"):
-            _queue(lambda: data.import_shipped(name, int(users) or None))
+            _queue(lambda: datasets.import_shipped(name, int(users) or None))
 
 
 def _file() -> None:
@@ -67,7 +67,7 @@ def _file() -> None:
     if upload is None:
         st.caption(
             f"CSV or TSV (either may be packed as .gz) or Parquet, at most "
-            f"{amounts.size(data.MOST_BYTES)}, with a header. Nothing is kept until you import. "
+            f"{formatting.size(datasets.MOST_BYTES)}, with a header. Nothing is kept until you import. "
             "The published files of Amazon Reviews, Yelp, MIND and MovieLens are read by "
             "`puma data import`."
         )
@@ -80,13 +80,13 @@ def _file() -> None:
         _check_and_import(upload, items, settings)
 
 
-def _upload(label: str, key: str) -> data.Upload | None:
+def _upload(label: str, key: str) -> datasets.Upload | None:
     """Return the file in an upload box, spooled and checked once."""
     given = st.file_uploader(
         label,
-        type=[ending.rpartition(".")[2] for ending in data.ENDINGS],
+        type=[ending.rpartition(".")[2] for ending in datasets.ENDINGS],
         key=key,
-        max_upload_size=data.MOST_BYTES >> 20,
+        max_upload_size=datasets.MOST_BYTES >> 20,
     )
     kept = f"{key}-kept"
     if given is None:
@@ -95,22 +95,24 @@ def _upload(label: str, key: str) -> data.Upload | None:
     held = st.session_state.get(kept)
     if held is None or held[0] != given.file_id:
         try:
-            upload = data.Upload(given.name, given, given.size)
+            upload = datasets.Upload(given.name, given, given.size)
         except engine.PumaError as error:
-            states.failed("This file is refused.", error)
+            page_states.failed("This file is refused.", error)
             return None
         held = st.session_state[kept] = (given.file_id, upload)
     return held[1]
 
 
-def _settings(upload: data.Upload, items: data.Upload | None) -> data.TableSettings | None:
+def _settings(
+    upload: datasets.Upload, items: datasets.Upload | None
+) -> datasets.TableSettings | None:
     """Preview, mapping and options; None while the file cannot be read or a column is missing."""
     written = _written()
     try:
-        shown = data.preview(upload, written)
-        of_items = items and data.preview(items, written)
+        shown = datasets.preview(upload, written)
+        of_items = items and datasets.preview(items, written)
     except engine.PumaError as error:
-        states.failed("The file cannot be read as a table.", error)
+        page_states.failed("The file cannot be read as a table.", error)
         return None
     st.markdown("##### 2. Say which column is what")
     st.dataframe(shown.frame.head(8), hide_index=True, alt="The first rows of the file")
@@ -132,7 +134,7 @@ def _settings(upload: data.Upload, items: data.Upload | None) -> data.TableSetti
     return _limited(replace(written, task=task, columns=columns, item_columns=of_second))
 
 
-def _written() -> data.TableSettings:
+def _written() -> datasets.TableSettings:
     """How the file is written, from a folded row of fields."""
     with st.expander("How the file is written", icon=":material/tune:"):
         columns = st.columns(4)
@@ -140,7 +142,7 @@ def _written() -> data.TableSettings:
         encoding = columns[1].text_input("Encoding", key="encoding", placeholder="utf-8")
         unit = columns[2].selectbox("Times count", ["s", "ms"], key="time-unit")
         separator = columns[3].text_input("Between items of a history", value=" ", key="separator")
-    return data.TableSettings(
+    return datasets.TableSettings(
         delimiter=delimiter or None,
         encoding=encoding or None,
         time_unit=unit,
@@ -150,7 +152,7 @@ def _written() -> data.TableSettings:
 
 def _is_complete(columns: dict[str, str], of_second: dict[str, str] | None) -> bool:
     """Say which fields still need a column, if any."""
-    missing = {*data.REQUIRED, *(() if of_second is not None else ("text",))} - set(columns)
+    missing = {*datasets.REQUIRED, *(() if of_second is not None else ("text",))} - set(columns)
     if of_second is not None:
         missing |= {"item_id", "text"} - set(of_second)
     if missing:
@@ -179,7 +181,7 @@ def _mapping(shown: Any, fields: list[str], key: str) -> dict[str, str]:
     return found
 
 
-def _limited(settings: data.TableSettings) -> data.TableSettings:
+def _limited(settings: datasets.TableSettings) -> datasets.TableSettings:
     """Which users and rows are taken, from a row of fields."""
     columns = st.columns(3, vertical_alignment="bottom")
     least = columns[0].number_input(
@@ -197,31 +199,31 @@ def _limited(settings: data.TableSettings) -> data.TableSettings:
 
 
 def _check_and_import(
-    upload: data.Upload, items: data.Upload | None, settings: data.TableSettings
+    upload: datasets.Upload, items: datasets.Upload | None, settings: datasets.TableSettings
 ) -> None:
     st.markdown("##### 3. Check, then import")
     question = _fingerprint(upload, items, settings)
     if st.button("Check the file", icon=":material/fact_check:", key="check"):
         try:
             with st.spinner("Reading the whole file"):
-                st.session_state["checked"] = (question, data.check(upload, items, settings))
+                st.session_state["checked"] = (question, datasets.check(upload, items, settings))
         except engine.PumaError as error:
             st.session_state.pop("checked", None)
-            states.failed("The file cannot be imported like this.", error)
+            page_states.failed("The file cannot be imported like this.", error)
     asked, found = st.session_state.get("checked", (None, None))
     if found is None:
         return
     if asked != question:
-        states.stale("The settings were changed since the check; check the file again.")
+        page_states.stale("The settings were changed since the check; check the file again.")
         return
     if _show_check(found, settings.drop_invalid):
         name = st.text_input("Name of the data set", max_chars=100, key="import-name")
         if st.button("Import", type="primary", icon=":material/download:", key="import"):
-            _queue(lambda: data.import_table(upload, items, settings, name.strip() or None))
+            _queue(lambda: datasets.import_table(upload, items, settings, name.strip() or None))
 
 
 def _fingerprint(
-    upload: data.Upload, items: data.Upload | None, settings: data.TableSettings
+    upload: datasets.Upload, items: datasets.Upload | None, settings: datasets.TableSettings
 ) -> str:
     """Return what a check's result holds for: the files and how they are read."""
     values = asdict(settings) | {"drop_invalid": None}
@@ -232,7 +234,7 @@ def _fingerprint(
 def _show_check(found: dict[str, Any], dropping: bool) -> bool:
     """Show the report of a check; return whether the file can be imported."""
     if found["refusal"]:
-        states.failed("Nothing of this file could be kept.", found["refusal"])
+        page_states.failed("Nothing of this file could be kept.", found["refusal"])
         return False
     problems, kept = found["problems"], found["statistics"]
     bad = sum(problem["rows"] for problem in problems)
@@ -267,9 +269,9 @@ def _show_check(found: dict[str, Any], dropping: bool) -> bool:
 
 def _show_kept(kept: dict[str, Any]) -> None:
     shown = {
-        "Users kept": amounts.count(kept["users"]),
-        "Items kept": amounts.count(kept["items"]),
-        "Records kept": amounts.count(kept["records"]),
+        "Users kept": formatting.count(kept["users"]),
+        "Items kept": formatting.count(kept["items"]),
+        "Records kept": formatting.count(kept["records"]),
         "Records each (median)": f"{kept['rows_per_user']['median']:,.0f}",
         "Mean outcome": f"{kept['mean_outcome']:.2f}",
     }
@@ -281,7 +283,7 @@ def _queue(start: Callable[[], engine.Job]) -> None:
     try:
         job = start()
     except (engine.PumaError, OSError) as error:
-        states.failed("The import was not started.", error)
+        page_states.failed("The import was not started.", error)
         return
     for key in ("upload-kept", "upload-items-kept", "checked"):
         st.session_state.pop(key, None)

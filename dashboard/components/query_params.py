@@ -20,7 +20,7 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard.components.text import short
+from dashboard.components.formatting import short
 
 Allowed = Collection[str] | Callable[[str], bool]
 LONGEST = 200

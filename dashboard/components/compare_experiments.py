@@ -8,15 +8,15 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import engine, pages
-from dashboard.components import compare_figures, figures, states
+from dashboard.components import compare_figures, figures, page_states
 from dashboard.components.compare_methods import SHORT, digits
-from dashboard.engine import METRICS, comparing
-from dashboard.engine.comparing import Place, summaries
+from dashboard.engine import METRICS, comparisons
+from dashboard.engine.comparisons import Place, summaries
 
 
 def pairs(place: Place) -> None:
     """The gain of migrating over retraining, for each source and target (paper's Figure 4)."""
-    metric = comparing.PRIMARY_METRIC[place.task]
+    metric = comparisons.PRIMARY_METRIC[place.task]
     table = summaries.model_pairs(_methods(place))
     if len(table) < 2:
         _more(
@@ -25,7 +25,7 @@ def pairs(place: Place) -> None:
             "target, and evaluate all of them on this data set and split.",
         )
         return
-    gains = [comparing.gain(engine.root(), *ids, metric) for ids in _ids(table)]
+    gains = [comparisons.gain(engine.root(), *ids, metric) for ids in _ids(table)]
     table["gain"] = [one.value if one else float("nan") for one in gains]
     table["low"] = [one.low if one else float("nan") for one in gains]
     table["high"] = [one.high if one else float("nan") for one in gains]
@@ -47,7 +47,7 @@ def _ids(table: pd.DataFrame) -> list[tuple[str, str]]:
 
 def _methods(place: Place) -> pd.DataFrame:
     """Evaluated methods whose prompts are the users' alone, as in the paper's figures."""
-    found = comparing.methods(place)
+    found = comparisons.methods(place)
     return found[found["item_tokens"] == 0]
 
 
@@ -69,7 +69,7 @@ def chains(place: Place) -> None:
             "TARGET`, and evaluate every hop on this data set and split.",
         )
         return
-    metric = comparing.PRIMARY_METRIC[place.task]
+    metric = comparisons.PRIMARY_METRIC[place.task]
     figures.show(
         compare_figures.chain_lines(table),
         table,
@@ -90,7 +90,7 @@ def fusions(place: Place) -> None:
             "least one of them alone to the same target; evaluate both here.",
         )
         return
-    metric = comparing.PRIMARY_METRIC[place.task]
+    metric = comparisons.PRIMARY_METRIC[place.task]
     figures.show(
         compare_figures.fusion_bars(table),
         table,
@@ -111,7 +111,7 @@ def strategies(place: Place) -> None:
             "budget, such as `--strategy random` and `--strategy kmeans-variance`; evaluate each.",
         )
         return
-    metric = comparing.PRIMARY_METRIC[place.task]
+    metric = comparisons.PRIMARY_METRIC[place.task]
     st.caption("Source and target of these migrations:")
     st.text(f"{table['origin'].iloc[0]} → {table['target'].iloc[0]}")
     figures.show(
@@ -130,7 +130,7 @@ def strategies(place: Place) -> None:
 
 
 def _more(title: str, text: str) -> None:
-    states.empty(title, text, icon=":material/lab_research:")
+    page_states.empty(title, text, icon=":material/lab_research:")
     pages.link("plan", label="Plan such a migration")
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from dashboard.components.text import drawn
+from dashboard.components.formatting import drawn
 from dashboard.components.theme import KINDS, NEUTRAL, marker
-from dashboard.engine.people import Method, Prediction
+from dashboard.engine.user_details import Method, Prediction
 
 ROW_PIXELS = 30
 LEGEND_PIXELS = 16

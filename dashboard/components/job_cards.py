@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Sequence
 import streamlit as st
 
 from dashboard import engine, pages
-from dashboard.components import amounts, states
-from dashboard.components.text import escaped, short
+from dashboard.components import formatting, page_states
+from dashboard.components.formatting import escaped, short
 from dashboard.components.theme import STATUSES
 
 ACTIVE = ("queued", "running")
@@ -30,7 +30,7 @@ def watch(most: int = 5, commands: Collection[str] | None = None) -> None:
     that its result appears.
     """
     busy = any(job.status in ACTIVE for job in _chosen(commands))
-    states.live(_watched, BUSY_SECONDS if busy else IDLE_SECONDS)(most, commands)
+    page_states.live(_watched, BUSY_SECONDS if busy else IDLE_SECONDS)(most, commands)
 
 
 def _watched(most: int, commands: Collection[str] | None) -> None:
@@ -45,7 +45,7 @@ def _watched(most: int, commands: Collection[str] | None) -> None:
 
 def watch_one(job: engine.Job) -> None:
     """One job, live; when it begins to work or ends, the whole page is drawn again."""
-    states.live(_one, BUSY_SECONDS)(job.id, job.status)
+    page_states.live(_one, BUSY_SECONDS)(job.id, job.status)
 
 
 def _one(job_id: str, drawn_as: str) -> None:
@@ -132,11 +132,11 @@ def buttons(job: engine.Job) -> None:
 def waiting(job: engine.Job) -> None:
     """Since when a job waits, and for what: a device, or somebody to start a worker."""
     if engine.has_worker():
-        st.caption(f"Asked {amounts.ago(job.created)}; it waits for a free device.")
+        st.caption(f"Asked {formatting.ago(job.created)}; it waits for a free device.")
         return
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(
-            f"Asked {amounts.ago(job.created)}; no worker is running, so nothing happens.",
+            f"Asked {formatting.ago(job.created)}; no worker is running, so nothing happens.",
             width="stretch",
         )
         st.button(
@@ -163,7 +163,7 @@ def progress(job: engine.Job) -> None:
     share = overall if overall is not None else (step / total if total else None)
     stage = escaped(str(said.get("stage") or "starting"))
     if share is None:
-        st.progress(0.0, text=f"{stage} (began {amounts.ago(job.started)})")
+        st.progress(0.0, text=f"{stage} (began {formatting.ago(job.started)})")
         return
     left = said.get("overall_eta") if overall is not None else said.get("eta_seconds")
     parts = [f"{share:.0%} done", stage]
@@ -174,5 +174,5 @@ def progress(job: engine.Job) -> None:
     if said.get("examples_per_second"):
         parts.append(f"{said['examples_per_second']:,.0f} examples/s")
     if left is not None:
-        parts.append(f"about {amounts.duration(left)} left")
+        parts.append(f"about {formatting.duration(left)} left")
     st.progress(min(max(share, 0.0), 1.0), text=" · ".join(parts))

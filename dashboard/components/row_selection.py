@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboard.components import address
+from dashboard.components import query_params
 
 ROW = 33  # pixels, also of the header
 
@@ -40,12 +40,12 @@ def pick(
         placeholder="–",
         height=height,
         column_config=dict(columns),
-        on_select=lambda: address.write(name, picked(st.session_state.get(key), ids)),
+        on_select=lambda: query_params.write(name, picked(st.session_state.get(key), ids)),
         selection_mode="single-row",
         key=key,
         alt=alt,
     )
-    one = picked(event, ids) or address.read(name, ids)
+    one = picked(event, ids) or query_params.read(name, ids)
     if one is None and st.query_params.get(name) is not None:
         st.caption(":material/link_off: What the address names is not in this table.")
     return one

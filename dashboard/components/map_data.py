@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from dashboard import engine
-from dashboard.components.text import short
+from dashboard.components.formatting import short
 from dashboard.components.theme import LOWER_IS_BETTER
-from dashboard.engine import METRICS, crowd
-from dashboard.engine import maps as read
+from dashboard.engine import METRICS, large_maps
+from dashboard.engine import user_maps as read
 
 
 @dataclass
@@ -85,10 +85,10 @@ def scores_of(
     evaluation = read.evaluation_of(prompts.id)
     if evaluation is None:
         return np.full(len(shown.frame if rows is None else rows), np.nan)
-    if shown.everybody and rows is not None and len(rows) <= crowd.FEW:
+    if shown.everybody and rows is not None and len(rows) <= large_maps.FEW:
         users = shown.frame["user_id"].iloc[rows].tolist()
-        return crowd.scores_of(engine.root(), evaluation.id, metric, users)
-    scores = crowd.scores if shown.everybody else read.scores
+        return large_maps.scores_of(engine.root(), evaluation.id, metric, users)
+    scores = large_maps.scores if shown.everybody else read.scores
     found = scores(engine.root(), evaluation.id, metric, shown.projection.id)
     return found if rows is None else found[rows]
 
