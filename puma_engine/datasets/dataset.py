@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from puma_engine.datasets.seeded_draws import mix, text_keys
+from puma_engine.datasets.seeded_hashing import mix, text_keys
 from puma_engine.datasets.splits import SPLITS
 from puma_engine.errors import DataError
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from puma_engine.datasets.seeded_draws import text_keys, uniform
+from puma_engine.datasets.seeded_hashing import text_keys, uniform
 from puma_engine.errors import DataError
 
 Population = Literal["product", "foundation"]

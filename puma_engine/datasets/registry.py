@@ -10,17 +10,17 @@ from typing import Any
 from puma_engine.datasets.dataset import Dataset, TaskName
 from puma_engine.datasets.importers.source_settings import OriginalSettings, settings_from
 from puma_engine.datasets.population import EVERYONE, Population
-from puma_engine.datasets.reading.blocks import Watch
+from puma_engine.datasets.reading.line_blocks import ReadProgress
 from puma_engine.datasets.shipped_location import data_root
 from puma_engine.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)
-class Request:
+class ImportRequest:
     """What is asked of an importer: which files, whose rows, how many users, which seed.
 
     path: a folder, or for some sources one file. files: what the source found there, by
-    role. watch: told how far the reading is.
+    role. progress: called as reading advances.
     """
 
     path: Path
@@ -29,7 +29,7 @@ class Request:
     seed: int = 0
     files: dict[str, Path] = field(default_factory=dict)
     settings: OriginalSettings | None = None
-    watch: Watch | None = None
+    progress: ReadProgress | None = None
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Source:
     task: TaskName
     family: str
     about: str
-    read: Callable[[Source, Request], Dataset]
+    read: Callable[[Source, ImportRequest], Dataset]
     settings: type[OriginalSettings] | None = None
     locate: Callable[[Path, Path | None], dict[str, Path]] | None = None
 
@@ -70,7 +70,7 @@ def get_source(name: str) -> Source:
     return REGISTRY[name]
 
 
-def files_of(source: Source, path: Path, items_path: Path | None = None) -> dict[str, Path]:
+def source_files(source: Source, path: Path, items_path: Path | None = None) -> dict[str, Path]:
     """Return the files that a source of original files reads, by role. Raises DataError."""
     assert source.locate is not None
     found = source.locate(path, items_path)
@@ -88,7 +88,7 @@ def import_folder(
     users: int | None = None,
     seed: int = 0,
     items_path: str | Path | None = None,
-    watch: Watch | None = None,
+    progress: ReadProgress | None = None,
     **settings: Any,
 ) -> Dataset:
     """Read a named data set from its original files at path, a folder or one file.
@@ -96,9 +96,10 @@ def import_folder(
     population: "product" users, or the "foundation" users set apart to pre-train the zoo;
     of shipped sets only. users: how many, a seeded choice (a smaller choice is part of a
     larger one); None takes all. seed: decides caps, splits, negatives and histories.
-    items_path, watch, settings: of sets that are not shipped; see their settings class.
+    items_path, progress, settings: of sets that are not shipped; see their settings class.
     Raises DataError or ConfigError.
     """
+    progress = settings.pop("watch", progress)  # the deprecated name of `progress`
     source, place = get_source(name), Path(path)
     if users is not None and users < 1:
         raise DataError(
@@ -108,12 +109,12 @@ def import_folder(
         if settings or items_path is not None:
             given = ", ".join([*settings, *(["items_path"] if items_path is not None else [])])
             raise ConfigError(f"{given}: the shipped set {name!r} takes no such settings.")
-        return source.read(source, Request(place, population, users, seed))
+        return source.read(source, ImportRequest(place, population, users, seed))
     if population != "product":
         raise ConfigError(f"{name!r} is read whole: population is for shipped sets.")
     chosen = settings_from(source.settings, name, settings)
-    files = files_of(source, place, None if items_path is None else Path(items_path))
-    return source.read(source, Request(place, EVERYONE, users, seed, files, chosen, watch))
+    files = source_files(source, place, None if items_path is None else Path(items_path))
+    return source.read(source, ImportRequest(place, EVERYONE, users, seed, files, chosen, progress))
 
 
 def load_shipped(

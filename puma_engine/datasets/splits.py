@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from puma_engine.datasets.seeded_draws import rank_within
+from puma_engine.datasets.seeded_hashing import rank_within
 
 SPLITS = ("train", "validation", "test")
 VALIDATION_SHARE = 0.10

@@ -20,8 +20,8 @@ from puma_engine.datasets import (
     user_profiles,
 )
 from puma_engine.datasets.importers.source_settings import settings_from
-from puma_engine.datasets.reading.blocks import Watch
-from puma_engine.datasets.registry import files_of
+from puma_engine.datasets.reading.line_blocks import ReadProgress
+from puma_engine.datasets.registry import source_files
 from puma_engine.errors import ConfigError, DataError, NotFoundError
 from puma_engine.files import sha256_file
 from puma_engine.pipeline.stage import Clock, Outcome, Reference, find, run_stage, slug
@@ -123,14 +123,14 @@ def import_original(
     chosen = settings_from(about.settings, source, settings)
     watch = _watching(progress, should_cancel)
     hashes = {}
-    for role, file in files_of(about, place, items).items():
+    for role, file in source_files(about, place, items).items():
         watch(f"checking {file.name}", 0, 0)
         hashes[role] = sha256_file(file)[:16]
     config = {"source": source, "users": users, "files": hashes, **dataclasses.asdict(chosen)}
 
     def read() -> Dataset:
         return import_folder(
-            source, place, users=users, seed=seed, items_path=items, watch=watch, **settings
+            source, place, users=users, seed=seed, items_path=items, progress=watch, **settings
         )
 
     stem = place.resolve().name.split(".")[0]
@@ -138,7 +138,7 @@ def import_original(
     return _keep(ws, name or slug(*parts, users), config, seed, read)
 
 
-def _watching(progress: ProgressCallback | None, should_cancel: CancelCheck | None) -> Watch:
+def _watching(progress: ProgressCallback | None, should_cancel: CancelCheck | None) -> ReadProgress:
     """Turn what an importer tells into progress with an ETA, and stop it when asked to."""
     began: dict[str, float] = {}
 

@@ -13,11 +13,11 @@ from puma_engine.datasets.dataset import Dataset
 from puma_engine.datasets.importers.raw_rows import RawItems, RawRows
 from puma_engine.datasets.importers.source_settings import RatingSettings, first_file, plain_name
 from puma_engine.datasets.importers.streamed_ratings import streamed_dataset
-from puma_engine.datasets.reading.blocks import Watch, read_blocks
 from puma_engine.datasets.reading.json_lines import parse_block
-from puma_engine.datasets.reading.tally import Tally
+from puma_engine.datasets.reading.line_blocks import ReadProgress, read_blocks
+from puma_engine.datasets.reading.row_counts import RowCounts
 from puma_engine.datasets.reading.timestamps import seconds_of_numbers
-from puma_engine.datasets.registry import Request, Source, register
+from puma_engine.datasets.registry import ImportRequest, Source, register
 from puma_engine.errors import DataError
 
 REVIEW = pa.schema(
@@ -59,30 +59,34 @@ def locate(path: Path, items_path: Path | None) -> dict[str, Path]:
     return {"ratings": reviews, "items": items}
 
 
-def read_reviews(path: Path, tally: Tally, watch: Watch | None) -> Iterator[RawRows]:
+def read_reviews(
+    path: Path, row_counts: RowCounts, progress: ReadProgress | None
+) -> Iterator[RawRows]:
     """Yield the reviews; items are parents, the products of which variants are sold."""
-    for block in read_blocks(path, watch):
-        table, lines = parse_block(block, REVIEW, tally)
+    for block in read_blocks(path, progress):
+        table, lines = parse_block(block, REVIEW, row_counts)
         times = table["timestamp"].to_numpy().astype(np.float64)
         seconds, timed, units = seconds_of_numbers(times)
-        tally.times(units)
+        row_counts.times(units)
         outcome = table["rating"].to_numpy().astype(np.float64)
         yield RawRows(lines, table["user_id"], table["parent_asin"], outcome, seconds, timed)
 
 
-def read_items(path: Path, tally: Tally, watch: Watch | None) -> Iterator[RawItems]:
+def read_items(
+    path: Path, row_counts: RowCounts, progress: ReadProgress | None
+) -> Iterator[RawItems]:
     """Yield ids and titles."""
-    for block in read_blocks(path, watch):
-        table, lines = parse_block(block, ITEM, tally)
+    for block in read_blocks(path, progress):
+        table, lines = parse_block(block, ITEM, row_counts)
         yield RawItems(lines, table["parent_asin"], table["title"])
 
 
-def _read(source: Source, request: Request) -> Dataset:
+def _read(source: Source, request: ImportRequest) -> Dataset:
     return streamed_dataset(
         source,
         request,
-        lambda tally: read_reviews(request.files["ratings"], tally, request.watch),
-        lambda tally: read_items(request.files["items"], tally, request.watch),
+        lambda row_counts: read_reviews(request.files["ratings"], row_counts, request.progress),
+        lambda row_counts: read_items(request.files["items"], row_counts, request.progress),
     )
 
 

@@ -7,16 +7,16 @@ import dataclasses
 import numpy as np
 
 from puma_engine.datasets.dataset import Dataset, occurring
-from puma_engine.datasets.importers.coded import (
-    Coded,
-    choose_users,
-    enough_rows,
+from puma_engine.datasets.importers.encoded_interactions import (
+    EncodedInteractions,
+    has_min_rows,
     items_frame,
+    sample_users,
     to_frame,
 )
-from puma_engine.datasets.importers.ratings import Cleaned, base_report
-from puma_engine.datasets.registry import Request, Source
-from puma_engine.datasets.seeded_draws import mix, rank_within, seed_key, text_keys, uniform
+from puma_engine.datasets.importers.ratings import CleanedInteractions, base_report
+from puma_engine.datasets.registry import ImportRequest, Source
+from puma_engine.datasets.seeded_hashing import mix, rank_within, seed_key, text_keys, uniform
 from puma_engine.datasets.splits import assign_splits, cap_rows, split_rule
 from puma_engine.errors import DataError
 
@@ -25,15 +25,21 @@ _ROUNDS = 40
 
 
 def click_dataset(
-    source: Source, request: Request, marked: Cleaned, rated: Coded, *, least: int, most: int
+    source: Source,
+    request: ImportRequest,
+    marked: CleanedInteractions,
+    rated: EncodedInteractions,
+    *,
+    least: int,
+    most: int,
 ) -> Dataset:
     """Build clicks: each user's marks, at most `most`, and as many seeded non-clicks.
 
     Users need `least` marks. A non-click is drawn by how often an item is marked, so that
     popularity alone tells nothing, among items that the user neither marked nor rated.
     """
-    enough = marked.rows.keep(enough_rows(marked.rows, least))
-    chosen = choose_users(
+    enough = marked.rows.keep(has_min_rows(marked.rows, least))
+    chosen = sample_users(
         enough, source.family, request.population, request.users, request.seed, source.name
     )
     if not len(chosen):
@@ -44,11 +50,11 @@ def click_dataset(
     positives = chosen.keep(cap_rows(chosen.user, most, chosen.row_keys(request.seed, "cap")))
     popularity = np.bincount(marked.rows.item, minlength=len(marked.rows.item_ids))
     taken = np.sort(np.concatenate([marked.rows.pairs(), rated.pairs()]))
-    negatives = draw_negatives(positives, popularity, taken, request.seed)
+    negatives = sample_negatives(positives, popularity, taken, request.seed)
     rows = _joined(positives, negatives)
     group = rows.user * 2 + (rows.outcome > 0)
     split = assign_splits(group, rows.row_keys(request.seed, "split"))
-    history = draw_histories(rows, (split == "train") & (rows.outcome > 0), request.seed)
+    history = sample_histories(rows, (split == "train") & (rows.outcome > 0), request.seed)
     frame = to_frame(rows, split, rows.item_ids.astype(object)[history].tolist())
     items = items_frame(list(occurring(frame)), marked.texts)
     dropped = {
@@ -73,7 +79,9 @@ def click_dataset(
     return Dataset(source.name, source.task, frame, items, report)
 
 
-def draw_negatives(positives: Coded, popularity: np.ndarray, taken: np.ndarray, seed: int) -> Coded:
+def sample_negatives(
+    positives: EncodedInteractions, popularity: np.ndarray, taken: np.ndarray, seed: int
+) -> EncodedInteractions:
     """Draw as many items for each user as it has rows, without replacement, by popularity.
 
     popularity: [items] weights. taken: sorted user-item codes (Coded.pairs) never drawn.
@@ -109,7 +117,7 @@ def draw_negatives(positives: Coded, popularity: np.ndarray, taken: np.ndarray, 
     )
 
 
-def draw_histories(rows: Coded, source: np.ndarray, seed: int) -> np.ndarray:
+def sample_histories(rows: EncodedInteractions, source: np.ndarray, seed: int) -> np.ndarray:
     """Draw for each row some source items of its user, never the row's own, [n, HISTORY].
 
     source: [n] bool, the rows whose items may be shown: train positives. Every user needs
@@ -128,7 +136,7 @@ def draw_histories(rows: Coded, source: np.ndarray, seed: int) -> np.ndarray:
     return np.take_along_axis(candidates, best, axis=1)
 
 
-def _joined(positives: Coded, negatives: Coded) -> Coded:
+def _joined(positives: EncodedInteractions, negatives: EncodedInteractions) -> EncodedInteractions:
     return dataclasses.replace(
         positives,
         user=np.concatenate([positives.user, negatives.user]),

@@ -13,11 +13,15 @@ import pandas as pd
 
 from puma_engine.datasets.dataset import Dataset
 from puma_engine.datasets.importers.clicks import click_dataset
-from puma_engine.datasets.importers.coded import Coded, encode
-from puma_engine.datasets.importers.ratings import Cleaned, clean_ratings, rating_dataset
+from puma_engine.datasets.importers.encoded_interactions import EncodedInteractions, encode
+from puma_engine.datasets.importers.ratings import (
+    CleanedInteractions,
+    clean_ratings,
+    rating_dataset,
+)
 from puma_engine.datasets.reading.columns import read_original
 from puma_engine.datasets.reading.text_cleaning import clean_text
-from puma_engine.datasets.registry import Request, Source, register
+from puma_engine.datasets.registry import ImportRequest, Source, register
 
 FAMILY = "goodbooks"
 MIN_RATINGS = 20
@@ -40,7 +44,7 @@ def book_texts(folder: Path) -> dict[str, str]:
     return texts
 
 
-def usable_ratings(folder: Path) -> Cleaned:
+def usable_ratings(folder: Path) -> CleanedInteractions:
     """Read ratings.parquet and books.parquet: one rating a pair, users with 20 or more."""
     frame = read_original(folder, "ratings", RATING_COLUMNS)
     frame = frame.rename(columns={"book_id": "item_id", "rating": "outcome"})
@@ -49,17 +53,17 @@ def usable_ratings(folder: Path) -> Cleaned:
     return clean_ratings(frame, book_texts(folder), least=MIN_RATINGS, valid=valid)
 
 
-def _read_ratings(source: Source, request: Request) -> Dataset:
+def _read_ratings(source: Source, request: ImportRequest) -> Dataset:
     return rating_dataset(source, request, usable_ratings(request.path), most=MAX_RATINGS)
 
 
-def _read_marks(source: Source, request: Request) -> Dataset:
+def _read_marks(source: Source, request: ImportRequest) -> Dataset:
     rated = usable_ratings(request.path)
     frame = read_original(request.path, "to_read", MARK_COLUMNS)
     item, _ = encode(frame["book_id"], rated.rows.item_ids)
     user, _ = encode(frame["user_id"], rated.rows.user_ids)
     eligible = np.isin(user, rated.rows.users_present()) & (item >= 0)
-    marks = Coded(
+    marks = EncodedInteractions(
         rated.rows.user_ids,
         rated.rows.item_ids,
         user[eligible],
@@ -71,7 +75,7 @@ def _read_marks(source: Source, request: Request) -> Dataset:
         f"of users with fewer than {MIN_RATINGS} ratings, or of unknown books": len(frame)
         - len(marks)
     }
-    marked = Cleaned(marks, rated.texts, read, dropped)
+    marked = CleanedInteractions(marks, rated.texts, read, dropped)
     return click_dataset(source, request, marked, rated.rows, least=MIN_MARKS, most=MAX_POSITIVES)
 
 

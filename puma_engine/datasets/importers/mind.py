@@ -15,17 +15,21 @@ import numpy as np
 import pyarrow as pa
 
 from puma_engine.datasets.dataset import Dataset, occurring
-from puma_engine.datasets.importers.coded import Coded, items_frame, to_frame
+from puma_engine.datasets.importers.encoded_interactions import (
+    EncodedInteractions,
+    items_frame,
+    to_frame,
+)
 from puma_engine.datasets.importers.mind_behaviors import Behaviors, read_behaviors
-from puma_engine.datasets.importers.mind_rows import Chooser, Rows, Rules
+from puma_engine.datasets.importers.mind_rows import MindSampler, Rows, Rules
 from puma_engine.datasets.importers.raw_rows import RawItems, usable_items
 from puma_engine.datasets.importers.source_settings import OriginalSettings, first_file
-from puma_engine.datasets.reading.blocks import Watch, read_blocks
 from puma_engine.datasets.reading.delimited import parse_block
-from puma_engine.datasets.reading.tally import Tally
+from puma_engine.datasets.reading.line_blocks import ReadProgress, read_blocks
+from puma_engine.datasets.reading.row_counts import RowCounts
 from puma_engine.datasets.reading.text_cleaning import clean_text
-from puma_engine.datasets.registry import Request, Source, register
-from puma_engine.datasets.seeded_draws import text_keys
+from puma_engine.datasets.registry import ImportRequest, Source, register
+from puma_engine.datasets.seeded_hashing import text_keys
 from puma_engine.datasets.splits import SPLITS, latest_share
 from puma_engine.errors import DataError
 
@@ -98,20 +102,22 @@ def locate(path: Path, items_path: Path | None) -> dict[str, Path]:
     return found
 
 
-def read_news(path: Path, tally: Tally, watch: Watch | None) -> Iterator[RawItems]:
+def read_news(
+    path: Path, row_counts: RowCounts, progress: ReadProgress | None
+) -> Iterator[RawItems]:
     """Yield ids and titles."""
-    for block in read_blocks(path, watch):
-        table, lines = parse_block(block, NEWS_FIELDS, "\t", tally)
+    for block in read_blocks(path, progress):
+        table, lines = parse_block(block, NEWS_FIELDS, "\t", row_counts)
         yield RawItems(lines, table["news_id"], table["title"])
 
 
-def _titles(request: Request, tallies: dict[str, Tally]) -> dict[str, str]:
+def _titles(request: ImportRequest, tallies: dict[str, RowCounts]) -> dict[str, str]:
     """Return the titles of all news by id; of several the first."""
     texts: dict[str, str] = {}
     for role in ("train_news", "dev_news"):
         path = request.files[role]
         for ids, titles in usable_items(
-            lambda tally, path=path: read_news(path, tally, request.watch),  # type: ignore[misc]
+            lambda row_counts, path=path: read_news(path, row_counts, request.progress),  # type: ignore[misc]
             tallies[role],
         ):
             for one, title in zip(ids, titles, strict=True):
@@ -132,34 +138,36 @@ def _with_user_codes(parts: list[Behaviors]) -> tuple[list[Behaviors], np.ndarra
     codes = np.split(
         rank[encoded.indices.to_numpy()], np.cumsum([len(part) for part in parts])[:-1]
     )
-    coded = [
+    encoded_interactions = [
         dataclasses.replace(part, user=users) for part, users in zip(parts, codes, strict=True)
     ]
-    return coded, ids[order]
+    return encoded_interactions, ids[order]
 
 
-def _read(source: Source, request: Request) -> Dataset:
+def _read(source: Source, request: ImportRequest) -> Dataset:
     rows, names, report = _chosen(source, request)
     return _dataset(source, request, rows, names, report)
 
 
-Names = tuple[np.ndarray, np.ndarray, dict[str, str]]
+IdTable = tuple[np.ndarray, np.ndarray, dict[str, str]]
 
 
-def _chosen(source: Source, request: Request) -> tuple[Rows, Names, dict[str, Any]]:
+def _chosen(source: Source, request: ImportRequest) -> tuple[Rows, IdTable, dict[str, Any]]:
     """Read everything and let go of all but the chosen rows, the ids and texts, the report."""
     settings = request.settings
     assert isinstance(settings, MindSettings)
-    tallies = {role: Tally(path, settings.max_bad_share) for role, path in request.files.items()}
+    tallies = {
+        role: RowCounts(path, settings.max_bad_share) for role, path in request.files.items()
+    }
     texts = _titles(request, tallies)
     item_ids = np.array(sorted(texts))
     news = pa.array(item_ids.tolist(), pa.string())
     roles = ("train_behaviors", "dev_behaviors")
     read = [
-        read_behaviors(request.files[role], news, tallies[role], request.watch) for role in roles
+        read_behaviors(request.files[role], news, tallies[role], request.progress) for role in roles
     ]
     parts, user_ids = _with_user_codes(read)
-    chooser = Chooser(
+    sampler = MindSampler(
         (parts[0], parts[1]),
         text_keys(user_ids),
         text_keys(item_ids),
@@ -167,16 +175,16 @@ def _chosen(source: Source, request: Request) -> tuple[Rows, Names, dict[str, An
         Rules(**{rule.name: getattr(settings, rule.name) for rule in dataclasses.fields(Rules)}),
         request.seed,
     )
-    rows = chooser.choose(request.users or settings.max_users or None, request.watch)
-    _check_count(request, rows, chooser)
-    report = _report(source, request, tallies, parts, (user_ids, item_ids), chooser)
+    rows = sampler.choose(request.users or settings.max_users or None, request.progress)
+    _check_count(request, rows, sampler)
+    report = _report(source, request, tallies, parts, (user_ids, item_ids), sampler)
     return rows, (user_ids, item_ids, texts), report
 
 
-def _check_count(request: Request, rows: Rows, chooser: Chooser) -> None:
+def _check_count(request: ImportRequest, rows: Rows, sampler: MindSampler) -> None:
     count = len(np.unique(rows.user))
     if not count:
-        reasons = ", ".join(f"{n:,} {reason}" for reason, n in chooser.dropped().items() if n)
+        reasons = ", ".join(f"{n:,} {reason}" for reason, n in sampler.dropped().items() if n)
         raise DataError(
             f"No user of {request.path} passes the filters ({reasons or 'nothing was shown'}); "
             "check the files or lower the filters."
@@ -190,11 +198,11 @@ def _check_count(request: Request, rows: Rows, chooser: Chooser) -> None:
 
 def _report(
     source: Source,
-    request: Request,
-    tallies: dict[str, Tally],
+    request: ImportRequest,
+    tallies: dict[str, RowCounts],
     parts: list[Behaviors],
     ids: tuple[np.ndarray, np.ndarray],
-    chooser: Chooser,
+    sampler: MindSampler,
 ) -> dict[str, Any]:
     unusable = {
         reason: sum(part.unusable[reason] for part in parts) for reason in parts[0].unusable
@@ -202,7 +210,7 @@ def _report(
     shown = sum(len(part.shown) for part in parts) + sum(unusable.values())
     settings = request.settings
     assert isinstance(settings, MindSettings)
-    units = [tally.units for role, tally in tallies.items() if role.endswith("behaviors")]
+    units = [row_counts.units for role, row_counts in tallies.items() if role.endswith("behaviors")]
     return {
         "source": source.name,
         "about": source.about,
@@ -216,8 +224,8 @@ def _report(
             "users": len(ids[0]),
             "items": len(ids[1]),
         },
-        "dropped": {**unusable, **chooser.dropped()},
-        "files": {role: tally.report() for role, tally in tallies.items()},
+        "dropped": {**unusable, **sampler.dropped()},
+        "files": {role: row_counts.report() for role, row_counts in tallies.items()},
         "split": SPLIT_RULE,
         "history": (
             f"at most {settings.max_history} seeded titles of what the session's history names, "
@@ -231,19 +239,19 @@ def _report(
 
 def _dataset(
     source: Source,
-    request: Request,
+    request: ImportRequest,
     rows: Rows,
-    names: Names,
+    names: IdTable,
     report: dict[str, Any],
 ) -> Dataset:
     user_ids, item_ids, texts = names
-    coded = Coded(
+    encoded_interactions = EncodedInteractions(
         user_ids, item_ids, rows.user, rows.item, rows.clicked.astype(np.float32), rows.time
     )
     train = np.flatnonzero(~rows.dev)
     late = latest_share(
         rows.user[train] * 2 + rows.clicked[train],
-        coded.row_keys(request.seed, "split")[train],
+        encoded_interactions.row_keys(request.seed, "split")[train],
         rows.time[train],
         VALIDATION_OF_TRAIN,
     )
@@ -256,9 +264,13 @@ def _dataset(
     for start in range(0, len(rows), _AT_ONCE):
         drawn = shown[rows.history[start : start + _AT_ONCE]].tolist()
         history += [[item for item in past if item] for past in drawn]
-    frame = to_frame(coded, split, history)
+    frame = to_frame(encoded_interactions, split, history)
     items = items_frame(list(occurring(frame)), texts)
-    report["kept"] = {"rows": len(frame), "users": coded.count_users(), "items": len(items)}
+    report["kept"] = {
+        "rows": len(frame),
+        "users": encoded_interactions.count_users(),
+        "items": len(items),
+    }
     return Dataset(source.name, source.task, frame, items, report)
 
 

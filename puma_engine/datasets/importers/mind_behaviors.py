@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from puma_engine.datasets.importers.raw_rows import NO_TIME, NO_USER, usable_ids
-from puma_engine.datasets.reading.blocks import Block, Watch, read_blocks
 from puma_engine.datasets.reading.delimited import parse_block
-from puma_engine.datasets.reading.tally import Tally
+from puma_engine.datasets.reading.line_blocks import Block, ReadProgress, read_blocks
+from puma_engine.datasets.reading.row_counts import RowCounts
 from puma_engine.datasets.reading.timestamps import seconds_of_texts
 from puma_engine.errors import DataError
 
@@ -46,13 +46,15 @@ class Behaviors:
         return len(self.time)
 
 
-def read_behaviors(path: Path, news: pa.Array, tally: Tally, watch: Watch | None) -> Behaviors:
+def read_behaviors(
+    path: Path, news: pa.Array, row_counts: RowCounts, progress: ReadProgress | None
+) -> Behaviors:
     """Read a behaviors.tsv; news: the ids whose places are the items' codes. Raises DataError."""
     parts = []
-    for block in read_blocks(path, watch):
-        parts.append(_part(block, news, tally))
-        tally.give_up_early()
-    tally.check()
+    for block in read_blocks(path, progress):
+        parts.append(_part(block, news, row_counts))
+        row_counts.stop_if_unusable()
+    row_counts.check()
     unusable = {
         reason: sum(part.unusable[reason] for part in parts) for reason in (NO_LABEL, UNKNOWN_NEWS)
     }
@@ -83,15 +85,15 @@ def lists_of(start: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return start[rows][owner] + within, owner
 
 
-def _part(block: Block, news: pa.Array, tally: Tally) -> Behaviors:
-    table, lines = parse_block(block, FIELDS, "\t", tally)
+def _part(block: Block, news: pa.Array, row_counts: RowCounts) -> Behaviors:
+    table, lines = parse_block(block, FIELDS, "\t", row_counts)
     seconds, timed, units = seconds_of_texts(table["time"])
-    tally.times(units)
+    row_counts.times(units)
     known = usable_ids(table["user_id"])
     shows = pc.not_equal(pc.utf8_trim_whitespace(table["impressions"]), "").to_numpy()
     good = np.ones(len(lines), dtype=bool)
     for reason, fine in ((NO_USER, known), (NO_TIME, timed), (_NOTHING_SHOWN, shows)):
-        tally.drop(reason, lines[good & ~fine])
+        row_counts.drop(reason, lines[good & ~fine])
         good &= fine
     table = table.filter(pa.array(good))
     words, of = _words(table["impressions"])

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from puma_engine.datasets.importers.mind_behaviors import Behaviors, lists_of
-from puma_engine.datasets.reading.blocks import Watch
-from puma_engine.datasets.seeded_draws import mix, rank_within, seed_key
+from puma_engine.datasets.reading.line_blocks import ReadProgress
+from puma_engine.datasets.seeded_hashing import mix, rank_within, seed_key
 
 BATCH_USERS = 2_000
 
@@ -63,7 +63,7 @@ def joined(parts: list[Rows]) -> Rows:
     )
 
 
-class Chooser:
+class MindSampler:
     """Chooses the rows of MIND by the rules and counts what it drops.
 
     parts: the sessions of train and of dev, users as codes of user_keys. user_keys,
@@ -89,14 +89,14 @@ class Chooser:
         self.fate = np.full(users, "of users that were not asked for", dtype=object)
         self.lost: dict[str, np.ndarray] = {}
 
-    def choose(self, most: int | None, watch: Watch | None) -> Rows:
+    def choose(self, most: int | None, progress: ReadProgress | None) -> Rows:
         """Return the rows of the first users in seeded order that pass, at most `most` of them."""
         candidates = self._candidates()
         order = np.argsort(mix(seed_key(self.seed, "users"), self.user_keys[candidates]))
         candidates, found, count = candidates[order], [], 0
         for start in range(0, len(candidates), BATCH_USERS):
-            if watch is not None:
-                watch("choosing users", start, len(candidates))
+            if progress is not None:
+                progress("choosing users", start, len(candidates))
             users = candidates[start : start + BATCH_USERS]
             rows = self._rows_of(users)
             passed = users[np.isin(users, rows.user)]

@@ -15,13 +15,13 @@ from puma_engine.datasets.dataset import Dataset
 from puma_engine.datasets.importers.raw_rows import RawItems, RawRows
 from puma_engine.datasets.importers.source_settings import RatingSettings, first_file, plain_name
 from puma_engine.datasets.importers.streamed_ratings import streamed_dataset
-from puma_engine.datasets.reading import fields
-from puma_engine.datasets.reading.blocks import Block, Watch, decoded, read_blocks
+from puma_engine.datasets.reading import column_values
 from puma_engine.datasets.reading.delimited import parse_block
 from puma_engine.datasets.reading.json_lines import OTHER_ENCODING
-from puma_engine.datasets.reading.tally import Tally
+from puma_engine.datasets.reading.line_blocks import Block, ReadProgress, decoded, read_blocks
+from puma_engine.datasets.reading.row_counts import RowCounts
 from puma_engine.datasets.reading.timestamps import seconds_of_texts
-from puma_engine.datasets.registry import Request, Source, register
+from puma_engine.datasets.registry import ImportRequest, Source, register
 from puma_engine.errors import DataError
 
 RATING_FIELDS = ("userId", "movieId", "rating", "timestamp")
@@ -41,35 +41,39 @@ def locate(path: Path, items_path: Path | None) -> dict[str, Path]:
     return {"ratings": ratings, "items": items_path or first_file(ratings.parent, items)}
 
 
-def read_ratings(path: Path, tally: Tally, watch: Watch | None) -> Iterator[RawRows]:
+def read_ratings(
+    path: Path, row_counts: RowCounts, progress: ReadProgress | None
+) -> Iterator[RawRows]:
     """Yield the ratings; the lowest of half-star scales, 0.5, becomes 1."""
-    for block in _body(path, RATING_FIELDS, watch):
-        table, lines = parse_block(block, RATING_FIELDS, _separator(path), tally)
+    for block in _body(path, RATING_FIELDS, progress):
+        table, lines = parse_block(block, RATING_FIELDS, _separator(path), row_counts)
         plain = {name: pc.utf8_trim(table[name], ' "') for name in RATING_FIELDS}
         seconds, timed, units = seconds_of_texts(plain["timestamp"])
-        tally.times(units)
-        outcome = fields.as_numbers(plain["rating"], "ratings")
+        row_counts.times(units)
+        outcome = column_values.as_numbers(plain["rating"], "ratings")
         half = outcome == 0.5
-        tally.mend(HALF_STAR, int(half.sum()))
+        row_counts.repair(HALF_STAR, int(half.sum()))
         outcome = np.where(half, 1.0, outcome)
         yield RawRows(lines, plain["userId"], plain["movieId"], outcome, seconds, timed)
 
 
-def read_movies(path: Path, tally: Tally, watch: Watch | None) -> Iterator[RawItems]:
+def read_movies(
+    path: Path, row_counts: RowCounts, progress: ReadProgress | None
+) -> Iterator[RawItems]:
     """Yield ids and titles with their years."""
-    for block in _body(path, ITEM_FIELDS, watch):
+    for block in _body(path, ITEM_FIELDS, progress):
         found: list[tuple[int, str, str]] = []
         wrong = []
         for number, line in block.numbered():
-            tally.lines += 1
+            row_counts.lines += 1
             text, is_utf8 = decoded(line)
-            tally.mend(OTHER_ENCODING, not is_utf8)
+            row_counts.repair(OTHER_ENCODING, not is_utf8)
             parts = _movie(text, _separator(path))
             if parts is None:
                 wrong.append(number)
             else:
                 found.append((number, *parts))
-        tally.drop(f"without {len(ITEM_FIELDS)} fields", np.array(wrong, dtype=np.int64))
+        row_counts.drop(f"without {len(ITEM_FIELDS)} fields", np.array(wrong, dtype=np.int64))
         numbers = np.array([number for number, _, _ in found], dtype=np.int64)
         ids, titles = ([row[place] for row in found] for place in (1, 2))
         yield RawItems(
@@ -92,9 +96,9 @@ def _movie(text: str, separator: str) -> tuple[str, str] | None:
     return (row[0], row[1]) if len(row) == len(ITEM_FIELDS) else None
 
 
-def _body(path: Path, names: tuple[str, ...], watch: Watch | None) -> Iterator[Block]:
+def _body(path: Path, names: tuple[str, ...], progress: ReadProgress | None) -> Iterator[Block]:
     """Yield the blocks of a file without its header, which must be the published one."""
-    for block in read_blocks(path, watch):
+    for block in read_blocks(path, progress):
         if block.first > 1 or _separator(path) == "::":
             yield block
             continue
@@ -113,12 +117,12 @@ def _separator(path: Path) -> str:
     return "::" if plain_name(path).endswith(".dat") else ","
 
 
-def _read(source: Source, request: Request) -> Dataset:
+def _read(source: Source, request: ImportRequest) -> Dataset:
     return streamed_dataset(
         source,
         request,
-        lambda tally: read_ratings(request.files["ratings"], tally, request.watch),
-        lambda tally: read_movies(request.files["items"], tally, request.watch),
+        lambda row_counts: read_ratings(request.files["ratings"], row_counts, request.progress),
+        lambda row_counts: read_movies(request.files["items"], row_counts, request.progress),
     )
 
 

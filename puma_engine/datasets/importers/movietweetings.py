@@ -7,10 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from puma_engine.datasets.dataset import Dataset
-from puma_engine.datasets.importers.ratings import Cleaned, clean_ratings, rating_dataset
+from puma_engine.datasets.importers.ratings import (
+    CleanedInteractions,
+    clean_ratings,
+    rating_dataset,
+)
 from puma_engine.datasets.reading.columns import read_original
 from puma_engine.datasets.reading.text_cleaning import clean_text
-from puma_engine.datasets.registry import Request, Source, register
+from puma_engine.datasets.registry import ImportRequest, Source, register
 
 MIN_RATINGS = 20
 MAX_RATINGS = 85
@@ -18,7 +22,7 @@ RATING_COLUMNS = ("user_id", "imdb_id", "rating", "timestamp")
 MOVIE_COLUMNS = ("imdb_id", "title")
 
 
-def usable_ratings(folder: Path) -> Cleaned:
+def usable_ratings(folder: Path) -> CleanedInteractions:
     """Read ratings.parquet and movies.parquet: ratings 1-10 become 1-5 by ceil(r / 2)."""
     frame = read_original(folder, "ratings", RATING_COLUMNS)
     movies = read_original(folder, "movies", MOVIE_COLUMNS)
@@ -29,7 +33,7 @@ def usable_ratings(folder: Path) -> Cleaned:
     return clean_ratings(frame, texts, least=MIN_RATINGS, valid=valid)
 
 
-def _read_ratings(source: Source, request: Request) -> Dataset:
+def _read_ratings(source: Source, request: ImportRequest) -> Dataset:
     return rating_dataset(source, request, usable_ratings(request.path), most=MAX_RATINGS)
 
 

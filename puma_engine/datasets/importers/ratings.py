@@ -9,25 +9,25 @@ import numpy as np
 import pandas as pd
 
 from puma_engine.datasets.dataset import Dataset
-from puma_engine.datasets.importers.coded import (
-    Coded,
-    choose_users,
+from puma_engine.datasets.importers.encoded_interactions import (
+    EncodedInteractions,
     encode,
-    enough_rows,
+    has_min_rows,
     items_frame,
-    last_of_each_pair,
+    latest_of_each_pair,
+    sample_users,
     to_frame,
 )
-from puma_engine.datasets.registry import Request, Source
+from puma_engine.datasets.registry import ImportRequest, Source
 from puma_engine.datasets.splits import assign_splits, cap_rows, split_rule
 from puma_engine.errors import DataError
 
 
 @dataclass(frozen=True)
-class Cleaned:
+class CleanedInteractions:
     """Usable ratings of every user with enough of them, and what was dropped on the way."""
 
-    rows: Coded
+    rows: EncodedInteractions
     texts: dict[str, str]
     read: dict[str, int]
     dropped: dict[str, int]
@@ -35,7 +35,7 @@ class Cleaned:
 
 def clean_ratings(
     frame: pd.DataFrame, texts: dict[str, str], *, least: int, valid: np.ndarray
-) -> Cleaned:
+) -> CleanedInteractions:
     """Drop unusable rows, repeated pairs and users with fewer than `least` rows.
 
     frame: user_id, item_id, outcome and perhaps time, in file order. texts: by item id,
@@ -46,11 +46,11 @@ def clean_ratings(
     user, user_ids = encode(frame["user_id"])
     time = frame["time"].to_numpy(np.int64) if "time" in frame else None
     outcome = frame["outcome"].to_numpy(np.float32)
-    rows = Coded(user_ids, item_ids, user, item, outcome, time)
+    rows = EncodedInteractions(user_ids, item_ids, user, item, outcome, time)
     known = (item >= 0) & (user >= 0)
     usable = rows.keep(known & valid)
-    single = usable.keep(last_of_each_pair(usable))
-    enough = single.keep(enough_rows(single, least))
+    single = usable.keep(latest_of_each_pair(usable))
+    enough = single.keep(has_min_rows(single, least))
     dropped = {
         "without a known user or item": int((~known).sum()),
         "with an invalid rating or time": int((known & ~valid).sum()),
@@ -58,14 +58,14 @@ def clean_ratings(
         f"of users with fewer than {least} rows": len(single) - len(enough),
     }
     read = {"rows": len(frame), "users": len(user_ids), "items": len(texts)}
-    return Cleaned(enough, texts, read, dropped)
+    return CleanedInteractions(enough, texts, read, dropped)
 
 
 def rating_dataset(
-    source: Source, request: Request, cleaned: Cleaned, *, most: int | None
+    source: Source, request: ImportRequest, cleaned: CleanedInteractions, *, most: int | None
 ) -> Dataset:
     """Choose users, cap each at `most` rows (None: at none), split, and report."""
-    chosen = choose_users(
+    chosen = sample_users(
         cleaned.rows, source.family, request.population, request.users, request.seed, source.name
     )
     if not len(chosen):
@@ -87,7 +87,12 @@ def rating_dataset(
 
 
 def base_report(
-    source: Source, request: Request, cleaned: Cleaned, chosen: int, capped: int, most: int | None
+    source: Source,
+    request: ImportRequest,
+    cleaned: CleanedInteractions,
+    chosen: int,
+    capped: int,
+    most: int | None,
 ) -> dict[str, Any]:
     """Start the report that each importer completes with its split rule and what it kept.
 

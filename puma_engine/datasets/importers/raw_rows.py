@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from puma_engine.datasets.reading.tally import Tally
+from puma_engine.datasets.reading.row_counts import RowCounts
 from puma_engine.datasets.reading.text_cleaning import clean_text
 
 NO_USER = "without a usable user id"
@@ -46,14 +46,16 @@ class RawItems:
     text: pa.ChunkedArray
 
 
-# How a source reads a file: from its start each time, counting into the tally.
-RatingReader = Callable[[Tally], Iterator[RawRows]]
-ItemReader = Callable[[Tally], Iterator[RawItems]]
+# How a source reads a file: from its start each time, counting into the row_counts.
+RatingReader = Callable[[RowCounts], Iterator[RawRows]]
+ItemReader = Callable[[RowCounts], Iterator[RawItems]]
 
 
-def usable_rows(read: RatingReader, tally: Tally) -> Iterator[tuple[RawRows, np.ndarray]]:
+def usable_ratings_of(
+    read: RatingReader, row_counts: RowCounts
+) -> Iterator[tuple[RawRows, np.ndarray]]:
     """Yield rows and which are usable, [n] bool; each bad one counts by its first reason."""
-    for part in read(tally):
+    for part in read(row_counts):
         with np.errstate(invalid="ignore"):
             rated = (part.outcome >= 1) & (part.outcome <= 5)
         good = np.ones(len(part.lines), dtype=bool)
@@ -63,24 +65,26 @@ def usable_rows(read: RatingReader, tally: Tally) -> Iterator[tuple[RawRows, np.
             (WRONG_RATING, rated),
             (NO_TIME, part.timed),
         ):
-            tally.drop(reason, part.lines[good & ~fine])
+            row_counts.drop(reason, part.lines[good & ~fine])
             good &= fine
-        tally.give_up_early()
+        row_counts.stop_if_unusable()
         yield part, good
-    tally.check()
+    row_counts.check()
 
 
-def usable_items(read: ItemReader, tally: Tally) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def usable_items(
+    read: ItemReader, row_counts: RowCounts
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the ids and texts of items that have both, [n] of str each."""
-    for part in read(tally):
+    for part in read(row_counts):
         good = usable_ids(part.item)
-        tally.drop(NO_ITEM, part.lines[~good])
+        row_counts.drop(NO_ITEM, part.lines[~good])
         titled = usable_texts(part.text)
-        tally.leave_out(NO_TEXT, int((good & ~titled).sum()))
-        tally.give_up_early()
+        row_counts.exclude(NO_TEXT, int((good & ~titled).sum()))
+        row_counts.stop_if_unusable()
         chosen = pa.array(good & titled)
         yield texts_of(part.item.filter(chosen)), texts_of(part.text.filter(chosen))
-    tally.check()
+    row_counts.check()
 
 
 def usable_ids(column: pa.ChunkedArray) -> np.ndarray:
@@ -110,7 +114,7 @@ def id_codes(ids: np.ndarray) -> np.ndarray:
     return pd.util.hash_array(ids, categorize=False).astype(np.uint64)
 
 
-def place_among(codes: np.ndarray, ordered: np.ndarray) -> np.ndarray:
+def positions_in(codes: np.ndarray, ordered: np.ndarray) -> np.ndarray:
     """Return where each code stands among ordered ones, [n] int64; -1 where it does not."""
     if not len(ordered):
         return np.full(len(codes), -1)

@@ -15,30 +15,33 @@ import pandas as pd
 import pyarrow as pa
 
 from puma_engine.datasets.dataset import Dataset
-from puma_engine.datasets.importers.coded import Coded, last_of_each_pair
-from puma_engine.datasets.importers.ratings import Cleaned, rating_dataset
+from puma_engine.datasets.importers.encoded_interactions import (
+    EncodedInteractions,
+    latest_of_each_pair,
+)
+from puma_engine.datasets.importers.ratings import CleanedInteractions, rating_dataset
 from puma_engine.datasets.importers.raw_rows import (
     REPEATED,
     ItemReader,
     RatingReader,
     id_codes,
-    place_among,
+    positions_in,
     texts_of,
     usable_items,
-    usable_rows,
+    usable_ratings_of,
 )
 from puma_engine.datasets.importers.source_settings import RatingSettings
-from puma_engine.datasets.reading.tally import Tally
+from puma_engine.datasets.reading.row_counts import RowCounts
 from puma_engine.datasets.reading.text_cleaning import clean_text
-from puma_engine.datasets.registry import Request, Source
-from puma_engine.datasets.seeded_draws import rank_within
+from puma_engine.datasets.registry import ImportRequest, Source
+from puma_engine.datasets.seeded_hashing import rank_within
 from puma_engine.errors import DataError
 
 UNKNOWN_ITEM = "of an unknown item, or one without a title"
 
 
 def streamed_dataset(
-    source: Source, request: Request, ratings: RatingReader, items: ItemReader
+    source: Source, request: ImportRequest, ratings: RatingReader, items: ItemReader
 ) -> Dataset:
     """Read, filter and split a file of ratings. Raises DataError.
 
@@ -47,55 +50,60 @@ def streamed_dataset(
     """
     settings = request.settings
     assert isinstance(settings, RatingSettings)
-    item_tally = Tally(request.files["items"], settings.max_bad_share)
-    known = _known_items(items, item_tally)
-    tally = Tally(request.files["ratings"], settings.max_bad_share)
-    rows, unknown = _scan(ratings, tally, known)
-    read = {"rows": tally.lines, "users": len(rows.user_ids), "items": len(known)}
-    dropped = {**tally.dropped, UNKNOWN_ITEM: unknown}
+    item_counts = RowCounts(request.files["items"], settings.max_bad_share)
+    known = _known_items(items, item_counts)
+    row_counts = RowCounts(request.files["ratings"], settings.max_bad_share)
+    rows, unknown = _scan(ratings, row_counts, known)
+    read = {"rows": row_counts.lines, "users": len(rows.user_ids), "items": len(known)}
+    dropped = {**row_counts.dropped, UNKNOWN_ITEM: unknown}
     repeats_counted = _counts_with_repeats(rows, settings)
     rows = _filtered(rows, settings, dropped)
     if not len(rows):
         counts = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items() if count)
         raise DataError(
-            f"No row of {tally.path} is left ({counts}); check the files, or lower min_rows (it "
+            f"No row of {row_counts.path} is left ({counts}); check the files, or lower min_rows (it "
             f"is {settings.min_rows}) and min_item_rows ({settings.min_item_rows})."
         )
-    rows, texts, several = _named(rows, ratings, items, tally.path)
+    rows, texts, several = _named(rows, ratings, items, row_counts.path)
     made = rating_dataset(
-        source, request, Cleaned(rows, texts, read, dropped), most=settings.max_rows or None
+        source,
+        request,
+        CleanedInteractions(rows, texts, read, dropped),
+        most=settings.max_rows or None,
     )
     made.report.update(
         settings=dataclasses.asdict(settings),
-        ratings_file=tally.report(),
-        items_file={**item_tally.report(), "items_with_several_texts": several},
+        ratings_file=row_counts.report(),
+        items_file={**item_counts.report(), "items_with_several_texts": several},
         repeats_counted=repeats_counted,
-        warnings=_warnings(tally, unknown),
+        warnings=_warnings(row_counts, unknown),
     )
     return made
 
 
-def _known_items(read: ItemReader, tally: Tally) -> np.ndarray:
+def _known_items(read: ItemReader, row_counts: RowCounts) -> np.ndarray:
     """Return the sorted codes of the items that have a text, [items] uint64."""
-    codes = [id_codes(ids) for ids, _ in usable_items(read, tally)]
+    codes = [id_codes(ids) for ids, _ in usable_items(read, row_counts)]
     known = np.unique(np.concatenate(codes))
     if not len(known):
         raise DataError(
-            f"{tally.path} holds no item with an id and a title ({tally.lines:,} lines); check that "
+            f"{row_counts.path} holds no item with an id and a title ({row_counts.lines:,} lines); check that "
             "it is the file of items."
         )
     return known
 
 
-def _scan(read: RatingReader, tally: Tally, known: np.ndarray) -> tuple[Coded, int]:
+def _scan(
+    read: RatingReader, row_counts: RowCounts, known: np.ndarray
+) -> tuple[EncodedInteractions, int]:
     """Read all usable ratings of known items into arrays; count those of unknown ones.
 
     The codes of users and items stand where their ids will be.
     """
     columns = [GrowingArray(kind) for kind in (np.uint64, np.int32, np.float32, np.uint32)]
     unknown = 0
-    for part, good in usable_rows(read, tally):
-        place = place_among(id_codes(texts_of(part.item)), known)
+    for part, good in usable_ratings_of(read, row_counts):
+        place = positions_in(id_codes(texts_of(part.item)), known)
         met = good & (place >= 0)
         unknown += int((good & ~met).sum())
         values = (id_codes(texts_of(part.user)[met]), place[met], part.outcome[met])
@@ -106,7 +114,7 @@ def _scan(read: RatingReader, tally: Tally, known: np.ndarray) -> tuple[Coded, i
     pa.default_memory_pool().release_unused()
     user, users = pd.factorize(codes)
     del codes
-    return Coded(users, known, user.astype(np.int32), item, outcome, time), unknown
+    return EncodedInteractions(users, known, user.astype(np.int32), item, outcome, time), unknown
 
 
 class GrowingArray:
@@ -130,12 +138,14 @@ class GrowingArray:
         return self._values
 
 
-def _filtered(rows: Coded, settings: RatingSettings, dropped: dict[str, int]) -> Coded:
+def _filtered(
+    rows: EncodedInteractions, settings: RatingSettings, dropped: dict[str, int]
+) -> EncodedInteractions:
     """Apply the filters in the paper's order and count what each drops.
 
     A mask narrows step by step, and rows are copied once: all of them twice is too much.
     """
-    alive = last_of_each_pair(rows)
+    alive = latest_of_each_pair(rows)
     dropped[REPEATED] = len(rows) - int(alive.sum())
     for what, codes, least in (
         ("items", rows.item, settings.min_item_rows),
@@ -147,7 +157,7 @@ def _filtered(rows: Coded, settings: RatingSettings, dropped: dict[str, int]) ->
     return rows.keep(alive)
 
 
-def _counts_with_repeats(rows: Coded, settings: RatingSettings) -> dict[str, int]:
+def _counts_with_repeats(rows: EncodedInteractions, settings: RatingSettings) -> dict[str, int]:
     """Count what the same filters keep where repeated pairs count too, as in the paper."""
     per_item = np.bincount(rows.item, minlength=len(rows.item_ids))
     good = per_item[rows.item] >= settings.min_item_rows
@@ -165,8 +175,8 @@ def _counts_with_repeats(rows: Coded, settings: RatingSettings) -> dict[str, int
 
 
 def _named(
-    rows: Coded, ratings: RatingReader, items: ItemReader, path: Path
-) -> tuple[Coded, dict[str, str], int]:
+    rows: EncodedInteractions, ratings: RatingReader, items: ItemReader, path: Path
+) -> tuple[EncodedInteractions, dict[str, str], int]:
     """Fetch the ids and texts of what is left.
 
     Returns rows whose users and items are indices of sorted ids, texts by item id, and how
@@ -174,20 +184,20 @@ def _named(
     """
     used_users, user = np.unique(rows.user, return_inverse=True)
     used_items, item = np.unique(rows.item, return_inverse=True)
-    people, things = Names(rows.user_ids[used_users]), Names(rows.item_ids[used_items])
-    for part in ratings(Tally(path, 1.0)):
-        people.meet(texts_of(part.user))
+    people, things = IdTable(rows.user_ids[used_users]), IdTable(rows.item_ids[used_items])
+    for part in ratings(RowCounts(path, 1.0)):
+        people.collect(texts_of(part.user))
     texts: dict[str, str] = {}
     several = set()
-    for ids, given in usable_items(items, Tally(path, 1.0)):
-        for which in things.meet(ids):
+    for ids, given in usable_items(items, RowCounts(path, 1.0)):
+        for which in things.collect(ids):
             text = clean_text(given[which])
             if texts.setdefault(ids[which], text) != text:
                 several.add(ids[which])
     user_ids, user_rank = people.sorted(path)
     item_ids, item_rank = things.sorted(path)
     assert rows.time is not None
-    named = Coded(
+    named = EncodedInteractions(
         user_ids,
         item_ids,
         user_rank[user],
@@ -198,7 +208,7 @@ def _named(
     return named, texts, len(several)
 
 
-class Names:
+class IdTable:
     """The ids that belong to some 64-bit codes, found by reading a file again."""
 
     def __init__(self, codes: np.ndarray) -> None:
@@ -206,12 +216,12 @@ class Names:
         self._codes = codes[self._order]
         self._ids = np.full(len(codes), "", dtype=object)
 
-    def meet(self, ids: np.ndarray) -> np.ndarray:
+    def collect(self, ids: np.ndarray) -> np.ndarray:
         """Remember which ids have a wanted code; return their places in ids.
 
         Raises DataError where two ids have one code, since their rows cannot be told apart.
         """
-        place = place_among(id_codes(ids), self._codes)
+        place = positions_in(id_codes(ids), self._codes)
         met = np.flatnonzero(place >= 0)
         place, names = place[met], ids[met]
         new = self._ids[place] == ""
@@ -235,14 +245,14 @@ class Names:
         return self._ids[by].astype(str), rank
 
 
-def _warnings(tally: Tally, unknown: int) -> list[str]:
+def _warnings(row_counts: RowCounts, unknown: int) -> list[str]:
     found = []
-    if len(tally.units) > 1:
-        units = " and ".join(f"{count:,} in {unit}" for unit, count in tally.units.items())
+    if len(row_counts.units) > 1:
+        units = " and ".join(f"{count:,} in {unit}" for unit, count in row_counts.units.items())
         found.append(f"The times are written in several ways ({units}); each was read in its own.")
-    if unknown > tally.lines / 2:
+    if unknown > row_counts.lines / 2:
         found.append(
-            f"{unknown:,} of {tally.lines:,} ratings are of items that the file of items lacks or "
+            f"{unknown:,} of {row_counts.lines:,} ratings are of items that the file of items lacks or "
             "has no title for; check that both files belong together."
         )
     return found

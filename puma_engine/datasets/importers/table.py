@@ -12,15 +12,15 @@ import pandas as pd
 import pyarrow as pa
 
 from puma_engine.datasets.dataset import TASKS, Dataset, TaskName, occurring
-from puma_engine.datasets.importers.coded import (
-    Coded,
-    enough_rows,
+from puma_engine.datasets.importers.encoded_interactions import (
+    EncodedInteractions,
+    has_min_rows,
     items_frame,
-    last_of_each_pair,
+    latest_of_each_pair,
     to_frame,
 )
 from puma_engine.datasets.importers.raw_rows import REPEATED
-from puma_engine.datasets.reading import fields
+from puma_engine.datasets.reading import column_values
 from puma_engine.datasets.reading.columns import read_columns
 from puma_engine.datasets.reading.row_problems import Problems
 from puma_engine.datasets.splits import MIN_ROWS_TO_HOLD_OUT, assign_splits, cap_rows, split_rule
@@ -41,7 +41,7 @@ _WRONG_OUTCOME = {
 class _Parsed:
     """All rows of a table before any is refused."""
 
-    rows: Coded
+    rows: EncodedInteractions
     time_usable: np.ndarray
     texts: dict[int, str]
     history: list[list[str]] | None
@@ -203,21 +203,23 @@ def _own_texts(path: Path, table: pa.Table) -> pa.Table:
 
 def _parse(table: pa.Table, texts: pa.Table, time_unit: str, separator: str) -> _Parsed:
     names = table.column_names
-    user, user_ids = _sorted_codes(fields.as_texts(table["user_id"], "user ids"))
-    item, item_ids = _sorted_codes(fields.as_texts(table["item_id"], "item ids"))
-    of_items = fields.as_texts(texts["item_id"], "item ids")
-    by_code, several = fields.first_texts(of_items.codes, fields.as_texts(texts["text"], "texts"))
+    user, user_ids = _sorted_codes(column_values.as_texts(table["user_id"], "user ids"))
+    item, item_ids = _sorted_codes(column_values.as_texts(table["item_id"], "item ids"))
+    of_items = column_values.as_texts(texts["item_id"], "item ids")
+    by_code, several = column_values.first_texts(
+        of_items.codes, column_values.as_texts(texts["text"], "texts")
+    )
     by_id = {of_items.unique[code]: text for code, text in by_code.items()}
     history = None
     if "history" in names:
-        history = fields.as_histories(table["history"], separator)
+        history = column_values.as_histories(table["history"], separator)
         # Items met only in histories need a code too.
         item_ids, item = _widened(item_ids, item, by_id)
     time, usable = None, np.ones(table.num_rows, dtype=bool)
     if "time" in names:
-        time, usable = fields.as_seconds(table["time"], time_unit)
-    outcome = fields.as_numbers(table["outcome"], "outcomes")
-    rows = Coded(user_ids, item_ids, user, item, outcome, time)
+        time, usable = column_values.as_seconds(table["time"], time_unit)
+    outcome = column_values.as_numbers(table["outcome"], "outcomes")
+    rows = EncodedInteractions(user_ids, item_ids, user, item, outcome, time)
     position = {item_id: code for code, item_id in enumerate(item_ids.tolist())}
     known = {position[one]: text for one, text in by_id.items() if one in position}
     return _Parsed(rows, usable, known, history, several)
@@ -227,8 +229,8 @@ def find_problems(parsed: _Parsed, task: str, *, strict: bool) -> Problems:
     """Mark each row that cannot be used with its first reason."""
     rows = parsed.rows
     found = Problems(len(rows))
-    bad_users = np.array([fields.bad_id(one) for one in rows.user_ids.tolist()])
-    bad_items = np.array([fields.bad_id(one) for one in rows.item_ids.tolist()])
+    bad_users = np.array([column_values.bad_id(one) for one in rows.user_ids.tolist()])
+    bad_items = np.array([column_values.bad_id(one) for one in rows.item_ids.tolist()])
     found.add("without a usable user id", bad_users[rows.user])
     found.add("without a usable item id", bad_items[rows.item])
     with np.errstate(invalid="ignore"):
@@ -247,7 +249,7 @@ def find_problems(parsed: _Parsed, task: str, *, strict: bool) -> Problems:
         found.add("whose history names an item without text", stray)
     good = np.flatnonzero(~found.bad)
     repeated = np.zeros(len(rows), dtype=bool)
-    repeated[good[~last_of_each_pair(rows.keep(good))]] = True
+    repeated[good[~latest_of_each_pair(rows.keep(good))]] = True
     found.add(REPEATED, repeated)
     return found
 
@@ -263,7 +265,7 @@ def _build(
     """Cap, split and frame the usable rows, and complete the report."""
     least, most = limits
     index = np.flatnonzero(~problems.bad)
-    enough = enough_rows(parsed.rows.keep(index), least)
+    enough = has_min_rows(parsed.rows.keep(index), least)
     report["dropped"][f"of users with fewer than {least} rows"] = int((~enough).sum())
     index = index[enough]
     if not len(index):
@@ -317,7 +319,7 @@ def _warnings(frame: pd.DataFrame, task: str) -> list[str]:
     return found
 
 
-def _sorted_codes(texts: fields.Texts) -> tuple[np.ndarray, np.ndarray]:
+def _sorted_codes(texts: column_values.Texts) -> tuple[np.ndarray, np.ndarray]:
     ids, position = np.unique(np.array(texts.unique, dtype=object), return_inverse=True)
     return position[texts.codes].astype(np.int64), ids
 

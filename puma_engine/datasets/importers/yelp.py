@@ -13,12 +13,12 @@ from puma_engine.datasets.dataset import Dataset
 from puma_engine.datasets.importers.raw_rows import RawItems, RawRows
 from puma_engine.datasets.importers.source_settings import RatingSettings, first_file, plain_name
 from puma_engine.datasets.importers.streamed_ratings import streamed_dataset
-from puma_engine.datasets.reading.blocks import Watch, read_blocks
 from puma_engine.datasets.reading.json_lines import parse_block
-from puma_engine.datasets.reading.tally import Tally
+from puma_engine.datasets.reading.line_blocks import ReadProgress, read_blocks
+from puma_engine.datasets.reading.row_counts import RowCounts
 from puma_engine.datasets.reading.text_cleaning import clean_text
 from puma_engine.datasets.reading.timestamps import seconds_of_texts
-from puma_engine.datasets.registry import Request, Source, register
+from puma_engine.datasets.registry import ImportRequest, Source, register
 
 REVIEW = pa.schema(
     {
@@ -65,22 +65,24 @@ def locate(path: Path, items_path: Path | None) -> dict[str, Path]:
     return {"ratings": reviews, "items": items_path or first_file(reviews.parent, business)}
 
 
-def read_reviews(path: Path, tally: Tally, watch: Watch | None) -> Iterator[RawRows]:
+def read_reviews(
+    path: Path, row_counts: RowCounts, progress: ReadProgress | None
+) -> Iterator[RawRows]:
     """Yield the reviews."""
-    for block in read_blocks(path, watch):
-        table, lines = parse_block(block, REVIEW, tally)
+    for block in read_blocks(path, progress):
+        table, lines = parse_block(block, REVIEW, row_counts)
         seconds, timed, units = seconds_of_texts(table["date"])
-        tally.times(units)
+        row_counts.times(units)
         outcome = table["stars"].to_numpy().astype(np.float64)
         yield RawRows(lines, table["user_id"], table["business_id"], outcome, seconds, timed)
 
 
 def read_businesses(
-    path: Path, tally: Tally, watch: Watch | None, settings: YelpSettings
+    path: Path, row_counts: RowCounts, progress: ReadProgress | None, settings: YelpSettings
 ) -> Iterator[RawItems]:
     """Yield ids and texts; the text is null for a business that the paper leaves out."""
-    for block in read_blocks(path, watch):
-        table, lines = parse_block(block, BUSINESS, tally)
+    for block in read_blocks(path, progress):
+        table, lines = parse_block(block, BUSINESS, row_counts)
         texts = [business_text(row, settings) for row in table.to_pylist()]
         yield RawItems(
             lines, table["business_id"], pa.chunked_array([pa.array(texts, pa.string())])
@@ -103,14 +105,16 @@ def business_text(row: dict[str, object], settings: YelpSettings) -> str | None:
     return "; ".join(parts)
 
 
-def _read(source: Source, request: Request) -> Dataset:
+def _read(source: Source, request: ImportRequest) -> Dataset:
     settings = request.settings
     assert isinstance(settings, YelpSettings)
     made = streamed_dataset(
         source,
         request,
-        lambda tally: read_reviews(request.files["ratings"], tally, request.watch),
-        lambda tally: read_businesses(request.files["items"], tally, request.watch, settings),
+        lambda row_counts: read_reviews(request.files["ratings"], row_counts, request.progress),
+        lambda row_counts: read_businesses(
+            request.files["items"], row_counts, request.progress, settings
+        ),
     )
     if not settings.without_averages:
         made.report["warnings"].append(AVERAGES_WARNING)

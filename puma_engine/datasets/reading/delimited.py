@@ -8,20 +8,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from puma_engine.datasets.reading.blocks import Block, decoded
 from puma_engine.datasets.reading.json_lines import OTHER_ENCODING
-from puma_engine.datasets.reading.tally import Tally
+from puma_engine.datasets.reading.line_blocks import Block, decoded
+from puma_engine.datasets.reading.row_counts import RowCounts
 
 
 def parse_block(
-    block: Block, names: Sequence[str], separator: str, tally: Tally
+    block: Block, names: Sequence[str], separator: str, row_counts: RowCounts
 ) -> tuple[pa.Table, np.ndarray]:
     """Return the fields of each line as text, and the line numbers, [n] int64.
 
     Quotes are ordinary characters, so a stray one spoils no other line. Lines with another
     number of fields are left out and counted.
     """
-    numbers, lines = _lines(block, tally)
+    numbers, lines = _lines(block, row_counts)
     ragged: list[int] = []
 
     def on_ragged(row: pyarrow.csv.InvalidRow) -> str:
@@ -46,12 +46,12 @@ def parse_block(
     )
     wrong = np.zeros(len(numbers), dtype=bool)
     wrong[ragged] = True
-    tally.lines += len(numbers)
-    tally.drop(f"without {len(names)} fields", numbers[wrong])
+    row_counts.lines += len(numbers)
+    row_counts.drop(f"without {len(names)} fields", numbers[wrong])
     return table, numbers[~wrong]
 
 
-def _lines(block: Block, tally: Tally) -> tuple[np.ndarray, list[bytes]]:
+def _lines(block: Block, row_counts: RowCounts) -> tuple[np.ndarray, list[bytes]]:
     """Return the lines that are not blank, in UTF-8, and their numbers."""
     numbered = list(block.numbered())
     numbers = np.array([number for number, _ in numbered], dtype=np.int64)
@@ -61,6 +61,6 @@ def _lines(block: Block, tally: Tally) -> tuple[np.ndarray, list[bytes]]:
             block.data.decode("utf-8")
     except UnicodeDecodeError:
         texts = [decoded(line) for line in lines]
-        tally.mend(OTHER_ENCODING, sum(not is_utf8 for _, is_utf8 in texts))
+        row_counts.repair(OTHER_ENCODING, sum(not is_utf8 for _, is_utf8 in texts))
         lines = [text.encode() for text, _ in texts]
     return numbers, lines

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.json
 
-from puma_engine.datasets.reading.blocks import Block, decoded
-from puma_engine.datasets.reading.tally import Tally
+from puma_engine.datasets.reading.line_blocks import Block, decoded
+from puma_engine.datasets.reading.row_counts import RowCounts
 from puma_engine.datasets.reading.timestamps import iso_seconds
 
 NOT_JSON = "not a JSON object"
@@ -19,7 +19,9 @@ OTHER_ENCODING = "not UTF-8, read as Windows-1252"
 NUMBER_AS_TEXT = "with a number written as text"
 
 
-def parse_block(block: Block, schema: pa.Schema, tally: Tally) -> tuple[pa.Table, np.ndarray]:
+def parse_block(
+    block: Block, schema: pa.Schema, row_counts: RowCounts
+) -> tuple[pa.Table, np.ndarray]:
     """Return the schema's fields of each JSON object, and the number of its line, [n] int64.
 
     schema: fields of type string, float64 or int64. A field that is missing, null or of
@@ -28,10 +30,10 @@ def parse_block(block: Block, schema: pa.Schema, tally: Tally) -> tuple[pa.Table
     """
     table = _clean(block, schema)
     if table is not None:
-        tally.lines += table.num_rows
-        tally.drop(NOT_JSON, np.zeros(0, np.int64))
+        row_counts.lines += table.num_rows
+        row_counts.drop(NOT_JSON, np.zeros(0, np.int64))
         return table, np.arange(block.first, block.first + table.num_rows)
-    return _line_by_line(block, schema, tally)
+    return _line_by_line(block, schema, row_counts)
 
 
 def _clean(block: Block, schema: pa.Schema) -> pa.Table | None:
@@ -70,21 +72,23 @@ def _count_objects(data: bytes) -> int | None:
     return len(ends) if fine else None
 
 
-def _line_by_line(block: Block, schema: pa.Schema, tally: Tally) -> tuple[pa.Table, np.ndarray]:
+def _line_by_line(
+    block: Block, schema: pa.Schema, row_counts: RowCounts
+) -> tuple[pa.Table, np.ndarray]:
     columns: dict[str, list[Any]] = {name: [] for name in schema.names}
     numbers, broken = [], []
     for number, line in block.numbered():
-        tally.lines += 1
+        row_counts.lines += 1
         text, is_utf8 = decoded(line)
         record = _object(text)
         if record is None:
             broken.append(number)
             continue
-        tally.mend(OTHER_ENCODING, not is_utf8)
+        row_counts.repair(OTHER_ENCODING, not is_utf8)
         numbers.append(number)
         for field in schema:
-            columns[field.name].append(_value(record.get(field.name), field.type, tally))
-    tally.drop(NOT_JSON, np.array(broken, dtype=np.int64))
+            columns[field.name].append(_value(record.get(field.name), field.type, row_counts))
+    row_counts.drop(NOT_JSON, np.array(broken, dtype=np.int64))
     return pa.table(columns, schema=schema), np.array(numbers, dtype=np.int64)
 
 
@@ -96,16 +100,16 @@ def _object(text: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _value(value: Any, kind: pa.DataType, tally: Tally) -> str | float | int | None:
+def _value(value: Any, kind: pa.DataType, row_counts: RowCounts) -> str | float | int | None:
     if isinstance(value, bool) or value is None:
         return None
     if pa.types.is_string(kind):
         return _text(value)
     if pa.types.is_floating(kind):
-        found = _number(value, tally)
+        found = _number(value, row_counts)
         return None if found is None else float(found)
     date = iso_seconds(value) if isinstance(value, str) else None
-    number = _number(value, tally) if date is None else date
+    number = _number(value, row_counts) if date is None else date
     usable = number is not None and math.isfinite(number) and abs(number) < 2**62
     return int(number) if usable else None  # type: ignore[arg-type]  # it is not None
 
@@ -120,7 +124,7 @@ def _text(value: Any) -> str | None:
     return "".join("\x00" if "\ud800" <= one <= "\udfff" else one for one in value)
 
 
-def _number(value: Any, tally: Tally) -> float | int | None:
+def _number(value: Any, row_counts: RowCounts) -> float | int | None:
     if isinstance(value, int | float):
         return value if abs(value) < 1e300 or isinstance(value, float) else None
     if not isinstance(value, str):
@@ -129,5 +133,5 @@ def _number(value: Any, tally: Tally) -> float | int | None:
         found = math.nan if "_" in value else float(value)
     except ValueError:
         return None
-    tally.mend(NUMBER_AS_TEXT, not math.isnan(found))
+    row_counts.repair(NUMBER_AS_TEXT, not math.isnan(found))
     return found

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from puma_engine.datasets.reading.blocks import Block, decoded, read_blocks
 from puma_engine.datasets.reading.json_lines import parse_block
-from puma_engine.datasets.reading.tally import Tally
+from puma_engine.datasets.reading.line_blocks import Block, decoded, read_blocks
+from puma_engine.datasets.reading.row_counts import RowCounts
 
 SCHEMA = pa.schema({"id": pa.string(), "score": pa.float64(), "when": pa.int64()})
 VALUES = st.one_of(
@@ -45,11 +45,11 @@ def test_the_fast_and_the_careful_reading_of_json_agree(
     ]
 
     def parsed(*more: bytes) -> tuple[str, dict[str, int], int]:
-        tally = Tally(Path("x"), 1.0)
-        table, numbers = parse_block(Block(b"".join([*lines, *more]), 1), SCHEMA, tally)
+        counts = RowCounts(Path("x"), 1.0)
+        table, numbers = parse_block(Block(b"".join([*lines, *more]), 1), SCHEMA, counts)
         assert numbers.tolist() == list(range(1, len(records) + 1))
         # As text, so that NaN equals NaN.
-        return repr(table.to_pylist()), tally.mended, tally.lines
+        return repr(table.to_pylist()), counts.repaired, counts.lines
 
     # A line that is no object forces the careful reading of all lines.
     alone, mended, count = parsed()

@@ -12,7 +12,7 @@ import pyarrow as pa
 from puma_engine.errors import DataError
 
 # Called with what is done, and how much of how much is; may raise to stop the reading.
-Watch = Callable[[str, int, int], None]
+ReadProgress = Callable[[str, int, int], None]
 
 BLOCK_BYTES = 1 << 23
 LONGEST_LINE = 1 << 28
@@ -34,7 +34,9 @@ class Block:
                 yield number, line.rstrip(b"\r")
 
 
-def read_blocks(path: Path, watch: Watch | None = None, size: int = BLOCK_BYTES) -> Iterator[Block]:
+def read_blocks(
+    path: Path, progress: ReadProgress | None = None, size: int = BLOCK_BYTES
+) -> Iterator[Block]:
     """Yield a file in blocks of about `size` bytes, gzip packed or not, without a UTF-8 mark.
 
     Whether a file is packed is seen from its first bytes. Raises DataError for a file that
@@ -46,7 +48,7 @@ def read_blocks(path: Path, watch: Watch | None = None, size: int = BLOCK_BYTES)
         total = path.stat().st_size
         with pa.OSFile(str(path)) as raw:
             stream = pa.CompressedInputStream(raw, "gzip") if packed else raw
-            yield from _blocks(path, stream, size, lambda: _told(watch, path, raw.tell(), total))
+            yield from _blocks(path, stream, size, lambda: _told(progress, path, raw.tell(), total))
     except FileNotFoundError as error:
         raise DataError(f"There is no file {path}; check the path.") from error
     except OSError as error:
@@ -54,7 +56,7 @@ def read_blocks(path: Path, watch: Watch | None = None, size: int = BLOCK_BYTES)
             f"{path} cannot be read to its end ({str(error).splitlines()[0].rstrip('.')}); it may "
             "be damaged or cut short, so fetch it again."
         ) from error
-    _told(watch, path, total, total)
+    _told(progress, path, total, total)
 
 
 def decoded(line: bytes) -> tuple[str, bool]:
@@ -93,6 +95,6 @@ def _blocks(
         yield Block(rest + b"\n", number)
 
 
-def _told(watch: Watch | None, path: Path, done: int, total: int) -> None:
-    if watch is not None:
-        watch(f"reading {path.name} (MiB)", done >> 20, total >> 20)
+def _told(progress: ReadProgress | None, path: Path, done: int, total: int) -> None:
+    if progress is not None:
+        progress(f"reading {path.name} (MiB)", done >> 20, total >> 20)

@@ -10,10 +10,10 @@ import numpy as np
 from puma_engine.errors import DataError
 
 # So many lines without a usable one are not worth reading on.
-HOPELESS = 10_000
+EARLY_STOP_LINES = 10_000
 
 
-class Tally:
+class RowCounts:
     """Lines of one file: how many were read, which were unusable and why, what was mended."""
 
     def __init__(self, path: Path, allowed: float) -> None:
@@ -21,8 +21,8 @@ class Tally:
         self.allowed = allowed
         self.lines = 0
         self.dropped: dict[str, int] = {}
-        self.left_out: dict[str, int] = {}
-        self.mended: dict[str, int] = {}
+        self.excluded: dict[str, int] = {}
+        self.repaired: dict[str, int] = {}
         self.units: dict[str, int] = {}
         self._first: dict[str, int] = {}
 
@@ -37,15 +37,15 @@ class Tally:
         if len(lines):
             self._first[reason] = min(self._first.get(reason, int(lines[0])), int(lines[0]))
 
-    def leave_out(self, reason: str, count: int) -> None:
+    def exclude(self, reason: str, count: int) -> None:
         """Count lines that are sound, but that a rule of the source leaves out."""
         if count:
-            self.left_out[reason] = self.left_out.get(reason, 0) + count
+            self.excluded[reason] = self.excluded.get(reason, 0) + count
 
-    def mend(self, what: str, count: int) -> None:
+    def repair(self, what: str, count: int) -> None:
         """Count lines that were read although something was wrong with them."""
         if count:
-            self.mended[what] = self.mended.get(what, 0) + count
+            self.repaired[what] = self.repaired.get(what, 0) + count
 
     def times(self, units: dict[str, int]) -> None:
         """Count times by the unit in which they were written."""
@@ -53,9 +53,9 @@ class Tally:
             if count:
                 self.units[unit] = self.units.get(unit, 0) + count
 
-    def give_up_early(self) -> None:
+    def stop_if_unusable(self) -> None:
         """Raise DataError when many lines held nothing usable: it is another kind of file."""
-        if self.allowed < 1 and self.lines == self.bad >= HOPELESS:
+        if self.allowed < 1 and self.lines == self.bad >= EARLY_STOP_LINES:
             self._refuse("none of the first")
 
     def check(self) -> None:
@@ -75,7 +75,7 @@ class Tally:
             "allowed_share": self.allowed,
             "dropped": dict(self.dropped),
         }
-        more = {"left_out": self.left_out, "mended": self.mended, "times_written_as": self.units}
+        more = {"left_out": self.excluded, "mended": self.repaired, "times_written_as": self.units}
         return found | {name: dict(counts) for name, counts in more.items() if counts}
 
     def _refuse(self, how_many: str) -> None:

@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 
 from puma_engine.datasets.population import EVERYONE, in_population
-from puma_engine.datasets.seeded_draws import mix, rank_within, seed_key, text_keys
+from puma_engine.datasets.seeded_hashing import mix, rank_within, seed_key, text_keys
 from puma_engine.datasets.splits import SPLITS
 from puma_engine.errors import DataError
 
 
 @dataclasses.dataclass(frozen=True)
-class Coded:
+class EncodedInteractions:
     """Rows of (user, item, outcome, time), users and items as indices of sorted ids.
 
     user_ids, item_ids: [users], [items] of str, sorted. user, item: [n] int64.
@@ -32,7 +32,7 @@ class Coded:
     def __len__(self) -> int:
         return len(self.user)
 
-    def keep(self, rows: np.ndarray) -> Coded:
+    def keep(self, rows: np.ndarray) -> EncodedInteractions:
         """Return the rows of a boolean mask or of an index array."""
         time = None if self.time is None else self.time[rows]
         return dataclasses.replace(
@@ -72,7 +72,7 @@ def encode(values: pd.Series, ids: np.ndarray | None = None) -> tuple[np.ndarray
     return np.append(position, -1)[raw].astype(np.int64), ids
 
 
-def last_of_each_pair(rows: Coded) -> np.ndarray:
+def latest_of_each_pair(rows: EncodedInteractions) -> np.ndarray:
     """Say which rows to keep so that each user and item occur once: the latest, [n] bool.
 
     Without times the last in file order is the latest.
@@ -95,15 +95,15 @@ def last_of_each_pair(rows: Coded) -> np.ndarray:
     return keep
 
 
-def enough_rows(rows: Coded, least: int) -> np.ndarray:
+def has_min_rows(rows: EncodedInteractions, least: int) -> np.ndarray:
     """Say which rows belong to users that have at least so many, [n] bool."""
     counts = np.bincount(rows.user, minlength=len(rows.user_ids))
     return counts[rows.user] >= least
 
 
-def choose_users(
-    rows: Coded, family: str, population: str, users: int | None, seed: int, name: str
-) -> Coded:
+def sample_users(
+    rows: EncodedInteractions, family: str, population: str, users: int | None, seed: int, name: str
+) -> EncodedInteractions:
     """Keep a population's users, and of these a seeded choice of `users` (None: all)."""
     present = rows.users_present()
     ids = rows.user_ids[present]
@@ -121,7 +121,7 @@ def choose_users(
 
 
 def to_frame(
-    rows: Coded, split: np.ndarray, history: Sequence[list[str]] | None = None
+    rows: EncodedInteractions, split: np.ndarray, history: Sequence[list[str]] | None = None
 ) -> pd.DataFrame:
     """Return canonical interactions, sorted by user id, then item id.
 
