@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,20 +90,13 @@ def save_tensors(path: Path, arrays: Mapping[str, np.ndarray], meta: Any = None)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, np.ndarray], Any]:
-    """Read arrays and metadata back; raises StoreError if the file is missing or damaged."""
-    from safetensors import SafetensorError, safe_open
+    """Read all arrays and the JSON metadata of a safetensors file.
 
-    try:
-        with safe_open(path, framework="np") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            meta = json.loads((file.metadata() or {}).get("meta", "null"))
-    except FileNotFoundError:
-        raise StoreError(f"There is no file {path}.") from None
-    except (SafetensorError, ValueError, OSError) as error:
-        raise StoreError(
-            f"The file {path} is damaged ({error}); restore it or make it again."
-        ) from error
-    return arrays, meta
+    Types that NumPy lacks, such as bfloat16, become float32. Raises StoreError if the file is
+    missing or damaged.
+    """
+    file = TensorFile(path)
+    return {name: file.read(name) for name in file.names()}, file.meta
 
 
 _DTYPES = {
@@ -110,75 +104,86 @@ _DTYPES = {
     **{f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
     **{f"U{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)},
 }
+# After so many single rows a file is mapped anew, which gives the pages of the former rows back.
+_ROWS_PER_MAPPING = 256
 
 
 class TensorFile:
     """A safetensors file that is read in parts, so that memory is bounded by what is asked for.
 
-    meta: the JSON metadata. Reading opens the file anew, so that threads may share one object.
-    Raises StoreError if the file is missing or damaged.
+    Each read maps the file anew: threads may share one object, and the pages that one read
+    touched are released after it. Types that NumPy lacks, such as bfloat16, become float32.
+    Raises StoreError if the file is missing, or if its header does not describe its content.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        with self._open() as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            self._shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
+            self._types = {name: str(part.get_dtype()) for name, part in slices.items()}
+
+    @contextlib.contextmanager
+    def _open(self, name: str | None = None) -> Iterator[Any]:
+        """Open the file; with PyTorch if NumPy lacks the type of the array `name`."""
+        from safetensors import SafetensorError, safe_open
+
+        framework = "np" if name is None or self._types[name] in _DTYPES else "pt"
         try:
-            with path.open("rb") as file:
-                length = int.from_bytes(file.read(8), "little")
-                if length > path.stat().st_size:
-                    raise ValueError("its header is cut off")
-                self._places = json.loads(file.read(length))
-            self.meta = json.loads(self._places.pop("__metadata__", {}).get("meta", "null"))
+            with safe_open(self.path, framework=framework) as file:
+                yield file
         except FileNotFoundError:
-            raise StoreError(f"There is no file {path}.") from None
-        except (ValueError, AttributeError, OSError) as error:
+            raise StoreError(f"There is no file {self.path}.") from None
+        except (SafetensorError, OSError, ValueError) as error:
             raise StoreError(
-                f"The file {path} is damaged ({error}); restore it or make it again."
+                f"The file {self.path} is damaged ({error}); restore it or make it again."
             ) from error
-        self._start = 8 + length
+
+    def metadata(self) -> dict[str, str]:
+        """Return the metadata of the header as it is stored."""
+        with self._open() as file:
+            return file.metadata() or {}
+
+    @functools.cached_property
+    def meta(self) -> Any:
+        """The JSON value that `save_tensors` stored, or None. Raises StoreError if it is no JSON."""
+        with self._open() as file:
+            return json.loads((file.metadata() or {}).get("meta", "null"))
 
     def names(self) -> list[str]:
         """Return the names of the arrays."""
-        return sorted(self._places)
+        return sorted(self._shapes)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of an array."""
-        return tuple(self._places[name]["shape"])
-
-    def _dtype(self, name: str) -> np.dtype[Any]:
-        stored = self._places[name]["dtype"]
-        if stored not in _DTYPES:
-            raise StoreError(
-                f"{name!r} in {self.path} is stored as {stored}, which cannot be read in parts; "
-                f"store it as one of {', '.join(_DTYPES)}."
-            )
-        return np.dtype(_DTYPES[stored])
+        return self._shapes[name]
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Read the rows [start, stop) of an array, all of them if not told otherwise."""
-        place, shape = self._places[name], self.shape(name)
-        dtype = self._dtype(name)
-        rows = len(range(shape[0])[start:stop])
-        each = int(np.prod(shape[1:], dtype=np.int64))
-        offset = self._start + place["data_offsets"][0] + start * each * dtype.itemsize
-        found = np.fromfile(self.path, dtype, rows * each, offset=offset)
-        if len(found) != rows * each:
-            raise StoreError(f"The file {self.path} is cut off; restore it or make it again.")
-        return found.reshape(rows, *shape[1:])
+        """Read the rows [start, stop) of an array (default: all)."""
+        shape = self._shapes[name]
+        with self._open(name) as file:
+            if start == 0 and (stop is None or stop >= shape[0]):
+                return _as_numpy(file.get_tensor(name))
+            stop = shape[0] if stop is None else min(stop, shape[0])
+            return _as_numpy(file.get_slice(name)[start:stop])
 
     def take(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """Read some rows of an array, in the order that is asked for."""
-        place, shape = self._places[name], self.shape(name)
-        dtype = self._dtype(name)
-        found = np.empty((len(rows), *shape[1:]), dtype)
-        each = found[:1].nbytes
-        with self.path.open("rb", buffering=0) as file:
-            for number in np.argsort(rows, kind="stable"):
-                file.seek(self._start + place["data_offsets"][0] + int(rows[number]) * each)
-                if file.readinto(memoryview(found[number]).cast("B")) != each:
-                    raise StoreError(
-                        f"The file {self.path} is cut off; restore it or make it again."
-                    )
-        return found
+        """Read some rows of an array [n, ...], by number, in the order of `rows`."""
+        dtype = _DTYPES.get(self._types[name], "float32")
+        values = np.empty((len(rows), *self._shapes[name][1:]), dtype)
+        order = np.argsort(rows, kind="stable")
+        for first in range(0, len(rows), _ROWS_PER_MAPPING):
+            with self._open(name) as file:
+                part = file.get_slice(name)
+                for number in order[first : first + _ROWS_PER_MAPPING]:
+                    row = int(rows[number])
+                    values[number] = _as_numpy(part[row : row + 1])[0]
+        return values
+
+
+def _as_numpy(value: Any) -> np.ndarray:
+    array: np.ndarray = value if isinstance(value, np.ndarray) else value.float().numpy()
+    return array
 
 
 def sha256_file(path: Path) -> str:

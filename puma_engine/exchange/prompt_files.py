@@ -65,21 +65,11 @@ Found = tuple[list[Any] | None, np.ndarray, dict[str, Any]]
 
 def _safetensors(path: Path) -> Found:
     """Our own file, or any file with one table in it."""
-    try:
-        arrays, meta = load_tensors(path)
-    except (TypeError, AttributeError):
-        arrays, meta = _widened(path), None
+    arrays, meta = load_tensors(path)
     if isinstance(meta, dict) and "user_ids" in meta and "vectors" in arrays:
         about = {"head": head_of(arrays), "meta": meta, "complete": True}
         return meta["user_ids"], arrays["vectors"], about
     return None, _only_table(path, arrays), {"head": head_of(arrays)}
-
-
-def _widened(path: Path) -> dict[str, np.ndarray]:
-    """Tensors whose type NumPy lacks (bf16), as float32."""
-    from safetensors.torch import load_file
-
-    return {name: tensor.float().numpy() for name, tensor in load_file(path).items()}
 
 
 def _only_table(path: Path, arrays: dict[str, np.ndarray]) -> np.ndarray:

@@ -14,8 +14,8 @@ import numpy as np
 from puma_engine.errors import Cancelled, MigrationError
 from puma_engine.exchange.prompt_file import with_head
 from puma_engine.exchange.prompt_folders import ABOUT, INDEX
-from puma_engine.exchange.shards import shard_files
-from puma_engine.files import atomic_write, save_tensors, write_json
+from puma_engine.exchange.shards import VECTORS, shard_files
+from puma_engine.files import TensorFile, atomic_write, save_tensors, write_json
 from puma_engine.serving.mapper import Mapper
 
 STAMP = "puma_stream"
@@ -56,7 +56,7 @@ def migrate_stream(
         if _is_done(target / shard.name, stamp, mapper):
             skipped += 1
             continue
-        users += _move_shard(mapper, shard, target / shard.name, stamp, chunk_rows)
+        users += _map_shard(mapper, shard, target / shard.name, stamp, chunk_rows)
     _companions(mapper, source, target)
     spent = time.perf_counter() - started
     return {"shards": len(shards), "skipped": skipped, "users": users, "seconds": spent}
@@ -70,7 +70,7 @@ def _stamp(mapper: Mapper, shard: Path) -> str:
 def _is_done(file: Path, stamp: str, mapper: Mapper) -> bool:
     if not file.exists():
         return False
-    found = _metadata(file).get(STAMP, "")
+    found = TensorFile(file).metadata().get(STAMP, "")
     if found and found.split(":")[0] != mapper.identity:
         raise MigrationError(
             f"The file {file} was made by another adapter; give a folder of its own to each."
@@ -78,38 +78,23 @@ def _is_done(file: Path, stamp: str, mapper: Mapper) -> bool:
     return found == stamp
 
 
-def _metadata(file: Path) -> dict[str, str]:
-    from safetensors import SafetensorError, safe_open
+def _map_shard(mapper: Mapper, shard: Path, target: Path, stamp: str, chunk_rows: int) -> int:
+    file = TensorFile(shard)
+    if VECTORS not in file.names():
+        raise MigrationError(f"The shard {shard} has no tensor named {VECTORS}.")
+    shape = file.shape(VECTORS)
+    tokens = shape[1] if len(shape) == 3 else 1
 
-    try:
-        with safe_open(file, framework="np") as opened:
-            return opened.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise MigrationError(f"The file {file} is no whole safetensors file ({error}).") from error
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as out:
+            header = file.metadata() | {STAMP: stamp}
+            begin_tensor_file(out, [shape[0], tokens, mapper.d_out], header)
+            for start in range(0, shape[0], chunk_rows):
+                block = mapper.check(file.read(VECTORS, start, start + chunk_rows))
+                out.write(mapper(block).astype("<f4", copy=False).tobytes())
 
-
-def _move_shard(mapper: Mapper, shard: Path, target: Path, stamp: str, chunk_rows: int) -> int:
-    from safetensors import safe_open
-
-    metadata = _metadata(shard) | {STAMP: stamp}
-    with safe_open(shard, framework="np") as opened:
-        if "vectors" not in opened.keys():  # noqa: SIM118
-            raise MigrationError(f"The shard {shard} has no tensor named vectors.")
-        vectors = opened.get_slice("vectors")
-        shape = vectors.get_shape()
-        tokens = shape[1] if len(shape) == 3 else 1
-
-        def write(temporary: Path) -> None:
-            with temporary.open("wb") as file:
-                begin_tensor_file(file, [shape[0], tokens, mapper.d_out], metadata)
-                for start in range(0, shape[0], chunk_rows):
-                    block = mapper.check(
-                        np.asarray(vectors[start : min(start + chunk_rows, shape[0])])
-                    )
-                    file.write(mapper(block).astype("<f4", copy=False).tobytes())
-
-        atomic_write(target, write)
-    return int(shape[0])
+    atomic_write(target, write)
+    return shape[0]
 
 
 def begin_tensor_file(file: BinaryIO, shape: list[int], metadata: dict[str, str]) -> None:

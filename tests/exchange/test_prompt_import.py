@@ -98,6 +98,18 @@ def test_bf16_tables_become_float32_exactly(world, tmp_path, ids):
     assert np.array_equal(found.vectors[:, 0], whole.float().numpy())
 
 
+def test_bf16_peft_folders_become_float32(tmp_path):
+    values = torch.randn(3, 1, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
+    for user, vectors in zip("abc", values, strict=True):
+        folder = tmp_path / user
+        folder.mkdir()
+        (folder / "adapter_config.json").write_text('{"peft_type": "PROMPT_TUNING"}')
+        save_torch({"prompt_embeddings": vectors}, folder / "adapter_model.safetensors")
+    prompts = read_prompts(tmp_path)
+    assert prompts.user_ids == ["a", "b", "c"]
+    assert np.array_equal(prompts.vectors, values.float().numpy())
+
+
 def test_flat_rows_become_soft_tokens(world, tmp_path, ids):
     np.save(tmp_path / "t.npy", shuffled(world))
     found = read_prompts(tmp_path / "t.npy", users=ids, tokens=4)

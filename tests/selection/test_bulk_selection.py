@@ -7,13 +7,11 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from safetensors.torch import save_file
 from sklearn.metrics import adjusted_rand_score
 from typer.testing import CliRunner
 
 from puma_engine.cli import app
-from puma_engine.errors import ConfigError, DataError, SelectionError, StoreError
+from puma_engine.errors import ConfigError, DataError, SelectionError
 from puma_engine.exchange.prompt_files import read_prompts
 from puma_engine.exchange.shards import PromptShards
 from puma_engine.files import TensorFile, save_tensors
@@ -163,10 +161,3 @@ def test_the_command_tells_what_it_chose(tmp_path):
     found = CliRunner().invoke(app, [*command, "--budget", "7", "--strategy", "kmeans-pca"])
     assert found.exit_code == 0, found.stderr
     assert json.loads(found.stdout)["selected"] == 7
-
-
-def test_numbers_that_cannot_be_read_in_parts_are_named(tmp_path):
-    path = tmp_path / "brief.safetensors"
-    save_file({"vectors": torch.zeros(2, 3, dtype=torch.bfloat16)}, path)
-    with pytest.raises(StoreError, match=r"stored as BF16.*F16"):
-        TensorFile(path).read("vectors")

@@ -15,8 +15,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from safetensors import safe_open
 from safetensors.numpy import load, save
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from puma_engine.cli import app
@@ -34,8 +36,6 @@ PUMA = [sys.executable, "-m", "puma_engine.cli"]
 
 
 def adapter_file(hidden=16, seed=0):
-    import torch
-
     generator = torch.Generator().manual_seed(seed)
     network = Adapter(8, 12, AdapterConfig(hidden=hidden), generator=generator)
     tensors = {name: value.numpy() for name, value in network.state_dict().items()}
@@ -231,6 +231,17 @@ def test_a_stream_maps_as_at_once_and_can_be_imported(mapper, tmp_path):
     assert moved.user_ids[60] == "u1-10"
     wanted = mapper(np.concatenate([vectors(50, seed=number) for number in range(3)]))
     np.testing.assert_allclose(moved.vectors, wanted, atol=1e-6)
+
+
+def test_bf16_shards_are_mapped_as_their_float32_values(mapper, tmp_path):
+    values = torch.from_numpy(vectors(9)).bfloat16()
+    (tmp_path / "in").mkdir()
+    save_file({"vectors": values}, tmp_path / "in" / "a.safetensors", {"note": "theirs"})
+    migrate_stream(mapper, tmp_path / "in", tmp_path / "out", chunk_rows=4)
+    with safe_open(tmp_path / "out" / "a.safetensors", framework="np") as file:
+        assert file.metadata()["note"] == "theirs"
+        mapped = file.get_tensor("vectors")
+    np.testing.assert_allclose(mapped, mapper(values.float().numpy()), atol=1e-6)
 
 
 def test_a_finished_shard_is_done_again_only_if_its_input_changed(mapper, tmp_path):
