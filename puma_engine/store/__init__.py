@@ -1,6 +1,5 @@
 """The workspace: every run with its settings, costs, metrics and files, and where it came from."""
 
-from puma_engine.store import light_sqlite  # noqa: F401  (before all that load sqlite-utils)
 from puma_engine.store.records import KINDS, STATUSES, Run
 from puma_engine.store.workspace import Workspace
 
