@@ -13,6 +13,7 @@ from puma_engine.defaults import PAPER_STRATEGY
 from puma_engine.evaluation.metrics import HIGHER_IS_BETTER, NAMES
 from puma_engine.studies.catalog import STUDIES
 from puma_engine.studies.claims import CLAIMS, INTERVALS
+from puma_engine.studies.differences import gap, overall
 from puma_engine.studies.evidence import (
     QUICK,
     Evidence,
@@ -22,10 +23,15 @@ from puma_engine.studies.evidence import (
     published,
     results_root,
 )
-from puma_engine.studies.gaps import gap
-from puma_engine.studies.over_budgets import overall
-from puma_engine.studies.render import datasets, is_of_budgets, label_of, metric_of, title_of
-from puma_engine.studies.stored_reports import read_report, reported
+from puma_engine.studies.reports import (
+    datasets,
+    is_of_budgets,
+    label_of,
+    metric_of,
+    read_report,
+    reported,
+    title_of,
+)
 
 __all__ = [
     "CLAIMS",

@@ -38,8 +38,8 @@ def claims(
 
     Judged by the published studies, by those of a folder, or by those of the workspace.
     """
-    from puma_engine.studies import claims_page
-    from puma_engine.studies.evidence import findings
+    from puma_engine.studies.evidence import findings, put_into
+    from puma_engine.studies.evidence import markdown as findings_markdown
 
     found = findings(_reports(results, own))
     if not found:
@@ -51,7 +51,7 @@ def claims(
         if not markdown.is_file():
             raise ConfigError(f"There is no page {markdown} to write the claims into.")
         page = markdown.read_text(encoding="utf-8")
-        text = claims_page.put_into(page, claims_page.markdown(found))
+        text = put_into(page, findings_markdown(found))
         markdown.write_text(text, encoding="utf-8")
     session().table([_row(one) for one in found], raw=[_record(one) for one in found])
 

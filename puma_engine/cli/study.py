@@ -198,7 +198,7 @@ def _report(
 
 def _render(wanted: Study, out: Path) -> None:
     from puma_engine.studies import load_report
-    from puma_engine.studies.render import write
+    from puma_engine.studies.reports import write
 
     file = out / f"{wanted.name}.json"
     files = write(load_report(file, f"run `puma study {wanted.name} --out {out}` first"), out)

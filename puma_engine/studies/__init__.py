@@ -2,10 +2,9 @@
 
 from puma_engine.studies.catalog import STUDIES, get_study
 from puma_engine.studies.cells import Cell, Options, Study
-from puma_engine.studies.lent_settings import lend
+from puma_engine.studies.reports import keep_report, load_report, read_report, reported
 from puma_engine.studies.results import collect
-from puma_engine.studies.running import Outcome, run_cells
-from puma_engine.studies.stored_reports import keep_report, load_report, read_report, reported
+from puma_engine.studies.running import Outcome, lend, run_cells
 
 __all__ = [
     "STUDIES",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from puma_engine.errors import ConfigError
-from puma_engine.studies.beyond_paper import (
+from puma_engine.studies.cells import Study
+from puma_engine.studies.extensions import (
     adapters,
     items,
     lengths,
@@ -12,9 +13,7 @@ from puma_engine.studies.beyond_paper import (
     sizes,
     templates,
 )
-from puma_engine.studies.cells import Study
-from puma_engine.studies.paper_figures import figure4, figure5, figure6
-from puma_engine.studies.paper_tables import table2, table3, table4
+from puma_engine.studies.paper import figure4, figure5, figure6, table2, table3, table4
 
 QUICK = {"users": 200, "seeds": (0, 1)}
 AGAINST_RETRAINING = {"method": "retrained"}

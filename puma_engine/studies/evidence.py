@@ -1,4 +1,4 @@
-"""Reports that can bear on the paper's claims, and what each claim comes to on each data set."""
+"""Reports as evidence for the paper's claims, and the findings as a table of Markdown."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from puma_engine.errors import StudyError
+from puma_engine.errors import ConfigError, StudyError
 from puma_engine.store import Workspace
 from puma_engine.studies.catalog import STUDIES
-from puma_engine.studies.claim_verdicts import Verdict
-from puma_engine.studies.claims import CLAIMS, Claim
-from puma_engine.studies.render import datasets, device_names
-from puma_engine.studies.stored_reports import load_report, read_report, reported
+from puma_engine.studies.claims import CLAIMS, INTERVALS, Claim, Verdict
+from puma_engine.studies.reports import datasets, device_names, load_report, read_report, reported
 
 ENVIRONMENT = "PUMA_RESULTS"
 QUICK = "Quick trial: "
@@ -134,3 +132,37 @@ def grouped(found: Iterable[Finding]) -> dict[Claim, list[Finding]]:
     return {
         claim: sorted(own, key=lambda one: one.evidence is None) for claim, own in groups.items()
     }
+
+
+BEGIN, END = "<!-- claims -->", "<!-- /claims -->"
+
+
+def markdown(found: Sequence[Finding]) -> str:
+    """Return the table of all claims, and the rules by which they are judged."""
+    lines = ["| claim of the paper | data | here | figures | from |", "| --- " * 5 + "|"]
+    for claim, own in grouped(found).items():
+        text = claim.text
+        for one in own:
+            if one.evidence is None:
+                continue
+            source = f"`{one.evidence.name}`, {one.evidence.made}"
+            lines.append(_row(text, one.dataset, f"**{one.verdict}**", one.figures, source))
+            text = ""
+        lost = [one.dataset for one in own if one.evidence is None]
+        if lost:
+            lines.append(_row(text, ", ".join(lost), "no evidence", "", f"`{claim.study}`"))
+    rules = [f"- **{claim.text}** {claim.rule}" for claim in grouped(found)]
+    return "\n".join([*lines, "", "How each is judged:", "", *rules, "", INTERVALS])
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def put_into(page: str, block: str) -> str:
+    """Return a page with a new text between its marks; raises ConfigError without them."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ConfigError(f"The page has no lines {BEGIN} and {END} to put the claims between.")
+    return f"{before}{BEGIN}\n{block}\n{END}{after}"

@@ -14,7 +14,7 @@ from puma_engine.evaluation import metrics
 from puma_engine.evaluation.metrics import PRIMARY_METRIC
 from puma_engine.store import Run, Workspace
 from puma_engine.studies.cells import LENT, Cell, Study
-from puma_engine.studies.over_trainings import over_trainings, p_over_trainings
+from puma_engine.studies.differences import over_trainings, p_over_trainings
 
 COSTS = ("seconds", "users_trained", "flops")
 

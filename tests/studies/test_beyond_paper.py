@@ -10,10 +10,10 @@ from puma_engine.datasets.shipped_location import data_root
 from puma_engine.errors import BackboneError
 from puma_engine.store import Workspace
 from puma_engine.studies import STUDIES, Options, collect, run_cells
-from puma_engine.studies.beyond_paper import SIZES
 from puma_engine.studies.builder import CLICK_PROMPT_GRID, PROMPT_GRID
 from puma_engine.studies.claims import CLAIMS
-from puma_engine.studies.render import label_of
+from puma_engine.studies.extensions import SIZES
+from puma_engine.studies.reports import label_of
 from puma_engine.studies.running import TRAINED
 from puma_engine.zoo import SHIPPED, ZOO
 from research.zoo.build import build_model

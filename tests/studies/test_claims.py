@@ -12,10 +12,18 @@ from puma_engine.defaults import MARGIN
 from puma_engine.errors import ConfigError, StoreError, StudyError
 from puma_engine.store import Workspace
 from puma_engine.studies import STUDIES, Cell, Study, collect, keep_report, run_cells
-from puma_engine.studies.claim_verdicts import ALL, FEW, FEW_RANDOM, LOWEST_GAIN, SUFFICES
-from puma_engine.studies.claims import CLAIMS
-from puma_engine.studies.claims_page import BEGIN, END, markdown, put_into
-from puma_engine.studies.evidence import Evidence, findings, of_workspace, published, results_root
+from puma_engine.studies.claims import ALL, CLAIMS, FEW, FEW_RANDOM, LOWEST_GAIN, SUFFICES
+from puma_engine.studies.evidence import (
+    BEGIN,
+    END,
+    Evidence,
+    findings,
+    markdown,
+    of_workspace,
+    published,
+    put_into,
+    results_root,
+)
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "results.md"

@@ -9,8 +9,8 @@ from scipy import stats
 from puma_engine.errors import SelectionError
 from puma_engine.selection import STRATEGIES
 from puma_engine.studies import Options, get_study
-from puma_engine.studies.over_budgets import overall
-from puma_engine.studies.render import markdown
+from puma_engine.studies.differences import overall
+from puma_engine.studies.reports import markdown
 from puma_engine.studies.results import differences_over_trainings
 
 SHARES, SEEDS = (0.03, 0.1), (0, 1, 2)

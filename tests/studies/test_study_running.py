@@ -18,7 +18,7 @@ from puma_engine.errors import ConfigError, StudyError
 from puma_engine.evaluation import metrics
 from puma_engine.store import Workspace
 from puma_engine.studies import STUDIES, Cell, Options, Study, collect, get_study, run_cells
-from puma_engine.studies.render import figures, markdown
+from puma_engine.studies.reports import figures, markdown
 from puma_engine.studies.results import _mark_real
 from puma_engine.training.device import collection_paused
 

@@ -1,6 +1,6 @@
 """Reports of studies with chosen scores, as `puma study` writes them, for tests of claims."""
 
-from puma_engine.studies.claim_verdicts import ALL, FEW, FEW_RANDOM
+from puma_engine.studies.claims import ALL, FEW, FEW_RANDOM
 from puma_engine.studies.results import summary
 
 AGAINST = {"method": "retrained"}

@@ -8,7 +8,7 @@ from typing import Any
 from puma_engine.defaults import PAPER_STRATEGY
 from puma_engine.studies.builder import ALL, CLICKS, SMALL_SHARE, Builder, each_dataset
 from puma_engine.studies.cells import Needs
-from puma_engine.studies.paper_figures import FAMILIES
+from puma_engine.studies.paper import FAMILIES
 
 LENGTHS = (1, 2, 4, 8)
 LIMITS = {"free": 0.0, "bounded": 1.0}

@@ -1,13 +1,45 @@
-"""How far apart two methods of a report lie: over the users, and over the trainings."""
+"""Differences between the methods of a report: over users, over trainings and over budgets."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from puma_engine.evaluation.metrics import HIGHER_IS_BETTER
-from puma_engine.studies.over_trainings import over_trainings
+from puma_engine.evaluation.metrics import HIGHER_IS_BETTER, PRIMARY_METRIC
+
+# Fewer trainings say nothing of how far trainings lie apart.
+FEWEST = 3
+
+
+def over_trainings(values: Sequence[float]) -> tuple[float, float] | None:
+    """Return the 95 % interval of a mean, by Student's t; None for fewer than three values."""
+    if len(values) < FEWEST:
+        return None
+    from scipy.special import stdtrit
+
+    middle, error = _mean_and_error(values)
+    half = float(stdtrit(len(values) - 1, 0.975)) * error
+    return middle - half, middle + half
+
+
+def p_over_trainings(values: Sequence[float]) -> float:
+    """Return the two-sided p of a paired t-test that the mean of at least two values is zero."""
+    from scipy.special import stdtr
+
+    middle, error = _mean_and_error(values)
+    if not error:
+        return 0.0 if middle else 1.0
+    return float(2 * stdtr(len(values) - 1, -abs(middle) / error))
+
+
+def _mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    count = len(values)
+    middle = sum(values) / count
+    spread = math.sqrt(sum((one - middle) ** 2 for one in values) / (count - 1))
+    return middle, spread / math.sqrt(count)
+
 
 # What tells the rows of a report apart, besides the seed.
 FACTS = ("dataset", "method", "strategy", "share", "origin", "target", "hops", "sources")
@@ -96,12 +128,12 @@ def scores(report: dict[str, Any], facts: Row, name: str) -> dict[int, float]:
     """Return one value of the rows with these facts, by seed."""
     return {
         row["seed"]: float(row[name])
-        for row in rows(report, facts)
+        for row in rows_with(report, facts)
         if row.get("seed") is not None and row.get(name) is not None
     }
 
 
-def rows(report: dict[str, Any], facts: Row) -> list[Row]:
+def rows_with(report: dict[str, Any], facts: Row) -> list[Row]:
     """Return the rows of a report with these facts."""
     return [
         row
@@ -152,3 +184,40 @@ def between(one: Gap, other: Gap) -> Gap | None:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
+
+
+@dataclass(frozen=True)
+class Overall:
+    """Mean of paired differences from random users, and its 95 % interval over trainings.
+
+    In the units of the metric; low and high are Student's t, with each pair of a budget and a
+    seed as one training.
+    """
+
+    pairs: int
+    value: float
+    low: float
+    high: float
+
+
+def overall(report: dict[str, Any], dataset: str, against: str = "random") -> dict[str, Overall]:
+    """Return what each strategy gave over all budgets and seeds that `against` has, too.
+
+    Strategies with fewer than three such pairs are left out.
+    """
+    rows = [row for row in report["rows"] if row["dataset"] == dataset and "strategy" in row]
+    if not rows:
+        return {}
+    metric = next(name for name in PRIMARY_METRIC.values() if name in rows[0])
+    scores: dict[str, dict[tuple[float, int], float]] = {}
+    for row in rows:
+        key = float(row["share"]), int(row["seed"])
+        scores.setdefault(row["strategy"], {})[key] = float(row[metric])
+    base = scores.pop(against, {})
+    found = {}
+    for strategy, own in scores.items():
+        pairs = [own[key] - base[key] for key in sorted(own.keys() & base.keys())]
+        interval = over_trainings(pairs)
+        if interval is not None:
+            found[strategy] = Overall(len(pairs), sum(pairs) / len(pairs), *interval)
+    return found
