@@ -28,7 +28,7 @@ from puma_engine.datasets import Dataset, load_shipped
 from puma_engine.evaluation.metrics import bootstrap_difference
 from puma_engine.evaluation.prediction import predict
 from puma_engine.evaluation.user_effects import USER_MARGIN
-from puma_engine.migration.adapter_training import apply_adapter, load_adapter
+from puma_engine.migration.adapter import apply_adapter, load_adapter
 from puma_engine.migration.linear_maps import map_prompts
 from puma_engine.pipeline.demo import DATASET, RETRAINED, SOURCE, TARGET
 from puma_engine.prompts.new_users import fit_new_users, mean_prompts

@@ -3,22 +3,52 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
 
 from puma_engine.errors import ConfigError
 
+T = TypeVar("T")
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 OPTIMIZERS = ("adam", "adamw")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+# Settings that runs store (and hash into their ids) under another name than the field's.
+STORED_NAMES = {"max_mean_to_std": "balance", "max_norm": "norm_limit"}
+
+
+def field_names(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings by the names of their fields; stored names are accepted.
+
+    Raises ConfigError if a setting is given under both names.
+    """
+    fields = {stored: name for name, stored in STORED_NAMES.items()}
+    twice = [f"{fields[name]} and {name}" for name in settings if fields.get(name) in settings]
+    if twice:
+        raise ConfigError(f"The same setting is given twice: {', '.join(twice)}; give the first.")
+    return {fields.get(name, name): value for name, value in settings.items()}
 
 
 def stable_hash(value: Any) -> str:
     """Return 16 hexadecimal digits that depend only on the value's content."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _accept_stored_names(config: type[T]) -> type[T]:
+    """Let the constructor of a settings class take stored names as keywords, too."""
+    init = config.__init__
+
+    @functools.wraps(init)
+    def accept(self: T, *args: Any, **settings: Any) -> None:
+        init(self, *args, **field_names(settings))
+
+    config.__init__ = accept  # type: ignore[method-assign, assignment]
+    return config
 
 
 class _Config:
@@ -28,12 +58,14 @@ class _Config:
         return []
 
     def __post_init__(self) -> None:
-        found = self.problems()
-        if found:
-            raise ConfigError(f"{type(self).__name__}: " + "; ".join(found) + ".")
+        problems = self.problems()
+        if problems:
+            raise ConfigError(f"{type(self).__name__}: " + "; ".join(problems) + ".")
 
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)  # type: ignore[call-overload]
+        """Return the settings as runs store them, see STORED_NAMES."""
+        values = dataclasses.asdict(self)  # type: ignore[call-overload]
+        return {STORED_NAMES.get(name, name): value for name, value in values.items()}
 
     @property
     def hash(self) -> str:
@@ -120,34 +152,36 @@ class PromptConfig(_Config):
         return found
 
 
+@_accept_stored_names
 @dataclasses.dataclass(frozen=True)
 class AdapterConfig(_Config):
-    """The adapter network; the defaults are the paper's.
+    """The adapter network. The defaults are the paper's.
 
-    depth counts feed-forward blocks, of which the second changes the dimension. noise is the
-    standard deviation, as a share of the prompts' own, of what is added to them in training.
-    balance: where what all source prompts share is more than so many times as large as what sets
-    them apart, they are read so that it is just that; 0 reads them as they are. norm_limit: the
-    norm of each mapped token stays below so many times the median norm of the target's token
-    embeddings; 0 leaves it free.
+    hidden: width of the hidden layers. depth: number of feed-forward blocks; the second changes the
+    width from the source's to the target's. noise: standard deviation of the Gaussian noise that
+    is added to source prompts in training, in units of the prompts' own. max_mean_to_std: rescale
+    source prompts so that the norm of their mean is at most this many times the norm of their
+    standard deviation; 0 does not rescale. max_norm: upper bound of the norm of each mapped token,
+    in units of the median norm of the target's token embeddings; 0 sets no bound.
+
+    The stored names `balance` and `norm_limit` are accepted as keywords, see STORED_NAMES.
+    Raises ConfigError that lists all invalid settings.
     """
 
     hidden: int = 4096
     depth: int = 4
     dropout: float = 0.1
     noise: float = 0.0
-    balance: float = 0.0
-    norm_limit: float = 0.0
+    max_mean_to_std: float = 0.0
+    max_norm: float = 0.0
 
     def problems(self) -> list[str]:
-        found = _positive(self, "hidden")
-        if self.noise < 0:
-            found.append(f"noise must be 0 or more, not {self.noise!r}")
-        for name in ("balance", "norm_limit"):
+        problems = _positive(self, "hidden")
+        for name in ("noise", "max_mean_to_std", "max_norm"):
             if not 0 <= getattr(self, name) < math.inf:
-                found.append(f"{name} must be 0 or more, not {getattr(self, name)!r}")
+                problems.append(f"{name} must be 0 or more, not {getattr(self, name)!r}")
         if self.depth < 2:
-            found.append(f"depth must be 2 or more, not {self.depth!r}")
+            problems.append(f"depth must be 2 or more, not {self.depth!r}")
         if not 0 <= self.dropout < 1:
-            found.append(f"dropout must be in [0, 1), not {self.dropout!r}")
-        return found
+            problems.append(f"dropout must be in [0, 1), not {self.dropout!r}")
+        return problems

@@ -28,11 +28,11 @@ ITEM_DECAY, ITEM_REFINING_EPOCHS = 1.0, 6
 # Noise keeps the adapter from learning each user by heart.
 # What sets users apart is brought out where it is next to nothing beside what they share, as in
 # prompts of clicks; with few users always.
-ADAPTER = AdapterConfig(hidden=1024, noise=0.3, balance=3.0)
-SMALL_ADAPTER = replace(ADAPTER, balance=1.0)
+ADAPTER = AdapterConfig(hidden=1024, noise=0.3, max_mean_to_std=3.0)
+SMALL_ADAPTER = replace(ADAPTER, max_mean_to_std=1.0)
 # Clicks pull so weakly that mapped prompts would grow long before they say anything: a backbone then
 # sees no more than their common direction, and some backbones learn nothing.
-CLICK_ADAPTER = replace(SMALL_ADAPTER, norm_limit=1.0)
+CLICK_ADAPTER = replace(SMALL_ADAPTER, max_norm=1.0)
 ADAPTER_TRAINING = TrainingConfig(
     epochs=10, batch_size=256, learning_rate=1e-3, weight_decay=0.01, patience=3
 )

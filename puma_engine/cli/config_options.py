@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from puma_engine.config import AdapterConfig, PromptConfig, TrainingConfig
+from puma_engine.config import STORED_NAMES, AdapterConfig, PromptConfig, TrainingConfig
 
 HELP: dict[type, dict[str, str]] = {
     TrainingConfig: {
@@ -36,8 +36,10 @@ HELP: dict[type, dict[str, str]] = {
         "depth": "Feed-forward blocks of the adapter, 2 or more.",
         "dropout": "Dropout of the adapter.",
         "noise": "Noise on the prompts in training, as a share of their spread.",
-        "balance": "What prompts share is read at most so many times as large as what sets them apart; 0: as it is.",
-        "norm_limit": "Norm of each mapped token at most so many times the median norm of the target's token embeddings; 0: free.",
+        "max_mean_to_std": "Rescale source prompts so that the norm of their mean is at most this many times "
+        "that of their standard deviation; 0: no rescaling.",
+        "max_norm": "Upper bound of each mapped token's norm, in units of the median norm of the target's "
+        "token embeddings; 0: no bound.",
     },
 }
 
@@ -50,21 +52,20 @@ def with_settings(**groups: type) -> Callable[[Callable[..., None]], Callable[..
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        names = {group: list(typing.get_type_hints(kind)) for group, kind in groups.items()}
+        options = {group: _options(group, kind) for group, kind in groups.items()}
 
         def wrapper(**given: Any) -> None:
-            for group, fields in names.items():
-                values = {field: given.pop(field) for field in fields}
-                given[group] = {field: v for field, v in values.items() if v is not None}
+            for group, parameters in options.items():
+                values = {p.name: given.pop(p.name) for p in parameters}
+                given[group] = {name: v for name, v in values.items() if v is not None}
             command(**given)
 
-        kept = [
+        others = [
             parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
             for parameter in inspect.signature(command, eval_str=True).parameters.values()
             if parameter.name not in groups
         ]
-        added = [option for group, kind in groups.items() for option in _options(group, kind)]
-        signature = inspect.Signature([*kept, *added])
+        signature = inspect.Signature([*others, *(p for added in options.values() for p in added)])
         wrapper.__signature__ = signature  # type: ignore[attr-defined]
         wrapper.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
         wrapper.__doc__, wrapper.__name__ = command.__doc__, command.__name__
@@ -74,23 +75,28 @@ def with_settings(**groups: type) -> Callable[[Callable[..., None]], Callable[..
 
 
 def _options(group: str, kind: type) -> list[inspect.Parameter]:
-    hints = typing.get_type_hints(kind)
+    """One option a field; where a field has a stored name, that is a hidden, deprecated option."""
+    options = []
+    for name, hint in typing.get_type_hints(kind).items():
+        panel = f"{group.capitalize()} settings"
+        current = typer.Option(_flag(name), help=HELP[kind][name], rich_help_panel=panel)
+        options.append((name, Annotated[hint | None, current]))
+        if name in STORED_NAMES:
+            old = STORED_NAMES[name]
+            options.append((old, Annotated[hint | None, renamed_option(_flag(old), _flag(name))]))
     return [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None,
-            annotation=Annotated[
-                hint | None,
-                typer.Option(
-                    f"--{name.replace('_', '-')}",
-                    help=HELP[kind][name],
-                    rich_help_panel=f"{group.capitalize()} settings",
-                ),
-            ],
-        )
-        for name, hint in hints.items()
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        for name, annotation in options
     ]
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def renamed_option(old: str, new: str) -> Any:
+    """Return a hidden option that keeps the old flag of a renamed option working."""
+    return typer.Option(old, hidden=True, help=f"Deprecated: use {new}.")
 
 
 Queue = Annotated[bool, typer.Option("--queue", help="Queue a job for `puma worker` instead.")]

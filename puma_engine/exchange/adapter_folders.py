@@ -43,7 +43,7 @@ class AdapterFile:
 
     def network(self) -> Adapter:
         """Build the network in eval mode. Raises MigrationError if the tensors do not fit."""
-        from puma_engine.migration.adapter_training import load_adapter
+        from puma_engine.migration.adapter import load_adapter
 
         try:
             return load_adapter(self.tensors, self.config)

@@ -1,8 +1,9 @@
-"""The adapter: maps soft prompts of one backbone (or several) into another's space."""
+"""The adapter: maps soft prompts of one backbone (or several) to another's embedding space."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,8 +11,8 @@ from torch import Tensor, nn
 
 from puma_engine.config import AdapterConfig
 
-# What an adapter keeps beside its weights: how it reads prompts, and the bound on what it maps.
-GIVEN = ("gain", "shift", "longest")
+# Buffers of an adapter, which are not trained, and their names in stored adapters.
+STORED_BUFFERS = {"input_scale": "gain", "input_bias": "shift", "max_norm": "longest"}
 
 
 class FeedForward(nn.Module):
@@ -34,16 +35,14 @@ class FeedForward(nn.Module):
 class Adapter(nn.Module):
     """The paper's network: x + f1(x), then f2 to the target's width, then x + f3(x), f4.
 
-    With depth n, block 2 changes the width and has no residual, the last block has none
-    either, and the blocks between have one. Depth 4 and hidden 4096 from 2048 to 3072 have
-    88,128,512 parameters, as in the paper. Prompts [..., l, d_in] become [..., l, d_out].
-    After `read_as` they are multiplied and shifted before the first block; after `keep_below` the
-    norm of each token that comes out is below a bound, whatever the last block says.
+    Block 2 changes the width and has no residual connection, nor has the last block; all others
+    have one. With depth 4 and hidden 4096, an adapter from 2048 to 3072 has 88,128,512 parameters,
+    as in the paper.
     """
 
-    gain: Tensor | None
-    shift: Tensor | None
-    longest: Tensor | None
+    input_scale: Tensor | None
+    input_bias: Tensor | None
+    max_norm: Tensor | None
 
     def __init__(
         self,
@@ -53,6 +52,7 @@ class Adapter(nn.Module):
         *,
         generator: torch.Generator | None = None,
     ) -> None:
+        """Build the network; with a generator, draw all weights from it."""
         super().__init__()
         config = config or AdapterConfig()
         self.d_in, self.d_out, self.config = d_in, d_out, config
@@ -60,64 +60,105 @@ class Adapter(nn.Module):
         self.blocks = nn.ModuleList(
             FeedForward(a, b, config.hidden, config.dropout) for a, b in widths
         )
-        self.register_buffer("gain", None)
-        self.register_buffer("shift", None)
-        self.register_buffer("longest", None)
-        if generator is not None:
-            self._start(generator)
-
-    def read_as(self, gain: Tensor, shift: Tensor) -> None:
-        """From now on read prompts [..., l, d_in] as prompts * gain + shift, both [l, d_in]."""
-        self.gain, self.shift = gain, shift
-
-    def keep_below(self, longest: Tensor) -> None:
-        """From now on scale each token x by longest / sqrt(|x|^2 + longest^2); longest: []."""
-        self.longest = longest
-
-    def _start(self, generator: torch.Generator) -> None:
+        for name in STORED_BUFFERS:
+            self.register_buffer(name, None)
+        if generator is None:
+            return
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 bound = module.in_features**-0.5
                 nn.init.uniform_(module.weight, -bound, bound, generator=generator)
                 nn.init.uniform_(module.bias, -bound, bound, generator=generator)
 
+    def set_input_scaling(self, scale: Tensor, bias: Tensor) -> None:
+        """Multiply prompts by scale and add bias (both [l, d_in]) before the first block."""
+        self.input_scale, self.input_bias = scale, bias
+
+    def set_max_norm(self, max_norm: Tensor) -> None:
+        """Scale each mapped token x by max_norm / sqrt(|x|^2 + max_norm^2); max_norm: []."""
+        self.max_norm = max_norm
+
     def forward(self, prompts: Tensor) -> Tensor:
+        """Map prompts [..., l, d_in] to [..., l, d_out]."""
         x = prompts
-        if self.gain is not None and self.shift is not None:
-            x = x * self.gain + self.shift
+        if self.input_scale is not None and self.input_bias is not None:
+            x = x * self.input_scale + self.input_bias
         last = len(self.blocks) - 1
         for number, block in enumerate(self.blocks):
             x = block(x) if number in (1, last) else x + block(x)
-        if self.longest is not None:
-            # Squares of half precision would overflow.
+        if self.max_norm is not None:
+            # In half precision the squares would overflow.
             squares = torch.sum(x.float() ** 2, dim=-1, keepdim=True)
-            x = x * (self.longest / torch.sqrt(squares + self.longest**2))
+            x = x * (self.max_norm / torch.sqrt(squares + self.max_norm**2))
         return x
 
 
-def balance(
-    vectors: np.ndarray, widths: Sequence[int], most: float
+def input_scaling(
+    vectors: np.ndarray, widths: Sequence[int], max_mean_to_std: float
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return a gain and a shift [l, d_in] that bring out what sets users apart; None if none is needed.
+    """Return the scale and bias [l, d_in] that bound the prompts' mean-to-std ratio.
+
+    For each source, the root mean square of the prompts' mean over users is brought down to
+    max_mean_to_std times that of their standard deviation; the root mean square of the prompts as a
+    whole stays. Fitted prompts may have a mean twenty times as large as their standard deviation,
+    and the adapter's LayerNorm would then remove nearly all differences between users.
 
     vectors [n, l, d_in]: prompts of one source or, side by side, of several of these widths.
-    most: how many times as large what users share (their mean) may be as what sets each apart
-    from it, as root mean squares. Where it is larger, both change so that it is just that, and
-    the prompts as a whole keep their size. Fitted prompts may share twenty times as much as
-    they differ in, and a LayerNorm then leaves next to nothing of the differences.
+    Returns None where no source exceeds the ratio.
     """
-    mean, spread = vectors.mean(axis=0), vectors.std(axis=0)
-    gain, shift = np.ones_like(mean), np.zeros_like(mean)
+    mean, std = vectors.mean(axis=0), vectors.std(axis=0)
+    scale, bias = np.ones_like(mean), np.zeros_like(mean)
     ends = np.cumsum(widths)
     for start, end in zip([0, *ends[:-1]], ends, strict=True):
         part = (slice(None), slice(start, end))
-        shared, own = _size(mean[part]), _size(spread[part])
-        if shared > most * own > 0:
-            size = float(np.hypot(shared, own) / np.hypot(most, 1))
-            gain[part] = size / own
-            shift[part] = mean[part] * (most * size / shared - size / own)
-    return (gain, shift) if np.any(gain != 1) else None
+        mean_size, std_size = _rms(mean[part]), _rms(std[part])
+        if mean_size > max_mean_to_std * std_size > 0:
+            size = float(np.hypot(mean_size, std_size) / np.hypot(max_mean_to_std, 1))
+            scale[part] = size / std_size
+            bias[part] = mean[part] * (max_mean_to_std * size / mean_size - size / std_size)
+    return (scale, bias) if np.any(scale != 1) else None
 
 
-def _size(values: np.ndarray) -> float:
+def _rms(values: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
+
+
+@torch.no_grad()
+def apply_adapter(network: Adapter, vectors: np.ndarray, batch_size: int = 8192) -> np.ndarray:
+    """Map prompts [n, l, d_in] to [n, l, d_out] float32, in eval mode and in batches of users."""
+    device = next(network.parameters()).device
+    was_training = network.training
+    network.eval()
+    mapped = [
+        network(batch.to(device)).float().cpu()
+        for batch in torch.from_numpy(vectors).split(batch_size)
+    ]
+    network.train(was_training)
+    return torch.cat(mapped).numpy()
+
+
+def adapter_tensors(network: Adapter) -> dict[str, np.ndarray]:
+    """Return an adapter's weights and buffers by their stored names, as float32 arrays."""
+    return {
+        STORED_BUFFERS.get(name, name): tensor.detach().float().cpu().numpy()
+        for name, tensor in network.state_dict().items()
+    }
+
+
+def load_adapter(tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> Adapter:
+    """Rebuild an adapter, in eval mode, from its stored tensors and shape.
+
+    tensors: as `adapter_tensors` returns them; meta: d_in, d_out, hidden, depth and dropout.
+    Raises KeyError where meta lacks one of these, RuntimeError where the tensors do not fit it.
+    """
+    config = AdapterConfig(
+        hidden=int(meta["hidden"]), depth=int(meta["depth"]), dropout=float(meta["dropout"])
+    )
+    network = Adapter(int(meta["d_in"]), int(meta["d_out"]), config)
+    names = {stored: name for name, stored in STORED_BUFFERS.items()}
+    state = {names.get(name, name): torch.from_numpy(np.array(v)) for name, v in tensors.items()}
+    for name in STORED_BUFFERS:
+        # A buffer that is None has no place in the state that load_state_dict fills.
+        setattr(network, name, state.get(name))
+    network.load_state_dict(state)
+    return network.eval()

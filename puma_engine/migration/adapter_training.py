@@ -10,14 +10,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from puma_engine.backbone import FrozenBackbone
 from puma_engine.config import AdapterConfig, TrainingConfig
 from puma_engine.datasets import Dataset
 from puma_engine.defaults import EARLY_STOPPING_USERS
 from puma_engine.errors import MigrationError
-from puma_engine.migration.adapter import Adapter, balance
+from puma_engine.migration.adapter import Adapter, adapter_tensors, apply_adapter, input_scaling
 from puma_engine.prompts.examples import ReaderData, reader_for
 from puma_engine.prompts.item_prompts import ItemPrompts, join_items
 from puma_engine.prompts.tuning import (
@@ -189,9 +189,9 @@ def _finished(
     items, network = _mapped_items(sources, module.items), module.users.adapter
     table = dataclasses.replace(mapped, head=head_tensors(module.head), items=items)
     meta = {"d_in": network.d_in, "d_out": network.d_out, **network.config.to_dict()}
-    item_adapter = None if module.items is None else _tensors(module.items.adapter)
+    item_adapter = None if module.items is None else adapter_tensors(module.items.adapter)
     flops = module.data.flops(table.read_tokens, result.examples, len(result.history))
-    return Migrated(table, _tensors(network), meta, result, flops, item_adapter)
+    return Migrated(table, adapter_tensors(network), meta, result, flops, item_adapter)
 
 
 def _item_mapping(
@@ -220,12 +220,12 @@ def _network(
 ) -> Adapter:
     """A new adapter for prompts [n, l, sum of widths]."""
     network = Adapter(vectors.shape[2], target.width, config, generator=generator)
-    most = network.config.balance
-    found = balance(vectors, widths, most) if most else None
-    if found is not None:
-        network.read_as(*(torch.from_numpy(part) for part in found))
-    if network.config.norm_limit:
-        network.keep_below(torch.tensor(network.config.norm_limit * target.token_norm()))
+    ratio = network.config.max_mean_to_std
+    scaling = input_scaling(vectors, widths, ratio) if ratio else None
+    if scaling is not None:
+        network.set_input_scaling(*(torch.from_numpy(part) for part in scaling))
+    if network.config.max_norm:
+        network.set_max_norm(torch.tensor(network.config.max_norm * target.token_norm()))
     return network
 
 
@@ -240,10 +240,6 @@ def _mapped_items(
     assert vectors is not None
     mapped = apply_adapter(mapping.adapter, vectors)
     return ItemPrompts(ids, mapped[:-1], mapped[-1])
-
-
-def _tensors(network: nn.Module) -> dict[str, np.ndarray]:
-    return {name: v.detach().float().cpu().numpy() for name, v in network.state_dict().items()}
 
 
 def _training_users(usable: np.ndarray, users: Sequence[str] | np.ndarray | None) -> np.ndarray:
@@ -274,35 +270,3 @@ def _judges(
     generator = np.random.default_rng([seed, 1])
     parts = [generator.permutation(np.intersect1d(who, checked)) for who in (others, chosen)]
     return np.concatenate(parts)[:count]
-
-
-@torch.no_grad()
-def apply_adapter(network: Adapter, vectors: np.ndarray, batch_size: int = 8192) -> np.ndarray:
-    """Map prompts [n, l, d_in] to [n, l, d_out] float32 with one forward pass each."""
-    device = next(network.parameters()).device
-    was_training = network.training
-    network.eval()
-    blocks = [
-        network(torch.from_numpy(vectors[start : start + batch_size]).to(device))
-        .float()
-        .cpu()
-        .numpy()
-        for start in range(0, len(vectors), batch_size)
-    ]
-    network.train(was_training)
-    return np.concatenate(blocks)
-
-
-def load_adapter(tensors: dict[str, np.ndarray], meta: dict[str, Any]) -> Adapter:
-    """Rebuild an adapter from what a migration kept."""
-    config = AdapterConfig(
-        hidden=int(meta["hidden"]), depth=int(meta["depth"]), dropout=float(meta["dropout"])
-    )
-    network = Adapter(int(meta["d_in"]), int(meta["d_out"]), config)
-    weights = {name: torch.from_numpy(np.array(v)) for name, v in tensors.items()}
-    if "gain" in weights:
-        network.read_as(weights["gain"], weights["shift"])
-    if "longest" in weights:
-        network.keep_below(weights["longest"])
-    network.load_state_dict(weights)
-    return network.eval()

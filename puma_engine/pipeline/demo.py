@@ -44,8 +44,8 @@ ADAPTER_ALL = TrainingConfig(
 ADAPTER_FEW = TrainingConfig(
     epochs=8, batch_size=128, learning_rate=1e-3, weight_decay=0.01, patience=0
 )
-SHAPE_ALL = AdapterConfig(hidden=512, noise=0.1, balance=3.0)
-SHAPE_FEW = AdapterConfig(hidden=512, noise=0.3, balance=3.0)
+SHAPE_ALL = AdapterConfig(hidden=512, noise=0.1, max_mean_to_std=3.0)
+SHAPE_FEW = AdapterConfig(hidden=512, noise=0.3, max_mean_to_std=3.0)
 
 
 @dataclass

@@ -214,10 +214,11 @@ def _run(
 
 
 def _outcome(ws: Workspace, moved: Migrated) -> Outcome:
-    from puma_engine.migration.adapter import GIVEN
+    from puma_engine.migration.adapter import STORED_BUFFERS
 
     outcome = training_outcome(moved.result, int(moved.table.meta["users_trained"]), moved.flops)
-    learned = [value for name, value in moved.adapter_tensors.items() if name not in GIVEN]
+    buffers = STORED_BUFFERS.values()
+    learned = [value for name, value in moved.adapter_tensors.items() if name not in buffers]
     outcome.cost["adapter_parameters"] = sum(int(np.size(value)) for value in learned)
     outcome.summary |= shape_of(moved.table)
     outcome.summary["users_filled"] = moved.table.meta["users_filled"]

@@ -7,11 +7,11 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from puma_engine.config import AdapterConfig, TrainingConfig
+from puma_engine.config import AdapterConfig, TrainingConfig, field_names
 from puma_engine.errors import Cancelled, ConfigError, NotFoundError, PumaError, StoreError
 from puma_engine.store import Run, Workspace
 from puma_engine.training import distributed
@@ -204,12 +204,12 @@ def adapter_from(
     """Return given settings over the defaults; a whole configuration is taken as it is."""
     if isinstance(given, AdapterConfig):
         return given
-    return AdapterConfig(**(default.to_dict() | checked(AdapterConfig, given)))
+    return replace(default, **checked(AdapterConfig, given))
 
 
 def checked(config: type, given: dict[str, Any] | None) -> dict[str, Any]:
     """Return given settings without the empty ones, or raise ConfigError for unknown names."""
-    values = {name: value for name, value in (given or {}).items() if value is not None}
+    values = {name: v for name, v in field_names(given or {}).items() if v is not None}
     known = list(config.__dataclass_fields__)  # type: ignore[attr-defined]
     unknown = sorted(set(values) - set(known))
     if unknown:

@@ -85,7 +85,7 @@ def norms(build: Builder) -> None:
         source = build.prompts("source", first, seed, None)
         for target in targets:
             for method, limit in LIMITS.items():
-                shape = {"norm_limit": limit}
+                shape = {"max_norm": limit}
                 needs: Needs = {"sources": source}
                 name = f"{method} to {target}"
                 moved = build.migrate(name, needs, seed, None, target=target, adapter=shape)

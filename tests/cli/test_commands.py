@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -13,8 +14,8 @@ from typer.testing import CliRunner
 
 from puma_engine.cli import app
 from puma_engine.cli.application import hoist
-from puma_engine.cli.config_options import HELP
-from puma_engine.config import TrainingConfig
+from puma_engine.cli.config_options import HELP, with_settings
+from puma_engine.config import AdapterConfig, TrainingConfig
 from puma_engine.store import Workspace
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "cli.md"
@@ -74,7 +75,7 @@ def test_every_command_and_option_is_documented():
         for option in command.params:
             if option.param_type_name == "argument":
                 assert f"`{option.name.upper()}`" in sections[name], (name, option.name)
-            elif option.name != "help":
+            elif option.name != "help" and not option.hidden:
                 flag = f"`{option.opts[0]}`"
                 assert flag in sections[name] or flag in shared, f"{name} {flag}"
     documented = {name for name in sections if name.startswith("puma ")}
@@ -230,3 +231,20 @@ def test_doctor_says_when_a_file_was_changed(puma, table, tmp_path):
     assert broken.exit_code == 1
     rows = json.loads(broken.stdout)
     assert any(row["check"] == "workspace" and row["status"] == "fail" for row in rows)
+
+
+@pytest.mark.parametrize(
+    "flags", [["--max-norm", "--max-mean-to-std"], ["--norm-limit", "--balance"]]
+)
+def test_renamed_settings_are_accepted_by_their_old_options_which_help_does_not_show(flags):
+    def command(adapter: dict[str, Any]) -> None:
+        """Print the settings."""
+        typer.echo(json.dumps(AdapterConfig(**adapter).to_dict()))
+
+    one = typer.Typer()
+    one.command()(with_settings(adapter=AdapterConfig)(command))
+    result = CliRunner().invoke(one, [flags[0], "2", flags[1], "3", "--noise", "0.5"])
+    wanted = AdapterConfig(max_norm=2.0, max_mean_to_std=3.0, noise=0.5)
+    assert json.loads(result.stdout) == wanted.to_dict()
+    page = CliRunner().invoke(one, ["--help"]).stdout
+    assert "norm-limit" not in page and "--balance" not in page

@@ -32,7 +32,7 @@ from puma_engine.exchange.model_card import CardFacts, model_card
 from puma_engine.exchange.pairs import read_pairs
 from puma_engine.exchange.peft_export import input_ids
 from puma_engine.exchange.prompt_files import read_prompts
-from puma_engine.migration.adapter_training import apply_adapter
+from puma_engine.migration.adapter import apply_adapter
 from puma_engine.store import Workspace
 
 

@@ -3,12 +3,21 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from puma_engine.backbone.tasks import RatingHead, get_task
 from puma_engine.config import AdapterConfig
 from puma_engine.errors import ConfigError
-from puma_engine.migration.adapter import Adapter, balance
-from puma_engine.migration.adapter_training import load_adapter
+from puma_engine.files import load_tensors, save_tensors
+from puma_engine.migration.adapter import (
+    Adapter,
+    adapter_tensors,
+    apply_adapter,
+    input_scaling,
+    load_adapter,
+)
+from puma_engine.pipeline.stage import adapter_from
 
 
 def test_the_paper_s_adapter_has_its_number_of_parameters():
@@ -51,59 +60,93 @@ def rms(values):
     return float(np.sqrt(np.mean(np.square(values))))
 
 
-@pytest.mark.parametrize("most", [1.0, 3.0])
-def test_balance_bounds_what_users_share_by_what_sets_them_apart(most):
+@pytest.mark.parametrize("ratio", [1.0, 3.0])
+def test_input_scaling_bounds_the_mean_by_the_standard_deviation(ratio):
     rng = np.random.default_rng(0)
     near = 4 + 0.05 * rng.normal(size=(300, 2, 8))
     far = 0.1 + rng.normal(size=(300, 2, 5))
     vectors = np.concatenate([near, far], axis=2).astype(np.float32)
-    gain, shift = balance(vectors, [8, 5], most)
-    read = vectors * gain + shift
-    np.testing.assert_array_equal(read[..., 8:], vectors[..., 8:])
-    own, was = read[..., :8], vectors[..., :8]
-    assert rms(own.mean(0)) == pytest.approx(most * rms(own.std(0)), rel=1e-3)
-    assert rms(own) == pytest.approx(rms(was), rel=1e-3)
-    apart, before = own - own.mean(0), was - was.mean(0)
-    np.testing.assert_allclose(apart / rms(apart), before / rms(before), atol=1e-3)
-    direction = own.mean(0) / rms(own.mean(0))
-    np.testing.assert_allclose(direction, was.mean(0) / rms(was.mean(0)), atol=1e-3)
+    scale, bias = input_scaling(vectors, [8, 5], ratio)
+    scaled = vectors * scale + bias
+    np.testing.assert_array_equal(scaled[..., 8:], vectors[..., 8:])
+    after, before = scaled[..., :8], vectors[..., :8]
+    assert rms(after.mean(0)) == pytest.approx(ratio * rms(after.std(0)), rel=1e-3)
+    assert rms(after) == pytest.approx(rms(before), rel=1e-3)
+    centred, original = after - after.mean(0), before - before.mean(0)
+    np.testing.assert_allclose(centred / rms(centred), original / rms(original), atol=1e-3)
+    direction = after.mean(0) / rms(after.mean(0))
+    np.testing.assert_allclose(direction, before.mean(0) / rms(before.mean(0)), atol=1e-3)
 
 
 @pytest.mark.parametrize(
     "vectors", [np.ones((9, 1, 4)), np.array([[[1.0, -1.0]], [[-1.0, 1.0]]]), np.eye(6)[:, None]]
 )
-def test_prompts_that_need_no_balance_are_read_as_they_are(vectors):
-    assert balance(vectors, [vectors.shape[2]], 1.0) is None
+def test_prompts_below_the_ratio_are_not_scaled(vectors):
+    assert input_scaling(vectors, [vectors.shape[2]], 1.0) is None
 
 
-def test_an_adapter_that_reads_balanced_prompts_is_kept_with_how_it_reads_them():
+def test_input_scaling_is_applied_before_the_first_block():
     adapter = Adapter(6, 10, AdapterConfig(hidden=8, dropout=0.0))
-    prompts, gain, shift = torch.randn(5, 2, 6), torch.rand(2, 6), torch.randn(2, 6)
-    plain = adapter(prompts * gain + shift)
-    assert "gain" not in adapter.state_dict()
-    adapter.read_as(gain, shift)
-    torch.testing.assert_close(adapter(prompts), plain)
-    tensors = {name: value.numpy() for name, value in adapter.state_dict().items()}
-    again = load_adapter(tensors, {"d_in": 6, "d_out": 10, "hidden": 8, "depth": 4, "dropout": 0.0})
-    torch.testing.assert_close(again(prompts), plain)
+    prompts, scale, bias = torch.randn(5, 2, 6), torch.rand(2, 6), torch.randn(2, 6)
+    wanted = adapter(prompts * scale + bias)
+    adapter.set_input_scaling(scale, bias)
+    torch.testing.assert_close(adapter(prompts), wanted)
 
 
-def test_a_limit_shortens_what_is_long_keeps_directions_and_is_kept_itself():
+def test_a_norm_bound_shortens_tokens_and_leaves_their_directions():
     adapter = Adapter(6, 10, AdapterConfig(hidden=8, dropout=0.0))
     prompts = 3 * torch.randn(5, 2, 6)
     free = adapter(prompts).detach()
-    assert "longest" not in adapter.state_dict()
-    for longest in (1e-3, 0.7, 1e6):
-        adapter.keep_below(torch.tensor(longest))
-        kept = adapter(prompts).detach()
-        assert (kept.norm(dim=-1) < longest).all()
+    for max_norm in (1e-3, 0.7, 1e6):
+        adapter.set_max_norm(torch.tensor(max_norm))
+        bounded = adapter(prompts).detach()
+        assert (bounded.norm(dim=-1) < max_norm).all()
         torch.testing.assert_close(
-            torch.nn.functional.cosine_similarity(kept, free, dim=-1), torch.ones(5, 2)
+            torch.nn.functional.cosine_similarity(bounded, free, dim=-1), torch.ones(5, 2)
         )
-    torch.testing.assert_close(kept, free)
-    tensors = {name: value.numpy() for name, value in adapter.state_dict().items()}
-    again = load_adapter(tensors, {"d_in": 6, "d_out": 10, "hidden": 8, "depth": 4, "dropout": 0.0})
-    torch.testing.assert_close(again(prompts), adapter(prompts))
+    torch.testing.assert_close(bounded, free)
+
+
+@given(
+    st.tuples(st.integers(1, 6), st.integers(1, 6), st.integers(1, 5), st.integers(2, 4)),
+    st.booleans(),
+    st.booleans(),
+)
+@settings(max_examples=25, deadline=None)
+def test_an_adapter_is_the_same_after_a_round_trip(tmp_path_factory, shape, scaled, bounded):
+    d_in, d_out, hidden, depth = shape
+    config = AdapterConfig(hidden=hidden, depth=depth, dropout=0.0)
+    adapter = Adapter(d_in, d_out, config, generator=torch.Generator().manual_seed(hidden))
+    if scaled:
+        adapter.set_input_scaling(torch.rand(2, d_in), torch.randn(2, d_in))
+    if bounded:
+        adapter.set_max_norm(torch.tensor(0.5))
+    path = tmp_path_factory.mktemp("adapter") / "adapter.safetensors"
+    save_tensors(path, adapter_tensors(adapter))
+    stored, _ = load_tensors(path)
+    # The names that files of earlier versions have.
+    assert {"gain", "shift", "longest"} & set(stored) == (
+        ({"gain", "shift"} if scaled else set()) | ({"longest"} if bounded else set())
+    )
+    again = load_adapter(stored, {"d_in": d_in, "d_out": d_out} | config.to_dict())
+    prompts = np.random.default_rng(0).normal(size=(3, 2, d_in)).astype(np.float32)
+    np.testing.assert_array_equal(apply_adapter(again, prompts), apply_adapter(adapter, prompts))
+    for name, tensor in adapter_tensors(adapter).items():
+        np.testing.assert_array_equal(adapter_tensors(again)[name], tensor)
+
+
+def test_settings_are_stored_and_hashed_under_their_first_names():
+    config = AdapterConfig(hidden=8, noise=0.3, max_mean_to_std=3.0, max_norm=1.0)
+    # Computed before the two settings were renamed.
+    assert config.hash == "7599ba8dfc1919c9"
+    assert (config.to_dict()["balance"], config.to_dict()["norm_limit"]) == (3.0, 1.0)
+    assert AdapterConfig(**config.to_dict()) == config
+    assert AdapterConfig(hidden=8, noise=0.3, balance=3.0, norm_limit=1.0) == config
+    default = AdapterConfig(max_norm=2.0, noise=0.3)
+    settings = {"hidden": 8, "norm_limit": 1.0, "max_mean_to_std": 3.0, "dropout": None}
+    assert adapter_from(settings, default) == config
+    with pytest.raises(ConfigError, match="given twice: max_norm and norm_limit"):
+        AdapterConfig(max_norm=1.0, norm_limit=2.0)
 
 
 def test_wrong_settings_are_reported_together():

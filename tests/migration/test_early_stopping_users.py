@@ -9,7 +9,8 @@ from puma_engine.backbone import FrozenBackbone
 from puma_engine.config import AdapterConfig, TrainingConfig
 from puma_engine.datasets import load_shipped
 from puma_engine.migration import adapter_training
-from puma_engine.migration.adapter_training import load_adapter, train_migration
+from puma_engine.migration.adapter import apply_adapter, load_adapter
+from puma_engine.migration.adapter_training import train_migration
 from puma_engine.prompts.tuning import PromptTable
 
 
@@ -74,7 +75,7 @@ def test_prompts_that_hardly_differ_are_read_balanced_by_the_adapter_that_is_kep
             data,
             template="rating-item-first",
             training=TrainingConfig(**settings),
-            adapter=AdapterConfig(hidden=8, balance=most),
+            adapter=AdapterConfig(hidden=8, max_mean_to_std=most),
             users=data.users[:6],
         )
         for most in (0.0, 1.0)
@@ -86,7 +87,7 @@ def test_prompts_that_hardly_differ_are_read_balanced_by_the_adapter_that_is_kep
     for one in moved.values():
         network = load_adapter(one.adapter_tensors, one.adapter_meta)
         np.testing.assert_allclose(
-            adapter_training.apply_adapter(network, source.vectors), one.table.vectors, atol=1e-6
+            apply_adapter(network, source.vectors), one.table.vectors, atol=1e-6
         )
 
 
@@ -105,12 +106,12 @@ def test_mapped_prompts_stay_as_short_as_the_target_s_own_embeddings(data, tmp_p
         data,
         template="rating-item-first",
         training=TrainingConfig(epochs=2, batch_size=16, learning_rate=0.1, precision="fp32"),
-        adapter=AdapterConfig(hidden=8, norm_limit=0.5),
+        adapter=AdapterConfig(hidden=8, max_norm=0.5),
     )
     norms = np.linalg.norm(moved.table.vectors, axis=-1)
     assert norms.max() < 0.5 * usual
     network = load_adapter(moved.adapter_tensors, moved.adapter_meta)
-    again = adapter_training.apply_adapter(network, source.vectors)
+    again = apply_adapter(network, source.vectors)
     np.testing.assert_allclose(again, moved.table.vectors, atol=1e-6)
 
 

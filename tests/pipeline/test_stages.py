@@ -100,8 +100,8 @@ def test_migration_moves_everybody_and_keeps_its_origin(world):
     assert len(chosen) == 6 and set(chosen) < set(table.user_ids)
     tensors, meta = pipeline.load_adapter(ws, run)
     assert (meta["d_in"], meta["d_out"]) == (32, 48)
-    from puma_engine.migration.adapter_training import apply_adapter
-    from puma_engine.migration.adapter_training import load_adapter as rebuild
+    from puma_engine.migration.adapter import apply_adapter
+    from puma_engine.migration.adapter import load_adapter as rebuild
 
     source = pipeline.load_prompts(ws, world["source"]).take(table.user_ids)
     np.testing.assert_allclose(
