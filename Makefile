@@ -5,7 +5,7 @@ BIN := .venv/bin
 PORT ?= 8501
 export PUMA_WORKSPACE ?= workspace
 
-.PHONY: install install-dev demo serve screenshots test lint format clean browser
+.PHONY: install install-dev demo serve screenshots docs test lint format clean browser
 
 install: .venv/.runtime
 install-dev: .venv/.dev browser
@@ -49,6 +49,9 @@ lint: install-dev
 format: install-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: install-dev
+	$(BIN)/python docs/generate_cli.py
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
