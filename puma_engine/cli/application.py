@@ -33,6 +33,7 @@ from puma_engine.cli import (
 from puma_engine.cli.session import Session, set_session
 from puma_engine.errors import Cancelled, PumaError
 from puma_engine.training import distributed
+from puma_engine.version import __version__
 
 EVERYWHERE = {"--workspace": True, "-w": True, "--json": False, "--offline": False}
 
@@ -93,6 +94,13 @@ app = typer.Typer(
 )
 
 
+def show_version(wanted: bool) -> None:
+    """Print the version and end, if it was asked for."""
+    if wanted:
+        print(f"puma {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def common(
     workspace: Annotated[
@@ -107,6 +115,10 @@ def common(
     offline: Annotated[
         bool,
         typer.Option("--offline", help="Use hub models from the local cache only."),
+    ] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", is_eager=True, callback=show_version),
     ] = False,
 ) -> None:
     """Remember the options that every command shares."""

@@ -11,10 +11,11 @@ ENVIRONMENT = "PUMA_DATA"
 
 
 def data_root() -> Path:
-    """Return the folder of the shipped data, `data/` of the checkout.
+    """Return the folder of the shipped data.
 
-    PUMA_DATA names another folder; without it, the checkout this package lies in is
-    taken, else `data` below the current folder. Raises DataError when none exists.
+    PUMA_DATA names it. Without that it is `data/` of the checkout that holds this package, the
+    copy inside an installed package, or `data/` of the current folder, whichever comes first.
+    Raises DataError if there is none.
     """
     named = os.environ.get(ENVIRONMENT)
     if named:
@@ -25,7 +26,8 @@ def data_root() -> Path:
                 "checkout, or unset it."
             )
         return root
-    candidates = (Path(__file__).resolve().parents[2] / "data", Path.cwd() / "data")
+    package = Path(__file__).resolve().parents[1]
+    candidates = (package.parent / "data", package / "shipped" / "data", Path.cwd() / "data")
     for root in candidates:
         if (root / "goodbooks").is_dir() or (root / "zoo").is_dir():
             return root

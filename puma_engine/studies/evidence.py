@@ -60,16 +60,17 @@ class Finding:
 
 
 def results_root() -> Path | None:
-    """Return the folder of the published reports, `docs/results/` of the checkout; None without.
+    """Return the folder of the published reports, of the checkout or the package, or None.
 
     PUMA_RESULTS names another folder, which must exist.
     """
     named = os.environ.get(ENVIRONMENT)
     if named and not Path(named).expanduser().is_dir():
         raise StudyError(f"{ENVIRONMENT} names {named}, which is no folder; set it, or unset it.")
-    root = Path(__file__).resolve().parents[2] / "docs" / "results"
-    found = Path(named).expanduser() if named else root
-    return found if found.is_dir() else None
+    package = Path(__file__).resolve().parents[1]
+    candidates = (package.parent / "docs" / "results", package / "shipped" / "results")
+    roots = [Path(named).expanduser()] if named else candidates
+    return next((root for root in roots if root.is_dir()), None)
 
 
 def published(root: Path) -> list[Evidence]:
