@@ -32,7 +32,8 @@ from puma_engine.migration.adapter import apply_adapter, load_adapter
 from puma_engine.migration.linear_maps import map_prompts
 from puma_engine.pipeline.demo import DATASET, RETRAINED, SOURCE, TARGET
 from puma_engine.prompts.new_users import fit_new_users, mean_prompts
-from puma_engine.prompts.tuning import PromptTable, fit_prompts
+from puma_engine.prompts.table import PromptTable
+from puma_engine.prompts.tuning import fit_prompts
 from puma_engine.store import Run
 
 TEMPLATE = "rating-item-first"

@@ -38,7 +38,7 @@ SHARE = 0.02
 GROUPS = 40
 LOADED = (
     "puma_engine.exchange.prompt_writers",
-    "puma_engine.prompts.tuning",
+    "puma_engine.prompts.table",
     "puma_engine.serving.bulk_selection",
     "puma_engine.serving.mapper",
     "puma_engine.serving.bulk_mapping",

@@ -10,7 +10,8 @@ from puma_engine.backbone import FrozenBackbone
 from puma_engine.datasets import Dataset
 from puma_engine.errors import DataError
 from puma_engine.prompts.examples import predict_examples, split_examples
-from puma_engine.prompts.tuning import PromptTable, make_head
+from puma_engine.prompts.table import PromptTable
+from puma_engine.prompts.tuning import make_head
 
 
 def predict(

@@ -17,7 +17,7 @@ from puma_engine.errors import TemplateError
 from puma_engine.exchange.prompt_folders import PEFT_ABOUT, PEFT_TENSOR, PEFT_WEIGHTS
 from puma_engine.exchange.prompt_writers import write_head
 from puma_engine.files import save_tensors, write_json
-from puma_engine.prompts.tuning import PromptTable
+from puma_engine.prompts.table import PromptTable
 
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]{1,80}")
 

@@ -20,7 +20,7 @@ from puma_engine.backbone.templates import get_template
 from puma_engine.errors import StoreError
 from puma_engine.exchange.prompt_file import head_of, with_head
 from puma_engine.files import atomic_write
-from puma_engine.prompts.tuning import PromptTable
+from puma_engine.prompts.table import PromptTable
 
 NEXT_TOKEN = {"prompt": "", "max_tokens": 1, "temperature": 0, "return_tokens_as_token_ids": True}
 

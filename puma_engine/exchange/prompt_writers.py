@@ -18,7 +18,7 @@ from puma_engine.exchange.prompt_folders import ABOUT, INDEX
 from puma_engine.files import atomic_write, save_tensors, write_json
 
 if TYPE_CHECKING:
-    from puma_engine.prompts.tuning import PromptTable
+    from puma_engine.prompts.table import PromptTable
 
 SHARD_USERS = 50_000
 

@@ -20,13 +20,8 @@ from puma_engine.errors import MigrationError
 from puma_engine.migration.adapter import Adapter, adapter_tensors, apply_adapter, input_scaling
 from puma_engine.prompts.examples import ReaderData, reader_for
 from puma_engine.prompts.item_prompts import ItemPrompts, join_items
-from puma_engine.prompts.tuning import (
-    PromptTable,
-    PromptTuningModule,
-    SlotPart,
-    head_tensors,
-    make_head,
-)
+from puma_engine.prompts.table import PromptTable
+from puma_engine.prompts.tuning import PromptTuningModule, SlotPart, head_tensors, make_head
 from puma_engine.training.loop import Progress, TrainingResult, train
 
 Missing = Literal["mean", "drop"]

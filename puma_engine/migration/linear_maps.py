@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from puma_engine.errors import ConfigError, MigrationError
-from puma_engine.prompts.tuning import PromptTable
+from puma_engine.prompts.table import PromptTable
 
 Method = Literal["ridge", "procrustes"]
 # Ridge strengths that are tried, as shares of the mean variance of the source's directions.

@@ -177,7 +177,8 @@ def _train(
     should_cancel: CancelCheck | None,
 ) -> Fitted | Migrated:
     from puma_engine.migration.adapter_training import train_migration
-    from puma_engine.prompts.tuning import PromptTable, fit_prompts
+    from puma_engine.prompts.table import PromptTable
+    from puma_engine.prompts.tuning import fit_prompts
 
     told: dict[str, Any] = {"template": trial.template, "training": trial.training}
     told |= {"progress": progress, "should_cancel": should_cancel}

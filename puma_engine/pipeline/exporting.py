@@ -19,7 +19,7 @@ from puma_engine.store import Run, Workspace
 
 if TYPE_CHECKING:
     from puma_engine.backbone import Context
-    from puma_engine.prompts.tuning import PromptTable
+    from puma_engine.prompts.table import PromptTable
 
 Form = Literal["file", "parquet", "numpy", "packed", "peft"]
 MOST_FOLDERS = 1000

@@ -30,7 +30,8 @@ from puma_engine.pipeline.stored_prompts import keep_prompts, shape_of
 from puma_engine.store import Run, Workspace
 
 if TYPE_CHECKING:
-    from puma_engine.prompts.tuning import Fitted, PromptTable
+    from puma_engine.prompts.table import PromptTable
+    from puma_engine.prompts.tuning import Fitted
 
 HeadChoice = Literal["auto", "none"]
 
@@ -67,7 +68,7 @@ class _Import:
         return found
 
     def work(self, run_id: str, folder: Path, clock: Clock) -> Outcome:
-        from puma_engine.prompts.tuning import PromptTable
+        from puma_engine.prompts.table import PromptTable
 
         _check_origin(self.file, self.model, self.path)
         every = load_dataset(self.ws, self.data).users

@@ -38,7 +38,7 @@ from puma_engine.pipeline.stored_prompts import load_prompts
 from puma_engine.store import Run, Workspace
 
 if TYPE_CHECKING:
-    from puma_engine.prompts.tuning import PromptTable
+    from puma_engine.prompts.table import PromptTable
 
 MAP, SPACE, PLACES = "map", "space", "places"
 MOST_USERS = 50_000

@@ -13,7 +13,7 @@ from puma_engine.store import Run, Workspace
 
 if TYPE_CHECKING:
     from puma_engine.prompts.item_prompts import ItemPrompts
-    from puma_engine.prompts.tuning import PromptTable
+    from puma_engine.prompts.table import PromptTable
 
 ARTIFACT = "prompts"
 ITEMS = "items"
@@ -36,7 +36,7 @@ def shape_of(table: PromptTable) -> dict[str, int]:
 
 def load_prompts(ws: Workspace, reference: Reference) -> PromptTable:
     """Read the prompt table of a finished prompts or migration run."""
-    from puma_engine.prompts.tuning import PromptTable
+    from puma_engine.prompts.table import PromptTable
 
     run = find(ws, reference, *PROMPT_KINDS)
     arrays, ids, meta = ws.get_tensors(run.id, ARTIFACT)

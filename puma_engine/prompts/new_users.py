@@ -12,13 +12,8 @@ from puma_engine.config import TrainingConfig
 from puma_engine.datasets import Dataset
 from puma_engine.errors import DataError
 from puma_engine.prompts.examples import ReaderData, split_examples
-from puma_engine.prompts.tuning import (
-    PromptEmbedding,
-    PromptFitting,
-    PromptTable,
-    make_head,
-    start_items,
-)
+from puma_engine.prompts.table import PromptTable
+from puma_engine.prompts.tuning import PromptEmbedding, PromptFitting, make_head, start_items
 from puma_engine.training.loop import train
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -17,82 +16,10 @@ from puma_engine.backbone import FrozenBackbone
 from puma_engine.backbone.tasks import Task
 from puma_engine.config import PromptConfig, TrainingConfig
 from puma_engine.datasets import Dataset
-from puma_engine.errors import DataError, MigrationError
 from puma_engine.prompts.examples import Examples, ReaderData, reader_for
 from puma_engine.prompts.item_prompts import ItemPrompts
+from puma_engine.prompts.table import PromptTable
 from puma_engine.training.loop import Progress, TrainingResult, train
-
-
-@dataclass(frozen=True)
-class PromptTable:
-    """Soft prompts by user.
-
-    user_ids: [n] strings, unique; vectors: [n, l, d] float32; head: the tensors of the
-    task's head that was trained with them, or None; meta: where they come from (JSON); items:
-    soft prompts of items that were fitted with them, or None.
-    """
-
-    user_ids: np.ndarray
-    vectors: np.ndarray
-    head: dict[str, np.ndarray] | None = None
-    meta: dict[str, Any] = field(default_factory=dict)
-    items: ItemPrompts | None = None
-
-    def __post_init__(self) -> None:
-        if self.vectors.ndim != 3 or len(self.vectors) != len(self.user_ids):
-            raise DataError(
-                f"A prompt table needs vectors of shape [users, tokens, dim]; got {self.vectors.shape} for "
-                f"{len(self.user_ids)} user ids."
-            )
-        if len(set(self.user_ids.tolist())) != len(self.user_ids):
-            raise DataError("A prompt table has the same user id twice; each user has one row.")
-        if not np.isfinite(self.vectors).all():
-            raise DataError("A prompt table holds NaN or infinite values; fit it again.")
-
-    @property
-    def tokens(self) -> int:
-        return int(self.vectors.shape[1])
-
-    @property
-    def read_tokens(self) -> int:
-        """Tokens that fill the slot: the user's, and the item's if items have prompts."""
-        return self.tokens + (self.items.tokens if self.items is not None else 0)
-
-    @property
-    def width(self) -> int:
-        return int(self.vectors.shape[2])
-
-    def rows_of(self, users: Sequence[str] | np.ndarray) -> np.ndarray:
-        """Return the row of each user id, [len(users)]; -1 where the table has none."""
-        index = pd.Index(self.user_ids.astype(str))
-        return index.get_indexer(pd.Index(np.asarray(users, dtype=str))).astype(np.int64)
-
-    def take(self, users: Sequence[str] | np.ndarray) -> np.ndarray:
-        """Return vectors [len(users), l, d] by user id; unknown ids raise MigrationError."""
-        rows = self.rows_of(users)
-        if (rows < 0).any():
-            lost = np.asarray(users)[rows < 0]
-            raise MigrationError(
-                f"{len(lost)} users have no prompt in this table (first: {str(lost[0])!r}); fit them first or "
-                "leave them out."
-            )
-        return self.vectors[rows]
-
-    def take_pairs(
-        self, users: Sequence[str] | np.ndarray, items: Sequence[str] | np.ndarray
-    ) -> np.ndarray:
-        """Return what is read of each user about an item, [n, l, d]: the item's prompt last."""
-        own = self.take(users)
-        if self.items is None:
-            return own
-        return np.concatenate([own, self.items.take(items)], axis=1)
-
-    def shuffled(self, seed: int) -> PromptTable:
-        """Return the control in which no user keeps the own prompt: a random cycle of all."""
-        order = np.random.default_rng(seed).permutation(len(self.user_ids))
-        vectors = np.empty_like(self.vectors)
-        vectors[order] = self.vectors[np.roll(order, 1)]
-        return dataclasses.replace(self, vectors=vectors, meta=self.meta | {"shuffled": seed})
 
 
 @dataclass(frozen=True)

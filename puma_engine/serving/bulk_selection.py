@@ -104,7 +104,7 @@ def _columns(path: Path | None, strategy: str, users: np.ndarray) -> dict[str, n
 
 def _write(folder: Path, source: Path, prompts: PromptShards, chosen: Selection) -> None:
     from puma_engine.exchange.prompt_writers import write_packed
-    from puma_engine.prompts.tuning import PromptTable
+    from puma_engine.prompts.table import PromptTable
 
     order = np.argsort(prompts.user_ids)
     rows = order[np.searchsorted(prompts.user_ids[order], chosen.user_ids)]

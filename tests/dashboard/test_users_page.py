@@ -14,7 +14,7 @@ from dashboard.components import density_map, map_figures, map_selection
 from dashboard.components.map_selection import Pick
 from dashboard.components.selection_preview import summary
 from puma_engine import jobs, pipeline
-from puma_engine.prompts.tuning import PromptTable
+from puma_engine.prompts.table import PromptTable
 from puma_engine.selection import coverage
 from puma_engine.store import Workspace
 

@@ -8,7 +8,7 @@ from tiny import tiny_backbone_folder
 from puma_engine import pipeline
 from puma_engine.errors import ConfigError, DataError
 from puma_engine.maps.projection import Clusters, OutOfSampleProjector, align, project
-from puma_engine.prompts.tuning import PromptTable
+from puma_engine.prompts.table import PromptTable
 from puma_engine.store import Workspace
 
 IDS = np.array([f"u{number:03}" for number in range(90)])

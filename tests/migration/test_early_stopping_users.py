@@ -11,7 +11,7 @@ from puma_engine.datasets import load_shipped
 from puma_engine.migration import adapter_training
 from puma_engine.migration.adapter import apply_adapter, load_adapter
 from puma_engine.migration.adapter_training import train_migration
-from puma_engine.prompts.tuning import PromptTable
+from puma_engine.prompts.table import PromptTable
 
 
 @pytest.fixture(scope="module")

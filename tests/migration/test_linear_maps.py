@@ -5,7 +5,7 @@ import pytest
 
 from puma_engine.errors import ConfigError, MigrationError
 from puma_engine.migration.linear_maps import STRENGTHS, map_prompts, procrustes, ridge
-from puma_engine.prompts.tuning import PromptTable
+from puma_engine.prompts.table import PromptTable
 
 
 def rows(n, width, seed=0):

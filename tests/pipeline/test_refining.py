@@ -13,7 +13,8 @@ from puma_engine.errors import ConfigError, NotFoundError, SelectionError
 from puma_engine.pipeline import load_prompts, method_cost
 from puma_engine.pipeline.evaluating import method_label
 from puma_engine.pipeline.predicting_regressions import ranked
-from puma_engine.prompts.tuning import PromptTable, fit_prompts, step_scale
+from puma_engine.prompts.table import PromptTable
+from puma_engine.prompts.tuning import fit_prompts, step_scale
 
 SHORT = {"epochs": 1, "batch_size": 64, "learning_rate": 0.01}
 SHAPE = {"hidden": 16}

@@ -13,7 +13,7 @@ from puma_engine.evaluation.prediction import predict
 from puma_engine.exchange.prompt_files import read_prompts
 from puma_engine.pipeline.demo import prompt_file
 from puma_engine.prompts.new_users import fit_new_users, mean_prompts
-from puma_engine.prompts.tuning import PromptTable
+from puma_engine.prompts.table import PromptTable
 
 TEMPLATE = "rating-item-first"
 FEW = TrainingConfig(epochs=12, batch_size=512, learning_rate=2e-2)

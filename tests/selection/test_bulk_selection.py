@@ -105,7 +105,7 @@ from pathlib import Path
 from puma_engine.selection import space
 space.SAMPLE = 2048
 from puma_engine.serving.bulk_selection import select_stream
-import puma_engine.prompts.tuning, pyarrow.parquet
+import puma_engine.prompts.table, pyarrow.parquet
 import sklearn.cluster, sklearn.decomposition
 source, target, table = map(Path, sys.argv[1:])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
