@@ -9,7 +9,7 @@ import streamlit as st
 
 from dashboard import engine, pages
 from dashboard.components import compare_figures, figures, page_states
-from dashboard.components.compare_methods import SHORT, digits
+from dashboard.components.compare_methods import digits
 from dashboard.engine import METRICS, comparisons
 from dashboard.engine.comparisons import Place, summaries
 
@@ -54,7 +54,7 @@ def _methods(place: Place) -> pd.DataFrame:
 def _gain_words(metric: str) -> str:
     ratio = "retrained / migrated" if metric == "rmse" else "migrated / retrained"
     return (
-        f"Gain = {SHORT[metric]} {ratio} on the same target and users. Each cell shows the "
+        f"Gain = {METRICS[metric].heading} {ratio} on the same target and users. Each cell shows the "
         "migration that trained on most users, the latest of these."
     )
 
@@ -76,7 +76,7 @@ def chains(place: Place) -> None:
         "chains",
         title="What each hop of a chain costs in quality: a flat line loses nothing",
         x="Hop (0: source prompts)",
-        y=METRICS[metric],
+        y=METRICS[metric].axis,
     )
 
 
@@ -96,7 +96,7 @@ def fusions(place: Place) -> None:
         table,
         "fusions",
         title="Does fusing sources help: the fusion against each source alone",
-        x=METRICS[metric],
+        x=METRICS[metric].axis,
         height=max(300, 90 + 40 * len(table)),
     )
 
@@ -119,13 +119,23 @@ def strategies(place: Place) -> None:
         table,
         "strategies",
         title="Which users to train on: a dot a run, with its 95 % interval",
-        x=METRICS[metric],
+        x=METRICS[metric].axis,
         height=max(320, 100 + 40 * table["strategy"].nunique()),
     )
     shown = table[["strategy", "budget", "seed", "value", "low", "high", "seconds"]]
-    names = ["Strategy", "Users trained", "Seed", SHORT[metric], "95 % from", "95 % to", "Seconds"]
+    names = [
+        "Strategy",
+        "Users trained",
+        "Seed",
+        METRICS[metric].heading,
+        "95 % from",
+        "95 % to",
+        "Seconds",
+    ]
     st.dataframe(
-        shown.set_axis(names, axis=1), hide_index=True, column_config=digits(SHORT[metric])
+        shown.set_axis(names, axis=1),
+        hide_index=True,
+        column_config=digits(METRICS[metric].heading),
     )
 
 

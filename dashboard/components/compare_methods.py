@@ -10,21 +10,16 @@ import streamlit as st
 from dashboard import engine
 from dashboard.components import compare_figures, figures, query_params
 from dashboard.components.glossary import term
-from dashboard.components.theme import LOWER_IS_BETTER, rank
+from dashboard.components.theme import rank
 from dashboard.engine import METRICS, Run, comparisons
-
-SHORT = {"rmse": "RMSE", "mae": "MAE", "accuracy": "Accuracy", "ndcg": "NDCG"} | {
-    "auc": "AUC",
-    "uauc": "uAUC",
-    "log_loss": "Log loss",
-}
 
 
 def show(run: Run) -> None:
     """Draw the section."""
     methods, scores = comparisons.tables(engine.root(), run.id)
     methods = ordered(methods)
-    known = list(dict.fromkeys(scores["metric"]))
+    primary = comparisons.PRIMARY_METRIC[run.summary["task"]]
+    known = list(dict.fromkeys([primary, *scores["metric"]]))
     with st.container(horizontal=True, vertical_alignment="bottom"):
         differences = st.toggle(
             "Differences from the baseline",
@@ -46,8 +41,8 @@ def show(run: Run) -> None:
         "Metric of the figures",
         known,
         "metric",
-        labels=METRICS,
-        default=run.summary["main_metric"],
+        labels={name: METRICS[name].axis for name in known},
+        default=primary,
         width=320,
     )
     chosen = scores[scores["metric"] == metric].drop(columns="kind")
@@ -57,7 +52,7 @@ def show(run: Run) -> None:
 def _figures(rows: pd.DataFrame, metric: str) -> None:
     """Every method with its interval, and what quality costs, side by side."""
     pinned = rows.loc[rows["is_baseline"].astype(bool), "value"]
-    side = "left" if metric in LOWER_IS_BETTER else "right"
+    side = "right" if METRICS[metric].higher_is_better else "left"
     left, right = st.columns(2)
     with left:
         figures.show(
@@ -65,7 +60,7 @@ def _figures(rows: pd.DataFrame, metric: str) -> None:
             rows,
             "quality",
             title=f"How good each method is: {side} of the dotted line beats the baseline",
-            x=METRICS[metric],
+            x=METRICS[metric].axis,
             height=max(300, 60 + 38 * len(rows)),
         )
     with right:
@@ -75,7 +70,7 @@ def _figures(rows: pd.DataFrame, metric: str) -> None:
             "cost",
             title="What quality costs: methods off the dotted line are beaten in both",
             x="Measured seconds to make the prompts (log scale)",
-            y=METRICS[metric],
+            y=METRICS[metric].axis,
             height=max(300, 60 + 38 * len(rows)),
         )
 
@@ -101,10 +96,10 @@ def metric_table(
     for item in methods.itertuples():
         row = {"Method": item.method, "Pinned": "baseline" if item.is_baseline else ""}
         scored = {
-            SHORT[metric]: _cell(cells.get((item.method, metric)), differences, exact)
+            METRICS[metric].heading: _cell(cells.get((item.method, metric)), differences, exact)
             for metric in known
         }
-        main = SHORT[known[0]]
+        main = METRICS[known[0]].heading
         row |= {main: scored.pop(main), "Seconds": float(item.seconds)}
         row["Time"] = f"{item.seconds / base.iloc[0]:.0%}" if len(base) else ""
         row |= scored | {"Users trained": _whole(item.users_trained)}
@@ -145,7 +140,7 @@ def digits(metric: str) -> dict[str, Any]:
 
 def _columns(known: list[str]) -> dict[str, Any]:
     config: dict[str, Any] = {
-        SHORT[name]: st.column_config.TextColumn(help=term(name)) for name in known
+        METRICS[name].heading: st.column_config.TextColumn(help=term(name)) for name in known
     }
     return config | {
         "Time": st.column_config.TextColumn(help="Seconds as a share of the pinned baseline's."),

@@ -9,7 +9,6 @@ import pandas as pd
 
 from dashboard import engine
 from dashboard.components.formatting import short
-from dashboard.components.theme import LOWER_IS_BETTER
 from dashboard.engine import METRICS, large_maps
 from dashboard.engine import user_maps as read
 
@@ -40,7 +39,7 @@ def values_of(shown: Shown, colour: str) -> tuple[np.ndarray, str, str]:
         return shown.frame["variance"].to_numpy(), "variance of a user's train outcomes", ""
     if colour == "loss":
         values = scores_of(shown, shown.source, metric)
-        label = f"source prompts on held-out rows: {METRICS[metric]}"
+        label = f"source prompts on held-out rows: {METRICS[metric].axis}"
         return (
             values,
             label,
@@ -72,7 +71,7 @@ def gain_of(shown: Shown, rows: np.ndarray | None = None) -> np.ndarray:
     gain = scores_of(shown, retrained, metric, rows) - scores_of(
         shown, shown.migration, metric, rows
     )
-    return gain if metric in LOWER_IS_BETTER else -gain
+    return -gain if METRICS[metric].higher_is_better else gain
 
 
 def scores_of(

@@ -27,7 +27,7 @@ def show(found: dict[str, Any], dataset: str) -> None:
         key,
         title=f"Every strategy: {studies.title_of(metric)}",
         x="Share of the users that the adapter was trained on",
-        y=f"Mean {studies.NAMES[metric]} over seeds",
+        y=f"Mean {studies.METRICS[metric].label} over seeds",
     )
     score = st.column_config.NumberColumn(format="%.4f")
     over_all = {

@@ -10,21 +10,28 @@ import streamlit as st
 from puma_engine import jobs as engine_jobs
 from puma_engine.defaults import DEFAULT_STRATEGIES
 from puma_engine.errors import NotFoundError, PumaError, StoreError
+from puma_engine.evaluation.metrics import METRICS
 from puma_engine.jobs import Job
-from puma_engine.report.words import METRICS
+from puma_engine.report.glossary import TERMS, heading
+from puma_engine.report.theme import KINDS, NEUTRAL, rank
 from puma_engine.selection.strategies import STRATEGIES
 from puma_engine.store import Run, Workspace
 from puma_engine.store.base import has_database, locate
 
 __all__ = [
     "DEFAULT_STRATEGIES",
+    "KINDS",
     "METRICS",
+    "NEUTRAL",
     "STRATEGIES",
+    "TERMS",
     "Job",
     "NotFoundError",
     "PumaError",
     "Run",
     "StoreError",
+    "heading",
+    "rank",
 ]
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from dashboard import engine
 from puma_engine.defaults import PAPER_STRATEGY
-from puma_engine.evaluation.metrics import HIGHER_IS_BETTER, NAMES
+from puma_engine.evaluation.metrics import METRICS
 from puma_engine.studies.catalog import STUDIES
 from puma_engine.studies.claims import CLAIMS, INTERVALS
 from puma_engine.studies.differences import gap, overall
@@ -35,9 +35,8 @@ from puma_engine.studies.reports import (
 
 __all__ = [
     "CLAIMS",
-    "HIGHER_IS_BETTER",
     "INTERVALS",
-    "NAMES",
+    "METRICS",
     "RANDOM",
     "Evidence",
     "Finding",
@@ -153,7 +152,9 @@ def budgets(found: dict[str, Any], dataset: str) -> pd.DataFrame:
 def leading(table: pd.DataFrame, metric: str) -> list[str]:
     """The paper's strategy and the one that is ahead over all budgets, of those in the table."""
     known = table.dropna(subset="difference").sort_values("difference")
-    best = known["method"].iloc[[-1 if HIGHER_IS_BETTER[metric] else 0]] if len(known) else []
+    best = (
+        known["method"].iloc[[-1 if METRICS[metric].higher_is_better else 0]] if len(known) else []
+    )
     paper = [name for name in table["method"] if name == PAPER_STRATEGY]
     return list(dict.fromkeys([*paper, *best]))
 

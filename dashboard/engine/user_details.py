@@ -99,7 +99,7 @@ def setting(chosen: Run) -> Setting:
     ]
     task = str(data.summary["task"])
     return Setting(
-        data.id, data.name, data.id, task, "test", metrics.metrics_of(task)[0], (*found, *bare)
+        data.id, data.name, data.id, task, "test", metrics.PRIMARY_METRIC[task], (*found, *bare)
     )
 
 
@@ -116,7 +116,7 @@ def _of_comparison(run: Run) -> Setting:
         dataset_of(run),
         facts["task"],
         facts["split"],
-        facts["main_metric"],
+        metrics.PRIMARY_METRIC[facts["task"]],
         found,
     )
 

@@ -14,7 +14,7 @@ from puma_engine.errors import PumaError
 from puma_engine.evaluation.metrics import Interval
 from puma_engine.evaluation.user_effects import SURE, by_group, with_values
 from puma_engine.pipeline.comparing import comparison_users
-from puma_engine.pipeline.user_impact import GROUPED_BY, MOST_LISTED, UserImpact, effects_between
+from puma_engine.pipeline.user_impact import GROUPED_BY, LISTED_USERS, UserImpact, effects_between
 from puma_engine.pipeline.verdicts import user_impact_between
 from puma_engine.store import Workspace
 
@@ -63,8 +63,8 @@ def gains(root: str, pair: Pair) -> Gains | None:
         found.worse,
         len(effects.worse()),
         effects.repeated,
-        with_values(found.drawn, ratings=pair.ratings),
-        with_values(effects.frame.head(MOST_LISTED), ratings=pair.ratings),
+        with_values(found.sample, ratings=pair.ratings),
+        with_values(effects.frame.head(LISTED_USERS), ratings=pair.ratings),
         found.bars,
     )
 

@@ -11,6 +11,7 @@ import streamlit as st
 
 from dashboard import engine
 from dashboard.engine import Job, Run, Workspace
+from puma_engine.evaluation.metrics import METRICS, PRIMARY_METRIC
 from puma_engine.pipeline.evaluating import ids_of, read_user_metric
 from puma_engine.pipeline.importing_data import load_dataset, task_of
 from puma_engine.pipeline.planning import replaces
@@ -20,7 +21,6 @@ from puma_engine.pipeline.stored_prompts import ARTIFACT
 from puma_engine.selection import Groups, Signals, coverage, draw_users, group_users
 from puma_engine.selection.clustering import strata
 
-METRIC = {"rating": "rmse", "click": "auc"}
 STRATA = 5
 CLUSTERS = 15
 SELECTION_SEED = 0
@@ -126,8 +126,9 @@ def retraining_of(migration: Run) -> Run | None:
 
 
 def metric_of(source: Run) -> str:
-    """The main metric of each user for the task of a prompt table."""
-    return METRIC[task_of(engine.workspace(), source)]
+    """Return the column of each user's primary metric for the task of a prompt table."""
+    metric = METRICS[PRIMARY_METRIC[task_of(engine.workspace(), source)]]
+    return str(metric.user_column)
 
 
 def can_preview(strategy: str, source: Run, drawn: int) -> bool:

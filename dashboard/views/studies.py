@@ -138,7 +138,7 @@ def _results(found: dict[str, Any], dataset: str) -> None:
     metric, rows = studies.summary(found, dataset)
     rows = _by_kind(rows)
     st.markdown(f"##### Every method: {studies.title_of(metric)}")
-    label = studies.NAMES[metric]
+    label = studies.METRICS[metric].label
     digits = st.column_config.NumberColumn(label, format="%.4f")
     spread = st.column_config.NumberColumn("SD over seeds", format="%.4f")
     st.dataframe(
@@ -167,14 +167,14 @@ def _differences(found: dict[str, Any], dataset: str) -> None:
         chosen = query_params.segment("Budget", labels, "share")
         rows = rows[rows["share"] == float(chosen)]
     metric, _ = studies.summary(found, dataset)
-    side = "right" if studies.HIGHER_IS_BETTER[metric] else "left"
+    side = "right" if studies.METRICS[metric].higher_is_better else "left"
     against, over = studies.against(found), rows["over"].iloc[0]
     figures.show(
         compare_figures.intervals(rows, 0.0),
         rows,
         f"study-differences-{found['study']}",
         title=f"What differs from {against}: {side} of zero is better",
-        x=f"Difference of test {studies.NAMES[metric]}, 95 % interval over {over}",
+        x=f"Difference of test {studies.METRICS[metric].label}, 95 % interval over {over}",
         height=120 + 30 * len(rows),
     )
     _intervals(rows, over)

@@ -213,7 +213,7 @@ def _scores(
         low, high = user_details.interval(setting.task, main, truth[there], own[there])
         row: dict[str, object] = {"Method": method.label}
         for metric in (name for name in METRICS if name in scores.columns):
-            row[METRICS[metric]] = score[metric]
+            row[METRICS[metric].axis] = score[metric]
             if metric == main and np.isfinite(low):
                 row["95 % interval"] = f"{low:.3f} to {high:.3f}"
         row |= {"Closest": f"{closest[method.label]} of {len(joined)}"}
@@ -225,10 +225,10 @@ def _scores(
         pd.DataFrame(rows),
         hide_index=True,
         column_config={
-            METRICS[name]: st.column_config.NumberColumn(
-                METRICS[name].split(" (")[0], format="%.3f", help=METRICS[name]
+            metric.axis: st.column_config.NumberColumn(
+                metric.heading, format="%.3f", help=metric.axis
             )
-            for name in METRICS
+            for metric in METRICS.values()
         }
         | {
             "Closest": st.column_config.TextColumn(

@@ -110,12 +110,13 @@ def compare(
 
 def show_comparison(ws: Any, run: Any, margin: float = MARGIN) -> None:
     """Print a comparison: a row a method, then the verdict; JSON holds every metric and the run."""
+    from puma_engine.evaluation.metrics import PRIMARY_METRIC
     from puma_engine.pipeline import judge_comparison
 
     verdict = judge_comparison(ws, run, margin=margin)
     methods = ws.get_table(run.id, "methods").to_dict("records")
     scores = ws.get_table(run.id, "comparison").to_dict("records")
-    main = run.summary["main_metric"]
+    main = PRIMARY_METRIC[run.summary["task"]]
     score = {row["method"]: row for row in scores if row["metric"] == main}
     rows = [
         {

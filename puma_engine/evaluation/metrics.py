@@ -1,8 +1,9 @@
-"""Metrics over the whole set and for each user, with intervals from resampling users.
+"""The table of metrics, and each metric over all rows and per user, with bootstrap intervals.
 
-Truth y and predictions p are [n]; user [n] names the user of each row. Ratings: RMSE, MAE,
-accuracy (share of predictions that round to the truth) and NDCG (mean over users of the
-ranking of all their rows). Clicks: AUC, uAUC (mean over users with both outcomes), log loss.
+Outcomes y and predictions p are [n]; user [n] names the user of each row. Intervals are 95 %
+percentile intervals of a cluster bootstrap: users are resampled with all their rows (Efron and
+Tibshirani, "An Introduction to the Bootstrap", 1993; Field and Welsh, "Bootstrapping clustered
+data", JRSS B 2007).
 """
 
 from __future__ import annotations
@@ -13,77 +14,198 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from puma_engine.datasets.losses import row_losses
 from puma_engine.errors import DataError
 
-RATING_METRICS = ("rmse", "mae", "accuracy", "ndcg")
-CLICK_METRICS = ("auc", "uauc", "log_loss")
-# What a comparison, its verdict, its report and the studies judge by.
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric.
+
+    name: its key in stored tables. label: its name within a sentence. definition: one for
+    readers without statistics. max_draws: upper limit of bootstrap draws where one draw is
+    expensive. user_column: the column of the table of users that holds it; None where a
+    user's rows alone say too little.
+    """
+
+    name: str
+    task: str
+    label: str
+    formula: str
+    unit: str
+    higher_is_better: bool
+    definition: str
+    reference: str
+    max_draws: int | None = None
+    user_column: str | None = None
+
+    @property
+    def heading(self) -> str:
+        """The label with a capital letter, as table headings have it."""
+        return self.label.capitalize() if self.label.islower() else self.label
+
+    @property
+    def axis(self) -> str:
+        """Heading, unit and better direction: the title of an axis."""
+        side = "higher is better" if self.higher_is_better else "lower is better"
+        return f"{self.heading} ({self.unit}, {side})"
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric(
+            name="rmse",
+            task="rating",
+            label="RMSE",
+            formula="sqrt(mean((p - y)^2))",
+            unit="stars",
+            higher_is_better=False,
+            definition="Root mean squared error: how far predicted ratings are from the true ones, "
+            "in stars; large misses weigh more. Lower is better.",
+            reference="Gunawardana and Shani, Evaluating Recommender Systems, 2015",
+            user_column="rmse",
+        ),
+        Metric(
+            name="mae",
+            task="rating",
+            label="MAE",
+            formula="mean(|p - y|)",
+            unit="stars",
+            higher_is_better=False,
+            definition="Mean absolute error: how far predicted ratings are from the true ones on "
+            "average, in stars. Lower is better.",
+            reference="Gunawardana and Shani, Evaluating Recommender Systems, 2015",
+            user_column="mae",
+        ),
+        Metric(
+            name="accuracy",
+            task="rating",
+            label="accuracy",
+            formula="mean(round(p) = round(y)), halves rounded up",
+            unit="share of rows",
+            higher_is_better=True,
+            definition="Share of held-out records whose rating is predicted exactly, after rounding.",
+            reference="Zhao et al., Don't Start Over, AAAI 2026",
+            user_column="accuracy",
+        ),
+        Metric(
+            name="ndcg",
+            task="rating",
+            label="NDCG",
+            formula="mean over users of DCG / ideal DCG, DCG = sum_i y_i / log2(1 + rank_i); tied "
+            "predictions share their mean gain",
+            unit="mean over users",
+            higher_is_better=True,
+            definition="How well each user's held-out items are put in order, best first; 1 is "
+            "perfect. Mean over users.",
+            reference="Järvelin and Kekäläinen, Cumulated Gain-Based Evaluation, TOIS 2002; ties: "
+            "McSherry and Najork, ECIR 2008",
+            user_column="ndcg",
+        ),
+        Metric(
+            name="auc",
+            task="click",
+            label="AUC",
+            formula="P(p of a click > p of a non-click) over all rows, ties counted half",
+            unit="probability",
+            higher_is_better=True,
+            definition="Probability that a clicked item gets a higher score than one that was not; "
+            "0.5 is guessing.",
+            reference="Hanley and McNeil, Radiology 1982",
+            max_draws=200,
+        ),
+        Metric(
+            name="uauc",
+            task="click",
+            label="uAUC",
+            formula="mean over users with both outcomes of the AUC among their own rows",
+            unit="mean over users",
+            higher_is_better=True,
+            definition="The AUC within each user, averaged over users: it counts only whether a "
+            "user's own items are put in the right order. 0.5 is guessing.",
+            reference="Zhou et al., Deep Interest Network, KDD 2018 (there weighted by rows)",
+            user_column="auc",
+        ),
+        Metric(
+            name="log_loss",
+            task="click",
+            label="log loss",
+            formula="-mean(y log p + (1 - y) log(1 - p)), p clipped to [1e-7, 1 - 1e-7]",
+            unit="nats",
+            higher_is_better=False,
+            definition="How surprised the prediction is by what happened; confident mistakes cost "
+            "most. Lower is better.",
+            reference="Good, Rational Decisions, JRSS B 1952",
+            user_column="log_loss",
+        ),
+    )
+}
+# The metric that comparison, verdict, report, survey, pages and studies decide by.
 PRIMARY_METRIC = {"rating": "rmse", "click": "uauc"}
-HIGHER_IS_BETTER = {
-    "rmse": False,
-    "mae": False,
-    "accuracy": True,
-    "ndcg": True,
-    "auc": True,
-    "uauc": True,
-    "log_loss": False,
-}
-NAMES = {
-    "rmse": "RMSE",
-    "mae": "MAE",
-    "accuracy": "accuracy",
-    "ndcg": "NDCG",
-    "auc": "AUC",
-    "uauc": "uAUC",
-    "log_loss": "log loss",
-}
-AUC_DRAWS = 200
-# So many weights of draws are held at once.
+# Draws of a block, times users: bounds the memory of the bootstrap.
 BLOCK = 1 << 22
+
+
+def metrics_of(task: str) -> tuple[str, ...]:
+    """Return the names of a task's metrics, in the order of the table."""
+    return tuple(name for name, metric in METRICS.items() if metric.task == task)
+
+
+def draws_used(metric: str, draws: int) -> int:
+    """Return how many of the requested bootstrap draws a metric's interval is made from."""
+    return min(draws, METRICS[metric].max_draws or draws)
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and its 95 % interval over n_users resampled users."""
+    """A value and its 95 % interval over n_users users.
+
+    draws: bootstrap draws that it is made from; 0 for an interval in closed form.
+    """
 
     value: float
     low: float
     high: float
     n_users: int
+    draws: int = 0
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A metric of one method, and how far it is from the reference's (None for that itself)."""
+    """A metric of one method, and its difference from the reference (None for the reference)."""
 
-    own: Interval
+    interval: Interval
     difference: Interval | None = None
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """Rows sorted by user, with each user's number and count of rows."""
+class _UserRows:
+    """Rows sorted by user: user_ids [users], and the rows of each user (count [users]).
 
-    names: np.ndarray
+    code [n]: index into user_ids of each sorted row; order [n]: the original row numbers.
+    """
+
+    user_ids: np.ndarray
     code: np.ndarray
     order: np.ndarray
     y: np.ndarray
     count: np.ndarray
 
     @classmethod
-    def of(cls, y: np.ndarray, user: np.ndarray) -> _Rows:
+    def of(cls, y: np.ndarray, user: np.ndarray) -> _UserRows:
         y = np.asarray(y, np.float64)
         if not len(y) or len(y) != len(user):
             raise DataError(
                 f"Metrics need rows of one length above 0; got {len(y)} outcomes and "
                 f"{len(user)} users."
             )
-        code, names = pd.factorize(np.asarray(user), sort=True)
+        code, user_ids = pd.factorize(np.asarray(user), sort=True)
         order = np.argsort(code, kind="stable")
-        return cls(np.asarray(names), code[order], order, y[order], np.bincount(code))
+        return cls(np.asarray(user_ids), code[order], order, y[order], np.bincount(code))
 
-    def predictions(self, p: np.ndarray) -> np.ndarray:
-        """Predictions in the order of the rows here."""
+    def sort(self, p: np.ndarray) -> np.ndarray:
+        """Check predictions, and return them in the order of the sorted rows."""
         p = np.asarray(p, np.float64)
         if len(p) != len(self.y):
             raise DataError(f"{len(p)} predictions came for {len(self.y)} outcomes.")
@@ -91,26 +213,33 @@ class _Rows:
             raise DataError("Some predictions are NaN or infinite; they cannot be scored.")
         return p[self.order]
 
-    def total(self, values: np.ndarray) -> np.ndarray:
-        return np.bincount(self.code, weights=values, minlength=len(self.names))
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        """Sum of each user's rows, [users]."""
+        return np.bincount(self.code, weights=values, minlength=len(self.user_ids))
 
-    def place(self) -> np.ndarray:
-        """The place of each row among the rows of its user, from 0."""
+    def position(self) -> np.ndarray:
+        """Position of each row among the rows of its user, from 0."""
         return np.arange(len(self.code)) - np.repeat(np.cumsum(self.count) - self.count, self.count)
+
+    def tie_groups(self, sorted_p: np.ndarray) -> np.ndarray:
+        """Number the groups of equal predictions of one user, [n]; sorted_p: sorted within users."""
+        new = np.ones(len(self.code), dtype=bool)
+        new[1:] = (self.code[1:] != self.code[:-1]) | (sorted_p[1:] != sorted_p[:-1])
+        return np.cumsum(new) - 1
 
 
 @dataclass(frozen=True)
 class _Ratio:
-    """A metric as a sum over users [users] by another one, which the draws weigh; root: its square."""
+    """A metric that is a ratio of two sums over users [users]; root: the ratio's square root."""
 
-    top: np.ndarray
-    bottom: np.ndarray
+    numerator: np.ndarray
+    denominator: np.ndarray
     root: bool = False
 
 
 @dataclass(frozen=True)
-class _Pairs:
-    """AUC over all rows: predictions by rank, equal ones sharing theirs."""
+class _PooledAUC:
+    """AUC over all rows: predictions by rank [n], equal predictions with equal ranks."""
 
     rank: np.ndarray
     positive: np.ndarray
@@ -124,111 +253,115 @@ class _Pairs:
         return float(positive @ (below + negative / 2) / pairs) if pairs else float("nan")
 
 
-def metrics_of(task: str) -> tuple[str, ...]:
-    """Return the names of a task's metrics, the main one first."""
-    return RATING_METRICS if task == "rating" else CLICK_METRICS
-
-
-def _losses(task: str, y: np.ndarray, p: np.ndarray) -> dict[str, np.ndarray]:
+def _row_means(task: str, y: np.ndarray, p: np.ndarray) -> dict[str, np.ndarray]:
     """Row values whose mean is the metric (its square for RMSE)."""
-    if task == "rating":
-        error = p - y
-        hit = np.floor(p + 0.5) == np.floor(y + 0.5)
-        return {"rmse": error**2, "mae": np.abs(error), "accuracy": hit.astype(np.float64)}
-    clipped = np.clip(p, 1e-7, 1 - 1e-7)
-    return {"log_loss": -(y * np.log(clipped) + (1 - y) * np.log(1 - clipped))}
+    loss = row_losses(task, y, p)
+    if task == "click":
+        return {"log_loss": loss}
+    hit = np.floor(p + 0.5) == np.floor(y + 0.5)
+    return {"rmse": loss, "mae": np.abs(p - y), "accuracy": hit.astype(np.float64)}
 
 
-def _ties(code: np.ndarray, p: np.ndarray) -> np.ndarray:
-    """Number the runs of equal predictions of one user, in sorted rows."""
-    new = np.ones(len(code), dtype=bool)
-    new[1:] = (code[1:] != code[:-1]) | (p[1:] != p[:-1])
-    return np.cumsum(new) - 1
-
-
-def _user_ndcg(rows: _Rows, p: np.ndarray) -> np.ndarray:
+def _user_ndcg(rows: _UserRows, p: np.ndarray) -> np.ndarray:
     """NDCG of each user with gain y [users]; tied predictions share their mean gain."""
-    discount = 1 / np.log2(rows.place() + 2.0)
+    discount = 1 / np.log2(rows.position() + 2.0)
     order = np.lexsort((-p, rows.code))
-    tie = _ties(rows.code, p[order])
+    tie = rows.tie_groups(p[order])
     mean = np.bincount(tie, weights=rows.y[order]) / np.bincount(tie)
-    best = rows.y[np.lexsort((-rows.y, rows.code))]
+    ideal = rows.y[np.lexsort((-rows.y, rows.code))]
     with np.errstate(divide="ignore", invalid="ignore"):
-        return rows.total(mean[tie] * discount) / rows.total(best * discount)
+        return rows.sum(mean[tie] * discount) / rows.sum(ideal * discount)
 
 
-def _user_auc(rows: _Rows, p: np.ndarray) -> np.ndarray:
-    """AUC of each user [users], ties counted half; NaN with one outcome only."""
+def _user_auc(rows: _UserRows, p: np.ndarray) -> np.ndarray:
+    """AUC of each user [users] by rank sums, ties counted half; NaN with one outcome only."""
     order = np.lexsort((p, rows.code))
-    tie = _ties(rows.code, p[order])
+    tie = rows.tie_groups(p[order])
     size = np.bincount(tie)
-    first = rows.place()[np.cumsum(size) - size]
+    first = rows.position()[np.cumsum(size) - size]
     rank = (first + (size + 1) / 2)[tie]
     positive = rows.y[order] > 0.5
-    wins, losses = rows.total(positive), rows.total(~positive)
+    wins, losses = rows.sum(positive), rows.sum(~positive)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return (rows.total(rank * positive) - wins * (wins + 1) / 2) / (wins * losses)
+        return (rows.sum(rank * positive) - wins * (wins + 1) / 2) / (wins * losses)
 
 
-def _parts(task: str, rows: _Rows, p: np.ndarray, names: Sequence[str]) -> list[_Ratio | _Pairs]:
-    """What each metric of some predictions is made of."""
-    found: list[_Ratio | _Pairs] = []
-    losses = _losses(task, rows.y, p)
+def _statistics(
+    task: str, rows: _UserRows, p: np.ndarray, names: Sequence[str]
+) -> list[_Ratio | _PooledAUC]:
+    """What each metric of some predictions is computed from under any weights of users."""
+    statistics: list[_Ratio | _PooledAUC] = []
+    means = _row_means(task, rows.y, p)
     for name in names:
         if name == "auc":
-            found.append(_Pairs(np.unique(p, return_inverse=True)[1], rows.y > 0.5))
-        elif name in losses:
-            found.append(_Ratio(rows.total(losses[name]), rows.count, name == "rmse"))
+            statistics.append(_PooledAUC(np.unique(p, return_inverse=True)[1], rows.y > 0.5))
+        elif name in means:
+            statistics.append(_Ratio(rows.sum(means[name]), rows.count, name == "rmse"))
         else:
             values = _user_ndcg(rows, p) if name == "ndcg" else _user_auc(rows, p)
             known = np.isfinite(values)
-            found.append(_Ratio(np.where(known, values, 0.0), known))
-    return found
+            statistics.append(_Ratio(np.where(known, values, 0.0), known))
+    return statistics
 
 
-class _Weighed:
+class _WeightedMetrics:
     """Metrics as functions of how often each user counts."""
 
-    def __init__(self, rows: _Rows, parts: Sequence[_Ratio | _Pairs]) -> None:
-        self.code, self.count = rows.code, len(parts)
-        self.pairs = {n: part for n, part in enumerate(parts) if isinstance(part, _Pairs)}
-        self.ratios = {n: part for n, part in enumerate(parts) if isinstance(part, _Ratio)}
-        # Methods share the counts of rows, which are summed once.
-        sides = {id(a): a for part in self.ratios.values() for a in (part.top, part.bottom)}
-        self.column = {one: place for place, one in enumerate(sides)}
-        self.sides = np.empty((len(rows.names), len(sides)))
-        for place, side in enumerate(sides.values()):
-            self.sides[:, place] = side
+    def __init__(self, rows: _UserRows, statistics: Sequence[_Ratio | _PooledAUC]) -> None:
+        self.code, self.statistics = rows.code, statistics
+        # Methods share the counts of rows: each distinct array of users is summed only once.
+        arrays = {
+            id(array): array
+            for ratio in statistics
+            if isinstance(ratio, _Ratio)
+            for array in (ratio.numerator, ratio.denominator)
+        }
+        self.column = {key: number for number, key in enumerate(arrays)}
+        self.arrays = np.empty((len(rows.user_ids), len(arrays)))
+        for number, array in enumerate(arrays.values()):
+            self.arrays[:, number] = array
 
-    def values(self, weights: np.ndarray, pairs: int | None = None) -> np.ndarray:
-        """Each metric under weights [draws, users], [metrics, draws]; AUC of the first `pairs`."""
-        found = np.full((self.count, len(weights)), np.nan)
-        sums = weights @ self.sides
-        for place, part in self.ratios.items():
-            top, bottom = (sums[:, self.column[id(a)]] for a in (part.top, part.bottom))
-            mean = top / np.maximum(bottom, 1e-12)
-            found[place] = np.sqrt(mean) if part.root else mean
-        for place, pair in self.pairs.items():
-            for number, weight in enumerate(weights[:pairs]):
-                found[place, number] = pair.value(weight[self.code])
-        return found
+    def values(self, weights: np.ndarray, auc_draws: int | None = None) -> np.ndarray:
+        """Each metric under weights [draws, users], [metrics, draws].
+
+        auc_draws: the pooled AUC is computed for so many of the first draws; NaN for the rest.
+        """
+        values = np.full((len(self.statistics), len(weights)), np.nan)
+        sums = weights @ self.arrays
+        for number, statistic in enumerate(self.statistics):
+            if isinstance(statistic, _PooledAUC):
+                for draw, weight in enumerate(weights[:auc_draws]):
+                    values[number, draw] = statistic.value(weight[self.code])
+                continue
+            numerator = sums[:, self.column[id(statistic.numerator)]]
+            denominator = sums[:, self.column[id(statistic.denominator)]]
+            ratio = numerator / np.maximum(denominator, 1e-12)
+            values[number] = np.sqrt(ratio) if statistic.root else ratio
+        return values
 
 
 def pooled(task: str, y: np.ndarray, p: np.ndarray, user: np.ndarray) -> dict[str, float]:
-    """Every metric of a task over all rows."""
-    rows, names = _Rows.of(y, user), metrics_of(task)
-    weighed = _Weighed(rows, _parts(task, rows, rows.predictions(p), names))
-    values = weighed.values(np.ones((1, len(rows.names))))[:, 0]
+    """Return every metric of a task over all rows.
+
+    Raises DataError for rows of different lengths or none, and for predictions that are not finite.
+    """
+    rows, names = _UserRows.of(y, user), metrics_of(task)
+    weighted = _WeightedMetrics(rows, _statistics(task, rows, rows.sort(p), names))
+    values = weighted.values(np.ones((1, len(rows.user_ids))))[:, 0]
     return dict(zip(names, values.tolist(), strict=True))
 
 
 def per_user(task: str, y: np.ndarray, p: np.ndarray, user: np.ndarray) -> pd.DataFrame:
-    """One row a user: user_id, n, and the metrics of the own rows (NaN where undefined)."""
-    rows = _Rows.of(y, user)
-    p = rows.predictions(p)
-    frame = pd.DataFrame({"user_id": rows.names.astype(str), "n": rows.count})
-    for name, values in _losses(task, rows.y, p).items():
-        mean = rows.total(values) / rows.count
+    """Return one row a user: user_id, n (rows), and the metrics of the user's rows alone.
+
+    AUC is NaN for a user with one outcome only, NDCG for one whose outcomes are all 0.
+    Raises DataError as `pooled` does.
+    """
+    rows = _UserRows.of(y, user)
+    p = rows.sort(p)
+    frame = pd.DataFrame({"user_id": rows.user_ids.astype(str), "n": rows.count})
+    for name, values in _row_means(task, rows.y, p).items():
+        mean = rows.sum(values) / rows.count
         frame[name] = np.sqrt(mean) if name == "rmse" else mean
     if task == "rating":
         return frame.assign(ndcg=_user_ndcg(rows, p))
@@ -246,49 +379,27 @@ def bootstrap(
     seed: int = 0,
     draws: int = 1000,
 ) -> list[dict[str, Estimate]]:
-    """Every metric of several methods with its 95 % interval from resampling users.
+    """Return every metric of several methods with its 95 % interval from resampling users.
 
-    predictions: one array [n] a method. names: the metrics (all of the task's by default).
-    reference: the method that differences are taken from, the same users drawn for both.
-    Draws come in blocks, so memory does not grow with their number.
+    predictions: one array [n] per method. names: the metrics (default: all of the task).
+    reference: index of the method that differences are taken from; both methods of a
+    difference see the same draws. Raises DataError as `pooled` does.
     """
     names = metrics_of(task) if names is None else names
     value, drawn, users = _sampled(task, y, predictions, user, names, seed, draws)
 
-    def estimate(place: int, number: int) -> Estimate:
-        own = _interval(value[place, number], drawn[place, number], users)
-        if reference is None or reference == place:
-            return Estimate(own)
-        gap = value[place, number] - value[reference, number]
-        gaps = drawn[place, number] - drawn[reference, number]
-        return Estimate(own, _interval(gap, gaps, users))
+    def estimate(method: int, metric: int) -> Estimate:
+        interval = _interval(value[method, metric], drawn[method, metric], users)
+        if reference is None or reference == method:
+            return Estimate(interval)
+        difference = value[method, metric] - value[reference, metric]
+        differences = drawn[method, metric] - drawn[reference, metric]
+        return Estimate(interval, _interval(difference, differences, users))
 
     return [
-        {name: estimate(place, number) for number, name in enumerate(names)}
-        for place in range(len(predictions))
+        {name: estimate(method, number) for number, name in enumerate(names)}
+        for method in range(len(predictions))
     ]
-
-
-def _sampled(
-    task: str,
-    y: np.ndarray,
-    predictions: Sequence[np.ndarray],
-    user: np.ndarray,
-    names: Sequence[str],
-    seed: int,
-    draws: int,
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Metrics of methods [methods, names], the same of each draw [methods, names, draws], users."""
-    rows = _Rows.of(y, user)
-    parts = [part for p in predictions for part in _parts(task, rows, rows.predictions(p), names)]
-    users, shape = len(rows.names), (len(predictions), len(names), -1)
-    weighed = _Weighed(rows, parts)
-    value = weighed.values(np.ones((1, users))).reshape(shape)[:, :, 0]
-    sampled = np.empty((len(parts), draws))
-    for start, weights in _draws(users, seed, draws):
-        pairs = max(0, AUC_DRAWS - start)
-        sampled[:, start : start + len(weights)] = weighed.values(weights, pairs)
-    return value, sampled.reshape(shape), users
 
 
 def bootstrap_metric(
@@ -301,9 +412,9 @@ def bootstrap_metric(
     seed: int = 0,
     draws: int = 1000,
 ) -> Interval:
-    """A pooled metric with its 95 % percentile interval from resampling users."""
-    found = bootstrap(task, y, [p], user, names=[metric], seed=seed, draws=draws)
-    return found[0][metric].own
+    """Return a metric over all rows with its 95 % interval from resampling users."""
+    estimates = bootstrap(task, y, [p], user, names=[metric], seed=seed, draws=draws)
+    return estimates[0][metric].interval
 
 
 def bootstrap_difference(
@@ -317,18 +428,41 @@ def bootstrap_difference(
     seed: int = 0,
     draws: int = 1000,
 ) -> Interval:
-    """Mean of metric(first) - metric(second) over trainings, the same users drawn for all.
+    """Return the mean of metric(first) - metric(second) over trainings, the same draws for all.
 
     firsts, seconds: predictions [n] of one or several trainings of the two methods, in pairs.
+    Raises DataError as `pooled` does.
     """
-    every = [*firsts, *seconds]
-    value, drawn, users = _sampled(task, y, every, user, [metric], seed, draws)
+    predictions = [*firsts, *seconds]
+    value, drawn, users = _sampled(task, y, predictions, user, [metric], seed, draws)
     sign = np.repeat([1 / len(firsts), -1 / len(seconds)], [len(firsts), len(seconds)])
     return _interval(float(sign @ value[:, 0]), sign @ drawn[:, 0], users)
 
 
+def _sampled(
+    task: str,
+    y: np.ndarray,
+    predictions: Sequence[np.ndarray],
+    user: np.ndarray,
+    names: Sequence[str],
+    seed: int,
+    draws: int,
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Metrics of all rows [methods, names], of each draw [methods, names, draws], and users."""
+    rows = _UserRows.of(y, user)
+    statistics = [s for p in predictions for s in _statistics(task, rows, rows.sort(p), names)]
+    users, shape = len(rows.user_ids), (len(predictions), len(names), -1)
+    weighted = _WeightedMetrics(rows, statistics)
+    value = weighted.values(np.ones((1, users))).reshape(shape)[:, :, 0]
+    drawn = np.empty((len(statistics), draws))
+    for start, weights in _draws(users, seed, draws):
+        auc_draws = max(0, draws_used("auc", draws) - start)
+        drawn[:, start : start + len(weights)] = weighted.values(weights, auc_draws)
+    return value, drawn.reshape(shape), users
+
+
 def _draws(users: int, seed: int, draws: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Draws of users with replacement as weights [some draws, users], and the first's number."""
+    """Blocks of draws with replacement as weights [draws, users], and the block's first draw."""
     generator = np.random.default_rng(seed)
     share = np.full(users, 1 / users)
     step = max(1, BLOCK // users)
@@ -337,6 +471,7 @@ def _draws(users: int, seed: int, draws: int) -> Iterator[tuple[int, np.ndarray]
         yield start, generator.multinomial(users, share, size=size).astype(np.float64)
 
 
-def _interval(value: float, sampled: np.ndarray, users: int) -> Interval:
-    low, high = np.nanpercentile(sampled, [2.5, 97.5])
-    return Interval(float(value), float(low), float(high), users)
+def _interval(value: float, drawn: np.ndarray, users: int) -> Interval:
+    low, high = np.nanpercentile(drawn, [2.5, 97.5])
+    used = int(np.isfinite(drawn).sum())
+    return Interval(float(value), float(low), float(high), users, used)

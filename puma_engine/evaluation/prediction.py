@@ -1,4 +1,4 @@
-"""Predictions of a prompt table, and the signals that selection draws from them."""
+"""Predictions of a prompt table, and the signals that selection computes from them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from puma_engine.backbone import FrozenBackbone
 from puma_engine.datasets import Dataset
+from puma_engine.datasets.losses import row_losses
 from puma_engine.errors import DataError
 from puma_engine.prompts.examples import predict_examples, split_examples
 from puma_engine.prompts.table import PromptTable
@@ -17,7 +18,7 @@ from puma_engine.prompts.tuning import make_head
 def predict(
     backbone: FrozenBackbone, table: PromptTable, dataset: Dataset, split: str, *, template: str
 ) -> np.ndarray:
-    """Predict each row of dataset.rows(split), [n] float64: ratings, or click probabilities.
+    """Return predictions of dataset.rows(split), [n] float64: ratings, or click probabilities.
 
     Raises DataError if a user of the split has no prompt, or ratings have no head.
     """
@@ -35,8 +36,10 @@ def predict(
         items = torch.from_numpy(table.items.take(dataset.items["item_id"].to_numpy()))
 
     def prompts(users: Tensor, item: Tensor) -> Tensor:
-        own = vectors[users] if items is None else torch.cat([vectors[users], items[item]], dim=1)
-        return own.to(backbone.device, non_blocking=True)
+        rows = vectors[users]
+        if items is not None:
+            rows = torch.cat([rows, items[item]], dim=1)
+        return rows.to(backbone.device, non_blocking=True)
 
     return predict_examples(reader, reader.task, examples, prompts, head)
 
@@ -44,28 +47,24 @@ def predict(
 def user_losses(
     backbone: FrozenBackbone, table: PromptTable, dataset: Dataset, *, template: str
 ) -> np.ndarray:
-    """Mean train loss of each user of the table, [n]: squared error, or log loss for clicks.
+    """Return the mean train loss of each user of the table, [n]: squared error, or log loss for clicks.
 
     Users without train rows get the mean of the others.
     """
     frame = dataset.rows("train")
     p = predict(backbone, table, dataset, "train", template=template)
     y = frame["outcome"].to_numpy(dtype=np.float64)
-    if dataset.task == "rating":
-        loss = (p - y) ** 2
-    else:
-        p = np.clip(p, 1e-7, 1 - 1e-7)
-        loss = -(y * np.log(p) + (1 - y) * np.log(1 - p))
+    loss = row_losses(dataset.task, y, p)
     rows = table.rows_of(frame["user_id"].to_numpy())
     count = np.bincount(rows, minlength=len(table.user_ids))
     total = np.bincount(rows, weights=loss, minlength=len(table.user_ids))
-    found = np.full(len(table.user_ids), loss.mean())
-    found[count > 0] = total[count > 0] / count[count > 0]
-    return found
+    losses = np.full(len(table.user_ids), loss.mean())
+    losses[count > 0] = total[count > 0] / count[count > 0]
+    return losses
 
 
 def user_variances(table: PromptTable, dataset: Dataset) -> np.ndarray:
-    """Variance of each user's train outcomes, [n]; 0 for users with fewer than two."""
+    """Return the variance of each user's train outcomes, [n]; 0 for users with fewer than two."""
     train = (dataset.interactions["split"] == "train").to_numpy()
     rows = table.rows_of(dataset.users)[dataset.user_rows[train]]
     y = dataset.interactions["outcome"].to_numpy(dtype=np.float64)[train][rows >= 0]
@@ -76,5 +75,5 @@ def user_variances(table: PromptTable, dataset: Dataset) -> np.ndarray:
 
 
 def ffn_activations(backbone: FrozenBackbone, table: PromptTable) -> np.ndarray:
-    """Binarised gate activations of each user's prompt, [n, f] bool."""
+    """Return the binarised FFN gate activations of each user's prompt, [n, f] bool."""
     return backbone.ffn_activations(torch.from_numpy(table.vectors)).numpy()

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from puma_engine.errors import DataError
-from puma_engine.evaluation.metrics import HIGHER_IS_BETTER, Interval
+from puma_engine.evaluation.metrics import METRICS, Interval
 
 SCORES = ["evaluation", "value", "low", "high", "users_trained", "seed", "seconds"]
 
@@ -40,7 +40,7 @@ def gain(reference: pd.DataFrame, other: pd.DataFrame, metric: str) -> Interval:
         values = both[f"{column}_{side}"].to_numpy(np.float64)
         weight = 1.0 if metric == "uauc" else both[f"n_{side}"].to_numpy(np.float64)
         parts.append(weight * (values**2 if metric == "rmse" else values))
-    if HIGHER_IS_BETTER[metric]:
+    if METRICS[metric].higher_is_better:
         parts.reverse()
     top, bottom = parts
     middle = power * np.log(top.sum() / bottom.sum())
@@ -135,7 +135,7 @@ def strategies(methods: pd.DataFrame) -> pd.DataFrame:
 
 def frontier(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Methods that no other one beats in both seconds and quality, the cheapest first."""
-    sign = -1.0 if HIGHER_IS_BETTER[metric] else 1.0
+    sign = -1.0 if METRICS[metric].higher_is_better else 1.0
     order = rows.assign(loss=sign * rows["value"]).sort_values(["seconds", "loss"])
     best = order["loss"].cummin()
     return order[(order["loss"] <= best) & ~best.duplicated()]

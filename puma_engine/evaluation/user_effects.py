@@ -1,10 +1,11 @@
 """Which users a method serves worse than another, by how much, and how sure that is.
 
-A user has few held-out rows, so the plain difference of a user's losses is mostly chance.
-Each user's difference is therefore weighed against how differences are spread over all users
-(empirical Bayes: the spread on a grid, fitted by expectation maximisation; normal noise), and
-a check without any model stands beside it: users picked on one half of their rows are looked
-at on the other half.
+A user has few held-out rows, so the plain difference of a user's losses is mostly noise. Each
+difference is therefore shrunk by empirical Bayes (Efron, "Large-Scale Inference", 2010): the
+prior of true differences over users is estimated on a grid by expectation maximisation (Laird,
+JASA 1978) with a smoothing step (EMS: Silverman et al., JRSS B 1990), and noise is normal. A
+check without any model accompanies it: users who are worst on one half of their rows are
+measured on the other half.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ USER_MARGIN = 0.05
 SURE = 0.9
 LIKELY = 0.75
 WORST_SHARE = 0.1
-# So many rows' worth of the pooled variance go into the variance of each user's rows.
+# Weight of the pooled variance in each user's row variance, in rows.
 PRIOR_ROWS = 4.0
-# The spread over users is fitted on a grid of so many points, with so many users at most.
+# Points of the prior's grid, and the most users that it is fitted on.
 GRID = 101
-FITTED_USERS = 5000
-ROUNDS = 100
+MAX_FITTED_USERS = 5000
+EM_STEPS = 100
 CHUNK = 20_000
-# Width of the smoothing between rounds, in standard deviations of the noise.
+# Width of the smoothing between EM steps, in standard deviations of the noise.
 SMOOTHING = 0.15
-FIFTHS = 5
+QUANTILES = 5
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,12 @@ class UserEffects:
     """A method against a reference, user by user.
 
     frame: user_id, n (rows), reference and loss (mean row loss of each), difference (loss
-    minus reference; above 0 the user is worse off), expected (the difference that is left
-    when chance is taken out) and probability (that the true difference is above the
-    threshold); the surest first. A comparison keeps those of the likely users alone, so
-    users and rows count everybody. threshold: in units of the loss. spread: standard deviation
-    of true differences between users. repeated: mean difference on one half of the rows of the
-    users who are worst on the other half; None with fewer than 20 users of 2 rows or more.
+    minus reference; above 0 the user is worse off), expected (posterior mean of the true
+    difference) and probability (that the true difference is above the threshold); sorted by
+    probability, highest first. A comparison stores only the rows of likely users; users and
+    rows always count all. threshold: in units of the loss. spread: standard deviation of true
+    differences between users. repeated: mean difference on one half of the rows of the users
+    who are worst on the other half; None with fewer than 20 users of 2 rows or more.
     """
 
     frame: pd.DataFrame
@@ -60,16 +61,8 @@ class UserEffects:
         return self.frame[self.frame["probability"] >= probability]
 
 
-def row_losses(task: str, y: np.ndarray, p: np.ndarray) -> np.ndarray:
-    """Loss of each row [n]: squared error of a rating, log loss of a click."""
-    if task == "rating":
-        return (p - y) ** 2
-    clipped = np.clip(p, 1e-7, 1 - 1e-7)
-    return -(y * np.log(clipped) + (1 - y) * np.log(1 - clipped))
-
-
 def per_user_losses(user: np.ndarray, reference: np.ndarray, loss: np.ndarray) -> pd.DataFrame:
-    """One row a user from the losses of rows [n]: user_id, n, reference, loss, sd, half.
+    """Return one row a user from row losses [n]: user_id, n, reference, loss, sd, half.
 
     sd: standard deviation of the row differences (NaN for one row); half: mean difference
     over every second row of the user, the first included.
@@ -80,9 +73,9 @@ def per_user_losses(user: np.ndarray, reference: np.ndarray, loss: np.ndarray) -
     mean = np.bincount(codes, weights=difference) / n
     squares = np.bincount(codes, weights=(difference - mean[codes]) ** 2)
     order = np.argsort(codes, kind="stable")
-    place = np.empty(len(codes), dtype=np.int64)
-    place[order] = np.arange(len(codes)) - np.repeat(np.cumsum(n) - n, n)
-    even = place % 2 == 0
+    position = np.empty(len(codes), dtype=np.int64)
+    position[order] = np.arange(len(codes)) - np.repeat(np.cumsum(n) - n, n)
+    even = position % 2 == 0
     half = np.bincount(codes, weights=np.where(even, difference, 0.0)) / np.bincount(codes[even])
     with np.errstate(divide="ignore", invalid="ignore"):
         sd = np.sqrt(squares / (n - 1))
@@ -99,21 +92,21 @@ def per_user_losses(user: np.ndarray, reference: np.ndarray, loss: np.ndarray) -
 
 
 def user_effects(users: pd.DataFrame, *, user_margin: float = USER_MARGIN) -> UserEffects:
-    """Judge each user from user_id, n, reference, loss, sd and half (see per_user_losses).
+    """Estimate the effect on each user from user_id, n, reference, loss, sd and half.
 
-    user_margin: share of the reference's pooled loss by which a user may lose and still not
-    count as regressing. Raises DataError for an empty table.
+    users: the table of `per_user_losses`. user_margin: share of the reference's pooled loss by
+    which a user may lose without counting as regressing. Raises DataError for an empty table.
     """
     if users.empty:
         raise DataError("There are no users to compare; the two methods share no held-out row.")
     n = users["n"].to_numpy(np.float64)
     reference = users["reference"].to_numpy(np.float64)
     difference = users["loss"].to_numpy(np.float64) - reference
-    noise = _noise(n, difference, users["sd"].to_numpy(np.float64))
+    noise = _noise_variance(n, difference, users["sd"].to_numpy(np.float64))
     threshold = user_margin * float(np.average(reference, weights=n))
-    grid, weights = _spread(difference, noise)
-    expected, probability = _posterior(difference, noise, grid, weights, threshold)
-    spread = float(np.sqrt(weights @ (grid - weights @ grid) ** 2))
+    grid, prior = _fit_prior(difference, noise)
+    expected, probability = _posterior(difference, noise, grid, prior, threshold)
+    spread = float(np.sqrt(prior @ (grid - prior @ grid) ** 2))
     frame = pd.DataFrame(
         {
             "user_id": users["user_id"].to_numpy(),
@@ -126,38 +119,38 @@ def user_effects(users: pd.DataFrame, *, user_margin: float = USER_MARGIN) -> Us
         }
     ).sort_values(["probability", "expected"], ascending=False, kind="stable", ignore_index=True)
     half = users["half"].to_numpy(np.float64)
-    repeated = _repeated(n, difference, half)
+    repeated = _split_half_check(n, difference, half)
     return UserEffects(frame, threshold, spread, repeated, len(frame), int(n.sum()))
 
 
-def _noise(n: np.ndarray, difference: np.ndarray, sd: np.ndarray) -> np.ndarray:
-    """Variance of each user's mean difference [users], its rows' variance drawn to the pooled."""
+def _noise_variance(n: np.ndarray, difference: np.ndarray, sd: np.ndarray) -> np.ndarray:
+    """Variance of each user's mean difference [users]; row variances are shrunk to the pooled one."""
     freedom = np.maximum(n - 1, 0)
     squares = np.where(freedom > 0, np.nan_to_num(sd) ** 2 * freedom, 0.0)
-    # With one row a user nothing tells noise from taste: all is taken for noise.
+    # With one row a user, noise and true differences are indistinguishable: all counts as noise.
     pooled = squares.sum() / freedom.sum() if freedom.sum() else float(difference.var())
     return (PRIOR_ROWS * pooled + squares) / (PRIOR_ROWS + freedom) / n
 
 
-def _spread(difference: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Grid [g] of true differences and how probable each is among users, weights [g]."""
+def _fit_prior(difference: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Grid [g] of true differences, and the prior probability of each, [g]."""
     low, high = np.quantile(difference, [0.001, 0.999])
-    # What is observed at an end may come from beyond it.
+    # The true difference may be more extreme than the observed one.
     room = float(np.sqrt(noise.mean()))
     grid = np.linspace(low - room, high + room, GRID)
     chosen = np.arange(len(difference))
-    if len(chosen) > FITTED_USERS:
-        chosen = np.random.default_rng(0).choice(chosen, FITTED_USERS, replace=False)
+    if len(chosen) > MAX_FITTED_USERS:
+        chosen = np.random.default_rng(0).choice(chosen, MAX_FITTED_USERS, replace=False)
     likelihood = _likelihood(difference[chosen], noise[chosen], grid)
-    # Without smoothing the weights gather on a few points, and which side of the threshold
-    # these fall on would be chance.
+    # Without smoothing, the maximum likelihood prior concentrates on a few points, and on which
+    # side of the threshold these fall would be chance.
     width = max(SMOOTHING * room, 0.5 * (grid[1] - grid[0]), 1e-9)
     kernel = np.exp(-0.5 * ((grid[:, None] - grid) / width) ** 2)
     kernel /= kernel.sum(0)
     weights = np.full(GRID, 1 / GRID)
-    for _ in range(ROUNDS):
-        shares = likelihood * weights
-        weights = np.maximum(kernel @ (shares / shares.sum(1, keepdims=True)).mean(0), 1e-12)
+    for _ in range(EM_STEPS):
+        joint = likelihood * weights
+        weights = np.maximum(kernel @ (joint / joint.sum(1, keepdims=True)).mean(0), 1e-12)
     return grid, weights / weights.sum()
 
 
@@ -165,63 +158,63 @@ def _posterior(
     difference: np.ndarray,
     noise: np.ndarray,
     grid: np.ndarray,
-    weights: np.ndarray,
+    prior: np.ndarray,
     threshold: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Expected true difference and probability that it exceeds the threshold, both [users]."""
+    """Posterior mean of the true difference, and probability that it exceeds the threshold, both [users]."""
     expected, probability = np.empty(len(difference)), np.empty(len(difference))
     for start in range(0, len(difference), CHUNK):
         part = slice(start, start + CHUNK)
-        shares = _likelihood(difference[part], noise[part], grid) * weights
-        shares /= shares.sum(1, keepdims=True)
-        expected[part] = shares @ grid
-        probability[part] = shares @ (grid > threshold)
+        posterior = _likelihood(difference[part], noise[part], grid) * prior
+        posterior /= posterior.sum(1, keepdims=True)
+        expected[part] = posterior @ grid
+        probability[part] = posterior @ (grid > threshold)
     return expected, probability
 
 
 def _likelihood(difference: np.ndarray, noise: np.ndarray, grid: np.ndarray) -> np.ndarray:
     """Likelihood of each user's difference at each grid point [users, g], scaled by user."""
-    # A point of the grid stands for its whole step.
+    # A grid point represents its whole step: add the variance of a uniform step.
     variance = noise[:, None] + (grid[1] - grid[0]) ** 2 / 12 + 1e-12
     power = (difference[:, None] - grid) ** 2 / (2 * variance)
     return np.exp(power.min(1, keepdims=True) - power)
 
 
-def _repeated(n: np.ndarray, difference: np.ndarray, half: np.ndarray) -> Interval | None:
+def _split_half_check(n: np.ndarray, difference: np.ndarray, half: np.ndarray) -> Interval | None:
     """Mean difference on the other half of the rows of the worst tenth of users, both ways."""
     known = n >= 2
     if known.sum() < 20:
         return None
     n, difference, first = n[known], difference[known], half[known]
-    count = np.ceil(n / 2)
-    second = (difference * n - first * count) / (n - count)
-    most = max(2, round(WORST_SHARE * len(n)))
-    seen = [
-        other[np.argsort(-chosen, kind="stable")[:most]]
-        for chosen, other in ((first, second), (second, first))
-    ]
-    values = np.concatenate(seen)
-    error = 1.96 * values.std(ddof=1) / np.sqrt(len(values))
-    return Interval(
-        float(values.mean()), float(values.mean() - error), float(values.mean() + error), most
+    first_rows = np.ceil(n / 2)
+    second = (difference * n - first * first_rows) / (n - first_rows)
+    count = max(2, round(WORST_SHARE * len(n)))
+    values = np.concatenate(
+        [
+            other[np.argsort(-chosen, kind="stable")[:count]]
+            for chosen, other in ((first, second), (second, first))
+        ]
     )
+    error = 1.96 * values.std(ddof=1) / np.sqrt(len(values))
+    mean = float(values.mean())
+    return Interval(mean, float(mean - error), float(mean + error), count)
 
 
 def by_group(users: pd.DataFrame, groups: pd.Series, *, root: bool) -> pd.DataFrame:
-    """Pooled loss of each group of users under both methods, and the difference.
+    """Return the pooled loss of each group of users under both methods, and the difference.
 
     users: user_id, n, reference and loss. groups: a label a user, indexed by user id; users
     without one are left out. root: take roots of pooled losses (RMSE). Columns: group,
-    users, reference, value, difference, low, high (95 %, from each user's influence).
+    users, reference, value, difference, low, high (95 %, by the delta method from each user's
+    influence).
     """
-    own = users.merge(groups.rename("group"), left_on="user_id", right_index=True)
+    grouped = users.merge(groups.rename("group"), left_on="user_id", right_index=True)
     rows = []
-    for group, frame in own.dropna(subset=["group"]).groupby("group", sort=True):
+    for group, frame in grouped.dropna(subset=["group"]).groupby("group", sort=True):
         n = frame["n"].to_numpy(np.float64)
         first, second = (n * frame[name].to_numpy(np.float64) for name in ("reference", "loss"))
         a, b = first.sum() / n.sum(), second.sum() / n.sum()
-        # The slope of the root turns a small change of the mean into one of its root.
-        slopes = [0.5 / np.sqrt(max(one, 1e-12)) if root else 1.0 for one in (a, b)]
+        slopes = [0.5 / np.sqrt(max(mean, 1e-12)) if root else 1.0 for mean in (a, b)]
         influence = (slopes[1] * (second - n * b) - slopes[0] * (first - n * a)) / n.sum()
         count = len(frame)
         error = np.sqrt((influence**2).sum() * count / max(count - 1, 1)) if count > 1 else np.nan
@@ -233,10 +226,10 @@ def by_group(users: pd.DataFrame, groups: pd.Series, *, root: bool) -> pd.DataFr
 
 
 def quantile_groups(values: pd.Series) -> pd.Series:
-    """Name each user's fifth by a value, by the same index; equal values stay together."""
-    edges = np.unique(np.quantile(values, np.linspace(0, 1, FIFTHS + 1)))
+    """Return the label of each user's quintile of a value, by its index; ties stay together."""
+    edges = np.unique(np.quantile(values, np.linspace(0, 1, QUANTILES + 1)))
     if len(edges) < 3:
-        return values.map(lambda one: f"all: {one:.3g}")
+        return values.map(lambda value: f"all: {value:.3g}")
     codes = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
     spans = enumerate(itertools.pairwise(edges), start=1)
     names = [f"{number}: {low:.3g} to {high:.3g}" for number, (low, high) in spans]
@@ -244,14 +237,14 @@ def quantile_groups(values: pd.Series) -> pd.Series:
 
 
 def with_values(frame: pd.DataFrame, *, ratings: bool) -> pd.DataFrame:
-    """Add values as people read them: first and second (RMSE of ratings, else the losses) and gap."""
+    """Add columns first and second (RMSE of ratings, else the losses) and gap, second - first."""
     root = np.sqrt if ratings else np.asarray
     first, second = root(frame["reference"]), root(frame["loss"])
     return frame.assign(first=first, second=second, gap=second - first)
 
 
 def difference_bins(gaps: np.ndarray, count: int) -> pd.DataFrame:
-    """Count differences in bins of equal width around 0, outliers in the last: from, to, users."""
+    """Count differences in bins of equal width around 0: from, to, users; the last hold outliers."""
     reach = max(float(np.quantile(np.abs(gaps), 0.998)), 1e-6)
     users, edges = np.histogram(np.clip(gaps, -reach, reach), count, (-reach, reach))
     return pd.DataFrame({"from": edges[:-1], "to": edges[1:], "users": users})

@@ -1,12 +1,14 @@
-"""What a comparison means: migrate, retrain, or migrate all and refine some, with the evidence.
+"""The verdict on a comparison: migrate, retrain, or migrate all and refine some, with evidence.
 
-A migration is as good as the full retraining when the 95 % interval of its paired
-difference stays below a margin that is stated (by default 1 % of the retraining's value).
-Among migrations that are, and that cost less, the cheapest is recommended.
+A migration is as good as full retraining when the 95 % interval of its paired difference is
+below a margin (default: 1 % of the retraining's value), which makes the comparison a
+non-inferiority test (Piaggio et al., "Reporting of Noninferiority and Equivalence Randomized
+Trials", JAMA 2012). Among migrations that are, and that cost less, the cheapest is recommended.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -16,25 +18,41 @@ import pandas as pd
 
 from puma_engine.defaults import MARGIN
 from puma_engine.errors import ConfigError
-from puma_engine.evaluation import verdict_text as text
-from puma_engine.evaluation.metrics import HIGHER_IS_BETTER
-from puma_engine.evaluation.user_effects import LIKELY, SURE, UserEffects
+from puma_engine.evaluation.formatting import (
+    format_interval,
+    format_seconds,
+    format_share,
+    format_users,
+)
+from puma_engine.evaluation.metrics import METRICS
+from puma_engine.evaluation.user_effects import LIKELY, SURE, USER_MARGIN, UserEffects
 
-# Refining more users than this is a retraining in all but name.
-MOST_REFINED = 0.3
-# Where the migration is as good already, refining a smaller share than this changes nothing.
-FEWEST_REFINED = 0.01
-
-# Kinds that stand on no backbone, or on the one that a migration leaves.
-ELSEWHERE = ("source", "baseline")
+# Refining a larger share of users is a retraining in all but name.
+MAX_REFINED_SHARE = 0.3
+# Where the migration is as good already, refining a smaller share of users changes nothing.
+MIN_REFINED_SHARE = 0.01
+# With fewer users a verdict warns that intervals are rough.
+FEW_USERS = 100
+# Kinds that belong to no backbone, or to the one that a migration leaves.
+WITHOUT_TARGET = ("source", "baseline")
+# Kinds that a migration made: candidates against full retraining.
+MIGRATED = ("migrated", "refined")
 
 Decision = Literal["migrate", "refine", "retrain", "undecided", "incomplete"]
 Relation = Literal["better", "equivalent", "not worse", "worse", "uncertain"]
 
+RELATIONS: dict[Relation, str] = {
+    "better": "measurably better than full retraining",
+    "equivalent": "equivalent to full retraining within the margin",
+    "not worse": "not worse than full retraining by the margin, maybe better",
+    "worse": "worse than full retraining by more than the margin",
+    "uncertain": "not measured well enough to say that it is within the margin",
+}
+
 
 @dataclass(frozen=True)
 class MethodScore:
-    """One method on the comparison's main metric.
+    """One method on the comparison's primary metric.
 
     loss, loss_low, loss_high: how much worse than the reference it is, in the metric's
     units, with its 95 % interval; below 0 it is better.
@@ -53,18 +71,32 @@ class MethodScore:
     seed: float
     device: str | None
 
+    def relation(self, margin: float) -> Relation:
+        """Compare the method with the reference by its interval; margin is in metric units."""
+        if self.loss_high < 0:
+            return "better"
+        if self.loss_high <= margin:
+            return "equivalent" if self.loss_low >= -margin else "not worse"
+        return "worse" if self.loss_low > margin else "uncertain"
 
-# Kinds of prompts that a migration made: what is weighed against full retraining.
-MOVED = ("migrated", "refined")
+    @property
+    def interval(self) -> str:
+        """The value with its interval, as text."""
+        return format_interval(self.value, self.low, self.high)
+
+    def loss_interval(self, *, sign: bool = False) -> str:
+        """Return the loss with its interval, as text."""
+        return format_interval(self.loss, self.loss_low, self.loss_high, sign=sign)
 
 
 @dataclass(frozen=True)
 class ComparisonData:
-    """What is judged: a comparison's tables, as the comparison run keeps them.
+    """The input of a verdict: the tables of a comparison run.
 
-    methods and scores: the tables "methods" (with a column backbone, if methods may stand
-    on several) and "comparison". effects(method) tells how each user fares under a method
-    against the reference, or None where predictions are missing.
+    methods and scores: the tables "methods" (with a column backbone, if methods may belong
+    to several) and "comparison". margin: a share of the retraining's value. effects(method):
+    the effects on users of a method against the reference, or None where predictions are
+    missing. Raises ConfigError for a margin outside (0, 1).
     """
 
     methods: pd.DataFrame
@@ -82,12 +114,12 @@ class ComparisonData:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A decision in words, and the figures it rests on.
+    """A decision with its sentences, and the numbers that it is based on.
 
     method: the migration that was judged; reference: the full retraining. margin, loss and
     its interval are in the metric's units; cost is the migration's measured seconds, with
     refining, as a share of the retraining's. refine: ids of the users to refine, the
-    surest first. Texts hold names that users gave to runs: show them as plain text.
+    surest first. Texts contain names that users gave to runs: show them as plain text.
     """
 
     decision: Decision
@@ -119,185 +151,294 @@ def check_margin(margin: float) -> None:
         )
 
 
-def judge(question: ComparisonData) -> Verdict:
-    """Weigh the migrations of a comparison against its full retraining.
+def judge(data: ComparisonData) -> Verdict:
+    """Return the verdict on the migrations of a comparison against its full retraining.
 
-    The comparison's reference must be the retraining: differences are paired with it.
+    The comparison's reference must be the retraining, since differences are paired with it;
+    otherwise, and without a migration, the verdict is "incomplete".
     """
-    rows = scored(question)
-    base = next((row for row in rows if row.kind == "retrained" and np.isnan(row.loss)), None)
-    moved = [row for row in rows if row.kind in MOVED and not np.isnan(row.loss)]
-    if base is None or not moved:
-        return Verdict("incomplete", text.incomplete(rows, base), metric=question.metric)
-    margin = question.margin * abs(base.value)
-    good = [row for row in moved if row.loss_high <= margin]
-    cheap = [row for row in good if row.seconds < base.seconds or row.loss_high < 0]
-    if cheap:
-        return _migrate(question, rows, base, min(cheap, key=lambda row: row.seconds), margin)
-    affordable = [row for row in moved if row.seconds < base.seconds]
-    told = _refine(question, rows, base, affordable, margin)
-    told = told or _undecided(question, rows, base, affordable, margin)
-    if told is not None:
-        return told
-    best = min(good or moved, key=lambda row: row.loss)
-    words = text.no_saving if good else text.retrain
-    headline = words(best, base, question.metric, margin)
-    return _told(question, rows, base, best, margin, "retrain", headline)
+    scores = method_scores(data)
+    base = next((row for row in scores if row.kind == "retrained" and np.isnan(row.loss)), None)
+    candidates = [row for row in scores if row.kind in MIGRATED and not np.isnan(row.loss)]
+    if base is None or not candidates:
+        return Verdict("incomplete", _incomplete_headline(scores), metric=data.metric)
+    return _Judge(data, scores, base).decide(candidates)
 
 
-def scored(question: ComparisonData) -> list[MethodScore]:
-    """Return the methods of a comparison that share the reference's backbone, in its order."""
-    methods = question.methods
+def method_scores(data: ComparisonData) -> list[MethodScore]:
+    """Return the methods of a comparison on the reference's backbone, in its order."""
+    methods = data.methods
     if "backbone" in methods:
         base = methods[methods["is_baseline"].astype(bool) & (methods["kind"] == "retrained")]
-        same = methods["backbone"].isin(base["backbone"]) | methods["kind"].isin(ELSEWHERE)
+        same = methods["backbone"].isin(base["backbone"]) | methods["kind"].isin(WITHOUT_TARGET)
         methods = methods[same | base.empty]
-    scores = question.scores[question.scores["metric"] == question.metric].set_index("method")
-    sign = -1.0 if HIGHER_IS_BETTER[question.metric] else 1.0
-    return [
-        _scored(dict(row), dict(scores.loc[row["method"]]), sign)
-        for row in methods.to_dict("records")
+    table = data.scores[data.scores["metric"] == data.metric].set_index("method")
+    sign = -1.0 if METRICS[data.metric].higher_is_better else 1.0
+    scores = []
+    for row in methods.to_dict("records"):
+        score: dict[Any, Any] = dict(table.loc[row["method"]])
+        low, high = sorted((sign * score["difference_low"], sign * score["difference_high"]))
+        numbers = {
+            name: float("nan") if row[name] is None else float(row[name])
+            for name in ("seconds", "users_trained", "seed")
+        }
+        scores.append(
+            MethodScore(
+                method=row["method"],
+                kind=row["kind"],
+                value=float(score["value"]),
+                low=float(score["low"]),
+                high=float(score["high"]),
+                loss=float(sign * score["difference"]),
+                loss_low=float(low),
+                loss_high=float(high),
+                device=row["device"],
+                **numbers,
+            )
+        )
+    return scores
+
+
+def user_sentences(effects: UserEffects | None) -> tuple[str, ...]:
+    """Say how many users regress, and how sure that is."""
+    if effects is None:
+        return ()
+    sure, likely = len(effects.worse(SURE)), len(effects.worse(LIKELY))
+    sentences = [
+        f"{sure:,} of {format_users(effects.users)} regress with a probability of {SURE:.0%} or more, "
+        f"{likely:,} with {LIKELY:.0%} or more. A user regresses when the true loss grows by more than "
+        f"{effects.threshold:.3f}, {USER_MARGIN:.0%} of the retraining's mean loss."
     ]
+    if effects.repeated is not None:
+        check = effects.repeated
+        verb = "repeats" if check.low > 0 else "does not measurably repeat"
+        sentences.append(
+            f"Check on other rows: the {check.n_users:,} users who are worst on one half of their "
+            f"rows lose {format_interval(check.value, check.low, check.high, sign=True)} on the other "
+            f"half; the regression {verb}."
+        )
+    return tuple(sentences)
 
 
-def _scored(row: dict[Any, Any], score: dict[Any, Any], sign: float) -> MethodScore:
-    low, high = sorted((sign * score["difference_low"], sign * score["difference_high"]))
-    numbers = {
-        name: float("nan") if row[name] is None else float(row[name])
-        for name in ("seconds", "users_trained", "seed")
-    }
-    return MethodScore(
-        method=row["method"],
-        kind=row["kind"],
-        value=float(score["value"]),
-        low=float(score["low"]),
-        high=float(score["high"]),
-        loss=float(sign * score["difference"]),
-        loss_low=float(low),
-        loss_high=float(high),
-        device=row["device"],
-        **numbers,
+def _incomplete_headline(scores: list[MethodScore]) -> str:
+    kinds = {row.kind for row in scores}
+    if "migrated" not in kinds and "retrained" not in kinds:
+        return "No verdict yet: add a migration and the full retraining on the same backbone."
+    if "retrained" not in kinds:
+        return "No verdict yet: add the full retraining on the target backbone to compare with."
+    if "migrated" not in kinds:
+        return "No verdict yet: add a migration to the backbone of the retraining."
+    return (
+        "No verdict yet: differences are taken from another method; take them from full retraining."
     )
 
 
-def relation_of(row: MethodScore, margin: float) -> Relation:
-    """Say how a method stands to the reference, by its interval and the margin."""
-    if row.loss_high < 0:
-        return "better"
-    if row.loss_high <= margin:
-        return "equivalent" if row.loss_low >= -margin else "not worse"
-    return "worse" if row.loss_low > margin else "uncertain"
+@dataclass(frozen=True)
+class _Judge:
+    """The decision on a comparison whose reference `base` is the full retraining."""
 
+    data: ComparisonData
+    scores: list[MethodScore]
+    base: MethodScore
 
-def _migrate(
-    question: ComparisonData,
-    rows: list[MethodScore],
-    base: MethodScore,
-    pick: MethodScore,
-    margin: float,
-) -> Verdict:
-    """A migration is as good and cheaper: some users may still be worth refining."""
-    effects = question.effects(pick.method)
-    sure = _refinable(effects, SURE)
-    cost = _cost(pick, base, len(sure), question.users)
-    relation = relation_of(pick, margin)
-    if FEWEST_REFINED <= len(sure) / question.users <= MOST_REFINED and cost < 1:
-        told = text.refine(pick, relation, len(sure), question.users, cost)
-        return _told(question, rows, base, pick, margin, "refine", told, refine=sure)
-    told = text.migrate(pick, relation, _cost(pick, base, 0, question.users))
-    return _told(question, rows, base, pick, margin, "migrate", told)
+    @property
+    def margin(self) -> float:
+        """The margin in the metric's units."""
+        return self.data.margin * abs(self.base.value)
 
+    @property
+    def label(self) -> str:
+        return METRICS[self.data.metric].label
 
-def _refine(
-    question: ComparisonData,
-    rows: list[MethodScore],
-    base: MethodScore,
-    moved: list[MethodScore],
-    margin: float,
-) -> Verdict | None:
-    """The best migration that falls short, if refining some users closes the gap."""
-    for row in sorted(moved, key=lambda row: row.loss):
-        users = _closing(question, row, base, margin)
-        if users:
-            cost = _cost(row, base, len(users), question.users)
-            headline = text.refine_to_close(row, len(users), question.users, cost)
-            return _told(question, rows, base, row, margin, "refine", headline, refine=users)
-    return None
+    def decide(self, candidates: list[MethodScore]) -> Verdict:
+        """Decide between the candidates and full retraining."""
+        good = [row for row in candidates if row.loss_high <= self.margin]
+        cheap = [row for row in good if row.seconds < self.base.seconds or row.loss_high < 0]
+        if cheap:
+            return self.migrate(min(cheap, key=lambda row: row.seconds))
+        affordable = [row for row in candidates if row.seconds < self.base.seconds]
+        verdict = self.refine_to_close(affordable) or self.undecided(affordable)
+        return verdict or self.retrain(good, candidates)
 
+    def migrate(self, pick: MethodScore) -> Verdict:
+        """The migration is as good and cheaper; some users may still be worth refining."""
+        sure = _refinable(self.data.effects(pick.method), SURE)
+        users, relation = self.data.users, RELATIONS[pick.relation(self.margin)]
+        cost = self.cost(pick, len(sure))
+        if MIN_REFINED_SHARE <= len(sure) / users <= MAX_REFINED_SHARE and cost < 1:
+            headline = (
+                f"Migrate all and refine {format_users(len(sure))}: {pick.method} is {relation} "
+                f"overall, but {len(sure):,} of {format_users(users)} surely regress; together "
+                f"{format_share(cost)} of the retraining's time."
+            )
+            return self.verdict("refine", headline, pick, refine=sure)
+        time = format_share(self.cost(pick))
+        headline = f"Migrate: {pick.method} is {relation} and took {time} of its time."
+        return self.verdict("migrate", headline, pick)
 
-def _undecided(
-    question: ComparisonData,
-    rows: list[MethodScore],
-    base: MethodScore,
-    moved: list[MethodScore],
-    margin: float,
-) -> Verdict | None:
-    """The best migration that is likely within the margin, but not surely."""
-    open_ = [row for row in moved if row.loss < margin]
-    if not open_:
+    def refine_to_close(self, affordable: list[MethodScore]) -> Verdict | None:
+        """The best migration that falls short, if refining some users closes the gap."""
+        for row in sorted(affordable, key=lambda row: row.loss):
+            refine = self.closing_users(row)
+            if refine:
+                headline = (
+                    f"Migrate all and refine {format_users(len(refine))}: {row.method} alone is not "
+                    f"surely as good as full retraining, and refining the {len(refine):,} of "
+                    f"{format_users(self.data.users)} who likely regress is expected to close the gap, "
+                    f"at {format_share(self.cost(row, len(refine)))} of the retraining's time."
+                )
+                return self.verdict("refine", headline, row, refine=refine)
         return None
-    best = min(open_, key=lambda row: row.loss)
-    needed = ((best.loss_high - best.loss) / (margin - best.loss)) ** 2 * question.users
-    headline = text.undecided(best, question.metric, margin, int(np.ceil(needed)))
-    return _told(question, rows, base, best, margin, "undecided", headline)
 
+    def closing_users(self, row: MethodScore) -> tuple[str, ...]:
+        """Users whose refining would bring a migration within the margin; none if it cannot.
 
-def _closing(
-    question: ComparisonData, row: MethodScore, base: MethodScore, margin: float
-) -> tuple[str, ...]:
-    """Users whose refining would bring a migration within the margin; none if it cannot.
+        The gain is counted by the posterior mean differences, which do not exaggerate the
+        losses of users who were picked because theirs looked large. Only RMSE follows from
+        losses of users.
+        """
+        effects = self.data.effects(row.method) if self.data.metric == "rmse" else None
+        users = _refinable(effects, LIKELY)
+        if effects is None or not 0 < len(users) <= MAX_REFINED_SHARE * self.data.users:
+            return ()
+        frame = effects.frame
+        chosen = frame["user_id"].isin(users)
+        saved = float((frame["expected"] * frame["n"])[chosen].sum() / effects.rows)
+        refined_value = np.sqrt(max(row.value**2 - saved, 0.0))
+        closes = row.loss_high - (row.value - refined_value) <= self.margin
+        return users if closes and not self.cost(row, len(users)) >= 1 else ()
 
-    The gain is counted by the shrunk differences, which do not flatter the users that
-    were picked because they looked bad. Only RMSE follows from losses of users.
-    """
-    effects = question.effects(row.method) if question.metric == "rmse" else None
-    users = _refinable(effects, LIKELY)
-    cost = _cost(row, base, len(users), question.users)
-    if effects is None or not 0 < len(users) <= MOST_REFINED * question.users or cost >= 1:
-        return ()
-    frame = effects.frame
-    chosen = frame["user_id"].isin(users)
-    saved = float((frame["expected"] * frame["n"])[chosen].sum() / effects.rows)
-    better = np.sqrt(max(row.value**2 - saved, 0.0))
-    return users if row.loss_high - (row.value - better) <= margin else ()
+    def undecided(self, affordable: list[MethodScore]) -> Verdict | None:
+        """The best migration that is likely, but not surely, within the margin."""
+        open_ = [row for row in affordable if row.loss < self.margin]
+        if not open_:
+            return None
+        best = min(open_, key=lambda row: row.loss)
+        # The width of an interval shrinks with the square root of the number of users.
+        ratio = (best.loss_high - best.loss) / (self.margin - best.loss)
+        needed = int(np.ceil(ratio**2 * self.data.users))
+        headline = (
+            f"Undecided: {best.method} loses {best.loss_interval()} {self.label} against a margin of "
+            f"{self.margin:.4f}; about {format_users(needed)} would settle it."
+        )
+        return self.verdict("undecided", headline, best)
+
+    def retrain(self, good: list[MethodScore], candidates: list[MethodScore]) -> Verdict:
+        """No migration is as good, or those that are save no time."""
+        pick, margin = min(good or candidates, key=lambda row: row.loss), self.margin
+        time = format_share(self.cost(pick))
+        if good:
+            headline = (
+                f"Retrain: {pick.method} is as good ({self.label} within the margin of {margin:.4f}), "
+                f"but took {time} of the retraining's time; here it saves nothing."
+            )
+        else:
+            sure = (
+                "surely" if pick.loss_low > margin else "likely" if pick.loss > margin else "maybe"
+            )
+            slow = pick.seconds >= self.base.seconds
+            headline = (
+                f"Retrain: the best migration, {pick.method}, loses {pick.loss_interval()} "
+                f"{self.label} against full retraining, {sure} more than the margin of "
+                f"{margin:.4f}{f', and took {time} of its time' if slow else ''}."
+            )
+        return self.verdict("retrain", headline, pick)
+
+    def cost(self, pick: MethodScore, refined: int = 0) -> float:
+        """Seconds of a migration, and of refining so many users, as a share of the retraining's."""
+        if not self.base.seconds > 0:
+            return float("nan")
+        return pick.seconds / self.base.seconds + refined / self.data.users
+
+    def verdict(
+        self, decision: Decision, headline: str, pick: MethodScore, refine: tuple[str, ...] = ()
+    ) -> Verdict:
+        """Add evidence, cautions and numbers to a decision."""
+        return Verdict(
+            decision,
+            headline,
+            self.evidence(pick),
+            self.cautions(pick),
+            self.data.metric,
+            self.margin,
+            pick.relation(self.margin),
+            pick.method,
+            self.base.method,
+            pick.loss,
+            pick.loss_low,
+            pick.loss_high,
+            self.cost(pick, len(refine)),
+            refine,
+        )
+
+    def evidence(self, pick: MethodScore) -> tuple[str, ...]:
+        """Return the sentences that the verdict is based on."""
+        base, data = self.base, self.data
+        trained = pick.users_trained
+        who = "all users" if math.isnan(trained) else format_users(int(trained))
+        sentences = [
+            f"{self.label} {pick.interval} migrated against {base.interval} retrained, over "
+            f"{format_users(data.users)} and {data.rows:,} rows.",
+            f"The migration loses {pick.loss_interval(sign=True)} {self.label} (below 0: it gains), "
+            f"paired over users; the margin is {self.margin:.4f} ({format_share(data.margin)} of the "
+            f"retraining's value). It is {RELATIONS[pick.relation(self.margin)]}.",
+            f"Measured time: {format_seconds(pick.seconds)} for the migration, "
+            f"{format_seconds(base.seconds)} for full retraining "
+            f"({format_share(self.cost(pick))}); {who} trained the adapter.",
+        ]
+        random = next((row for row in self.scores if row.kind == "random"), None)
+        if random is not None and random.loss_low > 0:
+            sentences.append(
+                f"It keeps {format_share(1 - pick.loss / random.loss)} of what full retraining gains "
+                f"over random prompts ({random.value:.4f})."
+            )
+        return (*sentences, *user_sentences(data.effects(pick.method)))
+
+    def cautions(self, pick: MethodScore) -> tuple[str, ...]:
+        """Return what a reader must know before acting on the verdict."""
+        data, cautions = self.data, []
+        for row in self.scores:
+            behind = pick.loss_high < row.loss_low
+            if row.kind == "shuffled" and not behind:
+                cautions.append(
+                    f"The shuffled control ({row.value:.4f}) is not measurably behind the migration "
+                    f"({pick.value:.4f}): the adapter may use little of what the old prompts hold."
+                )
+            elif row.kind == "random" and not behind:
+                cautions.append(
+                    f"Random prompts ({row.value:.4f}) are not measurably behind the migration: the "
+                    "prompts may not matter here."
+                )
+        simple = [
+            row for row in self.scores if row.kind == "baseline" and row.loss_low <= pick.loss_high
+        ]
+        if simple:
+            best = min(simple, key=lambda row: row.loss)
+            cautions.append(
+                f"{best.method}, which needs no language model, reaches {best.value:.4f} and is not "
+                f"measurably behind the migration ({pick.value:.4f})."
+            )
+        if data.users < FEW_USERS:
+            cautions.append(f"Only {format_users(data.users)} were measured; intervals are rough.")
+        if data.rows_left_out:
+            cautions.append(
+                f"{data.rows_left_out:,} rows that not every method predicted are left out."
+            )
+        if pick.device != self.base.device:
+            cautions.append(
+                f"Times are not comparable: the migration ran on {pick.device}, the retraining on "
+                f"{self.base.device}."
+            )
+        seeds = {row.seed for row in self.scores if row.kind in ("migrated", "retrained")}
+        if len(seeds) == 1:
+            cautions.append(
+                "One seed: the intervals hold for other users, not for other trainings."
+            )
+        return tuple(cautions)
 
 
 def _refinable(effects: UserEffects | None, probability: float) -> tuple[str, ...]:
-    """Users who regress, if what one half of the rows shows repeats on the other half."""
+    """Users who regress, provided that regressions on one half of the rows repeat on the other."""
     if effects is None or effects.repeated is None or effects.repeated.low <= 0:
         return ()
     return tuple(effects.worse(probability)["user_id"])
-
-
-def _cost(pick: MethodScore, base: MethodScore, refined: int, users: int) -> float:
-    return pick.seconds / base.seconds + refined / users if base.seconds > 0 else float("nan")
-
-
-def _told(
-    question: ComparisonData,
-    rows: list[MethodScore],
-    base: MethodScore,
-    pick: MethodScore,
-    margin: float,
-    decision: Decision,
-    headline: str,
-    refine: tuple[str, ...] = (),
-) -> Verdict:
-    relation = relation_of(pick, margin)
-    effects = question.effects(pick.method)
-    return Verdict(
-        decision,
-        headline,
-        text.evidence(question, rows, base, pick, margin, relation, effects),
-        text.cautions(question, rows, base, pick),
-        question.metric,
-        margin,
-        relation,
-        pick.method,
-        base.method,
-        pick.loss,
-        pick.loss_low,
-        pick.loss_high,
-        _cost(pick, base, len(refine), question.users),
-        refine,
-    )

@@ -1,15 +1,16 @@
 """Comparisons as runs: evaluations side by side, with paired differences and costs.
 
-A comparison run keeps these tables. "methods" has one row a method: method (its label),
-kind (source, migrated, retrained, random, shuffled or baseline), evaluation, run,
-users_trained, seconds, seed, device, is_baseline. "comparison" has one row a method and
-metric: method, kind, metric, value, low, high, difference, difference_low,
-difference_high (this method minus the reference, paired over users; NaN for the
-reference itself) and n_users. "users" has one row a user: user_id, n (compared rows),
-train_rows, variance (of the train outcomes), and for each evaluation three columns with
-its id: loss_<id>, and against the reference sd_<id> and half_<id>, which
-`puma_engine.evaluation.user_effects` explains. What is told of all users is worked out once and kept
-beside them: see `puma_engine.pipeline.user_impact`.
+Tables of a comparison run:
+- "methods", one row a method: method (its label), kind (source, migrated, retrained, random,
+  shuffled or baseline), evaluation, run, users_trained, seconds, seed, device, is_baseline
+  (whether it is the reference).
+- "comparison", one row a method and metric: method, kind, metric, value, low, high, difference,
+  difference_low, difference_high (this method minus the reference, paired over users; NaN for
+  the reference), n_users and draws (bootstrap draws of the intervals; absent in older runs).
+- "users", one row a user: user_id, n (compared rows), train_rows, variance (of the train
+  outcomes), and per evaluation loss_<id>, sd_<id> and half_<id>, the last two of the differences
+  from the reference (see `puma_engine.evaluation.user_effects.per_user_losses`).
+- what is derived from "users": see `puma_engine.pipeline.user_impact`.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from puma_engine.datasets.losses import row_losses
 from puma_engine.errors import ConfigError, DataError, NotFoundError
-from puma_engine.evaluation import metrics
 from puma_engine.evaluation.baselines import BASELINES
-from puma_engine.evaluation.user_effects import per_user_losses, row_losses
+from puma_engine.evaluation.metrics import PRIMARY_METRIC, Interval, bootstrap
+from puma_engine.evaluation.user_effects import per_user_losses
 from puma_engine.pipeline.evaluating import (
     DRAWS,
     evaluate,
@@ -43,7 +45,7 @@ from puma_engine.pipeline.user_impact import store_user_impact
 from puma_engine.store import Run, Workspace
 
 KEYS = ["user_id", "item_id"]
-# The steps that a migration itself costs; the source prompts are what a customer has.
+# Steps that count as the cost of a migration; source prompts exist before it.
 MIGRATION_KINDS = ("selection", "migration")
 
 
@@ -58,45 +60,71 @@ def compare(
     progress: ProgressCallback | None = None,
     should_cancel: CancelCheck | None = None,
 ) -> Run:
-    """Put evaluations side by side: metrics, differences from a reference, and costs.
+    """Compare evaluations: metrics, differences from a reference, and costs.
 
     reference: one of the evaluations (default: the full retraining if there is one, else
     the first). baselines: add the methods that need no language model, evaluated on the
-    same data set and split. Methods are scored on the rows that all of them predicted,
-    joined by user and item. Seconds of a migration count its selections and hops, not the
-    source prompts.
+    same data set and split. seed: of the bootstrap. Methods are scored on the rows that all of
+    them predicted, joined by user and item. Seconds of a migration count its selections and
+    hops, not the source prompts.
+
+    Raises ConfigError for fewer than two evaluations, evaluations of different tasks or splits,
+    or a reference that is not among them; DataError where no row is common to all.
     """
-    unique = _unique(ws, evaluations)
-    if baselines and unique:
-        unique = _with_baselines(ws, unique, progress, should_cancel)
-    asked = _question(ws, unique, reference, seed)
-    base = ws.run(asked["inputs"]["reference"])
-    task, split = _agreed(unique)
+    runs = _unique_runs(ws, evaluations)
+    if baselines and runs:
+        data, split = runs[0].inputs["dataset"], runs[0].summary["split"]
+        runs += [
+            evaluate(
+                ws,
+                baseline,
+                dataset=data,
+                split=split,
+                progress=progress,
+                should_cancel=should_cancel,
+            )
+            for baseline in BASELINES
+        ]
+        runs = list({run.id: run for run in runs}.values())
+    key = _comparison_key(ws, runs, reference, seed)
+    base = ws.run(key["inputs"]["reference"])
+    task, split = str(base.summary["task"]), str(base.summary["split"])
 
     def work(run_id: str, _folder: Path, _clock: Clock) -> Outcome:
-        labels = _labels(ws, unique)
-        joined, left_out = _join(ws, unique, labels)
-        announce(progress, f"comparing {len(unique)} methods")
-        check_cancel(should_cancel, f"comparing {len(unique)} methods")
-        rows = _scores(task, unique, labels, joined, base, seed)
-        methods = [_method(ws, run, labels[run.id], base) for run in unique]
+        labels = _labels(ws, runs)
+        joined, left_out = _join(ws, runs, labels)
+        announce(progress, f"comparing {len(runs)} methods")
+        check_cancel(should_cancel, f"comparing {len(runs)} methods")
+        scores = _scores(task, runs, labels, joined, base, seed)
+        methods = [_method_row(ws, run, labels[run.id], base) for run in runs]
         ws.put_table(run_id, "methods", pd.DataFrame(methods))
-        ws.put_table(run_id, "comparison", pd.DataFrame(rows))
-        ws.put_metrics(run_id, [_metric_row(row, split) for row in rows])
-        users = _users(ws, unique, base, joined, labels)
+        ws.put_table(run_id, "comparison", pd.DataFrame(scores))
+        columns = ("method", "metric", "value", "low", "high")
+        ws.put_metrics(
+            run_id,
+            [
+                {name: row[name] for name in columns} | {"split": split, "n": row["n_users"]}
+                for row in scores
+            ],
+        )
+        users = _user_table(ws, runs, base, joined, labels)
         ws.put_table(run_id, "users", users)
-        announce(progress, "weighing how users fare")
-        others = [run.id for run in unique if method_kind(run) != "baseline" and run.id != base.id]
+        announce(progress, "estimating the effect on each user")
+        others = [run.id for run in runs if method_kind(run) != "baseline" and run.id != base.id]
         store_user_impact(ws, run_id, users, others, base.id, ratings=task == "rating")
-        return Outcome(summary=_summary(task, split, labels[base.id], joined, left_out))
+        return Outcome(
+            summary={
+                "task": task,
+                "split": split,
+                "reference": labels[base.id],
+                "main_metric": PRIMARY_METRIC[task],
+                "rows": len(joined),
+                "rows_left_out": left_out,
+                "users": len(users),
+            }
+        )
 
-    return run_stage(
-        ws,
-        "comparison",
-        name=name or f"comparison-of-{len(unique)}",
-        work=work,
-        **asked,
-    )
+    return run_stage(ws, "comparison", name=name or f"comparison-of-{len(runs)}", work=work, **key)
 
 
 def find_comparison(
@@ -106,109 +134,76 @@ def find_comparison(
     reference: Reference | None = None,
     seed: int = 0,
 ) -> Run | None:
-    """Return the comparison of exactly these evaluations, whatever its status, if there is one."""
-    asked = _question(ws, _unique(ws, evaluations), reference, seed)
+    """Return the comparison of exactly these evaluations, in any status, or None.
+
+    Raises ConfigError as `compare` does.
+    """
+    key = _comparison_key(ws, _unique_runs(ws, evaluations), reference, seed)
     try:
-        return ws.run(ws.run_key("comparison", **asked))
+        return ws.run(ws.run_key("comparison", **key))
     except NotFoundError:
         return None
 
 
-def _unique(ws: Workspace, evaluations: Sequence[Reference]) -> list[Run]:
+def _unique_runs(ws: Workspace, evaluations: Sequence[Reference]) -> list[Run]:
     runs = [find(ws, evaluation, "evaluation") for evaluation in evaluations]
     return list({run.id: run for run in runs}.values())
 
 
-def _question(
+def _comparison_key(
     ws: Workspace, runs: list[Run], reference: Reference | None, seed: int
 ) -> dict[str, Any]:
-    """The settings, inputs and seed that make a comparison what it is."""
+    """Config, inputs and seed of a comparison: what its run id is a hash of."""
     if len(runs) < 2:
         raise ConfigError("A comparison needs at least two different evaluations.")
-    base = _reference(ws, runs, reference)
-    _, split = _agreed(runs)
-    inputs = {f"evaluation_{i}": run.id for i, run in enumerate(sorted(runs, key=_id))}
+    kinds = {(run.summary["task"], run.summary["split"]) for run in runs}
+    if len(kinds) > 1:
+        texts = ", ".join(sorted(f"{task} on {split}" for task, split in kinds))
+        raise ConfigError(f"Only evaluations of one task and split can be compared, not {texts}.")
+    if reference is None:
+        base = next((run for run in runs if method_kind(run) == "retrained"), runs[0])
+    else:
+        base = find(ws, reference, "evaluation")
+        if base.id not in {run.id for run in runs}:
+            raise ConfigError(f"The reference {base.name!r} is not among the compared evaluations.")
+    inputs = {f"evaluation_{i}": run_id for i, run_id in enumerate(sorted(run.id for run in runs))}
     return {
-        "config": {"split": split, "seed": seed, "draws": DRAWS},
+        "config": {"split": base.summary["split"], "seed": seed, "draws": DRAWS},
         "inputs": inputs | {"reference": base.id},
         "seed": seed,
     }
 
 
-def _with_baselines(
-    ws: Workspace,
-    runs: list[Run],
-    progress: ProgressCallback | None,
-    should_cancel: CancelCheck | None,
-) -> list[Run]:
-    more = [
-        evaluate(
-            ws,
-            name,
-            dataset=runs[0].inputs["dataset"],
-            split=runs[0].summary["split"],
-            progress=progress,
-            should_cancel=should_cancel,
-        )
-        for name in BASELINES
-    ]
-    return list({run.id: run for run in [*runs, *more]}.values())
-
-
-def _id(run: Run) -> str:
-    return run.id
-
-
-def _reference(ws: Workspace, runs: list[Run], given: Reference | None) -> Run:
-    if given is not None:
-        chosen = find(ws, given, "evaluation")
-        if chosen.id not in {run.id for run in runs}:
-            raise ConfigError(
-                f"The reference {chosen.name!r} is not among the compared evaluations."
-            )
-        return chosen
-    return next((run for run in runs if method_kind(run) == "retrained"), runs[0])
-
-
-def _agreed(runs: list[Run]) -> tuple[str, str]:
-    found = {(run.summary["task"], run.summary["split"]) for run in runs}
-    if len(found) > 1:
-        texts = ", ".join(sorted(f"{task} on {split}" for task, split in found))
-        raise ConfigError(f"Only evaluations of one task and split can be compared, not {texts}.")
-    return found.pop()
-
-
 def _labels(ws: Workspace, runs: list[Run]) -> dict[str, str]:
-    """Labels by evaluation id, told apart by run name where two methods read the same."""
-    plain = {run.id: method_label(ws, run) for run in runs}
-    texts = list(plain.values())
-    return {
-        run.id: text if texts.count(text) == 1 else f"{text} [{_subject_name(ws, run)}]"
-        for run, text in ((run, plain[run.id]) for run in runs)
-    }
-
-
-def _subject_name(ws: Workspace, run: Run) -> str:
-    subject = run.inputs.get("prompts", run.id)
-    return f"{ws.run(subject).name} {subject[:6]}"
+    """Label of each evaluation by id; methods of equal labels get their run names too."""
+    labels = {run.id: method_label(ws, run) for run in runs}
+    texts = list(labels.values())
+    for run in runs:
+        if texts.count(labels[run.id]) > 1:
+            subject = run.inputs.get("prompts", run.id)
+            labels[run.id] += f" [{ws.run(subject).name} {subject[:6]}]"
+    return labels
 
 
 def _join(ws: Workspace, runs: list[Run], labels: dict[str, str]) -> tuple[pd.DataFrame, int]:
-    """One row an example that every method predicted, one column of predictions a method."""
+    """Return the rows that every method predicted, and how many rows of the largest are left out.
+
+    Columns: user_id, item_id, outcome, and the predictions of each method by its label.
+    Raises DataError if no row is left.
+    """
     joined: pd.DataFrame | None = None
     largest = 0
     for run in runs:
-        frame = read_predictions(ws, run)
+        frame = read_predictions(ws, run).rename(columns={"prediction": labels[run.id]})
         largest = max(largest, len(frame))
-        mine = frame[[*KEYS, "prediction"]].rename(columns={"prediction": labels[run.id]})
         if joined is None:
-            joined = frame[[*KEYS, "outcome"]].merge(mine, on=KEYS, validate="one_to_one")
-        elif joined[KEYS].equals(frame[KEYS]):  # the same examples in the same order
-            joined = joined.assign(**{labels[run.id]: frame["prediction"]})
+            joined = frame[[*KEYS, "outcome", labels[run.id]]]
+        elif joined[KEYS].equals(frame[KEYS]):  # the same rows in the same order
+            joined = joined.assign(**{labels[run.id]: frame[labels[run.id]]})
         else:
-            joined = joined.merge(mine, on=KEYS, validate="one_to_one")
-    assert joined is not None
-    if joined.empty:
+            columns = [*KEYS, labels[run.id]]
+            joined = joined.merge(frame[columns], on=KEYS, validate="one_to_one")
+    if joined is None or joined.empty:
         raise DataError("The evaluations have no example in common; evaluate them on one data set.")
     return joined, largest - len(joined)
 
@@ -216,8 +211,8 @@ def _join(ws: Workspace, runs: list[Run], labels: dict[str, str]) -> tuple[pd.Da
 def _scores(
     task: str, runs: list[Run], labels: dict[str, str], joined: pd.DataFrame, base: Run, seed: int
 ) -> list[dict[str, Any]]:
-    """One row a method and metric: its interval, and its difference from the reference."""
-    scored = metrics.bootstrap(
+    """Rows of the table "comparison"."""
+    estimates = bootstrap(
         task,
         joined["outcome"].to_numpy(np.float64),
         [joined[labels[run.id]].to_numpy() for run in runs],
@@ -226,20 +221,31 @@ def _scores(
         seed=seed,
         draws=DRAWS,
     )
+    unknown = Interval(np.nan, np.nan, np.nan, 0)
     rows = []
-    for run, found in zip(runs, scored, strict=True):
-        for metric, one in found.items():
-            row: dict[str, Any] = {"method": labels[run.id], "kind": method_kind(run)}
-            row |= {"metric": metric, "value": one.own.value}
-            row |= {"low": one.own.low, "high": one.own.high}
-            gap = one.difference or metrics.Interval(np.nan, np.nan, np.nan, one.own.n_users)
-            row |= {"difference": gap.value, "difference_low": gap.low}
-            rows.append(row | {"difference_high": gap.high, "n_users": one.own.n_users})
+    for run, metrics in zip(runs, estimates, strict=True):
+        for metric, estimate in metrics.items():
+            interval, difference = estimate.interval, estimate.difference or unknown
+            rows.append(
+                {
+                    "method": labels[run.id],
+                    "kind": method_kind(run),
+                    "metric": metric,
+                    "value": interval.value,
+                    "low": interval.low,
+                    "high": interval.high,
+                    "difference": difference.value,
+                    "difference_low": difference.low,
+                    "difference_high": difference.high,
+                    "n_users": interval.n_users,
+                    "draws": interval.draws,
+                }
+            )
     return rows
 
 
 def comparison_users(ws: Workspace, comparison: Reference) -> pd.DataFrame:
-    """Return the table "users" of a comparison; computed for runs made before it was kept."""
+    """Return the table "users" of a comparison; it is computed for runs that do not store it."""
     run = find(ws, comparison, "comparison")
     if any(file["name"] == "users" for file in ws.artifacts(run.id)):
         return ws.get_table(run.id, "users")
@@ -247,26 +253,27 @@ def comparison_users(ws: Workspace, comparison: Reference) -> pd.DataFrame:
     runs = [ws.run(evaluation) for evaluation in methods["evaluation"]]
     labels = dict(zip(methods["evaluation"], methods["method"], strict=True))
     joined, _ = _join(ws, runs, labels)
-    return _users(ws, runs, ws.run(run.inputs["reference"]), joined, labels)
+    return _user_table(ws, runs, ws.run(run.inputs["reference"]), joined, labels)
 
 
-def _users(
+def _user_table(
     ws: Workspace, runs: list[Run], base: Run, joined: pd.DataFrame, labels: dict[str, str]
 ) -> pd.DataFrame:
-    """One row a user: how active the user is, and the losses under every method."""
+    """The table "users": how active each user is, and the losses under every method."""
     task, y = str(base.summary["task"]), joined["outcome"].to_numpy(np.float64)
-    # Numbered once: the losses of every method then come in the order of these names.
-    codes, names = pd.factorize(joined["user_id"].to_numpy(), sort=True)
-    reference = row_losses(task, y, joined[labels[base.id]].to_numpy(np.float64))
-    columns: dict[str, Any] = {"user_id": pd.Series(names, dtype="str")}
+
+    def losses_of(run: Run) -> np.ndarray:
+        return row_losses(task, y, joined[labels[run.id]].to_numpy(np.float64))
+
+    # Sorted codes: the losses of every method then come in the order of user_ids.
+    codes, user_ids = pd.factorize(joined["user_id"].to_numpy(), sort=True)
+    reference = losses_of(base)
+    columns: dict[str, Any] = {"user_id": pd.Series(user_ids, dtype="str")}
     for run in runs:
-        own = per_user_losses(
-            codes, reference, row_losses(task, y, joined[labels[run.id]].to_numpy(np.float64))
-        )
-        columns["n"] = own["n"]
+        losses = per_user_losses(codes, reference, losses_of(run))
+        columns["n"] = losses["n"]
         for name in ("loss", "sd", "half"):
-            columns[f"{name}_{run.id}"] = own[name].astype(np.float32)
-    found = pd.DataFrame(columns)
+            columns[f"{name}_{run.id}"] = losses[name].astype(np.float32)
     train = ws.get_table(
         base.inputs["dataset"],
         "interactions",
@@ -274,11 +281,12 @@ def _users(
         where={"split": ["train"]},
     ).groupby("user_id")["outcome"]
     activity = pd.DataFrame({"train_rows": train.size(), "variance": train.var(ddof=0)})
-    found = found.merge(activity, left_on="user_id", right_index=True, how="left")
-    return found.fillna({"train_rows": 0, "variance": 0.0}).astype({"train_rows": "int64"})
+    users = pd.DataFrame(columns).merge(activity, left_on="user_id", right_index=True, how="left")
+    return users.fillna({"train_rows": 0, "variance": 0.0}).astype({"train_rows": "int64"})
 
 
-def _method(ws: Workspace, run: Run, label: str, base: Run) -> dict[str, Any]:
+def _method_row(ws: Workspace, run: Run, label: str, base: Run) -> dict[str, Any]:
+    """A row of the table "methods"."""
     subject = ws.run(run.inputs["prompts"]) if "prompts" in run.inputs else None
     cost = method_cost(ws, run)
     return {
@@ -295,11 +303,11 @@ def _method(ws: Workspace, run: Run, label: str, base: Run) -> dict[str, Any]:
 
 
 def method_cost(ws: Workspace, evaluation: Run) -> dict[str, Any]:
-    """Return the measured seconds of a method, its arithmetic (flops), and how many users trained it.
+    """Return the measured seconds of a method, its flops, and how many users trained it.
 
     For fitted prompts: their fitting (that of the file, for imported ones). For a
     migration, refined or not: every selection, hop and refining down to the source prompts,
-    which are not counted. flops: of the trainings alone; None where they were not kept.
+    which are not counted. flops: of the trainings alone; None where they were not measured.
     """
     if "prompts" not in evaluation.inputs:
         return {"seconds": evaluation.seconds, "users_trained": None, "flops": None}
@@ -307,35 +315,12 @@ def method_cost(ws: Workspace, evaluation: Run) -> dict[str, Any]:
     trained = subject.cost.get("users_trained")
     if subject.kind == "prompts" and "start" not in subject.inputs:
         seconds = subject.cost.get("fitting_seconds") or subject.seconds
-        return {
-            "seconds": seconds,
-            "users_trained": trained,
-            "flops": subject.cost.get("flops"),
-        }
+        return {"seconds": seconds, "users_trained": trained, "flops": subject.cost.get("flops")}
     steps = [run for run in ws.lineage(subject.id) if run.kind in MIGRATION_KINDS]
     steps += [subject] if subject.kind == "prompts" else []
-    work = [run.cost.get("flops") for run in steps if run.kind != "selection"]
+    flops = [run.cost.get("flops") for run in steps if run.kind != "selection"]
     return {
         "seconds": sum(run.seconds or 0.0 for run in steps),
         "users_trained": trained,
-        "flops": None if None in work else sum(work),
-    }
-
-
-def _metric_row(row: dict[str, Any], split: str) -> dict[str, Any]:
-    kept = {name: row[name] for name in ("method", "metric", "value", "low", "high")}
-    return kept | {"split": split, "n": row["n_users"]}
-
-
-def _summary(
-    task: str, split: str, reference: str, joined: pd.DataFrame, left_out: int
-) -> dict[str, Any]:
-    return {
-        "task": task,
-        "split": split,
-        "reference": reference,
-        "main_metric": metrics.metrics_of(task)[0],
-        "rows": len(joined),
-        "rows_left_out": left_out,
-        "users": int(joined["user_id"].nunique()),
+        "flops": None if None in flops else sum(flops),
     }

@@ -165,10 +165,10 @@ def _keep(ws: Workspace, run_id: str, dataset: Dataset, split: str, predicted: n
         {
             "split": split,
             "metric": metric,
-            "value": one.own.value,
-            "low": one.own.low,
-            "high": one.own.high,
-            "n": one.own.n_users,
+            "value": one.interval.value,
+            "low": one.interval.low,
+            "high": one.interval.high,
+            "n": one.interval.n_users,
         }
         for metric, one in found.items()
     ]

@@ -10,13 +10,14 @@ import pandas as pd
 
 from puma_engine.defaults import MARGIN
 from puma_engine.errors import ConfigError, DataError, NotFoundError, StoreError
+from puma_engine.evaluation.metrics import METRICS, draws_used
 from puma_engine.evaluation.user_effects import UserEffects, by_group, quantile_groups
 from puma_engine.evaluation.verdict import Verdict, judge
 from puma_engine.files import atomic_write
 from puma_engine.pipeline.comparing import comparison_users
 from puma_engine.pipeline.stage import Reference, find
 from puma_engine.pipeline.user_impact import effects_between
-from puma_engine.pipeline.verdicts import question_of
+from puma_engine.pipeline.verdicts import comparison_data
 from puma_engine.store import Run, Workspace
 
 if TYPE_CHECKING:
@@ -93,14 +94,14 @@ def _gather(ws: Workspace, run: Run, margin: float) -> Report:
     from puma_engine.report.html_report import Report
     from puma_engine.report.theme import rank
 
-    question = question_of(ws, run, margin=margin)
+    question = comparison_data(ws, run, margin=margin)
     verdict = judge(question)
     order = question.methods.assign(place=question.methods["kind"].map(rank))
     effects, groups = _people(ws, run, question.methods, verdict)
     return Report(
         run,
         verdict,
-        _facts(ws, run, margin),
+        _facts(ws, run, question.scores, margin),
         order.sort_values(["place", "seconds"], ignore_index=True).drop(columns="place"),
         question.scores,
         effects,
@@ -134,7 +135,18 @@ def _people(
     }
 
 
-def _facts(ws: Workspace, run: Run, margin: float) -> list[tuple[str, str]]:
+def _intervals(run: Run, scores: pd.DataFrame) -> str:
+    """How intervals were made; metrics with other numbers of draws than most are named."""
+    requested = run.config["draws"]
+    used = {name: draws_used(name, requested) for name in scores["metric"].unique()}
+    fewer = [
+        f"{METRICS[name].label} {draws:,}" for name, draws in used.items() if draws < requested
+    ]
+    draws = f"{requested:,} draws" + (f" ({', '.join(fewer)})" if fewer else "")
+    return f"95 %, bootstrap over users, {draws}, seed {run.config['seed']}"
+
+
+def _facts(ws: Workspace, run: Run, scores: pd.DataFrame, margin: float) -> list[tuple[str, str]]:
     facts = run.summary
     found = [
         ("Comparison", f"{run.name} ({run.id})"),
@@ -147,7 +159,7 @@ def _facts(ws: Workspace, run: Run, margin: float) -> list[tuple[str, str]]:
         ("Left out", f"{facts['rows_left_out']:,} rows that not every method predicted"),
         ("Differences from", str(facts["reference"])),
         ("Margin", f"{100 * margin:g} % of full retraining's value"),
-        ("Intervals", f"95 %, {run.config['draws']:,} draws of users, seed {run.config['seed']}"),
+        ("Intervals", _intervals(run, scores)),
     ]
     for ancestor in ws.lineage(run.id):
         if ancestor.kind == "dataset":

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 
 import pandas as pd
 
 from puma_engine.defaults import MARGIN
 from puma_engine.errors import DataError, StoreError
+from puma_engine.evaluation.metrics import PRIMARY_METRIC
 from puma_engine.evaluation.user_effects import UserEffects
 from puma_engine.evaluation.verdict import ComparisonData, Verdict, judge
 from puma_engine.pipeline.comparing import comparison_users
@@ -18,52 +18,52 @@ from puma_engine.store import Run, Workspace
 
 
 def judge_comparison(ws: Workspace, comparison: Reference, *, margin: float = MARGIN) -> Verdict:
-    """Return what a comparison means; margin is a share of the full retraining's value.
+    """Return the verdict on a comparison; margin is a share of the full retraining's value.
 
     Raises ConfigError for a margin outside (0, 1), NotFoundError or StoreError for a run
     that is no finished comparison.
     """
-    return judge(question_of(ws, comparison, margin=margin))
+    return judge(comparison_data(ws, comparison, margin=margin))
 
 
-def question_of(ws: Workspace, comparison: Reference, *, margin: float = MARGIN) -> ComparisonData:
-    """Return what `puma_engine.evaluation.verdict.judge` weighs for a comparison run."""
+def comparison_data(
+    ws: Workspace, comparison: Reference, *, margin: float = MARGIN
+) -> ComparisonData:
+    """Return the input of `puma_engine.evaluation.verdict.judge` for a comparison run.
+
+    The primary metric is today's, not the one that the run names: the tables of older runs of
+    clicks, which name AUC, hold uAUC too. Raises as `judge_comparison` does.
+    """
     run = find(ws, comparison, "comparison")
     methods = with_backbones(ws, ws.get_table(run.id, "methods"))
-    facts = run.summary
-    return ComparisonData(
-        methods,
-        ws.get_table(run.id, "comparison"),
-        facts["main_metric"],
-        facts["users"],
-        facts["rows"],
-        facts.get("rows_left_out", 0),
-        margin,
-        _effects(ws, run, methods),
-    )
-
-
-def _effects(ws: Workspace, run: Run, methods: pd.DataFrame) -> Callable[[str], UserEffects | None]:
-    """How users fare under a method, by its label; None where a file is gone."""
     evaluations = methods.set_index("method")["evaluation"]
 
     @functools.cache
     def effects(method: str) -> UserEffects | None:
-        found = user_impact_between(ws, run, evaluations[method])
-        return None if found is None else found.effects
+        impact = user_impact_between(ws, run, evaluations[method])
+        return None if impact is None else impact.effects
 
-    return effects
+    return ComparisonData(
+        methods,
+        ws.get_table(run.id, "comparison"),
+        PRIMARY_METRIC[run.summary["task"]],
+        run.summary["users"],
+        run.summary["rows"],
+        run.summary.get("rows_left_out", 0),
+        margin,
+        effects,
+    )
 
 
 def user_impact_between(ws: Workspace, run: Run, evaluation: str) -> UserImpact | None:
-    """How users fare under an evaluation of a comparison; None where a file is gone.
+    """Return the impact of an evaluation of a comparison on users; None where a file is gone.
 
-    It is read where the comparison keeps it, and worked out for older ones.
+    It is read where the comparison stores it, and computed for older ones.
     """
     try:
-        kept = load_user_impact(ws, run, evaluation)
-        if kept is not None:
-            return kept
+        impact = load_user_impact(ws, run, evaluation)
+        if impact is not None:
+            return impact
         users, ratings = comparison_users(ws, run), run.summary["task"] == "rating"
     except (StoreError, DataError):
         return None

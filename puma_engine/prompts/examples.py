@@ -14,6 +14,7 @@ from puma_engine.backbone import Context, FrozenBackbone, Reader
 from puma_engine.backbone.tasks import Task
 from puma_engine.backbone.templates import Template, get_template
 from puma_engine.datasets import Dataset
+from puma_engine.datasets.losses import row_losses
 from puma_engine.errors import DataError
 
 # Maps numbers of users and items [B] to soft prompts [B, l, width].
@@ -112,10 +113,8 @@ class ReaderData:
         """RMSE (ratings) or log loss (clicks) over the whole validation split."""
         p = predict_examples(self.reader, self.task, self.validation, prompts, head)
         y = self.validation.outcome.numpy().astype(np.float64)
-        if self.task.name == "rating":
-            return float(np.sqrt(np.mean((p - y) ** 2)))
-        p = np.clip(p, 1e-7, 1 - 1e-7)
-        return float(-np.mean(y * np.log(p) + (1 - y) * np.log(1 - p)))
+        mean = np.mean(row_losses(self.task.name, y, p))
+        return float(np.sqrt(mean) if self.task.name == "rating" else mean)
 
 
 @torch.no_grad()

@@ -9,19 +9,20 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from puma_engine.evaluation import verdict_text as text
-from puma_engine.evaluation.metrics import NAMES
+from puma_engine.evaluation.formatting import format_seconds
+from puma_engine.evaluation.metrics import METRICS, PRIMARY_METRIC
 from puma_engine.evaluation.summaries import frontier
 from puma_engine.evaluation.user_effects import UserEffects, difference_bins, with_values
-from puma_engine.evaluation.verdict import Verdict
+from puma_engine.evaluation.verdict import Verdict, user_sentences
 from puma_engine.report import html, svg
+from puma_engine.report.glossary import TERMS, heading
 from puma_engine.report.html import Content, Element, tag
-from puma_engine.report.theme import LOOKS
-from puma_engine.report.words import METRICS, STYLE, TERMS
+from puma_engine.report.theme import KINDS
 from puma_engine.store import Run
 
 DECISIONS = {
@@ -31,6 +32,11 @@ DECISIONS = {
     "undecided": "Undecided",
     "incomplete": "No verdict yet",
 }
+DEFINED = (
+    *("soft prompt", "migration", "retrained", "random prompts", "shuffled control"),
+    *("baseline", "margin", "interval", "regress", "refined"),
+)
+STYLE = (Path(__file__).parent / "templates" / "report.css").read_text(encoding="utf-8")
 MOST_DOTS = 1500
 MOST_LISTED = 20
 MOST_REFINED = 500
@@ -96,7 +102,7 @@ def _verdict(verdict: Verdict) -> Element:
 
 
 def _methods(report: Report) -> list[Content]:
-    main = report.run.summary["main_metric"]
+    main = PRIMARY_METRIC[report.run.summary["task"]]
     own = report.scores[report.scores["metric"] == main].drop(columns="kind")
     rows = report.methods.merge(own, on="method", validate="one_to_one")
     base = rows.loc[rows["is_baseline"].astype(bool), "value"]
@@ -119,13 +125,13 @@ def _methods(report: Report) -> list[Content]:
                 svg.interval_rows(
                     "Quality of each method",
                     [(point[0], point[1], *point[3:]) for point in points],
-                    METRICS[main],
+                    METRICS[main].axis,
                     line_at=float(base.iloc[0]) if len(base) else None,
                 ),
             ),
             (
                 "What quality costs: methods off the dotted line are beaten in both",
-                svg.cost_quality("Quality against cost", points, edge, METRICS[main]),
+                svg.cost_quality("Quality against cost", points, edge, METRICS[main].axis),
             ),
         ),
         _legend(rows["kind"]),
@@ -134,9 +140,15 @@ def _methods(report: Report) -> list[Content]:
 
 def _methods_table(report: Report) -> Element:
     cells = {(row.method, row.metric): row for row in report.scores.itertuples()}
-    main = report.run.summary["main_metric"]
-    head = ["Method", *(_capital(NAMES[name]) for name in report.metrics)]
-    head += [f"{NAMES[main]} difference", "Measured time", "Users trained", "Seed", "Device"]
+    main = PRIMARY_METRIC[report.run.summary["task"]]
+    head = ["Method", *(METRICS[name].heading for name in report.metrics)]
+    head += [
+        f"{METRICS[main].label} difference",
+        "Measured time",
+        "Users trained",
+        "Seed",
+        "Device",
+    ]
     rows = []
     for item in report.methods.itertuples():
         scored = [cells[item.method, name] for name in report.metrics]
@@ -152,7 +164,7 @@ def _methods_table(report: Report) -> Element:
                     gap.difference_low,
                     gap.difference_high,
                 ),
-                text.seconds(float(item.seconds)),  # type: ignore[arg-type]
+                format_seconds(float(item.seconds)),  # type: ignore[arg-type]
                 _whole(item.users_trained),
                 _whole(item.seed),
                 str(item.device),
@@ -178,7 +190,7 @@ def _users(report: Report) -> list[Content]:
             f"{(gaps < 0).mean():.0%} of {len(gaps):,} users have a lower loss, {(gaps > 0).mean():.0%} "
             "a higher one. A user has few held-out rows, so most single differences are chance.",
         ),
-        tag("ul", *(tag("li", one) for one in text.user_sentences(report.effects))),
+        tag("ul", *(tag("li", one) for one in user_sentences(report.effects))),
         *_pictures(
             (
                 f"Each user under both: below the line the migration is better{few}",
@@ -275,12 +287,11 @@ def _origin(report: Report) -> list[Content]:
 def _time(run: Run) -> str:
     """How long a run took; of imported prompts, how long they had been fitted before."""
     seconds = run.cost.get("fitting_seconds", run.seconds)
-    return "" if seconds is None else text.seconds(float(seconds))
+    return "" if seconds is None else format_seconds(float(seconds))
 
 
 def _definitions(metrics: Sequence[str]) -> list[Content]:
-    terms = [(word, meaning) for word, meaning in TERMS.items() if word not in METRICS]
-    terms += [(_capital(NAMES[name]), TERMS[name]) for name in metrics]
+    terms = [(heading(term), TERMS[term]) for term in (*DEFINED, *metrics)]
     return [tag("h2", "What the words mean"), html.facts(terms)]
 
 
@@ -291,9 +302,9 @@ def _pictures(*pictures: tuple[str, Element]) -> list[Content]:
 
 def _legend(kinds: pd.Series) -> Element:
     items = []
-    for kind in [one for one in LOOKS if one in set(kinds)]:
-        look = LOOKS[kind]
-        shape = tag("path", d=svg.MARKS[look.mark], fill=look.colour)
+    for kind in [one for one in KINDS if one in set(kinds)]:
+        look = KINDS[kind]
+        shape = tag("path", d=svg.MARKS[look.symbol], fill=look.colour)
         mark = tag("svg", shape, viewBox="-7 -7 14 14", cls="mark", aria_hidden="true")
         items.append(tag("span", mark, look.label))
     return tag("p", *items, cls="legend")
@@ -306,10 +317,6 @@ def _figure(value: float, low: float, high: float, form: str = ".4f") -> Element
 
 def _signed(value: float, low: float, high: float) -> Element:
     return _figure(value, low, high, "+.4f")
-
-
-def _capital(words: str) -> str:
-    return words.capitalize() if words.islower() else words
 
 
 def _whole(value: object) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from xml.etree import ElementTree
 
 from puma_engine.report.html import Element, tag
-from puma_engine.report.theme import LOOKS, NEUTRAL
+from puma_engine.report.theme import KINDS, NEUTRAL
 
 WIDTH = 520
 LONGEST = 30
@@ -97,10 +97,10 @@ class Chart:
 
     def mark(self, kind: str, x: float, y: float, hint: str = "") -> None:
         """Draw the mark of a kind of prompts at values, with a hint shown under the pointer."""
-        look = LOOKS[kind]
+        look = KINDS[kind]
         at = f"translate({_n(self.x(x))} {_n(self.y(y))})"
         self.put(
-            tag("path", tag("title", hint), d=MARKS[look.mark], fill=look.colour, transform=at)
+            tag("path", tag("title", hint), d=MARKS[look.symbol], fill=look.colour, transform=at)
         )
 
     def axis_x(self, label: str) -> None:
@@ -152,7 +152,7 @@ def interval_rows(
         at = chart.y(place)
         chart.words(218, at + 4, name if len(name) <= LONGEST else name[: LONGEST - 1] + "…", "end")
         if math.isfinite(low) and math.isfinite(high):
-            chart.line(x(low), at, x(high), at, LOOKS[kind].colour, stroke_width=2)
+            chart.line(x(low), at, x(high), at, KINDS[kind].colour, stroke_width=2)
         chart.mark(kind, value, place, f"{name}: {value:.4f} [{low:.4f}, {high:.4f}]")
     return chart.root
 
@@ -175,7 +175,7 @@ def cost_quality(
         chart.line(x2, y1, x2, y2, NEUTRAL, stroke_dasharray="4 3")
     for name, kind, seconds, value, low, high in rows:
         at = x(seconds)
-        chart.line(at, y(low), at, y(high), LOOKS[kind].colour, stroke_width=1.5)
+        chart.line(at, y(low), at, y(high), KINDS[kind].colour, stroke_width=1.5)
         chart.mark(kind, seconds, value, f"{name}: {value:.4f} after {seconds:.3g} s")
     return chart.root
 
@@ -192,7 +192,7 @@ def user_points(
     low, high = x.low, x.high
     chart.line(x(low), y(low), x(high), y(high), NEUTRAL, stroke_dasharray="3 3")
     dots = "".join(f"M{_n(x(one))} {_n(y(two))}h0" for one, two in points)
-    chart.put(tag("path", d=dots, stroke=LOOKS["migrated"].colour, cls="dots"))
+    chart.put(tag("path", d=dots, stroke=KINDS["migrated"].colour, cls="dots"))
     return chart.root
 
 
@@ -207,7 +207,7 @@ def bars(title: str, counts: Sequence[tuple[float, float, int]], label: str) -> 
         kind = "migrated" if low + high < 0 else "retrained"
         width = max(x(high) - x(low) - 1, 0.5)
         place = {"x": _n(x(low)), "y": _n(y(count)), "width": _n(width)}
-        chart.put(tag("rect", **place, height=_n(y.start - y(count)), fill=LOOKS[kind].colour))
+        chart.put(tag("rect", **place, height=_n(y.start - y(count)), fill=KINDS[kind].colour))
     chart.line(x(0), y.start, x(0), y.end, NEUTRAL, stroke_dasharray="3 3")
     return chart.root
 

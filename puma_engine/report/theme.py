@@ -1,30 +1,35 @@
-"""How the kinds of prompts look in exports: the dashboard's names, colours and marks."""
+"""Names, colours, marks and order of the kinds of prompts, in reports and in the dashboard.
+
+The colours are Okabe and Ito's ("Color Universal Design", 2008), which colour-blind readers can
+distinguish, with a contrast of 3:1 or more on light and on dark pages. No meaning rests on
+colour alone: each kind has its own mark too.
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 
-class Look(NamedTuple):
-    """Name, colour and mark of a kind."""
+class Kind(NamedTuple):
+    """How a kind of prompts is shown: its name, colour and mark (a Plotly symbol name)."""
 
     label: str
     colour: str
-    mark: str
+    symbol: str
 
 
-LOOKS = {
-    "source": Look("Source prompts", "#0072B2", "circle"),
-    "migrated": Look("Migrated", "#009E73", "diamond"),
-    "refined": Look("Migrated and refined", "#8A63D2", "star"),
-    "retrained": Look("Retrained", "#D55E00", "square"),
-    "random": Look("Random prompts", "#CC79A7", "x"),
-    "shuffled": Look("Shuffled control", "#8A8A8A", "triangle-up"),
-    "baseline": Look("No language model", "#9C8B52", "cross"),
+KINDS = {
+    "source": Kind("Source prompts", "#0072B2", "circle"),
+    "migrated": Kind("Migrated", "#009E73", "diamond"),
+    "refined": Kind("Migrated and refined", "#8A63D2", "star"),
+    "retrained": Kind("Retrained", "#D55E00", "square"),
+    "random": Kind("Random prompts", "#CC79A7", "x"),
+    "shuffled": Kind("Shuffled control", "#8A8A8A", "triangle-up"),
+    "baseline": Kind("No language model", "#9C8B52", "cross"),
 }
-NEUTRAL = "#8A8A8A"
+NEUTRAL = "#8A8A8A"  # reference lines, and what belongs to no kind
 
 
 def rank(kind: str) -> int:
-    """Place of a kind in every table and legend."""
-    return list(LOOKS).index(kind) if kind in LOOKS else len(LOOKS)
+    """Return the position of a kind in tables and legends; unknown kinds come last."""
+    return list(KINDS).index(kind) if kind in KINDS else len(KINDS)

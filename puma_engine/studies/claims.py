@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from puma_engine.defaults import MARGIN, PAPER_STRATEGY
-from puma_engine.evaluation.metrics import NAMES
+from puma_engine.evaluation.metrics import METRICS
 from puma_engine.studies.builder import ALL, SMALL_SHARE, few_by
 from puma_engine.studies.differences import (
     Gap,
@@ -169,7 +169,7 @@ def chains(report: Report, dataset: str) -> Judged | None:
     ]
     seeds, users = min(len(one.seeds) for _, one in found), found[0][1].users
     name = found[0][1].metric
-    figures = f"{NAMES[name]} against a direct migration: {', '.join(parts)}"
+    figures = f"{METRICS[name].label} against a direct migration: {', '.join(parts)}"
     lost = "not reproduced" in single
     verdict = "not reproduced" if lost else decide([one for own in shares for one in own], 1.0)
     return Judged(verdict, _with_size(figures, seeds, users), seeds)
@@ -214,7 +214,7 @@ def _judged(found: Gap, verdict: Verdict, against: str, more: str = "") -> Judge
     """Say a gap with its intervals, and how many seeds and users it is of."""
     first, second = found.scores
     text = (
-        f"{NAMES[found.metric]} {first:.4f} against {second:.4f} of {against}: "
+        f"{METRICS[found.metric].label} {first:.4f} against {second:.4f} of {against}: "
         f"{found.value:+.4f} {_spread(found)}"
     )
     text += f"; {more}" if more else ""

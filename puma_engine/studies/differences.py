@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from puma_engine.evaluation.metrics import HIGHER_IS_BETTER, PRIMARY_METRIC
+from puma_engine.evaluation.metrics import METRICS, PRIMARY_METRIC
 
 # Fewer trainings say nothing of how far trainings lie apart.
 FEWEST = 3
@@ -85,7 +85,7 @@ class Gap:
     @property
     def sign(self) -> int:
         """What a difference is multiplied with so that more is worse."""
-        return -1 if HIGHER_IS_BETTER[self.metric] else 1
+        return -1 if METRICS[self.metric].higher_is_better else 1
 
     @property
     def over_seeds(self) -> Interval | None:

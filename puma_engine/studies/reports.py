@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from puma_engine.errors import StoreError
-from puma_engine.evaluation.metrics import HIGHER_IS_BETTER, NAMES, PRIMARY_METRIC
+from puma_engine.evaluation.metrics import METRICS, PRIMARY_METRIC
 from puma_engine.files import write_json
 from puma_engine.report import svg
 from puma_engine.store import Workspace
@@ -128,8 +128,8 @@ def metric_of(lines: list[dict[str, Any]]) -> str:
 
 def title_of(metric: str) -> str:
     """Return what the axis or column of a metric is called, with its better side."""
-    side = "higher" if HIGHER_IS_BETTER[metric] else "lower"
-    return f"test {NAMES[metric]} ({side} is better)"
+    side = "higher" if METRICS[metric].higher_is_better else "lower"
+    return f"test {METRICS[metric].label} ({side} is better)"
 
 
 def label_of(line: dict[str, Any]) -> str:
@@ -225,11 +225,11 @@ def _differences(report: dict[str, Any], dataset: str) -> Any:
     rows = [
         (label_of(line), line["kind"], line["value"], line["low"], line["high"]) for line in own
     ]
-    better = "right" if HIGHER_IS_BETTER[own[0]["metric"]] else "left"
+    better = "right" if METRICS[own[0]["metric"]].higher_is_better else "left"
     against = METHODS.get(own[0]["against"]["method"], own[0]["against"]["method"])
     where = f", {share:.0%} of the users" if shares else ""
     title = f"{dataset}: what differs from {against}{where} ({better} is better)"
-    label = f"Difference of test {NAMES[own[0]['metric']]}"
+    label = f"Difference of test {METRICS[own[0]['metric']].label}"
     return svg.interval_rows(title, rows, label, line_at=0.0)
 
 
@@ -240,7 +240,7 @@ def _frontier(report: dict[str, Any], dataset: str) -> Any:
         if line["dataset"] == dataset and line.get("kind") != "baseline"
     ]
     metric = metric_of(lines)
-    sign = -1 if HIGHER_IS_BETTER[metric] else 1
+    sign = -1 if METRICS[metric].higher_is_better else 1
     rows = []
     for line in lines:
         spread = line.get(f"{metric}_sd") or 0.0

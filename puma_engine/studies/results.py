@@ -82,7 +82,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for own in groups.values():
         line = {name: own[0][name] for name in names if name != "seed" and name in own[0]}
         line["seeds"] = len(own)
-        for name in (*metrics.RATING_METRICS, *metrics.CLICK_METRICS, *COSTS):
+        for name in (*metrics.METRICS, *COSTS):
             values = [float(row[name]) for row in own if row.get(name) is not None]
             if values:
                 line[name] = float(np.mean(values))
@@ -92,7 +92,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _fact_names(rows: Sequence[dict[str, Any]]) -> list[str]:
-    scores = {*metrics.RATING_METRICS, *metrics.CLICK_METRICS}
+    scores = {*metrics.METRICS}
     others = {"run", "users", "rows", "device", "epochs", "examples", *COSTS}
     names: dict[str, None] = {}
     for row in rows:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from puma_engine.evaluation.metrics import NAMES
+from puma_engine.evaluation.metrics import METRICS
 from puma_engine.zoo import ZooEntry
 
 LICENCE = "CC-BY-SA-4.0"
@@ -87,7 +87,7 @@ def _tables(validation: dict[str, Any]) -> list[str]:
     lines: list[str] = []
     for source, report in validation.items():
         metric = next(iter(report["item_mean"]))
-        label = NAMES["rmse" if metric == "rmse" else "log_loss"]
+        label = METRICS["rmse" if metric == "rmse" else "log_loss"].label
         forms = [name for name, scores in report.items() if isinstance(scores, dict)]
         forms.remove("item_mean")
         counts = list(report[forms[0]])

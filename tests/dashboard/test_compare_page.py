@@ -15,7 +15,7 @@ from dashboard.components import compare_figures
 from dashboard.components.compare_methods import ordered
 from puma_engine import jobs, pipeline
 from puma_engine.evaluation.baselines import BASELINES
-from puma_engine.pipeline.user_impact import MOST_DRAWN
+from puma_engine.pipeline.user_impact import MAX_SAMPLED
 from puma_engine.store import Workspace
 
 
@@ -236,7 +236,7 @@ def test_many_users_are_drawn_quickly_and_small():
     rng = np.random.default_rng(0)
     users = pd.DataFrame({"n": 5, "first": rng.random(count), "second": rng.random(count)})
     begun = time.perf_counter()
-    figure = compare_figures.user_scatter(users.head(MOST_DRAWN), "A", "B")
+    figure = compare_figures.user_scatter(users.head(MAX_SAMPLED), "A", "B")
     assert len(figure.to_json()) < 1_000_000 and time.perf_counter() - begun < 2
 
 

@@ -86,7 +86,7 @@ def test_a_comparison_whose_files_are_gone_is_said_and_the_rest_is_shown(workspa
 def test_a_comparison_of_another_version_is_said(tmp_path, monkeypatch):
     ws = Workspace.open(tmp_path / "ws", create=True)
     tables = {name: pd.DataFrame({"method": ["a"]}) for name in ("methods", "comparison")}
-    summary = {"main_metric": "rmse", "users": 1, "rows": 1}
+    summary = {"task": "rating", "users": 1, "rows": 1}
     finished(ws, "comparison", "old", summary=summary, tables=tables)
     app = open_page("overview", ws.root, monkeypatch)
     assert_plain(app)

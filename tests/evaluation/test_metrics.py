@@ -80,7 +80,7 @@ def test_methods_together_and_in_blocks_get_what_each_gets_alone(rows, task, mon
     for method, found in zip(methods, together, strict=True):
         for name, one in found.items():
             alone = metrics.bootstrap_metric(task, name, y, method, user, seed=3, draws=150)
-            assert vars(one.own) == pytest.approx(vars(alone), abs=1e-12)
+            assert vars(one.interval) == pytest.approx(vars(alone), abs=1e-12)
     gap = metrics.bootstrap_difference(
         task, name, y, methods[:1], methods[1:2], user, seed=3, draws=150
     )
@@ -110,3 +110,14 @@ def test_an_interval_is_what_drawing_users_by_hand_gives(rows):
     by_hand = [roc_auc_score(clicked, p, sample_weight=one) for one in weights]
     found = metrics.bootstrap_metric("click", "auc", clicked, p / 6, user, seed=2, draws=60)
     assert [found.low, found.high] == pytest.approx(np.percentile(by_hand, [2.5, 97.5]))
+
+
+def test_an_interval_counts_the_draws_that_it_is_made_from(rows):
+    y, p, user = rows
+    clicked, p = (y > 3).astype(float), p / 6
+    estimates = metrics.bootstrap("click", clicked, [p, p[::-1]], user, reference=0, draws=1000)
+    used = {name: one.interval.draws for name, one in estimates[1].items()}
+    assert used == {"auc": 200, "uauc": 1000, "log_loss": 1000}
+    assert {name: one.difference.draws for name, one in estimates[1].items()} == used
+    assert used == {name: metrics.draws_used(name, 1000) for name in used}
+    assert metrics.bootstrap_metric("click", "auc", clicked, p, user, draws=50).draws == 50

@@ -123,7 +123,7 @@ def test_gain_is_the_ratio_of_pooled_metrics_with_the_bootstraps_interval(metric
     shuffled = frames[1].sample(frac=1, random_state=0)
     found = summaries.gain(frames[0], shuffled, metric)
     one, two = (metrics.pooled(task, y, p, user)[metric] for p in (first, second))
-    higher = metrics.HIGHER_IS_BETTER[metric]
+    higher = metrics.METRICS[metric].higher_is_better
     assert found.value == pytest.approx(two / one if higher else one / two)
     drawn = []
     for _ in range(400):
@@ -163,8 +163,8 @@ def test_real_runs_are_surveyed_with_their_origin(tmp_path):
     for subject in (source, one, two, both, retrained):
         pipeline.evaluate(ws, subject)
     pipeline.evaluate(ws, "item_mean", dataset=data)
-    table = pipeline.method_survey(ws, data.id, "test").set_index("run")
-    assert len(table) == 6 and pipeline.method_survey(ws, data.id, "train").empty
+    table = pipeline.evaluated_methods(ws, data.id, "test").set_index("run")
+    assert len(table) == 6 and pipeline.evaluated_methods(ws, data.id, "train").empty
     assert table.loc[two.id, "path"] == ("llama", "qwen2", "llama")
     assert table.loc[two.id, "hops"] == 2 and table.loc[source.id, "hops"] == 0
     assert table.loc[one.id, ["strategy", "budget"]].tolist() == ["random", 4]

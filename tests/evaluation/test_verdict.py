@@ -4,12 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from puma_engine.datasets.losses import row_losses
 from puma_engine.errors import ConfigError, DataError
 from puma_engine.evaluation.user_effects import (
     by_group,
     per_user_losses,
     quantile_groups,
-    row_losses,
     user_effects,
 )
 from puma_engine.evaluation.verdict import ComparisonData, judge

@@ -118,7 +118,7 @@ def test_evaluation_scores_what_it_predicted(world):
     wanted = float(np.sqrt(np.mean((frame["prediction"] - frame["outcome"]) ** 2)))
     assert run.summary["metrics"]["rmse"] == pytest.approx(wanted, abs=1e-5)
     scores = ws.metrics(run.id).set_index("metric")
-    assert set(scores.index) == set(metrics.RATING_METRICS)
+    assert set(scores.index) == set(metrics.metrics_of("rating"))
     assert (scores["low"] <= scores["value"]).all() and (scores["value"] <= scores["high"]).all()
     users = ws.user_metrics(run.id)
     assert set(users["user_id"]) == set(test["user_id"])

@@ -7,7 +7,7 @@ import pytest
 from puma_engine import pipeline
 from puma_engine.evaluation.user_effects import LIKELY, with_values
 from puma_engine.pipeline.user_impact import (
-    MOST_LISTED,
+    LISTED_USERS,
     effects_between,
     load_user_impact,
     measure_user_impact,
@@ -37,14 +37,14 @@ def test_what_is_kept_is_what_the_users_say(world):
     for name in ("threshold", "spread", "repeated", "users", "rows"):
         assert getattr(kept.effects, name) == getattr(found.effects, name)
     pd.testing.assert_frame_equal(kept.effects.frame, found.effects.frame.reset_index(drop=True))
-    pd.testing.assert_frame_equal(kept.drawn, found.drawn.reset_index(drop=True))
+    pd.testing.assert_frame_equal(kept.sample, found.sample.reset_index(drop=True))
     pd.testing.assert_frame_equal(kept.bars, found.bars)
     for by, table in found.groups.items():
         pd.testing.assert_frame_equal(kept.groups[by], table)
 
 
 def test_counts_are_of_everybody_and_the_likely_are_all_there(world, monkeypatch):
-    monkeypatch.setattr("puma_engine.pipeline.user_impact.MOST_LISTED", 1)
+    monkeypatch.setattr("puma_engine.pipeline.user_impact.LISTED_USERS", 1)
     ws, run = world["ws"], world["comparison"]
     users = pipeline.comparison_users(ws, run)
     whole = effects_between(users, world["runs"]["few"].id, run.inputs["reference"])
@@ -68,6 +68,6 @@ def test_only_methods_with_prompts_are_kept_and_older_comparisons_are_worked_out
         db.execute("DELETE FROM artifacts WHERE name LIKE 'effects%'")
     assert pipeline.judge_comparison(ws, run) == before
     again = user_impact_between(ws, run, world["runs"]["few"].id)
-    assert again.effects.frame.head(MOST_LISTED)["user_id"].tolist() == (
+    assert again.effects.frame.head(LISTED_USERS)["user_id"].tolist() == (
         kept.effects.frame["user_id"].tolist()
     )

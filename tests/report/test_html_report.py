@@ -13,14 +13,13 @@ import pytest
 from dashboard_pages import open_page
 from typer.testing import CliRunner
 
-from dashboard.components.theme import KINDS
 from dashboard.views.reports import file_name
 from puma_engine import pipeline
 from puma_engine.cli.application import app as cli
 from puma_engine.errors import ConfigError, NotFoundError, StoreError
 from puma_engine.pipeline.reporting import read_table, table_names
 from puma_engine.report import html, svg
-from puma_engine.report.theme import LOOKS
+from puma_engine.report.theme import KINDS
 from puma_engine.store import Workspace
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
@@ -141,6 +140,7 @@ def test_a_click_task_and_a_missing_retraining_are_reported(tmp_path):
     ws = world["ws"]
     text = Page(pipeline.render_report(ws, world["comparison"])).text
     assert "uAUC" in text and "Log loss of a user" in text and "RMSE" not in text
+    assert "1,000 draws (AUC 200)" in text
     alone = pipeline.compare(ws, [world["runs"]["source"]], baselines=True, name="alone")
     found = Page(pipeline.render_report(ws, alone))
     assert "No verdict yet" in found.text and "Who gains" not in found.text
@@ -201,11 +201,8 @@ def test_tables_come_out_as_they_are(world, tmp_path):
         pipeline.export_table(ws, run, "metrics", tmp_path / "metrics.csv" / "x.csv")
 
 
-def test_kinds_look_as_in_the_dashboard():
-    assert {name: tuple(kind) for name, kind in KINDS.items()} == {
-        name: tuple(look) for name, look in LOOKS.items()
-    }
-    assert {look.mark for look in LOOKS.values()} <= set(svg.MARKS)
+def test_every_kind_has_a_mark():
+    assert {kind.symbol for kind in KINDS.values()} <= set(svg.MARKS)
 
 
 def test_axes_have_a_handful_of_round_ticks():

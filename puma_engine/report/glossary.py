@@ -1,0 +1,68 @@
+"""The glossary: every term in plain words, for the report and for the dashboard's help texts."""
+
+from __future__ import annotations
+
+from puma_engine.evaluation.metrics import METRICS
+from puma_engine.evaluation.user_effects import USER_MARGIN
+
+TERMS = {
+    "soft prompt": "A few learned vectors that represent one user. They are inserted into the text "
+    "that a language model reads, where a description of the user would be. The model itself is "
+    "never changed.",
+    "backbone": "A language model that is used as it is: its weights are never changed. All that "
+    "is personal is in the soft prompts.",
+    "adapter": "A small network that maps the soft prompts of one backbone to soft prompts of "
+    "another. It is trained on some users and then applied to all.",
+    "migration": "Moving every user's soft prompt from an old backbone to a new one with an adapter, "
+    "instead of learning all prompts again.",
+    "chain": "Several migrations in a row: each starts from the prompts that the previous one made.",
+    "aggregation": "One migration from several old backbones: a user's prompts are concatenated "
+    "and go through one adapter.",
+    "source prompts": "The soft prompts that exist already, fitted on the old (source) backbone.",
+    "migrated": "Soft prompts that an adapter made for the new (target) backbone from the "
+    "source prompts.",
+    "retrained": "Full retraining: soft prompts learned from scratch on the new backbone, from all "
+    "records of all users. It is what a migration is meant to save.",
+    "refined": "Soft prompts that were fitted further on the new backbone after the migration, for "
+    "some users or for all.",
+    "random prompts": "Prompts that say nothing about anybody; only the prediction head is trained. "
+    "A method that is no better has learned nothing personal.",
+    "shuffled control": "A migration in which every user is given somebody else's source prompt. What "
+    "the real migration gains over it is the information in the prompts.",
+    "baseline": "A prediction without any language model, such as the mean rating of an item, or "
+    "user and item averages combined. Cheap, and not always worse.",
+    "target": "The new backbone, to which the prompts are moved.",
+    "template": "The sentence around the soft prompt: it names the item, has a slot for the user's "
+    "prompt, and asks for the answer.",
+    "answer tokens": "The tokens that count as answers: the digits 1 to 5 for ratings, Yes and No for "
+    "clicks. The prediction is read from their scores alone.",
+    "strategy": "The rule that picks the users on whom the adapter is trained.",
+    "budget": "How many users train the adapter. Everybody is migrated in the end.",
+    "variance": "How much a user's own ratings differ from each other. Users who give every item "
+    "the same rating teach an adapter little.",
+    "cluster": "A group of users with similar source prompts, found by k-means.",
+    "held-out": "Records that nothing was trained on, reserved for measuring. All quality figures are "
+    "measured on the test split unless another is named.",
+    "interval": "A 95 % interval: where the figure would lie in 95 of 100 repetitions with other "
+    "users of the same kind, from resampling the users.",
+    "difference": "The difference from the reference, paired over users: both methods are compared on "
+    "the same users. If its interval contains 0, no difference was measured.",
+    "margin": "How much worse than full retraining still counts as good. It is a choice; the verdict "
+    "depends on it.",
+    "regress": "A user regresses when the true loss under the migration is higher than under full "
+    f"retraining by more than {USER_MARGIN:.0%} of the mean loss. The probability takes into account "
+    "how few rows a user has and how much users differ.",
+    "gain": "How much better migrated prompts are than retrained ones; above 1 (or above 0 as a "
+    "difference) the migration wins.",
+    "break-even": "The number of users from which on a migration is cheaper than retraining all "
+    "prompts.",
+    "run": "One finished piece of work in the workspace, with its settings, seed, cost and results. "
+    "The same inputs and settings give the same run, so nothing is computed twice.",
+    "job": "Work in the queue. It goes on when the browser is closed.",
+    "lineage": "Everything that a run was made from, back to the data and the models.",
+} | {metric.name: metric.definition for metric in METRICS.values()}
+
+
+def heading(term: str) -> str:
+    """Return a term as a heading: a metric's label, else the term with a capital letter."""
+    return METRICS[term].heading if term in METRICS else term[0].upper() + term[1:]
