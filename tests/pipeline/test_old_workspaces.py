@@ -1,0 +1,111 @@
+"""A workspace of version 0.1.0 opens, answers the same questions, and goes on where it stopped.
+
+The fixture holds ratings and clicks of 24 users each, with a fit that was killed half-way and a
+job that nobody has run yet. The expected prompts are those that version 0.1.0 ends with.
+"""
+
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from puma_engine import jobs, pipeline
+from puma_engine.cli import app
+from puma_engine.store import Workspace
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+SOURCE = ["--dataset", "goodbooks-24", "--device", "cpu"]
+RETRAINED = [*SOURCE, "--backbone", "llama-medium", "--role", "retrained"]
+# The commands of version 0.1.0, with its names of options, and the runs that they made.
+FINISHED = {
+    "b69b58aa5caeaaf9": ["data", "import", "goodbooks", "--users", "24"],
+    "be0ad27dea06b934": ["prompts", "fit", *SOURCE, "--backbone", "llama-small", "--epochs", "2"],
+    "ff84c7edafc415e2": [
+        *("migrate", "old", "llama-medium", "--strategy", "facility", "--share", "0.5"),
+        *("--epochs", "2", "--hidden", "16", "--norm-limit", "1", "--balance", "2"),
+    ],
+    "05c42476de29843b": ["prompts", "fit", *RETRAINED, "--epochs", "2"],
+    "3bd2aaeadf695390": ["evaluate", "moved"],
+    "e3ee48100833793b": ["evaluate", "retrained"],
+    "c92fc39d5c6511ad": ["compare", "eval-moved", "eval-retrained"],
+}
+INTERRUPTED = "44dd1ea145507dc2"
+GO_ON = [
+    *("prompts", "fit", *RETRAINED, "--epochs", "6", "--seed", "3", "--batch-size", "16"),
+    *("--patience", "0"),
+]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("old")
+    with tarfile.open(FIXTURES / "workspace-0.1.0.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder / "workspace"
+
+
+@pytest.fixture
+def puma(root):
+    """Run a command on the old workspace; returns what it printed as JSON."""
+
+    def run(*words):
+        done = CliRunner().invoke(app, ["--json", "-w", str(root), *words])
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+    return run
+
+
+def test_every_file_is_whole(root):
+    assert Workspace.open(root).verify() == []
+
+
+def test_the_same_questions_have_the_same_runs(root, puma):
+    before = {run.id: run.finished for run in Workspace.open(root).runs()}
+    for run_id, words in FINISHED.items():
+        answer = puma(*words)
+        assert (answer.get("id") or answer["run"]["id"]) == run_id, words
+        assert Workspace.open(root).run(run_id).finished == before[run_id], "it was done again"
+
+
+def test_verdicts_are_reached(root):
+    ws = Workspace.open(root)
+    verdict = pipeline.judge_comparison(ws, "ratings")
+    assert verdict.decision in ("migrate", "refine", "retrain", "undecided")
+    assert pipeline.judge_comparison(ws, "clicks").decision == "incomplete"
+
+
+def test_an_adapter_is_read_and_maps_to_the_stored_prompts(root):
+    from puma_engine.migration.adapter import apply_adapter, load_adapter
+
+    ws = Workspace.open(root)
+    network = load_adapter(*pipeline.load_adapter(ws, "moved"))
+    source, moved = (pipeline.load_prompts(ws, name) for name in ("old", "moved"))
+    rows = moved.rows_of(source.user_ids)
+    np.testing.assert_allclose(
+        apply_adapter(network, source.vectors), moved.vectors[rows], rtol=1e-4, atol=1e-5
+    )
+
+
+def test_an_interrupted_fit_goes_on_from_its_checkpoint(root, puma):
+    ws = Workspace.open(root)
+    assert ws.run(INTERRUPTED).status == "interrupted"
+    assert puma(*GO_ON)["id"] == INTERRUPTED
+    assert ws.run(INTERRUPTED).status == "finished"
+    table = pipeline.load_prompts(ws, INTERRUPTED)
+    with np.load(FIXTURES / "workspace-0.1.0-expected.npz") as expected:
+        rows = table.rows_of(expected["ids"])
+        np.testing.assert_allclose(table.vectors[rows], expected["vectors"], rtol=1e-3, atol=1e-5)
+
+
+def test_a_job_of_the_old_version_still_runs(root):
+    ws = Workspace.open(root)
+    (job,) = jobs.jobs(ws)
+    assert job.command == "carry_out" and job.status == "queued"
+    jobs.worker(ws, devices=["cpu"], once=True)
+    job = jobs.job(ws, job.id)
+    assert job.status == "finished", jobs.read_log(ws, job.id)
+    assert ws.run(job.run_id).kind == "comparison"
