@@ -160,9 +160,6 @@ def _bytes_of(browser: Any, url: str) -> int:
 
 def rows_of(root: Path, users: int) -> list[dict[str, Any]]:
     """One row a page, at one size."""
-    from puma_engine.serving import whatif_client
-    from puma_engine.store import Workspace
-
     seen = visited(root)
     rows = []
     for label, (page, query) in addresses().items():
@@ -177,7 +174,6 @@ def rows_of(root: Path, users: int) -> list[dict[str, Any]]:
         }
         print(json.dumps(row), flush=True)
         rows.append(row)
-    whatif_client.stop(Workspace.open(root))
     return rows
 
 

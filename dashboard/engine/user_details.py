@@ -16,7 +16,7 @@ from puma_engine.pipeline import Prediction, PromptTableReader
 from puma_engine.pipeline.evaluating import PREDICTIONS, method_kind, method_label
 from puma_engine.pipeline.neighbours import Space, neighbours
 from puma_engine.pipeline.predicting import LONGEST_TITLE
-from puma_engine.serving import whatif_client
+from puma_engine.serving import whatif
 from puma_engine.store import Run
 
 __all__ = ["LONGEST_TITLE", "Prediction", "Run"]
@@ -229,12 +229,12 @@ def trained_on(root: str, selection: str, user: str) -> bool:
 
 def warm(prompts: list[str]) -> None:
     """Let the what-if process load some runs while the question is being typed."""
-    whatif_client.warm(engine.workspace(), prompts)
+    whatif.preload(engine.workspace(), prompts)
 
 
 def ask(prompts: str, user: str, title: str) -> Prediction:
     """Ask what a user would think of a title; raises PumaError."""
-    return whatif_client.ask(engine.workspace(), prompts, user, title)
+    return whatif.predict(engine.workspace(), prompts, user, title)
 
 
 def settings_rows(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

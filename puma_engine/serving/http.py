@@ -1,4 +1,4 @@
-"""The HTTP service: batches of prompts in, batches out, with limits, a token and back-pressure."""
+"""The HTTP service of an adapter: prompts in, mapped prompts out, with limits, a token and metrics."""
 
 from __future__ import annotations
 
@@ -7,23 +7,27 @@ import hmac
 import json
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from puma_engine.errors import MigrationError
-from puma_engine.serving.mapper import Mapper
+
+if TYPE_CHECKING:
+    from puma_engine.serving.mapper import Mapper
 
 SAFETENSORS = ("application/vnd.safetensors", "application/octet-stream")
 JSON = "application/json"
+PROMETHEUS = "text/plain; version=0.0.4"
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request, and all that wait, may take."""
+    """Limits of one request (users, body_bytes) and of requests in work (waiting)."""
 
     users: int = 4096
     body_bytes: int = 64 << 20
@@ -31,8 +35,8 @@ class Limits:
 
 
 @dataclass
-class Figures:
-    """What is counted for /metrics."""
+class ServerMetrics:
+    """Counters for /metrics. answers: responses by status; seconds: time spent mapping."""
 
     answers: Counter[int] = field(default_factory=Counter)
     users: int = 0
@@ -40,31 +44,64 @@ class Figures:
     waiting: int = 0
 
 
-class Refused(Exception):
-    """A request that is answered with an error status and a sentence."""
+class RequestError(Exception):
+    """A request that gets an error status and a sentence, as JSON {"error": ..., **details}."""
 
-    def __init__(self, status: int, message: str, **headers: str) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        headers: dict[str, str] | None = None,
+        **details: str,
+    ) -> None:
         super().__init__(message)
-        self.status, self.headers = status, {k.replace("_", "-"): v for k, v in headers.items()}
+        self.status, self.headers, self.details = status, headers, details
 
 
-PROMETHEUS = "text/plain; version=0.0.4"
+def new_app(title: str, on_error: Callable[[int], None] | None = None) -> FastAPI:
+    """Return an app without pages of its own, which answers RequestError as JSON.
+
+    on_error: is called with the status of each RequestError.
+    """
+    # FastAPI's documentation pages fetch scripts from other hosts.
+    app = FastAPI(title=title, docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.exception_handler(RequestError)
+    async def answer_error(request: Request, error: RequestError) -> Response:
+        if on_error is not None:
+            on_error(error.status)
+        return JSONResponse({"error": str(error)} | error.details, error.status, error.headers)
+
+    return app
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """Return a request's body; raises RequestError 413 before more than `max_bytes` are held."""
+    too_large = RequestError(413, f"A body may have {max_bytes:,} bytes; send a smaller one.")
+    announced = request.headers.get("content-length", "0")
+    if announced.isdigit() and int(announced) > max_bytes:
+        raise too_large
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > max_bytes:
+            raise too_large
+        parts.append(part)
+    return b"".join(parts)
 
 
 def build_app(mapper: Mapper, *, token: str | None = None, limits: Limits | None = None) -> FastAPI:
     """Return the service: POST /v1/migrate, GET /healthz, GET /metrics.
 
-    token: what `Authorization: Bearer` must carry, or None to let everybody in.
+    token: what `Authorization: Bearer` must carry (default: no token is needed).
     """
-    # The pages that show an API would fetch scripts from elsewhere.
-    app = FastAPI(title="PUMA adapter", docs_url=None, redoc_url=None, openapi_url=None)
-    limits, figures = limits or Limits(), Figures()
-    turn = asyncio.Lock()
+    limits, counters = limits or Limits(), ServerMetrics()
+    mapping = asyncio.Lock()
 
-    @app.exception_handler(Refused)
-    async def refused(request: Request, error: Refused) -> Response:
-        figures.answers[error.status] += 1
-        return JSONResponse({"error": str(error)}, error.status, error.headers)
+    def count_error(status: int) -> None:
+        counters.answers[status] += 1
+
+    app = new_app("PUMA adapter", count_error)
 
     @app.get("/healthz")
     async def health() -> dict[str, Any]:
@@ -78,26 +115,31 @@ def build_app(mapper: Mapper, *, token: str | None = None, limits: Limits | None
     @app.get("/metrics")
     async def metrics(request: Request) -> Response:
         _authorise(request, token)
-        return PlainTextResponse(prometheus(figures, limits), media_type=PROMETHEUS)
+        return PlainTextResponse(prometheus(counters, limits), media_type=PROMETHEUS)
 
     @app.post("/v1/migrate")
     async def migrate(request: Request) -> Response:
         _authorise(request, token)
-        if figures.waiting >= limits.waiting:
-            raise Refused(503, "Too many requests wait; try again soon.", Retry_After="1")
-        figures.waiting += 1
+        if counters.waiting >= limits.waiting:
+            raise RequestError(503, "Too many requests wait; try again soon.", {"Retry-After": "1"})
+        counters.waiting += 1
         try:
-            batch = _parse(await _body(request, limits), _media(request), limits)
-            vectors = _checked(mapper, batch.vectors)
-            async with turn:
+            batch = _parse(
+                await read_body(request, limits.body_bytes), _media_type(request), limits
+            )
+            try:
+                vectors = mapper.check(batch.vectors)
+            except MigrationError as error:
+                raise RequestError(422, str(error)) from error
+            async with mapping:
                 started = time.perf_counter()
-                moved = await asyncio.to_thread(mapper, vectors)
-                figures.seconds += time.perf_counter() - started
+                mapped = await asyncio.to_thread(mapper, vectors)
+                counters.seconds += time.perf_counter() - started
         finally:
-            figures.waiting -= 1
-        figures.users += len(moved)
-        figures.answers[200] += 1
-        return batch.answer(moved)
+            counters.waiting -= 1
+        counters.users += len(mapped)
+        counters.answers[200] += 1
+        return batch.response(mapped)
 
     return app
 
@@ -105,31 +147,16 @@ def build_app(mapper: Mapper, *, token: str | None = None, limits: Limits | None
 def _authorise(request: Request, token: str | None) -> None:
     given = request.headers.get("authorization", "")
     if token is not None and not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
-        raise Refused(
-            401, "A token is needed: Authorization: Bearer TOKEN.", WWW_Authenticate="Bearer"
+        raise RequestError(
+            401, "A token is needed: Authorization: Bearer TOKEN.", {"WWW-Authenticate": "Bearer"}
         )
 
 
-def _media(request: Request) -> str:
+def _media_type(request: Request) -> str:
     media = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if media != JSON and media not in SAFETENSORS:
-        raise Refused(415, f"Send {JSON} or {SAFETENSORS[0]}, not {media or 'nothing named'!r}.")
+        raise RequestError(415, f"Send {JSON} or {SAFETENSORS[0]}, not {media or 'no type'!r}.")
     return media
-
-
-async def _body(request: Request, limits: Limits) -> bytes:
-    """Read a body without ever holding more than the limit."""
-    too_large = Refused(413, f"A body may have {limits.body_bytes:,} bytes; send smaller batches.")
-    announced = request.headers.get("content-length", "0")
-    if announced.isdigit() and int(announced) > limits.body_bytes:
-        raise too_large
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > limits.body_bytes:
-            raise too_large
-        parts.append(part)
-    return b"".join(parts)
 
 
 @dataclass(frozen=True)
@@ -139,24 +166,27 @@ class _Batch:
     metadata: dict[str, str] | None
     media: str
 
-    def answer(self, moved: np.ndarray) -> Response:
+    def response(self, mapped: np.ndarray) -> Response:
+        """Return mapped prompts in the type that the request came in."""
         if self.media == JSON:
             ids = {} if self.users is None else {"user_ids": self.users}
-            return JSONResponse(ids | {"vectors": moved.tolist()})
+            return JSONResponse(ids | {"vectors": mapped.tolist()})
         from safetensors.numpy import save
 
-        return Response(save({"vectors": moved}, self.metadata), media_type=SAFETENSORS[0])
+        return Response(save({"vectors": mapped}, self.metadata), media_type=SAFETENSORS[0])
 
 
 def _parse(body: bytes, media: str, limits: Limits) -> _Batch:
     try:
         batch = _from_json(body) if media == JSON else _from_safetensors(body, media)
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
-        raise Refused(422, f"The body cannot be read as prompts: {str(error)[:200]}") from error
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise RequestError(
+            422, f"The body cannot be read as prompts: {str(error)[:200]}"
+        ) from error
     if len(batch.vectors) > limits.users:
-        raise Refused(413, f"A batch may have {limits.users:,} users; send smaller ones.")
+        raise RequestError(413, f"A batch may have {limits.users:,} users; send smaller ones.")
     if batch.users is not None and len(batch.users) != len(batch.vectors):
-        raise Refused(
+        raise RequestError(
             422, f"{len(batch.users)} user ids came for {len(batch.vectors)} prompts; send as many."
         )
     return batch
@@ -180,29 +210,23 @@ def _from_safetensors(body: bytes, media: str) -> _Batch:
         vectors = load(body)["vectors"]
     except SafetensorError as error:
         raise ValueError(str(error)) from error
+    # The library has checked the header, but gives metadata of files only.
     length = int.from_bytes(body[:8], "little")
     metadata = json.loads(body[8 : 8 + length]).get("__metadata__")
     return _Batch(vectors, None, metadata, media)
 
 
-def _checked(mapper: Mapper, vectors: np.ndarray) -> np.ndarray:
-    try:
-        return mapper.check(vectors)
-    except MigrationError as error:
-        raise Refused(422, str(error)) from error
-
-
-def prometheus(figures: Figures, limits: Limits) -> str:
-    """Return the figures in Prometheus' text format."""
+def prometheus(counters: ServerMetrics, limits: Limits) -> str:
+    """Return the counters in Prometheus' text format."""
     lines = ["# TYPE puma_requests_total counter"]
     lines += [
         f'puma_requests_total{{status="{status}"}} {count}'
-        for status, count in sorted(figures.answers.items())
+        for status, count in sorted(counters.answers.items())
     ]
     for name, kind, value in (
-        ("puma_users_migrated_total", "counter", figures.users),
-        ("puma_adapter_seconds_total", "counter", figures.seconds),
-        ("puma_requests_waiting", "gauge", figures.waiting),
+        ("puma_users_migrated_total", "counter", counters.users),
+        ("puma_adapter_seconds_total", "counter", counters.seconds),
+        ("puma_requests_waiting", "gauge", counters.waiting),
         ("puma_requests_waiting_limit", "gauge", limits.waiting),
     ):
         lines += [f"# TYPE {name} {kind}", f"{name} {value}"]

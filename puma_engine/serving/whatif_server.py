@@ -1,49 +1,54 @@
-"""The warm process: `python -m puma_engine.serving.whatif_server <workspace> <idle seconds> [run ...]`.
+"""The what-if process: `python -m puma_engine.serving.whatif_server <workspace> <idle seconds> [run ...]`.
 
-It answers one question after the other and keeps the runs that were asked about last.
+It serves HTTP on a Unix socket in the workspace, one prediction after the other:
+POST /v1/predict {"run", "user", "title"} and /v1/load {"runs": [...]}.
 """
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import functools
+import json
 import logging
-import signal
 import socket
 import sys
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import uvicorn
+from fastapi import Request
 
 from puma_engine.errors import JobError, PumaError
 from puma_engine.pipeline.predicting import Predictor
 from puma_engine.pipeline.stage import PROMPT_KINDS, find
-from puma_engine.serving.whatif_protocol import address, lock_path, receive, send, socket_path
+from puma_engine.serving.http import RequestError, new_app, read_body
+from puma_engine.serving.whatif import lock_path, socket_address, socket_path
 from puma_engine.store import Workspace, locks
 
-MOST_RUNS = 4
-# A connection that says nothing for so long is dropped, so that others get their turn.
-SILENT_SECONDS = 5.0
-LOOK_SECONDS = 5.0
+MAX_RUNS = 4
+MAX_BODY_BYTES = 1 << 16
+POLL_SECONDS = 0.2
 _log = logging.getLogger("puma_engine.serving")
 
 
-class Kept:
-    """The predictors that were used last, at most so many."""
+class PredictorCache:
+    """The predictors that were used last, at most `max_runs`."""
 
-    def __init__(self, ws: Workspace, most: int = MOST_RUNS) -> None:
-        self.ws, self.most = ws, most
+    def __init__(self, ws: Workspace, max_runs: int = MAX_RUNS) -> None:
+        self.ws, self.max_runs = ws, max_runs
         self._predictors: OrderedDict[tuple[str, str | None], Predictor] = OrderedDict()
 
     def predictor(self, run_id: str) -> Predictor:
-        """Return the predictor of a run, loading it if needed."""
+        """Return the predictor of a run, loaded if needed. Raises PumaError."""
         run = find(self.ws, run_id, *PROMPT_KINDS)
         # A run that was deleted and done again has the same id and another time.
         key = (run.id, run.finished)
         if key not in self._predictors:
-            while len(self._predictors) >= self.most:
+            while len(self._predictors) >= self.max_runs:
                 self._predictors.popitem(last=False)
             started = time.perf_counter()
             self._predictors[key] = Predictor(self.ws, run)
@@ -52,104 +57,115 @@ class Kept:
         return self._predictors[key]
 
     def clear(self) -> None:
-        """Forget all, as after a lack of memory."""
+        """Drop all predictors, as after a lack of memory."""
         self._predictors.clear()
 
 
-def answer(kept: Kept, message: dict[str, Any]) -> dict[str, Any]:
-    """Return the reply to one message; whatever goes wrong is a reply too."""
+class WhatIfService:
+    """The routes of the process, and the time since it was used."""
+
+    def __init__(self, ws: Workspace) -> None:
+        self.predictors = PredictorCache(ws)
+        self._lock = asyncio.Lock()
+        self._last_use = time.monotonic()
+        self.app = new_app("PUMA what-if")
+        self.app.post("/v1/predict")(self.predict)
+        self.app.post("/v1/load")(self.load)
+
+    async def predict(self, request: Request) -> dict[str, Any]:
+        """Answer {"run", "user", "title"} with the fields of a Prediction."""
+        body = await _json_object(request)
+        run, user, title = _texts([body.get(name) for name in ("run", "user", "title")])
+        prediction = await self._call(lambda: self.predictors.predictor(run).predict(user, title))
+        return dataclasses.asdict(prediction)
+
+    async def load(self, request: Request) -> dict[str, Any]:
+        """Load the runs of {"runs": [...]}."""
+        await self.load_runs(_texts((await _json_object(request)).get("runs")))
+        return {}
+
+    async def load_runs(self, runs: Sequence[str]) -> None:
+        """Load runs, at most as many as are held."""
+        for run in runs[:MAX_RUNS]:
+            await self._call(functools.partial(self.predictors.predictor, run))
+
+    def idle_seconds(self) -> float:
+        """Return the seconds since the last use; 0 while a request is in work."""
+        return 0.0 if self._lock.locked() else time.monotonic() - self._last_use
+
+    async def _call(self, function: Callable[[], Any]) -> Any:
+        """Call a function in a thread, one at a time; turn what it raises into a RequestError."""
+        try:
+            async with self._lock:
+                return await asyncio.to_thread(function)
+        except PumaError as error:
+            raise RequestError(422, str(error), type=type(error).__name__) from error
+        except Exception as error:  # one request that fails must not end the process
+            self.predictors.clear()
+            traceback.print_exc()
+            text = f"The prediction failed ({type(error).__name__}: {error}); read the log."
+            raise RequestError(500, text, type=JobError.__name__) from error
+        finally:
+            self._last_use = time.monotonic()
+
+
+async def _json_object(request: Request) -> dict[str, Any]:
     try:
-        return _answer(kept, message)
-    except PumaError as error:
-        return {"error": str(error), "type": type(error).__name__}
-    except Exception as error:  # one question that fails must not end the process
-        kept.clear()
-        traceback.print_exc()
-        text = f"The prediction failed ({type(error).__name__}: {error}); read the log."
-        return {"error": text, "type": JobError.__name__}
-
-
-def _answer(kept: Kept, message: dict[str, Any]) -> dict[str, Any]:
-    what = message.get("do")
-    if what == "stop":
-        return {}
-    if what == "warm":
-        for run in _texts(message.get("runs"))[: kept.most]:
-            kept.predictor(run)
-        return {}
-    if what == "predict":
-        run, user, title = _texts([message.get(name) for name in ("run", "user", "title")])
-        return {"prediction": dataclasses.asdict(kept.predictor(run).predict(user, title))}
-    raise JobError(f"{what!r} is no question; ask predict, warm or stop.")
+        body = json.loads(await read_body(request, MAX_BODY_BYTES))
+    except (ValueError, RecursionError) as error:
+        raise RequestError(422, f"The body is no JSON ({error}); send an object.") from error
+    if not isinstance(body, dict):
+        raise RequestError(422, "The body is no JSON object; send one.")
+    return body
 
 
 def _texts(values: Any) -> list[str]:
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise JobError("A question holds run, user and title as texts.")
+        raise RequestError(422, "The body needs run, user and title, or runs, as texts.")
     return values
 
 
-@contextmanager
-def _listening(ws: Workspace) -> Iterator[socket.socket]:
-    path = socket_path(ws)
-    path.unlink(missing_ok=True)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server, address(path) as place:
-        server.bind(place)
-        server.listen(64)
-        try:
-            yield server
-        finally:
-            path.unlink(missing_ok=True)
-
-
 def serve(ws: Workspace, *, idle_seconds: float, runs: Sequence[str] = ()) -> bool:
-    """Answer until nobody has asked for idle_seconds; False if another process already does.
+    """Serve until no request came for idle_seconds; False if another process already serves.
 
-    runs: ids to load before the first question.
+    runs: ids to load before the first request.
     """
-    socket_path(ws).parent.mkdir(mode=0o700, exist_ok=True)
+    path = socket_path(ws)
+    path.parent.mkdir(mode=0o700, exist_ok=True)
     if not locks.acquire(lock_path(ws)):
         return False
-    kept = Kept(ws)
-    with _listening(ws) as server:
-        if runs:
-            answer(kept, {"do": "warm", "runs": list(runs)})
-        asked = time.monotonic()
-        server.settimeout(min(LOOK_SECONDS, idle_seconds))
-        while time.monotonic() - asked < idle_seconds and socket_path(ws).exists():
-            try:
-                connection, _ = server.accept()
-            except TimeoutError:
-                continue
-            with connection:
-                if not _serve_one(kept, connection):
-                    break
-            asked = time.monotonic()
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        with socket_address(path) as address:
+            listener.bind(address)
+        listener.listen(64)
+        try:
+            asyncio.run(_serve(ws, listener, idle_seconds, runs))
+        finally:
+            path.unlink(missing_ok=True)
     return True
 
 
-def _serve_one(kept: Kept, connection: socket.socket) -> bool:
-    """Answer one connection; return False when asked to end."""
-    connection.settimeout(SILENT_SECONDS)
-    message: dict[str, Any] = {}
-    try:
-        try:
-            message = receive(connection)
-            reply = answer(kept, message)
-        except JobError as error:
-            reply = {"error": str(error), "type": JobError.__name__}
-        send(connection, reply)
-    except OSError as error:
-        # Whoever asked has gone; nobody waits for this answer.
-        _log.info("A connection ended early: %s", error)
-    return message.get("do") != "stop"
+async def _serve(
+    ws: Workspace, listener: socket.socket, idle_seconds: float, runs: Sequence[str]
+) -> None:
+    service = WhatIfService(ws)
+    # The limit is for connections that never send the whole of their request.
+    config = uvicorn.Config(service.app, log_level="warning", timeout_graceful_shutdown=30)
+    server = uvicorn.Server(config)
+    loading = asyncio.create_task(service.load_runs(runs))
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    while not serving.done():
+        await asyncio.wait([serving], timeout=POLL_SECONDS)
+        if service.idle_seconds() >= idle_seconds or not socket_path(ws).exists():
+            server.should_exit = True
+    await asyncio.wait([loading, serving])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve a workspace until idle for long, or told to end."""
     root, idle, *runs = arguments if arguments is not None else sys.argv[1:]
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
     if not serve(Workspace.open(root), idle_seconds=float(idle), runs=runs):
         _log.info("Another process already answers")
     return 0

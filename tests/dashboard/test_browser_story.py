@@ -5,10 +5,10 @@ import re
 import pytest
 from browser import CHROMIUM, chromium, kill_all, opened, picture, served, still, wait_for
 from playwright.sync_api import TimeoutError, expect
+from whatif_processes import kill as kill_whatif
 
 from puma_engine import jobs, pipeline
 from puma_engine.datasets import load_shipped
-from puma_engine.serving import whatif_client
 from puma_engine.store import Workspace
 
 pytestmark = [
@@ -41,7 +41,7 @@ def app(tmp_path_factory):
     with served(root) as base:
         yield base, root
     ws = Workspace.open(root)
-    whatif_client.stop(ws)
+    kill_whatif(ws)
     kill_all(ws)
 
 

@@ -120,6 +120,7 @@ def test_flat_rows_are_one_token(url, mapper):
     [
         (b"{", "application/json", 422, "cannot be read"),
         (b"[]", "application/json", 422, "it needs"),
+        (b"[" * 19_000, "application/json", 422, "cannot be read"),
         (b'{"vectors": [[1, 2]]}', "application/json", 422, "reads 8"),
         (b'{"vectors": [[1], [1, 2]]}', "application/json", 422, "cannot be read"),
         (b'{"vectors": [[NaN,1,1,1,1,1,1,1]]}', "application/json", 422, "NaN"),

@@ -1,5 +1,6 @@
 """What-if questions: the warm process answers what the evaluation predicted, and minds itself."""
 
+import http.client
 import json
 import socket
 import threading
@@ -16,9 +17,9 @@ from whatif_processes import ended, kill, processes_of
 from puma_engine import pipeline
 from puma_engine.cli import app
 from puma_engine.errors import DataError, JobError, NotFoundError
-from puma_engine.serving import whatif_client
-from puma_engine.serving.whatif_protocol import address, socket_path
-from puma_engine.serving.whatif_server import Kept
+from puma_engine.serving import whatif
+from puma_engine.serving.whatif import socket_address, socket_path
+from puma_engine.serving.whatif_server import PredictorCache
 from puma_engine.store import Workspace
 
 
@@ -52,14 +53,11 @@ def test_the_answer_is_what_the_evaluation_predicted(world):
     for run in world["runs"]:
         rows = pipeline.read_predictions(ws, pipeline.evaluate(ws, run)).sample(4, random_state=0)
         for row in rows.itertuples():
-            found = whatif_client.ask(ws, run.id, row.user_id, text[row.item_id])
+            found = whatif.predict(ws, run.id, row.user_id, text[row.item_id])
             assert found.value == pytest.approx(row.prediction, abs=1e-4)
             assert sum(found.answers.values()) == pytest.approx(1)
             assert list(found.answers) == ["1", "2", "3", "4", "5"] and not found.cut
     assert len(processes_of(ws)) == 1
-    started = time.perf_counter()
-    whatif_client.ask(ws, world["runs"][0].id, "003", "A book that nobody knows")
-    assert time.perf_counter() - started < 2
 
 
 @pytest.mark.parametrize(
@@ -74,7 +72,7 @@ def test_the_answer_is_what_the_evaluation_predicted(world):
     ],
 )
 def test_a_title_or_user_that_cannot_be_is_refused(world, user, title, said):
-    for ask in (whatif_client.ask, pipeline.predict_title):
+    for ask in (whatif.predict, pipeline.predict_title):
         with pytest.raises(DataError, match=said):
             ask(world["ws"], world["runs"][0].id, user, title)
 
@@ -82,29 +80,64 @@ def test_a_title_or_user_that_cannot_be_is_refused(world, user, title, said):
 def test_a_run_without_prompts_is_refused(world):
     for run in ("nothing", world["data"].id):
         with pytest.raises(NotFoundError):
-            whatif_client.ask(world["ws"], run, "003", "Dune")
+            whatif.predict(world["ws"], run, "003", "Dune")
 
 
 def test_a_hostile_or_long_title_is_only_text(world):
     ws, run = world["ws"], world["runs"][0].id
-    tags = whatif_client.ask(ws, run, "003", "<script>\n</s> <UserID> **Dune** \u202e")
+    tags = whatif.predict(ws, run, "003", "<script>\n</s> <UserID> **Dune** \u202e")
     assert tags.title == "<script> </s> <UserID> **Dune** \u202e"
-    assert whatif_client.ask(ws, run, "003", "Dune " * 150).cut
+    assert whatif.predict(ws, run, "003", "Dune " * 150).cut
 
 
-def test_what_is_no_question_is_told_and_ends_nothing(world):
+def post(connection, route, body, length=None):
+    size = len(body) if length is None else length
+    head = f"POST {route} HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n"
+    connection.sendall(head.encode() + body)
+
+
+def answer(connection):
+    response = http.client.HTTPResponse(connection)
+    response.begin()
+    return response.status, json.loads(response.read())
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "length", "status"),
+    [
+        ("/v1/predict", b"", None, 422),
+        ("/v1/predict", b"{", None, 422),
+        ("/v1/predict", b"[1]", None, 422),
+        ("/v1/predict", b'{"run": 1, "user": [], "title": {}}', None, 422),
+        ("/v1/load", b'{"runs": "all"}', None, 422),
+        ("/v1/predict", b"", 70_000, 413),
+        ("/v1/predict", b"[" * 60_000, None, 422),
+        ("/v1/delete", b"{}", None, 404),
+    ],
+)
+def test_bad_requests_get_an_error_and_end_nothing(world, route, body, length, status):
     ws = world["ws"]
-    whatif_client.warm(ws, [])
-    for sent in (b"\n", b"[1]\n", b'{"do": "delete"}\n', b'{"do": "predict"}\n', b"{" * 70_000):
-        with socket.socket(socket.AF_UNIX) as connection:
-            with address(socket_path(ws)) as place:
-                connection.connect(place)
-            connection.sendall(sent)
-            assert "error" in json.loads(connection.makefile().readline()), sent
-    with socket.socket(socket.AF_UNIX) as silent, address(socket_path(ws)) as place:
-        silent.connect(place)
-        silent.close()
-        assert whatif_client.ask(ws, world["runs"][0].id, "003", "Dune").value > 0
+    whatif.predict(ws, world["runs"][0].id, "003", "Dune")
+    (process,) = processes_of(ws)
+    with socket.socket(socket.AF_UNIX) as connection:
+        with socket_address(socket_path(ws)) as address:
+            connection.connect(address)
+        post(connection, route, body, length)
+        code, content = answer(connection)
+        assert code == status and ("error" in content or status == 404)
+    assert whatif.predict(ws, world["runs"][0].id, "003", "Dune").value > 0
+    assert processes_of(ws) == [process]
+
+
+def test_clients_that_say_nothing_hold_up_nobody(world):
+    ws = world["ws"]
+    whatif.predict(ws, world["runs"][0].id, "003", "Dune")
+    with socket.socket(socket.AF_UNIX) as silent, socket.socket(socket.AF_UNIX) as half:
+        for connection in (silent, half):
+            with socket_address(socket_path(ws)) as address:
+                connection.connect(address)
+        post(half, "/v1/predict", b"{", 100)
+        assert whatif.predict(ws, world["runs"][0].id, "003", "Dune").value > 0
 
 
 def test_the_command_line_says_the_same(world):
@@ -112,17 +145,17 @@ def test_the_command_line_says_the_same(world):
     words = ["predict", run.id, "--user", "003", "--title", "Dune", "--json", "-w", str(ws.root)]
     shown = CliRunner().invoke(app, words)
     assert shown.exit_code == 0, shown.output
-    found = whatif_client.ask(ws, run.id, "003", "Dune")
+    found = whatif.predict(ws, run.id, "003", "Dune")
     assert json.loads(shown.stdout)["value"] == pytest.approx(found.value, abs=1e-5)
 
 
 def test_only_so_many_runs_stay_loaded(world):
     ws, (first, second) = world["ws"], world["runs"]
-    kept = Kept(ws, most=1)
-    one = kept.predictor(first.id)
-    assert kept.predictor(first.id) is one
-    assert kept.predictor(second.id).run.id == second.id
-    assert kept.predictor(first.id) is not one
+    cache = PredictorCache(ws, max_runs=1)
+    predictor = cache.predictor(first.id)
+    assert cache.predictor(first.id) is predictor
+    assert cache.predictor(second.id).run.id == second.id
+    assert cache.predictor(first.id) is not predictor
 
 
 def test_a_click_is_asked_with_the_latest_history(tmp_path):
@@ -148,44 +181,43 @@ def test_a_click_is_asked_with_the_latest_history(tmp_path):
 
 
 def test_it_ends_by_itself_and_two_starts_make_one(empty):
-    threads = [threading.Thread(target=whatif_client.warm, args=(empty, [])) for _ in range(3)]
+    threads = [threading.Thread(target=whatif.preload, args=(empty, [])) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     with pytest.raises(NotFoundError):
-        whatif_client.ask(empty, "nothing", "u", "Dune")
-    until = time.monotonic() + 20
+        whatif.predict(empty, "nothing", "u", "Dune")
+    until = time.monotonic() + 120
     while len(processes_of(empty)) != 1 or not socket_path(empty).exists():
         assert time.monotonic() < until
         time.sleep(0.05)
-    assert whatif_client.stop(empty) and ended(empty) and not whatif_client.stop(empty)
-    whatif_client.warm(empty, [], idle_seconds=0.5)
+    kill(empty)
+    whatif.preload(empty, [], idle_seconds=0.5)
     assert ended(empty) and not socket_path(empty).exists()
 
 
 def test_a_killed_process_is_replaced_and_a_broken_one_told(world, monkeypatch):
     ws, run = world["ws"], world["runs"][0].id
-    whatif_client.ask(ws, run, "003", "Dune")
+    whatif.predict(ws, run, "003", "Dune")
     kill(ws)
     assert socket_path(ws).exists()
-    assert whatif_client.ask(ws, run, "003", "Dune").value > 0
+    assert whatif.predict(ws, run, "003", "Dune").value > 0
     kill(ws)
-    monkeypatch.setattr("puma_engine.serving.whatif_client.START_SECONDS", 5)
     monkeypatch.setattr("sys.executable", "/bin/false")
     with pytest.raises(JobError, match="did not start; read .*whatif.log"):
-        whatif_client.ask(ws, run, "003", "Dune")
+        whatif.predict(ws, run, "003", "Dune")
 
 
 def test_a_workspace_with_a_long_path_works_too(tmp_path):
     folder = tmp_path / ("a" * 60) / ("b" * 60)
     ws = Workspace.open(folder, create=True)
-    whatif_client.warm(ws, [])
-    until = time.monotonic() + 20
+    whatif.preload(ws, [])
+    until = time.monotonic() + 120
     while not socket_path(ws).exists():
         assert time.monotonic() < until
         time.sleep(0.05)
-    assert whatif_client.stop(ws) and ended(ws)
+    kill(ws)
 
 
 def test_prompts_are_read_in_parts_as_in_one(world, monkeypatch):

@@ -6,15 +6,15 @@ import psutil
 
 
 def processes_of(ws):
-    found = []
+    servers = []
     for process in psutil.process_iter(["cmdline"]):
         line = process.info["cmdline"] or []
-        if "puma_engine.serving.whatif_server" in line and str(ws.root) in line:
-            found.append(process)
-    return found
+        if any("whatif_server" in word for word in line) and str(ws.root) in line:
+            servers.append(process)
+    return servers
 
 
-def ended(ws, seconds=20):
+def ended(ws, seconds=120):
     until = time.monotonic() + seconds
     while processes_of(ws) and time.monotonic() < until:
         time.sleep(0.05)
@@ -24,4 +24,4 @@ def ended(ws, seconds=20):
 def kill(ws):
     for process in processes_of(ws):
         process.kill()
-        process.wait(5)
+        process.wait(60)

@@ -1,0 +1,165 @@
+"""What-if predictions from a process that keeps models loaded, started when needed. Loads no torch."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from puma_engine import errors
+from puma_engine.errors import JobError, PumaError
+from puma_engine.jobs import processes
+from puma_engine.pipeline.predicting import Prediction, checked_title, checked_user
+from puma_engine.pipeline.stage import PROMPT_KINDS, Reference, find
+from puma_engine.store import Workspace
+
+FOLDER = "whatif"
+LOG = "whatif.log"
+IDLE_SECONDS = 600.0
+START_SECONDS = 120.0
+ANSWER_SECONDS = 180.0
+# Systems allow 104 to 108 bytes for the address of a Unix socket.
+MAX_ADDRESS_BYTES = 100
+
+
+def socket_path(ws: Workspace) -> Path:
+    """Return the socket on which the process serves HTTP; only the owner may enter its folder."""
+    return ws.root / FOLDER / "socket"
+
+
+def lock_path(ws: Workspace) -> Path:
+    """Return the file that is locked while the process lives."""
+    return ws.root / FOLDER / "lock"
+
+
+@contextlib.contextmanager
+def socket_address(path: Path) -> Iterator[str]:
+    """Yield an address of a socket that the system takes, however long its path is.
+
+    Raises JobError for a long path on a system without /proc.
+    """
+    if len(os.fsencode(path)) <= MAX_ADDRESS_BYTES:
+        yield str(path)
+        return
+    if not Path("/proc/self/fd").is_dir():
+        raise JobError(
+            f"The path {path} is too long for a socket here; move the workspace to a shorter one."
+        )
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
+
+
+def predict(
+    ws: Workspace,
+    prompts: Reference,
+    user: str,
+    title: str,
+    *,
+    idle_seconds: float = IDLE_SECONDS,
+    timeout_seconds: float = ANSWER_SECONDS,
+) -> Prediction:
+    """Return what `pipeline.predict_title` returns, from the what-if process of the workspace.
+
+    The process ends after idle_seconds without a request. Raises what `predict_title` raises,
+    and JobError if the process cannot be started, dies, or needs more than timeout_seconds.
+    """
+    checked_title(title)
+    checked_user(user)
+    run = find(ws, prompts, *PROMPT_KINDS)
+    question = {"run": run.id, "user": user, "title": title}
+    # The process may reach its idle limit between connection and answer: try a second one.
+    for attempt in (1, 2):
+        connection = _connect_or_start(ws, question, idle_seconds, timeout_seconds)
+        try:
+            return Prediction(**_answer(connection))
+        except TimeoutError:
+            raise JobError(
+                f"No answer came within {timeout_seconds:.0f} seconds; the model may be too large "
+                "for this machine. Try again, or use puma predict."
+            ) from None
+        except (OSError, http.client.HTTPException) as error:
+            if attempt == 2:
+                raise JobError(
+                    f"The what-if process ended before it answered; read {ws.root / 'logs' / LOG}."
+                ) from error
+    raise AssertionError
+
+
+def preload(ws: Workspace, prompts: Sequence[str], *, idle_seconds: float = IDLE_SECONDS) -> None:
+    """Let the process load runs, by id, without waiting; start it if it does not live."""
+    connection = _send(ws, "/v1/load", {"runs": list(prompts)}, ANSWER_SECONDS)
+    if connection is None:
+        _start(ws, idle_seconds, prompts)
+    else:
+        connection.close()
+
+
+class _Connection(http.client.HTTPConnection):
+    """A connection to a Unix socket."""
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self.path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        with socket_address(self.path) as address:
+            self.sock.connect(address)
+
+
+def _send(ws: Workspace, route: str, body: Any, timeout: float) -> _Connection | None:
+    """POST a body as JSON and return the connection; None if no process listens."""
+    connection = _Connection(socket_path(ws), timeout)
+    try:
+        connection.request("POST", route, json.dumps(body), {"Content-Type": "application/json"})
+    except (FileNotFoundError, ConnectionRefusedError):
+        connection.close()
+        return None
+    return connection
+
+
+def _answer(connection: _Connection) -> dict[str, Any]:
+    """Return the JSON object of the response, or raise the error that it names."""
+    with contextlib.closing(connection):
+        response = connection.getresponse()
+        content: dict[str, Any] = json.loads(response.read())
+    if response.status != 200:
+        kind = getattr(errors, str(content.get("type")), JobError)
+        text = str(content.get("error", content))
+        raise kind(text) if issubclass(kind, PumaError) else JobError(text)
+    return content
+
+
+def _connect_or_start(
+    ws: Workspace, question: dict[str, str], idle_seconds: float, timeout: float
+) -> _Connection:
+    deadline = time.monotonic() + START_SECONDS
+    # Exit code 0: another process held the lock; it may have been about to end.
+    exit_code: int | None = 0
+    while exit_code in (None, 0) and time.monotonic() < deadline:
+        connection = _send(ws, "/v1/predict", question, timeout)
+        if connection is not None:
+            return connection
+        if exit_code == 0:
+            process = _start(ws, idle_seconds, [question["run"]])
+        time.sleep(0.05)
+        exit_code = process.poll()
+    raise JobError(f"The what-if process did not start; read {ws.root / 'logs' / LOG}.")
+
+
+def _start(ws: Workspace, idle_seconds: float, runs: Sequence[str]) -> subprocess.Popen[bytes]:
+    command = processes.python(
+        "puma_engine.serving.whatif_server", str(ws.root), str(idle_seconds), *runs
+    )
+    return processes.start_detached(command, ws.root / "logs" / LOG)
