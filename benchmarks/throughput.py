@@ -40,9 +40,9 @@ from puma_engine.datasets import Dataset, load_shipped
 from puma_engine.defaults import ADAPTER
 from puma_engine.errors import Cancelled
 from puma_engine.migration.adapter import Adapter
-from puma_engine.migration.adapter_training import AdaptedPrompts, AdapterTraining
+from puma_engine.migration.adapter_training import AdaptedPrompts
 from puma_engine.prompts.examples import Examples, Prompts, ReaderData, predict_examples, reader_for
-from puma_engine.prompts.tuning import PromptEmbedding, PromptFitting, make_head
+from puma_engine.prompts.tuning import PromptEmbedding, PromptTuningModule, make_head
 from puma_engine.training import distributed
 from puma_engine.training.loop import Progress, resolve_device, train
 
@@ -151,12 +151,12 @@ def rate_of(stage: str, way: Way, batch: int, users: int, seconds: float) -> flo
         width, config = adapter_shape(backbone)
         sources = torch.randn(users, 1, width, generator=generator)
         network = Adapter(width, backbone.width, config, generator=generator)
-        module = AdapterTraining(way.data, AdaptedPrompts(sources, network), head).to(
+        module = PromptTuningModule(way.data, AdaptedPrompts(sources, network), head).to(
             backbone.device
         )
         return training_rate(module, way, batch, seconds)
     base = torch.rand(1, 1, backbone.width, generator=generator) * 0.2 - 0.1
-    fitting = PromptFitting(way.data, PromptEmbedding(base, users), head).to(backbone.device)
+    fitting = PromptTuningModule(way.data, PromptEmbedding(base, users), head).to(backbone.device)
     if stage == "prompts":
         return training_rate(fitting, way, batch, seconds)
     return evaluation_rate(fitting.prompts, head, way)

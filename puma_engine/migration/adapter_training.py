@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,33 +16,42 @@ from puma_engine.config import AdapterConfig, TrainingConfig
 from puma_engine.datasets import Dataset
 from puma_engine.defaults import EARLY_STOPPING_USERS
 from puma_engine.errors import MigrationError
-from puma_engine.migration.adapter import Adapter, adapter_tensors, apply_adapter, input_scaling
-from puma_engine.prompts.examples import ReaderData, reader_for
+from puma_engine.migration.adapter import (
+    Adapter,
+    adapter_tensors,
+    apply_adapter,
+    input_scaling,
+)
+from puma_engine.prompts.examples import reader_for
 from puma_engine.prompts.item_prompts import ItemPrompts, join_items
 from puma_engine.prompts.table import PromptTable
-from puma_engine.prompts.tuning import PromptTuningModule, SlotPart, head_tensors, make_head
-from puma_engine.training.loop import Progress, TrainingResult, train
+from puma_engine.prompts.tuning import (
+    FitResult,
+    PromptModule,
+    PromptTuningModule,
+    head_tensors,
+    make_head,
+)
+from puma_engine.training.loop import Progress, train
 
 Missing = Literal["mean", "drop"]
 
 
 @dataclass(frozen=True)
-class Migrated:
-    """The target's prompt table, the adapter that made it, and how its training went.
+class MigrationResult(FitResult):
+    """The target's prompt table, how the training went, and the adapter that made the table.
 
-    flops: as `ReaderData.flops` counts them.
+    adapter_tensors, adapter_meta: as `load_adapter` takes them; item_adapter: the tensors of the
+    adapter of item prompts, or None.
     """
 
-    table: PromptTable
     adapter_tensors: dict[str, np.ndarray]
     adapter_meta: dict[str, Any]
-    result: TrainingResult
-    flops: float
     item_adapter: dict[str, np.ndarray] | None = None
 
 
-class AdaptedPrompts(SlotPart):
-    """An adapter over the rows of a table of prompts [n, l, d_in]."""
+class AdaptedPrompts(PromptModule):
+    """Prompts that an adapter maps from source prompts [n, l, d_in], which are not trained."""
 
     def __init__(self, sources: Tensor, adapter: Adapter) -> None:
         super().__init__()
@@ -56,48 +64,12 @@ class AdaptedPrompts(SlotPart):
         self.adapter = adapter
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Mapped prompts [B, l, d_out] of row numbers [B]."""
+        """Mapped prompts [B, l, d_out] of row numbers [B]; in training, noise is added before."""
         sources = self.sources[rows.to(self.sources.device, non_blocking=True)]
         if self.training and self.adapter.config.noise:
             sources = sources + self.noise * torch.randn_like(sources)
         mapped: Tensor = self.adapter(sources)
         return mapped
-
-
-class AdapterTraining(PromptTuningModule[AdaptedPrompts]):
-    """Trains adapters on the target's task loss; prompts stay as they are."""
-
-
-def join_sources(
-    sources: Sequence[PromptTable], *, missing: Missing = "mean"
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Put several sources side by side by user id.
-
-    Returns user ids [n] (sorted), vectors [n, l, sum of d], and complete [n], True for users
-    that every source has. A user whom some source lacks gets that source's mean prompt
-    (missing="mean") or is left out (missing="drop").
-    """
-    if not sources:
-        raise MigrationError("A migration needs at least one source prompt table; none came.")
-    lengths = {source.tokens for source in sources}
-    if len(lengths) > 1:
-        raise MigrationError(
-            f"The sources have soft prompts of {sorted(lengths)} tokens; only equal lengths can be joined."
-        )
-    everyone = np.array(sorted(set().union(*(source.user_ids.tolist() for source in sources))))
-    rows = [source.rows_of(everyone) for source in sources]
-    complete = np.all([row >= 0 for row in rows], axis=0)
-    if not complete.any():
-        raise MigrationError("No user is in every source; check that the sources share user ids.")
-    parts = []
-    for source, row in zip(sources, rows, strict=True):
-        part = source.vectors[np.maximum(row, 0)].copy()
-        part[row < 0] = source.vectors.mean(axis=0)
-        parts.append(part)
-    vectors = np.concatenate(parts, axis=2)
-    if missing == "drop":
-        return everyone[complete], vectors[complete], complete[complete]
-    return everyone, vectors, complete
 
 
 def train_migration(
@@ -114,25 +86,42 @@ def train_migration(
     checkpoint_dir: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
     should_cancel: Callable[[], bool] | None = None,
-) -> Migrated:
-    """Train an adapter on `users` (None: all) and migrate every user of the sources.
+) -> MigrationResult:
+    """Train an adapter on the target's task loss, then map the prompts of all source users.
 
     One source is the paper's single migration (and each hop of a chain), several are its
-    aggregation. Only users whom every source and the data set have train the adapter. Where not
-    all are chosen, validation rows of `judges` other users pick the epoch, since the adapter is
-    made for users it never saw (of chosen ones where others are too few); else everybody's own
-    do. The head starts from the first source's. Raises MigrationError, DataError, Cancelled.
+    aggregation. users: who trains the adapter (None: all whom every source and the data set have).
+    early_stopping_users: how many users outside `users` choose the epoch by their validation rows,
+    see `choose_early_stopping_users`; without such users the training users do. missing: see
+    `join_sources`. Item prompts of the sources get an adapter of their own. The head starts from the
+    first source's. Raises MigrationError, DataError, Cancelled and CheckpointError.
     """
     user_ids, vectors, complete = join_sources(sources, missing=missing)
-    usable = np.intersect1d(user_ids[complete], dataset.users)
-    chosen = _training_users(usable, users)
-    judging = _judges(chosen, usable, dataset, early_stopping_users, training.seed)
-    seen = np.union1d(chosen, judging)
-    own = dataset.for_users(seen)
-    data = reader_for(target, own, template, seen, chosen, judging)
-    # Both are sorted, and every user seen is among user_ids.
-    inputs = vectors[np.searchsorted(user_ids, seen)]
-    module = _start(data, own, sources, vectors, inputs, target, adapter, training.seed)
+    available = np.intersect1d(user_ids[complete], dataset.users)
+    trained = _check_training_users(available, users)
+    stopping = choose_early_stopping_users(
+        trained, available, dataset, early_stopping_users, training.seed
+    )
+    read = np.union1d(trained, stopping)
+    subset = dataset.for_users(read)
+    data = reader_for(target, subset, template, read, trained, stopping)
+
+    generator = torch.Generator().manual_seed(training.seed)
+    widths = [source.width for source in sources]
+    network = new_adapter(vectors, widths, target, adapter, generator)
+    head = make_head(data.task, data.train, generator, sources[0].head)
+    # user_ids are sorted, and every user of `read` is among them.
+    inputs = torch.from_numpy(vectors[np.searchsorted(user_ids, read)])
+    item_tables = [source.items for source in sources if source.items is not None]
+    items = None
+    if item_tables:
+        item_vectors = join_items(item_tables, subset.items["item_id"].to_numpy())
+        widths = [table.other.shape[1] for table in item_tables]
+        item_network = new_adapter(item_vectors, widths, target, adapter, generator)
+        items = AdaptedPrompts(torch.from_numpy(item_vectors), item_network)
+    module = PromptTuningModule(data, AdaptedPrompts(inputs, network), head, items)
+    module = module.to(target.device)
+
     torch.manual_seed(training.seed)
     result = train(
         module,
@@ -145,75 +134,88 @@ def train_migration(
         should_cancel=should_cancel,
         stage="training the adapter",
     )
+
+    item_prompts, item_adapter = None, None
+    if items is not None:
+        ids = np.unique(np.concatenate([table.item_ids for table in item_tables]))
+        mapped = apply_adapter(items.adapter, join_items(item_tables, ids))
+        item_prompts = ItemPrompts(ids, mapped[:-1], mapped[-1])
+        item_adapter = adapter_tensors(items.adapter)
     names = {"backbone": target.info.spec, "template": template, "dataset": dataset.name}
-    counts = {"users_trained": len(chosen), "users_filled": int((~complete).sum())}
-    mapped = apply_adapter(module.users.adapter, vectors)
-    table = PromptTable(user_ids, mapped, meta=names | counts)
-    return _finished(sources, table, module, result)
+    counts = {"users_trained": len(trained), "users_filled": int((~complete).sum())}
+    mapped = apply_adapter(network, vectors)
+    table = PromptTable(user_ids, mapped, head_tensors(head), names | counts, item_prompts)
+    return MigrationResult(
+        table,
+        result,
+        flops=data.flops(table.read_tokens, result.examples, len(result.history)),
+        adapter_tensors=adapter_tensors(network),
+        adapter_meta={"d_in": network.d_in, "d_out": network.d_out, **network.config.to_dict()},
+        item_adapter=item_adapter,
+    )
 
 
-def _start(
-    data: ReaderData,
-    dataset: Dataset,
-    sources: Sequence[PromptTable],
-    everyone: np.ndarray,
-    inputs: np.ndarray,
-    target: FrozenBackbone,
-    adapter: AdapterConfig | None,
-    seed: int,
-) -> AdapterTraining:
-    """Adapters and head before the first step.
+def join_sources(
+    sources: Sequence[PromptTable], *, missing: Missing = "mean"
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Concatenate the prompts of several sources along the width, joined by user id.
 
-    inputs [n, l, d_in]: source prompts of the users who take part, of everyone's [m, l, d_in].
+    Returns user ids [n] (sorted), vectors [n, l, sum of d], and complete [n], True for users
+    that every source has. A user whom a source lacks gets that source's mean prompt
+    (missing="mean") or is left out (missing="drop"). Raises MigrationError without sources, for
+    sources of different prompt lengths, and if no user is in all of them.
     """
-    generator = torch.Generator().manual_seed(seed)
-    widths = [source.width for source in sources]
-    network = _network(everyone, widths, target, adapter, generator)
-    head = make_head(data.task, data.train, generator, sources[0].head)
-    items = _item_mapping(sources, dataset, target, adapter, generator)
-    users = AdaptedPrompts(torch.from_numpy(inputs), network)
-    return AdapterTraining(data, users, head, items).to(target.device)
+    if not sources:
+        raise MigrationError("A migration needs at least one source prompt table; none came.")
+    lengths = {source.tokens for source in sources}
+    if len(lengths) > 1:
+        raise MigrationError(
+            f"The sources have soft prompts of {sorted(lengths)} tokens; only equal lengths can be joined."
+        )
+    users = np.array(sorted(set().union(*(source.user_ids.tolist() for source in sources))))
+    rows = [source.rows_of(users) for source in sources]
+    complete = np.all([row >= 0 for row in rows], axis=0)
+    if not complete.any():
+        raise MigrationError("No user is in every source; check that the sources share user ids.")
+    parts = []
+    for source, row in zip(sources, rows, strict=True):
+        part = source.vectors[np.maximum(row, 0)].copy()
+        part[row < 0] = source.vectors.mean(axis=0)
+        parts.append(part)
+    vectors = np.concatenate(parts, axis=2)
+    if missing == "drop":
+        return users[complete], vectors[complete], complete[complete]
+    return users, vectors, complete
 
 
-def _finished(
-    sources: Sequence[PromptTable],
-    mapped: PromptTable,
-    module: AdapterTraining,
-    result: TrainingResult,
-) -> Migrated:
-    items, network = _mapped_items(sources, module.items), module.users.adapter
-    table = dataclasses.replace(mapped, head=head_tensors(module.head), items=items)
-    meta = {"d_in": network.d_in, "d_out": network.d_out, **network.config.to_dict()}
-    item_adapter = None if module.items is None else adapter_tensors(module.items.adapter)
-    flops = module.data.flops(table.read_tokens, result.examples, len(result.history))
-    return Migrated(table, adapter_tensors(network), meta, result, flops, item_adapter)
+def choose_early_stopping_users(
+    trained: np.ndarray, available: np.ndarray, dataset: Dataset, count: int, seed: int
+) -> np.ndarray:
+    """Draw the users whose validation rows choose the epoch, [at most count].
+
+    An adapter serves users that it was not trained on, so users outside `trained` come first, and
+    trained users fill up. If all available users are trained, all of them choose the epoch.
+    """
+    others = np.setdiff1d(available, trained)
+    if not len(others):
+        return trained
+    with_rows = dataset.rows("validation")["user_id"].unique()
+    generator = np.random.default_rng([seed, 1])
+    parts = [generator.permutation(np.intersect1d(ids, with_rows)) for ids in (others, trained)]
+    return np.concatenate(parts)[:count]
 
 
-def _item_mapping(
-    sources: Sequence[PromptTable],
-    dataset: Dataset,
-    target: FrozenBackbone,
-    config: AdapterConfig | None,
-    generator: torch.Generator,
-) -> AdaptedPrompts | None:
-    """An adapter for the items' prompts, if a source has any."""
-    ids = dataset.items["item_id"].to_numpy()
-    vectors = join_items([source.items for source in sources], ids)
-    if vectors is None:
-        return None
-    widths = [source.items.other.shape[1] for source in sources if source.items is not None]
-    network = _network(vectors, widths, target, config, generator)
-    return AdaptedPrompts(torch.from_numpy(vectors), network)
-
-
-def _network(
+def new_adapter(
     vectors: np.ndarray,
     widths: Sequence[int],
     target: FrozenBackbone,
     config: AdapterConfig | None,
     generator: torch.Generator,
 ) -> Adapter:
-    """A new adapter for prompts [n, l, sum of widths]."""
+    """Draw an adapter, and set its input scaling and norm bound from prompts and target.
+
+    vectors: [n, l, sum of widths], source prompts side by side; widths: of each source.
+    """
     network = Adapter(vectors.shape[2], target.width, config, generator=generator)
     ratio = network.config.max_mean_to_std
     scaling = input_scaling(vectors, widths, ratio) if ratio else None
@@ -224,44 +226,20 @@ def _network(
     return network
 
 
-def _mapped_items(
-    sources: Sequence[PromptTable], mapping: AdaptedPrompts | None
-) -> ItemPrompts | None:
-    if mapping is None:
-        return None
-    own = [source.items for source in sources if source.items is not None]
-    ids = np.unique(np.concatenate([items.item_ids for items in own]))
-    vectors = join_items(own, ids)
-    assert vectors is not None
-    mapped = apply_adapter(mapping.adapter, vectors)
-    return ItemPrompts(ids, mapped[:-1], mapped[-1])
-
-
-def _training_users(usable: np.ndarray, users: Sequence[str] | np.ndarray | None) -> np.ndarray:
+def _check_training_users(
+    available: np.ndarray, users: Sequence[str] | np.ndarray | None
+) -> np.ndarray:
     if users is None:
-        if not len(usable):
+        if not len(available):
             raise MigrationError(
                 "None of the source's users is in the data set; check the user ids."
             )
-        return usable
-    wanted = np.unique(np.asarray(users, dtype=str))
-    lost = np.setdiff1d(wanted, usable)
-    if len(lost):
+        return available
+    chosen = np.unique(np.asarray(users, dtype=str))
+    missing = np.setdiff1d(chosen, available)
+    if len(missing):
         raise MigrationError(
-            f"{len(lost)} of the {len(wanted)} chosen users are missing from a source or from the data set "
-            f"(first: {str(lost[0])!r}); choose among the {len(usable)} that are in all."
+            f"{len(missing)} of the {len(chosen)} chosen users are missing from a source or from the data set "
+            f"(first: {str(missing[0])!r}); choose among the {len(available)} that are in all."
         )
-    return wanted
-
-
-def _judges(
-    chosen: np.ndarray, usable: np.ndarray, dataset: Dataset, count: int, seed: int
-) -> np.ndarray:
-    """Users who pick the epoch: others before chosen ones; all if there is nobody else."""
-    others = np.setdiff1d(usable, chosen)
-    if not len(others):
-        return chosen
-    checked = dataset.rows("validation")["user_id"].unique()
-    generator = np.random.default_rng([seed, 1])
-    parts = [generator.permutation(np.intersect1d(who, checked)) for who in (others, chosen)]
-    return np.concatenate(parts)[:count]
+    return chosen

@@ -37,8 +37,7 @@ from puma_engine.training.device import CpuContention
 if TYPE_CHECKING:
     from puma_engine.backbone import FrozenBackbone
     from puma_engine.datasets import Dataset
-    from puma_engine.migration.adapter_training import Migrated
-    from puma_engine.prompts.tuning import Fitted
+    from puma_engine.prompts.tuning import FitResult
 
 Way = Literal["migration", "retraining"]
 STEPS, EPOCHS, LEAST_ROWS = 20, 2, 2048
@@ -175,7 +174,7 @@ def _train(
     part: Dataset,
     progress: ProgressCallback | None,
     should_cancel: CancelCheck | None,
-) -> Fitted | Migrated:
+) -> FitResult:
     from puma_engine.migration.adapter_training import train_migration
     from puma_engine.prompts.table import PromptTable
     from puma_engine.prompts.tuning import fit_prompts

@@ -28,7 +28,7 @@ from puma_engine.store import Run, Workspace
 if TYPE_CHECKING:
     from puma_engine.backbone import FrozenBackbone
     from puma_engine.datasets import Dataset
-    from puma_engine.prompts.tuning import Fitted
+    from puma_engine.prompts.tuning import FitResult
 
 Role = Literal["source", "retrained", "random"]
 ROLES = ("source", "retrained", "random")
@@ -115,7 +115,7 @@ def _fit(
     folder: Path,
     progress: ProgressCallback | None,
     should_cancel: CancelCheck | None,
-) -> Fitted:
+) -> FitResult:
     from puma_engine.prompts import tuning as engine
 
     return engine.fit_prompts(
@@ -131,7 +131,7 @@ def _fit(
     )
 
 
-def fitted_outcome(ws: Workspace, fitted: Fitted, users_trained: int) -> Outcome:
+def fitted_outcome(ws: Workspace, fitted: FitResult, users_trained: int) -> Outcome:
     """Return what a fitted or refined table leaves in its run."""
     outcome = training_outcome(fitted.result, users_trained, fitted.flops)
     outcome.summary |= shape_of(fitted.table)

@@ -31,7 +31,7 @@ from puma_engine.store import Run, Workspace
 
 if TYPE_CHECKING:
     from puma_engine.prompts.table import PromptTable
-    from puma_engine.prompts.tuning import Fitted
+    from puma_engine.prompts.tuning import FitResult
 
 HeadChoice = Literal["auto", "none"]
 
@@ -85,7 +85,7 @@ class _Import:
         outcome.summary |= shape_of(table) | {"head": table.head is not None}
         return outcome
 
-    def _with_head(self, table: PromptTable, folder: Path, clock: Clock) -> Fitted:
+    def _with_head(self, table: PromptTable, folder: Path, clock: Clock) -> FitResult:
         from puma_engine.prompts import tuning as engine
 
         training = self.head_training

@@ -39,7 +39,7 @@ from puma_engine.pipeline.stored_prompts import (
 from puma_engine.store import Run, Workspace
 
 if TYPE_CHECKING:
-    from puma_engine.migration.adapter_training import Migrated
+    from puma_engine.migration.adapter_training import MigrationResult
 
 Missing = Literal["mean", "drop"]
 SMALL_SHARE = 0.25
@@ -213,7 +213,7 @@ def _run(
     )
 
 
-def _outcome(ws: Workspace, moved: Migrated) -> Outcome:
+def _outcome(ws: Workspace, moved: MigrationResult) -> Outcome:
     from puma_engine.migration.adapter import STORED_BUFFERS
 
     outcome = training_outcome(moved.result, int(moved.table.meta["users_trained"]), moved.flops)

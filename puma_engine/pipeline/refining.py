@@ -62,7 +62,7 @@ def refine(
     inputs = _inputs(moved, chosen)
 
     def work(_run_id: str, folder: Path, clock: Clock) -> Outcome:
-        from puma_engine.prompts.tuning import refine_prompts
+        from puma_engine.migration.refining import refine_prompts
 
         frozen = load_backbone(ws, inputs["backbone"], device=device, precision=settings.precision)
         interactions, table = load_dataset(ws, inputs["dataset"]), load_prompts(ws, moved)

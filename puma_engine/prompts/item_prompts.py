@@ -1,4 +1,4 @@
-"""Soft prompts of items: a second table that is read beside the users' prompts."""
+"""Soft prompts of items: a second table, whose tokens follow the user's in the prompt slot."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from puma_engine.errors import DataError
 
 @dataclass(frozen=True)
 class ItemPrompts:
-    """Soft prompts by item, which follow the user's in the prompt slot.
+    """Soft prompts by item.
 
-    item_ids: [m] strings, unique; vectors: [m, l, d] float32; other: [l, d], of every item that
-    is not among them. Raises DataError.
+    item_ids: [m] strings, unique; vectors: [m, l, d] float32; other: [l, d], the prompt of every item
+    that is not in item_ids. Raises DataError for wrong shapes, a repeated id, and NaN or infinite
+    values.
     """
 
     item_ids: np.ndarray
@@ -26,8 +27,8 @@ class ItemPrompts:
     def __post_init__(self) -> None:
         if self.vectors.shape != (len(self.item_ids), *self.other.shape) or self.other.ndim != 2:
             raise DataError(
-                f"Item prompts need vectors of shape [items, tokens, dim] and one of [tokens, dim] for all others; got "
-                f"{self.vectors.shape} and {self.other.shape} for {len(self.item_ids)} item ids."
+                "Item prompts need vectors of shape [items, tokens, dim] and one of [tokens, dim] for all "
+                f"others; got {self.vectors.shape} and {self.other.shape} for {len(self.item_ids)} item ids."
             )
         if len(set(self.item_ids.tolist())) != len(self.item_ids):
             raise DataError("Item prompts hold the same item id twice; each item has one row.")
@@ -36,30 +37,26 @@ class ItemPrompts:
 
     @property
     def tokens(self) -> int:
+        """Soft prompt tokens of each item, l."""
         return int(self.other.shape[0])
 
     def take(self, items: Sequence[str] | np.ndarray) -> np.ndarray:
-        """Return vectors [len(items), l, d] by item id; items that are unknown get `other`."""
-        rows = pd.Index(self.item_ids.astype(str)).get_indexer(
-            pd.Index(np.asarray(items, dtype=str))
-        )
+        """Return vectors [len(items), l, d] by item id; unknown items get `other`."""
+        ids = pd.Index(self.item_ids.astype(str))
+        rows = ids.get_indexer(pd.Index(np.asarray(items, dtype=str)))
+        # Row -1, of unknown items, is the last.
         return np.concatenate([self.vectors, self.other[None]])[rows]
 
 
-def join_items(
-    tables: Sequence[ItemPrompts | None], items: Sequence[str] | np.ndarray
-) -> np.ndarray | None:
-    """Put the item prompts of several sources side by side, for given items and for all others.
+def join_items(tables: Sequence[ItemPrompts], items: Sequence[str] | np.ndarray) -> np.ndarray:
+    """Concatenate the item prompts of one or more sources along the width, joined by item id.
 
-    Returns [len(items) + 1, l, sum of d], the last row for items that are not among them, or
-    None if no source has item prompts. Sources without them add nothing.
+    Returns [len(items) + 1, l, sum of d], the last row for all other items. Raises DataError if the
+    tables differ in their number of tokens.
     """
-    own = [table for table in tables if table is not None]
-    if not own:
-        return None
-    if len({table.tokens for table in own}) > 1:
+    if len({table.tokens for table in tables}) > 1:
         raise DataError(
             "The sources have item prompts of different lengths; they cannot be joined."
         )
-    rows = [np.concatenate([table.take(items), table.other[None]]) for table in own]
+    rows = [np.concatenate([table.take(items), table.other[None]]) for table in tables]
     return np.concatenate(rows, axis=2)

@@ -1,4 +1,4 @@
-"""New users: prompts from a few rows, under a table of users who are known already."""
+"""New users: prompts from a few rows, given a table of known users on the same backbone."""
 
 from __future__ import annotations
 
@@ -13,12 +13,17 @@ from puma_engine.datasets import Dataset
 from puma_engine.errors import DataError
 from puma_engine.prompts.examples import ReaderData, split_examples
 from puma_engine.prompts.table import PromptTable
-from puma_engine.prompts.tuning import PromptEmbedding, PromptFitting, make_head, start_items
+from puma_engine.prompts.tuning import (
+    PromptEmbedding,
+    PromptTuningModule,
+    item_embedding,
+    make_head,
+)
 from puma_engine.training.loop import train
 
 
 def mean_prompts(known: PromptTable, users: np.ndarray) -> PromptTable:
-    """Give each of some users the mean prompt of a table, and its head."""
+    """Return a table in which each of some users has the mean prompt of another table, and its head."""
     mean = known.vectors.mean(axis=0, keepdims=True)
     vectors = np.repeat(mean, len(users), axis=0)
     return dataclasses.replace(known, user_ids=np.asarray(users, dtype=str), vectors=vectors)
@@ -32,19 +37,18 @@ def fit_new_users(
     template: str,
     training: TrainingConfig,
 ) -> PromptTable:
-    """Fit prompts of new users on their train rows, each on its own.
+    """Fit prompts of new users on their train rows; everything else is frozen.
 
-    known: a table of others on the same backbone. Each prompt starts from its mean, which weight
-    decay pulls to; the head stays. All epochs are run, since few rows leave none to choose one
-    by: choose the settings on users who are known. Raises DataError when a user is known, or
-    the table has no head or another width.
+    known: a table of other users. Each new prompt starts at its mean, which weight decay pulls to.
+    All epochs are run, since few rows leave none for early stopping: choose the settings on known
+    users. Raises DataError when a user is in the table, or the table has no head or another width.
     """
     users = dataset.users
-    again = np.intersect1d(users, known.user_ids)
-    if len(again):
+    repeated = np.intersect1d(users, known.user_ids)
+    if len(repeated):
         raise DataError(
-            f"{len(again)} users have a prompt in the table (first: {str(again[0])!r}); leave them "
-            "out, or refine them."
+            f"{len(repeated)} users have a prompt in the table (first: {str(repeated[0])!r}); leave "
+            "them out, or refine them."
         )
     if known.head is None or known.width != backbone.width:
         raise DataError(
@@ -54,16 +58,14 @@ def fit_new_users(
     reader, rows = split_examples(backbone, dataset, template, "train", users)
     reader.prepare(rows.context)
     head = make_head(reader.task, rows, torch.Generator(), known.head).requires_grad_(False)
-    own = PromptEmbedding(torch.from_numpy(known.vectors.mean(axis=0, keepdims=True)), len(users))
-    # What users share moved for all of the table; a few new ones cannot tell more of it.
-    own.shared.requires_grad_(False)
-    items = start_items(known.items, dataset, backbone)
-    module = PromptFitting(
-        ReaderData(reader, reader.task, rows, rows),
-        own,
-        head,
-        items and items.requires_grad_(False),
-    )
-    module = module.to(backbone.device)
+    mean = torch.from_numpy(known.vectors.mean(axis=0, keepdims=True))
+    embedding = PromptEmbedding(mean, len(users))
+    # The mean follows from all known users; a few new ones cannot improve it.
+    embedding.shared.requires_grad_(False)
+    items = item_embedding(known.items, dataset, backbone)
+    if items is not None:
+        items.requires_grad_(False)
+    data = ReaderData(reader, reader.task, rows, rows)
+    module = PromptTuningModule(data, embedding, head, items).to(backbone.device)
     train(module, len(rows), training, lengths=rows.lengths(reader), stage="fitting new users")
-    return dataclasses.replace(known, user_ids=users, vectors=module.users.vectors())
+    return dataclasses.replace(known, user_ids=users, vectors=embedding.vectors())

@@ -18,9 +18,10 @@ from puma_engine.prompts.item_prompts import ItemPrompts
 class PromptTable:
     """Soft prompts by user.
 
-    user_ids: [n] strings, unique; vectors: [n, l, d] float32; head: the tensors of the
-    task's head that was trained with them, or None; meta: where they come from (JSON); items:
-    soft prompts of items that were fitted with them, or None.
+    user_ids: [n] strings, unique; vectors: [n, l, d] float32; head: the tensors of the task's head
+    that was trained with them, or None; meta: where they come from (JSON); items: soft prompts of
+    items that were fitted with them, or None. Raises DataError for wrong shapes, a repeated user id,
+    and NaN or infinite values.
     """
 
     user_ids: np.ndarray
@@ -42,44 +43,49 @@ class PromptTable:
 
     @property
     def tokens(self) -> int:
+        """Soft prompt tokens of each user, l."""
         return int(self.vectors.shape[1])
 
     @property
     def read_tokens(self) -> int:
-        """Tokens that fill the slot: the user's, and the item's if items have prompts."""
+        """Soft prompt tokens of an example: the user's, and the item's if items have prompts."""
         return self.tokens + (self.items.tokens if self.items is not None else 0)
 
     @property
     def width(self) -> int:
+        """Width of the backbone's token embeddings, d."""
         return int(self.vectors.shape[2])
 
     def rows_of(self, users: Sequence[str] | np.ndarray) -> np.ndarray:
-        """Return the row of each user id, [len(users)]; -1 where the table has none."""
+        """Return the row of each user id, [len(users)] int64; -1 where the table has none."""
         index = pd.Index(self.user_ids.astype(str))
         return index.get_indexer(pd.Index(np.asarray(users, dtype=str))).astype(np.int64)
 
     def take(self, users: Sequence[str] | np.ndarray) -> np.ndarray:
-        """Return vectors [len(users), l, d] by user id; unknown ids raise MigrationError."""
+        """Return vectors [len(users), l, d] by user id. Raises MigrationError for unknown ids."""
         rows = self.rows_of(users)
         if (rows < 0).any():
-            lost = np.asarray(users)[rows < 0]
+            missing = np.asarray(users)[rows < 0]
             raise MigrationError(
-                f"{len(lost)} users have no prompt in this table (first: {str(lost[0])!r}); fit them first or "
-                "leave them out."
+                f"{len(missing)} users have no prompt in this table (first: {str(missing[0])!r}); fit them "
+                "first or leave them out."
             )
         return self.vectors[rows]
 
     def take_pairs(
         self, users: Sequence[str] | np.ndarray, items: Sequence[str] | np.ndarray
     ) -> np.ndarray:
-        """Return what is read of each user about an item, [n, l, d]: the item's prompt last."""
-        own = self.take(users)
+        """Return the prompts of examples, [n, read_tokens, d]: the user's tokens, then the item's.
+
+        users, items: ids [n]. Raises MigrationError for unknown users.
+        """
+        vectors = self.take(users)
         if self.items is None:
-            return own
-        return np.concatenate([own, self.items.take(items)], axis=1)
+            return vectors
+        return np.concatenate([vectors, self.items.take(items)], axis=1)
 
     def shuffled(self, seed: int) -> PromptTable:
-        """Return the control in which no user keeps the own prompt: a random cycle of all."""
+        """Return the control in which every user has another user's prompt: a random cycle of all."""
         order = np.random.default_rng(seed).permutation(len(self.user_ids))
         vectors = np.empty_like(self.vectors)
         vectors[order] = self.vectors[np.roll(order, 1)]

@@ -10,9 +10,9 @@ from puma_engine.backbone import FrozenBackbone
 from puma_engine.config import AdapterConfig, PromptConfig, TrainingConfig
 from puma_engine.datasets import load_shipped
 from puma_engine.migration.adapter import Adapter
-from puma_engine.migration.adapter_training import AdaptedPrompts, AdapterTraining
+from puma_engine.migration.adapter_training import AdaptedPrompts
 from puma_engine.prompts.examples import ReaderData, reader_for
-from puma_engine.prompts.tuning import fit_prompts, make_head
+from puma_engine.prompts.tuning import PromptTuningModule, fit_prompts, make_head
 from puma_engine.training.loop import train
 
 STEPS, BATCH = 50, 32
@@ -24,7 +24,7 @@ def losses(data, backbone):
     network = Adapter(8, backbone.width, AdapterConfig(hidden=16, dropout=0.0), generator=generator)
     head = make_head(data.task, data.train, generator)
     sources = torch.randn(20, 1, 8, generator=generator)
-    module = AdapterTraining(data, AdaptedPrompts(sources, network), head)
+    module = PromptTuningModule(data, AdaptedPrompts(sources, network), head)
     seen = []
 
     def forward(rows, inner=module.forward):

@@ -133,7 +133,6 @@ def test_item_prompts_are_checked():
     longer = ItemPrompts(ids, np.zeros((2, 2, 4)), np.zeros((2, 4)))
     with pytest.raises(DataError, match="different lengths"):
         join_items([ItemPrompts(ids, rows, other), longer], ids)
-    assert join_items([None], ids) is None
 
 
 def test_tables_with_items_are_kept_scored_and_refined_as_runs(world):

@@ -9,7 +9,7 @@ from puma_engine.config import AdapterConfig, PromptConfig, TrainingConfig
 from puma_engine.datasets import load_shipped
 from puma_engine.migration.adapter_training import train_migration
 from puma_engine.prompts.examples import reader_for
-from puma_engine.prompts.tuning import PromptEmbedding, PromptFitting, fit_prompts, make_head
+from puma_engine.prompts.tuning import PromptEmbedding, PromptTuningModule, fit_prompts, make_head
 from puma_engine.training.step import Stepped, Stepper
 
 TEMPLATES = ("rating-item-first", "rating")
@@ -35,7 +35,7 @@ def fitting(backbone, data, template):
     items = PromptEmbedding(
         torch.rand((1, 1, backbone.width), generator=generator), len(data.items) + 1
     )
-    return PromptFitting(read, users, make_head(read.task, read.train, generator), items)
+    return PromptTuningModule(read, users, make_head(read.task, read.train, generator), items)
 
 
 @pytest.mark.parametrize("template", TEMPLATES)

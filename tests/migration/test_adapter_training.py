@@ -1,4 +1,4 @@
-"""Who picks the epoch of an adapter: users whom it never saw, where there are any."""
+"""Training an adapter: who trains it, who chooses its epoch, and how its settings act."""
 
 import numpy as np
 import pytest
@@ -8,9 +8,8 @@ from tiny import tiny_backbone_folder
 from puma_engine.backbone import FrozenBackbone
 from puma_engine.config import AdapterConfig, TrainingConfig
 from puma_engine.datasets import load_shipped
-from puma_engine.migration import adapter_training
 from puma_engine.migration.adapter import apply_adapter, load_adapter
-from puma_engine.migration.adapter_training import train_migration
+from puma_engine.migration.adapter_training import choose_early_stopping_users, train_migration
 from puma_engine.prompts.table import PromptTable
 
 
@@ -19,28 +18,25 @@ def data():
     return load_shipped("movietweetings", users=30)
 
 
-def judging(data, chosen, count, seed=0):
-    return adapter_training._judges(chosen, data.users, data, count, seed)
+def test_users_outside_the_training_users_come_first_if_they_have_validation_rows(data):
+    trained = data.users[:5]
+    users = choose_early_stopping_users(trained, data.users, data, 12, seed=0)
+    assert len(users) == len(set(users)) == 12 and not set(users) & set(trained)
+    assert set(users) <= set(data.rows("validation")["user_id"])
+    again = choose_early_stopping_users(trained, data.users, data, 12, seed=0)
+    assert np.array_equal(users, again)
+    others = choose_early_stopping_users(trained, data.users, data, 12, seed=1)
+    assert not np.array_equal(users, others)
 
 
-def test_others_judge_and_only_those_with_validation_rows(data):
-    chosen = data.users[:5]
-    found = judging(data, chosen, 12)
-    assert len(found) == len(set(found)) == 12 and not set(found) & set(chosen)
-    assert set(found) <= set(data.rows("validation")["user_id"])
-    assert np.array_equal(found, judging(data, chosen, 12))
-    assert not np.array_equal(found, judging(data, chosen, 12, seed=1))
+def test_training_users_fill_up_where_others_are_too_few(data):
+    users = choose_early_stopping_users(data.users[3:], data.users, data, 10, seed=0)
+    assert set(data.users[:3]) & set(data.rows("validation")["user_id"]) <= set(users)
+    assert len(users) == 10
 
 
-def test_chosen_users_fill_up_what_others_lack(data):
-    chosen = data.users[3:]
-    found = judging(data, chosen, 10)
-    assert set(data.users[:3]) & set(data.rows("validation")["user_id"]) <= set(found)
-    assert len(found) == 10
-
-
-def test_all_judge_where_all_train(data):
-    assert judging(data, data.users, 5) is data.users
+def test_all_users_choose_the_epoch_where_all_train(data):
+    assert choose_early_stopping_users(data.users, data.users, data, 5, seed=0) is data.users
 
 
 def test_every_chosen_user_trains_and_no_other(data):
@@ -62,42 +58,42 @@ def test_every_chosen_user_trains_and_no_other(data):
     assert moved.table.meta["users_trained"] == 6 and len(moved.table.user_ids) == 30
 
 
-def test_prompts_that_hardly_differ_are_read_balanced_by_the_adapter_that_is_kept(data):
+def test_prompts_that_hardly_differ_are_rescaled_by_the_stored_adapter(data):
     model = FrozenBackbone.load("llama-small", device="cpu", precision="fp32")
     rng = np.random.default_rng(0)
     alike = rng.normal(size=(1, 1, 8)) + 0.01 * rng.normal(size=(len(data.users), 1, 8))
     source = PromptTable(data.users, alike.astype(np.float32))
     settings = {"epochs": 1, "batch_size": 16, "patience": 0, "precision": "fp32"}
     moved = {
-        most: train_migration(
+        ratio: train_migration(
             [source],
             model,
             data,
             template="rating-item-first",
             training=TrainingConfig(**settings),
-            adapter=AdapterConfig(hidden=8, max_mean_to_std=most),
+            adapter=AdapterConfig(hidden=8, max_mean_to_std=ratio),
             users=data.users[:6],
         )
-        for most in (0.0, 1.0)
+        for ratio in (0.0, 1.0)
     }
     assert "longest" not in moved[1.0].adapter_tensors
-    spread = {most: one.table.vectors.std(axis=0).mean() for most, one in moved.items()}
+    spread = {ratio: result.table.vectors.std(axis=0).mean() for ratio, result in moved.items()}
     assert spread[1.0] > 10 * spread[0.0]
     assert "gain" not in moved[0.0].adapter_tensors
-    for one in moved.values():
-        network = load_adapter(one.adapter_tensors, one.adapter_meta)
+    for result in moved.values():
+        network = load_adapter(result.adapter_tensors, result.adapter_meta)
         np.testing.assert_allclose(
-            apply_adapter(network, source.vectors), one.table.vectors, atol=1e-6
+            apply_adapter(network, source.vectors), result.table.vectors, atol=1e-6
         )
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3_text"])
-def test_mapped_prompts_stay_as_short_as_the_target_s_own_embeddings(data, tmp_path, family):
+def test_mapped_prompts_are_bounded_by_the_norms_of_the_targets_embeddings(data, tmp_path, family):
     model = FrozenBackbone.load(
         tiny_backbone_folder(tmp_path, family), device="cpu", precision="fp32"
     )
-    usual = np.median(np.linalg.norm(embedded(model), axis=-1))
-    assert model.token_norm() == pytest.approx(usual, rel=1e-3)
+    median = np.median(np.linalg.norm(embedded(model), axis=-1))
+    assert model.token_norm() == pytest.approx(median, rel=1e-3)
     rng = np.random.default_rng(0)
     source = PromptTable(data.users, 9 * rng.normal(size=(len(data.users), 2, 8)).astype("float32"))
     moved = train_migration(
@@ -109,7 +105,7 @@ def test_mapped_prompts_stay_as_short_as_the_target_s_own_embeddings(data, tmp_p
         adapter=AdapterConfig(hidden=8, max_norm=0.5),
     )
     norms = np.linalg.norm(moved.table.vectors, axis=-1)
-    assert norms.max() < 0.5 * usual
+    assert norms.max() < 0.5 * median
     network = load_adapter(moved.adapter_tensors, moved.adapter_meta)
     again = apply_adapter(network, source.vectors)
     np.testing.assert_allclose(again, moved.table.vectors, atol=1e-6)
