@@ -1,4 +1,4 @@
-"""The command tree, the options that hold everywhere, and how errors leave the process."""
+"""The command tree, the common options, and how errors are printed."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ from puma_engine.errors import Cancelled, PumaError
 from puma_engine.training import distributed
 from puma_engine.version import __version__
 
-EVERYWHERE = {"--workspace": True, "-w": True, "--json": False, "--offline": False}
+COMMON_OPTIONS = {"--workspace": True, "-w": True, "--json": False, "--offline": False}
 
 
 class PumaGroup(TyperGroup):
-    """The root: takes the common options anywhere on the line, and reports errors in one."""
+    """The root command: accepts the common options anywhere and prints errors as one line."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         return list(super().parse_args(ctx, hoist(args)))
@@ -59,21 +59,21 @@ def hoist(arguments: list[str]) -> list[str]:
     """Move the common options, wherever they stand, to the front."""
     front: list[str] = []
     rest: list[str] = []
-    waiting = iter(arguments)
-    for word in waiting:
+    words = iter(arguments)
+    for word in words:
         if word == "--":
-            return [*front, *rest, word, *waiting]
-        if word.split("=", 1)[0] not in EVERYWHERE:
+            return [*front, *rest, word, *words]
+        if word.split("=", 1)[0] not in COMMON_OPTIONS:
             rest.append(word)
             continue
         front.append(word)
-        if EVERYWHERE[word.split("=", 1)[0]] and "=" not in word:
-            front += [value for value in [next(waiting, None)] if value is not None]
+        if COMMON_OPTIONS[word.split("=", 1)[0]] and "=" not in word:
+            front += [value for value in [next(words, None)] if value is not None]
     return front + rest
 
 
 def report(error: PumaError, as_json: bool) -> None:
-    """Print an error to standard error, on one line; of several processes the first does."""
+    """Print an error to standard error as one line; only the main process prints."""
     if not distributed.is_main_process():
         return
     text = " ".join(str(error).split())
@@ -121,9 +121,9 @@ def common(
         typer.Option("--version", help="Print the version.", is_eager=True, callback=show_version),
     ] = False,
 ) -> None:
-    """Remember the options that every command shares."""
+    """Store the options that every command shares."""
     if offline:
-        # Read by the hub's client when it is first imported, and by the jobs of a worker.
+        # The hub client reads this when it is first imported; jobs of a worker inherit it.
         os.environ["HF_HUB_OFFLINE"] = "1"
     set_session(Session(workspace, as_json))
 

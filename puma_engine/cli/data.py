@@ -17,7 +17,7 @@ app = typer.Typer(help="Bring interactions into the workspace.", no_args_is_help
 
 @dataclass(frozen=True)
 class TableOptions:
-    """What a table needs besides its path."""
+    """Options of a table."""
 
     task: str
     column: list[str]
@@ -34,22 +34,22 @@ class TableOptions:
 
 HELP[TableOptions] = {
     "task": "rating or click.",
-    "column": "FIELD=COLUMN for user_id, item_id, outcome, text, time, history; repeat it.",
-    "items_path": "File of items: a table's second one, or where it is not beside the ratings.",
-    "item_column": "FIELD=COLUMN for item_id and text of the second table; repeat it.",
-    "drop_invalid": "Drop bad rows and report them.",
-    "min_rows": "Leave out users with fewer rows (mind: in train).",
-    "max_rows": "Keep so many rows a user, the latest (mind: of train, a draw).",
-    "time_unit": "s or ms.",
-    "history_separator": "Between the item ids of a history.",
-    "delimiter": "Of a CSV file.",
-    "encoding": "Of a CSV file.",
+    "column": "FIELD=COLUMN for user_id, item_id, outcome, text, time or history; may be repeated.",
+    "items_path": "File of items, if it is not in the same folder as the ratings.",
+    "item_column": "FIELD=COLUMN for item_id and text of the file of items; may be repeated.",
+    "drop_invalid": "Drop rows that cannot be used and report them by reason, instead of refusing the file.",
+    "min_rows": "Minimum rows of a user (mind: in train).",
+    "max_rows": "Maximum rows of a user: the latest ones (mind: a random draw from train).",
+    "time_unit": "Unit of numeric times: s or ms.",
+    "history_separator": "Separator between the item ids of a history.",
+    "delimiter": "Delimiter of a CSV file.",
+    "encoding": "Text encoding of a CSV file.",
 }
 
 
 @dataclass(frozen=True)
 class FilterOptions:
-    """What else the original files of amazon, yelp, mind and movielens can be told."""
+    """Filters of amazon, yelp, mind and movielens, read from their original files."""
 
     max_bad_share: float
     min_item_rows: int
@@ -66,18 +66,18 @@ class FilterOptions:
 
 
 HELP[FilterOptions] = {
-    "max_bad_share": "Share of the lines that may be unusable, 0 to 1 (a table's default: none).",
-    "min_item_rows": "Leave out items with fewer ratings.",
-    "max_categories": "yelp: categories in an item's text.",
-    "without_averages": "yelp: no average stars and review counts in item texts.",
-    "min_history": "mind: news in a user's history.",
-    "min_clicks": "mind: clicks of a user in train.",
-    "min_test_rows": "mind: rows of a user in dev.",
-    "max_test_rows": "mind: keep so many rows a user of dev.",
-    "max_click_share": "mind: share of clicks among the kept rows of busy users.",
-    "max_history": "mind: titles drawn from the history for each row.",
-    "max_history_characters": "mind: drop rows whose drawn titles are longer.",
-    "max_users": "mind: a seeded draw of so many users, unless --users is given.",
+    "max_bad_share": "Maximum share of lines that cannot be used, 0 to 1 (a table: 0).",
+    "min_item_rows": "Minimum ratings of an item.",
+    "max_categories": "yelp: maximum categories in the text of an item.",
+    "without_averages": "yelp: leave average stars and review counts out of item texts.",
+    "min_history": "mind: minimum news in a user's history.",
+    "min_clicks": "mind: minimum clicks of a user in train.",
+    "min_test_rows": "mind: minimum rows of a user in dev.",
+    "max_test_rows": "mind: maximum rows of a user in dev.",
+    "max_click_share": "mind: maximum share of clicks among the rows of a user who is capped.",
+    "max_history": "mind: maximum titles drawn from the history for each row.",
+    "max_history_characters": "mind: maximum characters of the drawn titles; longer rows are dropped.",
+    "max_users": "mind: maximum users, drawn with the seed, unless --users is given.",
 }
 
 
@@ -88,7 +88,7 @@ def import_(
         str,
         typer.Argument(
             help="goodbooks, goodbooks-to-read, movietweetings (shipped); amazon, yelp, mind, "
-            "movielens (your files); or table."
+            "movielens (from your files); or table."
         ),
     ],
     table: dict[str, Any],
@@ -96,22 +96,25 @@ def import_(
     path: Annotated[
         Path | None,
         typer.Argument(
-            help="Folder of a set's original files (default: the shipped ones) or its file of "
-            "ratings, or the CSV or Parquet file of a table."
+            help="Folder of the original files (default: the shipped ones), the file of ratings, "
+            "or the CSV or Parquet file of a table."
         ),
     ] = None,
     users: Annotated[
-        int | None, typer.Option("--users", help="Seeded subset of so many users (default: all).")
+        int | None, typer.Option("--users", help="Number of users to draw (default: all).")
     ] = None,
     population: Annotated[
         str,
-        typer.Option("--population", help="product, or foundation (users the zoo learnt from)."),
+        typer.Option(
+            "--population",
+            help="product, or foundation (the users that the zoo was pre-trained on).",
+        ),
     ] = "product",
-    seed: Annotated[int, typer.Option("--seed", help="Seed of every draw.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed.")] = 0,
     name: Name = None,
     queue: Queue = False,
 ) -> None:
-    """Read interactions, split them into train, validation and test, and keep them."""
+    """Import interactions and split them into train, validation and test rows."""
     session().do(
         "import_dataset",
         f"importing {source}",
@@ -127,14 +130,14 @@ def import_(
 
 
 def table_settings(given: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of a table or of original files as the stage takes them."""
-    found = {name: v for name, v in given.items() if v is not False and v != []}
+    """Return the given options under the names that the stage takes."""
+    settings = {name: v for name, v in given.items() if v is not False and v != []}
     for option, field in (("column", "columns"), ("item_column", "item_columns")):
-        if option in found:
-            found[field] = columns_of(found.pop(option))
-    if "items_path" in found:
-        found["items_path"] = str(found["items_path"].resolve())
-    return found
+        if option in settings:
+            settings[field] = columns_of(settings.pop(option))
+    if "items_path" in settings:
+        settings["items_path"] = str(settings["items_path"].resolve())
+    return settings
 
 
 def columns_of(given: list[str]) -> dict[str, str]:
@@ -142,7 +145,7 @@ def columns_of(given: list[str]) -> dict[str, str]:
     pairs = [text.partition("=") for text in given]
     wrong = [field for field, sign, column in pairs if not (field and sign and column)]
     if wrong:
-        raise typer.BadParameter(f"Columns are given as FIELD=COLUMN, not {wrong[0]!r}.")
+        raise typer.BadParameter(f"A column is given as FIELD=COLUMN, not {wrong[0]!r}.")
     return {field: column for field, _, column in pairs}
 
 
@@ -152,31 +155,31 @@ def check(
     path: Annotated[Path, typer.Argument(help="CSV or Parquet file of a table.")],
     table: dict[str, Any],
 ) -> None:
-    """Say what importing a table would keep and what is wrong with it; keeps nothing.
+    """Check a table without importing it: what would be imported, and what is wrong.
 
-    Ends with 1 if the import with these options would be refused.
+    Exits with 1 if an import with these options would be refused.
     """
     from puma_engine.datasets import check_table
 
     settings = table_settings(table)
-    dropping = bool(settings.pop("drop_invalid", False))
+    drop_invalid = bool(settings.pop("drop_invalid", False))
     if "task" not in settings:
         raise ConfigError("A table needs a task: give --task rating or --task click.")
-    found = check_table(path, **settings)
+    result = check_table(path, **settings)
     if session().as_json:
-        session().json(found)
+        session().json(result)
     else:
-        session().table([vars(problem) for problem in found.problems])
+        session().table([vars(problem) for problem in result.problems])
         session().show(
-            {"rows_read": found.rows, "refusal": found.refusal, "kept": found.statistics}
+            {"rows_read": result.rows, "refusal": result.refusal, "kept": result.statistics}
         )
-    if found.refusal or (found.problems and not dropping):
+    if result.refusal or (result.problems and not drop_invalid):
         raise typer.Exit(1)
 
 
 @app.command("sources")
 def sources() -> None:
-    """List the named data sets: those that ship with the checkout, and those you bring."""
+    """List the data sets that `puma data import` knows by name."""
     from puma_engine.datasets import REGISTRY
 
     rows = [
@@ -207,7 +210,7 @@ def list_() -> None:
 def show(
     dataset: Annotated[str, typer.Argument(help="Data set: id, prefix or name.")],
 ) -> None:
-    """Show what a data set holds, and what its import kept and dropped."""
+    """Show the contents of a data set and the rows that its import dropped."""
     from puma_engine.pipeline import find
 
     session().show(find(session().open(), dataset, "dataset"))

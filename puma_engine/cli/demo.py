@@ -1,4 +1,4 @@
-"""puma demo: the whole story on shipped data."""
+"""puma demo: a whole migration on shipped data."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     users: Annotated[
-        int | None, typer.Option("--users", help="Users of goodbooks (default: the demo's own).")
+        int | None, typer.Option("--users", help="Number of goodbooks users (default: 600).")
     ] = None,
     device: Device = None,
 ) -> None:
-    """Run the whole story on shipped data; what was done before is not done again.
+    """Run a whole migration on shipped data; runs that exist are reused.
 
     Source prompts on the small model, migration to the larger one on few users and on all,
     full retraining, random prompts, the shuffled control, baselines, and their comparison.

@@ -1,4 +1,4 @@
-"""puma doctor: is everything here and whole?"""
+"""puma doctor: checks of the installation and the workspace."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def register(app: typer.Typer) -> None:
 def doctor() -> None:
     """Check versions, devices, shipped data, the zoo and every file of the workspace.
 
-    Ends with 1 if something is broken; a warning alone ends with 0.
+    Exits with 1 if a check fails; warnings alone exit with 0.
     """
     from puma_engine.pipeline.doctor import check_installation, check_workspace
 

@@ -33,13 +33,13 @@ def check(
         str, typer.Option("--precision", help="auto, fp32, bf16 or fp16.")
     ] = "auto",
     seconds: Annotated[
-        float, typer.Option("--seconds", help="Seconds to measure the speed; 0 for not at all.")
+        float, typer.Option("--seconds", help="Seconds of the speed measurement; 0 skips it.")
     ] = 5.0,
     device: Device = None,
 ) -> None:
-    """Show whether a model can serve: facts, tokens, slot, speed, warnings; keeps nothing.
+    """Check whether a model can be a backbone; show tokens, prompt slot, speed and warnings.
 
-    A model that cannot serve ends with 1 and the part of it that fails.
+    Records nothing. Exits with 1 and names the part that fails if the model cannot be used.
     """
     from puma_engine.pipeline.backbones import check_backbone
 
@@ -75,7 +75,7 @@ def add(
     device: Device = None,
     queue: Queue = False,
 ) -> None:
-    """Check a model and record it in the workspace."""
+    """Check a model and add it to the workspace."""
     session().do(
         "add_backbone",
         f"inspecting {spec}",

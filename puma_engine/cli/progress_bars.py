@@ -1,4 +1,4 @@
-"""Progress bars with an ETA, and a first Ctrl-C that stops at a checkpoint."""
+"""Progress bars with an ETA, and Ctrl-C that stops at a checkpoint."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ QUIET_SECONDS = 2.0
 
 @contextmanager
 def watched(title: str, *, quiet: bool = False) -> Iterator[Watch]:
-    """Give a progress callback and a cancel check for one piece of work.
+    """Yield a progress callback and a cancel check.
 
-    A terminal gets bars on standard error, anything else a line now and then; quiet gets
-    nothing. The first Ctrl-C asks the work to stop at its next checkpoint.
+    A terminal shows bars on standard error; otherwise a line is printed every LINE_SECONDS;
+    quiet prints nothing. The first Ctrl-C stops the work at its next checkpoint, the second at
+    once.
     """
     with _interruptible() as should_cancel:
         if quiet or not distributed.is_main_process():
@@ -36,20 +37,20 @@ def watched(title: str, *, quiet: bool = False) -> Iterator[Watch]:
 
 @contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
-    asked = threading.Event()
+    stop_requested = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
+        yield stop_requested.is_set
         return
 
-    def ask(_number: int, _frame: Any) -> None:
-        if asked.is_set():
+    def handle(_number: int, _frame: Any) -> None:
+        if stop_requested.is_set():
             raise KeyboardInterrupt
-        asked.set()
+        stop_requested.set()
         print("\nStopping at a checkpoint; press Ctrl-C again to stop at once.", file=sys.stderr)
 
-    before = signal.signal(signal.SIGINT, ask)
+    before = signal.signal(signal.SIGINT, handle)
     try:
-        yield asked.is_set
+        yield stop_requested.is_set
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -76,7 +77,7 @@ def _bars(title: str) -> Iterator[Callable[[Any], None]]:
             if overall is None:
                 _update(bars, whole, report)
                 return
-            bars.update(whole, total=1.0, completed=overall, note=left(report.overall_eta))
+            bars.update(whole, total=1.0, completed=overall, note=time_left(report.overall_eta))
             if part is None:
                 part = bars.add_task(report.stage, total=None, note="")
             _update(bars, part, report)
@@ -95,7 +96,7 @@ def _update(bars: Any, task: int, report: Any) -> None:
 
 
 def note(report: Any) -> str:
-    """Return what a bar says besides its length."""
+    """Return loss, validation value, rate and time left as text."""
     parts = []
     if report.loss is not None:
         parts.append(f"loss {report.loss:.4f}")
@@ -104,12 +105,12 @@ def note(report: Any) -> str:
     if report.examples_per_second:
         parts.append(f"{report.examples_per_second:,.0f} examples/s")
     if report.eta_seconds is not None:
-        parts.append(left(report.eta_seconds))
+        parts.append(time_left(report.eta_seconds))
     return ", ".join(parts)
 
 
-def left(seconds: float | None) -> str:
-    """Return a remaining time as people say it."""
+def time_left(seconds: float | None) -> str:
+    """Return a remaining time, such as 1:05 left."""
     if seconds is None:
         return ""
     whole = max(0, round(seconds))
@@ -120,9 +121,9 @@ def left(seconds: float | None) -> str:
 
 
 class _Lines:
-    """Progress for logs: a line when a stage begins, and now and then while it runs.
+    """Progress for logs: a line when a stage begins, and every LINE_SECONDS while it runs.
 
-    Work that is done at once prints nothing.
+    Work of less than QUIET_SECONDS prints nothing.
     """
 
     def __init__(self, title: str) -> None:
@@ -145,5 +146,5 @@ class _Lines:
             note(report),
         ]
         if overall is not None:
-            parts.insert(0, f"{overall:.0%} ({left(report.overall_eta)})")
+            parts.insert(0, f"{overall:.0%} ({time_left(report.overall_eta)})")
         print(f"{self.title}: " + ", ".join(part for part in parts if part), file=sys.stderr)

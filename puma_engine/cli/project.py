@@ -9,7 +9,7 @@ import typer
 from puma_engine.cli.config_options import Name, Queue
 from puma_engine.cli.session import session
 
-Seed = Annotated[int, typer.Option("--seed", help="Seed of every draw.")]
+Seed = Annotated[int, typer.Option("--seed", help="Random seed.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -20,21 +20,28 @@ def register(app: typer.Typer) -> None:
 def project(
     source: Annotated[str, typer.Argument(help="Prompts or migration run: the first map.")],
     migrated: Annotated[
-        str, typer.Argument(help="Prompts or migration run: the second map, laid on the first.")
+        str,
+        typer.Argument(help="Prompts or migration run: the second map, aligned with the first."),
     ],
-    method: Annotated[str, typer.Option("--method", help="umap, or pca (at once).")] = "umap",
+    method: Annotated[str, typer.Option("--method", help="umap, or pca (fast).")] = "umap",
     most: Annotated[
-        int, typer.Option("--most", help="Users to draw at most; of more, a seeded sample.")
+        int,
+        typer.Option(
+            "--most", help="Maximum number of points; with more users a random sample is drawn."
+        ),
     ] = 50_000,
     clusters: Annotated[int, typer.Option("--clusters", help="Clusters of k-means.")] = 15,
     neighbours: Annotated[
-        int, typer.Option("--neighbours", help="Neighbours that UMAP and the trust measure use.")
+        int,
+        typer.Option(
+            "--neighbours", help="Neighbours for UMAP and for the trustworthiness measure."
+        ),
     ] = 15,
     seed: Seed = 0,
     name: Name = None,
     queue: Queue = False,
 ) -> None:
-    """Draw two prompt tables of the same users as two aligned maps, and say how true they are."""
+    """Project two prompt tables of the same users to aligned maps and measure their trustworthiness."""
     session().do(
         "project",
         f"drawing {source} and {migrated}",

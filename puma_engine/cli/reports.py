@@ -24,10 +24,12 @@ def report(
     out: Annotated[Path, typer.Option("--out", help="File to write (.html).")],
     margin: Annotated[
         float,
-        typer.Option("--margin", help="Loss that is still as good, as a share of retraining's."),
+        typer.Option(
+            "--margin", help="Tolerated loss, as a share of the score of full retraining."
+        ),
     ] = MARGIN,
 ) -> None:
-    """Write a comparison as one HTML file with verdict, figures and lineage; it needs no network."""
+    """Write a comparison as one self-contained HTML file: verdict, figures, lineage."""
     from puma_engine.pipeline.reporting import write_report
 
     file = write_report(session().open(), comparison, out, margin=margin)
