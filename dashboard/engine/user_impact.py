@@ -12,9 +12,16 @@ from dashboard import engine
 from dashboard.engine import Run
 from puma_engine.errors import PumaError
 from puma_engine.evaluation.metrics import Interval
-from puma_engine.evaluation.user_effects import SURE, by_group, with_values
+from puma_engine.evaluation.user_effects import (
+    GROUPED_BY,
+    LISTED_USERS,
+    SURE,
+    UserImpact,
+    by_group,
+    effects_between,
+    with_values,
+)
 from puma_engine.pipeline.comparing import comparison_users
-from puma_engine.pipeline.user_impact import GROUPED_BY, LISTED_USERS, UserImpact, effects_between
 from puma_engine.pipeline.verdicts import user_impact_between
 from puma_engine.store import Workspace
 

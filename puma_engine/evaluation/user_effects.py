@@ -11,7 +11,7 @@ measured on the other half.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -34,6 +34,11 @@ CHUNK = 20_000
 # Width of the smoothing between EM steps, in standard deviations of the noise.
 SMOOTHING = 0.15
 QUANTILES = 5
+# What a comparison stores of all users: a sample, those most likely to regress, a histogram.
+MAX_SAMPLED = 20_000
+LISTED_USERS = 200
+BINS = 60
+GROUPED_BY = ("variance", "train_rows")
 
 
 @dataclass(frozen=True)
@@ -248,3 +253,50 @@ def difference_bins(gaps: np.ndarray, count: int) -> pd.DataFrame:
     reach = max(float(np.quantile(np.abs(gaps), 0.998)), 1e-6)
     users, edges = np.histogram(np.clip(gaps, -reach, reach), count, (-reach, reach))
     return pd.DataFrame({"from": edges[:-1], "to": edges[1:], "users": users})
+
+
+@dataclass(frozen=True)
+class UserImpact:
+    """The effects of a method on users against the comparison's reference.
+
+    effects: its frame holds only the users most likely to regress. better, worse: shares of
+    users with a lower and a higher loss. sample: a seeded sample of users, as that frame. bars:
+    a histogram of differences (see difference_bins). groups: by_group in quintiles, by
+    GROUPED_BY.
+    """
+
+    effects: UserEffects
+    better: float
+    worse: float
+    sample: pd.DataFrame
+    bars: pd.DataFrame
+    groups: dict[str, pd.DataFrame]
+
+
+def effects_between(users: pd.DataFrame, evaluation: str, reference: str) -> UserEffects:
+    """Return the effects of an evaluation against the reference, from a comparison's table "users"."""
+    columns = {f"{name}_{evaluation}": name for name in ("loss", "sd", "half")}
+    frame = users[["user_id", "n", *columns]].rename(columns=columns)
+    return user_effects(frame.assign(reference=users[f"loss_{reference}"]))
+
+
+def measure_user_impact(
+    users: pd.DataFrame, evaluation: str, reference: str, *, ratings: bool
+) -> UserImpact:
+    """Compute the impact of an evaluation from a comparison's table "users"."""
+    effects = effects_between(users, evaluation, reference)
+    frame = effects.frame
+    gaps = with_values(frame, ratings=ratings)["gap"].to_numpy()
+    activity = users.set_index("user_id")
+    listed = max(LISTED_USERS, len(effects.worse(LIKELY)))
+    return UserImpact(
+        replace(effects, frame=frame.head(listed)),
+        float((gaps < 0).mean()),
+        float((gaps > 0).mean()),
+        frame.sample(min(MAX_SAMPLED, len(frame)), random_state=0),
+        difference_bins(gaps, BINS),
+        {
+            name: by_group(frame, quantile_groups(activity[name]), root=ratings)
+            for name in GROUPED_BY
+        },
+    )

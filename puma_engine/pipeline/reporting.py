@@ -1,43 +1,61 @@
-"""Reports and tables as files: a comparison for people, a run's tables for programs."""
+"""Reports and tables as files: a comparison as HTML for people, a run's tables for programs."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from puma_engine.defaults import MARGIN
-from puma_engine.errors import ConfigError, DataError, NotFoundError, StoreError
+from puma_engine.errors import ConfigError, NotFoundError, StoreError
 from puma_engine.evaluation.metrics import METRICS, draws_used
-from puma_engine.evaluation.user_effects import UserEffects, by_group, quantile_groups
-from puma_engine.evaluation.verdict import Verdict, judge
+from puma_engine.evaluation.verdict import judge
 from puma_engine.files import atomic_write
-from puma_engine.pipeline.comparing import comparison_users
 from puma_engine.pipeline.stage import Reference, find
-from puma_engine.pipeline.user_impact import effects_between
-from puma_engine.pipeline.verdicts import comparison_data
+from puma_engine.pipeline.verdicts import comparison_data, user_impact_between
 from puma_engine.store import Run, Workspace
-
-if TYPE_CHECKING:
-    from puma_engine.report.html_report import Report
 
 SCORES = ("metrics", "user_metrics")
 FORMATS = (".csv", ".parquet")
 
 
 def render_report(ws: Workspace, comparison: Reference, *, margin: float = MARGIN) -> str:
-    """Return a comparison as one self-contained HTML page (see puma_engine.report.html_report)."""
-    from puma_engine.report.html_report import render
+    """Return a comparison as one self-contained HTML page (see puma_engine.report.html_report).
 
-    return render(_gather(ws, find(ws, comparison, "comparison"), margin))
+    margin: a share of the full retraining's value. Raises ConfigError for a margin outside
+    (0, 1), NotFoundError or StoreError for a run that is no finished comparison.
+    """
+    from puma_engine.report.html_report import Report, render
+    from puma_engine.report.theme import rank
+
+    run = find(ws, comparison, "comparison")
+    data = comparison_data(ws, run, margin=margin)
+    verdict = judge(data)
+    methods = data.methods.assign(rank=data.methods["kind"].map(rank))
+    evaluations = methods.set_index("method")["evaluation"]
+    report = Report(
+        run,
+        verdict,
+        _facts(ws, run, data.scores, margin),
+        methods.sort_values(["rank", "seconds"], ignore_index=True).drop(columns="rank"),
+        data.scores,
+        user_impact_between(ws, run, evaluations[verdict.method]) if verdict.method else None,
+        ws.lineage(run.id),
+        datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC").lstrip("0"),
+    )
+    return render(report)
 
 
 def write_report(
     ws: Workspace, comparison: Reference, path: str | Path, *, margin: float = MARGIN
 ) -> Path:
-    """Write a comparison as one self-contained HTML file; nothing is left behind on failure."""
+    """Write a comparison as one self-contained HTML file; a failure leaves no file behind.
+
+    Raises ConfigError for a file name that does not end in .html or .htm, StoreError where the
+    file cannot be written, and what `render_report` raises.
+    """
     file = Path(path)
     if file.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"A report is an .html file, not {file.name!r}; give such a name.")
@@ -48,36 +66,40 @@ def write_report(
 
 def table_names(ws: Workspace, run: Reference) -> list[str]:
     """Return the tables of a run that can be exported."""
-    found = find(ws, run)
-    files = [file["name"] for file in ws.artifacts(found.id) if file["format"] == "parquet"]
-    names = [name for name in files if name not in SCORES]
-    has_scores = found.kind in ("evaluation", "comparison")
-    return names + [name for name in SCORES[: 2 if found.kind == "evaluation" else 1] if has_scores]
+    run = find(ws, run)
+    names = [file["name"] for file in ws.artifacts(run.id) if file["format"] == "parquet"]
+    stored = {"evaluation": SCORES, "comparison": SCORES[:1]}.get(run.kind, ())
+    return [name for name in names if name not in SCORES] + list(stored)
 
 
 def read_table(ws: Workspace, run: Reference, name: str) -> pd.DataFrame:
-    """Read a table of a run: one of its Parquet files, or metrics or user_metrics."""
-    found, names = find(ws, run), table_names(ws, run)
+    """Read a table of a run: one of its Parquet files, or metrics or user_metrics.
+
+    Raises NotFoundError for a table that the run does not have.
+    """
+    run, names = find(ws, run), table_names(ws, run)
     if name not in names:
         known = ", ".join(names) or "none"
         raise NotFoundError(
-            f"The {found.kind} run {found.name!r} has no table {name!r}; it has {known}."
+            f"The {run.kind} run {run.name!r} has no table {name!r}; it has {known}."
         )
     if name == "metrics":
-        return ws.metrics(found.id)
-    return ws.user_metrics(found.id) if name == "user_metrics" else ws.get_table(found.id, name)
+        return ws.metrics(run.id)
+    return ws.user_metrics(run.id) if name == "user_metrics" else ws.get_table(run.id, name)
 
 
 def export_table(ws: Workspace, run: Reference, name: str, path: str | Path) -> Path:
-    """Write a table of a run to a CSV or Parquet file, by the ending of its name."""
+    """Write a table of a run to a CSV or Parquet file, by the file name's suffix.
+
+    Raises ConfigError for another suffix, StoreError where the file cannot be written, and
+    what `read_table` raises.
+    """
     file = Path(path)
     if file.suffix.lower() not in FORMATS:
         raise ConfigError(f"A table becomes a .csv or .parquet file, not {file.name!r}.")
     frame = read_table(ws, run, name)
-    if file.suffix.lower() == ".csv":
-        _write(file, lambda temporary: frame.to_csv(temporary, index=False))
-    else:
-        _write(file, lambda temporary: frame.to_parquet(temporary, index=False))
+    write = frame.to_csv if file.suffix.lower() == ".csv" else frame.to_parquet
+    _write(file, lambda temporary: write(temporary, index=False))
     return file
 
 
@@ -90,97 +112,35 @@ def _write(file: Path, writer: Any) -> None:
         ) from error
 
 
-def _gather(ws: Workspace, run: Run, margin: float) -> Report:
-    from puma_engine.report.html_report import Report
-    from puma_engine.report.theme import rank
-
-    question = comparison_data(ws, run, margin=margin)
-    verdict = judge(question)
-    order = question.methods.assign(place=question.methods["kind"].map(rank))
-    effects, groups = _people(ws, run, question.methods, verdict)
-    return Report(
-        run,
-        verdict,
-        _facts(ws, run, question.scores, margin),
-        order.sort_values(["place", "seconds"], ignore_index=True).drop(columns="place"),
-        question.scores,
-        effects,
-        groups,
-        ws.lineage(run.id),
-        datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC").lstrip("0"),
-    )
-
-
-def _people(
-    ws: Workspace, run: Run, methods: pd.DataFrame, verdict: Verdict
-) -> tuple[UserEffects | None, dict[str, pd.DataFrame]]:
-    """How users fare under the judged migration, and by groups of users."""
-    if verdict.method is None:
-        return None, {}
-    try:
-        users = comparison_users(ws, run)
-    except (StoreError, DataError):
-        return None, {}
-    evaluations = methods.set_index("method")["evaluation"]
-    effects = effects_between(
-        users, evaluations[verdict.method], evaluations[str(verdict.reference)]
-    )
-    activity = users.set_index("user_id")
-    titles = {"variance of a user's outcomes": "variance", "train rows of a user": "train_rows"}
-    return effects, {
-        title: by_group(
-            effects.frame, quantile_groups(activity[name]), root=run.summary["task"] == "rating"
-        )
-        for title, name in titles.items()
-    }
-
-
-def _intervals(run: Run, scores: pd.DataFrame) -> str:
-    """How intervals were made; metrics with other numbers of draws than most are named."""
-    requested = run.config["draws"]
-    used = {name: draws_used(name, requested) for name in scores["metric"].unique()}
-    fewer = [
-        f"{METRICS[name].label} {draws:,}" for name, draws in used.items() if draws < requested
-    ]
-    draws = f"{requested:,} draws" + (f" ({', '.join(fewer)})" if fewer else "")
-    return f"95 %, bootstrap over users, {draws}, seed {run.config['seed']}"
-
-
 def _facts(ws: Workspace, run: Run, scores: pd.DataFrame, margin: float) -> list[tuple[str, str]]:
-    facts = run.summary
-    found = [
+    """Names and values of what was measured: data, models, margin, intervals."""
+    about, draws = run.summary, run.config["draws"]
+    fewer = {name: used for name in scores["metric"] if (used := draws_used(name, draws)) < draws}
+    exceptions = ", ".join(f"{METRICS[name].label} {used:,}" for name, used in fewer.items())
+    intervals = f"95 %, bootstrap over users, {draws:,} draws"
+    intervals += f" ({exceptions})" if exceptions else ""
+    facts = [
         ("Comparison", f"{run.name} ({run.id})"),
         ("Measured on", f"{str(run.finished)[:16].replace('T', ' ')} UTC"),
-        ("Task", "ratings from 1 to 5" if facts["task"] == "rating" else "clicks, yes or no"),
+        ("Task", "ratings from 1 to 5" if about["task"] == "rating" else "clicks, yes or no"),
         (
             "Compared",
-            f"{facts['users']:,} users, {facts['rows']:,} rows of the {facts['split']} split",
+            f"{about['users']:,} users, {about['rows']:,} rows of the {about['split']} split",
         ),
-        ("Left out", f"{facts['rows_left_out']:,} rows that not every method predicted"),
-        ("Differences from", str(facts["reference"])),
+        ("Left out", f"{about['rows_left_out']:,} rows that not every method predicted"),
+        ("Differences from", str(about["reference"])),
         ("Margin", f"{100 * margin:g} % of full retraining's value"),
-        ("Intervals", _intervals(run, scores)),
+        ("Intervals", f"{intervals}, seed {run.config['seed']}"),
     ]
     for ancestor in ws.lineage(run.id):
+        about = ancestor.summary
         if ancestor.kind == "dataset":
-            about = ancestor.summary
-            found.append(
-                (
-                    "Data set",
-                    f"{ancestor.name}: {about['users']:,} users, {about['items']:,} items, "
-                    f"{about['interactions']:,} records, content {about['content_hash']}",
-                )
-            )
+            text = f"{ancestor.name}: {about['users']:,} users, {about['items']:,} items, "
+            text += f"{about['interactions']:,} records, content {about['content_hash']}"
+            facts.append(("Data set", text))
         elif ancestor.kind == "backbone":
-            found.append(("Language model", _backbone(ancestor)))
-    return found
-
-
-def _backbone(run: Run) -> str:
-    about = run.summary
-    words = [run.name]
-    if "parameters" in about:
-        words.append(f"{about['parameters']:,} parameters")
-    if "width" in about:
-        words.append(f"width {about['width']:,}")
-    return ", ".join(words)
+            text = ancestor.name
+            text += f", {about['parameters']:,} parameters" if "parameters" in about else ""
+            text += f", width {about['width']:,}" if "width" in about else ""
+            facts.append(("Language model", text))
+    return facts

@@ -1,4 +1,4 @@
-"""The effects of each method on users, computed when a comparison is made and stored with it.
+"""The impact of each method on users, computed when a comparison is made and stored with it.
 
 Four tables of the comparison run, with a column "evaluation": "effects" has one row a method
 (users, rows, threshold, spread, the check on other rows as repeated, repeated_low,
@@ -12,7 +12,6 @@ a language model are left out.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,75 +19,14 @@ import pandas as pd
 
 from puma_engine.evaluation.metrics import Interval
 from puma_engine.evaluation.user_effects import (
-    LIKELY,
+    GROUPED_BY,
     UserEffects,
-    by_group,
-    difference_bins,
-    quantile_groups,
-    user_effects,
-    with_values,
+    UserImpact,
+    measure_user_impact,
 )
 from puma_engine.store import Run, Workspace
 
-MAX_SAMPLED = 20_000
-LISTED_USERS = 200
-BINS = 60
-GROUPED_BY = ("variance", "train_rows")
 SUMMARY, USERS, BARS, GROUPS = "effects", "effects_users", "effects_bars", "effects_groups"
-
-
-@dataclass(frozen=True)
-class UserImpact:
-    """The effects of a method on users against the comparison's reference.
-
-    effects: its frame holds only the users most likely to regress. better, worse: shares of
-    users with a lower and a higher loss. sample: a seeded sample of users, as that frame. bars:
-    a histogram of differences (see difference_bins). groups: by_group in quintiles, by
-    GROUPED_BY.
-    """
-
-    effects: UserEffects
-    better: float
-    worse: float
-    sample: pd.DataFrame
-    bars: pd.DataFrame
-    groups: dict[str, pd.DataFrame]
-
-
-def effects_between(users: pd.DataFrame, evaluation: str, reference: str) -> UserEffects:
-    """Return the effects of an evaluation against the reference, from a comparison's table "users"."""
-    columns = {f"{name}_{evaluation}": name for name in ("loss", "sd", "half")}
-    frame = users[["user_id", "n", *columns]].rename(columns=columns)
-    return user_effects(frame.assign(reference=users[f"loss_{reference}"]))
-
-
-def groups_of(
-    users: pd.DataFrame, effects: UserEffects, *, ratings: bool
-) -> dict[str, pd.DataFrame]:
-    """Return the differences in quintiles of users by GROUPED_BY; see `by_group`."""
-    activity = users.set_index("user_id")
-    return {
-        name: by_group(effects.frame, quantile_groups(activity[name]), root=ratings)
-        for name in GROUPED_BY
-    }
-
-
-def measure_user_impact(
-    users: pd.DataFrame, evaluation: str, reference: str, *, ratings: bool
-) -> UserImpact:
-    """Compute the impact of an evaluation from a comparison's table "users"."""
-    effects = effects_between(users, evaluation, reference)
-    frame = effects.frame
-    gaps = with_values(frame, ratings=ratings)["gap"].to_numpy()
-    listed = max(LISTED_USERS, len(effects.worse(LIKELY)))
-    return UserImpact(
-        replace(effects, frame=frame.head(listed)),
-        float((gaps < 0).mean()),
-        float((gaps > 0).mean()),
-        frame.sample(min(MAX_SAMPLED, len(frame)), random_state=0),
-        difference_bins(gaps, BINS),
-        groups_of(users, effects, ratings=ratings),
-    )
 
 
 def store_user_impact(

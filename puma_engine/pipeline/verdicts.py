@@ -9,11 +9,11 @@ import pandas as pd
 from puma_engine.defaults import MARGIN
 from puma_engine.errors import DataError, StoreError
 from puma_engine.evaluation.metrics import PRIMARY_METRIC
-from puma_engine.evaluation.user_effects import UserEffects
+from puma_engine.evaluation.user_effects import UserEffects, UserImpact, measure_user_impact
 from puma_engine.evaluation.verdict import ComparisonData, Verdict, judge
 from puma_engine.pipeline.comparing import comparison_users
 from puma_engine.pipeline.stage import Reference, find
-from puma_engine.pipeline.user_impact import UserImpact, load_user_impact, measure_user_impact
+from puma_engine.pipeline.user_impact import load_user_impact
 from puma_engine.store import Run, Workspace
 
 

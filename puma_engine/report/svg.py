@@ -1,4 +1,8 @@
-"""Charts as inline SVG: still pictures that need neither scripts nor a network."""
+"""Charts as static SVG, which a browser without scripts shows and a printer prints.
+
+Own code, since libraries that draw static charts need a browser (Plotly with Kaleido) or a large
+dependency (Matplotlib).
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,15 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from xml.etree import ElementTree
 
-from puma_engine.report.html import Element, tag
+from markupsafe import Markup, escape
+
+from puma_engine.report.text import visible
 from puma_engine.report.theme import KINDS, NEUTRAL
 
 WIDTH = 520
-LONGEST = 30
-# Half the size of a mark, and its outline around the origin.
-SIZE = 5
+MAX_LABEL = 30
+# Outline of each symbol around the origin, of equal visual size.
 MARKS = {
     "circle": "M-5 0A5 5 0 1 0 5 0A5 5 0 1 0-5 0Z",
     "square": "M-4.5-4.5H4.5V4.5H-4.5Z",
@@ -24,11 +28,32 @@ MARKS = {
     "x": "M-5-3L-3-5L0-2L3-5L5-3L2 0L5 3L3 5L0 2L-3 5L-5 3L-2 0Z",
     "cross": "M-1.8-5.5H1.8V-1.8H5.5V1.8H1.8V5.5H-1.8V1.8H-5.5V-1.8H-1.8Z",
 }
+STYLE = (
+    "svg{font:12px system-ui,sans-serif;color:#1f2933;background:#fff;fill:currentColor}"
+    ".grid{stroke-opacity:.12}.tick{font-size:11px}"
+)
+
+
+def element(name: str, *children: str, **attributes: object) -> Markup:
+    """Return an element with escaped text; cls is its class, underscores become dashes."""
+    given = Markup("").join(
+        Markup(' {}="{}"').format(
+            "class" if key == "cls" else key.replace("_", "-"),
+            f"{value:.1f}".removesuffix(".0") if isinstance(value, float) else visible(str(value)),
+        )
+        for key, value in attributes.items()
+    )
+    if not children:
+        return Markup("<{}{} />").format(Markup(name), given)
+    inner = Markup("").join(
+        child if isinstance(child, Markup) else escape(visible(child)) for child in children
+    )
+    return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), given, inner)
 
 
 @dataclass(frozen=True)
 class Scale:
-    """A straight or logarithmic map from values to pixels."""
+    """A linear or logarithmic map from values in [low, high] to pixels in [start, end]."""
 
     low: float
     high: float
@@ -37,36 +62,32 @@ class Scale:
     log: bool = False
 
     def __call__(self, value: float) -> float:
-        low, high, at = self.low, self.high, value
+        low, high = self.low, self.high
         if self.log:
-            low, high, at = math.log10(low), math.log10(high), math.log10(max(value, low))
-        return self.start + (at - low) / (high - low) * (self.end - self.start)
+            low, high, value = math.log10(low), math.log10(high), math.log10(max(value, low))
+        return self.start + (value - low) / (high - low) * (self.end - self.start)
 
     def ticks(self) -> list[float]:
-        """Round values inside the range, four to eight of them."""
-        if not self.log:
-            return self._steps()
-        decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-        for factors in ((1,), (1, 2, 5)):
-            values = [factor * 10.0**power for power in decades for factor in factors]
-            inside = [one for one in values if self.low <= one <= self.high]
-            if len(inside) >= 3:
-                return inside
-        return self._steps()
-
-    def _steps(self) -> list[float]:
+        """Return two to nine round values inside the range."""
+        if self.log:
+            decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            for factors in ((1,), (1, 2, 5)):
+                values = [factor * 10.0**power for power in decades for factor in factors]
+                inside = [value for value in values if self.low <= value <= self.high]
+                if len(inside) >= 3:
+                    return inside
         rough = (self.high - self.low) / 6
         unit = 10 ** math.floor(math.log10(rough))
-        step = unit * next(one for one in (1, 2, 5, 10) if one * unit >= rough)
+        step = unit * next(factor for factor in (1, 2, 5, 10) if factor * unit >= rough)
         first = math.ceil(self.low / step)
-        return [step * one for one in range(first, math.floor(self.high / step) + 1)]
+        return [step * number for number in range(first, math.floor(self.high / step) + 1)]
 
 
 def scale(
     values: Sequence[float], start: float, end: float, *, log: bool = False, pad: float = 0.06
 ) -> Scale:
-    """Return a scale that shows all values with some room around them."""
-    known = [one for one in values if math.isfinite(one) and (one > 0 or not log)] or [1.0]
+    """Return a scale that shows all finite values (above 0 if log) with a margin around them."""
+    known = [value for value in values if math.isfinite(value) and (value > 0 or not log)] or [1.0]
     low, high = min(known), max(known)
     if log:
         return Scale(low / 1.6, high * 1.6, start, end, log=True)
@@ -75,59 +96,68 @@ def scale(
 
 
 class Chart:
-    """A picture that marks, lines and words are put on, by the values of its two scales."""
+    """A chart of so many pixels in height, with two scales; templates print it as inline SVG."""
 
     def __init__(self, title: str, height: float, x: Scale, y: Scale) -> None:
-        self.x, self.y = x, y
-        self.root = tag("svg", tag("title", title), viewBox=f"0 0 {WIDTH} {height:.0f}", role="img")
-        self.height = height
+        self.title, self.height, self.x, self.y = title, height, x, y
+        self.parts: list[Markup] = []
 
-    def put(self, element: Element) -> None:
-        """Add an element."""
-        self.root.append(element)
+    def add(self, name: str, *children: str, **attributes: object) -> None:
+        """Append an element."""
+        self.parts.append(element(name, *children, **attributes))
 
-    def words(self, x: float, y: float, text: str, anchor: str = "middle", cls: str = "") -> None:
-        """Write words at pixels."""
-        self.put(tag("text", text, x=_n(x), y=_n(y), text_anchor=anchor, cls=cls))
+    def text(self, x: float, y: float, text: str, anchor: str = "middle", cls: str = "") -> None:
+        """Write text at pixels."""
+        self.add("text", text, x=float(x), y=float(y), text_anchor=anchor, cls=cls)
 
     def line(self, x1: float, y1: float, x2: float, y2: float, colour: str, **more: object) -> None:
         """Draw a line between pixels."""
-        ends = {"x1": _n(x1), "y1": _n(y1), "x2": _n(x2), "y2": _n(y2)}
-        self.put(tag("line", **ends, stroke=colour, **more))
+        ends = {"x1": float(x1), "y1": float(y1), "x2": float(x2), "y2": float(y2)}
+        self.add("line", **ends, stroke=colour, **more)
 
-    def mark(self, kind: str, x: float, y: float, hint: str = "") -> None:
-        """Draw the mark of a kind of prompts at values, with a hint shown under the pointer."""
+    def mark(self, kind: str, x: float, y: float, hint: str) -> None:
+        """Draw the mark of a kind of prompts at values; the hint shows under the pointer."""
         look = KINDS[kind]
-        at = f"translate({_n(self.x(x))} {_n(self.y(y))})"
-        self.put(
-            tag("path", tag("title", hint), d=MARKS[look.symbol], fill=look.colour, transform=at)
-        )
+        place = f"translate({self.x(x):.1f} {self.y(y):.1f})"
+        title = element("title", hint)
+        self.add("path", title, d=MARKS[look.symbol], fill=look.colour, transform=place)
 
     def axis_x(self, label: str) -> None:
         """Draw the lower axis with its grid and label."""
         for value in self.x.ticks():
             at = self.x(value)
             self.line(at, self.y.start, at, self.y.end, "currentColor", cls="grid")
-            self.words(at, self.y.start + 16, number(value), cls="tick")
-        self.words((self.x.start + self.x.end) / 2, self.height - 6, label)
+            self.text(at, self.y.start + 16, number(value), cls="tick")
+        self.text((self.x.start + self.x.end) / 2, self.height - 6, label)
 
     def axis_y(self, label: str) -> None:
         """Draw the left axis with its grid and label."""
         for value in self.y.ticks():
             at = self.y(value)
             self.line(self.x.start, at, self.x.end, at, "currentColor", cls="grid")
-            self.words(self.x.start - 6, at + 4, number(value), "end", "tick")
+            self.text(self.x.start - 6, at + 4, number(value), "end", "tick")
         middle = (self.y.start + self.y.end) / 2
-        turned = tag(
-            "text", label, text_anchor="middle", transform=f"translate(12 {middle:.0f}) rotate(-90)"
-        )
-        self.put(turned)
+        turned = f"translate(12 {middle:.0f}) rotate(-90)"
+        self.add("text", label, text_anchor="middle", transform=turned)
+
+    def svg(self, *first: Markup, **attributes: object) -> Markup:
+        """Return the chart as an svg element; first: elements before those of the chart."""
+        box = {"viewBox": f"0 0 {WIDTH} {self.height:.0f}", "role": "img"}
+        title = element("title", self.title)
+        return element("svg", *first, title, *self.parts, **box, **attributes)
+
+    def file(self) -> str:
+        """Return the text of an SVG file."""
+        return str(self.svg(element("style", STYLE), xmlns="http://www.w3.org/2000/svg")) + "\n"
+
+    def __html__(self) -> Markup:
+        return self.svg()
 
 
 def number(value: float) -> str:
-    """Return a tick's value, short."""
+    """Return a tick's value with up to four digits."""
     text = f"{value:.4g}"
-    return "0" if text in ("-0", "0") else text
+    return "0" if text == "-0" else text
 
 
 def interval_rows(
@@ -136,9 +166,9 @@ def interval_rows(
     label: str,
     *,
     line_at: float | None = None,
-) -> Element:
-    """A line a row with its interval; rows: name, kind, value, low, high."""
-    ends = [one for row in rows for one in row[2:] if math.isfinite(one)]
+) -> Chart:
+    """A row per method with its interval; rows: name, kind, value, low, high."""
+    ends = [value for row in rows for value in row[2:] if math.isfinite(value)]
     ends += [] if line_at is None else [line_at]
     height = 30 + 26 * len(rows) + 40
     x = scale(ends, 228, WIDTH - 14)
@@ -148,13 +178,14 @@ def interval_rows(
         at = x(line_at)
         chart.line(at, chart.y.start, at, chart.y.end, NEUTRAL, stroke_dasharray="3 3")
     chart.y = Scale(-0.5, len(rows) - 0.5, 14, height - 48)
-    for place, (name, kind, value, low, high) in enumerate(rows):
-        at = chart.y(place)
-        chart.words(218, at + 4, name if len(name) <= LONGEST else name[: LONGEST - 1] + "…", "end")
+    for row, (name, kind, value, low, high) in enumerate(rows):
+        at = chart.y(row)
+        short = name if len(name) <= MAX_LABEL else name[: MAX_LABEL - 1] + "…"
+        chart.text(218, at + 4, short, "end")
         if math.isfinite(low) and math.isfinite(high):
             chart.line(x(low), at, x(high), at, KINDS[kind].colour, stroke_width=2)
-        chart.mark(kind, value, place, f"{name}: {value:.4f} [{low:.4f}, {high:.4f}]")
-    return chart.root
+        chart.mark(kind, value, row, f"{name}: {value:.4f} [{low:.4f}, {high:.4f}]")
+    return chart
 
 
 def cost_quality(
@@ -162,10 +193,10 @@ def cost_quality(
     rows: Sequence[tuple[str, str, float, float, float, float]],
     edge: Sequence[tuple[float, float]],
     label: str,
-) -> Element:
+) -> Chart:
     """Quality against seconds; rows: name, kind, seconds, value, low, high; edge: the frontier."""
     x = scale([row[2] for row in rows], 64, WIDTH - 14, log=True)
-    y = scale([one for row in rows for one in row[3:]], 300, 12)
+    y = scale([value for row in rows for value in row[3:]], 300, 12)
     chart = Chart(title, 352, x, y)
     chart.axis_x("Measured seconds (log scale)")
     chart.axis_y(label)
@@ -177,53 +208,35 @@ def cost_quality(
         at = x(seconds)
         chart.line(at, y(low), at, y(high), KINDS[kind].colour, stroke_width=1.5)
         chart.mark(kind, seconds, value, f"{name}: {value:.4f} after {seconds:.3g} s")
-    return chart.root
+    return chart
 
 
 def user_points(
     title: str, points: Sequence[tuple[float, float]], labels: tuple[str, str]
-) -> Element:
-    """A dot a user: the value under two methods, and the line where they are equal."""
-    values = [one for point in points for one in point]
+) -> Chart:
+    """A dot per user: the value under two methods, and the line where they are equal."""
+    values = [value for point in points for value in point]
     x, y = scale(values, 64, 384, pad=0.03), scale(values, 332, 12, pad=0.03)
     chart = Chart(title, 384, x, y)
     chart.axis_x(labels[0])
     chart.axis_y(labels[1])
     low, high = x.low, x.high
     chart.line(x(low), y(low), x(high), y(high), NEUTRAL, stroke_dasharray="3 3")
-    dots = "".join(f"M{_n(x(one))} {_n(y(two))}h0" for one, two in points)
-    chart.put(tag("path", d=dots, stroke=KINDS["migrated"].colour, cls="dots"))
-    return chart.root
+    dots = "".join(f"M{x(first):.1f} {y(second):.1f}h0" for first, second in points)
+    chart.add("path", d=dots, stroke=KINDS["migrated"].colour, cls="dots")
+    return chart
 
 
-def bars(title: str, counts: Sequence[tuple[float, float, int]], label: str) -> Element:
-    """Bars from `low` to `high` of how many users differ so much; zero is marked."""
-    x = Scale(counts[0][0], counts[-1][1], 64, WIDTH - 14)
-    y = Scale(0, max(count for *_, count in counts) * 1.06 or 1, 240, 12)
+def histogram(title: str, bins: Sequence[tuple[float, float, int]], label: str) -> Chart:
+    """Users per bin of a difference; bins: from, to, users; the line marks zero."""
+    x = Scale(bins[0][0], bins[-1][1], 64, WIDTH - 14)
+    y = Scale(0, max(users for *_, users in bins) * 1.06 or 1, 240, 12)
     chart = Chart(title, 292, x, y)
     chart.axis_x(label)
     chart.axis_y("Users")
-    for low, high, count in counts:
+    for low, high, users in bins:
         kind = "migrated" if low + high < 0 else "retrained"
-        width = max(x(high) - x(low) - 1, 0.5)
-        place = {"x": _n(x(low)), "y": _n(y(count)), "width": _n(width)}
-        chart.put(tag("rect", **place, height=_n(y.start - y(count)), fill=KINDS[kind].colour))
+        box = {"x": x(low), "y": y(users), "width": max(x(high) - x(low) - 1, 0.5)}
+        chart.add("rect", **box, height=y.start - y(users), fill=KINDS[kind].colour)
     chart.line(x(0), y.start, x(0), y.end, NEUTRAL, stroke_dasharray="3 3")
-    return chart.root
-
-
-STYLE = (
-    "svg{font:12px system-ui,sans-serif;color:#1f2933;background:#fff;fill:currentColor}"
-    ".grid{stroke-opacity:.12}.tick{font-size:11px}"
-)
-
-
-def still(chart: Element) -> str:
-    """Return a chart as the text of an SVG file that stands alone."""
-    chart.set("xmlns", "http://www.w3.org/2000/svg")
-    chart.insert(0, tag("style", STYLE))
-    return ElementTree.tostring(chart, encoding="unicode") + "\n"
-
-
-def _n(value: float) -> str:
-    return f"{value:.1f}".removesuffix(".0")
+    return chart

@@ -93,7 +93,7 @@ def figures(report: dict[str, Any]) -> dict[str, str]:
         draw = _frontier if report["study"] in FRONTIERS else _differences
         picture = draw(report, dataset)
         if picture is not None:
-            found[f"{report['study']}-{dataset}.svg"] = svg.still(picture)
+            found[f"{report['study']}-{dataset}.svg"] = picture.file()
     return found
 
 

@@ -15,7 +15,7 @@ from dashboard.components import compare_figures
 from dashboard.components.compare_methods import ordered
 from puma_engine import jobs, pipeline
 from puma_engine.evaluation.baselines import BASELINES
-from puma_engine.pipeline.user_impact import MAX_SAMPLED
+from puma_engine.evaluation.user_effects import MAX_SAMPLED
 from puma_engine.store import Workspace
 
 

@@ -5,13 +5,14 @@ import pandas as pd
 import pytest
 
 from puma_engine import pipeline
-from puma_engine.evaluation.user_effects import LIKELY, with_values
-from puma_engine.pipeline.user_impact import (
+from puma_engine.evaluation.user_effects import (
+    LIKELY,
     LISTED_USERS,
     effects_between,
-    load_user_impact,
     measure_user_impact,
+    with_values,
 )
+from puma_engine.pipeline.user_impact import load_user_impact
 from puma_engine.pipeline.verdicts import user_impact_between
 
 
@@ -44,7 +45,7 @@ def test_what_is_kept_is_what_the_users_say(world):
 
 
 def test_counts_are_of_everybody_and_the_likely_are_all_there(world, monkeypatch):
-    monkeypatch.setattr("puma_engine.pipeline.user_impact.LISTED_USERS", 1)
+    monkeypatch.setattr("puma_engine.evaluation.user_effects.LISTED_USERS", 1)
     ws, run = world["ws"], world["comparison"]
     users = pipeline.comparison_users(ws, run)
     whole = effects_between(users, world["runs"]["few"].id, run.inputs["reference"])

@@ -5,6 +5,7 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import compared
 import numpy as np
@@ -18,7 +19,8 @@ from puma_engine import pipeline
 from puma_engine.cli.application import app as cli
 from puma_engine.errors import ConfigError, NotFoundError, StoreError
 from puma_engine.pipeline.reporting import read_table, table_names
-from puma_engine.report import html, svg
+from puma_engine.report import svg
+from puma_engine.report.html_report import environment
 from puma_engine.report.theme import KINDS
 from puma_engine.store import Workspace
 
@@ -104,11 +106,13 @@ def test_names_with_markup_are_text(page):
 
 
 def test_marks_that_hide_or_turn_text_are_taken_out():
-    element = html.tag("p", "a\u202eb\u0000c", title='"><b>', cls="x")
-    written = html.document("t\u2066", "", [element])
-    assert "\u202e" not in written and "\u0000" not in written and "\u2066" not in written
-    (kept,) = [value for name, value in Page(written).attributes if name == "title"]
-    assert kept == '"><b>' and "a b c" in Page(written).text and "b" not in Page(written).tags
+    template = environment().from_string('<p title="{{ title }}">{{ text }}</p>{{ chart }}')
+    chart = svg.interval_rows("t\u2066", [("<b>\u202e", "source", 1.0, 0.5, 1.5)], "x")
+    written = template.render(title='"><b>', text="a\u202eb\u0000c", chart=chart)
+    assert not {"\u202e", "\u0000", "\u2066"} & set(written + chart.file())
+    (title,) = [value for name, value in Page(written).attributes if name == "title"]
+    assert title == '"><b>' and "a b c" in Page(written).text and "b" not in Page(written).tags
+    assert ElementTree.fromstring(chart.file()).tag.endswith("svg")
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="needs chromium")
