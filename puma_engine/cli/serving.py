@@ -80,7 +80,7 @@ def select_stream(
     min_cluster: MinCluster = 50,
 ) -> None:
     """Choose users from sharded prompts, block by block; write the chosen as a packed table."""
-    from puma_engine.serving.bulk_selection import select_stream as stream
+    from puma_engine.serving.bulk import select_stream as stream
 
     found = stream(
         source,
@@ -109,7 +109,7 @@ def migrate_stream(
     """Migrate sharded prompts in bulk, in constant memory; a killed run goes on shard by shard."""
     from puma_engine.cli.progress_bars import watched
     from puma_engine.pipeline.stage_progress import StageProgress
-    from puma_engine.serving.bulk_mapping import migrate_stream as stream
+    from puma_engine.serving.bulk import migrate_stream as stream
 
     mapper = _mapper(adapter, revision, device)
     with watched(f"migrating {source.name}", quiet=session().as_json) as (progress, should_cancel):

@@ -13,7 +13,7 @@ from puma_engine.datasets import data_root
 from puma_engine.defaults import PAPER_STRATEGY
 from puma_engine.errors import DataError, StoreError
 from puma_engine.evaluation.baselines import BASELINES
-from puma_engine.exchange.prompt_files import read_prompts
+from puma_engine.exchange.prompt_formats import read_prompts
 from puma_engine.pipeline.backbones import backbone_run
 from puma_engine.pipeline.comparing import compare
 from puma_engine.pipeline.evaluating import evaluate

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from puma_engine.errors import ConfigError, DataError, StoreError
 from puma_engine.exchange.prompt_file import with_head
-from puma_engine.files import atomic_write, save_tensors
+from puma_engine.files import atomic_write, new_folder, save_tensors
 from puma_engine.pipeline.backbones import load_backbone
 from puma_engine.pipeline.card_facts import card_of
 from puma_engine.pipeline.importing_data import load_dataset
@@ -54,15 +54,16 @@ def export_prompts(
         arrays = {"vectors": table.vectors} | with_head(table.head)
         save_tensors(file, arrays, meta | {"user_ids": table.user_ids.tolist()})
         return file
-    from puma_engine.exchange import prompt_writers
+    from puma_engine.exchange.packed import write_packed
+    from puma_engine.exchange.prompt_formats import write_numpy, write_parquet
 
     if form in ("parquet", "numpy"):
-        write = prompt_writers.write_parquet if form == "parquet" else prompt_writers.write_numpy
+        write = write_parquet if form == "parquet" else write_numpy
         write(_with_suffix(file, ".parquet" if form == "parquet" else ".npz"), table, meta)
         return file
-    with prompt_writers.new_folder(file) as folder:
+    with new_folder(file) as folder:
         if form == "packed":
-            prompt_writers.write_packed(folder, table, meta, shard_users=shard_users)
+            write_packed(folder, table, meta, shard_users=shard_users)
         else:
             _peft(ws, run, table, meta, folder, device)
         _write_card(folder, card_of(ws, run, licence, kind=f"prompts-{form}"))
@@ -116,7 +117,7 @@ def _peft(
     folder: Path,
     device: str | None,
 ) -> None:
-    from puma_engine.exchange.peft_export import write_peft
+    from puma_engine.exchange.peft import write_peft
 
     users = table.user_ids.tolist()
     if len(users) > MOST_FOLDERS:
@@ -217,7 +218,6 @@ def export_adapter(
     Its config.json tells what it maps from and to; README.md is its model card.
     """
     from puma_engine.exchange.adapter_folders import AdapterFile, write_adapter
-    from puma_engine.exchange.prompt_writers import new_folder
 
     run = find(ws, reference, "migration")
     refuse_items(run, "an export of an adapter")

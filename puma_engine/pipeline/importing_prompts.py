@@ -12,7 +12,7 @@ from puma_engine.config import PromptConfig, TrainingConfig
 from puma_engine.defaults import prompt_training
 from puma_engine.errors import BackboneError, ConfigError, DataError
 from puma_engine.exchange.prompt_file import PromptFile
-from puma_engine.exchange.prompt_files import content_hash, read_prompts
+from puma_engine.exchange.prompt_formats import content_hash, read_prompts
 from puma_engine.pipeline.backbones import backbone_run, load_backbone
 from puma_engine.pipeline.fitting import DEFAULT_TEMPLATES, Role, device_name
 from puma_engine.pipeline.importing_data import load_dataset
