@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from puma_engine.cli.config_options import Device
-from puma_engine.cli.migration import Clusters, Groups, MinCluster, Seed
+from puma_engine.cli.migration import Clusters, Groups, MinCluster, Seed, Strata
 from puma_engine.cli.session import session
 from puma_engine.defaults import PAPER_STRATEGY
 from puma_engine.errors import ConfigError, StoreError
@@ -76,8 +76,9 @@ def select_stream(
     ] = None,
     seed: Seed = 0,
     clusters: Clusters = 15,
-    groups: Groups = 5,
+    strata: Strata = 5,
     min_cluster: MinCluster = 50,
+    groups: Groups = None,
 ) -> None:
     """Choose users from sharded prompts, block by block; write the chosen as a packed table."""
     from puma_engine.serving.bulk import select_stream as stream
@@ -90,7 +91,7 @@ def select_stream(
         signals=signals,
         seed=seed,
         clusters=clusters,
-        groups=groups,
+        groups=strata if groups is None else groups,
         min_cluster=min_cluster,
     )
     session().show(found | {"folder": str(target)})
