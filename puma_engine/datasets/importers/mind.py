@@ -309,7 +309,7 @@ class MindSampler:
 
     def dropped(self) -> dict[str, int]:
         """Return how many shown items were dropped, by the first reason that applied."""
-        shown = sum(self._per_user(owner) for owner in self.shown_to)
+        shown = np.sum([self._per_user(users) for users in self.shown_to], axis=0)
         kept = self.fate == _KEPT
         reasons = sorted(set(self.fate[~kept]))
         counts = {reason: int(shown[self.fate == reason].sum()) for reason in reasons}
