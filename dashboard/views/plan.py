@@ -17,7 +17,7 @@ from dashboard.components import (
     query_params,
     training_loss,
 )
-from dashboard.components.glossary import glossary, term
+from dashboard.components.glossary import show_glossary, term
 from dashboard.engine import plans
 from dashboard.engine.plans import Plan
 
@@ -53,7 +53,9 @@ def page() -> None:
         _picture(plan)
         _launch(plan, plan_costs.show(plan))
     _launched()
-    glossary("migration", "chain", "aggregation", "adapter", "strategy", "budget", "break-even")
+    show_glossary(
+        "migration", "chain", "aggregation", "adapter", "strategy", "budget", "break-even"
+    )
 
 
 def _put_together(sources: list[engine.Run], targets: list[engine.Run]) -> Plan:
