@@ -25,6 +25,7 @@ class PlainReader:
         self.answers = reader.answers
         self.template = reader.template
         sequences = [reader.sequence(row) for row in range(len(reader))]
+        self.capturable = False
         self._before = [before for before, _ in sequences]
         self._after = [after for _, after in sequences]
 
@@ -35,11 +36,13 @@ class PlainReader:
     def prepare(self, contexts: Tensor) -> None:
         """Nothing is kept."""
 
-    def rows_at_once(self, prompt: int) -> int:
+    def max_batch(self, prompt: int) -> int:
         """The published code validates in batches of the size that it trains in."""
         return BATCH
 
-    def logits(self, prompts: Tensor, contexts: Tensor) -> Tensor:
+    def logits(
+        self, prompts: Tensor, contexts: Tensor, widths: tuple[int, ...] | None = None
+    ) -> Tensor:
         """Return answer logits [B, A] for prompts [B, l, width] and context rows [B]."""
         device, model = self.backbone.device, self.backbone.model
         before = [self._before[row] for row in contexts.tolist()]

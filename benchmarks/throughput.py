@@ -37,14 +37,15 @@ from shapes import SHAPES, random_backbone
 from puma_engine.backbone import FrozenBackbone
 from puma_engine.config import AdapterConfig, TrainingConfig
 from puma_engine.datasets import Dataset, load_shipped
-from puma_engine.defaults import migration_defaults
+from puma_engine.defaults import ADAPTER
 from puma_engine.errors import Cancelled
 from puma_engine.migration.adapter import Adapter
 from puma_engine.migration.adapter_training import AdaptedPrompts
 from puma_engine.prompts.examples import Examples, Prompts, ReaderData, predict_examples, reader_for
 from puma_engine.prompts.tuning import PromptEmbedding, PromptTuningModule, make_head
 from puma_engine.training import distributed
-from puma_engine.training.loop import Progress, resolve_device, train
+from puma_engine.training.device import resolve_device
+from puma_engine.training.loop import Progress, train
 
 STAGES = ("adapter", "prompts", "evaluation")
 TEMPLATES = {"plain": "rating", "paper": "rating", "item_first": "rating-item-first"}
@@ -70,7 +71,7 @@ def adapter_shape(backbone: FrozenBackbone) -> tuple[int, AdapterConfig]:
     """Width of the source prompts and the adapter: the paper's, or the zoo's for zoo models."""
     if backbone.info.spec in SHAPES:
         return 2048, AdapterConfig()
-    return 128, migration_defaults("rating", 1000)[1]
+    return 128, ADAPTER
 
 
 def measured_peak(device: torch.device, dtype: torch.dtype) -> float:
@@ -185,13 +186,13 @@ def work_of(stage: str, way: Way) -> dict[str, float]:
 
 
 def backbone_for(name: str, device: torch.device, precision: str) -> FrozenBackbone:
-    """A zoo model, or a published shape with random weights; large ones are fused."""
+    """A zoo model, or a published shape with random weights; large ones are compiled."""
     if name not in SHAPES:
         return FrozenBackbone.load(name, device=str(device), precision=precision)
     dtype = {"fp32": torch.float32, "fp16": torch.float16}.get(precision, torch.bfloat16)
     backbone = random_backbone(name, device, dtype)
     if precision in ("bf16", "fp8"):
-        backbone.fuse(fp8=precision == "fp8")
+        backbone.compile_layers(fp8=precision == "fp8")
     return backbone
 
 
@@ -254,7 +255,7 @@ def described(
     stage: str, way: Way, batch: int, rate: float, ratio: float, options: Any
 ) -> dict[str, Any]:
     """What a row says of one measurement."""
-    work, peak = work_of(stage, way), options.peaks[row_peak(way)] * distributed.count()
+    work, peak = work_of(stage, way), options.peaks[row_peak(way)] * distributed.world_size()
     row: dict[str, Any] = {"way": way.name, "precision": way.precision, "batch": batch}
     row |= {"examples_per_s": round(rate, 1), "ratio_to_plain": round(ratio, 3)}
     row |= {key: round(value, 3) for key, value in work.items()}
@@ -288,7 +289,7 @@ def device_label(device: torch.device) -> str:
     name = f"cpu, {torch.get_num_threads()} threads"
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
-    return name if distributed.count() == 1 else f"{distributed.count()} x {name}"
+    return name if distributed.world_size() == 1 else f"{distributed.world_size()} x {name}"
 
 
 def main() -> None:
@@ -310,7 +311,7 @@ def main() -> None:
     options = parser.parse_args()
     device = torch.device(distributed.local_device(resolve_device(options.device)))
     gpu = device.type == "cuda"
-    if distributed.count() > 1:
+    if distributed.world_size() > 1:
         options.stages = [stage for stage in options.stages if stage != "evaluation"]
     names = options.backbones or (list(SHAPES) if gpu else ["llama-medium"])
     dtypes = {"bf16": torch.bfloat16} | ({} if gpu else {"fp32": torch.float32})

@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
-from puma_engine.backbone.attention.prefix_attention import NAME as GROUPED
-from puma_engine.backbone.memory import free_bytes, gib, tight
+from puma_engine.backbone.attention.prefix_attention import NAME as PREFIX_ATTENTION
+from puma_engine.backbone.loading import TIGHT, gib
 from puma_engine.backbone.model import FrozenBackbone
 from puma_engine.backbone.reader import Context, Reader
 from puma_engine.backbone.tasks import get_task
 from puma_engine.backbone.templates import TEMPLATES, Template
 from puma_engine.errors import BackboneError
+from puma_engine.training.device import free_bytes
 
 EXAMPLE = Context("The Hobbit by J. R. R. Tolkien", ("Dune by Frank Herbert",))
 SHORT_CONTEXT = 512
@@ -55,13 +56,19 @@ def describe_templates(backbone: FrozenBackbone) -> dict[str, dict[str, Any]]:
 
 
 def _template_card(backbone: FrozenBackbone, template: Template) -> dict[str, Any]:
-    """How an example reads as tokens, and where in it the slot stands."""
+    """Answer tokens, slot position and tokens of one template. Raises BackboneError."""
     tokenizer = backbone.tokenizer
     task = get_task(template.task)
     reader = Reader(backbone, template, [EXAMPLE])
     before, after = reader.sequence(0)
     answers = reader.answers.tolist()
-    _check_range(backbone, template, [*before, *after, *answers])
+    rows = backbone.model.get_input_embeddings().num_embeddings
+    largest = max([*before, *after, *answers])
+    if largest >= rows:
+        raise BackboneError(
+            f"The tokenizer writes token {largest} in the template {template.name!r}, but the model "
+            f"embeds {rows}; the tokenizer belongs to another model."
+        )
     return {
         "answer_tokens": dict(
             zip(task.answers, tokenizer.convert_ids_to_tokens(answers), strict=True)
@@ -75,50 +82,45 @@ def _template_card(backbone: FrozenBackbone, template: Template) -> dict[str, An
     }
 
 
-def _check_range(backbone: FrozenBackbone, template: Template, ids: list[int]) -> None:
-    rows = backbone.model.get_input_embeddings().num_embeddings
-    if max(ids) >= rows:
-        raise BackboneError(
-            f"The tokenizer writes token {max(ids)} in the template {template.name!r}, but the model "
-            f"embeds {rows}; the tokenizer belongs to another model."
-        )
-
-
 def _warnings(backbone: FrozenBackbone) -> list[str]:
-    """What works, but should be known."""
+    """Sentences on what works with limits."""
     info, tokenizer = backbone.info, backbone.tokenizer
-    found = []
-    room = free_bytes(None if backbone.spread else backbone.device)
-    if tight(info.memory_bytes, room + info.memory_bytes):
-        found.append(
-            f"The weights take {gib(info.memory_bytes)} and leave {gib(room)} free for kept "
-            "keys and values and for batches; use small ones."
+    warnings = []
+    free = free_bytes(None if backbone.spread else backbone.device)
+    if info.memory_bytes > TIGHT * (free + info.memory_bytes):
+        warnings.append(
+            f"The weights take {gib(info.memory_bytes)} and leave {gib(free)} free for cached "
+            "keys and values and for batches; use small batches."
         )
     if 0 < info.context < SHORT_CONTEXT:
-        found.append(f"It reads {info.context} tokens at most; long titles must be cut shorter.")
+        warnings.append(f"It reads {info.context} tokens at most; long titles must be cut shorter.")
     if len(tokenizer) > backbone.model.get_input_embeddings().num_embeddings:
-        found.append(
+        warnings.append(
             "The tokenizer has added tokens that the model does not embed; texts never become these "
             "tokens here, but do not use them."
         )
     if not backbone.start:
-        found.append("The tokenizer puts no token in front of a text, so none is put here.")
+        warnings.append("The tokenizer puts no token in front of a text, so none is put here.")
     if getattr(tokenizer, "chat_template", None):
-        found.append("It has a chat template, which is not applied: templates are read as written.")
+        warnings.append(
+            "It has a chat template, which is not applied: templates are read as written."
+        )
     if info.dtype == "fp16" and "bfloat16" in str(getattr(backbone.model.config, "dtype", "")):
-        found.append("It was trained in bf16, whose range fp16 lacks; prefer bf16.")
-    if backbone.model.config._attn_implementation != GROUPED:
-        found.append("Its attention is its own, which costs speed with kept keys and values.")
+        warnings.append("It was trained in bf16, whose range fp16 lacks; prefer bf16.")
+    if backbone.model.config._attn_implementation != PREFIX_ATTENTION:
+        warnings.append(
+            "It uses its own attention, which copies cached keys and values and is slower."
+        )
     if not backbone.has_gates():
-        found.append("Selection strategies on FFN activations cannot read it.")
-    return found
+        warnings.append("Selection strategies on FFN activations cannot read it.")
+    return warnings
 
 
 def measure_speed(backbone: FrozenBackbone, seconds: float) -> dict[str, Any]:
     """Measure examples a second for some seconds: half training steps, half predictions.
 
-    A training step is a forward and a backward pass to the soft prompts, with item texts
-    kept as keys and values, as fitting does after its first epoch.
+    A training step is a forward and a backward pass to the soft prompts, with the keys and values
+    of item texts cached, as in fitting after the first epoch. Returns rates and seconds by name.
     """
     contexts = [Context(f"{EXAMPLE.item}, volume {number}") for number in range(64)]
     reader = Reader(backbone, TEMPLATES[SPEED_TEMPLATE], contexts)
@@ -134,7 +136,7 @@ def measure_speed(backbone: FrozenBackbone, seconds: float) -> dict[str, Any]:
     def predicting() -> None:
         reader.logits(prompts, rows)
 
-    found = {
+    speed = {
         "template": SPEED_TEMPLATE,
         "batch": batch,
         "device": str(backbone.device),
@@ -142,23 +144,24 @@ def measure_speed(backbone: FrozenBackbone, seconds: float) -> dict[str, Any]:
     }
     for name, work in (("training", training), ("prediction", predicting)):
         rate, spent = _rate(work, batch, seconds / 2, backbone.device)
-        found |= {f"{name}_examples_per_second": rate, f"{name}_seconds": spent}
-    return found
+        speed |= {f"{name}_examples_per_second": rate, f"{name}_seconds": spent}
+    return speed
 
 
 def _rate(
     work: Callable[[], None], batch: int, seconds: float, device: torch.device
 ) -> tuple[float, float]:
     """Examples a second and seconds measured, after two calls to warm up."""
-    wait: Callable[[], None] = (
-        (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else (lambda: None)
-    )
-    for _ in range(2):
+
+    def run() -> None:
         work()
-    wait()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    for _ in range(2):
+        run()
     start, count = time.perf_counter(), 0
     while (spent := time.perf_counter() - start) < seconds or not count:
-        work()
-        wait()
+        run()
         count += 1
     return count * batch / spent, spent

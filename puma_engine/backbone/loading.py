@@ -1,10 +1,15 @@
-"""Loading a causal language model from the zoo, a folder or the hub, with plain refusals."""
+"""Loading a causal language model from the zoo, a folder or the hub.
+
+What a model's weights will take is computed from their headers first, so that a model that cannot
+fit is refused before its weights are fetched or read.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -13,15 +18,23 @@ from typing import Any
 
 from puma_engine.backbone import hub
 from puma_engine.backbone.attention.fp8 import check_fp8
-from puma_engine.backbone.memory import FP8, QUANTISE, local_shapes
 from puma_engine.errors import BackboneError
+from puma_engine.training.device import DTYPES
+
+FP8 = "fp8"
+# Bytes a parameter. 4-bit blocks of 64 carry one fp32 scale; fp8 has a copy for the gradient.
+QUANTISED = {"4bit": 0.5 + 4 / 64, "8bit": 1.0, FP8: 2.0}
+TIGHT = 0.85
 
 
 @dataclass(frozen=True)
 class BackboneInfo:
-    """What is known of a backbone; memory_bytes is that of its weights as loaded.
+    """Facts of a loaded backbone.
 
-    revision is the commit of a hub id; quantised is 4bit, 8bit or None.
+    width: dimension of a token embedding; context: tokens that the model can read, 0 if unknown;
+    memory_bytes: of its weights as loaded; starts_with: tokens that its tokenizer puts in front of
+    every text; tied_head: whether the output head shares the input embeddings; revision: the
+    commit of a hub id; quantised: 4bit, 8bit, fp8 or None.
     """
 
     spec: str
@@ -45,18 +58,28 @@ class BackboneInfo:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model comes from: a folder, or a commit of the hub that is not fetched yet."""
+    """Where a model comes from: a folder, or a commit of the hub that is not fetched yet (None)."""
 
     spec: str
     folder: Path | None
     commit: str | None = None
 
     def shapes(self) -> hub.Shapes:
-        """Shape of every tensor, from headers alone; no weight is read or fetched."""
-        if self.folder is not None:
-            return local_shapes(self.folder)
-        assert self.commit is not None
-        return hub.remote_shapes(self.spec, self.commit)
+        """Return the shape of every tensor from headers alone; no weight is read or fetched.
+
+        Raises BackboneError if a file is missing or damaged.
+        """
+        if self.folder is None:
+            assert self.commit is not None
+            return hub.remote_shapes(self.spec, self.commit)
+        index = self.folder / "model.safetensors.index.json"
+        if index.is_file():
+            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            files = [self.folder / str(name) for name in sorted(names)]
+        else:
+            whole = self.folder / "model.safetensors"
+            files = [whole] if whole.is_file() else sorted(self.folder.glob("*.safetensors"))
+        return {name: shape for file in files for name, shape in _file_shapes(file).items()}
 
     def fetch(self) -> Path:
         """Return the model's folder, fetching it from the hub where it has to be."""
@@ -68,18 +91,70 @@ class Source:
         return folder
 
 
+def _file_shapes(file: Path) -> hub.Shapes:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="np") as tensors:
+            names = tensors.keys()
+            return {name: tuple(tensors.get_slice(name).get_shape()) for name in names}
+    except FileNotFoundError:
+        raise BackboneError(
+            f"The model's index names {file.name}, which is not in {file.parent}; download the model "
+            "again."
+        ) from None
+    except (OSError, SafetensorError) as error:
+        raise BackboneError(
+            f"The file {file} is no whole safetensors file ({error}); download the model again."
+        ) from error
+
+
+def weight_bytes(shapes: hub.Shapes, precision: str, quantise: str | None = None) -> int:
+    """Return the bytes of a model's weights once they are loaded.
+
+    Quantisation shrinks the matrices of the layers; embeddings, the output head and vectors stay
+    in `precision`.
+    """
+    total = 0.0
+    for name, shape in shapes.items():
+        whole = any(part in name for part in ("embed", "lm_head", "wte", "wpe"))
+        if quantise is not None and len(shape) == 2 and not whole:
+            total += math.prod(shape) * QUANTISED[quantise]
+        else:
+            total += math.prod(shape) * DTYPES[precision].bytes
+    return int(total)
+
+
+def check_room(spec: str, need: int, free: int, where: str) -> None:
+    """Raise BackboneError if weights of `need` bytes cannot fit into `free` bytes on a device."""
+    if need > free:
+        raise BackboneError(
+            f"The weights of {spec} take {gib(need)}, but {where} has {gib(free)} free; free some, "
+            "choose a lower precision, --quantise 4bit, or --device spread on several GPUs."
+        )
+
+
+def gib(count: float) -> str:
+    """Return a number of bytes as text, in GiB or MiB."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+
+
 def locate(spec: str | Path, revision: str | None = None) -> Source:
-    """Find a zoo name, a folder or a hub id; of the latter, pin the revision to a commit."""
+    """Find a zoo name, a folder or a hub id; of the latter, pin the revision to a commit.
+
+    Raises BackboneError if there is no such model, or if its folder is incomplete.
+    """
     from puma_engine.zoo import ZOO, zoo_folder
 
     name = str(spec)
     if name in ZOO:
-        folder = zoo_folder(name)
-        if not (folder / "model.safetensors").is_file():
+        zoo = zoo_folder(name)
+        if not (zoo / "model.safetensors").is_file():
             raise BackboneError(
-                f"The zoo backbone {name!r} has no weights at {folder}; build it in a checkout with `python -m research.zoo.build --only {name}`."
+                f"The zoo backbone {name!r} has no weights at {zoo}; build it in a checkout with "
+                f"`python -m research.zoo.build --only {name}`."
             )
-        return Source(name, folder)
+        return Source(name, zoo)
     path = Path(name).expanduser()
     if path.is_dir():
         _check_folder(path)
@@ -90,10 +165,10 @@ def locate(spec: str | Path, revision: str | None = None) -> Source:
             "hub id such as owner/name."
         )
     commit = hub.pin(name, revision)
-    folder_there = hub.cached(name, commit)
-    if folder_there is not None:
-        _check_folder(folder_there)
-    return Source(name, folder_there, commit)
+    folder = hub.cached(name, commit)
+    if folder is not None:
+        _check_folder(folder)
+    return Source(name, folder, commit)
 
 
 def _check_folder(folder: Path) -> None:
@@ -103,10 +178,18 @@ def _check_folder(folder: Path) -> None:
             f"The folder {folder} has no config.json, so it holds no model; choose another."
         )
     try:
-        facts = json.loads(config.read_text(encoding="utf-8"))
+        settings = json.loads(config.read_text(encoding="utf-8"))
     except ValueError:
         raise BackboneError(f"The file {config} is not valid JSON; restore it.") from None
-    _check_code(folder, facts)
+    from transformers import CONFIG_MAPPING
+
+    # An architecture that transformers knows is built by its own classes, whatever auto_map says.
+    family = settings.get("model_type")
+    if "auto_map" in settings and family not in CONFIG_MAPPING:
+        raise BackboneError(
+            f"The model in {folder} is of type {family!r}, which needs code of its own, and code from "
+            "models is never run; choose an architecture that transformers knows."
+        )
     if not any(folder.glob("*.safetensors")):
         raise BackboneError(
             f"The folder {folder} has no weights (*.safetensors); pickled weights are never loaded, "
@@ -120,36 +203,24 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-def _check_code(folder: Path, config: dict[str, Any]) -> None:
-    """Refuse a model that only its own code can build; models known here ignore that code."""
-    from transformers import CONFIG_MAPPING
-
-    family = config.get("model_type")
-    if "auto_map" in config and family not in CONFIG_MAPPING:
-        raise BackboneError(
-            f"The model in {folder} is of type {family!r}, which needs code of its own, and code from "
-            "models is never run; choose an architecture that transformers knows."
-        )
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the bars and reports of transformers out of ours; what goes wrong is raised."""
-    from transformers.utils import logging as theirs
+    """Silence the progress bars and warnings of transformers; errors are raised all the same."""
+    from transformers.utils import logging as hf_logging
 
-    level, bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
-    theirs.set_verbosity(theirs.CRITICAL)
-    theirs.disable_progress_bar()
+    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity(hf_logging.CRITICAL)
+    hf_logging.disable_progress_bar()
     try:
         yield
     finally:
-        theirs.set_verbosity(level)
+        hf_logging.set_verbosity(level)
         if bars:
-            theirs.enable_progress_bar()
+            hf_logging.enable_progress_bar()
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """Load a fast tokenizer, or raise BackboneError."""
+    """Load a fast tokenizer. Raises BackboneError if it cannot be loaded or is a slow one."""
     from transformers import AutoTokenizer
 
     try:
@@ -172,17 +243,25 @@ def load_tokenizer(folder: Path) -> Any:
 def load_model(
     folder: Path, dtype: Any, device: Any, *, quantise: str | None = None, spread: bool = False
 ) -> Any:
-    """Load a frozen model in eval mode, refusing one whose weights are incomplete.
+    """Load a frozen model in eval mode.
 
-    device: where all of it goes, unless it is spread over every GPU.
+    dtype: a torch dtype; device: a torch device for all of it, unless spread=True puts its layers
+    on all GPUs. Raises BackboneError if it cannot be loaded, weights are missing, or it does not
+    fit.
     """
-    from transformers import AutoModelForCausalLM
+    import transformers
 
-    loader: Any = AutoModelForCausalLM
+    loader: Any = transformers.AutoModelForCausalLM
     placed: dict[str, Any] = {}
     packed = quantise not in (None, FP8)
     if packed:
-        placed["quantization_config"] = _quantisation(str(quantise), dtype)
+        # It reports every product that it computes in another precision.
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+        kind: dict[str, Any] = {"load_in_8bit": True}
+        if quantise == "4bit":
+            kind = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+            kind["bnb_4bit_compute_dtype"] = dtype
+        placed["quantization_config"] = transformers.BitsAndBytesConfig(**kind)
     if spread or packed:
         placed["device_map"] = "auto" if spread else {"": device}
     try:
@@ -200,11 +279,11 @@ def load_model(
         raise BackboneError(
             f"The model {folder} cannot be loaded ({_first_line(error)}); download or save it again."
         ) from error
-    lost = sorted(set(loaded["missing_keys"]) | {key for key, *_ in loaded["mismatched_keys"]})
-    if lost:
+    missing = sorted(set(loaded["missing_keys"]) | {key for key, *_ in loaded["mismatched_keys"]})
+    if missing:
         raise BackboneError(
-            f"The model {folder} lacks {len(lost)} of its weights or has them in another shape (first: "
-            f"{lost[0]}); download or save it again."
+            f"The model {folder} lacks {len(missing)} of its weights or has them in another shape "
+            f"(first: {missing[0]}); download or save it again."
         )
     if any(p.device.type == "meta" for p in model.parameters()):
         raise BackboneError(
@@ -216,9 +295,9 @@ def load_model(
 
 
 def check_quantisation(kind: str | None, device: Any, *, spread: bool = False) -> None:
-    """Raise BackboneError if models cannot be loaded in this way on a torch device."""
-    if kind is not None and kind not in QUANTISE:
-        raise BackboneError(f"There is no quantisation {kind!r}; use {' or '.join(QUANTISE)}.")
+    """Raise BackboneError if models cannot be quantised to `kind` on a torch device."""
+    if kind is not None and kind not in QUANTISED:
+        raise BackboneError(f"There is no quantisation {kind!r}; use {' or '.join(QUANTISED)}.")
     if kind == FP8:
         check_fp8(device, spread=spread)
     elif kind is not None and importlib.util.find_spec("bitsandbytes") is None:
@@ -226,18 +305,6 @@ def check_quantisation(kind: str | None, device: Any, *, spread: bool = False) -
             "Quantised loading needs the package bitsandbytes, which is not installed; run "
             "`pip install bitsandbytes`, or leave out --quantise."
         )
-
-
-def _quantisation(kind: str, dtype: Any) -> Any:
-    from transformers import BitsAndBytesConfig
-
-    # It reports every product that it computes in another precision.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    if kind == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
-    )
 
 
 def _first_line(error: Exception) -> str:
@@ -253,7 +320,11 @@ def describe(
     *,
     quantised: str | None = None,
 ) -> BackboneInfo:
-    """Collect the facts of a loaded backbone."""
+    """Collect the facts of a loaded backbone.
+
+    dtype: fp32, bf16 or fp16; starts: see `BackboneInfo.starts_with`. Raises BackboneError if the
+    model's configuration lacks its number of layers or its vocabulary.
+    """
     config = model.config.get_text_config()
     for needed in ("num_hidden_layers", "vocab_size"):
         if not isinstance(getattr(config, needed, None), int):
@@ -261,8 +332,8 @@ def describe(
                 f"{type(model).__name__} cannot serve: its configuration has no {needed}; choose an "
                 "ordinary causal model."
             )
-    # A 4-bit matrix is packed, so its own count of elements says nothing.
-    shapes = model.num_parameters() if quantised else sum(p.numel() for p in model.parameters())
+    # A 4-bit matrix is packed, so its number of elements is not that of its weights.
+    parameters = model.num_parameters() if quantised else sum(p.numel() for p in model.parameters())
     return BackboneInfo(
         spec=source.spec,
         family=str(config.model_type),
@@ -271,7 +342,7 @@ def describe(
         width=int(model.get_input_embeddings().weight.shape[-1]),
         vocabulary=int(config.vocab_size),
         context=int(getattr(config, "max_position_embeddings", 0) or 0),
-        parameters=int(shapes),
+        parameters=int(parameters),
         dtype=dtype,
         memory_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
         starts_with=starts,

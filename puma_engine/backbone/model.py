@@ -1,8 +1,13 @@
-"""A frozen causal language model that reads embeddings after a cached prefix."""
+"""A frozen causal language model that reads embeddings after a cached prefix.
+
+Construction checks that the model computes what soft prompts need, part by part, so that a refusal
+names the part that fails.
+"""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -10,29 +15,62 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
-from puma_engine.backbone.attention.fp8 import LARGE, Fused, fuse_layers, unfuse_layers, use_fp8
-from puma_engine.backbone.attention.kv_cache import PackedKeysValues, Ragged
-from puma_engine.backbone.attention.last_position_mlp import add_tail, remove_tail
-from puma_engine.backbone.attention.prefix_attention import NAME as GROUPED
-from puma_engine.backbone.attention.prefix_attention import joint_softmax, kept_apart, kept_layer
+from puma_engine.backbone.attention.compiled_layers import (
+    compile_layers,
+    compiled_softmax,
+    uncompile_layers,
+)
+from puma_engine.backbone.attention.fp8 import use_fp8
+from puma_engine.backbone.attention.kv_cache import KVCache, RaggedTensor
+from puma_engine.backbone.attention.last_position_mlp import unwrap_last_mlp, wrap_last_mlp
+from puma_engine.backbone.attention.prefix_attention import (
+    NAME,
+    KeyValue,
+    Prefix,
+    PrefixLayer,
+    joint_softmax,
+    use_prefix_attention,
+)
+from puma_engine.backbone.attention.triton_attention import attend
 from puma_engine.backbone.loading import (
+    FP8,
     BackboneInfo,
     check_quantisation,
+    check_room,
     describe,
     load_model,
     load_tokenizer,
     locate,
+    weight_bytes,
 )
-from puma_engine.backbone.memory import FP8, check_room, free_bytes, weight_bytes
-from puma_engine.backbone.probing import check_fused, plain_logits, probe
 from puma_engine.backbone.tokens import start_ids
 from puma_engine.errors import BackboneError
-from puma_engine.training.loop import resolve_device, resolve_precision
+from puma_engine.training.device import (
+    free_bytes,
+    resolve_device,
+    resolve_precision,
+    torch_dtype,
+)
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SPREAD = "spread"
 NORM_TOKENS = 4096
+# Models of this many parameters are compiled when they are loaded on a GPU.
+COMPILED_PARAMETERS = 300_000_000
+
+# The check compares logits of this many tokens for rows of unequal length.
+CHECKED_LOGITS = 64
+CHECKED_ROWS = ([1, 2, 3, 4, 5], [3, 2, 4])
+# Allowed difference as a share of the logits' norm. Half precision rounds in every layer, and
+# 8-bit products round activations by what else is in the batch; a position that is off by one
+# differs by far more.
+TOLERANCE = {torch.float32: 1e-3}
+HALF_TOLERANCE = 0.1
+QUANTISED_TOLERANCE = 0.3
+# Deep models with random weights, as benchmarks use them, amplify the rounding of 8-bit floats.
+FP8_TOLERANCE = 0.5
 
 
 class FrozenBackbone:
@@ -54,17 +92,17 @@ class FrozenBackbone:
             )
         self.device = embeddings.weight.device
         self.dtype = embeddings.weight.dtype
-        # Layers on several devices: what they compute is brought back to `device`.
+        # With layers on several devices, results come back to `device`.
         self.spread = len({parameter.device for parameter in model.parameters()}) > 1
         self.start = start_ids(tokenizer)
         self.latest_reader: tuple[Any, Any] | None = None
         self._decoder = model.base_model
-        # Newer releases of transformers renamed it, one model after the other.
+        # Newer releases of transformers rename the argument, one model after the other.
         arguments = inspect.signature(self._decoder.forward).parameters
         self._cache_argument = "cache" if "cache" in arguments else "past_key_values"
-        self.fused: Fused | None = None
-        self.tail = add_tail(self._decoder)
-        probe(self)
+        self.compiled = False
+        self.last_mlp = wrap_last_mlp(self._decoder)
+        self._check()
 
     @classmethod
     def load(
@@ -80,53 +118,58 @@ class FrozenBackbone:
 
         device: "cpu", "cuda", "cuda:1", "spread" (over all GPUs), or None for the best there
         is. precision: "fp32", "bf16", "fp16", or "auto" (bf16 on a GPU, fp32 on a CPU).
-        quantise: "4bit", "8bit", "fp8" or None. Large models on a GPU are fused. Whether the weights fit is known before they are
-        fetched or read. Raises BackboneError.
+        revision: branch, tag or commit of a hub id (default: main). quantise: "4bit", "8bit",
+        "fp8" or None. Large models on a GPU are compiled. Raises BackboneError, also for a model
+        that cannot fit, before its weights are fetched or read.
         """
-        spread, place = device == SPREAD, place_of(device)
-        check_quantisation(quantise, place, spread=spread)
+        spread, main_device = device == SPREAD, _main_device(device)
+        check_quantisation(quantise, main_device, spread=spread)
         source = locate(spec, revision)
-        name = resolve_precision(precision, place)
-        room = free_bytes(None if spread else place)
-        where = "all GPUs together" if spread else str(place)
-        check_room(source.spec, weight_bytes(source.shapes(), name, quantise), room, where)
+        name = resolve_precision(precision, main_device)
+        free = free_bytes(None if spread else main_device)
+        where = "all GPUs together" if spread else str(main_device)
+        check_room(source.spec, weight_bytes(source.shapes(), name, quantise), free, where)
         folder = source.fetch()
         tokenizer = load_tokenizer(folder)
-        model = load_model(folder, _DTYPES[name], place, quantise=quantise, spread=spread)
+        model = load_model(folder, torch_dtype(name), main_device, quantise=quantise, spread=spread)
         starts = tuple(tokenizer.convert_ids_to_tokens(start_ids(tokenizer)))
         packed = None if quantise == FP8 else quantise
-        found = cls(model, tokenizer, describe(source, model, name, starts, quantised=packed))
-        large = place.type == "cuda" and found.info.parameters >= LARGE
+        backbone = cls(model, tokenizer, describe(source, model, name, starts, quantised=packed))
+        large = main_device.type == "cuda" and backbone.info.parameters >= COMPILED_PARAMETERS
         if quantise == FP8 or (large and not spread and quantise is None):
-            found.fuse(fp8=quantise == FP8)
-        return found
+            backbone.compile_layers(fp8=quantise == FP8)
+        return backbone
 
-    def fuse(self, *, fp8: bool = False) -> bool:
-        """Compile what of the layers can be fused, on a GPU; return whether that worked.
+    def compile_layers(self, *, fp8: bool = False) -> bool:
+        """Compile the layers on a GPU; return whether that worked.
 
         The first batches take a minute longer, and later ones half the time. fp8: compute the
-        products of the layers in 8 bits too. Models that cannot be compiled stay as they are.
-        Raises BackboneError if fp8 is asked for and cannot be had.
+        products of the layers in 8 bits too. Models that cannot be compiled, or whose logits
+        change, run uncompiled. Raises BackboneError if fp8 changes the logits too much.
         """
         if self.device.type != "cuda":
             return False
         with torch.no_grad():
-            wanted = plain_logits(self)
+            expected = self._own_logits()
         if fp8:
             use_fp8(self._decoder)
             self.info = replace(self.info, quantised=FP8)
-        self.fused = fuse_layers(self._decoder)
+        compile_layers(self._decoder)
+        self.compiled = True
         try:
-            check_fused(self, wanted)
+            with torch.no_grad():
+                name = "fused layers"
+                logits = self._part(name, self._split_logits, list(CHECKED_ROWS), (4, 1))
+            self._compare(name, expected, logits)
         except BackboneError:
             if fp8:
                 raise
-            unfuse_layers(self._decoder)
-            self.fused = None
-        return self.fused is not None
+            uncompile_layers(self._decoder)
+            self.compiled = False
+        return self.compiled
 
     def forget(self) -> None:
-        """Drop the latest reader and its prefixes, so that the next work pays for its own."""
+        """Drop the latest reader and its cached prefixes."""
         self.latest_reader = None
 
     @property
@@ -136,7 +179,7 @@ class FrozenBackbone:
 
     @property
     def layer_weights(self) -> int:
-        """Parameters of the layers: all but the embeddings and the output head."""
+        """Number of parameters in the layers: all but the embeddings and the output head."""
         inputs, head = self.model.get_input_embeddings(), self.model.get_output_embeddings()
         tables = {id(table.weight): table.weight.numel() for table in (inputs, head)}
         return self.info.parameters - sum(tables.values())
@@ -155,12 +198,12 @@ class FrozenBackbone:
 
     @torch.no_grad()
     def prefix(
-        self, tokens: Ragged, rows: Tensor, into: PackedKeysValues, batch_tokens: int = 16_384
-    ) -> PackedKeysValues:
-        """Run rows [n] of texts that stand before a prompt, once; keep keys and values.
+        self, tokens: RaggedTensor, rows: Tensor, cache: KVCache, batch_tokens: int = 16_384
+    ) -> KVCache:
+        """Compute keys and values of rows [n] of texts before a prompt, into the cache.
 
-        Rows are padded on the right, which a causal model cannot see, in batches of about
-        `batch_tokens` tokens of like length.
+        Rows are padded on the right, which a causal model cannot see, in batches of similar
+        length and about `batch_tokens` tokens. Returns the cache.
         """
         lengths = tokens.lengths[rows].cpu()
         order = torch.argsort(lengths, stable=True)
@@ -171,66 +214,68 @@ class FrozenBackbone:
             start += size
             width = int(lengths[part].max())
             if width:
-                index, real = tokens.index(rows[part.to(rows.device)], width, left=False)
-                into.write(len(tokens.ids), index, self._run_prefix(tokens.ids[index]), real)
-        return into
+                index, exists = tokens.index(rows[part.to(rows.device)], width, left=False)
+                cache.write(len(tokens.ids), index, self._run_prefix(tokens.ids[index]), exists)
+        return cache
 
-    def _run_prefix(self, ids: Tensor) -> list[tuple[Tensor, Tensor]]:
-        from transformers import DynamicCache
-
+    def _run_prefix(self, ids: Tensor) -> list[KeyValue]:
         cache: Any = DynamicCache()
-        with self._tail_at(None):
-            kept = {self._cache_argument: cache}
-            self._decoder(inputs_embeds=self.embed(ids), use_cache=True, **kept)
+        with self._last_mlp_at(None):
+            arguments = {self._cache_argument: cache}
+            self._decoder(inputs_embeds=self.embed(ids), use_cache=True, **arguments)
         return [(layer.keys, layer.values) for layer in cache.layers]
 
     def last_hidden(
         self,
         embeddings: Tensor,
         lengths: Tensor,
-        past: list[tuple[Tensor, Tensor]] | None = None,
-        past_real: Tensor | None = None,
+        past: list[KeyValue] | None = None,
+        past_exists: Tensor | None = None,
     ) -> Tensor:
-        """Return the final hidden state [B, width] at each row's last real position.
+        """Return the final hidden state [B, width] at each row's last position.
 
-        embeddings [B, S, width] are padded on the right to S; lengths [B]. past holds
-        (keys, values) a layer, [B, heads, P, head_dim], padded on the left; past_real [B, P]
-        tells which of them exist.
+        embeddings [B, S, width] are padded on the right to S; lengths [B]. past: (keys, values) a
+        layer, [B, kv_heads, P, head_dim], padded on the left; past_exists [B, P] is False for
+        padding.
         """
-        from transformers import DynamicCache
-
         batch, width, _ = embeddings.shape
         column = torch.arange(width, device=embeddings.device).unsqueeze(0)
-        real = column < lengths.unsqueeze(1)
+        exists = column < lengths.unsqueeze(1)
         positions = column.expand(batch, -1)
-        cache = DynamicCache()
-        if past is not None and past_real is not None and past_real.shape[1]:
-            apart = self.model.config._attn_implementation == GROUPED
-            cache.layers = [kept_layer(keys, values, apart=apart) for keys, values in past]
-            positions = positions + past_real.sum(1, keepdim=True)
-            real = torch.cat([past_real, real], dim=1)
-            past = past if apart else None
+        if past is not None and past_exists is not None and past_exists.shape[1]:
+            positions = positions + past_exists.sum(1, keepdim=True)
+            exists = torch.cat([past_exists, exists], dim=1)
+        else:
+            past = None
         last = (lengths - 1).view(-1, 1, 1)
-        fused = self.fused
-        how = (fused.joint_softmax, fused.attend) if fused else (joint_softmax, None)
-        with kept_apart(past, *how), self._tail_at(last):
+        with self._last_mlp_at(last):
             hidden: Tensor = self._decoder(
                 inputs_embeds=embeddings.to(self.dtype),
-                attention_mask=real.long(),
+                attention_mask=exists.long(),
                 position_ids=positions,
-                **{self._cache_argument: cache},
+                **{self._cache_argument: self._cache_with(past)},
                 use_cache=True,
             ).last_hidden_state
         last = last.to(hidden.device).expand(-1, 1, hidden.shape[-1])
         return hidden.gather(1, last).squeeze(1)
 
-    def drop_tail(self) -> None:
-        """Compute the last layer everywhere, for a model whose parts are put together otherwise."""
-        remove_tail(self._decoder)
-        self.tail = None
+    def _cache_with(self, past: list[KeyValue] | None) -> DynamicCache:
+        """Return a transformers cache that holds a prefix, apart if this attention reads it so."""
+        cache = DynamicCache()
+        if self.model.config._attn_implementation == NAME:
+            softmax, fused = (compiled_softmax, attend) if self.compiled else (joint_softmax, None)
+            pairs: Sequence[KeyValue | None] = past or [None] * self.info.layers
+            cache.layers = [PrefixLayer(Prefix(pair, softmax, fused)) for pair in pairs]
+        else:
+            for keys, values in past or []:
+                layer = DynamicLayer()
+                layer.lazy_initialization(keys, values)
+                layer.keys, layer.values = keys, values
+                cache.layers.append(layer)
+        return cache
 
-    def _tail_at(self, index: Tensor | None) -> AbstractContextManager[None]:
-        return nullcontext() if self.tail is None else self.tail.only_at(index)
+    def _last_mlp_at(self, index: Tensor | None) -> AbstractContextManager[None]:
+        return nullcontext() if self.last_mlp is None else self.last_mlp.only_at(index)
 
     def answer_logits(self, hidden: Tensor, answers: Tensor) -> Tensor:
         """Return fp32 logits [B, A] of the answer tokens [A] from hidden states [B, width]."""
@@ -254,27 +299,33 @@ class FrozenBackbone:
 
     @torch.no_grad()
     def ffn_activations(self, prompts: Tensor, batch_size: int = 512) -> Tensor:
-        """Which gate units of the last three layers fire at the end of [start, prompt].
+        """Return which gate units of the last three layers are positive at the end of [start, prompt].
 
-        prompts [n, l, width]; returns booleans [n, 3 x intermediate size].
+        prompts [n, l, width]; returns booleans [n, 3 x intermediate size]. Raises BackboneError
+        for a model without readable gates.
         """
-        seen: list[Tensor] = []
         gates = self._gates()
+        if not gates:
+            raise BackboneError(
+                f"{self.info.architecture} has no feed-forward gates that can be read; choose a "
+                "selection strategy without FFN activations."
+            )
+        outputs: list[Tensor] = []
         hooks = [
-            gate.register_forward_hook(lambda _m, _i, out: seen.append(out[:, -1]))
-            for gate in gates
+            gate.register_forward_hook(lambda _m, _i, out: outputs.append(out[:, -1]))
+            for gate in gates[-3:]
         ]
         rows = []
         try:
             for block in prompts.split(batch_size):
-                seen.clear()
+                outputs.clear()
                 start = torch.tensor(self.start, dtype=torch.long, device=self.device)
                 before = self.embed(start).expand(len(block), -1, -1)
                 block = block.to(self.device, self.dtype)
                 self._decoder(
                     inputs_embeds=torch.cat([before.to(self.dtype), block], 1), use_cache=False
                 )
-                rows.append(torch.cat([(part > 0).cpu() for part in seen], dim=1))
+                rows.append(torch.cat([(part > 0).cpu() for part in outputs], dim=1))
         finally:
             for hook in hooks:
                 hook.remove()
@@ -282,29 +333,121 @@ class FrozenBackbone:
 
     def has_gates(self) -> bool:
         """Whether `ffn_activations` can read this model."""
-        return bool(self._find_gates())
+        return bool(self._gates())
 
-    def _gates(self) -> list[Any]:
-        gates = self._find_gates()
-        if not gates:
-            raise BackboneError(
-                f"{self.info.architecture} has no feed-forward gates that can be read; choose a "
-                "selection strategy without FFN activations."
-            )
-        return gates[-3:]
-
-    def _find_gates(self) -> list[Any]:
+    def _gates(self) -> list[torch.nn.Module]:
         names = ("act_fn", "activation_fn", "act")
-        blocks = [
+        gates = [
             next((getattr(module, name) for name in names if hasattr(module, name)), None)
             for module in self._decoder.modules()
             if type(module).__name__.endswith(("MLP", "FeedForward"))
         ]
-        return [block for block in blocks if isinstance(block, torch.nn.Module)]
+        return [gate for gate in gates if isinstance(gate, torch.nn.Module)]
+
+    @torch.no_grad()
+    def _check(self) -> None:
+        """Raise BackboneError naming the first part that differs from the model's own computation.
+
+        Prefix attention and then the shortened last layer are given up first, for a model with
+        which they do not work.
+        """
+        expected = self._own_logits()
+        if not torch.isfinite(expected).all():
+            raise BackboneError(
+                f"{self.info.architecture} gives infinite or missing logits in {self.info.dtype}; "
+                "load it in another precision."
+            )
+        name = "reading input embeddings"
+        rows = [self._part(name, self._embedded_logits, row) for row in CHECKED_ROWS]
+        self._compare(name, expected, torch.cat(rows))
+        fallbacks: list[Callable[[], None]] = []
+        own_attention = use_prefix_attention(self.model)
+        if own_attention is not None:
+            fallbacks.append(lambda: self.model.set_attn_implementation(own_attention))
+        if self.last_mlp is not None:
+            fallbacks.append(self._unwrap_last_mlp)
+        while True:
+            try:
+                return self._check_parts(expected)
+            except BackboneError:
+                if not fallbacks:
+                    raise
+                fallbacks.pop(0)()
+
+    def _unwrap_last_mlp(self) -> None:
+        unwrap_last_mlp(self._decoder)
+        self.last_mlp = None
+
+    def _check_parts(self, expected: Tensor) -> None:
+        """Compare each way in which logits are computed here with the model's own logits."""
+        # Rows of one length need no padding, so they come one by one until the last part.
+        for name, splits in (("decoder and output head", (0, 0)), ("kept keys and values", (2, 2))):
+            each = zip(CHECKED_ROWS, splits, strict=True)
+            rows = [self._part(name, self._split_logits, [row], (k,)) for row, k in each]
+            self._compare(name, expected, torch.cat(rows))
+        name = "padding and positions"
+        logits = self._part(name, self._split_logits, list(CHECKED_ROWS), (4, 1))
+        self._compare(name, expected, logits)
+
+    def _part(self, name: str, compute: Callable[..., Tensor], *arguments: object) -> Tensor:
+        try:
+            return compute(*arguments)
+        except Exception as error:  # foreign architectures fail with errors of their own
+            reason = " ".join(str(error).split())[:200]
+            raise BackboneError(
+                f"{self.info.architecture} cannot serve: its part {name!r} fails "
+                f"({type(error).__name__}: {reason}); choose an ordinary causal model."
+            ) from error
+
+    def _compare(self, name: str, expected: Tensor, actual: Tensor) -> None:
+        tolerance = TOLERANCE.get(self.dtype, HALF_TOLERANCE)
+        if self.info.quantised:
+            tolerance = FP8_TOLERANCE if self.info.quantised == FP8 else QUANTISED_TOLERANCE
+        difference = float(torch.linalg.vector_norm(expected - actual))
+        if not difference <= tolerance * float(torch.linalg.vector_norm(expected)):
+            raise BackboneError(
+                f"{self.info.architecture} cannot serve: its part {name!r} works in a way that is "
+                f"not known here (logits differ by {difference:.2g}); choose an ordinary causal "
+                "model."
+            )
+
+    def _own_logits(self) -> Tensor:
+        """Return the model's own logits [n, CHECKED_LOGITS] of the checked rows."""
+
+        def logits(row: list[int]) -> Tensor:
+            ids = torch.tensor([row], device=self.device)
+            return self._checked(self.model(input_ids=ids).logits)
+
+        return torch.cat([self._part("reading tokens", logits, row) for row in CHECKED_ROWS])
+
+    def _embedded_logits(self, row: list[int]) -> Tensor:
+        embedded = self.embed(torch.tensor([row], device=self.device))
+        return self._checked(self.model(inputs_embeds=embedded).logits)
+
+    def _split_logits(self, rows: list[list[int]], splits: tuple[int, ...]) -> Tensor:
+        """Return logits with the first tokens of each row, as many as splits says, as a prefix."""
+        pairs = list(zip(rows, splits, strict=True))
+        prefix = RaggedTensor.pack([row[:k] for row, k in pairs], self.device)
+        rest = RaggedTensor.pack([row[k:] for row, k in pairs], self.device)
+        every = torch.arange(len(rows), device=self.device)
+        past = past_exists = None
+        if max(splits):
+            cache = self.prefix(prefix, every, KVCache())
+            index, past_exists = prefix.index(every, max(splits), left=True)
+            past = cache.gather(index)
+        index, exists = rest.index(every, int(rest.lengths.max()), left=False)
+        embeddings = self.embed(rest.ids[index].masked_fill(~exists, 0))
+        hidden = self.last_hidden(embeddings, rest.lengths, past, past_exists)
+        answers = min(CHECKED_LOGITS, self.info.vocabulary)
+        return self.answer_logits(hidden, torch.arange(answers, device=self.device))
+
+    def _checked(self, logits: Tensor) -> Tensor:
+        answers = min(CHECKED_LOGITS, self.info.vocabulary)
+        return logits[:, -1, :answers].float().to(self.device)
 
 
-def place_of(device: str | None) -> torch.device:
-    """Return the device of a backbone's inputs and answers; of a spread one, the first GPU."""
+def _main_device(device: str | None) -> torch.device:
+    """Return the device of a backbone's inputs and outputs; the first GPU for a spread one."""
     if device != SPREAD:
         return torch.device(resolve_device(device))
     if not torch.cuda.is_available():

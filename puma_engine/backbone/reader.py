@@ -1,4 +1,4 @@
-"""One backbone, one template, many contexts: answers for soft prompts about items."""
+"""Answers of one backbone under one template for soft prompts about items."""
 
 from __future__ import annotations
 
@@ -11,28 +11,29 @@ import torch
 from torch import Tensor
 
 from puma_engine.backbone.attention.cuda_graphs import GraphedCalls
-from puma_engine.backbone.attention.kv_cache import PackedKeysValues, Ragged
-from puma_engine.backbone.memory import free_bytes
+from puma_engine.backbone.attention.kv_cache import KVCache, RaggedTensor
+from puma_engine.backbone.attention.prefix_attention import KeyValue
 from puma_engine.backbone.model import FrozenBackbone
 from puma_engine.backbone.tasks import Task, get_task
 from puma_engine.backbone.templates import Piece, Slot, Template
 from puma_engine.backbone.tokens import answer_tokens, clean_text, encode_many, encode_text
 from puma_engine.errors import DataError, TemplateError
-from puma_engine.training.device import collection_paused
+from puma_engine.training.device import collection_paused, free_bytes
 
+# On a GPU, widths are rounded up to these steps, so that few shapes occur.
 BEFORE_STEP, AFTER_STEP = 32, 8
-# Padding costs a large model more than another captured width does.
-LARGE_AFTER_STEP = 4
+# Padding costs a compiled (large) model more than another captured width does.
+COMPILED_AFTER_STEP = 4
 CPU_CACHE_BYTES = 3 * 2**30
 GPU_CACHE_SHARE = 0.5
-# Of what kept keys and values leave free, for the rows that are predicted together.
+# Share of the memory that the cache leaves free which one batch of predictions may take.
 BATCH_SHARE = 0.25
-MOST_ROWS = {"cpu": 512, "cuda": 4096}
+MAX_BATCH = {"cpu": 512, "cuda": 4096}
 
 
 @dataclass(frozen=True)
 class Context:
-    """What fills a template besides the prompt: an item's text and, perhaps, earlier ones."""
+    """What fills a template besides the prompt: an item's text and the texts of earlier items."""
 
     item: str
     history: tuple[str, ...] = ()
@@ -48,20 +49,14 @@ def slot_text(slot: Slot, context: Context) -> str:
     return clean_text(", ".join(context.history)) or "nothing yet"
 
 
-def _cache_bytes(device: torch.device) -> int:
-    """What kept keys and values may take."""
-    if device.type == "cpu":
-        return CPU_CACHE_BYTES
-    return int(GPU_CACHE_SHARE * free_bytes(device))
-
-
 class Reader:
     """Reads soft prompts about contexts with a frozen backbone under one template.
 
-    What stands before the prompt slot is run once for each distinct text and its keys and
-    values are kept if they fit in `cache_bytes`; otherwise they are recomputed for each
-    batch. Titles are cut to `item_tokens`, histories to `history_tokens`; the slot and
-    the answer cue never are. Raises TemplateError, BackboneError or DataError.
+    The text before the prompt slot is run once for each distinct text, and its keys and values
+    are cached if all fit into `cache_bytes` (default: 3 GiB on a CPU, half of the free memory of a
+    GPU); otherwise they are recomputed for each batch. Titles are cut to `item_tokens`, histories
+    to `history_tokens`; the slot and the answer cue never are. Raises TemplateError, BackboneError
+    or DataError.
     """
 
     def __init__(
@@ -78,7 +73,7 @@ class Reader:
         self.template = template
         self.contexts = contexts
         self.task: Task = get_task(template.task)
-        self._budget = {Slot.ITEM: item_tokens, Slot.HISTORY: history_tokens}
+        self._max_tokens = {Slot.ITEM: item_tokens, Slot.HISTORY: history_tokens}
         cue, answers = answer_tokens(backbone.tokenizer, template, self.task.answers)
         self.answers = torch.tensor(answers, device=backbone.device)
         with collection_paused():
@@ -87,23 +82,29 @@ class Reader:
             after = [self._join(template.after[:-1], row) + cue for row in contexts]
             self._before_row, self._before = self._unique(before)
             self._after_row, self._after = self._unique(after)
+        # Rows [2, n] of the distinct texts before and after the slot, by context.
+        self._rows = torch.stack([self._before_row, self._after_row]).to(backbone.device)
         self._before_length = self._before.lengths.cpu()[self._before_row]
         self._after_length = self._after.lengths.cpu()[self._after_row]
-        self._longest = int((self._before_length + self._after_length).max())
+        self._max_length = int((self._before_length + self._after_length).max())
         self._check_length(1)
         if cache_bytes is None:
-            cache_bytes = _cache_bytes(backbone.device)
-        self._cached = self._bytes_needed() <= cache_bytes
-        self._free = free_bytes(backbone.device) - self._cached * self._bytes_needed()
-        self._store = PackedKeysValues([])
-        self._ready = torch.zeros(len(self._before), dtype=torch.bool)
-        self._answers = GraphedCalls(backbone.device)
+            cpu = backbone.device.type == "cpu"
+            cache_bytes = (
+                CPU_CACHE_BYTES if cpu else int(GPU_CACHE_SHARE * free_bytes(backbone.device))
+            )
+        needed = int(self._before.ids.numel()) * self._token_bytes()
+        self._cached = needed <= cache_bytes
+        self._free = free_bytes(backbone.device) - self._cached * needed
+        self._cache = KVCache()
+        self._computed = torch.zeros(len(self._before), dtype=torch.bool)
+        self._graphed = GraphedCalls(backbone.device)
         # A graph is captured on one device.
-        self._answers.enabled &= not backbone.spread
+        self._graphed.enabled &= not backbone.spread
 
     def slot_ids(self, slot: Slot, context: Context) -> list[int]:
-        """Return the token ids that fill the item or history slot for a context, cut to budget."""
-        return self._ids[slot_text(slot, context)][: self._budget[slot]]
+        """Return the token ids that fill the item or history slot for a context, cut to length."""
+        return self._ids[slot_text(slot, context)][: self._max_tokens[slot]]
 
     def sequence(self, context: int) -> tuple[list[int], list[int]]:
         """Return the token ids before and after the prompt slot of context row `context`."""
@@ -113,10 +114,10 @@ class Reader:
         return before, after
 
     def _encode(self, contexts: Sequence[Context]) -> dict[str, list[int]]:
-        """Token ids of every constant piece and of every text that fills a slot."""
+        """Return the token ids of every constant piece and of every text that fills a slot."""
         pieces = [piece for piece in self.template.pieces if isinstance(piece, str)]
         ids = {piece: encode_text(self.backbone.tokenizer, piece) for piece in pieces}
-        slots = [slot for slot in self._budget if slot in self.template.pieces]
+        slots = [slot for slot in self._max_tokens if slot in self.template.pieces]
         texts = list({slot_text(slot, context) for slot in slots for context in contexts})
         return ids | dict(zip(texts, encode_many(self.backbone.tokenizer, texts), strict=True))
 
@@ -126,153 +127,154 @@ class Reader:
             joined += self.slot_ids(piece, context) if isinstance(piece, Slot) else self._ids[piece]
         return joined
 
-    def _unique(self, rows: list[list[int]]) -> tuple[Tensor, Ragged]:
+    def _unique(self, rows: list[list[int]]) -> tuple[Tensor, RaggedTensor]:
         number: dict[tuple[int, ...], int] = {}
         index = [number.setdefault(tuple(row), len(number)) for row in rows]
-        packed = Ragged.pack([list(row) for row in number], self.backbone.device)
+        packed = RaggedTensor.pack([list(row) for row in number], self.backbone.device)
         return torch.tensor(index, dtype=torch.long), packed
 
     def _check_length(self, prompt: int) -> None:
         context = self.backbone.info.context
-        if context and self._longest + prompt > context:
+        if context and self._max_length + prompt > context:
             raise TemplateError(
-                f"The template {self.template.name!r} takes up to {self._longest} tokens and a soft "
+                f"The template {self.template.name!r} takes up to {self._max_length} tokens and a soft "
                 f"prompt of {prompt}, but {self.backbone.info.spec} reads {context}; use shorter "
                 "soft prompts or another template."
             )
 
-    def _bytes_needed(self) -> int:
-        return int(self._before.ids.numel()) * self._token_bytes()
-
     def _token_bytes(self) -> int:
-        """Bytes of one token's keys and values in all layers."""
+        """Return the bytes of one token's keys and values in all layers."""
         config = self.backbone.model.config.get_text_config()
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return int(2 * config.num_hidden_layers * heads * size * self.backbone.dtype.itemsize)
 
-    def rows_at_once(self, prompt: int) -> int:
-        """How many rows with prompts of `prompt` tokens may be read at once without gradient.
+    def max_batch(self, prompt: int) -> int:
+        """Return the batch size that fits into memory without gradients, a power of two.
 
-        Each takes a copy of its keys and values, and what one layer computes.
+        prompt: tokens of a soft prompt. Each row takes a copy of its keys and values, and the
+        activations of one layer.
         """
-        before, after = self.shape(torch.arange(len(self)), prompt)
+        before, after = self.widths(torch.arange(len(self)), prompt)
         config, size = self.backbone.model.config.get_text_config(), self.backbone.dtype.itemsize
         inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
         # A layer's hidden states, some of them in fp32, its gate and its feed-forward part.
         layer = (6 * config.hidden_size + 3 * inner) * size
         row = (before + after + prompt) * self._token_bytes() + (after + prompt) * layer
         fits = max(1, int(BATCH_SHARE * self._free / row))
-        return min(MOST_ROWS[self.backbone.device.type], 1 << (fits.bit_length() - 1))
+        return min(MAX_BATCH[self.backbone.device.type], 1 << (fits.bit_length() - 1))
 
     def __len__(self) -> int:
         return len(self._before_row)
 
     def lengths(self) -> np.ndarray:
-        """Tokens of work for each context, [n]: what batches should be sorted by."""
+        """Return the tokens of each context, [n], by which batches of similar work are sorted."""
         return (self._before_length if self.template.item_first else self._after_length).numpy()
 
-    def positions(self, contexts: Tensor) -> Tensor:
-        """Tokens behind the prompt slot for context rows [n]: what is read anew for every user."""
+    def suffix_lengths(self, contexts: Tensor) -> Tensor:
+        """Return the tokens behind the prompt slot for context rows [n]: read for every user."""
         return self._after_length[contexts]
 
     @property
-    def kept_tokens(self) -> int:
-        """Tokens before the prompt slot that were read once and are kept."""
-        return int(self._before.lengths.cpu()[self._ready].sum())
+    def cached_tokens(self) -> int:
+        """Number of tokens before the prompt slot whose keys and values are cached."""
+        return int(self._before.lengths.cpu()[self._computed].sum())
 
     def prepare(self, contexts: Tensor) -> None:
-        """Run and keep the prefixes of context rows [n] (CPU) that are not kept yet.
+        """Cache the prefixes of context rows [n] (CPU) that are not cached yet.
 
-        This does nothing where the cache would not fit.
+        This does nothing if the cache does not fit into memory.
         """
         rows = self._before_row[contexts]
-        if self._cached and not self._ready[rows].all():
-            missing = torch.unique(rows[~self._ready[rows]])
-            self.backbone.prefix(self._before, missing.to(self.backbone.device), self._store)
-            self._ready[missing] = True
+        if self._cached and not self._computed[rows].all():
+            missing = torch.unique(rows[~self._computed[rows]])
+            self.backbone.prefix(self._before, missing.to(self.backbone.device), self._cache)
+            self._computed[missing] = True
 
-    def logits(self, prompts: Tensor, contexts: Tensor) -> Tensor:
+    def logits(
+        self, prompts: Tensor, contexts: Tensor, widths: tuple[int, ...] | None = None
+    ) -> Tensor:
         """Return answer logits [B, A] in fp32 for prompts [B, l, width] and context rows [B].
 
-        The context rows are on the CPU, so that shapes are known without waiting for a GPU.
-        Under a CUDA graph the next call of the same shape overwrites the result.
+        Without widths, contexts are on the CPU, so that widths are known without waiting for a
+        GPU. Shapes that recur are replayed as CUDA graphs, and the next call of the same shape
+        overwrites the result. With widths (from `widths`), contexts are on the device and prepared.
+        Nothing waits for the device then, so that the caller may capture the call in a graph.
         """
-        shape = self.shape(contexts, prompts.shape[1])
-        rows = self.rows(contexts).to(self.backbone.device, non_blocking=True)
-        if self.waits:
-            return self._read(self._uncached, prompts, rows, shape)
-        self.prepare(contexts)
-        return self._read(partial(self._answers, self._answer_logits), prompts, rows, shape)
+        compute: Callable[..., Tensor] = self._cached_logits
+        if widths is None:
+            widths = self.widths(contexts, prompts.shape[1])
+            if self.recomputes:
+                compute = self._recomputed_logits
+            else:
+                self.prepare(contexts)
+                compute = partial(self._graphed, self._cached_logits)
+        rows = self._rows[:, contexts.to(self.backbone.device, non_blocking=True)]
+        prompts = prompts.to(self.backbone.device, self.backbone.dtype)
+        # The frozen weights have their precision already; autocast would only cast them again.
+        with torch.autocast(self.backbone.device.type, enabled=False):
+            return compute(prompts, rows, widths=widths)
 
-    def logits_at(self, prompts: Tensor, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Return what `logits` does for `rows` [2, B] (device) of contexts that are prepared.
+    def widths(self, contexts: Tensor, prompt: int) -> tuple[int, int]:
+        """Return the padded tokens before and after the prompt for context rows [B] (CPU).
 
-        Nothing waits for the device, so that this may be part of a CUDA graph.
+        prompt: tokens of a soft prompt. Raises TemplateError if the model cannot read as many.
         """
-        return self._read(self._answer_logits, prompts, rows, shape)
-
-    def rows(self, contexts: Tensor) -> Tensor:
-        """Rows [2, n] of the distinct texts before and after the slot, for context rows [n] (CPU)."""
-        return torch.stack([self._before_row[contexts], self._after_row[contexts]])
-
-    def shape(self, contexts: Tensor, prompt: int) -> tuple[int, int]:
-        """Tokens that are read before and after a prompt of `prompt` tokens, for context rows (CPU)."""
         self._check_length(prompt)
         before = int(self._before_length[contexts].max())
         after = int(self._after_length[contexts].max())
         if self.template.item_first:
             return self._rounded(before, BEFORE_STEP), after
-        step = LARGE_AFTER_STEP if self.backbone.fused else AFTER_STEP
+        step = COMPILED_AFTER_STEP if self.backbone.compiled else AFTER_STEP
         return self._rounded(before, AFTER_STEP), self._rounded(after + prompt, step) - prompt
 
     @property
-    def waits(self) -> bool:
-        """Whether reading waits for the device, since prefixes do not fit and are run anew."""
+    def recomputes(self) -> bool:
+        """Whether prefixes do not fit into memory and are recomputed for each batch."""
         return not self._cached and bool(self._before.ids.numel())
 
-    def _read(
-        self, read: Callable[..., Tensor], prompts: Tensor, rows: Tensor, shape: tuple[int, ...]
-    ) -> Tensor:
-        prompts = prompts.to(self.backbone.device, self.backbone.dtype)
-        # The frozen weights have their precision already; autocast would only recast them.
-        with torch.autocast(self.backbone.device.type, enabled=False):
-            return read(prompts, rows, shape=shape)
+    @property
+    def capturable(self) -> bool:
+        """Whether a CUDA graph can hold `logits` with widths: one device, and prefixes cached."""
+        return not self.recomputes and not self.backbone.spread
 
     def _rounded(self, width: int, step: int) -> int:
-        """Few widths make few CUDA graphs; a CPU is better off without the padding."""
+        """Round up on a GPU, where few widths make few CUDA graphs; a CPU needs no padding."""
         return width if self.backbone.device.type == "cpu" else -(-width // step) * step
 
-    def _answer_logits(self, prompts: Tensor, rows: Tensor, *, shape: tuple[int, ...]) -> Tensor:
-        before, after = shape
+    def _cached_logits(self, prompts: Tensor, rows: Tensor, *, widths: tuple[int, ...]) -> Tensor:
+        before, after = widths
         if not before:
-            return self._finish(prompts, rows[1], after, None, None)
-        index, real = self._before.index(rows[0], before, left=True)
-        return self._finish(prompts, rows[1], after, self._store.gather(index), real)
+            return self._logits_after(prompts, rows[1], after, None, None)
+        index, exists = self._before.index(rows[0], before, left=True)
+        return self._logits_after(prompts, rows[1], after, self._cache.gather(index), exists)
 
-    def _uncached(self, prompts: Tensor, rows: Tensor, *, shape: tuple[int, ...]) -> Tensor:
-        before, after = shape
+    def _recomputed_logits(
+        self, prompts: Tensor, rows: Tensor, *, widths: tuple[int, ...]
+    ) -> Tensor:
+        before, after = widths
         unique, inverse = torch.unique(rows[0], return_inverse=True)
-        few = self._before.take(unique)
-        index, real = few.index(inverse, before, left=True)
-        every = torch.arange(len(few), device=rows.device)
-        past = self.backbone.prefix(few, every, PackedKeysValues([])).gather(index)
-        return self._finish(prompts, rows[1], after, past, real)
+        texts = self._before.take(unique)
+        index, exists = texts.index(inverse, before, left=True)
+        every = torch.arange(len(texts), device=rows.device)
+        past = self.backbone.prefix(texts, every, KVCache()).gather(index)
+        return self._logits_after(prompts, rows[1], after, past, exists)
 
-    def _finish(
+    def _logits_after(
         self,
         prompts: Tensor,
         rows: Tensor,
         width: int,
-        past: list[tuple[Tensor, Tensor]] | None,
-        past_real: Tensor | None,
+        past: list[KeyValue] | None,
+        past_exists: Tensor | None,
     ) -> Tensor:
-        index, real = self._after.index(rows, width, left=False)
-        suffix = self.backbone.embed(self._after.ids[index].masked_fill(~real, 0))
+        """Return the logits behind prompts and the texts after the slot, given the prefix."""
+        index, exists = self._after.index(rows, width, left=False)
+        suffix = self.backbone.embed(self._after.ids[index].masked_fill(~exists, 0))
         hidden = self.backbone.last_hidden(
             torch.cat([prompts, suffix.to(prompts.dtype)], dim=1),
             self._after.lengths[rows] + prompts.shape[1],
             past,
-            past_real,
+            past_exists,
         )
         return self.backbone.answer_logits(hidden, self.answers)

@@ -120,7 +120,7 @@ def study(
 
 def usual_processes(quick: bool, device: str | None) -> int:
     """Return two for a quick study on two CPU cores: its trainings fill one; on a GPU they take turns."""
-    from puma_engine.training.loop import resolve_device
+    from puma_engine.training.device import resolve_device
 
     return 2 if quick and (os.cpu_count() or 1) > 1 and resolve_device(device) == "cpu" else 1
 

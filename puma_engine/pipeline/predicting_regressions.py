@@ -57,7 +57,7 @@ def predict_regressions(
 
     def work(run_id: str, _folder: Path, clock: Clock) -> Outcome:
         from puma_engine.pipeline.fitting import device_name
-        from puma_engine.training.loop import resolve_device
+        from puma_engine.training.device import resolve_device
 
         clock.restart()
         losses = []

@@ -1,4 +1,4 @@
-"""Joins a data set with a reader: arrays of users, contexts and outcomes, matched by id."""
+"""Joins a data set with a reader: numbers of users, items and contexts, matched by id."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ Prompts = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Examples:
-    """Interactions as numbers: user, item, context [n] int64 (CPU) and outcome [n] float32.
+    """Interactions as numbers: user, item and context [n] int64, outcome [n] float32.
 
-    Items are numbered as the data set's are.
+    Items are numbered in the data set's order.
     """
 
     user: Tensor
@@ -37,12 +37,12 @@ class Examples:
         return len(self.user)
 
     def to(self, device: torch.device) -> Examples:
-        """The same with all but the context on a device."""
-        user, item, outcome = self.user.to(device), self.item.to(device), self.outcome.to(device)
-        return Examples(user, item, self.context, outcome)
+        """Return the same examples on a device."""
+        columns = self.user, self.item, self.context, self.outcome
+        return Examples(*(column.to(device) for column in columns))
 
     def lengths(self, reader: Reader) -> np.ndarray:
-        """Tokens of work of each example, [n]."""
+        """Return the tokens of each example, [n], by which batches of similar work are sorted."""
         return reader.lengths()[self.context.numpy()]
 
 
@@ -61,56 +61,38 @@ class ReaderData:
         rows: Tensor,
         prompts: Prompts,
         head: nn.Module,
+        widths: tuple[int, ...] | None = None,
     ) -> Tensor:
-        """Summed loss of some examples."""
-        rows = rows.cpu()
-        own = prompts(examples.user[rows], examples.item[rows])
-        logits = self.reader.logits(own, examples.context[rows])
+        """Return the summed loss of examples [rows].
+
+        Examples and rows are on the CPU; with widths they are on the reader's device, and nothing
+        waits for it (see `Reader.logits`).
+        """
+        if widths is None:
+            rows = rows.cpu()  # several processes: DDP moves inputs to its device
+        vectors = prompts(examples.user[rows], examples.item[rows])
+        logits = self.reader.logits(vectors, examples.context[rows], widths)
         outcome = examples.outcome[rows].to(logits.device, non_blocking=True)
         return self.task.loss(logits, outcome, head).sum()
 
-    def shape(self, examples: Examples, rows: Tensor, tokens: int) -> tuple[int, ...] | None:
-        """What `loss_at` must know of rows [B] (CPU); None where reading waits for the device."""
-        reader = self.reader
-        if reader.waits or reader.backbone.spread:
-            return None
-        return reader.shape(examples.context[rows], tokens)
-
-    def loss_at(
-        self,
-        examples: Examples,
-        read: Tensor,
-        rows: Tensor,
-        shape: tuple[int, ...],
-        prompts: Prompts,
-        head: nn.Module,
-    ) -> Tensor:
-        """Summed loss of rows [B] of examples on the device, without waiting for it.
-
-        read [2, n]: what `Reader.rows` says of the examples' contexts, which are prepared.
-        """
-        own = prompts(examples.user[rows], examples.item[rows])
-        logits = self.reader.logits_at(own, read[:, rows], shape)
-        return self.task.loss(logits, examples.outcome[rows], head).sum()
-
     def flops(self, tokens: int, examples: int, validations: int) -> float:
-        """Arithmetic of training on so many examples with prompts of so many tokens.
+        """Return the FLOPs of a training: so many examples and validations, prompts of `tokens`.
 
-        Two operations a weight of the layers for each position that is read anew, forwards and
-        again for the gradient; for those of the validation rows at each validation; and once for
-        what is kept. Attention and adapter, which are small beside it, are left out.
+        Each position behind the prefix costs two operations a weight of the layers, forwards and
+        again for the gradient. Positions of validation rows cost two for each validation, cached
+        tokens two once. Attention and adapter are small beside it and are left out.
         """
 
         def positions(rows: Examples) -> float:
-            return tokens + float(self.reader.positions(rows.context).double().mean())
+            return tokens + float(self.reader.suffix_lengths(rows.context).double().mean())
 
-        learned = 4 * positions(self.train) * examples
-        checked = 2 * positions(self.validation) * len(self.validation) * validations
-        kept = 2 * self.reader.kept_tokens
-        return self.reader.backbone.layer_weights * (learned + checked + kept)
+        training = 4 * positions(self.train) * examples
+        validation = 2 * positions(self.validation) * len(self.validation) * validations
+        prefixes = 2 * self.reader.cached_tokens
+        return self.reader.backbone.layer_weights * (training + validation + prefixes)
 
     def validation_value(self, prompts: Prompts, head: nn.Module) -> float:
-        """RMSE (ratings) or log loss (clicks) over the whole validation split."""
+        """Return the RMSE (ratings) or log loss (clicks) over the whole validation split."""
         p = predict_examples(self.reader, self.task, self.validation, prompts, head)
         y = self.validation.outcome.numpy().astype(np.float64)
         mean = np.mean(row_losses(self.task.name, y, p))
@@ -125,20 +107,20 @@ def predict_examples(
     prompts: Prompts,
     head: nn.Module,
 ) -> np.ndarray:
-    """Predictions [n] float64 for examples, computed in batches of like length."""
+    """Return predictions [n] float64 for examples (CPU), computed in batches of similar length."""
     was_training = head.training
     head.eval()
     reader.prepare(examples.context)
     order = np.argsort(examples.lengths(reader), kind="stable")
-    found = np.empty(len(examples))
-    size = reader.rows_at_once(prompts(examples.user[:1], examples.item[:1]).shape[1])
+    predictions = np.empty(len(examples))
+    size = reader.max_batch(prompts(examples.user[:1], examples.item[:1]).shape[1])
     for start in range(0, len(order), size):
         rows = torch.from_numpy(order[start : start + size])
-        own = prompts(examples.user[rows], examples.item[rows])
-        logits = reader.logits(own, examples.context[rows])
-        found[order[start : start + size]] = task.predict(logits, head).double().cpu().numpy()
+        vectors = prompts(examples.user[rows], examples.item[rows])
+        logits = reader.logits(vectors, examples.context[rows])
+        predictions[rows.numpy()] = task.predict(logits, head).double().cpu().numpy()
     head.train(was_training)
-    return found
+    return predictions
 
 
 def reader_for(
@@ -146,17 +128,19 @@ def reader_for(
     dataset: Dataset,
     template: str,
     users: Sequence[str] | np.ndarray,
-    learners: Sequence[str] | np.ndarray | None = None,
+    training_users: Sequence[str] | np.ndarray | None = None,
     early_stopping_users: Sequence[str] | np.ndarray | None = None,
 ) -> ReaderData:
     """Prepare the train and validation rows of some users; user numbers follow `users`.
 
-    learners, judges: whose train and whose validation rows these are; None: everybody's.
+    training_users, early_stopping_users: whose train rows and whose validation rows are taken
+    (None: all users'). Raises DataError if there are no rows, or if the template does not fit the
+    data set.
     """
     reader, frames = _contexts(backbone, dataset, template, ("train", "validation"))
     chosen = [
-        frame if own is None else frame[frame["user_id"].isin(set(own))]
-        for frame, own in zip(frames, (learners, early_stopping_users), strict=True)
+        frame if subset is None else frame[frame["user_id"].isin(set(subset))]
+        for frame, subset in zip(frames, (training_users, early_stopping_users), strict=True)
     ]
     train, validation = (_examples(frame, users) for frame in chosen)
     for name, examples in (("train", train), ("validation", validation)):
@@ -173,15 +157,19 @@ def split_examples(
     split: str,
     users: Sequence[str] | np.ndarray,
 ) -> tuple[Reader, Examples]:
-    """Prepare all rows of one split, in the order of dataset.rows(split)."""
+    """Prepare all rows of one split, in the order of dataset.rows(split).
+
+    Raises DataError if a row's user is not among users, or if the template does not fit the data
+    set.
+    """
     reader, (frame,) = _contexts(backbone, dataset, template, (split,))
     examples = _examples(frame, users)
     if len(examples) != len(frame):
         known = set(map(str, users))
-        lost = next(user for user in frame["user_id"] if user not in known)
+        missing = next(user for user in frame["user_id"] if user not in known)
         raise DataError(
             f"{len(frame) - len(examples)} {split} rows belong to users without a prompt (first: "
-            f"{lost!r}); leave these users out or migrate them too."
+            f"{missing!r}); leave these users out or migrate them too."
         )
     return reader, examples
 
@@ -212,10 +200,10 @@ def _contexts(
 def backbone_reader(
     backbone: FrozenBackbone, template: Template, contexts: tuple[Context, ...]
 ) -> Reader:
-    """Return the backbone's reader of these contexts; the latest is kept with its prefixes."""
+    """Return the backbone's reader of these contexts; the latest one is cached with its prefixes."""
     key = (template.name, contexts)
     if backbone.latest_reader is None or backbone.latest_reader[0] != key:
-        backbone.forget()  # before the next one asks what memory is free
+        backbone.forget()  # frees its memory before the next reader measures what is free
         backbone.latest_reader = (key, Reader(backbone, template, contexts))
     reader: Reader = backbone.latest_reader[1]
     return reader

@@ -85,31 +85,28 @@ class PromptTuningModule(nn.Module):
         self.data, self.head = data, head
         self.users, self.items = users, items
         self.tokens = users.tokens + (items.tokens if items is not None else 0)
-        self._there: tuple[Examples, Tensor] | None = None
+        self._on_device: Examples | None = None
 
     def prompts(self, users: Tensor, items: Tensor) -> Tensor:
         """Soft prompts [B, tokens, width] of row numbers of users and items [B]."""
         prompts: Tensor = self.users(users)
         return prompts if self.items is None else torch.cat([prompts, self.items(items)], dim=1)
 
-    def forward(self, rows: Tensor) -> Tensor:
-        """Summed loss of train examples, by row number [B]."""
-        return self.data.loss(self.data.train, rows, self.prompts, self.head)
+    def forward(self, rows: Tensor, widths: tuple[int, ...] | None = None) -> Tensor:
+        """Return the summed loss of train rows [B] (CPU), or on the device with their `widths`."""
+        train = self.data.train
+        if widths is not None:
+            if self._on_device is None:
+                self._on_device = train.to(rows.device)
+            train = self._on_device
+        return self.data.loss(train, rows, self.prompts, self.head, widths)
 
-    def shape(self, rows: Tensor) -> tuple[int, ...] | None:
-        """As `stepping.Stepped` wants it."""
-        return self.data.shape(self.data.train, rows, self.tokens)
-
-    def loss_at(self, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """As `stepping.Stepped` wants it: the loss of rows [B] on the device."""
-        if self._there is None:
-            train = self.data.train
-            self._there = (
-                train.to(rows.device),
-                self.data.reader.rows(train.context).to(rows.device),
-            )
-        examples, read = self._there
-        return self.data.loss_at(examples, read, rows, shape, self.prompts, self.head)
+    def widths(self, rows: Tensor) -> tuple[int, ...] | None:
+        """As `training.step.Capturable` asks for it."""
+        reader = self.data.reader
+        if not reader.capturable:
+            return None
+        return reader.widths(self.data.train.context[rows], self.tokens)
 
     def validation(self) -> float:
         """Validation RMSE (ratings) or log loss (clicks), in eval mode."""

@@ -11,7 +11,7 @@ import numpy as np
 from puma_engine.errors import MigrationError
 from puma_engine.exchange.adapter_folders import AdapterFile, read_adapter
 from puma_engine.migration.adapter import apply_adapter
-from puma_engine.training.loop import resolve_device
+from puma_engine.training.device import resolve_device
 
 if TYPE_CHECKING:
     from puma_engine.store import Workspace

@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: written whole, checked when read, resumed exactly."""
+"""Checkpoints of a training run: written atomically, verified when read, resumed exactly."""
 
 from __future__ import annotations
 
@@ -16,13 +16,17 @@ from puma_engine.files import load_tensors, save_tensors, sha256_file, write_jso
 
 TENSORS = "checkpoint-{step}.safetensors"
 RECORD = "checkpoint.json"
-# Of what is in a checkpoint; one of another format is refused.
+# The version of a checkpoint's content; others are refused.
 FORMAT = 2
 
 
 @dataclass
-class State:
-    """Where a run is: all that its next step depends on, besides the tensors."""
+class TrainingState:
+    """All that a run's next step depends on, besides tensors. Field names are stored.
+
+    epoch and batch: the next ones; step, examples, seconds: so far; loss_sum and loss_count: of
+    this epoch so far; best_epoch: -1 for the initial parameters; finished: stopped early.
+    """
 
     epoch: int = 0
     batch: int = 0
@@ -37,27 +41,31 @@ class State:
     finished: bool = False
 
 
-def trained(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters that are trained, by name."""
+def trainable_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that require gradients, by name."""
     return {name: p for name, p in module.named_parameters() if p.requires_grad}
 
 
-def snapshot(module: nn.Module) -> dict[str, Tensor]:
-    """Copy the trained parameters."""
-    return {name: p.detach().clone() for name, p in trained(module).items()}
+def copy_parameters(module: nn.Module) -> dict[str, Tensor]:
+    """Return copies of the trainable parameters, by name."""
+    return {name: p.detach().clone() for name, p in trainable_parameters(module).items()}
 
 
 def save(
     folder: Path,
     fingerprint: str,
-    state: State,
+    state: TrainingState,
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
     best: dict[str, Tensor] | None,
     scaler: dict[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint; the record that names it is renamed into place last."""
-    arrays = {f"now/{name}": p.detach() for name, p in trained(module).items()}
+    """Write a checkpoint: first its tensors, last the record that names them.
+
+    fingerprint: of settings and data, compared when it is read; best: the best parameters so far;
+    scaler: the state of a gradient scaler (fp16).
+    """
+    arrays = {f"now/{name}": p.detach() for name, p in trainable_parameters(module).items()}
     arrays |= {f"best/{name}": p for name, p in (best or {}).items()}
     for number, values in optimizer.state_dict()["state"].items():
         for key, value in values.items():
@@ -82,22 +90,22 @@ def save(
 
 
 @dataclass(frozen=True)
-class Loaded:
+class Checkpoint:
     """A checkpoint as it was read."""
 
-    state: State
+    state: TrainingState
     arrays: dict[str, np.ndarray]
     scaler: dict[str, Any] | None
 
     def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-        """Put everything back where it was; returns the best weights so far."""
-        parameters = trained(module)
+        """Restore parameters, optimiser and random numbers; return the best parameters so far."""
+        parameters = trainable_parameters(module)
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(self._tensor(f"now/{name}", parameter))
         state: dict[int, dict[str, Tensor]] = {}
         # An optimiser numbers parameters by its groups, in another order than the module's.
-        numbered = [one for group in optimizer.param_groups for one in group["params"]]
+        numbered = [p for group in optimizer.param_groups for p in group["params"]]
         for number, parameter in enumerate(numbered):
             prefix = f"optimizer/{number}/"
             keys = [key for key in self.arrays if key.startswith(prefix)]
@@ -114,15 +122,15 @@ class Loaded:
         }
 
     def _tensor(self, name: str, like: Tensor | None = None) -> Tensor:
-        """One array; as large as `like`, in its shape, since the file has no numbers without axes."""
-        found = torch.from_numpy(np.array(self.arrays[name]))
-        if like is None or found.numel() != like.numel():
-            return found
-        return found.reshape(like.shape)
+        """Return an array, in the shape of `like` if the sizes match: scalars are stored as [1]."""
+        tensor = torch.from_numpy(np.array(self.arrays[name]))
+        if like is None or tensor.numel() != like.numel():
+            return tensor
+        return tensor.reshape(like.shape)
 
 
-def load(folder: Path, fingerprint: str) -> Loaded | None:
-    """Read a folder's checkpoint, None if there is none.
+def load(folder: Path, fingerprint: str) -> Checkpoint | None:
+    """Read a folder's checkpoint; None if there is none.
 
     Raises CheckpointError if it is damaged or was made with other settings or data.
     """
@@ -137,7 +145,7 @@ def load(folder: Path, fingerprint: str) -> Loaded | None:
                 f"The checkpoint in {folder} was written by another version of PUMA; {advice}."
             )
         path = folder / Path(record["file"]).name
-        state = State(**record["state"])
+        state = TrainingState(**record["state"])
         if record["fingerprint"] != fingerprint:
             raise CheckpointError(
                 f"The checkpoint in {folder} belongs to a run with other settings or data; {advice}."
@@ -151,7 +159,7 @@ def load(folder: Path, fingerprint: str) -> Loaded | None:
         raise CheckpointError(
             f"The checkpoint in {folder} is damaged ({error}); {advice}."
         ) from error
-    return Loaded(state, arrays, record["scaler"])
+    return Checkpoint(state, arrays, record["scaler"])
 
 
 def clear(folder: Path) -> None:

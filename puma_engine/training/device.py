@@ -1,4 +1,4 @@
-"""This machine and process: memory of devices, and what else runs, without loading torch."""
+"""Devices, their memory, and precisions; importing this loads no torch."""
 
 from __future__ import annotations
 
@@ -11,25 +11,107 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-ENDLESS = 1 << 62
+from puma_engine.config import PRECISIONS
+from puma_engine.errors import ConfigError
+from puma_engine.training import distributed
+
+if TYPE_CHECKING:
+    import torch
+
+NO_LIMIT = 1 << 62
 SMI_SECONDS = 10.0
 CPUINFO = Path("/proc/cpuinfo")
 
 
+class Dtype(NamedTuple):
+    """A precision's name in torch, and its bytes a number."""
+
+    torch_name: str
+    bytes: int
+
+
+# The one map of precisions: every name that settings, options and cards use.
+DTYPES = {
+    "fp32": Dtype("float32", 4),
+    "bf16": Dtype("bfloat16", 2),
+    "fp16": Dtype("float16", 2),
+}
+
+
+def torch_dtype(precision: str) -> torch.dtype:
+    """Return the torch dtype of fp32, bf16 or fp16."""
+    import torch
+
+    dtype: torch.dtype = getattr(torch, DTYPES[precision].torch_name)
+    return dtype
+
+
+def resolve_device(device: str | None) -> str:
+    """Return a usable device name: the given one, or a GPU if there is one, else the CPU.
+
+    Raises ConfigError for a device that this machine does not have.
+    """
+    import torch
+
+    if device in (None, "auto"):
+        device = "cuda" if torch.cuda.is_available() and not distributed.cpu_requested() else "cpu"
+        return distributed.local_device(device)
+    try:
+        kind = torch.device(str(device)).type
+    except RuntimeError:
+        kind = ""
+    if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_available()):
+        raise ConfigError(
+            f"The device {device!r} is not here; use cpu, or cuda where there is a GPU."
+        )
+    return distributed.local_device(str(device))
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """Return fp32, bf16 or fp16; "auto" is bf16 on a GPU and fp32 on a CPU.
+
+    Raises ConfigError for an unknown precision, and for fp16 on a CPU.
+    """
+    if precision not in PRECISIONS:
+        raise ConfigError(f"There is no precision {precision!r}; choose {', '.join(PRECISIONS)}.")
+    if precision == "auto":
+        return "bf16" if device.type == "cuda" else "fp32"
+    if precision == "fp16" and device.type == "cpu":
+        raise ConfigError("fp16 needs a GPU; use fp32 or bf16 on a CPU.")
+    return precision
+
+
+def free_bytes(device: torch.device | None) -> int:
+    """Return the free memory of a device in bytes, or of all GPUs together for None.
+
+    Memory that PyTorch has reserved in this process for later tensors counts as free.
+    """
+    import torch
+
+    if device is None:
+        devices = (torch.device("cuda", n) for n in range(torch.cuda.device_count()))
+        return sum(free_bytes(gpu) for gpu in devices)
+    if device.type == "cuda":
+        reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + reserved
+    return host_free()
+
+
 @contextmanager
 def collection_paused() -> Iterator[None]:
-    """Keep the garbage collector away.
+    """Switch the garbage collector off inside the block.
 
-    Many small lists at once would start it again and again, for nothing; during the capture of
-    a CUDA graph it could free another graph, which is forbidden then.
+    Building many small lists would start it again and again. During the capture of a CUDA graph
+    it could free another graph, which is forbidden then.
     """
-    was = gc.isenabled()
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if was:
+        if was_enabled:
             gc.enable()
 
 
@@ -44,27 +126,27 @@ class DeviceMemory:
 
 
 class CpuContention:
-    """How many of the machine's cores other processes take, from when this was made on."""
+    """Measures how many of the machine's cores other processes use, from its construction on."""
 
     def __init__(self) -> None:
-        self.began = time.perf_counter()
-        self.before = self._seconds()
+        self.start = time.perf_counter()
+        self.start_seconds = self._seconds()
 
     def cores(self) -> float:
-        """Return the mean number of cores that others kept busy, 0 or more."""
-        wall = max(time.perf_counter() - self.began, 1e-9)
-        return max(0.0, (self._seconds() - self.before) / wall)
+        """Return the mean number of cores that other processes used, 0 or more."""
+        wall = max(time.perf_counter() - self.start, 1e-9)
+        return max(0.0, (self._seconds() - self.start_seconds) / wall)
 
     @staticmethod
     def _seconds() -> float:
-        """Seconds in which cores worked, for all processes but this one."""
+        """Processor seconds of all processes but this one."""
         import psutil
 
-        total, own = psutil.cpu_times(), os.times()
+        total, this = psutil.cpu_times(), os.times()
         waited = total.idle + getattr(total, "iowait", 0.0)
-        # The time of guests is among that of users.
+        # User time includes that of guests (virtual machines).
         guests = getattr(total, "guest", 0.0) + getattr(total, "guest_nice", 0.0)
-        return float(sum(total) - waited - guests - own.user - own.system)
+        return float(sum(total) - waited - guests - this.user - this.system)
 
 
 def device_memory() -> list[DeviceMemory]:
@@ -76,7 +158,7 @@ def device_memory() -> list[DeviceMemory]:
 
 
 def has_fast_bf16(cpuinfo: Path = CPUINFO) -> bool:
-    """Whether this CPU multiplies bf16 in hardware, so that frozen models pay off in it."""
+    """Whether this CPU multiplies bf16 in hardware, which makes frozen models in bf16 faster."""
     try:
         text = cpuinfo.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -93,26 +175,28 @@ def host_free() -> int:
 
 
 def container_limit() -> int:
-    """Return a container's memory limit in bytes (cgroup v2); endless where there is none."""
+    """Return a container's memory limit in bytes (cgroup v2); NO_LIMIT where there is none."""
     try:
         limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        return ENDLESS if limit == "max" else int(limit)
+        return NO_LIMIT if limit == "max" else int(limit)
     except (OSError, ValueError):
-        return ENDLESS
+        return NO_LIMIT
 
 
 def _container_free() -> int:
     limit = container_limit()
-    if limit == ENDLESS:
-        return ENDLESS
+    if limit == NO_LIMIT:
+        return NO_LIMIT
     folder = Path("/sys/fs/cgroup")
     try:
         used = int((folder / "memory.current").read_text())
-        facts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        statistics = dict(
+            line.split() for line in (folder / "memory.stat").read_text().splitlines()
+        )
     except (OSError, ValueError):
-        return ENDLESS
-    # File pages that can be dropped count as used.
-    return limit - used + int(facts.get("inactive_file", 0))
+        return NO_LIMIT
+    # Cached file pages count as used, but the kernel drops them on demand.
+    return limit - used + int(statistics.get("inactive_file", 0))
 
 
 def _gpus() -> list[DeviceMemory]:
@@ -121,20 +205,20 @@ def _gpus() -> list[DeviceMemory]:
         return []
     query = ["--query-gpu=index,name,memory.total,memory.free", "--format=csv,noheader,nounits"]
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             [program, *query], capture_output=True, text=True, timeout=SMI_SECONDS, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return []
-    return parse_gpus(done.stdout)
+    return parse_gpus(result.stdout)
 
 
 def parse_gpus(text: str) -> list[DeviceMemory]:
-    """Read the lines of nvidia-smi: index, name, total MiB, free MiB; others are left out."""
-    found = []
+    """Parse lines of nvidia-smi (index, name, total MiB, free MiB); skip malformed ones."""
+    gpus = []
     for line in text.splitlines():
         parts = [part.strip() for part in line.split(",")]
-        if len(parts) == 4 and all(parts[place].isdigit() for place in (0, 2, 3)):
+        if len(parts) == 4 and all(parts[column].isdigit() for column in (0, 2, 3)):
             total, free = int(parts[2]) << 20, int(parts[3]) << 20
-            found.append(DeviceMemory(f"cuda:{parts[0]}", parts[1], total, free))
-    return found
+            gpus.append(DeviceMemory(f"cuda:{parts[0]}", parts[1], total, free))
+    return gpus

@@ -1,7 +1,7 @@
-"""Several processes of one machine that train as one, as `accelerate launch` or torchrun start.
+"""Data-parallel processes on one machine, as `accelerate launch` or torchrun start them.
 
-All run the same commands. The first one writes the workspace; the others take part in its
-trainings and otherwise wait for what it says.
+All run the same command. The main process (rank 0) writes the workspace; the others take part in
+its trainings and otherwise wait for its broadcasts.
 """
 
 from __future__ import annotations
@@ -11,31 +11,35 @@ import os
 from datetime import timedelta
 from typing import Any
 
-# A waiting process must outlast whatever the first one does alone.
-PATIENCE = timedelta(days=30)
+# A process must wait longer than anything that the main process does alone.
+TIMEOUT = timedelta(days=30)
 
 
-def count() -> int:
-    """Return how many processes work together; 1 without a launcher."""
-    return max(1, _number("WORLD_SIZE", 1))
+def world_size() -> int:
+    """Return the number of processes that train together; 1 without a launcher."""
+    return max(1, _environment_int("WORLD_SIZE", 1))
 
 
 def is_main_process() -> bool:
-    """Return whether this process is the one that writes and reports."""
-    return count() == 1 or _number("RANK", 0) == 0
+    """Return whether this process is rank 0, which writes and reports."""
+    return world_size() == 1 or _environment_int("RANK", 0) == 0
 
 
 def local_device(device: str) -> str:
     """Return the GPU of this process, where several share a machine."""
-    return f"cuda:{_number('LOCAL_RANK', 0)}" if count() > 1 and device != "cpu" else device
+    return (
+        f"cuda:{_environment_int('LOCAL_RANK', 0)}"
+        if world_size() > 1 and device != "cpu"
+        else device
+    )
 
 
 def cpu_requested() -> bool:
-    """Return whether the launcher was told to leave GPUs alone."""
+    """Return whether the launcher was started with CPUs only (ACCELERATE_USE_CPU)."""
     return os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
 
 
-def _number(name: str, default: int) -> int:
+def _environment_int(name: str, default: int) -> int:
     try:
         return int(os.environ[name])
     except (KeyError, ValueError):
@@ -43,8 +47,8 @@ def _number(name: str, default: int) -> int:
 
 
 def shutdown() -> None:
-    """Take no more part in common work: threads that outlive it may abort the process at its end."""
-    if count() == 1:
+    """Leave the process group: its threads may otherwise abort the process when it exits."""
+    if world_size() == 1:
         return
     import torch.distributed
 
@@ -53,13 +57,13 @@ def shutdown() -> None:
 
 
 def broadcast(value: Any) -> Any:
-    """Return the first process's value (JSON) in every process; all must call this."""
+    """Return the main process's value (anything JSON) in every process; all must call this."""
     import torch
     from accelerate import PartialState
     from accelerate.utils import broadcast as broadcast_tensor
 
     cpu = cpu_requested() or not torch.cuda.is_available()
-    state = PartialState(cpu=cpu, timeout=PATIENCE)
+    state = PartialState(cpu=cpu, timeout=TIMEOUT)
     text = json.dumps(value).encode() if is_main_process() else b""
     length = broadcast_tensor(torch.tensor([len(text)], device=state.device))
     data = torch.zeros(int(length), dtype=torch.uint8, device=state.device)

@@ -23,7 +23,8 @@ import torch
 
 from puma_engine.errors import PumaError
 from puma_engine.files import sha256_file
-from puma_engine.training.loop import Progress, resolve_device, train
+from puma_engine.training.device import resolve_device
+from puma_engine.training.loop import Progress, train
 from puma_engine.zoo import SHIPPED, ZOO, ZooEntry, get_entry, zoo_folder
 from research.zoo.cards import CARD_FIELDS, LICENCE, LICENCE_NOTE, readme
 from research.zoo.corpus import load_foundation

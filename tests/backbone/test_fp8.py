@@ -1,27 +1,25 @@
-"""Fused layers and 8-bit products give what the plain ones do."""
+"""Compiled layers and 8-bit products give what the plain ones do."""
 
 import pytest
 import torch
 
 from puma_engine.backbone import FrozenBackbone
-from puma_engine.backbone.attention.fp8 import (
-    Fp8Linear,
-    LatestRows,
-    OnGpu,
-    fuse_layers,
-    unfuse_layers,
-    use_fp8,
+from puma_engine.backbone.attention.compiled_layers import (
+    CompiledOnGpu,
+    compile_layers,
+    uncompile_layers,
 )
+from puma_engine.backbone.attention.fp8 import Fp8Linear, LastQuantizedInput, use_fp8
 from puma_engine.backbone.attention.prefix_attention import joint_softmax, two_part_softmax
 from puma_engine.errors import BackboneError
 
 
-def relative(found, wanted):
-    return float(((found - wanted).norm() / wanted.norm()).detach())
+def relative(actual, expected):
+    return float(((actual - expected).norm() / expected.norm()).detach())
 
 
 @pytest.mark.parametrize("softcap", [None, 5.0])
-def test_both_softmaxes_over_kept_and_new_keys_agree(softcap):
+def test_both_softmaxes_over_prefix_and_new_keys_agree(softcap):
     generator = torch.Generator().manual_seed(0)
     batch, heads, groups, length, size = 3, 2, 2, 4, 5
     past = torch.randn(batch, heads, groups * length, size, generator=generator)
@@ -34,8 +32,8 @@ def test_both_softmaxes_over_kept_and_new_keys_agree(softcap):
     for function in (joint_softmax, two_part_softmax):
         joined = torch.cat(function(*given, mask, softcap), dim=-1)
         results.append((joined, *torch.autograd.grad((joined * weight).sum(), given)))
-    for one, other in zip(*results, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+    for joint, two_part in zip(*results, strict=True):
+        torch.testing.assert_close(joint, two_part, atol=1e-6, rtol=1e-5)
     assert torch.allclose(results[0][0].sum(-1), torch.ones(batch, heads, groups * length))
 
 
@@ -43,21 +41,21 @@ def test_fp8_products_and_their_gradients_are_near_the_exact_ones():
     generator = torch.Generator().manual_seed(1)
     linear = torch.nn.Linear(64, 48)
     x = torch.randn(5, 6, 64, generator=generator, requires_grad=True)
-    small = Fp8Linear(linear, LatestRows())
-    upstream = torch.randn(5, 6, 48, generator=generator)
-    exact, found = linear(x), small(x)
-    assert 0 < relative(found, exact) < 0.06
-    wanted = torch.autograd.grad(exact, x, upstream)[0]
-    assert 0 < relative(torch.autograd.grad(found, x, upstream)[0], wanted) < 0.06
+    small = Fp8Linear(linear, LastQuantizedInput())
+    d_out = torch.randn(5, 6, 48, generator=generator)
+    exact, quantised = linear(x), small(x)
+    assert 0 < relative(quantised, exact) < 0.06
+    expected = torch.autograd.grad(exact, x, d_out)[0]
+    assert 0 < relative(torch.autograd.grad(quantised, x, d_out)[0], expected) < 0.06
 
 
 def test_layers_side_by_side_quantise_their_input_once_and_another_anew():
-    rows = LatestRows()
+    inputs = LastQuantizedInput()
     first, second = torch.randn(4, 32), torch.randn(4, 32)
-    found = rows.quantised(first)
-    assert rows.quantised(first) is found
-    other = rows.quantised(second)
-    assert not torch.equal(other[0].float(), found[0].float())
+    quantised = inputs.quantize(first)
+    assert inputs.quantize(first) is quantised
+    other = inputs.quantize(second)
+    assert not torch.equal(other[0].float(), quantised[0].float())
 
 
 def test_a_model_in_fp8_still_ranks_answers_as_before():
@@ -69,19 +67,19 @@ def test_a_model_in_fp8_still_ranks_answers_as_before():
     assert 0 < relative(backbone.model(input_ids=ids).logits, before) < 0.3
 
 
-def test_fusing_leaves_a_cpu_alone_and_can_be_undone():
+def test_compiling_changes_nothing_on_a_cpu_and_can_be_undone():
     backbone = FrozenBackbone.load("llama-small", device="cpu")
-    assert not backbone.fuse() and backbone.fused is None
-    fuse_layers(backbone.model.base_model)
-    unfuse_layers(backbone.model.base_model)
+    assert not backbone.compile_layers() and not backbone.compiled
+    compile_layers(backbone.model.base_model)
+    uncompile_layers(backbone.model.base_model)
     ids = torch.arange(5, 15).view(1, 10)
     again = FrozenBackbone.load("llama-small", device="cpu")
     assert torch.equal(backbone.model(input_ids=ids).logits, again.model(input_ids=ids).logits)
 
 
-def test_functions_for_a_gpu_stay_as_they_are_for_a_cpu():
+def test_functions_run_uncompiled_on_a_cpu():
     calls = []
-    function = OnGpu(lambda x: calls.append("plain") or x + 1)
+    function = CompiledOnGpu(lambda x: calls.append("plain") or x + 1)
     assert torch.equal(function(torch.zeros(2)), torch.ones(2)) and calls == ["plain"]
 
 

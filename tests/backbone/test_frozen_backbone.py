@@ -48,7 +48,7 @@ def test_kept_keys_and_values_go_with_their_reader(folder):
     with collection_paused():
         reader = Reader(backbone, get_template("rating-item-first"), CONTEXTS)
         reader.logits(torch.rand(2, 1, backbone.width), torch.tensor([0, 3]))
-        assert reader.kept_tokens
+        assert reader.cached_tokens
         dropped = weakref.ref(reader)
         del reader
         assert dropped() is None
@@ -121,13 +121,13 @@ def test_rows_that_are_read_together_fit_into_a_share_of_free_memory(
     backbone = FrozenBackbone.load(tiny_backbone_folder(folder, "llama"), device="cpu")
     monkeypatch.setattr("puma_engine.backbone.reader.free_bytes", lambda device: free)
     reader = Reader(backbone, get_template("rating-item-first"), CONTEXTS)
-    rows = reader.rows_at_once(2)
+    rows = reader.max_batch(2)
     longest = torch.full((rows,), 3)
     reader.prepare(longest)
     index, _ = reader._before.index(
-        reader._before_row[longest], reader.shape(longest, 2)[0], left=True
+        reader._before_row[longest], reader.widths(longest, 2)[0], left=True
     )
-    copies = sum(t.numel() * t.element_size() for pair in reader._store.gather(index) for t in pair)
+    copies = sum(t.numel() * t.element_size() for pair in reader._cache.gather(index) for t in pair)
     assert rows == 1 or copies < free / 4
     assert least <= rows <= most
 

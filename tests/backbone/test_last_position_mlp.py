@@ -5,7 +5,11 @@ import torch
 from tiny import plain_logits, tiny_backbone_folder
 
 from puma_engine.backbone import Context, FrozenBackbone, Reader
-from puma_engine.backbone.attention.last_position_mlp import Tail, add_tail, remove_tail
+from puma_engine.backbone.attention.last_position_mlp import (
+    LastPositionMLP,
+    unwrap_last_mlp,
+    wrap_last_mlp,
+)
 from puma_engine.backbone.templates import get_template
 
 FAMILIES = ("llama", "qwen2", "gemma3", "phi3", "stablelm")
@@ -23,7 +27,7 @@ def test_every_family_reads_kept_keys_apart(backbone):
 
 def test_a_part_that_is_given_more_than_positions_works_everywhere(tmp_path):
     bloom = FrozenBackbone.load(tiny_backbone_folder(tmp_path, "bloom"), device="cpu")
-    assert isinstance(bloom.tail, Tail)
+    assert isinstance(bloom.last_mlp, LastPositionMLP)
     reader = Reader(bloom, get_template("rating"), [Context("Emma"), Context("Dune by Herbert")])
     prompts, rows = torch.rand(2, 1, bloom.width) - 0.5, torch.tensor([1, 0])
     wanted = plain_logits(reader, prompts, rows, "right")
@@ -33,14 +37,16 @@ def test_a_part_that_is_given_more_than_positions_works_everywhere(tmp_path):
 def seen_by(backbone, work):
     """Positions that the wrapped part is given, one number a call."""
     counts = []
-    hook = backbone.tail.inner.register_forward_pre_hook(lambda _m, x: counts.append(x[0].shape[1]))
+    hook = backbone.last_mlp.inner.register_forward_pre_hook(
+        lambda _m, x: counts.append(x[0].shape[1])
+    )
     work()
     hook.remove()
     return counts
 
 
 def test_answers_need_one_position_and_prefixes_none(backbone):
-    assert isinstance(backbone.tail, Tail)
+    assert isinstance(backbone.last_mlp, LastPositionMLP)
     embeddings = torch.randn(3, 6, backbone.width)
     lengths = torch.tensor([6, 2, 4])
     assert seen_by(backbone, lambda: backbone.last_hidden(embeddings, lengths)) == [1]
@@ -59,9 +65,9 @@ def test_hidden_states_and_gradients_are_those_of_the_whole_layer(backbone):
         return hidden, torch.autograd.grad((hidden * upstream).sum(), embeddings)[0]
 
     short = both()
-    tail, backbone.tail = backbone.tail, None
+    last_mlp, backbone.last_mlp = backbone.last_mlp, None
     whole = both()
-    backbone.tail = tail
+    backbone.last_mlp = last_mlp
     for one, other in zip(short, whole, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
@@ -79,7 +85,7 @@ def test_wrapping_can_be_undone():
 
     decoder = Decoder()
     last = decoder.layers[-1].mlp
-    assert add_tail(decoder).inner is last
-    remove_tail(decoder)
+    assert wrap_last_mlp(decoder).inner is last
+    unwrap_last_mlp(decoder)
     assert decoder.layers[-1].mlp is last
-    assert add_tail(torch.nn.Linear(2, 2)) is None
+    assert wrap_last_mlp(torch.nn.Linear(2, 2)) is None

@@ -13,7 +13,7 @@ from tiny import tiny_backbone_folder, tiny_model, tiny_tokenizer
 from tiny_hub import COMMIT, TinyHub
 
 from puma_engine import pipeline
-from puma_engine.backbone import FrozenBackbone, inspect_backbone, loading, memory, model
+from puma_engine.backbone import FrozenBackbone, inspect_backbone, loading, model
 from puma_engine.backbone.loading import Source, describe, locate
 from puma_engine.errors import BackboneError
 from puma_engine.store import Workspace
@@ -108,8 +108,10 @@ def test_a_model_without_room_is_refused_before_its_weights_are_fetched(hub, mon
 def test_the_estimate_is_what_the_weights_take(folder, precision):
     shapes = locate(folder).shapes()
     loaded = FrozenBackbone.load(folder, device="cpu", precision=precision)
-    assert memory.weight_bytes(shapes, precision) == loaded.info.memory_bytes
-    assert memory.weight_bytes(shapes, "bf16", "4bit") < memory.weight_bytes(shapes, "bf16", "8bit")
+    assert loading.weight_bytes(shapes, precision) == loaded.info.memory_bytes
+    assert loading.weight_bytes(shapes, "bf16", "4bit") < loading.weight_bytes(
+        shapes, "bf16", "8bit"
+    )
 
 
 def test_shards_are_read_by_their_index_and_a_lost_one_is_named(folder, tmp_path):

@@ -67,7 +67,7 @@ def test_trainings_leave_no_kept_keys_and_values_but_the_latest(tmp_path, precis
         before = readers()
         outcome = run_cells(ws, cells, device="cpu", precision=precision)
         (latest,) = [one for one in readers() if one not in before]
-    assert len(outcome.runs) == len(cells) and latest.kept_tokens
+    assert len(outcome.runs) == len(cells) and latest.cached_tokens
 
 
 def readers():

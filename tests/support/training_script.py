@@ -29,8 +29,8 @@ class Small(nn.Module):
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         time.sleep(self.pause)
-        found = self.net(self.x[rows]).squeeze(1) + self.shift
-        return ((found - self.y[rows]) ** 2).sum()
+        predicted = self.net(self.x[rows]).squeeze(1) + self.shift
+        return ((predicted - self.y[rows]) ** 2).sum()
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
     out, folder, pause = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
     module = Small(float(sys.argv[4]) if len(sys.argv) > 4 else 0.3, pause)
     train(module, 500, CONFIG, checkpoint_dir=folder)
-    out.with_suffix(".processes").write_text(str(distributed.count()))
+    out.with_suffix(".processes").write_text(str(distributed.world_size()))
     save_tensors(out, {name: p.detach().numpy() for name, p in module.named_parameters()})
 
 

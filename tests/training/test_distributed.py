@@ -70,4 +70,4 @@ def test_each_process_has_its_own_gpu(monkeypatch):
     monkeypatch.setenv("RANK", "3")
     monkeypatch.setenv("LOCAL_RANK", "3")
     assert distributed.local_device("cuda") == "cuda:3" and distributed.local_device("cpu") == "cpu"
-    assert distributed.count() == 4 and not distributed.is_main_process()
+    assert distributed.world_size() == 4 and not distributed.is_main_process()

@@ -17,8 +17,7 @@ from training_script import CONFIG, Small
 from puma_engine.config import TrainingConfig
 from puma_engine.errors import Cancelled, CheckpointError
 from puma_engine.training import checkpoint
-from puma_engine.training.batches import epoch_batches
-from puma_engine.training.loop import train
+from puma_engine.training.loop import epoch_batches, train
 
 SCRIPT = Path(training_script.__file__)
 

@@ -1,7 +1,7 @@
-"""The last layer's feed-forward part, computed only where its result is read.
+"""The last layer's feed-forward module, computed only at the position whose result is read.
 
-Answers are read at one position a row, and of a prefix only keys and values are kept, which come
-before this part. In a model of few layers that is a good share of all work.
+Answers are read at one position a row. Of a prefix only keys and values are cached, which are
+computed before this module. In a model of few layers that saves a good share of all work.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 NAME = "mlp"
-STACKS = ("layers", "h", "blocks")
+LAYER_LISTS = ("layers", "h", "blocks")
 
 
-class Tail(nn.Module):
-    """A feed-forward module [B, S, d] to [B, S, d] that may be told which positions matter."""
+class LastPositionMLP(nn.Module):
+    """Wraps a feed-forward module [B, S, d] to [B, S, d]; `only_at` limits its positions."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Tail(nn.Module):
 
     @contextmanager
     def only_at(self, index: Tensor | None) -> Iterator[None]:
-        """Within, compute at positions index [B, 1, 1] alone, or (None) nowhere: zeros elsewhere."""
+        """Within, compute positions index [B, 1, 1] only, or none for None; others are zeros."""
         self._everywhere, self._index = False, index
         try:
             yield
@@ -36,7 +36,7 @@ class Tail(nn.Module):
             self._everywhere, self._index = True, None
 
     def forward(self, x: Tensor, *others: Tensor) -> Any:
-        """Apply the inner module where its result is read; everywhere if it is given more than x."""
+        """Apply the inner module at the chosen positions; everywhere if it takes more than x."""
         if self._everywhere or others:
             return self.inner(x, *others)
         if self._index is None:
@@ -45,22 +45,22 @@ class Tail(nn.Module):
         return torch.zeros_like(x).scatter(1, index, self.inner(x.gather(1, index)))
 
 
-def add_tail(decoder: nn.Module) -> Tail | None:
-    """Wrap the last layer's feed-forward part in place, if the decoder has one of that name."""
-    for stack in STACKS:
-        layers = getattr(decoder, stack, None)
-        if isinstance(layers, nn.ModuleList) and isinstance(
-            getattr(layers[-1], NAME, None), nn.Module
-        ):
-            tail = Tail(getattr(layers[-1], NAME))
-            setattr(layers[-1], NAME, tail)
-            return tail
+def wrap_last_mlp(decoder: nn.Module) -> LastPositionMLP | None:
+    """Wrap the last layer's feed-forward module in place; None if there is none named `mlp`."""
+    for name in LAYER_LISTS:
+        layers = getattr(decoder, name, None)
+        if isinstance(layers, nn.ModuleList):
+            mlp = getattr(layers[-1], NAME, None)
+            if isinstance(mlp, nn.Module):
+                wrapped = LastPositionMLP(mlp)
+                setattr(layers[-1], NAME, wrapped)
+                return wrapped
     return None
 
 
-def remove_tail(decoder: nn.Module) -> None:
-    """Undo `add_tail`."""
+def unwrap_last_mlp(decoder: nn.Module) -> None:
+    """Undo `wrap_last_mlp`."""
     for module in list(decoder.modules()):
-        inner = getattr(module, NAME, None)
-        if isinstance(inner, Tail):
-            setattr(module, NAME, inner.inner)
+        mlp = getattr(module, NAME, None)
+        if isinstance(mlp, LastPositionMLP):
+            setattr(module, NAME, mlp.inner)

@@ -1,41 +1,48 @@
-"""Attention for a few new positions after long kept ones, registered with transformers.
+"""Attention of a few new positions to a long cached prefix, registered with transformers.
 
-Query heads that share a key head are put side by side, so that keys and values are never
-repeated, and the few queries of an example make one matrix product with them. Kept keys and
-values stay apart from the new ones: they are neither copied nor given gradients.
+Query heads that share a key head (grouped-query attention, Ainslie et al. 2023,
+https://arxiv.org/abs/2305.13245) stand side by side in one matrix product, so keys and values are
+never repeated. Prefix keys and values stay apart from the new ones: they are neither copied nor
+given gradients. They reach attention through the cache: `PrefixLayer` hands them on with the new
+keys.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from transformers.cache_utils import DynamicLayer
 
+# The name under which transformers knows this attention.
 NAME = "puma_grouped"
+# Longer runs of new positions without a prefix go to PyTorch's own attention kernels.
 FEW_QUERIES = 512
 
 KeyValue = tuple[Tensor, Tensor]
-Kept = list[KeyValue]
-Weights = Callable[[Tensor, Tensor, Tensor, "float | None"], KeyValue]
-# As `attending.attend`: query, past, key, value, mask, scale; None for what it cannot compute.
-Attend = Callable[[Tensor, "KeyValue | None", Tensor, Tensor, Tensor, float], "Tensor | None"]
+# As `joint_softmax`: scores of prefix keys, scores of new keys, mask, softcap.
+Softmax = Callable[[Tensor, Tensor, Tensor, "float | None"], "tuple[Tensor, Tensor]"]
+# As `triton_attention.attend`: query, past, key, value, mask, scale; None for unsupported inputs.
+FusedAttention = Callable[
+    [Tensor, "KeyValue | None", Tensor, Tensor, Tensor, float], "Tensor | None"
+]
 
 
 def joint_softmax(
     past: Tensor, new: Tensor, mask: Tensor, softcap: float | None
 ) -> tuple[Tensor, Tensor]:
-    """Softmax over scores of kept and of new keys together, given back apart.
+    """Softmax over scores of prefix keys and of new keys together, returned in two parts.
 
     past [B, kv_heads, R, P] and new [B, kv_heads, R, S], where R is heads of a group times S;
-    mask [B or 1, 1, S, P + S] is True where a key is seen.
+    mask [B or 1, 1, S, P + S] is True where a key is visible. softcap: scores are squashed to
+    softcap * tanh(scores / softcap), as Gemma 2 does; None leaves them.
     """
-    weights = _weights(torch.cat([past, new], dim=-1), mask, softcap).to(new.dtype)
-    return weights[..., : past.shape[-1]], weights[..., past.shape[-1] :]
+    p = _softmax(torch.cat([past, new], dim=-1), mask, softcap).to(new.dtype)
+    return p[..., : past.shape[-1]], p[..., past.shape[-1] :]
 
 
 def two_part_softmax(
@@ -47,39 +54,57 @@ def two_part_softmax(
     """
     length, size = new.shape[-1], past.shape[-1]
     parts = []
-    for scores, seen in ((past, mask[..., :size]), (new, mask[..., size:])):
+    for scores, visible in ((past, mask[..., :size]), (new, mask[..., size:])):
         scores = scores.float()
         if softcap is not None:
             scores = torch.tanh(scores / softcap) * softcap
-        apart = scores.unflatten(2, (-1, length))
-        parts.append(apart.masked_fill(~seen.unsqueeze(1), torch.finfo(torch.float32).min))
-    top = torch.maximum(*(part.detach().amax(-1, keepdim=True) for part in parts))
-    raised = [torch.exp(part - top) for part in parts]
-    total = sum(part.sum(-1, keepdim=True) for part in raised)
-    first, second = ((part / total).to(new.dtype).flatten(2, 3) for part in raised)
+        by_head = scores.unflatten(2, (-1, length))
+        parts.append(by_head.masked_fill(~visible.unsqueeze(1), torch.finfo(torch.float32).min))
+    m = torch.maximum(*(part.detach().amax(-1, keepdim=True) for part in parts))
+    exponentials = [torch.exp(part - m) for part in parts]
+    total = sum(part.sum(-1, keepdim=True) for part in exponentials)
+    first, second = ((part / total).to(new.dtype).flatten(2, 3) for part in exponentials)
     return first, second
 
 
-Given = tuple["Kept | None", Weights, "Attend | None"]
-_given: ContextVar[Given] = ContextVar("given", default=(None, joint_softmax, None))
+@dataclass(frozen=True)
+class Prefix:
+    """What attention of one layer reads before the new positions, and how it is computed.
 
-
-@contextmanager
-def kept_apart(
-    past: Kept | None, weights: Weights = joint_softmax, attend: Attend | None = None
-) -> Iterator[None]:
-    """Let attention within see (keys, values) a layer, [B, kv_heads, P, d], before the new ones.
-
-    weights computes what `joint_softmax` does; attend does all the work, where it can.
+    past: keys and values [B, kv_heads, P, d], or None. softmax: a function as `joint_softmax`.
+    fused: does all the work where it supports the inputs, or None.
     """
-    token = _given.set((past, weights, attend))
-    try:
-        yield
-    finally:
-        _given.reset(token)
+
+    past: KeyValue | None = None
+    softmax: Softmax = joint_softmax
+    fused: FusedAttention | None = None
 
 
-def grouped_attention(
+class PrefixLayer(DynamicLayer):
+    """One layer of a transformers cache that holds a prefix apart from the new keys and values.
+
+    `update` returns the new keys and values alone and marks the keys with the prefix, which
+    `prefix_attention` reads. A keyword argument would be plainer, but some decoders (StableLM)
+    hand none to their attention.
+    """
+
+    def __init__(self, prefix: Prefix) -> None:
+        super().__init__()
+        self.prefix = prefix
+        if prefix.past is not None:
+            # Masks and positions are made from the length of these.
+            self.lazy_initialization(*prefix.past)
+            self.keys, self.values = prefix.past
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Return key_states [B, kv_heads, S, d], marked with the prefix, and value_states."""
+        cast(Any, key_states).prefix = self.prefix
+        return key_states, value_states
+
+
+def prefix_attention(
     module: Any,
     query: Tensor,
     key: Tensor,
@@ -90,27 +115,29 @@ def grouped_attention(
     softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attend from query [B, heads, S, d] to kept keys, if any, and to key [B, kv_heads, S, d].
+    """Attend from query [B, heads, S, d] to the prefix, if any, and to key [B, kv_heads, S, d].
 
-    attention_mask [B or 1, 1, S, K] is True where a key is seen, the kept ones first. Returns
-    [B, S, heads, d]. Many positions at once (a prefix) go to PyTorch's own kernels.
+    The prefix is the one that `PrefixLayer` marked key with. attention_mask [B or 1, 1, S, P + S]
+    is True where a key is visible, the prefix first. Returns [B, S, heads, d]. Many positions
+    without a prefix go to PyTorch's own kernels.
     """
     heads, length, width = query.shape[1:]
     scale = width**-0.5 if scaling is None else scaling
-    kept, weights, attend = _given.get()
-    past = None if kept is None else kept[module.layer_idx]
-    if attend is not None and attention_mask is not None and softcap is None:
-        attended = attend(query, past, key, value, attention_mask, scale)
-        if attended is not None:
-            return attended, None
-    if past is None and length > FEW_QUERIES and softcap is None:
-        many = heads != key.shape[1]
+    prefix: Prefix = getattr(key, "prefix", None) or Prefix()
+    if prefix.fused is not None and attention_mask is not None and softcap is None:
+        out = prefix.fused(query, prefix.past, key, value, attention_mask, scale)
+        if out is not None:
+            return out, None
+    if prefix.past is None and length > FEW_QUERIES and softcap is None:
+        grouped = heads != key.shape[1]
         out = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=attention_mask, scale=scale, enable_gqa=many
+            query, key, value, attn_mask=attention_mask, scale=scale, enable_gqa=grouped
         )
         return out.transpose(1, 2).contiguous(), None
-    given = query, past, key, value, attention_mask, scale
-    return plain_attention(*given, softcap, weights), None
+    out = plain_attention(
+        query, prefix.past, key, value, attention_mask, scale, softcap, prefix.softmax
+    )
+    return out, None
 
 
 def plain_attention(
@@ -121,54 +148,35 @@ def plain_attention(
     mask: Tensor | None,
     scale: float,
     softcap: float | None = None,
-    weights: Weights = joint_softmax,
+    softmax: Softmax = joint_softmax,
 ) -> Tensor:
-    """Compute what `grouped_attention` gives from products and softmaxes, for past of one layer."""
+    """Compute `prefix_attention` from matrix products and a softmax; shapes as there."""
     batch, heads, length, width = query.shape
     kv_heads = key.shape[1]
-    packed = query.reshape(batch, kv_heads, heads // kv_heads * length, width) * scale
-    scores = packed @ key.transpose(2, 3)
+    q = query.reshape(batch, kv_heads, heads // kv_heads * length, width) * scale
+    scores = q @ key.transpose(2, 3)
     if past is None:
-        out = _weights(scores, mask, softcap).to(value.dtype) @ value
+        out = _softmax(scores, mask, softcap).to(value.dtype) @ value
     else:
         assert mask is not None
         past_key, past_value = past
-        first, second = weights(packed @ past_key.transpose(2, 3), scores, mask, softcap)
-        out = first @ past_value + second @ value
+        p_past, p_new = softmax(q @ past_key.transpose(2, 3), scores, mask, softcap)
+        out = p_past @ past_value + p_new @ value
     return out.view(batch, heads, length, width).transpose(1, 2).contiguous()
 
 
-def _weights(scores: Tensor, mask: Tensor | None, softcap: float | None) -> Tensor:
+def _softmax(scores: Tensor, mask: Tensor | None, softcap: float | None) -> Tensor:
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
     if mask is not None:
-        apart = scores.unflatten(2, (-1, mask.shape[2]))
+        by_head = scores.unflatten(2, (-1, mask.shape[2]))
         lowest = torch.finfo(scores.dtype).min
-        scores = apart.masked_fill(~mask.unsqueeze(1), lowest).view_as(scores)
+        scores = by_head.masked_fill(~mask.unsqueeze(1), lowest).view_as(scores)
     return torch.softmax(scores, dim=-1, dtype=torch.float32)
 
 
-def kept_layer(keys: Tensor, values: Tensor, *, apart: bool) -> Any:
-    """A layer of a transformers cache that holds keys and values [B, kv_heads, P, d].
-
-    It gives attention the new ones joined to them, or, kept apart, the new ones alone.
-    """
-    from transformers.cache_utils import DynamicLayer
-
-    class Apart(DynamicLayer):
-        def update(
-            self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
-        ) -> tuple[Tensor, Tensor]:
-            return key_states, value_states
-
-    layer = Apart() if apart else DynamicLayer()
-    layer.lazy_initialization(keys, values)
-    layer.keys, layer.values = keys, values
-    return layer
-
-
 def full_mask(*args: Any, **kwargs: Any) -> Tensor:
-    """The mask [B or 1, 1, S, K] of transformers' SDPA attention, never left out."""
+    """Return the mask [B or 1, 1, S, K] of transformers' SDPA attention, never left out."""
     from transformers.masking_utils import sdpa_mask
 
     mask = sdpa_mask(*args, **kwargs | {"allow_is_causal_skip": False})
@@ -176,15 +184,15 @@ def full_mask(*args: Any, **kwargs: Any) -> Tensor:
     return mask
 
 
-def use_grouped_attention(model: Any) -> str | None:
-    """Switch a transformers model to this attention; return what it used, or None if it cannot."""
+def use_prefix_attention(model: Any) -> str | None:
+    """Switch a transformers model to this attention; return its former one, or None if it cannot."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
     # Some models that can do this do not say so under `_supports_attention_backend`.
     if not model._can_set_attn_implementation():
         return None
-    before: str = model.config._attn_implementation
-    AttentionInterface.register(NAME, grouped_attention)
+    former: str = model.config._attn_implementation
+    AttentionInterface.register(NAME, prefix_attention)
     AttentionMaskInterface.register(NAME, full_mask)
     model.set_attn_implementation(NAME)
-    return before
+    return former

@@ -1,8 +1,9 @@
-"""Attention of few new positions in one kernel forwards and one backwards, where that works.
+"""Attention of few new positions to a cached prefix, fused into one kernel forwards and one backwards.
 
-It reads and writes tensors as transformers lays them out, without copies, keeps no weights, and
-gives no gradients to kept keys and values. Each kind of tile is tried once on small numbers: where
-Triton is missing, cannot compile it, or gives other results, attention stays as it was.
+The kernels read and write tensors in the layout of transformers, without copies, store no
+probabilities, and give no gradients to prefix keys and values. Each configuration is tried once
+on small random inputs. Where Triton is missing, fails to compile it, or gives other results,
+`attend` returns None and the caller uses PyTorch's operations.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from puma_engine.backbone.attention.prefix_attention import KeyValue, plain_attention
 
 DTYPES = (torch.bfloat16, torch.float16)
-SMALLEST, MOST_ROWS, MOST_KEPT = 16, 64, 64
-# As many new keys as two words of bits hold.
-MOST_NEW = 128
-# Numbers of one tile of new keys: two tiles' gradients must fit into a program's registers.
-LARGEST_TILE = 16_384
+MIN_BLOCK, MAX_QUERY_ROWS, MAX_PAST_BLOCK = 16, 64, 64
+# Bits of a mask word; a row's new keys fit into two words.
+WORD, MAX_NEW = 64, 128
+# Numbers in one block of new keys: the gradients of two blocks must fit into a program's registers.
+MAX_NEW_NUMBERS = 16_384
 TOLERANCE = 0.05
 
 
 @dataclass(frozen=True)
 class Launch:
-    """Rows of a tile of queries, and how many warps and stages of loads compute it."""
+    """Query rows of a program, its warps and its pipeline stages."""
 
     rows: int
     warps: int
@@ -37,13 +38,13 @@ class Launch:
 
 
 @dataclass(frozen=True)
-class Tiles:
-    """Rows of tiles of kept and of new keys and their width, and what is launched each way.
+class Blocks:
+    """Block sizes of prefix keys, new keys and the head dimension, and the launch of each kernel.
 
-    kept_blocks are tiles of kept keys: none, one, or two for any greater number.
+    past_blocks: blocks of prefix keys (0, 1, or 2 for any larger number).
     """
 
-    kept_blocks: int
+    past_blocks: int
     past: int
     new: int
     width: int
@@ -51,81 +52,129 @@ class Tiles:
     backward: Launch
 
 
-def tiles_for(group: int, length: int, kept: int, width: int) -> Tiles | None:
-    """Tiles for `group` heads a key head at `length` positions, or None if those are too large."""
-    new, wide = _power(length), _power(width)
-    if new > MOST_NEW or new * wide > LARGEST_TILE:
+def choose_blocks(group: int, length: int, past: int, width: int) -> Blocks | None:
+    """Return block sizes, or None if the new keys do not fit into registers.
+
+    group: query heads a key head; length: new positions; past: prefix keys; width: head dimension.
+    """
+
+    def power_of_two(size: int) -> int:
+        return max(MIN_BLOCK, 1 << (size - 1).bit_length())
+
+    new, block_width = power_of_two(length), power_of_two(width)
+    if new > MAX_NEW or new * block_width > MAX_NEW_NUMBERS:
         return None
-    past = min(MOST_KEPT, _power(kept))
-    rows = min(MOST_ROWS, _power(group * length))
+    block_past = min(MAX_PAST_BLOCK, power_of_two(past))
+    rows = min(MAX_QUERY_ROWS, power_of_two(group * length))
     # The larger the gradients that a program sums, the fewer registers are left for rows.
-    back = min(16 if new * wide >= LARGEST_TILE // 2 else 32, rows)
-    warps = 8 if new * wide == LARGEST_TILE else 4
-    ahead = Launch(rows, 4, 2)
-    return Tiles(min(2, -(-kept // past)), past, new, wide, ahead, Launch(back, warps, 2))
-
-
-def _power(size: int) -> int:
-    return max(SMALLEST, 1 << (size - 1).bit_length())
+    rows_back = min(16 if new * block_width >= MAX_NEW_NUMBERS // 2 else 32, rows)
+    warps = 8 if new * block_width == MAX_NEW_NUMBERS else 4
+    past_blocks = min(2, -(-past // block_past))
+    forward, backward = Launch(rows, 4, 2), Launch(rows_back, warps, 2)
+    return Blocks(past_blocks, block_past, new, block_width, forward, backward)
 
 
 class Attention(torch.autograd.Function):
-    """attend(query, past_key, past_value, key, value, bits, scale, tiles) with three gradients.
+    """apply(query, past_key, past_value, key, value, bits, scale, blocks), with three gradients.
 
-    bits are `triton_kernels.packed` from a mask.
+    bits: a mask as `pack_mask` returns it; the other tensors and the result as in `attend`.
     """
 
     @staticmethod
-    def forward(ctx: Any, *given: Any) -> Tensor:
-        from puma_engine.backbone.attention import triton_kernels
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        from puma_engine.backbone.attention.triton_kernels import forward_kernel
 
-        query, past_key, past_value, key, value, bits, scale, tiles = given
-        out, norm = triton_kernels.forward(
-            query, (past_key, past_value), key, value, bits, scale, tiles
-        )
-        ctx.save_for_backward(*given[:6], out, norm)
-        ctx.scale, ctx.tiles = scale, tiles
+        query, past_key, past_value, key, value, bits, scale, blocks = arguments
+        batch, heads, length, width = query.shape
+        out = query.new_empty((batch, length, heads, width))
+        lse = torch.empty((batch, heads, length), dtype=torch.float32, device=query.device)
+        tensors = query, past_key, past_value, key, value
+        programs = -(-length * heads // key.shape[1] // blocks.forward.rows)
+        with torch.cuda.device_of(query):
+            forward_kernel[(batch * key.shape[1] * programs,)](
+                *tensors,
+                *(bits, out, lse),
+                *_strides(*tensors),
+                *_bit_strides(bits),
+                *(length, past_key.shape[2], key.shape[1], float(scale)),
+                **_constants(query, key, blocks, blocks.forward),
+            )
+        ctx.save_for_backward(*tensors, bits, out, lse)
+        ctx.scale, ctx.blocks = scale, blocks
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> Any:
-        from puma_engine.backbone.attention import triton_kernels
+    def backward(ctx: Any, d_out: Tensor) -> Any:
+        from puma_engine.backbone.attention.triton_kernels import backward_kernel
 
-        query, past_key, past_value, key, value, bits, out, norm = ctx.saved_tensors
-        past = past_key, past_value
-        given = query, past, key, value, bits, ctx.scale, ctx.tiles, out, norm
-        d_query, d_key, d_value = triton_kernels.backward(*given, _dense(upstream))
+        query, past_key, past_value, key, value, bits, out, lse = ctx.saved_tensors
+        d_out, tensors = _dense(d_out), (query, past_key, past_value, key, value)
+        gradients = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+        with torch.cuda.device_of(query):
+            backward_kernel[(len(query) * key.shape[1],)](
+                *tensors,
+                *(bits, out, lse, d_out),
+                *gradients,
+                *_strides(*tensors),
+                *_bit_strides(bits),
+                *_strides(d_out, *gradients),
+                *(query.shape[2], past_key.shape[2], key.shape[1], float(ctx.scale)),
+                **_constants(query, key, ctx.blocks, ctx.blocks.backward),
+                past_blocks=ctx.blocks.past_blocks,
+            )
+        d_query, d_key, d_value = gradients
         return d_query, None, None, d_key, d_value, None, None, None
+
+
+def _strides(*tensors: Tensor) -> list[int]:
+    return [stride for tensor in tensors for stride in tensor.stride()[:3]]
+
+
+def _bit_strides(bits: Tensor) -> tuple[int, int]:
+    return (bits.stride(0) if len(bits) > 1 else 0), bits.shape[2]
+
+
+def _constants(query: Tensor, key: Tensor, blocks: Blocks, launch: Launch) -> dict[str, int]:
+    return {
+        "group": query.shape[1] // key.shape[1],
+        "width": query.shape[3],
+        "block_m": launch.rows,
+        "block_p": blocks.past,
+        "block_s": blocks.new,
+        "block_d": blocks.width,
+        "num_warps": launch.warps,
+        "num_stages": launch.stages,
+    }
 
 
 def attend(
     query: Tensor, past: KeyValue | None, key: Tensor, value: Tensor, mask: Tensor, scale: float
 ) -> Tensor | None:
-    """Attend from query [B, heads, S, d] to kept keys, if any, and to key [B, kv_heads, S, d].
+    """Attend from query [B, heads, S, d] to the prefix, if any, and to key [B, kv_heads, S, d].
 
-    past are kept keys and values [B, kv_heads, P, d]; mask [B or 1, 1, S, P + S] is True where a
-    key is seen. Returns [B, S, heads, d], zeros where nothing is seen, or None for what the kernels
-    cannot compute.
+    past: prefix keys and values [B, kv_heads, P, d]; mask [B or 1, 1, S, P + S] is True where a
+    key is visible. Returns [B, S, heads, d], zeros where no key is visible, or None for inputs
+    that the kernels do not support.
     """
-    if not query.is_cuda or not fits(query, past, key, mask):
+    if not query.is_cuda or not is_supported(query, past, key, mask):
         return None
     heads, length, width = query.shape[1:]
     past = (key[:, :, :0], value[:, :, :0]) if past is None else past
-    tiles = tiles_for(heads // key.shape[1], length, past[0].shape[2], width)
-    if tiles is None or not _works(query, past[0], key, tiles):
+    blocks = choose_blocks(heads // key.shape[1], length, past[0].shape[2], width)
+    if blocks is None or not _works(query, past[0], key, blocks):
         return None
     dense = [_dense(tensor) for tensor in (query, *past, key, value)]
-    found: Tensor = Attention.apply(*dense, packed(mask, past[0].shape[2]), scale, tiles)
-    return found
+    out: Tensor = Attention.apply(*dense, pack_mask(mask, past[0].shape[2]), scale, blocks)
+    return out
 
 
-def fits(query: Tensor, past: KeyValue | None, key: Tensor, mask: Tensor) -> bool:
-    """Whether the kernels are for such numbers and such a mask, on whatever device."""
+def is_supported(query: Tensor, past: KeyValue | None, key: Tensor, mask: Tensor) -> bool:
+    """Whether the kernels support these dtypes and shapes, on any device."""
     keys = key.shape[2] + (0 if past is None else past[0].shape[2])
-    same = {query.dtype, key.dtype, key.dtype if past is None else past[0].dtype}
+    dtypes = {query.dtype, key.dtype, key.dtype if past is None else past[0].dtype}
     return (
-        len(same) == 1
+        len(dtypes) == 1
         and query.dtype in DTYPES
         and query.shape[2] == key.shape[2]
         and mask.dtype is torch.bool
@@ -134,62 +183,77 @@ def fits(query: Tensor, past: KeyValue | None, key: Tensor, mask: Tensor) -> boo
     )
 
 
-# All layers of a model are given the same mask, or two in turn.
-_bits: Any = WeakTensorKeyDictionary()
+# All layers of a model get the same mask, or two in turn; no layer writes to it.
+_packed_masks: Any = WeakTensorKeyDictionary()
 
 
-def packed(mask: Tensor, kept: int) -> Tensor:
-    """Return `triton_kernels.packed` of a mask that nobody changes, computed once."""
-    from puma_engine.backbone.attention import triton_kernels
+def pack_mask(mask: Tensor, past: int) -> Tensor:
+    """Return mask [B or 1, 1, S, past + S] as int64 words of 64 bits, the prefix keys' words first.
 
-    if mask not in _bits:
-        _bits[mask] = triton_kernels.packed(_dense(mask), kept)
-    bits: Tensor = _bits[mask]
-    return bits
+    The words of a mask are computed once and cached as long as the mask exists.
+    """
+    if mask not in _packed_masks:
+        from puma_engine.backbone.attention.triton_kernels import pack_mask_kernel
+
+        dense = _dense(mask)
+        batch, _, length, _ = dense.shape
+        past_words, new_words = -(-past // WORD), -(-length // WORD)
+        shape = batch, length, past_words + new_words
+        bits = torch.empty(shape, dtype=torch.int64, device=mask.device)
+        with torch.cuda.device_of(mask):
+            pack_mask_kernel[(bits.numel(),)](
+                *(dense.view(torch.uint8), bits),
+                *(dense.stride(0), dense.stride(2)),
+                *(length, past, past_words),
+                new_words=new_words,
+                num_warps=1,
+            )
+        _packed_masks[mask] = bits
+    words: Tensor = _packed_masks[mask]
+    return words
 
 
 def _dense(tensor: Tensor) -> Tensor:
-    """The tensor with neighbours in its last axis side by side; most are already."""
+    """Return the tensor with a contiguous last axis; most have one already."""
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
 _tried: dict[object, bool] = {}
 
 
-def _works(query: Tensor, past_key: Tensor, key: Tensor, tiles: Tiles) -> bool:
-    kind = query.device, query.dtype, query.shape[1], key.shape[1], query.shape[3], tiles
+def _works(query: Tensor, past_key: Tensor, key: Tensor, blocks: Blocks) -> bool:
+    kind = query.device, query.dtype, query.shape[1], key.shape[1], query.shape[3], blocks
     if kind not in _tried:
         if importlib.util.find_spec("triton") is None or torch.cuda.is_current_stream_capturing():
             return False
-        _tried[kind] = _try(query, past_key, key, tiles)
+        _tried[kind] = _try(query, past_key, key, blocks)
     return _tried[kind]
 
 
-def _try(query: Tensor, past_key: Tensor, key: Tensor, tiles: Tiles) -> bool:
-    """Whether the kernels compile and give what plain attention does, with its gradients."""
+def _try(query: Tensor, past_key: Tensor, key: Tensor, blocks: Blocks) -> bool:
+    """Whether the kernels compile and agree with plain attention, gradients included."""
     generator = torch.Generator(query.device).manual_seed(0)
 
     def draw(like: Tensor) -> Tensor:
         shape = (2, *like.shape[1:])
         return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
 
+    def agree(actual: Tensor, expected: Tensor) -> bool:
+        difference = torch.linalg.vector_norm(actual.float() - expected.float())
+        return bool(difference <= TOLERANCE * torch.linalg.vector_norm(expected.float()))
+
     with torch.inference_mode(False), torch.enable_grad():
         new = q, k, v = [draw(like).requires_grad_() for like in (query, key, key)]
         past = draw(past_key), draw(past_key)
-        length, kept = query.shape[2], past_key.shape[2]
-        seen = torch.ones(2, 1, length, kept + length, dtype=torch.bool, device=query.device)
-        seen = seen.tril(kept)
-        seen[1, ..., : kept // 2] = False
-        scale, upstream = query.shape[3] ** -0.5, draw(query).transpose(1, 2)
-        wanted = plain_attention(q, past, k, v, seen, scale)
+        length, past_length = query.shape[2], past_key.shape[2]
+        shape = 2, 1, length, past_length + length
+        mask = torch.ones(shape, dtype=torch.bool, device=query.device).tril(past_length)
+        mask[1, ..., : past_length // 2] = False
+        scale, d_out = query.shape[3] ** -0.5, draw(query).transpose(1, 2)
+        expected = plain_attention(q, past, k, v, mask, scale)
         try:
-            found = Attention.apply(q, *past, k, v, packed(seen, kept), scale, tiles)
-            slopes = [torch.autograd.grad(out, new, upstream) for out in (found, wanted)]
-        except Exception:  # compilers fail in ways of their own
+            out = Attention.apply(q, *past, k, v, pack_mask(mask, past_length), scale, blocks)
+            gradients = [torch.autograd.grad(result, new, d_out) for result in (out, expected)]
+        except Exception:  # compilers fail with errors of their own
             return False
-        return all(map(_near, (found, *slopes[0]), (wanted, *slopes[1])))
-
-
-def _near(found: Tensor, wanted: Tensor) -> bool:
-    difference = torch.linalg.vector_norm(found.float() - wanted.float())
-    return bool(difference <= TOLERANCE * torch.linalg.vector_norm(wanted.float()))
+        return all(map(agree, (out, *gradients[0]), (expected, *gradients[1])))

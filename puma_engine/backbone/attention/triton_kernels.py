@@ -1,285 +1,201 @@
 # mypy: disallow-untyped-defs=False
-"""Attention of few new positions in two Triton kernels, one forwards and one backwards.
+"""Triton kernels of attention from few new positions to a cached prefix and to themselves.
 
-A program takes the query heads that share a key head, so that keys and values are read once for
-all of them: its rows are (position, head of the group), in that order. Kept keys come in blocks of
-any number, new ones in a single block; backwards a program goes through all of its rows, so that
-the new keys' gradients are summed without atomics. Import this only where a kernel is to run.
+They follow FlashAttention-2 (Dao 2023, https://arxiv.org/abs/2307.08691): an online softmax
+forwards, recomputed probabilities backwards. One program computes the query heads that share a
+key head, so that keys and values are read once for all of them. Its rows are pairs (position,
+head of the group). Prefix keys come in any number of blocks, new keys in a single one. Backwards
+one program goes through all of its rows, so that dk and dv of the new keys need no atomics.
+Prefix keys and values get no gradients.
+
+Names: q, k, v and their gradients dq, dk, dv; do is the gradient of the output; p are
+probabilities, ds gradients of the scores; m_i and l_i are the running maximum (base 2) and sum of
+a row, lse its log-sum-exp (base 2). `triton_attention` launches these kernels; it imports this
+module only where one is to run, since `triton` comes with PyTorch for GPUs alone.
 """
 
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from puma_engine.backbone.attention.triton_attention import Launch, Tiles
-
-# Widths of batches differ by little: a compilation for each of them would take minutes.
-VARYING = ["length", "kept", "words", "b_batch"]
-WORD = 64
+# Lengths differ by little between batches: compiling for each of them would take minutes.
+VARYING = ["length", "past", "words", "b_batch"]
 
 
 @triton.jit
-def _load(base, offset, real, width: tl.constexpr, block_d: tl.constexpr):
+def _load(base, offset, exists, width: tl.constexpr, block_d: tl.constexpr):
     column = tl.arange(0, block_d)
-    inside = real[:, None] & (column < width)[None, :]
-    return tl.load(base + offset[:, None] + column[None, :], mask=inside, other=0.0)
+    mask = exists[:, None] & (column < width)[None, :]
+    return tl.load(base + offset[:, None] + column[None, :], mask=mask, other=0.0)
 
 
 @triton.jit
-def _pair(keys, values, k_row, v_row, column, there, width: tl.constexpr, block_d: tl.constexpr):
-    k = _load(keys, column * k_row, there, width, block_d)
-    return k, _load(values, column * v_row, there, width, block_d)
+def _load_kv(keys, values, k_row, v_row, row, exists, width: tl.constexpr, block_d: tl.constexpr):
+    k = _load(keys, row * k_row, exists, width, block_d)
+    return k, _load(values, row * v_row, exists, width, block_d)
 
 
 @triton.jit
-def _rows(first, length, shared, group: tl.constexpr, block_m: tl.constexpr):
-    """Which of block_m rows exist, and their positions and heads."""
-    row = first + tl.arange(0, block_m)
-    return row < length * group, row // group, shared * group + row % group
-
-
-@triton.jit
-def _store(base, offset, real, found, width: tl.constexpr, block_d: tl.constexpr):
+def _store(base, offset, exists, x, width: tl.constexpr, block_d: tl.constexpr):
     column = tl.arange(0, block_d)
-    inside = real[:, None] & (column < width)[None, :]
-    place = base + offset[:, None] + column[None, :]
-    tl.store(place, found.to(base.dtype.element_ty), mask=inside)
+    mask = exists[:, None] & (column < width)[None, :]
+    tl.store(base + offset[:, None] + column[None, :], x.to(base.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=["m_batch", "m_row", "length", "kept", "old"])
-def _pack(mask, bits, m_batch, m_row, length, kept, old, new: tl.constexpr):
-    """Write one word of a row's bits: its `old` words are of kept keys, its `new` ones of others."""
-    word, line = tl.program_id(0) % (old + new), tl.program_id(0) // (old + new)
+@triton.jit
+def _query_rows(start, length, kv_head, group: tl.constexpr, block_m: tl.constexpr):
+    """Return which of block_m rows exist, and their positions and heads."""
+    row = start + tl.arange(0, block_m)
+    return row < length * group, row // group, kv_head * group + row % group
+
+
+@triton.jit(do_not_specialize=["m_batch", "m_row", "length", "past", "past_words"])
+def pack_mask_kernel(
+    mask, bits, m_batch, m_row, length, past, past_words, new_words: tl.constexpr
+):  # fmt: skip
+    """Write one word of a row's mask: the words of prefix keys come first, then those of new keys."""
+    words = past_words + new_words
+    word, line = tl.program_id(0) % words, tl.program_id(0) // words
     batch, position = (line // length).to(tl.int64), line % length
-    start = tl.where(word < old, word * 64, kept + (word - old) * 64)
-    end = tl.where(word < old, kept, kept + length)
+    start = tl.where(word < past_words, word * 64, past + (word - past_words) * 64)
+    end = tl.where(word < past_words, past, past + length)
     bit = tl.arange(0, 64)
-    place = mask + batch * m_batch + position * m_row + start + bit
-    seen = tl.load(place, mask=start + bit < end, other=0)
-    found = tl.sum((seen != 0).to(tl.int64) << bit.to(tl.int64), 0)
-    tl.store(bits + tl.program_id(0), found)
+    pointer = mask + batch * m_batch + position * m_row + start + bit
+    visible = tl.load(pointer, mask=start + bit < end, other=0)
+    tl.store(bits + tl.program_id(0), tl.sum((visible != 0).to(tl.int64) << bit.to(tl.int64), 0))
 
 
 @triton.jit
-def _seen(bits, real, size: tl.constexpr):
-    """Which of the next `size` keys are seen: those whose bits are set, from bits [rows] on."""
+def _unpack_mask(bits, exists, size: tl.constexpr):
+    """Return the mask [rows, size] of the next `size` keys from the words at bits [rows]."""
     column = tl.arange(0, size)
-    word = tl.load(bits, mask=real, other=0)[:, None]
+    word = tl.load(bits, mask=exists, other=0)[:, None]
     if size > 64:
-        after = tl.load(bits + 1, mask=real, other=0)[:, None]
-        word = tl.where((column < 64)[None, :], word, after)
+        next_word = tl.load(bits + 1, mask=exists, other=0)[:, None]
+        word = tl.where((column < 64)[None, :], word, next_word)
     return ((word >> (column % 64).to(tl.int64)[None, :]) & 1) != 0
 
 
 @triton.jit
-def _online(q, k, v, seen, scale, top, total, out):
-    """Add keys to a softmax that is kept as its top score (base 2), its total and its result."""
-    scores = tl.where(seen, tl.dot(q, tl.trans(k)) * (scale * 1.4426950408889634), -1e30)
-    higher = tl.maximum(top, tl.max(scores, 1))
-    raised = tl.where(seen, tl.exp2(scores - higher[:, None]), 0.0)
-    shrunk = tl.exp2(top - higher)
-    out = out * shrunk[:, None] + tl.dot(raised.to(v.dtype), v)
-    return higher, total * shrunk + tl.sum(raised, 1), out
+def _online_softmax(q, k, v, mask, scale, m_i, l_i, acc):
+    """Add one block of keys to the running maximum m_i (base 2), sum l_i and output acc."""
+    qk = tl.where(mask, tl.dot(q, tl.trans(k)) * (scale * 1.4426950408889634), -1e30)
+    m_new = tl.maximum(m_i, tl.max(qk, 1))
+    p = tl.where(mask, tl.exp2(qk - m_new[:, None]), 0.0)
+    alpha = tl.exp2(m_i - m_new)
+    acc = acc * alpha[:, None] + tl.dot(p.to(v.dtype), v)
+    return m_new, l_i * alpha + tl.sum(p, 1), acc
 
 
 @triton.jit
-def _slopes(q, k, v, seen, scale, norm, upstream, delta):
-    """Weights of keys, and the loss's gradient with respect to their scores."""
-    scores = tl.dot(q, tl.trans(k)) * (scale * 1.4426950408889634)
-    weights = tl.where(seen, tl.exp2(scores - norm[:, None]), 0.0)
-    slopes = weights * (tl.dot(upstream, tl.trans(v)) - delta[:, None])
-    return weights.to(q.dtype), slopes.to(q.dtype)
+def _p_and_ds(q, k, v, mask, scale, lse, do, delta):
+    """Recompute probabilities p and the gradient ds of the scores of one block of keys."""
+    qk = tl.dot(q, tl.trans(k)) * (scale * 1.4426950408889634)
+    p = tl.where(mask, tl.exp2(qk - lse[:, None]), 0.0)
+    ds = p * (tl.dot(do, tl.trans(v)) - delta[:, None])
+    return p.to(q.dtype), ds.to(q.dtype)
 
 
 @triton.jit
-def _towards_kept(q, k, v, bits, real, scale, norm, upstream, delta):
-    """The gradient of q, but for the scale, that comes from one block of kept keys."""
-    seen = _seen(bits, real, k.shape[0])
-    _, slopes = _slopes(q, k, v, seen, scale, norm, upstream, delta)
-    return tl.dot(slopes, k)
+def _dq_of_past(q, k, v, bits, exists, scale, lse, do, delta):
+    """Return what one block of prefix keys adds to dq, before the scale."""
+    mask = _unpack_mask(bits, exists, k.shape[0])
+    _, ds = _p_and_ds(q, k, v, mask, scale, lse, do, delta)
+    return tl.dot(ds, k)
 
 
 @triton.jit(do_not_specialize=VARYING)
-def _forward(
-    query, past_key, past_value, key, value, bits, out, norm,
+def forward_kernel(
+    query, past_key, past_value, key, value, bits, out, lse,
     q_batch, q_head, q_row, pk_batch, pk_head, pk_row, pv_batch, pv_head, pv_row,
     k_batch, k_head, k_row, v_batch, v_head, v_row, b_batch,
-    words, length, kept, kv_heads, scale,
+    words, length, past, kv_heads, scale,
     group: tl.constexpr, width: tl.constexpr, block_m: tl.constexpr, block_p: tl.constexpr,
     block_s: tl.constexpr, block_d: tl.constexpr,
 ):  # fmt: skip
     blocks = tl.cdiv(length * group, block_m)
     pair = tl.program_id(0) // blocks
-    batch, shared, heads = (pair // kv_heads).to(tl.int64), pair % kv_heads, kv_heads * group
-    first = (tl.program_id(0) % blocks) * block_m
-    real, position, head = _rows(first, length, shared, group, block_m)
-    q = _load(query + batch * q_batch, head * q_head + position * q_row, real, width, block_d)
+    batch, kv_head, heads = (pair // kv_heads).to(tl.int64), pair % kv_heads, kv_heads * group
+    start_m = (tl.program_id(0) % blocks) * block_m
+    exists, position, head = _query_rows(start_m, length, kv_head, group, block_m)
+    q = _load(query + batch * q_batch, head * q_head + position * q_row, exists, width, block_d)
     bits += batch * b_batch + position * words
-    past_key += batch * pk_batch + shared * pk_head
-    past_value += batch * pv_batch + shared * pv_head
-    key += batch * k_batch + shared * k_head
-    value += batch * v_batch + shared * v_head
-    top = tl.full([block_m], -1e30, tl.float32)
-    total = tl.zeros([block_m], tl.float32)
-    found = tl.zeros([block_m, block_d], tl.float32)
-    for start in range(0, kept, block_p):
-        old = start + tl.arange(0, block_p)
-        k, v = _pair(past_key, past_value, pk_row, pv_row, old, old < kept, width, block_d)
-        seen = _seen(bits + start // 64, real, block_p)
-        top, total, found = _online(q, k, v, seen, scale, top, total, found)
+    past_key += batch * pk_batch + kv_head * pk_head
+    past_value += batch * pv_batch + kv_head * pv_head
+    key += batch * k_batch + kv_head * k_head
+    value += batch * v_batch + kv_head * v_head
+    m_i = tl.full([block_m], -1e30, tl.float32)
+    l_i = tl.zeros([block_m], tl.float32)
+    acc = tl.zeros([block_m, block_d], tl.float32)
+    for start in range(0, past, block_p):
+        row = start + tl.arange(0, block_p)
+        k, v = _load_kv(past_key, past_value, pk_row, pv_row, row, row < past, width, block_d)
+        mask = _unpack_mask(bits + start // 64, exists, block_p)
+        m_i, l_i, acc = _online_softmax(q, k, v, mask, scale, m_i, l_i, acc)
     new = tl.arange(0, block_s)
-    k, v = _pair(key, value, k_row, v_row, new, new < length, width, block_d)
-    seen = _seen(bits + tl.cdiv(kept, 64), real, block_s)
-    top, total, found = _online(q, k, v, seen, scale, top, total, found)
-    # A row that sees nothing gets zeros.
-    total = tl.where(total == 0.0, 1.0, total)
-    found = found / total[:, None]
+    k, v = _load_kv(key, value, k_row, v_row, new, new < length, width, block_d)
+    mask = _unpack_mask(bits + tl.cdiv(past, 64), exists, block_s)
+    m_i, l_i, acc = _online_softmax(q, k, v, mask, scale, m_i, l_i, acc)
+    # A row whose keys are all masked gets zeros.
+    l_i = tl.where(l_i == 0.0, 1.0, l_i)
+    acc = acc / l_i[:, None]
     out += batch * length * heads * width
-    _store(out, (position * heads + head) * width, real, found, width, block_d)
-    norm += batch * heads * length
-    tl.store(norm + head * length + position, top + tl.log2(total), mask=real)
+    _store(out, (position * heads + head) * width, exists, acc, width, block_d)
+    lse += batch * heads * length
+    tl.store(lse + head * length + position, m_i + tl.log2(l_i), mask=exists)
 
 
 @triton.jit(do_not_specialize=VARYING)
-def _backward(
-    query, past_key, past_value, key, value, bits, out, norm, upstream, d_query, d_key, d_value,
+def backward_kernel(
+    query, past_key, past_value, key, value, bits, out, lse, d_out, d_query, d_key, d_value,
     q_batch, q_head, q_row, pk_batch, pk_head, pk_row, pv_batch, pv_head, pv_row,
-    k_batch, k_head, k_row, v_batch, v_head, v_row, b_batch, words, g_batch, g_row, g_head,
+    k_batch, k_head, k_row, v_batch, v_head, v_row, b_batch, words, do_batch, do_row, do_head,
     dq_batch, dq_head, dq_row, dk_batch, dk_head, dk_row, dv_batch, dv_head, dv_row,
-    length, kept, kv_heads, scale, group: tl.constexpr, width: tl.constexpr, block_m: tl.constexpr,
-    block_p: tl.constexpr, block_s: tl.constexpr, block_d: tl.constexpr, kept_blocks: tl.constexpr,
+    length, past, kv_heads, scale, group: tl.constexpr, width: tl.constexpr, block_m: tl.constexpr,
+    block_p: tl.constexpr, block_s: tl.constexpr, block_d: tl.constexpr, past_blocks: tl.constexpr,
 ):  # fmt: skip
     pair = tl.program_id(0)
-    batch, shared, heads = (pair // kv_heads).to(tl.int64), pair % kv_heads, kv_heads * group
+    batch, kv_head, heads = (pair // kv_heads).to(tl.int64), pair % kv_heads, kv_heads * group
     query += batch * q_batch
-    upstream += batch * g_batch
+    d_out += batch * do_batch
     out += batch * length * heads * width
-    norm += batch * heads * length
-    past_key += batch * pk_batch + shared * pk_head
-    past_value += batch * pv_batch + shared * pv_head
-    key += batch * k_batch + shared * k_head
-    value += batch * v_batch + shared * v_head
-    new, old = tl.arange(0, block_s), tl.arange(0, block_p)
-    k, v = _pair(key, value, k_row, v_row, new, new < length, width, block_d)
-    # Without a loop within, the loop over rows loads the next ones ahead.
-    if kept_blocks == 1:
-        pk, pv = _pair(past_key, past_value, pk_row, pv_row, old, old < kept, width, block_d)
+    lse += batch * heads * length
+    past_key += batch * pk_batch + kv_head * pk_head
+    past_value += batch * pv_batch + kv_head * pv_head
+    key += batch * k_batch + kv_head * k_head
+    value += batch * v_batch + kv_head * v_head
+    new, first_past = tl.arange(0, block_s), tl.arange(0, block_p)
+    k, v = _load_kv(key, value, k_row, v_row, new, new < length, width, block_d)
+    # Without a loop inside it, the loop over rows prefetches the next ones.
+    if past_blocks == 1:
+        pk, pv = _load_kv(
+            past_key, past_value, pk_row, pv_row, first_past, first_past < past, width, block_d
+        )
     dk, dv = tl.zeros([block_s, block_d], tl.float32), tl.zeros([block_s, block_d], tl.float32)
-    for first in range(0, length * group, block_m):
-        real, position, head = _rows(first, length, shared, group, block_m)
-        q = _load(query, head * q_head + position * q_row, real, width, block_d)
-        g = _load(upstream, head * g_head + position * g_row, real, width, block_d)
-        o = _load(out, (position * heads + head) * width, real, width, block_d)
-        n = tl.load(norm + head * length + position, mask=real, other=0.0)
-        delta = tl.sum(g.to(tl.float32) * o.to(tl.float32), 1)
+    for start_m in range(0, length * group, block_m):
+        exists, position, head = _query_rows(start_m, length, kv_head, group, block_m)
+        q = _load(query, head * q_head + position * q_row, exists, width, block_d)
+        do = _load(d_out, head * do_head + position * do_row, exists, width, block_d)
+        o = _load(out, (position * heads + head) * width, exists, width, block_d)
+        lse_i = tl.load(lse + head * length + position, mask=exists, other=0.0)
+        delta = tl.sum(do.to(tl.float32) * o.to(tl.float32), 1)
         word = bits + batch * b_batch + position * words
-        seen = _seen(word + tl.cdiv(kept, 64), real, block_s)
-        weights, slopes = _slopes(q, k, v, seen, scale, n, g, delta)
-        dv += tl.dot(tl.trans(weights), g)
-        dk += tl.dot(tl.trans(slopes), q)
-        dq = tl.dot(slopes, k)
-        if kept_blocks == 1:
-            dq += _towards_kept(q, pk, pv, word, real, scale, n, g, delta)
-        if kept_blocks > 1:
-            for start in range(0, kept, block_p):
-                at = start + old
-                pk, pv = _pair(past_key, past_value, pk_row, pv_row, at, at < kept, width, block_d)
-                dq += _towards_kept(q, pk, pv, word + start // 64, real, scale, n, g, delta)
-        place = batch * dq_batch + head * dq_head + position * dq_row
-        _store(d_query, place, real, dq * scale, width, block_d)
-    d_key += batch * dk_batch + shared * dk_head
+        mask = _unpack_mask(word + tl.cdiv(past, 64), exists, block_s)
+        p, ds = _p_and_ds(q, k, v, mask, scale, lse_i, do, delta)
+        dv += tl.dot(tl.trans(p), do)
+        dk += tl.dot(tl.trans(ds), q)
+        dq = tl.dot(ds, k)
+        if past_blocks == 1:
+            dq += _dq_of_past(q, pk, pv, word, exists, scale, lse_i, do, delta)
+        if past_blocks > 1:
+            for start in range(0, past, block_p):
+                row = start + first_past
+                pk, pv = _load_kv(
+                    past_key, past_value, pk_row, pv_row, row, row < past, width, block_d
+                )
+                dq += _dq_of_past(q, pk, pv, word + start // 64, exists, scale, lse_i, do, delta)
+        offset = batch * dq_batch + head * dq_head + position * dq_row
+        _store(d_query, offset, exists, dq * scale, width, block_d)
+    d_key += batch * dk_batch + kv_head * dk_head
     _store(d_key, new * dk_row, new < length, dk * scale, width, block_d)
-    d_value += batch * dv_batch + shared * dv_head
+    d_value += batch * dv_batch + kv_head * dv_head
     _store(d_value, new * dv_row, new < length, dv, width, block_d)
-
-
-def packed(mask: Tensor, kept: int) -> Tensor:
-    """Return mask [B or 1, 1, S, kept + S] as 64 bits a word, the kept keys' words first."""
-    batch, _, length, _ = mask.shape
-    old, new = triton.cdiv(kept, WORD), triton.cdiv(length, WORD)
-    bits = torch.empty((batch, length, old + new), dtype=torch.int64, device=mask.device)
-    with torch.cuda.device_of(mask):
-        _pack[(bits.numel(),)](
-            mask.view(torch.uint8),
-            bits,
-            *(mask.stride(0), mask.stride(2)),
-            *(length, kept, old),
-            new=new,
-            num_warps=1,
-        )
-    return bits
-
-
-def forward(
-    query: Tensor, past: tuple[Tensor, Tensor], key: Tensor, value: Tensor, bits: Tensor,
-    scale: float, tiles: Tiles,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Return what `attending.attend` does and, [B, heads, S], each row's logarithm of its total."""
-    batch, heads, length, width = query.shape
-    out = query.new_empty((batch, length, heads, width))
-    norm = torch.empty((batch, heads, length), dtype=torch.float32, device=query.device)
-    tensors = query, *past, key, value
-    blocks = triton.cdiv(length * heads // key.shape[1], tiles.forward.rows)
-    with torch.cuda.device_of(query):
-        _forward[(batch * key.shape[1] * blocks,)](
-            *tensors,
-            bits,
-            out,
-            norm,
-            *_strides(*tensors),
-            *_bit_strides(bits),
-            *_sizes(query, past, key, scale),
-            **_constants(query, key, tiles, tiles.forward),
-        )
-    return out, norm
-
-
-def backward(
-    query: Tensor, past: tuple[Tensor, Tensor], key: Tensor, value: Tensor, bits: Tensor,
-    scale: float, tiles: Tiles, out: Tensor, norm: Tensor, upstream: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Return gradients of query, key and value, laid out as they are, for one of out."""
-    tensors = query, *past, key, value
-    found = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
-    with torch.cuda.device_of(query):
-        _backward[(len(query) * key.shape[1],)](
-            *tensors,
-            bits,
-            out,
-            norm,
-            upstream,
-            *found,
-            *_strides(*tensors),
-            *_bit_strides(bits),
-            *_strides(upstream, *found),
-            *_sizes(query, past, key, scale),
-            **_constants(query, key, tiles, tiles.backward),
-            kept_blocks=tiles.kept_blocks,
-        )
-    return found
-
-
-def _strides(*tensors: Tensor) -> list[int]:
-    return [stride for tensor in tensors for stride in tensor.stride()[:3]]
-
-
-def _bit_strides(bits: Tensor) -> tuple[int, int]:
-    return (bits.stride(0) if len(bits) > 1 else 0), bits.shape[2]
-
-
-def _sizes(query: Tensor, past: tuple[Tensor, Tensor], key: Tensor, scale: float) -> tuple:
-    return query.shape[2], past[0].shape[2], key.shape[1], float(scale)
-
-
-def _constants(query: Tensor, key: Tensor, tiles: Tiles, launch: Launch) -> dict[str, int]:
-    return {
-        "group": query.shape[1] // key.shape[1],
-        "width": query.shape[3],
-        "block_m": launch.rows,
-        "block_p": tiles.past,
-        "block_s": tiles.new,
-        "block_d": tiles.width,
-        "num_warps": launch.warps,
-        "num_stages": launch.stages,
-    }

@@ -1,0 +1,61 @@
+"""Fewer kernels for large frozen models: layers that torch.compile fuses.
+
+Norms, feed-forward activations, rotary embeddings and the softmax of attention are compiled, each
+once for all shapes and layers, so that they read their input once and store little of it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from puma_engine.backbone.attention.prefix_attention import two_part_softmax
+
+# Endings of the class names of modules that are compiled as a whole.
+PARTS = ("RMSNorm", "LayerNorm", "MLP")
+ROTARY = "apply_rotary_pos_emb"
+# Training and predicting, with and without a prefix, are variants of one compiled function. Beyond
+# PyTorch's default limit of eight the rest would run uncompiled.
+VARIANTS = 64
+
+
+class CompiledOnGpu:
+    """A function of tensors that runs compiled if its first argument is on a GPU."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.plain = function
+        self.compiled = torch.compile(function, dynamic=True)
+
+    def __call__(self, first: Tensor, *others: Any, **named: Any) -> Any:
+        return (self.compiled if first.is_cuda else self.plain)(first, *others, **named)
+
+
+compiled_softmax = CompiledOnGpu(two_part_softmax)
+
+
+def compile_layers(decoder: nn.Module) -> None:
+    """Compile the parts of a decoder in place, on their first use; CPU inputs stay uncompiled."""
+    limits = torch._dynamo.config
+    limits.recompile_limit = max(limits.recompile_limit, VARIANTS)
+    for part in _outermost(decoder):
+        part.compile(dynamic=True)
+    for name in {type(part).__module__ for part in decoder.modules()}:
+        namespace = vars(sys.modules[name])
+        if ROTARY in namespace and not isinstance(namespace[ROTARY], CompiledOnGpu):
+            namespace[ROTARY] = CompiledOnGpu(namespace[ROTARY])
+
+
+def uncompile_layers(decoder: nn.Module) -> None:
+    """Run every part of a decoder uncompiled again."""
+    for part in _outermost(decoder):
+        part._compiled_call_impl = None
+
+
+def _outermost(decoder: nn.Module) -> list[nn.Module]:
+    parts = [part for part in decoder.modules() if type(part).__name__.endswith(PARTS)]
+    inner = {id(child) for part in parts for child in part.modules() if child is not part}
+    return [part for part in parts if id(part) not in inner]
