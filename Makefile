@@ -5,7 +5,7 @@ BIN := .venv/bin
 PORT ?= 8501
 export PUMA_WORKSPACE ?= workspace
 
-.PHONY: install install-dev demo serve screenshots docs test lint format clean browser
+.PHONY: install install-dev demo serve screenshots docs test test-gpu lint format clean browser
 
 install: .venv/.runtime
 install-dev: .venv/.dev browser
@@ -55,6 +55,9 @@ docs: install-dev
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-gpu: install-dev
+	$(BIN)/python -m pytest tests/gpu
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,14 +1,16 @@
-"""The effect of a migration on single users, reduced on the server to what a page shows."""
+"""Who gains and who loses in a comparison, boiled down on the server to what a page shows."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 import streamlit as st
 
 from dashboard import engine
-from dashboard.engine import PumaError, Run
+from dashboard.engine import Run
+from puma_engine.errors import PumaError
 from puma_engine.evaluation.metrics import Interval
 from puma_engine.evaluation.user_effects import (
     GROUPED_BY,
@@ -27,8 +29,8 @@ __all__ = ["SURE"]
 
 
 @dataclass(frozen=True)
-class EvaluationPair:
-    """An evaluation of a comparison (a run id) and the reference evaluation it is compared with."""
+class Pair:
+    """One evaluation of a comparison set against another one."""
 
     run: str
     evaluation: str
@@ -37,19 +39,18 @@ class EvaluationPair:
 
 
 @dataclass(frozen=True)
-class ImpactSummary:
+class Gains:
     """What a page shows of all users.
 
-    better, worse: shares of users with a lower and a higher loss. regressing: number of users who
-    regress with high probability. points: a seeded sample of users; listed: the users most likely
-    to regress (both with user_id, n, first, second, gap and probability). bars: a histogram of
-    the differences.
+    better, worse: shares of users with a lower and a higher loss. sure: how many surely
+    regress. points: a seeded sample of users; listed: those most likely to regress (both
+    with user_id, n, first, second, gap and probability); bars: how many differ by how much.
     """
 
     users: int
     better: float
     worse: float
-    regressing: int
+    sure: int
     repeated: Interval | None
     points: pd.DataFrame
     listed: pd.DataFrame
@@ -57,46 +58,46 @@ class ImpactSummary:
 
 
 @st.cache_data(max_entries=30, show_spinner=False)
-def impact(root: str, pair: EvaluationPair) -> ImpactSummary | None:
-    """Return the impact on all users; None if their predictions are gone."""
-    impact = _impact(root, pair)
-    if impact is None:
+def gains(root: str, pair: Pair) -> Gains | None:
+    """Return what is to be seen of all users; None if their predictions are gone."""
+    found = _fared(root, pair)
+    if found is None:
         return None
-    effects = impact.effects
-    return ImpactSummary(
+    effects = found.effects
+    return Gains(
         effects.users,
-        impact.better,
-        impact.worse,
+        found.better,
+        found.worse,
         len(effects.worse()),
         effects.repeated,
-        with_values(impact.sample, ratings=pair.ratings),
+        with_values(found.sample, ratings=pair.ratings),
         with_values(effects.frame.head(LISTED_USERS), ratings=pair.ratings),
-        impact.bars,
+        found.bars,
     )
 
 
 @st.cache_data(max_entries=60, show_spinner=False)
-def groups(root: str, pair: EvaluationPair, by: str) -> pd.DataFrame:
-    """Return the difference in each group of users; raises PumaError if predictions are gone.
+def groups(root: str, pair: Pair, by: str) -> pd.DataFrame:
+    """Return the difference in each group of users.
 
-    by: variance or train_rows for their fifths, or the id of a selection run for its clusters.
+    by: variance or train_rows, in fifths, or the id of a selection run, by its clusters.
     """
     if by in GROUPED_BY:
-        impact = _impact(root, pair)
-        if impact is None:
+        found = _fared(root, pair)
+        if found is None:
             raise PumaError("The predictions behind this comparison are gone; evaluate them again.")
-        table = impact.groups[by]
+        table = found.groups[by]
     else:
-        cluster = engine.table(root, by, "selection").set_index("user_id")["cluster"]
-        labels = cluster.map(lambda number: f"Cluster {number + 1:02}")
+        chosen = engine.table(root, by, "selection").set_index("user_id")["cluster"]
+        labels = chosen.map(lambda one: f"Cluster {one + 1:02}")
         names = {f"loss_{pair.reference}": "reference", f"loss_{pair.evaluation}": "loss"}
         users = comparison_users(Workspace.open(root), pair.run)
-        losses = users[["user_id", "n", *names]].rename(columns=names)
-        table = by_group(losses, labels, root=pair.ratings)
+        own = users[["user_id", "n", *names]].rename(columns=names)
+        table = by_group(own, labels, root=pair.ratings)
     return table.rename(columns={"group": "label"}).astype({"label": str})
 
 
-def all_users(root: str, pair: EvaluationPair) -> pd.DataFrame:
+def everybody(root: str, pair: Pair) -> pd.DataFrame:
     """Return every user with both values and the probability to regress."""
     users = comparison_users(Workspace.open(root), pair.run)
     effects = effects_between(users, pair.evaluation, pair.reference)
@@ -104,19 +105,19 @@ def all_users(root: str, pair: EvaluationPair) -> pd.DataFrame:
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
-def _impact(root: str, pair: EvaluationPair) -> UserImpact | None:
+def _fared(root: str, pair: Pair) -> UserImpact | None:
     ws = Workspace.open(root)
     return user_impact_between(ws, ws.run(pair.run), pair.evaluation)
 
 
 def clusterings(migration: str | None) -> list[Run]:
-    """Return selections that clustered users, those that a migration used first."""
-    clustered = [
-        run
-        for run in engine.runs("selection")
-        if "cluster_sizes" in (run.summary.get("report") or {})
-    ]
+    """Selections that put users into clusters, those that the migration used first."""
+    found = [run for run in engine.runs("selection") if "cluster_sizes" in _report(run)]
     used = set()
     if migration is not None:
         used = {run.id for run in engine.workspace().lineage(migration)}
-    return sorted(clustered, key=lambda run: run.id not in used)
+    return sorted(found, key=lambda run: run.id not in used)
+
+
+def _report(run: Run) -> dict[str, Any]:
+    return run.summary.get("report") or {}

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from puma_engine.datasets.dataset import Dataset, validate
-from puma_engine.datasets.reading.delimited import read_parquet
+from puma_engine.datasets.reading.columns import read_parquet
 from puma_engine.errors import DataError, StoreError
 
 FORMAT = 1

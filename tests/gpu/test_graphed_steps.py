@@ -1,0 +1,54 @@
+"""Training steps replayed as one CUDA graph learn what single kernels do."""
+
+import numpy as np
+import pytest
+import torch
+
+from puma_engine.backbone import FrozenBackbone
+from puma_engine.backbone.attention.cuda_graphs import GraphedCalls
+from puma_engine.config import AdapterConfig, PromptConfig, TrainingConfig
+from puma_engine.datasets import load_shipped
+from puma_engine.migration.adapter_training import train_migration
+from puma_engine.prompts.tuning import fit_prompts
+from puma_engine.training.step import StepGraphs
+
+TRAINING = TrainingConfig(epochs=3, batch_size=64, learning_rate=5e-3, precision="fp32")
+
+
+@pytest.mark.parametrize("template", ["rating-item-first", "rating"])
+@pytest.mark.parametrize("trained", ["prompts", "adapter"])
+def test_graphs_learn_what_single_kernels_do(template, trained, monkeypatch):
+    data = load_shipped("movietweetings", users=12)
+
+    def learn():
+        model = FrozenBackbone.load("llama-small", device="cuda", precision="fp32")
+        options = {"template": template, "training": TRAINING}
+        source = fit_prompts(model, data, prompt=PromptConfig(item_tokens=1), **options)
+        if trained == "prompts":
+            return source
+        torch.manual_seed(0)
+        small = AdapterConfig(hidden=32, noise=0.1)
+        return train_migration([source.table], model, data, adapter=small, **options)
+
+    replays = []
+    replay = torch.cuda.CUDAGraph.replay
+    monkeypatch.setattr(
+        torch.cuda.CUDAGraph, "replay", lambda graph: (replays.append(1), replay(graph))[1]
+    )
+    graphed = learn()
+    count = len(replays)
+
+    def run_uncaptured(graphs, work, rows, shape):
+        return graphs.run_uncaptured(work, rows)
+
+    def call_uncaptured(calls, function, *arguments, widths=()):
+        return function(*arguments, widths=widths)
+
+    monkeypatch.setattr(StepGraphs, "run", run_uncaptured)
+    monkeypatch.setattr(GraphedCalls, "__call__", call_uncaptured)
+    single = learn()
+    assert count > graphed.result.steps / 2 and len(replays) == count
+    for one, other in zip(graphed.result.history, single.result.history, strict=True):
+        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-3)
+        assert one["validation"] == pytest.approx(other["validation"], rel=1e-3)
+    np.testing.assert_allclose(graphed.table.vectors, single.table.vectors, atol=2e-2)
