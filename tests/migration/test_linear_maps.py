@@ -14,10 +14,10 @@ def rows(n, width, seed=0):
 
 def test_ridge_finds_a_linear_map_again_and_shrinks_what_is_noise():
     x, weight = rows(200, 6), rows(6, 9, 1)
-    found = ridge(x, x @ weight + 3)
-    np.testing.assert_allclose(found(rows(5, 6, 2)), rows(5, 6, 2) @ weight + 3, atol=0.02)
+    linear = ridge(x, x @ weight + 3)
+    np.testing.assert_allclose(linear(rows(5, 6, 2)), rows(5, 6, 2) @ weight + 3, atol=0.02)
     noise = ridge(x, rows(200, 9, 3))
-    assert noise.strength > found.strength
+    assert noise.strength > linear.strength
     assert np.abs(noise.weight).max() < 0.1
 
 
@@ -44,17 +44,17 @@ def test_the_ridge_strength_is_the_one_that_leaving_out_each_user_finds():
 @pytest.mark.parametrize("width", [6, 9])
 def test_procrustes_finds_a_turned_and_scaled_copy_again(width):
     x, basis = rows(50, 6), np.linalg.qr(rows(width, width, 1))[0][:6]
-    found = procrustes(x, 2.5 * x @ basis + 1)
-    np.testing.assert_allclose(found(x), 2.5 * x @ basis + 1, atol=1e-9)
+    linear = procrustes(x, 2.5 * x @ basis + 1)
+    np.testing.assert_allclose(linear(x), 2.5 * x @ basis + 1, atol=1e-9)
 
 
 def test_procrustes_turns_and_scales_but_never_bends():
     x, y = rows(50, 6), rows(50, 4, 1)
-    found = procrustes(x, y)
-    gram = found.weight.T @ found.weight
+    linear = procrustes(x, y)
+    gram = linear.weight.T @ linear.weight
     np.testing.assert_allclose(gram, gram[0, 0] * np.eye(4), atol=1e-12)
-    worse = [np.linalg.norm(y - y.mean(0) - c * (x - x.mean(0)) @ found.weight) for c in (0.9, 1.1)]
-    assert np.linalg.norm(y - found(x)) < min(worse)
+    worse = [np.linalg.norm(y - y.mean(0) - c * (x - x.mean(0)) @ linear.weight) for c in (0.9, 1.1)]
+    assert np.linalg.norm(y - linear(x)) < min(worse)
 
 
 def test_users_are_paired_by_id():
