@@ -19,7 +19,7 @@ from puma_engine.pipeline.projecting import MAP, SPACE
 from puma_engine.pipeline.selecting import costly_signals, train_rows
 from puma_engine.pipeline.stored_prompts import ARTIFACT
 from puma_engine.selection import Groups, Signals, coverage, draw_users, group_users
-from puma_engine.selection.clustering import strata
+from puma_engine.selection.clustering import quantile_strata
 
 STRATA = 5
 CLUSTERS = 15
@@ -94,7 +94,7 @@ def newer(migration: Run) -> Run | None:
 def users(root: str, projection_id: str) -> pd.DataFrame:
     """Return the users of a map, numbered from 0: the run's table, and each variance group."""
     frame = Workspace.open(root).get_table(projection_id, MAP)
-    return frame.assign(stratum=strata(frame["variance"].to_numpy(), STRATA))
+    return frame.assign(stratum=quantile_strata(frame["variance"].to_numpy(), STRATA))
 
 
 def covered(frame: pd.DataFrame, chosen: np.ndarray) -> pd.DataFrame:

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from puma_engine.errors import ConfigError, DataError
-from puma_engine.selection.clustering import clusters as cluster
-from puma_engine.selection.space import reduced
+from puma_engine.selection.clustering import kmeans, principal_components
 
 METHODS = ("umap", "pca")
 FEWEST_USERS = 5
@@ -69,8 +68,8 @@ def project(
         )
     tables = [np.asarray(values, dtype=np.float64) for values in (source, migrated)]
     announce("finding principal components")
-    spaces = [reduced(values, seed) for values in tables]
-    label = cluster(spaces[0], clusters, seed)
+    spaces = [principal_components(values, seed) for values in tables]
+    label = kmeans(spaces[0], clusters, seed)
     maps = []
     for name, space in zip(("source", "migrated"), spaces, strict=True):
         announce(f"drawing the {name} map ({method})")

@@ -1,12 +1,12 @@
-"""Which users train the adapter: signals, grouping, quotas and a seeded draw."""
+"""Which users train the adapter: signals, clusters and strata, quotas and a seeded draw."""
 
-from puma_engine.selection.coverage import coverage
 from puma_engine.selection.signals import Signals
 from puma_engine.selection.strategies import (
     STRATEGIES,
     Groups,
     Selection,
     Strategy,
+    coverage,
     draw_users,
     get_strategy,
     group_users,

@@ -1,37 +1,159 @@
-"""Groups of users: clusters in a space, and strata of one number."""
+"""How users are grouped: k-means on principal components of their prompts, and quantile strata.
+
+Up to MAX_IN_MEMORY users, all are fitted together. Of more users, components are fitted on a seeded
+sample and the users are projected block by block, so that the prompts are never in memory together.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
 import numpy as np
 
-from puma_engine.selection.space import MANY
-from puma_engine.selection.threads import few_threads
+COMPONENTS = 50
+MAX_IN_MEMORY = 50_000
+SAMPLE = 1 << 15
+BLOCK = 1 << 13
+# Of the randomised SVD: columns beyond the components, and power iterations.
+OVERSAMPLES, POWER_ITERATIONS = 10, 4
+KMEANS_BATCH = 4096
+MAX_THREADS = 4
+# Numbers in a table from which more threads pay.
+LARGE = 100_000_000
 
-BATCH = 4096
+
+class PromptBlocks(Protocol):
+    """Prompts of n users that are read in parts; row i belongs to user_ids[i]."""
+
+    user_ids: np.ndarray
+
+    def blocks(self, rows: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the first row's number and the prompts [up to `rows`, d] of each block."""
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """Return the prompts [len(rows), d] of some users."""
 
 
-def clusters(space: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """k-means labels [n]; fewer clusters where there are fewer distinct users.
+@dataclass(frozen=True)
+class PrincipalComponents:
+    """The mean [d] and principal axes [d, k] of a sample; no axes where all users are alike."""
 
-    Above 50,000 users centres are found on mini-batches.
+    mean: np.ndarray
+    axes: np.ndarray | None
+
+    @classmethod
+    def fit(cls, sample: np.ndarray, seed: int) -> PrincipalComponents:
+        """Fit at most COMPONENTS axes to rows [n, d], which are centred in place if float32.
+
+        Randomised SVD by subspace iteration (Halko et al. 2011) on the covariance, whose matrices
+        are d wide rather than n long. scikit-learn's solvers need float64 copies of the sample, and
+        give other signs and rounding, which would change the users that stored runs selected.
+        """
+        sample = np.asarray(sample, np.float32)
+        mean = sample.mean(0, dtype=np.float64).astype(np.float32)
+        if np.ptp(sample, axis=0).max(initial=0) == 0:
+            return cls(mean, None)
+        sample -= mean
+        n, d = sample.shape
+        width = min(COMPONENTS, n, d)
+        columns = min(width + OVERSAMPLES, d)
+        basis = np.random.default_rng(seed).standard_normal((d, columns), np.float32)
+        with limited_threads(sample.size):
+            basis = _orthonormal(basis)
+            for _ in range(POWER_ITERATIONS):
+                basis = _orthonormal(sample.T @ (sample @ basis))
+            inside = (sample @ basis).astype(np.float64)
+            rotation = np.linalg.eigh(inside.T @ inside)[1][:, ::-1][:, :width]
+        return cls(mean, np.ascontiguousarray(basis @ rotation.astype(np.float32)))
+
+    @property
+    def width(self) -> int:
+        return 1 if self.axes is None else self.axes.shape[1]
+
+    def project(self, rows: np.ndarray) -> np.ndarray:
+        """Return the components [n, width] float32 of rows [n, d]."""
+        if self.axes is None:
+            return np.zeros((len(rows), 1), np.float32)
+        return (np.asarray(rows, np.float32) - self.mean) @ self.axes
+
+
+def principal_components(values: np.ndarray, seed: int) -> np.ndarray:
+    """Project rows [n, d] to at most COMPONENTS principal components, [n, k]."""
+    if len(values) > MAX_IN_MEMORY:
+        components = PrincipalComponents.fit(values[_sample_rows(len(values), seed)], seed)
+        blocks = range(0, len(values), BLOCK)
+        return np.concatenate([components.project(values[at : at + BLOCK]) for at in blocks])
+    from sklearn.decomposition import PCA
+
+    width = min(COMPONENTS, *values.shape)
+    if width < 1 or np.ptp(values, axis=0).max(initial=0) == 0:
+        return np.zeros((len(values), 1))
+    with limited_threads(values.size):
+        return PCA(width, svd_solver="randomized", random_state=seed).fit_transform(values)
+
+
+def streamed_components(prompts: PromptBlocks, seed: int) -> np.ndarray:
+    """Return what `principal_components` gives for users in the order of their ids, [n, k].
+
+    Row i belongs to prompts.user_ids[i]. Of more than MAX_IN_MEMORY users at most SAMPLE prompts are
+    in memory; results differ from `principal_components` by rounding.
+    """
+    order = np.argsort(np.asarray(prompts.user_ids, dtype=str), kind="stable")
+    n = len(order)
+    if n <= MAX_IN_MEMORY:
+        space = principal_components(prompts.take(order).astype(np.float64), seed)
+        return space[np.argsort(order)]
+    components = PrincipalComponents.fit(prompts.take(order[_sample_rows(n, seed)]), seed)
+    space = np.empty((n, components.width), np.float32)
+    for start, block in prompts.blocks(BLOCK):
+        space[start : start + len(block)] = components.project(block)
+    return space
+
+
+def _sample_rows(n: int, seed: int) -> np.ndarray:
+    """Rows of the users on whom components are fitted, ascending."""
+    return np.sort(np.random.default_rng(seed).choice(n, min(n, SAMPLE), replace=False))
+
+
+def _orthonormal(columns: np.ndarray) -> np.ndarray:
+    with limited_threads(columns.size, 1):
+        return np.linalg.qr(columns)[0]
+
+
+def kmeans(space: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """k-means labels [n] int64 of rows [n, k]; at most as many clusters as distinct rows.
+
+    Of more than MAX_IN_MEMORY users the centres are fitted on mini-batches.
     """
     from sklearn.cluster import KMeans, MiniBatchKMeans
 
-    if len(space) > MANY:
-        some = MiniBatchKMeans(count, batch_size=BATCH, n_init=3, random_state=seed)
-        with few_threads(space.size):
-            return np.asarray(some.fit_predict(space), dtype=np.int64)
-    count = min(count, len(np.unique(space, axis=0)))
-    if count < 2:
-        return np.zeros(len(space), dtype=np.int64)
-    with few_threads(space.size):
-        labels = KMeans(count, n_init=1, random_state=seed).fit_predict(space)
-    return labels.astype(np.int64)
+    if len(space) > MAX_IN_MEMORY:
+        model = MiniBatchKMeans(count, batch_size=KMEANS_BATCH, n_init=3, random_state=seed)
+    else:
+        count = min(count, len(np.unique(space, axis=0)))
+        if count < 2:
+            return np.zeros(len(space), dtype=np.int64)
+        model = KMeans(count, n_init=1, random_state=seed)
+    with limited_threads(space.size):
+        return np.asarray(model.fit_predict(space), dtype=np.int64)
 
 
-def strata(values: np.ndarray, count: int) -> np.ndarray:
-    """Quantile groups 0..count-1 [n], as equal as can be; ties go by row order."""
+def quantile_strata(values: np.ndarray, count: int) -> np.ndarray:
+    """Strata 0..count-1 [n] int64 by quantiles of values [n], of equal size; ties go by row order."""
     order = np.argsort(values, kind="stable")
-    found = np.empty(len(values), dtype=np.int64)
-    found[order] = np.arange(len(values)) * min(count, len(values)) // len(values)
-    return found
+    strata = np.empty(len(values), dtype=np.int64)
+    strata[order] = np.arange(len(values)) * min(count, len(values)) // len(values)
+    return strata
+
+
+@contextmanager
+def limited_threads(size: int, limit: int = MAX_THREADS) -> Iterator[None]:
+    """Limit the threads of BLAS and OpenMP, which slow small problems down, below LARGE numbers."""
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(limit if size < LARGE else os.cpu_count()):
+        yield

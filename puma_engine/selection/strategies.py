@@ -1,4 +1,4 @@
-"""The strategies of the paper's Table 4 and our own, each made of a space, strata and a draw."""
+"""The strategies of the paper's Table 4 and further ones, each made of a space, strata and a draw."""
 
 from __future__ import annotations
 
@@ -6,24 +6,23 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from puma_engine.errors import SelectionError
 from puma_engine.selection import sampling
-from puma_engine.selection.clustering import clusters as cluster
-from puma_engine.selection.clustering import strata
-from puma_engine.selection.quotas import bell, shares, with_minimum
-from puma_engine.selection.signals import Signals, unit
-from puma_engine.selection.space import reduced
+from puma_engine.selection.clustering import kmeans, principal_components, quantile_strata
+from puma_engine.selection.quotas import apportion, apportion_with_minimum, stratum_weights
+from puma_engine.selection.signals import Signals
 
 
 @dataclass(frozen=True)
 class Strategy:
     """How users are grouped and drawn.
 
-    space: what is clustered (None: no clusters); stratum: the number whose quantile groups
-    divide each cluster (None: none); draw: who is taken from each: "random", the "farthest"
-    points, "active" (a chance by train rows), "most-active", or "facility" location in the
-    space, which covers it as a whole without clusters.
+    space: what is clustered by k-means (None: no clusters); stratum: the signal by whose quantiles
+    each cluster is divided (None: no strata); draw: how users are chosen in each group: "random",
+    "farthest" points, "active" (with probability by train rows), "most-active", or "facility"
+    location, which covers the space as a whole, without clusters.
     """
 
     name: str
@@ -34,7 +33,7 @@ class Strategy:
 
     @property
     def needs(self) -> set[str]:
-        """Signals that it reads besides the prompts."""
+        """Names of the signals that it reads besides the prompts."""
         space = {"activations"} if self.space == "activations" else set()
         activity = {"activity"} if self.draw in ("active", "most-active") else set()
         return space | activity | ({self.stratum} if self.stratum else set())
@@ -74,11 +73,11 @@ STRATEGIES: dict[str, Strategy] = {
 class Groups:
     """How a strategy divides n users, in the order of their ids.
 
-    space [n, k] is where users are compared, if anywhere; cluster and stratum are labels [n]
-    int; activity [n] is there if the draw goes by it.
+    space [n, k]: where users are compared, if anywhere; cluster, stratum: labels [n] int;
+    activity [n]: given if the draw reads it.
     """
 
-    plan: Strategy
+    strategy: Strategy
     user_ids: np.ndarray
     space: np.ndarray | None
     cluster: np.ndarray
@@ -88,7 +87,10 @@ class Groups:
 
 @dataclass(frozen=True)
 class Selection:
-    """The chosen users (sorted), and every candidate's groups aligned with the signals."""
+    """The chosen user ids (sorted), and all candidates' labels, aligned with the signals.
+
+    group: cluster and stratum, [n] int each; report: sizes of the clusters, and users chosen of each.
+    """
 
     user_ids: np.ndarray
     strategy: str
@@ -98,6 +100,15 @@ class Selection:
     report: dict[str, Any] = field(default_factory=dict)
 
 
+def get_strategy(name: str) -> Strategy:
+    """Return a strategy by name. Raises SelectionError that lists the names."""
+    if name not in STRATEGIES:
+        raise SelectionError(
+            f"There is no strategy {name!r}; the strategies are {', '.join(STRATEGIES)}."
+        )
+    return STRATEGIES[name]
+
+
 def select_users(
     strategy: str,
     signals: Signals,
@@ -105,19 +116,24 @@ def select_users(
     *,
     seed: int = 0,
     clusters: int = 15,
-    groups: int = 5,
+    strata: int = 5,
     min_cluster: int = 50,
+    groups: int | None = None,
 ) -> Selection:
     """Choose exactly `budget` users; the result does not depend on the users' order.
 
-    clusters, groups and min_cluster have the paper's defaults. Raises SelectionError.
+    clusters: of k-means; strata: of each cluster; min_cluster: users that each cluster contributes
+    at least, where it has them. Their defaults are the paper's. groups: deprecated name of strata.
+    Raises SelectionError for an unknown strategy, an impossible budget, and missing signals.
     """
-    # Before the slow half: what cannot be drawn need not be grouped.
-    _checked_budget(get_strategy(strategy), budget, len(signals.user_ids), min_cluster)
-    found = group_users(strategy, signals, seed=seed, clusters=clusters, groups=groups)
-    chosen = draw_users(found, budget, seed=seed, min_cluster=min_cluster)
-    back = np.searchsorted(found.user_ids, np.asarray(signals.user_ids, dtype=str))
-    return replace(chosen, group={name: label[back] for name, label in chosen.group.items()})
+    # Before the slow part: an impossible budget needs no groups.
+    _check_budget(get_strategy(strategy), budget, len(signals.user_ids), min_cluster)
+    strata = strata if groups is None else groups
+    grouped = group_users(strategy, signals, seed=seed, clusters=clusters, strata=strata)
+    selection = draw_users(grouped, budget, seed=seed, min_cluster=min_cluster)
+    rows = np.searchsorted(grouped.user_ids, np.asarray(signals.user_ids, dtype=str))
+    group = {name: labels[rows] for name, labels in selection.group.items()}
+    return replace(selection, group=group)
 
 
 def group_users(
@@ -126,117 +142,106 @@ def group_users(
     *,
     seed: int = 0,
     clusters: int = 15,
-    groups: int = 5,
+    strata: int = 5,
     known: np.ndarray | None = None,
 ) -> Groups:
-    """Divide users as a strategy does: the slow half of a selection, whatever the budget.
+    """Divide users as a strategy does: the slow part of a selection, which no budget changes.
 
-    known: the labels [n] of its clusters, row i for signals.user_ids[i], if they were found
-    before with this seed.
+    known: cluster labels [n] for signals.user_ids that were computed before with this seed. Raises
+    SelectionError for an unknown strategy, less than one cluster or stratum, and missing signals.
     """
     plan = get_strategy(strategy)
-    if clusters < 1 or groups < 1:
+    if clusters < 1 or strata < 1:
         raise SelectionError(
-            f"A selection needs 1 or more clusters and groups, not {clusters} and {groups}."
+            f"A selection needs 1 or more clusters and strata, not {clusters} and {strata}."
         )
-    n = len(signals.user_ids)
     ordered = signals.by_id()
-    space = _space(plan, ordered, seed)
-    if space is None or not plan.clustered:
-        label = np.zeros(n, np.int64)
-    elif known is None:
-        label = cluster(space, clusters, seed)
-    else:
-        order = np.argsort(np.asarray(signals.user_ids, dtype=str), kind="stable")
-        label = np.asarray(known, dtype=np.int64)[order]
-    stratum = np.zeros(n, np.int64)
+    space = None
+    if plan.space == "activations":
+        activations = ordered.need("activations", strategy)
+        norm = np.linalg.norm(activations, axis=1, keepdims=True)
+        space = principal_components(activations / np.where(norm > 0, norm, 1), seed)
+    elif plan.space == "pca" and ordered.space is not None:
+        space = ordered.need("space", strategy)
+    elif plan.space is not None:
+        space = ordered.need("embedding", strategy)
+        if plan.space == "pca":
+            space = principal_components(space, seed)
+    label = stratum = np.zeros(len(signals.user_ids), np.int64)
+    if space is not None and plan.clustered:
+        if known is None:
+            label = kmeans(space, clusters, seed)
+        else:
+            order = np.argsort(np.asarray(signals.user_ids, dtype=str), kind="stable")
+            label = np.asarray(known, dtype=np.int64)[order]
     if plan.stratum:
-        stratum = strata(ordered.need(plan.stratum, strategy), groups)
+        stratum = quantile_strata(ordered.need(plan.stratum, strategy), strata)
     activity = ordered.need("activity", strategy) if "activity" in plan.needs else None
     return Groups(plan, np.asarray(ordered.user_ids, dtype=str), space, label, stratum, activity)
 
 
 def draw_users(groups: Groups, budget: int, *, seed: int = 0, min_cluster: int = 50) -> Selection:
-    """Choose exactly `budget` users of groups; their labels are in the groups' order."""
-    plan, label, stratum = groups.plan, groups.cluster, groups.stratum
-    budget = _checked_budget(plan, budget, len(groups.user_ids), min_cluster)
-    quota = _quotas(plan, label, stratum, budget, min_cluster)
-    rows = _draw(groups, quota, np.random.default_rng(seed))
-    chosen = np.sort(groups.user_ids[rows])
+    """Choose exactly `budget` users of groups; labels are in the groups' order.
+
+    Each cluster contributes by its size, each stratum of it by its size and the paper's weights.
+    Raises SelectionError for an impossible budget.
+    """
+    plan, label, stratum = groups.strategy, groups.cluster, groups.stratum
+    budget = _check_budget(plan, budget, len(groups.user_ids), min_cluster)
+    generator = np.random.default_rng(seed)
+    sizes = np.bincount(label)
+    weights = stratum_weights(int(stratum.max()) + 1)
+    minimum = min_cluster if plan.clustered else 0
+    parts = []
+    for cluster, total in enumerate(apportion_with_minimum(sizes, budget, minimum)):
+        size = np.bincount(stratum[label == cluster], minlength=len(weights))
+        weight = weights * size if plan.stratum else size.astype(float)
+        quotas = apportion(weight, size, int(total))
+        for number in np.flatnonzero(quotas):
+            members = np.flatnonzero((label == cluster) & (stratum == number))
+            parts.append(members[_draw(groups, members, int(quotas[number]), generator)])
+    rows = np.concatenate(parts)
     report = {
-        "cluster_sizes": np.bincount(label).tolist(),
-        "cluster_chosen": np.bincount(label[rows], minlength=label.max() + 1).tolist(),
+        "cluster_sizes": sizes.tolist(),
+        "cluster_chosen": np.bincount(label[rows], minlength=len(sizes)).tolist(),
     }
     group = {"cluster": label, "stratum": stratum}
-    return Selection(chosen, plan.name, seed, budget, group, report)
+    return Selection(np.sort(groups.user_ids[rows]), plan.name, seed, budget, group, report)
 
 
-def _checked_budget(plan: Strategy, budget: int, n: int, min_cluster: int) -> int:
+def _check_budget(plan: Strategy, budget: int, n: int, min_cluster: int) -> int:
     budget = n if plan.name == "all" else int(budget)
     if not 1 <= budget <= n:
         raise SelectionError(f"The budget must be from 1 to the {n} users there are, not {budget}.")
     if min_cluster < 0:
-        raise SelectionError(f"A cluster is given 0 or more users at least, not {min_cluster}.")
+        raise SelectionError(f"min_cluster must be 0 or more users, not {min_cluster}.")
     return budget
 
 
-def get_strategy(name: str) -> Strategy:
-    """Return a strategy by name, or raise SelectionError that lists the names."""
-    if name not in STRATEGIES:
-        raise SelectionError(
-            f"There is no strategy {name!r}; the strategies are {', '.join(STRATEGIES)}."
-        )
-    return STRATEGIES[name]
-
-
-def _space(plan: Strategy, signals: Signals, seed: int) -> np.ndarray | None:
-    if plan.space is None:
-        return None
-    if plan.space == "activations":
-        return reduced(unit(signals.need("activations", plan.name)), seed)
-    if plan.space == "pca" and signals.space is not None:
-        return signals.need("space", plan.name)
-    values = signals.need("embedding", plan.name)
-    return reduced(values, seed) if plan.space == "pca" else values
-
-
-def _quotas(
-    plan: Strategy, label: np.ndarray, stratum: np.ndarray, budget: int, minimum: int
-) -> dict[tuple[int, int], int]:
-    size = np.bincount(label)
-    per_cluster = with_minimum(size, budget, minimum if plan.clustered else 0)
-    found: dict[tuple[int, int], int] = {}
-    weights = bell(int(stratum.max()) + 1)
-    for number, total in enumerate(per_cluster):
-        inside = np.bincount(stratum[label == number], minlength=len(weights))
-        weight = weights * inside if plan.stratum else inside.astype(float)
-        for group, quota in enumerate(shares(weight, inside, int(total))):
-            found[number, group] = int(quota)
-    return found
-
-
 def _draw(
-    groups: Groups, quota: dict[tuple[int, int], int], generator: np.random.Generator
-) -> np.ndarray:
-    rows = [np.empty(0, np.int64)]
-    for (number, group), count in quota.items():
-        if count:
-            members = np.flatnonzero((groups.cluster == number) & (groups.stratum == group))
-            rows.append(members[_draw_of(groups, members, count, generator)])
-    return np.concatenate(rows)
-
-
-def _draw_of(
     groups: Groups, members: np.ndarray, count: int, generator: np.random.Generator
 ) -> np.ndarray:
-    """Which of some members are drawn, as positions among them."""
-    draw, space, activity = groups.plan.draw, groups.space, groups.activity
+    """Positions [count] of the drawn users among members [m]."""
+    draw, space, activity = groups.strategy.draw, groups.space, groups.activity
     if space is not None and draw == "farthest":
-        return sampling.farthest(space[members], count)
+        return sampling.farthest_points(space[members], count)
     if space is not None and draw == "facility":
-        return sampling.facilities(space[members], count, generator)
+        return sampling.facility_location(space[members], count, generator)
     if activity is not None and draw == "active":
-        return sampling.weighted(activity[members], count, generator)
+        return sampling.weighted_sample(activity[members], count, generator)
     if activity is not None and draw == "most-active":
         return sampling.largest(activity[members], count, generator)
     return generator.choice(len(members), count, replace=False)
+
+
+def coverage(cluster: np.ndarray, stratum: np.ndarray, chosen: np.ndarray) -> pd.DataFrame:
+    """Count users and chosen users in each cell of cluster and stratum.
+
+    cluster, stratum: labels [n] int; chosen: [n] bool. Returns one row for each cell that has
+    users: cluster, stratum, users, chosen, share (of the cell's users who were chosen, in [0, 1]).
+    """
+    frame = pd.DataFrame({"cluster": cluster, "stratum": stratum, "chosen": chosen.astype(int)})
+    cells = frame.groupby(["cluster", "stratum"], as_index=False).agg(
+        users=("chosen", "size"), chosen=("chosen", "sum")
+    )
+    return cells.assign(share=cells["chosen"] / cells["users"])

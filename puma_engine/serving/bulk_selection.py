@@ -17,7 +17,7 @@ from puma_engine.exchange.prompt_folders import ABOUT
 from puma_engine.exchange.shards import COMPANIONS, PromptShards
 from puma_engine.files import atomic_write
 from puma_engine.selection import STRATEGIES, Selection, Signals, select_users
-from puma_engine.selection.space import streamed
+from puma_engine.selection.clustering import streamed_components
 
 CHOSEN = "selection.parquet"
 
@@ -46,7 +46,7 @@ def select_stream(
     started = time.perf_counter()
     _checked_strategy(strategy)
     prompts = PromptShards(source)
-    space = streamed(prompts, seed) if STRATEGIES[strategy].space else None
+    space = streamed_components(prompts, seed) if STRATEGIES[strategy].space else None
     known = _columns(signals, strategy, prompts.user_ids)
     chosen = select_users(
         strategy,

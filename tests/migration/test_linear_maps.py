@@ -53,7 +53,9 @@ def test_procrustes_turns_and_scales_but_never_bends():
     linear = procrustes(x, y)
     gram = linear.weight.T @ linear.weight
     np.testing.assert_allclose(gram, gram[0, 0] * np.eye(4), atol=1e-12)
-    worse = [np.linalg.norm(y - y.mean(0) - c * (x - x.mean(0)) @ linear.weight) for c in (0.9, 1.1)]
+    worse = [
+        np.linalg.norm(y - y.mean(0) - c * (x - x.mean(0)) @ linear.weight) for c in (0.9, 1.1)
+    ]
     assert np.linalg.norm(y - linear(x)) < min(worse)
 
 

@@ -16,11 +16,10 @@ from puma_engine.exchange.prompt_files import read_prompts
 from puma_engine.exchange.shards import PromptShards
 from puma_engine.files import TensorFile, save_tensors
 from puma_engine.selection import Signals, select_users
-from puma_engine.selection.clustering import clusters
-from puma_engine.selection.space import MANY, reduced
+from puma_engine.selection.clustering import MAX_IN_MEMORY, kmeans, principal_components
 from puma_engine.serving.bulk_selection import CHOSEN, select_stream
 
-LARGE = MANY + 3_000
+LARGE = MAX_IN_MEMORY + 3_000
 
 
 def tastes(n, width=12, seed=0):
@@ -57,30 +56,30 @@ def test_a_streamed_selection_is_that_of_memory_however_it_is_sharded(n, tmp_pat
     for count, rows in ((1, order), (5, np.arange(n))):
         source = write_shards(tmp_path / f"in-{count}", ids[rows], vectors[rows], count)
         target = tmp_path / f"out-{count}"
-        found = select_stream(source, target, budget=200, signals=table, seed=3)
-        assert (found["users"], found["selected"]) == (n, 200)
+        counts = select_stream(source, target, budget=200, signals=table, seed=3)
+        assert (counts["users"], counts["selected"]) == (n, 200)
         chosen = read_prompts(target)
         assert chosen.user_ids == wanted.user_ids.tolist()
-        place = pd.Index(ids).get_indexer(chosen.user_ids)
-        np.testing.assert_array_equal(chosen.vectors[:, 0], vectors[place])
-        told = pd.read_parquet(target / CHOSEN).set_index("user_id").loc[ids]
-        assert (told["cluster"].to_numpy() == wanted.group["cluster"]).all()
-        assert set(told.index[told["selected"]]) == set(chosen.user_ids)
+        rows = pd.Index(ids).get_indexer(chosen.user_ids)
+        np.testing.assert_array_equal(chosen.vectors[:, 0], vectors[rows])
+        labels = pd.read_parquet(target / CHOSEN).set_index("user_id").loc[ids]
+        assert (labels["cluster"].to_numpy() == wanted.group["cluster"]).all()
+        assert set(labels.index[labels["selected"]]) == set(chosen.user_ids)
 
 
 def test_mini_batches_find_the_groups_that_all_rows_show():
     _, vectors, _, group = tastes(LARGE)
-    space = reduced(vectors, 0)
-    assert adjusted_rand_score(group, clusters(space, 6, 0)) > 0.95
-    whole = clusters(space[: MANY // 2], 6, 0)
-    assert adjusted_rand_score(group[: MANY // 2], whole) > 0.95
+    space = principal_components(vectors, 0)
+    assert adjusted_rand_score(group, kmeans(space, 6, 0)) > 0.95
+    whole = kmeans(space[: MAX_IN_MEMORY // 2], 6, 0)
+    assert adjusted_rand_score(group[: MAX_IN_MEMORY // 2], whole) > 0.95
 
 
 def test_components_of_a_sample_span_what_those_of_everybody_do():
     generator = np.random.default_rng(0)
     few = generator.normal(size=(LARGE, 4)) @ generator.normal(size=(4, 30))
     values = (few + 0.01 * generator.normal(size=few.shape)).astype(np.float32)
-    space = reduced(values, 0)[:5000]
+    space = principal_components(values, 0)[:5000]
     centred = values[:5000] - values.mean(0)
     left = centred - space[:, :4] @ np.linalg.lstsq(space[:, :4], centred, rcond=None)[0]
     assert (left**2).sum() < 1e-3 * (centred**2).sum()
@@ -90,8 +89,8 @@ def test_components_of_a_sample_span_what_those_of_everybody_do():
 def test_users_who_are_all_alike_can_be_streamed(n, tmp_path):
     ids = np.arange(n).astype(str)
     source = write_shards(tmp_path / "in", ids, np.ones((n, 4), np.float32), 2)
-    found = select_stream(source, tmp_path / "out", budget=10, strategy="kmeans-pca")
-    assert found["selected"] == 10
+    counts = select_stream(source, tmp_path / "out", budget=10, strategy="kmeans-pca")
+    assert counts["selected"] == 10
 
 
 def test_memory_is_bounded_by_the_sample_and_not_by_the_users(tmp_path):
@@ -102,8 +101,8 @@ def test_memory_is_bounded_by_the_sample_and_not_by_the_users(tmp_path):
     script = """
 import resource, sys
 from pathlib import Path
-from puma_engine.selection import space
-space.SAMPLE = 2048
+from puma_engine.selection import clustering
+clustering.SAMPLE = 2048
 from puma_engine.serving.bulk_selection import select_stream
 import puma_engine.prompts.table, pyarrow.parquet
 import sklearn.cluster, sklearn.decomposition
@@ -126,7 +125,7 @@ def test_rows_are_read_alone_and_in_the_order_asked_for(tmp_path):
     np.testing.assert_array_equal(file.take("vectors", np.array([3, 1]))[:, 0], vectors[[3, 1]])
 
 
-def test_what_cannot_be_streamed_is_told_and_leaves_nothing(tmp_path):
+def test_what_cannot_be_streamed_is_refused_and_leaves_no_files(tmp_path):
     ids, vectors, variance, _ = tastes(40)
     source, target = write_shards(tmp_path / "in", ids, vectors, 2), tmp_path / "out"
     with pytest.raises(ConfigError, match="needs variance of each user"):
@@ -154,10 +153,10 @@ def test_what_cannot_be_streamed_is_told_and_leaves_nothing(tmp_path):
     assert not target.exists() and not list(tmp_path.glob(".*"))
 
 
-def test_the_command_tells_what_it_chose(tmp_path):
+def test_the_command_prints_counts(tmp_path):
     ids, vectors, *_ = tastes(60)
     source = write_shards(tmp_path / "in", ids, vectors, 2)
     command = ["--json", "select-stream", str(source), str(tmp_path / "out")]
-    found = CliRunner().invoke(app, [*command, "--budget", "7", "--strategy", "kmeans-pca"])
-    assert found.exit_code == 0, found.stderr
-    assert json.loads(found.stdout)["selected"] == 7
+    result = CliRunner().invoke(app, [*command, "--budget", "7", "--strategy", "kmeans-pca"])
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["selected"] == 7

@@ -15,8 +15,7 @@ from puma_engine.selection import (
     sampling,
     select_users,
 )
-from puma_engine.selection.quotas import shares, with_minimum
-from puma_engine.selection.space import reduced
+from puma_engine.selection.clustering import principal_components
 
 
 def signals(n, seed=0):
@@ -73,6 +72,14 @@ def test_users_who_are_all_alike_can_be_selected(strategy):
     assert len(select_users(strategy, alike, 10).user_ids) in (10, n)
 
 
+def test_groups_is_the_old_name_of_strata():
+    given = signals(300)
+    three = select_users("kmeans-variance", given, 60, strata=3)
+    assert three.group["stratum"].max() == 2
+    old = select_users("kmeans-variance", given, 60, groups=3)
+    assert old.user_ids.tolist() == three.user_ids.tolist()
+
+
 def test_every_cluster_gets_its_minimum():
     chosen = select_users("kmeans-variance", signals(2000), 900, clusters=10, min_cluster=40)
     sizes, taken = chosen.report["cluster_sizes"], chosen.report["cluster_chosen"]
@@ -93,22 +100,10 @@ def test_missing_signals_and_unknown_strategies_are_named():
         select_users("best", bare, 1)
 
 
-def test_quotas_are_exact_and_never_above_capacity():
-    generator = np.random.default_rng(0)
-    for _ in range(200):
-        capacity = generator.integers(0, 20, 9)
-        total = int(generator.integers(0, capacity.sum() + 1))
-        for quota in (
-            shares(generator.random(9), capacity, total),
-            with_minimum(capacity, total, 3),
-        ):
-            assert quota.sum() == total and (quota <= capacity).all() and (quota >= 0).all()
-
-
 @pytest.mark.parametrize("strategy", ["kmeans-variance", "kmeans-farthest", "loss"])
-def test_groups_are_found_once_and_drawn_from_for_any_budget(strategy):
+def test_groups_are_computed_once_and_drawn_from_for_any_budget(strategy):
     given = signals(300)
-    components = reduced(given.embedding.astype(float)[np.argsort(given.user_ids)], 3)
+    components = principal_components(given.embedding.astype(float)[np.argsort(given.user_ids)], 3)
     back = np.argsort(np.argsort(given.user_ids))
     known = Signals(given.user_ids, None, given.variance, given.loss, space=components[back])
     groups = group_users(strategy, known, seed=3)
@@ -136,10 +131,10 @@ def test_facility_location_leaves_nobody_far_from_a_chosen_user():
 
 
 def test_facility_location_finds_the_best_point_also_among_more_users_than_are_measured():
-    points = np.zeros((2 * sampling.CLIENTS, 2))
-    points[: sampling.CLIENTS, 0] = 10
+    points = np.zeros((2 * sampling.MAX_CLIENTS, 2))
+    points[: sampling.MAX_CLIENTS, 0] = 10
     points[-1] = [5, 40]
-    rows = sampling.facilities(points, 2, np.random.default_rng(0))
+    rows = sampling.facility_location(points, 2, np.random.default_rng(0))
     assert set(points[rows, 0]) == {0, 10}
 
 
@@ -160,7 +155,7 @@ def test_active_users_are_chosen_and_ties_are_drawn():
 def test_users_without_rows_are_drawn_last():
     weights = np.array([0.0, 3.0, 0.0, 1.0])
     for seed in range(20):
-        order = sampling.weighted(weights, 4, np.random.default_rng(seed)).tolist()
+        order = sampling.weighted_sample(weights, 4, np.random.default_rng(seed)).tolist()
         assert set(order[:2]) == {1, 3} and set(order[2:]) == {0, 2}
 
 
