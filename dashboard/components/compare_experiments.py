@@ -82,7 +82,7 @@ def chains(place: Place) -> None:
 
 def fusions(place: Place) -> None:
     """Fused sources against each of them alone (paper's Figure 6)."""
-    table = summaries.fusions(_methods(place))
+    table = summaries.aggregations(_methods(place))
     if table.empty:
         _more(
             "No fusion yet",

@@ -1,8 +1,7 @@
-"""Predictions that need no language model: what any method has to beat."""
+"""Predictions that need no language model: the minimum that any method has to beat."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -10,26 +9,30 @@ import pandas as pd
 
 from puma_engine.errors import DataError
 
-# Loaded where it is used: a page that only shows what baselines are called starts sooner.
+# SciPy is imported where it is used: pages that only show labels of baselines start sooner.
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-GRID = (1.0, 2.0, 5.0, 10.0, 20.0)
-ROUNDS = 10
+SHRINKAGES = (1.0, 2.0, 5.0, 10.0, 20.0)
+BIAS_SWEEPS = 10
 RIDGES = (2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0)
-MIDDLE_RANK, OTHER_RANKS = 32, (8, 128)
-SWEEPS = 15
-STEPS = 2
+# The ridge is chosen at the first rank, then the other ranks are tried with it.
+FIRST_RANK, OTHER_RANKS = 32, (8, 128)
+ALS_SWEEPS = 15
+CG_STEPS = 2
 CHUNK = 8192
 
 
-class _Mean:
-    """Shared parts: predictions kept in the outcome's range, and what readers call them."""
+class Baseline:
+    """Fits user_id, item_id and outcome; predicts within the outcome's range.
+
+    label: its name for readers.
+    """
 
     label: ClassVar[str]
 
-    def fit(self, train: pd.DataFrame, validation: pd.DataFrame | None = None) -> _Mean:
-        """Learn from user_id, item_id, outcome; validation rows choose settings."""
+    def fit(self, train: pd.DataFrame, validation: pd.DataFrame | None = None) -> Baseline:
+        """Fit train rows; validation rows choose hyperparameters. Raises DataError without rows."""
         if train.empty:
             raise DataError("A baseline needs train rows; none came.")
         y = train["outcome"].to_numpy(np.float64)
@@ -50,7 +53,7 @@ class _Mean:
         raise NotImplementedError
 
 
-class GlobalMean(_Mean):
+class GlobalMean(Baseline):
     """The mean train outcome for everybody and everything."""
 
     label = "Global mean"
@@ -62,35 +65,40 @@ class GlobalMean(_Mean):
         return np.full(len(frame), self.mean)
 
 
-class _Biases(_Mean):
-    """Global mean plus item and user offsets, each shrunk by so many pseudo-rows at 0."""
+class UserItemBias(Baseline):
+    """Global mean plus user and item biases, by alternating ridge regression.
 
+    Each bias is shrunk towards 0 by a number of pseudo-rows, chosen on validation rows (Koren,
+    "Factor in the Neighbors", TKDD 2010, section 2.1).
+    """
+
+    label = "User + item bias"
     with_users = True
 
     def _fit(self, train: pd.DataFrame, validation: pd.DataFrame | None) -> None:
-        user_grid = GRID if self.with_users else (np.inf,)
+        rows = train if validation is None or validation.empty else validation
+        y = rows["outcome"].to_numpy()
         best = np.inf
-        for item_shrinkage in GRID:
-            for user_shrinkage in user_grid:
-                offsets = self._offsets(train, item_shrinkage, user_shrinkage)
-                held = train if validation is None or validation.empty else validation
-                error = np.mean((self._sum(held, *offsets) - held["outcome"].to_numpy()) ** 2)
+        for item_shrinkage in SHRINKAGES:
+            for user_shrinkage in SHRINKAGES if self.with_users else (np.inf,):
+                biases = self._biases(train, item_shrinkage, user_shrinkage)
+                error = np.mean((self._sum(rows, *biases) - y) ** 2)
                 if error < best:
-                    best, self.item, self.user = error, *offsets
+                    best, self.item, self.user = error, *biases
                     self.shrinkage = (item_shrinkage, user_shrinkage)
 
-    def _offsets(
+    def _biases(
         self, train: pd.DataFrame, item_shrinkage: float, user_shrinkage: float
     ) -> tuple[pd.Series, pd.Series]:
         item_code, items = pd.factorize(train["item_id"])
         user_code, users = pd.factorize(train["user_id"])
-        rest = train["outcome"].to_numpy(np.float64) - self.mean
+        residual = train["outcome"].to_numpy(np.float64) - self.mean
         item, user = np.zeros(len(items)), np.zeros(len(users))
         item_count, user_count = np.bincount(item_code), np.bincount(user_code)
-        for _ in range(ROUNDS if self.with_users else 1):
-            total = np.bincount(item_code, weights=rest - user[user_code])
+        for _ in range(BIAS_SWEEPS if self.with_users else 1):
+            total = np.bincount(item_code, weights=residual - user[user_code])
             item = total / (item_count + item_shrinkage)
-            total = np.bincount(user_code, weights=rest - item[item_code])
+            total = np.bincount(user_code, weights=residual - item[item_code])
             user = total / (user_count + user_shrinkage)
         return pd.Series(item, index=items), pd.Series(user, index=users)
 
@@ -103,167 +111,147 @@ class _Biases(_Mean):
         return self._sum(frame, self.item, self.user)
 
 
-class ItemMean(_Biases):
+class ItemMean(UserItemBias):
     """The mean train outcome of each item, shrunk to the global mean."""
 
     label = "Item mean"
     with_users = False
 
 
-class UserItemBias(_Biases):
-    """Global mean plus user and item biases, by alternating ridge regression."""
-
-    label = "User + item bias"
-
-
-@dataclass
-class _Side:
-    """Users or items, and the conjugate gradient steps that improve them given the others.
-
-    rows [n, others]: residuals where there is an outcome; shrinkage: ridge of the bias;
-    values [n, 1 + rank]: the bias, then the factors.
-    """
-
-    rows: csr_array
-    shrinkage: float
-    values: np.ndarray
-    owner: np.ndarray = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.owner = np.repeat(np.arange(self.rows.shape[0]), np.diff(self.rows.indptr))
-
-    def improve(self, other: np.ndarray, ridge: float) -> None:
-        """Take a few conjugate gradient steps towards each row's ridge solution."""
-        from scipy.sparse import csr_array
-
-        design = other.copy()
-        design[:, 0] = 1
-        penalty = np.full(design.shape[1], ridge, np.float32)
-        penalty[0] = self.shrinkage
-        index, indptr, shape = self.rows.indices, self.rows.indptr, self.rows.shape
-
-        def gathered(data: np.ndarray) -> np.ndarray:
-            return csr_array((data, index, indptr), shape=shape) @ design
-
-        def normal(x: np.ndarray) -> np.ndarray:
-            return gathered(_dots(x, self.owner, design, index)) + penalty * x
-
-        rest = gathered(self.rows.data - other[index, 0]) - normal(self.values)
-        step, size = rest, (rest**2).sum(1)
-        for _ in range(STEPS):
-            moved = normal(step)
-            length = size / np.maximum((step * moved).sum(1), 1e-12)
-            self.values = self.values + length[:, None] * step
-            rest = rest - length[:, None] * moved
-            before, size = size, (rest**2).sum(1)
-            step = rest + (size / np.maximum(before, 1e-12))[:, None] * step
-
-
-def _dots(a: np.ndarray, row: np.ndarray, b: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Products of a[row] and b[other], row by row, [len(row)]."""
-    found = np.empty(len(row), np.float32)
-    for start in range(0, len(row), CHUNK):
-        part = slice(start, start + CHUNK)
-        found[part] = np.einsum("nk,nk->n", a[row[part]], b[other[part]])
-    return found
-
-
 class MatrixFactorisation(UserItemBias):
-    """User and item biases plus the product of factors, by alternating least squares.
+    """User and item biases plus the product of factors, by alternating least squares (ALS).
 
-    The ridge, the rank and the number of sweeps are chosen on validation rows; where no factor
-    helps there, or there are none, the biases stay alone.
+    Koren, Bell and Volinsky, "Matrix Factorization Techniques for Recommender Systems",
+    Computer 2009; the least squares are solved by a few conjugate gradient steps as in Takács,
+    Pilászy and Tikk, RecSys 2011. The ridge, the rank and the number of sweeps are chosen on
+    validation rows; where no factor helps there, or there are none, only the biases are used.
     """
 
     label = "Matrix factorisation"
 
     def _fit(self, train: pd.DataFrame, validation: pd.DataFrame | None) -> None:
-        from scipy.sparse import csr_array
-
         super()._fit(train, validation)
         self.users, user = np.unique(train["user_id"].astype(str), return_inverse=True)
         self.items, item = np.unique(train["item_id"].astype(str), return_inverse=True)
-        biases = (
+        # [users, 1 + rank] and [items, 1 + rank]: the bias, then the factors.
+        self.parameters = (
             self.user.rename(str).reindex(self.users).to_numpy(np.float32)[:, None],
             self.item.rename(str).reindex(self.items).to_numpy(np.float32)[:, None],
         )
-        self.best = biases
         if validation is None or validation.empty:
             return
-        rest = (train["outcome"].to_numpy(np.float64) - self.mean).astype(np.float32)
+        residual = (train["outcome"].to_numpy(np.float64) - self.mean).astype(np.float32)
         shape = (len(self.users), len(self.items))
-        # Built row by row: other constructors add up the outcomes of a pair that comes twice.
-        order = np.argsort(user, kind="stable")
-        back = np.argsort(item, kind="stable")
-        self._rows = (
-            csr_array((rest[order], item[order], _ends(user, shape[0])), shape=shape),
-            csr_array((rest[back], user[back], _ends(item, shape[1])), shape=shape[::-1]),
-        )
-        self._search(biases, validation)
-        del self._rows
-
-    def _search(self, biases: tuple[np.ndarray, np.ndarray], held: pd.DataFrame) -> None:
-        """Choose the ridge at the middle rank, then the rank at this ridge."""
-        error = self._error(biases, held)
-        best_ridge = None
-        for ridge in RIDGES:
-            found = self._sweep(biases, MIDDLE_RANK, ridge, held, error)
-            if found < error:
-                error, best_ridge = found, ridge
-        if best_ridge is not None:
+        by_user = _sparse(residual, user, item, shape)
+        by_item = _sparse(residual, item, user, shape[::-1])
+        biases = self.parameters
+        self.error = self._error(biases, validation)
+        ridge = None
+        for candidate in RIDGES:
+            if self._als(by_user, by_item, biases, FIRST_RANK, candidate, validation):
+                ridge = candidate
+        if ridge is not None:
             for rank in OTHER_RANKS:
-                error = min(error, self._sweep(biases, rank, best_ridge, held, error))
+                self._als(by_user, by_item, biases, rank, ridge, validation)
 
-    def _sweep(
+    def _als(
         self,
+        by_user: csr_array,
+        by_item: csr_array,
         biases: tuple[np.ndarray, np.ndarray],
         rank: int,
         ridge: float,
-        held: pd.DataFrame,
-        best: float,
-    ) -> float:
-        """Alternate from small random item factors; keep the best sweep if it beats `best`."""
-        drawn = np.random.default_rng(0).normal(0, 0.1, (len(self.items), rank))
-        user = _Side(
-            self._rows[0],
-            self.shrinkage[1],
-            np.pad(biases[0], ((0, 0), (0, rank))),
-        )
-        item = _Side(
-            self._rows[1],
-            self.shrinkage[0],
-            np.hstack([biases[1], drawn.astype(np.float32)]),
-        )
-        for _ in range(SWEEPS):
-            user.improve(item.values, ridge)
-            item.improve(user.values, ridge)
-            error = self._error((user.values, item.values), held)
-            if error < best:
-                best, self.best = error, (user.values, item.values)
-        return best
+        validation: pd.DataFrame,
+    ) -> bool:
+        """Alternate from small random item factors; keep the best sweep if it lowers the error.
 
-    def _error(self, values: tuple[np.ndarray, np.ndarray], held: pd.DataFrame) -> float:
-        predicted = np.clip(self._product(values, held), *self.range)
-        return float(np.mean((predicted - held["outcome"].to_numpy(np.float64)) ** 2))
+        Returns whether it did.
+        """
+        noise = np.random.default_rng(0).normal(0, 0.1, (len(self.items), rank))
+        user = np.pad(biases[0], ((0, 0), (0, rank)))
+        item = np.hstack([biases[1], noise.astype(np.float32)])
+        item_shrinkage, user_shrinkage = self.shrinkage
+        better = False
+        for _ in range(ALS_SWEEPS):
+            user = _least_squares_steps(by_user, user, item, user_shrinkage, ridge)
+            item = _least_squares_steps(by_item, item, user, item_shrinkage, ridge)
+            error = self._error((user, item), validation)
+            if error < self.error:
+                self.error, self.parameters, better = error, (user, item), True
+        return better
 
-    def _product(self, values: tuple[np.ndarray, np.ndarray], frame: pd.DataFrame) -> np.ndarray:
-        user = pd.Index(self.users).get_indexer(frame["user_id"].astype(str))
-        item = pd.Index(self.items).get_indexer(frame["item_id"].astype(str))
-        # The last row, all 0, stands for whoever is unknown.
-        users, items = (np.pad(part, ((0, 1), (0, 0))) for part in values)
+    def _error(self, parameters: tuple[np.ndarray, np.ndarray], rows: pd.DataFrame) -> float:
+        predicted = np.clip(self._product(parameters, rows), *self.range)
+        return float(np.mean((predicted - rows["outcome"].to_numpy(np.float64)) ** 2))
+
+    def _product(self, parameters: tuple[np.ndarray, np.ndarray], rows: pd.DataFrame) -> np.ndarray:
+        user = pd.Index(self.users).get_indexer(rows["user_id"].astype(str))
+        item = pd.Index(self.items).get_indexer(rows["item_id"].astype(str))
+        # Unknown users and items have index -1: a last row of zeros.
+        users, items = (np.pad(part, ((0, 1), (0, 0))) for part in parameters)
         factors = _dots(users[:, 1:], user, items[:, 1:], item)
         return self.mean + users[user, 0] + items[item, 0] + factors.astype(np.float64)
 
     def _predict(self, frame: pd.DataFrame) -> np.ndarray:
-        return self._product(self.best, frame)
+        return self._product(self.parameters, frame)
 
 
-def _ends(code: np.ndarray, count: int) -> np.ndarray:
-    """Where each code's rows end once they are sorted, after a leading 0."""
-    return np.concatenate([[0], np.cumsum(np.bincount(code, minlength=count))])
+def _least_squares_steps(
+    residuals: csr_array, own: np.ndarray, other: np.ndarray, shrinkage: float, ridge: float
+) -> np.ndarray:
+    """Take a few conjugate gradient steps towards each row's ridge solution, given the others.
+
+    residuals [n, others]: outcomes minus the mean; own [n, 1 + rank] and other
+    [others, 1 + rank]: bias and factors; shrinkage: ridge of the bias.
+    """
+    from scipy.sparse import csr_array
+
+    row = np.repeat(np.arange(residuals.shape[0]), np.diff(residuals.indptr))
+    design = other.copy()
+    design[:, 0] = 1
+    penalty = np.full(design.shape[1], ridge, np.float32)
+    penalty[0] = shrinkage
+    index, indptr, shape = residuals.indices, residuals.indptr, residuals.shape
+
+    def project(data: np.ndarray) -> np.ndarray:
+        return csr_array((data, index, indptr), shape=shape) @ design
+
+    def normal(x: np.ndarray) -> np.ndarray:
+        return project(_dots(x, row, design, index)) + penalty * x
+
+    gradient = project(residuals.data - other[index, 0]) - normal(own)
+    step, size = gradient, (gradient**2).sum(1)
+    for _ in range(CG_STEPS):
+        moved = normal(step)
+        length = size / np.maximum((step * moved).sum(1), 1e-12)
+        own = own + length[:, None] * step
+        gradient = gradient - length[:, None] * moved
+        previous, size = size, (gradient**2).sum(1)
+        step = gradient + (size / np.maximum(previous, 1e-12))[:, None] * step
+    return own
 
 
-BASELINES: dict[str, type[_Mean]] = {
+def _sparse(
+    values: np.ndarray, row: np.ndarray, column: np.ndarray, shape: tuple[int, int]
+) -> csr_array:
+    """A sparse matrix that keeps several values of one cell, which other constructors add up."""
+    from scipy.sparse import csr_array
+
+    order = np.argsort(row, kind="stable")
+    ends = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=shape[0]))])
+    return csr_array((values[order], column[order], ends), shape=shape)
+
+
+def _dots(a: np.ndarray, row: np.ndarray, b: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Products of a[row] and b[other], row by row, [len(row)]."""
+    products = np.empty(len(row), np.float32)
+    for start in range(0, len(row), CHUNK):
+        part = slice(start, start + CHUNK)
+        products[part] = np.einsum("nk,nk->n", a[row[part]], b[other[part]])
+    return products
+
+
+BASELINES: dict[str, type[Baseline]] = {
     "global_mean": GlobalMean,
     "item_mean": ItemMean,
     "user_item_bias": UserItemBias,

@@ -1,6 +1,6 @@
-"""What a migration and a full retraining will cost, from what finished runs were measured to take.
+"""Predicted cost of a migration and of a full retraining, from the measured time of finished runs.
 
-Nothing here is assumed: where nothing alike was measured, the answer is unknown (None).
+Nothing is assumed: where no comparable run was measured, the prediction is None (unknown).
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
+# A run is disturbed when other processes used more than this share of the cores.
 BUSY_SHARE = 0.25
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one finished training took: the evidence for a prediction.
+    """The measured cost of one finished training: the evidence for a prediction.
 
-    examples: all that were trained on, over all epochs; training_seconds: in doing so,
-    validation included; seconds: of the whole run, which also prepares items and maps users.
-    sources: prompt tables that an adapter read side by side; short: a calibration, not a whole run.
-    others: the share of the machine's cores that other processes took meanwhile, if that was measured.
+    examples: trained on over all epochs. training_seconds: of training with validation.
+    seconds: of the whole run, which also prepares items and maps users. sources: number of
+    source prompt tables of an adapter. short: a calibration rather than a whole run. others: the
+    share of the machine's cores that other processes used meanwhile (0 where not measured).
     """
 
     run: str
@@ -37,23 +38,26 @@ class Measured:
 
     @property
     def rate(self) -> float:
-        """Examples a second while it trained."""
+        """Examples per second of training."""
         return self.examples / self.training_seconds
 
     @property
     def disturbed(self) -> bool:
-        """Say whether other work may have slowed it down noticeably."""
+        """Whether other processes may have slowed it down noticeably."""
         return self.others > BUSY_SHARE
 
     @property
     def preparation(self) -> float:
-        """Seconds beside the training, for each row that it trained on."""
+        """Seconds outside training per row of the train set."""
         return max(0.0, self.seconds - self.training_seconds) * self.epochs / self.examples
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Seconds that a training will take: the middle of what the evidence says, and its ends."""
+    """Predicted seconds of a training: median and range over the evidence.
+
+    other_batches, other_sources: no evidence had the same batch size, or number of sources.
+    """
 
     seconds: float
     low: float
@@ -63,7 +67,7 @@ class Prediction:
     other_sources: bool = False
 
     def plus(self, other: Prediction) -> Prediction:
-        """Return the prediction for one training after another."""
+        """Return the prediction for two trainings in sequence."""
         return Prediction(
             self.seconds + other.seconds,
             self.low + other.low,
@@ -77,24 +81,23 @@ class Prediction:
 def predict(
     rows: float, epochs: int, batch_size: int, measured: Sequence[Measured], sources: int = 1
 ) -> Prediction | None:
-    """Predict a training of so many rows an epoch, for all its epochs (it may stop earlier).
+    """Predict a training of so many rows per epoch, for all its epochs (it may stop earlier).
 
-    measured: runs of the same kind, model and device. Those with the same number of sources, and
-    among them those with the same batch size, count alone if there are any; other_sources and
-    other_batches say that there are none. Of what is left, whole runs count before calibrations.
-    None: nothing was measured.
+    measured: runs of the same kind, model and device. The evidence is narrowed to runs with the
+    same number of sources, then to those with the same batch size, then to whole runs rather
+    than calibrations, each where there are any. Returns None if nothing was measured.
     """
-    usable = [one for one in measured if one.examples > 0 and one.training_seconds > 0]
+    usable = [run for run in measured if run.examples > 0 and run.training_seconds > 0]
     if not usable:
         return None
-    same_sources = [one for one in usable if one.sources == sources]
+    same_sources = [run for run in usable if run.sources == sources]
     near = same_sources or usable
-    same_batch = [one for one in near if one.batch_size == batch_size]
+    same_batch = [run for run in near if run.batch_size == batch_size]
     near = same_batch or near
-    evidence = tuple([one for one in near if not one.short] or near)
-    found = [rows * (epochs / one.rate + one.preparation) for one in evidence]
+    evidence = tuple([run for run in near if not run.short] or near)
+    seconds = [rows * (epochs / run.rate + run.preparation) for run in evidence]
     return Prediction(
-        median(found), min(found), max(found), evidence, not same_batch, not same_sources
+        median(seconds), min(seconds), max(seconds), evidence, not same_batch, not same_sources
     )
 
 
@@ -103,14 +106,14 @@ def break_even(
 ) -> int | None:
     """Return the number of users from which on a migration is cheaper, or None if never.
 
-    retraining: seconds for `users` users, in proportion to them; migration: seconds with its
-    budget, which stays the same however many users there are. With all_train everybody
-    trains the adapter: both grow alike, so it is 1 or never.
+    retraining: seconds for `users` users, proportional to their number. migration: seconds with
+    its budget, independent of the number of users. all_train: all users train the adapter, so
+    both costs are proportional to users, and the answer is 1 or None.
     """
     if all_train:
         return 1 if migration < retraining else None
-    each = retraining / users
-    return max(1, math.ceil(migration / each)) if each > 0 else None
+    per_user = retraining / users
+    return max(1, math.ceil(migration / per_user)) if per_user > 0 else None
 
 
 def hours(seconds: float, devices: int = 1) -> float:
@@ -119,5 +122,5 @@ def hours(seconds: float, devices: int = 1) -> float:
 
 
 def money(seconds: float, price: float, devices: int = 1) -> float:
-    """Return what device hours cost at a price an hour."""
+    """Return the cost of device hours at a price per hour."""
     return hours(seconds, devices) * price

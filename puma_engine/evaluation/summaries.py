@@ -1,8 +1,8 @@
-"""What many runs say together: model pairs, chains, fusions and selection strategies.
+"""Summaries over many evaluated methods: model pairs, chains, aggregations, selection strategies.
 
 Most functions take the table of evaluated methods of one data set and split that
-`puma_engine.pipeline.method_survey` makes, and return a table to draw. Where several
-runs answer the same question, the one that trained on most users counts, then the latest.
+`puma_engine.pipeline.method_survey` makes, and return a table to draw. Of several runs of the same
+method, the one that trained on most users counts, then the latest.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ SCORES = ["evaluation", "value", "low", "high", "users_trained", "seed", "second
 
 
 def gain(reference: pd.DataFrame, other: pd.DataFrame, metric: str) -> Interval:
-    """How much better `other` is: a ratio above 1, with its 95 % interval over users.
+    """Return how much better `other` is, as a ratio (above 1: better), with its 95 % interval.
 
     Both frames have user_id, n and the metric of each user (auc for uauc), and are joined
     by user id. The ratio is reference / other where lower is better, else other / reference.
-    The interval is the normal one of the ratio's logarithm, from each user's influence.
-    Raises DataError if the metric is not made of users' values, or no user is in both.
+    The interval is normal on the log scale, by the delta method from each user's influence.
+    Raises DataError if the metric is no sum over users, or fewer than two users are in both.
     """
-    column = "auc" if metric == "uauc" else metric
+    column = METRICS[metric].user_column or metric
     if metric in ("auc", "ndcg", "accuracy") or column not in reference or column not in other:
         raise DataError(f"A gain with interval needs RMSE, MAE, log loss or uAUC, not {metric!r}.")
     names = ["user_id", "n", column]
@@ -35,48 +35,48 @@ def gain(reference: pd.DataFrame, other: pd.DataFrame, metric: str) -> Interval:
     if len(both) < 2:
         raise DataError("The two evaluations have fewer than two users in common.")
     power = 0.5 if metric == "rmse" else 1.0
-    parts = []
+    sums = []
     for side in ("reference", "other"):
         values = both[f"{column}_{side}"].to_numpy(np.float64)
         weight = 1.0 if metric == "uauc" else both[f"n_{side}"].to_numpy(np.float64)
-        parts.append(weight * (values**2 if metric == "rmse" else values))
+        sums.append(weight * (values**2 if metric == "rmse" else values))
     if METRICS[metric].higher_is_better:
-        parts.reverse()
-    top, bottom = parts
-    middle = power * np.log(top.sum() / bottom.sum())
+        sums.reverse()
+    top, bottom = sums
+    log_ratio = power * np.log(top.sum() / bottom.sum())
     influence = power * (top / top.sum() - bottom / bottom.sum())
     count = len(both)
     error = 1.96 * np.sqrt((influence**2).sum() * count / (count - 1))
-    value, low, high = np.exp([middle, middle - error, middle + error])
+    value, low, high = np.exp([log_ratio, log_ratio - error, log_ratio + error])
     return Interval(float(value), float(low), float(high), count)
 
 
 def model_pairs(methods: pd.DataFrame) -> pd.DataFrame:
-    """One row a source and target backbone: the direct migration, and retraining on the target.
+    """Return one row per source and target backbone: the migration, and retraining on the target.
 
     Columns: origin, target, evaluation, value, users_trained, retrained (its evaluation)
     and retrained_value.
     """
-    moved = methods[(methods["kind"] == "migrated") & (methods["hops"] == 1)]
-    moved = _first(moved[moved["sources"] == 1], ["origin", "backbone"])
-    again = _first(methods[methods["kind"] == "retrained"], ["backbone"])
-    again = again[["backbone", "evaluation", "value"]].rename(
+    single = methods[(methods["kind"] == "migrated") & (methods["hops"] == 1)]
+    single = _preferred(single[single["sources"] == 1], ["origin", "backbone"])
+    retrained = _preferred(methods[methods["kind"] == "retrained"], ["backbone"])
+    retrained = retrained[["backbone", "evaluation", "value"]].rename(
         columns={"evaluation": "retrained", "value": "retrained_value"}
     )
-    kept = moved[["origin", "backbone", "evaluation", "value", "users_trained"]]
-    found = kept.merge(again, on="backbone", validate="many_to_one")
-    return found.rename(columns={"backbone": "target"}).sort_values(
+    columns = ["origin", "backbone", "evaluation", "value", "users_trained"]
+    pairs = single[columns].merge(retrained, on="backbone", validate="many_to_one")
+    return pairs.rename(columns={"backbone": "target"}).sort_values(
         ["origin", "target"], ignore_index=True
     )
 
 
 def chains(methods: pd.DataFrame) -> pd.DataFrame:
-    """One row a step of a chain of two hops or more, its source prompts being step 0.
+    """Return one row per step of a chain of two hops or more; step 0 is the source prompts.
 
-    Columns: chain (a label), step, backbone and the scores; steps that nobody evaluated are
+    Columns: chain (a label), run, step, backbone and the scores; steps without an evaluation are
     absent. A chain that is part of a longer one is not repeated.
     """
-    by_run = _first(methods[methods["run"].notna()], ["run"]).set_index("run")
+    by_run = _preferred(methods[methods["run"].notna()], ["run"]).set_index("run")
     ends = methods[(methods["kind"] == "migrated") & (methods["hops"] >= 2)]
     ends = ends[ends["sources"] == 1]
     inner = {run for steps in ends["steps"] for run in steps[:-1]}
@@ -88,26 +88,26 @@ def chains(methods: pd.DataFrame) -> pd.DataFrame:
                     {"chain": " → ".join(end["path"]), "run": end["run"], "step": step}
                     | by_run.loc[run, ["backbone", *SCORES]].to_dict()
                 )
-    found = pd.DataFrame(rows, columns=["chain", "run", "step", "backbone", *SCORES])
-    return found.drop_duplicates(["run", "step"], ignore_index=True)
+    steps = pd.DataFrame(rows, columns=["chain", "run", "step", "backbone", *SCORES])
+    return steps.drop_duplicates(["run", "step"], ignore_index=True)
 
 
-def fusions(methods: pd.DataFrame) -> pd.DataFrame:
-    """One row a fusion or a single source of one, by target.
+def aggregations(methods: pd.DataFrame) -> pd.DataFrame:
+    """Return aggregated migrations and the single migrations of their sources, by target.
 
     Columns: target, origin (names joined by " + "), sources (how many) and the scores.
-    Targets without a fusion, and fusions none of whose sources moved alone, are left out.
+    Targets without an aggregation, or without a single migration to compare it with, are left out.
     """
-    moved = methods[methods["kind"] == "migrated"]
+    migrated = methods[methods["kind"] == "migrated"]
     rows = []
-    for target, own in moved.groupby("backbone", sort=True):
-        joined = _first(own[own["sources"] > 1], ["origin"])
-        parts = {run for runs in joined["source_runs"] for run in runs}
-        single = own[own["sources"] == 1]
-        first = single["source_runs"].map(lambda runs: runs[0])
-        alone = _first(single[first.isin(parts)], ["origin"])
-        if len(joined) and len(alone):
-            rows.append(pd.concat([alone, joined]).assign(target=target))
+    for target, group in migrated.groupby("backbone", sort=True):
+        aggregated = _preferred(group[group["sources"] > 1], ["origin"])
+        sources = {run for runs in aggregated["source_runs"] for run in runs}
+        single = group[group["sources"] == 1]
+        source = single["source_runs"].map(lambda runs: runs[0])
+        single = _preferred(single[source.isin(sources)], ["origin"])
+        if len(aggregated) and len(single):
+            rows.append(pd.concat([single, aggregated]).assign(target=target))
     names = ["target", "origin", "sources", *SCORES]
     if not rows:
         return pd.DataFrame(columns=names)
@@ -115,33 +115,33 @@ def fusions(methods: pd.DataFrame) -> pd.DataFrame:
 
 
 def strategies(methods: pd.DataFrame) -> pd.DataFrame:
-    """One row a direct migration on chosen users: strategy, budget (users) and the scores.
+    """Return one row per single migration on selected users: strategy, budget and the scores.
 
-    Only migrations from the source prompts to the backbone for which most strategies were
-    tried; columns origin and target name them.
+    Only of the pair of source prompts and target for which most strategies were tried; columns
+    origin and target name it. budget: users who train the adapter.
     """
-    moved = methods[(methods["kind"] == "migrated") & (methods["hops"] == 1)]
-    moved = moved[moved["sources"] == 1]
+    single = methods[(methods["kind"] == "migrated") & (methods["hops"] == 1)]
+    single = single[single["sources"] == 1]
     names = ["origin", "target", "strategy", "budget", *SCORES]
-    if moved.empty:
+    if single.empty:
         return pd.DataFrame(columns=names)
-    moved = moved.assign(source=moved["source_runs"].map(lambda one: one[0]))
-    tried = moved.groupby(["source", "backbone"])["strategy"].nunique()
+    single = single.assign(source=single["source_runs"].map(lambda runs: runs[0]))
+    tried = single.groupby(["source", "backbone"])["strategy"].nunique()
     source, target = tried.index[int(np.argmax(tried.to_numpy()))]
-    own = moved[(moved["source"] == source) & (moved["backbone"] == target)]
-    own = own.rename(columns={"backbone": "target"})
-    return own[names].sort_values(["budget", "strategy", "seed"], ignore_index=True)
+    pair = single[(single["source"] == source) & (single["backbone"] == target)]
+    pair = pair.rename(columns={"backbone": "target"})
+    return pair[names].sort_values(["budget", "strategy", "seed"], ignore_index=True)
 
 
 def frontier(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Methods that no other one beats in both seconds and quality, the cheapest first."""
+    """Return the Pareto frontier of seconds and quality, the cheapest method first."""
     sign = -1.0 if METRICS[metric].higher_is_better else 1.0
     order = rows.assign(loss=sign * rows["value"]).sort_values(["seconds", "loss"])
     best = order["loss"].cummin()
     return order[(order["loss"] <= best) & ~best.duplicated()]
 
 
-def _first(methods: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """Of the rows with equal keys, the one that trained on most users, then the latest."""
+def _preferred(methods: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """Of rows with equal keys, the one that trained on most users, then the latest."""
     order = methods.sort_values(["users_trained", "created"], ascending=False, kind="stable")
     return order.drop_duplicates(keys)

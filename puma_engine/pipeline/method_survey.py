@@ -1,4 +1,4 @@
-"""All methods that were evaluated on one data set and split, with where each came from."""
+"""All methods that were evaluated on one data set and split, with the migrations that made them."""
 
 from __future__ import annotations
 
@@ -24,32 +24,36 @@ COLUMNS = [
 def evaluated_methods(
     ws: Workspace, dataset: str, split: str, metric: str | None = None
 ) -> pd.DataFrame:
-    """Return one row an evaluation of a data set run and split, the latest first.
+    """Return one row per evaluation of a data set run and split, the latest first.
 
     Columns: evaluation, run (None for baselines), name, kind, label, backbone, origin (the
-    backbones it started from, " + " between several), path (backbones from the origin on),
+    backbones it started from, joined by " + "), path (backbones from the origin on),
     steps (their runs), source_runs, sources, hops (0 without migration), strategy and
     budget (users) of the selection, users_trained, seed, seconds, device, created, item_tokens
-    (0 without item prompts), and value, low, high, n of the metric (default: RMSE, or uAUC for clicks).
+    (0 without item prompts), and value, low, high, n of the metric (default: the primary one).
     """
     runs = {run.id: run for run in ws.runs(status="finished")}
-    names = _unique_names([run for run in runs.values() if run.kind == "backbone"])
-    wanted = [
-        run
-        for run in runs.values()
-        if run.kind == "evaluation"
-        and run.inputs.get("dataset") == dataset
-        and run.summary.get("split") == split
-    ]
-    scores = ws.metrics()
-    scores = scores[scores["method"].isna()]
+    backbones = [run for run in runs.values() if run.kind == "backbone"]
+    counts = Counter(run.name for run in backbones)
+    names = {
+        run.id: run.name if counts[run.name] == 1 else f"{run.name} ({run.id[:6]})"
+        for run in backbones
+    }
+    metrics = ws.metrics()
+    metrics = metrics[metrics["method"].isna()]  # rows of comparisons name their method
+    scores = {(row["run_id"], row["metric"]): row for row in metrics.to_dict("records")}
     rows = []
-    for run in wanted:
-        name = metric or PRIMARY_METRIC[run.summary["task"]]
-        own = scores[(scores["run_id"] == run.id) & (scores["metric"] == name)]
-        if len(own):
-            facts = own.iloc[0][["value", "low", "high", "n"]].to_dict()
-            rows.append(_row(ws, run, runs, names) | facts)
+    for run in runs.values():
+        if (
+            run.kind != "evaluation"
+            or run.inputs.get("dataset") != dataset
+            or run.summary.get("split") != split
+        ):
+            continue
+        score = scores.get((run.id, metric or PRIMARY_METRIC[run.summary["task"]]))
+        if score is not None:
+            interval = {name: score[name] for name in ("value", "low", "high", "n")}
+            rows.append(_row(ws, run, runs, names) | interval)
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -57,17 +61,30 @@ def _row(
     ws: Workspace, evaluation: Run, runs: dict[str, Run], names: dict[str, str]
 ) -> dict[str, Any]:
     subject = runs.get(evaluation.inputs.get("prompts", ""))
-    row: dict[str, Any] = {"evaluation": evaluation.id, "run": None, "name": evaluation.name}
-    row |= {"kind": method_kind(evaluation), "label": method_label(ws, evaluation)}
-    row |= method_cost(ws, evaluation) | {"created": evaluation.created}
-    row |= {"device": evaluation.device, "sources": 0, "hops": 0, "path": (), "steps": ()}
-    row |= {"source_runs": (), "strategy": None, "budget": None, "seed": None}
-    row["item_tokens"] = subject.summary.get("item_tokens", 0) if subject is not None else 0
+    row: dict[str, Any] = method_cost(ws, evaluation) | {
+        "evaluation": evaluation.id,
+        "run": None,
+        "name": evaluation.name,
+        "kind": method_kind(evaluation),
+        "label": method_label(ws, evaluation),
+        "path": (),
+        "steps": (),
+        "source_runs": (),
+        "sources": 0,
+        "hops": 0,
+        "strategy": None,
+        "budget": None,
+        "seed": None,
+        "device": evaluation.device,
+        "created": evaluation.created,
+        "item_tokens": 0,
+    }
     if subject is None:
         return row
     path, steps = _path(subject, runs, names)
+    sources = _sources(subject)
     selection = runs.get(subject.inputs.get("selection", ""))
-    migrated = subject.kind == "migration"
+    all_users = "all" if subject.kind == "migration" else None
     return row | {
         "run": subject.id,
         "name": subject.name,
@@ -75,13 +92,14 @@ def _row(
         "origin": path[0],
         "path": path,
         "steps": steps,
-        "source_runs": _sources(subject),
-        "sources": len(_sources(subject)),
+        "source_runs": sources,
+        "sources": len(sources),
         "hops": len(path) - 1,
-        "strategy": selection.config["strategy"] if selection else "all" if migrated else None,
+        "strategy": selection.config["strategy"] if selection else all_users,
         "budget": selection.summary["selected"] if selection else subject.summary.get("users"),
         "seed": subject.seed,
         "device": subject.device,
+        "item_tokens": subject.summary.get("item_tokens", 0),
     }
 
 
@@ -92,28 +110,20 @@ def _sources(run: Run) -> tuple[str, ...]:
 def _path(
     run: Run, runs: dict[str, Run], names: dict[str, str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Backbones from the origin to the run's own, and the runs that stand on them."""
-    own = names.get(run.inputs["backbone"], run.inputs["backbone"])
+    """Backbones from the origin to the run's, and the runs that stand on them."""
+    backbone = names.get(run.inputs["backbone"], run.inputs["backbone"])
     sources = [runs[source] for source in _sources(run) if source in runs]
     if not sources:
-        return (own,), (run.id,)
+        return (backbone,), (run.id,)
     if len(sources) == 1:
         path, steps = _path(sources[0], runs, names)
-        return (*path, own), (*steps, run.id)
-    start = " + ".join(sorted(_path(source, runs, names)[0][-1] for source in sources))
-    return (start, own), ("", run.id)
-
-
-def _unique_names(backbones: list[Run]) -> dict[str, str]:
-    counts = Counter(run.name for run in backbones)
-    return {
-        run.id: run.name if counts[run.name] == 1 else f"{run.name} ({run.id[:6]})"
-        for run in backbones
-    }
+        return (*path, backbone), (*steps, run.id)
+    origin = " + ".join(sorted(_path(source, runs, names)[0][-1] for source in sources))
+    return (origin, backbone), ("", run.id)
 
 
 def gain_between(ws: Workspace, reference: str, other: str, metric: str) -> Interval | None:
-    """Return `puma_engine.evaluation.summaries.gain` of two evaluations by id; None where it is undefined."""
+    """Return the `gain` of one evaluation over another, by id; None where it is undefined."""
     try:
         return gain(ws.user_metrics(reference), ws.user_metrics(other), metric)
     except PumaError:

@@ -74,9 +74,9 @@ def test_chains_are_whole_and_begin_with_their_source():
     assert summaries.chains(methods(moved("a", "b", steps=("s", "r0")))).empty
 
 
-def test_fusions_stand_beside_their_own_sources():
+def test_aggregations_stand_beside_the_single_migrations_of_their_sources():
     joined = {"sources": 2, "source_runs": ("of-a", "of-b"), "path": ("a + b", "t")}
-    table = summaries.fusions(
+    table = summaries.aggregations(
         methods(
             moved("a", "t", value=0.9),
             moved("b", "t", value=0.95),
@@ -87,8 +87,8 @@ def test_fusions_stand_beside_their_own_sources():
     )
     assert set(table["origin"]) == {"a", "b", "a + b"}
     assert table["target"].unique().tolist() == ["t"] and table["sources"].iloc[-1] == 2
-    assert summaries.fusions(methods(moved("a", "t"))).empty
-    assert summaries.fusions(methods(moved("a + b", "t", **joined))).empty
+    assert summaries.aggregations(methods(moved("a", "t"))).empty
+    assert summaries.aggregations(methods(moved("a + b", "t", **joined))).empty
 
 
 def test_strategies_come_from_the_pair_where_most_were_tried():
@@ -175,7 +175,7 @@ def test_real_runs_are_surveyed_with_their_origin(tmp_path):
     got = pipeline.gain_between(ws, *pairs.loc[0, ["retrained", "evaluation"]], "rmse")
     assert got.value == pytest.approx(pairs["retrained_value"][0] / pairs["value"][0], abs=1e-5)
     assert summaries.chains(found)["step"].tolist() == [0, 1, 2]
-    assert set(summaries.fusions(found)["origin"]) == {"llama", "llama + qwen2"}
+    assert set(summaries.aggregations(found)["origin"]) == {"llama", "llama + qwen2"}
 
 
 def test_the_frontier_keeps_what_nothing_beats():
