@@ -16,7 +16,7 @@ from puma_engine.report.glossary import TERMS, heading
 from puma_engine.report.theme import KINDS, NEUTRAL, rank
 from puma_engine.selection.strategies import STRATEGIES
 from puma_engine.store import Run, Workspace
-from puma_engine.store.base import has_database, locate
+from puma_engine.store.workspace import has_database, locate
 
 __all__ = [
     "DEFAULT_STRATEGIES",

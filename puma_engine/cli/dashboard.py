@@ -33,7 +33,7 @@ def serve(
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port.")] = 8501,
 ) -> None:
     """Open the dashboard on http://localhost until it is stopped with Ctrl-C."""
-    from puma_engine.store.base import VARIABLE, locate
+    from puma_engine.store.workspace import VARIABLE, locate
 
     if not APP.is_file():
         raise ConfigError(f"The dashboard is not at {APP}; start it from a checkout.")

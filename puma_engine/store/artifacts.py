@@ -19,26 +19,22 @@ from puma_engine.store.runs import Runs
 if TYPE_CHECKING:
     import pandas as pd
 
-GROUP = 1 << 16
-_BARRED = "The file {} may not be read by the user who runs this"
+ROW_GROUP = 1 << 16
 # Files whose hash this process has compared: path, size and time of the last change.
-_SEEN: set[tuple[str, int, int]] = set()
+_VERIFIED: set[tuple[str, int, int]] = set()
 
 
 class Artifacts(Runs):
-    """The part of a workspace that keeps files."""
+    """The part of a workspace that stores files."""
 
     def put_table(self, run_id: str, name: str, frame: pd.DataFrame) -> None:
-        """Keep a frame (its index is dropped) as a Parquet file of a running run."""
+        """Store a frame (its index is dropped) as a Parquet file of a running run."""
 
         def write(path: Path) -> None:
-            # Small groups, so that the rows of one user are found without reading all others.
-            atomic_write(
-                path,
-                lambda temporary: frame.to_parquet(temporary, index=False, row_group_size=GROUP),
-            )
+            # Small row groups, so that a reader of one user skips most of the others.
+            frame.to_parquet(path, index=False, row_group_size=ROW_GROUP)
 
-        self._put(run_id, name, "parquet", len(frame), write)
+        self._put(run_id, name, "parquet", len(frame), lambda path: atomic_write(path, write))
 
     def get_table(
         self,
@@ -48,17 +44,17 @@ class Artifacts(Runs):
         where: Mapping[str, Sequence[Any]] | None = None,
         columns: Sequence[str] | None = None,
     ) -> pd.DataFrame:
-        """Read a frame back; raises NotFoundError, or StoreError for a damaged file.
+        """Read a frame. Raises NotFoundError, or StoreError for a damaged file.
 
-        where: for some columns the values that are wanted; other rows are not kept in memory.
-        columns: those to read, all of them if not told.
+        where: the values to read of some columns; other rows are skipped while reading.
+        columns: those to read (default: all).
         """
         import pandas as pd
 
-        wanted = [(column, "in", list(values)) for column, values in (where or {}).items()]
-        path = self._whole_file(run_id, name, "parquet")
+        filters = [(column, "in", list(values)) for column, values in (where or {}).items()]
+        path = self._verified_file(run_id, name, "parquet")
         names = None if columns is None else list(columns)
-        return pd.read_parquet(path, columns=names, filters=wanted or None)
+        return pd.read_parquet(path, columns=names, filters=filters or None)
 
     def put_tensors(
         self,
@@ -68,31 +64,33 @@ class Artifacts(Runs):
         ids: Sequence[str] | None = None,
         meta: Mapping[str, Any] | None = None,
     ) -> None:
-        """Keep arrays as a safetensors file of a running run.
+        """Store arrays as a safetensors file of a running run.
 
         ids: the user of each row, for the arrays that have as many rows as there are ids.
+        Raises StoreError if no array has, or an id repeats.
         """
-        users = None if ids is None else [str(one) for one in ids]
+        users = None if ids is None else [str(user) for user in ids]
         if users is not None:
             _check_ids(name, users, arrays)
-        header = {
-            "ids": users,
-            "meta": None if meta is None else plain(meta, "metadata"),
-        }
+        header = {"ids": users, "meta": None if meta is None else plain(meta, "metadata")}
         rows = None if users is None else len(users)
-        write: Callable[[Path], None] = lambda path: save_tensors(path, arrays, header)
-        self._put(run_id, name, "safetensors", rows, write)
+        self._put(
+            run_id, name, "safetensors", rows, lambda path: save_tensors(path, arrays, header)
+        )
 
     def get_tensors(
         self, run_id: str, name: str
     ) -> tuple[dict[str, np.ndarray], list[str] | None, dict[str, Any] | None]:
-        """Read arrays, the user ids of their rows, and metadata back."""
-        arrays, header = load_tensors(self._whole_file(run_id, name, "safetensors"))
+        """Read arrays, the user ids of their rows, and metadata.
+
+        Raises NotFoundError, or StoreError for a damaged file.
+        """
+        arrays, header = load_tensors(self._verified_file(run_id, name, "safetensors"))
         return arrays, header["ids"], header["meta"]
 
     def open_tensors(self, run_id: str, name: str) -> TensorFile:
         """Return the file of `get_tensors` for reading in parts; its meta holds ids and meta."""
-        return TensorFile(self._whole_file(run_id, name, "safetensors"))
+        return TensorFile(self._verified_file(run_id, name, "safetensors"))
 
     def artifacts(self, run_id: str) -> list[dict[str, Any]]:
         """Return the files of a run: name, format, file, sha256, bytes, rows, created."""
@@ -106,17 +104,17 @@ class Artifacts(Runs):
         self,
         run_id: str,
         name: str,
-        form: str,
+        suffix: str,
         rows: int | None,
         write: Callable[[Path], None],
     ) -> None:
         checked_file_name(name)
         self._running(run_id)
         # A new file each time: a row never points to content that it does not describe.
-        path = self.folder(run_id) / f"{name}.{secrets.token_hex(4)}.{form}"
+        path = self.folder(run_id) / f"{name}.{secrets.token_hex(4)}.{suffix}"
         try:
             write(path)
-            before = self._record(run_id, name, form, rows, path)
+            before = self._record(run_id, name, suffix, rows, path)
         except StoreError:
             path.unlink(missing_ok=True)
             raise
@@ -127,77 +125,73 @@ class Artifacts(Runs):
             before.unlink(missing_ok=True)
 
     def _record(
-        self, run_id: str, name: str, form: str, rows: int | None, path: Path
+        self, run_id: str, name: str, suffix: str, rows: int | None, path: Path
     ) -> Path | None:
+        """Write the row of a file; return the file that it replaces, if any."""
         created = now()
-        values = [
-            run_id,
-            name,
-            form,
-            path.name,
-            sha256_file(path),
-            path.stat().st_size,
-            rows,
-            created,
-        ]
-        # Whoever writes the file later gives it another time than that of this record.
-        os.utime(path, ns=(_stamp(created), _stamp(created)))
+        size = path.stat().st_size
+        values = [run_id, name, suffix, path.name, sha256_file(path), size, rows, created]
+        # A file that is written to later has another time than its record.
+        os.utime(path, ns=(_nanoseconds(created), _nanoseconds(created)))
         with self.transaction() as db:
             self._running(run_id)
             old = self.query(
-                "SELECT file FROM artifacts WHERE run_id = ? AND name = ?",
-                [run_id, name],
+                "SELECT file FROM artifacts WHERE run_id = ? AND name = ?", [run_id, name]
             )
-            db.execute(
-                "INSERT OR REPLACE INTO artifacts VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                values,
-            )
+            db.execute("INSERT OR REPLACE INTO artifacts VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
         return self.folder(run_id) / old[0]["file"] if old else None
 
-    def _whole_file(self, run_id: str, name: str, form: str) -> Path:
+    def _verified_file(self, run_id: str, name: str, suffix: str) -> Path:
         run = self._get(run_id)
-        found = self.query(
+        rows = self.query(
             "SELECT file, sha256, bytes, created FROM artifacts WHERE run_id = ? AND name = ?"
             " AND format = ?",
-            [run.id, name, form],
+            [run.id, name, suffix],
         )
-        if not found:
+        if not rows:
             raise NotFoundError(
-                f"The {run.kind} run {run.name!r} ({run.id}) has no {form} file named {name!r}."
+                f"The {run.kind} run {run.name!r} ({run.id}) has no {suffix} file named {name!r}."
             )
-        path = self.folder(run.id) / checked_file_name(found[0]["file"])
-        if _is_barred(path):
-            raise StoreError(f"{_BARRED.format(path)}; change its owner or its rights.")
-        problem = self._problem(run.id, found[0])
+        path, problem, advice = self._check(run.id, rows[0])
         if problem:
-            raise StoreError(f"{problem}; restore it from a backup or delete the run and redo it.")
+            raise StoreError(f"{problem}; {advice}.")
         return path
 
-    def _problem(self, run_id: str, row: Mapping[str, Any], *, again: bool = False) -> str | None:
-        """Say what is wrong with a file.
+    def _check(
+        self, run_id: str, row: Mapping[str, Any], *, rehash: bool = False
+    ) -> tuple[Path, str | None, str]:
+        """Return the path of a file, what is wrong with it (or None), and what to do then.
 
-        Its hash is compared again if told so, else if its time is not that of its record (it
-        was copied, or written to), once a process.
+        Its hash is compared if `rehash`, else once a process if the file's time is not that of
+        its record: it was copied, or written to.
         """
         path = self.folder(run_id) / checked_file_name(row["file"])
-        if _is_barred(path):
-            return _BARRED.format(path)
+        advice = "restore it from a backup or delete the run and redo it"
         try:
-            facts = path.stat()
-        except (FileNotFoundError, NotADirectoryError):
-            return f"The file {path} is missing"
-        if facts.st_size != row["bytes"]:
-            return f"The file {path} has {facts.st_size} bytes, not {row['bytes']}: it was changed"
-        seen = (str(path), facts.st_size, facts.st_mtime_ns)
-        untouched = facts.st_mtime_ns == _stamp(row["created"]) or seen in _SEEN
-        if again or not untouched:
+            stat = path.stat()
+            readable = os.access(path, os.R_OK)
+        except PermissionError:
+            readable = False
+        except OSError:
+            return path, f"The file {path} is missing", advice
+        if not readable:
+            problem = f"The file {path} may not be read by the user who runs this"
+            return path, problem, "change its owner or its rights"
+        if stat.st_size != row["bytes"]:
+            problem = (
+                f"The file {path} has {stat.st_size} bytes, not {row['bytes']}: it was changed"
+            )
+            return path, problem, advice
+        version = (str(path), stat.st_size, stat.st_mtime_ns)
+        untouched = stat.st_mtime_ns == _nanoseconds(row["created"]) or version in _VERIFIED
+        if rehash or not untouched:
             if sha256_file(path) != row["sha256"]:
-                return f"The content of {path} was changed since it was written"
-            _SEEN.add(seen)
-        return None
+                return path, f"The content of {path} was changed since it was written", advice
+            _VERIFIED.add(version)
+        return path, None, advice
 
     def verify(self) -> list[str]:
-        """Compare everything with what was recorded; return one sentence a problem."""
+        """Compare all files with their records; return one sentence a problem."""
         problems = [
             f"The database {self.path} is damaged: {row['quick_check']}."
             for row in self.query("PRAGMA quick_check")
@@ -206,7 +200,7 @@ class Artifacts(Runs):
         if self.query("PRAGMA foreign_key_check"):
             problems.append(f"The database {self.path} has rows that belong to nothing.")
         for row in self.query("SELECT * FROM artifacts ORDER BY run_id"):
-            problem = self._problem(row["run_id"], row, again=True)
+            _, problem, _ = self._check(row["run_id"], row, rehash=True)
             if problem:
                 problems.append(f"{problem} (run {row['run_id']}).")
         known = {row["id"] for row in self.query("SELECT id FROM runs")}
@@ -218,19 +212,8 @@ class Artifacts(Runs):
         ]
 
 
-def _is_barred(path: Path) -> bool:
-    """Say whether there may be a file that this process must not read."""
-    try:
-        path.stat()
-    except PermissionError:
-        return True
-    except OSError:
-        return False
-    return not os.access(path, os.R_OK)
-
-
-def _stamp(created: str) -> int:
-    """The time of a record in nanoseconds."""
+def _nanoseconds(created: str) -> int:
+    """Return the time of a record in nanoseconds since 1970."""
     since = datetime.fromisoformat(created) - datetime.fromtimestamp(0, UTC)
     return since // timedelta(microseconds=1) * 1000
 

@@ -1,9 +1,11 @@
-"""Connections to a workspace's database: settings, transactions, schema, plain errors."""
+"""A workspace's folder and database: paths, connections, transactions, schema, plain errors."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,12 +15,14 @@ from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
 from puma_engine.errors import StoreError
-from puma_engine.store.locks import waiting_lock
+from puma_engine.store import locks
+from puma_engine.store.records import checked_run_id
 from puma_engine.store.schema import MIGRATIONS
 
+DATABASE = "puma.db"
 BUSY_SECONDS = 30.0
-# SQLite says "disk I/O error" where its log cannot grow, so little room is named as the reason.
-LEAST_ROOM = 1 << 20
+# SQLite reports "disk I/O error" if its log cannot grow: below this, a full disk is the reason.
+MIN_FREE_BYTES = 1 << 20
 
 
 def connect(path: Path) -> Database:
@@ -48,74 +52,107 @@ def _explain(path: Path, text: str) -> str:
         return f"The file {path} is no working database ({text}); restore it from a backup."
     if "locked" in text:
         return f"The database {path} stayed locked for {BUSY_SECONDS:.0f} seconds; try again."
-    if "full" in text or ("disk I/O" in text and _room(path) < LEAST_ROOM):
+    try:
+        free_bytes = shutil.disk_usage(path.parent).free
+    except OSError:
+        free_bytes = 0
+    if "full" in text or ("disk I/O" in text and free_bytes < MIN_FREE_BYTES):
         return f"The disk that holds {path} is full; free some space and try again."
     if "readonly" in text or "unable to open" in text:
         return f"The database {path} cannot be opened for writing; check who owns the folder."
     return f"The database {path} refused: {text}."
 
 
-def _room(path: Path) -> int:
-    """Free bytes on the disk of a path."""
-    try:
-        return shutil.disk_usage(path.parent).free
-    except OSError:
-        return 0
+class WorkspaceDatabase:
+    """The part of a workspace that knows its folder and its database."""
 
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.path = root / DATABASE
+        self._local = threading.local()
 
-@contextmanager
-def transaction(db: Database, path: Path) -> Iterator[Database]:
-    """Do several statements as one, holding the write lock from the start.
+    @property
+    def db(self) -> Database:
+        """The connection of the calling thread, foreign keys on."""
+        # A forked child must not use its parent's connection.
+        if getattr(self._local, "pid", None) != os.getpid():
+            self._local.db = connect(self.path)
+            self._local.pid = os.getpid()
+        return self._local.db
 
-    A plain BEGIN would read first and could then fail to get the write lock; BEGIN
-    IMMEDIATE waits for it. Nested use joins the outer transaction.
-    """
-    with plain_errors(path):
-        if db.conn.in_transaction:
-            yield db
-            return
-        db.conn.execute("BEGIN IMMEDIATE")
-        try:
-            yield db
-            db.conn.execute("COMMIT")
-        except BaseException:
-            db.rollback()
-            raise
+    @contextmanager
+    def transaction(self) -> Iterator[Database]:
+        """Do several statements as one, holding the write lock from the start.
 
+        Nested use joins the outer transaction. A plain BEGIN would read first and could then
+        fail to get the write lock; BEGIN IMMEDIATE waits for it. Raises StoreError.
+        """
+        db = self.db
+        with plain_errors(self.path):
+            if db.conn.in_transaction:
+                yield db
+                return
+            db.conn.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+                db.conn.execute("COMMIT")
+            except BaseException:
+                db.rollback()
+                raise
 
-def rows(db: Database, path: Path, sql: str, parameters: Sequence[Any] = ()) -> list[dict]:
-    """Return the rows of a query as dictionaries."""
-    with plain_errors(path):
-        cursor = db.conn.execute(sql, parameters)
-        names = [column[0] for column in cursor.description]
-        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:
+        """Return the rows of a query as dictionaries. Raises StoreError."""
+        with plain_errors(self.path):
+            cursor = self.db.conn.execute(sql, parameters)
+            names = [column[0] for column in cursor.description]
+            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
+    def close(self) -> None:
+        """Close the connection of the calling thread; it opens again when needed."""
+        if getattr(self._local, "pid", None) == os.getpid():
+            self._local.db.close()
+            self._local.pid = None
 
-def bring_up_to_date(db: Database, path: Path, migrations: Migrations = MIGRATIONS) -> None:
-    """Apply the schema steps that are missing, each together with the record of it.
+    def update_schema(self, migrations: Migrations = MIGRATIONS) -> None:
+        """Apply the missing schema steps in one transaction with the record of each.
 
-    Raises StoreError if the database was made by a newer version or is something else.
-    """
-    with plain_errors(path):
-        _refuse_strangers(db, path, migrations)
-        if not migrations.pending(db):
-            return
-        with waiting_lock(path.with_suffix(".lock")):
-            db.enable_wal()
-            with transaction(db, path):
-                # Looked at again inside: another process may have come first.
-                _refuse_strangers(db, path, migrations)
-                migrations.apply(db)
+        Raises StoreError if the database was made by a newer version or is something else.
+        """
+        with plain_errors(self.path):
+            self._check_schema(migrations)
+            if not migrations.pending(self.db):
+                return
+            with locks.waiting_lock(self.path.with_suffix(".lock")):
+                self.db.enable_wal()
+                with self.transaction() as db:
+                    # Checked again inside: another process may have come first.
+                    self._check_schema(migrations)
+                    migrations.apply(db)
 
+    def _check_schema(self, migrations: Migrations) -> None:
+        known = [step.name for step in migrations.pending(Database(memory=True))]
+        applied = [step.name for step in migrations.applied(self.db)]
+        unknown = sorted(set(applied) - set(known))
+        if unknown:
+            raise StoreError(
+                f"The workspace {self.root} was used by a newer version (it has the schema step "
+                f"{unknown[-1]!r}, this version ends at {known[-1]!r}); update this program."
+            )
+        if not applied and self.db.table_names():
+            raise StoreError(
+                f"The file {self.path} is a database of something else; choose another folder."
+            )
 
-def _refuse_strangers(db: Database, path: Path, migrations: Migrations) -> None:
-    known = [step.name for step in migrations.pending(Database(memory=True))]
-    applied = [step.name for step in migrations.applied(db)]
-    unknown = sorted(set(applied) - set(known))
-    if unknown:
-        raise StoreError(
-            f"The workspace {path.parent} was used by a newer version (it has the schema step "
-            f"{unknown[-1]!r}, this version ends at {known[-1]!r}); update this program."
-        )
-    if not applied and db.table_names():
-        raise StoreError(f"The file {path} is a database of something else; choose another folder.")
+    def folder(self, run_id: str) -> Path:
+        """Return the folder of a run's artifacts; it exists once there is one."""
+        return self.root / "runs" / checked_run_id(run_id)
+
+    def work(self, run_id: str) -> Path:
+        """Return the folder of a run's checkpoints, made if it is missing."""
+        folder = self.root / "work" / checked_run_id(run_id)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def lock(self, run_id: str) -> Path:
+        """Return the file that is locked while a process works on a run."""
+        return self.root / "locks" / f"{checked_run_id(run_id)}.lock"

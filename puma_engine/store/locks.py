@@ -1,4 +1,8 @@
-"""Locks on files: the system releases them when their process ends, however it ends."""
+"""Locks on files: the system releases them when their process ends, however it ends.
+
+filelock has no shared lock, so two readers that look whether a run is worked on would take each
+other for its worker; and it would still need this table of the locks that a process holds.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +16,8 @@ from pathlib import Path
 
 _HELD: dict[Path, int] = {}
 _GUARD = threading.Lock()
-# A reader that looks whether a lock is held takes it for an instant.
-_PATIENCE = 1.0
+# `is_held` takes a lock for an instant, which `acquire` waits for.
+_WAIT_SECONDS = 1.0
 
 
 @contextmanager
@@ -37,9 +41,12 @@ def acquire(path: Path) -> bool:
         if path in _HELD:
             return True
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        if not _try(handle, fcntl.LOCK_EX, _PATIENCE):
-            os.close(handle)
-            return False
+        deadline = time.monotonic() + _WAIT_SECONDS
+        while not _try_lock(handle, fcntl.LOCK_EX):
+            if time.monotonic() >= deadline:
+                os.close(handle)
+                return False
+            time.sleep(0.02)
         _HELD[path] = handle
         return True
 
@@ -61,18 +68,14 @@ def is_held(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        return not _try(handle, fcntl.LOCK_SH, 0.0)
+        return not _try_lock(handle, fcntl.LOCK_SH)
     finally:
         os.close(handle)
 
 
-def _try(handle: int, mode: int, patience: float) -> bool:
-    until = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.flock(handle, mode | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() >= until:
-                return False
-            time.sleep(0.02)
+def _try_lock(handle: int, mode: int) -> bool:
+    try:
+        fcntl.flock(handle, mode | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

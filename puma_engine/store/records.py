@@ -1,4 +1,4 @@
-"""What a run is, and how it is written in the database."""
+"""What a run is, the checks of its fields, and JSON values."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ STATUSES = ("running", "finished", "failed", "interrupted")
 PACKAGES = ("torch", "transformers", "accelerate", "numpy", "pandas", "sqlite-utils")
 RUN_ID = re.compile(r"[0-9a-f]{16}")
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
-LONGEST_NAME = 200
+MAX_NAME = 200
 
 
 @dataclass(frozen=True)
 class Run:
-    """One thing that was done. Times are ISO 8601 in UTC, seconds the measured work.
+    """One run of a stage. Times are ISO 8601 in UTC, seconds the measured work.
 
     status: running, finished, failed or interrupted (its process ended before it did).
-    config: the settings that decide the result; inputs: role to run id; cost: what else
-    it took (such as users_trained); summary: what came out.
+    config: the settings that decide the result; inputs: role to run id; cost: resources other
+    than time (such as users_trained); summary: the results.
     """
 
     id: str
@@ -60,18 +60,6 @@ class Run:
     summary: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
     note: str | None = None
-
-
-_JSON = ("config", "inputs", "versions", "cost", "summary")
-
-
-def run_of(row: Mapping[str, Any], status: str) -> Run:
-    """Return the run of a database row."""
-    values = dict(row) | {"status": status}
-    for name in _JSON:
-        values[name] = json.loads(values[name] or "{}")
-    values["inputs"] = dict(sorted(values["inputs"].items()))
-    return Run(**values)
 
 
 def now() -> str:
@@ -121,9 +109,9 @@ def checked_name(name: str) -> str:
     """Return the name of a run, or raise StoreError."""
     if not isinstance(name, str) or not name.strip():
         raise StoreError("A run needs a name; none came.")
-    if len(name) > LONGEST_NAME or not name.isprintable():
+    if len(name) > MAX_NAME or not name.isprintable():
         raise StoreError(
-            f"A run's name has at most {LONGEST_NAME} printable characters; choose another name."
+            f"A run's name has at most {MAX_NAME} printable characters; choose another name."
         )
     return name
 
@@ -140,10 +128,10 @@ def versions() -> dict[str, str]:
     """Return the versions of Python, this package and those that decide results."""
     from puma_engine.version import __version__
 
-    found = {"python": platform.python_version(), "puma_engine": __version__}
+    packages = {"python": platform.python_version(), "puma_engine": __version__}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            packages[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return packages

@@ -71,9 +71,8 @@ def test_failing_step_leaves_neither_tables_nor_record(tmp_path):
         db["bad"].create({"id": int}, pk="id")
         db.execute("INSERT INTO nowhere VALUES (1)")
 
-    db = database.connect(path)
     with pytest.raises(StoreError, match="nowhere"):
-        database.bring_up_to_date(db, path, broken)
+        database.WorkspaceDatabase(tmp_path).update_schema(broken)
     assert Database(path).table_names() == []
 
 

@@ -15,11 +15,14 @@ if TYPE_CHECKING:
 COLUMNS = ("method", "split", "metric", "value", "low", "high", "n")
 
 
-class Scores(Runs):
-    """The part of a workspace that keeps metrics."""
+class Metrics(Runs):
+    """The part of a workspace that stores metrics."""
 
     def put_metrics(self, run_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Keep the metrics of a running run: split, metric, value; method, low, high, n if known."""
+        """Store the metrics of a running run: split, metric, value; optional method, low, high, n.
+
+        Former metrics of the run are replaced. Raises StoreError.
+        """
         values = []
         for row in rows:
             unknown = sorted(set(row) - set(COLUMNS))
@@ -45,13 +48,16 @@ class Scores(Runs):
         chosen = [] if run_id is None else [self._get(run_id).id]
         where = "WHERE run_id = ?" if chosen else ""
         names = ("run_id", *COLUMNS)
-        found = self.query(f"SELECT {', '.join(names)} FROM metrics {where} ORDER BY id", chosen)
-        frame = pd.DataFrame(found, columns=list(names))
+        rows = self.query(f"SELECT {', '.join(names)} FROM metrics {where} ORDER BY id", chosen)
+        frame = pd.DataFrame(rows, columns=list(names))
         numbers = ["value", "low", "high"]
         return frame.astype(dict.fromkeys(numbers, "float64"))
 
     def put_user_metrics(self, run_id: str, frame: pd.DataFrame) -> None:
-        """Keep the metrics of each user: user_id, n, and columns named as metrics."""
+        """Store the metrics of each user of a running run: user_id, n, and columns named as metrics.
+
+        Raises StoreError for other columns or a user that comes twice.
+        """
         names = list(frame.columns)
         known = set(self.db.table("user_metrics").columns_dict) - {"run_id"}
         if not {"user_id", "n"} <= set(names) <= known:
@@ -81,12 +87,12 @@ class Scores(Runs):
 
         wanted = [] if users is None else list(users)
         chosen = "" if users is None else f" AND user_id IN ({', '.join('?' * len(wanted))})"
-        found = self.query(
+        rows = self.query(
             f"SELECT * FROM user_metrics WHERE run_id = ?{chosen} ORDER BY user_id",
             [self._get(run_id).id, *wanted],
         )
         names = [name for name in self.db.table("user_metrics").columns_dict if name != "run_id"]
-        frame = pd.DataFrame(found, columns=names)
+        frame = pd.DataFrame(rows, columns=names)
         numbers = [name for name in names if name not in ("user_id", "n")]
         frame = frame.astype(dict.fromkeys(numbers, "float64") | {"n": "int64"})
         return frame.drop(columns=[name for name in numbers if frame[name].isna().all()])
