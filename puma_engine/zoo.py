@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from puma_engine.datasets.shipped_location import data_root
+from puma_engine.datasets.registry import data_root
 from puma_engine.errors import NotFoundError
 
 if TYPE_CHECKING:

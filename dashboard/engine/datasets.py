@@ -23,8 +23,8 @@ import streamlit as st
 from dashboard import engine
 from puma_engine import jobs as engine_jobs
 from puma_engine.datasets import REGISTRY, preview_table
-from puma_engine.datasets.importers.table_check import Preview
-from puma_engine.datasets.reading.columns import opened
+from puma_engine.datasets.importers.table import Preview
+from puma_engine.datasets.reading.delimited import open_unpacked
 from puma_engine.errors import DataError, PumaError
 from puma_engine.jobs import Job
 from puma_engine.pipeline.importing_data import dataset_facts, profiles_of
@@ -139,7 +139,7 @@ def _refuse_bombs(path: Path) -> None:
     if path.suffix == ".parquet":
         _refuse_large_parquet(path)
     elif path.suffix == ".gz":
-        with opened(path) as file:
+        with open_unpacked(path) as file:
             total = 0
             while part := file.read(1 << 20):
                 total += len(part)
@@ -202,7 +202,7 @@ def preview(upload: Upload, settings: TableSettings) -> Preview:
 
 
 def check(upload: Upload, items: Upload | None, settings: TableSettings) -> dict[str, Any]:
-    """Return `puma_engine.datasets.importers.table_check.TableCheck` of a file as a dictionary.
+    """Return `puma_engine.datasets.importers.table.TableCheck` of a file as a dictionary.
 
     A process of its own reads the file, so that a large one leaves no trace in the app.
     Raises DataError with the engine's words.

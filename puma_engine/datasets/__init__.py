@@ -2,14 +2,11 @@
 
 from puma_engine.datasets.dataset import Dataset, validate
 from puma_engine.datasets.importers import amazon, goodbooks, mind, movielens, movietweetings, yelp  # noqa: F401  (they register)
-from puma_engine.datasets.importers.table import read_table
-from puma_engine.datasets.importers.table_check import check_table, preview_table
+from puma_engine.datasets.importers.table import check_table, preview_table, read_table
 from puma_engine.datasets.population import is_foundation
-from puma_engine.datasets.profiles import item_profiles, user_profiles
-from puma_engine.datasets.registry import REGISTRY, import_folder, load_shipped
-from puma_engine.datasets.shipped_location import data_root
+from puma_engine.datasets.registry import REGISTRY, data_root, import_folder, load_shipped
 from puma_engine.datasets.storage import read_dataset, write_dataset
-from puma_engine.datasets.summary import statistics
+from puma_engine.datasets.summary import item_profiles, statistics, user_profiles
 
 __all__ = [
     "REGISTRY",

@@ -1,25 +1,71 @@
-"""The named data sets and how each is read from its original files."""
+"""The named data sets: their settings, their files, and how each is imported."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from puma_engine.datasets.dataset import Dataset, TaskName
-from puma_engine.datasets.importers.source_settings import OriginalSettings, settings_from
 from puma_engine.datasets.population import EVERYONE, Population
 from puma_engine.datasets.reading.line_blocks import ReadProgress
-from puma_engine.datasets.shipped_location import data_root
 from puma_engine.errors import ConfigError, DataError
+
+DATA_VARIABLE = "PUMA_DATA"
+S = TypeVar("S", bound="OriginalSettings")
+
+
+@dataclass(frozen=True)
+class OriginalSettings:
+    """Settings of a source that is read from its publisher's files; defaults are the paper's.
+
+    Shares are in [0, 1]; names that begin with max_ bound something and 0 sets no bound.
+    max_bad_share: share of unusable lines above which a file is refused. Raises ConfigError
+    that names everything that is wrong.
+    """
+
+    max_bad_share: float = 0.01
+
+    def __post_init__(self) -> None:
+        wrong = [problem for item in dataclasses.fields(self) if (problem := self._problem(item))]
+        if wrong:
+            raise ConfigError(f"{' and '.join(wrong)}.")
+
+    def _problem(self, item: dataclasses.Field[Any]) -> str | None:
+        name, value = item.name, getattr(self, item.name)
+        if isinstance(item.default, bool):
+            return None if isinstance(value, bool) else f"{name} must be true or false"
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return f"{name} must be a number, not {value!r}"
+        if isinstance(item.default, float):
+            return None if 0 <= value <= 1 else f"{name} must be from 0 to 1, not {value}"
+        if isinstance(value, float) or value < 0:
+            return f"{name} must be a whole number of 0 or more, not {value}"
+        return None
+
+
+@dataclass(frozen=True)
+class RatingSettings(OriginalSettings):
+    """Filters of ratings, applied in this order.
+
+    min_item_rows: items with fewer ratings are left out. min_rows: then users with fewer.
+    max_rows: of users with more, the latest ratings stay.
+    """
+
+    min_rows: int = 20
+    max_rows: int = 85
+    min_item_rows: int = 0
 
 
 @dataclass(frozen=True)
 class ImportRequest:
-    """What is asked of an importer: which files, whose rows, how many users, which seed.
+    """What an importer is asked for.
 
-    path: a folder, or for some sources one file. files: what the source found there, by
+    path: a folder, or for some sources one file. population: "product", "foundation" or
+    everyone. users: size of a seeded sample; None takes all. files: the source's files by
     role. progress: called as reading advances.
     """
 
@@ -36,8 +82,8 @@ class ImportRequest:
 class Source:
     """A named data set; sources of one family share users, items, files and foundation users.
 
-    settings and locate belong to sources that are not shipped: their settings, and which
-    files they read at a path, given where the items are if that is not beside it.
+    settings, locate: of sources that are not shipped: the class of their settings, and a
+    function from a path, and the path of the items if given, to the files by role.
     """
 
     name: str
@@ -58,7 +104,7 @@ REGISTRY: dict[str, Source] = {}
 
 
 def register(source: Source) -> Source:
-    """Add a source; it stands beside its importer."""
+    """Add a source; the call stands beside its importer."""
     REGISTRY[source.name] = source
     return source
 
@@ -73,11 +119,36 @@ def get_source(name: str) -> Source:
 def source_files(source: Source, path: Path, items_path: Path | None = None) -> dict[str, Path]:
     """Return the files that a source of original files reads, by role. Raises DataError."""
     assert source.locate is not None
-    found = source.locate(path, items_path)
-    for file in found.values():
+    files = source.locate(path, items_path)
+    for file in files.values():
         if not file.is_file():
             raise DataError(f"There is no file {file}; check the path.")
-    return found
+    return files
+
+
+def settings_from(kind: type[S], source: str, given: Mapping[str, Any]) -> S:
+    """Build a source's settings; None keeps a default. Raises ConfigError for an unknown name."""
+    known = [item.name for item in dataclasses.fields(kind)]
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise ConfigError(
+            f"The source {source!r} has no setting {', '.join(unknown)}; it has {', '.join(known)}."
+        )
+    return kind(**{name: value for name, value in given.items() if value is not None})
+
+
+def first_file(folder: Path, *names: str) -> Path:
+    """Return the first of these files that a folder holds, plain or .gz. Raises DataError."""
+    for name in names:
+        for file in (folder / name, folder / f"{name}.gz"):
+            if file.is_file():
+                return file
+    raise DataError(f"{folder} holds no {' or '.join(names)} (.gz too); give the right folder.")
+
+
+def plain_name(path: Path) -> str:
+    """Return a file's name without .gz."""
+    return path.name.removesuffix(".gz")
 
 
 def import_folder(
@@ -94,13 +165,13 @@ def import_folder(
     """Read a named data set from its original files at path, a folder or one file.
 
     population: "product" users, or the "foundation" users set apart to pre-train the zoo;
-    of shipped sets only. users: how many, a seeded choice (a smaller choice is part of a
+    of shipped sets only. users: size of a seeded sample (a smaller sample is part of a
     larger one); None takes all. seed: decides caps, splits, negatives and histories.
     items_path, progress, settings: of sets that are not shipped; see their settings class.
     Raises DataError or ConfigError.
     """
     progress = settings.pop("watch", progress)  # the deprecated name of `progress`
-    source, place = get_source(name), Path(path)
+    source, path = get_source(name), Path(path)
     if users is not None and users < 1:
         raise DataError(
             f"{users} users were asked of {name!r}; ask for 1 or more, or leave it out."
@@ -109,12 +180,13 @@ def import_folder(
         if settings or items_path is not None:
             given = ", ".join([*settings, *(["items_path"] if items_path is not None else [])])
             raise ConfigError(f"{given}: the shipped set {name!r} takes no such settings.")
-        return source.read(source, ImportRequest(place, population, users, seed))
+        return source.read(source, ImportRequest(path, population, users, seed))
     if population != "product":
         raise ConfigError(f"{name!r} is read whole: population is for shipped sets.")
     chosen = settings_from(source.settings, name, settings)
-    files = source_files(source, place, None if items_path is None else Path(items_path))
-    return source.read(source, ImportRequest(place, EVERYONE, users, seed, files, chosen, progress))
+    files = source_files(source, path, None if items_path is None else Path(items_path))
+    request = ImportRequest(path, EVERYONE, users, seed, files, chosen, progress)
+    return source.read(source, request)
 
 
 def load_shipped(
@@ -126,3 +198,30 @@ def load_shipped(
         raise DataError(f"{name!r} does not come with the checkout; give its original files.")
     folder = data_root() / source.family
     return import_folder(name, folder, population=population, users=users, seed=seed)
+
+
+def data_root() -> Path:
+    """Return the folder of the shipped data.
+
+    PUMA_DATA names it. Without that it is `data/` of the checkout that holds this package, the
+    copy inside an installed package, or `data/` of the current folder, whichever comes first.
+    Raises DataError if there is none.
+    """
+    named = os.environ.get(DATA_VARIABLE)
+    if named:
+        root = Path(named).expanduser()
+        if not root.is_dir():
+            raise DataError(
+                f"{DATA_VARIABLE} names {root}, which is no folder; set it to the folder data/ of "
+                "a checkout, or unset it."
+            )
+        return root
+    package = Path(__file__).resolve().parents[1]
+    candidates = (package.parent / "data", package / "shipped" / "data", Path.cwd() / "data")
+    for root in candidates:
+        if (root / "goodbooks").is_dir() or (root / "zoo").is_dir():
+            return root
+    raise DataError(
+        f"The shipped data were not found in {' or '.join(map(str, candidates))}; run inside a "
+        f"checkout, or set {DATA_VARIABLE} to its folder data/."
+    )

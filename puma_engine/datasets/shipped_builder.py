@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from puma_engine.datasets.importers import goodbooks
-from puma_engine.datasets.reading.columns import read_original
+from puma_engine.datasets.reading.delimited import read_original
 from puma_engine.errors import DataError
 
 _UNIQUE_TEXTS = ("title", "authors")

@@ -1,10 +1,11 @@
-"""What a data set holds, in numbers."""
+"""What a data set holds: in numbers, user by user and item by item."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from puma_engine.datasets.dataset import Dataset
 from puma_engine.datasets.splits import SPLITS
@@ -24,7 +25,7 @@ def statistics(ds: Dataset) -> dict[str, Any]:
     rounded = np.floor(frame["outcome"].to_numpy(np.float64) + 0.5).astype(int)
     values, counts = np.unique(rounded, return_counts=True)
     per_split = frame["split"].value_counts()
-    found: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "name": ds.name,
         "task": ds.task,
         "users": int(users),
@@ -34,17 +35,53 @@ def statistics(ds: Dataset) -> dict[str, Any]:
         "mean_outcome": float(frame["outcome"].mean()),
         "outcomes": {str(v): c / len(frame) for v, c in zip(values, counts, strict=True)},
         "rows": {split: int(per_split.get(split, 0)) for split in SPLITS},
-        "rows_per_user": _spread(frame["user_id"].value_counts().to_numpy()),
-        "text_characters": _spread(ds.items["text"].str.len().to_numpy()),
+        "rows_per_user": _distribution(frame["user_id"].value_counts().to_numpy()),
+        "text_characters": _distribution(ds.items["text"].str.len().to_numpy()),
     }
     if "time" in frame:
-        found["time"] = {"first": int(frame["time"].min()), "last": int(frame["time"].max())}
+        facts["time"] = {"first": int(frame["time"].min()), "last": int(frame["time"].max())}
     if "history" in frame:
-        found["history"] = float(np.mean([len(past) for past in frame["history"]]))
-    return found
+        facts["history"] = float(np.mean([len(past) for past in frame["history"]]))
+    return facts
 
 
-def _spread(counts: np.ndarray) -> dict[str, float]:
+def user_profiles(ds: Dataset) -> pd.DataFrame:
+    """Return a row a user, by id: user_id, records, train (records), mean, variance.
+
+    mean and variance are those of the user's outcomes in all splits; the variance of a
+    single record is 0.
+    """
+    return _profiles(ds, "user_id")
+
+
+def item_profiles(ds: Dataset) -> pd.DataFrame:
+    """Return a row an item, by id: item_id, text, records, mean (NaN without records)."""
+    profiles = _profiles(ds, "item_id")[["item_id", "records", "mean"]]
+    joined = ds.items.merge(profiles, on="item_id", how="left")
+    joined["records"] = joined["records"].fillna(0).astype("int64")
+    return joined.sort_values("item_id", ignore_index=True)
+
+
+def _profiles(ds: Dataset, column: str) -> pd.DataFrame:
+    codes, ids = pd.factorize(ds.interactions[column], sort=True)
+    values = ds.interactions["outcome"].to_numpy(np.float64)
+    train = (ds.interactions["split"] == "train").to_numpy(np.float64)
+    count = np.bincount(codes)
+    mean = np.bincount(codes, weights=values) / count
+    variance = np.bincount(codes, weights=(values - mean[codes]) ** 2) / count
+    return pd.DataFrame(
+        {
+            column: pd.Series(ids, dtype="str"),
+            "records": count,
+            "train": np.bincount(codes, weights=train).astype("int64"),
+            "mean": mean.astype(np.float32),
+            "variance": variance.astype(np.float32),
+        }
+    )
+
+
+def _distribution(counts: np.ndarray) -> dict[str, float]:
+    # Runs store these keys.
     return {
         "least": int(counts.min()),
         "median": float(np.median(counts)),

@@ -19,9 +19,8 @@ from puma_engine.datasets import (
     statistics,
     user_profiles,
 )
-from puma_engine.datasets.importers.source_settings import settings_from
 from puma_engine.datasets.reading.line_blocks import ReadProgress
-from puma_engine.datasets.registry import source_files
+from puma_engine.datasets.registry import settings_from, source_files
 from puma_engine.errors import ConfigError, DataError, NotFoundError
 from puma_engine.files import sha256_file
 from puma_engine.pipeline.stage import Clock, Outcome, Reference, find, run_stage, slug

@@ -14,7 +14,7 @@ import pytest
 from dirty_files import clean_lines, made_dirty
 
 from puma_engine.datasets import Dataset, import_folder, validate
-from puma_engine.datasets.importers import streamed_ratings
+from puma_engine.datasets.importers import ratings
 from puma_engine.datasets.importers.amazon import AmazonSettings
 from puma_engine.datasets.importers.mind import MindSettings
 from puma_engine.datasets.importers.movielens import MovieLensSettings
@@ -337,13 +337,13 @@ def test_two_ids_with_one_code_are_never_merged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = lay_out("amazon", tmp_path)
-    true_codes = streamed_ratings.id_codes
+    true_codes = ratings.id_codes
 
     def coarse(ids: np.ndarray) -> np.ndarray:
         # Two of the twelve users share a code; items keep theirs.
         return true_codes(np.array([one.replace("AE0007", "AE0003") for one in ids], dtype=object))
 
-    monkeypatch.setattr(streamed_ratings, "id_codes", coarse)
+    monkeypatch.setattr(ratings, "id_codes", coarse)
     with pytest.raises(DataError, match=r"'AE000[37]' and 'AE000[37]' have the same 64-bit code"):
         read("amazon", folder)
 

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from puma_engine.datasets.reading.json_lines import parse_block
-from puma_engine.datasets.reading.line_blocks import Block, decoded, read_blocks
+from puma_engine.datasets.reading.json_lines import parse_json
+from puma_engine.datasets.reading.line_blocks import Block, decode_line, read_blocks
 from puma_engine.datasets.reading.row_counts import RowCounts
 
 SCHEMA = pa.schema({"id": pa.string(), "score": pa.float64(), "when": pa.int64()})
@@ -46,10 +46,10 @@ def test_the_fast_and_the_careful_reading_of_json_agree(
 
     def parsed(*more: bytes) -> tuple[str, dict[str, int], int]:
         counts = RowCounts(Path("x"), 1.0)
-        table, numbers = parse_block(Block(b"".join([*lines, *more]), 1), SCHEMA, counts)
+        table, numbers = parse_json(Block(b"".join([*lines, *more]), 1), SCHEMA, counts)
         assert numbers.tolist() == list(range(1, len(records) + 1))
         # As text, so that NaN equals NaN.
-        return repr(table.to_pylist()), counts.repaired, counts.lines
+        return repr(table.to_pylist()), counts.repaired, counts.rows
 
     # A line that is no object forces the careful reading of all lines.
     alone, mended, count = parsed()
@@ -71,9 +71,9 @@ def test_blocks_hold_every_line_once_whatever_their_size(
     path.write_bytes(gzip.compress(data) if packed else data)
     blocks = list(read_blocks(path, size=size))
     assert b"".join(block.data for block in blocks).removesuffix(b"\n") == data.removesuffix(b"\n")
-    numbered = [pair for block in blocks for pair in block.numbered()]
+    numbered = [pair[:2] for block in blocks for pair in block.lines()]
     expected = [
-        (number, line.rstrip(b"\r"))
+        (number, decode_line(line.rstrip(b"\r"))[0])
         for number, line in enumerate(data.split(b"\n"), 1)
         if line.strip()
     ]
@@ -89,8 +89,8 @@ def test_blocks_hold_every_line_once_whatever_their_size(
         (b"\x81\xe9", "\x81é", False),
     ],
 )
-def test_decoded(line: bytes, text: str, fine: bool) -> None:
-    assert decoded(line) == (text, fine)
+def test_decode_line(line: bytes, text: str, fine: bool) -> None:
+    assert decode_line(line) == (text, fine)
 
 
 def test_importing_data_sets_loads_no_torch() -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from puma_engine.datasets import Dataset, import_folder, validate
-from puma_engine.datasets.importers import mind_rows
+from puma_engine.datasets.importers import mind
 from puma_engine.errors import DataError
 
 OPEN = {
@@ -231,7 +231,7 @@ def test_users_are_a_seeded_choice_that_no_batch_changes(
     assert three.content_hash == clean.for_users(three.users).content_hash
     assert read(folder, max_users=3).content_hash == three.content_hash
     assert accounted(three) and three.report["dropped"]["of users that were not asked for"]
-    monkeypatch.setattr(mind_rows, "BATCH_USERS", 2)
+    monkeypatch.setattr(mind, "BATCH_USERS", 2)
     assert read(folder).content_hash == clean.content_hash
     assert read(folder, users=3).content_hash == three.content_hash
     other = read(folder, seed=1)

@@ -6,7 +6,7 @@ from itertools import combinations
 
 import pytest
 
-from puma_engine.datasets.shipped_location import data_root
+from puma_engine.datasets.registry import data_root
 from puma_engine.errors import BackboneError
 from puma_engine.store import Workspace
 from puma_engine.studies import STUDIES, Options, collect, run_cells

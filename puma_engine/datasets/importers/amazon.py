@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from puma_engine.datasets.dataset import Dataset
-from puma_engine.datasets.importers.raw_rows import RawItems, RawRows
-from puma_engine.datasets.importers.source_settings import RatingSettings, first_file, plain_name
-from puma_engine.datasets.importers.streamed_ratings import streamed_dataset
-from puma_engine.datasets.reading.json_lines import parse_block
-from puma_engine.datasets.reading.line_blocks import ReadProgress, read_blocks
+from puma_engine.datasets.importers.ratings import RawItems, RawRatings, streamed_dataset
+from puma_engine.datasets.reading.column_values import seconds_of_numbers
+from puma_engine.datasets.reading.json_lines import parse_json
+from puma_engine.datasets.reading.line_blocks import Block
 from puma_engine.datasets.reading.row_counts import RowCounts
-from puma_engine.datasets.reading.timestamps import seconds_of_numbers
-from puma_engine.datasets.registry import ImportRequest, Source, register
+from puma_engine.datasets.registry import (
+    RatingSettings,
+    Source,
+    first_file,
+    plain_name,
+    register,
+)
 from puma_engine.errors import DataError
 
 REVIEW = pa.schema(
@@ -32,7 +35,7 @@ ITEM = pa.schema({"parent_asin": pa.string(), "title": pa.string()})
 _META = "meta_"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class AmazonSettings(RatingSettings):
     """The paper's filters for Movies and TV."""
 
@@ -43,51 +46,36 @@ def locate(path: Path, items_path: Path | None) -> dict[str, Path]:
     """Find a category's two files: path is the reviews, or a folder with one category."""
     reviews = path
     if path.is_dir():
-        found = [
+        files = [
             file
             for file in sorted(path.iterdir())
             if plain_name(file).endswith(".jsonl") and not file.name.startswith(_META)
         ]
-        if len(found) != 1:
-            names = f" ({', '.join(file.name for file in found)})" if found else ""
+        if len(files) != 1:
+            names = f" ({', '.join(file.name for file in files)})" if files else ""
             raise DataError(
-                f"{path} holds {len(found)} files of reviews{names}; name one .jsonl or .jsonl.gz "
+                f"{path} holds {len(files)} files of reviews{names}; name one .jsonl or .jsonl.gz "
                 "file of reviews."
             )
-        reviews = found[0]
+        reviews = files[0]
     items = items_path or first_file(reviews.parent, _META + plain_name(reviews))
     return {"ratings": reviews, "items": items}
 
 
-def read_reviews(
-    path: Path, row_counts: RowCounts, progress: ReadProgress | None
-) -> Iterator[RawRows]:
-    """Yield the reviews; items are parents, the products of which variants are sold."""
-    for block in read_blocks(path, progress):
-        table, lines = parse_block(block, REVIEW, row_counts)
-        times = table["timestamp"].to_numpy().astype(np.float64)
-        seconds, timed, units = seconds_of_numbers(times)
-        row_counts.times(units)
-        outcome = table["rating"].to_numpy().astype(np.float64)
-        yield RawRows(lines, table["user_id"], table["parent_asin"], outcome, seconds, timed)
+def parse_reviews(block: Block, counts: RowCounts) -> RawRatings:
+    """Parse reviews; items are parents, the products of which variants are sold."""
+    table, lines = parse_json(block, REVIEW, counts)
+    times = table["timestamp"].to_numpy().astype(np.float64)
+    seconds, timed, units = seconds_of_numbers(times)
+    counts.add_time_units(units)
+    outcome = table["rating"].to_numpy().astype(np.float64)
+    return RawRatings(lines, table["user_id"], table["parent_asin"], outcome, seconds, timed)
 
 
-def read_items(
-    path: Path, row_counts: RowCounts, progress: ReadProgress | None
-) -> Iterator[RawItems]:
-    """Yield ids and titles."""
-    for block in read_blocks(path, progress):
-        table, lines = parse_block(block, ITEM, row_counts)
-        yield RawItems(lines, table["parent_asin"], table["title"])
-
-
-def _read(source: Source, request: ImportRequest) -> Dataset:
-    return streamed_dataset(
-        source,
-        request,
-        lambda row_counts: read_reviews(request.files["ratings"], row_counts, request.progress),
-        lambda row_counts: read_items(request.files["items"], row_counts, request.progress),
-    )
+def parse_items(block: Block, counts: RowCounts) -> RawItems:
+    """Parse ids and titles."""
+    table, lines = parse_json(block, ITEM, counts)
+    return RawItems(lines, table["parent_asin"], table["title"])
 
 
 AMAZON = register(
@@ -96,7 +84,7 @@ AMAZON = register(
         task="rating",
         family="amazon",
         about="Amazon Reviews 2023, any category: reviews and meta_ files, .jsonl or .jsonl.gz",
-        read=_read,
+        read=partial(streamed_dataset, parse_ratings=parse_reviews, parse_items=parse_items),
         settings=AmazonSettings,
         locate=locate,
     )

@@ -19,7 +19,7 @@ from puma_engine.datasets.importers.ratings import (
     clean_ratings,
     rating_dataset,
 )
-from puma_engine.datasets.reading.columns import read_original
+from puma_engine.datasets.reading.delimited import read_original
 from puma_engine.datasets.reading.text_cleaning import clean_text
 from puma_engine.datasets.registry import ImportRequest, Source, register
 
@@ -50,11 +50,11 @@ def usable_ratings(folder: Path) -> CleanedInteractions:
     frame = frame.rename(columns={"book_id": "item_id", "rating": "outcome"})
     frame["outcome"] = pd.to_numeric(frame["outcome"], errors="coerce")
     valid = frame["outcome"].between(1, 5).to_numpy()
-    return clean_ratings(frame, book_texts(folder), least=MIN_RATINGS, valid=valid)
+    return clean_ratings(frame, book_texts(folder), min_rows=MIN_RATINGS, valid=valid)
 
 
 def _read_ratings(source: Source, request: ImportRequest) -> Dataset:
-    return rating_dataset(source, request, usable_ratings(request.path), most=MAX_RATINGS)
+    return rating_dataset(source, request, usable_ratings(request.path), max_rows=MAX_RATINGS)
 
 
 def _read_marks(source: Source, request: ImportRequest) -> Dataset:
@@ -76,7 +76,9 @@ def _read_marks(source: Source, request: ImportRequest) -> Dataset:
         - len(marks)
     }
     marked = CleanedInteractions(marks, rated.texts, read, dropped)
-    return click_dataset(source, request, marked, rated.rows, least=MIN_MARKS, most=MAX_POSITIVES)
+    return click_dataset(
+        source, request, marked, rated.rows, min_marks=MIN_MARKS, max_marks=MAX_POSITIVES
+    )
 
 
 GOODBOOKS = register(

@@ -1,35 +1,52 @@
 """MIND (Microsoft News): impressions as clicks and non-clicks, with what the user read before.
 
-What dev shows is tested on, as in the paper. The paper also picks its best epoch there;
-here a part of train validates, so that the test stays unseen.
+What dev shows is the test, as in the paper. The paper also picks its best epoch there; here
+a part of train validates, so that the test stays unseen.
+
+Users are taken in a seeded order, in batches, until enough pass every filter; each sample
+depends on the seed and on ids alone. So memory holds the sessions and one batch.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from puma_engine.datasets.dataset import Dataset, occurring
+from puma_engine.datasets.dataset import Dataset
 from puma_engine.datasets.importers.encoded_interactions import (
     EncodedInteractions,
-    items_frame,
-    to_frame,
+    build_dataset,
+    encode,
 )
-from puma_engine.datasets.importers.mind_behaviors import Behaviors, read_behaviors
-from puma_engine.datasets.importers.mind_rows import MindSampler, Rows, Rules
-from puma_engine.datasets.importers.raw_rows import RawItems, usable_items
-from puma_engine.datasets.importers.source_settings import OriginalSettings, first_file
-from puma_engine.datasets.reading.delimited import parse_block
-from puma_engine.datasets.reading.line_blocks import ReadProgress, read_blocks
+from puma_engine.datasets.importers.ratings import (
+    NO_TIME,
+    NO_USER,
+    RawItems,
+    request_report,
+    usable_items,
+)
+from puma_engine.datasets.reading.column_values import seconds_of_texts, usable_ids
+from puma_engine.datasets.reading.delimited import parse_lines
+from puma_engine.datasets.reading.line_blocks import Block, ReadProgress, read_blocks
 from puma_engine.datasets.reading.row_counts import RowCounts
 from puma_engine.datasets.reading.text_cleaning import clean_text
-from puma_engine.datasets.registry import ImportRequest, Source, register
-from puma_engine.datasets.seeded_hashing import text_keys
+from puma_engine.datasets.registry import (
+    ImportRequest,
+    OriginalSettings,
+    Source,
+    first_file,
+    register,
+)
+from puma_engine.datasets.seeded_hashing import mix, rank_within, seed_key, text_keys
 from puma_engine.datasets.splits import SPLITS, latest_share
 from puma_engine.errors import DataError
 
@@ -43,9 +60,15 @@ NEWS_FIELDS = (
     "title_entities",
     "abstract_entities",
 )
+SESSION_FIELDS = ("impression_id", "user_id", "time", "history", "impressions")
 VALIDATION_OF_TRAIN = 0.125
-# Rows whose histories are made into lists at a time.
-_AT_ONCE = 100_000
+BATCH_USERS = 2_000
+# Rows whose histories are made into lists in one go.
+_BATCH_ROWS = 100_000
+NO_LABEL = "impressions without a click mark of 0 or 1"
+UNKNOWN_NEWS = "impressions of unknown news, or of news without a title"
+_NOTHING_SHOWN = "without impressions"
+_KEPT = "kept"
 SPLIT_RULE = (
     "what dev shows is the test; of what train shows each user, the latest eighth of the clicks "
     "and of the non-clicks validates (none of fewer than 5), the rest trains"
@@ -53,16 +76,16 @@ SPLIT_RULE = (
 _ENDINGS = {"train": ("train",), "dev": ("dev", "valid", "validation")}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class MindSettings(OriginalSettings):
     """The paper's filters for MIND-large.
 
     Users need a session with min_history news in its history in both parts, and min_clicks
     clicks among min_rows shown items in train. max_rows and max_test_rows: of users with
-    more, a seeded draw of train's and dev's rows, of which max_click_share may be clicks.
-    max_history titles are drawn for each row; rows with more than max_history_characters
+    more, a seeded sample of train's and dev's rows, of which max_click_share may be clicks.
+    max_history titles are sampled for each row; rows with more than max_history_characters
     of them are dropped, then users with fewer than min_test_rows rows from dev. max_users:
-    a seeded draw, unless a number of users is asked for.
+    size of a seeded sample, unless a number of users is asked for.
     """
 
     min_history: int = 7
@@ -85,7 +108,7 @@ def locate(path: Path, items_path: Path | None) -> dict[str, Path]:
         )
     if not path.is_dir():
         raise DataError(f"There is no folder {path}; give the folder that holds train and dev.")
-    found = {}
+    files = {}
     for part, endings in _ENDINGS.items():
         folders = [
             folder
@@ -98,93 +121,413 @@ def locate(path: Path, items_path: Path | None) -> dict[str, Path]:
                 "must hold MIND's train and dev folders, one each."
             )
         for kind in ("behaviors", "news"):
-            found[f"{part}_{kind}"] = first_file(folders[0], f"{kind}.tsv")
-    return found
+            files[f"{part}_{kind}"] = first_file(folders[0], f"{kind}.tsv")
+    return files
 
 
-def read_news(
-    path: Path, row_counts: RowCounts, progress: ReadProgress | None
-) -> Iterator[RawItems]:
-    """Yield ids and titles."""
-    for block in read_blocks(path, progress):
-        table, lines = parse_block(block, NEWS_FIELDS, "\t", row_counts)
-        yield RawItems(lines, table["news_id"], table["title"])
+@dataclass(frozen=True)
+class Sessions:
+    """The sessions of one part of MIND, [n] each, and their lists one after another.
+
+    user_ids: [n] text. time: Unix seconds. history_length: how many news the history names,
+    known or not. shown: what each session showed, twice the item's code plus 1 if clicked;
+    past: known items of the histories, in order; shown_count, past_count: how many of them
+    belong to each session. no_label, unknown_news: how many shown items were left out.
+    """
+
+    user_ids: pa.ChunkedArray
+    time: np.ndarray
+    history_length: np.ndarray
+    shown: np.ndarray
+    shown_count: np.ndarray
+    past: np.ndarray
+    past_count: np.ndarray
+    no_label: int
+    unknown_news: int
+
+    def __len__(self) -> int:
+        return len(self.time)
+
+    @cached_property
+    def shown_start(self) -> np.ndarray:
+        """Session i showed shown[shown_start[i]:shown_start[i + 1]]."""
+        return _starts(self.shown_count)
+
+    @cached_property
+    def past_start(self) -> np.ndarray:
+        """The history of session i is past[past_start[i]:past_start[i + 1]]."""
+        return _starts(self.past_count)
 
 
-def _titles(request: ImportRequest, tallies: dict[str, RowCounts]) -> dict[str, str]:
-    """Return the titles of all news by id; of several the first."""
-    texts: dict[str, str] = {}
-    for role in ("train_news", "dev_news"):
-        path = request.files[role]
-        for ids, titles in usable_items(
-            lambda row_counts, path=path: read_news(path, row_counts, request.progress),  # type: ignore[misc]
-            tallies[role],
-        ):
-            for one, title in zip(ids, titles, strict=True):
-                texts.setdefault(one, clean_text(title))
-    if not texts:
-        raise DataError(f"No news in {request.path} has an id and a title; check the files.")
-    return texts
+def read_sessions(news: pa.Array, counts: RowCounts, progress: ReadProgress | None) -> Sessions:
+    """Read the behaviors.tsv of counts. Raises DataError.
 
-
-def _with_user_codes(parts: list[Behaviors]) -> tuple[list[Behaviors], np.ndarray]:
-    """Return the parts with users as codes of sorted ids, and these ids."""
-    columns = [chunk for part in parts for chunk in part.names.chunks]
-    encoded = pa.chunked_array(columns, pa.string()).combine_chunks().dictionary_encode()
-    ids = encoded.dictionary.to_numpy(zero_copy_only=False).astype(str)
-    order = np.argsort(ids)
-    rank = np.empty(len(ids), np.int32)
-    rank[order] = np.arange(len(ids))
-    codes = np.split(
-        rank[encoded.indices.to_numpy()], np.cumsum([len(part) for part in parts])[:-1]
+    news: the ids whose positions are the items' codes.
+    """
+    parts = []
+    for block in read_blocks(counts.path, progress):
+        parts.append(_parse_sessions(block, news, counts))
+        counts.stop_if_unusable()
+    counts.check()
+    arrays = ("time", "history_length", "shown", "shown_count", "past", "past_count")
+    sessions = Sessions(
+        user_ids=pa.chunked_array([c for part in parts for c in part.user_ids.chunks], pa.string()),
+        no_label=sum(part.no_label for part in parts),
+        unknown_news=sum(part.unknown_news for part in parts),
+        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in arrays},
     )
-    encoded_interactions = [
-        dataclasses.replace(part, user=users) for part, users in zip(parts, codes, strict=True)
-    ]
-    return encoded_interactions, ids[order]
+    if not len(sessions.shown):
+        raise DataError(
+            f"{counts.path} holds no impression of known news that ends in -1 (clicked) or -0 "
+            f"({sessions.no_label:,} {NO_LABEL}, {sessions.unknown_news:,} {UNKNOWN_NEWS}); use "
+            "MIND's train and dev, since its test part has no marks."
+        )
+    return sessions
+
+
+def _parse_sessions(block: Block, news: pa.Array, counts: RowCounts) -> Sessions:
+    table, lines = parse_lines(block, SESSION_FIELDS, "\t", counts)
+    seconds, timed, units = seconds_of_texts(table["time"])
+    counts.add_time_units(units)
+    shows = pc.not_equal(pc.utf8_trim_whitespace(table["impressions"]), "").to_numpy()
+    checks = {NO_USER: usable_ids(table["user_id"]), NO_TIME: timed, _NOTHING_SHOWN: shows}
+    usable = counts.check_rows(lines, checks)
+    table = table.filter(pa.array(usable))
+    words, session = _words(table["impressions"])
+    clicked, passed = (
+        pc.ends_with(words, mark).to_numpy(zero_copy_only=False) for mark in ("-1", "-0")
+    )
+    item = _positions(pc.utf8_slice_codeunits(words, 0, -2), news)
+    marked = clicked | passed
+    known = marked & (item >= 0)
+    past, past_session = _words(table["history"])
+    past_item = _positions(past, news)
+    count = table.num_rows
+    return Sessions(
+        user_ids=table["user_id"],
+        time=seconds[usable],
+        history_length=np.bincount(past_session, minlength=count).astype(np.int32),
+        shown=(item * 2 + clicked)[known].astype(np.int32),
+        shown_count=np.bincount(session[known], minlength=count),
+        past=past_item[past_item >= 0].astype(np.int32),
+        past_count=np.bincount(past_session[past_item >= 0], minlength=count),
+        no_label=int((~marked).sum()),
+        unknown_news=int((marked & (item < 0)).sum()),
+    )
+
+
+def _words(column: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
+    """Return the words of all rows one after another, and the row of each."""
+    lists = pc.utf8_split_whitespace(column.combine_chunks())
+    words, row = pc.list_flatten(lists), pc.list_parent_indices(lists)
+    filled = pc.not_equal(words, "")
+    return words.filter(filled), row.filter(filled).to_numpy(zero_copy_only=False)
+
+
+def _positions(ids: pa.Array, news: pa.Array) -> np.ndarray:
+    """Return the position of each id among the news, [n] int64; -1 where it is unknown."""
+    return pc.fill_null(pc.index_in(ids, value_set=news), -1).to_numpy().astype(np.int64)
+
+
+def _starts(lengths: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def _list_items(start: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the positions of the list items of some rows, and each one's index into rows."""
+    lengths = start[rows + 1] - start[rows]
+    owner = np.repeat(np.arange(len(rows)), lengths)
+    within = np.arange(len(owner)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return start[rows][owner] + within, owner
+
+
+@dataclass(frozen=True)
+class MindRows:
+    """Rows of users and items, [n] each: codes, clicked, time, whether dev has it, its session.
+
+    history: [n, max_history] item codes, -1 behind the last; empty until sampled.
+    """
+
+    user: np.ndarray
+    item: np.ndarray
+    clicked: np.ndarray
+    time: np.ndarray
+    dev: np.ndarray
+    session: np.ndarray
+    history: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def select(self, rows: np.ndarray) -> MindRows:
+        """Return the rows of a mask or an index array."""
+        return MindRows(**{name: values[rows] for name, values in vars(self).items()})
+
+
+def _joined(parts: Sequence[MindRows]) -> MindRows:
+    names = vars(parts[0])
+    return MindRows(
+        **{name: np.concatenate([vars(part)[name] for part in parts]) for name in names}
+    )
+
+
+class MindSampler:
+    """Filters and samples the rows of MIND and counts what it drops.
+
+    parts: the sessions of train and of dev. users: for each part the users of its sessions
+    as codes of user_keys. user_keys, item_keys: 64-bit keys of the ids; text_lengths:
+    characters of each item's text.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Sessions],
+        users: Sequence[np.ndarray],
+        user_keys: np.ndarray,
+        item_keys: np.ndarray,
+        text_lengths: np.ndarray,
+        settings: MindSettings,
+        seed: int,
+    ) -> None:
+        self.parts, self.users, self.settings, self.seed = parts, users, settings, seed
+        self.user_keys, self.item_keys, self.text_lengths = user_keys, item_keys, text_lengths
+        self.too_few = (
+            f"of users with fewer than {settings.min_clicks} clicks or {settings.min_rows} rows to "
+            "train"
+        )
+        # For each part its sessions ordered by user, and where each user's begin.
+        self.sessions_of_user = [
+            (np.argsort(user, kind="stable"), _starts(self._per_user(user))) for user in users
+        ]
+        self.shown_to = [
+            np.repeat(user, part.shown_count) for part, user in zip(parts, users, strict=True)
+        ]
+        self.fate = np.full(len(user_keys), "of users that were not asked for", dtype=object)
+        self.lost: dict[str, np.ndarray] = {}
+
+    def sample(self, max_users: int | None, progress: ReadProgress | None) -> MindRows:
+        """Return the rows of the first max_users users in seeded order that pass all filters."""
+        candidates = self._candidates()
+        order = np.argsort(mix(seed_key(self.seed, "users"), self.user_keys[candidates]))
+        candidates = candidates[order]
+        batches, count = [self._expanded(np.zeros(0, np.int64))], 0
+        for start in range(0, len(candidates), BATCH_USERS):
+            if progress is not None:
+                progress("choosing users", start, len(candidates))
+            users = candidates[start : start + BATCH_USERS]
+            rows = self._rows_of(users)
+            passed = users[np.isin(users, rows.user)]
+            passed = passed if max_users is None else passed[: max_users - count]
+            self.fate[passed] = _KEPT
+            batches.append(rows.select(np.isin(rows.user, passed)))
+            count += len(passed)
+            if count == max_users:
+                break
+        return _joined(batches[1:] or batches)
+
+    def dropped(self) -> dict[str, int]:
+        """Return how many shown items were dropped, by the first reason that applied."""
+        shown = np.sum([self._per_user(users) for users in self.shown_to], axis=0)
+        kept = self.fate == _KEPT
+        reasons = sorted(set(self.fate[~kept]))
+        counts = {reason: int(shown[self.fate == reason].sum()) for reason in reasons}
+        return counts | {reason: int(lost[kept].sum()) for reason, lost in self.lost.items()}
+
+    def _per_user(self, users: np.ndarray) -> np.ndarray:
+        return np.bincount(users, minlength=len(self.user_keys))
+
+    def _candidates(self) -> np.ndarray:
+        """Return the users that may pass, by what their sessions say before rows are made."""
+        min_history = self.settings.min_history
+        both = np.logical_and(*[self._per_user(users) > 0 for users in self.users])
+        known = both & np.logical_and(
+            *[
+                self._per_user(users[part.history_length >= min_history]) > 0
+                for part, users in zip(self.parts, self.users, strict=True)
+            ]
+        )
+        active = self._active(self.shown_to[0], (self.parts[0].shown & 1).astype(bool))
+        self.fate[~both] = "of users that only train or only dev has"
+        self.fate[both & ~known] = f"of users with fewer than {min_history} news in their history"
+        self.fate[known & ~active] = self.too_few
+        return np.flatnonzero(known & active)
+
+    def _active(self, users: np.ndarray, clicked: np.ndarray) -> np.ndarray:
+        """Say which users have enough rows and clicks, given each row's user and click."""
+        rows, clicks = self._per_user(users), self._per_user(users[clicked])
+        return (clicks >= self.settings.min_clicks) & (rows >= max(1, self.settings.min_rows))
+
+    def _rows_of(self, users: np.ndarray) -> MindRows:
+        """Return the rows of those of some users that pass every filter."""
+        settings = self.settings
+        rows = self._expanded(users)
+        rows = self._select(
+            rows,
+            "repeating a user and item (of dev before train, a click, the latest is kept)",
+            self._best_of_pair(rows),
+        )
+        active = self._active(rows.user[~rows.dev], rows.clicked[~rows.dev])
+        self.fate[users[~active[users]]] = self.too_few
+        rows = rows.select(active[rows.user])
+        rows = self._select(rows, "beyond the most rows a user", self._within_cap(rows))
+        rows = dataclasses.replace(rows, history=self._sample_histories(rows))
+        limit = settings.max_history_characters
+        rows = self._select(
+            rows,
+            f"with a history of more than {limit} characters",
+            (self._history_characters(rows) <= limit) if limit else np.ones(len(rows), dtype=bool),
+        )
+        tests, trains = self._per_user(rows.user[rows.dev]), self._per_user(rows.user[~rows.dev])
+        enough = (tests >= settings.min_test_rows) & (trains > 0)
+        lacking = users[active[users] & ~enough[users]]
+        self.fate[lacking] = f"of users with fewer than {settings.min_test_rows} rows to test"
+        return rows.select(enough[rows.user])
+
+    def _select(self, rows: MindRows, reason: str, chosen: np.ndarray) -> MindRows:
+        """Return the chosen rows and count for each user how many were lost."""
+        lost = self.lost.setdefault(reason, np.zeros(len(self.user_keys), np.int32))
+        np.add.at(lost, rows.user[~chosen], 1)
+        return rows.select(chosen)
+
+    def _expanded(self, users: np.ndarray) -> MindRows:
+        """Return a row for each item shown to some users, in train and in dev."""
+        expanded = []
+        for dev, part in enumerate(self.parts):
+            order, starts = self.sessions_of_user[dev]
+            sessions = order[_list_items(starts, users)[0]]
+            positions, owner = _list_items(part.shown_start, sessions)
+            shown, session = part.shown[positions], sessions[owner]
+            expanded.append(
+                MindRows(
+                    self.users[dev][session].astype(np.int64),
+                    (shown >> 1).astype(np.int64),
+                    (shown & 1).astype(bool),
+                    part.time[session],
+                    np.full(len(shown), bool(dev)),
+                    session,
+                    np.zeros((len(shown), 0), np.int32),
+                )
+            )
+        return _joined(expanded)
+
+    def _best_of_pair(self, rows: MindRows) -> np.ndarray:
+        _, pair = np.unique(rows.user * len(self.item_keys) + rows.item, return_inverse=True)
+        return rank_within(pair, ~rows.dev, ~rows.clicked, -rows.time) == 0
+
+    def _within_cap(self, rows: MindRows) -> np.ndarray:
+        """Sample rows of users with more than allowed, at most a share of them clicked."""
+        settings = self.settings
+        group = rows.user * 2 + rows.dev
+        key = mix(seed_key(self.seed, "cap"), self.user_keys[rows.user], self.item_keys[rows.item])
+        size, clicks = np.bincount(group), np.bincount(group, rows.clicked).astype(np.int64)
+        limit = np.where(np.arange(len(size)) % 2, settings.max_test_rows, settings.max_rows)
+        clicks = np.minimum(clicks, (limit * settings.max_click_share).astype(np.int64))
+        rank = rank_within(group * 2 + rows.clicked, key)
+        allowed = np.where(rows.clicked, clicks[group], (limit - clicks)[group])
+        unlimited = (limit == 0) | (size <= limit)
+        return unlimited[group] | (rank < allowed)
+
+    def _sample_histories(self, rows: MindRows) -> np.ndarray:
+        """Sample items of each row's session history, never its own, [n, max_history]."""
+        size = self.settings.max_history
+        sampled = np.full((len(rows), size), -1, np.int32)
+        for dev, part in enumerate(self.parts):
+            of_part = np.flatnonzero(rows.dev == bool(dev))
+            positions, owner = _list_items(part.past_start, rows.session[of_part])
+            row, item = of_part[owner], part.past[positions].astype(np.int64)
+            other = item != rows.item[row]
+            pairs = np.sort(row[other] * len(self.item_keys) + item[other])
+            # np.unique hashes, which takes longer for millions.
+            pairs = pairs[np.append(True, pairs[1:] != pairs[:-1])[: len(pairs)]]
+            row, item = np.divmod(pairs, len(self.item_keys))
+            key = mix(
+                seed_key(self.seed, "history"),
+                self.user_keys[rows.user[row]],
+                self.item_keys[rows.item[row]],
+                self.item_keys[item],
+            )
+            rank = rank_within(row, key)
+            sampled[row[rank < size], rank[rank < size]] = item[rank < size]
+        return sampled
+
+    def _history_characters(self, rows: MindRows) -> np.ndarray:
+        """Return the length of each history's titles, joined by spaces, [n] int64."""
+        present = rows.history >= 0
+        lengths = np.where(present, self.text_lengths[rows.history], 0).sum(axis=1)
+        return lengths + np.maximum(0, present.sum(axis=1) - 1)
+
+
+def _parse_news(block: Block, counts: RowCounts) -> RawItems:
+    table, lines = parse_lines(block, NEWS_FIELDS, "\t", counts)
+    return RawItems(lines, table["news_id"], table["title"])
 
 
 def _read(source: Source, request: ImportRequest) -> Dataset:
-    rows, names, report = _chosen(source, request)
-    return _dataset(source, request, rows, names, report)
+    user_ids, item_ids, texts, rows, report = _read_rows(source, request)
+    interactions = EncodedInteractions(
+        user_ids, item_ids, rows.user, rows.item, rows.clicked.astype(np.float32), rows.time
+    )
+    train = np.flatnonzero(~rows.dev)
+    late = latest_share(
+        rows.user[train] * 2 + rows.clicked[train],
+        interactions.row_keys(request.seed, "split")[train],
+        rows.time[train],
+        VALIDATION_OF_TRAIN,
+    )
+    split = np.full(len(rows), SPLITS.index("test"))
+    split[train] = late
+    # The last entry, for -1, is no item.
+    ids = np.append(item_ids, "").astype(object)
+    history: list[list[str]] = []
+    for start in range(0, len(rows), _BATCH_ROWS):
+        sampled = ids[rows.history[start : start + _BATCH_ROWS]].tolist()
+        history += [[item for item in past if item] for past in sampled]
+    return build_dataset(
+        source.name, source.task, interactions, np.array(SPLITS)[split], texts, report, history
+    )
 
 
-IdTable = tuple[np.ndarray, np.ndarray, dict[str, str]]
+def _read_rows(
+    source: Source, request: ImportRequest
+) -> tuple[np.ndarray, np.ndarray, dict[str, str], MindRows, dict[str, Any]]:
+    """Return user ids, item ids, texts by item id, the sampled rows and the report.
 
-
-def _chosen(source: Source, request: ImportRequest) -> tuple[Rows, IdTable, dict[str, Any]]:
-    """Read everything and let go of all but the chosen rows, the ids and texts, the report."""
+    The sessions, which are large, are freed when this returns.
+    """
     settings = request.settings
     assert isinstance(settings, MindSettings)
-    tallies = {
-        role: RowCounts(path, settings.max_bad_share) for role, path in request.files.items()
-    }
-    texts = _titles(request, tallies)
+    counts = {role: RowCounts(path, settings.max_bad_share) for role, path in request.files.items()}
+    texts: dict[str, str] = {}
+    for role in ("train_news", "dev_news"):
+        for ids, titles in usable_items(_parse_news, counts[role], request.progress):
+            for item, title in zip(ids, titles, strict=True):
+                texts.setdefault(item, clean_text(title))
+    if not texts:
+        raise DataError(f"No news in {request.path} has an id and a title; check the files.")
     item_ids = np.array(sorted(texts))
     news = pa.array(item_ids.tolist(), pa.string())
-    roles = ("train_behaviors", "dev_behaviors")
-    read = [
-        read_behaviors(request.files[role], news, tallies[role], request.progress) for role in roles
+    parts = [
+        read_sessions(news, counts[role], request.progress)
+        for role in ("train_behaviors", "dev_behaviors")
     ]
-    parts, user_ids = _with_user_codes(read)
+    chunks = [chunk for part in parts for chunk in part.user_ids.chunks]
+    ids_of_sessions = pd.Series(pa.chunked_array(chunks, pa.string()), dtype="string[pyarrow]")
+    codes, user_ids = encode(ids_of_sessions)
+    users = np.split(codes.astype(np.int32), [len(parts[0])])
     sampler = MindSampler(
-        (parts[0], parts[1]),
+        parts,
+        users,
         text_keys(user_ids),
         text_keys(item_ids),
         np.array([len(texts[item]) for item in item_ids.tolist()]),
-        Rules(**{rule.name: getattr(settings, rule.name) for rule in dataclasses.fields(Rules)}),
+        settings,
         request.seed,
     )
-    rows = sampler.choose(request.users or settings.max_users or None, request.progress)
-    _check_count(request, rows, sampler)
-    report = _report(source, request, tallies, parts, (user_ids, item_ids), sampler)
-    return rows, (user_ids, item_ids, texts), report
-
-
-def _check_count(request: ImportRequest, rows: Rows, sampler: MindSampler) -> None:
+    rows = sampler.sample(request.users or settings.max_users or None, request.progress)
+    dropped = sampler.dropped()
     count = len(np.unique(rows.user))
     if not count:
-        reasons = ", ".join(f"{n:,} {reason}" for reason, n in sampler.dropped().items() if n)
+        reasons = ", ".join(f"{n:,} {reason}" for reason, n in dropped.items() if n)
         raise DataError(
             f"No user of {request.path} passes the filters ({reasons or 'nothing was shown'}); "
             "check the files or lower the filters."
@@ -194,84 +537,32 @@ def _check_count(request: ImportRequest, rows: Rows, sampler: MindSampler) -> No
             f"{request.users} users were asked of 'mind', which has {count} usable users; ask for "
             f"1 to {count}."
         )
-
-
-def _report(
-    source: Source,
-    request: ImportRequest,
-    tallies: dict[str, RowCounts],
-    parts: list[Behaviors],
-    ids: tuple[np.ndarray, np.ndarray],
-    sampler: MindSampler,
-) -> dict[str, Any]:
     unusable = {
-        reason: sum(part.unusable[reason] for part in parts) for reason in parts[0].unusable
+        NO_LABEL: sum(part.no_label for part in parts),
+        UNKNOWN_NEWS: sum(part.unknown_news for part in parts),
     }
-    shown = sum(len(part.shown) for part in parts) + sum(unusable.values())
-    settings = request.settings
-    assert isinstance(settings, MindSettings)
-    units = [row_counts.units for role, row_counts in tallies.items() if role.endswith("behaviors")]
-    return {
-        "source": source.name,
-        "about": source.about,
-        "population": request.population,
-        "users_asked": request.users,
-        "seed": request.seed,
+    units = {*counts["train_behaviors"].time_units, *counts["dev_behaviors"].time_units}
+    report = {
+        **request_report(source, request),
         "settings": dataclasses.asdict(settings),
         "read": {
             "sessions": sum(len(part) for part in parts),
-            "rows": shown,
-            "users": len(ids[0]),
-            "items": len(ids[1]),
+            "rows": sum(len(part.shown) for part in parts) + sum(unusable.values()),
+            "users": len(user_ids),
+            "items": len(item_ids),
         },
-        "dropped": {**unusable, **sampler.dropped()},
-        "files": {role: row_counts.report() for role, row_counts in tallies.items()},
+        "dropped": {**unusable, **dropped},
+        "files": {role: file_counts.report() for role, file_counts in counts.items()},
         "split": SPLIT_RULE,
         "history": (
             f"at most {settings.max_history} seeded titles of what the session's history names, "
             "other than the row's item"
         ),
-        "warnings": []
-        if len({*units[0], *units[1]}) < 2
-        else ["The times are written in several ways; each was read in its own."],
+        "warnings": ["The times are written in several ways; each was read in its own."]
+        if len(units) > 1
+        else [],
     }
-
-
-def _dataset(
-    source: Source,
-    request: ImportRequest,
-    rows: Rows,
-    names: IdTable,
-    report: dict[str, Any],
-) -> Dataset:
-    user_ids, item_ids, texts = names
-    encoded_interactions = EncodedInteractions(
-        user_ids, item_ids, rows.user, rows.item, rows.clicked.astype(np.float32), rows.time
-    )
-    train = np.flatnonzero(~rows.dev)
-    late = latest_share(
-        rows.user[train] * 2 + rows.clicked[train],
-        encoded_interactions.row_keys(request.seed, "split")[train],
-        rows.time[train],
-        VALIDATION_OF_TRAIN,
-    )
-    number = np.full(len(rows), SPLITS.index("test"))
-    number[train] = late
-    split = np.array(SPLITS)[number]
-    # The last place, for -1, is no item.
-    shown = np.append(item_ids, "").astype(object)
-    history: list[list[str]] = []
-    for start in range(0, len(rows), _AT_ONCE):
-        drawn = shown[rows.history[start : start + _AT_ONCE]].tolist()
-        history += [[item for item in past if item] for past in drawn]
-    frame = to_frame(encoded_interactions, split, history)
-    items = items_frame(list(occurring(frame)), texts)
-    report["kept"] = {
-        "rows": len(frame),
-        "users": encoded_interactions.count_users(),
-        "items": len(items),
-    }
-    return Dataset(source.name, source.task, frame, items, report)
+    return user_ids, item_ids, texts, rows, report
 
 
 MIND = register(

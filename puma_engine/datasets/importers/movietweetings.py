@@ -12,7 +12,7 @@ from puma_engine.datasets.importers.ratings import (
     clean_ratings,
     rating_dataset,
 )
-from puma_engine.datasets.reading.columns import read_original
+from puma_engine.datasets.reading.delimited import read_original
 from puma_engine.datasets.reading.text_cleaning import clean_text
 from puma_engine.datasets.registry import ImportRequest, Source, register
 
@@ -30,11 +30,11 @@ def usable_ratings(folder: Path) -> CleanedInteractions:
     valid = frame["rating"].between(1, 10).to_numpy()
     frame = frame.rename(columns={"imdb_id": "item_id", "timestamp": "time"})
     frame["outcome"] = np.ceil(frame["rating"] / 2)
-    return clean_ratings(frame, texts, least=MIN_RATINGS, valid=valid)
+    return clean_ratings(frame, texts, min_rows=MIN_RATINGS, valid=valid)
 
 
 def _read_ratings(source: Source, request: ImportRequest) -> Dataset:
-    return rating_dataset(source, request, usable_ratings(request.path), most=MAX_RATINGS)
+    return rating_dataset(source, request, usable_ratings(request.path), max_rows=MAX_RATINGS)
 
 
 MOVIETWEETINGS = register(

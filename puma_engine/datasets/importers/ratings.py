@@ -1,31 +1,86 @@
-"""From raw ratings to a rating data set: the rules that named sources share."""
+"""From published ratings to a rating data set: filters, caps and splits that sources share.
+
+Files too large for memory are read twice. The first reading stores 20 bytes a row, with
+64-bit codes in place of ids. Ids and texts of what passes the filters are fetched in a
+second reading. So memory grows with the number of rows and with what is selected, not with
+the text of the file.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+from array import array
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from puma_engine.datasets.dataset import Dataset
 from puma_engine.datasets.importers.encoded_interactions import (
     EncodedInteractions,
+    build_dataset,
     encode,
     has_min_rows,
-    items_frame,
     latest_of_each_pair,
     sample_users,
-    to_frame,
 )
-from puma_engine.datasets.registry import ImportRequest, Source
+from puma_engine.datasets.reading.column_values import texts_of, usable_ids, usable_texts
+from puma_engine.datasets.reading.line_blocks import Block, ReadProgress, read_blocks
+from puma_engine.datasets.reading.row_counts import RowCounts
+from puma_engine.datasets.reading.text_cleaning import clean_text
+from puma_engine.datasets.registry import ImportRequest, RatingSettings, Source
+from puma_engine.datasets.seeded_hashing import rank_within
 from puma_engine.datasets.splits import assign_splits, cap_rows, split_rule
 from puma_engine.errors import DataError
+
+NO_USER = "without a usable user id"
+NO_ITEM = "without a usable item id"
+NO_TIME = "without a usable time"
+NO_TITLE = "without a usable title"
+REPEATED = "repeating a user and item (the latest is kept)"
+WRONG_RATING = "with a rating that is not a number from 1 to 5"
+UNKNOWN_ITEM = "of an unknown item, or one without a title"
+
+
+@dataclass(frozen=True)
+class RawRatings:
+    """Some lines of a file of ratings: their numbers and columns, [n] each.
+
+    user, item: text, null where missing. outcome: float64, NaN where missing. seconds:
+    int64; timed: bool, whether the time is usable.
+    """
+
+    lines: np.ndarray
+    user: pa.ChunkedArray
+    item: pa.ChunkedArray
+    outcome: np.ndarray
+    seconds: np.ndarray
+    timed: np.ndarray
+
+
+@dataclass(frozen=True)
+class RawItems:
+    """Some lines of a file of items: their numbers, ids and texts, [n]; null where missing."""
+
+    lines: np.ndarray
+    item: pa.ChunkedArray
+    text: pa.ChunkedArray
+
+
+RatingParser = Callable[[Block, RowCounts], RawRatings]
+ItemParser = Callable[[Block, RowCounts], RawItems]
 
 
 @dataclass(frozen=True)
 class CleanedInteractions:
-    """Usable ratings of every user with enough of them, and what was dropped on the way."""
+    """Usable rows of every user with enough of them, and what was read and dropped before.
+
+    texts: by item id. read: rows, users and items. dropped: rows by reason.
+    """
 
     rows: EncodedInteractions
     texts: dict[str, str]
@@ -34,9 +89,9 @@ class CleanedInteractions:
 
 
 def clean_ratings(
-    frame: pd.DataFrame, texts: dict[str, str], *, least: int, valid: np.ndarray
+    frame: pd.DataFrame, texts: dict[str, str], *, min_rows: int, valid: np.ndarray
 ) -> CleanedInteractions:
-    """Drop unusable rows, repeated pairs and users with fewer than `least` rows.
+    """Drop unusable rows, repeated pairs and users with fewer than min_rows rows.
 
     frame: user_id, item_id, outcome and perhaps time, in file order. texts: by item id,
     an empty one counts as missing; valid: [n] bool, which rows have allowed values.
@@ -46,70 +101,309 @@ def clean_ratings(
     user, user_ids = encode(frame["user_id"])
     time = frame["time"].to_numpy(np.int64) if "time" in frame else None
     outcome = frame["outcome"].to_numpy(np.float32)
-    rows = EncodedInteractions(user_ids, item_ids, user, item, outcome, time)
     known = (item >= 0) & (user >= 0)
-    usable = rows.keep(known & valid)
-    single = usable.keep(latest_of_each_pair(usable))
-    enough = single.keep(has_min_rows(single, least))
+    usable = EncodedInteractions(user_ids, item_ids, user, item, outcome, time).select(
+        known & valid
+    )
+    latest = usable.select(latest_of_each_pair(usable))
+    rows = latest.select(has_min_rows(latest, min_rows))
     dropped = {
         "without a known user or item": int((~known).sum()),
         "with an invalid rating or time": int((known & ~valid).sum()),
-        "repeated user and item (the last is kept)": len(usable) - len(single),
-        f"of users with fewer than {least} rows": len(single) - len(enough),
+        "repeated user and item (the last is kept)": len(usable) - len(latest),
+        f"of users with fewer than {min_rows} rows": len(latest) - len(rows),
     }
     read = {"rows": len(frame), "users": len(user_ids), "items": len(texts)}
-    return CleanedInteractions(enough, texts, read, dropped)
+    return CleanedInteractions(rows, texts, read, dropped)
 
 
 def rating_dataset(
-    source: Source, request: ImportRequest, cleaned: CleanedInteractions, *, most: int | None
+    source: Source, request: ImportRequest, cleaned: CleanedInteractions, *, max_rows: int | None
 ) -> Dataset:
-    """Choose users, cap each at `most` rows (None: at none), split, and report."""
-    chosen = sample_users(
-        cleaned.rows, source.family, request.population, request.users, request.seed, source.name
+    """Sample users, cap each at max_rows rows (None: no cap), split, and report."""
+    sampled = sample_population(source, request, cleaned.rows, "enough rows")
+    rows = sampled
+    if max_rows is not None:
+        keys = sampled.row_keys(request.seed, "cap")
+        rows = sampled.select(cap_rows(sampled.user, max_rows, keys, sampled.time))
+    split = assign_splits(rows.user, rows.row_keys(request.seed, "split"), rows.time)
+    report = base_report(source, request, cleaned, len(sampled), len(rows), max_rows)
+    report["split"] = split_rule(rows.time is not None)
+    return build_dataset(source.name, source.task, rows, split, cleaned.texts, report)
+
+
+def sample_population(
+    source: Source, request: ImportRequest, rows: EncodedInteractions, needed: str
+) -> EncodedInteractions:
+    """Return the rows of the requested users. Raises DataError when there are none.
+
+    needed: what every user has, for the error.
+    """
+    sampled = sample_users(
+        rows, source.family, request.population, request.users, request.seed, source.name
     )
-    if not len(chosen):
+    if not len(sampled):
         raise DataError(
-            f"No {request.population} user of {source.name!r} has enough rows; check the folder "
+            f"No {request.population} user of {source.name!r} has {needed}; check the folder "
             f"{request.path}."
         )
-    capped = chosen
-    if most is not None:
-        cap_key = chosen.row_keys(request.seed, "cap")
-        capped = chosen.keep(cap_rows(chosen.user, most, cap_key, chosen.time))
-    split = assign_splits(capped.user, capped.row_keys(request.seed, "split"), capped.time)
-    frame = to_frame(capped, split)
-    items = items_frame(list(frame["item_id"].unique()), cleaned.texts)
-    report = base_report(source, request, cleaned, len(chosen), len(capped), most)
-    report["split"] = split_rule(capped.time is not None)
-    report["kept"] = {"rows": len(frame), "users": capped.count_users(), "items": len(items)}
-    return Dataset(source.name, source.task, frame, items, report)
+    return sampled
 
 
-def base_report(
-    source: Source,
-    request: ImportRequest,
-    cleaned: CleanedInteractions,
-    chosen: int,
-    capped: int,
-    most: int | None,
-) -> dict[str, Any]:
-    """Start the report that each importer completes with its split rule and what it kept.
-
-    chosen, capped: how many rows were left after choosing users and after the cap.
-    """
-    beyond = {} if most is None else {f"beyond {most} rows a user": chosen - capped}
+def request_report(source: Source, request: ImportRequest) -> dict[str, Any]:
+    """Return what was asked for, as the first entries of a report."""
     return {
         "source": source.name,
         "about": source.about,
         "population": request.population,
         "users_asked": request.users,
         "seed": request.seed,
+    }
+
+
+def base_report(
+    source: Source,
+    request: ImportRequest,
+    cleaned: CleanedInteractions,
+    sampled: int,
+    capped: int,
+    max_rows: int | None,
+) -> dict[str, Any]:
+    """Start the report that each importer completes with its split rule.
+
+    sampled, capped: how many rows were left after sampling users and after the cap.
+    """
+    over_cap = {} if max_rows is None else {f"beyond {max_rows} rows a user": sampled - capped}
+    return {
+        **request_report(source, request),
         "read": cleaned.read,
-        "users_with_enough_rows": cleaned.rows.count_users(),
+        "users_with_enough_rows": len(cleaned.rows.users_present()),
         "dropped": {
             **cleaned.dropped,
-            "of users that were not asked for": len(cleaned.rows) - chosen,
-            **beyond,
+            "of users that were not asked for": len(cleaned.rows) - sampled,
+            **over_cap,
         },
     }
+
+
+def streamed_dataset(
+    source: Source, request: ImportRequest, parse_ratings: RatingParser, parse_items: ItemParser
+) -> Dataset:
+    """Read, filter and split a file of ratings of any size. Raises DataError.
+
+    Filters in the paper's order: rows of items with a title, items with enough rows, users
+    with enough, the latest rows of busy users; repeated pairs are dropped before counting.
+    """
+    settings = request.settings
+    assert isinstance(settings, RatingSettings)
+    item_counts = RowCounts(request.files["items"], settings.max_bad_share)
+    batches = usable_items(parse_items, item_counts, request.progress)
+    known = np.unique(np.concatenate([id_codes(ids) for ids, _ in batches]))
+    if not len(known):
+        raise DataError(
+            f"{item_counts.path} holds no item with an id and a title ({item_counts.rows:,} lines); "
+            "check that it is the file of items."
+        )
+    counts = RowCounts(request.files["ratings"], settings.max_bad_share)
+    rows, unknown = _scan(parse_ratings, counts, request.progress, known)
+    read = {"rows": counts.rows, "users": len(rows.user_ids), "items": len(known)}
+    dropped = {**counts.dropped, UNKNOWN_ITEM: unknown}
+    repeats_counted = _counts_with_repeats(rows, settings)
+    rows = _filtered(rows, settings, dropped)
+    if not len(rows):
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items() if count)
+        raise DataError(
+            f"No row of {counts.path} is left ({reasons}); check the files, or lower min_rows (it "
+            f"is {settings.min_rows}) and min_item_rows ({settings.min_item_rows})."
+        )
+    rows, texts, several_texts = _with_ids(rows, request, parse_ratings, parse_items)
+    cleaned = CleanedInteractions(rows, texts, read, dropped)
+    dataset = rating_dataset(source, request, cleaned, max_rows=settings.max_rows or None)
+    warnings = []
+    if len(counts.time_units) > 1:
+        units = " and ".join(f"{count:,} in {unit}" for unit, count in counts.time_units.items())
+        warnings.append(
+            f"The times are written in several ways ({units}); each was read in its own."
+        )
+    if unknown > counts.rows / 2:
+        warnings.append(
+            f"{unknown:,} of {counts.rows:,} ratings are of items that the file of items lacks or "
+            "has no title for; check that both files belong together."
+        )
+    dataset.report.update(
+        settings=dataclasses.asdict(settings),
+        ratings_file=counts.report(),
+        items_file={**item_counts.report(), "items_with_several_texts": several_texts},
+        repeats_counted=repeats_counted,
+        warnings=warnings,
+    )
+    return dataset
+
+
+def usable_items(
+    parse: ItemParser, counts: RowCounts, progress: ReadProgress | None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Read the file of counts; yield ids and texts of items that have both, [n] of str each.
+
+    Raises DataError.
+    """
+    for block in read_blocks(counts.path, progress):
+        part = parse(block, counts)
+        usable = counts.check_rows(part.lines, {NO_ITEM: usable_ids(part.item)})
+        titled = usable_texts(part.text)
+        counts.exclude(NO_TITLE, int((usable & ~titled).sum()))
+        counts.stop_if_unusable()
+        chosen = pa.array(usable & titled)
+        yield texts_of(part.item.filter(chosen)), texts_of(part.text.filter(chosen))
+    counts.check()
+
+
+def id_codes(ids: np.ndarray) -> np.ndarray:
+    """Return a 64-bit code of each id, [n] uint64."""
+    return pd.util.hash_array(ids, categorize=False).astype(np.uint64)
+
+
+def _scan(
+    parse: RatingParser, counts: RowCounts, progress: ReadProgress | None, known: np.ndarray
+) -> tuple[EncodedInteractions, int]:
+    """Read the usable ratings of known items into arrays; count those of unknown items.
+
+    known: sorted codes of items. The codes of users and items stand in for their ids.
+    """
+    # Arrays that grow in place, since many small ones fragment memory.
+    columns = [array(kind) for kind in "QifI"]
+    known_items, unknown = pd.Index(known), 0
+    for block in read_blocks(counts.path, progress):
+        part = parse(block, counts)
+        with np.errstate(invalid="ignore"):
+            rated = (part.outcome >= 1) & (part.outcome <= 5)
+        checks = {
+            NO_USER: usable_ids(part.user),
+            NO_ITEM: usable_ids(part.item),
+            WRONG_RATING: rated,
+            NO_TIME: part.timed,
+        }
+        usable = counts.check_rows(part.lines, checks)
+        counts.stop_if_unusable()
+        position = known_items.get_indexer(id_codes(texts_of(part.item)))
+        chosen = usable & (position >= 0)
+        unknown += int((usable & ~chosen).sum())
+        users = id_codes(texts_of(part.user)[chosen])
+        values = (users, position[chosen], part.outcome[chosen], part.seconds[chosen])
+        for column, added in zip(columns, values, strict=True):
+            column.frombytes(added.astype(column.typecode).tobytes())
+    counts.check()
+    codes, item, outcome, time = (np.frombuffer(column, column.typecode) for column in columns)
+    pa.default_memory_pool().release_unused()
+    user, users = pd.factorize(codes)
+    del codes, columns
+    rows = EncodedInteractions(users, known, user.astype(np.int32), item, outcome, time)
+    return rows, unknown
+
+
+def _filtered(
+    rows: EncodedInteractions, settings: RatingSettings, dropped: dict[str, int]
+) -> EncodedInteractions:
+    """Apply the filters in the paper's order and count what each drops.
+
+    A mask narrows step by step, and rows are copied once, to save memory.
+    """
+    chosen = latest_of_each_pair(rows)
+    dropped[REPEATED] = len(rows) - int(chosen.sum())
+    for what, codes, min_rows in (
+        ("items", rows.item, settings.min_item_rows),
+        ("users", rows.user, settings.min_rows),
+    ):
+        before = int(chosen.sum())
+        counts = np.bincount(codes[chosen], minlength=int(codes.max(initial=0)) + 1)
+        chosen &= counts[codes] >= min_rows
+        dropped[f"of {what} with fewer than {min_rows} rows"] = before - int(chosen.sum())
+    return rows.select(chosen)
+
+
+def _counts_with_repeats(rows: EncodedInteractions, settings: RatingSettings) -> dict[str, int]:
+    """Count what the same filters select where repeated pairs count too, as in the paper."""
+    per_item = np.bincount(rows.item, minlength=len(rows.item_ids))
+    chosen = per_item[rows.item] >= settings.min_item_rows
+    per_user = np.bincount(rows.user[chosen], minlength=len(rows.user_ids))
+    rows = rows.select(chosen & (per_user[rows.user] >= settings.min_rows))
+    if settings.max_rows:
+        assert rows.time is not None
+        rows = rows.select(rank_within(rows.user, -rows.time.astype(np.int64)) < settings.max_rows)
+    return {
+        "users": len(rows.users_present()),
+        "items": len(np.unique(rows.item)),
+        "records": len(rows),
+    }
+
+
+def _with_ids(
+    rows: EncodedInteractions,
+    request: ImportRequest,
+    parse_ratings: RatingParser,
+    parse_items: ItemParser,
+) -> tuple[EncodedInteractions, dict[str, str], int]:
+    """Fetch the ids and texts of the remaining rows.
+
+    Returns rows whose users and items are indices of sorted ids, texts by item id, and how
+    many items have several texts.
+    """
+    used_users, user = np.unique(rows.user, return_inverse=True)
+    used_items, item = np.unique(rows.item, return_inverse=True)
+    users, things = _IdTable(rows.user_ids[used_users]), _IdTable(rows.item_ids[used_items])
+    path = request.files["ratings"]
+    for block in read_blocks(path, request.progress):
+        users.collect(texts_of(parse_ratings(block, RowCounts(path, 1.0)).user))
+    texts: dict[str, str] = {}
+    several = set()
+    counts = RowCounts(request.files["items"], 1.0)
+    for ids, titles in usable_items(parse_items, counts, request.progress):
+        for row in things.collect(ids):
+            text = clean_text(titles[row])
+            if texts.setdefault(ids[row], text) != text:
+                several.add(ids[row])
+    user_ids, user_rank = users.ranked(path)
+    item_ids, item_rank = things.ranked(counts.path)
+    assert rows.time is not None
+    named = EncodedInteractions(
+        user_ids,
+        item_ids,
+        user_rank[user],
+        item_rank[item],
+        rows.outcome,
+        rows.time.astype(np.int64),
+    )
+    return named, texts, len(several)
+
+
+class _IdTable:
+    """The ids that belong to some 64-bit codes, collected by reading a file again."""
+
+    def __init__(self, codes: np.ndarray) -> None:
+        self._codes = pd.Index(codes)
+        self._ids = np.full(len(codes), "", dtype=object)
+
+    def collect(self, ids: np.ndarray) -> np.ndarray:
+        """Store the ids that have a wanted code; return their positions in ids.
+
+        Raises DataError where two ids have one code, since their rows cannot be told apart.
+        """
+        position = self._codes.get_indexer(id_codes(ids))
+        wanted = np.flatnonzero(position >= 0)
+        position, names = position[wanted], ids[wanted]
+        new = self._ids[position] == ""
+        self._ids[position[new]] = names[new]
+        clash = np.flatnonzero(self._ids[position] != names)
+        if len(clash):
+            raise DataError(
+                f"The ids {self._ids[position[clash[0]]]!r} and {names[clash[0]]!r} have the same "
+                "64-bit code, so their rows cannot be told apart; rename one of them in the files."
+            )
+        return wanted
+
+    def ranked(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
+        """Return the ids sorted, and the rank in them of each code as first given."""
+        if (self._ids == "").any():
+            raise DataError(f"{path} changed while it was read; import it again.")
+        ids, rank = np.unique(self._ids, return_inverse=True)
+        return ids.astype(str), rank

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from puma_engine.datasets.dataset import Dataset
-from puma_engine.datasets.importers.raw_rows import RawItems, RawRows
-from puma_engine.datasets.importers.source_settings import RatingSettings, first_file, plain_name
-from puma_engine.datasets.importers.streamed_ratings import streamed_dataset
-from puma_engine.datasets.reading.json_lines import parse_block
-from puma_engine.datasets.reading.line_blocks import ReadProgress, read_blocks
+from puma_engine.datasets.importers.ratings import RawItems, RawRatings, streamed_dataset
+from puma_engine.datasets.reading.column_values import seconds_of_texts
+from puma_engine.datasets.reading.json_lines import parse_json
+from puma_engine.datasets.reading.line_blocks import Block
 from puma_engine.datasets.reading.row_counts import RowCounts
 from puma_engine.datasets.reading.text_cleaning import clean_text
-from puma_engine.datasets.reading.timestamps import seconds_of_texts
-from puma_engine.datasets.registry import ImportRequest, Source, register
+from puma_engine.datasets.registry import (
+    ImportRequest,
+    RatingSettings,
+    Source,
+    first_file,
+    plain_name,
+    register,
+)
 
 REVIEW = pa.schema(
     {
@@ -44,12 +48,12 @@ AVERAGES_WARNING = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class YelpSettings(RatingSettings):
     """The paper's filters, and what its item texts show besides the name.
 
     max_categories: how many categories. without_averages: no average stars and no number of
-    reviews. A business without categories or reviews is dropped, as in the paper, whatever is shown.
+    reviews. A business without categories or reviews is dropped either way, as in the paper.
     """
 
     min_rows: int = 25
@@ -65,60 +69,44 @@ def locate(path: Path, items_path: Path | None) -> dict[str, Path]:
     return {"ratings": reviews, "items": items_path or first_file(reviews.parent, business)}
 
 
-def read_reviews(
-    path: Path, row_counts: RowCounts, progress: ReadProgress | None
-) -> Iterator[RawRows]:
-    """Yield the reviews."""
-    for block in read_blocks(path, progress):
-        table, lines = parse_block(block, REVIEW, row_counts)
-        seconds, timed, units = seconds_of_texts(table["date"])
-        row_counts.times(units)
-        outcome = table["stars"].to_numpy().astype(np.float64)
-        yield RawRows(lines, table["user_id"], table["business_id"], outcome, seconds, timed)
-
-
-def read_businesses(
-    path: Path, row_counts: RowCounts, progress: ReadProgress | None, settings: YelpSettings
-) -> Iterator[RawItems]:
-    """Yield ids and texts; the text is null for a business that the paper leaves out."""
-    for block in read_blocks(path, progress):
-        table, lines = parse_block(block, BUSINESS, row_counts)
-        texts = [business_text(row, settings) for row in table.to_pylist()]
-        yield RawItems(
-            lines, table["business_id"], pa.chunked_array([pa.array(texts, pa.string())])
-        )
+def parse_reviews(block: Block, counts: RowCounts) -> RawRatings:
+    """Parse reviews."""
+    table, lines = parse_json(block, REVIEW, counts)
+    seconds, timed, units = seconds_of_texts(table["date"])
+    counts.add_time_units(units)
+    outcome = table["stars"].to_numpy().astype(np.float64)
+    return RawRatings(lines, table["user_id"], table["business_id"], outcome, seconds, timed)
 
 
 def business_text(row: dict[str, object], settings: YelpSettings) -> str | None:
     """Return a business's text, or None if it lacks a name, reviews or categories."""
     name = clean_text(str(row["name"] or ""))
-    kinds = [clean_text(kind) for kind in str(row["categories"] or "").split(",")]
-    kinds = [kind for kind in kinds if kind]
+    categories = [clean_text(part) for part in str(row["categories"] or "").split(",")]
+    categories = [category for category in categories if category]
     stars, count = row["stars"], row["review_count"]
-    if not name or not kinds or not isinstance(count, int) or count < 1:
+    if not name or not categories or not isinstance(count, int) or count < 1:
         return None
     parts = [name]
     if not settings.without_averages:
         rated = "unrated" if stars is None else f"{stars:g} stars"
         parts.append(f"{rated} in {count} review{'s' if count > 1 else ''}")
-    parts.append(", ".join(kinds[: settings.max_categories or None]))
+    parts.append(", ".join(categories[: settings.max_categories or None]))
     return "; ".join(parts)
 
 
 def _read(source: Source, request: ImportRequest) -> Dataset:
     settings = request.settings
     assert isinstance(settings, YelpSettings)
-    made = streamed_dataset(
-        source,
-        request,
-        lambda row_counts: read_reviews(request.files["ratings"], row_counts, request.progress),
-        lambda row_counts: read_businesses(
-            request.files["items"], row_counts, request.progress, settings
-        ),
-    )
+
+    def parse_businesses(block: Block, counts: RowCounts) -> RawItems:
+        table, lines = parse_json(block, BUSINESS, counts)
+        texts = [business_text(row, settings) for row in table.to_pylist()]
+        return RawItems(lines, table["business_id"], pa.chunked_array([pa.array(texts, "string")]))
+
+    dataset = streamed_dataset(source, request, parse_reviews, parse_businesses)
     if not settings.without_averages:
-        made.report["warnings"].append(AVERAGES_WARNING)
-    return made
+        dataset.report["warnings"].append(AVERAGES_WARNING)
+    return dataset
 
 
 YELP = register(

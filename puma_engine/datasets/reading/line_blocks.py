@@ -1,4 +1,4 @@
-"""Large text files, packed or not, in blocks of whole lines."""
+"""Text files of any size, gzip packed or not, in blocks of whole lines."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import pyarrow as pa
 
 from puma_engine.errors import DataError
 
-# Called with what is done, and how much of how much is; may raise to stop the reading.
+# Called with the name of the stage, the steps done and all steps; may raise to stop reading.
 ReadProgress = Callable[[str, int, int], None]
 
 BLOCK_BYTES = 1 << 23
-LONGEST_LINE = 1 << 28
+MAX_LINE_BYTES = 1 << 28
+OTHER_ENCODING = "not UTF-8, read as Windows-1252"
 _GZIP = b"\x1f\x8b"
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -27,20 +28,27 @@ class Block:
     data: bytes
     first: int
 
-    def numbered(self) -> Iterator[tuple[int, bytes]]:
-        """Yield the number and content of each line that is not blank."""
-        for number, line in enumerate(self.data.split(b"\n"), start=self.first):
-            if line.strip():
-                yield number, line.rstrip(b"\r")
+    def lines(self) -> Iterator[tuple[int, str, bool]]:
+        """Yield the number and text of each line that is not blank, and whether it is UTF-8.
+
+        Other lines are read as Windows-1252; callers count them as repaired.
+        """
+        try:
+            texts = [(text, True) for text in self.data.decode("utf-8").split("\n")]
+        except UnicodeDecodeError:
+            texts = [decode_line(line) for line in self.data.split(b"\n")]
+        for number, (text, is_utf8) in enumerate(texts, start=self.first):
+            if text.strip(" \t\r\v\f"):
+                yield number, text.rstrip("\r"), is_utf8
 
 
 def read_blocks(
     path: Path, progress: ReadProgress | None = None, size: int = BLOCK_BYTES
 ) -> Iterator[Block]:
-    """Yield a file in blocks of about `size` bytes, gzip packed or not, without a UTF-8 mark.
+    """Yield a file in blocks of about `size` bytes without a UTF-8 byte-order mark.
 
-    Whether a file is packed is seen from its first bytes. Raises DataError for a file that
-    is missing, damaged, cut short while packed, or in UTF-16.
+    A gzip file is recognised by its first bytes. Raises DataError for a file that is missing,
+    damaged, cut short while packed, or in UTF-16.
     """
     try:
         with open(path, "rb") as probe:
@@ -48,7 +56,26 @@ def read_blocks(
         total = path.stat().st_size
         with pa.OSFile(str(path)) as raw:
             stream = pa.CompressedInputStream(raw, "gzip") if packed else raw
-            yield from _blocks(path, stream, size, lambda: _told(progress, path, raw.tell(), total))
+            rest, number, at_start = b"", 1, True
+            while piece := stream.read(size):
+                if progress is not None:
+                    progress(f"reading {path.name} (MiB)", raw.tell() >> 20, total >> 20)
+                if at_start and piece.startswith(_UTF16):
+                    raise DataError(f"{path} is UTF-16 text; save it as UTF-8.")
+                data = rest + (piece.removeprefix(codecs.BOM_UTF8) if at_start else piece)
+                at_start = False
+                end = data.rfind(b"\n") + 1
+                rest = data[end:]
+                if len(rest) > MAX_LINE_BYTES:
+                    raise DataError(
+                        f"{path} has a line of more than {MAX_LINE_BYTES >> 20} MiB (line "
+                        f"{number:,}); check that it is a text file with one record a line."
+                    )
+                if end:
+                    yield Block(data[:end], number)
+                    number += data.count(b"\n", 0, end)
+            if rest:
+                yield Block(rest + b"\n", number)
     except FileNotFoundError as error:
         raise DataError(f"There is no file {path}; check the path.") from error
     except OSError as error:
@@ -56,45 +83,13 @@ def read_blocks(
             f"{path} cannot be read to its end ({str(error).splitlines()[0].rstrip('.')}); it may "
             "be damaged or cut short, so fetch it again."
         ) from error
-    _told(progress, path, total, total)
 
 
-def decoded(line: bytes) -> tuple[str, bool]:
+def decode_line(line: bytes) -> tuple[str, bool]:
     """Return a line as text, and whether it was UTF-8; if not, it is read as Windows-1252."""
-    try:
-        return line.decode("utf-8"), True
-    except UnicodeDecodeError:
-        pass
-    try:
-        return line.decode("cp1252"), False
-    except UnicodeDecodeError:
-        return line.decode("latin-1"), False
-
-
-def _blocks(
-    path: Path, stream: pa.NativeFile, size: int, told: Callable[[], None]
-) -> Iterator[Block]:
-    rest, number, start = b"", 1, True
-    while piece := stream.read(size):
-        told()
-        if start and piece.startswith(_UTF16):
-            raise DataError(f"{path} is UTF-16 text; save it as UTF-8.")
-        data = rest + (piece.removeprefix(codecs.BOM_UTF8) if start else piece)
-        start = False
-        end = data.rfind(b"\n") + 1
-        rest = data[end:]
-        if len(rest) > LONGEST_LINE:
-            raise DataError(
-                f"{path} has a line of more than {LONGEST_LINE >> 20} MiB (line {number:,}); check "
-                "that it is a text file with one record a line."
-            )
-        if end:
-            yield Block(data[:end], number)
-            number += data.count(b"\n", 0, end)
-    if rest:
-        yield Block(rest + b"\n", number)
-
-
-def _told(progress: ReadProgress | None, path: Path, done: int, total: int) -> None:
-    if progress is not None:
-        progress(f"reading {path.name} (MiB)", done >> 20, total >> 20)
+    for encoding in ("utf-8", "cp1252", "latin-1"):
+        try:
+            return line.decode(encoding), encoding == "utf-8"
+        except UnicodeDecodeError:
+            continue
+    raise AssertionError("latin-1 decodes every byte")

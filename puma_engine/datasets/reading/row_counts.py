@@ -1,7 +1,8 @@
-"""Counts of what a file of original data holds, and the share of it that may be unusable."""
+"""Counts of the rows of a file: read, unusable and why, repaired; and how many may be unusable."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,83 +10,119 @@ import numpy as np
 
 from puma_engine.errors import DataError
 
-# So many lines without a usable one are not worth reading on.
-EARLY_STOP_LINES = 10_000
+# A file whose first rows are all unusable is another kind of file; reading stops there.
+EARLY_STOP_ROWS = 10_000
+
+
+def line_label(number: int) -> str:
+    """Name a line in an error."""
+    return f"first: line {number:,}"
 
 
 class RowCounts:
-    """Lines of one file: how many were read, which were unusable and why, what was mended."""
+    """Counts of one file's rows; a row counts once, under the first reason that applies.
 
-    def __init__(self, path: Path, allowed: float) -> None:
+    max_bad_share: the share of rows, in [0, 1], that may be unusable. unlimited: reasons that
+    do not count towards that share. label: describes a row, given its number, in errors.
+    unit, remedy: what errors call rows, and what they suggest.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        max_bad_share: float,
+        *,
+        unlimited: tuple[str, ...] = (),
+        label: Callable[[int], str] = line_label,
+        unit: str = "lines",
+        remedy: str = "check the file, or allow more with max_bad_share (--max-bad-share)",
+    ) -> None:
         self.path = path
-        self.allowed = allowed
-        self.lines = 0
+        self.max_bad_share = max_bad_share
+        self.unlimited = unlimited
+        self.label = label
+        self.unit = unit
+        self.remedy = remedy
+        self.rows = 0
         self.dropped: dict[str, int] = {}
+        self.first: dict[str, int] = {}
         self.excluded: dict[str, int] = {}
         self.repaired: dict[str, int] = {}
-        self.units: dict[str, int] = {}
-        self._first: dict[str, int] = {}
+        self.time_units: dict[str, int] = {}
 
     @property
     def bad(self) -> int:
-        """How many lines cannot be used."""
-        return sum(self.dropped.values())
+        """How many rows are unusable, without those of unlimited reasons."""
+        return sum(n for reason, n in self.dropped.items() if reason not in self.unlimited)
 
-    def drop(self, reason: str, lines: np.ndarray) -> None:
-        """Count unusable lines, given by their numbers in the file."""
-        self.dropped[reason] = self.dropped.get(reason, 0) + len(lines)
-        if len(lines):
-            self._first[reason] = min(self._first.get(reason, int(lines[0])), int(lines[0]))
+    def drop(self, reason: str, numbers: np.ndarray) -> None:
+        """Count unusable rows, given by their numbers in the file in ascending order."""
+        self.dropped[reason] = self.dropped.get(reason, 0) + len(numbers)
+        if len(numbers):
+            self.first.setdefault(reason, int(numbers[0]))
+
+    def check_rows(self, numbers: np.ndarray, checks: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Count the rows that fail a check; return which rows pass all checks, [n] bool.
+
+        checks: for each reason the rows without that problem, [n] bool.
+        """
+        usable = np.ones(len(numbers), dtype=bool)
+        for reason, passes in checks.items():
+            self.drop(reason, numbers[usable & ~passes])
+            usable &= passes
+        return usable
 
     def exclude(self, reason: str, count: int) -> None:
-        """Count lines that are sound, but that a rule of the source leaves out."""
-        if count:
-            self.excluded[reason] = self.excluded.get(reason, 0) + count
+        """Count rows that are sound, but that a rule of the source leaves out."""
+        _add(self.excluded, reason, count)
 
     def repair(self, what: str, count: int) -> None:
-        """Count lines that were read although something was wrong with them."""
-        if count:
-            self.repaired[what] = self.repaired.get(what, 0) + count
+        """Count rows that were read although something was wrong with them."""
+        _add(self.repaired, what, count)
 
-    def times(self, units: dict[str, int]) -> None:
+    def add_time_units(self, units: Mapping[str, int]) -> None:
         """Count times by the unit in which they were written."""
         for unit, count in units.items():
-            if count:
-                self.units[unit] = self.units.get(unit, 0) + count
+            _add(self.time_units, unit, count)
 
     def stop_if_unusable(self) -> None:
-        """Raise DataError when many lines held nothing usable: it is another kind of file."""
-        if self.allowed < 1 and self.lines == self.bad >= EARLY_STOP_LINES:
-            self._refuse("none of the first")
+        """Raise DataError when many rows were read and none was usable."""
+        if self.max_bad_share < 1 and self.rows == self.bad >= EARLY_STOP_ROWS:
+            self._refuse(f"none of the first {self.rows:,} {self.unit} can be used")
 
     def check(self) -> None:
-        """Raise DataError when the file has no lines, or more unusable ones than allowed."""
-        if not self.lines:
+        """Raise DataError when the file has no rows, or more unusable ones than allowed."""
+        if not self.rows:
             raise DataError(f"{self.path} is empty; check that the download is complete.")
-        if self.bad > self.allowed * self.lines:
-            self._refuse(f"{self.bad:,} of")
+        if self.bad > self.max_bad_share * self.rows:
+            self._refuse(f"{self.bad:,} of {self.rows:,} {self.unit} cannot be used")
 
     def report(self) -> dict[str, Any]:
-        """Return the counts as plain JSON values."""
-        found: dict[str, Any] = {
-            "file": self.path.name,
-            "lines": self.lines,
-            "unusable": self.bad,
-            "unusable_share": self.bad / max(1, self.lines),
-            "allowed_share": self.allowed,
-            "dropped": dict(self.dropped),
+        """Return the counts as plain JSON values. The keys are stored in runs."""
+        counts = {
+            "left_out": self.excluded,
+            "mended": self.repaired,
+            "times_written_as": self.time_units,
         }
-        more = {"left_out": self.excluded, "mended": self.repaired, "times_written_as": self.units}
-        return found | {name: dict(counts) for name, counts in more.items() if counts}
+        return {
+            "file": self.path.name,
+            "lines": self.rows,
+            "unusable": self.bad,
+            "unusable_share": self.bad / max(1, self.rows),
+            "allowed_share": self.max_bad_share,
+            "dropped": dict(self.dropped),
+        } | {name: dict(values) for name, values in counts.items() if values}
 
-    def _refuse(self, how_many: str) -> None:
+    def _refuse(self, what: str) -> None:
         reasons = "; ".join(
-            f"{self.dropped[reason]:,} {reason} (first: line {line:,})"
-            for reason, line in self._first.items()
+            f"{self.dropped[reason]:,} {reason} ({self.label(number)})"
+            for reason, number in self.first.items()
+            if reason not in self.unlimited
         )
-        verb = "can" if how_many.startswith("none") else "cannot"
-        raise DataError(
-            f"{self.path}: {how_many} {self.lines:,} lines {verb} be used: {reasons}. At most "
-            f"{self.allowed:.2%} may be unusable; check the file, or allow more with "
-            "max_bad_share (--max-bad-share)."
-        )
+        limit = f"At most {self.max_bad_share:.2%}" if self.max_bad_share else "None"
+        raise DataError(f"{self.path}: {what}: {reasons}. {limit} may be unusable; {self.remedy}.")
+
+
+def _add(counts: dict[str, int], what: str, count: int) -> None:
+    if count:
+        counts[what] = counts.get(what, 0) + count

@@ -1,4 +1,4 @@
-"""Item texts: what is removed from a title before a model may see it."""
+"""Cleaning of item texts before a model sees them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,13 @@ _HIDDEN = "\u00ad\u061c\u200b\u200e\u200f\u2028\u2029\u2060\ufeff" + "".join(
 )
 _SPACE = re.compile(r"[\s\x85\u2028\u2029]+")
 _REMOVED = re.compile(f"[\x00-\x1f\x7f-\x9f\ud800-\udfff{_HIDDEN}]")
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def clean_text(text: str) -> str:
     """Return the text in NFC, whitespace collapsed, control and hidden characters removed.
 
-    Length is kept: a template cuts titles to its own token budget. Text that looks like a
-    special token is kept too: tokenising it as plain text is the backbone's duty.
+    The text is not shortened: a template cuts titles to its own token budget. Text that looks
+    like a special token stays: the backbone tokenises it as plain text.
     """
     spaced = _SPACE.sub(" ", text)
     return _SPACE.sub(" ", unicodedata.normalize("NFC", _REMOVED.sub("", spaced))).strip()
-
-
-def has_control(text: str) -> bool:
-    """Say whether a text holds control characters or unpaired surrogates."""
-    return _CONTROL.search(text) is not None
