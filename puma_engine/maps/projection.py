@@ -1,4 +1,4 @@
-"""Maps of prompts: two tables of the same users in the plane, aligned, clustered and judged."""
+"""Maps of users: two prompt tables projected to the plane, aligned and clustered."""
 
 from __future__ import annotations
 
@@ -12,23 +12,22 @@ from puma_engine.errors import ConfigError, DataError
 from puma_engine.selection.clustering import kmeans, principal_components
 
 METHODS = ("umap", "pca")
-FEWEST_USERS = 5
-# Trust compares all pairs of users, so it is measured on a sample of at most so many.
+MIN_USERS = 5
+# Trustworthiness compares all pairs of users, so it is measured on a sample of at most this size.
 TRUST_SAMPLE = 2000
-# Whoever is not drawn on a UMAP is put between so many drawn users.
-PLACED_BY = 5
+# Users outside a UMAP's sample are placed at the weighted mean of this many sampled users.
+OUT_OF_SAMPLE_NEIGHBOURS = 5
 
 Announce = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Projection:
-    """Maps of n users, row i of each array for user_ids[i].
+    """Maps of n users; row i of each array belongs to user_ids[i].
 
-    source, migrated [n, 2] float32: coordinates; those of migrated are shifted, turned, mirrored
-    and scaled as a whole to lie on source with its spread. space [n, k] float64: principal
-    components of the source prompts, migrated_space those of the others; cluster [n]: k-means
-    labels in space. facts: how far to trust it.
+    source, migrated [n, 2] float32: coordinates, those of migrated aligned to source; space,
+    migrated_space [n, k] float64: principal components of the prompts; cluster [n]: k-means labels
+    in `space`; facts: measures of how far to trust the maps, see `project`.
     """
 
     user_ids: np.ndarray
@@ -51,81 +50,88 @@ def project(
     seed: int = 0,
     announce: Announce = lambda _text: None,
 ) -> Projection:
-    """Draw source [n, d] and migrated [n, e] prompts of the same users as two aligned maps.
+    """Project source [n, d] and migrated [n, e] prompts of the same users to two aligned maps.
 
-    Each table goes through its own PCA to at most 50 components, then UMAP (or its first two
-    components, method="pca"). facts: trust_source and trust_migrated, the trustworthiness of
-    each map against the prompts themselves (1 is perfect); shared_neighbours, the mean share
-    of a user's nearest users in one space that are so in the other; misfit, the share of the
-    source map's spread that the aligned map misses; trust_users and trust_neighbours, what
-    these were measured on. Raises DataError or ConfigError.
+    Each table is reduced by its own PCA to at most 50 components, then by UMAP (McInnes et al. 2018)
+    or to its first two components (method="pca"). clusters: of k-means on the source's components;
+    neighbours: of UMAP and of the measures. facts: trust_source and trust_migrated, the
+    trustworthiness (Venna & Kaski 2001) of each map against its prompts, 1 is perfect;
+    shared_neighbours, the mean share of a user's nearest users in one table that are so in the
+    other; misfit, see `align`; trust_users and trust_neighbours, on what these were measured.
+    Raises DataError for fewer than MIN_USERS users, and what `check` raises.
     """
     check(method, clusters, neighbours)
-    if len(user_ids) < FEWEST_USERS:
+    if len(user_ids) < MIN_USERS:
         raise DataError(
-            f"A map needs {FEWEST_USERS} users or more that both tables hold; there are "
-            f"{len(user_ids)}."
+            f"A map needs {MIN_USERS} users or more that both tables hold; there are {len(user_ids)}."
         )
     tables = [np.asarray(values, dtype=np.float64) for values in (source, migrated)]
-    announce("finding principal components")
+    announce("computing principal components")
     spaces = [principal_components(values, seed) for values in tables]
-    label = kmeans(spaces[0], clusters, seed)
+    labels = kmeans(spaces[0], clusters, seed)
     maps = []
     for name, space in zip(("source", "migrated"), spaces, strict=True):
         announce(f"drawing the {name} map ({method})")
-        maps.append(_draw(space, method, neighbours, seed))
-    announce("measuring trust")
+        maps.append(_to_plane(space, method, neighbours, seed))
+    announce("measuring trustworthiness")
     maps[1], misfit = align(maps[1], maps[0])
     facts = {"method": method, "misfit": misfit} | _trust(tables, maps, neighbours, seed)
-    first, second = (flat.astype(np.float32) for flat in maps)
-    return Projection(user_ids, first, second, spaces[0], spaces[1], label, facts)
+    first, second = (points.astype(np.float32) for points in maps)
+    return Projection(user_ids, first, second, spaces[0], spaces[1], labels, facts)
 
 
 class OutOfSampleProjector:
-    """Puts users onto a map that others were drawn on, from their prompts.
+    """Places users on an existing map of other users, from their prompts.
 
-    A map of principal components is linear in the prompts, so anybody's place is exact. On a
-    UMAP a user is put at the mean of the PLACED_BY nearest drawn users, near ones first.
+    A map of principal components is linear in the prompts, so it is extended exactly. On a UMAP a
+    user is placed at the mean of the OUT_OF_SAMPLE_NEIGHBOURS nearest users of the map, weighted by
+    1 / distance.
     """
 
     def __init__(
-        self, prompts: np.ndarray, space: np.ndarray, flat: np.ndarray, method: str
+        self, prompts: np.ndarray, space: np.ndarray, points: np.ndarray, method: str
     ) -> None:
-        from sklearn.neighbors import NearestNeighbors
+        """prompts [n, d], space [n, k] and points [n, 2] are those of the users on the map."""
+        from sklearn.neighbors import KNeighborsRegressor
 
-        self.centre = prompts.mean(axis=0, dtype=np.float64)
-        self.flat, self.method = np.asarray(flat, np.float64), method
-        aim = space if method == "umap" else self.flat - self.flat.mean(axis=0)
-        shifted = prompts - self.centre
-        self.weights = np.linalg.lstsq(shifted.T @ shifted, shifted.T @ aim, rcond=None)[0]
+        self.mean = prompts.mean(axis=0, dtype=np.float64)
+        points = np.asarray(points, np.float64)
+        self.offset = points.mean(axis=0)
+        target = space if method == "umap" else points - self.offset
+        centred = prompts - self.mean
+        # The normal equations: [d, d] rather than [n, d].
+        self.weights = np.linalg.lstsq(centred.T @ centred, centred.T @ target, rcond=None)[0]
+        self.nearest = None
         if method == "umap":
-            few = min(PLACED_BY, len(space))
-            self.near = NearestNeighbors(n_neighbors=few, algorithm="brute").fit(space)
+            self.nearest = KNeighborsRegressor(
+                min(OUT_OF_SAMPLE_NEIGHBOURS, len(space)),
+                weights=lambda distance: 1 / np.maximum(distance, 1e-9),
+                algorithm="brute",
+            ).fit(space, points)
 
     def __call__(self, prompts: np.ndarray) -> np.ndarray:
-        """Return places [m, 2] float32 for prompts [m, d]."""
-        found = (prompts - self.centre) @ self.weights
-        if self.method == "pca":
-            return (found + self.flat.mean(axis=0)).astype(np.float32)
-        far, rows = self.near.kneighbors(found)
-        share = 1 / np.maximum(far, 1e-9)
-        share /= share.sum(axis=1, keepdims=True)
-        return np.einsum("mk,mkd->md", share, self.flat[rows]).astype(np.float32)
+        """Return coordinates [m, 2] float32 for prompts [m, d]."""
+        mapped = (prompts - self.mean) @ self.weights
+        points = mapped + self.offset if self.nearest is None else self.nearest.predict(mapped)
+        return np.asarray(points, np.float32)
 
 
-class Clusters:
-    """Puts users into the cluster whose middle is nearest to them."""
+class NearestCluster:
+    """Assigns users to the cluster with the nearest mean.
+
+    scikit-learn's NearestCentroid refuses a single cluster.
+    """
 
     def __init__(self, prompts: np.ndarray, cluster: np.ndarray) -> None:
-        count = np.bincount(cluster).astype(np.float64)
-        self.middle = np.zeros((len(count), prompts.shape[1]))
-        np.add.at(self.middle, cluster, prompts)
-        self.middle /= count[:, None]
+        """prompts [n, d] and labels [n] int define the means."""
+        self.means = np.zeros((cluster.max() + 1, prompts.shape[1]))
+        np.add.at(self.means, cluster, prompts)
+        self.means /= np.bincount(cluster)[:, None]
 
     def __call__(self, prompts: np.ndarray) -> np.ndarray:
         """Return labels [m] int16 for prompts [m, d]."""
-        far = (self.middle**2).sum(axis=1) - 2 * prompts @ self.middle.T
-        return far.argmin(axis=1).astype(np.int16)
+        distance = (self.means**2).sum(axis=1) - 2 * prompts @ self.means.T
+        return distance.argmin(axis=1).astype(np.int16)
 
 
 def check(method: str, clusters: int, neighbours: int) -> None:
@@ -139,10 +145,10 @@ def check(method: str, clusters: int, neighbours: int) -> None:
 
 
 def align(moved: np.ndarray, fixed: np.ndarray) -> tuple[np.ndarray, float]:
-    """Lay points [n, 2] on others by shift, rotation and reflection, at their spread (Procrustes).
+    """Align points [n, 2] to others by translation, rotation and reflection (Procrustes).
 
-    Returns the moved points, and the share of the fixed points' spread that the best such
-    copy of any size leaves unexplained.
+    The result has the spread of the fixed points. Returns it, and the misfit: the share of the fixed
+    points' spread that the best such copy of any size does not explain, in [0, 1].
     """
     from scipy.linalg import orthogonal_procrustes
 
@@ -151,21 +157,20 @@ def align(moved: np.ndarray, fixed: np.ndarray) -> tuple[np.ndarray, float]:
     spread, size = float((b**2).sum()), float((a**2).sum())
     if not spread or not size:
         return a + centre, 0.0 if spread == size else 1.0
-    turn, strength = orthogonal_procrustes(a, b)
-    laid = a @ turn * np.sqrt(spread / size)
-    return laid + centre, max(0.0, 1 - float(strength) ** 2 / (spread * size))
+    rotation, scale = orthogonal_procrustes(a, b)
+    aligned = a @ rotation * np.sqrt(spread / size)
+    return aligned + centre, max(0.0, 1 - float(scale) ** 2 / (spread * size))
 
 
-def _draw(space: np.ndarray, method: str, neighbours: int, seed: int) -> np.ndarray:
+def _to_plane(space: np.ndarray, method: str, neighbours: int, seed: int) -> np.ndarray:
     if method == "pca" or space.shape[1] < 2:
         return np.pad(space, ((0, 0), (0, max(0, 2 - space.shape[1]))))[:, :2]
     from umap import UMAP
 
-    # With few users the default start has too few eigenvectors to draw from.
-    start = "spectral" if len(space) > 50 else "random"
-    few = min(neighbours, len(space) - 1)
-    drawn = UMAP(n_neighbors=few, init=start, random_state=seed, n_jobs=1).fit_transform(space)
-    return np.asarray(drawn, dtype=np.float64)
+    # With few users the spectral layout has too few eigenvectors.
+    init = "spectral" if len(space) > 50 else "random"
+    model = UMAP(min(neighbours, len(space) - 1), init=init, random_state=seed, n_jobs=1)
+    return np.asarray(model.fit_transform(space), dtype=np.float64)
 
 
 def _trust(
@@ -177,19 +182,19 @@ def _trust(
     n = len(maps[0])
     rows = np.random.default_rng(seed).choice(n, min(n, TRUST_SAMPLE), replace=False)
     k = min(neighbours, (len(rows) - 1) // 2)
-    near = []
-    for values in tables:
-        model = NearestNeighbors(n_neighbors=k).fit(values[rows])
-        near.append(model.kneighbors(return_distance=False))
-    both = [len(np.intersect1d(a, b)) for a, b in zip(*near, strict=True)]
+    nearest = [
+        NearestNeighbors(n_neighbors=k).fit(values[rows]).kneighbors(return_distance=False)
+        for values in tables
+    ]
+    shared = [len(np.intersect1d(a, b)) for a, b in zip(*nearest, strict=True)]
     trust = [
-        float(trustworthiness(values[rows], flat[rows], n_neighbors=k))
-        for values, flat in zip(tables, maps, strict=True)
+        float(trustworthiness(values[rows], points[rows], n_neighbors=k))
+        for values, points in zip(tables, maps, strict=True)
     ]
     return {
         "trust_source": trust[0],
         "trust_migrated": trust[1],
-        "shared_neighbours": float(np.mean(both)) / k,
+        "shared_neighbours": float(np.mean(shared)) / k,
         "trust_users": len(rows),
         "trust_neighbours": k,
     }

@@ -4,7 +4,7 @@ A projection run keeps the table "map" with one row a user: user_id, cluster, va
 the train outcomes), source_x, source_y, migrated_x, migrated_y; and the tensor "space", the
 principal components [users, k] of the source prompts, keyed by user id. Where there are more
 users than are drawn, the table "places" has the same columns for every user, by user id: those
-who are not drawn are put onto the maps by `puma_engine.maps.projection.Placing`.
+who are not drawn are put onto the maps by `puma_engine.maps.projection.OutOfSampleProjector`.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def project(
     """
     first, second = (find(ws, one, *PROMPT_KINDS) for one in (source, migrated))
     projection.check(method, clusters, neighbours)
-    if most < projection.FEWEST_USERS:
-        raise ConfigError(f"A map draws {projection.FEWEST_USERS} users or more, not {most}.")
+    if most < projection.MIN_USERS:
+        raise ConfigError(f"A map draws {projection.MIN_USERS} users or more, not {most}.")
     config = {"method": method, "most": most, "clusters": clusters, "neighbours": neighbours}
 
     def work(run_id: str, _folder: Path, clock: Clock) -> Outcome:
@@ -154,7 +154,7 @@ def _places(
     flats, spaces = (drawn.source, drawn.migrated), (drawn.space, drawn.migrated_space)
     parts = zip(vectors, spaces, flats, strict=True)
     placing = [projection.OutOfSampleProjector(*part, method) for part in parts]
-    group = projection.Clusters(vectors[0], drawn.cluster)
+    group = projection.NearestCluster(vectors[0], drawn.cluster)
     places, cluster = np.empty((2, count, 2), np.float32), np.empty(count, np.int16)
     for start in range(0, count, BLOCK):
         say(f"placing users {start:,} of {count:,}")

@@ -7,7 +7,7 @@ from tiny import tiny_backbone_folder
 
 from puma_engine import pipeline
 from puma_engine.errors import ConfigError, DataError
-from puma_engine.maps.projection import Clusters, OutOfSampleProjector, align, project
+from puma_engine.maps.projection import NearestCluster, OutOfSampleProjector, align, project
 from puma_engine.prompts.table import PromptTable
 from puma_engine.store import Workspace
 
@@ -65,13 +65,13 @@ def test_shuffled_prompts_share_few_neighbours():
 
 def test_umap_is_seeded_and_keeps_groups_apart():
     source = blobs()
-    one = project(IDS, source, source, seed=5)
-    two = project(IDS, source, source, seed=5)
-    np.testing.assert_array_equal(one.source, two.source)
-    np.testing.assert_allclose(one.migrated, one.source, atol=1e-4)
-    assert one.source.dtype == np.float32 and one.facts["trust_source"] > 0.9
-    centres = one.source.reshape(3, 30, 2).mean(axis=1)
-    spread = one.source.reshape(3, 30, 2).std(axis=1).max()
+    drawn = project(IDS, source, source, seed=5)
+    again = project(IDS, source, source, seed=5)
+    np.testing.assert_array_equal(drawn.source, again.source)
+    np.testing.assert_allclose(drawn.migrated, drawn.source, atol=1e-4)
+    assert drawn.source.dtype == np.float32 and drawn.facts["trust_source"] > 0.9
+    centres = drawn.source.reshape(3, 30, 2).mean(axis=1)
+    spread = drawn.source.reshape(3, 30, 2).std(axis=1).max()
     assert min(np.linalg.norm(centres[i] - centres[j]) for i, j in ((0, 1), (0, 2), (1, 2))) > (
         2 * spread
     )
@@ -166,8 +166,8 @@ def test_more_users_than_most_are_sampled_and_said(world):
 def test_principal_components_place_others_exactly():
     prompts = blobs()
     drawn = project(IDS, prompts, prompts, method="pca")
-    place = OutOfSampleProjector(prompts[:60], drawn.space[:60], drawn.source[:60], "pca")
-    np.testing.assert_allclose(place(prompts), drawn.source, atol=1e-4)
+    projector = OutOfSampleProjector(prompts[:60], drawn.space[:60], drawn.source[:60], "pca")
+    np.testing.assert_allclose(projector(prompts), drawn.source, atol=1e-4)
 
 
 def test_others_are_placed_among_the_drawn_users_who_are_nearest_to_them():
@@ -175,7 +175,9 @@ def test_others_are_placed_among_the_drawn_users_who_are_nearest_to_them():
     drawn = project(IDS, prompts, prompts, method="pca", clusters=3)
     # Any map will do: here one on which each blob has its own corner.
     corner = np.eye(3)[drawn.cluster][:, :2]
-    place = OutOfSampleProjector(prompts[::2], drawn.space[::2], corner[::2], "umap")
-    np.testing.assert_allclose(place(prompts[::2]), corner[::2], atol=1e-6)
-    np.testing.assert_allclose(place(prompts), corner, atol=1e-6)
-    assert Clusters(prompts[::2], drawn.cluster[::2])(prompts).tolist() == drawn.cluster.tolist()
+    projector = OutOfSampleProjector(prompts[::2], drawn.space[::2], corner[::2], "umap")
+    np.testing.assert_allclose(projector(prompts[::2]), corner[::2], atol=1e-6)
+    np.testing.assert_allclose(projector(prompts), corner, atol=1e-6)
+    assert (
+        NearestCluster(prompts[::2], drawn.cluster[::2])(prompts).tolist() == drawn.cluster.tolist()
+    )
