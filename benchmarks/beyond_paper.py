@@ -25,12 +25,13 @@ from puma_engine import Workbench
 from puma_engine.backbone import FrozenBackbone
 from puma_engine.config import TrainingConfig
 from puma_engine.datasets import Dataset, load_shipped
+from puma_engine.defaults import DEMO_TRAINING
 from puma_engine.evaluation.metrics import bootstrap_difference
 from puma_engine.evaluation.prediction import predict
 from puma_engine.evaluation.user_effects import USER_MARGIN
 from puma_engine.migration.adapter import apply_adapter, load_adapter
 from puma_engine.migration.linear_maps import map_prompts
-from puma_engine.pipeline.demo import DATASET, RETRAINED, SOURCE, TARGET
+from puma_engine.pipeline.demo import DATASET, SOURCE, TARGET
 from puma_engine.prompts.new_users import fit_new_users, mean_prompts
 from puma_engine.prompts.table import PromptTable
 from puma_engine.prompts.tuning import fit_prompts
@@ -100,7 +101,7 @@ class Beyond:
             self.large,
             self.data.for_users(users),
             template=TEMPLATE,
-            training=dataclasses.replace(RETRAINED, batch_size=64),
+            training=dataclasses.replace(DEMO_TRAINING["retrained"], batch_size=64),
         )
         found = {}
         for pairs in (fitted.table, self.bench.prompts(self.retrained)):

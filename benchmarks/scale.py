@@ -37,11 +37,10 @@ BLOCK = 5_000
 SHARE = 0.02
 GROUPS = 40
 LOADED = (
-    "puma_engine.exchange.prompt_writers",
+    "puma_engine.exchange.packed",
     "puma_engine.prompts.table",
-    "puma_engine.serving.bulk_selection",
+    "puma_engine.serving.bulk",
     "puma_engine.serving.mapper",
-    "puma_engine.serving.bulk_mapping",
     "puma_engine.store",
     "pyarrow.parquet",
     "sklearn.cluster",
@@ -52,7 +51,7 @@ METRICS = ("rmse", "mae", "accuracy", "ndcg")
 
 def write_prompts(folder: Path, users: int, width: int) -> None:
     """Write shards of prompts in some groups, and signals.parquet beside the folder."""
-    from puma_engine.serving.bulk_mapping import begin_tensor_file
+    from puma_engine.serving.bulk import begin_tensor_file
 
     folder.mkdir()
     generator = np.random.default_rng(0)
@@ -74,7 +73,7 @@ def write_prompts(folder: Path, users: int, width: int) -> None:
 
 def select(folder: Path, users: int) -> None:
     """Choose a share of the users."""
-    from puma_engine.serving.bulk_selection import select_stream
+    from puma_engine.serving.bulk import select_stream
 
     signals = folder.with_suffix(".parquet")
     select_stream(folder, folder / "chosen", budget=int(SHARE * users), signals=signals)
@@ -82,7 +81,7 @@ def select(folder: Path, users: int) -> None:
 
 def migrate(folder: Path, adapter: Path) -> None:
     """Map everybody."""
-    from puma_engine.serving.bulk_mapping import migrate_stream
+    from puma_engine.serving.bulk import migrate_stream
     from puma_engine.serving.mapper import Mapper, adapter_of
 
     migrate_stream(Mapper(adapter_of(None, str(adapter)), "cpu"), folder, folder / "moved")

@@ -14,7 +14,7 @@ import pandas as pd
 
 from puma_engine import jobs, pipeline
 from puma_engine.datasets import Dataset, item_profiles, user_profiles
-from puma_engine.defaults import ADAPTER, PROMPT_TRAINING
+from puma_engine.defaults import fit_defaults, migration_defaults
 from puma_engine.evaluation.metrics import metrics_of
 from puma_engine.pipeline.evaluating import PREDICTIONS, put_user_metrics
 from puma_engine.pipeline.importing_data import describe_dataset
@@ -119,9 +119,9 @@ def _prompts(
     kind = "migration" if role == "migrated" else "prompts"
     name = f"{role}-{model.name}-{users}"
     how: dict[str, Any] = {"role": role, "template": "rating-item-first"}
-    how["training"] = PROMPT_TRAINING.to_dict()
+    how["training"] = fit_defaults("rating", users).to_dict()
     if role == "migrated":
-        how["adapter"] = ADAPTER.to_dict()
+        how["adapter"] = migration_defaults("rating", users)[1].to_dict()
     return _stage(ws, kind, name, inputs, work, **how)
 
 

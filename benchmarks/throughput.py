@@ -37,7 +37,7 @@ from shapes import SHAPES, random_backbone
 from puma_engine.backbone import FrozenBackbone
 from puma_engine.config import AdapterConfig, TrainingConfig
 from puma_engine.datasets import Dataset, load_shipped
-from puma_engine.defaults import ADAPTER
+from puma_engine.defaults import migration_defaults
 from puma_engine.errors import Cancelled
 from puma_engine.migration.adapter import Adapter
 from puma_engine.migration.adapter_training import AdaptedPrompts
@@ -71,7 +71,7 @@ def adapter_shape(backbone: FrozenBackbone) -> tuple[int, AdapterConfig]:
     """Width of the source prompts and the adapter: the paper's, or the zoo's for zoo models."""
     if backbone.info.spec in SHAPES:
         return 2048, AdapterConfig()
-    return 128, ADAPTER
+    return 128, migration_defaults("rating", 1000)[1]
 
 
 def measured_peak(device: torch.device, dtype: torch.dtype) -> float:

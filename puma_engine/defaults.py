@@ -1,127 +1,160 @@
-"""Settings that suit the zoo and data sets of its size.
+"""Hyperparameters, in one place: what a stage takes for every setting that a request leaves open.
 
-The prompts' and the adapter's are near those that `puma study table2` chose on validation rows of
-10,206 users, with smaller batches for fewer users. The defaults in `config` are not the paper's for the training runs, since its
-3-billion-parameter models need other learning rates; `PAPER_PROMPTS` and `PAPER_ADAPTER` are.
+    stage        who trains      epochs  batch     learning rate  decay  clip  patience  adapter
+    fit          all users       10      64-1024   1.5e-2         0.3    1.0   3
+    refine       all or some     3       64-1024   3e-3           0.1    1.0   0
+    migrate      all users       10      32-256    1e-3           0.01   1.0   3         mean <= 3 std
+    migrate      few users       12 / 6  32-256    5e-4 / 2e-4    0.01   0.1   4         mean <= 1 std
+
+The rows are for ratings; the functions below say what clicks and item prompts change, and why. They
+were chosen on validation rows of the shipped data sets with the models of the zoo, which have up to
+some 100 million parameters. `PAPER_FIT` and `PAPER_ADAPTER` are the paper's, for 3-billion-parameter
+models. Those that begin with `DEMO` are for `puma demo` alone.
 """
 
 from dataclasses import replace
 
 from puma_engine.config import AdapterConfig, TrainingConfig
 
-PAPER_PROMPTS = TrainingConfig(epochs=15, batch_size=128, learning_rate=5e-4)
+PAPER_FIT = TrainingConfig(epochs=15, batch_size=128, learning_rate=5e-4)
 PAPER_ADAPTER = TrainingConfig(epochs=4, batch_size=32, learning_rate=1e-4)
 
-PROMPT_TRAINING = TrainingConfig(
-    epochs=10, batch_size=1024, learning_rate=1.5e-2, weight_decay=0.3, patience=3
-)
-# Migrated prompts are near already: short steps reach, and little must hold them where they start.
-REFINING = replace(PROMPT_TRAINING, epochs=3, learning_rate=3e-3, weight_decay=0.1, patience=0)
-CLICK_REFINING = replace(REFINING, epochs=6, learning_rate=6e-3)
-# From clicks next to nothing is learned for some epochs, and then much. With longer steps some backbones
-# do not get there within their epochs, and whoever loses patience in between ends at chance, too.
-CLICK_RATE, CLICK_ADAPTER_RATE, CLICK_PATIENCE = 5e-3, 1e-4, 0
-# Refining clicks takes many steps.
-CLICK_BATCH = 256
-# Items' prompts bring as many numbers again, so more has to be held back, for longer.
-ITEM_DECAY, ITEM_REFINING_EPOCHS = 1.0, 6
-# Noise keeps the adapter from learning each user by heart.
-# What sets users apart is brought out where it is next to nothing beside what they share, as in
-# prompts of clicks; with few users always.
-ADAPTER = AdapterConfig(hidden=1024, noise=0.3, max_mean_to_std=3.0)
-SMALL_ADAPTER = replace(ADAPTER, max_mean_to_std=1.0)
-# Clicks pull so weakly that mapped prompts would grow long before they say anything: a backbone then
-# sees no more than their common direction, and some backbones learn nothing.
-CLICK_ADAPTER = replace(SMALL_ADAPTER, max_norm=1.0)
-ADAPTER_TRAINING = TrainingConfig(
-    epochs=10, batch_size=256, learning_rate=1e-3, weight_decay=0.01, patience=3
-)
-FEW_EPOCHS, FEW_BATCH = 12, 256
-# Longer steps now and then lead astray with few users: mapped prompts grow until the backbone
-# answers the same to all, and training does not come back from there. Below a hundred users still
-# shorter steps were better, with 102 no more.
-FEW_RATE, FEWEST_RATE, FEW_CLIP = 5e-4, 2e-4, 0.1
-FEWEST_USERS = 100
-# From here on an epoch has steps enough that half as many epochs do.
-MANY_USERS = 300
-
-
-def prompt_training(users: int, task: str = "rating", *, items: bool = False) -> TrainingConfig:
-    """Settings for fitting prompts of so many users of some 25 rows each, and items' with them.
-
-    As everywhere here, the batch is a power of two that leaves steps enough an epoch: with fewer,
-    what is trained is still far from where it is going when its epochs are over.
-    """
-    decay = ITEM_DECAY if items else PROMPT_TRAINING.weight_decay
-    usual = replace(
-        PROMPT_TRAINING, batch_size=_batch(users * 2 // 3, 64, 1024), weight_decay=decay
-    )
-    if task != "click":
-        return usual
-    rate = usual.learning_rate if items else CLICK_RATE
-    return replace(usual, learning_rate=rate, patience=CLICK_PATIENCE)
-
-
-def refining(users: int, task: str = "rating", *, items: bool = False) -> TrainingConfig:
-    """Settings for fitting migrated prompts of so many users further, or items' beside them."""
-    usual = prompt_training(users, task, items=items)
-    if items:
-        return replace(usual, epochs=ITEM_REFINING_EPOCHS)
-    if task == "click":
-        return replace(CLICK_REFINING, batch_size=min(usual.batch_size, CLICK_BATCH))
-    return replace(REFINING, batch_size=usual.batch_size)
-
-
-def adapter_training(users: int, task: str = "rating") -> TrainingConfig:
-    """Settings for an adapter that is trained on all users, so many."""
-    usual = replace(ADAPTER_TRAINING, batch_size=_batch(users // 6, 32, 256))
-    if task != "click":
-        return usual
-    return replace(
-        usual, learning_rate=CLICK_ADAPTER_RATE, grad_clip=FEW_CLIP, patience=CLICK_PATIENCE
-    )
-
-
-def adapter_shape(task: str = "rating", *, few: bool = False) -> AdapterConfig:
-    """The network of an adapter that is trained on all users, or on a few and serves the others."""
-    if task == "click":
-        return CLICK_ADAPTER
-    return SMALL_ADAPTER if few else ADAPTER
-
-
-def small_adapter_training(users: int, task: str = "rating") -> TrainingConfig:
-    """Settings for an adapter that is trained on a few users, so many, and serves the others."""
-    usual = replace(
-        ADAPTER_TRAINING,
-        epochs=FEW_EPOCHS // (1 if users < MANY_USERS else 2),
-        batch_size=_batch(users, 32, FEW_BATCH),
-        learning_rate=FEWEST_RATE if users < FEWEST_USERS else FEW_RATE,
-        grad_clip=FEW_CLIP,
-        patience=4,
-    )
-    if task != "click":
-        return usual
-    return replace(
-        usual,
-        epochs=2 * usual.epochs,
-        batch_size=_batch(users // 3, 32, FEW_BATCH),
-        learning_rate=CLICK_ADAPTER_RATE,
-        patience=CLICK_PATIENCE,
-    )
-
-
-def _batch(users: int, least: int, most: int) -> int:
-    return min(most, max(least, 1 << max(users, 1).bit_length() - 1))
-
-
-# Where an adapter is trained on some users, so many others pick the epoch.
+# An adapter that less than this share of the users trains is trained on few users.
+FEW_USERS_SHARE = 0.25
+# Where an adapter is trained on some users, at most this many others decide on early stopping.
 EARLY_STOPPING_USERS = 200
 
-# Its clusters can be shown on a map.
+# The paper's strategy; its clusters can be shown on a map.
 PAPER_STRATEGY = "kmeans-variance"
-# By the kind of outcome: on both rating sets facility location beat random users by most, with tens of
-# users; on clicks none was told from random users, so they take the paper's (docs/results.md).
+# By task. With tens of users, facility location beat random users by the largest margin on both
+# rating sets. On clicks no strategy differed from random users, so they take the paper's
+# (docs/results.md).
 DEFAULT_STRATEGIES = {"rating": "facility", "click": PAPER_STRATEGY}
 
-# A migration that loses at most this share of the full retraining's value is as good.
+DEFAULT_TEMPLATES = {"rating": "rating-item-first", "click": "click-item-first"}
+
+# A migration that loses at most this share of the full retraining's metric counts as equivalent.
 MARGIN = 0.01
+
+
+def fit_defaults(task: str, users: int, *, item_tokens: int = 0) -> TrainingConfig:
+    """Return the settings for fitting prompts of so many users, and of items where item_tokens > 0.
+
+    task: rating or click.
+    """
+    training = TrainingConfig(
+        epochs=10,
+        batch_size=_batch(users * 2 // 3, 64, 1024),
+        learning_rate=1.5e-2,
+        # Item prompts add as many parameters again, so they need stronger regularisation.
+        weight_decay=1.0 if item_tokens else 0.3,
+        patience=3,
+    )
+    if task == "click":
+        # Clicks teach next to nothing for some epochs, and then much: early stopping would end at
+        # chance, and with larger steps some backbones do not learn within their epochs.
+        training = replace(training, patience=0)
+        return training if item_tokens else replace(training, learning_rate=5e-3)
+    return training
+
+
+def refine_defaults(task: str, users: int, *, item_tokens: int = 0) -> TrainingConfig:
+    """Return the settings for fitting migrated prompts of so many users further.
+
+    Migrated prompts start near their optimum, so small steps and weak decay suffice.
+    """
+    training = fit_defaults(task, users, item_tokens=item_tokens)
+    if item_tokens:
+        return replace(training, epochs=6)
+    training = replace(training, epochs=3, learning_rate=3e-3, weight_decay=0.1, patience=0)
+    if task == "click":  # clicks need many steps
+        batch = min(training.batch_size, 256)
+        return replace(training, epochs=6, learning_rate=6e-3, batch_size=batch)
+    return training
+
+
+def migration_defaults(
+    task: str, users: int, trained: int | None = None
+) -> tuple[TrainingConfig, AdapterConfig]:
+    """Return the settings of an adapter: of its training, and of its network.
+
+    users: who could train it. trained: how many of them do (None: all). Fewer than
+    `FEW_USERS_SHARE` are few users; a selection of all users is the same as none.
+    """
+    trained = users if trained is None else trained
+    few = trained < FEW_USERS_SHARE * users
+    training = _few_users_training(task, trained) if few else _all_users_training(task, trained)
+    # Noise keeps the adapter from memorising users. Differences between users are amplified where
+    # they are small beside the mean prompt, as with clicks; with few users always.
+    adapter = AdapterConfig(hidden=1024, noise=0.3, max_mean_to_std=1.0 if few else 3.0)
+    if task == "click":
+        # Gradients from clicks are weak, so mapped prompts would grow long before they carry
+        # information: the backbone would see their common direction alone.
+        adapter = replace(adapter, max_mean_to_std=1.0, max_norm=1.0)
+    return training, adapter
+
+
+def _all_users_training(task: str, users: int) -> TrainingConfig:
+    training = TrainingConfig(
+        epochs=10,
+        batch_size=_batch(users // 6, 32, 256),
+        learning_rate=1e-3,
+        weight_decay=0.01,
+        patience=3,
+    )
+    if task == "click":
+        return replace(training, learning_rate=1e-4, grad_clip=0.1, patience=0)
+    return training
+
+
+def _few_users_training(task: str, users: int) -> TrainingConfig:
+    """Small steps: with large ones mapped prompts sometimes grow until the backbone predicts the
+    same for all users, and training does not recover. Below 100 users still smaller steps were
+    better, with 102 no longer. From 300 users on, an epoch has enough steps that half as many do.
+    """
+    training = TrainingConfig(
+        epochs=12 if users < 300 else 6,
+        batch_size=_batch(users, 32, 256),
+        learning_rate=2e-4 if users < 100 else 5e-4,
+        weight_decay=0.01,
+        grad_clip=0.1,
+        patience=4,
+    )
+    if task == "click":
+        return replace(
+            training,
+            epochs=2 * training.epochs,
+            batch_size=_batch(users // 3, 32, 256),
+            learning_rate=1e-4,
+            patience=0,
+        )
+    return training
+
+
+def _batch(users: int, smallest: int, largest: int) -> int:
+    """Return a power of two that leaves enough steps an epoch for users of some 25 rows each."""
+    return min(largest, max(smallest, 1 << max(users, 1).bit_length() - 1))
+
+
+# `puma demo`: the best on validation rows of its users among candidates that fit its time. All
+# epochs are run, and the best on validation rows counts.
+DEMO_USERS, DEMO_SHARE = 600, 0.1
+DEMO_TRAINING = {
+    "source": TrainingConfig(
+        epochs=10, batch_size=256, learning_rate=2e-2, weight_decay=1.0, patience=0
+    ),
+    "retrained": TrainingConfig(
+        epochs=8, batch_size=256, learning_rate=1e-2, weight_decay=0.1, patience=0
+    ),
+    "random": TrainingConfig(epochs=2, batch_size=256, learning_rate=1e-2, patience=0),
+    "all": TrainingConfig(
+        epochs=6, batch_size=256, learning_rate=1e-3, weight_decay=0.01, patience=0
+    ),
+    "few": TrainingConfig(
+        epochs=8, batch_size=128, learning_rate=1e-3, weight_decay=0.01, patience=0
+    ),
+}
+DEMO_ADAPTERS = {
+    "all": AdapterConfig(hidden=512, noise=0.1, max_mean_to_std=3.0),
+    "few": AdapterConfig(hidden=512, noise=0.3, max_mean_to_std=3.0),
+}

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -67,14 +68,37 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, atomically. Raises StoreError."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    atomic_write(path, write)
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file atomically."""
-    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    atomic_write(path, lambda temporary: _write_text(temporary, text))
+    """Write a JSON file atomically. Raises StoreError."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
 
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder, which is renamed to `path` at the end, or removed on an error.
+
+    Raises StoreError if something is at `path`.
+    """
+    if path.exists():
+        raise StoreError(f"There is already something at {path}; give a folder that is not there.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
 
 
 def save_tensors(path: Path, arrays: Mapping[str, np.ndarray], meta: Any = None) -> None:

@@ -17,7 +17,7 @@ UNSAFE = {"pickle", "dill", "cloudpickle", "joblib"}
 FORBIDDEN_KEYWORDS = {("trust_remote_code", True), ("unsafe_allow_html", True)}
 # A room may import the rooms before it, and itself.
 ROOMS = (
-    *("errors", "version", "files", "config", "defaults"),
+    *("errors", "version", "files", "config", "defaults", "requests"),
     *("datasets", "zoo", "training", "backbone", "prompts", "migration", "selection", "evaluation"),
     *("maps", "store", "exchange", "report", "pipeline", "jobs", "serving", "studies"),
     *("workbench", "cli"),

@@ -1,25 +1,27 @@
-"""Methods x metrics of a comparison, and what quality costs."""
+"""Compare, view "Methods and costs": every metric of every method, and quality against cost."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pandas as pd
+import plotly.graph_objects as go
 import streamlit as st
 
 from dashboard import engine
-from dashboard.components import compare_figures, figures, query_params
+from dashboard.components import figures, query_params
+from dashboard.components.formatting import short
 from dashboard.components.glossary import term
-from dashboard.components.theme import rank
+from dashboard.components.theme import KINDS, marker, rank
 from dashboard.engine import METRICS, Run, comparisons
 
 
 def show(run: Run) -> None:
-    """Draw the section."""
+    """Draw the view of a comparison."""
     methods, scores = comparisons.tables(engine.root(), run.id)
-    methods = ordered(methods)
+    methods = in_order(methods)
     primary = comparisons.PRIMARY_METRIC[run.summary["task"]]
-    known = list(dict.fromkeys([primary, *scores["metric"]]))
+    metrics = list(dict.fromkeys([primary, *scores["metric"]]))
     with st.container(horizontal=True, vertical_alignment="bottom"):
         differences = st.toggle(
             "Differences from the baseline",
@@ -27,128 +29,154 @@ def show(run: Run) -> None:
             bind="query-params",
             help=term("difference"),
         )
-        exact = st.toggle("Intervals", value=True, key="intervals", bind="query-params")
-    table = metric_table(methods, scores, known, differences=differences, exact=exact)
+        intervals = st.toggle("Intervals", value=True, key="intervals", bind="query-params")
     st.dataframe(
-        table, hide_index=True, height="content", placeholder="–", column_config=_columns(known)
+        metric_table(methods, scores, metrics, differences=differences, intervals=intervals),
+        hide_index=True,
+        height="content",
+        placeholder="–",
+        column_config={
+            METRICS[name].heading: st.column_config.TextColumn(help=term(name)) for name in metrics
+        }
+        | {
+            "Time": st.column_config.TextColumn(
+                help="Seconds as a share of the pinned baseline's seconds."
+            ),
+            "Users trained": st.column_config.NumberColumn(help=term("budget")),
+            "Method": st.column_config.TextColumn(width=270),
+            "Seconds": st.column_config.NumberColumn(
+                format="%.1f",
+                help="Measured seconds. For fitted prompts: training. For a migration: selection, "
+                "training of the adapter and mapping. Without a language model: prediction.",
+            ),
+        },
     )
     st.caption(
-        f"{run.summary['users']:,} users, {run.summary['rows']:,} rows of the {run.summary['split']} "
-        "split; 95 % intervals from resampling users; the pinned baseline is marked."
+        f"{run.summary['users']:,} users, {run.summary['rows']:,} rows of the "
+        f"{run.summary['split']} split. 95 % intervals are from resampling users. The pinned "
+        "baseline is marked."
     )
-    figures.downloads(wide(methods, scores), "methods")
+    costs = methods.drop(columns=["kind"])
+    figures.downloads(
+        scores.merge(costs, on="method", how="left", validate="many_to_one"), "methods"
+    )
     metric = query_params.choose(
         "Metric of the figures",
-        known,
+        metrics,
         "metric",
-        labels={name: METRICS[name].axis for name in known},
+        labels={name: METRICS[name].axis for name in metrics},
         default=primary,
         width=320,
     )
-    chosen = scores[scores["metric"] == metric].drop(columns="kind")
-    _figures(methods.merge(chosen, on="method"), metric)
-
-
-def _figures(rows: pd.DataFrame, metric: str) -> None:
-    """Every method with its interval, and what quality costs, side by side."""
+    rows = methods.merge(scores[scores["metric"] == metric].drop(columns="kind"), on="method")
     pinned = rows.loc[rows["is_baseline"].astype(bool), "value"]
     side = "right" if METRICS[metric].higher_is_better else "left"
+    height = max(300, 60 + 38 * len(rows))
     left, right = st.columns(2)
     with left:
         figures.show(
-            compare_figures.intervals(rows, float(pinned.iloc[0]) if len(pinned) else None),
+            figures.interval_figure(rows, float(pinned.iloc[0]) if len(pinned) else None),
             rows,
             "quality",
-            title=f"How good each method is: {side} of the dotted line beats the baseline",
+            title=f"Quality of each method: {side} of the dotted line is better than the baseline",
             x=METRICS[metric].axis,
-            height=max(300, 60 + 38 * len(rows)),
+            height=height,
         )
     with right:
         figures.show(
-            compare_figures.cost_quality(rows, metric),
+            cost_figure(rows, metric),
             rows,
             "cost",
-            title="What quality costs: methods off the dotted line are beaten in both",
+            title="Quality and cost: some method on the dotted line is better and cheaper than "
+            "any method off it",
             x="Measured seconds to make the prompts (log scale)",
             y=METRICS[metric].axis,
-            height=max(300, 60 + 38 * len(rows)),
+            height=height,
         )
 
 
-def ordered(methods: pd.DataFrame) -> pd.DataFrame:
-    """Return methods in the order that kinds have everywhere, cheap ones first within a kind."""
-    order = methods.assign(place=methods["kind"].map(rank))
-    return order.sort_values(["place", "seconds"], ignore_index=True).drop(columns="place")
+def cost_figure(rows: pd.DataFrame, metric: str) -> go.Figure:
+    """Draw quality with its interval against measured seconds, and the Pareto frontier."""
+    figure = go.Figure()
+    frontier = comparisons.summaries.frontier(rows, metric)
+    figure.add_scatter(
+        x=frontier["seconds"],
+        y=frontier["value"],
+        mode="lines",
+        name="Frontier",
+        line=figures.REFERENCE_LINE | {"shape": "hv"},
+        hoverinfo="skip",
+    )
+    for kind in [kind for kind in KINDS if kind in set(rows["kind"])]:
+        of_kind = rows[rows["kind"] == kind]
+        figure.add_scatter(
+            x=of_kind["seconds"],
+            y=of_kind["value"],
+            mode="markers",
+            name=KINDS[kind].label,
+            marker=marker(kind, size=11),
+            error_y=figures.error_bars(of_kind, KINDS[kind].colour),
+            customdata=[[short(name, figures.MAX_LABEL)] for name in of_kind["method"]],
+            hovertemplate="%{customdata[0]}<br>%{y:.4f} after %{x:.3g} s<extra></extra>",
+        )
+    figure.update_xaxes(type="log", dtick=1)
+    return figure
+
+
+def in_order(methods: pd.DataFrame) -> pd.DataFrame:
+    """Return methods by kind in the dashboard's order, the cheapest first within a kind."""
+    order = methods.assign(rank=methods["kind"].map(rank))
+    return order.sort_values(["rank", "seconds"], ignore_index=True).drop(columns="rank")
 
 
 def metric_table(
     methods: pd.DataFrame,
     scores: pd.DataFrame,
-    known: list[str],
+    metrics: list[str],
     *,
     differences: bool,
-    exact: bool,
+    intervals: bool,
 ) -> pd.DataFrame:
-    """One row a method as people read it: every metric, or its difference, with intervals."""
+    """Return one row per method with texts of its metrics, or of its differences.
+
+    intervals: whether each text has its 95 % interval.
+    """
     cells = {(row.method, row.metric): row for row in scores.itertuples()}
-    base = methods.loc[methods["is_baseline"].astype(bool), "seconds"]
+    baseline = methods.loc[methods["is_baseline"].astype(bool), "seconds"]
     rows = []
     for item in methods.itertuples():
         row = {"Method": item.method, "Pinned": "baseline" if item.is_baseline else ""}
-        scored = {
-            METRICS[metric].heading: _cell(cells.get((item.method, metric)), differences, exact)
-            for metric in known
+        texts = {
+            METRICS[metric].heading: _cell(cells.get((item.method, metric)), differences, intervals)
+            for metric in metrics
         }
-        main = METRICS[known[0]].heading
-        row |= {main: scored.pop(main), "Seconds": float(item.seconds)}
-        row["Time"] = f"{item.seconds / base.iloc[0]:.0%}" if len(base) else ""
-        row |= scored | {"Users trained": _whole(item.users_trained)}
+        first = METRICS[metrics[0]].heading
+        row |= {first: texts.pop(first), "Seconds": float(item.seconds)}
+        row["Time"] = f"{item.seconds / baseline.iloc[0]:.0%}" if len(baseline) else ""
+        row |= texts | {"Users trained": _whole(item.users_trained)}
         row |= {"Backbone": item.backbone or "", "Seed": _whole(item.seed), "Device": item.device}
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _cell(score: object, differences: bool, exact: bool) -> str:
+def _cell(score: object, differences: bool, intervals: bool) -> str:
     if score is None:
         return ""
-    start = "difference" if differences else "value"
-    names = (start, *(("difference_low", "difference_high") if differences else ("low", "high")))
-    value, low, high = (float(getattr(score, name)) for name in names)
+    names = ("difference", "difference_low", "difference_high") if differences else None
+    value, low, high = (float(getattr(score, name)) for name in names or ("value", "low", "high"))
     if pd.isna(value):
         return "reference"
     form = "+.4f" if differences else ".4f"
-    return f"{value:{form}} [{low:{form}}, {high:{form}}]" if exact else f"{value:{form}}"
+    return f"{value:{form}} [{low:{form}}, {high:{form}}]" if intervals else f"{value:{form}}"
 
 
 def _whole(value: object) -> int | None:
     return None if pd.isna(value) else int(value)  # type: ignore[call-overload, arg-type]
 
 
-def wide(methods: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
-    """Every number of a comparison, a row a method and metric."""
-    costs = methods.drop(columns=["kind"])
-    return scores.merge(costs, on="method", how="left", validate="many_to_one")
-
-
-def digits(metric: str) -> dict[str, Any]:
-    """How a table shows a metric, the ends of its interval, and seconds."""
+def score_columns(metric: str) -> dict[str, Any]:
+    """Return the column configuration of a metric, its interval and seconds."""
     value = st.column_config.NumberColumn(format="%.4f")
     return dict.fromkeys((metric, "95 % from", "95 % to"), value) | {
         "Seconds": st.column_config.NumberColumn(format="%.1f")
-    }
-
-
-def _columns(known: list[str]) -> dict[str, Any]:
-    config: dict[str, Any] = {
-        METRICS[name].heading: st.column_config.TextColumn(help=term(name)) for name in known
-    }
-    return config | {
-        "Time": st.column_config.TextColumn(help="Seconds as a share of the pinned baseline's."),
-        "Users trained": st.column_config.NumberColumn(help=term("budget")),
-        "Method": st.column_config.TextColumn(width=270),
-        "Seconds": st.column_config.NumberColumn(
-            format="%.1f",
-            help="Measured seconds: of fitting, or of selection, adapter and mapping; of "
-            "predicting, for methods without a language model.",
-        ),
     }

@@ -1,24 +1,24 @@
-"""Who gains and who loses by a migration, user by user and group by group."""
+"""Compare, view "Who gains, who loses": the effect of a migration on users and groups of users."""
 
 from __future__ import annotations
 
-from urllib.parse import urlencode
-
+import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import streamlit as st
 
 from dashboard import engine, pages
-from dashboard.components import compare_figures, figures, page_states, query_params
-from dashboard.components.compare_methods import ordered
+from dashboard.components import figures, page_states, query_params
+from dashboard.components.compare_methods import in_order
+from dashboard.components.theme import KINDS, marker
 from dashboard.engine import Run, comparisons, user_impact
-from dashboard.engine.user_impact import Gains, Pair
+from dashboard.engine.user_impact import EvaluationPair, ImpactSummary
 
 GROUPS = {
     "variance": "Variance of ratings",
     "train_rows": "Activity (train rows)",
     "cluster": "Cluster of source prompts",
 }
-
 COLUMNS = {
     "Open": st.column_config.LinkColumn(
         display_text=":material/person_search:", help="Open this user's page."
@@ -28,8 +28,8 @@ COLUMNS = {
         min_value=0.0,
         max_value=1.0,
         format="percent",
-        help="That the user's true loss grows by more than 5 % of the baseline's mean loss, given "
-        "the own rows and how all users differ.",
+        help="Probability that the user's true loss grows by more than 5 % of the baseline's mean "
+        "loss, given the user's rows and how much all users differ.",
     ),
     "Baseline": st.column_config.NumberColumn(format="%.3f"),
     "Method": st.column_config.NumberColumn(format="%.3f"),
@@ -38,143 +38,124 @@ COLUMNS = {
 
 
 def show(run: Run) -> None:
-    """Draw the section."""
+    """Draw the view of a comparison."""
     methods, _ = comparisons.tables(engine.root(), run.id)
-    methods = ordered(methods)
-    base = methods[methods["is_baseline"].astype(bool)].iloc[0]
-    others = methods[
-        (methods["kind"] != "baseline") & (methods["evaluation"] != base["evaluation"])
-    ]
+    methods = in_order(methods).set_index("evaluation", drop=False)
+    baseline = methods[methods["is_baseline"].astype(bool)].iloc[0]
+    others = methods[(methods["kind"] != "baseline") & (methods.index != baseline["evaluation"])]
     if others.empty:
-        page_states.empty("Nobody to set against", "Compare a migration with full retraining.")
-        return
-    chosen = _method(run, others, base["method"])
-    pair = user_impact.Pair(run.id, chosen, base["evaluation"], run.summary["task"] == "rating")
-    found = user_impact.gains(engine.root(), pair)
-    if found is None:
-        page_states.failed(
-            "The predictions behind this comparison are gone.", "Evaluate them again."
+        page_states.empty(
+            "No method to compare with the baseline", "Compare a migration with full retraining."
         )
         return
-    unit = "RMSE of the user (stars)" if pair.ratings else "log loss of the user"
-    _summary(found)
-    left, right = st.columns(2)
-    with left:
-        _scatter(found, unit)
-    with right:
-        figures.show(
-            compare_figures.histogram(found.bars),
-            found.bars,
-            "user-differences",
-            title="How far users move: left of zero they are better off than under the baseline",
-            x=f"Difference of {unit}",
-            y="Users",
-        )
-    _groups(pair, methods.set_index("evaluation").loc[chosen, "run"])
-    _regressing(pair, found)
-
-
-def _method(run: Run, others: pd.DataFrame, baseline: str) -> str:
-    """The evaluation that is set against the baseline; first that of the verdict."""
-    labels = dict(zip(others["evaluation"], others["method"], strict=True))
+    labels = others["method"].to_dict()
     judged = comparisons.verdict(engine.root(), run.id).method
-    migrated = others.loc[others["kind"] == "migrated", "evaluation"].tolist()
-    default = next((one for one in labels if labels[one] == judged), next(iter(migrated), None))
+    migrated = others.index[others["kind"] == "migrated"]
+    default = next((key for key in labels if labels[key] == judged), next(iter(migrated), None))
     left, right = st.columns(2)
     with left:
-        chosen = query_params.choose(
+        evaluation = query_params.choose(
             "Method", list(labels), "user_method", labels=labels, default=default
         )
     with right:
-        st.caption("Set against the pinned baseline")
-        st.text(baseline)
-    return chosen
-
-
-def _summary(found: Gains) -> None:
-    with st.container(horizontal=True):
-        st.metric("Better off", f"{found.better:.0%}", border=True)
-        st.metric("Worse off", f"{found.worse:.0%}", border=True)
-        st.metric(
-            f"Surely regress ({user_impact.SURE:.0%} or more)",
-            f"{found.sure:,} of {found.users:,}",
-            border=True,
-            help="Most single differences are chance, because a user has few held-out rows. These "
-            "users lose more than chance explains.",
+        st.caption("Compared with the pinned baseline")
+        st.text(baseline["method"])
+    pair = EvaluationPair(
+        run.id, evaluation, baseline["evaluation"], run.summary["task"] == "rating"
+    )
+    impact = user_impact.impact(engine.root(), pair)
+    if impact is None:
+        page_states.failed(
+            "The predictions behind this comparison are gone.", "Evaluate the prompts again."
         )
-        if found.repeated is not None:
-            seen = found.repeated
+        return
+    unit = "RMSE of the user (stars)" if pair.ratings else "log loss of the user"
+    _metrics(impact)
+    left, right = st.columns(2)
+    with left:
+        if len(impact.points) < impact.users:
+            st.caption(f"A random {len(impact.points):,} of {impact.users:,} users are drawn.")
+        figures.show(
+            user_scatter(impact.points, "Baseline", "Method"),
+            impact.points,
+            "user-scatter",
+            title="Each user with both methods: points below the line are better off",
+            x=f"Baseline: {unit}",
+            y=f"Method: {unit}",
+        )
+    with right:
+        figures.show(
+            histogram(impact.bars),
+            impact.bars,
+            "user-differences",
+            title="Difference of each user: left of zero is better than the baseline",
+            x=f"Difference of {unit}",
+            y="Users",
+        )
+    _groups(pair, methods.loc[evaluation, "run"])
+    st.subheader("Users who regress most", divider="gray")
+    table = _listed(impact.listed, pair.run)
+    st.dataframe(table, hide_index=True, height=380, column_config=COLUMNS)
+    st.caption(
+        f"The {len(table):,} users most likely to regress, of {impact.users:,}; "
+        + ("RMSE in stars." if pair.ratings else "log loss.")
+    )
+    figures.downloads(lambda: user_impact.all_users(engine.root(), pair), "users")
+
+
+def _metrics(impact: ImpactSummary) -> None:
+    with st.container(horizontal=True):
+        st.metric("Better off", f"{impact.better:.0%}", border=True)
+        st.metric("Worse off", f"{impact.worse:.0%}", border=True)
+        st.metric(
+            f"Regress with {user_impact.SURE:.0%} probability",
+            f"{impact.regressing:,} of {impact.users:,}",
+            border=True,
+            help="Most differences of single users are chance, because a user has few held-out "
+            "rows. These users lose more than chance explains.",
+        )
+        if impact.repeated is not None:
+            mean = impact.repeated
             st.metric(
-                "Do the worst stay worse?",
-                f"{seen.value:+.3f} [{seen.low:+.3f}, {seen.high:+.3f}]",
+                "Losses that repeat",
+                f"{mean.value:+.3f} [{mean.low:+.3f}, {mean.high:+.3f}]",
                 border=True,
-                help="The tenth of users that lose most on one half of their rows: their mean "
-                "difference of losses on the other half. Around 0, their loss was chance.",
+                help="The 10 % of users who lose most on one half of their rows: their mean "
+                "difference of losses on the other half. Near 0, their loss was chance.",
             )
 
 
-def _scatter(found: Gains, unit: str) -> None:
-    if len(found.points) < found.users:
-        st.caption(f"A random {len(found.points):,} of {found.users:,} users are drawn.")
-    figures.show(
-        compare_figures.user_scatter(found.points, "Baseline", "Method"),
-        found.points,
-        "user-scatter",
-        title="Each user under both: points below the line are better off",
-        x=f"Baseline: {unit}",
-        y=f"Method: {unit}",
-    )
-
-
-def _groups(pair: Pair, migration: str | None) -> None:
-    st.subheader("Which groups gain or lose", divider="gray")
+def _groups(pair: EvaluationPair, migration: str | None) -> None:
+    st.subheader("Groups that gain or lose", divider="gray")
     by = query_params.segment("Group users by", GROUPS, "group")
     grouping = by
     if by == "cluster":
-        known = user_impact.clusterings(migration)
-        if not known:
+        clusterings = user_impact.clusterings(migration)
+        if not clusterings:
             page_states.empty(
                 "No clusters here",
-                "Choose users with a k-means strategy, such as `puma select RUN --strategy "
-                "kmeans-variance --share 0.1`, to see clusters.",
+                "Clusters come from a selection with a k-means strategy, such as `puma select RUN "
+                "--strategy kmeans-variance --share 0.1`.",
             )
             return
-        grouping = known[0].id
+        grouping = clusterings[0].id
     table = user_impact.groups(engine.root(), pair, grouping)
     figures.show(
-        compare_figures.group_differences(table),
+        group_figure(table),
         table,
         f"groups-{by}",
-        title="Difference by group: intervals left of zero gain, right of zero lose",
+        title="Difference by group: left of zero gains, right of zero loses",
         x="Difference of pooled RMSE (stars)" if pair.ratings else "Difference of mean log loss",
         y=GROUPS[by],
         height=max(260, 90 + 26 * len(table)),
     )
 
 
-def _regressing(pair: Pair, found: Gains) -> None:
-    st.subheader("Who regresses most", divider="gray")
-    table = listed(found.listed, pair.run)
-    st.dataframe(
-        table if "user" in pages.PAGES else table.drop(columns="Open"),
-        hide_index=True,
-        height=380,
-        column_config=COLUMNS,
-    )
-    st.caption(
-        f"The {len(table):,} users most likely to regress, of {found.users:,}; "
-        + ("RMSE in stars." if pair.ratings else "log loss.")
-    )
-    figures.downloads(lambda: user_impact.everybody(engine.root(), pair), "users")
-
-
-def listed(users: pd.DataFrame, comparison: str) -> pd.DataFrame:
-    """Return the table of users as shown, with the address of each one's page."""
+def _listed(users: pd.DataFrame, comparison: str) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "Open": [
-                "user?" + urlencode({"user": user, "comparison": comparison})
-                for user in users["user_id"]
+                pages.url("user", user=user, comparison=comparison) for user in users["user_id"]
             ],
             "User": users["user_id"].to_numpy(),
             "Held-out rows": users["n"].to_numpy(),
@@ -184,3 +165,62 @@ def listed(users: pd.DataFrame, comparison: str) -> pd.DataFrame:
             "Probability": users["probability"].to_numpy(),
         }
     )
+
+
+def user_scatter(users: pd.DataFrame, first: str, second: str) -> go.Figure:
+    """Draw one point per user: its value with both methods, and the diagonal of equal values."""
+    figure = go.Figure(
+        go.Scattergl(
+            x=users["first"].to_numpy(np.float32),
+            y=users["second"].to_numpy(np.float32),
+            mode="markers",
+            name="One user",
+            marker={"size": 5, "opacity": 0.5, "color": KINDS["migrated"].colour},
+            customdata=users["n"].to_numpy(np.int32),
+            hovertemplate="%{customdata} held-out rows<br>"
+            f"{first.lower()} %{{x:.3f}}, {second.lower()} %{{y:.3f}}<extra></extra>",
+        )
+    )
+    values = users[["first", "second"]].to_numpy(dtype=float)
+    ends = [np.nanmin(values), np.nanmax(values)] if values.size else [np.nan, np.nan]
+    figure.add_scatter(
+        x=ends, y=ends, mode="lines", name="Equal", line=figures.REFERENCE_LINE, hoverinfo="skip"
+    )
+    return figure
+
+
+def histogram(bars: pd.DataFrame) -> go.Figure:
+    """Draw how many users differ by how much; bars: from, to and users of each bin."""
+    middle = (bars["from"] + bars["to"]) / 2
+    colours = [KINDS["migrated" if value < 0 else "retrained"].colour for value in middle]
+    figure = go.Figure(
+        go.Bar(
+            x=middle,
+            y=bars["users"],
+            width=bars["to"] - bars["from"],
+            marker={"color": colours, "line": {"width": 0}},
+            hovertemplate="%{x:+.3f}<br>%{y} users<extra></extra>",
+            showlegend=False,
+        )
+    )
+    figure.add_vline(x=0, line=figures.REFERENCE_LINE)
+    return figure
+
+
+def group_figure(groups: pd.DataFrame) -> go.Figure:
+    """Draw the pooled difference of each group of users with its interval."""
+    rows = groups.iloc[::-1]
+    figure = go.Figure(
+        go.Scatter(
+            x=rows["difference"],
+            y=rows["label"],
+            mode="markers",
+            marker=marker("migrated", size=9),
+            error_x=figures.error_bars(rows, KINDS["migrated"].colour, "difference"),
+            customdata=rows["users"],
+            hovertemplate="%{y}: %{x:+.4f}, %{customdata} users<extra></extra>",
+            showlegend=False,
+        )
+    )
+    figure.add_vline(x=0, line=figures.REFERENCE_LINE)
+    return figure

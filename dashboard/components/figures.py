@@ -1,4 +1,4 @@
-"""One way to show a chart: what to see as its title, its axes, its look, and its data to take."""
+"""Showing a chart: its title, axis labels, look and data download; parts that charts share."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ import plotly.graph_objects as go
 import streamlit as st
 from streamlit.typing import PlotlyState
 
-from dashboard.components.formatting import escaped
+from dashboard.components.formatting import escaped, short
+from dashboard.components.theme import KINDS, NEUTRAL, marker
 
 Mode = Literal["points", "box", "lasso"]
 HEIGHT = 420
+MAX_LABEL = 44
+REFERENCE_LINE = {"color": NEUTRAL, "dash": "dot"}
 CONFIG = {
     "displaylogo": False,
     "modeBarButtonsToRemove": ["sendDataToCloud", "toImage", "autoScale2d"],
@@ -35,29 +38,13 @@ def show(
     height: int = HEIGHT,
     select: Sequence[Mode] = (),
 ) -> PlotlyState | None:
-    """Show a chart and a button that gives its data; return its selection if it has one.
+    """Show a chart with buttons that download its data; return its selection, if any.
 
-    title: a sentence that says what to see; plain text. x, y: axis labels with units
-    (those that the figure has stay where these are empty). data: what the download holds, a
-    row for each thing drawn. key: stable and unique on the page; also the name of the file.
-    select: ways of selecting points, such as ("lasso",); without one the chart only shows.
+    title: plain text, a sentence that states what the chart shows. x, y: axis labels with
+    units; empty ones leave the figure's own labels. data: the table to download, one row per
+    mark. key: unique on the page and stable; also the file name. select: selection modes such
+    as ("lasso",); without any, the chart cannot be selected from.
     """
-    style(figure, x=x, y=y, height=height)
-    st.markdown(f"##### {escaped(title, 200)}")
-    chosen = None
-    if select:
-        chosen = st.plotly_chart(
-            figure, key=key, config=CONFIG, alt=title, on_select="rerun", selection_mode=select
-        )
-    else:
-        _drop_selection_tools(figure)
-        st.plotly_chart(figure, key=key, config=CONFIG, alt=title)
-    downloads(data, key)
-    return chosen
-
-
-def style(figure: go.Figure, *, x: str = "", y: str = "", height: int = HEIGHT) -> go.Figure:
-    """Give a figure axis labels, margins and a legend above; colours follow the page's theme."""
     figure.update_layout(
         height=height,
         margin={"l": 8, "r": 8, "t": 8, "b": 8},
@@ -68,25 +55,35 @@ def style(figure: go.Figure, *, x: str = "", y: str = "", height: int = HEIGHT) 
         figure.update_xaxes(title={"text": x})
     if y:
         figure.update_yaxes(title={"text": y})
-    return figure
+    st.markdown(f"##### {escaped(title, 200)}")
+    chosen = None
+    if select:
+        chosen = st.plotly_chart(
+            figure, key=key, config=CONFIG, alt=title, on_select="rerun", selection_mode=select
+        )
+    else:
+        figure.update_layout(dragmode="zoom", modebar={"remove": ["select2d", "lasso2d"]})
+        st.plotly_chart(figure, key=key, config=CONFIG, alt=title)
+    downloads(data, key)
+    return chosen
 
 
 def downloads(data: pd.DataFrame | Callable[[], pd.DataFrame], key: str) -> None:
-    """Two quiet buttons that give a table as CSV or as Parquet, made when they are pressed.
+    """Show two buttons that download a table as CSV or Parquet.
 
-    data: the table, or a function that makes it.
+    data: the table, or a function that returns it. The file is written when a button is pressed.
     """
     with st.container(horizontal=True, horizontal_alignment="right"):
-        for form, make, mime in (
+        for name, convert, mime in (
             ("CSV", to_csv, "text/csv"),
             ("Parquet", to_parquet, "application/vnd.apache.parquet"),
         ):
             st.download_button(
-                f"Data as {form}",
-                lambda make=make: make(data() if callable(data) else data),  # type: ignore[misc]
-                f"{key}.{form.lower()}",
+                f"Data as {name}",
+                lambda convert=convert: convert(data() if callable(data) else data),  # type: ignore[misc]
+                f"{key}.{name.lower()}",
                 mime,
-                key=f"{key}-{form.lower()}",
+                key=f"{key}-{name.lower()}",
                 on_click="ignore",
                 type="tertiary",
                 icon=":material/download:",
@@ -94,10 +91,10 @@ def downloads(data: pd.DataFrame | Callable[[], pd.DataFrame], key: str) -> None
 
 
 def to_csv(data: pd.DataFrame) -> bytes:
-    """Return a table as CSV; text that a spreadsheet would run as a formula is disarmed."""
+    """Return a table as CSV. Texts that a spreadsheet would run as a formula get an apostrophe."""
     safe = data.copy()
     for name in safe.select_dtypes(include=["object", "string"]):
-        safe[name] = safe[name].map(_disarmed)
+        safe[name] = safe[name].map(_escape_formula)
     return safe.to_csv(index=False).encode()
 
 
@@ -108,10 +105,43 @@ def to_parquet(data: pd.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
-def _disarmed(value: Any) -> Any:
+def _escape_formula(value: Any) -> Any:
     risky = isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r")
     return f"'{value}" if risky else value
 
 
-def _drop_selection_tools(figure: go.Figure) -> None:
-    figure.update_layout(dragmode="zoom", modebar={"remove": ["select2d", "lasso2d"]})
+def error_bars(rows: pd.DataFrame, colour: str, value: str = "value") -> dict[str, object]:
+    """Return plotly's error bars from the columns low and high around a value column."""
+    return {
+        "array": rows["high"] - rows[value],
+        "arrayminus": rows[value] - rows["low"],
+        "color": colour,
+        "thickness": 1.5,
+    }
+
+
+def interval_figure(rows: pd.DataFrame, reference: float | None) -> go.Figure:
+    """Draw one line per method with its interval, and a dotted line at the reference value.
+
+    rows: method, kind, value, low and high, from top to bottom.
+    """
+    figure = go.Figure()
+    rows = rows.iloc[::-1]
+    names = [short(name, MAX_LABEL) for name in rows["method"]]
+    rows = rows.assign(label=names)
+    for kind in [kind for kind in KINDS if kind in set(rows["kind"])]:
+        of_kind = rows[rows["kind"] == kind]
+        figure.add_scatter(
+            x=of_kind["value"],
+            y=of_kind["label"],
+            mode="markers",
+            name=KINDS[kind].label,
+            marker=marker(kind, size=10),
+            error_x=error_bars(of_kind, KINDS[kind].colour),
+            hovertemplate="%{y}<br>%{x:.4f}<extra></extra>",
+        )
+    if reference is not None:
+        figure.add_vline(x=reference, line=REFERENCE_LINE)
+    figure.update_yaxes(categoryorder="array", categoryarray=names)
+    figure.update_layout(showlegend=False)
+    return figure

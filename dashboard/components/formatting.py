@@ -69,6 +69,6 @@ def escaped(text: str, most: int = 80) -> str:
     return _MARKUP.sub(r"\\\1", short(text, most))
 
 
-def drawn(text: str, most: int = 60) -> str:
-    """Return a short text that a chart shows literally: plotly reads tags and entities."""
-    return html.escape(short(text, most), quote=False)
+def plotly_text(text: str, limit: int = 60) -> str:
+    """Return a short text that plotly shows literally; it would read tags and entities."""
+    return html.escape(short(text, limit), quote=False)

@@ -12,7 +12,7 @@ def term(name: str) -> str:
     return TERMS[name]
 
 
-def glossary(*names: str) -> None:
+def show_glossary(*names: str) -> None:
     """Show a folded list of the terms that a page uses."""
     with st.expander("What do these words mean?", icon=":material/menu_book:"):
         for name in names:

@@ -1,4 +1,4 @@
-"""What a plan costs: predicted before, and beside it what it really took."""
+"""What a plan costs: the prediction, and beside it what the migration took."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REFRESH = 2.0
 
 
 def show(plan: Plan) -> dict[str, Any] | None:
-    """Show predicted costs; return what is to be kept with the job, or None if unknown."""
+    """Show predicted costs; return what is stored with the job, or None if unknown."""
     st.header("What it will cost", divider="gray")
     left, right = st.columns(2)
     with left:
@@ -41,9 +41,9 @@ def show(plan: Plan) -> dict[str, Any] | None:
     costs = plans.costs(plan, device)
     st.dataframe(table(costs, price), hide_index=True)
     st.text(sentence(costs))
-    said = disturbed(costs)
-    if said:
-        st.warning(said, icon=":material/speed:")
+    warning = disturbed(costs)
+    if warning:
+        st.warning(warning, icon=":material/speed:")
     _evidence(costs)
     _calibration(plan, costs, device)
     if costs.migration is None:
@@ -58,81 +58,80 @@ def show(plan: Plan) -> dict[str, Any] | None:
 
 
 def table(costs: Costs, price: float) -> pd.DataFrame:
-    """One row a way: predicted time with its ends, device hours, money, runs it rests on."""
-    ways = {
+    """Retraining and migration: predicted time and its range, device hours, money, runs behind it."""
+    predictions = {
         f"Retrain all {costs.users:,} users": costs.retraining,
         f"This migration ({costs.trained:,} users train)": costs.migration,
     }
-    return pd.DataFrame([_row(name, found, price) for name, found in ways.items()])
+    return pd.DataFrame([_row(name, predicted, price) for name, predicted in predictions.items()])
 
 
-def _row(name: str, found: Prediction | None, price: float) -> dict[str, Any]:
-    if found is None:
+def _row(name: str, predicted: Prediction | None, price: float) -> dict[str, Any]:
+    if predicted is None:
         unknown = dict.fromkeys(("Range", "Device hours", "Cost"), "unknown")
-        return {"Way": name, "Time": "unknown"} | unknown | {"Measured runs": 0}
+        return {"Approach": name, "Time": "unknown"} | unknown | {"Measured runs": 0}
     return {
-        "Way": name,
-        "Time": formatting.duration(found.seconds),
-        "Range": f"{formatting.duration(found.low)} to {formatting.duration(found.high)}"
-        if len(found.evidence) > 1
+        "Approach": name,
+        "Time": formatting.duration(predicted.seconds),
+        "Range": f"{formatting.duration(predicted.low)} to {formatting.duration(predicted.high)}"
+        if len(predicted.evidence) > 1
         else "of one run",
-        "Device hours": f"{plans.hours(found.seconds):.3g}",
-        "Cost": amount(plans.money(found.seconds, price)),
-        "Measured runs": len(found.evidence),
+        "Device hours": f"{plans.hours(predicted.seconds):.3g}",
+        "Cost": amount(plans.money(predicted.seconds, price)),
+        "Measured runs": len(predicted.evidence),
     }
 
 
 def amount(money: float) -> str:
-    """Return an amount of money, small ones with two digits that say something."""
+    """Return an amount of money, small ones with two significant digits."""
     return f"{money:,.2f}" if money >= 1 or not money else f"{money:.2g}"
 
 
 def sentence(costs: Costs) -> str:
-    """Say which way is cheaper, by how much, and from how many users on."""
+    """Say which is cheaper, by how much, and from how many users on."""
     if costs.retraining is None or costs.migration is None:
-        lacking = "a full retraining" if costs.retraining is None else "a migration"
-        return f"Not comparable yet: {lacking} on this model and device was never measured here."
+        missing = "a full retraining" if costs.retraining is None else "a migration"
+        return f"Not comparable yet: {missing} on this model and device was never measured here."
     ratio = costs.retraining.seconds / costs.migration.seconds
     if ratio >= 1:
-        said = f"Retraining takes {ratio:.1f} times as long as this migration."
+        text = f"Retraining takes {ratio:.1f} times as long as this migration."
     else:
-        said = f"This migration takes {1 / ratio:.1f} times as long as retraining."
+        text = f"This migration takes {1 / ratio:.1f} times as long as retraining."
     if costs.break_even is None:
-        return f"{said} With this plan a migration is never cheaper."
+        return f"{text} With this plan, migrating is never cheaper."
     if costs.trained == costs.users:
-        return f"{said} Everybody trains the adapter, so that holds for any number of users."
-    return f"{said} With this budget, migrating is cheaper from {costs.break_even:,} users on."
+        return f"{text} All users train the adapter, so this holds for any number of users."
+    return f"{text} With this budget, migrating is cheaper from {costs.break_even:,} users on."
 
 
 def _evidence(costs: Costs) -> None:
     rows = [
         {
-            "For": way,
-            "Run": one.name,
-            "Id": one.run,
-            "Examples/s": one.rate,
-            "Batch": one.batch_size,
-            "Trained, s": one.training_seconds,
-            "Whole run, s": one.seconds,
-            "Kind": "calibration" if one.short else "whole run",
-            "Other work": f"{one.others:.0%}" if one.short else "not measured",
+            "For": name,
+            "Run": run.name,
+            "Id": run.run,
+            "Examples/s": run.rate,
+            "Batch": run.batch_size,
+            "Trained, s": run.training_seconds,
+            "Whole run, s": run.seconds,
+            "Kind": "calibration" if run.short else "whole run",
+            "Other work": f"{run.others:.0%}" if run.short else "not measured",
         }
-        for way, found in (("retraining", costs.retraining), ("migration", costs.migration))
-        for one in (found.evidence if found else ())
+        for name, predicted in (("retraining", costs.retraining), ("migration", costs.migration))
+        for run in (predicted.evidence if predicted else ())
     ]
     if not rows:
         return
     with st.expander("What this rests on", icon=":material/fact_check:"):
         st.caption(
-            "Time = rows x epochs / measured examples a second, plus measured preparation; the middle "
-            "of the runs below, their fastest and slowest as the range. Training may stop earlier."
+            "Time = rows x epochs / measured examples a second, plus measured preparation: the median of "
+            "the runs below, with the fastest and the slowest as the range. Training may stop earlier."
         )
-        other = any(one and one.other_batches for one in (costs.retraining, costs.migration))
-        if other:
+        if any(each and each.other_batches for each in (costs.retraining, costs.migration)):
             st.caption("Some runs had another batch size: none with this one was measured.")
         if costs.migration and costs.migration.other_sources:
             st.caption(
-                "Some adapters read another number of sources: none that reads as many was measured, so "
+                "Some of these adapters read another number of sources. None with as many was measured, so "
                 "the time is a guess."
             )
         st.dataframe(
@@ -150,20 +149,20 @@ def _evidence(costs: Costs) -> None:
 
 
 def disturbed(costs: Costs) -> str:
-    """Say which measurements other work on the machine may have slowed down; nothing if none."""
-    found = [
-        one
-        for way in (costs.retraining, costs.migration)
-        for one in (way.evidence if way else ())
-        if one.disturbed
+    """Name the measurements that other work on the machine may have slowed down; "" if none."""
+    disturbed = [
+        run
+        for predicted in (costs.retraining, costs.migration)
+        for run in (predicted.evidence if predicted else ())
+        if run.disturbed
     ]
-    if not found:
+    if not disturbed:
         return ""
-    most = max(one.others for one in found)
-    runs = ", ".join(dict.fromkeys(one.run for one in found))
+    share = max(run.others for run in disturbed)
+    runs = ", ".join(dict.fromkeys(run.run for run in disturbed))
     return (
-        f"Measured while other work took up to {most:.0%} of the machine's cores, so the times may be "
-        f"too long. To measure again when it is quiet, delete {runs} first (puma runs delete)."
+        f"Measured while other work took up to {share:.0%} of the machine's cores, so the times may be "
+        f"too long. To measure again when the machine is idle, delete {runs} first (puma runs delete)."
     )
 
 
@@ -173,25 +172,25 @@ def _calibration(plan: Plan, costs: Costs, device: str) -> None:
     if job is not None:
         page_states.live(_watched, REFRESH)(job.id)
         return
-    lacking = plans.unmeasured(costs)
-    if not lacking:
+    missing = plans.unmeasured(costs)
+    if not missing:
         return
-    if device not in plans.own_devices():
-        st.caption(f"This machine has no {device} on which it could be measured.")
+    if device not in plans.local_devices():
+        st.caption(f"This machine has no {device} to measure it on.")
         return
     with st.container(border=True, horizontal=True, vertical_alignment="center"):
-        st.text(f"Not measured on {device} yet: {', '.join(lacking)}.", width="stretch")
-        asked = st.button(
+        st.text(f"Not measured on {device} yet: {', '.join(missing)}.", width="stretch")
+        clicked = st.button(
             "Measure it now",
             icon=":material/speed:",
-            help="Trains on few users for two epochs and keeps nothing but the time that it took.",
+            help="Trains on few users for two epochs and stores only the time that it took.",
         )
-    if not asked:
+    if not clicked:
         return
     try:
         plans.calibrate(plan)
     except engine.PumaError as error:
-        page_states.failed("This is not measured now.", error)
+        page_states.failed("The measurement was not started.", error)
         return
     st.rerun()
 
@@ -203,20 +202,20 @@ def _watched(job_id: str) -> None:
     job_cards.card(job)
 
 
-def against_reality(job: engine.Job) -> None:
-    """Beside what was predicted at launch: what the migration really took."""
-    made = plans.really(job)
+def predicted_and_actual(job: engine.Job) -> None:
+    """Show what the migration took beside what was predicted at launch."""
+    migrations = plans.migrations_of(job)
     expected = job.args.get("predicted")
-    if not made:
+    if not migrations:
         return
-    seconds = sum(run.seconds or 0.0 for run in made)
+    seconds = sum(run.seconds or 0.0 for run in migrations)
     cells = st.columns(3)
     cells[0].metric(
         "Predicted", formatting.duration(expected["seconds"]) if expected else "unknown"
     )
-    cells[1].metric("Really", formatting.duration(seconds), help=term("run"))
+    cells[1].metric("Actual", formatting.duration(seconds), help=term("run"))
     if expected:
-        cells[2].metric("Really / predicted", f"{seconds / expected['seconds']:.2f}")
-        others = {run.device for run in made} - {expected["device"]}
+        cells[2].metric("Actual / predicted", f"{seconds / expected['seconds']:.2f}")
+        others = {run.device for run in migrations} - {expected["device"]}
         if others:
-            st.caption("It ran on another device than the prediction was for.")
+            st.caption("It ran on another device than was predicted.")

@@ -1,16 +1,16 @@
-"""What a page shows is in its address: opening the address shows the same thing again.
+"""What a page shows is in its address, so that opening the address shows the same again.
 
-Three ways, by what is to be kept:
+How a value gets into the address depends on what it is:
 
-- a setting of a widget whose options are their own labels (a number, a switch, a text): give the
-  widget a `key` and `bind="query-params"`; streamlit then keeps it in the address and ignores
-  wrong values. (With a format_func it would keep the label: use the next.)
-- which run, user, item or part is shown: `choose`, `choose_many` and `segment`. They keep the id,
-  not the label, write it (the default may be another one tomorrow) unless told that it follows
-  from another choice, and say when it is unknown;
-- anything else, such as the users selected on a chart: `read`, `read_many`, `write`.
+- A widget whose options are their own labels (a number, a switch, a text): give the widget a
+  `key` and `bind="query-params"`. Streamlit writes the value and ignores wrong ones. With a
+  format_func it would write the label instead of the value.
+- A run, user, item or view: `choose`, `choose_run`, `choose_many` and `segment`. They write the
+  id, not the label, also when it is the default (which may be another one tomorrow), unless
+  `follows` is set. They warn about unknown ids.
+- Anything else, such as users selected on a chart: `read`, `read_many`, `write`.
 
-Whatever comes from an address is checked against what is allowed before it is used.
+Every value from an address is checked against what is allowed before it is used.
 """
 
 from __future__ import annotations
@@ -21,38 +21,38 @@ from typing import Any
 import streamlit as st
 
 from dashboard.components.formatting import short
+from dashboard.engine import Run
 
 Allowed = Collection[str] | Callable[[str], bool]
-LONGEST = 200
-MOST_VALUES = 500
+MAX_LENGTH = 200
+MAX_VALUES = 500
 
 
 def read(name: str, allowed: Allowed, default: str | None = None) -> str | None:
-    """Return a value from the address if it is allowed, else the default."""
+    """Return a value of the address if it is allowed, else the default."""
     value = st.query_params.get(name)
     return value if value is not None and _is_allowed(value, allowed) else default
 
 
 def read_many(name: str, allowed: Allowed) -> list[str]:
-    """Return the allowed values under a name, each once, in the address's order."""
-    found = dict.fromkeys(st.query_params.get_all(name)[:MOST_VALUES])
-    return [value for value in found if _is_allowed(value, allowed)]
+    """Return the allowed values under a name without repetitions, in the address's order."""
+    values = dict.fromkeys(st.query_params.get_all(name)[:MAX_VALUES])
+    return [value for value in values if _is_allowed(value, allowed)]
 
 
 def write(name: str, value: str | Sequence[str] | None) -> None:
-    """Put a value, or several, into the address; None or nothing removes the name."""
-    now = st.query_params.get_all(name)
-    wanted = [value] if isinstance(value, str) else list(value or [])
-    if wanted == now:
+    """Write one value or several into the address; None or an empty sequence removes the name."""
+    values = [value] if isinstance(value, str) else list(value or [])
+    if values == st.query_params.get_all(name):
         return
-    if wanted:
-        st.query_params[name] = wanted if len(wanted) > 1 else wanted[0]
+    if values:
+        st.query_params[name] = values if len(values) > 1 else values[0]
     else:
         st.query_params.pop(name, None)
 
 
 def forget(*names: str) -> None:
-    """Make `choose` and `choose_many` under these names begin again from their defaults."""
+    """Reset the widgets of `choose` and `choose_many` under these names to their defaults."""
     for name in names:
         write(name, None)
         st.session_state.pop(f"choose-{name}", None)
@@ -68,47 +68,53 @@ def choose(
     follows: bool = False,
     **widget: Any,
 ) -> str:
-    """A select box of ids whose choice is in the address under `name`; returns the id.
+    """Draw a select box of ids bound to the address under `name`; return the chosen id.
 
-    labels: what is shown for each id. default: the id taken when the address names none
-    (the first option if not given). follows: the default depends on another choice, so only
-    what somebody chose is written. widget: other settings of st.selectbox. options must not be
-    empty.
+    options: must not be empty. labels: the text shown for each id. default: the id if the address
+    names none (else the first option). follows: the default depends on another widget, so only
+    an explicit choice is written. widget: further arguments of st.selectbox.
     """
-    key = f"choose-{name}"
-    given = st.query_params.get(name)
-    if given is not None and given not in options:
-        _say_unknown(label, [given])
+    given = _given(label, options, name)
     start = default if default in options else options[0]
-    st.session_state[key] = given if given in options else start
-    chosen = st.selectbox(
-        label,
-        options,
-        key=key,
-        format_func=_labelled(labels),
-        on_change=lambda: write(name, st.session_state[key]),
-        **widget,
+    chosen = _bound(
+        st.selectbox, label, options, name, given[-1] if given else start, labels, widget
     )
-    write(name, None if follows and given not in options else chosen)
+    write(name, None if follows and not given else chosen)
     return str(chosen)
 
 
-def segment(label: str, options: Mapping[str, str], name: str, **widget: Any) -> str:
-    """A segmented control of ids with labels; the choice is in the address under `name`.
+def choose_run(
+    label: str, runs: Sequence[Run], name: str, *, default: str | None = None, **widget: Any
+) -> Run:
+    """Draw a select box of runs bound to the address under `name`; return the chosen run.
 
-    The first option is the default and stays out of the address. An unknown one is ignored.
+    A run is shown by its name and the beginning of its id, with its kind if kinds differ and its
+    status unless it is finished. runs: must not be empty.
     """
-    key = f"choose-{name}"
+    by_id = {run.id: run for run in runs}
+    mixed = len({run.kind for run in runs}) > 1
+    labels = {
+        run.id: f"{f'{run.kind}: ' if mixed else ''}{short(run.name, 90)} ({run.id[:6]})"
+        + ("" if run.status == "finished" else f", {run.status}")
+        for run in runs
+    }
+    return by_id[choose(label, list(by_id), name, labels=labels, default=default, **widget)]
+
+
+def segment(label: str, options: Mapping[str, str], name: str, **widget: Any) -> str:
+    """Draw a segmented control bound to the address under `name`; return the chosen id.
+
+    options: labels by id. The first is the default, which is not written. Unknown ids are ignored.
+    """
     first = next(iter(options))
-    st.session_state[key] = read(name, options, first)
-    chosen = st.segmented_control(
+    chosen = _bound(
+        st.segmented_control,
         label,
         list(options),
-        required=True,
-        key=key,
-        format_func=options.__getitem__,
-        on_change=lambda: write(name, st.session_state[key]),
-        **widget,
+        name,
+        read(name, options, first),
+        options,
+        {"required": True} | widget,
     )
     write(name, None if chosen == first else chosen)
     return str(chosen)
@@ -123,40 +129,52 @@ def choose_many(
     default: Sequence[str] = (),
     **widget: Any,
 ) -> list[str]:
-    """A multi-select of ids whose choice is in the address under `name`; returns the ids."""
-    key = f"choose-{name}"
-    unknown = [one for one in st.query_params.get_all(name) if one not in options]
+    """Draw a multi-select of ids bound to the address under `name`; return the chosen ids."""
+    given = _given(label, options, name)
+    # A selection that was emptied on purpose is not a first visit.
+    first_visit = f"choose-{name}" not in st.session_state
+    start = [value for value in default if value in options] if first_visit else []
+    chosen = _bound(st.multiselect, label, options, name, given or start, labels, widget)
+    write(name, chosen)
+    return [str(value) for value in chosen]
+
+
+def _given(label: str, options: Sequence[str], name: str) -> list[str]:
+    """Return the known ids of the address, and warn about unknown ones."""
+    unknown = [value for value in st.query_params.get_all(name) if value not in options]
     if unknown:
-        _say_unknown(label, unknown)
-    # A choice emptied on purpose is not a first visit.
-    start = [] if key in st.session_state else [one for one in default if one in options]
-    st.session_state[key] = read_many(name, options) or start
-    chosen = st.multiselect(
+        st.warning(
+            f"The address names an unknown value for “{label}”; it is ignored.",
+            icon=":material/link_off:",
+        )
+        st.text(short(", ".join(unknown)))
+    given = dict.fromkeys(st.query_params.get_all(name)[:MAX_VALUES])
+    return [value for value in given if value in options]
+
+
+def _bound(
+    draw: Callable[..., Any],
+    label: str,
+    options: Sequence[str],
+    name: str,
+    value: Any,
+    labels: Mapping[str, str] | None,
+    widget: dict[str, Any],
+) -> Any:
+    """Draw a widget that has a value and writes it to the address when it changes."""
+    key = f"choose-{name}"
+    st.session_state[key] = value
+    return draw(
         label,
         options,
         key=key,
-        format_func=_labelled(labels),
+        format_func=lambda option: short((labels or {}).get(option, option), 120),
         on_change=lambda: write(name, st.session_state[key]),
         **widget,
     )
-    write(name, chosen)
-    return [str(one) for one in chosen]
-
-
-def _labelled(labels: Mapping[str, str] | None) -> Callable[[str], str]:
-    return lambda one: short((labels or {}).get(one, one), 120)
-
-
-def _say_unknown(label: str, values: Sequence[str]) -> None:
-    st.warning(
-        f"The address names something under “{label}” that is not here; the page shows what "
-        "there is.",
-        icon=":material/link_off:",
-    )
-    st.text(short(", ".join(values)))
 
 
 def _is_allowed(value: str, allowed: Allowed) -> bool:
-    if len(value) > LONGEST:
+    if len(value) > MAX_LENGTH:
         return False
     return allowed(value) if callable(allowed) else value in allowed

@@ -1,7 +1,8 @@
-"""The paper's claims, each with its verdict on every data set and the report behind it."""
+"""Studies, view "Claims of the paper": the verdict on each claim and the reports behind it."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import streamlit as st
@@ -11,18 +12,17 @@ from dashboard.components import page_states, verdicts
 from dashboard.components.formatting import escaped
 from dashboard.engine import studies
 
-LONGEST = 1000
-TRIAL = "On few users; it counts only until a larger study is there."
+MAX_TEXT = 1000
 
 
-def show(reports: Sequence[studies.Evidence], address: Mapping[str, str], place: str) -> None:
-    """Draw the claims as these reports judge them.
+def show(reports: Sequence[studies.Evidence], address: Mapping[str, str], study_param: str) -> None:
+    """Draw the claims with their verdicts from these reports.
 
-    address: what leads to one study of the same reports. place: the name under which the
-    address holds which study that is.
+    address: query parameters that open one study of the same reports; study_param: the name of
+    the parameter that holds the study.
     """
-    found = studies.findings(reports)
-    if not found:
+    findings = studies.findings(reports)
+    if not findings:
         answering = dict.fromkeys(claim.study for claim in studies.CLAIMS)
         page_states.empty(
             "No study here answers a claim",
@@ -30,50 +30,54 @@ def show(reports: Sequence[studies.Evidence], address: Mapping[str, str], place:
             "`puma study table2 --quick` runs the first on few users.",
         )
         return
+    counts: Counter[str] = Counter(finding.verdict for finding in findings)
     with st.container(horizontal=True, gap="small"):
-        for verdict, count in sorted(studies.tally(found).items(), key=_order):
-            verdicts.badge(verdict, count)
+        for verdict in verdicts.CLAIM_STATUSES:
+            if counts[verdict]:
+                verdicts.badge(verdict, counts[verdict])
     st.caption(studies.INTERVALS)
-    for claim, own in studies.grouped(found).items():
+    for claim, of_claim in studies.grouped(findings).items():
         with st.container(border=True, gap="medium"):
-            st.markdown(f"**{escaped(claim.text, LONGEST)}**", help=claim.rule)
-            for one in own:
-                if one.evidence is not None:
-                    _finding(one, one.evidence, address, place)
-            _without(claim.study, [one.dataset for one in own if one.evidence is None])
-
-
-def _order(counted: tuple[str, int]) -> int:
-    return list(verdicts.CLAIMED).index(counted[0])
+            st.markdown(f"**{escaped(claim.text, MAX_TEXT)}**", help=claim.rule)
+            for finding in of_claim:
+                if finding.evidence is not None:
+                    _finding(finding, finding.evidence, address, study_param)
+            without = [finding.dataset for finding in of_claim if finding.evidence is None]
+            if without:
+                st.caption(
+                    f":material/block: No evidence on {escaped(', '.join(without), MAX_TEXT)}: it "
+                    f"needs a report of the study `{claim.study}`."
+                )
 
 
 def _finding(
-    found: studies.Finding, evidence: studies.Evidence, address: Mapping[str, str], place: str
+    finding: studies.Finding,
+    evidence: studies.Evidence,
+    address: Mapping[str, str],
+    study_param: str,
 ) -> None:
     verdict, figures, source = st.columns([4, 8, 6], gap="small")
     with verdict.container(gap="xsmall"):
-        st.text(found.dataset)
+        st.text(finding.dataset)
         with st.container(horizontal=True, gap="xsmall"):
-            verdicts.badge(found.verdict)
+            verdicts.badge(finding.verdict)
             if evidence.quick:
-                st.badge("Quick trial", icon=":material/bolt:", color="gray", help=TRIAL)
-    figures.text(studies.figures(found))
+                st.badge(
+                    "Quick trial",
+                    icon=":material/bolt:",
+                    color="gray",
+                    help="On few users. A larger study replaces it.",
+                )
+    # A non-breaking space keeps a number and its percent sign on one line.
+    figures.text(finding.figures.removeprefix(studies.QUICK).replace(" %", "\u00a0%"))
     with source.container(gap="xxsmall"):
         opened = st.button(
             escaped(evidence.name),
             icon=":material/science:",
             type="tertiary",
-            key=f"{found.claim.name} {found.dataset}",
+            key=f"{finding.claim.name} {finding.dataset}",
             help="Open this study",
         )
-        st.caption(escaped(evidence.made, LONGEST))
+        st.caption(escaped(evidence.made, MAX_TEXT))
     if opened:
-        pages.go("studies", **address, **{place: evidence.name, "dataset": found.dataset})
-
-
-def _without(study: str, datasets: Sequence[str]) -> None:
-    if datasets:
-        st.caption(
-            f":material/block: No evidence on {escaped(', '.join(datasets), LONGEST)}: it takes a report of "
-            f"the study `{study}`."
-        )
+        pages.go("studies", **address, **{study_param: evidence.name, "dataset": finding.dataset})

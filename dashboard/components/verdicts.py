@@ -14,7 +14,7 @@ LOOKS = {
     "undecided": ("Undecided", ":material/help:", "gray"),
     "incomplete": ("No verdict yet", ":material/pending:", "gray"),
 }
-CLAIMED = {
+CLAIM_STATUSES = {
     "reproduced": Status("Reproduced", ":material/check_circle:", "green"),
     "not reproduced": Status("Not reproduced", ":material/cancel:", "orange"),
     "undecided": Status("Undecided", ":material/help:", "gray"),
@@ -24,7 +24,7 @@ CLAIMED = {
 
 def badge(verdict: str, count: int | None = None) -> None:
     """The verdict on a claim, or how often it was reached."""
-    shown = CLAIMED[verdict]
+    shown = CLAIM_STATUSES[verdict]
     label = shown.label if count is None else f"{count} {shown.label.lower()}"
     st.badge(label, icon=shown.icon, color=shown.colour)
 

@@ -86,13 +86,6 @@ def queue(command: str, args: dict[str, Any], title: str) -> Job:
     return job
 
 
-@st.cache_data(max_entries=50, show_spinner=False)
-def comparison_tables(root: str, run_id: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the methods and the metrics tables of one comparison."""
-    ws = Workspace.open(root)
-    return ws.get_table(run_id, "methods"), ws.get_table(run_id, "comparison")
-
-
 def sources() -> list[Run]:
     """Finished prompt tables that a migration can start from."""
     ws = workspace()

@@ -1,4 +1,4 @@
-"""Comparisons for the pages: what may be compared, what was, its verdict and its users."""
+"""Comparisons: which evaluations can be compared, finished comparisons, and their verdicts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import streamlit as st
 
 from dashboard import engine
 from dashboard.engine import Job, Run, StoreError
-from puma_engine import jobs as engine_jobs
 from puma_engine.defaults import MARGIN
 from puma_engine.evaluation import summaries
 from puma_engine.evaluation.baselines import BASELINES
@@ -26,8 +25,8 @@ __all__ = ["MARGIN", "PRIMARY_METRIC", "Verdict", "summaries"]
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where evaluations can be compared with each other: one data set run and split."""
+class DataSplit:
+    """A data set run and one of its splits: evaluations on the same rows can be compared."""
 
     dataset: str
     split: str
@@ -40,80 +39,78 @@ class Place:
         return f"{self.dataset}-{self.split}"
 
 
-def places() -> list[Place]:
-    """Every data set and split with an evaluation, the one evaluated last first."""
+def splits() -> list[DataSplit]:
+    """Return every data set and split with an evaluation, the last evaluated first."""
     names = {run.id: run.name for run in engine.runs("dataset")}
-    found = {}
+    evaluated = {}
     for run in engine.runs("evaluation"):
         key = (run.inputs.get("dataset", ""), str(run.summary.get("split")))
-        if key[0] in names and key not in found:
-            found[key] = Place(*key, f"{names[key[0]]}, {key[1]} split", run.summary["task"])
-    return list(found.values())
+        if key[0] in names and key not in evaluated:
+            evaluated[key] = DataSplit(
+                *key, f"{names[key[0]]}, {key[1]} split", run.summary["task"]
+            )
+    return list(evaluated.values())
 
 
-def place_of(run: Run) -> Place | None:
-    """Return where a comparison's evaluations come from; None if that is not known."""
-    base = engine.run(run.inputs["reference"]) if "reference" in run.inputs else None
-    dataset = base.inputs.get("dataset") if base else None
-    split = str(run.summary.get("split"))
-    return next((one for one in places() if (one.dataset, one.split) == (dataset, split)), None)
+def split_of(run: Run) -> DataSplit | None:
+    """Return the data split of a comparison; None if it is gone."""
+    reference = engine.run(run.inputs["reference"]) if "reference" in run.inputs else None
+    key = (reference.inputs.get("dataset") if reference else None, str(run.summary.get("split")))
+    return next((split for split in splits() if (split.dataset, split.split) == key), None)
 
 
-def methods(place: Place, metric: str | None = None) -> pd.DataFrame:
-    """Return every method evaluated there (see puma_engine.pipeline.method_survey)."""
-    return _methods(engine.root(), _stamp(), place.dataset, place.split, metric)
-
-
-def _stamp() -> str:
-    """A text that changes when a run is finished, renamed or deleted."""
+def methods(split: DataSplit, metric: str | None = None) -> pd.DataFrame:
+    """Return every method evaluated on a data split; see puma_engine.pipeline.method_survey."""
     row = engine.workspace().query(
         "SELECT count(*) AS n, max(finished) AS last, sum(length(name)) AS names FROM runs"
     )[0]
-    return f"{row['n']} {row['last']} {row['names']}"
+    # The stamp changes when a run is finished, renamed or deleted.
+    stamp = f"{row['n']} {row['last']} {row['names']}"
+    return _methods(engine.root(), stamp, split.dataset, split.split, metric)
 
 
 @st.cache_data(max_entries=20, show_spinner=False)
-def _methods(
-    root: str, _changed: str, dataset: str, split: str, metric: str | None
-) -> pd.DataFrame:
+def _methods(root: str, _stamp: str, dataset: str, split: str, metric: str | None) -> pd.DataFrame:
     return evaluated_methods(Workspace.open(root), dataset, split, metric)
 
 
 def members(run: Run) -> list[str]:
-    """Return the evaluations of a comparison."""
-    return [one for role, one in run.inputs.items() if role.startswith("evaluation_")]
+    """Return the evaluation ids of a comparison."""
+    return [run_id for role, run_id in run.inputs.items() if role.startswith("evaluation_")]
 
 
 def is_baseline(run: Run) -> bool:
-    """Say whether an evaluation is of a method that needs no language model."""
+    """Say whether an evaluation is of a method without a language model."""
     return run.config.get("method") in BASELINES
 
 
 def lacks_baselines(evaluated: pd.DataFrame) -> bool:
-    """Say whether some method without a language model was not evaluated there yet."""
+    """Say whether some method without a language model is missing from evaluated methods."""
     return int((evaluated["kind"] == "baseline").sum()) < len(BASELINES)
 
 
 def find(evaluations: list[str], reference: str) -> Run | None:
-    """Return the comparison of these evaluations with this one pinned, in any status."""
+    """Return the comparison of these evaluations with this reference, in any status."""
     if len(set(evaluations)) < 2:
         return None
     return find_comparison(engine.workspace(), evaluations, reference=reference)
 
 
-def ask(place: Place, evaluations: list[str], reference: str) -> Job:
-    """Queue a comparison, baselines included, checked against the workspace."""
-    allowed = set(methods(place)["evaluation"])
+def request(split: DataSplit, evaluations: list[str], reference: str) -> Job:
+    """Queue a comparison, baselines included. Raises StoreError if an evaluation is gone."""
+    allowed = set(methods(split)["evaluation"])
     if not evaluations or not set(evaluations) <= allowed or reference not in evaluations:
-        raise StoreError("Some of the chosen methods are no longer in the workspace; reload.")
+        raise StoreError(
+            "Some of the chosen methods are no longer in the workspace; reload the page."
+        )
     args = _arguments(evaluations, reference)
-    name = slug("compare", place.name.split(",")[0], place.split, f"{len(evaluations)}-methods")
+    name = slug("compare", split.name.split(",")[0], split.split, f"{len(evaluations)}-methods")
     pinned = engine.run(reference).name
     return engine.queue("compare", args | {"name": name}, f"Compare with {pinned}"[:150])
 
 
 def pending(evaluations: list[str], reference: str) -> Job | None:
-    """Return the latest job that was asked for this comparison, in any status."""
+    """Return the latest job queued for this comparison, in any status."""
     wanted = _arguments(evaluations, reference)
     for job in engine.jobs(limit=100):
         if job.command == "compare" and {name: job.args.get(name) for name in wanted} == wanted:
@@ -125,15 +122,9 @@ def _arguments(evaluations: list[str], reference: str) -> dict[str, Any]:
     return {"evaluations": sorted(evaluations), "reference": reference, "baselines": True}
 
 
-def retry(job: Job) -> None:
-    """Queue a stopped comparison again."""
-    engine_jobs.retry(engine.workspace(), job.id)
-    engine_jobs.ensure_worker(engine.workspace())
-
-
 @st.cache_data(max_entries=50, show_spinner=False)
 def tables(root: str, run_id: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the tables of methods (with their backbones) and scores of a comparison."""
+    """Return the methods of a comparison (with their backbones) and their scores."""
     ws = Workspace.open(root)
     methods = with_backbones(ws, ws.get_table(run_id, "methods"))
     return methods, ws.get_table(run_id, "comparison")
@@ -141,11 +132,11 @@ def tables(root: str, run_id: str) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 @st.cache_data(max_entries=50, show_spinner=False)
 def verdict(root: str, run_id: str, margin: float = MARGIN) -> Verdict:
-    """Return what a comparison means. Raises PumaError where its tables are gone or strange."""
+    """Return the verdict of a comparison. Raises PumaError if its tables are gone or outdated."""
     try:
         return judge_comparison(Workspace.open(root), run_id, margin=margin)
     except (KeyError, IndexError) as error:
-        raise engine.StoreError(
+        raise StoreError(
             "The comparison's tables are not those of this version; make it again."
         ) from error
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from dashboard import engine
 from puma_engine import jobs as engine_jobs
+from puma_engine.defaults import DEMO_USERS
 from puma_engine.jobs import Job
-from puma_engine.pipeline.demo import USERS as DEMO_USERS
 from puma_engine.store import Run
 
 __all__ = ["DEMO_USERS", "newer_evaluations", "prompt_rows", "start_demo"]

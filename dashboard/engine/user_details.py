@@ -1,4 +1,4 @@
-"""What is known of one user: records, predictions, scores, neighbours, and where a prompt is from."""
+"""Details of one user: records, predictions, scores, neighbours, lineage and what-if questions."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import engine
+from dashboard.engine import comparisons
 from puma_engine.evaluation import metrics
 from puma_engine.pipeline import Prediction, PromptTableReader
 from puma_engine.pipeline.evaluating import PREDICTIONS, method_kind, method_label
@@ -21,16 +22,16 @@ from puma_engine.store import Run
 
 __all__ = ["LONGEST_TITLE", "Prediction", "Run"]
 
-MOST_FOUND = 50
-MOST_ASKED = 4  # as many runs as the what-if process keeps
+MAX_MATCHES = 50
+MAX_WHAT_IF_RUNS = 4  # as many runs as the what-if process holds
 # Metrics that are means over rows, so that resampling a user's rows gives an interval.
-BY_ROW = ("rmse", "mae", "accuracy", "log_loss")
+ROW_METRICS = ("rmse", "mae", "accuracy", "log_loss")
 PROMPT_KINDS = ("prompts", "migration")
 
 
 @dataclass(frozen=True)
 class Method:
-    """One way of predicting: its label and kind, its evaluation and its prompts, if it has them."""
+    """A method with its label and kind, and the ids of its evaluation and prompts, if any."""
 
     label: str
     kind: str
@@ -39,8 +40,11 @@ class Method:
 
 
 @dataclass(frozen=True)
-class Setting:
-    """Where a user is looked at: a comparison, or a data set that has none yet."""
+class UserContext:
+    """The methods that a user is shown with: those of a comparison, or of a data set without one.
+
+    id: of the comparison or data set.
+    """
 
     id: str
     name: str
@@ -51,16 +55,16 @@ class Setting:
     methods: tuple[Method, ...]
 
     def with_prompts(self) -> list[Method]:
-        """The methods that have prompts, each table once."""
+        """Return the methods that have prompts, one per prompt table."""
         return list({m.prompts: m for m in reversed(self.methods) if m.prompts}.values())[::-1]
 
     def evaluated(self) -> list[Method]:
-        """The methods that were evaluated."""
+        """Return the methods that were evaluated."""
         return [method for method in self.methods if method.evaluation]
 
 
-def settings() -> list[Run]:
-    """Comparisons, the newest first, then data sets with prompts that no comparison covers."""
+def context_runs() -> list[Run]:
+    """Return comparisons, the newest first, then data sets with prompts but no comparison."""
     compared = engine.runs("comparison")
     covered = {dataset_of(run) for run in compared}
     fitted = {run.inputs["dataset"] for kind in PROMPT_KINDS for run in engine.runs(kind)}
@@ -68,62 +72,55 @@ def settings() -> list[Run]:
     return [*compared, *rest]
 
 
-def dataset_of(chosen: Run) -> str:
-    """Return the data set of a comparison, or the data set itself."""
-    if chosen.kind == "dataset":
-        return chosen.id
-    return engine.run(next(iter(chosen.inputs.values()))).inputs["dataset"]
+def dataset_of(run: Run) -> str:
+    """Return the data set id of a comparison, or of the data set run itself."""
+    if run.kind == "dataset":
+        return run.id
+    return engine.run(next(iter(run.inputs.values()))).inputs["dataset"]
 
 
-def setting(chosen: Run) -> Setting:
-    """Return the methods of a comparison, or those that a data set has so far."""
-    if chosen.kind == "comparison":
-        return _of_comparison(chosen)
-    data = chosen
-    evaluations = [
-        run
-        for run in engine.runs("evaluation")
-        if run.inputs.get("dataset") == data.id and run.config["split"] == "test"
-    ]
+def context_of(run: Run) -> UserContext:
+    """Return the methods of a comparison, or all methods of a data set run."""
+    if run.kind == "comparison":
+        table, _ = comparisons.tables(engine.root(), run.id)
+        methods = tuple(
+            Method(
+                row.method, row.kind, row.evaluation, row.run if isinstance(row.run, str) else None
+            )
+            for row in table.itertuples()
+        )
+        summary = run.summary
+        return UserContext(
+            run.id,
+            run.name,
+            dataset_of(run),
+            summary["task"],
+            summary["split"],
+            metrics.PRIMARY_METRIC[summary["task"]],
+            methods,
+        )
     ws = engine.workspace()
-    found = [
-        Method(method_label(ws, run), method_kind(run), run.id, run.inputs.get("prompts"))
-        for run in reversed(evaluations)
+    evaluated = [
+        Method(method_label(ws, item), method_kind(item), item.id, item.inputs.get("prompts"))
+        for item in reversed(engine.runs("evaluation"))
+        if item.inputs.get("dataset") == run.id and item.config["split"] == "test"
     ]
-    known = {method.prompts for method in found}
-    bare = [
-        Method(run.name, str(run.config["role"]), None, run.id)
+    known = {method.prompts for method in evaluated}
+    not_evaluated = [
+        Method(item.name, str(item.config["role"]), None, item.id)
         for kind in PROMPT_KINDS
-        for run in reversed(engine.runs(kind))
-        if run.inputs["dataset"] == data.id and run.id not in known
+        for item in reversed(engine.runs(kind))
+        if item.inputs["dataset"] == run.id and item.id not in known
     ]
-    task = str(data.summary["task"])
-    return Setting(
-        data.id, data.name, data.id, task, "test", metrics.PRIMARY_METRIC[task], (*found, *bare)
-    )
-
-
-def _of_comparison(run: Run) -> Setting:
-    methods, _ = engine.comparison_tables(engine.root(), run.id)
-    found = tuple(
-        Method(row.method, row.kind, row.evaluation, row.run if isinstance(row.run, str) else None)
-        for row in methods.itertuples()
-    )
-    facts = run.summary
-    return Setting(
-        run.id,
-        run.name,
-        dataset_of(run),
-        facts["task"],
-        facts["split"],
-        metrics.PRIMARY_METRIC[facts["task"]],
-        found,
-    )
+    task = str(run.summary["task"])
+    main_metric = metrics.PRIMARY_METRIC[task]
+    methods = (*evaluated, *not_evaluated)
+    return UserContext(run.id, run.name, run.id, task, "test", main_metric, methods)
 
 
 @st.cache_resource(max_entries=6, show_spinner=False)
 def rows_of(root: str, prompts: str) -> PromptTableReader:
-    """Return a run's prompts for reading in parts."""
+    """Return a reader of a run's prompts."""
     return PromptTableReader(engine.workspace(), prompts)
 
 
@@ -134,17 +131,17 @@ def space(root: str, prompts: str) -> Space:
 
 
 def is_user(prompts: list[str], user: str) -> bool:
-    """Say whether any of these runs has a prompt of the user, of those that can be read."""
+    """Say whether any readable run has a prompt of the user."""
     return any(rows.row_of(user) is not None for rows in _readable(prompts))
 
 
 def find_users(prompts: list[str], text: str) -> list[str]:
-    """Return the first users whose id begins with a text, of the first run that can be read."""
-    return next(_readable(prompts)).starting_with(text.strip(), MOST_FOUND)
+    """Return at most MAX_MATCHES user ids that begin with a text, of the first readable run."""
+    return next(_readable(prompts)).starting_with(text.strip(), MAX_MATCHES)
 
 
 def _readable(prompts: list[str]) -> Iterator[PromptTableReader]:
-    """Yield the prompts of runs; a damaged file is passed over unless all are."""
+    """Yield the prompts of runs, without damaged files; raise the first error if all are damaged."""
     damaged = []
     for run in prompts:
         try:
@@ -178,10 +175,10 @@ def predictions(root: str, evaluations: tuple[str, ...], user: str) -> pd.DataFr
     joined: pd.DataFrame | None = None
     for run in evaluations:
         rows = ws.get_table(run, PREDICTIONS, where={"user_id": [user]})
-        own = rows.set_index("item_id")["prediction"].rename(run)
+        rows = rows.set_index("item_id")
         if joined is None:
-            joined = rows.set_index("item_id")[["outcome"]]
-        joined = joined.join(own, how="outer")
+            joined = rows[["outcome"]]
+        joined = joined.join(rows["prediction"].rename(run), how="outer")
     if joined is None:
         return pd.DataFrame({"item_id": [], "outcome": []})
     return joined.reset_index()
@@ -191,58 +188,58 @@ def predictions(root: str, evaluations: tuple[str, ...], user: str) -> pd.DataFr
 def user_scores(root: str, evaluations: tuple[str, ...], user: str) -> pd.DataFrame:
     """Return the metrics of a user in some evaluations: evaluation, n, and the metrics."""
     ws = engine.workspace()
-    found = [
+    scores = [
         ws.user_metrics(run, [user]).assign(evaluation=run).drop(columns="user_id")
         for run in evaluations
     ]
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame({"evaluation": []})
+    return pd.concat(scores, ignore_index=True) if scores else pd.DataFrame({"evaluation": []})
 
 
 def interval(
     task: str, metric: str, truth: np.ndarray, predicted: np.ndarray
 ) -> tuple[float, float]:
     """Return the 95 % interval of a user's metric from resampling the user's rows; NaN if none."""
-    if metric not in BY_ROW or len(truth) < 2:
+    if metric not in ROW_METRICS or len(truth) < 2:
         return float("nan"), float("nan")
-    found = metrics.bootstrap_metric(task, metric, truth, predicted, np.arange(len(truth)))
-    return found.low, found.high
+    score = metrics.bootstrap_metric(task, metric, truth, predicted, np.arange(len(truth)))
+    return score.low, score.high
 
 
 @st.cache_data(max_entries=100, show_spinner=False)
-def near(root: str, first: str, second: str, user: str, most: int = 10) -> pd.DataFrame:
-    """Return the users nearest to one in two runs' spaces; see `neighbours`."""
-    return neighbours(space(root, first), space(root, second), user, most)
+def near(root: str, first: str, second: str, user: str, limit: int = 10) -> pd.DataFrame:
+    """Return the users nearest to a user in two runs' prompts; see puma_engine's `neighbours`."""
+    return neighbours(space(root, first), space(root, second), user, limit)
 
 
 def lineage(prompts: str) -> list[Run]:
-    """Return a run and all it came from, the first step first."""
+    """Return a run and the runs it came from, the first step first."""
     return engine.workspace().lineage(prompts)[::-1]
 
 
 @st.cache_data(max_entries=100, show_spinner=False)
 def trained_on(root: str, selection: str, user: str) -> bool:
-    """Say whether a user was among those chosen to train an adapter."""
+    """Say whether an adapter was trained on a user."""
     ws = engine.workspace()
     rows = ws.get_table(selection, "selection", where={"user_id": [user]})
     return bool(rows["selected"].any())
 
 
 def warm(prompts: list[str]) -> None:
-    """Let the what-if process load some runs while the question is being typed."""
+    """Load prompts of runs in the what-if process before a title is sent."""
     whatif.preload(engine.workspace(), prompts)
 
 
 def ask(prompts: str, user: str, title: str) -> Prediction:
-    """Ask what a user would think of a title; raises PumaError."""
+    """Return the prediction of a user's outcome for a title. Raises PumaError."""
     return whatif.predict(engine.workspace(), prompts, user, title)
 
 
 def settings_rows(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Return nested settings as names with dots and texts; empty ones stay out."""
-    found: list[tuple[str, str]] = []
+    """Return nested settings as dotted names with texts, without empty ones and lists."""
+    rows: list[tuple[str, str]] = []
     for name, value in values.items():
         if isinstance(value, dict):
-            found += settings_rows(value, f"{prefix}{name}.")
+            rows += settings_rows(value, f"{prefix}{name}.")
         elif value is not None and not isinstance(value, list):
-            found.append((f"{prefix}{name}", str(value)))
-    return found
+            rows.append((f"{prefix}{name}", str(value)))
+    return rows

@@ -15,7 +15,7 @@ from dashboard.components import (
     query_params,
     verdicts,
 )
-from dashboard.components.glossary import glossary
+from dashboard.components.glossary import show_glossary
 from dashboard.engine import Run, comparisons
 
 VIEWS = {
@@ -23,7 +23,7 @@ VIEWS = {
     "users": "Who gains, who loses",
     "pairs": "Model pairs",
     "chains": "Chains",
-    "fusions": "Fusion",
+    "fusions": "Aggregation",
     "strategies": "Selection strategies",
 }
 
@@ -35,36 +35,20 @@ def page() -> None:
     run = comparison_picker.pick()
     if run is not None:
         with page_states.caught(
-            "This comparison cannot be shown whole; choose another, or make it again."
+            "This comparison cannot be shown completely; choose another, or make it again."
         ):
             _comparison(run)
     st.header("Jobs", divider="gray")
     pages.link("plan", label="Plan a migration")
     job_cards.watch()
-    glossary("migrated", "retrained", "shuffled control", "random prompts", "baseline", "interval")
+    show_glossary(
+        "migrated", "retrained", "shuffled control", "random prompts", "baseline", "interval"
+    )
 
 
 def _comparison(run: Run) -> None:
-    # Judged before its frame is drawn, which would stand there empty.
+    # Computed before the container is drawn, so that an error leaves no empty container.
     comparisons.verdict(engine.root(), run.id)
-    _verdict(run)
-    view = query_params.segment("View", VIEWS, "view", label_visibility="collapsed")
-    if view == "methods":
-        compare_methods.show(run)
-    elif view == "users":
-        compare_users.show(run)
-    else:
-        place = comparisons.place_of(run)
-        if place is None:
-            page_states.failed(
-                "The data set of this comparison is gone.", "Choose another comparison."
-            )
-        else:
-            compare_experiments.SECTIONS[view](place)
-
-
-def _verdict(run: Run) -> None:
-    """The verdict, with the margin it depends on."""
     with st.container(border=True):
         left, right = st.columns([5, 1])
         with right:
@@ -74,3 +58,16 @@ def _verdict(run: Run) -> None:
         with left:
             verdicts.headline(verdict)
         verdicts.reasons(verdict)
+    view = query_params.segment("View", VIEWS, "view", label_visibility="collapsed")
+    if view == "methods":
+        compare_methods.show(run)
+    elif view == "users":
+        compare_users.show(run)
+    else:
+        split = comparisons.split_of(run)
+        if split is None:
+            page_states.failed(
+                "The data set of this comparison is gone.", "Choose another comparison."
+            )
+        else:
+            compare_experiments.show(view, split)

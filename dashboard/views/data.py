@@ -18,7 +18,7 @@ from dashboard.components import (
     row_selection,
 )
 from dashboard.components.formatting import short
-from dashboard.components.glossary import glossary, term
+from dashboard.components.glossary import show_glossary, term
 from dashboard.components.theme import KINDS
 from dashboard.engine import datasets
 
@@ -44,7 +44,7 @@ def page() -> None:
                 job_cards.watch(5, ("import_dataset",))
         else:
             _data_sets()
-    glossary("held-out", "variance", "run")
+    show_glossary("held-out", "variance", "run")
 
 
 def _data_sets() -> None:

@@ -8,7 +8,7 @@ import streamlit as st
 from dashboard import engine
 from dashboard.components import formatting, job_cards, page_states, row_selection
 from dashboard.components.formatting import escaped, short
-from dashboard.components.glossary import glossary
+from dashboard.components.glossary import show_glossary
 from dashboard.components.theme import STATUSES
 from dashboard.engine import job_table
 
@@ -41,7 +41,7 @@ def page() -> None:
     busy = any(job.status in job_cards.ACTIVE for job in engine.jobs())
     every = job_cards.BUSY_SECONDS if busy else job_cards.IDLE_SECONDS
     page_states.live(_live, every)(list(statuses), text[:200])
-    glossary("job", "run")
+    show_glossary("job", "run")
 
 
 def _live(statuses: list[str], text: str) -> None:

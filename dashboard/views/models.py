@@ -15,7 +15,7 @@ from dashboard.components import (
     row_selection,
 )
 from dashboard.components.formatting import escaped, short
-from dashboard.components.glossary import glossary, term
+from dashboard.components.glossary import show_glossary, term
 from dashboard.components.theme import KINDS, Status, rank
 from dashboard.engine import models
 
@@ -48,7 +48,7 @@ def page() -> None:
             _refused()
     except engine.PumaError as error:
         page_states.failed("The models cannot be shown.", error)
-    glossary("backbone", "source prompts", "target", "template", "answer tokens")
+    show_glossary("backbone", "source prompts", "target", "template", "answer tokens")
 
 
 def _side_by_side(backbones: list[engine.Run]) -> None:

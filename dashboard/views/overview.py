@@ -8,7 +8,7 @@ import streamlit as st
 from dashboard import engine, pages
 from dashboard.components import formatting, job_cards, page_states, verdicts
 from dashboard.components.formatting import short
-from dashboard.components.glossary import glossary, term
+from dashboard.components.glossary import show_glossary, term
 from dashboard.components.theme import KINDS, rank
 from dashboard.engine import comparisons, overview
 
@@ -40,7 +40,7 @@ def page() -> None:
         return
     with page_states.caught("The workspace cannot be read."):
         _workspace()
-    glossary("soft prompt", "backbone", "adapter", "migration", "run", "job")
+    show_glossary("soft prompt", "backbone", "adapter", "migration", "run", "job")
 
 
 def _workspace() -> None:

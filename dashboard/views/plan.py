@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import streamlit as st
 
@@ -16,9 +17,9 @@ from dashboard.components import (
     query_params,
     training_loss,
 )
-from dashboard.components.glossary import glossary, term
+from dashboard.components.glossary import show_glossary, term
 from dashboard.engine import plans
-from dashboard.engine.plans import PRESETS, Plan, TrainingConfig
+from dashboard.engine.plans import Plan
 
 TOPOLOGIES = {"single": "Single", "chain": "Chain", "merge": "Aggregation"}
 ABOUT = {
@@ -44,14 +45,17 @@ def page() -> None:
         pages.link("models", label="Models")
         return
     plan = _put_together(sources, targets)
-    wrong = plans.problems(plan)
-    for text in wrong:
+    problems = plans.problems(plan)
+    for text in problems:
         st.info(text, icon=":material/info:")
-    if not wrong:
+    if not problems:
+        plan = _with_settings(plan)
         _picture(plan)
         _launch(plan, plan_costs.show(plan))
-    _watched()
-    glossary("migration", "chain", "aggregation", "adapter", "strategy", "budget", "break-even")
+    _launched()
+    show_glossary(
+        "migration", "chain", "aggregation", "adapter", "strategy", "budget", "break-even"
+    )
 
 
 def _put_together(sources: list[engine.Run], targets: list[engine.Run]) -> Plan:
@@ -65,54 +69,39 @@ def _put_together(sources: list[engine.Run], targets: list[engine.Run]) -> Plan:
             label = "Source prompts, two or more"
             chosen = query_params.choose_many(label, ids, "sources", labels=names)
         else:
+            # The newest table that was fitted or imported as a source.
+            first = next((run.id for run in sources if run.config.get("role") == "source"), None)
             chosen = [
-                query_params.choose(
-                    "Source prompts", ids, "source", labels=names, default=_first_source(sources)
-                )
+                query_params.choose("Source prompts", ids, "source", labels=names, default=first)
             ]
     with right:
         if topology == "chain":
             label = "Target models, in order"
-            ways = query_params.choose_many(label, models, "targets", labels=names)
+            chosen_targets = query_params.choose_many(label, models, "targets", labels=names)
         else:
             # A migration leads to another model than the prompts are on.
-            left_behind = {run.inputs["backbone"] for run in sources if run.id in chosen}
-            other = next((one for one in models if one not in left_behind), None)
-            ways = [
+            source_models = {run.inputs["backbone"] for run in sources if run.id in chosen}
+            other = next((model for model in models if model not in source_models), None)
+            chosen_targets = [
                 query_params.choose("Target model", models, "target", labels=names, default=other)
             ]
     users = min((plans.users_of(source) for source in chosen), default=1)
     task = next((plans.task_of(source) for source in chosen), "rating")
-    strategy, budget = _who(users, engine.DEFAULT_STRATEGIES[task])
-    training, adapter, retraining = _settings(budget or users, users, task)
-    return Plan(
-        topology,
-        tuple(chosen),
-        tuple(ways),
-        strategy,
-        budget,
-        training,
-        adapter,
-        retraining,
-    )
+    strategy, budget = _selection(users, engine.DEFAULT_STRATEGIES[task])
+    return Plan(topology, tuple(chosen), tuple(chosen_targets), strategy, budget)
 
 
-def _first_source(sources: list[engine.Run]) -> str | None:
-    """The newest table that was fitted or imported as a source."""
-    return next((run.id for run in sources if run.config.get("role") == "source"), None)
-
-
-def _who(users: int, usual: str) -> tuple[str, int | None]:
-    """Who of so many users trains the adapter: strategy and budget (None for all)."""
+def _selection(users: int, default: str) -> tuple[str, int | None]:
+    """Choose strategy and budget (None for all) of the users who train the adapter."""
     left, right = st.columns(2)
-    labels = {name: f"{name}: {one.about}" for name, one in engine.STRATEGIES.items()}
+    labels = {name: f"{name}: {strategy.about}" for name, strategy in engine.STRATEGIES.items()}
     with left:
         strategy = query_params.choose(
             "Strategy",
             list(labels),
             "strategy",
             labels=labels,
-            default=usual,
+            default=default,
             follows=True,
             help=term("strategy"),
         )
@@ -132,67 +121,50 @@ def _who(users: int, usual: str) -> tuple[str, int | None]:
     return strategy, int(budget)
 
 
-def _settings(trained: int, users: int, task: str) -> tuple[dict, dict, TrainingConfig]:
-    labels = {name: one.label for name, one in PRESETS.items()}
+def _with_settings(plan: Plan) -> Plan:
+    """Let people change the settings of the training; what they leave empty has its default."""
+    settings = plans.settings(plan)
+    training, adapter = settings.training, settings.adapter
     with st.expander("Settings of the training", icon=":material/tune:"):
-        name = query_params.choose(
-            "Start from", list(labels), "preset", labels=labels, default="small"
-        )
-        preset = PRESETS[name]
-        retraining = preset.retraining(users, task)
         epochs, batch, rate, hidden = st.columns(4)
-        training, adapter = preset.training(trained, task).to_dict(), preset.adapter(task).to_dict()
         with epochs:
-            training["epochs"] = _usually("Epochs", 1, 200, training["epochs"], f"epochs-{name}")
+            changed = _setting("Epochs", 1, 200, training.epochs, "epochs")
         with batch:
-            training["batch_size"] = _usually(
-                "Batch size", 1, 65_536, training["batch_size"], f"batch-{name}"
-            )
+            changed |= _setting("Batch size", 1, 65_536, training.batch_size, "batch_size")
         with rate:
-            training["learning_rate"] = _usually(
-                "Learning rate", 1e-6, 1.0, training["learning_rate"], f"rate-{name}"
-            )
+            changed |= _setting("Learning rate", 1e-6, 1.0, training.learning_rate, "learning_rate")
         with hidden:
-            adapter["hidden"] = _number(
-                "Adapter width", 65_536, adapter["hidden"], f"hidden-{name}"
-            )
-        usual = plans.usual_preset(trained, users)
-        if name in ("small", "large") and name != usual:
-            st.caption(
-                f"For {trained:,} of {users:,} users “{PRESETS[usual].label}” is the usual start."
-            )
+            width = _setting("Adapter width", 1, 65_536, adapter.hidden, "hidden")
         st.caption(
-            f"Retraining is counted with {retraining.epochs} epochs at batch size "
-            f"{retraining.batch_size}."
+            f"Empty numbers have their default, which depends on the task and on how many users train "
+            f"({settings.trained:,} of {settings.users:,}). Retraining is predicted with "
+            f"{settings.retraining.epochs} epochs at batch size {settings.retraining.batch_size}."
         )
-    return training, adapter, retraining
+    return replace(plan, training=changed, adapter=width)
 
 
-def _usually(label: str, least: Number, most: Number, usual: Number, key: str) -> Number:
-    """A setting that is the preset's where it is left empty; the preset's may follow the budget."""
-    given = st.number_input(
+def _setting(
+    label: str, smallest: Number, largest: Number, default: Number, name: str
+) -> dict[str, Any]:
+    """Return a setting by its name if somebody changed it, else nothing."""
+    value = st.number_input(
         label,
-        least,
-        most,
+        smallest,
+        largest,
         None,
-        format=None if isinstance(usual, int) else "%.5f",
-        key=key,
+        format=None if isinstance(default, int) else "%.5f",
+        key=name,
         bind="query-params",
-        placeholder=f"{usual:,} (the preset's)",
-        help="Empty: the preset's. Few users train in small batches and short steps, for more epochs.",
+        placeholder=f"{default:,} (default)",
+        help="Empty: the default. Few users train in small batches and small steps, for more epochs.",
     )
-    return usual if given is None else given
-
-
-def _number(label: str, most: int, start: int, key: str) -> int:
-    """A whole number from 1 on, kept in the address under its key when it was edited."""
-    return int(st.number_input(label, 1, most, start, key=key, bind="query-params"))
+    return {} if value is None else {name: value}
 
 
 def _picture(plan: Plan) -> None:
     figure, boxes = plan_figures.topology(
-        [engine.run(one).name for one in plan.sources],
-        [engine.run(one).name for one in plan.targets],
+        [engine.run(source).name for source in plan.sources],
+        [engine.run(target).name for target in plan.targets],
     )
     title = f"{TOPOLOGIES[plan.topology]}: where the prompts go"
     figures.show(figure, boxes, "topology", title=title, height=110 + 60 * len(plan.sources))
@@ -200,8 +172,8 @@ def _picture(plan: Plan) -> None:
 
 def _launch(plan: Plan, predicted: dict | None) -> None:
     st.caption(
-        "The migration is evaluated when it is done, and compared if its model has a full retraining. "
-        "It goes on when you close the page."
+        "The migration is then evaluated, and compared if its model has a full retraining. The job "
+        "continues when you close the page."
     )
     if st.button("Launch the migration", type="primary", icon=":material/rocket_launch:"):
         try:
@@ -213,15 +185,15 @@ def _launch(plan: Plan, predicted: dict | None) -> None:
         st.rerun()
 
 
-def _watched() -> None:
-    """The plan that was launched last, or the one in the address, live."""
-    found = plans.launched()
-    if not found:
+def _launched() -> None:
+    """Show the plan that was launched last, or the one in the address, live."""
+    launched = plans.launched()
+    if not launched:
         return
     st.header("Launched plans", divider="gray")
-    labels = {job.id: f"{job.title} ({job.created[:16].replace('T', ' ')})" for job in found}
+    labels = {job.id: f"{job.title} ({job.created[:16].replace('T', ' ')})" for job in launched}
     chosen = query_params.choose("Plan", list(labels), "job", labels=labels)
-    job = next(job for job in found if job.id == chosen)
+    job = next(job for job in launched if job.id == chosen)
     busy = job.status in (*job_cards.ACTIVE, "interrupted")
     page_states.live(_live, REFRESH if busy else None)(chosen, job.status)
 
@@ -232,10 +204,10 @@ def _live(job_id: str, drawn_as: str) -> None:
         st.rerun()
     job_cards.card(job)
     training_loss.loss_chart(job)
-    plan_costs.against_reality(job)
+    plan_costs.predicted_and_actual(job)
     if job.status == "finished" and job.run_id:
         run = engine.run(job.run_id)
         if run.kind == "comparison":
             pages.link("compare", label="See the comparison", comparison=run.id)
-        for made in plans.really(job)[-1:]:
-            pages.link("users", label="See the users", migration=made.id)
+        for migration in plans.migrations_of(job)[-1:]:
+            pages.link("users", label="See the users", migration=migration.id)

@@ -9,7 +9,7 @@ import streamlit as st
 from dashboard import engine, pages
 from dashboard.components import figures, page_states, query_params, verdicts
 from dashboard.components.formatting import short
-from dashboard.components.glossary import glossary
+from dashboard.components.glossary import show_glossary
 from dashboard.engine import Run, comparisons, reports
 
 PREVIEW = 200
@@ -27,7 +27,7 @@ def page() -> None:
         _tables()
     else:
         _prompts()
-    glossary("run", "interval", "soft prompt", "lineage")
+    show_glossary("run", "interval", "soft prompt", "lineage")
 
 
 def _report() -> None:

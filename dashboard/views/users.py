@@ -20,7 +20,7 @@ from dashboard.components import (
     row_selection,
     selection_preview,
 )
-from dashboard.components.glossary import glossary, term
+from dashboard.components.glossary import show_glossary, term
 from dashboard.components.map_data import Shown, table_of, values_of
 from dashboard.components.map_selection import Pick
 from dashboard.engine import large_maps
@@ -69,7 +69,7 @@ def page() -> None:
         _draw_it(source, migration)
         return
     _map(source, migration, found)
-    glossary("soft prompt", "cluster", "variance", "strategy", "budget", "gain", "migration")
+    show_glossary("soft prompt", "cluster", "variance", "strategy", "budget", "gain", "migration")
 
 
 def _choose(migrations: list[engine.Run]) -> tuple[engine.Run, engine.Run]:

@@ -22,6 +22,7 @@ from puma_engine.cli import (
     jobs,
     migration,
     models,
+    plan,
     project,
     prompts,
     reports,
@@ -134,6 +135,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(prompts.app, name="prompts")
 app.add_typer(adapters.app, name="adapters")
 migration.register(app)
+app.add_typer(plan.app, name="plan")
 evaluation.register(app)
 project.register(app)
 reports.register(app)

@@ -28,14 +28,14 @@ def demo(
     full retraining, random prompts, the shuffled control, baselines, and their comparison.
     """
     from puma_engine.cli.progress_bars import watched
-    from puma_engine.pipeline.demo import USERS
+    from puma_engine.defaults import DEMO_USERS
     from puma_engine.pipeline.demo import demo as run_demo
 
     ws = session().open(create=True, together=True)
     with watched("demo", quiet=session().as_json) as (progress, should_cancel):
         run = run_demo(
             ws,
-            users=users or USERS,
+            users=users or DEMO_USERS,
             device=device,
             progress=progress,
             should_cancel=should_cancel,

@@ -9,6 +9,7 @@ import typer
 from puma_engine.cli.config_options import Device, Name, Queue
 from puma_engine.cli.session import session
 from puma_engine.defaults import MARGIN
+from puma_engine.requests import EvaluationRequest
 
 
 def register(app: typer.Typer) -> None:
@@ -28,11 +29,11 @@ def evaluate(
     ],
     dataset: Annotated[
         str | None,
-        typer.Option("--dataset", help="Data set (default: the run's own; baselines need one)."),
+        typer.Option("--dataset", help="Data set (default: the run's; baselines need one)."),
     ] = None,
     split: Annotated[str, typer.Option("--split", help="train, validation or test.")] = "test",
     template: Annotated[
-        str | None, typer.Option("--template", help="Prompt template (default: the run's own).")
+        str | None, typer.Option("--template", help="Prompt template (default: the run's).")
     ] = None,
     precision: Annotated[
         str, typer.Option("--precision", help="auto, fp32, bf16 or fp16.")
@@ -42,18 +43,15 @@ def evaluate(
     queue: Queue = False,
 ) -> None:
     """Predict a split and score it: pooled metrics with 95 % intervals, and metrics a user."""
-    session().do(
-        "evaluate",
-        f"evaluating {subject}",
-        queue=queue,
+    request = EvaluationRequest(
         subject=subject,
         dataset=dataset,
         split=split,
         template=template,
         precision=precision,
         name=name,
-        device=device,
     )
+    session().do("evaluate", f"evaluating {subject}", request, queue=queue, device=device)
 
 
 def compare(
@@ -69,42 +67,33 @@ def compare(
     ] = False,
     margin: Annotated[
         float,
-        typer.Option("--margin", help="Loss that is still as good, as a share of retraining's."),
+        typer.Option(
+            "--margin", help="Loss against retraining that counts as equivalent, as a share."
+        ),
     ] = MARGIN,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the bootstrap.")] = 0,
     name: Name = None,
     queue: Queue = False,
 ) -> None:
-    """Put evaluations side by side, and say what they mean: migrate, retrain, or refine some."""
+    """Compare evaluations, and say what follows: migrate, retrain, or refine some users."""
     from puma_engine.cli.progress_bars import watched
     from puma_engine.evaluation.verdict import check_margin
     from puma_engine.pipeline import compare as pipeline_compare
 
     check_margin(margin)
+    settings: dict[str, Any] = {
+        "evaluations": evaluations,
+        "reference": reference,
+        "baselines": baselines,
+        "seed": seed,
+        "name": name,
+    }
     if queue:
-        session().do(
-            "compare",
-            "comparing",
-            queue=True,
-            evaluations=evaluations,
-            reference=reference,
-            baselines=baselines,
-            seed=seed,
-            name=name,
-        )
+        session().do("compare", "comparing", queue=True, **settings)
         return
     ws = session().open(together=True)
     with watched("comparing", quiet=session().as_json) as (progress, should_cancel):
-        run = pipeline_compare(
-            ws,
-            evaluations,
-            reference=reference,
-            baselines=baselines,
-            seed=seed,
-            name=name,
-            progress=progress,
-            should_cancel=should_cancel,
-        )
+        run = pipeline_compare(ws, progress=progress, should_cancel=should_cancel, **settings)
     show_comparison(ws, run, margin)
 
 

@@ -1,4 +1,4 @@
-"""puma select, migrate, aggregate, chain."""
+"""puma select, migrate, aggregate, chain, predict-regressions."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
-from puma_engine.cli.config_options import Device, Name, Queue, with_settings
+from puma_engine.cli.config_options import Device, Name, Queue, renamed_option, with_settings
 from puma_engine.cli.session import session
 from puma_engine.config import AdapterConfig, TrainingConfig
+from puma_engine.requests import ChainRequest, MigrationRequest, SelectionRequest
 
 Source = Annotated[str, typer.Argument(help="Prompts or migration run to start from.")]
 Strategy = Annotated[
@@ -17,24 +18,26 @@ Strategy = Annotated[
 ]
 Budget = Annotated[int | None, typer.Option("--budget", help="Users who train the adapter.")]
 Share = Annotated[
-    float | None, typer.Option("--share", help="The same as a share of the users, in (0, 1].")
+    float | None, typer.Option("--share", help="The budget as a share of the users, in (0, 1].")
 ]
-Data = Annotated[
-    str | None, typer.Option("--dataset", help="Data set (default: the source's own).")
-]
+Data = Annotated[str | None, typer.Option("--dataset", help="Data set (default: the source's).")]
 TemplateOption = Annotated[
-    str | None, typer.Option("--template", help="Prompt template (default: the source's own).")
+    str | None, typer.Option("--template", help="Prompt template (default: the source's).")
 ]
 Selection = Annotated[
     str | None, typer.Option("--selection", help="Selection run whose users train the adapter.")
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of every draw.")]
 Clusters = Annotated[int, typer.Option("--clusters", help="Clusters of k-means.")]
-Groups = Annotated[
-    int, typer.Option("--groups", help="Groups by variance or loss in each cluster.")
+Strata = Annotated[
+    int, typer.Option("--strata", help="Strata of variance or loss in each cluster.")
 ]
+Groups = Annotated[int | None, renamed_option("--groups", "--strata")]
 MinCluster = Annotated[
-    int, typer.Option("--min-cluster", help="Users a cluster is given at least, if it has them.")
+    int,
+    typer.Option(
+        "--min-cluster", help="Users that each cluster is given at least, if it has them."
+    ),
 ]
 BOTH = {"training": TrainingConfig, "adapter": AdapterConfig}
 
@@ -45,6 +48,7 @@ def register(app: typer.Typer) -> None:
     app.command("migrate")(with_settings(**BOTH)(migrate))
     app.command("aggregate")(with_settings(**BOTH)(aggregate))
     app.command("chain")(with_settings(**BOTH)(chain))
+    app.command("predict-regressions")(predict_regressions)
 
 
 def select(
@@ -62,28 +66,27 @@ def select(
     share: Share = None,
     seed: Seed = 0,
     clusters: Clusters = 15,
-    groups: Groups = 5,
+    strata: Strata = 5,
     min_cluster: MinCluster = 50,
     name: Name = None,
     device: Device = None,
     queue: Queue = False,
+    groups: Groups = None,
 ) -> None:
     """Choose the users on whom an adapter will be trained."""
-    session().do(
-        "select",
-        f"selecting users{f' by {strategy}' if strategy else ''}",
-        queue=queue,
+    request = SelectionRequest(
         prompts=prompts,
         strategy=strategy,
         budget=budget,
         share=share,
         seed=seed,
         clusters=clusters,
-        groups=groups,
+        strata=strata if groups is None else groups,
         min_cluster=min_cluster,
         name=name,
-        device=device,
     )
+    title = f"selecting users{f' by {strategy}' if strategy else ''}"
+    session().do("select", title, request, queue=queue, device=device)
 
 
 def migrate(
@@ -101,17 +104,16 @@ def migrate(
     template: TemplateOption = None,
     shuffled: Annotated[
         bool,
-        typer.Option("--shuffled", help="The control: no user keeps the own source prompt."),
+        typer.Option("--shuffled", help="The control: each user gets another's source prompt."),
     ] = False,
     name: Name = None,
     device: Device = None,
     queue: Queue = False,
 ) -> None:
     """Move prompts to another backbone: train an adapter on some users, map everybody."""
-    _migrate(
-        f"migrating {source} to {target}",
-        queue,
-        sources=source,
+    seed = training.pop("seed", None)
+    request = MigrationRequest(
+        sources=(source,),
         target=target,
         selection=selection,
         strategy=strategy,
@@ -122,9 +124,11 @@ def migrate(
         training=training,
         adapter=adapter,
         shuffled=shuffled,
+        seed=seed,
         name=name,
-        device=device,
     )
+    title = f"migrating {source} to {target}"
+    session().do("migrate", title, request, queue=queue, device=device)
 
 
 def aggregate(
@@ -154,10 +158,9 @@ def aggregate(
     """Migrate several sources at once: their prompts side by side, joined by user id."""
     if len(sources) < 2:
         raise typer.BadParameter("aggregate needs two sources or more; for one, use migrate.")
-    _migrate(
-        f"aggregating {len(sources)} sources to {target}",
-        queue,
-        sources=sources,
+    seed = training.pop("seed", None)
+    request = MigrationRequest(
+        sources=tuple(sources),
         target=target,
         missing=missing,
         selection=selection,
@@ -168,14 +171,11 @@ def aggregate(
         template=template,
         training=training,
         adapter=adapter,
+        seed=seed,
         name=name,
-        device=device,
     )
-
-
-def _migrate(title: str, queue: bool, *, training: dict[str, Any], **arguments: Any) -> None:
-    seed = training.pop("seed", None)
-    session().do("migrate", title, queue=queue, training=training, seed=seed, **arguments)
+    title = f"aggregating {len(sources)} sources to {target}"
+    session().do("migrate", title, request, queue=queue, device=device)
 
 
 def chain(
@@ -195,12 +195,9 @@ def chain(
 ) -> None:
     """Migrate hop after hop, each hop from the prompts that the last one made."""
     seed = training.pop("seed", None)
-    session().do(
-        "chain",
-        f"migrating {source} over {len(targets)} backbones",
-        queue=queue,
+    request = ChainRequest(
         source=source,
-        targets=targets,
+        targets=tuple(targets),
         strategy=strategy,
         budget=budget,
         share=share,
@@ -209,5 +206,27 @@ def chain(
         training=training,
         adapter=adapter,
         seed=seed,
+    )
+    title = f"migrating {source} over {len(targets)} backbones"
+    session().do("chain", title, request, queue=queue, device=device)
+
+
+def predict_regressions(
+    migration: Annotated[str, typer.Argument(help="Migration run.")],
+    share: Annotated[
+        float, typer.Option("--share", help="Share of its users to select, in (0, 1].")
+    ],
+    name: Name = None,
+    device: Device = None,
+    queue: Queue = False,
+) -> None:
+    """Select the users whose train loss grew most: who will likely regress, before retraining."""
+    session().do(
+        "predict_regressions",
+        f"predicting regressions of {migration}",
+        queue=queue,
+        migration=migration,
+        share=share,
+        name=name,
         device=device,
     )

@@ -9,9 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from puma_engine.cli.config_options import Device, Name, Queue, with_settings
+from puma_engine.cli.config_options import Device, Name, Queue, renamed_option, with_settings
 from puma_engine.cli.session import run_row, session
 from puma_engine.config import PromptConfig, TrainingConfig
+from puma_engine.requests import FitRequest, RefineRequest
 
 app = typer.Typer(help="Tables of soft prompts, one row a user.", no_args_is_help=True)
 Data = Annotated[str, typer.Option("--dataset", help="Data set: id, prefix or name.")]
@@ -40,10 +41,7 @@ def fit(
     queue: Queue = False,
 ) -> None:
     """Fit one soft prompt a user: what a migration starts from, or the full retraining."""
-    session().do(
-        "fit_prompts",
-        f"fitting {role} prompts on {backbone}",
-        queue=queue,
+    request = FitRequest(
         dataset=dataset,
         backbone=backbone,
         role=role,
@@ -51,8 +49,9 @@ def fit(
         training=training,
         prompt=prompt,
         name=name,
-        device=device,
     )
+    title = f"fitting {role} prompts on {backbone}"
+    session().do("fit_prompts", title, request, queue=queue, device=device)
 
 
 @app.command("refine")
@@ -61,11 +60,11 @@ def refine(
     start: Annotated[str, typer.Argument(help="Migration run whose prompts are fitted further.")],
     training: dict[str, Any],
     selection: Annotated[
-        str | None, typer.Option("--selection", help="Selection run: refine its users alone.")
+        str | None, typer.Option("--selection", help="Selection run: refine only its users.")
     ] = None,
     share: Annotated[
         float | None,
-        typer.Option("--share", help="Refine this share alone: who will most likely regress."),
+        typer.Option("--share", help="Refine only this share: those who will most likely regress."),
     ] = None,
     item_tokens: Annotated[
         int,
@@ -76,24 +75,22 @@ def refine(
     queue: Queue = False,
 ) -> None:
     """Fit migrated prompts further on the target, for a few epochs."""
-    session().do(
-        "refine",
-        f"refining {start}",
-        queue=queue,
+    request = RefineRequest(
         start=start,
         selection=selection,
         share=share,
         item_tokens=item_tokens,
         training=training,
         name=name,
-        device=device,
     )
+    session().do("refine", f"refining {start}", request, queue=queue, device=device)
 
 
 @app.command("import")
 def import_(
     path: Annotated[
-        Path, typer.Argument(help="File or folder with prompts: see docs/prompts.md for the forms.")
+        Path,
+        typer.Argument(help="File or folder with prompts: see docs/prompts.md for the formats."),
     ],
     dataset: Data,
     backbone: Backbone,
@@ -114,7 +111,7 @@ def import_(
     device: Device = None,
     queue: Queue = False,
 ) -> None:
-    """Bring in prompts that were fitted elsewhere, keyed by user id."""
+    """Import prompts that were fitted elsewhere, keyed by user id."""
     session().do(
         "import_prompts",
         f"importing {path.name}",
@@ -139,14 +136,14 @@ Prompts = Annotated[str, typer.Argument(help="Prompts or migration run: id, pref
 def export(
     prompts: Prompts,
     out: Annotated[Path, typer.Option("--out", help="File or new folder to write.")],
-    form: Annotated[
-        str, typer.Option("--form", help="file (.safetensors), parquet, numpy, packed or peft.")
+    format_: Annotated[
+        str, typer.Option("--format", help="file (.safetensors), parquet, numpy, packed or peft.")
     ] = "file",
     user: Annotated[
         list[str] | None, typer.Option("--user", help="Only this user; repeat it.")
     ] = None,
     shard_users: Annotated[
-        int, typer.Option("--shard-users", help="Users a shard, in the form packed.")
+        int, typer.Option("--shard-users", help="Users a shard, in the format packed.")
     ] = 50_000,
     licence: Annotated[
         str | None, typer.Option("--licence", help="SPDX id for the card (default: the data's).")
@@ -156,6 +153,7 @@ def export(
         typer.Option("--made-by", help="Command to record as the origin (default: this one)."),
     ] = None,
     device: Device = None,
+    form: Annotated[str | None, renamed_option("--form", "--format")] = None,
 ) -> None:
     """Write a run's prompts, keyed by user id, for import elsewhere or for a server."""
     from puma_engine.pipeline import export_prompts
@@ -165,7 +163,7 @@ def export(
         session().open(),
         prompts,
         out,
-        form=form,  # type: ignore[arg-type]
+        format=form or format_,  # type: ignore[arg-type]  # export_prompts checks it
         users=user or None,
         shard_users=shard_users,
         command=command,
@@ -203,18 +201,18 @@ def embed(
     from puma_engine.exchange.pairs import read_pairs
     from puma_engine.pipeline import embed_prompts
 
-    asked = read_pairs(pairs, user, item, text)
+    rows = read_pairs(pairs, user, item, text)
     written = embed_prompts(
         session().open(),
         prompts,
-        asked.pairs,
+        rows.pairs,
         out,
-        texts=asked.texts,
-        histories=asked.histories,
+        texts=rows.texts,
+        histories=rows.histories,
         device=device,
         precision=precision,
     )
-    facts = {"file": str(written), "pairs": len(asked.pairs), "bytes": written.stat().st_size}
+    facts = {"file": str(written), "pairs": len(rows.pairs), "bytes": written.stat().st_size}
     session().show(facts)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from puma_engine.cli.config_options import Device
-from puma_engine.cli.migration import Clusters, Groups, MinCluster, Seed
+from puma_engine.cli.migration import Clusters, Groups, MinCluster, Seed, Strata
 from puma_engine.cli.session import session
 from puma_engine.defaults import PAPER_STRATEGY
 from puma_engine.errors import ConfigError, StoreError
@@ -76,11 +76,12 @@ def select_stream(
     ] = None,
     seed: Seed = 0,
     clusters: Clusters = 15,
-    groups: Groups = 5,
+    strata: Strata = 5,
     min_cluster: MinCluster = 50,
+    groups: Groups = None,
 ) -> None:
     """Choose users from sharded prompts, block by block; write the chosen as a packed table."""
-    from puma_engine.serving.bulk_selection import select_stream as stream
+    from puma_engine.serving.bulk import select_stream as stream
 
     found = stream(
         source,
@@ -90,7 +91,7 @@ def select_stream(
         signals=signals,
         seed=seed,
         clusters=clusters,
-        groups=groups,
+        groups=strata if groups is None else groups,
         min_cluster=min_cluster,
     )
     session().show(found | {"folder": str(target)})
@@ -109,7 +110,7 @@ def migrate_stream(
     """Migrate sharded prompts in bulk, in constant memory; a killed run goes on shard by shard."""
     from puma_engine.cli.progress_bars import watched
     from puma_engine.pipeline.stage_progress import StageProgress
-    from puma_engine.serving.bulk_mapping import migrate_stream as stream
+    from puma_engine.serving.bulk import migrate_stream as stream
 
     mapper = _mapper(adapter, revision, device)
     with watched(f"migrating {source.name}", quiet=session().as_json) as (progress, should_cancel):

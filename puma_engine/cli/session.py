@@ -1,4 +1,4 @@
-"""What the commands share: the workspace, output for people or machines, running or queueing."""
+"""What the commands share: the workspace, output as text or JSON, executing or queueing."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from puma_engine.errors import ConfigError, StoreError
 from puma_engine.training import distributed
 
 if TYPE_CHECKING:
+    from puma_engine.requests import Request
     from puma_engine.store import Run, Workspace
 
 
@@ -26,9 +27,9 @@ class Session:
         self.as_json = as_json
 
     def open(self, *, create: bool = False, together: bool = False) -> Workspace:
-        """Open the workspace, making it first if asked to.
+        """Open the workspace; create it first where asked to. Raises ConfigError, StoreError.
 
-        together: for work that several processes may share; all else is for one.
+        together: whether several processes of a launcher may share the work.
         """
         from puma_engine.store import Workspace
 
@@ -39,11 +40,23 @@ class Session:
             )
         return Workspace.open(self.path, create=create)
 
-    def do(self, command: str, title: str, *, queue: bool = False, **arguments: Any) -> None:
-        """Do a stage now, with a progress bar, or queue it as a job; then show the result."""
+    def do(
+        self,
+        command: str,
+        title: str,
+        request: Request | None = None,
+        *,
+        queue: bool = False,
+        **arguments: Any,
+    ) -> None:
+        """Execute a stage now, with a progress bar, or queue it as a job; then show the result.
+
+        request and arguments together are the stage's arguments.
+        """
         from puma_engine.cli.progress_bars import watched
         from puma_engine.pipeline import COMMANDS
 
+        arguments = (request.to_dict() if request else {}) | arguments
         ws = self.open(create=command in CREATING, together=not queue)
         if queue:
             from puma_engine.jobs import enqueue
@@ -73,7 +86,7 @@ class Session:
             print(f"{name}: {text_of(field)}")
 
     def table(self, rows: Sequence[Mapping[Any, Any]], *, raw: Any = None) -> None:
-        """Print rows: JSON (raw, if that says more), or a table."""
+        """Print rows as JSON (raw instead, if given) or as a table."""
         if self.as_json:
             self.json(raw if raw is not None else list(rows))
             return
@@ -97,7 +110,7 @@ class Session:
         print(json.dumps(plain(value), indent=1, ensure_ascii=False))
 
 
-# Commands that a workspace can begin with.
+# Commands that create the workspace if there is none.
 CREATING = ("import_dataset", "add_backbone", "demo")
 
 _session = Session()
@@ -132,19 +145,18 @@ def plain(value: Any) -> Any:
 
 
 def flat(record: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    """Return the fields of nested records, named with dots; lists of records stay out."""
+    """Return the fields of nested records, with dotted names; empty values are left out."""
     if not isinstance(record, dict):
         return [(prefix, record)]
-    found: list[tuple[str, Any]] = []
+    fields: list[tuple[str, Any]] = []
     for name, value in record.items():
-        if value in (None, {}, []):
-            continue
-        found += flat(value, f"{prefix}.{name}" if prefix else name)
-    return found
+        if value not in (None, {}, []):
+            fields += flat(value, f"{prefix}.{name}" if prefix else name)
+    return fields
 
 
 def text_of(value: Any) -> str:
-    """Return a value as people read it."""
+    """Return a value as text for people."""
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -175,9 +187,9 @@ def run_row(run: Run) -> dict[str, Any]:
 
 
 def _named(ws: Workspace, title: str, arguments: Mapping[str, Any]) -> str:
-    """A job's title with the names of the runs that it was given by their ids."""
-    for given in arguments.values():
-        if isinstance(given, str) and given in title.split():
+    """Return a job's title with the names of runs that the arguments hold by id."""
+    for value in arguments.values():
+        if isinstance(value, str) and value in title.split():
             with contextlib.suppress(StoreError):
-                title = title.replace(given, ws.run(given).name)
+                title = title.replace(value, ws.run(value).name)
     return title

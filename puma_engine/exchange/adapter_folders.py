@@ -15,15 +15,14 @@ import numpy as np
 
 from puma_engine.backbone import hub
 from puma_engine.errors import MigrationError, StoreError
-from puma_engine.exchange.prompt_file import head_of
-from puma_engine.exchange.prompt_writers import write_head
-from puma_engine.files import atomic_write, load_tensors, save_tensors, write_json
+from puma_engine.exchange.prompt_file import HEAD_FILE, read_head, write_head
+from puma_engine.files import load_tensors, save_tensors, write_json, write_text
 
 if TYPE_CHECKING:
     from puma_engine.migration.adapter import Adapter
 
-CONFIG, WEIGHTS, HEAD_FILE = "config.json", "model.safetensors", "head.safetensors"
-FILES = (CONFIG, WEIGHTS, HEAD_FILE, "README.md")
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+FILES = (CONFIG, WEIGHTS, HEAD_FILE, CARD)
 SHAPE = ("d_in", "d_out", "hidden", "depth", "dropout")
 ARCHITECTURE = "puma-adapter"
 
@@ -59,11 +58,7 @@ def write_adapter(folder: Path, adapter: AdapterFile, card: str) -> None:
     save_tensors(folder / WEIGHTS, adapter.tensors)
     write_head(folder, adapter.head)
     write_json(folder / CONFIG, {"architecture": ARCHITECTURE} | adapter.config)
-    atomic_write(folder / "README.md", lambda temporary: _text(temporary, card))
-
-
-def _text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    write_text(folder / CARD, card)
 
 
 def read_adapter(spec: str | Path, revision: str | None = None) -> AdapterFile:
@@ -88,9 +83,7 @@ def from_hub(repo: str, revision: str | None = None) -> AdapterFile:
 def _read(folder: Path, commit: str | None) -> AdapterFile:
     config = _config(folder)
     tensors, _ = load_tensors(folder / WEIGHTS)
-    head_file = folder / HEAD_FILE
-    head = head_of(load_tensors(head_file)[0]) if head_file.is_file() else None
-    return AdapterFile(tensors, config, head, commit)
+    return AdapterFile(tensors, config, read_head(folder), commit)
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""What every form of a prompt table comes down to, and the checks that hold for all."""
+"""Prompts outside any workspace, in whatever format: what they hold, and the checks for all formats."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,16 +11,19 @@ from typing import Any
 import numpy as np
 
 from puma_engine.errors import DataError
+from puma_engine.files import load_tensors, save_tensors
 
 HEAD = "head."
+HEAD_FILE = "head.safetensors"
 
 
 @dataclass(frozen=True)
 class PromptFile:
-    """Prompts outside any workspace: what is needed to import them, and their origin.
+    """What is needed to import prompts.
 
-    vectors [n, l, d] float32, a row a user; head: tensors of the rating head, or None;
-    complete: whether that head is one of ours, so that nothing has to be trained.
+    vectors: [n, l, d] float32, a row a user; head: tensors of the task's head, or None;
+    meta: where the prompts are from; complete: whether nothing has to be trained, because
+    they are from this program.
     """
 
     user_ids: list[str]
@@ -40,6 +44,25 @@ def head_of(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray] | None:
     return head or None
 
 
+def write_head(folder: Path, head: dict[str, np.ndarray] | None) -> None:
+    """Write a head as a file of its own in a folder, if there is one."""
+    if head:
+        save_tensors(folder / HEAD_FILE, with_head(head))
+
+
+def read_head(folder: Path) -> dict[str, np.ndarray] | None:
+    """Read the head of a folder, or return None. Raises StoreError."""
+    file = folder / HEAD_FILE
+    return head_of(load_tensors(file)[0]) if file.is_file() else None
+
+
+def check_finite(path: Path, vectors: np.ndarray) -> np.ndarray:
+    """Return prompts as they are, or raise DataError for NaN or infinite values."""
+    if not np.isfinite(vectors).all():
+        raise DataError(f"The prompts of {path} hold NaN or infinite values; export them again.")
+    return vectors
+
+
 def checked(
     path: Path,
     user_ids: Sequence[Any] | None,
@@ -50,7 +73,7 @@ def checked(
     meta: dict[str, Any] | None = None,
     complete: bool = False,
 ) -> PromptFile:
-    """Return a prompt file after every check. Raises DataError.
+    """Return a prompt file after every check. Raises DataError, which names `path`.
 
     vectors [n, l, d], or [n, l x d] with the number of soft tokens given (default: 1).
     """
@@ -61,7 +84,13 @@ def checked(
             "of shape [users, width] or [users, tokens, width]."
         )
     if vectors.ndim == 2:
-        vectors = _apart(path, vectors, tokens or 1)
+        tokens = tokens or 1
+        if tokens < 1 or vectors.shape[1] % tokens:
+            raise DataError(
+                f"The prompts of {path} have {vectors.shape[1]} numbers a user, which do not make "
+                f"{tokens} soft tokens; give another --tokens."
+            )
+        vectors = vectors.reshape(len(vectors), tokens, -1)
     elif tokens is not None and vectors.shape[1] != tokens:
         raise DataError(f"The prompts of {path} have {vectors.shape[1]} tokens, not {tokens}.")
     if user_ids is None:
@@ -75,18 +104,7 @@ def checked(
             "belong to each other."
         )
     if len(set(ids)) != len(ids):
-        twice = next(user for user in ids if ids.count(user) > 1)
-        raise DataError(f"The user {twice!r} is twice in {path}; each user has one prompt.")
-    whole = vectors.astype(np.float32)
-    if not np.isfinite(whole).all():
-        raise DataError(f"The prompts of {path} hold NaN or infinite values; export them again.")
-    return PromptFile(ids, whole, head, meta or {}, complete)
-
-
-def _apart(path: Path, flat: np.ndarray, tokens: int) -> np.ndarray:
-    if tokens < 1 or flat.shape[1] % tokens:
-        raise DataError(
-            f"The prompts of {path} have {flat.shape[1]} numbers a user, which do not make {tokens} "
-            "soft tokens; give another --tokens."
-        )
-    return flat.reshape(len(flat), tokens, -1)
+        user = Counter(ids).most_common(1)[0][0]
+        raise DataError(f"The user {user!r} is twice in {path}; each user has one prompt.")
+    vectors = check_finite(path, vectors.astype(np.float32))
+    return PromptFile(ids, vectors, head, meta or {}, complete)

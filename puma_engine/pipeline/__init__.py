@@ -1,11 +1,13 @@
-"""Stages joined with the workspace: every function does one run, or returns the one that exists.
+"""Stages on a workspace: every function makes one run, or returns the finished one.
 
 Importing this package loads no torch; stages that need it load it when they work.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 from puma_engine.pipeline.backbones import add_backbone, list_zoo, load_backbone
 from puma_engine.pipeline.calibrating import calibrate
-from puma_engine.pipeline.commands import COMMANDS
 from puma_engine.pipeline.comparing import compare, comparison_users, find_comparison, method_cost
 from puma_engine.pipeline.demo import demo
 from puma_engine.pipeline.evaluating import evaluate, read_predictions
@@ -15,7 +17,7 @@ from puma_engine.pipeline.importing_data import import_dataset, load_dataset
 from puma_engine.pipeline.importing_prompts import import_prompts
 from puma_engine.pipeline.method_survey import evaluated_methods, gain_between
 from puma_engine.pipeline.migrating import chain, migrate
-from puma_engine.pipeline.planning import costs, run_plan
+from puma_engine.pipeline.planning import costs, predict_costs, run_plan
 from puma_engine.pipeline.predicting import Prediction, Predictor, predict_title
 from puma_engine.pipeline.predicting_regressions import predict_regressions
 from puma_engine.pipeline.projecting import project
@@ -26,6 +28,30 @@ from puma_engine.pipeline.selecting import select, selected_users
 from puma_engine.pipeline.stage import find
 from puma_engine.pipeline.stored_prompts import load_adapter, load_prompts
 from puma_engine.pipeline.verdicts import judge_comparison
+
+# Stages by name, as the command line and the job queue call them: with JSON arguments.
+COMMANDS: dict[str, Callable[..., Any]] = {
+    stage.__name__: stage
+    for stage in (
+        import_dataset,
+        add_backbone,
+        fit_prompts,
+        import_prompts,
+        refine,
+        predict_regressions,
+        select,
+        migrate,
+        chain,
+        evaluate,
+        compare,
+        project,
+        run_plan,
+        calibrate,
+        demo,
+    )
+}
+# Jobs that earlier versions queued.
+COMMANDS["carry_out"] = run_plan
 
 __all__ = [
     "COMMANDS",
@@ -59,6 +85,7 @@ __all__ = [
     "load_prompts",
     "method_cost",
     "migrate",
+    "predict_costs",
     "predict_regressions",
     "predict_title",
     "project",

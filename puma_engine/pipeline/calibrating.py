@@ -1,4 +1,4 @@
-"""Calibrations: trainings too short to be of use, whose speed is what a plan is reckoned from."""
+"""Calibrations: trainings too short to be of use, timed to predict the cost of a plan."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from puma_engine.config import AdapterConfig, PromptConfig, TrainingConfig
-from puma_engine.defaults import adapter_shape, adapter_training, prompt_training
-from puma_engine.errors import ConfigError
 from puma_engine.pipeline.backbones import backbone_run, load_backbone
 from puma_engine.pipeline.fitting import device_name, training_outcome
 from puma_engine.pipeline.importing_data import load_dataset
+from puma_engine.pipeline.planning import plan_settings
 from puma_engine.pipeline.stage import (
-    PROMPT_KINDS,
     Clock,
     Outcome,
     Reference,
-    adapter_from,
-    find,
     run_stage,
     settings_of,
     slug,
-    training_from,
 )
-from puma_engine.pipeline.stage_progress import CancelCheck, Overall, ProgressCallback
+from puma_engine.pipeline.stage_progress import (
+    CancelCheck,
+    Execution,
+    Overall,
+    ProgressCallback,
+)
 from puma_engine.pipeline.stored_prompts import template_of
+from puma_engine.requests import PlanRequest
 from puma_engine.store import Run, Workspace
 from puma_engine.training.device import CpuContention
 
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from puma_engine.prompts.tuning import FitResult
 
 Way = Literal["migration", "retraining"]
-STEPS, EPOCHS, LEAST_ROWS = 20, 2, 2048
+STEPS, EPOCHS, MIN_ROWS = 20, 2, 2048
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +58,7 @@ class _Trial:
     adapter: AdapterConfig
 
     def config(self, device: str) -> dict[str, Any]:
-        found = {
+        values = {
             "way": self.way,
             "template": self.template,
             "tokens": self.tokens,
@@ -65,93 +66,83 @@ class _Trial:
             "device": device,
         }
         if self.way == "retraining":
-            return found
-        return found | {"widths": list(self.widths), "adapter": self.adapter.to_dict()}
+            return values
+        return values | {"widths": list(self.widths), "adapter": self.adapter.to_dict()}
 
 
 def calibrate(
     ws: Workspace,
-    sources: Sequence[Reference],
-    targets: Sequence[Reference],
+    sources: Reference | Sequence[Reference],
+    targets: Reference | Sequence[Reference],
     *,
-    training: TrainingConfig | dict[str, Any] | None = None,
-    adapter: AdapterConfig | dict[str, Any] | None = None,
-    retraining: TrainingConfig | dict[str, Any] | None = None,
     device: str | None = None,
     progress: ProgressCallback | None = None,
     should_cancel: CancelCheck | None = None,
+    **settings: Any,
 ) -> list[Run]:
     """Measure the speed of every hop of a plan, and of retraining on its last target.
 
-    Two short epochs each, on as many users as a few dozen batches need. The prompts that
-    adapters read are random: speed does not depend on their values, so hops can be timed
-    whose sources do not exist yet. Returns one calibration run a hop, then the retraining's.
-    Raises ConfigError where nothing can be trained.
+    Two short epochs each, on as many users as a few dozen batches need. The prompts that adapters
+    read are random: speed does not depend on their values, so hops can be timed whose sources do not
+    exist yet. settings: those of `run_plan`. Returns one calibration run a hop, then the
+    retraining's. Raises ConfigError where nothing can be trained.
     """
-    if not sources or not targets:
-        raise ConfigError("A calibration needs a source and a target; name at least one of each.")
+    request = PlanRequest.from_dict({"sources": sources, "targets": targets, **settings})
+    return run_calibration(ws, request, Execution(device, progress, should_cancel))
+
+
+def run_calibration(ws: Workspace, request: PlanRequest, execution: Execution) -> list[Run]:
+    """Time the trainings of a plan; see `calibrate`."""
     from puma_engine.training.device import resolve_device
 
-    trials = _trials(ws, sources, targets, training, adapter, retraining)
-    overall = Overall([1.0] * len(trials), progress)
-    used = device_name(resolve_device(device))
+    trials = _trials(ws, request)
+    overall = Overall([1.0] * len(trials), execution.progress)
+    device = device_name(resolve_device(execution.device))
     return [
-        _measure(ws, trial, used, device, overall.part(number), should_cancel)
+        _measure(ws, trial, device, execution.part(overall, number))
         for number, trial in enumerate(trials)
     ]
 
 
-def _trials(
-    ws: Workspace,
-    sources: Sequence[Reference],
-    targets: Sequence[Reference],
-    training: TrainingConfig | dict[str, Any] | None,
-    adapter: AdapterConfig | dict[str, Any] | None,
-    retraining: TrainingConfig | dict[str, Any] | None,
-) -> list[_Trial]:
-    runs = [find(ws, one, *PROMPT_KINDS) for one in sources]
-    models = [backbone_run(ws, one) for one in targets]
-    data = find(ws, runs[0].inputs["dataset"], "dataset")
-    shape = adapter_from(adapter, adapter_shape(data.summary["task"]))
-    shared = (template_of(runs[0]), int(runs[0].summary["tokens"]))
-    widths = tuple(int(run.summary["width"]) for run in runs)
-    short: dict[str, Any] = {"epochs": EPOCHS, "patience": 0}
-    many = int(data.summary["users"]), data.summary["task"]
-    hop = dataclasses.replace(training_from(training, adapter_training(*many), None), **short)
-    whole = dataclasses.replace(training_from(retraining, prompt_training(*many), None), **short)
+def _trials(ws: Workspace, request: PlanRequest) -> list[_Trial]:
+    settings = plan_settings(ws, request)
+    models = [backbone_run(ws, target) for target in request.targets]
+    first = settings.sources[0].summary
+    shared = (template_of(settings.sources[0], request.template), int(first["tokens"]))
+    widths = tuple(int(run.summary["width"]) for run in settings.sources)
+    hop, whole = (
+        dataclasses.replace(training, epochs=EPOCHS, patience=0)
+        for training in (settings.training, settings.retraining)
+    )
+    data, adapter = settings.data, settings.adapter
     trials = []
     for model in models:
-        trials.append(_Trial("migration", data, model, *shared, widths, hop, shape))
+        trials.append(_Trial("migration", data, model, *shared, widths, hop, adapter))
         widths = (int(model.summary["width"]),)
-    return [*trials, _Trial("retraining", data, models[-1], *shared, (), whole, shape)]
+    return [*trials, _Trial("retraining", data, models[-1], *shared, (), whole, adapter)]
 
 
-def _measure(
-    ws: Workspace,
-    trial: _Trial,
-    used: str,
-    device: str | None,
-    progress: ProgressCallback | None,
-    should_cancel: CancelCheck | None,
-) -> Run:
+def _measure(ws: Workspace, trial: _Trial, device: str, execution: Execution) -> Run:
     def work(_run_id: str, _folder: Path, clock: Clock) -> Outcome:
-        frozen = load_backbone(ws, trial.model, device=device, precision=trial.training.precision)
-        part = _some_users(load_dataset(ws, trial.data), trial.training)
-        frozen.forget()
+        backbone = load_backbone(
+            ws, trial.model, device=execution.device, precision=trial.training.precision
+        )
+        dataset = _some_users(load_dataset(ws, trial.data), trial.training)
+        backbone.forget()
         clock.restart()
-        others = CpuContention()
-        trained = _train(trial, frozen, part, progress, should_cancel)
-        taken = others.cores()
-        outcome = training_outcome(trained.result, len(part.users), trained.flops)
-        outcome.summary["users"] = len(part.users)
-        outcome.cost |= {"cores": os.cpu_count(), "cores_of_others": round(taken, 2)}
+        contention = CpuContention()
+        trained = _train(trial, backbone, dataset, execution)
+        cores_of_others = contention.cores()
+        outcome = training_outcome(trained.result, len(dataset.users), trained.flops)
+        outcome.summary["users"] = len(dataset.users)
+        outcome.cost |= {"cores": os.cpu_count(), "cores_of_others": round(cores_of_others, 2)}
         return outcome
 
     return run_stage(
         ws,
         "calibration",
         name=slug("calibration", trial.way, trial.model.name, trial.data.name),
-        config=trial.config(used),
+        config=trial.config(device),
         inputs={"dataset": trial.data.id, "backbone": trial.model.id},
         seed=trial.training.seed,
         work=work,
@@ -160,35 +151,28 @@ def _measure(
 
 
 def _some_users(dataset: Dataset, training: TrainingConfig) -> Dataset:
-    """As many users as fill the steps of an epoch, drawn at random; all if there are fewer."""
+    """Return as many random users as fill the steps of an epoch; all if there are fewer."""
     users, rows = dataset.users, len(dataset.rows("train"))
-    wanted = max(STEPS * training.batch_size, LEAST_ROWS)
+    wanted = max(STEPS * training.batch_size, MIN_ROWS)
     count = min(len(users), math.ceil(wanted * len(users) / max(rows, 1)))
     drawn = np.random.default_rng(training.seed).choice(users, count, replace=False)
     return dataset.for_users(drawn)
 
 
 def _train(
-    trial: _Trial,
-    frozen: FrozenBackbone,
-    part: Dataset,
-    progress: ProgressCallback | None,
-    should_cancel: CancelCheck | None,
+    trial: _Trial, backbone: FrozenBackbone, dataset: Dataset, execution: Execution
 ) -> FitResult:
     from puma_engine.migration.adapter_training import train_migration
     from puma_engine.prompts.table import PromptTable
     from puma_engine.prompts.tuning import fit_prompts
 
-    told: dict[str, Any] = {"template": trial.template, "training": trial.training}
-    told |= {"progress": progress, "should_cancel": should_cancel}
+    shared: dict[str, Any] = {"template": trial.template, "training": trial.training}
+    shared |= execution.callbacks
     if trial.way == "retraining":
-        shape = PromptConfig(tokens=trial.tokens)
-        return fit_prompts(frozen, part, prompt=shape, **told)
-    draw = np.random.default_rng(trial.training.seed)
+        return fit_prompts(backbone, dataset, prompt=PromptConfig(tokens=trial.tokens), **shared)
+    rng, users = np.random.default_rng(trial.training.seed), dataset.users
     tables = [
-        PromptTable(
-            part.users, draw.normal(size=(len(part.users), trial.tokens, width)).astype(np.float32)
-        )
+        PromptTable(users, rng.normal(size=(len(users), trial.tokens, width)).astype(np.float32))
         for width in trial.widths
     ]
-    return train_migration(tables, frozen, part, adapter=trial.adapter, **told)
+    return train_migration(tables, backbone, dataset, adapter=trial.adapter, **shared)

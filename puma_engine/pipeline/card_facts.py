@@ -16,7 +16,7 @@ USES = {
     "`row` of shard `shard` in `index.parquet`.",
     "prompts-peft": "`PeftModel.from_pretrained(model, FOLDER)` on one user's folder. The virtual "
     "tokens hold the text before the slot too; the model reads what stands behind it "
-    "(`puma_engine.exchange.peft_export.input_ids`).",
+    "(`puma_engine.exchange.peft.input_ids`).",
 }
 
 

@@ -25,13 +25,9 @@ from puma_engine.pipeline.stage import (
     run_stage,
     slug,
 )
-from puma_engine.pipeline.stage_progress import (
-    CancelCheck,
-    ProgressCallback,
-    announce,
-    check_cancel,
-)
+from puma_engine.pipeline.stage_progress import CancelCheck, Execution, ProgressCallback
 from puma_engine.pipeline.stored_prompts import load_prompts, template_of
+from puma_engine.requests import EvaluationRequest
 from puma_engine.store import Run, Workspace
 
 PREDICTIONS = "predictions"
@@ -59,33 +55,61 @@ def evaluate(
     (global_mean, item_mean, user_item_bias, matrix_factorisation), with a data set. Every
     metric comes with a 95 % interval from resampling users.
     """
-    if isinstance(subject, str) and subject in BASELINES:
-        return _evaluate_baseline(ws, subject, dataset, split, name, progress, should_cancel)
-    run = _subject(ws, subject)
-    data = find(ws, dataset or run.inputs["dataset"], "dataset")
-    wording = template_of(run, template)
-    config = {
-        "method": run.config["role"],
-        "split": split,
-        "template": wording,
-        "precision": precision,
-        "draws": DRAWS,
-    }
+    request = EvaluationRequest.from_dict(
+        {
+            "subject": subject,
+            "dataset": dataset,
+            "split": split,
+            "template": template,
+            "precision": precision,
+            "name": name,
+        }
+    )
+    return run_evaluation(ws, request, Execution(device, progress, should_cancel))
+
+
+def run_evaluation(ws: Workspace, request: EvaluationRequest, execution: Execution) -> Run:
+    """Execute a request to evaluate; see `evaluate`."""
+    split, subject, run = request.split, request.subject, None
+    if subject in BASELINES:
+        if request.dataset is None:
+            raise ConfigError(f"The baseline {subject!r} needs a data set (--dataset).")
+        data = find(ws, request.dataset, "dataset")
+        config = {"method": subject, "split": split, "draws": DRAWS}
+        label, inputs = slug(subject, data.name), {"dataset": data.id}
+    else:
+        try:
+            run = find(ws, subject, *PROMPT_KINDS)
+        except NotFoundError as error:
+            raise NotFoundError(f"{error} The baselines are {', '.join(BASELINES)}.") from None
+        data = find(ws, request.dataset or run.inputs["dataset"], "dataset")
+        config = {
+            "method": run.config["role"],
+            "split": split,
+            "template": template_of(run, request.template),
+            "precision": request.precision,
+            "draws": DRAWS,
+        }
+        label, inputs = run.name, {"prompts": run.id, "dataset": data.id}
 
     def work(run_id: str, _folder: Path, clock: Clock) -> Outcome:
-        announce(progress, f"evaluating {run.name}")
-        check_cancel(should_cancel, f"evaluating {run.name}")
-        interactions = load_dataset(ws, data)
-        predicted, used = _predict(ws, run, interactions, config, device, clock)
-        _keep(ws, run_id, interactions, split, predicted)
-        return _outcome(interactions, split, predicted, used)
+        execution.announce(f"evaluating {run.name if run else subject}")
+        dataset, device = load_dataset(ws, data), "cpu"
+        if run is None:
+            model = BASELINES[subject]()
+            model.fit(dataset.rows("train"), dataset.rows("validation"))
+            predicted = np.asarray(model.predict(dataset.rows(split)), dtype=np.float64)
+        else:
+            predicted, device = _predict(ws, run, dataset, config, execution.device, clock)
+        _keep(ws, run_id, dataset, split, predicted)
+        return _outcome(dataset, split, predicted, device)
 
     return run_stage(
         ws,
         "evaluation",
-        name=name or slug("eval", run.name, None if split == "test" else split),
+        name=request.name or slug("eval", label, None if split == "test" else split),
         config=config,
-        inputs={"prompts": run.id, "dataset": data.id},
+        inputs=inputs,
         work=work,
     )
 
@@ -111,46 +135,6 @@ def _predict(
         backbone, table, interactions, config["split"], template=config["template"]
     )
     return predicted, device_name(str(backbone.device))
-
-
-def _subject(ws: Workspace, subject: Reference) -> Run:
-    try:
-        return find(ws, subject, *PROMPT_KINDS)
-    except NotFoundError as error:
-        raise NotFoundError(f"{error} The baselines are {', '.join(BASELINES)}.") from None
-
-
-def _evaluate_baseline(
-    ws: Workspace,
-    method: str,
-    dataset: Reference | None,
-    split: str,
-    name: str | None,
-    progress: ProgressCallback | None,
-    should_cancel: CancelCheck | None,
-) -> Run:
-    if dataset is None:
-        raise ConfigError(f"The baseline {method!r} needs a data set (--dataset).")
-    data = find(ws, dataset, "dataset")
-
-    def work(run_id: str, _folder: Path, _clock: Clock) -> Outcome:
-        announce(progress, f"evaluating {method}")
-        check_cancel(should_cancel, f"evaluating {method}")
-        interactions = load_dataset(ws, data)
-        model = BASELINES[method]()
-        model.fit(interactions.rows("train"), interactions.rows("validation"))
-        predicted = np.asarray(model.predict(interactions.rows(split)), dtype=np.float64)
-        _keep(ws, run_id, interactions, split, predicted)
-        return _outcome(interactions, split, predicted, "cpu")
-
-    return run_stage(
-        ws,
-        "evaluation",
-        name=name or slug("eval", method, data.name, None if split == "test" else split),
-        config={"method": method, "split": split, "draws": DRAWS},
-        inputs={"dataset": data.id},
-        work=work,
-    )
 
 
 def _keep(ws: Workspace, run_id: str, dataset: Dataset, split: str, predicted: np.ndarray) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from puma_engine.errors import ConfigError, DataError, StoreError
 from puma_engine.exchange.prompt_file import with_head
-from puma_engine.files import atomic_write, save_tensors
+from puma_engine.files import atomic_write, new_folder, save_tensors
 from puma_engine.pipeline.backbones import load_backbone
 from puma_engine.pipeline.card_facts import card_of
 from puma_engine.pipeline.importing_data import load_dataset
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from puma_engine.backbone import Context
     from puma_engine.prompts.table import PromptTable
 
-Form = Literal["file", "parquet", "numpy", "packed", "peft"]
+Format = Literal["file", "parquet", "numpy", "packed", "peft"]
 MOST_FOLDERS = 1000
 
 
@@ -30,42 +30,47 @@ def export_prompts(
     reference: Reference,
     path: str | Path,
     *,
-    form: Form = "file",
+    format: Format = "file",
     users: Sequence[str] | None = None,
     shard_users: int = 50_000,
     command: str | None = None,
     licence: str | None = None,
     device: str | None = None,
+    form: Format | None = None,
 ) -> Path:
-    """Write a run's prompts in a form that `import_prompts` reads back to the bit.
+    """Write a run's prompts in a format that `import_prompts` reads back bit for bit.
 
-    form: "file" (one safetensors file), "parquet", "numpy" (.npz), "packed" (a folder of
+    format: "file" (one safetensors file), "parquet", "numpy" (.npz), "packed" (a folder of
     shards with an index and a card) or "peft" (a folder of PEFT prompt-tuning folders, one
     a user). users: only these. Metadata hold the settings, what the prompts were fitted on,
     and the command that made them. Raises ConfigError, MigrationError, TemplateError.
     """
-    if form not in get_args(Form):
-        raise ConfigError(f"There is no form {form!r}; choose one of {', '.join(get_args(Form))}.")
+    format = form or format
+    if format not in get_args(Format):
+        raise ConfigError(
+            f"There is no format {format!r}; choose one of {', '.join(get_args(Format))}."
+        )
     run, file = find(ws, reference, *PROMPT_KINDS), Path(path)
     refuse_items(run, "an export of prompts")
     table = _only(load_prompts(ws, run), users)
     meta = _meta(ws, run, command)
-    if form == "file":
+    if format == "file":
         arrays = {"vectors": table.vectors} | with_head(table.head)
         save_tensors(file, arrays, meta | {"user_ids": table.user_ids.tolist()})
         return file
-    from puma_engine.exchange import prompt_writers
+    from puma_engine.exchange.packed import write_packed
+    from puma_engine.exchange.prompt_formats import write_numpy, write_parquet
 
-    if form in ("parquet", "numpy"):
-        write = prompt_writers.write_parquet if form == "parquet" else prompt_writers.write_numpy
-        write(_with_suffix(file, ".parquet" if form == "parquet" else ".npz"), table, meta)
+    if format in ("parquet", "numpy"):
+        write = write_parquet if format == "parquet" else write_numpy
+        write(_with_suffix(file, ".parquet" if format == "parquet" else ".npz"), table, meta)
         return file
-    with prompt_writers.new_folder(file) as folder:
-        if form == "packed":
-            prompt_writers.write_packed(folder, table, meta, shard_users=shard_users)
+    with new_folder(file) as folder:
+        if format == "packed":
+            write_packed(folder, table, meta, shard_users=shard_users)
         else:
             _peft(ws, run, table, meta, folder, device)
-        _write_card(folder, card_of(ws, run, licence, kind=f"prompts-{form}"))
+        _write_card(folder, card_of(ws, run, licence, kind=f"prompts-{format}"))
     return file
 
 
@@ -83,7 +88,7 @@ def _only(table: PromptTable, users: Sequence[str] | None) -> PromptTable:
 
 def _with_suffix(file: Path, suffix: str) -> Path:
     if file.suffix != suffix:
-        raise ConfigError(f"The file {file} must end in {suffix} in this form.")
+        raise ConfigError(f"The file {file} must end in {suffix} in this format.")
     return file
 
 
@@ -116,13 +121,13 @@ def _peft(
     folder: Path,
     device: str | None,
 ) -> None:
-    from puma_engine.exchange.peft_export import write_peft
+    from puma_engine.exchange.peft import write_peft
 
     users = table.user_ids.tolist()
     if len(users) > MOST_FOLDERS:
         raise ConfigError(
             f"PEFT needs a folder a user, and these are {len(users):,} users; name at most "
-            f"{MOST_FOLDERS} with --user, or choose the form packed."
+            f"{MOST_FOLDERS} with --user, or choose the format packed."
         )
     backbone = load_backbone(ws, run.inputs["backbone"], device=device)
     write_peft(folder, backbone, table, run.config["template"], users, meta)
@@ -217,7 +222,6 @@ def export_adapter(
     Its config.json tells what it maps from and to; README.md is its model card.
     """
     from puma_engine.exchange.adapter_folders import AdapterFile, write_adapter
-    from puma_engine.exchange.prompt_writers import new_folder
 
     run = find(ws, reference, "migration")
     refuse_items(run, "an export of an adapter")

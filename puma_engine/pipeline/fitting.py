@@ -3,36 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from puma_engine.config import PromptConfig, TrainingConfig
-from puma_engine.defaults import prompt_training
-from puma_engine.errors import ConfigError
+from puma_engine.defaults import DEFAULT_TEMPLATES, fit_defaults
 from puma_engine.pipeline.backbones import backbone_run, load_backbone
 from puma_engine.pipeline.importing_data import load_dataset
 from puma_engine.pipeline.stage import (
     Clock,
     Outcome,
     Reference,
-    checked,
     find,
     run_stage,
     settings_of,
     slug,
-    training_from,
 )
-from puma_engine.pipeline.stage_progress import CancelCheck, ProgressCallback
+from puma_engine.pipeline.stage_progress import CancelCheck, Execution, ProgressCallback
 from puma_engine.pipeline.stored_prompts import keep_prompts, shape_of
+from puma_engine.requests import FitRequest, Role, training_of
 from puma_engine.store import Run, Workspace
 
 if TYPE_CHECKING:
-    from puma_engine.backbone import FrozenBackbone
-    from puma_engine.datasets import Dataset
     from puma_engine.prompts.tuning import FitResult
-
-Role = Literal["source", "retrained", "random"]
-ROLES = ("source", "retrained", "random")
-DEFAULT_TEMPLATES = {"rating": "rating-item-first", "click": "click-item-first"}
 
 
 def fit_prompts(
@@ -53,81 +45,69 @@ def fit_prompts(
     """Fit one soft prompt a user of a data set on a frozen backbone.
 
     role says what the table is for: "source" (what a migration starts from), "retrained" (the
-    full retraining that it replaces; the same computation) or "random" (prompts stay as drawn
-    and the head alone is trained).
+    full retraining that a migration replaces; the same computation) or "random" (prompts stay as
+    drawn and only the head is trained). training and prompt override `defaults.fit_defaults`.
+    Raises ConfigError, NotFoundError, BackboneError, DataError.
     """
-    data = find(ws, dataset, "dataset")
-    model = backbone_run(ws, backbone, device=device)
-    shape = _shape(prompt)
-    facts = data.summary
-    usual = prompt_training(int(facts["users"]), facts["task"], items=bool(shape.item_tokens))
-    settings = training_from(training, usual, seed)
-    config = _config(role, template, data, settings, shape)
+    request = FitRequest.from_dict(
+        {
+            "dataset": dataset,
+            "backbone": backbone,
+            "role": role,
+            "template": template,
+            "training": training,
+            "prompt": prompt,
+            "seed": seed,
+            "name": name,
+        }
+    )
+    return run_fit(ws, request, Execution(device, progress, should_cancel))
+
+
+def run_fit(ws: Workspace, request: FitRequest, execution: Execution) -> Run:
+    """Execute a request to fit prompts; see `fit_prompts`."""
+    data = find(ws, request.dataset, "dataset")
+    model = backbone_run(ws, request.backbone, device=execution.device)
+    prompt = PromptConfig(**request.prompt)
+    task, users = data.summary["task"], int(data.summary["users"])
+    default = fit_defaults(task, users, item_tokens=prompt.item_tokens)
+    training = training_of(default, request.training, request.seed)
+    template = request.template or DEFAULT_TEMPLATES[task]
+    trainable = request.role != "random"
 
     def work(_run_id: str, folder: Path, clock: Clock) -> Outcome:
-        frozen = load_backbone(ws, model, device=device, precision=settings.precision)
-        interactions = load_dataset(ws, data)
-        frozen.forget()
+        from puma_engine.prompts import tuning
+
+        backbone = load_backbone(ws, model, device=execution.device, precision=training.precision)
+        dataset = load_dataset(ws, data)
+        backbone.forget()
         clock.restart()
-        fitted = _fit(
-            frozen, interactions, config, settings, shape, folder, progress, should_cancel
+        fitted = tuning.fit_prompts(
+            backbone,
+            dataset,
+            template=template,
+            training=training,
+            prompt=prompt,
+            trainable=trainable,
+            checkpoint_dir=folder,
+            **execution.callbacks,
         )
-        trained = 0 if role == "random" else len(interactions.users)
-        return fitted_outcome(ws, fitted, trained)
+        return fitted_outcome(ws, fitted, len(dataset.users) if trainable else 0)
 
     return run_stage(
         ws,
         "prompts",
-        name=name or slug(role, model.name, data.name),
-        config=config,
+        name=request.name or slug(request.role, model.name, data.name),
+        config={
+            "role": request.role,
+            "template": template,
+            "training": settings_of(training),
+            "prompt": prompt.to_dict(),
+        },
         inputs={"dataset": data.id, "backbone": model.id},
-        seed=settings.seed,
+        seed=training.seed,
         work=work,
         together=True,
-    )
-
-
-def _config(
-    role: str, template: str | None, data: Run, settings: TrainingConfig, shape: PromptConfig
-) -> dict[str, Any]:
-    if role not in ROLES:
-        raise ConfigError(f"There is no role {role!r}; choose one of {', '.join(ROLES)}.")
-    return {
-        "role": role,
-        "template": template or DEFAULT_TEMPLATES[data.summary["task"]],
-        "training": settings_of(settings),
-        "prompt": shape.to_dict(),
-    }
-
-
-def _shape(given: PromptConfig | dict[str, Any] | None) -> PromptConfig:
-    return (
-        given if isinstance(given, PromptConfig) else PromptConfig(**checked(PromptConfig, given))
-    )
-
-
-def _fit(
-    frozen: FrozenBackbone,
-    interactions: Dataset,
-    config: dict[str, Any],
-    settings: TrainingConfig,
-    shape: PromptConfig,
-    folder: Path,
-    progress: ProgressCallback | None,
-    should_cancel: CancelCheck | None,
-) -> FitResult:
-    from puma_engine.prompts import tuning as engine
-
-    return engine.fit_prompts(
-        frozen,
-        interactions,
-        template=config["template"],
-        training=settings,
-        prompt=shape,
-        trainable=config["role"] != "random",
-        checkpoint_dir=folder,
-        progress=progress,
-        should_cancel=should_cancel,
     )
 
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from puma_engine.config import PromptConfig, TrainingConfig
-from puma_engine.defaults import prompt_training
+from puma_engine.defaults import DEFAULT_TEMPLATES, fit_defaults
 from puma_engine.errors import BackboneError, ConfigError, DataError
 from puma_engine.exchange.prompt_file import PromptFile
-from puma_engine.exchange.prompt_files import content_hash, read_prompts
+from puma_engine.exchange.prompt_formats import content_hash, read_prompts
 from puma_engine.pipeline.backbones import backbone_run, load_backbone
-from puma_engine.pipeline.fitting import DEFAULT_TEMPLATES, Role, device_name
+from puma_engine.pipeline.fitting import device_name
 from puma_engine.pipeline.importing_data import load_dataset
 from puma_engine.pipeline.stage import (
     Clock,
@@ -27,6 +27,7 @@ from puma_engine.pipeline.stage import (
 )
 from puma_engine.pipeline.stage_progress import CancelCheck, ProgressCallback
 from puma_engine.pipeline.stored_prompts import keep_prompts, shape_of
+from puma_engine.requests import Role
 from puma_engine.store import Run, Workspace
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class _Import:
 
     @property
     def head_training(self) -> TrainingConfig:
-        return prompt_training(int(self.data.summary["users"]), self.data.summary["task"])
+        return fit_defaults(self.data.summary["task"], int(self.data.summary["users"]))
 
     def config(self, role: str, users: str | Path | None) -> dict[str, Any]:
         found: dict[str, Any] = {

@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import numpy as np
 
 from puma_engine.config import AdapterConfig, TrainingConfig
-from puma_engine.defaults import adapter_shape, adapter_training, small_adapter_training
-from puma_engine.errors import ConfigError, MigrationError
+from puma_engine.defaults import migration_defaults
 from puma_engine.pipeline.backbones import backbone_run, load_backbone
 from puma_engine.pipeline.fitting import training_outcome
 from puma_engine.pipeline.importing_data import load_dataset
-from puma_engine.pipeline.selecting import select, selected_users
+from puma_engine.pipeline.selecting import run_selection, selected_users
 from puma_engine.pipeline.stage import (
     PROMPT_KINDS,
     Clock,
     Outcome,
     Reference,
-    adapter_from,
     find,
     run_stage,
     settings_of,
     slug,
-    training_from,
 )
-from puma_engine.pipeline.stage_progress import CancelCheck, Overall, ProgressCallback
+from puma_engine.pipeline.stage_progress import (
+    CancelCheck,
+    Execution,
+    Overall,
+    ProgressCallback,
+)
 from puma_engine.pipeline.stored_prompts import (
     keep_adapter,
     keep_prompts,
@@ -36,47 +38,8 @@ from puma_engine.pipeline.stored_prompts import (
     shape_of,
     template_of,
 )
+from puma_engine.requests import ChainRequest, MigrationRequest, Missing, training_of
 from puma_engine.store import Run, Workspace
-
-if TYPE_CHECKING:
-    from puma_engine.migration.adapter_training import MigrationResult
-
-Missing = Literal["mean", "drop"]
-SMALL_SHARE = 0.25
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """One migration with every reference resolved."""
-
-    sources: list[Run]
-    target: Run
-    data: Run
-    selection: Run | None
-    template: str
-    training: TrainingConfig
-    adapter: AdapterConfig
-    missing: Missing
-    shuffle_seed: int | None
-
-    @property
-    def config(self) -> dict[str, Any]:
-        if self.missing not in ("mean", "drop"):
-            raise ConfigError(f"missing must be mean or drop, not {self.missing!r}.")
-        return {
-            "role": "migrated" if self.shuffle_seed is None else "shuffled",
-            "template": self.template,
-            "training": settings_of(self.training),
-            "adapter": self.adapter.to_dict(),
-            "missing": self.missing,
-            "shuffle_seed": self.shuffle_seed,
-        }
-
-    @property
-    def inputs(self) -> dict[str, str]:
-        found = {"dataset": self.data.id, "backbone": self.target.id}
-        found |= {f"source_{i}": run.id for i, run in enumerate(self.sources)}
-        return found if self.selection is None else found | {"selection": self.selection.id}
 
 
 def migrate(
@@ -100,146 +63,121 @@ def migrate(
     progress: ProgressCallback | None = None,
     should_cancel: CancelCheck | None = None,
 ) -> Run:
-    """Move prompts to a target backbone: train an adapter on some users, then map everybody.
+    """Move prompts to a target backbone: train an adapter on some users, then map all users.
 
-    sources: one prompts or migration run, or several to aggregate. The adapter is trained
-    on the users of a selection run, or of one made here from strategy and budget (or
-    share), or on all. missing: a user whom one of several sources lacks gets its mean
-    prompt ("mean") or is left out ("drop"). shuffled: the control in which no user keeps
-    the own source prompt. Raises MigrationError, SelectionError, ConfigError.
+    sources: one prompts or migration run, or several to aggregate. The adapter is trained on the
+    users of a selection run, or of one made here from strategy and budget (or share), or on all.
+    training and adapter override `defaults.migration_defaults`. missing: a user whom one of several
+    sources lacks gets its mean prompt ("mean") or is left out ("drop"). shuffled: the control in
+    which each user gets the source prompt of another. seed: of the selection and the training.
+    Raises MigrationError, SelectionError, ConfigError, NotFoundError.
     """
-    given = [sources] if isinstance(sources, Run | str) else list(sources)
-    if not given:
-        raise MigrationError("A migration needs at least one run with source prompts; none came.")
-    runs = [find(ws, source, *PROMPT_KINDS) for source in given]
-    wish = {"strategy": strategy, "budget": budget, "share": share, "seed": seed or 0}
-    chosen = _selection(ws, runs, selection, wish, device, progress, should_cancel)
-    data = find(ws, dataset or runs[0].inputs["dataset"], "dataset")
-    usual, shape = _usual(runs[0], chosen, data.summary["task"])
-    settings = training_from(training, usual, seed)
-    plan = _Plan(
-        sources=runs,
-        target=backbone_run(ws, target, device=device),
-        data=data,
-        selection=chosen,
-        template=template_of(runs[0], template),
-        training=settings,
-        adapter=adapter_from(adapter, shape),
-        missing=missing,
-        shuffle_seed=settings.seed if shuffled else None,
+    request = MigrationRequest.from_dict(
+        {
+            "sources": sources,
+            "target": target,
+            "selection": selection,
+            "strategy": strategy,
+            "budget": budget,
+            "share": share,
+            "dataset": dataset,
+            "template": template,
+            "training": training,
+            "adapter": adapter,
+            "missing": missing,
+            "shuffled": shuffled,
+            "seed": seed,
+            "name": name,
+        }
     )
-    return _run(ws, plan, name, device, progress, should_cancel)
+    return run_migration(ws, request, Execution(device, progress, should_cancel))
 
 
-def _selection(
-    ws: Workspace,
-    sources: list[Run],
-    given: Reference | None,
-    wish: dict[str, Any],
-    device: str | None,
-    progress: ProgressCallback | None,
-    should_cancel: CancelCheck | None,
-) -> Run | None:
-    """The selection that was named, or one made as wished, or None for all users."""
-    if wish["strategy"] is None:
-        if wish["budget"] is not None or wish["share"] is not None:
-            raise ConfigError("A budget or a share needs a strategy, such as kmeans-variance.")
-        return None if given is None else find(ws, given, "selection")
-    if given is not None:
-        raise ConfigError("Give a selection or a strategy, not both.")
-    return select(
-        ws,
-        sources[0],
-        within=sources[1:],
-        device=device,
-        progress=progress,
-        should_cancel=should_cancel,
-        **wish,
-    )
+def run_migration(ws: Workspace, request: MigrationRequest, execution: Execution) -> Run:
+    """Execute a request to migrate; see `migrate`."""
+    sources = [find(ws, source, *PROMPT_KINDS) for source in request.sources]
+    selection, choice = None, request.selecting()
+    if choice is not None:
+        selection = run_selection(ws, choice, execution)
+    elif request.selection is not None:
+        selection = find(ws, request.selection, "selection")
+    data = find(ws, request.dataset or sources[0].inputs["dataset"], "dataset")
+    users, trained = int(sources[0].summary["users"]), None
+    if selection is not None:
+        users, trained = selection.summary["users"], selection.summary["selected"]
+    default, network = migration_defaults(data.summary["task"], users, trained)
+    training = training_of(default, request.training, request.seed)
+    adapter = replace(network, **request.adapter)
+    template = template_of(sources[0], request.template)
+    target = backbone_run(ws, request.target, device=execution.device)
+    shuffle_seed = training.seed if request.shuffled else None
+    role = "shuffled" if request.shuffled else "migrated"
 
-
-def _usual(source: Run, selection: Run | None, task: str) -> tuple[TrainingConfig, AdapterConfig]:
-    """What a migration takes where nothing is given; few users make few steps an epoch."""
-    if selection is None:
-        return adapter_training(int(source.summary["users"]), task), adapter_shape(task)
-    facts = selection.summary
-    few = facts["selected"] < SMALL_SHARE * facts["users"]
-    training = small_adapter_training if few else adapter_training
-    return training(facts["selected"], task), adapter_shape(task, few=few)
-
-
-def _run(
-    ws: Workspace,
-    plan: _Plan,
-    name: str | None,
-    device: str | None,
-    progress: ProgressCallback | None,
-    should_cancel: CancelCheck | None,
-) -> Run:
     def work(_run_id: str, folder: Path, clock: Clock) -> Outcome:
+        from puma_engine.migration.adapter import STORED_BUFFERS
         from puma_engine.migration.adapter_training import train_migration
 
-        frozen = load_backbone(ws, plan.target, device=device, precision=plan.training.precision)
-        dataset = load_dataset(ws, plan.data)
-        tables = [load_prompts(ws, run) for run in plan.sources]
-        if plan.shuffle_seed is not None:
-            tables = [table.shuffled(plan.shuffle_seed) for table in tables]
-        frozen.forget()
+        backbone = load_backbone(ws, target, device=execution.device, precision=training.precision)
+        dataset = load_dataset(ws, data)
+        tables = [load_prompts(ws, run) for run in sources]
+        if shuffle_seed is not None:
+            tables = [table.shuffled(shuffle_seed) for table in tables]
+        backbone.forget()
         clock.restart()
-        moved = train_migration(
+        migrated = train_migration(
             tables,
-            frozen,
+            backbone,
             dataset,
-            users=None if plan.selection is None else selected_users(ws, plan.selection),
-            template=plan.template,
-            adapter=plan.adapter,
-            training=plan.training,
-            missing=plan.missing,
+            users=None if selection is None else selected_users(ws, selection),
+            template=template,
+            adapter=adapter,
+            training=training,
+            missing=request.missing,  # type: ignore[arg-type]  # the request checked it
             checkpoint_dir=folder,
-            progress=progress,
-            should_cancel=should_cancel,
+            **execution.callbacks,
         )
-        return _outcome(ws, moved)
+        table, tensors = migrated.table, migrated.adapter_tensors
+        outcome = training_outcome(
+            migrated.result, int(table.meta["users_trained"]), migrated.flops
+        )
+        buffers = STORED_BUFFERS.values()
+        learned = [value for name, value in tensors.items() if name not in buffers]
+        outcome.cost["adapter_parameters"] = sum(int(np.size(value)) for value in learned)
+        outcome.summary |= shape_of(table) | {"users_filled": table.meta["users_filled"]}
 
+        def keep(run_id: str) -> None:
+            keep_prompts(ws, run_id, table)
+            keep_adapter(ws, run_id, tensors, migrated.adapter_meta)
+            if migrated.item_adapter is not None:
+                ws.put_tensors(run_id, "item_adapter", migrated.item_adapter)
+
+        outcome.keep = keep
+        return outcome
+
+    several = f"from-{len(sources)}" if len(sources) > 1 else None
+    who: tuple[str | int, ...] = ("all",)
+    inputs = {"dataset": data.id, "backbone": target.id}
+    inputs |= {f"source_{number}": run.id for number, run in enumerate(sources)}
+    if selection is not None:
+        inputs["selection"] = selection.id
+        who = (selection.config["strategy"], selection.summary["selected"])
     return run_stage(
         ws,
         "migration",
-        name=name or _name(plan),
-        config=plan.config,
-        inputs=plan.inputs,
-        seed=plan.training.seed,
+        name=request.name or slug(role, target.name, several, *who, data.name),
+        config={
+            "role": role,
+            "template": template,
+            "training": settings_of(training),
+            "adapter": adapter.to_dict(),
+            "missing": request.missing,
+            "shuffle_seed": shuffle_seed,
+        },
+        inputs=inputs,
+        seed=training.seed,
         work=work,
         together=True,
     )
-
-
-def _outcome(ws: Workspace, moved: MigrationResult) -> Outcome:
-    from puma_engine.migration.adapter import STORED_BUFFERS
-
-    outcome = training_outcome(moved.result, int(moved.table.meta["users_trained"]), moved.flops)
-    buffers = STORED_BUFFERS.values()
-    learned = [value for name, value in moved.adapter_tensors.items() if name not in buffers]
-    outcome.cost["adapter_parameters"] = sum(int(np.size(value)) for value in learned)
-    outcome.summary |= shape_of(moved.table)
-    outcome.summary["users_filled"] = moved.table.meta["users_filled"]
-
-    def keep(run_id: str) -> None:
-        keep_prompts(ws, run_id, moved.table)
-        keep_adapter(ws, run_id, moved.adapter_tensors, moved.adapter_meta)
-        if moved.item_adapter is not None:
-            ws.put_tensors(run_id, "item_adapter", moved.item_adapter)
-
-    outcome.keep = keep
-    return outcome
-
-
-def _name(plan: _Plan) -> str:
-    who = "all"
-    if plan.selection is not None:
-        who = slug(plan.selection.config["strategy"], plan.selection.summary["selected"])
-    role = "migrated" if plan.shuffle_seed is None else "shuffled"
-    several = f"from-{len(plan.sources)}" if len(plan.sources) > 1 else None
-    return slug(role, plan.target.name, several, who, plan.data.name)
 
 
 def chain(
@@ -261,30 +199,33 @@ def chain(
 ) -> list[Run]:
     """Migrate hop after hop: each migrated table is the next hop's source.
 
-    Users are selected anew at each hop from the prompts it starts from. Returns one
-    migration run a target, in order.
+    Users are selected anew at each hop from the prompts it starts from. The settings are those of
+    `migrate`. Returns one migration run a target, in order. Raises MigrationError and what
+    `migrate` raises.
     """
-    if not targets:
-        raise MigrationError("A chain needs at least one target backbone; none came.")
-    overall = Overall([1.0] * len(targets), progress)
+    request = ChainRequest.from_dict(
+        {
+            "source": source,
+            "targets": targets,
+            "strategy": strategy,
+            "budget": budget,
+            "share": share,
+            "dataset": dataset,
+            "template": template,
+            "training": training,
+            "adapter": adapter,
+            "seed": seed,
+        }
+    )
+    return run_chain(ws, request, Execution(device, progress, should_cancel))
+
+
+def run_chain(ws: Workspace, request: ChainRequest, execution: Execution) -> list[Run]:
+    """Execute a request to migrate over several backbones; see `chain`."""
+    overall = Overall([1.0] * len(request.targets), execution.progress)
     hops: list[Run] = []
-    for number, target in enumerate(targets):
-        hops.append(
-            migrate(
-                ws,
-                hops[-1] if hops else source,
-                target,
-                strategy=strategy,
-                budget=budget,
-                share=share,
-                dataset=dataset,
-                template=template,
-                training=training,
-                adapter=adapter,
-                seed=seed,
-                device=device,
-                progress=overall.part(number),
-                should_cancel=should_cancel,
-            )
-        )
+    for number, target in enumerate(request.targets):
+        source = hops[-1].id if hops else request.source
+        hop = request.hop((source,), target)
+        hops.append(run_migration(ws, hop, execution.part(overall, number)))
     return hops

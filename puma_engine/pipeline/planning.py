@@ -1,29 +1,54 @@
-"""Plans: what a migration would cost by the workspace's own measurements, and doing it whole."""
+"""Plans: what a migration would cost by the workspace's own measurements, and executing one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
-from puma_engine.config import TrainingConfig
-from puma_engine.errors import ConfigError
+from puma_engine.config import AdapterConfig, TrainingConfig
+from puma_engine.defaults import fit_defaults, migration_defaults
 from puma_engine.evaluation import cost_model
 from puma_engine.evaluation.cost_model import Measured, Prediction
 from puma_engine.pipeline.comparing import compare
-from puma_engine.pipeline.evaluating import evaluate
-from puma_engine.pipeline.migrating import chain, migrate
+from puma_engine.pipeline.evaluating import run_evaluation
+from puma_engine.pipeline.migrating import run_chain, run_migration
 from puma_engine.pipeline.stage import PROMPT_KINDS, Reference, find, slug
-from puma_engine.pipeline.stage_progress import CancelCheck, Overall, ProgressCallback
+from puma_engine.pipeline.stage_progress import (
+    CancelCheck,
+    Execution,
+    Overall,
+    ProgressCallback,
+)
+from puma_engine.requests import ChainRequest, EvaluationRequest, PlanRequest, training_of
 from puma_engine.store import Run, Workspace
 
-RETRAINED = ("source", "retrained")  # the same computation
-TRAINED = ("migration", "prompts", "calibration")
+FULL_FIT_ROLES = ("source", "retrained")  # the same computation
+TRAINED_KINDS = ("migration", "prompts", "calibration")
+
+
+@dataclass(frozen=True)
+class PlanSettings:
+    """A plan's settings with every default filled in.
+
+    users: of the data set; trained: those who train the adapter at each hop. sources: the runs with
+    source prompts; data: the data set; training and adapter: of each hop; retraining: of the full
+    retraining that the plan is measured against.
+    """
+
+    sources: list[Run]
+    data: Run
+    users: int
+    trained: int
+    training: TrainingConfig
+    adapter: AdapterConfig
+    retraining: TrainingConfig
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Predicted costs of both ways; None where nothing alike was measured."""
+    """Predicted costs of retraining and of a migration; None where nothing comparable was measured."""
 
     retraining: Prediction | None
     migration: Prediction | None
@@ -32,29 +57,57 @@ class Costs:
     trained: int
 
 
+def plan_settings(ws: Workspace, request: PlanRequest) -> PlanSettings:
+    """Fill in what a plan leaves open, as its migrations will. Raises NotFoundError, StoreError.
+
+    Only users whom every source and the data set have can train an adapter.
+    """
+    sources = [find(ws, source, *PROMPT_KINDS) for source in request.sources]
+    data = find(ws, request.dataset or sources[0].inputs["dataset"], "dataset")
+    task, users = data.summary["task"], int(data.summary["users"])
+    candidates = min(users, *(int(source.summary["users"]) for source in sources))
+    if request.strategy is None:
+        trained = candidates
+        default, network = migration_defaults(task, int(sources[0].summary["users"]))
+    else:
+        share = 1.0 if request.share is None else request.share
+        trained = request.budget or max(1, round(share * candidates))
+        trained = min(trained, candidates)
+        default, network = migration_defaults(task, candidates, trained)
+    return PlanSettings(
+        sources,
+        data,
+        users,
+        trained,
+        training_of(default, request.training, request.seed),
+        replace(network, **request.adapter),
+        training_of(fit_defaults(task, users), request.retraining),
+    )
+
+
 def measured(ws: Workspace, kind: str, backbone: str, device: str) -> list[Measured]:
     """Return what finished trainings on a model and device took: kind prompts or migration.
 
     Calibrations of the same kind of training are among them.
     """
     way = "migration" if kind == "migration" else "retraining"
-    found = []
+    measurements = []
     for run in [*ws.runs(kind, "finished"), *ws.runs("calibration", "finished")]:
         if run.kind == "calibration":
             fits = run.config["way"] == way
         else:
-            fits = kind == "migration" or run.config.get("role") in RETRAINED
+            fits = kind == "migration" or run.config.get("role") in FULL_FIT_ROLES
         here = run.inputs.get("backbone") == backbone and run.device == device
-        # Items' prompts take longer, and neither way of a plan has any.
-        alike = not run.summary.get("item_tokens")
-        if fits and here and alike and run.cost.get("training_seconds"):
-            found.append(_measured(run))
-    return found
+        # Item prompts take longer, and no plan has any.
+        comparable = not run.summary.get("item_tokens")
+        if fits and here and comparable and run.cost.get("training_seconds"):
+            measurements.append(_measured(run))
+    return measurements
 
 
 def _measured(run: Run) -> Measured:
     cost, short = run.cost, run.kind == "calibration"
-    joined = sum(role.startswith("source_") for role in run.inputs)
+    sources = sum(role.startswith("source_") for role in run.inputs)
     return Measured(
         run.id,
         run.name,
@@ -64,7 +117,7 @@ def _measured(run: Run) -> Measured:
         int(cost["examples"]),
         float(cost["training_seconds"]),
         float(run.seconds or 0.0),
-        len(run.config.get("widths", ())) if short else joined,
+        len(run.config.get("widths", ())) if short else sources,
         short,
         float(cost.get("cores_of_others", 0.0)) / int(cost.get("cores") or 1),
     )
@@ -72,7 +125,7 @@ def _measured(run: Run) -> Measured:
 
 def devices(ws: Workspace) -> list[str]:
     """Return the devices on which trainings were measured, that of the newest run first."""
-    runs = [run for kind in TRAINED for run in ws.runs(kind, "finished")]
+    runs = [run for kind in TRAINED_KINDS for run in ws.runs(kind, "finished")]
     trained = [run for run in runs if run.cost.get("training_seconds") and run.device]
     trained.sort(key=lambda run: run.created, reverse=True)
     return list(dict.fromkeys(str(run.device) for run in trained))
@@ -80,72 +133,75 @@ def devices(ws: Workspace) -> list[str]:
 
 def costs(
     ws: Workspace,
-    sources: Sequence[Reference],
-    targets: Sequence[Reference],
+    sources: Reference | Sequence[Reference],
+    targets: Reference | Sequence[Reference],
     *,
-    budget: int | None,
-    adapter: TrainingConfig,
-    retraining: TrainingConfig,
-    device: str,
+    device: str | None = None,
+    **settings: Any,
 ) -> Costs:
     """Predict a migration over targets (several are a chain) and retraining on the last one.
 
-    sources: several are an aggregation, whose adapter reads all of them; only users whom
-    each has can train it, so no more than the smallest table holds. budget: users who train the
-    adapter at each hop; None for all. Selection and evaluation are left out: the first is
-    short, the second is the same for both ways.
+    settings: those of `run_plan`, filled in as it does; a budget or share needs no strategy here.
+    device: cpu or the name of a GPU, as runs record it (None: that of the newest training).
+    Selection and evaluation are left out: the first is short, the second is the same for both.
+    Raises ConfigError, NotFoundError.
     """
-    tables = [find(ws, source, *PROMPT_KINDS) for source in sources]
-    facts = find(ws, tables[0].inputs["dataset"], "dataset").summary
-    users, rows = int(facts["users"]), facts["splits"]["train"] / facts["users"]
-    most = min(users, *(int(table.summary["users"]) for table in tables))
-    trained = most if budget is None else min(budget, most)
-    models = [find(ws, target, "backbone").id for target in targets]
+    if isinstance(settings.get("adapter"), TrainingConfig):  # the name of earlier versions
+        settings["training"] = settings.pop("adapter")
+    if (settings.get("budget"), settings.get("share")) != (None, None):
+        settings.setdefault("strategy", "random")
+    request = PlanRequest.from_dict({"sources": sources, "targets": targets, **settings})
+    return predict_costs(ws, request, device)
+
+
+def predict_costs(ws: Workspace, request: PlanRequest, device: str | None = None) -> Costs:
+    """Predict what a plan and the retraining that it replaces would take; see `costs`."""
+    settings = plan_settings(ws, request)
+    device = device or next(iter(devices(ws)), "cpu")
+    users, trained = settings.users, settings.trained
+    rows = settings.data.summary["splits"]["train"] / users
+    models = [find(ws, target, "backbone").id for target in request.targets]
     hops = [
         cost_model.predict(
             rows * trained,
-            adapter.epochs,
-            adapter.batch_size,
+            settings.training.epochs,
+            settings.training.batch_size,
             measured(ws, "migration", model, device),
-            len(tables),
+            len(settings.sources),
         )
         for model in models
     ]
-    whole = cost_model.predict(
+    known = [hop for hop in hops if hop is not None]
+    migration = reduce(Prediction.plus, known) if len(known) == len(hops) else None
+    retraining = cost_model.predict(
         rows * users,
-        retraining.epochs,
-        retraining.batch_size,
+        settings.retraining.epochs,
+        settings.retraining.batch_size,
         measured(ws, "prompts", models[-1], device),
         0,
     )
-    moved = _sum(hops)
-    even = None
-    if whole and moved:
-        even = cost_model.break_even(
-            whole.seconds, users, moved.seconds, all_train=trained == users
+    break_even = None
+    if retraining and migration:
+        break_even = cost_model.break_even(
+            retraining.seconds, users, migration.seconds, all_train=trained == users
         )
-    return Costs(whole, moved, even, users, trained)
-
-
-def _sum(parts: Sequence[Prediction | None]) -> Prediction | None:
-    total: Prediction | None = None
-    for part in parts:
-        if part is None:
-            return None
-        total = part if total is None else total.plus(part)
-    return total
+    return Costs(retraining, migration, break_even, users, trained)
 
 
 def run_plan(
     ws: Workspace,
-    sources: Sequence[Reference],
-    targets: Sequence[Reference],
+    sources: Reference | Sequence[Reference],
+    targets: Reference | Sequence[Reference],
     *,
-    strategy: str = "all",
+    strategy: str | None = None,
     budget: int | None = None,
-    training: dict[str, Any] | None = None,
-    adapter: dict[str, Any] | None = None,
-    seed: int = 0,
+    share: float | None = None,
+    dataset: Reference | None = None,
+    template: str | None = None,
+    training: TrainingConfig | dict[str, Any] | None = None,
+    adapter: AdapterConfig | dict[str, Any] | None = None,
+    retraining: TrainingConfig | dict[str, Any] | None = None,
+    seed: int | None = None,
     predicted: dict[str, Any] | None = None,
     device: str | None = None,
     progress: ProgressCallback | None = None,
@@ -153,59 +209,79 @@ def run_plan(
 ) -> Run:
     """Migrate, evaluate, and compare with a finished full retraining if there is one.
 
-    One source and one target are a single migration, several targets a chain, several sources
-    an aggregation. predicted: what was expected (seconds), kept with the job. Returns
-    the comparison, or the evaluation where there is nothing to compare with.
+    One source and one target are a single migration, several targets a chain, several sources an
+    aggregation. strategy, budget (or share), training and adapter are those of `migrate`;
+    retraining only changes what `costs` predicts. predicted: the expected seconds, for the estimate
+    of the time left. Returns the comparison, or the evaluation where there is nothing to compare
+    with. Raises what `migrate` raises.
     """
-    if not sources or not targets or (len(sources) > 1 and len(targets) > 1):
-        raise ConfigError(
-            "A plan has one source and one or more targets, or several sources and one target, not "
-            f"{len(sources)} and {len(targets)}."
+    request = PlanRequest.from_dict(
+        {
+            "sources": sources,
+            "targets": targets,
+            "strategy": strategy,
+            "budget": budget,
+            "share": share,
+            "dataset": dataset,
+            "template": template,
+            "training": training,
+            "adapter": adapter,
+            "retraining": retraining,
+            "seed": seed,
+            "predicted": predicted,
+        }
+    )
+    return execute_plan(ws, request, Execution(device, progress, should_cancel))
+
+
+def execute_plan(ws: Workspace, request: PlanRequest, execution: Execution) -> Run:
+    """Execute a plan; see `run_plan`."""
+    migrating = evaluating = execution
+    seconds = float(request.predicted.get("seconds") or 0.0)
+    if seconds:
+        # A guess: evaluating is a pass over a smaller split. It corrects itself as time goes by.
+        overall = Overall([seconds, 0.25 * seconds], execution.progress)
+        migrating, evaluating = execution.part(overall, 0), execution.part(overall, 1)
+    if len(request.targets) > 1:
+        hops = ChainRequest(
+            source=request.sources[0],
+            targets=request.targets,
+            **request.adapter_settings(),
         )
-    parts = _parts(progress, predicted)
-    shared: dict[str, Any] = {"training": training, "adapter": adapter, "seed": seed}
-    shared |= {"strategy": None if strategy == "all" else strategy, "budget": budget}
-    shared |= {"device": device, "should_cancel": should_cancel}
-    if len(targets) > 1:
-        moved = chain(ws, sources[0], targets, progress=parts[0], **shared)[-1]
+        migration = run_chain(ws, hops, migrating)[-1]
     else:
-        moved = migrate(ws, sources, targets[0], progress=parts[0], **shared)
-    told: dict[str, Any] = {"device": device, "should_cancel": should_cancel}
-    found = evaluate(ws, moved, progress=parts[1], **told)
-    retrained = retraining_of(ws, moved)
+        hop = request.hop(request.sources, request.targets[0])
+        migration = run_migration(ws, hop, migrating)
+
+    def score(run: Run) -> Run:
+        return run_evaluation(ws, EvaluationRequest(subject=run.id), evaluating)
+
+    evaluation = score(migration)
+    retrained = retraining_of(ws, migration)
     if retrained is None:
-        return found
-    others = [find(ws, source, "prompts", "migration") for source in sources]
-    scores = [evaluate(ws, run, progress=parts[1], **told) for run in (*others, retrained)]
+        return evaluation
+    sources = [find(ws, source, *PROMPT_KINDS) for source in request.sources]
+    scores = [score(run) for run in (*sources, retrained)]
     return compare(
         ws,
-        [*scores, found],
+        [*scores, evaluation],
         reference=scores[-1],
-        name=slug("plan", moved.name),
-        should_cancel=should_cancel,
+        name=slug("plan", migration.name),
+        should_cancel=execution.should_cancel,
     )
 
 
-def _parts(
-    progress: ProgressCallback | None, predicted: dict[str, Any] | None
-) -> list[ProgressCallback | None]:
-    """Callbacks of migrating and of evaluating; of the whole where its duration was predicted."""
-    if not predicted or not predicted.get("seconds"):
-        return [progress, progress]
-    # Evaluating is a pass over a smaller split: a guess that corrects itself as time goes by.
-    seconds = float(predicted["seconds"])
-    overall = Overall([seconds, 0.25 * seconds], progress)
-    return [overall.part(0), overall.part(1)]
-
-
-def retraining_of(ws: Workspace, moved: Run) -> Run | None:
+def retraining_of(ws: Workspace, migration: Run) -> Run | None:
     """Return the newest finished full retraining that a migration replaces, if any."""
     runs = ws.runs(kind="prompts", status="finished")
-    return next((run for run in runs if replaces(moved, run)), None)
+    return next((run for run in runs if replaces(migration, run)), None)
 
 
-def replaces(moved: Run, run: Run) -> bool:
-    """Whether a run is full retraining on a migration's model and data, both with item prompts or none."""
-    same = all(run.inputs.get(role) == moved.inputs[role] for role in ("backbone", "dataset"))
-    alike = run.summary.get("item_tokens") == moved.summary.get("item_tokens")
-    return same and alike and run.config.get("role") == "retrained"
+def replaces(migration: Run, run: Run) -> bool:
+    """Return whether a run is the full retraining that a migration replaces.
+
+    It has the same model and data, and item prompts if the migration has some.
+    """
+    same = all(run.inputs.get(role) == migration.inputs[role] for role in ("backbone", "dataset"))
+    same &= run.summary.get("item_tokens") == migration.summary.get("item_tokens")
+    return same and run.config.get("role") == "retrained"

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from puma_engine.config import PromptConfig, TrainingConfig
-from puma_engine.defaults import refining
-from puma_engine.errors import ConfigError
+from puma_engine.defaults import refine_defaults
 from puma_engine.pipeline.backbones import load_backbone
 from puma_engine.pipeline.fitting import fitted_outcome
 from puma_engine.pipeline.importing_data import load_dataset, task_of
@@ -21,14 +20,11 @@ from puma_engine.pipeline.stage import (
     run_stage,
     settings_of,
     slug,
-    training_from,
 )
-from puma_engine.pipeline.stage_progress import CancelCheck, ProgressCallback
+from puma_engine.pipeline.stage_progress import CancelCheck, Execution, ProgressCallback
 from puma_engine.pipeline.stored_prompts import load_prompts
+from puma_engine.requests import RefineRequest, training_of
 from puma_engine.store import Run, Workspace
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 def refine(
@@ -47,87 +43,81 @@ def refine(
 ) -> Run:
     """Fit migrated prompts further on their own backbone and data set.
 
-    start: a migration run, where weight decay pulls every prompt to. With a selection only its
-    users are refined and the head stays, so all others are predicted as before; share takes those
-    who will most likely regress. item_tokens: of soft prompts of items, fitted too. Raises
-    NotFoundError, DataError, ConfigError, SelectionError.
+    start: a migration run; weight decay pulls every prompt towards it. With a selection only its
+    users are refined and the head stays fixed, so predictions for all others do not change; share
+    refines the users who will most likely regress, in (0, 1]. item_tokens: soft prompt tokens of
+    each item, fitted too. training overrides `defaults.refine_defaults`. Raises NotFoundError,
+    DataError, ConfigError, SelectionError.
     """
-    moved = find(ws, start, "migration")
-    _check_items(item_tokens, selection, share)
-    chosen = _chosen(ws, moved, selection, share, device, progress, should_cancel)
-    settings = training_from(training, _usual(ws, moved, chosen, item_tokens), seed)
-    how: dict[str, Any] = {"progress": progress, "should_cancel": should_cancel}
-    how |= {"template": str(moved.config["template"]), "training": settings}
-    how |= {"prompt": PromptConfig(item_tokens=item_tokens), "users": _users(ws, chosen)}
-    inputs = _inputs(moved, chosen)
+    request = RefineRequest.from_dict(
+        {
+            "start": start,
+            "selection": selection,
+            "share": share,
+            "item_tokens": item_tokens,
+            "training": training,
+            "seed": seed,
+            "name": name,
+        }
+    )
+    return run_refinement(ws, request, Execution(device, progress, should_cancel))
+
+
+def run_refinement(ws: Workspace, request: RefineRequest, execution: Execution) -> Run:
+    """Execute a request to refine; see `refine`."""
+    migration = find(ws, request.start, "migration")
+    device, selection = execution.device, None
+    if request.share is not None:
+        selection = predict_regressions(
+            ws, migration, share=request.share, device=device, **execution.callbacks
+        )
+    elif request.selection is not None:
+        selection = find(ws, request.selection, "selection")
+    refined = selection.summary["selected"] if selection else None
+    users = int(migration.summary["users"] if refined is None else refined)
+    default = refine_defaults(task_of(ws, migration), users, item_tokens=request.item_tokens)
+    training = training_of(default, request.training, request.seed)
+    config: dict[str, Any] = {
+        "role": "refined",
+        "template": str(migration.config["template"]),
+        "training": settings_of(training),
+    }
+    if request.item_tokens:
+        config["item_tokens"] = request.item_tokens
+    inputs = {role: migration.inputs[role] for role in ("dataset", "backbone")}
+    inputs["start"] = migration.id
+    if selection is not None:
+        inputs["selection"] = selection.id
 
     def work(_run_id: str, folder: Path, clock: Clock) -> Outcome:
         from puma_engine.migration.refining import refine_prompts
 
-        frozen = load_backbone(ws, inputs["backbone"], device=device, precision=settings.precision)
-        interactions, table = load_dataset(ws, inputs["dataset"]), load_prompts(ws, moved)
-        frozen.forget()
+        backbone = load_backbone(
+            ws, inputs["backbone"], device=device, precision=training.precision
+        )
+        dataset, table = load_dataset(ws, inputs["dataset"]), load_prompts(ws, migration)
+        backbone.forget()
         clock.restart()
-        fitted = refine_prompts(frozen, interactions, table, checkpoint_dir=folder, **how)
+        fitted = refine_prompts(
+            backbone,
+            dataset,
+            table,
+            template=config["template"],
+            training=training,
+            prompt=PromptConfig(item_tokens=request.item_tokens),
+            users=None if selection is None else selected_users(ws, selection),
+            checkpoint_dir=folder,
+            **execution.callbacks,
+        )
         return fitted_outcome(ws, fitted, int(fitted.table.meta["users_refined"]))
 
     return run_stage(
         ws,
         "prompts",
-        name=name or _name(moved, chosen),
-        config=_config(how["template"], settings, item_tokens),
+        name=request.name or slug("refined", migration.name, refined),
+        config=config,
         inputs=inputs,
-        seed=settings.seed,
+        seed=training.seed,
         work=work,
         together=True,
-    )
-
-
-def _users(ws: Workspace, chosen: Run | None) -> np.ndarray | None:
-    return None if chosen is None else selected_users(ws, chosen)
-
-
-def _usual(ws: Workspace, moved: Run, chosen: Run | None, item_tokens: int) -> TrainingConfig:
-    users = int(chosen.summary["selected"] if chosen else moved.summary["users"])
-    return refining(users, task_of(ws, moved), items=bool(item_tokens))
-
-
-def _inputs(moved: Run, chosen: Run | None) -> dict[str, str]:
-    found = {name: moved.inputs[name] for name in ("dataset", "backbone")} | {"start": moved.id}
-    return found if chosen is None else found | {"selection": chosen.id}
-
-
-def _name(moved: Run, chosen: Run | None) -> str:
-    return slug("refined", moved.name, *([chosen.summary["selected"]] if chosen else []))
-
-
-def _check_items(item_tokens: int, selection: Reference | None, share: float | None) -> None:
-    if item_tokens and not (selection is None and share is None):
-        raise ConfigError(
-            "Prompts of items change what every user is predicted, so they cannot be fitted while some "
-            "users are refined alone; leave out the selection or the share, or --item-tokens."
-        )
-
-
-def _config(template: str, settings: TrainingConfig, item_tokens: int) -> dict[str, Any]:
-    found = {"role": "refined", "template": template, "training": settings_of(settings)}
-    return found | ({"item_tokens": item_tokens} if item_tokens else {})
-
-
-def _chosen(
-    ws: Workspace,
-    moved: Run,
-    selection: Reference | None,
-    share: float | None,
-    device: str | None,
-    progress: ProgressCallback | None,
-    should_cancel: CancelCheck | None,
-) -> Run | None:
-    """The selection that was named, or that of the share at risk, or None for everybody."""
-    if share is None:
-        return None if selection is None else find(ws, selection, "selection")
-    if selection is not None:
-        raise ConfigError("Give a selection or a share of users to refine, not both.")
-    return predict_regressions(
-        ws, moved, share=share, device=device, progress=progress, should_cancel=should_cancel
     )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from puma_engine.defaults import DEFAULT_STRATEGIES
-from puma_engine.errors import ConfigError, SelectionError
+from puma_engine.errors import SelectionError
 from puma_engine.pipeline.backbones import load_backbone
 from puma_engine.pipeline.importing_data import load_dataset, task_of
 from puma_engine.pipeline.stage import (
@@ -22,8 +22,9 @@ from puma_engine.pipeline.stage import (
     run_stage,
     slug,
 )
-from puma_engine.pipeline.stage_progress import CancelCheck, ProgressCallback, announce
+from puma_engine.pipeline.stage_progress import CancelCheck, Execution, ProgressCallback
 from puma_engine.pipeline.stored_prompts import load_prompts
+from puma_engine.requests import SelectionRequest
 from puma_engine.store import Run, Workspace
 
 if TYPE_CHECKING:
@@ -40,83 +41,80 @@ def select(
     share: float | None = None,
     seed: int = 0,
     clusters: int = 15,
-    groups: int = 5,
+    strata: int = 5,
     min_cluster: int = 50,
     within: Sequence[Reference] = (),
     name: str | None = None,
     device: str | None = None,
     progress: ProgressCallback | None = None,
     should_cancel: CancelCheck | None = None,
+    groups: int | None = None,
 ) -> Run:
     """Choose users to train an adapter on, from their prompts and their train rows.
 
-    strategy: None for the one that suits the data set's outcomes (`DEFAULT_STRATEGIES`). budget
-    counts users; share is of all candidates, in (0, 1]; strategy "all" needs neither. within:
-    other prompt runs that must have the users too. Raises SelectionError.
+    strategy: None for the default of the task (`defaults.DEFAULT_STRATEGIES`). budget counts users;
+    share is of all candidates, in (0, 1]; strategy "all" needs neither. clusters: of k-means;
+    strata: of variance or loss in each cluster; min_cluster: users that each cluster is given at
+    least, if it has them. within: other prompt runs that must have the users too. groups: deprecated
+    name of strata. Raises SelectionError, ConfigError, NotFoundError.
     """
-    source = find(ws, prompts, *PROMPT_KINDS)
-    others = [find(ws, other, *PROMPT_KINDS) for other in within]
-    strategy = strategy or DEFAULT_STRATEGIES[task_of(ws, source)]
-    config = {
-        "strategy": strategy,
-        "budget": _one_budget(strategy, budget, share),
-        "share": share,
-        "clusters": clusters,
-        "groups": groups,
-        "min_cluster": min_cluster,
-    }
-    inputs = {"prompts": source.id} | {f"within_{i}": run.id for i, run in enumerate(others)}
+    request = SelectionRequest.from_dict(
+        {
+            "prompts": prompts,
+            "strategy": strategy,
+            "budget": budget,
+            "share": share,
+            "seed": seed,
+            "clusters": clusters,
+            "strata": strata if groups is None else groups,
+            "min_cluster": min_cluster,
+            "within": within,
+            "name": name,
+        }
+    )
+    return run_selection(ws, request, Execution(device, progress, should_cancel))
+
+
+def run_selection(ws: Workspace, request: SelectionRequest, execution: Execution) -> Run:
+    """Execute a request to select users; see `select`."""
+    source = find(ws, request.prompts, *PROMPT_KINDS)
+    others = [find(ws, other, *PROMPT_KINDS) for other in request.within]
+    strategy = request.strategy or DEFAULT_STRATEGIES[task_of(ws, source)]
+    sizes = {"clusters": request.clusters, "min_cluster": request.min_cluster}
 
     def work(run_id: str, _folder: Path, clock: Clock) -> Outcome:
-        announce(progress, f"selecting users by {strategy}")
-        signals, used = _signals(ws, source, others, strategy, device, clock)
-        return _draw(ws, run_id, signals, config, seed, used)
+        from puma_engine.selection import select_users
+
+        execution.announce(f"selecting users by {strategy}")
+        signals, device = _signals(ws, source, others, strategy, execution.device, clock)
+        candidates, budget = len(signals.user_ids), request.budget
+        if budget is None:
+            share = 1.0 if request.share is None else request.share
+            budget = max(1, round(share * candidates))
+        chosen = select_users(
+            strategy, signals, budget, seed=request.seed, groups=request.strata, **sizes
+        )
+        frame = pd.DataFrame({"user_id": signals.user_ids, **chosen.group})
+        frame["selected"] = np.isin(signals.user_ids, chosen.user_ids)
+        ws.put_table(run_id, "selection", frame)
+        summary = {"strategy": strategy, "selected": len(chosen.user_ids), "users": candidates}
+        return Outcome(device, {}, summary | {"report": chosen.report})
 
     return run_stage(
         ws,
         "selection",
-        name=name or slug(strategy, budget or share, source.name),
-        config=config,
-        inputs=inputs,
-        seed=seed,
+        name=request.name or slug(strategy, request.budget or request.share, source.name),
+        config={
+            "strategy": strategy,
+            "budget": request.budget,
+            "share": request.share,
+            "groups": request.strata,
+            **sizes,
+        },
+        inputs={"prompts": source.id} | {f"within_{i}": run.id for i, run in enumerate(others)},
+        seed=request.seed,
         work=work,
     )
-
-
-def _draw(
-    ws: Workspace, run_id: str, signals: Signals, config: dict[str, Any], seed: int, used: str
-) -> Outcome:
-    from puma_engine.selection import select_users
-
-    strategy, count = config["strategy"], len(signals.user_ids)
-    chosen = select_users(
-        strategy,
-        signals,
-        _count(config["budget"], config["share"], count),
-        seed=seed,
-        clusters=config["clusters"],
-        groups=config["groups"],
-        min_cluster=config["min_cluster"],
-    )
-    ws.put_table(run_id, "selection", _frame(signals.user_ids, chosen))
-    summary = {"strategy": strategy, "selected": len(chosen.user_ids), "users": count}
-    return Outcome(used, {}, summary | {"report": chosen.report})
-
-
-def _one_budget(strategy: str, budget: int | None, share: float | None) -> int | None:
-    if strategy != "all" and (budget is None) == (share is None):
-        raise ConfigError(
-            f"The strategy {strategy!r} needs a budget (users) or a share of users, and not both."
-        )
-    if share is not None and not 0 < share <= 1:
-        raise SelectionError(f"The share of users must be above 0 and at most 1, not {share!r}.")
-    return budget
-
-
-def _count(budget: int | None, share: float | None, candidates: int) -> int:
-    if budget is not None:
-        return budget
-    return candidates if share is None else max(1, round(share * candidates))
 
 
 def _signals(
@@ -127,7 +125,7 @@ def _signals(
     device: str | None,
     clock: Clock,
 ) -> tuple[Signals, str]:
-    """Signals of the users whom all tables and the data set hold, and the device used."""
+    """Return signals of the users whom all tables and the data set hold, and the device used."""
     # Loaded here, so that their loading is not counted as the selection's cost.
     import sklearn.cluster
     import sklearn.decomposition  # noqa: F401
@@ -179,19 +177,8 @@ def train_rows(dataset: Dataset, users: np.ndarray) -> np.ndarray:
 
 def costly_signals(strategy: str) -> set[str]:
     """Return which signals of a strategy need the source backbone: loss, activations."""
-    words = strategy.split("-")
-    return {signal for word, signal in _COSTLY.items() if word in words}
-
-
-_COSTLY = {"loss": "loss", "ffn": "activations"}
-
-
-def _frame(candidates: np.ndarray, chosen: Any) -> pd.DataFrame:
-    frame = pd.DataFrame({"user_id": candidates})
-    for name, labels in chosen.group.items():
-        frame[name] = labels
-    frame["selected"] = np.isin(candidates, chosen.user_ids)
-    return frame
+    costly = {"loss": "loss", "ffn": "activations"}
+    return {costly[word] for word in strategy.split("-") if word in costly}
 
 
 def selected_users(ws: Workspace, reference: Reference) -> np.ndarray:

@@ -7,12 +7,12 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from puma_engine.config import AdapterConfig, TrainingConfig, field_names
-from puma_engine.errors import Cancelled, ConfigError, NotFoundError, PumaError, StoreError
+from puma_engine.config import TrainingConfig
+from puma_engine.errors import Cancelled, NotFoundError, PumaError, StoreError
 from puma_engine.store import Run, Workspace
 from puma_engine.training import distributed
 
@@ -184,38 +184,6 @@ def settings_of(training: TrainingConfig) -> dict[str, Any]:
     """Return what of a training's settings decides its result, for the run's key."""
     values = training.to_dict()
     del values["checkpoint_seconds"]
-    return values
-
-
-def training_from(
-    given: TrainingConfig | dict[str, Any] | None, default: TrainingConfig, seed: int | None
-) -> TrainingConfig:
-    """Return given settings over the defaults; a seed, if given, wins over both."""
-    if isinstance(given, TrainingConfig):
-        values = given.to_dict()
-    else:
-        values = default.to_dict() | checked(TrainingConfig, given)
-    return TrainingConfig(**(values if seed is None else values | {"seed": seed}))
-
-
-def adapter_from(
-    given: AdapterConfig | dict[str, Any] | None, default: AdapterConfig
-) -> AdapterConfig:
-    """Return given settings over the defaults; a whole configuration is taken as it is."""
-    if isinstance(given, AdapterConfig):
-        return given
-    return replace(default, **checked(AdapterConfig, given))
-
-
-def checked(config: type, given: dict[str, Any] | None) -> dict[str, Any]:
-    """Return given settings without the empty ones, or raise ConfigError for unknown names."""
-    values = {name: v for name, v in field_names(given or {}).items() if v is not None}
-    known = list(config.__dataclass_fields__)  # type: ignore[attr-defined]
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise ConfigError(
-            f"{config.__name__} has no setting {', '.join(unknown)}; it has {', '.join(known)}."
-        )
     return values
 
 

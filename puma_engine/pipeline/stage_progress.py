@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from puma_engine.errors import Cancelled
@@ -44,6 +44,32 @@ def check_cancel(should_cancel: CancelCheck | None, stage: str) -> None:
     """Raise Cancelled if somebody asked to stop."""
     if should_cancel is not None and should_cancel():
         raise Cancelled(f"Cancelled before {stage}.")
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a request is executed: on which device, who gets progress, and who may cancel it.
+
+    device: cpu, cuda, cuda:N, auto (spread over all GPUs) or None for the best available.
+    """
+
+    device: str | None = None
+    progress: ProgressCallback | None = None
+    should_cancel: CancelCheck | None = None
+
+    def announce(self, stage: str) -> None:
+        """Report that a stage without steps of its own begins; raise Cancelled if it must not."""
+        check_cancel(self.should_cancel, stage)
+        announce(self.progress, stage)
+
+    def part(self, overall: Overall, number: int) -> Execution:
+        """Return the execution of one part of some work."""
+        return replace(self, progress=overall.part(number))
+
+    @property
+    def callbacks(self) -> dict[str, Any]:
+        """The callbacks as keyword arguments of a training."""
+        return {"progress": self.progress, "should_cancel": self.should_cancel}
 
 
 class Overall:

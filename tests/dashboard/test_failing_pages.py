@@ -90,7 +90,7 @@ def test_a_damaged_comparison_leaves_no_empty_frame(ws, monkeypatch):
     app = open_page("compare", ws.root, monkeypatch)
     assert_plain(app)
     assert [one.value for one in app.error] == [
-        "This comparison cannot be shown whole; choose another, or make it again."
+        "This comparison cannot be shown completely; choose another, or make it again."
     ]
     assert not [one for one in app.number_input if one.label == "Margin (%)"]
     assert "Jobs" in [one.value for one in app.header]

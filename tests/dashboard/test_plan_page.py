@@ -105,7 +105,7 @@ def test_a_wrong_address_shows_what_there_is(world, monkeypatch, query):
 
 
 def test_the_address_keeps_device_price_and_edited_numbers(world, monkeypatch):
-    query = {"device": "cpu", "price": "3.5", "epochs-small": "7", "rate-small": "0.002"}
+    query = {"device": "cpu", "price": "3.5", "epochs": "7", "learning_rate": "0.002"}
     app = open_page("plan", world[0].root, monkeypatch, **query)
     assert not app.exception
     numbers = {one.label: one.value for one in app.number_input}
@@ -114,7 +114,7 @@ def test_the_address_keeps_device_price_and_edited_numbers(world, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "query", [{"price": "-1"}, {"price": "inf"}, {"epochs-small": "0"}, {"device": "<b>tpu</b>"}]
+    "query", [{"price": "-1"}, {"price": "inf"}, {"epochs": "0"}, {"device": "<b>tpu</b>"}]
 )
 def test_what_an_address_may_not_say_is_not_taken(world, monkeypatch, query):
     usual = open_page("plan", world[0].root, monkeypatch)
@@ -181,7 +181,7 @@ def test_carrying_out_ends_in_a_comparison_and_the_page_shows_what_it_took(world
         )
     app = open_page("plan", ws.root, monkeypatch, job=job.id, target=large.id)
     assert not app.exception
-    assert [one.label for one in app.metric] == ["Predicted", "Really", "Really / predicted"]
+    assert [one.label for one in app.metric] == ["Predicted", "Actual", "Actual / predicted"]
     assert (
         app.metric[0].value == "2.0 s" and "unknown" not in app.dataframe[0].value["Time"].tolist()
     )

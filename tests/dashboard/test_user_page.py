@@ -12,7 +12,7 @@ from tiny import tiny_backbone_folder
 from whatif_processes import kill
 
 from dashboard import engine
-from dashboard.components import user_figures
+from dashboard.components import user_predictions
 from dashboard.engine import user_details
 from puma_engine import pipeline
 from puma_engine.errors import DataError
@@ -131,7 +131,7 @@ def test_history_names_what_the_models_may_learn_from(world, show):
 def test_an_unknown_user_or_comparison_is_said(show):
     for query in ({"user": "../../etc"}, {"comparison": "0" * 16}, {"user": "9" * 500}):
         app = show(**query)
-        assert "not here" in app.warning[0].value
+        assert "unknown value" in app.warning[0].value
         assert app.selectbox("choose-user").value == "000"
 
 
@@ -173,8 +173,8 @@ def test_neighbours_are_those_of_the_tables(world, show):
     table = app.dataframe[0].value
     ws = world["ws"]
     for run, place, cosine in (
-        (world["source"], "Place", "Cosine"),
-        (world["moved"], "Place there", "Cosine there"),
+        (world["source"], "first rank", "first"),
+        (world["moved"], "second rank", "second"),
     ):
         vectors = pipeline.load_prompts(ws, run)
         centred = vectors.vectors.reshape(12, -1) - vectors.vectors.reshape(12, -1).mean(0)
@@ -225,7 +225,7 @@ def test_lineage_tells_every_step_and_who_trained(world, show):
         for used in run.inputs.values():
             assert place[world["ws"].run(used).name] < place[run.name]
     chosen = pipeline.selected_users(world["ws"], world["moved"].inputs["selection"])
-    word = "was among" if "001" in chosen else "did not train"
+    word = "is among those" if "001" in chosen else "was not trained on"
     assert word in texts(app)
     values = dict(app.dataframe[-1].value.itertuples(index=False))
     assert values["training.epochs"] == str(QUICK["epochs"]) and values["id"] == world["moved"].id
@@ -235,7 +235,7 @@ def test_a_question_is_answered_by_the_warm_process(world, show):
     ws, title = world["ws"], "Dune by Frank Herbert"
     app = show(user="001", view="what-if")
     app.text_input("what-if-title").set_value(title)
-    app.button("FormSubmitter:what-if-Ask").click().run(timeout=60)
+    app.button("FormSubmitter:what-if-Ask").click().run()
     assert not app.exception and not app.error
     assert app.query_params["title"] in (title, [title])
     shown = {item.label.replace("\\", ""): item.value for item in app.metric}
@@ -258,7 +258,7 @@ def test_a_model_that_is_gone_leaves_the_others_to_answer(world, tmp_path, monke
         asked = {"view": "what-if", "user": "001", "title": "Dune by Frank Herbert"}
         app = open_page("user", ws.root, monkeypatch, **asked)
         assert not app.exception
-        assert [one.value for one in app.error] == ["No answer from Source prompts."]
+        assert [one.value for one in app.error] == ["No prediction from Source prompts."]
         assert any(str(old) in text.value for text in app.text)
         assert len(app.metric) == 4 + 2 and len(app.get("plotly_chart")) == 1
     finally:
@@ -268,13 +268,13 @@ def test_a_model_that_is_gone_leaves_the_others_to_answer(world, tmp_path, monke
 
 def test_a_bad_question_is_told(show):
     app = show(user="001", view="what-if", title="Dune\x07")
-    assert "cannot be answered" in app.error[0].value
+    assert "No prediction for this title" in app.error[0].value
     assert any("control character U+0007" in text.value for text in app.text)
 
 
 def test_a_data_set_without_a_comparison(tmp_path, world, monkeypatch):
     ws = Workspace.open(tmp_path / "ws", create=True)
-    assert "Nobody to look at" in texts(open_page("user", ws.root, monkeypatch))
+    assert "No users yet" in texts(open_page("user", ws.root, monkeypatch))
     data = pipeline.import_dataset(
         ws, "table", path=write_ratings(tmp_path / "r.csv", users=6), task="rating"
     )
@@ -337,9 +337,9 @@ def test_clicks_are_shown_as_chances(tmp_path, monkeypatch):
 
 
 def test_right_is_the_nearest_star_or_the_likelier_answer():
-    right = user_figures.is_right("rating", np.array([4.0, 4, 3]), np.array([3.5, 4.5, 3.2]))
+    right = user_predictions.is_right("rating", np.array([4.0, 4, 3]), np.array([3.5, 4.5, 3.2]))
     assert right.tolist() == [True, False, True]
-    assert user_figures.is_right("click", np.array([1, 0]), np.array([0.5, 0.6])).tolist() == [
+    assert user_predictions.is_right("click", np.array([1, 0]), np.array([0.5, 0.6])).tolist() == [
         True,
         False,
     ]

@@ -30,8 +30,8 @@ from puma_engine.exchange import prompt_embeddings, vllm_client
 from puma_engine.exchange.adapter_folders import from_hub, push_to_hub, read_adapter
 from puma_engine.exchange.model_card import CardFacts, model_card
 from puma_engine.exchange.pairs import read_pairs
-from puma_engine.exchange.peft_export import input_ids
-from puma_engine.exchange.prompt_files import read_prompts
+from puma_engine.exchange.peft import input_ids
+from puma_engine.exchange.prompt_formats import read_prompts
 from puma_engine.migration.adapter import apply_adapter
 from puma_engine.store import Workspace
 

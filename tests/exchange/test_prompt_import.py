@@ -14,7 +14,7 @@ from tiny import tiny_backbone_folder
 from puma_engine import pipeline
 from puma_engine.backbone.tasks import RatingHead
 from puma_engine.errors import ConfigError, DataError, StoreError
-from puma_engine.exchange.prompt_files import content_hash, read_prompts
+from puma_engine.exchange.prompt_formats import content_hash, read_prompts
 from puma_engine.exchange.user_ids import read_user_ids
 from puma_engine.files import save_tensors
 from puma_engine.store import Workspace

@@ -1,5 +1,7 @@
 """The adapter is the paper's network, and the task heads do what they say."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -17,7 +19,7 @@ from puma_engine.migration.adapter import (
     input_scaling,
     load_adapter,
 )
-from puma_engine.pipeline.stage import adapter_from
+from puma_engine.requests import overrides
 
 
 def test_the_paper_s_adapter_has_its_number_of_parameters():
@@ -144,7 +146,7 @@ def test_settings_are_stored_and_hashed_under_their_first_names():
     assert AdapterConfig(hidden=8, noise=0.3, balance=3.0, norm_limit=1.0) == config
     default = AdapterConfig(max_norm=2.0, noise=0.3)
     settings = {"hidden": 8, "norm_limit": 1.0, "max_mean_to_std": 3.0, "dropout": None}
-    assert adapter_from(settings, default) == config
+    assert replace(default, **overrides(AdapterConfig, settings)) == config
     with pytest.raises(ConfigError, match="given twice: max_norm and norm_limit"):
         AdapterConfig(max_norm=1.0, norm_limit=2.0)
 

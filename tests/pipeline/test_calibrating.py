@@ -12,8 +12,9 @@ from tiny import tiny_backbone_folder
 from dashboard.engine import plans
 from puma_engine import jobs, pipeline
 from puma_engine.config import TrainingConfig
-from puma_engine.defaults import small_adapter_training
+from puma_engine.defaults import migration_defaults
 from puma_engine.errors import StoreError
+from puma_engine.requests import PlanRequest
 from puma_engine.store import Workspace
 from puma_engine.training.device import CpuContention
 
@@ -34,19 +35,9 @@ def world(tmp_path):
 
 
 def plan_of(job):
-    """The plan that a calibration was asked for."""
-    args = job.args
-    retraining = TrainingConfig(**args["retraining"])
-    return plans.Plan(
-        "single",
-        tuple(args["sources"]),
-        tuple(args["targets"]),
-        "random",
-        6,
-        args["training"],
-        args["adapter"],
-        retraining,
-    )
+    """The plan that a calibration was queued for."""
+    request = PlanRequest.from_dict(job.args)
+    return plans.Plan("single", request.sources, request.targets, request.strategy, request.budget)
 
 
 def test_a_calibration_measures_what_a_plan_lacks(world, monkeypatch):
@@ -123,18 +114,14 @@ def test_a_measurement_that_was_disturbed_says_so(world, monkeypatch):
         assert set(evidence["Other work"]) == {f"{share:.0%}"}
 
 
-def test_the_training_of_few_users_follows_the_budget_until_it_is_given(world, monkeypatch):
-    ws, _source, large = world
+def test_only_changed_settings_are_sent_and_the_defaults_follow_the_budget(world, monkeypatch):
+    ws, source, large = world
     monkeypatch.setattr("puma_engine.jobs.ensure_worker", lambda _ws: False)
-    assert plans.PRESETS["small"].training(300) == small_adapter_training(300)
-    usual = "“Small models, many users” is the usual start"
-    for strategy, said in (("all", True), ("random", False)):
-        app = open_page("plan", ws.root, monkeypatch, target=large.id, strategy=strategy)
-        assert (usual in words(app)) == said
-    mine = {"batch_size": 7, "epochs": 3, "learning_rate": 0.002}
-    edited = {"batch-small": "7", "epochs-small": "3", "rate-small": "0.002"}
-    for budget, query, given in ((6, {}, {}), (20, {}, {}), (20, edited, mine)):
-        query = {"target": large.id, "budget": str(budget)} | query
-        press(open_page("plan", ws.root, monkeypatch, **query), "Launch the migration")
-        asked = jobs.jobs(ws)[0].args["training"]
-        assert asked == small_adapter_training(budget).to_dict() | given
+    changed = {"batch_size": 7, "epochs": 3, "learning_rate": 0.002}
+    for budget, query in ((3, {}), (20, {}), (20, changed)):
+        app = open_page("plan", ws.root, monkeypatch, target=large.id, budget=str(budget), **query)
+        default, _ = migration_defaults("rating", source.summary["users"], budget)
+        epochs = next(number for number in app.number_input if number.label == "Epochs")
+        assert epochs.placeholder == f"{default.epochs} (default)"
+        press(app, "Launch the migration")
+        assert jobs.jobs(ws)[0].args.get("training", {}) == query

@@ -7,7 +7,7 @@ import pytest
 from tiny import tiny_backbone_folder
 
 from puma_engine import pipeline
-from puma_engine.defaults import adapter_training, prompt_training, refining, small_adapter_training
+from puma_engine.defaults import fit_defaults, migration_defaults, refine_defaults
 from puma_engine.store import Workspace
 
 
@@ -36,28 +36,42 @@ def test_clicks_take_shorter_steps_and_are_waited_for(tmp_path, task, rate, pati
     assert how["learning_rate"] == pytest.approx(3e-3 if task == "rating" else 6e-3)
 
 
+def all_users(users, task="rating"):
+    return migration_defaults(task, users)[0]
+
+
+def few_users(users, task="rating"):
+    return migration_defaults(task, 100 * users, users)[0]
+
+
 def test_batches_leave_enough_steps_for_however_few_users():
-    sizes = {users: adapter_training(users).batch_size for users in (1, 400, 1000, 10_206)}
+    sizes = {users: all_users(users).batch_size for users in (1, 400, 1000, 10_206)}
     assert sizes == {1: 32, 400: 64, 1000: 128, 10_206: 256}
-    sizes = {users: prompt_training(users).batch_size for users in (1, 400, 600, 3000, 10_206)}
-    assert sizes == {1: 64, 400: 256, 600: 256, 3000: 1024, 10_206: 1024}
     sizes = {
-        users: small_adapter_training(users).batch_size for users in (1, 30, 60, 300, 714, 5000)
+        users: fit_defaults("rating", users).batch_size for users in (1, 400, 600, 3000, 10_206)
     }
+    assert sizes == {1: 64, 400: 256, 600: 256, 3000: 1024, 10_206: 1024}
+    sizes = {users: few_users(users).batch_size for users in (1, 30, 60, 300, 714, 5000)}
     assert sizes == {1: 32, 30: 32, 60: 32, 300: 256, 714: 256, 5000: 256}
-    steps = [small_adapter_training(users) for users in (60, 99, 100, 299, 300)]
-    assert [one.learning_rate for one in steps] == [2e-4, 2e-4, 5e-4, 5e-4, 5e-4]
-    assert [one.epochs for one in steps] == [12, 12, 12, 12, 6]
-    clicks = [small_adapter_training(users, "click") for users in (30, 99, 100, 331, 5000)]
-    assert [one.batch_size for one in clicks] == [32, 32, 32, 64, 256]
-    assert [one.epochs for one in clicks] == [24, 24, 24, 12, 12]
-    assert {one.learning_rate for one in clicks} == {1e-4}
+    ratings = [few_users(users) for users in (60, 99, 100, 299, 300)]
+    assert [training.learning_rate for training in ratings] == [2e-4, 2e-4, 5e-4, 5e-4, 5e-4]
+    assert [training.epochs for training in ratings] == [12, 12, 12, 12, 6]
+    clicks = [few_users(users, "click") for users in (30, 99, 100, 331, 5000)]
+    assert [training.batch_size for training in clicks] == [32, 32, 32, 64, 256]
+    assert [training.epochs for training in clicks] == [24, 24, 24, 12, 12]
+    assert {training.learning_rate for training in clicks} == {1e-4}
+
+
+@pytest.mark.parametrize("task", ["rating", "click"])
+def test_a_selection_of_all_users_has_the_defaults_of_all_users(task):
+    assert migration_defaults(task, 600, 600) == migration_defaults(task, 600)
+    assert migration_defaults(task, 600, 60) != migration_defaults(task, 600)
 
 
 def test_by_default_no_training_on_clicks_ends_early():
-    kinds = [adapter_training(600, "click"), small_adapter_training(60, "click")]
-    for items in (False, True):
-        kinds.append(prompt_training(600, "click", items=items))
-        kinds.append(refining(600, "click", items=items))
-    assert {one.patience for one in kinds} == {0}
-    assert prompt_training(600, items=True).patience > 0
+    trainings = [all_users(600, "click"), few_users(60, "click")]
+    for item_tokens in (0, 1):
+        trainings.append(fit_defaults("click", 600, item_tokens=item_tokens))
+        trainings.append(refine_defaults("click", 600, item_tokens=item_tokens))
+    assert {training.patience for training in trainings} == {0}
+    assert fit_defaults("rating", 600, item_tokens=1).patience > 0

@@ -9,7 +9,7 @@ from tiny import tiny_backbone_folder
 
 from puma_engine import pipeline
 from puma_engine.config import TrainingConfig
-from puma_engine.defaults import PROMPT_TRAINING
+from puma_engine.defaults import fit_defaults
 from puma_engine.errors import (
     BackboneError,
     Cancelled,
@@ -59,7 +59,7 @@ def test_asking_again_returns_the_run_without_work(world):
         ws,
         world["data"].name,
         "llama",
-        training=TrainingConfig(**PROMPT_TRAINING.to_dict() | QUICK),
+        training=TrainingConfig(**fit_defaults("rating", 24).to_dict() | QUICK),
     )
     assert by_name.id == again.id
     other = pipeline.fit_prompts(ws, world["data"], "llama", training=QUICK | {"epochs": 1})

@@ -12,12 +12,12 @@ from typer.testing import CliRunner
 
 from puma_engine.cli import app
 from puma_engine.errors import ConfigError, DataError, SelectionError
-from puma_engine.exchange.prompt_files import read_prompts
-from puma_engine.exchange.shards import PromptShards
+from puma_engine.exchange.packed import PromptShards
+from puma_engine.exchange.prompt_formats import read_prompts
 from puma_engine.files import TensorFile, save_tensors
 from puma_engine.selection import Signals, select_users
 from puma_engine.selection.clustering import MAX_IN_MEMORY, kmeans, principal_components
-from puma_engine.serving.bulk_selection import CHOSEN, select_stream
+from puma_engine.serving.bulk import SELECTION_FILE, select_stream
 
 LARGE = MAX_IN_MEMORY + 3_000
 
@@ -62,7 +62,7 @@ def test_a_streamed_selection_is_that_of_memory_however_it_is_sharded(n, tmp_pat
         assert chosen.user_ids == wanted.user_ids.tolist()
         rows = pd.Index(ids).get_indexer(chosen.user_ids)
         np.testing.assert_array_equal(chosen.vectors[:, 0], vectors[rows])
-        labels = pd.read_parquet(target / CHOSEN).set_index("user_id").loc[ids]
+        labels = pd.read_parquet(target / SELECTION_FILE).set_index("user_id").loc[ids]
         assert (labels["cluster"].to_numpy() == wanted.group["cluster"]).all()
         assert set(labels.index[labels["selected"]]) == set(chosen.user_ids)
 
@@ -103,7 +103,7 @@ import resource, sys
 from pathlib import Path
 from puma_engine.selection import clustering
 clustering.SAMPLE = 2048
-from puma_engine.serving.bulk_selection import select_stream
+from puma_engine.serving.bulk import select_stream
 import puma_engine.prompts.table, pyarrow.parquet
 import sklearn.cluster, sklearn.decomposition
 source, target, table = map(Path, sys.argv[1:])

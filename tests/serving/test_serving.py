@@ -25,10 +25,10 @@ from puma_engine.cli import app
 from puma_engine.config import AdapterConfig
 from puma_engine.errors import MigrationError
 from puma_engine.exchange.adapter_folders import AdapterFile, write_adapter
-from puma_engine.exchange.prompt_files import read_prompts
+from puma_engine.exchange.prompt_formats import read_prompts
 from puma_engine.files import save_tensors
 from puma_engine.migration.adapter import Adapter
-from puma_engine.serving.bulk_mapping import migrate_stream
+from puma_engine.serving.bulk import migrate_stream
 from puma_engine.serving.mapper import Mapper
 
 TOKEN = "a token of this test"

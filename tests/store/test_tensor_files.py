@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from puma_engine.errors import StoreError
-from puma_engine.exchange.shards import PromptShards
+from puma_engine.exchange.packed import PromptShards
 from puma_engine.files import TensorFile, load_tensors, save_tensors
 
 USERS = [f"u{number}" for number in range(20)]

@@ -1,4 +1,4 @@
-"""One reader a form of prompt table; the form follows from the path."""
+"""Prompt tables in single files, read and written; a path's suffix tells its format."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from puma_engine.errors import DataError, StoreError
-from puma_engine.exchange.prompt_file import HEAD, PromptFile, checked, head_of
-from puma_engine.exchange.prompt_folders import is_packed, is_peft, read_packed, read_peft
+from puma_engine.exchange.packed import is_packed, read_packed
+from puma_engine.exchange.peft import is_peft, read_peft
+from puma_engine.exchange.prompt_file import HEAD, PromptFile, checked, head_of, with_head
 from puma_engine.exchange.published_checkpoints import published_prompts
 from puma_engine.exchange.user_ids import read_user_ids
-from puma_engine.files import load_tensors, sha256_file
+from puma_engine.files import atomic_write, load_tensors, sha256_file
+
+if TYPE_CHECKING:
+    from puma_engine.prompts.table import PromptTable
 
 NAMES = ("vectors", "prompts", "prompt_embeddings", "embeddings")
 
@@ -26,7 +30,7 @@ def read_prompts(
 ) -> PromptFile:
     """Read prompts that were fitted elsewhere.
 
-    path: a file made by `puma prompts export` in any form, another .safetensors, .parquet,
+    path: a file made by `puma prompts export` in any format, another .safetensors, .parquet,
     .npz or .npy table, a checkpoint of the published code (.pt, .pth, .bin, .ckpt), or a
     folder with PEFT prompt tuning, of one user or with a folder each. users: a file that
     names each row's user, where the table does not. tokens: soft tokens a user, where rows
@@ -34,7 +38,14 @@ def read_prompts(
     """
     path = Path(path)
     if path.is_dir():
-        return _folder(path)
+        if is_packed(path):
+            return read_packed(path)
+        if is_peft(path):
+            return read_peft(path)
+        raise DataError(
+            f"The folder {path} holds no prompts: neither index.parquet (puma prompts export "
+            "--format packed) nor adapter_config.json (PEFT prompt tuning), here or one level down."
+        )
     if not path.is_file():
         raise StoreError(f"There is no file {path}.")
     reader = _READERS.get(path.suffix.lower())
@@ -49,21 +60,11 @@ def read_prompts(
     return checked(path, ids, vectors, tokens=tokens, **about)
 
 
-def _folder(path: Path) -> PromptFile:
-    if is_packed(path):
-        return read_packed(path)
-    if is_peft(path):
-        return read_peft(path)
-    raise DataError(
-        f"The folder {path} holds no prompts: neither index.parquet (puma prompts export --form "
-        "packed) nor adapter_config.json (PEFT prompt tuning), here or one level down."
-    )
+# User ids, vectors, and further arguments of `checked`.
+Table = tuple[list[Any] | None, np.ndarray, dict[str, Any]]
 
 
-Found = tuple[list[Any] | None, np.ndarray, dict[str, Any]]
-
-
-def _safetensors(path: Path) -> Found:
+def _read_safetensors(path: Path) -> Table:
     """Our own file, or any file with one table in it."""
     arrays, meta = load_tensors(path)
     if isinstance(meta, dict) and "user_ids" in meta and "vectors" in arrays:
@@ -84,7 +85,7 @@ def _only_table(path: Path, arrays: dict[str, np.ndarray]) -> np.ndarray:
     return arrays[chosen[0]]
 
 
-def _parquet(path: Path) -> Found:
+def _read_parquet(path: Path) -> Table:
     import pyarrow
     import pyarrow.parquet as pq
 
@@ -108,7 +109,7 @@ def _parquet(path: Path) -> Found:
     return table.column("user_id").to_pylist(), np.array(rows, dtype=np.float32), about
 
 
-def _numpy(path: Path) -> Found:
+def _read_numpy(path: Path) -> Table:
     try:
         loaded = np.load(path, allow_pickle=False)
         arrays = {"vectors": loaded} if isinstance(loaded, np.ndarray) else dict(loaded.items())
@@ -122,7 +123,7 @@ def _numpy(path: Path) -> Found:
     return None if ids is None else ids.tolist(), _only_table(path, arrays), about
 
 
-def _checkpoint(path: Path) -> Found:
+def _read_checkpoint(path: Path) -> Table:
     import torch
 
     try:
@@ -138,16 +139,44 @@ def _checkpoint(path: Path) -> Found:
     return None, vectors, {"head": head}
 
 
-_READERS: dict[str, Callable[[Path], Found]] = {
-    ".safetensors": _safetensors,
-    ".parquet": _parquet,
-    ".npz": _numpy,
-    ".npy": _numpy,
-    ".pt": _checkpoint,
-    ".pth": _checkpoint,
-    ".bin": _checkpoint,
-    ".ckpt": _checkpoint,
+_READERS: dict[str, Callable[[Path], Table]] = {
+    ".safetensors": _read_safetensors,
+    ".parquet": _read_parquet,
+    ".npz": _read_numpy,
+    ".npy": _read_numpy,
+    ".pt": _read_checkpoint,
+    ".pth": _read_checkpoint,
+    ".bin": _read_checkpoint,
+    ".ckpt": _read_checkpoint,
 }
+
+
+def write_parquet(path: Path, table: PromptTable, meta: dict[str, Any]) -> None:
+    """Write the columns user_id and vector (tokens x width numbers) to a Parquet file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    flat = pa.array(np.ascontiguousarray(table.vectors).reshape(-1))
+    columns = {
+        "user_id": pa.array(table.user_ids.tolist(), pa.string()),
+        "vector": pa.FixedSizeListArray.from_arrays(flat, table.tokens * table.width),
+    }
+    head = {name: value.tolist() for name, value in (table.head or {}).items()}
+    about = json.dumps({"tokens": table.tokens, "meta": meta, "head": head or None})
+    rows = pa.table(columns).replace_schema_metadata({"puma": about})
+    atomic_write(path, lambda temporary: pq.write_table(rows, temporary))
+
+
+def write_numpy(path: Path, table: PromptTable, meta: dict[str, Any]) -> None:
+    """Write the arrays vectors [n, l, d] and user_ids [n] to an .npz file, nothing pickled."""
+    arrays = {"vectors": table.vectors, "user_ids": table.user_ids.astype(str)}
+    arrays |= with_head(table.head) | {"meta": np.array(json.dumps(meta))}
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+
+    atomic_write(path, write)
 
 
 def content_hash(path: str | Path, *others: str | Path | None) -> str:

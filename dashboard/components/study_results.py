@@ -1,0 +1,173 @@
+"""Studies, view "One study": scores of its methods, and which differences are more than chance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+
+from dashboard.components import figures, page_states, query_params
+from dashboard.components.formatting import escaped
+from dashboard.components.theme import CATEGORIES, NEUTRAL, rank
+from dashboard.engine import METRICS, studies
+
+MAX_NOTE = 1000
+METHOD = st.column_config.TextColumn("Method", width=270)
+SCORE = st.column_config.NumberColumn(format="%.4f")
+
+
+def show(report: dict[str, Any], dataset: str) -> None:
+    """Draw the report of a study for one of its data sets."""
+    st.code(report["command"], language=None)
+    st.caption(escaped(f"Made on {report['date']}. {report.get('note', '')}", MAX_NOTE))
+    counts = {"not run": len(report["missing"]), "failed": len(report["failed"])}
+    if any(counts.values()):
+        text = ", ".join(f"{number:,} {state}" for state, number in counts.items() if number)
+        page_states.stale(f"Incomplete: {text}. The same command continues with the rest.")
+    metric, scores = studies.summary(report, dataset)
+    if studies.is_of_budgets(report):
+        _budgets(report, dataset, metric, scores)
+    else:
+        _scores(report, dataset, metric, scores)
+    _differences(report, dataset, metric)
+
+
+def _scores(report: dict[str, Any], dataset: str, metric: str, scores: pd.DataFrame) -> None:
+    """List the mean score of each method over seeds, its spread and its cost."""
+    rows = _by_kind(scores)
+    st.markdown(f"##### Every method: {studies.title_of(metric)}")
+    st.dataframe(
+        rows,
+        hide_index=True,
+        height="content",
+        column_order=[name for name in rows if name != "kind"],
+        placeholder="–",
+        column_config={
+            "method": METHOD,
+            "seeds": st.column_config.NumberColumn(
+                "Seeds", help="Number of trainings in the mean."
+            ),
+            "share": st.column_config.NumberColumn("Share of users", format="percent"),
+            "users trained": st.column_config.NumberColumn("Users trained", format="localized"),
+            "seconds": st.column_config.NumberColumn("Seconds (mean)", format="%.1f"),
+            metric: st.column_config.NumberColumn(METRICS[metric].label, format="%.4f"),
+            "sd over seeds": st.column_config.NumberColumn("SD over seeds", format="%.4f"),
+        },
+    )
+    figures.downloads(rows, f"study-{report['study']}-{dataset}")
+
+
+def _by_kind(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.sort_values("kind", key=lambda kinds: kinds.map(rank), kind="stable")
+
+
+def _budgets(report: dict[str, Any], dataset: str, metric: str, scores: pd.DataFrame) -> None:
+    """Draw the scores of selection strategies over budgets, and list their overall differences."""
+    table = studies.budgets(report, dataset)
+    key = f"study-budgets-{report['study']}"
+    figures.show(
+        budget_figure(scores, metric, studies.leading(table, metric)),
+        scores,
+        key,
+        title=f"Every strategy: {studies.title_of(metric)}",
+        x="Share of the users that the adapter was trained on",
+        y=f"Mean {METRICS[metric].label} over seeds",
+    )
+    columns = {
+        "method": st.column_config.TextColumn("Strategy", width=150),
+        "difference": st.column_config.NumberColumn(
+            "Over all budgets",
+            format="%+.4f",
+            help="Mean difference from random users, in pairs of the same budget and seed.",
+        ),
+        "interval": "95 % over trainings",
+        "pairs": "Pairs",
+    }
+    st.dataframe(
+        table,
+        hide_index=True,
+        height="content",
+        placeholder="–",
+        column_config=columns | {name: SCORE for name in table if name not in columns},
+    )
+    figures.downloads(table, f"{key}-table")
+
+
+def budget_figure(scores: pd.DataFrame, metric: str, leading: list[str]) -> go.Figure:
+    """Draw mean scores over shares of users, as in the paper's Figure 3.
+
+    scores: method, share and the metric. leading: the strategies drawn in colour. Random users
+    are dotted, the other strategies faint.
+    """
+    figure = go.Figure()
+    styles = {name: {"color": CATEGORIES[n], "width": 3} for n, name in enumerate(leading)}
+    styles[studies.RANDOM] = {"color": NEUTRAL, "width": 3, "dash": "dot"}
+    # Highlighted lines are drawn last, above the others.
+    for name in sorted(scores["method"].unique(), key=lambda name: name in styles):
+        rows = scores[scores["method"] == name].sort_values("share")
+        figure.add_scatter(
+            x=rows["share"],
+            y=rows[metric],
+            mode="lines+markers" if name in styles else "lines",
+            name=name,
+            line=styles.get(name, {"color": NEUTRAL, "width": 1}),
+            opacity=1.0 if name in styles else 0.45,
+            showlegend=name in styles,
+            hovertemplate=f"{name}, %{{x:.0%}}: %{{y:.4f}}<extra></extra>",
+        )
+    shares = sorted(scores["share"].unique())
+    figure.update_xaxes(type="log", tickvals=shares, ticktext=[f"{share:.0%}" for share in shares])
+    return figure
+
+
+def _differences(report: dict[str, Any], dataset: str, metric: str) -> None:
+    """Draw and list the differences from what the study compares with."""
+    rows = _by_kind(studies.differences(report, dataset))
+    if rows.empty:
+        return
+    shares = sorted(rows["share"].dropna().unique())
+    if shares:
+        labels = {f"{share:g}": f"{share:.0%} of the users" for share in shares}
+        chosen = query_params.segment("Budget", labels, "share")
+        rows = rows[rows["share"] == float(chosen)]
+    side = "right" if METRICS[metric].higher_is_better else "left"
+    over = rows["over"].iloc[0]
+    figures.show(
+        figures.interval_figure(rows, 0.0),
+        rows,
+        f"study-differences-{report['study']}",
+        title=f"Differences from {studies.against(report)}: {side} of zero is better",
+        x=f"Difference of test {METRICS[metric].label}, 95 % interval over {over}",
+        height=120 + 30 * len(rows),
+    )
+    table = rows[["method", "value", "trainings", "real"]].copy()
+    if over == "users":
+        ends = zip(rows["low"], rows["high"], strict=True)
+        table.insert(2, "users", [f"{low:+.4f} to {high:+.4f}" for low, high in ends])
+    st.dataframe(
+        table,
+        hide_index=True,
+        height="content",
+        placeholder="–",
+        column_config={
+            "method": METHOD,
+            "value": st.column_config.NumberColumn("Difference", format="%+.4f"),
+            "users": st.column_config.TextColumn(
+                "95 % over users", help="From resampling users: the spread over other users."
+            ),
+            "trainings": st.column_config.TextColumn(
+                "95 % over trainings",
+                help="Student's t over the seeds: the spread over other trainings.",
+            ),
+            "real": st.column_config.CheckboxColumn(
+                f"Significant over {over}", help="After Holm's correction for multiple tests."
+            ),
+        },
+    )
+    significant = int(rows["real"].astype(bool).sum())
+    st.caption(
+        f"{significant} of {len(rows)} differences are significant after Holm's correction for "
+        f"multiple tests. Values are means over the seeds, intervals are over {over}."
+    )

@@ -1,0 +1,266 @@
+"""User, views "Held-out items" and "History": records of one user and what methods predicted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+
+from dashboard import engine
+from dashboard.components import figures, page_states, query_params
+from dashboard.components.formatting import plotly_text, short
+from dashboard.components.theme import NEUTRAL, marker, rank
+from dashboard.engine import METRICS, user_details
+from dashboard.engine.user_details import Method, UserContext
+
+BIAS = "User + item bias"
+ROW_PIXELS = 30
+LEGEND_PIXELS = 16
+MAX_DRAWN = 30
+
+
+def held_out(records: pd.DataFrame, context: UserContext, user: str) -> None:
+    """Draw the predictions of chosen methods for the user's held-out items."""
+    evaluated = {str(method.evaluation): method for method in context.evaluated()}
+    if not evaluated:
+        page_states.empty(
+            "Nothing is evaluated yet",
+            "Evaluate prompts of this data set to see their predictions of held-out items.",
+        )
+        return
+    defaults: dict[str, str] = {}  # one method of each main kind, and the bias baseline
+    for key, method in evaluated.items():
+        if method.kind in ("source", "migrated", "retrained") or method.label == BIAS:
+            defaults.setdefault(method.kind, key)
+    chosen = query_params.choose_many(
+        "Methods",
+        list(evaluated),
+        "method",
+        labels={key: method.label for key, method in evaluated.items()},
+        default=list(defaults.values()),
+    )
+    methods = sorted((evaluated[key] for key in chosen), key=lambda method: rank(method.kind))
+    if not methods:
+        st.info("Choose at least one method.", icon=":material/touch_app:")
+        return
+    keys = tuple(str(method.evaluation) for method in methods)
+    joined = user_details.predictions(engine.root(), keys, user)
+    if joined.empty:
+        page_states.empty(
+            "No held-out items",
+            f"This user has no {context.split} records, so no prediction can be checked.",
+        )
+        return
+    titles = dict(zip(records["item_id"], records["title"], strict=True))
+    table = items_table(joined, titles, context.task, methods)
+    _scores(context, methods, joined, table, user)
+    shown = min(len(table), MAX_DRAWN)
+    figures.show(
+        items_figure(table, methods),
+        table,
+        "user-items",
+        title="Predictions and true outcomes of held-out items"
+        + (f" (the {shown} items the methods differ on most)" if shown < len(table) else ""),
+        x="Rating (stars)" if context.task == "rating" else "Probability of a click",
+        height=110 + LEGEND_PIXELS * len(methods) + ROW_PIXELS * min(max(len(table), 3), MAX_DRAWN),
+    )
+    form = "%.2f" if context.task == "rating" else "percent"
+    right = "nearest star" if context.task == "rating" else "likelier answer"
+    st.dataframe(
+        table,
+        hide_index=True,
+        column_order=[name for name in table if name != "Closest"],
+        column_config={
+            "Item": st.column_config.TextColumn(width=260),
+            "Truth": st.column_config.NumberColumn(format="%.4g", width=60),
+            "Right": st.column_config.TextColumn(help=f"Methods whose {right} is the true one."),
+        }
+        | {
+            method.label: st.column_config.NumberColumn(
+                short(method.label, 28), format=form, width=100, help=short(method.label)
+            )
+            for method in methods
+        },
+    )
+
+
+def _scores(
+    context: UserContext,
+    methods: list[Method],
+    joined: pd.DataFrame,
+    table: pd.DataFrame,
+    user: str,
+) -> None:
+    keys = tuple(str(method.evaluation) for method in methods)
+    scores = user_details.user_scores(engine.root(), keys, user).set_index("evaluation")
+    main, truth = context.main_metric, joined["outcome"].to_numpy(np.float64)
+    closest = table["Closest"].value_counts().reindex([m.label for m in methods], fill_value=0)
+    rows = []
+    for method in methods:
+        if method.evaluation not in scores.index:
+            continue
+        score = scores.loc[method.evaluation]
+        predicted = joined[method.evaluation].to_numpy(np.float64)
+        known = np.isfinite(predicted)
+        low, high = user_details.interval(context.task, main, truth[known], predicted[known])
+        row: dict[str, object] = {"Method": method.label}
+        for metric in (name for name in METRICS if name in scores.columns):
+            row[METRICS[metric].axis] = score[metric]
+            if metric == main and np.isfinite(low):
+                row["95 % interval"] = f"{low:.3f} to {high:.3f}"
+        row |= {"Closest": f"{closest[method.label]} of {len(joined)}"}
+        rows.append(row | {"Held-out rows": int(score["n"])})
+    if not rows:
+        return
+    st.markdown("##### Scores of each method for this user")
+    st.dataframe(
+        pd.DataFrame(rows),
+        hide_index=True,
+        column_config={
+            metric.axis: st.column_config.NumberColumn(
+                metric.heading, format="%.3f", help=metric.axis
+            )
+            for metric in METRICS.values()
+        }
+        | {
+            "Closest": st.column_config.TextColumn(
+                help="Number of items for which this method is closest to the truth."
+            )
+        },
+    )
+    st.caption(
+        f"From the {len(joined)} held-out rows of this user alone, so small differences mean "
+        "little. The interval is from resampling these rows."
+    )
+
+
+def history(records: pd.DataFrame, context: UserContext) -> None:
+    """Draw the user's outcomes, and list the records that models may learn from."""
+    if records.empty:
+        page_states.empty("No records", "The data set holds no records of this user.")
+        return
+    ratings = context.task == "rating"
+    figures.show(
+        outcomes_figure(records, context.task),
+        records.drop(columns="item_id"),
+        "user-history",
+        title="Outcomes of this user's records",
+        x="Rating" if ratings else "Outcome",
+        y="Records",
+        height=260,
+    )
+    rows = records[records["split"] != context.split]
+    shown = rows.rename(columns={"title": "Item", "outcome": "Outcome", "split": "Split"})
+    if "time" in shown:
+        shown["When"] = pd.to_datetime(shown.pop("time"), unit="s")
+    st.markdown(f"##### {len(rows)} records that models may learn from")
+    st.dataframe(
+        shown.drop(columns="item_id"),
+        hide_index=True,
+        column_config={
+            "Item": st.column_config.TextColumn(width="large"),
+            "Outcome": st.column_config.NumberColumn(
+                "Rating (stars)" if ratings else "Clicked", format="%.4g"
+            ),
+            "Split": st.column_config.TextColumn(
+                help="train: training data; validation: chooses the best epoch."
+            ),
+        },
+    )
+
+
+def is_right(task: str, truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Say for each row whether the nearest star, or the likelier answer, is the true one."""
+    if task == "click":
+        return (predicted >= 0.5) == (truth >= 0.5)
+    return np.floor(predicted + 0.5) == np.floor(truth + 0.5)
+
+
+def items_table(
+    joined: pd.DataFrame, titles: Mapping[str, str], task: str, methods: Sequence[Method]
+) -> pd.DataFrame:
+    """Return one row per held-out item: Item, Truth, each method's prediction, Right, Closest.
+
+    joined: item_id, outcome and a column for each evaluation. Items come in descending order of
+    the difference between the methods' predictions.
+    """
+    labels = [method.label for method in methods]
+    values = joined[[method.evaluation for method in methods]].to_numpy(np.float64)
+    truth = joined["outcome"].to_numpy(np.float64)
+    table = pd.DataFrame(
+        {"Item": [titles.get(item, item) for item in joined["item_id"]], "Truth": truth}
+    )
+    for label, column in zip(labels, values.T, strict=True):
+        table[label] = column
+    right = np.column_stack([is_right(task, truth, column) for column in values.T])
+    table["Right"] = [
+        ", ".join(label for label, hit in zip(labels, row, strict=True) if hit) or "none"
+        for row in right
+    ]
+    errors = np.abs(values - truth[:, None])
+    best = np.argmin(np.nan_to_num(errors, nan=np.inf), axis=1)
+    table["Closest"] = [labels[position] for position in best]
+    spread = np.nanmax(values, axis=1) - np.nanmin(values, axis=1)
+    return table.iloc[np.argsort(-spread, kind="stable")].reset_index(drop=True)
+
+
+def items_figure(table: pd.DataFrame, methods: Sequence[Method]) -> go.Figure:
+    """Draw truth and predictions of each item on one line, for the first MAX_DRAWN items."""
+    rows = table.head(MAX_DRAWN)
+    positions = list(range(len(rows)))
+    figure = go.Figure()
+    for position in positions:
+        figure.add_hline(y=position, line={"color": NEUTRAL, "width": 0.5}, opacity=0.4)
+    figure.add_scatter(
+        x=rows["Truth"],
+        y=positions,
+        mode="markers",
+        name="Truth",
+        marker={"symbol": "line-ns", "size": 20, "line": {"width": 4, "color": NEUTRAL}},
+        hovertemplate="Truth: %{x:.3g}<extra></extra>",
+    )
+    kinds: Counter[str] = Counter()
+    for method in methods:
+        look = marker(method.kind, size=12)
+        if kinds[method.kind]:
+            look |= {"symbol": f"{look['symbol']}-open"}
+        kinds[method.kind] += 1
+        figure.add_scatter(
+            x=rows[method.label],
+            y=positions,
+            mode="markers",
+            name=plotly_text(method.label),
+            marker=look,
+            hovertemplate=f"{plotly_text(method.label)}: %{{x:.2f}}<extra></extra>",
+        )
+    names = [plotly_text(item, 44) for item in rows["Item"]]
+    figure.update_yaxes(
+        tickvals=positions, ticktext=names, autorange="reversed", showgrid=False, zeroline=False
+    )
+    return figure
+
+
+def outcomes_figure(records: pd.DataFrame, task: str) -> go.Figure:
+    """Draw how many records a user has for each outcome, training data and held out."""
+    test = records["split"] == "test"
+    names = (
+        [f"{star} ★" for star in range(1, 6)] if task == "rating" else ["not clicked", "clicked"]
+    )
+    levels = range(1, 6) if task == "rating" else range(2)
+    figure = go.Figure()
+    for name, rows, pattern in (("Known to the models", ~test, ""), ("Held out", test, "/")):
+        values = records.loc[rows, "outcome"]
+        counts = (np.floor(values + 0.5) if task == "rating" else values).astype(int).value_counts()
+        figure.add_bar(
+            x=names,
+            y=[int(counts.get(level, 0)) for level in levels],
+            name=name,
+            marker={"color": NEUTRAL, "pattern": {"shape": pattern}},
+            hovertemplate="%{x}: %{y} records<extra></extra>",
+        )
+    figure.update_layout(barmode="stack")
+    return figure

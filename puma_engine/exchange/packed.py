@@ -1,0 +1,135 @@
+"""Packed prompts: a folder of safetensors shards with an index, for more users than fit in memory.
+
+Each shard holds `vectors` [rows, tokens, width] and, in its metadata, the user id of each row.
+index.parquet has the columns user_id, shard and row; prompts.json says what the prompts are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from puma_engine.errors import DataError
+from puma_engine.exchange.prompt_file import (
+    HEAD_FILE,
+    PromptFile,
+    check_finite,
+    checked,
+    read_head,
+    write_head,
+)
+from puma_engine.files import TensorFile, load_tensors, save_tensors, write_json
+
+if TYPE_CHECKING:
+    from puma_engine.prompts.table import PromptTable
+
+INDEX, ABOUT, VECTORS = "index.parquet", "prompts.json", "vectors"
+SHARD_USERS = 50_000
+
+
+def is_packed(folder: Path) -> bool:
+    """Return whether a folder holds packed shards with an index."""
+    return (folder / INDEX).is_file()
+
+
+def read_packed(folder: Path) -> PromptFile:
+    """Read packed shards. Raises DataError if a shard has other users than the index."""
+    index = pd.read_parquet(folder / INDEX)
+    about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    ids, blocks = [], []
+    for shard, rows in index.groupby("shard", sort=True):
+        arrays, meta = load_tensors(folder / str(shard))
+        listed = rows.sort_values("row")["user_id"].tolist()
+        if meta["user_ids"] != listed or len(arrays[VECTORS]) != len(listed):
+            raise DataError(
+                f"The shard {shard} of {folder} holds other users than its index names; export again."
+            )
+        ids += listed
+        blocks.append(arrays[VECTORS])
+    vectors = np.concatenate(blocks)
+    return checked(folder, ids, vectors, head=read_head(folder), meta=about, complete=True)
+
+
+def write_packed(
+    folder: Path, table: PromptTable, meta: dict[str, Any], *, shard_users: int = SHARD_USERS
+) -> None:
+    """Write shards of at most `shard_users` users with their index, so that one user is read alone."""
+    count = max(1, -(-len(table.user_ids) // shard_users))
+    index = []
+    for number in range(count):
+        rows = slice(number * shard_users, (number + 1) * shard_users)
+        name = f"prompts-{number + 1:05}-of-{count:05}.safetensors"
+        ids = table.user_ids[rows].tolist()
+        save_tensors(folder / name, {VECTORS: table.vectors[rows]}, {"user_ids": ids})
+        index.append(pd.DataFrame({"user_id": ids, "shard": name, "row": np.arange(len(ids))}))
+    pd.concat(index, ignore_index=True).to_parquet(folder / INDEX, index=False)
+    write_head(folder, table.head)
+    write_json(folder / ABOUT, meta)
+
+
+def shard_files(folder: Path) -> list[Path]:
+    """Return the shards of a folder by name: its .safetensors files but the head."""
+    return [file for file in sorted(folder.glob("*.safetensors")) if file.name != HEAD_FILE]
+
+
+class PromptShards:
+    """Prompts of a folder of shards, read in parts; the folder needs no index.
+
+    user_ids: [n] str, shard after shard; shape: of one prompt. Raises DataError, StoreError.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.files = [TensorFile(file) for file in shard_files(folder)]
+        if not self.files:
+            raise DataError(f"The folder {folder} has no shards (*.safetensors).")
+        self.user_ids = np.concatenate([_user_ids(file) for file in self.files])
+        shapes = {file.shape(VECTORS)[1:] for file in self.files}
+        if len(shapes) != 1:
+            raise DataError(
+                f"The shards of {folder} have prompts of {len(shapes)} shapes: {shapes}."
+            )
+        self.shape = shapes.pop()
+        self._start = np.cumsum([0, *(file.shape(VECTORS)[0] for file in self.files)])
+        duplicated = pd.Index(self.user_ids).duplicated()
+        if duplicated.any():
+            raise DataError(
+                f"The user {str(self.user_ids[duplicated][0])!r} is twice in {folder}; each user has "
+                "one prompt."
+            )
+
+    def blocks(self, rows: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the number of the first row and the prompts [up to `rows`, d] of each block."""
+        for number, file in enumerate(self.files):
+            for start in range(0, file.shape(VECTORS)[0], rows):
+                block = file.read(VECTORS, start, start + rows)
+                yield int(self._start[number]) + start, _flat(file, block)
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """Return the prompts [len(rows), d] of some users, by the number of their rows."""
+        shard = np.searchsorted(self._start, rows, side="right") - 1
+        prompts = np.empty((len(rows), int(np.prod(self.shape))), np.float32)
+        for number in np.unique(shard):
+            mine, file = shard == number, self.files[number]
+            prompts[mine] = _flat(file, file.take(VECTORS, rows[mine] - self._start[number]))
+        return prompts
+
+
+def _user_ids(file: TensorFile) -> np.ndarray:
+    if VECTORS not in file.names():
+        raise DataError(f"The shard {file.path} has no tensor named {VECTORS}.")
+    ids = file.meta.get("user_ids") if isinstance(file.meta, dict) else None
+    if ids is None or len(ids) != file.shape(VECTORS)[0]:
+        raise DataError(
+            f"The shard {file.path} does not name the user of each row in its metadata; write it "
+            "with puma prompts export --format packed."
+        )
+    return np.array(ids, dtype=str)
+
+
+def _flat(file: TensorFile, block: np.ndarray) -> np.ndarray:
+    return check_finite(file.path, block.reshape(len(block), -1).astype(np.float32, copy=False))

@@ -1,0 +1,155 @@
+"""PEFT prompt tuning: a folder a user, which `PeftModel.from_pretrained` loads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from puma_engine.errors import DataError, TemplateError
+from puma_engine.exchange.prompt_file import PromptFile, checked, read_head, write_head
+from puma_engine.files import load_tensors, save_tensors, write_json
+
+if TYPE_CHECKING:
+    from puma_engine.backbone import Context, FrozenBackbone
+    from puma_engine.backbone.templates import Template
+    from puma_engine.prompts.table import PromptTable
+
+CONFIG, WEIGHTS, ABOUT = "adapter_config.json", "adapter_model.safetensors", "puma.json"
+TENSOR = "prompt_embeddings"
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]{1,80}")
+
+
+def is_peft(folder: Path) -> bool:
+    """Return whether a folder holds PEFT prompt tuning, of one user or with a folder each."""
+    return (folder / CONFIG).is_file() or any(folder.glob(f"*/{CONFIG}"))
+
+
+def read_peft(folder: Path) -> PromptFile:
+    """Read PEFT prompt tuning: the user is named in puma.json, or is the folder's name.
+
+    The virtual tokens of an export begin with the constant text before the slot; these are
+    left out. Raises DataError for another PEFT method or prompts of different shapes.
+    """
+    if (folder / CONFIG).is_file():
+        folders = [folder]
+    else:
+        folders = sorted(file.parent for file in folder.glob(f"*/{CONFIG}"))
+    users = [_read_user(user_folder) for user_folder in folders]
+    shapes = {vectors.shape for _, vectors, _ in users}
+    if len(shapes) != 1:
+        raise DataError(
+            f"The folders of {folder} have prompts of {len(shapes)} shapes ({sorted(shapes)}); all "
+            "users need the same tokens and width."
+        )
+    about = users[0][2]
+    meta = {key: value for key, value in about.items() if key not in ("user_id", "prefix_tokens")}
+    head = read_head(folder) or read_head(folder.parent)
+    return checked(
+        folder,
+        [user for user, _, _ in users],
+        np.stack([vectors for _, vectors, _ in users]),
+        head=head,
+        meta=meta,
+        complete=bool(meta.get("template")) and head is not None,
+    )
+
+
+def _read_user(folder: Path) -> tuple[str, np.ndarray, dict[str, Any]]:
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    kind = str(config.get("peft_type", "")).upper()
+    if kind != "PROMPT_TUNING":
+        raise DataError(
+            f"The PEFT folder {folder} is of type {kind or 'unknown'}; only PROMPT_TUNING holds soft "
+            "prompts of this kind."
+        )
+    arrays, _ = load_tensors(folder / WEIGHTS)
+    if TENSOR not in arrays or arrays[TENSOR].ndim != 2:
+        raise DataError(f"The file {folder / WEIGHTS} has no matrix {TENSOR}.")
+    about: dict[str, Any] = {}
+    if (folder / ABOUT).is_file():
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    vectors = arrays[TENSOR][int(about.get("prefix_tokens", 0)) :]
+    return str(about.get("user_id", folder.name)), vectors, about
+
+
+def write_peft(
+    folder: Path,
+    backbone: FrozenBackbone,
+    table: PromptTable,
+    template: str,
+    users: Sequence[str],
+    meta: dict[str, Any],
+) -> None:
+    """Write one PEFT folder a user below `folder`.
+
+    PEFT puts virtual tokens in front of a text. So they are the embeddings of the constant
+    text before the slot, then the soft prompt; a text to ask about is `input_ids`.
+    Raises TemplateError when the item or history stands before the slot.
+    """
+    from peft import PromptTuningConfig, TaskType
+
+    from puma_engine.backbone.templates import get_template
+
+    prefix = prefix_embeddings(backbone, get_template(template))
+    config = backbone.model.config.get_text_config()
+    tuning = PromptTuningConfig(
+        task_type=TaskType.CAUSAL_LM,
+        num_virtual_tokens=len(prefix) + table.tokens,
+        token_dim=backbone.width,
+        num_transformer_submodules=1,
+        num_attention_heads=config.num_attention_heads,
+        num_layers=config.num_hidden_layers,
+        base_model_name_or_path=backbone.info.spec,
+        revision=backbone.info.revision,
+        inference_mode=True,
+    )
+    for user, vectors in zip(users, table.take(users), strict=True):
+        user_folder = folder / folder_name(user)
+        tuning.save_pretrained(str(user_folder))
+        save_tensors(user_folder / WEIGHTS, {TENSOR: np.concatenate([prefix, vectors])})
+        write_json(user_folder / ABOUT, meta | {"user_id": user, "prefix_tokens": len(prefix)})
+    write_head(folder, table.head)
+
+
+def prefix_embeddings(backbone: FrozenBackbone, template: Template) -> np.ndarray:
+    """Return the embeddings [p, width] float32 of what stands before the slot, start token included.
+
+    Raises TemplateError when the item or history stands there.
+    """
+    import torch
+
+    from puma_engine.backbone import Context, Reader
+    from puma_engine.backbone.templates import Slot
+
+    if any(slot in template.before for slot in (Slot.ITEM, Slot.HISTORY)):
+        raise TemplateError(
+            f"The template {template.name!r} has the item or history before the slot, and PEFT puts "
+            "prompts in front; export prompts fitted with the template rating or click, or use "
+            "puma prompts embed."
+        )
+    before, _ = Reader(backbone, template, [Context("an item")]).sequence(0)
+    with torch.no_grad():
+        ids = torch.tensor(before, dtype=torch.long, device=backbone.device)
+        embeddings: np.ndarray = backbone.embed(ids).float().cpu().numpy()
+    return embeddings.reshape(len(before), backbone.width)
+
+
+def input_ids(backbone: FrozenBackbone, template: str, context: Context) -> list[int]:
+    """Return the token ids that a PEFT model with an exported prompt reads about an item."""
+    from puma_engine.backbone import Reader
+    from puma_engine.backbone.templates import get_template
+
+    return Reader(backbone, get_template(template), [context]).sequence(0)[1]
+
+
+def folder_name(user: str) -> str:
+    """Return a name for a user's folder that every file system accepts."""
+    if PLAIN_NAME.fullmatch(user):
+        return user
+    return "user-" + hashlib.sha256(user.encode()).hexdigest()[:16]

@@ -1,0 +1,326 @@
+"""Requests: what a stage is asked to do, as one frozen object.
+
+The Python API, the command line, the dashboard and the job queue all build the same requests;
+`puma_engine.pipeline` executes them. A request says what is wanted. Settings that it leaves open
+are filled in from `puma_engine.defaults` when it is executed, since they depend on the task and on
+the number of users. Where it is executed (device, progress) is not part of a request.
+
+References to runs are ids, prefixes or names; models may also be zoo names, folders or hub ids.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from puma_engine.config import AdapterConfig, PromptConfig, TrainingConfig, field_names
+from puma_engine.errors import ConfigError, MigrationError, SelectionError
+
+Role = Literal["source", "retrained", "random"]
+ROLES = ("source", "retrained", "random")
+Missing = Literal["mean", "drop"]
+
+# Settings are overrides by name; what they do not name has its default.
+Settings = Mapping[str, Any]
+# Fields that hold settings, and the class whose fields they override.
+CONFIGS: dict[str, type] = {
+    "training": TrainingConfig,
+    "retraining": TrainingConfig,
+    "prompt": PromptConfig,
+    "adapter": AdapterConfig,
+}
+# Field names of earlier versions, which queued jobs and scripts may still use.
+RENAMED = {"groups": "strata"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Base of all requests: to and from plain JSON, and checks when one is built."""
+
+    def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            if item.name in CONFIGS:
+                values = overrides(CONFIGS[item.name], getattr(self, item.name))
+                object.__setattr__(self, item.name, values)
+        self.check()
+
+    def check(self) -> None:
+        """Raise ConfigError, SelectionError or MigrationError for what no stage can do."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build a request from plain JSON or from keyword arguments.
+
+        Runs are taken by their ids, one reference for several where several are allowed, and whole
+        configurations as settings; None leaves a default. Raises ConfigError for unknown names.
+        """
+        fields = {item.name: item for item in dataclasses.fields(cls)}
+        given: dict[str, Any] = {}
+        for name, value in values.items():
+            name = RENAMED.get(name, name)
+            if name not in fields:
+                raise ConfigError(
+                    f"{cls.__name__} has no {name!r}; it has {', '.join(sorted(fields))}."
+                )
+            if value is None:
+                continue
+            value = _plain(value)
+            if str(fields[name].type).startswith("tuple"):
+                value = (value,) if isinstance(value, str) else tuple(value)
+            given[name] = value
+        return cls(**given)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what differs from the defaults as plain JSON, as the job queue stores it."""
+        values = {}
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            if value not in (item.default, {}, ()):
+                values[item.name] = list(value) if isinstance(value, tuple) else value
+        return values
+
+
+def _plain(value: Any) -> Any:
+    """A run as its id, a path as text, a configuration as a dictionary."""
+    if isinstance(value, TrainingConfig | AdapterConfig | PromptConfig):
+        return value.to_dict()
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return tuple(_plain(item) for item in value)
+    return value.id if hasattr(value, "id") else value
+
+
+def overrides(config: type, given: Settings | None) -> dict[str, Any]:
+    """Return given settings without the empty ones. Raises ConfigError for unknown names."""
+    values = {name: v for name, v in field_names(dict(given or {})).items() if v is not None}
+    known = list(config.__dataclass_fields__)  # type: ignore[attr-defined]
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise ConfigError(
+            f"{config.__name__} has no setting {', '.join(unknown)}; it has {', '.join(known)}."
+        )
+    return values
+
+
+def training_of(
+    default: TrainingConfig, given: Settings, seed: int | None = None
+) -> TrainingConfig:
+    """Return the default settings with overrides; a seed, if given, wins over both."""
+    values = default.to_dict() | dict(given)
+    return TrainingConfig(**(values if seed is None else values | {"seed": seed}))
+
+
+def check_share(share: float | None) -> None:
+    """Raise SelectionError unless a share of users is None or in (0, 1]."""
+    if share is not None and not 0 < share <= 1:
+        raise SelectionError(f"The share of users must be above 0 and at most 1, not {share!r}.")
+
+
+def _check_budget(strategy: str | None, budget: int | None, share: float | None) -> None:
+    if strategy != "all" and (budget is None) == (share is None):
+        raise ConfigError(
+            f"The strategy {strategy or 'of the task'!r} needs a budget (users) or a share of "
+            "users, and not both."
+        )
+    check_share(share)
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"There is no {name} {value!r}; choose one of {', '.join(allowed)}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitRequest(Request):
+    """Fit one soft prompt a user of a data set on a frozen backbone."""
+
+    dataset: str
+    backbone: str
+    role: str = "source"
+    template: str | None = None
+    training: Settings = field(default_factory=dict)
+    prompt: Settings = field(default_factory=dict)
+    seed: int | None = None
+    name: str | None = None
+
+    def check(self) -> None:
+        _one_of("role", self.role, ROLES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionRequest(Request):
+    """Choose the users who train an adapter: budget counts users, share is in (0, 1].
+
+    within: other prompt runs that must have the users too.
+    """
+
+    prompts: str
+    strategy: str | None = None
+    budget: int | None = None
+    share: float | None = None
+    seed: int = 0
+    clusters: int = 15
+    strata: int = 5
+    min_cluster: int = 50
+    within: tuple[str, ...] = ()
+    name: str | None = None
+
+    def check(self) -> None:
+        _check_budget(self.strategy, self.budget, self.share)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterRequest(Request):
+    """What migrations, chains and plans share: who trains the adapters, and how.
+
+    Without a strategy all users train. training and adapter override the defaults.
+    """
+
+    strategy: str | None = None
+    budget: int | None = None
+    share: float | None = None
+    dataset: str | None = None
+    template: str | None = None
+    training: Settings = field(default_factory=dict)
+    adapter: Settings = field(default_factory=dict)
+    seed: int | None = None
+
+    def check(self) -> None:
+        if self.strategy is not None:
+            _check_budget(self.strategy, self.budget, self.share)
+        elif (self.budget, self.share) != (None, None):
+            raise ConfigError("A budget or a share needs a strategy, such as kmeans-variance.")
+
+    def hop(self, sources: tuple[str, ...], target: str) -> MigrationRequest:
+        """Return the request of one migration with these settings."""
+        return MigrationRequest(sources=sources, target=target, **self.adapter_settings())
+
+    def adapter_settings(self) -> dict[str, Any]:
+        """Return the fields that migrations, chains and plans share, by name."""
+        return {item.name: getattr(self, item.name) for item in dataclasses.fields(AdapterRequest)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MigrationRequest(AdapterRequest):
+    """Move prompts to a target backbone: train an adapter on some users, then map all users.
+
+    sources: one run with prompts, or several to aggregate. The adapter is trained on the users of
+    a selection run, or of one made from strategy and budget (or share), or on all. missing: a user
+    whom one of several sources lacks gets its mean prompt ("mean") or is left out ("drop").
+    shuffled: the control in which each user gets the source prompt of another.
+    """
+
+    sources: tuple[str, ...]
+    target: str
+    selection: str | None = None
+    missing: str = "mean"
+    shuffled: bool = False
+    name: str | None = None
+
+    def check(self) -> None:
+        super().check()
+        if not self.sources:
+            raise MigrationError(
+                "A migration needs at least one run with source prompts; none came."
+            )
+        if self.selection is not None and self.strategy is not None:
+            raise ConfigError("Give a selection or a strategy, not both.")
+        if self.missing not in ("mean", "drop"):
+            raise ConfigError(f"missing must be mean or drop, not {self.missing!r}.")
+
+    def selecting(self) -> SelectionRequest | None:
+        """Return the request for the users who train the adapter; None where none are selected."""
+        if self.strategy is None:
+            return None
+        return SelectionRequest(
+            prompts=self.sources[0],
+            within=self.sources[1:],
+            strategy=self.strategy,
+            budget=self.budget,
+            share=self.share,
+            seed=self.seed or 0,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChainRequest(AdapterRequest):
+    """Migrate over several backbones in turn; each migrated table is the next hop's source."""
+
+    source: str
+    targets: tuple[str, ...]
+
+    def check(self) -> None:
+        super().check()
+        if not self.targets:
+            raise MigrationError("A chain needs at least one target backbone; none came.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRequest(AdapterRequest):
+    """A whole migration: one source and target, a chain of targets, or an aggregation of sources.
+
+    retraining: overrides for the full retraining that the plan is measured against. predicted:
+    the prediction that the plan was launched with (seconds), stored with its job. The strategy
+    "all" is the same as none.
+    """
+
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+    retraining: Settings = field(default_factory=dict)
+    predicted: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.strategy == "all":
+            object.__setattr__(self, "strategy", None)
+        super().__post_init__()
+
+    def check(self) -> None:
+        super().check()
+        counts = len(self.sources), len(self.targets)
+        if min(counts) == 0 or min(counts) > 1:
+            raise ConfigError(
+                "A plan has one source and one or more targets, or several sources and one target, "
+                f"not {counts[0]} and {counts[1]}."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefineRequest(Request):
+    """Fit migrated prompts further: of all users, of a selection, or of the share at risk.
+
+    item_tokens: soft prompt tokens of each item, fitted too.
+    """
+
+    start: str
+    selection: str | None = None
+    share: float | None = None
+    item_tokens: int = 0
+    training: Settings = field(default_factory=dict)
+    seed: int | None = None
+    name: str | None = None
+
+    def check(self) -> None:
+        if self.selection is not None and self.share is not None:
+            raise ConfigError("Give a selection or a share of users to refine, not both.")
+        if self.item_tokens and (self.selection, self.share) != (None, None):
+            raise ConfigError(
+                "Item prompts change the predictions of every user, so they cannot be fitted while "
+                "only some users are refined; leave out the selection, the share or item_tokens."
+            )
+        check_share(self.share)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRequest(Request):
+    """Predict every row of a split and score it; subject is a run with prompts or a baseline."""
+
+    subject: str
+    dataset: str | None = None
+    split: str = "test"
+    template: str | None = None
+    precision: str = "auto"
+    name: str | None = None
