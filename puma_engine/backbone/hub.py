@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub: a commit pinned, headers read first, refusals in plain words."""
+"""Models of the Hugging Face hub: pinned to a commit, read from headers first, errors explained."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from puma_engine.errors import BackboneError
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
-# What a causal model needs; pickled weights, code and other formats are never fetched.
+# Files of a causal model; pickled weights, code and other formats are never fetched.
 FILES = (
     "config.json",
     "generation_config.json",
@@ -28,12 +28,12 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def is_hub_id(spec: str) -> bool:
-    """Whether a name that is no folder reads as owner/name."""
+    """Whether a name that is no folder has the form owner/name."""
     return spec.count("/") == 1 and not spec.startswith((".", "/", "~"))
 
 
 def offline() -> bool:
-    """Whether the hub may not be asked: `--offline`, or HF_HUB_OFFLINE in the environment."""
+    """Whether requests to the hub are off: `--offline`, or HF_HUB_OFFLINE in the environment."""
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)
@@ -42,27 +42,30 @@ def offline() -> bool:
 def pin(spec: str, revision: str | None) -> str:
     """Return the commit of a branch or tag (default: main) of a hub id.
 
-    Offline, it is the commit that the branch had when it was last fetched.
+    Offline, it is the commit that the branch had when it was last fetched. Raises BackboneError.
     """
     if revision is not None and COMMIT.fullmatch(revision):
         return revision
     with explained(spec, revision):
         from huggingface_hub import hf_hub_download
 
-        # The client notes which commit the branch has, and where the hub is out of reach it
-        # answers with what it noted.
+        # The client caches the commit of a branch, and returns it if the hub is out of reach.
         return Path(hf_hub_download(spec, "config.json", revision=revision)).parent.name
 
 
 def cached(spec: str, commit: str) -> Path | None:
-    """Return the folder of a commit that was fetched whole before, or None."""
+    """Return the folder of a commit that was completely fetched before, or None."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
         folder = Path(_snapshot(spec, commit, FILES, local=True))
     except LocalEntryNotFoundError:
         return None
-    return folder if _whole(folder) else None
+    index = folder / "model.safetensors.index.json"
+    names = {"model.safetensors"}
+    if index.is_file():
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    return folder if all((folder / name).is_file() for name in names) else None
 
 
 def fetch(spec: str, commit: str, files: tuple[str, ...] = FILES) -> Path:
@@ -72,14 +75,14 @@ def fetch(spec: str, commit: str, files: tuple[str, ...] = FILES) -> Path:
 
 
 def remote_shapes(spec: str, commit: str) -> Shapes:
-    """Return the shape of every tensor of a model from the headers alone, nothing fetched."""
+    """Return the shape of every tensor of a model from its headers, without fetching weights."""
     with explained(spec, commit):
         from huggingface_hub import HfApi
 
-        found = HfApi().get_safetensors_metadata(spec, revision=commit)
+        metadata = HfApi().get_safetensors_metadata(spec, revision=commit)
     return {
         name: tuple(tensor.shape)
-        for file in found.files_metadata.values()
+        for file in metadata.files_metadata.values()
         for name, tensor in file.tensors.items()
     }
 
@@ -94,18 +97,9 @@ def _snapshot(spec: str, revision: str | None, files: tuple[str, ...], *, local:
     )
 
 
-def _whole(folder: Path) -> bool:
-    """Whether all weights that the folder names are there."""
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return (folder / "model.safetensors").is_file()
-    names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    return all((folder / name).is_file() for name in names)
-
-
 @contextmanager
 def explained(spec: str, revision: str | None) -> Iterator[None]:
-    """Turn what the hub's client raises into a BackboneError that says what to do."""
+    """Turn errors of the hub's client into a BackboneError that says what to do."""
     from huggingface_hub import errors
 
     try:
@@ -130,33 +124,29 @@ def explained(spec: str, revision: str | None) -> Iterator[None]:
             "a revision or a copy that was saved with safetensors."
         ) from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        raise BackboneError(_absent(spec, revision)) from error
+        model = f"{spec} at {revision or 'main'}"
+        if offline():
+            raise BackboneError(
+                f"The model {model} is not complete in the local cache, and offline mode is on; "
+                "fetch it once without --offline (and HF_HUB_OFFLINE), or give a folder."
+            ) from error
+        raise BackboneError(
+            f"The hub cannot be reached and {model} is not complete in the local cache; check the "
+            "network, or give a folder."
+        ) from error
     except errors.EntryNotFoundError as error:
         raise BackboneError(
             f"{spec} has no config.json at {revision or 'main'}, so it holds no model; choose another."
         ) from error
     except errors.HFValidationError as error:
-        raise BackboneError(f"{spec!r} is no hub id; it reads owner/name.") from error
+        raise BackboneError(f"{spec!r} is no hub id; write owner/name.") from error
     except (errors.HfHubHTTPError, OSError, errors.SafetensorsParsingError) as error:
         raise BackboneError(_failed(spec, error)) from error
     except Exception as error:
-        # The client's transport has errors of its own, whose library differs by version.
+        # Transport errors come from another library, which differs by version of the client.
         if type(error).__module__.startswith(("httpx", "requests")):
             raise BackboneError(_failed(spec, error)) from error
         raise
-
-
-def _absent(spec: str, revision: str | None) -> str:
-    which = f"{spec} at {revision or 'main'}"
-    if offline():
-        return (
-            f"The model {which} is not whole in the local cache, and offline mode is on; fetch it "
-            "once without --offline (and HF_HUB_OFFLINE), or give a folder."
-        )
-    return (
-        f"The hub cannot be reached and {which} is not whole in the local cache; check the network, "
-        "or give a folder."
-    )
 
 
 def _failed(spec: str, error: Exception) -> str:

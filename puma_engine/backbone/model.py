@@ -381,7 +381,10 @@ class FrozenBackbone:
     def _check_parts(self, expected: Tensor) -> None:
         """Compare each way in which logits are computed here with the model's own logits."""
         # Rows of one length need no padding, so they come one by one until the last part.
-        for name, splits in (("decoder and output head", (0, 0)), ("kept keys and values", (2, 2))):
+        for name, splits in (
+            ("decoder and output head", (0, 0)),
+            ("cached keys and values", (2, 2)),
+        ):
             each = zip(CHECKED_ROWS, splits, strict=True)
             rows = [self._part(name, self._split_logits, [row], (k,)) for row, k in each]
             self._compare(name, expected, torch.cat(rows))

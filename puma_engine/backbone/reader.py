@@ -100,7 +100,7 @@ class Reader:
         self._computed = torch.zeros(len(self._before), dtype=torch.bool)
         self._graphed = GraphedCalls(backbone.device)
         # A graph is captured on one device.
-        self._graphed.enabled &= not backbone.spread
+        self._graphed.graphs.enabled &= not backbone.spread
 
     def slot_ids(self, slot: Slot, context: Context) -> list[int]:
         """Return the token ids that fill the item or history slot for a context, cut to length."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,31 +13,31 @@ from puma_engine.errors import ConfigError
 TaskName = Literal["rating", "click"]
 
 
-class Task(Protocol):
-    """What a task adds to a backbone's answer logits."""
+class Task:
+    """What a task adds to a backbone's answer logits [B, A]."""
 
-    @property
-    def name(self) -> str: ...
+    name: TaskName
+    answers: tuple[str, ...]
 
-    @property
-    def answers(self) -> tuple[str, ...]: ...
+    def head(self, start: float, generator: torch.Generator) -> nn.Module:
+        """Return a new head; start: the mean outcome, which its predictions start from."""
+        raise NotImplementedError
 
-    @property
-    def validation_metric(self) -> str: ...
+    def loss(self, logits: Tensor, outcome: Tensor, head: nn.Module) -> Tensor:
+        """Return the loss of each example, [B], given outcomes [B]."""
+        raise NotImplementedError
 
-    def head(self, start: float, generator: torch.Generator) -> nn.Module: ...
-
-    def loss(self, logits: Tensor, outcome: Tensor, head: nn.Module) -> Tensor: ...
-
-    def predict(self, logits: Tensor, head: nn.Module) -> Tensor: ...
+    def predict(self, logits: Tensor, head: nn.Module) -> Tensor:
+        """Return predictions [B]: ratings, or click probabilities."""
+        raise NotImplementedError
 
 
 class RatingHead(nn.Module):
     """The paper's 5-32-12-1 head: answer logits [B, 5] to one real-valued rating [B].
 
-    It reads log-probabilities among the five answers, so that an offset common to a
-    backbone's logits means nothing and a head can move from one backbone to another.
-    Its last bias starts at `start`, the mean rating.
+    It reads log-probabilities among the five answers, so that an offset common to all logits has
+    no effect and a head can be used on another backbone. Its last bias starts at `start`, the mean
+    rating.
     """
 
     def __init__(self, start: float = 3.0, generator: torch.Generator | None = None) -> None:
@@ -58,19 +58,18 @@ class RatingHead(nn.Module):
         return self.layers(F.log_softmax(logits.float(), dim=-1)).squeeze(-1)
 
 
-class RatingTask:
+class RatingTask(Task):
     """Ratings from 1 to 5: 0.8 squared error of the head plus 0.2 cross entropy."""
 
-    name = "rating"
+    name: TaskName = "rating"
     answers = ("1", "2", "3", "4", "5")
-    validation_metric = "rmse"
     squared_weight = 0.8
 
     def head(self, start: float, generator: torch.Generator) -> nn.Module:
         return RatingHead(start, generator)
 
     def loss(self, logits: Tensor, outcome: Tensor, head: nn.Module) -> Tensor:
-        """Loss of each example, [B]; a rating between two stars is shared between them."""
+        """Return the loss of each example, [B]; a rating between two stars counts for both."""
         low = outcome.floor().clamp(1, 4)
         share = (outcome - low).clamp(0, 1)
         log_p = F.log_softmax(logits.float(), dim=-1)
@@ -87,10 +86,10 @@ class RatingTask:
 
 
 class ClickHead(nn.Module):
-    """Answer logits [B, 2] (Yes, No) to one click logit [B]: their difference, shifted.
+    """Answer logits [B, 2] (Yes, No) to one click logit [B]: their difference plus a learned bias.
 
-    The paper reads the logit of Yes alone; its offset differs from backbone to backbone,
-    which the difference removes. The one learned number is a bias.
+    The paper reads only the logit of Yes. Its offset differs between backbones; the difference
+    removes it.
     """
 
     def __init__(self) -> None:
@@ -102,12 +101,11 @@ class ClickHead(nn.Module):
         return logits[:, 0] - logits[:, 1] + self.bias
 
 
-class ClickTask:
+class ClickTask(Task):
     """Clicks, 0 or 1: binary cross entropy."""
 
-    name = "click"
+    name: TaskName = "click"
     answers = ("Yes", "No")
-    validation_metric = "log_loss"
 
     def head(self, start: float, generator: torch.Generator) -> nn.Module:
         return ClickHead()
@@ -123,7 +121,7 @@ TASKS: dict[str, Task] = {"rating": RatingTask(), "click": ClickTask()}
 
 
 def get_task(name: str) -> Task:
-    """Return a task by name, or raise ConfigError that lists the names."""
+    """Return a task by name. Raises ConfigError that lists the names."""
     if name not in TASKS:
         raise ConfigError(f"There is no task {name!r}; the tasks are {', '.join(TASKS)}.")
     return TASKS[name]

@@ -1,10 +1,11 @@
 """Prompt templates: literal texts around a soft prompt slot, an item slot and a history slot.
 
-Slots are values of their own, never text, so no title can imitate or move one.
+A parsed template holds slots as values, never as text, so no title can imitate or move one.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import Enum
 
@@ -12,7 +13,7 @@ from puma_engine.errors import TemplateError
 
 
 class Slot(Enum):
-    """A place in a template that is filled for each example."""
+    """What is filled into a template for each example."""
 
     PROMPT = "prompt"
     ITEM = "item"
@@ -24,10 +25,10 @@ Piece = str | Slot
 
 @dataclass(frozen=True)
 class Template:
-    """An ordered run of literal texts and slots that ends in an answer cue.
+    """A sequence of literal texts and slots that ends in an answer cue.
 
-    Raises TemplateError unless there is exactly one prompt slot and one item slot, at
-    most one history slot, and a text (the answer cue) at the end.
+    Raises TemplateError unless there are one prompt slot, one item slot, no or one history slot,
+    and a text (the answer cue) at the end.
     """
 
     name: str
@@ -35,10 +36,10 @@ class Template:
     pieces: tuple[Piece, ...]
 
     def __post_init__(self) -> None:
-        for slot, most, least in ((Slot.PROMPT, 1, 1), (Slot.ITEM, 1, 1), (Slot.HISTORY, 1, 0)):
-            count = self.pieces.count(slot)
-            if not least <= count <= most:
-                allowed = "exactly one" if least else "at most one"
+        for slot in Slot:
+            count, optional = self.pieces.count(slot), slot is Slot.HISTORY
+            if count > 1 or (not count and not optional):
+                allowed = "no or one" if optional else "exactly one"
                 raise TemplateError(
                     f"Template {self.name!r} has {count} {slot.value} slots; it needs {allowed}."
                 )
@@ -67,87 +68,58 @@ class Template:
         return Slot.ITEM in self.before
 
 
-_P, _I, _H = Slot.PROMPT, Slot.ITEM, Slot.HISTORY
+def _parse(name: str, task: str, text: str) -> Template:
+    """Build a template from text with {prompt}, {item} and {history} for the slots."""
+    parts = re.split(r"\{(prompt|item|history)\}", text)
+    pieces = [Slot(part) if number % 2 else part for number, part in enumerate(parts)]
+    return Template(name, task, tuple(piece for piece in pieces if piece))
+
 
 TEMPLATES: dict[str, Template] = {
     template.name: template
     for template in (
-        Template(
+        _parse(
             "rating",
             "rating",
-            (
-                "The user's preferences are encoded in the feature ",
-                _P,
-                ". Predict the user's rating, an integer from 1 to 5, for the item ",
-                _I,
-                ". Rating:",
-            ),
+            "The user's preferences are encoded in the feature {prompt}. Predict the user's "
+            "rating, an integer from 1 to 5, for the item {item}. Rating:",
         ),
-        Template(
+        _parse(
             "rating-item-first",
             "rating",
-            (
-                "Predict a user's rating, an integer from 1 to 5, for the item ",
-                _I,
-                ". The user's preferences are encoded in the feature ",
-                _P,
-                ". Rating:",
-            ),
+            "Predict a user's rating, an integer from 1 to 5, for the item {item}. The user's "
+            "preferences are encoded in the feature {prompt}. Rating:",
         ),
-        Template(
+        _parse(
             "click",
             "click",
-            (
-                "The user's preferences are encoded in the feature ",
-                _P,
-                ". Would the user enjoy the item ",
-                _I,
-                ", Yes or No? Answer:",
-            ),
+            "The user's preferences are encoded in the feature {prompt}. Would the user enjoy "
+            "the item {item}, Yes or No? Answer:",
         ),
-        Template(
+        _parse(
             "click-item-first",
             "click",
-            (
-                "Would a user enjoy the item ",
-                _I,
-                ", Yes or No? The user's preferences are encoded in the feature ",
-                _P,
-                ". Answer:",
-            ),
+            "Would a user enjoy the item {item}, Yes or No? The user's preferences are encoded "
+            "in the feature {prompt}. Answer:",
         ),
-        Template(
+        _parse(
             "click-history",
             "click",
-            (
-                "The user read ",
-                _H,
-                ". The user's preferences are encoded in the feature ",
-                _P,
-                ". Would the user enjoy the item ",
-                _I,
-                ", Yes or No? Answer:",
-            ),
+            "The user read {history}. The user's preferences are encoded in the feature {prompt}. "
+            "Would the user enjoy the item {item}, Yes or No? Answer:",
         ),
-        Template(
+        _parse(
             "click-history-item-first",
             "click",
-            (
-                "Would a user enjoy the item ",
-                _I,
-                ", Yes or No? The user read ",
-                _H,
-                ". The user's preferences are encoded in the feature ",
-                _P,
-                ". Answer:",
-            ),
+            "Would a user enjoy the item {item}, Yes or No? The user read {history}. The user's "
+            "preferences are encoded in the feature {prompt}. Answer:",
         ),
     )
 }
 
 
 def get_template(name: str) -> Template:
-    """Return a shipped template by name, or raise TemplateError that lists the names."""
+    """Return a shipped template by name. Raises TemplateError that lists the names."""
     try:
         return TEMPLATES[name]
     except KeyError:

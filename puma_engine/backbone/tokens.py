@@ -1,7 +1,7 @@
-"""From texts to token ids: pieces tokenised one by one, and the tokens that answer a template.
+"""From texts to token ids: pieces of a template, each on its own, and its answer tokens.
 
-A tokenizer here is any Hugging Face fast tokenizer. Nothing in a text is ever read as a
-special token, so a title that spells one stays a title.
+A tokenizer is any Hugging Face fast tokenizer. No text is ever encoded as a special token, so a
+title that spells one stays text.
 """
 
 from __future__ import annotations
@@ -20,19 +20,21 @@ def clean_text(text: str) -> str:
     """Return the text without control characters and with single spaces."""
     if text.isprintable():
         return " ".join(text.split())
-    kept = "".join(" " if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in text)
-    return " ".join(kept.split())
+    spaced = "".join(
+        " " if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in text
+    )
+    return " ".join(spaced.split())
 
 
 def encode_raw(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Return the ids of a text as it stands, special-token text in it taken as plain text."""
+    """Return the ids of a text unchanged; special tokens in it are encoded as plain text."""
     if not text:
         return []
     return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
 
 def encode_many(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """Return the ids of many cleaned texts, as `encode_text` gives them one by one."""
+    """Return the ids of many cleaned texts, each as `encode_text` returns them."""
     if not texts:
         return []
     encoded = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)
@@ -40,7 +42,7 @@ def encode_many(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
 
 
 def adds_leading_space(tokenizer: Tokenizer) -> bool:
-    """Whether the tokenizer puts a space of its own in front of every text."""
+    """Whether the tokenizer itself prepends a space to every text."""
     first = tokenizer.convert_ids_to_tokens(encode_raw(tokenizer, "a"))[0]
     return first[:1] in ("\u2581", "\u0120")
 
@@ -48,8 +50,8 @@ def adds_leading_space(tokenizer: Tokenizer) -> bool:
 def encode_text(tokenizer: Tokenizer, text: str) -> list[int]:
     """Return the ids of one piece of a template.
 
-    A tokenizer that prepends a space gets the piece without its own leading space, so
-    that the sequence has one there, not two.
+    A tokenizer that prepends a space gets the piece without its leading space, so that the
+    sequence has one space there, not two.
     """
     if text.startswith(" ") and adds_leading_space(tokenizer):
         text = text[1:]
@@ -69,16 +71,16 @@ def start_ids(tokenizer: Tokenizer) -> list[int]:
 def answer_tokens(
     tokenizer: Tokenizer, template: Template, answers: Sequence[str]
 ) -> tuple[list[int], list[int]]:
-    """Find what really follows a template's end.
+    """Return the ids of a template's answer cue, and one id for each answer, all distinct.
 
-    Returns the ids of the answer cue, as it reads in front of an answer (it may end in
-    a lone space token), and one id for each answer, all distinct. Raises BackboneError if
-    some answer takes more than one token of its own, or two share one.
+    The cue is encoded together with an answer, so it may end in a space token. Raises
+    BackboneError if an answer takes more than one token, or two answers share one.
     """
     cue = str(template.pieces[-1])
     for gap in (" ", ""):
         encoded = [encode_text(tokenizer, cue + gap + answer) for answer in answers]
-        shared = _shared_length(encoded)
+        columns = enumerate(zip(*encoded, strict=False))
+        shared = next((n for n, column in columns if len(set(column)) > 1), min(map(len, encoded)))
         ids = [ids[shared:] for ids in encoded]
         single = all(len(rest) == 1 for rest in ids)
         if single and len({rest[0] for rest in ids}) == len(answers):
@@ -93,12 +95,3 @@ def answer_tokens(
         f"The tokenizer cannot answer the template {template.name!r} with one distinct token for each "
         f"of {', '.join(answers)} (it ends in {shown}); choose a model whose tokenizer has them."
     )
-
-
-def _shared_length(sequences: Sequence[Sequence[int]]) -> int:
-    shared = 0
-    for column in zip(*sequences, strict=False):
-        if len(set(column)) > 1:
-            break
-        shared += 1
-    return shared

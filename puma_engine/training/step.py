@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from puma_engine.config import TrainingConfig
-from puma_engine.training.device import collection_paused, torch_dtype
+from puma_engine.training.cuda_graphs import GraphCache
+from puma_engine.training.device import torch_dtype
 
 MAX_GRAPHS = 32
 
@@ -49,10 +49,11 @@ class TrainingStep:
         self.autocast_dtype = None if precision == "fp32" else torch_dtype(precision)
         self.scaler = torch.amp.GradScaler(enabled=precision == "fp16")
         self.optimizer = _optimizer(self.parameters, config, self.device)
-        self.graphs: StepGraphs | None = None
+        self.graphs: GraphCache | None = None
         one_gpu = self.device.type == "cuda" and processes == 1
         if one_gpu and precision != "fp16" and isinstance(module, Capturable):
-            self.graphs = StepGraphs(self.device)
+            self.graphs = GraphCache(self.device, MAX_GRAPHS)
+            self.stream = torch.cuda.Stream(self.device)
 
     def __call__(self, rows: Tensor, batch_size: int, learning_rate: float) -> Tensor:
         """Learn from rows [B] (CPU) and return their summed loss, on the device.
@@ -70,28 +71,45 @@ class TrainingStep:
         if self.graphs is not None and isinstance(self.module, Capturable):
             widths = self.module.widths(rows)
             if widths is not None:
-                return self._capturable_step(self.graphs, rows, widths, scale)
+                return self._capturable_step(rows, widths, scale)
         with self._autocast():
             loss: Tensor = self.prepared(rows)
         self._update(loss, scale)
         return loss.detach()
 
-    def _capturable_step(
-        self, graphs: StepGraphs, rows: Tensor, widths: tuple[int, ...], scale: float
-    ) -> Tensor:
-        def work(rows: Tensor) -> Tensor:
+    def _capturable_step(self, rows: Tensor, widths: tuple[int, ...], scale: float) -> Tensor:
+        assert self.graphs is not None
+        rows = rows.to(self.device, non_blocking=True)
+
+        def step(rows: Tensor) -> Tensor:
             # A capture that failed may have left gradients that were never computed.
             self.optimizer.zero_grad(set_to_none=True)
             # Weights that autocast has cast during one capture must not be used by the next.
             with self._autocast(cache_enabled=False):
-                loss = self.module(rows, widths)
+                loss: Tensor = self.module(rows, widths)
             self._update(loss, scale)
-            return loss.detach()  # type: ignore[no-any-return]
+            return loss.detach()
 
-        rows = rows.to(self.device, non_blocking=True)
-        if len(rows) < self.config.batch_size:
-            return graphs.run_uncaptured(work, rows)
-        return graphs.run(work, rows, widths)
+        def capture(pool: Any) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
+            graph, inputs = torch.cuda.CUDAGraph(), rows.clone()
+            with torch.cuda.graph(graph, pool=pool, stream=self.stream):
+                loss = step(inputs)
+            return graph, inputs, loss
+
+        full = len(rows) == self.config.batch_size
+        captured = self.graphs.get(widths, capture) if full else None
+        if captured is not None:
+            graph, inputs, loss = captured
+            inputs.copy_(rows)
+            graph.replay()
+            return loss  # type: ignore[no-any-return]
+        # Without a graph, but on the stream that captures use.
+        current = torch.cuda.current_stream(self.device)
+        self.stream.wait_stream(current)
+        with torch.cuda.stream(self.stream):
+            loss = step(rows)
+        current.wait_stream(self.stream)
+        return loss
 
     def _autocast(self, **options: bool) -> torch.autocast:
         enabled = self.autocast_dtype is not None
@@ -104,55 +122,6 @@ class TrainingStep:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-
-
-class StepGraphs:
-    """CUDA graphs of whole steps, by shape; a shape is captured the second time that it comes."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.stream = torch.cuda.Stream(device)
-        self.pool = torch.cuda.graph_pool_handle()
-        self.seen: set[tuple[int, ...]] = set()
-        self.captured: dict[tuple[int, ...], tuple[Any, Tensor, Tensor]] = {}
-        self.enabled = True
-
-    def run_uncaptured(self, work: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-        """Work without a graph, on the stream that captures use."""
-        current = torch.cuda.current_stream(self.device)
-        self.stream.wait_stream(current)
-        with torch.cuda.stream(self.stream):
-            loss = work(rows)
-        current.wait_stream(self.stream)
-        return loss
-
-    def run(self, work: Callable[[Tensor], Tensor], rows: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Work on rows [B] of a shape, by its graph if there is one; B is always the same."""
-        if shape not in self.captured:
-            capture = shape in self.seen and self.enabled and len(self.captured) < MAX_GRAPHS
-            self.seen.add(shape)
-            if not capture or not self._capture(work, rows, shape):
-                return self.run_uncaptured(work, rows)
-        graph, inputs, loss = self.captured[shape]
-        inputs.copy_(rows)
-        graph.replay()
-        return loss
-
-    def _capture(
-        self, work: Callable[[Tensor], Tensor], rows: Tensor, shape: tuple[int, ...]
-    ) -> bool:
-        graph, inputs = torch.cuda.CUDAGraph(), rows.clone()
-        try:
-            capture = torch.cuda.graph(graph, pool=self.pool, stream=self.stream)
-            with collection_paused(), capture:
-                loss = work(inputs)
-        except RuntimeError:
-            # Some architectures read values on the host, which a capture forbids.
-            self.enabled = False
-            torch.cuda.synchronize(self.device)
-            return False
-        self.captured[shape] = (graph, inputs, loss)
-        return True
 
 
 def _optimizer(

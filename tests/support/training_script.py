@@ -1,7 +1,11 @@
-"""A small training in a process of its own: OUT FOLDER PAUSE [DROPOUT]."""
+"""A small training in a process of its own: OUT FOLDER [DROPOUT] [KILL_AT].
 
+KILL_AT: the call of the module at which the process kills itself.
+"""
+
+import os
+import signal
 import sys
-import time
 from pathlib import Path
 
 import torch
@@ -18,28 +22,31 @@ CONFIG = TrainingConfig(epochs=3, batch_size=37, learning_rate=1e-2, checkpoint_
 class Small(nn.Module):
     """A regression with dropout on fixed data, shifted by one number as a click's head is."""
 
-    def __init__(self, dropout: float = 0.3, pause: float = 0.0) -> None:
+    def __init__(self, dropout: float = 0.3, kill_at: int | None = None) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.net = nn.Sequential(nn.Linear(6, 16), nn.Dropout(dropout), nn.Linear(16, 1))
         self.shift = nn.Parameter(torch.zeros(()))
         self.x = torch.randn(500, 6)
         self.y = self.x.sum(1)
-        self.pause = pause
+        self.kill_at, self.calls = kill_at, 0
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        time.sleep(self.pause)
+        self.calls += 1
+        if self.calls == self.kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
         predicted = self.net(self.x[rows]).squeeze(1) + self.shift
         return ((predicted - self.y[rows]) ** 2).sum()
 
 
 def main() -> None:
     """Train and write the weights."""
-    out, folder, pause = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
-    module = Small(float(sys.argv[4]) if len(sys.argv) > 4 else 0.3, pause)
-    train(module, 500, CONFIG, checkpoint_dir=folder)
-    out.with_suffix(".processes").write_text(str(distributed.world_size()))
-    save_tensors(out, {name: p.detach().numpy() for name, p in module.named_parameters()})
+    out, folder, *rest = sys.argv[1:]
+    dropout = float(rest[0]) if rest else 0.3
+    module = Small(dropout, int(rest[1]) if len(rest) > 1 else None)
+    train(module, 500, CONFIG, checkpoint_dir=Path(folder))
+    Path(out).with_suffix(".processes").write_text(str(distributed.world_size()))
+    save_tensors(Path(out), {name: p.detach().numpy() for name, p in module.named_parameters()})
 
 
 if __name__ == "__main__":

@@ -1,10 +1,8 @@
 """The training loop: resume after a kill is exact, damage is refused, two processes equal one."""
 
-import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -22,33 +20,28 @@ from puma_engine.training.loop import epoch_batches, train
 SCRIPT = Path(training_script.__file__)
 
 
-def command(out, folder, *, pause=0.0):
-    return [sys.executable, str(SCRIPT), str(out), str(folder), str(pause)]
+def command(out, folder, *options):
+    return [sys.executable, str(SCRIPT), str(out), str(folder), *map(str, options)]
 
 
 @pytest.mark.timeout(120)
 def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
     subprocess.run(command(tmp_path / "whole.st", tmp_path / "a"), check=True)
-    folder = tmp_path / "b"
-    process = subprocess.Popen(command(tmp_path / "cut.st", folder, pause=0.02))
-    while not (folder / checkpoint.RECORD).exists():
-        assert process.poll() is None
-        time.sleep(0.02)
-    time.sleep(0.3)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (tmp_path / "cut.st").exists()
-    subprocess.run(command(tmp_path / "cut.st", folder), check=True)
+    # In the second epoch, so that at least the first one's checkpoint is there.
+    killed = subprocess.run(command(tmp_path / "cut.st", tmp_path / "b", 0.3, 20), check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert (tmp_path / "b" / checkpoint.RECORD).exists() and not (tmp_path / "cut.st").exists()
+    subprocess.run(command(tmp_path / "cut.st", tmp_path / "b"), check=True)
     whole, cut = load_file(tmp_path / "whole.st"), load_file(tmp_path / "cut.st")
     assert all(np.array_equal(whole[name], cut[name]) for name in whole)
 
 
 @pytest.mark.timeout(180)
 def test_two_processes_train_as_one(tmp_path):
-    subprocess.run([*command(tmp_path / "one.st", tmp_path / "a"), "0"], check=True)
+    subprocess.run(command(tmp_path / "one.st", tmp_path / "a", 0), check=True)
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    line = command(tmp_path / "two.st", tmp_path / "b")
-    subprocess.run([line[0], *launch, *line[1:], "0"], check=True)
+    python, *line = command(tmp_path / "two.st", tmp_path / "b", 0)
+    subprocess.run([python, *launch, *line], check=True)
     assert (tmp_path / "two.processes").read_text() == "2"
     one, two = load_file(tmp_path / "one.st"), load_file(tmp_path / "two.st")
     for name in one:
@@ -89,31 +82,31 @@ def test_damaged_or_foreign_checkpoints_are_refused(tmp_path, damage):
         train(module, 500, config, checkpoint_dir=tmp_path)
 
 
-def test_the_best_epoch_stays_and_patience_stops():
+def test_the_best_epoch_stays_and_training_stops_early():
     module, values = Small(), iter([3.0, 1.0, 2.0, 2.0, 0.0])
-    kept = []
+    weights = []
 
     def validate():
-        kept.append(module.net[0].weight.detach().clone())
+        weights.append(module.net[0].weight.detach().clone())
         return next(values)
 
     config = TrainingConfig(**{**CONFIG.to_dict(), "epochs": 9, "patience": 2})
     result = train(module, 500, config, validate=validate)
     assert result.best_epoch == 1 and len(result.history) == 4
-    assert torch.equal(module.net[0].weight, kept[1])
+    assert torch.equal(module.net[0].weight, weights[1])
 
 
-def test_a_start_that_no_epoch_betters_stays():
+def test_initial_parameters_stay_if_no_epoch_is_better():
     for values, best in (([2.0, 3.0, 4.0], -1), ([2.0, 1.0, 4.0], 0)):
-        module, told = Small(), iter(values)
+        module, validation = Small(), iter(values)
         start = module.net[0].weight.detach().clone()
         config = TrainingConfig(**{**CONFIG.to_dict(), "epochs": 2, "patience": 0})
-        result = train(module, 500, config, validate=lambda told=told: next(told), keep_start=True)
+        result = train(module, 500, config, validate=validation.__next__, keep_start=True)
         assert (result.best_epoch, result.best_validation) == (best, min(values))
         assert torch.equal(module.net[0].weight, start) == (best == -1)
 
 
-def test_batches_hold_each_row_once_and_like_lengths():
+def test_batches_hold_each_row_once_and_similar_lengths():
     lengths = np.random.default_rng(0).integers(1, 90, 1001)
     batches = epoch_batches(1001, 16, seed=1, epoch=2, lengths=lengths)
     assert sorted(np.concatenate(batches)) == list(range(1001))

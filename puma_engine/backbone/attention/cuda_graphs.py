@@ -1,14 +1,15 @@
-"""CUDA graphs of a function, one a shape: small kernels take longer to launch than to run."""
+"""Differentiable CUDA graphs of a function of tensors, one a shape."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from puma_engine.training.device import collection_paused
+from puma_engine.training.cuda_graphs import GraphCache
 
 MAX_GRAPHS = 48
 
@@ -25,55 +26,25 @@ class GraphedCalls:
     # The function is not stored: a method of the owner would make a reference cycle, and the
     # owner's memory on a device would stay until a full garbage collection, which is rare.
     def __init__(self, device: torch.device) -> None:
-        self.enabled = device.type == "cuda"
-        self.device = device
-        self._seen: set[object] = set()
-        self._graphs: dict[object, Callable[..., Tensor]] = {}
-        self._pool: Any = None
+        self.graphs = GraphCache(device, MAX_GRAPHS)
 
     def __call__(
         self, function: Callable[..., Tensor], *arguments: Tensor, widths: tuple[int, ...] = ()
     ) -> Tensor:
         """Call the function; `widths` are plain numbers that it takes as a keyword too."""
-        if not self.enabled:
-            return function(*arguments, widths=widths)
+        call = partial(function, widths=widths)
         with_grad = torch.is_grad_enabled()
-        shapes = tuple((a.shape, a.dtype, with_grad and a.requires_grad) for a in arguments)
-        key = (shapes, widths)
-        if key not in self._graphs:
-            if key not in self._seen or len(self._graphs) >= MAX_GRAPHS:
-                self._seen.add(key)
-                return function(*arguments, widths=widths)
-            captured = self._capture(function, arguments, widths, with_grad)
-            if captured is None:
-                return function(*arguments, widths=widths)
-            self._graphs[key] = captured
-        return self._graphs[key](*arguments)
 
-    def _capture(
-        self,
-        function: Callable[..., Tensor],
-        arguments: tuple[Tensor, ...],
-        widths: tuple[int, ...],
-        with_grad: bool,
-    ) -> Callable[..., Tensor] | None:
-        if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
-        samples = tuple(
-            a.detach().clone().requires_grad_(with_grad and a.requires_grad) for a in arguments
-        )
-        try:
-            grad = torch.set_grad_enabled(with_grad)
-            with torch.cuda.device(self.device), collection_paused(), grad:
-                graphed = torch.cuda.make_graphed_callables(
-                    lambda *tensors: function(*tensors, widths=widths),
-                    samples,
-                    num_warmup_iters=2,
-                    pool=self._pool,
-                )
-        except RuntimeError:
-            # Some architectures read values on the host, which a capture forbids.
-            self.enabled = False
-            torch.cuda.synchronize(self.device)
-            return None
-        return cast(Callable[..., Tensor], graphed)
+        def capture(pool: Any) -> Callable[..., Tensor]:
+            samples = tuple(
+                a.detach().clone().requires_grad_(with_grad and a.requires_grad) for a in arguments
+            )
+            # It takes functions, not partials.
+            graphed = torch.cuda.make_graphed_callables(
+                lambda *tensors: call(*tensors), samples, num_warmup_iters=2, pool=pool
+            )
+            return cast(Callable[..., Tensor], graphed)
+
+        shapes = tuple((a.shape, a.dtype, with_grad and a.requires_grad) for a in arguments)
+        graphed = self.graphs.get((shapes, widths), capture)
+        return (call if graphed is None else graphed)(*arguments)

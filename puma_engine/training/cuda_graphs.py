@@ -1,0 +1,46 @@
+"""CUDA graphs by shape: small kernels take longer to launch than to run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import torch
+
+from puma_engine.training.device import collection_paused
+
+
+class GraphCache:
+    """Captured CUDA graphs by key; a key is captured the second time that it comes.
+
+    After `limit` graphs, or a capture that failed, nothing more is captured. Graphs share one
+    memory pool.
+    """
+
+    def __init__(self, device: torch.device, limit: int) -> None:
+        self.device, self.limit = device, limit
+        self.enabled = device.type == "cuda"
+        self._seen: set[Hashable] = set()
+        self._graphs: dict[Hashable, Any] = {}
+        self._pool: Any = None
+
+    def get(self, key: Hashable, capture: Callable[[Any], Any]) -> Any | None:
+        """Return what capture(pool) returned for this key, or None to run without a graph."""
+        if key in self._graphs:
+            return self._graphs[key]
+        if not self.enabled or len(self._graphs) >= self.limit:
+            return None
+        if key not in self._seen:
+            self._seen.add(key)
+            return None
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        try:
+            with torch.cuda.device(self.device), collection_paused():
+                self._graphs[key] = capture(self._pool)
+        except RuntimeError:
+            # Some architectures read values on the host, which a capture forbids.
+            self.enabled = False
+            torch.cuda.synchronize(self.device)
+            return None
+        return self._graphs[key]
