@@ -1,11 +1,93 @@
-"""Metrics agree with scikit-learn, and intervals with what resampling means."""
+"""Metrics agree with scikit-learn on any data, and intervals with what resampling means."""
+
+import warnings
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.metrics import log_loss, mean_absolute_error, ndcg_score, roc_auc_score
 
 from puma_engine.errors import DataError
 from puma_engine.evaluation import metrics
+
+# Few distinct predictions, so that ties, single rows and users with one outcome are common.
+RATINGS = st.tuples(
+    st.integers(1, 5), st.sampled_from([1.0, 2.25, 2.5, 3.5, 4.75]), st.integers(0, 3)
+)
+CLICKS = st.tuples(st.integers(0, 1), st.sampled_from([0.0, 0.2, 0.5, 0.7, 1.0]), st.integers(0, 3))
+
+
+def columns(examples):
+    y, p, user = (np.array(column) for column in zip(*examples, strict=True))
+    return y.astype(float), p.astype(float), user
+
+
+@given(st.lists(RATINGS, min_size=1, max_size=30))
+@settings(max_examples=60, deadline=None)
+def test_ratings_agree_with_scikit_learn(examples):
+    y, p, user = columns(examples)
+    pooled = metrics.pooled("rating", y, p, user)
+    assert pooled["rmse"] == pytest.approx(np.sqrt(np.mean((y - p) ** 2)))
+    assert pooled["mae"] == pytest.approx(mean_absolute_error(y, p))
+    assert pooled["accuracy"] == pytest.approx(np.mean(np.floor(p + 0.5) == y))
+    # scikit-learn refuses a ranking of one row, which is perfect.
+    users = [user == one for one in np.unique(user)]
+    each = [ndcg_score([y[own]], [p[own]]) if own.sum() > 1 else 1.0 for own in users]
+    assert pooled["ndcg"] == pytest.approx(np.mean(each))
+    table = metrics.per_user("rating", y, p, user)
+    assert table["ndcg"].tolist() == pytest.approx(each)
+    assert table["n"].tolist() == [own.sum() for own in users]
+    assert table["rmse"].tolist() == pytest.approx(
+        [np.sqrt(np.mean((y[own] - p[own]) ** 2)) for own in users]
+    )
+
+
+@given(st.lists(CLICKS, min_size=1, max_size=30))
+@settings(max_examples=60, deadline=None)
+def test_clicks_agree_with_scikit_learn(examples):
+    y, p, user = columns(examples)
+    pooled = metrics.pooled("click", y, p, user)
+    clipped = np.clip(p, 1e-7, 1 - 1e-7)
+    assert pooled["log_loss"] == pytest.approx(log_loss(y, clipped, labels=[0, 1]))
+    each = [
+        roc_auc_score(y[own], p[own]) if np.ptp(y[own]) else np.nan
+        for own in (user == one for one in np.unique(user))
+    ]
+    table = metrics.per_user("click", y, p, user)
+    assert table["auc"].tolist() == pytest.approx(each, nan_ok=True)
+    if np.ptp(y):
+        assert pooled["auc"] == pytest.approx(roc_auc_score(y, p))
+    else:
+        assert np.isnan(pooled["auc"])
+    if np.isfinite(each).any():
+        assert pooled["uauc"] == pytest.approx(np.nanmean(each))
+
+
+@given(st.lists(st.tuples(CLICKS, st.sampled_from([0.1, 0.5, 0.9])), min_size=2, max_size=30))
+@settings(max_examples=25, deadline=None)
+def test_a_bootstrap_difference_is_the_difference_of_what_each_draw_gives(examples):
+    y, p, user = columns([one for one, _ in examples])
+    other = np.array([q for _, q in examples])
+    code = np.unique(user, return_inverse=True)[1]
+    users = code.max() + 1
+    shares = np.full(users, 1 / users)
+    draws = np.random.default_rng(7).multinomial(users, shares, size=40)[:, code]
+
+    def loss(p, weights):
+        p = np.clip(p, 1e-7, 1 - 1e-7)
+        return np.average(-(y * np.log(p) + (1 - y) * np.log(1 - p)), weights=weights)
+
+    by_hand = [loss(p, weights) - loss(other, weights) for weights in draws]
+    found = metrics.bootstrap_difference(
+        "click", "log_loss", y, [p], [other], user, seed=7, draws=40
+    )
+    assert found.value == pytest.approx(loss(p, None) - loss(other, None))
+    assert [found.low, found.high] == pytest.approx(np.percentile(by_hand, [2.5, 97.5]), abs=1e-9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # AUC of draws with one outcome only
+        both = metrics.bootstrap("click", y, [p, other], user, reference=1, seed=7, draws=40)
+    assert vars(both[0]["log_loss"].difference) == pytest.approx(vars(found), abs=1e-12)
 
 
 @pytest.fixture
@@ -14,27 +96,6 @@ def rows():
     user = generator.integers(0, 40, 600)
     y = generator.integers(1, 6, 600).astype(float)
     return y, np.clip(y + generator.normal(size=600), 1, 5).round(1), user
-
-
-def test_ratings_agree_with_scikit_learn(rows):
-    y, p, user = rows
-    found = metrics.pooled("rating", y, p, user)
-    assert found["rmse"] == pytest.approx(np.sqrt(np.mean((y - p) ** 2)))
-    assert found["mae"] == pytest.approx(mean_absolute_error(y, p))
-    each = [ndcg_score([y[user == u]], [p[user == u]]) for u in np.unique(user)]
-    assert found["ndcg"] == pytest.approx(np.mean(each))
-
-
-def test_clicks_agree_with_scikit_learn(rows):
-    y, p, user = rows
-    y, p = (y > 3).astype(float), (p - 0.9) / 4.2
-    found = metrics.pooled("click", y, p, user)
-    assert found["auc"] == pytest.approx(roc_auc_score(y, p))
-    assert found["log_loss"] == pytest.approx(log_loss(y, p))
-    each = [
-        roc_auc_score(y[user == u], p[user == u]) for u in np.unique(user) if np.ptp(y[user == u])
-    ]
-    assert found["uauc"] == pytest.approx(np.mean(each))
 
 
 @pytest.mark.parametrize("task", ["rating", "click"])
