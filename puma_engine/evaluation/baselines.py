@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 import pandas as pd
@@ -23,69 +23,43 @@ CG_STEPS = 2
 CHUNK = 8192
 
 
-class Baseline:
-    """Fits user_id, item_id and outcome; predicts within the outcome's range.
+class UserItemBias:
+    """Global mean plus user and item biases, by alternating ridge regression.
 
-    label: its name for readers.
+    Each bias is shrunk towards 0 by a number of pseudo-rows, chosen on validation rows (Koren,
+    "Factor in the Neighbors", TKDD 2010, section 2.1); an infinite number leaves it out. label:
+    the name of the baseline for readers.
     """
 
-    label: ClassVar[str]
+    label: ClassVar[str] = "User + item bias"
+    item_shrinkages: ClassVar[tuple[float, ...]] = SHRINKAGES
+    user_shrinkages: ClassVar[tuple[float, ...]] = SHRINKAGES
 
-    def fit(self, train: pd.DataFrame, validation: pd.DataFrame | None = None) -> Baseline:
-        """Fit train rows; validation rows choose hyperparameters. Raises DataError without rows."""
+    def fit(self, train: pd.DataFrame, validation: pd.DataFrame | None = None) -> Self:
+        """Fit rows of user_id, item_id and outcome; validation rows choose hyperparameters.
+
+        Raises DataError without train rows.
+        """
         if train.empty:
             raise DataError("A baseline needs train rows; none came.")
         y = train["outcome"].to_numpy(np.float64)
         clicks = y.min() >= 0 and y.max() <= 1
         self.range = (0.001, 0.999) if clicks else (1.0, 5.0)
         self.mean = float(y.mean())
-        self._fit(train, validation)
-        return self
-
-    def _fit(self, train: pd.DataFrame, validation: pd.DataFrame | None) -> None:
-        raise NotImplementedError
-
-    def predict(self, frame: pd.DataFrame) -> np.ndarray:
-        """Return predictions [n]; unknown users and items count as average."""
-        return np.clip(self._predict(frame), *self.range)
-
-    def _predict(self, frame: pd.DataFrame) -> np.ndarray:
-        raise NotImplementedError
-
-
-class GlobalMean(Baseline):
-    """The mean train outcome for everybody and everything."""
-
-    label = "Global mean"
-
-    def _fit(self, train: pd.DataFrame, validation: pd.DataFrame | None) -> None:
-        pass
-
-    def _predict(self, frame: pd.DataFrame) -> np.ndarray:
-        return np.full(len(frame), self.mean)
-
-
-class UserItemBias(Baseline):
-    """Global mean plus user and item biases, by alternating ridge regression.
-
-    Each bias is shrunk towards 0 by a number of pseudo-rows, chosen on validation rows (Koren,
-    "Factor in the Neighbors", TKDD 2010, section 2.1).
-    """
-
-    label = "User + item bias"
-    with_users = True
-
-    def _fit(self, train: pd.DataFrame, validation: pd.DataFrame | None) -> None:
         rows = train if validation is None or validation.empty else validation
-        y = rows["outcome"].to_numpy()
         best = np.inf
-        for item_shrinkage in SHRINKAGES:
-            for user_shrinkage in SHRINKAGES if self.with_users else (np.inf,):
+        for item_shrinkage in self.item_shrinkages:
+            for user_shrinkage in self.user_shrinkages:
                 biases = self._biases(train, item_shrinkage, user_shrinkage)
-                error = np.mean((self._sum(rows, *biases) - y) ** 2)
+                error = np.mean((self._sum(rows, *biases) - rows["outcome"].to_numpy()) ** 2)
                 if error < best:
                     best, self.item, self.user = error, *biases
                     self.shrinkage = (item_shrinkage, user_shrinkage)
+        return self
+
+    def predict(self, frame: pd.DataFrame) -> np.ndarray:
+        """Return predictions [n] within the outcome's range; unknown ids count as average."""
+        return np.clip(self._predict(frame), *self.range)
 
     def _biases(
         self, train: pd.DataFrame, item_shrinkage: float, user_shrinkage: float
@@ -95,7 +69,7 @@ class UserItemBias(Baseline):
         residual = train["outcome"].to_numpy(np.float64) - self.mean
         item, user = np.zeros(len(items)), np.zeros(len(users))
         item_count, user_count = np.bincount(item_code), np.bincount(user_code)
-        for _ in range(BIAS_SWEEPS if self.with_users else 1):
+        for _ in range(BIAS_SWEEPS if np.isfinite(user_shrinkage) else 1):
             total = np.bincount(item_code, weights=residual - user[user_code])
             item = total / (item_count + item_shrinkage)
             total = np.bincount(user_code, weights=residual - item[item_code])
@@ -115,7 +89,14 @@ class ItemMean(UserItemBias):
     """The mean train outcome of each item, shrunk to the global mean."""
 
     label = "Item mean"
-    with_users = False
+    user_shrinkages = (np.inf,)
+
+
+class GlobalMean(ItemMean):
+    """The mean train outcome for everybody and everything."""
+
+    label = "Global mean"
+    item_shrinkages = (np.inf,)
 
 
 class MatrixFactorisation(UserItemBias):
@@ -129,8 +110,9 @@ class MatrixFactorisation(UserItemBias):
 
     label = "Matrix factorisation"
 
-    def _fit(self, train: pd.DataFrame, validation: pd.DataFrame | None) -> None:
-        super()._fit(train, validation)
+    def fit(self, train: pd.DataFrame, validation: pd.DataFrame | None = None) -> Self:
+        """Fit biases, then factors on top of them; see `UserItemBias.fit`."""
+        super().fit(train, validation)
         self.users, user = np.unique(train["user_id"].astype(str), return_inverse=True)
         self.items, item = np.unique(train["item_id"].astype(str), return_inverse=True)
         # [users, 1 + rank] and [items, 1 + rank]: the bias, then the factors.
@@ -139,7 +121,7 @@ class MatrixFactorisation(UserItemBias):
             self.item.rename(str).reindex(self.items).to_numpy(np.float32)[:, None],
         )
         if validation is None or validation.empty:
-            return
+            return self
         residual = (train["outcome"].to_numpy(np.float64) - self.mean).astype(np.float32)
         shape = (len(self.users), len(self.items))
         by_user = _sparse(residual, user, item, shape)
@@ -153,6 +135,7 @@ class MatrixFactorisation(UserItemBias):
         if ridge is not None:
             for rank in OTHER_RANKS:
                 self._als(by_user, by_item, biases, rank, ridge, validation)
+        return self
 
     def _als(
         self,
@@ -251,7 +234,7 @@ def _dots(a: np.ndarray, row: np.ndarray, b: np.ndarray, other: np.ndarray) -> n
     return products
 
 
-BASELINES: dict[str, type[Baseline]] = {
+BASELINES: dict[str, type[UserItemBias]] = {
     "global_mean": GlobalMean,
     "item_mean": ItemMean,
     "user_item_bias": UserItemBias,

@@ -23,21 +23,21 @@ class Metric:
     """One metric.
 
     name: its key in stored tables. label: its name within a sentence. definition: one for
-    readers without statistics. max_draws: upper limit of bootstrap draws where one draw is
-    expensive. user_column: the column of the table of users that holds it; None where a
-    user's rows alone say too little.
+    readers without statistics. reference: citation. max_draws: upper limit of bootstrap draws
+    where a draw is expensive. user_column: the column of the table of users that holds it; None
+    where users' values do not make it up.
     """
 
     name: str
     task: str
     label: str
-    formula: str
     unit: str
     higher_is_better: bool
+    formula: str
     definition: str
     reference: str
+    user_column: str | None
     max_draws: int | None = None
-    user_column: str | None = None
 
     @property
     def heading(self) -> str:
@@ -51,96 +51,57 @@ class Metric:
         return f"{self.heading} ({self.unit}, {side})"
 
 
-METRICS = {
-    metric.name: metric
-    for metric in (
-        Metric(
-            name="rmse",
-            task="rating",
-            label="RMSE",
-            formula="sqrt(mean((p - y)^2))",
-            unit="stars",
-            higher_is_better=False,
-            definition="Root mean squared error: how far predicted ratings are from the true ones, "
-            "in stars; large misses weigh more. Lower is better.",
-            reference="Gunawardana and Shani, Evaluating Recommender Systems, 2015",
-            user_column="rmse",
-        ),
-        Metric(
-            name="mae",
-            task="rating",
-            label="MAE",
-            formula="mean(|p - y|)",
-            unit="stars",
-            higher_is_better=False,
-            definition="Mean absolute error: how far predicted ratings are from the true ones on "
-            "average, in stars. Lower is better.",
-            reference="Gunawardana and Shani, Evaluating Recommender Systems, 2015",
-            user_column="mae",
-        ),
-        Metric(
-            name="accuracy",
-            task="rating",
-            label="accuracy",
-            formula="mean(round(p) = round(y)), halves rounded up",
-            unit="share of rows",
-            higher_is_better=True,
-            definition="Share of held-out records whose rating is predicted exactly, after rounding.",
-            reference="Zhao et al., Don't Start Over, AAAI 2026",
-            user_column="accuracy",
-        ),
-        Metric(
-            name="ndcg",
-            task="rating",
-            label="NDCG",
-            formula="mean over users of DCG / ideal DCG, DCG = sum_i y_i / log2(1 + rank_i); tied "
-            "predictions share their mean gain",
-            unit="mean over users",
-            higher_is_better=True,
-            definition="How well each user's held-out items are put in order, best first; 1 is "
-            "perfect. Mean over users.",
-            reference="Järvelin and Kekäläinen, Cumulated Gain-Based Evaluation, TOIS 2002; ties: "
-            "McSherry and Najork, ECIR 2008",
-            user_column="ndcg",
-        ),
-        Metric(
-            name="auc",
-            task="click",
-            label="AUC",
-            formula="P(p of a click > p of a non-click) over all rows, ties counted half",
-            unit="probability",
-            higher_is_better=True,
-            definition="Probability that a clicked item gets a higher score than one that was not; "
-            "0.5 is guessing.",
-            reference="Hanley and McNeil, Radiology 1982",
-            max_draws=200,
-        ),
-        Metric(
-            name="uauc",
-            task="click",
-            label="uAUC",
-            formula="mean over users with both outcomes of the AUC among their own rows",
-            unit="mean over users",
-            higher_is_better=True,
-            definition="The AUC within each user, averaged over users: it counts only whether a "
-            "user's own items are put in the right order. 0.5 is guessing.",
-            reference="Zhou et al., Deep Interest Network, KDD 2018 (there weighted by rows)",
-            user_column="auc",
-        ),
-        Metric(
-            name="log_loss",
-            task="click",
-            label="log loss",
-            formula="-mean(y log p + (1 - y) log(1 - p)), p clipped to [1e-7, 1 - 1e-7]",
-            unit="nats",
-            higher_is_better=False,
-            definition="How surprised the prediction is by what happened; confident mistakes cost "
-            "most. Lower is better.",
-            reference="Good, Rational Decisions, JRSS B 1952",
-            user_column="log_loss",
-        ),
-    )
-}
+# fmt: off
+METRICS = {metric.name: metric for metric in (
+    Metric(
+        "rmse", "rating", "RMSE", "stars", False, "sqrt(mean((p - y)^2))",
+        "Root mean squared error: how far predicted ratings are from the true ones, in stars; large "
+        "misses weigh more. Lower is better.",
+        "Gunawardana and Shani, Evaluating Recommender Systems, 2015", user_column="rmse",
+    ),
+    Metric(
+        "mae", "rating", "MAE", "stars", False, "mean(|p - y|)",
+        "Mean absolute error: how far predicted ratings are from the true ones on average, in stars. "
+        "Lower is better.",
+        "Gunawardana and Shani, Evaluating Recommender Systems, 2015", user_column="mae",
+    ),
+    Metric(
+        "accuracy", "rating", "accuracy", "share of rows", True,
+        "mean(round(p) = round(y)), halves rounded up",
+        "Share of held-out records whose rating is predicted exactly, after rounding.",
+        "Zhao et al., Don't Start Over, AAAI 2026", user_column="accuracy",
+    ),
+    Metric(
+        "ndcg", "rating", "NDCG", "mean over users", True,
+        "mean over users of DCG / ideal DCG, with DCG = sum_i y_i / log2(1 + rank_i); tied "
+        "predictions share their mean gain",
+        "How well each user's held-out items are put in order, best first; 1 is perfect. Mean over "
+        "users.",
+        "Järvelin and Kekäläinen, TOIS 2002; ties: McSherry and Najork, ECIR 2008",
+        user_column="ndcg",
+    ),
+    Metric(
+        "auc", "click", "AUC", "probability", True,
+        "P(p of a click > p of a non-click) over all rows, ties counted half",
+        "Probability that a clicked item gets a higher score than one that was not; 0.5 is guessing.",
+        "Hanley and McNeil, Radiology 1982", user_column=None, max_draws=200,
+    ),
+    Metric(
+        "uauc", "click", "uAUC", "mean over users", True,
+        "mean over users with both outcomes of the AUC among their own rows",
+        "The AUC within each user, averaged over users: it counts only whether a user's own items "
+        "are put in the right order. 0.5 is guessing.",
+        "Zhou et al., Deep Interest Network, KDD 2018 (there weighted by rows)", user_column="auc",
+    ),
+    Metric(
+        "log_loss", "click", "log loss", "nats", False,
+        "-mean(y log p + (1 - y) log(1 - p)), p clipped to [1e-7, 1 - 1e-7]",
+        "How surprised the prediction is by what happened; confident mistakes cost most. Lower is "
+        "better.",
+        "Good, Rational Decisions, JRSS B 1952", user_column="log_loss",
+    ),
+)}
+# fmt: on
 # The metric that comparison, verdict, report, survey, pages and studies decide by.
 PRIMARY_METRIC = {"rating": "rmse", "click": "uauc"}
 # Draws of a block, times users: bounds the memory of the bootstrap.

@@ -6,24 +6,19 @@ templates escape every text. `puma_engine.pipeline.reporting` gathers what it sh
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
-from markupsafe import Markup
 
-from puma_engine.evaluation.formatting import format_seconds
 from puma_engine.evaluation.metrics import METRICS, PRIMARY_METRIC
 from puma_engine.evaluation.summaries import frontier
 from puma_engine.evaluation.user_effects import UserImpact, with_values
 from puma_engine.evaluation.verdict import Verdict, user_sentences
 from puma_engine.report import svg
 from puma_engine.report.glossary import TERMS, heading
-from puma_engine.report.text import visible
+from puma_engine.report.templating import environment
 from puma_engine.report.theme import KINDS
 from puma_engine.store import Run
 
@@ -61,26 +56,6 @@ class Report:
     impact: UserImpact | None
     lineage: Sequence[Run]
     written: str
-
-
-def environment() -> jinja2.Environment:
-    """Return the templates' environment, which escapes all text and shows hidden characters as spaces."""
-    templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: (
-            visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-        ),
-    )
-    templates.filters |= {
-        "seconds": lambda value: "" if value is None else format_seconds(float(value)),
-        "whole": lambda value: "" if pd.isna(value) else f"{int(value):,}",
-        "pretty": lambda value: json.dumps(value, ensure_ascii=False, indent=1),
-    }
-    return templates
 
 
 def render(report: Report) -> str:

@@ -1,7 +1,7 @@
 """Charts as static SVG, which a browser without scripts shows and a printer prints.
 
-Own code, since libraries that draw static charts need a browser (Plotly with Kaleido) or a large
-dependency (Matplotlib).
+Own code, since libraries that draw static charts need a browser (Plotly with Kaleido) or are a
+large dependency (Matplotlib).
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
-from puma_engine.report.text import visible
+from puma_engine.report.templating import environment
 from puma_engine.report.theme import KINDS, NEUTRAL
 
 WIDTH = 520
@@ -28,27 +28,6 @@ MARKS = {
     "x": "M-5-3L-3-5L0-2L3-5L5-3L2 0L5 3L3 5L0 2L-3 5L-5 3L-2 0Z",
     "cross": "M-1.8-5.5H1.8V-1.8H5.5V1.8H1.8V5.5H-1.8V1.8H-5.5V-1.8H-1.8Z",
 }
-STYLE = (
-    "svg{font:12px system-ui,sans-serif;color:#1f2933;background:#fff;fill:currentColor}"
-    ".grid{stroke-opacity:.12}.tick{font-size:11px}"
-)
-
-
-def element(name: str, *children: str, **attributes: object) -> Markup:
-    """Return an element with escaped text; cls is its class, underscores become dashes."""
-    given = Markup("").join(
-        Markup(' {}="{}"').format(
-            "class" if key == "cls" else key.replace("_", "-"),
-            f"{value:.1f}".removesuffix(".0") if isinstance(value, float) else visible(str(value)),
-        )
-        for key, value in attributes.items()
-    )
-    if not children:
-        return Markup("<{}{} />").format(Markup(name), given)
-    inner = Markup("").join(
-        child if isinstance(child, Markup) else escape(visible(child)) for child in children
-    )
-    return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), given, inner)
 
 
 @dataclass(frozen=True)
@@ -60,6 +39,24 @@ class Scale:
     start: float
     end: float
     log: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        values: Sequence[float],
+        start: float,
+        end: float,
+        *,
+        log: bool = False,
+        pad: float = 0.06,
+    ) -> Scale:
+        """Return a scale for all finite values (above 0 if log); pad: margin, a share of the range."""
+        known = [v for v in values if math.isfinite(v) and (v > 0 or not log)] or [1.0]
+        low, high = min(known), max(known)
+        if log:
+            return cls(low / 1.6, high * 1.6, start, end, log=True)
+        room = pad * (high - low) or max(abs(high), 1.0) * pad
+        return cls(low - room, high + room, start, end)
 
     def __call__(self, value: float) -> float:
         low, high = self.low, self.high
@@ -83,81 +80,49 @@ class Scale:
         return [step * number for number in range(first, math.floor(self.high / step) + 1)]
 
 
-def scale(
-    values: Sequence[float], start: float, end: float, *, log: bool = False, pad: float = 0.06
-) -> Scale:
-    """Return a scale that shows all finite values (above 0 if log) with a margin around them."""
-    known = [value for value in values if math.isfinite(value) and (value > 0 or not log)] or [1.0]
-    low, high = min(known), max(known)
-    if log:
-        return Scale(low / 1.6, high * 1.6, start, end, log=True)
-    room = pad * (high - low) or max(abs(high), 1.0) * pad
-    return Scale(low - room, high + room, start, end)
-
-
+@dataclass
 class Chart:
-    """A chart of so many pixels in height, with two scales; templates print it as inline SVG."""
+    """A chart, drawn by templates/chart.svg; templates print it as inline SVG.
 
-    def __init__(self, title: str, height: float, x: Scale, y: Scale) -> None:
-        self.title, self.height, self.x, self.y = title, height, x, y
-        self.parts: list[Markup] = []
+    height: in pixels. x, y: scales of the axes; the y axis is drawn if it has a label. All else
+    is in pixels. lines: x1, y1, x2, y2, colour, width, dashes. bars: left, top, width, height,
+    colour. dots: x, y. labels: x (of the end), y, text. marks: kind of prompts, x, y, tooltip.
+    """
 
-    def add(self, name: str, *children: str, **attributes: object) -> None:
-        """Append an element."""
-        self.parts.append(element(name, *children, **attributes))
+    title: str
+    height: float
+    x: Scale
+    y: Scale
+    x_label: str
+    y_label: str = ""
+    lines: list[tuple[float, float, float, float, str, float, str]] = field(default_factory=list)
+    bars: list[tuple[float, float, float, float, str]] = field(default_factory=list)
+    dots: list[tuple[float, float]] = field(default_factory=list)
+    labels: list[tuple[float, float, str]] = field(default_factory=list)
+    marks: list[tuple[str, float, float, str]] = field(default_factory=list)
 
-    def text(self, x: float, y: float, text: str, anchor: str = "middle", cls: str = "") -> None:
-        """Write text at pixels."""
-        self.add("text", text, x=float(x), y=float(y), text_anchor=anchor, cls=cls)
-
-    def line(self, x1: float, y1: float, x2: float, y2: float, colour: str, **more: object) -> None:
-        """Draw a line between pixels."""
-        ends = {"x1": float(x1), "y1": float(y1), "x2": float(x2), "y2": float(y2)}
-        self.add("line", **ends, stroke=colour, **more)
-
-    def mark(self, kind: str, x: float, y: float, hint: str) -> None:
-        """Draw the mark of a kind of prompts at values; the hint shows under the pointer."""
-        look = KINDS[kind]
-        place = f"translate({self.x(x):.1f} {self.y(y):.1f})"
-        title = element("title", hint)
-        self.add("path", title, d=MARKS[look.symbol], fill=look.colour, transform=place)
-
-    def axis_x(self, label: str) -> None:
-        """Draw the lower axis with its grid and label."""
-        for value in self.x.ticks():
-            at = self.x(value)
-            self.line(at, self.y.start, at, self.y.end, "currentColor", cls="grid")
-            self.text(at, self.y.start + 16, number(value), cls="tick")
-        self.text((self.x.start + self.x.end) / 2, self.height - 6, label)
-
-    def axis_y(self, label: str) -> None:
-        """Draw the left axis with its grid and label."""
-        for value in self.y.ticks():
-            at = self.y(value)
-            self.line(self.x.start, at, self.x.end, at, "currentColor", cls="grid")
-            self.text(self.x.start - 6, at + 4, number(value), "end", "tick")
-        middle = (self.y.start + self.y.end) / 2
-        turned = f"translate(12 {middle:.0f}) rotate(-90)"
-        self.add("text", label, text_anchor="middle", transform=turned)
-
-    def svg(self, *first: Markup, **attributes: object) -> Markup:
-        """Return the chart as an svg element; first: elements before those of the chart."""
-        box = {"viewBox": f"0 0 {WIDTH} {self.height:.0f}", "role": "img"}
-        title = element("title", self.title)
-        return element("svg", *first, title, *self.parts, **box, **attributes)
+    def line(
+        self,
+        start: tuple[float, float],
+        end: tuple[float, float],
+        colour: str = NEUTRAL,
+        width: float = 1,
+        dashes: str = "3 3",
+    ) -> None:
+        """Draw a line; by default a neutral, dashed one."""
+        self.lines.append((*start, *end, colour, width, dashes))
 
     def file(self) -> str:
         """Return the text of an SVG file."""
-        return str(self.svg(element("style", STYLE), xmlns="http://www.w3.org/2000/svg")) + "\n"
+        return self._render(file=True) + "\n"
 
     def __html__(self) -> Markup:
-        return self.svg()
+        return Markup(self._render(file=False))
 
-
-def number(value: float) -> str:
-    """Return a tick's value with up to four digits."""
-    text = f"{value:.4g}"
-    return "0" if text == "-0" else text
+    def _render(self, *, file: bool) -> str:
+        facts = {"chart": self, "width": WIDTH, "kinds": KINDS, "marks": MARKS, "file": file}
+        template = environment().get_template("chart.svg")
+        return template.render(facts, dot_colour=KINDS["migrated"].colour).strip()
 
 
 def interval_rows(
@@ -169,22 +134,19 @@ def interval_rows(
 ) -> Chart:
     """A row per method with its interval; rows: name, kind, value, low, high."""
     ends = [value for row in rows for value in row[2:] if math.isfinite(value)]
-    ends += [] if line_at is None else [line_at]
-    height = 30 + 26 * len(rows) + 40
-    x = scale(ends, 228, WIDTH - 14)
-    chart = Chart(title, height, x, Scale(0, 1, height - 44, 10))
-    chart.axis_x(label)
+    x = Scale.of(ends if line_at is None else [*ends, line_at], 228, WIDTH - 14)
+    height = 70 + 26 * len(rows)
+    chart = Chart(title, height, x, Scale(0, 1, height - 44, 10), label)
     if line_at is not None:
-        at = x(line_at)
-        chart.line(at, chart.y.start, at, chart.y.end, NEUTRAL, stroke_dasharray="3 3")
-    chart.y = Scale(-0.5, len(rows) - 0.5, 14, height - 48)
+        chart.line((x(line_at), height - 44), (x(line_at), 10))
+    y = Scale(-0.5, len(rows) - 0.5, 14, height - 48)
     for row, (name, kind, value, low, high) in enumerate(rows):
-        at = chart.y(row)
         short = name if len(name) <= MAX_LABEL else name[: MAX_LABEL - 1] + "…"
-        chart.text(218, at + 4, short, "end")
+        chart.labels.append((218, y(row) + 4, short))
         if math.isfinite(low) and math.isfinite(high):
-            chart.line(x(low), at, x(high), at, KINDS[kind].colour, stroke_width=2)
-        chart.mark(kind, value, row, f"{name}: {value:.4f} [{low:.4f}, {high:.4f}]")
+            chart.line((x(low), y(row)), (x(high), y(row)), KINDS[kind].colour, 2, "")
+        hint = f"{name}: {value:.4f} [{low:.4f}, {high:.4f}]"
+        chart.marks.append((kind, x(value), y(row), hint))
     return chart
 
 
@@ -195,19 +157,18 @@ def cost_quality(
     label: str,
 ) -> Chart:
     """Quality against seconds; rows: name, kind, seconds, value, low, high; edge: the frontier."""
-    x = scale([row[2] for row in rows], 64, WIDTH - 14, log=True)
-    y = scale([value for row in rows for value in row[3:]], 300, 12)
-    chart = Chart(title, 352, x, y)
-    chart.axis_x("Measured seconds (log scale)")
-    chart.axis_y(label)
+    x = Scale.of([row[2] for row in rows], 64, WIDTH - 14, log=True)
+    y = Scale.of([value for row in rows for value in row[3:]], 300, 12)
+    chart = Chart(title, 352, x, y, "Measured seconds (log scale)", label)
     points = [(x(seconds), y(value)) for seconds, value in edge]
-    for (x1, y1), (x2, y2) in itertools.pairwise(points):
-        chart.line(x1, y1, x2, y1, NEUTRAL, stroke_dasharray="4 3")
-        chart.line(x2, y1, x2, y2, NEUTRAL, stroke_dasharray="4 3")
+    for first, second in itertools.pairwise(points):
+        corner = (second[0], first[1])
+        chart.line(first, corner, dashes="4 3")
+        chart.line(corner, second, dashes="4 3")
     for name, kind, seconds, value, low, high in rows:
-        at = x(seconds)
-        chart.line(at, y(low), at, y(high), KINDS[kind].colour, stroke_width=1.5)
-        chart.mark(kind, seconds, value, f"{name}: {value:.4f} after {seconds:.3g} s")
+        chart.line((x(seconds), y(low)), (x(seconds), y(high)), KINDS[kind].colour, 1.5, "")
+        hint = f"{name}: {value:.4f} after {seconds:.3g} s"
+        chart.marks.append((kind, x(seconds), y(value), hint))
     return chart
 
 
@@ -216,14 +177,10 @@ def user_points(
 ) -> Chart:
     """A dot per user: the value under two methods, and the line where they are equal."""
     values = [value for point in points for value in point]
-    x, y = scale(values, 64, 384, pad=0.03), scale(values, 332, 12, pad=0.03)
-    chart = Chart(title, 384, x, y)
-    chart.axis_x(labels[0])
-    chart.axis_y(labels[1])
-    low, high = x.low, x.high
-    chart.line(x(low), y(low), x(high), y(high), NEUTRAL, stroke_dasharray="3 3")
-    dots = "".join(f"M{x(first):.1f} {y(second):.1f}h0" for first, second in points)
-    chart.add("path", d=dots, stroke=KINDS["migrated"].colour, cls="dots")
+    x, y = Scale.of(values, 64, 384, pad=0.03), Scale.of(values, 332, 12, pad=0.03)
+    chart = Chart(title, 384, x, y, *labels)
+    chart.line((x(x.low), y(x.low)), (x(x.high), y(x.high)))
+    chart.dots = [(x(first), y(second)) for first, second in points]
     return chart
 
 
@@ -231,12 +188,10 @@ def histogram(title: str, bins: Sequence[tuple[float, float, int]], label: str) 
     """Users per bin of a difference; bins: from, to, users; the line marks zero."""
     x = Scale(bins[0][0], bins[-1][1], 64, WIDTH - 14)
     y = Scale(0, max(users for *_, users in bins) * 1.06 or 1, 240, 12)
-    chart = Chart(title, 292, x, y)
-    chart.axis_x(label)
-    chart.axis_y("Users")
+    chart = Chart(title, 292, x, y, label, "Users")
     for low, high, users in bins:
-        kind = "migrated" if low + high < 0 else "retrained"
-        box = {"x": x(low), "y": y(users), "width": max(x(high) - x(low) - 1, 0.5)}
-        chart.add("rect", **box, height=y.start - y(users), fill=KINDS[kind].colour)
-    chart.line(x(0), y.start, x(0), y.end, NEUTRAL, stroke_dasharray="3 3")
+        colour = KINDS["migrated" if low + high < 0 else "retrained"].colour
+        width = max(x(high) - x(low) - 1, 0.5)
+        chart.bars.append((x(low), y(users), width, y.start - y(users), colour))
+    chart.line((x(0), y.start), (x(0), y.end))
     return chart

@@ -20,7 +20,7 @@ from puma_engine.cli.application import app as cli
 from puma_engine.errors import ConfigError, NotFoundError, StoreError
 from puma_engine.pipeline.reporting import read_table, table_names
 from puma_engine.report import svg
-from puma_engine.report.html_report import environment
+from puma_engine.report.templating import environment
 from puma_engine.report.theme import KINDS
 from puma_engine.store import Workspace
 
@@ -213,7 +213,7 @@ def test_axes_have_a_handful_of_round_ticks():
     for low, high, log in ((0.8, 1.05, False), (-0.02, 0.3, False), (0.3, 152, True), (4, 5, True)):
         ticks = svg.Scale(low, high, 0, 100, log).ticks()
         assert 2 <= len(ticks) <= 9 and all(low <= tick <= high * 1.0001 for tick in ticks)
-    same = svg.scale([3.0, 3.0], 0, 100)
+    same = svg.Scale.of([3.0, 3.0], 0, 100)
     assert 0 < same(3.0) < 100
 
 
