@@ -7,9 +7,8 @@ sample and the users are projected block by block, so that the prompts are never
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import numpy as np
@@ -32,61 +31,50 @@ class PromptBlocks(Protocol):
     user_ids: np.ndarray
 
     def blocks(self, rows: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield the first row's number and the prompts [up to `rows`, d] of each block."""
+        """Yield the blocks in order: the first row's number, and prompts [up to `rows`, d]."""
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Return the prompts [len(rows), d] of some users."""
 
 
-@dataclass(frozen=True)
-class PrincipalComponents:
-    """The mean [d] and principal axes [d, k] of a sample; no axes where all users are alike."""
+def fit_components(sample: np.ndarray, seed: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Fit at most COMPONENTS principal components to rows [n, d], centred in place if float32.
 
-    mean: np.ndarray
-    axes: np.ndarray | None
+    Returns the projection of rows [m, d] to components [m, k] float32, to one constant 0 where all
+    rows are alike. Randomised SVD by subspace iteration (Halko et al. 2011) on the covariance, whose
+    matrices are d wide rather than n long. scikit-learn's solvers need float64 copies of the sample
+    and give other signs and rounding, which would change the users that stored runs selected.
+    """
+    sample = np.asarray(sample, np.float32)
+    mean = sample.mean(0, dtype=np.float64).astype(np.float32)
+    if np.ptp(sample, axis=0).max(initial=0) == 0:
+        return lambda rows: np.zeros((len(rows), 1), np.float32)
+    sample -= mean
+    n, d = sample.shape
+    width = min(COMPONENTS, n, d)
+    columns = min(width + OVERSAMPLES, d)
+    basis = np.random.default_rng(seed).standard_normal((d, columns), np.float32)
+    with limited_threads(sample.size):
+        basis = _orthonormal(basis)
+        for _ in range(POWER_ITERATIONS):
+            basis = _orthonormal(sample.T @ (sample @ basis))
+        inside = (sample @ basis).astype(np.float64)
+        rotation = np.linalg.eigh(inside.T @ inside)[1][:, ::-1][:, :width]
+    axes = np.ascontiguousarray(basis @ rotation.astype(np.float32))
+    return lambda rows: (np.asarray(rows, np.float32) - mean) @ axes
 
-    @classmethod
-    def fit(cls, sample: np.ndarray, seed: int) -> PrincipalComponents:
-        """Fit at most COMPONENTS axes to rows [n, d], which are centred in place if float32.
 
-        Randomised SVD by subspace iteration (Halko et al. 2011) on the covariance, whose matrices
-        are d wide rather than n long. scikit-learn's solvers need float64 copies of the sample, and
-        give other signs and rounding, which would change the users that stored runs selected.
-        """
-        sample = np.asarray(sample, np.float32)
-        mean = sample.mean(0, dtype=np.float64).astype(np.float32)
-        if np.ptp(sample, axis=0).max(initial=0) == 0:
-            return cls(mean, None)
-        sample -= mean
-        n, d = sample.shape
-        width = min(COMPONENTS, n, d)
-        columns = min(width + OVERSAMPLES, d)
-        basis = np.random.default_rng(seed).standard_normal((d, columns), np.float32)
-        with limited_threads(sample.size):
-            basis = _orthonormal(basis)
-            for _ in range(POWER_ITERATIONS):
-                basis = _orthonormal(sample.T @ (sample @ basis))
-            inside = (sample @ basis).astype(np.float64)
-            rotation = np.linalg.eigh(inside.T @ inside)[1][:, ::-1][:, :width]
-        return cls(mean, np.ascontiguousarray(basis @ rotation.astype(np.float32)))
-
-    @property
-    def width(self) -> int:
-        return 1 if self.axes is None else self.axes.shape[1]
-
-    def project(self, rows: np.ndarray) -> np.ndarray:
-        """Return the components [n, width] float32 of rows [n, d]."""
-        if self.axes is None:
-            return np.zeros((len(rows), 1), np.float32)
-        return (np.asarray(rows, np.float32) - self.mean) @ self.axes
+def _orthonormal(columns: np.ndarray) -> np.ndarray:
+    with limited_threads(columns.size, 1):
+        return np.linalg.qr(columns)[0]
 
 
 def principal_components(values: np.ndarray, seed: int) -> np.ndarray:
     """Project rows [n, d] to at most COMPONENTS principal components, [n, k]."""
     if len(values) > MAX_IN_MEMORY:
-        components = PrincipalComponents.fit(values[_sample_rows(len(values), seed)], seed)
+        project = fit_components(values[_sample_rows(len(values), seed)], seed)
         blocks = range(0, len(values), BLOCK)
-        return np.concatenate([components.project(values[at : at + BLOCK]) for at in blocks])
+        return np.concatenate([project(values[at : at + BLOCK]) for at in blocks])
     from sklearn.decomposition import PCA
 
     width = min(COMPONENTS, *values.shape)
@@ -107,21 +95,13 @@ def streamed_components(prompts: PromptBlocks, seed: int) -> np.ndarray:
     if n <= MAX_IN_MEMORY:
         space = principal_components(prompts.take(order).astype(np.float64), seed)
         return space[np.argsort(order)]
-    components = PrincipalComponents.fit(prompts.take(order[_sample_rows(n, seed)]), seed)
-    space = np.empty((n, components.width), np.float32)
-    for start, block in prompts.blocks(BLOCK):
-        space[start : start + len(block)] = components.project(block)
-    return space
+    project = fit_components(prompts.take(order[_sample_rows(n, seed)]), seed)
+    return np.concatenate([project(block) for _, block in prompts.blocks(BLOCK)])
 
 
 def _sample_rows(n: int, seed: int) -> np.ndarray:
     """Rows of the users on whom components are fitted, ascending."""
     return np.sort(np.random.default_rng(seed).choice(n, min(n, SAMPLE), replace=False))
-
-
-def _orthonormal(columns: np.ndarray) -> np.ndarray:
-    with limited_threads(columns.size, 1):
-        return np.linalg.qr(columns)[0]
 
 
 def kmeans(space: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -150,10 +130,14 @@ def quantile_strata(values: np.ndarray, count: int) -> np.ndarray:
     return strata
 
 
-@contextmanager
-def limited_threads(size: int, limit: int = MAX_THREADS) -> Iterator[None]:
-    """Limit the threads of BLAS and OpenMP, which slow small problems down, below LARGE numbers."""
+def limited_threads(size: int, limit: int = MAX_THREADS) -> AbstractContextManager[object]:
+    """Limit the threads of BLAS and OpenMP in work on fewer than LARGE numbers.
+
+    More threads slow small problems down.
+    """
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(limit if size < LARGE else os.cpu_count()):
-        yield
+    limits: AbstractContextManager[object] = threadpool_limits(
+        limit if size < LARGE else os.cpu_count()
+    )
+    return limits

@@ -116,13 +116,13 @@ def world(tmp_path_factory):
     vectors = blobs(width=8).astype(np.float32)[:, None, :]
     order = np.random.default_rng(6).permutation(90)
     runs = {
-        "source": keep(ws, data, model, "source", IDS, vectors),
-        "migrated": keep(ws, data, model, "retrained", IDS[order], vectors[order]),
+        "source": store_prompts(ws, data, model, "source", IDS, vectors),
+        "migrated": store_prompts(ws, data, model, "retrained", IDS[order], vectors[order]),
     }
     return ws, runs
 
 
-def keep(ws, data, model, role, ids, vectors):
+def store_prompts(ws, data, model, role, ids, vectors):
     run = ws.begin(
         "prompts",
         name=role,
@@ -133,7 +133,7 @@ def keep(ws, data, model, role, ids, vectors):
     return ws.finish(run.id, seconds=1, device="cpu")
 
 
-def test_a_projection_run_joins_by_user_id_and_is_kept(world):
+def test_a_projection_run_joins_by_user_id_and_is_stored(world):
     ws, runs = world
     run = pipeline.project(ws, runs["source"], runs["migrated"], method="pca", clusters=3)
     table = ws.get_table(run.id, "map")

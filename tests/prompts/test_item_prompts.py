@@ -1,4 +1,4 @@
-"""Soft prompts of items: read behind the users', migrated with them, kept and refused where needed."""
+"""Soft prompts of items: read after the users', migrated with them, stored, and refused where they do not fit."""
 
 import dataclasses
 
@@ -73,10 +73,12 @@ def test_an_items_prompt_is_read_behind_the_users(small):
         data, interactions=alone[alone["split"] == "test"].reset_index(drop=True)
     )
     expected = predict(backbone, one_row_each, same, "test", template=TEMPLATE)
-    found = predict(backbone, table, data, "test", template=TEMPLATE)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    predicted = predict(backbone, table, data, "test", template=TEMPLATE)
+    np.testing.assert_allclose(predicted, expected, atol=1e-5)
     without = dataclasses.replace(table, items=None)
-    assert np.abs(found - predict(backbone, without, data, "test", template=TEMPLATE)).max() > 1e-3
+    assert (
+        np.abs(predicted - predict(backbone, without, data, "test", template=TEMPLATE)).max() > 1e-3
+    )
 
 
 def test_items_are_joined_by_id_and_unknown_ones_get_the_common_prompt(small):
@@ -177,17 +179,19 @@ def test_plans_reckon_without_the_time_that_items_prompts_take(world):
     plain, both = world["plain"], world["source"]
     assert both.summary["item_tokens"] == 2
     where = (plain.inputs["backbone"], plain.device)
-    assert [one.run for one in measured(world["ws"], "prompts", *where)] == [plain.id]
+    assert [run.run for run in measured(world["ws"], "prompts", *where)] == [plain.id]
 
 
 def test_a_question_about_a_known_title_reads_its_items_prompt(world):
     ws = world["ws"]
     predictor = Predictor(ws, world["source"], device="cpu")
-    told = pipeline.read_predictions(ws, pipeline.evaluate(ws, world["source"], device="cpu"))
+    predictions = pipeline.read_predictions(
+        ws, pipeline.evaluate(ws, world["source"], device="cpu")
+    )
     items = ws.get_table(world["data"].id, "items").set_index("item_id")["text"]
-    for row in told.head(3).itertuples():
-        found = predictor.predict(row.user_id, items[row.item_id]).value
-        assert found == pytest.approx(row.prediction, abs=1e-4)
+    for row in predictions.head(3).itertuples():
+        value = predictor.predict(row.user_id, items[row.item_id]).value
+        assert value == pytest.approx(row.prediction, abs=1e-4)
 
 
 def test_whole_inputs_are_exported_and_tables_without_room_for_items_refused(world, tmp_path):
@@ -198,12 +202,12 @@ def test_whole_inputs_are_exported_and_tables_without_room_for_items_refused(wor
     pairs = [(row["user_id"], row["item_id"])]
     file = pipeline.embed_prompts(ws, world["source"], pairs, tmp_path / "whole.safetensors")
     (tensor,) = read_embedded(file).tensors
-    own = torch.from_numpy(table.take_pairs(*zip(*pairs, strict=True))[0])
-    windows = tensor.float().unfold(0, len(own), 1).transpose(1, 2)
-    assert (windows - own).abs().amax((1, 2)).min() < 1e-6
+    prompt = torch.from_numpy(table.take_pairs(*zip(*pairs, strict=True))[0])
+    windows = tensor.float().unfold(0, len(prompt), 1).transpose(1, 2)
+    assert (windows - prompt).abs().amax((1, 2)).min() < 1e-6
     for form in ("file", "parquet", "numpy", "packed", "peft"):
         with pytest.raises(ConfigError, match="prompts of items"):
             pipeline.export_prompts(ws, world["source"], tmp_path / form, form=form)
     with pytest.raises(ConfigError, match="prompts of items"):
         pipeline.export_adapter(ws, world["moved"], tmp_path / "adapter")
-    assert [one.name for one in tmp_path.iterdir()] == ["whole.safetensors"]
+    assert [path.name for path in tmp_path.iterdir()] == ["whole.safetensors"]

@@ -1,4 +1,4 @@
-"""Every strategy: exact counts, seeds, ties, and users told apart by id."""
+"""Every strategy: exact counts, seeds, ties, and users identified by id."""
 
 import dataclasses
 
@@ -140,11 +140,11 @@ def test_facility_location_finds_the_best_point_also_among_more_users_than_are_m
 
 def test_active_users_are_chosen_and_ties_are_drawn():
     given = dataclasses.replace(signals(300), activity=np.repeat([1, 10, 20], 100))
-    place = {user: row for row, user in enumerate(given.user_ids)}
+    row_of = {user: row for row, user in enumerate(given.user_ids)}
 
     def rows(strategy, seed=0):
         chosen = select_users(strategy, given, 50, seed=seed).user_ids
-        return given.activity[[place[user] for user in chosen]]
+        return given.activity[[row_of[user] for user in chosen]]
 
     assert (rows("most-active") == 20).all()
     drawn = np.concatenate([rows("activity", seed) for seed in range(40)])
