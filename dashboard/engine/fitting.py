@@ -5,11 +5,12 @@ from __future__ import annotations
 from dashboard import engine
 from dashboard.engine import Job
 from puma_engine.errors import ConfigError
+from puma_engine.requests import FitRequest
 
 ROLES = {
     "source": "source prompts, which a migration starts from",
     "retrained": "full retraining, which a migration is measured against",
-    "random": "random prompts, with the head alone trained",
+    "random": "random prompts, with only the head trained",
 }
 
 
@@ -19,9 +20,9 @@ def launch(dataset: str, backbone: str, role: str) -> Job:
     models = {run.id: run for run in engine.runs("backbone")}
     if dataset not in data or backbone not in models or role not in ROLES:
         raise ConfigError(
-            "Choose a data set and a model of this workspace, and what the prompts are for; one of "
-            "them is no longer here, so reload the page."
+            "The data set, the model or the purpose is not in this workspace; reload the page and "
+            "choose again."
         )
     title = f"Fit {role} prompts of {data[dataset].name} on {models[backbone].name}"
-    arguments = {"dataset": dataset, "backbone": backbone, "role": role}
-    return engine.queue("fit_prompts", arguments, title)
+    request = FitRequest(dataset=dataset, backbone=backbone, role=role)
+    return engine.queue("fit_prompts", request.to_dict(), title)

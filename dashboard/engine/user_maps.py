@@ -18,6 +18,7 @@ from puma_engine.pipeline.planning import replaces
 from puma_engine.pipeline.projecting import MAP, SPACE
 from puma_engine.pipeline.selecting import costly_signals, train_rows
 from puma_engine.pipeline.stored_prompts import ARTIFACT
+from puma_engine.requests import SelectionRequest
 from puma_engine.selection import Groups, Signals, coverage, draw_users, group_users
 from puma_engine.selection.clustering import quantile_strata
 
@@ -205,5 +206,7 @@ def selection_run(source: str, strategy: str, budget: int) -> Run | None:
 
 def select(source: Run, strategy: str, budget: int) -> Job:
     """Queue a selection whose signals need the source model."""
-    args = {"prompts": source.id, "strategy": strategy, "budget": budget, "seed": SELECTION_SEED}
-    return engine.queue("select", args, f"Select {budget} users by {strategy}")
+    request = SelectionRequest(
+        prompts=source.id, strategy=strategy, budget=budget, seed=SELECTION_SEED
+    )
+    return engine.queue("select", request.to_dict(), f"Select {budget} users by {strategy}")

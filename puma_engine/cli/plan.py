@@ -66,9 +66,10 @@ def costs(
     ] = None,
 ) -> None:
     """Predict what a migration and full retraining would take, from trainings measured here."""
+    request = _request(locals())
     from puma_engine.pipeline import predict_costs
 
-    predicted = predict_costs(session().open(), _request(locals()), device)
+    predicted = predict_costs(session().open(), request, device)
     options = {"retraining": predicted.retraining, "migration": predicted.migration}
     rows = [
         {
@@ -106,7 +107,7 @@ def calibrate(
 
 
 def _request(options: dict[str, Any]) -> PlanRequest:
-    """Build the request from the options of a command."""
+    """Build the request from the options of a command, by name."""
     settings = {name: options[name] for name in options if name not in ("device", "queue")}
     training = dict(settings["training"])
     settings |= {"sources": settings.pop("source"), "targets": settings.pop("target")}
