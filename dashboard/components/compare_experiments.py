@@ -207,7 +207,7 @@ def chain_figure(steps: pd.DataFrame) -> go.Figure:
 
 
 def aggregation_figure(rows: pd.DataFrame) -> go.Figure:
-    """Draw aggregations and single sources with intervals; rows: of summaries.fusions."""
+    """Draw aggregations and single sources with intervals; rows: of summaries.aggregations."""
     figure = go.Figure()
     looks = ((True, "Aggregated sources", "star-diamond"), (False, "One source", "diamond-open"))
     for aggregated, name, symbol in looks:

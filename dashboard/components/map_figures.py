@@ -1,9 +1,10 @@
-"""Figures of the page Users: two aligned maps, and how the groups of users are covered."""
+"""Figures of the page Users: users as points, users counted in cells, and coverage of groups."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,8 +15,11 @@ from dashboard.components.theme import AMOUNTS, CATEGORIES, DIFFERENCES, NEUTRAL
 
 SYMBOLS = ("circle", "diamond", "square")
 LEVELS = 255
-FEW = 30  # so few users who stand out are drawn large
+FEW = 30  # so few highlighted users are drawn large
 HEIGHT = 520
+CELLS = 120  # cells along each side of a map
+CELL = SCALE // CELLS
+COLOUR_BAR = {"orientation": "h", "y": -0.12, "yanchor": "top", "thickness": 10, "len": 0.9}
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Scale:
-    """How numbers become colours: the ends, the text of the bar, and the scale's name."""
+    """A colour scale: its ends, the label of its bar, and the name of plotly's scale."""
 
     low: float
     high: float
@@ -41,7 +45,7 @@ class Scale:
 
 
 def cluster_layers(cluster: np.ndarray, picked: np.ndarray | None) -> list[Layer]:
-    """One layer a cluster: colours repeat with another mark, so that none rests on colour alone."""
+    """Return one layer per cluster. A colour that repeats has another symbol."""
     rest, shown = _rest(len(cluster), picked)
     return rest + [
         Layer(
@@ -54,37 +58,39 @@ def cluster_layers(cluster: np.ndarray, picked: np.ndarray | None) -> list[Layer
     ]
 
 
-def chosen_layers(chosen: np.ndarray, picked: np.ndarray | None) -> list[Layer]:
-    """Users who train the adapter stand out from the others."""
-    rest, shown = _rest(len(chosen), picked)
+def selected_layers(selected: np.ndarray, picked: np.ndarray | None) -> list[Layer]:
+    """Return layers of the users that the adapter is trained on, and of the others."""
+    rest, shown = _rest(len(selected), picked)
     return [
         *rest,
-        Layer("Not chosen", np.flatnonzero(shown & ~chosen), NEUTRAL),
-        Layer("Chosen", np.flatnonzero(shown & chosen), CATEGORIES[1], "diamond"),
+        Layer("Not selected", np.flatnonzero(shown & ~selected), NEUTRAL),
+        Layer("Selected", np.flatnonzero(shown & selected), CATEGORIES[1], "diamond"),
     ]
 
 
 def value_layers(values: np.ndarray, picked: np.ndarray | None) -> list[Layer]:
-    """Users by a number; those without one are grey."""
+    """Return layers of users with a number, and of users without one in grey."""
     rest, shown = _rest(len(values), picked)
     known = np.isfinite(values)
-    layers = [*rest, Layer("Not measured", np.flatnonzero(shown & ~known), faint=True)]
     rows = np.flatnonzero(shown & known)
-    return [*layers, Layer("Measured", rows, values=values[rows])]
+    return [
+        *rest,
+        Layer("Not measured", np.flatnonzero(shown & ~known), faint=True),
+        Layer("Measured", rows, values=values[rows]),
+    ]
 
 
 def _rest(n: int, picked: np.ndarray | None) -> tuple[list[Layer], np.ndarray]:
-    """The users who are not picked, faint, and a mask of those who are shown in full."""
-    shown = np.ones(n, dtype=bool)
+    """Return a faint layer of users who are not picked, and a mask of those shown in full."""
     if picked is None:
-        return [], shown
-    shown[:] = False
+        return [], np.ones(n, dtype=bool)
+    shown = np.zeros(n, dtype=bool)
     shown[picked] = True
     return [Layer("Not picked", np.flatnonzero(~shown), faint=True)], shown
 
 
 def value_scale(values: np.ndarray, label: str, *, differences: bool = False) -> Scale:
-    """Ends of a colour scale: all but the outermost 2 % of users; even about 0 for differences."""
+    """Return a scale over the inner 96 % of values; differences: over 98 %, symmetric about 0."""
     known = values[np.isfinite(values)]
     if not len(known):
         return Scale(0.0, 1.0, label, AMOUNTS)
@@ -95,24 +101,23 @@ def value_scale(values: np.ndarray, label: str, *, differences: bool = False) ->
     return Scale(low, high if high > low else low + 1.0, label, AMOUNTS)
 
 
-def map_figure(
+def point_map(
     points: np.ndarray,
     layers: Sequence[Layer],
     scale: Scale | None = None,
     corners: Sequence[tuple[int, int]] = (),
-    mouse: str = "lasso",
+    dragmode: str = "lasso",
 ) -> go.Figure:
-    """Draw users at points [n, 2] int16; each carries its row as customdata.
+    """Draw users at points [n, 2] int16; each point has its row as customdata.
 
-    mouse: what dragging does, lasso or pan; streamlit lets a click pick only with pan.
-    Coordinates and row ids travel as whole numbers in typed arrays, numbers of users in 256
-    steps: some ten bytes a user.
+    corners: the outline of the selection. dragmode: lasso or pan; in Streamlit, a click selects
+    only with pan. Coordinates and row ids are integers in typed arrays and values have 256
+    levels, which takes some ten bytes per user.
     """
     figure = go.Figure()
     small = 4 if len(points) > 5000 else 6
     few = sum(len(layer.rows) for layer in layers if not layer.faint) <= FEW
     for layer in layers:
-        size = 3 * small if few and not layer.faint else small
         if not len(layer.rows):
             continue
         figure.add_scattergl(
@@ -121,38 +126,49 @@ def map_figure(
             customdata=layer.rows.astype(np.int32),
             mode="markers",
             name=layer.name,
-            marker=_marker(layer, size, scale),
+            marker=_marker(layer, 3 * small if few and not layer.faint else small, scale),
             selected={"marker": {"opacity": 1}},
             unselected={"marker": {"opacity": 0.25}},
             hovertemplate=f"{layer.name}, row %{{customdata}}<extra></extra>",
             showlegend=scale is None,
         )
-    edge = SCALE * 0.03
-    ends = {"range": [-edge, SCALE + edge], "showticklabels": False}
-    ends |= {"zeroline": False, "showgrid": False}
-    figure.update_xaxes(**ends)
-    figure.update_yaxes(**ends, scaleanchor="x")
+    figure.update_layout(legend={"itemclick": False, "itemdoubleclick": False})
+    return _square_map(figure, SCALE * 0.03, corners, dragmode, "map")
+
+
+def _square_map(
+    figure: go.Figure,
+    margin: float,
+    corners: Sequence[tuple[int, int]],
+    dragmode: str,
+    revision: str,
+) -> go.Figure:
+    """Give a map square axes without ticks and the outline of the selection."""
+    axis = {"range": [-margin, SCALE + margin], "showticklabels": False}
+    axis |= {"zeroline": False, "showgrid": False}
+    figure.update_xaxes(**axis)
+    figure.update_yaxes(**axis, scaleanchor="x")
     if corners:
-        figure.add_shape(**outline_shape(corners))
-    figure.update_layout(dragmode=mouse, uirevision="map")
-    figure.update_layout(hovermode="closest", legend={"itemclick": False, "itemdoubleclick": False})
+        path = "L".join(f"{x * SCALE / GRID:.0f},{y * SCALE / GRID:.0f}" for x, y in corners)
+        line = {"color": NEUTRAL, "width": 1, "dash": "dot"}
+        figure.add_shape(type="path", path=f"M{path}Z", line=line, layer="below")
+    figure.update_layout(dragmode=dragmode, uirevision=revision, hovermode="closest")
     return figure
 
 
-def _marker(layer: Layer, size: int, scale: Scale | None) -> dict:
+def _marker(layer: Layer, size: int, scale: Scale | None) -> dict[str, Any]:
     marker = {"size": size, "symbol": layer.symbol, "opacity": 0.2 if layer.faint else 0.8}
     if not layer.faint and layer.values is not None:
         # The middle of a scale of differences is as light as the page.
         marker["line"] = {"width": 0.5, "color": NEUTRAL}
     if layer.values is None or scale is None:
         return marker | {"color": layer.colour}
-    steps = (layer.values - scale.low) / (scale.high - scale.low) * LEVELS
+    levels = (layer.values - scale.low) / (scale.high - scale.low) * LEVELS
     ticks = np.linspace(0, 1, 5)
     texts = [f"{scale.low + tick * (scale.high - scale.low):.3g}" for tick in ticks]
-    bar = {"orientation": "h", "y": -0.12, "yanchor": "top", "thickness": 10, "len": 0.9}
-    bar |= {"tickvals": (ticks * LEVELS).tolist(), "ticktext": texts}
+    bar = COLOUR_BAR | {"tickvals": (ticks * LEVELS).tolist(), "ticktext": texts}
     return marker | {
-        "color": np.clip(np.rint(steps), 0, LEVELS).astype(np.uint8),
+        "color": np.clip(np.rint(levels), 0, LEVELS).astype(np.uint8),
         "cmin": 0,
         "cmax": LEVELS,
         "colorscale": scale.colours,
@@ -160,30 +176,133 @@ def _marker(layer: Layer, size: int, scale: Scale | None) -> dict:
     }
 
 
-def outline_shape(corners: Sequence[tuple[int, int]]) -> dict:
-    """Plotly's shape of an outline in thousandths of the map."""
-    places = [f"{x * SCALE / GRID:.0f},{y * SCALE / GRID:.0f}" for x, y in corners]
-    line = {"color": NEUTRAL, "width": 1, "dash": "dot"}
-    return {"type": "path", "path": f"M{'L'.join(places)}Z", "line": line, "layer": "below"}
+def cells(points: np.ndarray, values: np.ndarray | None, rows: np.ndarray | None) -> pd.DataFrame:
+    """Count users in each occupied cell and average their values.
+
+    points: [n, 2] on the scale of the wire. rows: the users to count, None for all. Returns
+    columns cell (counted row by row), x, y (its centre), users, and mean if there are values (of
+    users who have one, NaN if none has).
+    """
+    column, row = np.clip(points // CELL, 0, CELLS - 1).astype(np.int32).T
+    cell = row * CELLS + column
+    if rows is not None:
+        cell = cell[rows]
+        values = None if values is None else values[rows]
+    users = np.bincount(cell, minlength=CELLS * CELLS)
+    occupied = np.flatnonzero(users)
+    table = pd.DataFrame(
+        {
+            "cell": occupied,
+            "x": CELL / 2 + CELL * (occupied % CELLS),
+            "y": CELL / 2 + CELL * (occupied // CELLS),
+            "users": users[occupied],
+        }
+    )
+    if values is None:
+        return table
+    known = np.isfinite(values)
+    total = np.bincount(cell[known], weights=values[known], minlength=CELLS * CELLS)
+    count = np.bincount(cell[known], minlength=CELLS * CELLS)
+    with np.errstate(invalid="ignore"):
+        return table.assign(mean=(total / np.where(count, count, np.nan))[occupied])
 
 
-def coverage_figure(cells: pd.DataFrame, names: Sequence[str]) -> go.Figure:
-    """A square a group of users: the share of it that trains the adapter, and both counts."""
-    table = cells.pivot(index="stratum", columns="cluster", values="share")
-    texts = cells.assign(text=cells["chosen"].astype(str) + "/" + cells["users"].astype(str))
+def cell_corners(cell: int) -> tuple[tuple[int, int], ...]:
+    """Return the corners of a cell, in thousandths of the map."""
+    row, column = divmod(cell, CELLS)
+    left, right = (round(GRID / CELLS * (column + end)) for end in (0, 1))
+    low, high = (round(GRID / CELLS * (row + end)) for end in (0, 1))
+    return (left, low), (right, low), (right, high), (left, high)
+
+
+def density_map(
+    shown: pd.DataFrame,
+    background: pd.DataFrame | None,
+    scale: Scale | None,
+    corners: Sequence[tuple[int, int]] = (),
+    dragmode: str = "lasso",
+) -> go.Figure:
+    """Draw cells by their number of users, or by their mean value on a scale.
+
+    shown: a table of `cells`. background: the cells of all users, drawn faint, if only some are
+    shown. corners, dragmode: see `point_map`.
+    """
+    figure = go.Figure()
+    if background is not None:
+        figure.add_heatmap(
+            **_cell_values(background, np.ones(len(background))),
+            colorscale=[[0, NEUTRAL], [1, NEUTRAL]],
+            opacity=0.2,
+            showscale=False,
+        )
+    if scale is not None:
+        figure.add_heatmap(
+            **_cell_values(shown, shown["mean"].to_numpy()),
+            zmin=scale.low,
+            zmax=scale.high,
+            colorscale=scale.colours,
+            colorbar=COLOUR_BAR | {"title": {"text": scale.label, "side": "bottom"}},
+        )
+    else:
+        users = shown["users"].to_numpy()
+        most = int(users.max(initial=1))
+        powers = [10**power for power in range(len(str(most)))]
+        ticks = {
+            "tickvals": np.log10(powers).tolist(),
+            "ticktext": [f"{power:,}" for power in powers],
+        }
+        figure.add_heatmap(
+            **_cell_values(shown, np.log10(users)),
+            zmin=0,
+            zmax=max(1.0, np.log10(most)),
+            colorscale=AMOUNTS,
+            colorbar=COLOUR_BAR | ticks | {"title": {"text": "users in a cell", "side": "bottom"}},
+        )
+    # Heatmaps cannot be selected from, so transparent points at the cells' centres can.
+    mean = "mean" in shown
+    figure.add_scattergl(
+        x=shown["x"].to_numpy(np.int16),
+        y=shown["y"].to_numpy(np.int16),
+        customdata=shown[["cell", "users", *(["mean"] if mean else [])]].to_numpy(np.float32),
+        mode="markers",
+        marker={"size": 5, "opacity": 0},
+        selected={"marker": {"opacity": 0}},
+        unselected={"marker": {"opacity": 0}},
+        hovertemplate=("mean %{customdata[2]:.3f}<br>" if mean else "")
+        + "users: %{customdata[1]:,}<extra></extra>",
+        showlegend=False,
+    )
+    return _square_map(figure, 0, corners, dragmode, "density")
+
+
+def _cell_values(table: pd.DataFrame, values: np.ndarray) -> dict[str, Any]:
+    """Return plotly's heatmap arguments for values of cells."""
+    flat = np.full(CELLS * CELLS, np.nan, np.float32)
+    flat[table["cell"]] = values
+    axes = {"x0": CELL / 2, "dx": CELL, "y0": CELL / 2, "dy": CELL}
+    return {"z": flat.reshape(CELLS, CELLS), **axes, "hoverinfo": "skip"}
+
+
+def coverage_figure(groups: pd.DataFrame, strata: Sequence[str]) -> go.Figure:
+    """Draw the selected share and both counts of each group of users.
+
+    groups: a row per cluster and variance stratum, with selected and all users. strata: labels.
+    """
+    table = groups.pivot(index="stratum", columns="cluster", values="share")
+    texts = groups.assign(text=groups["chosen"].astype(str) + "/" + groups["users"].astype(str))
     texts = texts.pivot(index="stratum", columns="cluster", values="text").fillna("")
     figure = go.Figure(
         go.Heatmap(
             z=100 * table.to_numpy(),
             x=[f"{number + 1}" for number in table.columns],
-            y=[names[number] for number in table.index],
+            y=[strata[number] for number in table.index],
             text=texts.to_numpy(),
             texttemplate="%{text}",
             colorscale=AMOUNTS,
             zmin=0,
-            zmax=max(1.0, 100 * float(cells["share"].max())),
-            hovertemplate="cluster %{x}, %{y}<br>%{text} chosen (%{z:.0f} %)<extra></extra>",
-            colorbar={"title": {"text": "chosen, %"}, "thickness": 12},
+            zmax=max(1.0, 100 * float(groups["share"].max())),
+            hovertemplate="cluster %{x}, %{y}<br>%{text} selected (%{z:.0f} %)<extra></extra>",
+            colorbar={"title": {"text": "selected, %"}, "thickness": 12},
         )
     )
     figure.update_xaxes(type="category")

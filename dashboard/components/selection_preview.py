@@ -1,4 +1,4 @@
-"""Who would train the adapter: a strategy and a budget, and how they cover the groups of users."""
+"""Users, part "Users that the adapter is trained on": a strategy and budget, and their coverage."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import streamlit as st
 from dashboard import engine
 from dashboard.components import figures, job_cards, map_figures, page_states, query_params
 from dashboard.components.glossary import term
-from dashboard.components.map_data import Shown
-from dashboard.engine import user_maps as read
+from dashboard.engine import user_maps
+from dashboard.engine.user_maps import UserMap
 
 TRAINED = "trained"
-VARIANCE_GROUPS = ("lowest variance", "low", "middle", "high", "highest variance")
+STRATA = ("lowest variance", "low", "middle", "high", "highest variance")
 
 
 def choose_strategy() -> str:
-    """Let people choose a strategy, or the one that the migration was trained with."""
-    labels = {name: f"{name}: {one.about}" for name, one in engine.STRATEGIES.items()}
+    """Draw the widget for a strategy, or TRAINED for the users of the migration."""
+    labels = {name: f"{name}: {item.about}" for name, item in engine.STRATEGIES.items()}
     labels[TRAINED] = "as trained: the users of this migration"
     options = [TRAINED, *engine.STRATEGIES]
     return query_params.choose(
@@ -26,11 +26,11 @@ def choose_strategy() -> str:
     )
 
 
-def choose_budget(shown: Shown, strategy: str) -> int:
-    """The number of users of a strategy that is tried; what cannot be changed is shown, off."""
-    users = shown.projection.summary["users"]
+def choose_budget(user_map: UserMap, strategy: str) -> int:
+    """Draw the widget for the number of users to select, disabled where it is given."""
+    users = user_map.projection.summary["users"]
     if strategy in (TRAINED, "all"):
-        trained = shown.migration.cost.get("users_trained", users)
+        trained = user_map.migration.cost.get("users_trained", users)
         st.number_input(
             "Budget (users)", value=int(users if strategy == "all" else trained), disabled=True
         )
@@ -48,69 +48,70 @@ def choose_budget(shown: Shown, strategy: str) -> int:
     )
 
 
-def chosen_users(shown: Shown, strategy: str, budget: int) -> np.ndarray | None:
-    """Who trains the adapter, [n] bool; None while only a job can tell."""
-    n = len(shown.frame)
+def selected_users(user_map: UserMap, strategy: str, budget: int) -> np.ndarray | None:
+    """Say for each drawn user whether it is selected, [n] bool; None if that needs a job."""
+    n = len(user_map.frame)
     if strategy == TRAINED:
-        selection = shown.migration.inputs.get("selection")
+        selection = user_map.migration.inputs.get("selection")
         if selection is None:
             return np.ones(n, dtype=bool)
-        return read.selected_by(engine.root(), selection, shown.projection.id)
-    if read.can_preview(strategy, shown.source, n):
-        scaled = max(1, round(budget * n / shown.projection.summary["users"]))
-        return read.chosen(*shown.key, strategy, scaled)
-    known = read.selection_run(shown.source.id, strategy, budget)
-    return None if known is None else read.selected_by(engine.root(), known.id, shown.projection.id)
+        return user_maps.selected_by(engine.root(), selection, user_map.projection.id)
+    if user_maps.can_preview(strategy, user_map.source, n):
+        scaled = max(1, round(budget * n / user_map.projection.summary["users"]))
+        return user_maps.preview(*user_map.key, strategy, scaled)
+    run = user_maps.selection_run(user_map.source.id, strategy, budget)
+    if run is None:
+        return None
+    return user_maps.selected_by(engine.root(), run.id, user_map.projection.id)
 
 
-def show_coverage(shown: Shown, chosen: np.ndarray | None, strategy: str, budget: int) -> None:
-    """How the chosen users are spread over clusters and variance groups."""
-    st.header("Who would train the adapter", divider="gray")
-    if chosen is None:
-        _ask_for_selection(shown, strategy, budget)
+def show(user_map: UserMap, selected: np.ndarray | None, strategy: str, budget: int) -> None:
+    """Draw how the selected users are spread over clusters and variance strata."""
+    st.header("Users that the adapter is trained on", divider="gray")
+    if selected is None:
+        _offer_selection(user_map, strategy, budget)
         return
-    cells = read.covered(shown.frame, chosen)
-    st.text(summary(cells))
-    if len(shown.frame) < shown.projection.summary["users"]:
+    groups = user_maps.coverage_of(user_map.frame, selected)
+    st.text(summary(groups))
+    if len(user_map.frame) < user_map.projection.summary["users"]:
         st.caption(
-            "Tried on the users who are drawn, with the budget in proportion; a migration chooses among "
-            "all users."
+            "The strategy is applied to the drawn users, with the budget in proportion. A migration "
+            "selects among all users."
         )
     figures.show(
-        map_figures.coverage_figure(cells, VARIANCE_GROUPS),
-        cells.assign(cluster=cells["cluster"] + 1),
+        map_figures.coverage_figure(groups, STRATA),
+        groups.assign(cluster=groups["cluster"] + 1),
         "coverage",
-        title="Each group of users: how many of it are chosen",
+        title="Selected users of each group",
         x="cluster of source prompts",
         y="users by variance",
         height=300,
     )
 
 
-def summary(cells: pd.DataFrame) -> str:
-    """One sentence: how many are chosen, and which groups go without."""
-    chosen, users = int(cells["chosen"].sum()), int(cells["users"].sum())
-    by_cluster = cells.groupby("cluster")["chosen"].sum()
-    reached = int((by_cluster > 0).sum())
-    without = int((cells["chosen"] == 0).sum())
+def summary(groups: pd.DataFrame) -> str:
+    """Return one sentence on the number of selected users and the groups without any."""
+    selected, users = int(groups["chosen"].sum()), int(groups["users"].sum())
+    by_cluster = groups.groupby("cluster")["chosen"].sum()
     return (
-        f"{chosen:,} of {users:,} users ({chosen / users:.1%}) train the adapter. They come from "
-        f"{reached} of {len(by_cluster)} clusters; {without} of {len(cells)} groups have nobody."
+        f"The adapter is trained on {selected:,} of {users:,} users ({selected / users:.1%}). They "
+        f"are from {int((by_cluster > 0).sum())} of {len(by_cluster)} clusters; "
+        f"{int((groups['chosen'] == 0).sum())} of {len(groups)} groups have no selected user."
     )
 
 
-def _ask_for_selection(shown: Shown, strategy: str, budget: int) -> None:
-    """A strategy whose signals need the source model: a job finds them."""
+def _offer_selection(user_map: UserMap, strategy: str, budget: int) -> None:
+    """Show the job of a strategy whose signals need the source model, or a button that queues it."""
     st.info(
-        "This strategy looks at how the source model reacts to each user, which takes a job.",
+        "This strategy needs signals from the source model, which a job computes.",
         icon=":material/memory:",
     )
-    job = read.selecting_job(shown.source.id, strategy, budget)
+    job = user_maps.selection_job(user_map.source.id, strategy, budget)
     if job is not None and job.status in ("queued", "running", "interrupted"):
         job_cards.watch_one(job)
         return
     if job is not None and job.status == "failed":
         page_states.failed("The selection failed.", job.error)
     if st.button("Select these users in a job", type="primary", icon=":material/play_arrow:"):
-        read.select(shown.source, strategy, budget)
+        user_maps.select(user_map.source, strategy, budget)
         st.rerun()

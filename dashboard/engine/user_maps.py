@@ -1,7 +1,8 @@
-"""Maps of users, and which of them a strategy would choose: reads of the workspace."""
+"""Maps of users before and after a migration, and which users a strategy would select."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from puma_engine.evaluation.metrics import METRICS, PRIMARY_METRIC
 from puma_engine.pipeline.evaluating import ids_of, read_user_metric
 from puma_engine.pipeline.importing_data import load_dataset, task_of
 from puma_engine.pipeline.planning import replaces
-from puma_engine.pipeline.projecting import MAP, SPACE
+from puma_engine.pipeline.projecting import MAP, PLACES, SPACE
 from puma_engine.pipeline.selecting import costly_signals, train_rows
 from puma_engine.pipeline.stored_prompts import ARTIFACT
 from puma_engine.requests import SelectionRequest
@@ -25,132 +26,202 @@ from puma_engine.selection.clustering import quantile_strata
 STRATA = 5
 CLUSTERS = 15
 SELECTION_SEED = 0
-# A strategy that clusters the prompts themselves is tried at once only if they fit in memory.
-MOST_BYTES = 64 << 20
+# Larger prompt tables are not loaded to preview a strategy that clusters prompts.
+MAX_PREVIEW_BYTES = 64 << 20
+# For so few users, scores are looked up one by one instead of read for all users.
+FEW_USERS = 1000
+
+
+@dataclass
+class UserMap:
+    """A map of a source and a migrated prompt table, with its users and their coordinates.
+
+    points: coordinates by map, [n, 2] int16, see map_selection.to_grid. all_users: frame and
+    points hold all users instead of the sample that is drawn.
+    """
+
+    source: Run
+    migration: Run
+    projection: Run
+    frame: pd.DataFrame
+    points: dict[str, np.ndarray]
+    all_users: bool = False
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """The workspace and the projection id, the first arguments of cached reads."""
+        return engine.root(), self.projection.id
+
+    @property
+    def metric(self) -> str:
+        """The column of each user's primary metric for the task of the prompts."""
+        task = task_of(engine.workspace(), self.source)
+        return str(METRICS[PRIMARY_METRIC[task]].user_column)
+
+    def scores(self, prompts: Run, rows: np.ndarray | None = None) -> np.ndarray:
+        """Return the metric of all users, or of those in some rows; NaN where it is not measured.
+
+        It is from the newest evaluation of a prompt table on test rows.
+        """
+        evaluation = evaluation_of(prompts.id)
+        if evaluation is None:
+            return np.full(len(self.frame if rows is None else rows), np.nan)
+        if self.all_users and rows is not None and len(rows) <= FEW_USERS:
+            users = self.frame["user_id"].iloc[rows].tolist()
+            table = engine.workspace().user_metrics(evaluation.id, users)
+            if self.metric not in table:
+                return np.full(len(users), np.nan)
+            scores = table.set_index("user_id")[self.metric]
+            return scores.reindex(users).to_numpy(dtype=float)
+        scores = _scores(*self.key, evaluation.id, self.metric, self.all_users)
+        return scores if rows is None else scores[rows]
+
+    def gain(self, rows: np.ndarray | None = None) -> np.ndarray:
+        """Return how much better users are served by the migration than by full retraining.
+
+        As `scores`; positive is better whatever the direction of the metric.
+        """
+        retrained = retraining_of(self.migration)
+        if retrained is None:
+            return np.full(len(self.frame if rows is None else rows), np.nan)
+        gain = self.scores(retrained, rows) - self.scores(self.migration, rows)
+        return -gain if METRICS[self.metric].higher_is_better else gain
 
 
 def migrations() -> list[Run]:
-    """Finished migrations, real ones before controls, the newest first."""
-    found = engine.runs("migration")
-    return sorted(found, key=lambda run: run.config.get("role") != "migrated")
+    """Return finished migrations, real ones before controls, the newest first."""
+    return sorted(engine.runs("migration"), key=lambda run: run.config.get("role") != "migrated")
 
 
 def sources_of(migration: Run) -> list[Run]:
-    """The prompt tables that a migration started from, in its order."""
+    """Return the source prompts of a migration, in its order."""
     return [engine.run(run_id) for role, run_id in migration.inputs.items() if "source_" in role]
 
 
 def projection(source: str, migrated: str) -> Run | None:
-    """The newest finished map of these two prompt tables."""
+    """Return the newest finished map of two prompt tables."""
     wanted = {"source": source, "migrated": migrated}
-    found = (run for run in engine.runs("projection") if run.inputs == wanted)
-    return next(found, None)
+    return next((run for run in engine.runs("projection") if run.inputs == wanted), None)
 
 
-def drawn_last(migrations: list[Run]) -> str | None:
-    """The first of these migrations that has a map, if any."""
+def first_with_map(migrations: list[Run]) -> str | None:
+    """Return the id of the first migration that has a map, if any."""
     mapped = {run.inputs["migrated"] for run in engine.runs("projection")}
     return next((run.id for run in migrations if run.id in mapped), None)
 
 
-def drawing_job(source: str, migrated: str) -> Job | None:
-    """The latest job that draws the map of these two tables."""
+def projection_job(source: str, migrated: str) -> Job | None:
+    """Return the latest job that makes the map of two prompt tables."""
     return _latest("project", {"source": source, "migrated": migrated})
 
 
-def selecting_job(source: str, strategy: str, budget: int) -> Job | None:
-    """The latest job that selects users so."""
+def selection_job(source: str, strategy: str, budget: int) -> Job | None:
+    """Return the latest job that selects users by a strategy and a budget."""
     return _latest("select", {"prompts": source, "strategy": strategy, "budget": budget})
 
 
 def _latest(command: str, wanted: dict[str, Any]) -> Job | None:
-    found = (job for job in engine.jobs(None) if job.command == command)
-    return next((job for job in found if wanted.items() <= job.args.items()), None)
+    jobs = (job for job in engine.jobs(None) if job.command == command)
+    return next((job for job in jobs if wanted.items() <= job.args.items()), None)
 
 
-def draw(source: Run, migrated: Run) -> Job:
-    """Queue the drawing of a map."""
+def project(source: Run, migrated: Run) -> Job:
+    """Queue the job that makes a map."""
     args = {"source": source.id, "migrated": migrated.id}
-    return engine.queue("project", args, f"Draw the map of {migrated.name}")
+    return engine.queue("project", args, f"Make the map of {migrated.name}")
 
 
-def draw_again(drawn: Run, source: Run, migrated: Run) -> Job:
-    """Delete a map whose files are damaged, and queue its drawing. Raises StoreError."""
-    engine.workspace().delete(drawn.id)
-    return draw(source, migrated)
+def project_again(damaged: Run, source: Run, migrated: Run) -> Job:
+    """Delete a map whose files are damaged, and queue it again. Raises StoreError."""
+    engine.workspace().delete(damaged.id)
+    return project(source, migrated)
 
 
-def newer(migration: Run) -> Run | None:
-    """A newer migration of the same prompts to the same model, if there is one."""
-    same = ("backbone", "dataset", "source_0")
+def newer_migration(migration: Run) -> Run | None:
+    """Return a newer migration of the same prompts to the same model, if there is one."""
+    roles = ("backbone", "dataset", "source_0")
     for run in engine.runs("migration"):
-        alike = all(run.inputs.get(role) == migration.inputs.get(role) for role in same)
-        alike = alike and run.config["role"] == migration.config["role"]
-        if alike and run.created > migration.created:
+        same = all(run.inputs.get(role) == migration.inputs.get(role) for role in roles)
+        same = same and run.config["role"] == migration.config["role"]
+        if same and run.created > migration.created:
             return run
     return None
 
 
 @st.cache_data(max_entries=20, show_spinner=False)
 def users(root: str, projection_id: str) -> pd.DataFrame:
-    """Return the users of a map, numbered from 0: the run's table, and each variance group."""
+    """Return the drawn users of a map: the run's table, and the variance stratum of each."""
     frame = Workspace.open(root).get_table(projection_id, MAP)
     return frame.assign(stratum=quantile_strata(frame["variance"].to_numpy(), STRATA))
 
 
-def covered(frame: pd.DataFrame, chosen: np.ndarray) -> pd.DataFrame:
-    """Count users and chosen users in each cluster and variance group of a map."""
-    return coverage(frame["cluster"].to_numpy(), frame["stratum"].to_numpy(), chosen)
+def has_all_users(projection: Run) -> bool:
+    """Say whether a map stores coordinates of users outside the drawn sample."""
+    return bool(projection.summary.get("placed"))
 
 
-@st.cache_data(max_entries=50, show_spinner=False)
-def scores(root: str, evaluation: str, metric: str, projection_id: str) -> np.ndarray:
-    """Return one metric of each user of a map, [n] float32; NaN where it is not measured."""
-    drawn = ids_of(users(root, projection_id))
-    return read_user_metric(Workspace.open(root), evaluation, metric, drawn)
+@st.cache_resource(max_entries=2, show_spinner=False)
+def all_users(root: str, projection_id: str) -> pd.DataFrame:
+    """Return all users of a large map, with the columns of the map's table. Do not change it."""
+    return Workspace.open(root).get_table(projection_id, PLACES)
+
+
+@st.cache_data(max_entries=20, show_spinner=False)
+def extent(root: str, projection_id: str) -> pd.DataFrame:
+    """Return the smallest and the largest coordinates of all users of a large map, one row each."""
+    columns = ["source_x", "source_y", "migrated_x", "migrated_y"]
+    table = Workspace.open(root).get_table(projection_id, PLACES, columns=columns)
+    return table.agg(["min", "max"])
+
+
+@st.cache_resource(max_entries=12, show_spinner=False)
+def _scores(root: str, projection_id: str, evaluation: str, metric: str, every: bool) -> np.ndarray:
+    """Return one metric of the users of a map, [n] float32; NaN where it is not measured."""
+    frame = (all_users if every else users)(root, projection_id)
+    return read_user_metric(Workspace.open(root), evaluation, metric, ids_of(frame))
+
+
+def coverage_of(frame: pd.DataFrame, selected: np.ndarray) -> pd.DataFrame:
+    """Count users and selected users in each cluster and variance stratum of a map."""
+    return coverage(frame["cluster"].to_numpy(), frame["stratum"].to_numpy(), selected)
 
 
 def evaluation_of(prompts: str) -> Run | None:
-    """The newest finished evaluation of a prompt table on its test rows."""
-    found = (
-        run
-        for run in engine.runs("evaluation")
-        if run.inputs.get("prompts") == prompts and run.config.get("split") == "test"
-    )
-    return next(found, None)
+    """Return the newest finished evaluation of a prompt table on test rows."""
+    for run in engine.runs("evaluation"):
+        if run.inputs.get("prompts") == prompts and run.config.get("split") == "test":
+            return run
+    return None
 
 
 def retraining_of(migration: Run) -> Run | None:
-    """The newest full retraining that a migration replaces and that was evaluated."""
+    """Return the newest evaluated full retraining that a migration replaces."""
     runs = engine.runs("prompts")
     return next((run for run in runs if replaces(migration, run) and evaluation_of(run.id)), None)
 
 
-def metric_of(source: Run) -> str:
-    """Return the column of each user's primary metric for the task of a prompt table."""
-    metric = METRICS[PRIMARY_METRIC[task_of(engine.workspace(), source)]]
-    return str(metric.user_column)
-
-
-def can_preview(strategy: str, source: Run, drawn: int) -> bool:
-    """Say whether a strategy can be tried at once, from what the workspace keeps."""
+def can_preview(strategy: str, source: Run, users: int) -> bool:
+    """Say whether a strategy can select users of a map without a job."""
     if costly_signals(strategy):
         return False
     shape = source.summary
-    size = 4 * shape.get("users", drawn) * shape.get("tokens", 1) * shape.get("width", 0)
-    return engine.STRATEGIES[strategy].space != "embedding" or size <= MOST_BYTES
+    size = 4 * shape.get("users", users) * shape.get("tokens", 1) * shape.get("width", 0)
+    return engine.STRATEGIES[strategy].space != "embedding" or size <= MAX_PREVIEW_BYTES
 
 
 @st.cache_resource(max_entries=12, show_spinner=False)
 def groups(root: str, projection_id: str, strategy: str) -> Groups:
-    """Divide the users of a map as a strategy does; the slow half of trying it."""
+    """Group the users of a map as a strategy does, which is the slow part of a selection."""
     ws = Workspace.open(root)
     run = ws.run(projection_id)
     arrays, ids, _ = ws.get_tensors(projection_id, SPACE)
     plan = engine.STRATEGIES[strategy]
     embedding = activity = None
     if plan.space == "embedding":
-        embedding = _vectors(ws, run.inputs["source"], ids or [])
+        vectors, known, _ = ws.get_tensors(run.inputs["source"], ARTIFACT)
+        row_of = {user: row for row, user in enumerate(known or [])}
+        rows = [row_of[user] for user in ids or []]
+        embedding = vectors["vectors"][rows].reshape(len(rows), -1)
     if "activity" in plan.needs:
         dataset = load_dataset(ws, ws.run(run.inputs["source"]).inputs["dataset"])
         activity = train_rows(dataset, np.array(ids, dtype=str))
@@ -163,43 +234,33 @@ def groups(root: str, projection_id: str, strategy: str) -> Groups:
         activity=activity,
     )
     same = run.config["clusters"] == CLUSTERS and run.seed == SELECTION_SEED
-    known = frame["cluster"].reindex(ids).to_numpy() if same else None
-    if plan.space != "pca":
-        known = None
-    return group_users(strategy, signals, seed=SELECTION_SEED, clusters=CLUSTERS, known=known)
-
-
-def _vectors(ws: Workspace, prompts: str, ids: list[str]) -> np.ndarray:
-    arrays, known, _ = ws.get_tensors(prompts, ARTIFACT)
-    row_of = {user: row for row, user in enumerate(known or [])}
-    rows = [row_of[user] for user in ids]
-    return arrays["vectors"][rows].reshape(len(rows), -1)
+    clusters = frame["cluster"].reindex(ids).to_numpy() if same and plan.space == "pca" else None
+    return group_users(strategy, signals, seed=SELECTION_SEED, clusters=CLUSTERS, known=clusters)
 
 
 @st.cache_data(max_entries=100, show_spinner=False)
-def chosen(root: str, projection_id: str, strategy: str, budget: int) -> np.ndarray:
-    """Say for each user of a map whether a strategy would choose it, [n] bool."""
-    found = groups(root, projection_id, strategy)
-    selected = draw_users(found, budget, seed=SELECTION_SEED).user_ids
+def preview(root: str, projection_id: str, strategy: str, budget: int) -> np.ndarray:
+    """Say for each user of a map whether a strategy would select it, [n] bool."""
+    by_group = groups(root, projection_id, strategy)
+    selected = draw_users(by_group, budget, seed=SELECTION_SEED).user_ids
     return np.isin(users(root, projection_id)["user_id"].to_numpy(dtype=str), selected)
 
 
 @st.cache_data(max_entries=50, show_spinner=False)
 def selected_by(root: str, selection_id: str, projection_id: str) -> np.ndarray:
-    """Say for each user of a map whether a selection run chose it, [n] bool."""
+    """Say for each user of a map whether a selection run selected it, [n] bool."""
     ids = Workspace.open(root).get_table(
         selection_id, "selection", where={"selected": [True]}, columns=["user_id"]
     )
-    drawn = ids_of(users(root, projection_id))
-    # pandas takes a second for what pyarrow does at once with a hundred thousand ids.
-    return pc.is_in(drawn, ids_of(ids)).to_numpy(zero_copy_only=False)
+    # For a hundred thousand ids, pandas takes a second and pyarrow milliseconds.
+    return pc.is_in(ids_of(users(root, projection_id)), ids_of(ids)).to_numpy(zero_copy_only=False)
 
 
 def selection_run(source: str, strategy: str, budget: int) -> Run | None:
-    """The finished selection that answers this question, if it was asked before."""
+    """Return the finished selection by a strategy and a budget, if there is one."""
     for run in engine.runs("selection"):
-        asked = run.config["strategy"], run.summary["selected"], run.seed
-        if asked == (strategy, budget, SELECTION_SEED) and run.inputs == {"prompts": source}:
+        settings = run.config["strategy"], run.summary["selected"], run.seed
+        if settings == (strategy, budget, SELECTION_SEED) and run.inputs == {"prompts": source}:
             return run
     return None
 

@@ -1,4 +1,4 @@
-"""Users: where everybody lies before and after a migration, and who would train the adapter."""
+"""Users: maps of users before and after a migration, and the users an adapter is trained on."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import streamlit as st
 
 from dashboard import engine, pages
 from dashboard.components import (
-    density_map,
     figures,
     job_cards,
     map_figures,
@@ -20,285 +20,337 @@ from dashboard.components import (
     row_selection,
     selection_preview,
 )
+from dashboard.components.formatting import short
 from dashboard.components.glossary import show_glossary, term
-from dashboard.components.map_data import Shown, table_of, values_of
-from dashboard.components.map_selection import Pick
-from dashboard.engine import large_maps
-from dashboard.engine import user_maps as read
+from dashboard.components.map_selection import MapSelection
+from dashboard.engine import METRICS, user_maps
+from dashboard.engine.user_maps import UserMap
 
 COLOURS = {
     "cluster": "Cluster",
-    "chosen": "Chosen for training",
+    "chosen": "Selected for training",
     "variance": "Variance",
     "loss": "Loss on the source",
     "gain": "Gain of migrating",
 }
+CELL_COLOURS = {
+    "users": "Number of users",
+    "variance": "Mean variance",
+    "loss": "Mean loss on the source",
+    "gain": "Mean gain of migrating",
+}
 VIEWS = {"density": "All users, counted", "sample": "A sample, as points"}
 TITLES = (
-    "Source: users as the old model sees them",
-    "Migrated: the same users on the new model",
+    "Source: users by their prompts for the old model",
+    "Migrated: the same users by their prompts for the new model",
 )
-MOUSE = {"lasso": "Lasso", "pan": "Click"}
-MOST_SHOWN = 1000
-LITTLE = 0.2
-LITTLE_IN_COMMON = " **The two models group users differently**: few near users stay near, so compare users, not places."
+DRAG_MODES = {"lasso": "Lasso", "pan": "Click"}
+MAX_ROWS = 1000
+FEW_NEIGHBOURS = 0.2
 
 
 @page_states.guarded
 def page() -> None:
     """Draw the page."""
     st.title("Users")
-    st.caption(
-        "Each user lies where the soft prompt does: close ones are users whom a model sees alike."
-    )
-    migrations = read.migrations()
+    st.caption("The position of a user is from the soft prompt: near users have similar prompts.")
+    migrations = user_maps.migrations()
     if not migrations:
         page_states.empty(
             "No migration yet",
-            "A map shows users before and after a migration. Launch one, and come back.",
+            "A map shows users before and after a migration. Launch a migration first.",
             icon=":material/scatter_plot:",
         )
         pages.link("plan", label="Plan a migration")
         return
-    source, migration = _choose(migrations)
-    newer = read.newer(migration)
-    if newer:
+    left, right = st.columns(2)
+    with left:
+        migration = query_params.choose_run(
+            "Migration",
+            migrations,
+            "migration",
+            default=user_maps.first_with_map(migrations),
+            help=term("migration"),
+        )
+    with right:
+        source = query_params.choose_run(
+            "Source prompts",
+            user_maps.sources_of(migration),
+            "source",
+            help=term("source prompts"),
+        )
+    if user_maps.newer_migration(migration):
         page_states.stale("A newer migration of these prompts to the same model is in the list.")
-    found = read.projection(source.id, migration.id)
-    if found is None:
-        _draw_it(source, migration)
+    projection = user_maps.projection(source.id, migration.id)
+    if projection is None:
+        _no_map(source, migration)
         return
-    _map(source, migration, found)
+    try:
+        sample, shown = _read(source, migration, projection)
+    except engine.StoreError as error:
+        page_states.failed("This map is damaged.", error)
+        st.caption("A map is made from the prompts alone, so nothing is lost by making it again.")
+        if st.button("Make it again", type="primary", icon=":material/refresh:"):
+            user_maps.project_again(projection, source, migration)
+            st.rerun()
+        return
+    _map(sample, shown)
     show_glossary("soft prompt", "cluster", "variance", "strategy", "budget", "gain", "migration")
 
 
-def _choose(migrations: list[engine.Run]) -> tuple[engine.Run, engine.Run]:
-    """Which migration, and which of its sources; both in the address."""
-    left, right = st.columns(2)
-    by_id = {run.id: run for run in migrations}
-    with left:
-        labels = {run.id: f"{run.name} ({run.id[:6]})" for run in migrations}
-        chosen = query_params.choose(
-            "Migration",
-            list(by_id),
-            "migration",
-            labels=labels,
-            default=read.drawn_last(migrations),
-            help=term("migration"),
-        )
-    sources = {run.id: run for run in read.sources_of(by_id[chosen])}
-    with right:
-        labels = {run.id: run.name for run in sources.values()}
-        first = query_params.choose(
-            "Source prompts", list(sources), "source", labels=labels, help=term("source prompts")
-        )
-    return sources[first], by_id[chosen]
-
-
-def _draw_it(source: engine.Run, migration: engine.Run) -> None:
-    """No map yet: one click queues it; a running or failed job is shown instead."""
-    job = read.drawing_job(source.id, migration.id)
+def _no_map(source: engine.Run, migration: engine.Run) -> None:
+    """Show the job that makes the map, or a button that queues it."""
+    job = user_maps.projection_job(source.id, migration.id)
     if job is not None and job.status in ("queued", "running", "interrupted"):
-        page_states.loading("The map is being drawn by a job; you may close the page.")
+        page_states.loading("A job makes the map; it continues when you close the page.")
         job_cards.watch_one(job)
         return
     if job is not None and job.status == "failed":
-        page_states.failed("The map could not be drawn.", job.error)
+        page_states.failed("The map could not be made.", job.error)
         if st.button("Try again", type="primary", icon=":material/refresh:"):
             engine.retry(job.id)
             st.rerun()
         return
     page_states.empty(
         "No map of these prompts yet",
-        "A job lays the prompts out in the plane, before and after the migration. It is done once, in "
-        "the background.",
+        "A job projects the prompts onto the plane, before and after the migration. It runs once, "
+        "in the background.",
         icon=":material/scatter_plot:",
     )
-    if st.button("Draw the map", type="primary", icon=":material/draw:"):
-        read.draw(source, migration)
+    if st.button("Make the map", type="primary", icon=":material/draw:"):
+        user_maps.project(source, migration)
         st.rerun()
 
 
+def _read(
+    source: engine.Run, migration: engine.Run, projection: engine.Run
+) -> tuple[UserMap, UserMap]:
+    """Return the map of the drawn users, and the map of the view (the drawn or all users)."""
+    key = engine.root(), projection.id
+    sample = UserMap(source, migration, projection, user_maps.users(*key), {})
+    extent = None
+    if user_maps.has_all_users(projection):
+        if query_params.segment("Show", VIEWS, "view") == "density":
+            frame, points = _all_users(*key)
+            return sample, replace(sample, frame=frame, points=points, all_users=True)
+        # On the scale of all users, so that an outline means the same in both views.
+        extent = user_maps.extent(*key)
+    sample.points = map_selection.grid(sample.frame, extent)
+    return sample, sample
+
+
 @st.cache_resource(max_entries=2, show_spinner=False)
-def _everybody(root: str, projection_id: str) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """All users of a large map, and where they are."""
-    frame = large_maps.everybody(root, projection_id)
+def _all_users(root: str, projection_id: str) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    frame = user_maps.all_users(root, projection_id)
     return frame, map_selection.grid(frame)
 
 
-def _map(source: engine.Run, migration: engine.Run, found: engine.Run) -> None:
-    try:
-        drawn, shown = _read(source, migration, found)
-    except engine.StoreError as error:
-        _damaged(source, migration, found, error)
-        return
+def _map(sample: UserMap, shown: UserMap) -> None:
     columns = st.columns([2, 3, 3])
     with columns[0]:
-        if shown.everybody:
-            colour = density_map.choose_shade()
+        if shown.all_users:
+            colour = query_params.choose(
+                "Colour by", list(CELL_COLOURS), "shade", labels=CELL_COLOURS
+            )
         else:
             colour = query_params.choose("Colour by", list(COLOURS), "colour", labels=COLOURS)
     with columns[1]:
         strategy = selection_preview.choose_strategy()
     with columns[2]:
-        budget = selection_preview.choose_budget(drawn, strategy)
-    chosen = selection_preview.chosen_users(drawn, strategy, budget)
-    _facts(shown)
-    pick = _pick(shown)
-    rows = map_selection.picked_rows(pick, shown.frame, shown.points)
-    _pickers(shown, pick)
-    if shown.everybody:
-        density_map.charts(shown, colour, pick, rows, TITLES)
-    else:
-        _charts(shown, colour, chosen, pick, rows)
-    _picked(shown, None if shown.everybody else chosen, pick, rows)
-    selection_preview.show_coverage(drawn, chosen, strategy, budget)
+        budget = selection_preview.choose_budget(sample, strategy)
+    trained = selection_preview.selected_users(sample, strategy, budget)
+    _quality(shown)
+    selection = _selection(shown)
+    rows = map_selection.selected_rows(selection, shown.frame, shown.points)
+    _selection_widgets(shown, selection)
+    _charts(shown, colour, trained, selection, rows)
+    _selected_table(shown, None if shown.all_users else trained, selection, rows)
+    selection_preview.show(sample, trained, strategy, budget)
 
 
-def _read(source: engine.Run, migration: engine.Run, found: engine.Run) -> tuple[Shown, Shown]:
-    """The drawn users of a map, and those that the chosen view shows."""
-    key = engine.root(), found.id
-    frame = read.users(*key)
-    drawn = Shown(source, migration, found, frame, {})
-    if not large_maps.has_everybody(found):
-        drawn = replace(drawn, points=map_selection.grid(frame))
-        return drawn, drawn
-    if query_params.segment("Show", VIEWS, "view") == "density":
-        everybody, points = _everybody(*key)
-        return drawn, replace(drawn, frame=everybody, points=points, everybody=True)
-    # On the scale of all users, so that an outline means the same in both views.
-    drawn = replace(drawn, points=map_selection.grid(frame, large_maps.extent(*key)))
-    return drawn, drawn
-
-
-def _damaged(
-    source: engine.Run, migration: engine.Run, found: engine.Run, error: engine.StoreError
-) -> None:
-    """The map's files are not what was written: it can be drawn again from the prompts."""
-    page_states.failed("This map is damaged.", error)
-    st.caption("A map is made from the prompts alone, so nothing is lost by drawing it again.")
-    if st.button("Draw it again", type="primary", icon=":material/refresh:"):
-        read.draw_again(found, source, migration)
-        st.rerun()
-
-
-def _facts(shown: Shown) -> None:
-    """How far the map may be trusted, beside it."""
-    facts = shown.projection.summary
-    measured = (
-        f"Measured on {facts['trust_users']:,} users and {facts['trust_neighbours']} neighbours."
-    )
+def _quality(shown: UserMap) -> None:
+    """Show how well the map represents the prompts."""
+    summary = shown.projection.summary
+    measured = f"Measured on {summary['trust_users']:,} users and {summary['trust_neighbours']} neighbours."
     trust = (
-        "Trustworthiness: 1 if whoever is near on the map is near among the prompts themselves; "
-        f"0.5 is chance. {measured}"
+        "Trustworthiness: 1 if neighbours on the map are neighbours among the prompts; 0.5 is "
+        f"chance. {measured}"
     )
     cells = st.columns(4)
-    cells[0].metric("Trust in the source map", f"{facts['trust_source']:.2f}", help=trust)
-    cells[1].metric("Trust in the migrated map", f"{facts['trust_migrated']:.2f}", help=trust)
+    cells[0].metric("Trust in the source map", f"{summary['trust_source']:.2f}", help=trust)
+    cells[1].metric("Trust in the migrated map", f"{summary['trust_migrated']:.2f}", help=trust)
     cells[2].metric(
-        "Nearest users kept",
-        f"{facts['shared_neighbours']:.0%}",
-        help="Of a user's nearest users among the source prompts, the share that are nearest among the "
-        f"migrated ones too. {measured}",
+        "Neighbours in common",
+        f"{summary['shared_neighbours']:.0%}",
+        help="Share of a user's nearest users among the source prompts that are also nearest among "
+        f"the migrated prompts. {measured}",
     )
     cells[3].metric(
-        "Misfit of the maps",
-        f"{facts['misfit']:.0%}",
-        help="Share of the source map's spread that the migrated map misses after it was shifted, "
-        "turned, mirrored and scaled as a whole onto it.",
+        "How much the layout changed",
+        f"{summary['misfit']:.0%}",
+        help="Share of the source map's spread that the migrated map does not reproduce after "
+        "shift, rotation, reflection and scaling (Procrustes).",
     )
-    n, users = facts["drawn"], facts["users"]
+    n, users = summary["drawn"], summary["users"]
     who = (
         f"All {n:,} users are drawn"
         if n == users
         else f"A random {n:,} of {users:,} users are drawn"
     )
-    if shown.everybody:
+    if shown.all_users:
         others = {
-            "umap": "the others are put among the drawn users whose prompts are nearest",
-            "pca": "the others are put where the same components put them",
-        }[facts["method"]]
+            "umap": "the others are at the mean of their nearest drawn users",
+            "pca": "the others are projected onto the same components",
+        }[summary["method"]]
         who = f"All {users:,} users are counted in cells; a random {n:,} made the map, {others}"
-    how = {"umap": "UMAP of", "pca": "the first two of"}[facts["method"]]
+    method = {"umap": "UMAP of", "pca": "the first two of"}[summary["method"]]
+    few = (
+        " **The two models group users differently**: few neighbours are in common, so compare "
+        "users, not positions."
+        if summary["shared_neighbours"] < FEW_NEIGHBOURS
+        else ""
+    )
     st.caption(
-        f"{who}: {how} the principal components, one fit for each model. Axes have no unit; "
-        "distances far apart mean little."
-        + (LITTLE_IN_COMMON if facts["shared_neighbours"] < LITTLE else "")
+        f"{who}: {method} the principal components, one fit for each model. Axes have no unit; "
+        f"large distances have little meaning.{few}"
     )
 
 
-def _pick(shown: Shown) -> Pick:
-    """What is picked: the latest lasso or click, else what the address names."""
-    clusters = int(shown.frame["cluster"].max()) + 1
+def _selection(shown: UserMap) -> MapSelection:
+    """Return the selection in the address, after writing a new lasso or click into it."""
     for name in map_selection.MAPS:
-        key = f"{'crowd' if shown.everybody else 'map'}-{name}"
-        selection = (st.session_state.get(key) or {}).get("selection") or {}
-        mark = map_selection.signature(selection)
-        if mark and mark != st.session_state.get(f"seen-{key}"):
-            st.session_state[f"seen-{key}"] = mark
-            area, rows = map_selection.event(selection, name)
-            if shown.everybody and rows and not area:  # a click on a cell
-                area, rows = Pick(area=density_map.corners_of(rows[-1]), on=name), []
-            rows = [row for row in rows if 0 <= row < len(shown.frame)][: map_selection.MOST_IDS]
-            _write(area or Pick(users=tuple(shown.frame["user_id"].iloc[rows])))
-    asked = query_params.read_many("users", lambda _user: True)[: map_selection.MOST_IDS]
-    known = set(shown.frame["user_id"]) if asked else set()
-    users = tuple(user for user in asked if user in known)
-    if len(users) < len(asked):
-        st.warning("Not every user that was asked for is on this map.", icon=":material/link_off:")
-    corners = query_params.read_many("area", map_selection.is_corner)[: map_selection.MOST_CORNERS]
+        key = _chart_key(shown, name)
+        event = (st.session_state.get(key) or {}).get("selection") or {}
+        signature = map_selection.signature(event)
+        if signature and signature != st.session_state.get(f"seen-{key}"):
+            st.session_state[f"seen-{key}"] = signature
+            area, rows = map_selection.event(event, name)
+            if shown.all_users and rows and not area:  # a click on a cell
+                area, rows = MapSelection(area=map_figures.cell_corners(rows[-1]), on=name), []
+            rows = [row for row in rows if 0 <= row < len(shown.frame)][: map_selection.MAX_IDS]
+            _write(area or MapSelection(users=tuple(shown.frame["user_id"].iloc[rows])))
+    given = query_params.read_many("users", lambda _user: True)[: map_selection.MAX_IDS]
+    known = set(shown.frame["user_id"]) if given else set()
+    users = tuple(user for user in given if user in known)
+    if len(users) < len(given):
+        st.warning("Some users in the address are not on this map.", icon=":material/link_off:")
+    corners = query_params.read_many("area", map_selection.is_corner)[: map_selection.MAX_CORNERS]
     on = query_params.read("on", map_selection.MAPS, map_selection.MAPS[0]) or map_selection.MAPS[0]
-    cluster = query_params.read("cluster", [str(number + 1) for number in range(clusters)])
+    cluster = query_params.read("cluster", _clusters(shown))
     if users:
-        return Pick(users=users)
+        return MapSelection(users=users)
     if len(corners) > 2:
-        return Pick(area=tuple(map_selection.corner(one) for one in corners), on=on)
-    return Pick(cluster=None if cluster is None else int(cluster) - 1)
+        return MapSelection(area=tuple(map_selection.corner(text) for text in corners), on=on)
+    return MapSelection(cluster=None if cluster is None else int(cluster) - 1)
 
 
-def _write(pick: Pick) -> None:
-    """Put a pick into the address; nothing of an earlier one stays."""
-    query_params.write("users", list(pick.users))
-    query_params.write("area", [f"{x},{y}" for x, y in pick.area])
-    query_params.write("on", pick.on if pick.area else None)
-    query_params.write("cluster", None if pick.cluster is None else str(pick.cluster + 1))
+def _chart_key(shown: UserMap, name: str) -> str:
+    return f"{'density' if shown.all_users else 'map'}-{name}"
+
+
+def _clusters(shown: UserMap) -> list[str]:
+    return [str(number + 1) for number in range(int(shown.frame["cluster"].max()) + 1)]
+
+
+def _write(selection: MapSelection) -> None:
+    """Write a selection into the address in place of an earlier one."""
+    query_params.write("users", list(selection.users))
+    query_params.write("area", [f"{x},{y}" for x, y in selection.area])
+    query_params.write("on", selection.on if selection.area else None)
+    cluster = selection.cluster
+    query_params.write("cluster", None if cluster is None else str(cluster + 1))
+
+
+def _selection_widgets(shown: UserMap, selection: MapSelection) -> None:
+    """Draw the widgets that select users by mouse, by cluster or by id, or clear the selection."""
+    cluster, users = selection.cluster, selection.users
+    st.session_state["pick-cluster"] = None if cluster is None else str(cluster + 1)
+    st.session_state["pick-user"] = users[0] if len(users) == 1 else ""
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        st.segmented_control(
+            "Select on a map by",
+            list(DRAG_MODES),
+            format_func=DRAG_MODES.__getitem__,
+            default="lasso",
+            key="mouse",
+        )
+        st.selectbox(
+            "Select a cluster",
+            _clusters(shown),
+            index=None,
+            key="pick-cluster",
+            placeholder="none",
+            width=160,
+            help=term("cluster"),
+            on_change=_write_cluster,
+        )
+        st.text_input("Select a user id", key="pick-user", width=200, on_change=_write_user)
+        st.button("Clear", on_click=_write, args=(MapSelection(),), disabled=not selection)
+
+
+def _write_cluster() -> None:
+    value = st.session_state["pick-cluster"]
+    _write(MapSelection(cluster=None if value is None else int(value) - 1))
+
+
+def _write_user() -> None:
+    value = st.session_state["pick-user"].strip()
+    _write(MapSelection(users=(value,) if value else ()))
 
 
 def _charts(
-    shown: Shown, colour: str, chosen: np.ndarray | None, pick: Pick, rows: np.ndarray
+    shown: UserMap,
+    colour: str,
+    trained: np.ndarray | None,
+    selection: MapSelection,
+    rows: np.ndarray,
 ) -> None:
-    values, label, missing = values_of(shown, colour)
-    if colour == "chosen" and chosen is None:
-        missing = "Who would be chosen is not known yet; see below."
+    """Draw both maps, with the selected users highlighted."""
+    values, label, missing = _values(shown, colour)
+    if colour == "chosen" and trained is None:
+        missing = "The selected users are not known yet; see below."
     if missing:
         st.info(missing, icon=":material/help:")
-        colour = "cluster"
-    marked = rows if pick else None
+    dragmode = st.session_state["mouse"] or "lasso"
+    data = shown.frame
+    layers: list[map_figures.Layer] = []
     scale = None
-    if colour == "cluster":
-        layers = map_figures.cluster_layers(shown.frame["cluster"].to_numpy(), marked)
-    elif colour == "chosen" and chosen is not None:
-        layers = map_figures.chosen_layers(chosen, marked)
+    if shown.all_users:
+        known = None if missing or not len(values) else values
+        if known is not None:
+            first = map_figures.cells(shown.points[map_selection.MAPS[0]], known, None)
+            means = first["mean"].to_numpy()
+            scale = map_figures.value_scale(means, f"mean {label}", differences=colour == "gain")
     else:
-        layers = map_figures.value_layers(values, marked)
-        scale = map_figures.value_scale(values, label, differences=colour == "gain")
-    if scale is not None and not np.isfinite(values).all():
-        unknown = int((~np.isfinite(values)).sum())
-        st.caption(f"{unknown:,} users without a measurement are grey.")
-    data = shown.frame.assign(**({} if chosen is None else {"chosen": chosen}))
+        selected = rows if selection else None
+        if colour == "chosen" and trained is not None:
+            layers = map_figures.selected_layers(trained, selected)
+        elif colour in ("cluster", "chosen") or missing:
+            layers = map_figures.cluster_layers(shown.frame["cluster"].to_numpy(), selected)
+        else:
+            layers = map_figures.value_layers(values, selected)
+            scale = map_figures.value_scale(values, label, differences=colour == "gain")
+            unknown = int((~np.isfinite(values)).sum())
+            if unknown:
+                st.caption(f"{unknown:,} users without a measurement are grey.")
+        data = data.assign(**({} if trained is None else {"chosen": trained}))
     for column, name, title in zip(st.columns(2), map_selection.MAPS, TITLES, strict=True):
-        figure = map_figures.map_figure(
-            shown.points[name],
-            layers,
-            scale,
-            pick.area if pick.on == name else (),
-            st.session_state["mouse"] or "lasso",
-        )
+        points = shown.points[name]
+        corners = selection.area if selection.on == name else ()
+        figure: go.Figure
+        if shown.all_users:
+            background = map_figures.cells(points, known, None)
+            data = map_figures.cells(points, known, rows) if selection else background
+            figure = map_figures.density_map(
+                data, background if selection else None, scale, corners, dragmode
+            )
+        else:
+            figure = map_figures.point_map(points, layers, scale, corners, dragmode)
         with column:
             figures.show(
                 figure,
                 data,
-                f"map-{name}",
+                _chart_key(shown, name),
                 title=title,
                 x="map axis 1 (no unit)",
                 y="map axis 2 (no unit)",
@@ -307,40 +359,37 @@ def _charts(
             )
 
 
-def _pickers(shown: Shown, pick: Pick) -> None:
-    """Ways to pick users: with the mouse, a cluster, an id, or nobody."""
-    clusters = [str(number + 1) for number in range(int(shown.frame["cluster"].max()) + 1)]
-    st.session_state["pick-cluster"] = None if pick.cluster is None else str(pick.cluster + 1)
-    st.session_state["pick-user"] = pick.users[0] if len(pick.users) == 1 else ""
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        st.segmented_control(
-            "Pick on a map by",
-            list(MOUSE),
-            format_func=MOUSE.__getitem__,
-            default="lasso",
-            key="mouse",
+def _values(shown: UserMap, colour: str) -> tuple[np.ndarray, str, str]:
+    """Return a number per user to colour by, its label, and why there is none (or "")."""
+    if colour == "variance":
+        return shown.frame["variance"].to_numpy(), "variance of a user's train outcomes", ""
+    if colour == "loss":
+        values = shown.scores(shown.source)
+        label = f"source prompts on held-out rows: {METRICS[shown.metric].axis}"
+        missing = (
+            "The loss is the source prompts' error on held-out rows. Evaluate the source prompts "
+            "to show it."
         )
-        st.selectbox(
-            "Pick a cluster",
-            clusters,
-            index=None,
-            key="pick-cluster",
-            placeholder="none",
-            width=160,
-            help=term("cluster"),
-            on_change=_pick_cluster,
+    elif colour == "gain":
+        values = shown.gain()
+        label = f"gain in {shown.metric}: above 0 migrating is better"
+        missing = (
+            "The gain needs evaluations of this migration and of a full retraining on its model."
         )
-        st.text_input("Pick a user id", key="pick-user", width=200, on_change=_pick_user)
-        st.button("Pick nobody", on_click=_write, args=(Pick(),), disabled=not pick)
+    else:
+        return np.empty(0), "", ""
+    return values, label, "" if np.isfinite(values).any() else missing
 
 
-def _picked(shown: Shown, chosen: np.ndarray | None, pick: Pick, rows: np.ndarray) -> None:
-    """The picked users as a table."""
-    if not pick:
+def _selected_table(
+    shown: UserMap, trained: np.ndarray | None, selection: MapSelection, rows: np.ndarray
+) -> None:
+    """List the selected users."""
+    if not selection:
         st.caption("Draw around users on one map, or click one, to find them on the other map.")
         return
-    st.markdown(f"##### {len(rows):,} of {len(shown.frame):,} users picked")
-    table = table_of(shown, chosen, rows[:MOST_SHOWN])
+    st.markdown(f"##### {len(rows):,} of {len(shown.frame):,} users selected")
+    table = _table(shown, trained, rows[:MAX_ROWS])
     event = st.dataframe(
         table,
         key="picked-users",
@@ -353,16 +402,21 @@ def _picked(shown: Shown, chosen: np.ndarray | None, pick: Pick, rows: np.ndarra
     if len(table) == 1 or marked:
         user = table["User"].iloc[marked[0] if marked else 0]
         pages.link("user", label="Open this user", user=str(user))
-    if len(rows) > MOST_SHOWN:
-        st.caption(f"The first {MOST_SHOWN:,} are shown; the download holds all.")
-    figures.downloads(lambda: table_of(shown, chosen, rows), "picked-users-table")
+    if len(rows) > MAX_ROWS:
+        st.caption(f"The first {MAX_ROWS:,} are shown; the download holds all.")
+    figures.downloads(lambda: _table(shown, trained, rows), "picked-users-table")
 
 
-def _pick_cluster() -> None:
-    value = st.session_state["pick-cluster"]
-    _write(Pick(cluster=None if value is None else int(value) - 1))
-
-
-def _pick_user() -> None:
-    value = st.session_state["pick-user"].strip()
-    _write(Pick(users=(value,) if value else ()))
+def _table(shown: UserMap, trained: np.ndarray | None, rows: np.ndarray) -> pd.DataFrame:
+    frame = shown.frame.iloc[rows]
+    columns = {
+        "User": [short(user) for user in frame["user_id"]],
+        "Cluster": frame["cluster"].to_numpy() + 1,
+        "Variance": frame["variance"].to_numpy(),
+        f"Source, {shown.metric}": shown.scores(shown.source, rows),
+        f"Migrated, {shown.metric}": shown.scores(shown.migration, rows),
+        "Gain over retraining": shown.gain(rows),
+    }
+    if trained is not None:
+        columns["Trains the adapter"] = trained[rows]
+    return pd.DataFrame(columns)

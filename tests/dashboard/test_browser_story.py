@@ -188,7 +188,7 @@ def lasso(ws, browser, base, source, moved):
     for place in places[1:]:
         page.mouse.move(*place, steps=8)
     page.mouse.up()
-    picked = page.get_by_role("heading", name=re.compile(r"of 30 users picked"))
+    picked = page.get_by_role("heading", name=re.compile(r"of 30 users selected"))
     picked.wait_for()
     found = picked.inner_text()
     assert int(found.split()[0]) > 0 and "area=" in page.url
@@ -215,8 +215,8 @@ def fail(ws, browser, base, source, moved):
     next(ws.folder(run.id).glob("map.*")).write_bytes(b"PAR1")
     page.goto(f"{base}/users?migration={moved.id}&colour=variance")
     page.get_by_text("This map is damaged.").wait_for()
-    page.get_by_role("button", name="Draw it again").click()
-    page.get_by_text("The map is being drawn by a job").wait_for()
+    page.get_by_role("button", name="Make it again").click()
+    page.get_by_text("A job makes the map").wait_for()
     jobs.cancel(ws, jobs.jobs(ws)[0].id)
     page.context.close()
 
@@ -225,7 +225,7 @@ def worst_user(page):
     """Open the page of the user who regresses most."""
     page.get_by_text("Who gains, who loses").click()
     still(page)
-    table = page.get_by_role("heading", name="Who regresses most").locator(
+    table = page.get_by_role("heading", name="Users who regress most").locator(
         "xpath=following::div[@data-testid='stDataFrame'][1]"
     )
     table.scroll_into_view_if_needed()

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from dashboard_pages import add_job, open_page
 
-from dashboard.components import density_map, map_figures, map_selection
-from dashboard.components.map_selection import Pick
+from dashboard.components import map_figures, map_selection
+from dashboard.components.map_selection import MapSelection
 from dashboard.components.selection_preview import summary
 from puma_engine import jobs, pipeline
 from puma_engine.prompts.table import PromptTable
@@ -29,7 +29,7 @@ def test_a_lasso_becomes_an_outline_that_holds_the_same_points():
     angle = np.linspace(0, 2 * np.pi, 300)
     x, y = 15_000 + 9000 * np.cos(angle), 15_000 + 6000 * np.sin(angle)
     corners = map_selection.outline(x, y)
-    assert 30 < len(corners) <= map_selection.MOST_CORNERS
+    assert 30 < len(corners) <= map_selection.MAX_CORNERS
     truth = ((points[:, 0] - 15_000) / 9000) ** 2 + ((points[:, 1] - 15_000) / 6000.0) ** 2 <= 1
     assert (map_selection.inside(points, corners) == truth).mean() > 0.99
 
@@ -62,8 +62,13 @@ def test_a_pick_is_by_id_by_outline_or_by_cluster():
     frame = pd.DataFrame({"user_id": ["a", "b", "c"], "cluster": [0, 1, 1]})
     points = {"source": np.array([[0, 0], [9, 9], [29_000, 0]]) + 1}
     found = [
-        map_selection.picked_rows(pick, frame, points).tolist()
-        for pick in (Pick(users=("c", "z")), Pick(area=SQUARE), Pick(cluster=1), Pick())
+        map_selection.selected_rows(pick, frame, points).tolist()
+        for pick in (
+            MapSelection(users=("c", "z")),
+            MapSelection(area=SQUARE),
+            MapSelection(cluster=1),
+            MapSelection(),
+        )
     ]
     assert found == [[2], [0, 1], [1, 2], []]
 
@@ -77,14 +82,14 @@ def test_fifty_thousand_users_fit_into_a_megabyte_and_a_half(colour, picked):
     if colour == "cluster":
         layers = map_figures.cluster_layers(rng.integers(0, 15, n), picked)
     elif colour == "chosen":
-        layers = map_figures.chosen_layers(values > 1, picked)
+        layers = map_figures.selected_layers(values > 1, picked)
     else:
         layers, scale = (
             map_figures.value_layers(values, picked),
             map_figures.value_scale(values, "loss"),
         )
     assert np.sort(np.concatenate([layer.rows for layer in layers])).tolist() == list(range(n))
-    figure = map_figures.map_figure(points, layers, scale)
+    figure = map_figures.point_map(points, layers, scale)
     assert 2 * len(figure.to_json()) < 1_500_000
 
 
@@ -93,15 +98,15 @@ def test_cells_count_everybody_and_stay_small(picked):
     n, rng = 200_000, np.random.default_rng(0)
     points = rng.integers(0, map_selection.SCALE + 1, size=(n, 2)).astype(np.int16)
     values = np.where(rng.random(n) < 0.1, np.nan, points[:, 0]).astype(np.float32)
-    found = density_map.cells(points, values, picked)
+    found = map_figures.cells(points, values, picked)
     assert found["users"].sum() == (n if picked is None else len(picked))
     one = found.iloc[7]
-    inside = map_selection.inside(points, density_map.corners_of(int(one["cell"])))
+    inside = map_selection.inside(points, map_figures.cell_corners(int(one["cell"])))
     rows = np.flatnonzero(inside if picked is None else inside & np.isin(np.arange(n), picked))
     assert abs(len(rows) - one["users"]) <= 3  # corners are rounded to thousandths
     assert found["mean"].corr(found["x"]) > 0.99
     scale = map_figures.value_scale(found["mean"].to_numpy(), "mean")
-    figure = density_map.density_figure(found, found, scale, density_map.corners_of(3))
+    figure = map_figures.density_map(found, found, scale, map_figures.cell_corners(3))
     assert 2 * len(figure.to_json()) < 1_500_000
 
 
@@ -120,8 +125,8 @@ def test_differences_are_even_about_zero_and_users_without_a_number_are_kept_apa
 
 def test_the_summary_names_groups_that_go_without():
     cells = coverage(np.array([0, 0, 1]), np.zeros(3, int), np.array([True, False, False]))
-    assert "1 of 3 users (33.3%)" in summary(cells)
-    assert "1 of 2 clusters; 1 of 2 groups have nobody" in summary(cells)
+    assert "on 1 of 3 users (33.3%)" in summary(cells)
+    assert "1 of 2 clusters; 1 of 2 groups have no selected user" in summary(cells)
 
 
 def keep(ws, kind, role, data, vectors, **more):
@@ -197,20 +202,20 @@ def test_a_map_is_queued_with_one_click_watched_and_tried_again(world, monkeypat
     monkeypatch.setattr("puma_engine.jobs.ensure_worker", lambda _ws: False)
     app = open_page("users", ws.root, monkeypatch, migration=moved.id)
     assert "No map of these prompts yet" in words(app)
-    app = press(app, "Draw the map")
+    app = press(app, "Make the map")
     (job,) = jobs.jobs(ws)
     assert (job.command, job.args) == ("project", {"source": source.id, "migrated": moved.id})
-    assert "is being drawn" in words(app)
+    assert "A job makes the map" in words(app)
     other = add_job(ws, "project", title="Draw another map")
     shown = words(open_page("users", ws.root, monkeypatch, migration=moved.id))
-    assert "Draw the map of migrated" in shown and "Draw another map" not in shown
+    assert "Make the map of migrated" in shown and "Draw another map" not in shown
     with ws.transaction() as db:
         db.execute("DELETE FROM jobs WHERE id = ?", [other])
         db.execute(
             "UPDATE jobs SET status = 'failed', error = '**no** room' WHERE id = ?", [job.id]
         )
     app = open_page("users", ws.root, monkeypatch, migration=moved.id)
-    assert "could not be drawn" in words(app) and "**no** room" in app.text[0].value
+    assert "could not be made" in words(app) and "**no** room" in app.text[0].value
     press(app, "Try again")
     assert jobs.jobs(ws)[0].status == "queued"
     jobs.cancel(ws, job.id)
@@ -242,7 +247,7 @@ def test_a_damaged_map_says_so_and_is_drawn_again(drawn, tmp_path, monkeypatch, 
     harm(next(ws.folder(run.id).glob("map.*")))
     app = open_page("users", ws.root, monkeypatch)
     assert "This map is damaged" in words(app) and "map." in app.text[0].value
-    assert "is being drawn" in words(press(app, "Draw it again"))
+    assert "A job makes the map" in words(press(app, "Make it again"))
     (job,) = jobs.jobs(ws, status="queued")
     assert job.args == run.inputs
     jobs.cancel(ws, job.id)
@@ -267,7 +272,7 @@ def test_a_strategy_that_needs_the_model_asks_for_a_job(drawn, monkeypatch):
     ws, _run = drawn
     monkeypatch.setattr("puma_engine.jobs.ensure_worker", lambda _ws: False)
     app = open_page("users", ws.root, monkeypatch, strategy="ffn-kmeans", colour="chosen")
-    assert "takes a job" in words(app) and "not known yet" in words(app)
+    assert "which a job computes" in words(app) and "not known yet" in words(app)
     press(app, "Select these users in a job")
     job = jobs.jobs(ws)[0]
     assert job.command == "select" and job.args["strategy"] == "ffn-kmeans"
@@ -277,20 +282,20 @@ def test_a_strategy_that_needs_the_model_asks_for_a_job(drawn, monkeypatch):
 def test_picks_come_from_the_address_and_their_figures_are_joined_by_id(drawn, monkeypatch):
     ws, run = drawn
     app = open_page("users", ws.root, monkeypatch, users=[IDS[0], IDS[59], "nobody"])
-    assert "2 of 60 users picked" in words(app) and "Not every user" in app.warning[0].value
+    assert "2 of 60 users selected" in words(app) and "Some users" in app.warning[0].value
     table = app.dataframe[0].value.set_index("User")
     # Metrics were stored in the opposite order of the prompts.
     assert table.loc[IDS[0], "Source, rmse"] == pytest.approx(1.5)
     assert table.loc[IDS[59], "Migrated, rmse"] == pytest.approx(0.6)
     assert table["Gain over retraining"].tolist() == pytest.approx([0.2, 0.2])
     area = ["-9,-9", "1009,-9", "1009,1009", "-9,1009"]
-    assert "60 of 60 users picked" in words(
+    assert "60 of 60 users selected" in words(
         open_page("users", ws.root, monkeypatch, area=area, on="migrated")
     )
     frame = ws.get_table(run.id, "map")
     app = open_page("users", ws.root, monkeypatch, cluster="1")
     assert len(app.dataframe[0].value) == (frame["cluster"] == 0).sum()
-    app = press(app, "Pick nobody")
+    app = press(app, "Clear")
     assert "cluster" not in app.query_params and not app.dataframe
 
 
@@ -300,7 +305,7 @@ def test_a_lasso_on_one_map_is_written_into_the_address(drawn, monkeypatch):
     selection = {"points": [], "lasso": [lasso], "box": []}
     app.session_state["map-migrated"] = {"selection": selection}
     app.run()
-    assert "60 of 60 users picked" in words(app)
+    assert "60 of 60 users selected" in words(app)
     assert app.query_params["on"] in ("migrated", ["migrated"])
     assert len(app.query_params["area"]) == 4
 
@@ -318,7 +323,7 @@ def test_a_lasso_on_one_map_is_written_into_the_address(drawn, monkeypatch):
 )
 def test_a_wrong_address_shows_what_there_is(drawn, monkeypatch, query):
     shown = words(open_page("users", drawn[0].root, monkeypatch, **query))
-    assert "All 60 users are drawn" in shown and "picked" not in shown
+    assert "All 60 users are drawn" in shown and "users selected" not in shown
 
 
 def test_a_sample_is_called_one_and_a_newer_migration_is_told(drawn, monkeypatch):
@@ -334,7 +339,7 @@ def test_a_sample_is_called_one_and_a_newer_migration_is_told(drawn, monkeypatch
     assert "All 60 users are counted in cells; a random 20 made the map" in shown
     area = {"area": ["-9,-9", "1009,-9", "1009,1009", "-9,1009"], "shade": "gain"}
     shown = words(open_page("users", ws.root, monkeypatch, **address, **area))
-    assert "60 of 60 users picked" in shown
+    assert "60 of 60 users selected" in shown
     shown = words(open_page("users", ws.root, monkeypatch, **address, view="sample"))
     assert "random 20 of 60 users are drawn" in shown and "10 of 20 users" in shown
     assert "newer migration" in shown
