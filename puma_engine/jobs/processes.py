@@ -1,4 +1,4 @@
-"""Processes: started apart from their parent, told from others that reuse their number."""
+"""Detached processes, and identities that tell them from others that reuse their number."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psutil
+
 from puma_engine.errors import StoreError
 
-# A process of another machine, container or boot is gone when it was silent so long.
+# A process of another machine, container or boot counts as gone after so long without a heartbeat.
 SILENT_SECONDS = 60.0
 _STARTED: list[subprocess.Popen[bytes]] = []
 
 
 @functools.cache
-def place() -> str:
-    """Return what a process number is unique in: this boot and this process namespace."""
+def pid_namespace() -> str:
+    """Return the scope in which process numbers are unique: this boot and process namespace."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
@@ -29,41 +31,33 @@ def place() -> str:
         return socket.gethostname()
 
 
-def stamp(pid: int) -> str | None:
-    """Return the identity of a living process here: its place and start; None if it is gone."""
+def identity(pid: int) -> str | None:
+    """Return the identity of a living process here: its namespace and start; None if it is gone."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return None if Path("/proc/self/stat").exists() else _without_proc(pid)
     except ProcessLookupError:
         return None
+    except FileNotFoundError:
+        # Without /proc (macOS) the number alone has to do.
+        gone = Path("/proc/self/stat").exists() or not psutil.pid_exists(pid)
+        return None if gone else f"{pid_namespace()}#"
     # The name in parentheses may contain anything; the fields follow its last parenthesis.
     fields = text.rpartition(")")[2].split()
     state, start = fields[0], fields[19]
-    return None if state in "ZX" else f"{place()}#{start}"
+    return None if state in "ZX" else f"{pid_namespace()}#{start}"
 
 
-def stamp_of(pid: int) -> str:
+def identity_or_ended(pid: int) -> str:
     """Return the identity of a process; for one that has ended, one that no process has."""
-    return stamp(pid) or f"{place()}#ended"
-
-
-def _without_proc(pid: int) -> str | None:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        pass
-    return f"{place()}#"
+    return identity(pid) or f"{pid_namespace()}#ended"
 
 
 def is_alive(pid: int | None, process: str | None, heartbeat: str | None) -> bool:
-    """Return whether a recorded process lives; by its last sign of life if it is elsewhere."""
+    """Return whether a recorded process lives; by its last heartbeat if it is on another machine."""
     if pid is None or process is None:
         return False
-    if process.rpartition("#")[0] == place():
-        return stamp(pid) == process
+    if process.rpartition("#")[0] == pid_namespace():
+        return identity(pid) == process
     return age(heartbeat) < SILENT_SECONDS
 
 
@@ -75,7 +69,7 @@ def age(time: str | None) -> float:
 
 
 def start_detached(
-    command: Sequence[str], log: Path, extra: Mapping[str, str] | None = None
+    command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
 ) -> subprocess.Popen[bytes]:
     """Start a process in a session of its own that writes to a log file.
 
@@ -91,7 +85,7 @@ def start_detached(
         ) from error
     # The package may not be installed, only be importable from where this process started.
     paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+    python_path = {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
     with out:
         process = subprocess.Popen(
             list(command),
@@ -99,19 +93,23 @@ def start_detached(
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env=environment | dict(extra or {}),
+            env=os.environ | python_path | dict(environment or {}),
         )
-    # Kept and asked now and then, so that an ended child does not stay a zombie.
-    _STARTED[:] = [one for one in _STARTED if one.poll() is None] + [process]
+    # Polled at each start, so that an ended child does not stay a zombie.
+    _STARTED[:] = [child for child in _STARTED if child.poll() is None] + [process]
     return process
 
 
 def kill(pid: int, process: str) -> None:
-    """End a process and its group at once, if it is still the recorded one."""
-    if stamp(pid) == process:
+    """Kill a process and its group, if it is still the recorded one."""
+    if identity(pid) == process:
         os.killpg(pid, signal.SIGKILL)
 
 
 def python(module: str, *arguments: str) -> list[str]:
-    """Return the command that runs a module of this package, output unbuffered."""
-    return [sys.executable, "-u", "-m", module, *arguments]
+    """Return the command that calls `main` of a module of this package, output unbuffered.
+
+    `python -m` would load a module twice that its package imports.
+    """
+    code = f"from {module} import main; raise SystemExit(main())"
+    return [sys.executable, "-u", "-c", code, *arguments]

@@ -1,27 +1,58 @@
-"""The queue: jobs are added, claimed, cancelled, tried again, and rescued from dead processes."""
+"""The queue: jobs are added, claimed, cancelled, retried, and requeued when their process died."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from puma_engine.errors import JobError, NotFoundError
 from puma_engine.jobs import processes
-from puma_engine.jobs.job_record import JOB_STATUSES, Job, arguments_to_json, job_of
-from puma_engine.store import Workspace
+from puma_engine.store import Run, Workspace
 from puma_engine.store.records import now
 
-# So many dead processes are one too many: the job itself is likely to kill them.
-MOST_CRASHES = 3
+JOB_STATUSES = ("queued", "running", "finished", "failed", "cancelled", "interrupted")
+# After so many dead processes a job fails: it is likely to be the reason.
+MAX_CRASHES = 3
+MIN_PREFIX = 4
 _SELECT = (
     "SELECT jobs.*, (SELECT data FROM job_progress WHERE job_id = jobs.id) AS progress FROM jobs"
 )
 _COMMAND = re.compile(r"[a-z][a-z0-9_]{0,63}")
-SHORTEST_PREFIX = 4
+
+
+@dataclass(frozen=True)
+class Job:
+    """One command in the queue. Times are ISO 8601 in UTC.
+
+    status: one of JOB_STATUSES; interrupted means that its process is gone, and a worker
+    queues it again. progress: the last report of the command, and under "trace" the steps and
+    losses of each stage so far. run_id: the run that came out. attempt: how often it was
+    started. cancel_asked: when somebody asked a running job to stop.
+    """
+
+    id: str
+    command: str
+    args: dict[str, Any]
+    title: str
+    status: str
+    progress: dict[str, Any]
+    pid: int | None
+    device: str | None
+    log: str
+    run_id: str | None
+    error: str | None
+    created: str
+    started: str | None
+    finished: str | None
+    heartbeat: str | None
+    attempt: int
+    cancel_asked: str | None
 
 
 def enqueue(ws: Workspace, command: str, args: Mapping[str, Any], *, title: str) -> Job:
@@ -31,7 +62,8 @@ def enqueue(ws: Workspace, command: str, args: Mapping[str, Any], *, title: str)
     if not title.strip() or not title.isprintable():
         raise JobError("A job needs a title of printable characters.")
     job_id = secrets.token_hex(4)
-    values = [job_id, command, arguments_to_json(args), title, now()]
+    arguments = {str(name): _plain(name, value) for name, value in args.items()}
+    values = [job_id, command, json.dumps(arguments), title, now()]
     with ws.transaction() as db:
         db.execute(
             "INSERT INTO jobs (id, command, args, title, status, attempt, crashes, created)"
@@ -41,48 +73,68 @@ def enqueue(ws: Workspace, command: str, args: Mapping[str, Any], *, title: str)
     return job(ws, job_id)
 
 
+def _plain(name: str, value: Any) -> Any:
+    """Return an argument as JSON: runs become ids, paths absolute, settings dictionaries."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Path):
+        return str(value.expanduser().resolve())
+    if isinstance(value, Run):
+        return value.id
+    if hasattr(value, "to_dict"):
+        return _plain(name, value.to_dict())
+    if isinstance(value, Mapping):
+        return {str(key): _plain(name, item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(name, item) for item in value]
+    raise JobError(
+        f"The argument {name!r} is a {type(value).__name__}, which a job cannot store; give text, "
+        "numbers, lists or dictionaries."
+    )
+
+
 def jobs(ws: Workspace, status: str | None = None, limit: int | None = None) -> list[Job]:
-    """Return jobs, the newest first."""
+    """Return jobs, the newest first. Raises JobError for an unknown status."""
     if status is not None and status not in JOB_STATUSES:
         raise JobError(f"{status!r} is no status of jobs; it is one of {', '.join(JOB_STATUSES)}.")
-    found = (_job(ws, row) for row in ws.query(f"{_SELECT} ORDER BY created DESC, rowid DESC"))
-    return [one for one in found if status in (None, one.status)][:limit]
+    rows = ws.query(f"{_SELECT} ORDER BY created DESC, rowid DESC")
+    return [item for row in rows if status in (None, (item := _job(ws, row)).status)][:limit]
 
 
 def job(ws: Workspace, job_id: str) -> Job:
     """Return a job by its id or the beginning of it. Raises NotFoundError or JobError."""
-    found = ws.query(f"{_SELECT} WHERE id = ?", [job_id])
-    if not found and len(job_id) >= SHORTEST_PREFIX:
-        found = ws.query(f"{_SELECT} WHERE substr(id, 1, ?) = ?", [len(job_id), job_id])
-    if not found:
+    rows = ws.query(f"{_SELECT} WHERE id = ?", [job_id])
+    if not rows and len(job_id) >= MIN_PREFIX:
+        rows = ws.query(f"{_SELECT} WHERE substr(id, 1, ?) = ?", [len(job_id), job_id])
+    if not rows:
         raise NotFoundError(f"There is no job {job_id!r}; `puma jobs list` shows what there is.")
-    if len(found) > 1:
-        raise JobError(f"{len(found)} jobs begin with {job_id!r}; give more of the id.")
-    return _job(ws, found[0])
+    if len(rows) > 1:
+        raise JobError(f"{len(rows)} jobs begin with {job_id!r}; give more of the id.")
+    return _job(ws, rows[0])
 
 
 def _job(ws: Workspace, row: Mapping[str, Any]) -> Job:
-    # Nobody may have noticed yet that a process died.
-    gone = row["status"] == "running" and not _lives(row)
-    return job_of(row, "interrupted" if gone else row["status"], log_path(ws, row["id"]))
+    values: dict[str, Any] = {name: row.get(name) for name in Job.__dataclass_fields__}
+    values["args"] = json.loads(row["args"])
+    values["progress"] = json.loads(row["progress"] or "{}")
+    values["log"] = str(ws.root / "logs" / f"{row['id']}.log")
+    # A worker may not have noticed yet that a process died.
+    if row["status"] == "running" and not _is_alive(row):
+        values["status"] = "interrupted"
+    return Job(**values)
 
 
-def _lives(row: Mapping[str, Any]) -> bool:
+def _is_alive(row: Mapping[str, Any]) -> bool:
     return processes.is_alive(row["pid"], row["process"], row["heartbeat"])
 
 
-def log_path(ws: Workspace, job_id: str) -> Path:
-    """Return where the processes of a job write; job_id is one that the queue gave."""
-    return ws.root / "logs" / f"{job_id}.log"
-
-
-def read_log(ws: Workspace, job_id: str, lines: int = 50, most_bytes: int = 1 << 18) -> str:
-    """Return the last lines of a job's log, reading no more than so many bytes."""
+def read_log(ws: Workspace, job_id: str, lines: int = 50, max_bytes: int = 1 << 18) -> str:
+    """Return the last lines of a job's log, from its last `max_bytes` bytes."""
     path = Path(job(ws, job_id).log)
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - most_bytes))
+            file.seek(max(0, size - max_bytes))
             text = file.read().decode("utf-8", errors="replace")
     except FileNotFoundError:
         return ""
@@ -92,65 +144,69 @@ def read_log(ws: Workspace, job_id: str, lines: int = 50, most_bytes: int = 1 <<
 
 
 def cancel(ws: Workspace, job_id: str) -> Job:
-    """Cancel a waiting job at once; ask a running one to stop at its next checkpoint."""
+    """Cancel a waiting job; ask a running one to stop at its next checkpoint.
+
+    Raises NotFoundError, or JobError for a job that has ended.
+    """
     with ws.transaction() as db:
-        found = job(ws, job_id)
-        if found.status == "running":
+        item = job(ws, job_id)
+        if item.status == "running":
             db.execute(
                 "UPDATE jobs SET cancel_asked = coalesce(cancel_asked, ?) WHERE id = ?",
-                [now(), found.id],
+                [now(), item.id],
             )
-        elif found.status in ("queued", "interrupted"):
+        elif item.status in ("queued", "interrupted"):
             db.execute(
                 "UPDATE jobs SET status = 'cancelled', finished = ?, pid = NULL WHERE id = ?",
-                [now(), found.id],
+                [now(), item.id],
             )
         else:
             raise JobError(
-                f"The job {found.id} is {found.status}; only a job that waits or runs can be "
-                "cancelled."
+                f"The job {item.id} is {item.status}; only a job that waits or runs can be cancelled."
             )
-    return job(ws, found.id)
+    return job(ws, item.id)
 
 
 def retry(ws: Workspace, job_id: str) -> Job:
-    """Queue a job again that failed, was cancelled or interrupted; it resumes where it can."""
+    """Queue a job again that failed, was cancelled or interrupted; it resumes where it can.
+
+    Raises NotFoundError, or JobError for a job of another status.
+    """
     with ws.transaction() as db:
-        found = job(ws, job_id)
-        if found.status not in ("failed", "cancelled", "interrupted"):
+        item = job(ws, job_id)
+        if item.status not in ("failed", "cancelled", "interrupted"):
             raise JobError(
-                f"The job {found.id} is {found.status}; only one that failed, was cancelled or "
+                f"The job {item.id} is {item.status}; only one that failed, was cancelled or "
                 "interrupted can be tried again."
             )
         db.execute(
             "UPDATE jobs SET status = 'queued', crashes = 0, error = NULL, finished = NULL,"
             " cancel_asked = NULL, pid = NULL, process = NULL, device = NULL WHERE id = ?",
-            [found.id],
+            [item.id],
         )
-        db.execute("DELETE FROM job_progress WHERE job_id = ?", [found.id])
-    return job(ws, found.id)
+        db.execute("DELETE FROM job_progress WHERE job_id = ?", [item.id])
+    return job(ws, item.id)
 
 
 def claim(ws: Workspace, device: str) -> Job | None:
-    """Take the oldest waiting job for a device that no running job uses; None if there is none.
+    """Take the oldest waiting job for a device; None if none waits or the device is in use.
 
     The job belongs to the calling process until its own process takes it over.
     """
-    pid = os.getpid()
-    time = now()
+    pid, time = os.getpid(), now()
     with ws.transaction():
-        found = ws.query(
+        rows = ws.query(
             "UPDATE jobs SET status = 'running', device = ?, pid = ?, process = ?, started = ?,"
             " heartbeat = ?, finished = NULL, attempt = attempt + 1 WHERE id = (SELECT id FROM jobs"
             " WHERE status = 'queued' ORDER BY created, rowid LIMIT 1) AND status = 'queued'"
             " AND NOT EXISTS (SELECT 1 FROM jobs WHERE status = 'running' AND device = ?)"
             " RETURNING id",
-            [device, pid, processes.stamp(pid), time, time, device],
+            [device, pid, processes.identity(pid), time, time, device],
         )
-    return job(ws, found[0]["id"]) if found else None
+    return job(ws, rows[0]["id"]) if rows else None
 
 
-def settle(
+def finish_attempt(
     ws: Workspace,
     job_id: str,
     attempt: int,
@@ -159,7 +215,7 @@ def settle(
     error: str | None,
     run_id: str | None,
 ) -> bool:
-    """Write how an attempt at a job ended; False if the job has gone on without it."""
+    """Write how an attempt at a job ended; False if that attempt is no longer the current one."""
     with ws.transaction() as db:
         cursor = db.execute(
             "UPDATE jobs SET status = ?, error = ?, run_id = coalesce(?, run_id), finished = ?,"
@@ -179,9 +235,15 @@ def mark_interrupted(ws: Workspace, codes: Mapping[int, int | None] | None = Non
     marked = []
     for row in ws.query("SELECT * FROM jobs WHERE status = 'running'"):
         code = known.get(row["pid"])
-        if code is None and (row["pid"] in known or _lives(row)):
+        if code is None and (row["pid"] in known or _is_alive(row)):
             continue
-        error = _how_it_ended(code)
+        if code is None:
+            error = "The job's process is gone."
+        elif code == -9:
+            error = "The job's process was killed (signal 9), maybe for want of memory."
+        else:
+            ending = f"signal {-code}" if code < 0 else f"code {code}"
+            error = f"The job's process ended with {ending}."
         with ws.transaction() as db:
             cursor = db.execute(
                 "UPDATE jobs SET status = 'interrupted', crashes = crashes + 1, error = ?,"
@@ -193,16 +255,8 @@ def mark_interrupted(ws: Workspace, codes: Mapping[int, int | None] | None = Non
     return marked
 
 
-def _how_it_ended(code: int | None) -> str:
-    if code is None:
-        return "The job's process is gone."
-    if code == -9:
-        return "The job's process was killed (signal 9), maybe for want of memory."
-    return f"The job's process ended with {f'signal {-code}' if code < 0 else f'code {code}'}."
-
-
 def requeue(ws: Workspace) -> None:
-    """Queue interrupted jobs again, unless they were cancelled or kill every process."""
+    """Queue interrupted jobs again; those that were cancelled or crashed too often end."""
     with ws.transaction() as db:
         db.execute(
             "UPDATE jobs SET status = 'cancelled'"
@@ -212,7 +266,7 @@ def requeue(ws: Workspace) -> None:
             "UPDATE jobs SET status = 'failed', error = error || ' That came ' || crashes ||"
             " ' times; read the log, then try it again.'"
             " WHERE status = 'interrupted' AND crashes >= ?",
-            [MOST_CRASHES],
+            [MAX_CRASHES],
         )
         db.execute(
             "UPDATE jobs SET status = 'queued', device = NULL, process = NULL, finished = NULL"

@@ -1,4 +1,4 @@
-"""The process of one job: `python -m puma_engine.jobs.runner <workspace> <job id> <attempt>`."""
+"""The process of one job: its command, heartbeat, progress and log."""
 
 from __future__ import annotations
 
@@ -16,10 +16,8 @@ from typing import Any, Self
 
 from puma_engine.errors import Cancelled, JobError, PumaError, StoreError
 from puma_engine.jobs import processes
-from puma_engine.jobs.job_record import Job
-from puma_engine.jobs.loss_trace import LossTrace
+from puma_engine.jobs.queue import Job, finish_attempt
 from puma_engine.jobs.queue import job as get_job
-from puma_engine.jobs.queue import settle
 from puma_engine.store import Run, Workspace
 from puma_engine.store.records import now, to_json
 
@@ -27,6 +25,7 @@ Commands = Mapping[str, Callable[..., Any]]
 POLL_SECONDS = 0.5
 HEARTBEAT_SECONDS = 2.0
 LOG_SECONDS = 10.0
+MAX_POINTS = 200
 
 
 def main(arguments: Sequence[str] | None = None, commands: Commands | None = None) -> int:
@@ -38,48 +37,39 @@ def main(arguments: Sequence[str] | None = None, commands: Commands | None = Non
 
 def execute(ws: Workspace, job_id: str, attempt: int, commands: Commands | None = None) -> int:
     """Run a claimed job in this process and write how it ended; return an exit code."""
-    if not _take_over(ws, job_id, attempt):
-        say(f"The attempt {attempt} at job {job_id} is not wanted any more.")
-        return 0
-    job = get_job(ws, job_id)
-    say(f"Job {job.id}, attempt {attempt}: {job.title} ({job.command} on {job.device})")
-    with Heartbeat(ws, job.id, attempt) as heart:
-        status, error, run_id = _outcome(ws, job, heart, commands)
-    say(f"{status}: {error}" if error else f"{status}")
-    settle(ws, job.id, attempt, status, error=error, run_id=run_id)
-    return 0 if status == "finished" else 1
-
-
-def _take_over(ws: Workspace, job_id: str, attempt: int) -> bool:
-    pid = os.getpid()
     with ws.transaction() as db:
         cursor = db.execute(
             "UPDATE jobs SET pid = ?, process = ?, heartbeat = ?"
             " WHERE id = ? AND attempt = ? AND status = 'running'",
-            [pid, processes.stamp(pid), now(), job_id, attempt],
+            [os.getpid(), processes.identity(os.getpid()), now(), job_id, attempt],
         )
-        return cursor.rowcount == 1
+    if cursor.rowcount != 1:
+        log(f"The attempt {attempt} at job {job_id} is not wanted any more.")
+        return 0
+    job = get_job(ws, job_id)
+    log(f"Job {job.id}, attempt {attempt}: {job.title} ({job.command} on {job.device})")
+    with Heartbeat(ws, job.id, attempt) as heartbeat:
+        status, error, run_id = _outcome(ws, job, heartbeat, commands)
+    log(f"{status}: {error}" if error else f"{status}")
+    finish_attempt(ws, job.id, attempt, status, error=error, run_id=run_id)
+    return 0 if status == "finished" else 1
 
 
 def _outcome(
-    ws: Workspace, job: Job, heart: Heartbeat, commands: Commands | None
+    ws: Workspace, job: Job, heartbeat: Heartbeat, commands: Commands | None
 ) -> tuple[str, str | None, str | None]:
     """Run the command; return status, error and the id of the run that came out."""
     try:
         result = _command(job.command, commands)(
-            ws, progress=heart.report, should_cancel=heart.should_stop, **job.args
+            ws, progress=heartbeat.report, should_cancel=heartbeat.should_stop, **job.args
         )
     except (Cancelled, KeyboardInterrupt) as error:
         # Stopped from outside, as by a shutdown: a worker queues it again.
-        return (
-            ("cancelled" if heart.cancelled else "interrupted"),
-            str(error) or None,
-            None,
-        )
-    except BaseException as error:  # whatever ended it is told to the user
+        return "cancelled" if heartbeat.cancelled else "interrupted", str(error) or None, None
+    except BaseException as error:  # the user sees whatever ended it
         traceback.print_exc()
-        own = isinstance(error, PumaError)
-        return "failed", str(error) if own else f"{type(error).__name__}: {error}", None
+        text = str(error) if isinstance(error, PumaError) else f"{type(error).__name__}: {error}"
+        return "failed", text, None
     last = result[-1] if isinstance(result, list | tuple) and result else result
     return "finished", None, last.id if isinstance(last, Run) else None
 
@@ -93,8 +83,32 @@ def _command(name: str, commands: Commands | None) -> Callable[..., Any]:
     return commands[name]
 
 
+class LossTrace:
+    """Steps and losses of each stage of a job, at most MAX_POINTS a stage, evenly spaced."""
+
+    def __init__(self) -> None:
+        self.stages: dict[str, list[tuple[int, float]]] = {}
+        self._every: dict[str, int] = {}
+        self._count: dict[str, int] = {}
+
+    def add(self, report: Mapping[str, Any]) -> None:
+        """Add the loss of a report, unless it has none or lies between two points."""
+        stage, loss = str(report.get("stage", "")), report.get("loss")
+        if loss is None:
+            return
+        points = self.stages.setdefault(stage, [])
+        count = self._count[stage] = self._count.get(stage, -1) + 1
+        every = self._every.setdefault(stage, 1)
+        if count % every:
+            return
+        points.append((int(report.get("step") or 0), float(loss)))
+        if len(points) > MAX_POINTS:
+            self.stages[stage] = points[::2]
+            self._every[stage] = 2 * every
+
+
 class Heartbeat:
-    """A thread that shows that the job lives, writes its progress, and hears of a cancel."""
+    """A thread that writes a job's heartbeat and progress, and reads whether it was cancelled."""
 
     def __init__(self, ws: Workspace, job_id: str, attempt: int) -> None:
         self.ws, self.job_id, self.attempt = ws, job_id, attempt
@@ -104,9 +118,9 @@ class Heartbeat:
         self._latest: Any = None
         self._trace = LossTrace()
         self._written: Any = None
-        self._beaten = 0.0
-        self._said: tuple[str, float] = ("", 0.0)
-        self._thread = threading.Thread(target=self._beat_until_the_end, daemon=True)
+        self._last_beat = 0.0
+        self._logged: tuple[str, float] = ("", 0.0)
+        self._thread = threading.Thread(target=self._beat_until_end, daemon=True)
 
     def __enter__(self) -> Self:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -119,7 +133,7 @@ class Heartbeat:
         self._thread.join()
 
     def report(self, progress: Any) -> None:
-        """Keep the latest report of the command and its loss; the thread writes them."""
+        """Take a report of the command; the thread writes the latest and the losses so far."""
         self._trace.add(as_dict(progress))
         self._latest = progress
 
@@ -132,7 +146,7 @@ class Heartbeat:
             raise KeyboardInterrupt
         self._stop.set()
 
-    def _beat_until_the_end(self) -> None:
+    def _beat_until_end(self) -> None:
         last = False
         while not last:
             last = self._ended.wait(POLL_SECONDS)
@@ -140,7 +154,7 @@ class Heartbeat:
                 self._beat(last)
             except StoreError as error:
                 # A busy database is no reason to stop working; the next beat tries again.
-                say(f"No sign of life could be written: {error}")
+                log(f"The heartbeat could not be written: {error}")
         self.ws.close()
 
     def _beat(self, last: bool) -> None:
@@ -153,9 +167,9 @@ class Heartbeat:
             self._stop.set()
         progress = self._latest
         fresh = progress is not self._written
-        if fresh or last or time.monotonic() - self._beaten >= HEARTBEAT_SECONDS:
+        if fresh or last or time.monotonic() - self._last_beat >= HEARTBEAT_SECONDS:
             self._write(progress if fresh else None)
-            self._written, self._beaten = progress, time.monotonic()
+            self._written, self._last_beat = progress, time.monotonic()
 
     def _write(self, progress: Any) -> None:
         with self.ws.transaction() as db:
@@ -172,22 +186,18 @@ class Heartbeat:
                 self._log(data)
 
     def _log(self, data: dict[str, Any]) -> None:
-        stage, said = str(data.get("stage", "")), time.monotonic()
-        if stage == self._said[0] and said - self._said[1] < LOG_SECONDS:
+        stage, time_now = str(data.get("stage", "")), time.monotonic()
+        if stage == self._logged[0] and time_now - self._logged[1] < LOG_SECONDS:
             return
-        self._said = (stage, said)
-        say(" ".join([stage, *_figures(data)]))
-
-
-def _figures(data: Mapping[str, Any]) -> list[str]:
-    found = []
-    if data.get("total"):
-        found.append(f"step {data.get('step', 0)}/{data['total']}")
-    if data.get("loss") is not None:
-        found.append(f"loss {data['loss']:.4g}")
-    if data.get("eta_seconds") is not None:
-        found.append(f"{data['eta_seconds']:.0f} s left")
-    return found
+        self._logged = (stage, time_now)
+        words = [stage]
+        if data.get("total"):
+            words.append(f"step {data.get('step', 0)}/{data['total']}")
+        if data.get("loss") is not None:
+            words.append(f"loss {data['loss']:.4g}")
+        if data.get("eta_seconds") is not None:
+            words.append(f"{data['eta_seconds']:.0f} s left")
+        log(" ".join(words))
 
 
 def as_dict(progress: Any) -> dict[str, Any]:
@@ -197,7 +207,7 @@ def as_dict(progress: Any) -> dict[str, Any]:
     return dict(progress)
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     """Write a line to the job's log."""
     print(
         f"{datetime.now().astimezone().isoformat(timespec='seconds')} {text}",

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 
 from puma_engine.errors import JobError, StoreError
 from puma_engine.jobs import processes, queue
-from puma_engine.jobs.job_record import Job
+from puma_engine.jobs.queue import Job
 from puma_engine.store import Workspace
 from puma_engine.store.records import now
 
@@ -33,7 +35,7 @@ def find_devices() -> list[str]:
     """Return the devices of this machine without loading torch: its NVIDIA GPUs, else the CPU."""
     visible = os.environ.get(VISIBLE)
     if visible is not None:
-        count = len([one for one in visible.split(",") if one.strip() not in ("", "-1")])
+        count = len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
     else:
         count = sum(path.name[6:].isdigit() for path in Path("/dev").glob("nvidia*"))
     return [f"cuda:{number}" for number in range(count)] or ["cpu"]
@@ -55,31 +57,35 @@ def worker(
     """Run queued jobs, one a device, each in a detached process, until stopped.
 
     devices: such as "cpu" or "cuda:0" (default: all). once: return when nothing waits or
-    runs; idle_seconds: return when that has been so for so long. Jobs outlive a worker that
-    ends, and the next worker goes on with them.
+    runs; idle_seconds: return after so long without work. Jobs outlive a worker that ends,
+    and the next worker goes on with them. Raises JobError for unknown or repeated devices.
     """
-    slots = _checked(devices or find_devices())
-    patience = 0.0 if once else idle_seconds
-    pid, process = os.getpid(), processes.stamp_of(os.getpid())
-    state = _State(ws, slots, runner)
-    _register(ws, pid, process, slots)
-    _log.info("Worker %d serves %s", pid, ", ".join(slots))
+    devices = _checked_devices(devices or find_devices())
+    max_idle = 0.0 if once else idle_seconds
+    pid, process = os.getpid(), processes.identity_or_ended(os.getpid())
+    state = _Worker(ws, devices, runner)
+    _register(ws, pid, process, devices)
+    _log.info("Worker %d serves %s", pid, ", ".join(devices))
     try:
-        beaten = busy = time.monotonic()
+        last_beat = last_work = time.monotonic()
         while True:
             if state.step():
-                busy = time.monotonic()
-            if patience is not None and time.monotonic() - busy >= patience and _retire(ws, pid):
-                return
-            if time.monotonic() - beaten >= HEARTBEAT_SECONDS:
-                _register(ws, pid, process, slots)
-                beaten = time.monotonic()
+                last_work = time.monotonic()
+            if max_idle is not None and time.monotonic() - last_work >= max_idle:
+                # In one transaction: who adds a job after this finds no worker and starts one.
+                with ws.transaction():
+                    if not _is_work_left(ws):
+                        _unregister(ws, pid)
+                        return
+            if time.monotonic() - last_beat >= HEARTBEAT_SECONDS:
+                _register(ws, pid, process, devices)
+                last_beat = time.monotonic()
             time.sleep(POLL_SECONDS)
     finally:
-        _leave(ws, pid)
+        _unregister(ws, pid)
 
 
-def _checked(devices: Sequence[str]) -> list[str]:
+def _checked_devices(devices: Sequence[str]) -> list[str]:
     named = ["cuda:0" if device == "cuda" else device for device in devices]
     wrong = [device for device in named if not _DEVICE.fullmatch(device)]
     if wrong or len(set(named)) != len(named):
@@ -90,19 +96,19 @@ def _checked(devices: Sequence[str]) -> list[str]:
     return named
 
 
-class _State:
-    """What a worker remembers: the processes that it started, to learn how they end."""
+class _Worker:
+    """A worker and the processes that it started."""
 
     def __init__(self, ws: Workspace, devices: list[str], runner: Runner) -> None:
         self.ws, self.devices, self.runner = ws, devices, runner
         self.children: dict[int, subprocess.Popen[bytes]] = {}
 
     def step(self) -> bool:
-        """Look after running jobs and start waiting ones; return whether there are any."""
+        """Check running jobs and start waiting ones; return whether there are any."""
         codes = {pid: child.poll() for pid, child in self.children.items()}
         for job_id in queue.mark_interrupted(self.ws, codes):
             _log.warning("Job %s was interrupted", job_id)
-        self.children = {p: one for p, one in self.children.items() if codes[p] is None}
+        self.children = {pid: child for pid, child in self.children.items() if codes[pid] is None}
         queue.requeue(self.ws)
         self._kill_unresponsive()
         for device in self.devices:
@@ -118,36 +124,33 @@ class _State:
             )
         except (OSError, StoreError) as error:
             text = f"The job's process cannot be started: {error}"
-            queue.settle(self.ws, job.id, job.attempt, "failed", error=text, run_id=None)
+            queue.finish_attempt(self.ws, job.id, job.attempt, "failed", error=text, run_id=None)
             return
         self.children[child.pid] = child
-        self._hand_over(job, child.pid)
-        _log.info("Job %s runs on %s as process %d: %s", job.id, device, child.pid, job.title)
-
-    def _hand_over(self, job: Job, pid: int) -> None:
-        """Write the process of a job, unless it was faster or has already ended."""
-        process = processes.stamp_of(pid)
+        # The job's own process may have written this already, or may have ended.
         with self.ws.transaction() as db:
             db.execute(
                 "UPDATE jobs SET pid = ?, process = ? WHERE id = ? AND attempt = ?"
                 " AND status = 'running'",
-                [pid, process, job.id, job.attempt],
+                [child.pid, processes.identity_or_ended(child.pid), job.id, job.attempt],
             )
+        _log.info("Job %s runs on %s as process %d: %s", job.id, device, child.pid, job.title)
 
     def _kill_unresponsive(self) -> None:
-        asked = "SELECT * FROM jobs WHERE status = 'running' AND cancel_asked IS NOT NULL"
-        for row in self.ws.query(asked):
+        for row in self.ws.query(
+            "SELECT * FROM jobs WHERE status = 'running' AND cancel_asked IS NOT NULL"
+        ):
             if processes.age(row["cancel_asked"]) > CANCEL_SECONDS:
                 _log.warning("Job %s did not stop when asked and is killed", row["id"])
                 processes.kill(row["pid"], row["process"])
 
 
 def _environment(device: str) -> dict[str, str]:
-    """Show a job its own device only, so that "a GPU if there is one" means this one."""
+    """Return variables that show a job its own device only."""
     if device == "cpu":
         return {VISIBLE: ""}
     number = int(device.partition(":")[2])
-    visible = [one.strip() for one in os.environ.get(VISIBLE, "").split(",") if one.strip()]
+    visible = [name.strip() for name in os.environ.get(VISIBLE, "").split(",") if name.strip()]
     return {VISIBLE: visible[number] if number < len(visible) else str(number)}
 
 
@@ -165,30 +168,20 @@ def _register(ws: Workspace, pid: int, process: str, devices: Sequence[str]) -> 
         )
 
 
-def _leave(ws: Workspace, pid: int) -> None:
+def _unregister(ws: Workspace, pid: int) -> None:
     with ws.transaction() as db:
         db.execute(
             "DELETE FROM workers WHERE pid = ? AND process = ?",
-            [pid, processes.stamp_of(pid)],
+            [pid, processes.identity_or_ended(pid)],
         )
-
-
-def _retire(ws: Workspace, pid: int) -> bool:
-    """Leave unless a job came meanwhile: whoever queues one then starts another worker."""
-    with ws.transaction():
-        if _is_work_left(ws):
-            return False
-        _leave(ws, pid)
-        return True
 
 
 def workers(ws: Workspace) -> list[dict[str, Any]]:
     """Return the living workers of a workspace: pid, devices, started, heartbeat."""
-    found = ws.query("SELECT * FROM workers ORDER BY started")
     return [
         {name: row[name] for name in ("pid", "started", "heartbeat")}
         | {"devices": [device for device in row["devices"].split(",") if device]}
-        for row in found
+        for row in ws.query("SELECT * FROM workers ORDER BY started")
         if processes.is_alive(row["pid"], row["process"], row["heartbeat"])
     ]
 
@@ -202,12 +195,12 @@ def ensure_worker(
 ) -> bool:
     """Start a detached worker if none lives; return whether one was started.
 
-    It ends by itself when nothing has waited or run for idle_seconds. command: another
-    command line that runs a worker on this workspace.
+    It ends after idle_seconds without work. command: another command line that runs a worker
+    on this workspace. Raises JobError for unknown devices, StoreError if its log cannot be written.
     """
-    chosen = _checked(devices) if devices else []
+    chosen = _checked_devices(devices) if devices else []
     line = command or processes.python(
-        "puma_engine.jobs.worker_process", str(ws.root), str(idle_seconds), *chosen
+        "puma_engine.jobs.worker_loop", str(ws.root), str(idle_seconds), *chosen
     )
     # Held while starting, so that two callers do not start two.
     with ws.transaction() as db:
@@ -215,5 +208,15 @@ def ensure_worker(
             return False
         db.execute("DELETE FROM workers")
         child = processes.start_detached(line, ws.root / "logs" / "worker.log")
-        _register(ws, child.pid, processes.stamp_of(child.pid), chosen)
+        _register(ws, child.pid, processes.identity_or_ended(child.pid), chosen)
     return True
+
+
+def main(arguments: Sequence[str] | None = None, runner: Runner = run_command) -> int:
+    """Run a worker; arguments: workspace, idle seconds, and devices (default: all)."""
+    root, idle, *devices = arguments if arguments is not None else sys.argv[1:]
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
+    ws = Workspace.open(root)
+    worker(ws, devices=devices or None, idle_seconds=float(idle), runner=runner)
+    return 0

@@ -18,7 +18,7 @@ from dashboard.components.row_selection import picked
 from dashboard.components.theme import STATUSES
 from dashboard.engine import job_table
 from puma_engine import jobs
-from puma_engine.jobs.processes import stamp
+from puma_engine.jobs.processes import identity
 from puma_engine.store import Workspace
 from puma_engine.store.records import now
 
@@ -115,7 +115,7 @@ def test_a_waiting_job_says_whether_anybody_will_do_it(ws, monkeypatch):
     app.button(f"work-{job}").click().run()
     assert [one.root for one in started] == [ws.root]
     with ws.transaction() as db:
-        values = [os.getpid(), stamp(os.getpid()), "[]", now(), now()]
+        values = [os.getpid(), identity(os.getpid()), "[]", now(), now()]
         db.execute("INSERT INTO workers VALUES (?, ?, ?, ?, ?)", values)
     app = open_page("jobs", ws.root, monkeypatch)
     assert "waits for a free device" in texts(app)

@@ -2,7 +2,7 @@
 
 import itertools
 
-from puma_engine.jobs.loss_trace import MOST_POINTS, LossTrace
+from puma_engine.jobs.runner import MAX_POINTS, LossTrace
 
 
 def test_losses_are_thinned_evenly_from_first_to_last():
@@ -10,7 +10,7 @@ def test_losses_are_thinned_evenly_from_first_to_last():
     for step in range(5000):
         trace.add({"stage": "training", "step": step, "loss": 1 / (step + 1)})
     steps = [step for step, _loss in trace.stages["training"]]
-    assert steps[0] == 0 and steps[-1] > 4900 and 50 < len(steps) <= MOST_POINTS
+    assert steps[0] == 0 and steps[-1] > 4900 and 50 < len(steps) <= MAX_POINTS
     gaps = {b - a for a, b in itertools.pairwise(steps)}
     assert len(gaps) == 1
 

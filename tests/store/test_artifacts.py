@@ -133,7 +133,7 @@ def test_crash_between_file_and_row_leaves_a_clean_store(ws):
         "run = ws.begin('dataset', name='x', config={}, inputs={})\n"
         "ws.put_tensors(run.id, 't', {'x': np.zeros(3)})"
     )
-    assert start_process("import numpy as np\n" + code, ws.root).wait(20) == -9
+    assert start_process("import numpy as np\n" + code, ws.root).wait(240) == -9
     (run,) = ws.runs(status="interrupted")
     assert list(ws.folder(run.id).iterdir()) and ws.verify() == []
     with pytest.raises(NotFoundError):

@@ -110,7 +110,7 @@ def test_several_processes_make_and_write_one_workspace(tmp_path):
     root = tmp_path / "workspace"
     writers = [start_process(f"NAME = 'p{i}'\n{WRITE}", root) for i in range(3)]
     for writer in writers:
-        out, err = writer.communicate(timeout=60)
+        out, err = writer.communicate(timeout=240)
         assert out == "done\n", err
     ws = Workspace.open(root)
     assert len(ws.runs(status="finished")) == 45 and len(ws.metrics()) == 900

@@ -229,7 +229,7 @@ def test_threads_share_one_workspace(ws):
 def test_no_torch_is_imported():
     code = (
         "import sys, puma_engine.store, puma_engine.jobs, puma_engine.jobs.runner,"
-        " puma_engine.jobs.worker_process\n"
+        " puma_engine.jobs.worker_loop\n"
         "print([m for m in ('torch', 'transformers', 'streamlit') if m in sys.modules])"
     )
     assert in_process(code) == "[]"

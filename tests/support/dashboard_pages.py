@@ -7,7 +7,7 @@ import pandas as pd
 from streamlit.testing.v1 import AppTest
 
 from puma_engine import jobs
-from puma_engine.jobs.processes import stamp
+from puma_engine.jobs.processes import identity
 from puma_engine.store.records import now
 
 
@@ -74,7 +74,7 @@ def add_job(ws, command="migrate", *, title="A job", status="queued", args=None,
     values = {"status": status} | columns
     if status == "running":
         pid = os.getpid()
-        values |= {"pid": pid, "process": stamp(pid), "device": "cpu", "attempt": 1}
+        values |= {"pid": pid, "process": identity(pid), "device": "cpu", "attempt": 1}
         values |= {"started": now(), "heartbeat": now()}
     changes = ", ".join(f"{name} = ?" for name in values)
     with ws.transaction() as db:

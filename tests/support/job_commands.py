@@ -11,29 +11,45 @@ import time
 from pathlib import Path
 
 from puma_engine.errors import Cancelled, DataError
-from puma_engine.jobs import runner, worker_loop, worker_process
+from puma_engine.jobs import runner, worker_loop
 
 
-def count(ws, *, progress, should_cancel, steps=3, seconds=0.05, name="count", log=None):
-    """Take steps that survive in a file of the run; write each start and end to a log."""
-    kept = ws.begin("dataset", name=name, config={"count": name}, inputs={})
-    if kept.status == "finished":
-        return kept
+def count(
+    ws,
+    *,
+    progress,
+    should_cancel,
+    steps=3,
+    seconds=0,
+    name="count",
+    log=None,
+    pause_at=None,
+    release=None,
+):
+    """Take steps that survive in a file of the run; write each start and end to a log.
+
+    Before step `pause_at` it waits until the file `release` exists, or for a cancel.
+    """
+    run = ws.begin("dataset", name=name, config={"count": name}, inputs={})
+    if run.status == "finished":
+        return run
     note(log, "begin", name)
-    checkpoint = ws.work(kept.id) / "step"
+    checkpoint = ws.work(run.id) / "step"
     done = int(checkpoint.read_text()) if checkpoint.exists() else 0
     print(f"goes on from step {done}", flush=True)
     for step in range(done, steps):
         progress({"stage": "counting", "step": step, "total": steps, "eta_seconds": 1.0})
+        while step == pause_at and not Path(release).exists() and not should_cancel():
+            time.sleep(0.02)
         if should_cancel():
-            ws.fail(kept.id, "cancelled")
+            ws.fail(run.id, "cancelled")
             raise Cancelled(f"Stopped at step {step}.")
         time.sleep(seconds)
         checkpoint.write_text(str(step + 1))
     progress({"stage": "counting", "step": steps, "total": steps})
     note(log, "end", name)
     return ws.finish(
-        kept.id, seconds=1.0, device="cpu", summary={"steps": steps, "resumed_at": done}
+        run.id, seconds=1.0, device="cpu", summary={"steps": steps, "resumed_at": done}
     )
 
 
@@ -66,6 +82,4 @@ def job_command(ws, job):
 if __name__ == "__main__":
     runner.POLL_SECONDS = worker_loop.POLL_SECONDS = 0.1
     role, *rest = sys.argv[1:]
-    sys.exit(
-        runner.main(rest, COMMANDS) if role == "job" else worker_process.main(rest, job_command)
-    )
+    sys.exit(runner.main(rest, COMMANDS) if role == "job" else worker_loop.main(rest, job_command))

@@ -37,11 +37,18 @@ def start_worker(ws, idle="60", *devices):
     return jobs.ensure_worker(ws, command=command)
 
 
-def wait_for(condition, seconds=20):
+def paused_job(ws, title, pause_at, *, steps, **args):
+    """Queue a job that waits before a step; return it and the file that lets it go on."""
+    release = ws.root / f"release-{title}"
+    args |= {"steps": steps, "pause_at": pause_at, "release": release}
+    return jobs.enqueue(ws, "count", args, title=title), release
+
+
+def wait_for(condition, seconds=120):
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        if found := condition():
-            return found
+        if value := condition():
+            return value
         time.sleep(0.05)
     raise AssertionError("It did not happen in time.")
 
@@ -51,5 +58,5 @@ def status_of(ws, job):
 
 
 def reached(ws, job, step):
-    found = jobs.job(ws, job.id)
-    return found if found.progress.get("step", -1) >= step else None
+    current = jobs.job(ws, job.id)
+    return current if current.progress.get("step", -1) >= step else None

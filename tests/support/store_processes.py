@@ -27,6 +27,6 @@ def start_process(code, root=""):
 
 def in_process(code, root=""):
     """Run Python code to its end and return what it printed."""
-    out, err = start_process(code, root).communicate(timeout=60)
+    out, err = start_process(code, root).communicate(timeout=240)
     assert not err, err
     return out.strip()
