@@ -130,7 +130,7 @@ def check_room(spec: str, need: int, free: int, where: str) -> None:
     if need > free:
         raise BackboneError(
             f"The weights of {spec} take {gib(need)}, but {where} has {gib(free)} free; free some, "
-            "choose a lower precision, --quantise 4bit, or --device spread on several GPUs."
+            "choose a lower precision, --quantise 4bit, or --device auto on several GPUs."
         )
 
 

@@ -48,6 +48,7 @@ from puma_engine.backbone.loading import (
 )
 from puma_engine.backbone.tokens import start_ids
 from puma_engine.errors import BackboneError
+from puma_engine.training import distributed
 from puma_engine.training.device import (
     free_bytes,
     resolve_device,
@@ -55,6 +56,7 @@ from puma_engine.training.device import (
     torch_dtype,
 )
 
+# The deprecated name of the device "auto"; it insists on GPUs.
 SPREAD = "spread"
 NORM_TOKENS = 4096
 # Models of this many parameters are compiled when they are loaded on a GPU.
@@ -116,12 +118,14 @@ class FrozenBackbone:
     ) -> FrozenBackbone:
         """Load a backbone by zoo name, folder or hub id.
 
-        device: "cpu", "cuda", "cuda:1", "spread" (over all GPUs), or None for the best there
-        is. precision: "fp32", "bf16", "fp16", or "auto" (bf16 on a GPU, fp32 on a CPU).
+        device: "cpu", "cuda", "cuda:1", "auto" (layers on all GPUs, where there are several), or
+        None for the best there is. precision: "fp32", "bf16", "fp16", or "auto" (bf16 on a GPU, fp32 on a CPU).
         revision: branch, tag or commit of a hub id (default: main). quantise: "4bit", "8bit",
         "fp8" or None. Large models on a GPU are compiled. Raises BackboneError, also for a model
         that cannot fit, before its weights are fetched or read.
         """
+        if device == "auto" and torch.cuda.device_count() > 1 and distributed.world_size() == 1:
+            device = SPREAD
         spread, main_device = device == SPREAD, _main_device(device)
         check_quantisation(quantise, main_device, spread=spread)
         source = locate(spec, revision)

@@ -1,4 +1,4 @@
-"""Turns the fields of a settings dataclass into options of a command."""
+"""Options of commands: one for each field of a settings class, and those that commands share."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ HELP: dict[type, dict[str, str]] = {
 
 
 def with_settings(**groups: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Replace each named parameter of a command by one option a field of its dataclass.
+    """Replace each named parameter of a command by one option for each field of its dataclass.
 
-    The command gets a dictionary of the options that were given, without the others, so
-    that defaults stay where the stage has them.
+    The command gets a dictionary of the options that were given. All others are left to
+    `puma_engine.defaults`.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -102,6 +102,8 @@ def renamed_option(old: str, new: str) -> Any:
 Queue = Annotated[bool, typer.Option("--queue", help="Queue a job for `puma worker` instead.")]
 Device = Annotated[
     str | None,
-    typer.Option("--device", help="cpu, cuda, cuda:N or spread (default: the best here)."),
+    typer.Option(
+        "--device", help="cpu, cuda, cuda:N, or auto for layers on all GPUs (default: the best)."
+    ),
 ]
 Name = Annotated[str | None, typer.Option("--name", help="Name of the run (default: made up).")]
