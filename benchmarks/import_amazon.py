@@ -2,9 +2,9 @@
 
     python benchmarks/import_amazon.py --gigabytes 1
 
-Makes a file of reviews in the layout of Amazon Reviews 2023 with its file of items (kept in
---folder for the next time), imports it with the paper's filters in a process of its own and
-prints rows a second and the peak of that process's memory. Users and items follow power laws
+Makes a file of reviews in the layout of Amazon Reviews 2023 with its file of items (stored in
+--folder for later runs), imports it with the paper's filters in a separate process and prints
+rows a second and the peak memory of that process. Users and items follow power laws
 fitted by eye to Movies and TV: about 2.6 reviews a user, 23 an item.
 """
 
@@ -27,7 +27,7 @@ WORDS = 400
 
 
 def make(folder: Path, gigabytes: float, packed: bool, seed: int) -> Path:
-    """Write reviews of about so many GB (before packing) and their items; return the reviews."""
+    """Write reviews of a size in GB (before packing) and their items; return the reviews' path."""
     name = f"Synthetic_{gigabytes:g}.jsonl" + (".gz" if packed else "")
     reviews, items = folder / name, folder / f"meta_{name}"
     if reviews.is_file() and items.is_file():
@@ -78,7 +78,7 @@ def _reviews(rng: np.random.Generator, items: int, rows: int, words: list[str]) 
     user = (rng.random(CHUNK) ** 2.2 * rows / 1.6).astype(np.int64)
     item = (rng.random(CHUNK) ** 2 * items).astype(np.int64)
     rating = rng.choice([1, 2, 3, 4, 5], CHUNK, p=[0.09, 0.05, 0.08, 0.15, 0.63])
-    moment = rng.integers(1_100_000_000_000, 1_690_000_000_000, CHUNK)
+    timestamp = rng.integers(1_100_000_000_000, 1_690_000_000_000, CHUNK)
     length = rng.integers(4, 40, CHUNK)
     lines = []
     for row in range(CHUNK):
@@ -91,7 +91,7 @@ def _reviews(rng: np.random.Generator, items: int, rows: int, words: list[str]) 
             "asin": f"B{item[row]:09d}",
             "parent_asin": f"B{item[row]:09d}",
             "user_id": f"AE{user[row]:026d}",
-            "timestamp": int(moment[row]),
+            "timestamp": int(timestamp[row]),
             "helpful_vote": 0,
             "verified_purchase": True,
         }
@@ -100,21 +100,21 @@ def _reviews(rng: np.random.Generator, items: int, rows: int, words: list[str]) 
 
 
 def measure(reviews: str, results: Any) -> None:
-    """Import and report; runs in a process of its own, so that its memory is its own."""
+    """Import and report; runs in a separate process, so that its memory is measured alone."""
     from puma_engine.datasets import import_folder
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.perf_counter()
-    made = import_folder("amazon", reviews)
+    dataset = import_folder("amazon", reviews)
     seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    rows = made.report["read"]["rows"]
+    rows = dataset.report["read"]["rows"]
     results.put(
         {
             "file": Path(reviews).name,
             "bytes": Path(reviews).stat().st_size,
             "rows": rows,
-            "kept": made.report["kept"],
+            "kept": dataset.report["kept"],
             "seconds": round(seconds, 1),
             "rows_per_second": round(rows / seconds),
             "peak_MiB": peak // 1024,

@@ -1,4 +1,4 @@
-"""Canonical interactions: importers, shipped data, splits, and files of any data set."""
+"""Data sets: the canonical table, importers, shipped data, splits, and storage in files."""
 
 from puma_engine.datasets.dataset import Dataset, validate
 from puma_engine.datasets.importers import amazon, goodbooks, mind, movielens, movietweetings, yelp  # noqa: F401  (they register)

@@ -1,4 +1,4 @@
-"""The canonical data set: who met which item, with what outcome, in which split."""
+"""The canonical data set: interactions of users with items, their outcomes and splits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ class Dataset:
     0 or 1), split ("train", "validation" or "test"), and where known time (int64, Unix
     seconds) and history (list of item ids). At most one row a user and item.
     items: item_id str, text str; exactly the items that occur in rows or histories.
-    report: what was read, kept and dropped and why; plain JSON values.
+    report: what was read, selected and dropped and why; plain JSON values. Raises DataError
+    for an unknown task, missing columns or no interactions.
     """
 
     name: str
@@ -42,8 +43,8 @@ class Dataset:
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise DataError(f"There is no task {self.task!r}; choose {' or '.join(TASKS)}.")
-        _need(self.interactions, INTERACTION_COLUMNS, "interactions")
-        _need(self.items, ITEM_COLUMNS, "items")
+        _require_columns(self.interactions, INTERACTION_COLUMNS, "interactions")
+        _require_columns(self.items, ITEM_COLUMNS, "items")
         if not len(self.interactions):
             raise DataError(f"The data set {self.name!r} has no interactions.")
 
@@ -55,24 +56,27 @@ class Dataset:
     @cached_property
     def user_rows(self) -> np.ndarray:
         """For each interaction the number of its user in `users`, [rows] int64."""
-        codes, found = pd.factorize(self.interactions["user_id"])
-        return np.searchsorted(self.users, np.asarray(found, dtype=str))[codes]
+        codes, ids = pd.factorize(self.interactions["user_id"])
+        return np.searchsorted(self.users, np.asarray(ids, dtype=str))[codes]
 
     @cached_property
     def item_rows(self) -> np.ndarray:
         """For each interaction the row of its item in `items`, [rows] int64."""
-        codes, found = pd.factorize(self.interactions["item_id"])
-        return pd.Index(self.items["item_id"]).get_indexer(found)[codes]
+        codes, ids = pd.factorize(self.interactions["item_id"])
+        return pd.Index(self.items["item_id"]).get_indexer(ids)[codes]
 
     def rows(self, split: str) -> pd.DataFrame:
-        """Return the interactions of one split, numbered from 0, in the stored order."""
+        """Return the interactions of a split, numbered from 0, in the stored order.
+
+        Raises DataError for an unknown split.
+        """
         if split not in SPLITS:
             raise DataError(f"There is no split {split!r}; choose one of {', '.join(SPLITS)}.")
         chosen = self.interactions["split"] == split
         return self.interactions[chosen].reset_index(drop=True)
 
     def for_users(self, ids: Sequence[str] | np.ndarray) -> Dataset:
-        """Return the data set of these users alone. Unknown ids raise DataError."""
+        """Return the data set of some users only. Raises DataError for unknown ids."""
         wanted = np.unique(np.asarray(ids).astype(str))
         unknown = wanted[~np.isin(wanted, self.users)]
         if len(unknown):
@@ -81,14 +85,14 @@ class Dataset:
                 f"(first: {str(unknown[0])!r}); ask only for users that it holds."
             )
         chosen = np.isin(self.users, wanted)[self.user_rows]
-        kept = self.interactions[chosen].reset_index(drop=True)
+        interactions = self.interactions[chosen].reset_index(drop=True)
         occurs = np.zeros(len(self.items), dtype=bool)
         occurs[self.item_rows[chosen]] = True
-        if "history" in kept:
-            occurs |= self.items["item_id"].isin(occurring(kept)).to_numpy()
+        if "history" in interactions:
+            occurs |= self.items["item_id"].isin(occurring(interactions)).to_numpy()
         items = self.items[occurs].reset_index(drop=True)
         report = {**self.report, "chosen_users": len(wanted)}
-        return Dataset(self.name, self.task, kept, items, report)
+        return Dataset(self.name, self.task, interactions, items, report)
 
     @cached_property
     def content_hash(self) -> str:
@@ -120,7 +124,7 @@ def occurring(interactions: pd.DataFrame) -> set[str]:
 
 
 def validate(ds: Dataset) -> None:
-    """Check every promise that Dataset makes about its rows and items. Raises DataError."""
+    """Check the values of rows and items. Raises DataError that names every problem."""
     frame = ds.interactions
     outcome = frame["outcome"].to_numpy(np.float64)
     if ds.task == "rating":
@@ -146,7 +150,7 @@ def _column_keys(column: pd.Series) -> np.ndarray:
     return text_keys(list(unique))[codes]
 
 
-def _need(frame: pd.DataFrame, columns: Sequence[str], what: str) -> None:
+def _require_columns(frame: pd.DataFrame, columns: Sequence[str], what: str) -> None:
     missing = [column for column in columns if column not in frame.columns]
     if missing:
         raise DataError(

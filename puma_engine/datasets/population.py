@@ -1,4 +1,4 @@
-"""Foundation users, set apart to pre-train the zoo, and product users: everybody else."""
+"""Foundation users, who pre-train the zoo, and product users: all others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from puma_engine.errors import DataError
 
 Population = Literal["product", "foundation"]
 POPULATIONS: tuple[Population, ...] = ("product", "foundation")
-# The population of sources that the zoo knows nothing of.
+# The population of sources that were not used to pre-train the zoo.
 EVERYONE = "everyone"
 FOUNDATION_SHARE = 0.30
 

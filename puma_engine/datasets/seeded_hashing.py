@@ -1,6 +1,6 @@
-"""Seeded draws that depend on ids alone, never on row order or on who else is present.
+"""Seeded random choices that depend on ids alone, not on row order or on other rows.
 
-Every draw gives each row a 64-bit key made from the seed, a purpose and the row's ids;
+Every choice gives each row a 64-bit key made from the seed, a purpose and the row's ids;
 sorting by that key is a random order. So a subset of users gets exactly the rows, splits
 and negatives that it gets in the whole data set.
 """
@@ -40,7 +40,7 @@ def mix(*keys: np.ndarray | np.uint64) -> np.ndarray:
 
 
 def seed_key(seed: int, purpose: str) -> np.uint64:
-    """Return the key that separates one seed's draws for one purpose from all others."""
+    """Return the key that separates one seed's choices for one purpose from all others."""
     return text_keys([f"{seed}:{purpose}"])[0]
 
 

@@ -1,4 +1,4 @@
-"""Makes the files shipped in data/ from a folder of original files."""
+"""Builds the files shipped in data/ from a folder of original files."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ _USAGE = "usage: python -m puma_engine.datasets.shipped_builder NAME ORIGINAL_FO
 
 
 def ship_goodbooks(source: Path) -> dict[str, pd.DataFrame]:
-    """Keep rows of users with 20 or more rated books, and five columns of the books.
+    """Select rows of users with 20 or more rated books, and five columns of the books.
 
-    Rows are kept as they are and in file order, repeated ratings too: deciding about
-    those is the importer's duty.
+    Rows stay as they are and in file order; the importer drops repeated ratings.
     """
     rows = goodbooks.usable_ratings(source).rows
     eligible = set(rows.user_ids[rows.users_present()])
@@ -35,15 +34,15 @@ def ship_goodbooks(source: Path) -> dict[str, pd.DataFrame]:
         frame = frame[frame["user_id"].astype(str).isin(eligible)]
         small = {"user_id": "int32", "book_id": "int32"}
         tables[stem] = frame.astype({**small, "rating": "int8"} if stem == "ratings" else small)
-    kept = (*goodbooks.BOOK_COLUMNS, "original_publication_year", "language_code")
-    books = read_original(source, "books", kept)
+    columns = (*goodbooks.BOOK_COLUMNS, "original_publication_year", "language_code")
+    books = read_original(source, "books", columns)
     books["original_publication_year"] = books["original_publication_year"].astype("Int16")
     tables["books"] = books.astype({"id": "int32"})
     return tables
 
 
 def ship_movietweetings(source: Path) -> dict[str, pd.DataFrame]:
-    """Keep every row and column, in file order."""
+    """Select every row and column, in file order."""
     ratings = read_original(source, "ratings", ("user_id", "imdb_id", "rating", "timestamp"))
     movies = read_original(source, "movies", ("imdb_id", "title", "genres"))
     small = {"user_id": "int32", "imdb_id": "int32", "rating": "int8", "timestamp": "int64"}
@@ -79,7 +78,7 @@ def ship(name: str, source: str | Path, target: str | Path) -> list[Path]:
             path,
             compression="zstd",
             compression_level=19,
-            use_dictionary=[one for one in table.column_names if one not in _UNIQUE_TEXTS],
+            use_dictionary=[name for name in table.column_names if name not in _UNIQUE_TEXTS],
             row_group_size=1 << 22,
         )
         written.append(path)
@@ -89,5 +88,5 @@ def ship(name: str, source: str | Path, target: str | Path) -> list[Path]:
 if __name__ == "__main__":
     if len(sys.argv) != 4:
         sys.exit(_USAGE)
-    for made in ship(*sys.argv[1:]):
-        print(made)
+    for path in ship(*sys.argv[1:]):
+        print(path)

@@ -1,4 +1,4 @@
-"""Train, validation and test rows of each user, and caps on rows a user."""
+"""Train, validation and test rows of each user, and caps on the rows of a user."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ def latest_share(group: np.ndarray, key: np.ndarray, time: np.ndarray, share: fl
 
 
 def cap_rows(
-    group: np.ndarray, most: int, key: np.ndarray, time: np.ndarray | None = None
+    group: np.ndarray, max_rows: int, key: np.ndarray, time: np.ndarray | None = None
 ) -> np.ndarray:
-    """Say which rows to keep so that no group has more than `most`, [n] bool.
+    """Say which rows to select so that no group has more than max_rows, [n] bool.
 
-    With times the latest rows are kept, else a seeded draw by key.
+    With times the latest rows are selected, else a random sample in the order of key.
     """
     order = (key,) if time is None else (-time, key)
-    return rank_within(group, *order) < most
+    return rank_within(group, *order) < max_rows

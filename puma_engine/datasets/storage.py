@@ -52,7 +52,7 @@ def write_dataset(ds: Dataset, folder: str | Path) -> Path:
 
 
 def read_dataset(folder: str | Path) -> Dataset:
-    """Read a data set that write_dataset wrote; its content is checked. Raises DataError."""
+    """Read a data set that write_dataset wrote and check its content. Raises DataError."""
     folder = Path(folder)
     about = _describe(folder)
     rows = read_parquet(folder / "interactions.parquet", ()).to_pandas()
@@ -76,8 +76,8 @@ def _write_files(ds: Dataset, folder: Path) -> None:
     for stem, frame in (("interactions", ds.interactions), ("items", ds.items)):
         table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata()
         if "history" in table.column_names:
-            place = table.column_names.index("history")
-            table = table.set_column(place, "history", table["history"].cast(_HISTORY))
+            index = table.column_names.index("history")
+            table = table.set_column(index, "history", table["history"].cast(_HISTORY))
         _synced(folder / f"{stem}.parquet", table)
     about = {
         "format": FORMAT,

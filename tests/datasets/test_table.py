@@ -9,22 +9,41 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rating_tables import EACH, USERS, frame, read, save
 
 from puma_engine.datasets import read_dataset, write_dataset
 from puma_engine.datasets.reading.text_cleaning import clean_text
 from puma_engine.errors import DataError
 
+TEXT = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=6)
 
-def test_csv_and_parquet_give_the_same_data_set(tmp_path: Path) -> None:
-    made = frame()
-    plain = read(save(made, tmp_path / "a.csv"))
-    assert plain.content_hash == read(save(made, tmp_path / "a.parquet")).content_hash
-    assert plain.users.tolist() == sorted(set(made["user_id"]))
-    assert len(plain.interactions) == len(made) == plain.report["kept"]["rows"]
-    got = plain.interactions.merge(made, on=["user_id", "item_id"], suffixes=("", "_given"))
-    assert np.allclose(got["outcome"], got["outcome_given"])
-    assert (got["time"] == got["time_given"]).all()
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.dictionaries(
+        st.tuples(TEXT, TEXT),
+        st.tuples(st.floats(1, 5).map(np.float32), st.integers(1, 2**31)),
+        min_size=1,
+        max_size=25,
+    )
+)
+def test_any_ids_outcomes_and_times_come_back_from_csv_and_parquet(
+    tmp_path_factory: pytest.TempPathFactory, rows: dict[tuple[str, str], Any]
+) -> None:
+    folder: Path = tmp_path_factory.mktemp("tables")
+    table = pd.DataFrame(
+        [(user, item, f"Title of {item}", *values) for (user, item), values in rows.items()],
+        columns=["user_id", "item_id", "text", "outcome", "time"],
+    )
+    datasets = [read(save(table, folder / name)) for name in ("a.csv", "a.parquet")]
+    assert datasets[0].content_hash == datasets[1].content_hash
+    frame = datasets[0].interactions
+    back = zip(frame["user_id"], frame["item_id"], frame["outcome"], frame["time"], strict=True)
+    assert {(user, item): values for user, item, *values in back} == {
+        pair: list(values) for pair, values in rows.items()
+    }
 
 
 def test_row_order_and_column_order_do_not_matter(tmp_path: Path) -> None:
@@ -55,7 +74,7 @@ def test_usual_ways_of_writing_csv_read_alike(tmp_path: Path, name: str, convert
 def test_another_encoding_must_be_named(tmp_path: Path) -> None:
     path = tmp_path / "old.csv"
     path.write_bytes(frame().replace("Title 1", "Amélie").to_csv(index=False).encode("cp1252"))
-    with pytest.raises(DataError, match=r"old.csv is not UTF-8 text \(.*Row #\d+"):
+    with pytest.raises(DataError, match=r"old.csv is not UTF-8 text \(line \d+\)"):
         read(path)
     assert "Amélie" in set(read(path, encoding="cp1252").items["text"])
     with pytest.raises(DataError, match="no text encoding named 'klingon'"):

@@ -26,6 +26,7 @@ PARQUET = (".parquet", ".pq")
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".csv.gz": ",", ".tsv.gz": "\t"}
 # A row, long text included, must fit in a block.
 _BLOCK_BYTES = 1 << 24
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def read_columns(
@@ -160,8 +161,15 @@ def _open_csv(
         raise DataError(f"A delimiter must be one character, not {delimiter!r}.")
     if encoding is None:
         with open_unpacked(path) as file:
-            utf16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-        encoding = "utf-16" if utf16 else "utf8"
+            start = file.read(1 << 16)
+        encoding = "utf-16" if start[:2] in _UTF16 else "utf8"
+        with _csv_errors(path, encoding):
+            # A file that is no text at all stops here.
+            try:
+                codecs.getincrementaldecoder(encoding)().decode(start)
+            except UnicodeDecodeError as error:
+                line = start.count(b"\n", 0, error.start) + 1
+                raise UnicodeError(f"line {line}") from error
     options = _csv_options(delimiter, columns=columns, encoding=encoding, ragged=ragged)
     with _csv_errors(path, encoding), pyarrow.csv.open_csv(path, **options) as reader:
         yield reader
