@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import pyarrow.parquet as pq
 from puma_engine.datasets.dataset import Dataset, validate
 from puma_engine.datasets.reading.delimited import read_parquet
 from puma_engine.errors import DataError, StoreError
+from puma_engine.files import atomic_write, new_folder, write_text
 
 FORMAT = 1
 _DESCRIPTION = "dataset.json"
@@ -22,7 +21,7 @@ _HISTORY = pa.list_(pa.string())
 
 
 def write_dataset(ds: Dataset, folder: str | Path) -> Path:
-    """Write a data set into a new or empty folder, all of it or nothing; return the folder.
+    """Write a data set into a new or empty folder, whole or not at all; return the folder.
 
     A folder that already holds the same content is left as it is. Raises DataError when it
     holds anything else, StoreError when writing fails.
@@ -33,21 +32,14 @@ def write_dataset(ds: Dataset, folder: str | Path) -> Path:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder} is in use; name a new or empty folder for the data set.")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    except OSError as error:
-        raise StoreError(f"{folder} cannot be made ({error.strerror}).") from error
-    try:
-        _write_files(ds, work)
-        work.chmod(0o755)
-        work.replace(folder)
+        if folder.is_dir():
+            folder.rmdir()
+        with new_folder(folder) as work:
+            _write_files(ds, work)
     except (OSError, pa.ArrowException) as error:
         raise StoreError(
-            f"The data set could not be written to {folder} ({error}); free some space or name "
-            "another folder. Nothing was left behind."
+            f"The data set cannot be written to {folder} ({error}); name another folder."
         ) from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return folder
 
 
@@ -78,7 +70,8 @@ def _write_files(ds: Dataset, folder: Path) -> None:
         if "history" in table.column_names:
             index = table.column_names.index("history")
             table = table.set_column(index, "history", table["history"].cast(_HISTORY))
-        _synced(folder / f"{stem}.parquet", table)
+        write = partial(pq.write_table, table, compression="zstd")
+        atomic_write(folder / f"{stem}.parquet", write)
     about = {
         "format": FORMAT,
         "name": ds.name,
@@ -86,17 +79,7 @@ def _write_files(ds: Dataset, folder: Path) -> None:
         "content_hash": ds.content_hash,
         "report": ds.report,
     }
-    with open(folder / _DESCRIPTION, "w", encoding="utf-8") as file:
-        json.dump(about, file, indent=1, ensure_ascii=False)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _synced(path: Path, table: pa.Table) -> None:
-    with open(path, "wb") as file:
-        pq.write_table(table, file, compression="zstd")
-        file.flush()
-        os.fsync(file.fileno())
+    write_text(folder / _DESCRIPTION, json.dumps(about, indent=1, ensure_ascii=False))
 
 
 def _describe(folder: Path) -> dict[str, Any]:
