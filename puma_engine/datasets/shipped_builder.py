@@ -34,8 +34,8 @@ def ship_goodbooks(source: Path) -> dict[str, pd.DataFrame]:
         frame = frame[frame["user_id"].astype(str).isin(eligible)]
         small = {"user_id": "int32", "book_id": "int32"}
         tables[stem] = frame.astype({**small, "rating": "int8"} if stem == "ratings" else small)
-    columns = (*goodbooks.BOOK_COLUMNS, "original_publication_year", "language_code")
-    books = read_original(source, "books", columns)
+    book_columns = (*goodbooks.BOOK_COLUMNS, "original_publication_year", "language_code")
+    books = read_original(source, "books", book_columns)
     books["original_publication_year"] = books["original_publication_year"].astype("Int16")
     tables["books"] = books.astype({"id": "int32"})
     return tables
