@@ -91,7 +91,7 @@ def select_stream(
         signals=signals,
         seed=seed,
         clusters=clusters,
-        groups=strata if groups is None else groups,
+        strata=strata if groups is None else groups,
         min_cluster=min_cluster,
     )
     session().show(found | {"folder": str(target)})

@@ -92,7 +92,7 @@ def run_selection(ws: Workspace, request: SelectionRequest, execution: Execution
             share = 1.0 if request.share is None else request.share
             budget = max(1, round(share * candidates))
         chosen = select_users(
-            strategy, signals, budget, seed=request.seed, groups=request.strata, **sizes
+            strategy, signals, budget, seed=request.seed, strata=request.strata, **sizes
         )
         frame = pd.DataFrame({"user_id": signals.user_ids, **chosen.group})
         frame["selected"] = np.isin(signals.user_ids, chosen.user_ids)

@@ -198,7 +198,7 @@ def fit_prompts(
         training,
         lengths=data.train.lengths(data.reader),
         validate=module.validation,
-        keep_start=include_start,
+        include_start=include_start,
         checkpoint_dir=checkpoint_dir,
         progress=progress,
         should_cancel=should_cancel,

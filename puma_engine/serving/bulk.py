@@ -146,15 +146,16 @@ def select_stream(
     signals: Path | None = None,
     seed: int = 0,
     clusters: int = 15,
-    groups: int = 5,
+    strata: int = 5,
     min_cluster: int = 50,
+    groups: int | None = None,
 ) -> dict[str, Any]:
     """Select users of a folder of shards, and write the prompts of the selected as a folder.
 
     signals: a Parquet file with user_id and the columns that the strategy reads beside the
     prompts (variance, loss, ...). The folder to write is a packed table that can be imported,
-    with selection.parquet: each user's cluster, stratum and whether selected. Returns counts and
-    the report of the strategy. Raises ConfigError, SelectionError, DataError, StoreError.
+    with selection.parquet: each user's cluster, stratum and whether selected. groups: deprecated
+    name of strata. Returns counts and the report of the strategy. Raises ConfigError, SelectionError, DataError, StoreError.
     """
     started = time.perf_counter()
     allowed = [name for name, plan in STRATEGIES.items() if plan.space in (None, "pca")]
@@ -170,7 +171,7 @@ def select_stream(
         budget,
         seed=seed,
         clusters=clusters,
-        groups=groups,
+        strata=strata if groups is None else groups,
         min_cluster=min_cluster,
     )
     order = np.argsort(prompts.user_ids)

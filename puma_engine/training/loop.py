@@ -62,7 +62,7 @@ def train(
     *,
     lengths: np.ndarray | None = None,
     validate: Callable[[], float] | None = None,
-    keep_start: bool = False,
+    include_start: bool = False,
     checkpoint_dir: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
     should_cancel: Callable[[], bool] | None = None,
@@ -73,7 +73,7 @@ def train(
     module(rows) returns the fp32 sum of the losses of the examples numbered rows [b] (CPU).
     lengths [n_examples]: tokens of each example, by which batches of similar work are formed.
     validate() is called after each epoch and returns the same on every process; lower is better,
-    and without it the last epoch counts. keep_start: the initial parameters stay (best_epoch -1)
+    and without it the last epoch counts. include_start: the initial parameters stay (best_epoch -1)
     unless an epoch is better. checkpoint_dir: a run that was killed continues from its last
     checkpoint there and ends with the same weights. Under `accelerate launch` each process works
     on its share of each batch, and gradients are those of one process.
@@ -134,7 +134,7 @@ def train(
             )
 
     validation: float | None = None
-    if keep_start and validate is not None and state.step == 0:
+    if include_start and validate is not None and state.step == 0:
         state.best_validation = mean_over_processes(float(validate()))
         best = checkpoint.copy_parameters(module)
     while state.epoch < config.epochs and not state.finished:

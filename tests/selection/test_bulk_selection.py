@@ -157,6 +157,8 @@ def test_the_command_prints_counts(tmp_path):
     ids, vectors, *_ = tastes(60)
     source = write_shards(tmp_path / "in", ids, vectors, 2)
     command = ["--json", "select-stream", str(source), str(tmp_path / "out")]
-    result = CliRunner().invoke(app, [*command, "--budget", "7", "--strategy", "kmeans-pca"])
+    # --groups is the old name of --strata.
+    options = ["--budget", "7", "--strategy", "kmeans-pca", "--groups", "3"]
+    result = CliRunner().invoke(app, [*command, *options])
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["selected"] == 7

@@ -101,7 +101,7 @@ def test_initial_parameters_stay_if_no_epoch_is_better():
         module, validation = Small(), iter(values)
         start = module.net[0].weight.detach().clone()
         config = TrainingConfig(**{**CONFIG.to_dict(), "epochs": 2, "patience": 0})
-        result = train(module, 500, config, validate=validation.__next__, keep_start=True)
+        result = train(module, 500, config, validate=validation.__next__, include_start=True)
         assert (result.best_epoch, result.best_validation) == (best, min(values))
         assert torch.equal(module.net[0].weight, start) == (best == -1)
 
