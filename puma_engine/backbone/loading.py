@@ -152,7 +152,7 @@ def locate(spec: str | Path, revision: str | None = None) -> Source:
         if not (zoo / "model.safetensors").is_file():
             raise BackboneError(
                 f"The zoo backbone {name!r} has no weights at {zoo}; build it in a checkout with "
-                f"`python -m research.zoo.build --only {name}`."
+                f"`python -m research.zoo --only {name}`."
             )
         return Source(name, zoo)
     path = Path(name).expanduser()

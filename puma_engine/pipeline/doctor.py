@@ -103,7 +103,7 @@ def _zoo() -> list[Row]:
             _row(
                 "zoo",
                 "warn",
-                f"no weights for {', '.join(lost)}; build them in a checkout with python -m research.zoo.build",
+                f"no weights for {', '.join(lost)}; build them in a checkout with python -m research.zoo",
             )
         ]
     return [_row("zoo", "ok", "all shipped backbones are here")]

@@ -1,18 +1,11 @@
-"""Makes the zoo: tokenizer, pre-training, fp16 weights and a card, one folder a model.
-
-`python -m research.zoo.build --only NAME --out DIR` builds one model; several processes
-may build different models side by side.
-"""
+"""Builds a model of the zoo: tokenizer, pre-training, fp16 weights and a card, in one folder."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import platform
 import shutil
-import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,25 +14,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from puma_engine.errors import PumaError
 from puma_engine.files import sha256_file
 from puma_engine.training.device import resolve_device
 from puma_engine.training.loop import Progress, train
-from puma_engine.zoo import SHIPPED, ZOO, ZooEntry, get_entry, zoo_folder
+from puma_engine.zoo import ZooEntry, get_entry, zoo_folder
 from research.zoo.cards import CARD_FIELDS, LICENCE, LICENCE_NOTE, readme
 from research.zoo.corpus import load_foundation
-from research.zoo.pretraining import Material, Pretraining, validate
+from research.zoo.pretraining import Material, Pretraining, training_answer_loss, validate
 from research.zoo.recipe import Recipe
 from research.zoo.tokenizers import train_tokenizer, training_texts
 
 LENGTH_BIN = 64  # batches are sorted by length this coarsely, so that templates stay mixed
-PRINT_SECONDS = 10.0
-LOSS_ROWS = 2048  # training sequences on which the final answer loss is measured
 
 
 @dataclass(frozen=True)
 class Built:
-    """What a build left behind."""
+    """A model folder and its card."""
 
     folder: Path
     card: dict[str, Any]
@@ -56,19 +46,32 @@ def build_model(
     progress: Callable[[Progress], None] | None = None,
     should_cancel: Callable[[], bool] | None = None,
 ) -> Built:
-    """Build one zoo model and write its folder, replacing an older one at the end.
+    """Build one zoo model and write its folder, which replaces an older one at the end.
 
-    out: the folder of the zoo (the shipped one by default); device: auto, cpu or cuda;
-    users: use at most so many foundation users of each data set (for trials); checkpoints:
-    a folder of this model's own from which a stopped build goes on. Raises NotFoundError for
-    an unknown name, Cancelled when asked to stop.
+    Args:
+        name: Name of a zoo entry.
+        out: Folder of the zoo; None: the shipped one.
+        recipe: Settings of the pre-training; None: the defaults.
+        device: auto, cpu or cuda.
+        users: Use at most so many foundation users of each data set, for trials.
+        checkpoints: Folder from which a stopped build of this model continues.
+        progress: Called after each step.
+        should_cancel: Asked after each step.
+
+    Raises:
+        NotFoundError: There is no entry of that name.
+        Cancelled: should_cancel returned true.
     """
     entry, recipe = get_entry(name), recipe or Recipe()
     folder = zoo_folder(name) if out is None else Path(out) / name
     corpus, books, movies = load_foundation(users=users)
     tokenizer = train_tokenizer(entry.tokenizer, training_texts(books, movies, entry.tokenizer))
     material = Material.build(recipe, tokenizer, corpus)
-    module = _new_module(entry, tokenizer, material).to(resolve_device(device))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        model = entry.model(tokenizer).train()
+    module = Pretraining(model, material.sequences, len(material.train.people), recipe)
+    module = module.to(resolve_device(device))
     lengths = material.sequences.lengths()
     result = train(
         module,
@@ -85,22 +88,10 @@ def build_model(
     card |= {
         "tokens": int(lengths.sum()),
         "seconds": round(result.seconds, 1),
-        "device": _device_name(result.device),
+        "device": torch.cuda.get_device_name() if result.device.startswith("cuda") else "cpu",
     }
     _write(folder, entry, model.half(), tokenizer, card)
     return Built(folder, card)
-
-
-def _new_module(entry: ZooEntry, tokenizer: Any, material: Material) -> Pretraining:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(material.recipe.seed)
-        model = entry.model(tokenizer)
-    people = len(material.train.people)
-    return Pretraining(model.train(), material.sequences, people, material.recipe)
-
-
-def _device_name(device: str) -> str:
-    return torch.cuda.get_device_name() if device.startswith("cuda") else "cpu"
 
 
 def _card(
@@ -144,27 +135,8 @@ def _card(
     }
 
 
-@torch.no_grad()
-def training_answer_loss(model: Any, material: Material) -> float:
-    """Mean cross entropy of the answers (whole vocabulary) of some training sequences."""
-    import torch.nn.functional as F
-
-    from research.zoo.pretraining import last_hidden
-
-    model.eval()
-    sequences, total = material.sequences, 0.0
-    rows = np.arange(min(LOSS_ROWS, len(sequences)))
-    for some in np.array_split(rows, max(1, len(rows) // 128)):
-        batch = sequences.batch(some)
-        at = torch.from_numpy(batch.answer_at).to(model.device)
-        label = torch.from_numpy(batch.ids.ravel()[batch.answer_at + 1]).to(model.device)
-        logits = model.get_output_embeddings()(last_hidden(model, batch)[at])
-        total += float(F.cross_entropy(logits.float(), label, reduction="sum"))
-    return total / len(rows)
-
-
 def _write(folder: Path, entry: ZooEntry, model: Any, tokenizer: Any, card: dict[str, Any]) -> None:
-    """Write the whole folder beside its place, then move it there."""
+    """Write the folder under a temporary name, then move it to its place."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{entry.name}-") as made:
         temporary = Path(made) / entry.name
@@ -183,81 +155,7 @@ def _write(folder: Path, entry: ZooEntry, model: Any, tokenizer: Any, card: dict
         temporary.replace(folder)
 
 
-def build_zoo(
-    names: list[str] | None = None, *, out: Path | None = None, **settings: Any
-) -> list[Built]:
-    """Build some zoo models (those that ship by default), one after another; see build_model."""
-    entries = [get_entry(name) for name in (names or SHIPPED)]
-    return [build_model(entry.name, out=out, **settings) for entry in entries]
+if __name__ == "__main__":  # the command before `python -m research.zoo`
+    from research.zoo.__main__ import main
 
-
-def _print_progress(name: str) -> Callable[[Progress], None]:
-    last = [0.0]
-
-    def show(progress: Progress) -> None:
-        now = time.monotonic()
-        ended = progress.step == progress.total
-        if ended or (last[0] and now - last[0] < PRINT_SECONDS):
-            return
-        last[0] = now
-        print(
-            f"{name}: step {progress.step}/{progress.total} loss {progress.loss:.3f} "
-            f"{progress.examples_per_second:,.0f} sequences/s, {progress.eta_seconds:.0f} s left",
-            flush=True,
-        )
-
-    return show
-
-
-def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    default = Recipe()
-    parser = argparse.ArgumentParser(prog="python -m research.zoo.build", description=__doc__)
-    parser.add_argument("--only", action="append", choices=list(ZOO), help="build this one")
-    parser.add_argument("--out", type=Path, help="folder of the zoo (default: data/zoo)")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--users", type=int, help="at most so many users a data set (trials)")
-    for setting in _SETTINGS:
-        value = getattr(default, setting)
-        parser.add_argument(
-            "--" + setting.replace("_", "-"), type=type(value), default=value, help="%(default)s"
-        )
-    return parser.parse_args(argv)
-
-
-_SETTINGS = (
-    "steps",
-    "batch_size",
-    "learning_rate",
-    "weight_decay",
-    "pairs",
-    "outcome_weight",
-    "text_weight",
-    "user_vectors_share",
-    "seed",
-)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Build from command-line arguments; returns an exit code."""
-    given = _arguments(argv)
-    try:
-        recipe = Recipe(**{name: getattr(given, name) for name in _SETTINGS})
-        for name in given.only or SHIPPED:
-            built = build_model(
-                name,
-                out=given.out,
-                recipe=recipe,
-                device=given.device,
-                users=given.users,
-                progress=_print_progress(name),
-            )
-            summary = {key: built.card[key] for key in ("training_answer_loss", "validation")}
-            print(f"{name}: {built.card['seconds']} s, {json.dumps(summary)}", flush=True)
-    except PumaError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
     raise SystemExit(main())

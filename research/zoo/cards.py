@@ -44,7 +44,9 @@ CARD_FIELDS = (
 
 def readme(card: dict[str, Any], entry: ZooEntry) -> str:
     """Return the model card as Markdown."""
-    command = f"python -m research.zoo.build --only {entry.name} --steps {card['steps']} --seed {card['seed']}"
+    command = (
+        f"python -m research.zoo --only {entry.name} --steps {card['steps']} --seed {card['seed']}"
+    )
     front = (
         f"---\nlicense: cc-by-sa-4.0\nlibrary_name: transformers\nmodel_name: {entry.name}\n---\n"
     )

@@ -1,13 +1,14 @@
-"""What the zoo reads before it is frozen: outcomes of foundation users, already tokenised.
+"""The data that the zoo is pre-trained on: tokenised outcomes of foundation users.
 
-Every text is kept once, as a run of token ids in one flat array ("a segment"); a training
-sequence is a row of segment numbers. Numpy only, so a batch costs a few milliseconds.
+Every text is stored once, as a run of token ids in one flat array (a segment). A training sequence
+is a row of segment numbers. This is numpy alone, so a batch takes a few milliseconds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -34,9 +35,9 @@ HISTORY_TOKENS = 128
 class Source:
     """Outcomes of one data set, sorted by user.
 
-    user [n], item [n] (numbers into Corpus.titles), answer [n] (number into the task's
-    answers), history [n] (number into Corpus.histories); a user's rows are first[user] up
-    to first[user + 1]; people[user] is the id, with the family that shares ids.
+    user [n]; item [n], history [n] and answer [n] are indices into Corpus.titles,
+    Corpus.histories and the task's answers. A user's rows are first[user] up to first[user + 1].
+    people[user] is the user's id, with the family of data sets that share ids.
     """
 
     name: str
@@ -51,10 +52,26 @@ class Source:
     def __len__(self) -> int:
         return len(self.item)
 
+    def subset(self, wanted: Callable[[tuple[str, str]], bool]) -> Source:
+        """Return the outcomes of the people for whom wanted is true, with users renumbered."""
+        chosen = np.array([wanted(person) for person in self.people], dtype=bool)
+        rows = chosen[self.user] if len(self) else np.zeros(0, dtype=bool)
+        user = (np.cumsum(chosen) - 1)[self.user[rows]].astype(np.int32)
+        people = list(compress(self.people, chosen))
+        return replace(
+            self,
+            user=user,
+            item=self.item[rows],
+            answer=self.answer[rows],
+            history=self.history[rows],
+            first=np.searchsorted(user, np.arange(len(people) + 1)),
+            people=people,
+        )
+
 
 @dataclass(frozen=True)
 class Corpus:
-    """Titles, histories (titles joined as the engine joins them), and who met them."""
+    """Titles, histories (titles joined as the engine joins them), and outcomes by source."""
 
     titles: list[str]
     histories: list[str]
@@ -65,11 +82,10 @@ class Corpus:
         """Distinct (family, user id) pairs, sorted."""
         return sorted({person for source in self.sources for person in source.people})
 
-    def keep(self, wanted: Callable[[tuple[str, str]], bool]) -> Corpus:
-        """Return the corpus of the people for whom wanted is true; texts keep their numbers."""
-        return Corpus(
-            self.titles, self.histories, [_keep(source, wanted) for source in self.sources]
-        )
+    def subset(self, wanted: Callable[[tuple[str, str]], bool]) -> Corpus:
+        """Return the corpus of the people for whom wanted is true, with the same texts."""
+        sources = [source.subset(wanted) for source in self.sources]
+        return Corpus(self.titles, self.histories, sources)
 
 
 def load_foundation(users: int | None = None, seed: int = 0) -> tuple[Corpus, list[str], list[str]]:
@@ -86,7 +102,7 @@ def load_foundation(users: int | None = None, seed: int = 0) -> tuple[Corpus, li
 
 
 def corpus_from(datasets: Sequence[Dataset]) -> Corpus:
-    """Join data sets into one corpus, all splits of their rows together."""
+    """Return one corpus of several data sets, with the rows of all splits."""
     number: dict[tuple[str, str], int] = {}
     titles: list[str] = []
     histories: dict[str, int] = {"nothing yet": 0}
@@ -128,24 +144,6 @@ def _source(
     )
 
 
-def _keep(source: Source, wanted: Callable[[tuple[str, str]], bool]) -> Source:
-    kept = np.array([wanted(person) for person in source.people], dtype=bool)
-    rows = kept[source.user] if len(source) else np.zeros(0, dtype=bool)
-    renumbered = np.cumsum(kept) - 1
-    user = renumbered[source.user[rows]].astype(np.int32)
-    people = [person for person, keep in zip(source.people, kept, strict=True) if keep]
-    return Source(
-        name=source.name,
-        task=source.task,
-        user=user,
-        item=source.item[rows],
-        answer=source.answer[rows],
-        history=source.history[rows],
-        first=np.searchsorted(user, np.arange(len(people) + 1)),
-        people=people,
-    )
-
-
 class Segments:
     """Runs of token ids in one flat array; segment 0 is empty."""
 
@@ -156,7 +154,7 @@ class Segments:
         self.length = np.zeros(1, dtype=np.int64)
 
     def add(self, ids: Sequence[int]) -> int:
-        """Keep one run of ids and return its number."""
+        """Store one run of ids and return its number."""
         self._runs.append(np.asarray(ids, dtype=np.int32))
         return len(self._runs) - 1
 

@@ -1,4 +1,4 @@
-"""Pre-training of one zoo model: its loss on planned sequences, and what it then knows."""
+"""Pre-training of one zoo model: its loss on planned sequences, and its validation."""
 
 from __future__ import annotations
 
@@ -13,29 +13,30 @@ from torch import Tensor, nn
 
 from research.zoo.corpus import Corpus, Source, TokenisedCorpus
 from research.zoo.recipe import Recipe
-from research.zoo.sequences import Batch, Plan, Sequences, draw_plan, fixed_plan
+from research.zoo.sequences import Batch, Sequences, draw_plan, fixed_plan
 
 VALIDATION_PAIRS = (0, 4, 12)
 VALIDATION_BATCH = 128
 VECTOR_BOUND = 0.1  # uniform start of the user vectors, as of soft prompts
-VECTOR_GAIN = 4.0  # a user's vector comes up rarely, so it learns this much faster
-MEAN_SHRINKAGE = 5.0  # outcomes at the overall mean added to each item's own
+VECTOR_GAIN = 4.0  # larger steps for user vectors, each of which is in few batches
+MEAN_SHRINKAGE = 5.0  # pseudo-outcomes at the overall mean in each item's mean
+LOSS_ROWS = 2048  # training sequences on which the final answer loss is measured
 
 
 def held_out(person: tuple[str, str], share: float) -> bool:
-    """Whether a foundation user (family, id) is kept for validation; a pure function of both."""
+    """Return whether a foundation user (family, id) is held out for validation, by a hash of both."""
     digest = hashlib.sha256(f"zoo-validation:{person[0]}:{person[1]}".encode()).hexdigest()
     return int(digest[:8], 16) < share * 2**32
 
 
 def split_corpus(corpus: Corpus, share: float) -> tuple[Corpus, Corpus]:
-    """Return the corpus to learn from and the one of the held-out users."""
-    train = corpus.keep(lambda person: not held_out(person, share))
-    return train, corpus.keep(lambda person: held_out(person, share))
+    """Return the corpus to train on and the one of the held-out users."""
+    train = corpus.subset(lambda person: not held_out(person, share))
+    return train, corpus.subset(lambda person: held_out(person, share))
 
 
 class Pretraining(nn.Module):
-    """Maps row numbers of a plan to the sum of these sequences' losses."""
+    """The loss of planned sequences, as a module for the training loop."""
 
     def __init__(self, model: Any, sequences: Sequences, people: int, recipe: Recipe) -> None:
         super().__init__()
@@ -51,7 +52,7 @@ class Pretraining(nn.Module):
                 self.user_vectors.weight.uniform_(-bound, bound, generator=generator)
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Sum over the sequences rows [B] of their weighted cross entropies, fp32."""
+        """Return the sum of the weighted cross entropies of the sequences rows [B], in fp32."""
         batch = self.sequences.batch(rows.cpu().numpy())
         hidden = last_hidden(self.model, batch, self.user_vectors)
         device = hidden.device
@@ -62,7 +63,7 @@ class Pretraining(nn.Module):
 
 
 def last_hidden(model: Any, batch: Batch, user_vectors: nn.Embedding | None = None) -> Tensor:
-    """Return the last hidden states of a batch, flat: [b * L, width]."""
+    """Return the last hidden states of a batch, flattened to [b * L, width]."""
     embed = model.get_input_embeddings()
     device = embed.weight.device
     inputs = embed(_to(batch.ids, device))  # [b, L, width]
@@ -101,83 +102,81 @@ class Material:
 
 
 @torch.no_grad()
-def validate(model: Any, material: Material) -> dict[str, Any]:
-    """Measure a model on held-out users: answers with 0, 4 and 12 known pairs.
+def training_answer_loss(model: Any, material: Material) -> float:
+    """Return the mean cross entropy of the answers (whole vocabulary) of some training sequences."""
+    model.eval()
+    sequences, total = material.sequences, 0.0
+    rows = np.arange(min(LOSS_ROWS, len(sequences)))
+    for some in np.array_split(rows, max(1, len(rows) // VALIDATION_BATCH)):
+        batch = sequences.batch(some)
+        label = _to(batch.ids.ravel()[batch.answer_at + 1], model.device)
+        logits = _answer_logits(model, batch)
+        total += float(F.cross_entropy(logits.float(), label, reduction="sum"))
+    return total / len(rows)
 
-    Returns for the rating and click templates (both orders) the cross entropy among the
-    answers, and RMSE for ratings, beside a shrunken item mean of the training users on the
-    same rows. NaN-free; a source without held-out rows is left out.
+
+@torch.no_grad()
+def validate(model: Any, material: Material) -> dict[str, Any]:
+    """Measure a model on held-out users, with 0, 4 and 12 known pairs in the prompt.
+
+    Returns for each source and both orders of its template the cross entropy among the answers,
+    with RMSE for ratings, and the same scores of the training users' shrunken item means.
+    Sources without held-out rows are left out.
     """
     model.eval()
-    found: dict[str, Any] = {}
+    report: dict[str, Any] = {}
     for number, source in enumerate(material.held_out.sources):
-        target = _targets(source, material.recipe)
-        if not len(target):
+        if not len(source):
             continue
-        report: dict[str, Any] = {
+        rng = np.random.default_rng([material.recipe.seed, 0x7A96])
+        wanted = min(len(source), material.recipe.validation_rows)
+        target = np.sort(rng.choice(len(source), size=wanted, replace=False))
+        scores: dict[str, Any] = {
             "rows": len(target),
             "users": len(source.people),
-            "item_mean": _item_mean(material.train.sources[number], source, target),
+            "item_mean": _item_mean_scores(material.train.sources[number], source, target),
         }
         for template in (source.task, f"{source.task}-item-first"):
-            report[template] = {
-                str(pairs): _measure(model, material, number, template, target, pairs)
+            scores[template] = {
+                str(pairs): _scores(model, material, number, template, target, pairs)
                 for pairs in VALIDATION_PAIRS
             }
-        found[source.name] = report
-    return found
+        report[source.name] = scores
+    return report
 
 
-def _targets(source: Source, recipe: Recipe) -> np.ndarray:
-    rng = np.random.default_rng([recipe.seed, 0x7A96])
-    wanted = min(len(source), recipe.validation_rows)
-    return np.sort(rng.choice(len(source), size=wanted, replace=False))
-
-
-def _measure(
+def _scores(
     model: Any, material: Material, number: int, template: str, target: np.ndarray, pairs: int
 ) -> dict[str, float]:
-    corpus = material.held_out
+    """Return the scores of a model on held-out rows with so many known pairs."""
+    corpus, recipe, tokenised = material.held_out, material.recipe, material.tokenised
     plan = fixed_plan(
-        corpus,
-        material.recipe,
-        material.tokenised,
-        source=number,
-        template=template,
-        target=target,
-        pairs=pairs,
+        corpus, recipe, tokenised, source=number, template=template, target=target, pairs=pairs
     )
-    log_p = answer_log_probabilities(model, material, plan, template)
-    return _scores(corpus.sources[number].task, log_p, corpus.sources[number].answer[target])
-
-
-def answer_log_probabilities(
-    model: Any, material: Material, plan: Plan, template: str
-) -> np.ndarray:
-    """Return log-probabilities among a template's answers for held-out rows, [n, answers]."""
-    sequences = Sequences(material.held_out, material.recipe, material.tokenised, plan)
-    form = next(t for t in material.tokenised.templates if t.template.name == template)
+    sequences = Sequences(corpus, recipe, tokenised, plan)
+    form = next(form for form in tokenised.templates if form.template.name == template)
     ids = torch.tensor(form.answer_ids, device=model.device)
-    found = []
+    parts = []
     for start in range(0, len(plan), VALIDATION_BATCH):
         rows = np.arange(start, min(start + VALIDATION_BATCH, len(plan)))
-        batch = sequences.batch(rows)
-        hidden = last_hidden(model, batch)[_to(batch.answer_at, model.device)]
-        logits = model.get_output_embeddings()(hidden)[:, ids]
-        found.append(F.log_softmax(logits.float(), dim=-1).double().cpu().numpy())
-    return np.concatenate(found)
-
-
-def _scores(task: str, log_p: np.ndarray, answer: np.ndarray) -> dict[str, float]:
+        logits = _answer_logits(model, sequences.batch(rows))[:, ids]
+        parts.append(F.log_softmax(logits.float(), dim=-1).double().cpu().numpy())
+    log_p, answer = np.concatenate(parts), corpus.sources[number].answer[target]
     scores = {"answer_loss": _round(-log_p[np.arange(len(answer)), answer].mean())}
-    if task == "rating":
-        expected = np.exp(log_p) @ np.arange(1, log_p.shape[1] + 1)
-        scores["rmse"] = _round(np.sqrt(np.mean((expected - answer - 1) ** 2)))
+    if corpus.sources[number].task == "rating":
+        predicted = np.exp(log_p) @ np.arange(1, log_p.shape[1] + 1)
+        scores["rmse"] = _rmse(predicted, answer)
     return scores
 
 
-def _item_mean(train: Source, source: Source, target: np.ndarray) -> dict[str, float]:
-    """Scores of the training users' item means on the same rows."""
+def _answer_logits(model: Any, batch: Batch) -> Tensor:
+    """Return the logits [b, vocabulary] of the tokens in the place of the answers."""
+    hidden = last_hidden(model, batch)[_to(batch.answer_at, model.device)]
+    return model.get_output_embeddings()(hidden)
+
+
+def _item_mean_scores(train: Source, source: Source, target: np.ndarray) -> dict[str, float]:
+    """Return the scores of the training users' item means on held-out rows."""
     outcome = train.answer + 1.0 if train.task == "rating" else 1.0 - train.answer
     overall = float(outcome.mean())
     size = int(max(train.item.max(), source.item.max())) + 1
@@ -185,9 +184,13 @@ def _item_mean(train: Source, source: Source, target: np.ndarray) -> dict[str, f
     mean = total / (np.bincount(train.item, minlength=size) + MEAN_SHRINKAGE)
     predicted, answer = mean[source.item[target]], source.answer[target]
     if train.task == "rating":
-        return {"rmse": _round(np.sqrt(np.mean((predicted - answer - 1) ** 2)))}
+        return {"rmse": _rmse(predicted, answer)}
     p = np.clip(predicted, 1e-3, 1 - 1e-3)
     return {"answer_loss": _round(-np.mean(np.where(answer == 0, np.log(p), np.log1p(-p))))}
+
+
+def _rmse(predicted: np.ndarray, answer: np.ndarray) -> float:
+    return _round(np.sqrt(np.mean((predicted - answer - 1) ** 2)))
 
 
 def _round(value: np.floating | float) -> float:

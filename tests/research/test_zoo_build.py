@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from puma_engine.errors import Cancelled
 from puma_engine.files import sha256_file
 from puma_engine.zoo import ZOO
-from research.zoo.build import build_model, main
+from research.zoo.__main__ import main
+from research.zoo.build import build_model
 from research.zoo.cards import CARD_FIELDS
 from research.zoo.corpus import load_foundation
 from research.zoo.pretraining import Material, Pretraining, last_hidden
