@@ -36,7 +36,7 @@ def show(reports: Sequence[studies.Evidence], address: Mapping[str, str], study_
             if counts[verdict]:
                 verdicts.badge(verdict, counts[verdict])
     st.caption(studies.INTERVALS)
-    for claim, of_claim in studies.grouped(findings).items():
+    for claim, of_claim in studies.findings_by_claim(findings).items():
         with st.container(border=True, gap="medium"):
             st.markdown(f"**{escaped(claim.text, MAX_TEXT)}**", help=claim.rule)
             for finding in of_claim:

@@ -37,7 +37,7 @@ def show(report: dict[str, Any], dataset: str) -> None:
 def _scores(report: dict[str, Any], dataset: str, metric: str, scores: pd.DataFrame) -> None:
     """List the mean score of each method over seeds, its spread and its cost."""
     rows = _by_kind(scores)
-    st.markdown(f"##### Every method: {studies.title_of(metric)}")
+    st.markdown(f"##### Every method: {studies.metric_title(metric)}")
     st.dataframe(
         rows,
         hide_index=True,
@@ -71,7 +71,7 @@ def _budgets(report: dict[str, Any], dataset: str, metric: str, scores: pd.DataF
         budget_figure(scores, metric, studies.leading(table, metric)),
         scores,
         key,
-        title=f"Every strategy: {studies.title_of(metric)}",
+        title=f"Every strategy: {studies.metric_title(metric)}",
         x="Share of the users that the adapter was trained on",
         y=f"Mean {METRICS[metric].label} over seeds",
     )

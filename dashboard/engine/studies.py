@@ -11,24 +11,27 @@ from puma_engine.defaults import PAPER_STRATEGY
 from puma_engine.evaluation.metrics import METRICS
 from puma_engine.studies.catalog import STUDIES
 from puma_engine.studies.claims import CLAIMS, INTERVALS
-from puma_engine.studies.differences import gap, overall
+from puma_engine.studies.differences import (
+    differences_over_budgets,
+    paired_difference,
+    primary_metric,
+)
 from puma_engine.studies.evidence import (
     QUICK,
     Evidence,
     Finding,
     findings,
-    grouped,
-    published,
+    findings_by_claim,
+    published_evidence,
     results_root,
 )
 from puma_engine.studies.reports import (
     datasets,
     is_of_budgets,
     label_of,
-    metric_of,
-    read_report,
-    reported,
-    title_of,
+    metric_title,
+    stored_report,
+    stored_reports,
 )
 
 __all__ = [
@@ -39,9 +42,9 @@ __all__ = [
     "Finding",
     "datasets",
     "findings",
-    "grouped",
+    "findings_by_claim",
     "is_of_budgets",
-    "title_of",
+    "metric_title",
 ]
 
 RANDOM = "random"
@@ -49,7 +52,7 @@ RANDOM = "random"
 
 def names() -> list[str]:
     """Return the studies that have a report in the workspace."""
-    return reported(engine.workspace())
+    return stored_reports(engine.workspace())
 
 
 def of_workspace() -> tuple[list[Evidence], list[engine.StoreError]]:
@@ -69,7 +72,7 @@ def published_reports() -> list[Evidence] | None:
     Raises StoreError or StudyError for a damaged report.
     """
     root = results_root()
-    return None if root is None else published(root)
+    return None if root is None else published_evidence(root)
 
 
 def about(name: str) -> str:
@@ -84,13 +87,13 @@ def every() -> list[tuple[str, str]]:
 
 def report(name: str) -> dict[str, Any]:
     """Return the report of a study of the workspace; raises StoreError."""
-    return read_report(engine.workspace(), name)
+    return stored_report(engine.workspace(), name)
 
 
 def summary(report: dict[str, Any], dataset: str) -> tuple[str, pd.DataFrame]:
     """Return the main metric, and one row per method: mean over seeds, spread and cost."""
     lines = [line for line in report["summary"] if line["dataset"] == dataset]
-    metric = metric_of(lines)
+    metric = primary_metric(lines[0])
     rows = [
         {
             "method": label_of(line),
@@ -118,7 +121,7 @@ def budgets(report: dict[str, Any], dataset: str) -> pd.DataFrame:
     wide = scores.pivot(index="method", columns="share", values=metric)
     wide.columns = [f"{share:.0%}" for share in wide.columns]
     wide = wide.loc[scores["method"].unique()].reset_index()
-    by_name = overall(report, dataset)
+    by_name = differences_over_budgets(report, dataset)
     gaps = [by_name.get(name) for name in wide["method"]]
     wide["difference"] = [gap.value if gap else None for gap in gaps]
     wide["interval"] = [f"{gap.low:+.4f} to {gap.high:+.4f}" if gap else None for gap in gaps]
@@ -161,6 +164,6 @@ def differences(report: dict[str, Any], dataset: str) -> pd.DataFrame:
 
 
 def _over_trainings(report: dict[str, Any], line: dict[str, Any]) -> str | None:
-    difference = gap(report, line)
-    ends = None if difference is None else difference.over_seeds
+    difference = paired_difference(report, line)
+    ends = None if difference is None else difference.training_interval
     return None if ends is None else f"{ends[0]:+.4f} to {ends[1]:+.4f}"

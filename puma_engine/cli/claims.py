@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from puma_engine.cli.config_options import renamed_option
 from puma_engine.cli.session import session
 from puma_engine.errors import ConfigError, StudyError
 
@@ -24,9 +25,11 @@ def claims(
         Path | None,
         typer.Option("--results", help="Folder of reports (default: those published with PUMA)."),
     ] = None,
-    own: Annotated[
-        bool, typer.Option("--own", help="Judge by the studies of this workspace.")
+    workspace_reports: Annotated[
+        bool,
+        typer.Option("--workspace-reports", help="Use the reports of this workspace."),
     ] = False,
+    own: Annotated[bool, renamed_option("--own", "--workspace-reports")] = False,
     markdown: Annotated[
         Path | None,
         typer.Option(
@@ -36,52 +39,51 @@ def claims(
 ) -> None:
     """Say for each claim of the paper whether it is reproduced, on each data set.
 
-    Judged by the published studies, by those of a folder, or by those of the workspace.
+    The evidence is the published reports, those of a folder, or those of the workspace.
     """
-    from puma_engine.studies.evidence import findings, put_into
-    from puma_engine.studies.evidence import markdown as findings_markdown
+    from puma_engine.studies.evidence import findings, findings_markdown, replace_between_marks
 
-    found = findings(_reports(results, own))
-    if not found:
+    rows = findings(_evidence(results, workspace_reports or own))
+    if not rows:
         raise StudyError(
             "There are no reports of studies that answer a claim; `puma study table2 --quick` makes "
-            "one, which --own reads from the workspace and --results from its folder."
+            "one, which --workspace-reports reads from the workspace and --results from its folder."
         )
     if markdown is not None:
         if not markdown.is_file():
             raise ConfigError(f"There is no page {markdown} to write the claims into.")
         page = markdown.read_text(encoding="utf-8")
-        text = put_into(page, findings_markdown(found))
-        markdown.write_text(text, encoding="utf-8")
-    session().table([_row(one) for one in found], raw=[_record(one) for one in found])
+        page = replace_between_marks(page, findings_markdown(rows))
+        markdown.write_text(page, encoding="utf-8")
+    session().table([_row(finding) for finding in rows], raw=[_record(finding) for finding in rows])
 
 
-def _reports(results: Path | None, own: bool) -> list[Evidence]:
-    from puma_engine.studies.evidence import of_workspace, published, results_root
+def _evidence(results: Path | None, of_workspace: bool) -> list[Evidence]:
+    from puma_engine.studies.evidence import published_evidence, results_root, workspace_evidence
 
-    if own and results is not None:
-        raise ConfigError("Give --own or --results, not both.")
-    if own:
-        return of_workspace(session().open())
+    if of_workspace and results is not None:
+        raise ConfigError("Give --workspace-reports or --results, not both.")
+    if of_workspace:
+        return workspace_evidence(session().open())
     root = results or results_root()
     if root is None or not root.is_dir():
         raise StudyError(
             f"There are no published reports in {root or 'docs/results'}; name their folder with "
-            "--results, or take the studies of the workspace with --own."
+            "--results, or use those of the workspace with --workspace-reports."
         )
-    return published(root)
+    return published_evidence(root)
 
 
-def _row(one: Finding) -> dict[str, Any]:
+def _row(finding: Finding) -> dict[str, Any]:
     return {
-        "claim": one.claim.name,
-        "data": one.dataset,
-        "here": one.verdict,
-        "figures": one.figures,
-        "report": one.evidence.name if one.evidence else None,
+        "claim": finding.claim.name,
+        "data": finding.dataset,
+        "here": finding.verdict,
+        "figures": finding.figures,
+        "report": finding.evidence.name if finding.evidence else None,
     }
 
 
-def _record(one: Finding) -> dict[str, Any]:
-    made = one.evidence.made if one.evidence else None
-    return _row(one) | {"text": one.claim.text, "rule": one.claim.rule, "made": made}
+def _record(finding: Finding) -> dict[str, Any]:
+    made = finding.evidence.made if finding.evidence else None
+    return _row(finding) | {"text": finding.claim.text, "rule": finding.claim.rule, "made": made}

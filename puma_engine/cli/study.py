@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from puma_engine.cli.config_options import Device
+from puma_engine.cli.config_options import Device, renamed_option
 from puma_engine.cli.session import plain, session
 from puma_engine.errors import ConfigError, StudyError
 
@@ -34,7 +34,10 @@ Shares = Annotated[
 ]
 Strategies = Annotated[
     list[str] | None,
-    typer.Option("--strategy", help="Of table4, beside random; several times (default: all)."),
+    typer.Option(
+        "--strategy",
+        help="Strategy that table4 compares with random; may be given several times (default: all).",
+    ),
 ]
 Processes = Annotated[
     int | None,
@@ -44,20 +47,23 @@ Processes = Annotated[
         help="Cells to run at the same time (default: 1; 2 for quick ones on two CPU cores).",
     ),
 ]
-Minutes = Annotated[float | None, typer.Option("--minutes", help="Begin no cell later than this.")]
+Minutes = Annotated[
+    float | None, typer.Option("--minutes", help="Start no cell after so many minutes.")
+]
 Out = Annotated[Path, typer.Option("--out", help="Folder for NAME.json, its tables and figures.")]
-Fixed = Annotated[
-    bool, typer.Option("--fixed", help="Try no grids; use the settings that are the default.")
+DefaultSettings = Annotated[
+    bool,
+    typer.Option("--default-settings", help="Train with the default settings, without tuning."),
 ]
 Precision = Annotated[
     str | None, typer.Option("--precision", help="Of every training: auto, fp32, bf16 or fp16.")
 ]
-Settings = Annotated[
+SettingsFrom = Annotated[
     Path | None,
-    typer.Option("--settings", help="Report of this study whose chosen settings are used again."),
+    typer.Option("--settings-from", help="Report of this study whose tuned settings are reused."),
 ]
 Render = Annotated[
-    bool, typer.Option("--render", help="Only draw tables and figures from NAME.json.")
+    bool, typer.Option("--render", help="Only write tables and figures from NAME.json.")
 ]
 
 
@@ -73,8 +79,10 @@ def study(
     quick: Annotated[
         bool, typer.Option("--quick", help="Few users, short grids and one or two seeds.")
     ] = False,
-    fixed: Fixed = False,
-    settings: Settings = None,
+    default_settings: DefaultSettings = False,
+    fixed: Annotated[bool, renamed_option("--fixed", "--default-settings")] = False,
+    settings_from: SettingsFrom = None,
+    settings: Annotated[Path | None, renamed_option("--settings", "--settings-from")] = None,
     datasets: Datasets = None,
     seeds: Seeds = None,
     shares: Shares = None,
@@ -91,19 +99,28 @@ def study(
     device: Device = None,
     precision: Precision = None,
 ) -> None:
-    """Run a declared experiment; what was done before is not done again.
+    """Run a declared experiment; runs that the workspace has already are not made again.
 
-    Every cell is a run of the workspace, so that a study that was stopped goes on, and the
-    dashboard shows it. Results are written as they come.
+    Every cell of a study is a run of the workspace. A study that was stopped therefore continues,
+    and the dashboard shows it. Results are written while the study runs.
     """
-    from puma_engine.studies import STUDIES, Options, get_study
+    from puma_engine.cli.progress_bars import watched
+    from puma_engine.files import write_json
+    from puma_engine.studies import (
+        STUDIES,
+        Options,
+        get_study,
+        reuse_settings,
+        run_cells,
+        save_report,
+    )
 
     if name is None:
-        session().table([{"study": one.name, "about": one.about} for one in STUDIES.values()])
+        session().table([{"study": study.name, "about": study.about} for study in STUDIES.values()])
         return
-    wanted = get_study(name)
+    selected = get_study(name)
     if render:
-        _render(wanted, out)
+        _render(selected, out)
         return
     given: dict[str, Any] = {
         "datasets": tuple(datasets or ()),
@@ -112,94 +129,94 @@ def study(
         "strategies": tuple(strategies or ()),
         "users": users,
     }
-    chosen = (wanted.quick if quick else {}) | {k: v for k, v in given.items() if v}
-    options = Options(source=source, target=target, quick=quick, fixed=fixed, **chosen)
-    how = {"processes": processes, "minutes": minutes, "device": device, "precision": precision}
-    _run(wanted, options, out, how, _chosen(wanted, settings))
+    chosen = (selected.quick if quick else {}) | {k: v for k, v in given.items() if v}
+    options = Options(
+        source=source, target=target, quick=quick, fixed=default_settings or fixed, **chosen
+    )
+    reused = _tuned_settings(selected, settings_from or settings)
+    cells = reuse_settings(selected.cells(options), reused)
+    ws = session().open(create=True)
+    out.mkdir(parents=True, exist_ok=True)
+
+    def save(outcome: Outcome, *, whole: bool = False) -> None:
+        report = plain(_report(ws, selected, options, cells, outcome, whole))
+        report["settings"] = reused | report["settings"]
+        write_json(out / f"{selected.name}.json", report)
+        save_report(ws, report)
+
+    with watched(f"study {selected.name}", quiet=session().as_json) as (progress, should_cancel):
+        outcome = run_cells(
+            ws,
+            cells,
+            processes=processes or default_processes(quick, device),
+            minutes=minutes,
+            device=device,
+            precision=precision,
+            progress=progress,
+            should_cancel=should_cancel,
+            save=save,
+        )
+    save(outcome, whole=True)
+    _render(selected, out)
+    if outcome.failed:
+        cell, message = next(iter(outcome.failed.items()))
+        raise StudyError(
+            f"{len(outcome.failed)} of {len(cells)} cells failed (first: {cell}: {message}); "
+            "fix the cause and run the study again, which continues where it was."
+        )
 
 
-def usual_processes(quick: bool, device: str | None) -> int:
-    """Return two for a quick study on two CPU cores: its trainings fill one; on a GPU they take turns."""
+def default_processes(quick: bool, device: str | None) -> int:
+    """Return 2 for a quick study on two or more CPU cores, where a training fills one, else 1."""
     from puma_engine.training.device import resolve_device
 
     return 2 if quick and (os.cpu_count() or 1) > 1 and resolve_device(device) == "cpu" else 1
 
 
-def _chosen(wanted: Study, report: Path | None) -> dict[str, Any]:
-    """Settings by the choice that they were the outcome of."""
+def _tuned_settings(selected: Study, report: Path | None) -> dict[str, Any]:
+    """Return the settings that a report's candidates chose, by the cell that chose them."""
     if report is None:
         return {}
     from puma_engine.studies import load_report
 
-    remedy = f"give the NAME.json that `puma study {wanted.name}` wrote"
-    known = load_report(report, remedy)
-    settings = known.get("settings")
-    named = isinstance(settings, dict) and all(isinstance(one, dict) for one in settings.values())
-    if known["study"] != wanted.name or not named:
-        raise ConfigError(f"{report} is no report of the study {wanted.name}; {remedy}.")
-    return dict(known["settings"])
-
-
-def _run(
-    wanted: Study, options: Options, out: Path, how: dict[str, Any], lent: dict[str, Any]
-) -> None:
-    from puma_engine.cli.progress_bars import watched
-    from puma_engine.files import write_json
-    from puma_engine.studies import keep_report, lend, run_cells
-
-    ws = session().open(create=True)
-    how["processes"] = how["processes"] or usual_processes(options.quick, how["device"])
-    cells = lend(wanted.cells(options), lent)
-    out.mkdir(parents=True, exist_ok=True)
-
-    def keep(outcome: Outcome, *, whole: bool = False) -> None:
-        report = _report(ws, wanted, options, cells, outcome, whole)
-        report["settings"] = lent | report["settings"]
-        write_json(out / f"{wanted.name}.json", plain(report))
-        keep_report(ws, plain(report))
-
-    with watched(f"study {wanted.name}", quiet=session().as_json) as (progress, should_cancel):
-        outcome = run_cells(
-            ws, cells, progress=progress, should_cancel=should_cancel, keep=keep, **how
-        )
-    keep(outcome, whole=True)
-    _render(wanted, out)
-    if outcome.failed:
-        first = next(iter(outcome.failed.items()))
-        raise StudyError(
-            f"{len(outcome.failed)} of {len(cells)} cells failed (first: {first[0]}: {first[1]}); "
-            "mend the cause and run the study again, which goes on where it was."
-        )
+    remedy = f"give the NAME.json that `puma study {selected.name}` wrote"
+    loaded = load_report(report, remedy)
+    settings = loaded.get("settings")
+    valid = isinstance(settings, dict) and all(isinstance(v, dict) for v in settings.values())
+    if loaded["study"] != selected.name or not valid:
+        raise ConfigError(f"{report} is no report of the study {selected.name}; {remedy}.")
+    return dict(loaded["settings"])
 
 
 def _report(
     ws: Any,
-    wanted: Study,
+    selected: Study,
     options: Options,
     cells: list[Cell],
     outcome: Outcome,
     whole: bool,
 ) -> dict[str, Any]:
-    """What is known so far; the differences, which take long, only of the whole."""
+    """Return the report so far. whole: take intervals over users, which needs all predictions."""
     from puma_engine.studies import collect
 
     return {
-        "study": wanted.name,
+        "study": selected.name,
         "command": "puma " + " ".join(sys.argv[1:]),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "versions": {"python": platform.python_version()}
-        | {one: importlib.metadata.version(one) for one in VERSIONS},
+        | {name: importlib.metadata.version(name) for name in VERSIONS},
         "options": plain(options),
-        **collect(ws, wanted, cells, outcome.runs, whole=whole),
+        **collect(ws, selected, cells, outcome.runs, whole=whole),
         "failed": outcome.failed,
         "missing": [cell.name for cell in cells if cell.name not in outcome.runs],
     }
 
 
-def _render(wanted: Study, out: Path) -> None:
+def _render(selected: Study, out: Path) -> None:
     from puma_engine.studies import load_report
-    from puma_engine.studies.reports import write
+    from puma_engine.studies.reports import write_tables_and_figures
 
-    file = out / f"{wanted.name}.json"
-    files = write(load_report(file, f"run `puma study {wanted.name} --out {out}` first"), out)
+    file = out / f"{selected.name}.json"
+    report = load_report(file, f"run `puma study {selected.name} --out {out}` first")
+    files = write_tables_and_figures(report, out)
     session().show({"results": str(file), "tables": str(files[0]), "figures": len(files) - 1})

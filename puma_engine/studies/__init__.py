@@ -1,10 +1,10 @@
-"""Declared experiments: `puma study NAME` runs their cells as ordinary runs and tells results."""
+"""Declared experiments: `puma study NAME` makes their cells as runs and reports the results."""
 
 from puma_engine.studies.catalog import STUDIES, get_study
 from puma_engine.studies.cells import Cell, Options, Study
-from puma_engine.studies.reports import keep_report, load_report, read_report, reported
+from puma_engine.studies.reports import load_report, save_report, stored_report, stored_reports
 from puma_engine.studies.results import collect
-from puma_engine.studies.running import Outcome, lend, run_cells
+from puma_engine.studies.running import Outcome, reuse_settings, run_cells
 
 __all__ = [
     "STUDIES",
@@ -14,10 +14,10 @@ __all__ = [
     "Study",
     "collect",
     "get_study",
-    "keep_report",
-    "lend",
     "load_report",
-    "read_report",
-    "reported",
+    "reuse_settings",
     "run_cells",
+    "save_report",
+    "stored_report",
+    "stored_reports",
 ]

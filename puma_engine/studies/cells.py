@@ -1,4 +1,4 @@
-"""What a study is made of: cells that need each other, each one run of the workspace."""
+"""What a study is made of: cells that depend on each other, each one run of the workspace."""
 
 from __future__ import annotations
 
@@ -9,18 +9,28 @@ from typing import Any, Literal
 from puma_engine.errors import ConfigError
 
 Stage = Literal["import_dataset", "fit_prompts", "select", "migrate", "refine", "evaluate", "best"]
-# Settings of a run that a cell may lend to another.
-LENT = ("training", "prompt", "adapter")
-Needs = dict[str, "str | list[str]"]
+# The parts of a run's settings that candidates differ in, and that other cells take from the best.
+TUNED_SETTINGS = ("training", "prompt", "adapter")
+Inputs = dict[str, "str | list[str]"]
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a user may set of any study.
+    """What a user may set of any study; the names are keys of the reports.
 
-    shares are of all users, in (0, 1]; strategies of choosing users, none: all there are, where a
-    study compares them; users None: all; fixed: no grids, but the settings that
-    the project has by default.
+    Args:
+        datasets: Names of shipped data sets.
+        seeds: Seeds of every training; candidates are tried with the first.
+        shares: Budgets as shares of all users, in (0, 1]; empty: those of the study.
+        strategies: Selection strategies of `table4`; empty: all of them.
+        users: Users drawn from each data set; None: all.
+        source: Source backbone, where the study has one.
+        target: Target backbone, where the study has one.
+        quick: Try only two candidates of each grid.
+        fixed: Train with the default settings instead of tuning them.
+
+    Raises:
+        ConfigError: No data set, no seed, or a share outside (0, 1].
     """
 
     datasets: tuple[str, ...] = ("goodbooks", "movietweetings", "goodbooks-to-read")
@@ -36,43 +46,54 @@ class Options:
     def __post_init__(self) -> None:
         if not self.datasets or not self.seeds:
             raise ConfigError("A study needs at least one data set and one seed.")
-        wrong = [share for share in self.shares if not 0 < share <= 1]
-        if wrong:
-            raise ConfigError(f"A budget is a share of all users in (0, 1], not {wrong[0]:g}.")
+        invalid = [share for share in self.shares if not 0 < share <= 1]
+        if invalid:
+            raise ConfigError(f"A budget is a share of all users in (0, 1], not {invalid[0]:g}.")
 
 
 @dataclass(frozen=True)
 class Cell:
     """One run of a study.
 
-    needs: the cells whose runs are arguments of the stage, by argument. like: a cell whose
-    run lends its training, prompt and adapter settings. facts: of an evaluation, what its row
-    says besides its scores; `seed` is one of them, and rows that differ in it alone belong
-    together. The stage "best" is the one of its candidates with the lowest validation value.
+    Args:
+        name: Unique within the study.
+        stage: The pipeline stage that makes the run. "best" makes none: it is the run among its
+            `candidates` with the lowest validation value.
+        settings: Arguments of the stage.
+        inputs: Cells whose runs are arguments of the stage, by argument.
+        settings_from: A cell whose run's training, prompt and adapter settings are used; those in
+            `settings` take precedence.
+        facts: Of an evaluation: what its row of the report says besides its scores. Rows whose
+            facts differ only in `seed` are repetitions of one method.
     """
 
     name: str
     stage: Stage
     settings: dict[str, Any] = field(default_factory=dict)
-    needs: Needs = field(default_factory=dict)
-    like: str | None = None
+    inputs: Inputs = field(default_factory=dict)
+    settings_from: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def waits_for(self) -> list[str]:
-        """Names of all cells that must be done before."""
-        names = [] if self.like is None else [self.like]
-        for given in self.needs.values():
-            names += [given] if isinstance(given, str) else given
+    def dependencies(self) -> list[str]:
+        """Names of the cells that must finish before this one starts."""
+        names = [] if self.settings_from is None else [self.settings_from]
+        for cells in self.inputs.values():
+            names += [cells] if isinstance(cells, str) else cells
         return names
 
 
 @dataclass(frozen=True)
 class Study:
-    """A named list of cells, and how their rows are compared.
+    """A named list of cells, and the reference that their rows are compared with.
 
-    reference: facts of the rows that all others of their data set (and of equal `within`
-    facts) are compared with.
+    Args:
+        name: What `puma study` calls it.
+        about: What it compares, in a few words.
+        cells: Makes the cells for given options.
+        reference: Facts of the rows that all others of their data set are compared with.
+        within: Facts that a row and its reference must also share.
+        quick: Options that `--quick` replaces.
     """
 
     name: str

@@ -6,34 +6,36 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from puma_engine.defaults import MARGIN, PAPER_STRATEGY
 from puma_engine.evaluation.metrics import METRICS
-from puma_engine.studies.builder import ALL, SMALL_SHARE, few_by
+from puma_engine.studies.builder import ALL_USERS, SMALL_SHARE, few_users
 from puma_engine.studies.differences import (
-    Gap,
-    Interval,
-    Row,
-    between,
-    find,
-    mean,
+    Ends,
+    PairedDifference,
+    Report,
+    difference_of_first,
+    find_differences,
+    mean_difference,
     rows_with,
-    scores,
+    scores_by_seed,
 )
 
 Verdict = Literal["reproduced", "not reproduced", "undecided", "no evidence"]
-Report = dict[str, Any]
 
-FEW, FEW_RANDOM = few_by(PAPER_STRATEGY), few_by("random")
-SUFFICES = 0.02
-CHEAP = 0.02
+FEW_USERS, FEW_RANDOM_USERS = few_users(PAPER_STRATEGY), few_users("random")
+# "A few users suffice" allows this loss, as a share of full retraining's score.
+FEW_USERS_MARGIN = 0.02
+# "Up to 98 % less" allows this share of full retraining's seconds.
+COST_SHARE = 0.02
+# The smallest gain of a pair in Figure 4.
 LOWEST_GAIN = 0.9856
-BUDGET = re.compile(r"PUMA, (\d+)%")
+_BUDGET = re.compile(r"PUMA, (\d+)%")
 
 
 @dataclass(frozen=True)
-class Judged:
+class ClaimVerdict:
     """What a report says of a claim on one data set: the verdict, its figures, its seeds."""
 
     verdict: Verdict
@@ -41,256 +43,254 @@ class Judged:
     seeds: int
 
 
-def decide(worse: Sequence[Interval], bar: float = 0.0) -> Verdict:
-    """Judge intervals of a difference, turned so that more is worse, by the most allowed."""
-    if all(high <= bar for _, high in worse):
-        return "reproduced"
-    return "not reproduced" if all(low > bar for low, _ in worse) else "undecided"
-
-
-def all_users(report: Report, dataset: str) -> Judged | None:
-    """PUMA on all users against full retraining."""
-    found = _named(report, dataset, ALL)
-    return _judged(found, decide(found.worse), "full retraining") if found else None
-
-
-def few_users(report: Report, dataset: str) -> Judged | None:
-    """PUMA on few users against full retraining."""
-    found = _named(report, dataset, FEW)
-    if found is None:
-        return None
-    again = found.scores[1]
-    loss = found.sign * found.value / again
-    verdict = decide(found.worse, SUFFICES * again)
-    side = "worse" if loss > 0 else "better"
-    return _judged(found, verdict, "full retraining", f"{_percent(abs(loss))} {side}")
-
-
-def cost(report: Report, dataset: str) -> Judged | None:
-    """Seconds of PUMA on few users over those of full retraining."""
-    few, again = (
-        {row["seed"]: row for row in rows_with(report, {"dataset": dataset, "method": name})}
-        for name in (FEW, "retrained")
-    )
-    pairs = [(few[seed], again[seed]) for seed in sorted(few.keys() & again)]
-    rows = [row for pair in pairs for row in pair]
-    known = all(row.get("seconds") and row.get("device") for row in rows)
-    if not known or len({row["device"] for row in rows}) != 1:
-        return None
-    shares = [one["seconds"] / other["seconds"] for one, other in pairs]
-    least, most = min(shares), max(shares)
-    verdict: Verdict = "undecided" if least <= CHEAP < most else "reproduced"
-    seconds = _totals(pairs, "seconds")
-    first, second = (one / len(pairs) for one in seconds)
-    figures = (
-        f"{_percent(1 - first / second)} less: {first:.1f} s against {second:.1f} s of full "
-        f"retraining on {rows[0]['device']}"
-    )
-    if all(row.get("flops") for row in rows):
-        work = _totals(pairs, "flops")
-        figures += f", and {_percent(1 - work[0] / work[1])} less arithmetic"
-    text = _with_size(figures, len(pairs), rows[0]["users"])
-    return Judged("not reproduced" if least > CHEAP else verdict, text, len(pairs))
-
-
-def selection(report: Report, dataset: str) -> Judged | None:
-    """The strategy kmeans-variance against random users."""
-    found = find(report, dataset, lambda line: line["method"] == PAPER_STRATEGY)
-    if not found:
-        return None
-    line, own = min(found, key=lambda one: _far(one[0]["share"]))
-    others = [
-        f"{_percent(one['share'], 0)} {gap.value:+.4f} {_spread(gap)}"
-        for one, gap in sorted(found, key=lambda one: one[0]["share"])
-        if one["share"] != line["share"]
-    ]
-    more = "; on ".join([f"on {_percent(line['share'], 0)} of the users", *others])
-    verdict = decide(own.worse) if own.over_seeds is not None else "undecided"
-    return _judged(own, verdict, "random users", more)
-
-
-def taste(report: Report, dataset: str) -> Judged | None:
-    """A migration against the same one with shuffled prompts."""
-    whole = _named(report, dataset, FEW_RANDOM)
-    mixed = _named(report, dataset, "shuffled control")
-    found = between(whole, mixed) if whole and mixed else None
-    return _judged(found, decide(found.worse), "the shuffled control") if found else None
-
-
-def pairs(report: Report, dataset: str) -> Judged | None:
-    """The mean over all ordered pairs of models against full retraining."""
-    lines = find(report, dataset, lambda line: line["method"] == "migrated")
-    found = mean([one for _, one in lines])
-    if found is None:
-        return None
-    gains = [_gain(one) for _, one in lines]
-    lost = sum(line["real"] and one.sign * one.value > 0 for line, one in lines)
-    won = sum(line["real"] and one.sign * one.value < 0 for line, one in lines)
-    verdict = decide(found.worse)
-    if verdict == "reproduced" and min(gains) < LOWEST_GAIN:
-        verdict = "undecided"
-    more = (
-        f"means of {_count(len(lines), 'pair', 'pairs')}, whose gains are {min(gains):.3f} to "
-        f"{max(gains):.3f}; {won} are better and {lost} worse by more than chance"
-    )
-    return _judged(found, verdict, "full retraining", more)
-
-
-def sources(report: Report, dataset: str) -> Judged | None:
-    """The mean of several sources against that of single ones."""
-    single, several = (
-        mean([one for _, one in find(report, dataset, wanted)])
-        for wanted in (
-            lambda line: line.get("sources") == 1,
-            lambda line: (line.get("sources") or 0) > 1,
-        )
-    )
-    found = between(several, single) if single and several else None
-    if found is None:
-        return None
-    return _judged(found, decide(found.worse), "one source", "means of all combinations")
-
-
-def chains(report: Report, dataset: str) -> Judged | None:
-    """Every chain against a direct migration to its end."""
-    found = find(report, dataset, lambda line: line["method"] == "chain")
-    if not found:
-        return None
-    # In shares of what is allowed, so that chains of all lengths meet one bar.
-    shares = [
-        [(low / allowed, high / allowed) for low, high in one.worse]
-        for line, one in found
-        for allowed in (MARGIN * (line["hops"] - 1) * one.scores[1],)
-    ]
-    single = [decide(one, 1.0) for one in shares]
-    parts = [
-        f"{line['hops']} hops {one.value:+.4f} {_spread(one)}"
-        for line, one in sorted(found, key=lambda pair: pair[0]["hops"])
-    ]
-    seeds, users = min(len(one.seeds) for _, one in found), found[0][1].users
-    name = found[0][1].metric
-    figures = f"{METRICS[name].label} against a direct migration: {', '.join(parts)}"
-    lost = "not reproduced" in single
-    verdict = "not reproduced" if lost else decide([one for own in shares for one in own], 1.0)
-    return Judged(verdict, _with_size(figures, seeds, users), seeds)
-
-
-def equal_cost(report: Report, dataset: str) -> Judged | None:
-    """PUMA on few users against retraining that takes as long."""
-
-    def of(kind: str) -> list[tuple[Row, Gap]]:
-        return find(report, dataset, lambda line: line["kind"] == kind)
-
-    budgets = [
-        (_far(int(named[1]) / 100), line, one)
-        for line, one in of("migrated")
-        if (named := BUDGET.fullmatch(line["method"]))
-    ]
-    if not budgets:
-        return None
-    _, line, moved = min(budgets, key=lambda one: one[0])
-    seconds = _seconds(report, dataset, line["method"])
-    reference = line["against"]["method"]
-    stopped: dict[str, Gap | None] = {reference: moved}
-    stopped |= {one["method"]: between(moved, gap) for one, gap in of("retrained")}
-    costs = {name: _seconds(report, dataset, name) for name in stopped}
-    enough = [name for name in stopped if costs[name] >= seconds]
-    if not enough:
-        return None
-    name = min(enough, key=costs.__getitem__)
-    found = stopped[name]
-    if found is None:
-        return None
-    more = f"{line['method']} in {seconds:.1f} s, {name} in {costs[name]:.1f} s"
-    return _judged(found, decide(found.worse), name, more)
-
-
-def _named(report: Report, dataset: str, method: str) -> Gap | None:
-    found = find(report, dataset, lambda line: line["method"] == method)
-    return found[0][1] if found else None
-
-
-def _judged(found: Gap, verdict: Verdict, against: str, more: str = "") -> Judged:
-    """Say a gap with its intervals, and how many seeds and users it is of."""
-    first, second = found.scores
-    text = (
-        f"{METRICS[found.metric].label} {first:.4f} against {second:.4f} of {against}: "
-        f"{found.value:+.4f} {_spread(found)}"
-    )
-    text += f"; {more}" if more else ""
-    return Judged(verdict, _with_size(text, len(found.seeds), found.users), len(found.seeds))
-
-
-def _with_size(text: str, seeds: int, users: int) -> str:
-    return f"{text}; {_count(seeds, 'seed', 'seeds')}, {users:,} users"
-
-
-def _count(number: int, one: str, several: str) -> str:
-    return f"{number} {one if number == 1 else several}"
-
-
-def _spread(found: Gap) -> str:
-    """The intervals that decide, and what each is over."""
-    parts = []
-    if found.direct or found.over_seeds is None:
-        parts.append(f"{_ends((found.low, found.high))} over users")
-    if found.over_seeds is not None:
-        parts.append(f"{_ends(found.over_seeds)} over trainings")
-    return " and ".join(parts)
-
-
-def _percent(share: float, digits: int = 1) -> str:
-    return f"{100 * share:.{digits}f} %"
-
-
-def _ends(interval: Interval) -> str:
-    return f"[{interval[0]:+.4f}, {interval[1]:+.4f}]"
-
-
-def _gain(one: Gap) -> float:
-    moved, again = one.scores
-    return again / moved if one.sign > 0 else moved / again
-
-
-def _far(share: float) -> float:
-    return abs(math.log(share / SMALL_SHARE))
-
-
-def _seconds(report: Report, dataset: str, method: str) -> float:
-    found = scores(report, {"dataset": dataset, "method": method}, "seconds")
-    return sum(found.values()) / len(found)
-
-
-def _totals(pairs: Sequence[tuple[Row, Row]], name: str) -> tuple[float, float]:
-    first, second = (sum(float(pair[place][name]) for pair in pairs) for place in (0, 1))
-    return first, second
-
-
-INTERVALS = (
-    "An interval is the 95 % one over resampled users; from three seeds on, the 95 % one over "
-    "trainings (Student's t) must agree, or nothing is decided. Fewer seeds tell nothing of how "
-    "another training would have gone."
-)
-APART = (
-    "The report holds no interval of this difference: from three seeds on, that over trainings "
-    "decides; with fewer, the intervals of the two must not overlap."
-)
-FEW_WORDS = f"{100 * SMALL_SHARE:g} % of the users"
-
-
 @dataclass(frozen=True)
 class Claim:
     """A claim of the paper, the study that answers it, and its rule in words and as code.
 
-    judge returns None where the report has no rows that could tell.
+    assess takes a report and a data set, and returns None where the report lacks the rows.
     """
 
     name: str
     text: str
     study: str
     rule: str
-    judge: Callable[[Report, str], Judged | None]
+    assess: Callable[[Report, str], ClaimVerdict | None]
 
+
+def decide(loss_intervals: Sequence[Ends], margin: float = 0.0) -> Verdict:
+    """Return the verdict of intervals of a loss: all at or below the margin, or all above it."""
+    if all(high <= margin for _, high in loss_intervals):
+        return "reproduced"
+    return "not reproduced" if all(low > margin for low, _ in loss_intervals) else "undecided"
+
+
+def assess_all_users(report: Report, dataset: str) -> ClaimVerdict | None:
+    """Compare PUMA on all users with full retraining."""
+    difference = _difference_of(report, dataset, ALL_USERS)
+    if difference is None:
+        return None
+    return _verdict(difference, decide(difference.loss_intervals), "full retraining")
+
+
+def assess_few_users(report: Report, dataset: str) -> ClaimVerdict | None:
+    """Compare PUMA on few users with full retraining."""
+    difference = _difference_of(report, dataset, FEW_USERS)
+    if difference is None:
+        return None
+    retrained = difference.scores[1]
+    verdict = decide(difference.loss_intervals, FEW_USERS_MARGIN * retrained)
+    side = "worse" if difference.loss > 0 else "better"
+    details = f"{_percent(abs(difference.loss / retrained))} {side}"
+    return _verdict(difference, verdict, "full retraining", details)
+
+
+def assess_cost(report: Report, dataset: str) -> ClaimVerdict | None:
+    """Compare the seconds of PUMA on few users with those of full retraining."""
+    few, retrained = (
+        {row["seed"]: row for row in rows_with(report, {"dataset": dataset, "method": method})}
+        for method in (FEW_USERS, "retrained")
+    )
+    pairs = [(few[seed], retrained[seed]) for seed in sorted(few.keys() & retrained)]
+    rows = [row for pair in pairs for row in pair]
+    measured = all(row.get("seconds") and row.get("device") for row in rows)
+    if not measured or len({row["device"] for row in rows}) != 1:
+        return None
+    shares = [migrated["seconds"] / whole["seconds"] for migrated, whole in pairs]
+    verdict: Verdict = "undecided"
+    if max(shares) <= COST_SHARE:
+        verdict = "reproduced"
+    elif min(shares) > COST_SHARE:
+        verdict = "not reproduced"
+
+    def means(name: str) -> tuple[float, float]:
+        first, second = (sum(float(row[name]) for row in side) for side in zip(*pairs, strict=True))
+        return first / len(pairs), second / len(pairs)
+
+    first, second = means("seconds")
+    figures = (
+        f"{_percent(1 - first / second)} less: {first:.1f} s against {second:.1f} s of full "
+        f"retraining on {rows[0]['device']}"
+    )
+    if all(row.get("flops") for row in rows):
+        first, second = means("flops")
+        figures += f", and {_percent(1 - first / second)} less arithmetic"
+    return ClaimVerdict(verdict, _with_size(figures, len(pairs), rows[0]["users"]), len(pairs))
+
+
+def assess_selection(report: Report, dataset: str) -> ClaimVerdict | None:
+    """Compare the paper's strategy with random users at the budget nearest the small share."""
+    lines = find_differences(report, dataset, lambda line: line["method"] == PAPER_STRATEGY)
+    if not lines:
+        return None
+    nearest, difference = min(lines, key=lambda pair: _distance(pair[0]["share"]))
+    others = [
+        f"{_percent(line['share'], 0)} {other.value:+.4f} {_intervals(other)}"
+        for line, other in sorted(lines, key=lambda pair: pair[0]["share"])
+        if line["share"] != nearest["share"]
+    ]
+    details = "; on ".join([f"on {_percent(nearest['share'], 0)} of the users", *others])
+    verdict: Verdict = "undecided"
+    if difference.training_interval is not None:
+        verdict = decide(difference.loss_intervals)
+    return _verdict(difference, verdict, "random users", details)
+
+
+def assess_taste(report: Report, dataset: str) -> ClaimVerdict | None:
+    """Compare a migration with the same one whose source prompts are shuffled."""
+    whole = _difference_of(report, dataset, FEW_RANDOM_USERS)
+    shuffled = _difference_of(report, dataset, "shuffled control")
+    difference = difference_of_first(whole, shuffled) if whole and shuffled else None
+    if difference is None:
+        return None
+    return _verdict(difference, decide(difference.loss_intervals), "the shuffled control")
+
+
+def assess_pairs(report: Report, dataset: str) -> ClaimVerdict | None:
+    """Compare the mean over all ordered pairs of backbones with full retraining."""
+    lines = find_differences(report, dataset, lambda line: line["method"] == "migrated")
+    difference = mean_difference([pair for _, pair in lines])
+    if difference is None:
+        return None
+    gains = []
+    for _, pair in lines:
+        migrated, retrained = pair.scores
+        gains.append(retrained / migrated if pair.loss_sign > 0 else migrated / retrained)
+    worse = sum(line["real"] and pair.loss > 0 for line, pair in lines)
+    better = sum(line["real"] and pair.loss < 0 for line, pair in lines)
+    verdict = decide(difference.loss_intervals)
+    if verdict == "reproduced" and min(gains) < LOWEST_GAIN:
+        verdict = "undecided"
+    details = (
+        f"means of {_count(len(lines), 'pair')}, whose gains are {min(gains):.3f} to "
+        f"{max(gains):.3f}; {better} are better and {worse} worse by more than chance"
+    )
+    return _verdict(difference, verdict, "full retraining", details)
+
+
+def assess_sources(report: Report, dataset: str) -> ClaimVerdict | None:
+    """Compare the mean of several sources with that of single ones."""
+    differences = find_differences(report, dataset, lambda line: bool(line.get("sources")))
+    single = mean_difference([pair for line, pair in differences if line["sources"] == 1])
+    several = mean_difference([pair for line, pair in differences if line["sources"] > 1])
+    difference = difference_of_first(several, single) if single and several else None
+    if difference is None:
+        return None
+    verdict = decide(difference.loss_intervals)
+    return _verdict(difference, verdict, "one source", "means of all combinations")
+
+
+def assess_chains(report: Report, dataset: str) -> ClaimVerdict | None:
+    """Compare every chain with a direct migration to its last backbone."""
+    chains = find_differences(report, dataset, lambda line: line["method"] == "chain")
+    if not chains:
+        return None
+    # In units of each chain's margin, so that chains of all lengths have the margin 1.
+    scaled = []
+    for line, pair in chains:
+        margin = MARGIN * (line["hops"] - 1) * pair.scores[1]
+        scaled.append([(low / margin, high / margin) for low, high in pair.loss_intervals])
+    verdict = decide([interval for intervals in scaled for interval in intervals], 1.0)
+    if any(decide(intervals, 1.0) == "not reproduced" for intervals in scaled):
+        verdict = "not reproduced"
+    parts = [
+        f"{line['hops']} hops {pair.value:+.4f} {_intervals(pair)}"
+        for line, pair in sorted(chains, key=lambda chain: chain[0]["hops"])
+    ]
+    _, first = chains[0]
+    figures = f"{METRICS[first.metric].label} against a direct migration: {', '.join(parts)}"
+    seeds = min(len(pair.seeds) for _, pair in chains)
+    return ClaimVerdict(verdict, _with_size(figures, seeds, first.users), seeds)
+
+
+def assess_equal_cost(report: Report, dataset: str) -> ClaimVerdict | None:
+    """Compare PUMA on few users with retraining that takes as long."""
+
+    def of_kind(kind: str) -> list[tuple[dict, PairedDifference]]:
+        return find_differences(report, dataset, lambda line: line["kind"] == kind)
+
+    def seconds(method: str) -> float:
+        by_seed = scores_by_seed(report, {"dataset": dataset, "method": method}, "seconds")
+        return sum(by_seed.values()) / len(by_seed)
+
+    budgets = [
+        (_distance(int(match[1]) / 100), line, pair)
+        for line, pair in of_kind("migrated")
+        if (match := _BUDGET.fullmatch(line["method"]))
+    ]
+    if not budgets:
+        return None
+    _, line, migrated = min(budgets, key=lambda budget: budget[0])
+    differences: dict[str, PairedDifference | None] = {line["against"]["method"]: migrated}
+    differences |= {
+        other["method"]: difference_of_first(migrated, pair) for other, pair in of_kind("retrained")
+    }
+    needed = seconds(line["method"])
+    costs = {name: seconds(name) for name in differences}
+    affordable = [name for name in differences if costs[name] >= needed]
+    if not affordable:
+        return None
+    name = min(affordable, key=costs.__getitem__)
+    difference = differences[name]
+    if difference is None:
+        return None
+    details = f"{line['method']} in {needed:.1f} s, {name} in {costs[name]:.1f} s"
+    return _verdict(difference, decide(difference.loss_intervals), name, details)
+
+
+def _difference_of(report: Report, dataset: str, method: str) -> PairedDifference | None:
+    lines = find_differences(report, dataset, lambda line: line["method"] == method)
+    return lines[0][1] if lines else None
+
+
+def _verdict(
+    difference: PairedDifference, verdict: Verdict, reference: str, details: str = ""
+) -> ClaimVerdict:
+    """Return a verdict with scores, difference, intervals, and how many seeds and users."""
+    first, second = difference.scores
+    text = (
+        f"{METRICS[difference.metric].label} {first:.4f} against {second:.4f} of {reference}: "
+        f"{difference.value:+.4f} {_intervals(difference)}"
+    )
+    text += f"; {details}" if details else ""
+    seeds = len(difference.seeds)
+    return ClaimVerdict(verdict, _with_size(text, seeds, difference.users), seeds)
+
+
+def _with_size(text: str, seeds: int, users: int) -> str:
+    return f"{text}; {_count(seeds, 'seed')}, {users:,} users"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _intervals(difference: PairedDifference) -> str:
+    """Return the intervals that decide, and what each is over."""
+    users, trainings = (difference.low, difference.high), difference.training_interval
+    intervals = [] if trainings is None else [(trainings, "trainings")]
+    if difference.over_users or trainings is None:
+        intervals.insert(0, (users, "users"))
+    return " and ".join(f"[{low:+.4f}, {high:+.4f}] over {unit}" for (low, high), unit in intervals)
+
+
+def _percent(share: float, digits: int = 1) -> str:
+    return f"{100 * share:.{digits}f} %"
+
+
+def _distance(share: float) -> float:
+    return abs(math.log(share / SMALL_SHARE))
+
+
+INTERVALS = (
+    "Intervals are 95 %, over resampled users. From three seeds on, the 95 % interval over "
+    "trainings (Student's t) must agree, or the claim is undecided. Fewer seeds do not show how far "
+    "trainings lie apart."
+)
+NO_INTERVAL = (
+    "The report holds no interval of this difference over users: from three seeds on, the interval over trainings "
+    "decides; with fewer, the intervals of the two methods must not overlap."
+)
+FEW = f"{100 * SMALL_SHARE:g} % of the users"
 
 CLAIMS = (
     Claim(
@@ -299,43 +299,43 @@ CLAIMS = (
         "table2",
         "Reproduced if the interval of the difference from full retraining lies at zero or on the "
         "better side; not reproduced if it lies on the worse side.",
-        all_users,
+        assess_all_users,
     ),
     Claim(
         "few-users",
         "A few well-chosen users suffice.",
         "table2",
-        f"Training on {FEW_WORDS}, by clusters and variance. Reproduced if the "
-        f"interval of the loss lies within {100 * SUFFICES:g} % of full retraining's figure; not "
+        f"Training on {FEW}, by clusters and variance. Reproduced if the "
+        f"interval of the loss lies within {100 * FEW_USERS_MARGIN:g} % of full retraining's figure; not "
         "reproduced if it lies beyond.",
-        few_users,
+        assess_few_users,
     ),
     Claim(
         "cost",
         "A migration costs up to 98 % less.",
         "table2",
-        f"Seconds of training on {FEW_WORDS}, choosing them included, over "
-        "those of full retraining on the same device, neither with the search for settings. "
-        f"Reproduced if at most {100 * CHEAP:g} % with every seed; not reproduced if more with every seed.",
-        cost,
+        f"Seconds of training on {FEW}, choosing them included, over "
+        "those of full retraining on the same device, both without the search for settings. "
+        f"Reproduced if at most {100 * COST_SHARE:g} % with every seed; not reproduced if more with every seed.",
+        assess_cost,
     ),
     Claim(
         "selection",
         "Clusters and variance choose better users than chance.",
         "table4",
-        f"The strategy {PAPER_STRATEGY} against random users at the budget nearest {FEW_WORDS}. "
+        f"The strategy {PAPER_STRATEGY} against random users at the budget nearest {FEW}. "
         "Reproduced if the interval of the difference lies on the better side; not reproduced if "
         "it lies on the worse side; undecided with fewer than three seeds, since trainings on few "
         "users lie as far apart as strategies do.",
-        selection,
+        assess_selection,
     ),
     Claim(
         "taste",
         "Source prompts carry each user's taste into the new model.",
         "table2",
         "A migration against the same one with the source prompts shuffled between users. "
-        f"Reproduced if it is better. {APART}",
-        taste,
+        f"Reproduced if it is better. {NO_INTERVAL}",
+        assess_taste,
     ),
     Claim(
         "pairs",
@@ -343,17 +343,17 @@ CLAIMS = (
         "figure4",
         "The mean difference from full retraining over all ordered pairs. Reproduced if its "
         f"interval lies at zero or on the better side and no pair's gain is below {LOWEST_GAIN}, "
-        "the paper's lowest; not reproduced if it lies on the worse side. The ends are the means "
-        "of the pairs' own, which is at least as wide.",
-        pairs,
+        "the paper's lowest; not reproduced if it lies on the worse side. Its ends are the means "
+        "of those of the pairs, so it is at least as wide as the interval of the mean.",
+        assess_pairs,
     ),
     Claim(
         "sources",
         "Several sources beat a single one (Figure 6).",
         "figure6",
         "The mean of all fusions of two or three sources against the mean of all single sources. "
-        f"Reproduced if it is better; not reproduced if it is worse. {APART}",
-        sources,
+        f"Reproduced if it is better; not reproduced if it is worse. {NO_INTERVAL}",
+        assess_sources,
     ),
     Claim(
         "chains",
@@ -362,15 +362,15 @@ CLAIMS = (
         "Every chain against a direct migration to its last model. Reproduced if the intervals of "
         f"all lie within {100 * MARGIN:g} % of its figure for each hop after the first; not reproduced "
         "if that of any chain lies beyond.",
-        chains,
+        assess_chains,
     ),
     Claim(
         "equal-cost",
         "At equal cost a migration is better than retraining (Table 3).",
         "table3",
-        f"PUMA at the budget nearest {FEW_WORDS} against the retraining, stopped early or "
+        f"PUMA at the budget nearest {FEW} against the retraining, stopped early or "
         "not, that takes the fewest seconds of those that take at least as many. Reproduced if "
-        f"the migration is better; not reproduced if it is worse. {APART}",
-        equal_cost,
+        f"the migration is better; not reproduced if it is worse. {NO_INTERVAL}",
+        assess_equal_cost,
     ),
 )

@@ -1,4 +1,4 @@
-"""Differences between the methods of a report: over users, over trainings and over budgets."""
+"""Paired differences between the methods of a report: over users, trainings and budgets."""
 
 from __future__ import annotations
 
@@ -9,53 +9,61 @@ from typing import Any
 
 from puma_engine.evaluation.metrics import METRICS, PRIMARY_METRIC
 
-# Fewer trainings say nothing of how far trainings lie apart.
-FEWEST = 3
-
-
-def over_trainings(values: Sequence[float]) -> tuple[float, float] | None:
-    """Return the 95 % interval of a mean, by Student's t; None for fewer than three values."""
-    if len(values) < FEWEST:
-        return None
-    from scipy.special import stdtrit
-
-    middle, error = _mean_and_error(values)
-    half = float(stdtrit(len(values) - 1, 0.975)) * error
-    return middle - half, middle + half
-
-
-def p_over_trainings(values: Sequence[float]) -> float:
-    """Return the two-sided p of a paired t-test that the mean of at least two values is zero."""
-    from scipy.special import stdtr
-
-    middle, error = _mean_and_error(values)
-    if not error:
-        return 0.0 if middle else 1.0
-    return float(2 * stdtr(len(values) - 1, -abs(middle) / error))
-
-
-def _mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    count = len(values)
-    middle = sum(values) / count
-    spread = math.sqrt(sum((one - middle) ** 2 for one in values) / (count - 1))
-    return middle, spread / math.sqrt(count)
-
-
+# Two trainings say little about how far trainings lie apart.
+MIN_TRAININGS = 3
 # What tells the rows of a report apart, besides the seed.
 FACTS = ("dataset", "method", "strategy", "share", "origin", "target", "hops", "sources")
 WITHIN = ("share", "target")
 
+Report = dict[str, Any]
 Row = dict[str, Any]
-Interval = tuple[float, float]
+Ends = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Gap:
-    """First method minus second, in the units of the metric.
+class PairedTTest:
+    """Mean of paired differences, its 95 % interval by Student's t, and the two-sided p."""
 
-    first, second: scores by seed. low, high: the 95 % interval over resampled users. direct:
-    the report holds the interval of this very difference; where not, it is over trainings, or
-    the wider one between the opposite ends of two intervals.
+    pairs: int
+    value: float
+    low: float
+    high: float
+    p: float
+
+
+def paired_t_test(differences: Sequence[float]) -> PairedTTest | None:
+    """Return the paired t-test of differences between trainings; None for fewer than three.
+
+    scipy.special is used because importing scipy.stats takes the dashboard a second.
+    """
+    count = len(differences)
+    if count < MIN_TRAININGS:
+        return None
+    from scipy.special import stdtr, stdtrit
+
+    mean = sum(differences) / count
+    variance = sum((value - mean) ** 2 for value in differences) / (count - 1)
+    error = math.sqrt(variance) / math.sqrt(count)
+    half = float(stdtrit(count - 1, 0.975)) * error
+    p = 0.0 if mean else 1.0
+    if error:
+        p = float(2 * stdtr(count - 1, -abs(mean) / error))
+    return PairedTTest(count, mean, mean - half, mean + half, p)
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """Scores of a first method minus those of a second, in the units of the metric.
+
+    Args:
+        metric: Name of the metric.
+        first: Scores of the first method by seed.
+        second: Scores of the second method by seed.
+        low: Lower end of the 95 % interval.
+        high: Upper end of the 95 % interval.
+        users: Users who are evaluated.
+        over_users: Whether low and high resample the users of this very difference. If not, they
+            are over trainings, or a bound from the intervals of two other differences.
     """
 
     metric: str
@@ -64,7 +72,7 @@ class Gap:
     low: float
     high: float
     users: int
-    direct: bool = True
+    over_users: bool = True
 
     @property
     def seeds(self) -> list[int]:
@@ -73,9 +81,11 @@ class Gap:
 
     @property
     def scores(self) -> tuple[float, float]:
-        """Mean scores over the seeds of both."""
-        one, other = ([part[seed] for seed in self.seeds] for part in (self.first, self.second))
-        return _mean(one), _mean(other)
+        """Mean scores of both methods over their common seeds."""
+        first, second = (
+            [scores[seed] for seed in self.seeds] for scores in (self.first, self.second)
+        )
+        return _mean(first), _mean(second)
 
     @property
     def value(self) -> float:
@@ -83,48 +93,47 @@ class Gap:
         return self.scores[0] - self.scores[1]
 
     @property
-    def sign(self) -> int:
-        """What a difference is multiplied with so that more is worse."""
+    def loss_sign(self) -> int:
+        """1 where a higher score is worse, -1 where it is better."""
         return -1 if METRICS[self.metric].higher_is_better else 1
 
     @property
-    def over_seeds(self) -> Interval | None:
-        """The 95 % interval over trainings, by Student's t; None for too few of them."""
-        return over_trainings([self.first[seed] - self.second[seed] for seed in self.seeds])
+    def loss(self) -> float:
+        """Mean difference over the seeds, positive where the first method is worse."""
+        return self.loss_sign * self.value
 
     @property
-    def intervals(self) -> list[Interval]:
-        """The intervals that must agree: over users and, where there is one, over trainings.
+    def training_interval(self) -> Ends | None:
+        """The 95 % interval over trainings by Student's t; None for fewer than three."""
+        test = paired_t_test([self.first[seed] - self.second[seed] for seed in self.seeds])
+        return None if test is None else (test.low, test.high)
 
-        Trainings alone count where the interval over users is not that of the difference.
+    @property
+    def loss_intervals(self) -> list[Ends]:
+        """The intervals that must agree, over users and over trainings; positive is worse.
+
+        Only that over trainings counts where there is none over users of this very difference.
         """
-        users, trainings = (self.low, self.high), self.over_seeds
-        if trainings is None:
-            return [users]
-        return [users, trainings] if self.direct else [trainings]
-
-    @property
-    def worse(self) -> list[Interval]:
-        """The same intervals, turned so that more is worse."""
-        return [(low, high) if self.sign > 0 else (-high, -low) for low, high in self.intervals]
+        intervals = [(self.low, self.high)]
+        trainings = self.training_interval
+        if trainings is not None:
+            intervals = [*intervals, trainings] if self.over_users else [trainings]
+        return [(low, high) if self.loss_sign > 0 else (-high, -low) for low, high in intervals]
 
 
-def gap(report: dict[str, Any], line: Row) -> Gap | None:
-    """Return what a line of a report's differences says; None if its rows are not there.
-
-    A line whose interval is `over` trainings has none over users.
-    """
-    other = {name: line.get(name) for name in ("dataset", *WITHIN)} | line["against"]
-    first = scores(report, {name: line.get(name) for name in FACTS}, line["metric"])
-    second = scores(report, other, line["metric"])
+def paired_difference(report: Report, line: Row) -> PairedDifference | None:
+    """Return a line of a report's differences with its scores; None if its rows are missing."""
+    reference = {name: line.get(name) for name in ("dataset", *WITHIN)} | line["against"]
+    first = scores_by_seed(report, {name: line.get(name) for name in FACTS}, line["metric"])
+    second = scores_by_seed(report, reference, line["metric"])
     if not set(first) & set(second):
         return None
+    over_users = line.get("over", "users") == "users"
     ends = float(line["low"]), float(line["high"])
-    direct = line.get("over", "users") == "users"
-    return Gap(line["metric"], first, second, *ends, int(line["users"]), direct)
+    return PairedDifference(line["metric"], first, second, *ends, int(line["users"]), over_users)
 
 
-def scores(report: dict[str, Any], facts: Row, name: str) -> dict[int, float]:
+def scores_by_seed(report: Report, facts: Row, name: str) -> dict[int, float]:
     """Return one value of the rows with these facts, by seed."""
     return {
         row["seed"]: float(row[name])
@@ -133,7 +142,7 @@ def scores(report: dict[str, Any], facts: Row, name: str) -> dict[int, float]:
     }
 
 
-def rows_with(report: dict[str, Any], facts: Row) -> list[Row]:
+def rows_with(report: Report, facts: Row) -> list[Row]:
     """Return the rows of a report with these facts."""
     return [
         row
@@ -142,82 +151,75 @@ def rows_with(report: dict[str, Any], facts: Row) -> list[Row]:
     ]
 
 
-def find(
-    report: dict[str, Any], dataset: str, wanted: Callable[[Row], bool]
-) -> list[tuple[Row, Gap]]:
-    """Return the differences of a data set that are wanted, each with its gap."""
-    found = []
-    for line in report["differences"]:
-        if line["dataset"] == dataset and wanted(line):
-            one = gap(report, line)
-            if one is not None:
-                found.append((line, one))
-    return found
+def find_differences(
+    report: Report, dataset: str, wanted: Callable[[Row], bool]
+) -> list[tuple[Row, PairedDifference]]:
+    """Return the wanted lines of a data set's differences, each with its paired difference."""
+    lines = [line for line in report["differences"] if line["dataset"] == dataset and wanted(line)]
+    pairs = [(line, paired_difference(report, line)) for line in lines]
+    return [(line, difference) for line, difference in pairs if difference is not None]
 
 
-def mean(gaps: Sequence[Gap]) -> Gap | None:
-    """Return the mean of several gaps over the seeds that all have; None if they share none.
+def mean_difference(differences: Sequence[PairedDifference]) -> PairedDifference | None:
+    """Return the mean of differences over the seeds that all have; None if they share none.
 
-    The ends of its interval are the means of theirs, as if all moved together: no interval
-    of the mean is wider.
+    The ends of its interval are the means of theirs, as if the differences were fully correlated:
+    no interval of the mean is wider.
     """
-    common = set.intersection(*(set(one.seeds) for one in gaps)) if gaps else set()
-    if not common:
+    seeds = set.intersection(*(set(part.seeds) for part in differences)) if differences else set()
+    if not seeds:
         return None
-    first, second = (
-        {seed: _mean([getattr(one, part)[seed] for one in gaps]) for seed in common}
-        for part in ("first", "second")
+    return PairedDifference(
+        differences[0].metric,
+        {seed: _mean([part.first[seed] for part in differences]) for seed in seeds},
+        {seed: _mean([part.second[seed] for part in differences]) for seed in seeds},
+        _mean([part.low for part in differences]),
+        _mean([part.high for part in differences]),
+        min(part.users for part in differences),
+        all(part.over_users for part in differences),
     )
-    ends = _mean([one.low for one in gaps]), _mean([one.high for one in gaps])
-    users = min(one.users for one in gaps)
-    return Gap(gaps[0].metric, first, second, *ends, users, all(one.direct for one in gaps))
 
 
-def between(one: Gap, other: Gap) -> Gap | None:
-    """Return the gap between the first methods of two gaps from the same reference."""
-    if not set(one.first) & set(other.first):
-        return None
-    ends = one.low - other.high, one.high - other.low
-    users = min(one.users, other.users)
-    return Gap(one.metric, one.first, other.first, *ends, users, direct=False)
+def difference_of_first(a: PairedDifference, b: PairedDifference) -> PairedDifference | None:
+    """Return the difference between the first methods of a and b, which share their second.
 
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-@dataclass(frozen=True)
-class Overall:
-    """Mean of paired differences from random users, and its 95 % interval over trainings.
-
-    In the units of the metric; low and high are Student's t, with each pair of a budget and a
-    seed as one training.
+    None if they have no seed in common. Its ends are the widest that the intervals of a and b
+    allow.
     """
+    if not set(a.first) & set(b.first):
+        return None
+    ends = a.low - b.high, a.high - b.low
+    return PairedDifference(a.metric, a.first, b.first, *ends, min(a.users, b.users), False)
 
-    pairs: int
-    value: float
-    low: float
-    high: float
 
+def differences_over_budgets(
+    report: Report, dataset: str, reference: str = "random"
+) -> dict[str, PairedTTest]:
+    """Return the t-test of each selection strategy against a reference strategy.
 
-def overall(report: dict[str, Any], dataset: str, against: str = "random") -> dict[str, Overall]:
-    """Return what each strategy gave over all budgets and seeds that `against` has, too.
-
-    Strategies with fewer than three such pairs are left out.
+    Each budget and seed that both have is one pair. Strategies with fewer than three pairs are
+    left out.
     """
     rows = [row for row in report["rows"] if row["dataset"] == dataset and "strategy" in row]
     if not rows:
         return {}
-    metric = next(name for name in PRIMARY_METRIC.values() if name in rows[0])
+    metric = primary_metric(rows[0])
     scores: dict[str, dict[tuple[float, int], float]] = {}
     for row in rows:
         key = float(row["share"]), int(row["seed"])
         scores.setdefault(row["strategy"], {})[key] = float(row[metric])
-    base = scores.pop(against, {})
-    found = {}
-    for strategy, own in scores.items():
-        pairs = [own[key] - base[key] for key in sorted(own.keys() & base.keys())]
-        interval = over_trainings(pairs)
-        if interval is not None:
-            found[strategy] = Overall(len(pairs), sum(pairs) / len(pairs), *interval)
-    return found
+    base = scores.pop(reference, {})
+    tests = {
+        strategy: paired_t_test([values[key] - base[key] for key in sorted(values.keys() & base)])
+        for strategy, values in scores.items()
+    }
+    return {strategy: test for strategy, test in tests.items() if test is not None}
+
+
+def primary_metric(row: Row) -> str:
+    """Return the primary metric of a row's task."""
+    return next(name for name in PRIMARY_METRIC.values() if name in row)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,4 +1,4 @@
-"""Reports as evidence for the paper's claims, and the findings as a table of Markdown."""
+"""Reports as evidence for the claims of the paper: what each claim comes to on each data set."""
 
 from __future__ import annotations
 
@@ -6,25 +6,31 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from puma_engine.errors import ConfigError, StudyError
 from puma_engine.store import Workspace
 from puma_engine.studies.catalog import STUDIES
 from puma_engine.studies.claims import CLAIMS, INTERVALS, Claim, Verdict
-from puma_engine.studies.reports import datasets, device_names, load_report, read_report, reported
+from puma_engine.studies.differences import Report
+from puma_engine.studies.reports import (
+    datasets,
+    device_names,
+    load_report,
+    stored_report,
+    stored_reports,
+)
 
 ENVIRONMENT = "PUMA_RESULTS"
 QUICK = "Quick trial: "
-NO_FIGURES = "No report has the rows that could tell."
+BEGIN, END = "<!-- claims -->", "<!-- /claims -->"
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """A report of a study; name: its file's path among those beside it, without the ending."""
+    """A report of a study; name: its file's path in its folder, without the extension."""
 
     name: str
-    report: dict[str, Any]
+    report: Report
 
     @property
     def study(self) -> str:
@@ -33,24 +39,24 @@ class Evidence:
 
     @property
     def quick(self) -> bool:
-        """Whether it was only a trial on few users."""
+        """Whether the study was a trial on few users."""
         return bool(self.report.get("options", {}).get("quick"))
 
     def size(self, dataset: str) -> tuple[int, int]:
-        """Most users of a row of a data set, and most trainings of a method."""
-        own = [row for row in self.report["rows"] if row["dataset"] == dataset]
-        seeds = {row["seed"] for row in own if row.get("seed") is not None}
-        return max((int(row["users"]) for row in own), default=0), len(seeds)
+        """Return the most users of a row of a data set, and the number of its seeds."""
+        rows = [row for row in self.report["rows"] if row["dataset"] == dataset]
+        seeds = {row["seed"] for row in rows if row.get("seed") is not None}
+        return max((int(row["users"]) for row in rows), default=0), len(seeds)
 
     @property
     def made(self) -> str:
-        """When and on what it was made."""
+        """Date and devices of the report."""
         return f"{self.report['date']}, {device_names(self.report)}"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a claim comes to on one data set, and the report that says so (None: no evidence)."""
+    """The verdict on a claim on one data set, and the report behind it (None: no evidence)."""
 
     claim: Claim
     dataset: str
@@ -62,7 +68,8 @@ class Finding:
 def results_root() -> Path | None:
     """Return the folder of the published reports, of the checkout or the package, or None.
 
-    PUMA_RESULTS names another folder, which must exist.
+    Raises:
+        StudyError: PUMA_RESULTS names another folder, which does not exist.
     """
     named = os.environ.get(ENVIRONMENT)
     if named and not Path(named).expanduser().is_dir():
@@ -73,86 +80,78 @@ def results_root() -> Path | None:
     return next((root for root in roots if root.is_dir()), None)
 
 
-def published(root: Path) -> list[Evidence]:
-    """Return the reports below a folder, by name; raises StoreError for one that is damaged."""
-    files = sorted(file for file in root.rglob("*.json") if file.stem in STUDIES)
-    return [Evidence(_name(file, root), load_report(file, "make it again")) for file in files]
+def published_evidence(root: Path) -> list[Evidence]:
+    """Return the reports below a folder. Raises StoreError for a damaged one."""
+    evidence = []
+    for file in sorted(file for file in root.rglob("*.json") if file.stem in STUDIES):
+        path = file.relative_to(root).with_suffix("")
+        # By default a study's folder has the study's name.
+        name = path.name if path.parts[:-1] in ((), (path.name,)) else path.as_posix()
+        evidence.append(Evidence(name, load_report(file, "make it again")))
+    return evidence
 
 
-def _name(file: Path, root: Path) -> str:
-    own = file.relative_to(root).with_suffix("")
-    # The usual folder of a study has the study's name.
-    return own.name if own.parts[:-1] in ((), (own.name,)) else own.as_posix()
-
-
-def of_workspace(ws: Workspace) -> list[Evidence]:
-    """Return the latest report of every study run in a workspace; raises StoreError."""
-    return [Evidence(name, read_report(ws, name)) for name in reported(ws)]
+def workspace_evidence(ws: Workspace) -> list[Evidence]:
+    """Return the latest report of every study of a workspace. Raises StoreError."""
+    return [Evidence(name, stored_report(ws, name)) for name in stored_reports(ws)]
 
 
 def findings(reports: Sequence[Evidence]) -> list[Finding]:
-    """Return every claim on every data set that any report is of.
+    """Return a finding for every claim on every data set that the reports cover.
 
-    Of several reports of a study that one counts which is of most users, then of most seeds,
-    then the newest, and has the rows that the claim needs. Quick ones count only where there
-    is no other.
+    Of several reports of a study, the one with the most users counts, then the most seeds, then
+    the newest, among those with the rows that the claim needs. Reports of quick trials count only
+    where there is no other.
     """
-    answering = {claim.study for claim in CLAIMS}
-    known = dict.fromkeys(
-        dataset
-        for evidence in reports
-        if evidence.study in answering
-        for dataset in datasets(evidence.report)
+    studies = {claim.study for claim in CLAIMS}
+    names = sorted(
+        {name for item in reports if item.study in studies for name in datasets(item.report)}
     )
-    return [_judge(claim, dataset, reports) for claim in CLAIMS for dataset in sorted(known)]
+    return [_finding(claim, dataset, reports) for claim in CLAIMS for dataset in names]
 
 
-def _judge(claim: Claim, dataset: str, reports: Iterable[Evidence]) -> Finding:
-    own = [
-        evidence
-        for evidence in reports
-        if evidence.study == claim.study and evidence.size(dataset) > (0, 0)
+def _finding(claim: Claim, dataset: str, reports: Iterable[Evidence]) -> Finding:
+    of_study = [
+        item for item in reports if item.study == claim.study and item.size(dataset) > (0, 0)
     ]
-    whole = [evidence for evidence in own if not evidence.quick] or own
-    best_first = sorted(
-        whole, key=lambda one: (*one.size(dataset), one.report["date"]), reverse=True
-    )
-    for evidence in best_first:
-        found = claim.judge(evidence.report, dataset)
-        if found is not None:
-            figures = (QUICK if evidence.quick else "") + found.figures
-            return Finding(claim, dataset, found.verdict, figures, evidence)
-    return Finding(claim, dataset, "no evidence", NO_FIGURES)
+    eligible = [item for item in of_study if not item.quick] or of_study
+    for item in sorted(
+        eligible, key=lambda item: (*item.size(dataset), item.report["date"]), reverse=True
+    ):
+        verdict = claim.assess(item.report, dataset)
+        if verdict is not None:
+            figures = (QUICK if item.quick else "") + verdict.figures
+            return Finding(claim, dataset, verdict.verdict, figures, item)
+    return Finding(claim, dataset, "no evidence", "No report has the rows that this claim needs.")
 
 
-def grouped(found: Iterable[Finding]) -> dict[Claim, list[Finding]]:
-    """Return findings by claim, those with evidence first."""
+def findings_by_claim(findings: Iterable[Finding]) -> dict[Claim, list[Finding]]:
+    """Group findings by claim, those with evidence first."""
     groups: dict[Claim, list[Finding]] = {}
-    for one in found:
-        groups.setdefault(one.claim, []).append(one)
-    return {
-        claim: sorted(own, key=lambda one: one.evidence is None) for claim, own in groups.items()
-    }
+    for finding in findings:
+        groups.setdefault(finding.claim, []).append(finding)
+    for group in groups.values():
+        group.sort(key=lambda finding: finding.evidence is None)
+    return groups
 
 
-BEGIN, END = "<!-- claims -->", "<!-- /claims -->"
-
-
-def markdown(found: Sequence[Finding]) -> str:
-    """Return the table of all claims, and the rules by which they are judged."""
+def findings_markdown(findings: Sequence[Finding]) -> str:
+    """Return findings as a table, with the rules by which claims are assessed."""
+    groups = findings_by_claim(findings)
     lines = ["| claim of the paper | data | here | figures | from |", "| --- " * 5 + "|"]
-    for claim, own in grouped(found).items():
+    for claim, group in groups.items():
         text = claim.text
-        for one in own:
-            if one.evidence is None:
+        for finding in group:
+            if finding.evidence is None:
                 continue
-            source = f"`{one.evidence.name}`, {one.evidence.made}"
-            lines.append(_row(text, one.dataset, f"**{one.verdict}**", one.figures, source))
+            source = f"`{finding.evidence.name}`, {finding.evidence.made}"
+            verdict = f"**{finding.verdict}**"
+            lines.append(_row(text, finding.dataset, verdict, finding.figures, source))
             text = ""
-        lost = [one.dataset for one in own if one.evidence is None]
-        if lost:
-            lines.append(_row(text, ", ".join(lost), "no evidence", "", f"`{claim.study}`"))
-    rules = [f"- **{claim.text}** {claim.rule}" for claim in grouped(found)]
+        missing = [finding.dataset for finding in group if finding.evidence is None]
+        if missing:
+            lines.append(_row(text, ", ".join(missing), "no evidence", "", f"`{claim.study}`"))
+    rules = [f"- **{claim.text}** {claim.rule}" for claim in groups]
     return "\n".join([*lines, "", "How each is judged:", "", *rules, "", INTERVALS])
 
 
@@ -160,10 +159,14 @@ def _row(*cells: str) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def put_into(page: str, block: str) -> str:
-    """Return a page with a new text between its marks; raises ConfigError without them."""
+def replace_between_marks(page: str, text: str) -> str:
+    """Return a page with new text between its marks `<!-- claims -->` and `<!-- /claims -->`.
+
+    Raises:
+        ConfigError: The page lacks the marks.
+    """
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise ConfigError(f"The page has no lines {BEGIN} and {END} to put the claims between.")
-    return f"{before}{BEGIN}\n{block}\n{END}{after}"
+    return f"{before}{BEGIN}\n{text}\n{END}{after}"

@@ -1,248 +1,225 @@
-"""The studies of the paper: its tables and figures."""
+"""The studies of the paper's tables and figures.
+
+Zhao et al., "Don't Start Over: A Cost-Effective Framework for Migrating Personalized Prompts
+Between LLMs", AAAI 2026, arXiv 2601.12034.
+"""
 
 from __future__ import annotations
 
-from itertools import combinations
-from typing import Any
+from itertools import combinations, permutations
 
 from puma_engine.defaults import PAPER_STRATEGY
 from puma_engine.selection import STRATEGIES, get_strategy
 from puma_engine.studies.builder import (
-    ALL,
-    ALL_GRID,
-    CLICK_FEW_GRID,
-    CLICK_GRID,
-    CLICK_ITEM_GRID,
-    CLICK_REFINE_GRID,
-    CLICKS,
-    FEW_GRID,
-    ITEM_GRID,
-    RANDOM,
-    REFINE_GRID,
-    SHARES,
+    ALL_USERS,
+    RETRAINED,
     SMALL_SHARE,
     Builder,
-    each_dataset,
-    few_by,
-    training,
+    few_users,
+    study,
 )
-from puma_engine.studies.cells import Needs
+from puma_engine.studies.grids import RANDOM_PROMPTS
 
-# Learning rate and batch of full retraining: the defaults for ratings, for clicks what table2 chose.
-RATING_STEPS, CLICK_STEPS = (1.5e-2, 1024), (7e-3, 256)
+FAMILIES = ("llama-medium", "qwen2-small", "gemma3-small", "phi3-small", "stablelm-small")
+COST_SHARES = (0.01, 0.03, 0.07, 0.15, 0.3)
+COST_EPOCHS = (1, 2, 4, 10)
+SELECTION_SHARES = (0.01, 0.03, 0.07, 0.15, 0.3, 0.5)
+ITEM_PROMPTS = {"item_tokens": 1}
 
 
-@each_dataset
+@study("Main results on every data set", RETRAINED, quick={"users": 150, "seeds": (0,)})
 def table2(build: Builder) -> None:
-    """Main results: every method, tuned on the first seed, on every data set."""
-    build.baselines()
-    clicks = build.dataset == CLICKS
-    every, few_users = (CLICK_GRID, CLICK_FEW_GRID) if clicks else (ALL_GRID, FEW_GRID)
-    first = build.options.seeds[0]
-    data: Needs = {"dataset": build.data}
-    best = build.tuned_source({} if clicks else every[0])
-    on = {"role": "retrained", "backbone": build.options.target, "seed": first}
-    best_again = build.tuned("retrained", "fit_prompts", build.prompt_grid, on, data)
-    sources = build.sources(best)
-    to: dict[str, Any] = {"target": build.options.target, "seed": first}
-    best_all = build.tuned("all", "migrate", every, to, {"sources": sources[first]})
-    chosen = build.choose(sources[first], PAPER_STRATEGY, SMALL_SHARE, first)
-    few: Needs = {"sources": sources[first], "selection": chosen}
-    best_few = build.tuned("few", "migrate", few_users, to, few)
-    moved = {
-        seed: _methods(build, seed, source, (best_again, best_all, best_few))
-        for seed, source in sources.items()
-    }
-    refined = _refined_settings(build, moved[first])
-    items = _item_settings(build, moved[first]["all"])
-    for seed, starts in moved.items():
-        _refined(build, seed, starts, refined)
-    for seed, starts in moved.items():
-        _with_items(build, seed, starts["all"], items)
+    """Add every method of Table 2, tuned on the first seed, and item prompts."""
+    grids, seeds, target = build.grids, build.options.seeds, build.options.target
+    first, data = seeds[0], {"dataset": build.data}
+    build.evaluate_baselines()
+    best_source = build.tune_source()
+    to_target = {"backbone": target, "role": "retrained", "seed": first}
+    best_retrained = build.tune("retrained", "fit_prompts", grids.prompts, to_target, {**data})
+    sources = build.sources(best_source)
+    settings = {"target": target, "seed": first}
+    source = sources[first]
+    best_all = build.tune("all", "migrate", grids.adapter, settings, {"sources": source})
+    selected = build.select(source, PAPER_STRATEGY, SMALL_SHARE, first)
+    best_few = build.tune(
+        "few",
+        "migrate",
+        grids.small_adapter,
+        settings,
+        {"sources": source, "selection": selected},
+    )
 
+    migrated: dict[int, dict[str, str]] = {}
+    for seed, source in sources.items():
+        build.evaluate(source, method="source", kind="source", seed=seed)
+        retrained = build.prompts("retrained", target, seed, best_retrained)
+        build.evaluate(retrained, method="retrained", kind="retrained", seed=seed)
+        drawn = build.prompts("random", target, seed, **RANDOM_PROMPTS)
+        build.evaluate(drawn, method="random prompts", kind="random", seed=seed)
+        all_users = build.migrate("all", source, seed, best_all)
+        build.evaluate(all_users, method=ALL_USERS, kind="migrated", seed=seed)
+        if seed != first:
+            selected = build.select(source, PAPER_STRATEGY, SMALL_SHARE, seed)
+        few = build.migrate(f"{PAPER_STRATEGY} {SMALL_SHARE:g}", source, seed, best_few, selected)
+        build.evaluate(few, method=few_users(PAPER_STRATEGY), kind="migrated", seed=seed)
+        random = build.select(source, "random", SMALL_SHARE, seed)
+        few_random = build.migrate(f"random {SMALL_SHARE:g}", source, seed, best_few, random)
+        build.evaluate(few_random, method=few_users("random"), kind="migrated", seed=seed)
+        shuffled = build.migrate("shuffled", source, seed, best_few, random, shuffled=True)
+        build.evaluate(shuffled, method="shuffled control", kind="shuffled", seed=seed)
+        migrated[seed] = {"all": all_users, "few": few}
 
-def _methods(
-    build: Builder, seed: int, source: str, bests: tuple[str | None, ...]
-) -> dict[str, str]:
-    """Score every method under one seed; bests: of retraining, PUMA on all, and on few.
-
-    Returns the migrations that are refined: of all users, and of few that were chosen.
-    """
-    best_again, best_all, best_few = bests
-    target = build.options.target
-    build.evaluate(source, method="source", kind="source", seed=seed)
-    again = build.prompts("retrained", target, seed, best_again)
-    build.evaluate(again, method="retrained", kind="retrained", seed=seed)
-    drawn = build.prompts("random", target, seed, None, **RANDOM)
-    build.evaluate(drawn, method="random prompts", kind="random", seed=seed)
-    everyone = build.migrate("all", {"sources": source}, seed, best_all)
-    build.evaluate(everyone, method=ALL, kind="migrated", seed=seed)
-    moved = {"all": everyone}
-    for strategy in (PAPER_STRATEGY, "random"):
-        chosen = (
-            f"{build.dataset}/users by {strategy} {SMALL_SHARE:g} {seed}"
-            if strategy == PAPER_STRATEGY and seed == build.options.seeds[0]
-            else build.choose(source, strategy, SMALL_SHARE, seed)
+    best_refined = {
+        which: build.tune(
+            f"{which} refined", "refine", grids.refining, {"seed": first}, {"start": start}
         )
-        needs: Needs = {"sources": source, "selection": chosen}
-        some = build.migrate(f"{strategy} {SMALL_SHARE:g}", needs, seed, best_few)
-        build.evaluate(some, method=few_by(strategy), kind="migrated", seed=seed)
-        if strategy == PAPER_STRATEGY:
-            moved["few"] = some
-        else:
-            mixed = build.migrate("shuffled", needs, seed, best_few, shuffled=True)
-            build.evaluate(mixed, method="shuffled control", kind="shuffled", seed=seed)
-    return moved
-
-
-def _refined_settings(build: Builder, starts: dict[str, str]) -> dict[str, str | None]:
-    """Settings of refining each of the first seed's migrations."""
-    grid = CLICK_REFINE_GRID if build.dataset == CLICKS else REFINE_GRID
-    settings = {"seed": build.options.seeds[0]}
-    return {
-        which: build.tuned(f"{which} refined", "refine", grid, settings, {"start": start})
-        for which, start in starts.items()
+        for which, start in migrated[first].items()
     }
+    best_retrained_items = build.tune(
+        "retrained with items",
+        "fit_prompts",
+        grids.item_prompts,
+        to_target | {"prompt": ITEM_PROMPTS},
+        {**data},
+    )
+    best_refined_items = build.tune(
+        "refined with items",
+        "refine",
+        grids.item_prompts,
+        {"seed": first} | ITEM_PROMPTS,
+        {"start": migrated[first]["all"]},
+    )
 
-
-def _refined(
-    build: Builder, seed: int, starts: dict[str, str], bests: dict[str, str | None]
-) -> None:
-    """Score what refining makes of one seed's migrations."""
-    methods = {"all": ALL, "few": few_by(PAPER_STRATEGY)}
-    for which, start in starts.items():
-        again = build.add(
-            f"{which} {seed} refined", "refine", {"seed": seed}, {"start": start}, bests[which]
+    methods = {"all": ALL_USERS, "few": few_users(PAPER_STRATEGY)}
+    for seed, starts in migrated.items():
+        for which, start in starts.items():
+            refined = build.add(
+                f"{which} {seed} refined",
+                "refine",
+                {"seed": seed},
+                {"start": start},
+                best_refined[which],
+            )
+            build.evaluate(refined, method=f"{methods[which]}, refined", kind="refined", seed=seed)
+    for seed, starts in migrated.items():
+        retrained = build.fit(
+            f"retrained with items {seed}",
+            "retrained",
+            target,
+            seed,
+            best_retrained_items,
+            prompt=ITEM_PROMPTS,
         )
-        build.evaluate(again, method=f"{methods[which]}, refined", kind="refined", seed=seed)
+        build.evaluate(retrained, method="retrained, item prompts too", kind="retrained", seed=seed)
+        refined = build.add(
+            f"all {seed} refined, items",
+            "refine",
+            {"seed": seed} | ITEM_PROMPTS,
+            {"start": starts["all"]},
+            best_refined_items,
+        )
+        method = f"{ALL_USERS}, refined with item prompts"
+        build.evaluate(refined, method=method, kind="refined", seed=seed)
 
 
-def _item_settings(build: Builder, start: str) -> tuple[str | None, str | None]:
-    """Settings with prompts of items on the first seed: of full retraining, and of refining `start`."""
-    seed = build.options.seeds[0]
-    retrained = _retrained_with_items(build, seed)
-    grid = CLICK_ITEM_GRID if build.dataset == CLICKS else ITEM_GRID
-    again = build.tuned("retrained with items", "fit_prompts", grid, *retrained)
-    settings = {"seed": seed, "item_tokens": 1}
-    more = build.tuned("refined with items", "refine", grid, settings, {"start": start})
-    return again, more
-
-
-def _retrained_with_items(build: Builder, seed: int) -> tuple[dict[str, Any], Needs]:
-    own: dict[str, Any] = {"backbone": build.options.target, "role": "retrained", "seed": seed}
-    return own | {"prompt": {"item_tokens": 1}}, {"dataset": build.data}
-
-
-def _with_items(
-    build: Builder, seed: int, everyone: str, bests: tuple[str | None, str | None]
-) -> None:
-    """Prompts of items beside the users': in full retraining, and in refining a migration."""
-    own, data = _retrained_with_items(build, seed)
-    again = build.add(f"retrained with items {seed}", "fit_prompts", own, data, bests[0])
-    build.evaluate(again, method="retrained, item prompts too", kind="retrained", seed=seed)
-    settings = {"seed": seed, "item_tokens": 1}
-    needs: Needs = {"start": everyone}
-    more = build.add(f"all {seed} refined, items", "refine", settings, needs, bests[1])
-    build.evaluate(more, method=f"{ALL}, refined with item prompts", kind="refined", seed=seed)
-
-
-@each_dataset
+@study("Cost against quality, over budgets and epochs", {"method": "retraining, 10 epochs"})
 def table3(build: Builder) -> None:
-    """Cost against quality: PUMA over budgets, full retraining over epochs."""
-    shares = build.options.shares or (0.01, 0.03, 0.07, 0.15, 0.3)
-    rate, batch = CLICK_STEPS if build.dataset == CLICKS else RATING_STEPS
-    build.baselines()
-    for seed, source in build.sources(None).items():
-        for epochs in (1, 2, 4, 10):
-            settings = {"training": training(rate, batch, 0.3, epochs)}
-            again = build.add(
+    """Add PUMA over budgets and full retraining over epochs (Table 3)."""
+    build.evaluate_baselines()
+    for seed, source in build.sources().items():
+        for epochs in COST_EPOCHS:
+            retrained = build.fit(
                 f"retrained {epochs} {seed}",
-                "fit_prompts",
-                {"backbone": build.options.target, "role": "retrained", "seed": seed} | settings,
-                {"dataset": build.data},
+                "retrained",
+                build.options.target,
+                seed,
+                **build.grids.retraining_for(epochs),
             )
             method = f"retraining, {epochs} epoch{'s' if epochs > 1 else ''}"
-            build.evaluate(again, method=method, kind="retrained", seed=seed)
-        for share in shares:
-            chosen = build.choose(source, "random", share, seed)
-            needs: Needs = {"sources": source, "selection": chosen}
-            few = build.migrate(f"random {share:g}", needs, seed, None)
+            build.evaluate(retrained, method=method, kind="retrained", seed=seed)
+        for share in build.options.shares or COST_SHARES:
+            selected = build.select(source, "random", share, seed)
+            few = build.migrate(f"random {share:g}", source, seed, selection=selected)
             build.evaluate(few, method=f"PUMA, {share:.0%}", kind="migrated", seed=seed)
-        every = build.migrate("all", {"sources": source}, seed, None)
-        build.evaluate(every, method=ALL, kind="migrated", seed=seed)
+        all_users = build.migrate("all", source, seed)
+        build.evaluate(all_users, method=ALL_USERS, kind="migrated", seed=seed)
 
 
-@each_dataset
+@study(
+    "Selection strategies over budgets (also Figure 3)",
+    {"method": "random"},
+    within=("share",),
+    quick={"shares": (0.1, 0.3)},
+)
 def table4(build: Builder) -> None:
-    """Selection strategies over budgets (Table 4 and Figure 3), all of them or some beside random."""
+    """Add all selection strategies, or random and the given ones, over budgets (Table 4)."""
     given = [get_strategy(name).name for name in build.options.strategies]
     strategies = dict.fromkeys(["random", *(given or STRATEGIES)])
-    for seed, source in build.sources(None).items():
-        for share in build.options.shares or SHARES:
+    for seed, source in build.sources().items():
+        for share in build.options.shares or SELECTION_SHARES:
             for strategy in strategies:
                 if strategy == "all":
                     continue
-                chosen = build.choose(source, strategy, share, seed)
-                needs: Needs = {"sources": source, "selection": chosen}
-                few = build.migrate(f"{strategy} {share:g}", needs, seed, None)
+                selected = build.select(source, strategy, share, seed)
+                few = build.migrate(f"{strategy} {share:g}", source, seed, selection=selected)
                 facts = {"strategy": strategy, "share": share, "kind": "migrated"}
                 build.evaluate(few, method=strategy, seed=seed, **facts)
 
 
-FAMILIES = ("llama-medium", "qwen2-small", "gemma3-small", "phi3-small", "stablelm-small")
-
-
-@each_dataset
+@study(
+    "Gains of every pair of five backbones",
+    RETRAINED,
+    within=("target",),
+    quick={"seeds": (0,)},
+)
 def figure4(build: Builder) -> None:
-    """Gains of every ordered pair of five backbones over retraining on the second."""
+    """Add a migration for every ordered pair of backbones of five families (Figure 4)."""
     for seed in build.options.seeds:
-        tables = build.each_retrained(FAMILIES, seed)
-        for origin in FAMILIES:
-            for target in FAMILIES:
-                if origin == target:
-                    continue
-                name, needs = f"{origin} to {target}", {"sources": tables[origin]}
-                moved = build.migrate(name, dict(needs), seed, None, target=target)
-                facts = {"origin": origin, "target": target, "kind": "migrated"}
-                build.evaluate(moved, method="migrated", seed=seed, **facts)
+        tables = build.source_and_retraining(FAMILIES, seed)
+        for origin, target in permutations(FAMILIES, 2):
+            migrated = build.migrate(f"{origin} to {target}", tables[origin], seed, target=target)
+            facts = {"origin": origin, "target": target, "kind": "migrated"}
+            build.evaluate(migrated, method="migrated", seed=seed, **facts)
 
 
-@each_dataset
+@study(
+    "Chains of two to five backbones",
+    {"method": "direct"},
+    within=("target",),
+    quick={"seeds": (0,)},
+)
 def figure5(build: Builder) -> None:
-    """A chain over five backbones, and the direct migration to each of its ends."""
+    """Add a chain over five backbones, and direct migrations to its hops (Figure 5)."""
     for seed in build.options.seeds:
         first, *rest = FAMILIES
-        source = hop = build.prompts("source", first, seed, None)
-        for place, target in enumerate(rest, start=1):
-            again = build.prompts("retrained", target, seed, None)
+        source = previous = build.prompts("source", first, seed)
+        for hops, target in enumerate(rest, start=1):
+            retrained = build.prompts("retrained", target, seed)
             facts = {"target": target, "hops": 0, "kind": "retrained"}
-            build.evaluate(again, method="retrained", seed=seed, **facts)
-            direct = build.migrate(
-                f"direct {target}", {"sources": source}, seed, None, target=target
-            )
+            build.evaluate(retrained, method="retrained", seed=seed, **facts)
+            direct = build.migrate(f"direct {target}", source, seed, target=target)
             facts = {"target": target, "hops": 1, "kind": "migrated"}
             build.evaluate(direct, method="direct", seed=seed, **facts)
-            if place == 1:
-                hop = direct
+            if hops == 1:
+                previous = direct
                 continue
-            hop = build.migrate(f"hop {place}", {"sources": hop}, seed, None, target=target)
-            facts = {"target": target, "hops": place, "kind": "migrated"}
-            build.evaluate(hop, method="chain", seed=seed, **facts)
+            previous = build.migrate(f"hop {hops}", previous, seed, target=target)
+            facts = {"target": target, "hops": hops, "kind": "migrated"}
+            build.evaluate(previous, method="chain", seed=seed, **facts)
 
 
-@each_dataset
+@study("Several sources at once", RETRAINED, quick={"seeds": (0,)})
 def figure6(build: Builder) -> None:
-    """All single sources, pairs and triples of three backbones to a fourth."""
-    target = "phi3-small"
+    """Add every one, two and three of three source backbones to a fourth (Figure 6)."""
+    target, origins = "phi3-small", ("llama-medium", "qwen2-small", "stablelm-small")
     for seed in build.options.seeds:
-        names = ("llama-medium", "qwen2-small", "stablelm-small")
-        tables = {one: build.prompts("source", one, seed, None) for one in names}
-        again = build.prompts("retrained", target, seed, None)
-        build.evaluate(again, method="retrained", kind="retrained", sources=0, seed=seed)
+        tables = {origin: build.prompts("source", origin, seed) for origin in origins}
+        retrained = build.prompts("retrained", target, seed)
+        build.evaluate(retrained, method="retrained", kind="retrained", sources=0, seed=seed)
         for count in (1, 2, 3):
-            for some in combinations(names, count):
-                needs: Needs = {"sources": [tables[one] for one in some]}
-                label = " + ".join(some)
-                moved = build.migrate(label, needs, seed, None, target=target)
+            for group in combinations(origins, count):
+                method = " + ".join(group)
+                sources = [tables[origin] for origin in group]
+                migrated = build.migrate(method, sources, seed, target=target)
                 facts = {"kind": "migrated", "sources": count}
-                build.evaluate(moved, method=label, seed=seed, **facts)
+                build.evaluate(migrated, method=method, seed=seed, **facts)

@@ -11,12 +11,15 @@ import pandas as pd
 
 from puma_engine import pipeline
 from puma_engine.evaluation import metrics
-from puma_engine.evaluation.metrics import PRIMARY_METRIC
+from puma_engine.evaluation.metrics import METRICS, PRIMARY_METRIC
 from puma_engine.store import Run, Workspace
-from puma_engine.studies.cells import LENT, Cell, Study
-from puma_engine.studies.differences import over_trainings, p_over_trainings
+from puma_engine.studies.cells import TUNED_SETTINGS, Cell, Study
+from puma_engine.studies.differences import Row, paired_t_test, primary_metric
 
 COSTS = ("seconds", "users_trained", "flops")
+SCORES = tuple(METRICS)
+NO_FACTS = {"run", "users", "rows", "device", "epochs", "examples", *SCORES, *COSTS}
+SIGNIFICANCE = 0.05
 
 
 def collect(
@@ -27,196 +30,172 @@ def collect(
     *,
     whole: bool = True,
 ) -> dict[str, Any]:
-    """Return rows (one an evaluation), summary (one a method, over seeds) and differences.
+    """Return the results of a study as parts of its report.
 
-    A difference is the mean over the seeds that both have, and resamples users: its
-    interval is the 95 % percentile one, p the normal approximation from it, and `real` says
-    whether it is below 0.05 after Holm's correction over the others of the same reference.
-    Unless whole, they are `differences_over_trainings`, which take no time.
+    rows: One an evaluation, with its facts, scores and cost. summary: One a method, means over
+    seeds. differences: Each method against the study's reference, in the mean over the seeds that
+    both have. Their intervals are 95 % percentile ones over resampled users, p is the normal
+    approximation from them, and `real` says whether it is below 0.05 after Holm's correction over
+    the differences from the same reference. settings: What the "best" cells chose.
+
+    Args:
+        ws: Workspace of the runs.
+        study: Its reference is what the rows are compared with.
+        cells: All cells of the study.
+        runs: Run ids of the finished cells.
+        whole: False: take intervals and p over trainings (`differences_over_trainings`) instead,
+            which needs no predictions.
     """
-    done = [cell for cell in cells if cell.facts and cell.name in runs]
-    found = {cell.name: ws.run(runs[cell.name]) for cell in done}
-    rows = [_row(ws, cell, found[cell.name]) for cell in done]
-    chosen = {
-        cell.name: {part: _config(ws, runs[cell.name]).get(part) for part in LENT}
+    evaluated = [cell for cell in cells if cell.facts and cell.name in runs]
+    evaluations = {cell.name: ws.run(runs[cell.name]) for cell in evaluated}
+    rows = [_row(ws, cell, evaluations[cell.name]) for cell in evaluated]
+    best = {
+        cell.name: ws.run(runs[cell.name]).config
         for cell in cells
         if cell.stage == "best" and cell.name in runs
     }
     return {
         "rows": rows,
         "summary": summary(rows),
-        "differences": _differences(ws, study, done, found)
+        "differences": _differences_over_users(ws, study, evaluated, evaluations)
         if whole
         else differences_over_trainings(study, rows),
-        "settings": chosen,
+        "settings": {
+            name: {part: config.get(part) for part in TUNED_SETTINGS}
+            for name, config in best.items()
+        },
     }
 
 
-def _config(ws: Workspace, run: str) -> dict[str, Any]:
-    return ws.run(run).config
-
-
-def _row(ws: Workspace, cell: Cell, run: Run) -> dict[str, Any]:
-    cost = pipeline.method_cost(ws, run)
+def _row(ws: Workspace, cell: Cell, run: Run) -> Row:
     row = cell.facts | {"run": run.id} | run.summary["metrics"]
     row |= {"users": run.summary["users"], "rows": run.summary["rows"]}
     if "prompts" in run.inputs:
         subject = ws.run(run.inputs["prompts"])
         row |= {"device": subject.device, "epochs": subject.cost.get("epochs")}
         row["examples"] = subject.cost.get("examples")
-    return row | cost
+    return row | pipeline.method_cost(ws, run)
 
 
-def facts_without_seed(row: dict[str, Any], names: Sequence[str]) -> tuple[Any, ...]:
-    """Return what tells one method from another, whatever the seed."""
-    return tuple(row.get(name) for name in names if name != "seed")
+def _methods(rows: Sequence[Row]) -> list[tuple[Row, list[int]]]:
+    """Return the facts of each method, and the indices of its rows, one a seed."""
+    names = dict.fromkeys(
+        name for row in rows for name in row if name not in NO_FACTS and name != "seed"
+    )
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for index, row in enumerate(rows):
+        groups.setdefault(tuple(row.get(name) for name in names), []).append(index)
+    return [
+        ({name: rows[group[0]][name] for name in names if name in rows[group[0]]}, group)
+        for group in groups.values()
+    ]
 
 
-def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean and standard deviation over seeds of each method's scores and seconds."""
-    names = _fact_names(rows)
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault(facts_without_seed(row, names), []).append(row)
-    found = []
-    for own in groups.values():
-        line = {name: own[0][name] for name in names if name != "seed" and name in own[0]}
-        line["seeds"] = len(own)
-        for name in (*metrics.METRICS, *COSTS):
-            values = [float(row[name]) for row in own if row.get(name) is not None]
+def summary(rows: Sequence[Row]) -> list[Row]:
+    """Return mean and standard deviation over seeds of each method's scores and costs."""
+    lines = []
+    for facts, group in _methods(rows):
+        line = facts | {"seeds": len(group)}
+        for name in (*SCORES, *COSTS):
+            values = [float(rows[i][name]) for i in group if rows[i].get(name) is not None]
             if values:
                 line[name] = float(np.mean(values))
                 line[f"{name}_sd"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
-        found.append(line)
-    return found
+        lines.append(line)
+    return lines
 
 
-def _fact_names(rows: Sequence[dict[str, Any]]) -> list[str]:
-    scores = {*metrics.METRICS}
-    others = {"run", "users", "rows", "device", "epochs", "examples", *COSTS}
-    names: dict[str, None] = {}
-    for row in rows:
-        names |= dict.fromkeys(name for name in row if name not in scores | others)
-    return list(names)
+def differences_over_trainings(study: Study, rows: Sequence[Row]) -> list[Row]:
+    """Return the differences from the study's reference with intervals and p over trainings.
 
-
-def differences_over_trainings(
-    study: Study, rows: Sequence[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """Return what a report's rows alone say of differences from the study's reference.
-
-    Each is a mean over the seeds that both have, with Student's interval and p over these pairs;
-    with fewer than three of them there is none.
+    They follow from the rows alone, by Student's t over the seeds that both methods have. Methods
+    with fewer than three such seeds are left out.
     """
-    found = []
-    for line, pairs in _compared(study, rows):
-        metric = next(name for name in PRIMARY_METRIC.values() if name in rows[pairs[0][0]])
-        values = [float(rows[one][metric]) - float(rows[other][metric]) for one, other in pairs]
-        interval = over_trainings(values)
-        if interval is not None:
-            line |= {"metric": metric, "value": sum(values) / len(values), "over": "trainings"}
-            line |= {"low": interval[0], "high": interval[1], "p": p_over_trainings(values)}
-            found.append(line | {"users": rows[pairs[0][0]]["users"]})
-    _mark_real(found, study.within)
-    return found
+    lines = []
+    for line, pairs in _pairs(study, rows):
+        metric = primary_metric(rows[pairs[0][0]])
+        test = paired_t_test([float(rows[a][metric]) - float(rows[b][metric]) for a, b in pairs])
+        if test is not None:
+            line |= {"metric": metric, "value": test.value, "over": "trainings"}
+            line |= {"low": test.low, "high": test.high, "p": test.p}
+            lines.append(line | {"users": rows[pairs[0][0]]["users"]})
+    mark_real(lines, study.within)
+    return lines
 
 
-def _differences(
-    ws: Workspace, study: Study, cells: Sequence[Cell], runs: dict[str, Run]
-) -> list[dict[str, Any]]:
-    frames = _Frames(ws, runs)
-    found = [
-        line | frames.difference([(cells[one], cells[other]) for one, other in pairs])
-        for line, pairs in _compared(study, [cell.facts for cell in cells])
-    ]
-    _mark_real(found, study.within)
-    return found
+def _pairs(study: Study, rows: Sequence[Row]) -> list[tuple[Row, list[tuple[int, int]]]]:
+    """Return each method that has a reference, and the indices of their rows in pairs by seed.
 
-
-def _compared(
-    study: Study, rows: Sequence[dict[str, Any]]
-) -> list[tuple[dict[str, Any], list[tuple[int, int]]]]:
-    """Facts of each method that has a reference, and the places of their rows in pairs by seed."""
-    names = _fact_names(rows)
-    groups: dict[tuple[Any, ...], list[int]] = {}
-    for place, row in enumerate(rows):
-        groups.setdefault(facts_without_seed(row, names), []).append(place)
-    found = []
-    for own in groups.values():
-        first = rows[own[0]]
-        wanted = study.reference | {name: first.get(name) for name in ("dataset", *study.within)}
-        base = [
-            place
-            for place, row in enumerate(rows)
+    Methods without a seed, such as baselines, are paired with every seed of the other.
+    """
+    compared = []
+    for facts, group in _methods(rows):
+        wanted = study.reference | {name: facts.get(name) for name in ("dataset", *study.within)}
+        reference = [
+            index
+            for index, row in enumerate(rows)
             if all(row.get(name) == value for name, value in wanted.items())
         ]
-        pairs = [(a, b) for a in own for b in base if _same_seed(rows[a], rows[b])]
-        if pairs and own[0] not in base:
-            line = {name: first[name] for name in names if name != "seed" and name in first}
-            found.append((line | {"against": study.reference, "seeds": len(pairs)}, pairs))
-    return found
+        seeds = [row.get("seed") for row in rows]
+        pairs = [
+            (a, b)
+            for a in group
+            for b in reference
+            if None in (seeds[a], seeds[b]) or seeds[a] == seeds[b]
+        ]
+        if pairs and group[0] not in reference:
+            compared.append((facts | {"against": study.reference, "seeds": len(pairs)}, pairs))
+    return compared
 
 
-def _same_seed(row: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Methods without a seed, such as baselines, are compared with every seed of the other."""
-    seeds = row.get("seed"), other.get("seed")
-    return None in seeds or seeds[0] == seeds[1]
+def _differences_over_users(
+    ws: Workspace, study: Study, cells: Sequence[Cell], runs: dict[str, Run]
+) -> list[Row]:
+    frames: dict[str, pd.DataFrame] = {}
+    keys = ["user_id", "item_id"]
 
+    def predictions(cell: Cell) -> pd.DataFrame:
+        run = runs[cell.name]
+        if run.id not in frames:
+            frames[run.id] = pipeline.read_predictions(ws, run)
+        return frames[run.id]
 
-class _Frames:
-    """Predictions of evaluations, read once."""
+    def aligned(cell: Cell, rows: pd.DataFrame) -> np.ndarray:
+        joined = rows.merge(predictions(cell), on=keys, how="left", validate="one_to_one")
+        return joined["prediction"].to_numpy(np.float64)
 
-    def __init__(self, ws: Workspace, runs: dict[str, Run]) -> None:
-        self.ws, self.runs = ws, runs
-        self.kept: dict[str, pd.DataFrame] = {}
-
-    def read(self, cell: Cell) -> pd.DataFrame:
-        run = self.runs[cell.name]
-        if run.id not in self.kept:
-            self.kept[run.id] = pipeline.read_predictions(self.ws, run)
-        return self.kept[run.id]
-
-    def difference(self, pairs: Sequence[tuple[Cell, Cell]]) -> dict[str, Any]:
-        task = self.runs[pairs[0][0].name].summary["task"]
-        keys = ["user_id", "item_id"]
-        rows = self.read(pairs[0][0])[[*keys, "outcome"]]
-        sides = zip(*pairs, strict=True)
-        firsts, seconds = ([self._aligned(cell, rows[keys]) for cell in side] for side in sides)
-        found = metrics.bootstrap_difference(
+    lines = []
+    for line, pairs in _pairs(study, [cell.facts for cell in cells]):
+        first = cells[pairs[0][0]]
+        task = runs[first.name].summary["task"]
+        rows = predictions(first)
+        difference = metrics.bootstrap_difference(
             task,
             PRIMARY_METRIC[task],
             rows["outcome"].to_numpy(np.float64),
-            firsts,
-            seconds,
+            [aligned(cells[a], rows[keys]) for a, _ in pairs],
+            [aligned(cells[b], rows[keys]) for _, b in pairs],
             rows["user_id"].to_numpy(),
         )
-        line = {
-            "metric": PRIMARY_METRIC[task],
-            "value": found.value,
-            "low": found.low,
-            "high": found.high,
-        }
-        return line | {"users": found.n_users, "p": _p(found)}
-
-    def _aligned(self, cell: Cell, rows: pd.DataFrame) -> np.ndarray:
-        """Predictions of an evaluation for rows of user and item, which it has all."""
-        joined = rows.merge(self.read(cell), on=list(rows), how="left", validate="one_to_one")
-        return joined["prediction"].to_numpy(np.float64)
+        line |= {"metric": PRIMARY_METRIC[task], "value": difference.value}
+        line |= {"low": difference.low, "high": difference.high}
+        lines.append(line | {"users": difference.n_users, "p": _p_value(difference)})
+    mark_real(lines, study.within)
+    return lines
 
 
-def _p(found: metrics.Interval) -> float:
-    error = (found.high - found.low) / (2 * 1.96)
-    return float(math.erfc(abs(found.value) / error / math.sqrt(2))) if error > 0 else 1.0
+def _p_value(difference: metrics.Interval) -> float:
+    error = (difference.high - difference.low) / (2 * 1.96)
+    return float(math.erfc(abs(difference.value) / error / math.sqrt(2))) if error > 0 else 1.0
 
 
-def _mark_real(differences: list[dict[str, Any]], within: Sequence[str]) -> None:
-    """Holm's step-down over the differences that share a data set and reference."""
-    families: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+def mark_real(differences: list[Row], within: Sequence[str]) -> None:
+    """Set `real` by Holm's step-down procedure over the differences from the same reference."""
+    families: dict[tuple[Any, ...], list[Row]] = {}
     for line in differences:
-        family = tuple(line.get(name) for name in ("dataset", *within))
-        families.setdefault(family, []).append(line)
+        families.setdefault(tuple(line.get(n) for n in ("dataset", *within)), []).append(line)
     for lines in families.values():
-        still = True
-        for place, line in enumerate(sorted(lines, key=lambda line: float(line["p"]))):
-            still = still and line["p"] * (len(lines) - place) < 0.05
-            line["real"] = still
+        rejected = True
+        for rank, line in enumerate(sorted(lines, key=lambda line: float(line["p"]))):
+            rejected = rejected and line["p"] * (len(lines) - rank) < SIGNIFICANCE
+            line["real"] = rejected

@@ -13,7 +13,7 @@ from streamlit.testing.v1 import AppTest
 from dashboard.pages import PAGES
 from puma_engine.pipeline import COMMANDS
 from puma_engine.store import Workspace
-from puma_engine.studies import keep_report
+from puma_engine.studies import save_report
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_a_log_that_cannot_be_written_starts_nothing(ws, monkeypatch):
 
 def test_a_damaged_report_leaves_the_other_studies(ws, monkeypatch):
     for name in ("table2", "table3"):
-        keep_report(ws, report(name, [retrained(), moved(0.002)]))
+        save_report(ws, report(name, [retrained(), moved(0.002)]))
     file = ws.root / "studies" / "table3.json"
     file.write_text(file.read_text()[:-9])
     app = open_page("studies", ws.root, monkeypatch)

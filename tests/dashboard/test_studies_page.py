@@ -8,7 +8,7 @@ from dashboard_pages import HOSTILE, assert_plain, open_page, texts
 
 from puma_engine.files import write_json
 from puma_engine.store import Workspace
-from puma_engine.studies import collect, keep_report, run_cells
+from puma_engine.studies import collect, run_cells, save_report
 from puma_engine.studies.cells import Cell, Options, Study
 
 FACTS = {"dataset": "movietweetings"}
@@ -37,7 +37,7 @@ def studied(tmp_path):
     kept = {"study": "table2", "command": HOSTILE[0], "date": "2026-01-02"}
     kept |= collect(ws, study, cells(None), outcome.runs)
     kept |= {"failed": outcome.failed, "missing": outcome.missing}
-    keep_report(ws, kept)
+    save_report(ws, kept)
     return ws, kept
 
 
@@ -106,7 +106,7 @@ def with_reports(tmp_path, *found):
     """A workspace in which studies with these reports were run."""
     ws = Workspace.open(tmp_path / "ws", create=True)
     for one in found:
-        keep_report(ws, one)
+        save_report(ws, one)
     return ws
 
 
@@ -235,7 +235,7 @@ def test_intervals_say_what_they_are_over(tmp_path, monkeypatch, over):
     found = report("table2", [retrained(), moved(0.002)])
     for line in found["differences"]:
         line["over"] = over
-    keep_report(ws, found)
+    save_report(ws, found)
     assert f"intervals are over {over}." in texts(open_study(ws, monkeypatch, study="table2"))
 
 

@@ -10,9 +10,9 @@ from puma_engine.datasets.registry import data_root
 from puma_engine.errors import BackboneError
 from puma_engine.store import Workspace
 from puma_engine.studies import STUDIES, Options, collect, run_cells
-from puma_engine.studies.builder import CLICK_PROMPT_GRID, PROMPT_GRID
 from puma_engine.studies.claims import CLAIMS
 from puma_engine.studies.extensions import SIZES
+from puma_engine.studies.grids import CLICKS, RATINGS
 from puma_engine.studies.reports import label_of
 from puma_engine.studies.running import TRAINED
 from puma_engine.zoo import SHIPPED, ZOO
@@ -29,15 +29,15 @@ def named(study, options):
 @pytest.mark.parametrize(
     ("dataset", "templates", "grid"),
     [
-        ("movietweetings", ("rating", "rating-item-first"), PROMPT_GRID),
-        ("goodbooks-to-read", ("click", "click-item-first"), CLICK_PROMPT_GRID),
+        ("movietweetings", ("rating", "rating-item-first"), RATINGS.prompts),
+        ("goodbooks-to-read", ("click", "click-item-first"), CLICKS.prompts),
     ],
 )
 def test_each_order_is_tuned_on_the_first_seed_with_its_own_template(dataset, templates, grid):
     cells = named("templates", Options(datasets=(dataset,), seeds=(3, 4)))
     for method, template in zip(("prompt first", "item first"), templates, strict=True):
         best = cells[f"{dataset}/{method} best"]
-        tries = [cells[name] for name in best.needs["candidates"]]
+        tries = [cells[name] for name in best.inputs["candidates"]]
         assert [one.settings.get("training", {}) for one in tries] == [
             one.get("training", {}) for one in grid
         ]
@@ -46,13 +46,13 @@ def test_each_order_is_tuned_on_the_first_seed_with_its_own_template(dataset, te
         }
         for seed in (3, 4):
             fitted = cells[f"{dataset}/{method} {seed}"]
-            assert fitted.like == best.name
+            assert fitted.settings_from == best.name
             assert (fitted.settings["template"], fitted.settings["seed"]) == (template, seed)
 
 
 def test_fixed_orders_are_fitted_without_candidates():
     cells = named("templates", Options(datasets=("movietweetings",), seeds=(0,), fixed=True))
-    assert not [cell for cell in cells.values() if cell.like or cell.stage == "best"]
+    assert not [cell for cell in cells.values() if cell.settings_from or cell.stage == "best"]
     assert len(cells) == 5  # the data, two fits, two scores
 
 
@@ -78,17 +78,17 @@ def test_sizes_go_from_each_backbone_to_every_larger_one():
     cells = named("sizes", Options(datasets=("movietweetings",), seeds=(0,)))
     moved = [cell for cell in cells.values() if cell.stage == "migrate"]
     for cell in moved:
-        (origin,) = [one for one in SIZES if cell.needs["sources"].endswith(f" {one} 0")]
+        (origin,) = [one for one in SIZES if cell.inputs["sources"].endswith(f" {one} 0")]
         assert SIZES.index(origin) < SIZES.index(cell.settings["target"])
-        if "selection" in cell.needs:
+        if "selection" in cell.inputs:
             # Users are chosen from the very prompts that are moved.
-            assert cells[cell.needs["selection"]].needs["prompts"] == cell.needs["sources"]
-    assert len(moved) == 6 and sum("selection" in cell.needs for cell in moved) == 3
+            assert cells[cell.inputs["selection"]].inputs["prompts"] == cell.inputs["sources"]
+    assert len(moved) == 6 and sum("selection" in cell.inputs for cell in moved) == 3
 
 
 def test_sizes_want_the_large_backbone_built_first(tmp_path, monkeypatch):
     with_data(tmp_path, monkeypatch)
-    with pytest.raises(BackboneError, match="'llama-large' has no weights .*research.zoo.build"):
+    with pytest.raises(BackboneError, match="'llama-large' has no weights .*research.zoo"):
         sizes_on_few(tmp_path)
     build_model("llama-large", recipe=ONE_STEP, device="cpu", users=12)
     ws, cells, outcome = sizes_on_few(tmp_path)
@@ -150,14 +150,14 @@ def test_item_prompts_are_migrated_or_fitted_anew(tmp_path):
     assert not outcome.failed and not outcome.missing
     scored = {cell.facts["method"]: cell for cell in cells if cell.facts}
     tokens = {
-        method: ws.run(outcome.runs[cell.needs["subject"]]).summary.get("item_tokens", 0)
+        method: ws.run(outcome.runs[cell.inputs["subject"]]).summary.get("item_tokens", 0)
         for method, cell in scored.items()
     }
     assert tokens == {method: int("item prompts" in method) for method in scored}
     kinds = [scored[method].facts["kind"] for method in scored]
     assert kinds == ["source", "retrained"] * 2 + ["migrated"] * 2 + ["refined"]
     for method in ("PUMA, all users", "PUMA, all users, item prompts too"):
-        moved = ws.run(outcome.runs[scored[method].needs["subject"]])
+        moved = ws.run(outcome.runs[scored[method].inputs["subject"]])
         start = ws.run(moved.inputs["source_0"])
         assert start.summary.get("item_tokens", 0) == tokens[method]
 

@@ -11,24 +11,31 @@ from puma_engine.cli import app
 from puma_engine.defaults import MARGIN
 from puma_engine.errors import ConfigError, StoreError, StudyError
 from puma_engine.store import Workspace
-from puma_engine.studies import STUDIES, Cell, Study, collect, keep_report, run_cells
-from puma_engine.studies.claims import ALL, CLAIMS, FEW, FEW_RANDOM, LOWEST_GAIN, SUFFICES
+from puma_engine.studies import STUDIES, Cell, Study, collect, run_cells, save_report
+from puma_engine.studies.claims import (
+    ALL_USERS,
+    CLAIMS,
+    FEW_RANDOM_USERS,
+    FEW_USERS,
+    FEW_USERS_MARGIN,
+    LOWEST_GAIN,
+)
 from puma_engine.studies.evidence import (
     BEGIN,
     END,
     Evidence,
     findings,
-    markdown,
-    of_workspace,
-    published,
-    put_into,
+    findings_markdown,
+    published_evidence,
+    replace_between_marks,
     results_root,
+    workspace_evidence,
 )
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "results.md"
 PUBLISHED = ROOT / "docs" / "results"
-JUDGES = {claim.name: claim.judge for claim in CLAIMS}
+JUDGES = {claim.name: claim.assess for claim in CLAIMS}
 KINDS = ("reproduced", "not reproduced", "undecided", "no evidence")
 
 
@@ -38,11 +45,11 @@ def verdict(name, found, dataset="goodbooks"):
 
 
 def few(gap, half=0.001, **more):
-    return report("table2", [retrained(), moved(gap, FEW, half=half, **more)])
+    return report("table2", [retrained(), moved(gap, FEW_USERS, half=half, **more)])
 
 
 def costs(few_seconds, *, again=100.0, **more):
-    one = moved(0.0, FEW, seeds=2, seconds=few_seconds, **more)
+    one = moved(0.0, FEW_USERS, seeds=2, seconds=few_seconds, **more)
     return report("table2", [retrained(2, seconds=again), one])
 
 
@@ -53,7 +60,7 @@ def chosen(*values, ends):
 
 
 def shuffled(whole, mixed, *, seeds=3):
-    own = [retrained(seeds), moved(whole, FEW_RANDOM, seeds=seeds)]
+    own = [retrained(seeds), moved(whole, FEW_RANDOM_USERS, seeds=seeds)]
     return report("table2", [*own, moved(mixed, "shuffled control", seeds=seeds)])
 
 
@@ -98,7 +105,7 @@ def stopped(gap, **seconds):
     return report("table3", [whole, short, own], against=against)
 
 
-BAR = SUFFICES * AGAIN
+BAR = FEW_USERS_MARGIN * AGAIN
 CASES = [
     ("all-users", main_results(-0.01), "reproduced"),
     ("all-users", main_results(0.01), "not reproduced"),
@@ -159,20 +166,20 @@ def test_every_claim_reaches_every_verdict():
 
 
 def test_more_is_better_where_the_metric_says_so():
-    scores = {"retrained": [0.60, 0.61, 0.62], ALL: [0.65, 0.66, 0.67]}
+    scores = {"retrained": [0.60, 0.61, 0.62], ALL_USERS: [0.65, 0.66, 0.67]}
     own = [method("retrained", scores["retrained"], kind="retrained")]
-    own += [method(ALL, scores[ALL], (0.04, 0.06))]
+    own += [method(ALL_USERS, scores[ALL_USERS], (0.04, 0.06))]
     assert verdict("all-users", report("table2", own, metric="uauc")) == "reproduced"
     assert verdict("all-users", report("table2", own, metric="rmse")) == "not reproduced"
 
 
 def test_users_and_trainings_must_agree_from_three_seeds_on():
-    scattered = method(ALL, [AGAIN - 0.03, AGAIN + 0.02, AGAIN - 0.02], (-0.02, -0.001))
+    scattered = method(ALL_USERS, [AGAIN - 0.03, AGAIN + 0.02, AGAIN - 0.02], (-0.02, -0.001))
     found = report("table2", [retrained(3), scattered])
     judged = JUDGES["all-users"](found, "goodbooks")
     assert judged.verdict == "undecided" and judged.seeds == 3
     assert "over users and [" in judged.figures and "over trainings" in judged.figures
-    two = method(ALL, scattered["scores"][:2], scattered["ends"])
+    two = method(ALL_USERS, scattered["scores"][:2], scattered["ends"])
     assert verdict("all-users", report("table2", [retrained(2), two])) == "reproduced"
 
 
@@ -237,7 +244,7 @@ def test_reports_of_a_folder_are_called_by_where_they_lie(tmp_path):
     for place in ("table2", "films/table2", "figure4/figure4", "a/b/figure5"):
         write(tmp_path, main_results(), place)
     write(tmp_path, {}, "notes")
-    names = [one.name for one in published(tmp_path)]
+    names = [one.name for one in published_evidence(tmp_path)]
     assert sorted(names) == ["a/b/figure5", "figure4", "films/table2", "table2"]
 
 
@@ -245,7 +252,7 @@ def test_reports_of_a_folder_are_called_by_where_they_lie(tmp_path):
 def test_a_damaged_report_is_told_by_its_file(tmp_path, text):
     write(tmp_path, {}, "table2").write_text(text)
     with pytest.raises(StoreError, match=r"table2\.json .*make it again"):
-        published(tmp_path)
+        published_evidence(tmp_path)
 
 
 def test_the_published_folder_may_be_named(tmp_path, monkeypatch):
@@ -259,7 +266,7 @@ def test_the_published_folder_may_be_named(tmp_path, monkeypatch):
 
 
 def test_the_published_reports_answer_every_claim():
-    found = findings(published(PUBLISHED))
+    found = findings(published_evidence(PUBLISHED))
     answered = {one.claim.name for one in found if one.evidence}
     assert answered == set(JUDGES)
     sizes = {one.dataset: one.evidence.size(one.dataset)[0] for one in found if one.evidence}
@@ -269,14 +276,14 @@ def test_the_published_reports_answer_every_claim():
 def test_the_published_page_says_what_the_published_reports_say():
     page = PAGE.read_text(encoding="utf-8")
     block = page.partition(f"{BEGIN}\n")[2].partition(f"\n{END}")[0]
-    assert block == markdown(findings(published(PUBLISHED))), (
+    assert block == findings_markdown(findings(published_evidence(PUBLISHED))), (
         "docs/results.md is old; run `puma claims --markdown docs/results.md`"
     )
 
 
 def test_the_block_has_a_line_for_every_verdict_and_every_rule():
     found = findings([Evidence("here", main_results()), Evidence("too", pairs(0.01, 0.02))])
-    text = markdown(found)
+    text = findings_markdown(found)
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert len(rows) == 2 + len(CLAIMS)
     assert sum("| no evidence |" in row for row in rows) == sum(not one.evidence for one in found)
@@ -287,18 +294,18 @@ def test_the_block_has_a_line_for_every_verdict_and_every_rule():
 
 def test_only_what_lies_between_the_marks_is_written():
     page = f"before\n{BEGIN}\nold\n{END}\nafter\n"
-    once = put_into(page, "new")
-    assert once == f"before\n{BEGIN}\nnew\n{END}\nafter\n" == put_into(once, "new")
+    once = replace_between_marks(page, "new")
+    assert once == f"before\n{BEGIN}\nnew\n{END}\nafter\n" == replace_between_marks(once, "new")
     for broken in ("no marks", BEGIN, f"{END}\n{BEGIN}"):
         with pytest.raises(ConfigError, match="no lines <!-- claims -->"):
-            put_into(broken, "new")
+            replace_between_marks(broken, "new")
 
 
 def real_cells(_options):
     """Two baselines in the places of full retraining and of a migration."""
     on, films = {"dataset": "data"}, {"dataset": "movietweetings", "seed": 0}
     again = films | {"method": "retrained", "kind": "retrained"}
-    all_users = films | {"method": ALL, "kind": "migrated"}
+    all_users = films | {"method": ALL_USERS, "kind": "migrated"}
     return [
         Cell("data", "import_dataset", {"source": "movietweetings", "users": 60}),
         Cell("again", "evaluate", {"subject": "global_mean"}, on, facts=again),
@@ -314,7 +321,7 @@ def studied(tmp_path):
     outcome = run_cells(ws, real_cells(None), device="cpu")
     found = {"study": "table2", "command": "puma study table2", "date": "2026-01-02"}
     found |= collect(ws, study, real_cells(None), outcome.runs)
-    keep_report(ws, found | {"failed": outcome.failed, "missing": outcome.missing})
+    save_report(ws, found | {"failed": outcome.failed, "missing": outcome.missing})
     return ws
 
 
@@ -324,14 +331,14 @@ def puma(*words, ws=None):
 
 
 def test_a_study_that_was_run_here_is_judged(studied):
-    (kept,) = of_workspace(studied)
+    (kept,) = workspace_evidence(studied)
     rows = {row["method"]: row["rmse"] for row in kept.report["rows"]}
-    done = puma("--json", "claims", "--own", ws=studied)
+    done = puma("--json", "claims", "--workspace-reports", ws=studied)
     assert done.exit_code == 0, done.output
     by_name = {one["claim"]: one for one in json.loads(done.stdout)}
     own = by_name["all-users"]
     assert own["here"] == "reproduced" and own["report"] == "table2"
-    assert own["figures"].startswith(f"RMSE {rows[ALL]:.4f} against {rows['retrained']:.4f}")
+    assert own["figures"].startswith(f"RMSE {rows[ALL_USERS]:.4f} against {rows['retrained']:.4f}")
     assert own["text"] and own["rule"] and own["made"] == "2026-01-02, cpu"
     assert by_name["chains"]["here"] == "no evidence" and by_name["chains"]["report"] is None
 
@@ -355,7 +362,10 @@ def _text(file):
     [
         (["--results", "{tmp}/none"], "no published reports in {tmp}/none"),
         (["--results", "{tmp}"], "no reports of studies"),
-        (["--own", "--results", "{tmp}"], "--own or --results, not both"),
+        (
+            ["--workspace-reports", "--results", "{tmp}"],
+            "--workspace-reports or --results, not both",
+        ),
         (["--markdown", "{tmp}/none.md"], "no page {tmp}/none.md"),
         (["--markdown", "{tmp}/bare.md"], "no lines <!-- claims -->"),
         (["--own", "--workspace", "{tmp}/none"], "no workspace"),
@@ -372,13 +382,13 @@ def test_bad_input_is_told_in_a_sentence(tmp_path, words, said):
 
 def test_a_workspace_without_studies_says_how_to_run_one(tmp_path):
     ws = Workspace.open(tmp_path / "ws", create=True)
-    done = puma("claims", "--own", ws=ws)
+    done = puma("claims", "--workspace-reports", ws=ws)
     assert done.exit_code == 1 and "puma study table2 --quick" in done.stderr
 
 
 def test_a_damaged_study_of_the_workspace_is_told(studied):
     (studied.root / "studies" / "table2.json").write_text('{"study": "table2"}')
-    done = puma("claims", "--own", ws=studied)
+    done = puma("claims", "--workspace-reports", ws=studied)
     assert done.exit_code == 1 and "puma study table2" in done.stderr
 
 

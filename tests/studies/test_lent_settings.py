@@ -4,16 +4,17 @@ import json
 import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
 
 from puma_engine.cli import app
 from puma_engine.store import Workspace
-from puma_engine.studies import Options, get_study, lend, run_cells
+from puma_engine.studies import Options, get_study, reuse_settings, run_cells
 from puma_engine.studies.builder import Builder
-from puma_engine.studies.cells import LENT, Cell
-from puma_engine.studies.running import _begin, _gpus, do_cell
+from puma_engine.studies.cells import TUNED_SETTINGS, Cell
+from puma_engine.studies.running import _gpus, _start_worker, run_cell
 
 CHOSEN = {
     "training": {"epochs": 3, "batch_size": 64},
@@ -27,14 +28,14 @@ def test_lent_settings_take_the_place_of_candidates_and_of_their_choice():
         Cell("one", "fit_prompts", {"training": {"epochs": 1}}),
         Cell("two", "fit_prompts", {"training": {"epochs": 2}}),
         Cell("best", "best", {}, {"candidates": ["one", "two"]}),
-        Cell("again", "fit_prompts", {"seed": 4, "prompt": {"tokens": 1}}, like="best"),
+        Cell("again", "fit_prompts", {"seed": 4, "prompt": {"tokens": 1}}, settings_from="best"),
         Cell("other", "fit_prompts", {"seed": 4}),
     ]
-    again, other = lend(cells, {"best": CHOSEN})
-    assert again.like is None and again.waits_for == []
+    again, other = reuse_settings(cells, {"best": CHOSEN})
+    assert again.settings_from is None and again.dependencies == []
     own = {"seed": 4, "training": CHOSEN["training"], "prompt": {"tokens": 1}}
     assert again.settings == own and other == cells[-1]
-    assert lend(cells, {}) == lend(cells, {"another": CHOSEN}) == cells
+    assert reuse_settings(cells, {}) == reuse_settings(cells, {"another": CHOSEN}) == cells
 
 
 def test_nothing_is_done_for_a_choice_that_is_lent():
@@ -45,10 +46,10 @@ def test_nothing_is_done_for_a_choice_that_is_lent():
         Cell("moved one", "migrate", {}, {"sources": "one"}),
         Cell("moved two", "migrate", {}, {"sources": "two"}),
         Cell("best", "best", {"of": "source_0"}, {"candidates": ["moved one", "moved two"]}),
-        Cell("again", "fit_prompts", {}, {"dataset": "data"}, like="best"),
+        Cell("again", "fit_prompts", {}, {"dataset": "data"}, settings_from="best"),
         Cell("score", "evaluate", {}, {"subject": "two"}, facts={"method": "two"}),
     ]
-    names = [cell.name for cell in lend(cells, {"best": CHOSEN})]
+    names = [cell.name for cell in reuse_settings(cells, {"best": CHOSEN})]
     assert names == ["data", "two", "again", "score"]
 
 
@@ -58,7 +59,9 @@ def test_the_source_that_migrates_best_over_two_seeds_lends_its_settings(tmp_pat
         datasets=("movietweetings",), seeds=(0, 1, 2), users=12, quick=True, target="llama-small"
     )
     build = Builder(options, "movietweetings")
-    best = build.tuned_source({"training": {"epochs": 1, "batch_size": 64}})
+    briefly = {"training": {"epochs": 1, "batch_size": 64}}
+    build.grids = replace(build.grids, source_migration=briefly)
+    best = build.tune_source()
     tried = len(build.cells)
     build.sources(best)
     assert tried == 2 * 2 * 2 + 2
@@ -93,8 +96,8 @@ def test_runs_of_one_candidate_count_by_their_mean(tmp_path):
         )
         ws.finish(run.id, seconds=1.0, device="cpu", summary={"best_validation": value})
         runs.append(run.id)
-    assert do_cell(ws.root, "best", {"candidates": runs}, None) == runs[0]
-    assert do_cell(ws.root, "best", {"candidates": runs, "each": 2}, None) == runs[2]
+    assert run_cell(ws.root, "best", {"candidates": runs}, None) == runs[0]
+    assert run_cell(ws.root, "best", {"candidates": runs, "runs_per_candidate": 2}, None) == runs[2]
 
 
 @pytest.mark.parametrize("name", ["table2", "templates"])
@@ -102,15 +105,15 @@ def test_a_study_with_lent_settings_is_whole_and_scores_the_same_methods(name):
     options = Options(datasets=("goodbooks",), seeds=(0, 1))
     cells = get_study(name).cells(options)
     best = [cell.name for cell in cells if cell.stage == "best"]
-    lent = lend(cells, dict.fromkeys(best, CHOSEN))
+    lent = reuse_settings(cells, dict.fromkeys(best, CHOSEN))
     names = {cell.name for cell in lent}
     assert best and not names & set(best)
-    assert {needed for cell in lent for needed in cell.waits_for} <= names
+    assert {needed for cell in lent for needed in cell.dependencies} <= names
     assert [one.facts for one in lent if one.facts] == [one.facts for one in cells if one.facts]
     was = {cell.name: cell for cell in cells}
     for cell in lent:
-        if was[cell.name].like is not None:
-            assert all(part in cell.settings for part in LENT if CHOSEN[part] is not None)
+        if was[cell.name].settings_from is not None:
+            assert all(part in cell.settings for part in TUNED_SETTINGS if CHOSEN[part] is not None)
 
 
 REPORT = {"study": "table2", "command": "", "date": "", "settings": {}}
@@ -145,6 +148,8 @@ def test_processes_take_gpus_by_turns():
     given = (os.getpid(), context.Event(), context.Value("i", 0), ["0", "3"])
     seen = []
     for _ in range(3):
-        with ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=given) as pool:
+        with ProcessPoolExecutor(
+            1, mp_context=context, initializer=_start_worker, initargs=given
+        ) as pool:
             seen.append(pool.submit(os.getenv, "CUDA_VISIBLE_DEVICES").result())
     assert seen == ["0", "3", "0"]

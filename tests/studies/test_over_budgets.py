@@ -9,7 +9,7 @@ from scipy import stats
 from puma_engine.errors import SelectionError
 from puma_engine.selection import STRATEGIES
 from puma_engine.studies import Options, get_study
-from puma_engine.studies.differences import overall
+from puma_engine.studies.differences import differences_over_budgets
 from puma_engine.studies.reports import markdown
 from puma_engine.studies.results import differences_over_trainings
 
@@ -43,7 +43,7 @@ def test_the_interval_is_that_of_a_paired_t_test():
         for name in ("random", "kmeans")
     }
     wanted = stats.ttest_rel(scores["kmeans"], scores["random"]).confidence_interval(0.95)
-    one = overall(found, "films")["kmeans"]
+    one = differences_over_budgets(found, "films")["kmeans"]
     assert (one.low, one.high) == pytest.approx((wanted.low, wanted.high))
     assert one.pairs == 6 and one.value == pytest.approx(np.mean(wanted))
 
@@ -51,9 +51,11 @@ def test_the_interval_is_that_of_a_paired_t_test():
 def test_only_what_both_have_is_paired():
     found = report({"random": 0.0, "kmeans": 0.05})
     found["rows"] = [r for r in found["rows"] if (r["strategy"], r["share"]) != ("random", 0.1)]
-    assert overall(found, "films")["kmeans"].pairs == 3
+    assert differences_over_budgets(found, "films")["kmeans"].pairs == 3
     found["rows"] = [r for r in found["rows"] if r["seed"] < 2]
-    assert overall(found, "films") == overall(found, "books") == {}
+    assert (
+        differences_over_budgets(found, "films") == differences_over_budgets(found, "books") == {}
+    )
 
 
 def test_a_report_that_is_not_whole_has_intervals_over_trainings():
@@ -81,7 +83,7 @@ def test_a_report_that_is_not_whole_has_intervals_over_trainings():
 def test_the_table_tells_it():
     found = report({"random": 0.0, "kmeans": 0.05})
     (line,) = [line for line in markdown(found).splitlines() if line.startswith("| kmeans")]
-    one = overall(found, "films")["kmeans"]
+    one = differences_over_budgets(found, "films")["kmeans"]
     assert line.endswith(f"| {one.value:+.4f} [{one.low:+.4f}, {one.high:+.4f}] | 6 |")
     assert "| random | 0.9000 | 0.9000 | – | – |" in markdown(found)
 

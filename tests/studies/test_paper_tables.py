@@ -4,36 +4,36 @@ import os
 
 import pytest
 
-from puma_engine.cli.study import usual_processes
+from puma_engine.cli.study import default_processes
 from puma_engine.studies import Options, get_study
-from puma_engine.studies.builder import CLICK_REFINE_GRID, REFINE_GRID
+from puma_engine.studies.grids import CLICKS, RATINGS
 
 
 @pytest.mark.parametrize(
-    "dataset, grid", [("goodbooks", REFINE_GRID), ("goodbooks-to-read", CLICK_REFINE_GRID)]
+    "dataset, grid", [("goodbooks", RATINGS.refining), ("goodbooks-to-read", CLICKS.refining)]
 )
 def test_refining_is_tuned_from_the_first_seeds_migrations_and_serves_every_seed(dataset, grid):
     options = Options(datasets=(dataset,), seeds=(3, 4))
     cells = {cell.name: cell for cell in get_study("table2").cells(options)}
     for which in ("all", "few"):
         rows = [cells[f"{dataset}/{which} {seed} refined"] for seed in options.seeds]
-        assert len({row.needs["start"] for row in rows}) == 2
-        (best,) = {row.like for row in rows}
-        candidates = [cells[name] for name in cells[best].needs["candidates"]]
+        assert len({row.inputs["start"] for row in rows}) == 2
+        (best,) = {row.settings_from for row in rows}
+        candidates = [cells[name] for name in cells[best].inputs["candidates"]]
         assert [one.settings for one in candidates] == [{"seed": 3} | one for one in grid]
-        assert {one.needs["start"] for one in candidates} == {rows[0].needs["start"]}
+        assert {one.inputs["start"] for one in candidates} == {rows[0].inputs["start"]}
 
 
 def test_without_candidates_refining_takes_the_settings_that_are_the_default():
     cells = get_study("table2").cells(Options(datasets=("goodbooks",), seeds=(0,), fixed=True))
     refined = [cell for cell in cells if cell.stage == "refine"]
     assert len(refined) == 3
-    assert all(cell.like is None and "training" not in cell.settings for cell in refined)
+    assert all(cell.settings_from is None and "training" not in cell.settings for cell in refined)
 
 
 def test_quick_studies_on_a_cpu_take_two_cores_and_others_one_process():
-    assert usual_processes(True, "cpu") == min(2, os.cpu_count() or 1)
-    assert usual_processes(False, "cpu") == 1
+    assert default_processes(True, "cpu") == min(2, os.cpu_count() or 1)
+    assert default_processes(False, "cpu") == 1
 
 
 def test_candidates_of_clicks_never_lose_patience():

@@ -19,7 +19,7 @@ from puma_engine.evaluation import metrics
 from puma_engine.store import Workspace
 from puma_engine.studies import STUDIES, Cell, Options, Study, collect, get_study, run_cells
 from puma_engine.studies.reports import figures, markdown
-from puma_engine.studies.results import _mark_real
+from puma_engine.studies.results import mark_real
 from puma_engine.training.device import collection_paused
 
 SHORT = {"training": {"epochs": 1, "batch_size": 64}}
@@ -37,7 +37,7 @@ def tiny_cells(_options):
         Cell("one", "fit_prompts", prompts | slow, on),
         Cell("two", "fit_prompts", prompts | {"training": SHORT["training"] | {"learning_rate": 0.02}}, on),
         Cell("best", "best", {}, {"candidates": ["one", "two"]}),
-        Cell("again", "fit_prompts", prompts | {"role": "retrained"}, on, like="best"),
+        Cell("again", "fit_prompts", prompts | {"role": "retrained"}, on, settings_from="best"),
         Cell("bad", "select", {"strategy": "nothing", "budget": 2}, {"prompts": "one"}),
         Cell("after bad", "migrate", {"target": BACKBONE}, {"sources": "one", "selection": "bad"}),
         Cell("scored", "evaluate", {}, {"subject": "one"}, facts=facts | {"method": "one", "kind": "source"}),
@@ -79,7 +79,7 @@ def test_every_cell_of_every_study_has_its_own_name_and_what_it_needs(name):
     cells = STUDIES[name].cells(Options(seeds=(3, 4)))
     names = {cell.name for cell in cells}
     assert len(names) == len(cells)
-    assert {wanted for cell in cells for wanted in cell.waits_for} <= names
+    assert {wanted for cell in cells for wanted in cell.dependencies} <= names
     facts = [cell.facts for cell in cells if cell.facts]
     assert len({json.dumps(one, sort_keys=True) for one in facts}) == len(facts)
     assert any(
@@ -165,10 +165,10 @@ def test_several_seeds_are_averaged_for_the_same_users(done):
 
 def test_holm_keeps_the_family_error():
     lines = [{"dataset": "a", "p": p} for p in (0.04, 0.011, 0.02, 0.001)]
-    _mark_real(lines, ())
+    mark_real(lines, ())
     assert [line["real"] for line in lines] == [True, True, True, True]
     lines = [{"dataset": "a", "p": p} for p in (0.03, 0.001, 0.026, 0.2)]
-    _mark_real(lines, ())
+    mark_real(lines, ())
     assert [line["real"] for line in lines] == [False, True, False, False]
 
 

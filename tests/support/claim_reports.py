@@ -1,6 +1,6 @@
 """Reports of studies with chosen scores, as `puma study` writes them, for tests of claims."""
 
-from puma_engine.studies.claims import ALL, FEW, FEW_RANDOM
+from puma_engine.studies.claims import ALL_USERS, FEW_RANDOM_USERS, FEW_USERS
 from puma_engine.studies.results import summary
 
 AGAINST = {"method": "retrained"}
@@ -59,7 +59,7 @@ def retrained(seeds=3, **more):
     return method("retrained", scores, kind="retrained", **more)
 
 
-def moved(gap, name=ALL, *, seeds=3, half=0.001, **more):
+def moved(gap, name=ALL_USERS, *, seeds=3, half=0.001, **more):
     """A migration that lies apart from full retraining by a gap, give or take half."""
     scores = [AGAIN + 0.0001 * seed + gap for seed in range(seeds)]
     return method(name, scores, (gap - half, gap + half), **more)
@@ -70,8 +70,8 @@ def main_results(gap=-0.01, few=0.005, *, seeds=3, **more):
     own = [
         retrained(seeds, seconds=100.0),
         moved(gap, seeds=seeds, seconds=30.0),
-        moved(few, FEW, seeds=seeds, seconds=1.5),
-        moved(few, FEW_RANDOM, seeds=seeds),
+        moved(few, FEW_USERS, seeds=seeds, seconds=1.5),
+        moved(few, FEW_RANDOM_USERS, seeds=seeds),
         moved(0.1, "shuffled control", seeds=seeds, kind="shuffled"),
     ]
     return report("table2", own, **more)

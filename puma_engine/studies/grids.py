@@ -1,0 +1,161 @@
+"""Candidate hyperparameters that studies try on the validation rows of the first seed.
+
+What a candidate does not vary is the project's default (`puma_engine.defaults`); the empty
+candidate is the default itself, whose batch size follows the number of users.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from puma_engine.defaults import fit_defaults, migration_defaults
+
+Candidate = dict[str, Any]
+# The defaults that candidates vary, for all users of goodbooks.
+_FIT = fit_defaults("rating", 10_206)
+_MIGRATION, _NETWORK = migration_defaults("rating", 10_206)
+
+
+def _training(
+    rate: float,
+    batch: int,
+    decay: float = _MIGRATION.weight_decay,
+    epochs: int = _FIT.epochs,
+) -> Candidate:
+    """Return training settings with the default patience, as a candidate."""
+    training = {"learning_rate": rate, "batch_size": batch, "weight_decay": decay, "epochs": epochs}
+    return {"training": training | {"patience": _FIT.patience}}
+
+
+def _adapter(rate: float, batch: int, noise: float, epochs: int = _MIGRATION.epochs) -> Candidate:
+    """Return training settings and a noise of the default adapter, as a candidate."""
+    adapter = {"hidden": _NETWORK.hidden, "noise": noise}
+    return _training(rate, batch, epochs=epochs) | {"adapter": adapter}
+
+
+def _without_early_stopping(*candidates: Candidate) -> list[Candidate]:
+    """Return the candidates with patience 0.
+
+    The validation loss of clicks may not improve for several epochs before it falls.
+    """
+    return [
+        candidate | {"training": candidate["training"] | {"patience": 0}}
+        for candidate in candidates
+    ]
+
+
+@dataclass(frozen=True)
+class Grids:
+    """The candidates of every training of a study.
+
+    Args:
+        prompts: Source prompts and full retraining.
+        adapter: Migrations trained on all users.
+        small_adapter: Migrations trained on a few users.
+        refining: Fitting migrated prompts further.
+        item_prompts: Fitting and refining with item prompts beside the users'.
+        source_migration: The migration by which candidates of source prompts are compared.
+        retraining: Learning rate and batch size of the retraining that `table3` stops early.
+    """
+
+    prompts: list[Candidate]
+    adapter: list[Candidate]
+    small_adapter: list[Candidate]
+    refining: list[Candidate]
+    item_prompts: list[Candidate]
+    source_migration: Candidate
+    retraining: tuple[float, int]
+
+    def retraining_for(self, epochs: int) -> Candidate:
+        """Return settings of full retraining for a number of epochs."""
+        return _training(*self.retraining, _FIT.weight_decay, epochs)
+
+
+_PROMPTS = [
+    _training(1.5e-2, 1024, 0.0, 20),
+    _training(7e-3, 1024, 1.0),
+    _training(1.5e-2, 1024, 0.1),
+    _training(1e-2, 256, 0.3),
+    _training(1.5e-2, 1024, 0.3),
+    _training(2e-2, 256, 1.0),
+]
+_ADAPTER = [
+    _adapter(1e-3, 1024, 0.2),
+    _adapter(2e-3, 256, 0.2),
+    _adapter(1e-3, 256, 0.2),
+    _adapter(1e-3, 128, 0.3),
+    _adapter(1e-3, 256, 0.3),
+]
+_ITEM_PROMPTS = [
+    _training(1.5e-2, 512, 3.0, 12),
+    _training(1.5e-2, 256, 2.0),
+    _training(1.5e-2, 1024, 1.0),
+    _training(1.5e-2, 512, 1.0),
+    _training(1.5e-2, 1024, 1.0, 6),
+]
+RATINGS = Grids(
+    prompts=_PROMPTS,
+    adapter=_ADAPTER,
+    small_adapter=[
+        _adapter(1e-3, 512, 0.3, epochs=6),
+        _adapter(1e-3, 256, 0.3, epochs=6),
+        _adapter(1e-3, 256, 0.5, epochs=6),
+        _adapter(1e-3, 128, 0.3, epochs=6),
+        {},
+    ],
+    refining=[
+        _training(3e-3, 1024, 0.1, 6),
+        _training(1e-2, 256, 0.3, 6),
+        _training(1.5e-2, 1024, 0.3),
+        _training(1.5e-2, 1024, 0.15),
+        _training(6e-3, 1024, 0.1, 3),
+        {},
+    ],
+    item_prompts=_ITEM_PROMPTS,
+    source_migration=_ADAPTER[0],
+    retraining=(_FIT.learning_rate, _FIT.batch_size),
+)
+# Clicks carry less information than ratings, so adapters need more epochs. With large batches
+# the source prompts of some seeds learn nothing.
+CLICKS = Grids(
+    prompts=[
+        *_without_early_stopping(
+            _training(7e-3, 256, 0.0, 20), _training(7e-3, 256, 0.3, 20), *_PROMPTS
+        ),
+        {},
+    ],
+    adapter=[
+        *_without_early_stopping(
+            _adapter(1e-4, 64, 0.3, epochs=25),
+            _adapter(1e-3, 256, 0.2, epochs=25),
+            _adapter(1e-3, 256, 0.3, epochs=25),
+            _adapter(3e-4, 256, 0.3, epochs=25),
+        ),
+        {},
+    ],
+    small_adapter=[
+        *_without_early_stopping(
+            _adapter(1e-3, 256, 0.3, epochs=25),
+            _adapter(3e-4, 128, 0.3, epochs=25),
+            _adapter(1e-4, 64, 0.3, epochs=25),
+            _adapter(1e-4, 32, 0.3, epochs=25),
+        ),
+        {},
+    ],
+    refining=[
+        *_without_early_stopping(
+            _training(7e-3, 256, 0.3, 20),
+            _training(7e-3, 256, 0.0),
+            _training(1.5e-2, 256, 0.3),
+            _training(7e-3, 256, 0.3),
+            _training(3e-3, 256, 0.1),
+        ),
+        {},
+    ],
+    item_prompts=_without_early_stopping(*_ITEM_PROMPTS),
+    source_migration={},
+    retraining=(7e-3, 256),
+)
+# Random prompts are a control: only the rating head is trained.
+RANDOM_PROMPTS = _training(1e-2, 256, 0.0, epochs=3)
