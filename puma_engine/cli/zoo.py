@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from puma_engine.cli.session import session
+from puma_engine.errors import ConfigError
 
 app = typer.Typer(help="The small backbones that ship with the checkout.", no_args_is_help=True)
 COLUMNS = ("name", "family", "role", "width", "layers", "parameters", "tokenizer", "built")
@@ -21,3 +22,15 @@ def list_() -> None:
         if isinstance(row["tokenizer"], dict):
             row["tokenizer"] = row["tokenizer"]["kind"]
     session().table(shown, raw=rows)
+
+
+@app.command(
+    "build",
+    hidden=True,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def build() -> None:
+    """Say where the command that built the zoo went."""
+    raise ConfigError(
+        "`puma zoo build` is gone; in a checkout, `python -m research.zoo --only NAME` builds a model."
+    )

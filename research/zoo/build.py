@@ -1,11 +1,18 @@
-"""Builds a model of the zoo: tokenizer, pre-training, fp16 weights and a card, in one folder."""
+"""Builds models of the zoo: tokenizer, pre-training, fp16 weights and a card, one folder each.
+
+`python -m research.zoo --only NAME` builds one model; several processes may build different models
+at the same time.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 import shutil
+import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +21,29 @@ from typing import Any
 import numpy as np
 import torch
 
+from puma_engine.errors import PumaError
 from puma_engine.files import sha256_file
 from puma_engine.training.device import resolve_device
 from puma_engine.training.loop import Progress, train
-from puma_engine.zoo import ZooEntry, get_entry, zoo_folder
+from puma_engine.zoo import SHIPPED, ZOO, ZooEntry, get_entry, zoo_folder
 from research.zoo.cards import CARD_FIELDS, LICENCE, LICENCE_NOTE, readme
 from research.zoo.corpus import load_foundation
 from research.zoo.pretraining import Material, Pretraining, training_answer_loss, validate
 from research.zoo.recipe import Recipe
 from research.zoo.tokenizers import train_tokenizer, training_texts
 
+PRINT_SECONDS = 10.0
+SETTINGS = {
+    "steps": "steps; sequences are drawn anew for each",
+    "batch_size": "sequences a step",
+    "learning_rate": "peak of the cosine schedule",
+    "weight_decay": "of AdamW",
+    "pairs": "known outcomes in the prompt slot, at most",
+    "outcome_weight": "loss weight of outcomes in the slot (the answer's is 1)",
+    "text_weight": "loss weight of all other text",
+    "user_vectors_share": "share of sequences with a learned user vector in the slot",
+    "seed": "of weights, plan and order",
+}
 LENGTH_BIN = 64  # batches are sorted by length this coarsely, so that templates stay mixed
 
 
@@ -155,7 +175,61 @@ def _write(folder: Path, entry: ZooEntry, model: Any, tokenizer: Any, card: dict
         temporary.replace(folder)
 
 
-if __name__ == "__main__":  # the command before `python -m research.zoo`
-    from research.zoo.__main__ import main
+def _print_progress(name: str) -> Callable[[Progress], None]:
+    """Return a callback that prints the first step, and then one line every ten seconds."""
+    last = [0.0]
 
+    def show(progress: Progress) -> None:
+        now = time.monotonic()
+        if progress.step == progress.total or (last[0] and now - last[0] < PRINT_SECONDS):
+            return
+        last[0] = now
+        print(
+            f"{name}: step {progress.step}/{progress.total} loss {progress.loss:.3f} "
+            f"{progress.examples_per_second:,.0f} sequences/s, {progress.eta_seconds:.0f} s left",
+            flush=True,
+        )
+
+    return show
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Build models from command-line arguments; return an exit code."""
+    default = Recipe()
+    parser = argparse.ArgumentParser(prog="python -m research.zoo", description=__doc__)
+    parser.add_argument(
+        "--only", action="append", choices=list(ZOO), help="build this model (default: all shipped)"
+    )
+    parser.add_argument("--out", type=Path, help="folder of the zoo (default: data/zoo)")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--users", type=int, help="users of each data set, at most (for trials)")
+    for name, text in SETTINGS.items():
+        value = getattr(default, name)
+        parser.add_argument(
+            "--" + name.replace("_", "-"),
+            type=type(value),
+            default=value,
+            help=f"{text} (default: %(default)s)",
+        )
+    given = parser.parse_args(argv)
+    try:
+        recipe = Recipe(**{name: getattr(given, name) for name in SETTINGS})
+        for name in given.only or SHIPPED:
+            built = build_model(
+                name,
+                out=given.out,
+                recipe=recipe,
+                device=given.device,
+                users=given.users,
+                progress=_print_progress(name),
+            )
+            summary = {key: built.card[key] for key in ("training_answer_loss", "validation")}
+            print(f"{name}: {built.card['seconds']} s, {json.dumps(summary)}", flush=True)
+    except PumaError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
     raise SystemExit(main())

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
 
+from puma_engine.cli import app
 from puma_engine.errors import Cancelled
 from puma_engine.files import sha256_file
 from puma_engine.zoo import ZOO
-from research.zoo.__main__ import main
-from research.zoo.build import build_model
+from research.zoo.build import build_model, main
 from research.zoo.cards import CARD_FIELDS
 from research.zoo.corpus import load_foundation
 from research.zoo.pretraining import Material, Pretraining, last_hidden
@@ -109,3 +110,9 @@ def test_padding_does_not_reach_the_hidden_states(module):
         alone = module.sequences.batch(np.array([0]))
         expected = last_hidden(module.model, alone)[alone.answer_at[0]]
     torch.testing.assert_close(hidden, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_the_former_command_says_what_replaced_it():
+    done = CliRunner().invoke(app, ["zoo", "build", "--only", "llama-small"])
+    assert done.exit_code == 1 and "python -m research.zoo" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
