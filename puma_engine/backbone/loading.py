@@ -105,7 +105,7 @@ def _file_shapes(file: Path) -> hub.Shapes:
         ) from None
     except (OSError, SafetensorError) as error:
         raise BackboneError(
-            f"The file {file} is no whole safetensors file ({error}); download the model again."
+            f"The file {file} is not a complete safetensors file ({error}); download or save it again."
         ) from error
 
 

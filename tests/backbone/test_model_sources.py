@@ -132,7 +132,7 @@ def test_a_truncated_file_is_refused(folder, tmp_path):
     for file in folder.iterdir():
         (broken / file.name).write_bytes(file.read_bytes())
     (broken / "model.safetensors").write_bytes(b"\x00\x01")
-    with pytest.raises(BackboneError, match="no whole safetensors file"):
+    with pytest.raises(BackboneError, match="not a complete safetensors file"):
         FrozenBackbone.load(broken)
 
 
