@@ -29,7 +29,7 @@ class SelectionError(PumaError):
 
 
 class TrainingError(PumaError):
-    """A training cannot go on."""
+    """A training cannot continue."""
 
 
 class MigrationError(PumaError):
@@ -57,4 +57,4 @@ class JobError(PumaError):
 
 
 class Cancelled(PumaError):
-    """Work stopped because somebody asked for it; its checkpoint is kept."""
+    """Work stopped because it was cancelled; its checkpoint stays."""

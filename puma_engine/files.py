@@ -20,7 +20,7 @@ from puma_engine.errors import StoreError
 
 
 def atomic_write(path: Path, writer: Callable[[Path], None]) -> None:
-    """Let `writer` fill a temporary file beside `path`, then move it there in one step.
+    """Let `writer` fill a temporary file beside `path`, then rename it to `path`.
 
     The data reach the disk before the name does. On any failure `path` stays as it was and
     nothing is left behind; a full disk, or a path that cannot be written, raises StoreError.
@@ -104,7 +104,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 def save_tensors(path: Path, arrays: Mapping[str, np.ndarray], meta: Any = None) -> None:
     """Write arrays and JSON metadata to one safetensors file, atomically.
 
-    A number without axes gets one, so that every array has rows.
+    An array without axes gets one, so that every array has rows. Raises StoreError.
     """
     from safetensors.numpy import save_file
 

@@ -53,6 +53,6 @@ def show(
     """Fetch an adapter where it is on the hub, and show what it maps from and to."""
     from puma_engine.exchange.adapter_folders import read_adapter
 
-    found = read_adapter(adapter, revision)
-    parameters = sum(tensor.size for tensor in found.tensors.values())
-    session().show(found.config | {"parameters": parameters, "revision": found.revision})
+    content = read_adapter(adapter, revision)
+    parameters = sum(tensor.size for tensor in content.tensors.values())
+    session().show(content.config | {"parameters": parameters, "revision": content.revision})

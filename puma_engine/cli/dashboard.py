@@ -18,7 +18,7 @@ from puma_engine.errors import ConfigError
 APP = Path(__file__).resolve().parents[2] / "dashboard" / "app.py"
 SHARED = ("redirect_uri", "cookie_secret")
 PROVIDER = ("client_id", "client_secret", "server_metadata_url")
-SHORTEST_SECRET = 32
+MIN_SECRET = 32
 
 
 def register(app: typer.Typer) -> None:
@@ -52,35 +52,35 @@ def serve(
 
 
 def auth_settings() -> dict[str, Any]:
-    """Return the [auth] section that streamlit would find, {} without one."""
-    found: dict[str, Any] = {}
+    """Return the [auth] section that Streamlit reads, {} without one. Raises ConfigError."""
+    settings: dict[str, Any] = {}
     for folder in (Path.home(), Path.cwd(), APP.parent):
         path = folder / ".streamlit" / "secrets.toml"
         if not path.is_file():
             continue
         try:
-            found |= tomllib.loads(path.read_text(encoding="utf-8")).get("auth", {})
+            settings |= tomllib.loads(path.read_text(encoding="utf-8")).get("auth", {})
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path} cannot be read ({error}); correct it.") from error
-    return found
+    return settings
 
 
 def refuse_without_sign_in(auth: Mapping[str, Any]) -> None:
     """Raise ConfigError unless sign-in with OpenID Connect is set up completely."""
-    providers = {name: one for name, one in auth.items() if isinstance(one, Mapping)}
+    providers = {name: value for name, value in auth.items() if isinstance(value, Mapping)}
     missing = [key for key in SHARED if not auth.get(key)]
     for name, provider in (providers or {"": auth}).items():
-        place = f"{name}." if name else ""
-        missing += [f"{place}{key}" for key in PROVIDER if not provider.get(key)]
+        prefix = f"{name}." if name else ""
+        missing += [f"{prefix}{key}" for key in PROVIDER if not provider.get(key)]
     if missing:
         raise ConfigError(
             "A public dashboard needs sign-in: set "
             f"{', '.join(missing)} in the section [auth] of .streamlit/secrets.toml (docs/"
             "dashboard.md says how), or leave --public away to serve this machine alone."
         )
-    if len(str(auth["cookie_secret"])) < SHORTEST_SECRET:
+    if len(str(auth["cookie_secret"])) < MIN_SECRET:
         raise ConfigError(
-            f"The cookie_secret in [auth] must have {SHORTEST_SECRET} or more random characters; "
+            f"The cookie_secret in [auth] must have {MIN_SECRET} or more random characters; "
             "anybody who guesses it can sign in as anybody."
         )
     if importlib.util.find_spec("authlib") is None:

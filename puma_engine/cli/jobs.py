@@ -8,7 +8,7 @@ import typer
 
 from puma_engine.cli.session import session
 
-app = typer.Typer(help="Queued work, and what became of it.", no_args_is_help=True)
+app = typer.Typer(help="List, cancel and retry queued jobs.", no_args_is_help=True)
 JobId = Annotated[str, typer.Argument(help="Job id.")]
 
 
@@ -22,8 +22,8 @@ def list_() -> None:
     """List jobs, with how far each is."""
     from puma_engine.jobs import jobs
 
-    found = jobs(session().open())
-    session().table([row(job) for job in found], raw=found)
+    items = jobs(session().open())
+    session().table([row(job) for job in items], raw=items)
 
 
 def row(job: Any) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def show(job: JobId) -> None:
 @app.command("log")
 def log(
     job: JobId,
-    lines: Annotated[int, typer.Option("--lines", help="So many of the last lines.")] = 50,
+    lines: Annotated[int, typer.Option("--lines", help="Number of lines.")] = 50,
 ) -> None:
     """Print the end of a job's log."""
     from puma_engine.jobs import read_log

@@ -1,4 +1,4 @@
-"""puma runs: everything that was done, and where it came from."""
+"""puma runs: list runs, show them, and follow their lineage."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import typer
 
 from puma_engine.cli.session import run_row, session
 
-app = typer.Typer(help="Everything that was done, and where it came from.", no_args_is_help=True)
+app = typer.Typer(help="Runs: list, show, rename, delete, lineage.", no_args_is_help=True)
 Reference = Annotated[str, typer.Argument(help="Run: id, prefix or name.")]
 
 
@@ -25,7 +25,7 @@ def list_(
         str | None,
         typer.Option("--status", help="running, finished, failed or interrupted."),
     ] = None,
-    limit: Annotated[int | None, typer.Option("--limit", help="At most so many.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", help="Largest number of runs.")] = None,
 ) -> None:
     """List runs, the newest first."""
     runs = session().open().runs(kind=kind, status=status, limit=limit)
@@ -40,10 +40,10 @@ def show(run: Reference) -> None:
 
 @app.command("lineage")
 def lineage(run: Reference) -> None:
-    """List a run and everything it came from."""
+    """List a run and all its ancestors."""
     ws = session().open()
     runs = ws.lineage(ws.run(run).id)
-    session().table([run_row(one) for one in runs], raw=runs)
+    session().table([run_row(step) for step in runs], raw=runs)
 
 
 @app.command("metrics")
@@ -65,7 +65,7 @@ def note(
     run: Reference,
     text: Annotated[str, typer.Argument(help="The remark; an empty one removes it.")],
 ) -> None:
-    """Keep a remark with a run."""
+    """Store a remark with a run."""
     ws = session().open()
     session().show(ws.note(ws.run(run).id, text or None))
 
@@ -77,8 +77,8 @@ def delete(
 ) -> None:
     """Delete a run and its files; refused while other runs depend on it."""
     ws = session().open()
-    found = ws.run(run)
+    target = ws.run(run)
     if not yes:
-        typer.confirm(f"Delete the {found.kind} run {found.name!r} ({found.id})?", abort=True)
-    ws.delete(found.id)
-    session().show({"deleted": found.id, "name": found.name})
+        typer.confirm(f"Delete the {target.kind} run {target.name!r} ({target.id})?", abort=True)
+    ws.delete(target.id)
+    session().show({"deleted": target.id, "name": target.name})

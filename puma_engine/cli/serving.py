@@ -1,4 +1,4 @@
-"""puma serve-adapter, select-stream and migrate-stream: adapters at work, also in bulk."""
+"""puma serve-adapter, select-stream and migrate-stream: adapters over HTTP and in bulk."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from puma_engine.serving.mapper import Mapper
 
 TOKEN = "PUMA_SERVE_TOKEN"
-SHORTEST_TOKEN = 16
+MIN_TOKEN = 16
 LOCAL = ("127.0.0.1", "::1", "localhost")
 AdapterHelp = "Folder, migration run, or owner/name of the hub."
 Revision = Annotated[
@@ -42,15 +42,15 @@ def serve_adapter(
         int, typer.Option("--max-bytes", min=1024, help="Bytes of a request's body.")
     ] = 64 << 20,
     max_waiting: Annotated[
-        int, typer.Option("--max-waiting", min=1, help="Requests at once; further ones get 503.")
+        int, typer.Option("--max-waiting", min=1, help="Requests in work; further ones get 503.")
     ] = 16,
     revision: Revision = None,
     device: Device = None,
 ) -> None:
-    """Migrate prompts on demand over HTTP; PUMA_SERVE_TOKEN in the environment asks for a token."""
+    """Migrate prompts on demand over HTTP; set PUMA_SERVE_TOKEN to require a token."""
     token = os.environ.get(TOKEN)
-    if token is not None and len(token) < SHORTEST_TOKEN:
-        raise ConfigError(f"{TOKEN} must have {SHORTEST_TOKEN} characters or more.")
+    if token is not None and len(token) < MIN_TOKEN:
+        raise ConfigError(f"{TOKEN} must have {MIN_TOKEN} characters or more.")
     if host not in LOCAL and token is None:
         raise ConfigError(f"To listen on {host}, set {TOKEN} to a token that clients must send.")
     import uvicorn
@@ -80,10 +80,10 @@ def select_stream(
     min_cluster: MinCluster = 50,
     groups: Groups = None,
 ) -> None:
-    """Choose users from sharded prompts, block by block; write the chosen as a packed table."""
+    """Select users from sharded prompts, block by block; write their prompts as a packed table."""
     from puma_engine.serving.bulk import select_stream as stream
 
-    found = stream(
+    result = stream(
         source,
         target,
         budget=budget,
@@ -91,10 +91,11 @@ def select_stream(
         signals=signals,
         seed=seed,
         clusters=clusters,
-        strata=strata if groups is None else groups,
+        strata=strata,
         min_cluster=min_cluster,
+        groups=groups,
     )
-    session().show(found | {"folder": str(target)})
+    session().show(result | {"folder": str(target)})
 
 
 def migrate_stream(
@@ -102,12 +103,12 @@ def migrate_stream(
     target: Annotated[Path, typer.Argument(help="Folder to write; run again to resume.")],
     adapter: Annotated[str, typer.Option("--adapter", help=AdapterHelp)],
     chunk_rows: Annotated[
-        int, typer.Option("--chunk-rows", min=1, help="Prompts in memory at once.")
+        int, typer.Option("--chunk-rows", min=1, help="Prompts in memory.")
     ] = 4096,
     revision: Revision = None,
     device: Device = None,
 ) -> None:
-    """Migrate sharded prompts in bulk, in constant memory; a killed run goes on shard by shard."""
+    """Migrate sharded prompts in constant memory; run it again to resume after the last full shard."""
     from puma_engine.cli.progress_bars import watched
     from puma_engine.pipeline.stage_progress import StageProgress
     from puma_engine.serving.bulk import migrate_stream as stream
@@ -119,7 +120,7 @@ def migrate_stream(
             if progress is not None:
                 progress(StageProgress(name, step=number, total=total))
 
-        found = stream(
+        result = stream(
             mapper,
             source,
             target,
@@ -127,7 +128,7 @@ def migrate_stream(
             report=report,
             should_cancel=should_cancel,
         )
-    session().show(found | {"folder": str(target)})
+    session().show(result | {"folder": str(target)})
 
 
 def _mapper(spec: str, revision: str | None, device: str | None) -> Mapper:

@@ -1,4 +1,4 @@
-"""Which user is asked about which item: one pair, or a table of them."""
+"""Pairs of user and item to predict: from options, or from a table."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ def _table(path: Path) -> Pairs:
     pairs = list(zip(frame["user_id"].astype(str), frame["item_id"].astype(str), strict=True))
     texts = histories = None
     if "text" in frame:
-        texts = [None if pd.isna(one) else str(one) for one in frame["text"]]
+        texts = [None if pd.isna(text) else str(text) for text in frame["text"]]
     if "history" in frame:
-        histories = [_history(one) for one in frame["history"]]
+        histories = [_history(value) for value in frame["history"]]
     return Pairs(pairs, texts, histories)
 
 

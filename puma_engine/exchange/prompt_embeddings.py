@@ -1,4 +1,4 @@
-"""Whole prompts as embeddings, in the form that vLLM's --enable-prompt-embeds takes."""
+"""Whole prompts as embeddings, in the format that vLLM's --enable-prompt-embeds takes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NEXT_TOKEN = {"prompt": "", "max_tokens": 1, "temperature": 0, "return_tokens_as
 
 @dataclass(frozen=True)
 class Embedded:
-    """Prompts about items, ready to be answered.
+    """Whole prompts of user and item pairs.
 
     rows: [user, item] pairs; tensors: embeddings [tokens, width] of each, in the backbone's
     precision; answers: the token id of each answer; head: the task's head, or None.
@@ -69,14 +69,19 @@ def _embed(backbone: FrozenBackbone, ids: list[int]) -> Tensor:
     return embedded.cpu().reshape(len(ids), backbone.width)
 
 
-def write_embedded(path: Path, found: Embedded) -> None:
+def write_embedded(path: Path, prompts: Embedded) -> None:
     """Write prompts to one safetensors file: embeddings [all tokens, width] and offsets [n + 1]."""
     from safetensors.torch import save_file
 
-    lengths = torch.tensor([0, *(len(tensor) for tensor in found.tensors)])
-    arrays = {"embeddings": torch.cat(found.tensors), "offsets": lengths.cumsum(0)}
-    arrays |= {name: torch.from_numpy(np.array(v)) for name, v in with_head(found.head).items()}
-    about = {"model": found.model, "task": found.task, "answers": found.answers, "rows": found.rows}
+    lengths = torch.tensor([0, *(len(tensor) for tensor in prompts.tensors)])
+    arrays = {"embeddings": torch.cat(prompts.tensors), "offsets": lengths.cumsum(0)}
+    arrays |= {name: torch.from_numpy(np.array(v)) for name, v in with_head(prompts.head).items()}
+    about = {
+        "model": prompts.model,
+        "task": prompts.task,
+        "answers": prompts.answers,
+        "rows": prompts.rows,
+    }
     header = {"puma": json.dumps(about)}
     atomic_write(path, lambda temporary: save_file(arrays, temporary, metadata=header))
 
@@ -105,17 +110,17 @@ def read_embedded(path: str | Path) -> Embedded:
     return Embedded(about["model"], about["task"], about["answers"], about["rows"], tensors, head)
 
 
-def requests(found: Embedded) -> Iterator[dict[str, Any]]:
+def requests(prompts: Embedded) -> Iterator[dict[str, Any]]:
     """Yield the body of one POST to vLLM's /v1/completions for each prompt.
 
     The next token may only be an answer, and the log-probabilities of all answers come back.
     """
-    for tensor in found.tensors:
+    for tensor in prompts.tensors:
         yield NEXT_TOKEN | {
-            "model": found.model,
+            "model": prompts.model,
             "prompt_embeds": encode(tensor),
-            "allowed_token_ids": list(found.answers.values()),
-            "logprobs": len(found.answers),
+            "allowed_token_ids": list(prompts.answers.values()),
+            "logprobs": len(prompts.answers),
         }
 
 

@@ -65,7 +65,7 @@ Table = tuple[list[Any] | None, np.ndarray, dict[str, Any]]
 
 
 def _read_safetensors(path: Path) -> Table:
-    """Our own file, or any file with one table in it."""
+    """Read a file of `puma prompts export`, or any file with one table."""
     arrays, meta = load_tensors(path)
     if isinstance(meta, dict) and "user_ids" in meta and "vectors" in arrays:
         about = {"head": head_of(arrays), "meta": meta, "complete": True}

@@ -16,8 +16,8 @@ HEAD_SHAPES = {0: (32, 5), 2: (12, 32), 4: (1, 12)}
 def published_prompts(path: Path, state: Any) -> tuple[np.ndarray, dict[str, np.ndarray] | None]:
     """Return user vectors [n, d] and the 5-32-12-1 head, or None, of a loaded checkpoint.
 
-    The head is found by its shapes. It reads raw logits, where ours reads log-probabilities
-    among the answers, so it is where training starts rather than a head to use.
+    The head is recognised by its shapes. It reads raw logits, ours reads log-probabilities of
+    the answers: use it to initialise a training. Raises DataError.
     """
     tensors = _flat(state)
     tables = [name for name in tensors if name == TABLE or name.endswith("." + TABLE)]
@@ -34,13 +34,13 @@ def _flat(state: Any) -> dict[str, Any]:
     """The tensors of a state dict, whether it comes alone or under a name such as "model"."""
     import torch
 
-    found: dict[str, Any] = {}
+    tensors: dict[str, Any] = {}
     for name, value in state.items() if isinstance(state, dict) else ():
         if isinstance(value, torch.Tensor):
-            found[str(name)] = value
+            tensors[str(name)] = value
         elif isinstance(value, dict):
-            found |= {key: tensor for key, tensor in _flat(value).items() if key not in found}
-    return found
+            tensors = _flat(value) | tensors
+    return tensors
 
 
 def _head(tensors: dict[str, Any]) -> dict[str, np.ndarray] | None:

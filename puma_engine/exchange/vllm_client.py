@@ -29,31 +29,31 @@ TIMEOUT = 60.0
 
 
 class ServerError(PumaError):
-    """The server could not be asked, or answered something else."""
+    """The server cannot be reached, or returned something unexpected."""
 
 
 def complete(url: str, body: dict[str, Any], token: str | None = None) -> dict[str, Any]:
-    """POST a body to a server's /v1/completions and return its answer."""
+    """POST a body to a server's /v1/completions and return its JSON. Raises ServerError."""
     headers = {"Content-Type": "application/json"}
     if token:
         headers["Authorization"] = f"Bearer {token}"
     address = url.rstrip("/") + "/v1/completions"
     request = urllib.request.Request(address, json.dumps(body).encode(), headers)
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-            found: dict[str, Any] = json.load(answer)
-            return found
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+            completion: dict[str, Any] = json.load(response)
+            return completion
     except urllib.error.HTTPError as error:
         text = error.read().decode("utf-8", "replace")[:300]
         raise ServerError(f"The server at {url} answered {error.code}: {text}") from error
     except (OSError, ValueError) as error:
-        raise ServerError(f"The server at {url} cannot be asked: {error}") from error
+        raise ServerError(f"The server at {url} cannot be reached: {error}") from error
 
 
-def answer_logprobs(answer: dict[str, Any], tokens: list[int]) -> list[float]:
-    """Return the log-probability of each answer token from a completion."""
+def answer_logprobs(completion: dict[str, Any], tokens: list[int]) -> list[float]:
+    """Return the log-probability of each answer token. Raises ServerError."""
     try:
-        top = answer["choices"][0]["logprobs"]["top_logprobs"][0]
+        top = completion["choices"][0]["logprobs"]["top_logprobs"][0]
         return [float(top[f"token_id:{token}"]) for token in tokens]
     except (KeyError, IndexError, TypeError) as error:
         raise ServerError(
@@ -63,16 +63,16 @@ def answer_logprobs(answer: dict[str, Any], tokens: list[int]) -> list[float]:
 
 
 @torch.no_grad()
-def predictions(found: Embedded, url: str, token: str | None = None) -> Iterator[float]:
+def predictions(prompts: Embedded, url: str, token: str | None = None) -> Iterator[float]:
     """Yield a rating, or the probability of a click, for each prompt in order."""
-    task = get_task(found.task)
+    task = get_task(prompts.task)
     head = task.head(3.0, torch.Generator().manual_seed(0))
-    if found.head is None and found.task == "rating":
+    if prompts.head is None and prompts.task == "rating":
         raise ServerError("These prompts come without a rating head; export them with their head.")
-    if found.head is not None:
-        head.load_state_dict({k: torch.from_numpy(v) for k, v in found.head.items()})
-    for body in requests(found):
-        logprobs = answer_logprobs(complete(url, body, token), list(found.answers.values()))
+    if prompts.head is not None:
+        head.load_state_dict({k: torch.from_numpy(v) for k, v in prompts.head.items()})
+    for body in requests(prompts):
+        logprobs = answer_logprobs(complete(url, body, token), list(prompts.answers.values()))
         yield float(task.predict(torch.tensor([logprobs]), head.eval())[0])
 
 
@@ -84,10 +84,10 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     writer = csv.writer(sys.stdout)
     try:
-        found = read_embedded(given.prompts)
+        prompts = read_embedded(given.prompts)
         writer.writerow(["user_id", "item_id", "prediction"])
-        values = predictions(found, given.url, os.environ.get("VLLM_API_KEY"))
-        for row, value in zip(found.rows, values, strict=True):
+        values = predictions(prompts, given.url, os.environ.get("VLLM_API_KEY"))
+        for row, value in zip(prompts.rows, values, strict=True):
             writer.writerow([*row, value])
     except PumaError as error:
         print(f"Error: {error}", file=sys.stderr)

@@ -154,8 +154,9 @@ def select_stream(
 
     signals: a Parquet file with user_id and the columns that the strategy reads beside the
     prompts (variance, loss, ...). The folder to write is a packed table that can be imported,
-    with selection.parquet: each user's cluster, stratum and whether selected. groups: deprecated
-    name of strata. Returns counts and the report of the strategy. Raises ConfigError, SelectionError, DataError, StoreError.
+    with selection.parquet: each user's cluster, stratum and whether selected. Returns counts and
+    the report of the strategy. groups: deprecated name of strata. Raises
+    ConfigError, SelectionError, DataError, StoreError.
     """
     started = time.perf_counter()
     allowed = [name for name, plan in STRATEGIES.items() if plan.space in (None, "pca")]
@@ -171,8 +172,9 @@ def select_stream(
         budget,
         seed=seed,
         clusters=clusters,
-        strata=strata if groups is None else groups,
+        strata=strata,
         min_cluster=min_cluster,
+        groups=groups,
     )
     order = np.argsort(prompts.user_ids)
     rows = order[np.searchsorted(prompts.user_ids[order], selection.user_ids)]
