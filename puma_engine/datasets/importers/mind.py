@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +67,7 @@ _BATCH_ROWS = 100_000
 NO_LABEL = "impressions without a click mark of 0 or 1"
 UNKNOWN_NEWS = "impressions of unknown news, or of news without a title"
 _NOTHING_SHOWN = "without impressions"
-_KEPT = "kept"
+_SELECTED = "selected"
 SPLIT_RULE = (
     "what dev shows is the test; of what train shows each user, the latest eighth of the clicks "
     "and of the non-clicks validates (none of fewer than 5), the rest trains"
@@ -127,36 +126,17 @@ def locate(path: Path, items_path: Path | None) -> dict[str, Path]:
 
 @dataclass(frozen=True)
 class Sessions:
-    """The sessions of one part of MIND, [n] each, and their lists one after another.
+    """The sessions of one part of MIND.
 
-    user_ids: [n] text. time: Unix seconds. history_length: how many news the history names,
-    known or not. shown: what each session showed, twice the item's code plus 1 if clicked;
-    past: known items of the histories, in order; shown_count, past_count: how many of them
-    belong to each session. no_label, unknown_news: how many shown items were left out.
+    table: user_id (text), time (Unix seconds), history_length (how many news the history
+    names, known or not), shown (list: twice the code of each shown item, plus 1 if clicked)
+    and past (list: codes of the known items of the history, in order). no_label,
+    unknown_news: how many shown items were left out.
     """
 
-    user_ids: pa.ChunkedArray
-    time: np.ndarray
-    history_length: np.ndarray
-    shown: np.ndarray
-    shown_count: np.ndarray
-    past: np.ndarray
-    past_count: np.ndarray
+    table: pa.Table
     no_label: int
     unknown_news: int
-
-    def __len__(self) -> int:
-        return len(self.time)
-
-    @cached_property
-    def shown_start(self) -> np.ndarray:
-        """Session i showed shown[shown_start[i]:shown_start[i + 1]]."""
-        return _starts(self.shown_count)
-
-    @cached_property
-    def past_start(self) -> np.ndarray:
-        """The history of session i is past[past_start[i]:past_start[i + 1]]."""
-        return _starts(self.past_count)
 
 
 def read_sessions(news: pa.Array, counts: RowCounts, progress: ReadProgress | None) -> Sessions:
@@ -169,20 +149,17 @@ def read_sessions(news: pa.Array, counts: RowCounts, progress: ReadProgress | No
         parts.append(_parse_sessions(block, news, counts))
         counts.stop_if_unusable()
     counts.check()
-    arrays = ("time", "history_length", "shown", "shown_count", "past", "past_count")
-    sessions = Sessions(
-        user_ids=pa.chunked_array([c for part in parts for c in part.user_ids.chunks], pa.string()),
-        no_label=sum(part.no_label for part in parts),
-        unknown_news=sum(part.unknown_news for part in parts),
-        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in arrays},
+    table = pa.concat_tables([part.table for part in parts]).combine_chunks()
+    no_label, unknown_news = (
+        sum(getattr(part, name) for part in parts) for name in ("no_label", "unknown_news")
     )
-    if not len(sessions.shown):
+    if not pc.sum(pc.list_value_length(table["shown"])).as_py():
         raise DataError(
             f"{counts.path} holds no impression of known news that ends in -1 (clicked) or -0 "
-            f"({sessions.no_label:,} {NO_LABEL}, {sessions.unknown_news:,} {UNKNOWN_NEWS}); use "
-            "MIND's train and dev, since its test part has no marks."
+            f"({no_label:,} {NO_LABEL}, {unknown_news:,} {UNKNOWN_NEWS}); use MIND's train and "
+            "dev, since its test part has no marks."
         )
-    return sessions
+    return Sessions(table, no_label, unknown_news)
 
 
 def _parse_sessions(block: Block, news: pa.Array, counts: RowCounts) -> Sessions:
@@ -202,18 +179,17 @@ def _parse_sessions(block: Block, news: pa.Array, counts: RowCounts) -> Sessions
     known = marked & (item >= 0)
     past, past_session = _words(table["history"])
     past_item = _positions(past, news)
+    in_past = past_item >= 0
     count = table.num_rows
-    return Sessions(
-        user_ids=table["user_id"],
-        time=seconds[usable],
-        history_length=np.bincount(past_session, minlength=count).astype(np.int32),
-        shown=(item * 2 + clicked)[known].astype(np.int32),
-        shown_count=np.bincount(session[known], minlength=count),
-        past=past_item[past_item >= 0].astype(np.int32),
-        past_count=np.bincount(past_session[past_item >= 0], minlength=count),
-        no_label=int((~marked).sum()),
-        unknown_news=int((marked & (item < 0)).sum()),
-    )
+    columns = {
+        "user_id": table["user_id"],
+        "time": seconds[usable],
+        "history_length": np.bincount(past_session, minlength=count),
+        "shown": _lists((item * 2 + clicked)[known], session[known], count),
+        "past": _lists(past_item[in_past], past_session[in_past], count),
+    }
+    no_label, unknown_news = int((~marked).sum()), int((marked & (item < 0)).sum())
+    return Sessions(pa.table(columns), no_label, unknown_news)
 
 
 def _words(column: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
@@ -229,16 +205,16 @@ def _positions(ids: pa.Array, news: pa.Array) -> np.ndarray:
     return pc.fill_null(pc.index_in(ids, value_set=news), -1).to_numpy().astype(np.int64)
 
 
-def _starts(lengths: np.ndarray) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+def _lists(values: np.ndarray, row: np.ndarray, rows: int) -> pa.Array:
+    """Return lists of the values of each row; row: [n] ascending."""
+    starts = np.append(0, np.cumsum(np.bincount(row, minlength=rows)))
+    return pa.ListArray.from_arrays(starts.astype(np.int32), values.astype(np.int32))
 
 
-def _list_items(start: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the positions of the list items of some rows, and each one's index into rows."""
-    lengths = start[rows + 1] - start[rows]
-    owner = np.repeat(np.arange(len(rows)), lengths)
-    within = np.arange(len(owner)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return start[rows][owner] + within, owner
+def _flattened(lists: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values of lists one after another, and the list of each, [n] int64."""
+    lists = lists.combine_chunks()
+    return pc.list_flatten(lists).to_numpy(), pc.list_parent_indices(lists).to_numpy()
 
 
 @dataclass(frozen=True)
@@ -274,14 +250,14 @@ def _joined(parts: Sequence[MindRows]) -> MindRows:
 class MindSampler:
     """Filters and samples the rows of MIND and counts what it drops.
 
-    parts: the sessions of train and of dev. users: for each part the users of its sessions
-    as codes of user_keys. user_keys, item_keys: 64-bit keys of the ids; text_lengths:
+    parts: the sessions of train and of dev (Sessions.table). users: for each part the users of
+    its sessions as codes of user_keys. user_keys, item_keys: 64-bit keys of the ids; text_lengths:
     characters of each item's text.
     """
 
     def __init__(
         self,
-        parts: Sequence[Sessions],
+        parts: Sequence[pa.Table],
         users: Sequence[np.ndarray],
         user_keys: np.ndarray,
         item_keys: np.ndarray,
@@ -295,13 +271,7 @@ class MindSampler:
             f"of users with fewer than {settings.min_clicks} clicks or {settings.min_rows} rows to "
             "train"
         )
-        # For each part its sessions ordered by user, and where each user's begin.
-        self.sessions_of_user = [
-            (np.argsort(user, kind="stable"), _starts(self._per_user(user))) for user in users
-        ]
-        self.shown_to = [
-            np.repeat(user, part.shown_count) for part, user in zip(parts, users, strict=True)
-        ]
+        self.shown_per_session = [pc.list_value_length(part["shown"]).to_numpy() for part in parts]
         self.fate = np.full(len(user_keys), "of users that were not asked for", dtype=object)
         self.lost: dict[str, np.ndarray] = {}
 
@@ -318,7 +288,7 @@ class MindSampler:
             rows = self._rows_of(users)
             passed = users[np.isin(users, rows.user)]
             passed = passed if max_users is None else passed[: max_users - count]
-            self.fate[passed] = _KEPT
+            self.fate[passed] = _SELECTED
             batches.append(rows.select(np.isin(rows.user, passed)))
             count += len(passed)
             if count == max_users:
@@ -327,11 +297,13 @@ class MindSampler:
 
     def dropped(self) -> dict[str, int]:
         """Return how many shown items were dropped, by the first reason that applied."""
-        shown = np.sum([self._per_user(users) for users in self.shown_to], axis=0)
-        kept = self.fate == _KEPT
-        reasons = sorted(set(self.fate[~kept]))
-        counts = {reason: int(shown[self.fate == reason].sum()) for reason in reasons}
-        return counts | {reason: int(lost[kept].sum()) for reason, lost in self.lost.items()}
+        shown = np.zeros(len(self.user_keys), np.int64)
+        for users, counts in zip(self.users, self.shown_per_session, strict=True):
+            np.add.at(shown, users, counts)
+        selected = self.fate == _SELECTED
+        reasons = sorted(set(self.fate[~selected]))
+        by_user = {reason: int(shown[self.fate == reason].sum()) for reason in reasons}
+        return by_user | {reason: int(lost[selected].sum()) for reason, lost in self.lost.items()}
 
     def _per_user(self, users: np.ndarray) -> np.ndarray:
         return np.bincount(users, minlength=len(self.user_keys))
@@ -342,11 +314,13 @@ class MindSampler:
         both = np.logical_and(*[self._per_user(users) > 0 for users in self.users])
         known = both & np.logical_and(
             *[
-                self._per_user(users[part.history_length >= min_history]) > 0
+                self._per_user(users[part["history_length"].to_numpy() >= min_history]) > 0
                 for part, users in zip(self.parts, self.users, strict=True)
             ]
         )
-        active = self._active(self.shown_to[0], (self.parts[0].shown & 1).astype(bool))
+        shown = pc.list_flatten(self.parts[0]["shown"].combine_chunks()).to_numpy()
+        owner = np.repeat(self.users[0], self.shown_per_session[0])
+        active = self._active(owner, (shown & 1).astype(bool))
         self.fate[~both] = "of users that only train or only dev has"
         self.fate[both & ~known] = f"of users with fewer than {min_history} news in their history"
         self.fate[known & ~active] = self.too_few
@@ -392,17 +366,18 @@ class MindSampler:
     def _expanded(self, users: np.ndarray) -> MindRows:
         """Return a row for each item shown to some users, in train and in dev."""
         expanded = []
+        wanted = np.zeros(len(self.user_keys), dtype=bool)
+        wanted[users] = True
         for dev, part in enumerate(self.parts):
-            order, starts = self.sessions_of_user[dev]
-            sessions = order[_list_items(starts, users)[0]]
-            positions, owner = _list_items(part.shown_start, sessions)
-            shown, session = part.shown[positions], sessions[owner]
+            sessions = np.flatnonzero(wanted[self.users[dev]])
+            shown, row = _flattened(part["shown"].take(sessions))
+            session = sessions[row]
             expanded.append(
                 MindRows(
                     self.users[dev][session].astype(np.int64),
                     (shown >> 1).astype(np.int64),
                     (shown & 1).astype(bool),
-                    part.time[session],
+                    part["time"].to_numpy()[session],
                     np.full(len(shown), bool(dev)),
                     session,
                     np.zeros((len(shown), 0), np.int32),
@@ -433,8 +408,8 @@ class MindSampler:
         sampled = np.full((len(rows), size), -1, np.int32)
         for dev, part in enumerate(self.parts):
             of_part = np.flatnonzero(rows.dev == bool(dev))
-            positions, owner = _list_items(part.past_start, rows.session[of_part])
-            row, item = of_part[owner], part.past[positions].astype(np.int64)
+            item, index = _flattened(part["past"].take(rows.session[of_part]))
+            row, item = of_part[index], item.astype(np.int64)
             other = item != rows.item[row]
             pairs = np.sort(row[other] * len(self.item_keys) + item[other])
             # np.unique hashes, which takes longer for millions.
@@ -510,12 +485,12 @@ def _read_rows(
         read_sessions(news, counts[role], request.progress)
         for role in ("train_behaviors", "dev_behaviors")
     ]
-    chunks = [chunk for part in parts for chunk in part.user_ids.chunks]
-    ids_of_sessions = pd.Series(pa.chunked_array(chunks, pa.string()), dtype="string[pyarrow]")
-    codes, user_ids = encode(ids_of_sessions)
-    users = np.split(codes.astype(np.int32), [len(parts[0])])
+    tables = [part.table for part in parts]
+    ids = pa.concat_tables([table.select(["user_id"]) for table in tables])["user_id"]
+    codes, user_ids = encode(ids.to_pandas(types_mapper=pd.ArrowDtype))
+    users = np.split(codes.astype(np.int32), [len(tables[0])])
     sampler = MindSampler(
-        parts,
+        tables,
         users,
         text_keys(user_ids),
         text_keys(item_ids),
@@ -546,8 +521,9 @@ def _read_rows(
         **request_report(source, request),
         "settings": dataclasses.asdict(settings),
         "read": {
-            "sessions": sum(len(part) for part in parts),
-            "rows": sum(len(part.shown) for part in parts) + sum(unusable.values()),
+            "sessions": len(users[0]) + len(users[1]),
+            "rows": sum(int(counts.sum()) for counts in sampler.shown_per_session)
+            + sum(unusable.values()),
             "users": len(user_ids),
             "items": len(item_ids),
         },
