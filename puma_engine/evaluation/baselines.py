@@ -180,12 +180,12 @@ class MatrixFactorisation(UserItemBias):
 
 
 def _least_squares_steps(
-    residuals: csr_array, own: np.ndarray, other: np.ndarray, shrinkage: float, ridge: float
+    residuals: csr_array, values: np.ndarray, other: np.ndarray, shrinkage: float, ridge: float
 ) -> np.ndarray:
     """Take a few conjugate gradient steps towards each row's ridge solution, given the others.
 
-    residuals [n, others]: outcomes minus the mean; own [n, 1 + rank] and other
-    [others, 1 + rank]: bias and factors; shrinkage: ridge of the bias.
+    residuals [n, others]: outcomes minus the mean; values [n, 1 + rank] and other
+    [others, 1 + rank]: bias and factors; shrinkage: ridge of the bias. Returns new values.
     """
     from scipy.sparse import csr_array
 
@@ -202,16 +202,16 @@ def _least_squares_steps(
     def normal(x: np.ndarray) -> np.ndarray:
         return project(_dots(x, row, design, index)) + penalty * x
 
-    gradient = project(residuals.data - other[index, 0]) - normal(own)
+    gradient = project(residuals.data - other[index, 0]) - normal(values)
     step, size = gradient, (gradient**2).sum(1)
     for _ in range(CG_STEPS):
         moved = normal(step)
         length = size / np.maximum((step * moved).sum(1), 1e-12)
-        own = own + length[:, None] * step
+        values = values + length[:, None] * step
         gradient = gradient - length[:, None] * moved
         previous, size = size, (gradient**2).sum(1)
         step = gradient + (size / np.maximum(previous, 1e-12))[:, None] * step
-    return own
+    return values
 
 
 def _sparse(
