@@ -127,10 +127,10 @@ def show_comparison(ws: Any, run: Any, margin: float = MARGIN) -> None:
 
 def interval(row: dict[str, Any], *names: str) -> str:
     """Return a value with its interval, or a dash where there is none."""
+    from puma_engine.evaluation.formatting import format_interval
+
     value, low, high = (row[name] for name in names)
-    if value != value:
-        return "-"
-    return f"{value:.4f} [{low:.4f}, {high:.4f}]"
+    return "-" if value != value else format_interval(value, low, high)
 
 
 def predict(

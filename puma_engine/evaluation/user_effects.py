@@ -77,10 +77,7 @@ def per_user_losses(user: np.ndarray, reference: np.ndarray, loss: np.ndarray) -
     n = np.bincount(codes)
     mean = np.bincount(codes, weights=difference) / n
     squares = np.bincount(codes, weights=(difference - mean[codes]) ** 2)
-    order = np.argsort(codes, kind="stable")
-    position = np.empty(len(codes), dtype=np.int64)
-    position[order] = np.arange(len(codes)) - np.repeat(np.cumsum(n) - n, n)
-    even = position % 2 == 0
+    even = pd.Series(codes).groupby(codes).cumcount().to_numpy() % 2 == 0
     half = np.bincount(codes, weights=np.where(even, difference, 0.0)) / np.bincount(codes[even])
     with np.errstate(divide="ignore", invalid="ignore"):
         sd = np.sqrt(squares / (n - 1))

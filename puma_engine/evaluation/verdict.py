@@ -222,15 +222,13 @@ def user_sentences(effects: UserEffects | None) -> tuple[str, ...]:
 
 def _incomplete_headline(scores: list[MethodScore]) -> str:
     kinds = {row.kind for row in scores}
-    if "migrated" not in kinds and "retrained" not in kinds:
-        return "No verdict yet: add a migration and the full retraining on the same backbone."
-    if "retrained" not in kinds:
-        return "No verdict yet: add the full retraining on the target backbone to compare with."
-    if "migrated" not in kinds:
-        return "No verdict yet: add a migration to the backbone of the retraining."
-    return (
-        "No verdict yet: differences are taken from another method; take them from full retraining."
-    )
+    remedies = {
+        (False, False): "add a migration and the full retraining on the same backbone",
+        (True, False): "add the full retraining on the target backbone to compare with",
+        (False, True): "add a migration to the backbone of the retraining",
+        (True, True): "differences are taken from another method; take them from full retraining",
+    }
+    return f"No verdict yet: {remedies['migrated' in kinds, 'retrained' in kinds]}."
 
 
 @dataclass(frozen=True)
