@@ -18,7 +18,7 @@ from puma_engine.defaults import fit_defaults, migration_defaults
 from puma_engine.evaluation.metrics import metrics_of
 from puma_engine.pipeline.evaluating import PREDICTIONS, put_user_metrics
 from puma_engine.pipeline.importing_data import describe_dataset
-from puma_engine.pipeline.stage import Outcome, run_stage
+from puma_engine.pipeline.stage import StageResult, run_stage
 from puma_engine.store import Run, Workspace
 
 SPLITS = ("train",) * 5 + ("validation",) + ("test",) * 2
@@ -62,12 +62,12 @@ def _stage(
         name=name,
         config={"synthetic": True, **config},
         inputs=inputs,
-        work=lambda run_id, _folder, _clock: work(run_id),
+        compute=lambda run_id, _folder, _clock: work(run_id),
     )
 
 
 def _dataset(ws: Workspace, users: int, rng: np.random.Generator) -> Run:
-    def work(run_id: str) -> Outcome:
+    def work(run_id: str) -> StageResult:
         rows = len(SPLITS)
         names = np.sort(np.arange(users).astype(str))
         # Steps of one stride apart, so that nobody meets an item twice.
@@ -91,7 +91,7 @@ def _dataset(ws: Workspace, users: int, rng: np.random.Generator) -> Run:
         ws.put_table(run_id, "items", dataset.items)
         ws.put_table(run_id, "user-profiles", user_profiles(dataset))
         ws.put_table(run_id, "item-profiles", item_profiles(dataset))
-        return Outcome(summary=describe_dataset(dataset))
+        return StageResult(summary=describe_dataset(dataset))
 
     return _stage(ws, "dataset", f"synthetic-{users}", {}, work, users=users)
 
@@ -105,7 +105,7 @@ def _prompts(
         assert source is not None
         inputs |= {"source_0": source.id, "selection": _selection(ws, source, users, rng).id}
 
-    def work(run_id: str) -> Outcome:
+    def work(run_id: str) -> StageResult:
         arrays = {"vectors": rng.standard_normal((users, 1, width), np.float32)}
         arrays |= {f"head.{name}": value for name, value in _head().items()}
         ids = np.sort(np.arange(users).astype(str)).tolist()
@@ -114,7 +114,7 @@ def _prompts(
         history = [{"epoch": i, "loss": 1 / (i + 1), "validation": 1.0} for i in range(4)]
         shape = {"users": users, "tokens": 1, "width": width, "history": history}
         cost |= {"training_seconds": 60.0, "epochs": 4, "steps": 400, "examples": 20 * users}
-        return Outcome("cpu", cost, shape)
+        return StageResult("cpu", cost, shape)
 
     kind = "migration" if role == "migrated" else "prompts"
     name = f"{role}-{model.name}-{users}"
@@ -135,12 +135,12 @@ def _head() -> dict[str, np.ndarray]:
 
 
 def _selection(ws: Workspace, source: Run, users: int, rng: np.random.Generator) -> Run:
-    def work(run_id: str) -> Outcome:
+    def work(run_id: str) -> StageResult:
         names = np.sort(np.arange(users).astype(str))
         chosen = rng.random(users) < 0.1
         ws.put_table(run_id, "selection", pd.DataFrame({"user_id": names, "selected": chosen}))
         facts = {"strategy": "random", "selected": int(chosen.sum()), "users": users}
-        return Outcome(summary=facts)
+        return StageResult(summary=facts)
 
     return _stage(
         ws, "selection", "random-10-percent", {"prompts": source.id}, work, strategy="random"
@@ -150,7 +150,7 @@ def _selection(ws: Workspace, source: Run, users: int, rng: np.random.Generator)
 def _evaluation(
     ws: Workspace, data: Run, method: str, prompts: Run | None, rng: np.random.Generator
 ) -> Run:
-    def work(run_id: str) -> Outcome:
+    def work(run_id: str) -> StageResult:
         rows = pipeline.load_dataset(ws, data).rows("test")[["user_id", "item_id", "outcome"]]
         y = rows["outcome"].to_numpy(np.float64)
         p = np.clip(y + rng.normal(0, NOISE[method], len(y)), 1, 5)
@@ -161,7 +161,7 @@ def _evaluation(
             run_id, [{"split": "test", "metric": k, "value": v} for k, v in values.items()]
         )
         facts = {"task": "rating", "split": "test", "rows": len(rows), "metrics": values}
-        return Outcome(summary=facts | {"users": data.summary["users"]})
+        return StageResult(summary=facts | {"users": data.summary["users"]})
 
     inputs = {"dataset": data.id} | ({"prompts": prompts.id} if prompts else {})
     return _stage(ws, "evaluation", f"eval-{method}", inputs, work, method=method, split="test")

@@ -166,7 +166,7 @@ def what_if(context: UserContext, user: str) -> None:
         title = left.text_input(
             "Title",
             key=TITLE_KEY,
-            max_chars=user_details.LONGEST_TITLE,
+            max_chars=user_details.MAX_TITLE_LENGTH,
             placeholder="The Hobbit by J.R.R. Tolkien",
             help="Any text, also of an item that is not in the data set. Titles in the form of the "
             "data set's titles work best.",

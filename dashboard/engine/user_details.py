@@ -16,11 +16,11 @@ from puma_engine.evaluation import metrics
 from puma_engine.pipeline import Prediction, PromptTableReader
 from puma_engine.pipeline.evaluating import PREDICTIONS, method_kind, method_label
 from puma_engine.pipeline.neighbours import Space, neighbours
-from puma_engine.pipeline.predicting import LONGEST_TITLE
+from puma_engine.pipeline.predicting import MAX_TITLE_LENGTH
 from puma_engine.serving import whatif
 from puma_engine.store import Run
 
-__all__ = ["LONGEST_TITLE", "Prediction", "Run"]
+__all__ = ["MAX_TITLE_LENGTH", "Prediction", "Run"]
 
 MAX_MATCHES = 50
 MAX_WHAT_IF_RUNS = 4  # as many runs as the what-if process holds

@@ -21,12 +21,11 @@ from puma_engine.pipeline.planning import costs, predict_costs, run_plan
 from puma_engine.pipeline.predicting import Prediction, Predictor, predict_title
 from puma_engine.pipeline.predicting_regressions import predict_regressions
 from puma_engine.pipeline.projecting import project
-from puma_engine.pipeline.prompt_table_reader import PromptTableReader
 from puma_engine.pipeline.refining import refine
 from puma_engine.pipeline.reporting import export_table, render_report, write_report
 from puma_engine.pipeline.selecting import select, selected_users
 from puma_engine.pipeline.stage import find
-from puma_engine.pipeline.stored_prompts import load_adapter, load_prompts
+from puma_engine.pipeline.stored_prompts import PromptTableReader, load_adapter, load_prompts
 from puma_engine.pipeline.verdicts import judge_comparison
 
 # Stages by name, as the command line and the job queue call them: with JSON arguments.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from puma_engine.errors import BackboneError, NotFoundError
-from puma_engine.pipeline.stage import Clock, Outcome, Reference, find, run_stage
+from puma_engine.pipeline.stage import Clock, Reference, StageResult, find, run_stage
 from puma_engine.pipeline.stage_progress import CancelCheck, ProgressCallback, announce
 from puma_engine.store import Run, Workspace
 
@@ -44,13 +44,13 @@ def add_backbone(
     if quantise is not None:
         config["quantise"] = quantise
 
-    def work(_run_id: str, _folder: Path, _clock: Clock) -> Outcome:
-        return Outcome(
+    def compute(_run_id: str, _folder: Path, _clock: Clock) -> StageResult:
+        return StageResult(
             summary=inspect_backbone(text, device=device, revision=revision, quantise=quantise)
         )
 
     label = name or Path(text).name
-    return run_stage(ws, "backbone", name=label, config=config, inputs={}, work=work)
+    return run_stage(ws, "backbone", name=label, config=config, inputs={}, compute=compute)
 
 
 def check_backbone(spec: str | Path, **how: Any) -> dict[str, Any]:

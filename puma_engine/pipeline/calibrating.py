@@ -13,13 +13,13 @@ import numpy as np
 
 from puma_engine.config import AdapterConfig, PromptConfig, TrainingConfig
 from puma_engine.pipeline.backbones import backbone_run, load_backbone
-from puma_engine.pipeline.fitting import device_name, training_outcome
+from puma_engine.pipeline.fitting import device_name, training_result
 from puma_engine.pipeline.importing_data import load_dataset
 from puma_engine.pipeline.planning import plan_settings
 from puma_engine.pipeline.stage import (
     Clock,
-    Outcome,
     Reference,
+    StageResult,
     run_stage,
     settings_of,
     slug,
@@ -27,7 +27,7 @@ from puma_engine.pipeline.stage import (
 from puma_engine.pipeline.stage_progress import (
     CancelCheck,
     Execution,
-    Overall,
+    OverallProgress,
     ProgressCallback,
 )
 from puma_engine.pipeline.stored_prompts import template_of
@@ -96,7 +96,7 @@ def run_calibration(ws: Workspace, request: PlanRequest, execution: Execution) -
     from puma_engine.training.device import resolve_device
 
     trials = _trials(ws, request)
-    overall = Overall([1.0] * len(trials), execution.progress)
+    overall = OverallProgress([1.0] * len(trials), execution.progress)
     device = device_name(resolve_device(execution.device))
     return [
         _measure(ws, trial, device, execution.part(overall, number))
@@ -123,7 +123,7 @@ def _trials(ws: Workspace, request: PlanRequest) -> list[_Trial]:
 
 
 def _measure(ws: Workspace, trial: _Trial, device: str, execution: Execution) -> Run:
-    def work(_run_id: str, _folder: Path, clock: Clock) -> Outcome:
+    def compute(_run_id: str, _folder: Path, clock: Clock) -> StageResult:
         backbone = load_backbone(
             ws, trial.model, device=execution.device, precision=trial.training.precision
         )
@@ -133,7 +133,7 @@ def _measure(ws: Workspace, trial: _Trial, device: str, execution: Execution) ->
         contention = CpuContention()
         trained = _train(trial, backbone, dataset, execution)
         cores_of_others = contention.cores()
-        outcome = training_outcome(trained.result, len(dataset.users), trained.flops)
+        outcome = training_result(trained.result, len(dataset.users), trained.flops)
         outcome.summary["users"] = len(dataset.users)
         outcome.cost |= {"cores": os.cpu_count(), "cores_of_others": round(cores_of_others, 2)}
         return outcome
@@ -145,7 +145,7 @@ def _measure(ws: Workspace, trial: _Trial, device: str, execution: Execution) ->
         config=trial.config(device),
         inputs={"dataset": trial.data.id, "backbone": trial.model.id},
         seed=trial.training.seed,
-        work=work,
+        compute=compute,
         together=True,
     )
 

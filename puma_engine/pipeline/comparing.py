@@ -34,7 +34,7 @@ from puma_engine.pipeline.evaluating import (
     method_label,
     read_predictions,
 )
-from puma_engine.pipeline.stage import Clock, Outcome, Reference, find, run_stage
+from puma_engine.pipeline.stage import Clock, Reference, StageResult, find, run_stage
 from puma_engine.pipeline.stage_progress import (
     CancelCheck,
     ProgressCallback,
@@ -90,7 +90,7 @@ def compare(
     base = ws.run(key["inputs"]["reference"])
     task, split = str(base.summary["task"]), str(base.summary["split"])
 
-    def work(run_id: str, _folder: Path, _clock: Clock) -> Outcome:
+    def compute(run_id: str, _folder: Path, _clock: Clock) -> StageResult:
         labels = _labels(ws, runs)
         joined, left_out = _join(ws, runs, labels)
         announce(progress, f"comparing {len(runs)} methods")
@@ -112,7 +112,7 @@ def compare(
         announce(progress, "estimating the effect on each user")
         others = [run.id for run in runs if method_kind(run) != "baseline" and run.id != base.id]
         store_user_impact(ws, run_id, users, others, base.id, ratings=task == "rating")
-        return Outcome(
+        return StageResult(
             summary={
                 "task": task,
                 "split": split,
@@ -124,7 +124,9 @@ def compare(
             }
         )
 
-    return run_stage(ws, "comparison", name=name or f"comparison-of-{len(runs)}", work=work, **key)
+    return run_stage(
+        ws, "comparison", name=name or f"comparison-of-{len(runs)}", compute=compute, **key
+    )
 
 
 def find_comparison(

@@ -27,7 +27,7 @@ from puma_engine.pipeline.migrating import run_migration
 from puma_engine.pipeline.stage_progress import (
     CancelCheck,
     Execution,
-    Overall,
+    OverallProgress,
     ProgressCallback,
     check_cancel,
 )
@@ -127,7 +127,7 @@ def demo(
         *((f"evaluation of {name}", 1, evaluate(name)) for name in BASELINES),
         ("comparison", 3, comparison),
     ]
-    overall = Overall([seconds for _, seconds, _ in steps], progress)
+    overall = OverallProgress([seconds for _, seconds, _ in steps], progress)
     for number, (title, seconds, step) in enumerate(steps):
         check_cancel(should_cancel, title)
         started = time.monotonic()

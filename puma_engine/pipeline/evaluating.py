@@ -19,8 +19,8 @@ from puma_engine.pipeline.importing_data import load_dataset
 from puma_engine.pipeline.stage import (
     PROMPT_KINDS,
     Clock,
-    Outcome,
     Reference,
+    StageResult,
     find,
     run_stage,
     slug,
@@ -92,7 +92,7 @@ def run_evaluation(ws: Workspace, request: EvaluationRequest, execution: Executi
         }
         label, inputs = run.name, {"prompts": run.id, "dataset": data.id}
 
-    def work(run_id: str, _folder: Path, clock: Clock) -> Outcome:
+    def compute(run_id: str, _folder: Path, clock: Clock) -> StageResult:
         execution.announce(f"evaluating {run.name if run else subject}")
         dataset, device = load_dataset(ws, data), "cpu"
         if run is None:
@@ -110,7 +110,7 @@ def run_evaluation(ws: Workspace, request: EvaluationRequest, execution: Executi
         name=request.name or slug("eval", label, None if split == "test" else split),
         config=config,
         inputs=inputs,
-        work=work,
+        compute=compute,
     )
 
 
@@ -193,7 +193,7 @@ def read_user_metric(ws: Workspace, evaluation: str, metric: str, users: pa.Arra
     return found
 
 
-def _outcome(dataset: Dataset, split: str, predicted: np.ndarray, device: str) -> Outcome:
+def _outcome(dataset: Dataset, split: str, predicted: np.ndarray, device: str) -> StageResult:
     frame = dataset.rows(split)
     pooled = metrics.pooled(
         dataset.task, frame["outcome"].to_numpy(np.float64), predicted, frame["user_id"].to_numpy()
@@ -205,7 +205,7 @@ def _outcome(dataset: Dataset, split: str, predicted: np.ndarray, device: str) -
         "users": int(frame["user_id"].nunique()),
         "metrics": {name: float(value) for name, value in pooled.items()},
     }
-    return Outcome(device, {}, summary)
+    return StageResult(device, {}, summary)
 
 
 def method_kind(evaluation: Run) -> str:

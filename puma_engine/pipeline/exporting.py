@@ -1,17 +1,20 @@
-"""Prompts and adapters of a workspace, written for other programs."""
+"""Prompts and adapters of a workspace, written for other programs, with model cards."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+import numpy as np
+
 from puma_engine.errors import ConfigError, DataError, StoreError
+from puma_engine.exchange.model_card import CardFacts, model_card
 from puma_engine.exchange.prompt_file import with_head
 from puma_engine.files import atomic_write, new_folder, save_tensors
 from puma_engine.pipeline.backbones import load_backbone
-from puma_engine.pipeline.card_facts import card_of
 from puma_engine.pipeline.importing_data import load_dataset
 from puma_engine.pipeline.stage import PROMPT_KINDS, Reference, find
 from puma_engine.pipeline.stored_prompts import load_adapter, load_prompts, refuse_items
@@ -22,7 +25,18 @@ if TYPE_CHECKING:
     from puma_engine.prompts.table import PromptTable
 
 Format = Literal["file", "parquet", "numpy", "packed", "peft"]
-MOST_FOLDERS = 1000
+MAX_PEFT_FOLDERS = 1000
+# What the licences of the shipped data sets require of derived works.
+LICENCES = {"goodbooks": "CC-BY-SA-4.0", "movietweetings": "MIT"}
+DATA_FACTS = ("dataset", "task", "users", "items", "interactions", "content_hash")
+USES = {
+    "adapter": "`puma serve-adapter FOLDER`, or `puma migrate-stream IN OUT --adapter FOLDER`.",
+    "prompts-packed": "`puma prompts import FOLDER --dataset DATA --backbone MODEL`; one user is row "
+    "`row` of shard `shard` in `index.parquet`.",
+    "prompts-peft": "`PeftModel.from_pretrained(model, FOLDER)` on one user's folder. The virtual "
+    "tokens hold the text before the slot too; the model reads what stands behind it "
+    "(`puma_engine.exchange.peft.input_ids`).",
+}
 
 
 def export_prompts(
@@ -52,8 +66,12 @@ def export_prompts(
         )
     run, file = find(ws, reference, *PROMPT_KINDS), Path(path)
     refuse_items(run, "an export of prompts")
-    table = _only(load_prompts(ws, run), users)
-    meta = _meta(ws, run, command)
+    table, meta = load_prompts(ws, run), _meta(ws, run, command)
+    if users is not None:
+        chosen = list(dict.fromkeys(str(user) for user in users))
+        table = dataclasses.replace(
+            table, user_ids=np.array(chosen, dtype=str), vectors=table.take(chosen)
+        )
     if format == "file":
         arrays = {"vectors": table.vectors} | with_head(table.head)
         save_tensors(file, arrays, meta | {"user_ids": table.user_ids.tolist()})
@@ -62,33 +80,18 @@ def export_prompts(
     from puma_engine.exchange.prompt_formats import write_numpy, write_parquet
 
     if format in ("parquet", "numpy"):
-        write = write_parquet if format == "parquet" else write_numpy
-        write(_with_suffix(file, ".parquet" if format == "parquet" else ".npz"), table, meta)
+        suffix = ".parquet" if format == "parquet" else ".npz"
+        if file.suffix != suffix:
+            raise ConfigError(f"The file {file} must end in {suffix} in this format.")
+        (write_parquet if format == "parquet" else write_numpy)(file, table, meta)
         return file
     with new_folder(file) as folder:
         if format == "packed":
             write_packed(folder, table, meta, shard_users=shard_users)
         else:
             _peft(ws, run, table, meta, folder, device)
-        _write_card(folder, card_of(ws, run, licence, kind=f"prompts-{format}"))
-    return file
-
-
-def _only(table: PromptTable, users: Sequence[str] | None) -> PromptTable:
-    import dataclasses
-
-    import numpy as np
-
-    if users is None:
-        return table
-    chosen = list(dict.fromkeys(str(user) for user in users))
-    vectors = table.take(chosen)
-    return dataclasses.replace(table, user_ids=np.array(chosen, dtype=str), vectors=vectors)
-
-
-def _with_suffix(file: Path, suffix: str) -> Path:
-    if file.suffix != suffix:
-        raise ConfigError(f"The file {file} must end in {suffix} in this format.")
+        card = card_of(ws, run, licence, kind=f"prompts-{format}")
+        (folder / "README.md").write_text(card, encoding="utf-8")
     return file
 
 
@@ -124,20 +127,13 @@ def _peft(
     from puma_engine.exchange.peft import write_peft
 
     users = table.user_ids.tolist()
-    if len(users) > MOST_FOLDERS:
+    if len(users) > MAX_PEFT_FOLDERS:
         raise ConfigError(
             f"PEFT needs a folder a user, and these are {len(users):,} users; name at most "
-            f"{MOST_FOLDERS} with --user, or choose the format packed."
+            f"{MAX_PEFT_FOLDERS} with --user, or choose the format packed."
         )
     backbone = load_backbone(ws, run.inputs["backbone"], device=device)
     write_peft(folder, backbone, table, run.config["template"], users, meta)
-
-
-def _write_card(folder: Path, text: str) -> None:
-    def write(path: Path) -> None:
-        path.write_text(text, encoding="utf-8")
-
-    atomic_write(folder / "README.md", write)
 
 
 def embed_prompts(
@@ -151,18 +147,20 @@ def embed_prompts(
     device: str | None = None,
     precision: str = "auto",
 ) -> Path:
-    """Write whole prompts about items as embeddings, for a server that takes such.
+    """Write whole prompts about items as embeddings, for a server that accepts prompt embeddings.
 
-    pairs: (user id, item id). texts: an item's text where the data set has none or another;
-    histories: item ids read before, for templates that show them. path: .safetensors for all
-    pairs, or .json for one pair as the body of a POST to vLLM's /v1/completions. Raises
-    DataError, MigrationError, ConfigError.
+    pairs: (user id, item id). texts: an item's text where the data set has none or another one;
+    histories: ids of the items read before, for templates that show them. path: .safetensors for
+    any number of pairs, or .json for one pair as the body of a POST to vLLM's /v1/completions.
+    Raises DataError, MigrationError, ConfigError.
     """
     file = Path(path)
     if file.suffix not in (".safetensors", ".json"):
         raise ConfigError(f"The file {file} must end in .safetensors, or .json for one pair.")
     if not pairs or (file.suffix == ".json" and len(pairs) != 1):
-        raise ConfigError(f"{len(pairs)} pairs came; a .json file takes one, others one or more.")
+        raise ConfigError(
+            f"{len(pairs)} pairs were given; a .json file takes one, a .safetensors file one or more."
+        )
     run = find(ws, reference, *PROMPT_KINDS)
     rows = _contexts(ws, run, pairs, texts, histories)
     from puma_engine.exchange import prompt_embeddings
@@ -170,17 +168,17 @@ def embed_prompts(
     table = load_prompts(ws, run)
     table.take([user for user, _ in pairs])
     backbone = load_backbone(ws, run.inputs["backbone"], device=device, precision=precision)
-    found = prompt_embeddings.embed_prompts(backbone, table, run.config["template"], rows)
+    embedded = prompt_embeddings.embed_prompts(backbone, table, run.config["template"], rows)
     if file.suffix == ".json":
-        body = json.dumps(next(prompt_embeddings.requests(found)))
-        atomic_write(file, lambda temporary: _text(temporary, body))
+        body = json.dumps(next(prompt_embeddings.requests(embedded)))
+
+        def write(temporary: Path) -> None:
+            temporary.write_text(body, encoding="utf-8")
+
+        atomic_write(file, write)
     else:
-        prompt_embeddings.write_embedded(file, found)
+        prompt_embeddings.write_embedded(file, embedded)
     return file
-
-
-def _text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _contexts(
@@ -200,38 +198,40 @@ def _contexts(
             "This template shows what a user read before; give a table with --pairs and a column "
             "history."
         )
-    own = texts or [None] * len(pairs)
-    read = histories or [()] * len(pairs)
-    found = []
-    for (user, item), text, history in zip(pairs, own, read, strict=True):
-        lost = [one for one in (item, *history) if one not in known]
-        if lost and not (lost == [item] and text):
+    texts = texts or [None] * len(pairs)
+    histories = histories or [()] * len(pairs)
+    contexts = []
+    for (user, item), text, history in zip(pairs, texts, histories, strict=True):
+        unknown = [id_ for id_ in (item, *history) if id_ not in known]
+        if unknown and not (unknown == [item] and text):
             raise DataError(
-                f"The data set has no item {lost[0]!r}; give an item of it, or a text with --text."
+                f"The data set has no item {unknown[0]!r}; give an item of it, or a text with --text."
             )
-        past = tuple(known[one] for one in history)
-        found.append((user, item, Context(text or known[item], past)))
-    return found
+        past = tuple(known[id_] for id_ in history)
+        contexts.append((user, item, Context(text or known[item], past)))
+    return contexts
 
 
 def export_adapter(
     ws: Workspace, reference: Reference, path: str | Path, *, licence: str | None = None
 ) -> Path:
-    """Write a migration's adapter to a new folder in the hub's conventions.
+    """Write a migration's adapter to a new folder in the layout of the Hugging Face Hub.
 
-    Its config.json tells what it maps from and to; README.md is its model card.
+    config.json says what it maps from and to; README.md is its model card. licence: SPDX id
+    (default: that of the data set). Raises ConfigError, StoreError.
     """
     from puma_engine.exchange.adapter_folders import AdapterFile, write_adapter
 
     run = find(ws, reference, "migration")
     refuse_items(run, "an export of an adapter")
     tensors, meta = load_adapter(ws, run)
-    sources = [ws.run(run.inputs[role]) for role in sorted(run.inputs) if role[:7] == "source_"]
+    count = sum(role.startswith("source_") for role in run.inputs)
+    sources = [ws.run(run.inputs[f"source_{number}"]) for number in range(count)]
     config = meta | {
         "tokens": run.summary["tokens"],
         "template": run.config["template"],
-        "sources": [_end(ws, one) for one in sources],
-        "target": _end(ws, run),
+        "sources": [_prompt_space(ws, source) for source in sources],
+        "target": _prompt_space(ws, run),
         "run": run.id,
     }
     if sum(source["width"] for source in config["sources"]) != meta["d_in"]:
@@ -242,8 +242,8 @@ def export_adapter(
     return Path(path)
 
 
-def _end(ws: Workspace, run: Run) -> dict[str, Any]:
-    """What prompts of a run were made for."""
+def _prompt_space(ws: Workspace, run: Run) -> dict[str, Any]:
+    """Return the backbone and the width that a run's prompts were made for."""
     backbone = ws.run(run.inputs["backbone"])
     return {
         "backbone": backbone.config["spec"],
@@ -251,3 +251,56 @@ def _end(ws: Workspace, run: Run) -> dict[str, Any]:
         "revision": backbone.config["revision"],
         "width": run.summary["width"],
     }
+
+
+def card_of(ws: Workspace, run: Run, licence: str | None, *, kind: str) -> str:
+    """Return the model card of a prompts or migration run."""
+    dataset, backbone = (ws.run(run.inputs[role]) for role in ("dataset", "backbone"))
+    shipped = str(dataset.config.get("source", "")).split("-")[0]
+    about: dict[str, Any] = {
+        "role": run.config["role"],
+        "template": run.config["template"],
+        "users": run.summary["users"],
+        "soft_tokens": run.summary["tokens"],
+        "width": run.summary["width"],
+        "backbone": backbone.config["spec"],
+        "users_trained": run.cost.get("users_trained"),
+        "seconds": run.seconds,
+        "device": run.device,
+        "seed": run.seed,
+        "run": run.id,
+    }
+    return model_card(
+        CardFacts(
+            title=run.name,
+            kind=kind,
+            about={name: value for name, value in about.items() if value is not None},
+            base_model=str(backbone.config["spec"]),
+            licence=licence or LICENCES.get(shipped),
+            data={key: dataset.summary[key] for key in DATA_FACTS if key in dataset.summary},
+            lineage=[
+                {
+                    "kind": ancestor.kind,
+                    "name": ancestor.name,
+                    "run": ancestor.id,
+                    "created": ancestor.created[:10],
+                }
+                for ancestor in ws.lineage(run.id)
+            ],
+            metrics=_metrics(ws, run),
+            usage=USES[kind],
+        )
+    )
+
+
+def _metrics(ws: Workspace, run: Run) -> list[dict[str, Any]]:
+    """Return the pooled metrics of every finished evaluation of a run, with their intervals."""
+    scored = {
+        dependent.id
+        for dependent in ws.dependents(run.id)
+        if dependent.kind == "evaluation" and dependent.status == "finished"
+    }
+    frame = ws.metrics()
+    rows = frame[frame["run_id"].isin(scored) & frame["method"].isna()]
+    names = ["split", "metric", "value", "low", "high", "n"]
+    return [dict(zip(names, row, strict=True)) for row in rows[names].itertuples(index=False)]

@@ -11,15 +11,15 @@ from puma_engine.pipeline.backbones import backbone_run, load_backbone
 from puma_engine.pipeline.importing_data import load_dataset
 from puma_engine.pipeline.stage import (
     Clock,
-    Outcome,
     Reference,
+    StageResult,
     find,
     run_stage,
     settings_of,
     slug,
 )
 from puma_engine.pipeline.stage_progress import CancelCheck, Execution, ProgressCallback
-from puma_engine.pipeline.stored_prompts import keep_prompts, shape_of
+from puma_engine.pipeline.stored_prompts import save_prompts, shape_of
 from puma_engine.requests import FitRequest, Role, training_of
 from puma_engine.store import Run, Workspace
 
@@ -75,7 +75,7 @@ def run_fit(ws: Workspace, request: FitRequest, execution: Execution) -> Run:
     template = request.template or DEFAULT_TEMPLATES[task]
     trainable = request.role != "random"
 
-    def work(_run_id: str, folder: Path, clock: Clock) -> Outcome:
+    def compute(_run_id: str, folder: Path, clock: Clock) -> StageResult:
         from puma_engine.prompts import tuning
 
         backbone = load_backbone(ws, model, device=execution.device, precision=training.precision)
@@ -92,7 +92,7 @@ def run_fit(ws: Workspace, request: FitRequest, execution: Execution) -> Run:
             checkpoint_dir=folder,
             **execution.callbacks,
         )
-        return fitted_outcome(ws, fitted, len(dataset.users) if trainable else 0)
+        return fitted_result(ws, fitted, len(dataset.users) if trainable else 0)
 
     return run_stage(
         ws,
@@ -106,20 +106,20 @@ def run_fit(ws: Workspace, request: FitRequest, execution: Execution) -> Run:
         },
         inputs={"dataset": data.id, "backbone": model.id},
         seed=training.seed,
-        work=work,
+        compute=compute,
         together=True,
     )
 
 
-def fitted_outcome(ws: Workspace, fitted: FitResult, users_trained: int) -> Outcome:
-    """Return what a fitted or refined table leaves in its run."""
-    outcome = training_outcome(fitted.result, users_trained, fitted.flops)
-    outcome.summary |= shape_of(fitted.table)
-    outcome.keep = lambda run_id: keep_prompts(ws, run_id, fitted.table)
-    return outcome
+def fitted_result(ws: Workspace, fitted: FitResult, users_trained: int) -> StageResult:
+    """Return what a fitted or refined table leaves in its run; users_trained is its cost."""
+    result = training_result(fitted.result, users_trained, fitted.flops)
+    result.summary |= shape_of(fitted.table)
+    result.save = lambda run_id: save_prompts(ws, run_id, fitted.table)
+    return result
 
 
-def training_outcome(result: Any, users_trained: int, flops: float) -> Outcome:
+def training_result(result: Any, users_trained: int, flops: float) -> StageResult:
     """Return what a training leaves in its run."""
     cost = {
         "training_seconds": result.seconds,
@@ -135,7 +135,7 @@ def training_outcome(result: Any, users_trained: int, flops: float) -> Outcome:
         "history": result.history,
         "precision": result.precision,
     }
-    return Outcome(device_name(result.device), cost, summary)
+    return StageResult(device_name(result.device), cost, summary)
 
 
 def device_name(device: str) -> str:

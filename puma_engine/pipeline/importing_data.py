@@ -23,7 +23,7 @@ from puma_engine.datasets.reading.line_blocks import ReadProgress
 from puma_engine.datasets.registry import settings_from, source_files
 from puma_engine.errors import ConfigError, DataError, NotFoundError
 from puma_engine.files import sha256_file
-from puma_engine.pipeline.stage import Clock, Outcome, Reference, find, run_stage, slug
+from puma_engine.pipeline.stage import Clock, Reference, StageResult, find, run_stage, slug
 from puma_engine.pipeline.stage_progress import (
     CancelCheck,
     ProgressCallback,
@@ -200,15 +200,15 @@ def import_table(
 def _keep(
     ws: Workspace, name: str, config: dict[str, Any], seed: int, read: Callable[[], Dataset]
 ) -> Run:
-    def work(run_id: str, _folder: Path, _clock: Clock) -> Outcome:
+    def compute(run_id: str, _folder: Path, _clock: Clock) -> StageResult:
         dataset = read()
         ws.put_table(run_id, "interactions", dataset.interactions)
         ws.put_table(run_id, "items", dataset.items)
         ws.put_table(run_id, "user-profiles", user_profiles(dataset))
         ws.put_table(run_id, "item-profiles", item_profiles(dataset))
-        return Outcome(summary=describe_dataset(dataset))
+        return StageResult(summary=describe_dataset(dataset))
 
-    return run_stage(ws, "dataset", name=name, config=config, inputs={}, seed=seed, work=work)
+    return run_stage(ws, "dataset", name=name, config=config, inputs={}, seed=seed, compute=compute)
 
 
 def folder_hash(folder: Path) -> str:

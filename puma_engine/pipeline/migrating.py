@@ -12,14 +12,14 @@ import numpy as np
 from puma_engine.config import AdapterConfig, TrainingConfig
 from puma_engine.defaults import migration_defaults
 from puma_engine.pipeline.backbones import backbone_run, load_backbone
-from puma_engine.pipeline.fitting import training_outcome
+from puma_engine.pipeline.fitting import training_result
 from puma_engine.pipeline.importing_data import load_dataset
 from puma_engine.pipeline.selecting import run_selection, selected_users
 from puma_engine.pipeline.stage import (
     PROMPT_KINDS,
     Clock,
-    Outcome,
     Reference,
+    StageResult,
     find,
     run_stage,
     settings_of,
@@ -28,13 +28,13 @@ from puma_engine.pipeline.stage import (
 from puma_engine.pipeline.stage_progress import (
     CancelCheck,
     Execution,
-    Overall,
+    OverallProgress,
     ProgressCallback,
 )
 from puma_engine.pipeline.stored_prompts import (
-    keep_adapter,
-    keep_prompts,
     load_prompts,
+    save_adapter,
+    save_prompts,
     shape_of,
     template_of,
 )
@@ -113,7 +113,7 @@ def run_migration(ws: Workspace, request: MigrationRequest, execution: Execution
     shuffle_seed = training.seed if request.shuffled else None
     role = "shuffled" if request.shuffled else "migrated"
 
-    def work(_run_id: str, folder: Path, clock: Clock) -> Outcome:
+    def compute(_run_id: str, folder: Path, clock: Clock) -> StageResult:
         from puma_engine.migration.adapter import STORED_BUFFERS
         from puma_engine.migration.adapter_training import train_migration
 
@@ -137,22 +137,20 @@ def run_migration(ws: Workspace, request: MigrationRequest, execution: Execution
             **execution.callbacks,
         )
         table, tensors = migrated.table, migrated.adapter_tensors
-        outcome = training_outcome(
-            migrated.result, int(table.meta["users_trained"]), migrated.flops
-        )
+        result = training_result(migrated.result, int(table.meta["users_trained"]), migrated.flops)
         buffers = STORED_BUFFERS.values()
         learned = [value for name, value in tensors.items() if name not in buffers]
-        outcome.cost["adapter_parameters"] = sum(int(np.size(value)) for value in learned)
-        outcome.summary |= shape_of(table) | {"users_filled": table.meta["users_filled"]}
+        result.cost["adapter_parameters"] = sum(int(np.size(value)) for value in learned)
+        result.summary |= shape_of(table) | {"users_filled": table.meta["users_filled"]}
 
-        def keep(run_id: str) -> None:
-            keep_prompts(ws, run_id, table)
-            keep_adapter(ws, run_id, tensors, migrated.adapter_meta)
+        def save(run_id: str) -> None:
+            save_prompts(ws, run_id, table)
+            save_adapter(ws, run_id, tensors, migrated.adapter_meta)
             if migrated.item_adapter is not None:
                 ws.put_tensors(run_id, "item_adapter", migrated.item_adapter)
 
-        outcome.keep = keep
-        return outcome
+        result.save = save
+        return result
 
     several = f"from-{len(sources)}" if len(sources) > 1 else None
     who: tuple[str | int, ...] = ("all",)
@@ -175,7 +173,7 @@ def run_migration(ws: Workspace, request: MigrationRequest, execution: Execution
         },
         inputs=inputs,
         seed=training.seed,
-        work=work,
+        compute=compute,
         together=True,
     )
 
@@ -222,7 +220,7 @@ def chain(
 
 def run_chain(ws: Workspace, request: ChainRequest, execution: Execution) -> list[Run]:
     """Execute a request to migrate over several backbones; see `chain`."""
-    overall = Overall([1.0] * len(request.targets), execution.progress)
+    overall = OverallProgress([1.0] * len(request.targets), execution.progress)
     hops: list[Run] = []
     for number, target in enumerate(request.targets):
         source = hops[-1].id if hops else request.source

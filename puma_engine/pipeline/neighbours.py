@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from puma_engine.errors import DataError
-from puma_engine.pipeline.prompt_table_reader import PromptTableReader
+from puma_engine.pipeline.stored_prompts import PromptTableReader
 
 CENTRE_USERS = 65_536
 

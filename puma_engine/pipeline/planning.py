@@ -18,7 +18,7 @@ from puma_engine.pipeline.stage import PROMPT_KINDS, Reference, find, slug
 from puma_engine.pipeline.stage_progress import (
     CancelCheck,
     Execution,
-    Overall,
+    OverallProgress,
     ProgressCallback,
 )
 from puma_engine.requests import ChainRequest, EvaluationRequest, PlanRequest, training_of
@@ -240,7 +240,7 @@ def execute_plan(ws: Workspace, request: PlanRequest, execution: Execution) -> R
     seconds = float(request.predicted.get("seconds") or 0.0)
     if seconds:
         # A guess: evaluating is a pass over a smaller split. It corrects itself as time goes by.
-        overall = Overall([seconds, 0.25 * seconds], execution.progress)
+        overall = OverallProgress([seconds, 0.25 * seconds], execution.progress)
         migrating, evaluating = execution.part(overall, 0), execution.part(overall, 1)
     if len(request.targets) > 1:
         hops = ChainRequest(

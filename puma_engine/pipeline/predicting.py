@@ -11,16 +11,15 @@ import numpy as np
 
 from puma_engine.errors import DataError
 from puma_engine.pipeline.backbones import load_backbone
-from puma_engine.pipeline.prompt_table_reader import PromptTableReader
 from puma_engine.pipeline.stage import Reference
-from puma_engine.pipeline.stored_prompts import load_items
+from puma_engine.pipeline.stored_prompts import PromptTableReader, load_items
 from puma_engine.store import Workspace
 
 if TYPE_CHECKING:
     import torch
 
-LONGEST_TITLE = 1000
-LONGEST_USER = 1000
+MAX_TITLE_LENGTH = 1000
+MAX_USER_LENGTH = 1000
 
 
 @dataclass(frozen=True)
@@ -48,9 +47,9 @@ def checked_title(title: str) -> str:
     text = " ".join(title.split())
     if not text:
         raise DataError("The title is empty; give the title of an item, such as a book's.")
-    if len(text) > LONGEST_TITLE:
+    if len(text) > MAX_TITLE_LENGTH:
         raise DataError(
-            f"The title has {len(text):,} characters; give one of at most {LONGEST_TITLE:,}."
+            f"The title has {len(text):,} characters; give one of at most {MAX_TITLE_LENGTH:,}."
         )
     for place, character in enumerate(text):
         if unicodedata.category(character) in ("Cc", "Cs"):
@@ -65,9 +64,9 @@ def checked_user(user: str) -> str:
     """Return a user id that may exist, or raise DataError."""
     if not user.strip():
         raise DataError("The user id is empty; give the id of a user as in the data set.")
-    if len(user) > LONGEST_USER:
+    if len(user) > MAX_USER_LENGTH:
         raise DataError(
-            f"The user id has {len(user):,} characters; give one of at most {LONGEST_USER:,}."
+            f"The user id has {len(user):,} characters; give one of at most {MAX_USER_LENGTH:,}."
         )
     return user
 

@@ -13,8 +13,8 @@ from puma_engine.pipeline.importing_data import load_dataset
 from puma_engine.pipeline.stage import (
     PROMPT_KINDS,
     Clock,
-    Outcome,
     Reference,
+    StageResult,
     find,
     run_stage,
     slug,
@@ -55,7 +55,7 @@ def predict_regressions(
         find(ws, run, *PROMPT_KINDS) for role, run in moved.inputs.items() if "source_" in role
     ]
 
-    def work(run_id: str, _folder: Path, clock: Clock) -> Outcome:
+    def compute(run_id: str, _folder: Path, clock: Clock) -> StageResult:
         from puma_engine.pipeline.fitting import device_name
         from puma_engine.training.device import resolve_device
 
@@ -69,7 +69,7 @@ def predict_regressions(
         ws.put_table(run_id, "selection", frame)
         summary = {"strategy": REGRESSING, "selected": int(frame["selected"].sum())}
         used = device_name(resolve_device(device))
-        return Outcome(used, {}, summary | {"users": len(frame), "report": {}})
+        return StageResult(used, {}, summary | {"users": len(frame), "report": {}})
 
     return run_stage(
         ws,
@@ -77,7 +77,7 @@ def predict_regressions(
         name=name or slug(REGRESSING, share, moved.name),
         config={"strategy": REGRESSING, "budget": None, "share": share},
         inputs={"prompts": moved.id},
-        work=work,
+        compute=compute,
     )
 
 

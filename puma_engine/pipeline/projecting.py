@@ -22,8 +22,8 @@ from puma_engine.pipeline.importing_data import load_dataset
 from puma_engine.pipeline.stage import (
     PROMPT_KINDS,
     Clock,
-    Outcome,
     Reference,
+    StageResult,
     find,
     run_stage,
     slug,
@@ -70,7 +70,7 @@ def project(
         raise ConfigError(f"A map draws {projection.MIN_USERS} users or more, not {most}.")
     config = {"method": method, "most": most, "clusters": clusters, "neighbours": neighbours}
 
-    def work(run_id: str, _folder: Path, clock: Clock) -> Outcome:
+    def compute(run_id: str, _folder: Path, clock: Clock) -> StageResult:
         def say(text: str) -> None:
             check_cancel(should_cancel, text)
             announce(progress, text)
@@ -87,7 +87,7 @@ def project(
         config=config,
         inputs={"source": first.id, "migrated": second.id},
         seed=seed,
-        work=work,
+        compute=compute,
     )
 
 
@@ -124,7 +124,7 @@ def _draw(
     most: int,
     shape: dict[str, Any],
     say: ProgressCallback,
-) -> Outcome:
+) -> StageResult:
     """Draw at most so many users, put the others onto the maps, and keep both."""
     count = len(everybody.users)
     rows = np.arange(count)
@@ -139,7 +139,7 @@ def _draw(
     ws.put_tensors(run_id, SPACE, {SPACE: drawn.space}, ids=users.tolist())
     facts: dict[str, Any] = {"users": count, "drawn": len(users), "placed": count - len(users)}
     facts["cluster_sizes"] = np.bincount(drawn.cluster).tolist()
-    return Outcome("cpu", {}, facts | drawn.facts)
+    return StageResult("cpu", {}, facts | drawn.facts)
 
 
 def _places(

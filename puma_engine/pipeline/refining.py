@@ -8,14 +8,14 @@ from typing import Any
 from puma_engine.config import PromptConfig, TrainingConfig
 from puma_engine.defaults import refine_defaults
 from puma_engine.pipeline.backbones import load_backbone
-from puma_engine.pipeline.fitting import fitted_outcome
+from puma_engine.pipeline.fitting import fitted_result
 from puma_engine.pipeline.importing_data import load_dataset, task_of
 from puma_engine.pipeline.predicting_regressions import predict_regressions
 from puma_engine.pipeline.selecting import selected_users
 from puma_engine.pipeline.stage import (
     Clock,
-    Outcome,
     Reference,
+    StageResult,
     find,
     run_stage,
     settings_of,
@@ -89,7 +89,7 @@ def run_refinement(ws: Workspace, request: RefineRequest, execution: Execution) 
     if selection is not None:
         inputs["selection"] = selection.id
 
-    def work(_run_id: str, folder: Path, clock: Clock) -> Outcome:
+    def compute(_run_id: str, folder: Path, clock: Clock) -> StageResult:
         from puma_engine.migration.refining import refine_prompts
 
         backbone = load_backbone(
@@ -109,7 +109,7 @@ def run_refinement(ws: Workspace, request: RefineRequest, execution: Execution) 
             checkpoint_dir=folder,
             **execution.callbacks,
         )
-        return fitted_outcome(ws, fitted, int(fitted.table.meta["users_refined"]))
+        return fitted_result(ws, fitted, int(fitted.table.meta["users_refined"]))
 
     return run_stage(
         ws,
@@ -118,6 +118,6 @@ def run_refinement(ws: Workspace, request: RefineRequest, execution: Execution) 
         config=config,
         inputs=inputs,
         seed=training.seed,
-        work=work,
+        compute=compute,
         together=True,
     )

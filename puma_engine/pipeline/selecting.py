@@ -16,8 +16,8 @@ from puma_engine.pipeline.importing_data import load_dataset, task_of
 from puma_engine.pipeline.stage import (
     PROMPT_KINDS,
     Clock,
-    Outcome,
     Reference,
+    StageResult,
     find,
     run_stage,
     slug,
@@ -82,7 +82,7 @@ def run_selection(ws: Workspace, request: SelectionRequest, execution: Execution
     strategy = request.strategy or DEFAULT_STRATEGIES[task_of(ws, source)]
     sizes = {"clusters": request.clusters, "min_cluster": request.min_cluster}
 
-    def work(run_id: str, _folder: Path, clock: Clock) -> Outcome:
+    def compute(run_id: str, _folder: Path, clock: Clock) -> StageResult:
         from puma_engine.selection import select_users
 
         execution.announce(f"selecting users by {strategy}")
@@ -98,7 +98,7 @@ def run_selection(ws: Workspace, request: SelectionRequest, execution: Execution
         frame["selected"] = np.isin(signals.user_ids, chosen.user_ids)
         ws.put_table(run_id, "selection", frame)
         summary = {"strategy": strategy, "selected": len(chosen.user_ids), "users": candidates}
-        return Outcome(device, {}, summary | {"report": chosen.report})
+        return StageResult(device, {}, summary | {"report": chosen.report})
 
     return run_stage(
         ws,
@@ -113,7 +113,7 @@ def run_selection(ws: Workspace, request: SelectionRequest, execution: Execution
         },
         inputs={"prompts": source.id} | {f"within_{i}": run.id for i, run in enumerate(others)},
         seed=request.seed,
-        work=work,
+        compute=compute,
     )
 
 

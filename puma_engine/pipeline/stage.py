@@ -1,4 +1,4 @@
-"""What every stage shares: one run in the workspace, begun, done and finished or failed."""
+"""What every stage shares: one run in the workspace, begun, computed, and finished or failed."""
 
 from __future__ import annotations
 
@@ -16,26 +16,33 @@ from puma_engine.errors import Cancelled, NotFoundError, PumaError, StoreError
 from puma_engine.store import Run, Workspace
 from puma_engine.training import distributed
 
-LONGEST_NAME = 150
+MAX_NAME_LENGTH = 150
 PROMPT_KINDS = ("prompts", "migration")
 Reference: TypeAlias = Run | str
 
 
 @dataclass
-class Outcome:
-    """What a stage reports when it is done."""
+class StageResult:
+    """What a stage's computation leaves in its run.
+
+    device: what it ran on. cost and summary: facts of the run. save(run id) writes the artifacts; a
+    computation that several processes share leaves them to it, since only the first may write.
+    """
 
     device: str = "cpu"
     cost: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
-    keep: Callable[[str], None] | None = None  # writes the artifacts of the run with this id
+    save: Callable[[str], None] | None = None
 
 
 class Clock:
-    """Seconds of work, interrupted attempts included, loading of models excluded."""
+    """Seconds of computing, interrupted attempts included, loading of models excluded."""
 
     def __init__(self, folder: Path) -> None:
-        self.before = _spent(folder)
+        self.before = 0.0
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            record = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
+            self.before = float(record["state"]["seconds"])
         self.started = time.perf_counter()
 
     def restart(self) -> None:
@@ -47,7 +54,7 @@ class Clock:
         return self.before + time.perf_counter() - self.started
 
 
-Work = Callable[[str, Path, Clock], Outcome]
+Compute = Callable[[str, Path, Clock], StageResult]
 
 
 def run_stage(
@@ -57,107 +64,99 @@ def run_stage(
     name: str,
     config: dict[str, Any],
     inputs: dict[str, str],
-    work: Work,
+    compute: Compute,
     seed: int | None = None,
     together: bool = False,
 ) -> Run:
-    """Return the finished run that answers this question, doing the work if there is none.
+    """Return the finished run of this kind, config, inputs and seed; compute it if there is none.
 
-    work(run id, checkpoint folder, clock) writes the artifacts, or leaves that to its
-    outcome's keep. When it fails or is cancelled the run is marked, its checkpoints stay, and
-    asking again resumes it. Of several processes the first does it all; the others do the
-    work too if it is done together, writing nothing, and return the run that came out.
+    compute(run id, checkpoint folder, clock) does the work. When it fails or is cancelled, the run
+    is marked, its checkpoints stay, and running the stage again resumes it. Of several processes,
+    the first computes; with together the others compute with it and write nothing. All return the
+    same run. Raises what compute raises; StoreError or Cancelled where the first process failed.
     """
-
-    def begin() -> Run:
-        return ws.begin(kind, name=name, config=config, inputs=inputs, seed=seed)
-
-    if distributed.world_size() == 1:
-        run = begin()
-        return run if run.status == "finished" else _do(ws, run, work)
-    # Nobody may look for the run before all have come this far.
-    distributed.broadcast("ready")
-    return (_lead if distributed.is_main_process() else _follow)(ws, begin, work, together)
-
-
-def _lead(ws: Workspace, begin: Callable[[], Run], work: Work, together: bool) -> Run:
-    """Do a stage as the first of several processes, and tell the others how it goes."""
+    several = distributed.world_size() > 1
+    if several:
+        # No process may look for the run before all have come this far.
+        distributed.broadcast("ready")
+        if not distributed.is_main_process():
+            return _follow(ws, compute)
     try:
-        run = begin()
+        run = ws.begin(kind, name=name, config=config, inputs=inputs, seed=seed)
         if run.status != "finished":
-            if together:
-                distributed.broadcast({"work": run.id})
-            run = _do(ws, run, work)
+            if several and together:
+                distributed.broadcast({"compute": run.id})
+            run = _compute(ws, run, compute)
     except PumaError as error:
-        distributed.broadcast({"error": str(error), "cancelled": isinstance(error, Cancelled)})
+        if several:
+            distributed.broadcast({"error": str(error), "cancelled": isinstance(error, Cancelled)})
         raise
-    distributed.broadcast({"done": run.id})
+    if several:
+        distributed.broadcast({"done": run.id})
     return run
 
 
-def _follow(ws: Workspace, _begin: Callable[[], Run], work: Work, _together: bool) -> Run:
-    """Take part in what the first process does, and write nothing."""
-    said = distributed.broadcast(None)
-    if "work" in said:
-        folder = ws.work(said["work"])
+def _follow(ws: Workspace, compute: Compute) -> Run:
+    """Compute with the first process if it asks for that, write nothing, and return its run."""
+    message = distributed.broadcast(None)
+    if "compute" in message:
+        folder = ws.work(message["compute"])
         try:
-            work(said["work"], folder, Clock(folder))
+            compute(message["compute"], folder, Clock(folder))
         except PumaError:
-            # The same happened to the first process, which says what becomes of it.
+            # The first process failed in the same way and records it.
             distributed.broadcast(None)
             raise
-        said = distributed.broadcast(None)
-    if "error" in said:
-        raise (Cancelled if said["cancelled"] else StoreError)(said["error"])
-    return ws.run(said["done"])
+        message = distributed.broadcast(None)
+    if "error" in message:
+        raise (Cancelled if message["cancelled"] else StoreError)(message["error"])
+    return ws.run(message["done"])
 
 
-def _do(ws: Workspace, run: Run, work: Work) -> Run:
-    """Work on a run that was begun, and finish it."""
+def _compute(ws: Workspace, run: Run, compute: Compute) -> Run:
+    """Compute a run that was begun, and finish it or mark it as failed."""
     folder = ws.work(run.id)
     clock = Clock(folder)
     try:
-        outcome = work(run.id, folder, clock)
-        if outcome.keep is not None:
-            outcome.keep(run.id)
+        result = compute(run.id, folder, clock)
+        if result.save is not None:
+            result.save(run.id)
     except BaseException as error:
-        stopped = isinstance(error, KeyboardInterrupt | Cancelled)
         with contextlib.suppress(OSError):
-            folder.rmdir()  # only where no checkpoint was left
-        ws.fail(run.id, _reason(error), interrupted=stopped)
+            folder.rmdir()  # fails, as it should, where a checkpoint was left
+        reason = f"{type(error).__name__}: {error}"
+        if isinstance(error, KeyboardInterrupt | PumaError):
+            reason = str(error) or "Interrupted."
+        stopped = isinstance(error, KeyboardInterrupt | Cancelled)
+        ws.fail(run.id, reason, interrupted=stopped)
         raise
-    done = ws.finish(
+    finished = ws.finish(
         run.id,
         seconds=clock.seconds,
-        device=outcome.device,
-        cost=outcome.cost,
-        summary=outcome.summary,
+        device=result.device,
+        cost=result.cost,
+        summary=result.summary,
     )
     shutil.rmtree(folder, ignore_errors=True)
-    return done
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, KeyboardInterrupt | PumaError):
-        return str(error) or "Interrupted."
-    return f"{type(error).__name__}: {error}"
-
-
-def _spent(folder: Path) -> float:
-    """Seconds that an interrupted training recorded in its checkpoint."""
-    try:
-        record = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
-        return float(record["state"]["seconds"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0.0
+    return finished
 
 
 def find(ws: Workspace, reference: Reference, *kinds: str) -> Run:
     """Return a finished run by object, id, prefix or name, checked to be of one of the kinds.
 
-    Raises NotFoundError, or StoreError when the run is not finished.
+    Raises NotFoundError; StoreError when the run is not finished or several have the name.
     """
-    run = ws.run(reference.id) if isinstance(reference, Run) else _look_up(ws, reference, kinds)
+    if isinstance(reference, Run):
+        run = ws.run(reference.id)
+    else:
+        named = [run for kind in kinds for run in ws.runs(kind=kind) if run.name == reference]
+        matches = [run for run in named if run.status == "finished"] or named
+        if len(matches) > 1:
+            ids = ", ".join(run.id for run in matches)
+            raise StoreError(
+                f"{len(matches)} runs are named {reference!r} ({ids}); give an id instead."
+            )
+        run = matches[0] if matches else ws.run(reference)
     if kinds and run.kind not in kinds:
         raise NotFoundError(
             f"The run {run.name!r} ({run.id}) is of kind {run.kind}; this needs "
@@ -171,25 +170,16 @@ def find(ws: Workspace, reference: Reference, *kinds: str) -> Run:
     return run
 
 
-def _look_up(ws: Workspace, text: str, kinds: tuple[str, ...]) -> Run:
-    named = [run for kind in kinds for run in ws.runs(kind=kind) if run.name == text]
-    finished = [run for run in named if run.status == "finished"] or named
-    if len(finished) > 1:
-        ids = ", ".join(run.id for run in finished)
-        raise StoreError(f"{len(finished)} runs are named {text!r} ({ids}); give an id instead.")
-    return finished[0] if finished else ws.run(text)
-
-
 def settings_of(training: TrainingConfig) -> dict[str, Any]:
-    """Return what of a training's settings decides its result, for the run's key."""
+    """Return the settings that decide a training's result, as its run's config holds them."""
     values = training.to_dict()
     del values["checkpoint_seconds"]
     return values
 
 
 def slug(*parts: str | float | None) -> str:
-    """Join parts to a run name that needs no quotes in a shell."""
+    """Join the parts that are not empty to a run name that needs no quotes in a shell."""
     words = [
         str(part).replace("/", "-").replace(" ", "-") for part in parts if part not in (None, "")
     ]
-    return "-".join(words)[:LONGEST_NAME]
+    return "-".join(words)[:MAX_NAME_LENGTH]

@@ -1,4 +1,4 @@
-"""Progress of work with several parts: what runs now, and how long all of it will take."""
+"""Progress and cancelling: one stage's reports, and the estimate for work of several parts."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from puma_engine.errors import Cancelled
 
 @dataclass(frozen=True)
 class StageProgress:
-    """One report: the stage's own figures, as the training loop gives them, and the whole's.
+    """One report: the figures of a stage, as the training loop gives them, and those of all parts.
 
-    overall is the share of all parts that is done, in [0, 1]; overall_eta is in seconds.
-    Both are None where a command has one part only.
+    overall: the share of all parts that is done, in [0, 1]; overall_eta: seconds. Both are None
+    where a command has one part. eta_seconds: of this stage.
     """
 
     stage: str
@@ -35,13 +35,13 @@ CancelCheck = Callable[[], bool]
 
 
 def announce(progress: ProgressCallback | None, stage: str) -> None:
-    """Report that a stage without steps of its own has begun."""
+    """Report that a stage without steps begins."""
     if progress is not None:
         progress(StageProgress(stage))
 
 
 def check_cancel(should_cancel: CancelCheck | None, stage: str) -> None:
-    """Raise Cancelled if somebody asked to stop."""
+    """Raise Cancelled if the work was cancelled."""
     if should_cancel is not None and should_cancel():
         raise Cancelled(f"Cancelled before {stage}.")
 
@@ -62,7 +62,7 @@ class Execution:
         check_cancel(self.should_cancel, stage)
         announce(self.progress, stage)
 
-    def part(self, overall: Overall, number: int) -> Execution:
+    def part(self, overall: OverallProgress, number: int) -> Execution:
         """Return the execution of one part of some work."""
         return replace(self, progress=overall.part(number))
 
@@ -72,11 +72,11 @@ class Execution:
         return {"progress": self.progress, "should_cancel": self.should_cancel}
 
 
-class Overall:
-    """Turns the reports of parts, one after another, into reports about the whole.
+class OverallProgress:
+    """Turns the reports of consecutive parts into reports about all of them.
 
-    weights: the expected relative duration of each part. The estimate of what is left
-    follows the speed of what is done.
+    weights: the expected relative duration of each part, best in seconds. The time left is
+    estimated from the speed so far.
     """
 
     def __init__(
@@ -99,27 +99,27 @@ class Overall:
 
         def report(inner: Any) -> None:
             share = inner.step / inner.total if inner.total else 0.0
-            whole, left = self._whole(number, share)
-            own = {name: getattr(inner, name) for name in _OWN}
-            progress(StageProgress(**own, overall=whole, overall_eta=left))
+            overall, eta = self._estimate(number, share)
+            figures = {name: getattr(inner, name) for name in _STAGE_FIGURES}
+            progress(StageProgress(**figures, overall=overall, overall_eta=eta))
 
         return report
 
     def skip(self, number: int) -> None:
-        """Say that a part took no time because its run existed."""
+        """Record that a part took no time because its run existed."""
         self.skipped += self.weights[number]
 
-    def _whole(self, number: int, share: float) -> tuple[float, float]:
+    def _estimate(self, number: int, share: float) -> tuple[float, float]:
         total = sum(self.weights)
         done = sum(self.weights[:number]) + self.weights[number] * share
         worked = done - self.skipped
         spent = self.clock() - self.started
-        # Before much is done the speed is unknown: trust the weights as seconds.
+        # Until 15 % is done the speed is unknown: take the weights as seconds.
         factor = spent / worked if worked > 0.15 * total else 1.0
         return done / total, (total - done) * factor
 
 
-_OWN = (
+_STAGE_FIGURES = (
     "stage",
     "epoch",
     "step",

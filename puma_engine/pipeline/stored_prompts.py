@@ -1,13 +1,16 @@
-"""Prompt tables and adapters in the workspace."""
+"""Prompt tables and adapters in the workspace: saved, loaded, and read in blocks."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from puma_engine.errors import ConfigError
-from puma_engine.exchange.prompt_file import head_of, with_head
+from puma_engine.errors import ConfigError, DataError
+from puma_engine.exchange.prompt_file import HEAD, head_of, with_head
 from puma_engine.pipeline.stage import PROMPT_KINDS, Reference, find
 from puma_engine.store import Run, Workspace
 
@@ -17,9 +20,11 @@ if TYPE_CHECKING:
 
 ARTIFACT = "prompts"
 ITEMS = "items"
+BLOCK = 4096
+MAX_SHOWN_ID = 60
 
 
-def keep_prompts(ws: Workspace, run_id: str, table: PromptTable) -> None:
+def save_prompts(ws: Workspace, run_id: str, table: PromptTable) -> None:
     """Write a prompt table as the artifact of a run, keyed by user id."""
     arrays = {"vectors": table.vectors} | with_head(table.head)
     ws.put_tensors(run_id, ARTIFACT, arrays, ids=table.user_ids.tolist(), meta=table.meta)
@@ -29,9 +34,9 @@ def keep_prompts(ws: Workspace, run_id: str, table: PromptTable) -> None:
 
 
 def shape_of(table: PromptTable) -> dict[str, int]:
-    """Return users, tokens and width of a table, as its run tells them; and of items, tokens."""
-    found = {"users": len(table.user_ids), "tokens": table.tokens, "width": table.width}
-    return found if table.items is None else found | {"item_tokens": table.items.tokens}
+    """Return users, tokens and width of a table for its run's summary; item_tokens if it has some."""
+    shape = {"users": len(table.user_ids), "tokens": table.tokens, "width": table.width}
+    return shape if table.items is None else shape | {"item_tokens": table.items.tokens}
 
 
 def load_prompts(ws: Workspace, reference: Reference) -> PromptTable:
@@ -61,15 +66,15 @@ def load_items(ws: Workspace, run: Run) -> ItemPrompts | None:
 
 
 def refuse_items(run: Run, what: str) -> None:
-    """Raise ConfigError if a run has soft prompts of items, which `what` cannot hold."""
+    """Raise ConfigError if a run has item prompts, which `what` cannot hold."""
     if run.summary.get("item_tokens"):
         raise ConfigError(
-            f"The run {run.name} has soft prompts of items beside the users', which {what} cannot hold; "
+            f"The run {run.name} has item prompts beside the users', which {what} cannot hold; "
             "write whole inputs with `puma prompts embed`, or use prompts without --item-tokens."
         )
 
 
-def keep_adapter(
+def save_adapter(
     ws: Workspace, run_id: str, tensors: dict[str, np.ndarray], meta: dict[str, Any]
 ) -> None:
     """Write a migration's adapter as an artifact of its run."""
@@ -87,3 +92,71 @@ def load_adapter(
 def template_of(run: Run, given: str | None = None) -> str:
     """Return the template a prompts or migration run was made with, unless another is given."""
     return given or str(run.config["template"])
+
+
+class PromptTableReader:
+    """The prompt table of a finished prompts or migration run, read in parts of bounded memory.
+
+    user_ids: [users] strings in row order; tokens and width: the shape of one prompt. Raises
+    NotFoundError or StoreError.
+    """
+
+    def __init__(self, ws: Workspace, reference: Reference) -> None:
+        self.run = find(ws, reference, *PROMPT_KINDS)
+        self._file = ws.open_tensors(self.run.id, ARTIFACT)
+        self.user_ids = pa.array(self._file.meta.pop("ids") or [], pa.string())
+        self.tokens, self.width = self._file.shape("vectors")[1:]
+
+    def __len__(self) -> int:
+        return len(self.user_ids)
+
+    def row_of(self, user: str, likely: int = 0) -> int | None:
+        """Return the row of a user, or None if the table has none.
+
+        likely: the row to look at first, such as that of the user in another table.
+        """
+        if likely < len(self.user_ids) and self.user_ids[likely].as_py() == user:
+            return likely
+        row = int(pc.index(self.user_ids, pa.scalar(user, pa.string())).as_py())
+        return None if row < 0 else row
+
+    def starting_with(self, text: str, most: int) -> list[str]:
+        """Return at most `most` user ids that begin with a text, in row order."""
+        hits = pc.filter(self.user_ids, pc.starts_with(self.user_ids, text))
+        return [str(user) for user in hits[:most].to_pylist()]
+
+    def vector(self, user: str) -> np.ndarray:
+        """Read a user's prompt, [tokens, width] float32. Raises DataError for an unknown user."""
+        row = self.row_of(user)
+        if row is None:
+            raise DataError(
+                f"The user {user[:MAX_SHOWN_ID]!r} has no prompt in the run {self.run.name!r}; give one of "
+                f"its {len(self):,} users, such as {self.user_ids[0].as_py()[:MAX_SHOWN_ID]!r}."
+            )
+        return self._file.read("vectors", row, row + 1)[0]
+
+    def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield each block: its first row and its vectors, [n, tokens * width] float32."""
+        for start in range(0, len(self), BLOCK):
+            block = self._file.read("vectors", start, start + BLOCK)
+            yield start, block.reshape(len(block), -1)
+
+    def mean(self, most: int) -> np.ndarray:
+        """Return the mean prompt of about `most` users at most, [tokens * width] float32.
+
+        They are read in blocks that are spread evenly over the table.
+        """
+        starts = range(0, len(self), BLOCK)
+        step = max(1, -(-len(self) // max(most, BLOCK)))
+        total = np.zeros(self.tokens * self.width)
+        count = 0
+        for start in starts[::step]:
+            block = self._file.read("vectors", start, start + BLOCK)
+            total += block.reshape(len(block), -1).sum(0, dtype=np.float64)
+            count += len(block)
+        return (total / max(count, 1)).astype(np.float32)
+
+    def head(self) -> dict[str, np.ndarray] | None:
+        """Read the tensors of the head that was trained with the prompts, or None."""
+        names = [name for name in self._file.names() if name.startswith(HEAD)]
+        return {name.removeprefix(HEAD): self._file.read(name) for name in names} or None

@@ -190,7 +190,7 @@ def test_neighbours_are_those_of_the_tables(world, show):
 
 def test_neighbours_join_by_id_whatever_the_order(tmp_path, monkeypatch):
     """The second table has other users in another order, and is read in small blocks."""
-    monkeypatch.setattr("puma_engine.pipeline.prompt_table_reader.BLOCK", 7)
+    monkeypatch.setattr("puma_engine.pipeline.stored_prompts.BLOCK", 7)
     ws = Workspace.open(tmp_path / "ws", create=True)
     rng = np.random.default_rng(0)
     ids = [f"u{i}" for i in range(40)]

@@ -132,7 +132,7 @@ def test_the_summary_names_groups_that_go_without():
 def keep(ws, kind, role, data, vectors, **more):
     inputs = {"dataset": data.id} | more.pop("inputs", {})
     run = ws.begin(kind, name=f"{role} <i>x</i>", config={"role": role}, inputs=inputs)
-    pipeline.stored_prompts.keep_prompts(ws, run.id, PromptTable(IDS, vectors, None, {}))
+    pipeline.stored_prompts.save_prompts(ws, run.id, PromptTable(IDS, vectors, None, {}))
     summary = {"users": N, "tokens": 1, "width": vectors.shape[2]}
     return ws.finish(run.id, seconds=1, device="cpu", cost={"users_trained": N}, summary=summary)
 
@@ -332,7 +332,7 @@ def test_a_sample_is_called_one_and_a_newer_migration_is_told(drawn, monkeypatch
     pipeline.project(ws, moved.inputs["source_0"], moved, method="pca", most=20)
     table = pipeline.load_prompts(ws, moved)
     run = ws.begin("migration", name="n", config={"role": "migrated"}, inputs=moved.inputs, seed=1)
-    pipeline.stored_prompts.keep_prompts(ws, run.id, table)
+    pipeline.stored_prompts.save_prompts(ws, run.id, table)
     ws.finish(run.id, seconds=1, device="cpu", summary={"users": N})
     address = {"migration": moved.id, "strategy": "random", "budget": "30"}
     shown = words(open_page("users", ws.root, monkeypatch, **address))

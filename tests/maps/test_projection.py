@@ -129,7 +129,7 @@ def store_prompts(ws, data, model, role, ids, vectors):
         config={"role": role},
         inputs={"dataset": data.id, "backbone": model.id},
     )
-    pipeline.stored_prompts.keep_prompts(ws, run.id, PromptTable(ids, vectors, None, {}))
+    pipeline.stored_prompts.save_prompts(ws, run.id, PromptTable(ids, vectors, None, {}))
     return ws.finish(run.id, seconds=1, device="cpu")
 
 

@@ -23,8 +23,8 @@ from puma_engine.errors import (
 from puma_engine.evaluation import metrics
 from puma_engine.evaluation.baselines import BASELINES
 from puma_engine.pipeline.evaluating import read_user_metric
-from puma_engine.pipeline.stage import Outcome, run_stage
-from puma_engine.pipeline.stage_progress import Overall, StageProgress
+from puma_engine.pipeline.stage import StageResult, run_stage
+from puma_engine.pipeline.stage_progress import OverallProgress, StageProgress
 from puma_engine.store import Workspace
 
 
@@ -321,13 +321,13 @@ def test_bad_references_say_why(world):
 def test_a_failed_stage_is_marked_and_can_be_done_again(world):
     ws, attempts = world["ws"], []
 
-    def work(run_id, folder, clock):
+    def compute(run_id, folder, clock):
         attempts.append(run_id)
         if len(attempts) == 1:
             raise DataError("the first attempt fails")
-        return Outcome(summary={"attempt": len(attempts)})
+        return StageResult(summary={"attempt": len(attempts)})
 
-    settings = {"name": "flaky", "config": {"x": 1}, "inputs": {}, "work": work}
+    settings = {"name": "flaky", "config": {"x": 1}, "inputs": {}, "compute": compute}
     with pytest.raises(DataError, match="first attempt"):
         run_stage(ws, "dataset", **settings)
     failed = ws.run(attempts[0])
@@ -339,7 +339,7 @@ def test_a_failed_stage_is_marked_and_can_be_done_again(world):
 
 def test_overall_progress_counts_parts_and_estimates():
     reports, now = [], [0.0]
-    overall = Overall([20, 30, 50], reports.append, clock=lambda: now[0])
+    overall = OverallProgress([20, 30, 50], reports.append, clock=lambda: now[0])
     now[0] = 40.0
     overall.part(1)(StageProgress("two", step=0, total=10))
     assert reports[-1].overall == pytest.approx(0.2)

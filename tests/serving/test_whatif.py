@@ -223,7 +223,7 @@ def test_a_workspace_with_a_long_path_works_too(tmp_path):
 def test_prompts_are_read_in_parts_as_in_one(world, monkeypatch):
     ws, run = world["ws"], world["runs"][0]
     table = pipeline.load_prompts(ws, run)
-    monkeypatch.setattr("puma_engine.pipeline.prompt_table_reader.BLOCK", 3)
+    monkeypatch.setattr("puma_engine.pipeline.stored_prompts.BLOCK", 3)
     rows = pipeline.PromptTableReader(ws, run)
     blocks = list(rows.blocks())
     assert [start for start, _ in blocks] == [0, 3, 6]
