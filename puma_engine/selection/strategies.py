@@ -48,7 +48,7 @@ STRATEGIES: dict[str, Strategy] = {
     strategy.name: strategy
     for strategy in (
         Strategy("all", "every user"),
-        Strategy("random", "users drawn evenly"),
+        Strategy("random", "users drawn uniformly"),
         Strategy("variance", "strata of outcome variance", stratum="variance"),
         Strategy("loss", "strata of source loss", stratum="loss"),
         Strategy("kmeans", "prompt clusters, by size", "embedding"),
@@ -61,9 +61,9 @@ STRATEGIES: dict[str, Strategy] = {
         Strategy("ffn-kmeans", "clusters of FFN activations, by size", "activations"),
         Strategy("ffn-loss", "FFN clusters and loss strata", "activations", "loss"),
         Strategy("ffn-variance", "FFN clusters and variance strata", "activations", "variance"),
-        Strategy("facility", "users whose prompts stand for all", "pca", draw="facility"),
+        Strategy("facility", "facility location over prompts", "pca", draw="facility"),
         Strategy("activity", "users drawn by their number of train rows", draw="active"),
-        Strategy("most-active", "users with most train rows", draw="most-active"),
+        Strategy("most-active", "users with the most train rows", draw="most-active"),
         Strategy("kmeans-activity", "prompt clusters, drawn by train rows", "pca", draw="active"),
     )
 }
