@@ -44,7 +44,7 @@ from puma_engine.migration.adapter_training import AdaptedPrompts
 from puma_engine.prompts.examples import Examples, Prompts, ReaderData, predict_examples, reader_for
 from puma_engine.prompts.tuning import PromptEmbedding, PromptTuningModule, make_head
 from puma_engine.training import distributed
-from puma_engine.training.device import resolve_device
+from puma_engine.training.device import resolve_device, torch_dtype
 from puma_engine.training.loop import Progress, train
 
 STAGES = ("adapter", "prompts", "evaluation")
@@ -189,7 +189,7 @@ def backbone_for(name: str, device: torch.device, precision: str) -> FrozenBackb
     """A zoo model, or a published shape with random weights; large ones are compiled."""
     if name not in SHAPES:
         return FrozenBackbone.load(name, device=str(device), precision=precision)
-    dtype = {"fp32": torch.float32, "fp16": torch.float16}.get(precision, torch.bfloat16)
+    dtype = torch_dtype("bf16" if precision == "fp8" else precision)
     backbone = random_backbone(name, device, dtype)
     if precision in ("bf16", "fp8"):
         backbone.compile_layers(fp8=precision == "fp8")

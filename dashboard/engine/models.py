@@ -17,9 +17,8 @@ from puma_engine.errors import BackboneError
 from puma_engine.jobs import Job
 from puma_engine.pipeline.backbones import list_zoo
 from puma_engine.store import Run
-from puma_engine.training.device import DeviceMemory, device_memory
+from puma_engine.training.device import DTYPES, DeviceMemory, device_memory
 
-BYTES = {"fp32": 4, "bf16": 2}
 TIGHT = 0.85  # above this share of the free memory, little is left for batches
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,99}")
@@ -56,7 +55,7 @@ def needs(run: Run, devices: list[DeviceMemory]) -> list[Need]:
     found = []
     for device in devices:
         precision = "fp32" if device.device == "cpu" else "bf16"
-        need = run.summary["parameters"] * BYTES[precision]
+        need = run.summary["parameters"] * DTYPES[precision].bytes
         if run.summary.get("quantised"):
             precision, need = run.summary["quantised"], run.summary["memory_bytes"]
         found.append(Need(precision, int(need), device))

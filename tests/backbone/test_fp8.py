@@ -71,6 +71,8 @@ def test_compiling_changes_nothing_on_a_cpu_and_can_be_undone():
     backbone = FrozenBackbone.load("llama-small", device="cpu")
     assert not backbone.compile_layers() and not backbone.compiled
     compile_layers(backbone.model.base_model)
+    wrapper = backbone.last_mlp
+    assert wrapper.inner._compiled_call_impl and wrapper._compiled_call_impl is None
     uncompile_layers(backbone.model.base_model)
     ids = torch.arange(5, 15).view(1, 10)
     again = FrozenBackbone.load("llama-small", device="cpu")

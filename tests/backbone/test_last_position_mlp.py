@@ -7,7 +7,6 @@ from tiny import plain_logits, tiny_backbone_folder
 from puma_engine.backbone import Context, FrozenBackbone, Reader
 from puma_engine.backbone.attention.last_position_mlp import (
     LastPositionMLP,
-    unwrap_last_mlp,
     wrap_last_mlp,
 )
 from puma_engine.backbone.templates import get_template
@@ -21,11 +20,11 @@ def backbone(request, tmp_path_factory):
     return FrozenBackbone.load(folder, device="cpu")
 
 
-def test_every_family_reads_kept_keys_apart(backbone):
+def test_every_family_reads_cached_keys_apart(backbone):
     assert backbone.model.config._attn_implementation == "puma_grouped"
 
 
-def test_a_part_that_is_given_more_than_positions_works_everywhere(tmp_path):
+def test_a_module_that_takes_more_than_hidden_states_works_everywhere(tmp_path):
     bloom = FrozenBackbone.load(tiny_backbone_folder(tmp_path, "bloom"), device="cpu")
     assert isinstance(bloom.last_mlp, LastPositionMLP)
     reader = Reader(bloom, get_template("rating"), [Context("Emma"), Context("Dune by Herbert")])
@@ -34,8 +33,8 @@ def test_a_part_that_is_given_more_than_positions_works_everywhere(tmp_path):
     torch.testing.assert_close(reader.logits(prompts, rows), wanted, atol=1e-4, rtol=0)
 
 
-def seen_by(backbone, work):
-    """Positions that the wrapped part is given, one number a call."""
+def positions_of(backbone, work):
+    """Positions that the wrapped module computes, one number a call."""
     counts = []
     hook = backbone.last_mlp.inner.register_forward_pre_hook(
         lambda _m, x: counts.append(x[0].shape[1])
@@ -49,43 +48,28 @@ def test_answers_need_one_position_and_prefixes_none(backbone):
     assert isinstance(backbone.last_mlp, LastPositionMLP)
     embeddings = torch.randn(3, 6, backbone.width)
     lengths = torch.tensor([6, 2, 4])
-    assert seen_by(backbone, lambda: backbone.last_hidden(embeddings, lengths)) == [1]
-    assert seen_by(backbone, lambda: backbone._run_prefix(torch.tensor([[3, 4, 5]]))) == []
+    assert positions_of(backbone, lambda: backbone.last_hidden(embeddings, lengths)) == [1]
+    assert positions_of(backbone, lambda: backbone._run_prefix(torch.tensor([[3, 4, 5]]))) == []
     ids = torch.tensor([[3, 4, 5]])
-    assert seen_by(backbone, lambda: backbone.model(input_ids=ids)) == [3]
+    assert positions_of(backbone, lambda: backbone.model(input_ids=ids)) == [3]
 
 
 def test_hidden_states_and_gradients_are_those_of_the_whole_layer(backbone):
     embeddings = torch.randn(3, 6, backbone.width, requires_grad=True)
     lengths = torch.tensor([6, 2, 4])
-    upstream = torch.randn(3, backbone.width)
+    d_hidden = torch.randn(3, backbone.width)
 
     def both():
         hidden = backbone.last_hidden(embeddings, lengths)
-        return hidden, torch.autograd.grad((hidden * upstream).sum(), embeddings)[0]
+        return hidden, torch.autograd.grad((hidden * d_hidden).sum(), embeddings)[0]
 
     short = both()
     last_mlp, backbone.last_mlp = backbone.last_mlp, None
     whole = both()
     backbone.last_mlp = last_mlp
-    for one, other in zip(short, whole, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+    for actual, expected in zip(short, whole, strict=True):
+        torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
 
 
-def test_wrapping_can_be_undone():
-    class Layer(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.mlp = torch.nn.Linear(4, 4)
-
-    class Decoder(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layers = torch.nn.ModuleList([Layer(), Layer()])
-
-    decoder = Decoder()
-    last = decoder.layers[-1].mlp
-    assert wrap_last_mlp(decoder).inner is last
-    unwrap_last_mlp(decoder)
-    assert decoder.layers[-1].mlp is last
+def test_a_decoder_without_such_a_module_is_not_wrapped():
     assert wrap_last_mlp(torch.nn.Linear(2, 2)) is None

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from puma_engine.backbone.attention.last_position_mlp import LastPositionMLP
 from puma_engine.backbone.attention.prefix_attention import two_part_softmax
 
 # Endings of the class names of modules that are compiled as a whole.
@@ -56,6 +57,11 @@ def uncompile_layers(decoder: nn.Module) -> None:
 
 
 def _outermost(decoder: nn.Module) -> list[nn.Module]:
-    parts = [part for part in decoder.modules() if type(part).__name__.endswith(PARTS)]
+    # The wrapper's positions change from call to call, so only its inner module is compiled.
+    parts = [
+        part
+        for part in decoder.modules()
+        if type(part).__name__.endswith(PARTS) and not isinstance(part, LastPositionMLP)
+    ]
     inner = {id(child) for part in parts for child in part.modules() if child is not part}
     return [part for part in parts if id(part) not in inner]

@@ -13,12 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-NAME = "mlp"
 LAYER_LISTS = ("layers", "h", "blocks")
 
 
 class LastPositionMLP(nn.Module):
-    """Wraps a feed-forward module [B, S, d] to [B, S, d]; `only_at` limits its positions."""
+    """Wraps a feed-forward module [B, S, d] to [B, S, d]; it works everywhere but in `only_at`."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -50,17 +49,9 @@ def wrap_last_mlp(decoder: nn.Module) -> LastPositionMLP | None:
     for name in LAYER_LISTS:
         layers = getattr(decoder, name, None)
         if isinstance(layers, nn.ModuleList):
-            mlp = getattr(layers[-1], NAME, None)
+            mlp = getattr(layers[-1], "mlp", None)
             if isinstance(mlp, nn.Module):
                 wrapped = LastPositionMLP(mlp)
-                setattr(layers[-1], NAME, wrapped)
+                layers[-1].mlp = wrapped
                 return wrapped
     return None
-
-
-def unwrap_last_mlp(decoder: nn.Module) -> None:
-    """Undo `wrap_last_mlp`."""
-    for module in list(decoder.modules()):
-        mlp = getattr(module, NAME, None)
-        if isinstance(mlp, LastPositionMLP):
-            setattr(module, NAME, mlp.inner)
