@@ -124,7 +124,7 @@ def test_a_subset_of_users_gets_exactly_its_rows_of_the_whole(shipped: Dataset) 
 def test_seed_decides_and_repeats(films: Dataset) -> None:
     assert load_shipped("movietweetings", users=80).content_hash == films.content_hash
     books = [load_shipped("goodbooks", users=1_000, seed=seed) for seed in (0, 1)]
-    first, second = (one.interactions for one in books)
+    first, second = (ds.interactions for ds in books)
     both = first.merge(second, on=["user_id", "item_id"], suffixes=("_a", "_b"))
     assert set(books[0].users) != set(books[1].users)
     assert 0.4 < (both["split_a"] == both["split_b"]).mean() < 0.7
@@ -283,14 +283,14 @@ def test_a_full_disk_leaves_nothing_behind(
 
 
 def test_statistics_agree_with_the_rows(shipped: Dataset) -> None:
-    found = statistics(shipped)
-    assert json.loads(json.dumps(found)) == found
-    assert found["records"] == sum(found["rows"].values()) == len(shipped.interactions)
-    assert found["users"] == len(shipped.users)
-    assert sum(found["outcomes"].values()) == pytest.approx(1)
-    assert found["density"] == found["records"] / (found["users"] * found["items"])
-    assert ("time" in found) == (shipped.name == "movietweetings")
-    assert found.get("history", 5.0) == 5.0
+    facts = statistics(shipped)
+    assert json.loads(json.dumps(facts)) == facts
+    assert facts["records"] == sum(facts["rows"].values()) == len(shipped.interactions)
+    assert facts["users"] == len(shipped.users)
+    assert sum(facts["outcomes"].values()) == pytest.approx(1)
+    assert facts["density"] == facts["records"] / (facts["users"] * facts["items"])
+    assert ("time" in facts) == (shipped.name == "movietweetings")
+    assert facts.get("history", 5.0) == 5.0
 
 
 @pytest.mark.parametrize("family", ["goodbooks", "movietweetings"])

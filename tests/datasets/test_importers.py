@@ -189,7 +189,7 @@ def test_defaults_are_the_papers_filters() -> None:
     assert (mind.min_history, mind.min_clicks, mind.min_rows) == (7, 4, 20)
     assert (mind.max_rows, mind.max_test_rows, mind.max_click_share) == (60, 20, 0.5)
     assert (mind.max_history, mind.max_users) == (5, 50_000)
-    assert {one.max_bad_share for one in (amazon, yelp, mind, MovieLensSettings())} == {0.01}
+    assert {value.max_bad_share for value in (amazon, yelp, mind, MovieLensSettings())} == {0.01}
 
 
 def reference(rows: list[Any], min_item: int, min_user: int, most: int) -> set[tuple[str, str]]:
@@ -276,10 +276,10 @@ def test_yelp_texts_and_their_warning(tmp_path: Path) -> None:
 
 def test_where_files_are_looked_for(tmp_path: Path) -> None:
     file = of.write_amazon(tmp_path / "a")
-    one = read("amazon", file).content_hash
-    assert read("amazon", tmp_path / "a").content_hash == one
+    value = read("amazon", file).content_hash
+    assert read("amazon", tmp_path / "a").content_hash == value
     moved = (tmp_path / "a" / f"meta_{file.name}").rename(tmp_path / "elsewhere.jsonl")
-    assert read("amazon", file, items_path=moved).content_hash == one
+    assert read("amazon", file, items_path=moved).content_hash == value
     with pytest.raises(DataError, match=r"holds no meta_Movies_and_TV.jsonl"):
         read("amazon", file)
     of.write_amazon(tmp_path / "a", name="Books.jsonl")
@@ -341,7 +341,9 @@ def test_two_ids_with_one_code_are_never_merged(
 
     def coarse(ids: np.ndarray) -> np.ndarray:
         # Two of the twelve users share a code; items keep theirs.
-        return true_codes(np.array([one.replace("AE0007", "AE0003") for one in ids], dtype=object))
+        return true_codes(
+            np.array([value.replace("AE0007", "AE0003") for value in ids], dtype=object)
+        )
 
     monkeypatch.setattr(ratings, "id_codes", coarse)
     with pytest.raises(DataError, match=r"'AE000[37]' and 'AE000[37]' have the same 64-bit code"):

@@ -40,8 +40,8 @@ def ws(tmp_path):
 
 
 def blocks(language):
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", DOCUMENT, re.S | re.M)
-    return [body for kind, body in found if kind == language]
+    rows = re.findall(r"^```(\w*)\n(.*?)^```$", DOCUMENT, re.S | re.M)
+    return [body for kind, body in rows if kind == language]
 
 
 def documented_commands():
@@ -63,7 +63,7 @@ def test_every_documented_command_runs(downloads, tmp_path, monkeypatch):
         done = run(command, tmp_path / "workspace", "--json")
         assert done.exit_code == 0, done.output
         shown[command] = json.loads(done.stdout)
-    reports = [one["summary"]["report"] for one in shown.values()]
+    reports = [result["summary"]["report"] for result in shown.values()]
     assert [report["source"] for report in reports[:4]] == ["amazon", "yelp", "mind", "movielens"]
     assert reports[4]["repeats_counted"] == {"users": 12, "items": 32, "records": 12 * 32}
     assert sum(reports[5]["dropped"].values()) == 1
@@ -79,9 +79,9 @@ def test_the_documented_python_runs(downloads, monkeypatch):
 
 def test_documented_defaults_are_the_real_ones():
     row = re.compile(r"^\| `--([a-z-]+)` \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|", re.M)
-    found = row.findall(DOCUMENT)
-    assert len(found) == 4
-    for option, *values in found:
+    rows = row.findall(DOCUMENT)
+    assert len(rows) == 4
+    for option, *values in rows:
         for source, value in zip(("amazon", "yelp", "movielens"), values, strict=True):
             given = getattr(REGISTRY[source].settings(), option.replace("-", "_"))
             assert given == float(value), (source, option)
@@ -129,11 +129,11 @@ def test_zero_turns_a_filter_off_on_the_command_line_too(tmp_path):
 
 
 def test_the_same_files_and_settings_give_the_same_run(ws, downloads):
-    place = downloads / "downloads" / "ml-25m"
-    first = pipeline.import_dataset(ws, "movielens", path=place)
-    assert pipeline.import_dataset(ws, "movielens", path=place / "ratings.csv").id == first.id
-    assert pipeline.import_dataset(ws, "movielens", path=place, min_rows=20).id == first.id
-    assert pipeline.import_dataset(ws, "movielens", path=place, min_rows=10).id != first.id
+    folder = downloads / "downloads" / "ml-25m"
+    first = pipeline.import_dataset(ws, "movielens", path=folder)
+    assert pipeline.import_dataset(ws, "movielens", path=folder / "ratings.csv").id == first.id
+    assert pipeline.import_dataset(ws, "movielens", path=folder, min_rows=20).id == first.id
+    assert pipeline.import_dataset(ws, "movielens", path=folder, min_rows=10).id != first.id
     assert pipeline.load_dataset(ws, first).content_hash == first.summary["content_hash"]
 
 
@@ -146,25 +146,25 @@ def test_histories_come_back_from_the_workspace(ws, downloads):
 
 def test_progress_is_told_and_an_import_can_be_cancelled(ws, downloads):
     file = downloads / "downloads" / "Movies_and_TV.jsonl.gz"
-    told = []
-    asked = {"after": 4}
+    reports = []
+    limit = {"after": 4}
 
     def should_cancel():
-        return len(told) >= asked["after"]
+        return len(reports) >= limit["after"]
 
     def importing():
         return pipeline.import_dataset(
-            ws, "amazon", path=file, progress=told.append, should_cancel=should_cancel
+            ws, "amazon", path=file, progress=reports.append, should_cancel=should_cancel
         )
 
     with pytest.raises(Cancelled):
         importing()
     (stopped,) = ws.runs(kind="dataset")
-    assert stopped.status == "interrupted" and len(told) == 4
-    asked["after"] = 10**6
+    assert stopped.status == "interrupted" and len(reports) == 4
+    limit["after"] = 10**6
     done = importing()
     assert done.id == stopped.id and done.status == "finished"
-    stages = {report.stage for report in told}
+    stages = {report.stage for report in reports}
     assert {"checking Movies_and_TV.jsonl.gz", "reading Movies_and_TV.jsonl.gz (MiB)"} <= stages
 
 

@@ -47,12 +47,12 @@ def accounted(ds: Dataset) -> bool:
 
 
 def parsed(lines: list[str]) -> list[tuple[str, pd.Timestamp, list[str], list[tuple[str, int]]]]:
-    found = []
+    sessions = []
     for line in lines:
         _, user, time, history, shown = line.split("\t")
-        pairs = [(one[:-2], int(one[-1])) for one in shown.split()]
-        found.append((user, pd.Timestamp(time), history.split(), pairs))
-    return found
+        pairs = [(word[:-2], int(word[-1])) for word in shown.split()]
+        sessions.append((user, pd.Timestamp(time), history.split(), pairs))
+    return sessions
 
 
 def expected(train: list[str], dev: list[str]) -> dict[tuple[str, str], tuple[Any, ...]]:
@@ -147,7 +147,7 @@ def test_each_user_filter_counts_what_it_drops(tmp_path: Path) -> None:
         "only-train": (shown, [], past, past),
         "only-dev": ([], tested, past, past),
         "short-past": (shown, tested, past[:6], past),
-        "few-clicks": ([one.replace("20-1", "20-0") for one in shown], tested, past, past),
+        "few-clicks": ([word.replace("20-1", "20-0") for word in shown], tested, past, past),
         "few-rows": (shown[:19], tested, past, past),
         "few-tests": (shown, tested[:9], past, past),
     }

@@ -49,8 +49,8 @@ def test_any_ids_outcomes_and_times_come_back_from_csv_and_parquet(
 def test_row_order_and_column_order_do_not_matter(tmp_path: Path) -> None:
     made = frame()
     mixed = made.sample(frac=1, random_state=1)[made.columns[::-1]]
-    one, other = read(save(made, tmp_path / "a.csv")), read(save(mixed, tmp_path / "b.csv"))
-    assert one.content_hash == other.content_hash
+    first, other = read(save(made, tmp_path / "a.csv")), read(save(mixed, tmp_path / "b.csv"))
+    assert first.content_hash == other.content_hash
 
 
 @pytest.mark.parametrize(
@@ -177,17 +177,17 @@ def test_clicks_with_histories(tmp_path: Path) -> None:
     items = pd.concat([made[["item_id", "text"]], more])
     texts = save(items.drop_duplicates("item_id", keep="last"), tmp_path / "items.csv")
     rows = lists.drop(columns="text")
-    one = read(save(rows, tmp_path / "l.parquet"), task="click", items_path=texts)
+    first = read(save(rows, tmp_path / "l.parquet"), task="click", items_path=texts)
     joined = rows.assign(history=rows["history"].str.join("|"))
     path = save(joined, tmp_path / "j.csv")
     other = read(path, task="click", items_path=texts, history_separator="|")
-    assert one.content_hash == other.content_hash
-    assert {"0001", "0002", "0003"} <= set(one.items["item_id"])
-    got = one.interactions.set_index(["user_id", "item_id"])["history"].to_dict()
+    assert first.content_hash == other.content_hash
+    assert {"0001", "0002", "0003"} <= set(first.items["item_id"])
+    got = first.interactions.set_index(["user_id", "item_id"])["history"].to_dict()
     given = rows.set_index(["user_id", "item_id"])["history"].to_dict()
     assert got == given
-    back = read_dataset(write_dataset(one, tmp_path / "saved"))
-    assert back.interactions["history"].tolist() == one.interactions["history"].tolist()
+    back = read_dataset(write_dataset(first, tmp_path / "saved"))
+    assert back.interactions["history"].tolist() == first.interactions["history"].tolist()
 
 
 def test_histories_that_name_unknown_items_or_the_row_itself(tmp_path: Path) -> None:

@@ -37,30 +37,30 @@ BROKEN = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_check_finds_problems_exactly_where_an_import_refuses(name, tmp_path):
     path = save(BROKEN[name], tmp_path / "a.csv")
-    found = check_table(path, task="rating")
-    assert found.rows == len(BROKEN[name]) and found.refusal is None
-    if found.problems:
+    result = check_table(path, task="rating")
+    assert result.rows == len(BROKEN[name]) and result.refusal is None
+    if result.problems:
         with pytest.raises(DataError) as refused:
             read_table(path, name="a", task="rating")
-        for problem in found.problems:
+        for problem in result.problems:
             assert f"{problem.rows} {problem.reason}" in str(refused.value)
             assert problem.example in str(refused.value)
     else:
         assert name == "whole"
     kept = read_table(path, name="a", task="rating", drop_invalid=True)
-    assert found.statistics == statistics(kept) and found.report == kept.report
+    assert result.statistics == statistics(kept) and result.report == kept.report
 
 
 def test_a_check_says_why_nothing_could_be_kept(tmp_path):
-    found = check_table(save(frame(), tmp_path / "a.csv"), task="rating", min_rows=99)
-    assert "No row" in found.refusal and found.statistics is None
+    result = check_table(save(frame(), tmp_path / "a.csv"), task="rating", min_rows=99)
+    assert "No row" in result.refusal and result.statistics is None
 
 
 def test_a_check_counts_rows_of_another_length(tmp_path):
     path = save(frame(), tmp_path / "a.csv")
     path.write_text(path.read_text() + "1,2\n")
-    found = check_table(path, task="rating")
-    assert [(one.rows, one.reason) for one in found.problems] == [
+    result = check_table(path, task="rating")
+    assert [(problem.rows, problem.reason) for problem in result.problems] == [
         (1, "without the header's number of fields")
     ]
 
@@ -96,9 +96,9 @@ def test_a_file_that_is_no_table_is_refused(name, content, tmp_path):
 def test_the_command_prints_the_check_and_tells_by_its_exit_code(tmp_path):
     path = save(BROKEN["bad rating"], tmp_path / "a.csv")
     call = ["data", "check", str(path), "--task", "rating"]
-    found = CliRunner().invoke(app, [*call, "--json"])
-    assert found.exit_code == 1
-    assert json.loads(found.stdout)["problems"][0]["rows"] == 1
+    result = CliRunner().invoke(app, [*call, "--json"])
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["problems"][0]["rows"] == 1
     assert CliRunner().invoke(app, [*call, "--drop-invalid"]).exit_code == 0
     assert CliRunner().invoke(app, call[:-2]).exit_code == 1
 

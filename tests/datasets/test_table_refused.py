@@ -44,38 +44,38 @@ def test_a_bad_row_is_refused_with_its_place_or_left_out(
 
 
 def test_an_item_without_any_text_is_refused_but_one_filled_row_is_enough(tmp_path: Path) -> None:
-    made = frame()
-    item = made["item_id"].value_counts().index[0]
-    mine = made.index[made["item_id"] == item]
-    made.loc[mine[1:], "text"] = " \t"
-    assert len(read(save(made, tmp_path / "some.csv")).interactions) == len(made)
-    made.loc[mine, "text"] = "\x07\u200b"
-    path = save(made, tmp_path / "none.csv")
+    table = frame()
+    item = table["item_id"].value_counts().index[0]
+    mine = table.index[table["item_id"] == item]
+    table.loc[mine[1:], "text"] = " \t"
+    assert len(read(save(table, tmp_path / "some.csv")).interactions) == len(table)
+    table.loc[mine, "text"] = "\x07\u200b"
+    path = save(table, tmp_path / "none.csv")
     with pytest.raises(DataError, match=f"{len(mine)} whose item has no text"):
         read(path)
     assert item not in set(read(path, drop_invalid=True).items["item_id"])
 
 
 def test_repeated_pairs_are_refused_or_the_latest_is_kept(tmp_path: Path) -> None:
-    made = frame()
-    again = made.iloc[[0]].assign(outcome=1.5, time=5_000)
-    path = save(pd.concat([again, made]), tmp_path / "twice.csv")
+    table = frame()
+    again = table.iloc[[0]].assign(outcome=1.5, time=5_000)
+    path = save(pd.concat([again, table]), tmp_path / "twice.csv")
     with pytest.raises(DataError, match="1 repeating a user and item"):
         read(path)
     kept = read(path, drop_invalid=True).interactions
-    pair = (kept["user_id"] == made["user_id"][0]) & (kept["item_id"] == made["item_id"][0])
+    pair = (kept["user_id"] == table["user_id"][0]) & (kept["item_id"] == table["item_id"][0])
     assert kept[pair]["outcome"].tolist() == [1.5]
-    untimed = save(pd.concat([again, made]).drop(columns="time"), tmp_path / "untimed.csv")
+    untimed = save(pd.concat([again, table]).drop(columns="time"), tmp_path / "untimed.csv")
     kept = read(untimed, drop_invalid=True).interactions
-    pair = (kept["user_id"] == made["user_id"][0]) & (kept["item_id"] == made["item_id"][0])
-    assert kept[pair]["outcome"].tolist() == [pytest.approx(made["outcome"][0])]
+    pair = (kept["user_id"] == table["user_id"][0]) & (kept["item_id"] == table["item_id"][0])
+    assert kept[pair]["outcome"].tolist() == [pytest.approx(table["outcome"][0])]
 
 
 def test_several_kinds_of_bad_rows_are_reported_together(tmp_path: Path) -> None:
-    made = changed("outcome", 9)
-    made.loc[5, "user_id"] = ""
-    made.loc[7, "outcome"] = -1
-    path = save(made, tmp_path / "bad.csv")
+    table = changed("outcome", 9)
+    table.loc[5, "user_id"] = ""
+    table.loc[7, "outcome"] = -1
+    path = save(table, tmp_path / "bad.csv")
     with pytest.raises(DataError, match=r"3 of 120 .* 1 without a usable user .*; 2 with a rating"):
         read(path)
 
@@ -93,10 +93,10 @@ def test_rows_with_another_number_of_fields(tmp_path: Path) -> None:
 
 
 def test_a_share_of_bad_rows_is_tolerated_only_if_asked_for(tmp_path: Path) -> None:
-    made = frame()
-    made.loc[[3, 40], "outcome"] = 9
-    again = made.iloc[[0]].assign(time=5_000)
-    path = save(pd.concat([made, again, again, again]), tmp_path / "bad.csv")
+    table = frame()
+    table.loc[[3, 40], "outcome"] = 9
+    again = table.iloc[[0]].assign(time=5_000)
+    path = save(pd.concat([table, again, again, again]), tmp_path / "bad.csv")
     path.write_text(path.read_text() + "1,2\n")
     with pytest.raises(DataError, match="1 without the header's number of fields"):
         read(path)

@@ -50,7 +50,7 @@ def dirty_amazon(rows, items):
             for time in (None, -5, 0, "yesterday", 10**18, 10**30, {"when": 1})
         ],
         "of an unknown item, or one without a title": [
-            good | {"parent_asin": one} for one in ("B9999", "untitled", "blank", "hidden")
+            good | {"parent_asin": item} for item in ("B9999", "untitled", "blank", "hidden")
         ],
         "repeating a user and item (the latest is kept)": [
             good,
@@ -91,7 +91,7 @@ def dirty_yelp(rows, items):
         "with a rating that is not a number from 1 to 5": [good | {"stars": 0.5}],
         "without a usable time": [good | {"date": "2020-13-45 00:00:00"}, good | {"date": None}],
         "of an unknown item, or one without a title": [
-            good | {"business_id": one} for one in ("closed", "nameless", "unrated", "nowhere")
+            good | {"business_id": item} for item in ("closed", "nameless", "unrated", "nowhere")
         ],
         "repeating a user and item (the latest is kept)": [good],
     }

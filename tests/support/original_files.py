@@ -86,13 +86,13 @@ def yelp_business(business, name, categories="Thai, Restaurants"):
 def ratings(users, items, seed=0):
     """Return (user number, item number, rating, seconds) of every pair, shuffled, times unique."""
     draw = random.Random(seed)
-    found = [
+    rows = [
         (user, item, draw.randint(1, 5), START + DAY * user + 60 * item)
         for user in range(users)
         for item in range(items)
     ]
-    draw.shuffle(found)
-    return found
+    draw.shuffle(rows)
+    return rows
 
 
 def amazon_records(users=12, items=24):
@@ -152,11 +152,11 @@ def mind_lines(users=8, titles=120, seed=0):
             for session in range(sessions):
                 day = 10 + session if part == "train" else 15
                 shown = draw.sample(names, 24)
-                clicks = [f"{one}-{int(place < 3)}" for place, one in enumerate(shown)]
+                clicks = [f"{item}-{int(position < 3)}" for position, item in enumerate(shown)]
                 draw.shuffle(clicks)
                 time = f"11/{day}/2019 {1 + session}:05:{user:02} {'AM' if user % 2 else 'PM'}"
                 parts[part].append(behavior(len(parts[part]), f"U{user}", time, past, clicks))
-    return parts["train"], parts["dev"], [news(one, f'News "{one}"') for one in names]
+    return parts["train"], parts["dev"], [news(item, f'News "{item}"') for item in names]
 
 
 def write_amazon(folder: Path, name="Movies_and_TV.jsonl", records=None, **how):

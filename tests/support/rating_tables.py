@@ -21,15 +21,15 @@ def frame() -> pd.DataFrame:
         for user in range(USERS)
         for item in rng.permutation(40)[:EACH]
     ]
-    made = pd.DataFrame(rows, columns=["user_id", "item_id", "text", "outcome", "time"])
-    return made.round({"outcome": 1})
+    table = pd.DataFrame(rows, columns=["user_id", "item_id", "text", "outcome", "time"])
+    return table.round({"outcome": 1})
 
 
-def save(made: pd.DataFrame, path: Path) -> Path:
+def save(table: pd.DataFrame, path: Path) -> Path:
     if path.suffix == ".parquet":
-        made.to_parquet(path, index=False)
+        table.to_parquet(path, index=False)
     else:
-        made.to_csv(path, index=False)
+        table.to_csv(path, index=False)
     return path
 
 
@@ -40,6 +40,6 @@ def read(path: Path, **options: Any) -> Dataset:
 
 
 def changed(column: str, value: Any, row: int = 3) -> pd.DataFrame:
-    made = frame().astype({column: object})
-    made.loc[row, column] = value
-    return made
+    table = frame().astype({column: object})
+    table.loc[row, column] = value
+    return table
