@@ -53,6 +53,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Load a public name from its module when it is first used."""
+    if name == "whatif":  # deprecated name of the module
+        return importlib.import_module("puma_engine.serving.whatif")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -64,7 +64,10 @@ def answer_logprobs(completion: dict[str, Any], tokens: list[int]) -> list[float
 
 @torch.no_grad()
 def predictions(prompts: Embedded, url: str, token: str | None = None) -> Iterator[float]:
-    """Yield a rating, or the probability of a click, for each prompt in order."""
+    """Yield a rating, or the probability of a click, for each prompt in order.
+
+    Raises ServerError, also for rating prompts without a head.
+    """
     task = get_task(prompts.task)
     head = task.head(3.0, torch.Generator().manual_seed(0))
     if prompts.head is None and prompts.task == "rating":

@@ -128,8 +128,18 @@ def _is_alive(row: Mapping[str, Any]) -> bool:
     return processes.is_alive(row["pid"], row["process"], row["heartbeat"])
 
 
-def read_log(ws: Workspace, job_id: str, lines: int = 50, max_bytes: int = 1 << 18) -> str:
-    """Return the last lines of a job's log, from its last `max_bytes` bytes."""
+def read_log(
+    ws: Workspace,
+    job_id: str,
+    lines: int = 50,
+    max_bytes: int = 1 << 18,
+    most_bytes: int | None = None,
+) -> str:
+    """Return the last lines of a job's log, from its last `max_bytes` bytes.
+
+    most_bytes: deprecated name of max_bytes. Raises NotFoundError, JobError.
+    """
+    max_bytes = max_bytes if most_bytes is None else most_bytes
     path = Path(job(ws, job_id).log)
     try:
         with path.open("rb") as file:

@@ -104,6 +104,10 @@ def preload(ws: Workspace, prompts: Sequence[str], *, idle_seconds: float = IDLE
         connection.close()
 
 
+# Deprecated names.
+ask, warm = predict, preload
+
+
 class _Connection(http.client.HTTPConnection):
     """A connection to a Unix socket."""
 
@@ -112,6 +116,7 @@ class _Connection(http.client.HTTPConnection):
         self.path = path
 
     def connect(self) -> None:
+        """Connect to the path instead of a host."""
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         with socket_address(self.path) as address:

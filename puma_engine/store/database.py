@@ -40,7 +40,7 @@ def connect(path: Path) -> Database:
 
 @contextmanager
 def plain_errors(path: Path) -> Iterator[None]:
-    """Turn errors of SQLite into StoreError with one sentence."""
+    """Raise errors of SQLite as StoreError with one sentence."""
     try:
         yield
     except sqlite3.DatabaseError as error:

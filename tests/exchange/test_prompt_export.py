@@ -140,7 +140,7 @@ def test_peft_refuses_a_template_with_the_item_first(world, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_card_tells_lineage_data_metrics_and_licence(world, tmp_path):
+def test_a_card_names_lineage_data_metrics_and_licence(world, tmp_path):
     folder = pipeline.export_adapter(
         world["ws"], world["moved"], tmp_path / "adapter", licence="MIT"
     )
@@ -292,7 +292,7 @@ def test_one_pair_is_a_request_that_curl_can_send(world, server, tmp_path):
         ([], "p.safetensors", ConfigError, "0 pairs"),
     ],
 )
-def test_what_cannot_be_embedded_is_told(world, tmp_path, pairs, name, error, words):
+def test_pairs_that_cannot_be_embedded_are_refused(world, tmp_path, pairs, name, error, words):
     with pytest.raises(error, match=words):
         pipeline.embed_prompts(world["ws"], world["moved"], pairs, tmp_path / name, device="cpu")
     assert list(tmp_path.iterdir()) == []
@@ -313,7 +313,7 @@ def test_pairs_are_read_from_tables(tmp_path):
         read_pairs(None, user="1")
 
 
-def test_what_cannot_be_exported_leaves_nothing(world, tmp_path):
+def test_a_refused_export_leaves_nothing(world, tmp_path):
     ws, moved = world["ws"], world["moved"]
     for form, name, error in (
         ("zip", "p", ConfigError),

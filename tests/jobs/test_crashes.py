@@ -101,7 +101,7 @@ def test_a_job_whose_log_cannot_be_written_fails_and_says_so(ws):
     assert "cannot be started" in failed.error and "cannot be written" in failed.error
 
 
-def test_job_that_does_not_listen_is_killed(ws, monkeypatch):
+def test_job_that_ignores_a_cancel_is_killed(ws, monkeypatch):
     monkeypatch.setattr(worker_loop, "CANCEL_SECONDS", 0.5)
     job = jobs.enqueue(ws, "count", {"steps": 1, "seconds": 600}, title="Busy")
     thread = threading.Thread(target=work, args=(ws,))

@@ -1,4 +1,4 @@
-"""An adapter at work: a real server under real clients, and a stream that is killed."""
+"""The adapter's HTTP service under real clients, and bulk mapping that is killed and resumed."""
 
 import json
 import os
@@ -137,7 +137,7 @@ def test_flat_rows_are_one_token(url, mapper):
         (b"{}", "text/plain", 415, "Send application/json"),
     ],
 )
-def test_what_cannot_be_served_is_told(url, body, media, status, words):
+def test_bad_requests_get_an_error(url, body, media, status, words):
     found, content, _ = ask(url, body=body, media=media)
     assert found == status and words in json.loads(content)["error"]
 
@@ -153,8 +153,8 @@ def test_a_token_is_needed_but_for_health(url, mapper):
     assert ask(url, "/docs")[0] == ask(url, "/openapi.json")[0] == 404
 
 
-def test_who_waits_too_long_a_queue_is_sent_away_and_metrics_count(url):
-    """Two clients that never finish their body hold both places."""
+def test_requests_beyond_the_waiting_limit_get_503_and_metrics_count(url):
+    """Two clients that never finish their body take the two requests in work."""
     host, port = url.removeprefix("http://").split(":")
     held = []
     for _ in range(2):
@@ -183,7 +183,7 @@ def test_who_waits_too_long_a_queue_is_sent_away_and_metrics_count(url):
     assert "puma_requests_waiting 0" in text
 
 
-def test_many_clients_at_once_get_their_own_answers(url, mapper):
+def test_concurrent_clients_get_their_own_results(url, mapper):
     wrong = []
 
     def client(seed):
@@ -225,7 +225,7 @@ def shards(path, count=3, rows=50):
     return path
 
 
-def test_a_stream_maps_as_at_once_and_can_be_imported(mapper, tmp_path):
+def test_a_stream_maps_as_in_memory_and_can_be_imported(mapper, tmp_path):
     source = shards(tmp_path / "in")
     found = migrate_stream(mapper, source, tmp_path / "out", chunk_rows=7)
     assert (found["shards"], found["skipped"], found["users"]) == (3, 0, 150)
@@ -256,7 +256,7 @@ def test_a_finished_shard_is_done_again_only_if_its_input_changed(mapper, tmp_pa
         migrate_stream(Mapper(adapter_file(seed=1), "cpu"), source, target)
 
 
-def test_what_cannot_be_streamed_is_told_and_leaves_no_shard(mapper, tmp_path):
+def test_folders_that_cannot_be_streamed_are_refused_and_leave_no_shard(mapper, tmp_path):
     source, target = tmp_path / "in", tmp_path / "out"
     source.mkdir()
     with pytest.raises(MigrationError, match="no shards"):

@@ -1,4 +1,4 @@
-"""What-if questions: the warm process answers what the evaluation predicted, and minds itself."""
+"""The what-if process predicts what the evaluation did, and starts and ends when it should."""
 
 import http.client
 import json
@@ -140,6 +140,12 @@ def test_clients_that_say_nothing_hold_up_nobody(world):
         assert whatif.predict(ws, world["runs"][0].id, "003", "Dune").value > 0
 
 
+def test_the_deprecated_names_still_work(world):
+    import puma_engine
+
+    assert puma_engine.whatif.ask(world["ws"], world["runs"][0].id, "003", "Dune").value > 0
+
+
 def test_the_command_line_says_the_same(world):
     ws, run = world["ws"], world["runs"][1]
     words = ["predict", run.id, "--user", "003", "--title", "Dune", "--json", "-w", str(ws.root)]
@@ -149,7 +155,7 @@ def test_the_command_line_says_the_same(world):
     assert json.loads(shown.stdout)["value"] == pytest.approx(found.value, abs=1e-5)
 
 
-def test_only_so_many_runs_stay_loaded(world):
+def test_the_cache_holds_a_limited_number_of_runs(world):
     ws, (first, second) = world["ws"], world["runs"]
     cache = PredictorCache(ws, max_runs=1)
     predictor = cache.predictor(first.id)
@@ -197,7 +203,7 @@ def test_it_ends_by_itself_and_two_starts_make_one(empty):
     assert ended(empty) and not socket_path(empty).exists()
 
 
-def test_a_killed_process_is_replaced_and_a_broken_one_told(world, monkeypatch):
+def test_a_killed_process_is_replaced_and_a_broken_one_reported(world, monkeypatch):
     ws, run = world["ws"], world["runs"][0].id
     whatif.predict(ws, run, "003", "Dune")
     kill(ws)

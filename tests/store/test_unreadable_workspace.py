@@ -1,4 +1,4 @@
-"""Workspaces that may not be read, or lost their database: one sentence, never a bare OSError."""
+"""Unreadable workspaces and lost databases end in one sentence, never in a bare OSError."""
 
 import os
 import shutil
@@ -17,24 +17,24 @@ NOBODY = 65534
 
 @pytest.fixture
 def ws():
-    """A workspace with one table, where every user may come to (the folders of tests are barred)."""
+    """A workspace with one table, in a folder that every user may enter (those of pytest are private)."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
-    made = Workspace.open(folder / "ws", create=True)
-    run = made.begin("dataset", name="run", config={}, inputs={})
-    made.put_table(run.id, "t", pd.DataFrame({"a": [1]}))
-    made.finish(run.id, seconds=1, device="cpu")
-    made.close()
+    workspace = Workspace.open(folder / "ws", create=True)
+    run = workspace.begin("dataset", name="run", config={}, inputs={})
+    workspace.put_table(run.id, "t", pd.DataFrame({"a": [1]}))
+    workspace.finish(run.id, seconds=1, device="cpu")
+    workspace.close()
     if os.geteuid() == 0:
-        for path in [made.root, *made.root.rglob("*")]:
+        for path in [workspace.root, *workspace.root.rglob("*")]:
             os.chown(path, NOBODY, NOBODY)
-    yield made
-    for path in made.root.rglob("*"):
+    yield workspace
+    for path in workspace.root.rglob("*"):
         path.chmod(0o700)
     shutil.rmtree(folder)
 
 
-def without_powers(function):
+def as_unprivileged_user(function):
     """What the StoreError of a call says, to a user who is not root."""
     if os.geteuid() != 0:
         with pytest.raises(StoreError) as caught:
@@ -42,17 +42,17 @@ def without_powers(function):
         return str(caught.value)
     out, into = os.pipe()
     if not os.fork():
-        said = "nothing was raised"
+        message = "nothing was raised"
         try:
             os.setgroups([])
             os.setgid(NOBODY)
             os.setuid(NOBODY)
             function()
         except StoreError as error:
-            said = str(error)
+            message = str(error)
         except BaseException as error:
-            said = repr(error)
-        os.write(into, said.encode())
+            message = repr(error)
+        os.write(into, message.encode())
         os._exit(0)
     os.close(into)
     os.wait()
@@ -61,28 +61,28 @@ def without_powers(function):
 
 
 @pytest.mark.parametrize("part", ["runs", "runs/*", "runs/*/t.*"])
-def test_a_file_that_may_not_be_read_is_said(ws, part):
+def test_an_unreadable_file_is_reported(ws, part):
     (run,) = ws.runs()
     for path in ws.root.glob(part):
         path.chmod(0)
-    said = without_powers(lambda: Workspace.open(ws.root).get_table(run.id, "t"))
-    assert "may not be read by the user who runs this; change its owner" in said
-    said = without_powers(lambda: raise_first(Workspace.open(ws.root).verify()))
-    assert "may not be read by the user who runs this" in said
+    message = as_unprivileged_user(lambda: Workspace.open(ws.root).get_table(run.id, "t"))
+    assert "may not be read by the user who runs this; change its owner" in message
+    message = as_unprivileged_user(lambda: raise_first(Workspace.open(ws.root).verify()))
+    assert "may not be read by the user who runs this" in message
 
 
 def raise_first(problems):
     raise StoreError(problems[0])
 
 
-def test_a_folder_that_may_not_be_read_is_said(ws):
+def test_an_unreadable_folder_is_reported(ws):
     ws.root.chmod(0)
-    said = without_powers(lambda: Workspace.open(ws.root))
+    message = as_unprivileged_user(lambda: Workspace.open(ws.root))
     ws.root.chmod(0o700)
-    assert said.startswith(f"The workspace {ws.root} may not be read")
+    assert message.startswith(f"The workspace {ws.root} may not be read")
 
 
-def test_a_log_that_cannot_be_read_is_said(ws):
+def test_an_unreadable_log_is_reported(ws):
     job = jobs.enqueue(ws, "migrate", {}, title="A job")
     assert jobs.read_log(ws, job.id) == ""
     Path(job.log).mkdir(parents=True)
