@@ -1,7 +1,7 @@
 """The backbones of the zoo: architecture, width, depth and kind of tokenizer.
 
-They differ in everything a prompt could depend on, so that no prompt of one can be read by
-another. Key and value heads are few, which keeps cached item parts small.
+They differ in everything that a prompt depends on, so that a prompt of one means nothing to another.
+Key and value heads are few, which keeps cached item parts small.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ HEAD_WIDTH = 32
 class TokenizerPlan:
     """How one tokenizer is made.
 
-    kind names a recipe in tokenizers.py; size counts all its tokens; book_share and
-    movie_share thin the titles it learns from, so that no two vocabularies agree.
+    kind names a function of `research.zoo.tokenizers`; size counts all tokens. It is trained on
+    shares of the titles of books and movies, so that no two vocabularies agree.
     """
 
     kind: str
@@ -38,7 +38,21 @@ class TokenizerPlan:
 class ZooEntry:
     """One backbone: the model class of transformers, its settings, its tokenizer.
 
-    shipped: whether its weights come with the project; others are built where they are wanted.
+    Args:
+        name: Name of the model and its folder.
+        family: Family of architectures, a key of `CLASSES`.
+        role: "source" or "target" in the default experiments.
+        width: Width of the hidden states.
+        layers: Number of layers.
+        heads: Attention heads, each `HEAD_WIDTH` wide.
+        feed_forward: Width of the feed-forward blocks.
+        tokenizer: How its tokenizer is trained.
+        initializer_range: Standard deviation of the initial weights.
+        kv_heads: Key and value heads.
+        tied: Whether the output head shares the weights of the embedding.
+        spare_rows: Rows of the embedding matrix without a token.
+        shipped: Whether its weights come with the project.
+        extra: Further settings of the transformers configuration.
     """
 
     name: str
@@ -47,22 +61,23 @@ class ZooEntry:
     width: int
     layers: int
     heads: int
-    kv_heads: int
     feed_forward: int
-    tied: bool
     tokenizer: TokenizerPlan
+    initializer_range: float
+    kv_heads: int = 1
+    tied: bool = True
     spare_rows: int = 0
     shipped: bool = True
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
     def vocabulary(self) -> int:
-        """Rows of the embedding matrix (tokens, and rows kept spare)."""
+        """Rows of the embedding matrix (tokens, and spare rows)."""
         return self.tokenizer.size + self.spare_rows
 
     def config(self, tokenizer: Any) -> PretrainedConfig:
         """Return the transformers configuration that goes with this tokenizer."""
-        config_class, _ = _classes(self.family)
+        config_class = _class(CLASSES[self.family][0])
         return config_class(
             vocab_size=self.vocabulary,
             hidden_size=self.width,
@@ -75,140 +90,70 @@ class ZooEntry:
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
+            initializer_range=self.initializer_range,
             **self.extra,
         )
 
     def model(self, tokenizer: Any) -> PreTrainedModel:
         """Return an untrained model (fp32), its weights drawn from torch's global generator."""
-        _, model_class = _classes(self.family)
-        return model_class(self.config(tokenizer))
+        return _class(CLASSES[self.family][1])(self.config(tokenizer))
 
 
-def _classes(family: str) -> tuple[Any, Any]:
+CLASSES = {
+    "llama": ("LlamaConfig", "LlamaForCausalLM"),
+    "qwen2": ("Qwen2Config", "Qwen2ForCausalLM"),
+    "gemma3": ("Gemma3TextConfig", "Gemma3ForCausalLM"),
+    "phi3": ("Phi3Config", "Phi3ForCausalLM"),
+    "stablelm": ("StableLmConfig", "StableLmForCausalLM"),
+}
+
+
+def _class(name: str) -> Any:
     import transformers
 
-    prefix = {
-        "llama": ("LlamaConfig", "LlamaForCausalLM"),
-        "qwen2": ("Qwen2Config", "Qwen2ForCausalLM"),
-        "gemma3": ("Gemma3TextConfig", "Gemma3ForCausalLM"),
-        "phi3": ("Phi3Config", "Phi3ForCausalLM"),
-        "stablelm": ("StableLmConfig", "StableLmForCausalLM"),
-    }[family]
-    return getattr(transformers, prefix[0]), getattr(transformers, prefix[1])
+    return getattr(transformers, name)
 
 
+_LLAMA_SMALL = TokenizerPlan("llama3", 2560, movie_share=0.5)
+_LLAMA_MEDIUM = TokenizerPlan("llama3", 3072, book_share=0.6)
+_LLAMA_LARGE = TokenizerPlan("llama3", 3328, book_share=0.7, movie_share=0.9)
+_QWEN2 = TokenizerPlan("qwen2", 2304, book_share=0.8, movie_share=0.8)
+_GEMMA3 = TokenizerPlan("gemma", 3712)
+_PHI3 = TokenizerPlan("llama2", 2016)
+_STABLELM = TokenizerPlan("neox", 2500, book_share=0.7, movie_share=0.7)
+_GEMMA3_SETTINGS = {
+    "head_dim": HEAD_WIDTH,
+    "query_pre_attn_scalar": HEAD_WIDTH,
+    "sliding_window": 512,
+    "layer_types": ["sliding_attention"] * 4 + ["full_attention"],
+}
+_PHI3_SETTINGS = {"original_max_position_embeddings": POSITIONS}
+# fmt: off
 ZOO: dict[str, ZooEntry] = {
     entry.name: entry
     for entry in (
-        ZooEntry(
-            name="llama-small",
-            family="llama",
-            role="source",
-            width=128,
-            layers=4,
-            heads=4,
-            kv_heads=1,
-            feed_forward=448,
-            tied=True,
-            tokenizer=TokenizerPlan("llama3", 2560, movie_share=0.5),
-            extra={"initializer_range": 0.05},
-        ),
-        ZooEntry(
-            name="llama-medium",
-            family="llama",
-            role="target",
-            width=224,
-            layers=4,
-            heads=7,
-            kv_heads=1,
-            feed_forward=576,
-            tied=True,
-            tokenizer=TokenizerPlan("llama3", 3072, book_share=0.6),
-            extra={"initializer_range": 0.04},
-        ),
-        ZooEntry(
-            name="llama-large",
-            family="llama",
-            role="target",
-            width=384,
-            layers=6,
-            heads=12,
-            kv_heads=2,
-            feed_forward=1024,
-            tied=True,
-            tokenizer=TokenizerPlan("llama3", 3328, book_share=0.7, movie_share=0.9),
-            extra={"initializer_range": 0.03},
-            shipped=False,
-        ),
-        ZooEntry(
-            name="qwen2-small",
-            family="qwen2",
-            role="target",
-            width=160,
-            layers=3,
-            heads=5,
-            kv_heads=1,
-            feed_forward=416,
-            tied=True,
-            tokenizer=TokenizerPlan("qwen2", 2304, book_share=0.8, movie_share=0.8),
-            extra={"initializer_range": 0.05},
-        ),
-        ZooEntry(
-            name="gemma3-small",
-            family="gemma3",
-            role="target",
-            width=112,
-            layers=5,
-            heads=4,
-            kv_heads=1,
-            feed_forward=352,
-            tied=True,
-            tokenizer=TokenizerPlan("gemma", 3712),
-            extra={
-                "initializer_range": 0.05,
-                "head_dim": HEAD_WIDTH,
-                "query_pre_attn_scalar": HEAD_WIDTH,
-                "sliding_window": 512,
-                "layer_types": ["sliding_attention"] * 4 + ["full_attention"],
-            },
-        ),
-        ZooEntry(
-            name="phi3-small",
-            family="phi3",
-            role="target",
-            width=192,
-            layers=3,
-            heads=6,
-            kv_heads=2,
-            feed_forward=256,
-            tied=False,
-            tokenizer=TokenizerPlan("llama2", 2016),
-            spare_rows=32,
-            extra={"initializer_range": 0.04, "original_max_position_embeddings": POSITIONS},
-        ),
-        ZooEntry(
-            name="stablelm-small",
-            family="stablelm",
-            role="target",
-            width=96,
-            layers=5,
-            heads=3,
-            kv_heads=1,
-            feed_forward=416,
-            tied=False,
-            tokenizer=TokenizerPlan("neox", 2500, book_share=0.7, movie_share=0.7),
-            spare_rows=12,
-            extra={"initializer_range": 0.05, "use_qkv_bias": True},
-        ),
+        # name, family, role, width, layers, heads, feed_forward, tokenizer, initializer_range
+        ZooEntry("llama-small", "llama", "source", 128, 4, 4, 448, _LLAMA_SMALL, 0.05),
+        ZooEntry("llama-medium", "llama", "target", 224, 4, 7, 576, _LLAMA_MEDIUM, 0.04),
+        ZooEntry("llama-large", "llama", "target", 384, 6, 12, 1024, _LLAMA_LARGE, 0.03,
+                 kv_heads=2, shipped=False),
+        ZooEntry("qwen2-small", "qwen2", "target", 160, 3, 5, 416, _QWEN2, 0.05),
+        ZooEntry("gemma3-small", "gemma3", "target", 112, 5, 4, 352, _GEMMA3, 0.05,
+                 extra=_GEMMA3_SETTINGS),
+        ZooEntry("phi3-small", "phi3", "target", 192, 3, 6, 256, _PHI3, 0.04,
+                 kv_heads=2, tied=False, spare_rows=32, extra=_PHI3_SETTINGS),
+        ZooEntry("stablelm-small", "stablelm", "target", 96, 5, 3, 416, _STABLELM, 0.05,
+                 tied=False, spare_rows=12, extra={"use_qkv_bias": True}),
     )
 }
+# fmt: on
 
 
 SHIPPED = [entry.name for entry in ZOO.values() if entry.shipped]
 
 
 def get_entry(name: str) -> ZooEntry:
-    """Return a zoo entry by name, or raise NotFoundError that lists the names."""
+    """Return a zoo entry by name. Raises NotFoundError, which lists the names."""
     try:
         return ZOO[name]
     except KeyError:
@@ -218,9 +163,8 @@ def get_entry(name: str) -> ZooEntry:
 
 
 def zoo_folder(name: str) -> Path:
-    """Return where the weights of a zoo model belong: zoo/<name> in the data folder.
+    """Return the folder of a zoo model's weights, zoo/<name> in the data folder; it may not exist.
 
-    The data folder is PUMA_DATA, or data/ beside the package; the model's own folder need
-    not exist. Raises NotFoundError for an unknown name, DataError without a data folder.
+    Raises NotFoundError for an unknown name, DataError without a data folder.
     """
     return data_root() / "zoo" / get_entry(name).name

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import shutil
 import sys
 import tempfile
@@ -25,10 +24,10 @@ from puma_engine.errors import PumaError
 from puma_engine.files import sha256_file
 from puma_engine.training.device import resolve_device
 from puma_engine.training.loop import Progress, train
-from puma_engine.zoo import SHIPPED, ZOO, ZooEntry, get_entry, zoo_folder
-from research.zoo.cards import CARD_FIELDS, LICENCE, LICENCE_NOTE, readme
+from puma_engine.zoo import SHIPPED, ZOO, get_entry, zoo_folder
+from research.zoo.cards import make_card, readme
 from research.zoo.corpus import load_foundation
-from research.zoo.pretraining import Material, Pretraining, training_answer_loss, validate
+from research.zoo.pretraining import Material, Pretraining
 from research.zoo.recipe import Recipe
 from research.zoo.tokenizers import train_tokenizer, training_texts
 
@@ -104,72 +103,31 @@ def build_model(
         stage=f"zoo {name}",
     )
     model = module.model.half().float()  # measure what is shipped
-    card = _card(entry, recipe, material, model, tokenizer)
+    card = make_card(entry, material, model, tokenizer)
+    device = torch.cuda.get_device_name() if result.device.startswith("cuda") else "cpu"
     card |= {
         "tokens": int(lengths.sum()),
         "seconds": round(result.seconds, 1),
-        "device": torch.cuda.get_device_name() if result.device.startswith("cuda") else "cpu",
+        "device": device,
     }
-    _write(folder, entry, model.half(), tokenizer, card)
+    _write(folder, model.half(), tokenizer, card)
     return Built(folder, card)
 
 
-def _card(
-    entry: ZooEntry,
-    recipe: Recipe,
-    material: Material,
-    model: Any,
-    tokenizer: Any,
-) -> dict[str, Any]:
-    import tokenizers
-    import transformers
-
-    return {
-        "name": entry.name,
-        "family": entry.family,
-        "role": entry.role,
-        "architecture": type(model).__name__,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "width": entry.width,
-        "layers": entry.layers,
-        "vocabulary": len(tokenizer),
-        "tied_head": entry.tied,
-        "tokenizer": entry.tokenizer.kind,
-        "recipe": recipe.to_dict(),
-        "recipe_hash": recipe.hash,
-        "seed": recipe.seed,
-        "steps": recipe.steps,
-        "sequences": len(material.sequences),
-        "training_answer_loss": training_answer_loss(model, material),
-        "validation": validate(model, material),
-        "foundation_users": len(material.train.people),
-        "validation_users": len(material.held_out.people),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "tokenizers": tokenizers.__version__,
-        },
-        "licence": LICENCE,
-        "licence_note": LICENCE_NOTE,
-    }
-
-
-def _write(folder: Path, entry: ZooEntry, model: Any, tokenizer: Any, card: dict[str, Any]) -> None:
+def _write(folder: Path, model: Any, tokenizer: Any, card: dict[str, Any]) -> None:
     """Write the folder under a temporary name, then move it to its place."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{entry.name}-") as made:
-        temporary = Path(made) / entry.name
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as made:
+        temporary = Path(made) / folder.name
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         (temporary / "generation_config.json").unlink(missing_ok=True)
         weights = temporary / "model.safetensors"
         weights.chmod(0o644)
         card["sha256"] = sha256_file(weights)
-        ordered = {name: card[name] for name in CARD_FIELDS}
-        text = json.dumps(ordered, indent=2) + "\n"
+        text = json.dumps(card, indent=2) + "\n"
         (temporary / "card.json").write_text(text, encoding="utf-8")
-        (temporary / "README.md").write_text(readme(ordered, entry), encoding="utf-8")
+        (temporary / "README.md").write_text(readme(card), encoding="utf-8")
         if folder.exists():
             shutil.move(folder, Path(made) / "old")
         temporary.replace(folder)

@@ -2,58 +2,68 @@
 
 from __future__ import annotations
 
+import platform
 from typing import Any
+
+import tokenizers
+import torch
+import transformers
 
 from puma_engine.evaluation.metrics import METRICS
 from puma_engine.zoo import ZooEntry
+from research.zoo.pretraining import Material, training_answer_loss, validate
 
 LICENCE = "CC-BY-SA-4.0"
 LICENCE_NOTE = (
     "The weights were trained on goodbooks-10k (Zygmunt Zajac, CC BY-SA 4.0) and MovieTweetings "
     "(Simon Dooms, MIT); they are shared under CC BY-SA 4.0."
 )
-CARD_FIELDS = (
-    "name",
-    "family",
-    "role",
-    "architecture",
-    "parameters",
-    "width",
-    "layers",
-    "vocabulary",
-    "tied_head",
-    "tokenizer",
-    "recipe",
-    "recipe_hash",
-    "seed",
-    "steps",
-    "sequences",
-    "tokens",
-    "training_answer_loss",
-    "validation",
-    "foundation_users",
-    "validation_users",
-    "seconds",
-    "device",
-    "versions",
-    "licence",
-    "licence_note",
-    "sha256",
-)
 
 
-def readme(card: dict[str, Any], entry: ZooEntry) -> str:
+def make_card(entry: ZooEntry, material: Material, model: Any, tokenizer: Any) -> dict[str, Any]:
+    """Return what a trained model is and how it scores; the build adds time, device and checksum."""
+    recipe = material.recipe
+    return {
+        "name": entry.name,
+        "family": entry.family,
+        "role": entry.role,
+        "architecture": type(model).__name__,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "width": entry.width,
+        "layers": entry.layers,
+        "vocabulary": len(tokenizer),
+        "tied_head": entry.tied,
+        "tokenizer": entry.tokenizer.kind,
+        "recipe": recipe.to_dict(),
+        "recipe_hash": recipe.hash,
+        "seed": recipe.seed,
+        "steps": recipe.steps,
+        "sequences": len(material.sequences),
+        "training_answer_loss": training_answer_loss(model, material),
+        "validation": validate(model, material),
+        "foundation_users": len(material.train.people),
+        "validation_users": len(material.held_out.people),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "tokenizers": tokenizers.__version__,
+        },
+        "licence": LICENCE,
+        "licence_note": LICENCE_NOTE,
+    }
+
+
+def readme(card: dict[str, Any]) -> str:
     """Return the model card as Markdown."""
-    command = (
-        f"python -m research.zoo --only {entry.name} --steps {card['steps']} --seed {card['seed']}"
-    )
+    command = f"python -m research.zoo --only {card['name']} --steps {card['steps']} --seed {card['seed']}"
     front = (
-        f"---\nlicense: cc-by-sa-4.0\nlibrary_name: transformers\nmodel_name: {entry.name}\n---\n"
+        f"---\nlicense: cc-by-sa-4.0\nlibrary_name: transformers\nmodel_name: {card['name']}\n---\n"
     )
     return "\n".join(
         [
             front,
-            f"# {entry.name}",
+            f"# {card['name']}",
             "",
             (
                 f"A {card['parameters']:,}-parameter {card['architecture']} for experiments with migrated "

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from puma_engine.errors import NotFoundError
 from puma_engine.files import sha256_file
 from puma_engine.zoo import SHIPPED, ZOO, get_entry, zoo_folder
-from research.zoo.cards import CARD_FIELDS
+from research.zoo.cards import readme
 from research.zoo.tokenizers import train_tokenizer
 
 MOST_BYTES = 24_000_000
@@ -64,13 +64,6 @@ def test_the_target_is_larger_and_all_weights_fit(untrained):
     assert sizes["llama-large"] > 3 * sizes["llama-medium"]
 
 
-def test_the_large_model_is_built_by_those_who_want_it():
-    assert set(ZOO) - set(SHIPPED) == {"llama-large"}
-    large = get_entry("llama-large")
-    assert (large.family, large.width, large.layers) == ("llama", 384, 6)
-    assert (large.heads, large.kv_heads, large.feed_forward) == (12, 2, 1024)
-
-
 def test_qwen_has_attention_biases_and_gemma_local_layers(untrained):
     assert untrained["qwen2-small"].model.layers[0].self_attn.q_proj.bias is not None
     assert set(untrained["gemma3-small"].config.layer_types) == {
@@ -116,11 +109,10 @@ def test_a_shipped_model_loads_and_is_fp16(name):
 def test_a_shipped_card_is_complete_and_true(name):
     folder = shipped(name)
     card = json.loads((folder / "card.json").read_text())
-    assert set(card) == set(CARD_FIELDS)
     assert card["name"] == name
     assert card["sha256"] == sha256_file(folder / "model.safetensors")
     assert "CC BY-SA 4.0" in card["licence_note"]
-    assert f"# {name}" in (folder / "README.md").read_text()
+    assert (folder / "README.md").read_text() == readme(card)
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -9,6 +9,8 @@ from dataclasses import replace
 import numpy as np
 import psutil
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from puma_engine import pipeline
@@ -163,13 +165,15 @@ def test_several_seeds_are_averaged_for_the_same_users(done):
     assert two["low"] == pytest.approx(one["low"], abs=1e-6)
 
 
-def test_holm_keeps_the_family_error():
-    lines = [{"dataset": "a", "p": p} for p in (0.04, 0.011, 0.02, 0.001)]
+@given(st.lists(st.floats(0, 0.2), min_size=1, max_size=8))
+def test_holm_rejects_the_smallest_p_until_one_is_too_large(values):
+    lines = [{"dataset": "a", "p": p} for p in values] + [{"dataset": "b", "p": 0.049}]
     mark_real(lines, ())
-    assert [line["real"] for line in lines] == [True, True, True, True]
-    lines = [{"dataset": "a", "p": p} for p in (0.03, 0.001, 0.026, 0.2)]
-    mark_real(lines, ())
-    assert [line["real"] for line in lines] == [False, True, False, False]
+    real = [line["real"] for line in sorted(lines[:-1], key=lambda line: line["p"])]
+    steps = [p * (len(values) - rank) < 0.05 for rank, p in enumerate(sorted(values))]
+    assert real == [all(steps[: rank + 1]) for rank in range(len(steps))]
+    # Another data set is a family of its own.
+    assert lines[-1]["real"]
 
 
 def test_two_processes_do_the_same(done, tmp_path):

@@ -1,15 +1,17 @@
-"""Strategies over all budgets, against a computation by hand and by scipy."""
+"""Paired differences over trainings and budgets, against scipy."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 from puma_engine.errors import SelectionError
 from puma_engine.selection import STRATEGIES
 from puma_engine.studies import Options, get_study
-from puma_engine.studies.differences import differences_over_budgets
+from puma_engine.studies.differences import differences_over_budgets, paired_t_test
 from puma_engine.studies.reports import markdown
 from puma_engine.studies.results import differences_over_trainings
 
@@ -46,6 +48,20 @@ def test_the_interval_is_that_of_a_paired_t_test():
     one = differences_over_budgets(found, "films")["kmeans"]
     assert (one.low, one.high) == pytest.approx((wanted.low, wanted.high))
     assert one.pairs == 6 and one.value == pytest.approx(np.mean(wanted))
+
+
+@given(st.lists(st.floats(-1, 1), max_size=12))
+def test_a_paired_t_test_is_that_of_scipy(differences):
+    test = paired_t_test(differences)
+    if len(differences) < 3:
+        assert test is None
+        return
+    assert test.pairs == len(differences) and test.low <= test.value <= test.high
+    if np.ptp(differences) > 1e-3:
+        wanted = stats.ttest_1samp(differences, 0)
+        ends = wanted.confidence_interval(0.95)
+        assert (test.low, test.high) == pytest.approx((ends.low, ends.high))
+        assert test.p == pytest.approx(wanted.pvalue)
 
 
 def test_only_what_both_have_is_paired():
