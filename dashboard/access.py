@@ -1,4 +1,4 @@
-"""Who may see the dashboard: everybody on this machine, or those who signed in."""
+"""Sign-in: required wherever it is configured, and for a public dashboard."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from streamlit.errors import StreamlitSecretNotFoundError
 
 
 def providers() -> list[str] | None:
-    """Return the sign-in providers by name, [] for one without a name, None without sign-in."""
+    """Return the names of the sign-in providers: [] for one without a name, None for no sign-in."""
     try:
         auth = st.secrets.get("auth")
     except StreamlitSecretNotFoundError:
         return None
     if auth is None:
         return None
-    return [name for name, one in auth.items() if isinstance(one, Mapping)]
+    return [name for name, section in auth.items() if isinstance(section, Mapping)]
 
 
 def require_sign_in() -> None:
-    """Stop unless whoever asks may see the pages.
+    """Stop the page unless the visitor is signed in, or sign-in is not configured.
 
-    Sign-in is asked for wherever it is configured; `puma serve --public` starts only then.
+    Without sign-in, `puma serve --public` does not start, and a public dashboard shows nothing.
     """
-    found = providers()
-    if found is None:
+    names = providers()
+    if names is None:
         if os.environ.get("PUMA_PUBLIC"):
             st.error("Sign-in is not configured, so this public dashboard shows nothing.")
             st.stop()
@@ -38,7 +38,7 @@ def require_sign_in() -> None:
         return
     st.title("PUMA Workbench")
     st.text("Sign in to see the workspace.")
-    for name in found or [""]:
+    for name in names or [""]:
         st.button(
             f"Sign in with {name}" if name else "Sign in",
             on_click=st.login,

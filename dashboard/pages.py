@@ -10,48 +10,52 @@ from urllib.parse import urlencode
 import streamlit as st
 from streamlit.errors import FragmentHandledException
 
-# Name (also the address), title, icon, and what it answers.
+# By name, which is also the address: title, icon and description.
 PAGES = {
-    "overview": ("Overview", ":material/space_dashboard:", "What is here, and what to do next."),
-    "data": ("Data", ":material/database:", "What the data sets hold, and bringing in more."),
+    "overview": ("Overview", ":material/space_dashboard:", "Latest verdict, and what to do next."),
+    "data": ("Data", ":material/database:", "Contents of the data sets, and importing more."),
     "models": (
         "Models",
         ":material/neurology:",
-        "Old and new model, their memory, and adding one.",
+        "The old and the new model, their memory, and adding one.",
     ),
-    "users": ("Users", ":material/scatter_plot:", "Who is like whom, before and after?"),
-    "plan": ("Plan", ":material/route:", "Put a migration together, price it, launch it."),
+    "users": ("Users", ":material/scatter_plot:", "Maps of users before and after a migration."),
+    "plan": ("Plan", ":material/route:", "Compose a migration, predict its cost, launch it."),
     "compare": ("Compare", ":material/compare_arrows:", "Is a migration as good as retraining?"),
     "studies": (
         "Studies",
         ":material/science:",
-        "What of the paper holds, and what is more than chance?",
+        "Which claims of the paper are reproduced?",
     ),
-    "user": ("User", ":material/person:", "One user: records, predictions, prompt, what-ifs."),
+    "user": (
+        "User",
+        ":material/person:",
+        "One user: records, predictions, neighbours, what-if questions.",
+    ),
     "reports": (
         "Reports",
         ":material/description:",
-        "A comparison for stakeholders; tables and prompts as files.",
+        "Download comparisons, tables and prompts.",
     ),
-    "jobs": ("Jobs", ":material/work_history:", "What works, waits, ended or failed, with logs."),
+    "jobs": ("Jobs", ":material/work_history:", "Status, progress and logs of all jobs."),
 }
 
 
 def navigation(first: str | None = None) -> st.Page:
-    """Set up the navigation and return the page that the address names.
+    """Set up the navigation and return the page of the address.
 
-    An address without a page leads to the overview, or shows the page `first` if given.
+    first: the page shown for an address without a page, instead of the overview.
     """
-    found = [page(name, default=name == first) for name in PAGES]
+    items = [page(name, default=name == first) for name in PAGES]
     if first is None:
-        # Streamlit gives its default page no address of its own; every view here has one.
+        # Streamlit's default page has no address of its own, so it leads to one that has.
         home = st.Page(lambda: go("overview"), title="PUMA", default=True, visibility="hidden")
-        found.append(home)
-    return st.navigation(found)
+        items.append(home)
+    return st.navigation(items)
 
 
 def run(page: st.Page) -> None:
-    """Draw a page; what nobody foresaw ends it in a sentence, and is told in full in the log."""
+    """Draw a page. Log unexpected errors and show one sentence."""
     try:
         page.run()
     except FragmentHandledException:
@@ -59,17 +63,17 @@ def run(page: st.Page) -> None:
     except Exception as error:
         logging.getLogger(__name__).exception("The page %r failed.", page.title)
         st.error(
-            "This cannot be shown: something happened that was not foreseen.",
+            "This page cannot be shown because of an unexpected error.",
             icon=":material/error:",
         )
         st.markdown(
-            f"The log of `puma serve` tells it in full ({type(error).__name__}). `puma doctor` checks "
+            f"The log of `puma serve` has the traceback ({type(error).__name__}). `puma doctor` checks "
             "every file of the workspace."
         )
 
 
 def page(name: str, *, default: bool = False) -> st.Page:
-    """Return streamlit's page of a name; its module is loaded when it is opened."""
+    """Return the st.Page of a name. Its module is imported when the page is opened."""
     title, icon, about = PAGES[name]
     return st.Page(
         lambda: import_module(f"dashboard.views.{name}").page(),
@@ -88,23 +92,23 @@ def link(
     icon: str | None = None,
     **address: str | Sequence[str],
 ) -> None:
-    """Show a link to a page, with what it is to show in its address.
+    """Show a link to a page with query parameters.
 
-    label is read as markdown: escape other people's text.
+    label: markdown, so escape other people's text.
     """
     if name in PAGES:
         st.page_link(page(name), label=label, icon=icon, query_params=_values(address))
 
 
 def url(name: str, **address: str | Sequence[str]) -> str:
-    """Return the address of a page, for a link in a table."""
+    """Return the address of a page with query parameters, for a link in a table."""
     return f"{name}?{urlencode(_values(address), doseq=True)}"
 
 
 def go(name: str, **address: str | Sequence[str]) -> None:
-    """Open a page now, with what it is to show in its address."""
+    """Open a page with query parameters."""
     st.switch_page(page(name), query_params=_values(address))
 
 
 def _values(address: dict[str, str | Sequence[str]]) -> dict[str, str | list[str]]:
-    return {key: one if isinstance(one, str) else list(one) for key, one in address.items()}
+    return {key: value if isinstance(value, str) else list(value) for key, value in address.items()}

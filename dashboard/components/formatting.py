@@ -36,37 +36,36 @@ def count(number: float | None) -> str:
 
 
 def ago(time: str | None) -> str:
-    """Return how long ago a time in ISO 8601 was: 5 s ago, 3 h ago, else its date (UTC)."""
+    """Return the age of an ISO 8601 time, such as "3 h ago", or its date (UTC) after a day."""
     if time is None:
         return "–"
     moment = datetime.fromisoformat(time)
     seconds = (datetime.now(UTC) - moment).total_seconds()
-    for most, unit, each in ((60, "s", 1), (3600, "min", 60), (86_400, "h", 3600)):
-        if seconds < most:
-            return f"{max(seconds, 0) / each:.0f} {unit} ago"
+    for limit, unit, size in ((60, "s", 1), (3600, "min", 60), (86_400, "h", 3600)):
+        if seconds < limit:
+            return f"{max(seconds, 0) / size:.0f} {unit} ago"
     return moment.strftime("%Y-%m-%d")
 
 
 _MARKUP = re.compile(r"([\\`*_{}\[\]()#+\-.!|~<>$:&^=])")
-# What would turn the text around it, or hide in it.
+# Control characters, and marks that reverse or hide text.
 _HIDDEN = re.compile(
     "[\u0000-\u001f\u007f-\u009f\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069\ufeff]"
 )
 
 
-def short(text: str, most: int = 80) -> str:
-    """Return a text on one line, without hidden marks, cut after so many characters."""
+def short(text: str, limit: int = 80) -> str:
+    """Return a text on one line, without control characters, of at most `limit` characters."""
     line = " ".join(_HIDDEN.sub(" ", text).split())
-    return line if len(line) <= most else line[: most - 1].rstrip() + "…"
+    return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
 
 
-def escaped(text: str, most: int = 80) -> str:
-    """Return a short text that markdown shows literally.
+def escaped(text: str, limit: int = 80) -> str:
+    """Return a short text with markdown escaped, for labels that are markdown.
 
-    For widgets that read their labels as markdown (buttons, expanders, tabs, radio, pills,
-    metrics). Where there is a choice, st.text and tables need no escaping.
+    Prefer st.text and tables, which show text as it is.
     """
-    return _MARKUP.sub(r"\\\1", short(text, most))
+    return _MARKUP.sub(r"\\\1", short(text, limit))
 
 
 def plotly_text(text: str, limit: int = 60) -> str:

@@ -1,4 +1,4 @@
-"""Watching jobs: how far they are, cancel, retry, logs and results."""
+"""Cards of jobs that update by themselves: progress, log, result, cancel and retry."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dashboard.components.formatting import escaped, short
 from dashboard.components.theme import STATUSES
 
 ACTIVE = ("queued", "running")
-# Where the result of a command is shown: the page, and the name of its id in the address.
+# The page that shows the result of a command, and the query parameter of its id.
 RESULTS = {
     "import_dataset": ("data", "dataset"),
     "add_backbone": ("models", "target"),
@@ -23,28 +23,27 @@ BUSY_SECONDS = 2.0
 IDLE_SECONDS = 15.0
 
 
-def watch(most: int = 5, commands: Collection[str] | None = None) -> None:
-    """The newest jobs, live: quickly while one works, slowly otherwise.
+def watch(limit: int = 5, commands: Collection[str] | None = None) -> None:
+    """Show the newest jobs, of some commands if given, and update them.
 
-    commands: only jobs of these commands. When a job ends, the whole page is drawn again, so
-    that its result appears.
+    When a job starts or ends, the whole page is drawn again, so that its result appears.
     """
     busy = any(job.status in ACTIVE for job in _chosen(commands))
-    page_states.live(_watched, BUSY_SECONDS if busy else IDLE_SECONDS)(most, commands)
+    page_states.live(_watched, BUSY_SECONDS if busy else IDLE_SECONDS)(limit, commands)
 
 
-def _watched(most: int, commands: Collection[str] | None) -> None:
-    found = _chosen(commands)
-    if redraw_is_due(found, f"watched-{'-'.join(sorted(commands or ['all']))}"):
+def _watched(limit: int, commands: Collection[str] | None) -> None:
+    jobs = _chosen(commands)
+    if redraw_is_due(jobs, f"watched-{'-'.join(sorted(commands or ['all']))}"):
         st.rerun()
-    if not found:
+    if not jobs:
         st.caption("No jobs yet.")
-    for job in found[:most]:
+    for job in jobs[:limit]:
         card(job)
 
 
 def watch_one(job: engine.Job) -> None:
-    """One job, live; when it begins to work or ends, the whole page is drawn again."""
+    """Show one job and update it; when its status changes, the whole page is drawn again."""
     page_states.live(_one, BUSY_SECONDS)(job.id, job.status)
 
 
@@ -55,27 +54,28 @@ def _one(job_id: str, drawn_as: str) -> None:
     card(job)
 
 
-def redraw_is_due(found: Sequence[engine.Job], key: str) -> bool:
-    """Say whether a job began to work or ended since the page was drawn; keeps what it saw."""
-    active = sorted(job.id for job in found if job.status in ACTIVE)
+def redraw_is_due(jobs: Sequence[engine.Job], key: str) -> bool:
+    """Say whether a job was queued or ended since the last call with this session key."""
+    active = sorted(job.id for job in jobs if job.status in ACTIVE)
     before = st.session_state.get(key)
     st.session_state[key] = active
     return before is not None and before != active
 
 
 def _chosen(commands: Collection[str] | None) -> list[engine.Job]:
-    found = [job for job in engine.jobs(200) if commands is None or job.command in commands]
-    return in_order(found)
+    return in_order(
+        [job for job in engine.jobs(200) if commands is None or job.command in commands]
+    )
 
 
-def in_order(found: Sequence[engine.Job]) -> list[engine.Job]:
-    """Return jobs that run first, then those that wait, then the ended; else as they came."""
-    places = {"running": 0, "queued": 1}
-    return sorted(found, key=lambda job: places.get(job.status, 2))
+def in_order(jobs: Sequence[engine.Job]) -> list[engine.Job]:
+    """Return running jobs first, then queued ones, then the rest, otherwise in the given order."""
+    ranks = {"running": 0, "queued": 1}
+    return sorted(jobs, key=lambda job: ranks.get(job.status, 2))
 
 
 def card(job: engine.Job, *, log_lines: int = 15) -> None:
-    """One job: what it is, how far it is, its buttons and the end of its log."""
+    """Show one job: title, status, progress, buttons and the end of its log."""
     with st.container(border=True, gap="small"):
         with st.container(horizontal=True, vertical_alignment="center"):
             st.markdown(f"**{escaped(job.title, 100)}**", width="stretch")
@@ -94,14 +94,14 @@ def card(job: engine.Job, *, log_lines: int = 15) -> None:
 
 
 def result_link(job: engine.Job) -> None:
-    """A link to what came out of a job, where a page shows that."""
+    """Show a link to the result of a job if a page shows it."""
     if job.run_id is not None and job.command in RESULTS:
         name, key = RESULTS[job.command]
         pages.link(name, label="See the result", **{key: job.run_id})
 
 
 def status(job: engine.Job) -> None:
-    """The state of a job as a badge; a running one that was asked to stop says so."""
+    """Show the status of a job as a badge, "Stopping" for a running job that is to be cancelled."""
     shown = STATUSES[job.status]
     stopping = job.status == "running" and job.cancel_asked is not None
     label = "Stopping" if stopping else shown.label
@@ -109,14 +109,14 @@ def status(job: engine.Job) -> None:
 
 
 def buttons(job: engine.Job) -> None:
-    """What can be done with a job: cancel one that waits or runs, retry one that stopped."""
+    """Show the button that cancels an active job, or retries a stopped one."""
     if job.status in ACTIVE:
         st.button(
             "Cancel",
             key=f"cancel-{job.id}",
             icon=":material/stop_circle:",
             disabled=job.cancel_asked is not None,
-            help="It stops at its next checkpoint and can be retried from there.",
+            help="The job stops at its next checkpoint and can be continued from there.",
             on_click=lambda: _act(engine.cancel, job.id),
         )
     elif job.status in ("failed", "cancelled", "interrupted"):
@@ -124,26 +124,26 @@ def buttons(job: engine.Job) -> None:
             "Retry",
             key=f"retry-{job.id}",
             icon=":material/replay:",
-            help="It goes on from its last checkpoint.",
+            help="The job continues from its last checkpoint.",
             on_click=lambda: _act(engine.retry, job.id),
         )
 
 
 def waiting(job: engine.Job) -> None:
-    """Since when a job waits, and for what: a device, or somebody to start a worker."""
+    """Show since when a job is queued and what it waits for; offer a worker if none is running."""
     if engine.has_worker():
-        st.caption(f"Asked {formatting.ago(job.created)}; it waits for a free device.")
+        st.caption(f"Queued {formatting.ago(job.created)}; it waits for a free device.")
         return
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(
-            f"Asked {formatting.ago(job.created)}; no worker is running, so nothing happens.",
+            f"Queued {formatting.ago(job.created)}; no worker is running.",
             width="stretch",
         )
         st.button(
             "Start a worker",
             key=f"work-{job.id}",
             icon=":material/play_arrow:",
-            help="It works off all that waits, and ends then. `puma worker` does the same.",
+            help="It runs all queued jobs and then ends. `puma worker` does the same.",
             on_click=lambda: _act(lambda _id: engine.start_worker(), job.id),
         )
 
@@ -156,23 +156,23 @@ def _act(action: Callable[[str], None], job_id: str) -> None:
 
 
 def progress(job: engine.Job) -> None:
-    """How far a running job is: of the whole where it has parts, else of its stage."""
-    said = job.progress
-    step, total = said.get("step") or 0, said.get("total") or 0
-    overall = said.get("overall")
+    """Show the progress of a running job: overall if it has several parts, else of its stage."""
+    report = job.progress
+    step, total = report.get("step") or 0, report.get("total") or 0
+    overall = report.get("overall")
     share = overall if overall is not None else (step / total if total else None)
-    stage = escaped(str(said.get("stage") or "starting"))
+    stage = escaped(str(report.get("stage") or "starting"))
     if share is None:
-        st.progress(0.0, text=f"{stage} (began {formatting.ago(job.started)})")
+        st.progress(0.0, text=f"{stage} (started {formatting.ago(job.started)})")
         return
-    left = said.get("overall_eta") if overall is not None else said.get("eta_seconds")
+    left = report.get("overall_eta") if overall is not None else report.get("eta_seconds")
     parts = [f"{share:.0%} done", stage]
     if total:
         parts.append(f"step {step:,} of {total:,}")
-    if said.get("loss") is not None:
-        parts.append(f"loss {said['loss']:.4f}")
-    if said.get("examples_per_second"):
-        parts.append(f"{said['examples_per_second']:,.0f} examples/s")
+    if report.get("loss") is not None:
+        parts.append(f"loss {report['loss']:.4f}")
+    if report.get("examples_per_second"):
+        parts.append(f"{report['examples_per_second']:,.0f} examples/s")
     if left is not None:
         parts.append(f"about {formatting.duration(left)} left")
     st.progress(min(max(share, 0.0), 1.0), text=" · ".join(parts))

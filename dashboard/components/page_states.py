@@ -1,4 +1,4 @@
-"""What a page shows when there is nothing, nothing yet, something old, or an error: one look."""
+"""States that every page shows alike: empty, loading, outdated, failed, no workspace."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from dashboard import engine
 
 
 def empty(title: str, text: str, *, icon: str = ":material/inbox:") -> None:
-    """There is nothing here yet: say what belongs here and how it comes to be."""
+    """Show that nothing is here yet, and how to get it."""
     with st.container(border=True, horizontal_alignment="center", gap="small"):
         st.markdown(f"### {icon} {title}", text_alignment="center")
         st.markdown(text, text_alignment="center")
 
 
 def failed(title: str, reason: object) -> None:
-    """Something went wrong: what (our words), and the reason as plain text."""
+    """Show an error: title is markdown, reason is shown as plain text."""
     st.error(title, icon=":material/error:")
     st.text(str(reason))
 
 
 def stale(text: str) -> None:
-    """What is shown is older than what it was made from."""
+    """Warn that the page shows something outdated or incomplete."""
     st.warning(text, icon=":material/update:")
 
 
 def loading(text: str, height: int = 240) -> None:
-    """Something is being made by a job; its place is kept, so that nothing jumps."""
+    """Show a placeholder for the result of a running job."""
     st.caption(f":material/hourglass_top: {text}")
     st.skeleton(height)
 
 
 @contextmanager
 def caught(title: str) -> Iterator[None]:
-    """Show an engine error of what is drawn inside in one look, and go on after it."""
+    """Show an engine error raised inside instead of ending the page."""
     try:
         yield
     except engine.PumaError as error:
@@ -45,40 +45,39 @@ def caught(title: str) -> Iterator[None]:
 
 
 def live(draw: Callable[..., None], every: float | None) -> Callable[..., None]:
-    """Wrap a part that is drawn again every so many seconds: errors then are met in it alone."""
+    """Return a fragment that is drawn again every so many seconds and shows its errors itself."""
 
     @wraps(draw)
     def shown(*args: object) -> None:
-        with caught("This part cannot be shown now."):
+        with caught("This part cannot be shown."):
             draw(*args)
 
     return st.fragment(shown, run_every=every)
 
 
 def guarded(page: Callable[[], None]) -> Callable[[], None]:
-    """Wrap a page: without a workspace it says how to begin, an engine error is shown in one look."""
+    """Wrap a page: show how to start without a workspace, and engine errors as text."""
 
     @wraps(page)
     def wrapped() -> None:
         if not engine.has_workspace():
             no_workspace(page.__module__.rpartition(".")[2])
             return
-        # Part of the page may stand above by then.
-        with caught("This cannot be shown."):
+        with caught("This page cannot be shown."):
             page()
 
     return wrapped
 
 
 def no_workspace(name: str) -> None:
-    """There is no workspace for the page of this name: the overview makes one."""
+    """Show that the page of this name needs a workspace, with a link to the overview."""
     from dashboard import pages
 
     st.title(pages.PAGES[name][0])
     empty(
         "No workspace yet",
-        "A workspace is the folder that keeps data, prompts and results. The overview makes one, "
-        "with a worked example in it if you like; `make demo` or `puma demo` do the same.",
+        "A workspace is the folder of data, prompts and results. The overview creates one, with a "
+        "worked example; `puma demo` does the same.",
         icon=":material/folder_off:",
     )
-    pages.link("overview", label="Begin on the overview")
+    pages.link("overview", label="Open the overview")

@@ -1,4 +1,4 @@
-"""Tables from which one row is picked; the pick is in the address."""
+"""Tables from which one row can be selected; the selection is in the address."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import streamlit as st
 
 from dashboard.components import query_params
 
-ROW = 33  # pixels, also of the header
+ROW_PIXELS = 33  # also of the header
 
 
-def height(rows: int, most: int | None = None) -> int:
-    """Pixels of a table with so many rows: known before it is drawn, so that nothing jumps."""
-    whole = 2 + ROW * (1 + rows)
-    return whole if most is None else min(whole, most)
+def height(rows: int, limit: int | None = None) -> int:
+    """Return the pixels of a table. With a fixed height, the page does not jump when it is drawn."""
+    full = 2 + ROW_PIXELS * (1 + rows)
+    return full if limit is None else min(full, limit)
 
 
-def pick(
+def select_row(
     frame: pd.DataFrame,
     ids: Sequence[str],
     name: str,
@@ -28,10 +28,10 @@ def pick(
     alt: str,
     height: int = 320,
 ) -> str | None:
-    """Show a table and return the id of the row that is picked, or named by the address.
+    """Show a table; return the id of the selected row, or of the address, or None.
 
-    ids: the id of each row, kept on the server. name: of the address's value. columns:
-    streamlit's column_config. An id in the address that is in no row is not returned.
+    ids: the id of each row, which stays on the server. name: the query parameter. columns:
+    st.dataframe's column_config. An unknown id in the address is reported and not returned.
     """
     key = f"pick-{name}"
     event = st.dataframe(
@@ -40,19 +40,19 @@ def pick(
         placeholder="–",
         height=height,
         column_config=dict(columns),
-        on_select=lambda: query_params.write(name, picked(st.session_state.get(key), ids)),
+        on_select=lambda: query_params.write(name, selected_id(st.session_state.get(key), ids)),
         selection_mode="single-row",
         key=key,
         alt=alt,
     )
-    one = picked(event, ids) or query_params.read(name, ids)
-    if one is None and st.query_params.get(name) is not None:
-        st.caption(":material/link_off: What the address names is not in this table.")
-    return one
+    row_id = selected_id(event, ids) or query_params.read(name, ids)
+    if row_id is None and st.query_params.get(name) is not None:
+        st.caption(":material/link_off: The row in the address is not in this table.")
+    return row_id
 
 
-def picked(event: Any, ids: Sequence[str]) -> str | None:
-    """Return the id of the selected row of a table's event; None for none, or one out of range."""
+def selected_id(event: Any, ids: Sequence[str]) -> str | None:
+    """Return the id of the selected row of a table's event; None for no row or an unknown one."""
     rows = event["selection"]["rows"] if event else []
-    place = rows[0] if rows else -1
-    return str(ids[place]) if isinstance(place, int) and 0 <= place < len(ids) else None
+    row = rows[0] if rows else -1
+    return str(ids[row]) if isinstance(row, int) and 0 <= row < len(ids) else None

@@ -11,7 +11,8 @@ from dashboard.engine import KINDS, NEUTRAL, rank
 
 __all__ = ["KINDS", "NEUTRAL", "rank"]
 
-# For groups without an order, such as clusters; sequences and diverging scales for amounts.
+# CATEGORIES: colours of unordered groups. AMOUNTS, DIFFERENCES: Plotly's sequential and
+# diverging scales.
 CATEGORIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#9C8B52")
 AMOUNTS = "Cividis"
 DIFFERENCES = "RdBu"
@@ -23,7 +24,7 @@ def marker(kind: str, **more: Any) -> dict[str, Any]:
 
 
 class Status(NamedTuple):
-    """How the state of a job or run is shown: its word, icon and streamlit's colour name."""
+    """How a status is shown: label, icon and Streamlit's colour name."""
 
     label: str
     icon: str

@@ -1,4 +1,4 @@
-"""The training losses of a job, as far as it is."""
+"""The chart of a job's training loss."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dashboard.components.theme import CATEGORIES
 
 
 def losses_of(progress: Mapping[str, Any]) -> pd.DataFrame:
-    """Return the losses of a job so far: stage, step, loss."""
+    """Return the reported losses of a job: stage, step, loss."""
     rows = [
         (stage, step, loss)
         for stage, points in (progress.get("trace") or {}).items()
@@ -25,7 +25,7 @@ def losses_of(progress: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def loss_chart(job: engine.Job) -> None:
-    """Show the training losses that a job has reported; nothing before the first."""
+    """Draw the reported training losses of a job, if any."""
     data = losses_of(job.progress)
     if data.empty:
         return
@@ -37,8 +37,8 @@ def loss_chart(job: engine.Job) -> None:
         figure,
         data,
         f"losses-{job.id}",
-        title="Training loss: while it falls, the adapter still learns",
+        title="Training loss by step",
         x="training step",
-        y="mean loss of an example",
+        y="mean loss per example",
         height=260,
     )

@@ -1,4 +1,4 @@
-"""Verdicts as people read them: on a migration with its reasons, and on a claim as a badge."""
+"""Verdicts on migrations, with their reasons, and on claims, as badges."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import streamlit as st
 from dashboard.components.theme import Status
 from dashboard.engine.comparisons import MARGIN, Verdict
 
-LOOKS = {
+DECISIONS = {
     "migrate": ("Migrate", ":material/check_circle:", "green"),
     "refine": ("Migrate all, refine some", ":material/tune:", "blue"),
     "retrain": ("Retrain", ":material/replay:", "orange"),
@@ -23,14 +23,14 @@ CLAIM_STATUSES = {
 
 
 def badge(verdict: str, count: int | None = None) -> None:
-    """The verdict on a claim, or how often it was reached."""
+    """Show the verdict on a claim as a badge, or the number of claims with it."""
     shown = CLAIM_STATUSES[verdict]
     label = shown.label if count is None else f"{count} {shown.label.lower()}"
     st.badge(label, icon=shown.icon, color=shown.colour)
 
 
 def margin() -> float:
-    """Ask how much worse than retraining is still as good, and return it as a share."""
+    """Draw the widget for the margin of non-inferiority; return it as a share."""
     percent = st.number_input(
         "Margin (%)",
         min_value=0.1,
@@ -40,20 +40,23 @@ def margin() -> float:
         format="%.1f",
         key="margin",
         bind="query-params",
-        help="How much worse than full retraining is still as good, in percent of its value.",
+        help="The largest loss against full retraining that still counts as equally good, in percent of "
+        "its value.",
     )
     return float(percent) / 100
 
 
 def headline(verdict: Verdict) -> None:
-    """The decision in large letters, and the sentence that says it whole."""
-    label, icon, colour = LOOKS[verdict.decision]
+    """Show the decision as a heading, and its sentence."""
+    label, icon, colour = DECISIONS[verdict.decision]
     st.markdown(f"### :{colour}[{icon} {label}]")
-    st.text(_after_decision(verdict.headline))
+    # The sentence begins with the decision, which is the heading.
+    sentence = verdict.headline.partition(": ")[2]
+    st.text(sentence[:1].upper() + sentence[1:])
 
 
 def reasons(verdict: Verdict) -> None:
-    """Evidence and cautions side by side."""
+    """Show evidence and cautions side by side."""
     if not verdict.evidence:
         return
     if not verdict.cautions:
@@ -63,17 +66,11 @@ def reasons(verdict: Verdict) -> None:
     with left:
         _list("Evidence", verdict.evidence)
     with right:
-        _list("What to be careful about", verdict.cautions)
-
-
-def _after_decision(text: str) -> str:
-    """Return a headline without its first words, which stand above it in large letters."""
-    rest = text.partition(": ")[2]
-    return rest[:1].upper() + rest[1:]
+        _list("Cautions", verdict.cautions)
 
 
 def _list(title: str, sentences: tuple[str, ...]) -> None:
-    # Sentences hold names that people gave to runs, so they are no markdown.
+    # Sentences contain names of runs, so they are shown as plain text.
     with st.container(gap="xsmall"):
         st.markdown(f"**{title}**")
         for sentence in sentences:

@@ -1,4 +1,4 @@
-"""The only importer of puma_engine: reads of the workspace, and jobs."""
+"""Reads of the workspace, and jobs. Only this package of the dashboard imports puma_engine."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ __all__ = [
 
 
 def workspace(*, create: bool = False) -> Workspace:
-    """Open the workspace that PUMA_WORKSPACE names; raises StoreError when there is none."""
+    """Open the workspace of PUMA_WORKSPACE. Raises StoreError if there is none and not create."""
     root = locate(None)
     if create or not has_database(root):
         _open.clear()
@@ -50,7 +50,7 @@ def _open(root: str) -> Workspace:
 
 
 def has_workspace() -> bool:
-    """Say whether there is a workspace; opening it may still fail."""
+    """Say whether a workspace exists. Opening it may still fail."""
     try:
         return has_database(locate(None))
     except StoreError:
@@ -58,28 +58,28 @@ def has_workspace() -> bool:
 
 
 def root() -> str:
-    """Return the workspace's folder: the first key of every cached read."""
+    """Return the workspace's folder, the first argument of every cached read."""
     return str(locate(None))
 
 
 def runs(kind: str | None = None, status: str | None = "finished") -> list[Run]:
-    """Return runs, the newest first; finished ones unless told otherwise."""
+    """Return runs of a kind, the newest first. status: None for runs in any status."""
     return workspace().runs(kind=kind, status=status)
 
 
 def run(run_id: str) -> Run:
-    """Return a run by its id; raises NotFoundError."""
+    """Return a run by its id. Raises NotFoundError."""
     return workspace().run(run_id)
 
 
 @st.cache_data(max_entries=100, show_spinner=False)
 def table(root: str, run_id: str, name: str) -> pd.DataFrame:
-    """Return a table of a finished run; finished runs never change, so it is read once."""
+    """Return a table of a finished run, cached because finished runs never change."""
     return Workspace.open(root).get_table(run_id, name)
 
 
 def queue(command: str, args: dict[str, Any], title: str) -> Job:
-    """Queue a command of puma_engine.pipeline.COMMANDS, and see to it that a worker runs."""
+    """Queue a command of puma_engine.pipeline.COMMANDS, and start a worker if none is running."""
     ws = workspace()
     job = engine_jobs.enqueue(ws, command, args, title=title)
     engine_jobs.ensure_worker(ws)
@@ -87,26 +87,23 @@ def queue(command: str, args: dict[str, Any], title: str) -> Job:
 
 
 def sources() -> list[Run]:
-    """Finished prompt tables that a migration can start from."""
-    ws = workspace()
-    found = ws.runs(kind="prompts", status="finished") + ws.runs(
-        kind="migration", status="finished"
-    )
-    return [run for run in found if run.config.get("role") not in ("random", "shuffled")]
+    """Return finished prompt tables that a migration can start from."""
+    finished = [run for kind in ("prompts", "migration") for run in runs(kind)]
+    return [run for run in finished if run.config.get("role") not in ("random", "shuffled")]
 
 
 def backbones() -> list[Run]:
-    """Backbones known in the workspace."""
-    return workspace().runs(kind="backbone", status="finished")
+    """Return the backbones of the workspace."""
+    return runs("backbone")
 
 
 def jobs(limit: int | None = 20) -> list[Job]:
-    """Latest jobs first."""
+    """Return jobs, the latest first. limit: None for all."""
     return engine_jobs.jobs(workspace(), limit=limit)
 
 
 def job(job_id: str) -> Job:
-    """Return a job by its id; raises NotFoundError."""
+    """Return a job by its id. Raises NotFoundError."""
     return engine_jobs.job(workspace(), job_id)
 
 
@@ -116,21 +113,21 @@ def job_log(job_id: str, lines: int = 15) -> str:
 
 
 def cancel(job_id: str) -> None:
-    """Ask a job to stop."""
+    """Ask a job to stop at its next checkpoint."""
     engine_jobs.cancel(workspace(), job_id)
 
 
 def has_worker() -> bool:
-    """Say whether a process lives that works off what is queued."""
+    """Say whether a worker is running."""
     return bool(engine_jobs.workers(workspace()))
 
 
 def start_worker() -> None:
-    """See to it that a worker runs."""
+    """Start a worker if none is running."""
     engine_jobs.ensure_worker(workspace())
 
 
 def retry(job_id: str) -> None:
-    """Queue a stopped job again, and see to it that a worker runs."""
+    """Queue a stopped job again, and start a worker if none is running."""
     engine_jobs.retry(workspace(), job_id)
-    engine_jobs.ensure_worker(workspace())
+    start_worker()

@@ -1,4 +1,4 @@
-"""Data sets: what they hold, browsing them, and importing files and shipped sets."""
+"""Data sets: statistics, users and items, and imports of files and shipped data sets."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from puma_engine.store import Workspace
 
 What = Literal["user", "item"]
 ENDINGS = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet")
-MOST_BYTES = 200 << 20
-MOST_UNPACKED = 2 << 30
+MAX_BYTES = 200 << 20
+MAX_UNPACKED = 2 << 30
 CHECK_SECONDS = 300
-SHOWN_ROWS = 500
+MAX_SHOWN = 500
 FIELDS = ("user_id", "item_id", "outcome", "text", "time", "history")
 REQUIRED = ("user_id", "item_id", "outcome")
 UPLOADS = "uploads"
@@ -50,48 +50,52 @@ def facts(root: str, dataset: str) -> dict[str, Any]:
 
 @st.cache_resource(max_entries=4, show_spinner=False)
 def profiles(root: str, dataset: str, what: What) -> pd.DataFrame:
-    """Return the profile of every user or item, by id. Shared: do not change it."""
+    """Return the profile of every user or item, by id. Cached without a copy: do not change it."""
     return profiles_of(Workspace.open(root), dataset, what)
 
 
-def find(frame: pd.DataFrame, text: str, most: int = SHOWN_ROWS) -> tuple[pd.DataFrame, int]:
-    """Return the rows whose id or text contains a text, the busiest first, and how many match."""
-    found = frame
+def find(frame: pd.DataFrame, text: str, limit: int = MAX_SHOWN) -> tuple[pd.DataFrame, int]:
+    """Return the rows whose id or text contains a text, most records first, and their number."""
+    matches = frame
     if text:
         hit = frame.iloc[:, 0].str.contains(text, case=False, regex=False)
         if "text" in frame:
             hit |= frame["text"].str.contains(text, case=False, regex=False)
-        found = frame[hit]
-    return found.nlargest(most, "records"), len(found)
+        matches = frame[hit]
+    return matches.nlargest(limit, "records"), len(matches)
 
 
 @st.cache_data(max_entries=50, show_spinner=False)
-def rows_of(root: str, dataset: str, what: What, one: str) -> pd.DataFrame:
+def rows_of(root: str, dataset: str, what: What, entity: str) -> pd.DataFrame:
     """Return the records of one user or item with item texts, in the stored order."""
     ws = Workspace.open(root)
-    rows = ws.get_table(dataset, "interactions", where={f"{what}_id": [one]})
+    rows = ws.get_table(dataset, "interactions", where={f"{what}_id": [entity]})
     ids = rows["item_id"].unique().tolist()
     texts = ws.get_table(dataset, "items", where={"item_id": ids}) if ids else None
     return rows.assign(text="") if texts is None else rows.merge(texts, on="item_id", how="left")
 
 
 @dataclass(frozen=True)
-class Shipped:
-    """A data set that comes with the checkout."""
+class ShippedDataset:
+    """A data set that ships with PUMA."""
 
     name: str
     task: str
     about: str
 
 
-def shipped() -> list[Shipped]:
-    """Return the data sets that ship with the checkout."""
-    return [Shipped(one.name, one.task, one.about) for one in REGISTRY.values() if one.shipped]
+def shipped() -> list[ShippedDataset]:
+    """Return the data sets that ship with PUMA."""
+    return [
+        ShippedDataset(item.name, item.task, item.about)
+        for item in REGISTRY.values()
+        if item.shipped
+    ]
 
 
 def import_shipped(name: str, users: int | None) -> Job:
     """Queue the import of a shipped data set, or of a seeded subset of its users."""
-    if name not in {one.name for one in shipped()}:
+    if name not in {item.name for item in shipped()}:
         raise DataError(f"There is no shipped data set {name!r}; choose one that is listed.")
     if users is not None and users < 1:
         raise DataError("Give a number of users of 1 or more, or none for all.")
@@ -101,20 +105,20 @@ def import_shipped(name: str, users: int | None) -> Job:
 
 
 class Upload:
-    """A file from a browser, kept outside the workspace until it is imported or forgotten."""
+    """A file from a browser in a temporary folder, until it is imported or dropped."""
 
     def __init__(self, name: str, stream: IO[bytes], size: int) -> None:
         self.name = checked_name(name)
-        if size > MOST_BYTES:
+        if size > MAX_BYTES:
             raise DataError(
-                f"The file has {size:,} bytes; at most {MOST_BYTES:,} can be uploaded. Import it "
+                f"The file has {size:,} bytes; at most {MAX_BYTES:,} can be uploaded. Import it "
                 "with `puma data import table PATH` instead."
             )
         self._folder = TemporaryDirectory(prefix="puma-upload-")
         self.path = Path(self._folder.name) / self.name
         with self.path.open("wb") as file:
             shutil.copyfileobj(stream, file)
-        _refuse_bombs(self.path)
+        _check_unpacked_size(self.path)
 
     def move(self, folder: Path) -> Path:
         """Move the file into a folder and return where it is."""
@@ -123,9 +127,9 @@ class Upload:
 
 
 def checked_name(name: str) -> str:
-    """Return a harmless file name with an ending that tables have. Raises DataError."""
+    """Return a safe file name with a suffix of tables. Raises DataError for other suffixes."""
     base = name.replace("\\", "/").rpartition("/")[2]
-    ending = next((one for one in reversed(ENDINGS) if base.lower().endswith(one)), None)
+    ending = next((end for end in reversed(ENDINGS) if base.lower().endswith(end)), None)
     if ending is None:
         raise DataError(
             f"A table is a file that ends with {', '.join(ENDINGS)}; this one is {base[-60:]!r}."
@@ -134,8 +138,8 @@ def checked_name(name: str) -> str:
     return f"{stem or 'table'}{ending}"
 
 
-def _refuse_bombs(path: Path) -> None:
-    """Refuse a packed file that would fill the memory when unpacked."""
+def _check_unpacked_size(path: Path) -> None:
+    """Raise DataError for a compressed file that is too large when unpacked."""
     if path.suffix == ".parquet":
         _refuse_large_parquet(path)
     elif path.suffix == ".gz":
@@ -143,7 +147,7 @@ def _refuse_bombs(path: Path) -> None:
             total = 0
             while part := file.read(1 << 20):
                 total += len(part)
-                if total > MOST_UNPACKED:
+                if total > MAX_UNPACKED:
                     raise DataError(_too_large(total))
 
 
@@ -154,20 +158,20 @@ def _refuse_large_parquet(path: Path) -> None:
         raise DataError("The file cannot be read as Parquet; check that it is complete.") from error
     groups = (facts.row_group(number) for number in range(facts.num_row_groups))
     total = sum(group.total_byte_size for group in groups)
-    if total > MOST_UNPACKED:
+    if total > MAX_UNPACKED:
         raise DataError(_too_large(total))
 
 
 def _too_large(total: int) -> str:
     return (
-        f"The file unpacks to {total:,} bytes or more; at most {MOST_UNPACKED:,} are read from a "
+        f"The file unpacks to {total:,} bytes or more; at most {MAX_UNPACKED:,} are read from a "
         "browser. Import it with `puma data import table PATH` instead."
     )
 
 
 @dataclass(frozen=True)
 class TableSettings:
-    """How a file is read; what the forms fill in, checked again by the engine."""
+    """How a table is read, from the forms of the page; the engine checks it again."""
 
     task: str = "rating"
     columns: dict[str, str] = field(default_factory=dict)
@@ -186,14 +190,14 @@ class TableSettings:
 
     def options(self) -> list[str]:
         """Return the options of `puma data check`."""
-        found = []
+        options = []
         for name, value in self.job_arguments().items():
             if name in ("columns", "item_columns"):
                 option = f"--{name.removesuffix('s').replace('_', '-')}"
-                found += [f"{option}={key}={column}" for key, column in value.items()]
+                options += [f"{option}={key}={column}" for key, column in value.items()]
             elif name != "drop_invalid":
-                found.append(f"--{name.replace('_', '-')}={value}")
-        return found
+                options.append(f"--{name.replace('_', '-')}={value}")
+        return options
 
 
 def preview(upload: Upload, settings: TableSettings) -> Preview:
@@ -204,8 +208,8 @@ def preview(upload: Upload, settings: TableSettings) -> Preview:
 def check(upload: Upload, items: Upload | None, settings: TableSettings) -> dict[str, Any]:
     """Return `puma_engine.datasets.importers.table.TableCheck` of a file as a dictionary.
 
-    A process of its own reads the file, so that a large one leaves no trace in the app.
-    Raises DataError with the engine's words.
+    Another process reads the file, so that a large one leaves no memory in use in the app.
+    Raises DataError with the engine's message.
     """
     command = [sys.executable, "-m", "puma_engine.cli", "--json", "data", "check"]
     command += settings.options()
@@ -228,13 +232,13 @@ def check(upload: Upload, items: Upload | None, settings: TableSettings) -> dict
     if done.stdout.strip():
         return json.loads(done.stdout)
     reason = _reason(done.stderr)
-    for one in (upload, items):
-        reason = reason if one is None else reason.replace(str(one.path), one.name)
+    for file in (upload, items):
+        reason = reason if file is None else reason.replace(str(file.path), file.name)
     raise DataError(reason)
 
 
 def _reason(text: str) -> str:
-    last = (text.strip().splitlines() or ["The check ended without a word."])[-1]
+    last = (text.strip().splitlines() or ["The check ended without a message."])[-1]
     try:
         return str(json.loads(last)["error"])
     except (ValueError, KeyError, TypeError):
@@ -263,14 +267,14 @@ def _all_or_nothing(folder: Path) -> Iterator[None]:
     except (PumaError, OSError) as error:
         shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, OSError):
-            raise DataError(f"The file could not be kept ({error.strerror}).") from error
+            raise DataError(f"The file could not be stored ({error.strerror}).") from error
         raise
 
 
 def forget_uploads(ws: Workspace, older_than: float = UPLOAD_SECONDS) -> None:
-    """Remove uploaded files that no unfinished job will read any more.
+    """Remove uploaded files that no unfinished job needs and that are older than so many seconds.
 
-    Younger ones, in seconds, stay: their job may be about to be queued.
+    The job of a younger file may be about to be queued.
     """
     folders = [
         folder

@@ -1,4 +1,4 @@
-"""All jobs: rows for a table, one job's facts, and the files that it made."""
+"""Jobs as table rows, the arguments of a job, and the files of its result."""
 
 from __future__ import annotations
 
@@ -8,29 +8,27 @@ from typing import Any
 import pandas as pd
 
 from dashboard import engine
-from puma_engine import jobs as engine_jobs
 from puma_engine.jobs import JOB_STATUSES, Job
 from puma_engine.store import Run
 
-SHOWN = 500
-MOST_DOWNLOAD = 200 << 20
+MAX_SHOWN = 500
+MAX_DOWNLOAD = 200 << 20
 SECRET_ARGUMENTS = ("path", "items_path")
 
 
 def find(statuses: list[str], text: str) -> list[Job]:
-    """Return jobs of some statuses (all if none is named) whose title or id has a text."""
+    """Return jobs with one of some statuses (all if empty) whose title or id matches a text."""
     wanted = set(statuses) & set(JOB_STATUSES)
-    found = engine_jobs.jobs(engine.workspace())
     return [
         job
-        for job in found
+        for job in engine.jobs(None)
         if (not wanted or job.status in wanted)
         and (not text or text.lower() in job.title.lower() or job.id.startswith(text))
     ]
 
 
 def frame(jobs: list[Job]) -> pd.DataFrame:
-    """Return a row a job; share is the part that is done in percent, NaN if unknown."""
+    """Return one row per job; share is the finished part in percent, NaN if unknown."""
     rows = [
         {
             "status": job.status,
@@ -43,21 +41,21 @@ def frame(jobs: list[Job]) -> pd.DataFrame:
         }
         for job in jobs
     ]
-    made = pd.DataFrame(rows)
-    return made.assign(created=pd.to_datetime(made["created"])) if rows else made
+    table = pd.DataFrame(rows)
+    return table.assign(created=pd.to_datetime(table["created"])) if rows else table
 
 
 def _share(job: Job) -> float | None:
     if job.status == "finished":
         return 100.0
-    said = job.progress
-    if said.get("overall") is not None:
-        return 100.0 * said["overall"]
-    return 100.0 * said["step"] / said["total"] if said.get("total") else None
+    progress = job.progress
+    if progress.get("overall") is not None:
+        return 100.0 * progress["overall"]
+    return 100.0 * progress["step"] / progress["total"] if progress.get("total") else None
 
 
 def seconds(job: Job) -> float | None:
-    """Return how long the last attempt at a job has taken, or took."""
+    """Return the duration of the last attempt at a job so far."""
     if job.started is None:
         return None
     end = job.finished or job.heartbeat
@@ -68,7 +66,7 @@ def seconds(job: Job) -> float | None:
 
 
 def arguments(job: Job) -> dict[str, str]:
-    """Return what a job was asked, as text; places on the server stay there."""
+    """Return the arguments of a job as texts, without paths on the server."""
     return {
         name: "an uploaded file" if name in SECRET_ARGUMENTS else _text(value)
         for name, value in job.args.items()
@@ -85,7 +83,7 @@ def _text(value: Any) -> str:
 
 
 def result(job: Job) -> Run | None:
-    """Return the run that came out of a job, if it is still there."""
+    """Return the result of a job, None if it has none or it was deleted."""
     if job.run_id is None:
         return None
     try:
@@ -96,7 +94,7 @@ def result(job: Job) -> Run | None:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file of a run; bytes is its size, rows None where it has none."""
+    """A file of a run. bytes: its size. rows: None if it is no table."""
 
     name: str
     file: str
@@ -108,17 +106,17 @@ class Artifact:
 def artifacts(run: Run) -> list[Artifact]:
     """Return the files of a run."""
     names = ("name", "file", "format", "bytes", "rows")
-    found = engine.workspace().artifacts(run.id)
-    return [Artifact(**{name: row[name] for name in names}) for row in found]
+    files = engine.workspace().artifacts(run.id)
+    return [Artifact(**{name: row[name] for name in names}) for row in files]
 
 
 def content(run_id: str, artifact: str) -> bytes:
-    """Return a file of a run, for a download. Raises StoreError for one too large for it."""
+    """Return the content of a file of a run. Raises StoreError if it is too large to download."""
     ws = engine.workspace()
-    row = next((one for one in ws.artifacts(run_id) if one["name"] == artifact), None)
+    row = next((file for file in ws.artifacts(run_id) if file["name"] == artifact), None)
     if row is None:
         raise engine.NotFoundError(f"The run {run_id} has no file {artifact!r}; reload the page.")
-    if row["bytes"] > MOST_DOWNLOAD:
+    if row["bytes"] > MAX_DOWNLOAD:
         raise engine.StoreError(
             f"The file has {row['bytes']:,} bytes, too many for a browser; copy it from the "
             "workspace's folder."

@@ -1,4 +1,4 @@
-"""Backbones: their facts, what is fitted on them, memory, and adding one."""
+"""Backbones: properties, memory, fitted prompts, and adding one."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def memory() -> list[DeviceMemory]:
 
 
 @dataclass(frozen=True)
-class Need:
-    """What a backbone's weights take in one precision, and whether a device has that free."""
+class MemoryNeed:
+    """The memory of a backbone's weights in one precision, and the device to hold them."""
 
     precision: str
     need: int
@@ -41,29 +41,29 @@ class Need:
 
     @property
     def verdict(self) -> str:
-        """fits, tight (little is left for batches), or too large."""
+        """Return fits, tight (little is left for batches), or too large."""
         if self.need > self.device.free:
             return "too large"
         return "tight" if self.need > TIGHT * self.device.free else "fits"
 
 
-def needs(run: Run, devices: list[DeviceMemory]) -> list[Need]:
-    """Return the need of a backbone's weights on each device, in that device's precision.
+def needs(run: Run, devices: list[DeviceMemory]) -> list[MemoryNeed]:
+    """Return the memory of a backbone's weights on each device: bf16 on a GPU, fp32 on a CPU.
 
-    A GPU computes in bf16, a CPU in fp32. A quantised backbone takes what was measured.
+    For a quantised backbone it is the measured memory.
     """
-    found = []
+    result = []
     for device in devices:
         precision = "fp32" if device.device == "cpu" else "bf16"
         need = run.summary["parameters"] * DTYPES[precision].bytes
         if run.summary.get("quantised"):
             precision, need = run.summary["quantised"], run.summary["memory_bytes"]
-        found.append(Need(precision, int(need), device))
-    return found
+        result.append(MemoryNeed(precision, int(need), device))
+    return result
 
 
 def fitted(backbone: Run, prompts: list[Run], names: dict[str, str]) -> list[dict[str, Any]]:
-    """Return a row a prompt table on this backbone: kind, name, users, data set, validation."""
+    """Return one row per prompt table of a backbone: kind, name, users, data set, validation."""
     return [
         {
             "kind": run.config.get("role", "migrated"),
@@ -79,26 +79,30 @@ def fitted(backbone: Run, prompts: list[Run], names: dict[str, str]) -> list[dic
 
 
 def facts(run: Run) -> dict[str, str]:
-    """Return the facts of a backbone as labelled text, in the order of a card."""
-    known = run.summary
-    starts = ", ".join(known.get("starts_with") or ()) or "nothing"
+    """Return the properties of a backbone as texts by label, in the order of display."""
+    summary = run.summary
+    starts = ", ".join(summary.get("starts_with") or ()) or "nothing"
     return {
-        "Family": f"{known['family']} ({known['architecture']})",
-        "Parameters": f"{known['parameters']:,}",
-        "Width (of a soft prompt)": f"{known['width']:,}",
-        "Layers": f"{known['layers']:,}",
-        "Vocabulary (tokens)": f"{known['vocabulary']:,}",
-        "Longest text (tokens)": f"{known['context']:,}" if known.get("context") else "unknown",
-        "Puts in front of a text": starts,
-        "Output head": "shared with the input" if known.get("tied_head") else "its own",
-        "Quantised": known.get("quantised") or "no",
+        "Family": f"{summary['family']} ({summary['architecture']})",
+        "Parameters": f"{summary['parameters']:,}",
+        "Width (of a soft prompt)": f"{summary['width']:,}",
+        "Layers": f"{summary['layers']:,}",
+        "Vocabulary (tokens)": f"{summary['vocabulary']:,}",
+        "Maximum length (tokens)": f"{summary['context']:,}"
+        if summary.get("context")
+        else "unknown",
+        "Tokens added before a text": starts,
+        "Output head": "shared with the input embeddings"
+        if summary.get("tied_head")
+        else "separate",
+        "Quantised": summary.get("quantised") or "no",
         "From": run.config["spec"],
         "Revision": run.config.get("revision") or "–",
     }
 
 
 def template_names(run: Run) -> dict[str, str]:
-    """Return the templates that a backbone was checked with: name, and its task."""
+    """Return labels of the templates that a backbone was checked with, by name."""
     return {
         name: f"{name}, for {TEMPLATES[name].task}s"
         for name in run.summary.get("templates", {})
@@ -106,20 +110,20 @@ def template_names(run: Run) -> dict[str, str]:
     }
 
 
-def as_read(card: dict[str, Any]) -> str:
-    """Return the tokens of a template's example, the space inside tokens made visible."""
+def visible_tokens(card: dict[str, Any]) -> str:
+    """Return the tokens of a template's example, with visible spaces."""
     return " ".join(card["tokens"]).replace("Ġ", "␣").replace("▁", "␣")
 
 
 def default_pair(backbones: list[Run], prompts: list[Run]) -> tuple[str, str]:
-    """Return likely source and target: the newest with source prompts, and the newest other."""
+    """Return the ids of the newest backbone with source prompts, and of the newest other one."""
     sources = {run.inputs.get("backbone") for run in prompts if run.config.get("role") == "source"}
     source = next((run.id for run in backbones if run.id in sources), backbones[-1].id)
     return source, next((run.id for run in backbones if run.id != source), source)
 
 
 def zoo() -> dict[str, str]:
-    """Return the shipped models that are built: name, and family with parameters."""
+    """Return the family and size of each shipped model that is built, by name."""
     return {
         row["name"]: f"{row['family']}, {row['parameters'] / 1e6:.1f} M parameters"
         for row in list_zoo()
@@ -128,14 +132,14 @@ def zoo() -> dict[str, str]:
 
 
 def is_public() -> bool:
-    """Say whether the dashboard serves people beyond this machine."""
+    """Say whether other machines can reach the dashboard."""
     return bool(os.environ.get("PUMA_PUBLIC"))
 
 
 def checked_spec(spec: str, revision: str | None) -> tuple[str, str | None]:
-    """Return a model's spec and revision as a job takes them, or raise BackboneError.
+    """Return the spec and revision of a model for a job. Raises BackboneError for wrong ones.
 
-    What can be told without loading the model is told here; the job tells the rest.
+    It checks what can be checked without loading the model; the job checks the rest.
     """
     spec, revision = spec.strip(), (revision or "").strip() or None
     if not spec:
@@ -144,7 +148,7 @@ def checked_spec(spec: str, revision: str | None) -> tuple[str, str | None]:
         return spec, None
     if revision is not None and (not REVISION.fullmatch(revision) or ".." in revision):
         raise BackboneError(
-            f"{revision[:60]!r} is no revision; it is a branch, a tag or a commit of the model."
+            f"{revision[:60]!r} is no revision; give a branch, a tag or a commit of the model."
         )
     folder = Path(spec).expanduser()
     if folder.is_absolute() or spec.startswith((".", "~")):
@@ -159,11 +163,13 @@ def checked_spec(spec: str, revision: str | None) -> tuple[str, str | None]:
 
 def _checked_folder(folder: Path) -> Path:
     real = folder.resolve()
-    allowed = [Path(one).resolve() for one in os.environ.get(FOLDERS, "").split(os.pathsep) if one]
-    if (is_public() or allowed) and not any(real.is_relative_to(one) for one in allowed):
+    allowed = [
+        Path(text).resolve() for text in os.environ.get(FOLDERS, "").split(os.pathsep) if text
+    ]
+    if (is_public() or allowed) and not any(real.is_relative_to(path) for path in allowed):
         raise BackboneError(
             f"Models are only read from the folders that {FOLDERS} names on the server; give a hub "
-            "id, or ask whoever runs it."
+            "id, or ask the administrator."
         )
     if not (real / "config.json").is_file():
         raise BackboneError(
@@ -174,7 +180,7 @@ def _checked_folder(folder: Path) -> Path:
 
 
 def add(spec: str, revision: str | None, name: str | None) -> Job:
-    """Queue the check and the record of a model. Raises BackboneError for what cannot work."""
+    """Queue the check and the addition of a model. Raises BackboneError for a wrong spec."""
     spec, revision = checked_spec(spec, revision)
     engine.workspace(create=True)
     arguments = {"spec": spec, "revision": revision, "name": (name or "").strip() or None}
@@ -182,7 +188,7 @@ def add(spec: str, revision: str | None, name: str | None) -> Job:
 
 
 def refused() -> list[Job]:
-    """Return failed attempts at adding a model, the newest first."""
+    """Return failed jobs that add a model, the newest first."""
     if not engine.has_workspace():
         return []
     failed = engine_jobs.jobs(engine.workspace(), status="failed")

@@ -1,4 +1,4 @@
-"""The workspace at a glance."""
+"""Reads of the page Overview, and starting the worked example."""
 
 from __future__ import annotations
 
@@ -14,10 +14,7 @@ __all__ = ["DEMO_USERS", "newer_evaluations", "prompt_rows", "start_demo"]
 
 
 def newer_evaluations(comparison: Run, evaluations: list[Run]) -> list[Run]:
-    """Return evaluations on the same data and split that ended after a comparison was made.
-
-    A comparison with some of these would say more.
-    """
+    """Return evaluations on a comparison's data and split that are newer than the comparison."""
     used = set(comparison.inputs.values())
     first = next((run for run in evaluations if run.id in used), None)
     if first is None:
@@ -33,7 +30,7 @@ def newer_evaluations(comparison: Run, evaluations: list[Run]) -> list[Run]:
 
 
 def prompt_rows(prompts: list[Run], names: dict[str, str]) -> list[dict[str, Any]]:
-    """Return a row a prompt table: what it is, whose, for which backbone, at which cost."""
+    """Return one row per prompt table: name, kind, users, backbone, data set and cost."""
     return [
         {
             "name": run.name,
@@ -50,7 +47,7 @@ def prompt_rows(prompts: list[Run], names: dict[str, str]) -> list[dict[str, Any
 
 
 def start_demo() -> Job:
-    """Queue the worked example; the workspace is made if there is none. No second one beside it."""
+    """Queue the worked example unless it is queued or running; create the workspace if missing."""
     ws = engine.workspace(create=True)
     waiting = [
         job

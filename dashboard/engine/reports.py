@@ -1,4 +1,4 @@
-"""What leaves the workspace from the dashboard: reports, tables of runs, prompts."""
+"""Files to download: reports of comparisons, tables of runs, prompts."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from dashboard.engine import Run, StoreError
 from puma_engine.pipeline.reporting import read_table, render_report, table_names
 from puma_engine.store import Workspace
 
-# More is better written by the command line than through the app's memory.
-MOST_ROWS = 2_000_000
-MOST_BYTES = 200 * 1024 * 1024
+# Larger files would not fit into the memory of the app; the command line writes them.
+MAX_ROWS = 2_000_000
+MAX_BYTES = 200 * 1024 * 1024
 EXPORT_SECONDS = 300
 
 
 @st.cache_data(max_entries=10, show_spinner=False)
 def report(root: str, comparison: str, name: str, margin: float) -> str:
-    """Return the report of a comparison as one HTML page; name: its name, as it is now."""
+    """Return the report of a comparison as one HTML page. name: part of the cache key, shown in it."""
     return render_report(Workspace.open(root), comparison, margin=margin)
 
 
 def runs_with_tables() -> list[Run]:
     """Finished runs that hold a table, the newest first."""
-    found = engine.workspace().query(
+    rows = engine.workspace().query(
         "SELECT DISTINCT run_id FROM artifacts WHERE format = 'parquet'"
     )
-    with_files = {row["run_id"] for row in found}
-    return [run for run in engine.runs() if run.id in with_files]
+    with_tables = {row["run_id"] for row in rows}
+    return [run for run in engine.runs() if run.id in with_tables]
 
 
 def names(run: Run) -> list[str]:
@@ -43,7 +43,7 @@ def names(run: Run) -> list[str]:
 
 
 def rows(run: Run, name: str) -> int | None:
-    """Return how many rows a table file has; None for tables that are no files."""
+    """Return the number of rows of a table file; None for tables that are in the database."""
     for file in engine.workspace().artifacts(run.id):
         if file["name"] == name:
             return int(file["rows"])
@@ -58,8 +58,8 @@ def table(root: str, run: str, name: str) -> pd.DataFrame:
 
 def prompt_runs() -> list[Run]:
     """Finished runs with a prompt table, the newest first."""
-    found = [*engine.runs("prompts"), *engine.runs("migration")]
-    return sorted(found, key=lambda run: run.created, reverse=True)
+    runs = [*engine.runs("prompts"), *engine.runs("migration")]
+    return sorted(runs, key=lambda run: run.created, reverse=True)
 
 
 def prompt_bytes(run: Run) -> int:
@@ -70,9 +70,9 @@ def prompt_bytes(run: Run) -> int:
 
 @st.cache_data(max_entries=2, show_spinner=False)
 def prompts(root: str, run: str) -> bytes:
-    """Return a run's prompts as the file that `puma prompts export` writes.
+    """Return a run's prompts as a safetensors file. Raises StoreError.
 
-    Another process writes it, because the app loads no torch. Raises StoreError.
+    `puma prompts export` writes it in another process, because the app does not import torch.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "prompts.safetensors"

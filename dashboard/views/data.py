@@ -1,4 +1,4 @@
-"""Data: what each data set holds, its users and items, and bringing in more."""
+"""Data: size, outcomes, users and items of each data set, and the import of more."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dashboard.components.glossary import show_glossary, term
 from dashboard.components.theme import KINDS
 from dashboard.engine import datasets
 
-# The paper's Table 1, for scale.
+# Table 1 of the paper, for comparison of sizes.
 PAPER = (
     ("Amazon Movies and TV", "rating", 30_287, 96_636, 1_166_752),
     ("MIND", "click", 50_000, 19_368, 3_892_068),
@@ -52,21 +52,20 @@ def _data_sets() -> None:
     if not runs:
         page_states.empty(
             "No data sets yet",
-            "A data set holds who met which item with what outcome: ratings from 1 to 5, or clicks. "
-            "Go to **Import** above to bring in a file, or one of the sets that ship with PUMA.",
+            "A data set holds interactions of users with items: ratings from 1 to 5, or clicks. Use "
+            "**Import** above for a file or for a data set that ships with PUMA.",
             icon=":material/database:",
         )
         return
     root = engine.root()
     _table_one(root, runs)
-    names = {run.id: f"{run.name} · {run.id[:6]}" for run in runs}
-    chosen = query_params.choose("Data set", [run.id for run in runs], "dataset", labels=names)
-    with page_states.caught("This data set cannot be shown whole."):
-        facts = datasets.facts(root, chosen)
+    run = query_params.choose_run("Data set", runs, "dataset")
+    with page_states.caught("This data set cannot be shown completely."):
+        facts = datasets.facts(root, run.id)
         _facts(facts)
-        _charts(root, chosen, facts)
-        _report(next(run for run in runs if run.id == chosen))
-        _browse(root, chosen, facts["task"])
+        _charts(root, run.id, facts)
+        _report(run)
+        _browse(root, run.id, facts["task"])
 
 
 def _table_one(root: str, runs: list[engine.Run]) -> None:
@@ -75,10 +74,10 @@ def _table_one(root: str, runs: list[engine.Run]) -> None:
         facts = datasets.facts(root, run.id)
         sizes = [facts[key] for key in ("users", "items", "records")]
         rows.append([run.name, facts["task"], *sizes])
-    if st.toggle("Beside the data sets of the paper", key="paper", bind="query-params"):
+    if st.toggle("Compare with the data sets of the paper", key="paper", bind="query-params"):
         rows += [[f"{name} (paper)", *rest] for name, *rest in PAPER]
     frame = pd.DataFrame(rows, columns=["name", "task", "users", "items", "records"])
-    frame["records a user"] = frame["records"] / frame["users"]
+    frame["records per user"] = frame["records"] / frame["users"]
     frame["density"] = 100 * frame["records"] / (frame["users"] * frame["items"])
     whole = {
         name: st.column_config.NumberColumn(name.capitalize(), format="localized")
@@ -88,10 +87,10 @@ def _table_one(root: str, runs: list[engine.Run]) -> None:
         frame,
         hide_index=True,
         column_config={
-            "name": st.column_config.TextColumn("Data set"),
-            "task": st.column_config.TextColumn("Task"),
+            "name": "Data set",
+            "task": "Task",
             **whole,
-            "records a user": st.column_config.NumberColumn("Records a user", format="%.1f"),
+            "records per user": st.column_config.NumberColumn("Records per user", format="%.1f"),
             "density": st.column_config.NumberColumn(
                 "Density (%)",
                 format="%.3f",
@@ -108,7 +107,7 @@ def _facts(facts: dict) -> None:
         "Users": formatting.count(facts["users"]),
         "Items": formatting.count(facts["items"]),
         "Records": formatting.count(facts["records"]),
-        "Records each": f"{spread['median']:,.0f}",
+        "Records per user": f"{spread['median']:,.0f}",
         "Mean outcome": f"{facts['mean_outcome']:.2f}",
         "Train / validation / test": " / ".join(
             f"{rows[name] / facts['records']:.0%}" for name in ("train", "validation", "test")
@@ -135,7 +134,7 @@ def _charts(root: str, dataset: str, facts: dict) -> None:
             go.Figure(bars, {"xaxis": {"type": "category"}}),
             outcomes,
             f"outcomes-{dataset}",
-            title=f"Most records say {outcomes.loc[outcomes['share'].idxmax(), 'outcome']}",
+            title=f"The most frequent outcome is {outcomes.loc[outcomes['share'].idxmax(), 'outcome']}",
             x=SCALE[facts["task"]],
             y="Share of records (%)",
             height=300,
@@ -144,15 +143,15 @@ def _charts(root: str, dataset: str, facts: dict) -> None:
         _histogram(
             users["records"],
             f"records-{dataset}",
-            f"Half have {facts['rows_per_user']['median']:,.0f} records or fewer",
-            "Records a user",
+            f"Half of the users have {facts['rows_per_user']['median']:,.0f} records or fewer",
+            "Records per user",
         )
     with right:
-        still = float((users["variance"] == 0).mean())
+        constant = float((users["variance"] == 0).mean())
         _histogram(
             users["variance"],
             f"variance-{dataset}",
-            f"{still:.1%} always give the same outcome",
+            f"{constant:.1%} of the users always give the same outcome",
             "Variance of a user's outcomes",
         )
 
@@ -171,18 +170,18 @@ def _histogram(values: pd.Series, key: str, title: str, label: str) -> None:
     figures.show(go.Figure(bars), frame, key, title=title, x=label, y="Users", height=300)
 
 
-def _edges(values: pd.Series, most: int = 40) -> np.ndarray:
-    """Edges of at most so many equal bins; of whole numbers, between whole numbers."""
+def _edges(values: pd.Series, max_bins: int = 40) -> np.ndarray:
+    """Return the edges of equal bins; for integers, edges are between integers."""
     low, high = float(values.min()), float(values.max())
     if pd.api.types.is_integer_dtype(values):
-        step = int(np.ceil((high - low + 1) / most))
+        step = int(np.ceil((high - low + 1) / max_bins))
         return np.arange(low - 0.5, high + step + 0.5, step)
-    return np.linspace(low, high if high > low else low + 1, most + 1)
+    return np.linspace(low, high if high > low else low + 1, max_bins + 1)
 
 
 def _report(run: engine.Run) -> None:
     report = run.summary.get("report") or {}
-    with st.expander("How it was imported: what was read, kept and dropped"):
+    with st.expander("Import report: rows read, kept and dropped"):
         rows = [
             {"what": f"{part}: {name}", "count": number}
             for part in ("read", "dropped", "kept")
@@ -191,14 +190,14 @@ def _report(run: engine.Run) -> None:
         if report.get("split"):
             st.text(f"Split: {report['split']}.")
         for warning in report.get("warnings") or ():
-            st.warning("The import warned:", icon=":material/warning:")
+            st.warning("Warning of the import:", icon=":material/warning:")
             st.text(warning)
         if rows:
             st.dataframe(
                 pd.DataFrame(rows),
                 hide_index=True,
                 column_config={
-                    "what": st.column_config.TextColumn("Rows, users or items"),
+                    "what": "Rows, users or items",
                     "count": st.column_config.NumberColumn("Count", format="localized"),
                 },
             )
@@ -221,18 +220,18 @@ def _browse(root: str, dataset: str, task: str) -> None:
         )
     frame, matches = datasets.find(datasets.profiles(root, dataset, what), text[:200])
     st.caption(
-        f"{matches:,} {what}s match; the {len(frame):,} with most records are shown. "
-        f"Pick one to see its records."
+        f"{matches:,} {what}s match; the {len(frame):,} with the most records are shown. "
+        "Select one to list its records."
     )
-    one = row_selection.pick(
+    selected = row_selection.select_row(
         frame,
         frame[f"{what}_id"].tolist(),
         what,
         columns=_profile_columns(what, task),
         alt=f"{what}s of the data set with their records",
     )
-    if one is not None:
-        _records(root, dataset, what, one)
+    if selected is not None:
+        _records(root, dataset, what, selected)
 
 
 def _profile_columns(what: datasets.What, task: str) -> dict:
@@ -241,18 +240,18 @@ def _profile_columns(what: datasets.What, task: str) -> dict:
         f"{what}_id": st.column_config.TextColumn(what.capitalize()),
         "text": st.column_config.TextColumn("Title", width="large"),
         "records": st.column_config.NumberColumn("Records", format="localized"),
-        "train": st.column_config.NumberColumn("Of these in train", format="localized"),
+        "train": st.column_config.NumberColumn("Of these in the train split", format="localized"),
         "mean": st.column_config.NumberColumn(mean, format="%.2f"),
         "variance": st.column_config.NumberColumn("Variance", format="%.2f", help=term("variance")),
     }
 
 
-def _records(root: str, dataset: str, what: datasets.What, one: str) -> None:
-    rows = datasets.rows_of(root, dataset, what, one)
+def _records(root: str, dataset: str, what: datasets.What, entity: str) -> None:
+    rows = datasets.rows_of(root, dataset, what, entity)
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.text(f"{len(rows):,} records of {what} {short(one)}", width="content")
+        st.text(f"{len(rows):,} records of {what} {short(entity)}", width="content")
         if what == "user":
-            pages.link("user", label="Open in the user inspector", user=one, dataset=dataset)
+            pages.link("user", label="Open this user", user=entity, dataset=dataset)
     shown = [
         name for name in ("user_id", "item_id", "text", "outcome", "split", "time") if name in rows
     ]
@@ -263,13 +262,13 @@ def _records(root: str, dataset: str, what: datasets.What, one: str) -> None:
         rows,
         hide_index=True,
         column_config={
-            "user_id": st.column_config.TextColumn("User"),
-            "item_id": st.column_config.TextColumn("Item"),
+            "user_id": "User",
+            "item_id": "Item",
             "text": st.column_config.TextColumn("Title", width="large"),
             "outcome": st.column_config.NumberColumn("Outcome", format="%.1f"),
-            "split": st.column_config.TextColumn("Split"),
+            "split": "Split",
             "time": st.column_config.DatetimeColumn("Time (UTC)"),
         },
-        alt=f"Records of the chosen {what}",
+        alt=f"Records of the selected {what}",
     )
     figures.downloads(rows, f"{what}-records")

@@ -1,4 +1,4 @@
-"""Jobs: all of them, how far each is, its log and files; cancel and retry."""
+"""Jobs: status, progress, log and files of every job; cancel and retry."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def page() -> None:
     if not engine.jobs(1):
         page_states.empty(
             "No jobs yet",
-            "Whatever takes long is a job: imports, fits, migrations, evaluations. Start one on "
-            "another page, or with `--queue` on the command line; it appears here.",
+            "Imports, fits, migrations and evaluations run as jobs. Start one on another page, or with "
+            "`--queue` on the command line.",
             icon=":material/work_history:",
         )
         return
@@ -47,35 +47,35 @@ def page() -> None:
 def _live(statuses: list[str], text: str) -> None:
     if job_cards.redraw_is_due(engine.jobs(200), "jobs-page"):
         st.rerun()
-    found = job_cards.in_order(job_table.find(statuses, text))
-    if not found:
+    matches = job_cards.in_order(job_table.find(statuses, text))
+    if not matches:
         st.info("No job matches.", icon=":material/search_off:")
         return
-    many = "1 job." if len(found) == 1 else f"{len(found):,} jobs, those at work first."
-    st.caption(f"{many} Pick one to see more.")
-    shown = found[: job_table.SHOWN]
+    count = "1 job." if len(matches) == 1 else f"{len(matches):,} jobs, running ones first."
+    st.caption(f"{count} Select one to show its details.")
+    shown = matches[: job_table.MAX_SHOWN]
     ids = [job.id for job in shown]
     frame = job_table.frame(shown)
     frame["status"] = [STATUSES[status].label for status in frame["status"]]
-    one = row_selection.pick(
+    selected = row_selection.select_row(
         frame,
         ids,
         "job",
         height=row_selection.height(len(frame), 320),
         columns={
-            "status": st.column_config.TextColumn("Status"),
+            "status": "Status",
             "title": st.column_config.TextColumn("Title", width=330),
             "share": st.column_config.ProgressColumn(
                 "Done", format="%.0f%%", min_value=0, max_value=100, width=110
             ),
-            "device": st.column_config.TextColumn("Device"),
-            "created": st.column_config.DatetimeColumn("Asked (UTC)", format="YYYY-MM-DD HH:mm"),
+            "device": "Device",
+            "created": st.column_config.DatetimeColumn("Queued (UTC)", format="YYYY-MM-DD HH:mm"),
             "seconds": st.column_config.NumberColumn("Time (s)", format="%.0f"),
-            "id": st.column_config.TextColumn("Id"),
+            "id": "Id",
         },
         alt="All jobs with their status and progress",
     )
-    job = next((job for job in shown if job.id == one), shown[0])
+    job = next((job for job in shown if job.id == selected), shown[0])
     _detail(job)
 
 
@@ -103,13 +103,13 @@ def _state(job: engine.Job) -> None:
     if job.status == "running":
         job_cards.progress(job)
         if job.cancel_asked:
-            st.caption("It was asked to stop and ends at its next checkpoint.")
+            st.caption("It was asked to stop and will end at its next checkpoint.")
     elif job.status == "queued":
         job_cards.waiting(job)
     elif job.status == "interrupted":
-        page_states.stale("Its process is gone. A worker goes on with it; Retry does so at once.")
+        page_states.stale("Its process is gone. A worker will continue it; Retry continues it now.")
     if job.error:
-        page_states.failed("It ended with an error.", job.error)
+        page_states.failed("The job failed.", job.error)
 
 
 def _facts(job: engine.Job) -> None:
@@ -118,20 +118,22 @@ def _facts(job: engine.Job) -> None:
         "Command": job.command,
         "Device": job.device or "none yet",
         "Attempt": str(job.attempt),
-        "Asked (UTC)": job.created[:19].replace("T", " "),
+        "Queued (UTC)": job.created[:19].replace("T", " "),
         "Time": formatting.duration(job_table.seconds(job)),
     }
     rows = {**facts, **job_table.arguments(job)}
-    frame = pd.DataFrame({"What": list(rows), "Value": [short(one, 300) for one in rows.values()]})
-    st.dataframe(frame, hide_index=True, height="content", alt="Facts of the chosen job")
+    frame = pd.DataFrame(
+        {"What": list(rows), "Value": [short(value, 300) for value in rows.values()]}
+    )
+    st.dataframe(frame, hide_index=True, height="content", alt="Details of the selected job")
 
 
 def _result(job: engine.Job) -> None:
     run = job_table.result(job)
     if run is None:
         ended = job.status not in (*job_cards.ACTIVE, "interrupted")
-        none = "It left no result." if ended else "No result yet."
-        st.caption(none if job.run_id is None else "Its result was deleted.")
+        missing = "It has no result." if ended else "No result yet."
+        st.caption(missing if job.run_id is None else "Its result was deleted.")
         return
     st.text(f"Result: {run.kind} {short(run.name)}")
     job_cards.result_link(job)
@@ -145,5 +147,5 @@ def _result(job: engine.Job) -> None:
             on_click="ignore",
             type="tertiary",
             icon=":material/download:",
-            disabled=artifact.bytes > job_table.MOST_DOWNLOAD,
+            disabled=artifact.bytes > job_table.MAX_DOWNLOAD,
         )

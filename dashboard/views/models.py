@@ -1,4 +1,4 @@
-"""Models: the old and the new backbone side by side, what fits where, and adding one."""
+"""Models: the old and the new backbone side by side, memory, fitted prompts, and adding one."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def page() -> None:
         else:
             page_states.empty(
                 "No models yet",
-                "A migration needs the model that prompts were made for and the one that they move "
-                "to. Add them below: a shipped model, a hub id such as owner/name, or a folder.",
+                "A migration needs the model that prompts were fitted on and the new model. Add them "
+                "below: a shipped model, a hub id such as owner/name, or a folder.",
                 icon=":material/neurology:",
             )
         st.header("Add a model", divider="gray")
@@ -53,23 +53,18 @@ def page() -> None:
 
 def _side_by_side(backbones: list[engine.Run]) -> None:
     prompts = [*engine.runs("prompts"), *engine.runs("migration")]
-    labels = {run.id: f"{run.name} · {run.id[:6]}" for run in backbones}
-    by_id = {run.id: run for run in backbones}
-    defaults = dict(zip(SIDES, models.default_pair(backbones, prompts), strict=True))
+    defaults = models.default_pair(backbones, prompts)
     chosen = {}
-    for column, (side, label) in zip(st.columns(2), SIDES.items(), strict=True):
+    for column, default, (side, label) in zip(st.columns(2), defaults, SIDES.items(), strict=True):
         with column:
-            one = query_params.choose(
-                label, list(by_id), side, labels=labels, default=defaults[side]
-            )
-            chosen[side] = by_id[one]
+            chosen[side] = query_params.choose_run(label, backbones, side, default=default)
     if chosen["source"].id == chosen["target"].id and len(backbones) > 1:
         st.caption("Both sides show the same model; choose two to compare.")
     _facts(chosen)
     _memory(chosen)
     _tokens(chosen, next((run.config.get("template") for run in prompts), None))
     names = {run.id: run.name for run in [*backbones, *engine.runs("dataset")]}
-    st.header("What is fitted on each", divider="gray")
+    st.header("Prompts fitted on each", divider="gray")
     _fitted({side: models.fitted(run, prompts, names) for side, run in chosen.items()})
     st.header("Fit prompts", divider="gray")
     fitting.form(backbones)
@@ -93,9 +88,9 @@ def _facts(chosen: dict[str, engine.Run]) -> None:
 
 
 def _memory(chosen: dict[str, engine.Run]) -> None:
-    st.header("Memory of the weights against memory here", divider="gray")
+    st.header("Memory of the weights and free memory of this machine", divider="gray")
     devices = models.memory()
-    for column, (_side, run) in zip(st.columns(2), chosen.items(), strict=True):
+    for column, run in zip(st.columns(2), chosen.values(), strict=True):
         for need in models.needs(run, devices):
             shown = FITS[need.verdict]
             with column.container(border=True, gap="small"):
@@ -111,25 +106,25 @@ def _memory(chosen: dict[str, engine.Run]) -> None:
                     f"{formatting.size(need.device.free)} free ({formatting.size(need.device.total)} in all)",
                 )
     st.caption(
-        "The weights alone; kept item texts, batches and an adapter's training come on top, so "
-        f"more than {models.TIGHT:.0%} of what is free is called tight."
+        "Of the weights alone. Cached item texts, batches and the training of an adapter need more, "
+        f"so above {models.TIGHT:.0%} of the free memory is marked as tight."
     )
 
 
-def _tokens(chosen: dict[str, engine.Run], usual: str | None) -> None:
-    st.header("How each reads the question", divider="gray")
+def _tokens(chosen: dict[str, engine.Run], default: str | None) -> None:
+    st.header("Tokens of a template", divider="gray")
     templates = {
         name: label for run in chosen.values() for name, label in models.template_names(run).items()
     }
     if not templates:
-        st.info("These models were added by an older version; add them again to see this.")
+        st.info("These models were added by an older version; add them again to show their tokens.")
         return
     name = query_params.choose(
         "Template",
         list(templates),
         "template",
         labels=templates,
-        default=usual,
+        default=default,
         help=term("template"),
     )
     for column, run in zip(st.columns(2), chosen.values(), strict=True):
@@ -141,16 +136,16 @@ def _tokens(chosen: dict[str, engine.Run], usual: str | None) -> None:
             answers = ", ".join(f"{a} is {t!r}" for a, t in card["answer_tokens"].items())
             st.text(f"Answer tokens: {answers}", help=term("answer tokens"))
             st.text(f"{len(card['tokens'])} tokens with an example title:")
-            st.code(models.as_read(card), language=None, wrap_lines=True)
+            st.code(models.visible_tokens(card), language=None, wrap_lines=True)
 
 
 def _fitted(by_side: dict[str, list[dict]]) -> None:
     rows = [
         {"side": side.capitalize()} | row
-        for side, found in by_side.items()
-        for row in sorted(found, key=lambda row: rank(row["kind"]))
+        for side, fitted in by_side.items()
+        for row in sorted(fitted, key=lambda row: rank(row["kind"]))
     ]
-    for side in (side for side, found in by_side.items() if not found):
+    for side in (side for side, fitted in by_side.items() if not fitted):
         st.caption(f"Nothing is fitted on the {side} yet.")
     if not rows:
         return
@@ -161,16 +156,16 @@ def _fitted(by_side: dict[str, list[dict]]) -> None:
         hide_index=True,
         placeholder="–",
         column_config={
-            "side": st.column_config.TextColumn("On"),
-            "kind": st.column_config.TextColumn("Kind"),
+            "side": "On",
+            "kind": "Kind",
             "name": st.column_config.TextColumn("Name", width=335),
             "users": st.column_config.NumberColumn("Users", format="localized"),
-            "data set": st.column_config.TextColumn("Data set"),
-            "template": st.column_config.TextColumn("Template"),
+            "data set": "Data set",
+            "template": "Template",
             "validation": st.column_config.NumberColumn(
                 "Best validation",
                 format="%.4f",
-                help="The best value of the training's own measure on the validation split.",
+                help="The best validation value of the training, in the metric that it was stopped by.",
             ),
         },
         alt="Prompt tables on the source and on the target",
@@ -184,7 +179,9 @@ def _add() -> None:
         spec = columns[0].selectbox(
             "Shipped model, hub id (owner/name) or folder",
             list(zoo),
-            format_func=lambda one: f"{one} ({zoo[one]})" if one in zoo else short(str(one), 100),
+            format_func=lambda spec: (
+                f"{spec} ({zoo[spec]})" if spec in zoo else short(str(spec), 100)
+            ),
             index=None,
             accept_new_options=True,
             placeholder="Choose one, or type a hub id or a folder",
@@ -193,11 +190,13 @@ def _add() -> None:
         revision = columns[1].text_input(
             "Revision", key="add-revision", max_chars=100, help="Branch, tag or commit of a hub id."
         )
-        name = columns[2].text_input("Name here", key="add-name", max_chars=100)
+        name = columns[2].text_input("Name in this workspace", key="add-name", max_chars=100)
         if st.form_submit_button("Check and add", type="primary", icon=":material/add:"):
             try:
                 job = models.add(spec or "", revision, name)
-                st.success(f"The check is queued as job {job.id}. A hub model is downloaded first.")
+                st.success(
+                    f"The check is queued as job {job.id}. A model of the hub is downloaded first."
+                )
             except engine.PumaError as error:
                 page_states.failed("This model cannot be added.", error)
 
@@ -222,5 +221,5 @@ def _refused() -> None:
                 "reason": st.column_config.TextColumn("Reason", width="large"),
                 "when": st.column_config.DatetimeColumn("When (UTC)", format="YYYY-MM-DD HH:mm"),
             },
-            alt="Models that were refused, and why",
+            alt="Refused models with the reason",
         )

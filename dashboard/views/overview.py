@@ -1,4 +1,4 @@
-"""Overview: what is here, what the last comparison says, what runs, and how to begin."""
+"""Overview: the latest verdict, counts, jobs and prompt tables; first steps if empty."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ COUNTED = {
     "backbone": ("Backbones", term("backbone")),
     "prompts": ("Fitted prompts", term("soft prompt")),
     "migration": ("Migrations", term("migration")),
-    "comparison": ("Comparisons", "Methods side by side on the same held-out records."),
+    "comparison": ("Comparisons", "Several methods evaluated on the same held-out records."),
 }
 
-# What a verdict needs, in this order: how many of a kind, what to do, the page for it, its link.
+# What a verdict needs, in this order: number of runs of a kind, action, page and link label.
 STEPS = {
-    "dataset": (1, "bring in who met what, with which rating or click.", "data", "Import data"),
+    "dataset": (1, "import ratings or clicks.", "data", "Import data"),
     "backbone": (2, "add the old and the new model.", "models", "Add models"),
     "prompts": (1, "fit prompts on the old model, or import them.", "models", "Fit prompts"),
     "migration": (1, "migrate the prompts to the new model.", "plan", "Plan a migration"),
@@ -33,10 +33,12 @@ STEPS = {
 def page() -> None:
     """Draw the page."""
     st.title("Overview")
-    if "begin-error" in st.session_state:
-        page_states.failed("The example was not started.", st.session_state.pop("begin-error"))
+    if "start-error" in st.session_state:
+        page_states.failed(
+            "The worked example was not started.", st.session_state.pop("start-error")
+        )
     if not engine.has_workspace():
-        _begin()
+        _first_steps()
         return
     with page_states.caught("The workspace cannot be read."):
         _workspace()
@@ -52,7 +54,7 @@ def _workspace() -> None:
             _next_step(by_kind)
         _counts(by_kind)
     elif not any(job.status in job_cards.ACTIVE for job in engine.jobs()):
-        _begin()
+        _first_steps()
     st.header("Jobs", divider="gray")
     job_cards.watch(4)
     pages.link("jobs", label="All jobs")
@@ -60,21 +62,21 @@ def _workspace() -> None:
         _prompts(by_kind)
 
 
-def _begin() -> None:
-    """Nothing is here: say in three steps how to begin, and begin at one click."""
+def _first_steps() -> None:
+    """Show how to start in an empty workspace, with a button for the worked example."""
     page_states.empty(
         "Nothing here yet",
-        "PUMA moves users' soft prompts from an old language model to a new one, and tells you "
-        "whether that is as good as learning them again.",
+        "PUMA migrates users' soft prompts from an old language model to a new one, and measures "
+        "whether the result is as good as training them again.",
         icon=":material/rocket_launch:",
     )
-    demo, own = st.columns(2, border=True)
+    demo, data = st.columns(2, border=True)
     with demo:
-        st.markdown("##### See it work first")
+        st.markdown("##### Try a worked example")
         st.markdown(
-            f"A worked example on {overview.DEMO_USERS} real readers and two small models, both "
-            "shipped: source prompts, a migration, full retraining, and their comparison. It takes a few minutes "
-            "on two CPU cores; you can watch it and leave meanwhile."
+            f"{overview.DEMO_USERS} real readers and two small models that ship with PUMA: source "
+            "prompts, a migration, full retraining, and their comparison. It takes a few minutes on "
+            "two CPU cores and continues if you leave the page."
         )
         st.button(
             "Run the worked example",
@@ -83,12 +85,12 @@ def _begin() -> None:
             key="start-demo",
             on_click=_start_demo,
         )
-    with own:
-        st.markdown("##### Begin with your own data")
+    with data:
+        st.markdown("##### Start with your data")
         st.markdown(
-            "1. Import interactions: who, what, which rating or click.\n"
+            "1. Import interactions: user, item, and rating or click.\n"
             "2. Add the old and the new model.\n"
-            "3. Fit or bring the old prompts, then plan the migration."
+            "3. Fit or import prompts for the old model, then plan the migration."
         )
         pages.link("data", label="Import data", icon=":material/upload_file:", view="import")
 
@@ -97,37 +99,37 @@ def _start_demo() -> None:
     try:
         overview.start_demo()
     except engine.PumaError as error:
-        st.session_state["begin-error"] = str(error)
+        st.session_state["start-error"] = str(error)
 
 
 def _next_step(by_kind: dict[str, list[engine.Run]]) -> None:
-    """Nothing is compared yet: the first thing that a verdict still lacks, and where it is made."""
-    lacking = (kind for kind, (least, *_) in STEPS.items() if len(by_kind[kind]) < least)
-    _, text, name, label = STEPS[next(lacking, "comparison")]
+    """Show the first missing step on the way to a verdict."""
+    missing = (kind for kind, (count, *_) in STEPS.items() if len(by_kind[kind]) < count)
+    _, text, name, label = STEPS[next(missing, "comparison")]
     with st.container(border=True, horizontal=True, vertical_alignment="center"):
         st.markdown(f":material/flag: **Next:** {text}", width="stretch")
         pages.link(name, label=label, **({"view": "import"} if name == "data" else {}))
 
 
-def _verdict(finished: list[engine.Run], evaluations: list[engine.Run]) -> None:
-    last = finished[0]
+def _verdict(compared: list[engine.Run], evaluations: list[engine.Run]) -> None:
+    last = compared[0]
     try:
-        found = comparisons.verdict(engine.root(), last.id)
+        verdict = comparisons.verdict(engine.root(), last.id)
     except engine.PumaError as error:
-        page_states.failed("The last comparison cannot be judged.", error)
+        page_states.failed("The last comparison has no verdict.", error)
         return
     with st.container(border=True):
-        st.caption(f"What the last comparison says ({formatting.ago(last.created)})")
-        verdicts.headline(found)
+        st.caption(f"Verdict of the last comparison ({formatting.ago(last.created)})")
+        verdicts.headline(verdict)
         newer = overview.newer_evaluations(last, evaluations)
         if newer:
             page_states.stale(
                 f"{len(newer)} newer evaluation{'s are' if len(newer) > 1 else ' is'} not in it; "
-                "make another comparison to weigh them too."
+                "make another comparison to include them."
             )
         with st.container(horizontal=True, vertical_alignment="center"):
             st.text(short(f"{last.name} · {last.summary.get('users', 0):,} users"), width="content")
-            pages.link("compare", label="See the evidence", comparison=last.id)
+            pages.link("compare", label="Show the evidence", comparison=last.id)
 
 
 def _counts(by_kind: dict[str, list[engine.Run]]) -> None:
@@ -151,13 +153,13 @@ def _prompts(by_kind: dict[str, list[engine.Run]]) -> None:
         placeholder="–",
         column_config={
             "name": st.column_config.TextColumn("Name", width=335),
-            "kind": st.column_config.TextColumn("Kind"),
+            "kind": "Kind",
             "users": st.column_config.NumberColumn("Users", format="localized"),
             "trained on": st.column_config.NumberColumn(
-                "Trained", format="localized", help=f"On how many users. {term('budget')}"
+                "Users trained", format="localized", help=term("budget")
             ),
             "backbone": st.column_config.TextColumn("Backbone", help=term("backbone")),
-            "data set": st.column_config.TextColumn("Data set"),
+            "data set": "Data set",
             "seconds": st.column_config.NumberColumn("Time (s)", format="%.1f"),
             "created": st.column_config.DatetimeColumn("Made (UTC)", format="YYYY-MM-DD HH:mm"),
         },

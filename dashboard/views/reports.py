@@ -1,4 +1,4 @@
-"""Reports: a comparison as one page for people, tables and prompts for other programs."""
+"""Reports: download a comparison as HTML, tables as CSV or Parquet, prompts as safetensors."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import streamlit as st
 
 from dashboard import engine, pages
 from dashboard.components import figures, page_states, query_params, verdicts
-from dashboard.components.formatting import short
 from dashboard.components.glossary import show_glossary
 from dashboard.engine import Run, comparisons, reports
 
-PREVIEW = 200
+PREVIEW_ROWS = 200
 PARTS = {"report": "Report of a comparison", "table": "Tables of a run", "prompts": "Prompts"}
 
 
@@ -20,7 +19,7 @@ PARTS = {"report": "Report of a comparison", "table": "Tables of a run", "prompt
 def page() -> None:
     """Draw the page."""
     st.title("Reports")
-    part = query_params.segment("What to take", PARTS, "part", label_visibility="collapsed")
+    part = query_params.segment("What to download", PARTS, "part", label_visibility="collapsed")
     if part == "report":
         _report()
     elif part == "table":
@@ -32,19 +31,17 @@ def page() -> None:
 
 def _report() -> None:
     st.markdown(
-        "One HTML file with the verdict, what was measured, every method with intervals and costs, "
-        "figures, who regresses, lineage, seeds and versions. It opens without a network."
+        "One HTML file with the verdict, the evidence, every method with intervals and costs, figures, "
+        "users who regress, lineage, seeds and versions. It opens without a network."
     )
-    found = engine.runs("comparison")
-    if not found:
-        page_states.empty(
-            "No comparison is finished", "Compare methods first; a report tells of them."
-        )
+    compared = engine.runs("comparison")
+    if not compared:
+        page_states.empty("No comparison is finished", "Compare methods first.")
         pages.link("compare", label="Compare methods")
         return
     left, right = st.columns([4, 1])
     with left:
-        run = _choose("Comparison", found, "comparison")
+        run = query_params.choose_run("Comparison", compared, "comparison")
     with right:
         margin = verdicts.margin()
     with st.container(border=True):
@@ -60,59 +57,59 @@ def _report() -> None:
             type="primary",
             icon=":material/description:",
         )
-        pages.link("compare", label="Look at it here", comparison=run.id)
+        pages.link("compare", label="Open on Compare", comparison=run.id)
 
 
 def _tables() -> None:
     st.markdown("Any table of any run, as CSV for spreadsheets or Parquet for programs.")
-    found = reports.runs_with_tables()
-    if not found:
+    runs = reports.runs_with_tables()
+    if not runs:
         page_states.empty(
-            "No tables yet", "Imports, selections, evaluations and comparisons make them."
+            "No tables yet", "Imports, selections, evaluations and comparisons have tables."
         )
         return
     left, right = st.columns([3, 1])
     with left:
-        run = _choose("Run", found, "run")
+        run = query_params.choose_run("Run", runs, "run")
     names = reports.names(run)
     with right:
         name = query_params.choose("Table", names, "table")
     count = reports.rows(run, name)
-    if count is not None and count > reports.MOST_ROWS:
+    if count is not None and count > reports.MAX_ROWS:
         st.info(
-            f"This table has {count:,} rows, too many for a browser; the command line writes it.",
+            f"This table has {count:,} rows, too many for a browser. Use the command line:",
             icon=":material/terminal:",
         )
         st.code(f"puma export table {run.id} {name} --out {name}.parquet", language=None)
         return
     table = reports.table(engine.root(), run.id, name)
-    st.dataframe(table.head(PREVIEW), hide_index=True, height=420)
-    st.caption(f"{len(table):,} rows, the first {min(PREVIEW, len(table)):,} are shown.")
+    st.dataframe(table.head(PREVIEW_ROWS), hide_index=True, height=420)
+    st.caption(f"{len(table):,} rows, the first {min(PREVIEW_ROWS, len(table)):,} are shown.")
     figures.downloads(table, f"{file_name(run)}-{name}")
 
 
 def _prompts() -> None:
     st.markdown(
-        "All prompts of a run in one safetensors file keyed by user id, with the prediction head and "
-        "what they were fitted on; `puma prompts import` reads it."
+        "All prompts of a run in one safetensors file by user id, with the prediction head and the "
+        "data they were fitted on. `puma prompts import` reads it."
     )
-    found = reports.prompt_runs()
-    if not found:
+    runs = reports.prompt_runs()
+    if not runs:
         page_states.empty("No prompts yet", "Fit or import source prompts first.")
         return
-    run = _choose("Prompts", found, "prompts")
+    run = query_params.choose_run("Prompts", runs, "prompts")
     size = reports.prompt_bytes(run)
-    if size > reports.MOST_BYTES:
+    if size > reports.MAX_BYTES:
         st.info(
-            f"These prompts take {size / 1e6:,.0f} MB, too much for a browser; the command line "
-            "writes them.",
+            f"These prompts take {size / 1e6:,.0f} MB, too much for a browser. Use the command "
+            "line:",
             icon=":material/terminal:",
         )
         st.code(f"puma prompts export {run.id} --out prompts.safetensors", language=None)
         return
     users = run.summary.get("users")
     st.caption(f"{users:,} users, {size / 1e6:,.2f} MB" if users else f"{size / 1e6:,.2f} MB")
-    if not st.button("Make the file", icon=":material/deployed_code:", key=f"make-{run.id}"):
+    if not st.button("Prepare the file", icon=":material/deployed_code:", key=f"make-{run.id}"):
         return
     try:
         with st.spinner("Writing the prompts…"):
@@ -132,17 +129,7 @@ def _prompts() -> None:
     )
 
 
-def _choose(label: str, runs: list[Run], name: str) -> Run:
-    mixed = len({run.kind for run in runs}) > 1
-    labels = {
-        run.id: f"{f'{run.kind}: ' if mixed else ''}{short(run.name, 90)} ({run.id[:6]})"
-        for run in runs
-    }
-    chosen = query_params.choose(label, list(labels), name, labels=labels)
-    return next(run for run in runs if run.id == chosen)
-
-
 def file_name(run: Run) -> str:
-    """Return a run's name as a file name that every system takes."""
+    """Return a run's name as a portable file name."""
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", run.name).strip("-.")
     return (plain or run.kind)[:80]

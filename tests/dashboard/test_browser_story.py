@@ -332,7 +332,7 @@ def test_an_error_of_the_engine_is_shown_as_text(browser, app):
     jobs.enqueue(ws, "add_backbone", {"spec": f"/{name}"}, title=f"Add {name}")
     jobs.ensure_worker(ws)
     page = opened(browser, f"{base}/jobs")
-    page.get_by_text("It ended with an error.").wait_for(timeout=MINUTE * 1000)
+    page.get_by_text("The job failed.").wait_for(timeout=MINUTE * 1000)
     error = page.get_by_text(f"There is no backbone '/{name}'").first
     error.wait_for(timeout=MINUTE * 1000)
     page.get_by_role("heading", name=f"Add {name}").wait_for(timeout=MINUTE * 1000)

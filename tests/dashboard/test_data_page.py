@@ -75,7 +75,7 @@ def test_finding_looks_into_ids_and_titles_and_counts_all_matches():
     items = pd.DataFrame(
         {"item_id": ["a1", "b", "c"], "text": ["x", "A1 title", "(z"], "records": [1, 5, 2]}
     )
-    found, matches = datasets.find(items, "a1", most=1)
+    found, matches = datasets.find(items, "a1", limit=1)
     assert found["item_id"].tolist() == ["b"] and matches == 2
     assert datasets.find(items, "(")[1] == 1 and datasets.find(items, "")[1] == 3
 
@@ -171,7 +171,7 @@ def test_a_file_with_bad_rows_is_imported_only_without_them(root, monkeypatch):
     assert f"1 of {len(made)} rows cannot be used" in texts(app)
     assert "import" not in {button.key for button in app.button}
     app.checkbox("drop-invalid").check().run()
-    assert "1 of 120 rows will be left out" in texts(app)
+    assert "1 of 120 rows will be dropped" in texts(app)
     assert "import" in {button.key for button in app.button}
 
 
@@ -180,7 +180,7 @@ def test_a_file_with_bad_rows_is_imported_only_without_them(root, monkeypatch):
     [
         ("a.csv", b"", "empty"),
         ("a.csv", b"one\n", "Choose a column"),
-        ("a.csv", "\xe9\n1\n".encode("latin-1"), "not utf-8"),
+        ("a.csv", "\xe9\n1\n".encode("latin-1"), "not UTF-8"),
         ("a.parquet", b"PAR1 but not really", "cannot be read as Parquet"),
     ],
 )
@@ -221,11 +221,11 @@ def test_files_that_are_no_tables_by_name_are_refused(name):
 
 
 def test_large_files_and_packed_bombs_are_refused_on_the_server(monkeypatch):
-    monkeypatch.setattr(datasets, "MOST_BYTES", 10)
+    monkeypatch.setattr(datasets, "MAX_BYTES", 10)
     with pytest.raises(DataError, match="at most 10 can be uploaded"):
         upload()
     monkeypatch.undo()
-    monkeypatch.setattr(datasets, "MOST_UNPACKED", 100)
+    monkeypatch.setattr(datasets, "MAX_UNPACKED", 100)
     with pytest.raises(DataError, match="unpacks to"):
         upload("a.csv.gz", packed=True)
     content = frame().to_parquet()

@@ -48,7 +48,7 @@ def test_a_database_without_a_table_is_said_on_every_page(ws, monkeypatch, name,
     assert app.title
 
 
-def test_what_nobody_foresaw_ends_a_page_in_a_sentence(ws, monkeypatch, caplog):
+def test_an_unexpected_error_is_logged_and_shown_in_a_sentence(ws, monkeypatch, caplog):
     finished(ws, "dataset", "books")
     change(ws, "UPDATE runs SET summary = '{damaged'")
     monkeypatch.setenv("PUMA_WORKSPACE", str(ws.root))
@@ -56,7 +56,7 @@ def test_what_nobody_foresaw_ends_a_page_in_a_sentence(ws, monkeypatch, caplog):
     app = AppTest.from_string(script, default_timeout=60).run()
     assert_plain(app)
     assert app.title[0].value == "Overview"
-    assert "not foreseen" in app.error[0].value and "puma doctor" in texts(app)
+    assert "unexpected error" in app.error[0].value and "puma doctor" in texts(app)
     assert "JSONDecodeError" in caplog.text and "Traceback" in caplog.text
 
 
@@ -77,7 +77,7 @@ def test_a_damaged_data_set_leaves_the_others(ws, tmp_path, monkeypatch):
     next(ws.folder(runs[1].id).glob("user-profiles*")).unlink()
     app = open_page("data", ws.root, monkeypatch, dataset=runs[1].id)
     assert_plain(app)
-    assert "This data set cannot be shown whole." in texts(app) and "is missing" in texts(app)
+    assert "This data set cannot be shown completely." in texts(app) and "is missing" in texts(app)
     assert app.dataframe[0].value["name"].tolist() == ["bad", "good"]
     app = app.selectbox("choose-dataset").select(runs[0].id).run()
     assert_plain(app)
@@ -132,7 +132,7 @@ def test_a_damaged_report_leaves_the_other_studies(ws, monkeypatch):
 STEPS = {
     ("dataset",): ("add the old and the new model", "models"),
     ("dataset", "backbone"): ("add the old and the new model", "models"),
-    ("backbone", "backbone"): ("bring in who met what", "data"),
+    ("backbone", "backbone"): ("import ratings or clicks", "data"),
     ("dataset", "backbone", "backbone"): ("fit prompts on the old model", "models"),
     ("dataset", "backbone", "backbone", "prompts"): ("migrate the prompts", "plan"),
     ("dataset", "backbone", "backbone", "prompts", "migration"): ("compare the", "compare"),

@@ -14,7 +14,7 @@ from dashboard_pages import (
     texts,
 )
 
-from dashboard.components.row_selection import picked
+from dashboard.components.row_selection import selected_id
 from dashboard.components.theme import STATUSES
 from dashboard.engine import job_table
 from puma_engine import jobs
@@ -52,7 +52,7 @@ def test_each_status_has_its_badge_and_its_button(status, ws, monkeypatch):
     assert ("It broke." in texts(app)) == (status == "failed")
     waited_for = status in ("queued", "running", "interrupted")
     assert ("No result yet." in texts(app)) == waited_for
-    assert ("It left no result." in texts(app)) != waited_for
+    assert ("It has no result." in texts(app)) != waited_for
     keys = {button.key for button in app.button}
     assert (f"cancel-{job}" in keys) == (status in ("queued", "running"))
     assert (f"retry-{job}" in keys) == (status in ("failed", "cancelled", "interrupted"))
@@ -101,7 +101,7 @@ def test_a_job_that_is_gone_is_said(ws, monkeypatch):
     assert "not in this table" not in texts(open_page("jobs", ws.root, monkeypatch, job=job))
     app = open_page("jobs", ws.root, monkeypatch, job="deadbeef")
     assert_plain(app)
-    assert "What the address names is not in this table." in texts(app)
+    assert "The row in the address is not in this table." in texts(app)
 
 
 def test_a_waiting_job_says_whether_anybody_will_do_it(ws, monkeypatch):
@@ -142,7 +142,7 @@ def test_a_result_is_linked_and_its_files_can_be_taken(ws, monkeypatch):
     assert "items" in app.get("download_button")[0].proto.label
     file = next(ws.folder(run.id).glob("items*.parquet"))
     assert job_table.content(run.id, "items") == file.read_bytes()
-    monkeypatch.setattr(job_table, "MOST_DOWNLOAD", 10)
+    monkeypatch.setattr(job_table, "MAX_DOWNLOAD", 10)
     with pytest.raises(Exception, match="too many for a browser"):
         job_table.content(run.id, "items")
     with pytest.raises(Exception, match="no file"):
@@ -169,7 +169,7 @@ def test_titles_errors_and_arguments_are_shown_as_text(text, ws, monkeypatch):
 
 def test_a_picked_row_becomes_an_id_only_if_it_is_there():
     event = {"selection": {"rows": [1]}}
-    assert picked(event, ["a", "b"]) == "b"
+    assert selected_id(event, ["a", "b"]) == "b"
     for rows in ([], [2], [-1], ["x"]):
-        assert picked({"selection": {"rows": rows}}, ["a", "b"]) is None
-    assert picked(None, ["a"]) is None
+        assert selected_id({"selection": {"rows": rows}}, ["a", "b"]) is None
+    assert selected_id(None, ["a"]) is None

@@ -242,17 +242,17 @@ def test_the_page_gives_any_table_of_any_run(world, monkeypatch):
 
 
 def test_large_tables_and_prompts_are_left_to_the_command_line(world, monkeypatch):
-    monkeypatch.setattr("dashboard.engine.reports.MOST_ROWS", 10)
+    monkeypatch.setattr("dashboard.engine.reports.MAX_ROWS", 10)
     app = see(world, monkeypatch, part="table", run=world["runs"]["few"].id, table="predictions")
     assert "puma export table" in app.code[0].value and not app.dataframe
-    monkeypatch.setattr("dashboard.engine.reports.MOST_BYTES", -1)
+    monkeypatch.setattr("dashboard.engine.reports.MAX_BYTES", -1)
     app = see(world, monkeypatch, part="prompts")
     assert "puma prompts export" in app.code[0].value
 
 
 def test_prompts_that_are_not_there_are_said(world, monkeypatch):
     app = see(world, monkeypatch, part="prompts")
-    next(one for one in app.button if one.label == "Make the file").click().run()
+    next(one for one in app.button if one.label == "Prepare the file").click().run()
     assert "not written" in app.error[0].value and "prompts" in app.text[0].value
 
 
