@@ -34,7 +34,7 @@ class PlainReader:
         return np.zeros(len(self._before), dtype=np.int64)
 
     def prepare(self, contexts: Tensor) -> None:
-        """Nothing is kept."""
+        """Cache nothing."""
 
     def max_batch(self, prompt: int) -> int:
         """The published code validates in batches of the size that it trains in."""
@@ -70,5 +70,5 @@ class PlainReader:
             labels=labels,
             use_cache=False,
         )
-        found: Tensor = out.logits[:, -1, self.answers].float()
-        return found
+        logits: Tensor = out.logits[:, -1, self.answers].float()
+        return logits

@@ -69,12 +69,12 @@ def test_answers_equal_the_plain_model_and_gradients_reach_the_prompt(family, ki
     for name in TEMPLATE_OF[task]:
         reader = Reader(backbone, get_template(name), CONTEXTS)
         prompts = (torch.rand(3, 2, backbone.width) - 0.5).requires_grad_()
-        found = reader.logits(prompts, rows)
-        assert found.shape == (3, len(reader.task.answers)) and found.std() > 1e-3
-        wanted = plain_logits(reader, prompts, rows, "right")
-        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
-        (gradient,) = torch.autograd.grad(found.sum(), prompts)
-        (plain,) = torch.autograd.grad(wanted.sum(), prompts)
+        actual = reader.logits(prompts, rows)
+        assert actual.shape == (3, len(reader.task.answers)) and actual.std() > 1e-3
+        expected = plain_logits(reader, prompts, rows, "right")
+        torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)
+        (gradient,) = torch.autograd.grad(actual.sum(), prompts)
+        (plain,) = torch.autograd.grad(expected.sum(), prompts)
         # Gemma's window may hide the prompt of a long title, but never of every row.
         assert gradient.abs().sum(dim=2).max() > 0
         torch.testing.assert_close(gradient, plain, atol=1e-4, rtol=1e-3)

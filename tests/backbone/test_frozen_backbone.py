@@ -35,12 +35,12 @@ def test_cached_prefix_equals_plain_computation(folder, family):
         uncached = Reader(backbone, template, CONTEXTS, cache_bytes=0)
         for tokens in (1, 4):
             prompts = torch.rand(len(rows), tokens, backbone.width) - 0.5
-            found = reader.logits(prompts, rows)
-            assert found.std() > 1e-3
+            actual = reader.logits(prompts, rows)
+            assert actual.std() > 1e-3
             for side in ("left", "right"):
-                wanted = plain_logits(reader, prompts, rows, side)
-                torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
-            torch.testing.assert_close(uncached.logits(prompts, rows), found, atol=1e-5, rtol=0)
+                expected = plain_logits(reader, prompts, rows, side)
+                torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)
+            torch.testing.assert_close(uncached.logits(prompts, rows), actual, atol=1e-5, rtol=0)
 
 
 def test_kept_keys_and_values_go_with_their_reader(folder):

@@ -29,8 +29,8 @@ def test_a_module_that_takes_more_than_hidden_states_works_everywhere(tmp_path):
     assert isinstance(bloom.last_mlp, LastPositionMLP)
     reader = Reader(bloom, get_template("rating"), [Context("Emma"), Context("Dune by Herbert")])
     prompts, rows = torch.rand(2, 1, bloom.width) - 0.5, torch.tensor([1, 0])
-    wanted = plain_logits(reader, prompts, rows, "right")
-    torch.testing.assert_close(reader.logits(prompts, rows), wanted, atol=1e-4, rtol=0)
+    expected = plain_logits(reader, prompts, rows, "right")
+    torch.testing.assert_close(reader.logits(prompts, rows), expected, atol=1e-4, rtol=0)
 
 
 def positions_of(backbone, work):

@@ -70,8 +70,8 @@ def test_offline_reads_the_cache_and_asks_nobody(hub, monkeypatch):
     locate("me/qwen").fetch()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     hub.asked.clear()
-    found = locate("me/qwen")
-    assert found.commit == COMMIT and found.folder is not None and hub.asked == []
+    source = locate("me/qwen")
+    assert source.commit == COMMIT and source.folder is not None and hub.asked == []
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,10 @@ def test_rating_loss_is_the_hybrid_of_squared_error_and_cross_entropy():
     task = get_task("rating")
     head = RatingHead(3.0)
     logits, outcome = torch.randn(6, 5), torch.tensor([1.0, 2, 3, 4, 5, 5])
-    wanted = 0.8 * (head(logits) - outcome) ** 2 + 0.2 * torch.nn.functional.cross_entropy(
+    expected = 0.8 * (head(logits) - outcome) ** 2 + 0.2 * torch.nn.functional.cross_entropy(
         logits, outcome.long() - 1, reduction="none"
     )
-    torch.testing.assert_close(task.loss(logits, outcome, head), wanted)
+    torch.testing.assert_close(task.loss(logits, outcome, head), expected)
 
 
 def test_a_half_star_is_shared_between_its_neighbours():

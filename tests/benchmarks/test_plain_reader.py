@@ -45,11 +45,11 @@ def test_fifty_steps_give_the_plain_way_s_losses(tmp_path, template):
     fast = reader_for(backbone, dataset, template, dataset.users)
     reader = PlainReader(fast.reader)
     slow = ReaderData(reader, fast.task, fast.train, fast.validation)
-    found, wanted = losses(fast, backbone), losses(slow, backbone)
-    assert len(found[0]) == STEPS and found[0][-10:].mean() < found[0][:10].mean()
-    torch.testing.assert_close(found[0], wanted[0], atol=1e-4, rtol=0)
-    for name, weights in found[1].items():
-        torch.testing.assert_close(weights, wanted[1][name], atol=1e-3, rtol=0)
+    actual, expected = losses(fast, backbone), losses(slow, backbone)
+    assert len(actual[0]) == STEPS and actual[0][-10:].mean() < actual[0][:10].mean()
+    torch.testing.assert_close(actual[0], expected[0], atol=1e-4, rtol=0)
+    for name, weights in actual[1].items():
+        torch.testing.assert_close(weights, expected[1][name], atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize(("tokens", "epochs"), [(1, 1), (4, 2)])

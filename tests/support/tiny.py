@@ -70,7 +70,7 @@ def tiny_tokenizer(kind: str, texts: list[str] | None = None) -> PreTrainedToken
 
 
 def tiny_model(family: str, vocabulary: int, width: int = 32) -> torch.nn.Module:
-    """Build a random two-layer model of a family, 32 wide unless told."""
+    """Build a random two-layer model of a family, of a width."""
     shared = {
         "vocab_size": vocabulary,
         "hidden_size": width,

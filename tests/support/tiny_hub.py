@@ -1,4 +1,4 @@
-"""A hub on localhost that speaks as much of the protocol as fetching a model needs."""
+"""A hub on localhost with the part of the protocol that fetching and pushing need."""
 
 import base64
 import hashlib
@@ -14,8 +14,8 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 class TinyHub:
     """Serves folders as models: repos maps owner/name to a folder, or to an error code.
 
-    accepts: folder for what is pushed. asked: the paths of all requests, in order; created:
-    what was asked of new repositories.
+    accepts: folder for pushed repositories. asked: paths of all requests, in order; created: name
+    and privacy of each new repository.
     """
 
     def __init__(self, repos, accepts=None):
@@ -56,12 +56,12 @@ class TinyHub:
             self.created.append((name, private))
             self.repos[name] = self.accepts / name
             self.repos[name].mkdir(parents=True)
-            found = {"url": f"{self.url}/{name}", "name": name, "id": name}
+            reply = {"url": f"{self.url}/{name}", "name": name, "id": name}
         elif words[1:] == ["validate-yaml"]:
-            found = {"errors": [], "warnings": []}
+            reply = {"errors": [], "warnings": []}
         elif words[4] == "preupload":
             files = json.loads(content)["files"]
-            found = {"files": [_regular(file["path"]) for file in files]}
+            reply = {"files": [_regular(file["path"]) for file in files]}
         else:
             folder = self.repos["/".join(words[2:4])]
             for line in content.decode().splitlines():
@@ -69,8 +69,8 @@ class TinyHub:
                 if entry["key"] == "file":
                     data = base64.b64decode(entry["value"]["content"])
                     (folder / entry["value"]["path"]).write_bytes(data)
-            found = {"success": True, "commitOid": COMMIT, "commitUrl": f"{self.url}/c/{COMMIT}"}
-        return _send(request, 200, {}, json.dumps(found).encode(), True)
+            reply = {"success": True, "commitOid": COMMIT, "commitUrl": f"{self.url}/c/{COMMIT}"}
+        return _send(request, 200, {}, json.dumps(reply).encode(), True)
 
     def answer(self, request, *, body):
         path = unquote(urlparse(request.path).path)
@@ -119,9 +119,9 @@ def _file(request, file, body):
     if not file.is_file():
         return _send(request, 404, {"X-Error-Code": "EntryNotFound"}, b"", body)
     content, status, headers = file.read_bytes(), 200, {}
-    wanted = request.headers.get("Range")
-    if wanted:
-        first, last = wanted.removeprefix("bytes=").split("-")
+    byte_range = request.headers.get("Range")
+    if byte_range:
+        first, last = byte_range.removeprefix("bytes=").split("-")
         end = min(int(last or len(content) - 1), len(content) - 1)
         headers["Content-Range"] = f"bytes {first}-{end}/{len(content)}"
         content, status = content[int(first) : end + 1], 206

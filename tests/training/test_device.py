@@ -1,4 +1,4 @@
-"""What is kept away from this process while it does something delicate."""
+"""Garbage collection is off while `collection_paused` says so, and on again afterwards."""
 
 import gc
 import weakref
@@ -12,7 +12,7 @@ class Knot:
     """An object that only the garbage collector frees."""
 
     def __init__(self):
-        self.own = self
+        self.itself = self
 
 
 def make_garbage():
