@@ -222,6 +222,6 @@ def data_root() -> Path:
         if (root / "goodbooks").is_dir() or (root / "zoo").is_dir():
             return root
     raise DataError(
-        f"The shipped data were not found in {' or '.join(map(str, candidates))}; run inside a "
+        f"There are no shipped data in {' or '.join(map(str, candidates))}; run inside a "
         f"checkout, or set {DATA_VARIABLE} to its folder data/."
     )
