@@ -73,6 +73,12 @@ class Request:
             given[name] = value
         return cls(**given)
 
+    @classmethod
+    def from_arguments(cls, arguments: Mapping[str, Any]) -> Self:
+        """Build a request from the arguments of a function that has its fields among them."""
+        names = {item.name for item in dataclasses.fields(cls)}
+        return cls.from_dict({name: arguments[name] for name in names & set(arguments)})
+
     def to_dict(self) -> dict[str, Any]:
         """Return what differs from the defaults as plain JSON, as the job queue stores it."""
         values = {}

@@ -43,14 +43,7 @@ def evaluate(
     queue: Queue = False,
 ) -> None:
     """Predict a split and score it: pooled metrics with 95 % intervals, and metrics a user."""
-    request = EvaluationRequest(
-        subject=subject,
-        dataset=dataset,
-        split=split,
-        template=template,
-        precision=precision,
-        name=name,
-    )
+    request = EvaluationRequest.from_arguments(locals())
     session().do("evaluate", f"evaluating {subject}", request, queue=queue, device=device)
 
 

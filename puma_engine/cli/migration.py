@@ -74,17 +74,8 @@ def select(
     groups: Groups = None,
 ) -> None:
     """Choose the users on whom an adapter will be trained."""
-    request = SelectionRequest(
-        prompts=prompts,
-        strategy=strategy,
-        budget=budget,
-        share=share,
-        seed=seed,
-        clusters=clusters,
-        strata=strata if groups is None else groups,
-        min_cluster=min_cluster,
-        name=name,
-    )
+    strata = strata if groups is None else groups
+    request = SelectionRequest.from_arguments(locals())
     title = f"selecting users{f' by {strategy}' if strategy else ''}"
     session().do("select", title, request, queue=queue, device=device)
 
@@ -112,21 +103,7 @@ def migrate(
 ) -> None:
     """Move prompts to another backbone: train an adapter on some users, map everybody."""
     seed = training.pop("seed", None)
-    request = MigrationRequest(
-        sources=(source,),
-        target=target,
-        selection=selection,
-        strategy=strategy,
-        budget=budget,
-        share=share,
-        dataset=dataset,
-        template=template,
-        training=training,
-        adapter=adapter,
-        shuffled=shuffled,
-        seed=seed,
-        name=name,
-    )
+    request = MigrationRequest.from_arguments(locals() | {"sources": source})
     title = f"migrating {source} to {target}"
     session().do("migrate", title, request, queue=queue, device=device)
 
@@ -159,21 +136,7 @@ def aggregate(
     if len(sources) < 2:
         raise typer.BadParameter("aggregate needs two sources or more; for one, use migrate.")
     seed = training.pop("seed", None)
-    request = MigrationRequest(
-        sources=tuple(sources),
-        target=target,
-        missing=missing,
-        selection=selection,
-        strategy=strategy,
-        budget=budget,
-        share=share,
-        dataset=dataset,
-        template=template,
-        training=training,
-        adapter=adapter,
-        seed=seed,
-        name=name,
-    )
+    request = MigrationRequest.from_arguments(locals())
     title = f"aggregating {len(sources)} sources to {target}"
     session().do("migrate", title, request, queue=queue, device=device)
 
@@ -195,18 +158,7 @@ def chain(
 ) -> None:
     """Migrate hop after hop, each hop from the prompts that the last one made."""
     seed = training.pop("seed", None)
-    request = ChainRequest(
-        source=source,
-        targets=tuple(targets),
-        strategy=strategy,
-        budget=budget,
-        share=share,
-        dataset=dataset,
-        template=template,
-        training=training,
-        adapter=adapter,
-        seed=seed,
-    )
+    request = ChainRequest.from_arguments(locals())
     title = f"migrating {source} over {len(targets)} backbones"
     session().do("chain", title, request, queue=queue, device=device)
 

@@ -66,9 +66,9 @@ def costs(
     ] = None,
 ) -> None:
     """Predict what a migration and full retraining would take, from trainings measured here."""
-    request = _request(locals())
     from puma_engine.pipeline import predict_costs
 
+    request = _request(locals())
     predicted = predict_costs(session().open(), request, device)
     options = {"retraining": predicted.retraining, "migration": predicted.migration}
     rows = [
@@ -108,9 +108,7 @@ def calibrate(
 
 def _request(options: dict[str, Any]) -> PlanRequest:
     """Build the request from the options of a command, by name."""
-    settings = {name: options[name] for name in options if name not in ("device", "queue")}
-    training = dict(settings["training"])
-    settings |= {"sources": settings.pop("source"), "targets": settings.pop("target")}
-    return PlanRequest.from_dict(
-        settings | {"seed": training.pop("seed", None), "training": training}
-    )
+    training = dict(options["training"])
+    given = {"sources": options["source"], "targets": options["target"]}
+    given |= {"seed": training.pop("seed", None), "training": training}
+    return PlanRequest.from_arguments(options | given)

@@ -41,15 +41,7 @@ def fit(
     queue: Queue = False,
 ) -> None:
     """Fit one soft prompt a user: what a migration starts from, or the full retraining."""
-    request = FitRequest(
-        dataset=dataset,
-        backbone=backbone,
-        role=role,
-        template=template,
-        training=training,
-        prompt=prompt,
-        name=name,
-    )
+    request = FitRequest.from_arguments(locals())
     title = f"fitting {role} prompts on {backbone}"
     session().do("fit_prompts", title, request, queue=queue, device=device)
 
@@ -75,14 +67,7 @@ def refine(
     queue: Queue = False,
 ) -> None:
     """Fit migrated prompts further on the target, for a few epochs."""
-    request = RefineRequest(
-        start=start,
-        selection=selection,
-        share=share,
-        item_tokens=item_tokens,
-        training=training,
-        name=name,
-    )
+    request = RefineRequest.from_arguments(locals())
     session().do("refine", f"refining {start}", request, queue=queue, device=device)
 
 

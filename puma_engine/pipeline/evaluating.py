@@ -55,16 +55,7 @@ def evaluate(
     (global_mean, item_mean, user_item_bias, matrix_factorisation), with a data set. Every
     metric comes with a 95 % interval from resampling users.
     """
-    request = EvaluationRequest.from_dict(
-        {
-            "subject": subject,
-            "dataset": dataset,
-            "split": split,
-            "template": template,
-            "precision": precision,
-            "name": name,
-        }
-    )
+    request = EvaluationRequest.from_arguments(locals())
     return run_evaluation(ws, request, Execution(device, progress, should_cancel))
 
 

@@ -49,18 +49,7 @@ def fit_prompts(
     drawn and only the head is trained). training and prompt override `defaults.fit_defaults`.
     Raises ConfigError, NotFoundError, BackboneError, DataError.
     """
-    request = FitRequest.from_dict(
-        {
-            "dataset": dataset,
-            "backbone": backbone,
-            "role": role,
-            "template": template,
-            "training": training,
-            "prompt": prompt,
-            "seed": seed,
-            "name": name,
-        }
-    )
+    request = FitRequest.from_arguments(locals())
     return run_fit(ws, request, Execution(device, progress, should_cancel))
 
 

@@ -72,24 +72,7 @@ def migrate(
     which each user gets the source prompt of another. seed: of the selection and the training.
     Raises MigrationError, SelectionError, ConfigError, NotFoundError.
     """
-    request = MigrationRequest.from_dict(
-        {
-            "sources": sources,
-            "target": target,
-            "selection": selection,
-            "strategy": strategy,
-            "budget": budget,
-            "share": share,
-            "dataset": dataset,
-            "template": template,
-            "training": training,
-            "adapter": adapter,
-            "missing": missing,
-            "shuffled": shuffled,
-            "seed": seed,
-            "name": name,
-        }
-    )
+    request = MigrationRequest.from_arguments(locals())
     return run_migration(ws, request, Execution(device, progress, should_cancel))
 
 
@@ -201,20 +184,7 @@ def chain(
     `migrate`. Returns one migration run a target, in order. Raises MigrationError and what
     `migrate` raises.
     """
-    request = ChainRequest.from_dict(
-        {
-            "source": source,
-            "targets": targets,
-            "strategy": strategy,
-            "budget": budget,
-            "share": share,
-            "dataset": dataset,
-            "template": template,
-            "training": training,
-            "adapter": adapter,
-            "seed": seed,
-        }
-    )
+    request = ChainRequest.from_arguments(locals())
     return run_chain(ws, request, Execution(device, progress, should_cancel))
 
 

@@ -215,22 +215,7 @@ def run_plan(
     of the time left. Returns the comparison, or the evaluation where there is nothing to compare
     with. Raises what `migrate` raises.
     """
-    request = PlanRequest.from_dict(
-        {
-            "sources": sources,
-            "targets": targets,
-            "strategy": strategy,
-            "budget": budget,
-            "share": share,
-            "dataset": dataset,
-            "template": template,
-            "training": training,
-            "adapter": adapter,
-            "retraining": retraining,
-            "seed": seed,
-            "predicted": predicted,
-        }
-    )
+    request = PlanRequest.from_arguments(locals())
     return execute_plan(ws, request, Execution(device, progress, should_cancel))
 
 

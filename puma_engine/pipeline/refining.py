@@ -49,17 +49,7 @@ def refine(
     each item, fitted too. training overrides `defaults.refine_defaults`. Raises NotFoundError,
     DataError, ConfigError, SelectionError.
     """
-    request = RefineRequest.from_dict(
-        {
-            "start": start,
-            "selection": selection,
-            "share": share,
-            "item_tokens": item_tokens,
-            "training": training,
-            "seed": seed,
-            "name": name,
-        }
-    )
+    request = RefineRequest.from_arguments(locals())
     return run_refinement(ws, request, Execution(device, progress, should_cancel))
 
 

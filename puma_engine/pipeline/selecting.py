@@ -58,20 +58,8 @@ def select(
     least, if it has them. within: other prompt runs that must have the users too. groups: deprecated
     name of strata. Raises SelectionError, ConfigError, NotFoundError.
     """
-    request = SelectionRequest.from_dict(
-        {
-            "prompts": prompts,
-            "strategy": strategy,
-            "budget": budget,
-            "share": share,
-            "seed": seed,
-            "clusters": clusters,
-            "strata": strata if groups is None else groups,
-            "min_cluster": min_cluster,
-            "within": within,
-            "name": name,
-        }
-    )
+    strata = strata if groups is None else groups
+    request = SelectionRequest.from_arguments(locals())
     return run_selection(ws, request, Execution(device, progress, should_cancel))
 
 
