@@ -1,7 +1,7 @@
-"""Pictures of every page for the documentation: `python -m dashboard.screenshots`.
+"""Screenshots of every page for the documentation: `python -m dashboard.screenshots`.
 
-It starts the app on a finished demo workspace, opens every page in a headless Chromium, light
-and dark, and writes small PNGs. Needs requirements-dev.txt and a Chromium.
+It serves a finished demo workspace, opens every page in a headless Chromium with the light and
+the dark theme, and writes small PNGs. Needs requirements-dev.txt and Chromium.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from dashboard.pages import PAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 THEMES = ("light", "dark")
-# What a page shows that the demo's workspace has not.
-ADDRESSES = {"studies": "?from=published"}
-MOST_BYTES = 400_000
-SMALLEST, LARGEST = 500, 1600  # heights of a picture in pixels
+# Addresses of pages that show more than the demo's workspace.
+QUERIES = {"studies": "?from=published"}
+MAX_BYTES = 400_000
+MIN_HEIGHT, MAX_HEIGHT = 500, 1600  # pixels
 FLAGS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-component-update") + (
     "--disable-background-networking",
     "--disable-sync",
 )
-# Streamlit is done when its script has ended, and no placeholder is left of what loads late.
+# A page is complete when its script has ended and no placeholder is left.
 READY = """() => {
   const app = document.querySelector('[data-testid="stApp"]');
   return app && app.dataset.testScriptState === 'notRunning'
@@ -48,36 +48,36 @@ HEIGHT = """() => document.querySelector('[data-testid="stMainBlockContainer"]')
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Take the pictures that the command line asks for."""
+    """Write the screenshots of the pages given on the command line."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--workspace", default=os.environ.get("PUMA_WORKSPACE", "workspace"))
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images")
     parser.add_argument("--pages", nargs="*", default=list(PAGES), choices=list(PAGES))
     parser.add_argument("--width", type=int, default=1280)
-    asked = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    asked.out.mkdir(parents=True, exist_ok=True)
+    args.out.mkdir(parents=True, exist_ok=True)
     with (
-        prepared(Path(asked.workspace)) as workspace,
+        prepared(Path(args.workspace)) as workspace,
         serving(workspace) as url,
         sync_playwright() as playwright,
     ):
         browser = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
-        for name in asked.pages:
+        for name in args.pages:
             for theme in THEMES:
-                path = asked.out / f"{name}-{theme}.png"
-                address = f"{url}/{name}{ADDRESSES.get(name, '')}"
-                path.write_bytes(picture(browser, address, theme, asked.width))
+                path = args.out / f"{name}-{theme}.png"
+                address = f"{url}/{name}{QUERIES.get(name, '')}"
+                path.write_bytes(picture(browser, address, theme, args.width))
                 print(f"{path} {path.stat().st_size / 1000:.0f} kB", flush=True)
         browser.close()
 
 
 @contextmanager
 def prepared(workspace: Path) -> Iterator[Path]:
-    """Yield a copy of a workspace in which some jobs were done."""
+    """Yield a copy of a workspace with some finished jobs."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(shutil.copytree(workspace, Path(folder) / "workspace"))
-        # Jobs whose logs name no path: pictures tell nothing of this machine.
+        # Jobs whose logs contain no path of this machine.
         _puma(copy, "data", "import", "movietweetings", "--users", "200", "--queue")
         prompts = json.loads(_puma(copy, "prompts", "list", "--json"))
         first = {role: _newest(prompts, role) for role in ("source", "migrated")}
@@ -87,12 +87,12 @@ def prepared(workspace: Path) -> Iterator[Path]:
 
 
 def _newest(prompts: list[dict[str, Any]], role: str) -> str:
-    found = (run["id"] for run in prompts if run["config"]["role"] == role)
-    return next(found, "") or sys.exit(f"The workspace has no {role} prompts; run `puma demo`.")
+    ids = (run["id"] for run in prompts if run["config"]["role"] == role)
+    return next(ids, "") or sys.exit(f"The workspace has no {role} prompts; run `puma demo`.")
 
 
 def _puma(workspace: Path, *arguments: str) -> str:
-    """Run a command on a workspace, named as users mostly do, and return what it prints."""
+    """Run a puma command on a workspace and return its output."""
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-m", "puma_engine.cli", *arguments],
@@ -106,7 +106,7 @@ def _puma(workspace: Path, *arguments: str) -> str:
 
 @contextmanager
 def serving(workspace: str | Path) -> Iterator[str]:
-    """Run the app on a free port; yield its address."""
+    """Serve a workspace on a free port and yield the address."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -138,7 +138,7 @@ def _wait_for(url: str, process: subprocess.Popen[bytes], seconds: float = 60.0)
 
 
 def picture(browser: Browser, url: str, theme: str, width: int) -> bytes:
-    """Open a page and return a PNG of all of it, up to a height."""
+    """Open a page and return a PNG of it, up to MAX_HEIGHT."""
     page = browser.new_page(
         viewport={"width": width, "height": 900},
         color_scheme="dark" if theme == "dark" else "light",
@@ -147,8 +147,8 @@ def picture(browser: Browser, url: str, theme: str, width: int) -> bytes:
     try:
         page.goto(url)
         page.wait_for_function(READY, timeout=120_000)
-        height = min(max(int(page.evaluate(HEIGHT)), SMALLEST), LARGEST)
-        # What comes into view only now loads now.
+        height = min(max(int(page.evaluate(HEIGHT)), MIN_HEIGHT), MAX_HEIGHT)
+        # Elements that come into view load now.
         page.set_viewport_size({"width": width, "height": height})
         page.wait_for_function(READY, timeout=120_000)
         page.wait_for_timeout(2_000)
@@ -158,14 +158,14 @@ def picture(browser: Browser, url: str, theme: str, width: int) -> bytes:
 
 
 def small(png: bytes) -> bytes:
-    """Return a PNG in all its colours, or in as many as its size allows."""
+    """Return a PNG with as many colours as MAX_BYTES allows."""
     image = Image.open(io.BytesIO(png)).convert("RGB")
     for colours in (None, 256, 128, 64, 32):
         buffer = io.BytesIO()
-        # Maximum coverage keeps the colours of a few marks among much text.
-        few = None if colours is None else image.quantize(colours, Image.Quantize.MAXCOVERAGE)
-        (few or image).save(buffer, "PNG", optimize=True)
-        if buffer.tell() <= MOST_BYTES:
+        # Maximum coverage preserves the colours of a few marks among much text.
+        reduced = None if colours is None else image.quantize(colours, Image.Quantize.MAXCOVERAGE)
+        (reduced or image).save(buffer, "PNG", optimize=True)
+        if buffer.tell() <= MAX_BYTES:
             break
     return buffer.getvalue()
 

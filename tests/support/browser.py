@@ -23,7 +23,7 @@ ARGUMENTS = [
     "--no-first-run",
 ]
 STILL = '[data-testid="stApp"][data-test-script-state="notRunning"]'
-SECONDS = 30
+SECONDS = 120
 
 
 @contextmanager
@@ -41,11 +41,11 @@ def served(root: Path):
         )
     base = f"http://localhost:{port}"
     try:
-        wait_for(lambda: _answers(f"{base}/_stcore/health"), "the dashboard to start", 60)
+        wait_for(lambda: _answers(f"{base}/_stcore/health"), "the dashboard to start")
         yield base
     finally:
         server.terminate()
-        server.wait(20)
+        server.wait(60)
 
 
 def _answers(url: str) -> bool:
