@@ -296,15 +296,16 @@ class _WeightedMetrics:
                 continue
             numerator = sums[:, self.column[id(statistic.numerator)]]
             denominator = sums[:, self.column[id(statistic.denominator)]]
-            ratio = numerator / np.maximum(denominator, 1e-12)
+            undefined = np.full_like(numerator, np.nan)
+            ratio = np.divide(numerator, denominator, out=undefined, where=denominator > 0)
             values[number] = np.sqrt(ratio) if statistic.root else ratio
         return values
 
 
 def pooled(task: str, y: np.ndarray, p: np.ndarray, user: np.ndarray) -> dict[str, float]:
-    """Return every metric of a task over all rows.
+    """Return every metric of a task over all rows; NaN where it is undefined.
 
-    Raises DataError for rows of different lengths or none, and for predictions that are not finite.
+    AUC needs clicks and non-clicks, uAUC a user with both. Raises DataError for rows of different lengths or none, and for predictions that are not finite.
     """
     rows, names = _UserRows.of(y, user), metrics_of(task)
     weighted = _WeightedMetrics(rows, _statistics(task, rows, rows.sort(p), names))
@@ -433,6 +434,6 @@ def _draws(users: int, seed: int, draws: int) -> Iterator[tuple[int, np.ndarray]
 
 
 def _interval(value: float, drawn: np.ndarray, users: int) -> Interval:
-    low, high = np.nanpercentile(drawn, [2.5, 97.5])
-    used = int(np.isfinite(drawn).sum())
-    return Interval(float(value), float(low), float(high), users, used)
+    drawn = drawn[np.isfinite(drawn)]
+    low, high = np.percentile(drawn, [2.5, 97.5]) if len(drawn) else (np.nan, np.nan)
+    return Interval(float(value), float(low), float(high), users, len(drawn))

@@ -161,7 +161,7 @@ def judge(data: ComparisonData) -> Verdict:
     base = next((row for row in scores if row.kind == "retrained" and np.isnan(row.loss)), None)
     candidates = [row for row in scores if row.kind in MIGRATED and not np.isnan(row.loss)]
     if base is None or not candidates:
-        return Verdict("incomplete", _incomplete_headline(scores), metric=data.metric)
+        return Verdict("incomplete", _incomplete_headline(data, scores), metric=data.metric)
     return _Judge(data, scores, base).decide(candidates)
 
 
@@ -220,7 +220,12 @@ def user_sentences(effects: UserEffects | None) -> tuple[str, ...]:
     return tuple(sentences)
 
 
-def _incomplete_headline(scores: list[MethodScore]) -> str:
+def _incomplete_headline(data: ComparisonData, scores: list[MethodScore]) -> str:
+    if scores and all(np.isnan(row.value) for row in scores):
+        return (
+            f"No verdict yet: {METRICS[data.metric].label} is undefined on these rows; compare on a "
+            "split with more rows per user."
+        )
     kinds = {row.kind for row in scores}
     remedies = {
         (False, False): "add a migration and the full retraining on the same backbone",

@@ -204,6 +204,13 @@ def test_incomplete_comparisons_say_what_is_missing(methods, words):
     assert verdict.to_dict()["evidence"] == ()
 
 
+def test_a_metric_that_is_undefined_gives_no_verdict():
+    nan = float("nan")
+    rows = (migrated((nan, nan, nan), value=nan), (*BASE[:2], nan, None, 100.0))
+    verdict = judge(question(*rows, metric="uauc"))
+    assert verdict.decision == "incomplete" and "uAUC is undefined" in verdict.headline
+
+
 def test_migrations_to_another_backbone_are_not_weighed():
     own, other = {"backbone": "b"}, {"backbone": "c"}
     rows = (migrated((-0.5, -0.6, -0.4), label="elsewhere"), migrated((0.03, 0.02, 0.04)), BASE)
