@@ -54,7 +54,7 @@ class AdapterFile:
 
 
 def write_adapter(folder: Path, adapter: AdapterFile, card: str) -> None:
-    """Write an adapter into a folder."""
+    """Write an adapter into a folder; card is the text of its README.md. Raises StoreError."""
     save_tensors(folder / WEIGHTS, adapter.tensors)
     write_head(folder, adapter.head)
     write_json(folder / CONFIG, {"architecture": ARCHITECTURE} | adapter.config)
@@ -100,10 +100,11 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def push_to_hub(folder: Path, repo: str, *, private: bool = True) -> str:
-    """Put an adapter's folder on the hub as owner/name; return the commit's address.
+    """Upload an adapter's folder to the hub as owner/name; return the commit's address.
 
     The repository is made if it is missing. The token is the hub client's own (HF_TOKEN or
-    `hf auth login`). Raises BackboneError with what the hub says.
+    `hf auth login`). Raises StoreError in offline mode, MigrationError for a folder without an
+    adapter, and BackboneError with what the hub says.
     """
     if hub.offline():
         raise StoreError("Offline mode is on, so nothing is pushed; leave out --offline.")
@@ -113,10 +114,10 @@ def push_to_hub(folder: Path, repo: str, *, private: bool = True) -> str:
 
         api = HfApi()
         api.create_repo(repo, private=private, exist_ok=True)
-        done = api.upload_folder(
+        commit = api.upload_folder(
             repo_id=repo,
             folder_path=folder,
             allow_patterns=list(FILES),
             commit_message="Add a PUMA adapter",
         )
-    return str(done.commit_url)
+    return str(commit.commit_url)

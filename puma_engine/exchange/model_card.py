@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card tells. lineage and metrics are rows of a table; licence an SPDX id or None."""
+    """Content of a card. lineage and metrics are rows of a table; licence an SPDX id or None."""
 
     title: str
     kind: str

@@ -31,37 +31,30 @@ def read_pairs(
         return Pairs([(user, item)], None if text is None else [text])
     if user is not None or item is not None or text is not None:
         raise ConfigError("Give --user and --item, or a table with --pairs, not both.")
-    return _table(path)
-
-
-def _table(path: Path) -> Pairs:
     import pandas as pd
 
     if path.suffix not in (".csv", ".parquet") or not path.is_file():
         raise DataError(f"There is no .csv or .parquet file {path} with pairs.")
     try:
-        csv = path.suffix == ".csv"
-        frame = (
-            pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
-            if csv
-            else pd.read_parquet(path)
-        )
+        if path.suffix == ".csv":
+            frame = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
+        else:
+            frame = pd.read_parquet(path)
     except (ValueError, OSError) as error:
         raise DataError(f"The file {path} cannot be read: {error}") from error
     if not {"user_id", "item_id"} <= set(frame.columns) or not len(frame):
         raise DataError(f"The file {path} needs rows with user_id and item_id.")
     if frame[["user_id", "item_id"]].isna().any(axis=None):
         raise DataError(f"The file {path} has rows without a user_id or item_id.")
-    pairs = list(zip(frame["user_id"].astype(str), frame["item_id"].astype(str), strict=True))
     texts = histories = None
     if "text" in frame:
         texts = [None if pd.isna(text) else str(text) for text in frame["text"]]
     if "history" in frame:
-        histories = [_history(value) for value in frame["history"]]
+        histories = [
+            [item for item in value.split("|") if item]
+            if isinstance(value, str)
+            else [str(item) for item in (value if hasattr(value, "__iter__") else ())]
+            for value in frame["history"]
+        ]
+    pairs = list(zip(frame["user_id"].astype(str), frame["item_id"].astype(str), strict=True))
     return Pairs(pairs, texts, histories)
-
-
-def _history(value: object) -> list[str]:
-    if isinstance(value, str):
-        return [item for item in value.split("|") if item]
-    return [] if not hasattr(value, "__iter__") else [str(item) for item in value]

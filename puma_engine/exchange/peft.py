@@ -89,7 +89,7 @@ def write_peft(
     """Write one PEFT folder a user below `folder`.
 
     PEFT puts virtual tokens in front of a text. So they are the embeddings of the constant
-    text before the slot, then the soft prompt; a text to ask about is `input_ids`.
+    text before the slot, then the soft prompt; the text after it is `input_ids`.
     Raises TemplateError when the item or history stands before the slot.
     """
     from peft import PromptTuningConfig, TaskType

@@ -21,7 +21,7 @@ from puma_engine.store.records import now
 
 POLL_SECONDS = 0.5
 HEARTBEAT_SECONDS = 5.0
-# A job that was asked to stop and did not is killed; its last checkpoint stays.
+# A cancelled job that has not stopped after so long is killed; its last checkpoint stays.
 CANCEL_SECONDS = 60.0
 IDLE_SECONDS = 600.0
 VISIBLE = "CUDA_VISIBLE_DEVICES"
