@@ -1,4 +1,4 @@
-"""What the demo's users tell beyond the paper: foreseen regressions, closed-form maps, new users.
+"""Results beyond the paper on the demo's users: predicted regressions, linear maps, new users.
 
     puma demo
     python benchmarks/beyond_paper.py --workspace workspace --out build/beyond-paper.json
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from provenance import provenance
+from provenance import provenance, write_results
 from sklearn.metrics import roc_auc_score
 
 from puma_engine import Workbench
@@ -39,20 +39,25 @@ from puma_engine.store import Run
 
 TEMPLATE = "rating-item-first"
 DRAWS = 1000
-NEW_GRID = [(1e-2, 30, 0.3), (2e-2, 30, 1.0), (3e-2, 60, 1.0)]
+NEW_GRID = [
+    TrainingConfig(
+        epochs=epochs, batch_size=256, learning_rate=rate, weight_decay=decay, patience=0
+    )
+    for rate, epochs, decay in ((1e-2, 30, 0.3), (2e-2, 30, 1.0), (3e-2, 60, 1.0))
+]
 TUNED_ON, REPORTED = 80, 200
 
 
-class Beyond:
-    """The demo's runs and both backbones."""
+class DemoRuns:
+    """The runs of `puma demo` and both backbones."""
 
     def __init__(self, bench: Workbench) -> None:
         self.bench = bench
         tables = {run.config["role"]: run for run in bench.runs("prompts")}
         self.source, self.retrained = tables["source"], tables["retrained"]
-        moved = [run for run in bench.runs("migration") if run.config["role"] == "migrated"]
-        self.all = next(run for run in moved if "selection" not in run.inputs)
-        self.few = next(run for run in moved if "selection" in run.inputs)
+        migrated = [run for run in bench.runs("migration") if run.config["role"] == "migrated"]
+        self.all = next(run for run in migrated if "selection" not in run.inputs)
+        self.few = next(run for run in migrated if "selection" in run.inputs)
         self.data = bench.dataset(self.source.inputs["dataset"])
         self.small = FrozenBackbone.load(SOURCE, device="cpu", precision="fp32")
         self.large = FrozenBackbone.load(TARGET, device="cpu", precision="fp32")
@@ -69,15 +74,15 @@ class Beyond:
         frame = self.bench.predictions(self.bench.evaluate(run, device="cpu"))
         return ((frame["prediction"] - frame["outcome"]) ** 2).groupby(frame["user_id"]).mean()
 
-    def foreseen(self, moved: Run) -> dict[str, Any]:
-        """How well a risk known before retraining ranks who loses against it on test rows."""
+    def predicted_regressions(self, migrated: Run) -> dict[str, Any]:
+        """Return how well the risk ranks the users who lose against retraining on test rows."""
         risk = self.bench.workspace.get_table(
-            self.bench.predict_regressions(moved, share=0.2, device="cpu").id, "selection"
+            self.bench.predict_regressions(migrated, share=0.2, device="cpu").id, "selection"
         ).set_index("user_id")["risk"]
-        if "selection" in moved.inputs:
-            risk = risk.drop(self.bench.selected_users(moved.inputs["selection"]))
+        if "selection" in migrated.inputs:
+            risk = risk.drop(self.bench.selected_users(migrated.inputs["selection"]))
         base = self.losses(self.retrained)
-        lost = (self.losses(moved) - base).reindex(risk.index).dropna()
+        lost = (self.losses(migrated) - base).reindex(risk.index).dropna()
         risk = risk.reindex(lost.index)
         worse = (lost > USER_MARGIN * base.mean()).to_numpy()
         generator = np.random.default_rng(0)
@@ -103,71 +108,70 @@ class Beyond:
             template=TEMPLATE,
             training=dataclasses.replace(DEMO_TRAINING["retrained"], batch_size=64),
         )
-        found = {}
+        rmse = {}
         for pairs in (fitted.table, self.bench.prompts(self.retrained)):
             for method in ("ridge", "procrustes"):
                 mapped = map_prompts(source, pairs, method=method)  # type: ignore[arg-type]
-                found[f"{method}, {len(pairs.user_ids)} pairs"] = self.rmse(mapped, self.data)
-        return found
+                rmse[f"{method}, {len(pairs.user_ids)} pairs"] = self.rmse(mapped, self.data)
+        return rmse
 
     def new_users(self) -> dict[str, Any]:
-        """Users whom the demo lacks, by 3 and 10 ratings each, in three ways."""
+        """Return test RMSE on users outside the demo, by 3 and 10 ratings each, for three methods.
+
+        carried: fitted on the source and mapped by the adapter. direct: fitted on the target.
+        mean: the mean migrated prompt. Settings are chosen on other new users.
+        """
         more = load_shipped(DATASET, users=len(self.data.users) + 400)
         known = self.bench.prompts(self.source).user_ids
         pool = np.random.default_rng(0).permutation(np.setdiff1d(more.users, known))
         tuned, reported = pool[:TUNED_ON], pool[TUNED_ON : TUNED_ON + REPORTED]
-        found = {}
+        results = {}
         for ratings in (3, 10):
-            best = {}
-            few = _first(more.for_users(tuned), ratings)
-            for way in (self.carried, self.direct):
-                scores = [self.rmse(way(few, _new(*one)), few) for one in NEW_GRID]
-                best[way] = _new(*NEW_GRID[int(np.argmin(scores))])
-            found[f"{ratings} ratings"] = self._ways(
-                _first(more.for_users(reported), ratings), best
-            )
-        return found
+            tuning = _first(more.for_users(tuned), ratings)
+            data = _first(more.for_users(reported), ratings)
+            tables = {"mean": mean_prompts(self.bench.prompts(self.all), data.users)}
+            for name, fit in {"carried": self.carried, "direct": self.direct}.items():
+                settings = min(NEW_GRID, key=lambda new: self.rmse(fit(tuning, new), tuning))
+                tables[name] = fit(data, settings)
+            results[f"{ratings} ratings"] = self.compared(tables, data)
+        return results
 
-    def _ways(self, few: Dataset, best: dict[Any, TrainingConfig]) -> dict[str, Any]:
-        rows = few.rows("test")
+    def compared(self, tables: dict[str, PromptTable], data: Dataset) -> dict[str, Any]:
+        """Return the test RMSE of prompts of the same users, and differences with intervals."""
+        rows = data.rows("test")
         y, users = rows["outcome"].to_numpy(float), rows["user_id"].to_numpy()
-        tables = {way.__name__: way(few, training) for way, training in best.items()}
-        tables["mean"] = mean_prompts(self.bench.prompts(self.all), few.users)
-        p = {name: self.predicted(table, few) for name, table in tables.items()}
-        told: dict[str, Any] = {n: float(np.sqrt(np.mean((v - y) ** 2))) for n, v in p.items()}
+        p = {name: self.predicted(table, data) for name, table in tables.items()}
+        scores: dict[str, Any] = {
+            name: float(np.sqrt(np.mean((values - y) ** 2))) for name, values in p.items()
+        }
         for other in ("direct", "mean"):
-            gap = bootstrap_difference(
+            difference = bootstrap_difference(
                 "rating", "rmse", y, [p["carried"]], [p[other]], users, seed=0, draws=DRAWS
             )
-            told[f"carried minus {other}"] = [gap.value, gap.low, gap.high]
-        return told | {"users": len(few.users), "rows": len(y)}
+            ends = [difference.value, difference.low, difference.high]
+            scores[f"carried minus {other}"] = ends
+        return scores | {"users": len(data.users), "rows": len(y)}
 
     def carried(self, few: Dataset, training: TrainingConfig) -> PromptTable:
-        """Fitted on the source, mapped by the adapter."""
+        """Fit prompts on the source and map them by the adapter."""
         source = self.bench.prompts(self.source)
-        own = fit_new_users(self.small, few, source, template=TEMPLATE, training=training)
-        vectors = apply_adapter(load_adapter(*self.bench.adapter(self.all)), own.vectors)
-        return PromptTable(own.user_ids, vectors, self.bench.prompts(self.all).head)
+        fitted = fit_new_users(self.small, few, source, template=TEMPLATE, training=training)
+        vectors = apply_adapter(load_adapter(*self.bench.adapter(self.all)), fitted.vectors)
+        return PromptTable(fitted.user_ids, vectors, self.bench.prompts(self.all).head)
 
     def direct(self, few: Dataset, training: TrainingConfig) -> PromptTable:
-        """Fitted on the target."""
+        """Fit prompts on the target."""
         moved = self.bench.prompts(self.all)
         return fit_new_users(self.large, few, moved, template=TEMPLATE, training=training)
 
 
-def _new(rate: float, epochs: int, decay: float) -> TrainingConfig:
-    return TrainingConfig(
-        epochs=epochs, batch_size=256, learning_rate=rate, weight_decay=decay, patience=0
-    )
-
-
 def _first(data: Dataset, ratings: int) -> Dataset:
-    """Keep so many train rows of each user, and all others."""
+    """Return the data with so many train rows of each user, and all rows of other splits."""
     rows = data.interactions
     train = rows["split"] == "train"
     number = rows[train].groupby("user_id", observed=True).cumcount()
-    kept = rows.drop(number.index[number >= ratings]).reset_index(drop=True)
-    return dataclasses.replace(data, interactions=kept)
+    shown = rows.drop(number.index[number >= ratings]).reset_index(drop=True)
+    return dataclasses.replace(data, interactions=shown)
 
 
 def main() -> None:
@@ -176,19 +180,18 @@ def main() -> None:
     parser.add_argument("--workspace", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
-    beyond = Beyond(Workbench(given.workspace))
-    found = provenance() | {
+    demo = DemoRuns(Workbench(given.workspace))
+    results = provenance() | {
         "dataset": DATASET,
-        "users": len(beyond.data.users),
-        "seeds": [beyond.source.seed],
-        "foreseen_all_users": beyond.foreseen(beyond.all),
-        "foreseen_few_users": beyond.foreseen(beyond.few),
+        "users": len(demo.data.users),
+        "seeds": [demo.source.seed],
+        "foreseen_all_users": demo.predicted_regressions(demo.all),
+        "foreseen_few_users": demo.predicted_regressions(demo.few),
     }
-    print(json.dumps(found), file=sys.stderr, flush=True)
-    found["closed_form_rmse"] = beyond.closed_form()
-    found["new_users_rmse"] = beyond.new_users()
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(results), file=sys.stderr, flush=True)
+    results["closed_form_rmse"] = demo.closed_form()
+    results["new_users_rmse"] = demo.new_users()
+    write_results(given.out, results)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ import argparse
 import json
 import os
 import platform
-import socket
 import statistics
 import subprocess
 import sys
@@ -27,6 +26,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
+
+from provenance import free_port, write_results
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = (10_000, 50_000, 1_000_000)
@@ -48,12 +49,12 @@ def addresses() -> dict[str, tuple[str, dict[str, str]]]:
     """Every page by name, and the parts of the user's page."""
     from dashboard.pages import PAGES
 
-    found = {name: (name, {}) for name in (START, *PAGES)}
-    found["users: sample"] = ("users", {"view": "sample"})
-    found["users: gain"] = ("users", {"shade": "gain"})
-    found["users: sample, gain"] = ("users", {"view": "sample", "colour": "gain"})
-    found["compare: users"] = ("compare", {"view": "users"})
-    return found | {f"user: {view}": ("user", {"view": view}) for view in USER_VIEWS}
+    pages = {name: (name, {}) for name in (START, *PAGES)}
+    pages["users: sample"] = ("users", {"view": "sample"})
+    pages["users: gain"] = ("users", {"shade": "gain"})
+    pages["users: sample, gain"] = ("users", {"view": "sample", "colour": "gain"})
+    pages["compare: users"] = ("compare", {"view": "users"})
+    return pages | {f"user: {view}": ("user", {"view": view}) for view in USER_VIEWS}
 
 
 def measure(page: str, query: dict[str, str]) -> list[float]:
@@ -74,14 +75,14 @@ def measure(page: str, query: dict[str, str]) -> list[float]:
     )
     for name, value in query.items():
         app.query_params[name] = value
-    found = []
+    times = []
     for _ in range(1 + WARM):
         started = time.perf_counter()
         app.run()
-        found.append(1000 * (time.perf_counter() - started))
+        times.append(1000 * (time.perf_counter() - started))
         if app.exception:
             raise SystemExit(f"The page {page} failed: {app.exception[0].message}")
-    return found
+    return times
 
 
 def measured(root: Path, page: str, query: dict[str, str]) -> list[float]:
@@ -99,9 +100,7 @@ def visited(root: Path) -> dict[str, tuple[int, float]]:
     import psutil
     from playwright.sync_api import sync_playwright
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     environment = os.environ | {"PUMA_WORKSPACE": str(root), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "dashboard" / "app.py")]
     server = subprocess.Popen(
@@ -116,16 +115,16 @@ def visited(root: Path) -> dict[str, tuple[int, float]]:
         _wait_for(f"{base}/_stcore/health")
         with sync_playwright() as play:
             browser = play.chromium.launch(executable_path="/usr/bin/chromium", args=CHROMIUM)
-            found = {}
+            measurements = {}
             for label, (page, query) in addresses().items():
                 page = "" if page == START else page
                 count = _bytes_of(browser, f"{base}/{page}?{urlencode(query)}")
-                found[label] = (count, psutil.Process(server.pid).memory_info().rss / 1e6)
+                measurements[label] = (count, psutil.Process(server.pid).memory_info().rss / 1e6)
             browser.close()
     finally:
         server.terminate()
         server.wait(30)
-    return found
+    return measurements
 
 
 def _wait_for(url: str) -> None:
@@ -145,7 +144,7 @@ def _bytes_of(browser: Any, url: str) -> int:
     page = context.new_page()
     page.on(
         "websocket",
-        lambda one: one.on("framereceived", lambda frame: sizes.append(len(frame))),
+        lambda socket: socket.on("framereceived", lambda frame: sizes.append(len(frame))),
     )
     page.goto(url)
     page.wait_for_selector("h1", timeout=120_000)
@@ -205,8 +204,7 @@ def main() -> None:
             "warm_runs": WARM,
             "load_average_before": load,
         }
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+        write_results(given.out, {"about": about, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python benchmarks/scale.py --users 10000 100000 1000000 --folder /a/large/disk
 
-Writes prompts of --shape's first width (2048 unless told) as shards of 50,000 users, then, each
+Writes prompts of --shape's first width (default: 2048) as shards of 50,000 users, then, each
 in a process of its own: chooses 2 % of the users by k-means and outcome variance
 (`puma select-stream`), maps everybody (`puma migrate-stream`) through adapters of the hidden
 sizes given by --hidden, and writes each user's metrics to a workspace. Peak memory is the
@@ -22,13 +22,12 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from provenance import provenance
+from provenance import machine, provenance, write_results
 from serving import make_adapter
 
 RESULTS = Path(__file__).parent / "results" / "scale.json"
@@ -87,7 +86,7 @@ def migrate(folder: Path, adapter: Path) -> None:
     migrate_stream(Mapper(adapter_of(None, str(adapter)), "cpu"), folder, folder / "moved")
 
 
-def keep_metrics(folder: Path, users: int) -> None:
+def store_metrics(folder: Path, users: int) -> None:
     """Write the metrics of every user to a workspace."""
     from puma_engine.store import Workspace
 
@@ -100,7 +99,7 @@ def keep_metrics(folder: Path, users: int) -> None:
 
 
 def child(work: Callable[..., None], arguments: tuple[Any, ...], results: Any) -> None:
-    """Do one thing and say what it took, once the libraries are loaded."""
+    """Run work and report what it took, once the libraries are loaded."""
     for name in LOADED:
         importlib.import_module(name)
     before = resource.getrusage(resource.RUSAGE_SELF)
@@ -149,35 +148,29 @@ def main() -> None:
             for row in stages(folder, Path(name), users, given):
                 rows.append(row)
                 print(json.dumps(row), flush=True)
-                write(given.out, rows)
+                write_results(
+                    given.out,
+                    provenance("scikit-learn", "safetensors")
+                    | {"device": "cpu", "cores": machine()["cores"], "rows": rows},
+                )
             shutil.rmtree(folder)
 
 
 def stages(folder: Path, root: Path, users: int, given: argparse.Namespace) -> Any:
-    """Give the rows of one number of users."""
+    """Yield the rows of one number of users."""
 
-    def row(stage: str, found: dict[str, float], **more: Any) -> dict[str, Any]:
-        rate = round(users / found["seconds"], 1)
-        return {"stage": stage, "users": users} | more | found | {"users_per_s": rate}
+    def row(stage: str, cost: dict[str, float], **more: Any) -> dict[str, Any]:
+        rate = round(users / cost["seconds"], 1)
+        return {"stage": stage, "users": users} | more | cost | {"users_per_s": rate}
 
     width, out = given.shape
     yield row("select", measured(select, folder, users), d_in=width)
     shutil.rmtree(folder / "chosen")
     for hidden in given.hidden:
-        found = measured(migrate, folder, root / f"adapter-{hidden}")
-        yield row("migrate", found, d_in=width, d_out=out, hidden=hidden)
+        cost = measured(migrate, folder, root / f"adapter-{hidden}")
+        yield row("migrate", cost, d_in=width, d_out=out, hidden=hidden)
         shutil.rmtree(folder / "moved")
-    yield row("user_metrics", measured(keep_metrics, folder, users), metrics=len(METRICS))
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write the results with what they were measured on."""
-    made, cores = provenance(), len(os.sched_getaffinity(0))
-    own = {one: version(one) for one in ("scikit-learn", "safetensors")}
-    facts = made | {"versions": made["versions"] | own, "device": "cpu", "cores": cores}
-    facts["rows"] = rows
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    yield row("user_metrics", measured(store_metrics, folder, users), metrics=len(METRICS))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
     python benchmarks/serving.py --seconds 10
 
-Starts the server on an adapter of the paper's shape (2048 to 3072 unless told), asks it from
-several client processes at once, and writes benchmarks/results/serving.json: requests and
-users a second, latencies, and how many requests were sent away.
+Starts the server on an adapter of the paper's shape (default: 2048 to 3072), sends requests
+from several client processes, and writes benchmarks/results/serving.json: requests and users a
+second, latencies, and how many requests were refused.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ import argparse
 import http.client
 import json
 import multiprocessing
-import os
-import platform
 import socket
 import subprocess
 import sys
@@ -24,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from provenance import free_port, machine, provenance, write_results
 
 RESULTS = Path(__file__).parent / "results" / "serving.json"
 
@@ -44,17 +43,17 @@ def make_adapter(folder: Path, d_in: int, d_out: int, hidden: int) -> None:
 
 
 def client(port: int, body: bytes, media: str, seconds: float, results: Any) -> None:
-    """Ask without pause for some seconds; report status and latency of each request."""
+    """Send requests without pause for some seconds; report status and latency of each."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    found: list[tuple[int, float]] = []
+    requests: list[tuple[int, float]] = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
         start = time.perf_counter()
         connection.request("POST", "/v1/migrate", body, {"Content-Type": media})
-        answer = connection.getresponse()
-        answer.read()
-        found.append((answer.status, time.perf_counter() - start))
-    results.put(found)
+        response = connection.getresponse()
+        response.read()
+        requests.append((response.status, time.perf_counter() - start))
+    results.put(requests)
 
 
 def load(port: int, width: int, users: int, clients: int, form: str, seconds: float) -> dict:
@@ -75,7 +74,7 @@ def load(port: int, width: int, users: int, clients: int, form: str, seconds: fl
     start = time.perf_counter()
     for process in processes:
         process.start()
-    every = [one for _ in processes for one in results.get()]
+    every = [request for _ in processes for request in results.get()]
     spent = time.perf_counter() - start
     for process in processes:
         process.join()
@@ -101,9 +100,7 @@ def main() -> None:
     parser.add_argument("--shape", type=int, nargs=3, default=[2048, 3072, 4096])
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         make_adapter(Path(folder), *given.shape)
@@ -125,7 +122,9 @@ def main() -> None:
         finally:
             server.terminate()
             server.wait()
-    write(rows, given)
+    adapter = dict(zip(("d_in", "d_out", "hidden"), given.shape, strict=True))
+    facts = provenance() | machine() | {"adapter": adapter, "device": given.device}
+    write_results(RESULTS, facts | {"rows": rows})
 
 
 def wait(port: int) -> None:
@@ -137,20 +136,6 @@ def wait(port: int) -> None:
         except OSError:
             time.sleep(0.1)
     raise SystemExit("The server did not start.")
-
-
-def write(rows: list[dict], given: argparse.Namespace) -> None:
-    """Write the results with what they were measured on."""
-    facts = {
-        "adapter": dict(zip(("d_in", "d_out", "hidden"), given.shape, strict=True)),
-        "device": given.device,
-        "cores": len(os.sched_getaffinity(0)),
-        "load_before": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "rows": rows,
-    }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
