@@ -18,7 +18,7 @@ def app(tmp_path, monkeypatch):
     Workspace.open(tmp_path / "ws", create=True)
     monkeypatch.setenv("PUMA_WORKSPACE", str(tmp_path / "ws"))
     monkeypatch.setenv("HOME", str(tmp_path))
-    return AppTest.from_file(APP, default_timeout=60)
+    return AppTest.from_file(APP, default_timeout=120)
 
 
 def test_without_sign_in_configured_the_overview_opens(app):

@@ -53,7 +53,7 @@ def test_an_unexpected_error_is_logged_and_shown_in_a_sentence(ws, monkeypatch, 
     change(ws, "UPDATE runs SET summary = '{damaged'")
     monkeypatch.setenv("PUMA_WORKSPACE", str(ws.root))
     script = "from dashboard import pages\npages.run(pages.navigation('overview'))"
-    app = AppTest.from_string(script, default_timeout=60).run()
+    app = AppTest.from_string(script, default_timeout=120).run()
     assert_plain(app)
     assert app.title[0].value == "Overview"
     assert "unexpected error" in app.error[0].value and "puma doctor" in texts(app)
