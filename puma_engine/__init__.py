@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from puma_engine.store import Run, Workspace
     from puma_engine.workbench import Workbench
 
-# A model is asked of the hub by its name and nothing else is told.
+# Requests to the hub carry the name of a model and no usage data.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 _HOMES = {

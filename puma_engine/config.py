@@ -1,4 +1,4 @@
-"""One frozen dataclass a stage, checked when built, with a stable hash."""
+"""Settings of trainings, prompts and adapters: frozen dataclasses with checks and a stable hash."""
 
 from __future__ import annotations
 
@@ -82,12 +82,12 @@ def _positive(config: object, *names: str) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig(_Config):
-    """How one training run is done.
+    """Settings of one training.
 
-    batch_size counts examples over all processes; learning_rate is the peak of a
-    cosine that ends at 0; warmup is the share of steps before the peak; patience
-    is how many epochs without a better validation value are waited for (0: never
-    stop early).
+    batch_size: examples a step, over all processes. learning_rate: the peak of a cosine that ends
+    at 0. warmup: the share of steps before the peak. grad_clip: largest norm of the gradient.
+    patience: epochs without a better validation value before early stopping (0: never).
+    checkpoint_seconds: time between checkpoints.
     """
 
     epochs: int = 8
@@ -103,32 +103,32 @@ class TrainingConfig(_Config):
     checkpoint_seconds: float = 30.0
 
     def problems(self) -> list[str]:
-        found = _positive(self, "epochs", "batch_size", "learning_rate", "grad_clip")
+        problems = _positive(self, "epochs", "batch_size", "learning_rate", "grad_clip")
         if not 0 <= self.warmup < 1:
-            found.append(f"warmup must be in [0, 1), not {self.warmup!r}")
+            problems.append(f"warmup must be in [0, 1), not {self.warmup!r}")
         if self.weight_decay < 0:
-            found.append(f"weight_decay must be 0 or more, not {self.weight_decay!r}")
+            problems.append(f"weight_decay must be 0 or more, not {self.weight_decay!r}")
         if self.patience < 0:
-            found.append(f"patience must be 0 or more, not {self.patience!r}")
+            problems.append(f"patience must be 0 or more, not {self.patience!r}")
         if self.optimizer not in OPTIMIZERS:
-            found.append(
+            problems.append(
                 f"optimizer must be one of {', '.join(OPTIMIZERS)}, not {self.optimizer!r}"
             )
         if self.precision not in PRECISIONS:
-            found.append(
+            problems.append(
                 f"precision must be one of {', '.join(PRECISIONS)}, not {self.precision!r}"
             )
-        return found
+        return problems
 
 
 @dataclasses.dataclass(frozen=True)
 class PromptConfig(_Config):
-    """A table of soft prompts: tokens a user, and the uniform draw (+-init_scale) they start from.
+    """Settings of a table of soft prompts.
 
-    item_tokens: soft prompt tokens of each item, which are fitted with the users' (0: none, as
-    in the paper). start="shared" learns one vector for all and each user's difference from it, which starts
-    at 0 and is what weight decay pulls on; "random" draws each user's own start, as the
-    paper does.
+    tokens: soft tokens of each user. init_scale: bound of the uniform start. start: "shared" learns
+    one vector for all users plus each user's difference, which starts at 0 and to which weight decay
+    applies; "random" draws each user's start, as in the paper. item_tokens: soft tokens of each
+    item, fitted with the users' (0: none, as in the paper).
     """
 
     tokens: int = 1
@@ -137,19 +137,19 @@ class PromptConfig(_Config):
     item_tokens: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Settings by name; item_tokens only where there are some, so that older runs are found."""
-        found = super().to_dict()
+        """Settings by name; item_tokens only where there are some, so that older runs are problems."""
+        settings = super().to_dict()
         if not self.item_tokens:
-            del found["item_tokens"]
-        return found
+            del settings["item_tokens"]
+        return settings
 
     def problems(self) -> list[str]:
-        found = _positive(self, "tokens", "init_scale")
+        problems = _positive(self, "tokens", "init_scale")
         if not 0 <= self.item_tokens < math.inf:
-            found.append(f"item_tokens must be 0 or more, not {self.item_tokens!r}")
+            problems.append(f"item_tokens must be 0 or more, not {self.item_tokens!r}")
         if self.start not in ("shared", "random"):
-            found.append(f"start must be shared or random, not {self.start!r}")
-        return found
+            problems.append(f"start must be shared or random, not {self.start!r}")
+        return problems
 
 
 @_accept_stored_names

@@ -29,8 +29,9 @@ def _method(
 class Workbench:
     """Everything the command line does, on one workspace.
 
-    Each stage takes runs, or their ids or names, and returns the run it made, or the one
-    that exists. path: the workspace's folder (default: PUMA_WORKSPACE, else ./workspace).
+    Each stage takes runs, or their ids or names, and returns its run; a finished run is reused.
+    path: the workspace's folder (default: PUMA_WORKSPACE, else ./workspace). create: whether to make
+    it if there is none. Raises NotFoundError, StoreError.
     """
 
     def __init__(self, path: str | Path | None = None, *, create: bool = False) -> None:
@@ -74,7 +75,7 @@ class Workbench:
         return self.workspace.runs(kind=kind)
 
     def table(self, comparison: Run | str) -> pd.DataFrame:
-        """Return a comparison as one frame: a row a method and metric, with its costs."""
+        """Return a comparison as one frame: a row for each method and metric, with costs."""
         run = pipeline.find(self.workspace, comparison, "comparison")
         scores = self.workspace.get_table(run.id, "comparison")
         methods = self.workspace.get_table(run.id, "methods")

@@ -1,4 +1,4 @@
-"""Evaluations as runs: predictions on a split, metrics with intervals, metrics a user."""
+"""Evaluations as runs: predictions on a split, metrics with intervals, metrics of each user."""
 
 from __future__ import annotations
 
@@ -33,6 +33,11 @@ from puma_engine.store import Run, Workspace
 PREDICTIONS = "predictions"
 USER_METRICS = "user_metrics"
 DRAWS = 1000
+LABELS = {
+    "source": "Source prompts",
+    "retrained": "Full retraining",
+    "random": "Random prompts",
+}
 
 
 def evaluate(
@@ -50,10 +55,10 @@ def evaluate(
 ) -> Run:
     """Predict every row of a split and score it, pooled and for each user.
 
-    subject: a prompts or migration run, scored on the data set it was made on unless
-    another is given; or the name of a baseline that needs no language model
-    (global_mean, item_mean, user_item_bias, matrix_factorisation), with a data set. Every
-    metric comes with a 95 % interval from resampling users.
+    subject: a prompts or migration run, scored on its own data set unless another is given; or the
+    name of a baseline that needs no language model (global_mean, item_mean, user_item_bias,
+    matrix_factorisation), with a data set. split: train, validation or test. Every metric has a
+    95 % interval from resampling users. Raises NotFoundError, ConfigError, DataError.
     """
     request = EvaluationRequest.from_arguments(locals())
     return run_evaluation(ws, request, Execution(device, progress, should_cancel))
@@ -92,8 +97,8 @@ def run_evaluation(ws: Workspace, request: EvaluationRequest, execution: Executi
             predicted = np.asarray(model.predict(dataset.rows(split)), dtype=np.float64)
         else:
             predicted, device = _predict(ws, run, dataset, config, execution.device, clock)
-        _keep(ws, run_id, dataset, split, predicted)
-        return _outcome(dataset, split, predicted, device)
+        _save(ws, run_id, dataset, split, predicted)
+        return _result(dataset, split, predicted, device)
 
     return run_stage(
         ws,
@@ -113,7 +118,7 @@ def _predict(
     device: str | None,
     clock: Clock,
 ) -> tuple[np.ndarray, str]:
-    """Predictions of a prompt table, and the device that made them."""
+    """Return the predictions of a prompt table, [rows], and the device that made them."""
     from puma_engine.evaluation import prediction
     from puma_engine.pipeline.fitting import device_name
 
@@ -128,33 +133,33 @@ def _predict(
     return predicted, device_name(str(backbone.device))
 
 
-def _keep(ws: Workspace, run_id: str, dataset: Dataset, split: str, predicted: np.ndarray) -> None:
+def _save(ws: Workspace, run_id: str, dataset: Dataset, split: str, predicted: np.ndarray) -> None:
     """Write predictions and every metric of one evaluation."""
     frame = dataset.rows(split)[["user_id", "item_id", "outcome"]].assign(
         prediction=predicted.astype(np.float32)
     )
     ws.put_table(run_id, PREDICTIONS, frame)
     y, users = frame["outcome"].to_numpy(np.float64), frame["user_id"].to_numpy()
-    found = metrics.bootstrap(dataset.task, y, [predicted], users, draws=DRAWS)[0]
+    scores = metrics.bootstrap(dataset.task, y, [predicted], users, draws=DRAWS)[0]
     rows = [
         {
             "split": split,
             "metric": metric,
-            "value": one.interval.value,
-            "low": one.interval.low,
-            "high": one.interval.high,
-            "n": one.interval.n_users,
+            "value": score.interval.value,
+            "low": score.interval.low,
+            "high": score.interval.high,
+            "n": score.interval.n_users,
         }
-        for metric, one in found.items()
+        for metric, score in scores.items()
     ]
     ws.put_metrics(run_id, rows)
     put_user_metrics(ws, run_id, metrics.per_user(dataset.task, y, predicted, users))
 
 
 def put_user_metrics(ws: Workspace, run_id: str, frame: pd.DataFrame) -> None:
-    """Keep the metrics of each user: in the database, which finds one user, and by columns.
+    """Store the metrics of each user: in the database, to look up one user, and in a file by columns.
 
-    A million rows of the database take seconds to read, a column of a file a tenth of one.
+    A million rows take seconds to read from the database, and 0.1 s as a column of a file.
     """
     ws.put_user_metrics(run_id, frame)
     ws.put_table(run_id, USER_METRICS, frame)
@@ -179,12 +184,12 @@ def read_user_metric(ws: Workspace, evaluation: str, metric: str, users: pa.Arra
     if known.equals(users):
         return values
     rows = pc.index_in(users, known)
-    found = np.full(len(users), np.nan, np.float32)
-    found[rows.is_valid().to_numpy(zero_copy_only=False)] = values[rows.drop_null().to_numpy()]
-    return found
+    aligned = np.full(len(users), np.nan, np.float32)
+    aligned[rows.is_valid().to_numpy(zero_copy_only=False)] = values[rows.drop_null().to_numpy()]
+    return aligned
 
 
-def _outcome(dataset: Dataset, split: str, predicted: np.ndarray, device: str) -> StageResult:
+def _result(dataset: Dataset, split: str, predicted: np.ndarray, device: str) -> StageResult:
     frame = dataset.rows(split)
     pooled = metrics.pooled(
         dataset.task, frame["outcome"].to_numpy(np.float64), predicted, frame["user_id"].to_numpy()
@@ -206,33 +211,21 @@ def method_kind(evaluation: Run) -> str:
 
 
 def method_label(ws: Workspace, evaluation: Run) -> str:
-    """Return what readers call the method of an evaluation."""
+    """Return the name of an evaluation's method, as reports and pages show it."""
     method = evaluation.config["method"]
     if method in BASELINES:
         return BASELINES[method].label
     subject = ws.run(evaluation.inputs["prompts"])
-    items = ", item prompts too" if subject.summary.get("item_tokens") else ""
-    return _prompts_label(ws, method, subject) + items
-
-
-def _prompts_label(ws: Workspace, method: str, subject: Run) -> str:
-    plain = {
-        "source": "Source prompts",
-        "retrained": "Full retraining",
-        "random": "Random prompts",
-    }
-    if method in plain:
-        return plain[method]
-    if method == "refined":
-        return _refined_label(ws, subject)
-    return _migration_label(ws, subject)
-
-
-def _refined_label(ws: Workspace, run: Run) -> str:
-    label = f"{_migration_label(ws, ws.run(run.inputs['start']))}, refined"
-    if "selection" not in run.inputs:
-        return label
-    return f"{label} for {ws.run(run.inputs['selection']).summary['selected']} users"
+    if method in LABELS:
+        label = LABELS[method]
+    elif method == "refined":
+        label = f"{_migration_label(ws, ws.run(subject.inputs['start']))}, refined"
+        if "selection" in subject.inputs:
+            selection = ws.run(subject.inputs["selection"])
+            label += f" for {selection.summary['selected']} users"
+    else:
+        label = _migration_label(ws, subject)
+    return f"{label}, item prompts too" if subject.summary.get("item_tokens") else label
 
 
 def _migration_label(ws: Workspace, run: Run) -> str:

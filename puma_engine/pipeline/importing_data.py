@@ -52,7 +52,7 @@ def import_dataset(
     should_cancel: CancelCheck | None = None,
     **settings: Any,
 ) -> Run:
-    """Read interactions, split them and keep them in the workspace.
+    """Read interactions, split them and store them in the workspace.
 
     source: a shipped data set, or the same from a folder given as path; amazon, yelp, mind
     or movielens with their original files at path and the settings of `import_original`; or
@@ -94,7 +94,7 @@ def import_dataset(
     def read() -> Dataset:
         return import_folder(source, folder, population=population, users=users, seed=seed)
 
-    return _keep(ws, name or slug(source, users), config, seed, read)
+    return _store(ws, name or slug(source, users), config, seed, read)
 
 
 def import_original(
@@ -134,11 +134,11 @@ def import_original(
 
     stem = place.resolve().name.split(".")[0]
     parts = (stem,) if stem.startswith(source) else (source, stem)
-    return _keep(ws, name or slug(*parts, users), config, seed, read)
+    return _store(ws, name or slug(*parts, users), config, seed, read)
 
 
 def _watching(progress: ProgressCallback | None, should_cancel: CancelCheck | None) -> ReadProgress:
-    """Turn what an importer tells into progress with an ETA, and stop it when asked to."""
+    """Return a callback that reports an importer's progress with an ETA and checks for cancelling."""
     began: dict[str, float] = {}
 
     def watch(stage: str, done: int, total: int) -> None:
@@ -194,10 +194,10 @@ def import_table(
             **given,
         )
 
-    return _keep(ws, name or slug(file.stem), config, seed, read)
+    return _store(ws, name or slug(file.stem), config, seed, read)
 
 
-def _keep(
+def _store(
     ws: Workspace, name: str, config: dict[str, Any], seed: int, read: Callable[[], Dataset]
 ) -> Run:
     def compute(run_id: str, _folder: Path, _clock: Clock) -> StageResult:
@@ -223,7 +223,7 @@ def folder_hash(folder: Path) -> str:
 
 
 def describe_dataset(dataset: Dataset) -> dict[str, Any]:
-    """Return the facts of a data set that its run shows."""
+    """Return the summary of a data set's run."""
     counts = dataset.interactions["split"].value_counts()
     return {
         "dataset": dataset.name,

@@ -15,11 +15,10 @@ CENTRE_USERS = 65_536
 
 
 class Space:
-    """The cosines between the prompts of one table, each taken as its difference from their mean.
+    """Cosines between the prompts of one table, after subtracting their mean.
 
-    Prompts share much that says nothing about anybody (they start from one vector), so plain
-    cosines would all be near 1. The mean is that of CENTRE_USERS users, spread over the
-    table, if there are more. Memory: 4 bytes a user, and one block of vectors.
+    Prompts start from one vector, so plain cosines would all be near 1. The mean is estimated from
+    CENTRE_USERS users, spread over the table. Memory: 4 bytes a user, and one block of vectors.
     """
 
     def __init__(self, rows: PromptTableReader) -> None:
@@ -38,80 +37,82 @@ class Space:
         with self._guard:
             if len(self._norms) != len(self.rows):
                 return self._measure(user)
-        own = self.rows.vector(user).reshape(-1) - self._centre
-        found = np.empty(len(self.rows), np.float32)
+        query = self.rows.vector(user).reshape(-1) - self._centre
+        similarity = np.empty(len(self.rows), np.float32)
         for start, block in self.rows.blocks():
-            found[start : start + len(block)] = np.vecdot(block, own)
-        return self._scaled(found - float(self._centre @ own), own)
+            similarity[start : start + len(block)] = np.vecdot(block, query)
+        return self._scaled(similarity - float(self._centre @ query), query)
 
     def _measure(self, user: str) -> np.ndarray:
-        """The same, measuring centre and norms on the way, so that the table is read once."""
+        """Return the same, and measure centre and norms, so that the table is read once."""
         centre = self.rows.mean(CENTRE_USERS)
-        own = self.rows.vector(user).reshape(-1) - centre
-        norms, found = np.empty((2, len(self.rows)), np.float32)
+        query = self.rows.vector(user).reshape(-1) - centre
+        norms, similarity = np.empty((2, len(self.rows)), np.float32)
         for start, block in self.rows.blocks():
             block -= centre
             stop = start + len(block)
             norms[start:stop] = np.sqrt(np.vecdot(block, block))
-            found[start:stop] = np.vecdot(block, own)
+            similarity[start:stop] = np.vecdot(block, query)
         self._centre, self._norms = centre, norms
-        return self._scaled(found, own)
+        return self._scaled(similarity, query)
 
-    def _scaled(self, dots: np.ndarray, own: np.ndarray) -> np.ndarray:
-        scale = self._norms * float(np.linalg.norm(own))
+    def _scaled(self, dots: np.ndarray, query: np.ndarray) -> np.ndarray:
+        scale = self._norms * float(np.linalg.norm(query))
         return np.divide(dots, scale, out=np.zeros_like(dots), where=scale > 0)
 
 
 def neighbours(first: Space, second: Space, user: str, most: int = 10) -> pd.DataFrame:
-    """The users nearest to one in either of two spaces, joined by user id.
+    """Return the users nearest to a user in either of two spaces, joined by user id.
 
-    Returns user_id, and for each space its cosine and place (1 is the nearest), nearest in
-    the first space first; NaN where a user has no prompt in a space. Raises DataError when
-    the user has none in both.
+    Columns: user_id, and for each space (first, second) the cosine and place (rank; 1 is the
+    nearest), sorted by the first. NaN where a user has no prompt in a space. Raises DataError when
+    the user has no prompt in either.
     """
     spaces = (first, second)
-    # Both tables are read to the end, which is what takes the time; blocks are multiplied by vecdot,
-    # since the threads of a matrix product would wait for each other where cores are busy.
+    # Reading both tables takes most of the time. vecdot rather than a matrix product, whose threads
+    # wait for each other on busy cores.
     with ThreadPoolExecutor(2) as pool:
         cosines = list(pool.map(lambda space: _of_others(space, user), spaces))
-    if all(found is None for found in cosines):
+    if all(similarity is None for similarity in cosines):
         raise DataError(f"The user {user[:60]!r} has no prompt in either run; choose another.")
-    nearest = [_nearest(space, found, most) for space, found in zip(spaces, cosines, strict=True)]
+    nearest = [
+        _nearest(space, similarity, most) for space, similarity in zip(spaces, cosines, strict=True)
+    ]
     rows_by_id = {**nearest[1], **nearest[0]}
-    ids = [*nearest[0], *(one for one in nearest[1] if one not in nearest[0])]
+    ids = [*nearest[0], *(id_ for id_ in nearest[1] if id_ not in nearest[0])]
     frame = pd.DataFrame({"user_id": pd.Series(ids, dtype="str")})
-    for name, space, found in zip(("first", "second"), spaces, cosines, strict=True):
-        values = [_cosine(space, found, one, rows_by_id[one]) for one in ids]
-        places = [_place(found, value) for value in values]
+    for name, space, similarity in zip(("first", "second"), spaces, cosines, strict=True):
+        values = [_cosine(space, similarity, id_, rows_by_id[id_]) for id_ in ids]
+        places = [_place(similarity, value) for value in values]
         frame[f"{name}_cosine"] = pd.Series(values, dtype="float64")
         frame[f"{name}_place"] = pd.Series(places, dtype="float64")
     return frame
 
 
 def _of_others(space: Space, user: str) -> np.ndarray | None:
-    """The cosines with a user, whose own is out of the race."""
-    found = space.cosines(user)
-    if found is not None:
-        found[space.rows.row_of(user)] = -np.inf
-    return found
+    """Return the cosines with a user; -inf for the user, who is no neighbour."""
+    similarity = space.cosines(user)
+    if similarity is not None:
+        similarity[space.rows.row_of(user)] = -np.inf
+    return similarity
 
 
-def _nearest(space: Space, found: np.ndarray | None, most: int) -> dict[str, int]:
-    """The ids of the nearest users and their rows, nearest first."""
-    count = 0 if found is None else min(most, len(found) - 1)
-    if found is None or not count:
+def _nearest(space: Space, similarity: np.ndarray | None, most: int) -> dict[str, int]:
+    """Return the ids of the nearest users with their rows, nearest first."""
+    count = 0 if similarity is None else min(most, len(similarity) - 1)
+    if similarity is None or not count:
         return {}
-    top = np.argpartition(-found, count - 1)[:count]
-    top = top[np.lexsort((top, -found[top]))]
+    top = np.argpartition(-similarity, count - 1)[:count]
+    top = top[np.lexsort((top, -similarity[top]))]
     return {str(space.rows.user_ids[int(row)].as_py()): int(row) for row in top}
 
 
-def _place(found: np.ndarray | None, value: float) -> float:
-    if found is None or np.isnan(value):
+def _place(similarity: np.ndarray | None, value: float) -> float:
+    if similarity is None or np.isnan(value):
         return float("nan")
-    return 1.0 + int(np.count_nonzero(found > value))
+    return 1.0 + int(np.count_nonzero(similarity > value))
 
 
-def _cosine(space: Space, found: np.ndarray | None, user: str, likely: int) -> float:
+def _cosine(space: Space, similarity: np.ndarray | None, user: str, likely: int) -> float:
     row = space.rows.row_of(user, likely)
-    return float("nan") if found is None or row is None else float(found[row])
+    return float("nan") if similarity is None or row is None else float(similarity[row])

@@ -1,4 +1,4 @@
-"""What a user would think of a title: one prediction at a time, from any prompts of the workspace."""
+"""Predictions for one user and one title, from any prompts of the workspace."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAX_USER_LENGTH = 1000
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a user is predicted to think of a title.
+    """The predicted outcome of a user for a title.
 
     title: as the model read it; cut: whether it was longer than the template's budget of
     tokens. value: the rating (1 to 5) or the probability of a click. answers: the probability
@@ -51,10 +51,10 @@ def checked_title(title: str) -> str:
         raise DataError(
             f"The title has {len(text):,} characters; give one of at most {MAX_TITLE_LENGTH:,}."
         )
-    for place, character in enumerate(text):
+    for position, character in enumerate(text, start=1):
         if unicodedata.category(character) in ("Cc", "Cs"):
             raise DataError(
-                f"The title has the control character U+{ord(character):04X} at place {place + 1}; "
+                f"The title has the control character U+{ord(character):04X} at position {position}; "
                 "remove it."
             )
     return text
@@ -72,7 +72,10 @@ def checked_user(user: str) -> str:
 
 
 class Predictor:
-    """The prompts of one run with their backbone and head, loaded to answer many questions."""
+    """The prompts of one run with their backbone and head, loaded for many predictions.
+
+    Raises NotFoundError, StoreError, BackboneError; DataError for prompts without a head.
+    """
 
     def __init__(self, ws: Workspace, prompts: Reference, *, device: str | None = None) -> None:
         from puma_engine.backbone.tasks import get_task
@@ -102,13 +105,13 @@ class Predictor:
         return head.requires_grad_(False).to(self._backbone.device).eval()
 
     def _known_items(self) -> dict[str, str]:
-        """Ids of the data set's items by their text; an unknown title has no prompt of its own."""
+        """Return the ids of the data set's items by text; only these have item prompts."""
         rows = self._ws.get_table(self.run.inputs["dataset"], "items")
         texts = (" ".join(str(text).split()) for text in rows["text"])
         return dict(zip(texts, rows["item_id"].astype(str), strict=True))
 
     def predict(self, user: str, title: str) -> Prediction:
-        """Predict what a user thinks of a title. Raises DataError for a title or user that cannot be."""
+        """Predict a user's outcome for a title. Raises DataError for an invalid title or user."""
         text = checked_title(title)
         vector = self.prompts.vector(checked_user(user))
         if self._items is not None:
@@ -131,7 +134,7 @@ class Predictor:
         )
 
     def _read(self, vector: Any, title: str, history: tuple[str, ...]) -> tuple[Any, bool]:
-        """Answer logits [1, A] for one prompt [l, width], and whether the title was cut."""
+        """Return answer logits [1, answers] of one prompt [tokens, width], and whether the title was cut."""
         import torch
 
         from puma_engine.backbone import Context, Reader
@@ -146,7 +149,7 @@ class Predictor:
         return logits.detach(), len(reader.slot_ids(Slot.ITEM, context)) < len(whole)
 
     def _history(self, user: str) -> tuple[str, ...]:
-        """Titles of the history that the user's latest interaction was shown with."""
+        """Return the titles that the user's latest interaction has as its history."""
         data = self.run.inputs["dataset"]
         rows = self._ws.get_table(data, "interactions", where={"user_id": [user]})
         if "history" not in rows or rows.empty:
@@ -161,10 +164,9 @@ class Predictor:
 def predict_title(
     ws: Workspace, prompts: Reference, user: str, title: str, *, device: str | None = None
 ) -> Prediction:
-    """Predict what a user thinks of a title with the prompts of one run.
+    """Predict a user's outcome for a title with the prompts of a prompts or migration run.
 
-    prompts: a prompts or migration run. Raises DataError for a title or user that cannot be,
-    NotFoundError and StoreError for the run.
+    Raises DataError for an invalid title or user, NotFoundError and StoreError for the run.
     """
     checked_title(title)
     checked_user(user)

@@ -1,4 +1,4 @@
-"""Who will likely regress: users whom migrated prompts fit worse than the source's did."""
+"""Users who will likely regress: migrated prompts fit them worse than the source's did."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from puma_engine.errors import MigrationError, SelectionError
+from puma_engine.errors import MigrationError
 from puma_engine.pipeline.backbones import load_backbone
 from puma_engine.pipeline.importing_data import load_dataset
 from puma_engine.pipeline.stage import (
@@ -19,13 +19,9 @@ from puma_engine.pipeline.stage import (
     run_stage,
     slug,
 )
-from puma_engine.pipeline.stage_progress import (
-    CancelCheck,
-    ProgressCallback,
-    announce,
-    check_cancel,
-)
+from puma_engine.pipeline.stage_progress import CancelCheck, Execution, ProgressCallback
 from puma_engine.pipeline.stored_prompts import load_prompts, template_of
+from puma_engine.requests import check_share
 from puma_engine.store import Run, Workspace
 
 REGRESSING = "regressing"
@@ -43,17 +39,17 @@ def predict_regressions(
 ) -> Run:
     """Select the users who will most likely regress, before anything is retrained.
 
-    They are ranked by risk: the mean loss of their train rows under the migrated prompts minus
-    that under the source's (the mean of several). share: of the users whom all these tables
-    hold, in (0, 1]. Returns a selection run, whose table also holds the losses. Raises
-    SelectionError, MigrationError, DataError for prompts without a head.
+    Risk: the mean loss of a user's train rows under the migrated prompts minus that under the
+    source's (the mean of several). share: of the users whom all these tables have, in (0, 1].
+    Returns a selection run, whose table also holds the losses. Raises SelectionError,
+    MigrationError; DataError for prompts without a head.
     """
     moved = find(ws, migration, "migration")
-    if not 0 < share <= 1:
-        raise SelectionError(f"The share of users must be above 0 and at most 1, not {share!r}.")
+    check_share(share)
     sources = [
         find(ws, run, *PROMPT_KINDS) for role, run in moved.inputs.items() if "source_" in role
     ]
+    execution = Execution(device, progress, should_cancel)
 
     def compute(run_id: str, _folder: Path, clock: Clock) -> StageResult:
         from puma_engine.pipeline.fitting import device_name
@@ -62,8 +58,7 @@ def predict_regressions(
         clock.restart()
         losses = []
         for run in (moved, *sources):
-            check_cancel(should_cancel, f"foreseeing regressions of {moved.name}")
-            announce(progress, f"measuring train losses of {run.name}")
+            execution.announce(f"measuring train losses of {run.name}")
             losses.append(_losses(ws, run, moved, sources, device))
         frame = ranked(losses[0], sum(losses[1:]) / len(sources), share)
         ws.put_table(run_id, "selection", frame)
@@ -84,25 +79,25 @@ def predict_regressions(
 def _losses(
     ws: Workspace, run: Run, moved: Run, sources: list[Run], device: str | None
 ) -> pd.Series:
-    """Mean train loss by user id of the users whom every table and the data set hold."""
+    """Return mean train losses by user id, of the users whom every table and the data set have."""
     from puma_engine.evaluation.prediction import user_losses
 
     dataset = load_dataset(ws, moved.inputs["dataset"])
     users = dataset.users
-    for one in (moved, *sources):
-        users = np.intersect1d(users, load_prompts(ws, one).user_ids)
+    for each in (moved, *sources):
+        users = np.intersect1d(users, load_prompts(ws, each).user_ids)
     if not len(users):
         raise MigrationError(f"No user of {moved.name!r} is in its data set and in every source.")
     backbone = load_backbone(ws, run.inputs["backbone"], device=device)
     table = load_prompts(ws, run)
-    found = user_losses(backbone, table, dataset.for_users(users), template=template_of(run))
-    return pd.Series(found[table.rows_of(users)], users)
+    losses = user_losses(backbone, table, dataset.for_users(users), template=template_of(run))
+    return pd.Series(losses[table.rows_of(users)], users)
 
 
 def ranked(migrated: pd.Series, source: pd.Series, share: float) -> pd.DataFrame:
-    """Rank users by how much their loss grew, both given by user id, the riskiest first.
+    """Rank users by how much their loss grew, the largest growth first.
 
-    Columns user_id, source_loss, migrated_loss, risk, selected (True for the first share).
+    migrated and source: losses by user id. share: of users to select. Returns columns user_id, source_loss, migrated_loss, risk, selected (True for the first share).
     """
     frame = pd.DataFrame({"source_loss": source, "migrated_loss": migrated})
     frame = frame.rename_axis("user_id").reset_index().sort_values("user_id")

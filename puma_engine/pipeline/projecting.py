@@ -1,14 +1,15 @@
-"""Projections as runs: where users lie among each other before and after a migration.
+"""Projections as runs: maps of users before and after a migration.
 
-A projection run keeps the table "map" with one row a user: user_id, cluster, variance (of
+A projection run stores the table "map" with one row a user: user_id, cluster, variance (of
 the train outcomes), source_x, source_y, migrated_x, migrated_y; and the tensor "space", the
 principal components [users, k] of the source prompts, keyed by user id. Where there are more
-users than are drawn, the table "places" has the same columns for every user, by user id: those
-who are not drawn are put onto the maps by `puma_engine.maps.projection.OutOfSampleProjector`.
+users than are sampled, the table "places" has the same columns for every user: those outside the
+sample are placed by `puma_engine.maps.projection.OutOfSampleProjector`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,12 +29,7 @@ from puma_engine.pipeline.stage import (
     run_stage,
     slug,
 )
-from puma_engine.pipeline.stage_progress import (
-    CancelCheck,
-    ProgressCallback,
-    announce,
-    check_cancel,
-)
+from puma_engine.pipeline.stage_progress import CancelCheck, Execution, ProgressCallback
 from puma_engine.pipeline.stored_prompts import load_prompts
 from puma_engine.store import Run, Workspace
 
@@ -41,7 +37,7 @@ if TYPE_CHECKING:
     from puma_engine.prompts.table import PromptTable
 
 MAP, SPACE, PLACES = "map", "space", "places"
-MOST_USERS = 50_000
+MAX_USERS = 50_000
 BLOCK = 20_000
 
 
@@ -51,7 +47,7 @@ def project(
     migrated: Reference,
     *,
     method: str = "umap",
-    most: int = MOST_USERS,
+    most: int = MAX_USERS,
     clusters: int = 15,
     neighbours: int = 15,
     seed: int = 0,
@@ -59,26 +55,49 @@ def project(
     progress: ProgressCallback | None = None,
     should_cancel: CancelCheck | None = None,
 ) -> Run:
-    """Draw two prompt tables of the same users as two aligned maps, with clusters and trust.
+    """Project two prompt tables of the same users to two aligned maps, with clusters and quality.
 
-    The users are those whom both tables and the source's data set hold; above `most` of them
-    a seeded sample is drawn. method: umap, or pca (the first two components, at once).
+    The users are those whom both tables and the source's data set have. most: above so many a
+    seeded sample is projected, and the others are placed near their neighbours. method: umap, or
+    pca (the first two components, computed in seconds). neighbours: of UMAP. Raises ConfigError,
+    NotFoundError, DataError.
     """
-    first, second = (find(ws, one, *PROMPT_KINDS) for one in (source, migrated))
+    first, second = (find(ws, reference, *PROMPT_KINDS) for reference in (source, migrated))
     projection.check(method, clusters, neighbours)
     if most < projection.MIN_USERS:
         raise ConfigError(f"A map draws {projection.MIN_USERS} users or more, not {most}.")
     config = {"method": method, "most": most, "clusters": clusters, "neighbours": neighbours}
 
     def compute(run_id: str, _folder: Path, clock: Clock) -> StageResult:
-        def say(text: str) -> None:
-            check_cancel(should_cancel, text)
-            announce(progress, text)
-
-        everybody = _read(ws, first, second)
+        shared = _SharedUsers.of(ws, first, second)
         clock.restart()
-        shape: dict[str, Any] = {"method": method, "clusters": clusters, "neighbours": neighbours}
-        return _draw(ws, run_id, everybody, most, shape | {"seed": seed}, say)
+        announce = Execution(None, progress, should_cancel).announce
+        count = len(shared.users)
+        rows = np.arange(count)
+        if count > most:
+            rows = np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
+        users, vectors = shared.users[rows], shared.vectors(rows)
+        sample = projection.project(
+            users,
+            *vectors,
+            method=method,
+            clusters=clusters,
+            neighbours=neighbours,
+            seed=seed,
+            announce=announce,
+        )
+        maps = {"source": sample.source, "migrated": sample.migrated}
+        ws.put_table(run_id, MAP, _frame(users, sample.cluster, shared.variance[rows], maps))
+        if count > len(users):
+            ws.put_table(run_id, PLACES, _place_all(shared, rows, sample, vectors, announce))
+        ws.put_tensors(run_id, SPACE, {SPACE: sample.space}, ids=users.tolist())
+        summary: dict[str, Any] = {
+            "users": count,
+            "drawn": len(users),
+            "placed": count - len(users),
+            "cluster_sizes": np.bincount(sample.cluster).tolist(),
+        }
+        return StageResult("cpu", {}, summary | sample.facts)
 
     return run_stage(
         ws,
@@ -92,86 +111,61 @@ def project(
 
 
 @dataclass(frozen=True)
-class _Everybody:
-    """The users of both tables, and the row of each in either one."""
+class _SharedUsers:
+    """The users whom both tables and the data set have, and the row of each in both tables."""
 
     users: np.ndarray
     tables: tuple[PromptTable, PromptTable]
     rows: tuple[np.ndarray, np.ndarray]
     variance: np.ndarray
 
-    def vectors(self, some: np.ndarray | slice) -> list[np.ndarray]:
-        """The flat prompts of some users in both tables."""
+    @classmethod
+    def of(cls, ws: Workspace, first: Run, second: Run) -> _SharedUsers:
+        from puma_engine.evaluation.prediction import user_variances
+
+        dataset = load_dataset(ws, first.inputs["dataset"])
+        tables = (load_prompts(ws, first), load_prompts(ws, second))
+        users = np.intersect1d(dataset.users, tables[0].user_ids)
+        users = np.intersect1d(users, tables[1].user_ids)
+        rows = (tables[0].rows_of(users), tables[1].rows_of(users))
+        return cls(users, tables, rows, user_variances(tables[0], dataset)[rows[0]])
+
+    def vectors(self, index: np.ndarray | slice) -> list[np.ndarray]:
+        """Return the flat prompts of the indexed users in both tables, [n, tokens * width] each."""
         pairs = zip(self.tables, self.rows, strict=True)
-        return [table.vectors[rows[some]].reshape(len(rows[some]), -1) for table, rows in pairs]
+        return [table.vectors[rows[index]].reshape(len(rows[index]), -1) for table, rows in pairs]
 
 
-def _read(ws: Workspace, first: Run, second: Run) -> _Everybody:
-    from puma_engine.evaluation.prediction import user_variances
-
-    dataset = load_dataset(ws, first.inputs["dataset"])
-    tables = (load_prompts(ws, first), load_prompts(ws, second))
-    users = np.intersect1d(dataset.users, tables[0].user_ids)
-    users = np.intersect1d(users, tables[1].user_ids)
-    rows = (tables[0].rows_of(users), tables[1].rows_of(users))
-    return _Everybody(users, tables, rows, user_variances(tables[0], dataset)[rows[0]])
-
-
-def _draw(
-    ws: Workspace,
-    run_id: str,
-    everybody: _Everybody,
-    most: int,
-    shape: dict[str, Any],
-    say: ProgressCallback,
-) -> StageResult:
-    """Draw at most so many users, put the others onto the maps, and keep both."""
-    count = len(everybody.users)
-    rows = np.arange(count)
-    if count > most:
-        rows = np.sort(np.random.default_rng(shape["seed"]).choice(count, most, replace=False))
-    users, vectors = everybody.users[rows], everybody.vectors(rows)
-    drawn = projection.project(users, *vectors, **shape, announce=say)
-    maps = {"source": drawn.source, "migrated": drawn.migrated}
-    ws.put_table(run_id, MAP, _frame(users, drawn.cluster, everybody.variance[rows], maps))
-    if count > len(users):
-        ws.put_table(run_id, PLACES, _places(everybody, rows, drawn, vectors, say))
-    ws.put_tensors(run_id, SPACE, {SPACE: drawn.space}, ids=users.tolist())
-    facts: dict[str, Any] = {"users": count, "drawn": len(users), "placed": count - len(users)}
-    facts["cluster_sizes"] = np.bincount(drawn.cluster).tolist()
-    return StageResult("cpu", {}, facts | drawn.facts)
-
-
-def _places(
-    everybody: _Everybody,
-    drawn_rows: np.ndarray,
-    drawn: projection.Projection,
+def _place_all(
+    shared: _SharedUsers,
+    sampled: np.ndarray,
+    sample: projection.Projection,
     vectors: list[np.ndarray],
-    say: ProgressCallback,
+    announce: Callable[[str], None],
 ) -> pd.DataFrame:
-    """Every user on both maps; those who are drawn stay where they are."""
-    method, count = drawn.facts["method"], len(everybody.users)
-    flats, spaces = (drawn.source, drawn.migrated), (drawn.space, drawn.migrated_space)
-    parts = zip(vectors, spaces, flats, strict=True)
-    placing = [projection.OutOfSampleProjector(*part, method) for part in parts]
-    group = projection.NearestCluster(vectors[0], drawn.cluster)
+    """Return all users on both maps; those of the sample (row numbers) stay where they are."""
+    method, count = sample.facts["method"], len(shared.users)
+    maps, spaces = (sample.source, sample.migrated), (sample.space, sample.migrated_space)
+    parts = zip(vectors, spaces, maps, strict=True)
+    projectors = [projection.OutOfSampleProjector(*part, method) for part in parts]
+    nearest_cluster = projection.NearestCluster(vectors[0], sample.cluster)
     places, cluster = np.empty((2, count, 2), np.float32), np.empty(count, np.int16)
     for start in range(0, count, BLOCK):
-        say(f"placing users {start:,} of {count:,}")
-        some = slice(start, start + BLOCK)
-        both = everybody.vectors(some)
-        cluster[some] = group(both[0])
+        announce(f"placing users {start:,} of {count:,}")
+        block = slice(start, start + BLOCK)
+        both = shared.vectors(block)
+        cluster[block] = nearest_cluster(both[0])
         for side, prompts in enumerate(both):
-            places[side, some] = placing[side](prompts)
-    places[:, drawn_rows], cluster[drawn_rows] = flats, drawn.cluster
-    maps = dict(zip(("source", "migrated"), places, strict=True))
-    return _frame(everybody.users, cluster, everybody.variance, maps)
+            places[side, block] = projectors[side](prompts)
+    places[:, sampled], cluster[sampled] = maps, sample.cluster
+    placed = dict(zip(("source", "migrated"), places, strict=True))
+    return _frame(shared.users, cluster, shared.variance, placed)
 
 
 def _frame(
     users: np.ndarray, cluster: np.ndarray, variance: np.ndarray, maps: dict[str, np.ndarray]
 ) -> pd.DataFrame:
     columns = {"user_id": users, "cluster": cluster.astype(np.int16), "variance": variance}
-    for name, flat in maps.items():
-        columns[f"{name}_x"], columns[f"{name}_y"] = flat[:, 0], flat[:, 1]
+    for name, points in maps.items():
+        columns[f"{name}_x"], columns[f"{name}_y"] = points.T
     return pd.DataFrame(columns)

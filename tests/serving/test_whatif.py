@@ -65,7 +65,7 @@ def test_the_answer_is_what_the_evaluation_predicted(world):
     [
         ("003", " \n", "title is empty"),
         ("003", "x" * 10_000, "10,000 characters"),
-        ("003", "Dune\x00", "control character U\\+0000 at place 5"),
+        ("003", "Dune\x00", "control character U\\+0000 at position 5"),
         ("3", "Dune", "'3' has no prompt .* one of its 8 users, such as '000'"),
         ("", "Dune", "user id is empty"),
         ("u" * 10_000, "Dune", "10,000 characters"),

@@ -103,8 +103,8 @@ def evaluate(ws, subject, noise, hurt=0, seed=0):
     drawn += np.where(rows["user_id"].isin(data.users[:hurt]), 3.0, 0.0)
     if data.task == "click":
         drawn = 1 / (1 + np.exp(-2 * (drawn - 0.5)))
-    evaluating._keep(ws, run.id, data, "test", drawn)
-    outcome = evaluating._outcome(data, "test", drawn, "cpu")
+    evaluating._save(ws, run.id, data, "test", drawn)
+    outcome = evaluating._result(data, "test", drawn, "cpu")
     return ws.finish(run.id, seconds=1.0, device="cpu", summary=outcome.summary)
 
 
