@@ -99,7 +99,7 @@ class DemoRuns:
         }
 
     def closed_form(self) -> dict[str, float]:
-        """Test RMSE of maps found on users fitted on the target: the few of the demo, and all."""
+        """Return test RMSE of linear maps fitted on users of the target: the few of the demo, and all."""
         source = self.bench.prompts(self.source)
         users = self.bench.selected_users(self.few.inputs["selection"])
         fitted = fit_prompts(

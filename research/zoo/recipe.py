@@ -44,23 +44,25 @@ class Recipe(_Config):
     seed: int = 0
 
     def problems(self) -> list[str]:
-        found = _positive(
+        problems = _positive(
             self, "steps", "batch_size", "learning_rate", "pairs", "pair_tokens", "slot_tokens"
         )
         for name in ("no_pairs", "user_vectors_share", "validation_share"):
             if not 0 <= getattr(self, name) < 1:
-                found.append(f"{name} must be in [0, 1), not {getattr(self, name)!r}")
+                problems.append(f"{name} must be in [0, 1), not {getattr(self, name)!r}")
         for name in ("outcome_weight", "text_weight"):
             if getattr(self, name) < 0:
-                found.append(f"{name} must be 0 or more, not {getattr(self, name)!r}")
+                problems.append(f"{name} must be 0 or more, not {getattr(self, name)!r}")
         unknown = sorted(set(self.templates) - set(TEMPLATES))
         if unknown:
-            found.append(f"templates names {', '.join(unknown)}; known are {', '.join(TEMPLATES)}")
+            problems.append(
+                f"templates names {', '.join(unknown)}; known are {', '.join(TEMPLATES)}"
+            )
         if not self.templates or any(weight < 0 for weight in self.templates.values()):
-            found.append("templates needs weights of 0 or more")
+            problems.append("templates needs weights of 0 or more")
         elif not sum(self.templates.values()) > 0:
-            found.append("templates needs at least one weight above 0")
-        return found
+            problems.append("templates needs at least one weight above 0")
+        return problems
 
     def training(self) -> TrainingConfig:
         """The settings of the training loop: one epoch, for no sequence comes twice."""
