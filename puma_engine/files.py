@@ -1,7 +1,5 @@
 """Files that are whole or absent: atomic writes, safetensors with metadata, hashes."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import functools
@@ -19,7 +17,7 @@ import numpy as np
 from puma_engine.errors import StoreError
 
 
-def atomic_write(path: Path, writer: Callable[[Path], None]) -> None:
+def atomic_write(path: Path, writer: Callable[[Path], object]) -> None:
     """Let `writer` fill a temporary file beside `path`, then rename it to `path`.
 
     The data reach the disk before the name does. On any failure `path` stays as it was and
@@ -32,16 +30,24 @@ def atomic_write(path: Path, writer: Callable[[Path], None]) -> None:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-        _sync_folder(path.parent)
+        with contextlib.suppress(OSError):
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        if _is_full(error):
+        from_library = type(error).__name__ == "SafetensorError"
+        texts = ("No space left", "File too large", "quota") if from_library else ()
+        numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if getattr(error, "errno", None) in numbers or any(text in str(error) for text in texts):
             raise StoreError(
                 f"The disk that holds {path.parent} is full or at its limit, so {path.name} was not "
                 "written; free some space and run the same command again."
             ) from error
-        if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
+        if from_library or isinstance(error, OSError):
             reason = getattr(error, "strerror", None) or error
             raise StoreError(
                 f"The file {path} cannot be written ({reason}); choose another path, or check who "
@@ -50,31 +56,9 @@ def atomic_write(path: Path, writer: Callable[[Path], None]) -> None:
         raise
 
 
-def _is_full(error: BaseException) -> bool:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return True
-    text = str(error)
-    return type(error).__name__ == "SafetensorError" and (
-        "No space left" in text or "File too large" in text or "quota" in text
-    )
-
-
-def _sync_folder(folder: Path) -> None:
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
 def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, atomically. Raises StoreError."""
-
-    def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
-
-    atomic_write(path, write)
+    atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,12 +1,18 @@
 """Data sets: the canonical table, importers, shipped data, splits, and storage in files."""
 
 from puma_engine.datasets.dataset import Dataset, validate
-from puma_engine.datasets.importers import amazon, goodbooks, mind, movielens, movietweetings, yelp  # noqa: F401  (they register)
+from puma_engine.datasets.importers import amazon, goodbooks, mind, movielens, movietweetings, yelp
 from puma_engine.datasets.importers.table import check_table, preview_table, read_table
 from puma_engine.datasets.population import is_foundation
 from puma_engine.datasets.registry import REGISTRY, data_root, import_folder, load_shipped
 from puma_engine.datasets.storage import read_dataset, write_dataset
 from puma_engine.datasets.summary import item_profiles, statistics, user_profiles
+
+for _source in (
+    *(amazon.AMAZON, goodbooks.GOODBOOKS, goodbooks.GOODBOOKS_TO_READ, mind.MIND),
+    *(movielens.MOVIELENS, movietweetings.MOVIETWEETINGS, yelp.YELP),
+):
+    REGISTRY[_source.name] = _source
 
 __all__ = [
     "REGISTRY",

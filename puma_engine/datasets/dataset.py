@@ -17,9 +17,6 @@ from puma_engine.errors import DataError
 
 TaskName = Literal["rating", "click"]
 TASKS: tuple[TaskName, ...] = ("rating", "click")
-INTERACTION_COLUMNS = ("user_id", "item_id", "outcome", "split")
-OPTIONAL_COLUMNS = ("time", "history")
-ITEM_COLUMNS = ("item_id", "text")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,8 +40,17 @@ class Dataset:
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise DataError(f"There is no task {self.task!r}; choose {' or '.join(TASKS)}.")
-        _require_columns(self.interactions, INTERACTION_COLUMNS, "interactions")
-        _require_columns(self.items, ITEM_COLUMNS, "items")
+        for what, columns in (
+            ("interactions", ("user_id", "item_id", "outcome", "split")),
+            ("items", ("item_id", "text")),
+        ):
+            present = getattr(self, what).columns
+            missing = [column for column in columns if column not in present]
+            if missing:
+                raise DataError(
+                    f"The {what} lack the column {', '.join(missing)}; they have "
+                    f"{', '.join(map(str, present))}."
+                )
         if not len(self.interactions):
             raise DataError(f"The data set {self.name!r} has no interactions.")
 
@@ -123,15 +129,18 @@ def occurring(interactions: pd.DataFrame) -> set[str]:
     return ids
 
 
+def allowed_outcomes(task: str, outcome: np.ndarray) -> np.ndarray:
+    """Say which outcomes a task can have, [n] bool: ratings in [1, 5], or clicks 0 and 1."""
+    if task != "rating":
+        return (outcome == 0) | (outcome == 1)
+    with np.errstate(invalid="ignore"):
+        return (outcome >= 1) & (outcome <= 5)
+
+
 def validate(ds: Dataset) -> None:
     """Check the values of rows and items. Raises DataError that names every problem."""
-    frame = ds.interactions
-    outcome = frame["outcome"].to_numpy(np.float64)
-    if ds.task == "rating":
-        allowed = (outcome >= 1) & (outcome <= 5)
-    else:
-        allowed = (outcome == 0) | (outcome == 1)
-    texts = ds.items["text"]
+    frame, texts = ds.interactions, ds.items["text"]
+    allowed = allowed_outcomes(ds.task, frame["outcome"].to_numpy(np.float64))
     checks = {
         "outcomes out of range": int((~allowed).sum()),
         "rows in an unknown split": int((~frame["split"].isin(SPLITS)).sum()),
@@ -148,12 +157,3 @@ def validate(ds: Dataset) -> None:
 def _column_keys(column: pd.Series) -> np.ndarray:
     codes, unique = pd.factorize(column)
     return text_keys(list(unique))[codes]
-
-
-def _require_columns(frame: pd.DataFrame, columns: Sequence[str], what: str) -> None:
-    missing = [column for column in columns if column not in frame.columns]
-    if missing:
-        raise DataError(
-            f"The {what} lack the column {', '.join(missing)}; they have "
-            f"{', '.join(map(str, frame.columns))}."
-        )

@@ -1,7 +1,5 @@
 """The loss of a row: what training validates on, selection ranks by and users are compared by."""
 
-from __future__ import annotations
-
 import numpy as np
 
 # Probabilities are clipped to [LOG_LOSS_CLIP, 1 - LOG_LOSS_CLIP], so that a log loss is finite.

@@ -1,7 +1,5 @@
 """Foundation users, who pre-train the zoo, and product users: all others."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal
 

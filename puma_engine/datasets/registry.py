@@ -30,21 +30,21 @@ class OriginalSettings:
     max_bad_share: float = 0.01
 
     def __post_init__(self) -> None:
-        wrong = [problem for item in dataclasses.fields(self) if (problem := self._problem(item))]
+        wrong = []
+        for item in dataclasses.fields(self):
+            name, value = item.name, getattr(self, item.name)
+            if isinstance(item.default, bool):
+                if not isinstance(value, bool):
+                    wrong.append(f"{name} must be true or false")
+            elif not isinstance(value, int | float) or isinstance(value, bool):
+                wrong.append(f"{name} must be a number, not {value!r}")
+            elif isinstance(item.default, float):
+                if not 0 <= value <= 1:
+                    wrong.append(f"{name} must be from 0 to 1, not {value}")
+            elif isinstance(value, float) or value < 0:
+                wrong.append(f"{name} must be a whole number of 0 or more, not {value}")
         if wrong:
             raise ConfigError(f"{' and '.join(wrong)}.")
-
-    def _problem(self, item: dataclasses.Field[Any]) -> str | None:
-        name, value = item.name, getattr(self, item.name)
-        if isinstance(item.default, bool):
-            return None if isinstance(value, bool) else f"{name} must be true or false"
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            return f"{name} must be a number, not {value!r}"
-        if isinstance(item.default, float):
-            return None if 0 <= value <= 1 else f"{name} must be from 0 to 1, not {value}"
-        if isinstance(value, float) or value < 0:
-            return f"{name} must be a whole number of 0 or more, not {value}"
-        return None
 
 
 @dataclass(frozen=True)
@@ -101,12 +101,6 @@ class Source:
 
 
 REGISTRY: dict[str, Source] = {}
-
-
-def register(source: Source) -> Source:
-    """Add a source; the call stands beside its importer."""
-    REGISTRY[source.name] = source
-    return source
 
 
 def get_source(name: str) -> Source:
@@ -207,8 +201,7 @@ def data_root() -> Path:
     copy inside an installed package, or `data/` of the current folder, whichever comes first.
     Raises DataError if there is none.
     """
-    named = os.environ.get(DATA_VARIABLE)
-    if named:
+    if named := os.environ.get(DATA_VARIABLE):
         root = Path(named).expanduser()
         if not root.is_dir():
             raise DataError(

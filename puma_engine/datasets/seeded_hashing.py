@@ -5,8 +5,6 @@ sorting by that key is a random order. So a subset of users gets exactly the row
 and negatives that it gets in the whole data set.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Builds the files shipped in data/ from a folder of original files."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Train, validation and test rows of each user, and caps on the rows of a user."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from puma_engine.datasets.seeded_hashing import rank_within

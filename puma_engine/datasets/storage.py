@@ -1,7 +1,5 @@
 """A data set as a folder: interactions.parquet, items.parquet and dataset.json."""
 
-from __future__ import annotations
-
 import json
 from functools import partial
 from pathlib import Path
@@ -17,7 +15,6 @@ from puma_engine.files import atomic_write, new_folder, write_text
 
 FORMAT = 1
 _DESCRIPTION = "dataset.json"
-_HISTORY = pa.list_(pa.string())
 
 
 def write_dataset(ds: Dataset, folder: str | Path) -> Path:
@@ -35,7 +32,17 @@ def write_dataset(ds: Dataset, folder: str | Path) -> Path:
         if folder.is_dir():
             folder.rmdir()
         with new_folder(folder) as work:
-            _write_files(ds, work)
+            for stem, frame in (("interactions", ds.interactions), ("items", ds.items)):
+                table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata()
+                if "history" in table.column_names:
+                    index = table.column_names.index("history")
+                    lists = table["history"].cast(pa.list_(pa.string()))
+                    table = table.set_column(index, "history", lists)
+                write = partial(pq.write_table, table, compression="zstd")
+                atomic_write(work / f"{stem}.parquet", write)
+            about = {"format": FORMAT, "name": ds.name, "task": ds.task}
+            about |= {"content_hash": ds.content_hash, "report": ds.report}
+            write_text(work / _DESCRIPTION, json.dumps(about, indent=1, ensure_ascii=False))
     except (OSError, pa.ArrowException) as error:
         raise StoreError(
             f"The data set cannot be written to {folder} ({error}); name another folder."
@@ -62,24 +69,6 @@ def read_dataset(folder: str | Path) -> Dataset:
         )
     validate(ds)
     return ds
-
-
-def _write_files(ds: Dataset, folder: Path) -> None:
-    for stem, frame in (("interactions", ds.interactions), ("items", ds.items)):
-        table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata()
-        if "history" in table.column_names:
-            index = table.column_names.index("history")
-            table = table.set_column(index, "history", table["history"].cast(_HISTORY))
-        write = partial(pq.write_table, table, compression="zstd")
-        atomic_write(folder / f"{stem}.parquet", write)
-    about = {
-        "format": FORMAT,
-        "name": ds.name,
-        "task": ds.task,
-        "content_hash": ds.content_hash,
-        "report": ds.report,
-    }
-    write_text(folder / _DESCRIPTION, json.dumps(about, indent=1, ensure_ascii=False))
 
 
 def _describe(folder: Path) -> dict[str, Any]:

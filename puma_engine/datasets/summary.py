@@ -1,7 +1,5 @@
 """What a data set holds: in numbers, user by user and item by item."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -7,7 +7,7 @@ head) and README.md, a model card.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +68,7 @@ def read_adapter(spec: str | Path, revision: str | None = None) -> AdapterFile:
     """
     folder = Path(spec).expanduser()
     if folder.is_dir():
-        return _read(folder, None)
+        return _read(folder)
     if not hub.is_hub_id(str(spec)):
         raise StoreError(f"There is no adapter {spec}; give its folder, or owner/name of the hub.")
     return from_hub(str(spec), revision)
@@ -77,13 +77,12 @@ def read_adapter(spec: str | Path, revision: str | None = None) -> AdapterFile:
 def from_hub(repo: str, revision: str | None = None) -> AdapterFile:
     """Fetch an adapter by owner/name, at the commit that the revision (default: main) names."""
     commit = hub.pin(repo, revision)
-    return _read(hub.fetch(repo, commit, files=FILES), commit)
+    return replace(_read(hub.fetch(repo, commit, files=FILES)), revision=commit)
 
 
-def _read(folder: Path, commit: str | None) -> AdapterFile:
+def _read(folder: Path) -> AdapterFile:
     config = _config(folder)
-    tensors, _ = load_tensors(folder / WEIGHTS)
-    return AdapterFile(tensors, config, read_head(folder), commit)
+    return AdapterFile(load_tensors(folder / WEIGHTS)[0], config, read_head(folder))
 
 
 def _config(folder: Path) -> dict[str, Any]:

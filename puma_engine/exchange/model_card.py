@@ -1,7 +1,5 @@
 """Model cards: what a set of prompts or an adapter is, from what it came, how good it is."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,9 +28,8 @@ def model_card(facts: CardFacts) -> str:
         "base_model": facts.base_model if facts.base_model.count("/") == 1 else None,
         "license": (facts.licence or "other").lower(),
     }
-    lines = ["---"]
     # JSON values are YAML values, whatever stands in them.
-    lines += [f"{name}: {json.dumps(value)}" for name, value in front.items() if value]
+    lines = ["---", *(f"{name}: {json.dumps(value)}" for name, value in front.items() if value)]
     lines += ["---", "", f"# {_plain(facts.title)}", "", *_fields(facts.about), ""]
     if facts.usage:
         lines += ["## Use", "", facts.usage, ""]

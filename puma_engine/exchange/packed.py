@@ -4,12 +4,10 @@ Each shard holds `vectors` [rows, tokens, width] and, in its metadata, the user 
 index.parquet has the columns user_id, shard and row; prompts.json says what the prompts are.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,9 +22,7 @@ from puma_engine.exchange.prompt_file import (
     write_head,
 )
 from puma_engine.files import TensorFile, load_tensors, save_tensors, write_json
-
-if TYPE_CHECKING:
-    from puma_engine.prompts.table import PromptTable
+from puma_engine.prompts.table import PromptTable
 
 INDEX, ABOUT, VECTORS = "index.parquet", "prompts.json", "vectors"
 SHARD_USERS = 50_000
@@ -87,7 +83,18 @@ class PromptShards:
         self.files = [TensorFile(file) for file in shard_files(folder)]
         if not self.files:
             raise DataError(f"The folder {folder} has no shards (*.safetensors).")
-        self.user_ids = np.concatenate([_user_ids(file) for file in self.files])
+        ids = []
+        for file in self.files:
+            if VECTORS not in file.names():
+                raise DataError(f"The shard {file.path} has no tensor named {VECTORS}.")
+            users = file.meta.get("user_ids") if isinstance(file.meta, dict) else None
+            if users is None or len(users) != file.shape(VECTORS)[0]:
+                raise DataError(
+                    f"The shard {file.path} does not name the user of each row in its metadata; "
+                    "write it with puma prompts export --format packed."
+                )
+            ids.append(np.array(users, dtype=str))
+        self.user_ids = np.concatenate(ids)
         shapes = {file.shape(VECTORS)[1:] for file in self.files}
         if len(shapes) != 1:
             raise DataError(
@@ -117,18 +124,6 @@ class PromptShards:
             mine, file = shard == number, self.files[number]
             prompts[mine] = _flat(file, file.take(VECTORS, rows[mine] - self._start[number]))
         return prompts
-
-
-def _user_ids(file: TensorFile) -> np.ndarray:
-    if VECTORS not in file.names():
-        raise DataError(f"The shard {file.path} has no tensor named {VECTORS}.")
-    ids = file.meta.get("user_ids") if isinstance(file.meta, dict) else None
-    if ids is None or len(ids) != file.shape(VECTORS)[0]:
-        raise DataError(
-            f"The shard {file.path} does not name the user of each row in its metadata; write it "
-            "with puma prompts export --format packed."
-        )
-    return np.array(ids, dtype=str)
 
 
 def _flat(file: TensorFile, block: np.ndarray) -> np.ndarray:

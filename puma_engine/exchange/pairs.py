@@ -1,9 +1,9 @@
 """Pairs of user and item to predict: from options, or from a table."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
+
+import pandas as pd
 
 from puma_engine.errors import ConfigError, DataError
 
@@ -31,8 +31,6 @@ def read_pairs(
         return Pairs([(user, item)], None if text is None else [text])
     if user is not None or item is not None or text is not None:
         raise ConfigError("Give --user and --item, or a table with --pairs, not both.")
-    import pandas as pd
-
     if path.suffix not in (".csv", ".parquet") or not path.is_file():
         raise DataError(f"There is no .csv or .parquet file {path} with pairs.")
     try:

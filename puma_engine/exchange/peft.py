@@ -40,42 +40,33 @@ def read_peft(folder: Path) -> PromptFile:
         folders = [folder]
     else:
         folders = sorted(file.parent for file in folder.glob(f"*/{CONFIG}"))
-    users = [_read_user(user_folder) for user_folder in folders]
-    shapes = {vectors.shape for _, vectors, _ in users}
+    ids, prompts, about_users = [], [], []
+    for user_folder in folders:
+        config = json.loads((user_folder / CONFIG).read_text(encoding="utf-8"))
+        kind = str(config.get("peft_type", "")).upper()
+        if kind != "PROMPT_TUNING":
+            raise DataError(
+                f"The PEFT folder {user_folder} is of type {kind or 'unknown'}; only PROMPT_TUNING "
+                "holds soft prompts of this kind."
+            )
+        arrays, _ = load_tensors(user_folder / WEIGHTS)
+        if TENSOR not in arrays or arrays[TENSOR].ndim != 2:
+            raise DataError(f"The file {user_folder / WEIGHTS} has no matrix {TENSOR}.")
+        about: dict[str, Any] = {}
+        if (user_folder / ABOUT).is_file():
+            about = json.loads((user_folder / ABOUT).read_text(encoding="utf-8"))
+        ids.append(about.pop("user_id", user_folder.name))
+        prompts.append(arrays[TENSOR][int(about.pop("prefix_tokens", 0)) :])
+        about_users.append(about)
+    shapes = {vectors.shape for vectors in prompts}
     if len(shapes) != 1:
         raise DataError(
             f"The folders of {folder} have prompts of {len(shapes)} shapes ({sorted(shapes)}); all "
             "users need the same tokens and width."
         )
-    about = users[0][2]
-    meta = {key: value for key, value in about.items() if key not in ("user_id", "prefix_tokens")}
-    head = read_head(folder) or read_head(folder.parent)
-    return checked(
-        folder,
-        [user for user, _, _ in users],
-        np.stack([vectors for _, vectors, _ in users]),
-        head=head,
-        meta=meta,
-        complete=bool(meta.get("template")) and head is not None,
-    )
-
-
-def _read_user(folder: Path) -> tuple[str, np.ndarray, dict[str, Any]]:
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    kind = str(config.get("peft_type", "")).upper()
-    if kind != "PROMPT_TUNING":
-        raise DataError(
-            f"The PEFT folder {folder} is of type {kind or 'unknown'}; only PROMPT_TUNING holds soft "
-            "prompts of this kind."
-        )
-    arrays, _ = load_tensors(folder / WEIGHTS)
-    if TENSOR not in arrays or arrays[TENSOR].ndim != 2:
-        raise DataError(f"The file {folder / WEIGHTS} has no matrix {TENSOR}.")
-    about: dict[str, Any] = {}
-    if (folder / ABOUT).is_file():
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-    vectors = arrays[TENSOR][int(about.get("prefix_tokens", 0)) :]
-    return str(about.get("user_id", folder.name)), vectors, about
+    meta, head = about_users[0], read_head(folder) or read_head(folder.parent)
+    complete = bool(meta.get("template")) and head is not None
+    return checked(folder, ids, np.stack(prompts), head=head, meta=meta, complete=complete)
 
 
 def write_peft(

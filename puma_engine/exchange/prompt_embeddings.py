@@ -1,7 +1,5 @@
 """Whole prompts as embeddings, in the format that vLLM's --enable-prompt-embeds takes."""
 
-from __future__ import annotations
-
 import base64
 import io
 import itertools
@@ -18,7 +16,7 @@ from torch import Tensor
 from puma_engine.backbone import Context, FrozenBackbone, Reader
 from puma_engine.backbone.templates import get_template
 from puma_engine.errors import StoreError
-from puma_engine.exchange.prompt_file import head_of, with_head
+from puma_engine.exchange.prompt_file import HEAD, head_of, with_head
 from puma_engine.files import atomic_write
 from puma_engine.prompts.table import PromptTable
 
@@ -76,12 +74,7 @@ def write_embedded(path: Path, prompts: Embedded) -> None:
     lengths = torch.tensor([0, *(len(tensor) for tensor in prompts.tensors)])
     arrays = {"embeddings": torch.cat(prompts.tensors), "offsets": lengths.cumsum(0)}
     arrays |= {name: torch.from_numpy(np.array(v)) for name, v in with_head(prompts.head).items()}
-    about = {
-        "model": prompts.model,
-        "task": prompts.task,
-        "answers": prompts.answers,
-        "rows": prompts.rows,
-    }
+    about = {name: getattr(prompts, name) for name in ("model", "task", "answers", "rows")}
     header = {"puma": json.dumps(about)}
     atomic_write(path, lambda temporary: save_file(arrays, temporary, metadata=header))
 
@@ -100,13 +93,7 @@ def read_embedded(path: str | Path) -> Embedded:
         ) from error
     bounds = arrays["offsets"].tolist()
     tensors = [arrays["embeddings"][a:b] for a, b in itertools.pairwise(bounds)]
-    head = head_of(
-        {
-            name: array.numpy()
-            for name, array in arrays.items()
-            if array.ndim < 3 and name.startswith("head.")
-        }
-    )
+    head = head_of({name: a.numpy() for name, a in arrays.items() if name.startswith(HEAD)})
     return Embedded(about["model"], about["task"], about["answers"], about["rows"], tensors, head)
 
 

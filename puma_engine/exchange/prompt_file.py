@@ -1,7 +1,5 @@
 """Prompts outside any workspace, in whatever format: what they hold, and the checks for all formats."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,13 +1,11 @@
 """Prompt tables in single files, read and written; a path's suffix tells its format."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -18,9 +16,7 @@ from puma_engine.exchange.prompt_file import HEAD, PromptFile, checked, head_of,
 from puma_engine.exchange.published_checkpoints import published_prompts
 from puma_engine.exchange.user_ids import read_user_ids
 from puma_engine.files import atomic_write, load_tensors, sha256_file
-
-if TYPE_CHECKING:
-    from puma_engine.prompts.table import PromptTable
+from puma_engine.prompts.table import PromptTable
 
 NAMES = ("vectors", "prompts", "prompt_embeddings", "embeddings")
 
@@ -56,8 +52,7 @@ def read_prompts(
     ids, vectors, about = reader(path)
     if users is not None:
         ids = read_user_ids(users, len(vectors))
-    tokens = tokens or about.pop("tokens", None)
-    return checked(path, ids, vectors, tokens=tokens, **about)
+    return checked(path, ids, vectors, **about | {"tokens": tokens or about.get("tokens")})
 
 
 # User ids, vectors, and further arguments of `checked`.
@@ -65,7 +60,6 @@ Table = tuple[list[Any] | None, np.ndarray, dict[str, Any]]
 
 
 def _read_safetensors(path: Path) -> Table:
-    """Read a file of `puma prompts export`, or any file with one table."""
     arrays, meta = load_tensors(path)
     if isinstance(meta, dict) and "user_ids" in meta and "vectors" in arrays:
         about = {"head": head_of(arrays), "meta": meta, "complete": True}
@@ -104,8 +98,7 @@ def _read_parquet(path: Path) -> Table:
     extra = json.loads((table.schema.metadata or {}).get(b"puma", b"{}"))
     head = {k: np.asarray(v, np.float32) for k, v in (extra.get("head") or {}).items()} or None
     about = {"meta": extra.get("meta"), "head": head, "complete": "meta" in extra}
-    if "tokens" in extra:
-        about["tokens"] = extra["tokens"]
+    about["tokens"] = extra.get("tokens")
     return table.column("user_id").to_pylist(), np.array(rows, dtype=np.float32), about
 
 
@@ -142,12 +135,8 @@ def _read_checkpoint(path: Path) -> Table:
 _READERS: dict[str, Callable[[Path], Table]] = {
     ".safetensors": _read_safetensors,
     ".parquet": _read_parquet,
-    ".npz": _read_numpy,
-    ".npy": _read_numpy,
-    ".pt": _read_checkpoint,
-    ".pth": _read_checkpoint,
-    ".bin": _read_checkpoint,
-    ".ckpt": _read_checkpoint,
+    **dict.fromkeys((".npz", ".npy"), _read_numpy),
+    **dict.fromkeys((".pt", ".pth", ".bin", ".ckpt"), _read_checkpoint),
 }
 
 

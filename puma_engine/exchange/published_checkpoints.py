@@ -1,7 +1,5 @@
 """Checkpoints of the paper's published code: a table of user embeddings, perhaps a rating head."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,23 @@ def published_prompts(path: Path, state: Any) -> tuple[np.ndarray, dict[str, np.
             f"The checkpoint {path} has {len(tables)} tensors named {TABLE}; it needs one (it has "
             f"{shown})."
         )
-    return _array(tensors[tables[0]]), _head(tensors)
+    vectors = _array(tensors[tables[0]])
+    for name in tensors:
+        if not name.endswith("0.weight"):
+            continue
+        stem = name.removesuffix("0.weight")
+        named = {number: f"{stem}{number}" for number in HEAD_SHAPES}
+        if all(
+            f"{layer}.bias" in tensors
+            and tuple(getattr(tensors.get(f"{layer}.weight"), "shape", ())) == HEAD_SHAPES[number]
+            for number, layer in named.items()
+        ):
+            return vectors, {
+                f"layers.{number}.{part}": _array(tensors[f"{layer}.{part}"])
+                for number, layer in named.items()
+                for part in ("weight", "bias")
+            }
+    return vectors, None
 
 
 def _flat(state: Any) -> dict[str, Any]:
@@ -41,26 +55,6 @@ def _flat(state: Any) -> dict[str, Any]:
         elif isinstance(value, dict):
             tensors = _flat(value) | tensors
     return tensors
-
-
-def _head(tensors: dict[str, Any]) -> dict[str, np.ndarray] | None:
-    ends = {".0.weight", "0.weight"}
-    for name in tensors:
-        if not any(name.endswith(end) for end in ends):
-            continue
-        stem = name.removesuffix("0.weight")
-        named = {number: f"{stem}{number}" for number in HEAD_SHAPES}
-        if all(
-            f"{layer}.bias" in tensors
-            and tuple(getattr(tensors.get(f"{layer}.weight"), "shape", ())) == HEAD_SHAPES[number]
-            for number, layer in named.items()
-        ):
-            return {
-                f"layers.{number}.{part}": _array(tensors[f"{layer}.{part}"])
-                for number, layer in named.items()
-                for part in ("weight", "bias")
-            }
-    return None
 
 
 def _array(tensor: Any) -> np.ndarray:

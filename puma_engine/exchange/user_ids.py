@@ -1,10 +1,10 @@
 """Files that name the user of each row of a table."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from puma_engine.errors import DataError
 
@@ -23,8 +23,30 @@ def read_user_ids(path: str | Path, rows: int) -> list[str]:
         raise DataError(
             f"The user ids of {path} cannot be read; give a .txt, .json, .csv or .parquet file."
         )
+    numbers: list[Any] | None = None
     try:
-        ids, numbers = _read(path)
+        if path.suffix == ".txt":
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            ids = [line.strip() for line in lines if line.strip()]
+        elif path.suffix == ".json":
+            content = json.loads(path.read_text(encoding="utf-8-sig"))
+            if not isinstance(content, list | dict):
+                raise ValueError("it holds neither a list of ids nor an object from ids to rows")
+            ids = [str(user) for user in content]
+            numbers = list(content.values()) if isinstance(content, dict) else None
+        else:
+            if path.suffix == ".csv":
+                frame = pd.read_csv(path, dtype={"user_id": str}, keep_default_na=False)
+            else:
+                frame = pd.read_parquet(path)
+            if "user_id" not in frame:
+                columns = ", ".join(map(str, frame.columns))
+                raise ValueError(f"it has no column user_id, but {columns}")
+            ids = frame["user_id"].astype(str).tolist()
+            if "row" in frame:
+                if len(set(ids)) != len(ids):
+                    raise ValueError("a user id comes twice")
+                numbers = frame["row"].tolist()
     except (ValueError, OSError) as error:
         raise DataError(f"The user ids of {path} cannot be read: {error}") from error
     if numbers is None:
@@ -40,30 +62,3 @@ def read_user_ids(path: str | Path, rows: int) -> list[str]:
             f"{len(numbers):,} users."
         )
     return [user for _, user in sorted(zip(numbers, ids, strict=True))]
-
-
-def _read(path: Path) -> tuple[list[str], list[Any] | None]:
-    """Return ids and, if the file names them, their row numbers. Raises ValueError, OSError."""
-    if path.suffix == ".txt":
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-        return [line.strip() for line in lines if line.strip()], None
-    if path.suffix == ".json":
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-        if not isinstance(content, list | dict):
-            raise ValueError("it holds neither a list of ids nor an object from ids to rows")
-        rows = list(content.values()) if isinstance(content, dict) else None
-        return [str(user) for user in content], rows
-    import pandas as pd
-
-    if path.suffix == ".csv":
-        frame = pd.read_csv(path, dtype={"user_id": str}, keep_default_na=False)
-    else:
-        frame = pd.read_parquet(path)
-    if "user_id" not in frame:
-        raise ValueError(f"it has no column user_id, but {', '.join(map(str, frame.columns))}")
-    ids = frame["user_id"].astype(str).tolist()
-    if "row" not in frame:
-        return ids, None
-    if len(set(ids)) != len(ids):
-        raise ValueError("a user id comes twice")
-    return ids, frame["row"].tolist()

@@ -7,8 +7,6 @@ Prints user, item and prediction as CSV. It needs nothing of the engine but the 
 as a description of the protocol.
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 import json
@@ -35,8 +33,7 @@ class ServerError(PumaError):
 def complete(url: str, body: dict[str, Any], token: str | None = None) -> dict[str, Any]:
     """POST a body to a server's /v1/completions and return its JSON. Raises ServerError."""
     headers = {"Content-Type": "application/json"}
-    if token:
-        headers["Authorization"] = f"Bearer {token}"
+    headers |= {"Authorization": f"Bearer {token}"} if token else {}
     address = url.rstrip("/") + "/v1/completions"
     request = urllib.request.Request(address, json.dumps(body).encode(), headers)
     try:

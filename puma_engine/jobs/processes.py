@@ -1,7 +1,5 @@
 """Detached processes, and identities that tell them from others that reuse their number."""
 
-from __future__ import annotations
-
 import functools
 import os
 import signal

@@ -1,7 +1,5 @@
 """The queue: jobs are added, claimed, cancelled, retried, and requeued when their process died."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -63,12 +61,11 @@ def enqueue(ws: Workspace, command: str, args: Mapping[str, Any], *, title: str)
         raise JobError("A job needs a title of printable characters.")
     job_id = secrets.token_hex(4)
     arguments = {str(name): _plain(name, value) for name, value in args.items()}
-    values = [job_id, command, json.dumps(arguments), title, now()]
     with ws.transaction() as db:
         db.execute(
             "INSERT INTO jobs (id, command, args, title, status, attempt, crashes, created)"
             " VALUES (?, ?, ?, ?, 'queued', 0, 0, ?)",
-            values,
+            [job_id, command, json.dumps(arguments), title, now()],
         )
     return job(ws, job_id)
 
@@ -217,13 +214,7 @@ def claim(ws: Workspace, device: str) -> Job | None:
 
 
 def finish_attempt(
-    ws: Workspace,
-    job_id: str,
-    attempt: int,
-    status: str,
-    *,
-    error: str | None,
-    run_id: str | None,
+    ws: Workspace, job_id: str, attempt: int, status: str, error: str | None, run_id: str | None
 ) -> bool:
     """Write how an attempt at a job ended; False if that attempt is no longer the current one."""
     with ws.transaction() as db:

@@ -51,7 +51,7 @@ def execute(ws: Workspace, job_id: str, attempt: int, commands: Commands | None 
     with Heartbeat(ws, job.id, attempt) as heartbeat:
         status, error, run_id = _outcome(ws, job, heartbeat, commands)
     log(f"{status}: {error}" if error else f"{status}")
-    finish_attempt(ws, job.id, attempt, status, error=error, run_id=run_id)
+    finish_attempt(ws, job.id, attempt, status, error, run_id)
     return 0 if status == "finished" else 1
 
 
@@ -60,7 +60,14 @@ def _outcome(
 ) -> tuple[str, str | None, str | None]:
     """Run the command; return status, error and the id of the run that came out."""
     try:
-        result = _command(job.command, commands)(
+        if commands is None:
+            # Loaded late: the pipeline stands above the queue.
+            commands = importlib.import_module("puma_engine.pipeline").COMMANDS
+        if job.command not in commands:
+            raise JobError(
+                f"There is no command {job.command!r}; there are {', '.join(sorted(commands))}."
+            )
+        result = commands[job.command](
             ws, progress=heartbeat.report, should_cancel=heartbeat.should_stop, **job.args
         )
     except (Cancelled, KeyboardInterrupt) as error:
@@ -72,15 +79,6 @@ def _outcome(
         return "failed", text, None
     last = result[-1] if isinstance(result, list | tuple) and result else result
     return "finished", None, last.id if isinstance(last, Run) else None
-
-
-def _command(name: str, commands: Commands | None) -> Callable[..., Any]:
-    if commands is None:
-        # Loaded late: the pipeline stands above the queue.
-        commands = importlib.import_module("puma_engine.pipeline").COMMANDS
-    if name not in commands:
-        raise JobError(f"There is no command {name!r}; there are {', '.join(sorted(commands))}.")
-    return commands[name]
 
 
 class LossTrace:
@@ -115,8 +113,8 @@ class Heartbeat:
         self.cancelled = False
         self._stop = threading.Event()
         self._ended = threading.Event()
-        self._latest: Any = None
         self._trace = LossTrace()
+        self._latest: Any = None
         self._written: Any = None
         self._last_beat = 0.0
         self._logged: tuple[str, float] = ("", 0.0)
@@ -167,23 +165,21 @@ class Heartbeat:
             self._stop.set()
         progress = self._latest
         fresh = progress is not self._written
-        if fresh or last or time.monotonic() - self._last_beat >= HEARTBEAT_SECONDS:
-            self._write(progress if fresh else None)
-            self._written, self._last_beat = progress, time.monotonic()
-
-    def _write(self, progress: Any) -> None:
+        if not (fresh or last or time.monotonic() - self._last_beat >= HEARTBEAT_SECONDS):
+            return
         with self.ws.transaction() as db:
             db.execute(
                 "UPDATE jobs SET heartbeat = ? WHERE id = ? AND attempt = ?",
                 [now(), self.job_id, self.attempt],
             )
-            if progress is not None:
+            if fresh:
                 data = as_dict(progress) | {"trace": dict(self._trace.stages)}
                 db.execute(
                     "INSERT OR REPLACE INTO job_progress VALUES (?, ?, ?)",
                     [self.job_id, now(), to_json(data, "progress")],
                 )
                 self._log(data)
+        self._written, self._last_beat = progress, time.monotonic()
 
     def _log(self, data: dict[str, Any]) -> None:
         stage, time_now = str(data.get("stage", "")), time.monotonic()
@@ -209,11 +205,4 @@ def as_dict(progress: Any) -> dict[str, Any]:
 
 def log(text: str) -> None:
     """Write a line to the job's log."""
-    print(
-        f"{datetime.now().astimezone().isoformat(timespec='seconds')} {text}",
-        flush=True,
-    )
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+    print(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {text}", flush=True)

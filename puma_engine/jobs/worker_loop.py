@@ -1,7 +1,5 @@
 """The worker: starts a process for each waiting job, one a device, and looks after them."""
 
-from __future__ import annotations
-
 import logging
 import os
 import re
@@ -110,7 +108,12 @@ class _Worker:
             _log.warning("Job %s was interrupted", job_id)
         self.children = {pid: child for pid, child in self.children.items() if codes[pid] is None}
         queue.requeue(self.ws)
-        self._kill_unresponsive()
+        for row in self.ws.query(
+            "SELECT * FROM jobs WHERE status = 'running' AND cancel_asked IS NOT NULL"
+        ):
+            if processes.age(row["cancel_asked"]) > CANCEL_SECONDS:
+                _log.warning("Job %s did not stop when asked and is killed", row["id"])
+                processes.kill(row["pid"], row["process"])
         for device in self.devices:
             job = queue.claim(self.ws, device)
             if job is not None:
@@ -118,13 +121,18 @@ class _Worker:
         return _is_work_left(self.ws)
 
     def _start(self, job: Job, device: str) -> None:
+        # A job sees its own device only.
+        visible = [name.strip() for name in os.environ.get(VISIBLE, "").split(",") if name.strip()]
+        number = device.partition(":")[2]
+        if number and int(number) < len(visible):
+            number = visible[int(number)]
         try:
             child = processes.start_detached(
-                self.runner(self.ws, job), Path(job.log), _environment(device)
+                self.runner(self.ws, job), Path(job.log), {VISIBLE: number}
             )
         except (OSError, StoreError) as error:
             text = f"The job's process cannot be started: {error}"
-            queue.finish_attempt(self.ws, job.id, job.attempt, "failed", error=text, run_id=None)
+            queue.finish_attempt(self.ws, job.id, job.attempt, "failed", text, None)
             return
         self.children[child.pid] = child
         # The job's own process may have written this already, or may have ended.
@@ -135,23 +143,6 @@ class _Worker:
                 [child.pid, processes.identity_or_ended(child.pid), job.id, job.attempt],
             )
         _log.info("Job %s runs on %s as process %d: %s", job.id, device, child.pid, job.title)
-
-    def _kill_unresponsive(self) -> None:
-        for row in self.ws.query(
-            "SELECT * FROM jobs WHERE status = 'running' AND cancel_asked IS NOT NULL"
-        ):
-            if processes.age(row["cancel_asked"]) > CANCEL_SECONDS:
-                _log.warning("Job %s did not stop when asked and is killed", row["id"])
-                processes.kill(row["pid"], row["process"])
-
-
-def _environment(device: str) -> dict[str, str]:
-    """Return variables that show a job its own device only."""
-    if device == "cpu":
-        return {VISIBLE: ""}
-    number = int(device.partition(":")[2])
-    visible = [name.strip() for name in os.environ.get(VISIBLE, "").split(",") if name.strip()]
-    return {VISIBLE: visible[number] if number < len(visible) else str(number)}
 
 
 def _is_work_left(ws: Workspace) -> bool:

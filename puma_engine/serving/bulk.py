@@ -1,35 +1,27 @@
 """Mapping and selection over folders of shards, for more users than fit in memory, outside any workspace."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from puma_engine.defaults import PAPER_STRATEGY
 from puma_engine.errors import Cancelled, ConfigError, MigrationError, SelectionError
-from puma_engine.exchange.packed import (
-    ABOUT,
-    INDEX,
-    VECTORS,
-    PromptShards,
-    shard_files,
-    write_packed,
-)
+from puma_engine.exchange import packed
+from puma_engine.exchange.packed import ABOUT, INDEX, VECTORS, PromptShards
 from puma_engine.exchange.prompt_file import HEAD_FILE, write_head
 from puma_engine.files import TensorFile, atomic_write, new_folder, write_json
 from puma_engine.prompts.table import PromptTable
 from puma_engine.selection import STRATEGIES, Signals, select_users
 from puma_engine.selection.clustering import streamed_components
-
-if TYPE_CHECKING:
-    from puma_engine.serving.mapper import Mapper
+from puma_engine.serving.mapper import Mapper
 
 # The metadata key under which a mapped shard names its adapter and its input.
 ORIGIN = "puma_stream"
@@ -54,7 +46,7 @@ def migrate_stream(
     name, its number and the number of shards. Returns counts and seconds. Raises
     MigrationError, StoreError, Cancelled.
     """
-    shards = shard_files(source)
+    shards = packed.shard_files(source)
     if not shards:
         raise MigrationError(f"The folder {source} has no shards (*.safetensors).")
     if source.resolve() == target.resolve():
@@ -70,25 +62,26 @@ def migrate_stream(
             report(shard.name, number, len(shards))
         stat = shard.stat()
         origin = f"{mapper.identity}:{stat.st_size}:{stat.st_mtime_ns}"
-        if _is_done(target / shard.name, origin, mapper):
+        made = target / shard.name
+        stored = TensorFile(made).metadata().get(ORIGIN, "") if made.exists() else ""
+        if stored and stored.split(":")[0] != mapper.identity:
+            raise MigrationError(
+                f"The file {made} was made by another adapter; give a folder of its own to each."
+            )
+        if stored == origin:
             skipped += 1
         else:
-            users += _map_shard(mapper, shard, target / shard.name, origin, chunk_rows)
+            users += _map_shard(mapper, shard, made, origin, chunk_rows)
     if (source / INDEX).is_file():
-        _complete_packed(mapper, source, target)
+        # The index, what the prompts are, and the target's head make the shards a packed table.
+        atomic_write(target / INDEX, partial(shutil.copyfile, source / INDEX))
+        about = {"template": mapper.config.get("template"), "adapter": mapper.identity}
+        if end := mapper.config.get("target"):
+            about["backbone"] = {"spec": end["backbone"], "fingerprint": end["fingerprint"]}
+        write_json(target / ABOUT, about)
+        write_head(target, mapper.head)
     seconds = time.perf_counter() - started
     return {"shards": len(shards), "skipped": skipped, "users": users, "seconds": seconds}
-
-
-def _is_done(file: Path, origin: str, mapper: Mapper) -> bool:
-    if not file.exists():
-        return False
-    stored = TensorFile(file).metadata().get(ORIGIN, "")
-    if stored and stored.split(":")[0] != mapper.identity:
-        raise MigrationError(
-            f"The file {file} was made by another adapter; give a folder of its own to each."
-        )
-    return stored == origin
 
 
 def _map_shard(mapper: Mapper, shard: Path, target: Path, origin: str, chunk_rows: int) -> int:
@@ -120,21 +113,6 @@ def begin_tensor_file(file: BinaryIO, shape: list[int], metadata: dict[str, str]
     text = json.dumps({"__metadata__": metadata, VECTORS: tensor}).encode()
     text += b" " * (-len(text) % 8)
     file.write(len(text).to_bytes(8, "little") + text)
-
-
-def _complete_packed(mapper: Mapper, source: Path, target: Path) -> None:
-    """Write what makes mapped shards a packed table: the index, what they are, the target's head."""
-
-    def copy_index(temporary: Path) -> None:
-        shutil.copyfile(source / INDEX, temporary)
-
-    atomic_write(target / INDEX, copy_index)
-    about = {"template": mapper.config.get("template"), "adapter": mapper.identity}
-    end = mapper.config.get("target")
-    if end:
-        about["backbone"] = {"spec": end["backbone"], "fingerprint": end["fingerprint"]}
-    write_json(target / ABOUT, about)
-    write_head(target, mapper.head)
 
 
 def select_stream(
@@ -185,7 +163,7 @@ def select_stream(
     users = pd.DataFrame({"user_id": prompts.user_ids} | selection.group)
     users["selected"] = np.isin(np.arange(len(users)), rows)
     with new_folder(target) as folder:
-        write_packed(folder, PromptTable(selection.user_ids, vectors), meta)
+        packed.write_packed(folder, PromptTable(selection.user_ids, vectors), meta)
         if (source / HEAD_FILE).is_file():
             shutil.copyfile(source / HEAD_FILE, folder / HEAD_FILE)
         users.to_parquet(folder / SELECTION_FILE, index=False)
@@ -207,8 +185,6 @@ def _signals(path: Path | None, strategy: str, users: np.ndarray) -> dict[str, n
             f"The strategy {strategy!r} needs {', '.join(needed)} of each user: name a Parquet "
             f"file with user_id, {', '.join(needed)} (--signals)."
         )
-    import pyarrow.parquet as pq
-
     missing = {"user_id", *needed} - set(pq.read_schema(path).names)
     if missing:
         raise ConfigError(f"The file {path} has no column {', '.join(sorted(missing))}.")

@@ -1,24 +1,21 @@
 """The HTTP service of an adapter: prompts in, mapped prompts out, with limits, a token and metrics."""
 
-from __future__ import annotations
-
 import asyncio
 import hmac
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from puma_engine.errors import MigrationError
-
-if TYPE_CHECKING:
-    from puma_engine.serving.mapper import Mapper
+from puma_engine.serving.mapper import Mapper
 
 SAFETENSORS = ("application/vnd.safetensors", "application/octet-stream")
 JSON = "application/json"
@@ -48,28 +45,24 @@ class RequestError(Exception):
     """A request that gets an error status and a sentence, as JSON {"error": ..., **details}."""
 
     def __init__(
-        self,
-        status: int,
-        message: str,
-        headers: dict[str, str] | None = None,
-        **details: str,
+        self, status: int, message: str, headers: dict[str, str] | None = None, **details: str
     ) -> None:
         super().__init__(message)
         self.status, self.headers, self.details = status, headers, details
 
 
-def new_app(title: str, on_error: Callable[[int], None] | None = None) -> FastAPI:
+def new_app(title: str, answers: Counter[int] | None = None) -> FastAPI:
     """Return an app without pages of its own, which answers RequestError as JSON.
 
-    on_error: is called with the status of each RequestError.
+    answers: counts the statuses of these.
     """
     # FastAPI's documentation pages fetch scripts from other hosts.
     app = FastAPI(title=title, docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.exception_handler(RequestError)
     async def answer_error(request: Request, error: RequestError) -> Response:
-        if on_error is not None:
-            on_error(error.status)
+        if answers is not None:
+            answers[error.status] += 1
         return JSONResponse({"error": str(error)} | error.details, error.status, error.headers)
 
     return app
@@ -95,22 +88,13 @@ def build_app(mapper: Mapper, *, token: str | None = None, limits: Limits | None
 
     token: what `Authorization: Bearer` must carry (default: no token is needed).
     """
-    limits, counters = limits or Limits(), ServerMetrics()
-    mapping = asyncio.Lock()
-
-    def count_error(status: int) -> None:
-        counters.answers[status] += 1
-
-    app = new_app("PUMA adapter", count_error)
+    limits, counters, mapping = limits or Limits(), ServerMetrics(), asyncio.Lock()
+    app = new_app("PUMA adapter", counters.answers)
 
     @app.get("/healthz")
     async def health() -> dict[str, Any]:
-        return {
-            "status": "ok",
-            "adapter": mapper.identity,
-            "d_in": mapper.d_in,
-            "d_out": mapper.d_out,
-        }
+        shape = {"d_in": mapper.d_in, "d_out": mapper.d_out}
+        return {"status": "ok", "adapter": mapper.identity, **shape}
 
     @app.get("/metrics")
     async def metrics(request: Request) -> Response:
@@ -124,9 +108,7 @@ def build_app(mapper: Mapper, *, token: str | None = None, limits: Limits | None
             raise RequestError(503, "Too many requests wait; try again soon.", {"Retry-After": "1"})
         counters.waiting += 1
         try:
-            batch = _parse(
-                await read_body(request, limits.body_bytes), _media_type(request), limits
-            )
+            batch = await _read(request, limits)
             try:
                 vectors = mapper.check(batch.vectors)
             except MigrationError as error:
@@ -152,13 +134,6 @@ def _authorise(request: Request, token: str | None) -> None:
         )
 
 
-def _media_type(request: Request) -> str:
-    media = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if media != JSON and media not in SAFETENSORS:
-        raise RequestError(415, f"Send {JSON} or {SAFETENSORS[0]}, not {media or 'no type'!r}.")
-    return media
-
-
 @dataclass(frozen=True)
 class _Batch:
     vectors: np.ndarray
@@ -171,12 +146,14 @@ class _Batch:
         if self.media == JSON:
             ids = {} if self.users is None else {"user_ids": self.users}
             return JSONResponse(ids | {"vectors": mapped.tolist()})
-        from safetensors.numpy import save
-
         return Response(save({"vectors": mapped}, self.metadata), media_type=SAFETENSORS[0])
 
 
-def _parse(body: bytes, media: str, limits: Limits) -> _Batch:
+async def _read(request: Request, limits: Limits) -> _Batch:
+    body = await read_body(request, limits.body_bytes)
+    media = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if media != JSON and media not in SAFETENSORS:
+        raise RequestError(415, f"Send {JSON} or {SAFETENSORS[0]}, not {media or 'no type'!r}.")
     try:
         batch = _from_json(body) if media == JSON else _from_safetensors(body, media)
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
@@ -203,9 +180,6 @@ def _from_json(body: bytes) -> _Batch:
 
 
 def _from_safetensors(body: bytes, media: str) -> _Batch:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
     try:
         vectors = load(body)["vectors"]
     except SafetensorError as error:
@@ -219,10 +193,8 @@ def _from_safetensors(body: bytes, media: str) -> _Batch:
 def prometheus(counters: ServerMetrics, limits: Limits) -> str:
     """Return the counters in Prometheus' text format."""
     lines = ["# TYPE puma_requests_total counter"]
-    lines += [
-        f'puma_requests_total{{status="{status}"}} {count}'
-        for status, count in sorted(counters.answers.items())
-    ]
+    for status, count in sorted(counters.answers.items()):
+        lines.append(f'puma_requests_total{{status="{status}"}} {count}')
     for name, kind, value in (
         ("puma_users_migrated_total", "counter", counters.users),
         ("puma_adapter_seconds_total", "counter", counters.seconds),

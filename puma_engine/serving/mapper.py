@@ -1,20 +1,16 @@
 """One adapter, loaded once, that maps prompts."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from puma_engine.errors import MigrationError
 from puma_engine.exchange.adapter_folders import AdapterFile, read_adapter
 from puma_engine.migration.adapter import apply_adapter
+from puma_engine.store import Workspace
 from puma_engine.training.device import resolve_device
-
-if TYPE_CHECKING:
-    from puma_engine.store import Workspace
 
 
 class Mapper:

@@ -1,7 +1,5 @@
 """What-if predictions from a process that keeps models loaded, started when needed. Loads no torch."""
 
-from __future__ import annotations
-
 import contextlib
 import http.client
 import json
@@ -81,7 +79,9 @@ def predict(
     for attempt in (1, 2):
         connection = _connect_or_start(ws, question, idle_seconds, timeout_seconds)
         try:
-            return Prediction(**_answer(connection))
+            with contextlib.closing(connection):
+                response = connection.getresponse()
+                content: dict[str, Any] = json.loads(response.read())
         except TimeoutError:
             raise JobError(
                 f"No answer came within {timeout_seconds:.0f} seconds; the model may be too large "
@@ -92,7 +92,13 @@ def predict(
                 raise JobError(
                     f"The what-if process ended before it answered; read {ws.root / 'logs' / LOG}."
                 ) from error
-    raise AssertionError
+        else:
+            break
+    if response.status != 200:
+        kind = getattr(errors, str(content.get("type")), JobError)
+        text = str(content.get("error", content))
+        raise kind(text) if issubclass(kind, PumaError) else JobError(text)
+    return Prediction(**content)
 
 
 def preload(ws: Workspace, prompts: Sequence[str], *, idle_seconds: float = IDLE_SECONDS) -> None:
@@ -132,18 +138,6 @@ def _send(ws: Workspace, route: str, body: Any, timeout: float) -> _Connection |
         connection.close()
         return None
     return connection
-
-
-def _answer(connection: _Connection) -> dict[str, Any]:
-    """Return the JSON object of the response, or raise the error that it names."""
-    with contextlib.closing(connection):
-        response = connection.getresponse()
-        content: dict[str, Any] = json.loads(response.read())
-    if response.status != 200:
-        kind = getattr(errors, str(content.get("type")), JobError)
-        text = str(content.get("error", content))
-        raise kind(text) if issubclass(kind, PumaError) else JobError(text)
-    return content
 
 
 def _connect_or_start(

@@ -4,8 +4,6 @@ It serves HTTP on a Unix socket in the workspace, one prediction after the other
 POST /v1/predict {"run", "user", "title"} and /v1/load {"runs": [...]}.
 """
 
-from __future__ import annotations
-
 import asyncio
 import dataclasses
 import functools

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,6 @@ from puma_engine.store.runs import Runs
 if TYPE_CHECKING:
     import pandas as pd
 
-ROW_GROUP = 1 << 16
 # Files whose hash this process has compared: path, size and time of the last change.
 _VERIFIED: set[tuple[str, int, int]] = set()
 
@@ -29,11 +29,8 @@ class Artifacts(Runs):
 
     def put_table(self, run_id: str, name: str, frame: pd.DataFrame) -> None:
         """Store a frame (its index is dropped) as a Parquet file of a running run."""
-
-        def write(path: Path) -> None:
-            # Small row groups, so that a reader of one user skips most of the others.
-            frame.to_parquet(path, index=False, row_group_size=ROW_GROUP)
-
+        # Small row groups, so that a reader of one user skips most of the others.
+        write = functools.partial(frame.to_parquet, index=False, row_group_size=1 << 16)
         self._put(run_id, name, "parquet", len(frame), lambda path: atomic_write(path, write))
 
     def get_table(
@@ -53,8 +50,7 @@ class Artifacts(Runs):
 
         filters = [(column, "in", list(values)) for column, values in (where or {}).items()]
         path = self._verified_file(run_id, name, "parquet")
-        names = None if columns is None else list(columns)
-        return pd.read_parquet(path, columns=names, filters=filters or None)
+        return pd.read_parquet(path, columns=columns and list(columns), filters=filters or None)
 
     def put_tensors(
         self,
@@ -69,11 +65,17 @@ class Artifacts(Runs):
         ids: the user of each row, for the arrays that have as many rows as there are ids.
         Raises StoreError if no array has, or an id repeats.
         """
-        users = None if ids is None else [str(user) for user in ids]
-        if users is not None:
-            _check_ids(name, users, arrays)
-        header = {"ids": users, "meta": None if meta is None else plain(meta, "metadata")}
-        rows = None if users is None else len(users)
+        users, rows = None, None
+        if ids is not None:
+            users, rows = [str(user) for user in ids], len(ids)
+            if len(set(users)) != rows:
+                raise StoreError(f"The ids of {name} must differ; {rows - len(set(users))} repeat.")
+            if not any(array.ndim and len(array) == rows for array in arrays.values()):
+                shapes = ", ".join(f"{key} {tuple(array.shape)}" for key, array in arrays.items())
+                raise StoreError(
+                    f"{rows} ids came for {name}, but no array has as many rows: {shapes}."
+                )
+        header = {"ids": users, "meta": plain(meta, "metadata")}
         self._put(
             run_id, name, "safetensors", rows, lambda path: save_tensors(path, arrays, header)
         )
@@ -114,32 +116,23 @@ class Artifacts(Runs):
         path = self.folder(run_id) / f"{name}.{secrets.token_hex(4)}.{suffix}"
         try:
             write(path)
-            before = self._record(run_id, name, suffix, rows, path)
-        except StoreError:
-            path.unlink(missing_ok=True)
-            raise
+            created, size = now(), path.stat().st_size
+            values = [run_id, name, suffix, path.name, sha256_file(path), size, rows, created]
+            # A file that is written to later has another time than its record.
+            os.utime(path, ns=(_nanoseconds(created), _nanoseconds(created)))
+            with self.transaction() as db:
+                self._running(run_id)
+                old = self.query(
+                    "SELECT file FROM artifacts WHERE run_id = ? AND name = ?", [run_id, name]
+                )
+                db.execute(f"INSERT OR REPLACE INTO artifacts VALUES (?{', ?' * 7})", values)
         except Exception as error:
             path.unlink(missing_ok=True)
+            if isinstance(error, StoreError):
+                raise
             raise StoreError(f"The {name} of run {run_id} cannot be written: {error}") from error
-        if before is not None:
-            before.unlink(missing_ok=True)
-
-    def _record(
-        self, run_id: str, name: str, suffix: str, rows: int | None, path: Path
-    ) -> Path | None:
-        """Write the row of a file; return the file that it replaces, if any."""
-        created = now()
-        size = path.stat().st_size
-        values = [run_id, name, suffix, path.name, sha256_file(path), size, rows, created]
-        # A file that is written to later has another time than its record.
-        os.utime(path, ns=(_nanoseconds(created), _nanoseconds(created)))
-        with self.transaction() as db:
-            self._running(run_id)
-            old = self.query(
-                "SELECT file FROM artifacts WHERE run_id = ? AND name = ?", [run_id, name]
-            )
-            db.execute("INSERT OR REPLACE INTO artifacts VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
-        return self.folder(run_id) / old[0]["file"] if old else None
+        for row in old:
+            (self.folder(run_id) / row["file"]).unlink(missing_ok=True)
 
     def _verified_file(self, run_id: str, name: str, suffix: str) -> Path:
         run = self._get(run_id)
@@ -169,14 +162,13 @@ class Artifacts(Runs):
         advice = "restore it from a backup or delete the run and redo it"
         try:
             stat = path.stat()
-            readable = os.access(path, os.R_OK)
+            if not os.access(path, os.R_OK):
+                raise PermissionError
         except PermissionError:
-            readable = False
-        except OSError:
-            return path, f"The file {path} is missing", advice
-        if not readable:
             problem = f"The file {path} may not be read by the user who runs this"
             return path, problem, "change its owner or its rights"
+        except OSError:
+            return path, f"The file {path} is missing", advice
         if stat.st_size != row["bytes"]:
             problem = (
                 f"The file {path} has {stat.st_size} bytes, not {row['bytes']}: it was changed"
@@ -204,10 +196,9 @@ class Artifacts(Runs):
             if problem:
                 problems.append(f"{problem} (run {row['run_id']}).")
         known = {row["id"] for row in self.query("SELECT id FROM runs")}
-        folders = sorted((self.root / "runs").glob("*"))
         return problems + [
             f"The folder {folder} belongs to no run; it can be removed."
-            for folder in folders
+            for folder in sorted((self.root / "runs").glob("*"))
             if folder.name not in known
         ]
 
@@ -216,13 +207,3 @@ def _nanoseconds(created: str) -> int:
     """Return the time of a record in nanoseconds since 1970."""
     since = datetime.fromisoformat(created) - datetime.fromtimestamp(0, UTC)
     return since // timedelta(microseconds=1) * 1000
-
-
-def _check_ids(name: str, ids: list[str], arrays: Mapping[str, np.ndarray]) -> None:
-    if len(set(ids)) != len(ids):
-        raise StoreError(f"The ids of {name} must differ; {len(ids) - len(set(ids))} repeat.")
-    if not any(array.ndim and len(array) == len(ids) for array in arrays.values()):
-        shapes = ", ".join(f"{key} {tuple(array.shape)}" for key, array in arrays.items())
-        raise StoreError(
-            f"{len(ids)} ids came for {name}, but no array has as many rows: {shapes}."
-        )

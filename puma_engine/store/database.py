@@ -1,7 +1,5 @@
 """A workspace's folder and database: paths, connections, transactions, schema, plain errors."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import sqlite3

@@ -4,8 +4,6 @@ filelock has no shared lock, so two readers that look whether a run is worked on
 other for its worker; and it would still need this table of the locks that a process holds.
 """
 
-from __future__ import annotations
-
 import fcntl
 import os
 import threading

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from puma_engine.errors import StoreError
@@ -31,14 +31,18 @@ class Metrics(Runs):
                     f"A metric has split, metric and value, and maybe method, low, high and n; "
                     f"this one has {', '.join(row)}."
                 )
-            values.append([run_id, *(plain(row.get(name), "metric") for name in COLUMNS)])
+            values.append([plain(row.get(name), "metric") for name in COLUMNS])
+        self._replace(run_id, "metrics", COLUMNS, values)
+
+    def _replace(
+        self, run_id: str, table: str, names: Sequence[str], rows: Iterable[Sequence[Any]]
+    ) -> None:
         with self.transaction() as db:
             self._running(run_id)
-            db.execute("DELETE FROM metrics WHERE run_id = ?", [run_id])
+            db.execute(f"DELETE FROM {table} WHERE run_id = ?", [run_id])
             db.conn.executemany(
-                f"INSERT INTO metrics (run_id, {', '.join(COLUMNS)})"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                values,
+                f"INSERT INTO {table} (run_id, {', '.join(names)}) VALUES (?{', ?' * len(names)})",
+                ([run_id, *row] for row in rows),
             )
 
     def metrics(self, run_id: str | None = None) -> pd.DataFrame:
@@ -50,8 +54,7 @@ class Metrics(Runs):
         names = ("run_id", *COLUMNS)
         rows = self.query(f"SELECT {', '.join(names)} FROM metrics {where} ORDER BY id", chosen)
         frame = pd.DataFrame(rows, columns=list(names))
-        numbers = ["value", "low", "high"]
-        return frame.astype(dict.fromkeys(numbers, "float64"))
+        return frame.astype(dict.fromkeys(("value", "low", "high"), "float64"))
 
     def put_user_metrics(self, run_id: str, frame: pd.DataFrame) -> None:
         """Store the metrics of each user of a running run: user_id, n, and columns named as metrics.
@@ -69,14 +72,7 @@ class Metrics(Runs):
             raise StoreError("Metrics of users need one row a user; some users came twice.")
         columns = [frame[name].astype(str) if name == "user_id" else frame[name] for name in names]
         values = zip(*(plain(column.tolist(), "metric") for column in columns), strict=True)
-        with self.transaction() as db:
-            self._running(run_id)
-            db.execute("DELETE FROM user_metrics WHERE run_id = ?", [run_id])
-            db.conn.executemany(
-                f"INSERT INTO user_metrics (run_id, {', '.join(names)})"
-                f" VALUES (?{', ?' * len(names)})",
-                ([run_id, *row] for row in values),
-            )
+        self._replace(run_id, "user_metrics", names, values)
 
     def user_metrics(self, run_id: str, users: Sequence[str] | None = None) -> pd.DataFrame:
         """Return the metrics of each user of a run (or of these users of it), by user id.

@@ -1,7 +1,6 @@
 """What a run is, the checks of its fields, and JSON values."""
 
-from __future__ import annotations
-
+import contextlib
 import functools
 import importlib.metadata
 import json
@@ -130,8 +129,6 @@ def versions() -> dict[str, str]:
 
     packages = {"python": platform.python_version(), "puma_engine": __version__}
     for package in PACKAGES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             packages[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return packages

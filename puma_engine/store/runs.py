@@ -1,7 +1,5 @@
 """Runs: begin, finish or fail them, look them up, and follow their lineage."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Mapping
@@ -75,7 +73,12 @@ class Runs(WorkspaceDatabase):
         try:
             with self.transaction() as db:
                 if not self._is_finished(run_id):
-                    self._check_inputs(kind, inputs)
+                    for role, input_id in inputs.items():
+                        if not self._is_finished(checked_run_id(input_id)):
+                            raise StoreError(
+                                f"The input {role!r} of a {kind} run is {input_id}, which is not "
+                                "finished here; finish it first."
+                            )
                     for table in _RESULT_TABLES:
                         db.execute(f"DELETE FROM {table} WHERE run_id = ?", [run_id])
                     time = now()
@@ -105,14 +108,6 @@ class Runs(WorkspaceDatabase):
     def _is_finished(self, run_id: str) -> bool:
         return bool(self.query("SELECT 1 FROM runs WHERE id = ? AND status = 'finished'", [run_id]))
 
-    def _check_inputs(self, kind: str, inputs: Mapping[str, str]) -> None:
-        for role, input_id in inputs.items():
-            if not self._is_finished(checked_run_id(input_id)):
-                raise StoreError(
-                    f"The input {role!r} of a {kind} run is {input_id}, which is not finished here; "
-                    "finish it first."
-                )
-
     def finish(
         self,
         run_id: str,
@@ -134,7 +129,15 @@ class Runs(WorkspaceDatabase):
                 " cost = ?, summary = ?, error = NULL WHERE id = ?",
                 [*values, to_json(summary or {}, "summary"), run_id],
             )
-            self._fill_details(self._get(run_id))
+            run = self._get(run_id)
+            if table := DETAILS.get(run.kind):
+                facts = {"run_id": run.id} | run.config | run.cost | run.summary
+                columns = self.db.table(table).columns_dict
+                names = [name for name in columns if isinstance(facts.get(name), str | int | float)]
+                self.db.execute(
+                    f"INSERT INTO {table} ({', '.join(names)}) VALUES (?{', ?' * (len(names) - 1)})",
+                    [facts[name] for name in names],
+                )
         locks.release(self.lock(run_id))
         return self._get(run_id)
 
@@ -159,19 +162,6 @@ class Runs(WorkspaceDatabase):
         if status != "running":
             advice = "delete it to redo it" if status == "finished" else "begin it again"
             raise StoreError(f"The run {run_id} is {status} and takes no more results; {advice}.")
-
-    def _fill_details(self, run: Run) -> None:
-        """Write the typed row that a run's kind has, from its settings, cost and summary."""
-        table = DETAILS.get(run.kind)
-        if table is None:
-            return
-        facts = {"run_id": run.id} | run.config | run.cost | run.summary
-        columns = self.db.table(table).columns_dict
-        names = [name for name in columns if isinstance(facts.get(name), str | int | float)]
-        self.db.execute(
-            f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})",
-            [facts[name] for name in names],
-        )
 
     def run(self, reference: str) -> Run:
         """Return a run by id, by name, or by the beginning of its id.
@@ -211,10 +201,7 @@ class Runs(WorkspaceDatabase):
         return Run(**values)
 
     def runs(
-        self,
-        kind: str | None = None,
-        status: str | None = None,
-        limit: int | None = None,
+        self, kind: str | None = None, status: str | None = None, limit: int | None = None
     ) -> list[Run]:
         """Return runs, the newest first. Raises StoreError for an unknown kind or status."""
         conditions, values = ["1"], []

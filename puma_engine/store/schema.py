@@ -1,7 +1,5 @@
 """The tables of a workspace, as numbered steps whose result never changes once released."""
 
-from __future__ import annotations
-
 from sqlite_utils import Database
 from sqlite_utils.db import ForeignKey, Table
 from sqlite_utils.migrations import Migrations
@@ -18,15 +16,6 @@ DETAILS = {
 }
 
 
-_TYPES = {"int": int, "float": float}
-
-
-def _columns(text: str) -> dict[str, type]:
-    """Return the columns of names with an optional type, as in "name rows:int share:float"."""
-    pairs = (word.partition(":") for word in text.split())
-    return {name: _TYPES.get(kind, str) for name, _, kind in pairs}
-
-
 def _of_run(table: str, column: str = "run_id", on_delete: str = "CASCADE") -> ForeignKey:
     return ForeignKey(table, column, "runs", "id", on_delete=on_delete)
 
@@ -36,13 +25,16 @@ def _create(
     name: str,
     columns: str,
     *,
-    pk: str | tuple[str, ...],
+    pk: str | tuple[str, ...] = "id",
     not_null: str = "",
     foreign_keys: tuple[ForeignKey, ...] = (),
     strict: bool = True,
 ) -> Table:
+    """Create a table; columns: names with an optional type, as in "name rows:int share:float"."""
+    pairs = (word.partition(":") for word in columns.split())
+    types: dict[str, type] = {"int": int, "float": float}
     return db.table(name).create(
-        _columns(columns),
+        {name: types.get(kind, str) for name, _, kind in pairs},
         pk=pk,  # type: ignore[arg-type]
         not_null=set(not_null.split()),
         foreign_keys=list(foreign_keys),
@@ -57,7 +49,6 @@ def _runs(db: Database) -> None:
         "runs",
         "id kind name status config versions seed:int device created started finished seconds:float"
         " cost summary error note",
-        pk="id",
         not_null="kind name status config versions created started",
     )
     runs.create_index(["kind", "created"])
@@ -91,7 +82,6 @@ def _metrics(db: Database) -> None:
         db,
         "metrics",
         "id:int run_id method split metric value:float low:float high:float n:int",
-        pk="id",
         not_null="run_id split metric",
         foreign_keys=(_of_run("metrics"),),
     )
@@ -127,7 +117,6 @@ def _jobs(db: Database) -> None:
         "jobs",
         "id command args title status device pid:int process attempt:int crashes:int cancel_asked"
         " run_id error created started finished heartbeat",
-        pk="id",
         not_null="command args title status attempt crashes created",
         foreign_keys=(_of_run("jobs", on_delete="SET NULL"),),
     )

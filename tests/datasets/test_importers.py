@@ -17,8 +17,8 @@ from puma_engine.datasets import Dataset, import_folder, validate
 from puma_engine.datasets.importers import ratings
 from puma_engine.datasets.importers.amazon import AmazonSettings
 from puma_engine.datasets.importers.mind import MindSettings
-from puma_engine.datasets.importers.movielens import MovieLensSettings
 from puma_engine.datasets.importers.yelp import YelpSettings
+from puma_engine.datasets.registry import RatingSettings
 from puma_engine.errors import ConfigError, DataError
 
 BOM = b"\xef\xbb\xbf"
@@ -189,7 +189,7 @@ def test_defaults_are_the_papers_filters() -> None:
     assert (mind.min_history, mind.min_clicks, mind.min_rows) == (7, 4, 20)
     assert (mind.max_rows, mind.max_test_rows, mind.max_click_share) == (60, 20, 0.5)
     assert (mind.max_history, mind.max_users) == (5, 50_000)
-    assert {value.max_bad_share for value in (amazon, yelp, mind, MovieLensSettings())} == {0.01}
+    assert {value.max_bad_share for value in (amazon, yelp, mind, RatingSettings())} == {0.01}
 
 
 def reference(rows: list[Any], min_item: int, min_user: int, most: int) -> set[tuple[str, str]]:

@@ -127,11 +127,10 @@ def test_full_disk_leaves_nothing(ws):
 def test_crash_between_file_and_row_leaves_a_clean_store(ws):
     code = (
         "class Dies(Workspace):\n"
-        "    def _record(self, *_):\n"
+        "    def transaction(self):\n"
         "        os.kill(os.getpid(), 9)\n"
-        "ws = Dies(ws.root)\n"
         "run = ws.begin('dataset', name='x', config={}, inputs={})\n"
-        "ws.put_tensors(run.id, 't', {'x': np.zeros(3)})"
+        "Dies(ws.root).put_tensors(run.id, 't', {'x': np.zeros(3)})"
     )
     assert start_process("import numpy as np\n" + code, ws.root).wait(240) == -9
     (run,) = ws.runs(status="interrupted")

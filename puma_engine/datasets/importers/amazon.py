@@ -1,28 +1,19 @@
 """Amazon Reviews 2023: one category's reviews and item metadata, JSON lines as published."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 
-from puma_engine.datasets.importers.ratings import RawItems, RawRatings, streamed_dataset
-from puma_engine.datasets.reading.column_values import seconds_of_numbers
+from puma_engine.datasets.importers.ratings import RawItems, parse_json_ratings, streamed_dataset
 from puma_engine.datasets.reading.json_lines import parse_json
 from puma_engine.datasets.reading.line_blocks import Block
 from puma_engine.datasets.reading.row_counts import RowCounts
-from puma_engine.datasets.registry import (
-    RatingSettings,
-    Source,
-    first_file,
-    plain_name,
-    register,
-)
+from puma_engine.datasets.registry import RatingSettings, Source, first_file, plain_name
 from puma_engine.errors import DataError
 
+# Items are parents, the products of which variants are sold.
 REVIEW = pa.schema(
     {
         "user_id": pa.string(),
@@ -62,30 +53,19 @@ def locate(path: Path, items_path: Path | None) -> dict[str, Path]:
     return {"ratings": reviews, "items": items}
 
 
-def parse_reviews(block: Block, counts: RowCounts) -> RawRatings:
-    """Parse reviews; items are parents, the products of which variants are sold."""
-    table, lines = parse_json(block, REVIEW, counts)
-    times = table["timestamp"].to_numpy().astype(np.float64)
-    seconds, timed, units = seconds_of_numbers(times)
-    counts.add_time_units(units)
-    outcome = table["rating"].to_numpy().astype(np.float64)
-    return RawRatings(lines, table["user_id"], table["parent_asin"], outcome, seconds, timed)
-
-
 def parse_items(block: Block, counts: RowCounts) -> RawItems:
     """Parse ids and titles."""
     table, lines = parse_json(block, ITEM, counts)
     return RawItems(lines, table["parent_asin"], table["title"])
 
 
-AMAZON = register(
-    Source(
-        name="amazon",
-        task="rating",
-        family="amazon",
-        about="Amazon Reviews 2023, any category: reviews and meta_ files, .jsonl or .jsonl.gz",
-        read=partial(streamed_dataset, parse_ratings=parse_reviews, parse_items=parse_items),
-        settings=AmazonSettings,
-        locate=locate,
-    )
+parse_ratings = partial(parse_json_ratings, schema=REVIEW)
+AMAZON = Source(
+    name="amazon",
+    task="rating",
+    family="amazon",
+    about="Amazon Reviews 2023, any category: reviews and meta_ files, .jsonl or .jsonl.gz",
+    read=partial(streamed_dataset, parse_ratings=parse_ratings, parse_items=parse_items),
+    settings=AmazonSettings,
+    locate=locate,
 )

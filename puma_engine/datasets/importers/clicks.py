@@ -1,7 +1,5 @@
 """From positive marks alone to a click data set: sampled non-clicks and reading histories."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

@@ -10,10 +10,8 @@ import numpy as np
 import pandas as pd
 
 from puma_engine.datasets.dataset import Dataset, TaskName, occurring
-from puma_engine.datasets.population import EVERYONE, in_population
 from puma_engine.datasets.seeded_hashing import mix, seed_key, text_keys
 from puma_engine.datasets.splits import SPLITS
-from puma_engine.errors import DataError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,10 +73,8 @@ def latest_of_each_pair(rows: EncodedInteractions) -> np.ndarray:
     Without times the last in file order is the latest.
     """
     pairs = rows.pairs()
-    # Both sorts are stable: rows of one pair and time stay in file order.
-    order = (
-        np.argsort(pairs, kind="stable") if rows.time is None else np.lexsort((rows.time, pairs))
-    )
+    # The sort is stable: rows of one pair and time stay in file order.
+    order = np.lexsort((pairs,) if rows.time is None else (rows.time, pairs))
     ordered = pairs[order]
     latest = np.zeros(len(rows), dtype=bool)
     latest[order[np.append(ordered[1:] != ordered[:-1], True)[: len(rows)]]] = True
@@ -88,28 +84,6 @@ def latest_of_each_pair(rows: EncodedInteractions) -> np.ndarray:
 def has_min_rows(rows: EncodedInteractions, min_rows: int) -> np.ndarray:
     """Say which rows belong to users that have at least min_rows rows, [n] bool."""
     return np.bincount(rows.user, minlength=len(rows.user_ids))[rows.user] >= min_rows
-
-
-def sample_users(
-    rows: EncodedInteractions, family: str, population: str, users: int | None, seed: int, name: str
-) -> EncodedInteractions:
-    """Return the rows of a population's users, or of a seeded sample of them.
-
-    users: the size of the sample; None takes all. name: of the data set, for errors. Raises
-    DataError when the population has fewer users than asked for.
-    """
-    present = rows.users_present()
-    present = present[in_population(rows.user_ids[present], family, population)]
-    if users is not None:
-        if not 1 <= users <= len(present):
-            raise DataError(
-                f"{users} users were asked of {name!r}, which has {len(present)} "
-                f"{'usable' if population == EVERYONE else population} users; ask for 1 to "
-                f"{len(present)}."
-            )
-        keys = mix(seed_key(seed, "users"), text_keys(rows.user_ids[present]))
-        present = present[np.argsort(keys, kind="stable")[:users]]
-    return rows.select(np.isin(rows.user, present))
 
 
 def build_dataset(
@@ -146,11 +120,7 @@ def build_dataset(
             "text": pd.Series([texts[item] for item in ids], dtype="str"),
         }
     )
-    report["kept"] = {
-        "rows": len(frame),
-        "users": len(rows.users_present()),
-        "items": len(items),
-    }
+    report["kept"] = {"rows": len(frame), "users": len(rows.users_present()), "items": len(items)}
     return Dataset(name, task, frame, items, report)
 
 

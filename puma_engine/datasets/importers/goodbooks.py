@@ -4,8 +4,6 @@ Its ratings carry no times, so every hold-out here is a seeded draw, not a forec
 The site-wide average rating of a book has seen the test ratings and is never read.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +19,7 @@ from puma_engine.datasets.importers.ratings import (
 )
 from puma_engine.datasets.reading.delimited import read_original
 from puma_engine.datasets.reading.text_cleaning import clean_text
-from puma_engine.datasets.registry import ImportRequest, Source, register
+from puma_engine.datasets.registry import ImportRequest, Source
 
 FAMILY = "goodbooks"
 MIN_RATINGS = 20
@@ -81,24 +79,20 @@ def _read_marks(source: Source, request: ImportRequest) -> Dataset:
     )
 
 
-GOODBOOKS = register(
-    Source(
-        name="goodbooks",
-        task="rating",
-        family=FAMILY,
-        about="goodbooks-10k (first release): ratings 1-5 of books, CC BY-SA 4.0, Zygmunt Zajac",
-        read=_read_ratings,
-    )
+GOODBOOKS = Source(
+    name="goodbooks",
+    task="rating",
+    family=FAMILY,
+    about="goodbooks-10k (first release): ratings 1-5 of books, CC BY-SA 4.0, Zygmunt Zajac",
+    read=_read_ratings,
 )
-GOODBOOKS_TO_READ = register(
-    Source(
-        name="goodbooks-to-read",
-        task="click",
-        family=FAMILY,
-        about=(
-            "goodbooks-10k (first release): books marked to read as clicks, with drawn "
-            "non-clicks, CC BY-SA 4.0, Zygmunt Zajac"
-        ),
-        read=_read_marks,
-    )
+GOODBOOKS_TO_READ = Source(
+    name="goodbooks-to-read",
+    task="click",
+    family=FAMILY,
+    about=(
+        "goodbooks-10k (first release): books marked to read as clicks, with drawn "
+        "non-clicks, CC BY-SA 4.0, Zygmunt Zajac"
+    ),
+    read=_read_marks,
 )

@@ -10,6 +10,7 @@ depends on the seed and on ids alone. So memory holds the sessions and one batch
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,26 +39,14 @@ from puma_engine.datasets.reading.delimited import parse_lines
 from puma_engine.datasets.reading.line_blocks import Block, ReadProgress, read_blocks
 from puma_engine.datasets.reading.row_counts import RowCounts
 from puma_engine.datasets.reading.text_cleaning import clean_text
-from puma_engine.datasets.registry import (
-    ImportRequest,
-    OriginalSettings,
-    Source,
-    first_file,
-    register,
-)
+from puma_engine.datasets.registry import ImportRequest, OriginalSettings, Source, first_file
 from puma_engine.datasets.seeded_hashing import mix, rank_within, seed_key, text_keys
 from puma_engine.datasets.splits import SPLITS, latest_share
 from puma_engine.errors import DataError
 
 NEWS_FIELDS = (
-    "news_id",
-    "category",
-    "subcategory",
-    "title",
-    "abstract",
-    "url",
-    "title_entities",
-    "abstract_entities",
+    *("news_id", "category", "subcategory", "title", "abstract", "url"),
+    *("title_entities", "abstract_entities"),
 )
 SESSION_FIELDS = ("impression_id", "user_id", "time", "history", "impressions")
 VALIDATION_OF_TRAIN = 0.125
@@ -144,15 +133,39 @@ def read_sessions(news: pa.Array, counts: RowCounts, progress: ReadProgress | No
 
     news: the ids whose positions are the items' codes.
     """
-    parts = []
+    parts, no_label, unknown_news = [], 0, 0
     for block in read_blocks(counts.path, progress):
-        parts.append(_parse_sessions(block, news, counts))
+        table, lines = parse_lines(block, SESSION_FIELDS, "\t", counts)
+        seconds, timed, units = seconds_of_texts(table["time"])
+        counts.time_units += Counter(units)
+        shows = pc.not_equal(pc.utf8_trim_whitespace(table["impressions"]), "").to_numpy()
+        checks = {NO_USER: usable_ids(table["user_id"]), NO_TIME: timed, _NOTHING_SHOWN: shows}
+        usable = counts.check_rows(lines, checks)
+        table = table.filter(pa.array(usable))
+        words, session = _words(table["impressions"])
+        clicked, passed = (
+            pc.ends_with(words, mark).to_numpy(zero_copy_only=False) for mark in ("-1", "-0")
+        )
+        item = _positions(pc.utf8_slice_codeunits(words, 0, -2), news)
+        marked = clicked | passed
+        known = marked & (item >= 0)
+        past, past_session = _words(table["history"])
+        past_item = _positions(past, news)
+        in_past = past_item >= 0
+        count = table.num_rows
+        columns = {
+            "user_id": table["user_id"],
+            "time": seconds[usable],
+            "history_length": np.bincount(past_session, minlength=count),
+            "shown": _lists((item * 2 + clicked)[known], session[known], count),
+            "past": _lists(past_item[in_past], past_session[in_past], count),
+        }
+        parts.append(pa.table(columns))
+        no_label += int((~marked).sum())
+        unknown_news += int((marked & (item < 0)).sum())
         counts.stop_if_unusable()
     counts.check()
-    table = pa.concat_tables([part.table for part in parts]).combine_chunks()
-    no_label, unknown_news = (
-        sum(getattr(part, name) for part in parts) for name in ("no_label", "unknown_news")
-    )
+    table = pa.concat_tables(parts).combine_chunks()
     if not pc.sum(pc.list_value_length(table["shown"])).as_py():
         raise DataError(
             f"{counts.path} holds no impression of known news that ends in -1 (clicked) or -0 "
@@ -160,36 +173,6 @@ def read_sessions(news: pa.Array, counts: RowCounts, progress: ReadProgress | No
             "dev, since its test part has no marks."
         )
     return Sessions(table, no_label, unknown_news)
-
-
-def _parse_sessions(block: Block, news: pa.Array, counts: RowCounts) -> Sessions:
-    table, lines = parse_lines(block, SESSION_FIELDS, "\t", counts)
-    seconds, timed, units = seconds_of_texts(table["time"])
-    counts.add_time_units(units)
-    shows = pc.not_equal(pc.utf8_trim_whitespace(table["impressions"]), "").to_numpy()
-    checks = {NO_USER: usable_ids(table["user_id"]), NO_TIME: timed, _NOTHING_SHOWN: shows}
-    usable = counts.check_rows(lines, checks)
-    table = table.filter(pa.array(usable))
-    words, session = _words(table["impressions"])
-    clicked, passed = (
-        pc.ends_with(words, mark).to_numpy(zero_copy_only=False) for mark in ("-1", "-0")
-    )
-    item = _positions(pc.utf8_slice_codeunits(words, 0, -2), news)
-    marked = clicked | passed
-    known = marked & (item >= 0)
-    past, past_session = _words(table["history"])
-    past_item = _positions(past, news)
-    in_past = past_item >= 0
-    count = table.num_rows
-    columns = {
-        "user_id": table["user_id"],
-        "time": seconds[usable],
-        "history_length": np.bincount(past_session, minlength=count),
-        "shown": _lists((item * 2 + clicked)[known], session[known], count),
-        "past": _lists(past_item[in_past], past_session[in_past], count),
-    }
-    no_label, unknown_news = int((~marked).sum()), int((marked & (item < 0)).sum())
-    return Sessions(pa.table(columns), no_label, unknown_news)
 
 
 def _words(column: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
@@ -335,22 +318,24 @@ class MindSampler:
         """Return the rows of those of some users that pass every filter."""
         settings = self.settings
         rows = self._expanded(users)
+        _, pair = np.unique(rows.user * len(self.item_keys) + rows.item, return_inverse=True)
         rows = self._select(
             rows,
             "repeating a user and item (of dev before train, a click, the latest is kept)",
-            self._best_of_pair(rows),
+            rank_within(pair, ~rows.dev, ~rows.clicked, -rows.time) == 0,
         )
         active = self._active(rows.user[~rows.dev], rows.clicked[~rows.dev])
         self.fate[users[~active[users]]] = self.too_few
         rows = rows.select(active[rows.user])
         rows = self._select(rows, "beyond the most rows a user", self._within_cap(rows))
         rows = dataclasses.replace(rows, history=self._sample_histories(rows))
+        # The length of the titles, joined by spaces.
+        present = rows.history >= 0
+        characters = np.where(present, self.text_lengths[rows.history], 0).sum(axis=1)
+        characters += np.maximum(0, present.sum(axis=1) - 1)
         limit = settings.max_history_characters
-        rows = self._select(
-            rows,
-            f"with a history of more than {limit} characters",
-            (self._history_characters(rows) <= limit) if limit else np.ones(len(rows), dtype=bool),
-        )
+        short = (characters <= limit) | (limit == 0)
+        rows = self._select(rows, f"with a history of more than {limit} characters", short)
         tests, trains = self._per_user(rows.user[rows.dev]), self._per_user(rows.user[~rows.dev])
         enough = (tests >= settings.min_test_rows) & (trains > 0)
         lacking = users[active[users] & ~enough[users]]
@@ -384,10 +369,6 @@ class MindSampler:
                 )
             )
         return _joined(expanded)
-
-    def _best_of_pair(self, rows: MindRows) -> np.ndarray:
-        _, pair = np.unique(rows.user * len(self.item_keys) + rows.item, return_inverse=True)
-        return rank_within(pair, ~rows.dev, ~rows.clicked, -rows.time) == 0
 
     def _within_cap(self, rows: MindRows) -> np.ndarray:
         """Sample rows of users with more than allowed, at most a share of them clicked."""
@@ -424,12 +405,6 @@ class MindSampler:
             rank = rank_within(row, key)
             sampled[row[rank < size], rank[rank < size]] = item[rank < size]
         return sampled
-
-    def _history_characters(self, rows: MindRows) -> np.ndarray:
-        """Return the length of each history's titles, joined by spaces, [n] int64."""
-        present = rows.history >= 0
-        lengths = np.where(present, self.text_lengths[rows.history], 0).sum(axis=1)
-        return lengths + np.maximum(0, present.sum(axis=1) - 1)
 
 
 def _parse_news(block: Block, counts: RowCounts) -> RawItems:
@@ -516,14 +491,14 @@ def _read_rows(
         NO_LABEL: sum(part.no_label for part in parts),
         UNKNOWN_NEWS: sum(part.unknown_news for part in parts),
     }
+    shown = sum(int(shown.sum()) for shown in sampler.shown_per_session)
     units = {*counts["train_behaviors"].time_units, *counts["dev_behaviors"].time_units}
     report = {
         **request_report(source, request),
         "settings": dataclasses.asdict(settings),
         "read": {
             "sessions": len(users[0]) + len(users[1]),
-            "rows": sum(int(counts.sum()) for counts in sampler.shown_per_session)
-            + sum(unusable.values()),
+            "rows": shown + sum(unusable.values()),
             "users": len(user_ids),
             "items": len(item_ids),
         },
@@ -541,14 +516,12 @@ def _read_rows(
     return user_ids, item_ids, texts, rows, report
 
 
-MIND = register(
-    Source(
-        name="mind",
-        task="click",
-        family="mind",
-        about="MIND (Microsoft News), large or small: behaviors.tsv and news.tsv of train and dev",
-        read=_read,
-        settings=MindSettings,
-        locate=locate,
-    )
+MIND = Source(
+    name="mind",
+    task="click",
+    family="mind",
+    about="MIND (Microsoft News), large or small: behaviors.tsv and news.tsv of train and dev",
+    read=_read,
+    settings=MindSettings,
+    locate=locate,
 )

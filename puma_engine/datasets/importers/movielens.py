@@ -1,9 +1,7 @@
 """MovieLens: ratings and films, as .csv (latest, 20M and later) or as .dat with :: (1M, 10M)."""
 
-from __future__ import annotations
-
 import csv
-from dataclasses import dataclass
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -16,23 +14,12 @@ from puma_engine.datasets.reading.column_values import as_numbers, seconds_of_te
 from puma_engine.datasets.reading.delimited import parse_lines
 from puma_engine.datasets.reading.line_blocks import OTHER_ENCODING, Block, decode_line
 from puma_engine.datasets.reading.row_counts import RowCounts
-from puma_engine.datasets.registry import (
-    RatingSettings,
-    Source,
-    first_file,
-    plain_name,
-    register,
-)
+from puma_engine.datasets.registry import RatingSettings, Source, first_file, plain_name
 from puma_engine.errors import DataError
 
 RATING_FIELDS = ("userId", "movieId", "rating", "timestamp")
 ITEM_FIELDS = ("movieId", "title", "genres")
 HALF_STAR = "with half a star, read as one"
-
-
-@dataclass(frozen=True)
-class MovieLensSettings(RatingSettings):
-    """Filters as for Amazon, but for any film: the paper has no MovieLens."""
 
 
 def locate(path: Path, items_path: Path | None) -> dict[str, Path]:
@@ -48,7 +35,7 @@ def parse_ratings(block: Block, counts: RowCounts) -> RawRatings:
     table, lines = parse_lines(block, RATING_FIELDS, separator, counts)
     user, item, rating, time = (pc.utf8_trim(table[name], ' "') for name in RATING_FIELDS)
     seconds, timed, units = seconds_of_texts(time)
-    counts.add_time_units(units)
+    counts.time_units += Counter(units)
     outcome = as_numbers(rating, "ratings")
     counts.repair(HALF_STAR, int((outcome == 0.5).sum()))
     outcome = np.where(outcome == 0.5, 1.0, outcome)
@@ -102,14 +89,12 @@ def _body(block: Block, names: tuple[str, ...], path: Path) -> tuple[Block, str]
     return Block(rest, 2), ","
 
 
-MOVIELENS = register(
-    Source(
-        name="movielens",
-        task="rating",
-        family="movielens",
-        about="MovieLens: ratings and movies, .csv (latest-small, 25M, ...) or .dat (1M, 10M)",
-        read=partial(streamed_dataset, parse_ratings=parse_ratings, parse_items=parse_movies),
-        settings=MovieLensSettings,
-        locate=locate,
-    )
+MOVIELENS = Source(
+    name="movielens",
+    task="rating",
+    family="movielens",
+    about="MovieLens: ratings and movies, .csv (latest-small, 25M, ...) or .dat (1M, 10M)",
+    read=partial(streamed_dataset, parse_ratings=parse_ratings, parse_items=parse_movies),
+    settings=RatingSettings,  # as for Amazon, but for any film: the paper has no MovieLens
+    locate=locate,
 )

@@ -1,7 +1,5 @@
 """MovieTweetings: film ratings with real times, so hold-out is chronological."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +12,7 @@ from puma_engine.datasets.importers.ratings import (
 )
 from puma_engine.datasets.reading.delimited import read_original
 from puma_engine.datasets.reading.text_cleaning import clean_text
-from puma_engine.datasets.registry import ImportRequest, Source, register
+from puma_engine.datasets.registry import ImportRequest, Source
 
 MIN_RATINGS = 20
 MAX_RATINGS = 85
@@ -37,12 +35,10 @@ def _read_ratings(source: Source, request: ImportRequest) -> Dataset:
     return rating_dataset(source, request, usable_ratings(request.path), max_rows=MAX_RATINGS)
 
 
-MOVIETWEETINGS = register(
-    Source(
-        name="movietweetings",
-        task="rating",
-        family="movietweetings",
-        about="MovieTweetings: film ratings 1-10 mapped to 1-5, MIT, Simon Dooms",
-        read=_read_ratings,
-    )
+MOVIETWEETINGS = Source(
+    name="movietweetings",
+    task="rating",
+    family="movietweetings",
+    about="MovieTweetings: film ratings 1-10 mapped to 1-5, MIT, Simon Dooms",
+    read=_read_ratings,
 )

@@ -6,12 +6,11 @@ second reading. So memory grows with the number of rows and with what is selecte
 the text of the file.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +18,28 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from puma_engine.datasets.dataset import Dataset
+from puma_engine.datasets.dataset import Dataset, allowed_outcomes
 from puma_engine.datasets.importers.encoded_interactions import (
     EncodedInteractions,
     build_dataset,
     encode,
     has_min_rows,
     latest_of_each_pair,
-    sample_users,
 )
-from puma_engine.datasets.reading.column_values import texts_of, usable_ids, usable_texts
+from puma_engine.datasets.population import EVERYONE, in_population
+from puma_engine.datasets.reading.column_values import (
+    seconds_of_numbers,
+    seconds_of_texts,
+    texts_of,
+    usable_ids,
+    usable_texts,
+)
+from puma_engine.datasets.reading.json_lines import parse_json
 from puma_engine.datasets.reading.line_blocks import Block, ReadProgress, read_blocks
 from puma_engine.datasets.reading.row_counts import RowCounts
 from puma_engine.datasets.reading.text_cleaning import clean_text
 from puma_engine.datasets.registry import ImportRequest, RatingSettings, Source
-from puma_engine.datasets.seeded_hashing import rank_within
+from puma_engine.datasets.seeded_hashing import mix, rank_within, seed_key, text_keys
 from puma_engine.datasets.splits import assign_splits, cap_rows, split_rule
 from puma_engine.errors import DataError
 
@@ -75,6 +81,18 @@ RatingParser = Callable[[Block, RowCounts], RawRatings]
 ItemParser = Callable[[Block, RowCounts], RawItems]
 
 
+def parse_json_ratings(block: Block, counts: RowCounts, *, schema: pa.Schema) -> RawRatings:
+    """Parse JSON lines; schema: user, item, rating, and time as an integer or text."""
+    table, lines = parse_json(block, schema, counts)
+    user, item, outcome, time = table.columns
+    if pa.types.is_string(time.type):
+        seconds, timed, units = seconds_of_texts(time)
+    else:
+        seconds, timed, units = seconds_of_numbers(time.to_numpy().astype(np.float64))
+    counts.time_units += Counter(units)
+    return RawRatings(lines, user, item, outcome.to_numpy().astype(np.float64), seconds, timed)
+
+
 @dataclass(frozen=True)
 class CleanedInteractions:
     """Usable rows of every user with enough of them, and what was read and dropped before.
@@ -102,9 +120,8 @@ def clean_ratings(
     time = frame["time"].to_numpy(np.int64) if "time" in frame else None
     outcome = frame["outcome"].to_numpy(np.float32)
     known = (item >= 0) & (user >= 0)
-    usable = EncodedInteractions(user_ids, item_ids, user, item, outcome, time).select(
-        known & valid
-    )
+    rows = EncodedInteractions(user_ids, item_ids, user, item, outcome, time)
+    usable = rows.select(known & valid)
     latest = usable.select(latest_of_each_pair(usable))
     rows = latest.select(has_min_rows(latest, min_rows))
     dropped = {
@@ -135,19 +152,29 @@ def rating_dataset(
 def sample_population(
     source: Source, request: ImportRequest, rows: EncodedInteractions, needed: str
 ) -> EncodedInteractions:
-    """Return the rows of the requested users. Raises DataError when there are none.
+    """Return the rows of the requested population, or of a seeded sample of its users.
 
-    needed: what every user has, for the error.
+    needed: what every user has, for the error. Raises DataError when there are no users, or
+    fewer than asked for.
     """
-    sampled = sample_users(
-        rows, source.family, request.population, request.users, request.seed, source.name
-    )
-    if not len(sampled):
+    population, users = request.population, request.users
+    present = rows.users_present()
+    present = present[in_population(rows.user_ids[present], source.family, population)]
+    if users is not None:
+        if not 1 <= users <= len(present):
+            raise DataError(
+                f"{users} users were asked of {source.name!r}, which has {len(present)} "
+                f"{'usable' if population == EVERYONE else population} users; ask for 1 to "
+                f"{len(present)}."
+            )
+        keys = mix(seed_key(request.seed, "users"), text_keys(rows.user_ids[present]))
+        present = present[np.argsort(keys, kind="stable")[:users]]
+    if not len(present):
         raise DataError(
-            f"No {request.population} user of {source.name!r} has {needed}; check the folder "
+            f"No {population} user of {source.name!r} has {needed}; check the folder "
             f"{request.path}."
         )
-    return sampled
+    return rows.select(np.isin(rows.user, present))
 
 
 def request_report(source: Source, request: ImportRequest) -> dict[str, Any]:
@@ -275,12 +302,10 @@ def _scan(
     known_items, unknown = pd.Index(known), 0
     for block in read_blocks(counts.path, progress):
         part = parse(block, counts)
-        with np.errstate(invalid="ignore"):
-            rated = (part.outcome >= 1) & (part.outcome <= 5)
         checks = {
             NO_USER: usable_ids(part.user),
             NO_ITEM: usable_ids(part.item),
-            WRONG_RATING: rated,
+            WRONG_RATING: allowed_outcomes("rating", part.outcome),
             NO_TIME: part.timed,
         }
         usable = counts.check_rows(part.lines, checks)
@@ -330,11 +355,8 @@ def _counts_with_repeats(rows: EncodedInteractions, settings: RatingSettings) ->
     if settings.max_rows:
         assert rows.time is not None
         rows = rows.select(rank_within(rows.user, -rows.time.astype(np.int64)) < settings.max_rows)
-    return {
-        "users": len(rows.users_present()),
-        "items": len(np.unique(rows.item)),
-        "records": len(rows),
-    }
+    items = len(np.unique(rows.item))
+    return {"users": len(rows.users_present()), "items": items, "records": len(rows)}
 
 
 def _with_ids(
@@ -365,15 +387,8 @@ def _with_ids(
     user_ids, user_rank = users.ranked(path)
     item_ids, item_rank = things.ranked(counts.path)
     assert rows.time is not None
-    named = EncodedInteractions(
-        user_ids,
-        item_ids,
-        user_rank[user],
-        item_rank[item],
-        rows.outcome,
-        rows.time.astype(np.int64),
-    )
-    return named, texts, len(several)
+    named = EncodedInteractions(user_ids, item_ids, user_rank[user], item_rank[item], rows.outcome)
+    return replace(named, time=rows.time.astype(np.int64)), texts, len(several)
 
 
 class _IdTable:

@@ -1,7 +1,5 @@
 """Any CSV or Parquet table with named columns: previewed, checked, and read as a data set."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,20 +11,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
 
-from puma_engine.datasets.dataset import TASKS, Dataset, TaskName
+from puma_engine.datasets.dataset import TASKS, Dataset, TaskName, allowed_outcomes
 from puma_engine.datasets.importers.encoded_interactions import (
     EncodedInteractions,
     build_dataset,
     has_min_rows,
     latest_of_each_pair,
 )
-from puma_engine.datasets.importers.ratings import (
-    NO_ITEM,
-    NO_TIME,
-    NO_USER,
-    REPEATED,
-    WRONG_RATING,
-)
+from puma_engine.datasets.importers.ratings import NO_ITEM, NO_TIME, NO_USER, REPEATED, WRONG_RATING
 from puma_engine.datasets.reading.column_values import (
     as_histories,
     as_numbers,
@@ -347,15 +339,10 @@ def _check(
     count = len(rows)
     counts.rows = count + len(table.ragged)
     counts.drop(RAGGED, np.arange(count, counts.rows))
-    with np.errstate(invalid="ignore"):
-        if task == "rating":
-            allowed = (rows.outcome >= 1) & (rows.outcome <= 5)
-        else:
-            allowed = (rows.outcome == 0) | (rows.outcome == 1)
     checks = {
         NO_USER: usable_ids(pa.array(rows.user_ids, pa.string()))[rows.user],
         NO_ITEM: usable_ids(pa.array(rows.item_ids, pa.string()))[rows.item],
-        _WRONG_OUTCOME[task]: allowed,
+        _WRONG_OUTCOME[task]: allowed_outcomes(task, rows.outcome),
         NO_TIME: table.time_usable,
         NO_TEXT: np.array([item in table.texts for item in rows.item_ids.tolist()])[rows.item],
     }

@@ -1,16 +1,13 @@
 """Yelp Open Dataset: reviews and businesses, JSON lines as published."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 
 from puma_engine.datasets.dataset import Dataset
-from puma_engine.datasets.importers.ratings import RawItems, RawRatings, streamed_dataset
-from puma_engine.datasets.reading.column_values import seconds_of_texts
+from puma_engine.datasets.importers.ratings import RawItems, parse_json_ratings, streamed_dataset
 from puma_engine.datasets.reading.json_lines import parse_json
 from puma_engine.datasets.reading.line_blocks import Block
 from puma_engine.datasets.reading.row_counts import RowCounts
@@ -21,16 +18,10 @@ from puma_engine.datasets.registry import (
     Source,
     first_file,
     plain_name,
-    register,
 )
 
 REVIEW = pa.schema(
-    {
-        "user_id": pa.string(),
-        "business_id": pa.string(),
-        "stars": pa.float64(),
-        "date": pa.string(),
-    }
+    {"user_id": pa.string(), "business_id": pa.string(), "stars": pa.float64(), "date": pa.string()}
 )
 BUSINESS = pa.schema(
     {
@@ -41,7 +32,6 @@ BUSINESS = pa.schema(
         "categories": pa.string(),
     }
 )
-_REVIEWS = "yelp_academic_dataset_review.json"
 AVERAGES_WARNING = (
     "The item texts show each business's average stars and number of reviews, as in the paper; "
     "both have seen the held-out ratings. without_averages leaves them out."
@@ -64,18 +54,9 @@ class YelpSettings(RatingSettings):
 
 def locate(path: Path, items_path: Path | None) -> dict[str, Path]:
     """Find the two files: path is their folder, or the file of reviews."""
-    reviews = first_file(path, _REVIEWS) if path.is_dir() else path
+    reviews = first_file(path, "yelp_academic_dataset_review.json") if path.is_dir() else path
     business = plain_name(reviews).replace("review", "business")
     return {"ratings": reviews, "items": items_path or first_file(reviews.parent, business)}
-
-
-def parse_reviews(block: Block, counts: RowCounts) -> RawRatings:
-    """Parse reviews."""
-    table, lines = parse_json(block, REVIEW, counts)
-    seconds, timed, units = seconds_of_texts(table["date"])
-    counts.add_time_units(units)
-    outcome = table["stars"].to_numpy().astype(np.float64)
-    return RawRatings(lines, table["user_id"], table["business_id"], outcome, seconds, timed)
 
 
 def business_text(row: dict[str, object], settings: YelpSettings) -> str | None:
@@ -103,20 +84,19 @@ def _read(source: Source, request: ImportRequest) -> Dataset:
         texts = [business_text(row, settings) for row in table.to_pylist()]
         return RawItems(lines, table["business_id"], pa.chunked_array([pa.array(texts, "string")]))
 
+    parse_reviews = partial(parse_json_ratings, schema=REVIEW)
     dataset = streamed_dataset(source, request, parse_reviews, parse_businesses)
     if not settings.without_averages:
         dataset.report["warnings"].append(AVERAGES_WARNING)
     return dataset
 
 
-YELP = register(
-    Source(
-        name="yelp",
-        task="rating",
-        family="yelp",
-        about="Yelp Open Dataset: yelp_academic_dataset_review.json and ..._business.json",
-        read=_read,
-        settings=YelpSettings,
-        locate=locate,
-    )
+YELP = Source(
+    name="yelp",
+    task="rating",
+    family="yelp",
+    about="Yelp Open Dataset: yelp_academic_dataset_review.json and ..._business.json",
+    read=_read,
+    settings=YelpSettings,
+    locate=locate,
 )

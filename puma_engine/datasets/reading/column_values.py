@@ -4,8 +4,6 @@ Each function takes one column, returns plain arrays, and marks what cannot be u
 of guessing; the caller decides whether that is an error.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from datetime import UTC, datetime

@@ -4,8 +4,6 @@ All delimited text goes through pyarrow.csv: files of tables (quoted values, any
 blocks of published files (one record a line, quotes are ordinary characters).
 """
 
-from __future__ import annotations
-
 import codecs
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

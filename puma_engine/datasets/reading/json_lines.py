@@ -4,8 +4,6 @@ pyarrow aborts the process at a line such as `null`, and reports no line that it
 So it parses only blocks in which each line looks like one object (ten times as fast).
 """
 
-from __future__ import annotations
-
 import json
 import math
 from typing import Any

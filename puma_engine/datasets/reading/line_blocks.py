@@ -1,7 +1,5 @@
 """Text files of any size, gzip packed or not, in blocks of whole lines."""
 
-from __future__ import annotations
-
 import codecs
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -1,7 +1,6 @@
 """Counts of the rows of a file: read, unusable and why, repaired; and how many may be unusable."""
 
-from __future__ import annotations
-
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,6 @@ from puma_engine.errors import DataError
 
 # A file whose first rows are all unusable is another kind of file; reading stops there.
 EARLY_STOP_ROWS = 10_000
-
-
-def line_label(number: int) -> str:
-    """Name a line in an error."""
-    return f"first: line {number:,}"
 
 
 class RowCounts:
@@ -33,7 +27,7 @@ class RowCounts:
         max_bad_share: float,
         *,
         unlimited: tuple[str, ...] = (),
-        label: Callable[[int], str] = line_label,
+        label: Callable[[int], str] = "first: line {:,}".format,
         unit: str = "lines",
         remedy: str = "check the file, or allow more with max_bad_share (--max-bad-share)",
     ) -> None:
@@ -46,9 +40,9 @@ class RowCounts:
         self.rows = 0
         self.dropped: dict[str, int] = {}
         self.first: dict[str, int] = {}
-        self.excluded: dict[str, int] = {}
-        self.repaired: dict[str, int] = {}
-        self.time_units: dict[str, int] = {}
+        self.excluded: Counter[str] = Counter()
+        self.repaired: Counter[str] = Counter()
+        self.time_units: Counter[str] = Counter()
 
     @property
     def bad(self) -> int:
@@ -74,16 +68,12 @@ class RowCounts:
 
     def exclude(self, reason: str, count: int) -> None:
         """Count rows that are sound, but that a rule of the source leaves out."""
-        _add(self.excluded, reason, count)
+        self.excluded += Counter({reason: count})
 
     def repair(self, what: str, count: int) -> None:
         """Count rows that were read although something was wrong with them."""
-        _add(self.repaired, what, count)
-
-    def add_time_units(self, units: Mapping[str, int]) -> None:
-        """Count times by the unit in which they were written."""
-        for unit, count in units.items():
-            _add(self.time_units, unit, count)
+        if count:
+            self.repaired[what] += count
 
     def stop_if_unusable(self) -> None:
         """Raise DataError when many rows were read and none was usable."""
@@ -121,8 +111,3 @@ class RowCounts:
         )
         limit = f"At most {self.max_bad_share:.2%}" if self.max_bad_share else "None"
         raise DataError(f"{self.path}: {what}: {reasons}. {limit} may be unusable; {self.remedy}.")
-
-
-def _add(counts: dict[str, int], what: str, count: int) -> None:
-    if count:
-        counts[what] = counts.get(what, 0) + count

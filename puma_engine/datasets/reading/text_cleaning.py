@@ -1,7 +1,5 @@
 """Cleaning of item texts before a model sees them."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 
