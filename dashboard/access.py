@@ -1,7 +1,5 @@
 """Sign-in: required wherever it is configured, and for a public dashboard."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """The pages: adding one is one line here and `views/<name>.py` with a `page()`."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from importlib import import_module

@@ -4,8 +4,6 @@ It serves a finished demo workspace, opens every page in a headless Chromium wit
 the dark theme, and writes small PNGs. Needs requirements-dev.txt and Chromium.
 """
 
-from __future__ import annotations
-
 import argparse
 import io
 import json

@@ -4,8 +4,6 @@ Model pairs (Figure 4), chains (Figure 5), aggregated sources (Figure 6) and sel
 (Table 4).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

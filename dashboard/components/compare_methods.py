@@ -1,7 +1,5 @@
 """Compare, view "Methods and costs": every metric of every method, and quality against cost."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """Compare, view "Who gains, who loses": the effect of a migration on users and groups of users."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go

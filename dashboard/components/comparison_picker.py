@@ -1,7 +1,5 @@
 """Compare: choose a finished comparison, or request one of other methods or another baseline."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import streamlit as st

@@ -1,7 +1,5 @@
 """Data, view "Import": upload, map and check a file, or take a data set that ships with PUMA."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, replace

@@ -1,7 +1,5 @@
 """Showing a chart: its title, axis labels, look and data download; parts that charts share."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Sequence
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """A form that fits prompts of a data set on a model."""
 
-from __future__ import annotations
-
 import streamlit as st
 
 from dashboard import engine

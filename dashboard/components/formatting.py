@@ -1,7 +1,5 @@
 """Numbers with their units, and other people's text as plain text, for display."""
 
-from __future__ import annotations
-
 import html
 import re
 from datetime import UTC, datetime

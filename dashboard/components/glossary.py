@@ -1,7 +1,5 @@
 """The glossary in the pages: help texts, and a folded list of terms."""
 
-from __future__ import annotations
-
 import streamlit as st
 
 from dashboard.engine import TERMS, heading

@@ -1,7 +1,5 @@
 """Cards of jobs that update by themselves: progress, log, result, cancel and retry."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Sequence
 
 import streamlit as st

@@ -1,7 +1,5 @@
 """Figures of the page Users: users as points, users counted in cells, and coverage of groups."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -5,8 +5,6 @@ A selection is in the address: up to MAX_IDS user ids (`users`), else the outlin
 `cluster`. The server recomputes which users are inside, so nothing else is stored.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

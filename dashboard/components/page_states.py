@@ -1,7 +1,5 @@
 """States that every page shows alike: empty, loading, outdated, failed, no workspace."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps

@@ -1,7 +1,5 @@
 """What a plan costs: the prediction, and beside it what the migration took."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pandas as pd

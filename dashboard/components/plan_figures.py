@@ -1,7 +1,5 @@
 """A plan as a picture: one arrow, a chain, or a merge."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from html import escape
 

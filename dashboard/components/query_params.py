@@ -13,8 +13,6 @@ How a value gets into the address depends on what it is:
 Every value from an address is checked against what is allowed before it is used.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Tables from which one row can be selected; the selection is in the address."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

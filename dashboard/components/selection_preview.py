@@ -1,7 +1,5 @@
 """Users, part "Users that the adapter is trained on": a strategy and budget, and their coverage."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import streamlit as st

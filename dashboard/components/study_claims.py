@@ -1,7 +1,5 @@
 """Studies, view "Claims of the paper": the verdict on each claim and the reports behind it."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 

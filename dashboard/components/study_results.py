@@ -1,7 +1,5 @@
 """Studies, view "One study": scores of its methods, and which differences are more than chance."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pandas as pd

@@ -3,8 +3,6 @@
 Kinds of prompts look as in the report: see puma_engine.report.theme.
 """
 
-from __future__ import annotations
-
 from typing import Any, Literal, NamedTuple
 
 from dashboard.engine import KINDS, NEUTRAL, rank

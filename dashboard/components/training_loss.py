@@ -1,7 +1,5 @@
 """The chart of a job's training loss."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """User, views "Held-out items" and "History": records of one user and what methods predicted."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 

@@ -1,7 +1,5 @@
 """User, views "Neighbours", "What if" and "Lineage": what one user's prompts say."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 

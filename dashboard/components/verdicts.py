@@ -1,7 +1,5 @@
 """Verdicts on migrations, with their reasons, and on claims, as badges."""
 
-from __future__ import annotations
-
 import streamlit as st
 
 from dashboard.components.theme import Status

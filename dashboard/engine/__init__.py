@@ -1,7 +1,5 @@
 """Reads of the workspace, and jobs. Only this package of the dashboard imports puma_engine."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pandas as pd

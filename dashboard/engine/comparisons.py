@@ -1,7 +1,5 @@
 """Comparisons: which evaluations can be compared, finished comparisons, and their verdicts."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Data sets: statistics, users and items, and imports of files and shipped data sets."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Fitting prompts from the dashboard: what can be fitted, and its job."""
 
-from __future__ import annotations
-
 from dashboard import engine
 from dashboard.engine import Job
 from puma_engine.errors import ConfigError

@@ -1,7 +1,5 @@
 """Jobs as table rows, the arguments of a job, and the files of its result."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

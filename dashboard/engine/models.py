@@ -1,7 +1,5 @@
 """Backbones: properties, memory, fitted prompts, and adding one."""
 
-from __future__ import annotations
-
 import os
 import re
 from dataclasses import dataclass

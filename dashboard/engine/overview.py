@@ -1,7 +1,5 @@
 """Reads of the page Overview, and starting the worked example."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from dashboard import engine

@@ -1,7 +1,5 @@
 """Plans: what can be migrated, what it would cost, launching it, and what it took."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """Files to download: reports of comparisons, tables of runs, prompts."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

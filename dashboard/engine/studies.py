@@ -1,7 +1,5 @@
 """Reports of studies, of the workspace or published with PUMA, as tables."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """Details of one user: records, predictions, scores, neighbours, lineage and what-if questions."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The effect of a migration on single users, reduced on the server to what a page shows."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """Maps of users before and after a migration, and which users a strategy would select."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

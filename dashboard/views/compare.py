@@ -1,7 +1,5 @@
 """Compare: is a migration as good as retraining, for whom, and at what cost."""
 
-from __future__ import annotations
-
 import streamlit as st
 
 from dashboard import engine, pages

@@ -1,7 +1,5 @@
 """Data: size, outcomes, users and items of each data set, and the import of more."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go

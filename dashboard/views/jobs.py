@@ -1,7 +1,5 @@
 """Jobs: status, progress, log and files of every job; cancel and retry."""
 
-from __future__ import annotations
-
 import pandas as pd
 import streamlit as st
 

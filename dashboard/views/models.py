@@ -1,7 +1,5 @@
 """Models: the old and the new backbone side by side, memory, fitted prompts, and adding one."""
 
-from __future__ import annotations
-
 import pandas as pd
 import streamlit as st
 

@@ -1,7 +1,5 @@
 """Overview: the latest verdict, counts, jobs and prompt tables; first steps if empty."""
 
-from __future__ import annotations
-
 import pandas as pd
 import streamlit as st
 

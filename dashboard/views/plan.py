@@ -1,7 +1,5 @@
 """Plan: put a migration together, see what it costs, launch it, and watch it."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any, TypeVar
 

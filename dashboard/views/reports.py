@@ -1,7 +1,5 @@
 """Reports: download a comparison as HTML, tables as CSV or Parquet, prompts as safetensors."""
 
-from __future__ import annotations
-
 import re
 
 import streamlit as st

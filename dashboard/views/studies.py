@@ -1,7 +1,5 @@
 """Studies: verdicts on the paper's claims, and the results of each study."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

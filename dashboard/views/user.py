@@ -1,7 +1,5 @@
 """User: records, predictions, neighbours, what-if questions and prompt lineage of one user."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import streamlit as st

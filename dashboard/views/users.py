@@ -1,7 +1,5 @@
 """Users: maps of users before and after a migration, and the users an adapter is trained on."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np
