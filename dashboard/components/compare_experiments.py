@@ -90,7 +90,7 @@ def aggregations(methods: pd.DataFrame, metric: str) -> None:
     figures.show(
         aggregation_figure(table),
         table,
-        "fusions",
+        "aggregations",
         title="Aggregated sources compared with each source alone",
         x=METRICS[metric].axis,
         height=max(300, 90 + 40 * len(table)),
@@ -137,7 +137,7 @@ def strategies(methods: pd.DataFrame, metric: str) -> None:
 VIEWS: dict[str, Callable[[pd.DataFrame, str], None]] = {
     "pairs": pairs,
     "chains": chains,
-    "fusions": aggregations,
+    "aggregations": aggregations,
     "strategies": strategies,
 }
 

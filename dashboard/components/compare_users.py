@@ -4,24 +4,31 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
+from streamlit.column_config import LinkColumn, NumberColumn, ProgressColumn
 
 from dashboard import engine, pages
-from dashboard.components import figures, page_states, query_params
+from dashboard.components import figures, page_states, query_params, tables
 from dashboard.components.compare_methods import in_order
 from dashboard.components.theme import KINDS, marker
 from dashboard.engine import Run, comparisons, user_impact
-from dashboard.engine.user_impact import EvaluationPair, ImpactSummary
+from dashboard.engine.user_impact import EvaluationPair, UserImpact
 
 GROUPS = {
     "variance": "Variance of ratings",
     "train_rows": "Activity (train rows)",
     "cluster": "Cluster of source prompts",
 }
+SHOWN = {
+    "user_id": "User",
+    "n": "Held-out rows",
+    "first": "Baseline",
+    "second": "Method",
+    "gap": "Difference",
+    "probability": "Probability",
+}
 COLUMNS = {
-    "Open": st.column_config.LinkColumn(
-        display_text=":material/person_search:", help="Open this user's page."
-    ),
-    "Probability": st.column_config.ProgressColumn(
+    "Open": LinkColumn(display_text=":material/person_search:", help="Open this user's page."),
+    "Probability": ProgressColumn(
         "Probability to regress",
         min_value=0.0,
         max_value=1.0,
@@ -29,9 +36,9 @@ COLUMNS = {
         help="Probability that the user's true loss grows by more than 5 % of the baseline's mean "
         "loss, given the user's rows and how much all users differ.",
     ),
-    "Baseline": st.column_config.NumberColumn(format="%.3f"),
-    "Method": st.column_config.NumberColumn(format="%.3f"),
-    "Difference": st.column_config.NumberColumn(format="%+.3f"),
+    "Baseline": NumberColumn(format="%.3f"),
+    "Method": NumberColumn(format="%.3f"),
+    "Difference": NumberColumn(format="%+.3f"),
 }
 
 
@@ -63,19 +70,20 @@ def show(run: Run) -> None:
     )
     impact = user_impact.impact(engine.root(), pair)
     if impact is None:
-        page_states.failed(
-            "The predictions behind this comparison are gone.", "Evaluate the prompts again."
-        )
+        title = "The predictions behind this comparison are gone."
+        page_states.failed(title, "Evaluate the prompts again.")
         return
     unit = "RMSE of the user (stars)" if pair.ratings else "log loss of the user"
     _metrics(impact)
+    users = impact.effects.users
+    points = user_impact.with_values(impact.sample, ratings=pair.ratings)
     left, right = st.columns(2)
     with left:
-        if len(impact.points) < impact.users:
-            st.caption(f"A random {len(impact.points):,} of {impact.users:,} users are drawn.")
+        if len(points) < users:
+            st.caption(f"A random {len(points):,} of {users:,} users are drawn.")
         figures.show(
-            user_scatter(impact.points, "Baseline", "Method"),
-            impact.points,
+            user_scatter(points),
+            points,
             "user-scatter",
             title="Each user with both methods: points below the line are better off",
             x=f"Baseline: {unit}",
@@ -92,35 +100,39 @@ def show(run: Run) -> None:
         )
     _groups(pair, methods.loc[evaluation, "run"])
     st.subheader("Users who regress most", divider="gray")
-    table = _listed(impact.listed, pair.run)
-    st.dataframe(table, hide_index=True, height=380, column_config=COLUMNS)
+    listed = impact.effects.frame.head(user_impact.LISTED_USERS)
+    listed = user_impact.with_values(listed, ratings=pair.ratings)
+    addresses = [pages.url("user", user=user, comparison=run.id) for user in listed["user_id"]]
+    table = listed.assign(Open=addresses)[["Open", *SHOWN]].rename(columns=SHOWN)
+    tables.show(table, COLUMNS, height=380)
     st.caption(
-        f"The {len(table):,} users most likely to regress, of {impact.users:,}; "
+        f"The {len(table):,} users most likely to regress, of {users:,}; "
         + ("RMSE in stars." if pair.ratings else "log loss.")
     )
     figures.downloads(lambda: user_impact.all_users(engine.root(), pair), "users")
 
 
-def _metrics(impact: ImpactSummary) -> None:
-    with st.container(horizontal=True):
-        st.metric("Better off", f"{impact.better:.0%}", border=True)
-        st.metric("Worse off", f"{impact.worse:.0%}", border=True)
-        st.metric(
-            f"Regress with {user_impact.SURE:.0%} probability",
-            f"{impact.regressing:,} of {impact.users:,}",
-            border=True,
-            help="Most differences of single users are chance, because a user has few held-out "
-            "rows. These users lose more than chance explains.",
+def _metrics(impact: UserImpact) -> None:
+    effects, mean = impact.effects, impact.effects.repeated
+    chance = (
+        "Most differences of single users are chance, because a user has few held-out rows. These "
+        "users lose more than chance explains."
+    )
+    values: dict[str, tuple[str, str | None]] = {
+        "Better off": (f"{impact.better:.0%}", None),
+        "Worse off": (f"{impact.worse:.0%}", None),
+        f"Regress with {user_impact.SURE:.0%} probability": (
+            f"{len(effects.worse()):,} of {effects.users:,}",
+            chance,
+        ),
+    }
+    if mean is not None:
+        values["Losses that repeat"] = (
+            f"{mean.value:+.3f} [{mean.low:+.3f}, {mean.high:+.3f}]",
+            "The 10 % of users who lose most on one half of their rows: their mean difference of "
+            "losses on the other half. Near 0, their loss was chance.",
         )
-        if impact.repeated is not None:
-            mean = impact.repeated
-            st.metric(
-                "Losses that repeat",
-                f"{mean.value:+.3f} [{mean.low:+.3f}, {mean.high:+.3f}]",
-                border=True,
-                help="The 10 % of users who lose most on one half of their rows: their mean "
-                "difference of losses on the other half. Near 0, their loss was chance.",
-            )
+    tables.metrics(values)
 
 
 def _groups(pair: EvaluationPair, migration: str | None) -> None:
@@ -149,23 +161,7 @@ def _groups(pair: EvaluationPair, migration: str | None) -> None:
     )
 
 
-def _listed(users: pd.DataFrame, comparison: str) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "Open": [
-                pages.url("user", user=user, comparison=comparison) for user in users["user_id"]
-            ],
-            "User": users["user_id"].to_numpy(),
-            "Held-out rows": users["n"].to_numpy(),
-            "Baseline": users["first"].to_numpy(),
-            "Method": users["second"].to_numpy(),
-            "Difference": users["gap"].to_numpy(),
-            "Probability": users["probability"].to_numpy(),
-        }
-    )
-
-
-def user_scatter(users: pd.DataFrame, first: str, second: str) -> go.Figure:
+def user_scatter(users: pd.DataFrame) -> go.Figure:
     """Draw one point per user: its value with both methods, and the diagonal of equal values."""
     figure = go.Figure(
         go.Scattergl(
@@ -176,7 +172,7 @@ def user_scatter(users: pd.DataFrame, first: str, second: str) -> go.Figure:
             marker={"size": 5, "opacity": 0.5, "color": KINDS["migrated"].colour},
             customdata=users["n"].to_numpy(np.int32),
             hovertemplate="%{customdata} held-out rows<br>"
-            f"{first.lower()} %{{x:.3f}}, {second.lower()} %{{y:.3f}}<extra></extra>",
+            "baseline %{x:.3f}, method %{y:.3f}<extra></extra>",
         )
     )
     values = users[["first", "second"]].to_numpy(dtype=float)

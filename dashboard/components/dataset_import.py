@@ -1,15 +1,15 @@
 """Data, view "Import": upload, map and check a file, or take a data set that ships with PUMA."""
 
-import hashlib
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 import streamlit as st
+from streamlit.column_config import NumberColumn, TextColumn
 
 from dashboard import engine
-from dashboard.components import formatting, page_states, query_params
+from dashboard.components import formatting, page_states, query_params, tables
 from dashboard.components.formatting import short
 from dashboard.engine import datasets
 
@@ -30,15 +30,14 @@ def panel() -> None:
     """Draw the widgets to import a data set."""
     if engine.has_workspace():
         datasets.forget_uploads(engine.workspace())
-    origin = query_params.segment("Source", ORIGINS, "from")
-    if origin == "shipped":
+    if query_params.segment("Source", ORIGINS, "from") == "shipped":
         _shipped()
     else:
         _file()
 
 
 def _shipped() -> None:
-    sets = {item.name: item for item in datasets.shipped()}
+    sets = datasets.shipped()
     with st.form("import-shipped"):
         name = st.selectbox(
             "Data set",
@@ -46,13 +45,9 @@ def _shipped() -> None:
             format_func=lambda key: f"{key} ({TASKS[sets[key].task]})",
             key="shipped-name",
         )
+        about = "Size of a seeded subset of users; 0 takes all users."
         users = st.number_input(
-            "Users",
-            min_value=0,
-            value=600,
-            step=100,
-            key="shipped-users",
-            help="Size of a seeded subset of users; 0 takes all users.",
+            "Users", min_value=0, value=600, step=100, key="shipped-users", help=about
         )
         st.text(short(sets[name].about, 300))
         if st.form_submit_button("Import", type="primary", icon=":material/download:"):
@@ -73,7 +68,11 @@ def _file() -> None:
     items = None
     if st.toggle("Titles are in a second file", key="second-file"):
         items = _upload("A table with one row per item", "upload-items")
-    settings = _settings(upload, items)
+    try:
+        settings = _settings(upload, items)
+    except engine.PumaError as error:
+        page_states.failed("The file cannot be read as a table.", error)
+        return
     if settings is not None:
         _check_and_import(upload, items, settings)
 
@@ -104,16 +103,23 @@ def _upload(label: str, key: str) -> datasets.Upload | None:
 def _settings(
     upload: datasets.Upload, items: datasets.Upload | None
 ) -> datasets.TableSettings | None:
-    """Draw preview, columns and options; None while the file is unreadable or a column is missing."""
-    layout = _file_layout()
-    try:
-        shown = datasets.preview(upload, layout)
-        of_items = items and datasets.preview(items, layout)
-    except engine.PumaError as error:
-        page_states.failed("The file cannot be read as a table.", error)
-        return None
+    """Draw preview, columns and options; None while a column is missing. Raises PumaError."""
+    with st.expander("Format of the file", icon=":material/tune:"):
+        cells = st.columns(4)
+        delimiter = cells[0].text_input("Delimiter", max_chars=1, key="delimiter", help="Of CSV.")
+        encoding = cells[1].text_input("Encoding", key="encoding", placeholder="utf-8")
+        unit = cells[2].selectbox("Unit of times", ["s", "ms"], key="time-unit")
+        separator = cells[3].text_input("Separator of a history", value=" ", key="separator")
+    layout = datasets.TableSettings(
+        delimiter=delimiter or None,
+        encoding=encoding or None,
+        time_unit=unit,
+        history_separator=separator or " ",
+    )
+    shown = datasets.preview(upload, layout)
+    of_items = items and datasets.preview(items, layout)
     st.markdown("##### 2. Choose the columns")
-    st.dataframe(shown.frame.head(8), hide_index=True, alt="The first rows of the file")
+    tables.show(shown.frame.head(8), alt="The first rows of the file")
     task = st.segmented_control(
         "The outcomes are",
         list(TASKS),
@@ -123,40 +129,35 @@ def _settings(
         key="task",
     )
     columns = _mapping(shown, [name for name in FIELDS if not items or name != "text"], "column")
-    of_second: dict[str, str] = {}
+    missing = {*datasets.REQUIRED, *(() if items else ("text",))} - set(columns)
+    item_columns: dict[str, str] = {}
     if of_items:
-        st.dataframe(of_items.frame.head(5), hide_index=True, alt="The first rows of the titles")
-        of_second = _mapping(of_items, ["item_id", "text"], "item-column")
-    if not _is_complete(columns, of_second if items else None):
-        return None
-    return _limited(replace(layout, task=task, columns=columns, item_columns=of_second))
-
-
-def _file_layout() -> datasets.TableSettings:
-    """Draw the widgets for delimiter, encoding, times and histories."""
-    with st.expander("Format of the file", icon=":material/tune:"):
-        columns = st.columns(4)
-        delimiter = columns[0].text_input("Delimiter", max_chars=1, key="delimiter", help="Of CSV.")
-        encoding = columns[1].text_input("Encoding", key="encoding", placeholder="utf-8")
-        unit = columns[2].selectbox("Unit of times", ["s", "ms"], key="time-unit")
-        separator = columns[3].text_input("Separator of a history", value=" ", key="separator")
-    return datasets.TableSettings(
-        delimiter=delimiter or None,
-        encoding=encoding or None,
-        time_unit=unit,
-        history_separator=separator or " ",
-    )
-
-
-def _is_complete(columns: dict[str, str], of_second: dict[str, str] | None) -> bool:
-    """Say whether every required field has a column; show those without one."""
-    missing = {*datasets.REQUIRED, *(() if of_second is not None else ("text",))} - set(columns)
-    if of_second is not None:
-        missing |= {"item_id", "text"} - set(of_second)
+        tables.show(of_items.frame.head(5), alt="The first rows of the titles")
+        item_columns = _mapping(of_items, ["item_id", "text"], "item-column")
+        missing |= {"item_id", "text"} - set(item_columns)
     if missing:
         names = ", ".join(FIELDS[name][0] for name in FIELDS if name in missing)
         st.info(f"Choose a column for: {names}.", icon=":material/arrow_upward:")
-    return not missing
+        return None
+    limits = st.columns(3, vertical_alignment="bottom")
+    min_rows = limits[0].number_input(
+        "Minimum records per user", min_value=1, value=1, key="min-rows"
+    )
+    max_rows = limits[1].number_input(
+        "Maximum records per user (0: all)", min_value=0, value=0, key="max-rows"
+    )
+    drop = limits[2].checkbox(
+        "Drop invalid rows", key="drop-invalid", help="Otherwise an invalid row refuses the file."
+    )
+    return replace(
+        layout,
+        task=task,
+        columns=columns,
+        item_columns=item_columns,
+        min_rows=int(min_rows),
+        max_rows=int(max_rows) or None,
+        drop_invalid=bool(drop),
+    )
 
 
 def _mapping(shown: Any, fields: list[str], key: str) -> dict[str, str]:
@@ -179,28 +180,12 @@ def _mapping(shown: Any, fields: list[str], key: str) -> dict[str, str]:
     return chosen
 
 
-def _limited(settings: datasets.TableSettings) -> datasets.TableSettings:
-    """Draw the widgets that limit users and rows."""
-    columns = st.columns(3, vertical_alignment="bottom")
-    min_rows = columns[0].number_input(
-        "Minimum records per user", min_value=1, value=1, key="min-rows"
-    )
-    max_rows = columns[1].number_input(
-        "Maximum records per user (0: all)", min_value=0, value=0, key="max-rows"
-    )
-    drop = columns[2].checkbox(
-        "Drop invalid rows", key="drop-invalid", help="Otherwise an invalid row refuses the file."
-    )
-    return replace(
-        settings, min_rows=int(min_rows), max_rows=int(max_rows) or None, drop_invalid=bool(drop)
-    )
-
-
 def _check_and_import(
     upload: datasets.Upload, items: datasets.Upload | None, settings: datasets.TableSettings
 ) -> None:
     st.markdown("##### 3. Check, then import")
-    fingerprint = _fingerprint(upload, items, settings)
+    # What the result of a check depends on.
+    fingerprint = (upload.path, items and items.path, replace(settings, drop_invalid=False))
     if st.button("Check the file", icon=":material/fact_check:", key="check"):
         try:
             with st.spinner("Reading the whole file"):
@@ -218,15 +203,6 @@ def _check_and_import(
         name = st.text_input("Name of the data set", max_chars=100, key="import-name")
         if st.button("Import", type="primary", icon=":material/download:", key="import"):
             _queue(lambda: datasets.import_table(upload, items, settings, name.strip() or None))
-
-
-def _fingerprint(
-    upload: datasets.Upload, items: datasets.Upload | None, settings: datasets.TableSettings
-) -> str:
-    """Return a hash of what the result of a check depends on: files and settings."""
-    values = asdict(settings) | {"drop_invalid": None}
-    paths = (upload.path, items and items.path)
-    return hashlib.sha256(repr((paths, sorted(values.items()))).encode()).hexdigest()
 
 
 def _show_check(check: dict[str, Any], dropping: bool) -> bool:
@@ -249,23 +225,12 @@ def _show_check(check: dict[str, Any], dropping: bool) -> bool:
             icon=":material/error:",
         )
     if problems:
-        st.dataframe(
-            pd.DataFrame(problems),
-            hide_index=True,
-            column_config={
-                "reason": "Rows",
-                "rows": st.column_config.NumberColumn("Count", format="localized"),
-                "example": st.column_config.TextColumn("First example", width="large"),
-            },
-            alt="Why rows cannot be used",
-        )
-    _show_kept(kept)
-    for warning in check["report"]["warnings"]:
-        st.text(f"Note: {warning}")
-    return not problems or dropping
-
-
-def _show_kept(kept: dict[str, Any]) -> None:
+        columns = {
+            "reason": "Rows",
+            "rows": NumberColumn("Count", format="localized"),
+            "example": TextColumn("First example", width="large"),
+        }
+        tables.show(pd.DataFrame(problems), columns, alt="Why rows cannot be used")
     shown = {
         "Users": formatting.count(kept["users"]),
         "Items": formatting.count(kept["items"]),
@@ -273,8 +238,10 @@ def _show_kept(kept: dict[str, Any]) -> None:
         "Records per user (median)": f"{kept['rows_per_user']['median']:,.0f}",
         "Mean outcome": f"{kept['mean_outcome']:.2f}",
     }
-    for column, (label, value) in zip(st.columns(len(shown)), shown.items(), strict=True):
-        column.metric(label, value, border=True)
+    tables.metrics({label: (text, None) for label, text in shown.items()})
+    for warning in check["report"]["warnings"]:
+        st.text(f"Note: {warning}")
+    return not problems or dropping
 
 
 def _queue(start: Callable[[], engine.Job]) -> None:

@@ -3,14 +3,15 @@
 import streamlit as st
 
 from dashboard.components.theme import Status
+from dashboard.engine import DECISIONS
 from dashboard.engine.comparisons import MARGIN, Verdict
 
-DECISIONS = {
-    "migrate": ("Migrate", ":material/check_circle:", "green"),
-    "refine": ("Migrate all, refine some", ":material/tune:", "blue"),
-    "retrain": ("Retrain", ":material/replay:", "orange"),
-    "undecided": ("Undecided", ":material/help:", "gray"),
-    "incomplete": ("No verdict yet", ":material/pending:", "gray"),
+LOOKS = {
+    "migrate": (":material/check_circle:", "green"),
+    "refine": (":material/tune:", "blue"),
+    "retrain": (":material/replay:", "orange"),
+    "undecided": (":material/help:", "gray"),
+    "incomplete": (":material/pending:", "gray"),
 }
 CLAIM_STATUSES = {
     "reproduced": Status("Reproduced", ":material/check_circle:", "green"),
@@ -46,8 +47,8 @@ def margin() -> float:
 
 def headline(verdict: Verdict) -> None:
     """Show the decision as a heading, and its sentence."""
-    label, icon, colour = DECISIONS[verdict.decision]
-    st.markdown(f"### :{colour}[{icon} {label}]")
+    icon, colour = LOOKS[verdict.decision]
+    st.markdown(f"### :{colour}[{icon} {DECISIONS[verdict.decision]}]")
     # The sentence begins with the decision, which is the heading.
     sentence = verdict.headline.partition(": ")[2]
     st.text(sentence[:1].upper() + sentence[1:])
@@ -57,19 +58,12 @@ def reasons(verdict: Verdict) -> None:
     """Show evidence and cautions side by side."""
     if not verdict.evidence:
         return
-    if not verdict.cautions:
-        _list("Evidence", verdict.evidence)
-        return
-    left, right = st.columns([3, 2], gap="large")
-    with left:
-        _list("Evidence", verdict.evidence)
-    with right:
-        _list("Cautions", verdict.cautions)
-
-
-def _list(title: str, sentences: tuple[str, ...]) -> None:
-    # Sentences contain names of runs, so they are shown as plain text.
-    with st.container(gap="xsmall"):
-        st.markdown(f"**{title}**")
-        for sentence in sentences:
-            st.text(f"•  {sentence}")
+    parts = {"Evidence": verdict.evidence, "Cautions": verdict.cautions}
+    parts = {title: sentences for title, sentences in parts.items() if sentences}
+    columns = st.columns([3, 2][: len(parts)], gap="large")
+    for column, (title, sentences) in zip(columns, parts.items(), strict=True):
+        with column, st.container(gap="xsmall"):
+            st.markdown(f"**{title}**")
+            # Sentences contain names of runs, so they are shown as plain text.
+            for sentence in sentences:
+                st.text(f"•  {sentence}")

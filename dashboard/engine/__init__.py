@@ -11,12 +11,13 @@ from puma_engine.errors import NotFoundError, PumaError, StoreError
 from puma_engine.evaluation.metrics import METRICS
 from puma_engine.jobs import Job
 from puma_engine.report.glossary import TERMS, heading
-from puma_engine.report.theme import KINDS, NEUTRAL, rank
+from puma_engine.report.theme import DECISIONS, KINDS, NEUTRAL, rank
 from puma_engine.selection.strategies import STRATEGIES
 from puma_engine.store import Run, Workspace
 from puma_engine.store.workspace import has_database, locate
 
 __all__ = [
+    "DECISIONS",
     "DEFAULT_STRATEGIES",
     "KINDS",
     "METRICS",
@@ -88,11 +89,6 @@ def sources() -> list[Run]:
     """Return finished prompt tables that a migration can start from."""
     finished = [run for kind in ("prompts", "migration") for run in runs(kind)]
     return [run for run in finished if run.config.get("role") not in ("random", "shuffled")]
-
-
-def backbones() -> list[Run]:
-    """Return the backbones of the workspace."""
-    return runs("backbone")
 
 
 def jobs(limit: int | None = 20) -> list[Job]:

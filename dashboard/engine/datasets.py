@@ -23,6 +23,7 @@ from puma_engine import jobs as engine_jobs
 from puma_engine.datasets import REGISTRY, preview_table
 from puma_engine.datasets.importers.table import Preview
 from puma_engine.datasets.reading.delimited import open_unpacked
+from puma_engine.datasets.registry import Source
 from puma_engine.errors import DataError, PumaError
 from puma_engine.jobs import Job
 from puma_engine.pipeline.importing_data import dataset_facts, profiles_of
@@ -73,27 +74,14 @@ def rows_of(root: str, dataset: str, what: What, entity: str) -> pd.DataFrame:
     return rows.assign(text="") if texts is None else rows.merge(texts, on="item_id", how="left")
 
 
-@dataclass(frozen=True)
-class ShippedDataset:
-    """A data set that ships with PUMA."""
-
-    name: str
-    task: str
-    about: str
-
-
-def shipped() -> list[ShippedDataset]:
-    """Return the data sets that ship with PUMA."""
-    return [
-        ShippedDataset(item.name, item.task, item.about)
-        for item in REGISTRY.values()
-        if item.shipped
-    ]
+def shipped() -> dict[str, Source]:
+    """Return the data sets that ship with PUMA, by name."""
+    return {item.name: item for item in REGISTRY.values() if item.shipped}
 
 
 def import_shipped(name: str, users: int | None) -> Job:
     """Queue the import of a shipped data set, or of a seeded subset of its users."""
-    if name not in {item.name for item in shipped()}:
+    if name not in shipped():
         raise DataError(f"There is no shipped data set {name!r}; choose one that is listed.")
     if users is not None and users < 1:
         raise DataError("Give a number of users of 1 or more, or none for all.")

@@ -1,6 +1,5 @@
 """Jobs as table rows, the arguments of a job, and the files of its result."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -27,29 +26,25 @@ def find(statuses: list[str], text: str) -> list[Job]:
 
 def frame(jobs: list[Job]) -> pd.DataFrame:
     """Return one row per job; share is the finished part in percent, NaN if unknown."""
-    rows = [
-        {
-            "status": job.status,
-            "title": job.title,
-            "share": _share(job),
-            "device": job.device,
-            "created": job.created,
-            "seconds": seconds(job),
-            "id": job.id,
-        }
-        for job in jobs
-    ]
-    table = pd.DataFrame(rows)
-    return table.assign(created=pd.to_datetime(table["created"])) if rows else table
-
-
-def _share(job: Job) -> float | None:
-    if job.status == "finished":
-        return 100.0
-    progress = job.progress
-    if progress.get("overall") is not None:
-        return 100.0 * progress["overall"]
-    return 100.0 * progress["step"] / progress["total"] if progress.get("total") else None
+    rows = []
+    for job in jobs:
+        share = job.progress.get("overall")
+        if job.status == "finished":
+            share = 1.0
+        elif share is None and job.progress.get("total"):
+            share = job.progress["step"] / job.progress["total"]
+        rows.append(
+            {
+                "status": job.status,
+                "title": job.title,
+                "share": None if share is None else 100.0 * share,
+                "device": job.device,
+                "created": pd.to_datetime(job.created),
+                "seconds": seconds(job),
+                "id": job.id,
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def seconds(job: Job) -> float | None:
@@ -88,24 +83,6 @@ def result(job: Job) -> Run | None:
         return engine.run(job.run_id)
     except engine.NotFoundError:
         return None
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """A file of a run. bytes: its size. rows: None if it is no table."""
-
-    name: str
-    file: str
-    format: str
-    bytes: int
-    rows: int | None
-
-
-def artifacts(run: Run) -> list[Artifact]:
-    """Return the files of a run."""
-    names = ("name", "file", "format", "bytes", "rows")
-    files = engine.workspace().artifacts(run.id)
-    return [Artifact(**{name: row[name] for name in names}) for row in files]
 
 
 def content(run_id: str, artifact: str) -> bytes:

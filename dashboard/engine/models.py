@@ -1,4 +1,4 @@
-"""Backbones: properties, memory, fitted prompts, and adding one."""
+"""Backbones: properties, memory, adding one, prompts on them, and fitting more."""
 
 import os
 import re
@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import streamlit as st
 
 from dashboard import engine
 from puma_engine import jobs as engine_jobs
 from puma_engine.backbone.templates import TEMPLATES
-from puma_engine.errors import BackboneError
+from puma_engine.errors import BackboneError, ConfigError
 from puma_engine.jobs import Job
 from puma_engine.pipeline.backbones import list_zoo
+from puma_engine.requests import FitRequest
 from puma_engine.store import Run
 from puma_engine.training.device import DTYPES, DeviceMemory, device_memory
 
@@ -21,6 +23,11 @@ TIGHT = 0.85  # above this share of the free memory, little is left for batches
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,99}")
 FOLDERS = "PUMA_MODEL_FOLDERS"
+ROLES = {
+    "source": "source prompts, which a migration starts from",
+    "retrained": "full retraining, which a migration is measured against",
+    "random": "random prompts, with only the head trained",
+}
 
 
 @st.cache_data(ttl=20, show_spinner=False)
@@ -60,20 +67,29 @@ def needs(run: Run, devices: list[DeviceMemory]) -> list[MemoryNeed]:
     return result
 
 
-def fitted(backbone: Run, prompts: list[Run], names: dict[str, str]) -> list[dict[str, Any]]:
-    """Return one row per prompt table of a backbone: kind, name, users, data set, validation."""
-    return [
+def prompt_table(prompts: list[Run]) -> pd.DataFrame:
+    """Return one row per prompt table by kind, with its backbone, data set and cost."""
+    names = {run.id: run.name for kind in ("dataset", "backbone") for run in engine.runs(kind)}
+    rows = [
         {
             "kind": run.config.get("role", "migrated"),
             "name": run.name,
             "users": run.summary.get("users"),
+            "trained on": run.cost.get("users_trained"),
+            "backbone": names.get(run.inputs.get("backbone", ""), ""),
             "data set": names.get(run.inputs.get("dataset", ""), ""),
             "template": run.config.get("template"),
             "validation": run.summary.get("best_validation"),
+            "seconds": run.cost.get("fitting_seconds", run.seconds),
+            "created": pd.to_datetime(run.created),
         }
         for run in prompts
-        if run.inputs.get("backbone") == backbone.id
     ]
+    table = pd.DataFrame(rows).sort_values(
+        "kind", key=lambda kinds: kinds.map(engine.rank), kind="stable"
+    )
+    labels = {name: kind.label for name, kind in engine.KINDS.items()}
+    return table.assign(kind=table["kind"].replace(labels))
 
 
 def facts(run: Run) -> dict[str, str]:
@@ -129,11 +145,6 @@ def zoo() -> dict[str, str]:
     }
 
 
-def is_public() -> bool:
-    """Say whether other machines can reach the dashboard."""
-    return bool(os.environ.get("PUMA_PUBLIC"))
-
-
 def checked_spec(spec: str, revision: str | None) -> tuple[str, str | None]:
     """Return the spec and revision of a model for a job. Raises BackboneError for wrong ones.
 
@@ -150,31 +161,27 @@ def checked_spec(spec: str, revision: str | None) -> tuple[str, str | None]:
         )
     folder = Path(spec).expanduser()
     if folder.is_absolute() or spec.startswith((".", "~")):
-        return str(_checked_folder(folder)), None
+        folder = folder.resolve()
+        names = os.environ.get(FOLDERS, "").split(os.pathsep)
+        allowed = [Path(name).resolve() for name in names if name]
+        limited = bool(allowed or os.environ.get("PUMA_PUBLIC"))
+        if limited and not any(folder.is_relative_to(path) for path in allowed):
+            raise BackboneError(
+                f"Models are only read from the folders that {FOLDERS} names on the server; give a "
+                "hub id, or ask the administrator."
+            )
+        if not (folder / "config.json").is_file():
+            raise BackboneError(
+                f"The folder {folder} holds no model: it has no config.json. Give the folder that "
+                "save_pretrained wrote."
+            )
+        return str(folder), None
     if not HUB_ID.fullmatch(spec) or ".." in spec:
         raise BackboneError(
             f"{spec[:100]!r} is neither a shipped model ({', '.join(zoo())}), nor a hub id such as "
             "owner/name, nor the absolute path of a folder."
         )
     return spec, revision
-
-
-def _checked_folder(folder: Path) -> Path:
-    real = folder.resolve()
-    allowed = [
-        Path(text).resolve() for text in os.environ.get(FOLDERS, "").split(os.pathsep) if text
-    ]
-    if (is_public() or allowed) and not any(real.is_relative_to(path) for path in allowed):
-        raise BackboneError(
-            f"Models are only read from the folders that {FOLDERS} names on the server; give a hub "
-            "id, or ask the administrator."
-        )
-    if not (real / "config.json").is_file():
-        raise BackboneError(
-            f"The folder {real} holds no model: it has no config.json. Give the folder that "
-            "save_pretrained wrote."
-        )
-    return real
 
 
 def add(spec: str, revision: str | None, name: str | None) -> Job:
@@ -187,7 +194,19 @@ def add(spec: str, revision: str | None, name: str | None) -> Job:
 
 def refused() -> list[Job]:
     """Return failed jobs that add a model, the newest first."""
-    if not engine.has_workspace():
-        return []
     failed = engine_jobs.jobs(engine.workspace(), status="failed")
     return [job for job in failed if job.command == "add_backbone"]
+
+
+def fit(dataset: str, backbone: str, role: str) -> Job:
+    """Queue fitting one prompt a user. Raises ConfigError for what is not in the workspace."""
+    data = {run.id: run for run in engine.runs("dataset")}
+    models = {run.id: run for run in engine.runs("backbone")}
+    if dataset not in data or backbone not in models or role not in ROLES:
+        raise ConfigError(
+            "The data set, the model or the purpose is not in this workspace; reload the page and "
+            "choose again."
+        )
+    title = f"Fit {role} prompts of {data[dataset].name} on {models[backbone].name}"
+    request = FitRequest(dataset=dataset, backbone=backbone, role=role)
+    return engine.queue("fit_prompts", request.to_dict(), title)

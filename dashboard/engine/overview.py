@@ -1,14 +1,12 @@
 """Reads of the page Overview, and starting the worked example."""
 
-from typing import Any
-
 from dashboard import engine
 from puma_engine import jobs as engine_jobs
 from puma_engine.defaults import DEMO_USERS
 from puma_engine.jobs import Job
 from puma_engine.store import Run
 
-__all__ = ["DEMO_USERS", "newer_evaluations", "prompt_rows", "start_demo"]
+__all__ = ["DEMO_USERS"]
 
 
 def newer_evaluations(comparison: Run, evaluations: list[Run]) -> list[Run]:
@@ -24,23 +22,6 @@ def newer_evaluations(comparison: Run, evaluations: list[Run]) -> list[Run]:
         if run.id not in used
         and run.created > comparison.created
         and (run.inputs.get("dataset"), run.config.get("split")) == same
-    ]
-
-
-def prompt_rows(prompts: list[Run], names: dict[str, str]) -> list[dict[str, Any]]:
-    """Return one row per prompt table: name, kind, users, backbone, data set and cost."""
-    return [
-        {
-            "name": run.name,
-            "kind": run.config.get("role", "migrated"),
-            "users": run.summary.get("users"),
-            "trained on": run.cost.get("users_trained"),
-            "backbone": names.get(run.inputs.get("backbone", ""), ""),
-            "data set": names.get(run.inputs.get("dataset", ""), ""),
-            "seconds": run.cost.get("fitting_seconds", run.seconds),
-            "created": run.created,
-        }
-        for run in prompts
     ]
 
 

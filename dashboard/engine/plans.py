@@ -54,7 +54,7 @@ class Plan:
 def problems(plan: Plan) -> list[str]:
     """Return what keeps a plan from being launched, one sentence each."""
     sources = {run.id: run for run in engine.sources()}
-    models = {run.id for run in engine.backbones()}
+    models = {run.id for run in engine.runs("backbone")}
     sentences = []
     if plan.topology == "merge" and len(plan.sources) < 2:
         sentences.append("An aggregation needs two sources or more.")

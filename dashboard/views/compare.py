@@ -21,7 +21,7 @@ VIEWS = {
     "users": "Who gains, who loses",
     "pairs": "Model pairs",
     "chains": "Chains",
-    "fusions": "Aggregation",
+    "aggregations": "Aggregation",
     "strategies": "Selection strategies",
 }
 
@@ -35,6 +35,8 @@ def page() -> None:
         with page_states.caught(
             "This comparison cannot be shown completely; choose another, or make it again."
         ):
+            # Computed before the container is drawn, so that an error leaves no empty container.
+            comparisons.verdict(engine.root(), run.id)
             _comparison(run)
     st.header("Jobs", divider="gray")
     pages.link("plan", label="Plan a migration")
@@ -45,8 +47,6 @@ def page() -> None:
 
 
 def _comparison(run: Run) -> None:
-    # Computed before the container is drawn, so that an error leaves no empty container.
-    comparisons.verdict(engine.root(), run.id)
     with st.container(border=True):
         left, right = st.columns([5, 1])
         with right:
@@ -61,11 +61,7 @@ def _comparison(run: Run) -> None:
         compare_methods.show(run)
     elif view == "users":
         compare_users.show(run)
+    elif split := comparisons.split_of(run):
+        compare_experiments.show(view, split)
     else:
-        split = comparisons.split_of(run)
-        if split is None:
-            page_states.failed(
-                "The data set of this comparison is gone.", "Choose another comparison."
-            )
-        else:
-            compare_experiments.show(view, split)
+        page_states.failed("The data set of this comparison is gone.", "Choose another comparison.")

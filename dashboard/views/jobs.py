@@ -2,9 +2,10 @@
 
 import pandas as pd
 import streamlit as st
+from streamlit.column_config import DatetimeColumn, NumberColumn, ProgressColumn, TextColumn
 
 from dashboard import engine
-from dashboard.components import formatting, job_cards, page_states, row_selection
+from dashboard.components import formatting, job_cards, page_states, tables
 from dashboard.components.formatting import escaped, short
 from dashboard.components.glossary import show_glossary
 from dashboard.components.theme import STATUSES
@@ -27,11 +28,7 @@ def page() -> None:
         return
     with st.container(horizontal=True, vertical_alignment="bottom"):
         statuses = st.pills(
-            "Status",
-            list(STATUSES),
-            selection_mode="multi",
-            key="status",
-            bind="query-params",
+            "Status", list(STATUSES), selection_mode="multi", key="status", bind="query-params"
         )
         text = st.text_input(
             "Find", key="find", bind="query-params", placeholder="Part of a title", max_chars=200
@@ -52,29 +49,24 @@ def _live(statuses: list[str], text: str) -> None:
     count = "1 job." if len(matches) == 1 else f"{len(matches):,} jobs, running ones first."
     st.caption(f"{count} Select one to show its details.")
     shown = matches[: job_table.MAX_SHOWN]
-    ids = [job.id for job in shown]
     frame = job_table.frame(shown)
-    frame["status"] = [STATUSES[status].label for status in frame["status"]]
-    selected = row_selection.select_row(
-        frame,
-        ids,
+    selected = tables.select_row(
+        frame.assign(status=[STATUSES[status].label for status in frame["status"]]),
+        [job.id for job in shown],
         "job",
-        height=row_selection.height(len(frame), 320),
+        height=tables.height(len(frame), 320),
         columns={
             "status": "Status",
-            "title": st.column_config.TextColumn("Title", width=330),
-            "share": st.column_config.ProgressColumn(
-                "Done", format="%.0f%%", min_value=0, max_value=100, width=110
-            ),
+            "title": TextColumn("Title", width=330),
+            "share": ProgressColumn("Done", format="%.0f%%", min_value=0, max_value=100, width=110),
             "device": "Device",
-            "created": st.column_config.DatetimeColumn("Queued (UTC)", format="YYYY-MM-DD HH:mm"),
-            "seconds": st.column_config.NumberColumn("Time (s)", format="%.0f"),
+            "created": DatetimeColumn("Queued (UTC)", format="YYYY-MM-DD HH:mm"),
+            "seconds": NumberColumn("Time (s)", format="%.0f"),
             "id": "Id",
         },
         alt="All jobs with their status and progress",
     )
-    job = next((job for job in shown if job.id == selected), shown[0])
-    _detail(job)
+    _detail(next((job for job in shown if job.id == selected), shown[0]))
 
 
 def _detail(job: engine.Job) -> None:
@@ -83,11 +75,33 @@ def _detail(job: engine.Job) -> None:
             st.markdown(f"##### {escaped(job.title, 120)}", width="stretch")
             job_cards.status(job)
             job_cards.buttons(job)
-        _state(job)
-        facts, made = st.columns(2)
-        with facts:
-            _facts(job)
-        with made:
+        if job.status == "running":
+            job_cards.progress(job)
+            if job.cancel_asked:
+                st.caption("It was asked to stop and will end at its next checkpoint.")
+        elif job.status == "queued":
+            job_cards.waiting(job)
+        elif job.status == "interrupted":
+            page_states.stale(
+                "Its process is gone. A worker will continue it; Retry continues it now."
+            )
+        if job.error:
+            page_states.failed("The job failed.", job.error)
+        left, right = st.columns(2)
+        with left:
+            facts = {
+                "Job": job.id,
+                "Command": job.command,
+                "Device": job.device or "none yet",
+                "Attempt": str(job.attempt),
+                "Queued (UTC)": job.created[:19].replace("T", " "),
+                "Time": formatting.duration(job_table.seconds(job)),
+            }
+            facts |= job_table.arguments(job)
+            rows = [(name, short(value, 300)) for name, value in facts.items()]
+            frame = pd.DataFrame(rows, columns=["What", "Value"])
+            tables.show(frame, height="content", alt="Details of the selected job")
+        with right:
             _result(job)
         log = engine.job_log(job.id, LOG_LINES)
         if not log:
@@ -95,35 +109,6 @@ def _detail(job: engine.Job) -> None:
             return
         st.caption(f"Log (the last {LOG_LINES} lines)")
         st.code(log, language=None, height=260, wrap_lines=True)
-
-
-def _state(job: engine.Job) -> None:
-    if job.status == "running":
-        job_cards.progress(job)
-        if job.cancel_asked:
-            st.caption("It was asked to stop and will end at its next checkpoint.")
-    elif job.status == "queued":
-        job_cards.waiting(job)
-    elif job.status == "interrupted":
-        page_states.stale("Its process is gone. A worker will continue it; Retry continues it now.")
-    if job.error:
-        page_states.failed("The job failed.", job.error)
-
-
-def _facts(job: engine.Job) -> None:
-    facts = {
-        "Job": job.id,
-        "Command": job.command,
-        "Device": job.device or "none yet",
-        "Attempt": str(job.attempt),
-        "Queued (UTC)": job.created[:19].replace("T", " "),
-        "Time": formatting.duration(job_table.seconds(job)),
-    }
-    rows = {**facts, **job_table.arguments(job)}
-    frame = pd.DataFrame(
-        {"What": list(rows), "Value": [short(value, 300) for value in rows.values()]}
-    )
-    st.dataframe(frame, hide_index=True, height="content", alt="Details of the selected job")
 
 
 def _result(job: engine.Job) -> None:
@@ -135,15 +120,15 @@ def _result(job: engine.Job) -> None:
         return
     st.text(f"Result: {run.kind} {short(run.name)}")
     job_cards.result_link(job)
-    for artifact in job_table.artifacts(run):
-        rows = f", {artifact.rows:,} rows" if artifact.rows is not None else ""
+    for file in engine.workspace().artifacts(run.id):
+        rows = f", {file['rows']:,} rows" if file["rows"] is not None else ""
         st.download_button(
-            f"{escaped(artifact.name)} ({formatting.size(artifact.bytes)}{rows})",
-            lambda name=artifact.name: job_table.content(run.id, name),  # type: ignore[misc]
-            f"{artifact.name}.{artifact.format}",
-            key=f"file-{run.id}-{artifact.name}",
+            f"{escaped(file['name'])} ({formatting.size(file['bytes'])}{rows})",
+            lambda name=file["name"]: job_table.content(run.id, name),  # type: ignore[misc]
+            f"{file['name']}.{file['format']}",
+            key=f"file-{run.id}-{file['name']}",
             on_click="ignore",
             type="tertiary",
             icon=":material/download:",
-            disabled=artifact.bytes > job_table.MAX_DOWNLOAD,
+            disabled=file["bytes"] > job_table.MAX_DOWNLOAD,
         )

@@ -2,19 +2,13 @@
 
 import pandas as pd
 import streamlit as st
+from streamlit.column_config import DatetimeColumn, TextColumn
 
 from dashboard import engine
-from dashboard.components import (
-    fitting,
-    formatting,
-    job_cards,
-    page_states,
-    query_params,
-    row_selection,
-)
+from dashboard.components import formatting, job_cards, page_states, query_params, tables
 from dashboard.components.formatting import escaped, short
 from dashboard.components.glossary import show_glossary, term
-from dashboard.components.theme import KINDS, Status, rank
+from dashboard.components.theme import Status
 from dashboard.engine import models
 
 SIDES = {"source": "Source (old model)", "target": "Target (new model)"}
@@ -28,7 +22,7 @@ FITS = {
 def page() -> None:
     """Draw the page."""
     st.title("Models")
-    try:
+    with page_states.caught("The models cannot be shown."):
         backbones = engine.runs("backbone") if engine.has_workspace() else []
         if backbones:
             _side_by_side(backbones)
@@ -44,8 +38,6 @@ def page() -> None:
         if engine.has_workspace():
             job_cards.watch(3, ("add_backbone", "fit_prompts"))
             _refused()
-    except engine.PumaError as error:
-        page_states.failed("The models cannot be shown.", error)
     show_glossary("backbone", "source prompts", "target", "template", "answer tokens")
 
 
@@ -58,31 +50,33 @@ def _side_by_side(backbones: list[engine.Run]) -> None:
             chosen[side] = query_params.choose_run(label, backbones, side, default=default)
     if chosen["source"].id == chosen["target"].id and len(backbones) > 1:
         st.caption("Both sides show the same model; choose two to compare.")
-    _facts(chosen)
-    _memory(chosen)
-    _tokens(chosen, next((run.config.get("template") for run in prompts), None))
-    names = {run.id: run.name for run in [*backbones, *engine.runs("dataset")]}
-    st.header("Prompts fitted on each", divider="gray")
-    _fitted({side: models.fitted(run, prompts, names) for side, run in chosen.items()})
-    st.header("Fit prompts", divider="gray")
-    fitting.form(backbones)
-
-
-def _facts(chosen: dict[str, engine.Run]) -> None:
     st.header("Facts", divider="gray")
-    facts = {side: models.facts(run) for side, run in chosen.items()}
-    frame = pd.DataFrame({SIDES[side]: known for side, known in facts.items()})
-    frame.insert(0, "Fact", frame.index)
-    st.dataframe(
-        frame,
-        hide_index=True,
-        height=row_selection.height(len(frame)),
+    frame = pd.DataFrame({SIDES[side]: models.facts(run) for side, run in chosen.items()})
+    tables.show(
+        frame.rename_axis("Fact").reset_index(),
+        height=tables.height(len(frame)),
         alt="Facts of the source and the target model",
     )
     for side, run in chosen.items():
         for warning in run.summary.get("warnings") or ():
             st.warning(f"{SIDES[side]}:", icon=":material/warning:")
             st.text(warning)
+    _memory(chosen)
+    _tokens(chosen, next((run.config.get("template") for run in prompts), None))
+    st.header("Prompts fitted on each", divider="gray")
+    fitted = []
+    for side, run in chosen.items():
+        of_side = [table for table in prompts if table.inputs.get("backbone") == run.id]
+        if of_side:
+            fitted.append(models.prompt_table(of_side).assign(side=side.capitalize()))
+        else:
+            st.caption(f"Nothing is fitted on the {side} yet.")
+    if fitted:
+        shown = ["side", "kind", "name", "users", "data set", "template", "validation"]
+        alt = "Prompt tables on the source and on the target"
+        tables.show_prompts(pd.concat(fitted), shown, alt)
+    st.header("Fit prompts", divider="gray")
+    _fit(backbones)
 
 
 def _memory(chosen: dict[str, engine.Run]) -> None:
@@ -90,18 +84,15 @@ def _memory(chosen: dict[str, engine.Run]) -> None:
     devices = models.memory()
     for column, run in zip(st.columns(2), chosen.values(), strict=True):
         for need in models.needs(run, devices):
-            shown = FITS[need.verdict]
+            device, shown = need.device, FITS[need.verdict]
             with column.container(border=True, gap="small"):
                 with st.container(horizontal=True, vertical_alignment="center"):
-                    st.markdown(
-                        f"**{escaped(need.device.name)}** ({need.device.device})", width="stretch"
-                    )
+                    st.markdown(f"**{escaped(device.name)}** ({device.device})", width="stretch")
                     st.badge(shown.label, icon=shown.icon, color=shown.colour)
-                share = need.need / need.device.free if need.device.free else 1.0
                 st.progress(
-                    min(share, 1.0),
+                    min(need.need / device.free if device.free else 1.0, 1.0),
                     text=f"{formatting.size(need.need)} in {need.precision}, of "
-                    f"{formatting.size(need.device.free)} free ({formatting.size(need.device.total)} in all)",
+                    f"{formatting.size(device.free)} free ({formatting.size(device.total)} in all)",
                 )
     st.caption(
         "Of the weights alone. Cached item texts, batches and the training of an adapter need more, "
@@ -111,19 +102,14 @@ def _memory(chosen: dict[str, engine.Run]) -> None:
 
 def _tokens(chosen: dict[str, engine.Run], default: str | None) -> None:
     st.header("Tokens of a template", divider="gray")
-    templates = {
-        name: label for run in chosen.values() for name, label in models.template_names(run).items()
-    }
-    if not templates:
+    labels: dict[str, str] = {}
+    for run in chosen.values():
+        labels |= models.template_names(run)
+    if not labels:
         st.info("These models were added by an older version; add them again to show their tokens.")
         return
     name = query_params.choose(
-        "Template",
-        list(templates),
-        "template",
-        labels=templates,
-        default=default,
-        help=term("template"),
+        "Template", list(labels), "template", labels=labels, default=default, help=term("template")
     )
     for column, run in zip(st.columns(2), chosen.values(), strict=True):
         card = run.summary.get("templates", {}).get(name)
@@ -137,37 +123,28 @@ def _tokens(chosen: dict[str, engine.Run], default: str | None) -> None:
             st.code(models.visible_tokens(card), language=None, wrap_lines=True)
 
 
-def _fitted(by_side: dict[str, list[dict]]) -> None:
-    rows = [
-        {"side": side.capitalize()} | row
-        for side, fitted in by_side.items()
-        for row in sorted(fitted, key=lambda row: rank(row["kind"]))
-    ]
-    for side in (side for side, fitted in by_side.items() if not fitted):
-        st.caption(f"Nothing is fitted on the {side} yet.")
-    if not rows:
+def _fit(backbones: list[engine.Run]) -> None:
+    """Draw a form that fits prompts of a data set on a model, or say what it needs first."""
+    datasets = engine.runs("dataset")
+    if not datasets:
+        st.caption("Prompts are fitted on a data set; import one on the page Data.")
         return
-    frame = pd.DataFrame(rows)
-    frame["kind"] = [KINDS[kind].label if kind in KINDS else kind for kind in frame["kind"]]
-    st.dataframe(
-        frame,
-        hide_index=True,
-        placeholder="–",
-        column_config={
-            "side": "On",
-            "kind": "Kind",
-            "name": st.column_config.TextColumn("Name", width=335),
-            "users": st.column_config.NumberColumn("Users", format="localized"),
-            "data set": "Data set",
-            "template": "Template",
-            "validation": st.column_config.NumberColumn(
-                "Best validation",
-                format="%.4f",
-                help="The best validation value of the training, in the metric that it was stopped by.",
-            ),
-        },
-        alt="Prompt tables on the source and on the target",
-    )
+    names = {run.id: f"{run.name} · {run.id[:6]}" for run in [*datasets, *backbones]}
+    label = (names | models.ROLES).__getitem__
+    data, on, roles = [run.id for run in datasets], [run.id for run in backbones], [*models.ROLES]
+    with st.form("fit-prompts"):
+        columns = st.columns([4, 4, 7, 2], vertical_alignment="bottom")
+        dataset = columns[0].selectbox("Data set", data, format_func=label, key="fit-data")
+        backbone = columns[1].selectbox("Model", on, format_func=label, key="fit-model")
+        role = columns[2].selectbox(
+            "What for", roles, format_func=label, key="fit-role", help=term("soft prompt")
+        )
+        if columns[3].form_submit_button("Fit", type="primary", icon=":material/model_training:"):
+            with page_states.caught("Nothing was started."):
+                job = models.fit(dataset, backbone, role)
+                st.success(
+                    f"Fitting is queued as job {job.id}; it goes on when you close the page."
+                )
 
 
 def _add() -> None:
@@ -190,13 +167,11 @@ def _add() -> None:
         )
         name = columns[2].text_input("Name in this workspace", key="add-name", max_chars=100)
         if st.form_submit_button("Check and add", type="primary", icon=":material/add:"):
-            try:
+            with page_states.caught("This model cannot be added."):
                 job = models.add(spec or "", revision, name)
                 st.success(
                     f"The check is queued as job {job.id}. A model of the hub is downloaded first."
                 )
-            except engine.PumaError as error:
-                page_states.failed("This model cannot be added.", error)
 
 
 def _refused() -> None:
@@ -204,20 +179,14 @@ def _refused() -> None:
     if not refused:
         return
     with st.expander(f"Refused models ({len(refused)})", icon=":material/block:"):
-        frame = pd.DataFrame(
-            [
-                {"model": job.args.get("spec"), "reason": job.error, "when": job.finished}
-                for job in refused[:50]
-            ]
-        )
-        frame["when"] = pd.to_datetime(frame["when"])
-        st.dataframe(
-            frame,
-            hide_index=True,
-            column_config={
-                "model": st.column_config.TextColumn("Model", width="medium"),
-                "reason": st.column_config.TextColumn("Reason", width="large"),
-                "when": st.column_config.DatetimeColumn("When (UTC)", format="YYYY-MM-DD HH:mm"),
+        rows = [(job.args.get("spec"), job.error, job.finished) for job in refused[:50]]
+        frame = pd.DataFrame(rows, columns=["model", "reason", "when"])
+        tables.show(
+            frame.assign(when=pd.to_datetime(frame["when"])),
+            {
+                "model": TextColumn("Model", width="medium"),
+                "reason": TextColumn("Reason", width="large"),
+                "when": DatetimeColumn("When (UTC)", format="YYYY-MM-DD HH:mm"),
             },
             alt="Refused models with the reason",
         )

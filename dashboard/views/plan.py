@@ -33,7 +33,7 @@ Number = TypeVar("Number", int, float)
 def page() -> None:
     """Draw the page."""
     st.title("Plan a migration")
-    sources, targets = engine.sources(), engine.backbones()
+    sources, targets = engine.sources(), engine.runs("backbone")
     if not sources or not targets:
         page_states.empty(
             "Nothing to migrate yet",
@@ -48,8 +48,21 @@ def page() -> None:
         st.info(text, icon=":material/info:")
     if not problems:
         plan = _with_settings(plan)
-        _picture(plan)
-        _launch(plan, plan_costs.show(plan))
+        figure, boxes = plan_figures.topology(
+            [engine.run(source).name for source in plan.sources],
+            [engine.run(target).name for target in plan.targets],
+        )
+        title = f"{TOPOLOGIES[plan.topology]}: where the prompts go"
+        figures.show(figure, boxes, "topology", title=title, height=110 + 60 * len(plan.sources))
+        predicted = plan_costs.show(plan)
+        st.caption(
+            "The migration is then evaluated, and compared if its model has a full retraining. The "
+            "job continues when you close the page."
+        )
+        if st.button("Launch the migration", type="primary", icon=":material/rocket_launch:"):
+            with page_states.caught("The migration was not launched."):
+                query_params.write("job", plans.launch(plan, predicted).id)
+                st.rerun()
     _launched()
     show_glossary(
         "migration", "chain", "aggregation", "adapter", "strategy", "budget", "break-even"
@@ -157,30 +170,6 @@ def _setting(
         help="Empty: the default. Few users train in small batches and small steps, for more epochs.",
     )
     return {} if value is None else {name: value}
-
-
-def _picture(plan: Plan) -> None:
-    figure, boxes = plan_figures.topology(
-        [engine.run(source).name for source in plan.sources],
-        [engine.run(target).name for target in plan.targets],
-    )
-    title = f"{TOPOLOGIES[plan.topology]}: where the prompts go"
-    figures.show(figure, boxes, "topology", title=title, height=110 + 60 * len(plan.sources))
-
-
-def _launch(plan: Plan, predicted: dict | None) -> None:
-    st.caption(
-        "The migration is then evaluated, and compared if its model has a full retraining. The job "
-        "continues when you close the page."
-    )
-    if st.button("Launch the migration", type="primary", icon=":material/rocket_launch:"):
-        try:
-            job = plans.launch(plan, predicted)
-        except engine.PumaError as error:
-            page_states.failed("The migration was not launched.", error)
-            return
-        query_params.write("job", job.id)
-        st.rerun()
 
 
 def _launched() -> None:

@@ -5,7 +5,7 @@ import re
 import streamlit as st
 
 from dashboard import engine, pages
-from dashboard.components import figures, page_states, query_params, verdicts
+from dashboard.components import figures, page_states, query_params, tables, verdicts
 from dashboard.components.glossary import show_glossary
 from dashboard.engine import Run, comparisons, reports
 
@@ -18,12 +18,7 @@ def page() -> None:
     """Draw the page."""
     st.title("Reports")
     part = query_params.segment("What to download", PARTS, "part", label_visibility="collapsed")
-    if part == "report":
-        _report()
-    elif part == "table":
-        _tables()
-    else:
-        _prompts()
+    {"report": _report, "table": _tables, "prompts": _prompts}[part]()
     show_glossary("run", "interval", "soft prompt", "lineage")
 
 
@@ -62,9 +57,8 @@ def _tables() -> None:
     st.markdown("Any table of any run, as CSV for spreadsheets or Parquet for programs.")
     runs = reports.runs_with_tables()
     if not runs:
-        page_states.empty(
-            "No tables yet", "Imports, selections, evaluations and comparisons have tables."
-        )
+        text = "Imports, selections, evaluations and comparisons have tables."
+        page_states.empty("No tables yet", text)
         return
     left, right = st.columns([3, 1])
     with left:
@@ -81,7 +75,7 @@ def _tables() -> None:
         st.code(f"puma export table {run.id} {name} --out {name}.parquet", language=None)
         return
     table = reports.table(engine.root(), run.id, name)
-    st.dataframe(table.head(PREVIEW_ROWS), hide_index=True, height=420)
+    tables.show(table.head(PREVIEW_ROWS), height=420)
     st.caption(f"{len(table):,} rows, the first {min(PREVIEW_ROWS, len(table)):,} are shown.")
     figures.downloads(table, f"{file_name(run)}-{name}")
 
@@ -109,22 +103,19 @@ def _prompts() -> None:
     st.caption(f"{users:,} users, {size / 1e6:,.2f} MB" if users else f"{size / 1e6:,.2f} MB")
     if not st.button("Prepare the file", icon=":material/deployed_code:", key=f"make-{run.id}"):
         return
-    try:
+    with page_states.caught("The prompts were not written."):
         with st.spinner("Writing the prompts…"):
             data = reports.prompts(engine.root(), run.id)
-    except engine.StoreError as error:
-        page_states.failed("The prompts were not written.", error)
-        return
-    st.download_button(
-        "Prompts as safetensors",
-        data,
-        f"{file_name(run)}.safetensors",
-        "application/octet-stream",
-        key="prompts-file",
-        on_click="ignore",
-        type="primary",
-        icon=":material/download:",
-    )
+        st.download_button(
+            "Prompts as safetensors",
+            data,
+            f"{file_name(run)}.safetensors",
+            "application/octet-stream",
+            key="prompts-file",
+            on_click="ignore",
+            type="primary",
+            icon=":material/download:",
+        )
 
 
 def file_name(run: Run) -> str:

@@ -7,7 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import engine, pages
-from dashboard.components import page_states, query_params, study_claims, study_results
+from dashboard.components import page_states, query_params, study_claims, study_results, tables
 from dashboard.components.glossary import show_glossary
 from dashboard.engine import studies
 
@@ -39,14 +39,10 @@ def _of_workspace(view: str) -> None:
             "A study repeats an experiment over seeds and data sets, and tests which differences "
             "are more than chance. `puma study table2 --quick` runs the first of them on few users.",
         )
-        pages.link(
-            "studies",
-            label="Open the studies published with PUMA",
-            icon=":material/menu_book:",
-            **{"from": "published"},
-        )
+        label = "Open the studies published with PUMA"
+        pages.link("studies", label=label, icon=":material/menu_book:", **{"from": "published"})
         every = pd.DataFrame(studies.every(), columns=["Study", "Question"])
-        st.dataframe(every, hide_index=True, height="content")
+        tables.show(every, height="content")
     elif view == "claims":
         reports, damaged = studies.of_workspace()
         for reason in damaged:

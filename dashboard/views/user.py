@@ -5,7 +5,14 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import engine, pages
-from dashboard.components import glossary, page_states, query_params, user_predictions, user_prompts
+from dashboard.components import (
+    glossary,
+    page_states,
+    query_params,
+    tables,
+    user_predictions,
+    user_prompts,
+)
 from dashboard.components.formatting import escaped
 from dashboard.engine import user_details
 from dashboard.engine.user_details import UserContext
@@ -75,7 +82,14 @@ def _choose(contexts: list[engine.Run]) -> tuple[UserContext, str]:
             "Comparison", list(names), "comparison", labels=names, default=next(default, None)
         )
     context = user_details.context_of(next(run for run in contexts if run.id == chosen))
-    tables = [str(method.prompts) for method in context.with_prompts()]
+    prompts = [str(method.prompts) for method in context.with_prompts()]
+
+    def choose_exact() -> None:
+        """Choose the user if the search text is a complete id."""
+        text = str(st.session_state["user_search"]).strip()
+        if text and user_details.is_user(prompts, text):
+            query_params.write("user", text)
+
     with middle:
         text = st.text_input(
             "Find a user",
@@ -83,16 +97,14 @@ def _choose(contexts: list[engine.Run]) -> tuple[UserContext, str]:
             placeholder="Beginning of an id",
             icon=":material/search:",
             max_chars=query_params.MAX_LENGTH,
-            on_change=_choose_exact,
-            args=(tables,),
+            on_change=choose_exact,
         )
-    matches = user_details.find_users(tables, text[: query_params.MAX_LENGTH])
-    given = query_params.read("user", lambda user: user_details.is_user(tables, user))
+    matches = user_details.find_users(prompts, text[: query_params.MAX_LENGTH])
+    given = query_params.read("user", lambda user: user_details.is_user(prompts, user))
     options = list(dict.fromkeys([*([given] if given else []), *matches]))
     if text and not matches:
         middle.caption(f"No user id begins with “{escaped(text, 30)}”.")
-    if not options:
-        options = user_details.find_users(tables, "")
+    options = options or user_details.find_users(prompts, "")
     with right:
         user = query_params.choose(
             "User",
@@ -103,40 +115,26 @@ def _choose(contexts: list[engine.Run]) -> tuple[UserContext, str]:
     return context, user
 
 
-def _choose_exact(tables: list[str]) -> None:
-    """Choose the user if the search text is a complete id."""
-    text = str(st.session_state["user_search"]).strip()
-    if text and user_details.is_user(tables, text):
-        query_params.write("user", text)
-
-
 def _metrics(records: pd.DataFrame, context: UserContext) -> None:
-    outcome = records["outcome"].astype(np.float64)
-    rating = context.task == "rating"
-    columns = st.columns(4)
-    columns[0].metric(
-        "Training records",
-        f"{int((records['split'] == 'train').sum())}",
-        border=True,
-        help="Rows of the train split, which prompts are fitted on.",
-    )
-    columns[1].metric(
-        f"Held out ({context.split})",
-        f"{int((records['split'] == context.split).sum())}",
-        border=True,
-        help=glossary.term("held-out"),
-    )
-    if records.empty:
-        return
-    columns[2].metric(
-        "Mean outcome",
-        f"{outcome.mean():.2f} ★" if rating else f"{outcome.mean():.0%} clicked",
-        border=True,
-        help="Mean of all records of the user.",
-    )
-    columns[3].metric(
-        "Standard deviation",
-        f"{outcome.std(ddof=0):.2f} {'★' if rating else ''}",
-        border=True,
-        help=f"Of the user's outcomes. {glossary.term('variance')}",
-    )
+    split, outcome = records["split"], records["outcome"].astype(np.float64)
+    values: dict[str, tuple[str, str | None]] = {
+        "Training records": (
+            f"{int((split == 'train').sum())}",
+            "Rows of the train split, which prompts are fitted on.",
+        ),
+        f"Held out ({context.split})": (
+            f"{int((split == context.split).sum())}",
+            glossary.term("held-out"),
+        ),
+    }
+    if len(records):
+        rating = context.task == "rating"
+        values["Mean outcome"] = (
+            f"{outcome.mean():.2f} ★" if rating else f"{outcome.mean():.0%} clicked",
+            "Mean of all records of the user.",
+        )
+        values["Standard deviation"] = (
+            f"{outcome.std(ddof=0):.2f} {'★' if rating else ''}",
+            f"Of the user's outcomes. {glossary.term('variance')}",
+        )
+    tables.metrics(values)

@@ -15,8 +15,8 @@ from dashboard.components import (
     map_selection,
     page_states,
     query_params,
-    row_selection,
     selection_preview,
+    tables,
 )
 from dashboard.components.formatting import short
 from dashboard.components.glossary import show_glossary, term
@@ -83,8 +83,21 @@ def page() -> None:
     if projection is None:
         _no_map(source, migration)
         return
+    root = engine.root()
     try:
-        sample, shown = _read(source, migration, projection)
+        sample = shown = UserMap(
+            source, migration, projection, user_maps.users(root, projection.id), {}
+        )
+        extent = None
+        if user_maps.has_all_users(projection):
+            if query_params.segment("Show", VIEWS, "view") == "density":
+                frame, points = _all_users(root, projection.id)
+                shown = replace(sample, frame=frame, points=points, all_users=True)
+            else:
+                # On the scale of all users, so that an outline means the same in both views.
+                extent = user_maps.extent(root, projection.id)
+        if not shown.all_users:
+            sample.points = map_selection.grid(sample.frame, extent)
     except engine.StoreError as error:
         page_states.failed("This map is damaged.", error)
         st.caption("A map is made from the prompts alone, so nothing is lost by making it again.")
@@ -120,23 +133,6 @@ def _no_map(source: engine.Run, migration: engine.Run) -> None:
         st.rerun()
 
 
-def _read(
-    source: engine.Run, migration: engine.Run, projection: engine.Run
-) -> tuple[UserMap, UserMap]:
-    """Return the map of the drawn users, and the map of the view (the drawn or all users)."""
-    key = engine.root(), projection.id
-    sample = UserMap(source, migration, projection, user_maps.users(*key), {})
-    extent = None
-    if user_maps.has_all_users(projection):
-        if query_params.segment("Show", VIEWS, "view") == "density":
-            frame, points = _all_users(*key)
-            return sample, replace(sample, frame=frame, points=points, all_users=True)
-        # On the scale of all users, so that an outline means the same in both views.
-        extent = user_maps.extent(*key)
-    sample.points = map_selection.grid(sample.frame, extent)
-    return sample, sample
-
-
 @st.cache_resource(max_entries=2, show_spinner=False)
 def _all_users(root: str, projection_id: str) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     frame = user_maps.all_users(root, projection_id)
@@ -145,13 +141,9 @@ def _all_users(root: str, projection_id: str) -> tuple[pd.DataFrame, dict[str, n
 
 def _map(sample: UserMap, shown: UserMap) -> None:
     columns = st.columns([2, 3, 3])
+    labels, name = (CELL_COLOURS, "shade") if shown.all_users else (COLOURS, "colour")
     with columns[0]:
-        if shown.all_users:
-            colour = query_params.choose(
-                "Colour by", list(CELL_COLOURS), "shade", labels=CELL_COLOURS
-            )
-        else:
-            colour = query_params.choose("Colour by", list(COLOURS), "colour", labels=COLOURS)
+        colour = query_params.choose("Colour by", list(labels), name, labels=labels)
     with columns[1]:
         strategy = selection_preview.choose_strategy()
     with columns[2]:
@@ -174,27 +166,24 @@ def _quality(shown: UserMap) -> None:
         "Trustworthiness: 1 if neighbours on the map are neighbours among the prompts; 0.5 is "
         f"chance. {measured}"
     )
-    cells = st.columns(4)
-    cells[0].metric("Trust in the source map", f"{summary['trust_source']:.2f}", help=trust)
-    cells[1].metric("Trust in the migrated map", f"{summary['trust_migrated']:.2f}", help=trust)
-    cells[2].metric(
-        "Neighbours in common",
-        f"{summary['shared_neighbours']:.0%}",
-        help="Share of a user's nearest users among the source prompts that are also nearest among "
-        f"the migrated prompts. {measured}",
+    shared = (
+        "Share of a user's nearest users among the source prompts that are also nearest among the "
+        f"migrated prompts. {measured}"
     )
-    cells[3].metric(
-        "How much the layout changed",
-        f"{summary['misfit']:.0%}",
-        help="Share of the source map's spread that the migrated map does not reproduce after "
-        "shift, rotation, reflection and scaling (Procrustes).",
+    misfit = (
+        "Share of the source map's spread that the migrated map does not reproduce after shift, "
+        "rotation, reflection and scaling (Procrustes)."
+    )
+    tables.metrics(
+        {
+            "Trust in the source map": (f"{summary['trust_source']:.2f}", trust),
+            "Trust in the migrated map": (f"{summary['trust_migrated']:.2f}", trust),
+            "Neighbours in common": (f"{summary['shared_neighbours']:.0%}", shared),
+            "How much the layout changed": (f"{summary['misfit']:.0%}", misfit),
+        }
     )
     n, users = summary["drawn"], summary["users"]
-    who = (
-        f"All {n:,} users are drawn"
-        if n == users
-        else f"A random {n:,} of {users:,} users are drawn"
-    )
+    who = f"{f'All {n:,}' if n == users else f'A random {n:,} of {users:,}'} users are drawn"
     if shown.all_users:
         others = {
             "umap": "the others are at the mean of their nearest drawn users",
@@ -202,12 +191,12 @@ def _quality(shown: UserMap) -> None:
         }[summary["method"]]
         who = f"All {users:,} users are counted in cells; a random {n:,} made the map, {others}"
     method = {"umap": "UMAP of", "pca": "the first two of"}[summary["method"]]
-    few = (
-        " **The two models group users differently**: few neighbours are in common, so compare "
-        "users, not positions."
-        if summary["shared_neighbours"] < FEW_NEIGHBOURS
-        else ""
-    )
+    few = ""
+    if summary["shared_neighbours"] < FEW_NEIGHBOURS:
+        few = (
+            " **The two models group users differently**: few neighbours are in common, so compare "
+            "users, not positions."
+        )
     st.caption(
         f"{who}: {method} the principal components, one fit for each model. Axes have no unit; "
         f"large distances have little meaning.{few}"
@@ -261,6 +250,15 @@ def _write(selection: MapSelection) -> None:
 
 def _selection_widgets(shown: UserMap, selection: MapSelection) -> None:
     """Draw the widgets that select users by mouse, by cluster or by id, or clear the selection."""
+
+    def write_cluster() -> None:
+        value = st.session_state["pick-cluster"]
+        _write(MapSelection(cluster=None if value is None else int(value) - 1))
+
+    def write_user() -> None:
+        value = st.session_state["pick-user"].strip()
+        _write(MapSelection(users=(value,) if value else ()))
+
     cluster, users = selection.cluster, selection.users
     st.session_state["pick-cluster"] = None if cluster is None else str(cluster + 1)
     st.session_state["pick-user"] = users[0] if len(users) == 1 else ""
@@ -280,20 +278,10 @@ def _selection_widgets(shown: UserMap, selection: MapSelection) -> None:
             placeholder="none",
             width=160,
             help=term("cluster"),
-            on_change=_write_cluster,
+            on_change=write_cluster,
         )
-        st.text_input("Select a user id", key="pick-user", width=200, on_change=_write_user)
+        st.text_input("Select a user id", key="pick-user", width=200, on_change=write_user)
         st.button("Clear", on_click=_write, args=(MapSelection(),), disabled=not selection)
-
-
-def _write_cluster() -> None:
-    value = st.session_state["pick-cluster"]
-    _write(MapSelection(cluster=None if value is None else int(value) - 1))
-
-
-def _write_user() -> None:
-    value = st.session_state["pick-user"].strip()
-    _write(MapSelection(users=(value,) if value else ()))
 
 
 def _charts(
@@ -394,7 +382,7 @@ def _selected_table(
         hide_index=True,
         on_select="rerun",
         selection_mode="single-row",
-        height=row_selection.height(len(table), 280),
+        height=tables.height(len(table), 280),
     )
     marked = event.selection.rows if event else []
     if len(table) == 1 or marked:

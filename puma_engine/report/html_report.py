@@ -19,16 +19,9 @@ from puma_engine.evaluation.verdict import Verdict, user_sentences
 from puma_engine.report import svg
 from puma_engine.report.glossary import TERMS, heading
 from puma_engine.report.templating import environment
-from puma_engine.report.theme import KINDS
+from puma_engine.report.theme import DECISIONS, KINDS
 from puma_engine.store import Run
 
-DECISIONS = {
-    "migrate": "Migrate",
-    "refine": "Migrate all, refine some",
-    "retrain": "Retrain",
-    "undecided": "Undecided",
-    "incomplete": "No verdict yet",
-}
 DEFINED_TERMS = (
     *("soft prompt", "migration", "retrained", "random prompts", "shuffled control"),
     *("baseline", "margin", "interval", "regress", "refined"),

@@ -1,4 +1,4 @@
-"""Names, colours, marks and order of the kinds of prompts, in reports and in the dashboard.
+"""How reports and the dashboard show kinds of prompts, and the names of decisions.
 
 The colours are Okabe and Ito's ("Color Universal Design", 2008), which colour-blind readers can
 distinguish, with a contrast of 3:1 or more on light and on dark pages. No meaning rests on
@@ -26,6 +26,13 @@ KINDS = {
     "random": Kind("Random prompts", "#CC79A7", "x"),
     "shuffled": Kind("Shuffled control", "#8A8A8A", "triangle-up"),
     "baseline": Kind("No language model", "#9C8B52", "cross"),
+}
+DECISIONS = {
+    "migrate": "Migrate",
+    "refine": "Migrate all, refine some",
+    "retrain": "Retrain",
+    "undecided": "Undecided",
+    "incomplete": "No verdict yet",
 }
 NEUTRAL = "#8A8A8A"  # reference lines, and what belongs to no kind
 

@@ -97,7 +97,7 @@ def test_groups_of_users_are_drawn(world, monkeypatch, group):
     assert len(app.get("plotly_chart")) == 3
 
 
-@pytest.mark.parametrize("view", ["pairs", "chains", "fusions", "strategies"])
+@pytest.mark.parametrize("view", ["pairs", "chains", "aggregations", "strategies"])
 def test_studies_without_enough_runs_say_what_to_do(world, monkeypatch, view):
     app = see(world, monkeypatch, view=view)
     titles = {
@@ -123,7 +123,7 @@ def test_studies_are_drawn_from_the_workspaces_runs(tmp_path, monkeypatch):
     random = compared.migrate(ws, [source], new, compared.select(ws, source, "random"), name="r")
     for number, run in enumerate((one, hop, fused, again, random)):
         compared.evaluate(ws, run, 0.8 + 0.02 * number)
-    for view in ("pairs", "chains", "fusions", "strategies"):
+    for view in ("pairs", "chains", "aggregations", "strategies"):
         app = see(world, monkeypatch, view=view)
         texts(app)
         assert len(app.get("plotly_chart")) == 1, view
@@ -139,7 +139,7 @@ def test_a_click_task_is_shown_in_its_own_metrics(tmp_path, monkeypatch):
 
 def test_hostile_names_are_text(tmp_path, monkeypatch):
     world = compared.workspace(tmp_path, hostile=True)
-    for view in ("methods", "users", "pairs", "chains", "fusions", "strategies"):
+    for view in ("methods", "users", "pairs", "chains", "aggregations", "strategies"):
         app = see(world, monkeypatch, view=view)
         assert not app.exception
         assert not any("<script>" in part.value for part in app.markdown), view
@@ -239,7 +239,7 @@ def test_many_users_are_drawn_in_few_bytes():
     count = 50_000
     rng = np.random.default_rng(0)
     users = pd.DataFrame({"n": 5, "first": rng.random(count), "second": rng.random(count)})
-    figure = compare_users.user_scatter(users.head(MAX_SAMPLED), "A", "B")
+    figure = compare_users.user_scatter(users.head(MAX_SAMPLED))
     assert len(figure.to_json()) < 1_000_000
 
 

@@ -57,7 +57,7 @@ def test_a_data_set_shows_its_counts_charts_and_rows(ws, tmp_path, monkeypatch):
     app = open_page("data", ws.root, monkeypatch, user="003")
     assert_plain(app)
     table = app.dataframe[0].value.iloc[0]
-    assert (table["users"], table["records"]) == (made["user_id"].nunique(), len(made))
+    assert (table["Users"], table["Records"]) == (made["user_id"].nunique(), len(made))
     assert app.query_params["dataset"] == run.id
     assert len(app.get("plotly_chart")) == 3
     rows = app.dataframe[-1].value
@@ -68,7 +68,7 @@ def test_the_papers_data_sets_stand_beside_ours_on_demand(ws, tmp_path, monkeypa
     keep(ws, frame(), tmp_path)
     app = open_page("data", ws.root, monkeypatch, paper="true")
     assert_plain(app)
-    assert app.dataframe[0].value["records"].tolist()[1:] == [1_166_752, 3_892_068, 1_543_687]
+    assert app.dataframe[0].value["Records"].tolist()[1:] == [1_166_752, 3_892_068, 1_543_687]
 
 
 def test_finding_looks_into_ids_and_titles_and_counts_all_matches():
@@ -87,7 +87,7 @@ def test_an_address_that_names_nothing_shows_the_page_all_the_same(
     keep(ws, frame(), tmp_path)
     app = open_page("data", ws.root, monkeypatch, **address)
     assert_plain(app)
-    assert app.dataframe[0].value["name"].tolist() == ["mine"]
+    assert app.dataframe[0].value["Data set"].tolist() == ["mine"]
 
 
 @pytest.mark.parametrize("title", HOSTILE)

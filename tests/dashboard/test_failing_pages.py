@@ -78,7 +78,7 @@ def test_a_damaged_data_set_leaves_the_others(ws, tmp_path, monkeypatch):
     app = open_page("data", ws.root, monkeypatch, dataset=runs[1].id)
     assert_plain(app)
     assert "This data set cannot be shown completely." in texts(app) and "is missing" in texts(app)
-    assert app.dataframe[0].value["name"].tolist() == ["bad", "good"]
+    assert app.dataframe[0].value["Data set"].tolist() == ["bad", "good"]
     app = app.selectbox("choose-dataset").select(runs[0].id).run()
     assert_plain(app)
     assert not app.error and len(app.get("plotly_chart")) == 3

@@ -14,7 +14,7 @@ from dashboard_pages import (
     texts,
 )
 
-from dashboard.components.row_selection import selected_id
+from dashboard.components.tables import selected_id
 from dashboard.components.theme import STATUSES
 from dashboard.engine import job_table
 from puma_engine import jobs

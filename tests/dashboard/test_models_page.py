@@ -3,7 +3,7 @@
 import pytest
 from dashboard_pages import HOSTILE, add_job, assert_plain, finished, open_page, texts
 
-from dashboard.engine import fitting, models
+from dashboard.engine import models
 from puma_engine import jobs
 from puma_engine.errors import BackboneError, ConfigError
 from puma_engine.pipeline import COMMANDS
@@ -196,7 +196,7 @@ def test_prompts_are_fitted_on_a_data_set_and_a_model(ws, monkeypatch):
 
 def test_what_is_no_longer_there_is_not_fitted(ws):
     with pytest.raises(ConfigError, match="reload"):
-        fitting.launch("gone", add_model(ws, "a").id, "source")
+        models.fit("gone", add_model(ws, "a").id, "source")
     assert jobs.jobs(ws) == []
 
 

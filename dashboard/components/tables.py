@@ -1,12 +1,14 @@
-"""Tables from which one row can be selected; the selection is in the address."""
+"""Tables, numbers side by side, and tables from which one row can be selected."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 import streamlit as st
+from streamlit.column_config import DatetimeColumn, NumberColumn, TextColumn
 
 from dashboard.components import query_params
+from dashboard.components.glossary import term
 
 ROW_PIXELS = 33  # also of the header
 
@@ -15,6 +17,40 @@ def height(rows: int, limit: int | None = None) -> int:
     """Return the pixels of a table. With a fixed height, the page does not jump when it is drawn."""
     full = 2 + ROW_PIXELS * (1 + rows)
     return full if limit is None else min(full, limit)
+
+
+def show(frame: pd.DataFrame, columns: Mapping[str, Any] | None = None, **more: Any) -> None:
+    """Show a table without its index. columns: its column_config. more: as for st.dataframe."""
+    st.dataframe(frame, hide_index=True, placeholder="–", column_config=columns, **more)
+
+
+def show_prompts(frame: pd.DataFrame, shown: Sequence[str], alt: str) -> None:
+    """Show these columns of engine.models.prompt_table."""
+    columns = {
+        "side": "On",
+        "kind": "Kind",
+        "name": TextColumn("Name", width=335),
+        "users": NumberColumn("Users", format="localized"),
+        "trained on": NumberColumn("Users trained", format="localized", help=term("budget")),
+        "backbone": TextColumn("Backbone", help=term("backbone")),
+        "data set": "Data set",
+        "template": "Template",
+        "validation": NumberColumn(
+            "Best validation",
+            format="%.4f",
+            help="The best validation value of the training, in the metric that it was stopped by.",
+        ),
+        "seconds": NumberColumn("Time (s)", format="%.1f"),
+        "created": DatetimeColumn("Made (UTC)", format="YYYY-MM-DD HH:mm"),
+    }
+    show(frame[shown], columns, alt=alt)
+
+
+def metrics(values: Mapping[str, tuple[str, str | None]], widths: Sequence[float] = ()) -> None:
+    """Show numbers side by side. values: the text and the help of each, by label."""
+    columns = st.columns(widths or len(values))
+    for column, (label, (value, about)) in zip(columns, values.items(), strict=True):
+        column.metric(label, value, help=about, border=True)
 
 
 def select_row(
