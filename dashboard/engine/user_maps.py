@@ -15,7 +15,7 @@ from puma_engine.pipeline.evaluating import ids_of, read_user_metric
 from puma_engine.pipeline.importing_data import load_dataset, task_of
 from puma_engine.pipeline.planning import replaces
 from puma_engine.pipeline.projecting import MAP, PLACES, SPACE
-from puma_engine.pipeline.selecting import costly_signals, train_rows
+from puma_engine.pipeline.selecting import SOURCE_SIGNALS, train_rows
 from puma_engine.pipeline.stored_prompts import ARTIFACT
 from puma_engine.requests import SelectionRequest
 from puma_engine.selection import Groups, Signals, coverage, draw_users, group_users
@@ -200,7 +200,7 @@ def retraining_of(migration: Run) -> Run | None:
 
 def can_preview(strategy: str, source: Run, users: int) -> bool:
     """Say whether a strategy can select users of a map without a job."""
-    if costly_signals(strategy):
+    if engine.STRATEGIES[strategy].needs & SOURCE_SIGNALS:
         return False
     shape = source.summary
     size = 4 * shape.get("users", users) * shape.get("tokens", 1) * shape.get("width", 0)

@@ -41,9 +41,9 @@ def check(
 
     Records nothing. Exits with 1 and names the part that fails if the model cannot be used.
     """
-    from puma_engine.pipeline.backbones import check_backbone
+    from puma_engine.backbone import inspect_backbone
 
-    card = check_backbone(
+    card = inspect_backbone(
         spec,
         device=device,
         precision=precision,

@@ -110,7 +110,7 @@ def migrate_stream(
 ) -> None:
     """Migrate sharded prompts in constant memory; run it again to resume after the last full shard."""
     from puma_engine.cli.progress_bars import watched
-    from puma_engine.pipeline.stage_progress import StageProgress
+    from puma_engine.pipeline.stage import StageProgress
     from puma_engine.serving.bulk import migrate_stream as stream
 
     mapper = _mapper(adapter, revision, device)

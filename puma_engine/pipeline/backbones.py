@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from puma_engine.errors import BackboneError, NotFoundError
-from puma_engine.pipeline.stage import Clock, Reference, StageResult, find, run_stage
-from puma_engine.pipeline.stage_progress import CancelCheck, ProgressCallback, announce
+from puma_engine.pipeline import stage
 from puma_engine.store import Run, Workspace
 
 if TYPE_CHECKING:
@@ -26,8 +28,8 @@ def add_backbone(
     revision: str | None = None,
     quantise: str | None = None,
     device: str | None = None,
-    progress: ProgressCallback | None = None,
-    should_cancel: CancelCheck | None = None,
+    progress: stage.ProgressCallback | None = None,
+    should_cancel: stage.CancelCheck | None = None,
 ) -> Run:
     """Check a language model and record it: a zoo name, a folder or a hub id.
 
@@ -36,48 +38,48 @@ def add_backbone(
     BackboneError if the model cannot serve as a backbone.
     """
     from puma_engine.backbone import inspect_backbone
+    from puma_engine.backbone.hub import is_hub_id, pin
+    from puma_engine.zoo import ZOO
 
-    announce(progress, f"inspecting {spec}")
-    text = _absolute(spec)
-    revision = _pinned(text, revision)
+    stage.Execution(device, progress, should_cancel).announce(f"inspecting {spec}")
+    text, path = str(spec), Path(spec).expanduser()
+    if text not in ZOO and path.is_dir():
+        text = str(path.resolve())
+    if _folder(text) is None and is_hub_id(text):
+        revision = pin(text, revision)
     config = {"spec": text, "revision": revision, "fingerprint": fingerprint(text, revision)}
     if quantise is not None:
         config["quantise"] = quantise
 
-    def compute(_run_id: str, _folder: Path, _clock: Clock) -> StageResult:
-        return StageResult(
+    def compute(_run_id: str, _folder: Path, _clock: stage.Clock) -> stage.StageResult:
+        return stage.StageResult(
             summary=inspect_backbone(text, device=device, revision=revision, quantise=quantise)
         )
 
     label = name or Path(text).name
-    return run_stage(ws, "backbone", name=label, config=config, inputs={}, compute=compute)
+    return stage.run_stage(ws, "backbone", name=label, config=config, inputs={}, compute=compute)
 
 
-def check_backbone(spec: str | Path, **how: Any) -> dict[str, Any]:
-    """Return a model's compatibility card; `how` as for `backbone.inspect_backbone`."""
-    from puma_engine.backbone import inspect_backbone
-
-    return inspect_backbone(spec, **how)
-
-
-def backbone_run(ws: Workspace, reference: Reference | Path, *, device: str | None = None) -> Run:
+def backbone_run(
+    ws: Workspace, reference: stage.Reference | Path, *, device: str | None = None
+) -> Run:
     """Return the run of a backbone, adding it first when a model's name or path is given."""
     if isinstance(reference, Run):
-        return find(ws, reference, "backbone")
+        return stage.find(ws, reference, "backbone")
     try:
-        return find(ws, str(reference), "backbone")
+        return stage.find(ws, str(reference), "backbone")
     except NotFoundError:
         return add_backbone(ws, reference, device=device)
 
 
 def load_backbone(
-    ws: Workspace, reference: Reference, *, device: str | None = None, precision: str = "auto"
+    ws: Workspace, reference: stage.Reference, *, device: str | None = None, precision: str = "auto"
 ) -> FrozenBackbone:
     """Load the model of a backbone run; the two used last stay in memory.
 
     Raises BackboneError when its files are no longer those that were added.
     """
-    run = find(ws, reference, "backbone")
+    run = stage.find(ws, reference, "backbone")
     spec, revision = run.config["spec"], run.config["revision"]
     if fingerprint(spec, revision) != run.config["fingerprint"]:
         raise BackboneError(
@@ -98,16 +100,6 @@ def _load(
     )
 
 
-def _pinned(spec: str, revision: str | None) -> str | None:
-    """The commit of a hub id; folders and zoo models are known by their files instead."""
-    from puma_engine.backbone.hub import is_hub_id, pin
-
-    if _folder(spec) is not None or not is_hub_id(spec):
-        return revision
-
-    return pin(spec, revision)
-
-
 def fingerprint(spec: str, revision: str | None) -> str:
     """Return 16 hexadecimal digits that change when a model's files do.
 
@@ -122,18 +114,14 @@ def fingerprint(spec: str, revision: str | None) -> str:
     for file in sorted(folder.iterdir()):
         if file.suffix in (".safetensors", ".json", ".model", ".txt") and file.name != "card.json":
             digest.update(f"{file.name}:{file.stat().st_size};".encode())
-            digest.update(_sample(file))
+            with file.open("rb") as stream:
+                if file.stat().st_size <= 64 * SAMPLE:
+                    digest.update(stream.read())
+                else:
+                    digest.update(stream.read(SAMPLE))
+                    stream.seek(-SAMPLE, os.SEEK_END)
+                    digest.update(stream.read(SAMPLE))
     return digest.hexdigest()[:16]
-
-
-def _sample(file: Path) -> bytes:
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        if size <= 64 * SAMPLE:
-            return stream.read()
-        first = stream.read(SAMPLE)
-        stream.seek(size - SAMPLE)
-        return first + stream.read(SAMPLE)
 
 
 def _folder(spec: str) -> Path | None:
@@ -143,19 +131,8 @@ def _folder(spec: str) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def _absolute(spec: str | Path) -> str:
-    from puma_engine.zoo import ZOO
-
-    text = str(spec)
-    path = Path(text).expanduser()
-    return str(path.resolve()) if text not in ZOO and path.is_dir() else text
-
-
 def list_zoo() -> list[dict[str, Any]]:
     """Return the facts of each zoo backbone: from its card if it is built, else its shape."""
-    import json
-    from dataclasses import asdict
-
     from puma_engine.zoo import ZOO, zoo_folder
 
     rows = []
@@ -163,13 +140,6 @@ def list_zoo() -> list[dict[str, Any]]:
         card = zoo_folder(name) / "card.json"
         built = card.is_file() and (card.parent / "model.safetensors").is_file()
         facts = json.loads(card.read_text(encoding="utf-8")) if built else asdict(entry)
-        rows.append(
-            {
-                **facts,
-                "name": name,
-                "built": built,
-                "shipped": entry.shipped,
-                "folder": str(card.parent),
-            }
-        )
+        about = {"built": built, "shipped": entry.shipped, "folder": str(card.parent)}
+        rows.append({**facts, "name": name, **about})
     return rows

@@ -12,24 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from puma_engine.config import AdapterConfig, PromptConfig, TrainingConfig
+from puma_engine.pipeline import stage
 from puma_engine.pipeline.backbones import backbone_run, load_backbone
 from puma_engine.pipeline.fitting import device_name, training_result
 from puma_engine.pipeline.importing_data import load_dataset
 from puma_engine.pipeline.planning import plan_settings
-from puma_engine.pipeline.stage import (
-    Clock,
-    Reference,
-    StageResult,
-    run_stage,
-    settings_of,
-    slug,
-)
-from puma_engine.pipeline.stage_progress import (
-    CancelCheck,
-    Execution,
-    OverallProgress,
-    ProgressCallback,
-)
 from puma_engine.pipeline.stored_prompts import template_of
 from puma_engine.requests import PlanRequest
 from puma_engine.store import Run, Workspace
@@ -62,7 +49,7 @@ class _Trial:
             "way": self.way,
             "template": self.template,
             "tokens": self.tokens,
-            "training": settings_of(self.training),
+            "training": stage.settings_of(self.training),
             "device": device,
         }
         if self.way == "retraining":
@@ -72,12 +59,12 @@ class _Trial:
 
 def calibrate(
     ws: Workspace,
-    sources: Reference | Sequence[Reference],
-    targets: Reference | Sequence[Reference],
+    sources: stage.Reference | Sequence[stage.Reference],
+    targets: stage.Reference | Sequence[stage.Reference],
     *,
     device: str | None = None,
-    progress: ProgressCallback | None = None,
-    should_cancel: CancelCheck | None = None,
+    progress: stage.ProgressCallback | None = None,
+    should_cancel: stage.CancelCheck | None = None,
     **settings: Any,
 ) -> list[Run]:
     """Measure the speed of every hop of a plan, and of retraining on its last target.
@@ -87,47 +74,45 @@ def calibrate(
     exist yet. settings: those of `run_plan`. Returns one calibration run a hop, then the
     retraining's. Raises ConfigError where nothing can be trained.
     """
-    request = PlanRequest.from_dict({"sources": sources, "targets": targets, **settings})
-    return run_calibration(ws, request, Execution(device, progress, should_cancel))
-
-
-def run_calibration(ws: Workspace, request: PlanRequest, execution: Execution) -> list[Run]:
-    """Time the trainings of a plan; see `calibrate`."""
     from puma_engine.training.device import resolve_device
 
-    trials = _trials(ws, request)
-    overall = OverallProgress([1.0] * len(trials), execution.progress)
-    device = device_name(resolve_device(execution.device))
-    return [
-        _measure(ws, trial, device, execution.part(overall, number))
-        for number, trial in enumerate(trials)
-    ]
-
-
-def _trials(ws: Workspace, request: PlanRequest) -> list[_Trial]:
-    settings = plan_settings(ws, request)
+    request = PlanRequest.from_dict({"sources": sources, "targets": targets, **settings})
+    execution = stage.Execution(device, progress, should_cancel)
+    plan = plan_settings(ws, request)
     models = [backbone_run(ws, target) for target in request.targets]
-    first = settings.sources[0].summary
-    shared = (template_of(settings.sources[0], request.template), int(first["tokens"]))
-    widths = tuple(int(run.summary["width"]) for run in settings.sources)
+    first = plan.sources[0].summary
+    shared = (template_of(plan.sources[0], request.template), int(first["tokens"]))
+    widths = tuple(int(run.summary["width"]) for run in plan.sources)
     hop, whole = (
         dataclasses.replace(training, epochs=EPOCHS, patience=0)
-        for training in (settings.training, settings.retraining)
+        for training in (plan.training, plan.retraining)
     )
-    data, adapter = settings.data, settings.adapter
+    data, adapter = plan.data, plan.adapter
     trials = []
     for model in models:
         trials.append(_Trial("migration", data, model, *shared, widths, hop, adapter))
         widths = (int(model.summary["width"]),)
-    return [*trials, _Trial("retraining", data, models[-1], *shared, (), whole, adapter)]
+    trials.append(_Trial("retraining", data, models[-1], *shared, (), whole, adapter))
+    overall = stage.OverallProgress([1.0] * len(trials), progress)
+    used = device_name(resolve_device(device))
+    return [
+        _measure(ws, trial, used, execution.part(overall, number))
+        for number, trial in enumerate(trials)
+    ]
 
 
-def _measure(ws: Workspace, trial: _Trial, device: str, execution: Execution) -> Run:
-    def compute(_run_id: str, _folder: Path, clock: Clock) -> StageResult:
+def _measure(ws: Workspace, trial: _Trial, device: str, execution: stage.Execution) -> Run:
+    def compute(_run_id: str, _folder: Path, clock: stage.Clock) -> stage.StageResult:
         backbone = load_backbone(
             ws, trial.model, device=execution.device, precision=trial.training.precision
         )
-        dataset = _some_users(load_dataset(ws, trial.data), trial.training)
+        # As many random users as fill the steps of an epoch; all if there are fewer.
+        dataset, training = load_dataset(ws, trial.data), trial.training
+        users, rows = dataset.users, len(dataset.rows("train"))
+        wanted = max(STEPS * training.batch_size, MIN_ROWS)
+        count = min(len(users), math.ceil(wanted * len(users) / max(rows, 1)))
+        drawn = np.random.default_rng(training.seed).choice(users, count, replace=False)
+        dataset = dataset.for_users(drawn)
         backbone.forget()
         clock.restart()
         contention = CpuContention()
@@ -138,10 +123,10 @@ def _measure(ws: Workspace, trial: _Trial, device: str, execution: Execution) ->
         outcome.cost |= {"cores": os.cpu_count(), "cores_of_others": round(cores_of_others, 2)}
         return outcome
 
-    return run_stage(
+    return stage.run_stage(
         ws,
         "calibration",
-        name=slug("calibration", trial.way, trial.model.name, trial.data.name),
+        name=stage.slug("calibration", trial.way, trial.model.name, trial.data.name),
         config=trial.config(device),
         inputs={"dataset": trial.data.id, "backbone": trial.model.id},
         seed=trial.training.seed,
@@ -150,17 +135,8 @@ def _measure(ws: Workspace, trial: _Trial, device: str, execution: Execution) ->
     )
 
 
-def _some_users(dataset: Dataset, training: TrainingConfig) -> Dataset:
-    """Return as many random users as fill the steps of an epoch; all if there are fewer."""
-    users, rows = dataset.users, len(dataset.rows("train"))
-    wanted = max(STEPS * training.batch_size, MIN_ROWS)
-    count = min(len(users), math.ceil(wanted * len(users) / max(rows, 1)))
-    drawn = np.random.default_rng(training.seed).choice(users, count, replace=False)
-    return dataset.for_users(drawn)
-
-
 def _train(
-    trial: _Trial, backbone: FrozenBackbone, dataset: Dataset, execution: Execution
+    trial: _Trial, backbone: FrozenBackbone, dataset: Dataset, execution: stage.Execution
 ) -> FitResult:
     from puma_engine.migration.adapter_training import train_migration
     from puma_engine.prompts.table import PromptTable

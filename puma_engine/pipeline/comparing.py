@@ -27,21 +27,16 @@ from puma_engine.errors import ConfigError, DataError, NotFoundError
 from puma_engine.evaluation.baselines import BASELINES
 from puma_engine.evaluation.metrics import PRIMARY_METRIC, Interval, bootstrap
 from puma_engine.evaluation.user_effects import per_user_losses
+from puma_engine.pipeline import stage
 from puma_engine.pipeline.evaluating import (
     DRAWS,
-    evaluate,
     method_kind,
     method_label,
     read_predictions,
-)
-from puma_engine.pipeline.stage import Clock, Reference, StageResult, find, run_stage
-from puma_engine.pipeline.stage_progress import (
-    CancelCheck,
-    ProgressCallback,
-    announce,
-    check_cancel,
+    run_evaluation,
 )
 from puma_engine.pipeline.user_impact import store_user_impact
+from puma_engine.requests import EvaluationRequest
 from puma_engine.store import Run, Workspace
 
 KEYS = ["user_id", "item_id"]
@@ -51,14 +46,14 @@ MIGRATION_KINDS = ("selection", "migration")
 
 def compare(
     ws: Workspace,
-    evaluations: Sequence[Reference],
+    evaluations: Sequence[stage.Reference],
     *,
-    reference: Reference | None = None,
+    reference: stage.Reference | None = None,
     baselines: bool = False,
     seed: int = 0,
     name: str | None = None,
-    progress: ProgressCallback | None = None,
-    should_cancel: CancelCheck | None = None,
+    progress: stage.ProgressCallback | None = None,
+    should_cancel: stage.CancelCheck | None = None,
 ) -> Run:
     """Compare evaluations: metrics, differences from a reference, and costs.
 
@@ -71,48 +66,39 @@ def compare(
     Raises ConfigError for fewer than two evaluations, evaluations of different tasks or splits,
     or a reference that is not among them; DataError where no row is common to all.
     """
+    execution = stage.Execution(None, progress, should_cancel)
     runs = _unique_runs(ws, evaluations)
     if baselines and runs:
-        data, split = runs[0].inputs["dataset"], runs[0].summary["split"]
-        runs += [
-            evaluate(
-                ws,
-                baseline,
-                dataset=data,
-                split=split,
-                progress=progress,
-                should_cancel=should_cancel,
-            )
-            for baseline in BASELINES
-        ]
+        same = {"dataset": runs[0].inputs["dataset"], "split": runs[0].summary["split"]}
+        requests = [EvaluationRequest(subject=baseline, **same) for baseline in BASELINES]
+        runs += [run_evaluation(ws, request, execution) for request in requests]
         runs = list({run.id: run for run in runs}.values())
     key = _comparison_key(ws, runs, reference, seed)
     base = ws.run(key["inputs"]["reference"])
     task, split = str(base.summary["task"]), str(base.summary["split"])
 
-    def compute(run_id: str, _folder: Path, _clock: Clock) -> StageResult:
-        labels = _labels(ws, runs)
+    def compute(run_id: str, _folder: Path, _clock: stage.Clock) -> stage.StageResult:
+        labels = {run.id: method_label(ws, run) for run in runs}
+        texts = list(labels.values())
+        for run in runs:
+            if texts.count(labels[run.id]) > 1:  # equal labels get the names of the runs too
+                subject = run.inputs.get("prompts", run.id)
+                labels[run.id] += f" [{ws.run(subject).name} {subject[:6]}]"
         joined, left_out = _join(ws, runs, labels)
-        announce(progress, f"comparing {len(runs)} methods")
-        check_cancel(should_cancel, f"comparing {len(runs)} methods")
+        execution.announce(f"comparing {len(runs)} methods")
         scores = _scores(task, runs, labels, joined, base, seed)
         methods = [_method_row(ws, run, labels[run.id], base) for run in runs]
         ws.put_table(run_id, "methods", pd.DataFrame(methods))
-        ws.put_table(run_id, "comparison", pd.DataFrame(scores))
-        columns = ("method", "metric", "value", "low", "high")
-        ws.put_metrics(
-            run_id,
-            [
-                {name: row[name] for name in columns} | {"split": split, "n": row["n_users"]}
-                for row in scores
-            ],
-        )
+        ws.put_table(run_id, "comparison", scores)
+        columns = ["method", "metric", "value", "low", "high", "n_users"]
+        rows = scores[columns].rename(columns={"n_users": "n"}).assign(split=split)
+        ws.put_metrics(run_id, rows.to_dict("records"))
         users = _user_table(ws, runs, base, joined, labels)
         ws.put_table(run_id, "users", users)
-        announce(progress, "estimating the effect on each user")
+        execution.announce("estimating the effect on each user")
         others = [run.id for run in runs if method_kind(run) != "baseline" and run.id != base.id]
         store_user_impact(ws, run_id, users, others, base.id, ratings=task == "rating")
-        return StageResult(
+        return stage.StageResult(
             summary={
                 "task": task,
                 "split": split,
@@ -124,16 +110,16 @@ def compare(
             }
         )
 
-    return run_stage(
+    return stage.run_stage(
         ws, "comparison", name=name or f"comparison-of-{len(runs)}", compute=compute, **key
     )
 
 
 def find_comparison(
     ws: Workspace,
-    evaluations: Sequence[Reference],
+    evaluations: Sequence[stage.Reference],
     *,
-    reference: Reference | None = None,
+    reference: stage.Reference | None = None,
     seed: int = 0,
 ) -> Run | None:
     """Return the comparison of exactly these evaluations, in any status, or None.
@@ -147,13 +133,13 @@ def find_comparison(
         return None
 
 
-def _unique_runs(ws: Workspace, evaluations: Sequence[Reference]) -> list[Run]:
-    runs = [find(ws, evaluation, "evaluation") for evaluation in evaluations]
+def _unique_runs(ws: Workspace, evaluations: Sequence[stage.Reference]) -> list[Run]:
+    runs = [stage.find(ws, evaluation, "evaluation") for evaluation in evaluations]
     return list({run.id: run for run in runs}.values())
 
 
 def _comparison_key(
-    ws: Workspace, runs: list[Run], reference: Reference | None, seed: int
+    ws: Workspace, runs: list[Run], reference: stage.Reference | None, seed: int
 ) -> dict[str, Any]:
     """Config, inputs and seed of a comparison: what its run id is a hash of."""
     if len(runs) < 2:
@@ -165,7 +151,7 @@ def _comparison_key(
     if reference is None:
         base = next((run for run in runs if method_kind(run) == "retrained"), runs[0])
     else:
-        base = find(ws, reference, "evaluation")
+        base = stage.find(ws, reference, "evaluation")
         if base.id not in {run.id for run in runs}:
             raise ConfigError(f"The reference {base.name!r} is not among the compared evaluations.")
     inputs = {f"evaluation_{i}": run_id for i, run_id in enumerate(sorted(run.id for run in runs))}
@@ -174,17 +160,6 @@ def _comparison_key(
         "inputs": inputs | {"reference": base.id},
         "seed": seed,
     }
-
-
-def _labels(ws: Workspace, runs: list[Run]) -> dict[str, str]:
-    """Label of each evaluation by id; methods of equal labels get their run names too."""
-    labels = {run.id: method_label(ws, run) for run in runs}
-    texts = list(labels.values())
-    for run in runs:
-        if texts.count(labels[run.id]) > 1:
-            subject = run.inputs.get("prompts", run.id)
-            labels[run.id] += f" [{ws.run(subject).name} {subject[:6]}]"
-    return labels
 
 
 def _join(ws: Workspace, runs: list[Run], labels: dict[str, str]) -> tuple[pd.DataFrame, int]:
@@ -212,8 +187,8 @@ def _join(ws: Workspace, runs: list[Run], labels: dict[str, str]) -> tuple[pd.Da
 
 def _scores(
     task: str, runs: list[Run], labels: dict[str, str], joined: pd.DataFrame, base: Run, seed: int
-) -> list[dict[str, Any]]:
-    """Rows of the table "comparison"."""
+) -> pd.DataFrame:
+    """The table "comparison"."""
     estimates = bootstrap(
         task,
         joined["outcome"].to_numpy(np.float64),
@@ -233,9 +208,7 @@ def _scores(
                     "method": labels[run.id],
                     "kind": method_kind(run),
                     "metric": metric,
-                    "value": interval.value,
-                    "low": interval.low,
-                    "high": interval.high,
+                    **{name: getattr(interval, name) for name in ("value", "low", "high")},
                     "difference": difference.value,
                     "difference_low": difference.low,
                     "difference_high": difference.high,
@@ -243,12 +216,12 @@ def _scores(
                     "draws": interval.draws,
                 }
             )
-    return rows
+    return pd.DataFrame(rows)
 
 
-def comparison_users(ws: Workspace, comparison: Reference) -> pd.DataFrame:
+def comparison_users(ws: Workspace, comparison: stage.Reference) -> pd.DataFrame:
     """Return the table "users" of a comparison; it is computed for runs that do not store it."""
-    run = find(ws, comparison, "comparison")
+    run = stage.find(ws, comparison, "comparison")
     if any(file["name"] == "users" for file in ws.artifacts(run.id)):
         return ws.get_table(run.id, "users")
     methods = ws.get_table(run.id, "methods")

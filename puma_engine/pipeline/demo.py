@@ -17,6 +17,7 @@ from puma_engine.defaults import (
 from puma_engine.errors import DataError, StoreError
 from puma_engine.evaluation.baselines import BASELINES
 from puma_engine.exchange.prompt_formats import read_prompts
+from puma_engine.pipeline import stage
 from puma_engine.pipeline.backbones import backbone_run
 from puma_engine.pipeline.comparing import compare
 from puma_engine.pipeline.evaluating import run_evaluation
@@ -24,19 +25,12 @@ from puma_engine.pipeline.fitting import run_fit
 from puma_engine.pipeline.importing_data import import_dataset
 from puma_engine.pipeline.importing_prompts import import_prompts
 from puma_engine.pipeline.migrating import run_migration
-from puma_engine.pipeline.stage_progress import (
-    CancelCheck,
-    Execution,
-    OverallProgress,
-    ProgressCallback,
-    check_cancel,
-)
 from puma_engine.requests import EvaluationRequest, FitRequest, MigrationRequest
 from puma_engine.store import Run, Workspace
 
 DATASET, SOURCE, TARGET = "goodbooks", "llama-small", "llama-medium"
 PROMPT_FILE = "source-prompts.safetensors"
-Step = Callable[[Execution], Run]
+Step = Callable[[stage.Execution], Run]
 
 
 def demo(
@@ -44,8 +38,8 @@ def demo(
     *,
     users: int = DEMO_USERS,
     device: str | None = None,
-    progress: ProgressCallback | None = None,
-    should_cancel: CancelCheck | None = None,
+    progress: stage.ProgressCallback | None = None,
+    should_cancel: stage.CancelCheck | None = None,
 ) -> Run:
     """Run every method on shipped data and return their comparison; finished runs are reused.
 
@@ -53,7 +47,7 @@ def demo(
     retraining, random prompts, the shuffled control and baselines, all evaluated on the test split
     of a goodbooks subset of so many users.
     """
-    execution = Execution(device, progress, should_cancel)
+    execution = stage.Execution(device, progress, should_cancel)
     runs: dict[str, Run] = {}
 
     def add_backbone(spec: str) -> Step:
@@ -71,7 +65,7 @@ def demo(
             part,
         )
 
-    def source(part: Execution) -> Run:
+    def source(part: stage.Execution) -> Run:
         data, model = runs["data"], runs["source backbone"]
         file = shipped_prompts(model, data)
         if file is None:
@@ -102,7 +96,7 @@ def demo(
             part,
         )
 
-    def comparison(part: Execution) -> Run:
+    def comparison(part: stage.Execution) -> Run:
         return compare(
             ws,
             [run for name, run in runs.items() if name.startswith("evaluation of ")],
@@ -127,9 +121,9 @@ def demo(
         *((f"evaluation of {name}", 1, evaluate(name)) for name in BASELINES),
         ("comparison", 3, comparison),
     ]
-    overall = OverallProgress([seconds for _, seconds, _ in steps], progress)
+    overall = stage.OverallProgress([seconds for _, seconds, _ in steps], progress)
     for number, (title, seconds, step) in enumerate(steps):
-        check_cancel(should_cancel, title)
+        execution.check_cancel(title)
         started = time.monotonic()
         runs[title] = step(execution.part(overall, number))
         if time.monotonic() - started < 0.05 * seconds:

@@ -26,7 +26,28 @@ Row = dict[str, Any]
 
 def check_installation() -> list[Row]:
     """Check Python, packages, SQLite, devices, shipped data and the zoo."""
-    return [*_versions(), _sqlite(), _device(), _data(), *_zoo()]
+    rows = [_row("python", "ok", platform.python_version())]
+    for package in PACKAGES:
+        try:
+            rows.append(_row(package, "ok", importlib.metadata.version(package)))
+        except importlib.metadata.PackageNotFoundError:
+            rows.append(_row(package, "fail", "not installed; run pip install -r requirements.txt"))
+    sqlite = sqlite3.sqlite_version
+    if sqlite_is_safe(tuple(int(part) for part in sqlite.split("."))):
+        rows.append(_row("sqlite", "ok", sqlite))
+    else:
+        problem = "has a rare race when several processes write at once (fixed in 3.51.3)"
+        advice = "run one worker a workspace and keep backups"
+        rows.append(_row("sqlite", "warn", f"{sqlite} {problem}; {advice}"))
+    rows += [_device(), _data()]
+    lost = [entry["name"] for entry in list_zoo() if entry["shipped"] and not entry["built"]]
+    advice = (
+        f"no weights for {', '.join(lost)}; build them in a checkout with python -m research.zoo"
+    )
+    rows.append(
+        _row("zoo", *(("warn", advice) if lost else ("ok", "all shipped backbones are here")))
+    )
+    return rows
 
 
 def check_workspace(ws: Workspace) -> list[Row]:
@@ -44,32 +65,10 @@ def _row(check: str, status: str, detail: str) -> Row:
     return {"check": check, "status": status, "detail": detail}
 
 
-def _versions() -> list[Row]:
-    rows = [_row("python", "ok", platform.python_version())]
-    for package in PACKAGES:
-        try:
-            rows.append(_row(package, "ok", importlib.metadata.version(package)))
-        except importlib.metadata.PackageNotFoundError:
-            rows.append(_row(package, "fail", "not installed; run pip install -r requirements.txt"))
-    return rows
-
-
 def sqlite_is_safe(version: tuple[int, ...]) -> bool:
     """Return whether this SQLite lacks the rare WAL-reset race between several writers."""
     fixed = [safe for safe in SAFE_SQLITE if safe[:2] == version[:2]]
     return version >= fixed[0] if fixed else version > SAFE_SQLITE[-1]
-
-
-def _sqlite() -> Row:
-    text = sqlite3.sqlite_version
-    if sqlite_is_safe(tuple(int(part) for part in text.split("."))):
-        return _row("sqlite", "ok", text)
-    return _row(
-        "sqlite",
-        "warn",
-        f"{text} has a rare race when several processes write at once (fixed in 3.51.3); run one "
-        "worker a workspace and keep backups",
-    )
 
 
 def _device() -> Row:
@@ -94,16 +93,3 @@ def _data() -> Row:
     if lost:
         return _row("shipped data", "warn", f"{root} lacks {', '.join(lost)}")
     return _row("shipped data", "ok", str(root))
-
-
-def _zoo() -> list[Row]:
-    lost = [entry["name"] for entry in list_zoo() if entry["shipped"] and not entry["built"]]
-    if lost:
-        return [
-            _row(
-                "zoo",
-                "warn",
-                f"no weights for {', '.join(lost)}; build them in a checkout with python -m research.zoo",
-            )
-        ]
-    return [_row("zoo", "ok", "all shipped backbones are here")]

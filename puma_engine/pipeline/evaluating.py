@@ -14,18 +14,9 @@ from puma_engine.datasets import Dataset
 from puma_engine.errors import ConfigError, NotFoundError
 from puma_engine.evaluation import metrics
 from puma_engine.evaluation.baselines import BASELINES
+from puma_engine.pipeline import stage
 from puma_engine.pipeline.backbones import load_backbone
 from puma_engine.pipeline.importing_data import load_dataset
-from puma_engine.pipeline.stage import (
-    PROMPT_KINDS,
-    Clock,
-    Reference,
-    StageResult,
-    find,
-    run_stage,
-    slug,
-)
-from puma_engine.pipeline.stage_progress import CancelCheck, Execution, ProgressCallback
 from puma_engine.pipeline.stored_prompts import load_prompts, template_of
 from puma_engine.requests import EvaluationRequest
 from puma_engine.store import Run, Workspace
@@ -42,16 +33,16 @@ LABELS = {
 
 def evaluate(
     ws: Workspace,
-    subject: Reference,
+    subject: stage.Reference,
     *,
-    dataset: Reference | None = None,
+    dataset: stage.Reference | None = None,
     split: str = "test",
     template: str | None = None,
     precision: str = "auto",
     name: str | None = None,
     device: str | None = None,
-    progress: ProgressCallback | None = None,
-    should_cancel: CancelCheck | None = None,
+    progress: stage.ProgressCallback | None = None,
+    should_cancel: stage.CancelCheck | None = None,
 ) -> Run:
     """Predict every row of a split and score it, pooled and for each user.
 
@@ -61,24 +52,25 @@ def evaluate(
     95 % interval from resampling users. Raises NotFoundError, ConfigError, DataError.
     """
     request = EvaluationRequest.from_arguments(locals())
-    return run_evaluation(ws, request, Execution(device, progress, should_cancel))
+    return run_evaluation(ws, request, stage.Execution(device, progress, should_cancel))
 
 
-def run_evaluation(ws: Workspace, request: EvaluationRequest, execution: Execution) -> Run:
+def run_evaluation(ws: Workspace, request: EvaluationRequest, execution: stage.Execution) -> Run:
     """Execute a request to evaluate; see `evaluate`."""
     split, subject, run = request.split, request.subject, None
+    config: dict[str, Any]
     if subject in BASELINES:
         if request.dataset is None:
             raise ConfigError(f"The baseline {subject!r} needs a data set (--dataset).")
-        data = find(ws, request.dataset, "dataset")
+        data = stage.find(ws, request.dataset, "dataset")
         config = {"method": subject, "split": split, "draws": DRAWS}
-        label, inputs = slug(subject, data.name), {"dataset": data.id}
+        label, inputs = stage.slug(subject, data.name), {"dataset": data.id}
     else:
         try:
-            run = find(ws, subject, *PROMPT_KINDS)
+            run = stage.find(ws, subject, *stage.PROMPT_KINDS)
         except NotFoundError as error:
             raise NotFoundError(f"{error} The baselines are {', '.join(BASELINES)}.") from None
-        data = find(ws, request.dataset or run.inputs["dataset"], "dataset")
+        data = stage.find(ws, request.dataset or run.inputs["dataset"], "dataset")
         config = {
             "method": run.config["role"],
             "split": split,
@@ -88,7 +80,7 @@ def run_evaluation(ws: Workspace, request: EvaluationRequest, execution: Executi
         }
         label, inputs = run.name, {"prompts": run.id, "dataset": data.id}
 
-    def compute(run_id: str, _folder: Path, clock: Clock) -> StageResult:
+    def compute(run_id: str, _folder: Path, clock: stage.Clock) -> stage.StageResult:
         execution.announce(f"evaluating {run.name if run else subject}")
         dataset, device = load_dataset(ws, data), "cpu"
         if run is None:
@@ -96,64 +88,52 @@ def run_evaluation(ws: Workspace, request: EvaluationRequest, execution: Executi
             model.fit(dataset.rows("train"), dataset.rows("validation"))
             predicted = np.asarray(model.predict(dataset.rows(split)), dtype=np.float64)
         else:
-            predicted, device = _predict(ws, run, dataset, config, execution.device, clock)
-        _save(ws, run_id, dataset, split, predicted)
-        return _result(dataset, split, predicted, device)
+            from puma_engine.evaluation import prediction
+            from puma_engine.pipeline.fitting import device_name
 
-    return run_stage(
+            backbone = load_backbone(
+                ws, run.inputs["backbone"], device=execution.device, precision=request.precision
+            )
+            table, device = load_prompts(ws, run), device_name(str(backbone.device))
+            clock.restart()
+            predicted = prediction.predict(
+                backbone, table, dataset, split, template=config["template"]
+            )
+        summary = store_scores(ws, run_id, dataset, split, predicted)
+        return stage.StageResult(device, {}, summary)
+
+    return stage.run_stage(
         ws,
         "evaluation",
-        name=request.name or slug("eval", label, None if split == "test" else split),
+        name=request.name or stage.slug("eval", label, None if split == "test" else split),
         config=config,
         inputs=inputs,
         compute=compute,
     )
 
 
-def _predict(
-    ws: Workspace,
-    run: Run,
-    interactions: Dataset,
-    config: dict[str, Any],
-    device: str | None,
-    clock: Clock,
-) -> tuple[np.ndarray, str]:
-    """Return the predictions of a prompt table, [rows], and the device that made them."""
-    from puma_engine.evaluation import prediction
-    from puma_engine.pipeline.fitting import device_name
-
-    backbone = load_backbone(
-        ws, run.inputs["backbone"], device=device, precision=config["precision"]
-    )
-    table = load_prompts(ws, run)
-    clock.restart()
-    predicted = prediction.predict(
-        backbone, table, interactions, config["split"], template=config["template"]
-    )
-    return predicted, device_name(str(backbone.device))
-
-
-def _save(ws: Workspace, run_id: str, dataset: Dataset, split: str, predicted: np.ndarray) -> None:
-    """Write predictions and every metric of one evaluation."""
-    frame = dataset.rows(split)[["user_id", "item_id", "outcome"]].assign(
-        prediction=predicted.astype(np.float32)
-    )
+def store_scores(
+    ws: Workspace, run_id: str, dataset: Dataset, split: str, predicted: np.ndarray
+) -> dict[str, Any]:
+    """Store predictions of a split, [rows], with their metrics; return the summary of their run."""
+    frame = dataset.rows(split)[["user_id", "item_id", "outcome"]]
+    frame = frame.assign(prediction=predicted.astype(np.float32))
     ws.put_table(run_id, PREDICTIONS, frame)
     y, users = frame["outcome"].to_numpy(np.float64), frame["user_id"].to_numpy()
     scores = metrics.bootstrap(dataset.task, y, [predicted], users, draws=DRAWS)[0]
-    rows = [
-        {
-            "split": split,
-            "metric": metric,
-            "value": score.interval.value,
-            "low": score.interval.low,
-            "high": score.interval.high,
-            "n": score.interval.n_users,
-        }
-        for metric, score in scores.items()
-    ]
+    rows = []
+    for metric, score in scores.items():
+        ends = {name: getattr(score.interval, name) for name in ("value", "low", "high")}
+        rows.append({"split": split, "metric": metric, **ends, "n": score.interval.n_users})
     ws.put_metrics(run_id, rows)
     put_user_metrics(ws, run_id, metrics.per_user(dataset.task, y, predicted, users))
+    return {
+        "task": dataset.task,
+        "split": split,
+        "rows": len(frame),
+        "users": int(frame["user_id"].nunique()),
+        "metrics": metrics.pooled(dataset.task, y, predicted, users),
+    }
 
 
 def put_user_metrics(ws: Workspace, run_id: str, frame: pd.DataFrame) -> None:
@@ -187,21 +167,6 @@ def read_user_metric(ws: Workspace, evaluation: str, metric: str, users: pa.Arra
     aligned = np.full(len(users), np.nan, np.float32)
     aligned[rows.is_valid().to_numpy(zero_copy_only=False)] = values[rows.drop_null().to_numpy()]
     return aligned
-
-
-def _result(dataset: Dataset, split: str, predicted: np.ndarray, device: str) -> StageResult:
-    frame = dataset.rows(split)
-    pooled = metrics.pooled(
-        dataset.task, frame["outcome"].to_numpy(np.float64), predicted, frame["user_id"].to_numpy()
-    )
-    summary = {
-        "task": dataset.task,
-        "split": split,
-        "rows": len(frame),
-        "users": int(frame["user_id"].nunique()),
-        "metrics": {name: float(value) for name, value in pooled.items()},
-    }
-    return StageResult(device, {}, summary)
 
 
 def method_kind(evaluation: Run) -> str:
@@ -239,11 +204,6 @@ def _migration_label(ws: Workspace, run: Run) -> str:
     return f"{start}, {selection.summary['selected']} users ({selection.config['strategy']})"
 
 
-def read_predictions(ws: Workspace, evaluation: Reference) -> pd.DataFrame:
+def read_predictions(ws: Workspace, evaluation: stage.Reference) -> pd.DataFrame:
     """Read user_id, item_id, outcome and prediction of an evaluation, one row an example."""
-    return ws.get_table(find(ws, evaluation, "evaluation").id, PREDICTIONS)
-
-
-def facts_of(run: Run) -> dict[str, Any]:
-    """Return the metrics of an evaluation run, pooled, by name."""
-    return dict(run.summary.get("metrics", {}))
+    return ws.get_table(stage.find(ws, evaluation, "evaluation").id, PREDICTIONS)

@@ -6,23 +6,19 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from puma_engine.errors import ConfigError, DataError, StoreError
 from puma_engine.exchange.model_card import CardFacts, model_card
 from puma_engine.exchange.prompt_file import with_head
-from puma_engine.files import atomic_write, new_folder, save_tensors
+from puma_engine.files import new_folder, save_tensors, write_text
+from puma_engine.pipeline import stage
 from puma_engine.pipeline.backbones import load_backbone
 from puma_engine.pipeline.importing_data import load_dataset
-from puma_engine.pipeline.stage import PROMPT_KINDS, Reference, find
 from puma_engine.pipeline.stored_prompts import load_adapter, load_prompts, refuse_items
 from puma_engine.store import Run, Workspace
-
-if TYPE_CHECKING:
-    from puma_engine.backbone import Context
-    from puma_engine.prompts.table import PromptTable
 
 Format = Literal["file", "parquet", "numpy", "packed", "peft"]
 MAX_PEFT_FOLDERS = 1000
@@ -41,7 +37,7 @@ USES = {
 
 def export_prompts(
     ws: Workspace,
-    reference: Reference,
+    reference: stage.Reference,
     path: str | Path,
     *,
     format: Format = "file",
@@ -64,7 +60,7 @@ def export_prompts(
         raise ConfigError(
             f"There is no format {format!r}; choose one of {', '.join(get_args(Format))}."
         )
-    run, file = find(ws, reference, *PROMPT_KINDS), Path(path)
+    run, file = stage.find(ws, reference, *stage.PROMPT_KINDS), Path(path)
     refuse_items(run, "an export of prompts")
     table, meta = load_prompts(ws, run), _meta(ws, run, command)
     if users is not None:
@@ -77,6 +73,7 @@ def export_prompts(
         save_tensors(file, arrays, meta | {"user_ids": table.user_ids.tolist()})
         return file
     from puma_engine.exchange.packed import write_packed
+    from puma_engine.exchange.peft import write_peft
     from puma_engine.exchange.prompt_formats import write_numpy, write_parquet
 
     if format in ("parquet", "numpy"):
@@ -89,9 +86,16 @@ def export_prompts(
         if format == "packed":
             write_packed(folder, table, meta, shard_users=shard_users)
         else:
-            _peft(ws, run, table, meta, folder, device)
+            chosen = table.user_ids.tolist()
+            if len(chosen) > MAX_PEFT_FOLDERS:
+                raise ConfigError(
+                    f"PEFT needs a folder a user, and these are {len(chosen):,} users; name at most "
+                    f"{MAX_PEFT_FOLDERS} with --user, or choose the format packed."
+                )
+            backbone = load_backbone(ws, run.inputs["backbone"], device=device)
+            write_peft(folder, backbone, table, run.config["template"], chosen, meta)
         card = card_of(ws, run, licence, kind=f"prompts-{format}")
-        (folder / "README.md").write_text(card, encoding="utf-8")
+        write_text(folder / "README.md", card)
     return file
 
 
@@ -105,10 +109,7 @@ def _meta(ws: Workspace, run: Run, command: str | None) -> dict[str, Any]:
             "name": dataset.summary["dataset"],
             "content_hash": dataset.summary["content_hash"],
         },
-        "backbone": {
-            "spec": backbone.config["spec"],
-            "fingerprint": backbone.config["fingerprint"],
-        },
+        "backbone": {name: backbone.config[name] for name in ("spec", "fingerprint")},
         "seconds": run.seconds,
         "device": run.device,
         "versions": run.versions,
@@ -116,29 +117,9 @@ def _meta(ws: Workspace, run: Run, command: str | None) -> dict[str, Any]:
     }
 
 
-def _peft(
-    ws: Workspace,
-    run: Run,
-    table: PromptTable,
-    meta: dict[str, Any],
-    folder: Path,
-    device: str | None,
-) -> None:
-    from puma_engine.exchange.peft import write_peft
-
-    users = table.user_ids.tolist()
-    if len(users) > MAX_PEFT_FOLDERS:
-        raise ConfigError(
-            f"PEFT needs a folder a user, and these are {len(users):,} users; name at most "
-            f"{MAX_PEFT_FOLDERS} with --user, or choose the format packed."
-        )
-    backbone = load_backbone(ws, run.inputs["backbone"], device=device)
-    write_peft(folder, backbone, table, run.config["template"], users, meta)
-
-
 def embed_prompts(
     ws: Workspace,
-    reference: Reference,
+    reference: stage.Reference,
     pairs: Sequence[tuple[str, str]],
     path: str | Path,
     *,
@@ -154,6 +135,10 @@ def embed_prompts(
     any number of pairs, or .json for one pair as the body of a POST to vLLM's /v1/completions.
     Raises DataError, MigrationError, ConfigError.
     """
+    from puma_engine.backbone import Context
+    from puma_engine.backbone.templates import get_template
+    from puma_engine.exchange import prompt_embeddings
+
     file = Path(path)
     if file.suffix not in (".safetensors", ".json"):
         raise ConfigError(f"The file {file} must end in .safetensors, or .json for one pair.")
@@ -161,36 +146,7 @@ def embed_prompts(
         raise ConfigError(
             f"{len(pairs)} pairs were given; a .json file takes one, a .safetensors file one or more."
         )
-    run = find(ws, reference, *PROMPT_KINDS)
-    rows = _contexts(ws, run, pairs, texts, histories)
-    from puma_engine.exchange import prompt_embeddings
-
-    table = load_prompts(ws, run)
-    table.take([user for user, _ in pairs])
-    backbone = load_backbone(ws, run.inputs["backbone"], device=device, precision=precision)
-    embedded = prompt_embeddings.embed_prompts(backbone, table, run.config["template"], rows)
-    if file.suffix == ".json":
-        body = json.dumps(next(prompt_embeddings.requests(embedded)))
-
-        def write(temporary: Path) -> None:
-            temporary.write_text(body, encoding="utf-8")
-
-        atomic_write(file, write)
-    else:
-        prompt_embeddings.write_embedded(file, embedded)
-    return file
-
-
-def _contexts(
-    ws: Workspace,
-    run: Run,
-    pairs: Sequence[tuple[str, str]],
-    texts: Sequence[str | None] | None,
-    histories: Sequence[Sequence[str]] | None,
-) -> list[tuple[str, str, Context]]:
-    from puma_engine.backbone import Context
-    from puma_engine.backbone.templates import get_template
-
+    run = stage.find(ws, reference, *stage.PROMPT_KINDS)
     items = load_dataset(ws, run.inputs["dataset"]).items
     known = dict(zip(items["item_id"], items["text"], strict=True))
     if get_template(run.config["template"]).uses_history and histories is None:
@@ -200,7 +156,7 @@ def _contexts(
         )
     texts = texts or [None] * len(pairs)
     histories = histories or [()] * len(pairs)
-    contexts = []
+    rows = []
     for (user, item), text, history in zip(pairs, texts, histories, strict=True):
         unknown = [id_ for id_ in (item, *history) if id_ not in known]
         if unknown and not (unknown == [item] and text):
@@ -208,12 +164,20 @@ def _contexts(
                 f"The data set has no item {unknown[0]!r}; give an item of it, or a text with --text."
             )
         past = tuple(known[id_] for id_ in history)
-        contexts.append((user, item, Context(text or known[item], past)))
-    return contexts
+        rows.append((user, item, Context(text or known[item], past)))
+    table = load_prompts(ws, run)
+    table.take([user for user, _ in pairs])
+    backbone = load_backbone(ws, run.inputs["backbone"], device=device, precision=precision)
+    embedded = prompt_embeddings.embed_prompts(backbone, table, run.config["template"], rows)
+    if file.suffix == ".json":
+        write_text(file, json.dumps(next(prompt_embeddings.requests(embedded))))
+    else:
+        prompt_embeddings.write_embedded(file, embedded)
+    return file
 
 
 def export_adapter(
-    ws: Workspace, reference: Reference, path: str | Path, *, licence: str | None = None
+    ws: Workspace, reference: stage.Reference, path: str | Path, *, licence: str | None = None
 ) -> Path:
     """Write a migration's adapter to a new folder in the layout of the Hugging Face Hub.
 
@@ -222,7 +186,7 @@ def export_adapter(
     """
     from puma_engine.exchange.adapter_folders import AdapterFile, write_adapter
 
-    run = find(ws, reference, "migration")
+    run = stage.find(ws, reference, "migration")
     refuse_items(run, "an export of an adapter")
     tensors, meta = load_adapter(ws, run)
     count = sum(role.startswith("source_") for role in run.inputs)
@@ -244,13 +208,9 @@ def export_adapter(
 
 def _prompt_space(ws: Workspace, run: Run) -> dict[str, Any]:
     """Return the backbone and the width that a run's prompts were made for."""
-    backbone = ws.run(run.inputs["backbone"])
-    return {
-        "backbone": backbone.config["spec"],
-        "fingerprint": backbone.config["fingerprint"],
-        "revision": backbone.config["revision"],
-        "width": run.summary["width"],
-    }
+    config = ws.run(run.inputs["backbone"]).config
+    facts = {name: config[name] for name in ("fingerprint", "revision")}
+    return {"backbone": config["spec"], **facts, "width": run.summary["width"]}
 
 
 def card_of(ws: Workspace, run: Run, licence: str | None, *, kind: str) -> str:
@@ -270,6 +230,14 @@ def card_of(ws: Workspace, run: Run, licence: str | None, *, kind: str) -> str:
         "seed": run.seed,
         "run": run.id,
     }
+    evaluations = {
+        dependent.id
+        for dependent in ws.dependents(run.id)
+        if dependent.kind == "evaluation" and dependent.status == "finished"
+    }
+    scores = ws.metrics()
+    scores = scores[scores["run_id"].isin(evaluations) & scores["method"].isna()]
+    scores = scores[["split", "metric", "value", "low", "high", "n"]]
     return model_card(
         CardFacts(
             title=run.name,
@@ -279,28 +247,10 @@ def card_of(ws: Workspace, run: Run, licence: str | None, *, kind: str) -> str:
             licence=licence or LICENCES.get(shipped),
             data={key: dataset.summary[key] for key in DATA_FACTS if key in dataset.summary},
             lineage=[
-                {
-                    "kind": ancestor.kind,
-                    "name": ancestor.name,
-                    "run": ancestor.id,
-                    "created": ancestor.created[:10],
-                }
-                for ancestor in ws.lineage(run.id)
+                {"kind": run.kind, "name": run.name, "run": run.id, "created": run.created[:10]}
+                for run in ws.lineage(run.id)
             ],
-            metrics=_metrics(ws, run),
+            metrics=scores.to_dict("records"),
             usage=USES[kind],
         )
     )
-
-
-def _metrics(ws: Workspace, run: Run) -> list[dict[str, Any]]:
-    """Return the pooled metrics of every finished evaluation of a run, with their intervals."""
-    scored = {
-        dependent.id
-        for dependent in ws.dependents(run.id)
-        if dependent.kind == "evaluation" and dependent.status == "finished"
-    }
-    frame = ws.metrics()
-    rows = frame[frame["run_id"].isin(scored) & frame["method"].isna()]
-    names = ["split", "metric", "value", "low", "high", "n"]
-    return [dict(zip(names, row, strict=True)) for row in rows[names].itertuples(index=False)]

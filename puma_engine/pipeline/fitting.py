@@ -7,18 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from puma_engine.config import PromptConfig, TrainingConfig
 from puma_engine.defaults import DEFAULT_TEMPLATES, fit_defaults
+from puma_engine.pipeline import stage
 from puma_engine.pipeline.backbones import backbone_run, load_backbone
 from puma_engine.pipeline.importing_data import load_dataset
-from puma_engine.pipeline.stage import (
-    Clock,
-    Reference,
-    StageResult,
-    find,
-    run_stage,
-    settings_of,
-    slug,
-)
-from puma_engine.pipeline.stage_progress import CancelCheck, Execution, ProgressCallback
 from puma_engine.pipeline.stored_prompts import save_prompts, shape_of
 from puma_engine.requests import FitRequest, Role, training_of
 from puma_engine.store import Run, Workspace
@@ -29,8 +20,8 @@ if TYPE_CHECKING:
 
 def fit_prompts(
     ws: Workspace,
-    dataset: Reference,
-    backbone: Reference | Path,
+    dataset: stage.Reference,
+    backbone: stage.Reference | Path,
     *,
     role: Role = "source",
     template: str | None = None,
@@ -39,8 +30,8 @@ def fit_prompts(
     seed: int | None = None,
     name: str | None = None,
     device: str | None = None,
-    progress: ProgressCallback | None = None,
-    should_cancel: CancelCheck | None = None,
+    progress: stage.ProgressCallback | None = None,
+    should_cancel: stage.CancelCheck | None = None,
 ) -> Run:
     """Fit one soft prompt a user of a data set on a frozen backbone.
 
@@ -50,12 +41,12 @@ def fit_prompts(
     Raises ConfigError, NotFoundError, BackboneError, DataError.
     """
     request = FitRequest.from_arguments(locals())
-    return run_fit(ws, request, Execution(device, progress, should_cancel))
+    return run_fit(ws, request, stage.Execution(device, progress, should_cancel))
 
 
-def run_fit(ws: Workspace, request: FitRequest, execution: Execution) -> Run:
+def run_fit(ws: Workspace, request: FitRequest, execution: stage.Execution) -> Run:
     """Execute a request to fit prompts; see `fit_prompts`."""
-    data = find(ws, request.dataset, "dataset")
+    data = stage.find(ws, request.dataset, "dataset")
     model = backbone_run(ws, request.backbone, device=execution.device)
     prompt = PromptConfig(**request.prompt)
     task, users = data.summary["task"], int(data.summary["users"])
@@ -64,7 +55,7 @@ def run_fit(ws: Workspace, request: FitRequest, execution: Execution) -> Run:
     template = request.template or DEFAULT_TEMPLATES[task]
     trainable = request.role != "random"
 
-    def compute(_run_id: str, folder: Path, clock: Clock) -> StageResult:
+    def compute(_run_id: str, folder: Path, clock: stage.Clock) -> stage.StageResult:
         from puma_engine.prompts import tuning
 
         backbone = load_backbone(ws, model, device=execution.device, precision=training.precision)
@@ -83,14 +74,14 @@ def run_fit(ws: Workspace, request: FitRequest, execution: Execution) -> Run:
         )
         return fitted_result(ws, fitted, len(dataset.users) if trainable else 0)
 
-    return run_stage(
+    return stage.run_stage(
         ws,
         "prompts",
-        name=request.name or slug(request.role, model.name, data.name),
+        name=request.name or stage.slug(request.role, model.name, data.name),
         config={
             "role": request.role,
             "template": template,
-            "training": settings_of(training),
+            "training": stage.settings_of(training),
             "prompt": prompt.to_dict(),
         },
         inputs={"dataset": data.id, "backbone": model.id},
@@ -100,7 +91,7 @@ def run_fit(ws: Workspace, request: FitRequest, execution: Execution) -> Run:
     )
 
 
-def fitted_result(ws: Workspace, fitted: FitResult, users_trained: int) -> StageResult:
+def fitted_result(ws: Workspace, fitted: FitResult, users_trained: int) -> stage.StageResult:
     """Return what a fitted or refined table leaves in its run; users_trained is its cost."""
     result = training_result(fitted.result, users_trained, fitted.flops)
     result.summary |= shape_of(fitted.table)
@@ -108,7 +99,7 @@ def fitted_result(ws: Workspace, fitted: FitResult, users_trained: int) -> Stage
     return result
 
 
-def training_result(result: Any, users_trained: int, flops: float) -> StageResult:
+def training_result(result: Any, users_trained: int, flops: float) -> stage.StageResult:
     """Return what a training leaves in its run."""
     cost = {
         "training_seconds": result.seconds,
@@ -124,7 +115,7 @@ def training_result(result: Any, users_trained: int, flops: float) -> StageResul
         "history": result.history,
         "precision": result.precision,
     }
-    return StageResult(device_name(result.device), cost, summary)
+    return stage.StageResult(device_name(result.device), cost, summary)
 
 
 def device_name(device: str) -> str:

@@ -19,18 +19,10 @@ from puma_engine.datasets import (
     statistics,
     user_profiles,
 )
-from puma_engine.datasets.reading.line_blocks import ReadProgress
 from puma_engine.datasets.registry import settings_from, source_files
 from puma_engine.errors import ConfigError, DataError, NotFoundError
 from puma_engine.files import sha256_file
-from puma_engine.pipeline.stage import Clock, Reference, StageResult, find, run_stage, slug
-from puma_engine.pipeline.stage_progress import (
-    CancelCheck,
-    ProgressCallback,
-    StageProgress,
-    announce,
-    check_cancel,
-)
+from puma_engine.pipeline import stage
 from puma_engine.store import Run, Workspace
 
 if TYPE_CHECKING:
@@ -48,79 +40,80 @@ def import_dataset(
     seed: int = 0,
     population: Population = "product",
     name: str | None = None,
-    progress: ProgressCallback | None = None,
-    should_cancel: CancelCheck | None = None,
+    progress: stage.ProgressCallback | None = None,
+    should_cancel: stage.CancelCheck | None = None,
     **settings: Any,
 ) -> Run:
     """Read interactions, split them and store them in the workspace.
 
-    source: a shipped data set, or the same from a folder given as path; amazon, yelp, mind
-    or movielens with their original files at path and the settings of `import_original`; or
-    "table" with a file at path and those of `import_table`. users: a seeded subset of so
-    many. The same files and settings give the same run. Raises DataError or ConfigError.
+    source: a shipped data set, or the same from a folder given as path; amazon, yelp, mind or
+    movielens with their original files at path and their settings, such as those of
+    `puma_engine.datasets.importers.amazon.AmazonSettings`; or "table" with a file at path, a task
+    and the settings of `puma_engine.datasets.read_table`. Both take items_path, the file of items.
+    users: a seeded subset of so many. The same files and settings give the same run. Raises
+    DataError or ConfigError.
     """
+    execution = stage.Execution(None, progress, should_cancel)
     if source == "table":
         if users is not None or population != "product":
             raise ConfigError("A table is read whole: users and population are for named sources.")
-        return import_table(ws, path, name=name, seed=seed, progress=progress, **settings)
+        return _import_table(ws, path, name, seed, execution, **settings)
     if source not in REGISTRY:
         names = ", ".join([*REGISTRY, "table"])
         raise DataError(f"There is no data set {source!r}; choose one of {names}.")
     if not REGISTRY[source].shipped:
         if population != "product":
             raise ConfigError(f"{source!r} is read whole: population is for shipped sets.")
-        return import_original(
-            ws,
-            source,
-            path,
-            users=users,
-            seed=seed,
-            name=name,
-            progress=progress,
-            should_cancel=should_cancel,
-            **settings,
-        )
+        return _import_original(ws, source, path, users, name, seed, execution, **settings)
     if settings:
         raise ConfigError(f"{', '.join(settings)}: the shipped sets take no such settings.")
     folder = Path(path) if path is not None else data_root() / REGISTRY[source].family
-    config = {
-        "source": source,
-        "users": users,
-        "population": population,
-        "files": folder_hash(folder),
-    }
-    announce(progress, f"importing {source}")
+    if not folder.is_dir():
+        raise DataError(f"There is no folder {folder}; give the folder of the original files.")
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.suffix in (".parquet", ".csv", ".dat", ".gz"):
+            digest.update(f"{file.name}:{sha256_file(file)};".encode())
+    files = digest.hexdigest()[:16]
+    config = {"source": source, "users": users, "population": population, "files": files}
+    execution.announce(f"importing {source}")
 
     def read() -> Dataset:
         return import_folder(source, folder, population=population, users=users, seed=seed)
 
-    return _store(ws, name or slug(source, users), config, seed, read)
+    return _store(ws, name or stage.slug(source, users), config, seed, read)
 
 
-def import_original(
+def _import_original(
     ws: Workspace,
     source: str,
     path: str | Path | None,
+    users: int | None,
+    name: str | None,
+    seed: int,
+    execution: stage.Execution,
     *,
-    users: int | None = None,
-    seed: int = 0,
-    name: str | None = None,
     items_path: str | Path | None = None,
-    progress: ProgressCallback | None = None,
-    should_cancel: CancelCheck | None = None,
     **settings: Any,
 ) -> Run:
-    """Read amazon, yelp, mind or movielens from their original files, which may be large.
-
-    settings: the source's own, such as `puma_engine.datasets.importers.amazon.AmazonSettings`; None
-    keeps a default. items_path: the file of items, where it is not beside the other.
-    """
+    """Read amazon, yelp, mind or movielens from their original files, which may be large."""
     about = REGISTRY[source]
     if path is None or about.settings is None:
         raise ConfigError(f"{source!r} is read from its original files; give their path.")
     place, items = Path(path), None if items_path is None else Path(items_path)
     chosen = settings_from(about.settings, source, settings)
-    watch = _watching(progress, should_cancel)
+    began: dict[str, float] = {}
+
+    def watch(part: str, done: int, total: int) -> None:
+        """Report progress with an ETA; raise Cancelled if the work was cancelled."""
+        execution.check_cancel(part)
+        now = time.monotonic()
+        spent = now - began.setdefault(part, now)
+        left = spent * (total - done) / done if done and spent else None
+        if execution.progress is not None:
+            report = stage.StageProgress(part, step=done, total=total, eta_seconds=left)
+            execution.progress(report)
+
     hashes = {}
     for role, file in source_files(about, place, items).items():
         watch(f"checking {file.name}", 0, 0)
@@ -134,42 +127,21 @@ def import_original(
 
     stem = place.resolve().name.split(".")[0]
     parts = (stem,) if stem.startswith(source) else (source, stem)
-    return _store(ws, name or slug(*parts, users), config, seed, read)
+    return _store(ws, name or stage.slug(*parts, users), config, seed, read)
 
 
-def _watching(progress: ProgressCallback | None, should_cancel: CancelCheck | None) -> ReadProgress:
-    """Return a callback that reports an importer's progress with an ETA and checks for cancelling."""
-    began: dict[str, float] = {}
-
-    def watch(stage: str, done: int, total: int) -> None:
-        check_cancel(should_cancel, stage)
-        now = time.monotonic()
-        spent = now - began.setdefault(stage, now)
-        left = spent * (total - done) / done if done and spent else None
-        if progress is not None:
-            progress(StageProgress(stage, step=done, total=total, eta_seconds=left))
-
-    return watch
-
-
-def import_table(
+def _import_table(
     ws: Workspace,
     path: str | Path | None,
+    name: str | None,
+    seed: int,
+    execution: stage.Execution,
     *,
     task: str | None = None,
-    name: str | None = None,
     items_path: str | Path | None = None,
-    seed: int = 0,
-    progress: ProgressCallback | None = None,
-    should_cancel: CancelCheck | None = None,
     **settings: Any,
 ) -> Run:
-    """Read any CSV or Parquet file of interactions; see `puma_engine.datasets.read_table`.
-
-    settings: its other settings (columns, item_columns, drop_invalid, max_bad_share,
-    min_rows, max_rows, time_unit, history_separator, delimiter, encoding); None keeps a
-    default.
-    """
+    """Read any CSV or Parquet file of interactions; settings that are None keep a default."""
     if path is None or task is None:
         raise ConfigError(
             "A table needs the path of a CSV or Parquet file and a task, rating or click."
@@ -182,7 +154,7 @@ def import_table(
     config = {"source": "table", "task": task, "files": sha256_file(file)[:16], **given}
     if items is not None:
         config["items"] = sha256_file(items)[:16]
-    announce(progress, f"importing {file.name}")
+    execution.announce(f"importing {file.name}")
 
     def read() -> Dataset:
         return read_table(
@@ -194,32 +166,23 @@ def import_table(
             **given,
         )
 
-    return _store(ws, name or slug(file.stem), config, seed, read)
+    return _store(ws, name or stage.slug(file.stem), config, seed, read)
 
 
 def _store(
     ws: Workspace, name: str, config: dict[str, Any], seed: int, read: Callable[[], Dataset]
 ) -> Run:
-    def compute(run_id: str, _folder: Path, _clock: Clock) -> StageResult:
+    def compute(run_id: str, _folder: Path, _clock: stage.Clock) -> stage.StageResult:
         dataset = read()
         ws.put_table(run_id, "interactions", dataset.interactions)
         ws.put_table(run_id, "items", dataset.items)
         ws.put_table(run_id, "user-profiles", user_profiles(dataset))
         ws.put_table(run_id, "item-profiles", item_profiles(dataset))
-        return StageResult(summary=describe_dataset(dataset))
+        return stage.StageResult(summary=describe_dataset(dataset))
 
-    return run_stage(ws, "dataset", name=name, config=config, inputs={}, seed=seed, compute=compute)
-
-
-def folder_hash(folder: Path) -> str:
-    """Return 16 hexadecimal digits of the data files in a folder, by name and content."""
-    if not folder.is_dir():
-        raise DataError(f"There is no folder {folder}; give the folder of the original files.")
-    digest = hashlib.sha256()
-    for file in sorted(folder.iterdir()):
-        if file.suffix in (".parquet", ".csv", ".dat", ".gz"):
-            digest.update(f"{file.name}:{sha256_file(file)};".encode())
-    return digest.hexdigest()[:16]
+    return stage.run_stage(
+        ws, "dataset", name=name, config=config, inputs={}, seed=seed, compute=compute
+    )
 
 
 def describe_dataset(dataset: Dataset) -> dict[str, Any]:
@@ -238,9 +201,9 @@ def describe_dataset(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def load_dataset(ws: Workspace, reference: Reference) -> Dataset:
+def load_dataset(ws: Workspace, reference: stage.Reference) -> Dataset:
     """Read the data set of a finished dataset run; the one used last stays in memory."""
-    run = find(ws, reference, "dataset")
+    run = stage.find(ws, reference, "dataset")
     key = (str(ws.root), run.id)
     if key not in _LAST:
         _LAST.clear()
@@ -257,12 +220,9 @@ def load_dataset(ws: Workspace, reference: Reference) -> Dataset:
 _LAST: dict[tuple[str, str], Dataset] = {}
 
 
-def dataset_facts(ws: Workspace, reference: Reference) -> dict[str, Any]:
-    """Return `datasets.statistics` of a data set without reading its rows.
-
-    (They are read where an older version imported it.)
-    """
-    run = find(ws, reference, "dataset")
+def dataset_facts(ws: Workspace, reference: stage.Reference) -> dict[str, Any]:
+    """Return `datasets.statistics`; the rows are read only if an older version imported them."""
+    run = stage.find(ws, reference, "dataset")
     return run.summary.get("statistics") or statistics(load_dataset(ws, run))
 
 
@@ -271,9 +231,11 @@ def task_of(ws: Workspace, source: Run) -> str:
     return str(ws.run(source.inputs["dataset"]).summary["task"])
 
 
-def profiles_of(ws: Workspace, reference: Reference, what: Literal["user", "item"]) -> pd.DataFrame:
+def profiles_of(
+    ws: Workspace, reference: stage.Reference, what: Literal["user", "item"]
+) -> pd.DataFrame:
     """Return `datasets.user_profiles` or `item_profiles` of a data set, kept by its import."""
-    run = find(ws, reference, "dataset")
+    run = stage.find(ws, reference, "dataset")
     try:
         return ws.get_table(run.id, f"{what}-profiles")
     except NotFoundError:  # imported by an older version

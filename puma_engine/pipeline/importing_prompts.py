@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -12,44 +12,30 @@ from puma_engine.defaults import DEFAULT_TEMPLATES, fit_defaults
 from puma_engine.errors import BackboneError, ConfigError, DataError
 from puma_engine.exchange.prompt_file import PromptFile
 from puma_engine.exchange.prompt_formats import content_hash, read_prompts
+from puma_engine.pipeline import stage
 from puma_engine.pipeline.backbones import backbone_run, load_backbone
 from puma_engine.pipeline.fitting import device_name
 from puma_engine.pipeline.importing_data import load_dataset
-from puma_engine.pipeline.stage import (
-    Clock,
-    Reference,
-    StageResult,
-    find,
-    run_stage,
-    settings_of,
-    slug,
-)
-from puma_engine.pipeline.stage_progress import CancelCheck, ProgressCallback
 from puma_engine.pipeline.stored_prompts import save_prompts, shape_of
 from puma_engine.requests import Role
 from puma_engine.store import Run, Workspace
 
-if TYPE_CHECKING:
-    pass
-
-HeadChoice = Literal["auto", "none"]
-
 
 def import_prompts(
     ws: Workspace,
-    dataset: Reference,
-    backbone: Reference | Path,
+    dataset: stage.Reference,
+    backbone: stage.Reference | Path,
     path: str | Path,
     *,
     users: str | Path | None = None,
     tokens: int | None = None,
-    head: HeadChoice = "auto",
+    head: Literal["auto", "none"] = "auto",
     role: Role = "source",
     template: str | None = None,
     name: str | None = None,
     device: str | None = None,
-    progress: ProgressCallback | None = None,
-    should_cancel: CancelCheck | None = None,
+    progress: stage.ProgressCallback | None = None,
+    should_cancel: stage.CancelCheck | None = None,
 ) -> Run:
     """Import prompts that were fitted elsewhere, in any format that `exchange` reads.
 
@@ -62,38 +48,43 @@ def import_prompts(
     """
     if head not in ("auto", "none"):
         raise ConfigError(f"head must be auto or none, not {head!r}.")
-    data, model = find(ws, dataset, "dataset"), backbone_run(ws, backbone, device=device)
+    execution = stage.Execution(device, progress, should_cancel)
+    data, model = stage.find(ws, dataset, "dataset"), backbone_run(ws, backbone, device=device)
     file = read_prompts(path, users=users, tokens=tokens)
     task = data.summary["task"]
     template = template or file.meta.get("template") or DEFAULT_TEMPLATES[task]
     train_head = head == "auto" and (not file.complete or file.head is None)
     training = fit_defaults(task, int(data.summary["users"]))
-    config: dict[str, Any] = {
-        "role": role,
-        "template": template,
-        "imported": content_hash(path, users),
-    }
+    config = {"role": role, "template": template, "imported": content_hash(path, users)}
     if train_head:
-        config["head_training"] = settings_of(training)
+        config["head_training"] = stage.settings_of(training)
     elif not file.complete:
         config["head"] = "none"
 
-    def compute(run_id: str, folder: Path, clock: Clock) -> StageResult:
+    def compute(run_id: str, folder: Path, clock: stage.Clock) -> stage.StageResult:
         from puma_engine.prompts.table import PromptTable
         from puma_engine.prompts.tuning import fit_prompts
 
-        _check_origin(file, model, path)
+        fingerprint = file.meta.get("backbone", {}).get("fingerprint")
+        if file.vectors.shape[2] != model.summary["width"]:
+            raise BackboneError(
+                f"The prompts of {path} have dimension {file.vectors.shape[2]}, but {model.name} has "
+                f"{model.summary['width']}; name the backbone they were fitted on."
+            )
+        if fingerprint and fingerprint != model.config["fingerprint"]:
+            raise BackboneError(
+                f"The prompts of {path} were fitted on another version of {model.name}; fit "
+                "them again, or restore that version."
+            )
         interactions = load_dataset(ws, data)
         vectors = _vectors_of(file, interactions.users, path)
         table_head = file.head if file.complete or train_head else None
         table = PromptTable(interactions.users, vectors, table_head, {"imported": Path(path).name})
         count = len(file.user_ids)
         cost = {"users_trained": count, "fitting_seconds": file.meta.get("seconds")}
-        result = StageResult("cpu", cost, {"imported_users_in_file": count})
-        result.summary |= {
-            "command": file.meta.get("command"),
-            "fitted_on": file.meta.get("device"),
-        }
+        summary = {"imported_users_in_file": count, "command": file.meta.get("command")}
+        summary["fitted_on"] = file.meta.get("device")
+        result = stage.StageResult("cpu", cost, summary)
         if train_head:
             frozen = load_backbone(ws, model, device=device, precision=training.precision)
             clock.restart()
@@ -106,8 +97,7 @@ def import_prompts(
                 trainable=False,
                 start=table,
                 checkpoint_dir=folder,
-                progress=progress,
-                should_cancel=should_cancel,
+                **execution.callbacks,
             )
             table = fitted.table
             result.device = device_name(fitted.result.device)
@@ -116,30 +106,15 @@ def import_prompts(
         result.summary |= shape_of(table) | {"head": table.head is not None}
         return result
 
-    return run_stage(
+    return stage.run_stage(
         ws,
         "prompts",
-        name=name or slug(role, model.name, data.name),
+        name=name or stage.slug(role, model.name, data.name),
         config=config,
         inputs={"dataset": data.id, "backbone": model.id},
         seed=file.meta.get("seed"),
         compute=compute,
     )
-
-
-def _check_origin(file: PromptFile, model: Run, path: str | Path) -> None:
-    width = model.summary["width"]
-    if file.vectors.shape[2] != width:
-        raise BackboneError(
-            f"The prompts of {path} have dimension {file.vectors.shape[2]}, but {model.name} has "
-            f"{width}; name the backbone they were fitted on."
-        )
-    fingerprint = file.meta.get("backbone", {}).get("fingerprint")
-    if fingerprint and fingerprint != model.config["fingerprint"]:
-        raise BackboneError(
-            f"The prompts of {path} were fitted on another version of {model.name}; fit "
-            "them again, or restore that version."
-        )
 
 
 def _vectors_of(file: PromptFile, users: np.ndarray, path: str | Path) -> np.ndarray:

@@ -44,11 +44,8 @@ def evaluated_methods(
     scores = {(row["run_id"], row["metric"]): row for row in metrics.to_dict("records")}
     rows = []
     for run in runs.values():
-        if (
-            run.kind != "evaluation"
-            or run.inputs.get("dataset") != dataset
-            or run.summary.get("split") != split
-        ):
+        here = run.inputs.get("dataset") == dataset and run.summary.get("split") == split
+        if run.kind != "evaluation" or not here:
             continue
         score = scores.get((run.id, metric or PRIMARY_METRIC[run.summary["task"]]))
         if score is not None:
@@ -63,21 +60,14 @@ def _row(
     subject = runs.get(evaluation.inputs.get("prompts", ""))
     row: dict[str, Any] = method_cost(ws, evaluation) | {
         "evaluation": evaluation.id,
-        "run": None,
-        "name": evaluation.name,
         "kind": method_kind(evaluation),
         "label": method_label(ws, evaluation),
-        "path": (),
-        "steps": (),
-        "source_runs": (),
-        "sources": 0,
-        "hops": 0,
-        "strategy": None,
-        "budget": None,
-        "seed": None,
-        "device": evaluation.device,
         "created": evaluation.created,
-        "item_tokens": 0,
+        **dict.fromkeys(("run", "strategy", "budget", "seed")),
+        **dict.fromkeys(("path", "steps", "source_runs"), ()),
+        **dict.fromkeys(("sources", "hops", "item_tokens"), 0),
+        "name": evaluation.name,
+        "device": evaluation.device,
     }
     if subject is None:
         return row

@@ -11,26 +11,11 @@ import numpy as np
 
 from puma_engine.config import AdapterConfig, TrainingConfig
 from puma_engine.defaults import migration_defaults
+from puma_engine.pipeline import stage
 from puma_engine.pipeline.backbones import backbone_run, load_backbone
 from puma_engine.pipeline.fitting import training_result
 from puma_engine.pipeline.importing_data import load_dataset
 from puma_engine.pipeline.selecting import run_selection, selected_users
-from puma_engine.pipeline.stage import (
-    PROMPT_KINDS,
-    Clock,
-    Reference,
-    StageResult,
-    find,
-    run_stage,
-    settings_of,
-    slug,
-)
-from puma_engine.pipeline.stage_progress import (
-    CancelCheck,
-    Execution,
-    OverallProgress,
-    ProgressCallback,
-)
 from puma_engine.pipeline.stored_prompts import (
     load_prompts,
     save_adapter,
@@ -44,14 +29,14 @@ from puma_engine.store import Run, Workspace
 
 def migrate(
     ws: Workspace,
-    sources: Reference | Sequence[Reference],
-    target: Reference | Path,
+    sources: stage.Reference | Sequence[stage.Reference],
+    target: stage.Reference | Path,
     *,
-    selection: Reference | None = None,
+    selection: stage.Reference | None = None,
     strategy: str | None = None,
     budget: int | None = None,
     share: float | None = None,
-    dataset: Reference | None = None,
+    dataset: stage.Reference | None = None,
     template: str | None = None,
     training: TrainingConfig | dict[str, Any] | None = None,
     adapter: AdapterConfig | dict[str, Any] | None = None,
@@ -60,8 +45,8 @@ def migrate(
     seed: int | None = None,
     name: str | None = None,
     device: str | None = None,
-    progress: ProgressCallback | None = None,
-    should_cancel: CancelCheck | None = None,
+    progress: stage.ProgressCallback | None = None,
+    should_cancel: stage.CancelCheck | None = None,
 ) -> Run:
     """Move prompts to a target backbone: train an adapter on some users, then map all users.
 
@@ -73,18 +58,18 @@ def migrate(
     Raises MigrationError, SelectionError, ConfigError, NotFoundError.
     """
     request = MigrationRequest.from_arguments(locals())
-    return run_migration(ws, request, Execution(device, progress, should_cancel))
+    return run_migration(ws, request, stage.Execution(device, progress, should_cancel))
 
 
-def run_migration(ws: Workspace, request: MigrationRequest, execution: Execution) -> Run:
+def run_migration(ws: Workspace, request: MigrationRequest, execution: stage.Execution) -> Run:
     """Execute a request to migrate; see `migrate`."""
-    sources = [find(ws, source, *PROMPT_KINDS) for source in request.sources]
+    sources = [stage.find(ws, source, *stage.PROMPT_KINDS) for source in request.sources]
     selection, choice = None, request.selecting()
     if choice is not None:
         selection = run_selection(ws, choice, execution)
     elif request.selection is not None:
-        selection = find(ws, request.selection, "selection")
-    data = find(ws, request.dataset or sources[0].inputs["dataset"], "dataset")
+        selection = stage.find(ws, request.selection, "selection")
+    data = stage.find(ws, request.dataset or sources[0].inputs["dataset"], "dataset")
     users, trained = int(sources[0].summary["users"]), None
     if selection is not None:
         users, trained = selection.summary["users"], selection.summary["selected"]
@@ -96,7 +81,7 @@ def run_migration(ws: Workspace, request: MigrationRequest, execution: Execution
     shuffle_seed = training.seed if request.shuffled else None
     role = "shuffled" if request.shuffled else "migrated"
 
-    def compute(_run_id: str, folder: Path, clock: Clock) -> StageResult:
+    def compute(_run_id: str, folder: Path, clock: stage.Clock) -> stage.StageResult:
         from puma_engine.migration.adapter import STORED_BUFFERS
         from puma_engine.migration.adapter_training import train_migration
 
@@ -142,14 +127,14 @@ def run_migration(ws: Workspace, request: MigrationRequest, execution: Execution
     if selection is not None:
         inputs["selection"] = selection.id
         who = (selection.config["strategy"], selection.summary["selected"])
-    return run_stage(
+    return stage.run_stage(
         ws,
         "migration",
-        name=request.name or slug(role, target.name, several, *who, data.name),
+        name=request.name or stage.slug(role, target.name, several, *who, data.name),
         config={
             "role": role,
             "template": template,
-            "training": settings_of(training),
+            "training": stage.settings_of(training),
             "adapter": adapter.to_dict(),
             "missing": request.missing,
             "shuffle_seed": shuffle_seed,
@@ -163,20 +148,20 @@ def run_migration(ws: Workspace, request: MigrationRequest, execution: Execution
 
 def chain(
     ws: Workspace,
-    source: Reference,
-    targets: Sequence[Reference | Path],
+    source: stage.Reference,
+    targets: Sequence[stage.Reference | Path],
     *,
     strategy: str | None = None,
     budget: int | None = None,
     share: float | None = None,
-    dataset: Reference | None = None,
+    dataset: stage.Reference | None = None,
     template: str | None = None,
     training: TrainingConfig | dict[str, Any] | None = None,
     adapter: AdapterConfig | dict[str, Any] | None = None,
     seed: int | None = None,
     device: str | None = None,
-    progress: ProgressCallback | None = None,
-    should_cancel: CancelCheck | None = None,
+    progress: stage.ProgressCallback | None = None,
+    should_cancel: stage.CancelCheck | None = None,
 ) -> list[Run]:
     """Migrate hop after hop: each migrated table is the next hop's source.
 
@@ -185,12 +170,12 @@ def chain(
     `migrate` raises.
     """
     request = ChainRequest.from_arguments(locals())
-    return run_chain(ws, request, Execution(device, progress, should_cancel))
+    return run_chain(ws, request, stage.Execution(device, progress, should_cancel))
 
 
-def run_chain(ws: Workspace, request: ChainRequest, execution: Execution) -> list[Run]:
+def run_chain(ws: Workspace, request: ChainRequest, execution: stage.Execution) -> list[Run]:
     """Execute a request to migrate over several backbones; see `chain`."""
-    overall = OverallProgress([1.0] * len(request.targets), execution.progress)
+    overall = stage.OverallProgress([1.0] * len(request.targets), execution.progress)
     hops: list[Run] = []
     for number, target in enumerate(request.targets):
         source = hops[-1].id if hops else request.source

@@ -72,47 +72,28 @@ def neighbours(first: Space, second: Space, user: str, most: int = 10) -> pd.Dat
     # Reading both tables takes most of the time. vecdot rather than a matrix product, whose threads
     # wait for each other on busy cores.
     with ThreadPoolExecutor(2) as pool:
-        cosines = list(pool.map(lambda space: _of_others(space, user), spaces))
+        cosines = list(pool.map(lambda space: space.cosines(user), spaces))
     if all(similarity is None for similarity in cosines):
         raise DataError(f"The user {user[:60]!r} has no prompt in either run; choose another.")
-    nearest = [
-        _nearest(space, similarity, most) for space, similarity in zip(spaces, cosines, strict=True)
-    ]
+    nearest: list[dict[str, int]] = []  # rows by id, nearest first
+    for space, similarity in zip(spaces, cosines, strict=True):
+        top = np.zeros(0, np.int64)
+        if similarity is not None:
+            similarity[space.rows.row_of(user)] = -np.inf  # the user is no neighbour
+            count = min(most, len(similarity) - 1)
+            if count:
+                top = np.argpartition(-similarity, count - 1)[:count]
+                top = top[np.lexsort((top, -similarity[top]))]
+        nearest.append({str(space.rows.user_ids[int(row)].as_py()): int(row) for row in top})
     rows_by_id = {**nearest[1], **nearest[0]}
     ids = [*nearest[0], *(id_ for id_ in nearest[1] if id_ not in nearest[0])]
     frame = pd.DataFrame({"user_id": pd.Series(ids, dtype="str")})
     for name, space, similarity in zip(("first", "second"), spaces, cosines, strict=True):
-        values = [_cosine(space, similarity, id_, rows_by_id[id_]) for id_ in ids]
-        places = [_place(similarity, value) for value in values]
-        frame[f"{name}_cosine"] = pd.Series(values, dtype="float64")
-        frame[f"{name}_place"] = pd.Series(places, dtype="float64")
+        rows = [space.rows.row_of(id_, rows_by_id[id_]) for id_ in ids]
+        values, places = np.full((2, len(ids)), np.nan)
+        for number, row in enumerate(rows):
+            if similarity is not None and row is not None:
+                values[number] = similarity[row]
+                places[number] = 1 + np.count_nonzero(similarity > similarity[row])
+        frame[f"{name}_cosine"], frame[f"{name}_place"] = values, places
     return frame
-
-
-def _of_others(space: Space, user: str) -> np.ndarray | None:
-    """Return the cosines with a user; -inf for the user, who is no neighbour."""
-    similarity = space.cosines(user)
-    if similarity is not None:
-        similarity[space.rows.row_of(user)] = -np.inf
-    return similarity
-
-
-def _nearest(space: Space, similarity: np.ndarray | None, most: int) -> dict[str, int]:
-    """Return the ids of the nearest users with their rows, nearest first."""
-    count = 0 if similarity is None else min(most, len(similarity) - 1)
-    if similarity is None or not count:
-        return {}
-    top = np.argpartition(-similarity, count - 1)[:count]
-    top = top[np.lexsort((top, -similarity[top]))]
-    return {str(space.rows.user_ids[int(row)].as_py()): int(row) for row in top}
-
-
-def _place(similarity: np.ndarray | None, value: float) -> float:
-    if similarity is None or np.isnan(value):
-        return float("nan")
-    return 1.0 + int(np.count_nonzero(similarity > value))
-
-
-def _cosine(space: Space, similarity: np.ndarray | None, user: str, likely: int) -> float:
-    row = space.rows.row_of(user, likely)
-    return float("nan") if similarity is None or row is None else float(similarity[row])

@@ -11,21 +11,12 @@ from puma_engine.config import AdapterConfig, TrainingConfig
 from puma_engine.defaults import fit_defaults, migration_defaults
 from puma_engine.evaluation import cost_model
 from puma_engine.evaluation.cost_model import Measured, Prediction
+from puma_engine.pipeline import stage
 from puma_engine.pipeline.comparing import compare
 from puma_engine.pipeline.evaluating import run_evaluation
 from puma_engine.pipeline.migrating import run_chain, run_migration
-from puma_engine.pipeline.stage import PROMPT_KINDS, Reference, find, slug
-from puma_engine.pipeline.stage_progress import (
-    CancelCheck,
-    Execution,
-    OverallProgress,
-    ProgressCallback,
-)
 from puma_engine.requests import ChainRequest, EvaluationRequest, PlanRequest, training_of
 from puma_engine.store import Run, Workspace
-
-FULL_FIT_ROLES = ("source", "retrained")  # the same computation
-TRAINED_KINDS = ("migration", "prompts", "calibration")
 
 
 @dataclass(frozen=True)
@@ -62,8 +53,8 @@ def plan_settings(ws: Workspace, request: PlanRequest) -> PlanSettings:
 
     Only users whom every source and the data set have can train an adapter.
     """
-    sources = [find(ws, source, *PROMPT_KINDS) for source in request.sources]
-    data = find(ws, request.dataset or sources[0].inputs["dataset"], "dataset")
+    sources = [stage.find(ws, source, *stage.PROMPT_KINDS) for source in request.sources]
+    data = stage.find(ws, request.dataset or sources[0].inputs["dataset"], "dataset")
     task, users = data.summary["task"], int(data.summary["users"])
     candidates = min(users, *(int(source.summary["users"]) for source in sources))
     if request.strategy is None:
@@ -95,8 +86,8 @@ def measured(ws: Workspace, kind: str, backbone: str, device: str) -> list[Measu
     for run in [*ws.runs(kind, "finished"), *ws.runs("calibration", "finished")]:
         if run.kind == "calibration":
             fits = run.config["way"] == way
-        else:
-            fits = kind == "migration" or run.config.get("role") in FULL_FIT_ROLES
+        else:  # fitting source prompts is the same computation as full retraining
+            fits = kind == "migration" or run.config.get("role") in ("source", "retrained")
         here = run.inputs.get("backbone") == backbone and run.device == device
         # Item prompts take longer, and no plan has any.
         comparable = not run.summary.get("item_tokens")
@@ -125,7 +116,9 @@ def _measured(run: Run) -> Measured:
 
 def devices(ws: Workspace) -> list[str]:
     """Return the devices on which trainings were measured, that of the newest run first."""
-    runs = [run for kind in TRAINED_KINDS for run in ws.runs(kind, "finished")]
+    runs = [
+        run for kind in ("migration", "prompts", "calibration") for run in ws.runs(kind, "finished")
+    ]
     trained = [run for run in runs if run.cost.get("training_seconds") and run.device]
     trained.sort(key=lambda run: run.created, reverse=True)
     return list(dict.fromkeys(str(run.device) for run in trained))
@@ -133,8 +126,8 @@ def devices(ws: Workspace) -> list[str]:
 
 def costs(
     ws: Workspace,
-    sources: Reference | Sequence[Reference],
-    targets: Reference | Sequence[Reference],
+    sources: stage.Reference | Sequence[stage.Reference],
+    targets: stage.Reference | Sequence[stage.Reference],
     *,
     device: str | None = None,
     **settings: Any,
@@ -160,7 +153,7 @@ def predict_costs(ws: Workspace, request: PlanRequest, device: str | None = None
     device = device or next(iter(devices(ws)), "cpu")
     users, trained = settings.users, settings.trained
     rows = settings.data.summary["splits"]["train"] / users
-    models = [find(ws, target, "backbone").id for target in request.targets]
+    models = [stage.find(ws, target, "backbone").id for target in request.targets]
     hops = [
         cost_model.predict(
             rows * trained,
@@ -190,13 +183,13 @@ def predict_costs(ws: Workspace, request: PlanRequest, device: str | None = None
 
 def run_plan(
     ws: Workspace,
-    sources: Reference | Sequence[Reference],
-    targets: Reference | Sequence[Reference],
+    sources: stage.Reference | Sequence[stage.Reference],
+    targets: stage.Reference | Sequence[stage.Reference],
     *,
     strategy: str | None = None,
     budget: int | None = None,
     share: float | None = None,
-    dataset: Reference | None = None,
+    dataset: stage.Reference | None = None,
     template: str | None = None,
     training: TrainingConfig | dict[str, Any] | None = None,
     adapter: AdapterConfig | dict[str, Any] | None = None,
@@ -204,8 +197,8 @@ def run_plan(
     seed: int | None = None,
     predicted: dict[str, Any] | None = None,
     device: str | None = None,
-    progress: ProgressCallback | None = None,
-    should_cancel: CancelCheck | None = None,
+    progress: stage.ProgressCallback | None = None,
+    should_cancel: stage.CancelCheck | None = None,
 ) -> Run:
     """Migrate, evaluate, and compare with a finished full retraining if there is one.
 
@@ -216,23 +209,15 @@ def run_plan(
     with. Raises what `migrate` raises.
     """
     request = PlanRequest.from_arguments(locals())
-    return execute_plan(ws, request, Execution(device, progress, should_cancel))
-
-
-def execute_plan(ws: Workspace, request: PlanRequest, execution: Execution) -> Run:
-    """Execute a plan; see `run_plan`."""
-    migrating = evaluating = execution
+    migrating = evaluating = execution = stage.Execution(device, progress, should_cancel)
     seconds = float(request.predicted.get("seconds") or 0.0)
     if seconds:
         # A guess: evaluating is a pass over a smaller split. It corrects itself as time goes by.
-        overall = OverallProgress([seconds, 0.25 * seconds], execution.progress)
+        overall = stage.OverallProgress([seconds, 0.25 * seconds], execution.progress)
         migrating, evaluating = execution.part(overall, 0), execution.part(overall, 1)
     if len(request.targets) > 1:
-        hops = ChainRequest(
-            source=request.sources[0],
-            targets=request.targets,
-            **request.adapter_settings(),
-        )
+        settings = request.adapter_settings()
+        hops = ChainRequest(source=request.sources[0], targets=request.targets, **settings)
         migration = run_chain(ws, hops, migrating)[-1]
     else:
         hop = request.hop(request.sources, request.targets[0])
@@ -242,24 +227,15 @@ def execute_plan(ws: Workspace, request: PlanRequest, execution: Execution) -> R
         return run_evaluation(ws, EvaluationRequest(subject=run.id), evaluating)
 
     evaluation = score(migration)
-    retrained = retraining_of(ws, migration)
+    runs = ws.runs(kind="prompts", status="finished")
+    retrained = next((run for run in runs if replaces(migration, run)), None)
     if retrained is None:
         return evaluation
-    sources = [find(ws, source, *PROMPT_KINDS) for source in request.sources]
-    scores = [score(run) for run in (*sources, retrained)]
-    return compare(
-        ws,
-        [*scores, evaluation],
-        reference=scores[-1],
-        name=slug("plan", migration.name),
-        should_cancel=execution.should_cancel,
-    )
-
-
-def retraining_of(ws: Workspace, migration: Run) -> Run | None:
-    """Return the newest finished full retraining that a migration replaces, if any."""
-    runs = ws.runs(kind="prompts", status="finished")
-    return next((run for run in runs if replaces(migration, run)), None)
+    originals = [stage.find(ws, source, *stage.PROMPT_KINDS) for source in request.sources]
+    scores = [score(run) for run in (*originals, retrained)]
+    name = stage.slug("plan", migration.name)
+    methods = [*scores, evaluation]
+    return compare(ws, methods, reference=scores[-1], name=name, should_cancel=should_cancel)
 
 
 def replaces(migration: Run, run: Run) -> bool:

@@ -5,18 +5,15 @@ from __future__ import annotations
 import time
 import unicodedata
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from puma_engine.errors import DataError
+from puma_engine.pipeline import stage
 from puma_engine.pipeline.backbones import load_backbone
-from puma_engine.pipeline.stage import Reference
 from puma_engine.pipeline.stored_prompts import PromptTableReader, load_items
 from puma_engine.store import Workspace
-
-if TYPE_CHECKING:
-    import torch
 
 MAX_TITLE_LENGTH = 1000
 MAX_USER_LENGTH = 1000
@@ -77,7 +74,11 @@ class Predictor:
     Raises NotFoundError, StoreError, BackboneError; DataError for prompts without a head.
     """
 
-    def __init__(self, ws: Workspace, prompts: Reference, *, device: str | None = None) -> None:
+    def __init__(
+        self, ws: Workspace, prompts: stage.Reference, *, device: str | None = None
+    ) -> None:
+        import torch
+
         from puma_engine.backbone.tasks import get_task
         from puma_engine.backbone.templates import get_template
 
@@ -87,13 +88,12 @@ class Predictor:
         self.task = get_task(self.template.task)
         self._ws = ws
         self._backbone = load_backbone(ws, self.run.inputs["backbone"], device=device)
-        self._head = self._load_head()
         self._items = load_items(ws, self.run)
-        self._item_ids = self._known_items() if self._items is not None else {}
-
-    def _load_head(self) -> torch.nn.Module:
-        import torch
-
+        self._item_ids: dict[str, str] = {}  # by text; only items of the data set have prompts
+        if self._items is not None:
+            rows = ws.get_table(self.run.inputs["dataset"], "items")
+            texts = (" ".join(str(text).split()) for text in rows["text"])
+            self._item_ids = dict(zip(texts, rows["item_id"].astype(str), strict=True))
         tensors = self.prompts.head()
         if tensors is None:
             raise DataError(
@@ -102,13 +102,7 @@ class Predictor:
             )
         head = self.task.head(0.0, torch.Generator().manual_seed(0))
         head.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()})
-        return head.requires_grad_(False).to(self._backbone.device).eval()
-
-    def _known_items(self) -> dict[str, str]:
-        """Return the ids of the data set's items by text; only these have item prompts."""
-        rows = self._ws.get_table(self.run.inputs["dataset"], "items")
-        texts = (" ".join(str(text).split()) for text in rows["text"])
-        return dict(zip(texts, rows["item_id"].astype(str), strict=True))
+        self._head = head.requires_grad_(False).to(self._backbone.device).eval()
 
     def predict(self, user: str, title: str) -> Prediction:
         """Predict a user's outcome for a title. Raises DataError for an invalid title or user."""
@@ -162,7 +156,7 @@ class Predictor:
 
 
 def predict_title(
-    ws: Workspace, prompts: Reference, user: str, title: str, *, device: str | None = None
+    ws: Workspace, prompts: stage.Reference, user: str, title: str, *, device: str | None = None
 ) -> Prediction:
     """Predict a user's outcome for a title with the prompts of a prompts or migration run.
 

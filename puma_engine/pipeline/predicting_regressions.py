@@ -8,18 +8,9 @@ import numpy as np
 import pandas as pd
 
 from puma_engine.errors import MigrationError
+from puma_engine.pipeline import stage
 from puma_engine.pipeline.backbones import load_backbone
 from puma_engine.pipeline.importing_data import load_dataset
-from puma_engine.pipeline.stage import (
-    PROMPT_KINDS,
-    Clock,
-    Reference,
-    StageResult,
-    find,
-    run_stage,
-    slug,
-)
-from puma_engine.pipeline.stage_progress import CancelCheck, Execution, ProgressCallback
 from puma_engine.pipeline.stored_prompts import load_prompts, template_of
 from puma_engine.requests import check_share
 from puma_engine.store import Run, Workspace
@@ -29,13 +20,13 @@ REGRESSING = "regressing"
 
 def predict_regressions(
     ws: Workspace,
-    migration: Reference,
+    migration: stage.Reference,
     *,
     share: float,
     name: str | None = None,
     device: str | None = None,
-    progress: ProgressCallback | None = None,
-    should_cancel: CancelCheck | None = None,
+    progress: stage.ProgressCallback | None = None,
+    should_cancel: stage.CancelCheck | None = None,
 ) -> Run:
     """Select the users who will most likely regress, before anything is retrained.
 
@@ -44,60 +35,57 @@ def predict_regressions(
     Returns a selection run, whose table also holds the losses. Raises SelectionError,
     MigrationError; DataError for prompts without a head.
     """
-    moved = find(ws, migration, "migration")
+    moved = stage.find(ws, migration, "migration")
     check_share(share)
     sources = [
-        find(ws, run, *PROMPT_KINDS) for role, run in moved.inputs.items() if "source_" in role
+        stage.find(ws, run, *stage.PROMPT_KINDS)
+        for role, run in moved.inputs.items()
+        if "source_" in role
     ]
-    execution = Execution(device, progress, should_cancel)
+    execution = stage.Execution(device, progress, should_cancel)
 
-    def compute(run_id: str, _folder: Path, clock: Clock) -> StageResult:
+    def compute(run_id: str, _folder: Path, clock: stage.Clock) -> stage.StageResult:
+        from puma_engine.evaluation.prediction import user_losses
         from puma_engine.pipeline.fitting import device_name
         from puma_engine.training.device import resolve_device
 
         clock.restart()
-        losses = []
+        dataset = load_dataset(ws, moved.inputs["dataset"])
+        users = dataset.users
+        for run in (moved, *sources):
+            users = np.intersect1d(users, load_prompts(ws, run).user_ids)
+        if not len(users):
+            raise MigrationError(
+                f"No user of {moved.name!r} is in its data set and in every source."
+            )
+        dataset, losses = dataset.for_users(users), []
         for run in (moved, *sources):
             execution.announce(f"measuring train losses of {run.name}")
-            losses.append(_losses(ws, run, moved, sources, device))
+            backbone = load_backbone(ws, run.inputs["backbone"], device=device)
+            table = load_prompts(ws, run)
+            values = user_losses(backbone, table, dataset, template=template_of(run))
+            losses.append(pd.Series(values[table.rows_of(users)], users))
         frame = ranked(losses[0], sum(losses[1:]) / len(sources), share)
         ws.put_table(run_id, "selection", frame)
         summary = {"strategy": REGRESSING, "selected": int(frame["selected"].sum())}
         used = device_name(resolve_device(device))
-        return StageResult(used, {}, summary | {"users": len(frame), "report": {}})
+        return stage.StageResult(used, {}, summary | {"users": len(frame), "report": {}})
 
-    return run_stage(
+    return stage.run_stage(
         ws,
         "selection",
-        name=name or slug(REGRESSING, share, moved.name),
+        name=name or stage.slug(REGRESSING, share, moved.name),
         config={"strategy": REGRESSING, "budget": None, "share": share},
         inputs={"prompts": moved.id},
         compute=compute,
     )
 
 
-def _losses(
-    ws: Workspace, run: Run, moved: Run, sources: list[Run], device: str | None
-) -> pd.Series:
-    """Return mean train losses by user id, of the users whom every table and the data set have."""
-    from puma_engine.evaluation.prediction import user_losses
-
-    dataset = load_dataset(ws, moved.inputs["dataset"])
-    users = dataset.users
-    for each in (moved, *sources):
-        users = np.intersect1d(users, load_prompts(ws, each).user_ids)
-    if not len(users):
-        raise MigrationError(f"No user of {moved.name!r} is in its data set and in every source.")
-    backbone = load_backbone(ws, run.inputs["backbone"], device=device)
-    table = load_prompts(ws, run)
-    losses = user_losses(backbone, table, dataset.for_users(users), template=template_of(run))
-    return pd.Series(losses[table.rows_of(users)], users)
-
-
 def ranked(migrated: pd.Series, source: pd.Series, share: float) -> pd.DataFrame:
     """Rank users by how much their loss grew, the largest growth first.
 
-    migrated and source: losses by user id. share: of users to select. Returns columns user_id, source_loss, migrated_loss, risk, selected (True for the first share).
+    migrated and source: losses by user id. share: of users to select. Returns columns user_id,
+    source_loss, migrated_loss, risk, selected (True for the first share).
     """
     frame = pd.DataFrame({"source_loss": source, "migrated_loss": migrated})
     frame = frame.rename_axis("user_id").reset_index().sort_values("user_id")

@@ -19,17 +19,8 @@ import pandas as pd
 
 from puma_engine.errors import ConfigError
 from puma_engine.maps import projection
+from puma_engine.pipeline import stage
 from puma_engine.pipeline.importing_data import load_dataset
-from puma_engine.pipeline.stage import (
-    PROMPT_KINDS,
-    Clock,
-    Reference,
-    StageResult,
-    find,
-    run_stage,
-    slug,
-)
-from puma_engine.pipeline.stage_progress import CancelCheck, Execution, ProgressCallback
 from puma_engine.pipeline.stored_prompts import load_prompts
 from puma_engine.store import Run, Workspace
 
@@ -43,8 +34,8 @@ BLOCK = 20_000
 
 def project(
     ws: Workspace,
-    source: Reference,
-    migrated: Reference,
+    source: stage.Reference,
+    migrated: stage.Reference,
     *,
     method: str = "umap",
     most: int = MAX_USERS,
@@ -52,8 +43,8 @@ def project(
     neighbours: int = 15,
     seed: int = 0,
     name: str | None = None,
-    progress: ProgressCallback | None = None,
-    should_cancel: CancelCheck | None = None,
+    progress: stage.ProgressCallback | None = None,
+    should_cancel: stage.CancelCheck | None = None,
 ) -> Run:
     """Project two prompt tables of the same users to two aligned maps, with clusters and quality.
 
@@ -62,16 +53,18 @@ def project(
     pca (the first two components, computed in seconds). neighbours: of UMAP. Raises ConfigError,
     NotFoundError, DataError.
     """
-    first, second = (find(ws, reference, *PROMPT_KINDS) for reference in (source, migrated))
+    first, second = (
+        stage.find(ws, reference, *stage.PROMPT_KINDS) for reference in (source, migrated)
+    )
     projection.check(method, clusters, neighbours)
     if most < projection.MIN_USERS:
         raise ConfigError(f"A map draws {projection.MIN_USERS} users or more, not {most}.")
     config = {"method": method, "most": most, "clusters": clusters, "neighbours": neighbours}
 
-    def compute(run_id: str, _folder: Path, clock: Clock) -> StageResult:
+    def compute(run_id: str, _folder: Path, clock: stage.Clock) -> stage.StageResult:
         shared = _SharedUsers.of(ws, first, second)
         clock.restart()
-        announce = Execution(None, progress, should_cancel).announce
+        announce = stage.Execution(None, progress, should_cancel).announce
         count = len(shared.users)
         rows = np.arange(count)
         if count > most:
@@ -97,12 +90,12 @@ def project(
             "placed": count - len(users),
             "cluster_sizes": np.bincount(sample.cluster).tolist(),
         }
-        return StageResult("cpu", {}, summary | sample.facts)
+        return stage.StageResult("cpu", {}, summary | sample.facts)
 
-    return run_stage(
+    return stage.run_stage(
         ws,
         "projection",
-        name=name or slug("map", method, second.name),
+        name=name or stage.slug("map", method, second.name),
         config=config,
         inputs={"source": first.id, "migrated": second.id},
         seed=seed,

@@ -7,21 +7,12 @@ from typing import Any
 
 from puma_engine.config import PromptConfig, TrainingConfig
 from puma_engine.defaults import refine_defaults
+from puma_engine.pipeline import stage
 from puma_engine.pipeline.backbones import load_backbone
 from puma_engine.pipeline.fitting import fitted_result
 from puma_engine.pipeline.importing_data import load_dataset, task_of
 from puma_engine.pipeline.predicting_regressions import predict_regressions
 from puma_engine.pipeline.selecting import selected_users
-from puma_engine.pipeline.stage import (
-    Clock,
-    Reference,
-    StageResult,
-    find,
-    run_stage,
-    settings_of,
-    slug,
-)
-from puma_engine.pipeline.stage_progress import CancelCheck, Execution, ProgressCallback
 from puma_engine.pipeline.stored_prompts import load_prompts
 from puma_engine.requests import RefineRequest, training_of
 from puma_engine.store import Run, Workspace
@@ -29,17 +20,17 @@ from puma_engine.store import Run, Workspace
 
 def refine(
     ws: Workspace,
-    start: Reference,
+    start: stage.Reference,
     *,
-    selection: Reference | None = None,
+    selection: stage.Reference | None = None,
     share: float | None = None,
     item_tokens: int = 0,
     training: TrainingConfig | dict[str, Any] | None = None,
     seed: int | None = None,
     name: str | None = None,
     device: str | None = None,
-    progress: ProgressCallback | None = None,
-    should_cancel: CancelCheck | None = None,
+    progress: stage.ProgressCallback | None = None,
+    should_cancel: stage.CancelCheck | None = None,
 ) -> Run:
     """Fit migrated prompts further on their own backbone and data set.
 
@@ -50,40 +41,36 @@ def refine(
     DataError, ConfigError, SelectionError.
     """
     request = RefineRequest.from_arguments(locals())
-    return run_refinement(ws, request, Execution(device, progress, should_cancel))
-
-
-def run_refinement(ws: Workspace, request: RefineRequest, execution: Execution) -> Run:
-    """Execute a request to refine; see `refine`."""
-    migration = find(ws, request.start, "migration")
-    device, selection = execution.device, None
+    execution = stage.Execution(device, progress, should_cancel)
+    migration = stage.find(ws, request.start, "migration")
+    chosen = None
     if request.share is not None:
-        selection = predict_regressions(
+        chosen = predict_regressions(
             ws, migration, share=request.share, device=device, **execution.callbacks
         )
     elif request.selection is not None:
-        selection = find(ws, request.selection, "selection")
-    refined = selection.summary["selected"] if selection else None
+        chosen = stage.find(ws, request.selection, "selection")
+    refined = chosen.summary["selected"] if chosen else None
     users = int(migration.summary["users"] if refined is None else refined)
     default = refine_defaults(task_of(ws, migration), users, item_tokens=request.item_tokens)
-    training = training_of(default, request.training, request.seed)
+    settings = training_of(default, request.training, request.seed)
     config: dict[str, Any] = {
         "role": "refined",
         "template": str(migration.config["template"]),
-        "training": settings_of(training),
+        "training": stage.settings_of(settings),
     }
     if request.item_tokens:
         config["item_tokens"] = request.item_tokens
     inputs = {role: migration.inputs[role] for role in ("dataset", "backbone")}
     inputs["start"] = migration.id
-    if selection is not None:
-        inputs["selection"] = selection.id
+    if chosen is not None:
+        inputs["selection"] = chosen.id
 
-    def compute(_run_id: str, folder: Path, clock: Clock) -> StageResult:
+    def compute(_run_id: str, folder: Path, clock: stage.Clock) -> stage.StageResult:
         from puma_engine.migration.refining import refine_prompts
 
         backbone = load_backbone(
-            ws, inputs["backbone"], device=device, precision=training.precision
+            ws, inputs["backbone"], device=device, precision=settings.precision
         )
         dataset, table = load_dataset(ws, inputs["dataset"]), load_prompts(ws, migration)
         backbone.forget()
@@ -93,21 +80,21 @@ def run_refinement(ws: Workspace, request: RefineRequest, execution: Execution) 
             dataset,
             table,
             template=config["template"],
-            training=training,
+            training=settings,
             prompt=PromptConfig(item_tokens=request.item_tokens),
-            users=None if selection is None else selected_users(ws, selection),
+            users=None if chosen is None else selected_users(ws, chosen),
             checkpoint_dir=folder,
             **execution.callbacks,
         )
         return fitted_result(ws, fitted, int(fitted.table.meta["users_refined"]))
 
-    return run_stage(
+    return stage.run_stage(
         ws,
         "prompts",
-        name=request.name or slug("refined", migration.name, refined),
+        name=request.name or stage.slug("refined", migration.name, refined),
         config=config,
         inputs=inputs,
-        seed=training.seed,
+        seed=settings.seed,
         compute=compute,
         together=True,
     )

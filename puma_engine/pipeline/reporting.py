@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from puma_engine.defaults import MARGIN
-from puma_engine.errors import ConfigError, NotFoundError, StoreError
+from puma_engine.errors import ConfigError, NotFoundError
 from puma_engine.evaluation.metrics import METRICS, draws_used
 from puma_engine.evaluation.verdict import judge
-from puma_engine.files import atomic_write
-from puma_engine.pipeline.stage import Reference, find
+from puma_engine.files import atomic_write, write_text
+from puma_engine.pipeline import stage
 from puma_engine.pipeline.verdicts import comparison_data, user_impact_between
 from puma_engine.store import Run, Workspace
 
@@ -21,7 +20,7 @@ SCORES = ("metrics", "user_metrics")
 FORMATS = (".csv", ".parquet")
 
 
-def render_report(ws: Workspace, comparison: Reference, *, margin: float = MARGIN) -> str:
+def render_report(ws: Workspace, comparison: stage.Reference, *, margin: float = MARGIN) -> str:
     """Return a comparison as one self-contained HTML page (see puma_engine.report.html_report).
 
     margin: a share of the full retraining's value. Raises ConfigError for a margin outside
@@ -30,7 +29,7 @@ def render_report(ws: Workspace, comparison: Reference, *, margin: float = MARGI
     from puma_engine.report.html_report import Report, render
     from puma_engine.report.theme import rank
 
-    run = find(ws, comparison, "comparison")
+    run = stage.find(ws, comparison, "comparison")
     data = comparison_data(ws, run, margin=margin)
     verdict = judge(data)
     methods = data.methods.assign(rank=data.methods["kind"].map(rank))
@@ -49,7 +48,7 @@ def render_report(ws: Workspace, comparison: Reference, *, margin: float = MARGI
 
 
 def write_report(
-    ws: Workspace, comparison: Reference, path: str | Path, *, margin: float = MARGIN
+    ws: Workspace, comparison: stage.Reference, path: str | Path, *, margin: float = MARGIN
 ) -> Path:
     """Write a comparison as one self-contained HTML file; a failure leaves no file behind.
 
@@ -60,24 +59,24 @@ def write_report(
     if file.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"A report is an .html file, not {file.name!r}; give such a name.")
     page = render_report(ws, comparison, margin=margin)
-    _write(file, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    write_text(file, page)
     return file
 
 
-def table_names(ws: Workspace, run: Reference) -> list[str]:
+def table_names(ws: Workspace, run: stage.Reference) -> list[str]:
     """Return the tables of a run that can be exported."""
-    run = find(ws, run)
+    run = stage.find(ws, run)
     names = [file["name"] for file in ws.artifacts(run.id) if file["format"] == "parquet"]
     stored = {"evaluation": SCORES, "comparison": SCORES[:1]}.get(run.kind, ())
     return [name for name in names if name not in SCORES] + list(stored)
 
 
-def read_table(ws: Workspace, run: Reference, name: str) -> pd.DataFrame:
+def read_table(ws: Workspace, run: stage.Reference, name: str) -> pd.DataFrame:
     """Read a table of a run: one of its Parquet files, or metrics or user_metrics.
 
     Raises NotFoundError for a table that the run does not have.
     """
-    run, names = find(ws, run), table_names(ws, run)
+    run, names = stage.find(ws, run), table_names(ws, run)
     if name not in names:
         known = ", ".join(names) or "none"
         raise NotFoundError(
@@ -88,7 +87,7 @@ def read_table(ws: Workspace, run: Reference, name: str) -> pd.DataFrame:
     return ws.user_metrics(run.id) if name == "user_metrics" else ws.get_table(run.id, name)
 
 
-def export_table(ws: Workspace, run: Reference, name: str, path: str | Path) -> Path:
+def export_table(ws: Workspace, run: stage.Reference, name: str, path: str | Path) -> Path:
     """Write a table of a run to a CSV or Parquet file, by the file name's suffix.
 
     Raises ConfigError for another suffix, StoreError where the file cannot be written, and
@@ -99,17 +98,8 @@ def export_table(ws: Workspace, run: Reference, name: str, path: str | Path) -> 
         raise ConfigError(f"A table becomes a .csv or .parquet file, not {file.name!r}.")
     frame = read_table(ws, run, name)
     write = frame.to_csv if file.suffix.lower() == ".csv" else frame.to_parquet
-    _write(file, lambda temporary: write(temporary, index=False))
+    atomic_write(file, lambda temporary: write(temporary, index=False))
     return file
-
-
-def _write(file: Path, writer: Any) -> None:
-    try:
-        atomic_write(file, writer)
-    except OSError as error:
-        raise StoreError(
-            f"The file {file} cannot be written: {error.strerror or error}."
-        ) from error
 
 
 def _facts(ws: Workspace, run: Run, scores: pd.DataFrame, margin: float) -> list[tuple[str, str]]:

@@ -11,21 +11,15 @@ import pandas as pd
 
 from puma_engine.defaults import DEFAULT_STRATEGIES
 from puma_engine.errors import SelectionError
+from puma_engine.pipeline import stage
 from puma_engine.pipeline.backbones import load_backbone
 from puma_engine.pipeline.importing_data import load_dataset, task_of
-from puma_engine.pipeline.stage import (
-    PROMPT_KINDS,
-    Clock,
-    Reference,
-    StageResult,
-    find,
-    run_stage,
-    slug,
-)
-from puma_engine.pipeline.stage_progress import CancelCheck, Execution, ProgressCallback
 from puma_engine.pipeline.stored_prompts import load_prompts
 from puma_engine.requests import SelectionRequest
 from puma_engine.store import Run, Workspace
+
+# Signals that the source backbone has to compute.
+SOURCE_SIGNALS = {"loss", "activations"}
 
 if TYPE_CHECKING:
     from puma_engine.datasets import Dataset
@@ -34,7 +28,7 @@ if TYPE_CHECKING:
 
 def select(
     ws: Workspace,
-    prompts: Reference,
+    prompts: stage.Reference,
     *,
     strategy: str | None = None,
     budget: int | None = None,
@@ -43,11 +37,11 @@ def select(
     clusters: int = 15,
     strata: int = 5,
     min_cluster: int = 50,
-    within: Sequence[Reference] = (),
+    within: Sequence[stage.Reference] = (),
     name: str | None = None,
     device: str | None = None,
-    progress: ProgressCallback | None = None,
-    should_cancel: CancelCheck | None = None,
+    progress: stage.ProgressCallback | None = None,
+    should_cancel: stage.CancelCheck | None = None,
     groups: int | None = None,
 ) -> Run:
     """Choose users to train an adapter on, from their prompts and their train rows.
@@ -60,17 +54,17 @@ def select(
     """
     strata = strata if groups is None else groups
     request = SelectionRequest.from_arguments(locals())
-    return run_selection(ws, request, Execution(device, progress, should_cancel))
+    return run_selection(ws, request, stage.Execution(device, progress, should_cancel))
 
 
-def run_selection(ws: Workspace, request: SelectionRequest, execution: Execution) -> Run:
+def run_selection(ws: Workspace, request: SelectionRequest, execution: stage.Execution) -> Run:
     """Execute a request to select users; see `select`."""
-    source = find(ws, request.prompts, *PROMPT_KINDS)
-    others = [find(ws, other, *PROMPT_KINDS) for other in request.within]
+    source = stage.find(ws, request.prompts, *stage.PROMPT_KINDS)
+    others = [stage.find(ws, other, *stage.PROMPT_KINDS) for other in request.within]
     strategy = request.strategy or DEFAULT_STRATEGIES[task_of(ws, source)]
     sizes = {"clusters": request.clusters, "min_cluster": request.min_cluster}
 
-    def compute(run_id: str, _folder: Path, clock: Clock) -> StageResult:
+    def compute(run_id: str, _folder: Path, clock: stage.Clock) -> stage.StageResult:
         from puma_engine.selection import select_users
 
         execution.announce(f"selecting users by {strategy}")
@@ -86,12 +80,12 @@ def run_selection(ws: Workspace, request: SelectionRequest, execution: Execution
         frame["selected"] = np.isin(signals.user_ids, chosen.user_ids)
         ws.put_table(run_id, "selection", frame)
         summary = {"strategy": strategy, "selected": len(chosen.user_ids), "users": candidates}
-        return StageResult(device, {}, summary | {"report": chosen.report})
+        return stage.StageResult(device, {}, summary | {"report": chosen.report})
 
-    return run_stage(
+    return stage.run_stage(
         ws,
         "selection",
-        name=request.name or slug(strategy, request.budget or request.share, source.name),
+        name=request.name or stage.slug(strategy, request.budget or request.share, source.name),
         config={
             "strategy": strategy,
             "budget": request.budget,
@@ -111,7 +105,7 @@ def _signals(
     others: list[Run],
     strategy: str,
     device: str | None,
-    clock: Clock,
+    clock: stage.Clock,
 ) -> tuple[Signals, str]:
     """Return signals of the users whom all tables and the data set hold, and the device used."""
     # Loaded here, so that their loading is not counted as the selection's cost.
@@ -120,12 +114,12 @@ def _signals(
 
     from puma_engine.evaluation import prediction
     from puma_engine.pipeline.fitting import device_name
-    from puma_engine.selection import Signals
+    from puma_engine.selection import Signals, get_strategy
 
     dataset = load_dataset(ws, source.inputs["dataset"])
     table = load_prompts(ws, source)
     clock.restart()
-    needed = costly_signals(strategy)
+    needed = get_strategy(strategy).needs & SOURCE_SIGNALS
     loss = activations = None
     used = "cpu"
     if needed:
@@ -163,13 +157,7 @@ def train_rows(dataset: Dataset, users: np.ndarray) -> np.ndarray:
     return counts.reindex(users, fill_value=0).to_numpy(dtype=np.int64)
 
 
-def costly_signals(strategy: str) -> set[str]:
-    """Return which signals of a strategy need the source backbone: loss, activations."""
-    costly = {"loss": "loss", "ffn": "activations"}
-    return {costly[word] for word in strategy.split("-") if word in costly}
-
-
-def selected_users(ws: Workspace, reference: Reference) -> np.ndarray:
+def selected_users(ws: Workspace, reference: stage.Reference) -> np.ndarray:
     """Return the ids of the chosen users of a selection run, sorted, [budget] of str."""
-    frame = ws.get_table(find(ws, reference, "selection").id, "selection")
+    frame = ws.get_table(stage.find(ws, reference, "selection").id, "selection")
     return np.sort(frame.loc[frame["selected"].astype(bool), "user_id"].to_numpy(dtype=str))

@@ -1,4 +1,4 @@
-"""What every stage shares: one run in the workspace, begun, computed, and finished or failed."""
+"""What every stage shares: one run in the workspace, its progress, and how it is executed."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import contextlib
 import json
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -183,3 +183,104 @@ def slug(*parts: str | float | None) -> str:
         str(part).replace("/", "-").replace(" ", "-") for part in parts if part not in (None, "")
     ]
     return "-".join(words)[:MAX_NAME_LENGTH]
+
+
+@dataclass(frozen=True)
+class StageProgress:
+    """One report: the figures of a stage, as the training loop gives them, and those of all parts.
+
+    overall: the share of all parts that is done, in [0, 1]; overall_eta: seconds. Both are None
+    where a command has one part. eta_seconds: of this stage.
+    """
+
+    stage: str
+    epoch: int = 0
+    step: int = 0
+    total: int = 0
+    loss: float | None = None
+    examples_per_second: float | None = None
+    eta_seconds: float | None = None
+    validation: float | None = None
+    overall: float | None = None
+    overall_eta: float | None = None
+
+
+ProgressCallback = Callable[[Any], None]
+CancelCheck = Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a request is executed: on which device, who gets progress, and who may cancel it.
+
+    device: cpu, cuda, cuda:N, auto (spread over all GPUs) or None for the best available.
+    """
+
+    device: str | None = None
+    progress: ProgressCallback | None = None
+    should_cancel: CancelCheck | None = None
+
+    def announce(self, stage: str) -> None:
+        """Report that a stage without steps of its own begins; raise Cancelled if it must not."""
+        self.check_cancel(stage)
+        if self.progress is not None:
+            self.progress(StageProgress(stage))
+
+    def check_cancel(self, stage: str) -> None:
+        """Raise Cancelled if the work was cancelled."""
+        if self.should_cancel is not None and self.should_cancel():
+            raise Cancelled(f"Cancelled before {stage}.")
+
+    def part(self, overall: OverallProgress, number: int) -> Execution:
+        """Return the execution of one part of some work."""
+        return replace(self, progress=overall.part(number))
+
+    @property
+    def callbacks(self) -> dict[str, Any]:
+        """The callbacks as keyword arguments of a training."""
+        return {"progress": self.progress, "should_cancel": self.should_cancel}
+
+
+class OverallProgress:
+    """Turns the reports of consecutive parts into reports about all of them.
+
+    weights: the expected relative duration of each part, best in seconds. The time left is
+    estimated from the speed so far.
+    """
+
+    def __init__(
+        self,
+        weights: Sequence[float],
+        progress: ProgressCallback | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.weights = list(weights)
+        self.progress = progress
+        self.clock = clock
+        self.started = clock()
+        self.skipped = 0.0
+
+    def part(self, number: int) -> ProgressCallback | None:
+        """Return the callback of one part."""
+        if self.progress is None:
+            return None
+        progress = self.progress
+
+        def report(inner: Any) -> None:
+            total = sum(self.weights)
+            share = inner.step / inner.total if inner.total else 0.0
+            done = sum(self.weights[:number]) + self.weights[number] * share
+            worked = done - self.skipped
+            # Until 15 % is done the speed is unknown: take the weights as seconds.
+            known = worked > 0.15 * total
+            factor = (self.clock() - self.started) / worked if known else 1.0
+            overall: dict[str, Any] = {"overall": done / total}
+            overall["overall_eta"] = (total - done) * factor
+            names = [item.name for item in fields(StageProgress) if item.name not in overall]
+            progress(StageProgress(**{name: getattr(inner, name) for name in names}, **overall))
+
+        return report
+
+    def skip(self, number: int) -> None:
+        """Record that a part took no time because its run existed."""
+        self.skipped += self.weights[number]

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from puma_engine.errors import ConfigError, DataError
 from puma_engine.exchange.prompt_file import HEAD, head_of, with_head
-from puma_engine.pipeline.stage import PROMPT_KINDS, Reference, find
+from puma_engine.pipeline import stage
 from puma_engine.store import Run, Workspace
 
 if TYPE_CHECKING:
@@ -39,11 +39,11 @@ def shape_of(table: PromptTable) -> dict[str, int]:
     return shape if table.items is None else shape | {"item_tokens": table.items.tokens}
 
 
-def load_prompts(ws: Workspace, reference: Reference) -> PromptTable:
+def load_prompts(ws: Workspace, reference: stage.Reference) -> PromptTable:
     """Read the prompt table of a finished prompts or migration run."""
     from puma_engine.prompts.table import PromptTable
 
-    run = find(ws, reference, *PROMPT_KINDS)
+    run = stage.find(ws, reference, *stage.PROMPT_KINDS)
     arrays, ids, meta = ws.get_tensors(run.id, ARTIFACT)
     return PromptTable(
         np.array(list(ids or ()), dtype=str),
@@ -82,10 +82,10 @@ def save_adapter(
 
 
 def load_adapter(
-    ws: Workspace, reference: Reference
+    ws: Workspace, reference: stage.Reference
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read the tensors and settings of a migration run's adapter."""
-    arrays, _, meta = ws.get_tensors(find(ws, reference, "migration").id, "adapter")
+    arrays, _, meta = ws.get_tensors(stage.find(ws, reference, "migration").id, "adapter")
     return arrays, meta or {}
 
 
@@ -101,8 +101,8 @@ class PromptTableReader:
     NotFoundError or StoreError.
     """
 
-    def __init__(self, ws: Workspace, reference: Reference) -> None:
-        self.run = find(ws, reference, *PROMPT_KINDS)
+    def __init__(self, ws: Workspace, reference: stage.Reference) -> None:
+        self.run = stage.find(ws, reference, *stage.PROMPT_KINDS)
         self._file = ws.open_tensors(self.run.id, ARTIFACT)
         self.user_ids = pa.array(self._file.meta.pop("ids") or [], pa.string())
         self.tokens, self.width = self._file.shape("vectors")[1:]

@@ -11,13 +11,15 @@ from puma_engine.errors import DataError, StoreError
 from puma_engine.evaluation.metrics import PRIMARY_METRIC
 from puma_engine.evaluation.user_effects import UserEffects, UserImpact, measure_user_impact
 from puma_engine.evaluation.verdict import ComparisonData, Verdict, judge
+from puma_engine.pipeline import stage
 from puma_engine.pipeline.comparing import comparison_users
-from puma_engine.pipeline.stage import Reference, find
 from puma_engine.pipeline.user_impact import load_user_impact
 from puma_engine.store import Run, Workspace
 
 
-def judge_comparison(ws: Workspace, comparison: Reference, *, margin: float = MARGIN) -> Verdict:
+def judge_comparison(
+    ws: Workspace, comparison: stage.Reference, *, margin: float = MARGIN
+) -> Verdict:
     """Return the verdict on a comparison; margin is a share of the full retraining's value.
 
     Raises ConfigError for a margin outside (0, 1), NotFoundError or StoreError for a run
@@ -27,14 +29,14 @@ def judge_comparison(ws: Workspace, comparison: Reference, *, margin: float = MA
 
 
 def comparison_data(
-    ws: Workspace, comparison: Reference, *, margin: float = MARGIN
+    ws: Workspace, comparison: stage.Reference, *, margin: float = MARGIN
 ) -> ComparisonData:
     """Return the input of `puma_engine.evaluation.verdict.judge` for a comparison run.
 
     The primary metric is today's, not the one that the run names: the tables of older runs of
     clicks, which name AUC, hold uAUC too. Raises as `judge_comparison` does.
     """
-    run = find(ws, comparison, "comparison")
+    run = stage.find(ws, comparison, "comparison")
     methods = with_backbones(ws, ws.get_table(run.id, "methods"))
     evaluations = methods.set_index("method")["evaluation"]
 

@@ -5,19 +5,3 @@ from puma_engine.studies.cells import Cell, Options, Study
 from puma_engine.studies.reports import load_report, save_report, stored_report, stored_reports
 from puma_engine.studies.results import collect
 from puma_engine.studies.running import Outcome, reuse_settings, run_cells
-
-__all__ = [
-    "STUDIES",
-    "Cell",
-    "Options",
-    "Outcome",
-    "Study",
-    "collect",
-    "get_study",
-    "load_report",
-    "reuse_settings",
-    "run_cells",
-    "save_report",
-    "stored_report",
-    "stored_reports",
-]

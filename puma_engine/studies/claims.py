@@ -43,6 +43,9 @@ class ClaimVerdict:
     seeds: int
 
 
+Assess = Callable[[Report, str], ClaimVerdict | None]
+
+
 @dataclass(frozen=True)
 class Claim:
     """A claim of the paper, the study that answers it, and its rule in words and as code.
@@ -54,7 +57,31 @@ class Claim:
     text: str
     study: str
     rule: str
-    assess: Callable[[Report, str], ClaimVerdict | None]
+    assess: Assess
+
+
+INTERVALS = (
+    "Intervals are 95 %, over resampled users. From three seeds on, the 95 % interval over "
+    "trainings (Student's t) must agree, or the claim is undecided. Fewer seeds do not show how far "
+    "trainings lie apart."
+)
+NO_INTERVAL = (
+    "The report holds no interval of this difference over users: from three seeds on, the interval over trainings "
+    "decides; with fewer, the intervals of the two methods must not overlap."
+)
+FEW = f"{100 * SMALL_SHARE:g} % of the users"
+
+CLAIMS: list[Claim] = []
+
+
+def _claim(name: str, text: str, study: str, rule: str) -> Callable[[Assess], Assess]:
+    """Declare a claim by the function that assesses it."""
+
+    def declare(assess: Assess) -> Assess:
+        CLAIMS.append(Claim(name, text, study, rule, assess))
+        return assess
+
+    return declare
 
 
 def decide(loss_intervals: Sequence[Ends], margin: float = 0.0) -> Verdict:
@@ -64,16 +91,29 @@ def decide(loss_intervals: Sequence[Ends], margin: float = 0.0) -> Verdict:
     return "not reproduced" if all(low > margin for low, _ in loss_intervals) else "undecided"
 
 
+@_claim(
+    "all-users",
+    "A migration trained on all users is at least as good as full retraining.",
+    "table2",
+    "Reproduced if the interval of the difference from full retraining lies at zero or on the "
+    "better side; not reproduced if it lies on the worse side.",
+)
 def assess_all_users(report: Report, dataset: str) -> ClaimVerdict | None:
-    """Compare PUMA on all users with full retraining."""
     difference = _difference_of(report, dataset, ALL_USERS)
     if difference is None:
         return None
     return _verdict(difference, decide(difference.loss_intervals), "full retraining")
 
 
+@_claim(
+    "few-users",
+    "A few well-chosen users suffice.",
+    "table2",
+    f"Training on {FEW}, by clusters and variance. Reproduced if the "
+    f"interval of the loss lies within {100 * FEW_USERS_MARGIN:g} % of full retraining's figure; not "
+    "reproduced if it lies beyond.",
+)
 def assess_few_users(report: Report, dataset: str) -> ClaimVerdict | None:
-    """Compare PUMA on few users with full retraining."""
     difference = _difference_of(report, dataset, FEW_USERS)
     if difference is None:
         return None
@@ -84,8 +124,15 @@ def assess_few_users(report: Report, dataset: str) -> ClaimVerdict | None:
     return _verdict(difference, verdict, "full retraining", details)
 
 
+@_claim(
+    "cost",
+    "A migration costs up to 98 % less.",
+    "table2",
+    f"Seconds of training on {FEW}, choosing them included, over "
+    "those of full retraining on the same device, both without the search for settings. "
+    f"Reproduced if at most {100 * COST_SHARE:g} % with every seed; not reproduced if more with every seed.",
+)
 def assess_cost(report: Report, dataset: str) -> ClaimVerdict | None:
-    """Compare the seconds of PUMA on few users with those of full retraining."""
     few, retrained = (
         {row["seed"]: row for row in rows_with(report, {"dataset": dataset, "method": method})}
         for method in (FEW_USERS, "retrained")
@@ -117,8 +164,16 @@ def assess_cost(report: Report, dataset: str) -> ClaimVerdict | None:
     return ClaimVerdict(verdict, _with_size(figures, len(pairs), rows[0]["users"]), len(pairs))
 
 
+@_claim(
+    "selection",
+    "Clusters and variance choose better users than chance.",
+    "table4",
+    f"The strategy {PAPER_STRATEGY} against random users at the budget nearest {FEW}. "
+    "Reproduced if the interval of the difference lies on the better side; not reproduced if "
+    "it lies on the worse side; undecided with fewer than three seeds, since trainings on few "
+    "users lie as far apart as strategies do.",
+)
 def assess_selection(report: Report, dataset: str) -> ClaimVerdict | None:
-    """Compare the paper's strategy with random users at the budget nearest the small share."""
     lines = find_differences(report, dataset, lambda line: line["method"] == PAPER_STRATEGY)
     if not lines:
         return None
@@ -135,8 +190,14 @@ def assess_selection(report: Report, dataset: str) -> ClaimVerdict | None:
     return _verdict(difference, verdict, "random users", details)
 
 
+@_claim(
+    "taste",
+    "Source prompts carry each user's taste into the new model.",
+    "table2",
+    "A migration against the same one with the source prompts shuffled between users. "
+    f"Reproduced if it is better. {NO_INTERVAL}",
+)
 def assess_taste(report: Report, dataset: str) -> ClaimVerdict | None:
-    """Compare a migration with the same one whose source prompts are shuffled."""
     whole = _difference_of(report, dataset, FEW_RANDOM_USERS)
     shuffled = _difference_of(report, dataset, "shuffled control")
     difference = difference_of_first(whole, shuffled) if whole and shuffled else None
@@ -145,8 +206,16 @@ def assess_taste(report: Report, dataset: str) -> ClaimVerdict | None:
     return _verdict(difference, decide(difference.loss_intervals), "the shuffled control")
 
 
+@_claim(
+    "pairs",
+    f"Migrating gains between models of all families (Figure 4: {LOWEST_GAIN} to 1.0299).",
+    "figure4",
+    "The mean difference from full retraining over all ordered pairs. Reproduced if its "
+    f"interval lies at zero or on the better side and no pair's gain is below {LOWEST_GAIN}, "
+    "the paper's lowest; not reproduced if it lies on the worse side. Its ends are the means "
+    "of those of the pairs, so it is at least as wide as the interval of the mean.",
+)
 def assess_pairs(report: Report, dataset: str) -> ClaimVerdict | None:
-    """Compare the mean over all ordered pairs of backbones with full retraining."""
     lines = find_differences(report, dataset, lambda line: line["method"] == "migrated")
     difference = mean_difference([pair for _, pair in lines])
     if difference is None:
@@ -167,8 +236,14 @@ def assess_pairs(report: Report, dataset: str) -> ClaimVerdict | None:
     return _verdict(difference, verdict, "full retraining", details)
 
 
+@_claim(
+    "sources",
+    "Several sources beat a single one (Figure 6).",
+    "figure6",
+    "The mean of all fusions of two or three sources against the mean of all single sources. "
+    f"Reproduced if it is better; not reproduced if it is worse. {NO_INTERVAL}",
+)
 def assess_sources(report: Report, dataset: str) -> ClaimVerdict | None:
-    """Compare the mean of several sources with that of single ones."""
     differences = find_differences(report, dataset, lambda line: bool(line.get("sources")))
     single = mean_difference([pair for line, pair in differences if line["sources"] == 1])
     several = mean_difference([pair for line, pair in differences if line["sources"] > 1])
@@ -179,8 +254,15 @@ def assess_sources(report: Report, dataset: str) -> ClaimVerdict | None:
     return _verdict(difference, verdict, "one source", "means of all combinations")
 
 
+@_claim(
+    "chains",
+    "Chains lose little a hop (Figure 5).",
+    "figure5",
+    "Every chain against a direct migration to its last model. Reproduced if the intervals of "
+    f"all lie within {100 * MARGIN:g} % of its figure for each hop after the first; not reproduced "
+    "if that of any chain lies beyond.",
+)
 def assess_chains(report: Report, dataset: str) -> ClaimVerdict | None:
-    """Compare every chain with a direct migration to its last backbone."""
     chains = find_differences(report, dataset, lambda line: line["method"] == "chain")
     if not chains:
         return None
@@ -202,8 +284,15 @@ def assess_chains(report: Report, dataset: str) -> ClaimVerdict | None:
     return ClaimVerdict(verdict, _with_size(figures, seeds, first.users), seeds)
 
 
+@_claim(
+    "equal-cost",
+    "At equal cost a migration is better than retraining (Table 3).",
+    "table3",
+    f"PUMA at the budget nearest {FEW} against the retraining, stopped early or "
+    "not, that takes the fewest seconds of those that take at least as many. Reproduced if "
+    f"the migration is better; not reproduced if it is worse. {NO_INTERVAL}",
+)
 def assess_equal_cost(report: Report, dataset: str) -> ClaimVerdict | None:
-    """Compare PUMA on few users with retraining that takes as long."""
 
     def of_kind(kind: str) -> list[tuple[dict, PairedDifference]]:
         return find_differences(report, dataset, lambda line: line["kind"] == kind)
@@ -279,98 +368,3 @@ def _percent(share: float, digits: int = 1) -> str:
 
 def _distance(share: float) -> float:
     return abs(math.log(share / SMALL_SHARE))
-
-
-INTERVALS = (
-    "Intervals are 95 %, over resampled users. From three seeds on, the 95 % interval over "
-    "trainings (Student's t) must agree, or the claim is undecided. Fewer seeds do not show how far "
-    "trainings lie apart."
-)
-NO_INTERVAL = (
-    "The report holds no interval of this difference over users: from three seeds on, the interval over trainings "
-    "decides; with fewer, the intervals of the two methods must not overlap."
-)
-FEW = f"{100 * SMALL_SHARE:g} % of the users"
-
-CLAIMS = (
-    Claim(
-        "all-users",
-        "A migration trained on all users is at least as good as full retraining.",
-        "table2",
-        "Reproduced if the interval of the difference from full retraining lies at zero or on the "
-        "better side; not reproduced if it lies on the worse side.",
-        assess_all_users,
-    ),
-    Claim(
-        "few-users",
-        "A few well-chosen users suffice.",
-        "table2",
-        f"Training on {FEW}, by clusters and variance. Reproduced if the "
-        f"interval of the loss lies within {100 * FEW_USERS_MARGIN:g} % of full retraining's figure; not "
-        "reproduced if it lies beyond.",
-        assess_few_users,
-    ),
-    Claim(
-        "cost",
-        "A migration costs up to 98 % less.",
-        "table2",
-        f"Seconds of training on {FEW}, choosing them included, over "
-        "those of full retraining on the same device, both without the search for settings. "
-        f"Reproduced if at most {100 * COST_SHARE:g} % with every seed; not reproduced if more with every seed.",
-        assess_cost,
-    ),
-    Claim(
-        "selection",
-        "Clusters and variance choose better users than chance.",
-        "table4",
-        f"The strategy {PAPER_STRATEGY} against random users at the budget nearest {FEW}. "
-        "Reproduced if the interval of the difference lies on the better side; not reproduced if "
-        "it lies on the worse side; undecided with fewer than three seeds, since trainings on few "
-        "users lie as far apart as strategies do.",
-        assess_selection,
-    ),
-    Claim(
-        "taste",
-        "Source prompts carry each user's taste into the new model.",
-        "table2",
-        "A migration against the same one with the source prompts shuffled between users. "
-        f"Reproduced if it is better. {NO_INTERVAL}",
-        assess_taste,
-    ),
-    Claim(
-        "pairs",
-        f"Migrating gains between models of all families (Figure 4: {LOWEST_GAIN} to 1.0299).",
-        "figure4",
-        "The mean difference from full retraining over all ordered pairs. Reproduced if its "
-        f"interval lies at zero or on the better side and no pair's gain is below {LOWEST_GAIN}, "
-        "the paper's lowest; not reproduced if it lies on the worse side. Its ends are the means "
-        "of those of the pairs, so it is at least as wide as the interval of the mean.",
-        assess_pairs,
-    ),
-    Claim(
-        "sources",
-        "Several sources beat a single one (Figure 6).",
-        "figure6",
-        "The mean of all fusions of two or three sources against the mean of all single sources. "
-        f"Reproduced if it is better; not reproduced if it is worse. {NO_INTERVAL}",
-        assess_sources,
-    ),
-    Claim(
-        "chains",
-        "Chains lose little a hop (Figure 5).",
-        "figure5",
-        "Every chain against a direct migration to its last model. Reproduced if the intervals of "
-        f"all lie within {100 * MARGIN:g} % of its figure for each hop after the first; not reproduced "
-        "if that of any chain lies beyond.",
-        assess_chains,
-    ),
-    Claim(
-        "equal-cost",
-        "At equal cost a migration is better than retraining (Table 3).",
-        "table3",
-        f"PUMA at the budget nearest {FEW} against the retraining, stopped early or "
-        "not, that takes the fewest seconds of those that take at least as many. Reproduced if "
-        f"the migration is better; not reproduced if it is worse. {NO_INTERVAL}",
-        assess_equal_cost,
-    ),
-)

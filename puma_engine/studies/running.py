@@ -14,7 +14,7 @@ from typing import Any
 
 from puma_engine import pipeline
 from puma_engine.errors import Cancelled, PumaError, StudyError
-from puma_engine.pipeline.stage_progress import CancelCheck, ProgressCallback, StageProgress
+from puma_engine.pipeline.stage import CancelCheck, ProgressCallback, StageProgress
 from puma_engine.store import Workspace
 from puma_engine.studies.cells import TUNED_SETTINGS, Cell
 

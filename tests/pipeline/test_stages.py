@@ -23,8 +23,7 @@ from puma_engine.errors import (
 from puma_engine.evaluation import metrics
 from puma_engine.evaluation.baselines import BASELINES
 from puma_engine.pipeline.evaluating import read_user_metric
-from puma_engine.pipeline.stage import StageResult, run_stage
-from puma_engine.pipeline.stage_progress import OverallProgress, StageProgress
+from puma_engine.pipeline.stage import OverallProgress, StageProgress, StageResult, run_stage
 from puma_engine.store import Workspace
 
 

@@ -18,7 +18,7 @@ from puma_engine.exchange.prompt_embeddings import read_embedded
 from puma_engine.migration.adapter_training import train_migration
 from puma_engine.pipeline.evaluating import method_label
 from puma_engine.pipeline.method_survey import evaluated_methods
-from puma_engine.pipeline.planning import measured, retraining_of
+from puma_engine.pipeline.planning import measured, replaces
 from puma_engine.pipeline.predicting import Predictor
 from puma_engine.pipeline.stored_prompts import load_prompts
 from puma_engine.prompts.item_prompts import ItemPrompts, join_items
@@ -157,7 +157,7 @@ def test_tables_with_items_are_kept_scored_and_refined_as_runs(world):
         "Migrated, all users, refined, item prompts too",
         "Source prompts",
     ]
-    with pytest.raises(ConfigError, match="refined alone"):
+    with pytest.raises(ConfigError, match="only some users are refined"):
         pipeline.refine(ws, bare, item_tokens=1, share=0.5)
 
 
@@ -168,8 +168,8 @@ def test_a_migration_is_held_against_retraining_of_the_same_kind(world):
     on = {"role": "retrained", "training": QUICK}
     alone = pipeline.fit_prompts(ws, world["data"], target, **on)
     both = pipeline.fit_prompts(ws, world["data"], target, prompt={"item_tokens": 2}, **on)
-    assert retraining_of(ws, bare).id == alone.id
-    assert retraining_of(ws, moved).id == both.id
+    assert replaces(bare, alone) and not replaces(bare, both)
+    assert replaces(moved, both) and not replaces(moved, alone)
     scored = [pipeline.evaluate(ws, run).id for run in (bare, alone, both)]
     rows = evaluated_methods(ws, world["data"].id, "test").set_index("evaluation")
     assert rows.loc[scored, "item_tokens"].tolist() == [0, 0, 2]
@@ -206,8 +206,8 @@ def test_whole_inputs_are_exported_and_tables_without_room_for_items_refused(wor
     windows = tensor.float().unfold(0, len(prompt), 1).transpose(1, 2)
     assert (windows - prompt).abs().amax((1, 2)).min() < 1e-6
     for form in ("file", "parquet", "numpy", "packed", "peft"):
-        with pytest.raises(ConfigError, match="prompts of items"):
+        with pytest.raises(ConfigError, match="has item prompts"):
             pipeline.export_prompts(ws, world["source"], tmp_path / form, form=form)
-    with pytest.raises(ConfigError, match="prompts of items"):
+    with pytest.raises(ConfigError, match="has item prompts"):
         pipeline.export_adapter(ws, world["moved"], tmp_path / "adapter")
     assert [path.name for path in tmp_path.iterdir()] == ["whole.safetensors"]

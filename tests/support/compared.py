@@ -103,9 +103,8 @@ def evaluate(ws, subject, noise, hurt=0, seed=0):
     drawn += np.where(rows["user_id"].isin(data.users[:hurt]), 3.0, 0.0)
     if data.task == "click":
         drawn = 1 / (1 + np.exp(-2 * (drawn - 0.5)))
-    evaluating._save(ws, run.id, data, "test", drawn)
-    outcome = evaluating._result(data, "test", drawn, "cpu")
-    return ws.finish(run.id, seconds=1.0, device="cpu", summary=outcome.summary)
+    summary = evaluating.store_scores(ws, run.id, data, "test", drawn)
+    return ws.finish(run.id, seconds=1.0, device="cpu", summary=summary)
 
 
 def workspace(folder, task="rating", hurt=3, hostile=False):
