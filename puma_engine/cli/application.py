@@ -16,18 +16,15 @@ from puma_engine.cli import (
     claims,
     dashboard,
     data,
-    demo,
     doctor,
-    evaluation,
     jobs,
-    migration,
     models,
     plan,
-    project,
     prompts,
     reports,
     runs,
     serving,
+    stages,
     study,
     zoo,
 )
@@ -129,22 +126,20 @@ def common(
     set_session(Session(workspace, as_json))
 
 
+for command in (
+    *(stages.select, stages.migrate, stages.aggregate, stages.chain, stages.predict_regressions),
+    *(stages.evaluate, stages.compare, stages.predict, stages.project),
+    *(reports.report, jobs.worker, doctor.doctor),
+    *(serving.serve_adapter, serving.select_stream, serving.migrate_stream),
+    *(stages.demo, study.study, claims.claims, dashboard.serve),
+):
+    app.command()(command)
 app.add_typer(data.app, name="data")
 app.add_typer(zoo.app, name="zoo")
 app.add_typer(models.app, name="models")
 app.add_typer(prompts.app, name="prompts")
 app.add_typer(adapters.app, name="adapters")
-migration.register(app)
 app.add_typer(plan.app, name="plan")
-evaluation.register(app)
-project.register(app)
-reports.register(app)
+app.add_typer(reports.app, name="export")
 app.add_typer(runs.app, name="runs")
 app.add_typer(jobs.app, name="jobs")
-jobs.register(app)
-doctor.register(app)
-serving.register(app)
-demo.register(app)
-study.register(app)
-claims.register(app)
-dashboard.register(app)

@@ -1,7 +1,5 @@
 """puma serve: the dashboard, on this machine or for people who sign in."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import sys
@@ -19,11 +17,6 @@ APP = Path(__file__).resolve().parents[2] / "dashboard" / "app.py"
 SHARED = ("redirect_uri", "cookie_secret")
 PROVIDER = ("client_id", "client_secret", "server_metadata_url")
 MIN_SECRET = 32
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command of this module to the tree."""
-    app.command("serve")(serve)
 
 
 def serve(

@@ -1,16 +1,9 @@
 """puma doctor: checks of the installation and the workspace."""
 
-from __future__ import annotations
-
 import typer
 
 from puma_engine.cli.session import session
 from puma_engine.errors import NotFoundError, StoreError
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command of this module to the tree."""
-    app.command("doctor")(doctor)
 
 
 def doctor() -> None:

@@ -1,8 +1,6 @@
 """puma jobs and puma worker: queued work in processes of its own."""
 
-from __future__ import annotations
-
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -12,33 +10,28 @@ app = typer.Typer(help="List, cancel and retry queued jobs.", no_args_is_help=Tr
 JobId = Annotated[str, typer.Argument(help="Job id.")]
 
 
-def register(root: typer.Typer) -> None:
-    """Add the worker command to the tree."""
-    root.command("worker")(worker)
-
-
 @app.command("list")
 def list_() -> None:
     """List jobs, with how far each is."""
     from puma_engine.jobs import jobs
 
     items = jobs(session().open())
-    session().table([row(job) for job in items], raw=items)
-
-
-def row(job: Any) -> dict[str, Any]:
-    """Return the columns of a job in a list of jobs."""
-    progress = job.progress or {}
-    done, total = progress.get("step"), progress.get("total")
-    return {
-        "id": job.id,
-        "status": job.status,
-        "title": job.title,
-        "stage": progress.get("stage"),
-        "done": f"{done / total:.0%}" if done is not None and total else None,
-        "run": job.run_id,
-        "error": job.error,
-    }
+    rows = []
+    for job in items:
+        progress = job.progress or {}
+        done, total = progress.get("step"), progress.get("total")
+        rows.append(
+            {
+                "id": job.id,
+                "status": job.status,
+                "title": job.title,
+                "stage": progress.get("stage"),
+                "done": f"{done / total:.0%}" if done is not None and total else None,
+                "run": job.run_id,
+                "error": job.error,
+            }
+        )
+    session().table(rows, raw=items)
 
 
 @app.command("show")

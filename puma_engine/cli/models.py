@@ -1,41 +1,29 @@
 """puma models: language models that can serve as backbones."""
 
-from __future__ import annotations
-
-from typing import Annotated
-
 import typer
 
-from puma_engine.cli.config_options import Device, Name, Queue
+from puma_engine.cli.options import stage, with_options
 from puma_engine.cli.session import session
 
 app = typer.Typer(help="Language models that can serve as backbones.", no_args_is_help=True)
-Spec = Annotated[str, typer.Argument(help="Zoo name, model folder, or hub id such as owner/name.")]
-Revision = Annotated[
-    str | None, typer.Option("--revision", help="Branch, tag or commit of a hub id.")
-]
+SPEC = "Zoo name, model folder, or hub id such as owner/name."
+QUANTISE = "4bit or 8bit (needs the package bitsandbytes), or fp8 (on a GPU)."
 
 
-Quantise = Annotated[
-    str | None,
-    typer.Option(
-        "--quantise", help="4bit or 8bit (needs the package bitsandbytes), or fp8 (on a GPU)."
-    ),
-]
-
-
-@app.command("check")
+@app.command()
+@with_options(
+    "spec",
+    spec=SPEC,
+    quantise=QUANTISE,
+    seconds="Seconds of the speed measurement; 0 skips it.",
+)
 def check(
-    spec: Spec,
-    revision: Revision = None,
-    quantise: Quantise = None,
-    precision: Annotated[
-        str, typer.Option("--precision", help="auto, fp32, bf16 or fp16.")
-    ] = "auto",
-    seconds: Annotated[
-        float, typer.Option("--seconds", help="Seconds of the speed measurement; 0 skips it.")
-    ] = 5.0,
-    device: Device = None,
+    spec: str,
+    revision: str | None = None,
+    quantise: str | None = None,
+    precision: str = "auto",
+    seconds: float = 5.0,
+    device: str | None = None,
 ) -> None:
     """Check whether a model can be a backbone; show tokens, prompt slot, speed and warnings.
 
@@ -66,26 +54,13 @@ def check(
         print(f"Warning: {warning}" if warnings else warning)
 
 
-@app.command("add")
+@app.command()
+@stage("add_backbone", "spec", spec=SPEC, quantise=QUANTISE)
 def add(
-    spec: Spec,
-    revision: Revision = None,
-    quantise: Quantise = None,
-    name: Name = None,
-    device: Device = None,
-    queue: Queue = False,
-) -> None:
+    spec: str, revision: str | None = None, quantise: str | None = None, name: str | None = None
+) -> str:
     """Check a model and add it to the workspace."""
-    session().do(
-        "add_backbone",
-        f"inspecting {spec}",
-        queue=queue,
-        spec=spec,
-        revision=revision,
-        quantise=quantise,
-        name=name,
-        device=device,
-    )
+    return f"inspecting {spec}"
 
 
 @app.command("list")

@@ -1,13 +1,8 @@
 """puma plan: what a migration would cost, measuring it, and executing it whole."""
 
-from __future__ import annotations
-
-from typing import Annotated, Any
-
 import typer
 
-from puma_engine.cli.config_options import Device, Queue, with_settings
-from puma_engine.cli.migration import BOTH, Budget, Data, Share, Strategy, TemplateOption
+from puma_engine.cli.options import stage, with_options
 from puma_engine.cli.session import session
 from puma_engine.requests import PlanRequest
 
@@ -15,60 +10,21 @@ app = typer.Typer(
     help="Whole migrations: predict the cost, measure speeds, migrate and evaluate.",
     no_args_is_help=True,
 )
-Sources = Annotated[
-    list[str],
-    typer.Option(
-        "--source", help="Prompts or migration run to start from; repeat it for an aggregation."
-    ),
-]
-Targets = Annotated[
-    list[str],
-    typer.Option("--target", help="Backbone to move to; repeat it for a chain, in order."),
-]
 
 
-@app.command("run")
-@with_settings(**BOTH)
-def run(
-    source: Sources,
-    target: Targets,
-    training: dict[str, Any],
-    adapter: dict[str, Any],
-    strategy: Strategy = None,
-    budget: Budget = None,
-    share: Share = None,
-    dataset: Data = None,
-    template: TemplateOption = None,
-    device: Device = None,
-    queue: Queue = False,
-) -> None:
+@app.command()
+@stage("run_plan")
+def run(request: PlanRequest) -> str:
     """Migrate, evaluate, and compare with a finished full retraining if there is one."""
-    request = _request(locals())
-    session().do("run_plan", f"migrating to {target[-1]}", request, queue=queue, device=device)
+    return f"migrating to {request.targets[-1]}"
 
 
-@app.command("costs")
-@with_settings(**BOTH)
-def costs(
-    source: Sources,
-    target: Targets,
-    training: dict[str, Any],
-    adapter: dict[str, Any],
-    strategy: Strategy = None,
-    budget: Budget = None,
-    share: Share = None,
-    dataset: Data = None,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            "--device", help="cpu or a GPU's name (default: that of the newest training)."
-        ),
-    ] = None,
-) -> None:
+@app.command()
+@with_options(template=None, device="cpu or a GPU's name (default: that of the newest training).")
+def costs(request: PlanRequest, device: str | None = None) -> None:
     """Predict what a migration and full retraining would take, from trainings measured here."""
     from puma_engine.pipeline import predict_costs
 
-    request = _request(locals())
     predicted = predict_costs(session().open(), request, device)
     options = {"retraining": predicted.retraining, "migration": predicted.migration}
     rows = [
@@ -87,28 +43,8 @@ def costs(
         print("What has no seconds was never measured here; `puma plan calibrate` measures it.")
 
 
-@app.command("calibrate")
-@with_settings(**BOTH)
-def calibrate(
-    source: Sources,
-    target: Targets,
-    training: dict[str, Any],
-    adapter: dict[str, Any],
-    strategy: Strategy = None,
-    budget: Budget = None,
-    share: Share = None,
-    dataset: Data = None,
-    device: Device = None,
-    queue: Queue = False,
-) -> None:
+@app.command()
+@stage("calibrate", template=None)
+def calibrate(request: PlanRequest) -> str:
     """Measure the speed of every hop of a plan, and of full retraining, by short trainings."""
-    request = _request(locals())
-    session().do("calibrate", f"measuring {target[-1]}", request, queue=queue, device=device)
-
-
-def _request(options: dict[str, Any]) -> PlanRequest:
-    """Build the request from the options of a command, by name."""
-    training = dict(options["training"])
-    given = {"sources": options["source"], "targets": options["target"]}
-    given |= {"seed": training.pop("seed", None), "training": training}
-    return PlanRequest.from_arguments(options | given)
+    return f"measuring {request.targets[-1]}"

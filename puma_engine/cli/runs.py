@@ -1,11 +1,10 @@
 """puma runs: list runs, show them, and follow their lineage."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer
 
+from puma_engine.cli.options import with_options
 from puma_engine.cli.session import run_row, session
 
 app = typer.Typer(help="Runs: list, show, rename, delete, lineage.", no_args_is_help=True)
@@ -13,20 +12,12 @@ Reference = Annotated[str, typer.Argument(help="Run: id, prefix or name.")]
 
 
 @app.command("list")
-def list_(
-    kind: Annotated[
-        str | None,
-        typer.Option(
-            "--kind",
-            help="dataset, backbone, prompts, selection, migration, evaluation or comparison.",
-        ),
-    ] = None,
-    status: Annotated[
-        str | None,
-        typer.Option("--status", help="running, finished, failed or interrupted."),
-    ] = None,
-    limit: Annotated[int | None, typer.Option("--limit", help="Largest number of runs.")] = None,
-) -> None:
+@with_options(
+    kind="dataset, backbone, prompts, selection, migration, evaluation or comparison.",
+    status="running, finished, failed or interrupted.",
+    limit="Largest number of runs.",
+)
+def list_(kind: str | None = None, status: str | None = None, limit: int | None = None) -> None:
     """List runs, the newest first."""
     runs = session().open().runs(kind=kind, status=status, limit=limit)
     session().table([run_row(run) for run in runs], raw=runs)

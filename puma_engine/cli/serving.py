@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from puma_engine.cli.config_options import Device
-from puma_engine.cli.migration import Clusters, Groups, MinCluster, Seed, Strata
+from puma_engine.cli.options import with_options
 from puma_engine.cli.session import session
 from puma_engine.defaults import PAPER_STRATEGY
 from puma_engine.errors import ConfigError, StoreError
@@ -20,21 +19,12 @@ if TYPE_CHECKING:
 TOKEN = "PUMA_SERVE_TOKEN"
 MIN_TOKEN = 16
 LOCAL = ("127.0.0.1", "::1", "localhost")
-AdapterHelp = "Folder, migration run, or owner/name of the hub."
-Revision = Annotated[
-    str | None, typer.Option("--revision", help="Branch, tag or commit of a hub id.")
-]
+ADAPTER = "Folder, migration run, or owner/name of the hub."
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this module to the tree."""
-    app.command("serve-adapter")(serve_adapter)
-    app.command("select-stream")(select_stream)
-    app.command("migrate-stream")(migrate_stream)
-
-
+@with_options("adapter", adapter=ADAPTER)
 def serve_adapter(
-    adapter: Annotated[str, typer.Argument(help=AdapterHelp)],
+    adapter: str,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port.")] = 8600,
     max_users: Annotated[int, typer.Option("--max-users", min=1, help="Users a request.")] = 4096,
@@ -44,8 +34,8 @@ def serve_adapter(
     max_waiting: Annotated[
         int, typer.Option("--max-waiting", min=1, help="Requests in work; further ones get 503.")
     ] = 16,
-    revision: Revision = None,
-    device: Device = None,
+    revision: str | None = None,
+    device: str | None = None,
 ) -> None:
     """Migrate prompts on demand over HTTP; set PUMA_SERVE_TOKEN to require a token."""
     token = os.environ.get(TOKEN)
@@ -62,23 +52,25 @@ def serve_adapter(
     uvicorn.run(app, host=host, port=port, log_level="warning")
 
 
+@with_options(
+    "source",
+    "target",
+    source="Folder of .safetensors shards with user ids.",
+    target="Folder to write the chosen users' prompts to.",
+    budget={"help": "Users to choose.", "min": 1},
+    strategy="A strategy of puma select that reads no activations.",
+    signals="Parquet file: user_id, and variance, loss or activity.",
+)
 def select_stream(
-    source: Annotated[Path, typer.Argument(help="Folder of .safetensors shards with user ids.")],
-    target: Annotated[Path, typer.Argument(help="Folder to write the chosen users' prompts to.")],
-    budget: Annotated[int, typer.Option("--budget", min=1, help="Users to choose.")],
-    strategy: Annotated[
-        str,
-        typer.Option("--strategy", help="A strategy of puma select that reads no activations."),
-    ] = PAPER_STRATEGY,
-    signals: Annotated[
-        Path | None,
-        typer.Option("--signals", help="Parquet file: user_id, and variance, loss or activity."),
-    ] = None,
-    seed: Seed = 0,
-    clusters: Clusters = 15,
-    strata: Strata = 5,
-    min_cluster: MinCluster = 50,
-    groups: Groups = None,
+    source: Path,
+    target: Path,
+    budget: int,
+    strategy: str = PAPER_STRATEGY,
+    signals: Path | None = None,
+    seed: int = 0,
+    clusters: int = 15,
+    strata: int = 5,
+    min_cluster: int = 50,
 ) -> None:
     """Select users from sharded prompts, block by block; write their prompts as a packed table."""
     from puma_engine.serving.bulk import select_stream as stream
@@ -93,20 +85,25 @@ def select_stream(
         clusters=clusters,
         strata=strata,
         min_cluster=min_cluster,
-        groups=groups,
     )
     session().show(result | {"folder": str(target)})
 
 
+@with_options(
+    "source",
+    "target",
+    source="Folder of .safetensors shards with vectors.",
+    target="Folder to write; run again to resume.",
+    adapter=ADAPTER,
+    chunk_rows={"help": "Prompts in memory.", "min": 1},
+)
 def migrate_stream(
-    source: Annotated[Path, typer.Argument(help="Folder of .safetensors shards with vectors.")],
-    target: Annotated[Path, typer.Argument(help="Folder to write; run again to resume.")],
-    adapter: Annotated[str, typer.Option("--adapter", help=AdapterHelp)],
-    chunk_rows: Annotated[
-        int, typer.Option("--chunk-rows", min=1, help="Prompts in memory.")
-    ] = 4096,
-    revision: Revision = None,
-    device: Device = None,
+    source: Path,
+    target: Path,
+    adapter: str,
+    chunk_rows: int = 4096,
+    revision: str | None = None,
+    device: str | None = None,
 ) -> None:
     """Migrate sharded prompts in constant memory; run it again to resume after the last full shard."""
     from puma_engine.cli.progress_bars import watched

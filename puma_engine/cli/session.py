@@ -7,7 +7,7 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,6 @@ from puma_engine.errors import ConfigError, StoreError
 from puma_engine.training import distributed
 
 if TYPE_CHECKING:
-    from puma_engine.requests import Request
     from puma_engine.store import Run, Workspace
 
 
@@ -44,19 +43,21 @@ class Session:
         self,
         command: str,
         title: str,
-        request: Request | None = None,
         *,
         queue: bool = False,
+        show: Callable[[Any], None] | None = None,
         **arguments: Any,
     ) -> None:
         """Execute a stage now, with a progress bar, or queue it as a job; then show the result.
 
-        request and arguments together are the stage's arguments.
+        show: prints the result, if that is not its record. Paths are made absolute for the queue.
         """
         from puma_engine.cli.progress_bars import watched
         from puma_engine.pipeline import COMMANDS
 
-        arguments = (request.to_dict() if request else {}) | arguments
+        for name, value in arguments.items():
+            if isinstance(value, Path):
+                arguments[name] = str(value.resolve())
         ws = self.open(create=command in CREATING, together=not queue)
         if queue:
             from puma_engine.jobs import enqueue
@@ -67,12 +68,10 @@ class Session:
             result = COMMANDS[command](
                 ws, progress=progress, should_cancel=should_cancel, **arguments
             )
-        self.show_runs(result)
-
-    def show_runs(self, result: Run | list[Run]) -> None:
-        """Print one run, or several."""
-        if isinstance(result, list):
-            self.table([run_row(run) for run in result], raw=[plain(run) for run in result])
+        if show is not None:
+            show(result)
+        elif isinstance(result, list):
+            self.table([run_row(run) for run in result], raw=result)
         else:
             self.show(result)
 

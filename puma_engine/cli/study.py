@@ -8,11 +8,9 @@ import os
 import platform
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from puma_engine.cli.config_options import Device, renamed_option
+from puma_engine.cli.options import with_options
 from puma_engine.cli.session import plain, session
 from puma_engine.errors import ConfigError, StudyError
 
@@ -22,82 +20,46 @@ if TYPE_CHECKING:
 VERSIONS = ("torch", "transformers", "accelerate", "numpy", "scikit-learn")
 
 
-Datasets = Annotated[
-    list[str] | None, typer.Option("--dataset", help="Data set; may be given several times.")
-]
-Seeds = Annotated[
-    list[int] | None, typer.Option("--seed", help="Seed; may be given several times.")
-]
-Shares = Annotated[
-    list[float] | None,
-    typer.Option("--share", help="Share of users who train; may be given several times."),
-]
-Strategies = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--strategy",
-        help="Strategy that table4 compares with random; may be given several times (default: all).",
-    ),
-]
-Processes = Annotated[
-    int | None,
-    typer.Option(
-        "--processes",
-        min=1,
-        help="Cells to run at the same time (default: 1; 2 for quick ones on two CPU cores).",
-    ),
-]
-Minutes = Annotated[
-    float | None, typer.Option("--minutes", help="Start no cell after so many minutes.")
-]
-Out = Annotated[Path, typer.Option("--out", help="Folder for NAME.json, its tables and figures.")]
-DefaultSettings = Annotated[
-    bool,
-    typer.Option("--default-settings", help="Train with the default settings, without tuning."),
-]
-Precision = Annotated[
-    str | None, typer.Option("--precision", help="Of every training: auto, fp32, bf16 or fp16.")
-]
-SettingsFrom = Annotated[
-    Path | None,
-    typer.Option("--settings-from", help="Report of this study whose tuned settings are reused."),
-]
-Render = Annotated[
-    bool, typer.Option("--render", help="Only write tables and figures from NAME.json.")
-]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command of this module to the tree."""
-    app.command("study")(study)
-
-
+@with_options(
+    "name",
+    name="Study to run; without one the studies are listed.",
+    quick="Few users, short grids and one or two seeds.",
+    default_settings="Train with the default settings, without tuning.",
+    settings_from="Report of this study whose tuned settings are reused.",
+    dataset="Data set; may be given several times.",
+    seed="Seed; may be given several times.",
+    share="Share of users who train; may be given several times.",
+    strategy="Strategy that table4 compares with random; may be given several times (default: all).",
+    users="Users of each data set (default: all).",
+    source="Source backbone.",
+    target="Target backbone.",
+    processes={
+        "help": "Cells to run at the same time (default: 1; 2 for quick ones on two CPU cores).",
+        "min": 1,
+    },
+    minutes="Start no cell after so many minutes.",
+    out="Folder for NAME.json, its tables and figures.",
+    render="Only write tables and figures from NAME.json.",
+    precision="Of every training: auto, fp32, bf16 or fp16.",
+)
 def study(
-    name: Annotated[
-        str | None, typer.Argument(help="Study to run; without one the studies are listed.")
-    ] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Few users, short grids and one or two seeds.")
-    ] = False,
-    default_settings: DefaultSettings = False,
-    fixed: Annotated[bool, renamed_option("--fixed", "--default-settings")] = False,
-    settings_from: SettingsFrom = None,
-    settings: Annotated[Path | None, renamed_option("--settings", "--settings-from")] = None,
-    datasets: Datasets = None,
-    seeds: Seeds = None,
-    shares: Shares = None,
-    strategies: Strategies = None,
-    users: Annotated[
-        int | None, typer.Option("--users", help="Users of each data set (default: all).")
-    ] = None,
-    source: Annotated[str, typer.Option("--source", help="Source backbone.")] = "llama-small",
-    target: Annotated[str, typer.Option("--target", help="Target backbone.")] = "llama-medium",
-    processes: Processes = None,
-    minutes: Minutes = None,
-    out: Out = Path("results"),
-    render: Render = False,
-    device: Device = None,
-    precision: Precision = None,
+    name: str | None = None,
+    quick: bool = False,
+    default_settings: bool = False,
+    settings_from: Path | None = None,
+    dataset: list[str] | None = None,
+    seed: list[int] | None = None,
+    share: list[float] | None = None,
+    strategy: list[str] | None = None,
+    users: int | None = None,
+    source: str = "llama-small",
+    target: str = "llama-medium",
+    processes: int | None = None,
+    minutes: float | None = None,
+    out: Path = Path("results"),
+    render: bool = False,
+    device: str | None = None,
+    precision: str | None = None,
 ) -> None:
     """Run a declared experiment; runs that the workspace has already are not made again.
 
@@ -123,17 +85,15 @@ def study(
         _render(selected, out)
         return
     given: dict[str, Any] = {
-        "datasets": tuple(datasets or ()),
-        "seeds": tuple(seeds or ()),
-        "shares": tuple(shares or ()),
-        "strategies": tuple(strategies or ()),
+        "datasets": tuple(dataset or ()),
+        "seeds": tuple(seed or ()),
+        "shares": tuple(share or ()),
+        "strategies": tuple(strategy or ()),
         "users": users,
     }
     chosen = (selected.quick if quick else {}) | {k: v for k, v in given.items() if v}
-    options = Options(
-        source=source, target=target, quick=quick, fixed=default_settings or fixed, **chosen
-    )
-    reused = _tuned_settings(selected, settings_from or settings)
+    options = Options(source=source, target=target, quick=quick, fixed=default_settings, **chosen)
+    reused = _tuned_settings(selected, settings_from)
     cells = reuse_settings(selected.cells(options), reused)
     ws = session().open(create=True)
     out.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,5 @@
 """puma zoo: the small backbones that ship with the checkout."""
 
-from __future__ import annotations
-
 import typer
 
 from puma_engine.cli.session import session

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -13,8 +12,9 @@ from typer.testing import CliRunner
 
 from puma_engine.cli import app
 from puma_engine.cli.application import hoist
-from puma_engine.cli.config_options import HELP, with_settings
+from puma_engine.cli.options import HELP, SETTINGS, SETTINGS_HELP, with_options
 from puma_engine.config import AdapterConfig, TrainingConfig
+from puma_engine.requests import AdapterRequest, MigrationRequest, Request
 from puma_engine.store import Workspace
 
 GENERATOR = Path(__file__).parents[2] / "docs" / "generate_cli.py"
@@ -73,10 +73,17 @@ def test_the_reference_in_the_documents_is_current():
 
 
 def test_every_setting_of_the_engine_is_an_option_with_help():
-    for kind, texts in HELP.items():
+    for kind, texts in SETTINGS_HELP.items():
         assert set(texts) == set(kind.__dataclass_fields__), kind.__name__
     fit = {option.name for option in COMMANDS["puma prompts fit"].params}
     assert set(TrainingConfig.__dataclass_fields__) <= fit
+
+
+def test_every_field_of_a_request_is_an_option_or_the_work_of_another_command():
+    """A field without a help text has no option, so a new one must not be forgotten."""
+    others = {"within", "retraining", "predicted"} | set(SETTINGS)
+    for kind in Request.__subclasses__() + AdapterRequest.__subclasses__():
+        assert set(kind.__dataclass_fields__) - others <= set(HELP), kind.__name__
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -227,13 +234,14 @@ def test_doctor_says_when_a_file_was_changed(puma, table, tmp_path):
     "flags", [["--max-norm", "--max-mean-to-std"], ["--norm-limit", "--balance"]]
 )
 def test_renamed_settings_are_accepted_by_their_old_options_which_help_does_not_show(flags):
-    def command(adapter: dict[str, Any]) -> None:
+    @with_options("source", "target")
+    def command(request: MigrationRequest) -> None:
         """Print the settings."""
-        typer.echo(json.dumps(AdapterConfig(**adapter).to_dict()))
+        typer.echo(json.dumps(AdapterConfig(**request.adapter).to_dict()))
 
     one = typer.Typer()
-    one.command()(with_settings(adapter=AdapterConfig)(command))
-    result = CliRunner().invoke(one, [flags[0], "2", flags[1], "3", "--noise", "0.5"])
+    one.command()(command)
+    result = CliRunner().invoke(one, ["a", "b", flags[0], "2", flags[1], "3", "--noise", "0.5"])
     wanted = AdapterConfig(max_norm=2.0, max_mean_to_std=3.0, noise=0.5)
     assert json.loads(result.stdout) == wanted.to_dict()
     page = CliRunner().invoke(one, ["--help"]).stdout

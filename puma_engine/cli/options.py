@@ -1,0 +1,232 @@
+"""Options of commands, built from the fields of requests and settings and one table of help texts."""
+
+import inspect
+import typing
+from collections import ChainMap
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+import typer
+
+from puma_engine.cli.session import session
+from puma_engine.config import STORED_NAMES, AdapterConfig, PromptConfig, TrainingConfig
+from puma_engine.requests import RENAMED
+
+Command = Callable[..., Any]
+# Help text of a parameter, or keywords of typer.Option; None: the command does not take it.
+Text = str | dict[str, Any] | None
+# The type and the help text of each option of a group, by name.
+Group = Mapping[str, tuple[Any, Text]]
+
+# Help texts of what several commands take. The options of a request stand in this order.
+HELP: dict[str, Text] = {
+    "sources": "Prompts or migration run to start from; repeat it for an aggregation.",
+    "source": "Prompts or migration run to start from.",
+    "targets": "Backbone to move to; repeat it for a chain, in order.",
+    "target": "Backbone to move to: run, zoo name, model folder or hub id.",
+    "missing": "A user whom a source lacks: mean (gets its mean prompt) or drop (is left out).",
+    "selection": "Selection run whose users train the adapter.",
+    "strategy": "Strategy that chooses users, such as kmeans-variance.",
+    "budget": "Users who train the adapter.",
+    "share": "The budget as a share of the users, in (0, 1].",
+    "dataset": "Data set (default: the source's).",
+    "backbone": "Backbone run, zoo name, model folder or hub id.",
+    "role": "source, retrained, or random (the head alone is trained).",
+    "split": "train, validation or test.",
+    "template": "Prompt template (default: the source's).",
+    "shuffled": "The control: each user gets another's source prompt.",
+    "precision": "auto, fp32, bf16 or fp16.",
+    "seed": "Seed of every draw.",
+    "clusters": "Clusters of k-means.",
+    "strata": "Strata of variance or loss in each cluster.",
+    "min_cluster": "Users that each cluster is given at least, if it has them.",
+    "item_tokens": {"help": "Soft prompt tokens of each item, fitted too.", "min": 0},
+    "prompts": "Prompts or migration run to start from.",
+    "start": "Migration run whose prompts are fitted further.",
+    "subject": "Prompts or migration run, or a baseline: global_mean, item_mean, user_item_bias, matrix_factorisation.",
+    "revision": "Branch, tag or commit of a hub id.",
+    "licence": "SPDX id for the card (default: the data's).",
+    "name": "Name of the run (default: made up).",
+    "device": "cpu, cuda, cuda:N, or auto for layers on all GPUs (default: the best).",
+    "queue": "Queue a job for `puma worker` instead.",
+}
+SETTINGS_HELP: dict[type, dict[str, str]] = {
+    TrainingConfig: {
+        "epochs": "Passes over the train rows at most.",
+        "batch_size": "Examples a step, over all processes.",
+        "learning_rate": "Peak of the cosine schedule.",
+        "weight_decay": "Decoupled weight decay (adamw) or L2 (adam).",
+        "warmup": "Share of the steps before the peak, in [0, 1).",
+        "grad_clip": "Largest norm of a gradient.",
+        "optimizer": "Optimiser.",
+        "precision": "Arithmetic; auto is bf16 on a GPU and fp32 on a CPU.",
+        "patience": "Epochs to wait for a better validation value; 0 never stops early.",
+        "seed": "Seed of every draw.",
+        "checkpoint_seconds": "Seconds between checkpoints.",
+    },
+    PromptConfig: {
+        "tokens": "Soft tokens a user.",
+        "init_scale": "Bound of the uniform start.",
+        "start": "shared: one vector for all plus each user's difference; random: the paper's.",
+        "item_tokens": "Soft tokens of each item, fitted beside the users' (0: none).",
+    },
+    AdapterConfig: {
+        "hidden": "Width of the adapter's hidden layers.",
+        "depth": "Feed-forward blocks of the adapter, 2 or more.",
+        "dropout": "Dropout of the adapter.",
+        "noise": "Noise on the prompts in training, as a share of their spread.",
+        "max_mean_to_std": "Rescale source prompts so that the norm of their mean is at most this many times "
+        "that of their standard deviation; 0: no rescaling.",
+        "max_norm": "Upper bound of each mapped token's norm, in units of the median norm of the target's "
+        "token embeddings; 0: no bound.",
+    },
+}
+SETTINGS = {"training": TrainingConfig, "prompt": PromptConfig, "adapter": AdapterConfig}
+# Options of earlier versions, which help does not show, and what has replaced them.
+OLD_OPTIONS = {
+    **RENAMED,
+    **{old: name for name, old in STORED_NAMES.items()},
+    "form": "format_",
+    "own": "workspace_reports",
+    "fixed": "default_settings",
+    "settings": "settings_from",
+}
+
+
+def with_options(
+    *arguments: str, groups: Mapping[str, Group] | None = None, **texts: Text
+) -> Callable[[Command], Command]:
+    """Build a command's arguments and options from its parameters and their help texts.
+
+    arguments: the parameters that are positional. texts: help texts that differ from HELP. A
+    parameter `request` becomes an option for each field of its class that has a help text, and a
+    panel of options for each of its settings. `**settings` takes what is given of groups of options.
+    """
+
+    def decorate(command: Command) -> Command:
+        own = dict(inspect.signature(command, eval_str=True).parameters)
+        own.pop("settings", None)
+        request = own.pop("request", None)
+        kind = request.annotation if request else None
+        fields = dict(inspect.signature(kind, eval_str=True).parameters) if kind else {}
+        panels = {name: settings_group(SETTINGS[name]) for name in fields if name in SETTINGS}
+        panels |= groups or {}
+        if "training" in panels:
+            fields.pop("seed", None)  # It is one of the settings of the training.
+        described = {name: text for name, text in (HELP | texts).items() if text is not None}
+        fields = {name: fields[name] for name in described if name in fields}
+        taken = fields | own
+        options = {name: _parameter(taken[name], arguments, described) for name in taken}
+        old = {name: new for name, new in OLD_OPTIONS.items() if new in taken}
+        parameters = sorted(options.values(), key=lambda p: (*arguments, p.name).index(p.name))
+        for name, new in old.items():
+            parameters.append(_option(name, taken[new].annotation | None, _renamed(new)))
+        for panel, group in panels.items():
+            for name, (hint, text) in group.items():
+                title = f"{panel.capitalize()} settings"
+                parameters.append(_option(name, hint | None, text, rich_help_panel=title))
+
+        def wrapper(**given: Any) -> None:
+            given |= {new: v for name, new in old.items() if _is_given(v := given.pop(name))}
+            settings = {
+                panel: {name: v for name in group if _is_given(v := given.pop(name))}
+                for panel, group in panels.items()
+            }
+            if kind is None:
+                given |= ChainMap(*settings.values())
+            else:
+                values = {name: given.pop(options[name].name) for name in fields} | settings
+                if "training" in settings:
+                    values["seed"] = settings["training"].pop("seed", None)
+                given["request"] = kind.from_dict(values)
+            command(**given)
+
+        wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
+        wrapper.__doc__, wrapper.__name__ = command.__doc__, command.__name__
+        return wrapper
+
+    return decorate
+
+
+def stage(
+    name: str, /, *arguments: str, device: bool = True, **texts: Text
+) -> Callable[[Callable[..., str]], Command]:
+    """Build the command of a stage from a function that takes its options and returns its title.
+
+    The options are those of `with_options`, then --device, if the stage takes one, and --queue.
+    """
+
+    def decorate(title: Callable[..., str]) -> Command:
+        def command(queue: bool, **given: Any) -> None:
+            placed = {"device": given.pop("device")} if device else {}
+            values = given["request"].to_dict() if "request" in given else given
+            session().do(name, title(**given), queue=queue, **values, **placed)
+
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        signature = inspect.signature(title, eval_str=True)
+        parameters = list(signature.parameters.values())
+        if device:
+            parameters.append(
+                inspect.Parameter("device", keyword, default=None, annotation=str | None)
+            )
+        parameters.append(inspect.Parameter("queue", keyword, default=False, annotation=bool))
+        command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        command.__doc__, command.__name__ = title.__doc__, title.__name__
+        return with_options(*arguments, groups=None, **texts)(command)
+
+    return decorate
+
+
+def settings_group(kind: type) -> Group:
+    """Return the options of a settings class; one with a stored name may be given under it, too."""
+    group: dict[str, tuple[Any, Text]] = {}
+    for name, hint in typing.get_type_hints(kind).items():
+        group[name] = hint, SETTINGS_HELP[kind][name]
+        if name in STORED_NAMES:
+            group[STORED_NAMES[name]] = hint, _renamed(name)
+    return group
+
+
+def _parameter(
+    parameter: inspect.Parameter, arguments: tuple[str, ...], texts: Mapping[str, Text]
+) -> inspect.Parameter:
+    """Describe a parameter; a field of several values is an option in the singular, repeated."""
+    name, hint = parameter.name, parameter.annotation
+    if typing.get_origin(hint) is Annotated:
+        return parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+    if typing.get_origin(hint) is tuple:
+        name = name if name in arguments else name.removesuffix("s")
+        hint = str if name in arguments and name != parameter.name else list[str]
+    positional = name in arguments
+    return _option(
+        name, hint, texts[parameter.name], default=parameter.default, positional=positional
+    )
+
+
+def _option(
+    name: str,
+    hint: Any,
+    text: Text,
+    *,
+    default: Any = None,
+    positional: bool = False,
+    **more: Any,
+) -> inspect.Parameter:
+    more |= text if isinstance(text, dict) else {"help": text}
+    info = typer.Argument(**more) if positional else typer.Option(_flag(name), **more)
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, info]
+    )
+
+
+def _flag(name: str) -> str:
+    return f"--{name.strip('_').replace('_', '-')}"
+
+
+def _renamed(new: str) -> Text:
+    return {"hidden": True, "help": f"Deprecated: use {_flag(new)}."}
+
+
+def _is_given(value: Any) -> bool:
+    return value is not None and value is not False and value != []

@@ -1,0 +1,199 @@
+"""The stages of a migration and their results: select, migrate, evaluate, compare, demo and others."""
+
+from typing import Any
+
+import typer
+
+from puma_engine.cli.options import stage, with_options
+from puma_engine.cli.session import session
+from puma_engine.defaults import DEMO_USERS, MARGIN
+from puma_engine.requests import (
+    ChainRequest,
+    EvaluationRequest,
+    MigrationRequest,
+    SelectionRequest,
+)
+
+SOURCE = "Prompts or migration run to start from."
+
+
+@stage(
+    "select",
+    "prompts",
+    strategy="all, random, variance, loss, kmeans, kmeans-pca, kmeans-farthest, kmeans-loss, "
+    "kmeans-variance, ffn-kmeans, ffn-loss, ffn-variance, facility, activity, most-active "
+    "or kmeans-activity (default: facility for ratings, kmeans-variance for clicks).",
+)
+def select(request: SelectionRequest) -> str:
+    """Choose the users on whom an adapter will be trained."""
+    return f"selecting users{f' by {request.strategy}' if request.strategy else ''}"
+
+
+@stage("migrate", "source", "target", sources=SOURCE, missing=None)
+def migrate(request: MigrationRequest) -> str:
+    """Move prompts to another backbone: train an adapter on some users, map everybody."""
+    return f"migrating {request.sources[0]} to {request.target}"
+
+
+@stage(
+    "migrate",
+    "sources",
+    sources="Prompts or migration runs, two or more.",
+    target="Backbone: run, zoo name, model folder or hub id.",
+    shuffled=None,
+)
+def aggregate(request: MigrationRequest) -> str:
+    """Migrate several sources at once: their prompts side by side, joined by user id."""
+    if len(request.sources) < 2:
+        raise typer.BadParameter("aggregate needs two sources or more; for one, use migrate.")
+    return f"aggregating {len(request.sources)} sources to {request.target}"
+
+
+@stage(
+    "chain",
+    "source",
+    "targets",
+    targets="Backbones in order: runs, zoo names, folders or hub ids.",
+)
+def chain(request: ChainRequest) -> str:
+    """Migrate hop after hop, each hop from the prompts that the last one made."""
+    return f"migrating {request.source} over {len(request.targets)} backbones"
+
+
+@stage(
+    "predict_regressions",
+    "migration",
+    migration="Migration run.",
+    share="Share of its users to select, in (0, 1].",
+)
+def predict_regressions(migration: str, share: float, name: str | None = None) -> str:
+    """Select the users whose train loss grew most: who will likely regress, before retraining."""
+    return f"predicting regressions of {migration}"
+
+
+@stage(
+    "evaluate",
+    "subject",
+    dataset="Data set (default: the run's; baselines need one).",
+    template="Prompt template (default: the run's).",
+)
+def evaluate(request: EvaluationRequest) -> str:
+    """Predict a split and score it: pooled metrics with 95 % intervals, and metrics a user."""
+    return f"evaluating {request.subject}"
+
+
+@with_options(
+    "evaluations",
+    evaluations="Evaluation runs, two or more.",
+    reference="Evaluation to take differences from (default: full retraining).",
+    baselines="Add the methods that need no language model.",
+    margin="Loss against retraining that counts as equivalent, as a share.",
+    seed="Seed of the bootstrap.",
+)
+def compare(
+    evaluations: list[str],
+    reference: str | None = None,
+    baselines: bool = False,
+    margin: float = MARGIN,
+    seed: int = 0,
+    name: str | None = None,
+    queue: bool = False,
+) -> None:
+    """Compare evaluations, and say what follows: migrate, retrain, or refine some users."""
+    from puma_engine.evaluation.verdict import check_margin
+
+    check_margin(margin)
+    session().do(
+        "compare",
+        "comparing",
+        queue=queue,
+        show=lambda run: show_comparison(run, margin),
+        evaluations=evaluations,
+        reference=reference,
+        baselines=baselines,
+        seed=seed,
+        name=name,
+    )
+
+
+def show_comparison(run: Any, margin: float = MARGIN) -> None:
+    """Print a comparison: a row a method, then the verdict; JSON holds every metric and the run."""
+    from puma_engine.evaluation.formatting import format_interval
+    from puma_engine.evaluation.metrics import PRIMARY_METRIC
+    from puma_engine.pipeline import judge_comparison
+
+    def interval(row: dict[str, Any], *names: str) -> str:
+        value, low, high = (row[name] for name in names)
+        return "-" if value != value else format_interval(value, low, high)
+
+    ws = session().open(together=True)
+    verdict = judge_comparison(ws, run, margin=margin)
+    methods = ws.get_table(run.id, "methods").to_dict("records")
+    scores = ws.get_table(run.id, "comparison").to_dict("records")
+    main = PRIMARY_METRIC[run.summary["task"]]
+    score = {row["method"]: row for row in scores if row["metric"] == main}
+    rows = [
+        {
+            "method": row["method"],
+            main: interval(score[row["method"]], "value", "low", "high"),
+            "difference": interval(
+                score[row["method"]], "difference", "difference_low", "difference_high"
+            ),
+            "users trained": row["users_trained"],
+            "seconds": row["seconds"],
+        }
+        for row in methods
+    ]
+    facts = {"run": run, "methods": methods, "metrics": scores, "verdict": verdict}
+    session().table(rows, raw=facts)
+    if not session().as_json:
+        print("\n".join(["", verdict.headline, *verdict.evidence, *verdict.cautions]))
+
+
+@with_options(
+    "run",
+    run="Prompts or migration run.",
+    user="User id, as in the data set.",
+    title="Title of any item, known or not.",
+)
+def predict(run: str, user: str, title: str, device: str | None = None) -> None:
+    """Predict what a user would think of a title: rating or click, and each answer's probability."""
+    from puma_engine.pipeline import predict_title
+
+    session().show(predict_title(session().open(), run, user, title, device=device))
+
+
+@stage(
+    "project",
+    "source",
+    "migrated",
+    device=False,
+    source="Prompts or migration run: the first map.",
+    migrated="Prompts or migration run: the second map, aligned with the first.",
+    method="umap, or pca (fast).",
+    most="Maximum number of points; with more users a random sample is drawn.",
+    neighbours="Neighbours for UMAP and for the trustworthiness measure.",
+    seed="Random seed.",
+)
+def project(
+    source: str,
+    migrated: str,
+    method: str = "umap",
+    most: int = 50_000,
+    clusters: int = 15,
+    neighbours: int = 15,
+    seed: int = 0,
+    name: str | None = None,
+) -> str:
+    """Project two prompt tables of the same users to aligned maps and measure their trustworthiness."""
+    return f"drawing {source} and {migrated}"
+
+
+@with_options(users="Number of goodbooks users (default: 600).")
+def demo(users: int | None = None, device: str | None = None) -> None:
+    """Run a whole migration on shipped data; runs that exist are reused.
+
+    Source prompts on the small model, migration to the larger one on few users and on all,
+    full retraining, random prompts, the shuffled control, baselines, and their comparison.
+    """
+    session().do("demo", "demo", show=show_comparison, users=users or DEMO_USERS, device=device)
