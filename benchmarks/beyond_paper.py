@@ -7,8 +7,6 @@ Reads the runs of a `puma demo` of 600 users; two small trainings a part are don
 for new users are chosen on other new users than those reported. One seed.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json

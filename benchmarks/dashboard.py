@@ -10,8 +10,6 @@ real Chromium receives on the websocket when it opens the page in the real app; 
 memory of that app's process afterwards, all pages before it included.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os
@@ -21,13 +19,11 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from provenance import free_port, write_results
+from provenance import free_port, provenance, running_server, write_results
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = (10_000, 50_000, 1_000_000)
@@ -70,9 +66,8 @@ def measure(page: str, query: dict[str, str]) -> list[float]:
         for name in PAGES:
             import_module(f"dashboard.views.{name}")
     page = next(iter(PAGES)) if page == START else page
-    app = AppTest.from_string(
-        f"from dashboard import pages\npages.navigation({page!r}).run()", default_timeout=300
-    )
+    script = f"from dashboard import pages\npages.navigation({page!r}).run()"
+    app = AppTest.from_string(script, default_timeout=300)
     for name, value in query.items():
         app.query_params[name] = value
     times = []
@@ -103,38 +98,18 @@ def visited(root: Path) -> dict[str, tuple[int, float]]:
     port = free_port()
     environment = os.environ | {"PUMA_WORKSPACE": str(root), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "dashboard" / "app.py")]
-    server = subprocess.Popen(
-        [*command, "--server.port", str(port)],
-        env=environment,
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    base = f"http://localhost:{port}"
-    try:
-        _wait_for(f"{base}/_stcore/health")
-        with sync_playwright() as play:
-            browser = play.chromium.launch(executable_path="/usr/bin/chromium", args=CHROMIUM)
-            measurements = {}
-            for label, (page, query) in addresses().items():
-                page = "" if page == START else page
-                count = _bytes_of(browser, f"{base}/{page}?{urlencode(query)}")
-                measurements[label] = (count, psutil.Process(server.pid).memory_info().rss / 1e6)
-            browser.close()
-    finally:
-        server.terminate()
-        server.wait(30)
+    command += ["--server.port", str(port)]
+    options: dict[str, Any] = {"env": environment, "cwd": ROOT}
+    options |= dict.fromkeys(("stdout", "stderr"), subprocess.DEVNULL)
+    measurements = {}
+    with running_server(command, port, **options) as pid, sync_playwright() as play:
+        browser = play.chromium.launch(executable_path="/usr/bin/chromium", args=CHROMIUM)
+        for label, (page, query) in addresses().items():
+            page = "" if page == START else page
+            count = _bytes_of(browser, f"http://localhost:{port}/{page}?{urlencode(query)}")
+            measurements[label] = (count, psutil.Process(pid).memory_info().rss / 1e6)
+        browser.close()
     return measurements
-
-
-def _wait_for(url: str) -> None:
-    for _ in range(300):
-        try:
-            urllib.request.urlopen(url, timeout=1).close()
-            return
-        except OSError:
-            time.sleep(0.2)
-    raise SystemExit(f"The app did not start: {url}")
 
 
 def _bytes_of(browser: Any, url: str) -> int:
@@ -198,7 +173,7 @@ def main() -> None:
         build(root, users)
         rows += rows_of(root, users)
         about = {
-            "date": datetime.now(UTC).date().isoformat(),
+            "date": provenance()["date"],
             "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
             "python": platform.python_version(),
             "warm_runs": WARM,

@@ -8,19 +8,14 @@ rows a second and the peak memory of that process. Users and items follow power 
 fitted by eye to Movies and TV: about 2.6 reviews a user, 23 an item.
 """
 
-from __future__ import annotations
-
 import argparse
 import gzip
 import json
-import multiprocessing
-import resource
-import sys
-import time
 from pathlib import Path
 from typing import IO, Any, cast
 
 import numpy as np
+from provenance import measured
 
 CHUNK = 20_000
 WORDS = 400
@@ -99,28 +94,12 @@ def _reviews(rng: np.random.Generator, items: int, rows: int, words: list[str]) 
     return ("\n".join(lines) + "\n").encode()
 
 
-def measure(reviews: str, results: Any) -> None:
-    """Import and report; runs in a separate process, so that its memory is measured alone."""
+def read(reviews: str) -> dict[str, Any]:
+    """Import a file of reviews; return what came of it."""
     from puma_engine.datasets import import_folder
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    began = time.perf_counter()
-    dataset = import_folder("amazon", reviews)
-    seconds = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    rows = dataset.report["read"]["rows"]
-    results.put(
-        {
-            "file": Path(reviews).name,
-            "bytes": Path(reviews).stat().st_size,
-            "rows": rows,
-            "kept": dataset.report["kept"],
-            "seconds": round(seconds, 1),
-            "rows_per_second": round(rows / seconds),
-            "peak_MiB": peak // 1024,
-            "of_which_before_MiB": before // 1024,
-        }
-    )
+    report = import_folder("amazon", reviews).report
+    return {"rows": report["read"]["rows"], "kept": report["kept"]}
 
 
 def main() -> None:
@@ -131,14 +110,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     reviews = make(options.folder, options.gigabytes, options.packed, options.seed)
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    worker = context.Process(target=measure, args=(str(reviews), results))
-    worker.start()
-    worker.join()
-    if worker.exitcode:
-        sys.exit(f"The import ended with {worker.exitcode}.")
-    print(json.dumps(results.get(), indent=1))
+    facts, cost = measured(read, str(reviews), loaded=["puma_engine.datasets"])
+    results = {"file": reviews.name, "bytes": reviews.stat().st_size} | facts
+    results |= {
+        "seconds": round(cost["seconds"], 1),
+        "rows_per_second": round(facts["rows"] / cost["seconds"]),
+        "peak_MiB": cost["peak_kib"] // 1024,
+        "of_which_before_MiB": cost["before_kib"] // 1024,
+    }
+    print(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

@@ -4,8 +4,6 @@ Every example is run as one padded sequence, logits of the whole vocabulary are 
 every position, and a language-model loss is computed that nobody uses.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

@@ -1,14 +1,19 @@
-"""What benchmarks share: how a file of figures was made, its writing, and a free port."""
-
-from __future__ import annotations
+"""What benchmarks share: provenance and writing of results, work and servers in other processes."""
 
 import datetime
+import importlib
 import json
+import multiprocessing
 import os
 import platform
+import resource
 import shlex
 import socket
+import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -52,8 +57,60 @@ def write_results(path: Path, results: dict[str, Any]) -> None:
     path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
+def measured(
+    work: Callable[..., Any], *arguments: Any, loaded: Sequence[str] = ()
+) -> tuple[Any, dict[str, float]]:
+    """Return work's value and its cost in a fresh process, once the modules `loaded` are imported.
+
+    The cost: seconds, cpu_seconds, and before_kib and peak_kib of resident memory.
+    """
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    process = context.Process(target=_child, args=(work, arguments, loaded, results))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise SystemExit(f"{work.__name__} failed.")
+    value, cost = results.get()
+    return value, cost
+
+
+def _child(work: Callable[..., Any], arguments: Any, loaded: Sequence[str], results: Any) -> None:
+    for name in loaded:
+        importlib.import_module(name)
+    before, start = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+    value = work(*arguments)
+    seconds, used = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF)
+    cost = {
+        "seconds": seconds,
+        "cpu_seconds": used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime,
+        "before_kib": before.ru_maxrss,
+        "peak_kib": used.ru_maxrss,
+    }
+    results.put((value, cost))
+
+
 def free_port() -> int:
     """Return a port of localhost that nothing listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
+
+
+@contextmanager
+def running_server(command: list[str], port: int, **options: Any) -> Iterator[int]:
+    """Start a server, wait until it listens on a port, and give its process id; end it at exit."""
+    server = subprocess.Popen(command, **options)
+    try:
+        for _ in range(600):
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            except OSError:
+                time.sleep(0.1)
+        else:
+            raise SystemExit(f"The server did not start: {shlex.join(command)}")
+        yield server.pid
+    finally:
+        server.terminate()
+        server.wait(30)

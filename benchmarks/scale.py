@@ -10,24 +10,18 @@ process's largest resident size, with all libraries. Needs about 20 GB of disk f
 users. Writes benchmarks/results/scale.json.
 """
 
-from __future__ import annotations
-
 import argparse
-import importlib
 import json
-import multiprocessing
 import os
-import resource
 import shutil
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from provenance import machine, provenance, write_results
+from provenance import machine, measured, provenance, write_results
 from serving import make_adapter
 
 RESULTS = Path(__file__).parent / "results" / "scale.json"
@@ -98,33 +92,14 @@ def store_metrics(folder: Path, users: int) -> None:
     ws.put_user_metrics(run.id, frame)
 
 
-def child(work: Callable[..., None], arguments: tuple[Any, ...], results: Any) -> None:
-    """Run work and report what it took, once the libraries are loaded."""
-    for name in LOADED:
-        importlib.import_module(name)
-    before = resource.getrusage(resource.RUSAGE_SELF)
-    start = time.perf_counter()
-    work(*arguments)
-    spent, used = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF)
-    cpu = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
-    results.put((spent, cpu, used.ru_maxrss / 2**20))
-
-
-def measured(work: Callable[..., None], *arguments: Any) -> dict[str, float]:
-    """Seconds, processor seconds and peak memory of work in a fresh process."""
+def cost_of(work: Callable[..., None], *arguments: Any) -> dict[str, float]:
+    """Return seconds, processor seconds and peak memory of work in a fresh process."""
     load = os.getloadavg()[0]
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    process = context.Process(target=child, args=(work, arguments, results))
-    process.start()
-    process.join()
-    if process.exitcode:
-        raise SystemExit(f"{work.__name__} failed.")
-    seconds, cpu, memory = results.get()
+    _, cost = measured(work, *arguments, loaded=LOADED)
     return {
-        "seconds": round(seconds, 2),
-        "cpu_seconds": round(cpu, 2),
-        "peak_memory_gb": round(memory, 3),
+        "seconds": round(cost["seconds"], 2),
+        "cpu_seconds": round(cost["cpu_seconds"], 2),
+        "peak_memory_gb": round(cost["peak_kib"] / 2**20, 3),
         "load_before": round(load, 1),
     }
 
@@ -164,13 +139,13 @@ def stages(folder: Path, root: Path, users: int, given: argparse.Namespace) -> A
         return {"stage": stage, "users": users} | more | cost | {"users_per_s": rate}
 
     width, out = given.shape
-    yield row("select", measured(select, folder, users), d_in=width)
+    yield row("select", cost_of(select, folder, users), d_in=width)
     shutil.rmtree(folder / "chosen")
     for hidden in given.hidden:
-        cost = measured(migrate, folder, root / f"adapter-{hidden}")
+        cost = cost_of(migrate, folder, root / f"adapter-{hidden}")
         yield row("migrate", cost, d_in=width, d_out=out, hidden=hidden)
         shutil.rmtree(folder / "moved")
-    yield row("user_metrics", measured(store_metrics, folder, users), metrics=len(METRICS))
+    yield row("user_metrics", cost_of(store_metrics, folder, users), metrics=len(METRICS))
 
 
 if __name__ == "__main__":

@@ -7,14 +7,10 @@ from several client processes, and writes benchmarks/results/serving.json: reque
 second, latencies, and how many requests were refused.
 """
 
-from __future__ import annotations
-
 import argparse
 import http.client
 import json
 import multiprocessing
-import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from provenance import free_port, machine, provenance, write_results
+from provenance import free_port, machine, provenance, running_server, write_results
 
 RESULTS = Path(__file__).parent / "results" / "serving.json"
 
@@ -61,13 +57,9 @@ def load(port: int, width: int, users: int, clients: int, form: str, seconds: fl
     from safetensors.numpy import save
 
     vectors = np.random.default_rng(0).normal(size=(users, 1, width)).astype(np.float32)
-    as_json = form == "json"
-    body = (
-        json.dumps({"vectors": vectors.tolist()}).encode()
-        if as_json
-        else save({"vectors": vectors})
-    )
-    media = "application/json" if as_json else "application/vnd.safetensors"
+    body, media = save({"vectors": vectors}), "application/vnd.safetensors"
+    if form == "json":
+        body, media = json.dumps({"vectors": vectors.tolist()}).encode(), "application/json"
     results: Any = multiprocessing.Queue()
     arguments = (port, body, media, seconds, results)
     processes = [multiprocessing.Process(target=client, args=arguments) for _ in range(clients)]
@@ -106,9 +98,7 @@ def main() -> None:
         make_adapter(Path(folder), *given.shape)
         command = [sys.executable, "-m", "puma_engine.cli", "serve-adapter", folder]
         command += ["--port", str(port), "--device", given.device]
-        server = subprocess.Popen(command)
-        try:
-            wait(port)
+        with running_server(command, port):
             for form, users, clients in (
                 ("safetensors", 1, 4),
                 ("safetensors", 64, 1),
@@ -119,23 +109,9 @@ def main() -> None:
             ):
                 rows.append(load(port, given.shape[0], users, clients, form, given.seconds))
                 print(json.dumps(rows[-1]))
-        finally:
-            server.terminate()
-            server.wait()
     adapter = dict(zip(("d_in", "d_out", "hidden"), given.shape, strict=True))
     facts = provenance() | machine() | {"adapter": adapter, "device": given.device}
     write_results(RESULTS, facts | {"rows": rows})
-
-
-def wait(port: int) -> None:
-    """Wait until the server answers."""
-    for _ in range(600):
-        try:
-            socket.create_connection(("127.0.0.1", port)).close()
-            return
-        except OSError:
-            time.sleep(0.1)
-    raise SystemExit("The server did not start.")
 
 
 if __name__ == "__main__":

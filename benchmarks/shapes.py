@@ -1,7 +1,5 @@
 """Backbones with random weights in the shapes of published models, for timing alone."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -12,62 +10,51 @@ from puma_engine.backbone.loading import Source, describe, load_tokenizer
 from puma_engine.backbone.tokens import start_ids
 from puma_engine.zoo import zoo_folder
 
-# Shapes from the models' published configurations; the tokenizer is the zoo's of that family.
-SHAPES: dict[str, tuple[str, str, dict[str, Any]]] = {
+COLUMNS = (
+    *("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+    *("intermediate_size", "vocab_size"),
+)
+# Shapes from the models' published configurations: type, values of COLUMNS, further settings.
+SHAPES: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
     "llama-3.2-1b": (
-        "LlamaConfig",
-        "llama-small",
-        {"hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 32}
-        | {"num_key_value_heads": 8, "head_dim": 64, "intermediate_size": 8192}
-        | {"vocab_size": 128256, "tie_word_embeddings": True},
+        "llama",
+        (2048, 16, 32, 8, 8192, 128256),
+        {"head_dim": 64, "tie_word_embeddings": True},
     ),
     "llama-3.2-3b": (
-        "LlamaConfig",
-        "llama-small",
-        {"hidden_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 24}
-        | {"num_key_value_heads": 8, "head_dim": 128, "intermediate_size": 8192}
-        | {"vocab_size": 128256, "tie_word_embeddings": True},
+        "llama",
+        (3072, 28, 24, 8, 8192, 128256),
+        {"head_dim": 128, "tie_word_embeddings": True},
     ),
-    "qwen2.5-3b": (
-        "Qwen2Config",
-        "qwen2-small",
-        {"hidden_size": 2048, "num_hidden_layers": 36, "num_attention_heads": 16}
-        | {"num_key_value_heads": 2, "intermediate_size": 11008}
-        | {"vocab_size": 151936, "tie_word_embeddings": True},
-    ),
+    "qwen2.5-3b": ("qwen2", (2048, 36, 16, 2, 11008, 151936), {"tie_word_embeddings": True}),
     "gemma-3-1b": (
-        "Gemma3TextConfig",
-        "gemma3-small",
-        {"hidden_size": 1152, "num_hidden_layers": 26, "num_attention_heads": 4}
-        | {"num_key_value_heads": 1, "head_dim": 256, "intermediate_size": 6912}
-        | {"vocab_size": 262144, "sliding_window": 512, "query_pre_attn_scalar": 256},
+        "gemma3_text",
+        (1152, 26, 4, 1, 6912, 262144),
+        {"head_dim": 256, "sliding_window": 512, "query_pre_attn_scalar": 256},
     ),
     "phi-3-mini": (
-        "Phi3Config",
-        "phi3-small",
-        {"hidden_size": 3072, "num_hidden_layers": 32, "num_attention_heads": 32}
-        | {"num_key_value_heads": 32, "intermediate_size": 8192, "vocab_size": 32064}
-        | {"pad_token_id": 0, "tie_word_embeddings": False},
+        "phi3",
+        (3072, 32, 32, 32, 8192, 32064),
+        {"pad_token_id": 0, "tie_word_embeddings": False},
     ),
     "stablelm-2-1.6b": (
-        "StableLmConfig",
-        "stablelm-small",
-        {"hidden_size": 2048, "num_hidden_layers": 24, "num_attention_heads": 32}
-        | {"num_key_value_heads": 32, "intermediate_size": 5632, "vocab_size": 100352}
-        | {"use_qkv_bias": True, "partial_rotary_factor": 0.25, "tie_word_embeddings": False},
+        "stablelm",
+        (2048, 24, 32, 32, 5632, 100352),
+        {"use_qkv_bias": True, "partial_rotary_factor": 0.25, "tie_word_embeddings": False},
     ),
 }
 
 
 def random_backbone(name: str, device: torch.device, dtype: torch.dtype) -> FrozenBackbone:
-    """Build a published shape with seeded random weights on a device."""
-    config_name, zoo_name, values = SHAPES[name]
-    config = getattr(transformers, config_name)(max_position_embeddings=4096, **values)
+    """Build a published shape with seeded random weights on a device, and the zoo's tokenizer."""
+    kind, numbers, more = SHAPES[name]
+    shape = dict(zip(COLUMNS, numbers, strict=True)) | more
+    config = transformers.AutoConfig.for_model(kind, max_position_embeddings=4096, **shape)
     torch.manual_seed(0)
     with torch.device(device):
         model: Any = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
     model = model.requires_grad_(False).to(device).eval()
-    tokenizer = load_tokenizer(zoo_folder(zoo_name))
+    tokenizer = load_tokenizer(zoo_folder(kind.removesuffix("_text") + "-small"))
     starts = tuple(tokenizer.convert_ids_to_tokens(start_ids(tokenizer)))
     info = describe(Source(name, None), model, str(dtype).removeprefix("torch."), starts)
     return FrozenBackbone(model, tokenizer, info)

@@ -4,21 +4,22 @@ Everything that pages read is there and has the size and shape of the real thing
 drawn from a seed and mean nothing. Backbones are the zoo's.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from puma_engine import jobs, pipeline
+from puma_engine.backbone.tasks import get_task
 from puma_engine.datasets import Dataset, item_profiles, user_profiles
 from puma_engine.defaults import fit_defaults, migration_defaults
 from puma_engine.evaluation.metrics import metrics_of
 from puma_engine.pipeline.evaluating import PREDICTIONS, put_user_metrics
 from puma_engine.pipeline.importing_data import describe_dataset
 from puma_engine.pipeline.stage import StageResult, run_stage
+from puma_engine.prompts.tuning import head_tensors
 from puma_engine.store import Run, Workspace
 
 SPLITS = ("train",) * 5 + ("validation",) + ("test",) * 2
@@ -103,11 +104,23 @@ def _prompts(
     inputs = {"dataset": data.id, "backbone": model.id}
     if role == "migrated":
         assert source is not None
-        inputs |= {"source_0": source.id, "selection": _selection(ws, source, users, rng).id}
+        chosen = rng.random(users) < 0.1
+
+        def select(run_id: str) -> StageResult:
+            names = np.sort(np.arange(users).astype(str))
+            ws.put_table(run_id, "selection", pd.DataFrame({"user_id": names, "selected": chosen}))
+            facts = {"strategy": "random", "selected": int(chosen.sum()), "users": users}
+            return StageResult(summary=facts)
+
+        selection = _stage(
+            ws, "selection", "random-10-percent", {"prompts": source.id}, select, strategy="random"
+        )
+        inputs |= {"source_0": source.id, "selection": selection.id}
 
     def work(run_id: str) -> StageResult:
         arrays = {"vectors": rng.standard_normal((users, 1, width), np.float32)}
-        arrays |= {f"head.{name}": value for name, value in _head().items()}
+        head = get_task("rating").head(3.0, torch.Generator().manual_seed(0))
+        arrays |= {f"head.{name}": value for name, value in head_tensors(head).items()}
         ids = np.sort(np.arange(users).astype(str)).tolist()
         ws.put_tensors(run_id, "prompts", arrays, ids=ids)
         cost = {"users_trained": users // 10 if role == "migrated" else users}
@@ -123,28 +136,6 @@ def _prompts(
     if role == "migrated":
         how["adapter"] = migration_defaults("rating", users)[1].to_dict()
     return _stage(ws, kind, name, inputs, work, **how)
-
-
-def _head() -> dict[str, np.ndarray]:
-    import torch
-
-    from puma_engine.backbone.tasks import get_task
-    from puma_engine.prompts.tuning import head_tensors
-
-    return head_tensors(get_task("rating").head(3.0, torch.Generator().manual_seed(0)))
-
-
-def _selection(ws: Workspace, source: Run, users: int, rng: np.random.Generator) -> Run:
-    def work(run_id: str) -> StageResult:
-        names = np.sort(np.arange(users).astype(str))
-        chosen = rng.random(users) < 0.1
-        ws.put_table(run_id, "selection", pd.DataFrame({"user_id": names, "selected": chosen}))
-        facts = {"strategy": "random", "selected": int(chosen.sum()), "users": users}
-        return StageResult(summary=facts)
-
-    return _stage(
-        ws, "selection", "random-10-percent", {"prompts": source.id}, work, strategy="random"
-    )
 
 
 def _evaluation(

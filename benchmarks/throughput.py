@@ -13,8 +13,6 @@ Under `accelerate launch --num_processes N` the trainings are shared by N GPUs: 
 those of all, `peak_share` is of all their peaks, memory of the first.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import gc
@@ -31,7 +29,7 @@ import psutil
 import torch
 from plain import BATCH as PLAIN_BATCH
 from plain import PlainReader
-from provenance import provenance
+from provenance import provenance, write_results
 from shapes import SHAPES, random_backbone
 
 from puma_engine.backbone import FrozenBackbone
@@ -42,7 +40,12 @@ from puma_engine.errors import Cancelled
 from puma_engine.migration.adapter import Adapter
 from puma_engine.migration.adapter_training import AdaptedPrompts
 from puma_engine.prompts.examples import Examples, Prompts, ReaderData, predict_examples, reader_for
-from puma_engine.prompts.tuning import PromptEmbedding, PromptTuningModule, make_head
+from puma_engine.prompts.tuning import (
+    PromptEmbedding,
+    PromptModule,
+    PromptTuningModule,
+    make_head,
+)
 from puma_engine.training import distributed
 from puma_engine.training.device import resolve_device, torch_dtype
 from puma_engine.training.loop import Progress, train
@@ -152,15 +155,14 @@ def rate_of(stage: str, way: Way, batch: int, users: int, seconds: float) -> flo
         width, config = adapter_shape(backbone)
         sources = torch.randn(users, 1, width, generator=generator)
         network = Adapter(width, backbone.width, config, generator=generator)
-        module = PromptTuningModule(way.data, AdaptedPrompts(sources, network), head).to(
-            backbone.device
-        )
-        return training_rate(module, way, batch, seconds)
-    base = torch.rand(1, 1, backbone.width, generator=generator) * 0.2 - 0.1
-    fitting = PromptTuningModule(way.data, PromptEmbedding(base, users), head).to(backbone.device)
-    if stage == "prompts":
-        return training_rate(fitting, way, batch, seconds)
-    return evaluation_rate(fitting.prompts, head, way)
+        prompts: PromptModule = AdaptedPrompts(sources, network)
+    else:
+        base = torch.rand(1, 1, backbone.width, generator=generator) * 0.2 - 0.1
+        prompts = PromptEmbedding(base, users)
+    module = PromptTuningModule(way.data, prompts, head).to(backbone.device)
+    if stage == "evaluation":
+        return evaluation_rate(module.prompts, head, way)
+    return training_rate(module, way, batch, seconds)
 
 
 def work_of(stage: str, way: Way) -> dict[str, float]:
@@ -229,44 +231,30 @@ def measure(name: str, dataset: Dataset, device: torch.device, options: Any) -> 
     plain: dict[str, float] = {}
     for way in ways(name, dataset, device, options):
         for stage in options.stages:
-            for batch in sizes_of(stage, way, options):
+            sizes = options.batch
+            if way.name == "item_first":
+                sizes = options.item_batch or sizes
+            if stage == "evaluation":
+                sizes = sizes[:1]  # predicting takes as many rows as fit, and is timed once
+            for batch in [PLAIN_BATCH] if way.name == "plain" else sizes:
                 free_memory(device)
                 rate = rate_of(stage, way, batch, len(dataset.users), options.seconds)
                 plain.setdefault(stage, rate)
+                work = work_of(stage, way)
+                fp32 = device.type == "cpu" and way.precision == "fp32"
+                peak = options.peaks["fp32" if fp32 else "bf16"] * distributed.world_size()
                 row = {"device": device_label(device), "backbone": name, "stage": stage}
-                row |= described(stage, way, batch, rate, rate / plain[stage], options)
+                row |= {"way": way.name, "precision": way.precision, "batch": batch}
+                row |= {"examples_per_s": round(rate, 1)}
+                row |= {"ratio_to_plain": round(rate / plain[stage], 3)}
+                row |= {key: round(value, 3) for key, value in work.items()}
+                row |= {"peak_share": round(rate * work["gflops"] * 1e9 / peak, 4)}
+                row |= {"peak_memory_gb": round(memory(device), 2)}
+                row |= {"prefixes": way.prefixes, "prefix_seconds": way.prefix_seconds}
                 rows.append(row)
                 if distributed.is_main_process():
                     print(json.dumps(row), file=sys.stderr, flush=True)
     return rows
-
-
-def sizes_of(stage: str, way: Way, options: Any) -> list[int]:
-    """Batch sizes to train with; predicting takes as many rows as fit, and is timed once."""
-    if way.name == "plain":
-        return [PLAIN_BATCH]
-    sizes: list[int] = options.batch
-    if way.name == "item_first":
-        sizes = options.item_batch or sizes
-    return sizes[:1] if stage == "evaluation" else sizes
-
-
-def described(
-    stage: str, way: Way, batch: int, rate: float, ratio: float, options: Any
-) -> dict[str, Any]:
-    """What a row says of one measurement."""
-    work, peak = work_of(stage, way), options.peaks[row_peak(way)] * distributed.world_size()
-    row: dict[str, Any] = {"way": way.name, "precision": way.precision, "batch": batch}
-    row |= {"examples_per_s": round(rate, 1), "ratio_to_plain": round(ratio, 3)}
-    row |= {key: round(value, 3) for key, value in work.items()}
-    row |= {"peak_share": round(rate * work["gflops"] * 1e9 / peak, 4)}
-    row |= {"peak_memory_gb": round(memory(way.backbone.device), 2)}
-    return row | {"prefixes": way.prefixes, "prefix_seconds": way.prefix_seconds}
-
-
-def row_peak(way: Way) -> str:
-    """Which measured peak a way is held against: bf16, but fp32 where a CPU computes in it."""
-    return "fp32" if way.backbone.device.type == "cpu" and way.precision == "fp32" else "bf16"
 
 
 def free_memory(device: torch.device) -> None:
@@ -332,14 +320,11 @@ def write(
     rates = {kind: round(peak / 1e12, 3) for kind, peak in peaks.items()}
     run = {"device": device, "backbone": name, **provenance(), "measured_peak_tflops": rates}
 
-    def stays(one: dict[str, Any]) -> bool:
-        return (one["device"], one["backbone"]) != (device, name)
+    def others(part: str) -> list[dict[str, Any]]:
+        entries = known.get(part, [])
+        return [e for e in entries if (e["device"], e["backbone"]) != (device, name)]
 
-    report = {
-        part: [*filter(stays, known.get(part, [])), *own]
-        for part, own in (("runs", [run]), ("rows", rows))
-    }
-    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_results(path, {"runs": [*others("runs"), run], "rows": [*others("rows"), *rows]})
 
 
 if __name__ == "__main__":

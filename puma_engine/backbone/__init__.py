@@ -3,8 +3,6 @@
 The names below are loaded on first use, so that importing `backbone.templates` loads no torch.
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import TYPE_CHECKING, Any
 

@@ -1,9 +1,6 @@
 """A compatibility card of a model: whether it can serve, and what it would cost."""
 
-from __future__ import annotations
-
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +10,7 @@ from puma_engine.backbone.attention.prefix_attention import NAME as PREFIX_ATTEN
 from puma_engine.backbone.loading import TIGHT, gib
 from puma_engine.backbone.model import FrozenBackbone
 from puma_engine.backbone.reader import Context, Reader
-from puma_engine.backbone.tasks import get_task
-from puma_engine.backbone.templates import TEMPLATES, Template
+from puma_engine.backbone.templates import TEMPLATES
 from puma_engine.errors import BackboneError
 from puma_engine.training.device import free_bytes
 
@@ -51,69 +47,71 @@ def inspect_backbone(
 
 
 def describe_templates(backbone: FrozenBackbone) -> dict[str, dict[str, Any]]:
-    """Return, by template, its answer tokens, its slot's position and an example as tokens."""
-    return {name: _template_card(backbone, template) for name, template in TEMPLATES.items()}
+    """Return, by template, its answer tokens, its slot's position and an example as tokens.
 
-
-def _template_card(backbone: FrozenBackbone, template: Template) -> dict[str, Any]:
-    """Answer tokens, slot position and tokens of one template. Raises BackboneError."""
-    tokenizer = backbone.tokenizer
-    task = get_task(template.task)
-    reader = Reader(backbone, template, [EXAMPLE])
-    before, after = reader.sequence(0)
-    answers = reader.answers.tolist()
+    Raises BackboneError for a tokenizer that writes tokens which the model does not embed.
+    """
+    to_tokens = backbone.tokenizer.convert_ids_to_tokens
     rows = backbone.model.get_input_embeddings().num_embeddings
-    largest = max([*before, *after, *answers])
-    if largest >= rows:
-        raise BackboneError(
-            f"The tokenizer writes token {largest} in the template {template.name!r}, but the model "
-            f"embeds {rows}; the tokenizer belongs to another model."
-        )
-    return {
-        "answer_tokens": dict(
-            zip(task.answers, tokenizer.convert_ids_to_tokens(answers), strict=True)
-        ),
-        "slot_position": len(before),
-        "tokens": [
-            *tokenizer.convert_ids_to_tokens(before),
-            "<prompt>",
-            *tokenizer.convert_ids_to_tokens(after),
-        ],
-    }
+    cards = {}
+    for name, template in TEMPLATES.items():
+        reader = Reader(backbone, template, [EXAMPLE])
+        before, after = reader.sequence(0)
+        answers = reader.answers.tolist()
+        largest = max([*before, *after, *answers])
+        if largest >= rows:
+            raise BackboneError(
+                f"The tokenizer writes token {largest} in the template {name!r}, but the model "
+                f"embeds {rows}; the tokenizer belongs to another model."
+            )
+        cards[name] = {
+            "answer_tokens": dict(zip(reader.task.answers, to_tokens(answers), strict=True)),
+            "slot_position": len(before),
+            "tokens": [*to_tokens(before), "<prompt>", *to_tokens(after)],
+        }
+    return cards
 
 
 def _warnings(backbone: FrozenBackbone) -> list[str]:
     """Sentences on what works with limits."""
-    info, tokenizer = backbone.info, backbone.tokenizer
-    warnings = []
+    info, tokenizer, config = backbone.info, backbone.tokenizer, backbone.model.config
     free = free_bytes(None if backbone.spread else backbone.device)
-    if info.memory_bytes > TIGHT * (free + info.memory_bytes):
-        warnings.append(
+    embedded = backbone.model.get_input_embeddings().num_embeddings
+    in_bf16 = "bfloat16" in str(getattr(config, "dtype", ""))
+    cases = (
+        (
+            info.memory_bytes > TIGHT * (free + info.memory_bytes),
             f"The weights take {gib(info.memory_bytes)} and leave {gib(free)} free for cached "
-            "keys and values and for batches; use small batches."
-        )
-    if 0 < info.context < SHORT_CONTEXT:
-        warnings.append(f"It reads {info.context} tokens at most; long titles must be cut shorter.")
-    if len(tokenizer) > backbone.model.get_input_embeddings().num_embeddings:
-        warnings.append(
+            "keys and values and for batches; use small batches.",
+        ),
+        (
+            0 < info.context < SHORT_CONTEXT,
+            f"It reads {info.context} tokens at most; long titles must be cut shorter.",
+        ),
+        (
+            len(tokenizer) > embedded,
             "The tokenizer has added tokens that the model does not embed; texts never become these "
-            "tokens here, but do not use them."
-        )
-    if not backbone.start:
-        warnings.append("The tokenizer puts no token in front of a text, so none is put here.")
-    if getattr(tokenizer, "chat_template", None):
-        warnings.append(
-            "It has a chat template, which is not applied: templates are read as written."
-        )
-    if info.dtype == "fp16" and "bfloat16" in str(getattr(backbone.model.config, "dtype", "")):
-        warnings.append("It was trained in bf16, whose range fp16 lacks; prefer bf16.")
-    if backbone.model.config._attn_implementation != PREFIX_ATTENTION:
-        warnings.append(
-            "It uses its own attention, which copies cached keys and values and is slower."
-        )
-    if not backbone.has_gates():
-        warnings.append("Selection strategies on FFN activations cannot read it.")
-    return warnings
+            "tokens here, but do not use them.",
+        ),
+        (
+            not backbone.start,
+            "The tokenizer puts no token in front of a text, so none is put here.",
+        ),
+        (
+            getattr(tokenizer, "chat_template", None),
+            "It has a chat template, which is not applied: templates are read as written.",
+        ),
+        (
+            info.dtype == "fp16" and in_bf16,
+            "It was trained in bf16, whose range fp16 lacks; prefer bf16.",
+        ),
+        (
+            config._attn_implementation != PREFIX_ATTENTION,
+            "It uses its own attention, which copies cached keys and values and is slower.",
+        ),
+        (not backbone.has_gates(), "Selection strategies on FFN activations cannot read it."),
+    )
+    return [sentence for applies, sentence in cases if applies]
 
 
 def measure_speed(backbone: FrozenBackbone, seconds: float) -> dict[str, Any]:
@@ -127,41 +125,29 @@ def measure_speed(backbone: FrozenBackbone, seconds: float) -> dict[str, Any]:
     batch = SPEED_BATCH[backbone.device.type]
     rows = torch.arange(batch) % len(contexts)
     prompts = torch.zeros(batch, 1, backbone.width, device=backbone.device)
-
-    def training() -> None:
-        leaf = prompts.clone().requires_grad_()
-        reader.logits(leaf, rows).sum().backward()
-
-    @torch.no_grad()
-    def predicting() -> None:
-        reader.logits(prompts, rows)
-
     speed = {
         "template": SPEED_TEMPLATE,
         "batch": batch,
         "device": str(backbone.device),
         "tokens": float(reader.lengths()[rows.numpy()].mean()),
     }
-    for name, work in (("training", training), ("prediction", predicting)):
-        rate, spent = _rate(work, batch, seconds / 2, backbone.device)
+
+    def run(name: str) -> None:
+        with torch.set_grad_enabled(name == "training"):
+            leaf = prompts.clone().requires_grad_() if name == "training" else prompts
+            logits = reader.logits(leaf, rows)
+        if name == "training":
+            logits.sum().backward()
+        if backbone.device.type == "cuda":
+            torch.cuda.synchronize(backbone.device)
+
+    for name in ("training", "prediction"):
+        for _ in range(2):
+            run(name)
+        start, count = time.perf_counter(), 0
+        while (spent := time.perf_counter() - start) < seconds / 2 or not count:
+            run(name)
+            count += 1
+        rate = count * batch / spent
         speed |= {f"{name}_examples_per_second": rate, f"{name}_seconds": spent}
     return speed
-
-
-def _rate(
-    work: Callable[[], None], batch: int, seconds: float, device: torch.device
-) -> tuple[float, float]:
-    """Examples a second and seconds measured, after two calls to warm up."""
-
-    def run() -> None:
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
-    for _ in range(2):
-        run()
-    start, count = time.perf_counter(), 0
-    while (spent := time.perf_counter() - start) < seconds or not count:
-        run()
-        count += 1
-    return count * batch / spent, spent

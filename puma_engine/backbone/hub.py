@@ -1,7 +1,5 @@
 """Models of the Hugging Face hub: pinned to a commit, read from headers first, errors explained."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator
@@ -58,7 +56,7 @@ def cached(spec: str, commit: str) -> Path | None:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        folder = Path(_snapshot(spec, commit, FILES, local=True))
+        folder = _snapshot(spec, commit, FILES, local=True)
     except LocalEntryNotFoundError:
         return None
     index = folder / "model.safetensors.index.json"
@@ -71,7 +69,7 @@ def cached(spec: str, commit: str) -> Path | None:
 def fetch(spec: str, commit: str, files: tuple[str, ...] = FILES) -> Path:
     """Fetch the files of a commit into the hub's cache and return their folder."""
     with explained(spec, commit):
-        return Path(_snapshot(spec, commit, files, local=offline()))
+        return _snapshot(spec, commit, files, local=offline())
 
 
 def remote_shapes(spec: str, commit: str) -> Shapes:
@@ -87,10 +85,10 @@ def remote_shapes(spec: str, commit: str) -> Shapes:
     }
 
 
-def _snapshot(spec: str, revision: str | None, files: tuple[str, ...], *, local: bool) -> str:
+def _snapshot(spec: str, revision: str | None, files: tuple[str, ...], *, local: bool) -> Path:
     from huggingface_hub import snapshot_download
 
-    return str(
+    return Path(
         snapshot_download(
             spec, revision=revision, allow_patterns=list(files), local_files_only=local
         )
@@ -102,57 +100,48 @@ def explained(spec: str, revision: str | None) -> Iterator[None]:
     """Turn errors of the hub's client into a BackboneError that says what to do."""
     from huggingface_hub import errors
 
+    at = f"{spec} at {revision or 'main'}"
+    missing = (
+        f"The model {at} is not complete in the local cache, and offline mode is on; fetch it once "
+        "without --offline (and HF_HUB_OFFLINE), or give a folder."
+        if offline()
+        else f"The hub cannot be reached and {at} is not complete in the local cache; check the "
+        "network, or give a folder."
+    )
+    # The first class that an error belongs to counts: some are subclasses of later ones.
+    refusals: dict[type[Exception], str] = {
+        errors.GatedRepoError: f"The model {spec} is gated: accept its terms on its page of the hub, "
+        "then log in with `hf auth login` or set HF_TOKEN to a token of that account, and try again.",
+        errors.RepositoryNotFoundError: f"The hub has no model {spec}, or it is private; check the "
+        "spelling, or set HF_TOKEN to a token that may read it.",
+        errors.RevisionNotFoundError: f"The model {spec} has no revision {revision!r}; give a branch, "
+        "tag or commit of it.",
+        errors.NotASafetensorsRepoError: f"The model {spec} has no model.safetensors; pickled weights "
+        "are never loaded, so choose a revision or a copy that was saved with safetensors.",
+        errors.LocalEntryNotFoundError: missing,
+        errors.OfflineModeIsEnabled: missing,
+        errors.EntryNotFoundError: f"{spec} has no config.json at {revision or 'main'}, so it holds no "
+        "model; choose another.",
+        errors.HFValidationError: f"{spec!r} is no hub id; write owner/name.",
+    }
     try:
         yield
-    except errors.GatedRepoError as error:
-        raise BackboneError(
-            f"The model {spec} is gated: accept its terms on its page of the hub, then log in with "
-            "`hf auth login` or set HF_TOKEN to a token of that account, and try again."
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise BackboneError(
-            f"The hub has no model {spec}, or it is private; check the spelling, or set HF_TOKEN to "
-            "a token that may read it."
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise BackboneError(
-            f"The model {spec} has no revision {revision!r}; give a branch, tag or commit of it."
-        ) from error
-    except errors.NotASafetensorsRepoError as error:
-        raise BackboneError(
-            f"The model {spec} has no model.safetensors; pickled weights are never loaded, so choose "
-            "a revision or a copy that was saved with safetensors."
-        ) from error
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        model = f"{spec} at {revision or 'main'}"
-        if offline():
-            raise BackboneError(
-                f"The model {model} is not complete in the local cache, and offline mode is on; "
-                "fetch it once without --offline (and HF_HUB_OFFLINE), or give a folder."
-            ) from error
-        raise BackboneError(
-            f"The hub cannot be reached and {model} is not complete in the local cache; check the "
-            "network, or give a folder."
-        ) from error
-    except errors.EntryNotFoundError as error:
-        raise BackboneError(
-            f"{spec} has no config.json at {revision or 'main'}, so it holds no model; choose another."
-        ) from error
-    except errors.HFValidationError as error:
-        raise BackboneError(f"{spec!r} is no hub id; write owner/name.") from error
-    except (errors.HfHubHTTPError, OSError, errors.SafetensorsParsingError) as error:
-        raise BackboneError(_failed(spec, error)) from error
     except Exception as error:
-        # Transport errors come from another library, which differs by version of the client.
-        if type(error).__module__.startswith(("httpx", "requests")):
-            raise BackboneError(_failed(spec, error)) from error
-        raise
+        text = next((text for kind, text in refusals.items() if isinstance(error, kind)), None)
+        if text is None:
+            known = errors.HfHubHTTPError, OSError, errors.SafetensorsParsingError
+            # Transport errors come from another library, which differs by version of the client.
+            transport = type(error).__module__.startswith(("httpx", "requests"))
+            if not isinstance(error, known) and not transport:
+                raise
+            text = (
+                f"The hub could not serve {spec} ({first_line(error)}); try again later, use "
+                "--offline if it was fetched before, or give a folder."
+            )
+        raise BackboneError(text) from error
 
 
-def _failed(spec: str, error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text, shortened, or its class where it has no text."""
     lines = str(error).strip().splitlines()
-    reason = (lines[0] if lines else type(error).__name__)[:200]
-    return (
-        f"The hub could not serve {spec} ({reason}); try again later, use --offline if it was "
-        "fetched before, or give a folder."
-    )
+    return (lines[0] if lines else type(error).__name__)[:300].rstrip(".")

@@ -4,8 +4,6 @@ What a model's weights will take is computed from their headers first, so that a
 fit is refused before its weights are fetched or read.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import logging
@@ -69,6 +67,8 @@ class Source:
 
         Raises BackboneError if a file is missing or damaged.
         """
+        from safetensors import SafetensorError, safe_open
+
         if self.folder is None:
             assert self.commit is not None
             return hub.remote_shapes(self.spec, self.commit)
@@ -79,7 +79,23 @@ class Source:
         else:
             whole = self.folder / "model.safetensors"
             files = [whole] if whole.is_file() else sorted(self.folder.glob("*.safetensors"))
-        return {name: shape for file in files for name, shape in _file_shapes(file).items()}
+        shapes: hub.Shapes = {}
+        for file in files:
+            try:
+                with safe_open(file, framework="np") as tensors:
+                    names = tensors.keys()
+                    shapes |= {n: tuple(tensors.get_slice(n).get_shape()) for n in names}
+            except FileNotFoundError:
+                raise BackboneError(
+                    f"The model's index names {file.name}, which is not in {self.folder}; download "
+                    "the model again."
+                ) from None
+            except (OSError, SafetensorError) as error:
+                raise BackboneError(
+                    f"The file {file} is not a complete safetensors file ({error}); download or "
+                    "save it again."
+                ) from error
+        return shapes
 
     def fetch(self) -> Path:
         """Return the model's folder, fetching it from the hub where it has to be."""
@@ -91,24 +107,6 @@ class Source:
         return folder
 
 
-def _file_shapes(file: Path) -> hub.Shapes:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="np") as tensors:
-            names = tensors.keys()
-            return {name: tuple(tensors.get_slice(name).get_shape()) for name in names}
-    except FileNotFoundError:
-        raise BackboneError(
-            f"The model's index names {file.name}, which is not in {file.parent}; download the model "
-            "again."
-        ) from None
-    except (OSError, SafetensorError) as error:
-        raise BackboneError(
-            f"The file {file} is not a complete safetensors file ({error}); download or save it again."
-        ) from error
-
-
 def weight_bytes(shapes: hub.Shapes, precision: str, quantise: str | None = None) -> int:
     """Return the bytes of a model's weights once they are loaded.
 
@@ -118,10 +116,10 @@ def weight_bytes(shapes: hub.Shapes, precision: str, quantise: str | None = None
     total = 0.0
     for name, shape in shapes.items():
         whole = any(part in name for part in ("embed", "lm_head", "wte", "wpe"))
+        size: float = DTYPES[precision].bytes
         if quantise is not None and len(shape) == 2 and not whole:
-            total += math.prod(shape) * QUANTISED[quantise]
-        else:
-            total += math.prod(shape) * DTYPES[precision].bytes
+            size = QUANTISED[quantise]
+        total += math.prod(shape) * size
     return int(total)
 
 
@@ -195,9 +193,8 @@ def _check_folder(folder: Path) -> None:
             f"The folder {folder} has no weights (*.safetensors); pickled weights are never loaded, "
             "so save the model with safetensors."
         )
-    if not any(
-        (folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")
-    ):
+    tokenizers = ("tokenizer.json", "tokenizer.model", "vocab.json")
+    if not any((folder / name).is_file() for name in tokenizers):
         raise BackboneError(
             f"The folder {folder} has no tokenizer (tokenizer.json); save one beside the model."
         )
@@ -230,7 +227,7 @@ def load_tokenizer(folder: Path) -> Any:
             )
     except Exception as error:
         raise BackboneError(
-            f"The tokenizer of {folder} cannot be loaded ({_first_line(error)}); download or save "
+            f"The tokenizer of {folder} cannot be loaded ({hub.first_line(error)}); download or save "
             "it again."
         ) from error
     if not tokenizer.is_fast:
@@ -277,7 +274,7 @@ def load_model(
             )
     except Exception as error:
         raise BackboneError(
-            f"The model {folder} cannot be loaded ({_first_line(error)}); download or save it again."
+            f"The model {folder} cannot be loaded ({hub.first_line(error)}); download or save it again."
         ) from error
     missing = sorted(set(loaded["missing_keys"]) | {key for key, *_ in loaded["mismatched_keys"]})
     if missing:
@@ -305,11 +302,6 @@ def check_quantisation(kind: str | None, device: Any, *, spread: bool = False) -
             "Quantised loading needs the package bitsandbytes, which is not installed; run "
             "`pip install bitsandbytes`, or leave out --quantise."
         )
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return (text[0] if text else type(error).__name__)[:300].rstrip(".")
 
 
 def describe(

@@ -49,12 +49,7 @@ from puma_engine.backbone.loading import (
 from puma_engine.backbone.tokens import start_ids
 from puma_engine.errors import BackboneError
 from puma_engine.training import distributed
-from puma_engine.training.device import (
-    free_bytes,
-    resolve_device,
-    resolve_precision,
-    torch_dtype,
-)
+from puma_engine.training.device import free_bytes, resolve_device, resolve_precision, torch_dtype
 
 # The deprecated name of the device "auto"; it insists on GPUs.
 SPREAD = "spread"
@@ -126,7 +121,11 @@ class FrozenBackbone:
         """
         if device == "auto" and torch.cuda.device_count() > 1 and distributed.world_size() == 1:
             device = SPREAD
-        spread, main_device = device == SPREAD, _main_device(device)
+        spread = device == SPREAD
+        if spread and not torch.cuda.is_available():
+            raise BackboneError("A model can be spread over GPUs only, and there is none; use cpu.")
+        # Of a spread model, the device of its inputs and outputs.
+        main_device = torch.device("cuda:0" if spread else resolve_device(device))
         check_quantisation(quantise, main_device, spread=spread)
         source = locate(spec, revision)
         name = resolve_precision(precision, main_device)
@@ -162,9 +161,8 @@ class FrozenBackbone:
         self.compiled = True
         try:
             with torch.no_grad():
-                name = "fused layers"
-                logits = self._part(name, self._split_logits, list(CHECKED_ROWS), (4, 1))
-            self._compare(name, expected, logits)
+                rows = list(CHECKED_ROWS)
+                self._compare("fused layers", expected, self._split_logits, (rows, (4, 1)))
         except BackboneError:
             if fp8:
                 raise
@@ -251,20 +249,7 @@ class FrozenBackbone:
             exists = torch.cat([past_exists, exists], dim=1)
         else:
             past = None
-        last = (lengths - 1).view(-1, 1, 1)
-        with self._last_mlp_at(last):
-            hidden: Tensor = self._decoder(
-                inputs_embeds=embeddings.to(self.dtype),
-                attention_mask=exists.long(),
-                position_ids=positions,
-                **{self._cache_argument: self._cache_with(past)},
-                use_cache=True,
-            ).last_hidden_state
-        last = last.to(hidden.device).expand(-1, 1, hidden.shape[-1])
-        return hidden.gather(1, last).squeeze(1)
-
-    def _cache_with(self, past: list[KeyValue] | None) -> DynamicCache:
-        """Return a transformers cache that holds a prefix, apart if this attention reads it so."""
+        # Where this attention reads it so, the cache holds the prefix apart.
         cache = DynamicCache()
         if self.model.config._attn_implementation == NAME:
             softmax, fused = (compiled_softmax, attend) if self.compiled else (joint_softmax, None)
@@ -276,7 +261,17 @@ class FrozenBackbone:
                 layer.lazy_initialization(keys, values)
                 layer.keys, layer.values = keys, values
                 cache.layers.append(layer)
-        return cache
+        last = (lengths - 1).view(-1, 1, 1)
+        with self._last_mlp_at(last):
+            hidden: Tensor = self._decoder(
+                inputs_embeds=embeddings.to(self.dtype),
+                attention_mask=exists.long(),
+                position_ids=positions,
+                **{self._cache_argument: cache},
+                use_cache=True,
+            ).last_hidden_state
+        last = last.to(hidden.device).expand(-1, 1, hidden.shape[-1])
+        return hidden.gather(1, last).squeeze(1)
 
     def _last_mlp_at(self, index: Tensor | None) -> AbstractContextManager[None]:
         return nullcontext() if self.last_mlp is None else self.last_mlp.only_at(index)
@@ -290,14 +285,11 @@ class FrozenBackbone:
         hidden = hidden.to(weight.device, weight.dtype)
         logits = torch.nn.functional.linear(hidden, weight, bias).float()
         config = self.model.config.get_text_config()
-        scale = getattr(config, "logit_scale", None)
-        if scale is not None:
+        if (scale := getattr(config, "logit_scale", None)) is not None:
             logits = logits * scale
-        divisor = getattr(config, "logits_scaling", None)
-        if divisor is not None:
+        if (divisor := getattr(config, "logits_scaling", None)) is not None:
             logits = logits / divisor
-        cap = getattr(config, "final_logit_softcapping", None)
-        if cap is not None:
+        if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
             logits = torch.tanh(logits / cap) * cap
         return logits.to(self.device)
 
@@ -361,40 +353,39 @@ class FrozenBackbone:
                 f"{self.info.architecture} gives infinite or missing logits in {self.info.dtype}; "
                 "load it in another precision."
             )
-        name = "reading input embeddings"
-        rows = [self._part(name, self._embedded_logits, row) for row in CHECKED_ROWS]
-        self._compare(name, expected, torch.cat(rows))
+
+        def from_embeddings(row: list[int]) -> Tensor:
+            embedded = self.embed(torch.tensor([row], device=self.device))
+            return self._checked(self.model(inputs_embeds=embedded).logits)
+
+        each = [(row,) for row in CHECKED_ROWS]
+        self._compare("reading input embeddings", expected, from_embeddings, *each)
         fallbacks: list[Callable[[], None]] = []
         own_attention = use_prefix_attention(self.model)
         if own_attention is not None:
             fallbacks.append(lambda: self.model.set_attn_implementation(own_attention))
         if self.last_mlp is not None:
             fallbacks.append(lambda: setattr(self, "last_mlp", None))
+        # Rows of one length need no padding, so they come one by one until the last part.
+        parts = {
+            "decoder and output head": [([row], (0,)) for row in CHECKED_ROWS],
+            "cached keys and values": [([row], (2,)) for row in CHECKED_ROWS],
+            "padding and positions": [(list(CHECKED_ROWS), (4, 1))],
+        }
         while True:
             try:
-                return self._check_parts(expected)
+                for name, calls in parts.items():
+                    self._compare(name, expected, self._split_logits, *calls)
+                return
             except BackboneError:
                 if not fallbacks:
                     raise
                 fallbacks.pop(0)()
 
-    def _check_parts(self, expected: Tensor) -> None:
-        """Compare each way in which logits are computed here with the model's own logits."""
-        # Rows of one length need no padding, so they come one by one until the last part.
-        for name, splits in (
-            ("decoder and output head", (0, 0)),
-            ("cached keys and values", (2, 2)),
-        ):
-            each = zip(CHECKED_ROWS, splits, strict=True)
-            rows = [self._part(name, self._split_logits, [row], (k,)) for row, k in each]
-            self._compare(name, expected, torch.cat(rows))
-        name = "padding and positions"
-        logits = self._part(name, self._split_logits, list(CHECKED_ROWS), (4, 1))
-        self._compare(name, expected, logits)
-
-    def _part(self, name: str, compute: Callable[..., Tensor], *arguments: object) -> Tensor:
+    def _part(self, name: str, compute: Callable[..., Tensor], *calls: tuple[Any, ...]) -> Tensor:
+        """Return the results of calls, by their arguments, one below the other."""
         try:
-            return compute(*arguments)
+            return torch.cat([compute(*arguments) for arguments in calls])
         except Exception as error:  # foreign architectures fail with errors of their own
             reason = " ".join(str(error).split())[:200]
             raise BackboneError(
@@ -402,7 +393,15 @@ class FrozenBackbone:
                 f"({type(error).__name__}: {reason}); choose an ordinary causal model."
             ) from error
 
-    def _compare(self, name: str, expected: Tensor, actual: Tensor) -> None:
+    def _compare(
+        self,
+        name: str,
+        expected: Tensor,
+        compute: Callable[..., Tensor],
+        *calls: tuple[Any, ...],
+    ) -> None:
+        """Raise BackboneError if logits that are computed here differ from the model's own."""
+        actual = self._part(name, compute, *calls)
         tolerance = TOLERANCE.get(self.dtype, HALF_TOLERANCE)
         if self.info.quantised:
             tolerance = FP8_TOLERANCE if self.info.quantised == FP8 else QUANTISED_TOLERANCE
@@ -421,11 +420,8 @@ class FrozenBackbone:
             ids = torch.tensor([row], device=self.device)
             return self._checked(self.model(input_ids=ids).logits)
 
-        return torch.cat([self._part("reading tokens", logits, row) for row in CHECKED_ROWS])
-
-    def _embedded_logits(self, row: list[int]) -> Tensor:
-        embedded = self.embed(torch.tensor([row], device=self.device))
-        return self._checked(self.model(inputs_embeds=embedded).logits)
+        each = [(row,) for row in CHECKED_ROWS]
+        return self._part("reading tokens", logits, *each)
 
     def _split_logits(self, rows: list[list[int]], splits: tuple[int, ...]) -> Tensor:
         """Return logits with the first tokens of each row, as many as splits says, as a prefix."""
@@ -447,12 +443,3 @@ class FrozenBackbone:
     def _checked(self, logits: Tensor) -> Tensor:
         answers = min(CHECKED_LOGITS, self.info.vocabulary)
         return logits[:, -1, :answers].float().to(self.device)
-
-
-def _main_device(device: str | None) -> torch.device:
-    """Return the device of a backbone's inputs and outputs; the first GPU for a spread one."""
-    if device != SPREAD:
-        return torch.device(resolve_device(device))
-    if not torch.cuda.is_available():
-        raise BackboneError("A model can be spread over GPUs only, and there is none; use cpu.")
-    return torch.device("cuda:0")

@@ -1,7 +1,5 @@
 """Answers of one backbone under one template for soft prompts about items."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial

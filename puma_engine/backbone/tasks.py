@@ -1,7 +1,6 @@
 """The two tasks, rating and click: answers, head, loss and prediction."""
 
-from __future__ import annotations
-
+from abc import ABC, abstractmethod
 from typing import Literal
 
 import torch
@@ -13,23 +12,23 @@ from puma_engine.errors import ConfigError
 TaskName = Literal["rating", "click"]
 
 
-class Task:
+class Task(ABC):
     """What a task adds to a backbone's answer logits [B, A]."""
 
     name: TaskName
     answers: tuple[str, ...]
 
+    @abstractmethod
     def head(self, start: float, generator: torch.Generator) -> nn.Module:
         """Return a new head; start: the mean outcome, which its predictions start from."""
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(self, logits: Tensor, outcome: Tensor, head: nn.Module) -> Tensor:
         """Return the loss of each example, [B], given outcomes [B]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def predict(self, logits: Tensor, head: nn.Module) -> Tensor:
         """Return predictions [B]: ratings, or click probabilities."""
-        raise NotImplementedError
 
 
 class RatingHead(nn.Module):
@@ -49,10 +48,8 @@ class RatingHead(nn.Module):
             if isinstance(layer, nn.Linear):
                 bound = layer.in_features**-0.5
                 nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
-                nn.init.zeros_(layer.bias)
-        last = self.layers[-1]
-        assert isinstance(last, nn.Linear)
-        nn.init.constant_(last.bias, start)
+                # The last layer is the only one with a single output.
+                nn.init.constant_(layer.bias, start if layer.out_features == 1 else 0)
 
     def forward(self, logits: Tensor) -> Tensor:
         return self.layers(F.log_softmax(logits.float(), dim=-1)).squeeze(-1)

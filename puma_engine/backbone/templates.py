@@ -3,8 +3,6 @@
 A parsed template holds slots as values, never as text, so no title can imitate or move one.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from enum import Enum
@@ -68,61 +66,36 @@ class Template:
         return Slot.ITEM in self.before
 
 
-def _parse(name: str, task: str, text: str) -> Template:
+_TEXTS = {
+    "rating": "The user's preferences are encoded in the feature {prompt}. Predict the user's "
+    "rating, an integer from 1 to 5, for the item {item}. Rating:",
+    "rating-item-first": "Predict a user's rating, an integer from 1 to 5, for the item {item}. The "
+    "user's preferences are encoded in the feature {prompt}. Rating:",
+    "click": "The user's preferences are encoded in the feature {prompt}. Would the user enjoy "
+    "the item {item}, Yes or No? Answer:",
+    "click-item-first": "Would a user enjoy the item {item}, Yes or No? The user's preferences are "
+    "encoded in the feature {prompt}. Answer:",
+    "click-history": "The user read {history}. The user's preferences are encoded in the feature "
+    "{prompt}. Would the user enjoy the item {item}, Yes or No? Answer:",
+    "click-history-item-first": "Would a user enjoy the item {item}, Yes or No? The user read "
+    "{history}. The user's preferences are encoded in the feature {prompt}. Answer:",
+}
+
+
+def _parse(name: str, text: str) -> Template:
     """Build a template from text with {prompt}, {item} and {history} for the slots."""
     parts = re.split(r"\{(prompt|item|history)\}", text)
     pieces = [Slot(part) if number % 2 else part for number, part in enumerate(parts)]
-    return Template(name, task, tuple(piece for piece in pieces if piece))
+    return Template(name, name.partition("-")[0], tuple(piece for piece in pieces if piece))
 
 
-TEMPLATES: dict[str, Template] = {
-    template.name: template
-    for template in (
-        _parse(
-            "rating",
-            "rating",
-            "The user's preferences are encoded in the feature {prompt}. Predict the user's "
-            "rating, an integer from 1 to 5, for the item {item}. Rating:",
-        ),
-        _parse(
-            "rating-item-first",
-            "rating",
-            "Predict a user's rating, an integer from 1 to 5, for the item {item}. The user's "
-            "preferences are encoded in the feature {prompt}. Rating:",
-        ),
-        _parse(
-            "click",
-            "click",
-            "The user's preferences are encoded in the feature {prompt}. Would the user enjoy "
-            "the item {item}, Yes or No? Answer:",
-        ),
-        _parse(
-            "click-item-first",
-            "click",
-            "Would a user enjoy the item {item}, Yes or No? The user's preferences are encoded "
-            "in the feature {prompt}. Answer:",
-        ),
-        _parse(
-            "click-history",
-            "click",
-            "The user read {history}. The user's preferences are encoded in the feature {prompt}. "
-            "Would the user enjoy the item {item}, Yes or No? Answer:",
-        ),
-        _parse(
-            "click-history-item-first",
-            "click",
-            "Would a user enjoy the item {item}, Yes or No? The user read {history}. The user's "
-            "preferences are encoded in the feature {prompt}. Answer:",
-        ),
-    )
-}
+TEMPLATES = {name: _parse(name, text) for name, text in _TEXTS.items()}
 
 
 def get_template(name: str) -> Template:
     """Return a shipped template by name. Raises TemplateError that lists the names."""
-    try:
-        return TEMPLATES[name]
-    except KeyError:
+    if name not in TEMPLATES:
         raise TemplateError(
             f"There is no template {name!r}; the templates are {', '.join(TEMPLATES)}."
-        ) from None
+        )
+    return TEMPLATES[name]

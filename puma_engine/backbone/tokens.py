@@ -4,8 +4,6 @@ A tokenizer is any Hugging Face fast tokenizer. No text is ever encoded as a spe
 title that spells one stays text.
 """
 
-from __future__ import annotations
-
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
@@ -41,20 +39,15 @@ def encode_many(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     return [list(ids) for ids in encoded["input_ids"]]
 
 
-def adds_leading_space(tokenizer: Tokenizer) -> bool:
-    """Whether the tokenizer itself prepends a space to every text."""
-    first = tokenizer.convert_ids_to_tokens(encode_raw(tokenizer, "a"))[0]
-    return first[:1] in ("\u2581", "\u0120")
-
-
 def encode_text(tokenizer: Tokenizer, text: str) -> list[int]:
     """Return the ids of one piece of a template.
 
     A tokenizer that prepends a space gets the piece without its leading space, so that the
     sequence has one space there, not two.
     """
-    if text.startswith(" ") and adds_leading_space(tokenizer):
-        text = text[1:]
+    if text.startswith(" "):
+        first = tokenizer.convert_ids_to_tokens(encode_raw(tokenizer, "a"))[0]
+        text = text[1:] if first[:1] in ("\u2581", "\u0120") else text
     return encode_raw(tokenizer, text)
 
 

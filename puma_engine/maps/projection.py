@@ -1,7 +1,5 @@
 """Maps of users: two prompt tables projected to the plane, aligned and clustered."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

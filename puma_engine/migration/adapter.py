@@ -1,7 +1,5 @@
 """The adapter: maps soft prompts of one backbone (or several) to another's embedding space."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

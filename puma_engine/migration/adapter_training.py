@@ -1,7 +1,5 @@
 """Migration: train an adapter on some users, then map every user's prompt to the target."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

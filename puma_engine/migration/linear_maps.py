@@ -4,8 +4,6 @@ They are baselines of an adapter. They need what a migration is meant to save, f
 some users on the target, and then cost one linear system.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

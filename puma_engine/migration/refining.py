@@ -1,7 +1,5 @@
 """Refining: fit migrated prompts further on the target backbone."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from typing import Any

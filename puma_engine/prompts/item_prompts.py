@@ -1,7 +1,5 @@
 """Soft prompts of items: a second table, whose tokens follow the user's in the prompt slot."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

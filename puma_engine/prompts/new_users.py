@@ -1,7 +1,5 @@
 """New users: prompts from a few rows, given a table of known users on the same backbone."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Prompt tuning: soft prompts are fitted while the backbone stays frozen (Lester et al. 2021)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

@@ -4,8 +4,6 @@ Up to MAX_IN_MEMORY users, all are fitted together. Of more users, components ar
 sample and the users are projected block by block, so that the prompts are never in memory together.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager

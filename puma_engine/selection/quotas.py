@@ -1,7 +1,5 @@
 """How many users each group contributes: exact in total, never above a group's size."""
 
-from __future__ import annotations
-
 import numpy as np
 
 

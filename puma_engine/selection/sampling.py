@@ -1,7 +1,5 @@
 """How users are drawn from one group: by activity, or by their position in a space."""
 
-from __future__ import annotations
-
 import numpy as np
 
 # Facility location measures distances from at most this many users.

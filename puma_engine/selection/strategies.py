@@ -1,7 +1,5 @@
 """The strategies of the paper's Table 4 and further ones, each made of a space, strata and a draw."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 

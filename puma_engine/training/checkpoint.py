@@ -1,7 +1,5 @@
 """Checkpoints of a training run: written atomically, verified when read, resumed exactly."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """CUDA graphs by shape: small kernels take longer to launch than to run."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Hashable
 from typing import Any
 

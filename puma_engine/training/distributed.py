@@ -4,8 +4,6 @@ All run the same command. The main process (rank 0) writes the workspace; the ot
 its trainings and otherwise wait for its broadcasts.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from datetime import timedelta

@@ -1,7 +1,5 @@
 """The one training loop: zoo models, soft prompts and adapters all go through `train`."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """One training step: forward, backward, clip, update; on a GPU as one CUDA graph a shape."""
 
-from __future__ import annotations
-
 from typing import Any, Protocol, runtime_checkable
 
 import torch

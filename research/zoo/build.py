@@ -4,8 +4,6 @@
 at the same time.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import shutil
@@ -13,7 +11,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +43,6 @@ SETTINGS = {
 LENGTH_BIN = 64  # batches are sorted by length this coarsely, so that templates stay mixed
 
 
-@dataclass(frozen=True)
-class Built:
-    """A model folder and its card."""
-
-    folder: Path
-    card: dict[str, Any]
-
-
 def build_model(
     name: str,
     *,
@@ -64,22 +53,13 @@ def build_model(
     checkpoints: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
     should_cancel: Callable[[], bool] | None = None,
-) -> Built:
-    """Build one zoo model and write its folder, which replaces an older one at the end.
+) -> dict[str, Any]:
+    """Build one zoo model, write its folder, which replaces an older one, and return its card.
 
-    Args:
-        name: Name of a zoo entry.
-        out: Folder of the zoo; None: the shipped one.
-        recipe: Settings of the pre-training; None: the defaults.
-        device: auto, cpu or cuda.
-        users: Use at most so many foundation users of each data set, for trials.
-        checkpoints: Folder from which a stopped build of this model continues.
-        progress: Called after each step.
-        should_cancel: Asked after each step.
-
-    Raises:
-        NotFoundError: There is no entry of that name.
-        Cancelled: should_cancel returned true.
+    out: folder of the zoo (None: the shipped one). device: auto, cpu or cuda. users: foundation
+    users of each data set, at most, for trials. checkpoints: folder from which a stopped build of
+    this model continues. progress, should_cancel: called after each step. Raises NotFoundError for
+    an unknown name, Cancelled where should_cancel returned true.
     """
     entry, recipe = get_entry(name), recipe or Recipe()
     folder = zoo_folder(name) if out is None else Path(out) / name
@@ -105,21 +85,12 @@ def build_model(
     model = module.model.half().float()  # measure what is shipped
     card = make_card(entry, material, model, tokenizer)
     device = torch.cuda.get_device_name() if result.device.startswith("cuda") else "cpu"
-    card |= {
-        "tokens": int(lengths.sum()),
-        "seconds": round(result.seconds, 1),
-        "device": device,
-    }
-    _write(folder, model.half(), tokenizer, card)
-    return Built(folder, card)
-
-
-def _write(folder: Path, model: Any, tokenizer: Any, card: dict[str, Any]) -> None:
-    """Write the folder under a temporary name, then move it to its place."""
+    card |= {"tokens": int(lengths.sum()), "seconds": round(result.seconds, 1), "device": device}
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as made:
-        temporary = Path(made) / folder.name
-        model.save_pretrained(temporary)
+    # Under a temporary name first, so that the folder is whole or not there.
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{name}-") as made:
+        temporary = Path(made) / name
+        model.half().save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         (temporary / "generation_config.json").unlink(missing_ok=True)
         weights = temporary / "model.safetensors"
@@ -131,6 +102,7 @@ def _write(folder: Path, model: Any, tokenizer: Any, card: dict[str, Any]) -> No
         if folder.exists():
             shutil.move(folder, Path(made) / "old")
         temporary.replace(folder)
+    return card
 
 
 def _print_progress(name: str) -> Callable[[Progress], None]:
@@ -155,25 +127,20 @@ def main(argv: list[str] | None = None) -> int:
     """Build models from command-line arguments; return an exit code."""
     default = Recipe()
     parser = argparse.ArgumentParser(prog="python -m research.zoo", description=__doc__)
-    parser.add_argument(
-        "--only", action="append", choices=list(ZOO), help="build this model (default: all shipped)"
-    )
+    about = "build this model (default: all shipped)"
+    parser.add_argument("--only", action="append", choices=list(ZOO), help=about)
     parser.add_argument("--out", type=Path, help="folder of the zoo (default: data/zoo)")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--users", type=int, help="users of each data set, at most (for trials)")
     for name, text in SETTINGS.items():
-        value = getattr(default, name)
-        parser.add_argument(
-            "--" + name.replace("_", "-"),
-            type=type(value),
-            default=value,
-            help=f"{text} (default: %(default)s)",
-        )
+        value, option = getattr(default, name), "--" + name.replace("_", "-")
+        about = f"{text} (default: %(default)s)"
+        parser.add_argument(option, type=type(value), default=value, help=about)
     given = parser.parse_args(argv)
     try:
         recipe = Recipe(**{name: getattr(given, name) for name in SETTINGS})
         for name in given.only or SHIPPED:
-            built = build_model(
+            card = build_model(
                 name,
                 out=given.out,
                 recipe=recipe,
@@ -181,8 +148,8 @@ def main(argv: list[str] | None = None) -> int:
                 users=given.users,
                 progress=_print_progress(name),
             )
-            summary = {key: built.card[key] for key in ("training_answer_loss", "validation")}
-            print(f"{name}: {built.card['seconds']} s, {json.dumps(summary)}", flush=True)
+            summary = {key: card[key] for key in ("training_answer_loss", "validation")}
+            print(f"{name}: {card['seconds']} s, {json.dumps(summary)}", flush=True)
     except PumaError as error:
         print(error, file=sys.stderr)
         return 1

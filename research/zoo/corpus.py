@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from puma_engine.backbone.tasks import get_task
+from puma_engine.backbone.tasks import TASKS
 from puma_engine.backbone.templates import TEMPLATES, Slot, Template
 from puma_engine.backbone.tokens import (
     answer_tokens,
     clean_text,
+    encode_many,
     encode_raw,
     encode_text,
     start_ids,
@@ -93,9 +94,8 @@ def load_foundation(users: int | None = None, seed: int = 0) -> tuple[Corpus, li
 
     users: at most so many users of each data set (for tests); None means all of them.
     """
-    datasets = [
-        load_shipped(name, population="foundation", users=users, seed=seed) for name in FOUNDATION
-    ]
+    options: Any = {"population": "foundation", "users": users, "seed": seed}
+    datasets = [load_shipped(name, **options) for name in FOUNDATION]
     corpus = corpus_from(datasets)
     books = sorted({text for data in (datasets[0], datasets[2]) for text in data.items["text"]})
     return corpus, books, sorted(set(datasets[1].items["text"]))
@@ -113,35 +113,30 @@ def corpus_from(datasets: Sequence[Dataset]) -> Corpus:
             if (family, item) not in number:
                 number[family, item] = len(titles)
                 titles.append(clean_text(text))
-        texts = {item: titles[row] for (of, item), row in number.items() if of == family}
+        rows = {item: row for (of, item), row in number.items() if of == family}
         shown = data.interactions.get("history")
         joined = [
-            ", ".join(texts[item] for item in row) for row in (() if shown is None else shown)
+            ", ".join(titles[rows[item]] for item in row)
+            for row in (() if shown is None else shown)
         ]
         history = [histories.setdefault(text or "nothing yet", len(histories)) for text in joined]
-        sources.append(_source(data, family, number, history))
+        frame = data.interactions.assign(past=history or 0)
+        frame = frame.sort_values(["user_id", "item_id"], kind="stable")
+        codes, people = pd.factorize(frame["user_id"].to_numpy(), sort=True)
+        outcome = frame["outcome"].to_numpy(dtype=np.float64)
+        answer = np.rint(outcome) - 1 if data.task == "rating" else 1 - np.rint(outcome)
+        source = Source(
+            name=data.name,
+            task=data.task,
+            user=codes.astype(np.int32),
+            item=frame["item_id"].map(rows).to_numpy(dtype=np.int32),
+            answer=answer.astype(np.int32),
+            history=frame["past"].to_numpy(dtype=np.int32),
+            first=np.searchsorted(codes, np.arange(len(people) + 1)),
+            people=[(family, str(user)) for user in people],
+        )
+        sources.append(source)
     return Corpus(titles, list(histories), sources)
-
-
-def _source(
-    data: Dataset, family: str, number: dict[tuple[str, str], int], history: list[int]
-) -> Source:
-    frame = data.interactions.assign(past=history or 0)
-    frame = frame.sort_values(["user_id", "item_id"], kind="stable")
-    codes, people = pd.factorize(frame["user_id"].to_numpy(), sort=True)
-    own = {item: row for (of, item), row in number.items() if of == family}
-    outcome = frame["outcome"].to_numpy(dtype=np.float64)
-    answer = np.rint(outcome) - 1 if data.task == "rating" else 1 - np.rint(outcome)
-    return Source(
-        name=data.name,
-        task=data.task,
-        user=codes.astype(np.int32),
-        item=frame["item_id"].map(own).to_numpy(dtype=np.int32),
-        answer=answer.astype(np.int32),
-        history=frame["past"].to_numpy(dtype=np.int32),
-        first=np.searchsorted(codes, np.arange(len(people) + 1)),
-        people=[(family, str(user)) for user in people],
-    )
 
 
 class Segments:
@@ -209,36 +204,23 @@ class TokenisedCorpus:
         self.paired = np.array([add(ids[: pair_tokens + 1]) for ids in paired])
         self.history = np.array([add(ids[:HISTORY_TOKENS]) for ids in histories])
         self.vector = add([0])
-        self.templates = [self._template(tokenizer, template) for template in TEMPLATES.values()]
-        self.pair_cue, self.pair_answers = self._pair_ends(tokenizer)
+        self.templates = []
+        for template in TEMPLATES.values():
+            cue, ids = answer_tokens(tokenizer, template, TASKS[template.task].answers)
+            pieces = tuple(
+                piece if isinstance(piece, Slot) else add(encode_text(tokenizer, piece))
+                for piece in template.pieces[:-1]
+            )
+            answers = np.array([add([token]) for token in ids])
+            segments = TemplateSegments(template, pieces, add(cue), answers, tuple(ids))
+            self.templates.append(segments)
+        self.pair_cue: dict[str, int] = {}
+        self.pair_answers: dict[str, np.ndarray] = {}
+        for name, task in TASKS.items():
+            ends = continued_many(tokenizer, [f": {answer}" for answer in task.answers])
+            self.pair_cue[name] = add(ends[0][:-1])
+            self.pair_answers[name] = np.array([add(end[-1:]) for end in ends])
         self.segments.pack()
-
-    def _template(self, tokenizer: Any, template: Template) -> TemplateSegments:
-        cue, ids = answer_tokens(tokenizer, template, get_task(template.task).answers)
-        pieces = tuple(
-            piece if isinstance(piece, Slot) else self.segments.add(encode_text(tokenizer, piece))
-            for piece in template.pieces[:-1]
-        )
-        add = self.segments.add
-        answers = np.array([add([token]) for token in ids])
-        return TemplateSegments(template, pieces, add(cue), answers, tuple(ids))
-
-    def _pair_ends(self, tokenizer: Any) -> tuple[dict[str, int], dict[str, np.ndarray]]:
-        cues, answers = {}, {}
-        for task in ("rating", "click"):
-            known = get_task(task).answers
-            ends = continued_many(tokenizer, [f": {answer}" for answer in known])
-            cues[task] = self.segments.add(ends[0][:-1])
-            answers[task] = np.array([self.segments.add(end[-1:]) for end in ends])
-        return cues, answers
-
-
-def encode_many(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Return encode_text of each of many cleaned texts, in one call of the tokenizer."""
-    if not texts:
-        return []
-    encoded = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)
-    return encoded["input_ids"]
 
 
 def continued_many(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:

@@ -131,11 +131,9 @@ def validate(model: Any, material: Material) -> dict[str, Any]:
         rng = np.random.default_rng([material.recipe.seed, 0x7A96])
         wanted = min(len(source), material.recipe.validation_rows)
         target = np.sort(rng.choice(len(source), size=wanted, replace=False))
-        scores: dict[str, Any] = {
-            "rows": len(target),
-            "users": len(source.people),
-            "item_mean": _item_mean_scores(material.train.sources[number], source, target),
-        }
+        scores: dict[str, Any] = {"rows": len(target), "users": len(source.people)}
+        train = material.train.sources[number]
+        scores["item_mean"] = _item_mean_scores(train, source, target)
         for template in (source.task, f"{source.task}-item-first"):
             scores[template] = {
                 str(pairs): _scores(model, material, number, template, target, pairs)

@@ -1,15 +1,9 @@
 """Every setting of the zoo's pre-training, checked when built."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from puma_engine.backbone.templates import TEMPLATES
 from puma_engine.config import TrainingConfig, _Config, _positive
-
-
-def _default_templates() -> dict[str, float]:
-    return {name: 0.3 if template.task == "rating" else 0.1 for name, template in TEMPLATES.items()}
 
 
 @dataclass(frozen=True)
@@ -40,7 +34,11 @@ class Recipe(_Config):
     user_vectors_share: float = 0.0
     validation_share: float = 0.05
     validation_rows: int = 4000
-    templates: dict[str, float] = field(default_factory=_default_templates)
+    templates: dict[str, float] = field(
+        default_factory=lambda: {
+            name: 0.3 if template.task == "rating" else 0.1 for name, template in TEMPLATES.items()
+        }
+    )
     seed: int = 0
 
     def problems(self) -> list[str]:

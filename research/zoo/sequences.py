@@ -216,9 +216,17 @@ class Sequences:
         roles = [IGNORED]
         for piece in form.pieces:
             if piece is Slot.PROMPT:
-                block, kinds = self._prompt_slot(plan, outcomes)
-                columns.append(block)
-                roles += kinds
+                # The user's vector, or the known pairs: each a title, a colon and an outcome.
+                pairs, task = plan.pairs, outcomes.task
+                item = outcomes.item[pairs]
+                title = tokenised.paired[item]
+                title[:, 0] = tokenised.cut[item[:, 0]]
+                cue = np.full(pairs.shape, tokenised.pair_cue[task])
+                answer = tokenised.pair_answers[task][outcomes.answer[pairs]]
+                block = np.stack([title, cue, answer], axis=2) * (pairs >= 0)[:, :, None]
+                columns.append(np.where(plan.vector, tokenised.vector, 0)[:, None])
+                columns.append(block.reshape(n, -1))
+                roles += [IGNORED] + [TEXT, TEXT, OUTCOME] * pairs.shape[1]
                 continue
             if piece is Slot.ITEM:
                 columns.append(tokenised.whole[outcomes.item[plan.target]][:, None])
@@ -231,16 +239,3 @@ class Sequences:
         columns.append(form.answers[outcomes.answer[plan.target]][:, None])
         roles += [TEXT, ANSWER]
         return np.concatenate(columns, axis=1), np.array(roles, dtype=np.int8)
-
-    def _prompt_slot(self, plan: Plan, source: Source) -> tuple[np.ndarray, list[int]]:
-        """Return the user's vector, or the known pairs: each a title, a colon and an outcome."""
-        tokenised, pairs = self._tokenised, plan.pairs
-        item, answer = source.item[pairs], source.answer[pairs]
-        title = tokenised.paired[item]
-        title[:, 0] = tokenised.cut[item[:, 0]]
-        cue = np.full(pairs.shape, tokenised.pair_cue[source.task])
-        outcome = tokenised.pair_answers[source.task][answer]
-        block = np.stack([title, cue, outcome], axis=2) * (pairs >= 0)[:, :, None]
-        vector = np.where(plan.vector, tokenised.vector, 0)[:, None]
-        segments = np.concatenate([vector, block.reshape(len(plan), -1)], axis=1)
-        return segments, [IGNORED] + [TEXT, TEXT, OUTCOME] * pairs.shape[1]

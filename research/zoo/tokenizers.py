@@ -5,8 +5,6 @@ word (byte-level) or as a metaspace, a space put in front of every text or not, 
 characters as the smallest unit, and the vocabulary itself.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
@@ -72,14 +70,24 @@ def _train(
 
 
 def _byte_level(
-    size: int, texts: list[str], special: list[str], split: Any, **settings: Any
+    size: int,
+    texts: list[str],
+    special: list[str],
+    *,
+    normalizer: Any = None,
+    digits_alone: bool = False,
 ) -> Tokenizer:
+    """Bytes as units and spaces as part of the next word, split by `_WORDS` or by digits."""
     tokenizer = Tokenizer(BPE())
-    if settings.get("normalizer") is not None:
-        tokenizer.normalizer = settings["normalizer"]
-    use_regex = settings.get("use_regex", False)
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer
+    split = (
+        pre_tokenizers.Digits(individual_digits=True)
+        if digits_alone
+        else pre_tokenizers.Split(Regex(_WORDS), "isolated")
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use_regex)]
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=digits_alone)]
     )
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -89,83 +97,55 @@ def _byte_level(
 
 def _llama3(size: int, texts: list[str]) -> tuple[Tokenizer, dict[str, str]]:
     bos, eos = "<|begin_of_text|>", "<|end_of_text|>"
-    split = pre_tokenizers.Split(Regex(_WORDS), "isolated")
-    tokenizer = _byte_level(size, texts, [bos, eos], split)
-    tokenizer.post_processor = _start_with(bos, tokenizer)
+    tokenizer = _byte_level(size, texts, [bos, eos])
+    _start_with(bos, tokenizer)
     return tokenizer, {"bos_token": bos, "eos_token": eos, "pad_token": eos}
 
 
 def _qwen2(size: int, texts: list[str]) -> tuple[Tokenizer, dict[str, str]]:
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    split = pre_tokenizers.Split(Regex(_WORDS), "isolated")
-    tokenizer = _byte_level(size, texts, special, split, normalizer=normalizers.NFC())
+    tokenizer = _byte_level(size, texts, special, normalizer=normalizers.NFC())
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     return tokenizer, {"eos_token": special[2], "pad_token": special[0]}
 
 
 def _neox(size: int, texts: list[str]) -> tuple[Tokenizer, dict[str, str]]:
     end = "<|endoftext|>"
-    split = pre_tokenizers.Digits(individual_digits=True)
-    tokenizer = _byte_level(size, texts, [end, "<|padding|>"], split, use_regex=True)
+    tokenizer = _byte_level(size, texts, [end, "<|padding|>"], digits_alone=True)
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
     return tokenizer, {"bos_token": end, "eos_token": end, "unk_token": end, "pad_token": end}
 
 
 def _gemma(size: int, texts: list[str]) -> tuple[Tokenizer, dict[str, str]]:
-    special = ["<pad>", "<eos>", "<bos>", "<unk>"]
-    tokenizer = _metaspace(size, texts, special, prepend="never")
-    tokenizer.normalizer = normalizers.Replace(" ", _METASPACE)
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace(_METASPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
-    )
-    tokenizer.post_processor = _start_with("<bos>", tokenizer)
-    return tokenizer, {
-        "pad_token": "<pad>",
-        "eos_token": "<eos>",
-        "bos_token": "<bos>",
-        "unk_token": "<unk>",
-    }
+    special = {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>"}
+    special["unk_token"] = "<unk>"
+    return _metaspace(size, texts, [*special.values()], "<bos>", prepend=False), special
 
 
 def _llama2(size: int, texts: list[str]) -> tuple[Tokenizer, dict[str, str]]:
-    special = ["<unk>", "<s>", "</s>", "<|endoftext|>"]
-    tokenizer = _metaspace(size, texts, special, prepend="always")
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.Prepend(_METASPACE), normalizers.Replace(" ", _METASPACE)]
-    )
-    tokenizer.decoder = decoders.Sequence(
-        [
-            decoders.Replace(_METASPACE, " "),
-            decoders.ByteFallback(),
-            decoders.Fuse(),
-            decoders.Strip(" ", 1, 0),
-        ]
-    )
-    tokenizer.post_processor = _start_with("<s>", tokenizer)
-    return tokenizer, {
-        "pad_token": "<|endoftext|>",
-        "eos_token": "</s>",
-        "bos_token": "<s>",
-        "unk_token": "<unk>",
-    }
+    special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+    special["pad_token"] = "<|endoftext|>"
+    return _metaspace(size, texts, [*special.values()], "<s>", prepend=True), special
 
 
-def _metaspace(size: int, texts: list[str], special: list[str], *, prepend: str) -> Tokenizer:
+def _metaspace(
+    size: int, texts: list[str], special: list[str], bos: str, *, prepend: bool
+) -> Tokenizer:
     """Learn merges inside words, then keep them in a model that needs no pre-tokenizer.
 
     Digits were split off while learning, so no merge joins a space and a digit. Bytes stand
-    for the characters that are not in the alphabet.
+    for the characters that are not in the alphabet. prepend: put a space in front of every text.
     """
     bytes_ = [f"<0x{value:02X}>" for value in range(256)]
     learner = Tokenizer(BPE())
+    scheme = "always" if prepend else "never"
     learner.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Metaspace(_METASPACE, prepend_scheme=prepend),
+            pre_tokenizers.Metaspace(_METASPACE, prepend_scheme=scheme),
             pre_tokenizers.Digits(individual_digits=True),
         ]
     )
-    room = size - len(bytes_)
-    _train(learner, room, texts, special, limit_alphabet=160)
+    _train(learner, size - len(bytes_), texts, special, limit_alphabet=160)
     model = json.loads(learner.to_str())["model"]
     learned = sorted(model["vocab"], key=model["vocab"].__getitem__)
     vocabulary = [*special, *bytes_, *learned[len(special) :]]
@@ -179,21 +159,22 @@ def _metaspace(size: int, texts: list[str], special: list[str], *, prepend: str)
         )
     )
     tokenizer.add_special_tokens(special)
+    space = normalizers.Replace(" ", _METASPACE)
+    steps = [decoders.Replace(_METASPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    if prepend:
+        space = normalizers.Sequence([normalizers.Prepend(_METASPACE), space])
+        steps.append(decoders.Strip(" ", 1, 0))
+    tokenizer.normalizer, tokenizer.decoder = space, decoders.Sequence(steps)
+    _start_with(bos, tokenizer)
     return tokenizer
 
 
-def _start_with(token: str, tokenizer: Tokenizer) -> Any:
-    return processors.TemplateProcessing(
+def _start_with(token: str, tokenizer: Tokenizer) -> None:
+    tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{token} $A",
         pair=f"{token} $A {token} $B",
         special_tokens=[(token, tokenizer.token_to_id(token))],
     )
 
 
-_KINDS = {
-    "llama3": _llama3,
-    "qwen2": _qwen2,
-    "gemma": _gemma,
-    "llama2": _llama2,
-    "neox": _neox,
-}
+_KINDS = {"llama3": _llama3, "qwen2": _qwen2, "gemma": _gemma, "llama2": _llama2, "neox": _neox}

@@ -32,7 +32,7 @@ def made(titles, tmp_path_factory):
         folder = tmp_path_factory.mktemp(name)
         tokenizer = train_tokenizer(entry.tokenizer, training_texts(*titles, entry.tokenizer))
         tokenizer.save_pretrained(folder)
-        entry.config(tokenizer).save_pretrained(folder)
+        entry.model(tokenizer).config.save_pretrained(folder)
         found[name] = (tokenizer, AutoTokenizer.from_pretrained(folder))
     return found
 

@@ -4,8 +4,6 @@ Norms, feed-forward activations, rotary embeddings and the softmax of attention 
 once for all shapes and layers, so that they read their input once and store little of it.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from typing import Any

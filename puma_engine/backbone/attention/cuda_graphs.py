@@ -1,7 +1,5 @@
 """Differentiable CUDA graphs of a function of tensors, one a shape."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any, cast

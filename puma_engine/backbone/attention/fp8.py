@@ -4,8 +4,6 @@ Weights have one scale a row or column, activations one a row (Micikevicius et a
 formats for deep learning", https://arxiv.org/abs/2209.05433).
 """
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Callable
 from typing import Any

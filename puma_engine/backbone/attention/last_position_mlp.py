@@ -4,8 +4,6 @@ Answers are read at one position a row. Of a prefix only keys and values are cac
 computed before this module. In a model of few layers that saves a good share of all work.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

@@ -7,8 +7,6 @@ given gradients. They reach attention through the cache: `PrefixLayer` hands the
 keys.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast

@@ -6,8 +6,6 @@ on small random inputs. Where Triton is missing, fails to compile it, or gives o
 `attend` returns None and the caller uses PyTorch's operations.
 """
 
-from __future__ import annotations
-
 import importlib.util
 from dataclasses import dataclass
 from typing import Any
