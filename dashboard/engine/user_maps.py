@@ -18,8 +18,9 @@ from puma_engine.pipeline.projecting import MAP, PLACES, SPACE
 from puma_engine.pipeline.selecting import SOURCE_SIGNALS, train_rows
 from puma_engine.pipeline.stored_prompts import ARTIFACT
 from puma_engine.requests import SelectionRequest
-from puma_engine.selection import Groups, Signals, coverage, draw_users, group_users
 from puma_engine.selection.clustering import quantile_strata
+from puma_engine.selection.signals import Signals
+from puma_engine.selection.strategies import Groups, coverage, draw_users, group_users
 
 STRATA = 5
 CLUSTERS = 15

@@ -4,8 +4,6 @@ Construction checks that the model computes what soft prompts need, part by part
 names the part that fails.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -110,7 +108,7 @@ class FrozenBackbone:
         precision: str = "auto",
         revision: str | None = None,
         quantise: str | None = None,
-    ) -> FrozenBackbone:
+    ) -> "FrozenBackbone":
         """Load a backbone by zoo name, folder or hub id.
 
         device: "cpu", "cuda", "cuda:1", "auto" (layers on all GPUs, where there are several), or
@@ -367,7 +365,7 @@ class FrozenBackbone:
         if self.last_mlp is not None:
             fallbacks.append(lambda: setattr(self, "last_mlp", None))
         # Rows of one length need no padding, so they come one by one until the last part.
-        parts = {
+        parts: dict[str, list[tuple[Any, ...]]] = {
             "decoder and output head": [([row], (0,)) for row in CHECKED_ROWS],
             "cached keys and values": [([row], (2,)) for row in CHECKED_ROWS],
             "padding and positions": [(list(CHECKED_ROWS), (4, 1))],

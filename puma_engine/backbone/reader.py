@@ -75,7 +75,13 @@ class Reader:
         cue, answers = answer_tokens(backbone.tokenizer, template, self.task.answers)
         self.answers = torch.tensor(answers, device=backbone.device)
         with collection_paused():
-            self._ids = self._encode(contexts)
+            # The token ids of every constant piece and of every text that fills a slot.
+            pieces = [piece for piece in template.pieces if isinstance(piece, str)]
+            slots = [slot for slot in self._max_tokens if slot in template.pieces]
+            texts = list({slot_text(slot, context) for slot in slots for context in contexts})
+            filled = encode_many(backbone.tokenizer, texts)
+            self._ids = {piece: encode_text(backbone.tokenizer, piece) for piece in pieces}
+            self._ids |= dict(zip(texts, filled, strict=True))
             before = [backbone.start + self._join(template.before, row) for row in contexts]
             after = [self._join(template.after[:-1], row) + cue for row in contexts]
             self._before_row, self._before = self._unique(before)
@@ -87,10 +93,9 @@ class Reader:
         self._max_length = int((self._before_length + self._after_length).max())
         self._check_length(1)
         if cache_bytes is None:
-            cpu = backbone.device.type == "cpu"
-            cache_bytes = (
-                CPU_CACHE_BYTES if cpu else int(GPU_CACHE_SHARE * free_bytes(backbone.device))
-            )
+            cache_bytes = CPU_CACHE_BYTES
+            if backbone.device.type == "cuda":
+                cache_bytes = int(GPU_CACHE_SHARE * free_bytes(backbone.device))
         needed = int(self._before.ids.numel()) * self._token_bytes()
         self._cached = needed <= cache_bytes
         self._free = free_bytes(backbone.device) - self._cached * needed
@@ -110,14 +115,6 @@ class Reader:
         spans = [(tokens, int(row[context])) for tokens, row in parts]
         before, after = (t.ids[t.offset[row] : t.offset[row + 1]].tolist() for t, row in spans)
         return before, after
-
-    def _encode(self, contexts: Sequence[Context]) -> dict[str, list[int]]:
-        """Return the token ids of every constant piece and of every text that fills a slot."""
-        pieces = [piece for piece in self.template.pieces if isinstance(piece, str)]
-        ids = {piece: encode_text(self.backbone.tokenizer, piece) for piece in pieces}
-        slots = [slot for slot in self._max_tokens if slot in self.template.pieces]
-        texts = list({slot_text(slot, context) for slot in slots for context in contexts})
-        return ids | dict(zip(texts, encode_many(self.backbone.tokenizer, texts), strict=True))
 
     def _join(self, pieces: Sequence[Piece], context: Context) -> list[int]:
         joined: list[int] = []

@@ -16,8 +16,6 @@ TRUST_SAMPLE = 2000
 # Users outside a UMAP's sample are placed at the weighted mean of this many sampled users.
 OUT_OF_SAMPLE_NEIGHBOURS = 5
 
-Announce = Callable[[str], None]
-
 
 @dataclass(frozen=True)
 class Projection:
@@ -46,7 +44,7 @@ def project(
     clusters: int = 15,
     neighbours: int = 15,
     seed: int = 0,
-    announce: Announce = lambda _text: None,
+    announce: Callable[[str], None] = lambda _text: None,
 ) -> Projection:
     """Project source [n, d] and migrated [n, e] prompts of the same users to two aligned maps.
 
@@ -70,7 +68,15 @@ def project(
     maps = []
     for name, space in zip(("source", "migrated"), spaces, strict=True):
         announce(f"drawing the {name} map ({method})")
-        maps.append(_to_plane(space, method, neighbours, seed))
+        if method == "pca" or space.shape[1] < 2:
+            maps.append(np.pad(space, ((0, 0), (0, max(0, 2 - space.shape[1]))))[:, :2])
+            continue
+        from umap import UMAP
+
+        # With few users the spectral layout has too few eigenvectors.
+        init = "spectral" if len(space) > 50 else "random"
+        model = UMAP(min(neighbours, len(space) - 1), init=init, random_state=seed, n_jobs=1)
+        maps.append(np.asarray(model.fit_transform(space), dtype=np.float64))
     announce("measuring trustworthiness")
     maps[1], misfit = align(maps[1], maps[0])
     facts = {"method": method, "misfit": misfit} | _trust(tables, maps, neighbours, seed)
@@ -158,17 +164,6 @@ def align(moved: np.ndarray, fixed: np.ndarray) -> tuple[np.ndarray, float]:
     rotation, scale = orthogonal_procrustes(a, b)
     aligned = a @ rotation * np.sqrt(spread / size)
     return aligned + centre, max(0.0, 1 - float(scale) ** 2 / (spread * size))
-
-
-def _to_plane(space: np.ndarray, method: str, neighbours: int, seed: int) -> np.ndarray:
-    if method == "pca" or space.shape[1] < 2:
-        return np.pad(space, ((0, 0), (0, max(0, 2 - space.shape[1]))))[:, :2]
-    from umap import UMAP
-
-    # With few users the spectral layout has too few eigenvectors.
-    init = "spectral" if len(space) > 50 else "random"
-    model = UMAP(min(neighbours, len(space) - 1), init=init, random_state=seed, n_jobs=1)
-    return np.asarray(model.fit_transform(space), dtype=np.float64)
 
 
 def _trust(

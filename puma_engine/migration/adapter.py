@@ -36,6 +36,9 @@ class Adapter(nn.Module):
     Block 2 changes the width and has no residual connection, nor has the last block; all others
     have one. With depth 4 and hidden 4096, an adapter from 2048 to 3072 has 88,128,512 parameters,
     as in the paper.
+
+    Where set, input_scale and input_bias [l, d_in] multiply and shift prompts before the first
+    block, and max_norm [] scales each mapped token x by max_norm / sqrt(|x|^2 + max_norm^2).
     """
 
     input_scale: Tensor | None
@@ -67,14 +70,6 @@ class Adapter(nn.Module):
                 bound = module.in_features**-0.5
                 nn.init.uniform_(module.weight, -bound, bound, generator=generator)
                 nn.init.uniform_(module.bias, -bound, bound, generator=generator)
-
-    def set_input_scaling(self, scale: Tensor, bias: Tensor) -> None:
-        """Multiply prompts by scale and add bias (both [l, d_in]) before the first block."""
-        self.input_scale, self.input_bias = scale, bias
-
-    def set_max_norm(self, max_norm: Tensor) -> None:
-        """Scale each mapped token x by max_norm / sqrt(|x|^2 + max_norm^2); max_norm: []."""
-        self.max_norm = max_norm
 
     def forward(self, prompts: Tensor) -> Tensor:
         """Map prompts [..., l, d_in] to [..., l, d_out]."""
@@ -127,10 +122,8 @@ def apply_adapter(network: Adapter, vectors: np.ndarray, batch_size: int = 8192)
     device = next(network.parameters()).device
     was_training = network.training
     network.eval()
-    mapped = [
-        network(batch.to(device)).float().cpu()
-        for batch in torch.from_numpy(vectors).split(batch_size)
-    ]
+    batches = torch.from_numpy(vectors).split(batch_size)
+    mapped = [network(batch.to(device)).float().cpu() for batch in batches]
     network.train(was_training)
     return torch.cat(mapped).numpy()
 

@@ -30,7 +30,7 @@ from puma_engine.prompts.tuning import (
     head_tensors,
     make_head,
 )
-from puma_engine.training.loop import Progress, train
+from puma_engine.training.loop import Progress
 
 Missing = Literal["mean", "drop"]
 
@@ -121,12 +121,8 @@ def train_migration(
     module = module.to(target.device)
 
     torch.manual_seed(training.seed)
-    result = train(
-        module,
-        len(data.train),
+    result = module.fit(
         training,
-        lengths=data.train.lengths(data.reader),
-        validate=module.validation,
         checkpoint_dir=checkpoint_dir,
         progress=progress,
         should_cancel=should_cancel,
@@ -218,9 +214,9 @@ def new_adapter(
     ratio = network.config.max_mean_to_std
     scaling = input_scaling(vectors, widths, ratio) if ratio else None
     if scaling is not None:
-        network.set_input_scaling(*(torch.from_numpy(part) for part in scaling))
+        network.input_scale, network.input_bias = map(torch.from_numpy, scaling)
     if network.config.max_norm:
-        network.set_max_norm(torch.tensor(network.config.max_norm * target.token_norm()))
+        network.max_norm = torch.tensor(network.config.max_norm * target.token_norm())
     return network
 
 

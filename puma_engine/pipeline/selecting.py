@@ -23,7 +23,7 @@ SOURCE_SIGNALS = {"loss", "activations"}
 
 if TYPE_CHECKING:
     from puma_engine.datasets import Dataset
-    from puma_engine.selection import Signals
+    from puma_engine.selection.signals import Signals
 
 
 def select(
@@ -65,7 +65,7 @@ def run_selection(ws: Workspace, request: SelectionRequest, execution: stage.Exe
     sizes = {"clusters": request.clusters, "min_cluster": request.min_cluster}
 
     def compute(run_id: str, _folder: Path, clock: stage.Clock) -> stage.StageResult:
-        from puma_engine.selection import select_users
+        from puma_engine.selection.strategies import select_users
 
         execution.announce(f"selecting users by {strategy}")
         signals, device = _signals(ws, source, others, strategy, execution.device, clock)
@@ -114,7 +114,8 @@ def _signals(
 
     from puma_engine.evaluation import prediction
     from puma_engine.pipeline.fitting import device_name
-    from puma_engine.selection import Signals, get_strategy
+    from puma_engine.selection.signals import Signals
+    from puma_engine.selection.strategies import get_strategy
 
     dataset = load_dataset(ws, source.inputs["dataset"])
     table = load_prompts(ws, source)

@@ -1,7 +1,5 @@
 """Joins a data set with a reader: numbers of users, items and contexts, matched by id."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +10,7 @@ from torch import Tensor, nn
 
 from puma_engine.backbone import Context, FrozenBackbone, Reader
 from puma_engine.backbone.tasks import Task
-from puma_engine.backbone.templates import Template, get_template
+from puma_engine.backbone.templates import get_template
 from puma_engine.datasets import Dataset
 from puma_engine.datasets.losses import row_losses
 from puma_engine.errors import DataError
@@ -36,7 +34,7 @@ class Examples:
     def __len__(self) -> int:
         return len(self.user)
 
-    def to(self, device: torch.device) -> Examples:
+    def to(self, device: torch.device) -> "Examples":
         """Return the same examples on a device."""
         columns = self.user, self.item, self.context, self.outcome
         return Examples(*(column.to(device) for column in columns))
@@ -101,11 +99,7 @@ class ReaderData:
 
 @torch.no_grad()
 def predict_examples(
-    reader: Reader,
-    task: Task,
-    examples: Examples,
-    prompts: Prompts,
-    head: nn.Module,
+    reader: Reader, task: Task, examples: Examples, prompts: Prompts, head: nn.Module
 ) -> np.ndarray:
     """Return predictions [n] float64 for examples (CPU), computed in batches of similar length."""
     was_training = head.training
@@ -194,19 +188,12 @@ def _contexts(
     else:
         contexts, columns = _histories(dataset, frames)
     joined = [frame.assign(context=column) for frame, column in zip(frames, columns, strict=True)]
-    return backbone_reader(backbone, template, contexts), joined
-
-
-def backbone_reader(
-    backbone: FrozenBackbone, template: Template, contexts: tuple[Context, ...]
-) -> Reader:
-    """Return the backbone's reader of these contexts; the latest one is cached with its prefixes."""
+    # The latest reader stays, with its cached prefixes.
     key = (template.name, contexts)
     if backbone.latest_reader is None or backbone.latest_reader[0] != key:
         backbone.forget()  # frees its memory before the next reader measures what is free
         backbone.latest_reader = (key, Reader(backbone, template, contexts))
-    reader: Reader = backbone.latest_reader[1]
-    return reader
+    return backbone.latest_reader[1], joined
 
 
 def _histories(

@@ -17,7 +17,6 @@ from puma_engine.prompts.tuning import (
     item_embedding,
     make_head,
 )
-from puma_engine.training.loop import train
 
 
 def mean_prompts(known: PromptTable, users: np.ndarray) -> PromptTable:
@@ -65,5 +64,5 @@ def fit_new_users(
         items.requires_grad_(False)
     data = ReaderData(reader, reader.task, rows, rows)
     module = PromptTuningModule(data, embedding, head, items).to(backbone.device)
-    train(module, len(rows), training, lengths=rows.lengths(reader), stage="fitting new users")
+    module.fit(training, validate=None, stage="fitting new users")
     return dataclasses.replace(known, user_ids=users, vectors=embedding.vectors())

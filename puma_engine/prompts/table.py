@@ -1,7 +1,5 @@
 """Tables of soft prompts, one row a user."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -84,7 +82,7 @@ class PromptTable:
             return vectors
         return np.concatenate([vectors, self.items.take(items)], axis=1)
 
-    def shuffled(self, seed: int) -> PromptTable:
+    def shuffled(self, seed: int) -> "PromptTable":
         """Return the control in which every user has another user's prompt: a random cycle of all."""
         order = np.random.default_rng(seed).permutation(len(self.user_ids))
         vectors = np.empty_like(self.vectors)

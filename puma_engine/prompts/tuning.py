@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -114,6 +115,15 @@ class PromptTuningModule(nn.Module):
         self.train(was_training)
         return value
 
+    def fit(self, training: TrainingConfig, **options: Any) -> TrainingResult:
+        """Train on the train rows, and choose the epoch by the validation rows.
+
+        options: those of `training.loop.train`.
+        """
+        options.setdefault("validate", self.validation)
+        lengths = self.data.train.lengths(self.data.reader)
+        return train(self, len(self.data.train), training, lengths=lengths, **options)
+
 
 def step_scale(vectors: np.ndarray, backbone: FrozenBackbone) -> float:
     """Return the factor, at least 1, of training steps that start from given prompts.
@@ -174,10 +184,8 @@ def fit_prompts(
         base = draw(1 if config.start == "shared" and trainable else users, config.tokens)
         embedding = PromptEmbedding(base, users, trainable=trainable)
     else:
-        base, scale = (
-            torch.from_numpy(start.take(dataset.users)),
-            step_scale(start.vectors, backbone),
-        )
+        base = torch.from_numpy(start.take(dataset.users))
+        scale = step_scale(start.vectors, backbone)
         embedding = PromptEmbedding(base, users, trainable=trainable, step_scale=scale)
         items = item_embedding(start.items, dataset, backbone)
     head = make_head(data.task, data.train, generator, start.head if start else None)
@@ -190,12 +198,8 @@ def fit_prompts(
         if items is not None:
             items.requires_grad_(False)
     module = PromptTuningModule(data, embedding, head, items).to(backbone.device)
-    result = train(
-        module,
-        len(data.train),
+    result = module.fit(
         training,
-        lengths=data.train.lengths(data.reader),
-        validate=module.validation,
         include_start=include_start,
         checkpoint_dir=checkpoint_dir,
         progress=progress,

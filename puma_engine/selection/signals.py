@@ -1,7 +1,5 @@
 """What a strategy may read: one array a signal, aligned by user id."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -52,7 +50,7 @@ class Signals:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
-    def by_id(self) -> Signals:
+    def by_id(self) -> "Signals":
         """Return the same signals with users in the order of their ids."""
         order = np.argsort(np.asarray(self.user_ids, dtype=str), kind="stable")
         if (order == np.arange(len(order))).all():

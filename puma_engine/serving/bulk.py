@@ -19,8 +19,9 @@ from puma_engine.exchange.packed import ABOUT, INDEX, VECTORS, PromptShards
 from puma_engine.exchange.prompt_file import HEAD_FILE, write_head
 from puma_engine.files import TensorFile, atomic_write, new_folder, write_json
 from puma_engine.prompts.table import PromptTable
-from puma_engine.selection import STRATEGIES, Signals, select_users
 from puma_engine.selection.clustering import streamed_components
+from puma_engine.selection.signals import Signals
+from puma_engine.selection.strategies import STRATEGIES, select_users
 from puma_engine.serving.mapper import Mapper
 
 # The metadata key under which a mapped shard names its adapter and its input.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import combinations, permutations
 
 from puma_engine.defaults import PAPER_STRATEGY
-from puma_engine.selection import STRATEGIES, get_strategy
+from puma_engine.selection.strategies import STRATEGIES, get_strategy
 from puma_engine.studies.builder import (
     ALL_USERS,
     RETRAINED,

@@ -154,7 +154,18 @@ def device_memory() -> list[DeviceMemory]:
     import psutil
 
     total = min(int(psutil.virtual_memory().total), container_limit())
-    return [DeviceMemory("cpu", "Main memory", total, host_free()), *_gpus()]
+    cpu = DeviceMemory("cpu", "Main memory", total, host_free())
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return [cpu]
+    query = ["--query-gpu=index,name,memory.total,memory.free", "--format=csv,noheader,nounits"]
+    try:
+        result = subprocess.run(
+            [program, *query], capture_output=True, text=True, timeout=SMI_SECONDS, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return [cpu]
+    return [cpu, *parse_gpus(result.stdout)]
 
 
 def has_fast_bf16(cpuinfo: Path = CPUINFO) -> bool:
@@ -171,7 +182,18 @@ def host_free() -> int:
     """Return the free main memory in bytes, within a container's limit if there is one."""
     import psutil
 
-    return min(int(psutil.virtual_memory().available), _container_free())
+    available, limit = int(psutil.virtual_memory().available), container_limit()
+    if limit == NO_LIMIT:
+        return available
+    folder = Path("/sys/fs/cgroup")
+    try:
+        used = int((folder / "memory.current").read_text())
+        lines = (folder / "memory.stat").read_text().splitlines()
+        statistics = dict(line.split() for line in lines)
+    except (OSError, ValueError):
+        return available
+    # Cached file pages count as used, but the kernel drops them on demand.
+    return min(available, limit - used + int(statistics.get("inactive_file", 0)))
 
 
 def container_limit() -> int:
@@ -181,36 +203,6 @@ def container_limit() -> int:
         return NO_LIMIT if limit == "max" else int(limit)
     except (OSError, ValueError):
         return NO_LIMIT
-
-
-def _container_free() -> int:
-    limit = container_limit()
-    if limit == NO_LIMIT:
-        return NO_LIMIT
-    folder = Path("/sys/fs/cgroup")
-    try:
-        used = int((folder / "memory.current").read_text())
-        statistics = dict(
-            line.split() for line in (folder / "memory.stat").read_text().splitlines()
-        )
-    except (OSError, ValueError):
-        return NO_LIMIT
-    # Cached file pages count as used, but the kernel drops them on demand.
-    return limit - used + int(statistics.get("inactive_file", 0))
-
-
-def _gpus() -> list[DeviceMemory]:
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return []
-    query = ["--query-gpu=index,name,memory.total,memory.free", "--format=csv,noheader,nounits"]
-    try:
-        result = subprocess.run(
-            [program, *query], capture_output=True, text=True, timeout=SMI_SECONDS, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return parse_gpus(result.stdout)
 
 
 def parse_gpus(text: str) -> list[DeviceMemory]:

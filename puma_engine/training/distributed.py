@@ -25,11 +25,9 @@ def is_main_process() -> bool:
 
 def local_device(device: str) -> str:
     """Return the GPU of this process, where several share a machine."""
-    return (
-        f"cuda:{_environment_int('LOCAL_RANK', 0)}"
-        if world_size() > 1 and device != "cpu"
-        else device
-    )
+    if world_size() == 1 or device == "cpu":
+        return device
+    return f"cuda:{_environment_int('LOCAL_RANK', 0)}"
 
 
 def cpu_requested() -> bool:

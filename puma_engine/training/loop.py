@@ -106,11 +106,8 @@ def train(
     seconds_before = state.seconds
 
     def mean_over_processes(value: float) -> float:
-        return float(
-            accelerator.reduce(
-                torch.tensor([value], dtype=torch.float64, device=device), reduction="mean"
-            )
-        )
+        tensor = torch.tensor([value], dtype=torch.float64, device=device)
+        return float(accelerator.reduce(tensor, reduction="mean"))
 
     def report(loss: float, validation: float | None) -> None:
         nonlocal reported

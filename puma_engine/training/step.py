@@ -46,7 +46,19 @@ class TrainingStep:
         self.processes = processes
         self.autocast_dtype = None if precision == "fp32" else torch_dtype(precision)
         self.scaler = torch.amp.GradScaler(enabled=precision == "fp16")
-        self.optimizer = _optimizer(self.parameters, config, self.device)
+        kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+        # Vectors (biases, norms, what all users share) do not decay.
+        matrices = [p for p in self.parameters if p.ndim > 1]
+        vectors = [p for p in self.parameters if p.ndim <= 1]
+        decays = ((matrices, config.weight_decay), (vectors, 0.0))
+        groups = [{"params": part, "weight_decay": decay} for part, decay in decays if part]
+        if self.device.type == "cuda":
+            rate = torch.tensor(config.learning_rate, device=self.device)
+            self.optimizer = kind(groups, lr=rate, fused=True, capturable=True)
+            # It would warn of each step outside a capture, such as those of partial batches.
+            self.optimizer._warned_capturable_if_run_uncaptured = True
+        else:
+            self.optimizer = kind(groups, lr=config.learning_rate)
         self.graphs: GraphCache | None = None
         one_gpu = self.device.type == "cuda" and processes == 1
         if one_gpu and precision != "fp16" and isinstance(module, Capturable):
@@ -120,22 +132,3 @@ class TrainingStep:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-
-
-def _optimizer(
-    parameters: list[nn.Parameter], config: TrainingConfig, device: torch.device
-) -> torch.optim.Optimizer:
-    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    # Vectors (biases, norms, what all users share) do not decay.
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    if device.type != "cuda":
-        return kind(groups, lr=config.learning_rate)
-    rate = torch.tensor(config.learning_rate, device=device)
-    optimizer = kind(groups, lr=rate, fused=True, capturable=True)
-    # It would warn of each step outside a capture, such as those of partial batches.
-    optimizer._warned_capturable_if_run_uncaptured = True
-    return optimizer

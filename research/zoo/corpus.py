@@ -4,8 +4,6 @@ Every text is stored once, as a run of token ids in one flat array (a segment). 
 is a row of segment numbers. This is numpy alone, so a batch takes a few milliseconds.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
@@ -53,7 +51,7 @@ class Source:
     def __len__(self) -> int:
         return len(self.item)
 
-    def subset(self, wanted: Callable[[tuple[str, str]], bool]) -> Source:
+    def subset(self, wanted: Callable[[tuple[str, str]], bool]) -> "Source":
         """Return the outcomes of the people for whom wanted is true, with users renumbered."""
         chosen = np.array([wanted(person) for person in self.people], dtype=bool)
         rows = chosen[self.user] if len(self) else np.zeros(0, dtype=bool)
@@ -83,7 +81,7 @@ class Corpus:
         """Distinct (family, user id) pairs, sorted."""
         return sorted({person for source in self.sources for person in source.people})
 
-    def subset(self, wanted: Callable[[tuple[str, str]], bool]) -> Corpus:
+    def subset(self, wanted: Callable[[tuple[str, str]], bool]) -> "Corpus":
         """Return the corpus of the people for whom wanted is true, with the same texts."""
         sources = [source.subset(wanted) for source in self.sources]
         return Corpus(self.titles, self.histories, sources)

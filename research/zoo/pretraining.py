@@ -1,7 +1,5 @@
 """Pre-training of one zoo model: its loss on planned sequences, and its validation."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 from typing import Any
@@ -93,7 +91,7 @@ class Material:
     sequences: Sequences
 
     @classmethod
-    def build(cls, recipe: Recipe, tokenizer: Any, corpus: Corpus) -> Material:
+    def build(cls, recipe: Recipe, tokenizer: Any, corpus: Corpus) -> "Material":
         """Tokenise a corpus and plan all training sequences (CPU, seconds)."""
         tokenised = TokenisedCorpus(tokenizer, corpus, recipe.pair_tokens)
         train, valid = split_corpus(corpus, recipe.validation_share)

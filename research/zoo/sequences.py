@@ -5,8 +5,6 @@ outcomes of that user the prompt slot shows. It is a function of corpus, recipe 
 training can stop and resume anywhere.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -38,7 +36,7 @@ class Plan:
     def __len__(self) -> int:
         return len(self.target)
 
-    def take(self, rows: np.ndarray) -> Plan:
+    def take(self, rows: np.ndarray) -> "Plan":
         """Return the sequences of some rows."""
         return Plan(*(getattr(self, part.name)[rows] for part in fields(self)))
 

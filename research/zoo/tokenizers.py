@@ -159,7 +159,7 @@ def _metaspace(
         )
     )
     tokenizer.add_special_tokens(special)
-    space = normalizers.Replace(" ", _METASPACE)
+    space: Any = normalizers.Replace(" ", _METASPACE)
     steps = [decoders.Replace(_METASPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     if prepend:
         space = normalizers.Sequence([normalizers.Prepend(_METASPACE), space])

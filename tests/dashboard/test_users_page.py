@@ -15,7 +15,7 @@ from dashboard.components.map_selection import MapSelection
 from dashboard.components.selection_preview import summary
 from puma_engine import jobs, pipeline
 from puma_engine.prompts.table import PromptTable
-from puma_engine.selection import coverage
+from puma_engine.selection.strategies import coverage
 from puma_engine.store import Workspace
 
 N = 60

@@ -90,7 +90,7 @@ def test_input_scaling_is_applied_before_the_first_block():
     adapter = Adapter(6, 10, AdapterConfig(hidden=8, dropout=0.0))
     prompts, scale, bias = torch.randn(5, 2, 6), torch.rand(2, 6), torch.randn(2, 6)
     wanted = adapter(prompts * scale + bias)
-    adapter.set_input_scaling(scale, bias)
+    adapter.input_scale, adapter.input_bias = scale, bias
     torch.testing.assert_close(adapter(prompts), wanted)
 
 
@@ -99,7 +99,7 @@ def test_a_norm_bound_shortens_tokens_and_leaves_their_directions():
     prompts = 3 * torch.randn(5, 2, 6)
     free = adapter(prompts).detach()
     for max_norm in (1e-3, 0.7, 1e6):
-        adapter.set_max_norm(torch.tensor(max_norm))
+        adapter.max_norm = torch.tensor(max_norm)
         bounded = adapter(prompts).detach()
         assert (bounded.norm(dim=-1) < max_norm).all()
         torch.testing.assert_close(
@@ -119,9 +119,9 @@ def test_an_adapter_is_the_same_after_a_round_trip(tmp_path_factory, shape, scal
     config = AdapterConfig(hidden=hidden, depth=depth, dropout=0.0)
     adapter = Adapter(d_in, d_out, config, generator=torch.Generator().manual_seed(hidden))
     if scaled:
-        adapter.set_input_scaling(torch.rand(2, d_in), torch.randn(2, d_in))
+        adapter.input_scale, adapter.input_bias = torch.rand(2, d_in), torch.randn(2, d_in)
     if bounded:
-        adapter.set_max_norm(torch.tensor(0.5))
+        adapter.max_norm = torch.tensor(0.5)
     path = tmp_path_factory.mktemp("adapter") / "adapter.safetensors"
     save_tensors(path, adapter_tensors(adapter))
     stored, _ = load_tensors(path)

@@ -15,8 +15,9 @@ from puma_engine.errors import ConfigError, DataError, SelectionError
 from puma_engine.exchange.packed import PromptShards
 from puma_engine.exchange.prompt_formats import read_prompts
 from puma_engine.files import TensorFile, save_tensors
-from puma_engine.selection import Signals, select_users
 from puma_engine.selection.clustering import MAX_IN_MEMORY, kmeans, principal_components
+from puma_engine.selection.signals import Signals
+from puma_engine.selection.strategies import select_users
 from puma_engine.serving.bulk import SELECTION_FILE, select_stream
 
 LARGE = MAX_IN_MEMORY + 3_000

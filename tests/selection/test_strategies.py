@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 
 from puma_engine.errors import SelectionError
-from puma_engine.selection import (
+from puma_engine.selection import sampling
+from puma_engine.selection.clustering import principal_components
+from puma_engine.selection.signals import Signals
+from puma_engine.selection.strategies import (
     STRATEGIES,
-    Signals,
     coverage,
     draw_users,
     group_users,
-    sampling,
     select_users,
 )
-from puma_engine.selection.clustering import principal_components
 
 
 def signals(n, seed=0):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from puma_engine.errors import SelectionError
-from puma_engine.selection import STRATEGIES
+from puma_engine.selection.strategies import STRATEGIES
 from puma_engine.studies import Options, get_study
 from puma_engine.studies.differences import differences_over_budgets, paired_t_test
 from puma_engine.studies.reports import markdown

@@ -1,7 +1,5 @@
 """Keys and values of texts before the prompt slot, computed once and packed by token."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import torch
@@ -16,7 +14,7 @@ class RaggedTensor:
     offset: Tensor
 
     @classmethod
-    def pack(cls, rows: list[list[int]], device: torch.device) -> RaggedTensor:
+    def pack(cls, rows: list[list[int]], device: torch.device) -> "RaggedTensor":
         lengths = torch.tensor([0, *map(len, rows)])
         flat = [token for row in rows for token in row]
         ids = torch.tensor(flat, dtype=torch.long, device=device)
@@ -29,7 +27,7 @@ class RaggedTensor:
     def __len__(self) -> int:
         return len(self.offset) - 1
 
-    def take(self, rows: Tensor) -> RaggedTensor:
+    def take(self, rows: Tensor) -> "RaggedTensor":
         """Return some rows, packed anew."""
         width = int(self.lengths[rows].max())
         index, exists = self.index(rows, width, left=False)

@@ -160,7 +160,14 @@ def attend(
     heads, length, width = query.shape[1:]
     past = (key[:, :, :0], value[:, :, :0]) if past is None else past
     blocks = choose_blocks(heads // key.shape[1], length, past[0].shape[2], width)
-    if blocks is None or not _works(query, past[0], key, blocks):
+    if blocks is None:
+        return None
+    kind = query.device, query.dtype, query.shape[1], key.shape[1], query.shape[3], blocks
+    if kind not in _tried:
+        if importlib.util.find_spec("triton") is None or torch.cuda.is_current_stream_capturing():
+            return None
+        _tried[kind] = _try(query, past[0], key, blocks)
+    if not _tried[kind]:
         return None
     dense = [_dense(tensor) for tensor in (query, *past, key, value)]
     out: Tensor = Attention.apply(*dense, pack_mask(mask, past[0].shape[2]), scale, blocks)
@@ -217,15 +224,6 @@ def _dense(tensor: Tensor) -> Tensor:
 
 
 _tried: dict[object, bool] = {}
-
-
-def _works(query: Tensor, past_key: Tensor, key: Tensor, blocks: Blocks) -> bool:
-    kind = query.device, query.dtype, query.shape[1], key.shape[1], query.shape[3], blocks
-    if kind not in _tried:
-        if importlib.util.find_spec("triton") is None or torch.cuda.is_current_stream_capturing():
-            return False
-        _tried[kind] = _try(query, past_key, key, blocks)
-    return _tried[kind]
 
 
 def _try(query: Tensor, past_key: Tensor, key: Tensor, blocks: Blocks) -> bool:
