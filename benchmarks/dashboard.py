@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from provenance import free_port, provenance, running_server, write_results
+from provenance import free_port, measured, provenance, running_server, write_results
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = (10_000, 50_000, 1_000_000)
@@ -80,29 +80,17 @@ def measure(page: str, query: dict[str, str]) -> list[float]:
     return times
 
 
-def measured(root: Path, page: str, query: dict[str, str]) -> list[float]:
-    """The same in a new process."""
-    environment = os.environ | {"PUMA_WORKSPACE": str(root), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, __file__, "--page", page, "--query", json.dumps(query)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(done.stderr[-2000:])
-    return list(json.loads(done.stdout.splitlines()[-1]))
-
-
-def visited(root: Path) -> dict[str, tuple[int, float]]:
+def visited() -> dict[str, tuple[int, float]]:
     """Bytes that a browser receives for each page, and the server's megabytes afterwards."""
     import psutil
     from playwright.sync_api import sync_playwright
 
     port = free_port()
-    environment = os.environ | {"PUMA_WORKSPACE": str(root), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "dashboard" / "app.py")]
     command += ["--server.port", str(port)]
-    options: dict[str, Any] = {"env": environment, "cwd": ROOT}
-    options |= dict.fromkeys(("stdout", "stderr"), subprocess.DEVNULL)
+    silent = dict.fromkeys(("stdout", "stderr"), subprocess.DEVNULL)
     measurements = {}
-    with running_server(command, port, **options) as pid, sync_playwright() as play:
+    with running_server(command, port, cwd=ROOT, **silent) as pid, sync_playwright() as play:
         browser = play.chromium.launch(executable_path="/usr/bin/chromium", args=CHROMIUM)
         for label, (page, query) in addresses().items():
             page = "" if page == START else page
@@ -132,12 +120,12 @@ def _bytes_of(browser: Any, url: str) -> int:
     return sum(sizes)
 
 
-def rows_of(root: Path, users: int) -> list[dict[str, Any]]:
+def rows_of(users: int) -> list[dict[str, Any]]:
     """One row a page, at one size."""
-    seen = visited(root)
+    seen = visited()
     rows = []
     for label, (page, query) in addresses().items():
-        cold, *warm = measured(root, page, query)
+        (cold, *warm), _ = measured(measure, page, query)
         row = {
             "page": label,
             "users": users,
@@ -157,12 +145,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/dashboard.json")
     parser.add_argument("--users", type=int, nargs="+", default=list(SIZES))
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "puma-synthetic")
-    parser.add_argument("--page", help="Internal: time one page in this process.")
-    parser.add_argument("--query", default="{}", help="Internal: its address.")
     given = parser.parse_args()
-    if given.page:
-        print(json.dumps(measure(given.page, json.loads(given.query))))
-        return
     from benchmarks.synthetic import build
 
     rows: list[dict[str, Any]] = []
@@ -171,7 +154,9 @@ def main() -> None:
         load[str(users)] = round(os.getloadavg()[0], 1)
         root = given.work / str(users)
         build(root, users)
-        rows += rows_of(root, users)
+        # Read by the app and by the processes that time its pages.
+        os.environ |= {"PUMA_WORKSPACE": str(root), "PYTHONPATH": str(ROOT)}
+        rows += rows_of(users)
         about = {
             "date": provenance()["date"],
             "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",

@@ -31,10 +31,22 @@ def make(folder: Path, gigabytes: float, packed: bool, seed: int) -> Path:
     rng = np.random.default_rng(seed)
     rows = int(gigabytes * 1e9 / 475)
     count = max(500, rows // 23)
+    record = {
+        "main_category": "Movies & TV",
+        "average_rating": 4.3,
+        "rating_number": 128,
+        "features": ["Digitally remastered"],
+        "description": ["A long description of the film. " * 6],
+        "price": 12.99,
+        "images": [],
+        "store": "Somebody (Actor), Format: Blu-ray",
+        "details": {"Language": "English", "Run time": "102 minutes"},
+    }
     with _opened(items, packed) as file:
-        for start in range(0, count, CHUNK):
-            lines = [_item(number) for number in range(start, min(count, start + CHUNK))]
-            file.write("".join(lines).encode())
+        for number in range(count):
+            title = f"A Film of Some Renown, Part {number} [Blu-ray]"
+            item = record | {"title": title, "parent_asin": f"B{number:09d}"}
+            file.write(json.dumps(item).encode() + b"\n")
     words = [f"word{number}" for number in range(WORDS)]
     temporary = reviews.with_suffix(".part")
     with _opened(temporary, packed) as file:
@@ -49,23 +61,6 @@ def make(folder: Path, gigabytes: float, packed: bool, seed: int) -> Path:
 
 def _opened(path: Path, packed: bool) -> IO[bytes]:
     return cast("IO[bytes]", gzip.open(path, "wb", 1) if packed else open(path, "wb"))
-
-
-def _item(number: int) -> str:
-    record = {
-        "main_category": "Movies & TV",
-        "title": f"A Film of Some Renown, Part {number} [Blu-ray]",
-        "average_rating": 4.3,
-        "rating_number": 128,
-        "features": ["Digitally remastered"],
-        "description": ["A long description of the film. " * 6],
-        "price": 12.99,
-        "images": [],
-        "store": "Somebody (Actor), Format: Blu-ray",
-        "details": {"Language": "English", "Run time": "102 minutes"},
-        "parent_asin": f"B{number:09d}",
-    }
-    return json.dumps(record) + "\n"
 
 
 def _reviews(rng: np.random.Generator, items: int, rows: int, words: list[str]) -> bytes:

@@ -68,5 +68,4 @@ class PlainReader:
             labels=labels,
             use_cache=False,
         )
-        logits: Tensor = out.logits[:, -1, self.answers].float()
-        return logits
+        return out.logits[:, -1, self.answers].float()

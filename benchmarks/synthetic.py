@@ -25,12 +25,8 @@ from puma_engine.store import Run, Workspace
 SPLITS = ("train",) * 5 + ("validation",) + ("test",) * 2
 ITEMS = 20_000
 JOBS = 40
-# Method, kind, label, noise of its predictions, backbone.
-TABLES = (
-    ("source", "source", "llama-small"),
-    ("migrated", "migrated", "llama-medium"),
-    ("retrained", "retrained", "llama-medium"),
-)
+# The backbone of each table of prompts, and the noise of each method's predictions.
+TABLES = {"source": "llama-small", "migrated": "llama-medium", "retrained": "llama-medium"}
 NOISE = {"source": 0.90, "migrated": 0.92, "retrained": 0.91, "user_item_bias": 0.88}
 
 
@@ -41,8 +37,8 @@ def build(root: Path, users: int, seed: int = 0) -> Workspace:
     data = _dataset(ws, users, rng)
     models = {name: pipeline.add_backbone(ws, name) for name in ("llama-small", "llama-medium")}
     prompts: dict[str, Run] = {}
-    for name, role, model in TABLES:
-        prompts[name] = _prompts(ws, data, models[model], role, prompts.get("source"), rng)
+    for role, model in TABLES.items():
+        prompts[role] = _prompts(ws, data, models[model], role, prompts.get("source"), rng)
     evaluations = {name: _evaluation(ws, data, name, prompts.get(name), rng) for name in NOISE}
     pipeline.compare(
         ws, list(evaluations.values()), reference=evaluations["retrained"], name="synthetic"
@@ -146,7 +142,17 @@ def _evaluation(
         y = rows["outcome"].to_numpy(np.float64)
         p = np.clip(y + rng.normal(0, NOISE[method], len(y)), 1, 5)
         ws.put_table(run_id, PREDICTIONS, rows.assign(prediction=p.astype(np.float32)))
-        put_user_metrics(ws, run_id, _user_metrics(rows["user_id"], y, p, rng))
+        code, names = pd.factorize(rows["user_id"])
+        n = np.bincount(code)
+        user_metrics = {
+            "user_id": names,
+            "n": n,
+            "rmse": np.sqrt(np.bincount(code, weights=(p - y) ** 2) / n),
+            "mae": np.bincount(code, weights=np.abs(p - y)) / n,
+            "accuracy": np.bincount(code, weights=np.rint(p) == y) / n,
+            "ndcg": rng.uniform(0.8, 1, len(names)),
+        }
+        put_user_metrics(ws, run_id, pd.DataFrame(user_metrics))
         values = {name: float(np.mean(np.abs(p - y))) for name in metrics_of("rating")}
         ws.put_metrics(
             run_id, [{"split": "test", "metric": k, "value": v} for k, v in values.items()]
@@ -156,22 +162,3 @@ def _evaluation(
 
     inputs = {"dataset": data.id} | ({"prompts": prompts.id} if prompts else {})
     return _stage(ws, "evaluation", f"eval-{method}", inputs, work, method=method, split="test")
-
-
-def _user_metrics(
-    user: pd.Series, y: np.ndarray, p: np.ndarray, rng: np.random.Generator
-) -> pd.DataFrame:
-    code, names = pd.factorize(user)
-    n = np.bincount(code)
-    error = np.bincount(code, weights=(p - y) ** 2) / n
-    hits = np.bincount(code, weights=np.rint(p) == y) / n
-    return pd.DataFrame(
-        {
-            "user_id": names,
-            "n": n,
-            "rmse": np.sqrt(error),
-            "mae": np.bincount(code, weights=np.abs(p - y)) / n,
-            "accuracy": hits,
-            "ndcg": rng.uniform(0.8, 1, len(names)),
-        }
-    )

@@ -186,8 +186,7 @@ class FrozenBackbone:
 
     def embed(self, ids: Tensor) -> Tensor:
         """Return input embeddings [..., width] of token ids [...]."""
-        embedded: Tensor = self.model.get_input_embeddings()(ids)
-        return embedded
+        return self.model.get_input_embeddings()(ids)
 
     @torch.no_grad()
     def token_norm(self) -> float:

@@ -66,8 +66,7 @@ class AdaptedPrompts(PromptModule):
         sources = self.sources[rows.to(self.sources.device, non_blocking=True)]
         if self.training and self.adapter.config.noise:
             sources = sources + self.noise * torch.randn_like(sources)
-        mapped: Tensor = self.adapter(sources)
-        return mapped
+        return self.adapter(sources)
 
 
 def train_migration(

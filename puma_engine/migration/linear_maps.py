@@ -32,8 +32,7 @@ class LinearMap:
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
         """Map rows [n, d_in] to [n, d_out]."""
-        mapped: np.ndarray = (rows - self.source_mean) @ self.weight + self.target_mean
-        return mapped
+        return (rows - self.source_mean) @ self.weight + self.target_mean
 
 
 def ridge(source: np.ndarray, target: np.ndarray) -> LinearMap:

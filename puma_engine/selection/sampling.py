@@ -78,5 +78,4 @@ def facility_location(points: np.ndarray, count: int, generator: np.random.Gener
 def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Euclidean distances [len(a), len(b)], in the precision of the points."""
     squared = (a**2).sum(1)[:, None] - 2 * (a @ b.T) + (b**2).sum(1)
-    distance: np.ndarray = np.sqrt(np.maximum(squared, 0))
-    return distance
+    return np.sqrt(np.maximum(squared, 0))

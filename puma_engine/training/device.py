@@ -44,8 +44,7 @@ def torch_dtype(precision: str) -> torch.dtype:
     """Return the torch dtype of fp32, bf16 or fp16."""
     import torch
 
-    dtype: torch.dtype = getattr(torch, DTYPES[precision].torch_name)
-    return dtype
+    return getattr(torch, DTYPES[precision].torch_name)
 
 
 def resolve_device(device: str | None) -> str:

@@ -170,8 +170,7 @@ def attend(
     if not _tried[kind]:
         return None
     dense = [_dense(tensor) for tensor in (query, *past, key, value)]
-    out: Tensor = Attention.apply(*dense, pack_mask(mask, past[0].shape[2]), scale, blocks)
-    return out
+    return Attention.apply(*dense, pack_mask(mask, past[0].shape[2]), scale, blocks)
 
 
 def is_supported(query: Tensor, past: KeyValue | None, key: Tensor, mask: Tensor) -> bool:
@@ -214,8 +213,7 @@ def pack_mask(mask: Tensor, past: int) -> Tensor:
                 num_warps=1,
             )
         _packed_masks[mask] = bits
-    words: Tensor = _packed_masks[mask]
-    return words
+    return _packed_masks[mask]
 
 
 def _dense(tensor: Tensor) -> Tensor:
