@@ -40,12 +40,7 @@ from puma_engine.errors import Cancelled
 from puma_engine.migration.adapter import Adapter
 from puma_engine.migration.adapter_training import AdaptedPrompts
 from puma_engine.prompts.examples import Examples, Prompts, ReaderData, predict_examples, reader_for
-from puma_engine.prompts.tuning import (
-    PromptEmbedding,
-    PromptModule,
-    PromptTuningModule,
-    make_head,
-)
+from puma_engine.prompts.tuning import PromptEmbedding, PromptModule, PromptTuningModule, make_head
 from puma_engine.training import distributed
 from puma_engine.training.device import resolve_device, torch_dtype
 from puma_engine.training.loop import Progress, train

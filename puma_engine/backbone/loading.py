@@ -305,12 +305,7 @@ def check_quantisation(kind: str | None, device: Any, *, spread: bool = False) -
 
 
 def describe(
-    source: Source,
-    model: Any,
-    dtype: str,
-    starts: tuple[str, ...],
-    *,
-    quantised: str | None = None,
+    source: Source, model: Any, dtype: str, starts: tuple[str, ...], *, quantised: str | None = None
 ) -> BackboneInfo:
     """Collect the facts of a loaded backbone.
 

@@ -391,11 +391,7 @@ class FrozenBackbone:
             ) from error
 
     def _compare(
-        self,
-        name: str,
-        expected: Tensor,
-        compute: Callable[..., Tensor],
-        *calls: tuple[Any, ...],
+        self, name: str, expected: Tensor, compute: Callable[..., Tensor], *calls: tuple[Any, ...]
     ) -> None:
         """Raise BackboneError if logits that are computed here differ from the model's own."""
         actual = self._part(name, compute, *calls)

@@ -14,12 +14,7 @@ from puma_engine.config import AdapterConfig, TrainingConfig
 from puma_engine.datasets import Dataset
 from puma_engine.defaults import EARLY_STOPPING_USERS
 from puma_engine.errors import MigrationError
-from puma_engine.migration.adapter import (
-    Adapter,
-    adapter_tensors,
-    apply_adapter,
-    input_scaling,
-)
+from puma_engine.migration.adapter import Adapter, adapter_tensors, apply_adapter, input_scaling
 from puma_engine.prompts.examples import reader_for
 from puma_engine.prompts.item_prompts import ItemPrompts, join_items
 from puma_engine.prompts.table import PromptTable

@@ -33,11 +33,7 @@ class Dtype(NamedTuple):
 
 
 # The one map of precisions: every name that settings, options and cards use.
-DTYPES = {
-    "fp32": Dtype("float32", 4),
-    "bf16": Dtype("bfloat16", 2),
-    "fp16": Dtype("float16", 2),
-}
+DTYPES = {"fp32": Dtype("float32", 4), "bf16": Dtype("bfloat16", 2), "fp16": Dtype("float16", 2)}
 
 
 def torch_dtype(precision: str) -> torch.dtype:

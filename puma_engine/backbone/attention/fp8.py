@@ -119,10 +119,5 @@ def _product(
 ) -> Tensor:
     """Return rows [n, k] times the transpose of weight [m, k], both e4m3, in dtype."""
     return torch._scaled_mm(
-        rows,
-        weight.t(),
-        scale_a=scale,
-        scale_b=weight_scale,
-        out_dtype=dtype,
-        use_fast_accum=True,
+        rows, weight.t(), scale_a=scale, scale_b=weight_scale, out_dtype=dtype, use_fast_accum=True
     )
