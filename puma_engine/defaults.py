@@ -8,16 +8,12 @@
 
 The rows are for ratings; the functions below say what clicks and item prompts change, and why. They
 were chosen on validation rows of the shipped data sets with the models of the zoo, which have up to
-some 100 million parameters. `PAPER_FIT` and `PAPER_ADAPTER` are the paper's, for 3-billion-parameter
-models. Those that begin with `DEMO` are for `puma demo` alone.
+some 100 million parameters; docs/method.md has the paper's, for models of 3 billion. Those that begin with `DEMO` are for `puma demo` alone.
 """
 
 from dataclasses import replace
 
 from puma_engine.config import AdapterConfig, TrainingConfig
-
-PAPER_FIT = TrainingConfig(epochs=15, batch_size=128, learning_rate=5e-4)
-PAPER_ADAPTER = TrainingConfig(epochs=4, batch_size=32, learning_rate=1e-4)
 
 # An adapter that less than this share of the users trains is trained on few users.
 FEW_USERS_SHARE = 0.25

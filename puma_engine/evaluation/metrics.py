@@ -8,7 +8,7 @@ data", JRSS B 2007).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -305,7 +305,8 @@ class _WeightedMetrics:
 def pooled(task: str, y: np.ndarray, p: np.ndarray, user: np.ndarray) -> dict[str, float]:
     """Return every metric of a task over all rows; NaN where it is undefined.
 
-    AUC needs clicks and non-clicks, uAUC a user with both. Raises DataError for rows of different lengths or none, and for predictions that are not finite.
+    AUC needs clicks and non-clicks, uAUC a user with both. Raises DataError for rows of different
+    lengths or none, and for predictions that are not finite.
     """
     rows, names = _UserRows.of(y, user), metrics_of(task)
     weighted = _WeightedMetrics(rows, _statistics(task, rows, rows.sort(p), names))
@@ -417,20 +418,14 @@ def _sampled(
     weighted = _WeightedMetrics(rows, statistics)
     value = weighted.values(np.ones((1, users))).reshape(shape)[:, :, 0]
     drawn = np.empty((len(statistics), draws))
-    for start, weights in _draws(users, seed, draws):
-        auc_draws = max(0, draws_used("auc", draws) - start)
-        drawn[:, start : start + len(weights)] = weighted.values(weights, auc_draws)
-    return value, drawn.reshape(shape), users
-
-
-def _draws(users: int, seed: int, draws: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Blocks of draws with replacement as weights [draws, users], and the block's first draw."""
-    generator = np.random.default_rng(seed)
-    share = np.full(users, 1 / users)
+    generator, share = np.random.default_rng(seed), np.full(users, 1 / users)
     step = max(1, BLOCK // users)
     for start in range(0, draws, step):
         size = min(step, draws - start)
-        yield start, generator.multinomial(users, share, size=size).astype(np.float64)
+        weights = generator.multinomial(users, share, size=size).astype(np.float64)
+        auc_draws = max(0, draws_used("auc", draws) - start)
+        drawn[:, start : start + len(weights)] = weighted.values(weights, auc_draws)
+    return value, drawn.reshape(shape), users
 
 
 def _interval(value: float, drawn: np.ndarray, users: int) -> Interval:

@@ -104,10 +104,22 @@ def user_effects(users: pd.DataFrame, *, user_margin: float = USER_MARGIN) -> Us
     n = users["n"].to_numpy(np.float64)
     reference = users["reference"].to_numpy(np.float64)
     difference = users["loss"].to_numpy(np.float64) - reference
-    noise = _noise_variance(n, difference, users["sd"].to_numpy(np.float64))
+    # Variance of each user's mean difference; row variances are shrunk to the pooled one. With one
+    # row a user, noise and true differences are indistinguishable: all counts as noise.
+    freedom = np.maximum(n - 1, 0)
+    sd = np.nan_to_num(users["sd"].to_numpy(np.float64))
+    squares = np.where(freedom > 0, sd**2 * freedom, 0.0)
+    pooled = squares.sum() / freedom.sum() if freedom.sum() else float(difference.var())
+    noise = (PRIOR_ROWS * pooled + squares) / (PRIOR_ROWS + freedom) / n
     threshold = user_margin * float(np.average(reference, weights=n))
     grid, prior = _fit_prior(difference, noise)
-    expected, probability = _posterior(difference, noise, grid, prior, threshold)
+    expected, probability = np.empty(len(n)), np.empty(len(n))
+    for start in range(0, len(n), CHUNK):
+        part = slice(start, start + CHUNK)
+        posterior = _likelihood(difference[part], noise[part], grid) * prior
+        posterior /= posterior.sum(1, keepdims=True)
+        expected[part] = posterior @ grid
+        probability[part] = posterior @ (grid > threshold)
     spread = float(np.sqrt(prior @ (grid - prior @ grid) ** 2))
     frame = pd.DataFrame(
         {
@@ -123,15 +135,6 @@ def user_effects(users: pd.DataFrame, *, user_margin: float = USER_MARGIN) -> Us
     half = users["half"].to_numpy(np.float64)
     repeated = _split_half_check(n, difference, half)
     return UserEffects(frame, threshold, spread, repeated, len(frame), int(n.sum()))
-
-
-def _noise_variance(n: np.ndarray, difference: np.ndarray, sd: np.ndarray) -> np.ndarray:
-    """Variance of each user's mean difference [users]; row variances are shrunk to the pooled one."""
-    freedom = np.maximum(n - 1, 0)
-    squares = np.where(freedom > 0, np.nan_to_num(sd) ** 2 * freedom, 0.0)
-    # With one row a user, noise and true differences are indistinguishable: all counts as noise.
-    pooled = squares.sum() / freedom.sum() if freedom.sum() else float(difference.var())
-    return (PRIOR_ROWS * pooled + squares) / (PRIOR_ROWS + freedom) / n
 
 
 def _fit_prior(difference: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -154,24 +157,6 @@ def _fit_prior(difference: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, n
         joint = likelihood * weights
         weights = np.maximum(kernel @ (joint / joint.sum(1, keepdims=True)).mean(0), 1e-12)
     return grid, weights / weights.sum()
-
-
-def _posterior(
-    difference: np.ndarray,
-    noise: np.ndarray,
-    grid: np.ndarray,
-    prior: np.ndarray,
-    threshold: float,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Posterior mean of the true difference, and probability that it exceeds the threshold, both [users]."""
-    expected, probability = np.empty(len(difference)), np.empty(len(difference))
-    for start in range(0, len(difference), CHUNK):
-        part = slice(start, start + CHUNK)
-        posterior = _likelihood(difference[part], noise[part], grid) * prior
-        posterior /= posterior.sum(1, keepdims=True)
-        expected[part] = posterior @ grid
-        probability[part] = posterior @ (grid > threshold)
-    return expected, probability
 
 
 def _likelihood(difference: np.ndarray, noise: np.ndarray, grid: np.ndarray) -> np.ndarray:

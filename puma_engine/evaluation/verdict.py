@@ -161,7 +161,23 @@ def judge(data: ComparisonData) -> Verdict:
     base = next((row for row in scores if row.kind == "retrained" and np.isnan(row.loss)), None)
     candidates = [row for row in scores if row.kind in MIGRATED and not np.isnan(row.loss)]
     if base is None or not candidates:
-        return Verdict("incomplete", _incomplete_headline(data, scores), metric=data.metric)
+        remedies = {
+            (False, False): "add a migration and the full retraining on the same backbone",
+            (True, False): "add the full retraining on the target backbone to compare with",
+            (False, True): "add a migration to the backbone of the retraining",
+            (
+                True,
+                True,
+            ): "differences are taken from another method; take them from full retraining",
+        }
+        kinds = {row.kind for row in scores}
+        problem = remedies["migrated" in kinds, "retrained" in kinds]
+        if scores and all(np.isnan(row.value) for row in scores):
+            label = METRICS[data.metric].label
+            problem = (
+                f"{label} is undefined on these rows; compare on a split with more rows per user"
+            )
+        return Verdict("incomplete", f"No verdict yet: {problem}.", metric=data.metric)
     return _Judge(data, scores, base).decide(candidates)
 
 
@@ -178,7 +194,7 @@ def method_scores(data: ComparisonData) -> list[MethodScore]:
     for row in methods.to_dict("records"):
         score: dict[Any, Any] = dict(table.loc[row["method"]])
         low, high = sorted((sign * score["difference_low"], sign * score["difference_high"]))
-        numbers = {
+        numbers = {name: float(score[name]) for name in ("value", "low", "high")} | {
             name: float("nan") if row[name] is None else float(row[name])
             for name in ("seconds", "users_trained", "seed")
         }
@@ -186,13 +202,10 @@ def method_scores(data: ComparisonData) -> list[MethodScore]:
             MethodScore(
                 method=row["method"],
                 kind=row["kind"],
-                value=float(score["value"]),
-                low=float(score["low"]),
-                high=float(score["high"]),
+                device=row["device"],
                 loss=float(sign * score["difference"]),
                 loss_low=float(low),
                 loss_high=float(high),
-                device=row["device"],
                 **numbers,
             )
         )
@@ -218,22 +231,6 @@ def user_sentences(effects: UserEffects | None) -> tuple[str, ...]:
             f"half; the regression {verb}."
         )
     return tuple(sentences)
-
-
-def _incomplete_headline(data: ComparisonData, scores: list[MethodScore]) -> str:
-    if scores and all(np.isnan(row.value) for row in scores):
-        return (
-            f"No verdict yet: {METRICS[data.metric].label} is undefined on these rows; compare on a "
-            "split with more rows per user."
-        )
-    kinds = {row.kind for row in scores}
-    remedies = {
-        (False, False): "add a migration and the full retraining on the same backbone",
-        (True, False): "add the full retraining on the target backbone to compare with",
-        (False, True): "add a migration to the backbone of the retraining",
-        (True, True): "differences are taken from another method; take them from full retraining",
-    }
-    return f"No verdict yet: {remedies['migrated' in kinds, 'retrained' in kinds]}."
 
 
 @dataclass(frozen=True)

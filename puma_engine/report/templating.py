@@ -22,13 +22,18 @@ _HIDDEN = re.compile(
 @functools.cache
 def environment() -> jinja2.Environment:
     """Return the environment of the templates, with filters seconds, whole, pretty, tick and px."""
+
+    def visible(value: object) -> object:
+        hidden = isinstance(value, str) and not isinstance(value, Markup)
+        return _HIDDEN.sub(" ", str(value)) if hidden else value
+
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=_visible,
+        finalize=visible,
     )
     templates.filters |= {
         "seconds": lambda value: "" if value is None else format_seconds(float(value)),
@@ -38,9 +43,3 @@ def environment() -> jinja2.Environment:
         "px": lambda value: f"{value:.1f}".removesuffix(".0"),
     }
     return templates
-
-
-def _visible(value: object) -> object:
-    if isinstance(value, str) and not isinstance(value, Markup):
-        return _HIDDEN.sub(" ", value)
-    return value

@@ -91,9 +91,6 @@ class Selection:
     """
 
     user_ids: np.ndarray
-    strategy: str
-    seed: int
-    budget: int
     group: dict[str, np.ndarray]
     report: dict[str, Any] = field(default_factory=dict)
 
@@ -204,7 +201,7 @@ def draw_users(groups: Groups, budget: int, *, seed: int = 0, min_cluster: int =
         "cluster_chosen": np.bincount(label[rows], minlength=len(sizes)).tolist(),
     }
     group = {"cluster": label, "stratum": stratum}
-    return Selection(np.sort(groups.user_ids[rows]), plan.name, seed, budget, group, report)
+    return Selection(np.sort(groups.user_ids[rows]), group, report)
 
 
 def _check_budget(plan: Strategy, budget: int, n: int, min_cluster: int) -> int:

@@ -65,18 +65,9 @@ class Builder:
         settings = {"backbone": backbone, "role": role, "seed": seed} | settings
         return self.add(name, "fit_prompts", settings, {"dataset": self.data}, settings_from)
 
-    def prompts(
-        self,
-        role: str,
-        backbone: str,
-        seed: int,
-        settings_from: str | None = None,
-        **settings: Any,
-    ) -> str:
-        """Fit the study's prompts of a role on a backbone."""
-        return self.fit(
-            f"{role} {backbone} {seed}", role, backbone, seed, settings_from, **settings
-        )
+    def prompts(self, role: str, backbone: str, seed: int, *args: Any, **settings: Any) -> str:
+        """Fit the study's prompts of a role on a backbone; other arguments as for `fit`."""
+        return self.fit(f"{role} {backbone} {seed}", role, backbone, seed, *args, **settings)
 
     def sources(self, settings_from: str | None = None) -> dict[int, str]:
         """Fit source prompts with every seed; return the cells by seed."""
@@ -119,6 +110,19 @@ class Builder:
         inputs: Inputs = {"sources": source} | ({"selection": selection} if selection else {})
         return self.add(f"{name} {seed}", "migrate", settings, inputs, settings_from)
 
+    def refine(
+        self,
+        name: str,
+        start: str,
+        seed: int,
+        settings_from: str | None = None,
+        selection: str | None = None,
+        **settings: Any,
+    ) -> str:
+        """Fit migrated prompts further: those of all users, of a selection, or of a share."""
+        inputs = {"start": start} | ({"selection": selection} if selection else {})
+        return self.add(name, "refine", {"seed": seed} | settings, inputs, settings_from)
+
     def evaluate(self, subject: str, **facts: Any) -> str:
         """Score prompts on the test split."""
         facts = {"dataset": self.dataset} | facts
@@ -128,13 +132,8 @@ class Builder:
         """Score the methods without a language model."""
         for name in BASELINES:
             facts = {"dataset": self.dataset, "method": name, "kind": "baseline"}
-            self.add(
-                f"score of {name}",
-                "evaluate",
-                {"subject": name},
-                {"dataset": self.data},
-                facts=facts,
-            )
+            data = {"dataset": self.data}
+            self.add(f"score of {name}", "evaluate", {"subject": name}, data, facts=facts)
 
     def tune(
         self,
@@ -162,21 +161,12 @@ class Builder:
         migrations = []
         for seed in seeds:
             settings = {"role": "source", "backbone": self.options.source, "seed": seed}
-            sources = self._candidates(
-                f"source {seed}",
-                "fit_prompts",
-                self.grids.prompts,
-                settings,
-                {"dataset": self.data},
-            )
+            grid, data = self.grids.prompts, {"dataset": self.data}
+            sources = self._candidates(f"source {seed}", "fit_prompts", grid, settings, data)
+            name, trained = "all from source candidate", self.grids.source_migration
             migrations.append(
                 [
-                    self.migrate(
-                        f"all from source candidate {number}",
-                        source,
-                        seed,
-                        **self.grids.source_migration,
-                    )
+                    self.migrate(f"{name} {number}", source, seed, **trained)
                     for number, source in enumerate(sources)
                 ]
             )

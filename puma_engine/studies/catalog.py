@@ -7,32 +7,13 @@ from puma_engine.studies.cells import Study
 from puma_engine.studies.extensions import adapters, items, lengths, mixed, norms, sizes, templates
 from puma_engine.studies.paper import figure4, figure5, figure6, table2, table3, table4
 
-STUDIES = {
-    study.name: study
-    for study in (
-        table2,
-        table3,
-        table4,
-        figure4,
-        figure5,
-        figure6,
-        templates,
-        lengths,
-        items,
-        sizes,
-        mixed,
-        adapters,
-        norms,
-    )
-}
+_PAPER = (table2, table3, table4, figure4, figure5, figure6)
+_OTHERS = (templates, lengths, items, sizes, mixed, adapters, norms)
+STUDIES = {study.name: study for study in (*_PAPER, *_OTHERS)}
 
 
 def get_study(name: str) -> Study:
-    """Return a study by name.
-
-    Raises:
-        ConfigError: There is no study of that name; the message lists those that exist.
-    """
+    """Return a study by name. Raises ConfigError that lists the names."""
     if name not in STUDIES:
         raise ConfigError(f"There is no study {name!r}; the studies are {', '.join(STUDIES)}.")
     return STUDIES[name]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -11,26 +11,19 @@ from puma_engine.errors import ConfigError
 Stage = Literal["import_dataset", "fit_prompts", "select", "migrate", "refine", "evaluate", "best"]
 # The parts of a run's settings that candidates differ in, and that other cells take from the best.
 TUNED_SETTINGS = ("training", "prompt", "adapter")
-Inputs = dict[str, "str | list[str]"]
+Inputs = Mapping[str, "str | list[str]"]
 
 
 @dataclass(frozen=True)
 class Options:
     """What a user may set of any study; the names are keys of the reports.
 
-    Args:
-        datasets: Names of shipped data sets.
-        seeds: Seeds of every training; candidates are tried with the first.
-        shares: Budgets as shares of all users, in (0, 1]; empty: those of the study.
-        strategies: Selection strategies of `table4`; empty: all of them.
-        users: Users drawn from each data set; None: all.
-        source: Source backbone, where the study has one.
-        target: Target backbone, where the study has one.
-        quick: Try only two candidates of each grid.
-        fixed: Train with the default settings instead of tuning them.
-
-    Raises:
-        ConfigError: No data set, no seed, or a share outside (0, 1].
+    datasets: names of shipped data sets. seeds: of every training; candidates are tried with the
+    first. shares: budgets as shares of all users, in (0, 1]; empty: those of the study. strategies:
+    selection strategies of `table4`; empty: all of them. users: drawn from each data set; None:
+    all. source, target: backbones, where the study has one. quick: try only two candidates of each
+    grid. fixed: train with the default settings instead of tuning them. Raises ConfigError for no
+    data set, no seed, or a share outside (0, 1].
     """
 
     datasets: tuple[str, ...] = ("goodbooks", "movietweetings", "goodbooks-to-read")
@@ -55,16 +48,12 @@ class Options:
 class Cell:
     """One run of a study.
 
-    Args:
-        name: Unique within the study.
-        stage: The pipeline stage that makes the run. "best" makes none: it is the run among its
-            `candidates` with the lowest validation value.
-        settings: Arguments of the stage.
-        inputs: Cells whose runs are arguments of the stage, by argument.
-        settings_from: A cell whose run's training, prompt and adapter settings are used; those in
-            `settings` take precedence.
-        facts: Of an evaluation: what its row of the report says besides its scores. Rows whose
-            facts differ only in `seed` are repetitions of one method.
+    name: unique within the study. stage: the pipeline stage that makes the run; "best" makes none:
+    it is the run among its `candidates` with the lowest validation value. settings: arguments of
+    the stage. inputs: cells whose runs are arguments of the stage, by argument. settings_from: a
+    cell whose run's training, prompt and adapter settings are used; those in `settings` take
+    precedence. facts: of an evaluation: what its row of the report says besides its scores. Rows
+    whose facts differ only in `seed` are repetitions of one method.
     """
 
     name: str
@@ -87,13 +76,10 @@ class Cell:
 class Study:
     """A named list of cells, and the reference that their rows are compared with.
 
-    Args:
-        name: What `puma study` calls it.
-        about: What it compares, in a few words.
-        cells: Makes the cells for given options.
-        reference: Facts of the rows that all others of their data set are compared with.
-        within: Facts that a row and its reference must also share.
-        quick: Options that `--quick` replaces.
+    name: what `puma study` calls it. about: what it compares, in a few words. cells: makes the cells
+    for given options. reference: facts of the rows that all others of their data set are compared
+    with. within: facts that a row and its reference must also share. quick: options that `--quick`
+    replaces.
     """
 
     name: str

@@ -55,15 +55,9 @@ def paired_t_test(differences: Sequence[float]) -> PairedTTest | None:
 class PairedDifference:
     """Scores of a first method minus those of a second, in the units of the metric.
 
-    Args:
-        metric: Name of the metric.
-        first: Scores of the first method by seed.
-        second: Scores of the second method by seed.
-        low: Lower end of the 95 % interval.
-        high: Upper end of the 95 % interval.
-        users: Users who are evaluated.
-        over_users: Whether low and high resample the users of this very difference. If not, they
-            are over trainings, or a bound from the intervals of two other differences.
+    first, second: scores of both methods by seed. low, high: ends of the 95 % interval. users: those
+    who are evaluated. over_users: whether low and high resample the users of this very difference.
+    If not, they are over trainings, or a bound from the intervals of two other differences.
     """
 
     metric: str

@@ -68,8 +68,7 @@ class Finding:
 def results_root() -> Path | None:
     """Return the folder of the published reports, of the checkout or the package, or None.
 
-    Raises:
-        StudyError: PUMA_RESULTS names another folder, which does not exist.
+    Raises StudyError if PUMA_RESULTS names another folder, which does not exist.
     """
     named = os.environ.get(ENVIRONMENT)
     if named and not Path(named).expanduser().is_dir():
@@ -160,11 +159,7 @@ def _row(*cells: str) -> str:
 
 
 def replace_between_marks(page: str, text: str) -> str:
-    """Return a page with new text between its marks `<!-- claims -->` and `<!-- /claims -->`.
-
-    Raises:
-        ConfigError: The page lacks the marks.
-    """
+    """Return a page with new text between its marks; raise ConfigError if it lacks them."""
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:

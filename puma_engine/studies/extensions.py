@@ -31,7 +31,7 @@ def templates(build: Builder) -> None:
     for method, template in orders.items():
         settings = {"backbone": target, "role": "retrained", "template": template, "seed": first}
         data = {"dataset": build.data}
-        best = build.tune(method, "fit_prompts", build.grids.prompts, settings, {**data})
+        best = build.tune(method, "fit_prompts", build.grids.prompts, settings, data)
         for seed in build.options.seeds:
             fitted = build.fit(
                 f"{method} {seed}", "retrained", target, seed, best, template=template
@@ -45,16 +45,10 @@ def lengths(build: Builder) -> None:
     backbones = {"source": build.options.source, "retrained": build.options.target}
     for seed in build.options.seeds:
         for tokens in LENGTHS:
-            tables = {
-                role: build.fit(
-                    f"{role} {tokens} tokens {seed}",
-                    role,
-                    backbone,
-                    seed,
-                    prompt={"tokens": tokens},
-                )
-                for role, backbone in backbones.items()
-            }
+            prompt, tables = {"tokens": tokens}, {}
+            for role, backbone in backbones.items():
+                name = f"{role} {tokens} tokens {seed}"
+                tables[role] = build.fit(name, role, backbone, seed, prompt=prompt)
             tables["migrated"] = build.migrate(f"{tokens} tokens", tables["source"], seed)
             for kind, table in tables.items():
                 method = ALL_USERS if kind == "migrated" else kind
@@ -80,11 +74,8 @@ def items(build: Builder) -> None:
         }
         for method, start in starts.items():
             tables[method] = build.migrate(method, start, seed)
-        tables[f"{ALL_USERS}, refined with item prompts"] = build.add(
-            f"refined with items {seed}",
-            "refine",
-            {"seed": seed} | ITEM_PROMPTS,
-            {"start": tables[ALL_USERS]},
+        tables[f"{ALL_USERS}, refined with item prompts"] = build.refine(
+            f"refined with items {seed}", tables[ALL_USERS], seed, **ITEM_PROMPTS
         )
         for method, table in tables.items():
             plan = method.partition(",")[0]
@@ -109,13 +100,8 @@ def sizes(build: Builder) -> None:
         for origin, target in combinations(SIZES, 2):
             selections = {"all users": None, f"{SMALL_SHARE:.0%}": selected[origin]}
             for trained_on, selection in selections.items():
-                migrated = build.migrate(
-                    f"{origin} to {target}, {trained_on}",
-                    tables[origin],
-                    seed,
-                    selection=selection,
-                    target=target,
-                )
+                name, source = f"{origin} to {target}, {trained_on}", tables[origin]
+                migrated = build.migrate(name, source, seed, selection=selection, target=target)
                 facts = {"origin": origin, "target": target, "kind": "migrated"}
                 build.evaluate(migrated, method=f"PUMA, {trained_on}", seed=seed, **facts)
 
@@ -132,22 +118,14 @@ def mixed(build: Builder) -> None:
         build.evaluate(few, method=method, kind="migrated", seed=seed)
         for share in build.options.shares or REFINED_SHARES:
             random = build.select(source, "random", share, seed)
-            at_risk = build.add(
-                f"{share:g} refined at risk {seed}",
-                "refine",
-                {"seed": seed, "share": share},
-                {"start": few},
-            )
+            at_risk = build.refine(f"{share:g} refined at risk {seed}", few, seed, share=share)
             label = f"{method}, {share:.0%} refined"
             build.evaluate(at_risk, method=f"{label} at risk", kind="refined", seed=seed)
-            at_random = build.add(
-                f"{share:g} refined at random {seed}",
-                "refine",
-                {"seed": seed},
-                {"start": few, "selection": random},
+            at_random = build.refine(
+                f"{share:g} refined at random {seed}", few, seed, selection=random
             )
             build.evaluate(at_random, method=f"{label} at random", kind="refined", seed=seed)
-        all_refined = build.add(f"all refined {seed}", "refine", {"seed": seed}, {"start": few})
+        all_refined = build.refine(f"all refined {seed}", few, seed)
         build.evaluate(all_refined, method=f"{method}, all refined", kind="refined", seed=seed)
 
 
@@ -173,11 +151,6 @@ def norms(build: Builder) -> None:
         source = build.prompts("source", first, seed)
         for target in targets:
             for method, limit in MAX_NORMS.items():
-                migrated = build.migrate(
-                    f"{method} to {target}",
-                    source,
-                    seed,
-                    target=target,
-                    adapter={"max_norm": limit},
-                )
+                name, adapter = f"{method} to {target}", {"max_norm": limit}
+                migrated = build.migrate(name, source, seed, target=target, adapter=adapter)
                 build.evaluate(migrated, method=method, kind="migrated", target=target, seed=seed)

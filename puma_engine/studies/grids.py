@@ -18,10 +18,7 @@ _MIGRATION, _NETWORK = migration_defaults("rating", 10_206)
 
 
 def _training(
-    rate: float,
-    batch: int,
-    decay: float = _MIGRATION.weight_decay,
-    epochs: int = _FIT.epochs,
+    rate: float, batch: int, decay: float = _MIGRATION.weight_decay, epochs: int = _FIT.epochs
 ) -> Candidate:
     """Return training settings with the default patience, as a candidate."""
     training = {"learning_rate": rate, "batch_size": batch, "weight_decay": decay, "epochs": epochs}
@@ -49,14 +46,11 @@ def _without_early_stopping(*candidates: Candidate) -> list[Candidate]:
 class Grids:
     """The candidates of every training of a study.
 
-    Args:
-        prompts: Source prompts and full retraining.
-        adapter: Migrations trained on all users.
-        small_adapter: Migrations trained on a few users.
-        refining: Fitting migrated prompts further.
-        item_prompts: Fitting and refining with item prompts beside the users'.
-        source_migration: The migration by which candidates of source prompts are compared.
-        retraining: Learning rate and batch size of the retraining that `table3` stops early.
+    prompts: source prompts and full retraining. adapter, small_adapter: migrations trained on all
+    users, and on a few. refining: fitting migrated prompts further. item_prompts: fitting and
+    refining with item prompts beside the users'. source_migration: the migration by which
+    candidates of source prompts are compared. retraining: learning rate and batch size of the
+    retraining that `table3` stops early.
     """
 
     prompts: list[Candidate]

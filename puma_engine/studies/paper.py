@@ -7,6 +7,7 @@ Between LLMs", AAAI 2026, arXiv 2601.12034.
 from __future__ import annotations
 
 from itertools import combinations, permutations
+from typing import Any
 
 from puma_engine.defaults import PAPER_STRATEGY
 from puma_engine.selection.strategies import STRATEGIES, get_strategy
@@ -24,7 +25,7 @@ FAMILIES = ("llama-medium", "qwen2-small", "gemma3-small", "phi3-small", "stable
 COST_SHARES = (0.01, 0.03, 0.07, 0.15, 0.3)
 COST_EPOCHS = (1, 2, 4, 10)
 SELECTION_SHARES = (0.01, 0.03, 0.07, 0.15, 0.3, 0.5)
-ITEM_PROMPTS = {"item_tokens": 1}
+ITEM_PROMPTS: dict[str, Any] = {"item_tokens": 1}
 
 
 @study("Main results on every data set", RETRAINED, quick={"users": 150, "seeds": (0,)})
@@ -35,19 +36,14 @@ def table2(build: Builder) -> None:
     build.evaluate_baselines()
     best_source = build.tune_source()
     to_target = {"backbone": target, "role": "retrained", "seed": first}
-    best_retrained = build.tune("retrained", "fit_prompts", grids.prompts, to_target, {**data})
+    best_retrained = build.tune("retrained", "fit_prompts", grids.prompts, to_target, data)
     sources = build.sources(best_source)
-    settings = {"target": target, "seed": first}
+    settings: dict[str, Any] = {"target": target, "seed": first}
     source = sources[first]
     best_all = build.tune("all", "migrate", grids.adapter, settings, {"sources": source})
     selected = build.select(source, PAPER_STRATEGY, SMALL_SHARE, first)
-    best_few = build.tune(
-        "few",
-        "migrate",
-        grids.small_adapter,
-        settings,
-        {"sources": source, "selection": selected},
-    )
+    trained_on = {"sources": source, "selection": selected}
+    best_few = build.tune("few", "migrate", grids.small_adapter, settings, trained_on)
 
     migrated: dict[int, dict[str, str]] = {}
     for seed, source in sources.items():
@@ -75,48 +71,26 @@ def table2(build: Builder) -> None:
         )
         for which, start in migrated[first].items()
     }
+    settings = to_target | {"prompt": ITEM_PROMPTS}
     best_retrained_items = build.tune(
-        "retrained with items",
-        "fit_prompts",
-        grids.item_prompts,
-        to_target | {"prompt": ITEM_PROMPTS},
-        {**data},
+        "retrained with items", "fit_prompts", grids.item_prompts, settings, data
     )
+    settings, start_all = {"seed": first} | ITEM_PROMPTS, {"start": migrated[first]["all"]}
     best_refined_items = build.tune(
-        "refined with items",
-        "refine",
-        grids.item_prompts,
-        {"seed": first} | ITEM_PROMPTS,
-        {"start": migrated[first]["all"]},
+        "refined with items", "refine", grids.item_prompts, settings, start_all
     )
 
     methods = {"all": ALL_USERS, "few": few_users(PAPER_STRATEGY)}
     for seed, starts in migrated.items():
         for which, start in starts.items():
-            refined = build.add(
-                f"{which} {seed} refined",
-                "refine",
-                {"seed": seed},
-                {"start": start},
-                best_refined[which],
-            )
+            refined = build.refine(f"{which} {seed} refined", start, seed, best_refined[which])
             build.evaluate(refined, method=f"{methods[which]}, refined", kind="refined", seed=seed)
     for seed, starts in migrated.items():
-        retrained = build.fit(
-            f"retrained with items {seed}",
-            "retrained",
-            target,
-            seed,
-            best_retrained_items,
-            prompt=ITEM_PROMPTS,
-        )
+        name, prompt = f"retrained with items {seed}", ITEM_PROMPTS
+        retrained = build.fit(name, "retrained", target, seed, best_retrained_items, prompt=prompt)
         build.evaluate(retrained, method="retrained, item prompts too", kind="retrained", seed=seed)
-        refined = build.add(
-            f"all {seed} refined, items",
-            "refine",
-            {"seed": seed} | ITEM_PROMPTS,
-            {"start": starts["all"]},
-            best_refined_items,
+        refined = build.refine(
+            f"all {seed} refined, items", starts["all"], seed, best_refined_items, **ITEM_PROMPTS
         )
         method = f"{ALL_USERS}, refined with item prompts"
         build.evaluate(refined, method=method, kind="refined", seed=seed)
@@ -128,13 +102,10 @@ def table3(build: Builder) -> None:
     build.evaluate_baselines()
     for seed, source in build.sources().items():
         for epochs in COST_EPOCHS:
-            retrained = build.fit(
-                f"retrained {epochs} {seed}",
-                "retrained",
-                build.options.target,
-                seed,
-                **build.grids.retraining_for(epochs),
-            )
+            settings = build.grids.retraining_for(epochs)
+            target = build.options.target
+            name = f"retrained {epochs} {seed}"
+            retrained = build.fit(name, "retrained", target, seed, **settings)
             method = f"retraining, {epochs} epoch{'s' if epochs > 1 else ''}"
             build.evaluate(retrained, method=method, kind="retrained", seed=seed)
         for share in build.options.shares or COST_SHARES:

@@ -47,14 +47,9 @@ def stored_reports(ws: Workspace) -> list[str]:
 
 
 def load_report(file: Path, remedy: str) -> Report:
-    """Return the report in a file.
+    """Return the report in a JSON file. Raises StoreError if it is missing or damaged.
 
-    Args:
-        file: A report as JSON.
-        remedy: What to do if it cannot be read; the end of the error message.
-
-    Raises:
-        StoreError: The file is missing or damaged.
+    remedy: what to do then; the end of the error message.
     """
     try:
         report = json.loads(file.read_text(encoding="utf-8"))

@@ -32,39 +32,29 @@ def collect(
 ) -> dict[str, Any]:
     """Return the results of a study as parts of its report.
 
-    rows: One an evaluation, with its facts, scores and cost. summary: One a method, means over
-    seeds. differences: Each method against the study's reference, in the mean over the seeds that
+    whole: False: take intervals and p over trainings (`differences_over_trainings`) instead of
+    over users, which needs no predictions. runs: ids of the runs of finished cells.
+
+    The parts are rows: one an evaluation, with its facts, scores and cost. summary: one a method,
+    means over seeds. differences: each method against the study's reference, in the mean over the seeds that
     both have. Their intervals are 95 % percentile ones over resampled users, p is the normal
     approximation from them, and `real` says whether it is below 0.05 after Holm's correction over
     the differences from the same reference. settings: What the "best" cells chose.
-
-    Args:
-        ws: Workspace of the runs.
-        study: Its reference is what the rows are compared with.
-        cells: All cells of the study.
-        runs: Run ids of the finished cells.
-        whole: False: take intervals and p over trainings (`differences_over_trainings`) instead,
-            which needs no predictions.
     """
     evaluated = [cell for cell in cells if cell.facts and cell.name in runs]
     evaluations = {cell.name: ws.run(runs[cell.name]) for cell in evaluated}
     rows = [_row(ws, cell, evaluations[cell.name]) for cell in evaluated]
-    best = {
-        cell.name: ws.run(runs[cell.name]).config
-        for cell in cells
-        if cell.stage == "best" and cell.name in runs
-    }
-    return {
-        "rows": rows,
-        "summary": summary(rows),
-        "differences": _differences_over_users(ws, study, evaluated, evaluations)
-        if whole
-        else differences_over_trainings(study, rows),
-        "settings": {
-            name: {part: config.get(part) for part in TUNED_SETTINGS}
-            for name, config in best.items()
-        },
-    }
+    settings = {}
+    for cell in cells:
+        if cell.stage == "best" and cell.name in runs:
+            config = ws.run(runs[cell.name]).config
+            settings[cell.name] = {part: config.get(part) for part in TUNED_SETTINGS}
+    if whole:
+        differences = _differences_over_users(ws, study, evaluated, evaluations)
+    else:
+        differences = differences_over_trainings(study, rows)
+    parts = {"summary": summary(rows), "differences": differences, "settings": settings}
+    return {"rows": rows} | parts
 
 
 def _row(ws: Workspace, cell: Cell, run: Run) -> Row:
@@ -179,14 +169,11 @@ def _differences_over_users(
         )
         line |= {"metric": PRIMARY_METRIC[task], "value": difference.value}
         line |= {"low": difference.low, "high": difference.high}
-        lines.append(line | {"users": difference.n_users, "p": _p_value(difference)})
+        error = (difference.high - difference.low) / (2 * 1.96)
+        p = math.erfc(abs(difference.value) / error / math.sqrt(2)) if error > 0 else 1.0
+        lines.append(line | {"users": difference.n_users, "p": float(p)})
     mark_real(lines, study.within)
     return lines
-
-
-def _p_value(difference: metrics.Interval) -> float:
-    error = (difference.high - difference.low) / (2 * 1.96)
-    return float(math.erfc(abs(difference.value) / error / math.sqrt(2))) if error > 0 else 1.0
 
 
 def mark_real(differences: list[Row], within: Sequence[str]) -> None:

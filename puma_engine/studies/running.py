@@ -35,10 +35,8 @@ class Outcome:
 def reuse_settings(cells: Sequence[Cell], settings: dict[str, dict[str, Any]]) -> list[Cell]:
     """Return the cells with settings of an earlier report, without the candidates that chose them.
 
-    Args:
-        cells: All cells of a study.
-        settings: Training, prompt and adapter settings by the name of the "best" cell that chose
-            them, as a report holds them. Cells of other choices stay as they are.
+    settings: training, prompt and adapter settings by the name of the "best" cell that chose them,
+    as a report holds them. Cells of other choices stay as they are.
     """
     chosen = {cell.name: cell for cell in cells if cell.stage == "best" and cell.name in settings}
     dropped = {name for cell in chosen.values() for name in cell.inputs["candidates"]} | set(chosen)
@@ -77,22 +75,12 @@ def run_cells(
 ) -> Outcome:
     """Run every cell; a run that the workspace has already is not made again.
 
-    A failed cell stops the cells that depend on it, and no others.
-
-    Args:
-        ws: Where the runs are made.
-        cells: The cells of a study.
-        processes: How many cells run at the same time.
-        minutes: Start no cell later than this.
-        device: Device of every stage that computes; None: the default.
-        precision: Precision of every training; None: the default.
-        progress: Called after each cell.
-        should_cancel: Asked before each cell and within the stages.
-        save: Called with the outcome so far about every 20 seconds.
-
-    Raises:
-        StudyError: Two cells have the same name.
-        Cancelled: should_cancel returned true; finished runs stay in the workspace.
+    A failed cell stops the cells that depend on it, and no others. processes: how many cells run at
+    the same time. minutes: start no cell later than this. device, precision: of every stage that
+    computes and of every training; None: the default. progress: called after each cell.
+    should_cancel: asked before each cell and within the stages. save: called with the outcome so
+    far about every 20 seconds. Raises StudyError where two cells have the same name; Cancelled
+    where should_cancel returned true (finished runs stay in the workspace).
     """
     waiting = {cell.name: cell for cell in cells}
     if len(waiting) < len(cells):
@@ -246,12 +234,9 @@ def _best(
 ) -> str:
     """Return the run with the lowest validation value, the first of equal ones.
 
-    Args:
-        ws: Workspace of the runs.
-        candidates: Run ids.
-        take_input: Return this input of the run instead of the run.
-        runs_per_candidate: So many consecutive runs are one candidate; their mean counts, and the
-            first of them is returned.
+    candidates: run ids. take_input: return this input of the run instead of the run.
+    runs_per_candidate: so many consecutive runs are one candidate; their mean counts, and the first
+    of them is returned.
     """
     values = [float(ws.run(run).summary["best_validation"]) for run in candidates]
     step = runs_per_candidate
