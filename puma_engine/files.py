@@ -68,10 +68,7 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder, which is renamed to `path` at the end, or removed on an error.
-
-    Raises StoreError if something is at `path`.
-    """
+    """Yield a temporary folder that becomes `path` in the end. Raises StoreError if it exists."""
     if path.exists():
         raise StoreError(f"There is already something at {path}; give a folder that is not there.")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -72,10 +72,7 @@ class Dataset:
         return pd.Index(self.items["item_id"]).get_indexer(ids)[codes]
 
     def rows(self, split: str) -> pd.DataFrame:
-        """Return the interactions of a split, numbered from 0, in the stored order.
-
-        Raises DataError for an unknown split.
-        """
+        """Return the rows of a split, numbered from 0. Raises DataError for an unknown split."""
         if split not in SPLITS:
             raise DataError(f"There is no split {split!r}; choose one of {', '.join(SPLITS)}.")
         chosen = self.interactions["split"] == split

@@ -28,11 +28,6 @@ INDEX, ABOUT, VECTORS = "index.parquet", "prompts.json", "vectors"
 SHARD_USERS = 50_000
 
 
-def is_packed(folder: Path) -> bool:
-    """Return whether a folder holds packed shards with an index."""
-    return (folder / INDEX).is_file()
-
-
 def read_packed(folder: Path) -> PromptFile:
     """Read packed shards. Raises DataError if a shard has other users than the index."""
     index = pd.read_parquet(folder / INDEX)

@@ -17,7 +17,6 @@ from puma_engine.files import load_tensors, save_tensors, write_json
 
 if TYPE_CHECKING:
     from puma_engine.backbone import Context, FrozenBackbone
-    from puma_engine.backbone.templates import Template
     from puma_engine.prompts.table import PromptTable
 
 CONFIG, WEIGHTS, ABOUT = "adapter_config.json", "adapter_model.safetensors", "puma.json"
@@ -83,11 +82,23 @@ def write_peft(
     text before the slot, then the soft prompt; the text after it is `input_ids`.
     Raises TemplateError when the item or history stands before the slot.
     """
+    import torch
     from peft import PromptTuningConfig, TaskType
 
-    from puma_engine.backbone.templates import get_template
+    from puma_engine.backbone import Context, Reader
+    from puma_engine.backbone.templates import Slot, get_template
 
-    prefix = prefix_embeddings(backbone, get_template(template))
+    before_slot = get_template(template).before
+    if Slot.ITEM in before_slot or Slot.HISTORY in before_slot:
+        raise TemplateError(
+            f"The template {template!r} has the item or history before the slot, and PEFT puts "
+            "prompts in front; export prompts fitted with the template rating or click, or use "
+            "puma prompts embed."
+        )
+    before, _ = Reader(backbone, get_template(template), [Context("an item")]).sequence(0)
+    with torch.no_grad():
+        ids = torch.tensor(before, dtype=torch.long, device=backbone.device)
+        prefix = backbone.embed(ids).float().cpu().numpy().reshape(len(before), backbone.width)
     config = backbone.model.config.get_text_config()
     tuning = PromptTuningConfig(
         task_type=TaskType.CAUSAL_LM,
@@ -101,34 +112,13 @@ def write_peft(
         inference_mode=True,
     )
     for user, vectors in zip(users, table.take(users), strict=True):
-        user_folder = folder / folder_name(user)
+        # A name that every file system accepts.
+        hashed = "user-" + hashlib.sha256(user.encode()).hexdigest()[:16]
+        user_folder = folder / (user if PLAIN_NAME.fullmatch(user) else hashed)
         tuning.save_pretrained(str(user_folder))
         save_tensors(user_folder / WEIGHTS, {TENSOR: np.concatenate([prefix, vectors])})
         write_json(user_folder / ABOUT, meta | {"user_id": user, "prefix_tokens": len(prefix)})
     write_head(folder, table.head)
-
-
-def prefix_embeddings(backbone: FrozenBackbone, template: Template) -> np.ndarray:
-    """Return the embeddings [p, width] float32 of what stands before the slot, start token included.
-
-    Raises TemplateError when the item or history stands there.
-    """
-    import torch
-
-    from puma_engine.backbone import Context, Reader
-    from puma_engine.backbone.templates import Slot
-
-    if any(slot in template.before for slot in (Slot.ITEM, Slot.HISTORY)):
-        raise TemplateError(
-            f"The template {template.name!r} has the item or history before the slot, and PEFT puts "
-            "prompts in front; export prompts fitted with the template rating or click, or use "
-            "puma prompts embed."
-        )
-    before, _ = Reader(backbone, template, [Context("an item")]).sequence(0)
-    with torch.no_grad():
-        ids = torch.tensor(before, dtype=torch.long, device=backbone.device)
-        embeddings: np.ndarray = backbone.embed(ids).float().cpu().numpy()
-    return embeddings.reshape(len(before), backbone.width)
 
 
 def input_ids(backbone: FrozenBackbone, template: str, context: Context) -> list[int]:
@@ -137,10 +127,3 @@ def input_ids(backbone: FrozenBackbone, template: str, context: Context) -> list
     from puma_engine.backbone.templates import get_template
 
     return Reader(backbone, get_template(template), [context]).sequence(0)[1]
-
-
-def folder_name(user: str) -> str:
-    """Return a name for a user's folder that every file system accepts."""
-    if PLAIN_NAME.fullmatch(user):
-        return user
-    return "user-" + hashlib.sha256(user.encode()).hexdigest()[:16]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from puma_engine.errors import DataError, StoreError
-from puma_engine.exchange.packed import is_packed, read_packed
+from puma_engine.exchange.packed import INDEX, read_packed
 from puma_engine.exchange.peft import is_peft, read_peft
 from puma_engine.exchange.prompt_file import HEAD, PromptFile, checked, head_of, with_head
 from puma_engine.exchange.published_checkpoints import published_prompts
@@ -34,7 +34,7 @@ def read_prompts(
     """
     path = Path(path)
     if path.is_dir():
-        if is_packed(path):
+        if (path / INDEX).is_file():
             return read_packed(path)
         if is_peft(path):
             return read_peft(path)

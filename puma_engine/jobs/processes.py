@@ -69,10 +69,7 @@ def age(time: str | None) -> float:
 def start_detached(
     command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start a process in a session of its own that writes to a log file.
-
-    Raises StoreError if the log cannot be written.
-    """
+    """Start a process in its own session. Raises StoreError if its log cannot be written."""
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         out = log.open("ab")

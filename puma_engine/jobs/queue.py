@@ -151,10 +151,7 @@ def read_log(
 
 
 def cancel(ws: Workspace, job_id: str) -> Job:
-    """Cancel a waiting job; ask a running one to stop at its next checkpoint.
-
-    Raises NotFoundError, or JobError for a job that has ended.
-    """
+    """Cancel a waiting job; ask a running one to stop. Raises JobError if it has ended."""
     with ws.transaction() as db:
         item = job(ws, job_id)
         if item.status == "running":
@@ -175,10 +172,7 @@ def cancel(ws: Workspace, job_id: str) -> Job:
 
 
 def retry(ws: Workspace, job_id: str) -> Job:
-    """Queue a job again that failed, was cancelled or interrupted; it resumes where it can.
-
-    Raises NotFoundError, or JobError for a job of another status.
-    """
+    """Queue a job again that did not finish; it resumes where it can. Raises JobError."""
     with ws.transaction() as db:
         item = job(ws, job_id)
         if item.status not in ("failed", "cancelled", "interrupted"):

@@ -73,14 +73,14 @@ def worker(
                 # In one transaction: who adds a job after this finds no worker and starts one.
                 with ws.transaction():
                     if not _is_work_left(ws):
-                        _unregister(ws, pid)
+                        _unregister(ws, pid, process)
                         return
             if time.monotonic() - last_beat >= HEARTBEAT_SECONDS:
                 _register(ws, pid, process, devices)
                 last_beat = time.monotonic()
             time.sleep(POLL_SECONDS)
     finally:
-        _unregister(ws, pid)
+        _unregister(ws, pid, process)
 
 
 def _checked_devices(devices: Sequence[str]) -> list[str]:
@@ -159,12 +159,9 @@ def _register(ws: Workspace, pid: int, process: str, devices: Sequence[str]) -> 
         )
 
 
-def _unregister(ws: Workspace, pid: int) -> None:
+def _unregister(ws: Workspace, pid: int, process: str) -> None:
     with ws.transaction() as db:
-        db.execute(
-            "DELETE FROM workers WHERE pid = ? AND process = ?",
-            [pid, processes.identity_or_ended(pid)],
-        )
+        db.execute("DELETE FROM workers WHERE pid = ? AND process = ?", [pid, process])
 
 
 def workers(ws: Workspace) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from puma_engine.serving.mapper import Mapper
 SAFETENSORS = ("application/vnd.safetensors", "application/octet-stream")
 JSON = "application/json"
 PROMETHEUS = "text/plain; version=0.0.4"
+_UNREADABLE = (ValueError, KeyError, TypeError, OverflowError, RecursionError, SafetensorError)
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,7 @@ class RequestError(Exception):
 
 
 def new_app(title: str, answers: Counter[int] | None = None) -> FastAPI:
-    """Return an app without pages of its own, which answers RequestError as JSON.
-
-    answers: counts the statuses of these.
-    """
+    """Return an app without pages of its own; answers counts the statuses of its RequestErrors."""
     # FastAPI's documentation pages fetch scripts from other hosts.
     app = FastAPI(title=title, docs_url=None, redoc_url=None, openapi_url=None)
 
@@ -155,8 +153,21 @@ async def _read(request: Request, limits: Limits) -> _Batch:
     if media != JSON and media not in SAFETENSORS:
         raise RequestError(415, f"Send {JSON} or {SAFETENSORS[0]}, not {media or 'no type'!r}.")
     try:
-        batch = _from_json(body) if media == JSON else _from_safetensors(body, media)
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        if media == JSON:
+            given = json.loads(body)
+            if not isinstance(given, dict) or "vectors" not in given:
+                raise ValueError('it needs {"vectors": [...]}')
+            users = given.get("user_ids")
+            if users is not None and not isinstance(users, list):
+                raise ValueError("user_ids must be a list")
+            batch = _Batch(np.array(given["vectors"], dtype=np.float32), users, None, media)
+        else:
+            vectors = load(body)["vectors"]
+            # The library has checked the header, but gives metadata of files only.
+            length = int.from_bytes(body[:8], "little")
+            metadata = json.loads(body[8 : 8 + length]).get("__metadata__")
+            batch = _Batch(vectors, None, metadata, media)
+    except _UNREADABLE as error:
         raise RequestError(
             422, f"The body cannot be read as prompts: {str(error)[:200]}"
         ) from error
@@ -167,27 +178,6 @@ async def _read(request: Request, limits: Limits) -> _Batch:
             422, f"{len(batch.users)} user ids came for {len(batch.vectors)} prompts; send as many."
         )
     return batch
-
-
-def _from_json(body: bytes) -> _Batch:
-    given = json.loads(body)
-    if not isinstance(given, dict) or "vectors" not in given:
-        raise ValueError('it needs {"vectors": [...]}')
-    users = given.get("user_ids")
-    if users is not None and not isinstance(users, list):
-        raise ValueError("user_ids must be a list")
-    return _Batch(np.array(given["vectors"], dtype=np.float32), users, None, JSON)
-
-
-def _from_safetensors(body: bytes, media: str) -> _Batch:
-    try:
-        vectors = load(body)["vectors"]
-    except SafetensorError as error:
-        raise ValueError(str(error)) from error
-    # The library has checked the header, but gives metadata of files only.
-    length = int.from_bytes(body[:8], "little")
-    metadata = json.loads(body[8 : 8 + length]).get("__metadata__")
-    return _Batch(vectors, None, metadata, media)
 
 
 def prometheus(counters: ServerMetrics, limits: Limits) -> str:

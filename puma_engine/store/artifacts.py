@@ -83,10 +83,7 @@ class Artifacts(Runs):
     def get_tensors(
         self, run_id: str, name: str
     ) -> tuple[dict[str, np.ndarray], list[str] | None, dict[str, Any] | None]:
-        """Read arrays, the user ids of their rows, and metadata.
-
-        Raises NotFoundError, or StoreError for a damaged file.
-        """
+        """Read arrays, ids of rows, and metadata. Raises NotFoundError, StoreError if damaged."""
         arrays, header = load_tensors(self._verified_file(run_id, name, "safetensors"))
         return arrays, header["ids"], header["meta"]
 

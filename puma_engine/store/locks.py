@@ -30,10 +30,7 @@ def waiting_lock(path: Path) -> Iterator[None]:
 
 
 def acquire(path: Path) -> bool:
-    """Take a lock until `release` or the end of the process; False if another process has it.
-
-    Taking a lock that this process holds is allowed.
-    """
+    """Take a lock, or keep it, until `release` or this process ends; False if another has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with _GUARD:
         if path in _HELD:

@@ -164,10 +164,7 @@ class Runs(WorkspaceDatabase):
             raise StoreError(f"The run {run_id} is {status} and takes no more results; {advice}.")
 
     def run(self, reference: str) -> Run:
-        """Return a run by id, by name, or by the beginning of its id.
-
-        Raises NotFoundError, or StoreError when several runs answer to it.
-        """
+        """Return a run by id, name or prefix of the id. Raises NotFoundError, StoreError."""
         if not isinstance(reference, str) or not reference:
             raise NotFoundError("A run needs an id or a name; none came.")
         conditions: dict[str, list[Any]] = {"id = ?": [reference], "name = ?": [reference]}
@@ -248,10 +245,7 @@ class Runs(WorkspaceDatabase):
         return self._get(run_id)
 
     def delete(self, run_id: str) -> None:
-        """Delete a run with its files and checkpoints.
-
-        Raises StoreError while it is worked on or other runs depend on it.
-        """
+        """Delete a run with its files. Raises StoreError if it is running or an input of others."""
         with self.transaction() as db:
             run = self._get(run_id)
             users = self.dependents(run.id)

@@ -68,10 +68,7 @@ def encode(values: pd.Series, ids: np.ndarray | None = None) -> tuple[np.ndarray
 
 
 def latest_of_each_pair(rows: EncodedInteractions) -> np.ndarray:
-    """Say which rows are the latest of their user and item, [n] bool.
-
-    Without times the last in file order is the latest.
-    """
+    """Say which rows are their pair's latest, [n] bool; without times the last in the file is."""
     pairs = rows.pairs()
     # The sort is stable: rows of one pair and time stay in file order.
     order = np.lexsort((pairs,) if rows.time is None else (rows.time, pairs))

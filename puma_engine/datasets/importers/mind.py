@@ -113,25 +113,15 @@ def locate(path: Path, items_path: Path | None) -> dict[str, Path]:
     return files
 
 
-@dataclass(frozen=True)
-class Sessions:
-    """The sessions of one part of MIND.
+def read_sessions(
+    news: pa.Array, counts: RowCounts, progress: ReadProgress | None
+) -> tuple[pa.Table, int, int]:
+    """Read the behaviors.tsv of counts; news: the ids whose positions are the items' codes.
 
-    table: user_id (text), time (Unix seconds), history_length (how many news the history
-    names, known or not), shown (list: twice the code of each shown item, plus 1 if clicked)
-    and past (list: codes of the known items of the history, in order). no_label,
-    unknown_news: how many shown items were left out.
-    """
-
-    table: pa.Table
-    no_label: int
-    unknown_news: int
-
-
-def read_sessions(news: pa.Array, counts: RowCounts, progress: ReadProgress | None) -> Sessions:
-    """Read the behaviors.tsv of counts. Raises DataError.
-
-    news: the ids whose positions are the items' codes.
+    Returns a table, and how many shown items were left out without label and as unknown news:
+    user_id (text), time (Unix seconds), history_length (how many news the history names, known
+    or not), shown (list: twice the code of each shown item, plus 1 if clicked) and past (list:
+    codes of the known items of the history, in order). Raises DataError.
     """
     parts, no_label, unknown_news = [], 0, 0
     for block in read_blocks(counts.path, progress):
@@ -172,7 +162,7 @@ def read_sessions(news: pa.Array, counts: RowCounts, progress: ReadProgress | No
             f"({no_label:,} {NO_LABEL}, {unknown_news:,} {UNKNOWN_NEWS}); use MIND's train and "
             "dev, since its test part has no marks."
         )
-    return Sessions(table, no_label, unknown_news)
+    return table, no_label, unknown_news
 
 
 def _words(column: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
@@ -260,7 +250,22 @@ class MindSampler:
 
     def sample(self, max_users: int | None, progress: ReadProgress | None) -> MindRows:
         """Return the rows of the first max_users users in seeded order that pass all filters."""
-        candidates = self._candidates()
+        # What sessions say before rows are made decides who may pass.
+        min_history = self.settings.min_history
+        both = np.logical_and(*[self._per_user(users) > 0 for users in self.users])
+        known = both & np.logical_and(
+            *[
+                self._per_user(users[part["history_length"].to_numpy() >= min_history]) > 0
+                for part, users in zip(self.parts, self.users, strict=True)
+            ]
+        )
+        shown, _ = _flattened(self.parts[0]["shown"])
+        owner = np.repeat(self.users[0], self.shown_per_session[0])
+        active = self._active(owner, (shown & 1).astype(bool))
+        self.fate[~both] = "of users that only train or only dev has"
+        self.fate[both & ~known] = f"of users with fewer than {min_history} news in their history"
+        self.fate[known & ~active] = self.too_few
+        candidates = np.flatnonzero(known & active)
         order = np.argsort(mix(seed_key(self.seed, "users"), self.user_keys[candidates]))
         candidates = candidates[order]
         batches, count = [self._expanded(np.zeros(0, np.int64))], 0
@@ -290,24 +295,6 @@ class MindSampler:
 
     def _per_user(self, users: np.ndarray) -> np.ndarray:
         return np.bincount(users, minlength=len(self.user_keys))
-
-    def _candidates(self) -> np.ndarray:
-        """Return the users that may pass, by what their sessions say before rows are made."""
-        min_history = self.settings.min_history
-        both = np.logical_and(*[self._per_user(users) > 0 for users in self.users])
-        known = both & np.logical_and(
-            *[
-                self._per_user(users[part["history_length"].to_numpy() >= min_history]) > 0
-                for part, users in zip(self.parts, self.users, strict=True)
-            ]
-        )
-        shown = pc.list_flatten(self.parts[0]["shown"].combine_chunks()).to_numpy()
-        owner = np.repeat(self.users[0], self.shown_per_session[0])
-        active = self._active(owner, (shown & 1).astype(bool))
-        self.fate[~both] = "of users that only train or only dev has"
-        self.fate[both & ~known] = f"of users with fewer than {min_history} news in their history"
-        self.fate[known & ~active] = self.too_few
-        return np.flatnonzero(known & active)
 
     def _active(self, users: np.ndarray, clicked: np.ndarray) -> np.ndarray:
         """Say which users have enough rows and clicks, given each row's user and click."""
@@ -456,11 +443,9 @@ def _read_rows(
         raise DataError(f"No news in {request.path} has an id and a title; check the files.")
     item_ids = np.array(sorted(texts))
     news = pa.array(item_ids.tolist(), pa.string())
-    parts = [
-        read_sessions(news, counts[role], request.progress)
-        for role in ("train_behaviors", "dev_behaviors")
-    ]
-    tables = [part.table for part in parts]
+    roles = ("train_behaviors", "dev_behaviors")
+    parts = [read_sessions(news, counts[role], request.progress) for role in roles]
+    tables, no_label, unknown_news = zip(*parts, strict=True)
     ids = pa.concat_tables([table.select(["user_id"]) for table in tables])["user_id"]
     codes, user_ids = encode(ids.to_pandas(types_mapper=pd.ArrowDtype))
     users = np.split(codes.astype(np.int32), [len(tables[0])])
@@ -487,10 +472,7 @@ def _read_rows(
             f"{request.users} users were asked of 'mind', which has {count} usable users; ask for "
             f"1 to {count}."
         )
-    unusable = {
-        NO_LABEL: sum(part.no_label for part in parts),
-        UNKNOWN_NEWS: sum(part.unknown_news for part in parts),
-    }
+    unusable = {NO_LABEL: sum(no_label), UNKNOWN_NEWS: sum(unknown_news)}
     shown = sum(int(shown.sum()) for shown in sampler.shown_per_session)
     units = {*counts["train_behaviors"].time_units, *counts["dev_behaviors"].time_units}
     report = {

@@ -270,10 +270,7 @@ def streamed_dataset(
 def usable_items(
     parse: ItemParser, counts: RowCounts, progress: ReadProgress | None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Read the file of counts; yield ids and texts of items that have both, [n] of str each.
-
-    Raises DataError.
-    """
+    """Yield ids and texts, [n] of str each, of the usable items of a file. Raises DataError."""
     for block in read_blocks(counts.path, progress):
         part = parse(block, counts)
         usable = counts.check_rows(part.lines, {NO_ITEM: usable_ids(part.item)})

@@ -172,10 +172,7 @@ class Preview:
 def preview_table(
     path: str | Path, *, delimiter: str | None = None, encoding: str | None = None
 ) -> Preview:
-    """Return the first rows of a .csv, .tsv or .parquet file. Raises DataError.
-
-    CSV rows with too many or too few fields are left out.
-    """
+    """Return the first whole rows of a .csv, .tsv or .parquet file. Raises DataError."""
     names, rows = read_head(Path(path), PREVIEW_ROWS, delimiter, encoding)
     cells = [
         ["" if cell is None else str(cell)[:MAX_CELL_CHARACTERS] for cell in row] for row in rows
