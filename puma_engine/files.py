@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from puma_engine.errors import StoreError
 
@@ -39,7 +41,7 @@ def atomic_write(path: Path, writer: Callable[[Path], object]) -> None:
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        from_library = type(error).__name__ == "SafetensorError"
+        from_library = isinstance(error, SafetensorError)
         texts = ("No space left", "File too large", "quota") if from_library else ()
         numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         if getattr(error, "errno", None) in numbers or any(text in str(error) for text in texts):
@@ -87,8 +89,6 @@ def save_tensors(path: Path, arrays: Mapping[str, np.ndarray], meta: Any = None)
 
     An array without axes gets one, so that every array has rows. Raises StoreError.
     """
-    from safetensors.numpy import save_file
-
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     header = {"meta": json.dumps(meta, sort_keys=True)}
     atomic_write(path, lambda temporary: save_file(whole, temporary, metadata=header))
@@ -131,8 +131,6 @@ class TensorFile:
     @contextlib.contextmanager
     def _open(self, name: str | None = None) -> Iterator[Any]:
         """Open the file; with PyTorch if NumPy lacks the type of the array `name`."""
-        from safetensors import SafetensorError, safe_open
-
         framework = "np" if name is None or self._types[name] in _DTYPES else "pt"
         try:
             with safe_open(self.path, framework=framework) as file:

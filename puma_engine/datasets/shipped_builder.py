@@ -13,7 +13,6 @@ from puma_engine.datasets.reading.delimited import read_original
 from puma_engine.errors import DataError
 
 _UNIQUE_TEXTS = ("title", "authors")
-_USAGE = "usage: python -m puma_engine.datasets.shipped_builder NAME ORIGINAL_FOLDER TARGET_FOLDER"
 
 
 def ship_goodbooks(source: Path) -> dict[str, pd.DataFrame]:
@@ -24,10 +23,8 @@ def ship_goodbooks(source: Path) -> dict[str, pd.DataFrame]:
     rows = goodbooks.usable_ratings(source).rows
     eligible = set(rows.user_ids[rows.users_present()])
     tables = {}
-    for stem, columns in (
-        ("ratings", goodbooks.RATING_COLUMNS),
-        ("to_read", goodbooks.MARK_COLUMNS),
-    ):
+    originals = {"ratings": goodbooks.RATING_COLUMNS, "to_read": goodbooks.MARK_COLUMNS}
+    for stem, columns in originals.items():
         frame = read_original(source, stem, columns)
         frame = frame[frame["user_id"].astype(str).isin(eligible)]
         small = {"user_id": "int32", "book_id": "int32"}
@@ -85,6 +82,8 @@ def ship(name: str, source: str | Path, target: str | Path) -> list[Path]:
 
 if __name__ == "__main__":
     if len(sys.argv) != 4:
-        sys.exit(_USAGE)
+        sys.exit(
+            "usage: python -m puma_engine.datasets.shipped_builder NAME ORIGINAL_FOLDER TARGET_FOLDER"
+        )
     for path in ship(*sys.argv[1:]):
         print(path)

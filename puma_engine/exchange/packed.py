@@ -25,7 +25,6 @@ from puma_engine.files import TensorFile, load_tensors, save_tensors, write_json
 from puma_engine.prompts.table import PromptTable
 
 INDEX, ABOUT, VECTORS = "index.parquet", "prompts.json", "vectors"
-SHARD_USERS = 50_000
 
 
 def read_packed(folder: Path) -> PromptFile:
@@ -47,7 +46,7 @@ def read_packed(folder: Path) -> PromptFile:
 
 
 def write_packed(
-    folder: Path, table: PromptTable, meta: dict[str, Any], *, shard_users: int = SHARD_USERS
+    folder: Path, table: PromptTable, meta: dict[str, Any], *, shard_users: int = 50_000
 ) -> None:
     """Write shards of at most `shard_users` users with their index, so that one user is read alone."""
     count = max(1, -(-len(table.user_ids) // shard_users))

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from puma_engine.backbone import Context, FrozenBackbone, Reader
@@ -69,8 +71,6 @@ def _embed(backbone: FrozenBackbone, ids: list[int]) -> Tensor:
 
 def write_embedded(path: Path, prompts: Embedded) -> None:
     """Write prompts to one safetensors file: embeddings [all tokens, width] and offsets [n + 1]."""
-    from safetensors.torch import save_file
-
     lengths = torch.tensor([0, *(len(tensor) for tensor in prompts.tensors)])
     arrays = {"embeddings": torch.cat(prompts.tensors), "offsets": lengths.cumsum(0)}
     arrays |= {name: torch.from_numpy(np.array(v)) for name, v in with_head(prompts.head).items()}
@@ -81,8 +81,6 @@ def write_embedded(path: Path, prompts: Embedded) -> None:
 
 def read_embedded(path: str | Path) -> Embedded:
     """Read what `write_embedded` wrote. Raises StoreError."""
-    from safetensors import SafetensorError, safe_open
-
     try:
         with safe_open(path, framework="pt") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from puma_engine.errors import DataError, StoreError
 from puma_engine.exchange.packed import INDEX, read_packed
@@ -80,12 +82,9 @@ def _only_table(path: Path, arrays: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _read_parquet(path: Path) -> Table:
-    import pyarrow
-    import pyarrow.parquet as pq
-
     try:
         table = pq.read_table(path)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise DataError(f"The file {path} is no whole Parquet file ({error}).") from error
     if not {"user_id", "vector"} <= set(table.column_names):
         raise DataError(
@@ -142,9 +141,6 @@ _READERS: dict[str, Callable[[Path], Table]] = {
 
 def write_parquet(path: Path, table: PromptTable, meta: dict[str, Any]) -> None:
     """Write the columns user_id and vector (tokens x width numbers) to a Parquet file."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     flat = pa.array(np.ascontiguousarray(table.vectors).reshape(-1))
     columns = {
         "user_id": pa.array(table.user_ids.tolist(), pa.string()),

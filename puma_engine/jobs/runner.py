@@ -68,7 +68,7 @@ def _outcome(
                 f"There is no command {job.command!r}; there are {', '.join(sorted(commands))}."
             )
         result = commands[job.command](
-            ws, progress=heartbeat.report, should_cancel=heartbeat.should_stop, **job.args
+            ws, progress=heartbeat.report, should_cancel=heartbeat.stop.is_set, **job.args
         )
     except (Cancelled, KeyboardInterrupt) as error:
         # Stopped from outside, as by a shutdown: a worker queues it again.
@@ -111,7 +111,7 @@ class Heartbeat:
     def __init__(self, ws: Workspace, job_id: str, attempt: int) -> None:
         self.ws, self.job_id, self.attempt = ws, job_id, attempt
         self.cancelled = False
-        self._stop = threading.Event()
+        self.stop = threading.Event()
         self._ended = threading.Event()
         self._trace = LossTrace()
         self._latest: Any = None
@@ -135,14 +135,10 @@ class Heartbeat:
         self._trace.add(as_dict(progress))
         self._latest = progress
 
-    def should_stop(self) -> bool:
-        """Return whether somebody asked the job to stop."""
-        return self._stop.is_set()
-
     def _signalled(self, _number: int, _frame: Any) -> None:
-        if self._stop.is_set():
+        if self.stop.is_set():
             raise KeyboardInterrupt
-        self._stop.set()
+        self.stop.set()
 
     def _beat_until_end(self) -> None:
         last = False
@@ -162,7 +158,7 @@ class Heartbeat:
         )
         if not row or row[0]["cancel_asked"]:
             self.cancelled = True
-            self._stop.set()
+            self.stop.set()
         progress = self._latest
         fresh = progress is not self._written
         if not (fresh or last or time.monotonic() - self._last_beat >= HEARTBEAT_SECONDS):

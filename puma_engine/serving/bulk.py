@@ -26,7 +26,6 @@ from puma_engine.serving.mapper import Mapper
 
 # The metadata key under which a mapped shard names its adapter and its input.
 ORIGIN = "puma_stream"
-CHUNK_ROWS = 4096
 SELECTION_FILE = "selection.parquet"
 
 
@@ -35,7 +34,7 @@ def migrate_stream(
     source: Path,
     target: Path,
     *,
-    chunk_rows: int = CHUNK_ROWS,
+    chunk_rows: int = 4096,
     report: Callable[[str, int, int], None] | None = None,
     should_cancel: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:

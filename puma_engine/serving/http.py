@@ -19,7 +19,6 @@ from puma_engine.serving.mapper import Mapper
 
 SAFETENSORS = ("application/vnd.safetensors", "application/octet-stream")
 JSON = "application/json"
-PROMETHEUS = "text/plain; version=0.0.4"
 _UNREADABLE = (ValueError, KeyError, TypeError, OverflowError, RecursionError, SafetensorError)
 
 
@@ -97,7 +96,8 @@ def build_app(mapper: Mapper, *, token: str | None = None, limits: Limits | None
     @app.get("/metrics")
     async def metrics(request: Request) -> Response:
         _authorise(request, token)
-        return PlainTextResponse(prometheus(counters, limits), media_type=PROMETHEUS)
+        text = prometheus(counters, limits)
+        return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
     @app.post("/v1/migrate")
     async def migrate(request: Request) -> Response:

@@ -1,24 +1,20 @@
 """Files of runs: tables as Parquet, tensors as safetensors, each hashed and whole."""
 
-from __future__ import annotations
-
 import functools
 import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from puma_engine.errors import NotFoundError, StoreError
 from puma_engine.files import TensorFile, atomic_write, load_tensors, save_tensors, sha256_file
 from puma_engine.store.records import checked_file_name, now, plain
 from puma_engine.store.runs import Runs
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # Files whose hash this process has compared: path, size and time of the last change.
 _VERIFIED: set[tuple[str, int, int]] = set()
@@ -46,8 +42,6 @@ class Artifacts(Runs):
         where: the values to read of some columns; other rows are skipped while reading.
         columns: those to read (default: all).
         """
-        import pandas as pd
-
         filters = [(column, "in", list(values)) for column, values in (where or {}).items()]
         path = self._verified_file(run_id, name, "parquet")
         return pd.read_parquet(path, columns=columns and list(columns), filters=filters or None)

@@ -5,7 +5,7 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,23 +42,20 @@ def plain_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.DatabaseError as error:
-        raise StoreError(_explain(path, str(error))) from error
-
-
-def _explain(path: Path, text: str) -> str:
-    if "not a database" in text or "malformed" in text:
-        return f"The file {path} is no working database ({text}); restore it from a backup."
-    if "locked" in text:
-        return f"The database {path} stayed locked for {BUSY_SECONDS:.0f} seconds; try again."
-    try:
-        free_bytes = shutil.disk_usage(path.parent).free
-    except OSError:
-        free_bytes = 0
-    if "full" in text or ("disk I/O" in text and free_bytes < MIN_FREE_BYTES):
-        return f"The disk that holds {path} is full; free some space and try again."
-    if "readonly" in text or "unable to open" in text:
-        return f"The database {path} cannot be opened for writing; check who owns the folder."
-    return f"The database {path} refused: {text}."
+        text, free_bytes = str(error), 0
+        with suppress(OSError):
+            free_bytes = shutil.disk_usage(path.parent).free
+        if "not a database" in text or "malformed" in text:
+            text = f"The file {path} is no working database ({text}); restore it from a backup."
+        elif "locked" in text:
+            text = f"The database {path} stayed locked for {BUSY_SECONDS:.0f} seconds; try again."
+        elif "full" in text or ("disk I/O" in text and free_bytes < MIN_FREE_BYTES):
+            text = f"The disk that holds {path} is full; free some space and try again."
+        elif "readonly" in text or "unable to open" in text:
+            text = f"The database {path} cannot be opened for writing; check who owns the folder."
+        else:
+            text = f"The database {path} refused: {text}."
+        raise StoreError(text) from error
 
 
 class WorkspaceDatabase:

@@ -1,16 +1,13 @@
 """Metrics of runs: pooled ones with intervals, and those of each user."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from puma_engine.errors import StoreError
 from puma_engine.store.records import plain
 from puma_engine.store.runs import Runs
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 COLUMNS = ("method", "split", "metric", "value", "low", "high", "n")
 
@@ -47,8 +44,6 @@ class Metrics(Runs):
 
     def metrics(self, run_id: str | None = None) -> pd.DataFrame:
         """Return metrics of one run, or of all: run_id, method, split, metric, value, low, high, n."""
-        import pandas as pd
-
         chosen = [] if run_id is None else [self._get(run_id).id]
         where = "WHERE run_id = ?" if chosen else ""
         names = ("run_id", *COLUMNS)
@@ -79,8 +74,6 @@ class Metrics(Runs):
 
         A metric that no user has is left out; NaN means undefined for this user.
         """
-        import pandas as pd
-
         wanted = [] if users is None else list(users)
         chosen = "" if users is None else f" AND user_id IN ({', '.join('?' * len(wanted))})"
         rows = self.query(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from puma_engine.errors import StoreError
+from puma_engine.version import __version__
 
 KINDS = (
     "dataset",
@@ -125,8 +126,6 @@ def checked_member(value: str, allowed: tuple[str, ...], what: str) -> str:
 @functools.cache
 def versions() -> dict[str, str]:
     """Return the versions of Python, this package and those that decide results."""
-    from puma_engine.version import __version__
-
     packages = {"python": platform.python_version(), "puma_engine": __version__}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

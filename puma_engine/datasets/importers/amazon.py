@@ -37,11 +37,8 @@ def locate(path: Path, items_path: Path | None) -> dict[str, Path]:
     """Find a category's two files: path is the reviews, or a folder with one category."""
     reviews = path
     if path.is_dir():
-        files = [
-            file
-            for file in sorted(path.iterdir())
-            if plain_name(file).endswith(".jsonl") and not file.name.startswith(_META)
-        ]
+        files = [file for file in sorted(path.iterdir()) if plain_name(file).endswith(".jsonl")]
+        files = [file for file in files if not file.name.startswith(_META)]
         if len(files) != 1:
             names = f" ({', '.join(file.name for file in files)})" if files else ""
             raise DataError(

@@ -214,10 +214,8 @@ class MindRows:
 
 
 def _joined(parts: Sequence[MindRows]) -> MindRows:
-    names = vars(parts[0])
-    return MindRows(
-        **{name: np.concatenate([vars(part)[name] for part in parts]) for name in names}
-    )
+    columns = zip(*(vars(part).values() for part in parts), strict=True)
+    return MindRows(*map(np.concatenate, columns))
 
 
 class MindSampler:

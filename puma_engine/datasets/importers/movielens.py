@@ -43,11 +43,8 @@ def parse_ratings(block: Block, counts: RowCounts) -> RawRatings:
 
 
 def parse_movies(block: Block, counts: RowCounts) -> RawItems:
-    """Parse ids and titles with their years.
-
-    Titles are quoted, or hold :: themselves, so each line is split by itself: a stray quote
-    spoils no other line.
-    """
+    """Parse ids and titles with their years."""
+    # Titles are quoted or hold ::, so each line is split by itself: a stray quote spoils no other.
     block, separator = _body(block, ITEM_FIELDS, counts.path)
     numbers, ids, titles, wrong = [], [], [], []
     for number, text, is_utf8 in block.lines():

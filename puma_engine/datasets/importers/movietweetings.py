@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 
-from puma_engine.datasets.dataset import Dataset
 from puma_engine.datasets.importers.ratings import (
     CleanedInteractions,
     clean_ratings,
@@ -12,7 +11,7 @@ from puma_engine.datasets.importers.ratings import (
 )
 from puma_engine.datasets.reading.delimited import read_original
 from puma_engine.datasets.reading.text_cleaning import clean_text
-from puma_engine.datasets.registry import ImportRequest, Source
+from puma_engine.datasets.registry import Source
 
 MIN_RATINGS = 20
 MAX_RATINGS = 85
@@ -31,14 +30,12 @@ def usable_ratings(folder: Path) -> CleanedInteractions:
     return clean_ratings(frame, texts, min_rows=MIN_RATINGS, valid=valid)
 
 
-def _read_ratings(source: Source, request: ImportRequest) -> Dataset:
-    return rating_dataset(source, request, usable_ratings(request.path), max_rows=MAX_RATINGS)
-
-
 MOVIETWEETINGS = Source(
     name="movietweetings",
     task="rating",
     family="movietweetings",
     about="MovieTweetings: film ratings 1-10 mapped to 1-5, MIT, Simon Dooms",
-    read=_read_ratings,
+    read=lambda source, request: rating_dataset(
+        source, request, usable_ratings(request.path), max_rows=MAX_RATINGS
+    ),
 )

@@ -275,7 +275,7 @@ def usable_items(
         part = parse(block, counts)
         usable = counts.check_rows(part.lines, {NO_ITEM: usable_ids(part.item)})
         titled = usable_texts(part.text)
-        counts.exclude(NO_TITLE, int((usable & ~titled).sum()))
+        counts.excluded += Counter({NO_TITLE: int((usable & ~titled).sum())})
         counts.stop_if_unusable()
         chosen = pa.array(usable & titled)
         yield texts_of(part.item.filter(chosen)), texts_of(part.text.filter(chosen))

@@ -66,10 +66,6 @@ class RowCounts:
             usable &= passes
         return usable
 
-    def exclude(self, reason: str, count: int) -> None:
-        """Count rows that are sound, but that a rule of the source leaves out."""
-        self.excluded += Counter({reason: count})
-
     def repair(self, what: str, count: int) -> None:
         """Count rows that were read although something was wrong with them."""
         if count:
