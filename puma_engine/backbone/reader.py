@@ -82,8 +82,12 @@ class Reader:
             filled = encode_many(backbone.tokenizer, texts)
             self._ids = {piece: encode_text(backbone.tokenizer, piece) for piece in pieces}
             self._ids |= dict(zip(texts, filled, strict=True))
-            before = [backbone.start + self._join(template.before, row) for row in contexts]
-            after = [self._join(template.after[:-1], row) + cue for row in contexts]
+            ends: tuple[list[int], list[int]] = ([], cue)
+            parts = template.before, template.after[:-1]
+            if template.prompt_last:
+                ends, parts = (cue, []), (template.before[:-1], ())
+            before = [backbone.start + self._join(parts[0], row) + ends[0] for row in contexts]
+            after = [self._join(parts[1], row) + ends[1] for row in contexts]
             self._before_row, self._before = self._unique(before)
             self._after_row, self._after = self._unique(after)
         # Rows [2, n] of the distinct texts before and after the slot, by context.

@@ -23,10 +23,11 @@ Piece = str | Slot
 
 @dataclass(frozen=True)
 class Template:
-    """A sequence of literal texts and slots that ends in an answer cue.
+    """A sequence of literal texts and slots that ends in an answer cue, or in cue and prompt slot.
 
+    Where the prompt slot is the last piece, the answer is read at the prompt's own last position.
     Raises TemplateError unless there are one prompt slot, one item slot, no or one history slot,
-    and a text (the answer cue) at the end.
+    and a text (the answer cue) as the last piece or just before a prompt slot at the end.
     """
 
     name: str
@@ -41,10 +42,10 @@ class Template:
                 raise TemplateError(
                     f"Template {self.name!r} has {count} {slot.value} slots; it needs {allowed}."
                 )
-        if not self.pieces or not isinstance(self.pieces[-1], str) or not self.pieces[-1].strip():
+        if not self.cue.strip():
             raise TemplateError(
-                f"Template {self.name!r} does not end in a text; end it in an answer cue such as "
-                "'Rating:'."
+                f"Template {self.name!r} has no answer cue at its end; end it in a text such as "
+                "'Rating:', or in such a text and the prompt slot."
             )
 
     @property
@@ -56,6 +57,17 @@ class Template:
     def after(self) -> tuple[Piece, ...]:
         """The pieces behind the prompt slot, the answer cue last."""
         return self.pieces[self.pieces.index(Slot.PROMPT) + 1 :]
+
+    @property
+    def prompt_last(self) -> bool:
+        """Whether the prompt slot is the last piece."""
+        return self.pieces[-1] is Slot.PROMPT
+
+    @property
+    def cue(self) -> str:
+        """The text that asks for the answer; empty where a slot stands in its place."""
+        cue = self.pieces[-2 if self.prompt_last else -1]
+        return cue if isinstance(cue, str) else ""
 
     @property
     def uses_history(self) -> bool:
@@ -71,14 +83,19 @@ _TEXTS = {
     "rating, an integer from 1 to 5, for the item {item}. Rating:",
     "rating-item-first": "Predict a user's rating, an integer from 1 to 5, for the item {item}. The "
     "user's preferences are encoded in the feature {prompt}. Rating:",
+    "rating-prompt-last": "Predict a user's rating, an integer from 1 to 5, for the item {item}. "
+    "Rating:{prompt}",
     "click": "The user's preferences are encoded in the feature {prompt}. Would the user enjoy "
     "the item {item}, Yes or No? Answer:",
     "click-item-first": "Would a user enjoy the item {item}, Yes or No? The user's preferences are "
     "encoded in the feature {prompt}. Answer:",
+    "click-prompt-last": "Would a user enjoy the item {item}, Yes or No? Answer:{prompt}",
     "click-history": "The user read {history}. The user's preferences are encoded in the feature "
     "{prompt}. Would the user enjoy the item {item}, Yes or No? Answer:",
     "click-history-item-first": "Would a user enjoy the item {item}, Yes or No? The user read "
     "{history}. The user's preferences are encoded in the feature {prompt}. Answer:",
+    "click-history-prompt-last": "The user read {history}. Would the user enjoy the item {item}, "
+    "Yes or No? Answer:{prompt}",
 }
 
 

@@ -66,10 +66,11 @@ def answer_tokens(
 ) -> tuple[list[int], list[int]]:
     """Return the ids of a template's answer cue, and one id for each answer, all distinct.
 
-    The cue is encoded together with an answer, so it may end in a space token. Raises
+    The cue is encoded together with an answer, so it may end in a space token, and an answer is the
+    token that follows the cue in running text, also where the prompt slot stands between them. Raises
     BackboneError if an answer takes more than one token, or two answers share one.
     """
-    cue = str(template.pieces[-1])
+    cue = template.cue
     for gap in (" ", ""):
         encoded = [encode_text(tokenizer, cue + gap + answer) for answer in answers]
         columns = enumerate(zip(*encoded, strict=False))

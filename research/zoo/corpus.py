@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from puma_engine.backbone.tasks import TASKS
-from puma_engine.backbone.templates import TEMPLATES, Slot, Template
+from puma_engine.backbone.templates import Slot, Template
 from puma_engine.backbone.tokens import (
     answer_tokens,
     clean_text,
@@ -23,6 +23,7 @@ from puma_engine.backbone.tokens import (
     start_ids,
 )
 from puma_engine.datasets import Dataset, load_shipped
+from research.zoo.recipe import pretraining_templates
 
 FOUNDATION = {"goodbooks": "goodbooks", "movietweetings": "movietweetings"}
 FOUNDATION["goodbooks-to-read"] = "goodbooks"  # the same people
@@ -203,7 +204,7 @@ class TokenisedCorpus:
         self.history = np.array([add(ids[:HISTORY_TOKENS]) for ids in histories])
         self.vector = add([0])
         self.templates = []
-        for template in TEMPLATES.values():
+        for template in pretraining_templates():
             cue, ids = answer_tokens(tokenizer, template, TASKS[template.task].answers)
             pieces = tuple(
                 piece if isinstance(piece, Slot) else add(encode_text(tokenizer, piece))

@@ -2,8 +2,13 @@
 
 from dataclasses import dataclass, field
 
-from puma_engine.backbone.templates import TEMPLATES
+from puma_engine.backbone.templates import TEMPLATES, Template
 from puma_engine.config import TrainingConfig, _Config, _positive
+
+
+def pretraining_templates() -> list[Template]:
+    """Return the templates of the pre-training; its models never read prompt-last ones."""
+    return [template for template in TEMPLATES.values() if not template.prompt_last]
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,8 @@ class Recipe(_Config):
     validation_rows: int = 4000
     templates: dict[str, float] = field(
         default_factory=lambda: {
-            name: 0.3 if template.task == "rating" else 0.1 for name, template in TEMPLATES.items()
+            template.name: 0.3 if template.task == "rating" else 0.1
+            for template in pretraining_templates()
         }
     )
     seed: int = 0
@@ -51,11 +57,10 @@ class Recipe(_Config):
         for name in ("outcome_weight", "text_weight"):
             if getattr(self, name) < 0:
                 problems.append(f"{name} must be 0 or more, not {getattr(self, name)!r}")
-        unknown = sorted(set(self.templates) - set(TEMPLATES))
+        known = [template.name for template in pretraining_templates()]
+        unknown = sorted(set(self.templates) - set(known))
         if unknown:
-            problems.append(
-                f"templates names {', '.join(unknown)}; known are {', '.join(TEMPLATES)}"
-            )
+            problems.append(f"templates names {', '.join(unknown)}; known are {', '.join(known)}")
         if not self.templates or any(weight < 0 for weight in self.templates.values()):
             problems.append("templates needs weights of 0 or more")
         elif not sum(self.templates.values()) > 0:

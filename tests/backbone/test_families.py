@@ -24,7 +24,7 @@ KINDS = (
     "chat-template",
 )
 TEMPLATE_OF = {
-    "rating": ("rating", "rating-item-first"),
+    "rating": ("rating", "rating-item-first", "rating-prompt-last"),
     "click": ("click-history", "click-item-first"),
 }
 CONTEXTS = [

@@ -74,7 +74,7 @@ def test_answers_follow_the_cue_in_every_kind_of_tokenizer(kind, template):
     for answer, token in zip(answers, ids, strict=True):
         text = tokenizer.decode([*cue, token]).strip()
         assert text.endswith(answer)
-        assert encode_text(tokenizer, template.pieces[-1] + " " + answer)[-1] == token
+        assert encode_text(tokenizer, template.cue + " " + answer)[-1] == token
 
 
 def test_a_digit_alone_takes_two_tokens_where_a_space_is_prepended():

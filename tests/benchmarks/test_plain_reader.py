@@ -38,7 +38,7 @@ def losses(data, backbone):
     return torch.tensor(seen[:STEPS]), network.state_dict()
 
 
-@pytest.mark.parametrize("template", ["rating", "rating-item-first"])
+@pytest.mark.parametrize("template", ["rating", "rating-item-first", "rating-prompt-last"])
 def test_fifty_steps_give_the_plain_way_s_losses(tmp_path, template):
     backbone = FrozenBackbone.load(tiny_backbone_folder(tmp_path, "llama"), device="cpu")
     dataset = load_shipped("goodbooks", users=20)

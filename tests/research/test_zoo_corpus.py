@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from puma_engine.backbone.tasks import get_task
-from puma_engine.backbone.templates import TEMPLATES, Slot
+from puma_engine.backbone.templates import Slot
 from puma_engine.backbone.tokens import answer_tokens, encode_text, start_ids
 from puma_engine.datasets import is_foundation, load_shipped
 from puma_engine.errors import ConfigError
@@ -19,7 +19,7 @@ from research.zoo.corpus import (
     load_foundation,
 )
 from research.zoo.pretraining import split_corpus
-from research.zoo.recipe import Recipe
+from research.zoo.recipe import Recipe, pretraining_templates
 from research.zoo.sequences import Sequences, draw_plan, fixed_plan
 from research.zoo.tokenizers import train_tokenizer, training_texts
 
@@ -109,7 +109,7 @@ def test_a_plan_is_a_function_of_its_seed(loaded, tokenised):
 
 def test_every_template_and_length_of_context_comes_up(sequences):
     plan = sequences.plan
-    assert set(plan.template) == set(range(len(TEMPLATES)))
+    assert set(plan.template) == set(range(len(pretraining_templates())))
     count = (plan.pairs[~plan.vector] >= 0).sum(axis=1)
     assert count.min() == 0 and count.max() > 4
     assert 0.1 < plan.vector.mean() < 0.3

@@ -126,16 +126,18 @@ def plain_logits(reader, prompts, rows, side):
     for prompt, row in zip(prompts, rows.tolist(), strict=True):
         context, pieces = reader.contexts[row], []
         ids = list(backbone.start)
-        for piece in reader.template.pieces[:-1]:
-            if piece is Slot.PROMPT:
+        cue, _ = answer_tokens(backbone.tokenizer, reader.template, reader.task.answers)
+        for piece in reader.template.pieces:
+            if piece == reader.template.cue:
+                ids += cue
+            elif piece is Slot.PROMPT:
                 pieces += [backbone.embed(torch.tensor(ids, dtype=torch.long)), prompt]
                 ids = []
             elif isinstance(piece, Slot):
                 ids += reader.slot_ids(piece, context)
             else:
                 ids += encode_text(backbone.tokenizer, piece)
-        cue, _ = answer_tokens(backbone.tokenizer, reader.template, reader.task.answers)
-        sequences.append(torch.cat([*pieces, backbone.embed(torch.tensor(ids + cue))]))
+        sequences.append(torch.cat([*pieces, backbone.embed(torch.tensor(ids, dtype=torch.long))]))
     width = max(map(len, sequences))
     embeddings = torch.zeros(len(sequences), width, backbone.width)
     mask = torch.zeros(len(sequences), width, dtype=torch.long)

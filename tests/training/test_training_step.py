@@ -9,7 +9,7 @@ from puma_engine.prompts.examples import reader_for
 from puma_engine.prompts.tuning import PromptEmbedding, PromptTuningModule, make_head
 from puma_engine.training.step import Capturable
 
-TEMPLATES = ("rating-item-first", "rating")
+TEMPLATES = ("rating-item-first", "rating", "rating-prompt-last")
 
 
 @pytest.fixture(scope="module")
