@@ -7,24 +7,16 @@ import streamlit as st
 from streamlit.errors import StreamlitSecretNotFoundError
 
 
-def providers() -> list[str] | None:
-    """Return the names of the sign-in providers: [] for one without a name, None for no sign-in."""
-    try:
-        auth = st.secrets.get("auth")
-    except StreamlitSecretNotFoundError:
-        return None
-    if auth is None:
-        return None
-    return [name for name, section in auth.items() if isinstance(section, Mapping)]
-
-
 def require_sign_in() -> None:
     """Stop the page unless the visitor is signed in, or sign-in is not configured.
 
     Without sign-in, `puma serve --public` does not start, and a public dashboard shows nothing.
     """
-    names = providers()
-    if names is None:
+    try:
+        auth = st.secrets.get("auth")
+    except StreamlitSecretNotFoundError:
+        auth = None
+    if auth is None:
         if os.environ.get("PUMA_PUBLIC"):
             st.error("Sign-in is not configured, so this public dashboard shows nothing.")
             st.stop()
@@ -36,7 +28,8 @@ def require_sign_in() -> None:
         return
     st.title("PUMA Workbench")
     st.text("Sign in to see the workspace.")
-    for name in names or [""]:
+    names = [name for name, section in auth.items() if isinstance(section, Mapping)]
+    for name in names or [""]:  # a provider without a section has no name
         st.button(
             f"Sign in with {name}" if name else "Sign in",
             on_click=st.login,

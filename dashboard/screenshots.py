@@ -18,7 +18,6 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
@@ -30,6 +29,7 @@ THEMES = ("light", "dark")
 # Addresses of pages that show more than the demo's workspace.
 QUERIES = {"studies": "?from=published"}
 MAX_BYTES = 400_000
+START_SECONDS = 60.0
 MIN_HEIGHT, MAX_HEIGHT = 500, 1600  # pixels
 FLAGS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-component-update") + (
     "--disable-background-networking",
@@ -78,15 +78,12 @@ def prepared(workspace: Path) -> Iterator[Path]:
         # Jobs whose logs contain no path of this machine.
         _puma(copy, "data", "import", "movietweetings", "--users", "200", "--queue")
         prompts = json.loads(_puma(copy, "prompts", "list", "--json"))
-        first = {role: _newest(prompts, role) for role in ("source", "migrated")}
-        _puma(copy, "project", first["source"], first["migrated"], "--queue")
+        newest = {run["config"]["role"]: run["id"] for run in reversed(prompts)}
+        if not {"source", "migrated"} <= set(newest):
+            raise SystemExit("The workspace has no migrated prompts; run `puma demo`.")
+        _puma(copy, "project", newest["source"], newest["migrated"], "--queue")
         _puma(copy, "worker", "--once")
         yield copy
-
-
-def _newest(prompts: list[dict[str, Any]], role: str) -> str:
-    ids = (run["id"] for run in prompts if run["config"]["role"] == role)
-    return next(ids, "") or sys.exit(f"The workspace has no {role} prompts; run `puma demo`.")
 
 
 def _puma(workspace: Path, *arguments: str) -> str:
@@ -117,22 +114,19 @@ def serving(workspace: str | Path) -> Iterator[str]:
     )
     try:
         url = f"http://localhost:{port}"
-        _wait_for(f"{url}/_stcore/health", process)
+        end = time.monotonic() + START_SECONDS
+        while True:
+            if time.monotonic() > end or process.poll() is not None:
+                raise SystemExit("The app did not start; try `puma serve` to see why.")
+            try:
+                urllib.request.urlopen(f"{url}/_stcore/health", timeout=5).close()
+                break
+            except OSError:
+                time.sleep(0.3)
         yield url
     finally:
         process.terminate()
         process.wait(timeout=30)
-
-
-def _wait_for(url: str, process: subprocess.Popen[bytes], seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            urllib.request.urlopen(url, timeout=5).close()
-            return
-        except OSError:
-            time.sleep(0.3)
-    raise SystemExit("The app did not start; try `puma serve` to see why.")
 
 
 def picture(browser: Browser, url: str, theme: str, width: int) -> bytes:

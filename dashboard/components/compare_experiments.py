@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from dashboard import engine, pages
-from dashboard.components import figures, page_states
+from dashboard.components import figures, page_states, tables
 from dashboard.components.compare_methods import score_columns
 from dashboard.components.formatting import short
 from dashboard.components.theme import CATEGORIES, DIFFERENCES, KINDS, marker
@@ -37,9 +37,8 @@ def pairs(methods: pd.DataFrame, metric: str) -> None:
         return
     ids = zip(table["retrained"], table["evaluation"], strict=True)
     gains = [comparisons.gain(engine.root(), *pair, metric) for pair in ids]
-    for column in ("value", "low", "high"):
-        values = [getattr(gain, column) if gain else float("nan") for gain in gains]
-        table["gain" if column == "value" else column] = values
+    for column, part in (("gain", "value"), ("low", "low"), ("high", "high")):
+        table[column] = [getattr(gain, part) if gain else float("nan") for gain in gains]
     figures.show(
         gain_heatmap(table),
         table,
@@ -117,21 +116,17 @@ def strategies(methods: pd.DataFrame, metric: str) -> None:
         x=METRICS[metric].axis,
         height=max(320, 100 + 40 * table["strategy"].nunique()),
     )
-    columns = ["strategy", "budget", "seed", "value", "low", "high", "seconds"]
-    labels = [
-        "Strategy",
-        "Users trained",
-        "Seed",
-        METRICS[metric].heading,
-        "95 % from",
-        "95 % to",
-        "Seconds",
-    ]
-    st.dataframe(
-        table[columns].set_axis(labels, axis=1),
-        hide_index=True,
-        column_config=score_columns(METRICS[metric].heading),
-    )
+    shown = {
+        "strategy": "Strategy",
+        "budget": "Users trained",
+        "seed": "Seed",
+        "value": METRICS[metric].heading,
+        "low": "95 % from",
+        "high": "95 % to",
+        "seconds": "Seconds",
+    }
+    columns = score_columns(METRICS[metric].heading)
+    tables.show(table[[*shown]].rename(columns=shown), columns)
 
 
 VIEWS: dict[str, Callable[[pd.DataFrame, str], None]] = {

@@ -5,9 +5,10 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
+from streamlit.column_config import NumberColumn, TextColumn
 
 from dashboard import engine
-from dashboard.components import figures, query_params
+from dashboard.components import figures, query_params, tables
 from dashboard.components.formatting import short
 from dashboard.components.glossary import term
 from dashboard.components.theme import KINDS, marker, rank
@@ -21,43 +22,30 @@ def show(run: Run) -> None:
     primary = comparisons.PRIMARY_METRIC[run.summary["task"]]
     metrics = list(dict.fromkeys([primary, *scores["metric"]]))
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        differences = st.toggle(
-            "Differences from the baseline",
-            key="differences",
-            bind="query-params",
-            help=term("difference"),
-        )
+        label, about = "Differences from the baseline", term("difference")
+        differences = st.toggle(label, key="differences", bind="query-params", help=about)
         intervals = st.toggle("Intervals", value=True, key="intervals", bind="query-params")
-    st.dataframe(
-        metric_table(methods, scores, metrics, differences=differences, intervals=intervals),
-        hide_index=True,
-        height="content",
-        placeholder="–",
-        column_config={
-            METRICS[name].heading: st.column_config.TextColumn(help=term(name)) for name in metrics
-        }
-        | {
-            "Time": st.column_config.TextColumn(
-                help="Seconds as a share of the pinned baseline's seconds."
-            ),
-            "Users trained": st.column_config.NumberColumn(help=term("budget")),
-            "Method": st.column_config.TextColumn(width=270),
-            "Seconds": st.column_config.NumberColumn(
-                format="%.1f",
-                help="Measured seconds. For fitted prompts: training. For a migration: selection, "
-                "training of the adapter and mapping. Without a language model: prediction.",
-            ),
-        },
-    )
+    columns = {METRICS[name].heading: TextColumn(help=term(name)) for name in metrics}
+    columns |= {
+        "Time": TextColumn(help="Seconds as a share of the pinned baseline's seconds."),
+        "Users trained": NumberColumn(help=term("budget")),
+        "Method": TextColumn(width=270),
+        "Seconds": NumberColumn(
+            format="%.1f",
+            help="Measured seconds. For fitted prompts: training. For a migration: selection, "
+            "training of the adapter and mapping. Without a language model: prediction.",
+        ),
+    }
+    table = metric_table(methods, scores, metrics, differences=differences, intervals=intervals)
+    tables.show(table, columns, height="content")
     st.caption(
         f"{run.summary['users']:,} users, {run.summary['rows']:,} rows of the "
         f"{run.summary['split']} split. 95 % intervals are from resampling users. The pinned "
         "baseline is marked."
     )
-    costs = methods.drop(columns=["kind"])
-    figures.downloads(
-        scores.merge(costs, on="method", how="left", validate="many_to_one"), "methods"
-    )
+    costs = methods.drop(columns="kind")
+    costs = scores.merge(costs, on="method", how="left", validate="many_to_one")
+    figures.downloads(costs, "methods")
     metric = query_params.choose(
         "Metric of the figures",
         metrics,
@@ -139,15 +127,25 @@ def metric_table(
 
     intervals: whether each text has its 95 % interval.
     """
+
+    def cell(score: object) -> str:
+        if score is None:
+            return ""
+        names = ("value", "low", "high")
+        if differences:
+            names = ("difference", "difference_low", "difference_high")
+        value, low, high = (float(getattr(score, name)) for name in names)
+        if pd.isna(value):
+            return "reference"
+        form = "+.4f" if differences else ".4f"
+        return f"{value:{form}} [{low:{form}}, {high:{form}}]" if intervals else f"{value:{form}}"
+
     cells = {(row.method, row.metric): row for row in scores.itertuples()}
     baseline = methods.loc[methods["is_baseline"].astype(bool), "seconds"]
     rows = []
     for item in methods.itertuples():
         row = {"Method": item.method, "Pinned": "baseline" if item.is_baseline else ""}
-        texts = {
-            METRICS[metric].heading: _cell(cells.get((item.method, metric)), differences, intervals)
-            for metric in metrics
-        }
+        texts = {METRICS[name].heading: cell(cells.get((item.method, name))) for name in metrics}
         first = METRICS[metrics[0]].heading
         row |= {first: texts.pop(first), "Seconds": float(item.seconds)}
         row["Time"] = f"{item.seconds / baseline.iloc[0]:.0%}" if len(baseline) else ""
@@ -157,24 +155,12 @@ def metric_table(
     return pd.DataFrame(rows)
 
 
-def _cell(score: object, differences: bool, intervals: bool) -> str:
-    if score is None:
-        return ""
-    names = ("difference", "difference_low", "difference_high") if differences else None
-    value, low, high = (float(getattr(score, name)) for name in names or ("value", "low", "high"))
-    if pd.isna(value):
-        return "reference"
-    form = "+.4f" if differences else ".4f"
-    return f"{value:{form}} [{low:{form}}, {high:{form}}]" if intervals else f"{value:{form}}"
-
-
 def _whole(value: object) -> int | None:
     return None if pd.isna(value) else int(value)  # type: ignore[call-overload, arg-type]
 
 
 def score_columns(metric: str) -> dict[str, Any]:
     """Return the column configuration of a metric, its interval and seconds."""
-    value = st.column_config.NumberColumn(format="%.4f")
-    return dict.fromkeys((metric, "95 % from", "95 % to"), value) | {
-        "Seconds": st.column_config.NumberColumn(format="%.1f")
-    }
+    value = NumberColumn(format="%.4f")
+    columns = dict.fromkeys((metric, "95 % from", "95 % to"), value)
+    return columns | {"Seconds": NumberColumn(format="%.1f")}

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import streamlit as st
 
 from dashboard import engine
-from dashboard.components import page_states, query_params
+from dashboard.components import page_states, query_params, tables
 from dashboard.components.compare_methods import score_columns
-from dashboard.components.theme import KINDS, rank
+from dashboard.components.theme import rank
 from dashboard.engine import Run, comparisons
 from dashboard.engine.comparisons import DataSplit
 
@@ -54,7 +54,13 @@ def pick() -> Run | None:
         _offer(request, run)
     if run is None:
         if request is not None:
-            _scores_so_far(request)
+            metric = comparisons.PRIMARY_METRIC[request.split.task].upper()
+            evaluated = comparisons.methods(request.split).set_index("evaluation")
+            evaluated = evaluated.loc[[*request.methods, *request.baselines]]
+            st.subheader("Evaluated so far", divider="gray")
+            shown = evaluated[["label", "name", "value", "low", "high", "seconds"]]
+            labels = ["Method", "Run", metric, "95 % from", "95 % to", "Seconds"]
+            tables.show(shown.set_axis(labels, axis=1), score_columns(metric))
         return None
     if run.status == "running":
         page_states.loading("This comparison is being computed.")
@@ -120,7 +126,7 @@ def _request(splits: list[DataSplit], run: Run | None) -> ComparisonRequest | No
     split = next(split for split in splits if split.id == chosen)
     evaluated = comparisons.methods(split)
     evaluated = evaluated.assign(rank=evaluated["kind"].map(rank)).sort_values("rank")
-    labels = {row.evaluation: _label(row) for row in evaluated.itertuples()}
+    labels = {row.evaluation: f"{row.label} · {row.name}" for row in evaluated.itertuples()}
     baselines = evaluated.loc[evaluated["kind"] == "baseline", "evaluation"].tolist()
     options = [key for key in evaluated["evaluation"] if key not in baselines]
     members = comparisons.members(run) if run is not None and split == shown else options
@@ -143,12 +149,6 @@ def _request(splits: list[DataSplit], run: Run | None) -> ComparisonRequest | No
             help="Differences are relative to it. A verdict needs full retraining as the baseline.",
         )
     return ComparisonRequest(split, methods, baselines, pin, comparisons.lacks_baselines(evaluated))
-
-
-def _label(row: object) -> str:
-    kind = KINDS[row.kind].label  # type: ignore[attr-defined]
-    name, label = row.name, row.label  # type: ignore[attr-defined]
-    return f"{label} · {name}" if label != kind else f"{kind} · {name}"
 
 
 def _offer(request: ComparisonRequest, run: Run | None) -> None:
@@ -183,14 +183,3 @@ def _watch(job_id: str) -> None:
         state = "is queued" if job.status == "queued" else "is being computed"
         st.markdown(f":material/hourglass_top: The comparison {state}.")
         st.text(str(job.progress.get("stage") or ""))
-
-
-def _scores_so_far(request: ComparisonRequest) -> None:
-    """List the chosen methods before any comparison exists."""
-    metric = comparisons.PRIMARY_METRIC[request.split.task].upper()
-    table = comparisons.methods(request.split).set_index("evaluation")
-    table = table.loc[[*request.methods, *request.baselines]]
-    st.subheader("Evaluated so far", divider="gray")
-    shown = table[["label", "name", "value", "low", "high", "seconds"]].reset_index(drop=True)
-    shown.columns = ["Method", "Run", metric, "95 % from", "95 % to", "Seconds"]
-    st.dataframe(shown, hide_index=True, column_config=score_columns(metric))

@@ -90,9 +90,14 @@ def downloads(data: pd.DataFrame | Callable[[], pd.DataFrame], key: str) -> None
 
 def to_csv(data: pd.DataFrame) -> bytes:
     """Return a table as CSV. Texts that a spreadsheet would run as a formula get an apostrophe."""
+
+    def escape(value: Any) -> Any:
+        risky = isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r")
+        return f"'{value}" if risky else value
+
     safe = data.copy()
     for name in safe.select_dtypes(include=["object", "string"]):
-        safe[name] = safe[name].map(_escape_formula)
+        safe[name] = safe[name].map(escape)
     return safe.to_csv(index=False).encode()
 
 
@@ -101,11 +106,6 @@ def to_parquet(data: pd.DataFrame) -> bytes:
     buffer = io.BytesIO()
     data.to_parquet(buffer, index=False)
     return buffer.getvalue()
-
-
-def _escape_formula(value: Any) -> Any:
-    risky = isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r")
-    return f"'{value}" if risky else value
 
 
 def error_bars(rows: pd.DataFrame, colour: str, value: str = "value") -> dict[str, object]:

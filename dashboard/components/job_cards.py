@@ -26,30 +26,34 @@ def watch(limit: int = 5, commands: Collection[str] | None = None) -> None:
 
     When a job starts or ends, the whole page is drawn again, so that its result appears.
     """
-    busy = any(job.status in ACTIVE for job in _chosen(commands))
-    page_states.live(_watched, BUSY_SECONDS if busy else IDLE_SECONDS)(limit, commands)
 
+    def chosen() -> list[engine.Job]:
+        jobs = engine.jobs(200)
+        return in_order([job for job in jobs if commands is None or job.command in commands])
 
-def _watched(limit: int, commands: Collection[str] | None) -> None:
-    jobs = _chosen(commands)
-    if redraw_is_due(jobs, f"watched-{'-'.join(sorted(commands or ['all']))}"):
-        st.rerun()
-    if not jobs:
-        st.caption("No jobs yet.")
-    for job in jobs[:limit]:
-        card(job)
+    def draw() -> None:
+        jobs = chosen()
+        if redraw_is_due(jobs, f"watched-{'-'.join(sorted(commands or ['all']))}"):
+            st.rerun()
+        if not jobs:
+            st.caption("No jobs yet.")
+        for job in jobs[:limit]:
+            card(job)
+
+    busy = any(job.status in ACTIVE for job in chosen())
+    page_states.live(draw, BUSY_SECONDS if busy else IDLE_SECONDS)()
 
 
 def watch_one(job: engine.Job) -> None:
     """Show one job and update it; when its status changes, the whole page is drawn again."""
-    page_states.live(_one, BUSY_SECONDS)(job.id, job.status)
 
+    def draw() -> None:
+        now = engine.job(job.id)
+        if now.status != job.status:
+            st.rerun()
+        card(now)
 
-def _one(job_id: str, drawn_as: str) -> None:
-    job = engine.job(job_id)
-    if job.status != drawn_as:
-        st.rerun()
-    card(job)
+    page_states.live(draw, BUSY_SECONDS)()
 
 
 def redraw_is_due(jobs: Sequence[engine.Job], key: str) -> bool:
@@ -58,12 +62,6 @@ def redraw_is_due(jobs: Sequence[engine.Job], key: str) -> bool:
     before = st.session_state.get(key)
     st.session_state[key] = active
     return before is not None and before != active
-
-
-def _chosen(commands: Collection[str] | None) -> list[engine.Job]:
-    return in_order(
-        [job for job in engine.jobs(200) if commands is None or job.command in commands]
-    )
 
 
 def in_order(jobs: Sequence[engine.Job]) -> list[engine.Job]:
@@ -133,22 +131,19 @@ def waiting(job: engine.Job) -> None:
         st.caption(f"Queued {formatting.ago(job.created)}; it waits for a free device.")
         return
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.caption(
-            f"Queued {formatting.ago(job.created)}; no worker is running.",
-            width="stretch",
-        )
+        st.caption(f"Queued {formatting.ago(job.created)}; no worker is running.", width="stretch")
         st.button(
             "Start a worker",
             key=f"work-{job.id}",
             icon=":material/play_arrow:",
             help="It runs all queued jobs and then ends. `puma worker` does the same.",
-            on_click=lambda: _act(lambda _id: engine.start_worker(), job.id),
+            on_click=lambda: _act(engine.start_worker),
         )
 
 
-def _act(action: Callable[[str], None], job_id: str) -> None:
+def _act(action: Callable[..., None], *args: str) -> None:
     try:
-        action(job_id)
+        action(*args)
     except engine.PumaError as error:
         st.toast(escaped(str(error), 300), icon=":material/error:")
 

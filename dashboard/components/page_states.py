@@ -58,24 +58,19 @@ def guarded(page: Callable[[], None]) -> Callable[[], None]:
 
     @wraps(page)
     def wrapped() -> None:
-        if not engine.has_workspace():
-            no_workspace(page.__module__.rpartition(".")[2])
+        from dashboard import pages
+
+        if engine.has_workspace():
+            with caught("This page cannot be shown."):
+                page()
             return
-        with caught("This page cannot be shown."):
-            page()
+        st.title(pages.PAGES[page.__module__.rpartition(".")[2]][0])
+        empty(
+            "No workspace yet",
+            "A workspace is the folder of data, prompts and results. The overview creates one, with "
+            "a worked example; `puma demo` does the same.",
+            icon=":material/folder_off:",
+        )
+        pages.link("overview", label="Open the overview")
 
     return wrapped
-
-
-def no_workspace(name: str) -> None:
-    """Show that the page of this name needs a workspace, with a link to the overview."""
-    from dashboard import pages
-
-    st.title(pages.PAGES[name][0])
-    empty(
-        "No workspace yet",
-        "A workspace is the folder of data, prompts and results. The overview creates one, with a "
-        "worked example; `puma demo` does the same.",
-        icon=":material/folder_off:",
-    )
-    pages.link("overview", label="Open the overview")

@@ -4,15 +4,15 @@ from typing import Any
 
 import pandas as pd
 import streamlit as st
+from streamlit.column_config import NumberColumn, TextColumn
 
 from dashboard import engine
-from dashboard.components import formatting, job_cards, page_states, query_params
+from dashboard.components import formatting, job_cards, page_states, query_params, tables
 from dashboard.components.glossary import term
 from dashboard.engine import plans
-from dashboard.engine.plans import Costs, Plan, Prediction
+from dashboard.engine.plans import Costs, Plan
 
 MOST_PRICE = 1e6
-REFRESH = 2.0
 
 
 def show(plan: Plan) -> dict[str, Any] | None:
@@ -37,7 +37,7 @@ def show(plan: Plan) -> dict[str, Any] | None:
         help="In your currency; what your provider or your own accounting charges.",
     )
     costs = plans.costs(plan, device)
-    st.dataframe(table(costs, price), hide_index=True)
+    tables.show(table(costs, price))
     st.text(sentence(costs))
     warning = disturbed(costs)
     if warning:
@@ -61,23 +61,22 @@ def table(costs: Costs, price: float) -> pd.DataFrame:
         f"Retrain all {costs.users:,} users": costs.retraining,
         f"This migration ({costs.trained:,} users train)": costs.migration,
     }
-    return pd.DataFrame([_row(name, predicted, price) for name, predicted in predictions.items()])
-
-
-def _row(name: str, predicted: Prediction | None, price: float) -> dict[str, Any]:
-    if predicted is None:
-        unknown = dict.fromkeys(("Range", "Device hours", "Cost"), "unknown")
-        return {"Approach": name, "Time": "unknown"} | unknown | {"Measured runs": 0}
-    return {
-        "Approach": name,
-        "Time": formatting.duration(predicted.seconds),
-        "Range": f"{formatting.duration(predicted.low)} to {formatting.duration(predicted.high)}"
-        if len(predicted.evidence) > 1
-        else "of one run",
-        "Device hours": f"{plans.hours(predicted.seconds):.3g}",
-        "Cost": amount(plans.money(predicted.seconds, price)),
-        "Measured runs": len(predicted.evidence),
-    }
+    rows = []
+    for name, item in predictions.items():
+        texts, runs = ["unknown"] * 4, 0
+        if item is not None:
+            texts = [
+                formatting.duration(item.seconds),
+                f"{formatting.duration(item.low)} to {formatting.duration(item.high)}",
+                f"{plans.hours(item.seconds):.3g}",
+                amount(plans.money(item.seconds, price)),
+            ]
+            runs = len(item.evidence)
+            if runs < 2:
+                texts[1] = "of one run"
+        rows.append([name, *texts, runs])
+    names = ["Approach", "Time", "Range", "Device hours", "Cost", "Measured runs"]
+    return pd.DataFrame(rows, columns=names)
 
 
 def amount(money: float) -> str:
@@ -132,18 +131,14 @@ def _evidence(costs: Costs) -> None:
                 "Some of these adapters read another number of sources. None with as many was measured, so "
                 "the time is a guess."
             )
-        st.dataframe(
-            pd.DataFrame(rows),
-            hide_index=True,
-            column_config={
-                "Examples/s": st.column_config.NumberColumn(format="%,.0f"),
-                "Trained, s": st.column_config.NumberColumn(format="%.1f"),
-                "Whole run, s": st.column_config.NumberColumn(format="%.1f"),
-                "Other work": st.column_config.TextColumn(
-                    help="The share of this machine's cores that other processes took meanwhile."
-                ),
-            },
-        )
+        cores = "The share of this machine's cores that other processes took meanwhile."
+        columns = {
+            "Examples/s": NumberColumn(format="%,.0f"),
+            "Trained, s": NumberColumn(format="%.1f"),
+            "Whole run, s": NumberColumn(format="%.1f"),
+            "Other work": TextColumn(help=cores),
+        }
+        tables.show(pd.DataFrame(rows), columns)
 
 
 def disturbed(costs: Costs) -> str:
@@ -168,7 +163,7 @@ def _calibration(plan: Plan, costs: Costs, device: str) -> None:
     """Offer to measure what the prediction lacks, on a device of this machine; watch it."""
     job = plans.calibrating(plan)
     if job is not None:
-        page_states.live(_watched, REFRESH)(job.id)
+        job_cards.watch_one(job)
         return
     missing = plans.unmeasured(costs)
     if not missing:
@@ -183,21 +178,10 @@ def _calibration(plan: Plan, costs: Costs, device: str) -> None:
             icon=":material/speed:",
             help="Trains on few users for two epochs and stores only the time that it took.",
         )
-    if not clicked:
-        return
-    try:
-        plans.calibrate(plan)
-    except engine.PumaError as error:
-        page_states.failed("The measurement was not started.", error)
-        return
-    st.rerun()
-
-
-def _watched(job_id: str) -> None:
-    job = engine.job(job_id)
-    if job.status == "finished":
-        st.rerun()
-    job_cards.card(job)
+    if clicked:
+        with page_states.caught("The measurement was not started."):
+            plans.calibrate(plan)
+            st.rerun()
 
 
 def predicted_and_actual(job: engine.Job) -> None:
@@ -207,13 +191,12 @@ def predicted_and_actual(job: engine.Job) -> None:
     if not migrations:
         return
     seconds = sum(run.seconds or 0.0 for run in migrations)
-    cells = st.columns(3)
-    cells[0].metric(
-        "Predicted", formatting.duration(expected["seconds"]) if expected else "unknown"
-    )
-    cells[1].metric("Actual", formatting.duration(seconds), help=term("run"))
+    values: dict[str, tuple[str, str | None]] = {
+        "Predicted": (formatting.duration(expected["seconds"]) if expected else "unknown", None),
+        "Actual": (formatting.duration(seconds), term("run")),
+    }
     if expected:
-        cells[2].metric("Actual / predicted", f"{seconds / expected['seconds']:.2f}")
-        others = {run.device for run in migrations} - {expected["device"]}
-        if others:
-            st.caption("It ran on another device than was predicted.")
+        values["Actual / predicted"] = (f"{seconds / expected['seconds']:.2f}", None)
+    tables.metrics(values)
+    if expected and {run.device for run in migrations} - {expected["device"]}:
+        st.caption("It ran on another device than was predicted.")

@@ -1,13 +1,16 @@
-"""A plan as a picture: one arrow, a chain, or a merge."""
+"""Figures of a plan: where prompts go (an arrow, a chain or a merge), and the training loss."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
+from dashboard import engine
+from dashboard.components import figures
 from dashboard.components.formatting import short
-from dashboard.components.theme import KINDS, NEUTRAL
+from dashboard.components.theme import CATEGORIES, KINDS, NEUTRAL
 
 LONGEST = 34
 
@@ -61,3 +64,34 @@ def topology(sources: Sequence[str], targets: Sequence[str]) -> tuple[go.Figure,
     figure.update_xaxes(visible=False, range=[-0.5, last + 0.5], fixedrange=True)
     figure.update_yaxes(visible=False, range=[-depth, depth], fixedrange=True)
     return figure, boxes
+
+
+def losses_of(progress: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the reported losses of a job: stage, step, loss."""
+    rows = [
+        (stage, step, loss)
+        for stage, points in (progress.get("trace") or {}).items()
+        for step, loss in points
+        if loss is not None
+    ]
+    return pd.DataFrame(rows, columns=["stage", "step", "loss"])
+
+
+def loss_chart(job: engine.Job) -> None:
+    """Draw the reported training losses of a job, if any."""
+    data = losses_of(job.progress)
+    if data.empty:
+        return
+    figure = go.Figure()
+    for number, (stage, rows) in enumerate(data.groupby("stage", sort=False)):
+        line = {"color": CATEGORIES[number % len(CATEGORIES)]}
+        figure.add_scatter(x=rows["step"], y=rows["loss"], mode="lines", name=stage, line=line)
+    figures.show(
+        figure,
+        data,
+        f"losses-{job.id}",
+        title="Training loss by step",
+        x="training step",
+        y="mean loss per example",
+        height=260,
+    )

@@ -16,11 +16,10 @@ STRATA = ("lowest variance", "low", "middle", "high", "highest variance")
 
 def choose_strategy() -> str:
     """Draw the widget for a strategy, or TRAINED for the users of the migration."""
-    labels = {name: f"{name}: {item.about}" for name, item in engine.STRATEGIES.items()}
-    labels[TRAINED] = "as trained: the users of this migration"
-    options = [TRAINED, *engine.STRATEGIES]
+    labels = {TRAINED: "as trained: the users of this migration"}
+    labels |= {name: f"{name}: {item.about}" for name, item in engine.STRATEGIES.items()}
     return query_params.choose(
-        "Strategy", options, "strategy", labels=labels, help=term("strategy")
+        "Strategy", list(labels), "strategy", labels=labels, help=term("strategy")
     )
 
 
@@ -69,9 +68,10 @@ def show(user_map: UserMap, selected: np.ndarray | None, strategy: str, budget: 
     if selected is None:
         _offer_selection(user_map, strategy, budget)
         return
-    groups = user_maps.coverage_of(user_map.frame, selected)
+    frame = user_map.frame
+    groups = user_maps.coverage(frame["cluster"].to_numpy(), frame["stratum"].to_numpy(), selected)
     st.text(summary(groups))
-    if len(user_map.frame) < user_map.projection.summary["users"]:
+    if len(frame) < user_map.projection.summary["users"]:
         st.caption(
             "The strategy is applied to the drawn users, with the budget in proportion. A migration "
             "selects among all users."
@@ -104,7 +104,9 @@ def _offer_selection(user_map: UserMap, strategy: str, budget: int) -> None:
         "This strategy needs signals from the source model, which a job computes.",
         icon=":material/memory:",
     )
-    job = user_maps.selection_job(user_map.source.id, strategy, budget)
+    job = user_maps.latest_job(
+        "select", prompts=user_map.source.id, strategy=strategy, budget=budget
+    )
     if job is not None and job.status in ("queued", "running", "interrupted"):
         job_cards.watch_one(job)
         return

@@ -8,20 +8,22 @@ import streamlit as st
 from dashboard import pages
 from dashboard.components import page_states, verdicts
 from dashboard.components.formatting import escaped
-from dashboard.engine import studies
+from dashboard.engine.studies import claims, evidence
 
 MAX_TEXT = 1000
 
 
-def show(reports: Sequence[studies.Evidence], address: Mapping[str, str], study_param: str) -> None:
+def show(
+    reports: Sequence[evidence.Evidence], address: Mapping[str, str], study_param: str
+) -> None:
     """Draw the claims with their verdicts from these reports.
 
     address: query parameters that open one study of the same reports; study_param: the name of
     the parameter that holds the study.
     """
-    findings = studies.findings(reports)
+    findings = evidence.findings(reports)
     if not findings:
-        answering = dict.fromkeys(claim.study for claim in studies.CLAIMS)
+        answering = dict.fromkeys(claim.study for claim in claims.CLAIMS)
         page_states.empty(
             "No study here answers a claim",
             f"The claims are answered by the studies {', '.join(answering)}. "
@@ -33,8 +35,8 @@ def show(reports: Sequence[studies.Evidence], address: Mapping[str, str], study_
         for verdict in verdicts.CLAIM_STATUSES:
             if counts[verdict]:
                 verdicts.badge(verdict, counts[verdict])
-    st.caption(studies.INTERVALS)
-    for claim, of_claim in studies.findings_by_claim(findings).items():
+    st.caption(claims.INTERVALS)
+    for claim, of_claim in evidence.findings_by_claim(findings).items():
         with st.container(border=True, gap="medium"):
             st.markdown(f"**{escaped(claim.text, MAX_TEXT)}**", help=claim.rule)
             for finding in of_claim:
@@ -49,8 +51,8 @@ def show(reports: Sequence[studies.Evidence], address: Mapping[str, str], study_
 
 
 def _finding(
-    finding: studies.Finding,
-    evidence: studies.Evidence,
+    finding: evidence.Finding,
+    report: evidence.Evidence,
     address: Mapping[str, str],
     study_param: str,
 ) -> None:
@@ -59,23 +61,19 @@ def _finding(
         st.text(finding.dataset)
         with st.container(horizontal=True, gap="xsmall"):
             verdicts.badge(finding.verdict)
-            if evidence.quick:
-                st.badge(
-                    "Quick trial",
-                    icon=":material/bolt:",
-                    color="gray",
-                    help="On few users. A larger study replaces it.",
-                )
+            if report.quick:
+                text = "On few users. A larger study replaces it."
+                st.badge("Quick trial", icon=":material/bolt:", color="gray", help=text)
     # A non-breaking space keeps a number and its percent sign on one line.
-    figures.text(finding.figures.removeprefix(studies.QUICK).replace(" %", "\u00a0%"))
+    figures.text(finding.figures.removeprefix(evidence.QUICK).replace(" %", "\u00a0%"))
     with source.container(gap="xxsmall"):
         opened = st.button(
-            escaped(evidence.name),
+            escaped(report.name),
             icon=":material/science:",
             type="tertiary",
             key=f"{finding.claim.name} {finding.dataset}",
             help="Open this study",
         )
-        st.caption(escaped(evidence.made, MAX_TEXT))
+        st.caption(escaped(report.made, MAX_TEXT))
     if opened:
-        pages.go("studies", **address, **{study_param: evidence.name, "dataset": finding.dataset})
+        pages.go("studies", **address, **{study_param: report.name, "dataset": finding.dataset})

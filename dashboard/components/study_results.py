@@ -5,15 +5,15 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
+from streamlit.column_config import CheckboxColumn, NumberColumn, TextColumn
 
-from dashboard.components import figures, page_states, query_params
+from dashboard.components import figures, page_states, query_params, tables
 from dashboard.components.formatting import escaped
 from dashboard.components.theme import CATEGORIES, NEUTRAL, rank
 from dashboard.engine import METRICS, studies
 
 MAX_NOTE = 1000
-METHOD = st.column_config.TextColumn("Method", width=270)
-SCORE = st.column_config.NumberColumn(format="%.4f")
+METHOD = TextColumn("Method", width=270)
 
 
 def show(report: dict[str, Any], dataset: str) -> None:
@@ -25,7 +25,7 @@ def show(report: dict[str, Any], dataset: str) -> None:
         text = ", ".join(f"{number:,} {state}" for state, number in counts.items() if number)
         page_states.stale(f"Incomplete: {text}. The same command continues with the rest.")
     metric, scores = studies.summary(report, dataset)
-    if studies.is_of_budgets(report):
+    if studies.reports.is_of_budgets(report):
         _budgets(report, dataset, metric, scores)
     else:
         _scores(report, dataset, metric, scores)
@@ -35,25 +35,18 @@ def show(report: dict[str, Any], dataset: str) -> None:
 def _scores(report: dict[str, Any], dataset: str, metric: str, scores: pd.DataFrame) -> None:
     """List the mean score of each method over seeds, its spread and its cost."""
     rows = _by_kind(scores)
-    st.markdown(f"##### Every method: {studies.metric_title(metric)}")
-    st.dataframe(
-        rows,
-        hide_index=True,
-        height="content",
-        column_order=[name for name in rows if name != "kind"],
-        placeholder="–",
-        column_config={
-            "method": METHOD,
-            "seeds": st.column_config.NumberColumn(
-                "Seeds", help="Number of trainings in the mean."
-            ),
-            "share": st.column_config.NumberColumn("Share of users", format="percent"),
-            "users trained": st.column_config.NumberColumn("Users trained", format="localized"),
-            "seconds": st.column_config.NumberColumn("Seconds (mean)", format="%.1f"),
-            metric: st.column_config.NumberColumn(METRICS[metric].label, format="%.4f"),
-            "sd over seeds": st.column_config.NumberColumn("SD over seeds", format="%.4f"),
-        },
-    )
+    st.markdown(f"##### Every method: {studies.reports.metric_title(metric)}")
+    label = METRICS[metric].label
+    columns = {
+        "method": METHOD,
+        "seeds": NumberColumn("Seeds", help="Number of trainings in the mean."),
+        "share": NumberColumn("Share of users", format="percent"),
+        "users trained": NumberColumn("Users trained", format="localized"),
+        "seconds": NumberColumn("Seconds (mean)", format="%.1f"),
+        metric: NumberColumn(label, format="%.4f"),
+        "sd over seeds": NumberColumn("SD over seeds", format="%.4f"),
+    }
+    tables.show(rows.drop(columns="kind", errors="ignore"), columns, height="content")
     figures.downloads(rows, f"study-{report['study']}-{dataset}")
 
 
@@ -69,13 +62,13 @@ def _budgets(report: dict[str, Any], dataset: str, metric: str, scores: pd.DataF
         budget_figure(scores, metric, studies.leading(table, metric)),
         scores,
         key,
-        title=f"Every strategy: {studies.metric_title(metric)}",
+        title=f"Every strategy: {studies.reports.metric_title(metric)}",
         x="Share of the users that the adapter was trained on",
         y=f"Mean {METRICS[metric].label} over seeds",
     )
-    columns = {
-        "method": st.column_config.TextColumn("Strategy", width=150),
-        "difference": st.column_config.NumberColumn(
+    columns = dict.fromkeys(table, NumberColumn(format="%.4f")) | {
+        "method": TextColumn("Strategy", width=150),
+        "difference": NumberColumn(
             "Over all budgets",
             format="%+.4f",
             help="Mean difference from random users, in pairs of the same budget and seed.",
@@ -83,13 +76,7 @@ def _budgets(report: dict[str, Any], dataset: str, metric: str, scores: pd.DataF
         "interval": "95 % over trainings",
         "pairs": "Pairs",
     }
-    st.dataframe(
-        table,
-        hide_index=True,
-        height="content",
-        placeholder="–",
-        column_config=columns | {name: SCORE for name in table if name not in columns},
-    )
+    tables.show(table, columns, height="content")
     figures.downloads(table, f"{key}-table")
 
 
@@ -144,26 +131,21 @@ def _differences(report: dict[str, Any], dataset: str, metric: str) -> None:
     if over == "users":
         ends = zip(rows["low"], rows["high"], strict=True)
         table.insert(2, "users", [f"{low:+.4f} to {high:+.4f}" for low, high in ends])
-    st.dataframe(
-        table,
-        hide_index=True,
-        height="content",
-        placeholder="–",
-        column_config={
-            "method": METHOD,
-            "value": st.column_config.NumberColumn("Difference", format="%+.4f"),
-            "users": st.column_config.TextColumn(
-                "95 % over users", help="From resampling users: the spread over other users."
-            ),
-            "trainings": st.column_config.TextColumn(
-                "95 % over trainings",
-                help="Student's t over the seeds: the spread over other trainings.",
-            ),
-            "real": st.column_config.CheckboxColumn(
-                f"Significant over {over}", help="After Holm's correction for multiple tests."
-            ),
-        },
-    )
+    columns = {
+        "method": METHOD,
+        "value": NumberColumn("Difference", format="%+.4f"),
+        "users": TextColumn(
+            "95 % over users", help="From resampling users: the spread over other users."
+        ),
+        "trainings": TextColumn(
+            "95 % over trainings",
+            help="Student's t over the seeds: the spread over other trainings.",
+        ),
+        "real": CheckboxColumn(
+            f"Significant over {over}", help="After Holm's correction for multiple tests."
+        ),
+    }
+    tables.show(table, columns, height="content")
     significant = int(rows["real"].astype(bool).sum())
     st.caption(
         f"{significant} of {len(rows)} differences are significant after Holm's correction for "

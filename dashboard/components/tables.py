@@ -19,9 +19,12 @@ def height(rows: int, limit: int | None = None) -> int:
     return full if limit is None else min(full, limit)
 
 
-def show(frame: pd.DataFrame, columns: Mapping[str, Any] | None = None, **more: Any) -> None:
-    """Show a table without its index. columns: its column_config. more: as for st.dataframe."""
-    st.dataframe(frame, hide_index=True, placeholder="–", column_config=columns, **more)
+def show(frame: pd.DataFrame, columns: Mapping[str, Any] | None = None, **more: Any) -> Any:
+    """Show a table without its index; return its selection event, if any.
+
+    columns: st.dataframe's column_config. more: its other arguments.
+    """
+    return st.dataframe(frame, hide_index=True, placeholder="–", column_config=columns, **more)
 
 
 def show_prompts(frame: pd.DataFrame, shown: Sequence[str], alt: str) -> None:
@@ -68,12 +71,10 @@ def select_row(
     st.dataframe's column_config. An unknown id in the address is reported and not returned.
     """
     key = f"pick-{name}"
-    event = st.dataframe(
+    event = show(
         frame,
-        hide_index=True,
-        placeholder="–",
+        columns,
         height=height,
-        column_config=dict(columns),
         on_select=lambda: query_params.write(name, selected_id(st.session_state.get(key), ids)),
         selection_mode="single-row",
         key=key,

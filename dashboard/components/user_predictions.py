@@ -7,12 +7,13 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
+from streamlit.column_config import NumberColumn, TextColumn
 
 from dashboard import engine
-from dashboard.components import figures, page_states, query_params
+from dashboard.components import figures, page_states, query_params, tables
 from dashboard.components.formatting import plotly_text, short
 from dashboard.components.theme import NEUTRAL, marker, rank
-from dashboard.engine import METRICS, user_details
+from dashboard.engine import METRICS, comparisons, user_details
 from dashboard.engine.user_details import Method, UserContext
 
 BIAS = "User + item bias"
@@ -68,22 +69,14 @@ def held_out(records: pd.DataFrame, context: UserContext, user: str) -> None:
     )
     form = "%.2f" if context.task == "rating" else "percent"
     right = "nearest star" if context.task == "rating" else "likelier answer"
-    st.dataframe(
-        table,
-        hide_index=True,
-        column_order=[name for name in table if name != "Closest"],
-        column_config={
-            "Item": st.column_config.TextColumn(width=260),
-            "Truth": st.column_config.NumberColumn(format="%.4g", width=60),
-            "Right": st.column_config.TextColumn(help=f"Methods whose {right} is the true one."),
-        }
-        | {
-            method.label: st.column_config.NumberColumn(
-                short(method.label, 28), format=form, width=100, help=short(method.label)
-            )
-            for method in methods
-        },
-    )
+    columns = {
+        "Item": TextColumn(width=260),
+        "Truth": NumberColumn(format="%.4g", width=60),
+        "Right": TextColumn(help=f"Methods whose {right} is the true one."),
+    }
+    for label in (method.label for method in methods):
+        columns[label] = NumberColumn(short(label, 28), format=form, width=100, help=short(label))
+    tables.show(table.drop(columns="Closest"), columns)
 
 
 def _scores(
@@ -95,7 +88,7 @@ def _scores(
 ) -> None:
     keys = tuple(str(method.evaluation) for method in methods)
     scores = user_details.user_scores(engine.root(), keys, user).set_index("evaluation")
-    main, truth = context.main_metric, joined["outcome"].to_numpy(np.float64)
+    main, truth = comparisons.PRIMARY_METRIC[context.task], joined["outcome"].to_numpy(np.float64)
     closest = table["Closest"].value_counts().reindex([m.label for m in methods], fill_value=0)
     rows = []
     for method in methods:
@@ -115,21 +108,12 @@ def _scores(
     if not rows:
         return
     st.markdown("##### Scores of each method for this user")
-    st.dataframe(
-        pd.DataFrame(rows),
-        hide_index=True,
-        column_config={
-            metric.axis: st.column_config.NumberColumn(
-                metric.heading, format="%.3f", help=metric.axis
-            )
-            for metric in METRICS.values()
-        }
-        | {
-            "Closest": st.column_config.TextColumn(
-                help="Number of items for which this method is closest to the truth."
-            )
-        },
-    )
+    columns = {
+        metric.axis: NumberColumn(metric.heading, format="%.3f", help=metric.axis)
+        for metric in METRICS.values()
+    }
+    about = "Number of items for which this method is closest to the truth."
+    tables.show(pd.DataFrame(rows), columns | {"Closest": TextColumn(help=about)})
     st.caption(
         f"From the {len(joined)} held-out rows of this user alone, so small differences mean "
         "little. The interval is from resampling these rows."
@@ -156,19 +140,12 @@ def history(records: pd.DataFrame, context: UserContext) -> None:
     if "time" in shown:
         shown["When"] = pd.to_datetime(shown.pop("time"), unit="s")
     st.markdown(f"##### {len(rows)} records that models may learn from")
-    st.dataframe(
-        shown.drop(columns="item_id"),
-        hide_index=True,
-        column_config={
-            "Item": st.column_config.TextColumn(width="large"),
-            "Outcome": st.column_config.NumberColumn(
-                "Rating (stars)" if ratings else "Clicked", format="%.4g"
-            ),
-            "Split": st.column_config.TextColumn(
-                help="train: training data; validation: chooses the best epoch."
-            ),
-        },
-    )
+    columns = {
+        "Item": TextColumn(width="large"),
+        "Outcome": NumberColumn("Rating (stars)" if ratings else "Clicked", format="%.4g"),
+        "Split": TextColumn(help="train: training data; validation: chooses the best epoch."),
+    }
+    tables.show(shown.drop(columns="item_id"), columns)
 
 
 def is_right(task: str, truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
@@ -245,16 +222,15 @@ def items_figure(table: pd.DataFrame, methods: Sequence[Method]) -> go.Figure:
 def outcomes_figure(records: pd.DataFrame, task: str) -> go.Figure:
     """Draw how many records a user has for each outcome, training data and held out."""
     test = records["split"] == "test"
-    names = (
-        [f"{star} ★" for star in range(1, 6)] if task == "rating" else ["not clicked", "clicked"]
-    )
-    levels = range(1, 6) if task == "rating" else range(2)
+    levels = {level: f"{level} ★" for level in range(1, 6)}
+    if task == "click":
+        levels = {0: "not clicked", 1: "clicked"}
     figure = go.Figure()
     for name, rows, pattern in (("Known to the models", ~test, ""), ("Held out", test, "/")):
         values = records.loc[rows, "outcome"]
         counts = (np.floor(values + 0.5) if task == "rating" else values).astype(int).value_counts()
         figure.add_bar(
-            x=names,
+            x=list(levels.values()),
             y=[int(counts.get(level, 0)) for level in levels],
             name=name,
             marker={"color": NEUTRAL, "pattern": {"shape": pattern}},

@@ -1,14 +1,15 @@
 """User, views "Neighbours", "What if" and "Lineage": what one user's prompts say."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
+from streamlit.column_config import LinkColumn, NumberColumn
 
 from dashboard import engine, pages
-from dashboard.components import figures, glossary, page_states, query_params
+from dashboard.components import figures, glossary, page_states, query_params, tables
 from dashboard.components.formatting import escaped, plotly_text, short
 from dashboard.components.theme import KINDS, NEUTRAL, marker, rank
 from dashboard.engine import user_details
@@ -32,42 +33,38 @@ KIND_NAMES = {
 }
 
 
-def _prompt_tables(context: UserContext) -> dict[str, Method]:
-    """Return the methods with prompts by the id of their prompts, in the order of kinds."""
+def _prompts(context: UserContext) -> tuple[dict[str, Method], dict[str, str], dict[str, str]]:
+    """Return the methods with prompts in the order of kinds, and their labels, by prompt table.
+
+    The third value is the first prompt table of each kind.
+    """
     ordered = sorted(context.with_prompts(), key=lambda method: rank(method.kind))
-    return {str(method.prompts): method for method in ordered}
-
-
-def _labels(tables: Mapping[str, Method]) -> dict[str, str]:
-    return {key: method.label for key, method in tables.items()}
-
-
-def _first_of_kind(tables: Mapping[str, Method]) -> dict[str, str]:
-    return {method.kind: key for key, method in list(tables.items())[::-1]}
+    methods = {str(method.prompts): method for method in ordered}
+    labels = {key: method.label for key, method in methods.items()}
+    return methods, labels, {methods[key].kind: key for key in reversed(methods)}
 
 
 def neighbours(context: UserContext, user: str) -> None:
     """Draw the users with the most similar prompts in two prompt tables."""
-    tables = _prompt_tables(context)
-    if len(tables) < 2:
+    methods, labels, kinds = _prompts(context)
+    if len(methods) < 2:
         page_states.empty(
             "Only one prompt table",
             "Neighbours are compared between two prompt tables; migrate these prompts or fit these "
             "users on another backbone.",
         )
         return
-    labels, kinds = _labels(tables), _first_of_kind(tables)
     left, right = st.columns(2)
     with left:
-        default = kinds.get("source", next(iter(tables)))
+        default = kinds.get("source", next(iter(methods)))
         key = query_params.choose(
-            "First prompts", list(tables), "space", labels=labels, default=default
+            "First prompts", list(methods), "space", labels=labels, default=default
         )
-        first = tables[key]
+        first = methods[key]
     with right:
-        rest = [other for other in tables if other != key]
-        default = kinds.get("migrated") or kinds.get("retrained") or list(tables)[-1]
-        second = tables[
+        rest = [other for other in methods if other != key]
+        default = kinds.get("migrated") or kinds.get("retrained") or list(methods)[-1]
+        second = methods[
             query_params.choose("Second prompts", rest, "beside", labels=labels, default=default)
         ]
     frame = user_details.near(
@@ -94,31 +91,23 @@ def neighbours(context: UserContext, user: str) -> None:
         x=f"Cosine in {short(first.label, 60)}",
         y=f"Cosine in {short(second.label, 60)}",
     )
-    number, rank_format = st.column_config.NumberColumn, "localized"
-    st.dataframe(
-        pd.DataFrame(
-            {
-                "Row": range(1, len(frame) + 1),
-                "User": frame["user_id"],
-                "first": frame["first_cosine"],
-                "first rank": frame["first_place"],
-                "second": frame["second_cosine"],
-                "second rank": frame["second_place"],
-                "Open": [
-                    pages.url("user", comparison=context.id, user=other)
-                    for other in frame["user_id"]
-                ],
-            }
-        ),
-        hide_index=True,
-        column_config={
-            "first": number(f"Cosine, {short(first.label, 30)}", format="%.3f"),
-            "first rank": number(f"Rank, {short(first.label, 30)}", format=rank_format),
-            "second": number(f"Cosine, {short(second.label, 30)}", format="%.3f"),
-            "second rank": number(f"Rank, {short(second.label, 30)}", format=rank_format),
-            "Open": st.column_config.LinkColumn("", display_text="Open"),
-        },
+    addresses = [pages.url("user", comparison=context.id, user=other) for other in frame["user_id"]]
+    table = pd.DataFrame(
+        {
+            "Row": range(1, len(frame) + 1),
+            "User": frame["user_id"],
+            "first": frame["first_cosine"],
+            "first rank": frame["first_place"],
+            "second": frame["second_cosine"],
+            "second rank": frame["second_place"],
+            "Open": addresses,
+        }
     )
+    columns = {"Open": LinkColumn("", display_text="Open")}
+    for side, label in (("first", short(first.label, 30)), ("second", short(second.label, 30))):
+        columns[side] = NumberColumn(f"Cosine, {label}", format="%.3f")
+        columns[f"{side} rank"] = NumberColumn(f"Rank, {label}", format="localized")
+    tables.show(table, columns)
 
 
 def neighbours_figure(
@@ -154,7 +143,7 @@ def neighbours_figure(
 
 def what_if(context: UserContext, user: str) -> None:
     """Draw a form for a title, and the predictions of chosen prompts for it."""
-    tables = _prompt_tables(context)
+    methods, labels, kinds = _prompts(context)
     st.markdown("##### Predict this user's outcome for any title")
     # A form has its value only when it is sent, so the address is read once and written then.
     if TITLE_KEY not in st.session_state:
@@ -171,30 +160,27 @@ def what_if(context: UserContext, user: str) -> None:
         )
         right.form_submit_button("Ask", type="primary", icon=":material/send:", width="stretch")
     query_params.write("title", title if 0 < len(title) <= query_params.MAX_LENGTH else None)
-    kinds = _first_of_kind(tables)
     defaults = [kinds[kind] for kind in MAIN_KINDS if kind in kinds]
     chosen = query_params.choose_many(
         "Prompts",
-        list(tables),
+        list(methods),
         "prompts",
-        labels=_labels(tables),
-        default=defaults or list(tables)[:1],
+        labels=labels,
+        default=defaults or list(methods)[:1],
         max_selections=user_details.MAX_WHAT_IF_RUNS,
     )[: user_details.MAX_WHAT_IF_RUNS]
-    try:
+    with page_states.caught("No prediction for this title."):
         if not title.strip():
             user_details.warm(chosen)
             st.caption("The models are being loaded while you type.")
         elif not chosen:
             st.info("Choose at least one prompt table.", icon=":material/touch_app:")
         else:
-            _predictions(_predict([tables[key] for key in chosen], user, title))
-    except engine.PumaError as error:
-        page_states.failed("No prediction for this title.", error)
+            _predictions([methods[key] for key in chosen], user, title)
 
 
-def _predict(methods: list[Method], user: str, title: str) -> list[tuple[Method, Prediction]]:
-    """Return each method's prediction, without those that fail; raise if all of them fail."""
+def _predictions(methods: list[Method], user: str, title: str) -> None:
+    """Draw each method's prediction, and why some failed; raise if all of them fail."""
     predictions: list[tuple[Method, Prediction]] = []
     failures: list[tuple[Method, engine.PumaError]] = []
     with st.spinner("Predicting; the first prediction loads the models…", show_time=True):
@@ -207,10 +193,6 @@ def _predict(methods: list[Method], user: str, title: str) -> list[tuple[Method,
         raise failures[0][1]
     for method, reason in failures:
         page_states.failed(f"No prediction from {escaped(method.label)}.", reason)
-    return predictions
-
-
-def _predictions(predictions: list[tuple[Method, Prediction]]) -> None:
     for column, (method, item) in zip(st.columns(len(predictions)), predictions, strict=True):
         rating = item.task == "rating"
         column.metric(
@@ -274,13 +256,13 @@ def answers_table(predictions: Sequence[tuple[Method, Prediction]]) -> pd.DataFr
 
 def lineage(context: UserContext, user: str) -> None:
     """List the runs that the user's prompt came from, the first step first."""
-    tables = _prompt_tables(context)
+    methods, labels, kinds = _prompts(context)
     chosen = query_params.choose(
         "Prompts",
-        list(tables),
+        list(methods),
         "run",
-        labels=_labels(tables),
-        default=_first_of_kind(tables).get("migrated"),
+        labels=labels,
+        default=kinds.get("migrated"),
         help=glossary.term("lineage"),
     )
     steps = user_details.lineage(chosen)
@@ -306,7 +288,7 @@ def _step(number: int, run: Run, user: str) -> None:
         rows += [("seed", str(run.seed))] if run.seed is not None else []
         rows += user_details.settings_rows(run.cost, "cost: ")
         rows += user_details.settings_rows(dict(run.versions), "version of ")
-        st.dataframe(pd.DataFrame(rows, columns=["Setting", "Value"]), hide_index=True)
+        tables.show(pd.DataFrame(rows, columns=["Setting", "Value"]))
     if run.kind == "selection":
         trained = user_details.trained_on(engine.root(), run.id, user)
         st.caption(

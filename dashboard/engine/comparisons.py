@@ -57,19 +57,19 @@ def split_of(run: Run) -> DataSplit | None:
     return next((split for split in splits() if (split.dataset, split.split) == key), None)
 
 
-def methods(split: DataSplit, metric: str | None = None) -> pd.DataFrame:
+def methods(split: DataSplit) -> pd.DataFrame:
     """Return every method evaluated on a data split; see puma_engine.pipeline.method_survey."""
     row = engine.workspace().query(
         "SELECT count(*) AS n, max(finished) AS last, sum(length(name)) AS names FROM runs"
     )[0]
     # The stamp changes when a run is finished, renamed or deleted.
     stamp = f"{row['n']} {row['last']} {row['names']}"
-    return _methods(engine.root(), stamp, split.dataset, split.split, metric)
+    return _methods(engine.root(), stamp, split.dataset, split.split)
 
 
 @st.cache_data(max_entries=20, show_spinner=False)
-def _methods(root: str, _stamp: str, dataset: str, split: str, metric: str | None) -> pd.DataFrame:
-    return evaluated_methods(Workspace.open(root), dataset, split, metric)
+def _methods(root: str, _stamp: str, dataset: str, split: str) -> pd.DataFrame:
+    return evaluated_methods(Workspace.open(root), dataset, split)
 
 
 def members(run: Run) -> list[str]:

@@ -7,8 +7,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,7 +33,6 @@ MAX_BYTES = 200 << 20
 MAX_UNPACKED = 2 << 30
 CHECK_SECONDS = 300
 MAX_SHOWN = 500
-FIELDS = ("user_id", "item_id", "outcome", "text", "time", "history")
 REQUIRED = ("user_id", "item_id", "outcome")
 UPLOADS = "uploads"
 UPLOAD_SECONDS = 600.0
@@ -126,33 +123,24 @@ def checked_name(name: str) -> str:
 
 def _check_unpacked_size(path: Path) -> None:
     """Raise DataError for a compressed file that is too large when unpacked."""
+    total = 0
     if path.suffix == ".parquet":
-        _refuse_large_parquet(path)
+        try:
+            facts = pq.read_metadata(path)
+        except Exception as error:  # whatever pyarrow makes of a file from outside
+            text = "The file cannot be read as Parquet; check that it is complete."
+            raise DataError(text) from error
+        groups = range(facts.num_row_groups)
+        total = sum(facts.row_group(group).total_byte_size for group in groups)
     elif path.suffix == ".gz":
         with open_unpacked(path) as file:
-            total = 0
-            while part := file.read(1 << 20):
+            while total <= MAX_UNPACKED and (part := file.read(1 << 20)):
                 total += len(part)
-                if total > MAX_UNPACKED:
-                    raise DataError(_too_large(total))
-
-
-def _refuse_large_parquet(path: Path) -> None:
-    try:
-        facts = pq.read_metadata(path)
-    except Exception as error:  # whatever pyarrow makes of a file from outside
-        raise DataError("The file cannot be read as Parquet; check that it is complete.") from error
-    groups = (facts.row_group(number) for number in range(facts.num_row_groups))
-    total = sum(group.total_byte_size for group in groups)
     if total > MAX_UNPACKED:
-        raise DataError(_too_large(total))
-
-
-def _too_large(total: int) -> str:
-    return (
-        f"The file unpacks to {total:,} bytes or more; at most {MAX_UNPACKED:,} are read from a "
-        "browser. Import it with `puma data import table PATH` instead."
-    )
+        raise DataError(
+            f"The file unpacks to {total:,} bytes or more; at most {MAX_UNPACKED:,} are read from "
+            "a browser. Import it with `puma data import table PATH` instead."
+        )
 
 
 @dataclass(frozen=True)
@@ -217,18 +205,14 @@ def check(upload: Upload, items: Upload | None, settings: TableSettings) -> dict
         ) from error
     if done.stdout.strip():
         return json.loads(done.stdout)
-    reason = _reason(done.stderr)
+    reason = (done.stderr.strip().splitlines() or ["The check ended without a message."])[-1]
+    try:
+        reason = str(json.loads(reason)["error"])
+    except (ValueError, KeyError, TypeError):
+        reason = reason[:500]
     for file in (upload, items):
         reason = reason if file is None else reason.replace(str(file.path), file.name)
     raise DataError(reason)
-
-
-def _reason(text: str) -> str:
-    last = (text.strip().splitlines() or ["The check ended without a message."])[-1]
-    try:
-        return str(json.loads(last)["error"])
-    except (ValueError, KeyError, TypeError):
-        return last[:500]
 
 
 def import_table(
@@ -239,17 +223,11 @@ def import_table(
     forget_uploads(ws)
     folder = ws.root / UPLOADS / os.urandom(8).hex()
     arguments: dict[str, Any] = {"source": "table", "name": name, **settings.job_arguments()}
-    with _all_or_nothing(folder):
+    try:
         arguments["path"] = upload.move(folder / "table")
         if items is not None:
             arguments["items_path"] = items.move(folder / "items")
         return engine.queue("import_dataset", arguments, f"Import {upload.name}")
-
-
-@contextmanager
-def _all_or_nothing(folder: Path) -> Iterator[None]:
-    try:
-        yield
     except (PumaError, OSError) as error:
         shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, OSError):

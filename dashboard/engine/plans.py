@@ -10,14 +10,14 @@ from dashboard import engine
 from dashboard.engine import Job, Run
 from puma_engine import jobs as engine_jobs
 from puma_engine.errors import ConfigError
-from puma_engine.evaluation.cost_model import Measured, Prediction, hours, money
+from puma_engine.evaluation.cost_model import hours, money
 from puma_engine.jobs import find_devices
 from puma_engine.pipeline import importing_data, planning
 from puma_engine.pipeline.planning import Costs, PlanSettings
 from puma_engine.requests import PlanRequest
 from puma_engine.training.device import device_memory
 
-__all__ = ["Costs", "Measured", "PlanSettings", "Prediction", "hours", "money"]
+__all__ = ["Costs", "hours", "money"]
 COMMANDS = ("run_plan", "carry_out")  # the second is how an earlier version named it
 CALIBRATION = "calibrate"
 
@@ -140,11 +140,6 @@ def _calibration_of(job: Job) -> PlanRequest | None:
         return PlanRequest.from_dict({k: v for k, v in job.args.items() if k != "device"})
     except (ConfigError, TypeError):
         return None
-
-
-def users_of(source: str) -> int:
-    """How many users a source holds prompts for."""
-    return int(engine.run(source).summary["users"])
 
 
 def task_of(source: str) -> str:

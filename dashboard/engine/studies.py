@@ -7,61 +7,35 @@ import pandas as pd
 from dashboard import engine
 from puma_engine.defaults import PAPER_STRATEGY
 from puma_engine.evaluation.metrics import METRICS
+from puma_engine.studies import claims, evidence, reports
 from puma_engine.studies.catalog import STUDIES
-from puma_engine.studies.claims import CLAIMS, INTERVALS
 from puma_engine.studies.differences import (
     differences_over_budgets,
     paired_difference,
     primary_metric,
 )
-from puma_engine.studies.evidence import (
-    QUICK,
-    Evidence,
-    Finding,
-    findings,
-    findings_by_claim,
-    published_evidence,
-    results_root,
-)
-from puma_engine.studies.reports import (
-    datasets,
-    is_of_budgets,
-    label_of,
-    metric_title,
-    stored_report,
-    stored_reports,
-)
+from puma_engine.studies.evidence import Evidence
+from puma_engine.studies.reports import label_of
 
-__all__ = [
-    "CLAIMS",
-    "INTERVALS",
-    "QUICK",
-    "Evidence",
-    "Finding",
-    "datasets",
-    "findings",
-    "findings_by_claim",
-    "is_of_budgets",
-    "metric_title",
-]
+__all__ = ["claims", "evidence", "reports"]
 
 RANDOM = "random"
 
 
 def names() -> list[str]:
     """Return the studies that have a report in the workspace."""
-    return stored_reports(engine.workspace())
+    return reports.stored_reports(engine.workspace())
 
 
 def of_workspace() -> tuple[list[Evidence], list[engine.StoreError]]:
     """Return every report of the workspace, and the errors of those that are damaged."""
-    reports, damaged = [], []
+    readable, damaged = [], []
     for name in names():
         try:
-            reports.append(Evidence(name, report(name)))
+            readable.append(Evidence(name, report(name)))
         except engine.StoreError as error:
             damaged.append(error)
-    return reports, damaged
+    return readable, damaged
 
 
 def published_reports() -> list[Evidence] | None:
@@ -69,8 +43,8 @@ def published_reports() -> list[Evidence] | None:
 
     Raises StoreError or StudyError for a damaged report.
     """
-    root = results_root()
-    return None if root is None else published_evidence(root)
+    root = evidence.results_root()
+    return None if root is None else evidence.published_evidence(root)
 
 
 def about(name: str) -> str:
@@ -85,7 +59,7 @@ def every() -> list[tuple[str, str]]:
 
 def report(name: str) -> dict[str, Any]:
     """Return the report of a study of the workspace; raises StoreError."""
-    return stored_report(engine.workspace(), name)
+    return reports.stored_report(engine.workspace(), name)
 
 
 def summary(report: dict[str, Any], dataset: str) -> tuple[str, pd.DataFrame]:
@@ -131,9 +105,7 @@ def leading(table: pd.DataFrame, metric: str) -> list[str]:
     """Return the paper's strategy and the best over all budgets, of those in the table."""
     ranked = table.dropna(subset="difference").sort_values("difference")
     best = (
-        ranked["method"].iloc[[-1 if METRICS[metric].higher_is_better else 0]]
-        if len(ranked)
-        else []
+        ranked["method"].tail(1) if METRICS[metric].higher_is_better else ranked["method"].head(1)
     )
     paper = [name for name in table["method"] if name == PAPER_STRATEGY]
     return list(dict.fromkeys([*paper, *best]))
@@ -150,18 +122,14 @@ def differences(report: dict[str, Any], dataset: str) -> pd.DataFrame:
     over: what the interval resamples, users or trainings. trainings: the interval over trainings
     as text, empty for fewer than three.
     """
-    lines = [line for line in report["differences"] if line["dataset"] == dataset]
     names = ("kind", "share", "value", "low", "high", "seeds", "users", "real")
-    rows = [
-        {"method": label_of(line), "over": line.get("over", "users")}
-        | {name: line.get(name) for name in names}
-        | {"trainings": _over_trainings(report, line)}
-        for line in lines
-    ]
+    rows = []
+    for line in report["differences"]:
+        if line["dataset"] != dataset:
+            continue
+        paired = paired_difference(report, line)
+        ends = None if paired is None else paired.training_interval
+        row = {"method": label_of(line), "over": line.get("over", "users")}
+        row |= {name: line.get(name) for name in names}
+        rows.append(row | {"trainings": ends and f"{ends[0]:+.4f} to {ends[1]:+.4f}"})
     return pd.DataFrame(rows, columns=["method", *names, "over", "trainings"])
-
-
-def _over_trainings(report: dict[str, Any], line: dict[str, Any]) -> str | None:
-    difference = paired_difference(report, line)
-    ends = None if difference is None else difference.training_interval
-    return None if ends is None else f"{ends[0]:+.4f} to {ends[1]:+.4f}"

@@ -45,11 +45,9 @@ class UserContext:
     """
 
     id: str
-    name: str
     dataset: str
     task: str
     split: str
-    main_metric: str
     methods: tuple[Method, ...]
 
     def with_prompts(self) -> list[Method]:
@@ -79,41 +77,28 @@ def dataset_of(run: Run) -> str:
 
 def context_of(run: Run) -> UserContext:
     """Return the methods of a comparison, or all methods of a data set run."""
+    methods: list[Method] = []
     if run.kind == "comparison":
         table, _ = comparisons.tables(engine.root(), run.id)
-        methods = tuple(
-            Method(
-                row.method, row.kind, row.evaluation, row.run if isinstance(row.run, str) else None
-            )
-            for row in table.itertuples()
-        )
-        summary = run.summary
-        return UserContext(
-            run.id,
-            run.name,
-            dataset_of(run),
-            summary["task"],
-            summary["split"],
-            metrics.PRIMARY_METRIC[summary["task"]],
-            methods,
-        )
-    ws = engine.workspace()
-    evaluated = [
-        Method(method_label(ws, item), method_kind(item), item.id, item.inputs.get("prompts"))
-        for item in reversed(engine.runs("evaluation"))
-        if item.inputs.get("dataset") == run.id and item.config["split"] == "test"
-    ]
-    known = {method.prompts for method in evaluated}
-    not_evaluated = [
-        Method(item.name, str(item.config["role"]), None, item.id)
-        for kind in PROMPT_KINDS
-        for item in reversed(engine.runs(kind))
-        if item.inputs["dataset"] == run.id and item.id not in known
-    ]
-    task = str(run.summary["task"])
-    main_metric = metrics.PRIMARY_METRIC[task]
-    methods = (*evaluated, *not_evaluated)
-    return UserContext(run.id, run.name, run.id, task, "test", main_metric, methods)
+        for row in table.itertuples():
+            prompts = row.run if isinstance(row.run, str) else None
+            methods.append(Method(row.method, row.kind, row.evaluation, prompts))
+    else:
+        ws = engine.workspace()
+        methods = [
+            Method(method_label(ws, item), method_kind(item), item.id, item.inputs.get("prompts"))
+            for item in reversed(engine.runs("evaluation"))
+            if item.inputs.get("dataset") == run.id and item.config["split"] == "test"
+        ]
+        known = {method.prompts for method in methods}
+        methods += [
+            Method(item.name, str(item.config["role"]), None, item.id)
+            for kind in PROMPT_KINDS
+            for item in reversed(engine.runs(kind))
+            if item.inputs["dataset"] == run.id and item.id not in known
+        ]
+    split = run.summary["split"] if run.kind == "comparison" else "test"
+    return UserContext(run.id, dataset_of(run), run.summary["task"], split, tuple(methods))
 
 
 @st.cache_resource(max_entries=6, show_spinner=False)
@@ -169,16 +154,13 @@ def predictions(root: str, evaluations: tuple[str, ...], user: str) -> pd.DataFr
 
     Columns: item_id, outcome, and one named by each evaluation.
     """
-    ws = engine.workspace()
-    joined: pd.DataFrame | None = None
-    for run in evaluations:
-        rows = ws.get_table(run, PREDICTIONS, where={"user_id": [user]})
-        rows = rows.set_index("item_id")
-        if joined is None:
-            joined = rows[["outcome"]]
-        joined = joined.join(rows["prediction"].rename(run), how="outer")
-    if joined is None:
-        return pd.DataFrame({"item_id": [], "outcome": []})
+    ws, where = engine.workspace(), {"user_id": [user]}
+    tables = [
+        ws.get_table(run, PREDICTIONS, where=where).set_index("item_id") for run in evaluations
+    ]
+    joined = tables[0][["outcome"]]
+    for run, table in zip(evaluations, tables, strict=True):
+        joined = joined.join(table["prediction"].rename(run), how="outer")
     return joined.reset_index()
 
 
@@ -190,7 +172,7 @@ def user_scores(root: str, evaluations: tuple[str, ...], user: str) -> pd.DataFr
         ws.user_metrics(run, [user]).assign(evaluation=run).drop(columns="user_id")
         for run in evaluations
     ]
-    return pd.concat(scores, ignore_index=True) if scores else pd.DataFrame({"evaluation": []})
+    return pd.concat(scores, ignore_index=True)
 
 
 def interval(

@@ -22,6 +22,8 @@ from puma_engine.selection.clustering import quantile_strata
 from puma_engine.selection.signals import Signals
 from puma_engine.selection.strategies import Groups, coverage, draw_users, group_users
 
+__all__ = ["coverage"]
+
 STRATA = 5
 CLUSTERS = 15
 SELECTION_SEED = 0
@@ -109,31 +111,16 @@ def first_with_map(migrations: list[Run]) -> str | None:
     return next((run.id for run in migrations if run.id in mapped), None)
 
 
-def projection_job(source: str, migrated: str) -> Job | None:
-    """Return the latest job that makes the map of two prompt tables."""
-    return _latest("project", {"source": source, "migrated": migrated})
-
-
-def selection_job(source: str, strategy: str, budget: int) -> Job | None:
-    """Return the latest job that selects users by a strategy and a budget."""
-    return _latest("select", {"prompts": source, "strategy": strategy, "budget": budget})
-
-
-def _latest(command: str, wanted: dict[str, Any]) -> Job | None:
+def latest_job(command: str, **args: Any) -> Job | None:
+    """Return the latest job of a command with these arguments among its own."""
     jobs = (job for job in engine.jobs(None) if job.command == command)
-    return next((job for job in jobs if wanted.items() <= job.args.items()), None)
+    return next((job for job in jobs if args.items() <= job.args.items()), None)
 
 
 def project(source: Run, migrated: Run) -> Job:
     """Queue the job that makes a map."""
     args = {"source": source.id, "migrated": migrated.id}
     return engine.queue("project", args, f"Make the map of {migrated.name}")
-
-
-def project_again(damaged: Run, source: Run, migrated: Run) -> Job:
-    """Delete a map whose files are damaged, and queue it again. Raises StoreError."""
-    engine.workspace().delete(damaged.id)
-    return project(source, migrated)
 
 
 def newer_migration(migration: Run) -> Run | None:
@@ -152,11 +139,6 @@ def users(root: str, projection_id: str) -> pd.DataFrame:
     """Return the drawn users of a map: the run's table, and the variance stratum of each."""
     frame = Workspace.open(root).get_table(projection_id, MAP)
     return frame.assign(stratum=quantile_strata(frame["variance"].to_numpy(), STRATA))
-
-
-def has_all_users(projection: Run) -> bool:
-    """Say whether a map stores coordinates of users outside the drawn sample."""
-    return bool(projection.summary.get("placed"))
 
 
 @st.cache_resource(max_entries=2, show_spinner=False)
@@ -178,11 +160,6 @@ def _scores(root: str, projection_id: str, evaluation: str, metric: str, every: 
     """Return one metric of the users of a map, [n] float32; NaN where it is not measured."""
     frame = (all_users if every else users)(root, projection_id)
     return read_user_metric(Workspace.open(root), evaluation, metric, ids_of(frame))
-
-
-def coverage_of(frame: pd.DataFrame, selected: np.ndarray) -> pd.DataFrame:
-    """Count users and selected users in each cluster and variance stratum of a map."""
-    return coverage(frame["cluster"].to_numpy(), frame["stratum"].to_numpy(), selected)
 
 
 def evaluation_of(prompts: str) -> Run | None:

@@ -13,7 +13,6 @@ from dashboard.components import (
     plan_costs,
     plan_figures,
     query_params,
-    training_loss,
 )
 from dashboard.components.glossary import show_glossary, term
 from dashboard.engine import plans
@@ -96,7 +95,7 @@ def _put_together(sources: list[engine.Run], targets: list[engine.Run]) -> Plan:
             chosen_targets = [
                 query_params.choose("Target model", models, "target", labels=names, default=other)
             ]
-    users = min((plans.users_of(source) for source in chosen), default=1)
+    users = min((engine.run(source).summary["users"] for source in chosen), default=1)
     task = next((plans.task_of(source) for source in chosen), "rating")
     strategy, budget = _selection(users, engine.DEFAULT_STRATEGIES[task])
     return Plan(topology, tuple(chosen), tuple(chosen_targets), strategy, budget)
@@ -190,7 +189,7 @@ def _live(job_id: str, drawn_as: str) -> None:
     if job.status != drawn_as:
         st.rerun()
     job_cards.card(job)
-    training_loss.loss_chart(job)
+    plan_figures.loss_chart(job)
     plan_costs.predicted_and_actual(job)
     if job.status == "finished" and job.run_id:
         run = engine.run(job.run_id)

@@ -75,7 +75,7 @@ def _study(labels: Mapping[str, str], origin: str, read: Callable[[str], dict[st
     with left:
         name = query_params.choose("Study", list(labels), STUDY_PARAMS[origin], labels=labels)
     report = read(name)
-    datasets = studies.datasets(report)
+    datasets = studies.reports.datasets(report)
     if not datasets:
         page_states.empty("Nothing is finished yet", "The first results will appear here.")
         return

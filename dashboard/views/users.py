@@ -89,7 +89,7 @@ def page() -> None:
             source, migration, projection, user_maps.users(root, projection.id), {}
         )
         extent = None
-        if user_maps.has_all_users(projection):
+        if projection.summary.get("placed"):
             if query_params.segment("Show", VIEWS, "view") == "density":
                 frame, points = _all_users(root, projection.id)
                 shown = replace(sample, frame=frame, points=points, all_users=True)
@@ -102,7 +102,8 @@ def page() -> None:
         page_states.failed("This map is damaged.", error)
         st.caption("A map is made from the prompts alone, so nothing is lost by making it again.")
         if st.button("Make it again", type="primary", icon=":material/refresh:"):
-            user_maps.project_again(projection, source, migration)
+            engine.workspace().delete(projection.id)
+            user_maps.project(source, migration)
             st.rerun()
         return
     _map(sample, shown)
@@ -111,7 +112,7 @@ def page() -> None:
 
 def _no_map(source: engine.Run, migration: engine.Run) -> None:
     """Show the job that makes the map, or a button that queues it."""
-    job = user_maps.projection_job(source.id, migration.id)
+    job = user_maps.latest_job("project", source=source.id, migrated=migration.id)
     if job is not None and job.status in ("queued", "running", "interrupted"):
         page_states.loading("A job makes the map; it continues when you close the page.")
         job_cards.watch_one(job)
@@ -376,10 +377,9 @@ def _selected_table(
         return
     st.markdown(f"##### {len(rows):,} of {len(shown.frame):,} users selected")
     table = _table(shown, trained, rows[:MAX_ROWS])
-    event = st.dataframe(
+    event = tables.show(
         table,
         key="picked-users",
-        hide_index=True,
         on_select="rerun",
         selection_mode="single-row",
         height=tables.height(len(table), 280),

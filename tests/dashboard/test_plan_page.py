@@ -11,7 +11,7 @@ from measured_runs import ran
 from small_runs import QUICK, SMALL, write_ratings
 from tiny import tiny_backbone_folder
 
-from dashboard.components import plan_costs, plan_figures, training_loss
+from dashboard.components import plan_costs, plan_figures
 from puma_engine import jobs, pipeline
 from puma_engine.config import TrainingConfig
 from puma_engine.defaults import DEFAULT_STRATEGIES
@@ -213,11 +213,11 @@ def test_a_chain_and_a_merge_are_drawn_as_such():
 
 
 def test_losses_of_a_job_are_one_row_a_step():
-    found = training_loss.losses_of({"trace": {"a": [[1, 0.5], [2, None]], "b": [[1, 0.25]]}})
+    found = plan_figures.losses_of({"trace": {"a": [[1, 0.5], [2, None]], "b": [[1, 0.25]]}})
     pd.testing.assert_frame_equal(
         found, pd.DataFrame({"stage": ["a", "b"], "step": [1, 1], "loss": [0.5, 0.25]})
     )
-    assert training_loss.losses_of({}).empty
+    assert plan_figures.losses_of({}).empty
 
 
 def test_the_page_loads_without_torch():
