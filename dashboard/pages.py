@@ -12,29 +12,13 @@ from streamlit.errors import FragmentHandledException
 PAGES = {
     "overview": ("Overview", ":material/space_dashboard:", "Latest verdict, and what to do next."),
     "data": ("Data", ":material/database:", "Contents of the data sets, and importing more."),
-    "models": (
-        "Models",
-        ":material/neurology:",
-        "The old and the new model, their memory, and adding one.",
-    ),
+    "models": ("Models", ":material/neurology:", "The old and the new model, and adding one."),
     "users": ("Users", ":material/scatter_plot:", "Maps of users before and after a migration."),
     "plan": ("Plan", ":material/route:", "Compose a migration, predict its cost, launch it."),
     "compare": ("Compare", ":material/compare_arrows:", "Is a migration as good as retraining?"),
-    "studies": (
-        "Studies",
-        ":material/science:",
-        "Which claims of the paper are reproduced?",
-    ),
-    "user": (
-        "User",
-        ":material/person:",
-        "One user: records, predictions, neighbours, what-if questions.",
-    ),
-    "reports": (
-        "Reports",
-        ":material/description:",
-        "Download comparisons, tables and prompts.",
-    ),
+    "studies": ("Studies", ":material/science:", "Which claims of the paper are reproduced?"),
+    "user": ("User", ":material/person:", "One user: records, predictions, neighbours, what-if."),
+    "reports": ("Reports", ":material/description:", "Download comparisons, tables and prompts."),
     "jobs": ("Jobs", ":material/work_history:", "Status, progress and logs of all jobs."),
 }
 
@@ -83,19 +67,12 @@ def page(name: str, *, default: bool = False) -> st.Page:
     )
 
 
-def link(
-    name: str,
-    *,
-    label: str | None = None,
-    icon: str | None = None,
-    **address: str | Sequence[str],
-) -> None:
+def link(name: str, *, label: str, icon: str | None = None, **address: str | Sequence[str]) -> None:
     """Show a link to a page with query parameters.
 
     label: markdown, so escape other people's text.
     """
-    if name in PAGES:
-        st.page_link(page(name), label=label, icon=icon, query_params=_values(address))
+    st.page_link(page(name), label=label, icon=icon, query_params=_values(address))
 
 
 def url(name: str, **address: str | Sequence[str]) -> str:

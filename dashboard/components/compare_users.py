@@ -185,18 +185,9 @@ def user_scatter(users: pd.DataFrame) -> go.Figure:
 
 def histogram(bars: pd.DataFrame) -> go.Figure:
     """Draw how many users differ by how much; bars: from, to and users of each bin."""
-    middle = (bars["from"] + bars["to"]) / 2
-    colours = [KINDS["migrated" if value < 0 else "retrained"].colour for value in middle]
-    figure = go.Figure(
-        go.Bar(
-            x=middle,
-            y=bars["users"],
-            width=bars["to"] - bars["from"],
-            marker={"color": colours, "line": {"width": 0}},
-            hovertemplate="%{x:+.3f}<br>%{y} users<extra></extra>",
-            showlegend=False,
-        )
-    )
+    below = bars["from"] + bars["to"] < 0
+    colours = [KINDS["migrated" if better else "retrained"].colour for better in below]
+    figure = figures.histogram(bars, colours)
     figure.add_vline(x=0, line=figures.REFERENCE_LINE)
     return figure
 

@@ -160,8 +160,18 @@ def _offer(request: ComparisonRequest, run: Run | None) -> None:
         if (complete and not request.lacks_baselines) or run.status != "finished":
             return
     job = comparisons.pending(request.methods, request.pin)
+
+    def watch(job_id: str) -> None:
+        now = engine.job(job_id)
+        if now.status not in ("queued", "running"):
+            st.rerun()
+        with st.container(border=True):
+            state = "is queued" if now.status == "queued" else "is being computed"
+            st.markdown(f":material/hourglass_top: The comparison {state}.")
+            st.text(str(now.progress.get("stage") or ""))
+
     if job is not None and job.status in ("queued", "running"):
-        page_states.live(_watch, 1.0)(job.id)
+        page_states.live(watch, 1.0)(job.id)
     elif job is not None and job.status in ("failed", "cancelled", "interrupted"):
         page_states.failed("The comparison was not finished.", job.error or job.status)
         if st.button("Try again", icon=":material/replay:", key="retry-comparison"):
@@ -173,13 +183,3 @@ def _offer(request: ComparisonRequest, run: Run | None) -> None:
             if st.button(button, type="primary", icon=":material/play_arrow:"):
                 comparisons.request(request.split, request.methods, request.pin)
                 st.rerun()
-
-
-def _watch(job_id: str) -> None:
-    job = engine.job(job_id)
-    if job.status not in ("queued", "running"):
-        st.rerun()
-    with st.container(border=True):
-        state = "is queued" if job.status == "queued" else "is being computed"
-        st.markdown(f":material/hourglass_top: The comparison {state}.")
-        st.text(str(job.progress.get("stage") or ""))

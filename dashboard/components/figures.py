@@ -118,6 +118,21 @@ def error_bars(rows: pd.DataFrame, colour: str, value: str = "value") -> dict[st
     }
 
 
+def histogram(bars: pd.DataFrame, colours: str | Sequence[str]) -> go.Figure:
+    """Draw the number of users in each bin; bars: from, to and users."""
+    return go.Figure(
+        go.Bar(
+            x=(bars["from"] + bars["to"]) / 2,
+            y=bars["users"],
+            width=bars["to"] - bars["from"],
+            marker={"color": colours, "line": {"width": 0}},
+            customdata=bars[["from", "to"]].to_numpy(),
+            hovertemplate="%{customdata[0]:.3g} to %{customdata[1]:.3g}: %{y:,} users<extra></extra>",
+            showlegend=False,
+        )
+    )
+
+
 def interval_figure(rows: pd.DataFrame, reference: float | None) -> go.Figure:
     """Draw one line per method with its interval, and a dotted line at the reference value.
 

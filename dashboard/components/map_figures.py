@@ -245,16 +245,17 @@ def density_map(
         users = shown["users"].to_numpy()
         most = int(users.max(initial=1))
         powers = [10**power for power in range(len(str(most)))]
-        ticks = {
+        bar = COLOUR_BAR | {
             "tickvals": np.log10(powers).tolist(),
             "ticktext": [f"{power:,}" for power in powers],
+            "title": {"text": "users in a cell", "side": "bottom"},
         }
         figure.add_heatmap(
             **_cell_values(shown, np.log10(users)),
             zmin=0,
             zmax=max(1.0, np.log10(most)),
             colorscale=AMOUNTS,
-            colorbar=COLOUR_BAR | ticks | {"title": {"text": "users in a cell", "side": "bottom"}},
+            colorbar=bar,
         )
     # Heatmaps cannot be selected from, so transparent points at the cells' centres can.
     mean = "mean" in shown

@@ -92,12 +92,6 @@ def is_corner(text: str) -> bool:
     return CORNER.fullmatch(text) is not None
 
 
-def corner(text: str) -> tuple[int, int]:
-    """Return the corner of a text of the address."""
-    first, second = text.split(",")
-    return int(first), int(second)
-
-
 def inside(points: np.ndarray, corners: Sequence[tuple[int, int]]) -> np.ndarray:
     """Say for each point [n, 2] on the scale of the wire whether it is inside an outline, [n] bool.
 

@@ -74,9 +74,8 @@ def choose(
     """
     given = _given(label, options, name)
     start = default if default in options else options[0]
-    chosen = _bound(
-        st.selectbox, label, options, name, given[-1] if given else start, labels, widget
-    )
+    start = given[-1] if given else start
+    chosen = _bound(st.selectbox, label, options, name, start, labels, widget)
     write(name, None if follows and not given else chosen)
     return str(chosen)
 
@@ -105,15 +104,8 @@ def segment(label: str, options: Mapping[str, str], name: str, **widget: Any) ->
     options: labels by id. The first is the default, which is not written. Unknown ids are ignored.
     """
     first = next(iter(options))
-    chosen = _bound(
-        st.segmented_control,
-        label,
-        list(options),
-        name,
-        read(name, options, first),
-        options,
-        {"required": True} | widget,
-    )
+    start, widget = read(name, options, first), {"required": True} | widget
+    chosen = _bound(st.segmented_control, label, list(options), name, start, options, widget)
     write(name, None if chosen == first else chosen)
     return str(chosen)
 

@@ -40,8 +40,10 @@ def show(
         with st.container(border=True, gap="medium"):
             st.markdown(f"**{escaped(claim.text, MAX_TEXT)}**", help=claim.rule)
             for finding in of_claim:
-                if finding.evidence is not None:
-                    _finding(finding, finding.evidence, address, study_param)
+                report = finding.evidence
+                if report is not None and _finding(finding, report):
+                    names = {study_param: report.name, "dataset": finding.dataset}
+                    pages.go("studies", **address, **names)
             without = [finding.dataset for finding in of_claim if finding.evidence is None]
             if without:
                 st.caption(
@@ -50,12 +52,8 @@ def show(
                 )
 
 
-def _finding(
-    finding: evidence.Finding,
-    report: evidence.Evidence,
-    address: Mapping[str, str],
-    study_param: str,
-) -> None:
+def _finding(finding: evidence.Finding, report: evidence.Evidence) -> bool:
+    """Show a finding; return whether its study is to be opened."""
     verdict, figures, source = st.columns([4, 8, 6], gap="small")
     with verdict.container(gap="xsmall"):
         st.text(finding.dataset)
@@ -75,5 +73,4 @@ def _finding(
             help="Open this study",
         )
         st.caption(escaped(report.made, MAX_TEXT))
-    if opened:
-        pages.go("studies", **address, **{study_param: report.name, "dataset": finding.dataset})
+    return opened

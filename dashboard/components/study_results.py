@@ -25,10 +25,8 @@ def show(report: dict[str, Any], dataset: str) -> None:
         text = ", ".join(f"{number:,} {state}" for state, number in counts.items() if number)
         page_states.stale(f"Incomplete: {text}. The same command continues with the rest.")
     metric, scores = studies.summary(report, dataset)
-    if studies.reports.is_of_budgets(report):
-        _budgets(report, dataset, metric, scores)
-    else:
-        _scores(report, dataset, metric, scores)
+    draw = _budgets if studies.reports.is_of_budgets(report) else _scores
+    draw(report, dataset, metric, scores)
     _differences(report, dataset, metric)
 
 

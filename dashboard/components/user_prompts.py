@@ -282,7 +282,7 @@ def _step(number: int, run: Run, user: str) -> None:
     with st.expander(f"{number}. **{kind}** {escaped(run.name)} · :gray[{cost}]"):
         if run.kind in PAGE_OF:
             page, name = PAGE_OF[run.kind]
-            pages.link(page, **{name: run.id})
+            pages.link(page, label=pages.PAGES[page][0], **{name: run.id})
         rows = [("id", run.id), ("finished", f"{str(run.finished)[:19].replace('T', ' ')} UTC")]
         rows += user_details.settings_rows(run.config)
         rows += [("seed", str(run.seed))] if run.seed is not None else []

@@ -2,11 +2,10 @@
 
 from typing import Any
 
-import pandas as pd
 import streamlit as st
 
 from puma_engine import jobs as engine_jobs
-from puma_engine.defaults import DEFAULT_STRATEGIES
+from puma_engine.defaults import DEFAULT_STRATEGIES, DEMO_USERS
 from puma_engine.errors import NotFoundError, PumaError, StoreError
 from puma_engine.evaluation.metrics import METRICS
 from puma_engine.jobs import Job
@@ -19,6 +18,7 @@ from puma_engine.store.workspace import has_database, locate
 __all__ = [
     "DECISIONS",
     "DEFAULT_STRATEGIES",
+    "DEMO_USERS",
     "KINDS",
     "METRICS",
     "NEUTRAL",
@@ -71,12 +71,6 @@ def run(run_id: str) -> Run:
     return workspace().run(run_id)
 
 
-@st.cache_data(max_entries=100, show_spinner=False)
-def table(root: str, run_id: str, name: str) -> pd.DataFrame:
-    """Return a table of a finished run, cached because finished runs never change."""
-    return Workspace.open(root).get_table(run_id, name)
-
-
 def queue(command: str, args: dict[str, Any], title: str) -> Job:
     """Queue a command of puma_engine.pipeline.COMMANDS, and start a worker if none is running."""
     ws = workspace()
@@ -89,6 +83,14 @@ def sources() -> list[Run]:
     """Return finished prompt tables that a migration can start from."""
     finished = [run for kind in ("prompts", "migration") for run in runs(kind)]
     return [run for run in finished if run.config.get("role") not in ("random", "shuffled")]
+
+
+def start_demo() -> Job:
+    """Queue the worked example unless it is queued or running; create the workspace if missing."""
+    waiting = engine_jobs.jobs(workspace(create=True))
+    active = (job for job in waiting if job.status in ("queued", "running"))
+    demo = next((job for job in active if job.command == "demo"), None)
+    return demo or queue("demo", {}, "Worked example on shipped ratings")
 
 
 def jobs(limit: int | None = 20) -> list[Job]:

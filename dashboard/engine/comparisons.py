@@ -67,8 +67,9 @@ def methods(split: DataSplit) -> pd.DataFrame:
     return _methods(engine.root(), stamp, split.dataset, split.split)
 
 
+# Streamlit hashes no argument whose name begins with an underscore, so the stamp has none.
 @st.cache_data(max_entries=20, show_spinner=False)
-def _methods(root: str, _stamp: str, dataset: str, split: str) -> pd.DataFrame:
+def _methods(root: str, stamp: str, dataset: str, split: str) -> pd.DataFrame:
     return evaluated_methods(Workspace.open(root), dataset, split)
 
 
@@ -85,6 +86,22 @@ def is_baseline(run: Run) -> bool:
 def lacks_baselines(evaluated: pd.DataFrame) -> bool:
     """Say whether some method without a language model is missing from evaluated methods."""
     return int((evaluated["kind"] == "baseline").sum()) < len(BASELINES)
+
+
+def newer_evaluations(comparison: Run, evaluations: list[Run]) -> list[Run]:
+    """Return evaluations on a comparison's data and split that are newer than the comparison."""
+    used = set(comparison.inputs.values())
+    first = next((run for run in evaluations if run.id in used), None)
+    if first is None:
+        return []
+    same = (first.inputs.get("dataset"), first.config.get("split"))
+    return [
+        run
+        for run in evaluations
+        if run.id not in used
+        and run.created > comparison.created
+        and (run.inputs.get("dataset"), run.config.get("split")) == same
+    ]
 
 
 def find(evaluations: list[str], reference: str) -> Run | None:
@@ -110,10 +127,8 @@ def request(split: DataSplit, evaluations: list[str], reference: str) -> Job:
 def pending(evaluations: list[str], reference: str) -> Job | None:
     """Return the latest job queued for this comparison, in any status."""
     wanted = _arguments(evaluations, reference)
-    for job in engine.jobs(limit=100):
-        if job.command == "compare" and {name: job.args.get(name) for name in wanted} == wanted:
-            return job
-    return None
+    jobs = (job for job in engine.jobs(limit=100) if job.command == "compare")
+    return next((job for job in jobs if wanted.items() <= job.args.items()), None)
 
 
 def _arguments(evaluations: list[str], reference: str) -> dict[str, Any]:

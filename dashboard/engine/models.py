@@ -4,7 +4,6 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -122,11 +121,6 @@ def template_names(run: Run) -> dict[str, str]:
         for name in run.summary.get("templates", {})
         if name in TEMPLATES
     }
-
-
-def visible_tokens(card: dict[str, Any]) -> str:
-    """Return the tokens of a template's example, with visible spaces."""
-    return " ".join(card["tokens"]).replace("Ġ", "␣").replace("▁", "␣")
 
 
 def default_pair(backbones: list[Run], prompts: list[Run]) -> tuple[str, str]:

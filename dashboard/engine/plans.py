@@ -40,15 +40,8 @@ class Plan:
 
     def request(self, predicted: Mapping[str, Any] | None = None) -> PlanRequest:
         """Return the request that the engine executes. Raises ConfigError."""
-        return PlanRequest(
-            sources=self.sources,
-            targets=self.targets,
-            strategy=self.strategy,
-            budget=self.budget,
-            training=self.training,
-            adapter=self.adapter,
-            predicted=predicted or {},
-        )
+        fields = {name: value for name, value in vars(self).items() if name != "topology"}
+        return PlanRequest(**fields, predicted=predicted or {})
 
 
 def problems(plan: Plan) -> list[str]:

@@ -14,6 +14,8 @@ from dashboard.engine import Run, StoreError
 from puma_engine.pipeline.reporting import read_table, render_report, table_names
 from puma_engine.store import Workspace
 
+__all__ = ["table_names"]
+
 # Larger files would not fit into the memory of the app; the command line writes them.
 MAX_ROWS = 2_000_000
 MAX_BYTES = 200 * 1024 * 1024
@@ -33,11 +35,6 @@ def runs_with_tables() -> list[Run]:
     )
     with_tables = {row["run_id"] for row in rows}
     return [run for run in engine.runs() if run.id in with_tables]
-
-
-def names(run: Run) -> list[str]:
-    """Return the names of a run's tables."""
-    return table_names(engine.workspace(), run)
 
 
 def rows(run: Run, name: str) -> int | None:

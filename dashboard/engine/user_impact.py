@@ -52,7 +52,7 @@ def groups(root: str, pair: EvaluationPair, by: str) -> pd.DataFrame:
             raise PumaError("The predictions behind this comparison are gone; evaluate them again.")
         table = measured.groups[by]
     else:
-        cluster = engine.table(root, by, "selection").set_index("user_id")["cluster"]
+        cluster = Workspace.open(root).get_table(by, "selection").set_index("user_id")["cluster"]
         labels = cluster.map(lambda number: f"Cluster {number + 1:02}")
         names = {f"loss_{pair.reference}": "reference", f"loss_{pair.evaluation}": "loss"}
         users = comparison_users(Workspace.open(root), pair.run)

@@ -125,13 +125,12 @@ def project(source: Run, migrated: Run) -> Job:
 
 def newer_migration(migration: Run) -> Run | None:
     """Return a newer migration of the same prompts to the same model, if there is one."""
-    roles = ("backbone", "dataset", "source_0")
-    for run in engine.runs("migration"):
-        same = all(run.inputs.get(role) == migration.inputs.get(role) for role in roles)
-        same = same and run.config["role"] == migration.config["role"]
-        if same and run.created > migration.created:
-            return run
-    return None
+
+    def key(run: Run) -> list[str | None]:
+        return [run.config["role"], *map(run.inputs.get, ("backbone", "dataset", "source_0"))]
+
+    same = (run for run in engine.runs("migration") if key(run) == key(migration))
+    return next((run for run in same if run.created > migration.created), None)
 
 
 @st.cache_data(max_entries=20, show_spinner=False)
@@ -164,10 +163,8 @@ def _scores(root: str, projection_id: str, evaluation: str, metric: str, every: 
 
 def evaluation_of(prompts: str) -> Run | None:
     """Return the newest finished evaluation of a prompt table on test rows."""
-    for run in engine.runs("evaluation"):
-        if run.inputs.get("prompts") == prompts and run.config.get("split") == "test":
-            return run
-    return None
+    runs = (run for run in engine.runs("evaluation") if run.inputs.get("prompts") == prompts)
+    return next((run for run in runs if run.config.get("split") == "test"), None)
 
 
 def retraining_of(migration: Run) -> Run | None:

@@ -131,15 +131,8 @@ def _histogram(values: pd.Series, key: str, title: str, label: str, max_bins: in
         bins = np.linspace(low, high if high > low else low + 1, max_bins + 1)
     counts, edges = np.histogram(values.to_numpy(np.float64), bins=bins)
     frame = pd.DataFrame({"from": edges[:-1], "to": edges[1:], "users": counts})
-    bars = go.Bar(
-        x=(edges[:-1] + edges[1:]) / 2,
-        y=counts,
-        width=np.diff(edges),
-        marker={"color": KINDS["source"].colour},
-        customdata=frame[["from", "to"]].to_numpy(),
-        hovertemplate="%{customdata[0]:.2f} to %{customdata[1]:.2f}: %{y:,} users<extra></extra>",
-    )
-    figures.show(go.Figure(bars), frame, key, title=title, x=label, y="Users", height=300)
+    figure = figures.histogram(frame, KINDS["source"].colour)
+    figures.show(figure, frame, key, title=title, x=label, y="Users", height=300)
 
 
 def _report(run: engine.Run) -> None:

@@ -120,7 +120,8 @@ def _tokens(chosen: dict[str, engine.Run], default: str | None) -> None:
             answers = ", ".join(f"{a} is {t!r}" for a, t in card["answer_tokens"].items())
             st.text(f"Answer tokens: {answers}", help=term("answer tokens"))
             st.text(f"{len(card['tokens'])} tokens with an example title:")
-            st.code(models.visible_tokens(card), language=None, wrap_lines=True)
+            visible = " ".join(card["tokens"]).replace("Ġ", "␣").replace("▁", "␣")
+            st.code(visible, language=None, wrap_lines=True)
 
 
 def _fit(backbones: list[engine.Run]) -> None:

@@ -6,7 +6,7 @@ from dashboard import engine, pages
 from dashboard.components import formatting, job_cards, page_states, tables, verdicts
 from dashboard.components.formatting import short
 from dashboard.components.glossary import show_glossary, term
-from dashboard.engine import comparisons, models, overview
+from dashboard.engine import comparisons, models
 
 COUNTED = {
     "dataset": ("Data sets", "Interactions of users with items, split into train and test."),
@@ -83,7 +83,7 @@ def _first_steps() -> None:
     with demo:
         st.markdown("##### Try a worked example")
         st.markdown(
-            f"{overview.DEMO_USERS} real readers and two small models that ship with PUMA: source "
+            f"{engine.DEMO_USERS} real readers and two small models that ship with PUMA: source "
             "prompts, a migration, full retraining, and their comparison. It takes a few minutes on "
             "two CPU cores and continues if you leave the page."
         )
@@ -106,7 +106,7 @@ def _first_steps() -> None:
 
 def _start_demo() -> None:
     try:
-        overview.start_demo()
+        engine.start_demo()
     except engine.PumaError as error:
         st.session_state["start-error"] = str(error)
 
@@ -117,7 +117,7 @@ def _verdict(last: engine.Run, evaluations: list[engine.Run]) -> None:
         with st.container(border=True):
             st.caption(f"Verdict of the last comparison ({formatting.ago(last.created)})")
             verdicts.headline(verdict)
-            newer = overview.newer_evaluations(last, evaluations)
+            newer = comparisons.newer_evaluations(last, evaluations)
             if newer:
                 page_states.stale(
                     f"{len(newer)} newer evaluation{'s are' if len(newer) > 1 else ' is'} not in "

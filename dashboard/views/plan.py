@@ -24,7 +24,6 @@ ABOUT = {
     "chain": term("chain"),
     "merge": term("aggregation"),
 }
-REFRESH = 2.0
 Number = TypeVar("Number", int, float)
 
 
@@ -180,20 +179,20 @@ def _launched() -> None:
     labels = {job.id: f"{job.title} ({job.created[:16].replace('T', ' ')})" for job in launched}
     chosen = query_params.choose("Plan", list(labels), "job", labels=labels)
     job = next(job for job in launched if job.id == chosen)
+
+    def draw() -> None:
+        now = engine.job(job.id)
+        if now.status != job.status:
+            st.rerun()
+        job_cards.card(now)
+        plan_figures.loss_chart(now)
+        plan_costs.predicted_and_actual(now)
+        if now.status == "finished" and now.run_id:
+            run = engine.run(now.run_id)
+            if run.kind == "comparison":
+                pages.link("compare", label="See the comparison", comparison=run.id)
+            for migration in plans.migrations_of(now)[-1:]:
+                pages.link("users", label="See the users", migration=migration.id)
+
     busy = job.status in (*job_cards.ACTIVE, "interrupted")
-    page_states.live(_live, REFRESH if busy else None)(chosen, job.status)
-
-
-def _live(job_id: str, drawn_as: str) -> None:
-    job = engine.job(job_id)
-    if job.status != drawn_as:
-        st.rerun()
-    job_cards.card(job)
-    plan_figures.loss_chart(job)
-    plan_costs.predicted_and_actual(job)
-    if job.status == "finished" and job.run_id:
-        run = engine.run(job.run_id)
-        if run.kind == "comparison":
-            pages.link("compare", label="See the comparison", comparison=run.id)
-        for migration in plans.migrations_of(job)[-1:]:
-            pages.link("users", label="See the users", migration=migration.id)
+    page_states.live(draw, job_cards.BUSY_SECONDS if busy else None)()

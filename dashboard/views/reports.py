@@ -63,7 +63,7 @@ def _tables() -> None:
     left, right = st.columns([3, 1])
     with left:
         run = query_params.choose_run("Run", runs, "run")
-    names = reports.names(run)
+    names = reports.table_names(engine.workspace(), run)
     with right:
         name = query_params.choose("Table", names, "table")
     count = reports.rows(run, name)

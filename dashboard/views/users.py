@@ -31,11 +31,8 @@ COLOURS = {
     "loss": "Loss on the source",
     "gain": "Gain of migrating",
 }
-CELL_COLOURS = {
-    "users": "Number of users",
-    "variance": "Mean variance",
-    "loss": "Mean loss on the source",
-    "gain": "Mean gain of migrating",
+CELL_COLOURS = {"users": "Number of users"} | {
+    name: f"Mean {COLOURS[name].lower()}" for name in ("variance", "loss", "gain")
 }
 VIEWS = {"density": "All users, counted", "sample": "A sample, as points"}
 TITLES = (
@@ -228,7 +225,8 @@ def _selection(shown: UserMap) -> MapSelection:
     if users:
         return MapSelection(users=users)
     if len(corners) > 2:
-        return MapSelection(area=tuple(map_selection.corner(text) for text in corners), on=on)
+        outline = tuple((int(x), int(y)) for x, y in (text.split(",") for text in corners))
+        return MapSelection(area=outline, on=on)
     return MapSelection(cluster=None if cluster is None else int(cluster) - 1)
 
 

@@ -12,6 +12,7 @@ from dashboard_pages import open_page
 from dashboard import pages
 from dashboard.components import compare_users
 from dashboard.components.compare_methods import in_order
+from dashboard.engine import comparisons
 from puma_engine import jobs, pipeline
 from puma_engine.evaluation.baselines import BASELINES
 from puma_engine.evaluation.user_effects import MAX_SAMPLED
@@ -190,6 +191,15 @@ def test_pinning_another_baseline_asks_once_and_then_shows_it(tmp_path, monkeypa
     assert app.query_params["comparison"] in (done.id, [done.id])
     table = app.dataframe[0].value.set_index("Method")
     assert table.loc["Source prompts", "Pinned"] == "baseline"
+
+
+def test_methods_follow_the_names_in_the_workspace(tmp_path, monkeypatch):
+    world = compared.workspace(tmp_path)
+    monkeypatch.setenv("PUMA_WORKSPACE", str(world["ws"].root))
+    (split,) = comparisons.splits()
+    first = comparisons.methods(split).iloc[0]
+    world["ws"].rename(first["evaluation"], "another and longer name")
+    assert "another and longer name" in comparisons.methods(split)["name"].tolist()
 
 
 def test_a_failed_comparison_says_why(tmp_path, monkeypatch, no_worker):

@@ -13,7 +13,8 @@ from dashboard_pages import (
     texts,
 )
 
-from dashboard.engine import overview
+from dashboard import engine
+from dashboard.engine import comparisons
 from puma_engine import jobs
 from puma_engine.pipeline.verdicts import judge_comparison
 from puma_engine.store import Workspace
@@ -32,7 +33,7 @@ def test_an_empty_workspace_begins_at_one_click(exists, tmp_path, monkeypatch):
     found = jobs.jobs(Workspace.open(root))
     assert [job.command for job in found] == ["demo"]
     assert "Worked example" in texts(app) and "Nothing here yet" not in texts(app)
-    overview.start_demo()
+    engine.start_demo()
     assert len(jobs.jobs(Workspace.open(root))) == 1
 
 
@@ -68,10 +69,10 @@ def test_an_evaluation_that_came_later_makes_the_verdict_old(tmp_path, monkeypat
     asked = {"config": {"split": "test"}, "inputs": {"dataset": data.id}}
     one = finished(ws, "evaluation", "first", **asked | {"config": {"split": "test", "n": 1}})
     comparison = finished(ws, "comparison", "old", inputs={"evaluation_0": one.id})
-    assert overview.newer_evaluations(comparison, ws.runs("evaluation")) == []
+    assert comparisons.newer_evaluations(comparison, ws.runs("evaluation")) == []
     two = finished(ws, "evaluation", "second", **asked | {"config": {"split": "test", "n": 2}})
     finished(ws, "evaluation", "other split", **asked | {"config": {"split": "train"}})
-    assert overview.newer_evaluations(comparison, ws.runs("evaluation")) == [ws.run(two.id)]
+    assert comparisons.newer_evaluations(comparison, ws.runs("evaluation")) == [ws.run(two.id)]
 
 
 def test_a_comparison_whose_files_are_gone_is_said_and_the_rest_is_shown(workspace, monkeypatch):
