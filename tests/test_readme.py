@@ -1,5 +1,6 @@
 """What the README shows is run as it is shown, on fewer users."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -16,8 +17,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 def block(language, marker):
     """The code block of a language that holds a marker, for 20 users in place of 600."""
     blocks = re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
-    (found,) = [text for text in blocks if marker in text]
-    return found.replace("600", "20")
+    (text,) = [text for text in blocks if marker in text]
+    return text.replace("600", "20")
 
 
 @pytest.fixture
@@ -28,10 +29,10 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_the_commands_run_as_shown(folder):
-    for line in block("", "puma migrate").strip().splitlines():
+    for line in block("", "puma plan run").strip().splitlines():
         done = CliRunner().invoke(app, shlex.split(line)[1:])
         assert done.exit_code == 0, (line, done.output)
-    assert "Full retraining" in done.output
+    assert "Full retraining" in (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_python_lines_run_as_shown(folder, capsys):
@@ -43,3 +44,45 @@ def test_every_link_leads_somewhere():
     links = re.findall(r"\]\(([^)#]+)\)", README)
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+# Rows of the README's table and the methods of the reports that they show.
+METHODS = {
+    "full retraining": ["retrained"],
+    "PUMA, adapter trained on all users": ["PUMA, all users"],
+    "PUMA, adapter trained on 7 % of users": ["PUMA, 7% (kmeans-variance)"],
+    "check: prompts swapped between users": ["shuffled control"],
+    "best without a language model": [
+        *("global_mean", "item_mean", "user_item_bias", "matrix_factorisation"),
+    ],
+}
+REPORTS = ("goodbooks", "movietweetings", "goodbooks-to-read")
+
+
+def test_the_figures_are_those_of_the_reports():
+    lines = [line.strip("|").split("|") for line in README.splitlines() if line.startswith("| ")]
+    table = {line[0].strip(): [cell.strip() for cell in line[1:]] for line in lines}
+    for column, dataset in enumerate(REPORTS):
+        path = ROOT / "docs" / "results" / dataset / "table2.json"
+        summary = json.loads(path.read_text(encoding="utf-8"))["summary"]
+        rows = {row["method"]: row for row in summary}
+        metric, best = ("rmse", min) if "rmse" in rows["retrained"] else ("uauc", max)
+        for label, methods in METHODS.items():
+            value = best(rows[method][metric] for method in methods)
+            cell = table[label][column]
+            assert cell.split()[0] == f"{value:.3f}", (dataset, label)
+            if "(" in cell:
+                share = 100 * rows[methods[0]]["flops"] / rows["retrained"]["flops"]
+                digits = 0 if share > 10 else 1
+                assert f"({share:.{digits}f} %)" in cell, (dataset, label, share)
+        assert len(table["full retraining"]) == len(REPORTS)
+    few = [_excess(dataset) for dataset in REPORTS[:2]]
+    assert f"{few[0]:.1%}".replace("%", " %") + " (books)" in README
+    assert f"{few[1]:.1%}".replace("%", " %") + " (films)" in README
+
+
+def _excess(dataset):
+    """Return by how much the error of a migration on 7 % of users exceeds full retraining's."""
+    path = ROOT / "docs" / "results" / dataset / "table2.json"
+    rows = {row["method"]: row for row in json.loads(path.read_text(encoding="utf-8"))["summary"]}
+    return rows["PUMA, 7% (kmeans-variance)"]["rmse"] / rows["retrained"]["rmse"] - 1
