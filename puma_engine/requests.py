@@ -270,14 +270,15 @@ class PlanRequest(AdapterRequest):
     """A whole migration: one source and target, a chain of targets, or an aggregation of sources.
 
     retraining: overrides for the full retraining that the plan is measured against. predicted:
-    the prediction that the plan was launched with (seconds), stored with its job. The strategy
-    "all" is the same as none.
+    the prediction that the plan was launched with (seconds), stored with its job. name: that of the
+    comparison. The strategy "all" is the same as none.
     """
 
     sources: tuple[str, ...]
     targets: tuple[str, ...]
     retraining: Settings = field(default_factory=dict)
     predicted: Mapping[str, Any] = field(default_factory=dict)
+    name: str | None = None
 
     def __post_init__(self) -> None:
         if self.strategy == "all":

@@ -20,7 +20,9 @@ def run(request: PlanRequest) -> str:
 
 
 @app.command()
-@with_options(template=None, device="cpu or a GPU's name (default: that of the newest training).")
+@with_options(
+    template=None, name=None, device="cpu or a GPU's name (default: that of the newest training)."
+)
 def costs(request: PlanRequest, device: str | None = None) -> None:
     """Predict what a migration and full retraining would take, from trainings measured here."""
     from puma_engine.pipeline import predict_costs
@@ -44,7 +46,7 @@ def costs(request: PlanRequest, device: str | None = None) -> None:
 
 
 @app.command()
-@stage("calibrate", template=None)
+@stage("calibrate", template=None, name=None)
 def calibrate(request: PlanRequest) -> str:
     """Measure the speed of every hop of a plan, and of full retraining, by short trainings."""
     return f"measuring {request.targets[-1]}"

@@ -196,6 +196,7 @@ def run_plan(
     retraining: TrainingConfig | dict[str, Any] | None = None,
     seed: int | None = None,
     predicted: dict[str, Any] | None = None,
+    name: str | None = None,
     device: str | None = None,
     progress: stage.ProgressCallback | None = None,
     should_cancel: stage.CancelCheck | None = None,
@@ -205,7 +206,7 @@ def run_plan(
     One source and one target are a single migration, several targets a chain, several sources an
     aggregation. strategy, budget (or share), training and adapter are those of `migrate`;
     retraining only changes what `costs` predicts. predicted: the expected seconds, for the estimate
-    of the time left. Returns the comparison, or the evaluation where there is nothing to compare
+    of the time left. name: that of the comparison. Returns the comparison, or the evaluation where there is nothing to compare
     with. Raises what `migrate` raises.
     """
     request = PlanRequest.from_arguments(locals())
@@ -233,8 +234,8 @@ def run_plan(
         return evaluation
     originals = [stage.find(ws, source, *stage.PROMPT_KINDS) for source in request.sources]
     scores = [score(run) for run in (*originals, retrained)]
-    name = stage.slug("plan", migration.name)
     methods = [*scores, evaluation]
+    name = name or stage.slug("plan", migration.name)
     return compare(ws, methods, reference=scores[-1], name=name, should_cancel=should_cancel)
 
 
