@@ -8,8 +8,6 @@ the number of users. Where it is executed (device, progress) is not part of a re
 References to runs are ids, prefixes or names; models may also be zoo names, folders or hub ids.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -135,11 +133,6 @@ def _check_budget(strategy: str | None, budget: int | None, share: float | None)
     check_share(share)
 
 
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ConfigError(f"There is no {name} {value!r}; choose one of {', '.join(allowed)}.")
-
-
 @dataclass(frozen=True, kw_only=True)
 class FitRequest(Request):
     """Fit one soft prompt a user of a data set on a frozen backbone."""
@@ -154,7 +147,8 @@ class FitRequest(Request):
     name: str | None = None
 
     def check(self) -> None:
-        _one_of("role", self.role, ROLES)
+        if self.role not in ROLES:
+            raise ConfigError(f"There is no role {self.role!r}; choose one of {', '.join(ROLES)}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +195,7 @@ class AdapterRequest(Request):
         elif (self.budget, self.share) != (None, None):
             raise ConfigError("A budget or a share needs a strategy, such as kmeans-variance.")
 
-    def hop(self, sources: tuple[str, ...], target: str) -> MigrationRequest:
+    def hop(self, sources: tuple[str, ...], target: str) -> "MigrationRequest":
         """Return the request of one migration with these settings."""
         return MigrationRequest(sources=sources, target=target, **self.adapter_settings())
 

@@ -7,7 +7,7 @@ import typer
 from puma_engine.cli.options import with_options
 from puma_engine.cli.session import session
 
-app = typer.Typer(help="Adapters as folders and on the hub.", no_args_is_help=True)
+app = typer.Typer(name="adapters", help="Adapters as folders and on the hub.")
 
 
 @app.command()
@@ -18,8 +18,8 @@ def export(migration: str, out: Path, licence: str | None = None) -> None:
     """Write a migration's adapter to a folder in the hub's conventions, with a model card."""
     from puma_engine.pipeline import export_adapter
 
-    folder = export_adapter(session().open(), migration, out, licence=licence)
-    session().show({"folder": str(folder)})
+    folder = export_adapter(session.open(), migration, out, licence=licence)
+    session.show({"folder": str(folder)})
 
 
 @app.command()
@@ -34,7 +34,7 @@ def push(folder: Path, repo: str, public: bool = False) -> None:
     """Put an adapter's folder on the hub; the token is HF_TOKEN or that of `hf auth login`."""
     from puma_engine.exchange.adapter_folders import push_to_hub
 
-    session().show({"commit": push_to_hub(folder, repo, private=not public)})
+    session.show({"commit": push_to_hub(folder, repo, private=not public)})
 
 
 @app.command()
@@ -45,4 +45,4 @@ def show(adapter: str, revision: str | None = None) -> None:
 
     content = read_adapter(adapter, revision)
     parameters = sum(tensor.size for tensor in content.tensors.values())
-    session().show(content.config | {"parameters": parameters, "revision": content.revision})
+    session.show(content.config | {"parameters": parameters, "revision": content.revision})

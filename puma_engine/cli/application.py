@@ -1,7 +1,5 @@
 """The command tree, the common options, and how errors are printed."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys
@@ -28,7 +26,7 @@ from puma_engine.cli import (
     study,
     zoo,
 )
-from puma_engine.cli.session import Session, set_session
+from puma_engine.cli.session import session
 from puma_engine.errors import Cancelled, PumaError
 from puma_engine.training import distributed
 from puma_engine.version import __version__
@@ -45,12 +43,15 @@ class PumaGroup(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except Cancelled as error:
-            report(error, bool(ctx.params.get("as_json")))
-            raise typer.Exit(130) from None
         except PumaError as error:
-            report(error, bool(ctx.params.get("as_json")))
-            raise typer.Exit(1) from None
+            text = " ".join(str(error).split())
+            if ctx.params.get("as_json"):
+                text = json.dumps({"error": text, "type": type(error).__name__})
+            else:
+                text = f"Error: {text}"
+            if distributed.is_main_process():
+                print(text, file=sys.stderr)
+            raise typer.Exit(130 if isinstance(error, Cancelled) else 1) from None
 
 
 def hoist(arguments: list[str]) -> list[str]:
@@ -68,18 +69,6 @@ def hoist(arguments: list[str]) -> list[str]:
         if COMMON_OPTIONS[word.split("=", 1)[0]] and "=" not in word:
             front += [value for value in [next(words, None)] if value is not None]
     return front + rest
-
-
-def report(error: PumaError, as_json: bool) -> None:
-    """Print an error to standard error as one line; only the main process prints."""
-    if not distributed.is_main_process():
-        return
-    text = " ".join(str(error).split())
-    if as_json:
-        text = json.dumps({"error": text, "type": type(error).__name__})
-    else:
-        text = f"Error: {text}"
-    print(text, file=sys.stderr)
 
 
 app = typer.Typer(
@@ -111,8 +100,7 @@ def common(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
     offline: Annotated[
-        bool,
-        typer.Option("--offline", help="Use hub models from the local cache only."),
+        bool, typer.Option("--offline", help="Use hub models from the local cache only.")
     ] = False,
     version: Annotated[
         bool,
@@ -123,7 +111,7 @@ def common(
     if offline:
         # The hub client reads this when it is first imported; jobs of a worker inherit it.
         os.environ["HF_HUB_OFFLINE"] = "1"
-    set_session(Session(workspace, as_json))
+    session.path, session.as_json = workspace, as_json
 
 
 for command in (
@@ -134,12 +122,5 @@ for command in (
     *(stages.demo, study.study, claims.claims, dashboard.serve),
 ):
     app.command()(command)
-app.add_typer(data.app, name="data")
-app.add_typer(zoo.app, name="zoo")
-app.add_typer(models.app, name="models")
-app.add_typer(prompts.app, name="prompts")
-app.add_typer(adapters.app, name="adapters")
-app.add_typer(plan.app, name="plan")
-app.add_typer(reports.app, name="export")
-app.add_typer(runs.app, name="runs")
-app.add_typer(jobs.app, name="jobs")
+for group in (data, zoo, models, prompts, adapters, plan, reports, runs, jobs):
+    app.add_typer(group.app, no_args_is_help=True)

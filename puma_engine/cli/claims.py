@@ -25,7 +25,7 @@ def claims(
     if workspace_reports and results is not None:
         raise ConfigError("Give --workspace-reports or --results, not both.")
     if workspace_reports:
-        reports = evidence.workspace_evidence(session().open())
+        reports = evidence.workspace_evidence(session.open())
     else:
         root = results or evidence.results_root()
         if root is None or not root.is_dir():
@@ -64,4 +64,4 @@ def claims(
         }
         for finding in rows
     ]
-    session().table(shown, raw=[row | more for row, more in zip(shown, details, strict=True)])
+    session.table(shown, raw=[row | more for row, more in zip(shown, details, strict=True)])

@@ -14,8 +14,6 @@ from puma_engine.cli.session import session
 from puma_engine.errors import ConfigError
 
 APP = Path(__file__).resolve().parents[2] / "dashboard" / "app.py"
-SHARED = ("redirect_uri", "cookie_secret")
-PROVIDER = ("client_id", "client_secret", "server_metadata_url")
 MIN_SECRET = 32
 
 
@@ -32,13 +30,12 @@ def serve(
         raise ConfigError(f"The dashboard is not at {APP}; start it from a checkout.")
     if public:
         refuse_without_sign_in(auth_settings())
-    environment = os.environ | {VARIABLE: str(locate(session().path))}
+    environment = os.environ | {VARIABLE: str(locate(session.path))}
     environment["PUMA_PUBLIC"] = "1" if public else ""
     environment["PYTHONPATH"] = os.pathsep.join(
         [str(APP.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     )
-    arguments = [sys.executable, "-m", "streamlit", "run", str(APP)]
-    arguments += ["--server.port", str(port)]
+    arguments = [sys.executable, "-m", "streamlit", "run", str(APP), "--server.port", str(port)]
     arguments += ["--server.address", "0.0.0.0" if public else "localhost"]
     # Streamlit takes this process over, so that signals reach it directly.
     os.execve(sys.executable, arguments, environment)
@@ -61,10 +58,11 @@ def auth_settings() -> dict[str, Any]:
 def refuse_without_sign_in(auth: Mapping[str, Any]) -> None:
     """Raise ConfigError unless sign-in with OpenID Connect is set up completely."""
     providers = {name: value for name, value in auth.items() if isinstance(value, Mapping)}
-    missing = [key for key in SHARED if not auth.get(key)]
+    missing = [key for key in ("redirect_uri", "cookie_secret") if not auth.get(key)]
     for name, provider in (providers or {"": auth}).items():
         prefix = f"{name}." if name else ""
-        missing += [f"{prefix}{key}" for key in PROVIDER if not provider.get(key)]
+        keys = ("client_id", "client_secret", "server_metadata_url")
+        missing += [f"{prefix}{key}" for key in keys if not provider.get(key)]
     if missing:
         raise ConfigError(
             "A public dashboard needs sign-in: set "

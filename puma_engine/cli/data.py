@@ -9,7 +9,7 @@ from puma_engine.cli.options import with_options
 from puma_engine.cli.session import session
 from puma_engine.errors import ConfigError
 
-app = typer.Typer(help="Bring interactions into the workspace.", no_args_is_help=True)
+app = typer.Typer(name="data", help="Bring interactions into the workspace.")
 # Options of a table.
 TABLE = {
     "task": (str, "rating or click."),
@@ -80,7 +80,7 @@ def import_(
     **settings: Any,
 ) -> None:
     """Import interactions and split them into train, validation and test rows."""
-    session().do(
+    session.do(
         "import_dataset",
         f"importing {source}",
         queue=queue,
@@ -119,11 +119,11 @@ def check(path: Path, **settings: Any) -> None:
     if "task" not in settings:
         raise ConfigError("A table needs a task: give --task rating or --task click.")
     result = check_table(path, **with_columns(settings))
-    if session().as_json:
-        session().json(result)
+    if session.as_json:
+        session.json(result)
     else:
-        session().table([vars(problem) for problem in result.problems])
-        session().show(
+        session.table([vars(problem) for problem in result.problems])
+        session.show(
             {"rows_read": result.rows, "refusal": result.refusal, "kept": result.statistics}
         )
     if result.refusal or (result.problems and not drop_invalid):
@@ -144,19 +144,13 @@ def sources() -> None:
         }
         for source in REGISTRY.values()
     ]
-    session().table(rows)
+    session.table(rows)
 
 
 @app.command("list")
 def list_() -> None:
     """List the data sets of the workspace."""
-    runs = session().open().runs(kind="dataset")
-    rows = [
-        {"id": run.id, "name": run.name, "status": run.status}
-        | {key: run.summary.get(key) for key in ("task", "users", "items", "interactions")}
-        for run in runs
-    ]
-    session().table(rows, raw=runs)
+    session.list_runs("dataset", "task", "users", "items", "interactions")
 
 
 @app.command()
@@ -165,4 +159,4 @@ def show(dataset: str) -> None:
     """Show the contents of a data set and the rows that its import dropped."""
     from puma_engine.pipeline import find
 
-    session().show(find(session().open(), dataset, "dataset"))
+    session.show(find(session.open(), dataset, "dataset"))

@@ -15,10 +15,10 @@ def doctor() -> None:
 
     rows = check_installation()
     try:
-        rows += check_workspace(session().open())
+        rows += check_workspace(session.open())
     except StoreError as error:
         status = "warn" if isinstance(error, NotFoundError) else "fail"
         rows.append({"check": "workspace", "status": status, "detail": str(error)})
-    session().table(rows)
+    session.table(rows)
     if any(row["status"] == "fail" for row in rows):
         raise typer.Exit(1)

@@ -6,7 +6,7 @@ import typer
 
 from puma_engine.cli.session import session
 
-app = typer.Typer(help="List, cancel and retry queued jobs.", no_args_is_help=True)
+app = typer.Typer(name="jobs", help="List, cancel and retry queued jobs.")
 JobId = Annotated[str, typer.Argument(help="Job id.")]
 
 
@@ -15,7 +15,7 @@ def list_() -> None:
     """List jobs, with how far each is."""
     from puma_engine.jobs import jobs
 
-    items = jobs(session().open())
+    items = jobs(session.open())
     rows = []
     for job in items:
         progress = job.progress or {}
@@ -31,7 +31,7 @@ def list_() -> None:
                 "error": job.error,
             }
         )
-    session().table(rows, raw=items)
+    session.table(rows, raw=items)
 
 
 @app.command("show")
@@ -39,20 +39,19 @@ def show(job: JobId) -> None:
     """Show a job: arguments, progress, process, log file, error."""
     from puma_engine.jobs import job as get
 
-    session().show(get(session().open(), job))
+    session.show(get(session.open(), job))
 
 
 @app.command("log")
 def log(
-    job: JobId,
-    lines: Annotated[int, typer.Option("--lines", help="Number of lines.")] = 50,
+    job: JobId, lines: Annotated[int, typer.Option("--lines", help="Number of lines.")] = 50
 ) -> None:
     """Print the end of a job's log."""
     from puma_engine.jobs import read_log
 
-    text = read_log(session().open(), job, lines)
-    if session().as_json:
-        session().json({"id": job, "lines": text.splitlines()})
+    text = read_log(session.open(), job, lines)
+    if session.as_json:
+        session.json({"id": job, "lines": text.splitlines()})
         return
     print(text or "The log is empty.")
 
@@ -62,7 +61,7 @@ def cancel(job: JobId) -> None:
     """Ask a job to stop; a training stops at a checkpoint and can be retried from there."""
     from puma_engine.jobs import cancel as ask
 
-    session().show(ask(session().open(), job))
+    session.show(ask(session.open(), job))
 
 
 @app.command("retry")
@@ -70,7 +69,7 @@ def retry(job: JobId) -> None:
     """Queue a failed, cancelled or interrupted job again; it goes on where it stopped."""
     from puma_engine.jobs import retry as again
 
-    session().show(again(session().open(), job))
+    session.show(again(session.open(), job))
 
 
 def worker(
@@ -86,4 +85,4 @@ def worker(
     from puma_engine.jobs import worker as work
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    work(session().open(), devices=device or None, once=once)
+    work(session.open(), devices=device or None, once=once)

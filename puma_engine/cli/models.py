@@ -5,17 +5,14 @@ import typer
 from puma_engine.cli.options import stage, with_options
 from puma_engine.cli.session import session
 
-app = typer.Typer(help="Language models that can serve as backbones.", no_args_is_help=True)
+app = typer.Typer(name="models", help="Language models that can serve as backbones.")
 SPEC = "Zoo name, model folder, or hub id such as owner/name."
 QUANTISE = "4bit or 8bit (needs the package bitsandbytes), or fp8 (on a GPU)."
 
 
 @app.command()
 @with_options(
-    "spec",
-    spec=SPEC,
-    quantise=QUANTISE,
-    seconds="Seconds of the speed measurement; 0 skips it.",
+    "spec", spec=SPEC, quantise=QUANTISE, seconds="Seconds of the speed measurement; 0 skips it."
 )
 def check(
     spec: str,
@@ -39,12 +36,12 @@ def check(
         quantise=quantise,
         seconds=seconds,
     )
-    if session().as_json:
-        session().json(card)
+    if session.as_json:
+        session.json(card)
         return
     templates = card.pop("templates")
     warnings = card.pop("warnings")
-    session().show(card)
+    session.show(card)
     for name, template in templates.items():
         answers = "  ".join(f"{a} = {t}" for a, t in template["answer_tokens"].items())
         print(f"\n{name}: slot at position {template['slot_position']}; answers {answers}")
@@ -66,11 +63,5 @@ def add(
 @app.command("list")
 def list_() -> None:
     """List the backbones of the workspace."""
-    runs = session().open().runs(kind="backbone")
     facts = ("family", "layers", "width", "vocabulary", "parameters", "memory_bytes")
-    rows = [
-        {"id": run.id, "name": run.name, "status": run.status}
-        | {key: run.summary.get(key) for key in facts}
-        for run in runs
-    ]
-    session().table(rows, raw=runs)
+    session.list_runs("backbone", *facts)

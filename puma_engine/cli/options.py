@@ -161,7 +161,7 @@ def stage(
         def command(queue: bool, **given: Any) -> None:
             placed = {"device": given.pop("device")} if device else {}
             values = given["request"].to_dict() if "request" in given else given
-            session().do(name, title(**given), queue=queue, **values, **placed)
+            session.do(name, title(**given), queue=queue, **values, **placed)
 
         keyword = inspect.Parameter.KEYWORD_ONLY
         signature = inspect.signature(title, eval_str=True)
@@ -205,13 +205,7 @@ def _parameter(
 
 
 def _option(
-    name: str,
-    hint: Any,
-    text: Text,
-    *,
-    default: Any = None,
-    positional: bool = False,
-    **more: Any,
+    name: str, hint: Any, text: Text, *, default: Any = None, positional: bool = False, **more: Any
 ) -> inspect.Parameter:
     more |= text if isinstance(text, dict) else {"help": text}
     info = typer.Argument(**more) if positional else typer.Option(_flag(name), **more)

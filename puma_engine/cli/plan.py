@@ -7,8 +7,7 @@ from puma_engine.cli.session import session
 from puma_engine.requests import PlanRequest
 
 app = typer.Typer(
-    help="Whole migrations: predict the cost, measure speeds, migrate and evaluate.",
-    no_args_is_help=True,
+    name="plan", help="Whole migrations: predict the cost, measure speeds, migrate and evaluate."
 )
 
 
@@ -27,7 +26,7 @@ def costs(request: PlanRequest, device: str | None = None) -> None:
     """Predict what a migration and full retraining would take, from trainings measured here."""
     from puma_engine.pipeline import predict_costs
 
-    predicted = predict_costs(session().open(), request, device)
+    predicted = predict_costs(session.open(), request, device)
     options = {"retraining": predicted.retraining, "migration": predicted.migration}
     rows = [
         {
@@ -40,8 +39,8 @@ def costs(request: PlanRequest, device: str | None = None) -> None:
         }
         for name, cost in options.items()
     ]
-    session().table(rows, raw=predicted)
-    if not session().as_json and None in options.values():
+    session.table(rows, raw=predicted)
+    if not session.as_json and None in options.values():
         print("What has no seconds was never measured here; `puma plan calibrate` measures it.")
 
 

@@ -1,7 +1,5 @@
 """Progress bars with an ETA, and Ctrl-C that stops at a checkpoint."""
 
-from __future__ import annotations
-
 import signal
 import sys
 import threading
@@ -32,7 +30,7 @@ def watched(title: str, *, quiet: bool = False) -> Iterator[Watch]:
             with _bars(title) as show:
                 yield show, should_cancel
         else:
-            yield _Lines(title), should_cancel
+            yield _lines(title), should_cancel
 
 
 @contextmanager
@@ -73,26 +71,21 @@ def _bars(title: str) -> Iterator[Callable[[Any], None]]:
 
         def show(report: Any) -> None:
             nonlocal part
-            overall = getattr(report, "overall", None)
-            if overall is None:
-                _update(bars, whole, report)
-                return
-            bars.update(whole, total=1.0, completed=overall, note=time_left(report.overall_eta))
-            if part is None:
-                part = bars.add_task(report.stage, total=None, note="")
-            _update(bars, part, report)
+            overall, task = getattr(report, "overall", None), whole
+            if overall is not None:
+                bars.update(whole, total=1.0, completed=overall, note=time_left(report.overall_eta))
+                if part is None:
+                    part = bars.add_task(report.stage, total=None, note="")
+                task = part
+            bars.update(
+                task,
+                description=report.stage,
+                total=report.total or None,
+                completed=report.step,
+                note=note(report),
+            )
 
         yield show
-
-
-def _update(bars: Any, task: int, report: Any) -> None:
-    bars.update(
-        task,
-        description=report.stage,
-        total=report.total or None,
-        completed=report.step,
-        note=note(report),
-    )
 
 
 def note(report: Any) -> str:
@@ -113,38 +106,32 @@ def time_left(seconds: float | None) -> str:
     """Return a remaining time, such as 1:05 left."""
     if seconds is None:
         return ""
-    whole = max(0, round(seconds))
-    minutes, rest = divmod(whole, 60)
+    minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     clock = f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
     return f"{clock} left"
 
 
-class _Lines:
+def _lines(title: str) -> Callable[[Any], None]:
     """Progress for logs: a line when a stage begins, and every LINE_SECONDS while it runs.
 
     Work of less than QUIET_SECONDS prints nothing.
     """
+    started, printed = time.monotonic(), 0.0
+    stage: str | None = None
 
-    def __init__(self, title: str) -> None:
-        self.title = title
-        self.stage: str | None = None
-        self.printed = 0.0
-        self.started = time.monotonic()
-
-    def __call__(self, report: Any) -> None:
+    def show(report: Any) -> None:
+        nonlocal printed, stage
         now = time.monotonic()
-        if now - self.started < QUIET_SECONDS:
+        due = report.stage != stage or now - printed >= LINE_SECONDS
+        if now - started < QUIET_SECONDS or not due:
             return
-        if report.stage == self.stage and now - self.printed < LINE_SECONDS:
-            return
-        self.stage, self.printed = report.stage, now
+        stage, printed = report.stage, now
+        steps = f"{report.step}/{report.total}" if report.total else ""
+        parts = [report.stage, steps, note(report)]
         overall = getattr(report, "overall", None)
-        parts = [
-            report.stage,
-            f"{report.step}/{report.total}" if report.total else "",
-            note(report),
-        ]
         if overall is not None:
             parts.insert(0, f"{overall:.0%} ({time_left(report.overall_eta)})")
-        print(f"{self.title}: " + ", ".join(part for part in parts if part), file=sys.stderr)
+        print(f"{title}: " + ", ".join(part for part in parts if part), file=sys.stderr)
+
+    return show

@@ -10,7 +10,7 @@ from puma_engine.cli.options import stage, with_options
 from puma_engine.cli.session import run_row, session
 from puma_engine.requests import FitRequest, RefineRequest
 
-app = typer.Typer(help="Tables of soft prompts, one row a user.", no_args_is_help=True)
+app = typer.Typer(name="prompts", help="Tables of soft prompts, one row a user.")
 DATASET = "Data set: id, prefix or name."
 TEMPLATE = "Prompt template (default: item first)."
 PROMPTS = "Prompts or migration run: id, prefix or name."
@@ -86,7 +86,7 @@ def export(
 
     command = made_by or shlex.join(["puma", *sys.argv[1:]])
     written = export_prompts(
-        session().open(),
+        session.open(),
         prompts,
         out,
         format=format_,  # type: ignore[arg-type]  # export_prompts checks it
@@ -98,7 +98,7 @@ def export(
     )
     files = [written] if written.is_file() else [f for f in written.rglob("*") if f.is_file()]
     kind = "file" if written.is_file() else "folder"
-    session().show({kind: str(written), "bytes": sum(file.stat().st_size for file in files)})
+    session.show({kind: str(written), "bytes": sum(file.stat().st_size for file in files)})
 
 
 @app.command()
@@ -127,7 +127,7 @@ def embed(
 
     rows = read_pairs(pairs, user, item, text)
     written = embed_prompts(
-        session().open(),
+        session.open(),
         prompts,
         rows.pairs,
         out,
@@ -137,12 +137,12 @@ def embed(
         precision=precision,
     )
     facts = {"file": str(written), "pairs": len(rows.pairs), "bytes": written.stat().st_size}
-    session().show(facts)
+    session.show(facts)
 
 
 @app.command("list")
 def list_() -> None:
     """List prompt tables: fitted, imported and migrated."""
-    ws = session().open()
+    ws = session.open()
     runs = [run for kind in ("prompts", "migration") for run in ws.runs(kind=kind)]
-    session().table([run_row(run) | {"role": run.config["role"]} for run in runs], raw=runs)
+    session.table([run_row(run) | {"role": run.config["role"]} for run in runs], raw=runs)

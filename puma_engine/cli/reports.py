@@ -8,7 +8,7 @@ from puma_engine.cli.options import with_options
 from puma_engine.cli.session import session
 from puma_engine.defaults import MARGIN
 
-app = typer.Typer(help="Tables of runs as files.", no_args_is_help=True)
+app = typer.Typer(name="export", help="Tables of runs as files.")
 
 
 @with_options(
@@ -21,8 +21,8 @@ def report(comparison: str, out: Path, margin: float = MARGIN) -> None:
     """Write a comparison as one self-contained HTML file: verdict, figures, lineage."""
     from puma_engine.pipeline.reporting import write_report
 
-    file = write_report(session().open(), comparison, out, margin=margin)
-    session().show({"file": str(file), "bytes": file.stat().st_size})
+    file = write_report(session.open(), comparison, out, margin=margin)
+    session.show({"file": str(file), "bytes": file.stat().st_size})
 
 
 @app.command()
@@ -37,5 +37,5 @@ def table(run: str, name: str, out: Path) -> None:
     """Write one table of a run to a CSV or Parquet file."""
     from puma_engine.pipeline.reporting import export_table
 
-    file = export_table(session().open(), run, name, out)
-    session().show({"file": str(file), "bytes": file.stat().st_size})
+    file = export_table(session.open(), run, name, out)
+    session.show({"file": str(file), "bytes": file.stat().st_size})

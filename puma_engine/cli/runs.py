@@ -7,7 +7,7 @@ import typer
 from puma_engine.cli.options import with_options
 from puma_engine.cli.session import run_row, session
 
-app = typer.Typer(help="Runs: list, show, rename, delete, lineage.", no_args_is_help=True)
+app = typer.Typer(name="runs", help="Runs: list, show, rename, delete, lineage.")
 Reference = Annotated[str, typer.Argument(help="Run: id, prefix or name.")]
 
 
@@ -19,36 +19,36 @@ Reference = Annotated[str, typer.Argument(help="Run: id, prefix or name.")]
 )
 def list_(kind: str | None = None, status: str | None = None, limit: int | None = None) -> None:
     """List runs, the newest first."""
-    runs = session().open().runs(kind=kind, status=status, limit=limit)
-    session().table([run_row(run) for run in runs], raw=runs)
+    runs = session.open().runs(kind=kind, status=status, limit=limit)
+    session.table([run_row(run) for run in runs], raw=runs)
 
 
 @app.command("show")
 def show(run: Reference) -> None:
     """Show a run: settings, seed, versions, device, seconds, cost, results."""
-    session().show(session().open().run(run))
+    session.show(session.open().run(run))
 
 
 @app.command("lineage")
 def lineage(run: Reference) -> None:
     """List a run and all its ancestors."""
-    ws = session().open()
+    ws = session.open()
     runs = ws.lineage(ws.run(run).id)
-    session().table([run_row(step) for step in runs], raw=runs)
+    session.table([run_row(step) for step in runs], raw=runs)
 
 
 @app.command("metrics")
 def metrics(run: Reference) -> None:
     """List the metrics of an evaluation or comparison, with intervals."""
-    ws = session().open()
-    session().table(ws.metrics(ws.run(run).id).to_dict("records"))
+    ws = session.open()
+    session.table(ws.metrics(ws.run(run).id).to_dict("records"))
 
 
 @app.command("rename")
 def rename(run: Reference, name: Annotated[str, typer.Argument(help="The new name.")]) -> None:
     """Give a run another name."""
-    ws = session().open()
-    session().show(run_row(ws.rename(ws.run(run).id, name)))
+    ws = session.open()
+    session.show(run_row(ws.rename(ws.run(run).id, name)))
 
 
 @app.command("note")
@@ -57,19 +57,18 @@ def note(
     text: Annotated[str, typer.Argument(help="The remark; an empty one removes it.")],
 ) -> None:
     """Store a remark with a run."""
-    ws = session().open()
-    session().show(ws.note(ws.run(run).id, text or None))
+    ws = session.open()
+    session.show(ws.note(ws.run(run).id, text or None))
 
 
 @app.command("delete")
 def delete(
-    run: Reference,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    run: Reference, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False
 ) -> None:
     """Delete a run and its files; refused while other runs depend on it."""
-    ws = session().open()
+    ws = session.open()
     target = ws.run(run)
     if not yes:
         typer.confirm(f"Delete the {target.kind} run {target.name!r} ({target.id})?", abort=True)
     ws.delete(target.id)
-    session().show({"deleted": target.id, "name": target.name})
+    session.show({"deleted": target.id, "name": target.name})

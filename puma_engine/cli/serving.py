@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from puma_engine.cli.options import with_options
 from puma_engine.cli.session import session
@@ -22,18 +20,22 @@ LOCAL = ("127.0.0.1", "::1", "localhost")
 ADAPTER = "Folder, migration run, or owner/name of the hub."
 
 
-@with_options("adapter", adapter=ADAPTER)
+@with_options(
+    "adapter",
+    adapter=ADAPTER,
+    host="Address to listen on.",
+    port={"help": "Port.", "min": 1, "max": 65535},
+    max_users={"help": "Users a request.", "min": 1},
+    max_bytes={"help": "Bytes of a request's body.", "min": 1024},
+    max_waiting={"help": "Requests in work; further ones get 503.", "min": 1},
+)
 def serve_adapter(
     adapter: str,
-    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port.")] = 8600,
-    max_users: Annotated[int, typer.Option("--max-users", min=1, help="Users a request.")] = 4096,
-    max_bytes: Annotated[
-        int, typer.Option("--max-bytes", min=1024, help="Bytes of a request's body.")
-    ] = 64 << 20,
-    max_waiting: Annotated[
-        int, typer.Option("--max-waiting", min=1, help="Requests in work; further ones get 503.")
-    ] = 16,
+    host: str = "127.0.0.1",
+    port: int = 8600,
+    max_users: int = 4096,
+    max_bytes: int = 64 << 20,
+    max_waiting: int = 16,
     revision: str | None = None,
     device: str | None = None,
 ) -> None:
@@ -86,7 +88,7 @@ def select_stream(
         strata=strata,
         min_cluster=min_cluster,
     )
-    session().show(result | {"folder": str(target)})
+    session.show(result | {"folder": str(target)})
 
 
 @with_options(
@@ -111,28 +113,23 @@ def migrate_stream(
     from puma_engine.serving.bulk import migrate_stream as stream
 
     mapper = _mapper(adapter, revision, device)
-    with watched(f"migrating {source.name}", quiet=session().as_json) as (progress, should_cancel):
-
-        def report(name: str, number: int, total: int) -> None:
-            if progress is not None:
-                progress(StageProgress(name, step=number, total=total))
-
+    with watched(f"migrating {source.name}", quiet=session.as_json) as (progress, should_cancel):
         result = stream(
             mapper,
             source,
             target,
             chunk_rows=chunk_rows,
-            report=report,
+            report=lambda name, step, total: progress(StageProgress(name, step=step, total=total)),
             should_cancel=should_cancel,
         )
-    session().show(result | {"folder": str(target)})
+    session.show(result | {"folder": str(target)})
 
 
 def _mapper(spec: str, revision: str | None, device: str | None) -> Mapper:
     from puma_engine.serving.mapper import Mapper, adapter_of
 
     try:
-        ws = session().open()
+        ws = session.open()
     except StoreError:
         ws = None
     return Mapper(adapter_of(ws, spec, revision), device)

@@ -19,11 +19,10 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """One invocation of the command line."""
+    """One invocation of the command line: the workspace's folder, and whether to print JSON."""
 
-    def __init__(self, workspace: Path | None = None, as_json: bool = False) -> None:
-        self.path = workspace
-        self.as_json = as_json
+    path: Path | None = None
+    as_json = False
 
     def open(self, *, create: bool = False, together: bool = False) -> Workspace:
         """Open the workspace; create it first where asked to. Raises ConfigError, StoreError.
@@ -58,11 +57,17 @@ class Session:
         for name, value in arguments.items():
             if isinstance(value, Path):
                 arguments[name] = str(value.resolve())
-        ws = self.open(create=command in CREATING, together=not queue)
+        create = command in ("import_dataset", "add_backbone", "demo")
+        ws = self.open(create=create, together=not queue)
         if queue:
             from puma_engine.jobs import enqueue
 
-            self.show(enqueue(ws, command, arguments, title=_named(ws, title, arguments)))
+            # A job's title names runs that the arguments hold by id.
+            for value in arguments.values():
+                if isinstance(value, str) and value in title.split():
+                    with contextlib.suppress(StoreError):
+                        title = title.replace(value, ws.run(value).name)
+            self.show(enqueue(ws, command, arguments, title=title))
             return
         with watched(title, quiet=self.as_json) as (progress, should_cancel):
             result = COMMANDS[command](
@@ -74,6 +79,16 @@ class Session:
             self.table([run_row(run) for run in result], raw=result)
         else:
             self.show(result)
+
+    def list_runs(self, kind: str, *facts: str) -> None:
+        """Print the runs of a kind with facts of their summaries."""
+        runs = self.open().runs(kind=kind)
+        rows = [
+            {"id": run.id, "name": run.name, "status": run.status}
+            | {fact: run.summary.get(fact) for fact in facts}
+            for run in runs
+        ]
+        self.table(rows, raw=runs)
 
     def show(self, value: Any) -> None:
         """Print a record: JSON, or one line a field."""
@@ -109,21 +124,8 @@ class Session:
         print(json.dumps(plain(value), indent=1, ensure_ascii=False))
 
 
-# Commands that create the workspace if there is none.
-CREATING = ("import_dataset", "add_backbone", "demo")
-
-_session = Session()
-
-
-def set_session(session: Session) -> None:
-    """Set the session of this process."""
-    global _session
-    _session = session
-
-
-def session() -> Session:
-    """Return the session of this process."""
-    return _session
+# The session of this process, which the common options set up.
+session = Session()
 
 
 def plain(value: Any) -> Any:
@@ -183,12 +185,3 @@ def run_row(run: Run) -> dict[str, Any]:
         "seconds": run.seconds,
         "created": str(run.created)[:19],
     }
-
-
-def _named(ws: Workspace, title: str, arguments: Mapping[str, Any]) -> str:
-    """Return a job's title with the names of runs that the arguments hold by id."""
-    for value in arguments.values():
-        if isinstance(value, str) and value in title.split():
-            with contextlib.suppress(StoreError):
-                title = title.replace(value, ws.run(value).name)
-    return title

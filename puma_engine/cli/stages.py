@@ -7,12 +7,7 @@ import typer
 from puma_engine.cli.options import stage, with_options
 from puma_engine.cli.session import session
 from puma_engine.defaults import DEMO_USERS, MARGIN
-from puma_engine.requests import (
-    ChainRequest,
-    EvaluationRequest,
-    MigrationRequest,
-    SelectionRequest,
-)
+from puma_engine.requests import ChainRequest, EvaluationRequest, MigrationRequest, SelectionRequest
 
 SOURCE = "Prompts or migration run to start from."
 
@@ -50,10 +45,7 @@ def aggregate(request: MigrationRequest) -> str:
 
 
 @stage(
-    "chain",
-    "source",
-    "targets",
-    targets="Backbones in order: runs, zoo names, folders or hub ids.",
+    "chain", "source", "targets", targets="Backbones in order: runs, zoo names, folders or hub ids."
 )
 def chain(request: ChainRequest) -> str:
     """Migrate hop after hop, each hop from the prompts that the last one made."""
@@ -103,7 +95,7 @@ def compare(
     from puma_engine.evaluation.verdict import check_margin
 
     check_margin(margin)
-    session().do(
+    session.do(
         "compare",
         "comparing",
         queue=queue,
@@ -126,7 +118,7 @@ def show_comparison(run: Any, margin: float = MARGIN) -> None:
         value, low, high = (row[name] for name in names)
         return "-" if value != value else format_interval(value, low, high)
 
-    ws = session().open(together=True)
+    ws = session.open(together=True)
     verdict = judge_comparison(ws, run, margin=margin)
     methods = ws.get_table(run.id, "methods").to_dict("records")
     scores = ws.get_table(run.id, "comparison").to_dict("records")
@@ -145,8 +137,8 @@ def show_comparison(run: Any, margin: float = MARGIN) -> None:
         for row in methods
     ]
     facts = {"run": run, "methods": methods, "metrics": scores, "verdict": verdict}
-    session().table(rows, raw=facts)
-    if not session().as_json:
+    session.table(rows, raw=facts)
+    if not session.as_json:
         print("\n".join(["", verdict.headline, *verdict.evidence, *verdict.cautions]))
 
 
@@ -160,7 +152,7 @@ def predict(run: str, user: str, title: str, device: str | None = None) -> None:
     """Predict what a user would think of a title: rating or click, and each answer's probability."""
     from puma_engine.pipeline import predict_title
 
-    session().show(predict_title(session().open(), run, user, title, device=device))
+    session.show(predict_title(session.open(), run, user, title, device=device))
 
 
 @stage(
@@ -196,4 +188,4 @@ def demo(users: int | None = None, device: str | None = None) -> None:
     Source prompts on the small model, migration to the larger one on few users and on all,
     full retraining, random prompts, the shuffled control, baselines, and their comparison.
     """
-    session().do("demo", "demo", show=show_comparison, users=users or DEMO_USERS, device=device)
+    session.do("demo", "demo", show=show_comparison, users=users or DEMO_USERS, device=device)

@@ -15,7 +15,7 @@ from puma_engine.cli.session import plain, session
 from puma_engine.errors import ConfigError, StudyError
 
 if TYPE_CHECKING:
-    from puma_engine.studies import Cell, Options, Outcome, Study
+    from puma_engine.studies import Outcome, Study
 
 VERSIONS = ("torch", "transformers", "accelerate", "numpy", "scikit-learn")
 
@@ -66,21 +66,16 @@ def study(
     Every cell of a study is a run of the workspace. A study that was stopped therefore continues,
     and the dashboard shows it. Results are written while the study runs.
     """
+    from puma_engine import studies
     from puma_engine.cli.progress_bars import watched
     from puma_engine.files import write_json
-    from puma_engine.studies import (
-        STUDIES,
-        Options,
-        get_study,
-        reuse_settings,
-        run_cells,
-        save_report,
-    )
 
     if name is None:
-        session().table([{"study": study.name, "about": study.about} for study in STUDIES.values()])
+        session.table(
+            [{"study": entry.name, "about": entry.about} for entry in studies.STUDIES.values()]
+        )
         return
-    selected = get_study(name)
+    selected = studies.get_study(name)
     if render:
         _render(selected, out)
         return
@@ -92,20 +87,33 @@ def study(
         "users": users,
     }
     chosen = (selected.quick if quick else {}) | {k: v for k, v in given.items() if v}
-    options = Options(source=source, target=target, quick=quick, fixed=default_settings, **chosen)
+    options = studies.Options(
+        source=source, target=target, quick=quick, fixed=default_settings, **chosen
+    )
     reused = _tuned_settings(selected, settings_from)
-    cells = reuse_settings(selected.cells(options), reused)
-    ws = session().open(create=True)
+    cells = studies.reuse_settings(selected.cells(options), reused)
+    ws = session.open(create=True)
     out.mkdir(parents=True, exist_ok=True)
 
     def save(outcome: Outcome, *, whole: bool = False) -> None:
-        report = plain(_report(ws, selected, options, cells, outcome, whole))
-        report["settings"] = reused | report["settings"]
+        """Write the report so far. whole: with intervals over users, which need all predictions."""
+        report = {
+            "study": selected.name,
+            "command": "puma " + " ".join(sys.argv[1:]),
+            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "versions": {"python": platform.python_version()}
+            | {name: importlib.metadata.version(name) for name in VERSIONS},
+            "options": options,
+            **studies.collect(ws, selected, cells, outcome.runs, whole=whole),
+            "failed": outcome.failed,
+            "missing": [cell.name for cell in cells if cell.name not in outcome.runs],
+        }
+        report = plain(report | {"settings": reused | report["settings"]})
         write_json(out / f"{selected.name}.json", report)
-        save_report(ws, report)
+        studies.save_report(ws, report)
 
-    with watched(f"study {selected.name}", quiet=session().as_json) as (progress, should_cancel):
-        outcome = run_cells(
+    with watched(f"study {selected.name}", quiet=session.as_json) as (progress, should_cancel):
+        outcome = studies.run_cells(
             ws,
             cells,
             processes=processes or default_processes(quick, device),
@@ -148,30 +156,6 @@ def _tuned_settings(selected: Study, report: Path | None) -> dict[str, Any]:
     return dict(loaded["settings"])
 
 
-def _report(
-    ws: Any,
-    selected: Study,
-    options: Options,
-    cells: list[Cell],
-    outcome: Outcome,
-    whole: bool,
-) -> dict[str, Any]:
-    """Return the report so far. whole: take intervals over users, which needs all predictions."""
-    from puma_engine.studies import collect
-
-    return {
-        "study": selected.name,
-        "command": "puma " + " ".join(sys.argv[1:]),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in VERSIONS},
-        "options": plain(options),
-        **collect(ws, selected, cells, outcome.runs, whole=whole),
-        "failed": outcome.failed,
-        "missing": [cell.name for cell in cells if cell.name not in outcome.runs],
-    }
-
-
 def _render(selected: Study, out: Path) -> None:
     from puma_engine.studies import load_report
     from puma_engine.studies.reports import write_tables_and_figures
@@ -179,4 +163,4 @@ def _render(selected: Study, out: Path) -> None:
     file = out / f"{selected.name}.json"
     report = load_report(file, f"run `puma study {selected.name} --out {out}` first")
     files = write_tables_and_figures(report, out)
-    session().show({"results": str(file), "tables": str(files[0]), "figures": len(files) - 1})
+    session.show({"results": str(file), "tables": str(files[0]), "figures": len(files) - 1})

@@ -5,7 +5,7 @@ import typer
 from puma_engine.cli.session import session
 from puma_engine.errors import ConfigError
 
-app = typer.Typer(help="The small backbones that ship with the checkout.", no_args_is_help=True)
+app = typer.Typer(name="zoo", help="The small backbones that ship with the checkout.")
 COLUMNS = ("name", "family", "role", "width", "layers", "parameters", "tokenizer", "built")
 
 
@@ -19,7 +19,7 @@ def list_() -> None:
     for row in shown:
         if isinstance(row["tokenizer"], dict):
             row["tokenizer"] = row["tokenizer"]["kind"]
-    session().table(shown, raw=rows)
+    session.table(shown, raw=rows)
 
 
 @app.command(
