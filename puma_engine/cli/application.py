@@ -11,7 +11,6 @@ from typer.core import TyperGroup
 
 from puma_engine.cli import (
     adapters,
-    claims,
     dashboard,
     data,
     doctor,
@@ -24,7 +23,6 @@ from puma_engine.cli import (
     serving,
     stages,
     study,
-    zoo,
 )
 from puma_engine.cli.session import session
 from puma_engine.errors import Cancelled, PumaError
@@ -119,8 +117,11 @@ for command in (
     *(stages.evaluate, stages.compare, stages.predict, stages.project),
     *(reports.report, jobs.worker, doctor.doctor),
     *(serving.serve_adapter, serving.select_stream, serving.migrate_stream),
-    *(stages.demo, study.study, claims.claims, dashboard.serve),
+    *(stages.demo, study.study, study.claims, dashboard.serve),
 ):
     app.command()(command)
-for group in (data, zoo, models, prompts, adapters, plan, reports, runs, jobs):
-    app.add_typer(group.app, no_args_is_help=True)
+for group in (
+    *(data.app, models.zoo, models.app, prompts.app, adapters.app, plan.app),
+    *(reports.app, runs.app, jobs.app),
+):
+    app.add_typer(group, no_args_is_help=True)

@@ -1,11 +1,13 @@
-"""puma models: language models that can serve as backbones."""
+"""puma models and puma zoo: language models that can serve as backbones."""
 
 import typer
 
 from puma_engine.cli.options import stage, with_options
 from puma_engine.cli.session import session
+from puma_engine.errors import ConfigError
 
 app = typer.Typer(name="models", help="Language models that can serve as backbones.")
+zoo = typer.Typer(name="zoo", help="The small backbones that ship with the checkout.")
 SPEC = "Zoo name, model folder, or hub id such as owner/name."
 QUANTISE = "4bit or 8bit (needs the package bitsandbytes), or fp8 (on a GPU)."
 
@@ -39,8 +41,7 @@ def check(
     if session.as_json:
         session.json(card)
         return
-    templates = card.pop("templates")
-    warnings = card.pop("warnings")
+    templates, warnings = card.pop("templates"), card.pop("warnings")
     session.show(card)
     for name, template in templates.items():
         answers = "  ".join(f"{a} = {t}" for a, t in template["answer_tokens"].items())
@@ -65,3 +66,29 @@ def list_() -> None:
     """List the backbones of the workspace."""
     facts = ("family", "layers", "width", "vocabulary", "parameters", "memory_bytes")
     session.list_runs("backbone", *facts)
+
+
+@zoo.command("list")
+def list_zoo() -> None:
+    """List the zoo's backbones and whether their weights are here."""
+    from puma_engine.pipeline import list_zoo as read_zoo
+
+    rows = read_zoo()
+    columns = ("name", "family", "role", "width", "layers", "parameters", "tokenizer", "built")
+    shown = [{name: row.get(name) for name in columns} for row in rows]
+    for row in shown:
+        if isinstance(row["tokenizer"], dict):
+            row["tokenizer"] = row["tokenizer"]["kind"]
+    session.table(shown, raw=rows)
+
+
+@zoo.command(
+    "build",
+    hidden=True,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def build_zoo() -> None:
+    """Say where the command that built the zoo went."""
+    raise ConfigError(
+        "`puma zoo build` is gone; in a checkout, `python -m research.zoo --only NAME` builds a model."
+    )

@@ -198,10 +198,8 @@ def _parameter(
     if typing.get_origin(hint) is tuple:
         name = name if name in arguments else name.removesuffix("s")
         hint = str if name in arguments and name != parameter.name else list[str]
-    positional = name in arguments
-    return _option(
-        name, hint, texts[parameter.name], default=parameter.default, positional=positional
-    )
+    text, default = texts[parameter.name], parameter.default
+    return _option(name, hint, text, default=default, positional=name in arguments)
 
 
 def _option(

@@ -10,13 +10,14 @@ from typing import Any
 
 from puma_engine.training import distributed
 
-Watch = tuple[Callable[[Any], None], Callable[[], bool]]
 LINE_SECONDS = 15.0
 QUIET_SECONDS = 2.0
 
 
 @contextmanager
-def watched(title: str, *, quiet: bool = False) -> Iterator[Watch]:
+def watched(
+    title: str, *, quiet: bool = False
+) -> Iterator[tuple[Callable[[Any], None], Callable[[], bool]]]:
     """Yield a progress callback and a cancel check.
 
     A terminal shows bars on standard error; otherwise a line is printed every LINE_SECONDS;
@@ -66,12 +67,12 @@ def _bars(title: str) -> Iterator[Callable[[Any], None]]:
         TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        whole = bars.add_task(title, total=None, note="")
-        part: int | None = None
+        whole: Any = bars.add_task(title, total=None, note="")
+        part: Any = None
 
         def show(report: Any) -> None:
             nonlocal part
-            overall, task = getattr(report, "overall", None), whole
+            task, overall = whole, getattr(report, "overall", None)
             if overall is not None:
                 bars.update(whole, total=1.0, completed=overall, note=time_left(report.overall_eta))
                 if part is None:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 TOKEN = "PUMA_SERVE_TOKEN"
 MIN_TOKEN = 16
-LOCAL = ("127.0.0.1", "::1", "localhost")
 ADAPTER = "Folder, migration run, or owner/name of the hub."
 
 
@@ -43,7 +42,7 @@ def serve_adapter(
     token = os.environ.get(TOKEN)
     if token is not None and len(token) < MIN_TOKEN:
         raise ConfigError(f"{TOKEN} must have {MIN_TOKEN} characters or more.")
-    if host not in LOCAL and token is None:
+    if host not in ("127.0.0.1", "::1", "localhost") and token is None:
         raise ConfigError(f"To listen on {host}, set {TOKEN} to a token that clients must send.")
     import uvicorn
 

@@ -92,11 +92,10 @@ class Session:
 
     def show(self, value: Any) -> None:
         """Print a record: JSON, or one line a field."""
-        record = plain(value)
         if self.as_json:
-            self.json(record)
+            self.json(value)
             return
-        for name, field in flat(record):
+        for name, field in flat(plain(value)):
             print(f"{name}: {text_of(field)}")
 
     def table(self, rows: Sequence[Mapping[Any, Any]], *, raw: Any = None) -> None:
@@ -116,8 +115,7 @@ class Session:
             table.add_column(name.replace("_", " "), overflow="fold")
         for row in rows:
             table.add_row(*(Text(text_of(row.get(name))) for name in rows[0]))
-        width = None if sys.stdout.isatty() else 160
-        Console(width=width).print(table)
+        Console(width=None if sys.stdout.isatty() else 160).print(table)
 
     def json(self, value: Any) -> None:
         """Print JSON; a missing or infinite number becomes null."""

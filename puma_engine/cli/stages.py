@@ -4,12 +4,10 @@ from typing import Any
 
 import typer
 
-from puma_engine.cli.options import stage, with_options
+from puma_engine.cli.options import HELP, stage, with_options
 from puma_engine.cli.session import session
 from puma_engine.defaults import DEMO_USERS, MARGIN
 from puma_engine.requests import ChainRequest, EvaluationRequest, MigrationRequest, SelectionRequest
-
-SOURCE = "Prompts or migration run to start from."
 
 
 @stage(
@@ -24,7 +22,7 @@ def select(request: SelectionRequest) -> str:
     return f"selecting users{f' by {request.strategy}' if request.strategy else ''}"
 
 
-@stage("migrate", "source", "target", sources=SOURCE, missing=None)
+@stage("migrate", "source", "target", sources=HELP["source"], missing=None)
 def migrate(request: MigrationRequest) -> str:
     """Move prompts to another backbone: train an adapter on some users, map everybody."""
     return f"migrating {request.sources[0]} to {request.target}"

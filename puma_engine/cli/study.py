@@ -1,4 +1,4 @@
-"""puma study: declared experiments."""
+"""puma study and puma claims: declared experiments, and what of the paper their reports reproduce."""
 
 from __future__ import annotations
 
@@ -164,3 +164,62 @@ def _render(selected: Study, out: Path) -> None:
     report = load_report(file, f"run `puma study {selected.name} --out {out}` first")
     files = write_tables_and_figures(report, out)
     session.show({"results": str(file), "tables": str(files[0]), "figures": len(files) - 1})
+
+
+@with_options(
+    results="Folder of reports (default: those published with PUMA).",
+    workspace_reports="Use the reports of this workspace.",
+    markdown="Page to write into, between <!-- claims --> and <!-- /claims -->.",
+)
+def claims(
+    results: Path | None = None, workspace_reports: bool = False, markdown: Path | None = None
+) -> None:
+    """Say for each claim of the paper whether it is reproduced, on each data set.
+
+    The evidence is the published reports, those of a folder, or those of the workspace.
+    """
+    from puma_engine.studies import evidence
+
+    if workspace_reports and results is not None:
+        raise ConfigError("Give --workspace-reports or --results, not both.")
+    if workspace_reports:
+        reports = evidence.workspace_evidence(session.open())
+    else:
+        root = results or evidence.results_root()
+        if root is None or not root.is_dir():
+            raise StudyError(
+                f"There are no published reports in {root or 'docs/results'}; name their folder with "
+                "--results, or use those of the workspace with --workspace-reports."
+            )
+        reports = evidence.published_evidence(root)
+    rows = evidence.findings(reports)
+    if not rows:
+        raise StudyError(
+            "There are no reports of studies that answer a claim; `puma study table2 --quick` makes "
+            "one, which --workspace-reports reads from the workspace and --results from its folder."
+        )
+    if markdown is not None:
+        if not markdown.is_file():
+            raise ConfigError(f"There is no page {markdown} to write the claims into.")
+        page = markdown.read_text(encoding="utf-8")
+        page = evidence.replace_between_marks(page, evidence.findings_markdown(rows))
+        markdown.write_text(page, encoding="utf-8")
+    shown = [
+        {
+            "claim": finding.claim.name,
+            "data": finding.dataset,
+            "here": finding.verdict,
+            "figures": finding.figures,
+            "report": finding.evidence.name if finding.evidence else None,
+        }
+        for finding in rows
+    ]
+    details = [
+        {
+            "text": finding.claim.text,
+            "rule": finding.claim.rule,
+            "made": finding.evidence and finding.evidence.made,
+        }
+        for finding in rows
+    ]
+    session.table(shown, raw=[line | more for line, more in zip(shown, details, strict=True)])
