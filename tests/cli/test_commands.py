@@ -26,9 +26,7 @@ def commands(command, path=("puma",)):
     if not hasattr(command, "commands"):
         return [(" ".join(path), command)]
     return [
-        found
-        for name, child in command.commands.items()
-        for found in commands(child, (*path, name))
+        leaf for name, child in command.commands.items() for leaf in commands(child, (*path, name))
     ]
 
 
@@ -130,7 +128,7 @@ def test_import_again_returns_the_same_run(puma, table):
     assert run == json.loads(second.stdout)
     assert run["summary"]["users"] == 6 and run["status"] == "finished"
     listed = json.loads(puma("runs", "list").stdout)
-    assert [one["id"] for one in listed] == [run["id"]]
+    assert [entry["id"] for entry in listed] == [run["id"]]
     shown = json.loads(puma("data", "show", "mine").stdout)
     assert shown["id"] == run["id"]
 
@@ -143,11 +141,11 @@ def test_a_baseline_is_evaluated_and_compared(puma, table):
     ]
     compared = puma("compare", *ids, "--reference", ids[0], "--name", "both")
     assert compared.exit_code == 0, compared.output
-    found = json.loads(compared.stdout)
-    assert [row["method"] for row in found["methods"]] == ["Global mean", "Item mean"]
+    comparison = json.loads(compared.stdout)
+    assert [row["method"] for row in comparison["methods"]] == ["Global mean", "Item mean"]
     lineage = json.loads(puma("runs", "lineage", "both").stdout)
     assert {run["kind"] for run in lineage} == {"comparison", "evaluation", "dataset"}
-    assert found["verdict"]["decision"] == "incomplete"
+    assert comparison["verdict"]["decision"] == "incomplete"
     people = puma("compare", ids[0], "--baselines", json_output=False)
     assert people.exit_code == 0 and "User + item bias" in people.stdout
     assert "No verdict yet" in people.stdout
@@ -239,10 +237,10 @@ def test_renamed_settings_are_accepted_by_their_old_options_which_help_does_not_
         """Print the settings."""
         typer.echo(json.dumps(AdapterConfig(**request.adapter).to_dict()))
 
-    one = typer.Typer()
-    one.command()(command)
-    result = CliRunner().invoke(one, ["a", "b", flags[0], "2", flags[1], "3", "--noise", "0.5"])
+    cli = typer.Typer()
+    cli.command()(command)
+    result = CliRunner().invoke(cli, ["a", "b", flags[0], "2", flags[1], "3", "--noise", "0.5"])
     wanted = AdapterConfig(max_norm=2.0, max_mean_to_std=3.0, noise=0.5)
     assert json.loads(result.stdout) == wanted.to_dict()
-    page = CliRunner().invoke(one, ["--help"]).stdout
+    page = CliRunner().invoke(cli, ["--help"]).stdout
     assert "norm-limit" not in page and "--balance" not in page

@@ -66,8 +66,8 @@ def test_it_serves_this_machine_alone_and_stops_when_told(tmp_path):
         listening = subprocess.run(
             [sys.executable, "-c", LISTENING, str(process.pid)], capture_output=True, text=True
         )
-        found = set(listening.stdout.split())
-        assert found and found <= {"127.0.0.1", "::1"}
+        addresses = set(listening.stdout.split())
+        assert addresses and addresses <= {"127.0.0.1", "::1"}
     finally:
         process.terminate()
         process.wait(timeout=30)
@@ -75,9 +75,9 @@ def test_it_serves_this_machine_alone_and_stops_when_told(tmp_path):
 
 LISTENING = """
 import sys, psutil
-for one in psutil.Process(int(sys.argv[1])).net_connections():
-    if one.status == psutil.CONN_LISTEN:
-        print(one.laddr.ip)
+for connection in psutil.Process(int(sys.argv[1])).net_connections():
+    if connection.status == psutil.CONN_LISTEN:
+        print(connection.laddr.ip)
 """
 
 

@@ -23,8 +23,8 @@ JOB_SECONDS = 240  # for a job on a busy machine
 
 @pytest.fixture(scope="module")
 def browser():
-    with chromium() as found:
-        yield found
+    with chromium() as chromium_browser:
+        yield chromium_browser
 
 
 @pytest.fixture(autouse=True)
@@ -83,9 +83,9 @@ def finished(ws, command):
     """Wait for the newest job of a command to finish, and return it."""
 
     def newest():
-        found = [job for job in jobs.jobs(ws) if job.command == command]
-        assert not found or found[0].status not in ("failed", "cancelled"), found[0].error
-        return found[0] if found and found[0].status == "finished" else None
+        matching = [job for job in jobs.jobs(ws) if job.command == command]
+        assert not matching or matching[0].status not in ("failed", "cancelled"), matching[0].error
+        return matching[0] if matching and matching[0].status == "finished" else None
 
     return wait_for(newest, f"the job {command}", JOB_SECONDS)
 
@@ -144,8 +144,8 @@ def has_model(ws, name):
 
 def fitted(ws, role):
     """The finished prompts of a role, or None."""
-    found = ws.runs(kind="prompts", status="finished")
-    return next((run for run in found if run.config["role"] == role), None)
+    runs = ws.runs(kind="prompts", status="finished")
+    return next((run for run in runs if run.config["role"] == role), None)
 
 
 def plan(ws, browser, base, source):
@@ -190,10 +190,10 @@ def lasso(ws, browser, base, source, moved):
     page.mouse.up()
     picked = page.get_by_role("heading", name=re.compile(r"of 30 users selected"))
     picked.wait_for()
-    found = picked.inner_text()
-    assert int(found.split()[0]) > 0 and "area=" in page.url
+    heading = picked.inner_text()
+    assert int(heading.split()[0]) > 0 and "area=" in page.url
     again = opened(browser, page.url)
-    again.get_by_role("heading", name=found).wait_for()
+    again.get_by_role("heading", name=heading).wait_for()
     again.context.close()
     page.context.close()
 
@@ -239,7 +239,7 @@ def worst_user(page):
         page.wait_for_timeout(150)
         if len(page.context.pages) > len(pages):
             break
-    other = next(one for one in page.context.pages if one is not page)
+    other = next(tab for tab in page.context.pages if tab is not page)
     return still(other)
 
 

@@ -61,9 +61,9 @@ def test_differences_are_shown_on_demand(world, monkeypatch):
     app = see(world, monkeypatch)
     assert "reference" not in app.dataframe[0].value["RMSE"].tolist()
     app.toggle(key="differences").set_value(True).run()
-    found = app.dataframe[0].value.set_index("Method")
-    assert found.loc["Full retraining", "RMSE"] == "reference"
-    assert found.loc["Global mean", "RMSE"][0] in "+-"
+    table = app.dataframe[0].value.set_index("Method")
+    assert table.loc["Full retraining", "RMSE"] == "reference"
+    assert table.loc["Global mean", "RMSE"][0] in "+-"
     again = see(world, monkeypatch, differences="true")
     pd.testing.assert_frame_equal(again.dataframe[0].value, app.dataframe[0].value)
 
@@ -87,7 +87,7 @@ def test_users_who_regress_lead_to_their_page(world, monkeypatch):
     assert (table["Probability"].head(3) > 0.9).all()
     assert table["Open"][0].startswith("user?user=00")
     assert table["Open"][0].endswith(f"&comparison={world['comparison'].id}")
-    metric = next(one for one in app.metric if one.label.startswith("Regress with"))
+    metric = next(item for item in app.metric if item.label.startswith("Regress with"))
     assert int(metric.value.split()[0]) >= 3
 
 
@@ -116,13 +116,13 @@ def test_studies_are_drawn_from_the_workspaces_runs(tmp_path, monkeypatch):
     ws, data = world["ws"], world["data"]
     source = ws.run("source-old")
     new, third = ws.run("new"), compared.backbone(ws, "third")
-    one = compared.migrate(ws, [source], third, name="one")
-    hop = compared.migrate(ws, [one], new, name="hop")
+    hop_one = compared.migrate(ws, [source], third, name="one")
+    hop_two = compared.migrate(ws, [hop_one], new, name="hop")
     second = compared.prompts(ws, data, compared.backbone(ws, "second"), "source")
     fused = compared.migrate(ws, [source, second], new, name="fused")
     again = compared.prompts(ws, data, third, "retrained")
     random = compared.migrate(ws, [source], new, compared.select(ws, source, "random"), name="r")
-    for number, run in enumerate((one, hop, fused, again, random)):
+    for number, run in enumerate((hop_one, hop_two, fused, again, random)):
         compared.evaluate(ws, run, 0.8 + 0.02 * number)
     for view in ("pairs", "chains", "aggregations", "strategies"):
         app = see(world, monkeypatch, view=view)
@@ -162,7 +162,7 @@ def test_one_method_alone_is_compared_with_the_baselines(tmp_path, monkeypatch, 
     app = open_page("compare", ws.root, monkeypatch)
     assert "not compared yet" in texts(app)
     assert app.dataframe[0].value["Method"].tolist() == ["Source prompts"]
-    next(one for one in app.button if one.label == "Compare them").click().run()
+    next(button for button in app.button if button.label == "Compare them").click().run()
     assert "is queued" in texts(app)
     (job,) = jobs.jobs(ws)
     assert job.args["evaluations"] == [scored.id] and job.args["baselines"]
@@ -179,7 +179,7 @@ def test_pinning_another_baseline_asks_once_and_then_shows_it(tmp_path, monkeypa
     app = see(world, monkeypatch)
     app.selectbox(key="choose-pin").select(source.id).run()
     assert "not compared yet" in texts(app)
-    next(one for one in app.button if one.label == "Compare them").click().run()
+    next(button for button in app.button if button.label == "Compare them").click().run()
     (job,) = jobs.jobs(ws)
     assert job.args["reference"] == source.id
     # Asked again, by another visitor: the same job, no second one.
@@ -217,7 +217,7 @@ def test_a_failed_job_can_be_tried_again(tmp_path, monkeypatch, no_worker):
     ws, few = world["ws"], world["runs"]["few"]
     query = {"comparison": world["comparison"].id, "pin": few.id}
     app = see(world, monkeypatch, **query)
-    next(one for one in app.button if one.label == "Compare them").click().run()
+    next(button for button in app.button if button.label == "Compare them").click().run()
     (job,) = jobs.jobs(ws)
     ws.db.execute("UPDATE jobs SET status = 'failed', error = 'no room' WHERE id = ?", [job.id])
     app = see(world, monkeypatch, **query)
@@ -258,5 +258,7 @@ def test_the_page_loads_without_torch_or_umap():
         "import sys, dashboard.views.compare, dashboard.views.reports;"
         "print({'torch', 'umap', 'transformers'} & set(sys.modules))"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "set()"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "set()"

@@ -16,9 +16,9 @@ SCRIPT = """
 import streamlit as st
 from dashboard.components import query_params
 
-one = query_params.choose("One", ["a", "b"], "one", labels={"a": "<b>first</b>"}, default="b")
+choice = query_params.choose("One", ["a", "b"], "one", labels={"a": "<b>first</b>"}, default="b")
 many = query_params.choose_many("Many", ["a", "b", "c"], "many", default=["a"])
-st.text(f"{one} {many} {query_params.read('free', str.isdigit, 'none')}")
+st.text(f"{choice} {many} {query_params.read('free', str.isdigit, 'none')}")
 st.button("write", on_click=lambda: query_params.write("free", "7"))
 """
 

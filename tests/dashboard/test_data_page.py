@@ -75,8 +75,8 @@ def test_finding_looks_into_ids_and_titles_and_counts_all_matches():
     items = pd.DataFrame(
         {"item_id": ["a1", "b", "c"], "text": ["x", "A1 title", "(z"], "records": [1, 5, 2]}
     )
-    found, matches = datasets.find(items, "a1", limit=1)
-    assert found["item_id"].tolist() == ["b"] and matches == 2
+    matching, count = datasets.find(items, "a1", limit=1)
+    assert matching["item_id"].tolist() == ["b"] and count == 2
     assert datasets.find(items, "(")[1] == 1 and datasets.find(items, "")[1] == 3
 
 
@@ -234,8 +234,8 @@ def test_large_files_and_packed_bombs_are_refused_on_the_server(monkeypatch):
 
 
 def test_a_check_in_its_own_process_says_what_the_engine_says():
-    found = datasets.check(upload(), None, MAPPED)
-    assert found["rows"] == len(frame()) and found["problems"] == []
+    check = datasets.check(upload(), None, MAPPED)
+    assert check["rows"] == len(frame()) and check["problems"] == []
     with pytest.raises(DataError, match=r"^ratings\.csv lacks the column") as error:
         datasets.check(upload(), None, replace(MAPPED, columns={"user_id": "--json"}))
     assert "/tmp" not in str(error.value)

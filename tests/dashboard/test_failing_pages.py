@@ -64,8 +64,10 @@ def test_pages_can_be_run_without_an_engine():
     code = (
         "import sys, dashboard.pages; print('pandas' in sys.modules, 'puma_engine' in sys.modules)"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "False False"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "False False"
 
 
 def test_a_damaged_data_set_leaves_the_others(ws, tmp_path, monkeypatch):
@@ -89,11 +91,11 @@ def test_a_damaged_comparison_leaves_no_empty_frame(ws, monkeypatch):
     next(ws.folder(run.id).glob("methods*")).unlink()
     app = open_page("compare", ws.root, monkeypatch)
     assert_plain(app)
-    assert [one.value for one in app.error] == [
+    assert [error.value for error in app.error] == [
         "This comparison cannot be shown completely; choose another, or make it again."
     ]
-    assert not [one for one in app.number_input if one.label == "Margin (%)"]
-    assert "Jobs" in [one.value for one in app.header]
+    assert not [field for field in app.number_input if field.label == "Margin (%)"]
+    assert "Jobs" in [header.value for header in app.header]
 
 
 @pytest.mark.parametrize("name", ["compare", "reports"])
@@ -111,7 +113,7 @@ def test_a_log_that_cannot_be_written_starts_nothing(ws, monkeypatch):
     app.button("start-demo").click().run()
     assert_plain(app)
     assert "no worker is running" in texts(app)
-    (start,) = (one for one in app.button if one.label == "Start a worker")
+    (start,) = (button for button in app.button if button.label == "Start a worker")
     start.click().run()
     assert_plain(app)
     assert "cannot be written" in app.toast[0].value and "nothing was started" in app.toast[0].value
@@ -124,9 +126,9 @@ def test_a_damaged_report_leaves_the_other_studies(ws, monkeypatch):
     file.write_text(file.read_text()[:-9])
     app = open_page("studies", ws.root, monkeypatch)
     assert_plain(app)
-    assert [one.value for one in app.error] == ["One report is left out."]
+    assert [error.value for error in app.error] == ["One report is left out."]
     assert "run `puma study table3`" in texts(app)
-    assert [one for one in app.button if one.label] and "table2" in str(app.button)
+    assert [button for button in app.button if button.label] and "table2" in str(app.button)
 
 
 STEPS = {

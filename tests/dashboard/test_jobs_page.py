@@ -113,7 +113,7 @@ def test_a_waiting_job_says_whether_anybody_will_do_it(ws, monkeypatch):
         assert_plain(app)
         assert "no worker is running" in texts(app)
     app.button(f"work-{job}").click().run()
-    assert [one.root for one in started] == [ws.root]
+    assert [workspace.root for workspace in started] == [ws.root]
     with ws.transaction() as db:
         values = [os.getpid(), identity(os.getpid()), "[]", now(), now()]
         db.execute("INSERT INTO workers VALUES (?, ?, ?, ?, ?)", values)

@@ -30,8 +30,8 @@ def test_an_empty_workspace_begins_at_one_click(exists, tmp_path, monkeypatch):
     assert_plain(app)
     assert "Nothing here yet" in texts(app)
     app.button("start-demo").click().run()
-    found = jobs.jobs(Workspace.open(root))
-    assert [job.command for job in found] == ["demo"]
+    queued = jobs.jobs(Workspace.open(root))
+    assert [job.command for job in queued] == ["demo"]
     assert "Worked example" in texts(app) and "Nothing here yet" not in texts(app)
     engine.start_demo()
     assert len(jobs.jobs(Workspace.open(root))) == 1
@@ -67,8 +67,10 @@ def test_an_evaluation_that_came_later_makes_the_verdict_old(tmp_path, monkeypat
     ws = Workspace.open(tmp_path / "ws", create=True)
     data = finished(ws, "dataset", "books")
     asked = {"config": {"split": "test"}, "inputs": {"dataset": data.id}}
-    one = finished(ws, "evaluation", "first", **asked | {"config": {"split": "test", "n": 1}})
-    comparison = finished(ws, "comparison", "old", inputs={"evaluation_0": one.id})
+    evaluation = finished(
+        ws, "evaluation", "first", **asked | {"config": {"split": "test", "n": 1}}
+    )
+    comparison = finished(ws, "comparison", "old", inputs={"evaluation_0": evaluation.id})
     assert comparisons.newer_evaluations(comparison, ws.runs("evaluation")) == []
     two = finished(ws, "evaluation", "second", **asked | {"config": {"split": "test", "n": 2}})
     finished(ws, "evaluation", "other split", **asked | {"config": {"split": "train"}})

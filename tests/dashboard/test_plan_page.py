@@ -92,7 +92,7 @@ def test_a_model_without_measurements_is_unknown(world, monkeypatch):
 def test_an_unfinished_topology_says_what_it_needs(world, monkeypatch, topology):
     app = open_page("plan", world[0].root, monkeypatch, topology=topology)
     assert not app.exception and app.info
-    assert not [one for one in app.button if one.label.startswith("Launch")]
+    assert not [button for button in app.button if button.label.startswith("Launch")]
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_an_unfinished_topology_says_what_it_needs(world, monkeypatch, topology)
 )
 def test_a_wrong_address_shows_what_there_is(world, monkeypatch, query):
     assert "What it will cost" in [
-        one.value for one in open_page("plan", world[0].root, monkeypatch, **query).header
+        header.value for header in open_page("plan", world[0].root, monkeypatch, **query).header
     ]
 
 
@@ -108,7 +108,7 @@ def test_the_address_keeps_device_price_and_edited_numbers(world, monkeypatch):
     query = {"device": "cpu", "price": "3.5", "epochs": "7", "learning_rate": "0.002"}
     app = open_page("plan", world[0].root, monkeypatch, **query)
     assert not app.exception
-    numbers = {one.label: one.value for one in app.number_input}
+    numbers = {field.label: field.value for field in app.number_input}
     assert numbers["Price of a device hour"] == 3.5
     assert (numbers["Epochs"], numbers["Learning rate"]) == (7, 0.002)
 
@@ -120,8 +120,10 @@ def test_what_an_address_may_not_say_is_not_taken(world, monkeypatch, query):
     usual = open_page("plan", world[0].root, monkeypatch)
     app = open_page("plan", world[0].root, monkeypatch, **query)
     assert not app.exception
-    assert [one.value for one in app.number_input] == [one.value for one in usual.number_input]
-    assert [one.value for one in app.selectbox] == [one.value for one in usual.selectbox]
+    assert [field.value for field in app.number_input] == [
+        field.value for field in usual.number_input
+    ]
+    assert [field.value for field in app.selectbox] == [field.value for field in usual.selectbox]
 
 
 def test_a_plan_is_launched_as_a_job_and_can_be_cancelled_and_resumed(world, monkeypatch):
@@ -152,7 +154,7 @@ def test_carrying_out_ends_in_a_comparison_and_the_page_shows_what_it_took(world
     done = pipeline.run_plan(ws, [source.id], [large.id], **settings)
     assert done.kind == "comparison" and set(done.inputs.values()) >= {only.id}
     assert {run.id for run in ws.lineage(done.id)} >= {again.id, source.id}
-    found = pipeline.costs(
+    costs = pipeline.costs(
         ws,
         [source],
         [large],
@@ -162,9 +164,9 @@ def test_carrying_out_ends_in_a_comparison_and_the_page_shows_what_it_took(world
         device="cpu",
     )
     # The very runs that it was learnt from are predicted as they were.
-    assert found.retraining.seconds == pytest.approx(again.seconds, rel=0.05)
-    (one,) = measured(ws, "migration", large.id, "cpu")
-    assert found.migration.evidence == (one,) and found.trained == 6 and found.users == 24
+    assert costs.retraining.seconds == pytest.approx(again.seconds, rel=0.05)
+    (migration,) = measured(ws, "migration", large.id, "cpu")
+    assert costs.migration.evidence == (migration,) and costs.trained == 6 and costs.users == 24
     job = jobs.enqueue(
         ws,
         "run_plan",
@@ -181,7 +183,7 @@ def test_carrying_out_ends_in_a_comparison_and_the_page_shows_what_it_took(world
         )
     app = open_page("plan", ws.root, monkeypatch, job=job.id, target=large.id)
     assert not app.exception
-    assert [one.label for one in app.metric] == ["Predicted", "Actual", "Actual / predicted"]
+    assert [metric.label for metric in app.metric] == ["Predicted", "Actual", "Actual / predicted"]
     assert (
         app.metric[0].value == "2.0 s" and "unknown" not in app.dataframe[0].value["Time"].tolist()
     )
@@ -213,9 +215,9 @@ def test_a_chain_and_a_merge_are_drawn_as_such():
 
 
 def test_losses_of_a_job_are_one_row_a_step():
-    found = plan_figures.losses_of({"trace": {"a": [[1, 0.5], [2, None]], "b": [[1, 0.25]]}})
+    losses = plan_figures.losses_of({"trace": {"a": [[1, 0.5], [2, None]], "b": [[1, 0.25]]}})
     pd.testing.assert_frame_equal(
-        found, pd.DataFrame({"stage": ["a", "b"], "step": [1, 1], "loss": [0.5, 0.25]})
+        losses, pd.DataFrame({"stage": ["a", "b"], "step": [1, 1], "loss": [0.5, 0.25]})
     )
     assert plan_figures.losses_of({}).empty
 
@@ -224,5 +226,7 @@ def test_the_page_loads_without_torch():
     code = (
         "import sys, dashboard.views.plan; print({'torch', 'umap', 'sklearn'} & set(sys.modules))"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "set()"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "set()"

@@ -102,11 +102,11 @@ def test_a_study_without_results_yet_says_so(tmp_path, monkeypatch):
     assert not app.exception and "Nothing is finished yet" in texts(app)
 
 
-def with_reports(tmp_path, *found):
+def with_reports(tmp_path, *reports):
     """A workspace in which studies with these reports were run."""
     ws = Workspace.open(tmp_path / "ws", create=True)
-    for one in found:
-        save_report(ws, one)
+    for study_report in reports:
+        save_report(ws, study_report)
     return ws
 
 
@@ -117,7 +117,7 @@ def badges(app):
 def test_claims_have_a_verdict_figures_and_a_report_for_each_data_set(tmp_path, monkeypatch):
     films = report("figure4", [retrained(target="a"), moved(0.02, "migrated", target="a")])
     for part in ("rows", "summary", "differences"):
-        films[part] = [one | {"dataset": "films"} for one in films[part]]
+        films[part] = [row | {"dataset": "films"} for row in films[part]]
     ws = with_reports(tmp_path, main_results(-0.01, quick=True), films)
     app = open_page("studies", ws.root, monkeypatch)
     assert_plain(app)
@@ -127,13 +127,13 @@ def test_claims_have_a_verdict_figures_and_a_report_for_each_data_set(tmp_path, 
     assert "Quick trial: " not in shown
     assert "No evidence on films: it needs a report of the study `table2`." in plain(shown)
     tally, rest = badges(app)[:3], badges(app)[3:]
-    assert [" ".join(one.split()[1:]) for one in tally] == [
+    assert [" ".join(badge.split()[1:]) for badge in tally] == [
         "4 reproduced]", "1 not reproduced]", "13 no evidence]",
     ]  # fmt: skip
     # Four of table2, each with the mark of a trial, and one of figure4.
-    assert sum("Quick trial]" in one for one in rest) == 4
-    assert sum("Reproduced]" in one for one in rest) == 4
-    assert sum("Not reproduced]" in one for one in rest) == 1
+    assert sum("Quick trial]" in badge for badge in rest) == 4
+    assert sum("Reproduced]" in badge for badge in rest) == 4
+    assert sum("Not reproduced]" in badge for badge in rest) == 1
 
 
 def plain(text):
@@ -143,11 +143,11 @@ def plain(text):
 def test_a_verdict_leads_to_the_study_behind_it(tmp_path, monkeypatch):
     ws = with_reports(tmp_path, main_results())
     app = open_page("studies", ws.root, monkeypatch)
-    assert {one.label for one in app.button} == {"table2"}
+    assert {button.label for button in app.button} == {"table2"}
     app.button(key="few-users goodbooks").click().run()
     assert not app.exception and not app.warning
     assert app.query_params["view"] == "study"
-    assert [one.value for one in app.selectbox] == ["table2", "goodbooks"]
+    assert [choice.value for choice in app.selectbox] == ["table2", "goodbooks"]
 
 
 def test_studies_that_answer_no_claim_say_which_would(tmp_path, monkeypatch):
@@ -161,13 +161,13 @@ def test_studies_that_answer_no_claim_say_which_would(tmp_path, monkeypatch):
 def published(tmp_path, monkeypatch):
     """A folder of published reports, named by the environment."""
     root = tmp_path / "published"
-    for place, found in (
+    for place, study_report in (
         ("films/table2", main_results(0.02, dataset=HOSTILE[1])),
         ("table2/table2", main_results(-0.02)),
     ):
         file = root / f"{place}.json"
         file.parent.mkdir(parents=True)
-        file.write_text(json.dumps(found))
+        file.write_text(json.dumps(study_report))
     monkeypatch.setenv("PUMA_RESULTS", str(root))
     return root
 
@@ -176,9 +176,9 @@ def test_published_claims_stand_beside_those_of_the_workspace(tmp_path, monkeypa
     ws = with_reports(tmp_path, main_results())
     app = open_page("studies", ws.root, monkeypatch, **{"from": "published"})
     assert_plain(app)
-    assert {one.value for one in app.text} >= {"goodbooks", HOSTILE[1]}
+    assert {text.value for text in app.text} >= {"goodbooks", HOSTILE[1]}
     assert "1 not reproduced" in " ".join(badges(app))
-    assert {one.label for one in app.button} == {"films/table2", "table2"}
+    assert {button.label for button in app.button} == {"films/table2", "table2"}
     assert "2026-01-02, cpu" in plain(texts(app))
 
 
@@ -216,7 +216,7 @@ def test_what_ships_with_puma_is_shown(tmp_path, monkeypatch):
     monkeypatch.delenv("PUMA_RESULTS", raising=False)
     app = open_page("studies", with_reports(tmp_path).root, monkeypatch, **{"from": "published"})
     assert_plain(app)
-    assert {one.value for one in app.text} >= {"goodbooks", "goodbooks-to-read", "movietweetings"}
+    assert {text.value for text in app.text} >= {"goodbooks", "goodbooks-to-read", "movietweetings"}
     assert len(app.button) >= 9
 
 
@@ -232,10 +232,10 @@ def test_published_studies_need_no_workspace(tmp_path, monkeypatch):
 @pytest.mark.parametrize("over", ["users", "trainings"])
 def test_intervals_say_what_they_are_over(tmp_path, monkeypatch, over):
     ws = Workspace.open(tmp_path / "ws", create=True)
-    found = report("table2", [retrained(), moved(0.002)])
-    for line in found["differences"]:
+    study_report = report("table2", [retrained(), moved(0.002)])
+    for line in study_report["differences"]:
         line["over"] = over
-    save_report(ws, found)
+    save_report(ws, study_report)
     assert f"intervals are over {over}." in texts(open_study(ws, monkeypatch, study="table2"))
 
 
@@ -252,7 +252,7 @@ def test_strategies_stand_over_budgets_with_what_they_gave_over_all(tmp_path, mo
     random = {0.1: [0.84, 0.85], 0.3: [0.82, 0.83]}
     gains = {"random": 0.0, "facility": -0.01, "kmeans-variance": 0.01}
     rows = [
-        method(name, [one + gain for one in scores], None, strategy=name, share=share)
+        method(name, [score + gain for score in scores], None, strategy=name, share=share)
         for name, gain in gains.items()
         for share, scores in random.items()
     ]

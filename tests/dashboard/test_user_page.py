@@ -74,8 +74,8 @@ def show(world, monkeypatch):
 def texts(app):
     """Everything that is read as markdown."""
     kinds = ("markdown", "caption", "title", "header", "info", "warning", "error", "success")
-    found = [element.value for kind in kinds for element in getattr(app, kind)]
-    return "\n".join([*found, *(item.label for item in [*app.metric, *app.expander])])
+    lines = [element.value for kind in kinds for element in getattr(app, kind)]
+    return "\n".join([*lines, *(item.label for item in [*app.metric, *app.expander])])
 
 
 def charts(app):
@@ -120,9 +120,9 @@ def test_titles_and_ids_are_only_text(show, view):
 def test_history_names_what_the_models_may_learn_from(world, show):
     app = show(user=NOBODY, view="history")
     rows = pipeline.load_dataset(world["ws"], world["data"]).interactions
-    own = rows[(rows["user_id"] == NOBODY) & (rows["split"] != "test")]
+    history = rows[(rows["user_id"] == NOBODY) & (rows["split"] != "test")]
     table = app.dataframe[0].value
-    assert len(table) == len(own) and sorted(table["Outcome"]) == sorted(own["outcome"])
+    assert len(table) == len(history) and sorted(table["Outcome"]) == sorted(history["outcome"])
     hostile = show(user="001", view="history").dataframe[0].value["Item"].tolist()
     all_titles = {*hostile, *table["Item"]}
     assert any(title.startswith("<script>alert(1)</script> **bold**") for title in all_titles)
@@ -161,8 +161,8 @@ def test_a_user_without_held_out_rows(show):
 
 
 def test_methods_are_chosen_in_the_address(world, show):
-    one = world["evaluations"][4].id
-    app = show(user="001", method=one)
+    item_mean = world["evaluations"][4].id
+    app = show(user="001", method=item_mean)
     assert app.dataframe[0].value["Method"].tolist() == ["Item mean"]
     app.multiselect("choose-method").set_value([]).run()
     assert "at least one method" in app.info[0].value and not app.exception
@@ -179,8 +179,8 @@ def test_neighbours_are_those_of_the_tables(world, show):
         vectors = pipeline.load_prompts(ws, run)
         centred = vectors.vectors.reshape(12, -1) - vectors.vectors.reshape(12, -1).mean(0)
         unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
-        own = vectors.user_ids.tolist().index("001")
-        close = dict(zip(vectors.user_ids.tolist(), unit @ unit[own], strict=True))
+        index = vectors.user_ids.tolist().index("001")
+        close = dict(zip(vectors.user_ids.tolist(), unit @ unit[index], strict=True))
         order = sorted((user for user in close if user != "001"), key=lambda user: -close[user])
         for row in table.to_dict("records"):
             assert row[place] == order.index(row["User"]) + 1
@@ -204,7 +204,7 @@ def test_neighbours_join_by_id_whatever_the_order(tmp_path, monkeypatch):
         ws.finish(run.id, seconds=1.0, device="cpu")
         spaces.append(Space(pipeline.PromptTableReader(ws, run.id)))
     lost = sorted(set(ids) - set(spaces[1].rows.user_ids.to_pylist()))
-    user = next(one for one in ids if one not in lost)
+    user = next(user_id for user_id in ids if user_id not in lost)
     frame = neighbours(*spaces, user, most=39).set_index("user_id")
     assert len(frame) == 39 and frame.loc[lost, "second_cosine"].isna().all()
     assert sorted(frame["first_place"]) == list(range(1, 40))
@@ -258,7 +258,7 @@ def test_a_model_that_is_gone_leaves_the_others_to_answer(world, tmp_path, monke
         asked = {"view": "what-if", "user": "001", "title": "Dune by Frank Herbert"}
         app = open_page("user", ws.root, monkeypatch, **asked)
         assert not app.exception
-        assert [one.value for one in app.error] == ["No prediction from Source prompts."]
+        assert [error.value for error in app.error] == ["No prediction from Source prompts."]
         assert any(str(old) in text.value for text in app.text)
         assert len(app.metric) == 4 + 2 and len(app.get("plotly_chart")) == 1
     finally:
@@ -312,8 +312,9 @@ def test_a_damaged_source_leaves_what_does_not_need_it(world, tmp_path, monkeypa
     assert not app.exception and not app.error
     assert "Source prompts" in app.dataframe[0].value["Method"].tolist()
     app = open_page("user", ws.root, monkeypatch, user="001", view="neighbours")
-    assert not app.exception and [one.value for one in app.error] == ["This part cannot be shown."]
-    assert "User 001" in [one.value for one in app.header]
+    assert not app.exception
+    assert [error.value for error in app.error] == ["This part cannot be shown."]
+    assert "User 001" in [header.value for header in app.header]
 
 
 def test_clicks_are_shown_as_chances(tmp_path, monkeypatch):
@@ -351,6 +352,6 @@ def test_predictions_join_by_item(world, monkeypatch):
     joined = user_details.predictions(engine.root(), keys, "001").set_index("item_id")
     for run in world["evaluations"]:
         rows = pipeline.read_predictions(world["ws"], run)
-        own = rows[rows["user_id"] == "001"].sample(frac=1, random_state=1).set_index("item_id")
-        assert joined[run.id].to_dict() == own["prediction"].to_dict()
-        assert joined["outcome"].to_dict() == own["outcome"].to_dict()
+        rows = rows[rows["user_id"] == "001"].sample(frac=1, random_state=1).set_index("item_id")
+        assert joined[run.id].to_dict() == rows["prediction"].to_dict()
+        assert joined["outcome"].to_dict() == rows["outcome"].to_dict()

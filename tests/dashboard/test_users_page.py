@@ -61,7 +61,7 @@ def test_both_maps_share_one_scale():
 def test_a_pick_is_by_id_by_outline_or_by_cluster():
     frame = pd.DataFrame({"user_id": ["a", "b", "c"], "cluster": [0, 1, 1]})
     points = {"source": np.array([[0, 0], [9, 9], [29_000, 0]]) + 1}
-    found = [
+    selected = [
         map_selection.selected_rows(pick, frame, points).tolist()
         for pick in (
             MapSelection(users=("c", "z")),
@@ -70,7 +70,7 @@ def test_a_pick_is_by_id_by_outline_or_by_cluster():
             MapSelection(),
         )
     ]
-    assert found == [[2], [0, 1], [1, 2], []]
+    assert selected == [[2], [0, 1], [1, 2], []]
 
 
 @pytest.mark.parametrize("colour", ["cluster", "chosen", "value"])
@@ -98,15 +98,15 @@ def test_cells_count_everybody_and_stay_small(picked):
     n, rng = 200_000, np.random.default_rng(0)
     points = rng.integers(0, map_selection.SCALE + 1, size=(n, 2)).astype(np.int16)
     values = np.where(rng.random(n) < 0.1, np.nan, points[:, 0]).astype(np.float32)
-    found = map_figures.cells(points, values, picked)
-    assert found["users"].sum() == (n if picked is None else len(picked))
-    one = found.iloc[7]
-    inside = map_selection.inside(points, map_figures.cell_corners(int(one["cell"])))
+    cells = map_figures.cells(points, values, picked)
+    assert cells["users"].sum() == (n if picked is None else len(picked))
+    cell = cells.iloc[7]
+    inside = map_selection.inside(points, map_figures.cell_corners(int(cell["cell"])))
     rows = np.flatnonzero(inside if picked is None else inside & np.isin(np.arange(n), picked))
-    assert abs(len(rows) - one["users"]) <= 3  # corners are rounded to thousandths
-    assert found["mean"].corr(found["x"]) > 0.99
-    scale = map_figures.value_scale(found["mean"].to_numpy(), "mean")
-    figure = map_figures.density_map(found, found, scale, map_figures.cell_corners(3))
+    assert abs(len(rows) - cell["users"]) <= 3  # corners are rounded to thousandths
+    assert cells["mean"].corr(cells["x"]) > 0.99
+    scale = map_figures.value_scale(cells["mean"].to_numpy(), "mean")
+    figure = map_figures.density_map(cells, cells, scale, map_figures.cell_corners(3))
     assert 2 * len(figure.to_json()) < 1_500_000
 
 
@@ -187,7 +187,7 @@ def words(app):
 
 
 def press(app, label):
-    (button,) = (one for one in app.button if one.label == label)
+    (button,) = (button for button in app.button if button.label == label)
     return button.click().run()
 
 
@@ -350,5 +350,7 @@ def test_the_page_loads_without_torch_or_umap():
         "import sys, dashboard.views.users;"
         "print({'torch', 'umap', 'sklearn', 'transformers'} & set(sys.modules))"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "set()"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "set()"

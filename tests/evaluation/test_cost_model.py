@@ -9,10 +9,10 @@ from puma_engine.evaluation.cost_model import break_even, hours, money, predict
 
 
 def test_a_run_predicts_itself():
-    one = ran(500, preparation=0.004)
-    found = predict(1000, 2, 256, [one])
-    assert found.seconds == found.low == found.high == pytest.approx(one.seconds)
-    assert found.evidence == (one,) and not found.other_batches
+    run = ran(500, preparation=0.004)
+    prediction = predict(1000, 2, 256, [run])
+    assert prediction.seconds == prediction.low == prediction.high == pytest.approx(run.seconds)
+    assert prediction.evidence == (run,) and not prediction.other_batches
 
 
 def test_time_grows_with_rows_and_epochs():
@@ -23,13 +23,13 @@ def test_time_grows_with_rows_and_epochs():
 
 
 def test_the_middle_and_the_ends_of_what_was_measured():
-    found = predict(1000, 1, 256, [ran(100), ran(1000), ran(500), ran(999, batch_size=8)])
-    assert (found.low, found.seconds, found.high) == pytest.approx((1, 2, 10))
+    prediction = predict(1000, 1, 256, [ran(100), ran(1000), ran(500), ran(999, batch_size=8)])
+    assert (prediction.low, prediction.seconds, prediction.high) == pytest.approx((1, 2, 10))
 
 
 def test_other_batch_sizes_count_only_where_there_is_nothing_closer():
-    found = predict(1000, 1, 64, [ran(100), ran(200)])
-    assert found.other_batches and len(found.evidence) == 2
+    prediction = predict(1000, 1, 64, [ran(100), ran(200)])
+    assert prediction.other_batches and len(prediction.evidence) == 2
     assert not predict(1000, 1, 64, [ran(100), ran(200, batch_size=64)]).other_batches
 
 
@@ -59,6 +59,6 @@ def test_hours_and_money():
 
 
 def test_chained_predictions_add_up():
-    one = predict(1000, 1, 256, [ran(100), ran(200)])
-    both = one.plus(one)
-    assert both.seconds == 2 * one.seconds and both.high == 20 and len(both.evidence) == 2
+    single = predict(1000, 1, 256, [ran(100), ran(200)])
+    double = single.plus(single)
+    assert double.seconds == 2 * single.seconds and double.high == 20 and len(double.evidence) == 2

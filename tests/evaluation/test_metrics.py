@@ -30,14 +30,17 @@ def test_ratings_agree_with_scikit_learn(examples):
     assert pooled["mae"] == pytest.approx(mean_absolute_error(y, p))
     assert pooled["accuracy"] == pytest.approx(np.mean(np.floor(p + 0.5) == y))
     # scikit-learn refuses a ranking of one row, which is perfect.
-    users = [user == one for one in np.unique(user)]
-    each = [ndcg_score([y[own]], [p[own]]) if own.sum() > 1 else 1.0 for own in users]
+    masks = [user == value for value in np.unique(user)]
+    each = [
+        ndcg_score([y[rows_of_user]], [p[rows_of_user]]) if rows_of_user.sum() > 1 else 1.0
+        for rows_of_user in masks
+    ]
     assert pooled["ndcg"] == pytest.approx(np.mean(each))
     table = metrics.per_user("rating", y, p, user)
     assert table["ndcg"].tolist() == pytest.approx(each)
-    assert table["n"].tolist() == [own.sum() for own in users]
+    assert table["n"].tolist() == [rows_of_user.sum() for rows_of_user in masks]
     assert table["rmse"].tolist() == pytest.approx(
-        [np.sqrt(np.mean((y[own] - p[own]) ** 2)) for own in users]
+        [np.sqrt(np.mean((y[rows_of_user] - p[rows_of_user]) ** 2)) for rows_of_user in masks]
     )
 
 
@@ -49,8 +52,8 @@ def test_clicks_agree_with_scikit_learn(examples):
     clipped = np.clip(p, 1e-7, 1 - 1e-7)
     assert pooled["log_loss"] == pytest.approx(log_loss(y, clipped, labels=[0, 1]))
     each = [
-        roc_auc_score(y[own], p[own]) if np.ptp(y[own]) else np.nan
-        for own in (user == one for one in np.unique(user))
+        roc_auc_score(y[rows_of_user], p[rows_of_user]) if np.ptp(y[rows_of_user]) else np.nan
+        for rows_of_user in (user == value for value in np.unique(user))
     ]
     table = metrics.per_user("click", y, p, user)
     assert table["auc"].tolist() == pytest.approx(each, nan_ok=True)
@@ -66,7 +69,7 @@ def test_clicks_agree_with_scikit_learn(examples):
 @given(st.lists(st.tuples(CLICKS, st.sampled_from([0.1, 0.5, 0.9])), min_size=2, max_size=30))
 @settings(max_examples=25, deadline=None)
 def test_a_bootstrap_difference_is_the_difference_of_what_each_draw_gives(examples):
-    y, p, user = columns([one for one, _ in examples])
+    y, p, user = columns([click for click, _ in examples])
     other = np.array([q for _, q in examples])
     code = np.unique(user, return_inverse=True)[1]
     users = code.max() + 1
@@ -78,13 +81,15 @@ def test_a_bootstrap_difference_is_the_difference_of_what_each_draw_gives(exampl
         return np.average(-(y * np.log(p) + (1 - y) * np.log(1 - p)), weights=weights)
 
     by_hand = [loss(p, weights) - loss(other, weights) for weights in draws]
-    found = metrics.bootstrap_difference(
+    interval = metrics.bootstrap_difference(
         "click", "log_loss", y, [p], [other], user, seed=7, draws=40
     )
-    assert found.value == pytest.approx(loss(p, None) - loss(other, None))
-    assert [found.low, found.high] == pytest.approx(np.percentile(by_hand, [2.5, 97.5]), abs=1e-9)
+    assert interval.value == pytest.approx(loss(p, None) - loss(other, None))
+    assert [interval.low, interval.high] == pytest.approx(
+        np.percentile(by_hand, [2.5, 97.5]), abs=1e-9
+    )
     both = metrics.bootstrap("click", y, [p, other], user, reference=1, seed=7, draws=40)
-    assert vars(both[0]["log_loss"].difference) == pytest.approx(vars(found), abs=1e-12)
+    assert vars(both[0]["log_loss"].difference) == pytest.approx(vars(interval), abs=1e-12)
 
 
 @pytest.fixture
@@ -113,10 +118,10 @@ def test_users_and_row_order_do_not_matter(rows, task):
 
 def test_intervals_hold_the_value_and_pairs_are_narrower(rows):
     y, p, user = rows
-    own = metrics.bootstrap_metric("rating", "rmse", y, p, user)
-    assert own.low < own.value < own.high and own.n_users == 40
+    interval = metrics.bootstrap_metric("rating", "rmse", y, p, user)
+    assert interval.low < interval.value < interval.high and interval.n_users == 40
     gap = metrics.bootstrap_difference("rating", "rmse", y, [p + 0.01], [p], user)
-    assert gap.high - gap.low < (own.high - own.low) / 5
+    assert gap.high - gap.low < (interval.high - interval.low) / 5
     same = metrics.bootstrap_difference("rating", "rmse", y, [p], [p], user)
     assert (same.value, same.low, same.high) == (0, 0, 0)
 
@@ -135,10 +140,10 @@ def test_methods_together_and_in_blocks_get_what_each_gets_alone(rows, task, mon
     methods = [p, p * 0.9, p[::-1]]
     together = metrics.bootstrap(task, y, methods, user, reference=1, seed=3, draws=150)
     monkeypatch.setattr(metrics, "BLOCK", 7 * 40)
-    for method, found in zip(methods, together, strict=True):
-        for name, one in found.items():
+    for method, estimates in zip(methods, together, strict=True):
+        for name, estimate in estimates.items():
             alone = metrics.bootstrap_metric(task, name, y, method, user, seed=3, draws=150)
-            assert vars(one.interval) == pytest.approx(vars(alone), abs=1e-12)
+            assert vars(estimate.interval) == pytest.approx(vars(alone), abs=1e-12)
     gap = metrics.bootstrap_difference(
         task, name, y, methods[:1], methods[1:2], user, seed=3, draws=150
     )
@@ -149,33 +154,33 @@ def test_methods_together_and_in_blocks_get_what_each_gets_alone(rows, task, mon
 def test_the_difference_of_several_trainings_is_the_mean_of_theirs(rows):
     y, p, user = rows
     clicked, others = (y > 3).astype(float), [p / 6, p[::-1] / 60 + 0.5]
-    pairs = [metrics.pooled("click", clicked, one, user)["uauc"] for one in others]
+    pairs = [metrics.pooled("click", clicked, prediction, user)["uauc"] for prediction in others]
     base = metrics.pooled("click", clicked, p * 0 + 0.5, user)["uauc"]
-    found = metrics.bootstrap_difference(
+    interval = metrics.bootstrap_difference(
         "click", "uauc", clicked, others, [p * 0 + 0.5] * 2, user, draws=50
     )
-    assert found.value == pytest.approx(np.mean(pairs) - base)
-    assert found.low < found.value < found.high
+    assert interval.value == pytest.approx(np.mean(pairs) - base)
+    assert interval.low < interval.value < interval.high
 
 
 def test_an_interval_is_what_drawing_users_by_hand_gives(rows):
     y, p, user = rows
     weights = np.random.default_rng(2).multinomial(40, np.full(40, 1 / 40), size=60)[:, user]
-    by_hand = [np.sqrt(np.average((y - p) ** 2, weights=one)) for one in weights]
-    found = metrics.bootstrap_metric("rating", "rmse", y, p, user, seed=2, draws=60)
-    assert [found.low, found.high] == pytest.approx(np.percentile(by_hand, [2.5, 97.5]))
+    by_hand = [np.sqrt(np.average((y - p) ** 2, weights=draw)) for draw in weights]
+    interval = metrics.bootstrap_metric("rating", "rmse", y, p, user, seed=2, draws=60)
+    assert [interval.low, interval.high] == pytest.approx(np.percentile(by_hand, [2.5, 97.5]))
     clicked = (y > 3).astype(float)
-    by_hand = [roc_auc_score(clicked, p, sample_weight=one) for one in weights]
-    found = metrics.bootstrap_metric("click", "auc", clicked, p / 6, user, seed=2, draws=60)
-    assert [found.low, found.high] == pytest.approx(np.percentile(by_hand, [2.5, 97.5]))
+    by_hand = [roc_auc_score(clicked, p, sample_weight=draw) for draw in weights]
+    interval = metrics.bootstrap_metric("click", "auc", clicked, p / 6, user, seed=2, draws=60)
+    assert [interval.low, interval.high] == pytest.approx(np.percentile(by_hand, [2.5, 97.5]))
 
 
 def test_an_interval_counts_the_draws_that_it_is_made_from(rows):
     y, p, user = rows
     clicked, p = (y > 3).astype(float), p / 6
     estimates = metrics.bootstrap("click", clicked, [p, p[::-1]], user, reference=0, draws=1000)
-    used = {name: one.interval.draws for name, one in estimates[1].items()}
+    used = {name: estimate.interval.draws for name, estimate in estimates[1].items()}
     assert used == {"auc": 200, "uauc": 1000, "log_loss": 1000}
-    assert {name: one.difference.draws for name, one in estimates[1].items()} == used
+    assert {name: estimate.difference.draws for name, estimate in estimates[1].items()} == used
     assert used == {name: metrics.draws_used(name, 1000) for name in used}
     assert metrics.bootstrap_metric("click", "auc", clicked, p, user, draws=50).draws == 50

@@ -121,10 +121,12 @@ def test_gain_is_the_ratio_of_pooled_metrics_with_the_bootstraps_interval(metric
         )
     frames = [metrics.per_user(task, y, p, user) for p in (first, second)]
     shuffled = frames[1].sample(frac=1, random_state=0)
-    found = summaries.gain(frames[0], shuffled, metric)
-    one, two = (metrics.pooled(task, y, p, user)[metric] for p in (first, second))
+    gain = summaries.gain(frames[0], shuffled, metric)
+    first_value, second_value = (metrics.pooled(task, y, p, user)[metric] for p in (first, second))
     higher = metrics.METRICS[metric].higher_is_better
-    assert found.value == pytest.approx(two / one if higher else one / two)
+    assert gain.value == pytest.approx(
+        second_value / first_value if higher else first_value / second_value
+    )
     drawn = []
     for _ in range(400):
         chosen = rng.integers(0, 150, 150)
@@ -132,7 +134,7 @@ def test_gain_is_the_ratio_of_pooled_metrics_with_the_bootstraps_interval(metric
         drawn.append(summaries.gain(parts[0], parts[1], metric).value)
     low, high = np.quantile(drawn, [0.025, 0.975])
     width = high - low
-    assert abs(found.low - low) < 0.2 * width and abs(found.high - high) < 0.2 * width
+    assert abs(gain.low - low) < 0.2 * width and abs(gain.high - high) < 0.2 * width
 
 
 def test_gain_refuses_what_users_values_do_not_make_up():
@@ -157,25 +159,25 @@ def test_real_runs_are_surveyed_with_their_origin(tmp_path):
     b = tiny_backbone_folder(tmp_path / "models", "qwen2", width=48)
     source = pipeline.fit_prompts(ws, data, a, training=QUICK)
     settings = {"training": QUICK, "adapter": SMALL}
-    one, two = pipeline.chain(ws, source, [b, a], strategy="random", budget=4, **settings)
-    both = pipeline.migrate(ws, [source, one], b, **settings)
+    hop_one, hop_two = pipeline.chain(ws, source, [b, a], strategy="random", budget=4, **settings)
+    both = pipeline.migrate(ws, [source, hop_one], b, **settings)
     retrained = pipeline.fit_prompts(ws, data, b, role="retrained", training=QUICK)
-    for subject in (source, one, two, both, retrained):
+    for subject in (source, hop_one, hop_two, both, retrained):
         pipeline.evaluate(ws, subject)
     pipeline.evaluate(ws, "item_mean", dataset=data)
     table = pipeline.evaluated_methods(ws, data.id, "test").set_index("run")
     assert len(table) == 6 and pipeline.evaluated_methods(ws, data.id, "train").empty
-    assert table.loc[two.id, "path"] == ("llama", "qwen2", "llama")
-    assert table.loc[two.id, "hops"] == 2 and table.loc[source.id, "hops"] == 0
-    assert table.loc[one.id, ["strategy", "budget"]].tolist() == ["random", 4]
+    assert table.loc[hop_two.id, "path"] == ("llama", "qwen2", "llama")
+    assert table.loc[hop_two.id, "hops"] == 2 and table.loc[source.id, "hops"] == 0
+    assert table.loc[hop_one.id, ["strategy", "budget"]].tolist() == ["random", 4]
     assert table.loc[both.id, "origin"] == "llama + qwen2" and table.loc[both.id, "sources"] == 2
-    found = table.reset_index()
-    pairs = summaries.model_pairs(found)
+    methods = table.reset_index()
+    pairs = summaries.model_pairs(methods)
     assert pairs[["origin", "target"]].values.tolist() == [["llama", "qwen2"]]
     got = pipeline.gain_between(ws, *pairs.loc[0, ["retrained", "evaluation"]], "rmse")
     assert got.value == pytest.approx(pairs["retrained_value"][0] / pairs["value"][0], abs=1e-5)
-    assert summaries.chains(found)["step"].tolist() == [0, 1, 2]
-    assert set(summaries.aggregations(found)["origin"]) == {"llama", "llama + qwen2"}
+    assert summaries.chains(methods)["step"].tolist() == [0, 1, 2]
+    assert set(summaries.aggregations(methods)["origin"]) == {"llama", "llama + qwen2"}
 
 
 def test_the_frontier_keeps_what_nothing_beats():

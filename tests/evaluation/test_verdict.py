@@ -212,10 +212,11 @@ def test_a_metric_that_is_undefined_gives_no_verdict():
 
 
 def test_migrations_to_another_backbone_are_not_weighed():
-    own, other = {"backbone": "b"}, {"backbone": "c"}
+    same_backbone, other_backbone = {"backbone": "b"}, {"backbone": "c"}
     rows = (migrated((-0.5, -0.6, -0.4), label="elsewhere"), migrated((0.03, 0.02, 0.04)), BASE)
-    found = judge(question(*rows, elsewhere=other, Moved=own, **{BASE[0]: own}))
-    assert found.method == "Moved" and found.decision == "retrain"
+    backbones = {"elsewhere": other_backbone, "Moved": same_backbone, BASE[0]: same_backbone}
+    verdict = judge(question(*rows, **backbones))
+    assert verdict.method == "Moved" and verdict.decision == "retrain"
 
 
 def test_per_user_losses_are_means_of_rows():
@@ -290,7 +291,7 @@ def test_groups_have_their_own_pooled_difference():
 
 def test_strata_keep_equal_values_together():
     values = pd.Series([1, 1, 1, 1, 2, 3, 4, 5, 6, 7], index=list("abcdefghij"), dtype=float)
-    found = quantile_groups(values)
-    assert found["a"] == found["d"] != found["j"]
-    assert found.groupby(found).size().max() <= 5
+    strata = quantile_groups(values)
+    assert strata["a"] == strata["d"] != strata["j"]
+    assert strata.groupby(strata).size().max() <= 5
     assert quantile_groups(values * 0).nunique() == 1

@@ -22,12 +22,12 @@ ELSEWHERE = ("puma adapters push", "puma adapters show owner/name", "puma serve-
 
 
 def commands():
-    found = []
+    lines = []
     for name in ("models", "prompts", "serving"):
         text = (DOCS / f"{name}.md").read_text(encoding="utf-8")
         for block in re.findall(r"^```\w*\n(.*?)^```$", text, re.S | re.M):
-            found += [line for line in block.splitlines() if line.startswith("puma ")]
-    return [line for line in found if not line.startswith(ELSEWHERE)]
+            lines += [command for command in block.splitlines() if command.startswith("puma ")]
+    return [line for line in lines if not line.startswith(ELSEWHERE)]
 
 
 @pytest.fixture(scope="module")

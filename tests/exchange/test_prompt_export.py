@@ -105,8 +105,8 @@ def test_one_user_is_read_from_a_packed_folder_by_its_index(world, tmp_path):
     assert index["shard"].nunique() == 4
     shard, row = index.loc["013", ["shard", "row"]]
     with safe_open(folder / shard, framework="np") as file:
-        found = file.get_slice("vectors")[int(row) : int(row) + 1]
-    assert np.array_equal(found, table.take(["013"]))
+        vector = file.get_slice("vectors")[int(row) : int(row) + 1]
+    assert np.array_equal(vector, table.take(["013"]))
 
 
 def test_a_peft_model_gives_the_engines_logits(world, tmp_path):
@@ -125,9 +125,9 @@ def test_a_peft_model_gives_the_engines_logits(world, tmp_path):
         model = peft.PeftModel.from_pretrained(base, folder / user).eval()
         ids = torch.tensor([input_ids(backbone, "rating", context)])
         with torch.no_grad():
-            found = model(input_ids=ids).logits[:, -1, reader.answers]
+            logits = model(input_ids=ids).logits[:, -1, reader.answers]
             wanted = reader.logits(torch.from_numpy(table.take([user])), torch.tensor([0]))
-        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
+        torch.testing.assert_close(logits, wanted, atol=1e-4, rtol=0)
 
 
 def test_peft_refuses_a_template_with_the_item_first(world, tmp_path):
@@ -166,8 +166,8 @@ def test_an_adapter_folder_maps_as_its_migration_did(world, tmp_path):
     ws = world["ws"]
     read = read_adapter(pipeline.export_adapter(ws, world["moved"], tmp_path / "adapter"))
     source, moved = (pipeline.load_prompts(ws, world[name]) for name in ("source", "moved"))
-    found = apply_adapter(read.network(), source.take(moved.user_ids))
-    np.testing.assert_allclose(found, moved.vectors, atol=1e-5)
+    vectors = apply_adapter(read.network(), source.take(moved.user_ids))
+    np.testing.assert_allclose(vectors, moved.vectors, atol=1e-5)
     assert read.config["target"]["width"] == 48 and read.config["sources"][0]["width"] == 32
     assert all(np.array_equal(read.head[name], moved.head[name]) for name in moved.head)
 
@@ -256,8 +256,8 @@ def test_a_server_of_embeddings_predicts_what_the_engine_does(
     assert vllm_client.main([str(file), "--url", server]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [(row["user_id"], row["item_id"]) for row in rows] == pairs
-    found = [float(row["prediction"]) for row in rows]
-    np.testing.assert_allclose(found, wanted["prediction"], atol=1e-3)
+    predictions = [float(row["prediction"]) for row in rows]
+    np.testing.assert_allclose(predictions, wanted["prediction"], atol=1e-3)
     monkeypatch.setenv("VLLM_API_KEY", "wrong")
     assert vllm_client.main([str(file), "--url", server]) == 1
     assert "answered 401" in capsys.readouterr().err
@@ -301,9 +301,9 @@ def test_pairs_that_cannot_be_embedded_are_refused(world, tmp_path, pairs, name,
 def test_pairs_are_read_from_tables(tmp_path):
     path = tmp_path / "pairs.csv"
     path.write_text("user_id,item_id,text,history\n007,NA,Dune,a|b\n008,i2,,\n")
-    found = read_pairs(path)
-    assert found.pairs == [("007", "NA"), ("008", "i2")]
-    assert found.texts == ["Dune", None] and found.histories == [["a", "b"], []]
+    request = read_pairs(path)
+    assert request.pairs == [("007", "NA"), ("008", "i2")]
+    assert request.texts == ["Dune", None] and request.histories == [["a", "b"], []]
     path.write_text("user,item\n1,2\n")
     with pytest.raises(DataError, match="user_id and item_id"):
         read_pairs(path)

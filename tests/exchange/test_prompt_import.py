@@ -81,12 +81,12 @@ WRITERS = {
 @pytest.mark.parametrize("name", WRITERS)
 def test_every_form_is_joined_by_user_id(world, tmp_path, ids, name):
     WRITERS[name](tmp_path / name, world)
-    own = name in ("t.npz", "t.parquet")
-    found = read_prompts(tmp_path / name, users=None if own else ids)
-    rows = [found.user_ids.index(user) for user in USERS]
-    assert np.array_equal(found.vectors[rows, 0], world["vectors"]) and not found.complete
-    assert (found.head is not None) == (name == "t.pt")
-    if not own:
+    has_user_ids = name in ("t.npz", "t.parquet")
+    prompts = read_prompts(tmp_path / name, users=None if has_user_ids else ids)
+    rows = [prompts.user_ids.index(user) for user in USERS]
+    assert np.array_equal(prompts.vectors[rows, 0], world["vectors"]) and not prompts.complete
+    assert (prompts.head is not None) == (name == "t.pt")
+    if not has_user_ids:
         with pytest.raises(DataError, match="--users"):
             read_prompts(tmp_path / name)
 
@@ -94,8 +94,8 @@ def test_every_form_is_joined_by_user_id(world, tmp_path, ids, name):
 def test_bf16_tables_become_float32_exactly(world, tmp_path, ids):
     whole = torch.from_numpy(shuffled(world).copy()).bfloat16()
     save_torch({"prompts": whole}, tmp_path / "t.safetensors")
-    found = read_prompts(tmp_path / "t.safetensors", users=ids)
-    assert np.array_equal(found.vectors[:, 0], whole.float().numpy())
+    prompts = read_prompts(tmp_path / "t.safetensors", users=ids)
+    assert np.array_equal(prompts.vectors[:, 0], whole.float().numpy())
 
 
 def test_bf16_peft_folders_become_float32(tmp_path):
@@ -112,9 +112,9 @@ def test_bf16_peft_folders_become_float32(tmp_path):
 
 def test_flat_rows_become_soft_tokens(world, tmp_path, ids):
     np.save(tmp_path / "t.npy", shuffled(world))
-    found = read_prompts(tmp_path / "t.npy", users=ids, tokens=4)
-    assert found.vectors.shape == (24, 4, 8)
-    assert np.array_equal(found.vectors.reshape(24, 32), shuffled(world))
+    prompts = read_prompts(tmp_path / "t.npy", users=ids, tokens=4)
+    assert prompts.vectors.shape == (24, 4, 8)
+    assert np.array_equal(prompts.vectors.reshape(24, 32), shuffled(world))
     with pytest.raises(DataError, match="another --tokens"):
         read_prompts(tmp_path / "t.npy", users=ids, tokens=5)
 
@@ -154,8 +154,8 @@ def test_folders_of_peft_are_read_by_name(world, tmp_path):
         config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=1, token_dim=32)
         config.save_pretrained(folder)
         save_tensors(folder / "adapter_model.safetensors", {"prompt_embeddings": vector[None]})
-    found = read_prompts(tmp_path / "peft")
-    assert found.user_ids == USERS and np.array_equal(found.vectors[:, 0], world["vectors"])
+    prompts = read_prompts(tmp_path / "peft")
+    assert prompts.user_ids == USERS and np.array_equal(prompts.vectors[:, 0], world["vectors"])
     alone = read_prompts(tmp_path / "peft" / "007")
     assert alone.user_ids == ["007"]
     config = tmp_path / "peft" / "007" / "adapter_config.json"

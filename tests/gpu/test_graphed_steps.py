@@ -40,7 +40,9 @@ def test_graphs_learn_what_single_kernels_do(template, trained, monkeypatch):
     monkeypatch.setattr(GraphCache, "get", lambda cache, key, capture: None)
     single = learn()
     assert count > graphed.result.steps / 2 and len(replays) == count
-    for one, other in zip(graphed.result.history, single.result.history, strict=True):
-        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-3)
-        assert one["validation"] == pytest.approx(other["validation"], rel=1e-3)
+    for graphed_epoch, single_epoch in zip(
+        graphed.result.history, single.result.history, strict=True
+    ):
+        assert graphed_epoch["train_loss"] == pytest.approx(single_epoch["train_loss"], rel=1e-3)
+        assert graphed_epoch["validation"] == pytest.approx(single_epoch["validation"], rel=1e-3)
     np.testing.assert_allclose(graphed.table.vectors, single.table.vectors, atol=2e-2)

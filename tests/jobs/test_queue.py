@@ -90,12 +90,12 @@ def test_two_workers_never_claim_the_same_job(ws):
         jobs.enqueue(ws, "count", {"name": str(number)}, title="One of many")
 
     def claim_all(worker):
-        own = Workspace.open(ws.root)
-        found = (queue.claim(own, f"cuda:{worker}{number:02}") for number in range(30))
-        return [job.id for job in found if job is not None]
+        workspace = Workspace.open(ws.root)
+        claims = (queue.claim(workspace, f"cuda:{worker}{number:02}") for number in range(30))
+        return [job.id for job in claims if job is not None]
 
     with ThreadPoolExecutor(4) as pool:
-        claimed = [job for found in pool.map(claim_all, range(4)) for job in found]
+        claimed = [job_id for job_ids in pool.map(claim_all, range(4)) for job_id in job_ids]
     assert len(claimed) == len(set(claimed)) == 30
     assert queue.claim(ws, "cpu") is None
 

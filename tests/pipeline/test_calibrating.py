@@ -47,7 +47,7 @@ def test_a_calibration_measures_what_a_plan_lacks(world, monkeypatch):
     app = press(open_page("plan", ws.root, monkeypatch, **query), "Measure it now")
     job = jobs.jobs(ws)[0]
     assert (job.command, job.status) == ("calibrate", "queued")
-    assert not [one for one in app.button if one.label == "Measure it now"]
+    assert not [button for button in app.button if button.label == "Measure it now"]
     # A second browser that still shows the button gets a sentence, and no second job.
     with pytest.raises(StoreError, match=f"The job {job.id} measures these models already"):
         plans.calibrate(plan_of(job))
@@ -71,9 +71,10 @@ def test_an_aggregation_is_predicted_from_adapters_that_read_as_many(world):
     both = [source, other]
     assert pipeline.costs(ws, both, [large], **settings).migration.other_sources
     hop, _ = pipeline.calibrate(ws, both, [large], training=QUICK, adapter=SMALL)
-    found = pipeline.costs(ws, both, [large], **settings).migration
-    assert not found.other_sources and [one.run for one in found.evidence] == [hop.id]
-    assert found.evidence[0].sources == 2 and found.evidence[0].short
+    migration = pipeline.costs(ws, both, [large], **settings).migration
+    assert not migration.other_sources
+    assert [measured.run for measured in migration.evidence] == [hop.id]
+    assert migration.evidence[0].sources == 2 and migration.evidence[0].short
 
 
 def test_a_chain_is_calibrated_hop_by_hop(world):
@@ -110,7 +111,7 @@ def test_a_measurement_that_was_disturbed_says_so(world, monkeypatch):
             )
         app = open_page("plan", ws.root, monkeypatch, **query)
         assert ("up to 60% of the machine's cores" in words(app)) == said
-        evidence = next(one.value for one in app.dataframe if "Other work" in one.value)
+        evidence = next(frame.value for frame in app.dataframe if "Other work" in frame.value)
         assert set(evidence["Other work"]) == {f"{share:.0%}"}
 
 

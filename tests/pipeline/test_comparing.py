@@ -31,7 +31,7 @@ def test_clicks_are_judged_by_uauc(world):
         "uauc": [1000],
         "log_loss": [1000],
     }
-    command = ["compare", *(one.id for one in world["runs"].values()), "--workspace", str(ws.root)]
+    command = ["compare", *(run.id for run in world["runs"].values()), "--workspace", str(ws.root)]
     shown = CliRunner().invoke(app, [*command, "--baselines"])
     assert shown.exit_code == 0, shown.output
     assert "uauc" in shown.stdout

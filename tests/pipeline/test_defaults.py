@@ -28,7 +28,7 @@ def test_clicks_take_shorter_steps_and_are_waited_for(tmp_path, task, rate, pati
     rate = every.config["training"]["learning_rate"]
     assert rate == pytest.approx(1e-3 if task == "rating" else 1e-4)
     shapes = [run.config["adapter"] for run in (every, few)]
-    limits = [(one["balance"], one["norm_limit"]) for one in shapes]
+    limits = [(shape["balance"], shape["norm_limit"]) for shape in shapes]
     assert limits == ([(3.0, 0.0), (1.0, 0.0)] if task == "rating" else [(1.0, 1.0)] * 2)
     refined = pipeline.refine(ws, every, **once)
     how = refined.config["training"]

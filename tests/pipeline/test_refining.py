@@ -88,11 +88,12 @@ def test_users_are_ranked_by_id_not_by_position():
 
 def test_its_cost_holds_the_migration_it_starts_from(bench, moved):
     refined = bench.refine(moved, training=SHORT, device="cpu")
-    evaluation, own = bench.evaluate(refined, device="cpu"), bench.evaluate(moved, device="cpu")
+    evaluation = bench.evaluate(refined, device="cpu")
+    unrefined = bench.evaluate(moved, device="cpu")
     seconds = method_cost(bench.workspace, evaluation)["seconds"]
-    base = method_cost(bench.workspace, own)["seconds"]
+    base = method_cost(bench.workspace, unrefined)["seconds"]
     assert seconds == pytest.approx(base + refined.seconds)
-    table = bench.table(bench.compare([own, evaluation], reference=own))
+    table = bench.table(bench.compare([unrefined, evaluation], reference=unrefined))
     labels = set(table["method"])
     assert {"Migrated, all users", "Migrated, all users, refined"} <= labels
 

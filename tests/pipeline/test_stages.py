@@ -88,7 +88,7 @@ def test_migration_moves_everybody_and_keeps_its_origin(world):
     assert table.vectors.shape == (24, 1, 48)
     assert run.cost["users_trained"] == 6
     ancestors = ws.lineage(run.id)
-    assert {one.kind for one in ancestors} == {
+    assert {ancestor.kind for ancestor in ancestors} == {
         "migration",
         "selection",
         "prompts",
@@ -189,9 +189,10 @@ def test_comparison_keeps_what_each_user_loses(world):
         wanted = scores.set_index("method").loc[method, "value"]
         assert pooled == pytest.approx(wanted, abs=1e-5)
     train = pipeline.load_dataset(ws, world["data"]).rows("train")
-    found = users.set_index("user_id").loc["007"]
-    own = train[train["user_id"] == "007"]["outcome"]
-    assert found["train_rows"] == len(own) and found["variance"] == pytest.approx(own.var(ddof=0))
+    user = users.set_index("user_id").loc["007"]
+    outcomes = train[train["user_id"] == "007"]["outcome"]
+    assert user["train_rows"] == len(outcomes)
+    assert user["variance"] == pytest.approx(outcomes.var(ddof=0))
     ws.db.execute("DELETE FROM artifacts WHERE run_id = ? AND name = 'users'", [compared.id])
     pd.testing.assert_frame_equal(pipeline.comparison_users(ws, compared), users)
 
@@ -256,8 +257,8 @@ def test_export_and_import_prompts(world, tmp_path):
     )
     back = pipeline.import_prompts(ws, world["data"], world["small"], file, name="imported")
     assert back.id != world["source"].id and back.summary["command"] == "puma x"
-    one, two = (pipeline.load_prompts(ws, run) for run in (world["source"], back))
-    np.testing.assert_array_equal(one.vectors, two.take(one.user_ids))
+    exported, imported = (pipeline.load_prompts(ws, run) for run in (world["source"], back))
+    np.testing.assert_array_equal(exported.vectors, imported.take(exported.user_ids))
     assert pipeline.method_cost(ws, pipeline.evaluate(ws, back))["seconds"] == pytest.approx(
         world["source"].seconds
     )

@@ -32,16 +32,18 @@ def sides(world, name="few"):
 
 
 def test_what_is_kept_is_what_the_users_say(world):
-    kept, found = sides(world)
+    stored, computed = sides(world)
     for name in ("better", "worse"):
-        assert getattr(kept, name) == getattr(found, name)
+        assert getattr(stored, name) == getattr(computed, name)
     for name in ("threshold", "spread", "repeated", "users", "rows"):
-        assert getattr(kept.effects, name) == getattr(found.effects, name)
-    pd.testing.assert_frame_equal(kept.effects.frame, found.effects.frame.reset_index(drop=True))
-    pd.testing.assert_frame_equal(kept.sample, found.sample.reset_index(drop=True))
-    pd.testing.assert_frame_equal(kept.bars, found.bars)
-    for by, table in found.groups.items():
-        pd.testing.assert_frame_equal(kept.groups[by], table)
+        assert getattr(stored.effects, name) == getattr(computed.effects, name)
+    pd.testing.assert_frame_equal(
+        stored.effects.frame, computed.effects.frame.reset_index(drop=True)
+    )
+    pd.testing.assert_frame_equal(stored.sample, computed.sample.reset_index(drop=True))
+    pd.testing.assert_frame_equal(stored.bars, computed.bars)
+    for by, table in computed.groups.items():
+        pd.testing.assert_frame_equal(stored.groups[by], table)
 
 
 def test_counts_are_of_everybody_and_the_likely_are_all_there(world, monkeypatch):
@@ -49,19 +51,19 @@ def test_counts_are_of_everybody_and_the_likely_are_all_there(world, monkeypatch
     ws, run = world["ws"], world["comparison"]
     users = pipeline.comparison_users(ws, run)
     whole = effects_between(users, world["runs"]["few"].id, run.inputs["reference"])
-    _, found = sides(world)
-    assert found.effects.users == len(users) == 60 and found.effects.rows == users["n"].sum()
-    assert len(found.effects.frame) < len(users)
-    assert found.effects.worse(LIKELY).equals(whole.worse(LIKELY)) and len(whole.worse(LIKELY))
-    assert found.bars["users"].sum() == 60
+    _, impact = sides(world)
+    assert impact.effects.users == len(users) == 60 and impact.effects.rows == users["n"].sum()
+    assert len(impact.effects.frame) < len(users)
+    assert impact.effects.worse(LIKELY).equals(whole.worse(LIKELY)) and len(whole.worse(LIKELY))
+    assert impact.bars["users"].sum() == 60
     gaps = with_values(whole.frame, ratings=run.summary["task"] == "rating")["gap"]
-    assert found.worse == (gaps > 0).mean()
+    assert impact.worse == (gaps > 0).mean()
 
 
 def test_only_methods_with_prompts_are_kept_and_older_comparisons_are_worked_out(world):
     ws, run = world["ws"], world["comparison"]
     summary = ws.get_table(run.id, "effects")
-    others = {one.id for name, one in world["runs"].items() if name != "again"}
+    others = {run.id for name, run in world["runs"].items() if name != "again"}
     assert set(summary["evaluation"]) == others and len(summary) == len(others)
     before = pipeline.judge_comparison(ws, run)
     kept = user_impact_between(ws, run, world["runs"]["few"].id)

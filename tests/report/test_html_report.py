@@ -73,8 +73,9 @@ def test_the_numbers_are_the_stores(world, page):
         if not np.isnan(row.difference):
             assert f"{row.difference:+.4f}" in text or row.metric != "rmse"
     verdict = pipeline.judge_comparison(ws, run)
-    assert all(one in text for one in (verdict.headline, *verdict.evidence, *verdict.cautions))
-    assert all(one.id in text for one in ws.lineage(run.id))
+    sentences = (verdict.headline, *verdict.evidence, *verdict.cautions)
+    assert all(sentence in text for sentence in sentences)
+    assert all(ancestor.id in text for ancestor in ws.lineage(run.id))
     assert run.versions["numpy"] in text and "seed 0" in text
     users = ws.get_table(run.id, "users")
     assert f"{len(users):,} users" in text
@@ -87,15 +88,15 @@ def test_the_margin_of_the_report_is_the_given_one(world):
 
 
 def test_nothing_outside_the_file_is_referred_to(page):
-    found = Page(page)
-    assert not found.tags & {"script", "link", "img", "iframe", "object", "embed", "form", "base"}
-    assert {"svg", "table", "style"} <= found.tags
-    names = {name for name, _ in found.attributes}
+    parsed = Page(page)
+    assert not parsed.tags & {"script", "link", "img", "iframe", "object", "embed", "form", "base"}
+    assert {"svg", "table", "style"} <= parsed.tags
+    names = {name for name, _ in parsed.attributes}
     assert not names & {"src", "href", "xlink:href", "srcset", "action", "background"}
     assert not any(name.startswith("on") for name in names)
     style = re.search(r"<style>(.*?)</style>", page, re.S)[1]
     assert "url(" not in style and "@import" not in style
-    policy = next(value for _, value in found.attributes if value and "default-src" in value)
+    policy = next(value for _, value in parsed.attributes if value and "default-src" in value)
     assert policy.startswith("default-src 'none'")
     assert len(page) < 300_000
 
@@ -146,8 +147,8 @@ def test_a_click_task_and_a_missing_retraining_are_reported(tmp_path):
     assert "uAUC" in text and "Log loss of a user" in text and "RMSE" not in text
     assert "1,000 draws (AUC 200)" in text
     alone = pipeline.compare(ws, [world["runs"]["source"]], baselines=True, name="alone")
-    found = Page(pipeline.render_report(ws, alone))
-    assert "No verdict yet" in found.text and "Who gains" not in found.text
+    parsed = Page(pipeline.render_report(ws, alone))
+    assert "No verdict yet" in parsed.text and "Who gains" not in parsed.text
 
 
 def test_users_to_refine_are_listed(tmp_path):
@@ -227,7 +228,7 @@ def test_the_page_offers_the_report_with_its_verdict(world, monkeypatch):
     app = see(world, monkeypatch, margin="5.0")
     verdict = pipeline.judge_comparison(world["ws"], world["comparison"], margin=0.05)
     assert verdict.headline.partition(": ")[2][1:] in app.text[0].value
-    assert [one.label for one in app.get("download_button")] == ["Report as HTML"]
+    assert [button.label for button in app.get("download_button")] == ["Report as HTML"]
 
 
 def test_the_page_gives_any_table_of_any_run(world, monkeypatch):
@@ -252,7 +253,7 @@ def test_large_tables_and_prompts_are_left_to_the_command_line(world, monkeypatc
 
 def test_prompts_that_are_not_there_are_said(world, monkeypatch):
     app = see(world, monkeypatch, part="prompts")
-    next(one for one in app.button if one.label == "Prepare the file").click().run()
+    next(button for button in app.button if button.label == "Prepare the file").click().run()
     assert "not written" in app.error[0].value and "prompts" in app.text[0].value
 
 
@@ -264,7 +265,7 @@ def test_pages_without_anything_say_so(tmp_path, monkeypatch):
         ("prompts", "No prompts yet"),
     ):
         app = see({"ws": ws}, monkeypatch, part=part)
-        assert any(words in one.value for one in app.markdown), part
+        assert any(words in text.value for text in app.markdown), part
 
 
 def test_file_names_are_safe(world):

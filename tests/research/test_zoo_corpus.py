@@ -143,8 +143,8 @@ def test_sequences_without_pairs_are_the_engine_s_own_tokens(loaded, tokenizer, 
     plan = plan.take(np.flatnonzero((plan.pairs < 0).all(axis=1))[:200])
     sequences = Sequences(loaded[0], recipe, tokenised, plan)
     for row in range(len(plan)):
-        found = sequences.batch(np.array([row])).ids[0].tolist()
-        assert found == spelled(tokenizer, tokenised, loaded[0], plan, row)
+        ids = sequences.batch(np.array([row])).ids[0].tolist()
+        assert ids == spelled(tokenizer, tokenised, loaded[0], plan, row)
 
 
 def test_a_history_is_what_the_data_set_shows(loaded):
@@ -195,10 +195,10 @@ def test_padding_and_company_change_nothing(sequences):
         np.testing.assert_array_equal(together.ids[at, :length], alone.ids[0])
         assert not together.ids[at, length:].any()
         assert together.answer_at[at] == at * width + alone.answer_at[0]
-        own = together.where // width == at
-        np.testing.assert_array_equal(together.where[own] % width, alone.where)
-        np.testing.assert_array_equal(together.weight[own], alone.weight)
-        np.testing.assert_array_equal(together.label[own], alone.label)
+        in_row = together.where // width == at
+        np.testing.assert_array_equal(together.where[in_row] % width, alone.where)
+        np.testing.assert_array_equal(together.weight[in_row], alone.weight)
+        np.testing.assert_array_equal(together.label[in_row], alone.label)
     assert sequences.lengths()[rows].max() == width
 
 

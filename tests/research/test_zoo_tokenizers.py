@@ -27,14 +27,14 @@ def titles():
 @pytest.fixture(scope="module")
 def made(titles, tmp_path_factory):
     """Every tokenizer as it loads from the folder of its model."""
-    found = {}
+    tokenizers = {}
     for name, entry in ZOO.items():
         folder = tmp_path_factory.mktemp(name)
         tokenizer = train_tokenizer(entry.tokenizer, training_texts(*titles, entry.tokenizer))
         tokenizer.save_pretrained(folder)
         entry.model(tokenizer).config.save_pretrained(folder)
-        found[name] = (tokenizer, AutoTokenizer.from_pretrained(folder))
-    return found
+        tokenizers[name] = (tokenizer, AutoTokenizer.from_pretrained(folder))
+    return tokenizers
 
 
 @pytest.mark.parametrize("name", ZOO)

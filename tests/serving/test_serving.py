@@ -95,9 +95,9 @@ def vectors(n=5, tokens=2, seed=0):
 def test_json_comes_back_by_user_id(url, mapper):
     body = {"user_ids": ["b", 7, "a", "c", "d"], "vectors": vectors().tolist()}
     status, content, _ = ask(url, body=json.dumps(body).encode())
-    found = json.loads(content)
-    assert status == 200 and found["user_ids"] == body["user_ids"]
-    np.testing.assert_allclose(found["vectors"], mapper(vectors()), atol=1e-6)
+    reply = json.loads(content)
+    assert status == 200 and reply["user_ids"] == body["user_ids"]
+    np.testing.assert_allclose(reply["vectors"], mapper(vectors()), atol=1e-6)
 
 
 def test_safetensors_come_back_with_their_metadata(url, mapper):
@@ -111,8 +111,8 @@ def test_safetensors_come_back_with_their_metadata(url, mapper):
 
 def test_flat_rows_are_one_token(url, mapper):
     body = json.dumps({"vectors": vectors(tokens=1)[:, 0].tolist()}).encode()
-    found = json.loads(ask(url, body=body)[1])
-    np.testing.assert_allclose(found["vectors"], mapper(vectors(tokens=1)), atol=1e-6)
+    reply = json.loads(ask(url, body=body)[1])
+    np.testing.assert_allclose(reply["vectors"], mapper(vectors(tokens=1)), atol=1e-6)
     assert json.loads(ask(url, body=b'{"vectors": []}')[1]).get("error")
 
 
@@ -138,8 +138,8 @@ def test_flat_rows_are_one_token(url, mapper):
     ],
 )
 def test_bad_requests_get_an_error(url, body, media, status, words):
-    found, content, _ = ask(url, body=body, media=media)
-    assert found == status and words in json.loads(content)["error"]
+    code, content, _ = ask(url, body=body, media=media)
+    assert code == status and words in json.loads(content)["error"]
 
 
 def test_a_token_is_needed_but_for_health(url, mapper):
@@ -205,11 +205,11 @@ def test_concurrent_clients_get_their_own_results(url, mapper):
 
 def test_the_network_is_not_opened_without_a_token(folder, monkeypatch):
     monkeypatch.delenv("PUMA_SERVE_TOKEN", raising=False)
-    found = CliRunner().invoke(app, ["serve-adapter", str(folder), "--host", "0.0.0.0"])
-    assert found.exit_code == 1 and "set PUMA_SERVE_TOKEN" in found.stderr
+    result = CliRunner().invoke(app, ["serve-adapter", str(folder), "--host", "0.0.0.0"])
+    assert result.exit_code == 1 and "set PUMA_SERVE_TOKEN" in result.stderr
     monkeypatch.setenv("PUMA_SERVE_TOKEN", "short")
-    found = CliRunner().invoke(app, ["serve-adapter", str(folder)])
-    assert found.exit_code == 1 and "16 characters" in found.stderr
+    result = CliRunner().invoke(app, ["serve-adapter", str(folder)])
+    assert result.exit_code == 1 and "16 characters" in result.stderr
 
 
 def shards(path, count=3, rows=50):
@@ -227,8 +227,8 @@ def shards(path, count=3, rows=50):
 
 def test_a_stream_maps_as_in_memory_and_can_be_imported(mapper, tmp_path):
     source = shards(tmp_path / "in")
-    found = migrate_stream(mapper, source, tmp_path / "out", chunk_rows=7)
-    assert (found["shards"], found["skipped"], found["users"]) == (3, 0, 150)
+    report = migrate_stream(mapper, source, tmp_path / "out", chunk_rows=7)
+    assert (report["shards"], report["skipped"], report["users"]) == (3, 0, 150)
     moved = read_prompts(tmp_path / "out")
     assert moved.user_ids[60] == "u1-10"
     wanted = mapper(np.concatenate([vectors(50, seed=number) for number in range(3)]))
@@ -289,7 +289,7 @@ def test_a_killed_stream_goes_on_with_the_shard_it_was_at(folder, tmp_path):
             assert file.get_slice("vectors").get_shape() == [600, 2, 12]
     command[-1] = "500"
     again = subprocess.run(command, capture_output=True, text=True, check=True)
-    found = json.loads(again.stdout)
-    assert found["skipped"] == len(done) and found["users"] == 600 * (40 - len(done))
+    report = json.loads(again.stdout)
+    assert report["skipped"] == len(done) and report["users"] == 600 * (40 - len(done))
     assert all((target / name).stat().st_mtime_ns == time for name, time in done.items())
     assert not list(Path(target).glob(".*.tmp")) and len(read_prompts(target).user_ids) == 24_000

@@ -53,10 +53,10 @@ def test_the_answer_is_what_the_evaluation_predicted(world):
     for run in world["runs"]:
         rows = pipeline.read_predictions(ws, pipeline.evaluate(ws, run)).sample(4, random_state=0)
         for row in rows.itertuples():
-            found = whatif.predict(ws, run.id, row.user_id, text[row.item_id])
-            assert found.value == pytest.approx(row.prediction, abs=1e-4)
-            assert sum(found.answers.values()) == pytest.approx(1)
-            assert list(found.answers) == ["1", "2", "3", "4", "5"] and not found.cut
+            prediction = whatif.predict(ws, run.id, row.user_id, text[row.item_id])
+            assert prediction.value == pytest.approx(row.prediction, abs=1e-4)
+            assert sum(prediction.answers.values()) == pytest.approx(1)
+            assert list(prediction.answers) == ["1", "2", "3", "4", "5"] and not prediction.cut
     assert len(processes_of(ws)) == 1
 
 
@@ -151,8 +151,8 @@ def test_the_command_line_says_the_same(world):
     words = ["predict", run.id, "--user", "003", "--title", "Dune", "--json", "-w", str(ws.root)]
     shown = CliRunner().invoke(app, words)
     assert shown.exit_code == 0, shown.output
-    found = whatif.predict(ws, run.id, "003", "Dune")
-    assert json.loads(shown.stdout)["value"] == pytest.approx(found.value, abs=1e-5)
+    prediction = whatif.predict(ws, run.id, "003", "Dune")
+    assert json.loads(shown.stdout)["value"] == pytest.approx(prediction.value, abs=1e-5)
 
 
 def test_the_cache_holds_a_limited_number_of_runs(world):
@@ -180,9 +180,9 @@ def test_a_click_is_asked_with_the_latest_history(tmp_path):
     run = pipeline.fit_prompts(ws, data, model, template="click-history-item-first", training=QUICK)
     rows = pipeline.read_predictions(ws, pipeline.evaluate(ws, run)).query("item_id == 'i11'")
     for row in rows.itertuples():
-        found = pipeline.predict_title(ws, run, row.user_id, "Story 11")
-        assert list(found.answers) == ["Yes", "No"]
-        assert found.value == pytest.approx(row.prediction, abs=1e-5)
+        prediction = pipeline.predict_title(ws, run, row.user_id, "Story 11")
+        assert list(prediction.answers) == ["Yes", "No"]
+        assert prediction.value == pytest.approx(row.prediction, abs=1e-5)
     assert len(rows) == 3
 
 

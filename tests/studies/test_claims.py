@@ -39,8 +39,8 @@ JUDGES = {claim.name: claim.assess for claim in CLAIMS}
 KINDS = ("reproduced", "not reproduced", "undecided", "no evidence")
 
 
-def verdict(name, found, dataset="goodbooks"):
-    judged = JUDGES[name](found, dataset)
+def verdict(name, study_report, dataset="goodbooks"):
+    judged = JUDGES[name](study_report, dataset)
     return judged.verdict if judged else "no evidence"
 
 
@@ -49,60 +49,60 @@ def few(gap, half=0.001, **more):
 
 
 def costs(few_seconds, *, again=100.0, **more):
-    one = moved(0.0, FEW_USERS, seeds=2, seconds=few_seconds, **more)
-    return report("table2", [retrained(2, seconds=again), one])
+    migrated = moved(0.0, FEW_USERS, seeds=2, seconds=few_seconds, **more)
+    return report("table2", [retrained(2, seconds=again), migrated])
 
 
 def chosen(*values, ends):
     random = method("random", [AGAIN] * len(values), share=0.07)
-    best = method("kmeans-variance", [AGAIN + one for one in values], ends, share=0.07)
+    best = method("kmeans-variance", [AGAIN + change for change in values], ends, share=0.07)
     return report("table4", [random, best], against={"method": "random"})
 
 
 def shuffled(whole, mixed, *, seeds=3):
-    own = [retrained(seeds), moved(whole, FEW_RANDOM_USERS, seeds=seeds)]
-    return report("table2", [*own, moved(mixed, "shuffled control", seeds=seeds)])
+    methods = [retrained(seeds), moved(whole, FEW_RANDOM_USERS, seeds=seeds)]
+    return report("table2", [*methods, moved(mixed, "shuffled control", seeds=seeds)])
 
 
 def pairs(*gaps, half=0.001):
     again = [retrained(1, target=target) for target in ("a", "b")]
     origins = zip(gaps, ("b", "a"), ("a", "b"), strict=True)
-    own = [
+    migrated = [
         moved(gap, "migrated", seeds=1, half=half, origin=origin, target=target)
         for gap, origin, target in origins
     ]
-    return report("figure4", [*again, *own])
+    return report("figure4", [*again, *migrated])
 
 
 def fused(single, *several):
     ends = (min(several), max(several))
-    two = method("two", [AGAIN + one for one in several], ends, sources=2)
-    own = [moved(single, "one", sources=1), two]
-    return report("figure6", [retrained(), *own])
+    two = method("two", [AGAIN + change for change in several], ends, sources=2)
+    methods = [moved(single, "one", sources=1), two]
+    return report("figure6", [retrained(), *methods])
 
 
 def chains(*shares, half=0.0005):
     """Chains of two, three, … hops that lose these shares of what is allowed."""
-    own = []
+    methods = []
     for hops, share in enumerate(shares, start=2):
         allowed = MARGIN * (hops - 1) * AGAIN
-        own += [method("direct", [AGAIN], target=f"m{hops}")]
+        methods += [method("direct", [AGAIN], target=f"m{hops}")]
         ends = (share * allowed - half, share * allowed + half)
         score = AGAIN + share * allowed
-        own += [method("chain", [score], ends, kind="migrated", hops=hops, target=f"m{hops}")]
-    return report("figure5", own, against={"method": "direct"})
+        methods += [method("chain", [score], ends, kind="migrated", hops=hops, target=f"m{hops}")]
+    return report("figure5", methods, against={"method": "direct"})
 
 
 def stopped(gap, **seconds):
     """PUMA on 7 % against retraining of one epoch, at 0.05 behind that of ten."""
     whole = method("retraining, 10 epochs", [AGAIN] * 3, kind="retrained", seconds=100.0)
     costs = {"puma": 8.0, "short": 10.0} | seconds
-    scores = [AGAIN + 0.05 + one for one in (-0.001, 0.0, 0.001)]
+    scores = [AGAIN + 0.05 + change for change in (-0.001, 0.0, 0.001)]
     short = method("retraining, 1 epoch", scores, (0.049, 0.051), kind="retrained")
     short["more"] = {"seconds": costs["short"]}
-    own = moved(0.05 + gap, "PUMA, 7%", seconds=costs["puma"])
+    puma = moved(0.05 + gap, "PUMA, 7%", seconds=costs["puma"])
     against = {"method": "retraining, 10 epochs"}
-    return report("table3", [whole, short, own], against=against)
+    return report("table3", [whole, short, puma], against=against)
 
 
 BAR = FEW_USERS_MARGIN * AGAIN
@@ -153,10 +153,10 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "found", "wanted"), CASES)
-def test_each_claim_is_judged_by_its_rule(name, found, wanted):
-    assert found["study"] == next(one.study for one in CLAIMS if one.name == name)
-    assert verdict(name, found) == wanted
+@pytest.mark.parametrize(("name", "study_report", "wanted"), CASES)
+def test_each_claim_is_judged_by_its_rule(name, study_report, wanted):
+    assert study_report["study"] == next(claim.study for claim in CLAIMS if claim.name == name)
+    assert verdict(name, study_report) == wanted
 
 
 def test_every_claim_reaches_every_verdict():
@@ -167,16 +167,16 @@ def test_every_claim_reaches_every_verdict():
 
 def test_more_is_better_where_the_metric_says_so():
     scores = {"retrained": [0.60, 0.61, 0.62], ALL_USERS: [0.65, 0.66, 0.67]}
-    own = [method("retrained", scores["retrained"], kind="retrained")]
-    own += [method(ALL_USERS, scores[ALL_USERS], (0.04, 0.06))]
-    assert verdict("all-users", report("table2", own, metric="uauc")) == "reproduced"
-    assert verdict("all-users", report("table2", own, metric="rmse")) == "not reproduced"
+    methods = [method("retrained", scores["retrained"], kind="retrained")]
+    methods += [method(ALL_USERS, scores[ALL_USERS], (0.04, 0.06))]
+    assert verdict("all-users", report("table2", methods, metric="uauc")) == "reproduced"
+    assert verdict("all-users", report("table2", methods, metric="rmse")) == "not reproduced"
 
 
 def test_users_and_trainings_must_agree_from_three_seeds_on():
     scattered = method(ALL_USERS, [AGAIN - 0.03, AGAIN + 0.02, AGAIN - 0.02], (-0.02, -0.001))
-    found = report("table2", [retrained(3), scattered])
-    judged = JUDGES["all-users"](found, "goodbooks")
+    study_report = report("table2", [retrained(3), scattered])
+    judged = JUDGES["all-users"](study_report, "goodbooks")
     assert judged.verdict == "undecided" and judged.seeds == 3
     assert "over users and [" in judged.figures and "over trainings" in judged.figures
     two = method(ALL_USERS, scattered["scores"][:2], scattered["ends"])
@@ -194,9 +194,9 @@ def test_the_figures_say_scores_difference_and_size():
 
 def judged_by(name, *reports):
     """The finding of a claim, from reports that are called by their place."""
-    evidence = [Evidence(str(place), one) for place, one in enumerate(reports)]
-    (found,) = [one for one in findings(evidence) if one.claim.name == name]
-    return found
+    evidence = [Evidence(str(place), study_report) for place, study_report in enumerate(reports)]
+    (finding,) = [item for item in findings(evidence) if item.claim.name == name]
+    return finding
 
 
 @pytest.mark.parametrize(
@@ -211,32 +211,33 @@ def judged_by(name, *reports):
 )
 def test_of_several_reports_the_largest_and_newest_counts(better, other):
     for reports, place in (([better, other], "0"), ([other, better], "1")):
-        found = judged_by("all-users", *reports)
-        assert found.evidence.name == place and not found.figures.startswith("Quick")
+        finding = judged_by("all-users", *reports)
+        assert finding.evidence.name == place and not finding.figures.startswith("Quick")
 
 
 def test_a_report_without_the_rows_is_passed_by():
     large = report("table2", [retrained(), moved(0.1)], users=5000)
-    found = judged_by("few-users", large, main_results())
-    assert found.evidence.name == "1" and found.verdict == "reproduced"
+    finding = judged_by("few-users", large, main_results())
+    assert finding.evidence.name == "1" and finding.verdict == "reproduced"
 
 
 def test_a_quick_report_counts_alone_and_says_that_it_is_one():
-    found = judged_by("all-users", main_results(quick=True))
-    assert found.evidence is not None and found.figures.startswith("Quick trial: ")
+    finding = judged_by("all-users", main_results(quick=True))
+    assert finding.evidence is not None and finding.figures.startswith("Quick trial: ")
 
 
 def test_studies_that_answer_no_claim_bring_no_data_sets():
     other = report("templates", [method("prompt first", [AGAIN])], dataset="elsewhere")
-    found = findings([Evidence("t", other), Evidence("m", main_results())])
-    assert {one.dataset for one in found} == {"goodbooks"} and len(found) == len(CLAIMS)
-    assert {one.claim.study for one in found} <= set(STUDIES)
+    all_findings = findings([Evidence("t", other), Evidence("m", main_results())])
+    assert {finding.dataset for finding in all_findings} == {"goodbooks"}
+    assert len(all_findings) == len(CLAIMS)
+    assert {finding.claim.study for finding in all_findings} <= set(STUDIES)
 
 
-def write(folder, found, name=None):
-    file = folder / f"{name or found['study']}.json"
+def write(folder, study_report, name=None):
+    file = folder / f"{name or study_report['study']}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(found))
+    file.write_text(json.dumps(study_report))
     return file
 
 
@@ -244,7 +245,7 @@ def test_reports_of_a_folder_are_called_by_where_they_lie(tmp_path):
     for place in ("table2", "films/table2", "figure4/figure4", "a/b/figure5"):
         write(tmp_path, main_results(), place)
     write(tmp_path, {}, "notes")
-    names = [one.name for one in published_evidence(tmp_path)]
+    names = [evidence.name for evidence in published_evidence(tmp_path)]
     assert sorted(names) == ["a/b/figure5", "figure4", "films/table2", "table2"]
 
 
@@ -266,11 +267,10 @@ def test_the_published_folder_may_be_named(tmp_path, monkeypatch):
 
 
 def test_the_published_reports_answer_every_claim():
-    found = findings(published_evidence(PUBLISHED))
-    answered = {one.claim.name for one in found if one.evidence}
-    assert answered == set(JUDGES)
-    sizes = {one.dataset: one.evidence.size(one.dataset)[0] for one in found if one.evidence}
-    assert all(users > 0 for users in sizes.values())
+    all_findings = findings(published_evidence(PUBLISHED))
+    backed = [finding for finding in all_findings if finding.evidence]
+    assert {finding.claim.name for finding in backed} == set(JUDGES)
+    assert all(finding.evidence.size(finding.dataset)[0] > 0 for finding in backed)
 
 
 def test_the_published_page_says_what_the_published_reports_say():
@@ -282,11 +282,13 @@ def test_the_published_page_says_what_the_published_reports_say():
 
 
 def test_the_block_has_a_line_for_every_verdict_and_every_rule():
-    found = findings([Evidence("here", main_results()), Evidence("too", pairs(0.01, 0.02))])
-    text = findings_markdown(found)
+    all_findings = findings([Evidence("here", main_results()), Evidence("too", pairs(0.01, 0.02))])
+    text = findings_markdown(all_findings)
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert len(rows) == 2 + len(CLAIMS)
-    assert sum("| no evidence |" in row for row in rows) == sum(not one.evidence for one in found)
+    assert sum("| no evidence |" in row for row in rows) == sum(
+        not finding.evidence for finding in all_findings
+    )
     assert all(claim.rule in text for claim in CLAIMS)
     # A cell that held a bar would be two cells.
     assert {row.count("|") for row in rows} == {6}
@@ -319,15 +321,15 @@ def studied(tmp_path):
     ws = Workspace.open(tmp_path / "ws", create=True)
     study = Study("table2", "small", real_cells, {"method": "retrained"})
     outcome = run_cells(ws, real_cells(None), device="cpu")
-    found = {"study": "table2", "command": "puma study table2", "date": "2026-01-02"}
-    found |= collect(ws, study, real_cells(None), outcome.runs)
-    save_report(ws, found | {"failed": outcome.failed, "missing": outcome.missing})
+    study_report = {"study": "table2", "command": "puma study table2", "date": "2026-01-02"}
+    study_report |= collect(ws, study, real_cells(None), outcome.runs)
+    save_report(ws, study_report | {"failed": outcome.failed, "missing": outcome.missing})
     return ws
 
 
 def puma(*words, ws=None):
-    own = [] if ws is None else ["--workspace", str(ws.root)]
-    return CliRunner().invoke(app, [*map(str, words), *own])
+    options = [] if ws is None else ["--workspace", str(ws.root)]
+    return CliRunner().invoke(app, [*map(str, words), *options])
 
 
 def test_a_study_that_was_run_here_is_judged(studied):
@@ -335,11 +337,13 @@ def test_a_study_that_was_run_here_is_judged(studied):
     rows = {row["method"]: row["rmse"] for row in kept.report["rows"]}
     done = puma("--json", "claims", "--workspace-reports", ws=studied)
     assert done.exit_code == 0, done.output
-    by_name = {one["claim"]: one for one in json.loads(done.stdout)}
-    own = by_name["all-users"]
-    assert own["here"] == "reproduced" and own["report"] == "table2"
-    assert own["figures"].startswith(f"RMSE {rows[ALL_USERS]:.4f} against {rows['retrained']:.4f}")
-    assert own["text"] and own["rule"] and own["made"] == "2026-01-02, cpu"
+    by_name = {claim["claim"]: claim for claim in json.loads(done.stdout)}
+    all_users = by_name["all-users"]
+    assert all_users["here"] == "reproduced" and all_users["report"] == "table2"
+    assert all_users["figures"].startswith(
+        f"RMSE {rows[ALL_USERS]:.4f} against {rows['retrained']:.4f}"
+    )
+    assert all_users["text"] and all_users["rule"] and all_users["made"] == "2026-01-02, cpu"
     assert by_name["chains"]["here"] == "no evidence" and by_name["chains"]["report"] is None
 
 
@@ -393,9 +397,9 @@ def test_a_damaged_study_of_the_workspace_is_told(studied):
 
 
 def test_an_interval_over_trainings_is_not_taken_for_one_over_users():
-    found = report("table2", [retrained(), moved(0.002, half=0.01)])
-    assert "over users" in JUDGES["all-users"](found, "goodbooks").figures
-    for line in found["differences"]:
+    study_report = report("table2", [retrained(), moved(0.002, half=0.01)])
+    assert "over users" in JUDGES["all-users"](study_report, "goodbooks").figures
+    for line in study_report["differences"]:
         line["over"] = "trainings"
-    judged = JUDGES["all-users"](found, "goodbooks")
+    judged = JUDGES["all-users"](study_report, "goodbooks")
     assert "over users" not in judged.figures and "over trainings" in judged.figures

@@ -39,15 +39,15 @@ def report(strategies, dataset="films"):
 
 
 def test_the_interval_is_that_of_a_paired_t_test():
-    found = report({"random": 0.0, "kmeans": 0.05})
+    study_report = report({"random": 0.0, "kmeans": 0.05})
     scores = {
-        name: [row["rmse"] for row in found["rows"] if row["strategy"] == name]
+        name: [row["rmse"] for row in study_report["rows"] if row["strategy"] == name]
         for name in ("random", "kmeans")
     }
     wanted = stats.ttest_rel(scores["kmeans"], scores["random"]).confidence_interval(0.95)
-    one = differences_over_budgets(found, "films")["kmeans"]
-    assert (one.low, one.high) == pytest.approx((wanted.low, wanted.high))
-    assert one.pairs == 6 and one.value == pytest.approx(np.mean(wanted))
+    difference = differences_over_budgets(study_report, "films")["kmeans"]
+    assert (difference.low, difference.high) == pytest.approx((wanted.low, wanted.high))
+    assert difference.pairs == 6 and difference.value == pytest.approx(np.mean(wanted))
 
 
 @given(st.lists(st.floats(-1, 1), max_size=12))
@@ -65,43 +65,49 @@ def test_a_paired_t_test_is_that_of_scipy(differences):
 
 
 def test_only_what_both_have_is_paired():
-    found = report({"random": 0.0, "kmeans": 0.05})
-    found["rows"] = [r for r in found["rows"] if (r["strategy"], r["share"]) != ("random", 0.1)]
-    assert differences_over_budgets(found, "films")["kmeans"].pairs == 3
-    found["rows"] = [r for r in found["rows"] if r["seed"] < 2]
+    study_report = report({"random": 0.0, "kmeans": 0.05})
+    study_report["rows"] = [
+        r for r in study_report["rows"] if (r["strategy"], r["share"]) != ("random", 0.1)
+    ]
+    assert differences_over_budgets(study_report, "films")["kmeans"].pairs == 3
+    study_report["rows"] = [r for r in study_report["rows"] if r["seed"] < 2]
     assert (
-        differences_over_budgets(found, "films") == differences_over_budgets(found, "books") == {}
+        differences_over_budgets(study_report, "films")
+        == differences_over_budgets(study_report, "books")
+        == {}
     )
 
 
 def test_a_report_that_is_not_whole_has_intervals_over_trainings():
     given = report({"random": 0.0, "kmeans": 0.2, "facility": 0.001})["rows"]
     rows = [row | {"users": 9} for row in given]
-    found = differences_over_trainings(get_study("table4"), rows)
-    assert [(line["method"], line["share"]) for line in found] == [
+    differences = differences_over_trainings(get_study("table4"), rows)
+    assert [(line["method"], line["share"]) for line in differences] == [
         (name, share) for name in ("kmeans", "facility") for share in SHARES
     ]
-    for line in found:
-        own, base = (
+    for line in differences:
+        scores, random_scores = (
             [r["rmse"] for r in rows if (r["method"], r["share"]) == (name, line["share"])]
             for name in (line["method"], "random")
         )
-        wanted = stats.ttest_rel(own, base)
+        wanted = stats.ttest_rel(scores, random_scores)
         ends = wanted.confidence_interval(0.95)
         assert (line["low"], line["high"]) == pytest.approx((ends.low, ends.high))
         assert line["p"] == pytest.approx(wanted.pvalue)
         assert (line["against"], line["over"]) == ({"method": "random"}, "trainings")
-    assert [line["real"] for line in found] == [True, True, False, False]
+    assert [line["real"] for line in differences] == [True, True, False, False]
     few = [row for row in rows if row["seed"] < 2]
     assert differences_over_trainings(get_study("table4"), few) == []
 
 
 def test_the_table_tells_it():
-    found = report({"random": 0.0, "kmeans": 0.05})
-    (line,) = [line for line in markdown(found).splitlines() if line.startswith("| kmeans")]
-    one = differences_over_budgets(found, "films")["kmeans"]
-    assert line.endswith(f"| {one.value:+.4f} [{one.low:+.4f}, {one.high:+.4f}] | 6 |")
-    assert "| random | 0.9000 | 0.9000 | – | – |" in markdown(found)
+    study_report = report({"random": 0.0, "kmeans": 0.05})
+    (line,) = [line for line in markdown(study_report).splitlines() if line.startswith("| kmeans")]
+    difference = differences_over_budgets(study_report, "films")["kmeans"]
+    assert line.endswith(
+        f"| {difference.value:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}] | 6 |"
+    )
+    assert "| random | 0.9000 | 0.9000 | – | – |" in markdown(study_report)
 
 
 def test_a_study_of_some_strategies_compares_them_with_random_users():

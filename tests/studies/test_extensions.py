@@ -38,12 +38,12 @@ def test_each_order_is_tuned_on_the_first_seed_with_its_own_template(dataset, te
     for method, template in zip(("prompt first", "item first"), templates, strict=True):
         best = cells[f"{dataset}/{method} best"]
         tries = [cells[name] for name in best.inputs["candidates"]]
-        assert [one.settings.get("training", {}) for one in tries] == [
-            one.get("training", {}) for one in grid
+        assert [candidate.settings.get("training", {}) for candidate in tries] == [
+            settings.get("training", {}) for settings in grid
         ]
-        assert {(one.settings["template"], one.settings["seed"]) for one in tries} == {
-            (template, 3)
-        }
+        assert {
+            (candidate.settings["template"], candidate.settings["seed"]) for candidate in tries
+        } == {(template, 3)}
         for seed in (3, 4):
             fitted = cells[f"{dataset}/{method} {seed}"]
             assert fitted.settings_from == best.name
@@ -62,9 +62,9 @@ def test_the_two_orders_run_as_a_quick_study(tmp_path):
     cells = STUDIES["templates"].cells(options)
     outcome = run_cells(ws, cells, device="cpu")
     assert not outcome.failed and not outcome.missing
-    found = collect(ws, STUDIES["templates"], cells, outcome.runs)
-    assert [row["method"] for row in found["rows"]] == ["prompt first", "item first"]
-    (line,) = found["differences"]
+    study_report = collect(ws, STUDIES["templates"], cells, outcome.runs)
+    assert [row["method"] for row in study_report["rows"]] == ["prompt first", "item first"]
+    (line,) = study_report["differences"]
     assert line["method"] == "item first" and line["against"] == {"method": "prompt first"}
     for method in ("prompt first", "item first"):
         fitted = ws.run(outcome.runs[f"movietweetings/{method} 0"]).config
@@ -78,7 +78,7 @@ def test_sizes_go_from_each_backbone_to_every_larger_one():
     cells = named("sizes", Options(datasets=("movietweetings",), seeds=(0,)))
     moved = [cell for cell in cells.values() if cell.stage == "migrate"]
     for cell in moved:
-        (origin,) = [one for one in SIZES if cell.inputs["sources"].endswith(f" {one} 0")]
+        (origin,) = [size for size in SIZES if cell.inputs["sources"].endswith(f" {size} 0")]
         assert SIZES.index(origin) < SIZES.index(cell.settings["target"])
         if "selection" in cell.inputs:
             # Users are chosen from the very prompts that are moved.
@@ -93,21 +93,21 @@ def test_sizes_want_the_large_backbone_built_first(tmp_path, monkeypatch):
     build_model("llama-large", recipe=ONE_STEP, device="cpu", users=12)
     ws, cells, outcome = sizes_on_few(tmp_path)
     assert not outcome.failed and not outcome.missing
-    found = collect(ws, STUDIES["sizes"], cells, outcome.runs)
-    assert {row["target"] for row in found["rows"]} == set(SIZES)
-    labels = {label_of(line) for line in found["differences"]}
+    study_report = collect(ws, STUDIES["sizes"], cells, outcome.runs)
+    assert {row["target"] for row in study_report["rows"]} == set(SIZES)
+    labels = {label_of(line) for line in study_report["differences"]}
     pairs = [f"{origin} → {target}" for origin, target in combinations(SIZES, 2)]
     assert labels == {f"PUMA, {users}, {pair}" for pair in pairs for users in ("all users", "7%")}
-    assert all(line["against"] == {"method": "retrained"} for line in found["differences"])
+    assert all(line["against"] == {"method": "retrained"} for line in study_report["differences"])
 
 
 def with_data(tmp_path, monkeypatch):
     """Data of this test's own, with the zoo as it ships."""
-    own, real = tmp_path / "data", data_root()
-    (own / "zoo").mkdir(parents=True)
+    copied, shipped = tmp_path / "data", data_root()
+    (copied / "zoo").mkdir(parents=True)
     for place in ("goodbooks", "movietweetings", *(f"zoo/{name}" for name in SHIPPED)):
-        os.symlink(real / place, own / place)
-    monkeypatch.setenv("PUMA_DATA", str(own))
+        os.symlink(shipped / place, copied / place)
+    monkeypatch.setenv("PUMA_DATA", str(copied))
 
 
 def sizes_on_few(tmp_path):

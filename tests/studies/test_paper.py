@@ -20,8 +20,10 @@ def test_refining_is_tuned_from_the_first_seeds_migrations_and_serves_every_seed
         assert len({row.inputs["start"] for row in rows}) == 2
         (best,) = {row.settings_from for row in rows}
         candidates = [cells[name] for name in cells[best].inputs["candidates"]]
-        assert [one.settings for one in candidates] == [{"seed": 3} | one for one in grid]
-        assert {one.inputs["start"] for one in candidates} == {rows[0].inputs["start"]}
+        assert [candidate.settings for candidate in candidates] == [
+            {"seed": 3} | candidate for candidate in grid
+        ]
+        assert {candidate.inputs["start"] for candidate in candidates} == {rows[0].inputs["start"]}
 
 
 def test_without_candidates_refining_takes_the_settings_that_are_the_default():

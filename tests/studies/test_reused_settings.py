@@ -33,8 +33,8 @@ def test_lent_settings_take_the_place_of_candidates_and_of_their_choice():
     ]
     again, other = reuse_settings(cells, {"best": CHOSEN})
     assert again.settings_from is None and again.dependencies == []
-    own = {"seed": 4, "training": CHOSEN["training"], "prompt": {"tokens": 1}}
-    assert again.settings == own and other == cells[-1]
+    expected = {"seed": 4, "training": CHOSEN["training"], "prompt": {"tokens": 1}}
+    assert again.settings == expected and other == cells[-1]
     assert reuse_settings(cells, {}) == reuse_settings(cells, {"another": CHOSEN}) == cells
 
 
@@ -109,7 +109,9 @@ def test_a_study_with_lent_settings_is_whole_and_scores_the_same_methods(name):
     names = {cell.name for cell in lent}
     assert best and not names & set(best)
     assert {needed for cell in lent for needed in cell.dependencies} <= names
-    assert [one.facts for one in lent if one.facts] == [one.facts for one in cells if one.facts]
+    assert [cell.facts for cell in lent if cell.facts] == [
+        cell.facts for cell in cells if cell.facts
+    ]
     was = {cell.name: cell for cell in cells}
     for cell in lent:
         if was[cell.name].settings_from is not None:
@@ -137,8 +139,8 @@ def test_settings_of_another_file_are_refused(tmp_path, text, said):
     if text is not None:
         file.write_text(text)
     given = ["--workspace", str(tmp_path / "ws"), "study", "table2", "--settings", str(file)]
-    found = CliRunner().invoke(app, given)
-    assert found.exit_code == 1 and said in found.output.replace("\n", " ")
+    result = CliRunner().invoke(app, given)
+    assert result.exit_code == 1 and said in result.output.replace("\n", " ")
     assert not (tmp_path / "ws").exists()
 
 

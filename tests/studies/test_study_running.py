@@ -68,12 +68,12 @@ def test_trainings_leave_no_kept_keys_and_values_but_the_latest(tmp_path, precis
     with collection_paused():
         before = readers()
         outcome = run_cells(ws, cells, device="cpu", precision=precision)
-        (latest,) = [one for one in readers() if one not in before]
+        (latest,) = [reader for reader in readers() if reader not in before]
     assert len(outcome.runs) == len(cells) and latest.cached_tokens
 
 
 def readers():
-    return [one for one in gc.get_objects() if type(one) is Reader]
+    return [item for item in gc.get_objects() if type(item) is Reader]
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -83,10 +83,10 @@ def test_every_cell_of_every_study_has_its_own_name_and_what_it_needs(name):
     assert len(names) == len(cells)
     assert {wanted for cell in cells for wanted in cell.dependencies} <= names
     facts = [cell.facts for cell in cells if cell.facts]
-    assert len({json.dumps(one, sort_keys=True) for one in facts}) == len(facts)
+    assert len({json.dumps(row, sort_keys=True) for row in facts}) == len(facts)
     assert any(
-        all(one.get(key) == value for key, value in STUDIES[name].reference.items())
-        for one in facts
+        all(row.get(key) == value for key, value in STUDIES[name].reference.items())
+        for row in facts
     )
 
 
@@ -146,9 +146,9 @@ def test_rows_and_differences_are_those_of_the_predictions(done):
     wanted = metrics.bootstrap_difference(
         "rating", "rmse", truth, [first], [second], frames[0]["user_id"].to_numpy()
     )
-    found = next(line for line in report["differences"] if line["method"] == "one")
-    assert found["value"] == pytest.approx(wanted.value) and found["seeds"] == 1
-    assert (found["low"], found["high"]) == (wanted.low, wanted.high)
+    line = next(difference for difference in report["differences"] if difference["method"] == "one")
+    assert line["value"] == pytest.approx(wanted.value) and line["seeds"] == 1
+    assert (line["low"], line["high"]) == (wanted.low, wanted.high)
 
 
 def test_several_seeds_are_averaged_for_the_same_users(done):
@@ -158,11 +158,11 @@ def test_several_seeds_are_averaged_for_the_same_users(done):
     runs = outcome.runs | {cell.name + "'": outcome.runs[cell.name] for cell in cells[:2]}
     once = collect(ws, TINY, cells, runs)["differences"]
     twice = collect(ws, TINY, [*cells, *more], runs)["differences"]
-    one, two = (next(d for d in lines if d["method"] == "one") for lines in (once, twice))
+    single, double = (next(d for d in lines if d["method"] == "one") for lines in (once, twice))
     # The same rows twice over change neither the value nor the resampled users.
-    assert two["seeds"] == 2 and two["users"] == one["users"]
-    assert two["value"] == pytest.approx(one["value"])
-    assert two["low"] == pytest.approx(one["low"], abs=1e-6)
+    assert double["seeds"] == 2 and double["users"] == single["users"]
+    assert double["value"] == pytest.approx(single["value"])
+    assert double["low"] == pytest.approx(single["low"], abs=1e-6)
 
 
 @given(st.lists(st.floats(0, 0.2), min_size=1, max_size=8))
@@ -180,10 +180,10 @@ def test_two_processes_do_the_same(done, tmp_path):
     ws, outcome, _ = done
     other = Workspace.open(tmp_path / "two", create=True)
     cells = [c for c in tiny_cells(None) if c.name in ("data", "one", "two", "scored", "best")]
-    found = run_cells(other, cells, processes=2, device="cpu")
-    assert not found.failed
+    repeated = run_cells(other, cells, processes=2, device="cpu")
+    assert not repeated.failed
     scores = [
-        w.run(o.runs["scored"]).summary["metrics"] for w, o in ((ws, outcome), (other, found))
+        w.run(o.runs["scored"]).summary["metrics"] for w, o in ((ws, outcome), (other, repeated))
     ]
     assert scores[0] == pytest.approx(scores[1], abs=1e-6)
 
@@ -212,7 +212,7 @@ def test_workers_end_with_the_process_that_started_them(tmp_path):
     assert workers
     parent.kill()
     parent.wait()
-    until(lambda: not [one for one in workers if one.is_running() and one.status() != "zombie"])
+    until(lambda: not any(w.is_running() and w.status() != "zombie" for w in workers))
 
 
 def until(happened):
@@ -228,8 +228,8 @@ def test_tables_and_figures_come_from_the_report_alone(done):
     whole = json.loads(json.dumps(facts | report | {"missing": ["x"], "failed": {}}))
     text = markdown(whole)
     assert "1 cells were not run" in text and "| global mean | – |" in text
-    found = next(line for line in report["differences"] if line["method"] == "one")
-    assert f"{found['value']:+.4f}" in text
+    line = next(difference for difference in report["differences"] if difference["method"] == "one")
+    assert f"{line['value']:+.4f}" in text
     (picture,) = figures(whole).values()
     assert picture.startswith("<svg") and "films: what differs from again" in picture
 
@@ -248,7 +248,7 @@ def test_cells_of_one_name_and_wrong_options_are_refused(tmp_path):
 def test_the_command_lists_and_refuses(tmp_path):
     run = CliRunner()
     listed = run.invoke(app, ["--json", "study"])
-    assert [one["study"] for one in json.loads(listed.stdout)] == list(STUDIES)
+    assert [study["study"] for study in json.loads(listed.stdout)] == list(STUDIES)
     lost = run.invoke(app, ["study", "table2", "--render", "--out", str(tmp_path)])
     assert lost.exit_code == 1 and "puma study table2" in lost.stderr
     (tmp_path / "table2.json").write_text("{")

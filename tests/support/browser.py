@@ -98,8 +98,8 @@ def wait_for(condition, what: str, seconds: float = SECONDS):
     """Return what the condition returns once it is true."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        if found := condition():
-            return found
+        if value := condition():
+            return value
         time.sleep(0.1)
     raise AssertionError(f"It took longer than {seconds:.0f} s for {what}.")
 

@@ -27,21 +27,26 @@ def report(study, methods, *, against=AGAINST, dataset="goodbooks", users=1000, 
     """A report of methods; more: date, quick, metric (rmse or uauc)."""
     metric = more.get("metric", "rmse")
     rows, differences = [], []
-    for one in methods:
-        facts = {"dataset": dataset} | one["facts"]
-        facts |= {name: value for name, value in one["more"].items() if name not in MEASURED}
-        for seed, score in enumerate(one["scores"]):
+    for entry in methods:
+        facts = {"dataset": dataset} | entry["facts"]
+        facts |= {name: value for name, value in entry["more"].items() if name not in MEASURED}
+        for seed, score in enumerate(entry["scores"]):
             row = facts | {"seed": seed, metric: score, "users": users, "rows": 10 * users}
-            rows.append(row | _measured(one["more"], seed))
-        if one["ends"] is not None:
-            low, high = one["ends"]
-            line = facts | {"against": against, "metric": metric, "seeds": len(one["scores"])}
+            rows.append(row | _measured(entry["more"], seed))
+        if entry["ends"] is not None:
+            low, high = entry["ends"]
+            line = facts | {"against": against, "metric": metric, "seeds": len(entry["scores"])}
             line |= {"value": (low + high) / 2, "low": low, "high": high, "users": users}
-            differences.append(line | {"p": 0.01, "real": one["real"]})
-    found = {"study": study, "command": f"puma study {study}", "date": "2026-01-02"}
-    found |= {"options": {"quick": more.get("quick", False)}, "rows": rows}
-    found |= {"summary": summary(rows), "differences": differences, "failed": {}, "missing": []}
-    return found | ({"date": more["date"]} if "date" in more else {})
+            differences.append(line | {"p": 0.01, "real": entry["real"]})
+    study_report = {"study": study, "command": f"puma study {study}", "date": "2026-01-02"}
+    study_report |= {"options": {"quick": more.get("quick", False)}, "rows": rows}
+    study_report |= {
+        "summary": summary(rows),
+        "differences": differences,
+        "failed": {},
+        "missing": [],
+    }
+    return study_report | ({"date": more["date"]} if "date" in more else {})
 
 
 def _measured(given, seed):
@@ -67,11 +72,11 @@ def moved(gap, name=ALL_USERS, *, seeds=3, half=0.001, **more):
 
 def main_results(gap=-0.01, few=0.005, *, seeds=3, **more):
     """A report of table2: on all users, on few, and shuffled."""
-    own = [
+    methods = [
         retrained(seeds, seconds=100.0),
         moved(gap, seeds=seeds, seconds=30.0),
         moved(few, FEW_USERS, seeds=seeds, seconds=1.5),
         moved(few, FEW_RANDOM_USERS, seeds=seeds),
         moved(0.1, "shuffled control", seeds=seeds, kind="shuffled"),
     ]
-    return report("table2", own, **more)
+    return report("table2", methods, **more)

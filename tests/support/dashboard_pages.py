@@ -128,5 +128,5 @@ def words(app):
 
 
 def press(app, label):
-    (button,) = (one for one in app.button if one.label == label)
+    (button,) = (button for button in app.button if button.label == label)
     return button.click().run()

@@ -25,29 +25,32 @@ def launched(folder, *words):
 
 @pytest.mark.timeout(280)
 def test_two_processes_migrate_as_one(tmp_path):
-    one = Workbench(tmp_path / "one", create=True)
+    single = Workbench(tmp_path / "one", create=True)
     path = write_ratings(tmp_path / "ratings.csv")
-    one.import_dataset("table", path=path, task="rating", name="data")
+    single.import_dataset("table", path=path, task="rating", name="data")
     small = tiny_backbone_folder(tmp_path, "llama")
     large = tiny_backbone_folder(tmp_path, "qwen2", width=48)
-    one.fit_prompts("data", small, training=TRAINING, name="source")
+    single.fit_prompts("data", small, training=TRAINING, name="source")
     shutil.copytree(tmp_path / "one", tmp_path / "two")
     chosen = {"strategy": "random", "budget": 10}
-    alone = one.migrate("source", large, training=TRAINING, adapter=ADAPTER, **chosen)
+    alone = single.migrate("source", large, training=TRAINING, adapter=ADAPTER, **chosen)
     words = ["migrate", "source", large, "--strategy", "random", "--budget", 10, "--json"]
     words += ["--epochs", 2, "--batch-size", 32, "--hidden", 16, "--dropout", 0, "--noise", 0]
     done = launched(tmp_path / "two", *words)
     assert done.returncode == 0, done.stderr
-    run = json.loads(done.stdout)  # one process alone speaks
-    two = Workbench(tmp_path / "two")
-    assert run["id"] == alone.id and len(two.runs("migration")) == len(two.runs("selection")) == 1
+    run = json.loads(done.stdout)  # only rank 0 prints
+    double = Workbench(tmp_path / "two")
+    assert run["id"] == alone.id
+    assert len(double.runs("migration")) == len(double.runs("selection")) == 1
     first, second = (
         [epoch["train_loss"] for epoch in history]
         for history in (alone.summary["history"], run["summary"]["history"])
     )
     np.testing.assert_allclose(first, second, rtol=1e-5)
-    np.testing.assert_allclose(one.prompts(alone).vectors, two.prompts(alone.id).vectors, atol=1e-4)
-    assert two.workspace.verify() == [] and not list((tmp_path / "two" / "work").glob("*"))
+    np.testing.assert_allclose(
+        single.prompts(alone).vectors, double.prompts(alone.id).vectors, atol=1e-4
+    )
+    assert double.workspace.verify() == [] and not list((tmp_path / "two" / "work").glob("*"))
 
 
 def test_only_shared_work_may_be_launched_in_several(monkeypatch, tmp_path):

@@ -43,9 +43,9 @@ def test_two_processes_train_as_one(tmp_path):
     python, *line = command(tmp_path / "two.st", tmp_path / "b", 0)
     subprocess.run([python, *launch, *line], check=True)
     assert (tmp_path / "two.processes").read_text() == "2"
-    one, two = load_file(tmp_path / "one.st"), load_file(tmp_path / "two.st")
-    for name in one:
-        np.testing.assert_allclose(one[name], two[name], atol=1e-5)
+    single, double = load_file(tmp_path / "one.st"), load_file(tmp_path / "two.st")
+    for name in single:
+        np.testing.assert_allclose(single[name], double[name], atol=1e-5)
 
 
 def test_cancel_keeps_a_checkpoint_and_clear_removes_it(tmp_path):
