@@ -1,4 +1,4 @@
-"""What the README shows is run as it is shown, on fewer users."""
+"""The commands and Python lines of the README run as shown, on fewer users."""
 
 import json
 import re
@@ -40,7 +40,7 @@ def test_the_python_lines_run_as_shown(folder, capsys):
     assert "Full retraining" in capsys.readouterr().out
 
 
-def test_every_link_leads_somewhere():
+def test_every_link_has_a_target():
     links = re.findall(r"\]\(([^)#]+)\)", README)
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
@@ -59,7 +59,7 @@ METHODS = {
 REPORTS = ("goodbooks", "movietweetings", "goodbooks-to-read")
 
 
-def test_the_figures_are_those_of_the_reports():
+def test_the_figures_equal_those_of_the_reports():
     lines = [line.strip("|").split("|") for line in README.splitlines() if line.startswith("| ")]
     table = {line[0].strip(): [cell.strip() for cell in line[1:]] for line in lines}
     for column, dataset in enumerate(REPORTS):

@@ -1,4 +1,4 @@
-"""The shape of the tree: rooms, import order, and what no file may hold."""
+"""The structure of the tree: rooms, import order, forbidden calls."""
 
 import ast
 import subprocess
@@ -63,7 +63,7 @@ def roots(names):
 
 
 @pytest.mark.parametrize("path", ENGINE, ids=name_of)
-def test_rooms_import_only_rooms_before_them(path):
+def test_rooms_import_only_earlier_rooms(path):
     names = imported(tree_of(path))
     assert not roots(names) & {"streamlit", "dashboard", "research"}
     room = room_of(module_of(path))
@@ -100,7 +100,7 @@ def cycles(graph):
     return groups
 
 
-def test_modules_do_not_import_each_other_in_circles():
+def test_modules_have_no_import_cycles():
     graph = {
         module: (imported(tree_of(path)) & set(MODULES)) - {module}
         for module, path in MODULES.items()
@@ -122,12 +122,12 @@ def test_one_package_of_the_dashboard_alone_imports_the_engine(path):
     [path for path in ENGINE if room_of(module_of(path)) in WITHOUT_TORCH],
     ids=name_of,
 )
-def test_rooms_that_need_no_torch(path):
+def test_light_rooms_do_not_import_torch(path):
     assert not roots(imported(tree_of(path))) & HEAVY
 
 
 @pytest.mark.parametrize("path", [*ENGINE, *DASHBOARD, *RESEARCH], ids=name_of)
-def test_no_dangerous_calls(path):
+def test_no_dangerous_calls_are_used(path):
     tree = tree_of(path)
     assert not roots(imported(tree)) & UNSAFE
     for node in ast.walk(tree):
@@ -147,7 +147,7 @@ def test_no_dangerous_calls(path):
     ],
     ids=["help", "runs", "dashboard"],
 )
-def test_nothing_heavy_is_loaded_at_start(code, tmp_path):
+def test_no_heavy_module_is_loaded_at_start(code, tmp_path):
     from puma_engine import Workspace
 
     Workspace.open(tmp_path / "ws", create=True)

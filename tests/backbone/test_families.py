@@ -96,7 +96,7 @@ def test_the_card_shows_each_template_as_the_model_reads_it(kind):
             assert tokenizer.convert_tokens_to_string([token]).strip() == answer
 
 
-def test_the_kinds_differ_as_they_say():
+def test_tokenizer_kinds_have_their_declared_special_tokens():
     ids = {kind: tokenizer_of(kind)("1", add_special_tokens=False)["input_ids"] for kind in KINDS}
     assert len(ids["metaspace-prefix"]) == len(ids["added-specials"]) == 2
     assert len(ids["bytes-bos"]) == 1

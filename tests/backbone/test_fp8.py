@@ -49,7 +49,7 @@ def test_fp8_products_and_their_gradients_are_near_the_exact_ones():
     assert 0 < relative(torch.autograd.grad(quantised, x, d_out)[0], expected) < 0.06
 
 
-def test_layers_side_by_side_quantise_their_input_once_and_another_anew():
+def test_parallel_layers_quantise_a_shared_input_once():
     inputs = LastQuantizedInput()
     first, second = torch.randn(4, 32), torch.randn(4, 32)
     quantised = inputs.quantize(first)
@@ -58,7 +58,7 @@ def test_layers_side_by_side_quantise_their_input_once_and_another_anew():
     assert not torch.equal(other[0].float(), quantised[0].float())
 
 
-def test_a_model_in_fp8_still_ranks_answers_as_before():
+def test_fp8_logits_are_near_those_of_full_precision():
     backbone = FrozenBackbone.load("llama-small", device="cpu")
     ids = torch.arange(5, 25).view(2, 10)
     before = backbone.model(input_ids=ids).logits
@@ -67,7 +67,7 @@ def test_a_model_in_fp8_still_ranks_answers_as_before():
     assert 0 < relative(backbone.model(input_ids=ids).logits, before) < 0.3
 
 
-def test_compiling_changes_nothing_on_a_cpu_and_can_be_undone():
+def test_compiling_on_a_cpu_changes_nothing_and_can_be_undone():
     backbone = FrozenBackbone.load("llama-small", device="cpu")
     assert not backbone.compile_layers() and not backbone.compiled
     compile_layers(backbone.model.base_model)
@@ -79,12 +79,12 @@ def test_compiling_changes_nothing_on_a_cpu_and_can_be_undone():
     assert torch.equal(backbone.model(input_ids=ids).logits, again.model(input_ids=ids).logits)
 
 
-def test_functions_run_uncompiled_on_a_cpu():
+def test_a_cpu_runs_functions_uncompiled():
     calls = []
     function = CompiledOnGpu(lambda x: calls.append("plain") or x + 1)
     assert torch.equal(function(torch.zeros(2)), torch.ones(2)) and calls == ["plain"]
 
 
-def test_fp8_on_a_cpu_is_refused_with_what_it_needs():
+def test_fp8_on_a_cpu_is_refused_with_the_requirements():
     with pytest.raises(BackboneError, match="Ada or Hopper"):
         FrozenBackbone.load("llama-small", device="cpu", quantise="fp8")

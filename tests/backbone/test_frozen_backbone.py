@@ -43,7 +43,7 @@ def test_cached_prefix_equals_plain_computation(folder, family):
             torch.testing.assert_close(uncached.logits(prompts, rows), actual, atol=1e-5, rtol=0)
 
 
-def test_kept_keys_and_values_go_with_their_reader(folder):
+def test_the_kv_cache_is_freed_with_its_reader(folder):
     backbone = FrozenBackbone.load(tiny_backbone_folder(folder, "llama"), device="cpu")
     with collection_paused():
         reader = Reader(backbone, get_template("rating-item-first"), CONTEXTS)
@@ -115,9 +115,7 @@ def test_an_empty_title_is_refused(folder):
 @pytest.mark.parametrize(
     ("free", "least", "most"), [(2**14, 1, 1), (2**24, 2, 256), (2**27, 512, 512)]
 )
-def test_rows_that_are_read_together_fit_into_a_share_of_free_memory(
-    folder, monkeypatch, free, least, most
-):
+def test_rows_per_batch_fit_into_a_share_of_free_memory(folder, monkeypatch, free, least, most):
     backbone = FrozenBackbone.load(tiny_backbone_folder(folder, "llama"), device="cpu")
     monkeypatch.setattr("puma_engine.backbone.reader.free_bytes", lambda device: free)
     reader = Reader(backbone, get_template("rating-item-first"), CONTEXTS)

@@ -1,4 +1,4 @@
-"""The last layer's feed-forward part works only where its result is read."""
+"""The last feed-forward layer is computed only at positions whose result is used."""
 
 import pytest
 import torch
@@ -20,11 +20,11 @@ def backbone(request, tmp_path_factory):
     return FrozenBackbone.load(folder, device="cpu")
 
 
-def test_every_family_reads_cached_keys_apart(backbone):
+def test_every_family_uses_grouped_attention(backbone):
     assert backbone.model.config._attn_implementation == "puma_grouped"
 
 
-def test_a_module_that_takes_more_than_hidden_states_works_everywhere(tmp_path):
+def test_a_module_with_further_arguments_gives_the_logits_of_the_plain_model(tmp_path):
     bloom = FrozenBackbone.load(tiny_backbone_folder(tmp_path, "bloom"), device="cpu")
     assert isinstance(bloom.last_mlp, LastPositionMLP)
     reader = Reader(bloom, get_template("rating"), [Context("Emma"), Context("Dune by Herbert")])
@@ -44,7 +44,7 @@ def positions_of(backbone, work):
     return counts
 
 
-def test_answers_need_one_position_and_prefixes_none(backbone):
+def test_the_last_mlp_computes_one_position_for_answers_and_none_for_prefixes(backbone):
     assert isinstance(backbone.last_mlp, LastPositionMLP)
     embeddings = torch.randn(3, 6, backbone.width)
     lengths = torch.tensor([6, 2, 4])

@@ -60,7 +60,7 @@ def test_a_hub_model_is_the_folders_model_at_a_pinned_commit(hub, folder, tmp_pa
     assert hub.asked == []
 
 
-def test_offline_reads_the_cache_and_asks_nobody(hub, monkeypatch):
+def test_offline_reads_the_cache_without_any_request(hub, monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -84,12 +84,12 @@ def test_offline_reads_the_cache_and_asks_nobody(hub, monkeypatch):
         ("me/a b", None, "no hub id"),
     ],
 )
-def test_what_the_hub_refuses_is_explained(hub, spec, revision, words):
+def test_hub_errors_are_explained(hub, spec, revision, words):
     with pytest.raises(BackboneError, match=words):
         FrozenBackbone.load(spec, revision=revision)
 
 
-def test_a_hub_out_of_reach_is_told(hub, monkeypatch):
+def test_an_unreachable_hub_is_reported(hub, monkeypatch):
     hub.close()
     monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between the client's attempts
     with pytest.raises(BackboneError, match="cannot be reached"):
@@ -105,7 +105,7 @@ def test_a_model_without_room_is_refused_before_its_weights_are_fetched(hub, mon
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_estimate_is_what_the_weights_take(folder, precision):
+def test_the_memory_estimate_equals_the_size_of_the_weights(folder, precision):
     shapes = locate(folder).shapes()
     loaded = FrozenBackbone.load(folder, device="cpu", precision=precision)
     assert loading.weight_bytes(shapes, precision) == loaded.info.memory_bytes
@@ -114,7 +114,7 @@ def test_the_estimate_is_what_the_weights_take(folder, precision):
     )
 
 
-def test_shards_are_read_by_their_index_and_a_lost_one_is_named(folder, tmp_path):
+def test_shards_are_read_by_their_index_and_a_missing_one_is_named(folder, tmp_path):
     sharded = tmp_path / "sharded"
     loaded = transformers.AutoModelForCausalLM.from_pretrained(folder)
     loaded.save_pretrained(sharded, max_shard_size="50KB")
@@ -165,7 +165,7 @@ HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size"
 
 
 @pytest.mark.parametrize("kind", ["GPTNeoX", "Granite", "Cohere", "Gemma2", "Mistral"])
-def test_an_architecture_that_nobody_listed_works(kind):
+def test_an_unlisted_architecture_works(kind):
     config = getattr(transformers, f"{kind}Config")(**SMALL, **HEADS)
     backbone = frozen(getattr(transformers, f"{kind}ForCausalLM")(config))
     assert backbone.width == 32
@@ -185,7 +185,7 @@ def test_the_part_that_fails_is_named(kind, built, part):
         frozen(getattr(transformers, built)(config))
 
 
-def test_embeddings_that_are_not_read_are_named():
+def test_a_model_that_ignores_input_embeddings_is_refused():
     built = tiny_model("llama", 704)
     inner = built.forward
     built.forward = lambda input_ids=None, inputs_embeds=None, **other: inner(
@@ -220,7 +220,7 @@ def test_the_card_measures_speed_and_warns(folder):
     json.dumps(card)
 
 
-def test_quantised_loading_without_its_package_is_told(folder, monkeypatch):
+def test_quantised_loading_without_its_package_is_reported(folder, monkeypatch):
     monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BackboneError, match="pip install bitsandbytes"):
         FrozenBackbone.load(folder, quantise="4bit")

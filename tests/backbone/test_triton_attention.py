@@ -1,4 +1,4 @@
-"""Which inputs the Triton kernels take, and that plain attention computes all others."""
+"""Inputs that the Triton kernels support; plain attention computes all others."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def test_blocks_that_are_too_large_are_refused(length, width, supported):
         assert blocks.new >= length and blocks.width >= width and blocks.past == 64
 
 
-def test_few_block_sizes_serve_many_widths():
+def test_block_sizes_are_shared_by_many_widths():
     lengths, prefixes = range(33, 65), range(65, 300)
     assert (
         len({choose_blocks(3, length, past, 128) for length in lengths for past in prefixes}) == 1

@@ -1,4 +1,4 @@
-"""The benchmark's plain way trains to the same losses as the engine: only speed may differ."""
+"""The plain reader of the benchmark gives the losses of the engine."""
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ def losses(data, backbone):
 
 
 @pytest.mark.parametrize("template", ["rating", "rating-item-first", "rating-prompt-last"])
-def test_fifty_steps_give_the_plain_way_s_losses(tmp_path, template):
+def test_fifty_steps_give_the_losses_of_the_plain_reader(tmp_path, template):
     backbone = FrozenBackbone.load(tiny_backbone_folder(tmp_path, "llama"), device="cpu")
     dataset = load_shipped("goodbooks", users=20)
     fast = reader_for(backbone, dataset, template, dataset.users)
@@ -53,7 +53,7 @@ def test_fifty_steps_give_the_plain_way_s_losses(tmp_path, template):
 
 
 @pytest.mark.parametrize(("tokens", "epochs"), [(1, 1), (4, 2)])
-def test_arithmetic_is_what_torch_counts(tokens, epochs):
+def test_flops_equal_the_count_of_torch(tokens, epochs):
     dataset = load_shipped("movietweetings", users=6)
     backbone = FrozenBackbone.load("llama-small", device="cpu", precision="fp32")
     once = TrainingConfig(epochs=epochs, batch_size=16, patience=0)

@@ -1,4 +1,4 @@
-"""The command that a file of figures names: complete, and without where files lie on a machine."""
+"""Provenance of benchmark results: the complete command without local paths."""
 
 import shlex
 import sys
@@ -16,7 +16,7 @@ from provenance import provenance
         ("scale.py --out b.json --second '' '/a/two words'", "scale.py --out b.json --second '' 'two words'"),
     ],
 )  # fmt: skip
-def test_a_command_is_told_whole_but_for_where_files_lie(tmp_path, monkeypatch, given, told):
+def test_a_command_is_recorded_without_local_folders(tmp_path, monkeypatch, given, told):
     monkeypatch.chdir(tmp_path)
     words = shlex.split(given.replace("HERE", str(tmp_path)))
     monkeypatch.setattr(sys, "argv", words)

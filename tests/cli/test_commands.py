@@ -77,7 +77,7 @@ def test_every_setting_of_the_engine_is_an_option_with_help():
     assert set(TrainingConfig.__dataclass_fields__) <= fit
 
 
-def test_every_field_of_a_request_is_an_option_or_the_work_of_another_command():
+def test_every_field_of_a_request_is_an_option_unless_another_command_sets_it():
     """A field without a help text has no option, so a new one must not be forgotten."""
     others = {"within", "retraining", "predicted"} | set(SETTINGS)
     for kind in Request.__subclasses__() + AdapterRequest.__subclasses__():
@@ -107,7 +107,7 @@ def test_common_options_may_stand_anywhere(given, wanted):
 
 
 @pytest.mark.parametrize("words", [["--help"], ["runs", "list"]])
-def test_commands_that_only_tell_load_nothing_heavy(words, tmp_path):
+def test_commands_that_only_print_load_no_heavy_modules(words, tmp_path):
     Workspace.open(tmp_path, create=True)
     code = (
         "import sys; from puma_engine.cli import main\n"
@@ -164,7 +164,7 @@ def test_errors_are_one_line_and_exit_1(puma, table):
         assert set(json.loads(machine.stderr)) == {"error", "type"}
 
 
-def test_a_missing_workspace_is_not_made_by_reading(puma, tmp_path):
+def test_reading_a_missing_workspace_does_not_create_it(puma, tmp_path):
     assert puma("runs", "list").exit_code == 1
     assert not (tmp_path / "workspace").exists()
 
@@ -184,7 +184,7 @@ def test_delete_asks_first(puma, table):
     assert json.loads(puma("runs", "list").stdout) == []
 
 
-def test_work_can_be_queued_instead(puma, table):
+def test_a_command_can_be_queued(puma, table):
     puma("data", "import", "table", table, "--task", "rating", *COLUMNS)
     queued = puma("evaluate", "item_mean", "--dataset", "ratings", "--queue")
     assert queued.exit_code == 0, queued.output
@@ -196,7 +196,7 @@ def test_work_can_be_queued_instead(puma, table):
     assert json.loads(puma("jobs", "show", job["id"]).stdout)["status"] == "cancelled"
 
 
-def test_a_queued_job_is_called_by_the_names_of_its_runs(puma, table):
+def test_the_title_of_a_queued_job_names_its_runs(puma, table):
     run = json.loads(puma("data", "import", "table", table, "--task", "rating", *COLUMNS).stdout)
     model = json.loads(puma("models", "add", "llama-small").stdout)
     fit = puma("prompts", "fit", "--dataset", run["id"], "--backbone", "llama-small", "--queue")
@@ -205,7 +205,7 @@ def test_a_queued_job_is_called_by_the_names_of_its_runs(puma, table):
     assert json.loads(fit.stdout)["title"] == f"fitting source prompts on {model['name']}"
 
 
-def test_a_worker_does_what_was_queued(puma, table):
+def test_a_worker_runs_queued_jobs(puma, table):
     puma("data", "import", "table", table, "--task", "rating", *COLUMNS)
     job = json.loads(puma("evaluate", "item_mean", "--dataset", "ratings", "--queue").stdout)
     assert puma("worker", "--once", "--device", "cpu").exit_code == 0

@@ -1,4 +1,4 @@
-"""puma serve: local by default; public only behind a complete sign-in."""
+"""`puma serve`: local by default; public only with a complete sign-in."""
 
 import os
 import socket
@@ -29,7 +29,7 @@ def test_a_complete_sign_in_is_accepted(auth):
 
 
 @pytest.mark.parametrize("missing", ONE)
-def test_each_missing_setting_is_named(missing):
+def test_each_missing_sign_in_setting_is_named(missing):
     with pytest.raises(ConfigError, match=missing):
         refuse_without_sign_in({key: value for key, value in ONE.items() if key != missing})
 
@@ -56,7 +56,7 @@ def test_public_without_sign_in_is_refused_in_one_sentence(tmp_path):
     assert output.startswith("Error: A public dashboard needs sign-in") and output.count("\n") == 1
 
 
-def test_it_serves_this_machine_alone_and_stops_when_told(tmp_path):
+def test_serve_listens_on_localhost_only_and_stops_on_sigterm(tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]

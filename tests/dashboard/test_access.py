@@ -1,4 +1,4 @@
-"""Sign-in: nothing is shown before it where it is configured, and all of it where it is not."""
+"""Sign-in: where configured, pages show nothing before it; otherwise everything."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The whole story in a real browser: from a file to a report, and what may go wrong meanwhile."""
+"""The whole workflow in a real browser: from a file to a report, with interruptions."""
 
 import re
 

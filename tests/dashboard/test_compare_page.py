@@ -99,7 +99,7 @@ def test_groups_of_users_are_drawn(world, monkeypatch, group):
 
 
 @pytest.mark.parametrize("view", ["pairs", "chains", "aggregations", "strategies"])
-def test_studies_without_enough_runs_say_what_to_do(world, monkeypatch, view):
+def test_plots_without_enough_runs_say_what_to_do(world, monkeypatch, view):
     app = see(world, monkeypatch, view=view)
     titles = {
         "No chain yet",
@@ -111,7 +111,7 @@ def test_studies_without_enough_runs_say_what_to_do(world, monkeypatch, view):
     assert not app.get("plotly_chart")
 
 
-def test_studies_are_drawn_from_the_workspaces_runs(tmp_path, monkeypatch):
+def test_plots_are_drawn_from_the_runs_of_the_workspace(tmp_path, monkeypatch):
     world = compared.workspace(tmp_path)
     ws, data = world["ws"], world["data"]
     source = ws.run("source-old")
@@ -173,7 +173,9 @@ def test_one_method_alone_is_compared_with_the_baselines(tmp_path, monkeypatch, 
     assert app.query_params["comparison"] in (run.id, [run.id])
 
 
-def test_pinning_another_baseline_asks_once_and_then_shows_it(tmp_path, monkeypatch, no_worker):
+def test_pinning_another_baseline_queues_one_job_and_then_shows_it(
+    tmp_path, monkeypatch, no_worker
+):
     world = compared.workspace(tmp_path)
     ws, source = world["ws"], world["runs"]["source"]
     app = see(world, monkeypatch)
@@ -226,7 +228,7 @@ def test_a_failed_job_can_be_tried_again(tmp_path, monkeypatch, no_worker):
     assert jobs.job(ws, job.id).status == "queued"
 
 
-def test_missing_predictions_are_said(tmp_path, monkeypatch):
+def test_missing_predictions_are_reported(tmp_path, monkeypatch):
     world = compared.workspace(tmp_path)
     ws = world["ws"]
     gone = "name IN ('users', 'predictions') OR name LIKE 'effects%'"
@@ -234,7 +236,7 @@ def test_missing_predictions_are_said(tmp_path, monkeypatch):
     assert "Evaluate the prompts again" in texts(see(world, monkeypatch, view="users"))
 
 
-def test_unknown_addresses_are_said(world, monkeypatch):
+def test_unknown_addresses_are_reported(world, monkeypatch):
     app = see(world, monkeypatch, comparison="../../etc", view="<b>", group="x", metric="nope")
     shown = texts(app)
     assert "unknown value" in shown and len(app.dataframe[0].value) == 5 + len(BASELINES)
@@ -245,7 +247,7 @@ def test_an_empty_workspace_says_how_to_begin(tmp_path, monkeypatch):
     assert "Nothing to compare yet" in texts(open_page("compare", tmp_path / "ws", monkeypatch))
 
 
-def test_many_users_are_drawn_in_few_bytes():
+def test_a_chart_of_many_users_stays_small():
     count = 50_000
     rng = np.random.default_rng(0)
     users = pd.DataFrame({"n": 5, "first": rng.random(count), "second": rng.random(count)})

@@ -1,4 +1,4 @@
-"""The parts that pages share: addresses, other people's text, charts and their data."""
+"""Shared components of pages: addresses, escaped text, charts and their data."""
 
 import io
 
@@ -41,7 +41,7 @@ def test_a_first_visit_shows_the_defaults_and_writes_them_into_the_address():
     assert app.query_params["one"] == "b" and app.query_params["many"] == "a"
 
 
-def test_an_address_shows_what_it_names_again():
+def test_an_address_restores_its_choices():
     app = open_script(one="a", many=["c", "b"], free="12")
     assert shown(app) == "a ['c', 'b'] 12" and not app.warning
     app.selectbox[0].select("b").run()
@@ -52,26 +52,26 @@ def test_an_address_shows_what_it_names_again():
     assert shown(again) == shown(app)
 
 
-def test_a_choice_emptied_on_purpose_stays_empty():
+def test_an_emptied_choice_stays_empty():
     app = open_script(many="b")
     app.multiselect[0].unselect("b").run()
     assert shown(app) == "b [] none" and "many" not in app.query_params
 
 
 @pytest.mark.parametrize("value", ["../../etc/passwd", "<script>alert(1)</script>", "x" * 5000])
-def test_an_address_with_a_wrong_value_says_so_and_shows_what_there_is(value):
+def test_a_wrong_value_in_an_address_is_reported_and_replaced_by_the_default(value):
     app = open_script(one=value, many=[value, "b"], free=value)
     assert shown(app) == "b ['b'] none"
     assert len(app.warning) == 2
     assert all(value not in element.value for element in app.markdown)
 
 
-def test_markup_is_escaped_and_long_or_turned_text_is_cut():
+def test_markup_is_escaped_and_long_or_bidirectional_text_is_cut():
     assert escaped("**b** [x](y) :red[z]") == r"\*\*b\*\* \[x\]\(y\) \:red\[z\]"
     assert short("a\u202eb\nc" + "d" * 100, 10) == "a b cdddd…"
 
 
-def test_data_of_a_chart_is_whole_and_runs_no_formula():
+def test_chart_data_is_complete_and_contains_no_spreadsheet_formula():
     data = pd.DataFrame({"title": ["=1+1", "@x", "plain"], "value": [1.5, -2.0, 3.0]})
     csv = pd.read_csv(io.BytesIO(figures.to_csv(data)))
     assert csv["title"].tolist() == ["'=1+1", "'@x", "plain"]
@@ -99,7 +99,7 @@ def luminance(colour):
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_without_a_workspace_has_its_title_and_makes_none(name, tmp_path, monkeypatch):
+def test_a_page_without_a_workspace_has_its_title_and_creates_none(name, tmp_path, monkeypatch):
     app = open_page(name, tmp_path / "none", monkeypatch)
     assert not app.exception and app.title[0].value.startswith(PAGES[name][0])
     assert not (tmp_path / "none").exists()

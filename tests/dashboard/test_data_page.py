@@ -1,4 +1,4 @@
-"""The page of data sets in every state, and a file's way from a browser to a job."""
+"""The Data page in every state, and uploads from the browser to a job."""
 
 import gzip
 import io
@@ -45,7 +45,7 @@ def upload(name="ratings.csv", made=None, packed=False):
     return datasets.Upload(name, io.BytesIO(content), len(content))
 
 
-def test_without_data_sets_it_says_what_belongs_here(root, monkeypatch):
+def test_without_data_sets_the_page_says_what_to_add(root, monkeypatch):
     app = open_page("data", root, monkeypatch)
     assert_plain(app)
     assert "No data sets yet" in texts(app)
@@ -64,14 +64,14 @@ def test_a_data_set_shows_its_counts_charts_and_rows(ws, tmp_path, monkeypatch):
     assert sorted(rows["item_id"]) == sorted(made.loc[made["user_id"] == "003", "item_id"])
 
 
-def test_the_papers_data_sets_stand_beside_ours_on_demand(ws, tmp_path, monkeypatch):
+def test_the_papers_data_sets_are_shown_beside_ours_on_demand(ws, tmp_path, monkeypatch):
     keep(ws, frame(), tmp_path)
     app = open_page("data", ws.root, monkeypatch, paper="true")
     assert_plain(app)
     assert app.dataframe[0].value["Records"].tolist()[1:] == [1_166_752, 3_892_068, 1_543_687]
 
 
-def test_finding_looks_into_ids_and_titles_and_counts_all_matches():
+def test_search_covers_ids_and_titles_and_counts_all_matches():
     items = pd.DataFrame(
         {"item_id": ["a1", "b", "c"], "text": ["x", "A1 title", "(z"], "records": [1, 5, 2]}
     )
@@ -81,9 +81,7 @@ def test_finding_looks_into_ids_and_titles_and_counts_all_matches():
 
 
 @pytest.mark.parametrize("address", [{"user": "nobody"}, {"dataset": "../x"}, {"browse": "x"}])
-def test_an_address_that_names_nothing_shows_the_page_all_the_same(
-    address, ws, tmp_path, monkeypatch
-):
+def test_an_address_of_unknown_things_still_shows_the_page(address, ws, tmp_path, monkeypatch):
     keep(ws, frame(), tmp_path)
     app = open_page("data", ws.root, monkeypatch, **address)
     assert_plain(app)
@@ -124,7 +122,7 @@ def run_page(app, file):
     return app
 
 
-def test_a_file_is_previewed_mapped_checked_and_only_then_kept(root, tmp_path, monkeypatch):
+def test_a_file_is_previewed_mapped_and_checked_before_it_is_stored(root, tmp_path, monkeypatch):
     app = open_page("data", root, monkeypatch, view="import")
     content = frame().rename(columns=NAMES | {"text": "what"}).to_csv(index=False).encode()
     app = run_page(app, ("my ratings.csv", content, "text/csv"))
@@ -210,17 +208,17 @@ def test_hostile_columns_are_shown_as_text(root, monkeypatch):
         ("x" * 500 + ".parquet", "x" * 80 + ".parquet"),
     ],
 )
-def test_names_of_files_become_harmless(given, kept):
+def test_file_names_are_sanitised(given, kept):
     assert datasets.checked_name(given) == kept
 
 
 @pytest.mark.parametrize("name", ["a.exe", "csv", "a.csv.exe", ""])
-def test_files_that_are_no_tables_by_name_are_refused(name):
+def test_files_without_a_table_suffix_are_refused(name):
     with pytest.raises(DataError):
         datasets.checked_name(name)
 
 
-def test_large_files_and_packed_bombs_are_refused_on_the_server(monkeypatch):
+def test_large_files_and_zip_bombs_are_refused_on_the_server(monkeypatch):
     monkeypatch.setattr(datasets, "MAX_BYTES", 10)
     with pytest.raises(DataError, match="at most 10 can be uploaded"):
         upload()
@@ -233,7 +231,7 @@ def test_large_files_and_packed_bombs_are_refused_on_the_server(monkeypatch):
         datasets.Upload("a.parquet", io.BytesIO(content), len(content))
 
 
-def test_a_check_in_its_own_process_says_what_the_engine_says():
+def test_a_check_in_its_own_process_equals_that_of_the_engine():
     check = datasets.check(upload(), None, MAPPED)
     assert check["rows"] == len(frame()) and check["problems"] == []
     with pytest.raises(DataError, match=r"^ratings\.csv lacks the column") as error:
@@ -252,7 +250,7 @@ def test_titles_may_come_in_a_second_file(ws):
     assert execute_job(ws, job) == "finished"
 
 
-def test_an_upload_stays_while_a_job_may_still_read_it_and_leaves_nothing_otherwise(ws):
+def test_an_upload_is_deleted_once_no_job_can_read_it(ws):
     job = datasets.import_table(upload(), None, MAPPED, None)
     datasets.forget_uploads(ws, older_than=0)
     assert datasets.Path(job.args["path"]).is_file()

@@ -1,4 +1,4 @@
-"""Pages of workspaces that are empty, damaged or broken: what came, what to do, and no traceback."""
+"""Pages of empty or damaged workspaces show one sentence and no traceback."""
 
 import sqlite3
 import subprocess
@@ -39,7 +39,7 @@ SPARED = {
 
 @pytest.mark.parametrize("name", PAGES)
 @pytest.mark.parametrize("lost", SPARED)
-def test_a_database_without_a_table_is_said_on_every_page(ws, monkeypatch, name, lost):
+def test_a_database_without_a_table_is_reported_on_every_page(ws, monkeypatch, name, lost):
     change(ws, f"DROP TABLE {lost}")
     app = open_page(name, ws.root, monkeypatch)
     assert_plain(app)
@@ -48,7 +48,7 @@ def test_a_database_without_a_table_is_said_on_every_page(ws, monkeypatch, name,
     assert app.title
 
 
-def test_an_unexpected_error_is_logged_and_shown_in_a_sentence(ws, monkeypatch, caplog):
+def test_an_unexpected_error_is_logged_and_shown_as_one_sentence(ws, monkeypatch, caplog):
     finished(ws, "dataset", "books")
     change(ws, "UPDATE runs SET summary = '{damaged'")
     monkeypatch.setenv("PUMA_WORKSPACE", str(ws.root))
@@ -99,7 +99,7 @@ def test_a_damaged_comparison_leaves_no_empty_frame(ws, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["compare", "reports"])
-def test_a_comparison_of_another_version_is_said(ws, monkeypatch, name):
+def test_a_comparison_of_another_version_is_reported(ws, monkeypatch, name):
     add_comparison(ws)
     change(ws, "UPDATE runs SET summary = '{}'")
     app = open_page(name, ws.root, monkeypatch)

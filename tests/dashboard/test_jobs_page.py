@@ -1,4 +1,4 @@
-"""The page of jobs in every state, and what its buttons do."""
+"""The Jobs page in every state, and its buttons."""
 
 import os
 
@@ -29,7 +29,7 @@ def ws(tmp_path, monkeypatch):
     return Workspace.open(tmp_path / "ws", create=True)
 
 
-def test_without_a_workspace_or_jobs_it_says_what_belongs_here(tmp_path, monkeypatch):
+def test_without_a_workspace_or_jobs_the_page_says_how_to_begin(tmp_path, monkeypatch):
     app = open_page("jobs", tmp_path / "none", monkeypatch)
     assert_plain(app)
     assert "No workspace yet" in texts(app)
@@ -39,7 +39,7 @@ def test_without_a_workspace_or_jobs_it_says_what_belongs_here(tmp_path, monkeyp
     assert "No jobs yet" in texts(app)
 
 
-def test_it_knows_every_status():
+def test_every_job_status_has_a_badge():
     assert set(STATUSES) == set(jobs.JOB_STATUSES)
 
 
@@ -96,7 +96,7 @@ def test_the_address_chooses_the_job_and_filters(ws, monkeypatch):
     assert "No job matches" in texts(app)
 
 
-def test_a_job_that_is_gone_is_said(ws, monkeypatch):
+def test_a_missing_job_is_reported(ws, monkeypatch):
     job = add_job(ws, title="Here")
     assert "not in this table" not in texts(open_page("jobs", ws.root, monkeypatch, job=job))
     app = open_page("jobs", ws.root, monkeypatch, job="deadbeef")
@@ -104,7 +104,7 @@ def test_a_job_that_is_gone_is_said(ws, monkeypatch):
     assert "The row in the address is not in this table." in texts(app)
 
 
-def test_a_waiting_job_says_whether_anybody_will_do_it(ws, monkeypatch):
+def test_a_waiting_job_says_whether_a_worker_can_run_it(ws, monkeypatch):
     started = []
     monkeypatch.setattr(jobs, "ensure_worker", started.append)
     job = add_job(ws)
@@ -122,7 +122,7 @@ def test_a_waiting_job_says_whether_anybody_will_do_it(ws, monkeypatch):
     assert f"work-{job}" not in {button.key for button in app.button}
 
 
-def test_a_running_job_shows_how_far_the_whole_is(ws, monkeypatch):
+def test_a_running_job_shows_its_overall_progress(ws, monkeypatch):
     job = add_job(ws, status="running")
     report(ws, job, stage="fit", step=1, total=2, overall=0.75, overall_eta=30)
     app = open_page("jobs", ws.root, monkeypatch, job=job)
@@ -131,7 +131,7 @@ def test_a_running_job_shows_how_far_the_whole_is(ws, monkeypatch):
     assert app.dataframe[0].value["share"].tolist() == [75.0]
 
 
-def test_a_result_is_linked_and_its_files_can_be_taken(ws, monkeypatch):
+def test_a_result_is_linked_and_its_files_can_be_downloaded(ws, monkeypatch):
     frame = pd.DataFrame({"a": [1, 2]})
     run = finished(ws, "dataset", "books", tables={"items": frame})
     job = add_job(ws, "import_dataset", status="finished", run_id=run.id)
@@ -149,7 +149,7 @@ def test_a_result_is_linked_and_its_files_can_be_taken(ws, monkeypatch):
         job_table.content(run.id, "../../puma.db")
 
 
-def test_a_deleted_result_is_no_result(ws):
+def test_a_deleted_result_is_not_linked(ws):
     run = finished(ws, "dataset", "books")
     job = add_job(ws, status="finished", run_id=run.id)
     assert job_table.result(jobs.job(ws, job)) == ws.run(run.id)
@@ -167,7 +167,7 @@ def test_titles_errors_and_arguments_are_shown_as_text(text, ws, monkeypatch):
     assert "/srv" not in facts.to_string() and "an uploaded file" in facts["Value"].tolist()
 
 
-def test_a_picked_row_becomes_an_id_only_if_it_is_there():
+def test_a_selected_row_becomes_an_id_only_if_it_exists():
     event = {"selection": {"rows": [1]}}
     assert selected_id(event, ["a", "b"]) == "b"
     for rows in ([], [2], [-1], ["x"]):

@@ -1,4 +1,4 @@
-"""The page of models in every state, memory against need, and what is refused at once."""
+"""The Models page in every state, memory estimates, and refused models."""
 
 import pytest
 from dashboard_pages import HOSTILE, add_job, assert_plain, finished, open_page, texts
@@ -44,7 +44,7 @@ def add_model(ws, name, **facts):
     return finished(ws, "backbone", name, config=config, summary=FACTS | facts)
 
 
-def test_without_models_it_says_what_belongs_here(tmp_path, monkeypatch):
+def test_without_models_the_page_says_how_to_begin(tmp_path, monkeypatch):
     app = open_page("models", tmp_path / "none", monkeypatch)
     assert_plain(app)
     assert "No models yet" in texts(app)
@@ -60,7 +60,7 @@ def test_a_model_of_the_zoo_shows_its_facts_and_tokens(ws, monkeypatch):
     assert app.code[0].value == " ".join(card["tokens"]).replace("Ġ", "␣")
 
 
-def test_source_and_target_are_guessed_and_kept_in_the_address(ws, monkeypatch):
+def test_source_and_target_are_guessed_and_written_into_the_address(ws, monkeypatch):
     old, new = add_model(ws, "old"), add_model(ws, "new")
     finished(ws, "prompts", "p", config={"role": "source"}, inputs={"backbone": old.id})
     finished(ws, "migration", "m", config={"role": "migrated"}, inputs={"backbone": new.id})
@@ -80,7 +80,7 @@ def test_source_and_target_are_guessed_and_kept_in_the_address(ws, monkeypatch):
 @pytest.mark.parametrize(
     ("free", "verdict"), [(4000, "tight"), (3999, "too large"), (40_000, "fits")]
 )
-def test_memory_needed_is_weighed_against_memory_present(free, verdict, ws):
+def test_required_memory_is_compared_with_available_memory(free, verdict, ws):
     run = add_model(ws, "a")
     devices = [DeviceMemory("cpu", "Main memory", 1 << 30, free)]
     devices.append(DeviceMemory("cuda:0", "GPU", 1 << 30, free))
@@ -126,13 +126,13 @@ def test_a_model_is_added_by_a_job(ws, monkeypatch):
         "a/..",
     ],
 )
-def test_what_cannot_be_a_model_is_refused_at_once_with_the_reason(spec, ws):
+def test_an_impossible_model_is_refused_with_the_reason_before_any_job(spec, ws):
     with pytest.raises(BackboneError):
         models.add(spec, None, None)
     assert jobs.jobs(ws) == []
 
 
-def test_hub_ids_folders_and_revisions_are_taken(tmp_path, monkeypatch):
+def test_hub_ids_folders_and_revisions_are_accepted(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text("{}")
     assert models.checked_spec(" meta-llama/Llama-3.2-1B ", "main") == (
         "meta-llama/Llama-3.2-1B",
@@ -194,13 +194,13 @@ def test_prompts_are_fitted_on_a_data_set_and_a_model(ws, monkeypatch):
     assert job.args == {"dataset": data.id, "backbone": model.id, "role": "retrained"}
 
 
-def test_what_is_no_longer_there_is_not_fitted(ws):
+def test_a_fit_of_deleted_inputs_is_not_queued(ws):
     with pytest.raises(ConfigError, match="reload"):
         models.fit("gone", add_model(ws, "a").id, "source")
     assert jobs.jobs(ws) == []
 
 
-def test_a_cpu_says_whether_it_multiplies_bf16(tmp_path):
+def test_bf16_support_of_a_cpu_is_detected(tmp_path):
     for flags, fast in (("fpu avx512f avx512_bf16", True), ("fpu avx2", False), ("amx_bf16", True)):
         file = tmp_path / "cpuinfo"
         file.write_text(f"processor\t: 0\nmodel name\t: avx512_bf16\nflags\t\t: {flags}\n")

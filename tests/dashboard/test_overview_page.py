@@ -1,4 +1,4 @@
-"""The overview in every state: nothing here, busy, failed, a verdict, an old one, any name."""
+"""The Overview page in every state: empty, busy, failed, with a verdict, with an outdated one."""
 
 import pandas as pd
 import pytest
@@ -21,7 +21,7 @@ from puma_engine.store import Workspace
 
 
 @pytest.mark.parametrize("exists", [False, True])
-def test_an_empty_workspace_begins_at_one_click(exists, tmp_path, monkeypatch):
+def test_an_empty_workspace_starts_the_demo_with_one_click(exists, tmp_path, monkeypatch):
     root = tmp_path / "ws"
     if exists:
         Workspace.open(root, create=True)
@@ -37,7 +37,7 @@ def test_an_empty_workspace_begins_at_one_click(exists, tmp_path, monkeypatch):
     assert len(jobs.jobs(Workspace.open(root))) == 1
 
 
-def test_a_workspace_that_cannot_be_made_is_said(tmp_path, monkeypatch):
+def test_a_workspace_that_cannot_be_created_is_reported(tmp_path, monkeypatch):
     blocked = tmp_path / "file"
     blocked.write_text("in the way")
     app = open_page("overview", blocked / "ws", monkeypatch)
@@ -53,7 +53,7 @@ def workspace(tmp_path):
     return ws, add_comparison(ws).id
 
 
-def test_the_last_comparison_speaks_in_one_sentence(workspace, monkeypatch):
+def test_the_last_comparison_is_summarised_in_one_sentence(workspace, monkeypatch):
     ws, run = workspace
     app = open_page("overview", ws.root, monkeypatch)
     assert_plain(app)
@@ -63,7 +63,7 @@ def test_the_last_comparison_speaks_in_one_sentence(workspace, monkeypatch):
     assert [metric.value for metric in app.metric] == ["0", "0", "0", "0", "1"]
 
 
-def test_an_evaluation_that_came_later_makes_the_verdict_old(tmp_path, monkeypatch):
+def test_a_later_evaluation_makes_the_verdict_outdated(tmp_path, monkeypatch):
     ws = Workspace.open(tmp_path / "ws", create=True)
     data = finished(ws, "dataset", "books")
     asked = {"config": {"split": "test"}, "inputs": {"dataset": data.id}}
@@ -77,7 +77,7 @@ def test_an_evaluation_that_came_later_makes_the_verdict_old(tmp_path, monkeypat
     assert comparisons.newer_evaluations(comparison, ws.runs("evaluation")) == [ws.run(two.id)]
 
 
-def test_a_comparison_whose_files_are_gone_is_said_and_the_rest_is_shown(workspace, monkeypatch):
+def test_a_comparison_with_missing_files_is_reported_and_the_rest_is_shown(workspace, monkeypatch):
     ws, run = workspace
     for file in ws.folder(run).glob("*.parquet"):
         file.unlink()
@@ -86,7 +86,7 @@ def test_a_comparison_whose_files_are_gone_is_said_and_the_rest_is_shown(workspa
     assert "The last comparison has no verdict" in texts(app) and len(app.metric) == 5
 
 
-def test_a_comparison_of_another_version_is_said(tmp_path, monkeypatch):
+def test_a_comparison_of_another_version_is_reported(tmp_path, monkeypatch):
     ws = Workspace.open(tmp_path / "ws", create=True)
     tables = {name: pd.DataFrame({"method": ["a"]}) for name in ("methods", "comparison")}
     summary = {"task": "rating", "users": 1, "rows": 1}
@@ -96,7 +96,7 @@ def test_a_comparison_of_another_version_is_said(tmp_path, monkeypatch):
     assert "not those of this version" in texts(app)
 
 
-def test_running_jobs_show_how_far_they_are_and_can_be_cancelled(tmp_path, monkeypatch):
+def test_running_jobs_show_progress_and_can_be_cancelled(tmp_path, monkeypatch):
     ws = Workspace.open(tmp_path / "ws", create=True)
     finished(ws, "dataset", "books")
     job = add_job(ws, title="Migrate **all**", status="running")

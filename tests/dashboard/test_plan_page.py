@@ -1,4 +1,4 @@
-"""The page Plan, and carrying a plan out: prices from measurements, launch, watch, compare."""
+"""The Plan page, and running a plan: costs from measurements, launch, progress, comparison."""
 
 import subprocess
 import sys
@@ -41,7 +41,7 @@ def both(tmp_path_factory):
     return ws, sources
 
 
-def test_the_strategy_follows_the_kind_of_outcome_until_somebody_chooses_one(both, monkeypatch):
+def test_the_strategy_follows_the_task_until_the_user_chooses_one(both, monkeypatch):
     ws, sources = both
     app = open_page("plan", ws.root, monkeypatch, source=sources["rating"])
     for task in ("click", "rating", "click"):
@@ -74,13 +74,13 @@ def world(tmp_path_factory):
     return ws, source, large
 
 
-def test_without_sources_it_says_what_is_missing(tmp_path, monkeypatch):
+def test_without_sources_the_page_says_what_is_missing(tmp_path, monkeypatch):
     assert "No workspace yet" in words(open_page("plan", tmp_path / "none", monkeypatch))
     Workspace.open(tmp_path / "empty", create=True)
     assert "Nothing to migrate yet" in words(open_page("plan", tmp_path / "empty", monkeypatch))
 
 
-def test_a_model_without_measurements_is_unknown(world, monkeypatch):
+def test_the_cost_of_a_model_without_measurements_is_unknown(world, monkeypatch):
     ws, _source, large = world
     app = open_page("plan", ws.root, monkeypatch, target=large.id, budget="6")
     shown = words(app)
@@ -89,7 +89,7 @@ def test_a_model_without_measurements_is_unknown(world, monkeypatch):
 
 
 @pytest.mark.parametrize("topology", ["chain", "merge"])
-def test_an_unfinished_topology_says_what_it_needs(world, monkeypatch, topology):
+def test_an_incomplete_topology_says_what_it_needs(world, monkeypatch, topology):
     app = open_page("plan", world[0].root, monkeypatch, topology=topology)
     assert not app.exception and app.info
     assert not [button for button in app.button if button.label.startswith("Launch")]
@@ -98,13 +98,13 @@ def test_an_unfinished_topology_says_what_it_needs(world, monkeypatch, topology)
 @pytest.mark.parametrize(
     "query", [{"target": "../x"}, {"strategy": "<script>"}, {"budget": "0"}, {"job": "zzzz"}]
 )
-def test_a_wrong_address_shows_what_there_is(world, monkeypatch, query):
+def test_a_wrong_address_shows_the_page_with_defaults(world, monkeypatch, query):
     assert "What it will cost" in [
         header.value for header in open_page("plan", world[0].root, monkeypatch, **query).header
     ]
 
 
-def test_the_address_keeps_device_price_and_edited_numbers(world, monkeypatch):
+def test_the_address_restores_device_price_and_edited_numbers(world, monkeypatch):
     query = {"device": "cpu", "price": "3.5", "epochs": "7", "learning_rate": "0.002"}
     app = open_page("plan", world[0].root, monkeypatch, **query)
     assert not app.exception
@@ -116,7 +116,7 @@ def test_the_address_keeps_device_price_and_edited_numbers(world, monkeypatch):
 @pytest.mark.parametrize(
     "query", [{"price": "-1"}, {"price": "inf"}, {"epochs": "0"}, {"device": "<b>tpu</b>"}]
 )
-def test_what_an_address_may_not_say_is_not_taken(world, monkeypatch, query):
+def test_forbidden_values_in_an_address_are_ignored(world, monkeypatch, query):
     usual = open_page("plan", world[0].root, monkeypatch)
     app = open_page("plan", world[0].root, monkeypatch, **query)
     assert not app.exception
@@ -143,7 +143,7 @@ def test_a_plan_is_launched_as_a_job_and_can_be_cancelled_and_resumed(world, mon
     jobs.cancel(ws, job.id)
 
 
-def test_carrying_out_ends_in_a_comparison_and_the_page_shows_what_it_took(world, monkeypatch):
+def test_running_a_plan_ends_in_a_comparison_and_shows_actual_costs(world, monkeypatch):
     ws, source, large = world
     settings = {"strategy": "random", "budget": 6, "training": QUICK, "adapter": SMALL}
     only = pipeline.run_plan(ws, [source], [large], **settings)
@@ -189,13 +189,13 @@ def test_carrying_out_ends_in_a_comparison_and_the_page_shows_what_it_took(world
     )
 
 
-def test_a_plan_with_many_of_both_is_refused(world):
+def test_a_plan_with_several_sources_and_several_targets_is_refused(world):
     ws, source, large = world
     with pytest.raises(ConfigError, match="not 2 and 2"):
         pipeline.run_plan(ws, [source] * 2, [large] * 2)
 
 
-def test_costs_in_words():
+def test_costs_are_formatted_with_units():
     slow, fast = predict(1000, 1, 256, [ran(10)]), predict(1000, 1, 256, [ran(100)])
     costs = Costs(slow, fast, 100, 1000, 50)
     assert "10.0 times as long" in plan_costs.sentence(costs)
@@ -206,7 +206,7 @@ def test_costs_in_words():
     assert table["Cost"].tolist() == ["1.00", "0.1"]
 
 
-def test_a_chain_and_a_merge_are_drawn_as_such():
+def test_a_chain_and_an_aggregation_have_different_diagrams():
     chain, boxes = plan_figures.topology(["a"], ["b", "c"])
     assert boxes["x"].tolist() == [0, 1, 2] and len(chain.layout.annotations) == 2
     merge, boxes = plan_figures.topology(["a", "<b>x</b>", "c"], ["t"])
@@ -214,7 +214,7 @@ def test_a_chain_and_a_merge_are_drawn_as_such():
     assert "&lt;b&gt;" in merge.data[0].text[1]
 
 
-def test_losses_of_a_job_are_one_row_a_step():
+def test_losses_of_a_job_have_one_row_per_step():
     losses = plan_figures.losses_of({"trace": {"a": [[1, 0.5], [2, None]], "b": [[1, 0.25]]}})
     pd.testing.assert_frame_equal(
         losses, pd.DataFrame({"stage": ["a", "b"], "step": [1, 1], "loss": [0.5, 0.25]})

@@ -1,4 +1,4 @@
-"""The Studies page: what was measured, what is missing, and other people's text as text."""
+"""The Studies page: results, missing parts, and escaped text."""
 
 import json
 
@@ -66,7 +66,7 @@ def test_scores_differences_and_what_is_missing_are_shown(tmp_path, monkeypatch)
     assert f"{real} of 1 differences are significant" in texts(app)
 
 
-def test_what_a_report_says_of_itself_stands_above_its_figures(tmp_path, monkeypatch):
+def test_facts_of_a_report_stand_above_its_figures(tmp_path, monkeypatch):
     ws, kept = studied(tmp_path)
     write_json(ws.root / "studies" / "table2.json", kept | {"note": f"Not tuned. {HOSTILE[0]}"})
     app = open_study(ws, monkeypatch, study="table2", dataset="movietweetings")
@@ -74,7 +74,7 @@ def test_what_a_report_says_of_itself_stands_above_its_figures(tmp_path, monkeyp
     assert "Made on 2026" in texts(app) and "Not tuned" in texts(app)
 
 
-def test_methods_come_in_the_order_of_their_kinds(tmp_path, monkeypatch):
+def test_methods_are_ordered_by_kind(tmp_path, monkeypatch):
     ws, kept = studied(tmp_path)
     kinds = {"global_mean": "shuffled", "item_mean": "source"}
     for name in ("summary", "differences"):
@@ -86,7 +86,7 @@ def test_methods_come_in_the_order_of_their_kinds(tmp_path, monkeypatch):
     assert app.dataframe[0].value["method"].tolist() == ["item mean", "global mean"]
 
 
-def test_a_damaged_report_is_told(tmp_path, monkeypatch):
+def test_a_damaged_report_is_reported(tmp_path, monkeypatch):
     ws, _ = studied(tmp_path)
     (ws.root / "studies" / "table2.json").write_text("{")
     for view in ("claims", "study"):
@@ -94,7 +94,7 @@ def test_a_damaged_report_is_told(tmp_path, monkeypatch):
         assert not app.exception and "run `puma study table2`" in texts(app)
 
 
-def test_a_study_without_results_yet_says_so(tmp_path, monkeypatch):
+def test_a_study_without_results_says_so(tmp_path, monkeypatch):
     ws, kept = studied(tmp_path)
     empty = kept | {"rows": [], "summary": [], "differences": []}
     write_json(ws.root / "studies" / "table2.json", empty)
@@ -150,7 +150,7 @@ def test_a_verdict_leads_to_the_study_behind_it(tmp_path, monkeypatch):
     assert [choice.value for choice in app.selectbox] == ["table2", "goodbooks"]
 
 
-def test_studies_that_answer_no_claim_say_which_would(tmp_path, monkeypatch):
+def test_studies_without_claims_name_studies_with_claims(tmp_path, monkeypatch):
     ws = with_reports(tmp_path, report("templates", [method("prompt first", [0.8])]))
     app = open_page("studies", ws.root, monkeypatch)
     assert not app.exception and "No study here answers a claim" in texts(app)
@@ -172,7 +172,7 @@ def published(tmp_path, monkeypatch):
     return root
 
 
-def test_published_claims_stand_beside_those_of_the_workspace(tmp_path, monkeypatch, published):
+def test_published_claims_are_shown_beside_those_of_the_workspace(tmp_path, monkeypatch, published):
     ws = with_reports(tmp_path, main_results())
     app = open_page("studies", ws.root, monkeypatch, **{"from": "published"})
     assert_plain(app)
@@ -182,7 +182,7 @@ def test_published_claims_stand_beside_those_of_the_workspace(tmp_path, monkeypa
     assert "2026-01-02, cpu" in plain(texts(app))
 
 
-def test_a_published_study_is_shown_like_one_s_own(tmp_path, monkeypatch, published):
+def test_a_published_study_is_shown_like_a_local_one(tmp_path, monkeypatch, published):
     ws = with_reports(tmp_path, main_results())
     query = {"from": "published", "report": "table2", "dataset": "goodbooks"}
     app = open_study(ws, monkeypatch, **query)
@@ -198,12 +198,12 @@ def test_a_published_study_is_shown_like_one_s_own(tmp_path, monkeypatch, publis
     assert not app.warning and app.selectbox[0].value == "table2"
 
 
-def test_a_wrong_data_set_in_the_address_is_told(tmp_path, monkeypatch):
+def test_a_wrong_data_set_in_the_address_is_reported(tmp_path, monkeypatch):
     app = open_study(with_reports(tmp_path, main_results()), monkeypatch, dataset="nowhere")
     assert "unknown value" in app.warning[0].value and app.selectbox[1].value == "goodbooks"
 
 
-def test_a_checkout_without_published_studies_says_where_they_lie(tmp_path, monkeypatch):
+def test_without_published_studies_the_page_says_where_to_find_them(tmp_path, monkeypatch):
     ws = with_reports(tmp_path)
     (tmp_path / "bare").mkdir()
     for folder, said in (("bare", "No published studies here"), ("none", "which is no folder")):
@@ -212,7 +212,7 @@ def test_a_checkout_without_published_studies_says_where_they_lie(tmp_path, monk
         assert not app.exception and said in texts(app)
 
 
-def test_what_ships_with_puma_is_shown(tmp_path, monkeypatch):
+def test_shipped_reports_are_shown(tmp_path, monkeypatch):
     monkeypatch.delenv("PUMA_RESULTS", raising=False)
     app = open_page("studies", with_reports(tmp_path).root, monkeypatch, **{"from": "published"})
     assert_plain(app)
@@ -230,7 +230,7 @@ def test_published_studies_need_no_workspace(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("over", ["users", "trainings"])
-def test_intervals_say_what_they_are_over(tmp_path, monkeypatch, over):
+def test_intervals_say_whether_they_are_over_users_or_trainings(tmp_path, monkeypatch, over):
     ws = Workspace.open(tmp_path / "ws", create=True)
     study_report = report("table2", [retrained(), moved(0.002)])
     for line in study_report["differences"]:
@@ -239,7 +239,7 @@ def test_intervals_say_what_they_are_over(tmp_path, monkeypatch, over):
     assert f"intervals are over {over}." in texts(open_study(ws, monkeypatch, study="table2"))
 
 
-def test_differences_stand_with_both_intervals(tmp_path, monkeypatch):
+def test_differences_are_shown_with_both_intervals(tmp_path, monkeypatch):
     ws = with_reports(tmp_path, report("table2", [retrained(), moved(0.002), moved(0.1, "few")]))
     shown = open_study(ws, monkeypatch, study="table2").dataframe[1].value.set_index("method")
     assert shown["value"]["few"] == pytest.approx(0.1)
@@ -248,7 +248,7 @@ def test_differences_stand_with_both_intervals(tmp_path, monkeypatch):
     assert shown["trainings"]["few"] == "+0.1000 to +0.1000"
 
 
-def test_strategies_stand_over_budgets_with_what_they_gave_over_all(tmp_path, monkeypatch):
+def test_strategies_are_shown_per_budget_and_overall(tmp_path, monkeypatch):
     random = {0.1: [0.84, 0.85], 0.3: [0.82, 0.83]}
     gains = {"random": 0.0, "facility": -0.01, "kmeans-variance": 0.01}
     rows = [

@@ -1,4 +1,4 @@
-"""The user's page in its states, on tiny real models, with titles and ids that try to be markup."""
+"""The User page in every state, on tiny real models, with markup in titles and ids."""
 
 import shutil
 from pathlib import Path
@@ -109,7 +109,7 @@ def test_held_out_items_with_every_prediction_and_the_truth(world, show):
 
 
 @pytest.mark.parametrize("view", ["items", "history", "neighbours", "lineage"])
-def test_titles_and_ids_are_only_text(show, view):
+def test_titles_and_ids_are_shown_as_text(show, view):
     app = show(user=NOBODY, view=view)
     read = texts(app)
     assert "<script" not in read and "**bold**" not in read and "<b>" not in read
@@ -117,7 +117,7 @@ def test_titles_and_ids_are_only_text(show, view):
     assert app.selectbox("choose-user").value == NOBODY
 
 
-def test_history_names_what_the_models_may_learn_from(world, show):
+def test_history_shows_the_rows_outside_the_test_split(world, show):
     app = show(user=NOBODY, view="history")
     rows = pipeline.load_dataset(world["ws"], world["data"]).interactions
     history = rows[(rows["user_id"] == NOBODY) & (rows["split"] != "test")]
@@ -128,7 +128,7 @@ def test_history_names_what_the_models_may_learn_from(world, show):
     assert any(title.startswith("<script>alert(1)</script> **bold**") for title in all_titles)
 
 
-def test_an_unknown_user_or_comparison_is_said(show):
+def test_an_unknown_user_or_comparison_is_reported(show):
     for query in ({"user": "../../etc"}, {"comparison": "0" * 16}, {"user": "9" * 500}):
         app = show(**query)
         assert "unknown value" in app.warning[0].value
@@ -141,7 +141,7 @@ def test_a_link_may_name_the_data_set(world, show):
     assert app.selectbox("choose-comparison").value == world["comparison"].id
 
 
-def test_a_user_is_found_by_the_beginning_of_the_id(show):
+def test_a_user_is_found_by_id_prefix(show):
     app = show(user="001")
     app.text_input("user_search").set_value("00").run()
     assert app.selectbox("choose-user").value == "001"
@@ -154,7 +154,7 @@ def test_a_user_is_found_by_the_beginning_of_the_id(show):
     assert not app.exception
 
 
-def test_a_user_without_held_out_rows(show):
+def test_a_user_without_held_out_rows_has_only_a_history(show):
     app = show(user="few")
     assert "No held-out items" in texts(app)
     assert len(show(user="few", view="history").dataframe[0].value) == 3
@@ -168,7 +168,7 @@ def test_methods_are_chosen_in_the_address(world, show):
     assert "at least one method" in app.info[0].value and not app.exception
 
 
-def test_neighbours_are_those_of_the_tables(world, show):
+def test_neighbours_equal_those_computed_from_the_tables(world, show):
     app = show(user="001", view="neighbours")
     table = app.dataframe[0].value
     ws = world["ws"]
@@ -215,7 +215,7 @@ def test_neighbours_join_by_id_whatever_the_order(tmp_path, monkeypatch):
         neighbours(*spaces, "nobody")
 
 
-def test_lineage_tells_every_step_and_who_trained(world, show):
+def test_lineage_shows_every_step_and_its_training_users(world, show):
     app = show(user="001", view="lineage", run=world["moved"].id)
     steps = [item.label.replace("\\", "") for item in app.expander[:-1]]  # then the glossary
     names = [run.name for run in world["ws"].lineage(world["moved"].id)]
@@ -231,7 +231,7 @@ def test_lineage_tells_every_step_and_who_trained(world, show):
     assert values["training.epochs"] == str(QUICK["epochs"]) and values["id"] == world["moved"].id
 
 
-def test_a_question_is_answered_by_the_warm_process(world, show):
+def test_a_what_if_request_is_answered_by_the_warm_process(world, show):
     ws, title = world["ws"], "Dune by Frank Herbert"
     app = show(user="001", view="what-if")
     app.text_input("what-if-title").set_value(title)
@@ -249,7 +249,7 @@ def test_a_question_is_answered_by_the_warm_process(world, show):
     assert len(app.get("plotly_chart")) == 1
 
 
-def test_a_model_that_is_gone_leaves_the_others_to_answer(world, tmp_path, monkeypatch):
+def test_a_missing_model_does_not_stop_the_other_predictions(world, tmp_path, monkeypatch):
     sockets = shutil.ignore_patterns("whatif")
     ws = Workspace.open(shutil.copytree(world["ws"].root, tmp_path / "ws", ignore=sockets))
     old = Path(ws.run(world["source"].inputs["backbone"]).config["spec"])
@@ -266,13 +266,13 @@ def test_a_model_that_is_gone_leaves_the_others_to_answer(world, tmp_path, monke
         kill(ws)
 
 
-def test_a_bad_question_is_told(show):
+def test_a_bad_what_if_request_is_reported(show):
     app = show(user="001", view="what-if", title="Dune\x07")
     assert "No prediction for this title" in app.error[0].value
     assert any("control character U+0007" in text.value for text in app.text)
 
 
-def test_a_data_set_without_a_comparison(tmp_path, world, monkeypatch):
+def test_a_data_set_without_a_comparison_says_how_to_make_one(tmp_path, world, monkeypatch):
     ws = Workspace.open(tmp_path / "ws", create=True)
     assert "No users yet" in texts(open_page("user", ws.root, monkeypatch))
     data = pipeline.import_dataset(
@@ -303,7 +303,7 @@ def test_damage_is_shown_as_an_error(tmp_path, monkeypatch):
     assert any("was changed" in text.value for text in app.text)
 
 
-def test_a_damaged_source_leaves_what_does_not_need_it(world, tmp_path, monkeypatch):
+def test_a_damaged_source_leaves_the_other_parts_of_the_page(world, tmp_path, monkeypatch):
     sockets = shutil.ignore_patterns("whatif")
     ws = Workspace.open(shutil.copytree(world["ws"].root, tmp_path / "ws", ignore=sockets))
     file = next(ws.folder(world["source"].id).glob("prompts*"))
@@ -317,7 +317,7 @@ def test_a_damaged_source_leaves_what_does_not_need_it(world, tmp_path, monkeypa
     assert "User 001" in [header.value for header in app.header]
 
 
-def test_clicks_are_shown_as_chances(tmp_path, monkeypatch):
+def test_clicks_are_shown_as_probabilities(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     rows = [
         {"user_id": user, "item_id": f"i{item}", "outcome": int(rng.integers(2))}
@@ -337,7 +337,7 @@ def test_clicks_are_shown_as_chances(tmp_path, monkeypatch):
     assert not app.exception and "When" in app.dataframe[0].value
 
 
-def test_right_is_the_nearest_star_or_the_likelier_answer():
+def test_is_right_compares_rounded_ratings_and_likelier_answers():
     right = user_predictions.is_right("rating", np.array([4.0, 4, 3]), np.array([3.5, 4.5, 3.2]))
     assert right.tolist() == [True, False, True]
     assert user_predictions.is_right("click", np.array([1, 0]), np.array([0.5, 0.6])).tolist() == [
@@ -346,7 +346,7 @@ def test_right_is_the_nearest_star_or_the_likelier_answer():
     ]
 
 
-def test_predictions_join_by_item(world, monkeypatch):
+def test_predictions_are_joined_by_item(world, monkeypatch):
     monkeypatch.setenv("PUMA_WORKSPACE", str(world["ws"].root))
     keys = tuple(run.id for run in world["evaluations"])
     joined = user_details.predictions(engine.root(), keys, "001").set_index("item_id")

@@ -1,4 +1,4 @@
-"""The page Users: picking on maps, trying strategies, and every state it can be in."""
+"""The Users page in every state: selections on maps, and previews of strategies."""
 
 import shutil
 import subprocess
@@ -23,7 +23,7 @@ IDS = np.array([f"<b>{number:02}</b>" for number in range(N)])
 SQUARE = ((0, 0), (500, 0), (500, 500), (0, 500))
 
 
-def test_a_lasso_becomes_an_outline_that_holds_the_same_points():
+def test_a_lasso_becomes_an_outline_with_the_same_points():
     rng = np.random.default_rng(0)
     points = rng.integers(0, map_selection.SCALE, size=(4000, 2)).astype(np.int16)
     angle = np.linspace(0, 2 * np.pi, 300)
@@ -34,7 +34,7 @@ def test_a_lasso_becomes_an_outline_that_holds_the_same_points():
     assert (map_selection.inside(points, corners) == truth).mean() > 0.99
 
 
-def test_an_outline_may_be_hollow():
+def test_an_outline_may_be_concave():
     arrow = ((0, 0), (1000, 0), (1000, 1000), (500, 100), (0, 1000))
     points = np.array([[15_000, 1500], [15_000, 15_000], [1500, 15_000]], dtype=np.int16)
     assert map_selection.inside(points, arrow).tolist() == [True, False, True]
@@ -58,7 +58,7 @@ def test_both_maps_share_one_scale():
     assert points["source"].dtype == np.int16
 
 
-def test_a_pick_is_by_id_by_outline_or_by_cluster():
+def test_a_selection_is_by_id_by_outline_or_by_cluster():
     frame = pd.DataFrame({"user_id": ["a", "b", "c"], "cluster": [0, 1, 1]})
     points = {"source": np.array([[0, 0], [9, 9], [29_000, 0]]) + 1}
     selected = [
@@ -75,7 +75,7 @@ def test_a_pick_is_by_id_by_outline_or_by_cluster():
 
 @pytest.mark.parametrize("colour", ["cluster", "chosen", "value"])
 @pytest.mark.parametrize("picked", [None, np.array([3, 40_000])])
-def test_fifty_thousand_users_fit_into_a_megabyte_and_a_half(colour, picked):
+def test_two_maps_of_fifty_thousand_users_stay_below_one_and_a_half_megabytes(colour, picked):
     n, rng = 50_000, np.random.default_rng(0)
     points = rng.integers(0, map_selection.SCALE, size=(n, 2)).astype(np.int16)
     values, scale = rng.normal(size=n), None
@@ -94,7 +94,7 @@ def test_fifty_thousand_users_fit_into_a_megabyte_and_a_half(colour, picked):
 
 
 @pytest.mark.parametrize("picked", [None, np.arange(0, 200_000, 7)])
-def test_cells_count_everybody_and_stay_small(picked):
+def test_cells_count_all_users_and_their_figure_stays_small(picked):
     n, rng = 200_000, np.random.default_rng(0)
     points = rng.integers(0, map_selection.SCALE + 1, size=(n, 2)).astype(np.int16)
     values = np.where(rng.random(n) < 0.1, np.nan, points[:, 0]).astype(np.float32)
@@ -110,12 +110,12 @@ def test_cells_count_everybody_and_stay_small(picked):
     assert 2 * len(figure.to_json()) < 1_500_000
 
 
-def test_clusters_beyond_the_palette_differ_in_their_mark():
+def test_clusters_beyond_the_palette_differ_in_their_symbol():
     layers = map_figures.cluster_layers(np.arange(15), None)
     assert len({(layer.colour, layer.symbol) for layer in layers}) == 15
 
 
-def test_differences_are_even_about_zero_and_users_without_a_number_are_kept_apart():
+def test_colour_scale_of_differences_is_symmetric_and_unmeasured_users_have_a_layer():
     values = np.array([-1.0, 0.5, np.nan, 0.25])
     scale = map_figures.value_scale(values, "gain", differences=True)
     assert scale.low == -scale.high
@@ -123,7 +123,7 @@ def test_differences_are_even_about_zero_and_users_without_a_number_are_kept_apa
     assert rows == {"Not measured": [2], "Measured": [0, 1, 3]}
 
 
-def test_the_summary_names_groups_that_go_without():
+def test_the_summary_counts_groups_without_selected_users():
     cells = coverage(np.array([0, 0, 1]), np.zeros(3, int), np.array([True, False, False]))
     assert "on 1 of 3 users (33.3%)" in summary(cells)
     assert "1 of 2 clusters; 1 of 2 groups have no selected user" in summary(cells)
@@ -191,7 +191,7 @@ def press(app, label):
     return button.click().run()
 
 
-def test_without_a_workspace_or_a_migration_it_says_how_to_begin(tmp_path, monkeypatch):
+def test_without_a_workspace_or_a_migration_the_page_says_how_to_begin(tmp_path, monkeypatch):
     assert "No workspace yet" in words(open_page("users", tmp_path / "none", monkeypatch))
     Workspace.open(tmp_path / "empty", create=True)
     assert "No migration yet" in words(open_page("users", tmp_path / "empty", monkeypatch))
@@ -234,7 +234,7 @@ def test_the_map_shows_trust_and_the_users_who_trained(drawn, monkeypatch):
 
 
 @pytest.mark.parametrize("colour", ["cluster", "chosen", "variance", "loss", "gain"])
-def test_every_colour_is_drawn(drawn, monkeypatch, colour):
+def test_the_map_is_drawn_in_every_colour_mode(drawn, monkeypatch, colour):
     app = open_page("users", drawn[0].root, monkeypatch, colour=colour)
     assert not app.info and words(app) and app.query_params["colour"] in (colour, [colour])
 
@@ -255,7 +255,7 @@ def test_a_damaged_map_says_so_and_is_drawn_again(drawn, tmp_path, monkeypatch, 
     assert "All 60 users are drawn" in words(open_page("users", ws.root, monkeypatch))
 
 
-def test_what_a_strategy_would_choose_is_what_a_selection_chooses(drawn, monkeypatch):
+def test_the_preview_of_a_strategy_equals_its_selection(drawn, monkeypatch):
     ws, _run = drawn
     for strategy in ("kmeans-variance", "kmeans", "variance", "facility", "kmeans-activity"):
         app = open_page("users", ws.root, monkeypatch, strategy=strategy, budget="12", cluster="1")
@@ -279,7 +279,9 @@ def test_a_strategy_that_needs_the_model_asks_for_a_job(drawn, monkeypatch):
     jobs.cancel(ws, job.id)
 
 
-def test_picks_come_from_the_address_and_their_figures_are_joined_by_id(drawn, monkeypatch):
+def test_selected_users_come_from_the_address_and_their_figures_are_joined_by_id(
+    drawn, monkeypatch
+):
     ws, run = drawn
     app = open_page("users", ws.root, monkeypatch, users=[IDS[0], IDS[59], "nobody"])
     assert "2 of 60 users selected" in words(app) and "Some users" in app.warning[0].value
@@ -321,12 +323,12 @@ def test_a_lasso_on_one_map_is_written_into_the_address(drawn, monkeypatch):
         {"on": "elsewhere", "area": ["0,0", "1,1"]},
     ],
 )
-def test_a_wrong_address_shows_what_there_is(drawn, monkeypatch, query):
+def test_a_wrong_address_shows_the_page_with_defaults(drawn, monkeypatch, query):
     shown = words(open_page("users", drawn[0].root, monkeypatch, **query))
     assert "All 60 users are drawn" in shown and "users selected" not in shown
 
 
-def test_a_sample_is_called_one_and_a_newer_migration_is_told(drawn, monkeypatch):
+def test_a_map_of_a_sample_says_so_and_a_newer_migration_is_announced(drawn, monkeypatch):
     ws, _run = drawn
     (moved,) = (run for run in ws.runs("migration") if run.seed is None)
     pipeline.project(ws, moved.inputs["source_0"], moved, method="pca", most=20)

@@ -1,4 +1,4 @@
-"""Data sets: the shipped ones, their promises, splits, populations, and files on disk."""
+"""Data sets: shipped ones, their documented properties, splits, populations, and files."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def keyed(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.set_index(["user_id", "item_id"]).sort_index()
 
 
-def test_every_source_is_registered_and_keeps_its_promises(shipped: Dataset) -> None:
+def test_every_source_is_registered_and_matches_its_documentation(shipped: Dataset) -> None:
     assert set(NAMES) == {name for name, source in REGISTRY.items() if source.shipped}
     validate(shipped)
     assert shipped.interactions["outcome"].dtype == np.float32
@@ -96,7 +96,7 @@ def test_each_user_has_train_validation_and_test_rows_in_the_promised_shares(
     assert share["validation"] == pytest.approx(0.10, abs=0.015)
 
 
-def test_foundation_and_product_users_never_meet_even_across_tasks() -> None:
+def test_foundation_and_product_users_are_disjoint_across_tasks() -> None:
     product = set(whole("goodbooks").users) | set(whole("goodbooks-to-read").users)
     for name in ("goodbooks", "goodbooks-to-read"):
         assert product.isdisjoint(whole(name, "foundation").users)
@@ -113,7 +113,7 @@ def test_foundation_rule_is_the_documented_hash() -> None:
     assert is_foundation(users, "other").tolist() != expected
 
 
-def test_a_subset_of_users_gets_exactly_its_rows_of_the_whole(shipped: Dataset) -> None:
+def test_a_subset_of_users_has_exactly_its_rows_of_the_whole(shipped: Dataset) -> None:
     subset = load_shipped(shipped.name, users=120)
     same = shipped.for_users(subset.users)
     assert len(subset.users) == 120
@@ -121,7 +121,7 @@ def test_a_subset_of_users_gets_exactly_its_rows_of_the_whole(shipped: Dataset) 
     assert set(load_shipped(shipped.name, users=40).users) < set(subset.users)
 
 
-def test_seed_decides_and_repeats(films: Dataset) -> None:
+def test_the_seed_determines_the_data_set(films: Dataset) -> None:
     assert load_shipped("movietweetings", users=80).content_hash == films.content_hash
     books = [load_shipped("goodbooks", users=1_000, seed=seed) for seed in (0, 1)]
     first, second = (ds.interactions for ds in books)
@@ -161,7 +161,7 @@ def test_a_repeated_goodbooks_rating_counts_once_with_its_last_value() -> None:
     assert (books.loc[seen] == last.loc[seen]).all()
 
 
-def test_drawn_non_clicks_were_never_marked_nor_rated() -> None:
+def test_sampled_negatives_were_never_marked_nor_rated() -> None:
     folder = data_root() / "goodbooks"
     met = {
         pair
@@ -181,7 +181,7 @@ def test_drawn_non_clicks_were_never_marked_nor_rated() -> None:
     assert (per_user == 0.5).all()
 
 
-def test_popularity_alone_hardly_tells_clicks_from_drawn_non_clicks() -> None:
+def test_popularity_alone_hardly_separates_clicks_from_sampled_negatives() -> None:
     clicks = whole("goodbooks-to-read").interactions
     marks = pq.read_table(data_root() / "goodbooks" / "to_read.parquet").to_pandas()
     count = clicks["item_id"].map(marks["book_id"].astype(str).value_counts()).fillna(0)
@@ -201,7 +201,7 @@ def test_histories_are_five_other_train_positives_of_the_same_user() -> None:
         assert set(past) <= allowed[user] - {item}
 
 
-def test_content_hash_ignores_order_and_name_but_sees_every_value(films: Dataset) -> None:
+def test_content_hash_depends_on_values_but_not_on_order_or_name(films: Dataset) -> None:
     assert shuffled(films).content_hash == films.content_hash
     renamed = Dataset("other", films.task, films.interactions, films.items, {})
     assert renamed.content_hash == films.content_hash
@@ -222,7 +222,7 @@ def test_row_numbers_lead_back_to_every_user_and_item(shipped: Dataset) -> None:
     assert (items[shipped.item_rows] == frame["item_id"].to_numpy()).all()
 
 
-def test_for_users_joins_by_id_and_refuses_strangers(films: Dataset) -> None:
+def test_for_users_joins_by_id_and_refuses_unknown_users(films: Dataset) -> None:
     some = films.users[[7, 3]]
     part = shuffled(films).for_users(some)
     assert part.content_hash == films.for_users(some[::-1]).content_hash
@@ -232,7 +232,7 @@ def test_for_users_joins_by_id_and_refuses_strangers(films: Dataset) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_written_and_read_back_is_the_same(name: str, tmp_path: Path) -> None:
+def test_a_data_set_is_the_same_after_a_round_trip(name: str, tmp_path: Path) -> None:
     ds = load_shipped(name, users=30)
     folder = write_dataset(ds, tmp_path / "made" / "here")
     back = read_dataset(folder)
@@ -249,7 +249,7 @@ def test_a_folder_in_use_is_not_overwritten(films: Dataset, tmp_path: Path) -> N
     assert read_dataset(folder).content_hash == films.content_hash
 
 
-def test_damage_and_newer_formats_are_refused(films: Dataset, tmp_path: Path) -> None:
+def test_damaged_files_and_newer_formats_are_refused(films: Dataset, tmp_path: Path) -> None:
     folder = write_dataset(films, tmp_path / "films")
     path = folder / "dataset.json"
     about = json.loads(path.read_text())
@@ -304,7 +304,7 @@ def test_shipped_files_are_made_by_the_shipping_command(family: str) -> None:
     assert import_folder(name, source).content_hash == whole(name).content_hash
 
 
-def test_shipping_the_shipped_changes_nothing(tmp_path: Path) -> None:
+def test_shipping_shipped_data_again_changes_nothing(tmp_path: Path) -> None:
     folder = data_root() / "movietweetings"
     for path in ship("movietweetings", folder, tmp_path):
         assert pq.read_table(path).equals(pq.read_table(folder / path.name))
@@ -321,7 +321,7 @@ def test_an_original_folder_of_csv_files_reads_like_parquet(tmp_path: Path) -> N
     assert small.content_hash == whole("goodbooks").for_users(small.users).content_hash
 
 
-def test_questions_that_cannot_be_answered_are_refused(
+def test_impossible_requests_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, films: Dataset
 ) -> None:
     with pytest.raises(DataError, match="no data set 'nope'; choose one of .*goodbooks"):

@@ -57,7 +57,7 @@ def clean(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return kind, read(kind, lay_out(kind, tmp_path_factory.mktemp(kind)))
 
 
-def test_clean_files_are_taken_whole(clean: tuple[str, Dataset]) -> None:
+def test_clean_files_are_imported_completely(clean: tuple[str, Dataset]) -> None:
     kind, ds = clean
     users, items = SIZES[kind]
     validate(ds)
@@ -78,7 +78,7 @@ def test_clean_files_are_taken_whole(clean: tuple[str, Dataset]) -> None:
         assert (row["outcome"], row["time"]) == (rating, seconds)
 
 
-def test_item_texts(clean: tuple[str, Dataset]) -> None:
+def test_item_texts_have_the_documented_form(clean: tuple[str, Dataset]) -> None:
     kind, ds = clean
     texts = dict(zip(ds.items["item_id"], ds.items["text"], strict=True))
     assert {
@@ -94,7 +94,7 @@ def test_item_texts(clean: tuple[str, Dataset]) -> None:
     [{"packed": True}, {"ending": b"\r\n", "mark": BOM}, {"ending": b"\n\n  \n"}],
     ids=["gzip", "crlf and mark", "blank lines"],
 )
-def test_packing_marks_and_line_ends_do_not_matter(
+def test_compression_byte_order_marks_and_line_ends_do_not_matter(
     clean: tuple[str, Dataset], how: dict[str, Any], tmp_path: Path
 ) -> None:
     kind, ds = clean
@@ -126,7 +126,7 @@ def test_dirty_lines_are_counted_by_reason_and_change_nothing(
     assert len(units) > 1 and "written in several ways" in dirty.report["warnings"][0]
 
 
-def test_what_was_mended_and_left_out_is_told(tmp_path: Path) -> None:
+def test_the_report_counts_mended_and_left_out_lines(tmp_path: Path) -> None:
     records, _ = made_dirty("amazon")
     report = read("amazon", lay_out("amazon", tmp_path, records), max_bad_share=0.5).report
     timeless = 8 + 1 + 7  # no objects, the empty object, and unusable times
@@ -171,7 +171,7 @@ def test_the_threshold_is_a_share_of_the_lines(tmp_path: Path) -> None:
         read("amazon", folder, max_bad_share=0.0399)
 
 
-def test_a_file_of_another_kind_is_given_up_early(tmp_path: Path) -> None:
+def test_a_file_of_another_kind_is_refused_before_its_end(tmp_path: Path) -> None:
     _, items = of.amazon_records()
     junk = [b"x" * 1_000] * 30_000
     folder = lay_out("amazon", tmp_path, (junk, items))
@@ -204,7 +204,9 @@ def reference(rows: list[Any], min_item: int, min_user: int, most: int) -> set[t
 
 
 @pytest.mark.parametrize("limits", [(10, 20, 85), (0, 0, 0), (4, 9, 12), (12, 3, 0)])
-def test_filters_agree_with_a_plain_reading(limits: tuple[int, int, int], tmp_path: Path) -> None:
+def test_filters_agree_with_a_plain_implementation(
+    limits: tuple[int, int, int], tmp_path: Path
+) -> None:
     reviews, items = of.amazon_records(users=30, items=40)
     draw = np.random.default_rng(1)
     busy = {f"AE{user:04}": draw.random() for user in range(30)}
@@ -232,7 +234,7 @@ def test_filters_agree_with_a_plain_reading(limits: tuple[int, int, int], tmp_pa
 
 
 @pytest.mark.parametrize("kind", list(SIZES))
-def test_users_are_a_seeded_choice(kind: str, tmp_path: Path) -> None:
+def test_the_seed_chooses_the_users(kind: str, tmp_path: Path) -> None:
     folder = lay_out(kind, tmp_path)
     whole, three, two = (read(kind, folder, users=count) for count in (None, 3, 2))
     assert set(two.users) < set(three.users)
@@ -242,7 +244,7 @@ def test_users_are_a_seeded_choice(kind: str, tmp_path: Path) -> None:
         read(kind, folder, users=10_000)
 
 
-def test_half_stars_and_several_layouts_of_movielens(tmp_path: Path) -> None:
+def test_half_stars_and_all_layouts_of_movielens_are_read(tmp_path: Path) -> None:
     body, films = of.movielens_csv()
     halves = [body[0], *(line.replace(",1.0,", ",0.5,") for line in body[1:])]
     count = sum(",0.5," in line for line in halves)
@@ -258,7 +260,7 @@ def test_half_stars_and_several_layouts_of_movielens(tmp_path: Path) -> None:
     assert dotted.report["items_file"]["mended"] == {"not UTF-8, read as Windows-1252": 24}
 
 
-def test_yelp_texts_and_their_warning(tmp_path: Path) -> None:
+def test_yelp_texts_with_averages_come_with_a_warning(tmp_path: Path) -> None:
     reviews, items = of.yelp_records()
     items[0]["categories"] = ", ".join(f"Kind {number}" for number in range(12)) + ",, "
     items[1] |= {"review_count": 1, "stars": 5.0}
@@ -274,7 +276,7 @@ def test_yelp_texts_and_their_warning(tmp_path: Path) -> None:
     assert plain.report["warnings"] == []
 
 
-def test_where_files_are_looked_for(tmp_path: Path) -> None:
+def test_files_are_searched_in_the_documented_places(tmp_path: Path) -> None:
     file = of.write_amazon(tmp_path / "a")
     value = read("amazon", file).content_hash
     assert read("amazon", tmp_path / "a").content_hash == value
@@ -296,7 +298,7 @@ def test_where_files_are_looked_for(tmp_path: Path) -> None:
         read("amazon", file, items_path=tmp_path / "none")
 
 
-def test_files_that_cannot_be_what_they_are_called(tmp_path: Path) -> None:
+def test_truncated_swapped_or_foreign_files_are_refused(tmp_path: Path) -> None:
     reviews, items = of.amazon_records()
     folder = lay_out("amazon", tmp_path / "cut", packed=True)
     file = folder / RATINGS["amazon"]
@@ -319,13 +321,13 @@ def test_files_that_cannot_be_what_they_are_called(tmp_path: Path) -> None:
         read("csv", lay_out("csv", tmp_path / "other", (["user,movie", *body[1:]], films)))
 
 
-def test_nothing_left_says_where_it_went(tmp_path: Path) -> None:
+def test_an_empty_result_says_what_dropped_the_rows(tmp_path: Path) -> None:
     folder = lay_out("amazon", tmp_path, of.amazon_records(users=9))
     with pytest.raises(DataError, match=r"216 of items with fewer than 10 rows.*min_item_rows"):
         read("amazon", folder)
 
 
-def test_items_that_do_not_belong_are_warned_about(tmp_path: Path) -> None:
+def test_unrelated_items_are_warned_about(tmp_path: Path) -> None:
     reviews, items = of.amazon_records(items=50)
     ds = read("amazon", lay_out("amazon", tmp_path, (reviews, items[:21])))
     assert (
@@ -333,7 +335,7 @@ def test_items_that_do_not_belong_are_warned_about(tmp_path: Path) -> None:
     )
 
 
-def test_two_ids_with_one_code_are_never_merged(
+def test_two_ids_with_the_same_hash_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = lay_out("amazon", tmp_path)

@@ -1,4 +1,4 @@
-"""Original files through stages and commands: the documented ones run, reports, progress, cancelling."""
+"""Original files through stages and commands: documented commands, reports, progress, cancelling."""
 
 import dataclasses
 import json
@@ -100,7 +100,7 @@ def test_every_setting_of_a_source_is_an_option():
             assert fields <= options, source.name
 
 
-def test_what_was_dropped_is_on_the_screen_and_in_json(tmp_path):
+def test_dropped_rows_are_printed_and_in_json(tmp_path):
     reviews, items = of.amazon_records(items=30)
     file = of.write_amazon(tmp_path, records=([*reviews, "bad", "null"], items[:25]))
     command = f"puma data import amazon {file}"
@@ -137,14 +137,14 @@ def test_the_same_files_and_settings_give_the_same_run(ws, downloads):
     assert pipeline.load_dataset(ws, first).content_hash == first.summary["content_hash"]
 
 
-def test_histories_come_back_from_the_workspace(ws, downloads):
+def test_histories_are_loaded_from_the_workspace(ws, downloads):
     run_ = pipeline.import_dataset(ws, "mind", path=downloads / "downloads" / "MIND")
     back = pipeline.load_dataset(ws, run_)
     assert back.content_hash == run_.summary["content_hash"]
     assert {len(past) for past in back.interactions["history"]} == {5}
 
 
-def test_progress_is_told_and_an_import_can_be_cancelled(ws, downloads):
+def test_an_import_reports_progress_and_can_be_cancelled(ws, downloads):
     file = downloads / "downloads" / "Movies_and_TV.jsonl.gz"
     reports = []
     limit = {"after": 4}

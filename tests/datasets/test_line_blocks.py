@@ -1,4 +1,4 @@
-"""Large files in blocks, and JSON lines read fast or line by line: every line once, one meaning."""
+"""Blocks of large files, and two JSON readers that agree."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ RECORDS = st.lists(
 
 @settings(max_examples=150, deadline=None)
 @given(RECORDS, st.booleans())
-def test_the_fast_and_the_careful_reading_of_json_agree(
+def test_the_fast_and_the_line_by_line_json_readers_agree(
     records: list[dict[str, Any]], ascii_only: bool
 ) -> None:
     lines = [
@@ -63,7 +63,7 @@ def test_the_fast_and_the_careful_reading_of_json_agree(
     st.integers(1, 40),
     st.booleans(),
 )
-def test_blocks_hold_every_line_once_whatever_their_size(
+def test_blocks_of_any_size_hold_every_line_once(
     tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], size: int, packed: bool
 ) -> None:
     data = b"\n".join([b"{}", *lines])
@@ -89,7 +89,7 @@ def test_blocks_hold_every_line_once_whatever_their_size(
         (b"\x81\xe9", "\x81é", False),
     ],
 )
-def test_decode_line(line: bytes, text: str, fine: bool) -> None:
+def test_decode_line_reads_utf_8_and_windows_1252(line: bytes, text: str, fine: bool) -> None:
     assert decode_line(line) == (text, fine)
 
 

@@ -1,4 +1,4 @@
-"""MIND from its original files: sessions to rows, its own split, histories, dirt and filters."""
+"""MIND from its original files: rows of sessions, the published split, histories, bad lines, filters."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_paper_filters_cap_rows_clicks_and_histories(clean: Dataset) -> None:
     assert clean.items["text"].str.fullmatch(r'News "N\d+"').all()
 
 
-def test_without_filters_every_pair_is_there_once(folder: Path) -> None:
+def test_without_filters_every_pair_is_imported_once(folder: Path) -> None:
     train, dev, _ = of.mind_lines()
     ds = read(folder, **OPEN)
     wanted = expected(train, dev)
@@ -96,7 +96,7 @@ def test_without_filters_every_pair_is_there_once(folder: Path) -> None:
     assert repeats and [n for n in ds.report["dropped"].values() if n] == [repeats]
 
 
-def test_drawn_histories_come_from_the_sessions_own(clean: Dataset) -> None:
+def test_drawn_histories_come_from_the_history_of_the_session(clean: Dataset) -> None:
     train, dev, _ = of.mind_lines()
     past = {user: set(history) for user, _, history, _ in parsed([*train, *dev])}
     drawn = clean.interactions
@@ -107,7 +107,7 @@ def test_drawn_histories_come_from_the_sessions_own(clean: Dataset) -> None:
     assert drawn["history"].map(tuple).nunique() > 3 * len(clean.users)
 
 
-def test_dev_is_the_test_and_the_latest_of_train_validates(clean: Dataset) -> None:
+def test_dev_is_the_test_split_and_the_latest_train_rows_are_validation(clean: Dataset) -> None:
     rows = clean.interactions
     assert rows[rows["split"] != "test"]["time"].max() < rows[rows["split"] == "test"]["time"].min()
     train = rows[rows["split"] != "test"]
@@ -122,7 +122,7 @@ def session(number: int, user: str, shown: list[str], past: list[str], hour: int
     return of.behavior(number, user, f"11/{10 + number % 5}/2019 {hour}:00:00 AM", past, shown)
 
 
-def test_a_click_outranks_and_dev_outranks_train(tmp_path: Path) -> None:
+def test_a_click_wins_over_a_non_click_and_dev_over_train(tmp_path: Path) -> None:
     titles = [of.news(f"N{number}", f"Title {number}") for number in range(9)]
     train = [
         session(0, "A", ["N1-1", "N2-0", "N3-0"], ["N5"]),
@@ -175,7 +175,7 @@ def test_long_histories_drop_the_row(tmp_path: Path) -> None:
     assert accounted(ds)
 
 
-def test_dirt_is_counted_and_changes_nothing(clean: Dataset, tmp_path: Path) -> None:
+def test_bad_lines_are_counted_and_change_nothing(clean: Dataset, tmp_path: Path) -> None:
     train, dev, titles = of.mind_lines()
     number, user, time, history, shown = train[0].split("\t")
     bad: list[Any] = [
@@ -223,7 +223,7 @@ def test_a_part_without_clicks_marks_is_refused(tmp_path: Path) -> None:
         read(of.write_mind(tmp_path, (train, blind, titles)))
 
 
-def test_users_are_a_seeded_choice_that_no_batch_changes(
+def test_the_seed_chooses_the_same_users_for_any_batch_size(
     clean: Dataset, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     three, two = read(folder, users=3), read(folder, users=2)
@@ -243,7 +243,7 @@ def test_users_are_a_seeded_choice_that_no_batch_changes(
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_folders_are_found_by_their_endings(clean: Dataset, tmp_path: Path, packed: bool) -> None:
+def test_folders_are_found_by_their_suffixes(clean: Dataset, tmp_path: Path, packed: bool) -> None:
     made = of.write_mind(tmp_path, packed=packed)
     (made / "MINDlarge_dev").rename(made / "valid")
     if packed:

@@ -82,7 +82,7 @@ def test_the_latest_share_is_later_than_the_rest(
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(*[st.integers(0, 2)] * 3), min_size=1, max_size=30), st.booleans())
-def test_of_a_repeated_pair_the_latest_row_stays(
+def test_the_latest_row_of_a_repeated_pair_is_used(
     rows: list[tuple[int, int, int]], timed: bool
 ) -> None:
     user, item, time = np.array(rows).T

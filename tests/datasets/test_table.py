@@ -1,4 +1,4 @@
-"""Tables of any origin: what is read of them."""
+"""Tables of any origin: columns, ids, titles, outcomes, times, histories."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TEXT = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_siz
         max_size=25,
     )
 )
-def test_any_ids_outcomes_and_times_come_back_from_csv_and_parquet(
+def test_ids_outcomes_and_times_survive_csv_and_parquet(
     tmp_path_factory: pytest.TempPathFactory, rows: dict[tuple[str, str], Any]
 ) -> None:
     folder: Path = tmp_path_factory.mktemp("tables")
@@ -65,7 +65,7 @@ def test_row_order_and_column_order_do_not_matter(tmp_path: Path) -> None:
         ("UPPER.CSV", lambda text: text.encode()),
     ],
 )
-def test_usual_ways_of_writing_csv_read_alike(tmp_path: Path, name: str, convert: Any) -> None:
+def test_common_csv_dialects_read_the_same(tmp_path: Path, name: str, convert: Any) -> None:
     plain = save(frame(), tmp_path / "plain.csv")
     (tmp_path / name).write_bytes(convert(plain.read_text()))
     assert read(tmp_path / name).content_hash == read(plain).content_hash
@@ -81,7 +81,7 @@ def test_another_encoding_must_be_named(tmp_path: Path) -> None:
         read(path, encoding="klingon")
 
 
-def test_named_columns_and_delimiter(tmp_path: Path) -> None:
+def test_named_columns_and_delimiter_are_used(tmp_path: Path) -> None:
     names = {"user_id": "reviewer", "item_id": "asin", "text": "title", "outcome": "stars"}
     path = tmp_path / "named.csv"
     frame().rename(columns=names).to_csv(path, index=False, sep=";")
@@ -104,7 +104,7 @@ def test_texts_may_come_from_a_second_table(tmp_path: Path) -> None:
         read(rows)
 
 
-def test_titles_keep_quotes_commas_and_length_but_no_control_characters(tmp_path: Path) -> None:
+def test_titles_lose_control_characters_only(tmp_path: Path) -> None:
     made = frame()
     wanted = [
         'She said "no", twice',
@@ -135,7 +135,7 @@ def test_ids_keep_their_text_whatever_their_type(tmp_path: Path) -> None:
     assert {"NA", "null", "nan"} <= set(read(save(words, tmp_path / "words.csv")).users)
 
 
-def test_times_as_dates_and_milliseconds(tmp_path: Path) -> None:
+def test_times_are_read_as_dates_and_milliseconds(tmp_path: Path) -> None:
     made = frame()
     made["time"] += 1_400_000_000
     plain = read(save(made, tmp_path / "plain.csv"))
@@ -158,7 +158,7 @@ def test_splits_follow_time_and_small_users_only_train(tmp_path: Path) -> None:
     assert all(splits == ["train"] * 7 + ["validation"] + ["test"] * 2 for splits in ordered)
 
 
-def test_filters_keep_the_latest_rows_of_busy_users(tmp_path: Path) -> None:
+def test_filters_keep_the_latest_rows_of_active_users(tmp_path: Path) -> None:
     made = pd.concat([frame(), frame().head(4).assign(user_id="few")])
     ds = read(save(made, tmp_path / "a.csv"), min_rows=5, max_rows=6)
     assert "few" not in ds.users
@@ -167,7 +167,7 @@ def test_filters_keep_the_latest_rows_of_busy_users(tmp_path: Path) -> None:
     assert len(got) == len(ds.interactions) == 6 * USERS
 
 
-def test_clicks_with_histories(tmp_path: Path) -> None:
+def test_clicks_are_read_with_histories(tmp_path: Path) -> None:
     made = frame().drop(columns="time")
     made["outcome"] = np.arange(len(made)) % 2
     past: list[Any] = [["0001", "0002"], [], ["0003"]]
@@ -190,7 +190,9 @@ def test_clicks_with_histories(tmp_path: Path) -> None:
     assert back.interactions["history"].tolist() == first.interactions["history"].tolist()
 
 
-def test_histories_that_name_unknown_items_or_the_row_itself(tmp_path: Path) -> None:
+def test_histories_with_unknown_items_or_the_row_itself_are_mended_or_refused(
+    tmp_path: Path,
+) -> None:
     made = frame().assign(outcome=1, history="")
     made.loc[0, "history"] = f"nowhere {made['item_id'][0]} {made['item_id'][1]}"
     path = save(made, tmp_path / "a.csv")
@@ -204,7 +206,7 @@ def test_histories_that_name_unknown_items_or_the_row_itself(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("value", "fine"), [("True", True), ("0", True), ("2", False)])
-def test_click_outcomes(tmp_path: Path, value: str, fine: bool) -> None:
+def test_click_outcomes_are_read(tmp_path: Path, value: str, fine: bool) -> None:
     path = save(frame().assign(outcome=value), tmp_path / "a.csv")
     if fine:
         assert len(read(path, task="click").interactions) == USERS * EACH
@@ -226,5 +228,5 @@ def test_click_outcomes(tmp_path: Path, value: str, fine: bool) -> None:
         ("\x00\x1b[31m", "[31m"),
     ],
 )
-def test_clean_text(given: str, expected: str) -> None:
+def test_clean_text_removes_control_characters(given: str, expected: str) -> None:
     assert clean_text(given) == expected == clean_text(clean_text(given))

@@ -1,4 +1,4 @@
-"""Looking at a table first: the check promises exactly what the import then does."""
+"""Checks and previews of a table: the check predicts the result of the import."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_check_finds_problems_exactly_where_an_import_refuses(name, tmp_path):
+def test_a_check_reports_problems_exactly_where_an_import_fails(name, tmp_path):
     path = save(BROKEN[name], tmp_path / "a.csv")
     result = check_table(path, task="rating")
     assert result.rows == len(BROKEN[name]) and result.refusal is None
@@ -51,7 +51,7 @@ def test_a_check_finds_problems_exactly_where_an_import_refuses(name, tmp_path):
     assert result.statistics == statistics(kept) and result.report == kept.report
 
 
-def test_a_check_says_why_nothing_could_be_kept(tmp_path):
+def test_a_check_says_why_no_row_is_usable(tmp_path):
     result = check_table(save(frame(), tmp_path / "a.csv"), task="rating", min_rows=99)
     assert "No row" in result.refusal and result.statistics is None
 
@@ -93,7 +93,7 @@ def test_a_file_that_is_no_table_is_refused(name, content, tmp_path):
         preview_table(path)
 
 
-def test_the_command_prints_the_check_and_tells_by_its_exit_code(tmp_path):
+def test_the_command_prints_the_check_and_sets_its_exit_code(tmp_path):
     path = save(BROKEN["bad rating"], tmp_path / "a.csv")
     call = ["data", "check", str(path), "--task", "rating"]
     result = CliRunner().invoke(app, [*call, "--json"])
@@ -103,7 +103,7 @@ def test_the_command_prints_the_check_and_tells_by_its_exit_code(tmp_path):
     assert CliRunner().invoke(app, call[:-2]).exit_code == 1
 
 
-def test_an_import_keeps_profiles_that_count_every_record(tmp_path):
+def test_an_import_stores_profiles_that_count_every_record(tmp_path):
     ws = Workspace.open(tmp_path / "ws", create=True)
     path = save(frame(), tmp_path / "a.csv")
     run = COMMANDS["import_dataset"](ws, "table", path=path, task="rating")
@@ -122,7 +122,7 @@ def test_an_import_keeps_profiles_that_count_every_record(tmp_path):
     assert titles.to_dict() == ds.items.set_index("item_id")["text"].to_dict()
 
 
-def test_profiles_of_an_older_import_are_made_from_its_rows(tmp_path):
+def test_profiles_of_an_older_import_are_computed_from_its_rows(tmp_path):
     ws = Workspace.open(tmp_path / "ws", create=True)
     path = Path(save(frame(), tmp_path / "a.csv"))
     ds = read_table(path, name="a", task="rating")

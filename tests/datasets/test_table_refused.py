@@ -1,4 +1,4 @@
-"""Tables that cannot be used, whole or in some rows: what is refused, with which words."""
+"""Tables with unusable rows or none that is usable: what is refused, with which message."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_an_item_without_any_text_is_refused_but_one_filled_row_is_enough(tmp_pa
     assert item not in set(read(path, drop_invalid=True).items["item_id"])
 
 
-def test_repeated_pairs_are_refused_or_the_latest_is_kept(tmp_path: Path) -> None:
+def test_repeated_pairs_are_refused_or_the_latest_is_used(tmp_path: Path) -> None:
     table = frame()
     again = table.iloc[[0]].assign(outcome=1.5, time=5_000)
     path = save(pd.concat([again, table]), tmp_path / "twice.csv")
@@ -80,7 +80,7 @@ def test_several_kinds_of_bad_rows_are_reported_together(tmp_path: Path) -> None
         read(path)
 
 
-def test_rows_with_another_number_of_fields(tmp_path: Path) -> None:
+def test_rows_with_another_number_of_fields_are_refused(tmp_path: Path) -> None:
     path = save(frame(), tmp_path / "ragged.csv")
     path.write_text(path.read_text() + "1,2,3,4,5,6,7\n1,2\n")
     with pytest.raises(
@@ -116,7 +116,7 @@ def test_a_share_of_bad_rows_is_tolerated_only_if_asked_for(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["no.csv", "empty.csv", "header.csv", "empty.parquet", "a.xlsx"])
-def test_files_that_hold_no_table(tmp_path: Path, name: str) -> None:
+def test_files_without_a_table_are_refused(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     words = {"no.csv": "There is no file", "header.csv": "no rows", "a.xlsx": "unknown ending"}
     if name == "header.csv":
@@ -128,7 +128,7 @@ def test_files_that_hold_no_table(tmp_path: Path, name: str) -> None:
         read(path)
 
 
-def test_truncated_parquet_and_packed_files(tmp_path: Path) -> None:
+def test_truncated_parquet_and_compressed_files_are_refused(tmp_path: Path) -> None:
     whole = save(frame(), tmp_path / "whole.parquet").read_bytes()
     (tmp_path / "cut.parquet").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r"cut.parquet cannot be read as Parquet"):
@@ -141,7 +141,7 @@ def test_truncated_parquet_and_packed_files(tmp_path: Path) -> None:
         read(tmp_path / "binary.csv")
 
 
-def test_columns_that_are_missing_unknown_or_twice(tmp_path: Path) -> None:
+def test_missing_unknown_or_repeated_columns_are_refused(tmp_path: Path) -> None:
     path = save(frame().drop(columns="outcome"), tmp_path / "a.csv")
     with pytest.raises(DataError, match="lacks the column outcome; it has user_id, item_id"):
         read(path)
@@ -156,7 +156,7 @@ def test_columns_that_are_missing_unknown_or_twice(tmp_path: Path) -> None:
         read(path)
 
 
-def test_nothing_left_and_settings_out_of_range(tmp_path: Path) -> None:
+def test_an_empty_result_and_settings_out_of_range_are_refused(tmp_path: Path) -> None:
     path = save(frame().assign(outcome=7), tmp_path / "a.csv")
     with pytest.raises(DataError, match=r"No row of 'a.csv' is left \(120 with a rating"):
         read(path, drop_invalid=True)

@@ -39,7 +39,7 @@ def test_predictions_follow_ids(goodbooks, name):
     np.testing.assert_allclose(frame, model.predict(test))
 
 
-def test_strangers_get_the_mean():
+def test_unknown_users_get_the_mean():
     train = pd.DataFrame({"user_id": ["a", "b"], "item_id": ["x", "y"], "outcome": [2.0, 4.0]})
     new = pd.DataFrame({"user_id": ["c"], "item_id": ["z"]})
     assert UserItemBias().fit(train).predict(new)[0] == pytest.approx(3.0)
@@ -60,7 +60,7 @@ def tastes(click, seed=0):
 
 
 @pytest.mark.parametrize(("click", "limit"), [(False, 0.56), (True, 0.43)])
-def test_factors_find_what_biases_cannot(click, limit):
+def test_factorisation_beats_biases_where_tastes_interact(click, limit):
     train, validation, test = tastes(click)
 
     def error(model):
@@ -82,7 +82,7 @@ def test_factors_do_not_depend_on_the_order_of_rows_or_on_position(goodbooks):
     )
 
 
-def test_without_validation_rows_biases_stay_alone():
+def test_without_validation_rows_factorisation_equals_biases():
     train, _, test = tastes(click=False)
     alone = MatrixFactorisation().fit(train).predict(test)
     np.testing.assert_allclose(alone, UserItemBias().fit(train).predict(test), atol=1e-5)

@@ -1,4 +1,4 @@
-"""Predictions: from measured runs only, in proportion, with their spread and break-even."""
+"""Cost predictions: proportional to measured runs, with their range and the break-even point."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from measured_runs import ran
 from puma_engine.evaluation.cost_model import break_even, hours, money, predict
 
 
-def test_a_run_predicts_itself():
+def test_prediction_of_a_measured_run_equals_its_time():
     run = ran(500, preparation=0.004)
     prediction = predict(1000, 2, 256, [run])
     assert prediction.seconds == prediction.low == prediction.high == pytest.approx(run.seconds)
@@ -22,18 +22,18 @@ def test_time_grows_with_rows_and_epochs():
     )
 
 
-def test_the_middle_and_the_ends_of_what_was_measured():
+def test_prediction_is_the_median_with_the_range_of_the_measured_runs():
     prediction = predict(1000, 1, 256, [ran(100), ran(1000), ran(500), ran(999, batch_size=8)])
     assert (prediction.low, prediction.seconds, prediction.high) == pytest.approx((1, 2, 10))
 
 
-def test_other_batch_sizes_count_only_where_there_is_nothing_closer():
+def test_other_batch_sizes_are_used_only_without_closer_runs():
     prediction = predict(1000, 1, 64, [ran(100), ran(200)])
     assert prediction.other_batches and len(prediction.evidence) == 2
     assert not predict(1000, 1, 64, [ran(100), ran(200, batch_size=64)]).other_batches
 
 
-def test_runs_with_as_many_sources_count_alone_and_whole_runs_before_calibrations():
+def test_runs_with_equally_many_sources_are_preferred_and_full_runs_to_calibrations():
     merged = replace(ran(50), sources=2)
     short = replace(ran(25), sources=2, short=True)
     assert predict(1000, 1, 256, [ran(100), merged, short], 2).evidence == (merged,)
@@ -43,18 +43,18 @@ def test_runs_with_as_many_sources_count_alone_and_whole_runs_before_calibration
     assert predict(1000, 1, 64, [merged, closer], 2).evidence == (closer,)
 
 
-def test_nothing_measured_is_unknown():
+def test_a_cost_without_measurements_is_unknown():
     assert predict(1000, 1, 64, []) is None
 
 
-def test_break_even_is_where_both_cost_the_same():
+def test_break_even_is_where_both_costs_are_equal():
     users = break_even(600.0, 1000, 120.0)
     assert users == 200
     assert break_even(600.0, 1000, 120.0, all_train=True) == 1
     assert break_even(100.0, 1000, 120.0, all_train=True) is None
 
 
-def test_hours_and_money():
+def test_hours_and_money_are_proportional_to_seconds():
     assert hours(1800, 2) == 1 and money(7200, 2.5) == 5
 
 

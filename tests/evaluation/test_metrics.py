@@ -1,4 +1,4 @@
-"""Metrics agree with scikit-learn on any data, and intervals with what resampling means."""
+"""Metrics equal those of scikit-learn, and intervals equal those of explicit resampling."""
 
 import numpy as np
 import pytest
@@ -68,7 +68,7 @@ def test_clicks_agree_with_scikit_learn(examples):
 
 @given(st.lists(st.tuples(CLICKS, st.sampled_from([0.1, 0.5, 0.9])), min_size=2, max_size=30))
 @settings(max_examples=25, deadline=None)
-def test_a_bootstrap_difference_is_the_difference_of_what_each_draw_gives(examples):
+def test_bootstrap_difference_equals_the_difference_per_draw(examples):
     y, p, user = columns([click for click, _ in examples])
     other = np.array([q for _, q in examples])
     code = np.unique(user, return_inverse=True)[1]
@@ -101,7 +101,7 @@ def rows():
 
 
 @pytest.mark.parametrize("task", ["rating", "click"])
-def test_users_and_row_order_do_not_matter(rows, task):
+def test_row_order_does_not_change_metrics(rows, task):
     y, p, user = rows
     if task == "click":
         y, p = (y > 3).astype(float), p / 6
@@ -116,7 +116,7 @@ def test_users_and_row_order_do_not_matter(rows, task):
     assert mine.loc["7", name] == pytest.approx(alone[name])
 
 
-def test_intervals_hold_the_value_and_pairs_are_narrower(rows):
+def test_intervals_contain_the_value_and_paired_ones_are_narrower(rows):
     y, p, user = rows
     interval = metrics.bootstrap_metric("rating", "rmse", y, p, user)
     assert interval.low < interval.value < interval.high and interval.n_users == 40
@@ -133,7 +133,7 @@ def test_nan_predictions_are_refused(rows):
 
 
 @pytest.mark.parametrize("task", ["rating", "click"])
-def test_methods_together_and_in_blocks_get_what_each_gets_alone(rows, task, monkeypatch):
+def test_joint_and_blockwise_bootstrap_equal_single_bootstraps(rows, task, monkeypatch):
     y, p, user = rows
     if task == "click":
         y, p = (y > 3).astype(float), p / 6
@@ -151,7 +151,7 @@ def test_methods_together_and_in_blocks_get_what_each_gets_alone(rows, task, mon
     assert together[1][name].difference is None
 
 
-def test_the_difference_of_several_trainings_is_the_mean_of_theirs(rows):
+def test_difference_of_several_trainings_is_the_mean_over_trainings(rows):
     y, p, user = rows
     clicked, others = (y > 3).astype(float), [p / 6, p[::-1] / 60 + 0.5]
     pairs = [metrics.pooled("click", clicked, prediction, user)["uauc"] for prediction in others]
@@ -163,7 +163,7 @@ def test_the_difference_of_several_trainings_is_the_mean_of_theirs(rows):
     assert interval.low < interval.value < interval.high
 
 
-def test_an_interval_is_what_drawing_users_by_hand_gives(rows):
+def test_interval_equals_that_of_resampling_users_by_hand(rows):
     y, p, user = rows
     weights = np.random.default_rng(2).multinomial(40, np.full(40, 1 / 40), size=60)[:, user]
     by_hand = [np.sqrt(np.average((y - p) ** 2, weights=draw)) for draw in weights]
@@ -175,7 +175,7 @@ def test_an_interval_is_what_drawing_users_by_hand_gives(rows):
     assert [interval.low, interval.high] == pytest.approx(np.percentile(by_hand, [2.5, 97.5]))
 
 
-def test_an_interval_counts_the_draws_that_it_is_made_from(rows):
+def test_interval_reports_its_number_of_draws(rows):
     y, p, user = rows
     clicked, p = (y > 3).astype(float), p / 6
     estimates = metrics.bootstrap("click", clicked, [p, p[::-1]], user, reference=0, draws=1000)

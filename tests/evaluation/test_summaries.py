@@ -1,4 +1,4 @@
-"""What many runs say together: from tables made by hand, and from real runs."""
+"""Summaries over many runs, from handmade tables and from real runs."""
 
 import numpy as np
 import pandas as pd
@@ -33,7 +33,7 @@ def again(backbone, **more):
     return {"kind": "retrained", "backbone": backbone, "origin": backbone, "hops": 0, **more}
 
 
-def test_pairs_take_the_largest_then_latest_run_and_need_a_retraining():
+def test_model_pairs_use_the_largest_then_latest_run_and_need_a_retraining():
     table = summaries.model_pairs(
         methods(
             moved("a", "b", value=0.7),
@@ -52,7 +52,7 @@ def test_pairs_take_the_largest_then_latest_run_and_need_a_retraining():
     assert row["retrained_value"] / row["value"] == pytest.approx(1.5)
 
 
-def test_chains_are_whole_and_begin_with_their_source():
+def test_chains_are_complete_and_begin_with_their_source():
     table = summaries.chains(
         methods(
             {**again("a", kind="source"), "run": "s"},
@@ -74,7 +74,7 @@ def test_chains_are_whole_and_begin_with_their_source():
     assert summaries.chains(methods(moved("a", "b", steps=("s", "r0")))).empty
 
 
-def test_aggregations_stand_beside_the_single_migrations_of_their_sources():
+def test_aggregations_are_listed_with_the_single_migrations_of_their_sources():
     joined = {"sources": 2, "source_runs": ("of-a", "of-b"), "path": ("a + b", "t")}
     table = summaries.aggregations(
         methods(
@@ -91,7 +91,7 @@ def test_aggregations_stand_beside_the_single_migrations_of_their_sources():
     assert summaries.aggregations(methods(moved("a + b", "t", **joined))).empty
 
 
-def test_strategies_come_from_the_pair_where_most_were_tried():
+def test_strategies_are_those_of_the_pair_with_most_strategies():
     table = summaries.strategies(
         methods(
             moved("a", "b", strategy="random", budget=10, seed=0),
@@ -137,7 +137,7 @@ def test_gain_is_the_ratio_of_pooled_metrics_with_the_bootstraps_interval(metric
     assert abs(gain.low - low) < 0.2 * width and abs(gain.high - high) < 0.2 * width
 
 
-def test_gain_refuses_what_users_values_do_not_make_up():
+def test_gain_refuses_metrics_that_are_no_mean_over_users():
     frame = pd.DataFrame({"user_id": ["a", "b"], "n": [1, 1], "rmse": [1.0, 2.0]})
     with pytest.raises(DataError, match="ndcg"):
         summaries.gain(frame, frame, "ndcg")
@@ -145,7 +145,7 @@ def test_gain_refuses_what_users_values_do_not_make_up():
         summaries.gain(frame, frame.assign(user_id=["c", "d"]), "rmse")
 
 
-def test_real_runs_are_surveyed_with_their_origin(tmp_path):
+def test_evaluated_methods_of_real_runs_have_their_origin(tmp_path):
     rng = np.random.default_rng(0)
     rows = [
         {"user_id": f"{u:02}", "item_id": f"i{i}", "outcome": 1 + (u + i) % 5, "text": f"Book {i}"}
@@ -180,7 +180,7 @@ def test_real_runs_are_surveyed_with_their_origin(tmp_path):
     assert set(summaries.aggregations(methods)["origin"]) == {"llama", "llama + qwen2"}
 
 
-def test_the_frontier_keeps_what_nothing_beats():
+def test_the_frontier_holds_the_pareto_optimal_methods():
     rows = pd.DataFrame({"seconds": [1.0, 2, 3, 4, 2], "value": [0.9, 0.8, 0.85, 0.7, 0.95]})
     edge = summaries.frontier(rows, "rmse")
     assert edge["value"].tolist() == [0.9, 0.8, 0.7]

@@ -1,4 +1,4 @@
-"""Verdicts on both sides of every rule, and who regresses, against simulated truths."""
+"""Verdicts on both sides of every rule, and regressions of users against simulated truths."""
 
 import numpy as np
 import pandas as pd
@@ -81,7 +81,7 @@ def test_the_interval_against_the_margin_decides(gap, decision, relation):
     assert f"{gap[1]:+.4f}, {gap[2]:+.4f}" in " ".join(verdict.evidence)
 
 
-def test_a_wider_margin_turns_a_retraining_into_a_migration():
+def test_a_wider_margin_changes_retrain_to_migrate():
     methods = (migrated((0.012, 0.004, 0.020)), BASE)
     assert judge(question(*methods, margin=0.01)).decision == "retrain"
     assert judge(question(*methods, margin=0.02)).decision == "migrate"
@@ -90,7 +90,7 @@ def test_a_wider_margin_turns_a_retraining_into_a_migration():
             question(*methods, margin=margin)
 
 
-def test_higher_is_better_metrics_are_turned_round():
+def test_higher_is_better_metrics_are_negated():
     rows = (migrated((0.02, 0.01, 0.03), value=0.62), (*BASE[:2], 0.6, None, 100.0))
     assert judge(question(*rows, metric="auc")).relation == "better"
     rows = (migrated((-0.02, -0.03, -0.01), value=0.58), (*BASE[:2], 0.6, None, 100.0))
@@ -119,12 +119,12 @@ def test_a_migration_that_saves_nothing_is_not_recommended():
     assert better.decision == "migrate"
 
 
-def test_undecided_says_how_many_users_would_settle_it():
+def test_undecided_estimates_how_many_users_would_decide():
     verdict = judge(question(migrated((0.004, -0.008, 0.016)), BASE, users=500))
     assert "about 2,000 users" in verdict.headline
 
 
-def test_surely_regressing_users_are_refined():
+def test_users_who_very_likely_regress_are_refined():
     effects, truth = simulated(0.0, regressing=20)
     verdict = judge(question(migrated((0.001, -0.004, 0.006)), BASE, effects=effects, users=400))
     assert verdict.decision == "refine" and set(verdict.refine) == truth
@@ -136,7 +136,7 @@ def test_surely_regressing_users_are_refined():
 
 
 @pytest.mark.parametrize(("regressing", "decision"), [(3, "migrate"), (4, "refine")])
-def test_refining_less_than_a_hundredth_of_the_users_is_not_worth_a_step(regressing, decision):
+def test_refining_fewer_than_one_percent_of_users_is_not_recommended(regressing, decision):
     effects, truth = simulated(0.0, regressing=regressing, size=4.0)
     verdict = judge(question(migrated((0.001, -0.004, 0.006)), BASE, effects=effects, users=400))
     assert verdict.decision == decision
@@ -159,7 +159,7 @@ def test_refining_is_recommended_only_if_it_closes_the_gap():
     assert spread.decision == "retrain" and spread.refine == ()
 
 
-def test_controls_and_baselines_are_cautions():
+def test_controls_and_baselines_add_cautions():
     good = migrated((0.001, -0.004, 0.006))
     near, far = (0.002, -0.003, 0.007), (0.2, 0.15, 0.25)
     for kind, words in (
@@ -176,7 +176,7 @@ def test_controls_and_baselines_are_cautions():
     assert any("keeps 95% of" in sentence for sentence in kept.evidence)
 
 
-def test_what_makes_figures_weak_is_said():
+def test_weak_evidence_adds_cautions():
     good = migrated((0.001, -0.004, 0.006))
     few = judge(question(good, BASE, users=40))
     assert any("Only 40 users" in caution for caution in few.cautions)
@@ -211,7 +211,7 @@ def test_a_metric_that_is_undefined_gives_no_verdict():
     assert verdict.decision == "incomplete" and "uAUC is undefined" in verdict.headline
 
 
-def test_migrations_to_another_backbone_are_not_weighed():
+def test_migrations_to_another_backbone_are_ignored():
     same_backbone, other_backbone = {"backbone": "b"}, {"backbone": "c"}
     rows = (migrated((-0.5, -0.6, -0.4), label="elsewhere"), migrated((0.03, 0.02, 0.04)), BASE)
     backbones = {"elsewhere": other_backbone, "Moved": same_backbone, BASE[0]: same_backbone}
@@ -237,7 +237,7 @@ def test_per_user_losses_are_means_of_rows():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_who_is_called_sure_is_right_nine_times_in_ten(seed):
+def test_users_listed_as_worse_are_right_nine_times_in_ten(seed):
     rng = np.random.default_rng(seed)
     users = 3000
     truth = rng.normal(0, 0.3, users)
@@ -253,7 +253,7 @@ def test_who_is_called_sure_is_right_nine_times_in_ten(seed):
     assert effects.spread == pytest.approx(0.3, rel=0.2)
 
 
-def test_chance_alone_names_nobody_and_does_not_repeat():
+def test_noise_alone_lists_no_user_and_no_repeated_effect():
     effects, _ = simulated(0.0, users=2000, rows=6, seed=3)
     assert len(effects.worse()) <= 5
     assert effects.repeated.low < 0 < effects.repeated.high
@@ -263,7 +263,7 @@ def test_chance_alone_names_nobody_and_does_not_repeat():
     assert (effects.frame["difference"] > effects.threshold).mean() > 0.3
 
 
-def test_one_row_a_user_names_nobody():
+def test_one_row_per_user_lists_no_user():
     rng = np.random.default_rng(0)
     names, reference = np.arange(100).astype(str), np.ones(100)
     effects = user_effects(per_user_losses(names, reference, reference + rng.normal(0, 1, 100)))
@@ -272,7 +272,7 @@ def test_one_row_a_user_names_nobody():
     assert same.worse().empty and same.spread == 0
 
 
-def test_groups_have_their_own_pooled_difference():
+def test_each_group_has_its_pooled_difference():
     rng = np.random.default_rng(0)
     user = np.repeat(np.arange(200).astype(str), 10)
     reference = rng.gamma(2.0, 0.5, len(user))
@@ -289,7 +289,7 @@ def test_groups_have_their_own_pooled_difference():
     assert plain["group"].tolist() == ["worse"] and plain["difference"][0] == pytest.approx(0.5)
 
 
-def test_strata_keep_equal_values_together():
+def test_strata_do_not_split_equal_values():
     values = pd.Series([1, 1, 1, 1, 2, 3, 4, 5, 6, 7], index=list("abcdefghij"), dtype=float)
     strata = quantile_groups(values)
     assert strata["a"] == strata["d"] != strata["j"]

@@ -1,4 +1,4 @@
-"""The commands of docs/models.md, docs/prompts.md and docs/serving.md do what is said there."""
+"""The commands of docs/models.md, docs/prompts.md and docs/serving.md work as documented."""
 
 import re
 import shlex
@@ -52,7 +52,7 @@ def world(tmp_path_factory):
     return folder
 
 
-def test_the_recipe_for_new_users_works(world):
+def test_the_documented_recipe_for_new_users_works(world):
     bench = Workbench(world / "workspace")
     moved = bench.run("moved")
     origin = bench.run(moved.inputs["source_0"])
@@ -68,7 +68,7 @@ def test_the_recipe_for_new_users_works(world):
     assert all(user.startswith("new-") for user in carried.user_ids)
 
 
-def test_every_command_of_the_documents_works(world, monkeypatch):
+def test_every_documented_command_works(world, monkeypatch):
     monkeypatch.chdir(world)
     lines = commands()
     assert len(lines) >= 9

@@ -1,4 +1,4 @@
-"""Prompts and adapters leave and come back to the bit, and others compute what the engine does."""
+"""Exported prompts and adapters: exact round trips, and other software that computes the same."""
 
 import base64
 import csv
@@ -71,7 +71,7 @@ def same(table, other, users=None):
         ("peft", "peft"),
     ],
 )
-def test_every_form_comes_back_to_the_bit(world, tmp_path, form, name):
+def test_every_format_round_trips_exactly(world, tmp_path, form, name):
     ws = world["ws"]
     path = pipeline.export_prompts(
         ws, world["moved"], tmp_path / name, form=form, shard_users=7, device="cpu"
@@ -83,7 +83,7 @@ def test_every_form_comes_back_to_the_bit(world, tmp_path, form, name):
     assert pipeline.evaluate(ws, back).summary["metrics"] == before
 
 
-def test_a_shuffled_table_comes_back_by_user_id(world, tmp_path):
+def test_a_shuffled_table_is_joined_by_user_id(world, tmp_path):
     ws, table = world["ws"], pipeline.load_prompts(world["ws"], world["moved"])
     users = table.user_ids[::-1].tolist()
     path = pipeline.export_prompts(
@@ -140,7 +140,7 @@ def test_peft_refuses_a_template_with_the_item_first(world, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_card_names_lineage_data_metrics_and_licence(world, tmp_path):
+def test_a_card_states_lineage_data_metrics_and_licence(world, tmp_path):
     folder = pipeline.export_adapter(
         world["ws"], world["moved"], tmp_path / "adapter", licence="MIT"
     )
@@ -155,14 +155,14 @@ def test_a_card_names_lineage_data_metrics_and_licence(world, tmp_path):
     assert world["data"].summary["content_hash"] in text
 
 
-def test_names_in_a_card_stay_text():
+def test_names_in_a_card_are_escaped():
     facts = CardFacts("a <script> | [x](y)", "adapter", {"name": "`rm` *b*"}, "m/x: y")
     text = model_card(facts)
     assert "\\<script\\> \\| \\[x\\](y)" in text and "\\`rm\\` \\*b\\*" in text
     assert 'base_model: "m/x: y"' in text
 
 
-def test_an_adapter_folder_maps_as_its_migration_did(world, tmp_path):
+def test_an_adapter_folder_maps_like_its_migration(world, tmp_path):
     ws = world["ws"]
     read = read_adapter(pipeline.export_adapter(ws, world["moved"], tmp_path / "adapter"))
     source, moved = (pipeline.load_prompts(ws, world[name]) for name in ("source", "moved"))
@@ -172,7 +172,7 @@ def test_an_adapter_folder_maps_as_its_migration_did(world, tmp_path):
     assert all(np.array_equal(read.head[name], moved.head[name]) for name in moved.head)
 
 
-def test_an_adapter_goes_to_the_hub_and_back_to_the_bit(world, tmp_path, monkeypatch):
+def test_an_adapter_round_trips_exactly_over_the_hub(world, tmp_path, monkeypatch):
     from huggingface_hub import constants
 
     store = tmp_path / "hub"
@@ -196,7 +196,7 @@ def test_an_adapter_goes_to_the_hub_and_back_to_the_bit(world, tmp_path, monkeyp
     assert hub.created == [("me/adapter", True)]
 
 
-def test_a_folder_that_is_no_adapter_is_refused(world, tmp_path):
+def test_a_folder_without_an_adapter_is_refused(world, tmp_path):
     with pytest.raises(MigrationError, match="holds no adapter"):
         read_adapter(world["small"])
     with pytest.raises(StoreError, match="no adapter"):
@@ -243,7 +243,7 @@ def server(world):
     serving.server_close()
 
 
-def test_a_server_of_embeddings_predicts_what_the_engine_does(
+def test_a_server_of_embeddings_predicts_like_the_engine(
     world, server, tmp_path, capsys, monkeypatch
 ):
     ws = world["ws"]
@@ -263,7 +263,7 @@ def test_a_server_of_embeddings_predicts_what_the_engine_does(
     assert "answered 401" in capsys.readouterr().err
 
 
-def test_one_pair_is_a_request_that_curl_can_send(world, server, tmp_path):
+def test_a_single_pair_is_exported_as_a_request_for_curl(world, server, tmp_path):
     ws = world["ws"]
     file = pipeline.embed_prompts(
         ws,

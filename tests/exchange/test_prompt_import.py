@@ -1,4 +1,4 @@
-"""Prompts from elsewhere: every form, joined by user id, and nothing that is run."""
+"""Imported prompts: every format, joined by user id, without executing pickled code."""
 
 import json
 import pickle
@@ -79,7 +79,7 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_every_form_is_joined_by_user_id(world, tmp_path, ids, name):
+def test_every_format_is_joined_by_user_id(world, tmp_path, ids, name):
     WRITERS[name](tmp_path / name, world)
     has_user_ids = name in ("t.npz", "t.parquet")
     prompts = read_prompts(tmp_path / name, users=None if has_user_ids else ids)
@@ -146,7 +146,7 @@ def test_prompts_without_a_head_are_not_scored(world, tmp_path, ids):
         pipeline.import_prompts(ws, world["data"], world["model"], path, head="mine")
 
 
-def test_folders_of_peft_are_read_by_name(world, tmp_path):
+def test_peft_folders_are_joined_by_folder_name(world, tmp_path):
     import peft
 
     for user, vector in zip(USERS, world["vectors"], strict=True):
@@ -169,7 +169,7 @@ class Evil:
         return (open, ("ran", "w"))
 
 
-def test_pickled_code_is_never_run(tmp_path, monkeypatch, ids):
+def test_pickled_code_is_never_executed(tmp_path, monkeypatch, ids):
     monkeypatch.chdir(tmp_path)
     torch.save({"user_embedding.weight": torch.ones(24, 4), "more": Evil()}, "evil.pt")
     (tmp_path / "raw.pt").write_bytes(pickle.dumps(Evil()))
@@ -226,7 +226,7 @@ def test_other_paths_are_refused(tmp_path, ids):
         ("u.csv", "user_id\n007\n010\n", ["007", "010"]),
     ],
 )
-def test_user_ids_are_read_as_they_are(tmp_path, name, content, wanted):
+def test_user_ids_are_read_unchanged(tmp_path, name, content, wanted):
     (tmp_path / name).write_text(content, encoding="utf-8")
     assert read_user_ids(tmp_path / name, 2) == wanted
 
@@ -250,14 +250,14 @@ def test_user_ids_that_do_not_fit_are_refused(tmp_path, name, content, words):
         read_user_ids(tmp_path / name, 2)
 
 
-def test_a_user_twice_is_refused(tmp_path, world):
+def test_a_repeated_user_is_refused(tmp_path, world):
     (tmp_path / "u.txt").write_text("\n".join(USERS[:23] + USERS[:1]))
     np.save(tmp_path / "t.npy", world["vectors"])
     with pytest.raises(DataError, match="'000' is twice"):
         read_prompts(tmp_path / "t.npy", users=tmp_path / "u.txt")
 
 
-def test_the_hash_tells_content_and_ids(tmp_path, world, ids):
+def test_the_hash_depends_on_content_and_ids(tmp_path, world, ids):
     np.save(tmp_path / "t.npy", world["vectors"])
     alone, named = content_hash(tmp_path / "t.npy"), content_hash(tmp_path / "t.npy", ids)
     ids.write_text(ids.read_text() + "x\n")

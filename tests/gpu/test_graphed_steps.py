@@ -16,7 +16,7 @@ TRAINING = TrainingConfig(epochs=3, batch_size=64, learning_rate=5e-3, precision
 
 @pytest.mark.parametrize("template", ["rating-item-first", "rating"])
 @pytest.mark.parametrize("trained", ["prompts", "adapter"])
-def test_graphs_learn_what_single_kernels_do(template, trained, monkeypatch):
+def test_graphs_learn_the_same_as_single_kernels(template, trained, monkeypatch):
     data = load_shipped("movietweetings", users=12)
 
     def learn():

@@ -32,15 +32,15 @@ def test_kernels_equal_plain_attention(width, group):
 
 @pytest.mark.parametrize("length", [1, 6, 48])
 @pytest.mark.parametrize("past", [0, 1, 11, 40, 150])
-def test_any_number_of_new_and_of_prefix_positions(length, past):
+def test_any_number_of_new_and_prefix_positions_equals_plain_attention(length, past):
     assert_kernels_equal_reference(inputs(length=length, past=past))
 
 
-def test_more_new_positions_than_one_word_of_the_mask_holds():
+def test_more_new_positions_than_a_mask_word_holds_equal_plain_attention():
     assert_kernels_equal_reference(inputs(length=90, past=70))
 
 
-def test_a_sliding_window_a_shared_mask_and_fully_masked_rows():
+def test_sliding_windows_shared_masks_and_fully_masked_rows_equal_plain_attention():
     given = inputs(length=20, past=40)
     given.mask = given.mask & given.mask.new_ones(given.mask.shape[2:]).triu(12)
     given.mask[0, 0, 7] = False

@@ -60,7 +60,7 @@ def installed(tmp_path_factory):
     return folder / "environment" / "bin" / "python"
 
 
-def test_the_wheel_holds_everything_that_runs(installed, tmp_path):
+def test_the_wheel_contains_everything_needed_to_run(installed, tmp_path):
     puma = [installed, "-m", "puma_engine.cli", "--json", "-w", tmp_path / "workspace"]
     assert succeed(*puma, "--version", folder=tmp_path).startswith("puma ")
     checks = {row["check"]: row for row in json.loads(succeed(*puma, "doctor", folder=tmp_path))}

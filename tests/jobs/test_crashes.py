@@ -1,4 +1,4 @@
-"""Jobs and workers whose processes die, and what the queue makes of it."""
+"""The queue when processes of jobs and workers die."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ def ws(tmp_path, monkeypatch):
     yield from workspace(tmp_path, monkeypatch)
 
 
-def test_killed_job_is_marked_queued_again_and_finishes(ws):
+def test_killed_job_is_requeued_and_finishes(ws):
     job, release = paused_job(ws, "Victim", 3, steps=10)
     thread = threading.Thread(target=work, args=(ws,))
     thread.start()
@@ -31,7 +31,7 @@ def test_killed_job_is_marked_queued_again_and_finishes(ws):
     assert ws.run(done.run_id).summary["resumed_at"] == 3
 
 
-def test_dead_process_is_noticed_without_a_worker(ws):
+def test_dead_process_is_detected_without_a_worker(ws):
     job, _ = paused_job(ws, "Orphan", 1, steps=3)
     claimed = queue.claim(ws, "cpu")
     child = processes.start_detached(job_commands.job_command(ws, claimed), Path(claimed.log))
@@ -47,7 +47,7 @@ def test_dead_process_is_noticed_without_a_worker(ws):
     assert jobs.cancel(ws, job.id).status == "cancelled"
 
 
-def test_killed_worker_leaves_its_job_and_the_next_goes_on(ws):
+def test_job_of_a_killed_worker_is_continued_by_the_next(ws):
     long, release = paused_job(ws, "A", 2, steps=3, name="a")
     after = jobs.enqueue(ws, "count", {"name": "b"}, title="B")
     assert start_worker(ws, "60", "cpu")
@@ -64,7 +64,7 @@ def test_killed_worker_leaves_its_job_and_the_next_goes_on(ws):
     assert before.pid and ws.run(done.run_id).summary["resumed_at"] == 0
 
 
-def test_job_of_a_worker_that_died_before_starting_it(ws):
+def test_job_claimed_by_a_dead_worker_is_run_by_the_next(ws):
     job = jobs.enqueue(ws, "count", {}, title="Claimed")
     assert queue.claim(ws, "cpu").id == job.id
     with ws.transaction() as db:
@@ -73,7 +73,7 @@ def test_job_of_a_worker_that_died_before_starting_it(ws):
     assert (status_of(ws, job), jobs.job(ws, job.id).attempt) == ("finished", 2)
 
 
-def test_late_process_of_an_old_attempt_does_nothing(ws):
+def test_late_process_of_an_old_attempt_is_ignored(ws):
     job = jobs.enqueue(ws, "count", {}, title="Twice")
     old = queue.claim(ws, "cpu")
     with ws.transaction() as db:
@@ -112,7 +112,7 @@ def test_job_that_ignores_a_cancel_is_killed(ws, monkeypatch):
     assert status_of(ws, job) == "cancelled"
 
 
-def test_stopped_from_outside_is_no_cancel(ws):
+def test_sigterm_from_outside_requeues_instead_of_cancelling(ws):
     job, release = paused_job(ws, "Shutdown", 2, steps=10)
     thread = threading.Thread(target=work, args=(ws,))
     thread.start()
@@ -125,7 +125,7 @@ def test_stopped_from_outside_is_no_cancel(ws):
     assert ws.query("SELECT crashes FROM jobs")[0]["crashes"] == 0
 
 
-def test_process_elsewhere_is_judged_by_its_heartbeat():
+def test_process_of_another_machine_is_alive_while_its_heartbeat_is_recent():
     elsewhere = "another-boot/pid:[1]#5"
     assert processes.is_alive(1, elsewhere, queue.now())
     assert not processes.is_alive(1, elsewhere, "2020-01-01T00:00:00+00:00")

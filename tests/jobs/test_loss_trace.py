@@ -1,11 +1,11 @@
-"""The course of losses that a job keeps: whole in shape, small in size."""
+"""Loss traces of jobs: the whole curve in a bounded number of points."""
 
 import itertools
 
 from puma_engine.jobs.runner import MAX_POINTS, LossTrace
 
 
-def test_losses_are_thinned_evenly_from_first_to_last():
+def test_losses_are_subsampled_evenly_from_first_to_last():
     trace = LossTrace()
     for step in range(5000):
         trace.add({"stage": "training", "step": step, "loss": 1 / (step + 1)})
@@ -15,7 +15,7 @@ def test_losses_are_thinned_evenly_from_first_to_last():
     assert len(gaps) == 1
 
 
-def test_stages_are_kept_apart_and_reports_without_a_loss_leave_nothing():
+def test_losses_are_recorded_per_stage_and_reports_without_a_loss_are_ignored():
     trace = LossTrace()
     trace.add({"stage": "reading"})
     trace.add({"stage": "a", "step": 1, "loss": 2.0})

@@ -43,7 +43,7 @@ def test_detached_worker_runs_a_job_to_its_run(ws):
     assert jobs.read_log(ws, job.id, lines=1).endswith("finished")
 
 
-def test_cancel_in_flight_then_retry_goes_on(ws):
+def test_retry_after_a_cancel_resumes_the_job(ws):
     job, release = paused_job(ws, "Long", 2, steps=15)
     thread = threading.Thread(target=work, args=(ws,))
     thread.start()
@@ -65,7 +65,7 @@ def test_cancel_in_flight_then_retry_goes_on(ws):
     assert ws.run(done.run_id).summary["resumed_at"] == 2
 
 
-def test_one_job_a_device_and_each_sees_only_its_own(ws, tmp_path, monkeypatch):
+def test_each_device_runs_one_job_that_sees_only_that_device(ws, tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
     assert jobs.find_devices() == ["cuda:0", "cuda:1"]
     log = tmp_path / "log"
@@ -100,7 +100,7 @@ def test_two_workers_never_claim_the_same_job(ws):
     assert queue.claim(ws, "cpu") is None
 
 
-def test_busy_device_claims_nothing(ws):
+def test_busy_device_claims_no_job(ws):
     jobs.enqueue(ws, "count", {}, title="First")
     second = jobs.enqueue(ws, "count", {}, title="Second")
     assert queue.claim(ws, "cpu").title == "First"
@@ -108,7 +108,7 @@ def test_busy_device_claims_nothing(ws):
     assert queue.claim(ws, "cuda:0").id == second.id
 
 
-def test_failed_job_keeps_its_message_and_can_be_retried(ws, tmp_path):
+def test_failed_job_has_its_error_and_can_be_retried(ws, tmp_path):
     job = jobs.enqueue(ws, "fail_once", {"marker": tmp_path / "marker"}, title="Flaky")
     work(ws)
     failed = jobs.job(ws, job.id)
@@ -122,19 +122,19 @@ def test_failed_job_keeps_its_message_and_can_be_retried(ws, tmp_path):
         jobs.retry(ws, job.id)
 
 
-def test_idle_worker_ends_by_itself(ws):
+def test_idle_worker_exits(ws):
     assert start_worker(ws, "0.2", "cpu")
     wait_for(lambda: not jobs.workers(ws))
     assert not ws.query("SELECT * FROM workers")
 
 
-def test_unknown_command_says_which_there_are(ws):
+def test_unknown_command_lists_the_known_commands(ws):
     job = jobs.enqueue(ws, "os_system", {}, title="No")
     work(ws)
     assert jobs.job(ws, job.id).error.startswith("There is no command 'os_system'; there are count")
 
 
-def test_bad_requests_say_why(ws, tmp_path, monkeypatch):
+def test_bad_job_requests_are_refused_with_the_reason(ws, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for command in ("os.system", "module:function", "../x", ""):
         with pytest.raises(JobError, match="command"):

@@ -1,4 +1,4 @@
-"""Maps: alignment, trust, clusters, seeds, and the run that keeps them by user id."""
+"""Maps: alignment, agreement, clusters, seeds, and the run that stores them by user id."""
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,7 @@ def turned(points):
     return 3 * points @ turn @ np.diag([1, -1]) + [40, -7]
 
 
-def test_align_undoes_shift_turn_mirror_and_scale():
+def test_align_undoes_translation_rotation_reflection_and_scale():
     fixed = np.random.default_rng(1).normal(size=(50, 2))
     laid, misfit = align(turned(fixed), fixed)
     np.testing.assert_allclose(laid, fixed, atol=1e-9)
@@ -36,7 +36,7 @@ def test_align_undoes_shift_turn_mirror_and_scale():
     assert 0.5 < align(strangers, fixed)[1] <= 1
 
 
-def test_align_of_points_without_spread():
+def test_align_of_equal_points_is_finite():
     flat, spread = np.ones((4, 2)), np.arange(8.0).reshape(4, 2)
     assert align(flat, flat)[1] == 0
     assert align(flat, spread)[1] == align(spread, flat)[1] == 1
@@ -63,7 +63,7 @@ def test_shuffled_prompts_share_few_neighbours():
     assert facts["trust_users"] == 90 and facts["trust_neighbours"] == 15
 
 
-def test_umap_is_seeded_and_keeps_groups_apart():
+def test_umap_is_seeded_and_separates_groups():
     source = blobs()
     drawn = project(IDS, source, source, seed=5)
     again = project(IDS, source, source, seed=5)
@@ -77,7 +77,7 @@ def test_umap_is_seeded_and_keeps_groups_apart():
     )
 
 
-def test_one_wide_and_equal_prompts_still_have_a_map():
+def test_equal_or_one_dimensional_prompts_have_a_finite_map():
     drawn = project(IDS, np.ones((90, 4)), blobs(1)[:, :1], method="pca")
     assert np.isfinite(drawn.source).all() and np.isfinite(drawn.migrated).all()
 
@@ -90,12 +90,12 @@ def test_one_wide_and_equal_prompts_still_have_a_map():
         ({"neighbours": 1}, ConfigError, "2 neighbours"),
     ],
 )
-def test_bad_settings_say_why(settings, error, words):
+def test_bad_settings_are_refused_with_the_reason(settings, error, words):
     with pytest.raises(error, match=words):
         project(IDS, blobs(), blobs(), **settings)
 
 
-def test_too_few_users_say_why():
+def test_too_few_users_are_refused_with_the_reason():
     with pytest.raises(DataError, match="5 users"):
         project(IDS[:4], blobs()[:4], blobs()[:4], method="pca")
 
@@ -148,7 +148,7 @@ def test_a_projection_run_joins_by_user_id_and_is_stored(world):
     assert pipeline.project(ws, "source", "retrained", method="pca", clusters=3) == run
 
 
-def test_more_users_than_most_are_sampled_and_said(world):
+def test_users_beyond_the_limit_are_sampled_and_still_projected(world):
     ws, runs = world
     run = pipeline.project(ws, runs["source"], runs["migrated"], method="pca", most=20)
     assert run.summary["users"] == 90 and run.summary["drawn"] == 20
@@ -163,14 +163,14 @@ def test_more_users_than_most_are_sampled_and_said(world):
         pipeline.project(ws, runs["source"], runs["migrated"], most=3)
 
 
-def test_principal_components_place_others_exactly():
+def test_principal_components_project_other_users_exactly():
     prompts = blobs()
     drawn = project(IDS, prompts, prompts, method="pca")
     projector = OutOfSampleProjector(prompts[:60], drawn.space[:60], drawn.source[:60], "pca")
     np.testing.assert_allclose(projector(prompts), drawn.source, atol=1e-4)
 
 
-def test_others_are_placed_among_the_drawn_users_who_are_nearest_to_them():
+def test_other_users_are_projected_to_their_nearest_sampled_users():
     prompts = blobs()
     drawn = project(IDS, prompts, prompts, method="pca", clusters=3)
     # Any map will do: here one on which each blob has its own corner.

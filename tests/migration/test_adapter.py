@@ -21,7 +21,7 @@ from puma_engine.migration.adapter import (
 from puma_engine.requests import overrides
 
 
-def test_the_paper_s_adapter_has_its_number_of_parameters():
+def test_the_papers_adapter_has_its_number_of_parameters():
     with torch.device("meta"):
         adapter = Adapter(2048, 3072)
     assert sum(p.numel() for p in adapter.parameters()) == 88_128_512
@@ -29,7 +29,7 @@ def test_the_paper_s_adapter_has_its_number_of_parameters():
 
 @pytest.mark.parametrize("depth", [2, 3, 4, 6])
 @pytest.mark.parametrize("tokens", [1, 4])
-def test_depth_and_prompt_length(depth, tokens):
+def test_depth_and_prompt_length_set_the_shape(depth, tokens):
     adapter = Adapter(6, 10, AdapterConfig(hidden=8, depth=depth, dropout=0.0))
     prompts = torch.randn(5, tokens, 6)
     moved = adapter(prompts)
@@ -37,7 +37,7 @@ def test_depth_and_prompt_length(depth, tokens):
     torch.testing.assert_close(moved[2, -1], adapter(prompts[2, -1]))
 
 
-def test_residuals_stand_where_the_paper_has_them():
+def test_residual_connections_follow_the_paper():
     adapter = Adapter(6, 10, AdapterConfig(hidden=8, dropout=0.0))
     with torch.no_grad():
         for number in (0, 2):
@@ -94,7 +94,7 @@ def test_input_scaling_is_applied_before_the_first_block():
     torch.testing.assert_close(adapter(prompts), wanted)
 
 
-def test_a_norm_bound_shortens_tokens_and_leaves_their_directions():
+def test_a_norm_bound_shortens_tokens_without_changing_directions():
     adapter = Adapter(6, 10, AdapterConfig(hidden=8, dropout=0.0))
     prompts = 3 * torch.randn(5, 2, 6)
     free = adapter(prompts).detach()
@@ -136,7 +136,7 @@ def test_an_adapter_is_the_same_after_a_round_trip(tmp_path_factory, shape, scal
         np.testing.assert_array_equal(adapter_tensors(again)[name], tensor)
 
 
-def test_settings_are_stored_and_hashed_under_their_first_names():
+def test_settings_are_stored_and_hashed_under_their_old_names():
     config = AdapterConfig(hidden=8, noise=0.3, max_mean_to_std=3.0, max_norm=1.0)
     # Computed before the two settings were renamed.
     assert config.hash == "7599ba8dfc1919c9"

@@ -1,4 +1,4 @@
-"""Training an adapter: who trains it, who chooses its epoch, and how its settings act."""
+"""Training an adapter: training users, early-stopping users, and effects of settings."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def data():
     return load_shipped("movietweetings", users=30)
 
 
-def test_users_outside_the_training_users_come_first_if_they_have_validation_rows(data):
+def test_early_stopping_prefers_users_outside_training_with_validation_rows(data):
     trained = data.users[:5]
     users = choose_early_stopping_users(trained, data.users, data, 12, seed=0)
     assert len(users) == len(set(users)) == 12 and not set(users) & set(trained)
@@ -29,17 +29,17 @@ def test_users_outside_the_training_users_come_first_if_they_have_validation_row
     assert not np.array_equal(users, others)
 
 
-def test_training_users_fill_up_where_others_are_too_few(data):
+def test_training_users_fill_up_early_stopping_users(data):
     users = choose_early_stopping_users(data.users[3:], data.users, data, 10, seed=0)
     assert set(data.users[:3]) & set(data.rows("validation")["user_id"]) <= set(users)
     assert len(users) == 10
 
 
-def test_all_users_choose_the_epoch_where_all_train(data):
+def test_all_users_decide_early_stopping_where_all_train(data):
     assert choose_early_stopping_users(data.users, data.users, data, 5, seed=0) is data.users
 
 
-def test_every_chosen_user_trains_and_no_other(data):
+def test_exactly_the_selected_users_train(data):
     model = FrozenBackbone.load("llama-small", device="cpu", precision="fp32")
     vectors = np.random.default_rng(0).normal(size=(len(data.users), 1, 8)).astype(np.float32)
     source = PromptTable(data.users, vectors)
@@ -58,7 +58,7 @@ def test_every_chosen_user_trains_and_no_other(data):
     assert moved.table.meta["users_trained"] == 6 and len(moved.table.user_ids) == 30
 
 
-def test_prompts_that_hardly_differ_are_rescaled_by_the_stored_adapter(data):
+def test_the_stored_adapter_rescales_nearly_equal_prompts(data):
     model = FrozenBackbone.load("llama-small", device="cpu", precision="fp32")
     rng = np.random.default_rng(0)
     alike = rng.normal(size=(1, 1, 8)) + 0.01 * rng.normal(size=(len(data.users), 1, 8))

@@ -23,7 +23,7 @@ def table(users, width, seed):
 
 @given(st.lists(st.tuples(user_lists, st.integers(1, 3)), min_size=1, max_size=3))
 @settings(max_examples=60, deadline=None)
-def test_every_user_gets_the_vectors_of_its_id(given):
+def test_sources_are_joined_by_user_id(given):
     tables = [table(users, width, seed) for seed, (users, width) in enumerate(given)]
     common = set.intersection(*(set(users) for users, _ in given))
     assume(common)

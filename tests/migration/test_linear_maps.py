@@ -1,4 +1,4 @@
-"""Closed-form maps: exact where they can be, cautious where they cannot, joined by user id."""
+"""Closed-form maps: exact on noiseless data, regularised on noise, joined by user id."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ def rows(n, width, seed=0):
     return np.random.default_rng(seed).normal(size=(n, width))
 
 
-def test_ridge_finds_a_linear_map_again_and_shrinks_what_is_noise():
+def test_ridge_recovers_a_linear_map_and_shrinks_noise():
     x, weight = rows(200, 6), rows(6, 9, 1)
     linear = ridge(x, x @ weight + 3)
     np.testing.assert_allclose(linear(rows(5, 6, 2)), rows(5, 6, 2) @ weight + 3, atol=0.02)
@@ -21,7 +21,7 @@ def test_ridge_finds_a_linear_map_again_and_shrinks_what_is_noise():
     assert np.abs(noise.weight).max() < 0.1
 
 
-def test_the_ridge_strength_is_the_one_that_leaving_out_each_user_finds():
+def test_ridge_strength_equals_that_of_leave_one_out():
     x = rows(12, 5)
     y = x @ rows(5, 4, 1) + rows(12, 4, 2)
 
@@ -42,13 +42,13 @@ def test_the_ridge_strength_is_the_one_that_leaving_out_each_user_finds():
 
 
 @pytest.mark.parametrize("width", [6, 9])
-def test_procrustes_finds_a_turned_and_scaled_copy_again(width):
+def test_procrustes_recovers_a_rotated_and_scaled_copy(width):
     x, basis = rows(50, 6), np.linalg.qr(rows(width, width, 1))[0][:6]
     linear = procrustes(x, 2.5 * x @ basis + 1)
     np.testing.assert_allclose(linear(x), 2.5 * x @ basis + 1, atol=1e-9)
 
 
-def test_procrustes_turns_and_scales_but_never_bends():
+def test_procrustes_only_rotates_and_scales():
     x, y = rows(50, 6), rows(50, 4, 1)
     linear = procrustes(x, y)
     gram = linear.weight.T @ linear.weight
@@ -59,7 +59,7 @@ def test_procrustes_turns_and_scales_but_never_bends():
     assert np.linalg.norm(y - linear(x)) < min(worse)
 
 
-def test_users_are_paired_by_id():
+def test_linear_maps_pair_users_by_id():
     ids = np.array([f"u{i}" for i in range(40)])
     x = rows(40, 5).astype(np.float32)
     source = PromptTable(ids, x[:, None], {"w": np.ones(1)})

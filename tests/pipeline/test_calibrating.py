@@ -1,4 +1,4 @@
-"""Calibrations: short trainings that measure what a plan would take, and the page that asks."""
+"""Calibrations: short trainings that measure the cost of a plan, and their page."""
 
 import subprocess
 import sys
@@ -40,7 +40,7 @@ def plan_of(job):
     return plans.Plan("single", request.sources, request.targets, request.strategy, request.budget)
 
 
-def test_a_calibration_measures_what_a_plan_lacks(world, monkeypatch):
+def test_a_calibration_measures_the_missing_costs_of_a_plan(world, monkeypatch):
     ws, _source, large = world
     monkeypatch.setattr("puma_engine.jobs.ensure_worker", lambda _ws: False)
     query = {"target": large.id, "budget": "6"}
@@ -61,7 +61,7 @@ def test_a_calibration_measures_what_a_plan_lacks(world, monkeypatch):
     assert "times as long" in words(app)
 
 
-def test_an_aggregation_is_predicted_from_adapters_that_read_as_many(world):
+def test_an_aggregation_is_predicted_from_adapters_with_equally_many_sources(world):
     ws, source, large = world
     other = pipeline.fit_prompts(
         ws, source.inputs["dataset"], source.inputs["backbone"], training=QUICK, seed=5
@@ -85,7 +85,7 @@ def test_a_chain_is_calibrated_hop_by_hop(world):
     assert first.config["widths"] == [source.summary["width"]]
 
 
-def test_what_other_processes_take_of_the_cores_is_measured():
+def test_cpu_contention_measures_the_cores_that_other_processes_use():
     spins = "import time; end = time.time() + 5\nwhile time.time() < end: pass"
     child = subprocess.Popen([sys.executable, "-c", spins])
     time.sleep(0.1)
@@ -97,7 +97,7 @@ def test_what_other_processes_take_of_the_cores_is_measured():
     assert taken > 0.3
 
 
-def test_a_measurement_that_was_disturbed_says_so(world, monkeypatch):
+def test_a_measurement_beside_other_work_is_reported(world, monkeypatch):
     ws, source, large = world
     (hop, _whole) = pipeline.calibrate(ws, [source], [large], training=QUICK, adapter=SMALL)
     assert hop.cost["cores"] >= 1 and hop.cost["cores_of_others"] >= 0
@@ -115,7 +115,7 @@ def test_a_measurement_that_was_disturbed_says_so(world, monkeypatch):
         assert set(evidence["Other work"]) == {f"{share:.0%}"}
 
 
-def test_only_changed_settings_are_sent_and_the_defaults_follow_the_budget(world, monkeypatch):
+def test_only_changed_settings_are_sent_and_defaults_follow_the_budget(world, monkeypatch):
     ws, source, large = world
     monkeypatch.setattr("puma_engine.jobs.ensure_worker", lambda _ws: False)
     changed = {"batch_size": 7, "epochs": 3, "learning_rate": 0.002}

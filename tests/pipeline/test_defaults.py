@@ -1,4 +1,4 @@
-"""Settings that nobody names follow from what users gave."""
+"""Default settings follow the task and the number of users."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from puma_engine.store import Workspace
 
 
 @pytest.mark.parametrize(("task", "rate", "patience"), [("rating", 1.5e-2, 3), ("click", 5e-3, 0)])
-def test_clicks_take_shorter_steps_and_are_waited_for(tmp_path, task, rate, patience):
+def test_default_learning_rates_and_patience_depend_on_the_task(tmp_path, task, rate, patience):
     ws = Workspace.open(tmp_path / "workspace", create=True)
     data = compared.import_data(ws, tmp_path, task)
     model = tiny_backbone_folder(tmp_path, "llama")
@@ -44,7 +44,7 @@ def few_users(users, task="rating"):
     return migration_defaults(task, 100 * users, users)[0]
 
 
-def test_batches_leave_enough_steps_for_however_few_users():
+def test_default_batch_sizes_follow_the_number_of_users():
     sizes = {users: all_users(users).batch_size for users in (1, 400, 1000, 10_206)}
     assert sizes == {1: 32, 400: 64, 1000: 128, 10_206: 256}
     sizes = {
@@ -68,7 +68,7 @@ def test_a_selection_of_all_users_has_the_defaults_of_all_users(task):
     assert migration_defaults(task, 600, 60) != migration_defaults(task, 600)
 
 
-def test_by_default_no_training_on_clicks_ends_early():
+def test_trainings_on_clicks_have_no_early_stopping_by_default():
     trainings = [all_users(600, "click"), few_users(60, "click")]
     for item_tokens in (0, 1):
         trainings.append(fit_defaults("click", 600, item_tokens=item_tokens))

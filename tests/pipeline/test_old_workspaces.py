@@ -1,4 +1,4 @@
-"""A workspace of version 0.1.0 opens, answers the same questions, and goes on where it stopped.
+"""A workspace of version 0.1.0 opens, returns the same runs, and resumes interrupted ones.
 
 The fixture holds ratings and clicks of 24 users each, with a fit that was killed half-way and a
 job that nobody has run yet. The expected prompts are those that version 0.1.0 ends with.
@@ -59,11 +59,11 @@ def puma(root):
     return run
 
 
-def test_every_file_is_whole(root):
+def test_every_file_of_an_old_workspace_verifies(root):
     assert Workspace.open(root).verify() == []
 
 
-def test_the_same_questions_have_the_same_runs(root, puma):
+def test_the_same_requests_return_the_stored_runs(root, puma):
     before = {run.id: run.finished for run in Workspace.open(root).runs()}
     for run_id, words in FINISHED.items():
         answer = puma(*words)
@@ -71,7 +71,7 @@ def test_the_same_questions_have_the_same_runs(root, puma):
         assert Workspace.open(root).run(run_id).finished == before[run_id], "it was done again"
 
 
-def test_verdicts_are_reached(root):
+def test_comparisons_of_an_old_workspace_have_verdicts(root):
     ws = Workspace.open(root)
     verdict = pipeline.judge_comparison(ws, "ratings")
     assert verdict.decision in ("migrate", "refine", "retrain", "undecided")
@@ -90,7 +90,7 @@ def test_an_adapter_is_read_and_maps_to_the_stored_prompts(root):
     )
 
 
-def test_an_interrupted_fit_goes_on_from_its_checkpoint(root, puma):
+def test_an_interrupted_fit_resumes_from_its_checkpoint(root, puma):
     ws = Workspace.open(root)
     assert ws.run(INTERRUPTED).status == "interrupted"
     assert puma(*GO_ON)["id"] == INTERRUPTED
@@ -101,7 +101,7 @@ def test_an_interrupted_fit_goes_on_from_its_checkpoint(root, puma):
         np.testing.assert_allclose(table.vectors[rows], expected["vectors"], rtol=1e-3, atol=1e-5)
 
 
-def test_a_job_of_the_old_version_still_runs(root):
+def test_a_job_of_the_old_version_runs(root):
     ws = Workspace.open(root)
     (job,) = jobs.jobs(ws)
     assert job.command == "carry_out" and job.status == "queued"

@@ -32,7 +32,7 @@ def moved(bench):
     return bench.migrate(source, "qwen2-small", training=SHORT, adapter=SHAPE, device="cpu")
 
 
-def test_refining_everybody_starts_from_the_migrated_prompts(bench, moved):
+def test_refining_all_users_starts_from_the_migrated_prompts(bench, moved):
     still = bench.refine(moved, training=SHORT | {"learning_rate": 1e-9}, device="cpu")
     before, after = load_prompts(bench.workspace, moved), load_prompts(bench.workspace, still)
     np.testing.assert_array_equal(before.user_ids, after.user_ids)
@@ -45,7 +45,7 @@ def test_refining_everybody_starts_from_the_migrated_prompts(bench, moved):
     assert further.config["role"] == "refined" and further.inputs["start"] == moved.id
 
 
-def test_refining_some_leaves_all_others_and_the_head_alone(bench, moved):
+def test_refining_some_users_changes_neither_other_users_nor_the_head(bench, moved):
     source = moved.inputs["source_0"]
     chosen = bench.select(source, strategy="random", budget=3)
     refined = bench.refine(moved, selection=chosen, training=SHORT, device="cpu")
@@ -58,7 +58,7 @@ def test_refining_some_leaves_all_others_and_the_head_alone(bench, moved):
     assert refined.cost["users_trained"] == 3
 
 
-def test_the_share_that_lost_most_on_train_rows_is_refined(bench, moved):
+def test_the_users_with_the_largest_train_loss_are_refined(bench, moved):
     refined = bench.refine(moved, share=0.3, training=SHORT, device="cpu")
     chosen = bench.workspace.run(refined.inputs["selection"])
     frame = bench.workspace.get_table(chosen.id, "selection").set_index("user_id")
@@ -78,7 +78,7 @@ def test_the_share_that_lost_most_on_train_rows_is_refined(bench, moved):
         bench.refine(moved, share=0)
 
 
-def test_users_are_ranked_by_id_not_by_position():
+def test_users_to_refine_are_joined_by_id():
     before = pd.Series([1.0, 1.0, 1.0, 1.0], ["d", "a", "c", "b"])
     after = pd.Series([3.0, 2.0, 0.5, 1.0], ["b", "d", "a", "c"])
     frame = ranked(after, before, 0.5)
@@ -86,7 +86,7 @@ def test_users_are_ranked_by_id_not_by_position():
     assert frame["selected"].tolist() == [True, True, False, False]
 
 
-def test_its_cost_holds_the_migration_it_starts_from(bench, moved):
+def test_the_cost_of_refining_includes_its_migration(bench, moved):
     refined = bench.refine(moved, training=SHORT, device="cpu")
     evaluation = bench.evaluate(refined, device="cpu")
     unrefined = bench.evaluate(moved, device="cpu")
@@ -104,7 +104,7 @@ def test_only_migrations_are_refined(bench, moved):
 
 
 @pytest.mark.parametrize("times", [0.5, 1.0, 30.0])
-def test_steps_reach_as_far_as_the_prompts_that_they_start_from_are_large(tmp_path, times):
+def test_refining_steps_scale_with_the_size_of_the_initial_prompts(tmp_path, times):
     model = FrozenBackbone.load(
         tiny_backbone_folder(tmp_path, "llama"), device="cpu", precision="fp32"
     )

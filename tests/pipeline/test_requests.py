@@ -1,4 +1,4 @@
-"""Requests: the same question over every interface is the same run, and stored jobs still execute."""
+"""Requests: every interface builds the same request, and queued jobs of older versions run."""
 
 import json
 import signal
@@ -64,7 +64,7 @@ def puma(ws, *words):
     [("all", None, {}), ("random", 5, {}), ("random", 20, {}), ("random", 5, {"epochs": 2})],
     ids=["all users", "few users", "most users", "changed setting"],
 )
-def test_every_interface_asks_the_same_question(world, monkeypatch, strategy, budget, changed):
+def test_every_interface_builds_the_same_request(world, monkeypatch, strategy, budget, changed):
     bench, source, target = world
     ws = bench.workspace
     monkeypatch.setenv("PUMA_WORKSPACE", str(ws.root))
@@ -153,7 +153,7 @@ REQUESTS = [
 
 
 @pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: type(request).__name__)
-def test_requests_survive_json(request_):
+def test_requests_round_trip_through_json(request_):
     stored = json.loads(json.dumps(request_.to_dict()))
     assert type(request_).from_dict(stored) == request_
     with pytest.raises(ConfigError, match=r"has no 'wish'; it has .*"):
@@ -174,7 +174,7 @@ def test_requests_survive_json(request_):
         (lambda: replace(REQUESTS[3], adapter={"wide": 3}), ConfigError, "no setting wide"),
     ],
 )
-def test_impossible_requests_say_why(build, error, words):
+def test_impossible_requests_are_refused_with_the_reason(build, error, words):
     with pytest.raises(error, match=words):
         build()
 

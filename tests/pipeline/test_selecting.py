@@ -1,4 +1,4 @@
-"""Selections as runs: the strategy that nobody names follows from what users gave."""
+"""Selections as runs: the default strategy follows the task."""
 
 import compared
 import numpy as np
@@ -10,7 +10,7 @@ from puma_engine.store import Workspace
 
 
 @pytest.mark.parametrize(("task", "wanted"), [("rating", "facility"), ("click", "kmeans-variance")])
-def test_the_usual_strategy_follows_the_outcomes(tmp_path, task, wanted):
+def test_the_default_strategy_follows_the_task(tmp_path, task, wanted):
     ws = Workspace.open(tmp_path / "workspace", create=True)
     data = compared.import_data(ws, tmp_path, task)
     users = pipeline.load_dataset(ws, data).users

@@ -48,7 +48,7 @@ def world(tmp_path_factory):
     }
 
 
-def test_asking_again_returns_the_run_without_work(world):
+def test_a_repeated_request_returns_the_run_without_work(world):
     ws, reports = world["ws"], []
     again = pipeline.fit_prompts(
         ws, world["data"], world["small"], training=QUICK, progress=reports.append
@@ -65,7 +65,7 @@ def test_asking_again_returns_the_run_without_work(world):
     assert other.id != again.id
 
 
-def test_a_table_comes_back_by_user_id(world):
+def test_a_prompt_table_is_loaded_by_user_id(world):
     ws = world["ws"]
     table = pipeline.load_prompts(ws, world["source"])
     assert table.vectors.shape == (24, 1, 32) and table.vectors.dtype == np.float32
@@ -73,7 +73,7 @@ def test_a_table_comes_back_by_user_id(world):
     assert table.user_ids[7] == "007" and set(table.head)
 
 
-def test_migration_moves_everybody_and_keeps_its_origin(world):
+def test_migration_maps_all_users_and_records_its_origin(world):
     ws = world["ws"]
     run = pipeline.migrate(
         ws,
@@ -108,7 +108,7 @@ def test_migration_moves_everybody_and_keeps_its_origin(world):
     )
 
 
-def test_evaluation_scores_what_it_predicted(world):
+def test_evaluation_metrics_equal_those_of_its_predictions(world):
     ws = world["ws"]
     run = pipeline.evaluate(ws, world["source"])
     frame = pipeline.read_predictions(ws, run)
@@ -123,7 +123,7 @@ def test_evaluation_scores_what_it_predicted(world):
     assert set(users["user_id"]) == set(test["user_id"])
 
 
-def test_a_metric_of_any_users_is_read_by_id_from_file_and_database_alike(world):
+def test_user_metrics_are_read_by_id_from_file_or_database(world):
     ws = world["ws"]
     run = pipeline.evaluate(ws, world["source"])
     known = ws.user_metrics(run.id).set_index("user_id")["rmse"]
@@ -176,7 +176,7 @@ def test_comparison_pairs_rows_and_counts_costs(world):
     assert verdict.loss == pytest.approx(gap, abs=1e-6)
 
 
-def test_comparison_keeps_what_each_user_loses(world):
+def test_comparison_stores_the_losses_of_each_user(world):
     ws = world["ws"]
     source = pipeline.evaluate(ws, world["source"])
     compared = pipeline.compare(ws, [source], baselines=True)
@@ -208,14 +208,14 @@ def test_shuffled_control_differs_only_in_its_source(world):
     assert not np.allclose(first, second)
 
 
-def test_random_prompts_stay_as_drawn(world):
+def test_random_prompts_are_not_trained(world):
     ws = world["ws"]
     run = pipeline.fit_prompts(ws, world["data"], world["small"], role="random", training=QUICK)
     vectors = pipeline.load_prompts(ws, run).vectors
     assert np.abs(vectors).max() <= 0.1 and run.cost["users_trained"] == 0
 
 
-def test_chain_and_aggregation(world):
+def test_a_chain_and_an_aggregation_have_their_inputs(world):
     ws, settings = world["ws"], {"training": QUICK, "adapter": SMALL}
     first, second = pipeline.chain(
         ws,
@@ -250,7 +250,7 @@ def test_cancelled_run_resumes_to_the_same_prompts(world, tmp_path):
     np.testing.assert_array_equal(resumed, straight)
 
 
-def test_export_and_import_prompts(world, tmp_path):
+def test_exported_prompts_can_be_imported(world, tmp_path):
     ws = world["ws"]
     file = pipeline.export_prompts(
         ws, world["source"], tmp_path / "p.safetensors", command="puma x"
@@ -271,7 +271,7 @@ def test_export_and_import_prompts(world, tmp_path):
         pipeline.import_prompts(ws, more, world["small"], file)
 
 
-def test_changed_weights_are_noticed(world, tmp_path):
+def test_changed_weights_are_detected(world, tmp_path):
     ws = Workspace.open(tmp_path / "workspace", create=True)
     folder = tiny_backbone_folder(tmp_path, "llama")
     added = pipeline.add_backbone(ws, folder)
@@ -299,12 +299,12 @@ def test_changed_weights_are_noticed(world, tmp_path):
         ({"template": "click"}, DataError, "click"),
     ],
 )
-def test_bad_migrations_say_why(world, settings, error, words):
+def test_bad_migrations_are_refused_with_the_reason(world, settings, error, words):
     with pytest.raises(error, match=words):
         pipeline.migrate(world["ws"], world["source"], world["large"], **settings)
 
 
-def test_bad_references_say_why(world):
+def test_bad_references_are_refused_with_the_reason(world):
     ws = world["ws"]
     with pytest.raises(NotFoundError):
         pipeline.evaluate(ws, "nothing-of-the-kind")
@@ -318,7 +318,7 @@ def test_bad_references_say_why(world):
         pipeline.import_dataset(ws, "nowhere")
 
 
-def test_a_failed_stage_is_marked_and_can_be_done_again(world):
+def test_a_failed_stage_is_recorded_and_can_be_repeated(world):
     ws, attempts = world["ws"], []
 
     def compute(run_id, folder, clock):
@@ -337,7 +337,7 @@ def test_a_failed_stage_is_marked_and_can_be_done_again(world):
     assert len(attempts) == 2
 
 
-def test_overall_progress_counts_parts_and_estimates():
+def test_overall_progress_weights_parts_and_estimates_the_rest():
     reports, now = [], [0.0]
     overall = OverallProgress([20, 30, 50], reports.append, clock=lambda: now[0])
     now[0] = 40.0
@@ -351,7 +351,7 @@ def test_overall_progress_counts_parts_and_estimates():
     assert reports[-1].overall_eta == pytest.approx(25 * 90 / 45)
 
 
-def test_python_api_is_the_same_stages(world):
+def test_the_python_api_returns_the_runs_of_the_stages(world):
     from puma_engine import Workbench
 
     bench = Workbench(world["ws"].root)

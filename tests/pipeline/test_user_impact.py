@@ -1,4 +1,4 @@
-"""What a comparison keeps of its users is what its table of users says, and is enough for pages."""
+"""The stored user impact of a comparison equals that of its table of users."""
 
 import compared
 import pandas as pd
@@ -31,7 +31,7 @@ def sides(world, name="few"):
     )
 
 
-def test_what_is_kept_is_what_the_users_say(world):
+def test_stored_impact_equals_the_impact_computed_from_users(world):
     stored, computed = sides(world)
     for name in ("better", "worse"):
         assert getattr(stored, name) == getattr(computed, name)
@@ -46,7 +46,7 @@ def test_what_is_kept_is_what_the_users_say(world):
         pd.testing.assert_frame_equal(stored.groups[by], table)
 
 
-def test_counts_are_of_everybody_and_the_likely_are_all_there(world, monkeypatch):
+def test_stored_impact_counts_all_users_and_lists_all_likely_regressions(world, monkeypatch):
     monkeypatch.setattr("puma_engine.evaluation.user_effects.LISTED_USERS", 1)
     ws, run = world["ws"], world["comparison"]
     users = pipeline.comparison_users(ws, run)
@@ -60,7 +60,7 @@ def test_counts_are_of_everybody_and_the_likely_are_all_there(world, monkeypatch
     assert impact.worse == (gaps > 0).mean()
 
 
-def test_only_methods_with_prompts_are_kept_and_older_comparisons_are_worked_out(world):
+def test_impact_is_stored_for_methods_with_prompts_and_computed_for_old_comparisons(world):
     ws, run = world["ws"], world["comparison"]
     summary = ws.get_table(run.id, "effects")
     others = {run.id for name, run in world["runs"].items() if name != "again"}

@@ -1,4 +1,4 @@
-"""Soft prompts of items: read after the users', migrated with them, stored, and refused where they do not fit."""
+"""Item prompts: read after user prompts, migrated, stored, and refused where unsupported."""
 
 import dataclasses
 
@@ -56,7 +56,7 @@ def world(tmp_path_factory):
     return dict(zip(names, (ws, data, plain, source, moved), strict=True))
 
 
-def test_an_items_prompt_is_read_behind_the_users(small):
+def test_the_prompt_of_an_item_follows_that_of_the_user(small):
     data, backbone, table = small
     rows = data.rows("test")
     whole = table.take_pairs(rows["user_id"].to_numpy(), rows["item_id"].to_numpy())
@@ -93,7 +93,7 @@ def test_items_are_joined_by_id_and_unknown_ones_get_the_common_prompt(small):
     assert len(fresh) and (mixed.take(fresh) == table.items.other).all()
 
 
-def test_migration_maps_items_with_an_adapter_of_their_own(small):
+def test_migration_maps_items_with_a_separate_adapter(small):
     data, _, table = small
     target = FrozenBackbone.load("qwen2-small", device="cpu", precision="fp32")
     shape = AdapterConfig(hidden=16)
@@ -115,7 +115,7 @@ def test_migration_maps_items_with_an_adapter_of_their_own(small):
     assert two.adapter_meta["d_in"] == 2 * two.item_adapter["blocks.0.layers.0.weight"].shape[0]
 
 
-def test_new_users_are_fitted_beside_the_known_items(small):
+def test_new_users_are_fitted_with_the_known_item_prompts(small):
     data, backbone, table = small
     known = dataclasses.replace(table, user_ids=table.user_ids[4:], vectors=table.vectors[4:])
     new = data.for_users(table.user_ids[:4])
@@ -124,7 +124,7 @@ def test_new_users_are_fitted_beside_the_known_items(small):
     assert np.abs(fitted.vectors - known.vectors.mean(0)).max() > 1e-3
 
 
-def test_item_prompts_are_checked():
+def test_bad_item_prompts_are_refused():
     ids, rows, other = np.array(["a", "b"]), np.zeros((2, 1, 4), np.float32), np.zeros((1, 4))
     with pytest.raises(DataError, match="shape"):
         ItemPrompts(ids, rows[:1], other)
@@ -137,7 +137,7 @@ def test_item_prompts_are_checked():
         join_items([ItemPrompts(ids, rows, other), longer], ids)
 
 
-def test_tables_with_items_are_kept_scored_and_refined_as_runs(world):
+def test_tables_with_items_are_stored_evaluated_and_refined(world):
     ws = world["ws"]
     source, moved = (load_prompts(ws, world[name]) for name in ("source", "moved"))
     assert source.items.tokens == moved.items.tokens == 2
@@ -161,7 +161,7 @@ def test_tables_with_items_are_kept_scored_and_refined_as_runs(world):
         pipeline.refine(ws, bare, item_tokens=1, share=0.5)
 
 
-def test_a_migration_is_held_against_retraining_of_the_same_kind(world):
+def test_a_migration_is_compared_with_retraining_of_the_same_kind(world):
     ws, moved = world["ws"], world["moved"]
     target = moved.inputs["backbone"]
     bare = pipeline.migrate(ws, world["plain"], target, training=QUICK)
@@ -175,14 +175,14 @@ def test_a_migration_is_held_against_retraining_of_the_same_kind(world):
     assert rows.loc[scored, "item_tokens"].tolist() == [0, 0, 2]
 
 
-def test_plans_reckon_without_the_time_that_items_prompts_take(world):
+def test_cost_predictions_exclude_runs_with_item_prompts(world):
     plain, both = world["plain"], world["source"]
     assert both.summary["item_tokens"] == 2
     where = (plain.inputs["backbone"], plain.device)
     assert [run.run for run in measured(world["ws"], "prompts", *where)] == [plain.id]
 
 
-def test_a_question_about_a_known_title_reads_its_items_prompt(world):
+def test_a_what_if_request_for_a_known_title_uses_its_item_prompt(world):
     ws = world["ws"]
     predictor = Predictor(ws, world["source"], device="cpu")
     predictions = pipeline.read_predictions(
@@ -194,7 +194,7 @@ def test_a_question_about_a_known_title_reads_its_items_prompt(world):
         assert value == pytest.approx(row.prediction, abs=1e-4)
 
 
-def test_whole_inputs_are_exported_and_tables_without_room_for_items_refused(world, tmp_path):
+def test_embedded_inputs_are_exported_and_formats_without_items_are_refused(world, tmp_path):
     ws = world["ws"]
     table = load_prompts(ws, world["source"])
     data = pipeline.load_dataset(ws, world["data"])

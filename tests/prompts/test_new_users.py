@@ -1,4 +1,4 @@
-"""New users: fitted on their few rows alone, from the mean prompt and under the known head."""
+"""New users: fitted on their rows from the mean prompt with a frozen head."""
 
 import dataclasses
 
@@ -31,7 +31,7 @@ def world():
     return backbone, new, PromptTable(rest, shipped.take(rest), shipped.head)
 
 
-def test_new_users_are_served_better_on_their_rows_than_by_the_mean_prompt(world):
+def test_fitted_prompts_of_new_users_beat_the_mean_prompt_on_their_rows(world):
     backbone, new, known = world
     fitted = fit_new_users(backbone, new, known, template=TEMPLATE, training=FEW)
     mean = mean_prompts(known, new.users)
@@ -47,7 +47,7 @@ def test_new_users_are_served_better_on_their_rows_than_by_the_mean_prompt(world
         np.testing.assert_array_equal(fitted.head[name], values)
 
 
-def test_a_user_without_rows_keeps_the_mean_prompt(world):
+def test_a_user_without_rows_has_the_mean_prompt(world):
     backbone, new, known = world
     silent = new.users[0]
     rows = new.interactions

@@ -1,4 +1,4 @@
-"""Reports and exported tables: the store's numbers, other people's text as text, no network."""
+"""Reports and exported tables: numbers of the store, escaped text, no network."""
 
 import dataclasses
 import json
@@ -64,7 +64,7 @@ def page(world):
     return pipeline.render_report(world["ws"], world["comparison"])
 
 
-def test_the_numbers_are_the_stores(world, page):
+def test_the_numbers_of_the_report_are_those_of_the_store(world, page):
     ws, run = world["ws"], world["comparison"]
     text = Page(page).text
     for row in ws.get_table(run.id, "comparison").itertuples():
@@ -87,7 +87,7 @@ def test_the_margin_of_the_report_is_the_given_one(world):
     assert verdict.headline in Page(page).text and "5 % of full" in Page(page).text
 
 
-def test_nothing_outside_the_file_is_referred_to(page):
+def test_the_report_loads_nothing_from_outside(page):
     parsed = Page(page)
     assert not parsed.tags & {"script", "link", "img", "iframe", "object", "embed", "form", "base"}
     assert {"svg", "table", "style"} <= parsed.tags
@@ -101,12 +101,12 @@ def test_nothing_outside_the_file_is_referred_to(page):
     assert len(page) < 300_000
 
 
-def test_names_with_markup_are_text(page):
+def test_names_with_markup_are_escaped(page):
     assert compared.HOSTILE in Page(page).text
     assert "<script>alert" not in page and "<img" not in page
 
 
-def test_marks_that_hide_or_turn_text_are_taken_out():
+def test_control_and_bidirectional_characters_are_removed():
     template = environment().from_string('<p title="{{ title }}">{{ text }}</p>{{ chart }}')
     chart = svg.interval_rows("t\u2066", [("<b>\u202e", "source", 1.0, 0.5, 1.5)], "x")
     written = template.render(title='"><b>', text="a\u202eb\u0000c", chart=chart)
@@ -117,7 +117,7 @@ def test_marks_that_hide_or_turn_text_are_taken_out():
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="needs chromium")
-def test_a_browser_without_a_network_shows_it(page, tmp_path):
+def test_a_browser_without_a_network_shows_the_report(page, tmp_path):
     playwright = pytest.importorskip("playwright.sync_api")
     file = tmp_path / "report.html"
     file.write_text(page, encoding="utf-8")
@@ -166,7 +166,7 @@ def test_users_to_refine_are_listed(tmp_path):
     assert verdict.decision == "refine" and set(verdict.refine) == {"000", "001", "002", "003"}
 
 
-def test_the_command_writes_a_whole_file_or_none(world, tmp_path):
+def test_the_command_writes_a_complete_file_or_none(world, tmp_path):
     root, run = str(world["ws"].root), world["comparison"]
     common = ["--workspace", root, "--json"]
     out = tmp_path / "r.html"
@@ -186,7 +186,7 @@ def test_the_command_writes_a_whole_file_or_none(world, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["r.html"]
 
 
-def test_tables_come_out_as_they_are(world, tmp_path):
+def test_exported_tables_equal_the_stored_ones(world, tmp_path):
     ws, run = world["ws"], world["runs"]["few"]
     assert table_names(ws, run) == ["predictions", "metrics", "user_metrics"]
     for name in table_names(ws, run):
@@ -206,11 +206,11 @@ def test_tables_come_out_as_they_are(world, tmp_path):
         pipeline.export_table(ws, run, "metrics", tmp_path / "metrics.csv" / "x.csv")
 
 
-def test_every_kind_has_a_mark():
+def test_every_kind_of_method_has_a_symbol():
     assert {kind.symbol for kind in KINDS.values()} <= set(svg.MARKS)
 
 
-def test_axes_have_a_handful_of_round_ticks():
+def test_axes_have_two_to_nine_ticks_inside_their_range():
     for low, high, log in ((0.8, 1.05, False), (-0.02, 0.3, False), (0.3, 152, True), (4, 5, True)):
         ticks = svg.Scale(low, high, 0, 100, log).ticks()
         assert 2 <= len(ticks) <= 9 and all(low <= tick <= high * 1.0001 for tick in ticks)
@@ -231,7 +231,7 @@ def test_the_page_offers_the_report_with_its_verdict(world, monkeypatch):
     assert [button.label for button in app.get("download_button")] == ["Report as HTML"]
 
 
-def test_the_page_gives_any_table_of_any_run(world, monkeypatch):
+def test_the_page_exports_any_table_of_any_run(world, monkeypatch):
     few = world["runs"]["few"]
     app = see(world, monkeypatch, part="table", run=few.id, table="user_metrics")
     wanted = world["ws"].user_metrics(few.id)
@@ -242,7 +242,7 @@ def test_the_page_gives_any_table_of_any_run(world, monkeypatch):
     assert "predictions" not in again.selectbox(key="choose-table").options
 
 
-def test_large_tables_and_prompts_are_left_to_the_command_line(world, monkeypatch):
+def test_large_tables_and_prompts_are_exported_by_command_only(world, monkeypatch):
     monkeypatch.setattr("dashboard.engine.reports.MAX_ROWS", 10)
     app = see(world, monkeypatch, part="table", run=world["runs"]["few"].id, table="predictions")
     assert "puma export table" in app.code[0].value and not app.dataframe
@@ -251,13 +251,13 @@ def test_large_tables_and_prompts_are_left_to_the_command_line(world, monkeypatc
     assert "puma prompts export" in app.code[0].value
 
 
-def test_prompts_that_are_not_there_are_said(world, monkeypatch):
+def test_missing_prompts_are_reported(world, monkeypatch):
     app = see(world, monkeypatch, part="prompts")
     next(button for button in app.button if button.label == "Prepare the file").click().run()
     assert "not written" in app.error[0].value and "prompts" in app.text[0].value
 
 
-def test_pages_without_anything_say_so(tmp_path, monkeypatch):
+def test_pages_without_results_say_so(tmp_path, monkeypatch):
     ws = Workspace.open(tmp_path / "ws", create=True)
     for part, words in (
         ("report", "No comparison is finished"),

@@ -1,4 +1,4 @@
-"""A build trains, measures and writes a whole model folder, the same each time."""
+"""Builds of zoo models: trained, measured, complete and reproducible."""
 
 import json
 
@@ -38,7 +38,7 @@ def module(request, corpus):
     )
 
 
-def test_a_batch_s_loss_is_the_sum_of_its_rows_alone(module):
+def test_the_loss_of_a_batch_is_the_sum_over_its_rows(module):
     rows = torch.arange(6)
     with torch.no_grad():
         together = module(rows)
@@ -46,7 +46,7 @@ def test_a_batch_s_loss_is_the_sum_of_its_rows_alone(module):
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-3)
 
 
-def test_only_users_in_a_batch_learn_their_vectors(module):
+def test_only_vectors_of_users_in_the_batch_change(module):
     rows = np.flatnonzero(module.sequences.plan.vector)[:3]
     batch = module.sequences.batch(rows)
     module.zero_grad()
@@ -83,7 +83,7 @@ def test_the_same_recipe_gives_the_same_weights_and_the_next_build_replaces_them
     assert [path.name for path in tmp_path.iterdir()] == ["llama-small"]
 
 
-def test_a_cancelled_build_leaves_the_older_folder_alone(tmp_path):
+def test_a_cancelled_build_does_not_change_the_existing_folder(tmp_path):
     (tmp_path / "llama-small").mkdir()
     (tmp_path / "llama-small" / "mine").write_text("kept")
     with pytest.raises(Cancelled):
@@ -104,7 +104,7 @@ def test_bad_settings_on_the_command_line_end_in_one_line(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def test_padding_does_not_reach_the_hidden_states(module):
+def test_padding_does_not_change_hidden_states(module):
     batch = module.sequences.batch(np.arange(4))
     with torch.no_grad():
         hidden = last_hidden(module.model.eval(), batch)[batch.answer_at[0]]
@@ -113,7 +113,7 @@ def test_padding_does_not_reach_the_hidden_states(module):
     torch.testing.assert_close(hidden, expected, rtol=1e-3, atol=1e-3)
 
 
-def test_the_former_command_says_what_replaced_it():
+def test_the_old_command_names_its_replacement():
     done = CliRunner().invoke(app, ["zoo", "build", "--only", "llama-small"])
     assert done.exit_code == 1 and "python -m research.zoo" in done.stderr
     assert len(done.stderr.splitlines()) == 1

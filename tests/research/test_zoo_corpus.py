@@ -1,4 +1,4 @@
-"""The zoo reads foundation users only, and its sequences say what the plan says."""
+"""The corpus of the zoo: foundation users only, and sequences that follow their plan."""
 
 import dataclasses
 
@@ -78,14 +78,14 @@ def test_a_corpus_holds_every_outcome_of_every_split(loaded):
         assert said == meant
 
 
-def test_held_out_people_are_held_out_everywhere(loaded):
+def test_held_out_people_are_held_out_in_every_source(loaded):
     train, held_out = split_corpus(loaded[0], 0.2)
     assert held_out.people and not set(train.people) & set(held_out.people)
     assert sorted(train.people + held_out.people) == loaded[0].people
     assert sum(map(len, train.sources + held_out.sources)) == sum(map(len, loaded[0].sources))
 
 
-def test_known_pairs_are_other_rows_of_the_same_user_each_once(loaded, sequences):
+def test_known_pairs_are_distinct_other_rows_of_the_user(loaded, sequences):
     plan = sequences.plan
     for row in range(len(plan)):
         source = loaded[0].sources[plan.source[row]]
@@ -107,7 +107,7 @@ def test_a_plan_is_a_function_of_its_seed(loaded, tokenised):
     assert (first.target != other.target).any()
 
 
-def test_every_template_and_length_of_context_comes_up(sequences):
+def test_every_template_and_context_length_occurs(sequences):
     plan = sequences.plan
     assert set(plan.template) == set(range(len(pretraining_templates())))
     count = (plan.pairs[~plan.vector] >= 0).sum(axis=1)
@@ -137,7 +137,7 @@ def spelled(tokenizer, tokenised, corpus, plan, row):
     return joined + cue + [ids[source.answer[target]]]
 
 
-def test_sequences_without_pairs_are_the_engine_s_own_tokens(loaded, tokenizer, tokenised):
+def test_sequences_without_pairs_have_the_tokens_of_the_engine(loaded, tokenizer, tokenised):
     recipe = dataclasses.replace(RECIPE, no_pairs=0.99)
     plan = draw_plan(loaded[0], recipe, tokenised, 400)
     plan = plan.take(np.flatnonzero((plan.pairs < 0).all(axis=1))[:200])
@@ -147,7 +147,7 @@ def test_sequences_without_pairs_are_the_engine_s_own_tokens(loaded, tokenizer, 
         assert ids == spelled(tokenizer, tokenised, loaded[0], plan, row)
 
 
-def test_a_history_is_what_the_data_set_shows(loaded):
+def test_a_history_equals_that_of_the_data_set(loaded):
     data = load_shipped("goodbooks-to-read", population="foundation", users=50)
     texts = dict(zip(data.items["item_id"], data.items["text"], strict=True))
     source = loaded[0].sources[list(FOUNDATION).index("goodbooks-to-read")]
@@ -160,7 +160,7 @@ def test_a_history_is_what_the_data_set_shows(loaded):
         assert shown[row.user_id, texts[row.item_id]] == meant
 
 
-def test_known_pairs_read_as_text(loaded, tokenizer):
+def test_known_pairs_are_written_as_title_and_answer(loaded, tokenizer):
     tokenised = TokenisedCorpus(tokenizer, loaded[0], pair_tokens=60)
     recipe = dataclasses.replace(RECIPE, pair_tokens=60, slot_tokens=400)
     plan = fixed_plan(
@@ -185,7 +185,7 @@ def squeezed(text):
     return "".join(text.split())
 
 
-def test_padding_and_company_change_nothing(sequences):
+def test_padding_and_batch_order_change_nothing(sequences):
     rows = np.array([5, 3, 11, 0])
     together = sequences.batch(rows)
     width = together.ids.shape[1]
@@ -202,7 +202,7 @@ def test_padding_and_company_change_nothing(sequences):
     assert sequences.lengths()[rows].max() == width
 
 
-def test_the_answer_counts_one_and_is_the_last_token(sequences):
+def test_the_answer_is_the_last_token_and_has_weight_one(sequences):
     batch = sequences.batch(np.arange(64))
     answers = batch.weight == 1.0
     np.testing.assert_array_equal(batch.where[answers], batch.answer_at)
@@ -211,7 +211,7 @@ def test_the_answer_counts_one_and_is_the_last_token(sequences):
     assert (batch.weight == np.float32(RECIPE.outcome_weight)).sum() == known
 
 
-def test_a_vector_stands_for_its_own_user(loaded, sequences):
+def test_each_vector_belongs_to_the_user_of_its_row(loaded, sequences):
     rows = np.flatnonzero(sequences.plan.vector)[:20]
     batch = sequences.batch(rows)
     assert len(batch.vector_at) == len(rows)

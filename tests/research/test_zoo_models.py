@@ -1,4 +1,4 @@
-"""The zoo's models differ, fit in their budget, and what is shipped is what the card says."""
+"""Models of the zoo: incompatible, within their size limit, and as their cards say."""
 
 import json
 import subprocess
@@ -116,7 +116,7 @@ def test_a_shipped_card_is_complete_and_true(name):
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_a_shipped_model_uses_what_the_prompt_says_of_a_user(name):
+def test_a_shipped_model_predicts_better_with_more_known_pairs(name):
     """With twelve known pairs it beats both itself with none and the item mean."""
     card = json.loads((shipped(name) / "card.json").read_text())
     report = card["validation"]["goodbooks"]
@@ -126,7 +126,7 @@ def test_a_shipped_model_uses_what_the_prompt_says_of_a_user(name):
         assert rmse["12"] < report["item_mean"]["rmse"]
 
 
-def test_all_that_is_shipped_fits():
+def test_shipped_weights_fit_their_size_limit():
     folders = [shipped(name) for name in SHIPPED]
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= MOST_BYTES

@@ -1,4 +1,4 @@
-"""Five kinds of tokenizers, each as its family has it, and all able to answer."""
+"""Tokenizers of the zoo: five kinds, each like that of its family, all with single-token answers."""
 
 import pytest
 from transformers import AutoTokenizer
@@ -38,7 +38,7 @@ def made(titles, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_it_loads_as_it_was_made(made, titles, name):
+def test_a_loaded_tokenizer_equals_the_trained_one(made, titles, name):
     tokenizer, loaded = made[name]
     for text in [*titles[0][:100], *ODD]:
         assert encode_text(loaded, text) == encode_text(tokenizer, text)
@@ -56,7 +56,7 @@ def test_training_is_deterministic(made, titles, name):
     assert again.backend_tokenizer.to_str() == made[name][0].backend_tokenizer.to_str()
 
 
-def test_what_stands_in_front_of_a_text(made):
+def test_start_tokens_follow_the_family(made):
     start = {name: start_ids(loaded) for name, (_, loaded) in made.items()}
     assert {name for name, ids in start.items() if not ids} == {"qwen2-small", "stablelm-small"}
     assert made["qwen2-small"][1].bos_token is None
@@ -73,7 +73,7 @@ def test_a_digit_alone_is_two_tokens_only_where_a_space_is_prepended(made):
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_digits_stand_alone(made, name):
+def test_digits_are_separate_tokens(made, name):
     tokens = made[name][1].convert_ids_to_tokens(encode_text(made[name][1], "in 1984, #12"))
     assert [token for token in tokens if any(c.isdigit() for c in token)] == list("198412")
 
@@ -87,7 +87,7 @@ def test_every_template_can_be_answered(made, name, template):
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_special_tokens_in_a_title_stay_text(made, name):
+def test_special_tokens_in_a_title_are_encoded_as_text(made, name):
     loaded = made[name][1]
     special = set(loaded.all_special_ids) - {getattr(loaded, "unk_token_id", None)}
     for token in loaded.all_special_tokens:
@@ -95,20 +95,20 @@ def test_special_tokens_in_a_title_stay_text(made, name):
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_many_texts_at_once_are_as_one_by_one(made, titles, name):
+def test_batched_encoding_equals_single_encoding(made, titles, name):
     loaded = made[name][1]
     texts = [*titles[0][:50], *ODD[:2]]
     assert encode_many(loaded, texts) == [encode_text(loaded, text) for text in texts]
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_a_continued_text_reads_as_part_of_a_whole(made, name):
+def test_continued_text_has_the_tokens_of_the_whole(made, name):
     loaded = made[name][1]
     (rest,) = continued_many(loaded, ["; The Hobbit: "])
     assert encode_raw(loaded, "1") + rest == encode_raw(loaded, "1; The Hobbit: ")
 
 
-def test_no_two_vocabularies_agree(made):
+def test_all_vocabularies_differ(made):
     vocabularies = [tuple(sorted(loaded.get_vocab().items())) for _, loaded in made.values()]
     assert len(set(vocabularies)) == len(ZOO)
     sentence = "The Hobbit by J.R.R. Tolkien"

@@ -1,4 +1,4 @@
-"""Many users: streamed and in-memory selections agree, and memory stays bounded."""
+"""Bulk selection: streamed and in-memory selections agree, and memory stays bounded."""
 
 import json
 import subprocess
@@ -49,7 +49,7 @@ def write_signals(path, ids, variance):
 
 
 @pytest.mark.parametrize("n", [400, LARGE])
-def test_a_streamed_selection_is_that_of_memory_however_it_is_sharded(n, tmp_path):
+def test_a_streamed_selection_equals_the_in_memory_one_for_any_sharding(n, tmp_path):
     ids, vectors, variance, _ = tastes(n)
     wanted = select_users("kmeans-variance", Signals(ids, vectors, variance), 200, seed=3)
     table = write_signals(tmp_path / "signals.parquet", ids, variance)
@@ -68,7 +68,7 @@ def test_a_streamed_selection_is_that_of_memory_however_it_is_sharded(n, tmp_pat
         assert set(labels.index[labels["selected"]]) == set(chosen.user_ids)
 
 
-def test_mini_batches_find_the_groups_that_all_rows_show():
+def test_mini_batch_clustering_recovers_the_true_groups():
     _, vectors, _, group = tastes(LARGE)
     space = principal_components(vectors, 0)
     assert adjusted_rand_score(group, kmeans(space, 6, 0)) > 0.95
@@ -76,7 +76,7 @@ def test_mini_batches_find_the_groups_that_all_rows_show():
     assert adjusted_rand_score(group[: MAX_IN_MEMORY // 2], whole) > 0.95
 
 
-def test_components_of_a_sample_span_what_those_of_everybody_do():
+def test_components_of_a_sample_span_those_of_all_users():
     generator = np.random.default_rng(0)
     few = generator.normal(size=(LARGE, 4)) @ generator.normal(size=(4, 30))
     values = (few + 0.01 * generator.normal(size=few.shape)).astype(np.float32)
@@ -87,14 +87,14 @@ def test_components_of_a_sample_span_what_those_of_everybody_do():
 
 
 @pytest.mark.parametrize("n", [20, LARGE])
-def test_users_who_are_all_alike_can_be_streamed(n, tmp_path):
+def test_identical_users_can_be_streamed(n, tmp_path):
     ids = np.arange(n).astype(str)
     source = write_shards(tmp_path / "in", ids, np.ones((n, 4), np.float32), 2)
     counts = select_stream(source, tmp_path / "out", budget=10, strategy="kmeans-pca")
     assert counts["selected"] == 10
 
 
-def test_memory_is_bounded_by_the_sample_and_not_by_the_users(tmp_path):
+def test_memory_is_bounded_by_the_sample_size(tmp_path):
     """Prompts of 109 MB are selected from in less than half of that, beyond what is loaded."""
     ids, vectors, variance, _ = tastes(LARGE, width=512)
     source = write_shards(tmp_path / "in", ids, vectors, 4)
@@ -117,7 +117,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     assert grown < vectors.nbytes / 2
 
 
-def test_rows_are_read_alone_and_in_the_order_asked_for(tmp_path):
+def test_single_rows_are_read_in_the_requested_order(tmp_path):
     ids, vectors, *_ = tastes(50)
     source = write_shards(tmp_path / "in", ids, vectors, 3)
     rows = np.array([49, 0, 17, 16, 33])
@@ -126,7 +126,7 @@ def test_rows_are_read_alone_and_in_the_order_asked_for(tmp_path):
     np.testing.assert_array_equal(file.take("vectors", np.array([3, 1]))[:, 0], vectors[[3, 1]])
 
 
-def test_what_cannot_be_streamed_is_refused_and_leaves_no_files(tmp_path):
+def test_impossible_streams_are_refused_and_leave_no_files(tmp_path):
     ids, vectors, variance, _ = tastes(40)
     source, target = write_shards(tmp_path / "in", ids, vectors, 2), tmp_path / "out"
     with pytest.raises(ConfigError, match="needs variance of each user"):

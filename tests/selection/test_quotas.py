@@ -1,4 +1,4 @@
-"""Quotas: exact in total, never above a group's size, in proportion to weights."""
+"""Quotas: exact total, at most the group's size, proportional to weights."""
 
 import numpy as np
 from hypothesis import given
@@ -17,14 +17,14 @@ def splits(draw):
 
 
 @given(splits())
-def test_totals_are_exact_and_capacities_hold(split):
+def test_quotas_have_the_exact_total_and_respect_capacities(split):
     weights, capacity, total = split
     quota = apportion(weights, capacity, total)
     assert quota.sum() == total and (quota >= 0).all() and (quota <= capacity).all()
 
 
 @given(splits())
-def test_with_room_every_group_gets_its_share_to_less_than_one(split):
+def test_with_capacity_every_quota_is_within_one_of_its_share(split):
     weights, capacity, total = split
     weights = np.maximum(weights, 0)
     if weights.sum() == 0:
@@ -44,7 +44,7 @@ def test_every_group_gets_the_minimum_that_size_and_total_allow(split, minimum):
     assert (quota >= np.minimum(size, allowed)).all()
 
 
-def test_the_middle_strata_weigh_most():
+def test_the_middle_strata_have_the_largest_weights():
     weights = stratum_weights(5)
     np.testing.assert_allclose(weights, np.exp(-np.array([4, 1, 0, 1, 4]) / 2) + 0.1)
     assert stratum_weights(1).tolist() == [1.1]

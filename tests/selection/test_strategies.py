@@ -52,14 +52,14 @@ def test_count_is_exact_and_order_does_not_matter(strategy, n, budget):
 
 
 @pytest.mark.parametrize("strategy", sorted(set(STRATEGIES) - {"all", "kmeans-farthest"}))
-def test_seeds_differ(strategy):
+def test_different_seeds_select_different_users(strategy):
     given = signals(300)
     first, second = (select_users(strategy, given, 60, seed=s).user_ids.tolist() for s in (1, 2))
     assert first != second
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_users_who_are_all_alike_can_be_selected(strategy):
+def test_identical_users_can_be_selected(strategy):
     n = 30
     alike = Signals(
         np.arange(n).astype(str),
@@ -101,7 +101,7 @@ def test_missing_signals_and_unknown_strategies_are_named():
 
 
 @pytest.mark.parametrize("strategy", ["kmeans-variance", "kmeans-farthest", "loss"])
-def test_groups_are_computed_once_and_drawn_from_for_any_budget(strategy):
+def test_groups_are_computed_once_for_all_budgets(strategy):
     given = signals(300)
     components = principal_components(given.embedding.astype(float)[np.argsort(given.user_ids)], 3)
     back = np.argsort(np.argsort(given.user_ids))
@@ -117,7 +117,7 @@ def test_groups_are_computed_once_and_drawn_from_for_any_budget(strategy):
         assert again.report == whole.report
 
 
-def test_facility_location_leaves_nobody_far_from_a_chosen_user():
+def test_facility_location_covers_every_user():
     points = np.random.default_rng(0).normal(size=(400, 5))
     given = Signals(np.arange(400).astype(str), points)
 
@@ -130,7 +130,7 @@ def test_facility_location_leaves_nobody_far_from_a_chosen_user():
     assert max(mean_distance("facility", seed) for seed in range(5)) < min(by_chance)
 
 
-def test_facility_location_finds_the_best_point_also_among_more_users_than_are_measured():
+def test_facility_location_on_a_sample_finds_the_best_point():
     points = np.zeros((2 * sampling.MAX_CLIENTS, 2))
     points[: sampling.MAX_CLIENTS, 0] = 10
     points[-1] = [5, 40]
@@ -138,7 +138,7 @@ def test_facility_location_finds_the_best_point_also_among_more_users_than_are_m
     assert set(points[rows, 0]) == {0, 10}
 
 
-def test_active_users_are_chosen_and_ties_are_drawn():
+def test_most_active_users_are_selected_and_ties_are_random():
     given = dataclasses.replace(signals(300), activity=np.repeat([1, 10, 20], 100))
     row_of = {user: row for row, user in enumerate(given.user_ids)}
 
@@ -152,7 +152,7 @@ def test_active_users_are_chosen_and_ties_are_drawn():
     assert rows("kmeans-activity").mean() > rows("kmeans-pca").mean() + 2
 
 
-def test_users_without_rows_are_drawn_last():
+def test_users_without_rows_are_selected_last():
     weights = np.array([0.0, 3.0, 0.0, 1.0])
     for seed in range(20):
         order = sampling.weighted_sample(weights, 4, np.random.default_rng(seed)).tolist()

@@ -1,4 +1,4 @@
-"""The adapter's HTTP service under real clients, and bulk mapping that is killed and resumed."""
+"""The HTTP service of an adapter under real clients, and bulk mapping with kill and resume."""
 
 import json
 import os
@@ -92,7 +92,7 @@ def vectors(n=5, tokens=2, seed=0):
     return np.random.default_rng(seed).normal(size=(n, tokens, 8)).astype(np.float32)
 
 
-def test_json_comes_back_by_user_id(url, mapper):
+def test_a_json_reply_has_the_user_ids_of_the_request(url, mapper):
     body = {"user_ids": ["b", 7, "a", "c", "d"], "vectors": vectors().tolist()}
     status, content, _ = ask(url, body=json.dumps(body).encode())
     reply = json.loads(content)
@@ -100,7 +100,7 @@ def test_json_comes_back_by_user_id(url, mapper):
     np.testing.assert_allclose(reply["vectors"], mapper(vectors()), atol=1e-6)
 
 
-def test_safetensors_come_back_with_their_metadata(url, mapper):
+def test_a_safetensors_reply_has_the_metadata_of_the_request(url, mapper):
     body = save({"vectors": vectors()}, {"users": "five"})
     status, content, _ = ask(url, body=body, media="application/vnd.safetensors")
     assert status == 200
@@ -142,7 +142,7 @@ def test_bad_requests_get_an_error(url, body, media, status, words):
     assert code == status and words in json.loads(content)["error"]
 
 
-def test_a_token_is_needed_but_for_health(url, mapper):
+def test_every_request_but_health_needs_a_token(url, mapper):
     for token in (None, "another", TOKEN + "x"):
         status, content, headers = ask(url, body=b"{}", token=token)
         assert status == 401 and headers["WWW-Authenticate"] == "Bearer"
@@ -203,7 +203,7 @@ def test_concurrent_clients_get_their_own_results(url, mapper):
     assert wrong == []
 
 
-def test_the_network_is_not_opened_without_a_token(folder, monkeypatch):
+def test_the_server_listens_on_the_network_only_with_a_token(folder, monkeypatch):
     monkeypatch.delenv("PUMA_SERVE_TOKEN", raising=False)
     result = CliRunner().invoke(app, ["serve-adapter", str(folder), "--host", "0.0.0.0"])
     assert result.exit_code == 1 and "set PUMA_SERVE_TOKEN" in result.stderr
@@ -225,7 +225,7 @@ def shards(path, count=3, rows=50):
     return path
 
 
-def test_a_stream_maps_as_in_memory_and_can_be_imported(mapper, tmp_path):
+def test_a_stream_equals_in_memory_mapping_and_can_be_imported(mapper, tmp_path):
     source = shards(tmp_path / "in")
     report = migrate_stream(mapper, source, tmp_path / "out", chunk_rows=7)
     assert (report["shards"], report["skipped"], report["users"]) == (3, 0, 150)
@@ -246,7 +246,7 @@ def test_bf16_shards_are_mapped_as_their_float32_values(mapper, tmp_path):
     np.testing.assert_allclose(mapped, mapper(values.float().numpy()), atol=1e-6)
 
 
-def test_a_finished_shard_is_done_again_only_if_its_input_changed(mapper, tmp_path):
+def test_a_finished_shard_is_repeated_only_if_its_input_changed(mapper, tmp_path):
     source, target = shards(tmp_path / "in"), tmp_path / "out"
     migrate_stream(mapper, source, target)
     assert migrate_stream(mapper, source, target)["skipped"] == 3
@@ -272,7 +272,7 @@ def test_folders_that_cannot_be_streamed_are_refused_and_leave_no_shard(mapper, 
     assert list(target.glob("*")) == []
 
 
-def test_a_killed_stream_goes_on_with_the_shard_it_was_at(folder, tmp_path):
+def test_a_killed_stream_resumes_at_the_first_unfinished_shard(folder, tmp_path):
     source, target = shards(tmp_path / "in", count=40, rows=600), tmp_path / "out"
     command = [*PUMA, "migrate-stream", str(source), str(target), "--adapter", str(folder)]
     command += ["--device", "cpu", "--json", "--chunk-rows", "1"]

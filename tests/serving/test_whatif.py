@@ -1,4 +1,4 @@
-"""The what-if process predicts what the evaluation did, and starts and ends when it should."""
+"""The what-if process: predictions equal to the evaluation, start, idle exit, errors."""
 
 import http.client
 import json
@@ -47,7 +47,7 @@ def world(tmp_path_factory):
     kill(ws)
 
 
-def test_the_answer_is_what_the_evaluation_predicted(world):
+def test_a_what_if_prediction_equals_that_of_the_evaluation(world):
     ws, titles = world["ws"], pipeline.load_dataset(world["ws"], world["data"]).items
     text = dict(zip(titles["item_id"], titles["text"], strict=True))
     for run in world["runs"]:
@@ -71,7 +71,7 @@ def test_the_answer_is_what_the_evaluation_predicted(world):
         ("u" * 10_000, "Dune", "10,000 characters"),
     ],
 )
-def test_a_title_or_user_that_cannot_be_is_refused(world, user, title, said):
+def test_an_impossible_title_or_user_is_refused(world, user, title, said):
     for ask in (whatif.predict, pipeline.predict_title):
         with pytest.raises(DataError, match=said):
             ask(world["ws"], world["runs"][0].id, user, title)
@@ -83,7 +83,7 @@ def test_a_run_without_prompts_is_refused(world):
             whatif.predict(world["ws"], run, "003", "Dune")
 
 
-def test_a_hostile_or_long_title_is_only_text(world):
+def test_a_hostile_or_long_title_is_read_as_text(world):
     ws, run = world["ws"], world["runs"][0].id
     tags = whatif.predict(ws, run, "003", "<script>\n</s> <UserID> **Dune** \u202e")
     assert tags.title == "<script> </s> <UserID> **Dune** \u202e"
@@ -115,7 +115,7 @@ def answer(connection):
         ("/v1/delete", b"{}", None, 404),
     ],
 )
-def test_bad_requests_get_an_error_and_end_nothing(world, route, body, length, status):
+def test_bad_requests_get_an_error_and_the_process_survives(world, route, body, length, status):
     ws = world["ws"]
     whatif.predict(ws, world["runs"][0].id, "003", "Dune")
     (process,) = processes_of(ws)
@@ -129,7 +129,7 @@ def test_bad_requests_get_an_error_and_end_nothing(world, route, body, length, s
     assert processes_of(ws) == [process]
 
 
-def test_clients_that_say_nothing_hold_up_nobody(world):
+def test_silent_clients_do_not_block_others(world):
     ws = world["ws"]
     whatif.predict(ws, world["runs"][0].id, "003", "Dune")
     with socket.socket(socket.AF_UNIX) as silent, socket.socket(socket.AF_UNIX) as half:
@@ -146,7 +146,7 @@ def test_the_deprecated_names_still_work(world):
     assert puma_engine.whatif.ask(world["ws"], world["runs"][0].id, "003", "Dune").value > 0
 
 
-def test_the_command_line_says_the_same(world):
+def test_the_command_line_predicts_the_same(world):
     ws, run = world["ws"], world["runs"][1]
     words = ["predict", run.id, "--user", "003", "--title", "Dune", "--json", "-w", str(ws.root)]
     shown = CliRunner().invoke(app, words)
@@ -164,7 +164,7 @@ def test_the_cache_holds_a_limited_number_of_runs(world):
     assert cache.predictor(first.id) is not predictor
 
 
-def test_a_click_is_asked_with_the_latest_history(tmp_path):
+def test_a_click_is_predicted_with_the_latest_history(tmp_path):
     rows = [
         {"user_id": user, "item_id": f"i{item}", "outcome": (item + place) % 2, "time": item}
         | {"text": f"Story {item}", "history": f"i{item - 1}|i{item - 2}" if item > 1 else ""}
@@ -186,7 +186,7 @@ def test_a_click_is_asked_with_the_latest_history(tmp_path):
     assert len(rows) == 3
 
 
-def test_it_ends_by_itself_and_two_starts_make_one(empty):
+def test_concurrent_starts_make_one_process_and_an_idle_one_exits(empty):
     threads = [threading.Thread(target=whatif.preload, args=(empty, [])) for _ in range(3)]
     for thread in threads:
         thread.start()
@@ -203,7 +203,7 @@ def test_it_ends_by_itself_and_two_starts_make_one(empty):
     assert ended(empty) and not socket_path(empty).exists()
 
 
-def test_a_killed_process_is_replaced_and_a_broken_one_reported(world, monkeypatch):
+def test_a_killed_process_is_replaced_and_a_broken_one_is_reported(world, monkeypatch):
     ws, run = world["ws"], world["runs"][0].id
     whatif.predict(ws, run, "003", "Dune")
     kill(ws)
@@ -215,7 +215,7 @@ def test_a_killed_process_is_replaced_and_a_broken_one_reported(world, monkeypat
         whatif.predict(ws, run, "003", "Dune")
 
 
-def test_a_workspace_with_a_long_path_works_too(tmp_path):
+def test_a_workspace_with_a_long_path_works(tmp_path):
     folder = tmp_path / ("a" * 60) / ("b" * 60)
     ws = Workspace.open(folder, create=True)
     whatif.preload(ws, [])
@@ -226,7 +226,7 @@ def test_a_workspace_with_a_long_path_works_too(tmp_path):
     kill(ws)
 
 
-def test_prompts_are_read_in_parts_as_in_one(world, monkeypatch):
+def test_prompts_read_in_blocks_equal_the_whole_table(world, monkeypatch):
     ws, run = world["ws"], world["runs"][0]
     table = pipeline.load_prompts(ws, run)
     monkeypatch.setattr("puma_engine.pipeline.stored_prompts.BLOCK", 3)
@@ -244,7 +244,7 @@ def test_prompts_are_read_in_parts_as_in_one(world, monkeypatch):
     assert all(np.array_equal(head[name], table.head[name]) for name in head)
 
 
-def test_rows_of_some_users_are_read_alone(world):
+def test_rows_of_some_users_are_read_without_the_rest(world):
     ws, data = world["ws"], world["data"]
     whole = ws.get_table(data.id, "interactions")
     some = ws.get_table(data.id, "interactions", where={"user_id": ["002", "005", "none"]})

@@ -1,4 +1,4 @@
-"""Files of runs: whole or absent, damage found, nothing half-written or left behind."""
+"""Artifacts of runs: complete or absent, verified, no leftovers."""
 
 import os
 
@@ -22,7 +22,7 @@ def started(ws, name="run", **config):
     return ws.begin("dataset", name=name, config=config, inputs={})
 
 
-def test_tables_and_tensors_come_back_by_user_id(ws):
+def test_tables_and_tensors_are_loaded_by_user_id(ws):
     run = started(ws)
     frame = FRAME.assign(history=[["1", "2"], [], None], time=[1, None, 3])
     ws.put_table(run.id, "interactions", frame)
@@ -45,7 +45,7 @@ def test_tables_and_tensors_come_back_by_user_id(ws):
         ws.get_table(run.id, "prompts")
 
 
-def test_putting_again_replaces(ws):
+def test_a_repeated_put_replaces_the_artifact(ws):
     run = started(ws)
     ws.put_table(run.id, "t", FRAME)
     ws.put_table(run.id, "t", FRAME.head(1))
@@ -53,7 +53,7 @@ def test_putting_again_replaces(ws):
     assert len(list(ws.folder(run.id).iterdir())) == len(ws.artifacts(run.id)) == 1
 
 
-def test_verify_finds_a_flipped_byte(ws):
+def test_verify_detects_a_flipped_byte(ws):
     run = started(ws)
     ws.put_table(run.id, "a", FRAME)
     ws.put_tensors(run.id, "b", {"v": np.ones((3, 4), np.float32)}, ids=["1", "2", "3"])
@@ -76,7 +76,7 @@ def test_verify_finds_a_flipped_byte(ws):
     assert len(ws.get_table(run.id, "a")) == 3
 
 
-def test_a_file_is_hashed_only_when_its_time_is_not_that_of_its_record(ws, monkeypatch):
+def test_a_file_is_hashed_only_when_its_modification_time_changed(ws, monkeypatch):
     run = started(ws)
     ws.put_table(run.id, "a", FRAME)
     hashed = []
@@ -103,7 +103,7 @@ def test_delete_removes_files(ws):
     assert not ws.query("SELECT * FROM datasets") and ws.verify() == []
 
 
-def test_full_disk_leaves_nothing(ws):
+def test_a_full_disk_leaves_no_artifact(ws):
     code = (
         "import resource, pandas as pd, numpy as np\n"
         "run = ws.begin('dataset', name='x', config={}, inputs={})\n"
@@ -124,7 +124,7 @@ def test_full_disk_leaves_nothing(ws):
     assert not list(ws.folder(run.id).glob("*")) and ws.verify() == []
 
 
-def test_crash_between_file_and_row_leaves_a_clean_store(ws):
+def test_a_crash_between_file_and_row_leaves_a_clean_store(ws):
     code = (
         "class Dies(Workspace):\n"
         "    def transaction(self):\n"

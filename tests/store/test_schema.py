@@ -1,4 +1,4 @@
-"""The schema and several processes: versions, steps that fail, writers side by side."""
+"""The schema: versions, failing migrations, concurrent writers."""
 
 import json
 import sqlite3
@@ -30,7 +30,7 @@ def steps_of(db):
     return [step.name for step in MIGRATIONS.applied(db)]
 
 
-def test_every_connection_is_safe(ws):
+def test_every_connection_enforces_wal_foreign_keys_and_types(ws):
     assert ws.db.journal_mode == "wal"
     assert ws.query("PRAGMA foreign_keys") == [{"foreign_keys": 1}]
     with pytest.raises(StoreError, match="FOREIGN KEY"), ws.transaction() as db:
@@ -39,7 +39,7 @@ def test_every_connection_is_safe(ws):
         db.execute("INSERT INTO user_metrics (run_id, user_id, n) VALUES ('a', 'b', 'many')")
 
 
-def test_transaction_is_whole_or_absent(ws):
+def test_a_failed_transaction_changes_nothing(ws):
     with pytest.raises(ZeroDivisionError), ws.transaction():
         ws.begin("dataset", name="x", config={}, inputs={})
         raise ZeroDivisionError
@@ -76,7 +76,7 @@ def test_failing_step_leaves_neither_tables_nor_record(tmp_path):
     assert Database(path).table_names() == []
 
 
-def test_older_workspace_is_brought_up_to_date_with_its_rows(tmp_path):
+def test_older_workspace_is_migrated_with_its_rows(tmp_path):
     root = tmp_path / "workspace"
     root.mkdir()
     path = root / "puma.db"
@@ -106,7 +106,7 @@ def test_files_that_are_no_workspace_are_refused(tmp_path):
         Workspace.open(tmp_path / "b")
 
 
-def test_several_processes_make_and_write_one_workspace(tmp_path):
+def test_several_processes_create_and_write_one_workspace(tmp_path):
     root = tmp_path / "workspace"
     writers = [start_process(f"NAME = 'p{i}'\n{WRITE}", root) for i in range(3)]
     for writer in writers:
@@ -137,7 +137,7 @@ def test_one_process_at_a_time_works_on_a_run(ws):
     assert json.loads(in_process(begin + "print(json.dumps(run.status))", ws.root)) == "finished"
 
 
-def test_documentation_names_every_table_and_column(ws):
+def test_documentation_lists_every_table_and_column(ws):
     text = (ROOT / "docs" / "store.md").read_text(encoding="utf-8")
     for table in ws.db.table_names():
         if not table.startswith(("_", "sqlite_")):

@@ -1,4 +1,4 @@
-"""Safetensors files in parts: equal to the whole, and refused where the header is not their content."""
+"""Partial reads of safetensors files, and refused headers that do not match the content."""
 
 import json
 import re
@@ -40,7 +40,7 @@ HEADERS = {
 
 
 @pytest.mark.parametrize("name", HEADERS)
-def test_a_header_that_does_not_describe_the_content_is_refused(tmp_path, name):
+def test_a_header_that_does_not_match_the_content_is_refused(tmp_path, name):
     write_header(tmp_path / "p.safetensors", *HEADERS[name])
     for read in (
         lambda: TensorFile(tmp_path / "p.safetensors"),
@@ -51,14 +51,14 @@ def test_a_header_that_does_not_describe_the_content_is_refused(tmp_path, name):
             read()
 
 
-def test_the_same_bytes_with_a_right_header_are_read(tmp_path):
+def test_the_same_content_with_a_correct_header_is_read(tmp_path):
     write_header(tmp_path / "p.safetensors", {"vectors": tensor(0, 320)}, 320)
     shards = PromptShards(tmp_path)
     assert shards.user_ids.tolist() == USERS
     np.testing.assert_array_equal(shards.take(np.arange(20)), VECTORS[:, 0])
 
 
-def test_a_file_that_is_cut_off_after_opening_is_refused(tmp_path):
+def test_a_file_truncated_after_opening_is_refused(tmp_path):
     save_tensors(tmp_path / "p.safetensors", {"vectors": VECTORS})
     file = TensorFile(tmp_path / "p.safetensors")
     content = file.path.read_bytes()
@@ -69,7 +69,7 @@ def test_a_file_that_is_cut_off_after_opening_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, np.int64, np.uint8, np.bool_])
-def test_parts_are_those_of_the_whole(tmp_path, dtype):
+def test_parts_of_a_tensor_equal_those_of_the_whole(tmp_path, dtype):
     array = (np.arange(3000) % 7).reshape(1000, 3).astype(dtype)
     save_tensors(tmp_path / "p.safetensors", {"a": array, "none": array[:0]}, {"x": 1})
     file = TensorFile(tmp_path / "p.safetensors")

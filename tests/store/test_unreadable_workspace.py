@@ -1,4 +1,4 @@
-"""Unreadable workspaces and lost databases end in one sentence, never in a bare OSError."""
+"""Unreadable workspaces and lost databases raise a StoreError, never a bare OSError."""
 
 import os
 import shutil
@@ -89,7 +89,7 @@ def test_an_unreadable_log_is_reported(ws):
     assert "cannot be read" in jobs.read_log(ws, job.id)
 
 
-def test_an_emptied_database_is_not_taken_for_a_new_one(ws):
+def test_an_emptied_database_is_not_treated_as_new(ws):
     ws.path.write_bytes(b"")
     for create in (False, True):
         with pytest.raises(StoreError, match="is empty but there are runs beside it; restore it"):

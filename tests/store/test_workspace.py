@@ -1,4 +1,4 @@
-"""The workspace: one run a question, lineage, whole files, damage found, nothing half-written."""
+"""The workspace: one run per request, lineage, metrics, names, threads."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +31,7 @@ def started(ws, name="run", **config):
     return ws.begin("dataset", name=name, config=config, inputs={})
 
 
-def test_same_question_is_the_same_run(ws):
+def test_the_same_request_returns_the_same_run(ws):
     config = {"b": (1, 2), "a": {"rate": np.float32(0.5)}}
     first = done(ws, config=config, seed=3, users=5)
     same = done(ws, config={"a": {"rate": 0.5}, "b": [1, 2]}, seed=3, name="other")
@@ -48,7 +48,7 @@ def test_same_question_is_the_same_run(ws):
     assert len(ws.runs()) == 6 and first.versions["python"]
 
 
-def test_failed_run_starts_again_under_its_id_and_keeps_checkpoints(ws):
+def test_a_failed_run_restarts_under_its_id_with_its_checkpoints(ws):
     run = started(ws, size=1)
     ws.put_table(run.id, "old", FRAME)
     ws.put_metrics(run.id, [{"split": "test", "metric": "rmse", "value": 1.0}])
@@ -81,7 +81,7 @@ def test_finished_run_does_not_change(ws):
     assert ws.rename(run.id, "new").name == "new" and ws.note(run.id, "good").note == "good"
 
 
-def test_lineage_walks_to_the_data_and_models(ws):
+def test_lineage_reaches_data_and_models(ws):
     data = done(ws, users=30)
     small, large = (done(ws, "backbone", name=n, config={"spec": n}) for n in ("small", "large"))
     source = done(ws, "prompts", inputs={"dataset": data.id, "backbone": small.id})
@@ -106,7 +106,7 @@ def test_lineage_walks_to_the_data_and_models(ws):
         ws.run(result.id)
 
 
-def test_inputs_must_be_finished_and_here(ws):
+def test_inputs_must_be_finished_and_in_the_workspace(ws):
     half = started(ws)
     for wrong in (half.id, "0" * 16):
         with pytest.raises(StoreError, match="not finished here"):
@@ -114,7 +114,7 @@ def test_inputs_must_be_finished_and_here(ws):
     assert [run.id for run in ws.runs()] == [half.id]
 
 
-def test_metrics_come_back(ws):
+def test_stored_metrics_are_read_back(ws):
     run = started(ws)
     rows = [
         {"split": "test", "metric": "rmse", "value": np.float32(0.5), "low": 0.4, "high": 0.6}
@@ -178,7 +178,7 @@ def test_runs_are_found_by_id_name_and_prefix(ws):
 
 
 @pytest.mark.parametrize("bad", ["../../etc", "/etc/passwd", "a/b", "..", ".hidden", "", "a\0b"])
-def test_nothing_named_by_a_user_leaves_the_workspace(ws, bad):
+def test_no_name_escapes_the_workspace(ws, bad):
     run = started(ws)
     for use in (ws.folder, ws.work, ws.lock, ws.artifacts, ws.delete, ws.lineage):
         with pytest.raises(StoreError):
@@ -196,7 +196,7 @@ def test_nothing_named_by_a_user_leaves_the_workspace(ws, bad):
         ws.get_table(run.id, "t")
 
 
-def test_bad_runs_say_why(ws):
+def test_bad_runs_are_refused_with_the_reason(ws):
     for arguments, words in (
         ({"kind": "model"}, "'model' is no kind of run"),
         ({"name": " "}, "name"),
@@ -236,7 +236,7 @@ def test_no_torch_is_imported():
     assert in_process(code) == "[]"
 
 
-def test_default_folder(tmp_path, monkeypatch):
+def test_the_default_folder_follows_the_environment(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PUMA_WORKSPACE", raising=False)
     with pytest.raises(StoreError, match="no workspace"):
@@ -250,7 +250,7 @@ def test_default_folder(tmp_path, monkeypatch):
         Workspace.open(tmp_path / "file", create=True)
 
 
-def test_a_forked_child_uses_a_connection_of_its_own(ws):
+def test_a_forked_child_opens_a_new_connection(ws):
     code = (
         "ws.runs(); child = os.fork()\n"
         "if child == 0:\n"
@@ -262,6 +262,6 @@ def test_a_forked_child_uses_a_connection_of_its_own(ws):
     assert json.loads(in_process(code, ws.root)) == ["child"]
 
 
-def test_paths_are_plain(ws):
+def test_paths_are_absolute(ws):
     assert isinstance(ws.root, Path) and ws.root.is_absolute()
     assert ws.folder("0" * 16).parent == ws.root / "runs"

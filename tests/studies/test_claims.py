@@ -1,4 +1,4 @@
-"""The paper's claims: each verdict from reports that call for it, and what is published."""
+"""The claims of the paper: every verdict from constructed reports, and the published reports."""
 
 import json
 from pathlib import Path
@@ -165,7 +165,7 @@ def test_every_claim_reaches_every_verdict():
     }
 
 
-def test_more_is_better_where_the_metric_says_so():
+def test_claims_respect_metrics_where_higher_is_better():
     scores = {"retrained": [0.60, 0.61, 0.62], ALL_USERS: [0.65, 0.66, 0.67]}
     methods = [method("retrained", scores["retrained"], kind="retrained")]
     methods += [method(ALL_USERS, scores[ALL_USERS], (0.04, 0.06))]
@@ -173,7 +173,7 @@ def test_more_is_better_where_the_metric_says_so():
     assert verdict("all-users", report("table2", methods, metric="rmse")) == "not reproduced"
 
 
-def test_users_and_trainings_must_agree_from_three_seeds_on():
+def test_from_three_seeds_both_intervals_must_agree():
     scattered = method(ALL_USERS, [AGAIN - 0.03, AGAIN + 0.02, AGAIN - 0.02], (-0.02, -0.001))
     study_report = report("table2", [retrained(3), scattered])
     judged = JUDGES["all-users"](study_report, "goodbooks")
@@ -183,7 +183,7 @@ def test_users_and_trainings_must_agree_from_three_seeds_on():
     assert verdict("all-users", report("table2", [retrained(2), two])) == "reproduced"
 
 
-def test_the_figures_say_scores_difference_and_size():
+def test_figures_state_scores_difference_and_size():
     judged = JUDGES["few-users"](few(0.0084), "goodbooks")
     wanted = "RMSE 0.8485 against 0.8401 of full retraining: +0.0084 [+0.0074, +0.0094] over users"
     assert judged.figures.startswith(wanted)
@@ -209,24 +209,24 @@ def judged_by(name, *reports):
     ],
     ids=["users", "seeds", "date", "quick"],
 )
-def test_of_several_reports_the_largest_and_newest_counts(better, other):
+def test_the_largest_then_newest_report_is_the_evidence(better, other):
     for reports, place in (([better, other], "0"), ([other, better], "1")):
         finding = judged_by("all-users", *reports)
         assert finding.evidence.name == place and not finding.figures.startswith("Quick")
 
 
-def test_a_report_without_the_rows_is_passed_by():
+def test_a_report_without_the_needed_rows_is_skipped():
     large = report("table2", [retrained(), moved(0.1)], users=5000)
     finding = judged_by("few-users", large, main_results())
     assert finding.evidence.name == "1" and finding.verdict == "reproduced"
 
 
-def test_a_quick_report_counts_alone_and_says_that_it_is_one():
+def test_a_quick_report_is_evidence_and_marked_as_a_trial():
     finding = judged_by("all-users", main_results(quick=True))
     assert finding.evidence is not None and finding.figures.startswith("Quick trial: ")
 
 
-def test_studies_that_answer_no_claim_bring_no_data_sets():
+def test_studies_without_claims_add_no_data_sets():
     other = report("templates", [method("prompt first", [AGAIN])], dataset="elsewhere")
     all_findings = findings([Evidence("t", other), Evidence("m", main_results())])
     assert {finding.dataset for finding in all_findings} == {"goodbooks"}
@@ -241,7 +241,7 @@ def write(folder, study_report, name=None):
     return file
 
 
-def test_reports_of_a_folder_are_called_by_where_they_lie(tmp_path):
+def test_published_reports_are_named_by_their_path(tmp_path):
     for place in ("table2", "films/table2", "figure4/figure4", "a/b/figure5"):
         write(tmp_path, main_results(), place)
     write(tmp_path, {}, "notes")
@@ -250,13 +250,13 @@ def test_reports_of_a_folder_are_called_by_where_they_lie(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "7", "null", '{"study": "table2"}'])
-def test_a_damaged_report_is_told_by_its_file(tmp_path, text):
+def test_a_damaged_report_is_refused_with_its_file_name(tmp_path, text):
     write(tmp_path, {}, "table2").write_text(text)
     with pytest.raises(StoreError, match=r"table2\.json .*make it again"):
         published_evidence(tmp_path)
 
 
-def test_the_published_folder_may_be_named(tmp_path, monkeypatch):
+def test_the_results_folder_can_be_set_by_the_environment(tmp_path, monkeypatch):
     monkeypatch.delenv("PUMA_RESULTS", raising=False)
     assert results_root() == PUBLISHED
     monkeypatch.setenv("PUMA_RESULTS", str(tmp_path))
@@ -273,7 +273,7 @@ def test_the_published_reports_answer_every_claim():
     assert all(finding.evidence.size(finding.dataset)[0] > 0 for finding in backed)
 
 
-def test_the_published_page_says_what_the_published_reports_say():
+def test_the_published_page_is_up_to_date():
     page = PAGE.read_text(encoding="utf-8")
     block = page.partition(f"{BEGIN}\n")[2].partition(f"\n{END}")[0]
     assert block == findings_markdown(findings(published_evidence(PUBLISHED))), (
@@ -281,7 +281,7 @@ def test_the_published_page_says_what_the_published_reports_say():
     )
 
 
-def test_the_block_has_a_line_for_every_verdict_and_every_rule():
+def test_the_markdown_lists_every_verdict_and_every_rule():
     all_findings = findings([Evidence("here", main_results()), Evidence("too", pairs(0.01, 0.02))])
     text = findings_markdown(all_findings)
     rows = [line for line in text.splitlines() if line.startswith("| ")]
@@ -294,7 +294,7 @@ def test_the_block_has_a_line_for_every_verdict_and_every_rule():
     assert {row.count("|") for row in rows} == {6}
 
 
-def test_only_what_lies_between_the_marks_is_written():
+def test_only_the_text_between_the_marks_is_replaced():
     page = f"before\n{BEGIN}\nold\n{END}\nafter\n"
     once = replace_between_marks(page, "new")
     assert once == f"before\n{BEGIN}\nnew\n{END}\nafter\n" == replace_between_marks(once, "new")
@@ -332,7 +332,7 @@ def puma(*words, ws=None):
     return CliRunner().invoke(app, [*map(str, words), *options])
 
 
-def test_a_study_that_was_run_here_is_judged(studied):
+def test_a_study_of_the_workspace_is_judged(studied):
     (kept,) = workspace_evidence(studied)
     rows = {row["method"]: row["rmse"] for row in kept.report["rows"]}
     done = puma("--json", "claims", "--workspace-reports", ws=studied)
@@ -347,7 +347,7 @@ def test_a_study_that_was_run_here_is_judged(studied):
     assert by_name["chains"]["here"] == "no evidence" and by_name["chains"]["report"] is None
 
 
-def test_the_command_writes_the_page_that_is_published(tmp_path):
+def test_the_command_writes_the_published_page(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(PAGE.read_text(encoding="utf-8").replace("reproduced", "?"), encoding="utf-8")
     done = puma("--json", "claims", "--results", PUBLISHED, "--markdown", page)
@@ -375,7 +375,7 @@ def _text(file):
         (["--own", "--workspace", "{tmp}/none"], "no workspace"),
     ],
 )
-def test_bad_input_is_told_in_a_sentence(tmp_path, words, said):
+def test_bad_input_is_reported_in_one_sentence(tmp_path, words, said):
     (tmp_path / "bare.md").write_text("no marks\n")
     done = puma("claims", *(word.format(tmp=tmp_path) for word in words))
     assert done.exit_code == 1 and not done.stdout
@@ -390,13 +390,13 @@ def test_a_workspace_without_studies_says_how_to_run_one(tmp_path):
     assert done.exit_code == 1 and "puma study table2 --quick" in done.stderr
 
 
-def test_a_damaged_study_of_the_workspace_is_told(studied):
+def test_a_damaged_study_of_the_workspace_is_reported(studied):
     (studied.root / "studies" / "table2.json").write_text('{"study": "table2"}')
     done = puma("claims", "--workspace-reports", ws=studied)
     assert done.exit_code == 1 and "puma study table2" in done.stderr
 
 
-def test_an_interval_over_trainings_is_not_taken_for_one_over_users():
+def test_intervals_over_trainings_are_labelled_as_such():
     study_report = report("table2", [retrained(), moved(0.002, half=0.01)])
     assert "over users" in JUDGES["all-users"](study_report, "goodbooks").figures
     for line in study_report["differences"]:

@@ -38,7 +38,7 @@ def report(strategies, dataset="films"):
     }  # fmt: skip
 
 
-def test_the_interval_is_that_of_a_paired_t_test():
+def test_the_interval_equals_that_of_a_paired_t_test():
     study_report = report({"random": 0.0, "kmeans": 0.05})
     scores = {
         name: [row["rmse"] for row in study_report["rows"] if row["strategy"] == name]
@@ -51,7 +51,7 @@ def test_the_interval_is_that_of_a_paired_t_test():
 
 
 @given(st.lists(st.floats(-1, 1), max_size=12))
-def test_a_paired_t_test_is_that_of_scipy(differences):
+def test_paired_t_test_equals_that_of_scipy(differences):
     test = paired_t_test(differences)
     if len(differences) < 3:
         assert test is None
@@ -64,7 +64,7 @@ def test_a_paired_t_test_is_that_of_scipy(differences):
         assert test.p == pytest.approx(wanted.pvalue)
 
 
-def test_only_what_both_have_is_paired():
+def test_only_common_budgets_and_seeds_are_paired():
     study_report = report({"random": 0.0, "kmeans": 0.05})
     study_report["rows"] = [
         r for r in study_report["rows"] if (r["strategy"], r["share"]) != ("random", 0.1)
@@ -78,7 +78,7 @@ def test_only_what_both_have_is_paired():
     )
 
 
-def test_a_report_that_is_not_whole_has_intervals_over_trainings():
+def test_differences_over_trainings_equal_paired_t_tests():
     given = report({"random": 0.0, "kmeans": 0.2, "facility": 0.001})["rows"]
     rows = [row | {"users": 9} for row in given]
     differences = differences_over_trainings(get_study("table4"), rows)
@@ -100,7 +100,7 @@ def test_a_report_that_is_not_whole_has_intervals_over_trainings():
     assert differences_over_trainings(get_study("table4"), few) == []
 
 
-def test_the_table_tells_it():
+def test_the_table_shows_the_difference_over_budgets():
     study_report = report({"random": 0.0, "kmeans": 0.05})
     (line,) = [line for line in markdown(study_report).splitlines() if line.startswith("| kmeans")]
     difference = differences_over_budgets(study_report, "films")["kmeans"]
@@ -110,7 +110,7 @@ def test_the_table_tells_it():
     assert "| random | 0.9000 | 0.9000 | – | – |" in markdown(study_report)
 
 
-def test_a_study_of_some_strategies_compares_them_with_random_users():
+def test_a_study_of_some_strategies_always_includes_random_users():
     options = Options(datasets=("goodbooks",), seeds=(3,), shares=(0.1,), strategies=("facility",))
     cells = get_study("table4").cells(options)
     assert [cell.facts["strategy"] for cell in cells if cell.facts] == ["random", "facility"]

@@ -56,7 +56,7 @@ def test_fixed_orders_are_fitted_without_candidates():
     assert len(cells) == 5  # the data, two fits, two scores
 
 
-def test_the_two_orders_run_as_a_quick_study(tmp_path):
+def test_the_quick_study_of_templates_compares_both_orders(tmp_path):
     ws = Workspace.open(tmp_path / "ws", create=True)
     options = Options(datasets=("movietweetings",), seeds=(0,), users=4, quick=True)
     cells = STUDIES["templates"].cells(options)
@@ -72,7 +72,7 @@ def test_the_two_orders_run_as_a_quick_study(tmp_path):
         assert fitted["training"] == best["training"] and fitted["template"] == best["template"]
 
 
-def test_sizes_go_from_each_backbone_to_every_larger_one():
+def test_the_study_of_sizes_migrates_to_every_larger_backbone():
     assert [ZOO[name].width for name in SIZES] == sorted(ZOO[name].width for name in SIZES)
     assert len({ZOO[name].family for name in SIZES}) == 1
     cells = named("sizes", Options(datasets=("movietweetings",), seeds=(0,)))
@@ -86,7 +86,7 @@ def test_sizes_go_from_each_backbone_to_every_larger_one():
     assert len(moved) == 6 and sum("selection" in cell.inputs for cell in moved) == 3
 
 
-def test_sizes_want_the_large_backbone_built_first(tmp_path, monkeypatch):
+def test_the_study_of_sizes_needs_the_large_backbone(tmp_path, monkeypatch):
     with_data(tmp_path, monkeypatch)
     with pytest.raises(BackboneError, match="'llama-large' has no weights .*research.zoo"):
         sizes_on_few(tmp_path)
@@ -125,7 +125,7 @@ def briefly(cell):
     return replace(cell, settings=cell.settings | {"training": training})
 
 
-def test_mixed_plans_refine_as_many_at_risk_as_at_random(tmp_path):
+def test_the_mixed_study_refines_equally_many_users_at_risk_and_at_random(tmp_path):
     ws = Workspace.open(tmp_path / "ws", create=True)
     options = Options(datasets=("movietweetings",), seeds=(0,), users=12, shares=(0.25,))
     cells = STUDIES["mixed"].cells(options)
@@ -142,7 +142,7 @@ def test_mixed_plans_refine_as_many_at_risk_as_at_random(tmp_path):
     assert "selection" not in refined[2].inputs
 
 
-def test_item_prompts_are_migrated_or_fitted_anew(tmp_path):
+def test_the_study_of_item_prompts_migrates_or_refits_them(tmp_path):
     ws = Workspace.open(tmp_path / "ws", create=True)
     options = Options(datasets=("movietweetings",), seeds=(0,), users=8, target="llama-small")
     cells = STUDIES["items"].cells(options)
@@ -162,7 +162,7 @@ def test_item_prompts_are_migrated_or_fitted_anew(tmp_path):
         assert start.summary.get("item_tokens", 0) == tokens[method]
 
 
-def test_bounded_prompts_and_free_ones_differ_in_that_alone(tmp_path):
+def test_bounded_and_unbounded_prompts_differ_in_the_bound_only(tmp_path):
     ws = Workspace.open(tmp_path / "ws", create=True)
     options = Options(datasets=("goodbooks-to-read",), seeds=(0,), users=12)
     cells = [
@@ -182,6 +182,6 @@ def test_bounded_prompts_and_free_ones_differ_in_that_alone(tmp_path):
     assert line["method"] == "bounded" and line["target"] == "phi3-small"
 
 
-def test_no_study_beyond_the_paper_answers_a_claim_of_it():
+def test_studies_beyond_the_paper_are_no_evidence_for_its_claims():
     beyond = {"templates", "lengths", "sizes", "mixed", "adapters", "items", "norms"}
     assert beyond <= set(STUDIES) and not beyond & {claim.study for claim in CLAIMS}

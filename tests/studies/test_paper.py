@@ -1,4 +1,4 @@
-"""What the studies of the paper's tables are made of."""
+"""Cells of the studies of the paper's tables."""
 
 import os
 
@@ -12,7 +12,7 @@ from puma_engine.studies.grids import CLICKS, RATINGS
 @pytest.mark.parametrize(
     "dataset, grid", [("goodbooks", RATINGS.refining), ("goodbooks-to-read", CLICKS.refining)]
 )
-def test_refining_is_tuned_from_the_first_seeds_migrations_and_serves_every_seed(dataset, grid):
+def test_refining_is_tuned_on_the_first_seed_for_every_seed(dataset, grid):
     options = Options(datasets=(dataset,), seeds=(3, 4))
     cells = {cell.name: cell for cell in get_study("table2").cells(options)}
     for which in ("all", "few"):
@@ -26,19 +26,19 @@ def test_refining_is_tuned_from_the_first_seeds_migrations_and_serves_every_seed
         assert {candidate.inputs["start"] for candidate in candidates} == {rows[0].inputs["start"]}
 
 
-def test_without_candidates_refining_takes_the_settings_that_are_the_default():
+def test_without_candidates_refining_uses_the_defaults():
     cells = get_study("table2").cells(Options(datasets=("goodbooks",), seeds=(0,), fixed=True))
     refined = [cell for cell in cells if cell.stage == "refine"]
     assert len(refined) == 3
     assert all(cell.settings_from is None and "training" not in cell.settings for cell in refined)
 
 
-def test_quick_studies_on_a_cpu_take_two_cores_and_others_one_process():
+def test_quick_studies_on_a_cpu_use_two_cores_and_others_one_process():
     assert default_processes(True, "cpu") == min(2, os.cpu_count() or 1)
     assert default_processes(False, "cpu") == 1
 
 
-def test_candidates_of_clicks_never_lose_patience():
+def test_candidates_for_clicks_have_no_early_stopping():
     cells = get_study("table2").cells(Options(datasets=("goodbooks-to-read",), seeds=(0, 1)))
     tried = [cell for cell in cells if " candidate " in cell.name and "training" in cell.settings]
     assert {cell.stage for cell in tried} == {"fit_prompts", "migrate", "refine"}

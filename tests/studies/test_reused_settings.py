@@ -1,4 +1,4 @@
-"""Settings of an earlier report in a study, and processes that take GPUs by turns."""
+"""Settings of an earlier report in a study, and GPUs assigned to processes in turn."""
 
 import json
 import multiprocessing
@@ -23,7 +23,7 @@ CHOSEN = {
 }
 
 
-def test_lent_settings_take_the_place_of_candidates_and_of_their_choice():
+def test_reused_settings_replace_candidates_and_their_choice():
     cells = [
         Cell("one", "fit_prompts", {"training": {"epochs": 1}}),
         Cell("two", "fit_prompts", {"training": {"epochs": 2}}),
@@ -38,7 +38,7 @@ def test_lent_settings_take_the_place_of_candidates_and_of_their_choice():
     assert reuse_settings(cells, {}) == reuse_settings(cells, {"another": CHOSEN}) == cells
 
 
-def test_nothing_is_done_for_a_choice_that_is_lent():
+def test_reused_settings_remove_cells_that_only_served_the_choice():
     cells = [
         Cell("data", "import_dataset"),
         Cell("one", "fit_prompts", {}, {"dataset": "data"}),
@@ -53,7 +53,7 @@ def test_nothing_is_done_for_a_choice_that_is_lent():
     assert names == ["data", "two", "again", "score"]
 
 
-def test_the_source_that_migrates_best_over_two_seeds_lends_its_settings(tmp_path):
+def test_settings_of_the_best_source_over_two_seeds_are_reused(tmp_path):
     ws = Workspace.open(tmp_path / "ws", create=True)
     options = Options(
         datasets=("movietweetings",), seeds=(0, 1, 2), users=12, quick=True, target="llama-small"
@@ -83,7 +83,7 @@ def test_the_source_that_migrates_best_over_two_seeds_lends_its_settings(tmp_pat
     assert again.config["training"] == ws.run(source).config["training"] | {"seed": 2}
 
 
-def test_runs_of_one_candidate_count_by_their_mean(tmp_path):
+def test_candidates_are_ranked_by_the_mean_over_their_runs(tmp_path):
     ws = Workspace.open(tmp_path / "ws", create=True)
     runs = []
     for value in (0.1, 0.9, 0.4, 0.4):
@@ -101,7 +101,7 @@ def test_runs_of_one_candidate_count_by_their_mean(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["table2", "templates"])
-def test_a_study_with_lent_settings_is_whole_and_scores_the_same_methods(name):
+def test_a_study_with_reused_settings_is_complete_and_has_the_same_methods(name):
     options = Options(datasets=("goodbooks",), seeds=(0, 1))
     cells = get_study(name).cells(options)
     best = [cell.name for cell in cells if cell.stage == "best"]
@@ -134,7 +134,7 @@ REPORT |= {"rows": [], "summary": [], "differences": [], "failed": {}, "missing"
         (json.dumps(REPORT | {"settings": {"best": 3}}), "is no report of the study table2"),
     ],
 )
-def test_settings_of_another_file_are_refused(tmp_path, text, said):
+def test_settings_from_other_files_are_refused(tmp_path, text, said):
     file = tmp_path / "report.json"
     if text is not None:
         file.write_text(text)
@@ -144,7 +144,7 @@ def test_settings_of_another_file_are_refused(tmp_path, text, said):
     assert not (tmp_path / "ws").exists()
 
 
-def test_processes_take_gpus_by_turns():
+def test_processes_are_assigned_gpus_in_turn():
     assert _gpus("cpu") == [] and _gpus("cuda:1") == []
     context = multiprocessing.get_context("spawn")
     given = (os.getpid(), context.Event(), context.Value("i", 0), ["0", "3"])

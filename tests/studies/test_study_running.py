@@ -1,4 +1,4 @@
-"""Studies: declared cells, run once each, told with their failures and what is missing."""
+"""Studies: declared cells, run once each, reported with failures and missing parts."""
 
 import gc
 import json
@@ -58,7 +58,7 @@ def done(tmp_path_factory):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_trainings_leave_no_kept_keys_and_values_but_the_latest(tmp_path, precision):
+def test_only_the_latest_training_has_a_kv_cache(tmp_path, precision):
     ws = Workspace.open(tmp_path / "ws", create=True)
     settings = {"backbone": BACKBONE} | SHORT
     cells = [Cell("data", "import_dataset", {"source": "movietweetings", "users": 8})] + [
@@ -77,7 +77,7 @@ def readers():
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_every_cell_of_every_study_has_its_own_name_and_what_it_needs(name):
+def test_cells_of_every_study_have_unique_names_and_existing_dependencies(name):
     cells = STUDIES[name].cells(Options(seeds=(3, 4)))
     names = {cell.name for cell in cells}
     assert len(names) == len(cells)
@@ -90,14 +90,14 @@ def test_every_cell_of_every_study_has_its_own_name_and_what_it_needs(name):
     )
 
 
-def test_a_failed_cell_stops_only_what_needs_it(done):
+def test_a_failed_cell_stops_only_its_dependents(done):
     _, outcome, _ = done
     assert set(outcome.failed) == {"bad"} and "nothing" in outcome.failed["bad"]
     assert outcome.missing == ["after bad"]
     assert set(outcome.runs) == {cell.name for cell in tiny_cells(None)} - {"bad", "after bad"}
 
 
-def test_the_best_candidate_lends_its_settings(done):
+def test_settings_of_the_best_candidate_are_used(done):
     ws, outcome, _ = done
     values = {
         name: ws.run(outcome.runs[name]).summary["best_validation"] for name in ("one", "two")
@@ -107,7 +107,7 @@ def test_the_best_candidate_lends_its_settings(done):
     assert again["training"] == best["training"] and again["role"] == "retrained"
 
 
-def test_what_exists_is_not_done_again(done):
+def test_existing_runs_are_not_repeated(done):
     ws, outcome, _ = done
     before = len(ws.runs())
     cells = [cell for cell in tiny_cells(None) if cell.name not in ("bad", "after bad")]
@@ -115,7 +115,7 @@ def test_what_exists_is_not_done_again(done):
     assert again.runs == outcome.runs and len(ws.runs()) == before
 
 
-def test_a_precision_is_that_of_every_training_and_of_other_runs(done):
+def test_a_precision_applies_to_every_training_and_makes_other_runs(done):
     ws, outcome, _ = done
     cells = [
         cell for cell in tiny_cells(None) if cell.name in ("data", "one", "two", "best", "again")
@@ -129,13 +129,13 @@ def test_a_precision_is_that_of_every_training_and_of_other_runs(done):
         assert run.summary["best_validation"] == pytest.approx(exact, abs=0.02)
 
 
-def test_no_cell_begins_after_the_time(done):
+def test_no_cell_starts_after_the_time_limit(done):
     ws, _, _ = done
     outcome = run_cells(ws, tiny_cells(None), minutes=0, device="cpu")
     assert not outcome.runs and len(outcome.missing) == len(tiny_cells(None))
 
 
-def test_rows_and_differences_are_those_of_the_predictions(done):
+def test_rows_and_differences_equal_those_of_the_predictions(done):
     ws, outcome, report = done
     rows = {row["method"]: row for row in report["rows"]}
     assert set(rows) == {"again", "one", "global_mean"}
@@ -166,7 +166,7 @@ def test_several_seeds_are_averaged_for_the_same_users(done):
 
 
 @given(st.lists(st.floats(0, 0.2), min_size=1, max_size=8))
-def test_holm_rejects_the_smallest_p_until_one_is_too_large(values):
+def test_holm_rejects_the_smallest_p_values_until_one_is_too_large(values):
     lines = [{"dataset": "a", "p": p} for p in values] + [{"dataset": "b", "p": 0.049}]
     mark_real(lines, ())
     real = [line["real"] for line in sorted(lines[:-1], key=lambda line: line["p"])]
@@ -176,7 +176,7 @@ def test_holm_rejects_the_smallest_p_until_one_is_too_large(values):
     assert lines[-1]["real"]
 
 
-def test_two_processes_do_the_same(done, tmp_path):
+def test_two_processes_give_the_same_scores(done, tmp_path):
     ws, outcome, _ = done
     other = Workspace.open(tmp_path / "two", create=True)
     cells = [c for c in tiny_cells(None) if c.name in ("data", "one", "two", "scored", "best")]
@@ -222,7 +222,7 @@ def until(happened):
         time.sleep(0.2)
 
 
-def test_tables_and_figures_come_from_the_report_alone(done):
+def test_tables_and_figures_need_only_the_report(done):
     *_, report = done
     facts = {"study": "tiny", "command": "puma study tiny", "date": "2026-01-01"}
     whole = json.loads(json.dumps(facts | report | {"missing": ["x"], "failed": {}}))

@@ -1,4 +1,4 @@
-"""The synthetic files made dirty: how many lines each reason should count."""
+"""Synthetic files with bad lines, and the expected count of each reason."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What the tests of jobs share: a workspace that is cleaned up, workers, waiting."""
+"""Shared helpers of job tests: a workspace that is cleaned up, workers, waiting."""
 
 import os
 import sys

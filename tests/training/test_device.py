@@ -1,4 +1,4 @@
-"""Garbage collection is off while `collection_paused` says so, and on again afterwards."""
+"""`collection_paused` disables garbage collection and restores its state afterwards."""
 
 import gc
 import weakref
@@ -20,7 +20,7 @@ def make_garbage():
     return [[number] for number in range(20 * gc.get_threshold()[0])]
 
 
-def test_nothing_is_collected_meanwhile():
+def test_no_garbage_is_collected_while_paused():
     gc.collect()
     with collection_paused():
         lost = weakref.ref(Knot())
@@ -31,7 +31,7 @@ def test_nothing_is_collected_meanwhile():
     assert lost() is None
 
 
-def test_a_collector_that_was_off_stays_off():
+def test_a_disabled_collector_stays_disabled():
     gc.disable()
     try:
         with collection_paused(), collection_paused():
@@ -41,7 +41,7 @@ def test_a_collector_that_was_off_stays_off():
         gc.enable()
 
 
-def test_the_collector_comes_back_after_an_error():
+def test_the_collector_is_enabled_again_after_an_error():
     with pytest.raises(RuntimeError, match="forbidden"), collection_paused():
         raise RuntimeError("forbidden")
     assert gc.isenabled()

@@ -1,4 +1,4 @@
-"""Several processes through the real command line: one writes, all train, the result is the same."""
+"""Several processes through the real command line: all train, rank 0 writes, results are the same."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ def launched(folder, *words):
 
 
 @pytest.mark.timeout(280)
-def test_two_processes_migrate_as_one(tmp_path):
+def test_two_processes_migrate_like_one(tmp_path):
     single = Workbench(tmp_path / "one", create=True)
     path = write_ratings(tmp_path / "ratings.csv")
     single.import_dataset("table", path=path, task="rating", name="data")
@@ -53,7 +53,7 @@ def test_two_processes_migrate_as_one(tmp_path):
     assert double.workspace.verify() == [] and not list((tmp_path / "two" / "work").glob("*"))
 
 
-def test_only_shared_work_may_be_launched_in_several(monkeypatch, tmp_path):
+def test_only_distributed_commands_accept_several_processes(monkeypatch, tmp_path):
     from typer.testing import CliRunner
 
     from puma_engine.cli import app
@@ -67,7 +67,7 @@ def test_only_shared_work_may_be_launched_in_several(monkeypatch, tmp_path):
     assert silent.exit_code == 1 and silent.stderr == ""
 
 
-def test_each_process_has_its_own_gpu(monkeypatch):
+def test_each_process_gets_a_different_gpu(monkeypatch):
     assert distributed.local_device("cuda") == "cuda" and distributed.is_main_process()
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("RANK", "3")

@@ -1,4 +1,4 @@
-"""The training loop: resume after a kill is exact, damage is refused, two processes equal one."""
+"""The training loop: exact resume after a kill, damaged checkpoints, and two processes."""
 
 import signal
 import subprocess
@@ -37,7 +37,7 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
 
 
 @pytest.mark.timeout(180)
-def test_two_processes_train_as_one(tmp_path):
+def test_two_processes_train_like_one(tmp_path):
     subprocess.run(command(tmp_path / "one.st", tmp_path / "a", 0), check=True)
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     python, *line = command(tmp_path / "two.st", tmp_path / "b", 0)
@@ -48,7 +48,7 @@ def test_two_processes_train_as_one(tmp_path):
         np.testing.assert_allclose(single[name], double[name], atol=1e-5)
 
 
-def test_cancel_keeps_a_checkpoint_and_clear_removes_it(tmp_path):
+def test_cancel_leaves_a_checkpoint_and_clear_removes_it(tmp_path):
     steps = iter(range(100))
     with pytest.raises(Cancelled):
         module = Small()
@@ -82,7 +82,7 @@ def test_damaged_or_foreign_checkpoints_are_refused(tmp_path, damage):
         train(module, 500, config, checkpoint_dir=tmp_path)
 
 
-def test_the_best_epoch_stays_and_training_stops_early():
+def test_the_best_epoch_is_returned_and_training_stops_early():
     module, values = Small(), iter([3.0, 1.0, 2.0, 2.0, 0.0])
     weights = []
 
@@ -96,7 +96,7 @@ def test_the_best_epoch_stays_and_training_stops_early():
     assert torch.equal(module.net[0].weight, weights[1])
 
 
-def test_initial_parameters_stay_if_no_epoch_is_better():
+def test_initial_parameters_are_returned_if_no_epoch_is_better():
     for values, best in (([2.0, 3.0, 4.0], -1), ([2.0, 1.0, 4.0], 0)):
         module, validation = Small(), iter(values)
         start = module.net[0].weight.detach().clone()

@@ -36,7 +36,7 @@ def fitting(backbone, data, template):
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_the_loss_with_widths_equals_the_plain_one(backbone, data, template):
+def test_the_capturable_loss_equals_the_plain_one(backbone, data, template):
     module = fitting(backbone, data, template)
     assert isinstance(module, Capturable)
     rows = torch.arange(3, 40)
