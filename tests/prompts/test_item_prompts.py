@@ -147,7 +147,9 @@ def test_tables_with_items_are_stored_evaluated_and_refined(world):
     scored = pipeline.evaluate(ws, world["moved"])
     assert scored.summary["metrics"]["rmse"] > 0
     again = pipeline.refine(ws, world["moved"], training=QUICK)
-    assert np.abs(load_prompts(ws, again).items.vectors - moved.items.vectors).max() > 1e-5
+    change = np.abs(load_prompts(ws, again).items.vectors - moved.items.vectors).max()
+    # The start stays where no epoch validates better, which random ratings may bring about.
+    assert (change > 1e-5) == (again.summary["best_epoch"] >= 0)
     bare = pipeline.migrate(ws, world["plain"], world["moved"].inputs["backbone"], training=QUICK)
     added = pipeline.refine(ws, bare, item_tokens=1, training=QUICK)
     assert load_prompts(ws, added).items.tokens == 1 and added.config["item_tokens"] == 1
