@@ -113,9 +113,11 @@ def test_an_empty_title_is_refused(folder):
 
 
 @pytest.mark.parametrize(
-    ("free", "least", "most"), [(2**14, 1, 1), (2**24, 2, 256), (2**27, 512, 512)]
+    ("free", "min_rows", "max_rows"), [(2**14, 1, 1), (2**24, 2, 256), (2**27, 512, 512)]
 )
-def test_rows_per_batch_fit_into_a_share_of_free_memory(folder, monkeypatch, free, least, most):
+def test_rows_per_batch_fit_into_a_share_of_free_memory(
+    folder, monkeypatch, free, min_rows, max_rows
+):
     backbone = FrozenBackbone.load(tiny_backbone_folder(folder, "llama"), device="cpu")
     monkeypatch.setattr("puma_engine.backbone.reader.free_bytes", lambda device: free)
     reader = Reader(backbone, get_template("rating-item-first"), CONTEXTS)
@@ -127,7 +129,7 @@ def test_rows_per_batch_fit_into_a_share_of_free_memory(folder, monkeypatch, fre
     )
     copies = sum(t.numel() * t.element_size() for pair in reader._cache.gather(index) for t in pair)
     assert rows == 1 or copies < free / 4
-    assert least <= rows <= most
+    assert min_rows <= rows <= max_rows
 
 
 def test_a_template_that_does_not_fit_the_model_is_refused(folder):

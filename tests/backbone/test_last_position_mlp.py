@@ -34,7 +34,7 @@ def test_a_module_with_further_arguments_gives_the_logits_of_the_plain_model(tmp
 
 
 def positions_of(backbone, work):
-    """Positions that the wrapped module computes, one number a call."""
+    """Numbers of positions that the wrapped module computes, one per call."""
     counts = []
     hook = backbone.last_mlp.inner.register_forward_pre_hook(
         lambda _m, x: counts.append(x[0].shape[1])

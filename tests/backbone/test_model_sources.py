@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def hub(folder, tmp_path, monkeypatch):
-    """A hub on localhost, and an empty cache for what is fetched from it."""
+    """A hub on localhost with an empty download cache."""
     from huggingface_hub import constants
 
     pickled = tmp_path / "pickled"

@@ -76,17 +76,17 @@ BROKEN = {
 }
 
 
-def kept(ws):
-    """What a workspace holds of finished work, and everything else that lies in its folder."""
+def stored_files(ws):
+    """Finished runs of a workspace, and all other files in its folder."""
     finished = {run.id for run in ws.runs(status="finished")}
     files = {str(path.relative_to(ws.root)) for path in ws.root.rglob("*") if path.is_file()}
     return finished, {name for name in files if not name.startswith(("locks/", "puma."))}
 
 
 def refused(folder, words, *sentences):
-    """Run a command that must be refused; return what it said."""
+    """Run a command that must fail; return its error message."""
     ws = Workspace.open(folder / "ws")
-    before = kept(ws)
+    before = stored_files(ws)
     done = CliRunner().invoke(app, [*map(str, words), "-w", str(folder / "ws")])
     assert done.exit_code == 1, (done.exit_code, done.output, done.exception)
     assert isinstance(done.exception, SystemExit), done.exception
@@ -95,7 +95,7 @@ def refused(folder, words, *sentences):
     assert "np." not in message and done.stdout == ""
     for sentence in sentences:
         assert sentence in message, message
-    assert kept(ws) == before and ws.verify() == []
+    assert stored_files(ws) == before and ws.verify() == []
     assert not list((folder / "ws" / "work").glob("*/*"))
     return message
 
@@ -147,7 +147,7 @@ def test_an_empty_file(world, tmp_path):
 
 
 def test_strange_titles_are_read_as_plain_text(world, tmp_path):
-    """Long, with controls, spelling special tokens: used, never obeyed, and the slot stays."""
+    """Long titles, control characters and special tokens are read as text, and the slot stays."""
     ws = Workspace.open(tmp_path / "ws", create=True)
     strange = {
         "i0": "Long " * 2_000,
@@ -240,7 +240,7 @@ def test_one_user_can_train_an_adapter(world):
 
 
 def test_a_full_disk(world):
-    """A limit on the size of files stands in for the disk; with room the same works."""
+    """A file size limit simulates a full disk; the same command works without the limit."""
     words = ["prompts", "export", "source", "--out", str(world / "big.safetensors")]
     line = [sys.executable, "-m", "puma_engine.cli", "-w", str(world / "ws"), *words]
     room = (resource.RLIMIT_FSIZE, (1_000, resource.RLIM_INFINITY))

@@ -22,7 +22,7 @@ ROOT = typer.main.get_command(app)
 
 
 def commands(command, path=("puma",)):
-    """Every command that does something, with its full name."""
+    """Every command that is no group, with its full name."""
     if not hasattr(command, "commands"):
         return [(" ".join(path), command)]
     return [
@@ -35,7 +35,7 @@ COMMANDS = dict(commands(ROOT))
 
 @pytest.fixture
 def puma(tmp_path):
-    """Run a command in a workspace of its own; returns the finished invocation."""
+    """Run a command in the workspace of the test; returns the finished invocation."""
 
     def run(*words, json_output=True):
         common = ["--workspace", str(tmp_path / "workspace")] + ["--json"] * json_output
@@ -78,7 +78,7 @@ def test_every_setting_of_the_engine_is_an_option_with_help():
 
 
 def test_every_field_of_a_request_is_an_option_unless_another_command_sets_it():
-    """A field without a help text has no option, so a new one must not be forgotten."""
+    """A field without a help text has no option; this test catches a forgotten one."""
     others = {"within", "retraining", "predicted"} | set(SETTINGS)
     for kind in Request.__subclasses__() + AdapterRequest.__subclasses__():
         assert set(kind.__dataclass_fields__) - others <= set(HELP), kind.__name__

@@ -29,7 +29,7 @@ def browser():
 
 @pytest.fixture(autouse=True)
 def windows(browser, tmp_path):
-    """Close what a test left open; its pictures tell why it failed."""
+    """Close all windows after a test; save screenshots if it failed."""
     yield
     picture(browser, tmp_path / "window.png")
 
@@ -47,7 +47,7 @@ def app(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
-    """Ratings of thirty readers as a customer's table."""
+    """A table of ratings of thirty readers."""
     books = load_shipped("goodbooks", users=30)
     rows = books.interactions.merge(books.items, on="item_id")
     path = tmp_path_factory.mktemp("file") / "readers.csv"
@@ -57,7 +57,7 @@ def file(tmp_path_factory):
 
 
 def choose(place, label, option):
-    """Take an option of a select box on a page, or in a part of one."""
+    """Choose an option of a select box on a page, or in a part of a page."""
     page = getattr(place, "page", place)
     wanted = page.get_by_role("option", name=option).first
     box = place.get_by_role("combobox", name=label).first
@@ -75,7 +75,7 @@ def choose(place, label, option):
 
 
 def shows(page, status):
-    """Wait until a job's badge says its status."""
+    """Wait until a job's badge shows a status."""
     page.locator(".stMarkdownBadge", has_text=status).first.wait_for(timeout=JOB_SECONDS * 1000)
 
 
@@ -91,7 +91,7 @@ def finished(ws, command):
 
 
 def import_file(browser, base, root, file):
-    """Begin on the overview of nothing, go to Data, and bring the file in."""
+    """Start on the empty overview, go to Data, and import the file."""
     page = opened(browser, base)
     page.get_by_text("Nothing here yet").wait_for(timeout=JOB_SECONDS * 1000)
     page.get_by_role("link", name="Import data").click()
@@ -116,7 +116,7 @@ def import_file(browser, base, root, file):
 
 
 def fit(ws, browser, base):
-    """Add both models on their page, and fit source prompts and the retraining there."""
+    """Add both models on the Models page, and fit source prompts and the retraining."""
     page = opened(browser, f"{base}/models")
     for model in ("llama-small", "llama-medium"):
         choose(page, "Shipped model, hub id", f"{model} ")
@@ -149,7 +149,7 @@ def fitted(ws, role):
 
 
 def plan(ws, browser, base, source):
-    """Plan a migration, launch it, watch it end, and go on to its comparison."""
+    """Plan a migration, launch it, wait for its end, and open its comparison."""
     target = ws.run("llama-medium").id
     page = opened(browser, f"{base}/plan?source={source.id}&target={target}&strategy=random")
     price = page.get_by_role("spinbutton", name="Price of a device hour")
@@ -173,7 +173,7 @@ def plan(ws, browser, base, source):
 
 
 def lasso(ws, browser, base, source, moved):
-    """Draw around everybody on the source map, and find the same users on the other."""
+    """Select users on the source map with a lasso; the address restores the selection."""
     pipeline.project(ws, source, moved, method="pca", clusters=3, neighbours=5)
     page = opened(browser, f"{base}/users")
     chart = page.locator(".js-plotly-plot .nsewdrag").first
@@ -199,7 +199,7 @@ def lasso(ws, browser, base, source, moved):
 
 
 def fail(ws, browser, base, source, moved):
-    """A migration that fails is told on Plan; a map that was damaged is told on Users, and redrawn."""
+    """Plan shows a failed migration; Users shows a damaged map and draws it again."""
     args = {
         "sources": [source.id],
         "targets": [moved.inputs["backbone"]],
@@ -222,7 +222,7 @@ def fail(ws, browser, base, source, moved):
 
 
 def worst_user(page):
-    """Open the page of the user who regresses most."""
+    """Open the page of the user with the largest regression."""
     page.get_by_text("Who gains, who loses").click()
     still(page)
     table = page.get_by_role("heading", name="Users who regress most").locator(
@@ -244,7 +244,7 @@ def worst_user(page):
 
 
 def ask(ws, page, run):
-    """Ask what the user on the page would think of a book; the answer is the engine's."""
+    """Predict the rating of a book on the page; it equals that of the engine."""
     user = page.get_by_role("heading", name=re.compile(r"^User \S+$")).inner_text().split()[1]
     page.get_by_text("What if", exact=True).click()
     still(page)
@@ -259,7 +259,7 @@ def ask(ws, page, run):
 
 
 def report(browser, base, folder):
-    """Export the report, and open it in a browser that has no network."""
+    """Export the report, and open it in a browser without a network."""
     page = opened(browser, f"{base}/reports")
     with page.expect_download() as coming:
         page.get_by_role("button", name="Report as HTML").click()

@@ -26,7 +26,7 @@ def world(tmp_path_factory):
 
 @pytest.fixture
 def no_worker(monkeypatch):
-    """Jobs stay in the queue until the test works through it."""
+    """Start no worker: jobs stay queued until the test runs them."""
     monkeypatch.setattr(jobs, "ensure_worker", lambda ws: None)
 
 

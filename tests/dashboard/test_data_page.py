@@ -198,7 +198,7 @@ def test_hostile_columns_are_shown_as_text(root, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("given", "kept"),
+    ("given", "expected"),
     [
         ("../../etc/passwd.csv", "passwd.csv"),
         ("C:\\temp\\a b.CSV.GZ", "a-b.csv.gz"),
@@ -208,8 +208,8 @@ def test_hostile_columns_are_shown_as_text(root, monkeypatch):
         ("x" * 500 + ".parquet", "x" * 80 + ".parquet"),
     ],
 )
-def test_file_names_are_sanitised(given, kept):
-    assert datasets.checked_name(given) == kept
+def test_file_names_are_sanitised(given, expected):
+    assert datasets.checked_name(given) == expected
 
 
 @pytest.mark.parametrize("name", ["a.exe", "csv", "a.csv.exe", ""])

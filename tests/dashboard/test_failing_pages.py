@@ -22,7 +22,7 @@ def ws(tmp_path):
 
 
 def change(ws, statement):
-    """Do to a database what no part of the engine does."""
+    """Change a database behind the back of the engine."""
     ws.close()
     with sqlite3.connect(ws.path) as db:
         db.execute("PRAGMA foreign_keys = OFF")

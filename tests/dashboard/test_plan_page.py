@@ -53,9 +53,9 @@ def test_the_strategy_follows_the_task_until_the_user_chooses_one(both, monkeypa
     assert app.query_params["strategy"] in ("random", ["random"])
     app.selectbox("choose-source").select(sources["rating"]).run()
     assert app.selectbox("choose-strategy").value == "random"
-    usual = DEFAULT_STRATEGIES["click"]
-    app = open_page("plan", ws.root, monkeypatch, source=sources["rating"], strategy=usual)
-    assert app.selectbox("choose-strategy").value == usual
+    default = DEFAULT_STRATEGIES["click"]
+    app = open_page("plan", ws.root, monkeypatch, source=sources["rating"], strategy=default)
+    assert app.selectbox("choose-strategy").value == default
 
 
 @pytest.fixture(scope="module")
@@ -117,13 +117,15 @@ def test_the_address_restores_device_price_and_edited_numbers(world, monkeypatch
     "query", [{"price": "-1"}, {"price": "inf"}, {"epochs": "0"}, {"device": "<b>tpu</b>"}]
 )
 def test_forbidden_values_in_an_address_are_ignored(world, monkeypatch, query):
-    usual = open_page("plan", world[0].root, monkeypatch)
+    default_page = open_page("plan", world[0].root, monkeypatch)
     app = open_page("plan", world[0].root, monkeypatch, **query)
     assert not app.exception
     assert [field.value for field in app.number_input] == [
-        field.value for field in usual.number_input
+        field.value for field in default_page.number_input
     ]
-    assert [field.value for field in app.selectbox] == [field.value for field in usual.selectbox]
+    assert [field.value for field in app.selectbox] == [
+        field.value for field in default_page.selectbox
+    ]
 
 
 def test_a_plan_is_launched_as_a_job_and_can_be_cancelled_and_resumed(world, monkeypatch):

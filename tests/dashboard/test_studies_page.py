@@ -34,11 +34,11 @@ def studied(tmp_path):
     ws = Workspace.open(tmp_path / "ws", create=True)
     study = Study("table2", "small", cells, {"method": "global_mean"})
     outcome = run_cells(ws, cells(Options()), device="cpu")
-    kept = {"study": "table2", "command": HOSTILE[0], "date": "2026-01-02"}
-    kept |= collect(ws, study, cells(None), outcome.runs)
-    kept |= {"failed": outcome.failed, "missing": outcome.missing}
-    save_report(ws, kept)
-    return ws, kept
+    study_report = {"study": "table2", "command": HOSTILE[0], "date": "2026-01-02"}
+    study_report |= collect(ws, study, cells(None), outcome.runs)
+    study_report |= {"failed": outcome.failed, "missing": outcome.missing}
+    save_report(ws, study_report)
+    return ws, study_report
 
 
 def open_study(ws, monkeypatch, **query):
@@ -54,33 +54,35 @@ def test_without_a_study_the_page_says_how_to_run_one(tmp_path, monkeypatch, vie
 
 
 def test_scores_differences_and_what_is_missing_are_shown(tmp_path, monkeypatch):
-    ws, kept = studied(tmp_path)
+    ws, study_report = studied(tmp_path)
     app = open_study(ws, monkeypatch, study="table2", dataset="movietweetings")
     assert_plain(app)
     shown = app.dataframe[0].value.set_index("method")["rmse"]
-    scores = {line["method"]: line["rmse"] for line in kept["summary"]}
+    scores = {line["method"]: line["rmse"] for line in study_report["summary"]}
     assert shown["item mean"] == scores["item_mean"]
     assert shown["global mean"] == scores["global_mean"]
     assert "1 failed" in texts(app) and "Differences from global mean" in texts(app)
-    real = sum(line["real"] for line in kept["differences"])
+    real = sum(line["real"] for line in study_report["differences"])
     assert f"{real} of 1 differences are significant" in texts(app)
 
 
 def test_facts_of_a_report_stand_above_its_figures(tmp_path, monkeypatch):
-    ws, kept = studied(tmp_path)
-    write_json(ws.root / "studies" / "table2.json", kept | {"note": f"Not tuned. {HOSTILE[0]}"})
+    ws, study_report = studied(tmp_path)
+    write_json(
+        ws.root / "studies" / "table2.json", study_report | {"note": f"Not tuned. {HOSTILE[0]}"}
+    )
     app = open_study(ws, monkeypatch, study="table2", dataset="movietweetings")
     assert_plain(app)
     assert "Made on 2026" in texts(app) and "Not tuned" in texts(app)
 
 
 def test_methods_are_ordered_by_kind(tmp_path, monkeypatch):
-    ws, kept = studied(tmp_path)
+    ws, study_report = studied(tmp_path)
     kinds = {"global_mean": "shuffled", "item_mean": "source"}
     for name in ("summary", "differences"):
-        for line in kept[name]:
+        for line in study_report[name]:
             line["kind"] = kinds[line["method"]]
-    write_json(ws.root / "studies" / "table2.json", kept)
+    write_json(ws.root / "studies" / "table2.json", study_report)
     app = open_study(ws, monkeypatch)
     assert not app.exception
     assert app.dataframe[0].value["method"].tolist() == ["item mean", "global mean"]
@@ -95,8 +97,8 @@ def test_a_damaged_report_is_reported(tmp_path, monkeypatch):
 
 
 def test_a_study_without_results_says_so(tmp_path, monkeypatch):
-    ws, kept = studied(tmp_path)
-    empty = kept | {"rows": [], "summary": [], "differences": []}
+    ws, study_report = studied(tmp_path)
+    empty = study_report | {"rows": [], "summary": [], "differences": []}
     write_json(ws.root / "studies" / "table2.json", empty)
     app = open_study(ws, monkeypatch)
     assert not app.exception and "Nothing is finished yet" in texts(app)

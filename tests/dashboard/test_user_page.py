@@ -25,7 +25,7 @@ NOBODY = "<b>*u*</b> & 7"
 
 
 def write_table(folder):
-    """Ratings of twelve users; two have odd names, and one of these too few rows to be tested."""
+    """Ratings of twelve users; two have odd names, and one of these has no test rows."""
     frame = pd.read_csv(write_ratings(folder / "ratings.csv", users=12), dtype=str)
     frame["user_id"] = frame["user_id"].replace({"003": NOBODY, "004": "few"})
     frame["text"] = frame["text"].replace(
@@ -72,7 +72,7 @@ def show(world, monkeypatch):
 
 
 def texts(app):
-    """Everything that is read as markdown."""
+    """All text of a page that is rendered as markdown."""
     kinds = ("markdown", "caption", "title", "header", "info", "warning", "error", "success")
     lines = [element.value for kind in kinds for element in getattr(app, kind)]
     return "\n".join([*lines, *(item.label for item in [*app.metric, *app.expander])])

@@ -73,15 +73,15 @@ def test_shipped_goodbooks_has_the_users_that_the_documentation_promises() -> No
     assert len(books.users) + len(foundation.users) == 14_612
     assert abs(len(foundation.users) / 14_612 - 0.30) < 0.01
     assert books.report["users_with_enough_rows"] == 14_612
-    most = books.interactions["user_id"].value_counts()
-    assert most.max() == 45 and most.min() == 20
+    rows_per_user = books.interactions["user_id"].value_counts()
+    assert rows_per_user.max() == 45 and rows_per_user.min() == 20
 
 
 def test_report_accounts_for_every_row(shipped: Dataset) -> None:
     report = shipped.report
     added = int((shipped.interactions["outcome"] == 0).sum()) if shipped.task == "click" else 0
-    kept = report["kept"]["rows"] - added
-    assert report["read"]["rows"] == kept + sum(report["dropped"].values())
+    rows_left = report["kept"]["rows"] - added
+    assert report["read"]["rows"] == rows_left + sum(report["dropped"].values())
     assert report["kept"]["users"] == len(shipped.users)
     assert report["kept"]["items"] == len(shipped.items)
 

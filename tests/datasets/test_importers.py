@@ -118,12 +118,12 @@ def test_dirty_lines_are_counted_by_reason_and_change_nothing(
 ) -> None:
     kind, ds = clean
     records, counts = made_dirty(kind)
-    dirty = read(kind, lay_out(kind, tmp_path, records), max_bad_share=0.5)
-    assert dirty.content_hash == ds.content_hash
-    assert {reason: n for reason, n in dirty.report["dropped"].items() if n} == counts
-    assert accounted(dirty)
-    units = dirty.report["ratings_file"]["times_written_as"]
-    assert len(units) > 1 and "written in several ways" in dirty.report["warnings"][0]
+    imported = read(kind, lay_out(kind, tmp_path, records), max_bad_share=0.5)
+    assert imported.content_hash == ds.content_hash
+    assert {reason: n for reason, n in imported.report["dropped"].items() if n} == counts
+    assert accounted(imported)
+    units = imported.report["ratings_file"]["times_written_as"]
+    assert len(units) > 1 and "written in several ways" in imported.report["warnings"][0]
 
 
 def test_the_report_counts_mended_and_left_out_lines(tmp_path: Path) -> None:
@@ -165,8 +165,8 @@ def test_the_threshold_is_a_share_of_the_lines(tmp_path: Path) -> None:
     reviews, items = of.amazon_records()
     rows: list[Any] = [*reviews, *(["bad"] * 12)]
     folder = lay_out("amazon", tmp_path, (rows, items))
-    kept = read("amazon", folder, max_bad_share=0.04)
-    assert kept.report["ratings_file"]["unusable_share"] == 12 / 300
+    tolerant = read("amazon", folder, max_bad_share=0.04)
+    assert tolerant.report["ratings_file"]["unusable_share"] == 12 / 300
     with pytest.raises(DataError, match=r"12 of 300 lines .*: 12 not a JSON .*first: line 289"):
         read("amazon", folder, max_bad_share=0.0399)
 
@@ -175,10 +175,10 @@ def test_a_file_of_another_kind_is_refused_before_its_end(tmp_path: Path) -> Non
     _, items = of.amazon_records()
     junk = [b"x" * 1_000] * 30_000
     folder = lay_out("amazon", tmp_path, (junk, items))
-    told: list[int] = []
+    progress: list[int] = []
     with pytest.raises(DataError, match=r"none of the first [\d,]+ lines can be used"):
-        read("amazon", folder, watch=lambda stage, done, total: told.append(done))
-    assert max(told) < (folder / RATINGS["amazon"]).stat().st_size >> 20
+        read("amazon", folder, watch=lambda stage, done, total: progress.append(done))
+    assert max(progress) < (folder / RATINGS["amazon"]).stat().st_size >> 20
 
 
 def test_defaults_are_the_papers_filters() -> None:
@@ -192,14 +192,14 @@ def test_defaults_are_the_papers_filters() -> None:
     assert {value.max_bad_share for value in (amazon, yelp, mind, RatingSettings())} == {0.01}
 
 
-def reference(rows: list[Any], min_item: int, min_user: int, most: int) -> set[tuple[str, str]]:
+def reference(rows: list[Any], min_item: int, min_user: int, max_rows: int) -> set[tuple[str, str]]:
     """Filter clean Amazon records with pandas, in the paper's order."""
     frame = pd.DataFrame(rows)
     frame = frame.sort_values("timestamp").drop_duplicates(["user_id", "parent_asin"], keep="last")
     frame = frame[frame.groupby("parent_asin")["user_id"].transform("size") >= min_item]
     frame = frame[frame.groupby("user_id")["user_id"].transform("size") >= min_user]
-    if most:
-        frame = frame.groupby("user_id").tail(most)
+    if max_rows:
+        frame = frame.groupby("user_id").tail(max_rows)
     return set(zip(frame["user_id"], frame["parent_asin"], strict=True))
 
 
@@ -219,8 +219,8 @@ def test_filters_agree_with_a_plain_implementation(
     again = [dict(row, timestamp=row["timestamp"] + 9_000) for row in rows[::7]]
     rows += again
     folder = lay_out("amazon", tmp_path, (rows, items))
-    item, user, most = limits
-    ds = read("amazon", folder, min_item_rows=item, min_rows=user, max_rows=most)
+    item, user, max_rows = limits
+    ds = read("amazon", folder, min_item_rows=item, min_rows=user, max_rows=max_rows)
     got = set(zip(ds.interactions["user_id"], ds.interactions["item_id"], strict=True))
     assert got == reference(rows, *limits)
     assert accounted(ds)
@@ -229,7 +229,7 @@ def test_filters_agree_with_a_plain_implementation(
     sizes = counted["user_id"].value_counts()
     sizes = sizes[sizes >= user]
     assert ds.report["repeats_counted"]["users"] == len(sizes)
-    records = int(sizes.clip(upper=most).sum() if most else sizes.sum())
+    records = int(sizes.clip(upper=max_rows).sum() if max_rows else sizes.sum())
     assert ds.report["repeats_counted"]["records"] == records
 
 

@@ -56,7 +56,7 @@ def parsed(lines: list[str]) -> list[tuple[str, pd.Timestamp, list[str], list[tu
 
 
 def expected(train: list[str], dev: list[str]) -> dict[tuple[str, str], tuple[Any, ...]]:
-    """Say what each user-item pair becomes without filters, from the definition alone."""
+    """Return the expected row of each user-item pair without filters, from the definition."""
     best: dict[tuple[str, str], tuple[Any, ...]] = {}
     for part, lines in (("train", train), ("dev", dev)):
         for user, time, history, pairs in parsed(lines):

@@ -47,8 +47,8 @@ def test_a_check_reports_problems_exactly_where_an_import_fails(name, tmp_path):
             assert problem.example in str(refused.value)
     else:
         assert name == "whole"
-    kept = read_table(path, name="a", task="rating", drop_invalid=True)
-    assert result.statistics == statistics(kept) and result.report == kept.report
+    imported = read_table(path, name="a", task="rating", drop_invalid=True)
+    assert result.statistics == statistics(imported) and result.report == imported.report
 
 
 def test_a_check_says_why_no_row_is_usable(tmp_path):

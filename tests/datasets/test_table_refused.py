@@ -62,13 +62,13 @@ def test_repeated_pairs_are_refused_or_the_latest_is_used(tmp_path: Path) -> Non
     path = save(pd.concat([again, table]), tmp_path / "twice.csv")
     with pytest.raises(DataError, match="1 repeating a user and item"):
         read(path)
-    kept = read(path, drop_invalid=True).interactions
-    pair = (kept["user_id"] == table["user_id"][0]) & (kept["item_id"] == table["item_id"][0])
-    assert kept[pair]["outcome"].tolist() == [1.5]
+    rows = read(path, drop_invalid=True).interactions
+    pair = (rows["user_id"] == table["user_id"][0]) & (rows["item_id"] == table["item_id"][0])
+    assert rows[pair]["outcome"].tolist() == [1.5]
     untimed = save(pd.concat([again, table]).drop(columns="time"), tmp_path / "untimed.csv")
-    kept = read(untimed, drop_invalid=True).interactions
-    pair = (kept["user_id"] == table["user_id"][0]) & (kept["item_id"] == table["item_id"][0])
-    assert kept[pair]["outcome"].tolist() == [pytest.approx(table["outcome"][0])]
+    rows = read(untimed, drop_invalid=True).interactions
+    pair = (rows["user_id"] == table["user_id"][0]) & (rows["item_id"] == table["item_id"][0])
+    assert rows[pair]["outcome"].tolist() == [pytest.approx(table["outcome"][0])]
 
 
 def test_several_kinds_of_bad_rows_are_reported_together(tmp_path: Path) -> None:
@@ -123,8 +123,8 @@ def test_files_without_a_table_are_refused(tmp_path: Path, name: str) -> None:
         path.write_text("user_id,item_id,text,outcome\n")
     elif name != "no.csv":
         path.write_bytes(b"")
-    usual = "cannot be read as Parquet" if name.endswith("parquet") else "is empty"
-    with pytest.raises(DataError, match=words.get(name, usual)):
+    default = "cannot be read as Parquet" if name.endswith("parquet") else "is empty"
+    with pytest.raises(DataError, match=words.get(name, default)):
         read(path)
 
 

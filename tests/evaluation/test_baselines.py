@@ -46,7 +46,7 @@ def test_unknown_users_get_the_mean():
 
 
 def tastes(click, seed=0):
-    """Rows of 300 users and 120 items in two tastes that no bias can tell."""
+    """Rows of 300 users and 120 items with two tastes that biases cannot express."""
     generator = np.random.default_rng(seed)
     user, item = generator.integers(0, 300, 12_000), generator.integers(0, 120, 12_000)
     liked = (user % 2) == (item % 2)

@@ -50,7 +50,7 @@ def migrated(gap, seconds=10.0, value=1.0, label="Moved"):
 
 
 def simulated(shift, regressing=0, size=2.0, users=400, rows=20, seed=0):
-    """Effects of users who all lose `shift`, and some of them `size` more, with chance added."""
+    """Noisy effects of users who all lose `shift`, and some of them `size` more."""
     rng = np.random.default_rng(seed)
     truth = np.full(users, shift)
     truth[:regressing] += size
@@ -172,8 +172,8 @@ def test_controls_and_baselines_add_cautions():
         away = judge(question(good, BASE, ("Other", kind, 1.2, far, 1.0)))
         assert not any(words in caution for caution in away.cautions), kind
     good = migrated((0.01, 0.0, 0.02))
-    kept = judge(question(good, BASE, ("Random prompts", "random", 1.2, far, 1.0)))
-    assert any("keeps 95% of" in sentence for sentence in kept.evidence)
+    verdict = judge(question(good, BASE, ("Random prompts", "random", 1.2, far, 1.0)))
+    assert any("keeps 95% of" in sentence for sentence in verdict.evidence)
 
 
 def test_weak_evidence_adds_cautions():
@@ -257,8 +257,8 @@ def test_noise_alone_lists_no_user_and_no_repeated_effect():
     effects, _ = simulated(0.0, users=2000, rows=6, seed=3)
     assert len(effects.worse()) <= 5
     assert effects.repeated.low < 0 < effects.repeated.high
-    told = judge(question(migrated((0, -0.005, 0.005)), BASE, effects=effects, users=2000))
-    assert told.decision == "migrate" and told.refine == ()
+    verdict = judge(question(migrated((0, -0.005, 0.005)), BASE, effects=effects, users=2000))
+    assert verdict.decision == "migrate" and verdict.refine == ()
     # Taken at face value, many would seem to lose more than the threshold.
     assert (effects.frame["difference"] > effects.threshold).mean() > 0.3
 

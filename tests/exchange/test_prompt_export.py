@@ -212,7 +212,7 @@ def test_a_folder_without_an_adapter_is_refused(world, tmp_path):
 
 @pytest.fixture
 def server(world):
-    """What vLLM does with prompt embeddings, as far as the client can see, on a real model."""
+    """A server that answers prompt embeddings as vLLM does, with a real model."""
     backbone = FrozenBackbone.load(world["large"], device="cpu")
 
     class Handler(http.server.BaseHTTPRequestHandler):

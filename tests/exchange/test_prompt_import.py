@@ -44,7 +44,7 @@ def ids(tmp_path):
 
 
 def checkpoint(world, *, head=True, wrapped=False):
-    """What the published code saves: a table without ids, other tensors, perhaps a head."""
+    """A checkpoint as the published code saves it: a table without ids, other tensors, optionally a head."""
     state = {
         "user_embedding.weight": torch.from_numpy(world["vectors"][ORDER].copy()),
         "llm.model.norm.weight": torch.ones(4),

@@ -38,7 +38,7 @@ def succeed(*command, folder):
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """An environment with the wheel; its dependencies are those of the environment under test."""
+    """An environment with the wheel and the dependencies of the environment under test."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     files = subprocess.run(

@@ -14,7 +14,7 @@ user_lists = st.lists(st.sampled_from(USERS), min_size=1, unique=True)
 
 
 def table(users, width, seed):
-    """Users in the given order, each with the vector that its id and the seed say."""
+    """Users in the given order, each with a vector determined by its id and the seed."""
     vectors = [
         np.random.default_rng([seed, USERS.index(user)]).normal(size=(2, width)) for user in users
     ]

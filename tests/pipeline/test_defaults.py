@@ -23,8 +23,8 @@ def test_default_learning_rates_and_patience_depend_on_the_task(tmp_path, task, 
     small: dict[str, Any] = {"adapter": {"hidden": 8}}
     every = pipeline.migrate(ws, source, model, **small, **once)
     few = pipeline.migrate(ws, source, model, strategy="random", budget=3, **small, **once)
-    waits = [run.config["training"]["patience"] for run in (every, few)]
-    assert waits == ([3, 4] if task == "rating" else [0, 0])
+    patiences = [run.config["training"]["patience"] for run in (every, few)]
+    assert patiences == ([3, 4] if task == "rating" else [0, 0])
     rate = every.config["training"]["learning_rate"]
     assert rate == pytest.approx(1e-3 if task == "rating" else 1e-4)
     shapes = [run.config["adapter"] for run in (every, few)]

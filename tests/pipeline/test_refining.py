@@ -65,8 +65,12 @@ def test_the_users_with_the_largest_train_loss_are_refined(bench, moved):
     assert frame["selected"].sum() == 3 and refined.cost["users_trained"] == 3
     assert frame.loc[frame["selected"], "risk"].min() >= frame.loc[~frame["selected"], "risk"].max()
     for run, column in ((moved, "migrated_loss"), (moved.inputs["source_0"], "source_loss")):
-        told = bench.predictions(bench.evaluate(run, split="train", device="cpu"))
-        loss = ((told["prediction"] - told["outcome"]) ** 2).groupby(told["user_id"]).mean()
+        predictions = bench.predictions(bench.evaluate(run, split="train", device="cpu"))
+        loss = (
+            ((predictions["prediction"] - predictions["outcome"]) ** 2)
+            .groupby(predictions["user_id"])
+            .mean()
+        )
         np.testing.assert_allclose(frame[column].sort_index(), loss.sort_index(), rtol=1e-4)
     evaluation = bench.evaluate(refined, device="cpu")
     assert method_label(bench.workspace, evaluation) == "Migrated, all users, refined for 3 users"
@@ -110,8 +114,8 @@ def test_refining_steps_scale_with_the_size_of_the_initial_prompts(tmp_path, tim
     )
     data = load_shipped("movietweetings", users=8)
     drawn = np.random.default_rng(0).normal(size=(len(data.users), 1, model.width))
-    usual = model.token_norm() / model.width**0.5
-    vectors = (times * usual * drawn / np.sqrt(np.mean(drawn**2))).astype(np.float32)
+    token_scale = model.token_norm() / model.width**0.5
+    vectors = (times * token_scale * drawn / np.sqrt(np.mean(drawn**2))).astype(np.float32)
     assert step_scale(vectors, model) == pytest.approx(max(1.0, times), rel=1e-5)
     start = PromptTable(data.users, vectors)
     # Of AdamW's first step every coordinate is the rate, whatever the gradient.

@@ -41,7 +41,7 @@ def world(tmp_path_factory):
 
 
 def execute(ws):
-    """Execute the job that waits in the queue; return it when it has ended."""
+    """Execute the queued job; return it when it has ended."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     job = claim(ws, "cpu")
     try:

@@ -18,6 +18,6 @@ def test_the_default_strategy_follows_the_task(tmp_path, task, wanted):
     save_tensors(tmp_path / "p.safetensors", {"vectors": vectors}, {"user_ids": list(users)})
     table = tmp_path / "p.safetensors"
     source = pipeline.import_prompts(ws, data, "llama-small", table, head="none", device="cpu")
-    usual = pipeline.select(ws, source, budget=12)
-    assert usual.config["strategy"] == wanted
-    assert pipeline.select(ws, source, budget=12, strategy=wanted).id == usual.id
+    selection = pipeline.select(ws, source, budget=12)
+    assert selection.config["strategy"] == wanted
+    assert pipeline.select(ws, source, budget=12, strategy=wanted).id == selection.id

@@ -66,11 +66,11 @@ def test_impact_is_stored_for_methods_with_prompts_and_computed_for_old_comparis
     others = {run.id for name, run in world["runs"].items() if name != "again"}
     assert set(summary["evaluation"]) == others and len(summary) == len(others)
     before = pipeline.judge_comparison(ws, run)
-    kept = user_impact_between(ws, run, world["runs"]["few"].id)
+    stored = user_impact_between(ws, run, world["runs"]["few"].id)
     with ws.transaction() as db:
         db.execute("DELETE FROM artifacts WHERE name LIKE 'effects%'")
     assert pipeline.judge_comparison(ws, run) == before
     again = user_impact_between(ws, run, world["runs"]["few"].id)
     assert again.effects.frame.head(LISTED_USERS)["user_id"].tolist() == (
-        kept.effects.frame["user_id"].tolist()
+        stored.effects.frame["user_id"].tolist()
     )

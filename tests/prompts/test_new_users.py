@@ -21,7 +21,7 @@ FEW = TrainingConfig(epochs=12, batch_size=512, learning_rate=2e-2)
 
 @pytest.fixture(scope="module")
 def world():
-    """The shipped prompts of the demo, without eight of its users, who are the new ones."""
+    """The shipped prompts of the demo without eight of its users, who act as new users."""
     data = load_shipped("goodbooks", users=600)
     backbone = FrozenBackbone.load("llama-small", device="cpu", precision="fp32")
     file = read_prompts(prompt_file())

@@ -116,7 +116,7 @@ def test_every_template_and_context_length_occurs(sequences):
 
 
 def spelled(tokenizer, tokenised, corpus, plan, row):
-    """One sequence's tokens, built step by step the way the engine joins pieces."""
+    """Tokens of one sequence, joined step by step as the engine joins pieces."""
     source = corpus.sources[plan.source[row]]
     form = tokenised.templates[plan.template[row]]
     target = plan.target[row]

@@ -95,7 +95,7 @@ def test_identical_users_can_be_streamed(n, tmp_path):
 
 
 def test_memory_is_bounded_by_the_sample_size(tmp_path):
-    """Prompts of 109 MB are selected from in less than half of that, beyond what is loaded."""
+    """A selection from prompts of 109 MB adds less than half of that to the memory in use."""
     ids, vectors, variance, _ = tastes(LARGE, width=512)
     source = write_shards(tmp_path / "in", ids, vectors, 4)
     table = write_signals(tmp_path / "signals.parquet", ids, variance)

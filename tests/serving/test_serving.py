@@ -154,7 +154,7 @@ def test_every_request_but_health_needs_a_token(url, mapper):
 
 
 def test_requests_beyond_the_waiting_limit_get_503_and_metrics_count(url):
-    """Two clients that never finish their body take the two requests in work."""
+    """Two clients that never finish their body occupy both active requests."""
     host, port = url.removeprefix("http://").split(":")
     held = []
     for _ in range(2):

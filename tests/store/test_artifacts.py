@@ -62,14 +62,14 @@ def test_verify_detects_a_flipped_byte(ws):
     file = next(ws.folder(run.id).glob("b.*"))
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
-    kept = file.stat()
+    status = file.stat()
     file.write_bytes(content)
     (problem,) = ws.verify()
     assert "was changed" in problem and file.name in problem and run.id in problem
     with pytest.raises(StoreError, match="was changed"):
         ws.get_tensors(run.id, "b")
     # Also when the time of change was set back.
-    os.utime(file, ns=(kept.st_atime_ns, kept.st_mtime_ns))
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert len(ws.verify()) == 1
     file.unlink()
     assert "missing" in ws.verify()[0]

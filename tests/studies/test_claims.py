@@ -82,7 +82,7 @@ def fused(single, *several):
 
 
 def chains(*shares, half=0.0005):
-    """Chains of two, three, … hops that lose these shares of what is allowed."""
+    """Chains of two, three, … hops that lose these shares of the allowed loss."""
     methods = []
     for hops, share in enumerate(shares, start=2):
         allowed = MARGIN * (hops - 1) * AGAIN
@@ -94,7 +94,7 @@ def chains(*shares, half=0.0005):
 
 
 def stopped(gap, **seconds):
-    """PUMA on 7 % against retraining of one epoch, at 0.05 behind that of ten."""
+    """PUMA on 7 % against retraining for one epoch, which is 0.05 worse than for ten."""
     whole = method("retraining, 10 epochs", [AGAIN] * 3, kind="retrained", seconds=100.0)
     costs = {"puma": 8.0, "short": 10.0} | seconds
     scores = [AGAIN + 0.05 + change for change in (-0.001, 0.0, 0.001)]
@@ -193,7 +193,7 @@ def test_figures_state_scores_difference_and_size():
 
 
 def judged_by(name, *reports):
-    """The finding of a claim, from reports that are called by their place."""
+    """The finding of a claim, from reports that are named by their index."""
     evidence = [Evidence(str(place), study_report) for place, study_report in enumerate(reports)]
     (finding,) = [item for item in findings(evidence) if item.claim.name == name]
     return finding
@@ -304,7 +304,7 @@ def test_only_the_text_between_the_marks_is_replaced():
 
 
 def real_cells(_options):
-    """Two baselines in the places of full retraining and of a migration."""
+    """Two baselines that stand for full retraining and for a migration."""
     on, films = {"dataset": "data"}, {"dataset": "movietweetings", "seed": 0}
     again = films | {"method": "retrained", "kind": "retrained"}
     all_users = films | {"method": ALL_USERS, "kind": "migrated"}
@@ -317,7 +317,7 @@ def real_cells(_options):
 
 @pytest.fixture
 def studied(tmp_path):
-    """A workspace in which a small study was run and kept."""
+    """A workspace with the report of a small study."""
     ws = Workspace.open(tmp_path / "ws", create=True)
     study = Study("table2", "small", real_cells, {"method": "retrained"})
     outcome = run_cells(ws, real_cells(None), device="cpu")
@@ -333,8 +333,8 @@ def puma(*words, ws=None):
 
 
 def test_a_study_of_the_workspace_is_judged(studied):
-    (kept,) = workspace_evidence(studied)
-    rows = {row["method"]: row["rmse"] for row in kept.report["rows"]}
+    (evidence,) = workspace_evidence(studied)
+    rows = {row["method"]: row["rmse"] for row in evidence.report["rows"]}
     done = puma("--json", "claims", "--workspace-reports", ws=studied)
     assert done.exit_code == 0, done.output
     by_name = {claim["claim"]: claim for claim in json.loads(done.stdout)}

@@ -102,7 +102,7 @@ def test_the_study_of_sizes_needs_the_large_backbone(tmp_path, monkeypatch):
 
 
 def with_data(tmp_path, monkeypatch):
-    """Data of this test's own, with the zoo as it ships."""
+    """A data folder of the test with the shipped zoo."""
     copied, shipped = tmp_path / "data", data_root()
     (copied / "zoo").mkdir(parents=True)
     for place in ("goodbooks", "movietweetings", *(f"zoo/{name}" for name in SHIPPED)):
@@ -115,12 +115,13 @@ def sizes_on_few(tmp_path):
     options = Options(datasets=("movietweetings",), seeds=(0,), users=2, quick=True)
     # How well they learn is not asked, and each step goes through the largest model of the zoo.
     cells = [
-        briefly(cell) if cell.stage in TRAINED else cell for cell in STUDIES["sizes"].cells(options)
+        shortened(cell) if cell.stage in TRAINED else cell
+        for cell in STUDIES["sizes"].cells(options)
     ]
     return ws, cells, run_cells(ws, cells, device="cpu")
 
 
-def briefly(cell):
+def shortened(cell):
     training = cell.settings.get("training", {}) | {"epochs": 1}
     return replace(cell, settings=cell.settings | {"training": training})
 
@@ -166,7 +167,7 @@ def test_bounded_and_unbounded_prompts_differ_in_the_bound_only(tmp_path):
     ws = Workspace.open(tmp_path / "ws", create=True)
     options = Options(datasets=("goodbooks-to-read",), seeds=(0,), users=12)
     cells = [
-        briefly(cell) if cell.stage in ("fit_prompts", "migrate") else cell
+        shortened(cell) if cell.stage in ("fit_prompts", "migrate") else cell
         for cell in STUDIES["norms"].cells(options)
         if not any(family in cell.name for family in ("qwen2", "gemma3", "stablelm"))
     ]

@@ -59,8 +59,8 @@ def test_settings_of_the_best_source_over_two_seeds_are_reused(tmp_path):
         datasets=("movietweetings",), seeds=(0, 1, 2), users=12, quick=True, target="llama-small"
     )
     build = Builder(options, "movietweetings")
-    briefly = {"training": {"epochs": 1, "batch_size": 64}}
-    build.grids = replace(build.grids, source_migration=briefly)
+    short = {"training": {"epochs": 1, "batch_size": 64}}
+    build.grids = replace(build.grids, source_migration=short)
     best = build.tune_source()
     tried = len(build.cells)
     build.sources(best)
@@ -105,15 +105,15 @@ def test_a_study_with_reused_settings_is_complete_and_has_the_same_methods(name)
     options = Options(datasets=("goodbooks",), seeds=(0, 1))
     cells = get_study(name).cells(options)
     best = [cell.name for cell in cells if cell.stage == "best"]
-    lent = reuse_settings(cells, dict.fromkeys(best, CHOSEN))
-    names = {cell.name for cell in lent}
+    reused = reuse_settings(cells, dict.fromkeys(best, CHOSEN))
+    names = {cell.name for cell in reused}
     assert best and not names & set(best)
-    assert {needed for cell in lent for needed in cell.dependencies} <= names
-    assert [cell.facts for cell in lent if cell.facts] == [
+    assert {needed for cell in reused for needed in cell.dependencies} <= names
+    assert [cell.facts for cell in reused if cell.facts] == [
         cell.facts for cell in cells if cell.facts
     ]
     was = {cell.name: cell for cell in cells}
-    for cell in lent:
+    for cell in reused:
         if was[cell.name].settings_from is not None:
             assert all(part in cell.settings for part in TUNED_SETTINGS if CHOSEN[part] is not None)
 

@@ -68,7 +68,7 @@ def chromium():
 
 
 def opened(browser, url: str):
-    """Open an address in a window of its own, and wait until the page is still."""
+    """Open an address in a new window, and wait until the page has finished loading."""
     page = browser.new_context(viewport={"width": 1280, "height": 1000}).new_page()
     page.set_default_timeout(SECONDS * 1000)
     page.goto(url)
@@ -76,7 +76,7 @@ def opened(browser, url: str):
 
 
 def picture(browser, path: Path) -> None:
-    """Save what every open window shows, to see why a test failed."""
+    """Save a screenshot of every open window, to see why a test failed."""
     for number, context in enumerate(browser.contexts):
         for page in context.pages:
             page.screenshot(path=path.with_stem(f"{path.stem}-{number}"))

@@ -8,9 +8,9 @@ AGAIN = 0.84
 
 
 def method(name, scores, ends=None, *, kind="migrated", real=True, **facts):
-    """A method with a score a seed; ends: of its difference from the reference, None for none.
+    """A method with one score per seed; ends: interval of its difference from the reference, or None.
 
-    seconds, flops and device may be one for all seeds or a list of one a seed.
+    seconds, flops and device may be a value for all seeds or a list with one value per seed.
     """
     return {
         "facts": {"method": name, "kind": kind},
@@ -59,13 +59,13 @@ def _measured(given, seed):
 
 
 def retrained(seeds=3, **more):
-    """Full retraining with nearly one score."""
+    """Full retraining with nearly equal scores."""
     scores = [AGAIN + 0.0001 * seed for seed in range(seeds)]
     return method("retrained", scores, kind="retrained", **more)
 
 
 def moved(gap, name=ALL_USERS, *, seeds=3, half=0.001, **more):
-    """A migration that lies apart from full retraining by a gap, give or take half."""
+    """A migration that differs from full retraining by gap, with an interval of gap ± half."""
     scores = [AGAIN + 0.0001 * seed + gap for seed in range(seeds)]
     return method(name, scores, (gap - half, gap + half), **more)
 

@@ -1,6 +1,6 @@
 """A workspace with evaluated methods and their comparison, without a language model.
 
-Predictions are drawn, everything after them is the engine's own work.
+Predictions are random; the engine computes everything else.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ ROW = {"device": "cpu", "cost": {"users_trained": 60}}
 
 
 def import_data(ws, folder, task="rating", users=60, rows=40, name="books"):
-    """Import a table of drawn outcomes; user ids are numbers with zeros in front."""
+    """Import a table of random outcomes; user ids are numbers with leading zeros."""
     rng = np.random.default_rng(0)
     outcomes = (
         (lambda: int(rng.integers(1, 6))) if task == "rating" else (lambda: int(rng.integers(0, 2)))
@@ -89,7 +89,7 @@ def migrate(ws, sources, model, selection=None, role="migrated", seconds=1.0, na
 
 
 def evaluate(ws, subject, noise, hurt=0, seed=0):
-    """Score drawn predictions; the first `hurt` users get far worse ones."""
+    """Evaluate random predictions; the first `hurt` users get far worse ones."""
     data = pipeline.load_dataset(ws, subject.inputs["dataset"])
     run = ws.begin(
         "evaluation",

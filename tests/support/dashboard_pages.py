@@ -35,7 +35,7 @@ MARKED_UP = ("<script>", "**bold**", "](https", ":red[")
 
 
 def assert_plain(app):
-    """No page shows other people's text as markup."""
+    """Assert that the page shows no user-supplied text as markup."""
     assert not app.exception, app.exception
     for kind in ("markdown", "caption", "title", "header", "subheader"):
         for element in app.get(kind):
@@ -45,7 +45,7 @@ def assert_plain(app):
 
 
 def texts(app):
-    """Everything that a page shows as text, to look into."""
+    """All text that a page shows."""
     kinds = (
         "markdown",
         "caption",
@@ -61,7 +61,7 @@ def texts(app):
 
 
 def finished(ws, kind, name, *, config=None, inputs=None, summary=None, cost=None, tables=None):
-    """Keep a finished run of these facts and tables."""
+    """Store a finished run with these facts and tables."""
     run = ws.begin(kind, name=name, config=config or {}, inputs=inputs or {})
     for table, frame in (tables or {}).items():
         ws.put_table(run.id, table, frame)
@@ -69,7 +69,7 @@ def finished(ws, kind, name, *, config=None, inputs=None, summary=None, cost=Non
 
 
 def add_job(ws, command="migrate", *, title="A job", status="queued", args=None, **columns):
-    """Keep a job in a state; a running one belongs to this process."""
+    """Store a job in a state; a running one belongs to this process."""
     job = jobs.enqueue(ws, command, args or {}, title=title)
     values = {"status": status} | columns
     if status == "running":
@@ -83,7 +83,7 @@ def add_job(ws, command="migrate", *, title="A job", status="queued", args=None,
 
 
 def report(ws, job_id, **progress):
-    """Keep a progress report of a job."""
+    """Store a progress report of a job."""
     with ws.transaction() as db:
         db.execute(
             "INSERT OR REPLACE INTO job_progress VALUES (?, ?, ?)",
@@ -99,7 +99,7 @@ METHODS = [
 
 
 def add_comparison(ws, name="A comparison", methods=METHODS):
-    """Keep a finished comparison of methods on RMSE, as the engine writes it; return its run."""
+    """Store a finished comparison of methods on RMSE, as the engine writes it; return its run."""
     rows, scores, inputs = [], [], {}
     for number, (label, kind, value, seconds) in enumerate(methods):
         run = finished(ws, "evaluation", f"eval {label}", config={"method": kind})

@@ -18,7 +18,7 @@ def clean_lines(kind):
 
 
 def dirty_amazon(rows, items):
-    """Make rows and items dirty in place; return how many lines each reason should count."""
+    """Corrupt rows and items in place; return the expected count of each reason."""
     good = dict(rows[0])
     make_odd(rows)
     bad = {

@@ -26,7 +26,7 @@ def count(
     pause_at=None,
     release=None,
 ):
-    """Take steps that survive in a file of the run; write each start and end to a log.
+    """Count steps in a file of the run, so that they survive a kill; log each start and end.
 
     Before step `pause_at` it waits until the file `release` exists, or for a cancel.
     """
@@ -68,7 +68,7 @@ def fail_once(ws, *, progress, should_cancel, marker):
 
 
 def crash(ws, *, progress, should_cancel):
-    """Die at once, always."""
+    """Kill the process at every attempt."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -15,7 +15,7 @@ SCRIPT = str(Path(job_commands.__file__).resolve())
 
 
 def workspace(tmp_path, monkeypatch):
-    """Yield a workspace; whatever still runs for it at the end is killed."""
+    """Yield a workspace; kill its remaining processes at the end."""
     monkeypatch.setattr(worker_loop, "POLL_SECONDS", 0.1)
     ws = Workspace.open(tmp_path / "workspace", create=True)
     yield ws

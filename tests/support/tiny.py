@@ -120,7 +120,7 @@ def tiny_backbone_folder(
 
 
 def plain_logits(reader, prompts, rows, side):
-    """The whole padded sequence through the unmodified model, as one would write it first."""
+    """Logits of the whole padded sequence through the unmodified model."""
     backbone = reader.backbone
     sequences = []
     for prompt, row in zip(prompts, rows.tolist(), strict=True):

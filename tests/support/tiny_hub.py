@@ -45,7 +45,7 @@ class TinyHub:
         self.server.server_close()
 
     def take(self, request, content):
-        """Make a repository, say how files are sent, or commit them."""
+        """Handle requests that create a repository, negotiate an upload, or commit files."""
         words = urlparse(request.path).path.strip("/").split("/")
         self.asked.append(request.path)
         assert request.headers["Authorization"] == "Bearer hf_of_the_test"

@@ -16,7 +16,7 @@ class Knot:
 
 
 def make_garbage():
-    """Enough containers to start the collector several times over."""
+    """Allocate enough containers to start the collector several times."""
     return [[number] for number in range(20 * gc.get_threshold()[0])]
 
 

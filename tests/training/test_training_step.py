@@ -23,7 +23,7 @@ def backbone():
 
 
 def fitting(backbone, data, template):
-    """Users' and items' prompts of two tokens and one, drawn anew."""
+    """Random user prompts of two tokens and item prompts of one."""
     read = reader_for(backbone, data, template, data.users)
     generator = torch.Generator().manual_seed(1)
     users = PromptEmbedding(
