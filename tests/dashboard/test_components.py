@@ -16,7 +16,7 @@ SCRIPT = """
 import streamlit as st
 from dashboard.components import query_params
 
-choice = query_params.choose("One", ["a", "b"], "one", labels={"a": "<b>first</b>"}, default="b")
+choice = query_params.choose("One", ["a", "b"], "single", labels={"a": "<b>first</b>"}, default="b")
 many = query_params.choose_many("Many", ["a", "b", "c"], "many", default=["a"])
 st.text(f"{choice} {many} {query_params.read('free', str.isdigit, 'none')}")
 st.button("write", on_click=lambda: query_params.write("free", "7"))
@@ -38,17 +38,17 @@ def shown(app):
 def test_a_first_visit_shows_the_defaults_and_writes_them_into_the_address():
     app = open_script()
     assert shown(app) == "b ['a'] none"
-    assert app.query_params["one"] == "b" and app.query_params["many"] == "a"
+    assert app.query_params["single"] == "b" and app.query_params["many"] == "a"
 
 
 def test_an_address_restores_its_choices():
-    app = open_script(one="a", many=["c", "b"], free="12")
+    app = open_script(single="a", many=["c", "b"], free="12")
     assert shown(app) == "a ['c', 'b'] 12" and not app.warning
     app.selectbox[0].select("b").run()
     app.multiselect[0].unselect("c").run()
     app.button[0].click().run()
     assert shown(app) == "b ['b'] 7"
-    again = open_script(**{name: app.query_params[name] for name in ("one", "many", "free")})
+    again = open_script(**{name: app.query_params[name] for name in ("single", "many", "free")})
     assert shown(again) == shown(app)
 
 
@@ -60,7 +60,7 @@ def test_an_emptied_choice_stays_empty():
 
 @pytest.mark.parametrize("value", ["../../etc/passwd", "<script>alert(1)</script>", "x" * 5000])
 def test_a_wrong_value_in_an_address_is_reported_and_replaced_by_the_default(value):
-    app = open_script(one=value, many=[value, "b"], free=value)
+    app = open_script(single=value, many=[value, "b"], free=value)
     assert shown(app) == "b ['b'] none"
     assert len(app.warning) == 2
     assert all(value not in element.value for element in app.markdown)
