@@ -240,7 +240,7 @@ def assess_pairs(report: Report, dataset: str) -> ClaimVerdict | None:
     "sources",
     "Several sources beat a single one (Figure 6).",
     "figure6",
-    "The mean of all fusions of two or three sources against the mean of all single sources. "
+    "The mean of all aggregations of two or three sources against the mean of all single sources. "
     f"Reproduced if it is better; not reproduced if it is worse. {NO_INTERVAL}",
 )
 def assess_sources(report: Report, dataset: str) -> ClaimVerdict | None:
