@@ -17,7 +17,8 @@ install-dev: .venv/.dev browser
 
 .venv/.runtime: requirements.txt pyproject.toml | .venv/bin/python
 	$(BIN)/pip install --quiet "$$(grep '^torch' requirements.txt)"
-	$(BIN)/pip install --quiet -e .
+	@# setuptools warns of the folder data/, which only a wheel maps into the package.
+	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet -e .
 	@touch $@
 
 .venv/.dev: requirements-dev.txt .venv/.runtime

@@ -1,6 +1,6 @@
 """Maps data/ and docs/results/ into the package; everything else is in pyproject.toml."""
 
-from setuptools import find_namespace_packages, find_packages, setup
+from setuptools import find_namespace_packages, setup
 
 SHIPPED = {
     "puma_engine.shipped.data": "data",
@@ -9,7 +9,7 @@ SHIPPED = {
 
 setup(
     packages=[
-        *find_packages(include=["puma_engine*", "dashboard*"]),
+        *find_namespace_packages(include=["puma_engine*", "dashboard*"]),
         *SHIPPED,
         *(
             f"{package}.{name}"
