@@ -55,7 +55,7 @@ docs: install-dev
 	$(BIN)/python docs/generate_cli.py
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-gpu: install-dev
 	$(BIN)/python -m pytest tests/gpu
