@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,9 +25,8 @@ from puma_engine.prompts.tuning import (
     head_tensors,
     make_head,
 )
+from puma_engine.requests import Missing
 from puma_engine.training.loop import Progress
-
-Missing = Literal["mean", "drop"]
 
 
 @dataclass(frozen=True)
