@@ -81,6 +81,16 @@ METRICS = {metric.name: metric for metric in (
         user_column="ndcg",
     ),
     Metric(
+        "pair_accuracy", "rating", "pair accuracy", "mean over users", True,
+        "mean over users of the share of pairs of their rows with different y that p puts in the "
+        "same order, tied p counted half; users without such a pair are left out",
+        "Of two held-out items that a user rated differently, how often the better one gets the "
+        "higher prediction, averaged over users. It counts only the order within each user, not how "
+        "generous a user is. 0.5 is guessing.",
+        "fraction of concordant pairs: Koren and Sill, OrdRec, RecSys 2011 (there pooled over users)",
+        user_column="pair_accuracy",
+    ),
+    Metric(
         "auc", "click", "AUC", "probability", True,
         "P(p of a click > p of a non-click) over all rows, ties counted half",
         "Probability that a clicked item gets a higher score than one that was not; 0.5 is guessing.",
@@ -88,7 +98,8 @@ METRICS = {metric.name: metric for metric in (
     ),
     Metric(
         "uauc", "click", "uAUC", "mean over users", True,
-        "mean over users with both outcomes of the AUC among their own rows",
+        "mean over users with both outcomes of the AUC among their own rows: the pair accuracy of "
+        "clicks",
         "The AUC within each user, averaged over users: it counts only whether a user's own items "
         "are put in the right order. 0.5 is guessing.",
         "Zhou et al., Deep Interest Network, KDD 2018 (there weighted by rows)", user_column="auc",
@@ -104,6 +115,9 @@ METRICS = {metric.name: metric for metric in (
 # fmt: on
 # The metric that comparison, verdict, report, survey, pages and studies decide by.
 PRIMARY_METRIC = {"rating": "rmse", "click": "uauc"}
+# How far predictions are from outcomes, and how well they order the items of each user.
+LEVEL_METRIC = {"rating": "rmse", "click": "log_loss"}
+RANKING_METRIC = {"rating": "pair_accuracy", "click": "uauc"}
 # Draws of a block, times users: bounds the memory of the bootstrap.
 BLOCK = 1 << 22
 
@@ -120,7 +134,7 @@ def draws_used(metric: str, draws: int) -> int:
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and its 95 % interval over n_users users.
+    """A value and its 95 % interval over n_users users, those for whom the metric is defined.
 
     draws: bootstrap draws that it is made from; 0 for an interval in closed form.
     """
@@ -234,17 +248,38 @@ def _user_ndcg(rows: _UserRows, p: np.ndarray) -> np.ndarray:
         return rows.sum(mean[tie] * discount) / rows.sum(ideal * discount)
 
 
-def _user_auc(rows: _UserRows, p: np.ndarray) -> np.ndarray:
-    """AUC of each user [users] by rank sums, ties counted half; NaN with one outcome only."""
-    order = np.lexsort((p, rows.code))
-    tie = rows.tie_groups(p[order])
-    size = np.bincount(tie)
-    first = rows.position()[np.cumsum(size) - size]
-    rank = (first + (size + 1) / 2)[tie]
-    positive = rows.y[order] > 0.5
-    wins, losses = rows.sum(positive), rows.sum(~positive)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return (rows.sum(rank * positive) - wins * (wins + 1) / 2) / (wins * losses)
+def _user_pair_accuracy(rows: _UserRows, p: np.ndarray) -> np.ndarray:
+    """Share of each user's pairs of different outcomes that p orders, [users]; NaN without a pair.
+
+    Equal predictions count half, so that with two outcomes it is the AUC of each user. Two
+    different outcomes, numbered by size, differ in one highest bit. For each bit, the rows of a
+    user that agree in all higher bits form a group, whose pairs are counted as in the test of Mann
+    and Whitney (Annals of Mathematical Statistics 1947): a sort for each bit, no loop over users.
+    """
+    number = np.unique(rows.y, return_inverse=True)[1]
+    by_prediction = np.lexsort((p, rows.code))
+    right, pairs = np.zeros((2, len(rows.user_ids)))
+    for bit in range(int(number.max()).bit_length()):
+        higher = number >> (bit + 1)
+        group = (rows.code * (higher.max() + 1) + higher)[by_prediction]
+        order = np.argsort(group, kind="stable")
+        group, rows_of = group[order], by_prediction[order]
+        sorted_p = p[rows_of]
+        upper = (number[rows_of] >> bit & 1).astype(np.float64)
+        lower = 1 - upper
+        new_group = np.append(True, group[1:] != group[:-1])
+        new_tie = new_group | np.append(True, sorted_p[1:] != sorted_p[:-1])
+        groups, ties = np.flatnonzero(new_group), np.flatnonzero(new_tie)
+        before = np.cumsum(lower) - lower
+        before -= np.repeat(before[groups], np.diff(np.append(groups, len(group))))
+        ordered = before[ties] + np.add.reduceat(lower, ties) / 2
+        ordered *= np.add.reduceat(upper, ties)
+        for total, starts, counts in (
+            (right, ties, ordered),
+            (pairs, groups, np.add.reduceat(upper, groups) * np.add.reduceat(lower, groups)),
+        ):
+            total += np.bincount(rows.code[rows_of[starts]], weights=counts, minlength=len(total))
+    return np.divide(right, pairs, out=np.full_like(pairs, np.nan), where=pairs > 0)
 
 
 def _statistics(
@@ -259,7 +294,7 @@ def _statistics(
         elif name in means:
             statistics.append(_Ratio(rows.sum(means[name]), rows.count, name == "rmse"))
         else:
-            values = _user_ndcg(rows, p) if name == "ndcg" else _user_auc(rows, p)
+            values = _user_ndcg(rows, p) if name == "ndcg" else _user_pair_accuracy(rows, p)
             known = np.isfinite(values)
             statistics.append(_Ratio(np.where(known, values, 0.0), known))
     return statistics
@@ -305,7 +340,8 @@ class _WeightedMetrics:
 def pooled(task: str, y: np.ndarray, p: np.ndarray, user: np.ndarray) -> dict[str, float]:
     """Return every metric of a task over all rows; NaN where it is undefined.
 
-    AUC needs clicks and non-clicks, uAUC a user with both. Raises DataError for rows of different
+    AUC needs clicks and non-clicks, uAUC a user with both, pair accuracy a user with different
+    outcomes. Raises DataError for rows of different
     lengths or none, and for predictions that are not finite.
     """
     rows, names = _UserRows.of(y, user), metrics_of(task)
@@ -317,7 +353,8 @@ def pooled(task: str, y: np.ndarray, p: np.ndarray, user: np.ndarray) -> dict[st
 def per_user(task: str, y: np.ndarray, p: np.ndarray, user: np.ndarray) -> pd.DataFrame:
     """Return one row a user: user_id, n (rows), and the metrics of the user's rows alone.
 
-    AUC is NaN for a user with one outcome only, NDCG for one whose outcomes are all 0.
+    AUC and pair accuracy are NaN for a user with one outcome only, NDCG for one whose outcomes are
+    all 0.
     Raises DataError as `pooled` does.
     """
     rows = _UserRows.of(y, user)
@@ -327,8 +364,8 @@ def per_user(task: str, y: np.ndarray, p: np.ndarray, user: np.ndarray) -> pd.Da
         mean = rows.sum(values) / rows.count
         frame[name] = np.sqrt(mean) if name == "rmse" else mean
     if task == "rating":
-        return frame.assign(ndcg=_user_ndcg(rows, p))
-    return frame.assign(auc=_user_auc(rows, p))
+        return frame.assign(ndcg=_user_ndcg(rows, p), pair_accuracy=_user_pair_accuracy(rows, p))
+    return frame.assign(auc=_user_pair_accuracy(rows, p))
 
 
 def bootstrap(
@@ -344,20 +381,21 @@ def bootstrap(
 ) -> list[dict[str, Estimate]]:
     """Return every metric of several methods with its 95 % interval from resampling users.
 
-    predictions: one array [n] per method. names: the metrics (default: all of the task).
-    reference: index of the method that differences are taken from; both methods of a
+    predictions: one array [n] per method. names: the metrics (default: all of the task; uauc and
+    pair_accuracy are the same for clicks). reference: index of the method that differences are taken from; both methods of a
     difference see the same draws. Raises DataError as `pooled` does.
     """
     names = metrics_of(task) if names is None else names
     value, drawn, users = _sampled(task, y, predictions, user, names, seed, draws)
 
     def estimate(method: int, metric: int) -> Estimate:
-        interval = _interval(value[method, metric], drawn[method, metric], users)
+        of_metric = users[method, metric]
+        interval = _interval(value[method, metric], drawn[method, metric], of_metric)
         if reference is None or reference == method:
             return Estimate(interval)
         difference = value[method, metric] - value[reference, metric]
         differences = drawn[method, metric] - drawn[reference, metric]
-        return Estimate(interval, _interval(difference, differences, users))
+        return Estimate(interval, _interval(difference, differences, of_metric))
 
     return [
         {name: estimate(method, number) for number, name in enumerate(names)}
@@ -399,7 +437,7 @@ def bootstrap_difference(
     predictions = [*firsts, *seconds]
     value, drawn, users = _sampled(task, y, predictions, user, [metric], seed, draws)
     sign = np.repeat([1 / len(firsts), -1 / len(seconds)], [len(firsts), len(seconds)])
-    return _interval(float(sign @ value[:, 0]), sign @ drawn[:, 0], users)
+    return _interval(float(sign @ value[:, 0]), sign @ drawn[:, 0], users[0, 0])
 
 
 def _sampled(
@@ -410,8 +448,11 @@ def _sampled(
     names: Sequence[str],
     seed: int,
     draws: int,
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Metrics of all rows [methods, names], of each draw [methods, names, draws], and users."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Metrics of all rows [methods, names], and of each draw [methods, names, draws].
+
+    Third, the number of users for whom each is defined [methods, names].
+    """
     rows = _UserRows.of(y, user)
     statistics = [s for p in predictions for s in _statistics(task, rows, rows.sort(p), names)]
     users, shape = len(rows.user_ids), (len(predictions), len(names), -1)
@@ -425,10 +466,13 @@ def _sampled(
         weights = generator.multinomial(users, share, size=size).astype(np.float64)
         auc_draws = max(0, draws_used("auc", draws) - start)
         drawn[:, start : start + len(weights)] = weighted.values(weights, auc_draws)
-    return value, drawn.reshape(shape), users
+    counted = [
+        int(np.count_nonzero(s.denominator)) if isinstance(s, _Ratio) else users for s in statistics
+    ]
+    return value, drawn.reshape(shape), np.reshape(counted, shape[:2])
 
 
 def _interval(value: float, drawn: np.ndarray, users: int) -> Interval:
     drawn = drawn[np.isfinite(drawn)]
     low, high = np.percentile(drawn, [2.5, 97.5]) if len(drawn) else (np.nan, np.nan)
-    return Interval(float(value), float(low), float(high), users, len(drawn))
+    return Interval(float(value), float(low), float(high), int(users), len(drawn))

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from puma_engine.errors import DataError
-from puma_engine.evaluation.metrics import METRICS, Interval
+from puma_engine.evaluation.metrics import METRICS, RANKING_METRIC, Interval
 
 SCORES = ["evaluation", "value", "low", "high", "users_trained", "seed", "seconds"]
 
@@ -26,7 +26,10 @@ def gain(reference: pd.DataFrame, other: pd.DataFrame, metric: str) -> Interval:
     """
     column = METRICS[metric].user_column or metric
     if metric in ("auc", "ndcg", "accuracy") or column not in reference or column not in other:
-        raise DataError(f"A gain with interval needs RMSE, MAE, log loss or uAUC, not {metric!r}.")
+        raise DataError(
+            "A gain with interval needs RMSE, MAE, pair accuracy, log loss or uAUC, "
+            f"not {metric!r}."
+        )
     names = ["user_id", "n", column]
     both = reference[names].merge(
         other[names], on="user_id", validate="one_to_one", suffixes=("_reference", "_other")
@@ -38,7 +41,9 @@ def gain(reference: pd.DataFrame, other: pd.DataFrame, metric: str) -> Interval:
     sums = []
     for side in ("reference", "other"):
         values = both[f"{column}_{side}"].to_numpy(np.float64)
-        weight = 1.0 if metric == "uauc" else both[f"n_{side}"].to_numpy(np.float64)
+        weight = (
+            1.0 if metric in RANKING_METRIC.values() else both[f"n_{side}"].to_numpy(np.float64)
+        )
         sums.append(weight * (values**2 if metric == "rmse" else values))
     if METRICS[metric].higher_is_better:
         sums.reverse()

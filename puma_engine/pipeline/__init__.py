@@ -10,7 +10,7 @@ from puma_engine.pipeline.backbones import add_backbone, list_zoo, load_backbone
 from puma_engine.pipeline.calibrating import calibrate
 from puma_engine.pipeline.comparing import compare, comparison_users, find_comparison, method_cost
 from puma_engine.pipeline.demo import demo
-from puma_engine.pipeline.evaluating import evaluate, read_predictions
+from puma_engine.pipeline.evaluating import evaluate, pooled_metrics, read_predictions
 from puma_engine.pipeline.exporting import embed_prompts, export_adapter, export_prompts
 from puma_engine.pipeline.fitting import fit_prompts
 from puma_engine.pipeline.importing_data import import_dataset, load_dataset

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from puma_engine.datasets import Dataset
-from puma_engine.errors import ConfigError, NotFoundError
+from puma_engine.errors import ConfigError, NotFoundError, StoreError
 from puma_engine.evaluation import metrics
 from puma_engine.evaluation.baselines import BASELINES
 from puma_engine.pipeline import stage
@@ -133,6 +133,28 @@ def store_scores(
         "rows": len(frame),
         "users": int(frame["user_id"].nunique()),
         "metrics": metrics.pooled(dataset.task, y, predicted, users),
+    }
+
+
+def pooled_metrics(ws: Workspace, evaluation: Run) -> dict[str, float | None]:
+    """Return every metric of an evaluation over all rows, by name; None where it is undefined.
+
+    Metrics that an older evaluation does not store are computed from its predictions, and left out
+    where those are gone.
+    """
+    stored: dict[str, float | None] = dict(evaluation.summary["metrics"])
+    task = str(evaluation.summary["task"])
+    missing = [name for name in metrics.metrics_of(task) if name not in stored]
+    if not missing:
+        return stored
+    try:
+        rows = read_predictions(ws, evaluation)
+    except StoreError:
+        return stored
+    y, p = (rows[name].to_numpy(np.float64) for name in ("outcome", "prediction"))
+    computed = metrics.pooled(task, y, p, rows["user_id"].to_numpy())
+    return stored | {
+        name: computed[name] if np.isfinite(computed[name]) else None for name in missing
     }
 
 

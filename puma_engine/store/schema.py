@@ -136,3 +136,8 @@ def _jobs(db: Database) -> None:
         pk=("pid", "process"),
         not_null="devices started heartbeat",
     )
+
+
+@MIGRATIONS(name="0006_pair_accuracy")
+def _pair_accuracy(db: Database) -> None:
+    db.table("user_metrics").add_column("pair_accuracy", float)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import pandas as pd
 
 from puma_engine import pipeline
 from puma_engine.evaluation import metrics
-from puma_engine.evaluation.metrics import METRICS, PRIMARY_METRIC
+from puma_engine.evaluation.metrics import METRICS, PRIMARY_METRIC, RANKING_METRIC
 from puma_engine.store import Run, Workspace
 from puma_engine.studies.cells import TUNED_SETTINGS, Cell, Study
 from puma_engine.studies.differences import Row, paired_t_test, primary_metric
@@ -20,6 +20,13 @@ COSTS = ("seconds", "users_trained", "flops")
 SCORES = tuple(METRICS)
 NO_FACTS = {"run", "users", "rows", "device", "epochs", "examples", *SCORES, *COSTS}
 SIGNIFICANCE = 0.05
+# Parts of a report that are differences, and their metric for each task.
+COMPARED_METRICS = {
+    "differences": PRIMARY_METRIC,
+    "ranking_differences": {
+        task: metric for task, metric in RANKING_METRIC.items() if metric != PRIMARY_METRIC[task]
+    },
+}
 
 
 def collect(
@@ -37,9 +44,11 @@ def collect(
 
     The parts are rows: one an evaluation, with its facts, scores and cost. summary: one a method,
     means over seeds. differences: each method against the study's reference, in the mean over the seeds that
-    both have. Their intervals are 95 % percentile ones over resampled users, p is the normal
-    approximation from them, and `real` says whether it is below 0.05 after Holm's correction over
-    the differences from the same reference. settings: What the "best" cells chose.
+    both have, in the primary metric. Their intervals are 95 % percentile ones over resampled users, p
+    is the normal approximation from them, and `real` says whether it is below 0.05 after Holm's
+    correction over the differences from the same reference. ranking_differences: the same in the
+    order of each user's items, for tasks whose primary metric is another. settings: what the "best"
+    cells chose.
     """
     evaluated = [cell for cell in cells if cell.facts and cell.name in runs]
     evaluations = {cell.name: ws.run(runs[cell.name]) for cell in evaluated}
@@ -49,16 +58,20 @@ def collect(
         if cell.stage == "best" and cell.name in runs:
             config = ws.run(runs[cell.name]).config
             settings[cell.name] = {part: config.get(part) for part in TUNED_SETTINGS}
-    if whole:
-        differences = _differences_over_users(ws, study, evaluated, evaluations)
-    else:
-        differences = differences_over_trainings(study, rows)
-    parts = {"summary": summary(rows), "differences": differences, "settings": settings}
-    return {"rows": rows} | parts
+    parts: dict[str, Any] = {"rows": rows, "summary": summary(rows), "settings": settings}
+    for part, metrics_by_task in COMPARED_METRICS.items():
+        if whole:
+            differences = _differences_over_users(
+                ws, study, evaluated, evaluations, metrics_by_task
+            )
+        else:
+            differences = differences_over_trainings(study, rows, metrics_by_task)
+        parts[part] = differences
+    return parts
 
 
 def _row(ws: Workspace, cell: Cell, run: Run) -> Row:
-    row = cell.facts | {"run": run.id} | run.summary["metrics"]
+    row = cell.facts | {"run": run.id} | pipeline.pooled_metrics(ws, run)
     row |= {"users": run.summary["users"], "rows": run.summary["rows"]}
     if "prompts" in run.inputs:
         subject = ws.run(run.inputs["prompts"])
@@ -95,15 +108,20 @@ def summary(rows: Sequence[Row]) -> list[Row]:
     return lines
 
 
-def differences_over_trainings(study: Study, rows: Sequence[Row]) -> list[Row]:
+def differences_over_trainings(
+    study: Study, rows: Sequence[Row], metrics_by_task: Mapping[str, str] = PRIMARY_METRIC
+) -> list[Row]:
     """Return the differences from the study's reference with intervals and p over trainings.
 
-    They follow from the rows alone, by Student's t over the seeds that both methods have. Methods
-    with fewer than three such seeds are left out.
+    metrics_by_task: the metric to compare for each task; rows of other tasks, and rows without it,
+    are left out. The differences follow from the rows alone, by Student's t over the seeds that both
+    methods have. Methods with fewer than three such seeds are left out.
     """
     lines = []
     for line, pairs in _pairs(study, rows):
-        metric = primary_metric(rows[pairs[0][0]])
+        metric = metrics_by_task.get(METRICS[primary_metric(rows[pairs[0][0]])].task)
+        if metric is None or any(rows[i].get(metric) is None for pair in pairs for i in pair):
+            continue
         test = paired_t_test([float(rows[a][metric]) - float(rows[b][metric]) for a, b in pairs])
         if test is not None:
             line |= {"metric": metric, "value": test.value, "over": "trainings"}
@@ -139,7 +157,11 @@ def _pairs(study: Study, rows: Sequence[Row]) -> list[tuple[Row, list[tuple[int,
 
 
 def _differences_over_users(
-    ws: Workspace, study: Study, cells: Sequence[Cell], runs: dict[str, Run]
+    ws: Workspace,
+    study: Study,
+    cells: Sequence[Cell],
+    runs: dict[str, Run],
+    metrics_by_task: Mapping[str, str],
 ) -> list[Row]:
     frames: dict[str, pd.DataFrame] = {}
     keys = ["user_id", "item_id"]
@@ -158,16 +180,21 @@ def _differences_over_users(
     for line, pairs in _pairs(study, [cell.facts for cell in cells]):
         first = cells[pairs[0][0]]
         task = runs[first.name].summary["task"]
+        if task not in metrics_by_task:
+            continue
+        metric = metrics_by_task[task]
         rows = predictions(first)
         difference = metrics.bootstrap_difference(
             task,
-            PRIMARY_METRIC[task],
+            metric,
             rows["outcome"].to_numpy(np.float64),
             [aligned(cells[a], rows[keys]) for a, _ in pairs],
             [aligned(cells[b], rows[keys]) for _, b in pairs],
             rows["user_id"].to_numpy(),
         )
-        line |= {"metric": PRIMARY_METRIC[task], "value": difference.value}
+        if not math.isfinite(difference.value):
+            continue
+        line |= {"metric": metric, "value": difference.value}
         line |= {"low": difference.low, "high": difference.high}
         error = (difference.high - difference.low) / (2 * 1.96)
         p = math.erfc(abs(difference.value) / error / math.sqrt(2)) if error > 0 else 1.0

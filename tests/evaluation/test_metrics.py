@@ -66,6 +66,72 @@ def test_clicks_agree_with_scikit_learn(examples):
     assert pooled["uauc"] == pytest.approx(expected, nan_ok=True)
 
 
+def share_in_order(y, p):
+    """Pair accuracy of one user by its definition; NaN without a pair of different outcomes."""
+    pairs = [(a, b) for a in range(len(y)) for b in range(len(y)) if y[a] < y[b]]
+    points = [(p[a] < p[b]) + 0.5 * (p[a] == p[b]) for a, b in pairs]
+    return np.mean(points) if pairs else np.nan
+
+
+@given(st.lists(RATINGS, min_size=1, max_size=40))
+@settings(max_examples=60, deadline=None)
+def test_pair_accuracy_counts_the_pairs_of_each_user(examples):
+    y, p, user = columns(examples)
+    each = [share_in_order(y[user == value], p[user == value]) for value in np.unique(user)]
+    table = metrics.per_user("rating", y, p, user)
+    assert table["pair_accuracy"].tolist() == pytest.approx(each, nan_ok=True)
+    estimate = metrics.bootstrap_metric("rating", "pair_accuracy", y, p, user, draws=20)
+    defined = [value for value in each if np.isfinite(value)]
+    expected = np.mean(defined) if defined else np.nan
+    assert estimate.value == pytest.approx(expected, nan_ok=True)
+    assert estimate.n_users == len(defined)
+    pooled = metrics.pooled("rating", y, p, user)["pair_accuracy"]
+    assert pooled == pytest.approx(expected, nan_ok=True)
+
+
+@given(st.lists(RATINGS, min_size=1, max_size=40))
+@settings(max_examples=40, deadline=None)
+def test_pair_accuracy_depends_on_the_order_of_predictions_alone(examples):
+    y, p, user = columns(examples)
+
+    def accuracy(p):
+        return metrics.per_user("rating", y, p, user)["pair_accuracy"].to_numpy()
+
+    np.testing.assert_array_equal(accuracy(np.exp(p) + 7), accuracy(p))
+    # What is added for a whole user, such as how generous one is, changes nothing either.
+    np.testing.assert_array_equal(accuracy(p + 8.0 * user), accuracy(p))
+    np.testing.assert_allclose(accuracy(-p), 1 - accuracy(p))
+    defined = accuracy(p)[np.isfinite(accuracy(p))]
+    constant = accuracy(np.zeros(len(p)))
+    assert (constant[np.isfinite(constant)] == 0.5).all() and np.isfinite(constant).sum() == len(
+        defined
+    )
+
+
+@given(st.lists(CLICKS, min_size=1, max_size=30))
+@settings(max_examples=40, deadline=None)
+def test_uauc_is_the_pair_accuracy_of_clicks(examples):
+    y, p, user = columns(examples)
+    names = ["uauc", "pair_accuracy"]
+    estimates = metrics.bootstrap("click", y, [p], user, names=names, draws=20)[0]
+    first, second = (vars(estimates[name].interval) for name in names)
+    assert first == pytest.approx(second, nan_ok=True, abs=0)
+    clicks = metrics.per_user("click", y, p, user)["auc"]
+    ratings = metrics.per_user("rating", y, p, user)["pair_accuracy"]
+    np.testing.assert_array_equal(clicks, ratings)
+
+
+def test_pair_accuracy_of_fractional_outcomes_and_many_users():
+    generator = np.random.default_rng(0)
+    user = generator.integers(0, 200, 8000)
+    y = generator.uniform(1, 5, 8000).round(1)
+    p = (y + generator.normal(size=8000)).round(1)
+    table = metrics.per_user("rating", y, p, user).set_index("user_id")["pair_accuracy"]
+    for value in (0, 17, 199):
+        wanted = share_in_order(y[user == value], p[user == value])
+        assert table[str(value)] == pytest.approx(wanted)
+
+
 @given(st.lists(st.tuples(CLICKS, st.sampled_from([0.1, 0.5, 0.9])), min_size=2, max_size=30))
 @settings(max_examples=25, deadline=None)
 def test_bootstrap_difference_equals_the_difference_per_draw(examples):

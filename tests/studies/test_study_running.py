@@ -21,7 +21,7 @@ from puma_engine.evaluation import metrics
 from puma_engine.store import Workspace
 from puma_engine.studies import STUDIES, Cell, Options, Study, collect, get_study, run_cells
 from puma_engine.studies.reports import figures, markdown
-from puma_engine.studies.results import mark_real
+from puma_engine.studies.results import differences_over_trainings, mark_real
 from puma_engine.training.device import collection_paused
 
 SHORT = {"training": {"epochs": 1, "batch_size": 64}}
@@ -149,6 +149,52 @@ def test_rows_and_differences_equal_those_of_the_predictions(done):
     line = next(difference for difference in report["differences"] if difference["method"] == "one")
     assert line["value"] == pytest.approx(wanted.value) and line["seeds"] == 1
     assert (line["low"], line["high"]) == (wanted.low, wanted.high)
+    users = frames[0]["user_id"].to_numpy()
+    wanted = metrics.bootstrap_difference(
+        "rating", "pair_accuracy", truth, [first], [second], users
+    )
+    (line,) = (row for row in report["ranking_differences"] if row["method"] == "one")
+    assert (line["metric"], line["users"]) == ("pair_accuracy", wanted.n_users)
+    assert [line[end] for end in ("value", "low", "high")] == pytest.approx(
+        [wanted.value, wanted.low, wanted.high]
+    )
+    assert rows["one"]["pair_accuracy"] - rows["again"]["pair_accuracy"] == pytest.approx(
+        wanted.value, abs=1e-3
+    )
+
+
+def test_rows_of_an_older_evaluation_get_the_metrics_that_it_does_not_store(done):
+    ws, outcome, report = done
+    run = ws.run(outcome.runs["scored"])
+    older = {name: value for name, value in run.summary["metrics"].items() if name == "rmse"}
+    with ws.transaction() as db:
+        summary = json.dumps(run.summary | {"metrics": older})
+        db.execute("UPDATE runs SET summary = ? WHERE id = ?", [summary, run.id])
+    try:
+        again = collect(ws, TINY, tiny_cells(Options()), outcome.runs)
+    finally:
+        with ws.transaction() as db:
+            db.execute(
+                "UPDATE runs SET summary = ? WHERE id = ?", [json.dumps(run.summary), run.id]
+            )
+    for before, after in zip(report["rows"], again["rows"], strict=True):
+        assert after == pytest.approx(before, abs=1e-5)
+
+
+def test_ranking_differences_over_trainings_follow_from_the_rows():
+    scores = {"one": [0.60, 0.61, 0.63], "again": [0.58, 0.60, 0.60]}
+    rows = [
+        {"dataset": "films", "method": method, "seed": seed, "rmse": 0.8, "pair_accuracy": value}
+        | {"kind": "source", "users": 9, "rows": 90}
+        for method, values in scores.items()
+        for seed, value in enumerate(values)
+    ]
+    ranking = {"rating": "pair_accuracy"}
+    (line,) = differences_over_trainings(TINY, rows, ranking)
+    assert line["metric"] == "pair_accuracy" and line["over"] == "trainings"
+    assert line["value"] == pytest.approx(0.02) and line["low"] < 0.02 < line["high"]
+    without = [{name: row[name] for name in row if name != "pair_accuracy"} for row in rows]
+    assert differences_over_trainings(TINY, without, ranking) == []
 
 
 def test_several_seeds_are_averaged_for_the_same_users(done):
