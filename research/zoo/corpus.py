@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from puma_engine.backbone.tasks import TASKS
-from puma_engine.backbone.templates import Slot, Template
+from puma_engine.backbone.templates import TEMPLATES, Slot, Template
 from puma_engine.backbone.tokens import (
     answer_tokens,
     clean_text,
@@ -23,7 +23,6 @@ from puma_engine.backbone.tokens import (
     start_ids,
 )
 from puma_engine.datasets import Dataset, load_shipped
-from research.zoo.recipe import pretraining_templates
 
 FOUNDATION = {"goodbooks": "goodbooks", "movietweetings": "movietweetings"}
 FOUNDATION["goodbooks-to-read"] = "goodbooks"  # the same people
@@ -175,11 +174,10 @@ class Segments:
 
 @dataclass(frozen=True)
 class TemplateSegments:
-    """A template as segment numbers: texts stay, slots are filled later; the cue is last."""
+    """A template as segment numbers: texts stay, slots are filled later."""
 
     template: Template
     pieces: tuple[int | Slot, ...]
-    cue: int
     answers: np.ndarray
     answer_ids: tuple[int, ...]
 
@@ -204,14 +202,17 @@ class TokenisedCorpus:
         self.history = np.array([add(ids[:HISTORY_TOKENS]) for ids in histories])
         self.vector = add([0])
         self.templates = []
-        for template in pretraining_templates():
+        for template in TEMPLATES.values():
             cue, ids = answer_tokens(tokenizer, template, TASKS[template.task].answers)
+            encoded = {template.cue: cue}
             pieces = tuple(
-                piece if isinstance(piece, Slot) else add(encode_text(tokenizer, piece))
-                for piece in template.pieces[:-1]
+                piece
+                if isinstance(piece, Slot)
+                else add(encoded.get(piece) or encode_text(tokenizer, piece))
+                for piece in template.pieces
             )
             answers = np.array([add([token]) for token in ids])
-            segments = TemplateSegments(template, pieces, add(cue), answers, tuple(ids))
+            segments = TemplateSegments(template, pieces, answers, tuple(ids))
             self.templates.append(segments)
         self.pair_cue: dict[str, int] = {}
         self.pair_answers: dict[str, np.ndarray] = {}

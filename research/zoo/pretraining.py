@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from research.zoo.corpus import Corpus, Source, TokenisedCorpus
-from research.zoo.recipe import Recipe
+from research.zoo.recipe import ORDER_WEIGHTS, Recipe
 from research.zoo.sequences import Batch, Sequences, draw_plan, fixed_plan
 
 VALIDATION_PAIRS = (0, 4, 12)
@@ -117,7 +117,7 @@ def training_answer_loss(model: Any, material: Material) -> float:
 def validate(model: Any, material: Material) -> dict[str, Any]:
     """Measure a model on held-out users, with 0, 4 and 12 known pairs in the prompt.
 
-    Returns for each source and both orders of its template the cross entropy among the answers,
+    Returns for each source and the three orders of its template the cross entropy among the answers,
     with RMSE for ratings, and the same scores of the training users' shrunken item means.
     Sources without held-out rows are left out.
     """
@@ -132,7 +132,7 @@ def validate(model: Any, material: Material) -> dict[str, Any]:
         scores: dict[str, Any] = {"rows": len(target), "users": len(source.people)}
         train = material.train.sources[number]
         scores["item_mean"] = _item_mean_scores(train, source, target)
-        for template in (source.task, f"{source.task}-item-first"):
+        for template in (source.task + order for order in ORDER_WEIGHTS):
             scores[template] = {
                 str(pairs): _scores(model, material, number, template, target, pairs)
                 for pairs in VALIDATION_PAIRS

@@ -2,13 +2,24 @@
 
 from dataclasses import dataclass, field
 
-from puma_engine.backbone.templates import TEMPLATES, Template
+from puma_engine.backbone.templates import TEMPLATES
 from puma_engine.config import TrainingConfig, _Config, _positive
 
+# Share of the sequences by task, and of each task's by the order of the template. Half are of the
+# order that products use by default.
+TASK_WEIGHTS = {"rating": 0.6, "click": 0.4}
+ORDER_WEIGHTS = {"": 0.25, "-item-first": 0.25, "-prompt-last": 0.5}
 
-def pretraining_templates() -> list[Template]:
-    """Return the templates of the pre-training; its models never read prompt-last ones."""
-    return [template for template in TEMPLATES.values() if not template.prompt_last]
+
+def template_weights() -> dict[str, float]:
+    """Return the share of the sequences of each shipped template; the shares add up to 1."""
+    weights = {}
+    for task, of_task in TASK_WEIGHTS.items():
+        forms = [task] + [name for name in (f"{task}-history",) if name in TEMPLATES]
+        for form in forms:
+            for order, of_order in ORDER_WEIGHTS.items():
+                weights[form + order] = round(of_task * of_order / len(forms), 6)
+    return weights
 
 
 @dataclass(frozen=True)
@@ -39,12 +50,7 @@ class Recipe(_Config):
     user_vectors_share: float = 0.0
     validation_share: float = 0.05
     validation_rows: int = 4000
-    templates: dict[str, float] = field(
-        default_factory=lambda: {
-            template.name: 0.3 if template.task == "rating" else 0.1
-            for template in pretraining_templates()
-        }
-    )
+    templates: dict[str, float] = field(default_factory=template_weights)
     seed: int = 0
 
     def problems(self) -> list[str]:
@@ -57,10 +63,10 @@ class Recipe(_Config):
         for name in ("outcome_weight", "text_weight"):
             if getattr(self, name) < 0:
                 problems.append(f"{name} must be 0 or more, not {getattr(self, name)!r}")
-        known = [template.name for template in pretraining_templates()]
-        unknown = sorted(set(self.templates) - set(known))
+        unknown = sorted(set(self.templates) - set(TEMPLATES))
         if unknown:
-            problems.append(f"templates names {', '.join(unknown)}; known are {', '.join(known)}")
+            known = ", ".join(TEMPLATES)
+            problems.append(f"templates names {', '.join(unknown)}; known are {known}")
         if not self.templates or any(weight < 0 for weight in self.templates.values()):
             problems.append("templates needs weights of 0 or more")
         elif not sum(self.templates.values()) > 0:

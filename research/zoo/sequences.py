@@ -233,7 +233,6 @@ class Sequences:
             else:
                 columns.append(np.full((n, 1), piece))
             roles.append(TEXT)
-        columns.append(np.full((n, 1), form.cue))
         columns.append(form.answers[outcomes.answer[plan.target]][:, None])
-        roles += [TEXT, ANSWER]
+        roles.append(ANSWER)
         return np.concatenate(columns, axis=1), np.array(roles, dtype=np.int8)

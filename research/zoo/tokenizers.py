@@ -15,8 +15,8 @@ from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 
 from puma_engine.backbone.tasks import TASKS
+from puma_engine.backbone.templates import TEMPLATES
 from puma_engine.zoo import POSITIONS, TokenizerPlan
-from research.zoo.recipe import pretraining_templates
 
 TEMPLATE_REPEATS = 400
 _WORDS = (
@@ -29,7 +29,7 @@ _METASPACE = "\u2581"
 def training_texts(books: Sequence[str], movies: Sequence[str], plan: TokenizerPlan) -> list[str]:
     """Return what one tokenizer learns from: thinned titles, and the templates' own words."""
     texts = _thin(books, plan.book_share, plan.kind) + _thin(movies, plan.movie_share, plan.kind)
-    for template in pretraining_templates():
+    for template in TEMPLATES.values():
         pieces = [piece for piece in template.pieces if isinstance(piece, str)]
         for answer in TASKS[template.task].answers:
             pair = f"feature: {answer}; "

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from puma_engine.backbone.tasks import get_task
-from puma_engine.backbone.templates import Slot
+from puma_engine.backbone.templates import TEMPLATES, Slot
 from puma_engine.backbone.tokens import answer_tokens, encode_text, start_ids
 from puma_engine.datasets import is_foundation, load_shipped
 from puma_engine.errors import ConfigError
@@ -19,7 +19,7 @@ from research.zoo.corpus import (
     load_foundation,
 )
 from research.zoo.pretraining import split_corpus
-from research.zoo.recipe import Recipe, pretraining_templates
+from research.zoo.recipe import Recipe
 from research.zoo.sequences import Sequences, draw_plan, fixed_plan
 from research.zoo.tokenizers import train_tokenizer, training_texts
 
@@ -109,7 +109,7 @@ def test_a_plan_is_a_function_of_its_seed(loaded, tokenised):
 
 def test_every_template_and_context_length_occurs(sequences):
     plan = sequences.plan
-    assert set(plan.template) == set(range(len(pretraining_templates())))
+    assert set(plan.template) == set(range(len(TEMPLATES)))
     count = (plan.pairs[~plan.vector] >= 0).sum(axis=1)
     assert count.min() == 0 and count.max() > 4
     assert 0.1 < plan.vector.mean() < 0.3
@@ -124,8 +124,10 @@ def spelled(tokenizer, tokenised, corpus, plan, row):
     cue, ids = answer_tokens(tokenizer, form.template, answers)
     title = corpus.titles[source.item[target]]
     joined = list(start_ids(tokenizer))
-    for piece in form.template.pieces[:-1]:
-        if piece is Slot.ITEM:
+    for piece in form.template.pieces:
+        if piece == form.template.cue:
+            joined += cue
+        elif piece is Slot.ITEM:
             joined += encode_text(tokenizer, title)[:ITEM_TOKENS]
         elif piece is Slot.PROMPT:
             joined += [0] * int(plan.vector[row])
@@ -134,7 +136,7 @@ def spelled(tokenizer, tokenised, corpus, plan, row):
             joined += encode_text(tokenizer, shown)[:HISTORY_TOKENS]
         else:
             joined += encode_text(tokenizer, piece)
-    return joined + cue + [ids[source.answer[target]]]
+    return joined + [ids[source.answer[target]]]
 
 
 def test_sequences_without_pairs_have_the_tokens_of_the_engine(loaded, tokenizer, tokenised):
