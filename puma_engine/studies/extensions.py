@@ -5,10 +5,19 @@ from __future__ import annotations
 from itertools import combinations
 
 from puma_engine.defaults import PAPER_STRATEGY
-from puma_engine.studies.builder import ALL_USERS, RETRAINED, SMALL_SHARE, Builder, study
+from puma_engine.studies.builder import (
+    ALL_USERS,
+    RETRAINED,
+    SMALL_SHARE,
+    Builder,
+    few_users,
+    study,
+)
+from puma_engine.studies.cells import Inputs
 from puma_engine.studies.paper import FAMILIES, ITEM_PROMPTS
 
 ONE_SEED = {"seeds": (0,)}
+ORDERS = {"prompt first": "", "item first": "-item-first", "prompt last": "-prompt-last"}
 LENGTHS = (1, 2, 4, 8)
 MAX_NORMS = {"free": 0.0, "bounded": 1.0}
 SIZES = ("llama-small", "llama-medium", "llama-large")
@@ -23,20 +32,52 @@ ADAPTERS = {
 }
 
 
-@study("Prompt first, as in the paper, or item first", {"method": "prompt first"})
+@study(
+    "The order of the template: prompt first as in the paper, item first, or prompt last",
+    {"method": "retrained, prompt first"},
+)
 def templates(build: Builder) -> None:
-    """Add full retraining with the prompt before the item and after it, each tuned."""
-    target, first = build.options.target, build.options.seeds[0]
-    orders = {"prompt first": build.task, "item first": f"{build.task}-item-first"}
-    for method, template in orders.items():
-        settings = {"backbone": target, "role": "retrained", "template": template, "seed": first}
-        data = {"dataset": build.data}
-        best = build.tune(method, "fit_prompts", build.grids.prompts, settings, data)
-        for seed in build.options.seeds:
-            fitted = build.fit(
-                f"{method} {seed}", "retrained", target, seed, best, template=template
+    """Add source prompts, full retraining and migrations in each order, each tuned in that order."""
+    first, data = build.options.seeds[0], {"dataset": build.data}
+    build.evaluate_baselines()
+    for order, suffix in ORDERS.items():
+        template = {"template": f"{build.task}{suffix}"}
+        best, backbones = {}, {"source": build.options.source, "retrained": build.options.target}
+        for role, backbone in backbones.items():
+            settings = {"backbone": backbone, "role": role, "seed": first} | template
+            best[role] = build.tune(
+                f"{role}, {order}", "fit_prompts", build.grids.prompts, settings, data
             )
-            build.evaluate(fitted, method=method, kind="retrained", seed=seed)
+        tables = {
+            (role, seed): build.fit(
+                f"{role}, {order} {seed}", role, backbone, seed, best[role], **template
+            )
+            for role, backbone in backbones.items()
+            for seed in build.options.seeds
+        }
+        few: dict[int, str | None] = {
+            seed: build.select(
+                tables["source", seed], PAPER_STRATEGY, SMALL_SHARE, seed, f"{order} prompts"
+            )
+            for seed in build.options.seeds
+        }
+        everyone: dict[int, str | None] = dict.fromkeys(few)
+        for method, grid, selections in (
+            (ALL_USERS, build.grids.adapter, everyone),
+            (few_users(PAPER_STRATEGY), build.grids.small_adapter, few),
+        ):
+            source, selected = tables["source", first], selections[first]
+            inputs: Inputs = {"sources": source} | ({"selection": selected} if selected else {})
+            settings = {"target": build.options.target, "seed": first}
+            tuned = build.tune(f"{method}, {order}", "migrate", grid, settings, inputs)
+            for seed, selected in selections.items():
+                source = tables["source", seed]
+                tables[method, seed] = build.migrate(
+                    f"{method}, {order}", source, seed, tuned, selected
+                )
+        for (method, seed), table in tables.items():
+            kind = method if method in backbones else "migrated"
+            build.evaluate(table, method=f"{method}, {order}", kind=kind, seed=seed)
 
 
 @study("Soft prompts of 1 to 8 tokens", RETRAINED, within=("tokens",), quick=ONE_SEED)

@@ -8,10 +8,12 @@ import pytest
 
 from puma_engine.datasets.registry import data_root
 from puma_engine.errors import BackboneError
+from puma_engine.evaluation.baselines import BASELINES
 from puma_engine.store import Workspace
 from puma_engine.studies import STUDIES, Options, collect, run_cells
+from puma_engine.studies.builder import ALL_USERS, few_users
 from puma_engine.studies.claims import CLAIMS
-from puma_engine.studies.extensions import SIZES
+from puma_engine.studies.extensions import ORDERS, SIZES
 from puma_engine.studies.grids import CLICKS, RATINGS
 from puma_engine.studies.reports import label_of
 from puma_engine.studies.running import TRAINED
@@ -27,49 +29,56 @@ def named(study, options):
 
 
 @pytest.mark.parametrize(
-    ("dataset", "templates", "grid"),
-    [
-        ("movietweetings", ("rating", "rating-item-first"), RATINGS.prompts),
-        ("goodbooks-to-read", ("click", "click-item-first"), CLICKS.prompts),
-    ],
+    ("dataset", "task", "grids"),
+    [("movietweetings", "rating", RATINGS), ("goodbooks-to-read", "click", CLICKS)],
 )
-def test_each_order_is_tuned_on_the_first_seed_with_its_own_template(dataset, templates, grid):
+def test_each_order_is_tuned_on_the_first_seed_with_its_own_template(dataset, task, grids):
     cells = named("templates", Options(datasets=(dataset,), seeds=(3, 4)))
-    for method, template in zip(("prompt first", "item first"), templates, strict=True):
-        best = cells[f"{dataset}/{method} best"]
-        tries = [cells[name] for name in best.inputs["candidates"]]
-        assert [candidate.settings.get("training", {}) for candidate in tries] == [
-            settings.get("training", {}) for settings in grid
-        ]
-        assert {
-            (candidate.settings["template"], candidate.settings["seed"]) for candidate in tries
-        } == {(template, 3)}
-        for seed in (3, 4):
-            fitted = cells[f"{dataset}/{method} {seed}"]
-            assert fitted.settings_from == best.name
-            assert (fitted.settings["template"], fitted.settings["seed"]) == (template, seed)
+    for order, suffix in ORDERS.items():
+        for method, grid in (
+            ("source", grids.prompts),
+            ("retrained", grids.prompts),
+            (ALL_USERS, grids.adapter),
+            (few_users("kmeans-variance"), grids.small_adapter),
+        ):
+            best = cells[f"{dataset}/{method}, {order} best"]
+            tries = [cells[name] for name in best.inputs["candidates"]]
+            assert [candidate.settings.get("training", {}) for candidate in tries] == [
+                settings.get("training", {}) for settings in grid
+            ]
+            assert {candidate.settings["seed"] for candidate in tries} == {3}
+            for seed in (3, 4):
+                trained = cells[f"{dataset}/{method}, {order} {seed}"]
+                assert trained.settings_from == best.name and trained.settings["seed"] == seed
+                if trained.stage == "fit_prompts":
+                    assert trained.settings["template"] == f"{task}{suffix}"
+                else:
+                    assert trained.inputs["sources"] == f"{dataset}/source, {order} {seed}"
 
 
 def test_fixed_orders_are_fitted_without_candidates():
     cells = named("templates", Options(datasets=("movietweetings",), seeds=(0,), fixed=True))
     assert not [cell for cell in cells.values() if cell.settings_from or cell.stage == "best"]
-    assert len(cells) == 5  # the data, two fits, two scores
+    # An order has two fits, a selection and two migrations.
+    trained = [cell for cell in cells.values() if not cell.facts and cell.stage != "import_dataset"]
+    assert len(trained) == 5 * len(ORDERS)
 
 
-def test_the_quick_study_of_templates_compares_both_orders(tmp_path):
+def test_the_fixed_study_of_templates_compares_all_orders(tmp_path):
     ws = Workspace.open(tmp_path / "ws", create=True)
-    options = Options(datasets=("movietweetings",), seeds=(0,), users=4, quick=True)
+    options = Options(datasets=("movietweetings",), seeds=(0,), users=20, fixed=True)
     cells = STUDIES["templates"].cells(options)
     outcome = run_cells(ws, cells, device="cpu")
     assert not outcome.failed and not outcome.missing
     study_report = collect(ws, STUDIES["templates"], cells, outcome.runs)
-    assert [row["method"] for row in study_report["rows"]] == ["prompt first", "item first"]
-    (line,) = study_report["differences"]
-    assert line["method"] == "item first" and line["against"] == {"method": "prompt first"}
-    for method in ("prompt first", "item first"):
-        fitted = ws.run(outcome.runs[f"movietweetings/{method} 0"]).config
-        best = ws.run(outcome.runs[f"movietweetings/{method} best"]).config
-        assert fitted["training"] == best["training"] and fitted["template"] == best["template"]
+    methods = {row["method"] for row in study_report["rows"]}
+    assert {f"retrained, {order}" for order in ORDERS} <= methods
+    against = {"method": "retrained, prompt first"}
+    lines = [line for line in study_report["differences"] if line["against"] == against]
+    assert {line["method"] for line in lines} >= methods - {against["method"]} - set(BASELINES)
+    for order, suffix in ORDERS.items():
+        run = ws.run(outcome.runs[f"movietweetings/{ALL_USERS}, {order} 0"])
+        assert run.config["template"] == f"rating{suffix}"
 
 
 def test_the_study_of_sizes_migrates_to_every_larger_backbone():
