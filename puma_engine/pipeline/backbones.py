@@ -63,13 +63,21 @@ def add_backbone(
 def backbone_run(
     ws: Workspace, reference: stage.Reference | Path, *, device: str | None = None
 ) -> Run:
-    """Return the run of a backbone, adding it first when a model's name or path is given."""
-    if isinstance(reference, Run):
-        return stage.find(ws, reference, "backbone")
+    """Return the run of a backbone, adding it first when a model's name or path is given.
+
+    A backbone whose adding was stopped or failed is added again, with the settings of its run.
+    """
+    named = reference if isinstance(reference, Run) else str(reference)
     try:
-        return stage.find(ws, str(reference), "backbone")
+        run = stage.look_up(ws, named, "backbone")
     except NotFoundError:
+        if isinstance(reference, Run):
+            raise
         return add_backbone(ws, reference, device=device)
+    if run.status == "finished":
+        return run
+    settings = {key: run.config.get(key) for key in ("revision", "quantise")}
+    return add_backbone(ws, run.config["spec"], name=run.name, device=device, **settings)
 
 
 def load_backbone(

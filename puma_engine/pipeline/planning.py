@@ -153,7 +153,7 @@ def predict_costs(ws: Workspace, request: PlanRequest, device: str | None = None
     device = device or next(iter(devices(ws)), "cpu")
     users, trained = settings.users, settings.trained
     rows = settings.data.summary["splits"]["train"] / users
-    models = [stage.find(ws, target, "backbone").id for target in request.targets]
+    models = [stage.look_up(ws, target, "backbone").id for target in request.targets]
     hops = [
         cost_model.predict(
             rows * trained,

@@ -146,26 +146,37 @@ def find(ws: Workspace, reference: Reference, *kinds: str) -> Run:
 
     Raises NotFoundError; StoreError when the run is not finished or several have the name.
     """
-    if isinstance(reference, Run):
-        run = ws.run(reference.id)
-    else:
-        named = [run for kind in kinds for run in ws.runs(kind=kind) if run.name == reference]
-        matches = [run for run in named if run.status == "finished"] or named
-        if len(matches) > 1:
-            ids = ", ".join(run.id for run in matches)
-            raise StoreError(
-                f"{len(matches)} runs are named {reference!r} ({ids}); give an id instead."
-            )
-        run = matches[0] if matches else ws.run(reference)
-    if kinds and run.kind not in kinds:
-        raise NotFoundError(
-            f"The run {run.name!r} ({run.id}) is of kind {run.kind}; this needs "
-            f"{' or '.join(kinds)}."
-        )
+    run = look_up(ws, reference, *kinds)
     if run.status != "finished":
         raise StoreError(
             f"The {run.kind} run {run.name!r} ({run.id}) is {run.status}, not finished; run its "
             "command again to complete it."
+        )
+    return run
+
+
+def look_up(ws: Workspace, reference: Reference, *kinds: str) -> Run:
+    """Return a run as `find` does, finished or not; among several, the finished one.
+
+    Raises NotFoundError; StoreError when several match.
+    """
+    if isinstance(reference, Run):
+        run = ws.run(reference.id)
+    else:
+        found = ws.matches(reference)
+        suitable = [match for match in found if not kinds or match.kind in kinds]
+        finished = [match for match in suitable if match.status == "finished"]
+        several = finished or suitable
+        if len(several) > 1:
+            ids = ", ".join(match.id for match in several)
+            raise StoreError(
+                f"{len(several)} runs answer to {reference!r} ({ids}); give an id instead."
+            )
+        run = several[0] if several else ws.run(reference)
+    if kinds and run.kind not in kinds:
+        raise NotFoundError(
+            f"The run {run.name!r} ({run.id}) is of kind {run.kind}; this needs "
+            f"{' or '.join(kinds)}."
         )
     return run
 

@@ -164,22 +164,35 @@ class Runs(WorkspaceDatabase):
             raise StoreError(f"The run {run_id} is {status} and takes no more results; {advice}.")
 
     def run(self, reference: str) -> Run:
-        """Return a run by id, name or prefix of the id. Raises NotFoundError, StoreError."""
+        """Return a run by id, name or prefix of the id. Raises NotFoundError, StoreError.
+
+        A reference that is the name of one run and begins the id of another is refused.
+        """
+        runs = self.matches(reference)
+        if len(runs) > 1:
+            ids = ", ".join(run.id for run in runs)
+            raise StoreError(f"{len(runs)} runs answer to {reference!r} ({ids}); give an id.")
+        if not runs:
+            raise NotFoundError(
+                f"There is no run {reference!r} in {self.root}; `puma runs list` shows what there is."
+            )
+        return runs[0]
+
+    def matches(self, reference: str) -> list[Run]:
+        """Return the runs that a reference may mean: the run of that id, else by name or prefix.
+
+        Raises NotFoundError if it is empty or no text.
+        """
         if not isinstance(reference, str) or not reference:
             raise NotFoundError("A run needs an id or a name; none came.")
-        conditions: dict[str, list[Any]] = {"id = ?": [reference], "name = ?": [reference]}
-        if len(reference) >= MIN_PREFIX:
-            conditions["substr(id, 1, ?) = ?"] = [len(reference), reference]
-        for condition, values in conditions.items():
-            rows = self.query(f"{_SELECT} WHERE {condition}", values)
-            if len(rows) > 1:
-                ids = ", ".join(row["id"] for row in rows)
-                raise StoreError(f"{len(rows)} runs answer to {reference!r} ({ids}); give an id.")
-            if rows:
-                return self._run_of(rows[0])
-        raise NotFoundError(
-            f"There is no run {reference!r} in {self.root}; `puma runs list` shows what there is."
-        )
+        rows = self.query(f"{_SELECT} WHERE id = ?", [reference])
+        if not rows:
+            prefix = reference if len(reference) >= MIN_PREFIX else None
+            rows = self.query(
+                f"{_SELECT} WHERE name = ? OR substr(id, 1, ?) = ? ORDER BY created",
+                [reference, len(reference), prefix],
+            )
+        return [self._run_of(row) for row in rows]
 
     def _get(self, run_id: str) -> Run:
         rows = self.query(f"{_SELECT} WHERE id = ?", [checked_run_id(run_id)])

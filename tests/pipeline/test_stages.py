@@ -5,9 +5,10 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from small_runs import QUICK, SMALL, write_ratings
+from store_processes import start_process
 from tiny import tiny_backbone_folder
 
-from puma_engine import pipeline
+from puma_engine import jobs, pipeline
 from puma_engine.config import TrainingConfig
 from puma_engine.defaults import fit_defaults
 from puma_engine.errors import (
@@ -283,6 +284,32 @@ def test_changed_weights_are_detected(world, tmp_path):
     with pytest.raises(BackboneError, match="changed"):
         pipeline.load_backbone(ws, added)
     assert pipeline.add_backbone(ws, folder).id != added.id
+
+
+@pytest.mark.parametrize("how", ["by name", "by id", "by run", "as a job"])
+def test_a_model_whose_adding_was_killed_is_added_by_the_next_command(world, tmp_path, how):
+    ws = Workspace.open(tmp_path / "workspace", create=True)
+    data = pipeline.import_dataset(ws, "table", path=world["folder"] / "ratings.csv", task="rating")
+    killed = start_process(
+        "import puma_engine.backbone as backbone\n"
+        "from puma_engine import pipeline\n"
+        "backbone.inspect_backbone = lambda *_, **__: os.kill(os.getpid(), 9)\n"
+        "pipeline.add_backbone(ws, 'llama-small')",
+        ws.root,
+    )
+    assert killed.wait(120) == -9
+    (stopped,) = ws.runs(kind="backbone")
+    assert stopped.status == "interrupted"
+    if how == "as a job":
+        arguments = {"dataset": data, "backbone": "llama-small", "training": QUICK}
+        job = jobs.enqueue(ws, "fit_prompts", arguments, title="Fit")
+        jobs.worker(ws, devices=["cpu"], once=True)
+        done = ws.run(jobs.job(ws, job.id).run_id)
+    else:
+        model = {"by name": "llama-small", "by id": stopped.id, "by run": stopped}[how]
+        done = pipeline.fit_prompts(ws, data, model, training=QUICK)
+    assert done.status == "finished" and done.inputs["backbone"] == stopped.id
+    assert [run.status for run in ws.runs(kind="backbone")] == ["finished"]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 from store_processes import in_process
 
 from puma_engine.errors import NotFoundError, StoreError
+from puma_engine.pipeline.stage import look_up
 from puma_engine.store import KINDS, Workspace
 
 FRAME = pd.DataFrame({"user_id": ["007", "12", "x"], "outcome": np.float32([1, 2.5, 5])})
@@ -175,6 +176,18 @@ def test_runs_are_found_by_id_name_and_prefix(ws):
             ws.run(unknown)
     with pytest.raises(StoreError, match="kind"):
         ws.runs(kind="model")
+
+
+def test_a_name_that_begins_another_id_is_refused(ws):
+    first, second = done(ws, name="books", users=1), done(ws, name="films", config={"x": 1})
+    ws.rename(second.id, first.id[:6])
+    with pytest.raises(StoreError, match="2 runs answer to") as refused:
+        ws.run(first.id[:6])
+    assert first.id in str(refused.value) and second.id in str(refused.value)
+    ws.rename(second.id, first.id)
+    assert ws.run(first.id) == first, "a whole id is never a name"
+    other = done(ws, "backbone", name=first.id[:6])
+    assert look_up(ws, other.name, "backbone") == other, "the kind decides"
 
 
 @pytest.mark.parametrize("bad", ["../../etc", "/etc/passwd", "a/b", "..", ".hidden", "", "a\0b"])
