@@ -126,6 +126,17 @@ def test_dirty_lines_are_counted_by_reason_and_change_nothing(
     assert len(units) > 1 and "written in several ways" in imported.report["warnings"][0]
 
 
+def test_users_of_unknown_items_alone_are_counted_as_read(tmp_path: Path) -> None:
+    users, _ = SIZES["csv"]
+    folder = lay_out("csv", tmp_path)
+    with (folder / RATINGS["csv"]).open("a") as file:
+        file.write("998,77777,4.0,1588687728\n999,77777,4.0,1588687728\n1,77777,4.0,1588687728\n")
+    report = read("csv", folder).report
+    assert report["read"]["users"] == users + 2
+    assert report["kept"]["users"] == users
+    assert report["dropped"][ratings.UNKNOWN_ITEM] == 3
+
+
 def test_the_report_counts_mended_and_left_out_lines(tmp_path: Path) -> None:
     records, _ = made_dirty("amazon")
     report = read("amazon", lay_out("amazon", tmp_path, records), max_bad_share=0.5).report

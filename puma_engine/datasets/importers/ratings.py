@@ -232,8 +232,8 @@ def streamed_dataset(
             "check that it is the file of items."
         )
     counts = RowCounts(request.files["ratings"], settings.max_bad_share)
-    rows, unknown = _scan(parse_ratings, counts, request.progress, known)
-    read = {"rows": counts.rows, "users": len(rows.user_ids), "items": len(known)}
+    rows, unknown, users = _scan(parse_ratings, counts, request.progress, known)
+    read = {"rows": counts.rows, "users": users, "items": len(known)}
     dropped = {**counts.dropped, UNKNOWN_ITEM: unknown}
     repeats_counted = _counts_with_repeats(rows, settings)
     rows = _filtered(rows, settings, dropped)
@@ -289,14 +289,16 @@ def id_codes(ids: np.ndarray) -> np.ndarray:
 
 def _scan(
     parse: RatingParser, counts: RowCounts, progress: ReadProgress | None, known: np.ndarray
-) -> tuple[EncodedInteractions, int]:
+) -> tuple[EncodedInteractions, int, int]:
     """Read the usable ratings of known items into arrays; count those of unknown items.
 
-    known: sorted codes of items. The codes of users and items stand in for their ids.
+    known: sorted codes of items. The codes of users and items stand in for their ids. Returns the
+    ratings, the number of ratings of unknown items, and the number of users of both together.
     """
     # Arrays that grow in place, since many small ones fragment memory.
     columns = [array(kind) for kind in "QifI"]
     known_items, unknown = pd.Index(known), 0
+    users_of_unknown = np.empty(0, np.uint64)
     for block in read_blocks(counts.path, progress):
         part = parse(block, counts)
         checks = {
@@ -310,8 +312,10 @@ def _scan(
         position = known_items.get_indexer(id_codes(texts_of(part.item)))
         chosen = usable & (position >= 0)
         unknown += int((usable & ~chosen).sum())
-        users = id_codes(texts_of(part.user)[chosen])
-        values = (users, position[chosen], part.outcome[chosen], part.seconds[chosen])
+        names = texts_of(part.user)
+        strangers = id_codes(names[usable & ~chosen])
+        users_of_unknown = np.union1d(users_of_unknown, strangers)
+        values = (id_codes(names[chosen]), position[chosen], part.outcome[chosen], part.seconds[chosen])
         for column, added in zip(columns, values, strict=True):
             column.frombytes(added.astype(column.typecode).tobytes())
     counts.check()
@@ -319,8 +323,9 @@ def _scan(
     pa.default_memory_pool().release_unused()
     user, users = pd.factorize(codes)
     del codes, columns
+    count = len(np.union1d(users, users_of_unknown))
     rows = EncodedInteractions(users, known, user.astype(np.int32), item, outcome, time)
-    return rows, unknown
+    return rows, unknown, count
 
 
 def _filtered(
