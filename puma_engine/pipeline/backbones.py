@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from puma_engine.backbone import FrozenBackbone
 
 SAMPLE = 1 << 20
+LARGE = 64 * SAMPLE
 
 
 def add_backbone(
@@ -47,9 +49,10 @@ def add_backbone(
         text = str(path.resolve())
     if _folder(text) is None and is_hub_id(text):
         revision = pin(text, revision)
-    config = {"spec": text, "revision": revision, "fingerprint": fingerprint(text, revision)}
+    config = {"spec": text, "revision": revision, "fingerprint": fingerprint(ws, text, revision)}
     if quantise is not None:
         config["quantise"] = quantise
+    config = _recorded_config(ws, config)
 
     def compute(_run_id: str, _folder: Path, _clock: stage.Clock) -> stage.StageResult:
         return stage.StageResult(
@@ -89,7 +92,7 @@ def load_backbone(
     """
     run = stage.find(ws, reference, "backbone")
     spec, revision = run.config["spec"], run.config["revision"]
-    if fingerprint(spec, revision) != run.config["fingerprint"]:
+    if not is_unchanged(ws, run):
         raise BackboneError(
             f"The files of the backbone {spec} changed since it was added as {run.id}; prompts "
             "fitted on it no longer fit. Restore them, or add it again (puma models add)."
@@ -108,28 +111,103 @@ def _load(
     )
 
 
-def fingerprint(spec: str, revision: str | None) -> str:
-    """Return 16 hexadecimal digits that change when a model's files do.
+def fingerprint(
+    ws: Workspace, spec: str, revision: str | None = None, *, fresh: bool = False
+) -> str:
+    """Return 16 hexadecimal digits that change when a byte of a model's files does.
 
-    Small files count whole; of each large one its size, first and last MiB. A hub id is
-    known by its name and commit.
+    Hashes of large files come from the workspace, which remembers them for each state of a file;
+    fresh: read them all the same. A hub id is known by its name and commit.
     """
     folder = _folder(spec)
-    digest = hashlib.sha256()
     if folder is None:
-        digest.update(f"{spec}@{revision}".encode())
-        return digest.hexdigest()[:16]
-    for file in sorted(folder.iterdir()):
-        if file.suffix in (".safetensors", ".json", ".model", ".txt") and file.name != "card.json":
-            digest.update(f"{file.name}:{file.stat().st_size};".encode())
-            with file.open("rb") as stream:
-                if file.stat().st_size <= 64 * SAMPLE:
-                    digest.update(stream.read())
-                else:
-                    digest.update(stream.read(SAMPLE))
-                    stream.seek(-SAMPLE, os.SEEK_END)
-                    digest.update(stream.read(SAMPLE))
+        return hashlib.sha256(f"{spec}@{revision}".encode()).hexdigest()[:16]
+    return _digest(folder, lambda file: ws.file_hash(file, fresh=fresh).encode())
+
+
+def sampled_fingerprint(spec: str, revision: str | None = None) -> str | None:
+    """Return the fingerprint of earlier versions, or None if it is that of this version.
+
+    Of each file above 64 MiB it counts the size and the first and last MiB.
+    """
+    folder = _folder(spec)
+    if folder is None or all(file.stat().st_size <= LARGE for file in _model_files(folder)):
+        return None
+
+    def ends(file: Path) -> bytes:
+        with file.open("rb") as stream:
+            first = stream.read(SAMPLE)
+            stream.seek(-SAMPLE, os.SEEK_END)
+            return first + stream.read(SAMPLE)
+
+    return _digest(folder, ends)
+
+
+def _model_files(folder: Path) -> list[Path]:
+    suffixes = (".safetensors", ".json", ".model", ".txt")
+    return sorted(
+        file for file in folder.iterdir() if file.suffix in suffixes and file.name != "card.json"
+    )
+
+
+def _digest(folder: Path, large: Callable[[Path], bytes]) -> str:
+    digest = hashlib.sha256()
+    for file in _model_files(folder):
+        size = file.stat().st_size
+        digest.update(f"{file.name}:{size};".encode())
+        digest.update(file.read_bytes() if size <= LARGE else large(file))
     return digest.hexdigest()[:16]
+
+
+def _recorded_config(ws: Workspace, config: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a backbone, as an earlier version recorded them if it added it."""
+    sampled = sampled_fingerprint(config["spec"], config["revision"])
+    if sampled is None:
+        return config
+    old = config | {"fingerprint": sampled}
+    try:
+        run = ws.run(ws.run_key("backbone", old, {}))
+    except NotFoundError:
+        return config
+    return old if is_unchanged(ws, run) else config
+
+
+def is_unchanged(ws: Workspace, run: Run, *, fresh: bool = False) -> bool:
+    """Return whether the files of a backbone run are those that were added.
+
+    A run of an earlier version is compared as that version did, once; from then on, by the whole
+    content that its files had at that moment. fresh: read large files anew.
+    """
+    spec, revision = run.config["spec"], run.config["revision"]
+    current, recorded = fingerprint(ws, spec, revision, fresh=fresh), run.config["fingerprint"]
+    content = content_fingerprint(ws, run)
+    if content is not None or current == recorded:
+        return current == (content or recorded)
+    if sampled_fingerprint(spec, revision) != recorded:
+        return False
+    if not ws.read_only:
+        with ws.transaction() as db:
+            db.execute(
+                "UPDATE backbones SET content_fingerprint = ? WHERE run_id = ?", [current, run.id]
+            )
+    return True
+
+
+def content_fingerprint(ws: Workspace, run: Run) -> str | None:
+    """Return the fingerprint of the whole content that a run of an earlier version was given."""
+    rows = ws.query("SELECT content_fingerprint FROM backbones WHERE run_id = ?", [run.id])
+    return rows[0]["content_fingerprint"] if rows else None
+
+
+def fingerprints(ws: Workspace, run: Run) -> set[str]:
+    """Return every fingerprint that files made with a backbone may name it by."""
+    known = {run.config["fingerprint"], content_fingerprint(ws, run)}
+    if is_unchanged(ws, run):
+        known |= {
+            fingerprint(ws, run.config["spec"], run.config["revision"]),
+            sampled_fingerprint(run.config["spec"], run.config["revision"]),
+        }
+    return {text for text in known if text is not None}
 
 
 def _folder(spec: str) -> Path | None:

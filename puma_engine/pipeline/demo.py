@@ -18,7 +18,7 @@ from puma_engine.errors import DataError, StoreError
 from puma_engine.evaluation.baselines import BASELINES
 from puma_engine.exchange.prompt_formats import read_prompts
 from puma_engine.pipeline import stage
-from puma_engine.pipeline.backbones import backbone_run
+from puma_engine.pipeline.backbones import backbone_run, fingerprints
 from puma_engine.pipeline.comparing import compare
 from puma_engine.pipeline.evaluating import run_evaluation
 from puma_engine.pipeline.fitting import run_fit
@@ -67,7 +67,7 @@ def demo(
 
     def source(part: stage.Execution) -> Run:
         data, model = runs["data"], runs["source backbone"]
-        file = shipped_prompts(model, data)
+        file = shipped_prompts(ws, model, data)
         if file is None:
             return fit("source", "source backbone")(part)
         return import_prompts(ws, data, model, file, progress=part.progress)
@@ -136,12 +136,12 @@ def prompt_file() -> Path:
     return data_root() / "demo" / PROMPT_FILE
 
 
-def shipped_prompts(model: Run, data: Run) -> Path | None:
+def shipped_prompts(ws: Workspace, model: Run, data: Run) -> Path | None:
     """Return the shipped source prompts if they were made for this backbone and these users."""
     path = prompt_file()
     try:
         file = read_prompts(path)
     except (StoreError, DataError):
         return None
-    suits = file.meta.get("backbone", {}).get("fingerprint") == model.config["fingerprint"]
+    suits = file.meta.get("backbone", {}).get("fingerprint") in fingerprints(ws, model)
     return path if suits and len(file.user_ids) >= data.summary["users"] else None

@@ -13,7 +13,7 @@ from puma_engine.errors import BackboneError, ConfigError, DataError
 from puma_engine.exchange.prompt_file import PromptFile
 from puma_engine.exchange.prompt_formats import content_hash, read_prompts
 from puma_engine.pipeline import stage
-from puma_engine.pipeline.backbones import backbone_run, load_backbone
+from puma_engine.pipeline.backbones import backbone_run, fingerprints, load_backbone
 from puma_engine.pipeline.fitting import device_name
 from puma_engine.pipeline.importing_data import load_dataset
 from puma_engine.pipeline.stored_prompts import save_prompts, shape_of
@@ -71,7 +71,7 @@ def import_prompts(
                 f"The prompts of {path} have dimension {file.vectors.shape[2]}, but {model.name} has "
                 f"{model.summary['width']}; name the backbone they were fitted on."
             )
-        if fingerprint and fingerprint != model.config["fingerprint"]:
+        if fingerprint and fingerprint not in fingerprints(ws, model):
             raise BackboneError(
                 f"The prompts of {path} were fitted on another version of {model.name}; fit "
                 "them again, or restore that version."

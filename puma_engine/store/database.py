@@ -64,6 +64,7 @@ class WorkspaceDatabase:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.path = root / DATABASE
+        self.read_only = False
         self._local = threading.local()
 
     @property

@@ -141,3 +141,16 @@ def _jobs(db: Database) -> None:
 @MIGRATIONS(name="0006_pair_accuracy")
 def _pair_accuracy(db: Database) -> None:
     db.table("user_metrics").add_column("pair_accuracy", float)
+
+
+@MIGRATIONS(name="0007_file_hashes")
+def _file_hashes(db: Database) -> None:
+    _create(
+        db,
+        "file_hashes",
+        "path size:int mtime_ns:int ctime_ns:int inode:int sha256",
+        pk="path",
+        not_null="size mtime_ns ctime_ns inode sha256",
+    )
+    # Of backbones whose recorded fingerprint does not count large files whole.
+    db.table("backbones").add_column("content_fingerprint", str)

@@ -8,13 +8,14 @@ from pathlib import Path
 from puma_engine.errors import NotFoundError, StoreError
 from puma_engine.store.artifacts import Artifacts
 from puma_engine.store.database import DATABASE
+from puma_engine.store.file_hashes import FileHashes
 from puma_engine.store.metrics import Metrics
 
 VARIABLE = "PUMA_WORKSPACE"
 DEFAULT = "workspace"
 
 
-class Workspace(Artifacts, Metrics):
+class Workspace(Artifacts, Metrics, FileHashes):
     """All runs with their files and metrics, and the job queue, in one folder.
 
     Use `Workspace.open`. One object may be used by several threads, and one folder by

@@ -1,5 +1,7 @@
 """Stages joined with the workspace, on tiny real models: reuse, resume, lineage, controls."""
 
+import os
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -23,6 +25,7 @@ from puma_engine.errors import (
 )
 from puma_engine.evaluation import metrics
 from puma_engine.evaluation.baselines import BASELINES
+from puma_engine.pipeline import backbones
 from puma_engine.pipeline.evaluating import read_user_metric
 from puma_engine.pipeline.stage import OverallProgress, StageProgress, StageResult, run_stage
 from puma_engine.store import Workspace
@@ -284,6 +287,58 @@ def test_changed_weights_are_detected(world, tmp_path):
     with pytest.raises(BackboneError, match="changed"):
         pipeline.load_backbone(ws, added)
     assert pipeline.add_backbone(ws, folder).id != added.id
+
+
+@pytest.fixture
+def large_files(monkeypatch):
+    """Let files above 32 KiB be large, so that the middle of tiny weights is one that earlier versions skipped."""
+    monkeypatch.setattr(backbones, "LARGE", 32 << 10)
+    monkeypatch.setattr(backbones, "SAMPLE", 1 << 10)
+
+
+def edit_middle(file):
+    """Change one byte in the middle of a file, and set its time back."""
+    stat, content = file.stat(), bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def test_a_byte_in_the_middle_of_large_weights_is_noticed(large_files, tmp_path):
+    ws = Workspace.open(tmp_path / "workspace", create=True)
+    folder = tiny_backbone_folder(tmp_path, "llama")
+    added = pipeline.add_backbone(ws, folder)
+    pipeline.load_backbone(ws, added)
+    assert len(ws.query("SELECT * FROM file_hashes")) == sum(
+        file.stat().st_size > backbones.LARGE for file in folder.iterdir()
+    )
+    edit_middle(folder / "model.safetensors")
+    assert backbones.sampled_fingerprint(str(folder)) is not None
+    with pytest.raises(BackboneError, match="changed"):
+        pipeline.load_backbone(ws, added)
+    assert pipeline.add_backbone(ws, folder).id != added.id
+
+
+def test_a_large_model_of_an_earlier_version_keeps_its_run_and_is_hashed_whole(
+    large_files, tmp_path
+):
+    ws = Workspace.open(tmp_path / "workspace", create=True)
+    folder = tiny_backbone_folder(tmp_path, "llama")
+    config = {"spec": str(folder), "revision": None}
+    config["fingerprint"] = backbones.sampled_fingerprint(str(folder))
+    run = ws.begin("backbone", name="llama", config=config, inputs={})
+    old = ws.finish(run.id, seconds=1, device="cpu", summary={"width": 32})
+    assert pipeline.add_backbone(ws, folder).id == old.id
+    pipeline.load_backbone(ws, old)
+    assert backbones.fingerprints(ws, old) == {
+        config["fingerprint"],
+        backbones.fingerprint(ws, str(folder)),
+    }
+    edit_middle(folder / "model.safetensors")
+    assert backbones.sampled_fingerprint(str(folder)) == config["fingerprint"]
+    with pytest.raises(BackboneError, match="changed"):
+        pipeline.load_backbone(ws, old)
+    assert pipeline.add_backbone(ws, folder).id != old.id
 
 
 @pytest.mark.parametrize("how", ["by name", "by id", "by run", "as a job"])

@@ -315,7 +315,12 @@ def _scan(
         names = texts_of(part.user)
         strangers = id_codes(names[usable & ~chosen])
         users_of_unknown = np.union1d(users_of_unknown, strangers)
-        values = (id_codes(names[chosen]), position[chosen], part.outcome[chosen], part.seconds[chosen])
+        values = (
+            id_codes(names[chosen]),
+            position[chosen],
+            part.outcome[chosen],
+            part.seconds[chosen],
+        )
         for column, added in zip(columns, values, strict=True):
             column.frombytes(added.astype(column.typecode).tobytes())
     counts.check()
