@@ -29,6 +29,10 @@ DEFAULT_STRATEGIES = {"rating": "facility", "click": PAPER_STRATEGY}
 
 DEFAULT_TEMPLATES = {"rating": "rating-item-first", "click": "click-item-first"}
 
+# Learning from predictions: random items a user that a migration draws by default. More brought
+# nothing on goodbooks (up to 300 were tried).
+PAIRS_PER_USER = 24
+
 # A migration that loses at most this share of the full retraining's metric counts as equivalent.
 MARGIN = 0.01
 
@@ -88,6 +92,11 @@ def migration_defaults(
         # information: the backbone would see their common direction alone.
         adapter = replace(adapter, max_mean_to_std=1.0, max_norm=1.0)
     return training, adapter
+
+
+def held_out_pairs(pairs: int) -> int:
+    """Return how many pairs a user, besides those to learn from, decide on early stopping."""
+    return max(1, round(pairs / 8))
 
 
 def _all_users_training(task: str, users: int) -> TrainingConfig:

@@ -177,7 +177,9 @@ class SelectionRequest(Request):
 class AdapterRequest(Request):
     """What migrations, chains and plans share: who trains the adapters, and how.
 
-    Without a strategy all users train. training and adapter override the defaults.
+    Without a strategy all users train. training and adapter override the defaults. from_predictions:
+    random items a user whose predictions by the source model the adapter learns from, in place of
+    records; 0 learns from records.
     """
 
     strategy: str | None = None
@@ -187,9 +189,15 @@ class AdapterRequest(Request):
     template: str | None = None
     training: Settings = field(default_factory=dict)
     adapter: Settings = field(default_factory=dict)
+    from_predictions: int = 0
     seed: int | None = None
 
     def check(self) -> None:
+        if self.from_predictions < 0:
+            raise ConfigError(
+                "from_predictions is a number of random items a user, or 0 to learn from records, not "
+                f"{self.from_predictions}."
+            )
         if self.strategy is not None:
             _check_budget(self.strategy, self.budget, self.share)
         elif (self.budget, self.share) != (None, None):

@@ -23,8 +23,14 @@ class Task(ABC):
         """Return a new head; start: the mean outcome, which its predictions start from."""
 
     @abstractmethod
-    def loss(self, logits: Tensor, outcome: Tensor, head: nn.Module) -> Tensor:
-        """Return the loss of each example, [B], given outcomes [B]."""
+    def loss(
+        self, logits: Tensor, outcome: Tensor, head: nn.Module, answers: Tensor | None = None
+    ) -> Tensor:
+        """Return the loss of each example, [B], given outcomes [B].
+
+        An outcome may be another model's prediction: a real-valued rating with the probabilities of
+        its answers [B, A], or the probability of a click.
+        """
 
     @abstractmethod
     def predict(self, logits: Tensor, head: nn.Module) -> Tensor:
@@ -65,16 +71,24 @@ class RatingTask(Task):
     def head(self, start: float, generator: torch.Generator) -> nn.Module:
         return RatingHead(start, generator)
 
-    def loss(self, logits: Tensor, outcome: Tensor, head: nn.Module) -> Tensor:
-        """Return the loss of each example, [B]; a rating between two stars counts for both."""
-        low = outcome.floor().clamp(1, 4)
-        share = (outcome - low).clamp(0, 1)
+    def loss(
+        self, logits: Tensor, outcome: Tensor, head: nn.Module, answers: Tensor | None = None
+    ) -> Tensor:
+        """Return the loss of each example, [B]; a rating between two stars counts for both.
+
+        With the probabilities of answers [B, 5], the cross entropy is to these.
+        """
         log_p = F.log_softmax(logits.float(), dim=-1)
-        index = low.long().unsqueeze(1) - 1
-        entropy = -(
-            (1 - share) * log_p.gather(1, index).squeeze(1)
-            + share * log_p.gather(1, index + 1).squeeze(1)
-        )
+        if answers is None:
+            low = outcome.floor().clamp(1, 4)
+            share = (outcome - low).clamp(0, 1)
+            index = low.long().unsqueeze(1) - 1
+            entropy = -(
+                (1 - share) * log_p.gather(1, index).squeeze(1)
+                + share * log_p.gather(1, index + 1).squeeze(1)
+            )
+        else:
+            entropy = -(answers * log_p).sum(dim=-1)
         squared = (head(logits) - outcome) ** 2
         return self.squared_weight * squared + (1 - self.squared_weight) * entropy
 
@@ -107,7 +121,10 @@ class ClickTask(Task):
     def head(self, start: float, generator: torch.Generator) -> nn.Module:
         return ClickHead()
 
-    def loss(self, logits: Tensor, outcome: Tensor, head: nn.Module) -> Tensor:
+    def loss(
+        self, logits: Tensor, outcome: Tensor, head: nn.Module, answers: Tensor | None = None
+    ) -> Tensor:
+        """Return the loss of each example, [B]; a probability of a click says all about answers."""
         return F.binary_cross_entropy_with_logits(head(logits), outcome, reduction="none")
 
     def predict(self, logits: Tensor, head: nn.Module) -> Tensor:

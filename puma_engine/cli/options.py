@@ -10,6 +10,7 @@ import typer
 
 from puma_engine.cli.session import session
 from puma_engine.config import STORED_NAMES, AdapterConfig, PromptConfig, TrainingConfig
+from puma_engine.defaults import PAIRS_PER_USER
 from puma_engine.requests import RENAMED
 
 Command = Callable[..., Any]
@@ -34,6 +35,11 @@ HELP: dict[str, Text] = {
     "role": "source, retrained, or random (the head alone is trained).",
     "split": "train, validation or test.",
     "template": "Prompt template (default: the source's).",
+    "from_predictions": {
+        "help": "Learn from the source model's predictions of so many random items a user, and read no "
+        f"record ({PAIRS_PER_USER} is a good number; 0: learn from records).",
+        "min": 0,
+    },
     "shuffled": "The control: each user gets another's source prompt.",
     "precision": "auto, fp32, bf16 or fp16.",
     "seed": "Seed of every draw.",

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from puma_engine.backbone import FrozenBackbone
 from puma_engine.datasets import Dataset
 from puma_engine.datasets.losses import row_losses
-from puma_engine.errors import DataError
-from puma_engine.prompts.examples import predict_examples, split_examples
 from puma_engine.prompts.table import PromptTable
-from puma_engine.prompts.tuning import make_head
+from puma_engine.prompts.table_predictions import predict_table
 
 
 def predict(
@@ -22,26 +19,7 @@ def predict(
 
     Raises DataError if a user of the split has no prompt, or ratings have no head.
     """
-    if table.head is None and dataset.task == "rating":
-        raise DataError(
-            "These prompts have no rating head, so they cannot be scored; import them with "
-            "--head auto, which trains one."
-        )
-    reader, examples = split_examples(backbone, dataset, template, split, table.user_ids)
-    generator = torch.Generator().manual_seed(0)
-    head = make_head(reader.task, examples, generator, table.head).to(backbone.device)
-    vectors = torch.from_numpy(table.vectors)
-    items = None
-    if table.items is not None:
-        items = torch.from_numpy(table.items.take(dataset.items["item_id"].to_numpy()))
-
-    def prompts(users: Tensor, item: Tensor) -> Tensor:
-        rows = vectors[users]
-        if items is not None:
-            rows = torch.cat([rows, items[item]], dim=1)
-        return rows.to(backbone.device, non_blocking=True)
-
-    return predict_examples(reader, reader.task, examples, prompts, head)
+    return predict_table(backbone, table, dataset, split, template=template).outcome
 
 
 def user_losses(

@@ -85,13 +85,15 @@ def train_migration(
     early_stopping_users: how many users outside `users` choose the epoch by their validation rows,
     see `choose_early_stopping_users`; without such users the training users do. missing: see
     `join_sources`. Item prompts of the sources get an adapter of their own. The head starts from the
-    first source's. Raises MigrationError, DataError, Cancelled and CheckpointError.
+    first source's. The outcomes of dataset may be the source model's predictions, see
+    `random_pairs.pair_dataset`. Raises MigrationError, DataError, Cancelled and CheckpointError.
     """
     user_ids, vectors, complete = join_sources(sources, missing=missing)
     available = np.intersect1d(user_ids[complete], dataset.users)
-    trained = _check_training_users(available, users)
+    trained = check_training_users(available, users)
+    with_rows = dataset.rows("validation")["user_id"].unique()
     stopping = choose_early_stopping_users(
-        trained, available, dataset, early_stopping_users, training.seed
+        trained, available, with_rows, early_stopping_users, training.seed
     )
     read = np.union1d(trained, stopping)
     subset = dataset.for_users(read)
@@ -176,17 +178,17 @@ def join_sources(
 
 
 def choose_early_stopping_users(
-    trained: np.ndarray, available: np.ndarray, dataset: Dataset, count: int, seed: int
+    trained: np.ndarray, available: np.ndarray, with_rows: np.ndarray, count: int, seed: int
 ) -> np.ndarray:
     """Draw the users whose validation rows choose the epoch, [at most count].
 
-    An adapter serves users that it was not trained on, so users outside `trained` come first, and
-    trained users fill up. If all available users are trained, all of them choose the epoch.
+    with_rows: users who have validation rows. An adapter serves users that it was not trained on, so
+    users outside `trained` come first, and trained users fill up. If all available users are
+    trained, all of them choose the epoch.
     """
     others = np.setdiff1d(available, trained)
     if not len(others):
         return trained
-    with_rows = dataset.rows("validation")["user_id"].unique()
     generator = np.random.default_rng([seed, 1])
     parts = [generator.permutation(np.intersect1d(ids, with_rows)) for ids in (others, trained)]
     return np.concatenate(parts)[:count]
@@ -213,9 +215,13 @@ def new_adapter(
     return network
 
 
-def _check_training_users(
+def check_training_users(
     available: np.ndarray, users: Sequence[str] | np.ndarray | None
 ) -> np.ndarray:
+    """Return the users who train, sorted: those given, or all available ones.
+
+    Raises MigrationError where there are none, or where given users are not available.
+    """
     if users is None:
         if not len(available):
             raise MigrationError(

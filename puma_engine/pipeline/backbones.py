@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -90,14 +91,30 @@ def load_backbone(
 
     Raises BackboneError when its files are no longer those that were added.
     """
-    run = stage.find(ws, reference, "backbone")
+    run = check_backbone(ws, reference)
     spec, revision = run.config["spec"], run.config["revision"]
+    return _load(spec, revision, device, precision, run.config.get("quantise"))
+
+
+def release_backbones() -> None:
+    """Forget the models that stay in memory, so that the next one has room."""
+    import torch
+
+    _load.cache_clear()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def check_backbone(ws: Workspace, reference: stage.Reference) -> Run:
+    """Return the run of a backbone. Raises BackboneError if its files are not those that were added."""
+    run = stage.find(ws, reference, "backbone")
     if not is_unchanged(ws, run):
         raise BackboneError(
-            f"The files of the backbone {spec} changed since it was added as {run.id}; prompts "
+            f"The files of the backbone {run.config['spec']} changed since it was added as {run.id}; prompts "
             "fitted on it no longer fit. Restore them, or add it again (puma models add)."
         )
-    return _load(spec, revision, device, precision, run.config.get("quantise"))
+    return run
 
 
 @lru_cache(maxsize=2)

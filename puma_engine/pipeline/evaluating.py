@@ -220,10 +220,11 @@ def _migration_label(ws: Workspace, run: Run) -> str:
     start = "Migrated" if run.config["role"] == "migrated" else "Shuffled control"
     if len(sources) > 1:
         start += f" from {len(sources)} sources"
+    end = ", from predictions" if run.config.get("from_predictions") else ""
     if "selection" not in run.inputs:
-        return f"{start}, all users"
+        return f"{start}, all users{end}"
     selection = ws.run(run.inputs["selection"])
-    return f"{start}, {selection.summary['selected']} users ({selection.config['strategy']})"
+    return f"{start}, {selection.summary['selected']} users ({selection.config['strategy']}){end}"
 
 
 def read_predictions(ws: Workspace, evaluation: stage.Reference) -> pd.DataFrame:

@@ -16,6 +16,12 @@ from puma_engine.pipeline.backbones import backbone_run, load_backbone
 from puma_engine.pipeline.fitting import training_result
 from puma_engine.pipeline.importing_data import load_dataset
 from puma_engine.pipeline.selecting import run_selection, selected_users
+from puma_engine.pipeline.source_predictions import (
+    ARTIFACT,
+    check_sources,
+    predict_pairs,
+    refuse_records,
+)
 from puma_engine.pipeline.stored_prompts import (
     load_prompts,
     save_adapter,
@@ -42,6 +48,7 @@ def migrate(
     adapter: AdapterConfig | dict[str, Any] | None = None,
     missing: Missing = "mean",
     shuffled: bool = False,
+    from_predictions: int = 0,
     seed: int | None = None,
     name: str | None = None,
     device: str | None = None,
@@ -54,8 +61,11 @@ def migrate(
     users of a selection run, or of one made here from strategy and budget (or share), or on all.
     training and adapter override `defaults.migration_defaults`. missing: a user whom one of several
     sources lacks gets its mean prompt ("mean") or is left out ("drop"). shuffled: the control in
-    which each user gets the source prompt of another. seed: of the selection and the training.
-    Raises MigrationError, SelectionError, ConfigError, NotFoundError.
+    which each user gets the source prompt of another. from_predictions: random items a user of the
+    data set, whose predictions by the sources the adapter learns from; no record is read then
+    (0: it learns from records). seed: of the selection, the pairs and the training.
+    Raises MigrationError, SelectionError, ConfigError, NotFoundError; BackboneError where a source
+    model is needed and missing.
     """
     request = MigrationRequest.from_arguments(locals())
     return run_migration(ws, request, stage.Execution(device, progress, should_cancel))
@@ -64,19 +74,25 @@ def migrate(
 def run_migration(ws: Workspace, request: MigrationRequest, execution: stage.Execution) -> Run:
     """Execute a request to migrate; see `migrate`."""
     sources = [stage.find(ws, source, *stage.PROMPT_KINDS) for source in request.sources]
-    selection, choice = None, request.selecting()
+    data = stage.find(ws, request.dataset or sources[0].inputs["dataset"], "dataset")
+    template = template_of(sources[0], request.template)
+    selection, choice, pairs = None, request.selecting(), request.from_predictions
+    if request.selection is not None:
+        selection = stage.find(ws, request.selection, "selection")
+    if pairs:
+        check_sources(ws, sources, data, template, pairs)
+        if selection is not None:
+            refuse_records(str(selection.config["strategy"]))
+        elif request.strategy is not None:
+            refuse_records(request.strategy)
     if choice is not None:
         selection = run_selection(ws, choice, execution)
-    elif request.selection is not None:
-        selection = stage.find(ws, request.selection, "selection")
-    data = stage.find(ws, request.dataset or sources[0].inputs["dataset"], "dataset")
     users, trained = int(sources[0].summary["users"]), None
     if selection is not None:
         users, trained = selection.summary["users"], selection.summary["selected"]
     default, network = migration_defaults(data.summary["task"], users, trained)
     training = training_of(default, request.training, request.seed)
     adapter = replace(network, **request.adapter)
-    template = template_of(sources[0], request.template)
     target = backbone_run(ws, request.target, device=execution.device)
     shuffle_seed = training.seed if request.shuffled else None
     role = "shuffled" if request.shuffled else "migrated"
@@ -85,18 +101,36 @@ def run_migration(ws: Workspace, request: MigrationRequest, execution: stage.Exe
         from puma_engine.migration.adapter import STORED_BUFFERS
         from puma_engine.migration.adapter_training import train_migration
 
-        backbone = load_backbone(ws, target, device=execution.device, precision=training.precision)
         dataset = load_dataset(ws, data)
         tables = [load_prompts(ws, run) for run in sources]
+        users = None if selection is None else selected_users(ws, selection)
+        predicted = None
+        if pairs:
+            predicted = predict_pairs(
+                ws,
+                sources,
+                tables,
+                dataset,
+                users,
+                pairs=pairs,
+                seed=training.seed,
+                precision=training.precision,
+                folder=folder,
+                execution=execution,
+            )
+            dataset = predicted.dataset
+        backbone = load_backbone(ws, target, device=execution.device, precision=training.precision)
         if shuffle_seed is not None:
             tables = [table.shuffled(shuffle_seed) for table in tables]
         backbone.forget()
         clock.restart()
+        if predicted is not None:
+            clock.before += predicted.seconds
         migrated = train_migration(
             tables,
             backbone,
             dataset,
-            users=None if selection is None else selected_users(ws, selection),
+            users=users,
             template=template,
             adapter=adapter,
             training=training,
@@ -111,7 +145,13 @@ def run_migration(ws: Workspace, request: MigrationRequest, execution: stage.Exe
         result.cost["adapter_parameters"] = sum(int(np.size(value)) for value in learned)
         result.summary |= shape_of(table) | {"users_filled": table.meta["users_filled"]}
 
+        if predicted is not None:
+            result.cost |= predicted.cost
+            result.cost["flops"] += predicted.cost["prediction_flops"]
+
         def save(run_id: str) -> None:
+            if predicted is not None:
+                ws.put_table(run_id, ARTIFACT, predicted.dataset.interactions)
             save_prompts(ws, run_id, table)
             save_adapter(ws, run_id, tensors, migrated.adapter_meta)
             if migrated.item_adapter is not None:
@@ -127,10 +167,11 @@ def run_migration(ws: Workspace, request: MigrationRequest, execution: stage.Exe
     if selection is not None:
         inputs["selection"] = selection.id
         who = (selection.config["strategy"], selection.summary["selected"])
+    from_pairs = "from-predictions" if pairs else None
     return stage.run_stage(
         ws,
         "migration",
-        name=request.name or stage.slug(role, target.name, several, *who, data.name),
+        name=request.name or stage.slug(role, target.name, several, *who, data.name, from_pairs),
         config={
             "role": role,
             "template": template,
@@ -138,7 +179,8 @@ def run_migration(ws: Workspace, request: MigrationRequest, execution: stage.Exe
             "adapter": adapter.to_dict(),
             "missing": request.missing,
             "shuffle_seed": shuffle_seed,
-        },
+        }
+        | ({"from_predictions": pairs} if pairs else {}),
         inputs=inputs,
         seed=training.seed,
         compute=compute,
@@ -158,6 +200,7 @@ def chain(
     template: str | None = None,
     training: TrainingConfig | dict[str, Any] | None = None,
     adapter: AdapterConfig | dict[str, Any] | None = None,
+    from_predictions: int = 0,
     seed: int | None = None,
     device: str | None = None,
     progress: stage.ProgressCallback | None = None,

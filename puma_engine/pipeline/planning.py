@@ -193,6 +193,7 @@ def run_plan(
     template: str | None = None,
     training: TrainingConfig | dict[str, Any] | None = None,
     adapter: AdapterConfig | dict[str, Any] | None = None,
+    from_predictions: int = 0,
     retraining: TrainingConfig | dict[str, Any] | None = None,
     seed: int | None = None,
     predicted: dict[str, Any] | None = None,
@@ -204,7 +205,7 @@ def run_plan(
     """Migrate, evaluate, and compare with a finished full retraining if there is one.
 
     One source and one target are a single migration, several targets a chain, several sources an
-    aggregation. strategy, budget (or share), training and adapter are those of `migrate`;
+    aggregation. strategy, budget (or share), training, adapter and from_predictions are those of `migrate`;
     retraining only changes what `costs` predicts. predicted: the expected seconds, for the estimate
     of the time left. name: that of the comparison. Returns the comparison, or the evaluation where there is nothing to compare
     with. Raises what `migrate` raises.

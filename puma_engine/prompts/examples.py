@@ -1,6 +1,6 @@
 """Joins a data set with a reader: numbers of users, items and contexts, matched by id."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,27 +17,33 @@ from puma_engine.errors import DataError
 
 # Maps numbers of users and items [B] to soft prompts [B, l, width].
 Prompts = Callable[[Tensor, Tensor], Tensor]
+# Columns of interactions that hold the probability of each answer, where outcomes are predictions.
+ANSWER_COLUMN = "probability_of_"
 
 
 @dataclass(frozen=True)
 class Examples:
     """Interactions as numbers: user, item and context [n] int64, outcome [n] float32.
 
-    Items are numbered in the data set's order.
+    Items are numbered in the data set's order. answers: the probability of each answer, [n, A]
+    float32, where outcomes are another model's predictions of ratings.
     """
 
     user: Tensor
     item: Tensor
     context: Tensor
     outcome: Tensor
+    answers: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.user)
 
     def to(self, device: torch.device) -> "Examples":
         """Return the same examples on a device."""
+        answers = None if self.answers is None else self.answers.to(device)
         columns = self.user, self.item, self.context, self.outcome
-        return Examples(*(column.to(device) for column in columns))
+        user, item, context, outcome = (column.to(device) for column in columns)
+        return Examples(user, item, context, outcome, answers)
 
     def lengths(self, reader: Reader) -> np.ndarray:
         """Return the tokens of each example, [n], by which batches of similar work are sorted."""
@@ -71,7 +77,10 @@ class ReaderData:
         vectors = prompts(examples.user[rows], examples.item[rows])
         logits = self.reader.logits(vectors, examples.context[rows], widths)
         outcome = examples.outcome[rows].to(logits.device, non_blocking=True)
-        return self.task.loss(logits, outcome, head).sum()
+        answers = None
+        if examples.answers is not None:
+            answers = examples.answers[rows].to(logits.device, non_blocking=True)
+        return self.task.loss(logits, outcome, head, answers).sum()
 
     def flops(self, tokens: int, examples: int, validations: int) -> float:
         """Return the FLOPs of a training: so many examples and validations, prompts of `tokens`.
@@ -104,17 +113,27 @@ def predict_examples(
     """Return predictions [n] float64 for examples (CPU), computed in batches of similar length."""
     was_training = head.training
     head.eval()
+    predictions = np.empty(len(examples))
+    for rows, logits in batched_logits(reader, examples, prompts):
+        predictions[rows.numpy()] = task.predict(logits, head).double().cpu().numpy()
+    head.train(was_training)
+    return predictions
+
+
+def batched_logits(
+    reader: Reader, examples: Examples, prompts: Prompts
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield row numbers [B] and answer logits [B, A] of all examples (CPU), by similar length.
+
+    The next batch may overwrite the logits.
+    """
     reader.prepare(examples.context)
     order = np.argsort(examples.lengths(reader), kind="stable")
-    predictions = np.empty(len(examples))
     size = reader.max_batch(prompts(examples.user[:1], examples.item[:1]).shape[1])
     for start in range(0, len(order), size):
         rows = torch.from_numpy(order[start : start + size])
         vectors = prompts(examples.user[rows], examples.item[rows])
-        logits = reader.logits(vectors, examples.context[rows])
-        predictions[rows.numpy()] = task.predict(logits, head).double().cpu().numpy()
-    head.train(was_training)
-    return predictions
+        yield rows, reader.logits(vectors, examples.context[rows])
 
 
 def reader_for(
@@ -222,9 +241,12 @@ def _examples(frame: pd.DataFrame, users: Sequence[str] | np.ndarray) -> Example
     row_of = {str(user): row for row, user in enumerate(users)}
     user = frame["user_id"].map(row_of).to_numpy(dtype=np.float64, na_value=np.nan)
     keep = ~np.isnan(user)
+    columns = [name for name in frame if name.startswith(ANSWER_COLUMN)]
+    answers = frame[columns].to_numpy(dtype=np.float32)[keep].copy()
     return Examples(
         torch.from_numpy(user[keep].astype(np.int64)),
         torch.from_numpy(frame["item"].to_numpy(dtype=np.int64)[keep].copy()),
         torch.from_numpy(frame["context"].to_numpy(dtype=np.int64)[keep].copy()),
         torch.from_numpy(frame["outcome"].to_numpy(dtype=np.float32)[keep].copy()),
+        torch.from_numpy(answers) if columns else None,
     )

@@ -35,6 +35,27 @@ def test_a_half_star_is_shared_between_its_neighbours():
     torch.testing.assert_close(entropy[1], (entropy[0] + entropy[2]) / 2)
 
 
+def test_predictions_of_another_model_are_learned_as_probabilities():
+    rating, head = get_task("rating"), RatingHead(3.0)
+    logits, outcome = torch.randn(6, 5), torch.tensor([1.0, 2, 3, 4, 5, 5])
+    certain = torch.nn.functional.one_hot(outcome.long() - 1, 5).float()
+    torch.testing.assert_close(
+        rating.loss(logits, outcome, head, certain), rating.loss(logits, outcome, head)
+    )
+    # The cross entropy to a distribution is least at that distribution.
+    answers = torch.softmax(torch.randn(6, 5), dim=-1)
+    matched = answers.log().requires_grad_()
+    loss = rating.loss(matched, head(matched).detach(), head, answers).sum()
+    (gradient,) = torch.autograd.grad(loss, matched)
+    torch.testing.assert_close(gradient, torch.zeros(6, 5))
+    click = get_task("click")
+    logits = torch.randn(4, 2, requires_grad=True)
+    probability = torch.sigmoid(logits[:, 0] - logits[:, 1]).detach()
+    loss = click.loss(logits, probability, click.head(0.5, torch.Generator())).sum()
+    (gradient,) = torch.autograd.grad(loss, logits)
+    torch.testing.assert_close(gradient, torch.zeros(4, 2))
+
+
 def test_click_predictions_are_probabilities_of_yes_against_no():
     task = get_task("click")
     head = task.head(0.5, torch.Generator())

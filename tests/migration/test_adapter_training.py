@@ -19,24 +19,25 @@ def data():
 
 
 def test_early_stopping_prefers_users_outside_training_with_validation_rows(data):
-    trained = data.users[:5]
-    users = choose_early_stopping_users(trained, data.users, data, 12, seed=0)
+    trained, with_rows = data.users[:5], data.rows("validation")["user_id"].unique()
+    users = choose_early_stopping_users(trained, data.users, with_rows, 12, seed=0)
     assert len(users) == len(set(users)) == 12 and not set(users) & set(trained)
-    assert set(users) <= set(data.rows("validation")["user_id"])
-    again = choose_early_stopping_users(trained, data.users, data, 12, seed=0)
+    assert set(users) <= set(with_rows)
+    again = choose_early_stopping_users(trained, data.users, with_rows, 12, seed=0)
     assert np.array_equal(users, again)
-    others = choose_early_stopping_users(trained, data.users, data, 12, seed=1)
+    others = choose_early_stopping_users(trained, data.users, with_rows, 12, seed=1)
     assert not np.array_equal(users, others)
 
 
 def test_training_users_fill_up_early_stopping_users(data):
-    users = choose_early_stopping_users(data.users[3:], data.users, data, 10, seed=0)
-    assert set(data.users[:3]) & set(data.rows("validation")["user_id"]) <= set(users)
+    with_rows = data.rows("validation")["user_id"].unique()
+    users = choose_early_stopping_users(data.users[3:], data.users, with_rows, 10, seed=0)
+    assert set(data.users[:3]) & set(with_rows) <= set(users)
     assert len(users) == 10
 
 
 def test_all_users_decide_early_stopping_where_all_train(data):
-    assert choose_early_stopping_users(data.users, data.users, data, 5, seed=0) is data.users
+    assert choose_early_stopping_users(data.users, data.users, data.users, 5, seed=0) is data.users
 
 
 def test_exactly_the_selected_users_train(data):
