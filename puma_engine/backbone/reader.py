@@ -13,9 +13,9 @@ from puma_engine.backbone.attention.kv_cache import KVCache, RaggedTensor
 from puma_engine.backbone.attention.prefix_attention import KeyValue
 from puma_engine.backbone.model import FrozenBackbone
 from puma_engine.backbone.tasks import Task, get_task
-from puma_engine.backbone.templates import Piece, Slot, Template
-from puma_engine.backbone.tokens import answer_tokens, clean_text, encode_many, encode_text
-from puma_engine.errors import DataError, TemplateError
+from puma_engine.backbone.templates import Slot, Template
+from puma_engine.backbone.tokens import Ids, clean_text, encode_template
+from puma_engine.errors import BackboneError, DataError, TemplateError
 from puma_engine.training.device import collection_paused, free_bytes
 
 # On a GPU, widths are rounded up to these steps, so that few shapes occur.
@@ -72,24 +72,19 @@ class Reader:
         self.contexts = contexts
         self.task: Task = get_task(template.task)
         self._max_tokens = {Slot.ITEM: item_tokens, Slot.HISTORY: history_tokens}
-        cue, answers = answer_tokens(backbone.tokenizer, template, self.task.answers)
-        self.answers = torch.tensor(answers, device=backbone.device)
+        encoded = encode_template(backbone.tokenizer, template, self.task.answers)
+        self.answers = torch.tensor(encoded.answers, device=backbone.device)
         with collection_paused():
-            # The token ids of every constant piece and of every text that fills a slot.
-            pieces = [piece for piece in template.pieces if isinstance(piece, str)]
-            slots = [slot for slot in self._max_tokens if slot in template.pieces]
-            texts = list({slot_text(slot, context) for slot in slots for context in contexts})
-            filled = encode_many(backbone.tokenizer, texts)
-            self._ids = {piece: encode_text(backbone.tokenizer, piece) for piece in pieces}
-            self._ids |= dict(zip(texts, filled, strict=True))
-            ends: tuple[list[int], list[int]] = ([], cue)
-            parts = template.before, template.after[:-1]
-            if template.prompt_last:
-                ends, parts = (cue, []), (template.before[:-1], ())
-            before = [backbone.start + self._join(parts[0], row) + ends[0] for row in contexts]
-            after = [self._join(parts[1], row) + ends[1] for row in contexts]
+            # The token ids of every text that fills a slot.
+            self._filled: dict[Slot, dict[str, list[int]]] = {}
+            for slot in (slot for slot in self._max_tokens if slot in template.pieces):
+                texts = list({slot_text(slot, context) for context in contexts})
+                self._filled[slot] = dict(zip(texts, encoded.fill(slot, texts), strict=True))
+            before = [backbone.start + self._join(encoded.before, row) for row in contexts]
+            after = [self._join(encoded.after, row) for row in contexts]
             self._before_row, self._before = self._unique(before)
             self._after_row, self._after = self._unique(after)
+        self._check_embedded(encoded.answers)
         # Rows [2, n] of the distinct texts before and after the slot, by context.
         self._rows = torch.stack([self._before_row, self._after_row]).to(backbone.device)
         self._before_length = self._before.lengths.cpu()[self._before_row]
@@ -111,7 +106,11 @@ class Reader:
 
     def slot_ids(self, slot: Slot, context: Context) -> list[int]:
         """Return the token ids that fill the item or history slot for a context, cut to length."""
-        return self._ids[slot_text(slot, context)][: self._max_tokens[slot]]
+        return self._filled[slot][slot_text(slot, context)][: self._max_tokens[slot]]
+
+    def is_cut(self, slot: Slot, context: Context) -> bool:
+        """Return whether a context's text is longer than its slot allows."""
+        return len(self._filled[slot][slot_text(slot, context)]) > self._max_tokens[slot]
 
     def sequence(self, context: int) -> tuple[list[int], list[int]]:
         """Return the token ids before and after the prompt slot of context row `context`."""
@@ -120,11 +119,22 @@ class Reader:
         before, after = (t.ids[t.offset[row] : t.offset[row + 1]].tolist() for t, row in spans)
         return before, after
 
-    def _join(self, pieces: Sequence[Piece], context: Context) -> list[int]:
+    def _join(self, pieces: Sequence[Ids | Slot], context: Context) -> list[int]:
         joined: list[int] = []
         for piece in pieces:
-            joined += self.slot_ids(piece, context) if isinstance(piece, Slot) else self._ids[piece]
+            joined += self.slot_ids(piece, context) if isinstance(piece, Slot) else piece
         return joined
+
+    def _check_embedded(self, answers: Sequence[int]) -> None:
+        """Raise BackboneError for a token beyond the model's embeddings."""
+        rows = self.backbone.model.get_input_embeddings().num_embeddings
+        parts = [part.ids for part in (self._before, self._after) if part.ids.numel()]
+        largest = max([*answers, *(int(ids.max()) for ids in parts)])
+        if largest >= rows:
+            raise BackboneError(
+                f"The tokenizer writes token {largest}, but {self.backbone.info.spec} embeds {rows}; the "
+                "tokenizer belongs to another model."
+            )
 
     def _unique(self, rows: list[list[int]]) -> tuple[Tensor, RaggedTensor]:
         number: dict[tuple[int, ...], int] = {}

@@ -4,8 +4,10 @@ A parsed template holds slots as values, never as text, so no title can imitate 
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Any
 
 from puma_engine.errors import TemplateError
 
@@ -20,12 +22,17 @@ class Slot(Enum):
 
 Piece = str | Slot
 
+# How the text around the slots is encoded: as running text, or (prompts that were fitted up to
+# version 0.1.0) each piece on its own.
+RUNNING, PIECEWISE = "running", "piecewise"
+
 
 @dataclass(frozen=True)
 class Template:
     """A sequence of literal texts and slots that ends in an answer cue, or in cue and prompt slot.
 
     Where the prompt slot is the last piece, the answer is read at the prompt's own last position.
+    reading: "running" or "piecewise", see `tokens.encode_template`.
     Raises TemplateError unless there are one prompt slot, one item slot, no or one history slot,
     and a text (the answer cue) as the last piece or just before a prompt slot at the end.
     """
@@ -33,6 +40,7 @@ class Template:
     name: str
     task: str
     pieces: tuple[Piece, ...]
+    reading: str = RUNNING
 
     def __post_init__(self) -> None:
         for slot in Slot:
@@ -77,6 +85,18 @@ class Template:
     def item_first(self) -> bool:
         return Slot.ITEM in self.before
 
+    def to_config(self) -> dict[str, Any]:
+        """Return what a run stores of its template; without a reading it is the piecewise one."""
+        return {"template": self.name} | (
+            {} if self.reading == PIECEWISE else {"reading": self.reading}
+        )
+
+    @staticmethod
+    def from_config(config: Mapping[str, Any]) -> "Template":
+        """Return the template of a run's settings. Raises TemplateError for an unknown name."""
+        template = get_template(str(config["template"]))
+        return replace(template, reading=config.get("reading", PIECEWISE))
+
 
 _TEXTS = {
     "rating": "The user's preferences are encoded in the feature {prompt}. Predict the user's "
@@ -109,8 +129,13 @@ def _parse(name: str, text: str) -> Template:
 TEMPLATES = {name: _parse(name, text) for name, text in _TEXTS.items()}
 
 
-def get_template(name: str) -> Template:
-    """Return a shipped template by name. Raises TemplateError that lists the names."""
+def get_template(name: str | Template) -> Template:
+    """Return a shipped template by name, or a template unchanged.
+
+    Raises TemplateError that lists the names.
+    """
+    if isinstance(name, Template):
+        return name
     if name not in TEMPLATES:
         raise TemplateError(
             f"There is no template {name!r}; the templates are {', '.join(TEMPLATES)}."

@@ -1,17 +1,31 @@
-"""From texts to token ids: pieces of a template, each on its own, and its answer tokens.
+"""From texts to token ids: a template in the tokens of one tokenizer, and its answer tokens.
 
-A tokenizer is any Hugging Face fast tokenizer. No text is ever encoded as a special token, so a
-title that spells one stays text.
+A tokenizer is any Hugging Face fast tokenizer. No text is ever encoded as a special or added token,
+so a title that spells one stays text.
 """
 
+import json
+import re
 import unicodedata
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from puma_engine.backbone.templates import Template
+import tokenizers
+
+from puma_engine.backbone.templates import PIECEWISE, Slot, Template
 from puma_engine.errors import BackboneError
 
 Tokenizer = Any
+Ids = tuple[int, ...]
+
+# Texts behind which a text is encoded to see how it reads inside of a sentence. A digit merges with
+# nothing in most tokenizers; the others are for texts that begin with one.
+_ANCHORS = ("1", "a", ")")
+# A score that no piece of a unigram model has, so that a better segmentation is always found.
+_UNREACHABLE = -1e9
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 def clean_text(text: str) -> str:
@@ -24,31 +38,217 @@ def clean_text(text: str) -> str:
     return " ".join(spaced.split())
 
 
-def encode_raw(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Return the ids of a text unchanged; special tokens in it are encoded as plain text."""
-    if not text:
-        return []
-    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+class TextEncoder:
+    """A tokenizer that has neither special nor added tokens: every text is plain text.
 
-
-def encode_many(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """Return the ids of many cleaned texts, each as `encode_text` returns them."""
-    if not texts:
-        return []
-    encoded = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)
-    return [list(ids) for ids in encoded["input_ids"]]
-
-
-def encode_text(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Return the ids of one piece of a template.
-
-    A tokenizer that prepends a space gets the piece without its leading space, so that the
-    sequence has one space there, not two.
+    Added tokens of white space alone (GPT-NeoX has some) stay, since they are text. Raises
+    BackboneError if the tokenizer turns the text of such a token into the token all the same.
     """
-    if text.startswith(" "):
-        first = tokenizer.convert_ids_to_tokens(encode_raw(tokenizer, "a"))[0]
-        text = text[1:] if first[:1] in ("\u2581", "\u0120") else text
-    return encode_raw(tokenizer, text)
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._plain: tokenizers.Tokenizer | None = None
+        self._hidden = {
+            token.content: id_
+            for id_, token in tokenizer.added_tokens_decoder.items()
+            if token.content.strip()
+        }
+        if self._readable():
+            # Characters that the tokenizer does not know become its unknown token or its bytes,
+            # whatever they spell.
+            backend = tokenizer.backend_tokenizer
+            kept = {
+                getattr(tokenizer, "unk_token", None),
+                getattr(backend.model, "unk_token", None),
+            }
+            kept |= {name for name in self._hidden if _BYTE.fullmatch(name)}
+            self._plain = _without_added_tokens(backend, set(self._hidden), kept)
+            if readable := [name for name in self._readable() if name not in kept]:
+                raise BackboneError(
+                    f"The tokenizer reads the text {readable[0]!r} as a special token, so a title could "
+                    "imitate one; choose a model with another tokenizer."
+                )
+
+    def __call__(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each text as it reads at the start of a sequence, without BOS."""
+        if not texts:
+            return []
+        if self._plain is not None:
+            encoded = self._plain.encode_batch_fast(list(texts), add_special_tokens=False)
+            return [encoding.ids for encoding in encoded]
+        return encode_many(self._tokenizer, texts)
+
+    def continued(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each text as it reads behind other text in the same sentence.
+
+        So a tokenizer that puts a space in front of every text puts none in front of these.
+        """
+        ids: list[list[int]] = [[] for _ in texts]
+        missing = [row for row, text in enumerate(texts) if text]
+        for anchor in _ANCHORS:
+            (start,) = self([anchor])
+            encoded = self([anchor + texts[row] for row in missing])
+            rows, missing = missing, []
+            for row, found in zip(rows, encoded, strict=True):
+                if found[: len(start)] == start:
+                    ids[row] = found[len(start) :]
+                else:
+                    missing.append(row)
+        for row, found in zip(missing, self([texts[row] for row in missing]), strict=True):
+            ids[row] = found
+        return ids
+
+    def _readable(self) -> list[str]:
+        """Return the hidden tokens whose text is encoded as the token."""
+        names = list(self._hidden)
+        return [
+            name for name, ids in zip(names, self(names), strict=True) if self._hidden[name] in ids
+        ]
+
+
+_ENCODERS: weakref.WeakKeyDictionary[Any, tuple[int, TextEncoder]] = weakref.WeakKeyDictionary()
+
+
+def text_encoder(tokenizer: Tokenizer) -> TextEncoder:
+    """Return the encoder of a tokenizer, built once."""
+    known = _ENCODERS.get(tokenizer)
+    if known is None or known[0] != len(tokenizer):
+        known = (len(tokenizer), TextEncoder(tokenizer))
+        _ENCODERS[tokenizer] = known
+    return known[1]
+
+
+def _without_added_tokens(
+    tokenizer: tokenizers.Tokenizer, hidden: set[str], kept: set[str | None]
+) -> tokenizers.Tokenizer:
+    """Return a copy that does not find the tokens `hidden` in a text; `kept` stay in its vocabulary."""
+    state = json.loads(tokenizer.to_str())
+    state["added_tokens"] = [t for t in state["added_tokens"] if t["content"] not in hidden]
+    state["post_processor"] = state["truncation"] = state["padding"] = None
+    model, gone = state["model"], hidden - kept
+    if isinstance(model["vocab"], list):
+        model["vocab"] = [
+            [piece, _UNREACHABLE if piece in gone else score] for piece, score in model["vocab"]
+        ]
+    else:
+        model["vocab"] = {piece: id_ for piece, id_ in model["vocab"].items() if piece not in gone}
+    if "merges" in model:
+        pairs = [m if isinstance(m, list) else m.split(" ") for m in model["merges"]]
+        model["merges"] = [p for p in pairs if not hidden.intersection((*p, "".join(p)))]
+    return tokenizers.Tokenizer.from_str(json.dumps(state))
+
+
+@dataclass(frozen=True)
+class EncodedTemplate:
+    """A template in the tokens of one tokenizer.
+
+    pieces: ids of each literal text, the answer cue included, and the slots, in order. answers: one
+    id for each answer, all distinct. `fill` encodes what stands in the item and history slots.
+    """
+
+    template: Template
+    pieces: tuple[Ids | Slot, ...]
+    answers: Ids
+    _encode: Callable[[Slot, Sequence[str]], list[list[int]]]
+
+    @property
+    def before(self) -> tuple[Ids | Slot, ...]:
+        """The pieces in front of the prompt slot."""
+        return self.pieces[: self.pieces.index(Slot.PROMPT)]
+
+    @property
+    def after(self) -> tuple[Ids | Slot, ...]:
+        """The pieces behind the prompt slot."""
+        return self.pieces[self.pieces.index(Slot.PROMPT) + 1 :]
+
+    def fill(self, slot: Slot, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of cleaned texts in the item or history slot, not cut to any length."""
+        return self._encode(slot, texts)
+
+
+def encode_template(
+    tokenizer: Tokenizer, template: Template, answers: Sequence[str]
+) -> EncodedTemplate:
+    """Return a template in the tokens of a tokenizer, read as `template.reading` says.
+
+    The text reads as written: the space in front of a title belongs to the title's first token, and
+    text behind a title or a soft prompt has no space in front unless one is written there. The
+    prompt slot separates: a space in front of it is left out. Two things differ from the tokens of
+    the running text. A title is encoded on its own, so that a tokenizer which merges a title's last
+    characters with the full stop behind it ("Oh!" and "." to "!.") does not do so here. And the
+    answer cue ends in a space token where the answer is a token without a space.
+    Raises BackboneError if an answer takes more than one token, or two answers share one.
+    """
+    if template.reading == PIECEWISE:
+        return _encode_piecewise(tokenizer, template, answers)
+    encoder = text_encoder(tokenizer)
+    # The text of each literal piece, and what stands in front of each slot's text.
+    literals, lead = list(template.pieces), {}
+    for number, piece in enumerate(template.pieces[1:], start=1):
+        previous = literals[number - 1]
+        if isinstance(piece, Slot) and isinstance(previous, str) and previous.endswith(" "):
+            literals[number - 1], lead[piece] = previous[:-1], " "
+    first = template.pieces[0]
+
+    def read(number: int, text: str) -> list[int]:
+        (ids,) = encoder([text]) if number == 0 else encoder.continued([text])
+        return ids
+
+    def fill(slot: Slot, texts: Sequence[str]) -> list[list[int]]:
+        texts = [lead.get(slot, "") + text for text in texts]
+        return encoder(texts) if slot is first else encoder.continued(texts)
+
+    cue_number = len(literals) - (2 if template.prompt_last else 1)
+    cue, shared = str(literals[cue_number]).rstrip(" "), None
+    if template.prompt_last:
+        # The soft prompt stands between the cue and the answer, so they cannot share a token.
+        cue_ids = read(cue_number, cue)
+        shared = len(cue_ids)
+        written = [encoder.continued([gap + answer for answer in answers]) for gap in (" ", "")]
+        candidates = [[cue_ids + ids for ids in encoded] for encoded in written]
+    else:
+        candidates = [[read(cue_number, cue + gap + a) for a in answers] for gap in (" ", "")]
+    cue_ids, answer_ids = _choose_answers(tokenizer, template, answers, candidates, shared)
+    pieces = [
+        piece if isinstance(piece, Slot) else tuple(read(number, piece))
+        for number, piece in enumerate(literals)
+    ]
+    pieces[cue_number] = tuple(cue_ids)
+    return EncodedTemplate(template, tuple(pieces), tuple(answer_ids), fill)
+
+
+def _choose_answers(
+    tokenizer: Tokenizer,
+    template: Template,
+    answers: Sequence[str],
+    candidates: Sequence[Sequence[list[int]]],
+    shared: int | None = None,
+) -> tuple[list[int], list[int]]:
+    """Return the ids of the cue, and one distinct id for each answer, from the first that has them.
+
+    candidates: for each way of writing, the ids of the cue with each answer. shared: length of the
+    cue; None: all ids that the answers have in common belong to it.
+    """
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    for encoded in candidates:
+        start = shared
+        if start is None:
+            columns = enumerate(zip(*encoded, strict=False))
+            start = next(
+                (n for n, column in columns if len(set(column)) > 1), min(map(len, encoded))
+            )
+        ids = [ids[start:] for ids in encoded]
+        single = [rest[0] for rest in ids if len(rest) == 1 and rest[0] != unknown]
+        if len(set(single)) == len(answers):
+            return encoded[0][:start], single
+    shown = ", ".join(
+        f"{answer!r} as {tokenizer.convert_ids_to_tokens(ids)[-3:]}"
+        for answer, ids in zip(answers, candidates[0], strict=True)
+    )
+    raise BackboneError(
+        f"The tokenizer cannot answer the template {template.name!r} with one distinct token for each "
+        f"of {', '.join(answers)} (it ends in {shown}); choose a model whose tokenizer has them."
+    )
 
 
 def start_ids(tokenizer: Tokenizer) -> list[int]:
@@ -61,31 +261,42 @@ def start_ids(tokenizer: Tokenizer) -> list[int]:
     return []
 
 
-def answer_tokens(
-    tokenizer: Tokenizer, template: Template, answers: Sequence[str]
-) -> tuple[list[int], list[int]]:
-    """Return the ids of a template's answer cue, and one id for each answer, all distinct.
+# The reading of prompts that were fitted up to version 0.1.0: each piece is encoded on its own.
 
-    The cue is encoded together with an answer, so it may end in a space token, and an answer is the
-    token that follows the cue in running text, also where the prompt slot stands between them. Raises
-    BackboneError if an answer takes more than one token, or two answers share one.
+
+def encode_many(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Return the ids of many texts; special tokens in them are encoded as plain text."""
+    if not texts:
+        return []
+    encoded = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)
+    return [list(ids) for ids in encoded["input_ids"]]
+
+
+def _encode_piecewise(
+    tokenizer: Tokenizer, template: Template, answers: Sequence[str]
+) -> EncodedTemplate:
+    """Encode each piece of a template on its own, as up to version 0.1.0.
+
+    A tokenizer that prepends a space gets a piece without its leading space. Titles get a second
+    space from such a tokenizer, and a lone space token in front from the others.
     """
-    cue = template.cue
-    for gap in (" ", ""):
-        encoded = [encode_text(tokenizer, cue + gap + answer) for answer in answers]
-        columns = enumerate(zip(*encoded, strict=False))
-        shared = next((n for n, column in columns if len(set(column)) > 1), min(map(len, encoded)))
-        ids = [ids[shared:] for ids in encoded]
-        single = all(len(rest) == 1 for rest in ids)
-        if single and len({rest[0] for rest in ids}) == len(answers):
-            unknown = getattr(tokenizer, "unk_token_id", None)
-            if unknown is None or all(rest[0] != unknown for rest in ids):
-                return encoded[0][:shared], [rest[0] for rest in ids]
-    shown = ", ".join(
-        f"{answer!r} as {tokenizer.convert_ids_to_tokens(encode_text(tokenizer, cue + ' ' + answer))[-3:]}"
-        for answer in answers
-    )
-    raise BackboneError(
-        f"The tokenizer cannot answer the template {template.name!r} with one distinct token for each "
-        f"of {', '.join(answers)} (it ends in {shown}); choose a model whose tokenizer has them."
+    (probe,) = encode_many(tokenizer, ["a"])
+    prepends = tokenizer.convert_ids_to_tokens(probe)[0][:1] in ("\u2581", "\u0120")
+
+    def encode(text: str) -> list[int]:
+        (ids,) = encode_many(tokenizer, [text[1:] if prepends and text[:1] == " " else text])
+        return ids
+
+    candidates = [[encode(template.cue + gap + a) for a in answers] for gap in (" ", "")]
+    cue, answer_ids = _choose_answers(tokenizer, template, answers, candidates)
+    cue_number = len(template.pieces) - (2 if template.prompt_last else 1)
+    pieces = [
+        piece if isinstance(piece, Slot) else tuple(encode(piece)) for piece in template.pieces
+    ]
+    pieces[cue_number] = tuple(cue)
+    return EncodedTemplate(
+        template,
+        tuple(pieces),
+        tuple(answer_ids),
+        lambda _slot, texts: encode_many(tokenizer, texts),
     )

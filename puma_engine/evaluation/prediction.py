@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from puma_engine.backbone import FrozenBackbone
+from puma_engine.backbone.templates import Template
 from puma_engine.datasets import Dataset
 from puma_engine.datasets.losses import row_losses
 from puma_engine.prompts.table import PromptTable
@@ -13,7 +14,12 @@ from puma_engine.prompts.table_predictions import predict_table
 
 
 def predict(
-    backbone: FrozenBackbone, table: PromptTable, dataset: Dataset, split: str, *, template: str
+    backbone: FrozenBackbone,
+    table: PromptTable,
+    dataset: Dataset,
+    split: str,
+    *,
+    template: str | Template,
 ) -> np.ndarray:
     """Return predictions of dataset.rows(split), [n] float64: ratings, or click probabilities.
 
@@ -23,7 +29,7 @@ def predict(
 
 
 def user_losses(
-    backbone: FrozenBackbone, table: PromptTable, dataset: Dataset, *, template: str
+    backbone: FrozenBackbone, table: PromptTable, dataset: Dataset, *, template: str | Template
 ) -> np.ndarray:
     """Return the mean train loss of each user of the table, [n]: squared error, or log loss for clicks.
 

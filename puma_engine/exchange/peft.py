@@ -17,6 +17,7 @@ from puma_engine.files import load_tensors, save_tensors, write_json
 
 if TYPE_CHECKING:
     from puma_engine.backbone import Context, FrozenBackbone
+    from puma_engine.backbone.templates import Template
     from puma_engine.prompts.table import PromptTable
 
 CONFIG, WEIGHTS, ABOUT = "adapter_config.json", "adapter_model.safetensors", "puma.json"
@@ -72,7 +73,7 @@ def write_peft(
     folder: Path,
     backbone: FrozenBackbone,
     table: PromptTable,
-    template: str,
+    template: str | Template,
     users: Sequence[str],
     meta: dict[str, Any],
 ) -> None:
@@ -88,14 +89,15 @@ def write_peft(
     from puma_engine.backbone import Context, Reader
     from puma_engine.backbone.templates import Slot, get_template
 
-    before_slot = get_template(template).before
+    template = get_template(template)
+    before_slot = template.before
     if Slot.ITEM in before_slot or Slot.HISTORY in before_slot:
         raise TemplateError(
-            f"The template {template!r} has the item or history before the slot, and PEFT puts "
+            f"The template {template.name!r} has the item or history before the slot, and PEFT puts "
             "prompts in front; export prompts fitted with the template rating or click, or use "
             "puma prompts embed."
         )
-    before, _ = Reader(backbone, get_template(template), [Context("an item")]).sequence(0)
+    before, _ = Reader(backbone, template, [Context("an item")]).sequence(0)
     with torch.no_grad():
         ids = torch.tensor(before, dtype=torch.long, device=backbone.device)
         prefix = backbone.embed(ids).float().cpu().numpy().reshape(len(before), backbone.width)
@@ -121,7 +123,7 @@ def write_peft(
     write_head(folder, table.head)
 
 
-def input_ids(backbone: FrozenBackbone, template: str, context: Context) -> list[int]:
+def input_ids(backbone: FrozenBackbone, template: str | Template, context: Context) -> list[int]:
     """Return the token ids that a PEFT model with an exported prompt reads about an item."""
     from puma_engine.backbone import Reader
     from puma_engine.backbone.templates import get_template

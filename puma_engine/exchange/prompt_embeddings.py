@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from puma_engine.backbone import Context, FrozenBackbone, Reader
-from puma_engine.backbone.templates import get_template
+from puma_engine.backbone.templates import Template, get_template
 from puma_engine.errors import StoreError
 from puma_engine.exchange.prompt_file import HEAD, head_of, with_head
 from puma_engine.files import atomic_write
@@ -45,7 +45,7 @@ class Embedded:
 def embed_prompts(
     backbone: FrozenBackbone,
     table: PromptTable,
-    template: str,
+    template: str | Template,
     pairs: Sequence[tuple[str, str, Context]],
 ) -> Embedded:
     """Return the whole prompt of each (user id, item id, context). Raises MigrationError."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from puma_engine.backbone import FrozenBackbone
+from puma_engine.backbone.templates import Template
 from puma_engine.config import AdapterConfig, TrainingConfig
 from puma_engine.datasets import Dataset
 from puma_engine.defaults import EARLY_STOPPING_USERS
@@ -68,7 +69,7 @@ def train_migration(
     target: FrozenBackbone,
     dataset: Dataset,
     *,
-    template: str,
+    template: str | Template,
     training: TrainingConfig,
     adapter: AdapterConfig | None = None,
     users: Sequence[str] | np.ndarray | None = None,
@@ -130,7 +131,8 @@ def train_migration(
         mapped = apply_adapter(items.adapter, join_items(item_tables, ids))
         item_prompts = ItemPrompts(ids, mapped[:-1], mapped[-1])
         item_adapter = adapter_tensors(items.adapter)
-    names = {"backbone": target.info.spec, "template": template, "dataset": dataset.name}
+    names = {"backbone": target.info.spec, "dataset": dataset.name}
+    names |= data.reader.template.to_config()
     counts = {"users_trained": len(trained), "users_filled": int((~complete).sum())}
     mapped = apply_adapter(network, vectors)
     table = PromptTable(user_ids, mapped, head_tensors(head), names | counts, item_prompts)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from puma_engine.backbone import FrozenBackbone
+from puma_engine.backbone.templates import Template
 from puma_engine.config import TrainingConfig
 from puma_engine.datasets import Dataset
 from puma_engine.prompts.table import PromptTable
@@ -18,7 +19,7 @@ def refine_prompts(
     dataset: Dataset,
     start: PromptTable,
     *,
-    template: str,
+    template: str | Template,
     training: TrainingConfig,
     users: Sequence[str] | np.ndarray | None = None,
     **options: Any,

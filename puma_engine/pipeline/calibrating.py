@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from puma_engine.backbone.templates import Template
 from puma_engine.config import AdapterConfig, PromptConfig, TrainingConfig
 from puma_engine.pipeline import stage
 from puma_engine.pipeline.backbones import backbone_run, load_backbone
@@ -38,7 +39,7 @@ class _Trial:
     way: Way
     data: Run
     model: Run
-    template: str
+    template: Template
     tokens: int
     widths: tuple[int, ...]
     training: TrainingConfig
@@ -47,7 +48,7 @@ class _Trial:
     def config(self, device: str) -> dict[str, Any]:
         values = {
             "way": self.way,
-            "template": self.template,
+            "template": self.template.name,
             "tokens": self.tokens,
             "training": stage.settings_of(self.training),
             "device": device,

@@ -74,10 +74,11 @@ def run_evaluation(ws: Workspace, request: EvaluationRequest, execution: stage.E
         config = {
             "method": run.config["role"],
             "split": split,
-            "template": template_of(run, request.template),
             "precision": request.precision,
             "draws": DRAWS,
         }
+        template = template_of(run, request.template)
+        config |= template.to_config()
         label, inputs = run.name, {"prompts": run.id, "dataset": data.id}
 
     def compute(run_id: str, _folder: Path, clock: stage.Clock) -> stage.StageResult:
@@ -96,9 +97,7 @@ def run_evaluation(ws: Workspace, request: EvaluationRequest, execution: stage.E
             )
             table, device = load_prompts(ws, run), device_name(str(backbone.device))
             clock.restart()
-            predicted = prediction.predict(
-                backbone, table, dataset, split, template=config["template"]
-            )
+            predicted = prediction.predict(backbone, table, dataset, split, template=template)
         summary = store_scores(ws, run_id, dataset, split, predicted)
         return stage.StageResult(device, {}, summary)
 

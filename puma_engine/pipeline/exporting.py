@@ -17,7 +17,12 @@ from puma_engine.files import new_folder, save_tensors, write_text
 from puma_engine.pipeline import stage
 from puma_engine.pipeline.backbones import load_backbone
 from puma_engine.pipeline.importing_data import load_dataset
-from puma_engine.pipeline.stored_prompts import load_adapter, load_prompts, refuse_items
+from puma_engine.pipeline.stored_prompts import (
+    load_adapter,
+    load_prompts,
+    refuse_items,
+    template_of,
+)
 from puma_engine.store import Run, Workspace
 
 Format = Literal["file", "parquet", "numpy", "packed", "peft"]
@@ -93,7 +98,7 @@ def export_prompts(
                     f"{MAX_PEFT_FOLDERS} with --user, or choose the format packed."
                 )
             backbone = load_backbone(ws, run.inputs["backbone"], device=device)
-            write_peft(folder, backbone, table, run.config["template"], chosen, meta)
+            write_peft(folder, backbone, table, template_of(run), chosen, meta)
         card = card_of(ws, run, licence, kind=f"prompts-{format}")
         write_text(folder / "README.md", card)
     return file
@@ -102,7 +107,7 @@ def export_prompts(
 def _meta(ws: Workspace, run: Run, command: str | None) -> dict[str, Any]:
     dataset, backbone = (ws.run(run.inputs[role]) for role in ("dataset", "backbone"))
     return {
-        "template": run.config["template"],
+        **template_of(run).to_config(),
         "config": run.config,
         "seed": run.seed,
         "dataset": {
@@ -136,7 +141,6 @@ def embed_prompts(
     Raises DataError, MigrationError, ConfigError.
     """
     from puma_engine.backbone import Context
-    from puma_engine.backbone.templates import get_template
     from puma_engine.exchange import prompt_embeddings
 
     file = Path(path)
@@ -149,7 +153,7 @@ def embed_prompts(
     run = stage.find(ws, reference, *stage.PROMPT_KINDS)
     items = load_dataset(ws, run.inputs["dataset"]).items
     known = dict(zip(items["item_id"], items["text"], strict=True))
-    if get_template(run.config["template"]).uses_history and histories is None:
+    if template_of(run).uses_history and histories is None:
         raise DataError(
             "This template shows what a user read before; give a table with --pairs and a column "
             "history."
@@ -168,7 +172,7 @@ def embed_prompts(
     table = load_prompts(ws, run)
     table.take([user for user, _ in pairs])
     backbone = load_backbone(ws, run.inputs["backbone"], device=device, precision=precision)
-    embedded = prompt_embeddings.embed_prompts(backbone, table, run.config["template"], rows)
+    embedded = prompt_embeddings.embed_prompts(backbone, table, template_of(run), rows)
     if file.suffix == ".json":
         write_text(file, json.dumps(next(prompt_embeddings.requests(embedded))))
     else:
@@ -192,8 +196,8 @@ def export_adapter(
     count = sum(role.startswith("source_") for role in run.inputs)
     sources = [ws.run(run.inputs[f"source_{number}"]) for number in range(count)]
     config = meta | {
+        **template_of(run).to_config(),
         "tokens": run.summary["tokens"],
-        "template": run.config["template"],
         "sources": [_prompt_space(ws, source) for source in sources],
         "target": _prompt_space(ws, run),
         "run": run.id,

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from puma_engine.backbone.templates import get_template
 from puma_engine.config import PromptConfig, TrainingConfig
 from puma_engine.defaults import DEFAULT_TEMPLATES, fit_defaults
 from puma_engine.pipeline import stage
 from puma_engine.pipeline.backbones import backbone_run, load_backbone
 from puma_engine.pipeline.importing_data import load_dataset
-from puma_engine.pipeline.stored_prompts import save_prompts, shape_of
+from puma_engine.pipeline.stored_prompts import save_prompts, shape_of, template_to_fit
 from puma_engine.requests import FitRequest, Role, training_of
 from puma_engine.store import Run, Workspace
 
@@ -52,7 +53,14 @@ def run_fit(ws: Workspace, request: FitRequest, execution: stage.Execution) -> R
     task, users = data.summary["task"], int(data.summary["users"])
     default = fit_defaults(task, users, item_tokens=prompt.item_tokens)
     training = training_of(default, request.training, request.seed)
-    template = request.template or DEFAULT_TEMPLATES[task]
+    config = {
+        "role": request.role,
+        "training": stage.settings_of(training),
+        "prompt": prompt.to_dict(),
+    }
+    inputs = {"dataset": data.id, "backbone": model.id}
+    template = get_template(request.template or DEFAULT_TEMPLATES[task])
+    template = template_to_fit(ws, "prompts", template, config, inputs, training.seed)
     trainable = request.role != "random"
 
     def compute(_run_id: str, folder: Path, clock: stage.Clock) -> stage.StageResult:
@@ -78,13 +86,8 @@ def run_fit(ws: Workspace, request: FitRequest, execution: stage.Execution) -> R
         ws,
         "prompts",
         name=request.name or stage.slug(request.role, model.name, data.name),
-        config={
-            "role": request.role,
-            "template": template,
-            "training": stage.settings_of(training),
-            "prompt": prompt.to_dict(),
-        },
-        inputs={"dataset": data.id, "backbone": model.id},
+        config=config | template.to_config(),
+        inputs=inputs,
         seed=training.seed,
         compute=compute,
         together=True,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from puma_engine.backbone.templates import PIECEWISE, get_template
 from puma_engine.config import PromptConfig
 from puma_engine.defaults import DEFAULT_TEMPLATES, fit_defaults
 from puma_engine.errors import BackboneError, ConfigError, DataError
@@ -16,7 +18,7 @@ from puma_engine.pipeline import stage
 from puma_engine.pipeline.backbones import backbone_run, fingerprints, load_backbone
 from puma_engine.pipeline.fitting import device_name
 from puma_engine.pipeline.importing_data import load_dataset
-from puma_engine.pipeline.stored_prompts import save_prompts, shape_of
+from puma_engine.pipeline.stored_prompts import save_prompts, shape_of, template_to_fit
 from puma_engine.requests import Role
 from puma_engine.store import Run, Workspace
 
@@ -52,14 +54,20 @@ def import_prompts(
     data, model = stage.find(ws, dataset, "dataset"), backbone_run(ws, backbone, device=device)
     file = read_prompts(path, users=users, tokens=tokens)
     task = data.summary["task"]
-    template = template or file.meta.get("template") or DEFAULT_TEMPLATES[task]
     train_head = head == "auto" and (not file.complete or file.head is None)
     training = fit_defaults(task, int(data.summary["users"]))
-    config = {"role": role, "template": template, "imported": content_hash(path, users)}
+    config: dict[str, Any] = {"role": role, "imported": content_hash(path, users)}
     if train_head:
         config["head_training"] = stage.settings_of(training)
     elif not file.complete:
         config["head"] = "none"
+    inputs, seed = {"dataset": data.id, "backbone": model.id}, file.meta.get("seed")
+    read_as = get_template(template or file.meta.get("template") or DEFAULT_TEMPLATES[task])
+    if file.complete or "template" in file.meta:
+        # Files that this program wrote say how their prompts were read.
+        read_as = replace(read_as, reading=file.meta.get("reading", PIECEWISE))
+    else:
+        read_as = template_to_fit(ws, "prompts", read_as, config, inputs, seed)
 
     def compute(run_id: str, folder: Path, clock: stage.Clock) -> stage.StageResult:
         from puma_engine.prompts.table import PromptTable
@@ -91,7 +99,7 @@ def import_prompts(
             fitted = fit_prompts(
                 frozen,
                 interactions,
-                template=str(template),
+                template=read_as,
                 training=training,
                 prompt=PromptConfig(tokens=table.tokens),
                 trainable=False,
@@ -110,9 +118,9 @@ def import_prompts(
         ws,
         "prompts",
         name=name or stage.slug(role, model.name, data.name),
-        config=config,
-        inputs={"dataset": data.id, "backbone": model.id},
-        seed=file.meta.get("seed"),
+        config=config | read_as.to_config(),
+        inputs=inputs,
+        seed=seed,
         compute=compute,
     )
 

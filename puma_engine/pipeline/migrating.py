@@ -28,6 +28,7 @@ from puma_engine.pipeline.stored_prompts import (
     save_prompts,
     shape_of,
     template_of,
+    template_to_fit,
 )
 from puma_engine.requests import ChainRequest, MigrationRequest, Missing, training_of
 from puma_engine.store import Run, Workspace
@@ -96,6 +97,20 @@ def run_migration(ws: Workspace, request: MigrationRequest, execution: stage.Exe
     target = backbone_run(ws, request.target, device=execution.device)
     shuffle_seed = training.seed if request.shuffled else None
     role = "shuffled" if request.shuffled else "migrated"
+    config = {
+        "role": role,
+        "training": stage.settings_of(training),
+        "adapter": adapter.to_dict(),
+        "missing": request.missing,
+        "shuffle_seed": shuffle_seed,
+    }
+    if pairs:
+        config["from_predictions"] = pairs
+    inputs = {"dataset": data.id, "backbone": target.id}
+    inputs |= {f"source_{number}": run.id for number, run in enumerate(sources)}
+    if selection is not None:
+        inputs["selection"] = selection.id
+    template = template_to_fit(ws, "migration", template, config, inputs, training.seed)
 
     def compute(_run_id: str, folder: Path, clock: stage.Clock) -> stage.StageResult:
         from puma_engine.migration.adapter import STORED_BUFFERS
@@ -162,25 +177,14 @@ def run_migration(ws: Workspace, request: MigrationRequest, execution: stage.Exe
 
     several = f"from-{len(sources)}" if len(sources) > 1 else None
     who: tuple[str | int, ...] = ("all",)
-    inputs = {"dataset": data.id, "backbone": target.id}
-    inputs |= {f"source_{number}": run.id for number, run in enumerate(sources)}
     if selection is not None:
-        inputs["selection"] = selection.id
         who = (selection.config["strategy"], selection.summary["selected"])
     from_pairs = "from-predictions" if pairs else None
     return stage.run_stage(
         ws,
         "migration",
         name=request.name or stage.slug(role, target.name, several, *who, data.name, from_pairs),
-        config={
-            "role": role,
-            "template": template,
-            "training": stage.settings_of(training),
-            "adapter": adapter.to_dict(),
-            "missing": request.missing,
-            "shuffle_seed": shuffle_seed,
-        }
-        | ({"from_predictions": pairs} if pairs else {}),
+        config=config | template.to_config(),
         inputs=inputs,
         seed=training.seed,
         compute=compute,

@@ -12,7 +12,7 @@ import numpy as np
 from puma_engine.errors import DataError
 from puma_engine.pipeline import stage
 from puma_engine.pipeline.backbones import load_backbone
-from puma_engine.pipeline.stored_prompts import PromptTableReader, load_items
+from puma_engine.pipeline.stored_prompts import PromptTableReader, load_items, template_of
 from puma_engine.store import Workspace
 
 MAX_TITLE_LENGTH = 1000
@@ -80,11 +80,10 @@ class Predictor:
         import torch
 
         from puma_engine.backbone.tasks import get_task
-        from puma_engine.backbone.templates import get_template
 
         self.prompts = PromptTableReader(ws, prompts)
         self.run = self.prompts.run
-        self.template = get_template(str(self.run.config["template"]))
+        self.template = template_of(self.run)
         self.task = get_task(self.template.task)
         self._ws = ws
         self._backbone = load_backbone(ws, self.run.inputs["backbone"], device=device)
@@ -133,14 +132,12 @@ class Predictor:
 
         from puma_engine.backbone import Context, Reader
         from puma_engine.backbone.templates import Slot
-        from puma_engine.backbone.tokens import clean_text, encode_text
 
         context = Context(title, history)
         with torch.no_grad():
             reader = Reader(self._backbone, self.template, (context,))
             logits = reader.logits(torch.from_numpy(vector)[None], torch.zeros(1, dtype=torch.long))
-        whole = encode_text(self._backbone.tokenizer, clean_text(title))
-        return logits.detach(), len(reader.slot_ids(Slot.ITEM, context)) < len(whole)
+        return logits.detach(), reader.is_cut(Slot.ITEM, context)
 
     def _history(self, user: str) -> tuple[str, ...]:
         """Return the titles that the user's latest interaction has as its history."""

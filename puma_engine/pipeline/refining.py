@@ -13,7 +13,7 @@ from puma_engine.pipeline.fitting import fitted_result
 from puma_engine.pipeline.importing_data import load_dataset, task_of
 from puma_engine.pipeline.predicting_regressions import predict_regressions
 from puma_engine.pipeline.selecting import selected_users
-from puma_engine.pipeline.stored_prompts import load_prompts
+from puma_engine.pipeline.stored_prompts import load_prompts, template_of
 from puma_engine.requests import RefineRequest, training_of
 from puma_engine.store import Run, Workspace
 
@@ -56,9 +56,10 @@ def refine(
     settings = training_of(default, request.training, request.seed)
     config: dict[str, Any] = {
         "role": "refined",
-        "template": str(migration.config["template"]),
         "training": stage.settings_of(settings),
     }
+    template = template_of(migration)
+    config |= template.to_config()
     if request.item_tokens:
         config["item_tokens"] = request.item_tokens
     inputs = {role: migration.inputs[role] for role in ("dataset", "backbone")}
@@ -79,7 +80,7 @@ def refine(
             backbone,
             dataset,
             table,
-            template=config["template"],
+            template=template,
             training=settings,
             prompt=PromptConfig(item_tokens=request.item_tokens),
             users=None if chosen is None else selected_users(ws, chosen),

@@ -14,7 +14,7 @@ from puma_engine.errors import SelectionError
 from puma_engine.pipeline import stage
 from puma_engine.pipeline.backbones import load_backbone
 from puma_engine.pipeline.importing_data import load_dataset, task_of
-from puma_engine.pipeline.stored_prompts import load_prompts
+from puma_engine.pipeline.stored_prompts import load_prompts, template_of
 from puma_engine.requests import SelectionRequest
 from puma_engine.store import Run, Workspace
 
@@ -128,9 +128,7 @@ def _signals(
         used = device_name(str(backbone.device))
         clock.restart()
         if "loss" in needed:
-            loss = prediction.user_losses(
-                backbone, table, dataset, template=source.config["template"]
-            )
+            loss = prediction.user_losses(backbone, table, dataset, template=template_of(source))
         if "activations" in needed:
             activations = prediction.ffn_activations(backbone, table)
     users = np.intersect1d(table.user_ids, dataset.users)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from puma_engine.backbone.templates import Template
 from puma_engine.defaults import EARLY_STOPPING_USERS, held_out_pairs
 from puma_engine.errors import BackboneError, ConfigError, MigrationError
 from puma_engine.files import load_tensors, save_tensors
@@ -62,15 +63,13 @@ def refuse_records(strategy: str) -> None:
 
 
 def check_sources(
-    ws: Workspace, sources: Sequence[Run], data: Run, template: str, pairs: int
+    ws: Workspace, sources: Sequence[Run], data: Run, template: Template, pairs: int
 ) -> None:
     """Raise ConfigError, MigrationError or BackboneError for what predictions cannot be made of."""
-    from puma_engine.backbone.templates import get_template
-
-    for name in dict.fromkeys([template, *map(template_of, sources)]):
-        if get_template(name).uses_history:
+    for used in (template, *map(template_of, sources)):
+        if used.uses_history:
             raise ConfigError(
-                f"The template {name!r} shows users' histories, which are records, but a migration from "
+                f"The template {used.name!r} shows users' histories, which are records, but a migration from "
                 "predictions reads none; use prompts and a template without history."
             )
     needed, items = pairs + held_out_pairs(pairs), int(data.summary["items"])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from puma_engine.backbone.templates import PIECEWISE, RUNNING, Template, get_template
 from puma_engine.errors import ConfigError, DataError
 from puma_engine.exchange.prompt_file import HEAD, head_of, with_head
 from puma_engine.pipeline import stage
@@ -89,9 +91,32 @@ def load_adapter(
     return arrays, meta or {}
 
 
-def template_of(run: Run, given: str | None = None) -> str:
-    """Return the template a prompts or migration run was made with, unless another is given."""
-    return given or str(run.config["template"])
+def template_of(run: Run, given: str | None = None) -> Template:
+    """Return the template a prompts or migration run was made with, unless another is given.
+
+    Either is read as the run's prompts were when they were fitted.
+    """
+    own = Template.from_config(run.config)
+    return replace(get_template(given), reading=own.reading) if given else own
+
+
+def template_to_fit(
+    ws: Workspace,
+    kind: str,
+    template: Template,
+    config: dict[str, Any],
+    inputs: dict[str, str],
+    seed: int | None,
+) -> Template:
+    """Return the template of a new fit: read as running text, unless the run exists already.
+
+    Up to version 0.1.0 prompts were fitted with the piecewise reading. If the workspace has the run
+    of the same question from then, finished or interrupted, that run is meant.
+    """
+    earlier = replace(template, reading=PIECEWISE)
+    key = ws.run_key(kind, config | earlier.to_config(), inputs, seed)
+    known = any(run.id == key for run in ws.runs(kind=kind))
+    return earlier if known else replace(template, reading=RUNNING)
 
 
 class PromptTableReader:

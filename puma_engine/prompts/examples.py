@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from puma_engine.backbone import Context, FrozenBackbone, Reader
 from puma_engine.backbone.tasks import Task
-from puma_engine.backbone.templates import get_template
+from puma_engine.backbone.templates import Template, get_template
 from puma_engine.datasets import Dataset
 from puma_engine.datasets.losses import row_losses
 from puma_engine.errors import DataError
@@ -139,7 +139,7 @@ def batched_logits(
 def reader_for(
     backbone: FrozenBackbone,
     dataset: Dataset,
-    template: str,
+    template: str | Template,
     users: Sequence[str] | np.ndarray,
     training_users: Sequence[str] | np.ndarray | None = None,
     early_stopping_users: Sequence[str] | np.ndarray | None = None,
@@ -166,7 +166,7 @@ def reader_for(
 def split_examples(
     backbone: FrozenBackbone,
     dataset: Dataset,
-    template: str,
+    template: str | Template,
     split: str,
     users: Sequence[str] | np.ndarray,
 ) -> tuple[Reader, Examples]:
@@ -188,12 +188,12 @@ def split_examples(
 
 
 def _contexts(
-    backbone: FrozenBackbone, dataset: Dataset, name: str, splits: Sequence[str]
+    backbone: FrozenBackbone, dataset: Dataset, template: str | Template, splits: Sequence[str]
 ) -> tuple[Reader, list[pd.DataFrame]]:
-    template = get_template(name)
+    template = get_template(template)
     if template.task != dataset.task:
         raise DataError(
-            f"The template {name!r} is for the task {template.task}, but the data set {dataset.name!r} is "
+            f"The template {template.name!r} is for the task {template.task}, but the data set {dataset.name!r} is "
             f"for {dataset.task}; choose another template."
         )
     number = pd.Series(np.arange(len(dataset.items)), index=dataset.items["item_id"])
@@ -208,7 +208,7 @@ def _contexts(
         contexts, columns = _histories(dataset, frames)
     joined = [frame.assign(context=column) for frame, column in zip(frames, columns, strict=True)]
     # The latest reader stays, with its cached prefixes.
-    key = (template.name, contexts)
+    key = (template, contexts)
     if backbone.latest_reader is None or backbone.latest_reader[0] != key:
         backbone.forget()  # frees its memory before the next reader measures what is free
         backbone.latest_reader = (key, Reader(backbone, template, contexts))

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from puma_engine.backbone import FrozenBackbone
+from puma_engine.backbone.templates import Template
 from puma_engine.config import TrainingConfig
 from puma_engine.datasets import Dataset
 from puma_engine.errors import DataError
@@ -31,7 +32,7 @@ def fit_new_users(
     dataset: Dataset,
     known: PromptTable,
     *,
-    template: str,
+    template: str | Template,
     training: TrainingConfig,
 ) -> PromptTable:
     """Fit prompts of new users on their train rows; everything else is frozen.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from puma_engine.backbone import FrozenBackbone
+from puma_engine.backbone.templates import Template
 from puma_engine.datasets import Dataset
 from puma_engine.errors import DataError
 from puma_engine.prompts.examples import batched_logits, split_examples
@@ -43,7 +44,7 @@ def predict_table(
     dataset: Dataset,
     split: str,
     *,
-    template: str,
+    template: str | Template,
     progress: Callable[[int], None] | None = None,
 ) -> TablePredictions:
     """Predict dataset.rows(split). progress is called with the number of rows predicted so far.

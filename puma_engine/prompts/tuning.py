@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from puma_engine.backbone import FrozenBackbone
 from puma_engine.backbone.tasks import Task
+from puma_engine.backbone.templates import Template
 from puma_engine.config import PromptConfig, TrainingConfig
 from puma_engine.datasets import Dataset
 from puma_engine.prompts.examples import Examples, ReaderData, reader_for
@@ -151,7 +152,7 @@ def fit_prompts(
     backbone: FrozenBackbone,
     dataset: Dataset,
     *,
-    template: str,
+    template: str | Template,
     training: TrainingConfig,
     prompt: PromptConfig | None = None,
     trainable: bool = True,
@@ -211,7 +212,8 @@ def fit_prompts(
         seen, vectors = np.unique(data.train.item.numpy()), items.vectors()
         ids = dataset.items["item_id"].to_numpy(dtype=str)[seen]
         item_prompts = ItemPrompts(ids, vectors[seen], vectors[-1])
-    meta = {"backbone": backbone.info.spec, "template": template, "dataset": dataset.name}
+    meta = {"backbone": backbone.info.spec, "dataset": dataset.name}
+    meta |= data.reader.template.to_config()
     table = PromptTable(dataset.users, embedding.vectors(), head_tensors(head), meta, item_prompts)
     flops = data.flops(table.read_tokens, result.examples, len(result.history))
     return FitResult(table, result, flops)

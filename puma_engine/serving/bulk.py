@@ -75,7 +75,8 @@ def migrate_stream(
     if (source / INDEX).is_file():
         # The index, what the prompts are, and the target's head make the shards a packed table.
         atomic_write(target / INDEX, partial(shutil.copyfile, source / INDEX))
-        about = {"template": mapper.config.get("template"), "adapter": mapper.identity}
+        about = {name: mapper.config.get(name) for name in ("template", "reading")}
+        about = {name: v for name, v in about.items() if v} | {"adapter": mapper.identity}
         if end := mapper.config.get("target"):
             about["backbone"] = {"spec": end["backbone"], "fingerprint": end["fingerprint"]}
         write_json(target / ABOUT, about)

@@ -51,9 +51,10 @@ def adapter_of(ws: Workspace | None, spec: str, revision: str | None = None) -> 
     """Return the adapter of a folder, a migration run of a workspace, or the hub."""
     if ws is not None and not Path(spec).expanduser().is_dir() and "/" not in spec:
         from puma_engine.pipeline import find, load_adapter, load_prompts
+        from puma_engine.pipeline.stored_prompts import template_of
 
         run = find(ws, spec, "migration")
         tensors, meta = load_adapter(ws, run)
-        config: dict[str, Any] = meta | {"run": run.id}
+        config: dict[str, Any] = meta | template_of(run).to_config() | {"run": run.id}
         return AdapterFile(tensors, config, load_prompts(ws, run).head)
     return read_adapter(spec, revision)

@@ -14,14 +14,7 @@ import pandas as pd
 
 from puma_engine.backbone.tasks import TASKS
 from puma_engine.backbone.templates import TEMPLATES, Slot, Template
-from puma_engine.backbone.tokens import (
-    answer_tokens,
-    clean_text,
-    encode_many,
-    encode_raw,
-    encode_text,
-    start_ids,
-)
+from puma_engine.backbone.tokens import clean_text, encode_template, start_ids, text_encoder
 from puma_engine.datasets import Dataset, load_shipped
 
 FOUNDATION = {"goodbooks": "goodbooks", "movietweetings": "movietweetings"}
@@ -174,10 +167,15 @@ class Segments:
 
 @dataclass(frozen=True)
 class TemplateSegments:
-    """A template as segment numbers: texts stay, slots are filled later."""
+    """A template as segment numbers, read as the engine reads it.
+
+    pieces: literal texts, the answer cue included, and slots, in order. filled: the segment of each
+    text of a slot, [titles] or [histories]. answers: a segment for each answer; answer_ids: its id.
+    """
 
     template: Template
     pieces: tuple[int | Slot, ...]
+    filled: dict[Slot, np.ndarray]
     answers: np.ndarray
     answer_ids: tuple[int, ...]
 
@@ -185,45 +183,49 @@ class TemplateSegments:
 class TokenisedCorpus:
     """The segments of all titles and templates in one tokenizer's tokens.
 
-    A title has three forms: whole (item slot), cut (first known pair), and cut behind "; "
-    (further pairs).
+    In the prompt slot a title is cut, with a space in front (first known pair) or "; " (further
+    pairs). An outcome stands behind ": ".
     """
 
     def __init__(self, tokenizer: Any, corpus: Corpus, pair_tokens: int) -> None:
         self.segments = Segments()
         add = self.segments.add
+        continued = text_encoder(tokenizer).continued
         self.start = add(start_ids(tokenizer))
-        whole = encode_many(tokenizer, corpus.titles)
-        paired = continued_many(tokenizer, [f"; {title}" for title in corpus.titles])
-        histories = encode_many(tokenizer, corpus.histories)
-        self.whole = np.array([add(ids[:ITEM_TOKENS]) for ids in whole])
-        self.cut = np.array([add(ids[:pair_tokens]) for ids in whole])
-        self.paired = np.array([add(ids[: pair_tokens + 1]) for ids in paired])
-        self.history = np.array([add(ids[:HISTORY_TOKENS]) for ids in histories])
+        first = continued([f" {title}" for title in corpus.titles])
+        further = continued([f"; {title}" for title in corpus.titles])
+        self.cut = np.array([add(ids[:pair_tokens]) for ids in first])
+        self.paired = np.array([add(ids[: pair_tokens + 1]) for ids in further])
         self.vector = add([0])
+        texts = {Slot.ITEM: corpus.titles, Slot.HISTORY: corpus.histories}
+        most = {Slot.ITEM: ITEM_TOKENS, Slot.HISTORY: HISTORY_TOKENS}
+        known: dict[tuple[int, ...], int] = {}  # most templates fill a slot with the same tokens
+
+        def segment(ids: Sequence[int]) -> int:
+            key = tuple(ids)
+            if key not in known:
+                known[key] = add(ids)
+            return known[key]
+
         self.templates = []
         for template in TEMPLATES.values():
-            cue, ids = answer_tokens(tokenizer, template, TASKS[template.task].answers)
-            encoded = {template.cue: cue}
+            encoded = encode_template(tokenizer, template, TASKS[template.task].answers)
+            filled = {
+                slot: np.array([segment(ids[: most[slot]]) for ids in encoded.fill(slot, filling)])
+                for slot, filling in texts.items()
+                if slot in encoded.pieces
+            }
             pieces = tuple(
-                piece
-                if isinstance(piece, Slot)
-                else add(encoded.get(piece) or encode_text(tokenizer, piece))
-                for piece in template.pieces
+                piece if isinstance(piece, Slot) else add(piece) for piece in encoded.pieces
             )
-            answers = np.array([add([token]) for token in ids])
-            segments = TemplateSegments(template, pieces, answers, tuple(ids))
-            self.templates.append(segments)
+            answers = np.array([add([token]) for token in encoded.answers])
+            self.templates.append(
+                TemplateSegments(template, pieces, filled, answers, encoded.answers)
+            )
         self.pair_cue: dict[str, int] = {}
         self.pair_answers: dict[str, np.ndarray] = {}
         for name, task in TASKS.items():
-            ends = continued_many(tokenizer, [f": {answer}" for answer in task.answers])
+            ends = continued([f": {answer}" for answer in task.answers])
             self.pair_cue[name] = add(ends[0][:-1])
             self.pair_answers[name] = np.array([add(end[-1:]) for end in ends])
         self.segments.pack()
-
-
-def continued_many(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Return the ids of texts as they read behind a digit, which never merges with them."""
-    digit = len(encode_raw(tokenizer, "1"))
-    return [ids[digit:] for ids in encode_many(tokenizer, [f"1{text}" for text in texts])]

@@ -227,9 +227,9 @@ class Sequences:
                 roles += [IGNORED] + [TEXT, TEXT, OUTCOME] * pairs.shape[1]
                 continue
             if piece is Slot.ITEM:
-                columns.append(tokenised.whole[outcomes.item[plan.target]][:, None])
+                columns.append(form.filled[piece][outcomes.item[plan.target]][:, None])
             elif piece is Slot.HISTORY:
-                columns.append(tokenised.history[outcomes.history[plan.target]][:, None])
+                columns.append(form.filled[piece][outcomes.history[plan.target]][:, None])
             else:
                 columns.append(np.full((n, 1), piece))
             roles.append(TEXT)

@@ -15,7 +15,7 @@ from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 
 from puma_engine.backbone.tasks import TASKS
-from puma_engine.backbone.templates import TEMPLATES
+from puma_engine.backbone.templates import TEMPLATES, Slot
 from puma_engine.zoo import POSITIONS, TokenizerPlan
 
 TEMPLATE_REPEATS = 400
@@ -30,10 +30,10 @@ def training_texts(books: Sequence[str], movies: Sequence[str], plan: TokenizerP
     """Return what one tokenizer learns from: thinned titles, and the templates' own words."""
     texts = _thin(books, plan.book_share, plan.kind) + _thin(movies, plan.movie_share, plan.kind)
     for template in TEMPLATES.values():
-        pieces = [piece for piece in template.pieces if isinstance(piece, str)]
+        # A digit is a token of its own, so nothing is learned across a slot.
+        text = "".join("1" if isinstance(piece, Slot) else piece for piece in template.pieces)
         for answer in TASKS[template.task].answers:
-            pair = f"feature: {answer}; "
-            texts += [*pieces[:-1], f"{pieces[-1]} {answer}", pair] * TEMPLATE_REPEATS
+            texts += [f"{text} {answer}", f"feature: {answer}; "] * TEMPLATE_REPEATS
     return texts
 
 

@@ -10,7 +10,7 @@ from puma_engine.backbone import Context, FrozenBackbone, Reader
 from puma_engine.backbone.compatibility import describe_templates
 from puma_engine.backbone.loading import Source, describe
 from puma_engine.backbone.templates import Slot, get_template
-from puma_engine.backbone.tokens import encode_text, start_ids
+from puma_engine.backbone.tokens import start_ids, text_encoder
 
 VOCABULARY = 704
 KINDS = (
@@ -106,7 +106,7 @@ def test_tokenizer_kinds_have_their_declared_special_tokens():
     assert tokenizer_of("bytes-bos").pad_token is None
     assert tokenizer_of("pad-is-eos").pad_token_id == tokenizer_of("pad-is-eos").eos_token_id
     special = tokenizer_of("added-specials")
-    title = encode_text(special, "A <|user|> 5 </s>")
+    (title,) = text_encoder(special).continued([" A <|user|> 5 </s>"])
     assert not {special.convert_tokens_to_ids("<|user|>"), special.eos_token_id} & set(title)
 
 

@@ -9,7 +9,7 @@ from tiny import FAMILIES, TOKENIZER_KINDS, plain_logits, tiny_backbone_folder, 
 
 from puma_engine.backbone import Context, FrozenBackbone, Reader, inspect_backbone
 from puma_engine.backbone.templates import TEMPLATES, Slot, Template, get_template
-from puma_engine.backbone.tokens import answer_tokens, clean_text, encode_text
+from puma_engine.backbone.tokens import clean_text, encode_template, text_encoder
 from puma_engine.errors import BackboneError, DataError, TemplateError
 from puma_engine.training.device import collection_paused
 
@@ -69,24 +69,26 @@ def test_gradient_reaches_the_prompt_and_nothing_else(folder, template):
 def test_answers_follow_the_cue_in_every_kind_of_tokenizer(kind, template):
     tokenizer = tiny_tokenizer(kind)
     answers = ("1", "2", "3", "4", "5") if template.task == "rating" else ("Yes", "No")
-    cue, ids = answer_tokens(tokenizer, template, answers)
-    assert len(set(ids)) == len(answers)
-    for answer, token in zip(answers, ids, strict=True):
+    encoded = encode_template(tokenizer, template, answers)
+    assert len(set(encoded.answers)) == len(answers)
+    (cue,) = (piece for piece in encoded.pieces[-2:] if not isinstance(piece, Slot))
+    for answer, token in zip(answers, encoded.answers, strict=True):
         text = tokenizer.decode([*cue, token]).strip()
         assert text.endswith(answer)
-        assert encode_text(tokenizer, template.cue + " " + answer)[-1] == token
+        assert tokenizer(f"{template.cue} {answer}")["input_ids"][-1] == token
 
 
 def test_a_digit_alone_takes_two_tokens_where_a_space_is_prepended():
     tokenizer = tiny_tokenizer("metaspace-prefix")
     assert len(tokenizer("1", add_special_tokens=False)["input_ids"]) == 2
-    _, ids = answer_tokens(tokenizer, get_template("rating"), ("1", "2", "3", "4", "5"))
-    assert len(set(ids)) == 5
+    for name in ("rating", "rating-prompt-last"):
+        encoded = encode_template(tokenizer, get_template(name), ("1", "2", "3", "4", "5"))
+        assert len(set(encoded.answers)) == 5
 
 
 def test_special_token_text_in_a_title_stays_text():
     tokenizer = tiny_tokenizer("bytes-bos")
-    ids = encode_text(tokenizer, "a</s><s>b")
+    (ids,) = text_encoder(tokenizer)(["a</s><s>b"])
     assert tokenizer.eos_token_id not in ids and tokenizer.bos_token_id not in ids
     assert tokenizer.decode(ids) == "a</s><s>b"
 

@@ -7,7 +7,7 @@ import pytest
 
 from puma_engine.backbone.tasks import get_task
 from puma_engine.backbone.templates import TEMPLATES, Slot
-from puma_engine.backbone.tokens import answer_tokens, encode_text, start_ids
+from puma_engine.backbone.tokens import encode_template, start_ids
 from puma_engine.datasets import is_foundation, load_shipped
 from puma_engine.errors import ConfigError
 from puma_engine.zoo import ZOO
@@ -120,23 +120,19 @@ def spelled(tokenizer, tokenised, corpus, plan, row):
     source = corpus.sources[plan.source[row]]
     form = tokenised.templates[plan.template[row]]
     target = plan.target[row]
-    answers = get_task(source.task).answers
-    cue, ids = answer_tokens(tokenizer, form.template, answers)
-    title = corpus.titles[source.item[target]]
+    encoded = encode_template(tokenizer, form.template, get_task(source.task).answers)
+    texts = {Slot.ITEM: corpus.titles[source.item[target]]}
+    texts[Slot.HISTORY] = corpus.histories[source.history[target]]
+    most = {Slot.ITEM: ITEM_TOKENS, Slot.HISTORY: HISTORY_TOKENS}
     joined = list(start_ids(tokenizer))
-    for piece in form.template.pieces:
-        if piece == form.template.cue:
-            joined += cue
-        elif piece is Slot.ITEM:
-            joined += encode_text(tokenizer, title)[:ITEM_TOKENS]
-        elif piece is Slot.PROMPT:
+    for piece in encoded.pieces:
+        if piece is Slot.PROMPT:
             joined += [0] * int(plan.vector[row])
-        elif piece is Slot.HISTORY:
-            shown = corpus.histories[source.history[target]]
-            joined += encode_text(tokenizer, shown)[:HISTORY_TOKENS]
+        elif isinstance(piece, Slot):
+            joined += encoded.fill(piece, [texts[piece]])[0][: most[piece]]
         else:
-            joined += encode_text(tokenizer, piece)
-    return joined + [ids[source.answer[target]]]
+            joined += piece
+    return [*joined, encoded.answers[source.answer[target]]]
 
 
 def test_sequences_without_pairs_have_the_tokens_of_the_engine(loaded, tokenizer, tokenised):

@@ -5,9 +5,9 @@ from transformers import AutoTokenizer
 
 from puma_engine.backbone.tasks import get_task
 from puma_engine.backbone.templates import TEMPLATES
-from puma_engine.backbone.tokens import answer_tokens, encode_raw, encode_text, start_ids
+from puma_engine.backbone.tokens import encode_template, start_ids, text_encoder
 from puma_engine.zoo import ZOO
-from research.zoo.corpus import continued_many, encode_many, load_foundation
+from research.zoo.corpus import load_foundation
 from research.zoo.tokenizers import train_tokenizer, training_texts
 
 ODD = [
@@ -40,8 +40,9 @@ def made(titles, tmp_path_factory):
 @pytest.mark.parametrize("name", ZOO)
 def test_a_loaded_tokenizer_equals_the_trained_one(made, titles, name):
     tokenizer, loaded = made[name]
-    for text in [*titles[0][:100], *ODD]:
-        assert encode_text(loaded, text) == encode_text(tokenizer, text)
+    texts = [*titles[0][:100], *ODD]
+    assert text_encoder(loaded)(texts) == text_encoder(tokenizer)(texts)
+    assert text_encoder(loaded).continued(texts) == text_encoder(tokenizer).continued(texts)
     assert start_ids(loaded) == start_ids(tokenizer)
     assert len(loaded) <= ZOO[name].tokenizer.size
     assert max(loaded.get_vocab().values()) < ZOO[name].vocabulary
@@ -67,14 +68,17 @@ def test_start_tokens_follow_the_family(made):
 
 
 def test_a_digit_alone_is_two_tokens_only_where_a_space_is_prepended(made):
-    count = {name: len(encode_raw(loaded, "4")) for name, (_, loaded) in made.items()}
+    count = {name: len(text_encoder(loaded)(["4"])[0]) for name, (_, loaded) in made.items()}
     assert count.pop("phi3-small") == 2
     assert set(count.values()) == {1}
+    for _, loaded in made.values():
+        assert len(text_encoder(loaded).continued(["4"])[0]) == 1
 
 
 @pytest.mark.parametrize("name", ZOO)
 def test_digits_are_separate_tokens(made, name):
-    tokens = made[name][1].convert_ids_to_tokens(encode_text(made[name][1], "in 1984, #12"))
+    (ids,) = text_encoder(made[name][1])(["in 1984, #12"])
+    tokens = made[name][1].convert_ids_to_tokens(ids)
     assert [token for token in tokens if any(c.isdigit() for c in token)] == list("198412")
 
 
@@ -82,8 +86,8 @@ def test_digits_are_separate_tokens(made, name):
 @pytest.mark.parametrize("name", ZOO)
 def test_every_template_can_be_answered(made, name, template):
     known = get_task(TEMPLATES[template].task).answers
-    _, ids = answer_tokens(made[name][1], TEMPLATES[template], known)
-    assert len(set(ids)) == len(known)
+    encoded = encode_template(made[name][1], TEMPLATES[template], known)
+    assert len(set(encoded.answers)) == len(known)
 
 
 @pytest.mark.parametrize("name", ZOO)
@@ -91,25 +95,24 @@ def test_special_tokens_in_a_title_are_encoded_as_text(made, name):
     loaded = made[name][1]
     special = set(loaded.all_special_ids) - {getattr(loaded, "unk_token_id", None)}
     for token in loaded.all_special_tokens:
-        assert not special & set(encode_text(loaded, f"The {token} of {token}"))
+        (ids,) = text_encoder(loaded)([f"The {token} of {token}"])
+        assert not special & set(ids)
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_batched_encoding_equals_single_encoding(made, titles, name):
-    loaded = made[name][1]
-    texts = [*titles[0][:50], *ODD[:2]]
-    assert encode_many(loaded, texts) == [encode_text(loaded, text) for text in texts]
-
-
-@pytest.mark.parametrize("name", ZOO)
-def test_continued_text_has_the_tokens_of_the_whole(made, name):
-    loaded = made[name][1]
-    (rest,) = continued_many(loaded, ["; The Hobbit: "])
-    assert encode_raw(loaded, "1") + rest == encode_raw(loaded, "1; The Hobbit: ")
+def test_continued_text_has_the_tokens_of_the_whole(made, titles, name):
+    encoder = text_encoder(made[name][1])
+    for text in ("; The Hobbit: ", ": 4", *(f" {title}" for title in titles[1][:50])):
+        (rest,), (start, whole) = (
+            encoder.continued([text]),
+            encoder(["Catch 22", f"Catch 22{text}"]),
+        )
+        assert start + rest == whole
 
 
 def test_all_vocabularies_differ(made):
     vocabularies = [tuple(sorted(loaded.get_vocab().items())) for _, loaded in made.values()]
     assert len(set(vocabularies)) == len(ZOO)
     sentence = "The Hobbit by J.R.R. Tolkien"
-    assert len({tuple(encode_text(loaded, sentence)) for _, loaded in made.values()}) == len(ZOO)
+    ids = [text_encoder(loaded)([sentence])[0] for _, loaded in made.values()]
+    assert len(set(map(tuple, ids))) == len(ZOO)

@@ -17,7 +17,7 @@ from tokenizers import (
 from transformers import PreTrainedTokenizerFast
 
 from puma_engine.backbone.templates import TEMPLATES, Slot
-from puma_engine.backbone.tokens import answer_tokens, encode_text
+from puma_engine.backbone.tokens import encode_template
 
 TEXTS = [piece for t in TEMPLATES.values() for piece in t.pieces if not isinstance(piece, Slot)] + [
     "The Hobbit by J. R. R. Tolkien",
@@ -126,17 +126,15 @@ def plain_logits(reader, prompts, rows, side):
     for prompt, row in zip(prompts, rows.tolist(), strict=True):
         context, pieces = reader.contexts[row], []
         ids = list(backbone.start)
-        cue, _ = answer_tokens(backbone.tokenizer, reader.template, reader.task.answers)
-        for piece in reader.template.pieces:
-            if piece == reader.template.cue:
-                ids += cue
-            elif piece is Slot.PROMPT:
+        encoded = encode_template(backbone.tokenizer, reader.template, reader.task.answers)
+        for piece in encoded.pieces:
+            if piece is Slot.PROMPT:
                 pieces += [backbone.embed(torch.tensor(ids, dtype=torch.long)), prompt]
                 ids = []
             elif isinstance(piece, Slot):
                 ids += reader.slot_ids(piece, context)
             else:
-                ids += encode_text(backbone.tokenizer, piece)
+                ids += piece
         sequences.append(torch.cat([*pieces, backbone.embed(torch.tensor(ids, dtype=torch.long))]))
     width = max(map(len, sequences))
     embeddings = torch.zeros(len(sequences), width, backbone.width)
