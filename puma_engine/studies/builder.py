@@ -13,6 +13,8 @@ from puma_engine.studies.grids import CLICKS, RATINGS, Candidate
 SMALL_SHARE = 0.07
 # How reports call a migration that is trained on all users.
 ALL_USERS = "PUMA, all users"
+# The same, but trained on the source model's predictions: no outcome of any user is read.
+WITHOUT_RECORDS = f"{ALL_USERS}, from predictions"
 # Candidates of source prompts are compared by their mean over this many seeds: a single training
 # may have learned nothing.
 SOURCE_SEEDS = 2

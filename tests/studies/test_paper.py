@@ -5,7 +5,9 @@ import os
 import pytest
 
 from puma_engine.cli.study import default_processes
+from puma_engine.defaults import PAIRS_PER_USER
 from puma_engine.studies import Options, get_study
+from puma_engine.studies.builder import WITHOUT_RECORDS, few_users
 from puma_engine.studies.grids import CLICKS, RATINGS
 
 
@@ -31,6 +33,22 @@ def test_without_candidates_refining_uses_the_defaults():
     refined = [cell for cell in cells if cell.stage == "refine"]
     assert len(refined) == 3
     assert all(cell.settings_from is None and "training" not in cell.settings for cell in refined)
+
+
+def test_table2_has_a_migration_from_predictions_for_every_seed():
+    options = Options(datasets=("goodbooks",), seeds=(0, 3))
+    cells = {cell.name: cell for cell in get_study("table2").cells(options)}
+    rows = [cell for cell in cells.values() if cell.facts.get("method") == WITHOUT_RECORDS]
+    assert [row.facts["seed"] for row in rows] == [0, 3]
+    for row in rows:
+        migrated = cells[row.inputs["subject"]]
+        assert migrated.settings["from_predictions"] == PAIRS_PER_USER
+        assert migrated.settings_from is None and "selection" not in migrated.inputs
+        assert row.facts["kind"] == "migrated"
+    # They follow the other migrations of their seed.
+    order = [cell.facts["method"] for cell in cells.values() if cell.facts.get("seed") == 3]
+    migrations = [few_users("random"), WITHOUT_RECORDS, "shuffled control"]
+    assert [method for method in order if method in migrations] == migrations
 
 
 def test_quick_studies_on_a_cpu_use_two_cores_and_others_one_process():
