@@ -77,7 +77,7 @@ class Workbench:
     def table(self, comparison: Run | str) -> pd.DataFrame:
         """Return a comparison as one frame: a row for each method and metric, with costs."""
         run = pipeline.find(self.workspace, comparison, "comparison")
-        scores = self.workspace.get_table(run.id, "comparison")
+        scores = pipeline.comparison_scores(self.workspace, run)
         methods = self.workspace.get_table(run.id, "methods")
         costs = methods[["method", "users_trained", "seconds", "seed", "device"]]
         return scores.merge(costs, on="method", how="left", validate="many_to_one")

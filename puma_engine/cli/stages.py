@@ -109,19 +109,23 @@ def compare(
 def show_comparison(run: Any, margin: float = MARGIN) -> None:
     """Print a comparison: a row a method, then the verdict; JSON holds every metric and the run."""
     from puma_engine.evaluation.formatting import format_interval
-    from puma_engine.evaluation.metrics import PRIMARY_METRIC
-    from puma_engine.pipeline import judge_comparison
+    from puma_engine.evaluation.metrics import PRIMARY_METRIC, RANKING_METRIC
+    from puma_engine.pipeline import comparison_scores, comparison_shares, judge_comparison
 
-    def interval(row: dict[str, Any], *names: str) -> str:
+    def interval(row: dict[str, Any] | None, *names: str) -> str:
+        if row is None:
+            return "not measured"
         value, low, high = (row[name] for name in names)
         return "-" if value != value else format_interval(value, low, high)
 
     ws = session.open(together=True)
     verdict = judge_comparison(ws, run, margin=margin)
     methods = ws.get_table(run.id, "methods").to_dict("records")
-    scores = ws.get_table(run.id, "comparison").to_dict("records")
+    scores = comparison_scores(ws, run).to_dict("records")
     main = PRIMARY_METRIC[run.summary["task"]]
+    ranking = RANKING_METRIC[run.summary["task"]]
     score = {row["method"]: row for row in scores if row["metric"] == main}
+    order = {row["method"]: row for row in scores if row["metric"] == ranking}
     rows = [
         {
             "method": row["method"],
@@ -129,12 +133,19 @@ def show_comparison(run: Any, margin: float = MARGIN) -> None:
             "difference": interval(
                 score[row["method"]], "difference", "difference_low", "difference_high"
             ),
+            **(
+                {ranking: interval(order.get(row["method"]), "value", "low", "high")}
+                if ranking != main
+                else {}
+            ),
             "users trained": row["users_trained"],
             "seconds": row["seconds"],
         }
         for row in methods
     ]
-    facts = {"run": run, "methods": methods, "metrics": scores, "verdict": verdict}
+    shares = comparison_shares(ws, run).to_dict("records")
+    facts = {"run": run, "methods": methods, "metrics": scores, "shares_kept": shares}
+    facts["verdict"] = verdict
     session.table(rows, raw=facts)
     if not session.as_json:
         print("\n".join(["", verdict.headline, *verdict.evidence, *verdict.cautions]))

@@ -155,6 +155,34 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class ShareKept:
+    """What a method keeps of the gain that full retraining has over a reference, in one metric.
+
+    gain: how much better full retraining is than the reference, in the metric's units; positive is
+    better. share: (reference - method) / (reference - retraining), 1 for full retraining and 0 for
+    the reference; NaN unless the whole interval of the gain is positive.
+    """
+
+    share: Interval
+    gain: Interval
+
+
+@dataclass(frozen=True)
+class SampledMetrics:
+    """Metrics of several methods or trainings over all rows and for each draw of users.
+
+    names: [metrics]. value: over all rows, [methods, metrics]. drawn: [methods, metrics, draws], the
+    same draws for all methods; NaN where undefined or not computed. users: for how many users each
+    is defined, [methods, metrics].
+    """
+
+    names: tuple[str, ...]
+    value: np.ndarray
+    drawn: np.ndarray
+    users: np.ndarray
+
+
+@dataclass(frozen=True)
 class _UserRows:
     """Rows sorted by user: user_ids [users], and the rows of each user (count [users]).
 
@@ -386,20 +414,26 @@ def bootstrap(
     difference see the same draws. Raises DataError as `pooled` does.
     """
     names = metrics_of(task) if names is None else names
-    value, drawn, users = _sampled(task, y, predictions, user, names, seed, draws)
+    sampled = sample_metrics(task, y, predictions, user, names, seed=seed, draws=draws)
+    return estimates(sampled, reference)
+
+
+def estimates(sampled: SampledMetrics, reference: int | None) -> list[dict[str, Estimate]]:
+    """Return metrics with intervals, and differences from a method, as `bootstrap` does."""
+    value, drawn = sampled.value, sampled.drawn
 
     def estimate(method: int, metric: int) -> Estimate:
-        of_metric = users[method, metric]
-        interval = _interval(value[method, metric], drawn[method, metric], of_metric)
+        users = sampled.users[method, metric]
+        interval = _interval(value[method, metric], drawn[method, metric], users)
         if reference is None or reference == method:
             return Estimate(interval)
         difference = value[method, metric] - value[reference, metric]
         differences = drawn[method, metric] - drawn[reference, metric]
-        return Estimate(interval, _interval(difference, differences, of_metric))
+        return Estimate(interval, _interval(difference, differences, users))
 
     return [
-        {name: estimate(method, number) for number, name in enumerate(names)}
-        for method in range(len(predictions))
+        {name: estimate(method, number) for number, name in enumerate(sampled.names)}
+        for method in range(len(value))
     ]
 
 
@@ -435,23 +469,67 @@ def bootstrap_difference(
     Raises DataError as `pooled` does.
     """
     predictions = [*firsts, *seconds]
-    value, drawn, users = _sampled(task, y, predictions, user, [metric], seed, draws)
+    sampled = sample_metrics(task, y, predictions, user, [metric], seed=seed, draws=draws)
     sign = np.repeat([1 / len(firsts), -1 / len(seconds)], [len(firsts), len(seconds)])
-    return _interval(float(sign @ value[:, 0]), sign @ drawn[:, 0], users[0, 0])
+    difference, differences = sign @ sampled.value[:, 0], sign @ sampled.drawn[:, 0]
+    return _interval(float(difference), differences, sampled.users[0, 0])
 
 
-def _sampled(
+def shares_kept(
+    sampled: SampledMetrics,
+    trainings: Sequence[int],
+    *,
+    retrained: int,
+    references: Sequence[int],
+    names: Sequence[str],
+) -> list[list[dict[str, ShareKept]]]:
+    """Return what methods keep of full retraining's gain: for each reference, each method by metric.
+
+    trainings: how many consecutive trainings of the sample are of each method; metrics are means
+    over them. retrained, references: which methods are full retraining and the references. Draws
+    without a gain, at most 2.5 % of them, are left out of the intervals of shares.
+    """
+    ends = np.cumsum(trainings)[:-1]
+    values = [part.mean(0) for part in np.split(sampled.value, ends)]
+    draws_of = [part.mean(0) for part in np.split(sampled.drawn, ends)]
+
+    def kept(reference: int, method: int, name: str) -> ShareKept:
+        sign, number = (-1 if METRICS[name].higher_is_better else 1), sampled.names.index(name)
+        users = sampled.users[0, number]
+        gain, own = (
+            sign * (values[reference][number] - values[other][number])
+            for other in (retrained, method)
+        )
+        gains, own_draws = (
+            sign * (draws_of[reference][number] - draws_of[other][number])
+            for other in (retrained, method)
+        )
+        of_gain = _interval(gain, gains, users)
+        if not of_gain.low > 0:
+            return ShareKept(Interval(np.nan, np.nan, np.nan, int(users)), of_gain)
+        undefined = np.full_like(gains, np.nan)
+        ratios = np.divide(own_draws, gains, out=undefined, where=gains > 0)
+        return ShareKept(_interval(own / gain, ratios, users), of_gain)
+
+    return [
+        [{name: kept(reference, method, name) for name in names} for method in range(len(values))]
+        for reference in references
+    ]
+
+
+def sample_metrics(
     task: str,
     y: np.ndarray,
     predictions: Sequence[np.ndarray],
     user: np.ndarray,
     names: Sequence[str],
-    seed: int,
-    draws: int,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Metrics of all rows [methods, names], and of each draw [methods, names, draws].
+    *,
+    seed: int = 0,
+    draws: int = 1000,
+) -> SampledMetrics:
+    """Return metrics of several methods or trainings over all rows and for resampled users.
 
-    Third, the number of users for whom each is defined [methods, names].
+    Arguments are those of `bootstrap`. Raises DataError as `pooled` does.
     """
     rows = _UserRows.of(y, user)
     statistics = [s for p in predictions for s in _statistics(task, rows, rows.sort(p), names)]
@@ -469,7 +547,7 @@ def _sampled(
     counted = [
         int(np.count_nonzero(s.denominator)) if isinstance(s, _Ratio) else users for s in statistics
     ]
-    return value, drawn.reshape(shape), np.reshape(counted, shape[:2])
+    return SampledMetrics(tuple(names), value, drawn.reshape(shape), np.reshape(counted, shape[:2]))
 
 
 def _interval(value: float, drawn: np.ndarray, users: int) -> Interval:

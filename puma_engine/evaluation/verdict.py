@@ -4,6 +4,9 @@ A migration is as good as full retraining when the 95 % interval of its paired d
 below a margin (default: 1 % of the retraining's value), which makes the comparison a
 non-inferiority test (Piaggio et al., "Reporting of Noninferiority and Equivalence Randomized
 Trials", JAMA 2012). Among migrations that are, and that cost less, the cheapest is recommended.
+
+The primary metric decides. A caution says where the level of predictions and the order of each user's
+items disagree.
 """
 
 from __future__ import annotations
@@ -24,7 +27,8 @@ from puma_engine.evaluation.formatting import (
     format_share,
     format_users,
 )
-from puma_engine.evaluation.metrics import METRICS
+from puma_engine.evaluation.metrics import METRICS, RANKING_METRIC
+from puma_engine.evaluation.shares_kept import ASPECTS, COLUMNS, REFERENCES, aspect_label
 from puma_engine.evaluation.user_effects import LIKELY, SURE, USER_MARGIN, UserEffects
 
 # Refining a larger share of users is a retraining in all but name.
@@ -96,7 +100,8 @@ class ComparisonData:
     methods and scores: the tables "methods" (with a column backbone, if methods may belong
     to several) and "comparison". margin: a share of the retraining's value. effects(method):
     the effects on users of a method against the reference, or None where predictions are
-    missing. Raises ConfigError for a margin outside (0, 1).
+    missing. shares: the table of `puma_engine.evaluation.shares_kept`. Raises ConfigError for a
+    margin outside (0, 1).
     """
 
     methods: pd.DataFrame
@@ -107,6 +112,7 @@ class ComparisonData:
     rows_left_out: int = 0
     margin: float = MARGIN
     effects: Callable[[str], UserEffects | None] = field(default=lambda _method: None)
+    shares: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(COLUMNS)))
 
     def __post_init__(self) -> None:
         check_margin(self.margin)
@@ -119,7 +125,8 @@ class Verdict:
     method: the migration that was judged; reference: the full retraining. margin, loss and
     its interval are in the metric's units; cost is the migration's measured seconds, with
     refining, as a share of the retraining's. refine: ids of the users to refine, the
-    surest first. Texts contain names that users gave to runs: show them as plain text.
+    surest first. disagreement: the caution that level and ranking disagree, "" where they do not; it
+    is the first of the cautions, too. Texts contain names that users gave to runs: show them as plain text.
     """
 
     decision: Decision
@@ -136,6 +143,7 @@ class Verdict:
     loss_high: float = float("nan")
     cost: float = float("nan")
     refine: tuple[str, ...] = ()
+    disagreement: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the verdict as JSON types (NaN where there is no figure)."""
@@ -181,15 +189,19 @@ def judge(data: ComparisonData) -> Verdict:
     return _Judge(data, scores, base).decide(candidates)
 
 
-def method_scores(data: ComparisonData) -> list[MethodScore]:
-    """Return the methods of a comparison on the reference's backbone, in its order."""
+def method_scores(data: ComparisonData, metric: str | None = None) -> list[MethodScore]:
+    """Return the methods of a comparison on the reference's backbone, in its order.
+
+    metric: one that the comparison has (default: the primary one).
+    """
+    metric = metric or data.metric
     methods = data.methods
     if "backbone" in methods:
         base = methods[methods["is_baseline"].astype(bool) & (methods["kind"] == "retrained")]
         same = methods["backbone"].isin(base["backbone"]) | methods["kind"].isin(WITHOUT_TARGET)
         methods = methods[same | base.empty]
-    table = data.scores[data.scores["metric"] == data.metric].set_index("method")
-    sign = -1.0 if METRICS[data.metric].higher_is_better else 1.0
+    table = data.scores[data.scores["metric"] == metric].set_index("method")
+    sign = -1.0 if METRICS[metric].higher_is_better else 1.0
     scores = []
     for row in methods.to_dict("records"):
         score: dict[Any, Any] = dict(table.loc[row["method"]])
@@ -249,6 +261,10 @@ class _Judge:
     @property
     def label(self) -> str:
         return METRICS[self.data.metric].label
+
+    @property
+    def task(self) -> str:
+        return METRICS[self.data.metric].task
 
     def decide(self, candidates: list[MethodScore]) -> Verdict:
         """Decide between the candidates and full retraining."""
@@ -354,11 +370,12 @@ class _Judge:
         self, decision: Decision, headline: str, pick: MethodScore, refine: tuple[str, ...] = ()
     ) -> Verdict:
         """Add evidence, cautions and numbers to a decision."""
+        disagreement = self.disagreement(pick)
         return Verdict(
             decision,
             headline,
             self.evidence(pick),
-            self.cautions(pick),
+            (*((disagreement,) if disagreement else ()), *self.cautions(pick)),
             self.data.metric,
             self.margin,
             pick.relation(self.margin),
@@ -369,6 +386,7 @@ class _Judge:
             pick.loss_high,
             self.cost(pick, len(refine)),
             refine,
+            disagreement,
         )
 
     def evidence(self, pick: MethodScore) -> tuple[str, ...]:
@@ -386,13 +404,79 @@ class _Judge:
             f"{format_seconds(base.seconds)} for full retraining "
             f"({format_share(self.cost(pick))}); {who} trained the adapter.",
         ]
-        random = next((row for row in self.scores if row.kind == "random"), None)
-        if random is not None and random.loss_low > 0:
-            sentences.append(
-                f"It keeps {format_share(1 - pick.loss / random.loss)} of what full retraining gains "
-                f"over random prompts ({random.value:.4f})."
-            )
+        sentences += self.share_sentences(pick)
         return (*sentences, *user_sentences(data.effects(pick.method)))
+
+    def share_sentences(self, pick: MethodScore) -> list[str]:
+        """Say what the migration keeps of full retraining's gains, and which gains are not sure."""
+        shares, sentences = self.data.shares, []
+        of_pick = shares[shares["method"] == pick.method]
+        for reference, name in REFERENCES.items():
+            rows = list(of_pick[of_pick["reference"] == reference].itertuples())
+            labels = {row.aspect: aspect_label(self.task, row.aspect) for row in rows}
+            parts = [
+                f"{_share_interval(row.share, row.share_low, row.share_high)} of the "
+                f"{labels[row.aspect]}"
+                for row in rows
+                if not math.isnan(row.share)
+            ]
+            if parts:
+                sentences.append(
+                    f"Of what full retraining gains over {name}, it keeps {' and '.join(parts)}."
+                )
+            sentences += [
+                f"Full retraining has no sure gain over {name} in {labels[row.aspect]}: "
+                f"{format_interval(row.gain, row.gain_low, row.gain_high, sign=True)}. So no share "
+                "of it is given."
+                for row in rows
+                if math.isnan(row.share) and not math.isnan(row.gain)
+            ]
+        return sentences
+
+    def disagreement(self, pick: MethodScore) -> str:
+        """Return the caution that level and ranking disagree, or "".
+
+        They do where the migration is surely behind full retraining in one of them, maybe by more
+        than the margin, and in the other is within the margin or keeps a surely larger share.
+        """
+        rows: dict[str, tuple[MethodScore, MethodScore]] = {}
+        for aspect, metric in ASPECTS.items():
+            if metric[self.task] not in set(self.data.scores["metric"]):
+                return ""
+            scores = {row.method: row for row in method_scores(self.data, metric[self.task])}
+            rows[aspect] = scores[pick.method], scores[self.base.method]
+        for kept, lost in (("level", "ranking"), ("ranking", "level")):
+            (own, base), (other, other_base) = rows[lost], rows[kept]
+            margin = self.data.margin * abs(base.value)
+            behind = own.loss_low > 0 and own.loss_high > margin
+            within = other.loss_high <= self.data.margin * abs(other_base.value)
+            shares = self.shares_of_both(pick.method, kept, lost)
+            more = shares is not None and shares[0]["share_low"] > shares[1]["share_high"]
+            if not behind or not (within or more):
+                continue
+            labels = [aspect_label(self.task, aspect) for aspect in (kept, lost)]
+            far = "by more than the margin" if own.loss_low > margin else "beyond chance"
+            where = f"behind full retraining {far}: {own.value:.4f} against {base.value:.4f}"
+            if shares is None:
+                return f"It is within the margin in {labels[0]}, but in {labels[1]} it is {where}."
+            first, second = (format_share(share["share"]) for share in shares)
+            return (
+                f"It keeps {first} of the {labels[0]} that full retraining gains over "
+                f"{REFERENCES[shares[0]['reference']]}, but {second} of the {labels[1]}, where it is "
+                f"{where}."
+            )
+        return ""
+
+    def shares_of_both(self, method: str, *aspects: str) -> list[dict[str, Any]] | None:
+        """Return the rows of both aspects' shares from the first reference that has both, or None."""
+        known = self.data.shares[self.data.shares["share"].notna()]
+        known = known[known["method"] == method]
+        for reference in REFERENCES:
+            rows = known[known["reference"] == reference].to_dict("records")
+            by_aspect: dict[str, dict[Any, Any]] = {row["aspect"]: row for row in rows}
+            if by_aspect.keys() >= set(aspects):
+                return [by_aspect[aspect] for aspect in aspects]
+        return None
 
     def cautions(self, pick: MethodScore) -> tuple[str, ...]:
         """Return what a reader must know before acting on the verdict."""
@@ -418,6 +502,11 @@ class _Judge:
                 f"{best.method}, which needs no language model, reaches {best.value:.4f} and is not "
                 f"measurably behind the migration ({pick.value:.4f})."
             )
+        ranking = RANKING_METRIC[self.task]
+        if ranking not in set(data.scores["metric"]):
+            cautions.append(
+                f"The order of each user's items ({METRICS[ranking].label}) is not measured here."
+            )
         if data.users < FEW_USERS:
             cautions.append(f"Only {format_users(data.users)} were measured; intervals are rough.")
         if data.rows_left_out:
@@ -442,3 +531,9 @@ def _refinable(effects: UserEffects | None, probability: float) -> tuple[str, ..
     if effects is None or effects.repeated is None or effects.repeated.low <= 0:
         return ()
     return tuple(effects.worse(probability)["user_id"])
+
+
+def _share_interval(share: float, low: float, high: float) -> str:
+    """A share with its interval, 98% [97%, 99%]; without brackets where there is none."""
+    text = format_share(share)
+    return text if math.isnan(low) else f"{text} [{format_share(low)}, {format_share(high)}]"

@@ -8,7 +8,14 @@ from typing import Any
 
 from puma_engine.pipeline.backbones import add_backbone, list_zoo, load_backbone
 from puma_engine.pipeline.calibrating import calibrate
-from puma_engine.pipeline.comparing import compare, comparison_users, find_comparison, method_cost
+from puma_engine.pipeline.comparing import (
+    compare,
+    comparison_scores,
+    comparison_shares,
+    comparison_users,
+    find_comparison,
+    method_cost,
+)
 from puma_engine.pipeline.demo import demo
 from puma_engine.pipeline.evaluating import evaluate, pooled_metrics, read_predictions
 from puma_engine.pipeline.exporting import embed_prompts, export_adapter, export_prompts

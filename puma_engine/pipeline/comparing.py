@@ -7,6 +7,10 @@ Tables of a comparison run:
 - "comparison", one row a method and metric: method, kind, metric, value, low, high, difference,
   difference_low, difference_high (this method minus the reference, paired over users; NaN for
   the reference), n_users and draws (bootstrap draws of the intervals; absent in older runs).
+- "shares_kept", one row a method, reference and aspect (level or ranking), where the differences are
+  from full retraining and there are random prompts on its backbone or the item mean: what the method
+  keeps of the gain of full retraining (see `puma_engine.evaluation.shares_kept`). Older runs do not
+  store it, nor pair accuracy: `comparison_scores` and `comparison_shares` compute them.
 - "users", one row a user: user_id, n (compared rows), train_rows, variance (of the train
   outcomes), and per evaluation loss_<id>, sd_<id> and half_<id>, the last two of the differences
   from the reference (see `puma_engine.evaluation.user_effects.per_user_losses`).
@@ -16,6 +20,7 @@ Tables of a comparison run:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +28,17 @@ import numpy as np
 import pandas as pd
 
 from puma_engine.datasets.losses import row_losses
-from puma_engine.errors import ConfigError, DataError, NotFoundError
+from puma_engine.errors import ConfigError, DataError, NotFoundError, StoreError
 from puma_engine.evaluation.baselines import BASELINES
-from puma_engine.evaluation.metrics import PRIMARY_METRIC, Interval, bootstrap
+from puma_engine.evaluation.metrics import (
+    PRIMARY_METRIC,
+    Interval,
+    SampledMetrics,
+    estimates,
+    metrics_of,
+    sample_metrics,
+)
+from puma_engine.evaluation.shares_kept import ASPECTS, COLUMNS, measured_shares, shares_of_scores
 from puma_engine.evaluation.user_effects import per_user_losses
 from puma_engine.pipeline import stage
 from puma_engine.pipeline.evaluating import (
@@ -42,6 +55,7 @@ from puma_engine.store import Run, Workspace
 KEYS = ["user_id", "item_id"]
 # Steps that count as the cost of a migration; source prompts exist before it.
 MIGRATION_KINDS = ("selection", "migration")
+SHARES = "shares_kept"
 
 
 def compare(
@@ -86,13 +100,17 @@ def compare(
                 labels[run.id] += f" [{ws.run(subject).name} {subject[:6]}]"
         joined, left_out = _join(ws, runs, labels)
         execution.announce(f"comparing {len(runs)} methods")
-        scores = _scores(task, runs, labels, joined, base, seed)
+        sampled = _sample(task, runs, labels, joined, metrics_of(task), seed)
+        scores = _scores(runs, labels, base, sampled)
         methods = [_method_row(ws, run, labels[run.id], base) for run in runs]
         ws.put_table(run_id, "methods", pd.DataFrame(methods))
         ws.put_table(run_id, "comparison", scores)
         columns = ["method", "metric", "value", "low", "high", "n_users"]
         rows = scores[columns].rename(columns={"n_users": "n"}).assign(split=split)
         ws.put_metrics(run_id, rows.to_dict("records"))
+        shares = _shares(ws, runs, labels, base, sampled)
+        if len(shares):
+            ws.put_table(run_id, SHARES, shares)
         users = _user_table(ws, runs, base, joined, labels)
         ws.put_table(run_id, "users", users)
         execution.announce("estimating the effect on each user")
@@ -185,22 +203,34 @@ def _join(ws: Workspace, runs: list[Run], labels: dict[str, str]) -> tuple[pd.Da
     return joined, largest - len(joined)
 
 
-def _scores(
-    task: str, runs: list[Run], labels: dict[str, str], joined: pd.DataFrame, base: Run, seed: int
-) -> pd.DataFrame:
-    """The table "comparison"."""
-    estimates = bootstrap(
+def _sample(
+    task: str,
+    runs: list[Run],
+    labels: dict[str, str],
+    joined: pd.DataFrame,
+    names: Sequence[str],
+    seed: int,
+) -> SampledMetrics:
+    """The named metrics of every method, over all rows and for resampled users."""
+    return sample_metrics(
         task,
         joined["outcome"].to_numpy(np.float64),
         [joined[labels[run.id]].to_numpy() for run in runs],
         joined["user_id"].to_numpy(),
-        reference=[run.id for run in runs].index(base.id),
+        names,
         seed=seed,
         draws=DRAWS,
     )
+
+
+def _scores(
+    runs: list[Run], labels: dict[str, str], base: Run, sampled: SampledMetrics
+) -> pd.DataFrame:
+    """The table "comparison"."""
+    scored = estimates(sampled, [run.id for run in runs].index(base.id))
     unknown = Interval(np.nan, np.nan, np.nan, 0)
     rows = []
-    for run, metrics in zip(runs, estimates, strict=True):
+    for run, metrics in zip(runs, scored, strict=True):
         for metric, estimate in metrics.items():
             interval, difference = estimate.interval, estimate.difference or unknown
             rows.append(
@@ -219,16 +249,112 @@ def _scores(
     return pd.DataFrame(rows)
 
 
+def _shares(
+    ws: Workspace, runs: list[Run], labels: dict[str, str], base: Run, sampled: SampledMetrics
+) -> pd.DataFrame:
+    """The table "shares_kept"; empty without a reference to measure gains from."""
+    return measured_shares(
+        str(base.summary["task"]),
+        sampled,
+        {labels[run.id]: 1 for run in runs},
+        retrained=labels[base.id],
+        references=_share_references(ws, runs, labels, base),
+    )
+
+
+def _share_references(
+    ws: Workspace, runs: list[Run], labels: dict[str, str], base: Run
+) -> dict[str, str]:
+    """Return the labels of what full retraining's gains are measured from; none without it.
+
+    Random prompts must be on the backbone of full retraining.
+    """
+
+    def backbone(run: Run) -> str | None:
+        return ws.run(run.inputs["prompts"]).inputs["backbone"] if "prompts" in run.inputs else None
+
+    references: dict[str, str] = {}
+    if method_kind(base) == "retrained":
+        for run in runs:
+            if method_kind(run) == "random" and backbone(run) == backbone(base):
+                references.setdefault("random", labels[run.id])
+            elif run.config["method"] == "item_mean":
+                references.setdefault("item_mean", labels[run.id])
+    return references
+
+
+def comparison_scores(ws: Workspace, comparison: stage.Reference) -> pd.DataFrame:
+    """Return the table "comparison", one row a method and metric.
+
+    Metrics that an older comparison does not store are computed from its predictions, and left out
+    where those are gone.
+    """
+    run = stage.find(ws, comparison, "comparison")
+    scores = ws.get_table(run.id, "comparison")
+    stored, task = set(scores["metric"]), str(run.summary["task"])
+    missing = [name for name in metrics_of(task) if name not in stored]
+    if missing:
+        with suppress(StoreError, DataError):
+            runs, labels, base = _compared(ws, run)
+            joined, _ = _join(ws, runs, labels)
+            sampled = _sample(task, runs, labels, joined, missing, int(run.config["seed"]))
+            computed = _scores(runs, labels, base, sampled)
+            order = {method: number for number, method in enumerate(scores["method"])}
+            scores = pd.concat([scores, computed[list(scores.columns)]]).sort_values(
+                "method", key=lambda names: names.map(order), kind="stable", ignore_index=True
+            )
+    return scores
+
+
+def comparison_shares(ws: Workspace, comparison: stage.Reference) -> pd.DataFrame:
+    """Return the table "shares_kept" of a comparison; see `puma_engine.evaluation.shares_kept`.
+
+    It is computed for runs that do not store it; where their predictions are gone, from their
+    scores, without intervals of shares. It is empty where the differences are not from full
+    retraining, without a reference, or where the evaluations are gone.
+    """
+    run = stage.find(ws, comparison, "comparison")
+    if any(file["name"] == SHARES for file in ws.artifacts(run.id)):
+        return ws.get_table(run.id, SHARES)
+    task, none = str(run.summary["task"]), pd.DataFrame(columns=list(COLUMNS))
+    try:
+        runs, labels, base = _compared(ws, run)
+    except StoreError:
+        return none
+    references = _share_references(ws, runs, labels, base)
+    if not references:
+        return none
+    try:
+        joined, _ = _join(ws, runs, labels)
+    except (StoreError, DataError):
+        scores = ws.get_table(run.id, "comparison")
+        return shares_of_scores(task, scores, retrained=labels[base.id], references=references)
+    names = [metric[task] for metric in ASPECTS.values()]
+    sampled = _sample(task, runs, labels, joined, names, int(run.config["seed"]))
+    return _shares(ws, runs, labels, base, sampled)
+
+
+def _compared(ws: Workspace, run: Run) -> tuple[list[Run], dict[str, str], Run]:
+    """The evaluations of a comparison, the labels of their methods, and the reference.
+
+    Raises StoreError where one of them is gone.
+    """
+    if "reference" not in run.inputs:
+        raise StoreError(f"The comparison {run.name!r} names no reference; make it again.")
+    methods = ws.get_table(run.id, "methods")
+    runs = [ws.run(evaluation) for evaluation in methods["evaluation"]]
+    labels = dict(zip(methods["evaluation"], methods["method"], strict=True))
+    return runs, labels, ws.run(run.inputs["reference"])
+
+
 def comparison_users(ws: Workspace, comparison: stage.Reference) -> pd.DataFrame:
     """Return the table "users" of a comparison; it is computed for runs that do not store it."""
     run = stage.find(ws, comparison, "comparison")
     if any(file["name"] == "users" for file in ws.artifacts(run.id)):
         return ws.get_table(run.id, "users")
-    methods = ws.get_table(run.id, "methods")
-    runs = [ws.run(evaluation) for evaluation in methods["evaluation"]]
-    labels = dict(zip(methods["evaluation"], methods["method"], strict=True))
+    runs, labels, base = _compared(ws, run)
     joined, _ = _join(ws, runs, labels)
-    return _user_table(ws, runs, ws.run(run.inputs["reference"]), joined, labels)
+    return _user_table(ws, runs, base, joined, labels)
 
 
 def _user_table(

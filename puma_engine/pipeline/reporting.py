@@ -40,6 +40,7 @@ def render_report(ws: Workspace, comparison: stage.Reference, *, margin: float =
         _facts(ws, run, data.scores, margin),
         methods.sort_values(["rank", "seconds"], ignore_index=True).drop(columns="rank"),
         data.scores,
+        data.shares,
         user_impact_between(ws, run, evaluations[verdict.method]) if verdict.method else None,
         ws.lineage(run.id),
         datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC").lstrip("0"),

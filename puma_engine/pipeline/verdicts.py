@@ -12,7 +12,11 @@ from puma_engine.evaluation.metrics import PRIMARY_METRIC
 from puma_engine.evaluation.user_effects import UserEffects, UserImpact, measure_user_impact
 from puma_engine.evaluation.verdict import ComparisonData, Verdict, judge
 from puma_engine.pipeline import stage
-from puma_engine.pipeline.comparing import comparison_users
+from puma_engine.pipeline.comparing import (
+    comparison_scores,
+    comparison_shares,
+    comparison_users,
+)
 from puma_engine.pipeline.user_impact import load_user_impact
 from puma_engine.store import Run, Workspace
 
@@ -47,13 +51,14 @@ def comparison_data(
 
     return ComparisonData(
         methods,
-        ws.get_table(run.id, "comparison"),
+        comparison_scores(ws, run),
         PRIMARY_METRIC[run.summary["task"]],
         run.summary["users"],
         run.summary["rows"],
         run.summary.get("rows_left_out", 0),
         margin,
         effects,
+        comparison_shares(ws, run),
     )
 
 

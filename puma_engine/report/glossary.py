@@ -52,6 +52,11 @@ TERMS = {
     "regress": "A user regresses when the true loss under the migration is higher than under full "
     f"retraining by more than {USER_MARGIN:.0%} of the mean loss. The probability takes into account "
     "how few rows a user has and how much users differ.",
+    "share kept": "How much of what full retraining gains over a reference a method keeps: 100 % is as "
+    "good as full retraining, 0 % no better than the reference, which is random prompts or the item "
+    "mean. It is given for the level of predictions and for the order of each user's items, which may "
+    "disagree: knowing how generous a user is brings the level and no order. No share is given where "
+    "the gain is not sure, that is, where its interval is not above 0.",
     "gain": "How much better migrated prompts are than retrained ones; above 1 (or above 0 as a "
     "difference) the migration wins.",
     "break-even": "The number of users from which on a migration is cheaper than retraining all "

@@ -12,7 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from puma_engine.evaluation.metrics import METRICS, PRIMARY_METRIC
+from puma_engine.evaluation.metrics import METRICS, PRIMARY_METRIC, metrics_of
+from puma_engine.evaluation.shares_kept import ASPECTS, REFERENCES, aspect_label
 from puma_engine.evaluation.summaries import frontier
 from puma_engine.evaluation.user_effects import UserImpact, with_values
 from puma_engine.evaluation.verdict import Verdict, user_sentences
@@ -24,7 +25,7 @@ from puma_engine.store import Run
 
 DEFINED_TERMS = (
     *("soft prompt", "migration", "retrained", "random prompts", "shuffled control"),
-    *("baseline", "margin", "interval", "regress", "refined"),
+    *("baseline", "margin", "interval", "share kept", "regress", "refined"),
 )
 GROUP_TITLES = {"variance": "variance of a user's outcomes", "train_rows": "train rows of a user"}
 MAX_DOTS = 1500
@@ -37,7 +38,7 @@ class Report:
     """The content of a report.
 
     facts: names and values of what was measured. methods and scores: the comparison's tables,
-    methods in the order to show. impact: the impact of the judged migration on users, or None.
+    methods in the order to show. shares: the table of `puma_engine.evaluation.shares_kept`. impact: the impact of the judged migration on users, or None.
     lineage: every run that the comparison came from, itself first. written: the time of writing.
     """
 
@@ -46,6 +47,7 @@ class Report:
     facts: Sequence[tuple[str, str]]
     methods: pd.DataFrame
     scores: pd.DataFrame
+    shares: pd.DataFrame
     impact: UserImpact | None
     lineage: Sequence[Run]
     written: str
@@ -53,7 +55,7 @@ class Report:
 
 def render(report: Report) -> str:
     """Return the report as one HTML page."""
-    metrics = list(dict.fromkeys(report.scores["metric"]))
+    metrics = list(metrics_of(report.run.summary["task"]))
     versions: dict[str, set[str]] = {}
     for run in report.lineage:
         for name, version in run.versions.items():
@@ -65,6 +67,7 @@ def render(report: Report) -> str:
             report=report,
             decision=DECISIONS[report.verdict.decision],
             methods=_methods(report, metrics),
+            shares=_shares(report),
             users=_users(report),
             versions=[(name, ", ".join(sorted(known))) for name, known in sorted(versions.items())],
             definitions=[(heading(term), TERMS[term]) for term in (*DEFINED_TERMS, *metrics)],
@@ -95,7 +98,11 @@ def _methods(report: Report, metrics: list[str]) -> dict[str, Any]:
         "headings": [METRICS[name].heading for name in metrics],
         "primary": metric.label,
         "rows": [
-            (row, [scores[row.method, name] for name in metrics], scores[row.method, metric.name])
+            (
+                row,
+                [scores.get((row.method, name)) for name in metrics],
+                scores[row.method, metric.name],
+            )
             for row in report.methods.itertuples()
         ],
         "charts": [
@@ -106,6 +113,31 @@ def _methods(report: Report, metrics: list[str]) -> dict[str, Any]:
             (svg.MARKS[kind.symbol], kind)
             for name, kind in KINDS.items()
             if name in set(rows["kind"])
+        ],
+    }
+
+
+def _shares(report: Report) -> dict[str, Any] | None:
+    """The table of what methods keep of full retraining's gains; None without a reference."""
+    task, shares = report.run.summary["task"], report.shares
+    if shares.empty:
+        return None
+    cells = {(row.method, row.reference, row.aspect): row for row in shares.itertuples()}
+    columns = [
+        (reference, aspect)
+        for reference in REFERENCES
+        for aspect in ASPECTS
+        if reference in set(shares["reference"])
+    ]
+    return {
+        "headings": [
+            f"{aspect_label(task, aspect)}, over {REFERENCES[reference]}"
+            for reference, aspect in columns
+        ],
+        "rows": [
+            (method, [cells.get((method, *column)) for column in columns])
+            for method in report.methods["method"]
+            if method in set(shares["method"])
         ],
     }
 

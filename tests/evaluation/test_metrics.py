@@ -250,3 +250,60 @@ def test_interval_reports_its_number_of_draws(rows):
     assert {name: estimate.difference.draws for name, estimate in estimates[1].items()} == used
     assert used == {name: metrics.draws_used(name, 1000) for name in used}
     assert metrics.bootstrap_metric("click", "auc", clicked, p, user, draws=50).draws == 50
+
+
+@pytest.mark.parametrize(
+    ("task", "names"), [("rating", ["rmse", "pair_accuracy"]), ("click", ["log_loss", "uauc"])]
+)
+def test_shares_kept_are_ratios_of_gains_in_the_same_draws(rows, task, names):
+    y, p, user = rows
+    noise = np.random.default_rng(1).normal(size=len(y))
+    methods = {
+        "retrained": [p],
+        "random": [noise / 9 + 3],
+        "migrated": [0.5 * p + noise / 4 + 1.5, p + noise],
+        "worse": [noise[::-1] + 3],
+    }
+    if task == "click":
+        y = (y > 3).astype(float)
+        methods = {name: [1 / (1 + np.exp(3 - p)) for p in ps] for name, ps in methods.items()}
+
+    def values(ps):
+        pooled = [metrics.pooled(task, y, p, user) for p in ps]
+        return {name: np.mean([scores[name] for scores in pooled]) for name in names}
+
+    wanted = {name: values(ps) for name, ps in methods.items()}
+    sampled = metrics.sample_metrics(
+        task, y, [p for ps in methods.values() for p in ps], user, names, draws=200
+    )
+    trainings = [len(ps) for ps in methods.values()]
+    more = {"retrained": 0, "references": [1, 3], "names": names}
+    measured = metrics.shares_kept(sampled, trainings, **more)
+    for kept_of, reference in zip(measured, ("random", "worse"), strict=True):
+        for kept, method in zip(kept_of, methods, strict=True):
+            for name in names:
+                gain = wanted[reference][name] - wanted["retrained"][name]
+                own = wanted[reference][name] - wanted[method][name]
+                share = kept[name].share
+                assert abs(kept[name].gain.value) == pytest.approx(abs(gain))
+                assert share.value == pytest.approx(own / gain)
+                if method == "retrained":
+                    assert (share.value, share.low, share.high) == pytest.approx((1, 1, 1))
+                elif method == reference:
+                    assert (share.value, share.low, share.high) == pytest.approx((0, 0, 0))
+                else:
+                    assert share.low < share.value < share.high
+
+
+def test_no_share_is_given_of_a_gain_that_is_not_sure(rows):
+    y, p, user = rows
+    noisy = p + np.random.default_rng(3).normal(0, 1e-3, len(p))
+    for reference in (noisy, y):  # no gain at all, and a loss
+        methods, names = [p * 0.9, p, reference], ["rmse"]
+        sampled = metrics.sample_metrics("rating", y, methods, user, names, draws=100)
+        ((kept, *_),) = metrics.shares_kept(
+            sampled, [1, 1, 1], retrained=1, references=[2], names=names
+        )
+        share = kept["rmse"].share
+        assert np.isnan([share.value, share.low, share.high]).all()
+        assert kept["rmse"].gain.low <= 0

@@ -1,11 +1,14 @@
 """Verdicts on both sides of every rule, and regressions of users against simulated truths."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from puma_engine.datasets.losses import row_losses
 from puma_engine.errors import ConfigError, DataError
+from puma_engine.evaluation.shares_kept import shares_of_scores
 from puma_engine.evaluation.user_effects import (
     by_group,
     per_user_losses,
@@ -172,7 +175,11 @@ def test_controls_and_baselines_add_cautions():
         away = judge(question(good, BASE, ("Other", kind, 1.2, far, 1.0)))
         assert not any(words in caution for caution in away.cautions), kind
     good = migrated((0.01, 0.0, 0.02))
-    verdict = judge(question(good, BASE, ("Random prompts", "random", 1.2, far, 1.0)))
+    data = question(good, BASE, ("Random prompts", "random", 1.2, far, 1.0))
+    table = data.scores.assign(n_users=500)
+    references = {"random": "Random prompts"}
+    shares = shares_of_scores("rating", table, retrained=BASE[0], references=references)
+    verdict = judge(replace(data, shares=shares))
     assert any("keeps 95% of" in sentence for sentence in verdict.evidence)
 
 
@@ -295,3 +302,86 @@ def test_strata_do_not_split_equal_values():
     assert strata["a"] == strata["d"] != strata["j"]
     assert strata.groupby(strata).size().max() <= 5
     assert quantile_groups(values * 0).nunique() == 1
+
+
+def rated(level, ranking, *, shares=(0.98, 0.39), seconds=10.0, margin=0.01):
+    """A migration's gaps in RMSE and pair accuracy from full retraining, and what it keeps."""
+    base = (*BASE[:2], 0.8, None, 100.0)
+    data = question(migrated(level, seconds, 0.8 + level[0]), base, margin=margin)
+    scores = data.scores.assign(metric="pair_accuracy")
+    moved = scores["method"] == "Moved"
+    scores.loc[moved, ["difference", "difference_low", "difference_high"]] = ranking
+    scores["value"] = np.where(moved, 0.6 + ranking[0], 0.6)
+    rows = [
+        {"method": "Moved", "reference": "random", "reference_method": "Random prompts"}
+        | {"aspect": aspect, "share": share, "share_low": share - 0.05, "share_high": share + 0.05}
+        | {"gain": 0.1, "gain_low": 0.05, "gain_high": 0.15, "n_users": 500}
+        for aspect, share in zip(("level", "ranking"), shares, strict=True)
+    ]
+    table = pd.DataFrame(rows)
+    return replace(data, scores=pd.concat([data.scores, scores]), shares=table)
+
+
+LEVEL_KEPT = (0.001, -0.002, 0.004)
+
+
+def test_a_migration_that_keeps_the_level_but_not_the_ranking_is_recommended_with_a_caution():
+    verdict = judge(rated(LEVEL_KEPT, (-0.03, -0.04, -0.02)))
+    assert verdict.decision == "migrate" and verdict.cautions[0] == verdict.disagreement
+    assert verdict.disagreement == (
+        "It keeps 98% of the rating accuracy (RMSE) that full retraining gains over random prompts, "
+        "but 39% of the ranking (pair accuracy), where it is behind full retraining by more than the "
+        "margin: 0.5700 against 0.6000."
+    )
+    assert "98% [93%, 103%] of the rating accuracy (RMSE)" in " ".join(verdict.evidence)
+
+
+@pytest.mark.parametrize(
+    ("level", "ranking", "shares", "words"),
+    [
+        # Surely behind, and maybe by more than the margin of 0.006.
+        (LEVEL_KEPT, (-0.005, -0.009, -0.001), (0.98, 0.9), "beyond chance"),
+        # Behind in both, but far more is lost of the ranking.
+        ((0.03, 0.02, 0.04), (-0.05, -0.06, -0.04), (0.9, 0.3), "but 30% of the ranking"),
+        # The other way round.
+        ((0.03, 0.02, 0.04), (0.001, -0.003, 0.005), (0.8, 1.0), "but 80% of the rating accuracy"),
+        # No share is known.
+        (LEVEL_KEPT, (-0.03, -0.04, -0.02), (0.98, np.nan), "within the margin in rating accuracy"),
+    ],
+)
+def test_the_caution_says_which_of_level_and_ranking_is_lost(level, ranking, shares, words):
+    assert words in judge(rated(level, ranking, shares=shares)).disagreement
+
+
+@pytest.mark.parametrize(
+    ("level", "ranking", "shares"),
+    [
+        (LEVEL_KEPT, (0.001, -0.004, 0.006), (0.98, 0.97)),
+        (LEVEL_KEPT, (0.02, 0.01, 0.03), (0.98, 1.4)),
+        # Behind, but surely by less than the margin.
+        (LEVEL_KEPT, (-0.003, -0.005, -0.001), (0.98, 0.8)),
+        # Not measured well enough.
+        (LEVEL_KEPT, (-0.005, -0.02, 0.01), (0.98, 0.7)),
+        # Behind in both alike.
+        ((0.03, 0.02, 0.04), (-0.03, -0.04, -0.02), (0.7, 0.68)),
+    ],
+)
+def test_there_is_no_caution_where_level_and_ranking_agree(level, ranking, shares):
+    verdict = judge(rated(level, ranking, shares=shares))
+    assert verdict.disagreement == "" and "ranking" not in " ".join(verdict.cautions)
+
+
+def test_a_gain_that_is_not_sure_has_no_share_but_a_sentence():
+    data = rated(LEVEL_KEPT, (0.001, -0.004, 0.006), shares=(0.98, np.nan))
+    evidence = " ".join(judge(data).evidence)
+    assert "no sure gain over random prompts in ranking (pair accuracy)" in evidence
+    assert "nan" not in evidence
+
+
+def test_ranking_that_is_not_measured_is_said_and_changes_no_decision():
+    with_it = judge(rated(LEVEL_KEPT, (0.001, -0.004, 0.006)))
+    base = (*BASE[:2], 0.8, None, 100.0)
+    without = judge(question(migrated(LEVEL_KEPT, value=0.801), base))
+    assert with_it.decision == without.decision == "migrate"
+    assert any("pair accuracy) is not measured" in caution for caution in without.cautions)
+    assert without.disagreement == ""

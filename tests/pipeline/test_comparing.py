@@ -3,6 +3,7 @@
 import json
 
 import compared
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -49,3 +50,83 @@ def test_a_comparison_that_names_auc_is_judged_by_uauc_from_its_tables(world):
     assert judge(data) == before == pipeline.judge_comparison(ws, run.id)
     again = pipeline.render_report(ws, run.id)
     assert again.partition("What was measured")[2] == page.partition("What was measured")[2]
+
+
+@pytest.fixture(scope="module")
+def ratings(tmp_path_factory):
+    """Ratings with random prompts; the migration knows each user's mean rating and no order."""
+    world = compared.workspace(tmp_path_factory.mktemp("ratings"))
+    ws, data = world["ws"], world["data"]
+    new = ws.run(ws.run(world["runs"]["again"].inputs["prompts"]).inputs["backbone"])
+    drawn = compared.evaluate(ws, compared.prompts(ws, data, new, "random", 5.0), 3.0, seed=9)
+    baseline = pipeline.evaluate(ws, "item_mean", dataset=data.id)
+    chosen = [world["runs"][name] for name in ("few", "again", "control")] + [drawn, baseline]
+    return {"ws": ws, "comparison": pipeline.compare(ws, chosen), "random": drawn}
+
+
+def test_a_comparison_stores_what_each_method_keeps_of_level_and_ranking(ratings):
+    ws, run = ratings["ws"], ratings["comparison"]
+    shares = ws.get_table(run.id, "shares_kept")
+    scores = ws.get_table(run.id, "comparison").set_index(["method", "metric"])["value"]
+    retrained = run.summary["reference"]
+    assert set(shares["metric"]) == {"rmse", "pair_accuracy"}
+    assert set(shares["reference"]) == {"random", "item_mean"}
+    known = shares[shares["share"].notna()]
+    assert {"random", "item_mean"} == set(known["reference"])
+    for row in known.itertuples():
+        reference, own, best = (
+            scores[name, row.metric] for name in (row.reference_method, row.method, retrained)
+        )
+        assert row.share == pytest.approx((reference - own) / (reference - best), abs=1e-6)
+        assert row.share_low <= row.share <= row.share_high and row.gain_low > 0
+    assert retrained not in set(shares["method"])
+    verdict = pipeline.judge_comparison(ws, run)
+    assert "gains over random prompts, it keeps" in " ".join(verdict.evidence)
+    assert "gains over the item mean, it keeps" in " ".join(verdict.evidence)
+
+
+def as_earlier_versions_stored_it(ws, run):
+    """Remove from a comparison what earlier versions did not store."""
+    with ws.transaction() as db:
+        db.execute("DELETE FROM artifacts WHERE run_id = ? AND name = 'shares_kept'", [run.id])
+        db.execute("DELETE FROM metrics WHERE run_id = ? AND metric = 'pair_accuracy'", [run.id])
+        db.execute("UPDATE runs SET status = 'running' WHERE id = ?", [run.id])
+    table = ws.get_table(run.id, "comparison")
+    table = table[table["metric"] != "pair_accuracy"].reset_index(drop=True)
+    ws.put_table(run.id, "comparison", table)
+    with ws.transaction() as db:
+        db.execute("UPDATE runs SET status = 'finished' WHERE id = ?", [run.id])
+
+
+def test_an_older_comparison_gets_pair_accuracy_and_shares_from_its_predictions(ratings):
+    ws, run = ratings["ws"], ratings["comparison"]
+    keys = ["method", "metric"]
+    scores = ws.get_table(run.id, "comparison").sort_values(keys, ignore_index=True)
+    shares, verdict = ws.get_table(run.id, "shares_kept"), pipeline.judge_comparison(ws, run)
+    as_earlier_versions_stored_it(ws, run)
+    again = pipeline.comparison_scores(ws, run)
+    assert again["method"].tolist()[:5] == [again["method"][0]] * 5
+    pd.testing.assert_frame_equal(again.sort_values(keys, ignore_index=True), scores)
+    pd.testing.assert_frame_equal(pipeline.comparison_shares(ws, run), shares)
+    assert pipeline.judge_comparison(ws, run) == verdict
+
+    (lost,) = ws.folder(ratings["random"].id).glob("predictions.*parquet")
+    lost.rename(lost.with_suffix(".gone"))
+    try:
+        without = pipeline.comparison_scores(ws, run)
+        assert "pair_accuracy" not in set(without["metric"]) and len(without)
+        levels = pipeline.comparison_shares(ws, run)
+        assert set(levels["metric"]) == {"rmse"} and levels["share_low"].isna().all()
+        known = shares[shares["metric"] == "rmse"].set_index(["method", "reference"])["share"]
+        same = levels.set_index(["method", "reference"])["share"]
+        pd.testing.assert_series_equal(same.sort_index(), known.sort_index())
+        assert any(
+            "is not measured here" in text for text in pipeline.judge_comparison(ws, run).cautions
+        )
+        page = pipeline.render_report(ws, run)
+        assert "not measured" in page
+        words = ["compare", *(r for k, r in run.inputs.items() if k != "reference")]
+        shown = CliRunner().invoke(app, [*words, "--workspace", str(ws.root)])
+        assert shown.exit_code == 0 and "not measured" in shown.stdout
+    finally:
+        lost.with_suffix(".gone").rename(lost)
