@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from puma_engine.errors import ConfigError
 
@@ -52,7 +52,13 @@ def _accept_stored_names(config: type[T]) -> type[T]:
 
 
 class _Config:
-    """Shared behaviour: plain dictionaries, hashes, and all errors reported together."""
+    """Shared behaviour: plain dictionaries, hashes, and all errors reported together.
+
+    optional: settings that are stored only where they differ from their default. Settings that an
+    earlier version did not have are among them, so that runs keep their ids.
+    """
+
+    optional: ClassVar[tuple[str, ...]] = ()
 
     def problems(self) -> list[str]:
         return []
@@ -65,6 +71,9 @@ class _Config:
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as runs store them, see STORED_NAMES."""
         values = dataclasses.asdict(self)  # type: ignore[call-overload]
+        for name in self.optional:
+            if values[name] == type(self).__dataclass_fields__[name].default:  # type: ignore[attr-defined]
+                del values[name]
         return {STORED_NAMES.get(name, name): value for name, value in values.items()}
 
     @property
@@ -87,7 +96,11 @@ class TrainingConfig(_Config):
     batch_size: examples a step, over all processes. learning_rate: the peak of a cosine that ends
     at 0. warmup: the share of steps before the peak. grad_clip: largest norm of the gradient.
     patience: epochs without a better validation value before early stopping (0: never).
-    checkpoint_seconds: time between checkpoints.
+    checkpoint_seconds: time between checkpoints. ema_decay: the weights that are validated and kept
+    are an exponential moving average over steps with this decay, in [0, 1) (Polyak & Juditsky 1992);
+    0 keeps the weights of the last step. ranking, within_user: weights of the pairwise logistic loss
+    and of the squared error of differences within users, beside the task's loss; with either, up to
+    eight rows of one user follow each other in a batch.
     """
 
     epochs: int = 8
@@ -101,6 +114,11 @@ class TrainingConfig(_Config):
     patience: int = 2
     seed: int = 0
     checkpoint_seconds: float = 30.0
+    ema_decay: float = 0.0
+    ranking: float = 0.0
+    within_user: float = 0.0
+
+    optional = ("ema_decay", "ranking", "within_user")
 
     def problems(self) -> list[str]:
         problems = _positive(self, "epochs", "batch_size", "learning_rate", "grad_clip")
@@ -110,6 +128,11 @@ class TrainingConfig(_Config):
             problems.append(f"weight_decay must be 0 or more, not {self.weight_decay!r}")
         if self.patience < 0:
             problems.append(f"patience must be 0 or more, not {self.patience!r}")
+        if not 0 <= self.ema_decay < 1:
+            problems.append(f"ema_decay must be in [0, 1), not {self.ema_decay!r}")
+        for name in ("ranking", "within_user"):
+            if not 0 <= getattr(self, name) < math.inf:
+                problems.append(f"{name} must be 0 or more, not {getattr(self, name)!r}")
         if self.optimizer not in OPTIMIZERS:
             problems.append(
                 f"optimizer must be one of {', '.join(OPTIMIZERS)}, not {self.optimizer!r}"
@@ -136,12 +159,7 @@ class PromptConfig(_Config):
     start: Literal["shared", "random"] = "shared"
     item_tokens: int = 0
 
-    def to_dict(self) -> dict[str, Any]:
-        """Settings by name; item_tokens only where there are some, so that older runs are problems."""
-        settings = super().to_dict()
-        if not self.item_tokens:
-            del settings["item_tokens"]
-        return settings
+    optional = ("item_tokens",)
 
     def problems(self) -> list[str]:
         problems = _positive(self, "tokens", "init_scale")
@@ -162,7 +180,10 @@ class AdapterConfig(_Config):
     is added to source prompts in training, in units of the prompts' own. max_mean_to_std: rescale
     source prompts so that the norm of their mean is at most this many times the norm of their
     standard deviation; 0 does not rescale. max_norm: upper bound of the norm of each mapped token,
-    in units of the median norm of the target's token embeddings; 0 sets no bound.
+    in units of the median norm of the target's token embeddings; 0 sets no bound. output_tokens:
+    tokens of the target for each token of the source. skip: a trained linear map beside the blocks,
+    which starts orthogonal and maps prompts to a spread of so many token norms; 0: none. decorrelate:
+    weight of a penalty on a low participation ratio of mapped prompts.
 
     The stored names `balance` and `norm_limit` are accepted as keywords, see STORED_NAMES.
     Raises ConfigError that lists all invalid settings.
@@ -174,10 +195,15 @@ class AdapterConfig(_Config):
     noise: float = 0.0
     max_mean_to_std: float = 0.0
     max_norm: float = 0.0
+    output_tokens: int = 1
+    skip: float = 0.0
+    decorrelate: float = 0.0
+
+    optional = ("output_tokens", "skip", "decorrelate")
 
     def problems(self) -> list[str]:
-        problems = _positive(self, "hidden")
-        for name in ("noise", "max_mean_to_std", "max_norm"):
+        problems = _positive(self, "hidden", "output_tokens")
+        for name in ("noise", "max_mean_to_std", "max_norm", "skip", "decorrelate"):
             if not 0 <= getattr(self, name) < math.inf:
                 problems.append(f"{name} must be 0 or more, not {getattr(self, name)!r}")
         if self.depth < 2:

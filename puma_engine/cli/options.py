@@ -69,6 +69,10 @@ SETTINGS_HELP: dict[type, dict[str, str]] = {
         "patience": "Epochs to wait for a better validation value; 0 never stops early.",
         "seed": "Seed of every draw.",
         "checkpoint_seconds": "Seconds between checkpoints.",
+        "ema_decay": "Decay of a moving average of the weights over steps, which is what is validated and "
+        "kept; 0: no average.",
+        "ranking": "Weight of a pairwise ranking loss within users beside the task's; 0: none.",
+        "within_user": "Weight of the squared error of differences within users; 0: none.",
     },
     PromptConfig: {
         "tokens": "Soft tokens a user.",
@@ -85,6 +89,9 @@ SETTINGS_HELP: dict[type, dict[str, str]] = {
         "that of their standard deviation; 0: no rescaling.",
         "max_norm": "Upper bound of each mapped token's norm, in units of the median norm of the target's "
         "token embeddings; 0: no bound.",
+        "output_tokens": "Tokens of the target for each token of the source.",
+        "skip": "Start of a linear connection around the adapter, in token norms; 0: none.",
+        "decorrelate": "Weight of a penalty on a low participation ratio of mapped prompts; 0: none.",
     },
 }
 SETTINGS = {"training": TrainingConfig, "prompt": PromptConfig, "adapter": AdapterConfig}
@@ -187,8 +194,10 @@ def stage(
 def settings_group(kind: type) -> Group:
     """Return the options of a settings class; one with a stored name may be given under it, too."""
     group: dict[str, tuple[Any, Text]] = {}
-    for name, hint in typing.get_type_hints(kind).items():
-        group[name] = hint, SETTINGS_HELP[kind][name]
+    hints = typing.get_type_hints(kind)
+    for name, text in SETTINGS_HELP[kind].items():
+        hint = hints[name]
+        group[name] = hint, text
         if name in STORED_NAMES:
             group[STORED_NAMES[name]] = hint, _renamed(name)
     return group

@@ -35,9 +35,17 @@ def save_prompts(ws: Workspace, run_id: str, table: PromptTable) -> None:
         ws.put_tensors(run_id, ITEMS, arrays, meta={"item_ids": table.items.item_ids.tolist()})
 
 
-def shape_of(table: PromptTable) -> dict[str, int]:
-    """Return users, tokens and width of a table for its run's summary; item_tokens if it has some."""
-    shape = {"users": len(table.user_ids), "tokens": table.tokens, "width": table.width}
+def shape_of(table: PromptTable) -> dict[str, Any]:
+    """Return a table's shape and participation ratio for its run's summary.
+
+    Names: users, tokens, width, participation_ratio; item_tokens if the table has some.
+    """
+    shape: dict[str, Any] = {
+        "users": len(table.user_ids),
+        "tokens": table.tokens,
+        "width": table.width,
+    }
+    shape["participation_ratio"] = table.participation_ratio()
     return shape if table.items is None else shape | {"item_tokens": table.items.tokens}
 
 

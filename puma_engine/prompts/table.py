@@ -11,6 +11,9 @@ import pandas as pd
 from puma_engine.errors import DataError, MigrationError
 from puma_engine.prompts.item_prompts import ItemPrompts
 
+# Users from whose prompts a participation ratio is computed at most.
+RATIO_USERS = 20_000
+
 
 @dataclass(frozen=True)
 class PromptTable:
@@ -53,6 +56,23 @@ class PromptTable:
     def width(self) -> int:
         """Width of the backbone's token embeddings, d."""
         return int(self.vectors.shape[2])
+
+    def participation_ratio(self) -> float:
+        """Return the participation ratio of the prompts' covariance, between 1 and l * d.
+
+        (sum of eigenvalues)^2 / sum of squared eigenvalues: the number of directions in which users
+        differ, where directions of equal variance count one each (Gao et al., A theory of
+        multineuronal dimensionality, 2017, https://doi.org/10.1101/214262). 0 where all prompts are equal. Of more than RATIO_USERS users,
+        evenly spaced ones are used.
+        """
+        step = -(-len(self.vectors) // RATIO_USERS)
+        rows = self.vectors[::step].reshape(-1, self.tokens * self.width).astype(np.float64)
+        centred = rows - rows.mean(axis=0)
+        # Both products have the same eigenvalues above 0.
+        wide = centred.shape[1] > centred.shape[0]
+        product = centred @ centred.T if wide else centred.T @ centred
+        squares = float(np.square(product).sum())
+        return float(np.trace(product)) ** 2 / squares if squares > 0 else 0.0
 
     def rows_of(self, users: Sequence[str] | np.ndarray) -> np.ndarray:
         """Return the row of each user id, [len(users)] int64; -1 where the table has none."""

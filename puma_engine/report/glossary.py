@@ -36,6 +36,10 @@ TERMS = {
     "prompt, and asks for the answer.",
     "answer tokens": "The tokens that count as answers: the digits 1 to 5 for ratings, Yes and No for "
     "clicks. The prediction is read from their scores alone.",
+    "participation ratio": "The number of directions in which users' prompts differ: the square of "
+    "the summed variances of their principal components, divided by the sum of their squares. Near 1, "
+    "prompts lie along a line, such as how generous a user is; more says that they can hold taste, "
+    "too.",
     "strategy": "The rule that picks the users on whom the adapter is trained.",
     "budget": "How many users train the adapter. Everybody is migrated in the end.",
     "variance": "How much a user's own ratings differ from each other. Users who give every item "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
+from typing import Any
 
 from puma_engine.defaults import PAPER_STRATEGY
 from puma_engine.studies.builder import (
@@ -22,13 +23,27 @@ LENGTHS = (1, 2, 4, 8)
 MAX_NORMS = {"free": 0.0, "bounded": 1.0}
 SIZES = ("llama-small", "llama-medium", "llama-large")
 REFINED_SHARES = (0.1, 0.25, 0.5)
-ADAPTERS = {
-    "hidden 64": {"hidden": 64},
-    "hidden 256": {"hidden": 256},
-    "hidden 1024": {"hidden": 1024},
-    "hidden 2048": {"hidden": 2048},
-    "hidden 1024, depth 2": {"hidden": 1024, "depth": 2},
-    "hidden 1024, depth 6": {"hidden": 1024, "depth": 6},
+# Settings of migrations that the study of adapters compares, each alone beside the defaults.
+ADAPTERS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "hidden 128": {"adapter": {"hidden": 128}},
+    "hidden 1024, depth 2": {"adapter": {"hidden": 1024, "depth": 2}},
+    "noise 0": {"adapter": {"noise": 0.0}},
+    "dropout 0.3": {"adapter": {"dropout": 0.3}},
+    "weight decay 0.3": {"training": {"weight_decay": 0.3}},
+    "1 epoch": {"training": {"epochs": 1}},
+    "2 epochs": {"training": {"epochs": 2}},
+    "2 epochs, noise 0.1": {"training": {"epochs": 2}, "adapter": {"noise": 0.1}},
+    "averaged weights": {"training": {"ema_decay": 0.98}},
+    "averaged weights, 2 epochs": {"training": {"ema_decay": 0.98, "epochs": 2}},
+    "ranking 0.5": {"training": {"ranking": 0.5}},
+    "ranking 2": {"training": {"ranking": 2.0}},
+    "within users 0.5": {"training": {"within_user": 0.5}},
+    "within users 2": {"training": {"within_user": 2.0}},
+    "decorrelated 0.01": {"adapter": {"decorrelate": 0.01}},
+    "decorrelated 0.1": {"adapter": {"decorrelate": 0.1}},
+    "linear part": {"adapter": {"skip": 0.3}},
+    "2 tokens": {"adapter": {"output_tokens": 2}},
 }
 
 
@@ -170,13 +185,37 @@ def mixed(build: Builder) -> None:
         build.evaluate(all_refined, method=f"{method}, all refined", kind="refined", seed=seed)
 
 
-@study("Adapters of other widths and depths", {"method": "hidden 1024"}, quick=ONE_SEED)
+@study(
+    "Adapters of other shapes and trainings, on few users and on all",
+    {"method": "default"},
+    within=("trained_on",),
+    quick=ONE_SEED,
+)
 def adapters(build: Builder) -> None:
-    """Add migrations of all users by adapters of other shapes."""
-    for seed, source in build.sources().items():
-        for method, shape in ADAPTERS.items():
-            migrated = build.migrate(method, source, seed, adapter=shape)
-            build.evaluate(migrated, method=method, kind="migrated", seed=seed)
+    """Add migrations by every setting of ADAPTERS, trained on a few users and on all.
+
+    The template is prompt last, in which a migration costs least.
+    """
+    options, template = build.options, f"{build.task}-prompt-last"
+    roles = {"source": options.source, "retrained": options.target}
+    for seed in options.seeds:
+        tables = {
+            role: build.prompts(role, backbone, seed, template=template)
+            for role, backbone in roles.items()
+        }
+        for role, table in tables.items():
+            build.evaluate(table, method=role, kind=role, seed=seed)
+        source = tables["source"]
+        selections = {
+            f"{SMALL_SHARE:.0%}": build.select(source, PAPER_STRATEGY, SMALL_SHARE, seed),
+            "all users": None,
+        }
+        for trained_on, selection in selections.items():
+            for method, settings in ADAPTERS.items():
+                name = f"{method}, {trained_on}"
+                migrated = build.migrate(name, source, seed, selection=selection, **settings)
+                facts = {"kind": "migrated", "trained_on": trained_on, "seed": seed}
+                build.evaluate(migrated, method=method, **facts)
 
 
 @study(

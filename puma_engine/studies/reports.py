@@ -19,6 +19,9 @@ from puma_engine.studies.differences import Report, Row, differences_over_budget
 FOLDER = "studies"
 PARTS = ("study", "command", "date", "rows", "summary", "differences", "failed", "missing")
 COST_STUDIES = ("table3", "mixed")
+# Columns beside the primary metric, and their digits.
+MORE_COLUMNS = {"pair_accuracy": "pair accuracy", "participation_ratio": "participation ratio"}
+DIGITS = {"pair_accuracy": 4, "participation_ratio": 1}
 METHODS = {
     "global_mean": "global mean",
     "item_mean": "item mean",
@@ -133,6 +136,8 @@ def label_of(line: Row) -> str:
         return pair if method == "migrated" else f"{name}, {pair}"
     if line.get("tokens"):
         return f"{name}, {_count(line['tokens'], 'token')}"
+    if line.get("trained_on"):
+        return f"{name}, trained on {line['trained_on']}"
     return f"{name} on {line['target']}" if line.get("target") else name
 
 
@@ -142,6 +147,7 @@ def _count(number: int, noun: str) -> str:
 
 def _key(line: Row) -> tuple[Any, ...]:
     facts = ("dataset", "method", "share", "origin", "target", "hops", "sources", "tokens")
+    facts += ("trained_on",)
     return tuple(line.get(name) for name in facts)
 
 
@@ -158,7 +164,10 @@ def _table_of_methods(report: Report, dataset: str) -> str:
     metric = primary_metric(lines[0])
     differences = {_key(line): line for line in report["differences"]}
     names = ["method", "seeds", "users trained", metric_title(metric)]
-    names += ["difference [95 %]", "seconds", "TFLOP"]
+    names += ["difference [95 %]"]
+    # Reports of earlier versions have neither.
+    more = [name for name in MORE_COLUMNS if any(line.get(name) is not None for line in lines)]
+    names += [MORE_COLUMNS[name] for name in more] + ["seconds", "TFLOP"]
     rows = [_row(*names), _row(*["---"] * len(names))]
     for line in lines:
         score = f"{line[metric]:.4f}"
@@ -176,6 +185,7 @@ def _table_of_methods(report: Report, dataset: str) -> str:
                 "–" if trained is None else f"{trained:,.0f}",
                 score,
                 interval,
+                *(f"{line[name]:.{DIGITS[name]}f}" if name in line else "–" for name in more),
                 f"{line['seconds']:.1f}",
                 "–" if flops is None else f"{flops / 1e12:,.1f}",
             )

@@ -18,7 +18,9 @@ from puma_engine.studies.differences import Row, paired_t_test, primary_metric
 
 COSTS = ("seconds", "users_trained", "flops")
 SCORES = tuple(METRICS)
-NO_FACTS = {"run", "users", "rows", "device", "epochs", "examples", *SCORES, *COSTS}
+PROMPT_FACTS = ("participation_ratio",)
+MEASURED = (*SCORES, *PROMPT_FACTS, *COSTS)
+NO_FACTS = {"run", "users", "rows", "device", "epochs", "examples", *MEASURED}
 SIGNIFICANCE = 0.05
 # Parts of a report that are differences, and their metric for each task.
 COMPARED_METRICS = {
@@ -77,6 +79,7 @@ def _row(ws: Workspace, cell: Cell, run: Run) -> Row:
         subject = ws.run(run.inputs["prompts"])
         row |= {"device": subject.device, "epochs": subject.cost.get("epochs")}
         row["examples"] = subject.cost.get("examples")
+        row |= {name: subject.summary[name] for name in PROMPT_FACTS if name in subject.summary}
     return row | pipeline.method_cost(ws, run)
 
 
@@ -99,7 +102,7 @@ def summary(rows: Sequence[Row]) -> list[Row]:
     lines = []
     for facts, group in _methods(rows):
         line = facts | {"seeds": len(group)}
-        for name in (*SCORES, *COSTS):
+        for name in MEASURED:
             values = [float(rows[i][name]) for i in group if rows[i].get(name) is not None]
             if values:
                 line[name] = float(np.mean(values))

@@ -57,14 +57,16 @@ def save(
     optimizer: torch.optim.Optimizer,
     best: dict[str, Tensor] | None,
     scaler: dict[str, Any] | None = None,
+    average: dict[str, Tensor] | None = None,
 ) -> None:
     """Write a checkpoint: first its tensors, last the record that names them.
 
     fingerprint: of settings and data, compared when it is read; best: the best parameters so far;
-    scaler: the state of a gradient scaler (fp16).
+    scaler: the state of a gradient scaler (fp16); average: moving averages of the parameters.
     """
     arrays = {f"now/{name}": p.detach() for name, p in trainable_parameters(module).items()}
     arrays |= {f"best/{name}": p for name, p in (best or {}).items()}
+    arrays |= {f"average/{name}": p for name, p in (average or {}).items()}
     for number, values in optimizer.state_dict()["state"].items():
         for key, value in values.items():
             arrays[f"optimizer/{number}/{key}"] = torch.as_tensor(value)
@@ -113,10 +115,14 @@ class Checkpoint:
         torch.set_rng_state(self._tensor("random/cpu"))
         if "random/cuda" in self.arrays and torch.cuda.is_available():
             torch.cuda.set_rng_state(self._tensor("random/cuda"))
+        return self.copies("best", module)
+
+    def copies(self, kind: str, module: nn.Module) -> dict[str, Tensor]:
+        """Return the stored copies of a module's parameters, by name: kind is best or average."""
         return {
-            name: self._tensor(f"best/{name}", parameter).to(parameter.device)
-            for name, parameter in parameters.items()
-            if f"best/{name}" in self.arrays
+            name: self._tensor(f"{kind}/{name}", parameter).to(parameter.device)
+            for name, parameter in trainable_parameters(module).items()
+            if f"{kind}/{name}" in self.arrays
         }
 
     def _tensor(self, name: str, like: Tensor | None = None) -> Tensor:

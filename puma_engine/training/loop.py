@@ -14,6 +14,7 @@ from torch import nn
 from puma_engine.config import TrainingConfig, stable_hash
 from puma_engine.errors import Cancelled, TrainingError
 from puma_engine.training import checkpoint
+from puma_engine.training.averaging import MovingAverage
 from puma_engine.training.checkpoint import TrainingState
 from puma_engine.training.device import resolve_precision
 from puma_engine.training.step import TrainingStep
@@ -23,6 +24,8 @@ REPORT_SECONDS = 0.2
 CANCEL_STEPS = 10
 # Batches in a window that is sorted by length.
 WINDOW = 50
+# Rows of one group that stand together in a batch, where rows are grouped.
+GROUP_ROWS = 8
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ def train(
     config: TrainingConfig,
     *,
     lengths: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
     validate: Callable[[], float] | None = None,
     include_start: bool = False,
     checkpoint_dir: Path | None = None,
@@ -87,6 +91,7 @@ def train(
     step = TrainingStep(module, prepared, config, precision, accelerator.num_processes)
     total = math.ceil(n_examples / config.batch_size) * config.epochs
     state, best = TrainingState(), None
+    average = MovingAverage(parameters, config.ema_decay)
     loss_sum, loss_count = torch.zeros((), device=device), 0
     # An optimiser stores its state by the order of parameters, so their order counts.
     shapes = [[name, list(p.shape)] for name, p in parameters.items()]
@@ -97,6 +102,7 @@ def train(
         loaded = checkpoint.load(checkpoint_dir, fingerprint)
         if loaded is not None:
             state, best = loaded.state, loaded.restore(module, step.optimizer) or None
+            average.restore(loaded.copies("average", module))
             if accelerator.is_main_process:
                 loss_sum += state.loss_sum
                 loss_count = state.loss_count
@@ -125,7 +131,14 @@ def train(
             state.loss_sum, state.loss_count = float(loss_sum), loss_count
             scaler = step.scaler.state_dict() if step.scaler.is_enabled() else None
             checkpoint.save(
-                checkpoint_dir, fingerprint, state, module, step.optimizer, best, scaler
+                checkpoint_dir,
+                fingerprint,
+                state,
+                module,
+                step.optimizer,
+                best,
+                scaler,
+                average.state(),
             )
 
     validation: float | None = None
@@ -134,7 +147,12 @@ def train(
         best = checkpoint.copy_parameters(module)
     while state.epoch < config.epochs and not state.finished:
         batches = epoch_batches(
-            n_examples, config.batch_size, seed=config.seed, epoch=state.epoch, lengths=lengths
+            n_examples,
+            config.batch_size,
+            seed=config.seed,
+            epoch=state.epoch,
+            lengths=lengths,
+            groups=groups,
         )
         for batch in batches[state.batch :]:
             share = batch[accelerator.process_index :: accelerator.num_processes]
@@ -142,6 +160,7 @@ def train(
             loss_sum += step(torch.from_numpy(share), len(batch), rate)
             loss_count += len(share)
             state.step += 1
+            average.update(state.step)
             state.batch += 1
             state.examples += len(batch)
             cancelled = should_cancel is not None and should_cancel()
@@ -162,7 +181,9 @@ def train(
         sums = accelerator.reduce(sums, reduction="sum")
         train_loss = float(sums[0] / sums[1].clamp(min=1))
         loss_sum, loss_count = torch.zeros((), device=device), 0
-        validation = None if validate is None else mean_over_processes(float(validate()))
+        with average.applied():
+            validation = None if validate is None else mean_over_processes(float(validate()))
+            averaged = None if validate is None else checkpoint.copy_parameters(module)
         for name, value in (("loss", train_loss), ("validation value", validation)):
             if value is not None and not math.isfinite(value):
                 raise TrainingError(
@@ -175,7 +196,7 @@ def train(
         if validation is None or not validation >= state.best_validation:
             state.best_epoch = state.epoch
             state.best_validation = math.inf if validation is None else validation
-            best = None if validate is None else checkpoint.copy_parameters(module)
+            best = averaged
         waited = state.epoch - state.best_epoch
         state.finished = bool(config.patience) and waited >= config.patience
         state.epoch += 1
@@ -184,6 +205,7 @@ def train(
             report(train_loss, validation)
         save()
 
+    average.apply()
     if best is not None:
         with torch.no_grad():
             for name, parameter in parameters.items():
@@ -201,7 +223,13 @@ def train(
 
 
 def epoch_batches(
-    n: int, batch_size: int, *, seed: int, epoch: int, lengths: np.ndarray | None = None
+    n: int,
+    batch_size: int,
+    *,
+    seed: int,
+    epoch: int,
+    lengths: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
 ) -> list[np.ndarray]:
     """Return the batches of one epoch: each row number once, at most batch_size in a batch.
 
@@ -210,6 +238,9 @@ def epoch_batches(
     """
     generator = np.random.default_rng([seed, epoch])
     order = generator.permutation(n)
+    if groups is not None:
+        order = _chunks(order, groups, generator)
+        lengths = None
     if lengths is None:
         return [order[start : start + batch_size] for start in range(0, n, batch_size)]
     batches = []
@@ -218,6 +249,17 @@ def epoch_batches(
         window = window[np.argsort(lengths[window], kind="stable")]
         batches += [window[at : at + batch_size] for at in range(0, len(window), batch_size)]
     return [batches[number] for number in generator.permutation(len(batches))]
+
+
+def _chunks(order: np.ndarray, groups: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Return a random order of rows in which up to GROUP_ROWS rows of one group follow another."""
+    order = order[np.argsort(groups[order], kind="stable")]
+    group = groups[order]
+    first = np.flatnonzero(np.r_[True, group[1:] != group[:-1]])
+    position = np.arange(len(order)) - np.repeat(first, np.diff(np.r_[first, len(order)]))
+    chunk = np.cumsum(position % GROUP_ROWS == 0) - 1
+    shuffled = generator.permutation(chunk[-1] + 1)
+    return order[np.argsort(shuffled[chunk], kind="stable")]
 
 
 def learning_rate(config: TrainingConfig, step: int, total: int) -> float:

@@ -192,6 +192,38 @@ def test_bounded_and_unbounded_prompts_differ_in_the_bound_only(tmp_path):
     assert line["method"] == "bounded" and line["target"] == "phi3-small"
 
 
+def test_the_study_of_adapters_tries_each_setting_on_few_users_and_on_all(tmp_path):
+    options = Options(datasets=("movietweetings",), seeds=(0,), users=8, target="llama-small")
+    chosen = ("default", "averaged weights", "ranking 0.5")
+    cells = [
+        shortened(cell) if cell.stage in TRAINED else cell
+        for cell in STUDIES["adapters"].cells(options)
+        if cell.facts.get("kind") != "migrated" or cell.facts["method"] in chosen
+    ]
+    needed = {name for cell in cells for name in cell.dependencies}
+    cells = [cell for cell in cells if cell.facts or cell.name in needed]
+    ws = Workspace.open(tmp_path / "ws", create=True)
+    outcome = run_cells(ws, cells, device="cpu")
+    assert not outcome.failed and not outcome.missing
+    report = collect(ws, STUDIES["adapters"], cells, outcome.runs)
+    assert all(row["participation_ratio"] >= 1 for row in report["rows"])
+    migrated = {(row["method"], row["trained_on"]) for row in report["rows"][2:]}
+    assert migrated == {(method, who) for method in chosen for who in ("7%", "all users")}
+    # Each is compared with the default on the same users.
+    assert {(line["method"], line["trained_on"]) for line in report["differences"]} == {
+        (method, who) for method, who in migrated if method != "default"
+    }
+    settings = {
+        cell.facts["method"]: ws.run(ws.run(outcome.runs[cell.name]).inputs["prompts"]).config
+        for cell in cells
+        if cell.facts.get("trained_on") == "7%"
+    }
+    assert settings["averaged weights"]["training"]["ema_decay"] == 0.98
+    off = settings["default"]["training"]
+    assert settings["ranking 0.5"]["training"] == off | {"ranking": 0.5}
+    assert "ema_decay" not in off
+
+
 def test_studies_beyond_the_paper_are_no_evidence_for_its_claims():
     beyond = {"templates", "lengths", "sizes", "mixed", "adapters", "items", "norms"}
     assert beyond <= set(STUDIES) and not beyond & {claim.study for claim in CLAIMS}
