@@ -210,10 +210,10 @@ def new_adapter(
     """
     network = Adapter(vectors.shape[2], target.width, config, generator=generator)
     if network.linear is not None:
-        nn = torch.nn
-        nn.init.orthogonal_(network.linear.weight)
-        spread = float(np.sqrt(np.square(vectors - vectors.mean(0)).sum(-1).mean()))
-        network.linear.weight.data.mul_(config.skip * target.token_norm() / spread)
+        torch.nn.init.orthogonal_(network.linear.weight, generator=generator)
+        spread = float(np.sqrt(np.square(vectors - vectors.mean(axis=0)).sum(axis=-1).mean()))
+        with torch.no_grad():
+            network.linear.weight.mul_(network.config.skip * target.token_norm() / spread)
     ratio = network.config.max_mean_to_std
     scaling = input_scaling(vectors, widths, ratio) if ratio else None
     if scaling is not None:

@@ -147,8 +147,7 @@ def _count(number: int, noun: str) -> str:
 
 def _key(line: Row) -> tuple[Any, ...]:
     facts = ("dataset", "method", "share", "origin", "target", "hops", "sources", "tokens")
-    facts += ("trained_on",)
-    return tuple(line.get(name) for name in facts)
+    return tuple(line.get(name) for name in (*facts, "trained_on"))
 
 
 def _lines(report: Report, part: str, dataset: str) -> list[Row]:
