@@ -84,6 +84,27 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON. Raises ValueError for text that is none, or that is nested too deep to read."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def read_json(path: Path, remedy: str = "restore it, or make it again") -> dict[str, Any]:
+    """Read an object from a JSON file. Raises StoreError; remedy: what to do then."""
+    try:
+        value = parse_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StoreError(f"There is no file {path}; {remedy}.") from None
+    except (OSError, ValueError) as error:
+        raise StoreError(f"The file {path} is not valid JSON ({error}); {remedy}.") from error
+    if not isinstance(value, dict):
+        raise StoreError(f"The file {path} holds no JSON object; {remedy}.")
+    return value
+
+
 def save_tensors(path: Path, arrays: Mapping[str, np.ndarray], meta: Any = None) -> None:
     """Write arrays and JSON metadata to one safetensors file, atomically.
 
@@ -151,7 +172,7 @@ class TensorFile:
     def meta(self) -> Any:
         """The JSON value that `save_tensors` stored, or None. Raises StoreError if it is no JSON."""
         with self._open() as file:
-            return json.loads((file.metadata() or {}).get("meta", "null"))
+            return parse_json((file.metadata() or {}).get("meta", "null"))
 
     def names(self) -> list[str]:
         """Return the names of the arrays."""

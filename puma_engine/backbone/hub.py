@@ -1,12 +1,12 @@
 """Models of the Hugging Face hub: pinned to a commit, read from headers first, errors explained."""
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from puma_engine.errors import BackboneError
+from puma_engine.errors import BackboneError, StoreError
+from puma_engine.files import read_json
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 # Files of a causal model; pickled weights, code and other formats are never fetched.
@@ -62,8 +62,21 @@ def cached(spec: str, commit: str) -> Path | None:
     index = folder / "model.safetensors.index.json"
     names = {"model.safetensors"}
     if index.is_file():
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        names = set(shard_names(index))
     return folder if all((folder / name).is_file() for name in names) else None
+
+
+def shard_names(index: Path) -> list[str]:
+    """Return the files that an index of shards names. Raises BackboneError for a damaged index."""
+    try:
+        names = sorted(set(read_json(index)["weight_map"].values()))
+        if any(Path(name).is_absolute() or ".." in Path(name).parts for name in names):
+            raise ValueError("it names files elsewhere")
+    except (StoreError, KeyError, AttributeError, TypeError, ValueError) as error:
+        raise BackboneError(
+            f"The index {index} names no shards ({error}); download the model again."
+        ) from error
+    return names
 
 
 def fetch(spec: str, commit: str, files: tuple[str, ...] = FILES) -> Path:

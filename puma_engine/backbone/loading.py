@@ -5,7 +5,6 @@ fit is refused before its weights are fetched or read.
 """
 
 import importlib.util
-import json
 import logging
 import math
 from collections.abc import Iterator
@@ -16,13 +15,16 @@ from typing import Any
 
 from puma_engine.backbone import hub
 from puma_engine.backbone.attention.fp8 import check_fp8
-from puma_engine.errors import BackboneError
+from puma_engine.errors import BackboneError, StoreError
+from puma_engine.files import read_json
 from puma_engine.training.device import DTYPES
 
 FP8 = "fp8"
 # Bytes a parameter. 4-bit blocks of 64 carry one fp32 scale; fp8 has a copy for the gradient.
 QUANTISED = {"4bit": 0.5 + 4 / 64, "8bit": 1.0, FP8: 2.0}
 TIGHT = 0.85
+LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers")
+EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
 @dataclass(frozen=True)
@@ -72,12 +74,12 @@ class Source:
         if self.folder is None:
             assert self.commit is not None
             return hub.remote_shapes(self.spec, self.commit)
+        # As transformers chooses: one whole file before the shards of an index.
+        whole = self.folder / "model.safetensors"
         index = self.folder / "model.safetensors.index.json"
-        if index.is_file():
-            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            files = [self.folder / str(name) for name in sorted(names)]
+        if index.is_file() and not whole.is_file():
+            files = [self.folder / name for name in hub.shard_names(index)]
         else:
-            whole = self.folder / "model.safetensors"
             files = [whole] if whole.is_file() else sorted(self.folder.glob("*.safetensors"))
         shapes: hub.Shapes = {}
         for file in files:
@@ -121,6 +123,29 @@ def weight_bytes(shapes: hub.Shapes, precision: str, quantise: str | None = None
             size = QUANTISED[quantise]
         total += math.prod(shape) * size
     return int(total)
+
+
+def check_size(folder: Path, shapes: hub.Shapes) -> None:
+    """Raise BackboneError if a configuration names more layers or experts than weights can have.
+
+    Building such a model would take hours before its weights are found missing.
+    """
+    if not (folder / "config.json").is_file():
+        return
+    largest_dimension = max((max(shape, default=0) for shape in shapes.values()), default=0)
+    limits = dict.fromkeys(LAYER_COUNTS, len(shapes))
+    limits |= dict.fromkeys(EXPERT_COUNTS, max(len(shapes), largest_dimension))
+    pending: list[Any] = [read_json(folder / "config.json")]
+    while pending:
+        settings = pending.pop()
+        pending += [value for value in settings.values() if isinstance(value, dict)]
+        for name, limit in limits.items():
+            value = settings.get(name)
+            if isinstance(value, int | float) and value > limit:
+                raise BackboneError(
+                    f"The config.json of {folder} has {name} = {value:,}, but its weights have "
+                    f"{len(shapes):,} tensors, too few for that; restore the config.json."
+                )
 
 
 def check_room(spec: str, need: int, free: int, where: str) -> None:
@@ -170,15 +195,23 @@ def locate(spec: str | Path, revision: str | None = None) -> Source:
 
 
 def _check_folder(folder: Path) -> None:
+    if (folder / "adapter_config.json").is_file():
+        # transformers would add the adapter to weights that may hold it already.
+        raise BackboneError(
+            f"The folder {folder} holds an adapter (adapter_config.json) as well as a model or none, "
+            "so what its weights are is not clear. If they have the adapter merged in, remove the "
+            "adapter's files; if not, merge it (PEFT: merge_and_unload) and save the model to a "
+            "folder of its own."
+        )
     config = folder / "config.json"
     if not config.is_file():
         raise BackboneError(
             f"The folder {folder} has no config.json, so it holds no model; choose another."
         )
     try:
-        settings = json.loads(config.read_text(encoding="utf-8"))
-    except ValueError:
-        raise BackboneError(f"The file {config} is not valid JSON; restore it.") from None
+        settings = read_json(config, "restore it")
+    except StoreError as error:
+        raise BackboneError(str(error)) from error
     from transformers import CONFIG_MAPPING
 
     # An architecture that transformers knows is built by its own classes, whatever auto_map says.
@@ -302,6 +335,15 @@ def check_quantisation(kind: str | None, device: Any, *, spread: bool = False) -
             "Quantised loading needs the package bitsandbytes, which is not installed; run "
             "`pip install bitsandbytes`, or leave out --quantise."
         )
+
+
+def largest(config: Any, name: str) -> int | None:
+    """Return a number of a text model's configuration, or None; the largest if layers differ."""
+    try:
+        value = getattr(config, name, None)
+    except Exception:  # transformers refuses a setting that differs from layer to layer
+        value = max(getattr(layer, name) for layer in config.per_layer_config)
+    return max(value) if isinstance(value, list | tuple) else value
 
 
 def describe(

@@ -4,6 +4,7 @@ Construction checks that the model computes what soft prompts need, part by part
 names the part that fails.
 """
 
+import functools
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -38,6 +39,7 @@ from puma_engine.backbone.loading import (
     BackboneInfo,
     check_quantisation,
     check_room,
+    check_size,
     describe,
     load_model,
     load_tokenizer,
@@ -129,8 +131,10 @@ class FrozenBackbone:
         name = resolve_precision(precision, main_device)
         free = free_bytes(None if spread else main_device)
         where = "all GPUs together" if spread else str(main_device)
-        check_room(source.spec, weight_bytes(source.shapes(), name, quantise), free, where)
+        shapes = source.shapes()
+        check_room(source.spec, weight_bytes(shapes, name, quantise), free, where)
         folder = source.fetch()
+        check_size(folder, shapes)
         tokenizer = load_tokenizer(folder)
         model = load_model(folder, torch_dtype(name), main_device, quantise=quantise, spread=spread)
         starts = tuple(tokenizer.convert_ids_to_tokens(start_ids(tokenizer)))
@@ -167,6 +171,13 @@ class FrozenBackbone:
             uncompile_layers(self._decoder)
             self.compiled = False
         return self.compiled
+
+    @functools.cached_property
+    @torch.no_grad()
+    def token_bytes(self) -> int:
+        """Bytes of one token's keys and values in all layers."""
+        states = self._run_prefix(torch.zeros(1, 1, dtype=torch.long, device=self.device))
+        return sum(part.numel() * part.element_size() for pair in states for part in pair)
 
     def forget(self) -> None:
         """Drop the latest reader and its cached prefixes."""
@@ -373,11 +384,47 @@ class FrozenBackbone:
             try:
                 for name, calls in parts.items():
                     self._compare(name, expected, self._split_logits, *calls)
+                self._check_soft_prompt()
                 return
             except BackboneError:
                 if not fallbacks:
                     raise
                 fallbacks.pop(0)()
+
+    def _check_soft_prompt(self) -> None:
+        """Raise BackboneError for a model that cannot read, or learn, vectors that are no tokens.
+
+        Models with embeddings of their own in every layer look tokens up by their embedding.
+        """
+        name, (row, _) = "soft prompts", CHECKED_ROWS
+        generator = torch.Generator().manual_seed(0)
+        draw = torch.randn(1, 2, self.width, generator=generator) * self.width**-0.5
+        prompt = (draw * self.token_norm()).to(self.device, self.dtype).requires_grad_()
+        ids = torch.tensor([row], device=self.device)
+        before, after = self.embed(ids[:, :2]), self.embed(ids[:, 2:])
+
+        def whole() -> Tensor:
+            joined = torch.cat([before, prompt, after], dim=1)
+            return self._checked(self.model(inputs_embeds=joined).logits)
+
+        def split() -> Tensor:
+            embeddings = torch.cat([prompt, after], dim=1)
+            length = torch.tensor([embeddings.shape[1]], device=self.device)
+            exists = torch.ones(1, 2, dtype=torch.bool, device=self.device)
+            hidden = self.last_hidden(embeddings, length, self._run_prefix(ids[:, :2]), exists)
+            return self.answer_logits(hidden, self._checked_answers())
+
+        def gradient() -> Tensor:
+            with torch.enable_grad():
+                return torch.autograd.grad(split().sum(), prompt)[0]
+
+        with torch.no_grad():
+            self._compare(name, self._part(name, whole, ()), split, ())
+        if not torch.isfinite(self._part(f"gradients of {name}", gradient, ())).all():
+            raise BackboneError(
+                f"{self.info.architecture} gives infinite or missing gradients of soft prompts in "
+                f"{self.info.dtype}; load it in another precision."
+            )
 
     def _part(self, name: str, compute: Callable[..., Tensor], *calls: tuple[Any, ...]) -> Tensor:
         """Return the results of calls, by their arguments, one below the other."""
@@ -430,8 +477,10 @@ class FrozenBackbone:
         index, exists = rest.index(every, int(rest.lengths.max()), left=False)
         embeddings = self.embed(rest.ids[index].masked_fill(~exists, 0))
         hidden = self.last_hidden(embeddings, rest.lengths, past, past_exists)
-        answers = min(CHECKED_LOGITS, self.info.vocabulary)
-        return self.answer_logits(hidden, torch.arange(answers, device=self.device))
+        return self.answer_logits(hidden, self._checked_answers())
+
+    def _checked_answers(self) -> Tensor:
+        return torch.arange(min(CHECKED_LOGITS, self.info.vocabulary), device=self.device)
 
     def _checked(self, logits: Tensor) -> Tensor:
         answers = min(CHECKED_LOGITS, self.info.vocabulary)

@@ -11,6 +11,7 @@ from torch import Tensor
 from puma_engine.backbone.attention.cuda_graphs import GraphedCalls
 from puma_engine.backbone.attention.kv_cache import KVCache, RaggedTensor
 from puma_engine.backbone.attention.prefix_attention import KeyValue
+from puma_engine.backbone.loading import largest
 from puma_engine.backbone.model import FrozenBackbone
 from puma_engine.backbone.tasks import Task, get_task
 from puma_engine.backbone.templates import Slot, Template
@@ -95,7 +96,7 @@ class Reader:
             cache_bytes = CPU_CACHE_BYTES
             if backbone.device.type == "cuda":
                 cache_bytes = int(GPU_CACHE_SHARE * free_bytes(backbone.device))
-        needed = int(self._before.ids.numel()) * self._token_bytes()
+        needed = int(self._before.ids.numel()) * backbone.token_bytes
         self._cached = needed <= cache_bytes
         self._free = free_bytes(backbone.device) - self._cached * needed
         self._cache = KVCache()
@@ -151,13 +152,6 @@ class Reader:
                 "soft prompts or another template."
             )
 
-    def _token_bytes(self) -> int:
-        """Return the bytes of one token's keys and values in all layers."""
-        config = self.backbone.model.config.get_text_config()
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        return int(2 * config.num_hidden_layers * heads * size * self.backbone.dtype.itemsize)
-
     def max_batch(self, prompt: int) -> int:
         """Return the batch size that fits into memory without gradients, a power of two.
 
@@ -166,10 +160,10 @@ class Reader:
         """
         before, after = self.widths(torch.arange(len(self)), prompt)
         config, size = self.backbone.model.config.get_text_config(), self.backbone.dtype.itemsize
-        inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+        inner = largest(config, "intermediate_size") or 4 * config.hidden_size
         # A layer's hidden states, some of them in fp32, its gate and its feed-forward part.
         layer = (6 * config.hidden_size + 3 * inner) * size
-        row = (before + after + prompt) * self._token_bytes() + (after + prompt) * layer
+        row = (before + after + prompt) * self.backbone.token_bytes + (after + prompt) * layer
         fits = max(1, int(BATCH_SHARE * self._free / row))
         return min(MAX_BATCH[self.backbone.device.type], 1 << (fits.bit_length() - 1))
 

@@ -79,7 +79,7 @@ def _describe(folder: Path) -> dict[str, Any]:
         missing = {"name", "task", "content_hash", "report"} - about.keys()
     except FileNotFoundError as error:
         raise DataError(f"{folder} holds no data set; it has no {_DESCRIPTION}.") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path} is damaged; import the data set again.") from error
     if version != FORMAT:
         raise DataError(

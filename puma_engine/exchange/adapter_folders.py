@@ -6,7 +6,6 @@ head) and README.md, a model card.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ import numpy as np
 from puma_engine.backbone import hub
 from puma_engine.errors import MigrationError, StoreError
 from puma_engine.exchange.prompt_file import HEAD_FILE, read_head, write_head
-from puma_engine.files import load_tensors, save_tensors, write_json, write_text
+from puma_engine.files import load_tensors, read_json, save_tensors, write_json, write_text
 
 if TYPE_CHECKING:
     from puma_engine.migration.adapter import Adapter
@@ -87,10 +86,10 @@ def _read(folder: Path) -> AdapterFile:
 
 def _config(folder: Path) -> dict[str, Any]:
     try:
-        config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = read_json(folder / CONFIG)
         if config.get("architecture") != ARCHITECTURE or not set(SHAPE) <= set(config):
             raise ValueError(f"it names no {ARCHITECTURE} with {', '.join(SHAPE)}")
-    except (OSError, ValueError, AttributeError) as error:
+    except (StoreError, ValueError) as error:
         raise MigrationError(
             f"The folder {folder} holds no adapter ({error}); make one with puma adapters export."
         ) from error

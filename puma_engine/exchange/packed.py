@@ -4,13 +4,13 @@ Each shard holds `vectors` [rows, tokens, width] and, in its metadata, the user 
 index.parquet has the columns user_id, shard and row; prompts.json says what the prompts are.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from puma_engine.errors import DataError
 from puma_engine.exchange.prompt_file import (
@@ -21,7 +21,7 @@ from puma_engine.exchange.prompt_file import (
     read_head,
     write_head,
 )
-from puma_engine.files import TensorFile, load_tensors, save_tensors, write_json
+from puma_engine.files import TensorFile, load_tensors, read_json, save_tensors, write_json
 from puma_engine.prompts.table import PromptTable
 
 INDEX, ABOUT, VECTORS = "index.parquet", "prompts.json", "vectors"
@@ -29,13 +29,25 @@ INDEX, ABOUT, VECTORS = "index.parquet", "prompts.json", "vectors"
 
 def read_packed(folder: Path) -> PromptFile:
     """Read packed shards. Raises DataError if a shard has other users than the index."""
-    index = pd.read_parquet(folder / INDEX)
-    about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    try:
+        index = pd.read_parquet(folder / INDEX, columns=["user_id", "shard", "row"])
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        raise DataError(
+            f"The index {folder / INDEX} is no whole Parquet file with user_id, shard and row "
+            f"({error}); export the prompts again."
+        ) from error
+    about = read_json(folder / ABOUT, "export the prompts again")
     ids, blocks = [], []
     for shard, rows in index.groupby("shard", sort=True):
+        if Path(str(shard)).name != str(shard):
+            raise DataError(
+                f"The index of {folder} names the shard {str(shard)!r}, which is outside of its "
+                "folder; export the prompts again."
+            )
         arrays, meta = load_tensors(folder / str(shard))
         listed = rows.sort_values("row")["user_id"].tolist()
-        if meta["user_ids"] != listed or len(arrays[VECTORS]) != len(listed):
+        users = meta.get("user_ids") if isinstance(meta, dict) else None
+        if users != listed or VECTORS not in arrays or len(arrays[VECTORS]) != len(listed):
             raise DataError(
                 f"The shard {shard} of {folder} holds other users than its index names; export again."
             )

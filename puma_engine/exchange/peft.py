@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 
 from puma_engine.errors import DataError, TemplateError
 from puma_engine.exchange.prompt_file import PromptFile, checked, read_head, write_head
-from puma_engine.files import load_tensors, save_tensors, write_json
+from puma_engine.files import load_tensors, read_json, save_tensors, write_json
 
 if TYPE_CHECKING:
     from puma_engine.backbone import Context, FrozenBackbone
@@ -42,7 +41,7 @@ def read_peft(folder: Path) -> PromptFile:
         folders = sorted(file.parent for file in folder.glob(f"*/{CONFIG}"))
     ids, prompts, about_users = [], [], []
     for user_folder in folders:
-        config = json.loads((user_folder / CONFIG).read_text(encoding="utf-8"))
+        config = read_json(user_folder / CONFIG)
         kind = str(config.get("peft_type", "")).upper()
         if kind != "PROMPT_TUNING":
             raise DataError(
@@ -54,9 +53,15 @@ def read_peft(folder: Path) -> PromptFile:
             raise DataError(f"The file {user_folder / WEIGHTS} has no matrix {TENSOR}.")
         about: dict[str, Any] = {}
         if (user_folder / ABOUT).is_file():
-            about = json.loads((user_folder / ABOUT).read_text(encoding="utf-8"))
+            about = read_json(user_folder / ABOUT)
         ids.append(about.pop("user_id", user_folder.name))
-        prompts.append(arrays[TENSOR][int(about.pop("prefix_tokens", 0)) :])
+        prefix = about.pop("prefix_tokens", 0)
+        if not isinstance(prefix, int) or not 0 <= prefix < len(arrays[TENSOR]):
+            raise DataError(
+                f"The file {user_folder / ABOUT} has prefix_tokens = {prefix!r}, but the prompt has "
+                f"{len(arrays[TENSOR])} virtual tokens; export it again."
+            )
+        prompts.append(arrays[TENSOR][prefix:])
         about_users.append(about)
     shapes = {vectors.shape for vectors in prompts}
     if len(shapes) != 1:
@@ -87,6 +92,7 @@ def write_peft(
     from peft import PromptTuningConfig, TaskType
 
     from puma_engine.backbone import Context, Reader
+    from puma_engine.backbone.loading import largest
     from puma_engine.backbone.templates import Slot, get_template
 
     template = get_template(template)
@@ -107,7 +113,7 @@ def write_peft(
         num_virtual_tokens=len(prefix) + table.tokens,
         token_dim=backbone.width,
         num_transformer_submodules=1,
-        num_attention_heads=config.num_attention_heads,
+        num_attention_heads=largest(config, "num_attention_heads"),
         num_layers=config.num_hidden_layers,
         base_model_name_or_path=backbone.info.spec,
         revision=backbone.info.revision,

@@ -19,7 +19,7 @@ from puma_engine.backbone import Context, FrozenBackbone, Reader
 from puma_engine.backbone.templates import Template, get_template
 from puma_engine.errors import StoreError
 from puma_engine.exchange.prompt_file import HEAD, head_of, with_head
-from puma_engine.files import atomic_write
+from puma_engine.files import atomic_write, parse_json
 from puma_engine.prompts.table import PromptTable
 
 NEXT_TOKEN = {"prompt": "", "max_tokens": 1, "temperature": 0, "return_tokens_as_token_ids": True}
@@ -84,7 +84,7 @@ def read_embedded(path: str | Path) -> Embedded:
     try:
         with safe_open(path, framework="pt") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            about = json.loads((file.metadata() or {})["puma"])
+            about = parse_json((file.metadata() or {})["puma"])
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise StoreError(
             f"The file {path} holds no embedded prompts ({error}); make it with puma prompts embed."

@@ -105,4 +105,10 @@ def checked(
         user = Counter(ids).most_common(1)[0][0]
         raise DataError(f"The user {user!r} is twice in {path}; each user has one prompt.")
     vectors = check_finite(path, vectors.astype(np.float32))
+    for name, value in (head or {}).items():
+        if not np.isfinite(value).all():
+            raise DataError(
+                f"The tensor {name!r} of the head of {path} holds NaN or infinite values; export it "
+                "again."
+            )
     return PromptFile(ids, vectors, head, meta or {}, complete)

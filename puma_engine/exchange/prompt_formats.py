@@ -17,7 +17,7 @@ from puma_engine.exchange.peft import is_peft, read_peft
 from puma_engine.exchange.prompt_file import HEAD, PromptFile, checked, head_of, with_head
 from puma_engine.exchange.published_checkpoints import published_prompts
 from puma_engine.exchange.user_ids import read_user_ids
-from puma_engine.files import atomic_write, load_tensors, sha256_file
+from puma_engine.files import atomic_write, load_tensors, parse_json, sha256_file
 from puma_engine.prompts.table import PromptTable
 
 NAMES = ("vectors", "prompts", "prompt_embeddings", "embeddings")
@@ -94,11 +94,17 @@ def _read_parquet(path: Path) -> Table:
     rows = table.column("vector").to_pylist()
     if any(row is None for row in rows) or len({len(row) for row in rows}) != 1:
         raise DataError(f"Every vector in {path} must have the same length, above 0.")
-    extra = json.loads((table.schema.metadata or {}).get(b"puma", b"{}"))
-    head = {k: np.asarray(v, np.float32) for k, v in (extra.get("head") or {}).items()} or None
+    try:
+        extra = parse_json((table.schema.metadata or {}).get(b"puma", b"{}"))
+        head = {k: np.asarray(v, np.float32) for k, v in (extra.get("head") or {}).items()} or None
+        vectors = np.array(rows, dtype=np.float32)
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise DataError(
+            f"The vectors or the metadata of {path} are damaged ({error}); export it again."
+        ) from error
     about = {"meta": extra.get("meta"), "head": head, "complete": "meta" in extra}
     about["tokens"] = extra.get("tokens")
-    return table.column("user_id").to_pylist(), np.array(rows, dtype=np.float32), about
+    return table.column("user_id").to_pylist(), vectors, about
 
 
 def _read_numpy(path: Path) -> Table:
@@ -110,7 +116,10 @@ def _read_numpy(path: Path) -> Table:
             f"The file {path} cannot be read as NumPy arrays ({error}); pickled ones are never loaded."
         ) from error
     ids = arrays.pop("user_ids", None)
-    meta = json.loads(str(arrays.pop("meta"))) if "meta" in arrays else None
+    try:
+        meta = parse_json(str(arrays.pop("meta"))) if "meta" in arrays else None
+    except ValueError as error:
+        raise DataError(f"The metadata of {path} is no JSON ({error}); export it again.") from error
     about = {"head": head_of(arrays), "meta": meta, "complete": meta is not None}
     return None if ids is None else ids.tolist(), _only_table(path, arrays), about
 

@@ -1,12 +1,12 @@
 """Files that name the user of each row of a table."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from puma_engine.errors import DataError
+from puma_engine.files import parse_json
 
 
 def read_user_ids(path: str | Path, rows: int) -> list[str]:
@@ -29,7 +29,7 @@ def read_user_ids(path: str | Path, rows: int) -> list[str]:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
             ids = [line.strip() for line in lines if line.strip()]
         elif path.suffix == ".json":
-            content = json.loads(path.read_text(encoding="utf-8-sig"))
+            content = parse_json(path.read_text(encoding="utf-8-sig"))
             if not isinstance(content, list | dict):
                 raise ValueError("it holds neither a list of ids nor an object from ids to rows")
             ids = [str(user) for user in content]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from puma_engine.config import AdapterConfig
+from puma_engine.errors import MigrationError
 
 # Buffers of an adapter, which are not trained, and their names in stored adapters.
 STORED_BUFFERS = {"input_scale": "gain", "input_bias": "shift", "max_norm": "longest"}
@@ -129,14 +130,25 @@ def _rms(values: np.ndarray) -> float:
 
 @torch.no_grad()
 def apply_adapter(network: Adapter, vectors: np.ndarray, batch_size: int = 8192) -> np.ndarray:
-    """Map prompts [n, l, d_in] to [n, l, d_out] float32, in eval mode and in batches of users."""
+    """Map prompts [n, l, d_in] to [n, l, d_out] float32, in eval mode and in batches of users.
+
+    Raises MigrationError where a finite prompt overflows.
+    """
     device = next(network.parameters()).device
     was_training = network.training
     network.eval()
     batches = torch.from_numpy(vectors).split(batch_size)
     mapped = [network(batch.to(device)).float().cpu() for batch in batches]
     network.train(was_training)
-    return torch.cat(mapped).numpy()
+    result: np.ndarray = torch.cat(mapped).numpy()
+    broken = np.flatnonzero(~np.isfinite(result).all(axis=(1, 2)))
+    if len(broken):
+        raise MigrationError(
+            f"{len(broken):,} of {len(result):,} prompts become NaN or infinite when they are mapped "
+            f"(first: row {broken[0]}, whose largest number is "
+            f"{np.abs(vectors[broken[0]]).max():.3g}); check those prompts."
+        )
+    return result
 
 
 def adapter_tensors(network: Adapter) -> dict[str, np.ndarray]:

@@ -40,7 +40,7 @@ class Clock:
 
     def __init__(self, folder: Path) -> None:
         self.before = 0.0
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
             record = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
             self.before = float(record["state"]["seconds"])
         self.started = time.perf_counter()

@@ -85,6 +85,12 @@ def predict_table(
         done += len(rows)
         if progress is not None:
             progress(done)
+    broken = int((~np.isfinite(outcome)).sum())
+    if broken:
+        raise DataError(
+            f"{broken:,} of {len(outcome):,} predictions are NaN or infinite; the prompts are too "
+            f"large for this model in {backbone.info.dtype}."
+        )
     positions = table.read_tokens * len(examples) + int(
         reader.suffix_lengths(examples.context).sum()
     )

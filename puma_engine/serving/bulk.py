@@ -17,12 +17,13 @@ from puma_engine.errors import Cancelled, ConfigError, MigrationError, Selection
 from puma_engine.exchange import packed
 from puma_engine.exchange.packed import ABOUT, INDEX, VECTORS, PromptShards
 from puma_engine.exchange.prompt_file import HEAD_FILE, write_head
-from puma_engine.files import TensorFile, atomic_write, new_folder, write_json
+from puma_engine.files import TensorFile, atomic_write, new_folder, read_json, write_json
 from puma_engine.prompts.table import PromptTable
 from puma_engine.selection.clustering import streamed_components
 from puma_engine.selection.signals import Signals
 from puma_engine.selection.strategies import STRATEGIES, select_users
 from puma_engine.serving.mapper import Mapper
+from puma_engine.store import locks
 
 # The metadata key under which a mapped shard names its adapter and its input.
 ORIGIN = "puma_stream"
@@ -52,6 +53,23 @@ def migrate_stream(
     if source.resolve() == target.resolve():
         raise MigrationError("The folder to write must be another than the one to read.")
     target.mkdir(parents=True, exist_ok=True)
+    with locks.folder_lock(target) as alone:
+        if not alone:
+            raise MigrationError(
+                f"Another process writes to the folder {target}; wait for it to end, or give another."
+            )
+        return _migrate_shards(mapper, shards, source, target, chunk_rows, report, should_cancel)
+
+
+def _migrate_shards(
+    mapper: Mapper,
+    shards: list[Path],
+    source: Path,
+    target: Path,
+    chunk_rows: int,
+    report: Callable[[str, int, int], None] | None,
+    should_cancel: Callable[[], bool] | None,
+) -> dict[str, Any]:
     for unfinished in target.glob(".*.tmp"):
         unfinished.unlink()  # of a process that was killed
     users, skipped, started = 0, 0, time.perf_counter()
@@ -160,7 +178,7 @@ def select_stream(
     tokens, width = prompts.shape if len(prompts.shape) == 2 else (1, *prompts.shape)
     vectors = prompts.take(rows).reshape(len(rows), tokens, width)
     about = source / ABOUT
-    meta = json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
+    meta = read_json(about) if about.is_file() else {}
     users = pd.DataFrame({"user_id": prompts.user_ids} | selection.group)
     users["selected"] = np.isin(np.arange(len(users)), rows)
     with new_folder(target) as folder:

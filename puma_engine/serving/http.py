@@ -113,7 +113,10 @@ def build_app(mapper: Mapper, *, token: str | None = None, limits: Limits | None
                 raise RequestError(422, str(error)) from error
             async with mapping:
                 started = time.perf_counter()
-                mapped = await asyncio.to_thread(mapper, vectors)
+                try:
+                    mapped = await asyncio.to_thread(mapper, vectors)
+                except MigrationError as error:
+                    raise RequestError(422, str(error)) from error
                 counters.seconds += time.perf_counter() - started
         finally:
             counters.waiting -= 1

@@ -29,6 +29,16 @@ def waiting_lock(path: Path) -> Iterator[None]:
         os.close(handle)
 
 
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[bool]:
+    """Hold a lock on a folder itself, so that no file stays; yield whether it was free."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        yield _try_lock(handle, fcntl.LOCK_EX)
+    finally:
+        os.close(handle)
+
+
 def acquire(path: Path) -> bool:
     """Take a lock, or keep it, until `release` or this process ends; False if another has it."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 from puma_engine.errors import StoreError
 from puma_engine.evaluation.metrics import METRICS
-from puma_engine.files import write_json
+from puma_engine.files import parse_json, write_json
 from puma_engine.report import svg
 from puma_engine.store import Workspace
 from puma_engine.studies.builder import SMALL_SHARE
@@ -55,7 +54,7 @@ def load_report(file: Path, remedy: str) -> Report:
     remedy: what to do then; the end of the error message.
     """
     try:
-        report = json.loads(file.read_text(encoding="utf-8"))
+        report = parse_json(file.read_text(encoding="utf-8"))
         if not isinstance(report, dict):
             raise ValueError("it is no JSON object")
         missing = [part for part in PARTS if part not in report]

@@ -157,7 +157,7 @@ def load(folder: Path, fingerprint: str) -> Checkpoint | None:
         if sha256_file(path) != record["sha256"]:
             raise CheckpointError(f"The checkpoint {path} is damaged (its hash differs); {advice}.")
         arrays, _ = load_tensors(path)
-    except (ValueError, KeyError, TypeError, OSError, StoreError) as error:
+    except (ValueError, KeyError, TypeError, OSError, RecursionError, StoreError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -9,12 +10,14 @@ import time
 import pytest
 import torch
 import transformers
-from tiny import tiny_backbone_folder, tiny_model, tiny_tokenizer
+from safetensors.torch import load_file
+from tiny import plain_logits, tiny_backbone_folder, tiny_model, tiny_tokenizer
 from tiny_hub import COMMIT, TinyHub
 
 from puma_engine import pipeline
-from puma_engine.backbone import FrozenBackbone, inspect_backbone, loading, model
+from puma_engine.backbone import Context, FrozenBackbone, Reader, inspect_backbone, loading, model
 from puma_engine.backbone.loading import Source, describe, locate
+from puma_engine.backbone.templates import get_template
 from puma_engine.errors import BackboneError
 from puma_engine.store import Workspace
 
@@ -150,6 +153,60 @@ def test_code_that_comes_with_a_model_is_never_run(folder, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+def edited(folder, target, **settings):
+    """Copy a model's folder with other settings in its config.json."""
+    shutil.copytree(folder, target)
+    config = json.loads((target / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps(config | settings))
+    return target
+
+
+def test_a_folder_with_weights_and_an_adapter_is_refused(folder, tmp_path):
+    """Its weights may hold the adapter already, and transformers would add it again."""
+    from peft import LoraConfig, get_peft_model
+
+    tuned = get_peft_model(
+        transformers.AutoModelForCausalLM.from_pretrained(folder), LoraConfig(r=2)
+    )
+    with torch.no_grad():
+        for name, value in tuned.named_parameters():
+            if "lora_B" in name:
+                value.normal_()
+    merged = edited(folder, tmp_path / "merged")
+    tuned.save_pretrained(merged)
+    tuned.merge_and_unload().save_pretrained(merged)
+    with pytest.raises(BackboneError, match="remove the adapter's files"):
+        FrozenBackbone.load(merged)
+    for file in merged.glob("adapter_*"):
+        file.unlink()
+    weights = load_file(merged / "model.safetensors")
+    loaded = FrozenBackbone.load(merged, precision="fp32").model.state_dict()
+    adapted = [name for name in weights if "q_proj.weight" in name]
+    assert adapted and all(torch.equal(loaded[name], weights[name]) for name in adapted)
+
+
+@pytest.mark.parametrize("settings", [{"num_hidden_layers": 10**7}, {"num_experts": 10**9}])
+def test_more_layers_than_weights_are_refused_at_once(folder, tmp_path, settings):
+    with pytest.raises(BackboneError, match=f"has {next(iter(settings))} = 1.* too few for that"):
+        FrozenBackbone.load(edited(folder, tmp_path / "deep", **settings))
+
+
+def test_json_that_is_nested_too_deep_is_refused(folder, tmp_path):
+    deep = edited(folder, tmp_path / "deep")
+    (deep / "config.json").write_text("[" * 100_000)
+    with pytest.raises(BackboneError, match="nested too deep"):
+        FrozenBackbone.load(deep)
+
+
+def test_an_index_that_names_files_elsewhere_is_refused(folder, tmp_path):
+    sharded = edited(folder, tmp_path / "sharded")
+    (sharded / "model.safetensors").rename(sharded / "other.safetensors")
+    index = {"weight_map": {"lm_head.weight": f"../{folder.name}/model.safetensors"}}
+    (sharded / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(BackboneError, match="names files elsewhere"):
+        FrozenBackbone.load(sharded)
+
+
 def frozen(built, tokenizer=None):
     torch.manual_seed(0)
     for parameter in built.eval().parameters():
@@ -169,6 +226,42 @@ def test_an_unlisted_architecture_works(kind):
     config = getattr(transformers, f"{kind}Config")(**SMALL, **HEADS)
     backbone = frozen(getattr(transformers, f"{kind}ForCausalLM")(config))
     assert backbone.width == 32
+
+
+GEMMA4 = dict.fromkeys(("hidden_size_per_layer_input", "num_kv_shared_layers"), 0) | {
+    "layer_types": ["sliding_attention", "full_attention"],
+    "vocab_size_per_layer_input": SMALL["vocab_size"],
+    "head_dim": 8,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+}
+
+
+def gemma4(**settings):
+    if not hasattr(transformers, "Gemma4TextConfig"):
+        pytest.skip("this version of transformers has no Gemma 4")
+    return transformers.AutoModelForCausalLM.from_config(
+        transformers.Gemma4TextConfig(**SMALL, **HEADS, **GEMMA4 | settings)
+    )
+
+
+def test_a_model_that_reads_tokens_by_their_embeddings_is_refused():
+    """It looks up a second embedding of each token, and a soft prompt is none."""
+    with pytest.raises(BackboneError, match="its part 'soft prompts' fails"):
+        frozen(gemma4(hidden_size_per_layer_input=8))
+
+
+def test_a_model_with_several_head_sizes_is_read_and_learns():
+    backbone = frozen(gemma4(global_head_dim=16))
+    reader = Reader(backbone, get_template("rating-item-first"), [Context("Dune"), Context("Emma")])
+    prompts = torch.randn(2, 1, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    rows = torch.arange(2)
+    logits = reader.logits(prompts, rows)
+    torch.testing.assert_close(logits, plain_logits(reader, prompts, rows, "right"))
+    logits.sum().backward()
+    assert prompts.grad.abs().min() > 0
+    # Two key-value heads, keys and values of 4 bytes, 8 numbers in one layer and 16 in the other.
+    assert backbone.token_bytes == 2 * 2 * 4 * (8 + 16)
 
 
 @pytest.mark.parametrize(

@@ -199,6 +199,11 @@ def test_an_adapter_round_trips_exactly_over_the_hub(world, tmp_path, monkeypatc
 def test_a_folder_without_an_adapter_is_refused(world, tmp_path):
     with pytest.raises(MigrationError, match="holds no adapter"):
         read_adapter(world["small"])
+    deep = tmp_path / "deep"
+    deep.mkdir()
+    (deep / "config.json").write_text('{"a":' * 100_000)
+    with pytest.raises(MigrationError, match="nested too deep"):
+        read_adapter(deep)
     with pytest.raises(StoreError, match="no adapter"):
         read_adapter(tmp_path / "nowhere")
     folder = pipeline.export_adapter(world["ws"], world["moved"], tmp_path / "adapter")

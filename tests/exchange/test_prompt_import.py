@@ -1,5 +1,6 @@
 """Imported prompts: every format, joined by user id, without executing pickled code."""
 
+import dataclasses
 import json
 import pickle
 
@@ -14,9 +15,12 @@ from tiny import tiny_backbone_folder
 from puma_engine import pipeline
 from puma_engine.backbone.tasks import RatingHead
 from puma_engine.errors import ConfigError, DataError, StoreError
+from puma_engine.evaluation.prediction import predict
+from puma_engine.exchange.packed import write_packed
 from puma_engine.exchange.prompt_formats import content_hash, read_prompts
 from puma_engine.exchange.user_ids import read_user_ids
 from puma_engine.files import save_tensors
+from puma_engine.prompts.table import PromptTable
 from puma_engine.store import Workspace
 
 USERS = [f"{user:03}" for user in range(24)]
@@ -96,6 +100,75 @@ def test_bf16_tables_become_float32_exactly(world, tmp_path, ids):
     save_torch({"prompts": whole}, tmp_path / "t.safetensors")
     prompts = read_prompts(tmp_path / "t.safetensors", users=ids)
     assert np.array_equal(prompts.vectors[:, 0], whole.float().numpy())
+
+
+def write_peft_user(folder, about):
+    folder.mkdir(parents=True)
+    (folder / "adapter_config.json").write_text('{"peft_type": "PROMPT_TUNING"}')
+    save_tensors(folder / "adapter_model.safetensors", {"prompt_embeddings": np.ones((1, 8))})
+    (folder / "puma.json").write_text(about)
+    return folder.parent
+
+
+@pytest.mark.parametrize(
+    ("about", "words"),
+    [
+        ("{", "not valid JSON"),
+        ("[" * 100_000, "nested too deep"),
+        ("[]", "holds no JSON object"),
+        ('{"prefix_tokens": 1}', "prefix_tokens = 1, but the prompt has 1"),
+        ('{"prefix_tokens": "x"}', "prefix_tokens = 'x'"),
+    ],
+)
+def test_damaged_descriptions_of_peft_users_are_refused(tmp_path, about, words):
+    with pytest.raises((DataError, StoreError), match=words):
+        read_prompts(write_peft_user(tmp_path / "peft" / "u0", about))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda folder: (folder / "index.parquet").write_bytes(b"x"), "no whole Parquet file"),
+        (lambda folder: (folder / "prompts.json").write_text("[" * 100_000), "nested too deep"),
+        (lambda folder: (folder / "prompts.json").unlink(), "no file"),
+        (lambda folder: move_shard_out(folder), "outside of its folder"),
+    ],
+)
+def test_damaged_packed_folders_are_refused(tmp_path, damage, words):
+    folder = tmp_path / "packed"
+    folder.mkdir()
+    table = PromptTable(np.array(["a", "b"]), np.ones((2, 1, 4), np.float32))
+    write_packed(folder, table, {"template": "rating"})
+    assert read_prompts(folder).user_ids == ["a", "b"]
+    damage(folder)
+    with pytest.raises((DataError, StoreError), match=words):
+        read_prompts(folder)
+
+
+def move_shard_out(folder):
+    index = pd.read_parquet(folder / "index.parquet")
+    (folder / index["shard"][0]).rename(folder.parent / "elsewhere.safetensors")
+    index.assign(shard="../elsewhere.safetensors").to_parquet(folder / "index.parquet", index=False)
+
+
+def test_predictions_that_overflow_are_refused(world):
+    ws = world["ws"]
+    run = ws.runs(kind="prompts", status="finished")[-1]
+    table = pipeline.load_prompts(ws, run)
+    head = {name: np.full_like(value, np.inf) for name, value in table.head.items()}
+    backbone = pipeline.load_backbone(ws, run.inputs["backbone"], device="cpu")
+    dataset = pipeline.load_dataset(ws, world["data"])
+    with pytest.raises(DataError, match="predictions are NaN or infinite"):
+        broken = dataclasses.replace(table, head=head)
+        predict(backbone, broken, dataset, "test", template="rating-item-first")
+
+
+def test_a_head_with_infinite_values_is_refused(tmp_path):
+    file = tmp_path / "p.safetensors"
+    arrays = {"vectors": np.ones((2, 1, 4), np.float32), "head.bias": np.array([np.inf, 0])}
+    save_tensors(file, arrays, {"user_ids": ["a", "b"]})
+    with pytest.raises(DataError, match="head of .* holds NaN or infinite"):
+        read_prompts(file)
 
 
 def test_bf16_peft_folders_become_float32(tmp_path):

@@ -134,6 +134,12 @@ def test_flat_rows_are_one_token(url, mapper):
         (b"not tensors", "application/octet-stream", 422, "cannot be read"),
         (save({"vectors": vectors(65, 1)}), "application/octet-stream", 413, "64 users"),
         (b" " * 20_001, "application/json", 413, "20,000 bytes"),
+        (
+            b'{"vectors": [[1e30,1e30,1e30,1e30,1e30,1e30,1e30,1e30]]}',
+            "application/json",
+            422,
+            "become NaN or infinite",
+        ),
         (b"{}", "text/plain", 415, "Send application/json"),
     ],
 )
@@ -270,6 +276,31 @@ def test_folders_that_cannot_be_streamed_are_refused_and_leave_no_shard(mapper, 
     with pytest.raises(MigrationError, match="another than"):
         migrate_stream(mapper, source, source)
     assert list(target.glob("*")) == []
+
+
+def test_two_streams_never_write_to_one_folder(mapper, tmp_path):
+    source, target = shards(tmp_path / "in"), tmp_path / "out"
+    refused = []
+
+    def meanwhile(*_):
+        with pytest.raises(MigrationError, match="Another process writes to") as error:
+            migrate_stream(mapper, source, target)
+        refused.append(error)
+
+    assert migrate_stream(mapper, source, target, report=meanwhile)["users"] == 150
+    assert len(refused) == 3 and migrate_stream(mapper, source, target)["skipped"] == 3
+
+
+def test_finite_prompts_that_overflow_are_refused_and_leave_no_shard(mapper, tmp_path):
+    huge = vectors(9)
+    huge[4] = 1e30
+    with pytest.raises(MigrationError, match=r"1 of 9 prompts become NaN .* row 4, .* 1e\+30"):
+        mapper(huge)
+    (tmp_path / "in").mkdir()
+    save_tensors(tmp_path / "in" / "a.safetensors", {"vectors": huge})
+    with pytest.raises(MigrationError, match="1 of 4 prompts become NaN"):
+        migrate_stream(mapper, tmp_path / "in", tmp_path / "out", chunk_rows=4)
+    assert list((tmp_path / "out").glob("*")) == []
 
 
 def test_a_killed_stream_resumes_at_the_first_unfinished_shard(folder, tmp_path):
