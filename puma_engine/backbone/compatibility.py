@@ -10,7 +10,8 @@ from puma_engine.backbone.attention.prefix_attention import NAME as PREFIX_ATTEN
 from puma_engine.backbone.loading import TIGHT, gib
 from puma_engine.backbone.model import FrozenBackbone
 from puma_engine.backbone.reader import Context, Reader
-from puma_engine.backbone.templates import TEMPLATES
+from puma_engine.backbone.templates import TEMPLATES, Template, get_template
+from puma_engine.errors import BackboneError
 from puma_engine.training.device import free_bytes
 
 EXAMPLE = Context("The Hobbit by J. R. R. Tolkien", ("Dune by Frank Herbert",))
@@ -27,17 +28,20 @@ def inspect_backbone(
     revision: str | None = None,
     quantise: str | None = None,
     seconds: float = 0.0,
+    template: str | Template | None = None,
 ) -> dict[str, Any]:
     """Load a backbone and describe it: facts, tokens of each template, speed, warnings.
 
-    seconds: how long to measure the speed on this device (0: not at all). Raises
-    BackboneError with the part that fails if the model cannot serve.
+    seconds: how long to measure the speed on this device (0: not at all). template: one of your own
+    to describe too. Raises BackboneError with the part that fails if the model cannot serve, and
+    TemplateError.
     """
+    own = () if template is None else (get_template(template),)
     backbone = FrozenBackbone.load(
         spec, device=device, precision=precision, revision=revision, quantise=quantise
     )
     card = backbone.info.to_dict() | {
-        "templates": describe_templates(backbone),
+        "templates": describe_templates(backbone, *own),
         "warnings": _warnings(backbone),
     }
     if seconds > 0:
@@ -45,14 +49,23 @@ def inspect_backbone(
     return card
 
 
-def describe_templates(backbone: FrozenBackbone) -> dict[str, dict[str, Any]]:
+def describe_templates(backbone: FrozenBackbone, *own: Template) -> dict[str, dict[str, Any]]:
     """Return, by template, its answer tokens, its slot's position and an example as tokens.
+
+    own: templates that do not ship, which come last.
 
     Raises BackboneError for a tokenizer that writes tokens which the model does not embed.
     """
+    vocabulary = backbone.tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
+    rows = backbone.model.get_input_embeddings().num_embeddings
+    if (largest := max(vocabulary.values())) >= rows:
+        raise BackboneError(
+            f"The tokenizer's vocabulary goes up to token {largest}, but {backbone.info.spec} embeds {rows}; "
+            "the tokenizer belongs to another model."
+        )
     to_tokens = backbone.tokenizer.convert_ids_to_tokens
     cards = {}
-    for name, template in TEMPLATES.items():
+    for name, template in (TEMPLATES | {template.name: template for template in own}).items():
         reader = Reader(backbone, template, [EXAMPLE])
         before, after = reader.sequence(0)
         answers = reader.answers.tolist()
@@ -82,8 +95,8 @@ def _warnings(backbone: FrozenBackbone) -> list[str]:
         ),
         (
             len(tokenizer) > embedded,
-            "The tokenizer has added tokens that the model does not embed; texts never become these "
-            "tokens here, but do not use them.",
+            f"The tokenizer's tokens from {embedded} on are not embedded by the model; no text becomes "
+            "one of them here, but do not use them elsewhere.",
         ),
         (
             not backbone.start,

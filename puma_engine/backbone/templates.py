@@ -1,14 +1,20 @@
 """Prompt templates: literal texts around a soft prompt slot, an item slot and a history slot.
 
-A parsed template holds slots as values, never as text, so no title can imitate or move one.
+Some ship, others come from a file. A parsed template holds slots as values, never as text, so no title
+can imitate or move one.
 """
 
+import json
 import re
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+from puma_engine.config import stable_hash
 from puma_engine.errors import TemplateError
 
 
@@ -25,6 +31,14 @@ Piece = str | Slot
 # How the text around the slots is encoded: as running text, or (prompts that were fitted up to
 # version 0.1.0) each piece on its own.
 RUNNING, PIECEWISE = "running", "piecewise"
+# How an answer is written behind the cue or the soft prompt: with a space, without, or as the first of
+# both that gives one distinct token for each answer.
+ANSWERS = ("auto", "space", "bare")
+_TASKS = ("rating", "click")
+FILE_SUFFIXES = (".toml", ".json")
+# What a run stores of its template, see `Template.to_config`.
+CONFIG_KEYS = ("template", "template_text", "answers", "reading")
+_SLOT = re.compile(r"\{(prompt|item|history)\}")
 
 
 @dataclass(frozen=True)
@@ -32,7 +46,7 @@ class Template:
     """A sequence of literal texts and slots that ends in an answer cue, or in cue and prompt slot.
 
     Where the prompt slot is the last piece, the answer is read at the prompt's own last position.
-    reading: "running" or "piecewise", see `tokens.encode_template`.
+    reading: "running" or "piecewise", see `tokens.encode_template`. answers: one of ANSWERS.
     Raises TemplateError unless there are one prompt slot, one item slot, no or one history slot,
     and a text (the answer cue) as the last piece or just before a prompt slot at the end.
     """
@@ -41,6 +55,7 @@ class Template:
     task: str
     pieces: tuple[Piece, ...]
     reading: str = RUNNING
+    answers: str = "auto"
 
     def __post_init__(self) -> None:
         for slot in Slot:
@@ -54,6 +69,10 @@ class Template:
             raise TemplateError(
                 f"Template {self.name!r} has no answer cue at its end; end it in a text such as "
                 "'Rating:', or in such a text and the prompt slot."
+            )
+        if self.answers not in ANSWERS:
+            raise TemplateError(
+                f"The answers of a template are {', '.join(ANSWERS)}, not {self.answers!r}."
             )
 
     @property
@@ -85,17 +104,45 @@ class Template:
     def item_first(self) -> bool:
         return Slot.ITEM in self.before
 
-    def to_config(self) -> dict[str, Any]:
-        """Return what a run stores of its template; without a reading it is the piecewise one."""
-        return {"template": self.name} | (
-            {} if self.reading == PIECEWISE else {"reading": self.reading}
+    @cached_property
+    def text(self) -> str:
+        """The text with {prompt}, {item} and {history} for the slots."""
+        return "".join(
+            f"{{{piece.value}}}" if isinstance(piece, Slot) else piece for piece in self.pieces
         )
+
+    @property
+    def spec(self) -> str:
+        """What `get_template` takes for this template: its name, or its content as JSON."""
+        content: dict[str, str] = {"template": self.name}
+        if self.name not in TEMPLATES:
+            content = {"task": self.task, "text": self.text}
+        elif self.answers == "auto":
+            return self.name
+        answers = {} if self.answers == "auto" else {"answers": self.answers}
+        return json.dumps(content | answers, ensure_ascii=False)
+
+    def to_config(self) -> dict[str, Any]:
+        """Return what a run stores of its template: what differs from a shipped one of version 0.1.0."""
+        config = {"template": self.name}
+        if self.name not in TEMPLATES:
+            config["template_text"] = self.text
+        if self.answers != "auto":
+            config["answers"] = self.answers
+        if self.reading != PIECEWISE:
+            config["reading"] = self.reading
+        return config
 
     @staticmethod
     def from_config(config: Mapping[str, Any]) -> "Template":
         """Return the template of a run's settings. Raises TemplateError for an unknown name."""
-        template = get_template(str(config["template"]))
-        return replace(template, reading=config.get("reading", PIECEWISE))
+        name = str(config["template"])
+        if "template_text" in config:
+            template = _parse(name, config["template_text"])
+        else:
+            template = get_template(name)
+        settings = {"reading": PIECEWISE, "answers": "auto"}
+        return replace(template, **{key: config.get(key, v) for key, v in settings.items()})
 
 
 _TEXTS = {
@@ -121,7 +168,7 @@ _TEXTS = {
 
 def _parse(name: str, text: str) -> Template:
     """Build a template from text with {prompt}, {item} and {history} for the slots."""
-    parts = re.split(r"\{(prompt|item|history)\}", text)
+    parts = _SLOT.split(text)
     pieces = [Slot(part) if number % 2 else part for number, part in enumerate(parts)]
     return Template(name, name.partition("-")[0], tuple(piece for piece in pieces if piece))
 
@@ -129,15 +176,65 @@ def _parse(name: str, text: str) -> Template:
 TEMPLATES = {name: _parse(name, text) for name, text in _TEXTS.items()}
 
 
-def get_template(name: str | Template) -> Template:
-    """Return a shipped template by name, or a template unchanged.
+def get_template(spec: str | Template) -> Template:
+    """Return a template: a shipped one by name, or one with your own text.
 
-    Raises TemplateError that lists the names.
+    spec: a name, a file (.toml or .json), the content of such a file as JSON, or a template, which
+    is returned unchanged. A file has the keys task (rating or click), text, and answers (one of
+    ANSWERS) if it is not auto; in place of task and text it may name a template that ships. Its name
+    follows from its content. Raises TemplateError.
     """
-    if isinstance(name, Template):
-        return name
-    if name not in TEMPLATES:
+    if isinstance(spec, Template):
+        return spec
+    if spec in TEMPLATES:
+        return TEMPLATES[spec]
+    path = Path(spec)
+    if spec.lstrip().startswith("{"):
+        content, source = spec, "A template given as JSON"
+    elif path.suffix in FILE_SUFFIXES:
+        source = f"The template file {path}"
+        try:
+            content = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+            raise TemplateError(f"{source} cannot be read ({reason}).") from None
+    else:
         raise TemplateError(
-            f"There is no template {name!r}; the templates are {', '.join(TEMPLATES)}."
+            f"There is no template {spec!r}; the templates are {', '.join(TEMPLATES)}, or give a file "
+            "(.toml or .json)."
         )
-    return TEMPLATES[name]
+    try:
+        values = tomllib.loads(content) if path.suffix == ".toml" else json.loads(content)
+    except ValueError as error:
+        raise TemplateError(f"{source} is not valid ({error}).") from None
+    try:
+        return _from_values(values)
+    except TemplateError as error:
+        raise TemplateError(f"{source} cannot be used: {error}") from None
+
+
+def _from_values(values: Any) -> Template:
+    """Build a template from the content of a file. Raises TemplateError."""
+    keys = set(values) if isinstance(values, dict) else set()
+    if keys - {"answers"} not in ({"task", "text"}, {"template"}):
+        raise TemplateError(
+            f"it has the keys {', '.join(sorted(keys)) or '(none)'}; it needs task and text, and may "
+            "have answers."
+        )
+    if not all(isinstance(value, str) for value in values.values()):
+        raise TemplateError("every value must be a text.")
+    answers = values.get("answers", "auto")
+    if "template" in values:
+        if values["template"] not in TEMPLATES:
+            raise TemplateError(f"there is no template {values['template']!r}.")
+        return replace(TEMPLATES[values["template"]], answers=answers)
+    task, text = values["task"], values["text"].strip()
+    if task not in _TASKS:
+        raise TemplateError(f"the task is {task!r}; it must be {' or '.join(_TASKS)}.")
+    if unknown := re.search(r"\{\w*\}", _SLOT.sub("", text)):
+        raise TemplateError(
+            f"there is no slot {unknown[0]}; the slots are {{prompt}}, {{item}} and {{history}}."
+        )
+    known = next((t for t in TEMPLATES.values() if t.text == text and t.task == task), None)
+    name = f"{task}-custom-{stable_hash([task, text])[:8]}"
+    return replace(known or _parse(name, text), answers=answers)

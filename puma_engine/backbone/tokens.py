@@ -200,14 +200,15 @@ def encode_template(
 
     cue_number = len(literals) - (2 if template.prompt_last else 1)
     cue, shared = str(literals[cue_number]).rstrip(" "), None
+    gaps = {"auto": (" ", ""), "space": (" ",), "bare": ("",)}[template.answers]
     if template.prompt_last:
         # The soft prompt stands between the cue and the answer, so they cannot share a token.
         cue_ids = read(cue_number, cue)
         shared = len(cue_ids)
-        written = [encoder.continued([gap + answer for answer in answers]) for gap in (" ", "")]
+        written = [encoder.continued([gap + answer for answer in answers]) for gap in gaps]
         candidates = [[cue_ids + ids for ids in encoded] for encoded in written]
     else:
-        candidates = [[read(cue_number, cue + gap + a) for a in answers] for gap in (" ", "")]
+        candidates = [[read(cue_number, cue + gap + a) for a in answers] for gap in gaps]
     cue_ids, answer_ids = _choose_answers(tokenizer, template, answers, candidates, shared)
     pieces = [
         piece if isinstance(piece, Slot) else tuple(read(number, piece))
@@ -247,7 +248,8 @@ def _choose_answers(
     )
     raise BackboneError(
         f"The tokenizer cannot answer the template {template.name!r} with one distinct token for each "
-        f"of {', '.join(answers)} (it ends in {shown}); choose a model whose tokenizer has them."
+        f"of {', '.join(answers)} (it ends in {shown}); choose a model whose tokenizer has them"
+        + (", or answers: auto." if template.answers != "auto" else ".")
     )
 
 

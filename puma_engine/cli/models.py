@@ -14,7 +14,11 @@ QUANTISE = "4bit or 8bit (needs the package bitsandbytes), or fp8 (on a GPU)."
 
 @app.command()
 @with_options(
-    "spec", spec=SPEC, quantise=QUANTISE, seconds="Seconds of the speed measurement; 0 skips it."
+    "spec",
+    spec=SPEC,
+    quantise=QUANTISE,
+    seconds="Seconds of the speed measurement; 0 skips it.",
+    template="File with a template of your own to show, too (.toml or .json).",
 )
 def check(
     spec: str,
@@ -23,6 +27,7 @@ def check(
     precision: str = "auto",
     seconds: float = 5.0,
     device: str | None = None,
+    template: str | None = None,
 ) -> None:
     """Check whether a model can be a backbone; show tokens, prompt slot, speed and warnings.
 
@@ -37,16 +42,18 @@ def check(
         revision=revision,
         quantise=quantise,
         seconds=seconds,
+        template=template,
     )
     if session.as_json:
         session.json(card)
         return
     templates, warnings = card.pop("templates"), card.pop("warnings")
     session.show(card)
-    for name, template in templates.items():
-        answers = "  ".join(f"{a} = {t}" for a, t in template["answer_tokens"].items())
-        print(f"\n{name}: slot at position {template['slot_position']}; answers {answers}")
-        print("  " + " ".join(template["tokens"]))
+    for name, shown in templates.items():
+        answers = "  ".join(f"{a} = {t}" for a, t in shown["answer_tokens"].items())
+        last = ", the last," if shown["slot_position"] == len(shown["tokens"]) - 1 else ""
+        print(f"\n{name}: slot at position {shown['slot_position']}{last}; answers {answers}")
+        print("  " + " ".join(shown["tokens"]))
     print()
     for warning in warnings or ["No warnings."]:
         print(f"Warning: {warning}" if warnings else warning)

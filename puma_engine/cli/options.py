@@ -34,7 +34,7 @@ HELP: dict[str, Text] = {
     "backbone": "Backbone run, zoo name, model folder or hub id.",
     "role": "source, retrained, or random (the head alone is trained).",
     "split": "train, validation or test.",
-    "template": "Prompt template (default: the source's).",
+    "template": "Prompt template: a name, or a file with your own (default: the source's).",
     "from_predictions": {
         "help": "Learn from the source model's predictions of so many random items a user, and read no "
         f"record ({PAIRS_PER_USER} is a good number; 0: learn from records).",

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from puma_engine.backbone.templates import get_template
 from puma_engine.errors import ConfigError, StoreError
 from puma_engine.training import distributed
 
@@ -57,6 +58,9 @@ class Session:
         for name, value in arguments.items():
             if isinstance(value, Path):
                 arguments[name] = str(value.resolve())
+        if arguments.get("template"):
+            # A job holds the content of a template file, which may be gone when it runs.
+            arguments["template"] = get_template(arguments["template"]).spec
         create = command in ("import_dataset", "add_backbone", "demo")
         ws = self.open(create=create, together=not queue)
         if queue:

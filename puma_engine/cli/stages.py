@@ -65,7 +65,7 @@ def predict_regressions(migration: str, share: float, name: str | None = None) -
     "evaluate",
     "subject",
     dataset="Data set (default: the run's; baselines need one).",
-    template="Prompt template (default: the run's).",
+    template="Prompt template: a name, or a file with your own (default: the run's).",
 )
 def evaluate(request: EvaluationRequest) -> str:
     """Predict a split and score it: pooled metrics with 95 % intervals, and metrics a user."""

@@ -99,8 +99,8 @@ def write_peft(
     before_slot = template.before
     if Slot.ITEM in before_slot or Slot.HISTORY in before_slot:
         raise TemplateError(
-            f"The template {template.name!r} has the item or history before the slot, and PEFT puts "
-            "prompts in front; export prompts fitted with the template rating or click, or use "
+            f"The template {template.name!r} has the item or history in front of the soft prompt, and PEFT "
+            "puts prompts in front; export prompts fitted with the template rating or click, or use "
             "puma prompts embed."
         )
     before, _ = Reader(backbone, template, [Context("an item")]).sequence(0)

@@ -46,9 +46,11 @@ class _Trial:
     adapter: AdapterConfig
 
     def config(self, device: str) -> dict[str, Any]:
+        template = self.template.to_config()
+        template.pop("reading", None)  # it hardly changes the speed, so calibrations stay
         values = {
             "way": self.way,
-            "template": self.template.name,
+            **template,
             "tokens": self.tokens,
             "training": stage.settings_of(self.training),
             "device": device,

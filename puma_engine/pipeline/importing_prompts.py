@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from puma_engine.backbone.templates import PIECEWISE, get_template
+from puma_engine.backbone.templates import Template, get_template
 from puma_engine.config import PromptConfig
 from puma_engine.defaults import DEFAULT_TEMPLATES, fit_defaults
 from puma_engine.errors import BackboneError, ConfigError, DataError
@@ -62,11 +62,13 @@ def import_prompts(
     elif not file.complete:
         config["head"] = "none"
     inputs, seed = {"dataset": data.id, "backbone": model.id}, file.meta.get("seed")
-    read_as = get_template(template or file.meta.get("template") or DEFAULT_TEMPLATES[task])
-    if file.complete or "template" in file.meta:
+    if file.complete or file.meta.get("template"):
         # Files that this program wrote say how their prompts were read.
-        read_as = replace(read_as, reading=file.meta.get("reading", PIECEWISE))
+        read_as = Template.from_config({"template": DEFAULT_TEMPLATES[task]} | file.meta)
+        if template:
+            read_as = replace(get_template(template), reading=read_as.reading)
     else:
+        read_as = get_template(template or DEFAULT_TEMPLATES[task])
         read_as = template_to_fit(ws, "prompts", read_as, config, inputs, seed)
 
     def compute(run_id: str, folder: Path, clock: stage.Clock) -> stage.StageResult:

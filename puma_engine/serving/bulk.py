@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
+from puma_engine.backbone.templates import CONFIG_KEYS
 from puma_engine.defaults import PAPER_STRATEGY
 from puma_engine.errors import Cancelled, ConfigError, MigrationError, SelectionError
 from puma_engine.exchange import packed
@@ -93,8 +94,8 @@ def _migrate_shards(
     if (source / INDEX).is_file():
         # The index, what the prompts are, and the target's head make the shards a packed table.
         atomic_write(target / INDEX, partial(shutil.copyfile, source / INDEX))
-        about = {name: mapper.config.get(name) for name in ("template", "reading")}
-        about = {name: v for name, v in about.items() if v} | {"adapter": mapper.identity}
+        about = {name: mapper.config[name] for name in CONFIG_KEYS if name in mapper.config}
+        about["adapter"] = mapper.identity
         if end := mapper.config.get("target"):
             about["backbone"] = {"spec": end["backbone"], "fingerprint": end["fingerprint"]}
         write_json(target / ABOUT, about)

@@ -48,6 +48,9 @@ def world(tmp_path_factory):
     back = pipeline.migrate(ws, moved, small, name="next", **how)
     pipeline.export_adapter(ws, back, folder / "next-adapter")
     pipeline.export_prompts(ws, source, folder / "theirs.safetensors")
+    text = (DOCS / "prompts.md").read_text(encoding="utf-8")
+    (template,) = re.findall(r"^```toml\n(# stars\.toml\n.*?)^```$", text, re.S | re.M)
+    (folder / "stars.toml").write_text(template)
     (folder / "pairs.csv").write_text("user_id,item_id\n42,7\n005,7\n")
     return folder
 
