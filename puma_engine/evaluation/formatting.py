@@ -18,6 +18,13 @@ def format_share(share: float) -> str:
     return f"{share:.0%}" if abs(share) >= 0.1 else f"{100 * share:.2g}%"
 
 
+def format_share_interval(share: float, low: float | None, high: float | None) -> str:
+    """Return a share with its interval, 98% [97%, 99%]; without brackets where there is none."""
+    if low is None or high is None or math.isnan(low):
+        return format_share(share)
+    return f"{format_share(share)} [{format_share(low)}, {format_share(high)}]"
+
+
 def format_seconds(value: float) -> str:
     """Return a duration in seconds, minutes or hours."""
     if value < 120:

@@ -181,6 +181,13 @@ class SampledMetrics:
     drawn: np.ndarray
     users: np.ndarray
 
+    def select(self, methods: Sequence[int]) -> SampledMetrics:
+        """Return the metrics of some methods, in the given order."""
+        chosen = list(methods)
+        return SampledMetrics(
+            self.names, self.value[chosen], self.drawn[chosen], self.users[chosen]
+        )
+
 
 @dataclass(frozen=True)
 class _UserRows:

@@ -25,6 +25,7 @@ from puma_engine.evaluation.formatting import (
     format_interval,
     format_seconds,
     format_share,
+    format_share_interval,
     format_users,
 )
 from puma_engine.evaluation.metrics import METRICS, RANKING_METRIC
@@ -415,7 +416,7 @@ class _Judge:
             rows = list(of_pick[of_pick["reference"] == reference].itertuples())
             labels = {row.aspect: aspect_label(self.task, row.aspect) for row in rows}
             parts = [
-                f"{_share_interval(row.share, row.share_low, row.share_high)} of the "
+                f"{format_share_interval(row.share, row.share_low, row.share_high)} of the "
                 f"{labels[row.aspect]}"
                 for row in rows
                 if not math.isnan(row.share)
@@ -531,9 +532,3 @@ def _refinable(effects: UserEffects | None, probability: float) -> tuple[str, ..
     if effects is None or effects.repeated is None or effects.repeated.low <= 0:
         return ()
     return tuple(effects.worse(probability)["user_id"])
-
-
-def _share_interval(share: float, low: float, high: float) -> str:
-    """A share with its interval, 98% [97%, 99%]; without brackets where there is none."""
-    text = format_share(share)
-    return text if math.isnan(low) else f"{text} [{format_share(low)}, {format_share(high)}]"

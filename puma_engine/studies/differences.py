@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from puma_engine.evaluation.metrics import METRICS, PRIMARY_METRIC
+from puma_engine.evaluation.metrics import METRICS, PRIMARY_METRIC, RANKING_METRIC
 
 # Two trainings say little about how far trainings lie apart.
 MIN_TRAININGS = 3
@@ -187,9 +187,11 @@ def difference_of_first(a: PairedDifference, b: PairedDifference) -> PairedDiffe
 
 
 def differences_over_budgets(
-    report: Report, dataset: str, reference: str = "random"
+    report: Report, dataset: str, reference: str = "random", metric: str | None = None
 ) -> dict[str, PairedTTest]:
     """Return the t-test of each selection strategy against a reference strategy.
+
+    metric: one that all rows have (default: the primary one).
 
     Each budget and seed that both have is one pair. Strategies with fewer than three pairs are
     left out.
@@ -197,7 +199,7 @@ def differences_over_budgets(
     rows = [row for row in report["rows"] if row["dataset"] == dataset and "strategy" in row]
     if not rows:
         return {}
-    metric = primary_metric(rows[0])
+    metric = metric or primary_metric(rows[0])
     scores: dict[str, dict[tuple[float, int], float]] = {}
     for row in rows:
         key = float(row["share"]), int(row["seed"])
@@ -213,6 +215,14 @@ def differences_over_budgets(
 def primary_metric(row: Row) -> str:
     """Return the primary metric of a row's task."""
     return next(name for name in PRIMARY_METRIC.values() if name in row)
+
+
+def ranking_metric(rows: Sequence[Row]) -> str | None:
+    """Return the metric of ranking, if another is primary and all rows have it; else None."""
+    metric = RANKING_METRIC[METRICS[primary_metric(rows[0])].task]
+    if metric == primary_metric(rows[0]) or any(row.get(metric) is None for row in rows):
+        return None
+    return metric
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -7,20 +7,30 @@ from pathlib import Path
 from typing import Any
 
 from puma_engine.errors import StoreError
+from puma_engine.evaluation.formatting import format_share_interval
 from puma_engine.evaluation.metrics import METRICS
+from puma_engine.evaluation.shares_kept import ASPECTS, REFERENCES
 from puma_engine.files import parse_json, write_json
 from puma_engine.report import svg
 from puma_engine.store import Workspace
 from puma_engine.studies.builder import SMALL_SHARE
 from puma_engine.studies.catalog import STUDIES
-from puma_engine.studies.differences import Report, Row, differences_over_budgets, primary_metric
+from puma_engine.studies.differences import (
+    Report,
+    Row,
+    differences_over_budgets,
+    primary_metric,
+    ranking_metric,
+)
+from puma_engine.studies.results import methods_of
+from puma_engine.studies.shares import shares_of_rows
 
 FOLDER = "studies"
 PARTS = ("study", "command", "date", "rows", "summary", "differences", "failed", "missing")
 COST_STUDIES = ("table3", "mixed")
 # Columns beside the primary metric, and their digits.
-MORE_COLUMNS = {"pair_accuracy": "pair accuracy", "participation_ratio": "participation ratio"}
-DIGITS = {"pair_accuracy": 4, "participation_ratio": 1}
+MORE_COLUMNS = {"participation_ratio": "participation ratio"}
+DIGITS = {"participation_ratio": 1}
 METHODS = {
     "global_mean": "global mean",
     "item_mean": "item mean",
@@ -159,30 +169,43 @@ def _row(*cells: Any) -> str:
 
 def _table_of_methods(report: Report, dataset: str) -> str:
     lines = _lines(report, "summary", dataset)
-    metric = primary_metric(lines[0])
-    differences = {_key(line): line for line in report["differences"]}
-    names = ["method", "seeds", "users trained", metric_title(metric)]
-    names += ["difference [95 %]"]
-    # Reports of earlier versions have neither.
+    measured = {primary_metric(lines[0]): "differences"}
+    if ranking := ranking_metric(lines):
+        measured[ranking] = "ranking_differences"
+    differences = {
+        (part, _key(line)): line for part in measured.values() for line in report.get(part, ())
+    }
+    kept = shares_of(report, dataset)
+    references = [name for name in REFERENCES if any(name == key[1] for key in kept)]
+    names = ["method", "seeds", "users trained"]
+    for metric in measured:
+        names += [metric_title(metric), "difference [95 %]"]
+    names += [f"share kept over {REFERENCES[name]}" for name in references]
+    # Reports of earlier versions do not have it.
     more = [name for name in MORE_COLUMNS if any(line.get(name) is not None for line in lines)]
     names += [MORE_COLUMNS[name] for name in more] + ["seconds", "TFLOP"]
     rows = [_row(*names), _row(*["---"] * len(names))]
     for line in lines:
-        score = f"{line[metric]:.4f}"
-        if line["seeds"] > 1 and line.get(f"{metric}_sd"):
-            score += f" ± {line[f'{metric}_sd']:.4f}"
-        difference = differences.get(_key(line))
-        interval = "–" if difference is None else _interval(difference)
-        if difference is not None and not difference["real"]:
-            interval += " (could be chance)"
+        cells = []
+        for metric, part in measured.items():
+            score = f"{line[metric]:.4f}"
+            if line["seeds"] > 1 and line.get(f"{metric}_sd"):
+                score += f" ± {line[f'{metric}_sd']:.4f}"
+            difference = differences.get((part, _key(line)))
+            interval = "–" if difference is None else _interval(difference)
+            if difference is not None and not difference["real"]:
+                interval += " (could be chance)"
+            cells += [score, interval]
+        for reference in references:
+            parts = [kept.get((_key(line), reference, aspect)) for aspect in ASPECTS]
+            cells.append("; ".join(_share(part) for part in parts if part) or "–")
         trained, flops = line.get("users_trained"), line.get("flops")
         rows.append(
             _row(
                 label_of(line),
                 line["seeds"] if line.get("kind") != "baseline" else "–",
                 "–" if trained is None else f"{trained:,.0f}",
-                score,
-                interval,
+                *cells,
                 *(f"{line[name]:.{DIGITS[name]}f}" if name in line else "–" for name in more),
                 f"{line['seconds']:.1f}",
                 "–" if flops is None else f"{flops / 1e12:,.1f}",
@@ -191,11 +214,43 @@ def _table_of_methods(report: Report, dataset: str) -> str:
     return "\n".join(rows)
 
 
+def shares_of(report: Report, dataset: str) -> dict[tuple[Any, str, str], Row]:
+    """Return the lines of a data set's shares kept, by method, reference and aspect.
+
+    Reports of earlier versions do not hold them: they are computed from their rows, over trainings.
+    """
+    lines = report.get("shares_kept")
+    if lines is None and report["study"] in STUDIES:
+        rows = report["rows"]
+        lines = shares_of_rows(STUDIES[report["study"]], rows, methods_of(rows))
+    return {
+        (_key(line), line["reference"], line["aspect"]): line
+        for line in lines or ()
+        if line["dataset"] == dataset
+    }
+
+
+def _share(line: Row) -> str:
+    """A share with its interval, RMSE 98% [97%, 99%]."""
+    label = METRICS[line["metric"]].label
+    if line["kept"] is None:
+        return f"{label}: no sure gain"
+    return f"{label} " + format_share_interval(line["kept"], line["kept_low"], line["kept_high"])
+
+
 def _table_of_budgets(report: Report, dataset: str) -> str:
     lines = _lines(report, "summary", dataset)
-    metric = primary_metric(lines[0])
+    tables = [_budgets_in(report, dataset, primary_metric(lines[0]), "differences")]
+    if ranking := ranking_metric(lines):
+        tables.append(_budgets_in(report, dataset, ranking, "ranking_differences"))
+    return "\n\n".join(tables)
+
+
+def _budgets_in(report: Report, dataset: str, metric: str, part: str) -> str:
+    """The table of budgets in one metric; part: of the report that holds its differences."""
+    lines = _lines(report, "summary", dataset)
     shares = sorted({line["share"] for line in lines})
-    real = {_key(line) for line in report["differences"] if line["real"]}
+    real = {_key(line) for line in report.get(part, ()) if line["real"]}
     rows = [
         f"Mean {metric_title(metric)} by share of users trained on; \\* differs from random over users. Over all: "
         "mean difference from random, in pairs of the same budget and seed, with its interval over trainings.",
@@ -203,7 +258,7 @@ def _table_of_budgets(report: Report, dataset: str) -> str:
         _row("strategy", *(f"{share:.0%}" for share in shares), "over all", "pairs"),
         _row(*["---"] * (len(shares) + 3)),
     ]
-    tests = differences_over_budgets(report, dataset)
+    tests = differences_over_budgets(report, dataset, metric=metric)
     for method in dict.fromkeys(line["method"] for line in lines):
         by_share = {line["share"]: line for line in lines if line["method"] == method}
         cells = [

@@ -15,6 +15,7 @@ from puma_engine.evaluation.metrics import METRICS, PRIMARY_METRIC, RANKING_METR
 from puma_engine.store import Run, Workspace
 from puma_engine.studies.cells import TUNED_SETTINGS, Cell, Study
 from puma_engine.studies.differences import Row, paired_t_test, primary_metric
+from puma_engine.studies.shares import shares_of_rows
 
 COSTS = ("seconds", "users_trained", "flops")
 SCORES = tuple(METRICS)
@@ -49,8 +50,9 @@ def collect(
     both have, in the primary metric. Their intervals are 95 % percentile ones over resampled users, p
     is the normal approximation from them, and `real` says whether it is below 0.05 after Holm's
     correction over the differences from the same reference. ranking_differences: the same in the
-    order of each user's items, for tasks whose primary metric is another. settings: what the "best"
-    cells chose.
+    order of each user's items, for tasks whose primary metric is another. shares_kept: what each
+    method keeps of full retraining's gain, where that is the study's reference (`shares_of_rows`).
+    settings: what the "best" cells chose.
     """
     evaluated = [cell for cell in cells if cell.facts and cell.name in runs]
     evaluations = {cell.name: ws.run(runs[cell.name]) for cell in evaluated}
@@ -61,14 +63,16 @@ def collect(
             config = ws.run(runs[cell.name]).config
             settings[cell.name] = {part: config.get(part) for part in TUNED_SETTINGS}
     parts: dict[str, Any] = {"rows": rows, "summary": summary(rows), "settings": settings}
+    predictions = (
+        _Predictions(ws, [evaluations[cell.name] for cell in evaluated]) if whole else None
+    )
     for part, metrics_by_task in COMPARED_METRICS.items():
-        if whole:
-            differences = _differences_over_users(
-                ws, study, evaluated, evaluations, metrics_by_task
-            )
+        if predictions is not None:
+            parts[part] = _differences_over_users(study, evaluated, predictions, metrics_by_task)
         else:
-            differences = differences_over_trainings(study, rows, metrics_by_task)
-        parts[part] = differences
+            parts[part] = differences_over_trainings(study, rows, metrics_by_task)
+    sample = None if predictions is None else predictions.sample
+    parts["shares_kept"] = shares_of_rows(study, rows, methods_of(rows), sample)
     return parts
 
 
@@ -83,7 +87,45 @@ def _row(ws: Workspace, cell: Cell, run: Run) -> Row:
     return row | pipeline.method_cost(ws, run)
 
 
-def _methods(rows: Sequence[Row]) -> list[tuple[Row, list[int]]]:
+class _Predictions:
+    """The predictions of evaluations, by number, read once and joined by user and item."""
+
+    keys = ("user_id", "item_id")
+
+    def __init__(self, ws: Workspace, runs: Sequence[Run]) -> None:
+        self.ws, self.runs = ws, runs
+        self.frames: dict[str, pd.DataFrame] = {}
+
+    def rows(self, number: int) -> pd.DataFrame:
+        run = self.runs[number]
+        if run.id not in self.frames:
+            self.frames[run.id] = pipeline.read_predictions(self.ws, run)
+        return self.frames[run.id]
+
+    def aligned(self, number: int, first: int) -> np.ndarray:
+        """Return the predictions of an evaluation in the order of the rows of another."""
+        rows = self.rows(first)[list(self.keys)]
+        joined = rows.merge(
+            self.rows(number), on=list(self.keys), how="left", validate="one_to_one"
+        )
+        return joined["prediction"].to_numpy(np.float64)
+
+    def task(self, number: int) -> str:
+        return str(self.runs[number].summary["task"])
+
+    def sample(self, numbers: Sequence[int], names: Sequence[str]) -> metrics.SampledMetrics:
+        """Return metrics of evaluations for resampled users."""
+        rows = self.rows(numbers[0])
+        return metrics.sample_metrics(
+            self.task(numbers[0]),
+            rows["outcome"].to_numpy(np.float64),
+            [self.aligned(number, numbers[0]) for number in numbers],
+            rows["user_id"].to_numpy(),
+            names,
+        )
+
+
+def methods_of(rows: Sequence[Row]) -> list[tuple[Row, list[int]]]:
     """Return the facts of each method, and the indices of its rows, one a seed."""
     names = dict.fromkeys(
         name for row in rows for name in row if name not in NO_FACTS and name != "seed"
@@ -100,7 +142,7 @@ def _methods(rows: Sequence[Row]) -> list[tuple[Row, list[int]]]:
 def summary(rows: Sequence[Row]) -> list[Row]:
     """Return mean and standard deviation over seeds of each method's scores and costs."""
     lines = []
-    for facts, group in _methods(rows):
+    for facts, group in methods_of(rows):
         line = facts | {"seeds": len(group)}
         for name in MEASURED:
             values = [float(rows[i][name]) for i in group if rows[i].get(name) is not None]
@@ -140,7 +182,7 @@ def _pairs(study: Study, rows: Sequence[Row]) -> list[tuple[Row, list[tuple[int,
     Methods without a seed, such as baselines, are paired with every seed of the other.
     """
     compared = []
-    for facts, group in _methods(rows):
+    for facts, group in methods_of(rows):
         wanted = study.reference | {name: facts.get(name) for name in ("dataset", *study.within)}
         reference = [
             index
@@ -160,39 +202,24 @@ def _pairs(study: Study, rows: Sequence[Row]) -> list[tuple[Row, list[tuple[int,
 
 
 def _differences_over_users(
-    ws: Workspace,
     study: Study,
     cells: Sequence[Cell],
-    runs: dict[str, Run],
+    predictions: _Predictions,
     metrics_by_task: Mapping[str, str],
 ) -> list[Row]:
-    frames: dict[str, pd.DataFrame] = {}
-    keys = ["user_id", "item_id"]
-
-    def predictions(cell: Cell) -> pd.DataFrame:
-        run = runs[cell.name]
-        if run.id not in frames:
-            frames[run.id] = pipeline.read_predictions(ws, run)
-        return frames[run.id]
-
-    def aligned(cell: Cell, rows: pd.DataFrame) -> np.ndarray:
-        joined = rows.merge(predictions(cell), on=keys, how="left", validate="one_to_one")
-        return joined["prediction"].to_numpy(np.float64)
-
     lines = []
     for line, pairs in _pairs(study, [cell.facts for cell in cells]):
-        first = cells[pairs[0][0]]
-        task = runs[first.name].summary["task"]
+        first = pairs[0][0]
+        task = predictions.task(first)
         if task not in metrics_by_task:
             continue
-        metric = metrics_by_task[task]
-        rows = predictions(first)
+        metric, rows = metrics_by_task[task], predictions.rows(first)
         difference = metrics.bootstrap_difference(
             task,
             metric,
             rows["outcome"].to_numpy(np.float64),
-            [aligned(cells[a], rows[keys]) for a, _ in pairs],
-            [aligned(cells[b], rows[keys]) for _, b in pairs],
+            [predictions.aligned(a, first) for a, _ in pairs],
+            [predictions.aligned(b, first) for _, b in pairs],
             rows["user_id"].to_numpy(),
         )
         if not math.isfinite(difference.value):

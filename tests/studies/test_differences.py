@@ -13,7 +13,8 @@ from puma_engine.selection.strategies import STRATEGIES
 from puma_engine.studies import Options, get_study
 from puma_engine.studies.differences import differences_over_budgets, paired_t_test
 from puma_engine.studies.reports import markdown
-from puma_engine.studies.results import differences_over_trainings
+from puma_engine.studies.results import differences_over_trainings, methods_of, summary
+from puma_engine.studies.shares import shares_of_rows
 
 SHARES, SEEDS = (0.03, 0.1), (0, 1, 2)
 
@@ -119,3 +120,58 @@ def test_a_study_of_some_strategies_always_includes_random_users():
     assert sorted(tried) == sorted(set(STRATEGIES) - {"all"})
     with pytest.raises(SelectionError, match=r"no strategy 'best'.*facility"):
         get_study("table4").cells(replace(options, strategies=("best",)))
+
+
+def rows_of_table2(*, pairs=True):
+    """Three seeds of full retraining, random prompts and a migration, and the item mean."""
+    scores = {
+        ("retrained", "retrained"): [(0.84, 0.60), (0.85, 0.61), (0.83, 0.62)],
+        ("random prompts", "random"): [(0.98, 0.50), (0.97, 0.51), (0.99, 0.50)],
+        ("PUMA, all users", "migrated"): [(0.85, 0.55), (0.86, 0.57), (0.84, 0.56)],
+    }
+    rows = [
+        {"dataset": "films", "method": method, "kind": kind, "seed": seed}
+        | {"rmse": level, "users": 9, "rows": 90, "seconds": 1.0}
+        | ({"pair_accuracy": ranking} if pairs else {})
+        for (method, kind), of_seeds in scores.items()
+        for seed, (level, ranking) in enumerate(of_seeds)
+    ]
+    baseline = {"dataset": "films", "method": "item_mean", "kind": "baseline", "rmse": 0.95}
+    baseline |= {"pair_accuracy": 0.61} if pairs else {}
+    return [*rows, baseline | {"users": 9, "rows": 90, "seconds": 1.0}]
+
+
+def table2_report(rows):
+    study_report = {"study": "table2", "command": "c", "date": "d", "rows": rows}
+    study_report |= {"missing": [], "failed": {}, "summary": summary(rows)}
+    differences = differences_over_trainings(get_study("table2"), rows)
+    return study_report | {"differences": differences}
+
+
+def test_shares_over_trainings_are_ratios_of_mean_gains():
+    rows = rows_of_table2()
+    lines = shares_of_rows(get_study("table2"), rows, methods_of(rows))
+    of_puma = {
+        (line["reference"], line["metric"]): line
+        for line in lines
+        if line["method"] == "PUMA, all users"
+    }
+    level = of_puma["random", "rmse"]
+    assert level["kept"] == pytest.approx(0.13 / 0.14) and level["over"] == "trainings"
+    assert level["kept_low"] < level["kept"] < level["kept_high"] and level["seeds"] == 3
+    ranking = of_puma["random", "pair_accuracy"]
+    assert ranking["kept"] == pytest.approx((0.56 - 1.51 / 3) / (0.61 - 1.51 / 3))
+    assert of_puma["item_mean", "rmse"]["kept"] == pytest.approx(0.10 / 0.11)
+    # Full retraining does not surely order better than the item mean.
+    assert of_puma["item_mean", "pair_accuracy"]["kept"] is None
+    assert not any(line["method"] == "retrained" for line in lines)
+
+
+def test_tables_have_ranking_and_shares_where_they_are_measured():
+    text = markdown(table2_report(rows_of_table2()))
+    (line,) = [line for line in text.splitlines() if line.startswith("| PUMA, all users")]
+    assert "pair accuracy" in text and "0.5600" in line
+    assert "RMSE 93%" in line and "pair accuracy: no sure gain" in line
+    older = markdown(table2_report(rows_of_table2(pairs=False)))
+    (line,) = [line for line in older.splitlines() if line.startswith("| PUMA, all users")]
+    assert "RMSE 93%" in line and "pair accuracy" not in older

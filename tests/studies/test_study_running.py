@@ -163,6 +163,28 @@ def test_rows_and_differences_equal_those_of_the_predictions(done):
     )
 
 
+def test_shares_kept_are_over_the_users_of_the_predictions(done):
+    ws, outcome, _ = done
+    facts = {"dataset": "films", "method": "item_mean", "kind": "baseline"}
+    mean = Cell("items", "evaluate", {"subject": "item_mean"}, {"dataset": "data"}, facts=facts)
+    cells = [cell for cell in tiny_cells(None) if cell.name == "data"]
+    runs = outcome.runs | run_cells(ws, [*cells, mean], device="cpu").runs
+    report = collect(ws, TINY, [*tiny_cells(None), mean], runs)
+    rows = {row["method"]: row for row in report["rows"]}
+    lines = [line for line in report["shares_kept"] if line["method"] == "one"]
+    assert [line["metric"] for line in lines] == ["rmse", "pair_accuracy"]
+    for line in lines:
+        sign = 1 if line["metric"] == "rmse" else -1
+        item, own, best = (
+            sign * rows[name][line["metric"]] for name in ("item_mean", "one", "again")
+        )
+        assert line["reference"] == "item_mean" and line["over"] == "users"
+        assert line["gain"] == pytest.approx(item - best)
+        sure = line["gain_low"] > 0
+        wanted = (item - own) / (item - best) if sure else None
+        assert line["kept"] == (pytest.approx(wanted) if sure else None)
+
+
 def test_rows_of_an_older_evaluation_get_the_metrics_that_it_does_not_store(done):
     ws, outcome, report = done
     run = ws.run(outcome.runs["scored"])

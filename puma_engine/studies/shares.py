@@ -1,0 +1,134 @@
+"""What methods of a study keep of full retraining's gain, in level and in ranking."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from puma_engine.evaluation.metrics import METRICS, SampledMetrics, shares_kept
+from puma_engine.evaluation.shares_kept import ASPECTS
+from puma_engine.studies.cells import Study
+from puma_engine.studies.differences import Ends, Row, paired_t_test, primary_metric
+
+# The metrics of some rows of a report, for resampled users, in the order of the rows.
+Sampler = Callable[[Sequence[int], Sequence[str]], SampledMetrics]
+
+
+def shares_of_rows(
+    study: Study,
+    rows: Sequence[Row],
+    methods: Sequence[tuple[Row, list[int]]],
+    sample: Sampler | None = None,
+) -> list[Row]:
+    """Return a line for each method, reference (random prompts, item mean) and aspect.
+
+    methods: the facts of each method with the indices of its rows, one a seed. sample: reads the
+    predictions of rows; without it, intervals are over trainings. A line has the facts, reference,
+    aspect, metric, kept (the share), kept_low, kept_high, gain, gain_low, gain_high, over (what the interval
+    of the gain is over, users or trainings), seeds and trainings (the interval of the share over three
+    trainings or more, else None). Shares are those of means over the seeds that all have. A share is
+    None unless the whole interval of the gain is positive.
+    """
+    found = []
+    for facts, group in methods:
+        same = {name: facts.get(name) for name in ("dataset", *study.within)}
+        retrained = _rows_with(rows, same | study.reference | {"kind": "retrained"})
+        if not retrained or group[0] in retrained:
+            continue
+        baseline = {"dataset": facts["dataset"], "method": "item_mean", "kind": "baseline"}
+        references = {
+            "random": _rows_with(rows, same | {"kind": "random"}),
+            "item_mean": _rows_with(rows, baseline),
+        }
+        for reference, of_reference in references.items():
+            if of_reference and group[0] not in of_reference:
+                trainings = _common(rows, [group, retrained, of_reference])
+                if all(trainings):
+                    found.append((facts | {"reference": reference}, trainings))
+    numbers: dict[str, list[int]] = {}
+    for facts, trainings in found:
+        used = {index for group in trainings for index in group}
+        of_dataset = numbers.setdefault(facts["dataset"], [])
+        of_dataset += sorted(used - set(of_dataset))
+    samples = {}
+    if sample is not None:
+        for dataset, of_dataset in numbers.items():
+            task = _task(rows[of_dataset[0]])
+            names = [metric[task] for metric in ASPECTS.values()]
+            samples[dataset] = sample(of_dataset, names)
+    lines = []
+    for facts, trainings in found:
+        part = None
+        if sample is not None:
+            of_dataset = numbers[facts["dataset"]]
+            part = samples[facts["dataset"]].select(
+                [of_dataset.index(index) for group in trainings for index in group]
+            )
+        for aspect in ASPECTS:
+            line = _line(rows, trainings, aspect, part)
+            lines += [] if line is None else [facts | {"aspect": aspect} | line]
+    return lines
+
+
+def _task(row: Row) -> str:
+    return METRICS[primary_metric(row)].task
+
+
+def _rows_with(rows: Sequence[Row], facts: Row) -> list[int]:
+    return [
+        index
+        for index, row in enumerate(rows)
+        if all(row.get(name) == value for name, value in facts.items())
+    ]
+
+
+def _common(rows: Sequence[Row], groups: Sequence[list[int]]) -> list[list[int]]:
+    """Return the rows of each group by seed, of the seeds that all groups with seeds have."""
+    by_seed = [{rows[index].get("seed"): index for index in group} for group in groups]
+    seeded: list[set[Any]] = [set(group) for group in by_seed if None not in group]
+    seeds: list[Any] = sorted(set.intersection(*seeded)) if seeded else []
+    return [
+        [group[None]] if None in group else [group[seed] for seed in seeds] for group in by_seed
+    ]
+
+
+def _line(
+    rows: Sequence[Row], trainings: list[list[int]], aspect: str, sampled: SampledMetrics | None
+) -> Row | None:
+    """Return the share of a method, from [method, retraining, reference] rows; None if not measured."""
+    metric = ASPECTS[aspect][_task(rows[trainings[0][0]])]
+    scores = [[rows[index].get(metric) for index in group] for group in trainings]
+    if any(score is None for group in scores for score in group):
+        return None
+    sign = -1.0 if METRICS[metric].higher_is_better else 1.0
+    own, best, worst = (sign * np.array(group, np.float64) for group in scores)
+    gains, kept = worst - best, worst - own
+    gain = float(gains.mean())
+    line: Row = {"metric": metric, "seeds": max(len(group) for group in trainings), "gain": gain}
+    test = paired_t_test(gains.tolist())
+    ends: Row = {}
+    if sampled is not None:
+        sizes = [len(group) for group in trainings]
+        measured = shares_kept(sampled, sizes, retrained=1, references=[2], names=[metric])
+        share, of_gain = measured[0][0][metric].share, measured[0][0][metric].gain
+        line |= {"over": "users", "gain_low": of_gain.low, "gain_high": of_gain.high}
+        ends = {"kept_low": share.low, "kept_high": share.high}
+    elif test is not None:
+        line |= {"over": "trainings", "gain_low": test.low, "gain_high": test.high}
+    else:
+        return None
+    if not line["gain_low"] > 0:
+        return line | dict.fromkeys(("kept", "kept_low", "kept_high", "trainings"))
+    value = float(kept.mean()) / gain
+    over_trainings = _ratio_interval(kept, gains, value)
+    low, high = over_trainings or (None, None)
+    line |= {"kept": value} | (ends or {"kept_low": low, "kept_high": high})
+    return line | {"trainings": over_trainings}
+
+
+def _ratio_interval(kept: np.ndarray, gains: np.ndarray, share: float) -> Ends | None:
+    """The interval of a ratio of means over trainings (Cochran, Sampling Techniques, 1977, ch. 6)."""
+    test, gain = paired_t_test((kept - share * gains).tolist()), float(gains.mean())
+    return None if test is None else (share + test.low / gain, share + test.high / gain)
