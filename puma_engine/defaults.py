@@ -29,8 +29,8 @@ DEFAULT_STRATEGIES = {"rating": "facility", "click": PAPER_STRATEGY}
 
 DEFAULT_TEMPLATES = {"rating": "rating-item-first", "click": "click-item-first"}
 
-# Learning from predictions: random items a user that a migration draws by default. More brought
-# nothing on goodbooks (up to 300 were tried).
+# Learning from predictions: random items a user, about as many as the shipped sets' users have train
+# rows. On 300 users of movietweetings 12 and 24 were within 0.6 % of each other.
 PAIRS_PER_USER = 24
 
 # A migration that loses at most this share of the full retraining's metric counts as equivalent.

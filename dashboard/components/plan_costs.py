@@ -104,11 +104,11 @@ def sentence(costs: Costs) -> str:
 def _evidence(costs: Costs) -> None:
     rows = [
         {
-            "For": name,
+            "For": "predictions of the source" if run.items else name,
             "Run": run.name,
             "Id": run.run,
             "Examples/s": run.rate,
-            "Batch": run.batch_size,
+            "Batch": run.batch_size or None,
             "Trained, s": run.training_seconds,
             "Whole run, s": run.seconds,
             "Kind": "calibration" if run.short else "whole run",

@@ -9,15 +9,17 @@ import streamlit as st
 from dashboard import engine
 from dashboard.engine import Job, Run
 from puma_engine import jobs as engine_jobs
+from puma_engine.defaults import PAIRS_PER_USER
 from puma_engine.errors import ConfigError
 from puma_engine.evaluation.cost_model import hours, money
 from puma_engine.jobs import find_devices
 from puma_engine.pipeline import importing_data, planning
 from puma_engine.pipeline.planning import Costs, PlanSettings
+from puma_engine.pipeline.source_predictions import WITHOUT_RECORDS
 from puma_engine.requests import PlanRequest
 from puma_engine.training.device import device_memory
 
-__all__ = ["Costs", "hours", "money"]
+__all__ = ["PAIRS_PER_USER", "WITHOUT_RECORDS", "Costs", "hours", "money"]
 COMMANDS = ("run_plan", "carry_out")  # the second is how an earlier version named it
 CALIBRATION = "calibrate"
 
@@ -27,7 +29,8 @@ class Plan:
     """A migration as it is put together on the page; all ids are checked when it is launched.
 
     topology: single, chain or merge. training and adapter hold the settings that somebody changed;
-    all others have the defaults of the engine.
+    all others have the defaults of the engine. from_predictions: random items a user that adapters
+    learn from in place of records, or 0.
     """
 
     topology: str
@@ -37,6 +40,7 @@ class Plan:
     budget: int | None
     training: Mapping[str, Any] = field(default_factory=dict)
     adapter: Mapping[str, Any] = field(default_factory=dict)
+    from_predictions: int = 0
 
     def request(self, predicted: Mapping[str, Any] | None = None) -> PlanRequest:
         """Return the request that the engine executes. Raises ConfigError."""
@@ -59,6 +63,11 @@ def problems(plan: Plan) -> list[str]:
         sentences.append("Choose a target model that is in the workspace.")
     if plan.strategy not in engine.STRATEGIES:
         sentences.append("Choose a known strategy.")
+    elif plan.from_predictions and plan.strategy not in WITHOUT_RECORDS:
+        sentences.append(
+            f"The strategy {plan.strategy} reads records, which a migration from predictions does not; "
+            "choose another."
+        )
     if not sentences and len({sources[id_].inputs["dataset"] for id_ in plan.sources}) > 1:
         sentences.append("The sources were fitted on different data sets; choose those of one.")
     return sentences

@@ -96,14 +96,28 @@ def _put_together(sources: list[engine.Run], targets: list[engine.Run]) -> Plan:
             ]
     users = min((engine.run(source).summary["users"] for source in chosen), default=1)
     task = next((plans.task_of(source) for source in chosen), "rating")
-    strategy, budget = _selection(users, engine.DEFAULT_STRATEGIES[task])
-    return Plan(topology, tuple(chosen), tuple(chosen_targets), strategy, budget)
+    without_records = st.checkbox(
+        "Use no records: learn from the source model's predictions",
+        key="from_predictions",
+        bind="query-params",
+        help="For a migration when users' outcomes are not there or must not be used. The source model "
+        f"predicts {plans.PAIRS_PER_USER} random items a user, and the adapter learns from these.",
+    )
+    strategies, default = list(engine.STRATEGIES), engine.DEFAULT_STRATEGIES[task]
+    if without_records:
+        strategies = list(plans.WITHOUT_RECORDS)
+        default = default if default in strategies else engine.DEFAULT_STRATEGIES["rating"]
+    strategy, budget = _selection(users, strategies, default)
+    pairs = plans.PAIRS_PER_USER if without_records else 0
+    return Plan(
+        topology, tuple(chosen), tuple(chosen_targets), strategy, budget, from_predictions=pairs
+    )
 
 
-def _selection(users: int, default: str) -> tuple[str, int | None]:
+def _selection(users: int, strategies: list[str], default: str) -> tuple[str, int | None]:
     """Choose strategy and budget (None for all) of the users who train the adapter."""
     left, right = st.columns(2)
-    labels = {name: f"{name}: {strategy.about}" for name, strategy in engine.STRATEGIES.items()}
+    labels = {name: f"{name}: {engine.STRATEGIES[name].about}" for name in strategies}
     with left:
         strategy = query_params.choose(
             "Strategy",

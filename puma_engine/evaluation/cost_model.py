@@ -22,6 +22,8 @@ class Measured:
     seconds: of the whole run, which also prepares items and maps users. sources: number of
     source prompt tables of an adapter. short: a calibration rather than a whole run. others: the
     share of the machine's cores that other processes used meanwhile (0 where not measured).
+    items: where predictions were measured rather than a training, their distinct items; examples are
+    then the predicted pairs, training_seconds theirs, and the rest of seconds that of the items.
     """
 
     run: str
@@ -35,6 +37,7 @@ class Measured:
     sources: int = 1
     short: bool = False
     others: float = 0.0
+    items: int = 0
 
     @property
     def rate(self) -> float:
@@ -99,6 +102,23 @@ def predict(
     return Prediction(
         median(seconds), min(seconds), max(seconds), evidence, not same_batch, not same_sources
     )
+
+
+def predict_reading(pairs: float, items: float, measured: Sequence[Measured]) -> Prediction | None:
+    """Predict the time in which a model predicts so many pairs of a user and one of so many items.
+
+    measured: predictions of the same model and device; whole runs come before calibrations. Returns
+    None if nothing was measured.
+    """
+    usable = [run for run in measured if run.items > 0 and run.rate > 0]
+    evidence = tuple([run for run in usable if not run.short] or usable)
+    if not evidence:
+        return None
+    seconds = [
+        items * max(0.0, run.seconds - run.training_seconds) / run.items + pairs / run.rate
+        for run in evidence
+    ]
+    return Prediction(median(seconds), min(seconds), max(seconds), evidence, False)
 
 
 def break_even(

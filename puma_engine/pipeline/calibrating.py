@@ -17,7 +17,7 @@ from puma_engine.pipeline import stage
 from puma_engine.pipeline.backbones import backbone_run, load_backbone
 from puma_engine.pipeline.fitting import device_name, training_result
 from puma_engine.pipeline.importing_data import load_dataset
-from puma_engine.pipeline.planning import plan_settings
+from puma_engine.pipeline.planning import plan_settings, teachers
 from puma_engine.pipeline.stored_prompts import template_of
 from puma_engine.requests import PlanRequest
 from puma_engine.store import Run, Workspace
@@ -28,13 +28,16 @@ if TYPE_CHECKING:
     from puma_engine.datasets import Dataset
     from puma_engine.prompts.tuning import FitResult
 
-Way = Literal["migration", "retraining"]
+Way = Literal["migration", "retraining", "prediction"]
 STEPS, EPOCHS, MIN_ROWS = 20, 2, 2048
 
 
 @dataclasses.dataclass(frozen=True)
 class _Trial:
-    """One training to time. widths: of the prompts that an adapter reads, one a source."""
+    """One training to time, or predictions of random pairs.
+
+    widths: of the prompts that an adapter reads, one a source. pairs: predicted for each user.
+    """
 
     way: Way
     data: Run
@@ -44,6 +47,7 @@ class _Trial:
     widths: tuple[int, ...]
     training: TrainingConfig
     adapter: AdapterConfig
+    pairs: int = 0
 
     def config(self, device: str) -> dict[str, Any]:
         template = self.template.to_config()
@@ -52,9 +56,11 @@ class _Trial:
             "way": self.way,
             **template,
             "tokens": self.tokens,
-            "training": stage.settings_of(self.training),
             "device": device,
         }
+        if self.way == "prediction":
+            return values | {"pairs": self.pairs, "precision": self.training.precision}
+        values["training"] = stage.settings_of(self.training)
         if self.way == "retraining":
             return values
         return values | {"widths": list(self.widths), "adapter": self.adapter.to_dict()}
@@ -74,7 +80,8 @@ def calibrate(
 
     Two short epochs each, on as many users as a few dozen batches need. The prompts that adapters
     read are random: speed does not depend on their values, so hops can be timed whose sources do not
-    exist yet. settings: those of `run_plan`. Returns one calibration run a hop, then the
+    exist yet. settings: those of `run_plan`. Where adapters learn from predictions, those of each
+    source model are timed, too. Returns one calibration run a hop, those of predictions, then the
     retraining's. Raises ConfigError where nothing can be trained.
     """
     from puma_engine.training.device import resolve_device
@@ -95,6 +102,9 @@ def calibrate(
     for model in models:
         trials.append(_Trial("migration", data, model, *shared, widths, hop, adapter))
         widths = (int(model.summary["width"]),)
+    for teacher in dict.fromkeys(teachers(plan, [model.id for model in models])):
+        model, pairs = ws.run(teacher), request.from_predictions
+        trials.append(_Trial("prediction", data, model, *shared, (), hop, adapter, pairs))
     trials.append(_Trial("retraining", data, models[-1], *shared, (), whole, adapter))
     overall = stage.OverallProgress([1.0] * len(trials), progress)
     used = device_name(resolve_device(device))
@@ -113,16 +123,20 @@ def _measure(ws: Workspace, trial: _Trial, device: str, execution: stage.Executi
         dataset, training = load_dataset(ws, trial.data), trial.training
         users, rows = dataset.users, len(dataset.rows("train"))
         wanted = max(STEPS * training.batch_size, MIN_ROWS)
+        if trial.way == "prediction":
+            rows, wanted = trial.pairs * len(users), MIN_ROWS
         count = min(len(users), math.ceil(wanted * len(users) / max(rows, 1)))
         drawn = np.random.default_rng(training.seed).choice(users, count, replace=False)
-        dataset = dataset.for_users(drawn)
         backbone.forget()
         clock.restart()
         contention = CpuContention()
-        trained = _train(trial, backbone, dataset, execution)
+        if trial.way == "prediction":
+            outcome = _predict(trial, backbone, dataset, drawn)
+        else:
+            trained = _train(trial, backbone, dataset.for_users(drawn), execution)
+            outcome = training_result(trained.result, len(drawn), trained.flops)
         cores_of_others = contention.cores()
-        outcome = training_result(trained.result, len(dataset.users), trained.flops)
-        outcome.summary["users"] = len(dataset.users)
+        outcome.summary["users"] = len(drawn)
         outcome.cost |= {"cores": os.cpu_count(), "cores_of_others": round(cores_of_others, 2)}
         return outcome
 
@@ -136,6 +150,29 @@ def _measure(ws: Workspace, trial: _Trial, device: str, execution: stage.Executi
         compute=compute,
         together=True,
     )
+
+
+def _predict(
+    trial: _Trial, backbone: FrozenBackbone, dataset: Dataset, users: np.ndarray
+) -> stage.StageResult:
+    """Predict random pairs of these users with random prompts; return what that took."""
+    import torch
+
+    from puma_engine.backbone.tasks import get_task
+    from puma_engine.migration.random_pairs import draw_pairs, pair_dataset
+    from puma_engine.prompts.table import PromptTable
+    from puma_engine.prompts.table_predictions import predict_table
+    from puma_engine.prompts.tuning import head_tensors
+
+    seed = trial.training.seed
+    shape = (len(users), trial.tokens, backbone.width)
+    vectors = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    head = get_task(dataset.task).head(3.0, torch.Generator().manual_seed(seed))
+    table = PromptTable(users, vectors, head_tensors(head))
+    drawn = draw_pairs(users, users, dataset.items, trial.pairs, seed).assign(split="train")
+    pairs = pair_dataset(dataset, drawn, np.zeros(len(drawn)))
+    predicted = predict_table(backbone, table, pairs, "train", template=trial.template)
+    return stage.StageResult(device_name(str(backbone.device)), predicted.cost)
 
 
 def _train(

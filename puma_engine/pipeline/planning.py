@@ -8,13 +8,19 @@ from functools import reduce
 from typing import Any
 
 from puma_engine.config import AdapterConfig, TrainingConfig
-from puma_engine.defaults import fit_defaults, migration_defaults
+from puma_engine.defaults import (
+    EARLY_STOPPING_USERS,
+    fit_defaults,
+    held_out_pairs,
+    migration_defaults,
+)
 from puma_engine.evaluation import cost_model
 from puma_engine.evaluation.cost_model import Measured, Prediction
 from puma_engine.pipeline import stage
 from puma_engine.pipeline.comparing import compare
 from puma_engine.pipeline.evaluating import run_evaluation
 from puma_engine.pipeline.migrating import run_chain, run_migration
+from puma_engine.pipeline.source_predictions import refuse_records
 from puma_engine.requests import ChainRequest, EvaluationRequest, PlanRequest, training_of
 from puma_engine.store import Run, Workspace
 
@@ -25,7 +31,8 @@ class PlanSettings:
 
     users: of the data set; trained: those who train the adapter at each hop. sources: the runs with
     source prompts; data: the data set; training and adapter: of each hop; retraining: of the full
-    retraining that the plan is measured against.
+    retraining that the plan is measured against. predicted_pairs: those that each source predicts
+    for a hop, where adapters learn from predictions.
     """
 
     sources: list[Run]
@@ -35,6 +42,7 @@ class PlanSettings:
     training: TrainingConfig
     adapter: AdapterConfig
     retraining: TrainingConfig
+    predicted_pairs: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,12 +59,17 @@ class Costs:
 def plan_settings(ws: Workspace, request: PlanRequest) -> PlanSettings:
     """Fill in what a plan leaves open, as its migrations will. Raises NotFoundError, StoreError.
 
-    Only users whom every source and the data set have can train an adapter.
+    Only users whom every source and the data set have can train an adapter; where it learns from
+    predictions, all whom every source has. Raises ConfigError for a strategy that reads records then.
     """
     sources = [stage.find(ws, source, *stage.PROMPT_KINDS) for source in request.sources]
     data = stage.find(ws, request.dataset or sources[0].inputs["dataset"], "dataset")
     task, users = data.summary["task"], int(data.summary["users"])
-    candidates = min(users, *(int(source.summary["users"]) for source in sources))
+    candidates = min(int(source.summary["users"]) for source in sources)
+    if not request.from_predictions:
+        candidates = min(users, candidates)
+    elif request.strategy is not None:
+        refuse_records(request.strategy)
     if request.strategy is None:
         trained = candidates
         default, network = migration_defaults(task, int(sources[0].summary["users"]))
@@ -73,7 +86,21 @@ def plan_settings(ws: Workspace, request: PlanRequest) -> PlanSettings:
         training_of(default, request.training, request.seed),
         replace(network, **request.adapter),
         training_of(fit_defaults(task, users), request.retraining),
+        _predicted_pairs(request.from_predictions, trained, candidates),
     )
+
+
+def _predicted_pairs(pairs: int, trained: int, candidates: int) -> int:
+    """Return the pairs that a source predicts for a hop: those to learn from, and held-out ones."""
+    held_out = trained if trained == candidates else min(EARLY_STOPPING_USERS, candidates)
+    return pairs and trained * pairs + held_out * held_out_pairs(pairs)
+
+
+def teachers(plan: PlanSettings, models: Sequence[str]) -> list[str]:
+    """Return the ids of the backbones that predict pairs for a plan over these models, in order."""
+    if not plan.predicted_pairs:
+        return []
+    return [*(str(source.inputs["backbone"]) for source in plan.sources), *models[:-1]]
 
 
 def measured(ws: Workspace, kind: str, backbone: str, device: str) -> list[Measured]:
@@ -107,11 +134,52 @@ def _measured(run: Run) -> Measured:
         int(cost["epochs"]),
         int(cost["examples"]),
         float(cost["training_seconds"]),
-        float(run.seconds or 0.0),
+        float(run.seconds or 0.0) - _prediction_seconds(run),
         len(run.config.get("widths", ())) if short else sources,
         short,
-        float(cost.get("cores_of_others", 0.0)) / int(cost.get("cores") or 1),
+        _share_of_others(run),
     )
+
+
+def _share_of_others(run: Run) -> float:
+    """Return the share of the cores that other processes used; 0 where it was not measured."""
+    return float(run.cost.get("cores_of_others", 0.0)) / int(run.cost.get("cores") or 1)
+
+
+def _prediction_seconds(run: Run) -> float:
+    names = ("prediction_item_seconds", "prediction_pair_seconds")
+    return sum(float(run.cost.get(name, 0.0)) for name in names)
+
+
+def measured_predictions(ws: Workspace, backbone: str, device: str) -> list[Measured]:
+    """Return what predictions of random pairs took on a model and device.
+
+    They are those of migrations from one source, and of calibrations.
+    """
+    measurements = []
+    for run in [*ws.runs("migration", "finished"), *ws.runs("calibration", "finished")]:
+        if not run.cost.get("predicted_pairs") or run.device != device or "source_1" in run.inputs:
+            continue
+        short = run.kind == "calibration"
+        model = run if short else ws.run(run.inputs["source_0"])
+        if model.inputs["backbone"] != backbone:
+            continue
+        measurements.append(
+            Measured(
+                run.id,
+                run.name,
+                device,
+                batch_size=0,
+                epochs=1,
+                examples=int(run.cost["predicted_pairs"]),
+                training_seconds=float(run.cost["prediction_pair_seconds"]),
+                seconds=_prediction_seconds(run),
+                short=short,
+                others=_share_of_others(run),
+                items=int(run.cost["predicted_items"]),
+            )
+        )
+    return measurements
 
 
 def devices(ws: Workspace) -> list[str]:
@@ -152,17 +220,23 @@ def predict_costs(ws: Workspace, request: PlanRequest, device: str | None = None
     settings = plan_settings(ws, request)
     device = device or next(iter(devices(ws)), "cpu")
     users, trained = settings.users, settings.trained
-    rows = settings.data.summary["splits"]["train"] / users
+    rows = settings.data.summary["splits"].get("train", 0) / users
     models = [stage.look_up(ws, target, "backbone").id for target in request.targets]
     hops = [
         cost_model.predict(
-            rows * trained,
+            (request.from_predictions or rows) * trained,
             settings.training.epochs,
             settings.training.batch_size,
             measured(ws, "migration", model, device),
             len(settings.sources),
         )
         for model in models
+    ]
+    pairs = settings.predicted_pairs
+    items = min(int(settings.data.summary["items"]), pairs)
+    hops += [
+        cost_model.predict_reading(pairs, items, measured_predictions(ws, teacher, device))
+        for teacher in teachers(settings, models)
     ]
     known = [hop for hop in hops if hop is not None]
     migration = reduce(Prediction.plus, known) if len(known) == len(hops) else None

@@ -127,13 +127,8 @@ def predict_pairs(
             for run, table in zip(sources, tables, strict=True)
         ]
         outcome, answers = mean_predictions(dataset.task, predictions)
-        cost = {
-            "predicted_pairs": len(drawn) * len(sources),
-            "predicted_items": sum(part.items for part in predictions),
-            "prediction_flops": sum(part.flops for part in predictions),
-            "prediction_item_seconds": sum(part.item_seconds for part in predictions),
-            "prediction_pair_seconds": sum(part.row_seconds for part in predictions),
-        }
+        parts = [part.cost for part in predictions]
+        cost = {name: sum(part[name] for part in parts) for name in parts[0]}
         arrays = {"outcome": outcome} | ({} if answers is None else {"answers": answers})
         if not distributed.is_main_process():
             return SourcePredictions(pair_dataset(dataset, drawn, outcome, answers), cost)

@@ -36,6 +36,17 @@ class TablePredictions:
     item_seconds: float
     row_seconds: float
 
+    @property
+    def cost(self) -> dict[str, float]:
+        """The costs as runs store them."""
+        return {
+            "predicted_pairs": len(self.outcome),
+            "predicted_items": self.items,
+            "prediction_flops": self.flops,
+            "prediction_item_seconds": self.item_seconds,
+            "prediction_pair_seconds": self.row_seconds,
+        }
+
 
 @torch.no_grad()
 def predict_table(

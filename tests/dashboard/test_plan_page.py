@@ -12,12 +12,14 @@ from small_runs import QUICK, SMALL, write_ratings
 from tiny import tiny_backbone_folder
 
 from dashboard.components import plan_costs, plan_figures
+from dashboard.engine import plans
 from puma_engine import jobs, pipeline
 from puma_engine.config import TrainingConfig
-from puma_engine.defaults import DEFAULT_STRATEGIES
-from puma_engine.errors import ConfigError
+from puma_engine.defaults import DEFAULT_STRATEGIES, PAIRS_PER_USER
+from puma_engine.errors import ConfigError, StoreError
 from puma_engine.evaluation.cost_model import predict
 from puma_engine.pipeline.planning import Costs, measured
+from puma_engine.pipeline.source_predictions import WITHOUT_RECORDS
 from puma_engine.store import Workspace
 
 TRAINING = TrainingConfig(**QUICK)
@@ -143,6 +145,24 @@ def test_a_plan_is_launched_as_a_job_and_can_be_cancelled_and_resumed(world, mon
     press(open_page("plan", ws.root, monkeypatch, job=job.id), "Retry")
     assert jobs.job(ws, job.id).status == "queued"
     jobs.cancel(ws, job.id)
+
+
+def test_a_plan_without_records_offers_strategies_that_read_none(world, monkeypatch):
+    ws, source, large = world
+    monkeypatch.setattr("puma_engine.jobs.ensure_worker", lambda _ws: False)
+    app = open_page("plan", ws.root, monkeypatch, target=large.id, budget="6")
+    (box,) = [box for box in app.checkbox if box.label.startswith("Use no records")]
+    assert not box.value
+    app = box.check().run()
+    (strategy,) = [field for field in app.selectbox if field.label == "Strategy"]
+    assert {option.partition(":")[0] for option in strategy.options} == set(WITHOUT_RECORDS)
+    press(app, "Launch the migration")
+    job = jobs.jobs(ws)[0]
+    assert job.args["from_predictions"] == PAIRS_PER_USER
+    jobs.cancel(ws, job.id)
+    plan = plans.Plan("single", (source.id,), (large.id,), "activity", 6, from_predictions=24)
+    with pytest.raises(StoreError, match="The strategy activity reads records"):
+        plans.launch(plan, None)
 
 
 def test_running_a_plan_ends_in_a_comparison_and_shows_actual_costs(world, monkeypatch):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from measured_runs import ran
 
-from puma_engine.evaluation.cost_model import break_even, hours, money, predict
+from puma_engine.evaluation.cost_model import break_even, hours, money, predict, predict_reading
 
 
 def test_prediction_of_a_measured_run_equals_its_time():
@@ -13,6 +13,19 @@ def test_prediction_of_a_measured_run_equals_its_time():
     prediction = predict(1000, 2, 256, [run])
     assert prediction.seconds == prediction.low == prediction.high == pytest.approx(run.seconds)
     assert prediction.evidence == (run,) and not prediction.other_batches
+
+
+def test_predictions_are_predicted_by_their_items_and_pairs():
+    run = replace(ran(500, preparation=0.004), items=50)
+    assert predict_reading(run.examples, 50, [run]).seconds == pytest.approx(run.seconds)
+    twice = predict_reading(2 * run.examples, 50, [run]).seconds
+    assert twice - run.seconds == pytest.approx(run.training_seconds)
+    more = predict_reading(run.examples, 100, [run]).seconds
+    assert more - run.seconds == pytest.approx(run.seconds - run.training_seconds)
+    assert predict_reading(1000, 50, [ran(500)]) is None  # a training
+    short = replace(run, short=True, items=10)
+    assert predict_reading(1000, 50, [run, short]).evidence == (run,)
+    assert predict_reading(1000, 50, [short]).evidence == (short,)
 
 
 def test_time_grows_with_rows_and_epochs():

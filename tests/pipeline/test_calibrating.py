@@ -13,7 +13,8 @@ from dashboard.engine import plans
 from puma_engine import jobs, pipeline
 from puma_engine.config import TrainingConfig
 from puma_engine.defaults import migration_defaults
-from puma_engine.errors import StoreError
+from puma_engine.errors import ConfigError, StoreError
+from puma_engine.pipeline.planning import measured
 from puma_engine.requests import PlanRequest
 from puma_engine.store import Workspace
 from puma_engine.training.device import CpuContention
@@ -83,6 +84,42 @@ def test_a_chain_is_calibrated_hop_by_hop(world):
     first, second, _ = pipeline.calibrate(ws, [source], targets, training=QUICK, adapter=SMALL)
     assert second.config["widths"] == [large.summary["width"]]
     assert first.config["widths"] == [source.summary["width"]]
+
+
+def test_the_sources_predictions_are_calibrated_and_counted(world):
+    ws, source, large = world
+    learned = {"from_predictions": 8, "training": QUICK, "adapter": SMALL, "device": "cpu"}
+    settings = learned | {"retraining": TRAINING}
+    assert pipeline.costs(ws, [source], [large], **settings).migration is None
+    hop, teacher, whole = pipeline.calibrate(ws, [source], [large], **settings)
+    assert teacher.config["way"] == "prediction" and teacher.config["pairs"] == 8
+    assert teacher.inputs["backbone"] == source.inputs["backbone"]
+    assert teacher.cost["predicted_pairs"] == 24 * 9 and teacher.cost["prediction_flops"] > 0
+    costs = pipeline.costs(ws, [source], [large], **settings)
+    # All 24 users learn from 8 pairs and hold out one.
+    cost = teacher.cost
+    predicting = cost["prediction_item_seconds"] + cost["prediction_pair_seconds"]
+    training, predicted = (
+        [run for run in costs.migration.evidence if bool(run.items) == reads] for reads in (0, 1)
+    )
+    assert [run.run for run in training] == [hop.id]
+    assert [run.run for run in predicted] == [teacher.id]
+    rows = 24 * 8
+    wanted = rows * (QUICK["epochs"] / training[0].rate + training[0].preparation)
+    items = 30 / cost["predicted_items"] * cost["prediction_item_seconds"]
+    wanted += items + cost["prediction_pair_seconds"]
+    assert costs.migration.seconds == pytest.approx(wanted)
+    assert costs.migration.seconds > predicting and costs.retraining.evidence[0].run == whole.id
+    # A whole migration replaces the calibration, and its predictions are not its preparation.
+    run = pipeline.migrate(ws, source, large, **learned)
+    (whole_run,) = [m for m in measured(ws, "migration", large.id, "cpu") if not m.short]
+    cost = run.cost
+    predicting = cost["prediction_item_seconds"] + cost["prediction_pair_seconds"]
+    assert whole_run.seconds == pytest.approx(run.seconds - predicting)
+    costs = pipeline.costs(ws, [source], [large], **settings)
+    assert {m.run for m in costs.migration.evidence} == {run.id}
+    with pytest.raises(ConfigError, match="'activity' chooses users by their records"):
+        pipeline.costs(ws, [source], [large], strategy="activity", budget=3, from_predictions=8)
 
 
 def test_cpu_contention_measures_the_cores_that_other_processes_use():

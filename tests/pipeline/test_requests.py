@@ -60,11 +60,19 @@ def puma(ws, *words):
 
 
 @pytest.mark.parametrize(
-    ("strategy", "budget", "changed"),
-    [("all", None, {}), ("random", 5, {}), ("random", 20, {}), ("random", 5, {"epochs": 2})],
-    ids=["all users", "few users", "most users", "changed setting"],
+    ("strategy", "budget", "changed", "pairs"),
+    [
+        ("all", None, {}, 0),
+        ("random", 5, {}, 0),
+        ("random", 20, {}, 0),
+        ("random", 5, {"epochs": 2}, 0),
+        ("random", 5, {}, 8),
+    ],
+    ids=["all users", "few users", "most users", "changed setting", "from predictions"],
 )
-def test_every_interface_builds_the_same_request(world, monkeypatch, strategy, budget, changed):
+def test_every_interface_builds_the_same_request(
+    world, monkeypatch, strategy, budget, changed, pairs
+):
     bench, source, target = world
     ws = bench.workspace
     monkeypatch.setenv("PUMA_WORKSPACE", str(ws.root))
@@ -72,9 +80,14 @@ def test_every_interface_builds_the_same_request(world, monkeypatch, strategy, b
     chosen = None if strategy == "all" else strategy
     options = [] if chosen is None else ["--strategy", strategy, "--budget", str(budget)]
     options += [f"--{name}={value}" for name, value in changed.items()]
-    plan = plans.Plan("single", (source.id,), (target.id,), strategy, budget, changed)
+    options += [f"--from-predictions={pairs}"] if pairs else []
+    plan = plans.Plan(
+        "single", (source.id,), (target.id,), strategy, budget, changed, from_predictions=pairs
+    )
 
-    wanted = bench.migrate(source, target, strategy=chosen, budget=budget, training=changed).id
+    wanted = bench.migrate(
+        source, target, strategy=chosen, budget=budget, training=changed, from_predictions=pairs
+    ).id
     assert puma(ws, "migrate", source.id, target.id, *options)["id"] == wanted
     both = ["--source", source.id, "--target", target.id]
     planned = puma(ws, "plan", "run", *both, *options)
