@@ -2,9 +2,14 @@
 
 The fixture holds ratings and clicks of 24 users each, with a fit that was killed half-way and a
 job that nobody has run yet. The expected prompts are those that version 0.1.0 ends with.
+
+Later versions ship other weights in the zoo. Then the copy of the workspace is made to name those as
+the models that were added, so that its checkpoint and its job still run; what they compute differs.
 """
 
 import json
+import shutil
+import sqlite3
 import tarfile
 from pathlib import Path
 
@@ -14,6 +19,8 @@ from typer.testing import CliRunner
 
 from puma_engine import jobs, pipeline
 from puma_engine.cli import app
+from puma_engine.datasets.registry import data_root
+from puma_engine.pipeline.backbones import fingerprint
 from puma_engine.store import Workspace
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -33,10 +40,16 @@ FINISHED = {
     "c92fc39d5c6511ad": ["compare", "eval-moved", "eval-retrained"],
 }
 INTERRUPTED = "44dd1ea145507dc2"
+# The zoo's models as version 0.1.0 shipped them.
+MODELS = {"llama-small": "02438c8db9837f81", "llama-medium": "24385381f5b0b59b"}
 GO_ON = [
     *("prompts", "fit", *RETRAINED, "--epochs", "6", "--seed", "3", "--batch-size", "16"),
     *("--patience", "0"),
 ]
+
+
+def fingerprints_of_today(ws):
+    return {name: fingerprint(ws, name) for name in MODELS}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +57,15 @@ def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("old")
     with tarfile.open(FIXTURES / "workspace-0.1.0.tar.xz") as archive:
         archive.extractall(folder, filter="data")
-    return folder / "workspace"
+    root = folder / "workspace"
+    today = fingerprints_of_today(Workspace.open(folder / "other", create=True))
+    with sqlite3.connect(root / "puma.db") as db:
+        for name, old in MODELS.items():
+            db.execute(
+                "UPDATE runs SET config = replace(config, ?, ?) WHERE kind = 'backbone'",
+                [old, today[name]],
+            )
+    return root
 
 
 @pytest.fixture
@@ -96,9 +117,30 @@ def test_an_interrupted_fit_resumes_from_its_checkpoint(root, puma):
     assert puma(*GO_ON)["id"] == INTERRUPTED
     assert ws.run(INTERRUPTED).status == "finished"
     table = pipeline.load_prompts(ws, INTERRUPTED)
+    history = ws.run(INTERRUPTED).summary["history"]
+    assert [epoch["epoch"] for epoch in history] == list(range(6))
+    if fingerprints_of_today(ws) != MODELS:
+        return
     with np.load(FIXTURES / "workspace-0.1.0-expected.npz") as expected:
         rows = table.rows_of(expected["ids"])
         np.testing.assert_allclose(table.vectors[rows], expected["vectors"], rtol=1e-3, atol=1e-5)
+
+
+def test_going_on_with_a_model_whose_files_changed_is_refused(tmp_path, monkeypatch):
+    with tarfile.open(FIXTURES / "workspace-0.1.0.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    data = tmp_path / "data"
+    data.mkdir()
+    for folder in data_root().iterdir():
+        (data / folder.name).symlink_to(folder)
+    (data / "zoo").unlink()
+    shutil.copytree(data_root() / "zoo" / "llama-medium", data / "zoo" / "llama-medium")
+    with (data / "zoo" / "llama-medium" / "config.json").open("a") as file:
+        file.write("\n")
+    monkeypatch.setenv("PUMA_DATA", str(data))
+    done = CliRunner().invoke(app, ["-w", str(tmp_path / "workspace"), *GO_ON])
+    assert done.exit_code == 1 and "changed since it was added" in done.output
+    assert list((tmp_path / "workspace" / "work" / INTERRUPTED).glob("checkpoint*"))
 
 
 def test_a_job_of_the_old_version_runs(root):
