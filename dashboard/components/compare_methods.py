@@ -19,8 +19,11 @@ def show(run: Run) -> None:
     """Draw the view of a comparison."""
     methods, scores = comparisons.tables(engine.root(), run.id)
     methods = in_order(methods)
-    primary = comparisons.PRIMARY_METRIC[run.summary["task"]]
-    metrics = list(dict.fromkeys([primary, *scores["metric"]]))
+    task = run.summary["task"]
+    primary = comparisons.PRIMARY_METRIC[task]
+    first = (primary, comparisons.RANKING_METRIC[task])
+    metrics = list(dict.fromkeys([*first, *comparisons.metrics_of(task)]))
+    measured = [name for name in metrics if name in set(scores["metric"])]
     with st.container(horizontal=True, vertical_alignment="bottom"):
         label, about = "Differences from the baseline", term("difference")
         differences = st.toggle(label, key="differences", bind="query-params", help=about)
@@ -43,14 +46,18 @@ def show(run: Run) -> None:
         f"{run.summary['split']} split. 95 % intervals are from resampling users. The pinned "
         "baseline is marked."
     )
+    kept = share_table(methods, comparisons.shares(engine.root(), run.id), task)
+    if len(kept):
+        st.markdown("##### What is kept of full retraining's gains", help=term("share kept"))
+        tables.show(kept, {"Method": TextColumn(width=270)}, height="content")
     costs = methods.drop(columns="kind")
     costs = scores.merge(costs, on="method", how="left", validate="many_to_one")
     figures.downloads(costs, "methods")
     metric = query_params.choose(
         "Metric of the figures",
-        metrics,
+        measured,
         "metric",
-        labels={name: METRICS[name].axis for name in metrics},
+        labels={name: METRICS[name].axis for name in measured},
         default=primary,
         width=320,
     )
@@ -130,13 +137,13 @@ def metric_table(
 
     def cell(score: object) -> str:
         if score is None:
-            return ""
+            return "not measured"
         names = ("value", "low", "high")
         if differences:
             names = ("difference", "difference_low", "difference_high")
         value, low, high = (float(getattr(score, name)) for name in names)
         if pd.isna(value):
-            return "reference"
+            return "reference" if differences else "undefined"
         form = "+.4f" if differences else ".4f"
         return f"{value:{form}} [{low:{form}}, {high:{form}}]" if intervals else f"{value:{form}}"
 
@@ -152,6 +159,41 @@ def metric_table(
         row |= texts | {"Users trained": _whole(item.users_trained)}
         row |= {"Backbone": item.backbone or "", "Seed": _whole(item.seed), "Device": item.device}
         rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def share_table(methods: pd.DataFrame, shares: pd.DataFrame, task: str) -> pd.DataFrame:
+    """Return one row a method with texts of what it keeps of full retraining's gains.
+
+    shares: the table of `puma_engine.evaluation.shares_kept`; one column a reference and aspect.
+    """
+    cells = {(row.method, row.reference, row.aspect): row for row in shares.itertuples()}
+
+    def cell(row: Any) -> str:
+        if row is None:
+            return ""
+        if pd.isna(row.gain):
+            return "undefined"
+        if pd.isna(row.share):
+            return "no sure gain"
+        ends = "" if pd.isna(row.share_low) else f" [{row.share_low:.0%}, {row.share_high:.0%}]"
+        return f"{row.share:.0%}{ends}"
+
+    columns = {
+        f"{comparisons.aspect_label(task, aspect)} over {name}": (reference, aspect)
+        for reference, name in comparisons.REFERENCES.items()
+        if reference in set(shares["reference"])
+        for aspect in comparisons.ASPECTS
+    }
+    rows = [
+        {"Method": method}
+        | {
+            label[:1].upper() + label[1:]: cell(cells.get((method, *key)))
+            for label, key in columns.items()
+        }
+        for method in methods["method"]
+        if method in set(shares["method"])
+    ]
     return pd.DataFrame(rows)
 
 

@@ -9,6 +9,7 @@ from streamlit.column_config import CheckboxColumn, NumberColumn, TextColumn
 
 from dashboard.components import figures, page_states, query_params, tables
 from dashboard.components.formatting import escaped
+from dashboard.components.glossary import term
 from dashboard.components.theme import CATEGORIES, NEUTRAL, rank
 from dashboard.engine import METRICS, studies
 
@@ -44,6 +45,11 @@ def _scores(report: dict[str, Any], dataset: str, metric: str, scores: pd.DataFr
         metric: NumberColumn(label, format="%.4f"),
         "sd over seeds": NumberColumn("SD over seeds", format="%.4f"),
     }
+    for name in rows:
+        if name in METRICS and name != metric:
+            columns[name] = NumberColumn(METRICS[name].heading, format="%.4f", help=term(name))
+        elif " over " in name and name not in columns:
+            columns[name] = TextColumn(f"Kept of {name}", help=term("share kept"))
     tables.show(rows.drop(columns="kind", errors="ignore"), columns, height="content")
     figures.downloads(rows, f"study-{report['study']}-{dataset}")
 

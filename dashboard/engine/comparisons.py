@@ -11,15 +11,30 @@ from dashboard.engine import Job, Run, StoreError
 from puma_engine.defaults import MARGIN
 from puma_engine.evaluation import summaries
 from puma_engine.evaluation.baselines import BASELINES
-from puma_engine.evaluation.metrics import PRIMARY_METRIC, Interval
+from puma_engine.evaluation.metrics import PRIMARY_METRIC, RANKING_METRIC, Interval, metrics_of
+from puma_engine.evaluation.shares_kept import ASPECTS, REFERENCES, aspect_label
 from puma_engine.evaluation.verdict import Verdict
-from puma_engine.pipeline.comparing import find_comparison
+from puma_engine.pipeline.comparing import (
+    comparison_scores,
+    comparison_shares,
+    find_comparison,
+)
 from puma_engine.pipeline.method_survey import evaluated_methods, gain_between
 from puma_engine.pipeline.stage import slug
 from puma_engine.pipeline.verdicts import judge_comparison, with_backbones
 from puma_engine.store import Workspace
 
-__all__ = ["MARGIN", "PRIMARY_METRIC", "Verdict", "summaries"]
+__all__ = [
+    "ASPECTS",
+    "MARGIN",
+    "PRIMARY_METRIC",
+    "RANKING_METRIC",
+    "REFERENCES",
+    "Verdict",
+    "aspect_label",
+    "metrics_of",
+    "summaries",
+]
 
 
 @dataclass(frozen=True)
@@ -140,7 +155,13 @@ def tables(root: str, run_id: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the methods of a comparison (with their backbones) and their scores."""
     ws = Workspace.open(root)
     methods = with_backbones(ws, ws.get_table(run_id, "methods"))
-    return methods, ws.get_table(run_id, "comparison")
+    return methods, comparison_scores(ws, run_id)
+
+
+@st.cache_data(max_entries=50, show_spinner=False)
+def shares(root: str, run_id: str) -> pd.DataFrame:
+    """Return what the methods of a comparison keep of full retraining's gain; may be empty."""
+    return comparison_shares(Workspace.open(root), run_id)
 
 
 @st.cache_data(max_entries=50, show_spinner=False)

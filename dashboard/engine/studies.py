@@ -6,13 +6,16 @@ import pandas as pd
 
 from dashboard import engine
 from puma_engine.defaults import PAPER_STRATEGY
+from puma_engine.evaluation.formatting import format_share_interval
 from puma_engine.evaluation.metrics import METRICS
+from puma_engine.evaluation.shares_kept import REFERENCES
 from puma_engine.studies import claims, evidence, reports
 from puma_engine.studies.catalog import STUDIES
 from puma_engine.studies.differences import (
     differences_over_budgets,
     paired_difference,
     primary_metric,
+    ranking_metric,
 )
 from puma_engine.studies.evidence import Evidence
 from puma_engine.studies.reports import label_of
@@ -63,9 +66,13 @@ def report(name: str) -> dict[str, Any]:
 
 
 def summary(report: dict[str, Any], dataset: str) -> tuple[str, pd.DataFrame]:
-    """Return the main metric, and one row per method: mean over seeds, spread and cost."""
+    """Return the main metric, and one row per method: means over seeds, spread, shares and cost.
+
+    Shares kept of full retraining's gains are texts, in columns named by reference and aspect.
+    """
     lines = [line for line in report["summary"] if line["dataset"] == dataset]
-    metric = primary_metric(lines[0])
+    metric, ranking = primary_metric(lines[0]), ranking_metric(lines)
+    kept = reports.shares_of(report, dataset)
     rows = [
         {
             "method": label_of(line),
@@ -75,11 +82,24 @@ def summary(report: dict[str, Any], dataset: str) -> tuple[str, pd.DataFrame]:
             "users trained": line.get("users_trained"),
             metric: line[metric],
             "sd over seeds": line.get(f"{metric}_sd"),
+            **({ranking: line[ranking]} if ranking else {}),
+            **{
+                f"{METRICS[share['metric']].label} over {REFERENCES[reference]}": share_text(share)
+                for (key, reference, _), share in kept.items()
+                if key == reports.key_of(line)
+            },
             "seconds": line.get("seconds"),
         }
         for line in lines
     ]
     return metric, pd.DataFrame(rows).dropna(axis="columns", how="all")
+
+
+def share_text(share: dict[str, Any]) -> str:
+    """Return the share kept of a gain with its interval, or that there is no sure gain."""
+    if share["kept"] is None:
+        return "no sure gain"
+    return format_share_interval(share["kept"], share["kept_low"], share["kept_high"])
 
 
 def budgets(report: dict[str, Any], dataset: str) -> pd.DataFrame:

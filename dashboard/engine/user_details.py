@@ -168,11 +168,17 @@ def predictions(root: str, evaluations: tuple[str, ...], user: str) -> pd.DataFr
 def user_scores(root: str, evaluations: tuple[str, ...], user: str) -> pd.DataFrame:
     """Return the metrics of a user in some evaluations: evaluation, n, and the metrics."""
     ws = engine.workspace()
-    scores = [
-        ws.user_metrics(run, [user]).assign(evaluation=run).drop(columns="user_id")
-        for run in evaluations
-    ]
-    return pd.concat(scores, ignore_index=True)
+    scores = []
+    for run in evaluations:
+        stored, task = ws.user_metrics(run, [user]), str(engine.run(run).summary["task"])
+        if len(stored) and task == "rating" and "pair_accuracy" not in stored:
+            # Evaluations of earlier versions do not store it.
+            rows = ws.get_table(run, PREDICTIONS, where={"user_id": [user]})
+            y, p = (rows[name].to_numpy(np.float64) for name in ("outcome", "prediction"))
+            computed = metrics.per_user(task, y, p, rows["user_id"].to_numpy())
+            stored = stored.assign(pair_accuracy=computed["pair_accuracy"].to_numpy())
+        scores.append(stored.assign(evaluation=run).drop(columns="user_id"))
+    return pd.concat(scores, ignore_index=True).dropna(axis="columns", how="all")
 
 
 def interval(

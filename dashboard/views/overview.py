@@ -117,6 +117,8 @@ def _verdict(last: engine.Run, evaluations: list[engine.Run]) -> None:
         with st.container(border=True):
             st.caption(f"Verdict of the last comparison ({formatting.ago(last.created)})")
             verdicts.headline(verdict)
+            if verdict.disagreement:
+                st.text(f"Caution: {verdict.disagreement}")
             newer = comparisons.newer_evaluations(last, evaluations)
             if newer:
                 page_states.stale(

@@ -460,7 +460,9 @@ class _Judge:
             where = f"behind full retraining {far}: {own.value:.4f} against {base.value:.4f}"
             if shares is None:
                 return f"It is within the margin in {labels[0]}, but in {labels[1]} it is {where}."
-            first, second = (format_share(share["share"]) for share in shares)
+            first, second = (
+                format_share(share["share"]) if share["share"] > 0 else "none" for share in shares
+            )
             return (
                 f"It keeps {first} of the {labels[0]} that full retraining gains over "
                 f"{REFERENCES[shares[0]['reference']]}, but {second} of the {labels[1]}, where it is "

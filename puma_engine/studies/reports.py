@@ -154,7 +154,8 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _key(line: Row) -> tuple[Any, ...]:
+def key_of(line: Row) -> tuple[Any, ...]:
+    """Return what tells the methods of a report apart in its parts."""
     facts = ("dataset", "method", "share", "origin", "target", "hops", "sources", "tokens")
     return tuple(line.get(name) for name in (*facts, "trained_on"))
 
@@ -173,7 +174,7 @@ def _table_of_methods(report: Report, dataset: str) -> str:
     if ranking := ranking_metric(lines):
         measured[ranking] = "ranking_differences"
     differences = {
-        (part, _key(line)): line for part in measured.values() for line in report.get(part, ())
+        (part, key_of(line)): line for part in measured.values() for line in report.get(part, ())
     }
     kept = shares_of(report, dataset)
     references = [name for name in REFERENCES if any(name == key[1] for key in kept)]
@@ -191,13 +192,13 @@ def _table_of_methods(report: Report, dataset: str) -> str:
             score = f"{line[metric]:.4f}"
             if line["seeds"] > 1 and line.get(f"{metric}_sd"):
                 score += f" ± {line[f'{metric}_sd']:.4f}"
-            difference = differences.get((part, _key(line)))
+            difference = differences.get((part, key_of(line)))
             interval = "–" if difference is None else _interval(difference)
             if difference is not None and not difference["real"]:
                 interval += " (could be chance)"
             cells += [score, interval]
         for reference in references:
-            parts = [kept.get((_key(line), reference, aspect)) for aspect in ASPECTS]
+            parts = [kept.get((key_of(line), reference, aspect)) for aspect in ASPECTS]
             cells.append("; ".join(_share(part) for part in parts if part) or "–")
         trained, flops = line.get("users_trained"), line.get("flops")
         rows.append(
@@ -224,7 +225,7 @@ def shares_of(report: Report, dataset: str) -> dict[tuple[Any, str, str], Row]:
         rows = report["rows"]
         lines = shares_of_rows(STUDIES[report["study"]], rows, methods_of(rows))
     return {
-        (_key(line), line["reference"], line["aspect"]): line
+        (key_of(line), line["reference"], line["aspect"]): line
         for line in lines or ()
         if line["dataset"] == dataset
     }
@@ -250,7 +251,7 @@ def _budgets_in(report: Report, dataset: str, metric: str, part: str) -> str:
     """The table of budgets in one metric; part: of the report that holds its differences."""
     lines = _lines(report, "summary", dataset)
     shares = sorted({line["share"] for line in lines})
-    real = {_key(line) for line in report.get(part, ()) if line["real"]}
+    real = {key_of(line) for line in report.get(part, ()) if line["real"]}
     rows = [
         f"Mean {metric_title(metric)} by share of users trained on; \\* differs from random over users. Over all: "
         "mean difference from random, in pairs of the same budget and seed, with its interval over trainings.",
@@ -262,7 +263,7 @@ def _budgets_in(report: Report, dataset: str, metric: str, part: str) -> str:
     for method in dict.fromkeys(line["method"] for line in lines):
         by_share = {line["share"]: line for line in lines if line["method"] == method}
         cells = [
-            f"{by_share[share][metric]:.4f}" + (" \\*" if _key(by_share[share]) in real else "")
+            f"{by_share[share][metric]:.4f}" + (" \\*" if key_of(by_share[share]) in real else "")
             if share in by_share
             else "–"
             for share in shares

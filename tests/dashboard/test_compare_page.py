@@ -57,6 +57,43 @@ def test_the_verdict_and_every_method_are_shown(world, monkeypatch):
     assert app.query_params["comparison"] in (world["comparison"].id, [world["comparison"].id])
 
 
+def test_what_is_kept_of_retrainings_gains_is_listed(world, monkeypatch):
+    ws, run = world["ws"], world["comparison"]
+    table = see(world, monkeypatch).dataframe[1].value.set_index("Method")
+    shares = ws.get_table(run.id, "shares_kept")
+    assert set(table.index) == set(shares["method"])
+    of_few = shares[shares["method"].str.startswith("Migrated, 30")]
+    (row,) = of_few[of_few["aspect"] == "ranking"].itertuples()
+    cell = table.loc[row.method, "Ranking (pair accuracy) over the item mean"]
+    assert cell == f"{row.share:.0%} [{row.share_low:.0%}, {row.share_high:.0%}]"
+
+
+def test_an_older_comparison_without_predictions_is_not_measured(tmp_path, monkeypatch):
+    world = compared.workspace(tmp_path)
+    ws, run = world["ws"], world["comparison"]
+    with ws.transaction() as db:
+        db.execute("UPDATE runs SET status = 'running' WHERE id = ?", [run.id])
+        db.execute("DELETE FROM artifacts WHERE name = 'shares_kept'")
+    scores = ws.get_table(run.id, "comparison")
+    ws.put_table(run.id, "comparison", scores[scores["metric"] != "pair_accuracy"])
+    with ws.transaction() as db:
+        db.execute("UPDATE runs SET status = 'finished' WHERE id = ?", [run.id])
+    column = "Pair accuracy"
+    first = see(world, monkeypatch).dataframe[0].value.set_index("Method")[column]
+    wanted = scores[scores["metric"] == "pair_accuracy"].set_index("method")
+    for method, text in first.items():
+        assert text.startswith(f"{wanted.loc[method, 'value']:.4f}")
+    for evaluation in world["runs"].values():
+        for file in ws.folder(evaluation.id).glob("predictions*"):
+            file.unlink()
+    comparisons.tables.clear()
+    comparisons.shares.clear()
+    comparisons.verdict.clear()
+    app = see(world, monkeypatch)
+    assert set(app.dataframe[0].value[column]) == {"not measured"}
+    assert "pair accuracy) is not measured here" in texts(app)
+
+
 def test_differences_are_shown_on_demand(world, monkeypatch):
     app = see(world, monkeypatch)
     assert "reference" not in app.dataframe[0].value["RMSE"].tolist()

@@ -1,5 +1,6 @@
 """The Overview page in every state: empty, busy, failed, with a verdict, with an outdated one."""
 
+import compared
 import pandas as pd
 import pytest
 from dashboard_pages import (
@@ -16,6 +17,7 @@ from dashboard_pages import (
 from dashboard import engine
 from dashboard.engine import comparisons
 from puma_engine import jobs
+from puma_engine.pipeline import compare
 from puma_engine.pipeline.verdicts import judge_comparison
 from puma_engine.store import Workspace
 
@@ -61,6 +63,22 @@ def test_the_last_comparison_is_summarised_in_one_sentence(workspace, monkeypatc
     assert decision == "Migrate" and decision in texts(app)
     assert sentence[1:] in texts(app)
     assert [metric.value for metric in app.metric] == ["0", "0", "0", "0", "1"]
+
+
+def test_a_migration_that_orders_nobodys_items_is_recommended_with_a_caution(tmp_path, monkeypatch):
+    ws = Workspace.open(tmp_path / "ws", create=True)
+    data = compared.import_data(ws, tmp_path)
+    old, new = compared.backbone(ws, "old"), compared.backbone(ws, "new")
+    source = compared.prompts(ws, data, old, "source", 50.0)
+    moved = compared.evaluate(ws, compared.migrate(ws, [source], new), 0.0, ordered=False)
+    again = compared.evaluate(ws, compared.prompts(ws, data, new, "retrained", 40.0), 1.6)
+    drawn = compared.evaluate(ws, compared.prompts(ws, data, new, "random", 5.0), 3.0, seed=1)
+    run = compare(ws, [moved, again, drawn])
+    verdict = judge_comparison(ws, run)
+    assert verdict.decision == "migrate" and verdict.disagreement == verdict.cautions[0]
+    assert "of the ranking (pair accuracy), where it is behind" in verdict.disagreement
+    app = open_page("overview", ws.root, monkeypatch)
+    assert f"Caution: {verdict.disagreement}" in texts(app)
 
 
 def test_a_later_evaluation_makes_the_verdict_outdated(tmp_path, monkeypatch):

@@ -343,6 +343,8 @@ def test_a_migration_that_keeps_the_level_but_not_the_ranking_is_recommended_wit
         (LEVEL_KEPT, (-0.005, -0.009, -0.001), (0.98, 0.9), "beyond chance"),
         # Behind in both, but far more is lost of the ranking.
         ((0.03, 0.02, 0.04), (-0.05, -0.06, -0.04), (0.9, 0.3), "but 30% of the ranking"),
+        # No better than random prompts.
+        (LEVEL_KEPT, (-0.1, -0.12, -0.08), (0.98, -0.2), "but none of the ranking"),
         # The other way round.
         ((0.03, 0.02, 0.04), (0.001, -0.003, 0.005), (0.8, 1.0), "but 80% of the rating accuracy"),
         # No share is known.

@@ -54,7 +54,7 @@ def test_a_comparison_that_names_auc_is_judged_by_uauc_from_its_tables(world):
 
 @pytest.fixture(scope="module")
 def ratings(tmp_path_factory):
-    """Ratings with random prompts; the migration knows each user's mean rating and no order."""
+    """A comparison of ratings with random prompts and the item mean."""
     world = compared.workspace(tmp_path_factory.mktemp("ratings"))
     ws, data = world["ws"], world["data"]
     new = ws.run(ws.run(world["runs"]["again"].inputs["prompts"]).inputs["backbone"])

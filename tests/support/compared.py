@@ -88,8 +88,11 @@ def migrate(ws, sources, model, selection=None, role="migrated", seconds=1.0, na
     )
 
 
-def evaluate(ws, subject, noise, hurt=0, seed=0):
-    """Evaluate random predictions; the first `hurt` users get far worse ones."""
+def evaluate(ws, subject, noise, hurt=0, seed=0, *, ordered=True):
+    """Evaluate random predictions; the first `hurt` users get far worse ones.
+
+    ordered: False: predict the mean rating 3 with little noise, which orders no items.
+    """
     data = pipeline.load_dataset(ws, subject.inputs["dataset"])
     run = ws.begin(
         "evaluation",
@@ -100,6 +103,8 @@ def evaluate(ws, subject, noise, hurt=0, seed=0):
     rows = data.rows("test")
     rng = np.random.default_rng(seed)
     drawn = rows["outcome"].to_numpy(float) + noise * rng.normal(0, 1, len(rows))
+    if not ordered:
+        drawn = 3 + 0.01 * rng.normal(0, 1, len(rows))
     drawn += np.where(rows["user_id"].isin(data.users[:hurt]), 3.0, 0.0)
     if data.task == "click":
         drawn = 1 / (1 + np.exp(-2 * (drawn - 0.5)))
