@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from contextlib import redirect_stdout
@@ -18,6 +19,10 @@ def main(arguments: list[str] | None = None) -> None:
     Of several processes that train together, the first alone speaks.
     """
     words = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a title must not end the command that lists it.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         if distributed.is_main_process():
             app(words)

@@ -123,7 +123,8 @@ class Session:
 
     def json(self, value: Any) -> None:
         """Print JSON; a missing or infinite number becomes null."""
-        print(json.dumps(plain(value), indent=1, ensure_ascii=False))
+        utf = str(getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
+        print(json.dumps(plain(value), indent=1, ensure_ascii=not utf))
 
 
 # The session of this process, which the common options set up.

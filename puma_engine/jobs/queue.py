@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from puma_engine.errors import JobError, NotFoundError
+from puma_engine.files import parse_json
 from puma_engine.jobs import processes
 from puma_engine.store import Run, Workspace
 from puma_engine.store.records import now
@@ -20,6 +21,10 @@ MAX_CRASHES = 3
 MIN_PREFIX = 4
 _SELECT = (
     "SELECT jobs.*, (SELECT data FROM job_progress WHERE job_id = jobs.id) AS progress FROM jobs"
+)
+DAMAGED = (
+    "The arguments of the job {id} in the database are damaged, so it cannot be run; queue it again "
+    "from its command or page."
 )
 _COMMAND = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
@@ -112,13 +117,26 @@ def job(ws: Workspace, job_id: str) -> Job:
 
 def _job(ws: Workspace, row: Mapping[str, Any]) -> Job:
     values: dict[str, Any] = {name: row.get(name) for name in Job.__dataclass_fields__}
-    values["args"] = json.loads(row["args"])
-    values["progress"] = json.loads(row["progress"] or "{}")
+    values["args"] = _json_object(row["args"])
+    values["progress"] = _json_object(row["progress"]) or {}
+    if values["args"] is None:
+        values |= {"args": {}, "error": DAMAGED.format(id=row["id"])}
+        if row["status"] in ("queued", "running", "interrupted"):
+            return Job(**values | {"status": "failed"})
     values["log"] = str(ws.root / "logs" / f"{row['id']}.log")
     # A worker may not have noticed yet that a process died.
     if row["status"] == "running" and not _is_alive(row):
         values["status"] = "interrupted"
     return Job(**values)
+
+
+def _json_object(text: str | None) -> dict[str, Any] | None:
+    """Return the object that a cell holds; None for one that is damaged or empty."""
+    try:
+        value = parse_json(text or "null")
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _is_alive(row: Mapping[str, Any]) -> bool:
@@ -204,7 +222,13 @@ def claim(ws: Workspace, device: str) -> Job | None:
             " RETURNING id",
             [device, pid, processes.identity(pid), time, time, device],
         )
-    return job(ws, rows[0]["id"]) if rows else None
+    if not rows:
+        return None
+    claimed = job(ws, rows[0]["id"])
+    if claimed.status != "running":
+        finish_attempt(ws, claimed.id, claimed.attempt, "failed", claimed.error, None)
+        return None
+    return claimed
 
 
 def finish_attempt(
@@ -232,7 +256,9 @@ def mark_interrupted(ws: Workspace, codes: Mapping[int, int | None] | None = Non
         code = known.get(row["pid"])
         if code is None and (row["pid"] in known or _is_alive(row)):
             continue
-        if code is None:
+        if row["cancel_asked"] is not None:
+            error = "It did not stop within a minute of being cancelled, so its process was killed."
+        elif code is None:
             error = "The job's process is gone."
         elif code == -9:
             error = "The job's process was killed (signal 9), maybe for want of memory."

@@ -13,7 +13,7 @@ from typing import Any
 
 from puma_engine.datasets import REGISTRY, data_root
 from puma_engine.errors import PumaError
-from puma_engine.pipeline.backbones import list_zoo
+from puma_engine.pipeline.backbones import is_unchanged, list_zoo
 from puma_engine.store import Workspace
 from puma_engine.training.device import has_fast_bf16
 
@@ -50,12 +50,24 @@ def check_installation() -> list[Row]:
     return rows
 
 
-def check_workspace(ws: Workspace) -> list[Row]:
-    """Check that every file of a workspace is there and unchanged, and that there is room."""
-    problems = ws.verify()
+def check_workspace(ws: Workspace, *, scrub: bool = False) -> list[Row]:
+    """Check that every file of a workspace is there and unchanged, and that there is room.
+
+    scrub: check every page of the database, every record and the models' files, too.
+    """
+    problems = ws.scrub() if scrub else ws.verify()
     rows = [_row("workspace", "fail", problem) for problem in problems]
     if not problems:
-        rows.append(_row("workspace", "ok", f"{len(ws.runs())} runs in {ws.root}, all files whole"))
+        whole = "all files, rows and records whole" if scrub else "all files whole"
+        rows.append(_row("workspace", "ok", f"{len(ws.runs())} runs in {ws.root}, {whole}"))
+    if ws.read_only:
+        rows.append(_row("workspace", "warn", "it cannot be written, so it is open for viewing"))
+    if scrub:
+        rows += [
+            _row("model", "fail", f"the files of {run.config['spec']} changed since it was added")
+            for run in ws.runs("backbone", "finished")
+            if not is_unchanged(ws, run, fresh=True)
+        ]
     free = shutil.disk_usage(ws.root).free
     status = "ok" if free >= FREE_BYTES else "warn"
     return [*rows, _row("disk", status, f"{free / (1 << 30):.1f} GiB free")]

@@ -147,6 +147,8 @@ def find(ws: Workspace, reference: Reference, *kinds: str) -> Run:
     Raises NotFoundError; StoreError when the run is not finished or several have the name.
     """
     run = look_up(ws, reference, *kinds)
+    if run.status == "damaged":
+        raise StoreError(str(run.error))
     if run.status != "finished":
         raise StoreError(
             f"The {run.kind} run {run.name!r} ({run.id}) is {run.status}, not finished; run its "

@@ -4,7 +4,6 @@ import functools
 import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,11 @@ import pandas as pd
 from puma_engine.errors import NotFoundError, StoreError
 from puma_engine.files import TensorFile, atomic_write, load_tensors, save_tensors, sha256_file
 from puma_engine.store.records import checked_file_name, now, plain
+from puma_engine.store.run_records import RECORD, damaged_results, read_record
 from puma_engine.store.runs import Runs
 
-# Files whose hash this process has compared: path, size and time of the last change.
+# Files whose hash this process has compared: path, size and time of the last change. The time alone
+# would not do: a disk that loses bits leaves it as it is.
 _VERIFIED: set[tuple[str, int, int]] = set()
 
 
@@ -107,10 +108,8 @@ class Artifacts(Runs):
         path = self.folder(run_id) / f"{name}.{secrets.token_hex(4)}.{suffix}"
         try:
             write(path)
-            created, size = now(), path.stat().st_size
-            values = [run_id, name, suffix, path.name, sha256_file(path), size, rows, created]
-            # A file that is written to later has another time than its record.
-            os.utime(path, ns=(_nanoseconds(created), _nanoseconds(created)))
+            size = path.stat().st_size
+            values = [run_id, name, suffix, path.name, sha256_file(path), size, rows, now()]
             with self.transaction() as db:
                 self._running(run_id)
                 old = self.query(
@@ -127,6 +126,8 @@ class Artifacts(Runs):
 
     def _verified_file(self, run_id: str, name: str, suffix: str) -> Path:
         run = self._get(run_id)
+        if self.runs_with_damaged_results(run.id):
+            raise StoreError(damaged_results(run.id))
         rows = self.query(
             "SELECT file, sha256, bytes, created FROM artifacts WHERE run_id = ? AND name = ?"
             " AND format = ?",
@@ -146,8 +147,8 @@ class Artifacts(Runs):
     ) -> tuple[Path, str | None, str]:
         """Return the path of a file, what is wrong with it (or None), and what to do then.
 
-        Its hash is compared if `rehash`, else once a process if the file's time is not that of
-        its record: it was copied, or written to.
+        Its hash is compared at the first reading in a process, when the file has changed since,
+        and always if `rehash`.
         """
         path = self.folder(run_id) / checked_file_name(row["file"])
         advice = "restore it from a backup or delete the run and redo it"
@@ -166,8 +167,7 @@ class Artifacts(Runs):
             )
             return path, problem, advice
         version = (str(path), stat.st_size, stat.st_mtime_ns)
-        untouched = stat.st_mtime_ns == _nanoseconds(row["created"]) or version in _VERIFIED
-        if rehash or not untouched:
+        if rehash or version not in _VERIFIED:
             if sha256_file(path) != row["sha256"]:
                 return path, f"The content of {path} was changed since it was written", advice
             _VERIFIED.add(version)
@@ -183,18 +183,72 @@ class Artifacts(Runs):
         if self.query("PRAGMA foreign_key_check"):
             problems.append(f"The database {self.path} has rows that belong to nothing.")
         for row in self.query("SELECT * FROM artifacts ORDER BY run_id"):
-            _, problem, _ = self._check(row["run_id"], row, rehash=True)
+            try:
+                _, problem, _ = self._check(row["run_id"], row, rehash=True)
+            except StoreError as error:
+                problem = str(error).removesuffix(".")
             if problem:
                 problems.append(f"{problem} (run {row['run_id']}).")
-        known = {row["id"] for row in self.query("SELECT id FROM runs")}
-        return problems + [
-            f"The folder {folder} belongs to no run; it can be removed."
-            for folder in sorted((self.root / "runs").glob("*"))
-            if folder.name not in known
+        runs = self.runs()
+        problems += [str(run.error) for run in runs if run.status == "damaged"]
+        for run in runs:
+            if run.status == "finished" and not self.results_are_whole(run.id):
+                problems.append(damaged_results(run.id))
+        known = {run.id for run in runs}
+        for folder in sorted((self.root / "runs").glob("*")):
+            if folder.name not in known:
+                problems.append(
+                    f"The folder {folder} holds a run that the database lacks; `puma doctor --rebuild` "
+                    "adds it."
+                    if (folder / RECORD).is_file()
+                    else f"The folder {folder} holds files that the database does not know, and no "
+                    f"{RECORD} that says what they are; look at them before you remove anything."
+                )
+        return problems
+
+    def scrub(self) -> list[str]:
+        """Do what `verify` does and more: every page of the database, every record, user metrics.
+
+        A finished run without a record gets one. Returns one sentence a problem.
+        """
+        problems = [
+            f"The database {self.path} is damaged: {row['integrity_check']}."
+            for row in self.query("PRAGMA integrity_check")
+            if row["integrity_check"] != "ok"
         ]
+        problems += self.verify()
+        for run in self.runs(status="finished"):
+            try:
+                record = read_record(self.record_path(run.id))
+                (row,) = self.query("SELECT checksum FROM runs WHERE id = ?", [run.id])
+                if record["run"]["checksum"] != row["checksum"]:
+                    raise StoreError(
+                        f"The record {self.record_path(run.id)} is not that of the run in the database."
+                    )
+                if any(file["name"] == "user_metrics" for file in self.artifact_rows(run.id)):
+                    self._compare_user_metrics(run.id)
+            except StoreError as error:
+                if self.record_path(run.id).is_file() or self.read_only:
+                    problems.append(str(error))
+                elif self.results_are_whole(run.id):
+                    with self.transaction():
+                        self.seal(run.id)
+        return problems
 
-
-def _nanoseconds(created: str) -> int:
-    """Return the time of a record in nanoseconds since 1970."""
-    since = datetime.fromisoformat(created) - datetime.fromtimestamp(0, UTC)
-    return since // timedelta(microseconds=1) * 1000
+    def _compare_user_metrics(self, run_id: str) -> None:
+        """Raise StoreError if the metrics of users in the database are not those of their file."""
+        stored = self.get_table(run_id, "user_metrics")
+        names = ", ".join(f'"{name}"' for name in stored.columns)
+        rows = self.query(
+            f"SELECT {names} FROM user_metrics WHERE run_id = ? ORDER BY user_id", [run_id]
+        )
+        values = pd.DataFrame(rows, columns=stored.columns).set_index("user_id")
+        file = stored.set_index("user_id").sort_index()
+        same = values.index.equals(file.index.astype(values.index.dtype)) and np.allclose(
+            values.to_numpy(float), file.to_numpy(float), rtol=1e-6, equal_nan=True
+        )
+        if not same:
+            raise StoreError(
+                f"The metrics of users of the run {run_id} in the database are not those of its file; "
+                "restore the database from a backup, or delete the run and redo it."
+            )

@@ -3,11 +3,13 @@
 import os
 import shutil
 import sqlite3
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
@@ -23,13 +25,21 @@ BUSY_SECONDS = 30.0
 MIN_FREE_BYTES = 1 << 20
 
 
-def connect(path: Path) -> Database:
-    """Open a connection for the calling thread, with foreign keys on and a busy timeout."""
+def connect(path: Path, mode: str = "rwc") -> Database:
+    """Open a connection for the calling thread, with foreign keys on and a busy timeout.
+
+    mode: rwc; ro reads a database that others may write; immutable reads one that nobody writes, and
+    needs no files beside it.
+    """
+    uri = f"file:{quote(str(path))}?" + ("immutable=1" if mode == "immutable" else f"mode={mode}")
     with plain_errors(path):
-        connection = sqlite3.connect(path, timeout=BUSY_SECONDS)
+        connection = sqlite3.connect(uri, timeout=BUSY_SECONDS, uri=True)
+        # One damaged cell must not end the query that meets it.
+        connection.text_factory = lambda text: text.decode("utf-8", errors="replace")
         try:
             db = Database(connection, execute_plugins=False)
             db.execute("PRAGMA foreign_keys = ON")
+            db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
         except sqlite3.Error:
             connection.close()
             raise
@@ -64,7 +74,10 @@ class WorkspaceDatabase:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.path = root / DATABASE
+        # Whether the folder is open for viewing alone.
         self.read_only = False
+        self._database, self._mode = self.path, "rwc"
+        self._copy: tempfile.TemporaryDirectory[str] | None = None
         self._local = threading.local()
 
     @property
@@ -72,9 +85,51 @@ class WorkspaceDatabase:
         """The connection of the calling thread, foreign keys on."""
         # A forked child must not use its parent's connection.
         if getattr(self._local, "pid", None) != os.getpid():
-            self._local.db = connect(self.path)
+            self._local.db = connect(self._database, self._mode)
             self._local.pid = os.getpid()
         return self._local.db
+
+    def check_writable(self) -> None:
+        """Raise StoreError if the workspace is open for viewing alone."""
+        if self.read_only:
+            raise StoreError(
+                f"The workspace {self.root} may only be viewed by the user who runs this: its folder or "
+                "its database cannot be written. Change its owner or its rights, or work in a copy."
+            )
+
+    def open_for_viewing(self, migrations: Migrations = MIGRATIONS) -> None:
+        """Open a database whose folder cannot be written. Raises StoreError if it cannot be read.
+
+        A write-ahead log that cannot be read in place, and the schema of an earlier version, are
+        dealt with in a temporary copy.
+        """
+        wal = self.path.with_name(self.path.name + "-wal")
+        self._mode = "ro"
+        try:
+            self._check_schema(migrations)
+        except StoreError:
+            self.close()
+            self._mode = "immutable"
+            if wal.is_file() and wal.stat().st_size:
+                self._mode = "rwc"
+                self._database = self._temporary()
+                for file in (self.path, wal):
+                    shutil.copyfile(file, self._database.with_name(file.name))
+            self._check_schema(migrations)
+        if migrations.pending(self.db):
+            before, self._database = self.db, self._temporary()
+            with plain_errors(self.path), sqlite3.connect(self._database) as copy:
+                before.conn.backup(copy)
+            copy.close()
+            self.close()
+            self._mode = "rwc"
+            with self.transaction() as db:
+                migrations.apply(db)
+        self.read_only = True
+
+    def _temporary(self) -> Path:
+        self._copy = tempfile.TemporaryDirectory(prefix="puma-view-")
+        return Path(self._copy.name) / DATABASE
 
     @contextmanager
     def transaction(self) -> Iterator[Database]:
@@ -83,6 +138,7 @@ class WorkspaceDatabase:
         Nested use joins the outer transaction. A plain BEGIN would read first and could then
         fail to get the write lock; BEGIN IMMEDIATE waits for it. Raises StoreError.
         """
+        self.check_writable()
         db = self.db
         with plain_errors(self.path):
             if db.conn.in_transaction:

@@ -26,6 +26,8 @@ class FileHashes(WorkspaceDatabase):
         if rows and not fresh:
             return str(rows[0]["sha256"])
         digest = sha256_file(path)
+        if self.read_only:
+            return digest
         with self.transaction() as db:
             db.execute(
                 "INSERT OR REPLACE INTO file_hashes VALUES (?, ?, ?, ?, ?, ?)",

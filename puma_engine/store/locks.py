@@ -69,7 +69,7 @@ def is_held(path: Path) -> bool:
     if path in _HELD:
         return True
     try:
-        handle = os.open(path, os.O_RDWR)
+        handle = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return False
     try:

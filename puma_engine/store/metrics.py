@@ -7,6 +7,7 @@ import pandas as pd
 
 from puma_engine.errors import StoreError
 from puma_engine.store.records import plain
+from puma_engine.store.run_records import damaged_results
 from puma_engine.store.runs import Runs
 
 COLUMNS = ("method", "split", "metric", "value", "low", "high", "n")
@@ -34,20 +35,33 @@ class Metrics(Runs):
     def _replace(
         self, run_id: str, table: str, names: Sequence[str], rows: Iterable[Sequence[Any]]
     ) -> None:
-        with self.transaction() as db:
+        with self.transaction():
             self._running(run_id)
-            db.execute(f"DELETE FROM {table} WHERE run_id = ?", [run_id])
-            db.conn.executemany(
-                f"INSERT INTO {table} (run_id, {', '.join(names)}) VALUES (?{', ?' * len(names)})",
-                ([run_id, *row] for row in rows),
-            )
+            self._write(run_id, table, names, rows)
+
+    def _write(
+        self, run_id: str, table: str, names: Sequence[str], rows: Iterable[Sequence[Any]]
+    ) -> None:
+        self.db.execute(f"DELETE FROM {table} WHERE run_id = ?", [run_id])
+        self.db.conn.executemany(
+            f"INSERT INTO {table} (run_id, {', '.join(names)}) VALUES (?{', ?' * len(names)})",
+            ([run_id, *row] for row in rows),
+        )
 
     def metrics(self, run_id: str | None = None) -> pd.DataFrame:
-        """Return metrics of one run, or of all: run_id, method, split, metric, value, low, high, n."""
+        """Return metrics of one run, or of all: run_id, method, split, metric, value, low, high, n.
+
+        Raises NotFoundError, or StoreError for a run whose metrics were damaged; among all runs, such
+        a run is left out.
+        """
         chosen = [] if run_id is None else [self._get(run_id).id]
+        damaged = self.runs_with_damaged_results(*chosen)
+        if chosen and damaged:
+            raise StoreError(damaged_results(chosen[0]))
         where = "WHERE run_id = ?" if chosen else ""
         names = ("run_id", *COLUMNS)
         rows = self.query(f"SELECT {', '.join(names)} FROM metrics {where} ORDER BY id", chosen)
+        rows = [row for row in rows if row["run_id"] not in damaged]
         frame = pd.DataFrame(rows, columns=list(names))
         return frame.astype(dict.fromkeys(("value", "low", "high"), "float64"))
 
@@ -56,6 +70,14 @@ class Metrics(Runs):
 
         Raises StoreError for other columns or a user that comes twice.
         """
+        names, values = self._user_rows(frame)
+        self._replace(run_id, "user_metrics", names, values)
+
+    def write_user_metrics(self, run_id: str, frame: pd.DataFrame) -> None:
+        """Write the metrics of each user of a finished run again; part of a transaction."""
+        self._write(run_id, "user_metrics", *self._user_rows(frame))
+
+    def _user_rows(self, frame: pd.DataFrame) -> tuple[list[str], Iterable[Sequence[Any]]]:
         names = list(frame.columns)
         known = set(self.db.table("user_metrics").columns_dict) - {"run_id"}
         if not {"user_id", "n"} <= set(names) <= known:
@@ -66,8 +88,7 @@ class Metrics(Runs):
         if frame["user_id"].duplicated().any():
             raise StoreError("Metrics of users need one row a user; some users came twice.")
         columns = [frame[name].astype(str) if name == "user_id" else frame[name] for name in names]
-        values = zip(*(plain(column.tolist(), "metric") for column in columns), strict=True)
-        self._replace(run_id, "user_metrics", names, values)
+        return names, zip(*(plain(column.tolist(), "metric") for column in columns), strict=True)
 
     def user_metrics(self, run_id: str, users: Sequence[str] | None = None) -> pd.DataFrame:
         """Return the metrics of each user of a run (or of these users of it), by user id.

@@ -27,7 +27,8 @@ KINDS = (
     "projection",
     "calibration",
 )
-STATUSES = ("running", "finished", "failed", "interrupted")
+# damaged: the rows of the run in the database are not what they were.
+STATUSES = ("running", "finished", "failed", "interrupted", "damaged")
 PACKAGES = ("torch", "transformers", "accelerate", "numpy", "pandas", "sqlite-utils")
 RUN_ID = re.compile(r"[0-9a-f]{16}")
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
@@ -38,7 +39,7 @@ MAX_NAME = 200
 class Run:
     """One run of a stage. Times are ISO 8601 in UTC, seconds the measured work.
 
-    status: running, finished, failed or interrupted (its process ended before it did).
+    status: running, finished, failed, interrupted (its process ended before it did) or damaged.
     config: the settings that decide the result; inputs: role to run id; cost: resources other
     than time (such as users_trained); summary: the results.
     """

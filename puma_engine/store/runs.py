@@ -1,14 +1,14 @@
 """Runs: begin, finish or fail them, look them up, and follow their lineage."""
 
-import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from puma_engine.config import stable_hash
 from puma_engine.errors import NotFoundError, StoreError
+from puma_engine.files import parse_json, write_json
 from puma_engine.store import locks
-from puma_engine.store.database import WorkspaceDatabase
 from puma_engine.store.records import (
     KINDS,
     STATUSES,
@@ -21,6 +21,7 @@ from puma_engine.store.records import (
     to_json,
     versions,
 )
+from puma_engine.store.run_records import RunRecords, read_record, row_checksum
 from puma_engine.store.schema import DETAILS
 
 _SELECT = (
@@ -32,7 +33,7 @@ _RESULT_TABLES = ("run_inputs", "artifacts", "metrics", "user_metrics", *set(DET
 MIN_PREFIX = 4
 
 
-class Runs(WorkspaceDatabase):
+class Runs(RunRecords):
     """The part of a workspace that stores runs."""
 
     def run_key(
@@ -65,7 +66,8 @@ class Runs(WorkspaceDatabase):
         checked_name(name)
         run_id = self.run_key(kind, config, inputs, seed)
         if self._is_finished(run_id):
-            return self._get(run_id)
+            return self._whole(run_id)
+        self.check_writable()
         if not locks.acquire(self.lock(run_id)):
             raise StoreError(
                 f"Another process works on the {kind} run {name!r} ({run_id}); wait for it to end."
@@ -87,8 +89,9 @@ class Runs(WorkspaceDatabase):
                         " started) VALUES (?, ?, ?, 'running', ?, ?, ?, ?, ?)"
                         " ON CONFLICT (id) DO UPDATE SET"
                         " name = excluded.name, status = 'running', versions = excluded.versions,"
-                        " started = excluded.started, finished = NULL, device = NULL,"
-                        " seconds = NULL, cost = NULL, summary = NULL, error = NULL",
+                        " config = excluded.config, started = excluded.started, finished = NULL,"
+                        " device = NULL, seconds = NULL, cost = NULL, summary = NULL, error = NULL,"
+                        " checksum = NULL, results_checksum = NULL",
                         [run_id, kind, name, to_json(config, "settings"), seed]
                         + [to_json(versions(), "versions"), time, time],
                     )
@@ -104,6 +107,13 @@ class Runs(WorkspaceDatabase):
         else:
             shutil.rmtree(self.folder(run_id), ignore_errors=True)
         return self._get(run_id)
+
+    def _whole(self, run_id: str) -> Run:
+        """Return a finished run. Raises StoreError if its row is damaged."""
+        run = self._get(run_id)
+        if run.status == "damaged":
+            raise StoreError(str(run.error))
+        return run
 
     def _is_finished(self, run_id: str) -> bool:
         return bool(self.query("SELECT 1 FROM runs WHERE id = ? AND status = 'finished'", [run_id]))
@@ -129,17 +139,24 @@ class Runs(WorkspaceDatabase):
                 " cost = ?, summary = ?, error = NULL WHERE id = ?",
                 [*values, to_json(summary or {}, "summary"), run_id],
             )
-            run = self._get(run_id)
-            if table := DETAILS.get(run.kind):
-                facts = {"run_id": run.id} | run.config | run.cost | run.summary
-                columns = self.db.table(table).columns_dict
-                names = [name for name in columns if isinstance(facts.get(name), str | int | float)]
-                self.db.execute(
-                    f"INSERT INTO {table} ({', '.join(names)}) VALUES (?{', ?' * (len(names) - 1)})",
-                    [facts[name] for name in names],
-                )
+            self.fill_details(self._get(run_id))
+            self.seal(run_id)
         locks.release(self.lock(run_id))
         return self._get(run_id)
+
+    def fill_details(self, run: Run) -> None:
+        """Fill the typed row of a finished run from what it records; part of a transaction."""
+        table = DETAILS.get(run.kind)
+        if table is None:
+            return
+        facts = {"run_id": run.id} | run.config | run.cost | run.summary
+        columns = self.db.table(table).columns_dict
+        names = [name for name in columns if isinstance(facts.get(name), str | int | float)]
+        self.db.execute(
+            f"INSERT OR REPLACE INTO {table} ({', '.join(names)})"
+            f" VALUES (?{', ?' * (len(names) - 1)})",
+            [facts[name] for name in names],
+        )
 
     def fail(self, run_id: str, error: str, *, interrupted: bool = False) -> Run:
         """Mark a run as failed (or interrupted) with its reason; beginning it again resumes."""
@@ -201,13 +218,31 @@ class Runs(WorkspaceDatabase):
         return self._run_of(rows[0])
 
     def _run_of(self, row: Mapping[str, Any]) -> Run:
-        """Return the run of a row; one whose process is gone is interrupted."""
-        values = dict(row)
-        if row["status"] == "running" and not locks.is_held(self.lock(row["id"])):
-            values["status"] = "interrupted"
+        """Return the run of a row; one whose process is gone is interrupted.
+
+        A row that is not what was stored, or no JSON, gives a damaged run, with what can be read.
+        """
+        values = {name: row[name] for name in Run.__dataclass_fields__}
+        damaged = False
         for name in ("config", "inputs", "versions", "cost", "summary"):
-            values[name] = json.loads(values[name] or "{}")
+            try:
+                values[name] = parse_json(values[name] or "{}")
+            except (ValueError, TypeError):
+                values[name] = None
+            if not isinstance(values[name], dict):
+                values[name], damaged = {}, True
         values["inputs"] = dict(sorted(values["inputs"].items()))
+        checksum = row.get("checksum")
+        if checksum is not None:
+            damaged |= checksum != row_checksum(row, values["inputs"])
+        if damaged:
+            values["status"] = "damaged"
+            values["error"] = (
+                f"The row of the run {row['id']} in the database is damaged; `puma doctor --rebuild` "
+                "restores it from the record beside its files, or delete the run and redo it."
+            )
+        elif row["status"] == "running" and not locks.is_held(self.lock(row["id"])):
+            values["status"] = "interrupted"
         return Run(**values)
 
     def runs(
@@ -218,11 +253,11 @@ class Runs(WorkspaceDatabase):
         if kind is not None:
             conditions.append("kind = ?")
             values.append(checked_member(kind, KINDS, "kind of run"))
-        # A row may still say running when its process is gone.
-        if status is not None:
+        # A row may still say running when its process is gone, and finished when it is damaged.
+        if status is not None and checked_member(status, STATUSES, "status of runs") != "damaged":
             stored = "running" if status == "interrupted" else status
             conditions.append("status IN (?, ?)")
-            values += [checked_member(status, STATUSES, "status of runs"), stored]
+            values += [status, stored]
         order = "ORDER BY created DESC, rowid DESC"
         rows = self.query(f"{_SELECT} WHERE {' AND '.join(conditions)} {order}", values)
         runs = map(self._run_of, rows)
@@ -255,6 +290,11 @@ class Runs(WorkspaceDatabase):
         self._get(run_id)
         with self.transaction() as db:
             db.execute(f"UPDATE runs SET {column} = ? WHERE id = ?", [value, run_id])
+        if (path := self.record_path(run_id)).is_file():
+            with suppress(StoreError):  # a record that is damaged stays for `verify` to name
+                record = read_record(path)
+                record["run"][column] = value
+                write_json(path, record)
         return self._get(run_id)
 
     def delete(self, run_id: str) -> None:

@@ -154,3 +154,10 @@ def _file_hashes(db: Database) -> None:
     )
     # Of backbones whose recorded fingerprint does not count large files whole.
     db.table("backbones").add_column("content_fingerprint", str)
+
+
+@MIGRATIONS(name="0008_checksums")
+def _checksums(db: Database) -> None:
+    db.table("runs").add_column("checksum", str)
+    db.table("runs").add_column("results_checksum", str)
+    _create(db, "audit", "id:int time action detail", not_null="time action detail")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from puma_engine.errors import NotFoundError, StoreError
@@ -10,6 +11,7 @@ from puma_engine.store.artifacts import Artifacts
 from puma_engine.store.database import DATABASE
 from puma_engine.store.file_hashes import FileHashes
 from puma_engine.store.metrics import Metrics
+from puma_engine.store.records import RUN_ID
 
 VARIABLE = "PUMA_WORKSPACE"
 DEFAULT = "workspace"
@@ -26,8 +28,9 @@ class Workspace(Artifacts, Metrics, FileHashes):
     def open(cls, path: Path | str | None = None, *, create: bool = False) -> Workspace:
         """Open a workspace folder (default: PUMA_WORKSPACE, else ./workspace).
 
-        Its database is brought up to date. Raises NotFoundError if there is none (unless
-        create), and StoreError if it cannot be read or was used by a newer version.
+        Its database is brought up to date. A folder that cannot be written is opened for viewing.
+        Raises NotFoundError if there is none (unless create), and StoreError if it cannot be read, was
+        used by a newer version, or lost its database.
         """
         root = locate(path)
         if not has_database(root) and not create:
@@ -44,11 +47,25 @@ class Workspace(Artifacts, Metrics, FileHashes):
             ) from error
         ws = cls(root)
         try:
-            ws.update_schema()
+            if may_be_written(root):
+                ws.update_schema()
+                ws.seal_runs()
+            else:
+                ws.open_for_viewing()
         except BaseException:
             ws.close()
             raise
         return ws
+
+    def seal_runs(self) -> None:
+        """Store checksums and records of finished runs that lack them: those of earlier versions."""
+        missing = "SELECT id FROM runs WHERE status = 'finished' AND checksum IS NULL"
+        if not self.query(missing):
+            return
+        # A disk that is full must not keep the workspace from opening.
+        with suppress(StoreError), self.transaction():
+            for row in self.query(missing):
+                self.seal(row["id"])
 
 
 def locate(path: Path | str | None) -> Path:
@@ -61,15 +78,23 @@ def has_database(root: Path) -> bool:
     file = root / DATABASE
     try:
         size = file.stat().st_size if file.is_file() else None
-        emptied = size == 0 and any((root / "runs").glob("*"))
+        lost = not size and any(RUN_ID.fullmatch(run.name) for run in (root / "runs").glob("*"))
     except PermissionError as error:
         raise StoreError(
             f"The workspace {root} may not be read by the user who runs this; change its owner or "
             "its rights."
         ) from error
-    if emptied:
-        # SQLite would take it for a new database, and every file beside it would be unknown.
+    if lost:
+        # A new database would not know the files beside it.
+        state = "missing" if size is None else "empty"
         raise StoreError(
-            f"The database {file} is empty but there are runs beside it; restore it from a backup."
+            f"The database {file} is {state}, but there are runs beside it; `puma doctor --rebuild` "
+            "makes it again from their records, or restore it from a backup."
         )
     return size is not None
+
+
+def may_be_written(root: Path) -> bool:
+    """Return whether this user may write a workspace's folder and database; also on a read-only disk."""
+    file = root / DATABASE
+    return os.access(root, os.W_OK) and (not file.exists() or os.access(file, os.W_OK))

@@ -1,6 +1,7 @@
 """The command line: help and documents agree, errors are one line, output is JSON on demand."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -244,3 +245,18 @@ def test_renamed_settings_are_accepted_by_their_old_options_which_help_does_not_
     assert json.loads(result.stdout) == wanted.to_dict()
     page = CliRunner().invoke(cli, ["--help"]).stdout
     assert "norm-limit" not in page and "--balance" not in page
+
+
+def test_output_in_an_encoding_that_lacks_a_character_escapes_it(tmp_path):
+    ws = Workspace.open(tmp_path / "workspace", create=True)
+    run = ws.begin("dataset", name="книги ✓", config={}, inputs={})
+    ws.finish(run.id, seconds=1, device="cpu")
+    for words in (["runs", "list"], ["runs", "list", "--json"], ["runs", "show", run.id]):
+        done = subprocess.run(
+            [sys.executable, "-m", "puma_engine.cli", "-w", str(ws.root), *words],
+            env=os.environ | {"PYTHONIOENCODING": "cp1252"},
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert b"\\u043a\\u043d" in done.stdout

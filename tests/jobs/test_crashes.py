@@ -110,6 +110,9 @@ def test_job_that_ignores_a_cancel_is_killed(ws, monkeypatch):
     jobs.cancel(ws, job.id)
     thread.join(120)
     assert status_of(ws, job) == "cancelled"
+    assert jobs.job(ws, job.id).error.startswith(
+        "It did not stop within a minute of being cancelled"
+    )
 
 
 def test_sigterm_from_outside_requeues_instead_of_cancelling(ws):

@@ -76,19 +76,38 @@ def test_verify_detects_a_flipped_byte(ws):
     assert len(ws.get_table(run.id, "a")) == 3
 
 
-def test_a_file_is_hashed_only_when_its_modification_time_changed(ws, monkeypatch):
+def test_a_file_is_hashed_at_its_first_reading_and_when_its_time_changed(ws, monkeypatch):
     run = started(ws)
     ws.put_table(run.id, "a", FRAME)
     hashed = []
     real = artifacts.sha256_file
     monkeypatch.setattr(artifacts, "sha256_file", lambda path: hashed.append(path) or real(path))
-    ws.get_table(run.id, "a")
-    assert hashed == []
     file = next(ws.folder(run.id).glob("a.*"))
-    os.utime(file)
     for _ in range(2):
         ws.get_table(run.id, "a")
     assert hashed == [file]
+    os.utime(file)
+    for _ in range(2):
+        ws.get_table(run.id, "a")
+    assert hashed == [file, file]
+
+
+def test_bit_rot_that_leaves_the_time_is_noticed_by_the_next_process(ws):
+    run = started(ws)
+    ws.put_table(run.id, "a", FRAME)
+    ws.finish(run.id, seconds=1, device="cpu")
+    file = next(ws.folder(run.id).glob("a.*"))
+    stat, content = file.stat(), bytearray(file.read_bytes())
+    content[len(content) // 3] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    code = (
+        "try:\n"
+        f"    print(ws.get_table('{run.id}', 'a'))\n"
+        "except StoreError as error:\n"
+        "    print(error)"
+    )
+    assert "was changed since it was written" in in_process(code, ws.root)
 
 
 def test_delete_removes_files(ws):
@@ -141,4 +160,4 @@ def test_a_crash_between_file_and_row_leaves_a_clean_store(ws):
     assert again.id == run.id and not list(ws.folder(run.id).glob("*"))
     ws.put_tensors(run.id, "t", {"x": np.ones(3)})
     ws.finish(run.id, seconds=1, device="cpu")
-    assert ws.verify() == [] and len(list(ws.folder(run.id).iterdir())) == 1
+    assert ws.verify() == [] and len(list(ws.folder(run.id).glob("t.*"))) == 1

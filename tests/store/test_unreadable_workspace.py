@@ -60,6 +60,70 @@ def as_unprivileged_user(function):
         return file.read()
 
 
+def make_read_only(root):
+    for path in [root, *root.rglob("*")]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+
+
+def say(text):
+    raise StoreError(str(text))
+
+
+@pytest.mark.parametrize("state", ["closed", "log left", "earlier schema", "in use"])
+def test_a_workspace_that_cannot_be_written_is_opened_for_viewing(ws, state):
+    run, files = ws.runs()[0], {}
+    if state == "log left":
+        # As a killed process leaves it: the name is in the log beside the database alone.
+        copy = ws.root.parent / "killed"
+        ws.query("PRAGMA wal_autocheckpoint = 0")
+        ws.rename(run.id, "renamed")
+        shutil.copytree(ws.root, copy, copy_function=shutil.copy2)
+        (copy / "puma.db-shm").unlink()
+        ws.close()
+        shutil.rmtree(ws.root)
+        copy.rename(ws.root)
+        assert (ws.root / "puma.db-wal").stat().st_size
+    elif state == "earlier schema":
+        with ws.transaction() as db:
+            db.execute("DELETE FROM _sqlite_migrations WHERE name = '0008_checksums'")
+            for column in ("checksum", "results_checksum"):
+                db.execute(f"ALTER TABLE runs DROP COLUMN {column}")
+            db.execute("DROP TABLE audit")
+    if state != "in use":
+        ws.close()
+    else:
+        ws.runs()
+    if os.geteuid() == 0:
+        for path in [ws.root, *ws.root.rglob("*")]:
+            os.chown(path, NOBODY, NOBODY)
+    make_read_only(ws.root)
+    files = sorted(ws.root.rglob("*"))
+
+    def view():
+        viewed = Workspace.open(ws.root)
+        refused = []
+        for change in (
+            lambda: viewed.rename(run.id, "other"),
+            lambda: viewed.begin("dataset", name="x", config={"new": 1}, inputs={}),
+            lambda: viewed.delete(run.id),
+            lambda: jobs.enqueue(viewed, "demo", {}, title="x"),
+        ):
+            try:
+                change()
+            except StoreError as error:
+                refused.append("may only be viewed" in str(error))
+        again = viewed.begin("dataset", name="run", config={}, inputs={})
+        say(
+            [viewed.read_only, viewed.run(run.id).name, len(viewed.get_table(run.id, "t")), refused]
+            + [again.id == run.id, viewed.verify(), jobs.jobs(viewed), jobs.workers(viewed)]
+        )
+
+    name = "renamed" if state == "log left" else "run"
+    wanted = [True, name, 1, [True] * 4, True, [], [], []]
+    assert as_unprivileged_user(view) == str(wanted)
+    assert sorted(ws.root.rglob("*")) == files
+
+
 @pytest.mark.parametrize("part", ["runs", "runs/*", "runs/*/t.*"])
 def test_an_unreadable_file_is_reported(ws, part):
     (run,) = ws.runs()
@@ -92,7 +156,9 @@ def test_an_unreadable_log_is_reported(ws):
 def test_an_emptied_database_is_not_treated_as_new(ws):
     ws.path.write_bytes(b"")
     for create in (False, True):
-        with pytest.raises(StoreError, match="is empty but there are runs beside it; restore it"):
+        with pytest.raises(
+            StoreError, match="is empty, but there are runs beside it; `puma doctor"
+        ):
             Workspace.open(ws.root, create=create)
     shutil.rmtree(ws.root / "runs")
     assert Workspace.open(ws.root).runs() == []

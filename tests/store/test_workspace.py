@@ -78,7 +78,7 @@ def test_finished_run_does_not_change(ws):
     ):
         with pytest.raises(StoreError, match="finished"):
             write()
-    assert ws.run(run.id) == run and not list(ws.folder(run.id).glob("*"))
+    assert ws.run(run.id) == run and list(ws.folder(run.id).iterdir()) == [ws.record_path(run.id)]
     assert ws.rename(run.id, "new").name == "new" and ws.note(run.id, "good").note == "good"
 
 

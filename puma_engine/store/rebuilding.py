@@ -1,0 +1,156 @@
+"""Making the database of a workspace again from the records of its runs."""
+
+import sqlite3
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from puma_engine.errors import NotFoundError, StoreError
+from puma_engine.store import locks
+from puma_engine.store.database import DATABASE
+from puma_engine.store.run_records import (
+    ARTIFACT_COLUMNS,
+    METRIC_COLUMNS,
+    RECORD,
+    SEALED,
+    read_record,
+)
+from puma_engine.store.workspace import Workspace, locate
+
+_OTHERS = ("name", "note", "error", "checksum", "results_checksum")
+
+
+@dataclass
+class Rebuilt:
+    """What `rebuild` did: ids of the runs it restored, what it could not, and the old database.
+
+    set_aside: where a database that could not be read was moved, or None.
+    """
+
+    restored: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    set_aside: Path | None = None
+
+
+def rebuild(path: Path | str | None = None) -> Rebuilt:
+    """Restore rows of finished runs that a workspace's database lost, from runs/<id>/run.json.
+
+    A missing or unreadable database is made anew; of one that works, only missing and damaged runs
+    are restored. Jobs are not restored, unfinished runs neither. Raises NotFoundError without any
+    record, StoreError while a process works on a run.
+    """
+    root = locate(path)
+    records = sorted((root / "runs").glob(f"*/{RECORD}"))
+    if not records and not (root / DATABASE).is_file():
+        raise NotFoundError(f"There are no runs with a record ({RECORD}) at {root}.")
+    if any(locks.is_held(lock) for lock in (root / "locks").glob("*.lock")):
+        raise StoreError(f"A process works on a run of {root}; wait for it to end, or cancel it.")
+    result = Rebuilt()
+    if not _is_whole(root / DATABASE):
+        result.set_aside = _set_aside(root / DATABASE)
+    ws = Workspace(root)
+    ws.update_schema()
+    waiting: dict[str, dict[str, Any]] = {}
+    for file in records:
+        try:
+            record = read_record(file)
+        except StoreError as error:
+            result.problems.append(str(error))
+            continue
+        run_id = record["run"]["id"]
+        healthy = {run.id for run in ws.runs(status="finished")}
+        if run_id not in healthy or not ws.results_are_whole(run_id):
+            waiting[run_id] = record
+    known: set[str] = set()
+    while waiting:
+        known = {run.id for run in ws.runs(status="finished")}
+        ready = [i for i, record in waiting.items() if set(record["inputs"].values()) <= known]
+        if not ready:
+            break
+        for run_id in ready:
+            _restore(ws, waiting.pop(run_id))
+            result.restored.append(run_id)
+    for run_id, record in waiting.items():
+        lost = sorted(set(record["inputs"].values()) - known)
+        result.problems.append(
+            f"The run {run_id} ({record['run']['name']}) was made from {', '.join(lost)}, which has no "
+            "record; restore that one from a backup."
+        )
+    for run_id in result.restored:
+        try:
+            _restore_user_metrics(ws, run_id)
+        except StoreError as error:
+            result.problems.append(str(error))
+    ws.close()
+    return result
+
+
+def _is_whole(database: Path) -> bool:
+    if not database.is_file() or not database.stat().st_size:
+        return False
+    try:
+        connection = sqlite3.connect(database)
+        try:
+            (answer,) = connection.execute("PRAGMA quick_check").fetchone()
+        finally:
+            connection.close()
+    except sqlite3.DatabaseError:
+        return False
+    return bool(answer == "ok")
+
+
+def _set_aside(database: Path) -> Path | None:
+    """Move a database, with its log, to a name beside it; return the name."""
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    target = database.with_name(f"{database.name}.damaged-{stamp}")
+    moved = None
+    for suffix in ("", "-wal", "-shm"):
+        file = database.with_name(database.name + suffix)
+        if file.is_file():
+            file.rename(target.with_name(target.name + suffix))
+            moved = target
+    return moved
+
+
+def _restore(ws: Workspace, record: dict[str, Any]) -> None:
+    """Write the rows of a run from its record, in one transaction."""
+    row, run_id = record["run"], record["run"]["id"]
+    columns = [*SEALED, *_OTHERS]
+    with ws.transaction() as db:
+        db.execute(
+            f"INSERT INTO runs ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
+            " ON CONFLICT (id) DO UPDATE SET "
+            + ", ".join(f"{name} = excluded.{name}" for name in columns if name != "id"),
+            [row.get(name) for name in columns],
+        )
+        for table, names, rows in (
+            ("run_inputs", ("role", "input_id"), _pairs(record["inputs"])),
+            ("artifacts", ARTIFACT_COLUMNS, record["artifacts"]),
+            ("metrics", METRIC_COLUMNS, record["metrics"]),
+        ):
+            db.execute(f"DELETE FROM {table} WHERE run_id = ?", [run_id])
+            db.conn.executemany(
+                f"INSERT INTO {table} (run_id, {', '.join(names)}) VALUES (?{', ?' * len(names)})",
+                ([run_id, *(line[name] for name in names)] for line in rows),
+            )
+        for line in record.get("user_metrics", []):
+            db.execute(
+                f"INSERT OR REPLACE INTO user_metrics ({', '.join(line)})"
+                f" VALUES ({', '.join('?' * len(line))})",
+                list(line.values()),
+            )
+        ws.fill_details(ws.run(run_id))
+
+
+def _pairs(inputs: dict[str, str]) -> list[dict[str, str]]:
+    return [{"role": role, "input_id": run_id} for role, run_id in inputs.items()]
+
+
+def _restore_user_metrics(ws: Workspace, run_id: str) -> None:
+    """Read the metrics of each user from the file of an evaluation, if it has one."""
+    if not any(file["name"] == "user_metrics" for file in ws.artifact_rows(run_id)):
+        return
+    frame = ws.get_table(run_id, "user_metrics")
+    with ws.transaction():
+        ws.write_user_metrics(run_id, frame)

@@ -1,0 +1,197 @@
+"""Damaged rows are noticed, and a database that was lost is made again from the records of runs."""
+
+import json
+import shutil
+import sqlite3
+
+import numpy as np
+import pandas as pd
+import pytest
+from store_processes import in_process
+from typer.testing import CliRunner
+
+from puma_engine import jobs
+from puma_engine.cli import app
+from puma_engine.errors import NotFoundError, StoreError
+from puma_engine.store import Workspace
+from puma_engine.store.rebuilding import rebuild
+
+USERS = pd.DataFrame({"user_id": ["b", "007"], "n": [2, 1], "rmse": [0.25, 0.5]})
+
+
+@pytest.fixture
+def ws(tmp_path):
+    """A data set, a model, prompts, and an evaluation with metrics of users in file and database."""
+    ws = Workspace.open(tmp_path / "workspace", create=True)
+    data = finished(ws, "dataset", {"users": 2, "task": "rating"})
+    model = finished(ws, "backbone", {"width": 8, "spec": "zoo"})
+    inputs = {"dataset": data, "backbone": model}
+    prompts = finished(ws, "prompts", {"tokens": 1}, inputs, role="source")
+    scored = ws.begin("evaluation", name="scores", config={}, inputs={"prompts": prompts}, seed=3)
+    ws.put_metrics(scored.id, [{"split": "test", "metric": "rmse", "value": 0.1 + 0.2, "n": 3}])
+    ws.put_user_metrics(scored.id, USERS)
+    ws.put_table(scored.id, "user_metrics", USERS)
+    ws.finish(scored.id, seconds=1, device="cpu", summary={"metrics": {"rmse": 0.3}})
+    return ws
+
+
+def finished(ws, kind, summary, inputs=None, **config):
+    run = ws.begin(kind, name=kind, config=config, inputs=inputs or {})
+    ws.put_tensors(run.id, "v", {"x": np.arange(6.0)})
+    return ws.finish(run.id, seconds=2.5, device="cpu", cost={"é": 1}, summary=summary).id
+
+
+def content(ws):
+    """Everything that a workspace says of its runs, the newest first."""
+    tables = ["runs", "run_inputs", "artifacts", "user_metrics", "datasets", "prompt_tables"]
+    rows = {name: sorted(map(str, ws.query(f"SELECT * FROM {name}"))) for name in tables}
+    return ws.runs(), rows, str(ws.metrics().to_dict("records"))
+
+
+@pytest.mark.parametrize("loss", ["deleted", "emptied", "overwritten", "a page lost"])
+def test_a_lost_database_is_made_again_from_the_records(ws, loss):
+    ws.rename(ws.run("scores").id, "renamed")
+    ws.note(ws.run("renamed").id, "a note")
+    before = content(ws)
+    ws.query("PRAGMA wal_checkpoint(TRUNCATE)")
+    ws.close()
+    if loss == "deleted":
+        ws.path.unlink()
+    elif loss == "a page lost":
+        damaged = bytearray(ws.path.read_bytes())
+        damaged[8192:12288] = bytes(4096)
+        ws.path.write_bytes(damaged)
+    else:
+        ws.path.write_bytes(b"" if loss == "emptied" else b"not a database" * 1000)
+    if loss in ("deleted", "emptied"):
+        for create in (False, True):
+            with pytest.raises(
+                StoreError, match="there are runs beside it; `puma doctor --rebuild`"
+            ):
+                Workspace.open(ws.root, create=create)
+    result = rebuild(ws.root)
+    assert len(result.restored) == 4 and result.problems == []
+    assert (result.set_aside is None) == (loss == "deleted")
+    again = Workspace.open(ws.root)
+    assert content(again) == before and again.scrub() == []
+    assert rebuild(ws.root).restored == []
+
+
+def test_folders_without_a_database_are_never_said_to_be_removable(ws):
+    ws.delete(ws.run("scores").id)
+    shutil.copytree(ws.folder(ws.run("prompts").id), ws.root / "runs" / ("f" * 16))
+    (ws.root / "runs" / ("e" * 16)).mkdir()
+    first, second = ws.verify()
+    assert (
+        "look at them before you remove anything" in first and "`puma doctor --rebuild`" in second
+    )
+    # The copy says that it is another run.
+    assert len(rebuild(ws.root).problems) == 1
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("config", "{"),
+        ("summary", '{"users": 3, "task": "rating"}'),
+        ("seconds", 2.25),
+        ("cost", "[" * 100_000),
+        ("versions", b"\xff\xfe"),
+        ("status", "failed"),
+    ],
+)
+def test_a_damaged_row_is_named_and_restored_and_ends_no_list(ws, column, value):
+    run = ws.run("dataset")
+    with ws.transaction() as db:
+        expression = "CAST(? AS TEXT)" if isinstance(value, bytes) else "?"
+        db.execute(f"UPDATE runs SET {column} = {expression} WHERE id = ?", [value, run.id])
+    assert len(ws.runs()) == 4
+    (damaged,) = ws.runs(status="damaged")
+    assert damaged.id == run.id and "puma doctor --rebuild" in damaged.error
+    assert ws.runs(kind="dataset", status="finished") == []
+    (problem,) = ws.verify()
+    assert run.id in problem
+    if column != "status":
+        with pytest.raises(StoreError, match="is damaged"):
+            ws.begin("dataset", name="dataset", config={}, inputs={})
+    listed = CliRunner().invoke(app, ["-w", str(ws.root), "runs", "list", "--json"])
+    assert listed.exit_code == 0 and len(json.loads(listed.stdout)) == 4
+    assert rebuild(ws.root).restored == [run.id]
+    assert ws.run(run.id) == run and ws.verify() == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE metrics SET value = 0.25",
+        "DELETE FROM metrics",
+        "UPDATE artifacts SET sha256 = 'x' WHERE name = 'user_metrics'",
+    ],
+)
+def test_damaged_rows_of_results_are_refused_and_restored(ws, damage):
+    before, run = content(ws), ws.run("scores")
+    with ws.transaction() as db:
+        db.execute(damage)
+    code = (
+        f"print(len(ws.metrics()))\n"
+        f"for read in (lambda: ws.metrics('{run.id}'), lambda: ws.get_table('{run.id}', 'user_metrics')):\n"
+        "    try:\n"
+        "        print(read())\n"
+        "    except StoreError as error:\n"
+        "        print('refused', error)"
+    )
+    said = in_process(code, ws.root).splitlines()
+    assert said[0] == "0" and [line.split()[0] for line in said[1:]] == ["refused"] * 2
+    assert any(run.id in problem for problem in ws.verify())
+    assert rebuild(ws.root).restored == [run.id] and content(ws) == before
+
+
+def test_scrub_compares_metrics_of_users_with_their_file_and_writes_lost_records(ws):
+    run = ws.run("scores")
+    ws.record_path(run.id).unlink()
+    assert ws.scrub() == [] and ws.record_path(run.id).is_file()
+    with ws.transaction() as db:
+        db.execute("UPDATE user_metrics SET rmse = 0.26 WHERE user_id = 'b'")
+    assert ws.verify() == []
+    (problem,) = ws.scrub()
+    assert "metrics of users" in problem and run.id in problem
+    ws.record_path(run.id).write_text(ws.record_path(run.id).read_text().replace("0.3", "0.4"))
+    assert "was changed since it was written" in ws.scrub()[0]
+
+
+def test_a_workspace_of_an_earlier_version_gets_checksums_and_records(ws):
+    with ws.transaction() as db:
+        db.execute("UPDATE runs SET checksum = NULL, results_checksum = NULL")
+    for record in (ws.root / "runs").glob("*/run.json"):
+        record.unlink()
+    again = Workspace.open(ws.root)
+    assert len(list((ws.root / "runs").glob("*/run.json"))) == 4
+    assert not again.query("SELECT 1 FROM runs WHERE checksum IS NULL") and again.scrub() == []
+
+
+def test_a_damaged_job_ends_no_list_and_no_worker(ws):
+    bad = jobs.enqueue(ws, "no_such_command", {"x": 1}, title="Bad")
+    good = jobs.enqueue(ws, "no_such_command", {"x": 1}, title="Good")
+    with ws.transaction() as db:
+        db.execute("UPDATE jobs SET args = '{\"x\"' WHERE id = ?", [bad.id])
+        db.execute("INSERT INTO job_progress VALUES (?, 'now', '[')", [good.id])
+    assert [job.status for job in jobs.jobs(ws)] == ["queued", "failed"]
+    jobs.worker(ws, devices=["cpu"], once=True)
+    assert "arguments of the job" in jobs.job(ws, bad.id).error
+    assert "There is no command" in jobs.job(ws, good.id).error
+    assert ws.query("SELECT status FROM jobs WHERE id = ?", [bad.id]) == [{"status": "failed"}]
+
+
+def test_nothing_to_rebuild_is_said(tmp_path):
+    with pytest.raises(NotFoundError, match="no runs with a record"):
+        rebuild(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_database_of_something_else_is_left_alone(ws):
+    ws.close()
+    with sqlite3.connect(ws.path) as other:
+        other.execute("DROP TABLE _sqlite_migrations")
+    other.close()
+    with pytest.raises(StoreError, match="of something else"):
+        rebuild(ws.root)
