@@ -10,7 +10,7 @@ import streamlit as st
 
 from dashboard import engine
 from dashboard.engine import Job, Run, Workspace
-from puma_engine.evaluation.metrics import METRICS, PRIMARY_METRIC
+from puma_engine.evaluation.metrics import METRICS, PRIMARY_METRIC, RANKING_METRIC
 from puma_engine.pipeline.evaluating import ids_of, read_user_metric
 from puma_engine.pipeline.importing_data import load_dataset, task_of
 from puma_engine.pipeline.planning import replaces
@@ -59,22 +59,31 @@ class UserMap:
         task = task_of(engine.workspace(), self.source)
         return str(METRICS[PRIMARY_METRIC[task]].user_column)
 
-    def scores(self, prompts: Run, rows: np.ndarray | None = None) -> np.ndarray:
-        """Return the metric of all users, or of those in some rows; NaN where it is not measured.
+    @property
+    def ranking(self) -> str:
+        """The column of how well the items of each user are ordered."""
+        task = task_of(engine.workspace(), self.source)
+        return str(METRICS[RANKING_METRIC[task]].user_column)
 
-        It is from the newest evaluation of a prompt table on test rows.
+    def scores(
+        self, prompts: Run, rows: np.ndarray | None = None, metric: str | None = None
+    ) -> np.ndarray:
+        """Return a metric of all users, or of those in some rows; NaN where it is not measured.
+
+        It is from the newest evaluation of a prompt table on test rows. metric: a column (default:
+        the primary one).
         """
+        metric = metric or self.metric
         evaluation = evaluation_of(prompts.id)
         if evaluation is None:
             return np.full(len(self.frame if rows is None else rows), np.nan)
         if self.all_users and rows is not None and len(rows) <= FEW_USERS:
             users = self.frame["user_id"].iloc[rows].tolist()
             table = engine.workspace().user_metrics(evaluation.id, users)
-            if self.metric not in table:
-                return np.full(len(users), np.nan)
-            scores = table.set_index("user_id")[self.metric]
-            return scores.reindex(users).to_numpy(dtype=float)
-        scores = _scores(*self.key, evaluation.id, self.metric, self.all_users)
+            if metric in table:
+                scores = table.set_index("user_id")[metric]
+                return scores.reindex(users).to_numpy(dtype=float)
+        scores = _scores(*self.key, evaluation.id, metric, self.all_users)
         return scores if rows is None else scores[rows]
 
     def gain(self, rows: np.ndarray | None = None) -> np.ndarray:

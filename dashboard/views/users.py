@@ -401,6 +401,10 @@ def _table(shown: UserMap, trained: np.ndarray | None, rows: np.ndarray) -> pd.D
         f"Migrated, {shown.metric}": shown.scores(shown.migration, rows),
         "Gain over retraining": shown.gain(rows),
     }
+    if shown.ranking != shown.metric:
+        for name, prompts in (("Source", shown.source), ("Migrated", shown.migration)):
+            label = f"{name}, {METRICS[shown.ranking].label}"
+            columns[label] = shown.scores(prompts, rows, shown.ranking)
     if trained is not None:
         columns["Trains the adapter"] = trained[rows]
     return pd.DataFrame(columns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -175,12 +176,18 @@ def ids_of(frame: pd.DataFrame) -> pa.Array:
 def read_user_metric(ws: Workspace, evaluation: str, metric: str, users: pa.Array) -> np.ndarray:
     """Return one metric of these users in an evaluation, [users] float32; NaN where it is unknown.
 
-    Evaluations of earlier versions have it in the database alone. Raises StoreError.
+    Evaluations of earlier versions have metrics in the database alone, and no pair accuracy, which
+    is computed from their predictions. Raises StoreError.
     """
     try:
         frame = ws.get_table(evaluation, USER_METRICS, columns=["user_id", metric])
     except NotFoundError:
         frame = ws.user_metrics(evaluation).reindex(columns=["user_id", metric])
+    except pa.ArrowInvalid:  # the file has no such column
+        frame = pd.DataFrame({"user_id": users.to_pylist(), metric: np.nan})
+    if metric == "pair_accuracy" and frame[metric].isna().all():
+        with suppress(StoreError):
+            frame = _user_metrics_of_predictions(ws, ws.run(evaluation))
     values, known = frame[metric].to_numpy(np.float32), ids_of(frame)
     if known.equals(users):
         return values
@@ -188,6 +195,12 @@ def read_user_metric(ws: Workspace, evaluation: str, metric: str, users: pa.Arra
     aligned = np.full(len(users), np.nan, np.float32)
     aligned[rows.is_valid().to_numpy(zero_copy_only=False)] = values[rows.drop_null().to_numpy()]
     return aligned
+
+
+def _user_metrics_of_predictions(ws: Workspace, evaluation: Run) -> pd.DataFrame:
+    rows = read_predictions(ws, evaluation)
+    y, p = (rows[name].to_numpy(np.float64) for name in ("outcome", "prediction"))
+    return metrics.per_user(evaluation.summary["task"], y, p, rows["user_id"].to_numpy())
 
 
 def method_kind(evaluation: Run) -> str:

@@ -3,7 +3,9 @@
 import json
 
 import compared
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
@@ -11,6 +13,7 @@ from puma_engine import pipeline
 from puma_engine.cli import app
 from puma_engine.evaluation.metrics import PRIMARY_METRIC
 from puma_engine.evaluation.verdict import judge
+from puma_engine.pipeline.evaluating import put_user_metrics, read_user_metric
 from puma_engine.pipeline.verdicts import comparison_data
 
 
@@ -62,6 +65,22 @@ def ratings(tmp_path_factory):
     baseline = pipeline.evaluate(ws, "item_mean", dataset=data.id)
     chosen = [world["runs"][name] for name in ("few", "again", "control")] + [drawn, baseline]
     return {"ws": ws, "comparison": pipeline.compare(ws, chosen), "random": drawn}
+
+
+def test_users_of_an_older_evaluation_get_pair_accuracy_from_its_predictions(ratings):
+    ws, run = ratings["ws"], ratings["random"]
+    known = ws.user_metrics(run.id)
+    users = pa.array(["nobody", *known["user_id"][::-1]], pa.string())
+    wanted = [np.nan, *known["pair_accuracy"][::-1]]
+    stored = read_user_metric(ws, run.id, "pair_accuracy", users)
+    np.testing.assert_allclose(stored, wanted, rtol=1e-5)
+    with ws.transaction() as db:
+        db.execute("UPDATE runs SET status = 'running' WHERE id = ?", [run.id])
+    put_user_metrics(ws, run.id, known.drop(columns="pair_accuracy"))
+    with ws.transaction() as db:
+        db.execute("UPDATE runs SET status = 'finished' WHERE id = ?", [run.id])
+    older = read_user_metric(ws, run.id, "pair_accuracy", users)
+    np.testing.assert_allclose(older, wanted, rtol=1e-5)
 
 
 def test_a_comparison_stores_what_each_method_keeps_of_level_and_ranking(ratings):
