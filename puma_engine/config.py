@@ -151,15 +151,17 @@ class PromptConfig(_Config):
     tokens: soft tokens of each user. init_scale: bound of the uniform start. start: "shared" learns
     one vector for all users plus each user's difference, which starts at 0 and to which weight decay
     applies; "random" draws each user's start, as in the paper. item_tokens: soft tokens of each
-    item, fitted with the users' (0: none, as in the paper).
+    item, fitted with the users' (0: none, as in the paper). item_order: whether they stand after the
+    user's tokens in the prompt slot, or before.
     """
 
     tokens: int = 1
     init_scale: float = 0.1
     start: Literal["shared", "random"] = "shared"
     item_tokens: int = 0
+    item_order: Literal["after", "before"] = "after"
 
-    optional = ("item_tokens",)
+    optional = ("item_tokens", "item_order")
 
     def problems(self) -> list[str]:
         problems = _positive(self, "tokens", "init_scale")
@@ -167,6 +169,10 @@ class PromptConfig(_Config):
             problems.append(f"item_tokens must be 0 or more, not {self.item_tokens!r}")
         if self.start not in ("shared", "random"):
             problems.append(f"start must be shared or random, not {self.start!r}")
+        if self.item_order not in ("after", "before"):
+            problems.append(f"item_order must be after or before, not {self.item_order!r}")
+        elif self.item_order == "before" and not self.item_tokens:
+            problems.append("item_order needs item_tokens, which are 0")
         return problems
 
 

@@ -79,6 +79,7 @@ SETTINGS_HELP: dict[type, dict[str, str]] = {
         "init_scale": "Bound of the uniform start.",
         "start": "shared: one vector for all plus each user's difference; random: the paper's.",
         "item_tokens": "Soft tokens of each item, fitted beside the users' (0: none).",
+        "item_order": "Where an item's soft tokens stand in the prompt slot: after or before the user's.",
     },
     AdapterConfig: {
         "hidden": "Width of the adapter's hidden layers.",

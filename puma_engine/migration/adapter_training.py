@@ -108,13 +108,14 @@ def train_migration(
     # user_ids are sorted, and every user of `read` is among them.
     inputs = torch.from_numpy(vectors[np.searchsorted(user_ids, read)])
     item_tables = [source.items for source in sources if source.items is not None]
-    items = None
+    items, items_first = None, any(table.first for table in item_tables)
     if item_tables:
         item_vectors = join_items(item_tables, subset.items["item_id"].to_numpy())
         widths = [table.other.shape[1] for table in item_tables]
         item_network = new_adapter(item_vectors, widths, target, adapter, generator)
         items = AdaptedPrompts(torch.from_numpy(item_vectors), item_network)
-    module = PromptTuningModule(data, AdaptedPrompts(inputs, network), head, items)
+    users_prompts = AdaptedPrompts(inputs, network)
+    module = PromptTuningModule(data, users_prompts, head, items, items_first=items_first)
     module = module.to(target.device)
 
     torch.manual_seed(training.seed)
@@ -130,7 +131,7 @@ def train_migration(
     if items is not None:
         ids = np.unique(np.concatenate([table.item_ids for table in item_tables]))
         mapped = apply_adapter(items.adapter, join_items(item_tables, ids))
-        item_prompts = ItemPrompts(ids, mapped[:-1], mapped[-1])
+        item_prompts = ItemPrompts(ids, mapped[:-1], mapped[-1], items_first)
         item_adapter = adapter_tensors(items.adapter)
     names = {"backbone": target.info.spec, "dataset": dataset.name}
     names |= data.reader.template.to_config()

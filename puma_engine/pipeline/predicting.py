@@ -108,7 +108,11 @@ class Predictor:
         text = checked_title(title)
         vector = self.prompts.vector(checked_user(user))
         if self._items is not None:
-            vector = np.concatenate([vector, self._items.take([self._item_ids.get(text, "")])[0]])
+            from puma_engine.prompts.item_prompts import in_slot_order
+
+            item = self._items.take([self._item_ids.get(text, "")])[0]
+            first = self._items.first
+            vector = np.concatenate(in_slot_order(vector, item, item_first=first))
         history = self._history(user) if self.template.uses_history else ()
         started = time.perf_counter()
         logits, cut = self._read(vector, text, history)

@@ -32,7 +32,10 @@ def save_prompts(ws: Workspace, run_id: str, table: PromptTable) -> None:
     ws.put_tensors(run_id, ARTIFACT, arrays, ids=table.user_ids.tolist(), meta=table.meta)
     if table.items is not None:
         arrays = {"vectors": table.items.vectors, "other": table.items.other}
-        ws.put_tensors(run_id, ITEMS, arrays, meta={"item_ids": table.items.item_ids.tolist()})
+        about: dict[str, Any] = {"item_ids": table.items.item_ids.tolist()}
+        if table.items.first:
+            about["first"] = True
+        ws.put_tensors(run_id, ITEMS, arrays, meta=about)
 
 
 def shape_of(table: PromptTable) -> dict[str, Any]:
@@ -72,7 +75,7 @@ def load_items(ws: Workspace, run: Run) -> ItemPrompts | None:
         return None
     arrays, _, meta = ws.get_tensors(run.id, ITEMS)
     ids = np.array((meta or {})["item_ids"], dtype=str)
-    return ItemPrompts(ids, arrays["vectors"], arrays["other"])
+    return ItemPrompts(ids, arrays["vectors"], arrays["other"], bool((meta or {}).get("first")))
 
 
 def refuse_items(run: Run, what: str) -> None:

@@ -1,12 +1,15 @@
-"""Soft prompts of items: a second table, whose tokens follow the user's in the prompt slot."""
+"""Soft prompts of items: a second table, whose tokens stand beside the user's in the prompt slot."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 
 from puma_engine.errors import DataError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -14,13 +17,14 @@ class ItemPrompts:
     """Soft prompts by item.
 
     item_ids: [m] strings, unique; vectors: [m, l, d] float32; other: [l, d], the prompt of every item
-    that is not in item_ids. Raises DataError for wrong shapes, a repeated id, and NaN or infinite
-    values.
+    that is not in item_ids. first: whether they stand before the user's tokens in the prompt slot.
+    Raises DataError for wrong shapes, a repeated id, and NaN or infinite values.
     """
 
     item_ids: np.ndarray
     vectors: np.ndarray
     other: np.ndarray
+    first: bool = False
 
     def __post_init__(self) -> None:
         if self.vectors.shape != (len(self.item_ids), *self.other.shape) or self.other.ndim != 2:
@@ -46,15 +50,24 @@ class ItemPrompts:
         return np.concatenate([self.vectors, self.other[None]])[rows]
 
 
+def in_slot_order(user: T, item: T, *, item_first: bool) -> tuple[T, T]:
+    """Return the prompts of users and items in the order in which they stand in the prompt slot."""
+    return (item, user) if item_first else (user, item)
+
+
 def join_items(tables: Sequence[ItemPrompts], items: Sequence[str] | np.ndarray) -> np.ndarray:
     """Concatenate the item prompts of one or more sources along the width, joined by item id.
 
     Returns [len(items) + 1, l, sum of d], the last row for all other items. Raises DataError if the
-    tables differ in their number of tokens.
+    tables differ in their number of tokens, or in where these stand.
     """
     if len({table.tokens for table in tables}) > 1:
         raise DataError(
             "The sources have item prompts of different lengths; they cannot be joined."
+        )
+    if len({table.first for table in tables}) > 1:
+        raise DataError(
+            "Some sources have item prompts before the users', others after; they cannot be joined."
         )
     rows = [np.concatenate([table.take(items), table.other[None]]) for table in tables]
     return np.concatenate(rows, axis=2)

@@ -64,6 +64,8 @@ def fit_new_users(
     if items is not None:
         items.requires_grad_(False)
     data = ReaderData(reader, reader.task, rows, rows)
-    module = PromptTuningModule(data, embedding, head, items).to(backbone.device)
+    first = known.items is not None and known.items.first
+    module = PromptTuningModule(data, embedding, head, items, items_first=first)
+    module = module.to(backbone.device)
     module.fit(training, validate=None, stage="fitting new users")
     return dataclasses.replace(known, user_ids=users, vectors=embedding.vectors())

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from puma_engine.errors import DataError, MigrationError
-from puma_engine.prompts.item_prompts import ItemPrompts
+from puma_engine.prompts.item_prompts import ItemPrompts, in_slot_order
 
 # Users from whose prompts a participation ratio is computed at most.
 RATIO_USERS = 20_000
@@ -93,14 +93,15 @@ class PromptTable:
     def take_pairs(
         self, users: Sequence[str] | np.ndarray, items: Sequence[str] | np.ndarray
     ) -> np.ndarray:
-        """Return the prompts of examples, [n, read_tokens, d]: the user's tokens, then the item's.
+        """Return the prompts of examples, [n, read_tokens, d]: those of user and item in their order.
 
         users, items: ids [n]. Raises MigrationError for unknown users.
         """
         vectors = self.take(users)
         if self.items is None:
             return vectors
-        return np.concatenate([vectors, self.items.take(items)], axis=1)
+        item_vectors, first = self.items.take(items), self.items.first
+        return np.concatenate(in_slot_order(vectors, item_vectors, item_first=first), axis=1)
 
     def shuffled(self, seed: int) -> "PromptTable":
         """Return the control in which every user has another user's prompt: a random cycle of all."""

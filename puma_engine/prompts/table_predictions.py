@@ -15,6 +15,7 @@ from puma_engine.backbone.templates import Template
 from puma_engine.datasets import Dataset
 from puma_engine.errors import DataError
 from puma_engine.prompts.examples import batched_logits, split_examples
+from puma_engine.prompts.item_prompts import in_slot_order
 from puma_engine.prompts.table import PromptTable
 from puma_engine.prompts.tuning import make_head
 
@@ -71,14 +72,14 @@ def predict_table(
     generator, task = torch.Generator().manual_seed(0), reader.task
     head = make_head(task, examples, generator, table.head).to(backbone.device).eval()
     vectors = torch.from_numpy(table.vectors)
-    items = None
+    items, items_first = None, table.items is not None and table.items.first
     if table.items is not None:
         items = torch.from_numpy(table.items.take(dataset.items["item_id"].to_numpy()))
 
     def prompts(users: Tensor, item: Tensor) -> Tensor:
         rows = vectors[users]
         if items is not None:
-            rows = torch.cat([rows, items[item]], dim=1)
+            rows = torch.cat(in_slot_order(rows, items[item], item_first=items_first), dim=1)
         return rows.to(backbone.device, non_blocking=True)
 
     started = time.perf_counter()

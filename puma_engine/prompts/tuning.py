@@ -15,7 +15,7 @@ from puma_engine.backbone.templates import Template
 from puma_engine.config import PromptConfig, TrainingConfig
 from puma_engine.datasets import Dataset
 from puma_engine.prompts.examples import Examples, ReaderData, reader_for
-from puma_engine.prompts.item_prompts import ItemPrompts
+from puma_engine.prompts.item_prompts import ItemPrompts, in_slot_order
 from puma_engine.prompts.ranking import NO_TERMS, LossTerms
 from puma_engine.prompts.table import PromptTable
 from puma_engine.training.loop import Progress, TrainingResult, train
@@ -82,9 +82,11 @@ class PromptTuningModule(nn.Module):
         users: PromptModule,
         head: nn.Module,
         items: PromptModule | None = None,
+        *,
+        items_first: bool = False,
     ) -> None:
         super().__init__()
-        self.data, self.head = data, head
+        self.data, self.head, self.items_first = data, head, items_first
         self.users, self.items = users, items
         self.tokens = users.tokens + (items.tokens if items is not None else 0)
         self._on_device: Examples | None = None
@@ -93,7 +95,10 @@ class PromptTuningModule(nn.Module):
     def prompts(self, users: Tensor, items: Tensor) -> Tensor:
         """Soft prompts [B, tokens, width] of row numbers of users and items [B]."""
         prompts: Tensor = self.users(users)
-        return prompts if self.items is None else torch.cat([prompts, self.items(items)], dim=1)
+        if self.items is None:
+            return prompts
+        order = in_slot_order(prompts, self.items(items), item_first=self.items_first)
+        return torch.cat(order, dim=1)
 
     def forward(self, rows: Tensor, widths: tuple[int, ...] | None = None) -> Tensor:
         """Return the summed loss of train rows [B] (CPU), or on the device with their `widths`."""
@@ -189,7 +194,7 @@ def fit_prompts(
         uniform = torch.rand((rows, tokens, width), generator=generator)
         return (uniform * 2 - 1) * config.init_scale
 
-    items = None
+    items, items_first = None, config.item_order == "before"
     if start is None:
         base = draw(1 if config.start == "shared" and trainable else users, config.tokens)
         embedding = PromptEmbedding(base, users, trainable=trainable)
@@ -198,6 +203,7 @@ def fit_prompts(
         scale = step_scale(start.vectors, backbone)
         embedding = PromptEmbedding(base, users, trainable=trainable, step_scale=scale)
         items = item_embedding(start.items, dataset, backbone)
+        items_first = items_first if start.items is None else start.items.first
     head = make_head(data.task, data.train, generator, start.head if start else None)
     if items is None and config.item_tokens:
         # One row more than there are items: that of items without train rows.
@@ -207,7 +213,8 @@ def fit_prompts(
         head.requires_grad_(False)
         if items is not None:
             items.requires_grad_(False)
-    module = PromptTuningModule(data, embedding, head, items).to(backbone.device)
+    module = PromptTuningModule(data, embedding, head, items, items_first=items_first)
+    module = module.to(backbone.device)
     result = module.fit(
         training,
         include_start=include_start,
@@ -220,7 +227,7 @@ def fit_prompts(
     if items is not None:
         seen, vectors = np.unique(data.train.item.numpy()), items.vectors()
         ids = dataset.items["item_id"].to_numpy(dtype=str)[seen]
-        item_prompts = ItemPrompts(ids, vectors[seen], vectors[-1])
+        item_prompts = ItemPrompts(ids, vectors[seen], vectors[-1], items_first)
     meta = {"backbone": backbone.info.spec, "dataset": dataset.name}
     meta |= data.reader.template.to_config()
     table = PromptTable(dataset.users, embedding.vectors(), head_tensors(head), meta, item_prompts)

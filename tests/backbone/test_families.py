@@ -25,7 +25,7 @@ KINDS = (
 )
 TEMPLATE_OF = {
     "rating": ("rating", "rating-item-first", "rating-prompt-last"),
-    "click": ("click-history", "click-item-first"),
+    "click": ("click-history", "click-item-first", "click-history-prompt-last"),
 }
 CONTEXTS = [
     Context("Dune by Frank Herbert"),

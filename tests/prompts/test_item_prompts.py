@@ -56,11 +56,25 @@ def world(tmp_path_factory):
     return dict(zip(names, (ws, data, plain, source, moved), strict=True))
 
 
-def test_the_prompt_of_an_item_follows_that_of_the_user(small):
-    data, backbone, table = small
+@pytest.fixture(scope="module")
+def before():
+    """Prompts whose items' tokens stand before the users'."""
+    data = load_shipped("movietweetings", users=12)
+    backbone = FrozenBackbone.load("llama-small", device="cpu", precision="fp32")
+    both = PromptConfig(item_tokens=1, item_order="before")
+    fitted = fit_prompts(backbone, data, template=TEMPLATE, training=TRAINING, prompt=both)
+    return data, backbone, fitted.table
+
+
+@pytest.mark.parametrize("order", ["small", "before"])
+def test_the_prompt_of_an_item_stands_beside_that_of_the_user(order, request):
+    data, backbone, table = request.getfixturevalue(order)
+    assert table.items.first == (order == "before")
     rows = data.rows("test")
     whole = table.take_pairs(rows["user_id"].to_numpy(), rows["item_id"].to_numpy())
     assert whole.shape == (len(rows), 2, backbone.width)
+    users = whole[:, 1 if order == "before" else 0]
+    np.testing.assert_array_equal(users, table.take(rows["user_id"].to_numpy())[:, 0])
     one_row_each = dataclasses.replace(
         table,
         user_ids=np.array([f"{user}|{item}" for user, item in rows[["user_id", "item_id"]].values]),
@@ -175,6 +189,29 @@ def test_a_migration_is_compared_with_retraining_of_the_same_kind(world):
     scored = [pipeline.evaluate(ws, run).id for run in (bare, alone, both)]
     rows = evaluated_methods(ws, world["data"].id, "test").set_index("evaluation")
     assert rows.loc[scored, "item_tokens"].tolist() == [0, 0, 2]
+
+
+def test_the_order_of_item_prompts_is_kept_by_migration_storage_and_what_if(world):
+    ws, prompt = world["ws"], {"item_tokens": 1, "item_order": "before"}
+    assert "item_order" not in world["source"].config["prompt"]
+    source = pipeline.fit_prompts(
+        ws, world["data"], world["plain"].inputs["backbone"], training=QUICK, prompt=prompt
+    )
+    assert source.config["prompt"]["item_order"] == "before"
+    moved = pipeline.migrate(
+        ws, source, world["moved"].inputs["backbone"], training=QUICK, adapter=SMALL
+    )
+    refined = pipeline.refine(ws, moved, training=QUICK)
+    assert all(load_prompts(ws, run).items.first for run in (source, moved, refined))
+    row = pipeline.read_predictions(ws, pipeline.evaluate(ws, moved, device="cpu")).iloc[0]
+    items = ws.get_table(world["data"].id, "items").set_index("item_id")["text"]
+    predictor = Predictor(ws, moved, device="cpu")
+    value = predictor.predict(row["user_id"], items[row["item_id"]]).value
+    assert value == pytest.approx(row["prediction"], abs=1e-4)
+    with pytest.raises(DataError, match="cannot be joined"):
+        pipeline.migrate(
+            ws, [source, world["source"]], world["moved"].inputs["backbone"], training=QUICK
+        )
 
 
 def test_cost_predictions_exclude_runs_with_item_prompts(world):
