@@ -15,13 +15,27 @@ from dashboard.engine import datasets
 
 ORIGINS = {"file": "A file", "shipped": "A data set that ships with PUMA"}
 TASKS = {"rating": "Ratings, 1 to 5", "click": "Clicks, 0 or 1"}
+QUOTES = {"": "Found from the file", '"': 'Double quote "', "'": "Single quote '", "none": "None"}
+UNITS = {
+    "": "Found from the values",
+    "s": "Seconds",
+    "ms": "Milliseconds",
+    "us": "Microseconds",
+    "ns": "Nanoseconds",
+    "%d/%m/%Y": "Dates: day/month/year",
+    "%m/%d/%Y": "Dates: month/day/year",
+}
 FIELDS = {
     "user_id": ("User", "The id of the user: text or integers."),
     "item_id": ("Item", "The id of the item: text or integers."),
-    "outcome": ("Outcome", "The rating from 1 to 5, or the click, 0 or 1."),
+    "outcome": ("Outcome", "The rating, or the click: 0 or 1, or plays or hours with a threshold."),
     "text": ("Title", "The text that the language model reads for the item."),
-    "time": ("Time", "Seconds or ISO 8601 dates. With times, the newest records are held out."),
+    "time": ("Time", "Numbers or dates. With times, the newest records are held out."),
     "history": ("History", "Earlier items of the user: a list, or ids in one text."),
+}
+HELD_OUT = {
+    "user": "The newest records of each user",
+    "time": "All records from one time on",
 }
 NONE = "(none)"
 
@@ -59,8 +73,8 @@ def _file() -> None:
     upload = _upload("A table with one row per rating or click", "upload")
     if upload is None:
         st.caption(
-            f"CSV or TSV (also compressed as .gz) or Parquet, at most "
-            f"{formatting.size(datasets.MAX_BYTES)}, with a header. Nothing is stored until you import. "
+            f"CSV, TSV, RecBole .inter or JSON lines (also compressed as .gz) or Parquet, at most "
+            f"{formatting.size(datasets.MAX_BYTES)}. Nothing is stored until you import. "
             "The published files of Amazon Reviews, Yelp, MIND and MovieLens are read by "
             "`puma data import`."
         )
@@ -106,18 +120,39 @@ def _settings(
     """Draw preview, columns and options; None while a column is missing. Raises PumaError."""
     with st.expander("Format of the file", icon=":material/tune:"):
         cells = st.columns(4)
-        delimiter = cells[0].text_input("Delimiter", max_chars=1, key="delimiter", help="Of CSV.")
+        delimiter = cells[0].text_input(
+            "Delimiter", max_chars=3, key="delimiter", help="Of CSV; \\t is a tab."
+        )
         encoding = cells[1].text_input("Encoding", key="encoding", placeholder="utf-8")
-        unit = cells[2].selectbox("Unit of times", ["s", "ms"], key="time-unit")
-        separator = cells[3].text_input("Separator of a history", value=" ", key="separator")
+        quote = cells[2].selectbox(
+            "Quote", list(QUOTES), format_func=QUOTES.__getitem__, key="quote"
+        )
+        no_header = cells[3].checkbox("The first row is data", key="no-header")
+        cells = st.columns(4)
+        unit = cells[0].selectbox(
+            "Times", list(UNITS), format_func=UNITS.__getitem__, key="time-unit"
+        )
+        separator = cells[1].text_input("Separator of a history", value=" ", key="separator")
+        items_delimiter = items_encoding = ""
+        if items:
+            items_delimiter = cells[2].text_input(
+                "Delimiter of the second file", max_chars=3, key="items-delimiter"
+            )
+            items_encoding = cells[3].text_input(
+                "Encoding of the second file", key="items-encoding"
+            )
     layout = datasets.TableSettings(
         delimiter=delimiter or None,
         encoding=encoding or None,
-        time_unit=unit,
+        quote=quote or None,
+        no_header=no_header,
+        items_delimiter=items_delimiter or None,
+        items_encoding=items_encoding or None,
+        time_unit=unit or None,
         history_separator=separator or " ",
     )
     shown = datasets.preview(upload, layout)
-    of_items = items and datasets.preview(items, layout)
+    of_items = items and datasets.preview(items, layout, items=True)
     st.markdown("##### 2. Choose the columns")
     tables.show(shown.frame.head(8), alt="The first rows of the file")
     task = st.segmented_control(
@@ -129,7 +164,12 @@ def _settings(
         key="task",
     )
     columns = _mapping(shown, [name for name in FIELDS if not items or name != "text"], "column")
-    missing = {*datasets.REQUIRED, *(() if items else ("text",))} - set(columns)
+    id_as_text = (
+        not items
+        and "text" not in columns
+        and st.checkbox("Take the item ids as titles", key="id-as-text")
+    )
+    missing = {*datasets.REQUIRED, *(() if items or id_as_text else ("text",))} - set(columns)
     item_columns: dict[str, str] = {}
     if of_items:
         tables.show(of_items.frame.head(5), alt="The first rows of the titles")
@@ -146,6 +186,7 @@ def _settings(
     max_rows = limits[1].number_input(
         "Maximum records per user (0: all)", min_value=0, value=0, key="max-rows"
     )
+    values = _values(task)
     drop = limits[2].checkbox(
         "Drop invalid rows", key="drop-invalid", help="Otherwise an invalid row refuses the file."
     )
@@ -157,7 +198,46 @@ def _settings(
         min_rows=int(min_rows),
         max_rows=int(max_rows) or None,
         drop_invalid=bool(drop),
+        id_as_text=bool(id_as_text),
+        **values,
     )
+
+
+def _values(task: str) -> dict[str, Any]:
+    """Draw what outcomes mean and how rows are held out; return the settings."""
+    with st.expander("Outcomes, filters and hold-out", icon=":material/rule:"):
+        cells = st.columns(3)
+        values: dict[str, Any] = {}
+        if task == "rating":
+            scale = cells[0].text_input(
+                "Scale", key="scale", placeholder="1:5", help="Least and largest rating: 1:10."
+            )
+            values["scale"] = scale.strip() or None
+            values["not_rated"] = cells[1].number_input(
+                "Value of “not rated”", value=None, key="not-rated"
+            )
+        else:
+            values["click_threshold"] = cells[0].number_input(
+                "Click from",
+                value=None,
+                key="threshold",
+                help="Plays or hours that count as a click.",
+            )
+            values["draw_non_clicks"] = cells[1].checkbox(
+                "Draw non-clicks", key="draw", help="Where the file has clicks alone."
+            )
+        split = cells[2].selectbox(
+            "Hold out",
+            list(HELD_OUT),
+            format_func=HELD_OUT.__getitem__,
+            key="split-by",
+        )
+        cells = st.columns(3)
+        values["min_item_rows"] = int(
+            cells[0].number_input("Minimum records per item", min_value=0, key="min-item-rows")
+        )
+        users = cells[1].number_input("Users (0: all)", min_value=0, key="table-users")
+    return values | {"split_by": split, "users": int(users) or None}
 
 
 def _mapping(shown: Any, fields: list[str], key: str) -> dict[str, str]:
@@ -239,6 +319,8 @@ def _show_check(check: dict[str, Any], dropping: bool) -> bool:
         "Mean outcome": f"{kept['mean_outcome']:.2f}",
     }
     tables.metrics({label: (text, None) for label, text in shown.items()})
+    read = ", ".join(f"{field}: {column}" for field, column in check["columns"].items())
+    st.text(f"Columns that are read: {read}")
     for warning in check["report"]["warnings"]:
         st.text(f"Note: {warning}")
     return not problems or dropping

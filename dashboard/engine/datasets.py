@@ -20,7 +20,8 @@ from dashboard import engine
 from puma_engine import jobs as engine_jobs
 from puma_engine.datasets import REGISTRY, preview_table
 from puma_engine.datasets.importers.table import Preview
-from puma_engine.datasets.reading.delimited import open_unpacked
+from puma_engine.datasets.reading.csv_tables import open_unpacked
+from puma_engine.datasets.reading.parquet_files import unpacked_bytes
 from puma_engine.datasets.registry import Source
 from puma_engine.errors import DataError, PumaError
 from puma_engine.jobs import Job
@@ -28,13 +29,15 @@ from puma_engine.pipeline.importing_data import dataset_facts, profiles_of
 from puma_engine.store import Workspace
 
 What = Literal["user", "item"]
-ENDINGS = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet")
+_TEXT = (".csv", ".tsv", ".inter", ".item", ".jsonl")
+ENDINGS = (*_TEXT, *(f"{ending}.gz" for ending in _TEXT), ".parquet")
 MAX_BYTES = 200 << 20
 MAX_UNPACKED = 2 << 30
 CHECK_SECONDS = 300
 MAX_SHOWN = 500
 REQUIRED = ("user_id", "item_id", "outcome")
 UPLOADS = "uploads"
+_ALWAYS_STORED = ("task", "drop_invalid", "min_rows", "history_separator")
 UPLOAD_SECONDS = 600.0
 
 
@@ -130,8 +133,7 @@ def _check_unpacked_size(path: Path) -> None:
         except Exception as error:  # whatever pyarrow makes of a file from outside
             text = "The file cannot be read as Parquet; check that it is complete."
             raise DataError(text) from error
-        groups = range(facts.num_row_groups)
-        total = sum(facts.row_group(group).total_byte_size for group in groups)
+        total = unpacked_bytes(facts)
     elif path.suffix == ".gz":
         with open_unpacked(path) as file:
             while total <= MAX_UNPACKED and (part := file.read(1 << 20)):
@@ -153,14 +155,35 @@ class TableSettings:
     drop_invalid: bool = False
     min_rows: int = 1
     max_rows: int | None = None
-    time_unit: str = "s"
+    min_item_rows: int = 0
+    users: int | None = None
+    time_unit: str | None = None
     history_separator: str = " "
     delimiter: str | None = None
     encoding: str | None = None
+    quote: str | None = None
+    no_header: bool = False
+    items_delimiter: str | None = None
+    items_encoding: str | None = None
+    id_as_text: bool = False
+    scale: str | None = None
+    not_rated: float | None = None
+    click_threshold: float | None = None
+    draw_non_clicks: bool = False
+    split_by: str = "user"
 
     def job_arguments(self) -> dict[str, Any]:
-        """Return the settings of `import_dataset` for a table."""
-        return {name: value for name, value in vars(self).items() if value not in (None, {})}
+        """Return the settings of `import_dataset` for a table, those that differ from its defaults.
+
+        The first options are always stored, as earlier versions did.
+        """
+        defaults = TableSettings()
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if value not in (None, {})
+            and (name in _ALWAYS_STORED or value != getattr(defaults, name))
+        }
 
     def options(self) -> list[str]:
         """Return the options of `puma data check`."""
@@ -169,14 +192,29 @@ class TableSettings:
             if name in ("columns", "item_columns"):
                 option = f"--{name.removesuffix('s').replace('_', '-')}"
                 options += [f"{option}={key}={column}" for key, column in value.items()]
-            elif name != "drop_invalid":
+            elif value is True and name != "drop_invalid":
+                options.append(f"--{name.replace('_', '-')}")
+            elif not isinstance(value, bool):
                 options.append(f"--{name.replace('_', '-')}={value}")
         return options
 
 
-def preview(upload: Upload, settings: TableSettings) -> Preview:
-    """Return the first rows of a file and a guess at its columns. Raises DataError."""
-    return preview_table(upload.path, delimiter=settings.delimiter, encoding=settings.encoding)
+def preview(upload: Upload, settings: TableSettings, *, items: bool = False) -> Preview:
+    """Return the first rows of a file and a guess at its columns. Raises DataError.
+
+    items: whether the file is that of the items, which may have another format.
+    """
+    delimiter, encoding = settings.delimiter, settings.encoding
+    if items:
+        delimiter = settings.items_delimiter or delimiter
+        encoding = settings.items_encoding or encoding
+    return preview_table(
+        upload.path,
+        delimiter=delimiter,
+        encoding=encoding,
+        quote=settings.quote,
+        no_header=settings.no_header and not items,
+    )
 
 
 def check(upload: Upload, items: Upload | None, settings: TableSettings) -> dict[str, Any]:

@@ -15,28 +15,59 @@ TABLE = {
     "task": (str, "rating or click."),
     "column": (
         list[str],
-        "FIELD=COLUMN for user_id, item_id, outcome, text, time or history; may be repeated.",
+        "FIELD=COLUMN for user_id, item_id, outcome, text, time, history or split (train, "
+        "validation or test); may be repeated.",
     ),
     "items_path": (Path, "File of items, if it is not in the same folder as the ratings."),
     "item_column": (
         list[str],
         "FIELD=COLUMN for item_id and text of the file of items; may be repeated.",
     ),
+    "id_as_text": (bool, "Take the item ids as the texts of items."),
+    "delimiter": (str, "Delimiter of a CSV file; \\t is a tab."),
+    "encoding": (str, "Text encoding of a CSV file."),
+    "quote": (
+        str,
+        "Character around quoted values of a CSV file, or none (default: the double quote; none for "
+        ".tsv without quoted names).",
+    ),
+    "no_header": (bool, "The first row is data; columns are named 1, 2, 3."),
+    "items_delimiter": (str, "Delimiter of the file of items (default: that of the table)."),
+    "items_encoding": (str, "Text encoding of the file of items (default: that of the table)."),
+    "items_quote": (str, "Quote of the file of items (default: that of the table)."),
+    "items_no_header": (bool, "The first row of the file of items is data."),
+    "time_unit": (
+        str,
+        "Unit of numeric times: s, ms, us or ns; or a date format such as %d/%m/%Y (default: "
+        "guessed from the values).",
+    ),
+    "history_separator": (str, "Separator between the item ids of a history."),
+    "scale": (str, "Least and largest rating, mapped to 1 and 5: 1:10, 0.5:5 (default: 1:5)."),
+    "not_rated": (float, "Outcome of rows without a rating, such as 0 or -1; they are left out."),
+    "click_threshold": (
+        float,
+        "Outcomes of at least this, such as plays or hours, are clicks, others non-clicks.",
+    ),
+    "draw_non_clicks": (
+        bool,
+        "Draw as many non-clicks as clicks, by how often items are clicked, among items that the "
+        "user has no row of.",
+    ),
     "drop_invalid": (
         bool,
         "Drop rows that cannot be used and report them by reason, instead of refusing the file.",
     ),
+    "min_item_rows": (int, "Minimum ratings of an item."),
     "min_rows": (int, "Minimum rows of a user (mind: in train)."),
     "max_rows": (int, "Maximum rows of a user: the latest ones (mind: a random draw from train)."),
-    "time_unit": (str, "Unit of numeric times: s or ms."),
-    "history_separator": (str, "Separator between the item ids of a history."),
-    "delimiter": (str, "Delimiter of a CSV file."),
-    "encoding": (str, "Text encoding of a CSV file."),
+    "split_by": (
+        str,
+        "user holds out the latest rows of each user; time holds out all rows from one time on.",
+    ),
 }
-# Filters of amazon, yelp, mind and movielens, read from their original files.
+# Filters of sources that are read from their original files.
 FILTERS = {
     "max_bad_share": (float, "Maximum share of lines that cannot be used, 0 to 1 (a table: 0)."),
-    "min_item_rows": (int, "Minimum ratings of an item."),
     "max_categories": (int, "yelp: maximum categories in the text of an item."),
     "without_averages": (bool, "yelp: leave average stars and review counts out of item texts."),
     "min_history": (int, "mind: minimum news in a user's history."),
@@ -61,10 +92,10 @@ FILTERS = {
     "source",
     "path",
     groups={"table": TABLE, "filters": FILTERS},
-    source="goodbooks, goodbooks-to-read, movietweetings (shipped); amazon, yelp, mind, "
+    source="goodbooks, goodbooks-to-read, movietweetings (shipped); amazon, amazon-2018, yelp, mind, "
     "movielens (from your files); or table.",
     path="Folder of the original files (default: the shipped ones), the file of ratings, "
-    "or the CSV or Parquet file of a table.",
+    "or the CSV, Parquet or JSON lines file of a table.",
     users="Number of users to draw (default: all).",
     population="product, or foundation (the users that the zoo was pre-trained on).",
     seed="Random seed.",
@@ -107,8 +138,13 @@ def with_columns(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 @app.command()
-@with_options("path", groups={"table": TABLE}, path="CSV or Parquet file of a table.")
-def check(path: Path, **settings: Any) -> None:
+@with_options(
+    "path",
+    groups={"table": TABLE},
+    path="CSV, Parquet or JSON lines file of a table.",
+    users="Number of users to draw (default: all).",
+)
+def check(path: Path, users: int | None = None, **settings: Any) -> None:
     """Check a table without importing it: what would be imported, and what is wrong.
 
     Exits with 1 if an import with these options would be refused.
@@ -118,13 +154,19 @@ def check(path: Path, **settings: Any) -> None:
     drop_invalid = bool(settings.pop("drop_invalid", False))
     if "task" not in settings:
         raise ConfigError("A table needs a task: give --task rating or --task click.")
-    result = check_table(path, **with_columns(settings))
+    result = check_table(path, users=users, **with_columns(settings))
     if session.as_json:
         session.json(result)
     else:
         session.table([vars(problem) for problem in result.problems])
         session.show(
-            {"rows_read": result.rows, "refusal": result.refusal, "kept": result.statistics}
+            {
+                "rows_read": result.rows,
+                "columns_read": result.columns,
+                "refusal": result.refusal,
+                "kept": result.statistics,
+                "warnings": (result.report or {}).get("warnings"),
+            }
         )
     if result.refusal or (result.problems and not drop_invalid):
         raise typer.Exit(1)

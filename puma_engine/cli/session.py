@@ -77,6 +77,13 @@ class Session:
             result = COMMANDS[command](
                 ws, progress=progress, should_cancel=should_cancel, **arguments
             )
+        wanted = arguments.get("name")
+        if wanted and getattr(result, "name", wanted) != wanted:
+            print(
+                f"This run exists already, as {result.name!r} ({result.id}); the name {wanted!r} is "
+                "not used.",
+                file=sys.stderr,
+            )
         if show is not None:
             show(result)
         elif isinstance(result, list):

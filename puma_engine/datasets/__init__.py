@@ -9,7 +9,13 @@ from puma_engine.datasets.storage import read_dataset, write_dataset
 from puma_engine.datasets.summary import item_profiles, statistics, user_profiles
 
 for _source in (
-    *(amazon.AMAZON, goodbooks.GOODBOOKS, goodbooks.GOODBOOKS_TO_READ, mind.MIND),
+    *(
+        amazon.AMAZON,
+        amazon.AMAZON_2018,
+        goodbooks.GOODBOOKS,
+        goodbooks.GOODBOOKS_TO_READ,
+        mind.MIND,
+    ),
     *(movielens.MOVIELENS, movietweetings.MOVIETWEETINGS, yelp.YELP),
 ):
     REGISTRY[_source.name] = _source

@@ -15,7 +15,7 @@ from puma_engine.datasets.reading.line_blocks import ReadProgress
 from puma_engine.errors import ConfigError, DataError
 
 DATA_VARIABLE = "PUMA_DATA"
-S = TypeVar("S", bound="OriginalSettings")
+S = TypeVar("S")
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def source_files(source: Source, path: Path, items_path: Path | None = None) -> 
 
 def settings_from(kind: type[S], source: str, given: Mapping[str, Any]) -> S:
     """Build a source's settings; None keeps a default. Raises ConfigError for an unknown name."""
-    known = [item.name for item in dataclasses.fields(kind)]
+    known = [item.name for item in dataclasses.fields(kind)]  # type: ignore[arg-type]
     unknown = sorted(set(given) - set(known))
     if unknown:
         raise ConfigError(

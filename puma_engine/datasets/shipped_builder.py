@@ -1,11 +1,12 @@
 """Builds the files shipped in data/ from a folder of original files."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from puma_engine.datasets.importers import goodbooks
@@ -25,12 +26,12 @@ def ship_goodbooks(source: Path) -> dict[str, pd.DataFrame]:
     tables = {}
     originals = {"ratings": goodbooks.RATING_COLUMNS, "to_read": goodbooks.MARK_COLUMNS}
     for stem, columns in originals.items():
-        frame = read_original(source, stem, columns)
+        frame = _frame(source, stem, columns)
         frame = frame[frame["user_id"].astype(str).isin(eligible)]
         small = {"user_id": "int32", "book_id": "int32"}
         tables[stem] = frame.astype({**small, "rating": "int8"} if stem == "ratings" else small)
     book_columns = (*goodbooks.BOOK_COLUMNS, "original_publication_year", "language_code")
-    books = read_original(source, "books", book_columns)
+    books = _frame(source, "books", book_columns)
     books["original_publication_year"] = books["original_publication_year"].astype("Int16")
     tables["books"] = books.astype({"id": "int32"})
     return tables
@@ -38,10 +39,23 @@ def ship_goodbooks(source: Path) -> dict[str, pd.DataFrame]:
 
 def ship_movietweetings(source: Path) -> dict[str, pd.DataFrame]:
     """Select every row and column, in file order."""
-    ratings = read_original(source, "ratings", ("user_id", "imdb_id", "rating", "timestamp"))
-    movies = read_original(source, "movies", ("imdb_id", "title", "genres"))
+    ratings = _frame(source, "ratings", ("user_id", "imdb_id", "rating", "timestamp"))
+    movies = _frame(source, "movies", ("imdb_id", "title", "genres"))
     small = {"user_id": "int32", "imdb_id": "int32", "rating": "int8", "timestamp": "int64"}
     return {"ratings": ratings.astype(small), "movies": movies.astype({"imdb_id": "int32"})}
+
+
+def _frame(source: Path, stem: str, columns: Sequence[str]) -> pd.DataFrame:
+    """Read an original table; whole numbers stay whole beside missing values."""
+    table = read_original(source, stem, columns).table
+    for number, column in enumerate(table.columns):
+        if pa.types.is_dictionary(column.type):
+            column = pc.cast(column, column.type.value_type)
+        elif pa.types.is_string(column.type):
+            # Of a CSV file: no value is an empty text.
+            column = pc.if_else(pc.equal(column, ""), None, column)
+        table = table.set_column(number, columns[number], column)
+    return table.to_pandas(integer_object_nulls=True)
 
 
 SHIPPERS: dict[str, Callable[[Path], dict[str, pd.DataFrame]]] = {

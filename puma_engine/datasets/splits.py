@@ -43,6 +43,21 @@ def assign_splits(group: np.ndarray, key: np.ndarray, time: np.ndarray | None = 
     return np.array(SPLITS)[number]
 
 
+def splits_at_one_time(time: np.ndarray) -> tuple[np.ndarray, str]:
+    """Return the split of each row, [n] of str, at two times for all users, and the rule in words.
+
+    time: [n] int64. The earliest 70 % of all rows train, the next 10 % validate, the latest 20 %
+    test; rows of one second are on one side.
+    """
+    ordered = np.sort(time)
+    held_out = VALIDATION_SHARE + TEST_SHARE
+    starts = [ordered[round((len(time) - 1) * (1 - share))] for share in (held_out, TEST_SHARE)]
+    number = sum((time >= start).astype(np.int64) for start in starts)
+    validation, test = (f"{np.datetime64(int(start), 's')} UTC" for start in starts)
+    rule = f"at one time for all users: rows from {validation} on validate, from {test} on test"
+    return np.array(SPLITS)[number], rule
+
+
 def latest_share(group: np.ndarray, key: np.ndarray, time: np.ndarray, share: float) -> np.ndarray:
     """Say which rows are the latest share of their group, [n] bool.
 

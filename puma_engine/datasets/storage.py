@@ -54,8 +54,8 @@ def read_dataset(folder: str | Path) -> Dataset:
     """Read a data set that write_dataset wrote and check its content. Raises DataError."""
     folder = Path(folder)
     about = _describe(folder)
-    rows = read_parquet(folder / "interactions.parquet", ()).to_pandas()
-    items = read_parquet(folder / "items.parquet", ()).to_pandas()
+    rows = read_parquet(folder / "interactions.parquet").to_pandas()
+    items = read_parquet(folder / "items.parquet").to_pandas()
     if "history" in rows:
         rows["history"] = [list(past) for past in rows["history"]]
     for frame, names in ((rows, ("user_id", "item_id", "split")), (items, ("item_id", "text"))):

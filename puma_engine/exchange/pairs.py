@@ -3,8 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-
+from puma_engine.datasets.reading.column_values import (
+    EncodedTexts,
+    as_histories,
+    as_ids,
+    as_texts,
+)
+from puma_engine.datasets.reading.delimited import read_columns
 from puma_engine.errors import ConfigError, DataError
 
 
@@ -33,26 +38,28 @@ def read_pairs(
         raise ConfigError("Give --user and --item, or a table with --pairs, not both.")
     if path.suffix not in (".csv", ".parquet") or not path.is_file():
         raise DataError(f"There is no .csv or .parquet file {path} with pairs.")
-    try:
-        if path.suffix == ".csv":
-            frame = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
-        else:
-            frame = pd.read_parquet(path)
-    except (ValueError, OSError) as error:
-        raise DataError(f"The file {path} cannot be read: {error}") from error
-    if not {"user_id", "item_id"} <= set(frame.columns) or not len(frame):
+    read = read_columns(path, ["user_id", "item_id"], optional=["text", "history"])
+    if read.bad:
+        first = read.bad[0]
+        raise DataError(
+            f"{len(read.bad):,} rows of {path} cannot be read; the first {first.reason} ({first})."
+        )
+    table = read.table
+    if not table.num_rows:
         raise DataError(f"The file {path} needs rows with user_id and item_id.")
-    if frame[["user_id", "item_id"]].isna().any(axis=None):
+    users, items = (_values(as_ids(table[name], f"{name}s")) for name in ("user_id", "item_id"))
+    if not (all(users) and all(items)):
         raise DataError(f"The file {path} has rows without a user_id or item_id.")
     texts = histories = None
-    if "text" in frame:
-        texts = [None if pd.isna(text) else str(text) for text in frame["text"]]
-    if "history" in frame:
-        histories = [
-            [item for item in value.split("|") if item]
-            if isinstance(value, str)
-            else [str(item) for item in (value if hasattr(value, "__iter__") else ())]
-            for value in frame["history"]
-        ]
-    pairs = list(zip(frame["user_id"].astype(str), frame["item_id"].astype(str), strict=True))
-    return Pairs(pairs, texts, histories)
+    if "text" in table.column_names:
+        texts = [text or None for text in _values(as_texts(table["text"], "texts"))]
+    if "history" in table.column_names:
+        histories, usable = as_histories(table["history"], "|")
+        if not usable.all():
+            row = int(usable.argmin())
+            raise DataError(f"The history in data row {row + 1:,} of {path} cannot be read.")
+    return Pairs(list(zip(users, items, strict=True)), texts, histories)
+
+
+def _values(texts: EncodedTexts) -> list[str]:
+    return [texts.unique[code] for code in texts.codes]

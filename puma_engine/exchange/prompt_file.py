@@ -95,6 +95,11 @@ def checked(
         raise DataError(
             f"The file {path} says nothing of users; give their ids, in row order, with --users."
         )
+    if any(isinstance(user, float) for user in user_ids):
+        raise DataError(
+            f"The user ids of {path} are numbers with a fraction, which may have lost digits; store "
+            "them as text or whole numbers."
+        )
     ids = [str(user) for user in user_ids]
     if len(ids) != len(vectors):
         raise DataError(

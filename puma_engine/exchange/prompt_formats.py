@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from puma_engine.datasets.reading.column_values import as_ids
+from puma_engine.datasets.reading.parquet_files import parquet_file
 from puma_engine.errors import DataError, StoreError
 from puma_engine.exchange.packed import INDEX, read_packed
 from puma_engine.exchange.peft import is_peft, read_peft
@@ -82,10 +84,8 @@ def _only_table(path: Path, arrays: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _read_parquet(path: Path) -> Table:
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"The file {path} is no whole Parquet file ({error}).") from error
+    with parquet_file(path) as file:
+        table = file.read()
     if not {"user_id", "vector"} <= set(table.column_names):
         raise DataError(
             f"The file {path} needs the columns user_id and vector; it has "
@@ -104,7 +104,9 @@ def _read_parquet(path: Path) -> Table:
         ) from error
     about = {"meta": extra.get("meta"), "head": head, "complete": "meta" in extra}
     about["tokens"] = extra.get("tokens")
-    return table.column("user_id").to_pylist(), vectors, about
+    users = as_ids(table.column("user_id"), "user ids")
+    ids = np.array(users.unique, dtype=object)[users.codes].tolist()
+    return ids, vectors, about
 
 
 def _read_numpy(path: Path) -> Table:

@@ -3,52 +3,40 @@
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import numpy as np
 
+from puma_engine.datasets.reading.column_values import as_ids
+from puma_engine.datasets.reading.delimited import read_columns, read_head
 from puma_engine.errors import DataError
 from puma_engine.files import parse_json
+
+TABLES = (".csv", ".tsv", ".parquet")
 
 
 def read_user_ids(path: str | Path, rows: int) -> list[str]:
     """Return the user id of each of `rows` rows. Raises DataError.
 
     A .txt file has one id a line. A .json file has a list of ids, or an object that maps ids
-    to row numbers. A .csv or .parquet file has a column user_id and, unless its rows are
-    in order, a column row.
+    to row numbers. A .csv, .tsv or .parquet file has the columns user_id and row; a file with the
+    column user_id alone names the users in row order.
     """
     path = Path(path)
     if not path.is_file():
         raise DataError(f"There is no file {path} with user ids.")
-    if path.suffix not in (".txt", ".json", ".csv", ".parquet"):
+    if path.suffix not in (".txt", ".json", *TABLES):
         raise DataError(
-            f"The user ids of {path} cannot be read; give a .txt, .json, .csv or .parquet file."
+            f"The user ids of {path} cannot be read; give a .txt, .json, .csv, .tsv or .parquet file."
         )
-    numbers: list[Any] | None = None
     try:
-        if path.suffix == ".txt":
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-            ids = [line.strip() for line in lines if line.strip()]
-        elif path.suffix == ".json":
-            content = parse_json(path.read_text(encoding="utf-8-sig"))
-            if not isinstance(content, list | dict):
-                raise ValueError("it holds neither a list of ids nor an object from ids to rows")
-            ids = [str(user) for user in content]
-            numbers = list(content.values()) if isinstance(content, dict) else None
+        if path.suffix in TABLES:
+            ids, numbers = _of_table(path)
         else:
-            if path.suffix == ".csv":
-                frame = pd.read_csv(path, dtype={"user_id": str}, keep_default_na=False)
-            else:
-                frame = pd.read_parquet(path)
-            if "user_id" not in frame:
-                columns = ", ".join(map(str, frame.columns))
-                raise ValueError(f"it has no column user_id, but {columns}")
-            ids = frame["user_id"].astype(str).tolist()
-            if "row" in frame:
-                if len(set(ids)) != len(ids):
-                    raise ValueError("a user id comes twice")
-                numbers = frame["row"].tolist()
+            ids, numbers = _of_text(path)
     except (ValueError, OSError) as error:
         raise DataError(f"The user ids of {path} cannot be read: {error}") from error
+    blank = sum(not user.strip() for user in ids)
+    if blank:
+        raise DataError(f"The file {path} has {blank:,} rows without a user id.")
     if numbers is None:
         if len(ids) != rows:
             raise DataError(
@@ -62,3 +50,35 @@ def read_user_ids(path: str | Path, rows: int) -> list[str]:
             f"{len(numbers):,} users."
         )
     return [user for _, user in sorted(zip(numbers, ids, strict=True))]
+
+
+def _of_text(path: Path) -> tuple[list[str], list[Any] | None]:
+    text = path.read_text(encoding="utf-8-sig")
+    if path.suffix == ".txt":
+        return [line.strip() for line in text.splitlines() if line.strip()], None
+    content = parse_json(text)
+    if not isinstance(content, list | dict):
+        raise ValueError("it holds neither a list of ids nor an object from ids to rows")
+    wrong = [user for user in content if not isinstance(user, str | int) or user is True]
+    if wrong:
+        raise ValueError(f"a user id must be text or a whole number, not {str(wrong[0])[:40]}")
+    ids = [str(user) for user in content]
+    return ids, list(content.values()) if isinstance(content, dict) else None
+
+
+def _of_table(path: Path) -> tuple[list[str], list[Any] | None]:
+    """Read user ids and, from a file of several columns, row numbers."""
+    names = read_head(path, 1)[0]
+    read = read_columns(path, ["user_id"] if len(names) == 1 else ["user_id", "row"])
+    if read.bad:
+        first = read.bad[0]
+        raise ValueError(f"{len(read.bad):,} rows are unusable, the first {first.reason} ({first})")
+    users = as_ids(read.table["user_id"], "user ids")
+    ids = np.array(users.unique, dtype=object)[users.codes].tolist()
+    if len(names) == 1:
+        return ids, None
+    if len(users.unique) != len(ids):
+        raise ValueError("a user id comes twice")
+    places = as_ids(read.table["row"], "rows")
+    numbers = np.array([int(text) for text in places.unique], dtype=object)[places.codes]
+    return ids, numbers.tolist()

@@ -19,6 +19,7 @@ from puma_engine.datasets import (
     statistics,
     user_profiles,
 )
+from puma_engine.datasets.importers.table_options import TableOptions
 from puma_engine.datasets.registry import settings_from, source_files
 from puma_engine.errors import ConfigError, DataError, NotFoundError
 from puma_engine.files import sha256_file
@@ -46,8 +47,8 @@ def import_dataset(
 ) -> Run:
     """Read interactions, split them and store them in the workspace.
 
-    source: a shipped data set, or the same from a folder given as path; amazon, yelp, mind or
-    movielens with their original files at path and their settings, such as those of
+    source: a shipped data set, or the same from a folder given as path; amazon, amazon-2018, yelp,
+    mind or movielens with their original files at path and their settings, such as those of
     `puma_engine.datasets.importers.amazon.AmazonSettings`; or "table" with a file at path, a task
     and the settings of `puma_engine.datasets.read_table`. Both take items_path, the file of items.
     users: a seeded subset of so many. The same files and settings give the same run. Raises
@@ -55,9 +56,9 @@ def import_dataset(
     """
     execution = stage.Execution(None, progress, should_cancel)
     if source == "table":
-        if users is not None or population != "product":
-            raise ConfigError("A table is read whole: users and population are for named sources.")
-        return _import_table(ws, path, name, seed, execution, **settings)
+        if population != "product":
+            raise ConfigError("A table has no population: it is for shipped sets.")
+        return _import_table(ws, path, name, seed, execution, users=users, **settings)
     if source not in REGISTRY:
         names = ", ".join([*REGISTRY, "table"])
         raise DataError(f"There is no data set {source!r}; choose one of {names}.")
@@ -96,7 +97,7 @@ def _import_original(
     items_path: str | Path | None = None,
     **settings: Any,
 ) -> Run:
-    """Read amazon, yelp, mind or movielens from their original files, which may be large."""
+    """Read a source that is not shipped from its original files, which may be large."""
     about = REGISTRY[source]
     if path is None or about.settings is None:
         raise ConfigError(f"{source!r} is read from its original files; give their path.")
@@ -141,16 +142,18 @@ def _import_table(
     items_path: str | Path | None = None,
     **settings: Any,
 ) -> Run:
-    """Read any CSV or Parquet file of interactions; settings that are None keep a default."""
+    """Read any table of interactions; settings that are None keep a default."""
     if path is None or task is None:
         raise ConfigError(
-            "A table needs the path of a CSV or Parquet file and a task, rating or click."
+            "A table needs the path of a CSV, Parquet or JSON lines file and a task, rating or click."
         )
     file, items = Path(path), None if items_path is None else Path(items_path)
     for needed in (file, items):
         if needed is not None and not needed.is_file():
-            raise DataError(f"There is no file {needed}; give a CSV or Parquet file.")
+            raise DataError(f"There is no file {needed}; give a CSV, Parquet or JSON lines file.")
     given = {key: value for key, value in settings.items() if value is not None}
+    # Wrong options are refused before a run begins.
+    settings_from(TableOptions, "table", given)
     config = {"source": "table", "task": task, "files": sha256_file(file)[:16], **given}
     if items is not None:
         config["items"] = sha256_file(items)[:16]

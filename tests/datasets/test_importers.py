@@ -373,3 +373,125 @@ def test_settings_are_checked_together(tmp_path: Path) -> None:
         read("amazon", folder, population="foundation")
     with pytest.raises(ConfigError, match="shipped set 'goodbooks' takes no such settings"):
         import_folder("goodbooks", folder, min_rows=3)
+
+
+def test_the_release_of_100_000_ratings_reads_like_the_others(tmp_path: Path) -> None:
+    plain = import_folder("movielens", lay_out("csv", tmp_path / "csv"))
+    folder = tmp_path / "ml-100k"
+    body, films = of.movielens_csv()
+    of.write(folder / "u.data", ["\t".join(line.split(",")) for line in body[1:]])
+    titles = [line.split('"')[1] for line in films[1:]]
+    rest = "|".join(["01-Jan-1999", "", "http://x"] + ["0"] * 19)
+    films = [f"{n + 1}|{title}|{rest}".encode("latin-1") for n, title in enumerate(titles)]
+    of.write(folder / "u.item", films)
+    ds = import_folder("movielens", folder)
+    assert ds.content_hash == plain.content_hash
+    of.write(folder / "u.item", [*films, "25|Caf\xe9|".encode("latin-1")])
+    assert import_folder("movielens", folder, max_bad_share=0.1).content_hash == ds.content_hash
+
+
+def test_amazon_2018_is_read_and_each_release_names_the_other(tmp_path: Path) -> None:
+    reviews, items = of.amazon_records()
+    plain = import_folder("amazon", of.write_amazon(tmp_path / "new", records=(reviews, items)))
+    old = [
+        {
+            "reviewerID": record["user_id"],
+            "asin": record["parent_asin"],
+            "overall": record["rating"],
+            "unixReviewTime": record["timestamp"] // 1000,
+            "reviewTime": "09 4, 2015",
+        }
+        for record in reviews
+    ]
+    folder = tmp_path / "old"
+    of.write(folder / "meta_Books.json.gz", [
+        {"asin": item["parent_asin"], "title": item["title"]} for item in items
+    ], packed=True)  # fmt: skip
+    path = of.write(folder / "Books_5.json.gz", old, packed=True)
+    assert import_folder("amazon-2018", path).content_hash == plain.content_hash
+    assert import_folder("amazon-2018", folder).content_hash == plain.content_hash
+    with pytest.raises(DataError, match="has reviewerID: this is Amazon Reviews 2018"):
+        import_folder("amazon", path)
+    new = tmp_path / "new" / "Movies_and_TV.jsonl"
+    with pytest.raises(DataError, match="has user_id: this is Amazon Reviews 2023"):
+        import_folder("amazon-2018", new)
+
+
+@pytest.mark.parametrize("kind", ["csv", "dat"])
+def test_a_carriage_return_inside_a_line_ends_none(tmp_path: Path, kind: str) -> None:
+    plain = read(kind, lay_out(kind, tmp_path / "plain"))
+    folder = lay_out(kind, tmp_path / "cr")
+    path = folder / RATINGS[kind]
+    lines = path.read_bytes().splitlines()
+    sign = b"," if kind == "csv" else b"::"
+    fields = lines[5].split(sign)
+    lines[5] = sign.join([fields[0], fields[1] + b"\r", *fields[2:]])
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    ds = read(kind, folder, min_rows=1, max_bad_share=0.1)
+    assert ds.report["dropped"]["without a usable item id"] == 1
+    assert len(ds.interactions) == len(plain.interactions) - 1
+    items = folder / f"movies.{kind}"
+    items.write_bytes(items.read_bytes().replace(b" (1999)", b"\r(1999)", 1))
+    assert read(kind, folder, min_rows=1, max_bad_share=0.1).content_hash == ds.content_hash
+
+
+def tweets(folder: Path, **changes: Any) -> Path:
+    """Write ratings of 30 users, 25 films each, with leading zeros in the ids."""
+    rows = [
+        (f"{user:04}", f"{film:07}", 1 + (user + film) % 10, 1_381_000_000 + film)
+        for user in range(30)
+        for film in range(25)
+    ]
+    made = pd.DataFrame(rows, columns=["user_id", "imdb_id", "rating", "timestamp"])
+    films = pd.DataFrame({"imdb_id": [f"{film:07}" for film in range(25)]})
+    films["title"] = "Film " + films["imdb_id"]
+    folder.mkdir(parents=True)
+    made.assign(**changes).to_csv(folder / "ratings.csv", index=False)
+    films.to_csv(folder / "movies.csv", index=False)
+    return folder
+
+
+def test_ids_of_movietweetings_and_goodbooks_are_text(tmp_path: Path) -> None:
+    ds = import_folder("movietweetings", tweets(tmp_path / "a"), population="foundation")
+    assert all(len(user) == 4 for user in ds.users) and "0000001" in set(ds.items["item_id"])
+    films = tmp_path / "a" / "movies.csv"
+    films.write_text(films.read_text() + "tt12,Other (2000)\n")
+    again = import_folder("movietweetings", tmp_path / "a", population="foundation")
+    assert again.content_hash == ds.content_hash
+    late = tweets(tmp_path / "b", timestamp=lambda made: made["timestamp"] * 1000)
+    same = import_folder("movietweetings", late, population="foundation")
+    assert same.content_hash == ds.content_hash
+    made = pd.read_csv(tmp_path / "a" / "ratings.csv", dtype=str)
+    books = tmp_path / "c"
+    books.mkdir()
+    made = made.rename(columns={"imdb_id": "book_id"}).drop(columns="timestamp")
+    made["rating"] = 1 + made.index % 5
+    made.to_csv(books / "ratings.csv", index=False)
+    of_books = pd.DataFrame({"id": made["book_id"].unique()})
+    of_books.assign(title="T" + of_books["id"], authors="A").to_csv(
+        books / "books.csv", index=False
+    )
+    goodbooks = import_folder("goodbooks", books, population="foundation")
+    assert "0000001" in set(goodbooks.items["item_id"]) and len(goodbooks.users[0]) == 4
+
+
+def test_bad_rows_of_movietweetings_are_counted_or_refuse_the_file(tmp_path: Path) -> None:
+    folder = tweets(tmp_path / "a")
+    path = folder / "ratings.csv"
+    text = path.read_text()
+    path.write_text(text + "0001,?,?,?\n0002,0000001\n0003,0000002,0,1381000000\n")
+    ds = import_folder("movietweetings", folder, population="foundation")
+    dropped = ds.report["dropped"]
+    assert dropped["without a known user or item"] == 1 and dropped["that cannot be read"] == 1
+    assert dropped["with an invalid rating or time"] == 1
+    assert ds.report["read"]["rows"] == 753
+    path.write_text(text + "0001,0000001,?,1381000000\n" * 9)
+    with pytest.raises(DataError, match="9 of 759 rows cannot be used: 9 with an invalid rating"):
+        import_folder("movietweetings", folder)
+
+
+def test_a_warning_says_that_nothing_is_held_out(tmp_path: Path) -> None:
+    body, films = of.movielens_csv(users=6, items=4)
+    of.write_movielens(tmp_path, "csv", (body, films))
+    report = import_folder("movielens", tmp_path, min_rows=1).report
+    assert any("Nothing is held out to test" in warning for warning in report["warnings"])

@@ -268,3 +268,18 @@ def test_many_shuffled_sessions_agree_with_the_definition(tmp_path: Path) -> Non
         for row in ds.interactions.itertuples(index=False)
     }
     assert got == {pair: row[:2] for pair, row in expected(train, dev).items()}
+
+
+def test_a_carriage_return_in_a_title_is_a_space(folder: Path, tmp_path: Path) -> None:
+    train, dev, titles = of.mind_lines()
+    broken = [line.replace('News "', 'News\r"') for line in titles]
+    other = of.write_mind(tmp_path / "cr", (train, dev, broken))
+    assert read(other, **OPEN).content_hash == read(folder, **OPEN).content_hash
+
+
+def test_mostly_unknown_news_are_told(folder: Path, tmp_path: Path) -> None:
+    train, dev, titles = of.mind_lines()
+    other = of.write_mind(tmp_path / "few", (train, dev, titles[:50]))
+    warnings = read(other, **OPEN).report["warnings"]
+    assert any("news.tsv lacks" in warning for warning in warnings)
+    assert not read(folder, **OPEN).report["warnings"]

@@ -310,7 +310,7 @@ def test_pairs_are_read_from_tables(tmp_path):
     assert request.pairs == [("007", "NA"), ("008", "i2")]
     assert request.texts == ["Dune", None] and request.histories == [["a", "b"], []]
     path.write_text("user,item\n1,2\n")
-    with pytest.raises(DataError, match="user_id and item_id"):
+    with pytest.raises(DataError, match="lacks the column user_id, item_id"):
         read_pairs(path)
     with pytest.raises(ConfigError):
         read_pairs(path, user="1")

@@ -285,7 +285,7 @@ def test_other_paths_are_refused(tmp_path, ids):
     with pytest.raises(DataError, match="0 tensors named"):
         read_prompts(tmp_path / "t.pt", users=ids)
     (tmp_path / "t.parquet").write_bytes(b"PAR1")
-    with pytest.raises(DataError, match="no whole Parquet"):
+    with pytest.raises(DataError, match="cannot be read as Parquet"):
         read_prompts(tmp_path / "t.parquet")
 
 
@@ -297,6 +297,8 @@ def test_other_paths_are_refused(tmp_path, ids):
         ("u.json", '{"a": 1, "b": 0}', ["b", "a"]),
         ("u.csv", "user_id,row\n007,1\nNA,0\n", ["NA", "007"]),
         ("u.csv", "user_id\n007\n010\n", ["007", "010"]),
+        ("u.csv", "user_id, row\n007, 1\nNA, 0\n", ["NA", "007"]),
+        ("u.csv", "place,Row,User_ID\n9,1,007\n8,0,NA\n", ["NA", "007"]),
     ],
 )
 def test_user_ids_are_read_unchanged(tmp_path, name, content, wanted):
@@ -312,7 +314,12 @@ def test_user_ids_are_read_unchanged(tmp_path, name, content, wanted):
         ("u.json", "3", "neither"),
         ("u.json", "{", "cannot be read"),
         ("u.txt", "a\n", "names 1 users for 2 rows"),
-        ("u.csv", "who\na\nb\n", "no column user_id"),
+        ("u.csv", "who\na\nb\n", "lacks the column user_id"),
+        ("u.csv", "user_id,name\na,Ann\nb,Bob\n", "lacks the column row"),
+        ("u.csv", "user_id,place\na,1\nb,0\n", "lacks the column row"),
+        ("u.csv", "user_id,row\na,0\nb,x\n", "cannot be read"),
+        ("u.csv", 'user_id,row\n"a,0\nb,1\n', "inside a quoted value"),
+        ("u.json", "[1234567890123456789.0, 2]", "text or a whole number"),
         ("u.csv", "user_id,row\na,0\na,1\n", "comes twice"),
         ("u.doc", "a", "give a"),
     ],

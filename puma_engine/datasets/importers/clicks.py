@@ -68,6 +68,27 @@ def click_dataset(
     return build_dataset(source.name, source.task, rows, split, marked.texts, report, past)
 
 
+def drawn_non_clicks(
+    clicks: EncodedInteractions, popularity: np.ndarray, taken: np.ndarray, seed: int
+) -> tuple[EncodedInteractions, np.ndarray]:
+    """Return clicks and as many non-clicks, and for each row the row of the click it belongs to.
+
+    popularity, taken: see sample_negatives. A non-click has the time of its click.
+    """
+    negatives = sample_negatives(clicks, popularity, taken, seed)
+    order = np.argsort(clicks.user, kind="stable")
+    first = np.searchsorted(clicks.user[order], negatives.user)
+    of_click = order[first + rank_within(negatives.user, np.arange(len(negatives)))]
+    click = np.concatenate([np.arange(len(clicks)), of_click])
+    return dataclasses.replace(
+        clicks,
+        user=clicks.user[click],
+        item=np.concatenate([clicks.item, negatives.item]),
+        outcome=np.concatenate([clicks.outcome, negatives.outcome]),
+        time=None if clicks.time is None else clicks.time[click],
+    ), click
+
+
 def sample_negatives(
     positives: EncodedInteractions, popularity: np.ndarray, taken: np.ndarray, seed: int
 ) -> EncodedInteractions:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from puma_engine.datasets.dataset import Dataset, TaskName, occurring
 from puma_engine.datasets.seeded_hashing import mix, seed_key, text_keys
-from puma_engine.datasets.splits import SPLITS
+from puma_engine.datasets.splits import MIN_ROWS_TO_HOLD_OUT, SPLITS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +117,10 @@ def build_dataset(
             "text": pd.Series([texts[item] for item in ids], dtype="str"),
         }
     )
+    if not (split == "test").any():
+        report.setdefault("warnings", []).append(
+            f"Nothing is held out to test; users need {MIN_ROWS_TO_HOLD_OUT} rows."
+        )
     report["kept"] = {"rows": len(frame), "users": len(rows.users_present()), "items": len(items)}
     return Dataset(name, task, frame, items, report)
 

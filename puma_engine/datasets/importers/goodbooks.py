@@ -8,16 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
-from puma_engine.datasets.dataset import Dataset
+from puma_engine.datasets.dataset import Dataset, allowed_outcomes
 from puma_engine.datasets.importers.clicks import click_dataset
-from puma_engine.datasets.importers.encoded_interactions import encode
 from puma_engine.datasets.importers.ratings import (
     CleanedInteractions,
     clean_ratings,
+    id_positions,
     rating_dataset,
 )
+from puma_engine.datasets.reading.column_values import as_ids, as_numbers, as_texts
 from puma_engine.datasets.reading.delimited import read_original
 from puma_engine.datasets.reading.text_cleaning import clean_text
 from puma_engine.datasets.registry import ImportRequest, Source
@@ -35,29 +35,37 @@ def usable_ratings(folder: Path) -> CleanedInteractions:
 
     A book's text is its title and first author.
     """
-    frame = read_original(folder, "ratings", RATING_COLUMNS)
-    books, texts = read_original(folder, "books", BOOK_COLUMNS), {}
-    for book, title, authors in books.itertuples(index=False):
-        author = clean_text(str(authors or "").split(",")[0])
-        name = clean_text(str(title or ""))
-        texts[str(book)] = f"{name} by {author}" if name and author else name
-    frame = frame.rename(columns={"book_id": "item_id", "rating": "outcome"})
-    frame["outcome"] = pd.to_numeric(frame["outcome"], errors="coerce")
-    valid = frame["outcome"].between(1, 5).to_numpy()
-    return clean_ratings(frame, texts, min_rows=MIN_RATINGS, valid=valid)
+    read = read_original(folder, "ratings", RATING_COLUMNS).renamed({"book_id": "item_id"})
+    books, texts = read_original(folder, "books", BOOK_COLUMNS).table, {}
+    columns = [
+        np.array(column.unique, dtype=object)[column.codes]
+        for column in (
+            as_ids(books["id"], "book ids"),
+            as_texts(books["title"], "titles"),
+            as_texts(books["authors"], "authors"),
+        )
+    ]
+    for book, title, authors in zip(*columns, strict=True):
+        author = clean_text(authors.split(",")[0])
+        name = clean_text(title)
+        texts[book] = f"{name} by {author}" if name and author else name
+    outcome = as_numbers(read.table["rating"], "ratings")
+    valid = allowed_outcomes("rating", outcome)
+    return clean_ratings(read, texts, outcome=outcome, valid=valid, min_rows=MIN_RATINGS)
 
 
 def _read_marks(source: Source, request: ImportRequest) -> Dataset:
     rated = usable_ratings(request.path)
-    frame = read_original(request.path, "to_read", MARK_COLUMNS)
-    item, _ = encode(frame["book_id"], rated.rows.item_ids)
-    user, _ = encode(frame["user_id"], rated.rows.user_ids)
+    marks = read_original(request.path, "to_read", MARK_COLUMNS)
+    users = as_ids(marks.table["user_id"], "user ids")
+    item = id_positions(as_ids(marks.table["book_id"], "book ids"), rated.rows.item_ids)
+    user = id_positions(users, rated.rows.user_ids)
     eligible = np.isin(user, rated.rows.users_present()) & (item >= 0)
-    outcome = np.ones(len(frame), np.float32)
+    outcome = np.ones(len(user), np.float32)
     rows = replace(rated.rows, user=user, item=item, outcome=outcome).select(eligible)
-    read = {"rows": len(frame), "users": int(frame["user_id"].nunique()), "items": len(rated.texts)}
+    read = {"rows": len(user), "users": len(users.unique), "items": len(rated.texts)}
     reason = f"of users with fewer than {MIN_RATINGS} ratings, or of unknown books"
-    marked = CleanedInteractions(rows, rated.texts, read, {reason: len(frame) - len(rows)})
+    marked = CleanedInteractions(rows, rated.texts, read, {reason: len(user) - len(rows)})
     return click_dataset(source, request, marked, rated.rows, min_marks=10, max_marks=30)
 
 

@@ -34,11 +34,12 @@ from puma_engine.datasets.importers.ratings import (
     request_report,
     usable_items,
 )
-from puma_engine.datasets.reading.column_values import seconds_of_texts, usable_ids
+from puma_engine.datasets.reading.column_values import usable_ids
 from puma_engine.datasets.reading.delimited import parse_lines
 from puma_engine.datasets.reading.line_blocks import Block, ReadProgress, read_blocks
 from puma_engine.datasets.reading.row_counts import RowCounts
 from puma_engine.datasets.reading.text_cleaning import clean_text
+from puma_engine.datasets.reading.times import seconds_of_texts
 from puma_engine.datasets.registry import ImportRequest, OriginalSettings, Source, first_file
 from puma_engine.datasets.seeded_hashing import mix, rank_within, seed_key, text_keys
 from puma_engine.datasets.splits import SPLITS, latest_share
@@ -473,6 +474,14 @@ def _read_rows(
     unusable = {NO_LABEL: sum(no_label), UNKNOWN_NEWS: sum(unknown_news)}
     shown = sum(int(shown.sum()) for shown in sampler.shown_per_session)
     units = {*counts["train_behaviors"].time_units, *counts["dev_behaviors"].time_units}
+    warnings = []
+    if len(units) > 1:
+        warnings.append("The times are written in several ways; each was read in its own.")
+    if unusable[UNKNOWN_NEWS] > shown:
+        warnings.append(
+            f"{unusable[UNKNOWN_NEWS]:,} of {shown + sum(unusable.values()):,} impressions are of news "
+            "that news.tsv lacks or has no title for; check that the files belong together."
+        )
     report = {
         **request_report(source, request),
         "settings": dataclasses.asdict(settings),
@@ -489,9 +498,7 @@ def _read_rows(
             f"at most {settings.max_history} seeded titles of what the session's history names, "
             "other than the row's item"
         ),
-        "warnings": ["The times are written in several ways; each was read in its own."]
-        if len(units) > 1
-        else [],
+        "warnings": warnings,
     }
     return user_ids, item_ids, texts, rows, report
 

@@ -1,4 +1,4 @@
-"""MovieLens: ratings and films, as .csv (latest, 20M and later) or as .dat with :: (1M, 10M)."""
+"""MovieLens: ratings and films, as .csv (20M and later), .dat with :: (1M, 10M) or u.data (100k)."""
 
 import csv
 from collections import Counter
@@ -10,22 +10,27 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from puma_engine.datasets.importers.ratings import RawItems, RawRatings, streamed_dataset
-from puma_engine.datasets.reading.column_values import as_numbers, seconds_of_texts
+from puma_engine.datasets.reading.column_values import as_numbers
 from puma_engine.datasets.reading.delimited import parse_lines
 from puma_engine.datasets.reading.line_blocks import OTHER_ENCODING, Block, decode_line
 from puma_engine.datasets.reading.row_counts import RowCounts
+from puma_engine.datasets.reading.times import seconds_of_texts
 from puma_engine.datasets.registry import RatingSettings, Source, first_file, plain_name
 from puma_engine.errors import DataError
 
 RATING_FIELDS = ("userId", "movieId", "rating", "timestamp")
 ITEM_FIELDS = ("movieId", "title", "genres")
+# Of the release of 100,000 ratings: films have 24 fields, 19 of them genres.
+SEPARATORS_100K = {"u.data": "\t", "u.item": "|"}
+ITEM_BARS = 23
 HALF_STAR = "with half a star, read as one"
 
 
 def locate(path: Path, items_path: Path | None) -> dict[str, Path]:
     """Find the two files: path is their folder, or the file of ratings."""
-    ratings = first_file(path, "ratings.csv", "ratings.dat") if path.is_dir() else path
-    items = plain_name(ratings).replace("ratings", "movies")
+    names = ("ratings.csv", "ratings.dat", "u.data")
+    ratings = first_file(path, *names) if path.is_dir() else path
+    items = plain_name(ratings).replace("ratings", "movies").replace("u.data", "u.item")
     return {"ratings": ratings, "items": items_path or first_file(ratings.parent, items)}
 
 
@@ -50,13 +55,15 @@ def parse_movies(block: Block, counts: RowCounts) -> RawItems:
     for number, text, is_utf8 in block.lines():
         counts.rows += 1
         counts.repair(OTHER_ENCODING, not is_utf8)
-        if separator == "::":
+        if separator == "|":
+            fields = text.split(separator)[:3] if text.count(separator) == ITEM_BARS else []
+        elif separator == "::":
             movie, first, rest = text.partition(separator)
             title, last, genres = rest.rpartition(separator)
             fields = [movie, title, genres] if first and last else []
         else:
             try:
-                fields = next(csv.reader([text]), [])
+                fields = next(csv.reader([text.replace("\r", " ")], strict=True), [])
             except csv.Error:
                 fields = []
         if len(fields) != len(ITEM_FIELDS):
@@ -72,6 +79,8 @@ def parse_movies(block: Block, counts: RowCounts) -> RawItems:
 
 def _body(block: Block, names: tuple[str, ...], path: Path) -> tuple[Block, str]:
     """Return a block without the header, which must be the published one, and the separator."""
+    if plain_name(path) in SEPARATORS_100K:
+        return block, SEPARATORS_100K[plain_name(path)]
     if plain_name(path).endswith(".dat"):
         return block, "::"
     if block.first > 1:
@@ -90,7 +99,7 @@ MOVIELENS = Source(
     name="movielens",
     task="rating",
     family="movielens",
-    about="MovieLens: ratings and movies, .csv (latest-small, 25M, ...) or .dat (1M, 10M)",
+    about="MovieLens: ratings and movies, .csv (latest-small, 25M, ...), .dat (1M, 10M) or u.data (100k)",
     read=partial(streamed_dataset, parse_ratings=parse_ratings, parse_items=parse_movies),
     settings=RatingSettings,  # as for Amazon, but for any film: the paper has no MovieLens
     locate=locate,

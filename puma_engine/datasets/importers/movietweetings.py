@@ -9,6 +9,7 @@ from puma_engine.datasets.importers.ratings import (
     clean_ratings,
     rating_dataset,
 )
+from puma_engine.datasets.reading.column_values import as_ids, as_numbers, as_texts
 from puma_engine.datasets.reading.delimited import read_original
 from puma_engine.datasets.reading.text_cleaning import clean_text
 from puma_engine.datasets.registry import Source
@@ -21,13 +22,24 @@ MOVIE_COLUMNS = ("imdb_id", "title")
 
 def usable_ratings(folder: Path) -> CleanedInteractions:
     """Read ratings.parquet and movies.parquet: ratings 1-10 become 1-5 by ceil(r / 2)."""
-    frame = read_original(folder, "ratings", RATING_COLUMNS)
-    movies = read_original(folder, "movies", MOVIE_COLUMNS)
-    texts = {str(movie): clean_text(str(title)) for movie, title in movies.itertuples(index=False)}
-    valid = frame["rating"].between(1, 10).to_numpy()
-    frame = frame.rename(columns={"imdb_id": "item_id", "timestamp": "time"})
-    frame["outcome"] = np.ceil(frame["rating"] / 2)
-    return clean_ratings(frame, texts, min_rows=MIN_RATINGS, valid=valid)
+    names = {"imdb_id": "item_id", "timestamp": "time"}
+    read = read_original(folder, "ratings", RATING_COLUMNS).renamed(names)
+    movies = read_original(folder, "movies", MOVIE_COLUMNS).table
+    ids, titles = as_ids(movies["imdb_id"], "film ids"), as_texts(movies["title"], "titles")
+    texts = {
+        ids.unique[film]: clean_text(titles.unique[title])
+        for film, title in zip(ids.codes, titles.codes, strict=True)
+    }
+    rating = as_numbers(read.table["rating"], "ratings")
+    valid = (rating >= 1) & (rating <= 10)
+    return clean_ratings(
+        read,
+        texts,
+        outcome=np.ceil(rating / 2),
+        valid=valid,
+        not_rated=rating == 0,
+        min_rows=MIN_RATINGS,
+    )
 
 
 MOVIETWEETINGS = Source(

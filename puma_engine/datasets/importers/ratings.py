@@ -22,22 +22,27 @@ from puma_engine.datasets.dataset import Dataset, allowed_outcomes
 from puma_engine.datasets.importers.encoded_interactions import (
     EncodedInteractions,
     build_dataset,
-    encode,
     has_min_rows,
     latest_of_each_pair,
 )
 from puma_engine.datasets.population import EVERYONE, in_population
 from puma_engine.datasets.reading.column_values import (
-    seconds_of_numbers,
-    seconds_of_texts,
+    EncodedTexts,
+    as_ids,
     texts_of,
     usable_ids,
     usable_texts,
 )
+from puma_engine.datasets.reading.delimited import Columns
 from puma_engine.datasets.reading.json_lines import parse_json
 from puma_engine.datasets.reading.line_blocks import Block, ReadProgress, read_blocks
 from puma_engine.datasets.reading.row_counts import RowCounts
 from puma_engine.datasets.reading.text_cleaning import clean_text
+from puma_engine.datasets.reading.times import (
+    read_times,
+    seconds_of_numbers,
+    seconds_of_texts,
+)
 from puma_engine.datasets.registry import ImportRequest, RatingSettings, Source
 from puma_engine.datasets.seeded_hashing import mix, rank_within, seed_key, text_keys
 from puma_engine.datasets.splits import assign_splits, cap_rows, split_rule
@@ -49,6 +54,10 @@ NO_TIME = "without a usable time"
 NO_TITLE = "without a usable title"
 REPEATED = "repeating a user and item (the latest is kept)"
 WRONG_RATING = "with a rating that is not a number from 1 to 5"
+WRONG_VALUE = "with an invalid rating"
+BAD_LINE = "that cannot be read"
+# Of the files of goodbooks and MovieTweetings, which have no setting for it.
+MAX_BAD_SHARE = 0.01
 UNKNOWN_ITEM = "of an unknown item, or one without a title"
 
 
@@ -107,31 +116,64 @@ class CleanedInteractions:
 
 
 def clean_ratings(
-    frame: pd.DataFrame, texts: dict[str, str], *, min_rows: int, valid: np.ndarray
+    read: Columns,
+    texts: dict[str, str],
+    *,
+    outcome: np.ndarray,
+    valid: np.ndarray,
+    min_rows: int,
+    not_rated: np.ndarray | None = None,
 ) -> CleanedInteractions:
     """Drop unusable rows, repeated pairs and users with fewer than min_rows rows.
 
-    frame: user_id, item_id, outcome and perhaps time, in file order. texts: by item id,
-    an empty one counts as missing; valid: [n] bool, which rows have allowed values.
+    read: user_id, item_id and perhaps time, in file order. texts: by item id, an empty one counts
+    as missing. outcome: [n]; valid: [n] bool, which outcomes are allowed; not_rated: [n] bool,
+    which others are none. Raises DataError when more than 1 % of the rows cannot be used.
     """
     texts = {item: text for item, text in texts.items() if text}
-    item, item_ids = encode(frame["item_id"], np.array(sorted(texts), dtype=str))
-    user, user_ids = encode(frame["user_id"])
-    time = frame["time"].to_numpy(np.int64) if "time" in frame else None
-    outcome = frame["outcome"].to_numpy(np.float32)
-    known = (item >= 0) & (user >= 0)
-    rows = EncodedInteractions(user_ids, item_ids, user, item, outcome, time)
-    usable = rows.select(known & valid)
+    users = as_ids(read.table["user_id"], "user ids")
+    items = as_ids(read.table["item_id"], "item ids")
+    user_ids, user = np.unique(np.array(users.unique, dtype=str), return_inverse=True)
+    item_ids = np.array(sorted(texts), dtype=str)
+    of_user = usable_ids(pa.array(users.unique, pa.string()))[users.codes]
+    of_item = usable_ids(pa.array(items.unique, pa.string()))[items.codes]
+    item = id_positions(items, item_ids)
+    known = (item >= 0) & of_user & of_item
+    seconds, timed = None, np.ones(len(known), dtype=bool)
+    if "time" in read.table.column_names:
+        times = read_times(read.table["time"])
+        seconds, timed = times.seconds, times.usable
+    rated = valid if not_rated is None else valid | not_rated
+    counts = RowCounts(read.path, MAX_BAD_SHARE, unit="rows", remedy="check the file")
+    counts.rows = len(known) + len(read.bad)
+    counts.label = lambda row: (
+        f"data row {row + 1:,}" if row < len(known) else str(read.bad[row - len(known)])
+    )
+    checks = {NO_USER: of_user, NO_ITEM: of_item, WRONG_VALUE: rated, NO_TIME: timed}
+    counts.check_rows(np.arange(len(known)), checks)
+    counts.drop(BAD_LINE, len(known) + np.arange(len(read.bad)))
+    counts.check()
+    rows = EncodedInteractions(
+        user_ids, item_ids, user[users.codes], item, outcome.astype(np.float32), seconds
+    )
+    usable = rows.select(known & valid & timed)
     latest = usable.select(latest_of_each_pair(usable))
     rows = latest.select(has_min_rows(latest, min_rows))
     dropped = {
         "without a known user or item": int((~known).sum()),
-        "with an invalid rating or time": int((known & ~valid).sum()),
+        "with an invalid rating or time": int((known & ~(valid & timed)).sum()),
         "repeated user and item (the last is kept)": len(usable) - len(latest),
         f"of users with fewer than {min_rows} rows": len(latest) - len(rows),
     }
-    read = {"rows": len(frame), "users": len(user_ids), "items": len(texts)}
-    return CleanedInteractions(rows, texts, read, dropped)
+    if read.bad:
+        dropped[BAD_LINE] = len(read.bad)
+    seen = {"rows": counts.rows, "users": len(user_ids), "items": len(texts)}
+    return CleanedInteractions(rows, texts, seen, dropped)
+
+
+def id_positions(ids: EncodedTexts, known: np.ndarray) -> np.ndarray:
+    """Return the position of each id among sorted known ones, [n] int64; -1 where it is unknown."""
+    return pd.Index(known).get_indexer(pd.Index(ids.unique))[ids.codes].astype(np.int64)
 
 
 def rating_dataset(
@@ -161,20 +203,36 @@ def sample_population(
     present = rows.users_present()
     present = present[in_population(rows.user_ids[present], source.family, population)]
     if users is not None:
-        if not 1 <= users <= len(present):
-            raise DataError(
-                f"{users} users were asked of {source.name!r}, which has {len(present)} "
-                f"{'usable' if population == EVERYONE else population} users; ask for 1 to "
-                f"{len(present)}."
-            )
-        keys = mix(seed_key(request.seed, "users"), text_keys(rows.user_ids[present]))
-        present = present[np.argsort(keys, kind="stable")[:users]]
+        kind = "usable" if population == EVERYONE else population
+        present = seeded_users(rows, present, users, request.seed, repr(source.name), kind)
     if not len(present):
         raise DataError(
             f"No {population} user of {source.name!r} has {needed}; check the folder "
             f"{request.path}."
         )
     return rows.select(np.isin(rows.user, present))
+
+
+def seeded_users(
+    rows: EncodedInteractions,
+    present: np.ndarray,
+    users: int,
+    seed: int,
+    what: str,
+    kind: str = "usable",
+) -> np.ndarray:
+    """Return a seeded sample of the codes of users; a smaller one is part of a larger one.
+
+    what, kind: what the users are of, and which, for the error. Raises DataError when there are
+    fewer than asked for.
+    """
+    if not 1 <= users <= len(present):
+        raise DataError(
+            f"{users} users were asked of {what}, which has {len(present)} {kind} users; ask for 1 "
+            f"to {len(present)}."
+        )
+    keys = mix(seed_key(seed, "users"), text_keys(rows.user_ids[present]))
+    return present[np.argsort(keys, kind="stable")[:users]]
 
 
 def request_report(source: Source, request: ImportRequest) -> dict[str, Any]:
@@ -262,7 +320,7 @@ def streamed_dataset(
         ratings_file=counts.report(),
         items_file={**item_counts.report(), "items_with_several_texts": several_texts},
         repeats_counted=repeats_counted,
-        warnings=warnings,
+        warnings=warnings + dataset.report.get("warnings", []),
     )
     return dataset
 

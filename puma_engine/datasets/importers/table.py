@@ -1,35 +1,57 @@
-"""Any CSV or Parquet table with named columns: previewed, checked, and read as a data set."""
+"""Any CSV, Parquet or JSON lines table with named columns: previewed, checked, and read as a data set."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.csv
 
 from puma_engine.datasets.dataset import TASKS, Dataset, TaskName, allowed_outcomes
+from puma_engine.datasets.importers.clicks import drawn_non_clicks
 from puma_engine.datasets.importers.encoded_interactions import (
     EncodedInteractions,
     build_dataset,
     has_min_rows,
     latest_of_each_pair,
 )
-from puma_engine.datasets.importers.ratings import NO_ITEM, NO_TIME, NO_USER, REPEATED, WRONG_RATING
+from puma_engine.datasets.importers.ratings import (
+    NO_ITEM,
+    NO_TIME,
+    NO_USER,
+    REPEATED,
+    seeded_users,
+)
+from puma_engine.datasets.importers.table_options import TableOptions
 from puma_engine.datasets.reading.column_values import (
     as_histories,
+    as_ids,
     as_numbers,
-    as_seconds,
     as_texts,
-    first_texts,
+    item_texts,
     usable_ids,
 )
-from puma_engine.datasets.reading.delimited import read_columns, read_head
+from puma_engine.datasets.reading.csv_tables import RAGGED, BadRow, CsvFormat
+from puma_engine.datasets.reading.delimited import (
+    Columns,
+    MissingColumns,
+    plain_names,
+    read_columns,
+    read_head,
+)
 from puma_engine.datasets.reading.row_counts import RowCounts
-from puma_engine.datasets.splits import MIN_ROWS_TO_HOLD_OUT, assign_splits, cap_rows, split_rule
+from puma_engine.datasets.reading.times import Times, read_times
+from puma_engine.datasets.registry import settings_from
+from puma_engine.datasets.splits import (
+    SPLITS,
+    assign_splits,
+    cap_rows,
+    split_rule,
+    splits_at_one_time,
+)
 from puma_engine.datasets.summary import statistics
 from puma_engine.errors import DataError
 
@@ -37,6 +59,8 @@ PREVIEW_ROWS = 50
 MAX_CELL_CHARACTERS = 200
 REQUIRED = ("user_id", "item_id", "outcome")
 OPTIONAL = ("text", "time", "history")
+# Read only where the caller names it: a file's own splits may mean something else.
+NAMED_ONLY = ("split",)
 ITEM_FIELDS = ("item_id", "text")
 # Names that columns of each field often have, the likeliest first.
 COMMON_NAMES = {
@@ -48,60 +72,51 @@ COMMON_NAMES = {
     "time": ("time", "timestamp", "date", "datetime", "unixreviewtime", "created_at", "when"),
     "history": ("history", "clicked_news", "past_items"),
 }
-RAGGED = "without the header's number of fields"
+# Columns that only one published layout has, and how it is imported.
+LAYOUTS = {
+    ("reviewerid", "asin", "overall"): ("Amazon Reviews 2018", "amazon-2018"),
+    ("user_id", "parent_asin", "rating"): ("Amazon Reviews 2023", "amazon"),
+    ("userid", "movieid", "rating"): ("MovieLens", "movielens"),
+    ("user_id", "business_id", "stars"): ("the Yelp Open Dataset", "yelp"),
+    ("user_id", "imdb_id", "rating"): ("MovieTweetings", "movietweetings"),
+}
+OWN_SPLITS = {
+    **{name: name for name in SPLITS},
+    **{"training": "train", "testing": "test"},
+    **dict.fromkeys(("valid", "val", "dev"), "validation"),
+}
 NO_TEXT = "whose item has no text"
+SEVERAL_TEXTS = "of an item whose text differs from row to row"
 UNKNOWN_HISTORY = "whose history names an item without text"
-_WRONG_OUTCOME = {"rating": WRONG_RATING, "click": "with a click that is not 0 or 1"}
+BAD_HISTORY = "with a history that cannot be read"
+BAD_SPLIT = "with a split other than train, validation and test"
+NOT_RATED = "without a rating (not_rated)"
+NO_CLICK = "of no click (non-clicks are drawn)"
+NO_TRAINING = "of users without a row to train"
+# Above this share of ratings out of range, a file has another scale rather than typing errors.
+MAX_OUT_OF_RANGE = 0.05
 
-
-class TableFormat(TypedDict, total=False):
-    """How a table is laid out.
-
-    columns: from our fields (user_id, item_id, outcome; text, time, history) to the file's
-    column names; a field that is not named is looked up under its own name. items_path: a
-    second table with item_id and text, where the first has no text (item_columns: its names).
-    time_unit: "s" (default) or "ms", of numeric times. history_separator: between the item
-    ids of a history written as text, a space by default. delimiter, encoding: of CSV files;
-    without them comma or tab by the file's name, and UTF-8 or UTF-16 by its byte-order mark.
-    """
-
-    columns: Mapping[str, str] | None
-    items_path: str | Path | None
-    item_columns: Mapping[str, str] | None
-    time_unit: str
-    history_separator: str
-    delimiter: str | None
-    encoding: str | None
+SCALES = ((0.5, 5), (0, 5), (1, 7), (1, 10), (0, 10), (-10, 10), (1, 100), (0, 100))
 
 
 def read_table(
-    path: str | Path,
-    *,
-    name: str,
-    task: TaskName,
-    drop_invalid: bool = False,
-    max_bad_share: float | None = None,
-    seed: int = 0,
-    min_rows: int = 1,
-    max_rows: int | None = None,
-    **layout: Unpack[TableFormat],
+    path: str | Path, *, name: str, task: TaskName, seed: int = 0, **options: Any
 ) -> Dataset:
-    """Read a .csv, .tsv or .parquet file of interactions. Raises DataError.
+    """Read a table of interactions: .csv, .tsv, .inter, .jsonl (.gz too) or .parquet.
 
-    drop_invalid: leave unusable rows out and count them, instead of refusing the file.
-    max_bad_share: the same as long as no more than this share of the rows, in [0, 1], is
-    unusable; repeated pairs and rows of items without text do not count.
-    min_rows, max_rows: users with fewer rows are left out; of users with more, the latest
-    rows stay (a seeded sample without times). seed: decides caps and splits. layout: see
-    TableFormat.
+    seed: decides caps, splits and draws. options: see TableOptions. Raises DataError, and
+    ConfigError for an unknown option.
     """
-    _check_options(task, min_rows, max_rows, max_bad_share)
-    table = _read(Path(path), **layout)
-    strict = not drop_invalid and max_bad_share is None
-    share = max_bad_share if max_bad_share is not None else float(drop_invalid)
-    counts, usable = _check(table, task, share, strict=strict)
+    chosen = _options(task, options)
+    table = _read(Path(path), task, chosen)
+    strict = not chosen.drop_invalid and chosen.max_bad_share is None
+    share = chosen.max_bad_share
+    if share is None:
+        share = float(chosen.drop_invalid)
+    _refuse_other_kinds(table)
+    counts, usable = _check(table, share, strict=strict)
     counts.check()
-    return _build(table, counts, usable, name, task, (min_rows, max_rows), seed)
+    return _build(table, counts, usable, name, seed)
 
 
 @dataclass(frozen=True)
@@ -120,7 +135,7 @@ class TableCheck:
     rows: those in the file. problems: why a strict import refuses it; empty if it does not.
     refusal: why it is refused even without its bad rows, or None. statistics: of the data set
     without bad rows, as datasets.statistics returns them; None with a refusal. report: what
-    the import would report.
+    the import would report. columns: for each field the column that was read.
     """
 
     rows: int
@@ -128,37 +143,36 @@ class TableCheck:
     refusal: str | None
     statistics: dict[str, Any] | None
     report: dict[str, Any] | None
+    columns: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
 
-def check_table(
-    path: str | Path,
-    *,
-    task: TaskName,
-    seed: int = 0,
-    min_rows: int = 1,
-    max_rows: int | None = None,
-    **layout: Unpack[TableFormat],
-) -> TableCheck:
-    """Read a table as an import would and report its problems; nothing is stored.
-
-    The settings are those of `read_table`. Raises DataError for a file that cannot be read.
-    """
-    _check_options(task, min_rows, max_rows)
-    table = _read(Path(path), **layout)
-    strict, _ = _check(table, task, 0.0, strict=True)
+def check_table(path: str | Path, *, task: TaskName, seed: int = 0, **options: Any) -> TableCheck:
+    """Say what `read_table` would do with a table. Raises DataError for one that cannot be read."""
+    table = _read(Path(path), task, _options(task, options))
+    strict, _ = _check(table, 0.0, strict=True)
     problems = tuple(
         Problem(reason, strict.dropped[reason], table.label(row))
         for reason, row in strict.first.items()
+        if reason not in strict.unlimited
     )
-    counts, usable = _check(table, task, 1.0, strict=False)
+    counts, usable = _check(table, 1.0, strict=False)
     try:
-        ds = _build(table, counts, usable, Path(path).stem, task, (min_rows, max_rows), seed)
+        _refuse_other_kinds(table)
+        ds = _build(table, counts, usable, Path(path).stem, seed)
     except DataError as error:
-        return TableCheck(strict.rows, problems, str(error), None, None)
-    return TableCheck(strict.rows, problems, None, statistics(ds), ds.report)
+        return TableCheck(strict.rows, problems, str(error), None, None, table.found)
+    return TableCheck(strict.rows, problems, None, statistics(ds), ds.report, table.found)
+
+
+def _options(task: str, given: Mapping[str, Any]) -> TableOptions:
+    if task not in TASKS:
+        raise DataError(f"There is no task {task!r}; choose {' or '.join(TASKS)}.")
+    chosen = settings_from(TableOptions, "table", given)
+    chosen.check_task(task)
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -170,10 +184,16 @@ class Preview:
 
 
 def preview_table(
-    path: str | Path, *, delimiter: str | None = None, encoding: str | None = None
+    path: str | Path,
+    *,
+    delimiter: str | None = None,
+    encoding: str | None = None,
+    quote: str | None = None,
+    no_header: bool = False,
 ) -> Preview:
-    """Return the first whole rows of a .csv, .tsv or .parquet file. Raises DataError."""
-    names, rows = read_head(Path(path), PREVIEW_ROWS, delimiter, encoding)
+    """Return the first whole rows of a table. Raises DataError."""
+    form = CsvFormat(delimiter, encoding, quote, not no_header)
+    names, rows = read_head(Path(path), PREVIEW_ROWS, form)
     cells = [
         ["" if cell is None else str(cell)[:MAX_CELL_CHARACTERS] for cell in row] for row in rows
     ]
@@ -182,9 +202,8 @@ def preview_table(
 
 def guess_columns(names: Sequence[str]) -> dict[str, str]:
     """Return the likely column of each field that has one; no column serves twice."""
-    by_plain_name = {
-        name.strip().lower().replace(" ", "_").replace("-", "_"): name for name in reversed(names)
-    }
+    plain = [name.replace(" ", "_").replace("-", "_") for name in plain_names(names)]
+    by_plain_name = dict(zip(reversed(plain), reversed(names), strict=True))
     guess: dict[str, str] = {}
     for field, common in COMMON_NAMES.items():
         column = next((by_plain_name[name] for name in common if name in by_plain_name), None)
@@ -197,93 +216,130 @@ def guess_columns(names: Sequence[str]) -> dict[str, str]:
 class _Table:
     """All rows of a table before any is refused.
 
-    columns: as named by the caller. values: the rows under our names. ragged: rows with
-    another number of fields. rows: the values encoded. time_usable: [n] bool. texts: by item
-    id. histories: [n] lists of item ids, or None.
+    values: the rows under our names. bad: rows that could not be read. found: for each field the
+    file's column. rows: the values encoded, ratings on the scale of 1 to 5. written: the outcomes
+    as they are in the file. texts: by item id. several: [items] bool, whose text differs from row
+    to row. repeated: how many items have text in several rows. histories: [n] lists of item ids,
+    or None; histories_read: [n] bool. split: [n] of str, "" where unusable, or None.
     """
 
     path: Path
-    columns: dict[str, str]
+    task: TaskName
+    options: TableOptions
     values: pa.Table
-    ragged: list[pyarrow.csv.InvalidRow]
+    bad: list[BadRow]
+    found: dict[str, str]
+    unused: dict[str, str]
     rows: EncodedInteractions
-    time_usable: np.ndarray
+    written: np.ndarray
+    times: Times | None
     texts: dict[str, str]
-    several_texts: int
+    several: np.ndarray
+    repeated: int
     histories: list[list[str]] | None
+    histories_read: np.ndarray
+    split: np.ndarray | None
+
+    @property
+    def wrong_outcome(self) -> str:
+        """The reason of rows whose outcome is not one of the task's."""
+        if self.task == "click":
+            return "with a click that is not 0 or 1"
+        low, high = self.options.bounds
+        return f"with a rating that is not a number from {low:g} to {high:g}"
+
+    @property
+    def out_of_range(self) -> np.ndarray:
+        """Which ratings are numbers off the scale, [n] bool."""
+        low, high = self.options.bounds
+        rated = np.isfinite(self.written) & (self.written != self.options.not_rated)
+        return rated & ((self.written < low) | (self.written > high))
 
     def label(self, row: int) -> str:
-        """Describe a row in an error; rows of another length come after the others."""
+        """Describe a row in an error; rows that could not be read come after the others."""
         if row >= len(self.rows):
-            ragged = self.ragged[row - len(self.rows)]
-            return (
-                f"{ragged.text[:80]!r} has {ragged.actual_columns}, not {ragged.expected_columns}"
-            )
+            return str(self.bad[row - len(self.rows)])
         values = (
             f"{name} {str(self.values[name][row].as_py())[:60]!r}"
-            for name in (*REQUIRED, "text", "time")
+            for name in (*REQUIRED, "text", "time", "split")
             if name in self.values.column_names
         )
-        return f"data row {row + 1}: " + ", ".join(values)
+        hint = ""
+        if self.task == "rating" and self.out_of_range[row]:
+            hint = "; for another scale pass scale, such as --scale 1:10"
+        return f"data row {row + 1}: " + ", ".join(values) + hint
 
 
-def _check_options(
-    task: str, min_rows: int, max_rows: int | None, max_bad_share: float | None = None
-) -> None:
-    if task not in TASKS:
-        raise DataError(f"There is no task {task!r}; choose {' or '.join(TASKS)}.")
-    if min_rows < 1 or (max_rows is not None and max_rows < min_rows):
-        raise DataError(
-            f"min_rows must be 1 or more and max_rows at least that, not {min_rows} and {max_rows}."
-        )
-    if max_bad_share is not None and not 0 <= max_bad_share <= 1:
-        raise DataError(f"max_bad_share must be from 0 to 1, not {max_bad_share}.")
-
-
-def _read(
-    path: Path,
-    *,
-    columns: Mapping[str, str] | None = None,
-    items_path: str | Path | None = None,
-    item_columns: Mapping[str, str] | None = None,
-    time_unit: str = "s",
-    history_separator: str = " ",
-    delimiter: str | None = None,
-    encoding: str | None = None,
-) -> _Table:
+def _read(path: Path, task: TaskName, options: TableOptions) -> _Table:
     """Read and parse a table, refusing only what cannot be read. Raises DataError."""
-    how = {"delimiter": delimiter, "encoding": encoding}
-    values, ragged = _read_fields(path, columns or {}, REQUIRED, OPTIONAL, how)
-    if items_path is not None:
-        items, more = _read_fields(Path(items_path), item_columns or {}, ITEM_FIELDS, (), how)
-        ragged = ragged + more
-    elif "text" in values.column_names:
-        items = values
-    else:
-        raise DataError(
-            f"{path} has no column of item texts; name it (columns={{'text': ...}}), or give a "
-            "second table with items_path."
-        )
+    fields = (*REQUIRED, *OPTIONAL, *NAMED_ONLY)
+    main = _read_fields(path, options.columns or {}, REQUIRED, fields, options.form)
+    values, bad, found = main.table, main.bad, dict(main.found)
     names = values.column_names
     user, user_ids = _sorted_codes(values["user_id"], "user ids")
     item, item_ids = _sorted_codes(values["item_id"], "item ids")
-    of_items = as_texts(items["item_id"], "item ids")
-    text_by_code, several = first_texts(of_items.codes, as_texts(items["text"], "texts"))
-    histories = as_histories(values["history"], history_separator) if "history" in names else None
-    time, time_usable = None, np.ones(values.num_rows, dtype=bool)
-    if "time" in names:
-        time, time_usable = as_seconds(values["time"], time_unit)
-    outcome = as_numbers(values["outcome"], "outcomes")
+    several, repeated = np.zeros(len(item_ids), dtype=bool), 0
+    if options.items_path is not None:
+        columns = options.item_columns or {}
+        place = Path(options.items_path)
+        items = _read_fields(place, columns, ITEM_FIELDS, ITEM_FIELDS, options.items_form)
+        bad = bad + items.bad
+        found |= {"text": items.found["text"]}
+        of_items = as_ids(items.table["item_id"], "item ids")
+        texts = item_texts(of_items.codes, as_texts(items.table["text"], "texts"))
+        repeated = len(texts.several)
+        by_id = {of_items.unique[code]: text for code, text in texts.first.items()}
+    elif options.id_as_text:
+        found.pop("text", None)
+        by_id = {str(item): str(item) for item in item_ids if str(item).strip()}
+    elif "text" in names:
+        texts = item_texts(item, as_texts(values["text"], "texts"))
+        several[texts.several] = True
+        repeated = texts.repeated
+        by_id = {item_ids[code]: text for code, text in texts.first.items()}
+    else:
+        raise DataError(
+            f"{path} has no column of item texts; name it (columns={{'text': ...}}, --column "
+            "text=...), give a second table with items_path (--items-path), or take the item ids "
+            "as texts with id_as_text (--id-as-text)."
+        )
+    histories, histories_read = None, np.ones(values.num_rows, dtype=bool)
+    if "history" in names:
+        histories, histories_read = as_histories(values["history"], options.history_separator)
+    times = read_times(values["time"], options.time_unit) if "time" in names else None
+    if times is None and options.split_by == "time":
+        raise DataError(f"{path} has no column of times to split by; name it (--column time=...).")
+    written = as_numbers(values["outcome"], "outcomes")
+    outcome = written
+    if options.click_threshold is not None:
+        above = (written >= options.click_threshold).astype(np.float64)
+        outcome = np.where(np.isfinite(written), above, np.nan)
+    elif options.scale is not None:
+        low, high = options.bounds
+        outcome = 1 + 4 * (written - low) / (high - low)
+    split = None
+    if "split" in names:
+        of_rows = as_texts(values["split"], "splits")
+        own = [OWN_SPLITS.get(text.strip().casefold(), "") for text in of_rows.unique]
+        split = np.array(own)[of_rows.codes]
+    seconds = None if times is None else times.seconds
     return _Table(
-        path,
-        dict(columns or {}),
-        values,
-        ragged,
-        EncodedInteractions(user_ids, item_ids, user, item, outcome, time),
-        time_usable,
-        {of_items.unique[code]: text for code, text in text_by_code.items()},
-        several,
-        histories,
+        path=path,
+        task=task,
+        options=options,
+        values=values,
+        bad=bad,
+        found=found,
+        unused=_unused(main),
+        rows=EncodedInteractions(user_ids, item_ids, user, item, outcome, seconds),
+        written=written,
+        times=times,
+        texts=by_id,
+        several=several,
+        repeated=repeated,
+        histories=histories,
+        histories_read=histories_read,
+        split=split,
     )
 
 
@@ -291,34 +347,105 @@ def _read_fields(
     path: Path,
     columns: Mapping[str, str],
     required: tuple[str, ...],
-    optional: tuple[str, ...],
-    how: Mapping[str, Any],
-) -> tuple[pa.Table, list[pyarrow.csv.InvalidRow]]:
+    fields: tuple[str, ...],
+    form: CsvFormat,
+) -> Columns:
     """Read a file's columns under our names; columns that the caller names must exist."""
-    unknown = [field for field in columns if field not in required + optional]
+    unknown = [field for field in columns if field not in fields]
     if unknown:
-        raise DataError(
-            f"There is no field {unknown[0]!r}; name columns for {', '.join(required + optional)}."
-        )
+        raise DataError(f"There is no field {unknown[0]!r}; name columns for {', '.join(fields)}.")
     needed = {columns.get(field, field): field for field in (*required, *columns)}
     if len(needed) < len({*required, *columns}):
         raise DataError(f"{path}: two fields name the same column; each field needs its own.")
-    extra = [field for field in optional if field not in columns and field not in needed]
-    table, ragged = read_columns(path, list(needed), optional=extra, **how)
-    if not table.num_rows:
-        raise DataError(f"{path} has no rows; a table needs a header and at least one row.")
-    return table.rename_columns([needed.get(name, name) for name in table.column_names]), ragged
+    extra = [
+        field
+        for field in fields
+        if field not in columns and field not in needed and field not in NAMED_ONLY
+    ]
+    try:
+        read = read_columns(path, list(needed), optional=extra, form=form)
+    except MissingColumns as error:
+        raise DataError(f"{error}{_layout_hint(error.present)}") from error
+    if not read.table.num_rows:
+        first = f"; {len(read.bad):,} {read.bad[0].reason} ({read.bad[0]})" if read.bad else ""
+        raise DataError(f"{path} has no rows; a table needs a header and at least one row{first}.")
+    return read.renamed(needed)
+
+
+def _layout_hint(names: Sequence[str]) -> str:
+    """Name a known layout by its columns, or say that a file seems to have no header."""
+    plain = plain_names(names)
+    for columns, (title, source) in LAYOUTS.items():
+        if set(columns) <= set(plain):
+            known = next(name for name, low in zip(names, plain, strict=True) if low == columns[1])
+            return (
+                f" It has {known}: this is the layout of {title}, which `puma data import {source}` "
+                "reads."
+            )
+    if any(name.replace(".", "", 1).strip().isdigit() for name in names):
+        return (
+            " Its first line looks like data: pass no_header=True (--no-header) and name columns "
+            "by their numbers, such as --column user_id=1."
+        )
+    guess = guess_columns(names)
+    if guess:
+        options = " ".join(f"--column {field}={column}" for field, column in guess.items())
+        return f" It seems to need {options}."
+    return ""
+
+
+def _unused(read: Columns) -> dict[str, str]:
+    """Return columns that look like a time, a history or a split and were not read, by field."""
+    rest = [name for name in read.names if name not in read.found.values()]
+    guess = {
+        field: column
+        for field, column in guess_columns(rest).items()
+        if field in ("time", "history") and field not in read.found
+    }
+    splits = [name for name, low in zip(rest, plain_names(rest), strict=True) if low == "split"]
+    if splits and "split" not in read.found:
+        guess["split"] = splits[0]
+    return guess
 
 
 def _sorted_codes(column: pa.ChunkedArray, what: str) -> tuple[np.ndarray, np.ndarray]:
-    texts = as_texts(column, what)
+    texts = as_ids(column, what)
     ids, position = np.unique(np.array(texts.unique, dtype=object), return_inverse=True)
     return position[texts.codes].astype(np.int64), ids
 
 
-def _check(
-    table: _Table, task: str, max_bad_share: float, *, strict: bool
-) -> tuple[RowCounts, np.ndarray]:
+def _refuse_other_kinds(table: _Table) -> None:
+    """Raise DataError for a file of another kind, which loses rows by what they mean.
+
+    Dropping its bad rows would leave the others wrong: ratings on another scale, or reviews in
+    place of the items' texts.
+    """
+    off = table.out_of_range
+    rated = np.isfinite(table.written) & (table.written != table.options.not_rated)
+    if (
+        table.task == "rating"
+        and table.options.scale is None
+        and off.sum() > MAX_OUT_OF_RANGE * rated.sum()
+    ):
+        low, high = table.written[rated].min(), table.written[rated].max()
+        likely = next((f"{a:g}:{b:g}" for a, b in SCALES if a <= low and high <= b), "LOW:HIGH")
+        raise DataError(
+            f"The ratings of {table.path.name!r} go from {low:g} to {high:g}, and {off.sum():,} of "
+            f"{rated.sum():,} are not from 1 to 5. Name their scale, which is mapped to 1 to 5, such "
+            f"as scale='{likely}' (--scale {likely}), or the value of rows without a rating, such as "
+            "not_rated=0 (--not-rated 0). If the other ratings are mistakes, pass --scale 1:5."
+        )
+    if 2 * table.several.sum() > max(1, table.repeated):
+        raise DataError(
+            f"The column {table.found['text']!r} of {table.path.name!r} was read as the texts of "
+            f"items, and differs from row to row for {table.several.sum():,} of the "
+            f"{table.repeated:,} items that have several rows. It may be a review, which gives the "
+            "rating away. Name another column (--column text=...), give the items' texts in a second "
+            "table (--items-path), or take the item ids as texts (--id-as-text)."
+        )
+
+
+def _check(table: _Table, max_bad_share: float, *, strict: bool) -> tuple[RowCounts, np.ndarray]:
     """Count the rows that cannot be used by their first reason; return the other rows' numbers.
 
     strict: repeated pairs, items without text and unknown items in histories count too.
@@ -327,22 +454,33 @@ def _check(
     counts = RowCounts(
         table.path,
         max_bad_share,
-        unlimited=() if strict else (REPEATED, NO_TEXT),
+        unlimited=(NOT_RATED,) if strict else (NOT_RATED, REPEATED, NO_TEXT),
         label=table.label,
         unit="rows",
         remedy="correct them, pass drop_invalid=True (--drop-invalid) to leave them out, or raise "
         "max_bad_share (--max-bad-share)",
     )
     count = len(rows)
-    counts.rows = count + len(table.ragged)
-    counts.drop(RAGGED, np.arange(count, counts.rows))
+    counts.rows = count + len(table.bad)
+    reasons = np.array([row.reason for row in table.bad], dtype=object)
+    for reason in dict.fromkeys([RAGGED, *reasons]):
+        counts.drop(reason, count + np.flatnonzero(reasons == reason))
+    outcome = rows.outcome
     checks = {
         NO_USER: usable_ids(pa.array(rows.user_ids, pa.string()))[rows.user],
         NO_ITEM: usable_ids(pa.array(rows.item_ids, pa.string()))[rows.item],
-        _WRONG_OUTCOME[task]: allowed_outcomes(task, rows.outcome),
-        NO_TIME: table.time_usable,
-        NO_TEXT: np.array([item in table.texts for item in rows.item_ids.tolist()])[rows.item],
     }
+    if table.options.not_rated is not None:
+        checks[NOT_RATED] = table.written != table.options.not_rated
+    checks[table.wrong_outcome] = allowed_outcomes(table.task, outcome)
+    if table.times is not None:
+        checks[NO_TIME] = table.times.usable
+    if table.split is not None:
+        checks[BAD_SPLIT] = table.split != ""
+    if table.histories is not None:
+        checks[BAD_HISTORY] = table.histories_read
+    checks[NO_TEXT] = np.array([item in table.texts for item in rows.item_ids.tolist()])[rows.item]
+    checks[SEVERAL_TEXTS] = ~table.several[rows.item]
     if strict and table.histories is not None:
         known = table.texts.keys()
         checks[UNKNOWN_HISTORY] = np.array([known >= set(past) for past in table.histories])
@@ -352,61 +490,146 @@ def _check(
     return counts, usable[latest]
 
 
-def _build(
-    table: _Table,
-    counts: RowCounts,
-    usable: np.ndarray,
-    name: str,
-    task: TaskName,
-    limits: tuple[int, int | None],
-    seed: int,
-) -> Dataset:
-    """Cap and split the usable rows, and report. Raises DataError if no row is left."""
-    min_rows, max_rows = limits
+def _build(table: _Table, counts: RowCounts, usable: np.ndarray, name: str, seed: int) -> Dataset:
+    """Filter, cap and split the usable rows, and report. Raises DataError if no row is left."""
+    options = table.options
     dropped = dict(counts.dropped)
-    enough = has_min_rows(table.rows.select(usable), min_rows)
-    dropped[f"of users with fewer than {min_rows} rows"] = int((~enough).sum())
-    usable = usable[enough]
-    if not len(usable):
-        reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count)
-        raise DataError(
-            f"No row of {table.path.name!r} is left ({reasons}); correct the table, or lower "
-            f"min_rows (it is {min_rows})."
+
+    def narrow(reason: str, chosen: np.ndarray) -> None:
+        nonlocal usable
+        dropped[reason] = int((~chosen).sum())
+        usable = usable[chosen]
+        if not len(usable):
+            reasons = ", ".join(f"{count} {why}" for why, count in dropped.items() if count)
+            raise DataError(
+                f"No row of {table.path.name!r} is left ({reasons}); correct the table, or lower "
+                f"min_rows (it is {options.min_rows}) and min_item_rows ({options.min_item_rows})."
+            )
+
+    def rows() -> EncodedInteractions:
+        return table.rows.select(usable)
+
+    seen = rows()
+    if options.draw_non_clicks:
+        narrow(NO_CLICK, seen.outcome == 1)
+    if options.min_item_rows:
+        per_item = np.bincount(rows().item)
+        enough = per_item[rows().item] >= options.min_item_rows
+        narrow(f"of items with fewer than {options.min_item_rows} rows", enough)
+    popularity = np.bincount(rows().item, minlength=len(seen.item_ids))
+    narrow(
+        f"of users with fewer than {options.min_rows} rows", has_min_rows(rows(), options.min_rows)
+    )
+    if table.split is not None:
+        train = np.bincount(
+            rows().user[table.split[usable] == "train"], minlength=len(seen.user_ids)
         )
-    if max_rows is not None:
-        rows = table.rows.select(usable)
-        within_cap = cap_rows(rows.user, max_rows, rows.row_keys(seed, "cap"), rows.time)
-        dropped[f"beyond {max_rows} rows a user"] = int((~within_cap).sum())
-        usable = usable[within_cap]
-    rows = table.rows.select(usable)
-    split = assign_splits(rows.user, rows.row_keys(seed, "split"), rows.time)
-    histories = None
+        narrow(NO_TRAINING, train[rows().user] > 0)
+    if options.users is not None:
+        present = rows().users_present()
+        chosen = seeded_users(rows(), present, options.users, seed, repr(table.path.name))
+        narrow("of users that were not asked for", np.isin(rows().user, chosen))
+    if options.max_rows is not None:
+        keys = rows().row_keys(seed, "cap")
+        capped = cap_rows(rows().user, options.max_rows, keys, rows().time)
+        narrow(f"beyond {options.max_rows} rows a user", capped)
+    own = None if table.split is None else table.split[usable]
+    rule = "as the table's own column says"
+    if own is None and options.split_by == "time":
+        assert table.times is not None
+        own, rule = splits_at_one_time(table.times.seconds[usable])
+        train = np.bincount(rows().user[own == "train"], minlength=len(seen.user_ids))
+        trained = train[rows().user] > 0
+        own = own[trained]
+        narrow(NO_TRAINING, trained)
+    final, past, warnings = rows(), None, _warnings(table)
     if table.histories is not None:
-        histories, unknown, selves = [], 0, 0
-        for item, past in zip(
-            rows.item_ids[rows.item], (table.histories[row] for row in usable), strict=True
-        ):
-            selves += past.count(item)
-            unknown += sum(other not in table.texts for other in past)
-            histories.append([other for other in past if other in table.texts and other != item])
-        dropped["history entries without text"] = unknown
-        dropped["history entries naming the row's own item"] = selves
-    warnings = []
-    if not (split == "test").any():
-        warnings.append(
-            f"No user has {MIN_ROWS_TO_HOLD_OUT} rows, so nothing is held out to validate or test."
-        )
-    if task == "click" and len(np.unique(rows.outcome)) == 1:
-        warnings.append("All outcomes are equal; clicks and non-clicks are both needed to learn.")
-    report = {
+        past = _histories(table, usable, dropped, warnings)
+    report: dict[str, Any] = {
         "source": "table",
         "file": table.path.name,
-        "columns": table.columns,
+        "columns": dict(options.columns or {}),
+        "columns_read": table.found,
         "seed": seed,
         "read": {"rows": counts.rows},
         "dropped": dropped,
-        "split": split_rule(rows.time is not None),
-        "items_with_several_texts": table.several_texts,
-        "warnings": warnings,
     }
-    return build_dataset(name, task, rows, split, table.texts, report, histories)
+    if options.draw_non_clicks:
+        final, positive = drawn_non_clicks(final, popularity, np.sort(seen.pairs()), seed)
+        report["negatives"] = f"drawn by how often an item is clicked: {len(final) - len(usable):,}"
+        own = None if own is None else own[positive]
+        if past is not None:
+            ids = final.item_ids[final.item].tolist()
+            past = [
+                [other for other in past[row] if other != item]
+                for row, item in zip(positive.tolist(), ids, strict=True)
+            ]
+    group = final.user
+    if own is None:
+        # Drawn non-clicks are split like the clicks, so that each part has both.
+        group = final.user * 2 + (final.outcome > 0) if options.draw_non_clicks else final.user
+        own = assign_splits(group, final.row_keys(seed, "split"), final.time)
+        rule = split_rule(final.time is not None, per_class=options.draw_non_clicks)
+    if table.task == "click" and len(np.unique(final.outcome)) == 1:
+        warnings.append(
+            "All outcomes are equal; clicks and non-clicks are both needed to learn. "
+            "draw_non_clicks (--draw-non-clicks) draws some."
+        )
+    report["split"] = rule
+    if table.times is not None:
+        report["times"] = {"written_as": table.times.written_as}
+    if options.scale is not None:
+        report["scale"] = options.scale
+    report["items_with_several_texts"] = (
+        table.repeated if options.items_path is not None else int(table.several.sum())
+    )
+    report["warnings"] = warnings
+    return build_dataset(name, table.task, final, own, table.texts, report, past)
+
+
+def _warnings(table: _Table) -> list[str]:
+    """Return what a reader of the report must know about how the file was read."""
+    warnings = []
+    for field, column in table.unused.items():
+        effect = "; without times, rows are split at random" if field == "time" else ""
+        warnings.append(
+            f"The column {column!r} was not read; if it holds the {field} of rows, name it with "
+            f"--column {field}={column}{effect}."
+        )
+    if table.times is not None and table.times.note:
+        warnings.append(table.times.note)
+    off = int(table.out_of_range.sum()) if table.task == "rating" else 0
+    if off:
+        low, high = table.options.bounds
+        warnings.append(f"{off:,} ratings outside {low:g} to {high:g} were left out.")
+    quoted = sum(text[:1] == text[-1:] == '"' and len(text) > 1 for text in table.texts.values())
+    if quoted:
+        warnings.append(
+            f"{quoted:,} item texts begin and end with a quotation mark; if the file quotes its "
+            "values, pass quote='\"' (--quote '\"')."
+        )
+    return warnings
+
+
+def _histories(
+    table: _Table, usable: np.ndarray, dropped: dict[str, int], warnings: list[str]
+) -> list[list[str]]:
+    """Return the histories of the usable rows without unknown items and the rows' own."""
+    assert table.histories is not None
+    rows = table.rows.select(usable)
+    histories, entries, unknown, own = [], 0, 0, 0
+    for item, past in zip(
+        rows.item_ids[rows.item], (table.histories[row] for row in usable), strict=True
+    ):
+        entries += len(past)
+        own += past.count(item)
+        unknown += sum(other not in table.texts for other in past)
+        histories.append([other for other in past if other in table.texts and other != item])
+    dropped["history entries without text"] = unknown
+    dropped["history entries naming the row's own item"] = own
+    if 2 * unknown > entries:
+        warnings.append(
+            f"{unknown:,} of {entries:,} entries of histories name no item with a text; check "
+            "history_separator (--history-separator) and that the ids are those of the items."
+        )
+    return histories

@@ -1,12 +1,16 @@
-"""From a column as read to ids, outcomes, times, texts and histories.
+"""From a column as read to ids, outcomes, texts and histories.
 
 Each function takes one column, returns plain arrays, and marks what cannot be used instead
 of guessing; the caller decides whether that is an error.
 """
 
+import ast
+import contextlib
+import json
 import math
+import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,13 +20,14 @@ import pyarrow.compute as pc
 from puma_engine.datasets.reading.text_cleaning import clean_text
 from puma_engine.errors import DataError
 
-# A larger number cannot count seconds (the year 5138); as milliseconds it is after 1973.
-_MAX_SECONDS = 10**11
-_MAX_MILLISECONDS = 10**14
-# Times of large files are stored as unsigned 32-bit seconds while a file is read.
-_MAX_UINT32 = 2**32
-_MIND_DATE = "%m/%d/%Y %I:%M:%S %p"
+# A longer id is a text; a million rows of it would not fit in memory.
+MAX_ID_LENGTH = 1000
+# From here on a float of so many bits no longer tells all whole numbers apart.
+_EXACT = {16: 2**11, 32: 2**24, 64: 2**53}
+_ROUNDED = r"^[0-9][.,][0-9]+[eE]\+[0-9]+$"
 _WORDS = {"true": 1.0, "false": 0.0}
+# Python and NumPy write lists of quoted texts; NumPy puts no comma between them.
+_LIST_ITEM = re.compile(r"""'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*"|[^\s,'"\[\](){}]+""")
 
 
 @dataclass(frozen=True)
@@ -34,28 +39,86 @@ class EncodedTexts:
 
 
 def as_texts(column: pa.ChunkedArray, what: str) -> EncodedTexts:
-    """Read text or whole numbers exactly as written. Raises DataError for other types."""
-    column = _without_dictionary(column)
+    """Read text or whole numbers exactly as written.
+
+    Raises DataError for other types, and for whole numbers stored as floats that are too large
+    to be told apart.
+    """
+    if not (pa.types.is_dictionary(column.type) or is_text(column.type)):
+        column = _whole_numbers(column, what).dictionary_encode()
+    if not pa.types.is_dictionary(column.type):
+        codes, unique = pd.factorize(texts_of(_decoded(column, what)))
+        return EncodedTexts(codes, unique.tolist())
+    # Each value of a dictionary is decoded once.
+    column = column.unify_dictionaries()
+    if not column.num_chunks:
+        return EncodedTexts(np.zeros(0, np.int64), [])
+    values = pa.chunked_array([column.chunk(0).dictionary])
+    if not is_text(values.type):
+        values = _whole_numbers(values, what)
+    # The last code stands for a missing value.
+    texts = np.append(texts_of(_decoded(values, what)), "")
+    missing = len(texts) - 1
+    index = np.concatenate(
+        [
+            pc.fill_null(chunk.indices.cast(pa.int64()), missing).to_numpy(zero_copy_only=False)
+            for chunk in column.chunks
+        ]
+    )
+    used, codes = np.unique(index, return_inverse=True)
+    of_used, unique = pd.factorize(texts[used])
+    return EncodedTexts(of_used[codes], unique.tolist())
+
+
+def _whole_numbers(column: pa.ChunkedArray, what: str) -> pa.ChunkedArray:
+    """Return whole numbers stored as floats as integers, and integers as they are."""
     kind = column.type
+    if pa.types.is_null(kind):
+        return pc.cast(column, pa.string())
     if pa.types.is_floating(kind):
         # A whole-number column with gaps arrives as floats; 12.0 was 12.
-        whole = pc.if_else(pc.is_finite(column), column, pa.scalar(None, kind))
+        whole = pc.cast(
+            pc.if_else(pc.is_finite(column), column, pa.scalar(None, kind)), pa.float64()
+        )
+        limit, largest = _EXACT[kind.bit_width], pc.max(pc.abs(whole)).as_py() or 0
+        if largest >= limit:
+            raise DataError(
+                f"The column of {what} holds whole numbers up to {largest:.0f} as "
+                f"{kind.bit_width}-bit floats, which cannot tell whole numbers from {limit:,} on "
+                "apart: several ids have become one. Write them again, as text or 64-bit integers."
+            )
         try:
-            column = pc.cast(whole, pa.int64())
+            return pc.cast(whole, pa.int64())
         except pa.ArrowInvalid as error:
             raise DataError(
                 f"The column of {what} holds fractions; it must hold text or whole numbers."
             ) from error
-    elif not (_is_text(kind) or pa.types.is_integer(kind)):
-        raise DataError(
-            f"The column of {what} has the type {kind}; it must hold text or whole numbers."
-        )
+    if pa.types.is_integer(kind) or (pa.types.is_decimal(kind) and kind.scale == 0):
+        return column
+    raise DataError(
+        f"The column of {what} has the type {kind}; it must hold text or whole numbers."
+    )
+
+
+def _decoded(column: pa.ChunkedArray, what: str) -> pa.ChunkedArray:
     try:
-        text = pc.fill_null(pc.cast(column, pa.string()), "")
+        if column.type == pa.binary_view():
+            column = pc.cast(column, pa.binary())
+        return pc.cast(column, pa.string())
     except pa.ArrowInvalid as error:
         raise DataError(f"The column of {what} does not hold UTF-8 text.") from error
-    codes, unique = pd.factorize(texts_of(text))
-    return EncodedTexts(codes, unique.tolist())
+
+
+def as_ids(column: pa.ChunkedArray, what: str) -> EncodedTexts:
+    """Read ids as as_texts does; raises DataError, too, where most were rounded: 1.23E+18."""
+    ids = as_texts(column, what)
+    rounded = [text for text in ids.unique if re.match(_ROUNDED, text.strip())]
+    if 2 * len(rounded) > len(ids.unique):
+        raise DataError(
+            f"The column of {what} holds rounded numbers such as {rounded[0]!r}: several ids have "
+            "become one. Write them again with all digits, as text."
+        )
+    return ids
 
 
 def texts_of(column: pa.ChunkedArray) -> np.ndarray:
@@ -64,10 +127,11 @@ def texts_of(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def usable_ids(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    """Say which ids are neither missing, blank nor with control characters, [n] bool."""
+    """Say which ids are neither missing, blank, too long nor with control characters, [n] bool."""
     text = pc.fill_null(column, "")
     blank = pc.equal(pc.utf8_trim_whitespace(text), "")
-    unusable = pc.or_(blank, pc.match_substring_regex(text, r"\p{Cc}"))
+    long = pc.greater(pc.utf8_length(text), MAX_ID_LENGTH)
+    unusable = pc.or_(pc.or_(blank, long), pc.match_substring_regex(text, r"\p{Cc}"))
     return np.asarray(pc.invert(unusable).to_numpy(zero_copy_only=False), dtype=bool)
 
 
@@ -80,17 +144,31 @@ def usable_texts(column: pa.ChunkedArray) -> np.ndarray:
     return usable
 
 
-def first_texts(item: np.ndarray, texts: EncodedTexts) -> tuple[dict[int, str], int]:
-    """Return each item's first text that is not empty once cleaned, and how many had several.
+@dataclass(frozen=True)
+class ItemTexts:
+    """The texts of items: by code the first that is not empty once cleaned, and who has several.
 
-    item: [n] codes; texts: the same rows. Items without any text are absent.
+    Items without any text are absent. several: codes of items, sorted. rows: how many items have
+    text in more than one row.
     """
+
+    first: dict[int, str]
+    several: np.ndarray
+    repeated: int
+
+
+def item_texts(item: np.ndarray, texts: EncodedTexts) -> ItemTexts:
+    """Return the texts of items; item: [n] codes; texts: the same rows."""
     clean = np.array([clean_text(text) for text in texts.unique], dtype=object)
     rows = pd.DataFrame({"item": item, "text": clean[texts.codes]})
-    rows = rows[rows["text"] != ""].drop_duplicates()
+    rows = rows[rows["text"] != ""]
+    repeated = int((rows["item"].value_counts() > 1).sum())
+    rows = rows.drop_duplicates()
     first = rows.drop_duplicates("item")
-    several = int((rows["item"].value_counts() > 1).sum())
-    return dict(zip(first["item"].tolist(), first["text"].tolist(), strict=True)), several
+    count = rows["item"].value_counts()
+    several = np.sort(count.index[count > 1].to_numpy())
+    by_item = dict(zip(first["item"].tolist(), first["text"].tolist(), strict=True))
+    return ItemTexts(by_item, several, repeated)
 
 
 def as_numbers(column: pa.ChunkedArray, what: str) -> np.ndarray:
@@ -98,125 +176,83 @@ def as_numbers(column: pa.ChunkedArray, what: str) -> np.ndarray:
 
     True and false, as values or words, count as 1 and 0. Raises DataError for other types.
     """
-    kind = _without_dictionary(column).type
-    if pa.types.is_boolean(kind):
-        column = pc.cast(column, pa.int8())
-    elif _is_text(kind):
+    kind = value_type(column)
+    if is_text(kind) or pa.types.is_null(kind):
         texts = as_texts(column, what)
         return np.array([_number(text) for text in texts.unique], dtype=np.float64)[texts.codes]
+    if pa.types.is_dictionary(column.type):
+        column = pc.cast(column, kind)
+    if pa.types.is_boolean(kind):
+        column = pc.cast(column, pa.int8())
     elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
         raise DataError(f"The column of {what} has the type {kind}; it must hold numbers.")
-    return pc.fill_null(pc.cast(column, pa.float64()), math.nan).to_numpy()
+    return pc.fill_null(pc.cast(column, pa.float64(), safe=False), math.nan).to_numpy()
 
 
-def as_seconds(column: pa.ChunkedArray, unit: str) -> tuple[np.ndarray, np.ndarray]:
-    """Read the times of a table as Unix seconds, [n] int64, and which are usable, [n] bool.
+def as_histories(column: pa.ChunkedArray, separator: str) -> tuple[list[list[str]], np.ndarray]:
+    """Read lists of item ids, and which rows are usable, [n] bool; missing means none.
 
-    Numbers count seconds, or milliseconds with unit "ms"; dates are ISO 8601, in UTC unless
-    they name a zone. Raises DataError when numbers are in another unit.
+    Texts are ids joined by the separator, or lists as Python, JSON or NumPy write them. Raises
+    DataError for other types.
     """
-    if unit not in ("s", "ms"):
-        raise DataError(f"time_unit must be 's' or 'ms', not {unit!r}.")
-    kind = _without_dictionary(column).type
-    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-        return _date_seconds(pc.cast(column, pa.timestamp("us")).to_pandas())
-    number = as_numbers(column, "times")
-    usable = np.isfinite(number)
-    if not usable.any() and _is_text(kind):
-        texts = as_texts(column, "times")
-        seconds, valid = _date_seconds(_parse_dates(texts.unique, "ISO8601"))
-        return seconds[texts.codes], valid[texts.codes]
-    number = np.where(usable, number, 0.0) / (1000.0 if unit == "ms" else 1.0)
-    if usable.any() and np.median(np.abs(number[usable])) > _MAX_SECONDS:
-        raise DataError(
-            f"The times are not in seconds (one is {number[usable][0]:.0f}); if they count "
-            "milliseconds, pass time_unit='ms' (--time-unit ms)."
+    kind = value_type(column)
+    if any(
+        is_list(kind)
+        for is_list in (
+            *(pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list),
+            *(pa.types.is_list_view, pa.types.is_large_list_view),
         )
-    usable &= np.abs(number) <= _MAX_SECONDS
-    return np.floor(np.where(usable, number, 0.0)).astype(np.int64), usable
-
-
-def seconds_of_numbers(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
-    """Return Unix seconds [n] int64, which are usable [n] bool, and counts by unit.
-
-    numbers: [n] float64, each seconds, or milliseconds if it is 10^11 or more; NaN where
-    there is none. Usable times are after 1970 and before 2106.
-    """
-    is_milliseconds = (numbers >= _MAX_SECONDS) & (numbers < _MAX_MILLISECONDS)
-    seconds = np.where(is_milliseconds, numbers / 1000, numbers)
-    usable = (seconds > 0) & (seconds < _MAX_UINT32)
-    whole = np.floor(np.where(usable, seconds, 0)).astype(np.int64)
-    units = {
-        "seconds": int((usable & ~is_milliseconds).sum()),
-        "milliseconds": int((usable & is_milliseconds).sum()),
-    }
-    return whole, usable, units
-
-
-def seconds_of_texts(
-    texts: pa.ChunkedArray | pa.Array,
-) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
-    """Return what seconds_of_numbers does, of texts: dates (UTC unless they say) or numbers.
-
-    Dates are ISO 8601, or month/day/year with a twelve-hour clock as in MIND.
-    """
-    codes, unique = pd.factorize(texts.to_numpy(zero_copy_only=False))
-    numbers = pd.to_numeric(pd.Series(unique, dtype=object), errors="coerce").to_numpy(np.float64)
-    is_date = np.isnan(numbers)
-    seconds, usable, _ = seconds_of_numbers(numbers)
-    if is_date.any():
-        dates = _parse_dates(unique[is_date], "ISO8601")
-        if dates.isna().any():
-            dates = dates.fillna(_parse_dates(unique[is_date], _MIND_DATE))
-        seconds[is_date], valid = _date_seconds(dates)
-        usable[is_date] = valid & (seconds[is_date] > 0) & (seconds[is_date] < _MAX_UINT32)
-    kind = np.where(is_date, 0, np.where(numbers >= _MAX_SECONDS, 1, 2))
-    # A missing text has the code -1: the last entry, which is unusable.
-    seconds, usable = np.append(seconds, 0)[codes], np.append(usable, False)[codes]
-    counts = np.bincount(np.append(kind, 0)[codes][usable], minlength=3).tolist()
-    units = dict(zip(("dates", "milliseconds", "seconds"), counts, strict=True))
-    return np.where(usable, seconds, 0), usable, units
-
-
-def iso_seconds(text: str) -> int | None:
-    """Return a date in ISO 8601 (UTC unless it says) in Unix seconds, or None."""
-    try:
-        date = datetime.fromisoformat(text.strip())
-    except ValueError:
-        return None
-    return int((date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp())
-
-
-def as_histories(column: pa.ChunkedArray, separator: str) -> list[list[str]]:
-    """Read lists of item ids, or texts of ids joined by the separator; missing means none."""
-    kind = column.type
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return [
-            [str(item) for item in past or () if item is not None] for past in column.to_pylist()
+    ):
+        flat = as_ids(pa.chunked_array([pc.list_flatten(column.combine_chunks())]), "histories")
+        ids = np.array(flat.unique, dtype=object)[flat.codes].tolist()
+        sizes = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
+        ends = np.cumsum(sizes).tolist()
+        rows = [
+            [item for item in ids[end - size : end] if item]
+            for end, size in zip(ends, sizes.tolist(), strict=True)
         ]
+        return rows, np.ones(len(rows), dtype=bool)
     texts = as_texts(column, "histories")
-    parts = [[part for part in text.split(separator) if part] for text in texts.unique]
-    return [list(parts[code]) for code in texts.codes]
+    parts = [_history(text, separator) for text in texts.unique]
+    usable = np.array([part is not None for part in parts], dtype=bool)
+    return [list(parts[code] or ()) for code in texts.codes], usable[texts.codes]
 
 
-def _parse_dates(texts: list[str] | np.ndarray, form: str) -> pd.Series:
-    return pd.to_datetime(pd.Series(texts, dtype=object), format=form, errors="coerce", utc=True)
+def _history(text: str, separator: str) -> list[str] | None:
+    """Return the ids of a history in one text, or None where it is a list that cannot be read."""
+    text = text.strip()
+    if not (text[:1] in "[(" and text[-1:] in "])" and text):
+        return [part for part in text.split(separator) if part]
+    with contextlib.suppress(ValueError, RecursionError):
+        items = json.loads(text)
+        return [str(item) for item in items] if all(map(_is_id, items)) else None
+    found: list[str] = []
+    end = 1
+    for match in _LIST_ITEM.finditer(text, 1, len(text) - 1):
+        gap = text[end : match.start()]
+        if gap.strip() not in ("", ",") or (found and not gap) or match[0] == "...":
+            return None
+        quoted = match[0][0] in "'\""
+        found.append(str(ast.literal_eval(match[0])) if quoted else match[0])
+        end = match.end()
+    return None if text[end:-1].strip() not in ("", ",") else found
 
 
-def _date_seconds(dates: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    if dates.dt.tz is not None:
-        dates = dates.dt.tz_convert("UTC").dt.tz_localize(None)
-    return dates.to_numpy().astype("datetime64[s]").astype(np.int64), dates.notna().to_numpy()
+def _is_id(value: Any) -> bool:
+    return isinstance(value, str | int) and not isinstance(value, bool)
 
 
-def _without_dictionary(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    if pa.types.is_dictionary(column.type):
-        return pc.cast(column, column.type.value_type)
-    return column
+def value_type(column: pa.ChunkedArray) -> pa.DataType:
+    """Return the type of a column's values, those of a dictionary's too."""
+    return column.type.value_type if pa.types.is_dictionary(column.type) else column.type
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return kind in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
+def is_text(kind: pa.DataType) -> bool:
+    """Say whether a type holds text, or bytes that may be text."""
+    return kind in (
+        *(pa.string(), pa.large_string(), pa.string_view()),
+        *(pa.binary(), pa.large_binary(), pa.binary_view()),
+    )
 
 
 def _number(text: str) -> float:

@@ -1,30 +1,58 @@
-"""Delimited text and Parquet files as columns, with errors that say which file and why.
+"""Tables in files as columns, and lines of published files as fields.
 
-All delimited text goes through pyarrow.csv: files of tables (quoted values, any encoding) and
-blocks of published files (one record a line, quotes are ordinary characters).
+Errors say which file and why.
 """
 
-import codecs
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.parquet as pq
 
+from puma_engine.datasets.reading.csv_tables import BadRow, CsvFormat, open_csv, plain_suffix
+from puma_engine.datasets.reading.json_lines import JSON_LINES, json_head, json_table
 from puma_engine.datasets.reading.line_blocks import OTHER_ENCODING, Block
+from puma_engine.datasets.reading.parquet_files import PARQUET, parquet_file, parquet_names
 from puma_engine.datasets.reading.row_counts import RowCounts
 from puma_engine.errors import DataError
 
-PARQUET = (".parquet", ".pq")
-DELIMITERS = {".csv": ",", ".tsv": "\t", ".csv.gz": ",", ".tsv.gz": "\t"}
-# A row, long text included, must fit in a block.
-_BLOCK_BYTES = 1 << 24
-_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+# RecBole writes the type of a column behind its name.
+_TYPED = re.compile(r"(.+):(?:token|float)(?:_seq)?$")
+
+
+class MissingColumns(DataError):
+    """A file lacks columns; present: the names that it has."""
+
+    def __init__(self, message: str, present: Sequence[str]) -> None:
+        super().__init__(message)
+        self.present = list(present)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Columns of a file, under the names that they were asked for by.
+
+    path: the file. found: for each of them the name in the file. names: of all columns of the file. bad: rows
+    that are left out.
+    """
+
+    path: Path
+    table: pa.Table
+    found: dict[str, str]
+    names: list[str]
+    bad: list[BadRow] = field(default_factory=list)
+
+    def renamed(self, names: Mapping[str, str]) -> Columns:
+        """Return the same with other names for some columns."""
+        columns = [names.get(name, name) for name in self.table.column_names]
+        found = dict(zip(columns, self.found.values(), strict=True))
+        return replace(self, table=self.table.rename_columns(columns), found=found)
 
 
 def read_columns(
@@ -32,70 +60,124 @@ def read_columns(
     columns: Sequence[str],
     *,
     optional: Sequence[str] = (),
-    delimiter: str | None = None,
-    encoding: str | None = None,
-) -> tuple[pa.Table, list[pyarrow.csv.InvalidRow]]:
-    """Read the named columns of a Parquet or CSV file.
+    form: CsvFormat | None = None,
+) -> Columns:
+    """Read named columns of a Parquet, CSV or JSON lines file. Raises DataError.
 
-    Returns the table, and the CSV rows that have too few or too many fields, which are left
-    out. CSV values come as text, exactly as written; Parquet values keep their types.
-    optional: columns read where the file has them. delimiter, encoding: of CSV; None takes
-    that of the file's name and byte-order mark. Raises DataError.
+    CSV values come as text, exactly as written, and so do numbers of JSON lines; Parquet values
+    keep their types. optional: columns read where the file has them. form: of a CSV file. A name
+    that the file lacks is matched without regard to capitals and spaces around it.
     """
     if path.name.lower().endswith(PARQUET):
-        return read_parquet(path, columns, optional), []
-    ragged: list[pyarrow.csv.InvalidRow] = []
-    with _open_csv(path, delimiter, encoding) as reader:
-        names = _select(path, reader.schema.names, columns, optional)
-    with _open_csv(path, delimiter, encoding, names, ragged) as reader:
-        return reader.read_all(), ragged
+        names = parquet_names(path)
+        places = match_columns(path, names, columns, optional)
+        chosen = [names[place] for place in places.values()]
+        with parquet_file(path, chosen, texts_once=True) as file:
+            table = file.read(columns=chosen).select(chosen)
+        return _named(path, table, places, names)
+    if plain_suffix(path) in JSON_LINES:
+        names = json_head(path, 50)[0]
+        places = match_columns(path, names, columns, optional)
+        table, bad = json_table(path, [names[place] for place in places.values()])
+        return _named(path, table, places, names, bad)
+    csv_file = open_csv(path, form or CsvFormat())
+    places = match_columns(path, csv_file.names, columns, optional)
+    table, bad = csv_file.read(list(places.values()))
+    return _named(path, table, places, csv_file.names, bad)
+
+
+def _named(
+    path: Path,
+    table: pa.Table,
+    places: dict[str, int],
+    names: list[str],
+    bad: list[BadRow] | None = None,
+) -> Columns:
+    found = {asked: names[place] for asked, place in places.items()}
+    return Columns(path, table.rename_columns(list(places)), found, names, bad or [])
 
 
 def read_head(
-    path: Path, rows: int, delimiter: str | None = None, encoding: str | None = None
-) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Return the column names and first rows of a Parquet or CSV file. Raises DataError."""
+    path: Path, rows: int, form: CsvFormat | None = None
+) -> tuple[list[str], list[list[Any]]]:
+    """Return the column names and first usable rows of a file. Raises DataError."""
     if path.name.lower().endswith(PARQUET):
-        with _parquet_file(path) as file:
+        with parquet_file(path) as file:
             names, batch = file.schema_arrow.names, next(file.iter_batches(rows), None)
+            columns = [] if batch is None else [column.to_pylist() for column in batch.columns]
+            head = [list(row) for row in zip(*columns, strict=True)]
+    elif plain_suffix(path) in JSON_LINES:
+        names, head = json_head(path, rows)
     else:
-        with _open_csv(path, delimiter, encoding) as reader:
-            names = reader.schema.names
-        with _open_csv(path, delimiter, encoding, names, []) as reader:
-            batch = next(reader, None)
-    if len(set(names)) < len(names):
-        twice = min(name for name in names if names.count(name) > 1)
-        raise DataError(f"{path} has the column {twice!r} more than once; rename one of them.")
-    columns = [] if batch is None else [column.to_pylist() for column in batch.slice(0, rows)]
-    return names, list(zip(*columns, strict=True))
+        csv_file = open_csv(path, form or CsvFormat())
+        names, head = csv_file.names, list(csv_file.head(rows))
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise DataError(f"{path} has the column {min(twice)!r} more than once; rename one of them.")
+    return names, head
 
 
-def read_parquet(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> pa.Table:
-    """Read the named columns of a Parquet file, or all where none are named. Raises DataError."""
-    with _parquet_file(path) as file:
-        return file.read(columns=_select(path, file.schema_arrow.names, columns, optional) or None)
+def read_parquet(path: Path) -> pa.Table:
+    """Read a whole Parquet file. Raises DataError."""
+    with parquet_file(path) as file:
+        return file.read()
 
 
-def read_original(folder: Path, stem: str, columns: Sequence[str]) -> pd.DataFrame:
-    """Read the named columns of `stem`.parquet, else `stem`.csv, of a folder of original files.
+def read_original(folder: Path, stem: str, columns: Sequence[str]) -> Columns:
+    """Read columns of `stem`.parquet, else `stem`.csv, of a folder of original files.
 
-    Column types are those of the file (for CSV, inferred); whole numbers stay whole beside
-    missing values, which are None. Raises DataError.
+    See read_columns. Raises DataError.
     """
-    parquet, text = folder / f"{stem}.parquet", folder / f"{stem}.csv"
-    if parquet.is_file():
-        table = read_parquet(parquet, columns).select(list(columns))
-    elif text.is_file():
-        with _open_csv(text) as reader:
-            names = _select(text, reader.schema.names, columns)
-        with _csv_errors(text, "utf8"):
-            table = pyarrow.csv.read_csv(text, **_csv_options(",", columns=names, as_text=False))
-    else:
-        raise DataError(
-            f"{folder} has neither {parquet.name} nor {text.name}; name the folder that holds the "
-            "original files."
+    for file in (folder / f"{stem}.parquet", folder / f"{stem}.csv"):
+        if file.is_file():
+            return read_columns(file, columns)
+    raise DataError(
+        f"{folder} has neither {stem}.parquet nor {stem}.csv; name the folder that holds the "
+        "original files."
+    )
+
+
+def match_columns(
+    path: Path, present: Sequence[str], required: Sequence[str], optional: Sequence[str] = ()
+) -> dict[str, int]:
+    """Return for each column to read its number in the file. Raises DataError.
+
+    A name that the file lacks is matched without regard to capitals, spaces around it and
+    RecBole's types; optional columns may be missing.
+    """
+    plain = plain_names(present)
+    places: dict[str, int] = {}
+    missing = []
+    for name in dict.fromkeys([*required, *optional]):
+        same = [place for place, other in enumerate(present) if other == name]
+        same = same or [
+            place for place, other in enumerate(plain) if other == name.strip().casefold()
+        ]
+        if len(same) > 1:
+            both = " and ".join(repr(present[place]) for place in same[:2])
+            raise DataError(
+                f"{path} has the column {name!r} more than once ({both}); rename one of them."
+            )
+        if not same:
+            missing += [name] if name in required else []
+        elif same[0] not in places.values():
+            places[name] = same[0]
+    if missing:
+        hint = " (is its delimiter another one?)" if len(present) == 1 else ""
+        raise MissingColumns(
+            f"{path} lacks the column {', '.join(missing)}; it has {', '.join(present)}{hint}. "
+            "Name the right columns.",
+            present,
         )
-    return table.to_pandas(integer_object_nulls=True)
+    return places
+
+
+def plain_names(names: Sequence[str]) -> list[str]:
+    """Return column names in lower case, without spaces around them and without RecBole's types."""
+    typed = [_TYPED.match(name.strip()) for name in names]
+    if all(typed):
+        names = [match[1] for match in typed if match]
+    return [name.strip().casefold() for name in names]
 
 
 def parse_lines(
@@ -108,153 +190,34 @@ def parse_lines(
     """
     lines = list(block.lines())
     numbers = np.array([number for number, _, _ in lines], dtype=np.int64)
-    text = "\n".join(line for _, line, _ in lines) + "\n"
+    # pyarrow ends a line at a carriage return, too. A vertical tab is a space in texts, and makes
+    # an id unusable.
+    text = "\n".join(line for _, line, _ in lines).replace("\r", "\v") + "\n"
     counts.rows += len(lines)
     counts.repair(OTHER_ENCODING, sum(not is_utf8 for _, _, is_utf8 in lines))
     if len(separator) > 1:
         # pyarrow takes one character; texts do not hold this one.
         text, separator = text.replace(separator, "\x1f"), "\x1f"
-    ragged: list[pyarrow.csv.InvalidRow] = []
-    data = text.encode()
-    options = _csv_options(separator, columns=names, ragged=ragged, size=len(data) + 1)
-    options["read_options"].column_names = list(names)
-    options["parse_options"].quote_char = False
-    table = pyarrow.csv.read_csv(pa.BufferReader(data), **options)
-    usable = np.ones(len(numbers), dtype=bool)
-    usable[[row.number - 1 for row in ragged]] = False
-    counts.drop(f"without {len(names)} fields", numbers[~usable])
-    return table, numbers[usable]
-
-
-@contextmanager
-def open_unpacked(path: Path) -> Iterator[pa.NativeFile]:
-    """Open a file to read its bytes, unpacking a .gz one. Raises DataError."""
-    try:
-        with pa.input_stream(str(path)) as file:
-            yield file
-    except FileNotFoundError as error:
-        raise DataError(f"There is no file {path}; check the path.") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({_first_line(error)}).") from error
-
-
-@contextmanager
-def _open_csv(
-    path: Path,
-    delimiter: str | None = None,
-    encoding: str | None = None,
-    columns: Sequence[str] = (),
-    ragged: list[pyarrow.csv.InvalidRow] | None = None,
-) -> Iterator[pyarrow.csv.CSVStreamingReader]:
-    """Open a CSV file whose first row names the columns; None takes the defaults of its name."""
-    if delimiter is None:
-        ending = next((end for end in DELIMITERS if path.name.lower().endswith(end)), None)
-        if ending is None:
-            raise DataError(
-                f"{path} has an unknown ending; a table must be a .parquet, .csv or .tsv file (the "
-                "last two may be .gz)."
-            )
-        delimiter = DELIMITERS[ending]
-    if len(delimiter) != 1:
-        raise DataError(f"A delimiter must be one character, not {delimiter!r}.")
-    if encoding is None:
-        with open_unpacked(path) as file:
-            start = file.read(1 << 16)
-        encoding = "utf-16" if start[:2] in _UTF16 else "utf8"
-        with _csv_errors(path, encoding):
-            # A file that is no text at all stops here.
-            try:
-                codecs.getincrementaldecoder(encoding)().decode(start)
-            except UnicodeDecodeError as error:
-                line = start.count(b"\n", 0, error.start) + 1
-                raise UnicodeError(f"line {line}") from error
-    options = _csv_options(delimiter, columns=columns, encoding=encoding, ragged=ragged)
-    with _csv_errors(path, encoding), pyarrow.csv.open_csv(path, **options) as reader:
-        yield reader
-
-
-def _csv_options(
-    delimiter: str,
-    *,
-    columns: Sequence[str],
-    encoding: str = "utf8",
-    as_text: bool = True,
-    ragged: list[pyarrow.csv.InvalidRow] | None = None,
-    size: int = _BLOCK_BYTES,
-) -> dict[str, Any]:
-    """Build the options of pyarrow.csv; rows of another length are appended to ragged."""
+    ragged: list[int] = []
 
     def skip(row: pyarrow.csv.InvalidRow) -> str:
-        if ragged is not None:
-            ragged.append(row)
+        ragged.append(row.number - 1)
         return "skip"
 
-    return {
-        "read_options": pyarrow.csv.ReadOptions(
-            use_threads=False, block_size=size, encoding=encoding
+    data = text.encode()
+    table = pyarrow.csv.read_csv(
+        pa.BufferReader(data),
+        read_options=pyarrow.csv.ReadOptions(
+            use_threads=False, block_size=len(data) + 1, column_names=list(names)
         ),
-        "parse_options": pyarrow.csv.ParseOptions(
-            delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip
+        parse_options=pyarrow.csv.ParseOptions(
+            delimiter=separator, quote_char=False, invalid_row_handler=skip
         ),
-        "convert_options": pyarrow.csv.ConvertOptions(
-            include_columns=list(columns),
-            column_types=dict.fromkeys(columns, pa.string()) if as_text else None,
-            strings_can_be_null=not as_text,
+        convert_options=pyarrow.csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
         ),
-    }
-
-
-@contextmanager
-def _csv_errors(path: Path, encoding: str) -> Iterator[None]:
-    """Translate what pyarrow.csv raises into DataError."""
-    try:
-        yield
-    except LookupError as error:
-        raise DataError(f"There is no text encoding named {encoding!r}.") from error
-    except (ValueError, OSError) as error:  # ArrowInvalid and UnicodeError are ValueErrors
-        message = _first_line(error)
-        if isinstance(error, UnicodeError) or "UTF8" in message:
-            raise DataError(
-                f"{path} is not {'UTF-8' if encoding == 'utf8' else encoding} text ({message}); save it as UTF-8, or name its "
-                "encoding, for example encoding='cp1252'."
-            ) from error
-        if "Empty CSV" in message:
-            raise DataError(
-                f"{path} is empty; a table needs a header and at least one row."
-            ) from error
-        raise DataError(f"{path} cannot be read as CSV ({message}).") from error
-
-
-@contextmanager
-def _parquet_file(path: Path) -> Iterator[pq.ParquetFile]:
-    try:
-        with pq.ParquetFile(path) as file:
-            yield file
-    except FileNotFoundError as error:
-        raise DataError(f"There is no file {path}; check the path.") from error
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(
-            f"{path} cannot be read as Parquet ({_first_line(error)}); check that it is complete."
-        ) from error
-
-
-def _select(
-    path: Path, present: Sequence[str], required: Sequence[str], optional: Sequence[str] = ()
-) -> list[str]:
-    """Return the columns to read: the required ones and the optional ones that are present."""
-    missing = [column for column in required if column not in present]
-    if missing:
-        hint = " (is its delimiter another one?)" if len(present) == 1 else ""
-        raise DataError(
-            f"{path} lacks the column {', '.join(missing)}; it has {', '.join(present)}{hint}. "
-            "Name the right columns."
-        )
-    names = list(dict.fromkeys([*required, *(name for name in optional if name in present)]))
-    twice = [column for column in names if list(present).count(column) > 1]
-    if twice:
-        raise DataError(f"{path} has the column {twice[0]!r} more than once; rename one of them.")
-    return names
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    )
+    usable = np.ones(len(numbers), dtype=bool)
+    usable[ragged] = False
+    counts.drop(f"without {len(names)} fields", numbers[~usable])
+    return table, numbers[usable]
