@@ -98,9 +98,7 @@ class TrainingConfig(_Config):
     patience: epochs without a better validation value before early stopping (0: never).
     checkpoint_seconds: time between checkpoints. ema_decay: the weights that are validated and kept
     are an exponential moving average over steps with this decay, in [0, 1) (Polyak & Juditsky 1992);
-    0 keeps the weights of the last step. ranking, within_user: weights of the pairwise logistic loss
-    and of the squared error of differences within users, beside the task's loss; with either, up to
-    eight rows of one user follow each other in a batch.
+    0 keeps the weights of the last step.
     """
 
     epochs: int = 8
@@ -115,10 +113,8 @@ class TrainingConfig(_Config):
     seed: int = 0
     checkpoint_seconds: float = 30.0
     ema_decay: float = 0.0
-    ranking: float = 0.0
-    within_user: float = 0.0
 
-    optional = ("ema_decay", "ranking", "within_user")
+    optional = ("ema_decay",)
 
     def problems(self) -> list[str]:
         problems = _positive(self, "epochs", "batch_size", "learning_rate", "grad_clip")
@@ -130,9 +126,6 @@ class TrainingConfig(_Config):
             problems.append(f"patience must be 0 or more, not {self.patience!r}")
         if not 0 <= self.ema_decay < 1:
             problems.append(f"ema_decay must be in [0, 1), not {self.ema_decay!r}")
-        for name in ("ranking", "within_user"):
-            if not 0 <= getattr(self, name) < math.inf:
-                problems.append(f"{name} must be 0 or more, not {getattr(self, name)!r}")
         if self.optimizer not in OPTIMIZERS:
             problems.append(
                 f"optimizer must be one of {', '.join(OPTIMIZERS)}, not {self.optimizer!r}"
@@ -186,10 +179,7 @@ class AdapterConfig(_Config):
     is added to source prompts in training, in units of the prompts' own. max_mean_to_std: rescale
     source prompts so that the norm of their mean is at most this many times the norm of their
     standard deviation; 0 does not rescale. max_norm: upper bound of the norm of each mapped token,
-    in units of the median norm of the target's token embeddings; 0 sets no bound. output_tokens:
-    tokens of the target for each token of the source. skip: a trained linear map beside the blocks,
-    which starts orthogonal and maps prompts to a spread of so many token norms; 0: none. decorrelate:
-    weight of a penalty on a low participation ratio of mapped prompts.
+    in units of the median norm of the target's token embeddings; 0 sets no bound.
 
     The stored names `balance` and `norm_limit` are accepted as keywords, see STORED_NAMES.
     Raises ConfigError that lists all invalid settings.
@@ -201,15 +191,10 @@ class AdapterConfig(_Config):
     noise: float = 0.0
     max_mean_to_std: float = 0.0
     max_norm: float = 0.0
-    output_tokens: int = 1
-    skip: float = 0.0
-    decorrelate: float = 0.0
-
-    optional = ("output_tokens", "skip", "decorrelate")
 
     def problems(self) -> list[str]:
-        problems = _positive(self, "hidden", "output_tokens")
-        for name in ("noise", "max_mean_to_std", "max_norm", "skip", "decorrelate"):
+        problems = _positive(self, "hidden")
+        for name in ("noise", "max_mean_to_std", "max_norm"):
             if not 0 <= getattr(self, name) < math.inf:
                 problems.append(f"{name} must be 0 or more, not {getattr(self, name)!r}")
         if self.depth < 2:

@@ -71,8 +71,6 @@ SETTINGS_HELP: dict[type, dict[str, str]] = {
         "checkpoint_seconds": "Seconds between checkpoints.",
         "ema_decay": "Decay of a moving average of the weights over steps, which is what is validated and "
         "kept; 0: no average.",
-        "ranking": "Weight of a pairwise ranking loss within users beside the task's; 0: none.",
-        "within_user": "Weight of the squared error of differences within users; 0: none.",
     },
     PromptConfig: {
         "tokens": "Soft tokens a user.",
@@ -90,9 +88,6 @@ SETTINGS_HELP: dict[type, dict[str, str]] = {
         "that of their standard deviation; 0: no rescaling.",
         "max_norm": "Upper bound of each mapped token's norm, in units of the median norm of the target's "
         "token embeddings; 0: no bound.",
-        "output_tokens": "Tokens of the target for each token of the source.",
-        "skip": "Start of a linear connection around the adapter, in token norms; 0: none.",
-        "decorrelate": "Weight of a penalty on a low participation ratio of mapped prompts; 0: none.",
     },
 }
 SETTINGS = {"training": TrainingConfig, "prompt": PromptConfig, "adapter": AdapterConfig}

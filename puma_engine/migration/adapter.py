@@ -38,9 +38,6 @@ class Adapter(nn.Module):
     have one. With depth 4 and hidden 4096, an adapter from 2048 to 3072 has 88,128,512 parameters,
     as in the paper.
 
-    With output_tokens, the last block makes so many tokens of each. With skip, a linear map of the
-    input is added to the output.
-
     Where set, input_scale and input_bias [l, d_in] multiply and shift prompts before the first
     block, and max_norm [] scales each mapped token x by max_norm / sqrt(|x|^2 + max_norm^2).
     """
@@ -62,8 +59,6 @@ class Adapter(nn.Module):
         config = config or AdapterConfig()
         self.d_in, self.d_out, self.config = d_in, d_out, config
         widths = [(d_in, d_in), (d_in, d_out)] + [(d_out, d_out)] * (config.depth - 2)
-        widths[-1] = (widths[-1][0], d_out * config.output_tokens)
-        self.linear = nn.Linear(d_in, widths[-1][1], bias=False) if config.skip else None
         self.blocks = nn.ModuleList(
             FeedForward(a, b, config.hidden, config.dropout) for a, b in widths
         )
@@ -75,22 +70,16 @@ class Adapter(nn.Module):
             if isinstance(module, nn.Linear):
                 bound = module.in_features**-0.5
                 nn.init.uniform_(module.weight, -bound, bound, generator=generator)
-                if module.bias is not None:
-                    nn.init.uniform_(module.bias, -bound, bound, generator=generator)
+                nn.init.uniform_(module.bias, -bound, bound, generator=generator)
 
     def forward(self, prompts: Tensor) -> Tensor:
-        """Map prompts [..., l, d_in] to [..., l * output_tokens, d_out]."""
+        """Map prompts [..., l, d_in] to [..., l, d_out]."""
         x = prompts
         if self.input_scale is not None and self.input_bias is not None:
             x = x * self.input_scale + self.input_bias
-        start = x
         last = len(self.blocks) - 1
         for number, block in enumerate(self.blocks):
             x = block(x) if number in (1, last) else x + block(x)
-        if self.linear is not None:
-            x = x + self.linear(start)
-        if self.config.output_tokens > 1:
-            x = x.unflatten(-1, (self.config.output_tokens, self.d_out)).flatten(-3, -2)
         if self.max_norm is not None:
             # In half precision the squares would overflow.
             squares = torch.sum(x.float() ** 2, dim=-1, keepdim=True)
@@ -166,11 +155,7 @@ def load_adapter(tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> 
     Raises KeyError where meta lacks one of these, RuntimeError where the tensors do not fit it.
     """
     config = AdapterConfig(
-        hidden=int(meta["hidden"]),
-        depth=int(meta["depth"]),
-        dropout=float(meta["dropout"]),
-        output_tokens=int(meta.get("output_tokens", 1)),
-        skip=float(meta.get("skip", 0)),
+        hidden=int(meta["hidden"]), depth=int(meta["depth"]), dropout=float(meta["dropout"])
     )
     network = Adapter(int(meta["d_in"]), int(meta["d_out"]), config)
     names = {stored: name for name, stored in STORED_BUFFERS.items()}

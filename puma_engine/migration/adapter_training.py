@@ -48,14 +48,13 @@ class AdaptedPrompts(PromptModule):
 
     def __init__(self, sources: Tensor, adapter: Adapter) -> None:
         super().__init__()
-        self.tokens = sources.shape[1] * adapter.config.output_tokens
+        self.tokens = sources.shape[1]
         self.sources: Tensor
         self.register_buffer("sources", sources, persistent=False)
         noise = sources.std(dim=0, keepdim=True, correction=0) * adapter.config.noise
         self.noise: Tensor
         self.register_buffer("noise", noise, persistent=False)
         self.adapter = adapter
-        self.decorrelate = adapter.config.decorrelate
 
     def forward(self, rows: Tensor) -> Tensor:
         """Mapped prompts [B, l, d_out] of row numbers [B]; in training, noise is added before."""
@@ -210,11 +209,6 @@ def new_adapter(
     vectors: [n, l, sum of widths], source prompts side by side; widths: of each source.
     """
     network = Adapter(vectors.shape[2], target.width, config, generator=generator)
-    if network.linear is not None:
-        torch.nn.init.orthogonal_(network.linear.weight, generator=generator)
-        spread = float(np.sqrt(np.square(vectors - vectors.mean(axis=0)).sum(axis=-1).mean()))
-        with torch.no_grad():
-            network.linear.weight.mul_(network.config.skip * target.token_norm() / spread)
     ratio = network.config.max_mean_to_std
     scaling = input_scaling(vectors, widths, ratio) if ratio else None
     if scaling is not None:

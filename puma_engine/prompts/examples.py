@@ -14,13 +14,6 @@ from puma_engine.backbone.templates import Template, get_template
 from puma_engine.datasets import Dataset
 from puma_engine.datasets.losses import row_losses
 from puma_engine.errors import DataError
-from puma_engine.prompts.ranking import (
-    NO_TERMS,
-    LossTerms,
-    decorrelation_loss,
-    ranking_loss,
-    within_user_loss,
-)
 
 # Maps numbers of users and items [B] to soft prompts [B, l, width].
 Prompts = Callable[[Tensor, Tensor], Tensor]
@@ -73,12 +66,11 @@ class ReaderData:
         prompts: Prompts,
         head: nn.Module,
         widths: tuple[int, ...] | None = None,
-        terms: LossTerms = NO_TERMS,
     ) -> Tensor:
         """Return the summed loss of examples [rows].
 
         Examples and rows are on the CPU; with widths they are on the reader's device, and nothing
-        waits for it (see `Reader.logits`). terms: what is added to the task's loss.
+        waits for it (see `Reader.logits`).
         """
         if widths is None:
             rows = rows.cpu()  # several processes: DDP moves inputs to its device
@@ -88,15 +80,7 @@ class ReaderData:
         answers = None
         if examples.answers is not None:
             answers = examples.answers[rows].to(logits.device, non_blocking=True)
-        loss = self.task.loss(logits, outcome, head, answers).sum()
-        if terms.decorrelate:
-            loss = loss + terms.decorrelate * decorrelation_loss(vectors)
-        if terms.ranking or terms.within_user:
-            user = examples.user[rows].to(logits.device, non_blocking=True)
-            scores = head(logits)
-            loss = loss + terms.ranking * ranking_loss(scores, outcome, user)
-            loss = loss + terms.within_user * within_user_loss(scores, outcome, user)
-        return loss
+        return self.task.loss(logits, outcome, head, answers).sum()
 
     def flops(self, tokens: int, examples: int, validations: int) -> float:
         """Return the FLOPs of a training: so many examples and validations, prompts of `tokens`.

@@ -16,7 +16,6 @@ from puma_engine.config import PromptConfig, TrainingConfig
 from puma_engine.datasets import Dataset
 from puma_engine.prompts.examples import Examples, ReaderData, reader_for
 from puma_engine.prompts.item_prompts import ItemPrompts, in_slot_order
-from puma_engine.prompts.ranking import NO_TERMS, LossTerms
 from puma_engine.prompts.table import PromptTable
 from puma_engine.training.loop import Progress, TrainingResult, train
 
@@ -34,7 +33,6 @@ class PromptModule(nn.Module):
     """Maps row numbers [B] to soft prompts [B, tokens, width]."""
 
     tokens: int
-    decorrelate: float = 0.0
 
 
 class PromptEmbedding(PromptModule):
@@ -90,7 +88,6 @@ class PromptTuningModule(nn.Module):
         self.users, self.items = users, items
         self.tokens = users.tokens + (items.tokens if items is not None else 0)
         self._on_device: Examples | None = None
-        self.terms = NO_TERMS
 
     def prompts(self, users: Tensor, items: Tensor) -> Tensor:
         """Soft prompts [B, tokens, width] of row numbers of users and items [B]."""
@@ -107,7 +104,7 @@ class PromptTuningModule(nn.Module):
             if self._on_device is None:
                 self._on_device = train.to(rows.device)
             train = self._on_device
-        return self.data.loss(train, rows, self.prompts, self.head, widths, self.terms)
+        return self.data.loss(train, rows, self.prompts, self.head, widths)
 
     def widths(self, rows: Tensor) -> tuple[int, ...] | None:
         """As `training.step.Capturable` asks for it."""
@@ -131,13 +128,7 @@ class PromptTuningModule(nn.Module):
         """
         options.setdefault("validate", self.validation)
         lengths = self.data.train.lengths(self.data.reader)
-        self.terms = LossTerms(training.ranking, training.within_user, self.users.decorrelate)
-        # These terms compare rows of one user, so a batch must hold several.
-        grouped = training.ranking or training.within_user
-        groups = self.data.train.user.numpy() if grouped else None
-        return train(
-            self, len(self.data.train), training, lengths=lengths, groups=groups, **options
-        )
+        return train(self, len(self.data.train), training, lengths=lengths, **options)
 
 
 def step_scale(vectors: np.ndarray, backbone: FrozenBackbone) -> float:

@@ -114,7 +114,7 @@ def _map_shard(mapper: Mapper, shard: Path, target: Path, origin: str, chunk_row
     def write(temporary: Path) -> None:
         with temporary.open("wb") as out:
             header = file.metadata() | {ORIGIN: origin}
-            begin_tensor_file(out, [shape[0], tokens * mapper.output_tokens, mapper.d_out], header)
+            begin_tensor_file(out, [shape[0], tokens, mapper.d_out], header)
             for start in range(0, shape[0], chunk_rows):
                 block = mapper.check(file.read(VECTORS, start, start + chunk_rows))
                 out.write(mapper(block).astype("<f4", copy=False).tobytes())

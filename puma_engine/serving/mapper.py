@@ -20,7 +20,6 @@ class Mapper:
         self.network = adapter.network().to(resolve_device(device))
         self.config, self.head = adapter.config, adapter.head
         self.d_in, self.d_out = self.network.d_in, self.network.d_out
-        self.output_tokens = self.network.config.output_tokens
         digest = hashlib.sha256()
         for name in sorted(adapter.tensors):
             digest.update(name.encode() + np.ascontiguousarray(adapter.tensors[name]).tobytes())
@@ -44,7 +43,7 @@ class Mapper:
 
     def __call__(self, vectors: np.ndarray) -> np.ndarray:
         if not len(vectors):
-            return np.empty((0, vectors.shape[1] * self.output_tokens, self.d_out), np.float32)
+            return np.empty((0, vectors.shape[1], self.d_out), np.float32)
         return apply_adapter(self.network, vectors)
 
 

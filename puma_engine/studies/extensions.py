@@ -23,6 +23,7 @@ LENGTHS = (1, 2, 4, 8)
 MAX_NORMS = {"free": 0.0, "bounded": 1.0}
 SIZES = ("llama-small", "llama-medium", "llama-large")
 REFINED_SHARES = (0.1, 0.25, 0.5)
+AVERAGED = {"training": {"ema_decay": 0.98}}
 # Settings of migrations that the study of adapters compares, each alone beside the defaults.
 ADAPTERS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -34,16 +35,9 @@ ADAPTERS: dict[str, dict[str, Any]] = {
     "1 epoch": {"training": {"epochs": 1}},
     "2 epochs": {"training": {"epochs": 2}},
     "2 epochs, noise 0.1": {"training": {"epochs": 2}, "adapter": {"noise": 0.1}},
-    "averaged weights": {"training": {"ema_decay": 0.98}},
-    "averaged weights, 2 epochs": {"training": {"ema_decay": 0.98, "epochs": 2}},
-    "ranking 0.5": {"training": {"ranking": 0.5}},
-    "ranking 2": {"training": {"ranking": 2.0}},
-    "within users 0.5": {"training": {"within_user": 0.5}},
-    "within users 2": {"training": {"within_user": 2.0}},
-    "decorrelated 0.01": {"adapter": {"decorrelate": 0.01}},
-    "decorrelated 0.1": {"adapter": {"decorrelate": 0.1}},
-    "linear part": {"adapter": {"skip": 0.3}},
-    "2 tokens": {"adapter": {"output_tokens": 2}},
+    "averaged weights": AVERAGED,
+    "averaged weights, 1 epoch": {"training": AVERAGED["training"] | {"epochs": 1}},
+    "averaged weights, 2 epochs": {"training": AVERAGED["training"] | {"epochs": 2}},
 }
 
 

@@ -10,52 +10,49 @@ from torch import Tensor
 class MovingAverage:
     """Averages of parameters, by name: a <- d * a + (1 - d) * p after each step.
 
-    In the first steps d is at most (1 + step) / (10 + step), so that the initial weights, which no
-    step has improved yet, are soon forgotten. decay 0 averages nothing: the parameters themselves
-    are the average.
+    In the first steps d is at most (1 + step) / (10 + step), so that the average soon forgets the
+    initial weights. decay 0 averages nothing: the parameters themselves are the average.
     """
 
     def __init__(self, parameters: Mapping[str, Tensor], decay: float) -> None:
         self.decay = decay
-        self.parameters = list(parameters.values()) if decay else []
-        self.names = list(parameters) if decay else []
-        self.averages = [parameter.detach().clone() for parameter in self.parameters]
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the averages by name; none where nothing is averaged."""
-        return dict(zip(self.names, self.averages, strict=True))
-
-    @torch.no_grad()
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from the averages of a checkpoint."""
-        for name, average in self.state().items():
-            average.copy_(state[name])
+        self.parameters = dict(parameters)
+        self.averages = self._copies(parameters) if decay else {}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Add the parameters as they are after `step` steps."""
         if self.averages:
             decay = min(self.decay, (1 + step) / (10 + step))
-            torch._foreach_lerp_(self.averages, self.parameters, 1 - decay)
+            averages, parameters = list(self.averages.values()), list(self.parameters.values())
+            torch._foreach_lerp_(averages, parameters, 1 - decay)
+
+    def values(self) -> dict[str, Tensor]:
+        """Return copies of the averages, by name; of the parameters where nothing is averaged."""
+        return self._copies(self.averages or self.parameters)
+
+    @torch.no_grad()
+    def restore(self, averages: Mapping[str, Tensor]) -> None:
+        """Continue from the averages of a checkpoint."""
+        for name, average in self.averages.items():
+            average.copy_(averages[name])
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Put the averages in the place of the parameters inside the block."""
-        self._swap()
+        trained = self._copies(self.parameters) if self.averages else {}
+        self.apply(self.averages)
         try:
             yield
         finally:
-            self._swap()
+            self.apply(trained)
 
     @torch.no_grad()
-    def apply(self) -> None:
-        """Replace the parameters by the averages for good."""
-        for parameter, average in zip(self.parameters, self.averages, strict=True):
-            parameter.copy_(average)
+    def apply(self, values: Mapping[str, Tensor]) -> None:
+        """Set the parameters to values, by name."""
+        for name, value in values.items():
+            self.parameters[name].copy_(value)
 
-    @torch.no_grad()
-    def _swap(self) -> None:
-        for parameter, average in zip(self.parameters, self.averages, strict=True):
-            trained = parameter.detach().clone()
-            parameter.copy_(average)
-            average.copy_(trained)
+    @staticmethod
+    def _copies(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value.detach().clone() for name, value in values.items()}

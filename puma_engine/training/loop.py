@@ -24,8 +24,6 @@ REPORT_SECONDS = 0.2
 CANCEL_STEPS = 10
 # Batches in a window that is sorted by length.
 WINDOW = 50
-# Rows of one group that stand together in a batch, where rows are grouped.
-GROUP_ROWS = 8
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,6 @@ def train(
     config: TrainingConfig,
     *,
     lengths: np.ndarray | None = None,
-    groups: np.ndarray | None = None,
     validate: Callable[[], float] | None = None,
     include_start: bool = False,
     checkpoint_dir: Path | None = None,
@@ -138,7 +135,7 @@ def train(
                 step.optimizer,
                 best,
                 scaler,
-                average.state(),
+                average.averages,
             )
 
     validation: float | None = None
@@ -147,12 +144,7 @@ def train(
         best = checkpoint.copy_parameters(module)
     while state.epoch < config.epochs and not state.finished:
         batches = epoch_batches(
-            n_examples,
-            config.batch_size,
-            seed=config.seed,
-            epoch=state.epoch,
-            lengths=lengths,
-            groups=groups,
+            n_examples, config.batch_size, seed=config.seed, epoch=state.epoch, lengths=lengths
         )
         for batch in batches[state.batch :]:
             share = batch[accelerator.process_index :: accelerator.num_processes]
@@ -183,7 +175,6 @@ def train(
         loss_sum, loss_count = torch.zeros((), device=device), 0
         with average.applied():
             validation = None if validate is None else mean_over_processes(float(validate()))
-            averaged = None if validate is None else checkpoint.copy_parameters(module)
         for name, value in (("loss", train_loss), ("validation value", validation)):
             if value is not None and not math.isfinite(value):
                 raise TrainingError(
@@ -196,7 +187,7 @@ def train(
         if validation is None or not validation >= state.best_validation:
             state.best_epoch = state.epoch
             state.best_validation = math.inf if validation is None else validation
-            best = averaged
+            best = None if validate is None else average.values()
         waited = state.epoch - state.best_epoch
         state.finished = bool(config.patience) and waited >= config.patience
         state.epoch += 1
@@ -205,11 +196,7 @@ def train(
             report(train_loss, validation)
         save()
 
-    average.apply()
-    if best is not None:
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(best[name])
+    average.apply(average.averages if best is None else best)
     return TrainingResult(
         state.history,
         state.best_epoch,
@@ -223,13 +210,7 @@ def train(
 
 
 def epoch_batches(
-    n: int,
-    batch_size: int,
-    *,
-    seed: int,
-    epoch: int,
-    lengths: np.ndarray | None = None,
-    groups: np.ndarray | None = None,
+    n: int, batch_size: int, *, seed: int, epoch: int, lengths: np.ndarray | None = None
 ) -> list[np.ndarray]:
     """Return the batches of one epoch: each row number once, at most batch_size in a batch.
 
@@ -238,9 +219,6 @@ def epoch_batches(
     """
     generator = np.random.default_rng([seed, epoch])
     order = generator.permutation(n)
-    if groups is not None:
-        order = _chunks(order, groups, generator)
-        lengths = None
     if lengths is None:
         return [order[start : start + batch_size] for start in range(0, n, batch_size)]
     batches = []
@@ -249,17 +227,6 @@ def epoch_batches(
         window = window[np.argsort(lengths[window], kind="stable")]
         batches += [window[at : at + batch_size] for at in range(0, len(window), batch_size)]
     return [batches[number] for number in generator.permutation(len(batches))]
-
-
-def _chunks(order: np.ndarray, groups: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Return a random order of rows in which up to GROUP_ROWS rows of one group follow another."""
-    order = order[np.argsort(groups[order], kind="stable")]
-    group = groups[order]
-    first = np.flatnonzero(np.r_[True, group[1:] != group[:-1]])
-    position = np.arange(len(order)) - np.repeat(first, np.diff(np.r_[first, len(order)]))
-    chunk = np.cumsum(position % GROUP_ROWS == 0) - 1
-    shuffled = generator.permutation(chunk[-1] + 1)
-    return order[np.argsort(shuffled[chunk], kind="stable")]
 
 
 def learning_rate(config: TrainingConfig, step: int, total: int) -> float:

@@ -136,25 +136,6 @@ def test_an_adapter_is_the_same_after_a_round_trip(tmp_path_factory, shape, scal
         np.testing.assert_array_equal(adapter_tensors(again)[name], tensor)
 
 
-def test_options_of_later_versions_are_stored_only_where_they_are_on():
-    off = AdapterConfig(hidden=8, output_tokens=1, skip=0.0, decorrelate=0.0)
-    assert set(off.to_dict()) == {"hidden", "depth", "dropout", "noise", "balance", "norm_limit"}
-    on = AdapterConfig(hidden=8, output_tokens=2, skip=0.5)
-    assert set(on.to_dict()) - set(off.to_dict()) == {"output_tokens", "skip"}
-    assert AdapterConfig(**on.to_dict()) == on
-
-
-def test_several_output_tokens_and_a_linear_part_survive_a_round_trip():
-    config = AdapterConfig(hidden=8, dropout=0.0, output_tokens=2, skip=0.5)
-    adapter = Adapter(6, 10, config, generator=torch.Generator().manual_seed(0))
-    prompts = np.random.default_rng(0).normal(size=(3, 2, 6)).astype(np.float32)
-    mapped = apply_adapter(adapter, prompts)
-    assert mapped.shape == (3, 4, 10)
-    np.testing.assert_allclose(mapped[:, :2], apply_adapter(adapter, prompts[:, :1]), atol=1e-6)
-    again = load_adapter(adapter_tensors(adapter), {"d_in": 6, "d_out": 10} | config.to_dict())
-    np.testing.assert_array_equal(apply_adapter(again, prompts), mapped)
-
-
 def test_settings_are_stored_and_hashed_under_their_old_names():
     config = AdapterConfig(hidden=8, noise=0.3, max_mean_to_std=3.0, max_norm=1.0)
     # Computed before the two settings were renamed.

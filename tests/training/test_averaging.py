@@ -23,7 +23,7 @@ def test_the_average_of_constant_weights_is_the_weights():
     before = parameter.detach().clone()
     for step in range(1, 50):
         average.update(step)
-    torch.testing.assert_close(average.state()["p"], before)
+    torch.testing.assert_close(average.averages["p"], before)
     with average.applied():
         torch.testing.assert_close(parameter.detach(), before)
     assert torch.equal(parameter, before)
@@ -38,7 +38,7 @@ def test_averages_follow_their_definition_and_leave_the_weights_alone():
         average.update(step)
         decay = min(0.9, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * step
-    assert float(average.state()["p"]) == pytest.approx(expected, rel=1e-4)
+    assert float(average.averages["p"]) == pytest.approx(expected, rel=1e-4)
     # The weights of an average that has forgotten its start lag by decay / (1 - decay) steps.
     assert expected == pytest.approx(199 - 9, rel=1e-3)
     assert parameter.item() == 199
