@@ -67,18 +67,18 @@ class Grids:
 
 
 _PROMPTS = [
-    _training(1.5e-2, 1024, 0.0, 20),
-    _training(7e-3, 1024, 1.0),
     _training(1.5e-2, 1024, 0.1),
-    _training(1e-2, 256, 0.3),
+    _training(1.5e-2, 1024, 1.0),
+    _training(3e-2, 1024, 0.3),
+    _training(1e-2, 256, 1.0),
     _training(1.5e-2, 1024, 0.3),
-    _training(2e-2, 256, 1.0),
+    _training(1e-2, 256, 0.3),
 ]
 _ADAPTER = [
-    _adapter(1e-3, 1024, 0.2),
-    _adapter(2e-3, 256, 0.2),
-    _adapter(1e-3, 256, 0.2),
-    _adapter(1e-3, 128, 0.3),
+    _adapter(1e-3, 256, 0.1, epochs=2),
+    _adapter(3e-4, 256, 0.1),
+    _adapter(1e-3, 256, 0.1),
+    _adapter(2e-3, 1024, 0.1),
     _adapter(1e-3, 256, 0.3),
 ]
 _ITEM_PROMPTS = [
@@ -92,10 +92,10 @@ RATINGS = Grids(
     prompts=_PROMPTS,
     adapter=_ADAPTER,
     small_adapter=[
-        _adapter(1e-3, 512, 0.3, epochs=6),
         _adapter(1e-3, 256, 0.3, epochs=6),
-        _adapter(1e-3, 256, 0.5, epochs=6),
-        _adapter(1e-3, 128, 0.3, epochs=6),
+        _adapter(1e-3, 256, 0.1, epochs=12),
+        _adapter(5e-4, 128, 0.3, epochs=12),
+        _adapter(2e-4, 64, 0.3, epochs=12),
         {},
     ],
     refining=[

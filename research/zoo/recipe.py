@@ -36,7 +36,7 @@ class Recipe(_Config):
     is held out.
     """
 
-    steps: int = 4000
+    steps: int = 2400
     batch_size: int = 256
     learning_rate: float = 2e-3
     weight_decay: float = 0.05

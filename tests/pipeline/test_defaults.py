@@ -11,7 +11,7 @@ from puma_engine.defaults import fit_defaults, migration_defaults, refine_defaul
 from puma_engine.store import Workspace
 
 
-@pytest.mark.parametrize(("task", "rate", "patience"), [("rating", 1.5e-2, 3), ("click", 5e-3, 0)])
+@pytest.mark.parametrize(("task", "rate", "patience"), [("rating", 1e-2, 3), ("click", 5e-3, 0)])
 def test_default_learning_rates_and_patience_depend_on_the_task(tmp_path, task, rate, patience):
     ws = Workspace.open(tmp_path / "workspace", create=True)
     data = compared.import_data(ws, tmp_path, task)
