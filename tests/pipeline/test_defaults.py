@@ -50,7 +50,7 @@ def test_default_batch_sizes_follow_the_number_of_users():
     sizes = {
         users: fit_defaults("rating", users).batch_size for users in (1, 400, 600, 3000, 10_206)
     }
-    assert sizes == {1: 64, 400: 256, 600: 256, 3000: 1024, 10_206: 1024}
+    assert sizes == {1: 64, 400: 64, 600: 64, 3000: 256, 10_206: 1024}
     sizes = {users: few_users(users).batch_size for users in (1, 30, 60, 300, 714, 5000)}
     assert sizes == {1: 32, 30: 32, 60: 32, 300: 256, 714: 256, 5000: 256}
     ratings = [few_users(users) for users in (60, 99, 100, 299, 300)]
