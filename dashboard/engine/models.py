@@ -10,6 +10,8 @@ import streamlit as st
 
 from dashboard import engine
 from puma_engine import jobs as engine_jobs
+from puma_engine.backbone.gguf_model import find_parts
+from puma_engine.backbone.packages import PACKAGED, local_path
 from puma_engine.backbone.templates import TEMPLATES
 from puma_engine.errors import BackboneError, ConfigError
 from puma_engine.jobs import Job
@@ -109,6 +111,9 @@ def facts(run: Run) -> dict[str, str]:
         if summary.get("tied_head")
         else "separate",
         "Quantised": summary.get("quantised") or "no",
+        "Stored as": f"GGUF {summary['file_type']}" if summary.get("file_type") else "safetensors",
+        "Licence": summary.get("licence") or "–",
+        "Origin": summary.get("origin") or "–",
         "From": run.config["spec"],
         "Revision": run.config.get("revision") or "–",
     }
@@ -130,13 +135,17 @@ def default_pair(backbones: list[Run], prompts: list[Run]) -> tuple[str, str]:
     return source, next((run.id for run in backbones if run.id != source), source)
 
 
-def zoo() -> dict[str, str]:
-    """Return the family and size of each shipped model that is built, by name."""
-    return {
+def named_models() -> dict[str, str]:
+    """Return a description of each model that a name suffices for: the zoo's, and packaged ones."""
+    built = {
         row["name"]: f"{row['family']}, {row['parameters'] / 1e6:.1f} M parameters"
         for row in list_zoo()
         if row["built"]
     }
+    packaged = {
+        name: f"{model.file}, {model.licence}" for name, model in PACKAGED.items() if model.path
+    }
+    return built | packaged
 
 
 def checked_spec(spec: str, revision: str | None) -> tuple[str, str | None]:
@@ -146,8 +155,12 @@ def checked_spec(spec: str, revision: str | None) -> tuple[str, str | None]:
     """
     spec, revision = spec.strip(), (revision or "").strip() or None
     if not spec:
-        raise BackboneError("Give the name of a shipped model, a hub id, or a model folder.")
-    if spec in zoo():
+        raise BackboneError(
+            "Give the name of a shipped model, a hub id, a model folder or a GGUF file."
+        )
+    if spec in PACKAGED:
+        local_path(spec)
+    if spec in named_models() or spec in PACKAGED:
         return spec, None
     if revision is not None and (not REVISION.fullmatch(revision) or ".." in revision):
         raise BackboneError(
@@ -155,27 +168,37 @@ def checked_spec(spec: str, revision: str | None) -> tuple[str, str | None]:
         )
     folder = Path(spec).expanduser()
     if folder.is_absolute() or spec.startswith((".", "~")):
+        _check_readable([folder])
+        if (parts := find_parts(folder)) is not None:
+            _check_readable(parts)
+            return str(parts[0].absolute()), None
         folder = folder.resolve()
-        names = os.environ.get(FOLDERS, "").split(os.pathsep)
-        allowed = [Path(name).resolve() for name in names if name]
-        limited = bool(allowed or os.environ.get("PUMA_PUBLIC"))
-        if limited and not any(folder.is_relative_to(path) for path in allowed):
-            raise BackboneError(
-                f"Models are only read from the folders that {FOLDERS} names on the server; give a "
-                "hub id, or ask the administrator."
-            )
         if not (folder / "config.json").is_file():
             raise BackboneError(
-                f"The folder {folder} holds no model: it has no config.json. Give the folder that "
-                "save_pretrained wrote."
+                f"The path {folder} holds no model: it is no GGUF file, and has no config.json. Give a "
+                "GGUF file, or the folder that save_pretrained wrote."
             )
         return str(folder), None
     if not HUB_ID.fullmatch(spec) or ".." in spec:
         raise BackboneError(
-            f"{spec[:100]!r} is neither a shipped model ({', '.join(zoo())}), nor a hub id such as "
-            "owner/name, nor the absolute path of a folder."
+            f"{spec[:100]!r} is neither a shipped model ({', '.join(named_models())}), nor a hub id such "
+            "as owner/name, nor the absolute path of a folder or a GGUF file."
         )
     return spec, revision
+
+
+def _check_readable(paths: list[Path]) -> None:
+    """Raise BackboneError for a path outside the folders that the server may read models from."""
+    names = os.environ.get(FOLDERS, "").split(os.pathsep)
+    allowed = [Path(name).resolve() for name in names if name]
+    if not allowed and not os.environ.get("PUMA_PUBLIC"):
+        return
+    for path in paths:
+        if not any(path.resolve().is_relative_to(folder) for folder in allowed):
+            raise BackboneError(
+                f"Models are only read from the folders that {FOLDERS} names on the server; give a "
+                "hub id, or ask the administrator."
+            )
 
 
 def add(spec: str, revision: str | None, name: str | None) -> Job:

@@ -30,7 +30,7 @@ def page() -> None:
             page_states.empty(
                 "No models yet",
                 "A migration needs the model that prompts were fitted on and the new model. Add them "
-                "below: a shipped model, a hub id such as owner/name, or a folder.",
+                "below: a shipped model, a hub id such as owner/name, a folder or a GGUF file.",
                 icon=":material/neurology:",
             )
         st.header("Add a model", divider="gray")
@@ -149,18 +149,18 @@ def _fit(backbones: list[engine.Run]) -> None:
 
 
 def _add() -> None:
-    zoo = models.zoo()
+    named = models.named_models()
     with st.form("add-model", clear_on_submit=False):
         columns = st.columns([3, 1, 2], vertical_alignment="bottom")
         spec = columns[0].selectbox(
-            "Shipped model, hub id (owner/name) or folder",
-            list(zoo),
+            "Shipped model, hub id (owner/name), folder or GGUF file",
+            list(named),
             format_func=lambda spec: (
-                f"{spec} ({zoo[spec]})" if spec in zoo else short(str(spec), 100)
+                f"{spec} ({named[spec]})" if spec in named else short(str(spec), 100)
             ),
             index=None,
             accept_new_options=True,
-            placeholder="Choose one, or type a hub id or a folder",
+            placeholder="Choose one, or type a hub id or a path",
             key="add-spec",
         )
         revision = columns[1].text_input(

@@ -114,6 +114,11 @@ def _warnings(backbone: FrozenBackbone) -> list[str]:
             config._attn_implementation != PREFIX_ATTENTION,
             "It uses its own attention, which copies cached keys and values and is slower.",
         ),
+        (
+            bool(info.unread),
+            f"Its file has settings that are not read here ({', '.join(info.unread)}), so it may compute "
+            "otherwise than in its training. A tokenizer.json beside the file replaces its tokenizer.",
+        ),
         (not backbone.has_gates(), "Selection strategies on FFN activations cannot read it."),
     )
     return [sentence for applies, sentence in cases if applies]

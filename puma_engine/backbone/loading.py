@@ -1,4 +1,4 @@
-"""Loading a causal language model from the zoo, a folder or the hub.
+"""Loading a causal language model from the zoo, a folder, a GGUF file or the hub.
 
 What a model's weights will take is computed from their headers first, so that a model that cannot
 fit is refused before its weights are fetched or read.
@@ -13,8 +13,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from puma_engine.backbone import hub
+from puma_engine.backbone import hub, packages
 from puma_engine.backbone.attention.fp8 import check_fp8
+from puma_engine.backbone.gguf_model import GgufModel, find_parts, tokenizer_beside
+from puma_engine.backbone.gguf_tokenizer import build_tokenizer
 from puma_engine.errors import BackboneError, StoreError
 from puma_engine.files import read_json
 from puma_engine.training.device import DTYPES
@@ -25,6 +27,8 @@ QUANTISED = {"4bit": 0.5 + 4 / 64, "8bit": 1.0, FP8: 2.0}
 TIGHT = 0.85
 LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers")
 EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+# Share of a GGUF file's tokens that a tokenizer beside it must have with the same ids.
+SAME_TOKENS = 0.9
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,9 @@ class BackboneInfo:
     width: dimension of a token embedding; context: tokens that the model can read, 0 if unknown;
     memory_bytes: of its weights as loaded; starts_with: tokens that its tokenizer puts in front of
     every text; tied_head: whether the output head shares the input embeddings; revision: the
-    commit of a hub id; quantised: 4bit, 8bit, fp8 or None.
+    commit of a hub id; quantised: 4bit, 8bit, fp8 or None; file_type: how a GGUF file stores most
+    weights, such as Q4_1; licence and origin: what a GGUF file or a package says of them; unread:
+    what a GGUF file says that is not read.
     """
 
     spec: str
@@ -51,6 +57,10 @@ class BackboneInfo:
     tied_head: bool
     revision: str | None = None
     quantised: str | None = None
+    file_type: str | None = None
+    licence: str | None = None
+    origin: str | None = None
+    unread: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -58,11 +68,18 @@ class BackboneInfo:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model comes from: a folder, or a commit of the hub that is not fetched yet (None)."""
+    """Where a model comes from: a folder, a GGUF model, or a commit of the hub.
+
+    folder: None for a GGUF model, and for a commit that is not fetched yet. licence and origin: of a
+    GGUF model.
+    """
 
     spec: str
     folder: Path | None
     commit: str | None = None
+    gguf: GgufModel | None = None
+    licence: str | None = None
+    origin: str | None = None
 
     def shapes(self) -> hub.Shapes:
         """Return the shape of every tensor from headers alone; no weight is read or fetched.
@@ -71,6 +88,8 @@ class Source:
         """
         from safetensors import SafetensorError, safe_open
 
+        if self.gguf is not None:
+            return self.gguf.shapes()
         if self.folder is None:
             assert self.commit is not None
             return hub.remote_shapes(self.spec, self.commit)
@@ -163,9 +182,10 @@ def gib(count: float) -> str:
 
 
 def locate(spec: str | Path, revision: str | None = None) -> Source:
-    """Find a zoo name, a folder or a hub id; of the latter, pin the revision to a commit.
+    """Find a model by name or path, or a hub id; of the latter, pin the revision to a commit.
 
-    Raises BackboneError if there is no such model, or if its folder is incomplete.
+    spec: a name of the zoo or of `packages.PACKAGED`, a folder, a GGUF file, or a hub id. Raises
+    BackboneError if there is no such model, or if its folder is incomplete.
     """
     from puma_engine.zoo import ZOO, zoo_folder
 
@@ -178,14 +198,20 @@ def locate(spec: str | Path, revision: str | None = None) -> Source:
                 f"`python -m research.zoo --only {name}`."
             )
         return Source(name, zoo)
-    path = Path(name).expanduser()
+    path = packages.local_path(name)
+    if (parts := find_parts(path)) is not None:
+        gguf, packaged = GgufModel(parts), packages.PACKAGED.get(name)
+        licence = packaged.licence if packaged else gguf.licence
+        origin = packaged.origin if packaged else gguf.origin
+        return Source(name, None, gguf=gguf, licence=licence, origin=origin)
     if path.is_dir():
         _check_folder(path)
         return Source(name, path)
-    if not hub.is_hub_id(name):
+    if not hub.is_hub_id(name) or path.suffix.lower() == ".gguf":
         raise BackboneError(
-            f"There is no backbone {name!r}; give a zoo name ({', '.join(ZOO)}), a model folder, or a "
-            "hub id such as owner/name."
+            f"There is no backbone {name!r}; give a zoo name ({', '.join(ZOO)}), "
+            f"{' or '.join(packages.PACKAGED)}, a model folder, a GGUF file, or a hub id such as "
+            "owner/name."
         )
     commit = hub.pin(name, revision)
     folder = hub.cached(name, commit)
@@ -270,10 +296,49 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
+def load_gguf_tokenizer(gguf: GgufModel) -> Any:
+    """Load the tokenizer of a GGUF model: the tokenizer.json beside the file, or else the file's own.
+
+    Raises BackboneError if it cannot be loaded, or if the one beside the file has other tokens.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    beside = tokenizer_beside(gguf.path)
+    try:
+        if not beside:
+            return build_tokenizer(gguf)
+        if len(beside) > 1:
+            tokenizer = load_tokenizer(gguf.path.parent)
+        else:
+            tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(beside[0]))
+        tokens = gguf.value("tokenizer.ggml.tokens") or []
+        own = tokenizer.convert_ids_to_tokens(range(min(len(tokens), len(tokenizer))))
+    except BackboneError:
+        raise
+    except Exception as error:  # damaged metadata fails in many ways
+        raise BackboneError(
+            f"The tokenizer of {gguf.path} cannot be built ({hub.first_line(error)}); put the model's "
+            "tokenizer.json beside the file."
+        ) from error
+    # Spaces are spelled differently in some vocabularies, so a few tokens may differ.
+    agreeing = sum(a == b for a, b in zip(own, tokens, strict=False))
+    if tokens and agreeing < SAME_TOKENS * len(tokens):
+        raise BackboneError(
+            f"The tokenizer.json beside {gguf.path} has other tokens than the file ({agreeing} of "
+            f"{len(tokens)} agree), so it belongs to another model; move one of them."
+        )
+    return tokenizer
+
+
 def load_model(
-    folder: Path, dtype: Any, device: Any, *, quantise: str | None = None, spread: bool = False
+    folder: Path | GgufModel,
+    dtype: Any,
+    device: Any,
+    *,
+    quantise: str | None = None,
+    spread: bool = False,
 ) -> Any:
-    """Load a frozen model in eval mode.
+    """Load a frozen model in eval mode from a folder or a GGUF model.
 
     dtype: a torch dtype; device: a torch device for all of it, unless spread=True puts its layers
     on all GPUs. Raises BackboneError if it cannot be loaded, weights are missing, or it does not
@@ -294,17 +359,23 @@ def load_model(
         placed["quantization_config"] = transformers.BitsAndBytesConfig(**kind)
     if spread or packed:
         placed["device_map"] = "auto" if spread else {"": device}
+    options = placed | {"dtype": dtype, "output_loading_info": True}
+    gguf = folder if isinstance(folder, GgufModel) else None
+    folder = folder.path if isinstance(folder, GgufModel) else folder
     try:
         with _quiet():
-            model, loaded = loader.from_pretrained(
-                folder,
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                dtype=dtype,
-                output_loading_info=True,
-                **placed,
-            )
+            if gguf is not None:
+                model, loaded = _from_gguf(gguf, options)
+            else:
+                model, loaded = loader.from_pretrained(
+                    folder,
+                    local_files_only=True,
+                    trust_remote_code=False,
+                    use_safetensors=True,
+                    **options,
+                )
+    except BackboneError:
+        raise
     except Exception as error:
         raise BackboneError(
             f"The model {folder} cannot be loaded ({hub.first_line(error)}); download or save it again."
@@ -322,6 +393,18 @@ def load_model(
         )
     model.requires_grad_(False)
     return (model if placed else model.to(device)).eval()
+
+
+def _from_gguf(gguf: GgufModel, options: dict[str, Any]) -> Any:
+    """Return a model with dequantised weights, and what transformers reports of the loading."""
+    import torch
+    import transformers
+
+    config = gguf.config()
+    with torch.device("meta"):
+        empty = transformers.AutoModelForCausalLM.from_config(config)
+    weights = gguf.state_dict([name for name, _ in empty.named_parameters()], options["dtype"])
+    return type(empty).from_pretrained(None, config=config, state_dict=weights, **options)
 
 
 def check_quantisation(kind: str | None, device: Any, *, spread: bool = False) -> None:
@@ -378,4 +461,8 @@ def describe(
         tied_head=bool(getattr(config, "tie_word_embeddings", False)),
         revision=source.commit,
         quantised=quantised,
+        file_type=source.gguf.file_type if source.gguf else None,
+        licence=source.licence,
+        origin=source.origin,
+        unread=source.gguf.unread() if source.gguf else (),
     )

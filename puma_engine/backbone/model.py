@@ -34,6 +34,7 @@ from puma_engine.backbone.attention.prefix_attention import (
     use_prefix_attention,
 )
 from puma_engine.backbone.attention.triton_attention import attend
+from puma_engine.backbone.gguf_model import GgufModel
 from puma_engine.backbone.loading import (
     FP8,
     BackboneInfo,
@@ -41,6 +42,7 @@ from puma_engine.backbone.loading import (
     check_room,
     check_size,
     describe,
+    load_gguf_tokenizer,
     load_model,
     load_tokenizer,
     locate,
@@ -111,7 +113,7 @@ class FrozenBackbone:
         revision: str | None = None,
         quantise: str | None = None,
     ) -> "FrozenBackbone":
-        """Load a backbone by zoo name, folder or hub id.
+        """Load a backbone by zoo name, folder, GGUF file or hub id.
 
         device: "cpu", "cuda", "cuda:1", "auto" (layers on all GPUs, where there are several), or
         None for the best there is. precision: "fp32", "bf16", "fp16", or "auto" (bf16 on a GPU, fp32 on a CPU).
@@ -126,16 +128,24 @@ class FrozenBackbone:
             raise BackboneError("A model can be spread over GPUs only, and there is none; use cpu.")
         # Of a spread model, the device of its inputs and outputs.
         main_device = torch.device("cuda:0" if spread else resolve_device(device))
-        check_quantisation(quantise, main_device, spread=spread)
         source = locate(spec, revision)
+        if source.gguf is not None and quantise not in (None, FP8):
+            raise BackboneError(
+                f"A GGUF file is dequantised when it is loaded, so --quantise {quantise} does not apply "
+                "to it; leave it out, or give the model as a folder or a hub id."
+            )
+        check_quantisation(quantise, main_device, spread=spread)
         name = resolve_precision(precision, main_device)
         free = free_bytes(None if spread else main_device)
         where = "all GPUs together" if spread else str(main_device)
         shapes = source.shapes()
         check_room(source.spec, weight_bytes(shapes, name, quantise), free, where)
-        folder = source.fetch()
-        check_size(folder, shapes)
-        tokenizer = load_tokenizer(folder)
+        folder = source.gguf or source.fetch()
+        if isinstance(folder, GgufModel):
+            tokenizer = load_gguf_tokenizer(folder)
+        else:
+            check_size(folder, shapes)
+            tokenizer = load_tokenizer(folder)
         model = load_model(folder, torch_dtype(name), main_device, quantise=quantise, spread=spread)
         starts = tuple(tokenizer.convert_ids_to_tokens(start_ids(tokenizer)))
         packed = None if quantise == FP8 else quantise

@@ -8,7 +8,7 @@ from puma_engine.errors import ConfigError
 
 app = typer.Typer(name="models", help="Language models that can serve as backbones.")
 zoo = typer.Typer(name="zoo", help="The small backbones that ship with the checkout.")
-SPEC = "Zoo name, model folder, or hub id such as owner/name."
+SPEC = "Zoo name, smollm2, model folder, GGUF file, or hub id such as owner/name."
 QUANTISE = "4bit or 8bit (needs the package bitsandbytes), or fp8 (on a GPU)."
 
 

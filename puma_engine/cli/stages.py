@@ -32,7 +32,7 @@ def migrate(request: MigrationRequest) -> str:
     "migrate",
     "sources",
     sources="Prompts or migration runs, two or more.",
-    target="Backbone: run, zoo name, model folder or hub id.",
+    target="Backbone: run, zoo name, model folder, GGUF file or hub id.",
     shuffled=None,
 )
 def aggregate(request: MigrationRequest) -> str:
@@ -43,7 +43,10 @@ def aggregate(request: MigrationRequest) -> str:
 
 
 @stage(
-    "chain", "source", "targets", targets="Backbones in order: runs, zoo names, folders or hub ids."
+    "chain",
+    "source",
+    "targets",
+    targets="Backbones in order: runs, zoo names, folders, GGUF files or hub ids.",
 )
 def chain(request: ChainRequest) -> str:
     """Migrate hop after hop, each hop from the prompts that the last one made."""

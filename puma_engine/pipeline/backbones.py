@@ -34,21 +34,28 @@ def add_backbone(
     progress: stage.ProgressCallback | None = None,
     should_cancel: stage.CancelCheck | None = None,
 ) -> Run:
-    """Check a language model and record it: a zoo name, a folder or a hub id.
+    """Check a language model and record it.
 
-    Of a hub id, the commit that the revision (default: main) names now is recorded, and
+    spec: a zoo name, "smollm2", a folder, a GGUF file, or a hub id. Of a hub id, the commit that the revision (default: main) names now is recorded, and
     used from then on. quantise: "4bit" or "8bit", for models larger than a GPU. Raises
     BackboneError if the model cannot serve as a backbone.
     """
     from puma_engine.backbone import inspect_backbone
+    from puma_engine.backbone.gguf_model import find_parts, model_name
     from puma_engine.backbone.hub import is_hub_id, pin
+    from puma_engine.backbone.packages import PACKAGED
     from puma_engine.zoo import ZOO
 
     stage.Execution(device, progress, should_cancel).announce(f"inspecting {spec}")
     text, path = str(spec), Path(spec).expanduser()
-    if text not in ZOO and path.is_dir():
-        text = str(path.resolve())
-    if _folder(text) is None and is_hub_id(text):
+    label = name or path.name
+    if text not in ZOO and text not in PACKAGED:
+        if (parts := find_parts(path)) is not None:
+            # Not resolved: a link of the hub's cache leads to a file without the model's name.
+            text, label = str(parts[0].absolute()), name or model_name(parts[0])
+        elif path.is_dir():
+            text = str(path.resolve())
+    if _model_files(text) is None and is_hub_id(text):
         revision = pin(text, revision)
     config = {"spec": text, "revision": revision, "fingerprint": fingerprint(ws, text, revision)}
     if quantise is not None:
@@ -60,7 +67,6 @@ def add_backbone(
             summary=inspect_backbone(text, device=device, revision=revision, quantise=quantise)
         )
 
-    label = name or Path(text).name
     return stage.run_stage(ws, "backbone", name=label, config=config, inputs={}, compute=compute)
 
 
@@ -136,10 +142,10 @@ def fingerprint(
     Hashes of large files come from the workspace, which remembers them for each state of a file;
     fresh: read them all the same. A hub id is known by its name and commit.
     """
-    folder = _folder(spec)
-    if folder is None:
+    files = _model_files(spec)
+    if files is None:
         return hashlib.sha256(f"{spec}@{revision}".encode()).hexdigest()[:16]
-    return _digest(folder, lambda file: ws.file_hash(file, fresh=fresh).encode())
+    return _digest(files, lambda file: ws.file_hash(file, fresh=fresh).encode())
 
 
 def sampled_fingerprint(spec: str, revision: str | None = None) -> str | None:
@@ -147,8 +153,8 @@ def sampled_fingerprint(spec: str, revision: str | None = None) -> str | None:
 
     Of each file above 64 MiB it counts the size and the first and last MiB.
     """
-    folder = _folder(spec)
-    if folder is None or all(file.stat().st_size <= LARGE for file in _model_files(folder)):
+    files = _model_files(spec)
+    if files is None or all(file.stat().st_size <= LARGE for file in files):
         return None
 
     def ends(file: Path) -> bytes:
@@ -157,19 +163,29 @@ def sampled_fingerprint(spec: str, revision: str | None = None) -> str | None:
             stream.seek(-SAMPLE, os.SEEK_END)
             return first + stream.read(SAMPLE)
 
-    return _digest(folder, ends)
+    return _digest(files, ends)
 
 
-def _model_files(folder: Path) -> list[Path]:
+def _model_files(spec: str) -> list[Path] | None:
+    """Return the files that a model is read from, or None for a hub id."""
+    from puma_engine.backbone.gguf_model import find_parts, tokenizer_beside
+    from puma_engine.backbone.packages import local_path
+    from puma_engine.zoo import ZOO, zoo_folder
+
+    path = zoo_folder(spec) if spec in ZOO else local_path(spec)
+    if (parts := find_parts(path)) is not None:
+        return [*parts, *tokenizer_beside(parts[0])]
+    if not path.is_dir():
+        return None
     suffixes = (".safetensors", ".json", ".model", ".txt")
     return sorted(
-        file for file in folder.iterdir() if file.suffix in suffixes and file.name != "card.json"
+        file for file in path.iterdir() if file.suffix in suffixes and file.name != "card.json"
     )
 
 
-def _digest(folder: Path, large: Callable[[Path], bytes]) -> str:
+def _digest(files: list[Path], large: Callable[[Path], bytes]) -> str:
     digest = hashlib.sha256()
-    for file in _model_files(folder):
+    for file in files:
         size = file.stat().st_size
         digest.update(f"{file.name}:{size};".encode())
         digest.update(file.read_bytes() if size <= LARGE else large(file))
@@ -225,13 +241,6 @@ def fingerprints(ws: Workspace, run: Run) -> set[str]:
             sampled_fingerprint(run.config["spec"], run.config["revision"]),
         }
     return {text for text in known if text is not None}
-
-
-def _folder(spec: str) -> Path | None:
-    from puma_engine.zoo import ZOO, zoo_folder
-
-    folder = zoo_folder(spec) if spec in ZOO else Path(spec)
-    return folder if folder.is_dir() else None
 
 
 def list_zoo() -> list[dict[str, Any]]:

