@@ -86,8 +86,9 @@ class TextEncoder:
         ids: list[list[int]] = [[] for _ in texts]
         missing = [row for row, text in enumerate(texts) if text]
         for anchor in _ANCHORS:
-            (start,) = self([anchor])
-            encoded = self([anchor + texts[row] for row in missing])
+            if not missing:
+                return ids
+            start, *encoded = self([anchor, *(anchor + texts[row] for row in missing)])
             rows, missing = missing, []
             for row, found in zip(rows, encoded, strict=True):
                 if found[: len(start)] == start:

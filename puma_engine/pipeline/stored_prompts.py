@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from puma_engine.backbone.templates import PIECEWISE, RUNNING, Template, get_template
-from puma_engine.errors import ConfigError, DataError
+from puma_engine.errors import ConfigError, DataError, NotFoundError
 from puma_engine.exchange.prompt_file import HEAD, head_of, with_head
 from puma_engine.pipeline import stage
 from puma_engine.store import Run, Workspace
@@ -126,8 +126,11 @@ def template_to_fit(
     """
     earlier = replace(template, reading=PIECEWISE)
     key = ws.run_key(kind, config | earlier.to_config(), inputs, seed)
-    known = any(run.id == key for run in ws.runs(kind=kind))
-    return earlier if known else replace(template, reading=RUNNING)
+    try:
+        ws.run(key)
+    except NotFoundError:
+        return replace(template, reading=RUNNING)
+    return earlier
 
 
 class PromptTableReader:
