@@ -134,7 +134,8 @@ def _check_unpacked_size(path: Path) -> None:
             text = "The file cannot be read as Parquet; check that it is complete."
             raise DataError(text) from error
         total = unpacked_bytes(facts)
-    elif path.suffix == ".gz":
+    else:
+        # A packed file is known by its content, whatever its name.
         with open_unpacked(path) as file:
             while total <= MAX_UNPACKED and (part := file.read(1 << 20)):
                 total += len(part)

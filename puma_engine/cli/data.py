@@ -1,5 +1,6 @@
 """puma data: bring interactions into the workspace."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +122,16 @@ def import_(
         population=population,
         seed=seed,
         name=name,
+        show=_show_import,
         **with_columns(settings),
     )
+
+
+def _show_import(run: Any) -> None:
+    """Print a data set's record, and its warnings where they are not missed."""
+    session.show(run)
+    for warning in run.summary["report"].get("warnings", []):
+        print(f"Warning: {warning}", file=sys.stderr)
 
 
 def with_columns(settings: dict[str, Any]) -> dict[str, Any]:

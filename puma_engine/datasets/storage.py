@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from puma_engine.datasets.dataset import Dataset, validate
-from puma_engine.datasets.reading.delimited import read_parquet
+from puma_engine.datasets.reading.parquet_files import read_parquet
 from puma_engine.errors import DataError, StoreError
 from puma_engine.files import atomic_write, new_folder, write_text
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from puma_engine.datasets.reading.column_values import as_ids
-from puma_engine.datasets.reading.parquet_files import parquet_file
+from puma_engine.datasets.reading.parquet_files import read_parquet
 from puma_engine.errors import DataError, StoreError
 from puma_engine.exchange.packed import INDEX, read_packed
 from puma_engine.exchange.peft import is_peft, read_peft
@@ -84,8 +84,7 @@ def _only_table(path: Path, arrays: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _read_parquet(path: Path) -> Table:
-    with parquet_file(path) as file:
-        table = file.read()
+    table = read_parquet(path)
     if not {"user_id", "vector"} <= set(table.column_names):
         raise DataError(
             f"The file {path} needs the columns user_id and vector; it has "

@@ -2,9 +2,12 @@
 
 import gzip
 import io
-from dataclasses import replace
+import json
+from dataclasses import fields, replace
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from dashboard_pages import HOSTILE, add_job, assert_plain, open_page, texts
 from rating_tables import frame
@@ -12,6 +15,8 @@ from rating_tables import frame
 from dashboard import engine
 from dashboard.engine import datasets
 from puma_engine import jobs
+from puma_engine.datasets import check_table
+from puma_engine.datasets.importers.table_options import TableOptions
 from puma_engine.errors import DataError
 from puma_engine.jobs.runner import execute
 from puma_engine.pipeline import COMMANDS
@@ -237,6 +242,48 @@ def test_a_check_in_its_own_process_equals_that_of_the_engine():
     with pytest.raises(DataError, match=r"^ratings\.csv lacks the column") as error:
         datasets.check(upload(), None, replace(MAPPED, columns={"user_id": "--json"}))
     assert "/tmp" not in str(error.value)
+
+
+def test_damaged_uploads_are_refused_with_the_reason():
+    packed = bytearray(gzip.compress(frame().to_csv(index=False).encode()))
+    packed[len(packed) // 2] ^= 0xFF
+    for content in (packed, packed[: len(packed) // 2], b"\x1f\x8bnothing"):
+        for name in ("a.csv.gz", "a.csv"):
+            with pytest.raises(DataError, match="cannot be read"):
+                datasets.Upload(name, io.BytesIO(content), len(content))
+
+
+def test_packed_files_are_measured_unpacked_whatever_their_name(monkeypatch):
+    content = gzip.compress(b"user_id,item_id\n" * 100)
+    monkeypatch.setattr(datasets, "MAX_UNPACKED", 500)
+    for name in ("a.csv", "a.tsv", "a.csv.GZ"):
+        with pytest.raises(DataError, match="unpacks to"):
+            datasets.Upload(name, io.BytesIO(content), len(content))
+    table = pa.table({"text": pa.array(["x"] * 1_000).dictionary_encode()})
+    pq.write_table(table, made := io.BytesIO())
+    with pytest.raises(DataError, match="unpacks to"):
+        datasets.Upload("a.parquet", io.BytesIO(made.getvalue()), len(made.getvalue()))
+
+
+def test_every_option_of_the_page_reaches_the_check():
+    rows = frame().assign(outcome=lambda made: 1 + made.index % 10, fold="train")
+    rows.loc[rows.index[::9], "outcome"] = -1
+    rows["time"] += 1_400_000_000
+    content = rows.to_csv(index=False, header=False, sep="|").encode("cp1252")
+    file = datasets.Upload("a.csv", io.BytesIO(content), len(content))
+    columns = dict(zip(("user_id", "item_id", "outcome", "time"), "1245", strict=True))
+    options = {
+        **{"columns": columns, "id_as_text": True, "no_header": True, "delimiter": "|"},
+        **{"encoding": "cp1252", "quote": "none", "scale": "1:10", "not_rated": -1.0},
+        **{"min_item_rows": 2, "users": 5, "split_by": "time", "time_unit": "s"},
+    }
+    checked = datasets.check(file, None, datasets.TableSettings(**options))
+    assert checked == json.loads(
+        json.dumps(check_table(file.path, task="rating", **options).to_dict())
+    )
+    assert checked["refusal"] is None and checked["statistics"]["users"] == 5
+    known = {field.name for field in fields(TableOptions)}
+    assert {field.name for field in fields(datasets.TableSettings)} - {"task"} <= known
 
 
 def test_titles_may_come_in_a_second_file(ws):

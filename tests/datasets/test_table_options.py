@@ -225,7 +225,14 @@ def test_lists_written_as_text_are_histories(tmp_path: Path, write: Any) -> None
     got = ds.interactions.set_index(["user_id", "item_id"])["history"]
     for (user, item), items in zip(made[["user_id", "item_id"]].to_numpy(), past, strict=True):
         assert got[user, item] == [other for other in items if other != item]
-    for broken in ("[1, {}]", "['a' 'b]", "['a''b']", "['a', ..., 'b']", "[" * 99_999 + "]"):
+    for broken in (
+        "[1, {}]",
+        "['a' 'b]",
+        "['a''b']",
+        "['a', ..., 'b']",
+        "[" * 99_999 + "]",
+        r"['a\xq']",
+    ):
         path = save(made.head(4).assign(history=["", "[]", "[ ]", broken]), tmp_path / "b.csv")
         with pytest.raises(DataError, match="1 of 4 rows .*with a history that cannot be read"):
             read(path, task="click")
@@ -391,3 +398,13 @@ def test_whole_numbers_beyond_floats_are_outcomes_and_times(tmp_path: Path) -> N
     ds = read(path, task="click", click_threshold=1)
     assert ds.interactions["time"].min() >= START and isinstance(ds.report, dict)
     assert pd.api.types.is_integer_dtype(ds.interactions["time"])
+
+
+def test_damaged_text_of_parquet_files_is_refused(tmp_path: Path) -> None:
+    path = save(frame(), tmp_path / "a.parquet")
+    whole = path.read_bytes()
+    place = whole.index(b"Title 3")
+    path.write_bytes(whole[:place] + b"\xff" + whole[place + 1 :])
+    for refuse in (lambda: read(path, drop_invalid=True), lambda: preview_table(path)):
+        with pytest.raises(DataError, match="cannot be read as Parquet"):
+            refuse()

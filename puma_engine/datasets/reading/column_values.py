@@ -232,8 +232,13 @@ def _history(text: str, separator: str) -> list[str] | None:
         gap = text[end : match.start()]
         if gap.strip() not in ("", ",") or (found and not gap) or match[0] == "...":
             return None
-        quoted = match[0][0] in "'\""
-        found.append(str(ast.literal_eval(match[0])) if quoted else match[0])
+        item = match[0]
+        if item[0] in "'\"":
+            try:
+                item = str(ast.literal_eval(item))
+            except (ValueError, SyntaxError):  # a control character, or a broken escape
+                return None
+        found.append(item)
         end = match.end()
     return None if text[end:-1].strip() not in ("", ",") else found
 

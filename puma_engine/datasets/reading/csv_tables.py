@@ -103,7 +103,7 @@ class CsvFile:
 
         names = [str(number) for number in columns]
         with _csv_errors(self.path, self.encoding), open_unpacked(self.path) as file:
-            table = pyarrow.csv.read_csv(
+            reader = pyarrow.csv.open_csv(
                 file,
                 read_options=pyarrow.csv.ReadOptions(
                     use_threads=False,
@@ -121,6 +121,7 @@ class CsvFile:
                     strings_can_be_null=False,
                 ),
             )
+            table = reader.read_all()
         return table, bad
 
     def head(self, rows: int) -> list[list[str]]:

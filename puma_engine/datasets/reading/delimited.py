@@ -18,7 +18,12 @@ import pyarrow.csv
 from puma_engine.datasets.reading.csv_tables import BadRow, CsvFormat, open_csv, plain_suffix
 from puma_engine.datasets.reading.json_lines import JSON_LINES, json_head, json_table
 from puma_engine.datasets.reading.line_blocks import OTHER_ENCODING, Block
-from puma_engine.datasets.reading.parquet_files import PARQUET, parquet_file, parquet_names
+from puma_engine.datasets.reading.parquet_files import (
+    PARQUET,
+    parquet_file,
+    parquet_names,
+    read_parquet,
+)
 from puma_engine.datasets.reading.row_counts import RowCounts
 from puma_engine.errors import DataError
 
@@ -72,8 +77,7 @@ def read_columns(
         names = parquet_names(path)
         places = match_columns(path, names, columns, optional)
         chosen = [names[place] for place in places.values()]
-        with parquet_file(path, chosen, texts_once=True) as file:
-            table = file.read(columns=chosen).select(chosen)
+        table = read_parquet(path, chosen, texts_once=True).select(chosen)
         return _named(path, table, places, names)
     if plain_suffix(path) in JSON_LINES:
         names = json_head(path, 50)[0]
@@ -104,6 +108,8 @@ def read_head(
     if path.name.lower().endswith(PARQUET):
         with parquet_file(path) as file:
             names, batch = file.schema_arrow.names, next(file.iter_batches(rows), None)
+            if batch is not None:
+                batch.validate(full=True)
             columns = [] if batch is None else [column.to_pylist() for column in batch.columns]
             head = [list(row) for row in zip(*columns, strict=True)]
     elif plain_suffix(path) in JSON_LINES:
@@ -115,12 +121,6 @@ def read_head(
     if twice:
         raise DataError(f"{path} has the column {min(twice)!r} more than once; rename one of them.")
     return names, head
-
-
-def read_parquet(path: Path) -> pa.Table:
-    """Read a whole Parquet file. Raises DataError."""
-    with parquet_file(path) as file:
-        return file.read()
 
 
 def read_original(folder: Path, stem: str, columns: Sequence[str]) -> Columns:

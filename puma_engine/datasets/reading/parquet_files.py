@@ -30,6 +30,17 @@ def unpacked_bytes(facts: pq.FileMetaData, columns: Sequence[str] = ()) -> int:
     return total
 
 
+def read_parquet(path: Path, columns: Sequence[str] = (), *, texts_once: bool = False) -> pa.Table:
+    """Read some columns of a Parquet file, or all if none are named; see parquet_file.
+
+    Raises DataError, for text that is no UTF-8 and damaged dictionaries, too.
+    """
+    with parquet_file(path, columns, texts_once=texts_once) as file:
+        table = file.read(columns=list(columns) or None)
+        table.validate(full=True)
+    return table
+
+
 def parquet_names(path: Path) -> list[str]:
     """Return the names of a file's columns. Raises DataError."""
     with _parquet_errors(path):
@@ -69,7 +80,7 @@ def _parquet_errors(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise DataError(f"There is no file {path}; check the path.") from error
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, ValueError, OSError) as error:  # ValueError: names are no UTF-8
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise DataError(
             f"{path} cannot be read as Parquet ({reason}); check that it is complete."
