@@ -23,6 +23,7 @@ from puma_engine.cli import (
     serving,
     stages,
     study,
+    upkeep,
 )
 from puma_engine.cli.session import session
 from puma_engine.errors import Cancelled, PumaError
@@ -116,12 +117,13 @@ for command in (
     *(stages.select, stages.migrate, stages.aggregate, stages.chain, stages.predict_regressions),
     *(stages.evaluate, stages.compare, stages.predict, stages.project),
     *(reports.report, jobs.worker, doctor.doctor),
+    *(upkeep.gc, upkeep.backup, upkeep.restore),
     *(serving.serve_adapter, serving.select_stream, serving.migrate_stream),
     *(stages.demo, study.study, study.claims, dashboard.serve),
 ):
     app.command()(command)
 for group in (
     *(data.app, models.zoo, models.app, prompts.app, adapters.app, plan.app),
-    *(reports.app, runs.app, jobs.app),
+    *(reports.app, runs.app, jobs.app, upkeep.users),
 ):
     app.add_typer(group, no_args_is_help=True)

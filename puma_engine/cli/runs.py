@@ -63,11 +63,23 @@ def note(
 
 @app.command("delete")
 def delete(
-    run: Reference, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False
+    run: Reference,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    cascade: Annotated[
+        bool, typer.Option("--cascade", help="Delete what was made from it, too; shown first.")
+    ] = False,
 ) -> None:
-    """Delete a run and its files; refused while other runs depend on it."""
+    """Delete a run and its files; refused while other runs depend on it, unless they go with it."""
     ws = session.open()
     target = ws.run(run)
+    if cascade:
+        runs = [target, *ws.descendants(target.id)]
+        if not yes:
+            session.table([run_row(step) for step in runs], raw=runs)
+            typer.confirm(f"Delete these {len(runs)} runs?", abort=True)
+        ws.delete_all(target.id)
+        session.show({"deleted": [step.id for step in runs]})
+        return
     if not yes:
         typer.confirm(f"Delete the {target.kind} run {target.name!r} ({target.id})?", abort=True)
     ws.delete(target.id)

@@ -223,6 +223,11 @@ def load_dataset(ws: Workspace, reference: stage.Reference) -> Dataset:
 _LAST: dict[tuple[str, str], Dataset] = {}
 
 
+def forget_datasets() -> None:
+    """Drop the data set that stays in memory."""
+    _LAST.clear()
+
+
 def dataset_facts(ws: Workspace, reference: stage.Reference) -> dict[str, Any]:
     """Return `datasets.statistics`; the rows are read only if an older version imported them."""
     run = stage.find(ws, reference, "dataset")

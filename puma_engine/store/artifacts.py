@@ -30,6 +30,37 @@ class Artifacts(Runs):
         write = functools.partial(frame.to_parquet, index=False, row_group_size=1 << 16)
         self._put(run_id, name, "parquet", len(frame), lambda path: atomic_write(path, write))
 
+    def rewrite_table(self, run_id: str, name: str, frame: pd.DataFrame) -> None:
+        """Replace a table of a finished run, as the erasure of a user has to."""
+        write = functools.partial(frame.to_parquet, index=False, row_group_size=1 << 16)
+        self._put(
+            run_id,
+            name,
+            "parquet",
+            len(frame),
+            lambda path: atomic_write(path, write),
+            finished=True,
+        )
+
+    def rewrite_tensors(
+        self,
+        run_id: str,
+        name: str,
+        arrays: Mapping[str, np.ndarray],
+        ids: Sequence[str],
+        meta: Mapping[str, Any] | None,
+    ) -> None:
+        """Replace tensors of a finished run, as the erasure of a user has to."""
+        header = {"ids": list(ids), "meta": plain(meta, "metadata")}
+        self._put(
+            run_id,
+            name,
+            "safetensors",
+            len(ids),
+            lambda path: save_tensors(path, arrays, header),
+            finished=True,
+        )
+
     def get_table(
         self,
         run_id: str,
@@ -101,9 +132,12 @@ class Artifacts(Runs):
         suffix: str,
         rows: int | None,
         write: Callable[[Path], None],
+        *,
+        finished: bool = False,
     ) -> None:
         checked_file_name(name)
-        self._running(run_id)
+        check = self._whole if finished else self._running
+        check(run_id)
         # A new file each time: a row never points to content that it does not describe.
         path = self.folder(run_id) / f"{name}.{secrets.token_hex(4)}.{suffix}"
         try:
@@ -111,11 +145,13 @@ class Artifacts(Runs):
             size = path.stat().st_size
             values = [run_id, name, suffix, path.name, sha256_file(path), size, rows, now()]
             with self.transaction() as db:
-                self._running(run_id)
+                check(run_id)
                 old = self.query(
                     "SELECT file FROM artifacts WHERE run_id = ? AND name = ?", [run_id, name]
                 )
                 db.execute(f"INSERT OR REPLACE INTO artifacts VALUES (?{', ?' * 7})", values)
+                if finished:
+                    self.seal(run_id)
         except Exception as error:
             path.unlink(missing_ok=True)
             if isinstance(error, StoreError):

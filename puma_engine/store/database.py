@@ -159,6 +159,14 @@ class WorkspaceDatabase:
             names = [column[0] for column in cursor.description]
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
+    def compact(self) -> None:
+        """Give free pages of the database back to the disk; what was deleted is overwritten."""
+        self.check_writable()
+        with plain_errors(self.path):
+            self.db.conn.execute("PRAGMA secure_delete = ON")
+            self.db.conn.execute("VACUUM")
+            self.db.conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
     def close(self) -> None:
         """Close the connection of the calling thread; it opens again when needed."""
         if getattr(self._local, "pid", None) == os.getpid():

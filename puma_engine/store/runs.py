@@ -278,6 +278,16 @@ class Runs(RunRecords):
         rows = self.query(f"{sql} ORDER BY created", [checked_run_id(run_id)])
         return [self._run_of(row) for row in rows]
 
+    def rewrite_summary(self, run_id: str, summary: Mapping[str, Any]) -> None:
+        """Replace the summary of a finished run, as the erasure of a user has to."""
+        with self.transaction() as db:
+            self._whole(run_id)
+            db.execute(
+                "UPDATE runs SET summary = ? WHERE id = ?", [to_json(summary, "summary"), run_id]
+            )
+            self.seal(run_id)
+            self.fill_details(self._get(run_id))
+
     def rename(self, run_id: str, name: str) -> Run:
         """Give a run another name."""
         return self._set(run_id, "name", checked_name(name))
@@ -296,6 +306,29 @@ class Runs(RunRecords):
                 record["run"][column] = value
                 write_json(path, record)
         return self._get(run_id)
+
+    def descendants(self, run_id: str) -> list[Run]:
+        """Return the runs that were made from a run, directly or not; every run after its inputs."""
+        walk = (
+            "WITH RECURSIVE down(id, depth) AS (SELECT ?, 0 UNION SELECT run_id, depth + 1"
+            " FROM run_inputs JOIN down ON input_id = down.id) SELECT id, max(depth) AS depth"
+            " FROM down GROUP BY id ORDER BY 2, 1"
+        )
+        first = self._get(run_id).id
+        return [self._get(row["id"]) for row in self.query(walk, [first]) if row["id"] != first]
+
+    def delete_all(self, run_id: str) -> list[Run]:
+        """Delete a run and everything that was made from it; return what was deleted.
+
+        Raises StoreError, before anything is deleted, if one of them is being worked on.
+        """
+        runs = [self._get(run_id), *self.descendants(run_id)]
+        for run in runs:
+            if run.status == "running":
+                raise StoreError(f"The run {run.name!r} is being worked on; cancel it first.")
+        for run in reversed(runs):
+            self.delete(run.id)
+        return runs
 
     def delete(self, run_id: str) -> None:
         """Delete a run with its files. Raises StoreError if it is running or an input of others."""

@@ -1,0 +1,108 @@
+"""Removing what a workspace no longer needs: old jobs and logs, leftovers of killed processes."""
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from puma_engine.jobs import queue
+from puma_engine.jobs.processes import age
+from puma_engine.store import Workspace, locks
+from puma_engine.store.records import RUN_ID
+from puma_engine.store.run_records import RECORD
+
+ACTIVE = ("queued", "running", "interrupted")
+DAYS = 90.0
+DAY = 86_400.0
+# Younger leftovers may belong to a process that is at work.
+LEFTOVER_SECONDS = 3600.0
+PROCESS_LOGS = ("worker.log", "whatif.log")
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A file or folder that is no longer needed. path: inside of the workspace; why: in words."""
+
+    path: Path
+    bytes: int
+    why: str
+
+
+def leftovers(ws: Workspace, *, days: float = DAYS) -> list[Leftover]:
+    """Return what `tidy` would remove. days: how long ended jobs, with log and upload, are kept."""
+    found: dict[Path, str] = {}
+    items = queue.jobs(ws)
+    kept = {item.id: item for item in items if not _is_old(item, days)}
+    for log in (ws.root / "logs").glob("*.log"):
+        if log.name in PROCESS_LOGS:
+            if _seconds_since_change(log) > days * DAY:
+                found[log] = f"it was not written to for {days:g} days"
+        elif log.stem not in kept:
+            found[log] = "its job is gone or old"
+    needed = {
+        Path(str(item.args.get(name))).parent.parent.name
+        for item in kept.values()
+        for name in ("path", "items_path")
+        if item.status != "finished" and item.args.get(name)
+    }
+    for upload in (ws.root / "uploads").glob("*"):
+        if upload.name not in needed and _seconds_since_change(upload) > LEFTOVER_SECONDS:
+            found[upload] = "no job needs this upload"
+    runs = {run.id: run for run in ws.runs()}
+    for kind, why in (("work", "checkpoints of no unfinished run"), ("locks", "lock of no run")):
+        for path in (ws.root / kind).glob("*"):
+            run_id = path.name.removesuffix(".lock")
+            if not RUN_ID.fullmatch(run_id) or locks.is_held(ws.lock(run_id)):
+                continue
+            if run_id not in runs or (kind == "work" and runs[run_id].status == "finished"):
+                found[path] = why
+    for run in runs.values():
+        if run.status == "finished":
+            recorded = {row["file"] for row in ws.artifact_rows(run.id)} | {RECORD}
+            for file in ws.folder(run.id).glob("*"):
+                if file.name not in recorded and not file.name.startswith("."):
+                    found[file] = f"it belongs to no result of the run {run.name}"
+    for temporary in ws.root.rglob(".*.tmp"):
+        if _seconds_since_change(temporary) > LEFTOVER_SECONDS:
+            found[temporary] = "left by a process that was killed"
+    inside = [path for path in found if not any(parent in found for parent in path.parents)]
+    return [Leftover(path, _size(path), found[path]) for path in sorted(inside)]
+
+
+def tidy(ws: Workspace, *, days: float = DAYS) -> list[Leftover]:
+    """Remove leftovers and jobs that ended more than `days` ago, and compact the database.
+
+    Runs, their files and checkpoints of unfinished runs stay. Returns what was removed. Raises
+    StoreError.
+    """
+    ws.check_writable()
+    removed = leftovers(ws, days=days)
+    old = [item.id for item in queue.jobs(ws) if _is_old(item, days)]
+    gone = [
+        row["path"]
+        for row in ws.query("SELECT path FROM file_hashes")
+        if not Path(row["path"]).is_file()
+    ]
+    with ws.transaction() as db:
+        db.conn.executemany("DELETE FROM jobs WHERE id = ?", [(job_id,) for job_id in old])
+        db.conn.executemany("DELETE FROM file_hashes WHERE path = ?", [(path,) for path in gone])
+    for leftover in removed:
+        if leftover.path.is_dir():
+            shutil.rmtree(leftover.path, ignore_errors=True)
+        else:
+            leftover.path.unlink(missing_ok=True)
+    ws.compact()
+    return removed
+
+
+def _is_old(item: queue.Job, days: float) -> bool:
+    return item.status not in ACTIVE and age(item.finished or item.created) > days * DAY
+
+
+def _seconds_since_change(path: Path) -> float:
+    return time.time() - path.stat().st_mtime
+
+
+def _size(path: Path) -> int:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)

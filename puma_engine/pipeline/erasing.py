@@ -1,0 +1,243 @@
+"""Erasing one user from a workspace."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from puma_engine.datasets import Dataset, item_profiles, statistics
+from puma_engine.errors import NotFoundError, StoreError
+from puma_engine.files import TensorFile, write_text
+from puma_engine.pipeline import importing_data
+from puma_engine.store import Run, Workspace, locks
+from puma_engine.store.database import DATABASE
+from puma_engine.store.records import now, to_json
+
+USER = "user_id"
+ERASED = "[erased]"
+# Tables of a data set that are made from all of its rows.
+ITEM_PROFILES = "item-profiles"
+
+
+@dataclass
+class Erased:
+    """Where a user was, and what remains.
+
+    runs: names of the runs whose files or metrics held the user, with the files. rows: rows removed.
+    trained_on: runs whose adapter or head was trained on the user; these weights stay. uploads, logs:
+    files that were removed or changed. left: files that hold the id in text and were not changed.
+    """
+
+    runs: dict[str, list[str]] = field(default_factory=dict)
+    rows: int = 0
+    trained_on: list[str] = field(default_factory=list)
+    uploads: list[str] = field(default_factory=list)
+    logs: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+
+
+def erase_user(
+    ws: Workspace, user: str, *, dry_run: bool = False, reason: str | None = None
+) -> Erased:
+    """Remove a user's rows from every run, and the id from jobs, logs and database pages.
+
+    Runs keep their ids, and pooled metrics their values. Checkpoints of unfinished runs and uploads
+    are removed, since they may hold the user. The audit table gets a line with the time, the counts
+    and the reason, without the id. dry_run: change nothing. It may be repeated after a failure.
+    Raises NotFoundError if nothing holds the user; StoreError while jobs or runs are active, or if a
+    file is damaged.
+    """
+    found = Erased()
+    finished = ws.runs(status="finished")
+    for run in finished:
+        files = [name for name, _ in _holding(ws, run, user)]
+        if ws.query("SELECT 1 FROM user_metrics WHERE run_id = ? AND user_id = ?", [run.id, user]):
+            files.append("metrics in the database")
+        if files:
+            found.runs[f"{run.name} ({run.id})"] = files
+    found.trained_on = [
+        f"{run.name} ({run.id})" for run in finished if _was_trained_on(ws, run, user)
+    ]
+    found.uploads = [str(path) for path in (ws.root / "uploads").glob("*")]
+    found.logs = [str(path) for path in (ws.root / "logs").glob("*.log") if _names(path, user)]
+    if not (found.runs or found.logs):
+        raise NotFoundError(f"No run and no log of {ws.root} holds the user {user!r}.")
+    if dry_run:
+        return found
+    ws.check_writable()
+    if ws.query("SELECT 1 FROM jobs WHERE status IN ('queued', 'running', 'interrupted')") or any(
+        locks.is_held(lock) for lock in (ws.root / "locks").glob("*.lock")
+    ):
+        raise StoreError("Jobs wait or run; cancel them, or wait for them to end, and try again.")
+    for run in finished:
+        found.rows += _erase_from_run(ws, run, user)
+    _erase_from_database(ws, user)
+    for run in ws.runs():
+        if run.status != "finished":
+            shutil.rmtree(ws.root / "work" / run.id, ignore_errors=True)
+            shutil.rmtree(ws.folder(run.id), ignore_errors=True)
+    for upload in found.uploads:
+        shutil.rmtree(upload, ignore_errors=True)
+    for log in map(Path, found.logs):
+        write_text(log, _without(log.read_text(encoding="utf-8", errors="replace"), user))
+    importing_data.forget_datasets()
+    detail = {"runs": len(found.runs), "rows": found.rows, "reason": reason}
+    with ws.transaction() as db:
+        db.execute(
+            "INSERT INTO audit (time, action, detail) VALUES (?, 'erase user', ?)",
+            [now(), to_json(detail, "audit line")],
+        )
+    ws.compact()
+    found.left = [str(path) for path in _other_files(ws) if _names(path, user)]
+    return found
+
+
+def _holding(ws: Workspace, run: Run, user: str) -> Iterator[tuple[str, str]]:
+    """Yield name and format of each file of a run that holds a user."""
+    for row in ws.artifacts(run.id):
+        path = ws.folder(run.id) / row["file"]
+        if row["format"] == "parquet":
+            if USER in pq.read_schema(path).names:
+                users = pq.read_table(path, columns=[USER], filters=[(USER, "=", user)])
+                if len(users):
+                    yield row["name"], row["format"]
+        elif user in (_ids(path) or ()):
+            yield row["name"], row["format"]
+
+
+def _ids(path: Path) -> list[str] | None:
+    meta = TensorFile(path).meta
+    return meta.get("ids") if isinstance(meta, dict) else None
+
+
+def _was_trained_on(ws: Workspace, run: Run, user: str) -> bool:
+    """Return whether a run's adapter or head was trained on a user's rows."""
+    if run.kind == "prompts":
+        return any(name == "prompts" for name, _ in _holding(ws, run, user))
+    if run.kind != "migration":
+        return False
+    if chosen := run.inputs.get("selection"):
+        frame = ws.get_table(chosen, "selection", where={USER: [user]})
+        return bool(frame["selected"].any())
+    sources = [ws.run(i) for role, i in run.inputs.items() if role.startswith("source_")]
+    return any(name == "prompts" for source in sources for name, _ in _holding(ws, source, user))
+
+
+def _erase_from_run(ws: Workspace, run: Run, user: str) -> int:
+    """Remove a user from the files and the summary of a finished run; return the rows removed."""
+    rows = 0
+    summary: dict[str, Any] = dict(run.summary)
+    for name, kind in list(_holding(ws, run, user)):
+        if kind == "parquet":
+            frame = ws.get_table(run.id, name)
+            kept = frame[frame[USER].astype(str) != user]
+            rows += len(frame) - len(kept)
+            ws.rewrite_table(run.id, name, kept)
+            if name == "selection":
+                summary |= {"users": len(kept), "selected": int(kept["selected"].sum())}
+            continue
+        arrays, ids, meta = ws.get_tensors(run.id, name)
+        keep = np.array(ids) != user
+        rows += 1
+        kept_arrays = {
+            key: value[keep] if _by_user(key, value, len(keep)) else value
+            for key, value in arrays.items()
+        }
+        ws.rewrite_tensors(run.id, name, kept_arrays, np.array(ids)[keep].tolist(), meta)
+        if name == "prompts":
+            summary["users"] = int(keep.sum())
+    if rows and run.kind == "dataset":
+        dataset = Dataset(
+            summary["dataset"],
+            summary["task"],
+            ws.get_table(run.id, "interactions"),
+            ws.get_table(run.id, "items"),
+            summary["report"],
+        )
+        if any(row["name"] == ITEM_PROFILES for row in ws.artifacts(run.id)):
+            ws.rewrite_table(run.id, ITEM_PROFILES, item_profiles(dataset))
+        # The hash stays: it says what was imported.
+        summary |= importing_data.describe_dataset(dataset) | {
+            "content_hash": run.summary["content_hash"],
+            "statistics": statistics(dataset),
+        }
+    cleaned = _cleaned(summary, user)
+    if cleaned != run.summary:
+        ws.rewrite_summary(run.id, cleaned)
+    return rows
+
+
+def _by_user(name: str, array: np.ndarray, users: int) -> bool:
+    return bool(array.ndim) and len(array) == users and not name.startswith("head.")
+
+
+def _erase_from_database(ws: Workspace, user: str) -> None:
+    """Remove a user's metrics, and the id from texts of runs and jobs."""
+    with ws.transaction() as db:
+        changed = ws.query(
+            "SELECT DISTINCT run_id FROM user_metrics JOIN runs ON runs.id = run_id"
+            " WHERE user_id = ? AND status = 'finished'",
+            [user],
+        )
+        db.execute("DELETE FROM user_metrics WHERE user_id = ?", [user])
+        for row in changed:
+            ws.seal(row["run_id"])
+        for table, columns in (("runs", ("error", "note")), ("jobs", ("error", "args", "title"))):
+            for column in columns:
+                for row in ws.query(f"SELECT id, {column} AS text FROM {table}"):
+                    text = _without(row["text"] or "", user)
+                    if text != (row["text"] or ""):
+                        db.execute(
+                            f"UPDATE {table} SET {column} = ? WHERE id = ?", [text, row["id"]]
+                        )
+
+
+def _is_distinct(user: str) -> bool:
+    """Return whether an id is unlikely to be another number or word, as "12" may be."""
+    return len(user) >= 6 or not user.isalnum()
+
+
+def _pattern(user: str) -> re.Pattern[str]:
+    """Return what finds an id in text: in quotes, and bare where it is distinct."""
+    quoted = "|".join(re.escape(mark + user + mark) for mark in "'\"`")
+    bare = rf"|(?<![\w-]){re.escape(user)}(?![\w-])" if _is_distinct(user) else ""
+    return re.compile(quoted + bare)
+
+
+def _without(text: str, user: str) -> str:
+    return _pattern(user).sub(ERASED, text)
+
+
+def _cleaned(value: Any, user: str) -> Any:
+    """Return a JSON value without the id in its texts."""
+    if isinstance(value, dict):
+        return {
+            _without(key, user): ERASED
+            if key in (USER, "user") and item == user
+            else _cleaned(item, user)
+            for key, item in value.items()
+        }
+    if isinstance(value, list):
+        return [_cleaned(item, user) for item in value]
+    return _without(value, user) if isinstance(value, str) else value
+
+
+def _names(path: Path, user: str) -> bool:
+    return bool(_pattern(user).search(path.read_text(encoding="utf-8", errors="replace")))
+
+
+def _other_files(ws: Workspace) -> Iterator[Path]:
+    """Yield files of a workspace that belong to no run: reports of studies, former databases."""
+    for path in sorted(ws.root.rglob("*")):
+        top = path.relative_to(ws.root).parts[0]
+        inside = top in ("runs", "work", "locks", "logs", "whatif") or top.startswith("puma.lock")
+        former = top.startswith(f"{DATABASE}.damaged")
+        if path.is_file() and not inside and (former or not top.startswith(DATABASE)):
+            yield path

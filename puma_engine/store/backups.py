@@ -1,0 +1,107 @@
+"""Copies of a workspace: made while it is in use, checked, and put back."""
+
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from puma_engine.errors import NotFoundError, StoreError
+from puma_engine.files import new_folder
+from puma_engine.store.database import DATABASE, plain_errors
+from puma_engine.store.run_records import RECORD
+from puma_engine.store.workspace import Workspace, has_database, locate
+
+# Folders that hold nothing of finished runs: checkpoints, locks, uploads, a socket.
+LEFT_OUT = ("runs", "work", "locks", "uploads", "whatif")
+
+
+@dataclass(frozen=True)
+class Copied:
+    """A copy of a workspace. problems: what `Workspace.verify` says of the copy."""
+
+    folder: Path
+    runs: int
+    bytes: int
+    problems: list[str]
+
+
+def backup(ws: Workspace, target: Path) -> Copied:
+    """Copy a workspace to a new folder, also while jobs run.
+
+    The database is copied in one consistent state, then the files of the runs that are finished in
+    it. Checkpoints and uploads are left out. Raises StoreError if the folder exists or cannot be
+    written.
+    """
+    target = target.expanduser().resolve()
+    with _copying(target) as folder:
+        database = sqlite3.connect(folder / DATABASE)
+        try:
+            with plain_errors(ws.path):
+                ws.db.conn.backup(database)
+        finally:
+            database.close()
+        snapshot = Workspace(folder)
+        with snapshot.transaction() as db:
+            # An unfinished run loses its files when it starts again.
+            db.execute(
+                "DELETE FROM artifacts WHERE run_id IN (SELECT id FROM runs WHERE status != 'finished')"
+            )
+        for row in snapshot.query("SELECT id FROM runs WHERE status = 'finished'"):
+            _copy_run(ws, snapshot, row["id"])
+        for path in ws.root.iterdir():
+            if path.name in LEFT_OUT or path.name.startswith((DATABASE, "puma.lock", ".")):
+                continue
+            if path.is_dir():
+                shutil.copytree(path, folder / path.name)
+            elif path.is_file():
+                shutil.copy2(path, folder / path.name)
+        snapshot.close()
+    return _described(target)
+
+
+def _copy_run(ws: Workspace, snapshot: Workspace, run_id: str) -> None:
+    names = [row["file"] for row in snapshot.artifact_rows(run_id)] + [RECORD]
+    folder = snapshot.folder(run_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        # A file that is missing or damaged is named by the check of the copy.
+        if (source := ws.folder(run_id) / name).is_file():
+            shutil.copy2(source, folder / name)
+
+
+def restore(source: Path, path: Path | str | None = None) -> Copied:
+    """Copy a backup to the place of a workspace, where nothing may be yet.
+
+    path: the workspace (default: as for `Workspace.open`). Raises NotFoundError if the backup holds
+    no workspace, StoreError if something is in its place.
+    """
+    source, target = source.expanduser().resolve(), locate(path)
+    if not has_database(source):
+        raise NotFoundError(f"There is no workspace at {source}; give a folder of puma backup.")
+    if target.is_dir() and not any(target.iterdir()):
+        target.rmdir()
+    with _copying(target) as folder:
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+    return _described(target)
+
+
+@contextmanager
+def _copying(target: Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes `target`; a full disk raises StoreError."""
+    try:
+        with new_folder(target) as folder:
+            yield folder
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StoreError(f"The copy {target} cannot be written ({reason}).") from error
+
+
+def _described(folder: Path) -> Copied:
+    ws = Workspace.open(folder)
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    size = sum(file.stat().st_size for file in files)
+    described = Copied(folder, len(ws.runs(status="finished")), size, ws.verify())
+    ws.close()
+    return described

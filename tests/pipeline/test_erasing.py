@@ -1,0 +1,145 @@
+"""A user is erased from every file and page of a workspace; what was trained on them is named."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from small_runs import QUICK, SMALL
+from tiny import tiny_backbone_folder
+from typer.testing import CliRunner
+
+from puma_engine import jobs, pipeline
+from puma_engine.cli import app
+from puma_engine.datasets import item_profiles
+from puma_engine.errors import NotFoundError, StoreError
+from puma_engine.pipeline.erasing import ERASED, erase_user
+from puma_engine.store import Workspace
+
+USER = "ada.lovelace@example.org"
+
+
+@pytest.fixture(scope="module")
+def ws(tmp_path_factory):
+    """A workspace with runs of every kind that hold the user, a log, an upload and a killed fit."""
+    folder = tmp_path_factory.mktemp("erasing")
+    ws = Workspace.open(folder / "workspace", create=True)
+    rng = np.random.default_rng(0)
+    users = [USER, *(f"{number:03}" for number in range(15))]
+    rows = [
+        (user, f"i{item}", int(rng.integers(1, 6)), f"Book {item}")
+        for user in users
+        for item in rng.choice(20, size=12, replace=False)
+    ]
+    frame = pd.DataFrame(rows, columns=["user_id", "item_id", "outcome", "text"])
+    frame.to_csv(folder / "ratings.csv", index=False)
+    data = pipeline.import_dataset(ws, "table", path=folder / "ratings.csv", task="rating")
+    small = tiny_backbone_folder(folder / "models", "llama")
+    large = tiny_backbone_folder(folder / "models", "qwen2", width=48)
+    source = pipeline.fit_prompts(ws, data, small, training=QUICK)
+    everybody = pipeline.migrate(ws, source, large, training=QUICK, adapter=SMALL, name="everybody")
+    draws = (pipeline.select(ws, source, strategy="random", budget=4, seed=n) for n in range(20))
+    others = next(run for run in draws if USER not in pipeline.selected_users(ws, run))
+    settings = {"selection": others, "training": QUICK, "adapter": SMALL}
+    few = pipeline.migrate(ws, source, large, name="few", **settings)
+    scores = [pipeline.evaluate(ws, run) for run in (source, everybody, few)]
+    pipeline.compare(ws, scores)
+    pipeline.project(ws, source, everybody, method="pca")
+    killed = ws.begin("dataset", name="killed", config={"x": 1}, inputs={})
+    (ws.work(killed.id) / "checkpoint").write_text(USER)
+    ws.fail(killed.id, f"The user {USER!r} has no prompt.")
+    job = jobs.enqueue(ws, "migrate", {"sources": "x", "target": "y"}, title=f"For {USER}")
+    jobs.cancel(ws, job.id)
+    for name in ("logs", "uploads/one/table"):
+        (ws.root / name).mkdir(parents=True)
+    (ws.root / "logs" / f"{job.id}.log").write_text(f"before\nThe user {USER!r}: bad\nafter\n")
+    frame.to_csv(ws.root / "uploads" / "one" / "table" / "ratings.csv", index=False)
+    return ws
+
+
+def files_with(root, text):
+    return [path for path in root.rglob("*") if path.is_file() and text in path.read_bytes()]
+
+
+def test_a_user_is_gone_from_every_file_and_everybody_else_stays(ws):
+    before = {run.id: run for run in ws.runs()}
+    data = ws.runs(kind="dataset", status="finished")[0]
+    source = ws.runs(kind="prompts")[0]
+    table = pipeline.load_prompts(ws, source)
+    metrics = ws.metrics()
+    assert files_with(ws.root, USER.encode())
+    planned = erase_user(ws, USER, dry_run=True)
+    assert files_with(ws.root, USER.encode()) and planned.rows == 0
+    erased = erase_user(ws, USER, reason="request 7")
+    assert erased.runs == planned.runs and len(erased.runs) >= 9
+    # Both migrations have a prompt of theirs; the adapter of one alone was trained on it.
+    trained = {name.split(" (")[0] for name in erased.trained_on}
+    assert "everybody" in trained and "few" not in trained and erased.left == []
+    assert files_with(ws.root, USER.encode()) == []
+    assert ws.verify() == [] and ws.scrub() == []
+    for run in ws.runs():
+        assert run.id in before and run.status == before[run.id].status
+        for row in ws.artifacts(run.id) if run.status == "finished" else ():
+            if row["format"] == "parquet":
+                assert USER not in ws.get_table(run.id, row["name"]).astype(str).to_numpy()
+            else:
+                assert USER not in (ws.get_tensors(run.id, row["name"])[1] or [])
+    left = pipeline.load_prompts(ws, source)
+    others = [user for user in table.user_ids.tolist() if user != USER]
+    assert left.user_ids.tolist() == others
+    np.testing.assert_array_equal(left.vectors, table.take(others))
+    for name, tensor in table.head.items():
+        np.testing.assert_array_equal(left.head[name], tensor)
+    pd.testing.assert_frame_equal(ws.metrics(), metrics)
+    dataset = pipeline.load_dataset(ws, data.id)
+    summary = ws.run(data.id).summary
+    assert summary["users"] == len(dataset.users) == 15 and summary["interactions"] == 15 * 12
+    assert summary["content_hash"] == data.summary["content_hash"]
+    pd.testing.assert_frame_equal(ws.get_table(data.id, "item-profiles"), item_profiles(dataset))
+    (line,) = ws.query("SELECT action, detail FROM audit")
+    assert line["action"] == "erase user" and json.loads(line["detail"])["reason"] == "request 7"
+    (job,) = jobs.jobs(ws)
+    assert job.title == f"For {ERASED}" and jobs.read_log(ws, job.id).splitlines()[0] == "before"
+    with pytest.raises(NotFoundError, match="No run and no log"):
+        erase_user(ws, USER)
+
+
+def test_the_rest_of_a_workspace_still_works_after_an_erasure(ws):
+    moved = ws.runs(kind="migration")[0]
+    again = pipeline.evaluate(ws, moved, split="validation")
+    assert again.status == "finished" and len(ws.user_metrics(again.id)) == 15
+
+
+def test_a_short_id_does_not_take_other_numbers_with_it(ws):
+    run = ws.begin("dataset", name="numbers", config={"n": 1}, inputs={})
+    ws.put_table(run.id, "t", pd.DataFrame({"user_id": ["12", "3"], "item_id": ["12", "12"]}))
+    summary = {"counts": {"12": 4}, "values": ["12", 12], "note": "user '12' is bad, 12 rows"}
+    summary |= {"dataset": "numbers", "task": "rating", "report": {}}
+    ws.finish(run.id, seconds=1, device="cpu", summary=summary)
+    (ws.root / "logs" / "worker.log").write_text("step 12 of 12\n")
+    kept = pd.DataFrame({"user_id": ["3"], "item_id": ["12"]})
+    with ws.transaction() as db:
+        db.execute("UPDATE runs SET kind = 'projection' WHERE id = ?", [run.id])
+        ws.seal(run.id)
+    erase_user(ws, "12")
+    pd.testing.assert_frame_equal(ws.get_table(run.id, "t"), kept, check_dtype=False)
+    wanted = summary | {"note": f"user {ERASED} is bad, 12 rows"}
+    assert ws.run(run.id).summary == wanted
+    assert (ws.root / "logs" / "worker.log").read_text() == "step 12 of 12\n"
+
+
+def test_a_user_is_not_erased_under_a_job(ws):
+    job = jobs.enqueue(ws, "demo", {}, title="Waits")
+    with pytest.raises(StoreError, match="Jobs wait or run"):
+        erase_user(ws, "003")
+    jobs.cancel(ws, job.id)
+
+
+def test_the_command_asks_first(ws):
+    words = ["-w", str(ws.root), "users", "erase", "004"]
+    asked = CliRunner().invoke(app, words, input="n\n")
+    assert asked.exit_code == 1 and "Erase the user '004'" in asked.output
+    assert "004" in pipeline.load_prompts(ws, ws.runs(kind="prompts")[0]).user_ids
+    done = CliRunner().invoke(app, [*words, "--yes", "--json"])
+    assert done.exit_code == 0 and json.loads(done.stdout)["rows"] > 0
+    assert "004" not in pipeline.load_prompts(ws, ws.runs(kind="prompts")[0]).user_ids
