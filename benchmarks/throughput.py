@@ -1,13 +1,15 @@
-"""Examples a second of the plain way, the paper's template and the item-first template.
+"""Examples a second of the plain way and of the engine with each order of a template's parts.
 
     python benchmarks/throughput.py --out benchmarks/results/throughput.json
 
-On a GPU: random weights in the shapes of six published models. On a CPU: zoo models. All
-ways are timed in this one run, on the same titles; `ratio_to_plain` divides by the plain
-way on the same backbone and stage. `peak_share` divides the arithmetic that a way must do
+On a GPU: random weights in the shapes of six published models. On a CPU: zoo models. The ways are
+`plain`, `paper` (the prompt before the item), `item_first` and `prompt_last`. All are timed in this
+one run, on the same titles; `ratio_to_plain` divides by the plain way on the same backbone and
+stage. `peak_share` divides the arithmetic that a way must do
 (counted from its shapes) by the rate of a large matrix product in bf16 (on a CPU in the way's own
 precision), measured here. Compiling and capturing come before the clock starts; so does reading what stands before
-the slot, once for each distinct text: `prefixes` says how many, `prefix_seconds` how long.
+the slot, once for each distinct text: `prefixes` says how many, `prefix_seconds` how long. With
+--profile, `profile` says which share of a training step's time each group of GPU kernels takes.
 
 Under `accelerate launch --num_processes N` the trainings are shared by N GPUs: batches and rates are
 those of all, `peak_share` is of all their peaks, memory of the first.
@@ -20,7 +22,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +44,27 @@ from puma_engine.migration.adapter_training import AdaptedPrompts
 from puma_engine.prompts.examples import Examples, Prompts, ReaderData, predict_examples, reader_for
 from puma_engine.prompts.tuning import PromptEmbedding, PromptModule, PromptTuningModule, make_head
 from puma_engine.training import distributed
-from puma_engine.training.device import resolve_device, torch_dtype
-from puma_engine.training.loop import Progress, train
+from puma_engine.training.device import resolve_device, resolve_precision, torch_dtype
+from puma_engine.training.loop import Progress, epoch_batches, train
+from puma_engine.training.step import TrainingStep
 
 STAGES = ("adapter", "prompts", "evaluation")
-TEMPLATES = {"plain": "rating", "paper": "rating", "item_first": "rating-item-first"}
+TEMPLATES = {
+    "plain": "rating",
+    "paper": "rating",
+    "item_first": "rating-item-first",
+    "prompt_last": "rating-prompt-last",
+}
 LEAST_REPORTS = 6
+# Words in the names of GPU kernels, by group; the first group that fits counts.
+KERNELS = {
+    "attention": ("forward_kernel", "backward_kernel", "fmha", "flash"),
+    "products": ("gemm", "nvjet", "cutlass", "xmma", "splitk"),
+    "optimizer": ("adam", "multi_tensor", "lpnorm"),
+    "copies": ("memcpy", "memset", "catarray", "copy"),
+    "elementwise": ("",),
+}
+PROFILED_STEPS = 3
 
 
 @dataclass(frozen=True)
@@ -86,6 +103,52 @@ def measured_peak(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * size**3 / float(np.median(seconds[2:]))
 
 
+def full_batches(data: ReaderData, batch: int) -> ReaderData:
+    """Return the data with as many train rows as fill whole batches; few rows are repeated."""
+    rows = torch.arange(max(1, len(data.train) // batch) * batch) % len(data.train)
+    columns = (data.train.user, data.train.item, data.train.context, data.train.outcome)
+    train = Examples(*(column[rows] for column in columns))
+    return ReaderData(data.reader, data.task, train, data.validation)
+
+
+def training_config(way: Way, batch: int) -> TrainingConfig:
+    """Return the training settings of a way."""
+    precision = {"fp32": "auto", "fp8": "bf16"}.get(way.precision, way.precision)
+    return TrainingConfig(epochs=1000, batch_size=batch, learning_rate=1e-4, precision=precision)  # type: ignore[arg-type]
+
+
+def profile_step(module: torch.nn.Module, way: Way, batch: int) -> dict[str, float]:
+    """Return the milliseconds of a training step by group of GPU kernels; gaps have no kernel."""
+    config = training_config(way, batch)
+    precision = resolve_precision(config.precision, way.backbone.device)
+    step = TrainingStep(module, module, config, precision, 1)
+    batches = epoch_batches(
+        len(way.data.train), batch, seed=0, epoch=0, lengths=way.data.train.lengths(way.data.reader)
+    )
+
+    def run(steps: int) -> float:
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for number in range(steps):
+            step(torch.from_numpy(batches[number % len(batches)]), batch, 1e-4)
+        torch.cuda.synchronize()
+        return 1000 * (time.perf_counter() - start) / steps
+
+    # Every shape has its graph after two epochs.
+    run(2 * len(batches) + 1)
+    # A profile slows the host down, so that the gaps come from a run without one.
+    wall = run(PROFILED_STEPS)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        run(PROFILED_STEPS)
+    groups = dict.fromkeys(KERNELS, 0.0)
+    for kernel in profile.key_averages():
+        name = kernel.key.lower()
+        group = next(group for group, words in KERNELS.items() if any(w in name for w in words))
+        groups[group] += kernel.self_device_time_total / 1000 / PROFILED_STEPS
+    groups["gaps"] = max(0.0, wall - sum(groups.values()))
+    return {"step": round(wall, 2)} | {name: round(ms, 2) for name, ms in groups.items()}
+
+
 def training_rate(module: torch.nn.Module, way: Way, batch: int, seconds: float) -> float:
     """Examples a second of the project's own training loop, once it is warm.
 
@@ -103,13 +166,7 @@ def training_rate(module: torch.nn.Module, way: Way, batch: int, seconds: float)
     def is_enough() -> bool:
         return len(seen) >= LEAST_REPORTS and time.monotonic() - seen[0][0] > seconds
 
-    plain = {"fp32": "auto", "fp8": "bf16"}
-    config = TrainingConfig(
-        epochs=1000,
-        batch_size=batch,
-        learning_rate=1e-4,
-        precision=plain.get(way.precision, way.precision),  # type: ignore[arg-type]
-    )
+    config = training_config(way, batch)
     with contextlib.suppress(Cancelled):
         train(
             module,
@@ -141,8 +198,10 @@ def evaluation_rate(prompts: Prompts, head: Any, way: Way) -> float:
     return max(rates)
 
 
-def rate_of(stage: str, way: Way, batch: int, users: int, seconds: float) -> float:
-    """Measure one stage of one way."""
+def rate_of(
+    stage: str, way: Way, batch: int, users: int, options: Any
+) -> tuple[float, dict[str, float]]:
+    """Return the examples a second of one stage of one way, and its profile if one is wanted."""
     generator = torch.Generator().manual_seed(0)
     backbone = way.backbone
     head = make_head(way.data.task, way.data.train, generator).to(backbone.device)
@@ -154,10 +213,14 @@ def rate_of(stage: str, way: Way, batch: int, users: int, seconds: float) -> flo
     else:
         base = torch.rand(1, 1, backbone.width, generator=generator) * 0.2 - 0.1
         prompts = PromptEmbedding(base, users)
+    if stage != "evaluation":
+        way = replace(way, data=full_batches(way.data, batch))
     module = PromptTuningModule(way.data, prompts, head).to(backbone.device)
     if stage == "evaluation":
-        return evaluation_rate(module.prompts, head, way)
-    return training_rate(module, way, batch, seconds)
+        return evaluation_rate(module.prompts, head, way), {}
+    rate = training_rate(module, way, batch, options.seconds)
+    wanted = options.profile and way.name != "plain"
+    return rate, profile_step(module, way, batch) if wanted else {}
 
 
 def work_of(stage: str, way: Way) -> dict[str, float]:
@@ -206,7 +269,7 @@ def ways(name: str, dataset: Dataset, device: torch.device, options: Any) -> Ite
     for precision in options.precisions or (["bf16", "fp8"] if gpu else ["fp32", "bf16"]):
         free_memory(device)
         backbone = backbone_for(name, device, precision)
-        for way in ("paper", "item_first"):
+        for way in options.ways:
             backbone.forget()
             free_memory(device)
             start = time.perf_counter()
@@ -227,13 +290,13 @@ def measure(name: str, dataset: Dataset, device: torch.device, options: Any) -> 
     for way in ways(name, dataset, device, options):
         for stage in options.stages:
             sizes = options.batch
-            if way.name == "item_first":
+            if way.name in ("item_first", "prompt_last"):
                 sizes = options.item_batch or sizes
             if stage == "evaluation":
                 sizes = sizes[:1]  # predicting takes as many rows as fit, and is timed once
             for batch in [PLAIN_BATCH] if way.name == "plain" else sizes:
                 free_memory(device)
-                rate = rate_of(stage, way, batch, len(dataset.users), options.seconds)
+                rate, profile = rate_of(stage, way, batch, len(dataset.users), options)
                 plain.setdefault(stage, rate)
                 work = work_of(stage, way)
                 fp32 = device.type == "cpu" and way.precision == "fp32"
@@ -246,6 +309,7 @@ def measure(name: str, dataset: Dataset, device: torch.device, options: Any) -> 
                 row |= {"peak_share": round(rate * work["gflops"] * 1e9 / peak, 4)}
                 row |= {"peak_memory_gb": round(memory(device), 2)}
                 row |= {"prefixes": way.prefixes, "prefix_seconds": way.prefix_seconds}
+                row |= {"profile": profile} if profile else {}
                 rows.append(row)
                 if distributed.is_main_process():
                     print(json.dumps(row), file=sys.stderr, flush=True)
@@ -286,14 +350,21 @@ def main() -> None:
     parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=STAGES)
     parser.add_argument("--batch", type=int, nargs="+", default=[256], help="of the engine's ways")
     parser.add_argument(
-        "--item-batch", type=int, nargs="+", help="of items first, if others than --batch"
+        "--item-batch",
+        type=int,
+        nargs="+",
+        help="of item_first and prompt_last, if others than --batch",
     )
+    ways = [way for way in TEMPLATES if way != "plain"]
+    parser.add_argument("--ways", nargs="+", default=ways, choices=ways)
+    parser.add_argument("--profile", action="store_true", help="of training steps, on a GPU")
     parser.add_argument("--precisions", nargs="+", help="of the engine's ways (default by device)")
     parser.add_argument("--users", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=15.0, help="for each training")
     options = parser.parse_args()
     device = torch.device(distributed.local_device(resolve_device(options.device)))
     gpu = device.type == "cuda"
+    options.profile &= gpu
     if distributed.world_size() > 1:
         options.stages = [stage for stage in options.stages if stage != "evaluation"]
     names = options.backbones or (list(SHAPES) if gpu else ["llama-medium"])

@@ -7,7 +7,7 @@ names the part that fails.
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,19 +21,27 @@ from puma_engine.backbone.attention.compiled_layers import (
     compile_layers,
     compiled_softmax,
     uncompile_layers,
+    whole_layers_compiled,
 )
 from puma_engine.backbone.attention.fp8 import use_fp8
-from puma_engine.backbone.attention.kv_cache import KVCache, RaggedTensor
+from puma_engine.backbone.attention.joint_linear import join_linears
+from puma_engine.backbone.attention.kv_cache import CachedPrefix, KVCache, RaggedTensor
 from puma_engine.backbone.attention.last_position_mlp import wrap_last_mlp
+from puma_engine.backbone.attention.plain_attention import KeyValue, joint_softmax
 from puma_engine.backbone.attention.prefix_attention import (
     NAME,
-    KeyValue,
+    InPlace,
     Prefix,
     PrefixLayer,
-    joint_softmax,
+    attention_modules,
+    reading_in_place,
     use_prefix_attention,
 )
-from puma_engine.backbone.attention.triton_attention import attend
+from puma_engine.backbone.attention.triton_attention import (
+    block_tokens,
+    can_attend_in_place,
+    tile_rows,
+)
 from puma_engine.backbone.gguf_model import GgufModel
 from puma_engine.backbone.loading import (
     FP8,
@@ -62,6 +70,8 @@ COMPILED_PARAMETERS = 300_000_000
 # The check compares logits of this many tokens for rows of unequal length.
 CHECKED_LOGITS = 64
 CHECKED_ROWS = ([1, 2, 3, 4, 5], [3, 2, 4])
+# Compiled kernels suit the number of rows that they are compiled for.
+COMPILED_ROWS = 1024
 # Allowed difference as a share of the logits' norm. Half precision rounds in every layer, and
 # 8-bit products round activations by what else is in the batch; a position that is off by one
 # differs by far more.
@@ -101,6 +111,16 @@ class FrozenBackbone:
         self._cache_argument = "cache" if "cache" in arguments else "past_key_values"
         self.compiled = False
         self.last_mlp = wrap_last_mlp(self._decoder)
+        config = model.config.get_text_config()
+        self._heads = int(config.num_attention_heads)
+        windows = (
+            getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")
+        )
+        # In place, a position sees all tokens before it.
+        self._window = min((int(window) for window in windows if window), default=None)
+        self._kv_shapes: set[tuple[int, int]] = set()
+        self._attention = attention_modules(self._decoder)
+        self.in_place = self.device.type == "cuda" and not self.spread and bool(self._attention)
         self._check()
 
     @classmethod
@@ -166,6 +186,7 @@ class FrozenBackbone:
             return False
         with torch.no_grad():
             expected = self._own_logits()
+        separate = join_linears(self._decoder)
         if fp8:
             use_fp8(self._decoder)
             self.info = replace(self.info, quantised=FP8)
@@ -174,19 +195,32 @@ class FrozenBackbone:
         try:
             with torch.no_grad():
                 rows = list(CHECKED_ROWS)
-                self._compare("fused layers", expected, self._split_logits, (rows, (4, 1)))
+                self._compare("fused layers", expected, self._gathered_logits, (rows, (4, 1)))
         except BackboneError:
             if fp8:
                 raise
             uncompile_layers(self._decoder)
+            separate()
             self.compiled = False
+        if self.compiled and self.in_place:
+            try:
+                with torch.no_grad():
+                    copies = COMPILED_ROWS // len(CHECKED_ROWS)
+                    self._compare(
+                        "compiled layers",
+                        expected,
+                        lambda *call: self._split_logits(*call)[: len(CHECKED_ROWS)],
+                        (list(CHECKED_ROWS) * copies, (4, 2) * copies),
+                    )
+            except BackboneError:
+                self.in_place = False
         return self.compiled
 
     @functools.cached_property
     @torch.no_grad()
     def token_bytes(self) -> int:
         """Bytes of one token's keys and values in all layers."""
-        states = self._run_prefix(torch.zeros(1, 1, dtype=torch.long, device=self.device))
+        states = self._run_prefix(torch.zeros(1, 1, dtype=torch.long, device=self.device), [])
         return sum(part.numel() * part.element_size() for pair in states for part in pair)
 
     def forget(self) -> None:
@@ -227,69 +261,111 @@ class FrozenBackbone:
         """
         lengths = tokens.lengths[rows].cpu()
         order = torch.argsort(lengths, stable=True)
-        start = 0
+        start, common = 0, tokens.common
+        if common and not cache.layers:
+            index = torch.arange(common, device=tokens.ids.device).unsqueeze(0)
+            states = self._run_prefix(tokens.ids[index], [])
+            cache.write(len(tokens.ids), index, states, torch.ones_like(index, dtype=torch.bool))
         while start < len(order):
             size = max(1, batch_tokens // max(1, int(lengths[order[start]])))
             part = order[start : start + size]
             start += size
             width = int(lengths[part].max())
-            if width:
+            if width > common:
                 index, exists = tokens.index(rows[part.to(rows.device)], width, left=False)
-                cache.write(len(tokens.ids), index, self._run_prefix(tokens.ids[index]), exists)
+                past = cache.gather(index[:, :common]) if common else []
+                index, exists = index[:, common:], exists[:, common:]
+                states = self._run_prefix(tokens.ids[index], past)
+                cache.write(len(tokens.ids), index, states, exists)
         return cache
 
-    def _run_prefix(self, ids: Tensor) -> list[KeyValue]:
-        cache: Any = DynamicCache()
+    def _run_prefix(self, ids: Tensor, past: list[KeyValue]) -> list[KeyValue]:
+        """Return the keys and values of ids [B, P] behind those of past, which no row pads."""
+        cache: Any = _dynamic_cache(past)
         with self._last_mlp_at(None):
             arguments = {self._cache_argument: cache}
             self._decoder(inputs_embeds=self.embed(ids), use_cache=True, **arguments)
-        return [(layer.keys, layer.values) for layer in cache.layers]
+        width = ids.shape[1]
+        return [(layer.keys[:, :, -width:], layer.values[:, :, -width:]) for layer in cache.layers]
+
+    def reads_in_place(self, length: int, longest: int) -> bool:
+        """Whether attention of `length` new positions reads prefixes of up to `longest` in place."""
+        return (
+            self.in_place
+            and longest > 0
+            and (self._window is None or longest + length <= self._window)
+            and can_attend_in_place(
+                self.device, self.dtype, self._heads, self._kv_shapes, length, longest
+            )
+        )
 
     def last_hidden(
-        self,
-        embeddings: Tensor,
-        lengths: Tensor,
-        past: list[KeyValue] | None = None,
-        past_exists: Tensor | None = None,
+        self, embeddings: Tensor, lengths: Tensor, prefix: CachedPrefix | None = None
     ) -> Tensor:
         """Return the final hidden state [B, width] at each row's last position.
 
-        embeddings [B, S, width] are padded on the right to S; lengths [B]. past: (keys, values) a
-        layer, [B, kv_heads, P, head_dim], padded on the left; past_exists [B, P] is False for
-        padding.
+        embeddings [B, S, width] are padded on the right to S; lengths [B]. prefix: the cached texts
+        that the rows continue. On a GPU attention reads them in place, elsewhere in a copy.
         """
+        width = embeddings.shape[1]
+        embeddings = embeddings.to(self.dtype)
+        last = (lengths - 1).view(-1, 1, 1)
+        with self._last_mlp_at(last) if width > 1 else nullcontext():
+            if prefix is not None and self.reads_in_place(width, prefix.longest):
+                hidden = self._hidden_in_place(embeddings, prefix)
+            else:
+                hidden = self._hidden_gathered(embeddings, lengths, prefix)
+        if width == 1:
+            return hidden.squeeze(1)
+        last = last.to(hidden.device).expand(-1, 1, hidden.shape[-1])
+        return hidden.gather(1, last).squeeze(1)
+
+    def _hidden_in_place(self, embeddings: Tensor, prefix: CachedPrefix) -> Tensor:
+        width, layers = embeddings.shape[1], prefix.cache.layers
+        group = self._heads // layers[0].shape[1]
+        places = prefix.places(tile_rows(group, width))
+        column = torch.arange(width, device=embeddings.device).unsqueeze(0)
+        one_block = prefix.longest <= block_tokens(self.dtype)
+        here = [InPlace(layer, places, one_block) for layer in layers]
+        with ExitStack() as stack:
+            stack.enter_context(reading_in_place(self._attention, here))
+            if self.compiled:
+                stack.enter_context(whole_layers_compiled(self._decoder))
+            hidden: Tensor = self._decoder(
+                inputs_embeds=embeddings,
+                # A mask of four axes is passed on as it is; this attention reads none.
+                attention_mask=column.new_ones((1, 1, 1, 1), dtype=torch.bool),
+                position_ids=prefix.lengths.unsqueeze(1) + column,
+                use_cache=False,
+            ).last_hidden_state
+        return hidden
+
+    def _hidden_gathered(
+        self, embeddings: Tensor, lengths: Tensor, prefix: CachedPrefix | None
+    ) -> Tensor:
         batch, width, _ = embeddings.shape
         column = torch.arange(width, device=embeddings.device).unsqueeze(0)
         exists = column < lengths.unsqueeze(1)
         positions = column.expand(batch, -1)
-        if past is not None and past_exists is not None and past_exists.shape[1]:
+        past: list[KeyValue] = []
+        if prefix is not None and prefix.longest:
+            past, past_exists = prefix.gather()
             positions = positions + past_exists.sum(1, keepdim=True)
             exists = torch.cat([past_exists, exists], dim=1)
-        else:
-            past = None
-        # Where this attention reads it so, the cache holds the prefix apart.
-        cache = DynamicCache()
+        cache = _dynamic_cache(past)
         if self.model.config._attn_implementation == NAME:
-            softmax, fused = (compiled_softmax, attend) if self.compiled else (joint_softmax, None)
+            # This attention reads the prefix apart.
+            softmax = compiled_softmax if self.compiled else joint_softmax
             pairs: Sequence[KeyValue | None] = past or [None] * self.info.layers
-            cache.layers = [PrefixLayer(Prefix(pair, softmax, fused)) for pair in pairs]
-        else:
-            for keys, values in past or []:
-                layer = DynamicLayer()
-                layer.lazy_initialization(keys, values)
-                layer.keys, layer.values = keys, values
-                cache.layers.append(layer)
-        last = (lengths - 1).view(-1, 1, 1)
-        with self._last_mlp_at(last):
-            hidden: Tensor = self._decoder(
-                inputs_embeds=embeddings.to(self.dtype),
-                attention_mask=exists.long(),
-                position_ids=positions,
-                **{self._cache_argument: cache},
-                use_cache=True,
-            ).last_hidden_state
-        last = last.to(hidden.device).expand(-1, 1, hidden.shape[-1])
-        return hidden.gather(1, last).squeeze(1)
+            cache.layers = [PrefixLayer(Prefix(pair, softmax)) for pair in pairs]
+        hidden: Tensor = self._decoder(
+            inputs_embeds=embeddings,
+            attention_mask=exists.long(),
+            position_ids=positions,
+            **{self._cache_argument: cache},
+            use_cache=True,
+        ).last_hidden_state
+        return hidden
 
     def _last_mlp_at(self, index: Tensor | None) -> AbstractContextManager[None]:
         return nullcontext() if self.last_mlp is None else self.last_mlp.only_at(index)
@@ -390,16 +466,29 @@ class FrozenBackbone:
             "cached keys and values": [([row], (2,)) for row in CHECKED_ROWS],
             "padding and positions": [(list(CHECKED_ROWS), (4, 1))],
         }
+        in_place, self.in_place = self.in_place, False
         while True:
             try:
                 for name, calls in parts.items():
                     self._compare(name, expected, self._split_logits, *calls)
                 self._check_soft_prompt()
-                return
+                break
             except BackboneError:
                 if not fallbacks:
                     raise
                 fallbacks.pop(0)()
+        self.in_place = in_place and self.model.config._attn_implementation == NAME
+        if self.in_place:
+            try:
+                for splits in ((4, 1), (4, 2)):
+                    self._compare(
+                        "attention in place",
+                        expected,
+                        self._split_logits,
+                        (list(CHECKED_ROWS), splits),
+                    )
+            except BackboneError:
+                self.in_place = False
 
     def _check_soft_prompt(self) -> None:
         """Raise BackboneError for a model that cannot read, or learn, vectors that are no tokens.
@@ -420,8 +509,10 @@ class FrozenBackbone:
         def split() -> Tensor:
             embeddings = torch.cat([prompt, after], dim=1)
             length = torch.tensor([embeddings.shape[1]], device=self.device)
-            exists = torch.ones(1, 2, dtype=torch.bool, device=self.device)
-            hidden = self.last_hidden(embeddings, length, self._run_prefix(ids[:, :2]), exists)
+            tokens = RaggedTensor.pack([row[:2]], self.device)
+            rows = torch.zeros(1, dtype=torch.long, device=self.device)
+            past = CachedPrefix(self.prefix(tokens, rows, KVCache()), tokens, rows, 2)
+            hidden = self.last_hidden(embeddings, length, past)
             return self.answer_logits(hidden, self._checked_answers())
 
         def gradient() -> Tensor:
@@ -479,19 +570,38 @@ class FrozenBackbone:
         prefix = RaggedTensor.pack([row[:k] for row, k in pairs], self.device)
         rest = RaggedTensor.pack([row[k:] for row, k in pairs], self.device)
         every = torch.arange(len(rows), device=self.device)
-        past = past_exists = None
+        past = None
         if max(splits):
             cache = self.prefix(prefix, every, KVCache())
-            index, past_exists = prefix.index(every, max(splits), left=True)
-            past = cache.gather(index)
+            self._kv_shapes |= {(layer.shape[1], layer.shape[3]) for layer in cache.layers}
+            past = CachedPrefix(cache, prefix, every, max(splits))
         index, exists = rest.index(every, int(rest.lengths.max()), left=False)
         embeddings = self.embed(rest.ids[index].masked_fill(~exists, 0))
-        hidden = self.last_hidden(embeddings, rest.lengths, past, past_exists)
+        hidden = self.last_hidden(embeddings, rest.lengths, past)
         return self.answer_logits(hidden, self._checked_answers())
 
     def _checked_answers(self) -> Tensor:
         return torch.arange(min(CHECKED_LOGITS, self.info.vocabulary), device=self.device)
 
+    def _gathered_logits(self, rows: list[list[int]], splits: tuple[int, ...]) -> Tensor:
+        """Return the same with a copy of the prefixes' keys and values for each row."""
+        in_place, self.in_place = self.in_place, False
+        try:
+            return self._split_logits(rows, splits)
+        finally:
+            self.in_place = in_place
+
     def _checked(self, logits: Tensor) -> Tensor:
         answers = min(CHECKED_LOGITS, self.info.vocabulary)
         return logits[:, -1, :answers].float().to(self.device)
+
+
+def _dynamic_cache(past: Sequence[KeyValue]) -> DynamicCache:
+    """Return a cache of transformers that holds these keys and values, one pair a layer."""
+    cache = DynamicCache()
+    for keys, values in past:
+        layer = DynamicLayer()
+        layer.lazy_initialization(keys, values)
+        layer.keys, layer.values = keys, values
+        cache.layers.append(layer)
+    return cache

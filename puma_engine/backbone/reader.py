@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from puma_engine.backbone.attention.cuda_graphs import GraphedCalls
-from puma_engine.backbone.attention.kv_cache import KVCache, RaggedTensor
-from puma_engine.backbone.attention.prefix_attention import KeyValue
+from puma_engine.backbone.attention.kv_cache import CachedPrefix, KVCache, RaggedTensor
 from puma_engine.backbone.loading import largest
 from puma_engine.backbone.model import FrozenBackbone
 from puma_engine.backbone.tasks import Task, get_task
@@ -83,7 +82,7 @@ class Reader:
                 self._filled[slot] = dict(zip(texts, encoded.fill(slot, texts), strict=True))
             before = [backbone.start + self._join(encoded.before, row) for row in contexts]
             after = [self._join(encoded.after, row) for row in contexts]
-            self._before_row, self._before = self._unique(before)
+            self._before_row, self._before = self._unique(before, share=True)
             self._after_row, self._after = self._unique(after)
         self._check_embedded(encoded.answers)
         # Rows [2, n] of the distinct texts before and after the slot, by context.
@@ -91,6 +90,7 @@ class Reader:
         self._before_length = self._before.lengths.cpu()[self._before_row]
         self._after_length = self._after.lengths.cpu()[self._after_row]
         self._max_length = int((self._before_length + self._after_length).max())
+        self._max_before = int(self._before_length.max())
         self._check_length(1)
         if cache_bytes is None:
             cache_bytes = CPU_CACHE_BYTES
@@ -116,8 +116,7 @@ class Reader:
     def sequence(self, context: int) -> tuple[list[int], list[int]]:
         """Return the token ids before and after the prompt slot of context row `context`."""
         parts = (self._before, self._before_row), (self._after, self._after_row)
-        spans = [(tokens, int(row[context])) for tokens, row in parts]
-        before, after = (t.ids[t.offset[row] : t.offset[row + 1]].tolist() for t, row in spans)
+        before, after = (tokens.row(int(row[context])) for tokens, row in parts)
         return before, after
 
     def _join(self, pieces: Sequence[Ids | Slot], context: Context) -> list[int]:
@@ -137,10 +136,12 @@ class Reader:
                 "tokenizer belongs to another model."
             )
 
-    def _unique(self, rows: list[list[int]]) -> tuple[Tensor, RaggedTensor]:
+    def _unique(
+        self, rows: list[list[int]], *, share: bool = False
+    ) -> tuple[Tensor, RaggedTensor]:
         number: dict[tuple[int, ...], int] = {}
         index = [number.setdefault(tuple(row), len(number)) for row in rows]
-        packed = RaggedTensor.pack([list(row) for row in number], self.backbone.device)
+        packed = RaggedTensor.pack(list(number), self.backbone.device, share=share)
         return torch.tensor(index, dtype=torch.long), packed
 
     def _check_length(self, prompt: int) -> None:
@@ -155,15 +156,16 @@ class Reader:
     def max_batch(self, prompt: int) -> int:
         """Return the batch size that fits into memory without gradients, a power of two.
 
-        prompt: tokens of a soft prompt. Each row takes a copy of its keys and values, and the
-        activations of one layer.
+        prompt: tokens of a soft prompt. Each row takes the activations of one layer and, where
+        attention does not read them in place, a copy of its keys and values.
         """
         before, after = self.widths(torch.arange(len(self)), prompt)
         config, size = self.backbone.model.config.get_text_config(), self.backbone.dtype.itemsize
         inner = largest(config, "intermediate_size") or 4 * config.hidden_size
         # A layer's hidden states, some of them in fp32, its gate and its feed-forward part.
         layer = (6 * config.hidden_size + 3 * inner) * size
-        row = (before + after + prompt) * self.backbone.token_bytes + (after + prompt) * layer
+        copied = 0 if self.backbone.reads_in_place(after + prompt, before) else before
+        row = (copied + after + prompt) * self.backbone.token_bytes + (after + prompt) * layer
         fits = max(1, int(BATCH_SHARE * self._free / row))
         return min(MAX_BATCH[self.backbone.device.type], 1 << (fits.bit_length() - 1))
 
@@ -181,7 +183,9 @@ class Reader:
     @property
     def cached_tokens(self) -> int:
         """Number of tokens before the prompt slot whose keys and values are cached."""
-        return int(self._before.lengths.cpu()[self._computed].sum())
+        common = self._before.common
+        own = self._before.lengths.cpu()[self._computed] - common
+        return int(own.sum()) + common * bool(len(own))
 
     def prepare(self, contexts: Tensor) -> None:
         """Cache the prefixes of context rows [n] (CPU) that are not cached yet.
@@ -226,10 +230,16 @@ class Reader:
         self._check_length(prompt)
         before = int(self._before_length[contexts].max())
         after = int(self._after_length[contexts].max())
+        step = AFTER_STEP
         if self.template.item_first:
-            return self._rounded(before, BEFORE_STEP), after
-        step = COMPILED_AFTER_STEP if self.backbone.compiled else AFTER_STEP
-        return self._rounded(before, AFTER_STEP), self._rounded(after + prompt, step) - prompt
+            step = 1
+        elif self.backbone.compiled:
+            step = COMPILED_AFTER_STEP
+        after = self._rounded(after + prompt, step) - prompt
+        if self.backbone.reads_in_place(after + prompt, self._max_before):
+            # Lengths are data there, and all batches have one shape.
+            return self._max_before, after
+        return self._rounded(before, BEFORE_STEP if self.template.item_first else AFTER_STEP), after
 
     @property
     def recomputes(self) -> bool:
@@ -247,10 +257,8 @@ class Reader:
 
     def _cached_logits(self, prompts: Tensor, rows: Tensor, *, widths: tuple[int, ...]) -> Tensor:
         before, after = widths
-        if not before:
-            return self._logits_after(prompts, rows[1], after, None, None)
-        index, exists = self._before.index(rows[0], before, left=True)
-        return self._logits_after(prompts, rows[1], after, self._cache.gather(index), exists)
+        prefix = CachedPrefix(self._cache, self._before, rows[0], before) if before else None
+        return self._logits_after(prompts, rows[1], after, prefix)
 
     def _recomputed_logits(
         self, prompts: Tensor, rows: Tensor, *, widths: tuple[int, ...]
@@ -258,26 +266,22 @@ class Reader:
         before, after = widths
         unique, inverse = torch.unique(rows[0], return_inverse=True)
         texts = self._before.take(unique)
-        index, exists = texts.index(inverse, before, left=True)
         every = torch.arange(len(texts), device=rows.device)
-        past = self.backbone.prefix(texts, every, KVCache()).gather(index)
-        return self._logits_after(prompts, rows[1], after, past, exists)
+        cache = self.backbone.prefix(texts, every, KVCache())
+        return self._logits_after(
+            prompts, rows[1], after, CachedPrefix(cache, texts, inverse, before)
+        )
 
     def _logits_after(
-        self,
-        prompts: Tensor,
-        rows: Tensor,
-        width: int,
-        past: list[KeyValue] | None,
-        past_exists: Tensor | None,
+        self, prompts: Tensor, rows: Tensor, width: int, prefix: CachedPrefix | None
     ) -> Tensor:
         """Return the logits behind prompts and the texts after the slot, given the prefix."""
-        index, exists = self._after.index(rows, width, left=False)
-        suffix = self.backbone.embed(self._after.ids[index].masked_fill(~exists, 0))
+        embeddings = prompts
+        if width:
+            index, exists = self._after.index(rows, width, left=False)
+            suffix = self.backbone.embed(self._after.ids[index].masked_fill(~exists, 0))
+            embeddings = torch.cat([prompts, suffix.to(prompts.dtype)], dim=1)
         hidden = self.backbone.last_hidden(
-            torch.cat([prompts, suffix.to(prompts.dtype)], dim=1),
-            self._after.lengths[rows] + prompts.shape[1],
-            past,
-            past_exists,
+            embeddings, self._after.lengths[rows] + prompts.shape[1], prefix
         )
         return self.backbone.answer_logits(hidden, self.answers)

@@ -9,8 +9,8 @@ from puma_engine.backbone.attention.compiled_layers import (
     compile_layers,
     uncompile_layers,
 )
-from puma_engine.backbone.attention.fp8 import Fp8Linear, LastQuantizedInput, use_fp8
-from puma_engine.backbone.attention.prefix_attention import joint_softmax, two_part_softmax
+from puma_engine.backbone.attention.fp8 import Fp8Linear, use_fp8
+from puma_engine.backbone.attention.plain_attention import joint_softmax, two_part_softmax
 from puma_engine.errors import BackboneError
 
 
@@ -41,21 +41,12 @@ def test_fp8_products_and_their_gradients_are_near_the_exact_ones():
     generator = torch.Generator().manual_seed(1)
     linear = torch.nn.Linear(64, 48)
     x = torch.randn(5, 6, 64, generator=generator, requires_grad=True)
-    small = Fp8Linear(linear, LastQuantizedInput())
+    small = Fp8Linear(linear)
     d_out = torch.randn(5, 6, 48, generator=generator)
     exact, quantised = linear(x), small(x)
     assert 0 < relative(quantised, exact) < 0.06
     expected = torch.autograd.grad(exact, x, d_out)[0]
     assert 0 < relative(torch.autograd.grad(quantised, x, d_out)[0], expected) < 0.06
-
-
-def test_parallel_layers_quantise_a_shared_input_once():
-    inputs = LastQuantizedInput()
-    first, second = torch.randn(4, 32), torch.randn(4, 32)
-    quantised = inputs.quantize(first)
-    assert inputs.quantize(first) is quantised
-    other = inputs.quantize(second)
-    assert not torch.equal(other[0].float(), quantised[0].float())
 
 
 def test_fp8_logits_are_near_those_of_full_precision():

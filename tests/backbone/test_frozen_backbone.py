@@ -8,6 +8,7 @@ import torch
 from tiny import FAMILIES, TOKENIZER_KINDS, plain_logits, tiny_backbone_folder, tiny_tokenizer
 
 from puma_engine.backbone import Context, FrozenBackbone, Reader, inspect_backbone
+from puma_engine.backbone.attention.kv_cache import CachedPrefix
 from puma_engine.backbone.templates import TEMPLATES, Slot, Template, get_template
 from puma_engine.backbone.tokens import clean_text, encode_template, text_encoder
 from puma_engine.errors import BackboneError, DataError, TemplateError
@@ -126,10 +127,9 @@ def test_rows_per_batch_fit_into_a_share_of_free_memory(
     rows = reader.max_batch(2)
     longest = torch.full((rows,), 3)
     reader.prepare(longest)
-    index, _ = reader._before.index(
-        reader._before_row[longest], reader.widths(longest, 2)[0], left=True
-    )
-    copies = sum(t.numel() * t.element_size() for pair in reader._cache.gather(index) for t in pair)
+    before, _ = reader.widths(longest, 2)
+    prefix = CachedPrefix(reader._cache, reader._before, reader._before_row[longest], before)
+    copies = sum(t.numel() * t.element_size() for pair in prefix.gather()[0] for t in pair)
     assert rows == 1 or copies < free / 4
     assert min_rows <= rows <= max_rows
 

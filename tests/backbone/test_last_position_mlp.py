@@ -49,7 +49,7 @@ def test_the_last_mlp_computes_one_position_for_answers_and_none_for_prefixes(ba
     embeddings = torch.randn(3, 6, backbone.width)
     lengths = torch.tensor([6, 2, 4])
     assert positions_of(backbone, lambda: backbone.last_hidden(embeddings, lengths)) == [1]
-    assert positions_of(backbone, lambda: backbone._run_prefix(torch.tensor([[3, 4, 5]]))) == []
+    assert positions_of(backbone, lambda: backbone._run_prefix(torch.tensor([[3, 4, 5]]), [])) == []
     ids = torch.tensor([[3, 4, 5]])
     assert positions_of(backbone, lambda: backbone.model(input_ids=ids)) == [3]
 

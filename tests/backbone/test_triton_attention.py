@@ -1,104 +1,115 @@
-"""Inputs that the Triton kernels support; plain attention computes all others."""
+"""Configurations that the Triton kernels support; plain attention computes all others."""
+
+from itertools import pairwise
 
 import pytest
 import torch
 from attention_inputs import AttentionInputs
 
 from puma_engine.backbone.attention import triton_attention
+from puma_engine.backbone.attention.plain_attention import plain_attention
 from puma_engine.backbone.attention.prefix_attention import (
-    Prefix,
-    PrefixLayer,
-    plain_attention,
+    InPlace,
     prefix_attention,
+    reading_in_place,
 )
 from puma_engine.backbone.attention.triton_attention import (
-    Attention,
-    Blocks,
-    attend,
+    can_attend_in_place,
     choose_blocks,
-    is_supported,
+    tile_rows,
 )
 
-
-def inputs(dtype=torch.bfloat16, **sizes):
-    return AttentionInputs(**sizes, device="cpu", dtype=dtype)
+HALF = torch.bfloat16
 
 
 @pytest.mark.parametrize(
-    ("length", "width", "supported"),
-    [(1, 64, True), (64, 256, True), (128, 128, True), (65, 256, False), (129, 64, False)],
+    ("length", "width", "dtype", "supported"),
+    [
+        (1, 64, HALF, True),
+        (64, 256, HALF, True),
+        (128, 128, HALF, True),
+        (65, 256, HALF, False),
+        (129, 64, HALF, False),
+        (32, 256, torch.float32, True),
+        (64, 256, torch.float32, False),
+    ],
 )
-def test_blocks_that_are_too_large_are_refused(length, width, supported):
-    blocks = choose_blocks(3, length, 40, width)
+def test_blocks_that_are_too_large_are_refused(length, width, dtype, supported):
+    blocks = choose_blocks(3, length, width, dtype)
     assert (blocks is not None) == supported
     if supported:
-        assert blocks.new >= length and blocks.width >= width and blocks.past == 64
+        assert blocks.new >= length * tile_rows(3, length) and blocks.width >= width
 
 
-def test_block_sizes_are_shared_by_many_widths():
-    lengths, prefixes = range(33, 65), range(65, 300)
-    assert (
-        len({choose_blocks(3, length, past, 128) for length in lengths for past in prefixes}) == 1
-    )
+@pytest.mark.parametrize("group", [1, 3, 7, 24])
+@pytest.mark.parametrize("length", [1, 2, 5, 40])
+def test_a_tile_takes_the_rows_that_cost_no_more_than_one(group, length):
+    rows = tile_rows(group, length)
+    assert rows == 1 or rows * group * length <= 16
+    assert (rows + 1) * group * length > 16
 
 
-def test_support_depends_on_dtypes_and_mask():
-    given = inputs()
-    rest = given.past, given.key
-    assert is_supported(given.query, *rest, given.mask)
-    assert is_supported(given.query, *rest, given.mask[:1])
-    assert is_supported(given.query, None, given.key, given.mask[..., 11:])
-    exact = inputs(torch.float32)
-    assert not is_supported(exact.query, exact.past, exact.key, exact.mask)
-    assert not is_supported(given.query, exact.past, given.key, given.mask)
-    assert not is_supported(given.query, *rest, given.mask[..., 1:])
-    assert not is_supported(given.query, *rest, given.mask.float())
-    assert not is_supported(given.query, *rest, given.mask.expand(-1, 6, -1, -1))
-    assert not is_supported(given.query[:, :, 1:], *rest, given.mask[:, :, 1:])
+def test_a_cpu_gathers_keys_and_values():
+    assert not can_attend_in_place(torch.device("cpu"), HALF, 6, [(2, 64)], 1, 40)
 
 
-def test_a_cpu_uses_plain_attention():
-    given = inputs()
-    assert attend(given.query, given.past, given.key, given.value, given.mask, 1.0) is None
+@pytest.mark.parametrize("tile", [1, 2, 5])
+def test_tiles_hold_each_row_once_and_one_text_each(tile):
+    rows = (2, 0, 1, 0, 0, 2, 0, 0, 0)
+    given = AttentionInputs(rows=rows, device="cpu", dtype=HALF)
+    place, length, order, first = given.prefix.places(tile)[:, :-1]
+    assert sorted(order.tolist()) == list(range(len(rows)))
+    ends = [int(end) for end in first if end < len(rows)] + [len(rows)]
+    tiles = [order[a:b].tolist() for a, b in pairwise(ends)]
+    assert ends[0] == 0 and all(0 < len(part) <= tile for part in tiles)
+    assert all(len({rows[row] for row in part}) == 1 for part in tiles)
+    # No text is cut into more tiles than it needs.
+    assert len(tiles) == sum(-(-rows.count(text) // tile) for text in set(rows))
+    assert length.tolist() == [given.prefix.tokens.lengths[row] for row in rows]
+    assert (place + given.prefix.tokens.common).tolist() == [
+        given.prefix.tokens.offset[row] for row in rows
+    ]
 
 
-def test_attention_tries_the_fused_function_first():
-    given, calls = inputs(), []
+def test_a_place_in_the_cache_goes_before_all_else_and_knows_no_softcap(monkeypatch):
+    given = AttentionInputs(device="cpu", dtype=torch.float32)
+    module, here = torch.nn.Module(), InPlace(given.layer, given.prefix.places(1), True)
+    calls = []
 
-    def refuse(query, past, key, value, mask, scale):
-        calls.append((past, scale))
+    def attend(*arguments):
+        calls.append(arguments)
+        return given.d_out, None
 
-    def run(fused, **options):
-        layer = PrefixLayer(Prefix(given.past, fused=fused))
-        key, value = layer.update(given.key, given.value)
-        with torch.no_grad():
-            return prefix_attention(
-                None, given.query, key, value, given.mask, scaling=0.5, **options
-            )[0]
-
-    plain = run(None)
-    assert torch.equal(run(refuse), plain) and calls == [(given.past, 0.5)]
-    assert len(run(lambda *_: plain[:1])) == 1
-    run(refuse, softcap=5.0)
+    monkeypatch.setattr("puma_engine.backbone.attention.prefix_attention.attend_in_place", attend)
+    with reading_in_place([module], [here]):
+        out, _ = prefix_attention(module, *given.new, None, scaling=0.5)
+        with pytest.raises(NotImplementedError, match="softcap"):
+            prefix_attention(module, *given.new, None, scaling=0.5, softcap=5.0)
+    assert out is given.d_out and calls[0][3:] == (here.layer, here.places, True, 0.5)
+    prefix_attention(module, *given.new, torch.ones(1, 1, 1, 1, dtype=torch.bool))
     assert len(calls) == 1
 
 
 def test_kernels_that_fail_or_give_other_results_are_not_used(monkeypatch):
-    given = inputs(length=4)
-    blocks = choose_blocks(3, 4, 11, 64)
-    assert isinstance(blocks, Blocks)
-
     def trial(function):
-        monkeypatch.setattr(triton_attention, "pack_mask", lambda mask, past: mask)
-        monkeypatch.setattr(Attention, "apply", function)
-        return triton_attention._try(given.query, given.past[0], given.key, blocks)
+        monkeypatch.setattr(triton_attention, "attend_in_place", function)
+        return triton_attention._try(torch.device("cpu"), torch.float32, 6, 2, 64, 4, 11)
 
-    def plain(query, past_key, past_value, key, value, mask, scale, _):
-        return plain_attention(query, (past_key, past_value), key, value, mask, scale)
+    def plain(query, key, value, layer, places, one_block, scale):
+        longest = int(places[1, :-1].max())
+        batch, _, length, _ = query.shape
+        start, sizes = places[0, :batch], places[1, :batch]
+        column = torch.arange(longest) - (longest - sizes[:, None])
+        token = torch.where(column < places[0, batch], column, start[:, None] + column)
+        exists = (column >= 0)[:, None, None].expand(-1, -1, length, -1)
+        causal = torch.ones(length, length, dtype=torch.bool).tril().expand(batch, 1, -1, -1)
+        past = layer[:, :, token.clamp(min=0)].transpose(1, 2)
+        mask = torch.cat([exists, causal], -1)
+        return plain_attention(query, tuple(past), key, value, mask, scale), None
 
     def fails(*_):
         raise RuntimeError("out of resource: shared memory")
 
     assert trial(plain)
     assert not trial(fails)
-    assert not trial(lambda *given: 1.2 * plain(*given))
+    assert not trial(lambda *given: (1.2 * plain(*given)[0], None))

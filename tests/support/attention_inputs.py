@@ -1,54 +1,67 @@
-"""Inputs of attention to a prefix, with the results of plain attention as the reference."""
+"""Inputs of attention to prefixes in a cache, with the results of plain attention as the reference."""
 
 import torch
 
+from puma_engine.backbone.attention.kv_cache import CachedPrefix, KVCache, RaggedTensor
 from puma_engine.backbone.attention.prefix_attention import plain_attention
-from puma_engine.backbone.attention.triton_attention import Attention, choose_blocks, pack_mask
+from puma_engine.backbone.attention.triton_attention import attend_in_place, block_tokens, tile_rows
 
 
 class AttentionInputs:
-    """Query, prefix and new keys and values in the layout of transformers, a mask and d_out."""
+    """Query, new keys and values in the layout of transformers, and rows of some cached texts.
 
-    def __init__(self, width=64, group=3, length=6, past=11, *, device, dtype):
+    texts: tokens of each text, `common` of which all texts share; rows: each row's text.
+    """
+
+    def __init__(
+        self, width=64, group=3, length=1, texts=(11, 5, 30), rows=(2, 0, 1, 0), common=4, *,
+        device, dtype,
+    ):  # fmt: skip
         generator = torch.Generator().manual_seed(0)
-        batch, kv_heads = 3, 2
+        kv_heads, batch = 2, len(rows)
 
         def draw(*shape):
             return torch.randn(shape, generator=generator).to(device, dtype)
 
-        heads = group * kv_heads
+        # Tokens of different texts differ, so that they share no more than they should.
+        tokens = [[0] * common + [1 + n] * (size - common) for n, size in enumerate(texts)]
+        packed = RaggedTensor.pack(tokens, device, share=True)
+        assert packed.common == (common if len(texts) > 1 else texts[0])
+        self.layer = draw(2, kv_heads, max(1, len(packed.ids)), width)
+        rows = torch.tensor(rows, device=device)
+        self.prefix = CachedPrefix(KVCache([self.layer]), packed, rows, max(texts))
         self.query, self.key, self.value = (
             draw(batch, length, count, width).transpose(1, 2).requires_grad_()
-            for count in (heads, kv_heads, kv_heads)
+            for count in (group * kv_heads, kv_heads, kv_heads)
         )
-        self.past = draw(batch, kv_heads, past, width), draw(batch, kv_heads, past, width)
-        self.d_out = draw(batch, length, heads, width)
+        self.d_out = draw(batch, length, group * kv_heads, width)
         self.scale = 0.7 * width**-0.5
-        self.mask = torch.ones(batch, 1, length, past + length, dtype=torch.bool).tril(past)
-        self.mask[1, ..., : past // 2] = False
-        self.mask[2, ..., : past - 1] = False
-        self.mask[2, ..., past + length // 2 :] = False
-        self.mask = self.mask.to(device)
+        self.tile_rows = tile_rows(group, length)
 
     @property
     def new(self):
         return self.query, self.key, self.value
 
+    @property
+    def mask(self):
+        """The mask [B, 1, S, P + S] of the reference: prefixes, then new positions."""
+        _, exists = self.prefix.gather()
+        length = self.query.shape[2]
+        new = torch.ones(length, length, dtype=torch.bool, device=exists.device).tril()
+        past = exists[:, None, None].expand(-1, 1, length, -1)
+        return torch.cat([past, new.expand(len(exists), 1, -1, -1)], dim=-1)
+
     def kernels(self):
         """Output and gradients from the Triton kernels."""
-        group = self.query.shape[1] // self.key.shape[1]
-        past = self.past[0].shape[2]
-        blocks = choose_blocks(group, self.query.shape[2], past, self.query.shape[3])
-        bits = pack_mask(self.mask, past)
-        out = Attention.apply(
-            self.query, *self.past, self.key, self.value, bits, self.scale, blocks
-        )
+        places = self.prefix.places(self.tile_rows)
+        one_block = self.prefix.longest <= block_tokens(self.query.dtype)
+        out, _ = attend_in_place(*self.new, self.layer, places, one_block, self.scale)
         return out, *torch.autograd.grad(out, self.new, self.d_out)
 
     def reference(self):
-        """Output and gradients from plain attention in fp32; zeros where no key is visible."""
+        """Output and gradients from plain attention in fp32."""
         new = [part.detach().float().requires_grad_() for part in self.new]
-        past = [part.float() for part in self.past]
+        (past,), _ = self.prefix.gather()
+        past = [part.float() for part in past]
         out = plain_attention(new[0], past, *new[1:], self.mask, self.scale)
-        out = out * self.mask.any(-1).transpose(1, 2).unsqueeze(-1)
         return out, *torch.autograd.grad(out, new, self.d_out.float())

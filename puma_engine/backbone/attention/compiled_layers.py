@@ -1,18 +1,21 @@
 """Fewer kernels for large frozen models: layers that torch.compile fuses.
 
-Norms, feed-forward activations, rotary embeddings and the softmax of attention are compiled, each
-once for all shapes and layers, so that they read their input once and store little of it.
+Where attention reads prefixes in place, a whole decoder layer is compiled. Elsewhere norms,
+feed-forward activations, rotary embeddings and the softmax of attention are compiled. Each is
+compiled once for all shapes and layers, so that it reads its input once and stores little of it.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from puma_engine.backbone.attention.last_position_mlp import LastPositionMLP
-from puma_engine.backbone.attention.prefix_attention import two_part_softmax
+from puma_engine.backbone.attention.last_position_mlp import LastPositionMLP, decoder_layers
+from puma_engine.backbone.attention.plain_attention import two_part_softmax
 
 # Endings of the class names of modules that are compiled as a whole.
 PARTS = ("RMSNorm", "LayerNorm", "MLP")
@@ -46,6 +49,26 @@ def compile_layers(decoder: nn.Module) -> None:
         namespace = vars(sys.modules[name])
         if ROTARY in namespace and not isinstance(namespace[ROTARY], CompiledOnGpu):
             namespace[ROTARY] = CompiledOnGpu(namespace[ROTARY])
+
+
+def _run(module: nn.Module, *arguments: Any, **named: Any) -> Any:
+    return module._call_impl(*arguments, **named)
+
+
+_run_compiled = torch.compile(_run, dynamic=True)
+
+
+@contextmanager
+def whole_layers_compiled(decoder: nn.Module) -> Iterator[None]:
+    """Within, each layer of a decoder runs as one compiled function."""
+    layers = decoder_layers(decoder) or ()
+    for layer in layers:
+        layer._compiled_call_impl = partial(_run_compiled, layer)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._compiled_call_impl = None
 
 
 def uncompile_layers(decoder: nn.Module) -> None:

@@ -4,8 +4,6 @@ Weights have one scale a row or column, activations one a row (Micikevicius et a
 formats for deep learning", https://arxiv.org/abs/2209.05433).
 """
 
-import weakref
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -39,9 +37,8 @@ def use_fp8(decoder: nn.Module) -> int:
         for name, child in parent.named_children()
         if type(child) is nn.Linear and not any(size % FP8_STEP for size in child.weight.shape)
     ]
-    inputs = LastQuantizedInput()
     for parent, name, child in layers:
-        setattr(parent, name, Fp8Linear(child, inputs))
+        setattr(parent, name, Fp8Linear(child))
     return len(layers)
 
 
@@ -55,40 +52,29 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 _quantize_rows_compiled = CompiledOnGpu(quantize_rows)
 
 
-class LastQuantizedInput:
-    """Quantises an input once for all layers that read it one after the other (q, k, v)."""
-
-    def __init__(self) -> None:
-        self._input: Callable[[], Tensor | None] = lambda: None
-        self._quantized: tuple[Tensor, Tensor] | None = None
-
-    @torch.no_grad()
-    def quantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Quantise x [..., k] by row; the same tensor again gives the result of the last time."""
-        if self._quantized is None or self._input() is not x:
-            self._quantized = _quantize_rows_compiled(x.reshape(-1, x.shape[-1]))
-            self._input = weakref.ref(x)
-        return self._quantized
+def _quantize(x: Tensor) -> tuple[Tensor, Tensor]:
+    # In a layer that is being compiled, plain operations are fused with what computes x.
+    if torch._guards.TracingContext.try_get() is not None:
+        return quantize_rows(x)
+    return _quantize_rows_compiled(x)  # type: ignore[no-any-return]
 
 
 class Fp8Linear(nn.Module):
     """A frozen linear layer whose products, also the gradient's, are computed in e4m3."""
 
-    def __init__(self, linear: nn.Linear, inputs: LastQuantizedInput) -> None:
+    def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         weight = linear.weight.detach()
-        self.inputs, self.bias = inputs, linear.bias
+        self.bias = linear.bias
         for name, values in (("forward_weight", weight), ("backward_weight", weight.t())):
             quantized, scale = quantize_rows(values.contiguous())
             self.register_buffer(name, quantized)
             self.register_buffer(f"{name}_scale", scale.view(1, -1))
 
-    @torch._dynamo.disable  # type: ignore[untyped-decorator]
     def forward(self, x: Tensor) -> Tensor:
         """Map x [..., in_features] to [..., out_features]."""
         out = _Fp8Product.apply(
             x.reshape(-1, x.shape[-1]),
-            *self.inputs.quantize(x),
             *(self.forward_weight, self.forward_weight_scale),
             *(self.backward_weight, self.backward_weight_scale),
         )
@@ -96,28 +82,26 @@ class Fp8Linear(nn.Module):
         return out if self.bias is None else out + self.bias
 
 
+@torch._dynamo.allow_in_graph
 class _Fp8Product(torch.autograd.Function):
-    """apply(x, quantised x and its scale, weight and scale forwards, the same backwards)."""
+    """apply(x [n, k], weight and its scale forwards, the same backwards)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, x_fp8: Tensor, x_scale: Tensor, *frozen: Tensor) -> Tensor:
-        weight, weight_scale, *backward_weight = frozen
-        ctx.save_for_backward(*backward_weight)
-        return _product(x_fp8, x_scale, weight, weight_scale, x.dtype)
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, back: Tensor, back_scale: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(back, back_scale)
+        return _product(x, weight, scale)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        (d_out,) = gradients
-        d_out_fp8, d_out_scale = _quantize_rows_compiled(d_out)
-        weight, weight_scale = ctx.saved_tensors
-        dx = _product(d_out_fp8, d_out_scale, weight, weight_scale, d_out.dtype)
-        return dx, None, None, None, None, None, None
+        return _product(gradients[0], *ctx.saved_tensors), None, None, None, None
 
 
-def _product(
-    rows: Tensor, scale: Tensor, weight: Tensor, weight_scale: Tensor, dtype: torch.dtype
-) -> Tensor:
-    """Return rows [n, k] times the transpose of weight [m, k], both e4m3, in dtype."""
+def _product(x: Tensor, weight: Tensor, weight_scale: Tensor) -> Tensor:
+    """Return x [n, k] times the transpose of an e4m3 weight [m, k], in the dtype of x."""
+    rows, scale = _quantize(x)
     return torch._scaled_mm(
-        rows, weight.t(), scale_a=scale, scale_b=weight_scale, out_dtype=dtype, use_fast_accum=True
-    )
+        rows, weight.t(), scale_a=scale, scale_b=weight_scale, out_dtype=x.dtype,
+        use_fast_accum=True,
+    )  # fmt: skip

@@ -1,5 +1,6 @@
 """Keys and values of texts before the prompt slot, computed once and packed by token."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -8,31 +9,53 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class RaggedTensor:
-    """Rows of token ids of different lengths, packed: row r is ids[offset[r] : offset[r + 1]]."""
+    """Rows of token ids of different lengths, packed; tokens that all rows begin with are there once.
+
+    Row r is ids[:common] followed by ids[offset[r] : offset[r + 1]].
+    """
 
     ids: Tensor
     offset: Tensor
+    common: int = 0
 
     @classmethod
-    def pack(cls, rows: list[list[int]], device: torch.device) -> "RaggedTensor":
-        lengths = torch.tensor([0, *map(len, rows)])
-        flat = [token for row in rows for token in row]
-        ids = torch.tensor(flat, dtype=torch.long, device=device)
-        return cls(ids, lengths.cumsum(0).to(device))
+    def pack(
+        cls, rows: Sequence[Sequence[int]], device: torch.device, *, share: bool = False
+    ) -> "RaggedTensor":
+        """Pack rows of ids. share: store the tokens that all rows begin with once."""
+        common = 0
+        if share and rows:
+            # All rows begin with what the first and the last in alphabetical order begin with.
+            first, last = min(rows), max(rows)
+            pairs = enumerate(zip(first, last, strict=False))
+            common = next((n for n, (a, b) in pairs if a != b), len(first))
+        ends = torch.tensor([common, *(len(row) - common for row in rows)]).cumsum(0)
+        flat = [*rows[0][:common]] if common else []
+        flat += [token for row in rows for token in row[common:]]
+        return cls(torch.tensor(flat, dtype=torch.long, device=device), ends.to(device), common)
 
     @property
     def lengths(self) -> Tensor:
-        return self.offset[1:] - self.offset[:-1]
+        """Tokens of each row, with the common ones."""
+        return self.offset[1:] - self.offset[:-1] + self.common
 
     def __len__(self) -> int:
         return len(self.offset) - 1
+
+    def row(self, number: int) -> list[int]:
+        """Return the ids of one row."""
+        own = self.ids[self.offset[number] : self.offset[number + 1]]
+        return [*self.ids[: self.common].tolist(), *own.tolist()]
 
     def take(self, rows: Tensor) -> "RaggedTensor":
         """Return some rows, packed anew."""
         width = int(self.lengths[rows].max())
         index, exists = self.index(rows, width, left=False)
-        offset = torch.cat([self.offset.new_zeros(1), self.lengths[rows].cumsum(0)])
-        return RaggedTensor(self.ids[index][exists], offset)
+        own = exists.clone()
+        own[:, : self.common] = False
+        ids = torch.cat([self.ids[: self.common], self.ids[index][own]])
+        lengths = torch.cat([rows.new_full((1,), self.common), self.lengths[rows] - self.common])
+        return RaggedTensor(ids, lengths.cumsum(0), self.common)
 
     def index(self, rows: Tensor, width: int, *, left: bool) -> tuple[Tensor, Tensor]:
         """Return positions in the packed axis for a padded view [B, width], and which exist.
@@ -43,8 +66,8 @@ class RaggedTensor:
         column = torch.arange(width, device=rows.device).unsqueeze(0)
         column = column - (width - length) if left else column
         exists = (column >= 0) & (column < length)
-        start = self.offset[rows].unsqueeze(1)
-        return (start + column).masked_fill(~exists, 0), exists
+        own = self.offset[rows].unsqueeze(1) + column - self.common
+        return torch.where(column < self.common, column, own).masked_fill(~exists, 0), exists
 
 
 @dataclass(frozen=True)
@@ -88,3 +111,53 @@ class KVCache:
             both = torch.nn.functional.embedding(rows[key], layer.view(-1, width))
             gathered.append((both[0], both[1]))
         return gathered
+
+
+@dataclass(frozen=True)
+class CachedPrefix:
+    """The cached texts that the rows of a batch continue.
+
+    rows [B]: numbers of texts in `tokens`, whose keys and values are in `cache`; longest: no text
+    of the batch has more tokens.
+    """
+
+    cache: KVCache
+    tokens: RaggedTensor
+    rows: Tensor
+    longest: int
+
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens of each row's text, [B]."""
+        return self.tokens.lengths[self.rows]
+
+    def gather(self) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
+        """Return copies, (keys, values) a layer [B, kv_heads, longest, head_dim], and which exist.
+
+        The padding is on the left.
+        """
+        index, exists = self.tokens.index(self.rows, self.longest, left=True)
+        return self.cache.gather(index), exists
+
+    def places(self, tile_rows: int) -> Tensor:
+        """Return where attention finds each row's keys, [4, B + 1], as `attend_in_place` reads it.
+
+        Rows of one text stand together, in tiles of at most `tile_rows`. Line 0: the position of a
+        row's text in the cache less the number of common tokens; the last entry is that number.
+        Line 1: tokens of a row's text. Line 2: row numbers by text. Line 3: first entry of each
+        tile in line 2, B where there are no more.
+        """
+        batch = len(self.rows)
+        count = torch.arange(batch, device=self.rows.device)
+        ordered, order = torch.sort(self.rows)
+        is_first = torch.ones_like(ordered, dtype=torch.bool)
+        is_first[1:] = ordered[1:] != ordered[:-1]
+        position = count - torch.where(is_first, count, 0).cummax(0).values
+        tile = (position % tile_rows == 0).cumsum(0) - 1
+        places = self.rows.new_full((4, batch + 1), batch)
+        places[0, :batch] = self.tokens.offset[self.rows] - self.tokens.common
+        places[0, batch] = self.tokens.common
+        places[1, :batch] = self.lengths
+        places[2, :batch] = order
+        places[3].scatter_reduce_(0, tile, count, "amin")
+        return places

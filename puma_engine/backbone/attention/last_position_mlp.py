@@ -44,12 +44,16 @@ class LastPositionMLP(nn.Module):
 
 def wrap_last_mlp(decoder: nn.Module) -> LastPositionMLP | None:
     """Wrap the last layer's feed-forward module in place; None if there is none named `mlp`."""
-    for name in LAYER_LISTS:
-        layers = getattr(decoder, name, None)
-        if isinstance(layers, nn.ModuleList):
-            mlp = getattr(layers[-1], "mlp", None)
-            if isinstance(mlp, nn.Module):
-                wrapped = LastPositionMLP(mlp)
-                layers[-1].mlp = wrapped
-                return wrapped
-    return None
+    layers = decoder_layers(decoder)
+    mlp = None if layers is None else getattr(layers[-1], "mlp", None)
+    if layers is None or not isinstance(mlp, nn.Module):
+        return None
+    wrapped = LastPositionMLP(mlp)
+    layers[-1].mlp = wrapped
+    return wrapped
+
+
+def decoder_layers(decoder: nn.Module) -> nn.ModuleList | None:
+    """Return a decoder's list of layers, None if it has none of a known name."""
+    lists = (getattr(decoder, name, None) for name in LAYER_LISTS)
+    return next((layers for layers in lists if isinstance(layers, nn.ModuleList)), None)

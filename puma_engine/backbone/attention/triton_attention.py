@@ -1,28 +1,30 @@
-"""Attention of few new positions to a cached prefix, fused into one kernel forwards and one backwards.
+"""Attention of few new positions to prefixes that stay in the cache, on a GPU.
 
-The kernels read and write tensors in the layout of transformers, without copies, store no
-probabilities, and give no gradients to prefix keys and values. Each configuration is tried once
-on small random inputs. Where Triton is missing, fails to compile it, or gives other results,
-`attend` returns None and the caller uses PyTorch's operations.
+Triton kernels, one forwards and one backwards, read and write tensors in the layout of
+transformers. They copy no keys or values, store no probabilities, and give no gradients to
+prefixes. They are operators of PyTorch, so that compiled layers and CUDA graphs hold them. Each
+configuration is tried once on small random inputs. Where Triton is missing, fails to compile it,
+or gives other results, the caller gathers keys and values and uses PyTorch's operations.
 """
 
 import importlib.util
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
-from torch.utils.weak import WeakTensorKeyDictionary
 
-from puma_engine.backbone.attention.prefix_attention import KeyValue, plain_attention
+from puma_engine.backbone.attention.kv_cache import CachedPrefix, KVCache, RaggedTensor
+from puma_engine.backbone.attention.plain_attention import plain_attention
 
-DTYPES = (torch.bfloat16, torch.float16)
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 MIN_BLOCK, MAX_QUERY_ROWS, MAX_PAST_BLOCK = 16, 64, 64
-# Bits of a mask word; a row's new keys fit into two words.
-WORD, MAX_NEW = 64, 128
-# Numbers in one block of new keys: the gradients of two blocks must fit into a program's registers.
-MAX_NEW_NUMBERS = 16_384
+# Positions times heads of a program's smallest matrix product: so many rows of one text share it.
+TILE_ROWS = 16
+MAX_NEW = 128
+# Bytes in one block of new keys: the gradients of two blocks must fit into a program's registers.
+MAX_NEW_BYTES = 32_768
 TOLERANCE = 0.05
 
 
@@ -37,12 +39,8 @@ class Launch:
 
 @dataclass(frozen=True)
 class Blocks:
-    """Block sizes of prefix keys, new keys and the head dimension, and the launch of each kernel.
+    """Block sizes of prefix keys, new keys and the head dimension, and the launch of each kernel."""
 
-    past_blocks: blocks of prefix keys (0, 1, or 2 for any larger number).
-    """
-
-    past_blocks: int
     past: int
     new: int
     width: int
@@ -50,93 +48,218 @@ class Blocks:
     backward: Launch
 
 
-def choose_blocks(group: int, length: int, past: int, width: int) -> Blocks | None:
+def block_tokens(dtype: torch.dtype) -> int:
+    """Return how many prefix keys a program reads at once; in fp32 they take twice the memory."""
+    return MAX_PAST_BLOCK // (2 if dtype is torch.float32 else 1)
+
+
+def tile_rows(group: int, length: int) -> int:
+    """Return how many rows of one text a program computes: those that cost no more than one.
+
+    group: query heads a key head; length: new positions.
+    """
+    return max(1, TILE_ROWS // (group * length))
+
+
+def choose_blocks(group: int, length: int, width: int, dtype: torch.dtype) -> Blocks | None:
     """Return block sizes, or None if the new keys do not fit into registers.
 
-    group: query heads a key head; length: new positions; past: prefix keys; width: head dimension.
+    group: query heads a key head; length: new positions; width: head dimension.
     """
 
     def power_of_two(size: int) -> int:
         return max(MIN_BLOCK, 1 << (size - 1).bit_length())
 
-    new, block_width = power_of_two(length), power_of_two(width)
-    if new > MAX_NEW or new * block_width > MAX_NEW_NUMBERS:
+    tile = tile_rows(group, length) * length
+    new, block_width = power_of_two(tile), power_of_two(width)
+    size = new * block_width * dtype.itemsize
+    if new > MAX_NEW or size > MAX_NEW_BYTES:
         return None
-    block_past = min(MAX_PAST_BLOCK, power_of_two(past))
-    rows = min(MAX_QUERY_ROWS, power_of_two(group * length))
+    rows = min(MAX_QUERY_ROWS, power_of_two(group * tile))
     # The larger the gradients that a program sums, the fewer registers are left for rows.
-    rows_back = min(16 if new * block_width >= MAX_NEW_NUMBERS // 2 else 32, rows)
-    warps = 8 if new * block_width == MAX_NEW_NUMBERS else 4
-    past_blocks = min(2, -(-past // block_past))
-    forward, backward = Launch(rows, 4, 2), Launch(rows_back, warps, 2)
-    return Blocks(past_blocks, block_past, new, block_width, forward, backward)
+    rows_back = min(16 if size >= MAX_NEW_BYTES // 2 else 32, rows)
+    warps = 8 if size == MAX_NEW_BYTES else 4
+    return Blocks(
+        block_tokens(dtype), new, block_width, Launch(rows, 4, 2), Launch(rows_back, warps, 2)
+    )
 
 
-class Attention(torch.autograd.Function):
-    """apply(query, past_key, past_value, key, value, bits, scale, blocks), with three gradients.
+@torch.library.custom_op("puma_engine::attend_in_place", mutates_args=())
+def attend_in_place(
+    query: Tensor, key: Tensor, value: Tensor, layer: Tensor, places: Tensor, one_block: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Attend from query [B, heads, S, d] to prefixes in the cache and to key [B, kv_heads, S, d].
 
-    bits: a mask as `pack_mask` returns it; the other tensors and the result as in `attend`.
+    layer [2, kv_heads, tokens, d]: keys and values of all prefixes (`KVCache.layers`); places: as
+    `CachedPrefix.places` returns them for `tile_rows`; one_block: whether no prefix has more than
+    `block_tokens`. A position sees its row's prefix and the row's new positions up to itself. Returns
+    [B, S, heads, d] and the log-sum-exp (base 2) [B, S, heads].
     """
+    from puma_engine.backbone.attention.triton_kernels import forward_kernel
 
-    @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> Tensor:
-        from puma_engine.backbone.attention.triton_kernels import forward_kernel
+    batch, heads, length, width = query.shape
+    blocks = _blocks(query, key)
+    tensors = [_dense(part) for part in (query, key, value)]
+    out = query.new_empty((batch, length, heads, width))
+    lse = query.new_empty((batch, length, heads), dtype=torch.float32)
+    constants = _constants(query, key, blocks, blocks.forward)
+    with torch.cuda.device_of(query):
+        forward_kernel[(batch * key.shape[1] * constants["tile_blocks"],)](
+            *(tensors[0], layer, tensors[1], tensors[2], places, out, lse),
+            *_strides(*tensors),
+            *(batch, layer.shape[2], length, key.shape[1], scale),
+            **constants,
+        )
+    return out, lse
 
-        query, past_key, past_value, key, value, bits, scale, blocks = arguments
-        batch, heads, length, width = query.shape
-        out = query.new_empty((batch, length, heads, width))
-        lse = torch.empty((batch, heads, length), dtype=torch.float32, device=query.device)
-        tensors = query, past_key, past_value, key, value
-        programs = -(-length * heads // key.shape[1] // blocks.forward.rows)
-        with torch.cuda.device_of(query):
-            forward_kernel[(batch * key.shape[1] * programs,)](
-                *tensors,
-                *(bits, out, lse),
-                *_strides(*tensors),
-                *_bit_strides(bits),
-                *(length, past_key.shape[2], key.shape[1], float(scale)),
-                **_constants(query, key, blocks, blocks.forward),
-            )
-        ctx.save_for_backward(*tensors, bits, out, lse)
-        ctx.scale, ctx.blocks = scale, blocks
-        return out
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_out: Tensor) -> Any:
-        from puma_engine.backbone.attention.triton_kernels import backward_kernel
+@attend_in_place.register_fake
+def _(
+    query: Tensor, key: Tensor, value: Tensor, layer: Tensor, places: Tensor, one_block: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    batch, heads, length, width = query.shape
+    out = query.new_empty((batch, length, heads, width))
+    return out, query.new_empty((batch, length, heads), dtype=torch.float32)
 
-        query, past_key, past_value, key, value, bits, out, lse = ctx.saved_tensors
-        d_out, tensors = _dense(d_out), (query, past_key, past_value, key, value)
-        gradients = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
-        with torch.cuda.device_of(query):
-            backward_kernel[(len(query) * key.shape[1],)](
-                *tensors,
-                *(bits, out, lse, d_out),
-                *gradients,
-                *_strides(*tensors),
-                *_bit_strides(bits),
-                *_strides(d_out, *gradients),
-                *(query.shape[2], past_key.shape[2], key.shape[1], float(ctx.scale)),
-                **_constants(query, key, ctx.blocks, ctx.blocks.backward),
-                past_blocks=ctx.blocks.past_blocks,
-            )
-        d_query, d_key, d_value = gradients
-        return d_query, None, None, d_key, d_value, None, None, None
+
+@torch.library.custom_op("puma_engine::attend_in_place_backward", mutates_args=())
+def attend_in_place_backward(
+    query: Tensor, key: Tensor, value: Tensor, layer: Tensor, places: Tensor, out: Tensor,
+    lse: Tensor, d_out: Tensor, one_block: bool, scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Return the gradients of query, key and value."""
+    from puma_engine.backbone.attention.triton_kernels import backward_kernel
+
+    blocks = _blocks(query, key)
+    tensors = [_dense(part) for part in (query, key, value)]
+    d_out = _dense(d_out)
+    gradients = tuple(torch.empty_like(part) for part in (query, key, value))
+    with torch.cuda.device_of(query):
+        backward_kernel[(len(query) * key.shape[1],)](
+            *(tensors[0], layer, tensors[1], tensors[2], places, out, lse, d_out),
+            *gradients,
+            *_strides(*tensors, d_out, *gradients),
+            *(len(query), layer.shape[2], query.shape[2], key.shape[1], scale),
+            **_constants(query, key, blocks, blocks.backward),
+            one_block=one_block,
+        )
+    return gradients
+
+
+@attend_in_place_backward.register_fake
+def _(
+    query: Tensor, key: Tensor, value: Tensor, layer: Tensor, places: Tensor, out: Tensor,
+    lse: Tensor, d_out: Tensor, one_block: bool, scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*inputs[:5], *output)
+    ctx.one_block, ctx.scale = inputs[5:]
+
+
+def _backward(ctx: Any, d_out: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    gradients = attend_in_place_backward(*ctx.saved_tensors, d_out, ctx.one_block, ctx.scale)
+    return (*gradients, None, None, None, None)
+
+
+attend_in_place.register_autograd(_backward, setup_context=_setup_context)
+
+
+def can_attend_in_place(
+    device: torch.device, dtype: torch.dtype, heads: int, shapes: Collection[tuple[int, int]],
+    length: int, longest: int,
+) -> bool:  # fmt: skip
+    """Whether the kernels serve a cache of these (kv_heads, head_dim) on a GPU.
+
+    heads: query heads; length: new positions; longest: tokens of the longest prefix. The first call
+    of a configuration tries the kernels. During the capture of a CUDA graph that is forbidden, and
+    an untried configuration is refused.
+    """
+    return device.type == "cuda" and all(
+        _is_tried(device, dtype, heads, kv_heads, width, length, longest)
+        for kv_heads, width in shapes
+    )
+
+
+def _is_tried(
+    device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, width: int, length: int,
+    longest: int,
+) -> bool:  # fmt: skip
+    if dtype not in DTYPES or heads % kv_heads:
+        return False
+    blocks = choose_blocks(heads // kv_heads, length, width, dtype)
+    if blocks is None:
+        return False
+    configuration = device, dtype, heads, kv_heads, width, length, longest <= blocks.past
+    if configuration not in _tried:
+        if importlib.util.find_spec("triton") is None or torch.cuda.is_current_stream_capturing():
+            return False
+        size = min(longest, blocks.past + 5)
+        _tried[configuration] = _try(device, dtype, heads, kv_heads, width, length, size)
+    return _tried[configuration]
+
+
+_tried: dict[object, bool] = {}
+
+
+def _try(
+    device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, width: int, length: int,
+    longest: int,
+) -> bool:  # fmt: skip
+    """Whether the kernels compile and agree with plain attention, gradients included."""
+    generator = torch.Generator(device).manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=dtype, device=device)
+
+    def agree(actual: Tensor, expected: Tensor) -> bool:
+        difference = torch.linalg.vector_norm(actual.float() - expected.float())
+        return bool(difference <= TOLERANCE * torch.linalg.vector_norm(expected.float()))
+
+    texts = RaggedTensor.pack([[1] * longest, [1] * (longest // 2)], device, share=longest > 2)
+    rows = torch.tensor([0, 1, 0], device=device)
+    with torch.inference_mode(False), torch.enable_grad():
+        layer = draw(2, kv_heads, max(1, len(texts.ids)), width)
+        prefix = CachedPrefix(KVCache([layer]), texts, rows, longest)
+        new = [draw(3, length, n, width).transpose(1, 2) for n in (heads, kv_heads, kv_heads)]
+        q, k, v = (part.requires_grad_() for part in new)
+        (past,), exists = prefix.gather()
+        causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+        mask = torch.cat(
+            [exists[:, None, None].expand(-1, -1, length, -1), causal.expand(3, 1, -1, -1)], -1
+        )
+        scale, d_out = width**-0.5, draw(3, length, heads, width)
+        places = prefix.places(tile_rows(heads // kv_heads, length))
+        try:
+            out, _ = attend_in_place(q, k, v, layer, places, longest <= block_tokens(dtype), scale)
+            expected = plain_attention(q, past, k, v, mask, scale)
+            gradients = [torch.autograd.grad(part, new, d_out) for part in (out, expected)]
+        except Exception:  # compilers fail with errors of their own
+            return False
+        return all(map(agree, (out, *gradients[0]), (expected, *gradients[1])))
+
+
+def _blocks(query: Tensor, key: Tensor) -> Blocks:
+    group = query.shape[1] // key.shape[1]
+    blocks = choose_blocks(group, query.shape[2], query.shape[3], query.dtype)
+    assert blocks is not None
+    return blocks
 
 
 def _strides(*tensors: Tensor) -> list[int]:
     return [stride for tensor in tensors for stride in tensor.stride()[:3]]
 
 
-def _bit_strides(bits: Tensor) -> tuple[int, int]:
-    return (bits.stride(0) if len(bits) > 1 else 0), bits.shape[2]
-
-
 def _constants(query: Tensor, key: Tensor, blocks: Blocks, launch: Launch) -> dict[str, int]:
+    group, length = query.shape[1] // key.shape[1], query.shape[2]
     return {
-        "group": query.shape[1] // key.shape[1],
+        "group": group,
         "width": query.shape[3],
+        "tile_blocks": -(-tile_rows(group, length) * length * group // launch.rows),
         "block_m": launch.rows,
         "block_p": blocks.past,
         "block_s": blocks.new,
@@ -146,108 +269,6 @@ def _constants(query: Tensor, key: Tensor, blocks: Blocks, launch: Launch) -> di
     }
 
 
-def attend(
-    query: Tensor, past: KeyValue | None, key: Tensor, value: Tensor, mask: Tensor, scale: float
-) -> Tensor | None:
-    """Attend from query [B, heads, S, d] to the prefix, if any, and to key [B, kv_heads, S, d].
-
-    past: prefix keys and values [B, kv_heads, P, d]; mask [B or 1, 1, S, P + S] is True where a
-    key is visible. Returns [B, S, heads, d], zeros where no key is visible, or None for inputs
-    that the kernels do not support.
-    """
-    if not query.is_cuda or not is_supported(query, past, key, mask):
-        return None
-    heads, length, width = query.shape[1:]
-    past = (key[:, :, :0], value[:, :, :0]) if past is None else past
-    blocks = choose_blocks(heads // key.shape[1], length, past[0].shape[2], width)
-    if blocks is None:
-        return None
-    kind = query.device, query.dtype, query.shape[1], key.shape[1], query.shape[3], blocks
-    if kind not in _tried:
-        if importlib.util.find_spec("triton") is None or torch.cuda.is_current_stream_capturing():
-            return None
-        _tried[kind] = _try(query, past[0], key, blocks)
-    if not _tried[kind]:
-        return None
-    dense = [_dense(tensor) for tensor in (query, *past, key, value)]
-    return Attention.apply(*dense, pack_mask(mask, past[0].shape[2]), scale, blocks)
-
-
-def is_supported(query: Tensor, past: KeyValue | None, key: Tensor, mask: Tensor) -> bool:
-    """Whether the kernels support these dtypes and shapes, on any device."""
-    keys = key.shape[2] + (0 if past is None else past[0].shape[2])
-    dtypes = {query.dtype, key.dtype, key.dtype if past is None else past[0].dtype}
-    return (
-        len(dtypes) == 1
-        and query.dtype in DTYPES
-        and query.shape[2] == key.shape[2]
-        and mask.dtype is torch.bool
-        and mask.shape[0] in (1, len(query))
-        and mask.shape[1:] == (1, query.shape[2], keys)
-    )
-
-
-# All layers of a model get the same mask, or two in turn; no layer writes to it.
-_packed_masks: Any = WeakTensorKeyDictionary()
-
-
-def pack_mask(mask: Tensor, past: int) -> Tensor:
-    """Return mask [B or 1, 1, S, past + S] as int64 words of 64 bits, the prefix keys' words first.
-
-    The words of a mask are computed once and cached as long as the mask exists.
-    """
-    if mask not in _packed_masks:
-        from puma_engine.backbone.attention.triton_kernels import pack_mask_kernel
-
-        dense = _dense(mask)
-        batch, _, length, _ = dense.shape
-        past_words, new_words = -(-past // WORD), -(-length // WORD)
-        shape = batch, length, past_words + new_words
-        bits = torch.empty(shape, dtype=torch.int64, device=mask.device)
-        with torch.cuda.device_of(mask):
-            pack_mask_kernel[(bits.numel(),)](
-                *(dense.view(torch.uint8), bits),
-                *(dense.stride(0), dense.stride(2)),
-                *(length, past, past_words),
-                new_words=new_words,
-                num_warps=1,
-            )
-        _packed_masks[mask] = bits
-    return _packed_masks[mask]
-
-
 def _dense(tensor: Tensor) -> Tensor:
     """Return the tensor with a contiguous last axis; most have one already."""
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
-
-
-_tried: dict[object, bool] = {}
-
-
-def _try(query: Tensor, past_key: Tensor, key: Tensor, blocks: Blocks) -> bool:
-    """Whether the kernels compile and agree with plain attention, gradients included."""
-    generator = torch.Generator(query.device).manual_seed(0)
-
-    def draw(like: Tensor) -> Tensor:
-        shape = (2, *like.shape[1:])
-        return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
-
-    def agree(actual: Tensor, expected: Tensor) -> bool:
-        difference = torch.linalg.vector_norm(actual.float() - expected.float())
-        return bool(difference <= TOLERANCE * torch.linalg.vector_norm(expected.float()))
-
-    with torch.inference_mode(False), torch.enable_grad():
-        new = q, k, v = [draw(like).requires_grad_() for like in (query, key, key)]
-        past = draw(past_key), draw(past_key)
-        length, past_length = query.shape[2], past_key.shape[2]
-        shape = 2, 1, length, past_length + length
-        mask = torch.ones(shape, dtype=torch.bool, device=query.device).tril(past_length)
-        mask[1, ..., : past_length // 2] = False
-        scale, d_out = query.shape[3] ** -0.5, draw(query).transpose(1, 2)
-        expected = plain_attention(q, past, k, v, mask, scale)
-        try:
-            out = Attention.apply(q, *past, k, v, pack_mask(mask, past_length), scale, blocks)
-            gradients = [torch.autograd.grad(result, new, d_out) for result in (out, expected)]
-        except Exception:  # compilers fail with errors of their own
-            return False
-        return all(map(agree, (out, *gradients[0]), (expected, *gradients[1])))
