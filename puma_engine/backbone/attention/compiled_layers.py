@@ -51,11 +51,11 @@ def compile_layers(decoder: nn.Module) -> None:
             namespace[ROTARY] = CompiledOnGpu(namespace[ROTARY])
 
 
-def _run(module: nn.Module, *arguments: Any, **named: Any) -> Any:
+def run_module(module: nn.Module, *arguments: Any, **named: Any) -> Any:
     return module._call_impl(*arguments, **named)
 
 
-_run_compiled = torch.compile(_run, dynamic=True)
+_run_compiled = torch.compile(run_module, dynamic=True)
 
 
 @contextmanager
