@@ -112,7 +112,7 @@ class FrozenBackbone:
         self.compiled = False
         self.last_mlp = wrap_last_mlp(self._decoder)
         config = model.config.get_text_config()
-        self._heads = int(config.num_attention_heads)
+        self._heads = int(getattr(config, "num_attention_heads", 0))
         windows = (
             getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")
         )
@@ -120,7 +120,8 @@ class FrozenBackbone:
         self._window = min((int(window) for window in windows if window), default=None)
         self._kv_shapes: set[tuple[int, int]] = set()
         self._attention = attention_modules(self._decoder)
-        self.in_place = self.device.type == "cuda" and not self.spread and bool(self._attention)
+        self.in_place = self.device.type == "cuda" and not self.spread
+        self.in_place &= bool(self._attention) and self._heads > 0
         self._check()
 
     @classmethod

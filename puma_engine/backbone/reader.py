@@ -136,9 +136,7 @@ class Reader:
                 "tokenizer belongs to another model."
             )
 
-    def _unique(
-        self, rows: list[list[int]], *, share: bool = False
-    ) -> tuple[Tensor, RaggedTensor]:
+    def _unique(self, rows: list[list[int]], *, share: bool = False) -> tuple[Tensor, RaggedTensor]:
         number: dict[tuple[int, ...], int] = {}
         index = [number.setdefault(tuple(row), len(number)) for row in rows]
         packed = RaggedTensor.pack(list(number), self.backbone.device, share=share)

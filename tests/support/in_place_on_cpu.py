@@ -10,8 +10,7 @@ from puma_engine.backbone.attention.triton_attention import (
 
 def _parts(query, key, value, layer, places, scale):
     """Queries by key head, all keys and values of each row, and the probabilities."""
-    batch, heads, length, width = query.shape
-    kv_heads = key.shape[1]
+    batch, kv_heads, length, _ = key.shape
     start, sizes, common = places[0, :batch, None], places[1, :batch, None], places[0, batch]
     column = torch.arange(int(sizes.max()))
     exists = column < sizes

@@ -58,14 +58,10 @@ def join_linears(decoder: nn.Module) -> Callable[[], None]:
     former: list[tuple[nn.Module, str, nn.Linear]] = []
     for parent in list(decoder.modules()):
         for names in JOINED:
-            linears = [getattr(parent, name, None) for name in names]
-            first = linears[0]
-            if not all(
-                type(linear) is nn.Linear
-                and linear.in_features == first.in_features
-                and (linear.bias is None) == (first.bias is None)
-                for linear in linears
-            ):
+            children = [getattr(parent, name, None) for name in names]
+            linears = [child for child in children if type(child) is nn.Linear]
+            kinds = {(linear.in_features, linear.bias is None) for linear in linears}
+            if len(linears) < len(names) or len(kinds) > 1:
                 continue
             results = _Results()
             former += zip([parent] * len(names), names, linears, strict=True)

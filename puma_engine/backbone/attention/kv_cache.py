@@ -26,7 +26,7 @@ class RaggedTensor:
         common = 0
         if share and rows:
             # All rows begin with what the first and the last in alphabetical order begin with.
-            first, last = min(rows), max(rows)
+            first, last = min(map(tuple, rows)), max(map(tuple, rows))
             pairs = enumerate(zip(first, last, strict=False))
             common = next((n for n, (a, b) in pairs if a != b), len(first))
         ends = torch.tensor([common, *(len(row) - common for row in rows)]).cumsum(0)

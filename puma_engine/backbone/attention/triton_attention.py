@@ -135,7 +135,7 @@ def attend_in_place_backward(
     blocks = _blocks(query, key)
     tensors = [_dense(part) for part in (query, key, value)]
     d_out = _dense(d_out)
-    gradients = tuple(torch.empty_like(part) for part in (query, key, value))
+    gradients = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
     with torch.cuda.device_of(query):
         backward_kernel[(len(query) * key.shape[1],)](
             *(tensors[0], layer, tensors[1], tensors[2], places, out, lse, d_out),
