@@ -58,7 +58,7 @@ TEMPLATES = {
 LEAST_REPORTS = 6
 # Words in the names of GPU kernels, by group; the first group that fits counts.
 KERNELS = {
-    "attention": ("forward_kernel", "backward_kernel", "fmha", "flash"),
+    "attention": ("prefix_attention", "fmha", "flash"),
     "products": ("gemm", "nvjet", "cutlass", "xmma", "splitk"),
     "optimizer": ("adam", "multi_tensor", "lpnorm"),
     "copies": ("memcpy", "memset", "catarray", "copy"),

@@ -23,8 +23,9 @@ MIN_BLOCK, MAX_QUERY_ROWS, MAX_PAST_BLOCK = 16, 64, 64
 # Positions times heads of a program's smallest matrix product: so many rows of one text share it.
 TILE_ROWS = 16
 MAX_NEW = 128
-# Bytes in one block of new keys: the gradients of two blocks must fit into a program's registers.
-MAX_NEW_BYTES = 32_768
+# Numbers in one block of new keys, by bytes of a number: the gradients of two blocks must fit into
+# a program's registers.
+MAX_NEW_NUMBERS = {2: 16_384, 4: 2_048}
 TOLERANCE = 0.05
 
 
@@ -72,13 +73,13 @@ def choose_blocks(group: int, length: int, width: int, dtype: torch.dtype) -> Bl
 
     tile = tile_rows(group, length) * length
     new, block_width = power_of_two(tile), power_of_two(width)
-    size = new * block_width * dtype.itemsize
-    if new > MAX_NEW or size > MAX_NEW_BYTES:
+    numbers, limit = new * block_width, MAX_NEW_NUMBERS[dtype.itemsize]
+    if new > MAX_NEW or numbers > limit:
         return None
     rows = min(MAX_QUERY_ROWS, power_of_two(group * tile))
     # The larger the gradients that a program sums, the fewer registers are left for rows.
-    rows_back = min(16 if size >= MAX_NEW_BYTES // 2 else 32, rows)
-    warps = 8 if size == MAX_NEW_BYTES else 4
+    rows_back = min(16 if numbers >= limit // 2 else 32, rows)
+    warps = 8 if numbers == limit else 4
     return Blocks(
         block_tokens(dtype), new, block_width, Launch(rows, 4, 2), Launch(rows_back, warps, 2)
     )
@@ -96,7 +97,7 @@ def attend_in_place(
     `block_tokens`. A position sees its row's prefix and the row's new positions up to itself. Returns
     [B, S, heads, d] and the log-sum-exp (base 2) [B, S, heads].
     """
-    from puma_engine.backbone.attention.triton_kernels import forward_kernel
+    from puma_engine.backbone.attention.triton_kernels import prefix_attention_forward
 
     batch, heads, length, width = query.shape
     blocks = _blocks(query, key)
@@ -105,7 +106,7 @@ def attend_in_place(
     lse = query.new_empty((batch, length, heads), dtype=torch.float32)
     constants = _constants(query, key, blocks, blocks.forward)
     with torch.cuda.device_of(query):
-        forward_kernel[(batch * key.shape[1] * constants["tile_blocks"],)](
+        prefix_attention_forward[(batch * key.shape[1] * constants["tile_blocks"],)](
             *(tensors[0], layer, tensors[1], tensors[2], places, out, lse),
             *_strides(*tensors),
             *(batch, layer.shape[2], length, key.shape[1], scale),
@@ -130,14 +131,14 @@ def attend_in_place_backward(
     lse: Tensor, d_out: Tensor, one_block: bool, scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Return the gradients of query, key and value."""
-    from puma_engine.backbone.attention.triton_kernels import backward_kernel
+    from puma_engine.backbone.attention.triton_kernels import prefix_attention_backward
 
     blocks = _blocks(query, key)
     tensors = [_dense(part) for part in (query, key, value)]
     d_out = _dense(d_out)
     gradients = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
     with torch.cuda.device_of(query):
-        backward_kernel[(len(query) * key.shape[1],)](
+        prefix_attention_backward[(len(query) * key.shape[1],)](
             *(tensors[0], layer, tensors[1], tensors[2], places, out, lse, d_out),
             *gradients,
             *_strides(*tensors, d_out, *gradients),

@@ -104,7 +104,7 @@ def _new_keys(order, count, length, block_s: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=VARYING)
-def forward_kernel(
+def prefix_attention_forward(
     query, cache, key, value, places, out, lse,
     q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row,
     batch, tokens, length, kv_heads, scale,
@@ -135,18 +135,33 @@ def forward_kernel(
         part = tokens.to(tl.int64) * width * kv_heads
         cache += tokens.to(tl.int64) * width * kv_head
         for start in range(0, prefix, block_p):
-            k, v, visible = _prefix_kv(
+            pk, pv, visible = _prefix_kv(
                 cache, part, start, own, prefix, common, width, block_p, block_d
             )
-            m_i, l_i, acc = _online_softmax(q, k, v, visible[None, :], scale, m_i, l_i, acc)
+            m_i, l_i, acc = _online_softmax(q, pk, pv, visible[None, :], scale, m_i, l_i, acc)
         l_i = tl.where(exists, l_i, 1.0)
         line = (q_of * length + position) * heads + head
         _store(out, line * width, exists, acc / l_i[:, None], width, block_d)
         tl.store(lse + line, m_i + tl.log2(l_i), mask=exists)
 
 
+@triton.jit
+def _dq_of_prefix(
+    dq, q, do, lse, delta, cache, part, own, prefix, common, scale,
+    width: tl.constexpr, block_p: tl.constexpr, block_d: tl.constexpr,
+):  # fmt: skip
+    """Add to dq, before the scale, what the keys of a prefix give."""
+    for start in range(0, prefix, block_p):
+        pk, pv, visible = _prefix_kv(
+            cache, part, start, own, prefix, common, width, block_p, block_d
+        )
+        _, d_past = _p_and_ds(q, pk, pv, visible[None, :], scale, lse, do, delta)
+        dq += tl.dot(d_past, pk, input_precision="ieee")
+    return dq
+
+
 @triton.jit(do_not_specialize=VARYING)
-def backward_kernel(
+def prefix_attention_backward(
     query, cache, key, value, places, out, lse, d_out, d_query, d_key, d_value,
     q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row,
     do_batch, do_row, do_head,
@@ -165,16 +180,18 @@ def backward_kernel(
         new_exists, new_row, k_of, new_position = _new_keys(order, count, length, block_s)
         k_offset = k_of * k_batch + kv_head * k_head + new_position * k_row
         v_offset = k_of * v_batch + kv_head * v_head + new_position * v_row
+        dk_offset = k_of * dk_batch + kv_head * dk_head + new_position * dk_row
+        dv_offset = k_of * dv_batch + kv_head * dv_head + new_position * dv_row
         k = _load(key, k_offset, new_exists, width, block_d)
         v = _load(value, v_offset, new_exists, width, block_d)
         # Without a loop inside it, the loop over query rows prefetches the next ones.
-        if one_block:
+        if one_block and tile_blocks > 1:
             pk, pv, visible = _prefix_kv(
                 cache, part, 0, own, prefix, common, width, block_p, block_d
             )
         dk = tl.zeros([block_s, block_d], tl.float32)
         dv = tl.zeros([block_s, block_d], tl.float32)
-        for start_m in range(0, count * length * group, block_m):
+        for start_m in range(0, 1 if tile_blocks == 1 else count * length * group, block_m):
             exists, row, q_of, position, head = _query_rows(
                 order, start_m, count, length, kv_head, group, block_m
             )
@@ -192,19 +209,20 @@ def backward_kernel(
             dv += tl.dot(tl.trans(p), do, input_precision="ieee")
             dk += tl.dot(tl.trans(ds), q, input_precision="ieee")
             dq = tl.dot(ds, k, input_precision="ieee")
-            if one_block:
-                _, ds = _p_and_ds(q, pk, pv, visible[None, :], scale, lse_i, do, delta)
-                dq += tl.dot(ds, pk, input_precision="ieee")
+            if tile_blocks == 1:
+                # Stored before the loop over the prefix, they take no registers there.
+                _store(d_key, dk_offset, new_exists, dk * scale, width, block_d)
+                _store(d_value, dv_offset, new_exists, dv, width, block_d)
+            if one_block and tile_blocks > 1:
+                _, d_past = _p_and_ds(q, pk, pv, visible[None, :], scale, lse_i, do, delta)
+                dq += tl.dot(d_past, pk, input_precision="ieee")
             else:
-                for start in range(0, prefix, block_p):
-                    pk, pv, visible = _prefix_kv(
-                        cache, part, start, own, prefix, common, width, block_p, block_d
-                    )
-                    _, ds = _p_and_ds(q, pk, pv, visible[None, :], scale, lse_i, do, delta)
-                    dq += tl.dot(ds, pk, input_precision="ieee")
+                dq = _dq_of_prefix(
+                    *(dq, q, do, lse_i, delta, cache, part, own, prefix, common, scale),
+                    *(width, block_p, block_d),
+                )
             dq_offset = q_of * dq_batch + head * dq_head + position * dq_row
             _store(d_query, dq_offset, exists, dq * scale, width, block_d)
-        dk_offset = k_of * dk_batch + kv_head * dk_head + new_position * dk_row
-        _store(d_key, dk_offset, new_exists, dk * scale, width, block_d)
-        dv_offset = k_of * dv_batch + kv_head * dv_head + new_position * dv_row
-        _store(d_value, dv_offset, new_exists, dv, width, block_d)
+        if tile_blocks > 1:
+            _store(d_key, dk_offset, new_exists, dk * scale, width, block_d)
+            _store(d_value, dv_offset, new_exists, dv, width, block_d)
