@@ -58,11 +58,12 @@ TEMPLATES = {
 LEAST_REPORTS = 6
 # Words in the names of GPU kernels, by group; the first group that fits counts.
 KERNELS = {
+    "elementwise": ("triton_",),
     "attention": ("prefix_attention", "fmha", "flash"),
     "products": ("gemm", "nvjet", "cutlass", "xmma", "splitk"),
     "optimizer": ("adam", "multi_tensor", "lpnorm"),
     "copies": ("memcpy", "memset", "catarray", "copy"),
-    "elementwise": ("",),
+    "other": ("",),
 }
 PROFILED_STEPS = 3
 
@@ -136,6 +137,8 @@ def profile_step(module: torch.nn.Module, way: Way, batch: int) -> dict[str, flo
 
     # Every shape has its graph after two epochs.
     run(2 * len(batches) + 1)
+    if step.graphs is not None and step.graphs.failure:
+        print(f"No CUDA graph: {step.graphs.failure}", file=sys.stderr)
     # A profile slows the host down, so that the gaps come from a run without one.
     wall = run(PROFILED_STEPS)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:

@@ -11,13 +11,14 @@ from puma_engine.training.device import collection_paused
 class GraphCache:
     """Captured CUDA graphs by key; a key is captured the second time that it comes.
 
-    After `limit` graphs, or a capture that failed, nothing more is captured. Graphs share one
-    memory pool.
+    After `limit` graphs, or a capture that failed, nothing more is captured; `failure` says why. Graphs
+    share one memory pool.
     """
 
     def __init__(self, device: torch.device, limit: int) -> None:
         self.device, self.limit = device, limit
         self.enabled = device.type == "cuda"
+        self.failure: str | None = None
         self._seen: set[Hashable] = set()
         self._graphs: dict[Hashable, Any] = {}
         self._pool: Any = None
@@ -36,9 +37,9 @@ class GraphCache:
         try:
             with torch.cuda.device(self.device), collection_paused():
                 self._graphs[key] = capture(self._pool)
-        except RuntimeError:
+        except RuntimeError as error:
             # Some architectures read values on the host, which a capture forbids.
-            self.enabled = False
+            self.enabled, self.failure = False, str(error)
             torch.cuda.synchronize(self.device)
             return None
         return self._graphs[key]

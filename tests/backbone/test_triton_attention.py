@@ -1,19 +1,18 @@
 """Configurations that the Triton kernels support; plain attention computes all others."""
 
-from itertools import pairwise
-
+import in_place_on_cpu  # noqa: F401
 import pytest
 import torch
 from attention_inputs import AttentionInputs
 
 from puma_engine.backbone.attention import triton_attention
-from puma_engine.backbone.attention.plain_attention import plain_attention
 from puma_engine.backbone.attention.prefix_attention import (
     InPlace,
     prefix_attention,
     reading_in_place,
 )
 from puma_engine.backbone.attention.triton_attention import (
+    attend_in_place,
     can_attend_in_place,
     choose_blocks,
     tile_rows,
@@ -57,18 +56,19 @@ def test_a_cpu_gathers_keys_and_values():
 def test_tiles_hold_each_row_once_and_one_text_each(tile):
     rows = (2, 0, 1, 0, 0, 2, 0, 0, 0)
     given = AttentionInputs(rows=rows, device="cpu", dtype=HALF)
-    place, length, order, first = given.prefix.places(tile)[:, :-1]
+    first, count, place, length, common, order = given.prefix.places(tile).unbind(1)
     assert sorted(order.tolist()) == list(range(len(rows)))
-    ends = [int(end) for end in first if end < len(rows)] + [len(rows)]
-    tiles = [order[a:b].tolist() for a, b in pairwise(ends)]
-    assert ends[0] == 0 and all(0 < len(part) <= tile for part in tiles)
-    assert all(len({rows[row] for row in part}) == 1 for part in tiles)
+    used = count > 0
+    tiles = [order[a : a + n].tolist() for a, n in zip(first[used], count[used], strict=True)]
+    assert [row for part in tiles for row in part] == order.tolist()
+    assert all(len(part) <= tile and len({rows[row] for row in part}) == 1 for part in tiles)
     # No text is cut into more tiles than it needs.
     assert len(tiles) == sum(-(-rows.count(text) // tile) for text in set(rows))
-    assert length.tolist() == [given.prefix.tokens.lengths[row] for row in rows]
-    assert (place + given.prefix.tokens.common).tolist() == [
-        given.prefix.tokens.offset[row] for row in rows
-    ]
+    texts = [rows[part[0]] for part in tiles]
+    tokens = given.prefix.tokens
+    assert length[used].tolist() == tokens.lengths[texts].tolist()
+    assert (place + common)[used].tolist() == tokens.offset[texts].tolist()
+    assert set(common.tolist()) == {tokens.common}
 
 
 def test_a_place_in_the_cache_goes_before_all_else_and_knows_no_softcap(monkeypatch):
@@ -95,21 +95,11 @@ def test_kernels_that_fail_or_give_other_results_are_not_used(monkeypatch):
         monkeypatch.setattr(triton_attention, "attend_in_place", function)
         return triton_attention._try(torch.device("cpu"), torch.float32, 6, 2, 64, 4, 11)
 
-    def plain(query, key, value, layer, places, one_block, scale):
-        longest = int(places[1, :-1].max())
-        batch, _, length, _ = query.shape
-        start, sizes = places[0, :batch], places[1, :batch]
-        column = torch.arange(longest) - (longest - sizes[:, None])
-        token = torch.where(column < places[0, batch], column, start[:, None] + column)
-        exists = (column >= 0)[:, None, None].expand(-1, -1, length, -1)
-        causal = torch.ones(length, length, dtype=torch.bool).tril().expand(batch, 1, -1, -1)
-        past = layer[:, :, token.clamp(min=0)].transpose(1, 2)
-        mask = torch.cat([exists, causal], -1)
-        return plain_attention(query, tuple(past), key, value, mask, scale), None
+    exact = attend_in_place
 
     def fails(*_):
         raise RuntimeError("out of resource: shared memory")
 
-    assert trial(plain)
+    assert trial(exact)
     assert not trial(fails)
-    assert not trial(lambda *given: (1.2 * plain(*given)[0], None))
+    assert not trial(lambda *given: (1.2 * exact(*given)[0], None))

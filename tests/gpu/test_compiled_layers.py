@@ -9,7 +9,7 @@ from puma_engine.backbone.templates import get_template
 CONTEXTS = [Context("Dune by Frank Herbert"), Context("Emma"), Context("A history of all " * 6)]
 
 
-@pytest.mark.parametrize("template", ["rating-item-first", "rating"])
+@pytest.mark.parametrize("template", ["rating-prompt-last", "rating-item-first", "rating"])
 @pytest.mark.parametrize(("fp8", "tolerance"), [(False, 0.05), (True, 0.6)])
 def test_compiled_layers_equal_plain_ones(template, fp8, tolerance):
     """Products in 8 bits are coarse on a model this small: the direction of the gradient counts."""

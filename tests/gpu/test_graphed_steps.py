@@ -14,7 +14,7 @@ from puma_engine.training.cuda_graphs import GraphCache
 TRAINING = TrainingConfig(epochs=3, batch_size=64, learning_rate=5e-3, precision="fp32")
 
 
-@pytest.mark.parametrize("template", ["rating-item-first", "rating"])
+@pytest.mark.parametrize("template", ["rating-prompt-last", "rating-item-first", "rating"])
 @pytest.mark.parametrize("trained", ["prompts", "adapter"])
 def test_graphs_learn_the_same_as_single_kernels(template, trained, monkeypatch):
     data = load_shipped("movietweetings", users=12)

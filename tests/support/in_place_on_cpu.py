@@ -11,7 +11,10 @@ from puma_engine.backbone.attention.triton_attention import (
 def _parts(query, key, value, layer, places, scale):
     """Queries by key head, all keys and values of each row, and the probabilities."""
     batch, kv_heads, length, _ = key.shape
-    start, sizes, common = places[0, :batch, None], places[1, :batch, None], places[0, batch]
+    _, count, own, tokens, common, order = places.unbind(1)
+    start, sizes = torch.empty(2, batch, 1, dtype=torch.long).unbind(0)
+    start[order, 0], sizes[order, 0] = own.repeat_interleave(count), tokens.repeat_interleave(count)
+    common = common[0]
     column = torch.arange(int(sizes.max()))
     exists = column < sizes
     token = torch.where(column < common, column, start + column) * exists

@@ -140,13 +140,15 @@ class CachedPrefix:
         return self.cache.gather(index), exists
 
     def places(self, tile_rows: int) -> Tensor:
-        """Return where attention finds each row's keys, [4, B + 1], as `attend_in_place` reads it.
+        """Return where attention finds each row's keys, [B, 6], as `attend_in_place` reads it.
 
-        Rows of one text stand together, in tiles of at most `tile_rows`. Line 0: the position of a
-        row's text in the cache less the number of common tokens; the last entry is that number.
-        Line 1: tokens of a row's text. Line 2: row numbers by text. Line 3: first entry of each
-        tile in line 2, B where there are no more.
+        Rows of one text stand together, in tiles of at most `tile_rows`. Columns of line t: where
+        the rows of tile t start in the last column, and how many there are (0 where there is no
+        such tile); the position of their text in the cache less the number of common tokens, its
+        tokens, and that number. The last column holds all row numbers by text.
         """
+        # A kernel that waits for one number after the other is slow, so each tile has all of them
+        # side by side. Single numbers are not assigned: that would wait for the device.
         batch = len(self.rows)
         count = torch.arange(batch, device=self.rows.device)
         ordered, order = torch.sort(self.rows)
@@ -154,10 +156,10 @@ class CachedPrefix:
         is_first[1:] = ordered[1:] != ordered[:-1]
         position = count - torch.where(is_first, count, 0).cummax(0).values
         tile = (position % tile_rows == 0).cumsum(0) - 1
-        places = self.rows.new_full((4, batch + 1), batch)
-        places[0, :batch] = self.tokens.offset[self.rows] - self.tokens.common
-        places[0, batch] = self.tokens.common
-        places[1, :batch] = self.lengths
-        places[2, :batch] = order
-        places[3].scatter_reduce_(0, tile, count, "amin")
-        return places
+        first = self.rows.new_full((batch + 1,), batch)
+        first.scatter_reduce_(0, tile, count, "amin")
+        text = ordered[first[:-1].clamp(max=batch - 1)]
+        common = torch.full_like(text, self.tokens.common)
+        own = self.tokens.offset[text] - common
+        sizes = first[1:] - first[:-1]
+        return torch.stack([first[:-1], sizes, own, self.tokens.lengths[text], common, order], 1)

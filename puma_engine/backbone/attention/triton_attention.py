@@ -80,6 +80,10 @@ def choose_blocks(group: int, length: int, width: int, dtype: torch.dtype) -> Bl
     # The larger the gradients that a program sums, the fewer registers are left for rows.
     rows_back = min(16 if numbers >= limit // 2 else 32, rows)
     warps = 8 if numbers == limit else 4
+    if rows == MIN_BLOCK and dtype.itemsize == 2:
+        # Loading takes the time here: small programs, many of which run at once, are fastest.
+        launch = Launch(MIN_BLOCK, 2, 4)
+        return Blocks(MIN_BLOCK, new, block_width, launch, launch)
     return Blocks(
         block_tokens(dtype), new, block_width, Launch(rows, 4, 2), Launch(rows_back, warps, 2)
     )
@@ -109,7 +113,7 @@ def attend_in_place(
         prefix_attention_forward[(batch * key.shape[1] * constants["tile_blocks"],)](
             *(tensors[0], layer, tensors[1], tensors[2], places, out, lse),
             *_strides(*tensors),
-            *(batch, layer.shape[2], length, key.shape[1], scale),
+            *(layer.shape[2], length, key.shape[1], scale),
             **constants,
         )
     return out, lse
@@ -142,7 +146,7 @@ def attend_in_place_backward(
             *(tensors[0], layer, tensors[1], tensors[2], places, out, lse, d_out),
             *gradients,
             *_strides(*tensors, d_out, *gradients),
-            *(len(query), layer.shape[2], query.shape[2], key.shape[1], scale),
+            *(layer.shape[2], query.shape[2], key.shape[1], scale),
             **_constants(query, key, blocks, blocks.backward),
             one_block=one_block,
         )

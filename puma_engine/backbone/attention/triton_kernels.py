@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 
 # These differ between batches: compiling for each of them would take minutes.
-VARYING = ["batch", "tokens"]
+VARYING = ["tokens"]
 
 
 @triton.jit
@@ -39,15 +39,11 @@ def _store(base, offset, exists, x, width: tl.constexpr, block_d: tl.constexpr):
 
 
 @triton.jit
-def _tile(places, tile, batch):
+def _tile(places, tile):
     """Return a tile's row numbers (a pointer), how many, and its text's place, length and common."""
-    stride = batch + 1
-    first = tl.load(places + 3 * stride + tile)
-    count = tl.load(places + 3 * stride + tile + 1) - first
-    order = places + 2 * stride + first
-    row = tl.load(order, mask=count > 0, other=0)
-    common = tl.load(places + batch)
-    return order, count, tl.load(places + row), tl.load(places + stride + row), common
+    line = places + tile * 6
+    order = places + tl.load(line) * 6 + 5
+    return order, tl.load(line + 1), tl.load(line + 2), tl.load(line + 3), tl.load(line + 4)
 
 
 @triton.jit
@@ -56,7 +52,7 @@ def _query_rows(order, start, count, length, kv_head, group: tl.constexpr, block
     m = start + tl.arange(0, block_m)
     exists = m < count * length * group
     row = m // (length * group)
-    batch = tl.load(order + row, mask=exists, other=0)
+    batch = tl.load(order + row * 6, mask=exists, other=0)
     return exists, row, batch, (m // group) % length, kv_head * group + m % group
 
 
@@ -100,20 +96,20 @@ def _new_keys(order, count, length, block_s: tl.constexpr):
     new = tl.arange(0, block_s)
     exists = new < count * length
     row = new // length
-    return exists, row, tl.load(order + row, mask=exists, other=0), new % length
+    return exists, row, tl.load(order + row * 6, mask=exists, other=0), new % length
 
 
 @triton.jit(do_not_specialize=VARYING)
 def prefix_attention_forward(
     query, cache, key, value, places, out, lse,
     q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row,
-    batch, tokens, length, kv_heads, scale,
+    tokens, length, kv_heads, scale,
     group: tl.constexpr, width: tl.constexpr, tile_blocks: tl.constexpr,
     block_m: tl.constexpr, block_p: tl.constexpr, block_s: tl.constexpr, block_d: tl.constexpr,
 ):  # fmt: skip
     pair = tl.program_id(0) // tile_blocks
     kv_head, heads = pair % kv_heads, kv_heads * group
-    order, count, own, prefix, common = _tile(places, pair // kv_heads, batch)
+    order, count, own, prefix, common = _tile(places, pair // kv_heads)
     start_m = (tl.program_id(0) % tile_blocks) * block_m
     if start_m < count * length * group:
         exists, row, q_of, position, head = _query_rows(
@@ -166,14 +162,14 @@ def prefix_attention_backward(
     q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row,
     do_batch, do_row, do_head,
     dq_batch, dq_head, dq_row, dk_batch, dk_head, dk_row, dv_batch, dv_head, dv_row,
-    batch, tokens, length, kv_heads, scale,
+    tokens, length, kv_heads, scale,
     group: tl.constexpr, width: tl.constexpr, tile_blocks: tl.constexpr,
     block_m: tl.constexpr, block_p: tl.constexpr, block_s: tl.constexpr, block_d: tl.constexpr,
     one_block: tl.constexpr,
 ):  # fmt: skip
     pair = tl.program_id(0)
     kv_head, heads = pair % kv_heads, kv_heads * group
-    order, count, own, prefix, common = _tile(places, pair // kv_heads, batch)
+    order, count, own, prefix, common = _tile(places, pair // kv_heads)
     if count > 0:
         part = tokens.to(tl.int64) * width * kv_heads
         cache += tokens.to(tl.int64) * width * kv_head
