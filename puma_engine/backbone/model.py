@@ -50,6 +50,7 @@ from puma_engine.backbone.loading import (
     check_room,
     check_size,
     describe,
+    largest,
     load_gguf_tokenizer,
     load_model,
     load_tokenizer,
@@ -112,12 +113,9 @@ class FrozenBackbone:
         self.compiled = False
         self.last_mlp = wrap_last_mlp(self._decoder)
         config = model.config.get_text_config()
-        self._heads = int(getattr(config, "num_attention_heads", 0))
-        windows = (
-            getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")
-        )
+        self._heads = largest(config, "num_attention_heads") or 0
         # In place, a position sees all tokens before it.
-        self._window = min((int(window) for window in windows if window), default=None)
+        self._window = _window(config)
         self._kv_shapes: set[tuple[int, int]] = set()
         self._attention = attention_modules(self._decoder)
         self.in_place = self.device.type == "cuda" and not self.spread
@@ -606,3 +604,14 @@ def _dynamic_cache(past: Sequence[KeyValue]) -> DynamicCache:
         layer.keys, layer.values = keys, values
         cache.layers.append(layer)
     return cache
+
+
+def _window(config: Any) -> int | None:
+    """Return how many tokens a position sees; None for all, 0 where layers differ."""
+    try:
+        names = ("sliding_window", "attention_chunk_size")
+        return min(
+            (int(size) for name in names if (size := getattr(config, name, None))), default=None
+        )
+    except Exception:  # transformers refuses a setting that differs from layer to layer
+        return 0
