@@ -1,6 +1,7 @@
 """A compatibility card of a model: whether it can serve, and what it would cost."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +30,22 @@ def inspect_backbone(
     quantise: str | None = None,
     seconds: float = 0.0,
     template: str | Template | None = None,
+    announce: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Load a backbone and describe it: facts, tokens of each template, speed, warnings.
 
     seconds: how long to measure the speed on this device (0: not at all). template: one of your own
-    to describe too. Raises BackboneError with the part that fails if the model cannot serve, and
+    to describe too. announce: see `FrozenBackbone.load`. Raises BackboneError with the part that fails if the model cannot serve, and
     TemplateError.
     """
     own = () if template is None else (get_template(template),)
     backbone = FrozenBackbone.load(
-        spec, device=device, precision=precision, revision=revision, quantise=quantise
+        spec,
+        device=device,
+        precision=precision,
+        revision=revision,
+        quantise=quantise,
+        announce=announce,
     )
     card = backbone.info.to_dict() | {
         "templates": describe_templates(backbone, *own),

@@ -50,6 +50,7 @@ from puma_engine.backbone.loading import (
     check_room,
     check_size,
     describe,
+    gib,
     largest,
     load_gguf_tokenizer,
     load_model,
@@ -131,13 +132,15 @@ class FrozenBackbone:
         precision: str = "auto",
         revision: str | None = None,
         quantise: str | None = None,
+        announce: Callable[[str], None] | None = None,
     ) -> "FrozenBackbone":
         """Load a backbone by zoo name, folder, GGUF file or hub id.
 
         device: "cpu", "cuda", "cuda:1", "auto" (layers on all GPUs, where there are several), or
         None for the best there is. precision: "fp32", "bf16", "fp16", or "auto" (bf16 on a GPU, fp32 on a CPU).
         revision: branch, tag or commit of a hub id (default: main). quantise: "4bit", "8bit",
-        "fp8" or None. Large models on a GPU are compiled. Raises BackboneError, also for a model
+        "fp8" or None. announce: called before weights are fetched or read, with a phrase that says
+        how much memory they take. Large models on a GPU are compiled. Raises BackboneError, also for a model
         that cannot fit, before its weights are fetched or read.
         """
         if device == "auto" and torch.cuda.device_count() > 1 and distributed.world_size() == 1:
@@ -158,7 +161,10 @@ class FrozenBackbone:
         free = free_bytes(None if spread else main_device)
         where = "all GPUs together" if spread else str(main_device)
         shapes = source.shapes()
-        check_room(source.spec, weight_bytes(shapes, name, quantise), free, where)
+        need = weight_bytes(shapes, name, quantise)
+        check_room(source.spec, need, free, where)
+        if announce is not None:
+            announce(f"loading {gib(need)} of weights in {quantise or name}, {gib(free)} are free")
         folder = source.gguf or source.fetch()
         if isinstance(folder, GgufModel):
             tokenizer = load_gguf_tokenizer(folder)

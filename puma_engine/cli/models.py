@@ -1,5 +1,7 @@
 """puma models and puma zoo: language models that can serve as backbones."""
 
+import sys
+
 import typer
 
 from puma_engine.cli.options import stage, with_options
@@ -43,6 +45,7 @@ def check(
         quantise=quantise,
         seconds=seconds,
         template=template,
+        announce=lambda text: print(f"{spec}: {text}", file=sys.stderr),
     )
     if session.as_json:
         session.json(card)

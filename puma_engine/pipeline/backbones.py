@@ -36,9 +36,10 @@ def add_backbone(
 ) -> Run:
     """Check a language model and record it.
 
-    spec: a zoo name, "smollm2", a folder, a GGUF file, or a hub id. Of a hub id, the commit that the revision (default: main) names now is recorded, and
-    used from then on. quantise: "4bit" or "8bit", for models larger than a GPU. Raises
-    BackboneError if the model cannot serve as a backbone.
+    spec: a zoo name, "smollm2", a folder, a GGUF file, or a hub id. Of a hub id, the commit that the
+    revision (default: main) names now is recorded, and used from then on. quantise: "4bit" or "8bit",
+    for models larger than a GPU. Before weights are read, progress says how much memory they take.
+    Raises BackboneError if the model cannot serve as a backbone.
     """
     from puma_engine.backbone import inspect_backbone
     from puma_engine.backbone.gguf_model import find_parts, model_name
@@ -46,7 +47,8 @@ def add_backbone(
     from puma_engine.backbone.packages import PACKAGED
     from puma_engine.zoo import ZOO
 
-    stage.Execution(device, progress, should_cancel).announce(f"inspecting {spec}")
+    execution = stage.Execution(device, progress, should_cancel)
+    execution.announce(f"inspecting {spec}")
     text, path = str(spec), Path(spec).expanduser()
     label = name or path.name
     if text not in ZOO and text not in PACKAGED:
@@ -64,7 +66,13 @@ def add_backbone(
 
     def compute(_run_id: str, _folder: Path, _clock: stage.Clock) -> stage.StageResult:
         return stage.StageResult(
-            summary=inspect_backbone(text, device=device, revision=revision, quantise=quantise)
+            summary=inspect_backbone(
+                text,
+                device=device,
+                revision=revision,
+                quantise=quantise,
+                announce=execution.announce,
+            )
         )
 
     return stage.run_stage(ws, "backbone", name=label, config=config, inputs={}, compute=compute)

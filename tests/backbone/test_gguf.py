@@ -1,6 +1,7 @@
 """GGUF files as models: every architecture that is read, split files, quantisation, refusals."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -225,7 +226,12 @@ def test_a_file_without_a_suffix_is_known_by_its_content(whole, tmp_path):
 def test_a_quantised_model_and_the_whole_one_are_different_backbones(whole, tmp_path):
     ws = Workspace.open(tmp_path / "ws", create=True)
     small = written(tmp_path, "llama", quantised="Q4_1")[0]
-    runs = [pipeline.add_backbone(ws, path, device="cpu") for path in (whole[0], small)]
+    told = []
+    runs = [
+        pipeline.add_backbone(ws, path, device="cpu", progress=told.append)
+        for path in (whole[0], small)
+    ]
+    assert re.fullmatch(r"loading 0\.\d MiB of weights in fp32, .* are free", told[1].stage)
     assert runs[0].id != runs[1].id
     assert [run.summary["file_type"] for run in runs] == ["F32", "Q4_1"]
     again = pipeline.add_backbone(ws, small, device="cpu")
