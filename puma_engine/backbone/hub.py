@@ -134,7 +134,8 @@ def explained(spec: str, revision: str | None) -> Iterator[None]:
         errors.LocalEntryNotFoundError: missing,
         errors.OfflineModeIsEnabled: missing,
         errors.EntryNotFoundError: f"{spec} has no config.json at {revision or 'main'}, so it holds no "
-        "model; choose another.",
+        "model in the format of Hugging Face; choose another, or if it has GGUF files, download one and "
+        "give its path.",
         errors.HFValidationError: f"{spec!r} is no hub id; write owner/name.",
     }
     try:

@@ -36,8 +36,13 @@ def hub(folder, tmp_path, monkeypatch):
     pickled.mkdir()
     (pickled / "config.json").write_text("{}")
     (pickled / "pytorch_model.bin").write_bytes(b"never read")
+    gguf = tmp_path / "gguf"
+    gguf.mkdir()
+    (gguf / "model.gguf").write_bytes(b"GGUF")
     gated = (403, "GatedRepo")
-    serving = TinyHub({"me/qwen": folder, "me/gated": gated, "me/pickled": pickled})
+    serving = TinyHub(
+        {"me/qwen": folder, "me/gated": gated, "me/pickled": pickled, "me/gguf": gguf}
+    )
     monkeypatch.setattr(constants, "ENDPOINT", serving.url)
     template = serving.url + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
@@ -84,6 +89,7 @@ def test_offline_reads_the_cache_without_any_request(hub, monkeypatch):
         ("me/nobody", None, "or it is private"),
         ("me/qwen", "v9", "no revision 'v9'"),
         ("me/pickled", None, "pickled weights are never loaded"),
+        ("me/gguf", None, "download one and give its path"),
         ("me/a b", None, "no hub id"),
     ],
 )
