@@ -174,12 +174,12 @@ def _offer(request: ComparisonRequest, run: Run | None) -> None:
         page_states.live(watch, 1.0)(job.id)
     elif job is not None and job.status in ("failed", "cancelled", "interrupted"):
         page_states.failed("The comparison was not finished.", job.error or job.status)
-        if st.button("Try again", icon=":material/replay:", key="retry-comparison"):
+        if page_states.action("Try again", icon=":material/replay:", key="retry-comparison"):
             engine.retry(job.id)
             st.rerun()
     else:
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
             st.markdown(text)
-            if st.button(button, type="primary", icon=":material/play_arrow:"):
+            if page_states.action(button, type="primary", icon=":material/play_arrow:"):
                 comparisons.request(request.split, request.methods, request.pin)
                 st.rerun()

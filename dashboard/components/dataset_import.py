@@ -42,6 +42,8 @@ NONE = "(none)"
 
 def panel() -> None:
     """Draw the widgets to import a data set."""
+    if page_states.viewing():
+        return
     if engine.has_workspace():
         datasets.forget_uploads(engine.workspace())
     if query_params.segment("Source", ORIGINS, "from") == "shipped":

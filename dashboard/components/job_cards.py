@@ -106,6 +106,8 @@ def status(job: engine.Job) -> None:
 
 def buttons(job: engine.Job) -> None:
     """Show the button that cancels an active job, or retries a stopped one."""
+    if engine.read_only():
+        return
     if job.status in ACTIVE:
         st.button(
             "Cancel",
@@ -129,6 +131,9 @@ def waiting(job: engine.Job) -> None:
     """Show since when a job is queued and what it waits for; offer a worker if none is running."""
     if engine.has_worker():
         st.caption(f"Queued {formatting.ago(job.created)}; it waits for a free device.")
+        return
+    if engine.read_only():
+        st.caption(f"Queued {formatting.ago(job.created)}; no worker is running.")
         return
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(f"Queued {formatting.ago(job.created)}; no worker is running.", width="stretch")

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from typing import Any
 
 import streamlit as st
 
@@ -31,6 +32,25 @@ def loading(text: str, height: int = 240) -> None:
     """Show a placeholder for the result of a running job."""
     st.caption(f":material/hourglass_top: {text}")
     st.skeleton(height)
+
+
+def action(label: str, **options: Any) -> bool:
+    """Show a button that changes the workspace, and say whether it was clicked.
+
+    Nothing is shown in a workspace that may only be viewed. options: those of `st.button`.
+    """
+    return not engine.read_only() and st.button(label, **options)
+
+
+def viewing() -> bool:
+    """Say whether the workspace may only be viewed, and tell the visitor if so."""
+    if not engine.read_only():
+        return False
+    st.caption(
+        ":material/visibility: This workspace may only be viewed here, so nothing can be started, "
+        "imported or changed."
+    )
+    return True
 
 
 @contextmanager
@@ -62,6 +82,7 @@ def guarded(page: Callable[[], None]) -> Callable[[], None]:
 
         if engine.has_workspace():
             with caught("This page cannot be shown."):
+                viewing()
                 page()
             return
         st.title(pages.PAGES[page.__module__.rpartition(".")[2]][0])

@@ -173,7 +173,7 @@ def _calibration(plan: Plan, costs: Costs, device: str) -> None:
         return
     with st.container(border=True, horizontal=True, vertical_alignment="center"):
         st.text(f"Not measured on {device} yet: {', '.join(missing)}.", width="stretch")
-        clicked = st.button(
+        clicked = page_states.action(
             "Measure it now",
             icon=":material/speed:",
             help="Trains on few users for two epochs and stores only the time that it took.",

@@ -112,6 +112,8 @@ def _offer_selection(user_map: UserMap, strategy: str, budget: int) -> None:
         return
     if job is not None and job.status == "failed":
         page_states.failed("The selection failed.", job.error)
-    if st.button("Select these users in a job", type="primary", icon=":material/play_arrow:"):
+    if page_states.action(
+        "Select these users in a job", type="primary", icon=":material/play_arrow:"
+    ):
         user_maps.select(user_map.source, strategy, budget)
         st.rerun()

@@ -143,6 +143,10 @@ def neighbours_figure(
 
 def what_if(context: UserContext, user: str) -> None:
     """Draw a form for a title, and the predictions of chosen prompts for it."""
+    if engine.read_only():
+        # The process that predicts needs a socket and a log in the workspace.
+        st.caption("Predictions for other titles need a workspace that can be written.")
+        return
     methods, labels, kinds = _prompts(context)
     st.markdown("##### Predict this user's outcome for any title")
     # A form has its value only when it is sent, so the address is read once and written then.

@@ -13,7 +13,7 @@ from puma_engine.report.glossary import TERMS, heading
 from puma_engine.report.theme import DECISIONS, KINDS, NEUTRAL, rank
 from puma_engine.selection.strategies import STRATEGIES
 from puma_engine.store import Run, Workspace
-from puma_engine.store.workspace import has_database, locate
+from puma_engine.store.workspace import has_database, locate, may_be_written
 
 __all__ = [
     "DECISIONS",
@@ -54,6 +54,12 @@ def has_workspace() -> bool:
         return has_database(locate(None))
     except StoreError:
         return True
+
+
+def read_only() -> bool:
+    """Say whether a workspace exists that this process may only view."""
+    folder = locate(None)
+    return folder.is_dir() and not may_be_written(folder) and has_workspace()
 
 
 def root() -> str:

@@ -33,8 +33,9 @@ def page() -> None:
                 "below: a shipped model, a hub id such as owner/name, a folder or a GGUF file.",
                 icon=":material/neurology:",
             )
-        st.header("Add a model", divider="gray")
-        _add()
+        if not page_states.viewing():
+            st.header("Add a model", divider="gray")
+            _add()
         if engine.has_workspace():
             job_cards.watch(3, ("add_backbone", "fit_prompts"))
             _refused()
@@ -75,8 +76,9 @@ def _side_by_side(backbones: list[engine.Run]) -> None:
         shown = ["side", "kind", "name", "users", "data set", "template", "validation"]
         alt = "Prompt tables on the source and on the target"
         tables.show_prompts(pd.concat(fitted), shown, alt)
-    st.header("Fit prompts", divider="gray")
-    _fit(backbones)
+    if not engine.read_only():
+        st.header("Fit prompts", divider="gray")
+        _fit(backbones)
 
 
 def _memory(chosen: dict[str, engine.Run]) -> None:

@@ -37,6 +37,7 @@ def page() -> None:
         _first_steps()
         return
     with page_states.caught("The workspace cannot be read."):
+        page_states.viewing()
         _workspace()
     show_glossary("soft prompt", "backbone", "adapter", "migration", "run", "job")
 
@@ -56,7 +57,9 @@ def _workspace() -> None:
         tables.metrics(
             {label: (f"{len(by_kind[kind]):,}", about) for kind, (label, about) in COUNTED.items()}
         )
-    elif not any(job.status in job_cards.ACTIVE for job in engine.jobs()):
+    elif not engine.read_only() and not any(
+        job.status in job_cards.ACTIVE for job in engine.jobs()
+    ):
         _first_steps()
     st.header("Jobs", divider="gray")
     job_cards.watch(4)

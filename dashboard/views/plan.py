@@ -57,7 +57,9 @@ def page() -> None:
             "The migration is then evaluated, and compared if its model has a full retraining. The "
             "job continues when you close the page."
         )
-        if st.button("Launch the migration", type="primary", icon=":material/rocket_launch:"):
+        if page_states.action(
+            "Launch the migration", type="primary", icon=":material/rocket_launch:"
+        ):
             with page_states.caught("The migration was not launched."):
                 query_params.write("job", plans.launch(plan, predicted).id)
                 st.rerun()

@@ -98,7 +98,7 @@ def page() -> None:
     except engine.StoreError as error:
         page_states.failed("This map is damaged.", error)
         st.caption("A map is made from the prompts alone, so nothing is lost by making it again.")
-        if st.button("Make it again", type="primary", icon=":material/refresh:"):
+        if page_states.action("Make it again", type="primary", icon=":material/refresh:"):
             engine.workspace().delete(projection.id)
             user_maps.project(source, migration)
             st.rerun()
@@ -116,7 +116,7 @@ def _no_map(source: engine.Run, migration: engine.Run) -> None:
         return
     if job is not None and job.status == "failed":
         page_states.failed("The map could not be made.", job.error)
-        if st.button("Try again", type="primary", icon=":material/refresh:"):
+        if page_states.action("Try again", type="primary", icon=":material/refresh:"):
             engine.retry(job.id)
             st.rerun()
         return
@@ -126,7 +126,7 @@ def _no_map(source: engine.Run, migration: engine.Run) -> None:
         "in the background.",
         icon=":material/scatter_plot:",
     )
-    if st.button("Make the map", type="primary", icon=":material/draw:"):
+    if page_states.action("Make the map", type="primary", icon=":material/draw:"):
         user_maps.project(source, migration)
         st.rerun()
 

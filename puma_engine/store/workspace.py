@@ -60,12 +60,12 @@ class Workspace(Artifacts, Metrics, FileHashes):
     def seal_runs(self) -> None:
         """Store checksums and records of finished runs that lack them: those of earlier versions."""
         missing = "SELECT id FROM runs WHERE status = 'finished' AND checksum IS NULL"
-        if not self.query(missing):
-            return
-        # A disk that is full must not keep the workspace from opening.
-        with suppress(StoreError), self.transaction():
-            for row in self.query(missing):
-                self.seal(row["id"])
+        # A full disk or a damaged table must not keep the workspace from opening.
+        with suppress(StoreError):
+            if self.query(missing):
+                with self.transaction():
+                    for row in self.query(missing):
+                        self.seal(row["id"])
 
 
 def locate(path: Path | str | None) -> Path:
@@ -97,4 +97,6 @@ def has_database(root: Path) -> bool:
 def may_be_written(root: Path) -> bool:
     """Return whether this user may write a workspace's folder and database; also on a read-only disk."""
     file = root / DATABASE
-    return os.access(root, os.W_OK) and (not file.exists() or os.access(file, os.W_OK))
+    effective = os.access in os.supports_effective_ids
+    places = (root, file) if file.exists() else (root,)
+    return all(os.access(place, os.W_OK, effective_ids=effective) for place in places)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from dashboard_pages import open_page
+from store_edits import edited
 
 from dashboard import pages
 from dashboard.components import compare_users
@@ -71,12 +72,12 @@ def test_what_is_kept_of_retrainings_gains_is_listed(world, monkeypatch):
 def test_an_older_comparison_without_predictions_is_not_measured(tmp_path, monkeypatch):
     world = compared.workspace(tmp_path)
     ws, run = world["ws"], world["comparison"]
-    with ws.transaction() as db:
+    with edited(ws) as db:
         db.execute("UPDATE runs SET status = 'running' WHERE id = ?", [run.id])
         db.execute("DELETE FROM artifacts WHERE name = 'shares_kept'")
     scores = ws.get_table(run.id, "comparison")
     ws.put_table(run.id, "comparison", scores[scores["metric"] != "pair_accuracy"])
-    with ws.transaction() as db:
+    with edited(ws) as db:
         db.execute("UPDATE runs SET status = 'finished' WHERE id = ?", [run.id])
     column = "Pair accuracy"
     first = see(world, monkeypatch).dataframe[0].value.set_index("Method")[column]
@@ -269,7 +270,8 @@ def test_missing_predictions_are_reported(tmp_path, monkeypatch):
     world = compared.workspace(tmp_path)
     ws = world["ws"]
     gone = "name IN ('users', 'predictions') OR name LIKE 'effects%'"
-    ws.db.execute(f"DELETE FROM artifacts WHERE {gone}")
+    with edited(ws) as db:
+        db.execute(f"DELETE FROM artifacts WHERE {gone}")
     assert "Evaluate the prompts again" in texts(see(world, monkeypatch, view="users"))
 
 

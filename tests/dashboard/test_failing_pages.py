@@ -49,15 +49,24 @@ def test_a_database_without_a_table_is_reported_on_every_page(ws, monkeypatch, n
 
 
 def test_an_unexpected_error_is_logged_and_shown_as_one_sentence(ws, monkeypatch, caplog):
-    finished(ws, "dataset", "books")
-    change(ws, "UPDATE runs SET summary = '{damaged'")
+    finished(ws, "prompts", "books")
+    change(ws, "UPDATE runs SET created = 'no time', checksum = NULL")
     monkeypatch.setenv("PUMA_WORKSPACE", str(ws.root))
     script = "from dashboard import pages\npages.run(pages.navigation('overview'))"
     app = AppTest.from_string(script, default_timeout=120).run()
     assert_plain(app)
     assert app.title[0].value == "Overview"
     assert "unexpected error" in app.error[0].value and "puma doctor" in texts(app)
-    assert "JSONDecodeError" in caplog.text and "Traceback" in caplog.text
+    assert "no time" in caplog.text and "Traceback" in caplog.text
+
+
+def test_a_damaged_run_leaves_the_others(ws, monkeypatch):
+    finished(ws, "dataset", "books")
+    change(ws, "UPDATE runs SET summary = '{damaged'")
+    for name in PAGES:
+        app = open_page(name, ws.root, monkeypatch)
+        assert_plain(app)
+        assert not app.error, name
 
 
 def test_pages_can_be_run_without_an_engine():
@@ -101,7 +110,7 @@ def test_a_damaged_comparison_leaves_no_empty_frame(ws, monkeypatch):
 @pytest.mark.parametrize("name", ["compare", "reports"])
 def test_a_comparison_of_another_version_is_reported(ws, monkeypatch, name):
     add_comparison(ws)
-    change(ws, "UPDATE runs SET summary = '{}'")
+    change(ws, "UPDATE runs SET summary = '{}', checksum = NULL")
     app = open_page(name, ws.root, monkeypatch)
     assert_plain(app)
     assert "not those of this version" in texts(app)

@@ -7,6 +7,7 @@ import time
 import pytest
 from dashboard_pages import open_page, press, words
 from small_runs import QUICK, SMALL, write_ratings
+from store_edits import edited
 from tiny import tiny_backbone_folder
 
 from dashboard.engine import plans
@@ -140,7 +141,7 @@ def test_a_measurement_beside_other_work_is_reported(world, monkeypatch):
     assert hop.cost["cores"] >= 1 and hop.cost["cores_of_others"] >= 0
     query = {"target": large.id, "budget": "6"}
     for share, said in ((0.6, True), (0.1, False)):
-        with ws.transaction() as db:
+        with edited(ws) as db:
             db.execute(
                 "UPDATE runs SET cost = json_set(cost, '$.cores_of_others', ?, '$.cores', 2)"
                 " WHERE kind = 'calibration'",

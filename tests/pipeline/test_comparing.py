@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from store_edits import edited
 from typer.testing import CliRunner
 
 from puma_engine import pipeline
@@ -46,7 +47,7 @@ def test_a_comparison_that_names_auc_is_judged_by_uauc_from_its_tables(world):
     before = pipeline.judge_comparison(ws, run)
     page = pipeline.render_report(ws, run)
     older = run.summary | {"main_metric": "auc"}
-    with ws.transaction() as db:
+    with edited(ws) as db:
         db.execute("UPDATE runs SET summary = ? WHERE id = ?", [json.dumps(older), run.id])
     data = comparison_data(ws, run.id)
     assert ws.run(run.id).summary["main_metric"] == "auc" and data.metric == "uauc"
@@ -74,10 +75,10 @@ def test_users_of_an_older_evaluation_get_pair_accuracy_from_its_predictions(rat
     wanted = [np.nan, *known["pair_accuracy"][::-1]]
     stored = read_user_metric(ws, run.id, "pair_accuracy", users)
     np.testing.assert_allclose(stored, wanted, rtol=1e-5)
-    with ws.transaction() as db:
+    with edited(ws) as db:
         db.execute("UPDATE runs SET status = 'running' WHERE id = ?", [run.id])
     put_user_metrics(ws, run.id, known.drop(columns="pair_accuracy"))
-    with ws.transaction() as db:
+    with edited(ws) as db:
         db.execute("UPDATE runs SET status = 'finished' WHERE id = ?", [run.id])
     older = read_user_metric(ws, run.id, "pair_accuracy", users)
     np.testing.assert_allclose(older, wanted, rtol=1e-5)
@@ -106,14 +107,14 @@ def test_a_comparison_stores_what_each_method_keeps_of_level_and_ranking(ratings
 
 def as_earlier_versions_stored_it(ws, run):
     """Remove from a comparison what earlier versions did not store."""
-    with ws.transaction() as db:
+    with edited(ws) as db:
         db.execute("DELETE FROM artifacts WHERE run_id = ? AND name = 'shares_kept'", [run.id])
         db.execute("DELETE FROM metrics WHERE run_id = ? AND metric = 'pair_accuracy'", [run.id])
         db.execute("UPDATE runs SET status = 'running' WHERE id = ?", [run.id])
     table = ws.get_table(run.id, "comparison")
     table = table[table["metric"] != "pair_accuracy"].reset_index(drop=True)
     ws.put_table(run.id, "comparison", table)
-    with ws.transaction() as db:
+    with edited(ws) as db:
         db.execute("UPDATE runs SET status = 'finished' WHERE id = ?", [run.id])
 
 

@@ -7,6 +7,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from small_runs import QUICK, SMALL, write_ratings
+from store_edits import edited
 from store_processes import start_process
 from tiny import tiny_backbone_folder
 
@@ -137,7 +138,7 @@ def test_user_metrics_are_read_by_id_from_file_or_database(world):
         np.testing.assert_array_equal(
             read_user_metric(ws, run.id, "rmse", pa.array(asked, pa.string())), wanted
         )
-        with ws.transaction() as db:
+        with edited(ws) as db:
             db.execute(
                 "DELETE FROM artifacts WHERE run_id = ? AND name = ?", [run.id, "user_metrics"]
             )
@@ -197,7 +198,8 @@ def test_comparison_stores_the_losses_of_each_user(world):
     outcomes = train[train["user_id"] == "007"]["outcome"]
     assert user["train_rows"] == len(outcomes)
     assert user["variance"] == pytest.approx(outcomes.var(ddof=0))
-    ws.db.execute("DELETE FROM artifacts WHERE run_id = ? AND name = 'users'", [compared.id])
+    with edited(ws) as db:
+        db.execute("DELETE FROM artifacts WHERE run_id = ? AND name = 'users'", [compared.id])
     pd.testing.assert_frame_equal(pipeline.comparison_users(ws, compared), users)
 
 

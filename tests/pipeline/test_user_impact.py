@@ -3,6 +3,7 @@
 import compared
 import pandas as pd
 import pytest
+from store_edits import edited
 
 from puma_engine import pipeline
 from puma_engine.evaluation.user_effects import (
@@ -67,7 +68,7 @@ def test_impact_is_stored_for_methods_with_prompts_and_computed_for_old_comparis
     assert set(summary["evaluation"]) == others and len(summary) == len(others)
     before = pipeline.judge_comparison(ws, run)
     stored = user_impact_between(ws, run, world["runs"]["few"].id)
-    with ws.transaction() as db:
+    with edited(ws) as db:
         db.execute("DELETE FROM artifacts WHERE name LIKE 'effects%'")
     assert pipeline.judge_comparison(ws, run) == before
     again = user_impact_between(ws, run, world["runs"]["few"].id)

@@ -11,6 +11,7 @@ import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from store_edits import edited
 from typer.testing import CliRunner
 
 from puma_engine import pipeline
@@ -189,13 +190,13 @@ def test_rows_of_an_older_evaluation_get_the_metrics_that_it_does_not_store(done
     ws, outcome, report = done
     run = ws.run(outcome.runs["scored"])
     older = {name: value for name, value in run.summary["metrics"].items() if name == "rmse"}
-    with ws.transaction() as db:
+    with edited(ws) as db:
         summary = json.dumps(run.summary | {"metrics": older})
         db.execute("UPDATE runs SET summary = ? WHERE id = ?", [summary, run.id])
     try:
         again = collect(ws, TINY, tiny_cells(Options()), outcome.runs)
     finally:
-        with ws.transaction() as db:
+        with edited(ws) as db:
             db.execute(
                 "UPDATE runs SET summary = ? WHERE id = ?", [json.dumps(run.summary), run.id]
             )
