@@ -1,5 +1,6 @@
 """The plain reader of the benchmark gives the losses of the engine."""
 
+import in_place_on_cpu  # noqa: F401
 import pytest
 import torch
 from plain import PlainReader
@@ -7,6 +8,8 @@ from tiny import tiny_backbone_folder
 from torch.utils.flop_counter import FlopCounterMode
 
 from puma_engine.backbone import FrozenBackbone
+from puma_engine.backbone import model as backbone_model
+from puma_engine.backbone.attention.joint_linear import join_linears
 from puma_engine.config import AdapterConfig, PromptConfig, TrainingConfig
 from puma_engine.datasets import load_shipped
 from puma_engine.migration.adapter import Adapter
@@ -39,7 +42,7 @@ def losses(data, backbone):
 
 
 @pytest.mark.parametrize("template", ["rating", "rating-item-first", "rating-prompt-last"])
-def test_fifty_steps_give_the_losses_of_the_plain_reader(tmp_path, template):
+def test_fifty_steps_give_the_losses_of_the_plain_reader(tmp_path, template, monkeypatch):
     backbone = FrozenBackbone.load(tiny_backbone_folder(tmp_path, "llama"), device="cpu")
     dataset = load_shipped("goodbooks", users=20)
     fast = reader_for(backbone, dataset, template, dataset.users)
@@ -50,6 +53,12 @@ def test_fifty_steps_give_the_losses_of_the_plain_reader(tmp_path, template):
     torch.testing.assert_close(actual[0], expected[0], atol=1e-4, rtol=0)
     for name, weights in actual[1].items():
         torch.testing.assert_close(weights, expected[1][name], atol=1e-3, rtol=0)
+    # The same where attention reads keys in place and parallel layers are one.
+    monkeypatch.setattr(backbone_model, "can_attend_in_place", lambda *_: True)
+    join_linears(backbone.model.base_model)
+    backbone.in_place = True
+    in_place, _ = losses(fast, backbone)
+    torch.testing.assert_close(in_place, expected[0], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(("tokens", "epochs"), [(1, 1), (4, 2)])
