@@ -336,6 +336,8 @@ class FrozenBackbone:
             stack.enter_context(reading_in_place(self._attention, here))
             if self.compiled:
                 stack.enter_context(whole_layers_compiled(self._decoder))
+                # A view would have the first layer compiled apart from the others.
+                embeddings = embeddings.clone()
             hidden: Tensor = self._decoder(
                 inputs_embeds=embeddings,
                 # A mask of four axes is passed on as it is; this attention reads none.
