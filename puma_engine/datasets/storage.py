@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from puma_engine.datasets.dataset import Dataset, validate
-from puma_engine.datasets.reading.parquet_files import read_parquet
+from puma_engine.datasets.reading.parquet_files import parquet_file
 from puma_engine.errors import DataError, StoreError
 from puma_engine.files import atomic_write, new_folder, write_text
 
@@ -54,8 +54,10 @@ def read_dataset(folder: str | Path) -> Dataset:
     """Read a data set that write_dataset wrote and check its content. Raises DataError."""
     folder = Path(folder)
     about = _describe(folder)
-    rows = read_parquet(folder / "interactions.parquet").to_pandas()
-    items = read_parquet(folder / "items.parquet").to_pandas()
+    with parquet_file(folder / "interactions.parquet") as file:
+        rows = file.read().to_pandas()
+    with parquet_file(folder / "items.parquet") as file:
+        items = file.read().to_pandas()
     if "history" in rows:
         rows["history"] = [list(past) for past in rows["history"]]
     for frame, names in ((rows, ("user_id", "item_id", "split")), (items, ("item_id", "text"))):

@@ -18,6 +18,7 @@ from puma_engine import pipeline
 from puma_engine.cli.application import app
 from puma_engine.datasets import check_table, preview_table, read_table
 from puma_engine.datasets.importers.table import guess_columns
+from puma_engine.datasets.reading import parquet_files
 from puma_engine.datasets.reading.delimited import read_columns
 from puma_engine.datasets.reading.parquet_files import unpacked_bytes
 from puma_engine.errors import ConfigError, DataError
@@ -73,6 +74,9 @@ def test_recbole_files_and_json_lines_are_tables(tmp_path: Path) -> None:
     lines = tmp_path / "mine.jsonl"
     made.to_json(lines, orient="records", lines=True)
     assert read(lines).content_hash == plain.content_hash
+    made.to_json(tmp_path / "array.json", orient="records")
+    with pytest.raises(DataError, match="holds a JSON array"):
+        read(tmp_path / "array.json")
     lines.write_text(lines.read_text() + "null\n" + "[" * 9_999 + "\n")
     with pytest.raises(DataError, match=r"2 not a JSON object \(line 121: 'null'\)"):
         read(lines)
@@ -136,6 +140,20 @@ def test_repeated_text_of_a_parquet_file_is_held_once(tmp_path: Path) -> None:
     assert read_columns(path, table.column_names).table.nbytes < 3_000_000
     ds = read(path)
     assert len(ds.interactions) == rows and set(ds.items["text"]) == {long}
+
+
+def test_lists_that_unpack_to_far_more_than_the_file_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = frame().assign(outcome=1)
+    made["history"] = [["0001"] * 20_000 for _ in range(len(made))]
+    path = save(made, tmp_path / "a.parquet")
+    assert path.stat().st_size < 60_000
+    monkeypatch.setattr(parquet_files, "MAX_UNPACKED", 1 << 20)
+    with pytest.raises(DataError, match="a table does not shrink that much"):
+        read(path, task="click")
+    short = save(made.assign(history=[["0001"]] * len(made)), tmp_path / "b.parquet")
+    assert len(read(short, task="click", drop_invalid=True).interactions) == len(made)
 
 
 def test_a_parquet_file_that_declares_far_more_than_it_holds_is_refused(tmp_path: Path) -> None:

@@ -148,8 +148,8 @@ def usable_texts(column: pa.ChunkedArray) -> np.ndarray:
 class ItemTexts:
     """The texts of items: by code the first that is not empty once cleaned, and who has several.
 
-    Items without any text are absent. several: codes of items, sorted. rows: how many items have
-    text in more than one row.
+    Items without any text are absent. several: codes of items, sorted. repeated: how many items
+    have text in more than one row.
     """
 
     first: dict[int, str]
@@ -159,15 +159,16 @@ class ItemTexts:
 
 def item_texts(item: np.ndarray, texts: EncodedTexts) -> ItemTexts:
     """Return the texts of items; item: [n] codes; texts: the same rows."""
-    clean = np.array([clean_text(text) for text in texts.unique], dtype=object)
-    rows = pd.DataFrame({"item": item, "text": clean[texts.codes]})
-    rows = rows[rows["text"] != ""]
+    # Codes of cleaned texts stand in for them, since a column of texts would repeat each.
+    code, clean = pd.factorize(np.array([clean_text(text) for text in texts.unique], dtype=object))
+    rows = pd.DataFrame({"item": item, "text": code[texts.codes]})
+    rows = rows[clean[rows["text"]] != ""]
     repeated = int((rows["item"].value_counts() > 1).sum())
     rows = rows.drop_duplicates()
     first = rows.drop_duplicates("item")
     count = rows["item"].value_counts()
     several = np.sort(count.index[count > 1].to_numpy())
-    by_item = dict(zip(first["item"].tolist(), first["text"].tolist(), strict=True))
+    by_item = dict(zip(first["item"].tolist(), clean[first["text"]].tolist(), strict=True))
     return ItemTexts(by_item, several, repeated)
 
 
@@ -203,7 +204,7 @@ def as_histories(column: pa.ChunkedArray, separator: str) -> tuple[list[list[str
             *(pa.types.is_list_view, pa.types.is_large_list_view),
         )
     ):
-        flat = as_ids(pa.chunked_array([pc.list_flatten(column.combine_chunks())]), "histories")
+        flat = as_ids(pc.list_flatten(column), "histories")
         ids = np.array(flat.unique, dtype=object)[flat.codes].tolist()
         sizes = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
         ends = np.cumsum(sizes).tolist()

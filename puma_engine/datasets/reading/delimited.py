@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 
 from puma_engine.datasets.reading.csv_tables import BadRow, CsvFormat, open_csv, plain_suffix
@@ -27,6 +28,7 @@ from puma_engine.datasets.reading.parquet_files import (
 from puma_engine.datasets.reading.row_counts import RowCounts
 from puma_engine.errors import DataError
 
+_MAX_HEAD_CHARACTERS = 1000
 # RecBole writes the type of a column behind its name.
 _TYPED = re.compile(r"(.+):(?:token|float)(?:_seq)?$")
 
@@ -77,7 +79,7 @@ def read_columns(
         names = parquet_names(path)
         places = match_columns(path, names, columns, optional)
         chosen = [names[place] for place in places.values()]
-        table = read_parquet(path, chosen, texts_once=True).select(chosen)
+        table = read_parquet(path, chosen).select(chosen)
         return _named(path, table, places, names)
     if plain_suffix(path) in JSON_LINES:
         names = json_head(path, 50)[0]
@@ -106,11 +108,11 @@ def read_head(
 ) -> tuple[list[str], list[list[Any]]]:
     """Return the column names and first usable rows of a file. Raises DataError."""
     if path.name.lower().endswith(PARQUET):
-        with parquet_file(path) as file:
+        with parquet_file(path, texts_once=True) as file:
             names, batch = file.schema_arrow.names, next(file.iter_batches(rows), None)
             if batch is not None:
                 batch.validate(full=True)
-            columns = [] if batch is None else [column.to_pylist() for column in batch.columns]
+            columns = [] if batch is None else [_first_values(column) for column in batch.columns]
             head = [list(row) for row in zip(*columns, strict=True)]
     elif plain_suffix(path) in JSON_LINES:
         names, head = json_head(path, rows)
@@ -121,6 +123,14 @@ def read_head(
     if twice:
         raise DataError(f"{path} has the column {min(twice)!r} more than once; rename one of them.")
     return names, head
+
+
+def _first_values(column: pa.Array) -> list[Any]:
+    """Return the values of a column, of long texts the beginning."""
+    if pa.types.is_dictionary(column.type) and pa.types.is_string(column.type.value_type):
+        short = pc.utf8_slice_codeunits(column.dictionary, 0, _MAX_HEAD_CHARACTERS)
+        column = pa.DictionaryArray.from_arrays(column.indices, short)
+    return column.to_pylist()
 
 
 def read_original(folder: Path, stem: str, columns: Sequence[str]) -> Columns:

@@ -138,9 +138,11 @@ def json_table(path: Path, names: Sequence[str]) -> tuple[pa.Table, list[BadRow]
 def json_head(path: Path, rows: int) -> tuple[list[str], list[list[Any]]]:
     """Return the names of the fields of the first objects of a file, and these. Raises DataError."""
     first = []
-    for _, _, record in _records(path):
+    for _, line, record in _records(path):
         if record is not None:
             first.append(record)
+        elif not first and line.lstrip().startswith("["):
+            raise DataError(f"{path} holds a JSON array; a table has one object in each line.")
         if len(first) == rows:
             break
     if not first:

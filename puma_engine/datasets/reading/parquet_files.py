@@ -15,6 +15,7 @@ PARQUET = (".parquet", ".pq")
 MAX_UNPACKED = 1 << 30
 MAX_RATIO = 500
 _VALUE_BYTES = 8
+_LIST_ROWS = 256
 
 
 def unpacked_bytes(facts: pq.FileMetaData, columns: Sequence[str] = ()) -> int:
@@ -22,23 +23,44 @@ def unpacked_bytes(facts: pq.FileMetaData, columns: Sequence[str] = ()) -> int:
 
     Repeated text counts once and 8 bytes a row, as `parquet_file` reads it with texts_once.
     """
-    total = 0
-    for group in map(facts.row_group, range(facts.num_row_groups)):
-        for chunk in map(group.column, range(group.num_columns)):
-            if not columns or chunk.path_in_schema.split(".")[0] in columns:
-                total += chunk.num_values * _VALUE_BYTES + chunk.total_uncompressed_size
-    return total
+    # What a chunk of a column says of itself is not asked: in damaged files that ends the process.
+    leaves = [facts.schema.column(number).path.split(".")[0] for number in range(facts.num_columns)]
+    read = sum(not columns or leaf in columns for leaf in leaves)
+    groups = map(facts.row_group, range(facts.num_row_groups))
+    return sum(group.num_rows * read * _VALUE_BYTES + group.total_byte_size for group in groups)
 
 
-def read_parquet(path: Path, columns: Sequence[str] = (), *, texts_once: bool = False) -> pa.Table:
-    """Read some columns of a Parquet file, or all if none are named; see parquet_file.
+def read_parquet(path: Path, columns: Sequence[str] = ()) -> pa.Table:
+    """Read some columns of a Parquet file, or all if none are named.
 
-    Raises DataError, for text that is no UTF-8 and damaged dictionaries, too.
+    Columns of text come as dictionaries, in which a repeated value takes the memory of one. Raises
+    DataError, for text that is no UTF-8 and damaged dictionaries, too, and for lists that unpack
+    to far more than the file has.
     """
-    with parquet_file(path, columns, texts_once=texts_once) as file:
-        table = file.read(columns=list(columns) or None)
+    with parquet_file(path, columns, texts_once=True) as file:
+        chosen = [field for field in file.schema_arrow if not columns or field.name in columns]
+        lists = [field for field in chosen if pa.types.is_nested(field.type)]
+        table = file.read(columns=[field.name for field in chosen if field not in lists])
+        for field in lists:
+            # How long lists are shows only as they are read.
+            parts, unpacked = [], 0
+            for batch in file.iter_batches(_LIST_ROWS, columns=[field.name]):
+                parts.append(batch.column(0))
+                unpacked += parts[-1].nbytes
+                _refuse_bomb(path, unpacked)
+            table = table.append_column(field, pa.chunked_array(parts, field.type))
+        table = table.select([field.name for field in chosen])
         table.validate(full=True)
     return table
+
+
+def _refuse_bomb(path: Path, unpacked: int) -> None:
+    packed = path.stat().st_size
+    if unpacked > MAX_UNPACKED and unpacked > MAX_RATIO * packed:
+        raise DataError(
+            f"{path} has {packed:,} bytes and unpacks to {unpacked:,} or more; a table does not "
+            "shrink that much. If it is meant, write it without compression."
+        )
 
 
 def parquet_names(path: Path) -> list[str]:
@@ -58,12 +80,7 @@ def parquet_file(
     """
     with _parquet_errors(path):
         facts = pq.read_metadata(path)
-        packed, unpacked = path.stat().st_size, unpacked_bytes(facts, columns)
-        if unpacked > MAX_UNPACKED and unpacked > MAX_RATIO * packed:
-            raise DataError(
-                f"{path} has {packed:,} bytes and unpacks to {unpacked:,}; a table does not shrink "
-                "that much. If it is meant, write it without compression."
-            )
+        _refuse_bomb(path, unpacked_bytes(facts, columns))
         leaves = [facts.schema.column(number) for number in range(len(facts.schema))]
         texts = [
             leaf.path
