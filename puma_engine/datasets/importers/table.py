@@ -219,7 +219,8 @@ class _Table:
     values: the rows under our names. bad: rows that could not be read. found: for each field the
     file's column. rows: the values encoded, ratings on the scale of 1 to 5. written: the outcomes
     as they are in the file. texts: by item id. several: [items] bool, whose text differs from row
-    to row. repeated: how many items have text in several rows. histories: [n] lists of item ids,
+    to row of the table itself. repeated: how many items have text in several rows, of the second
+    table if there is one; differing: how many of them have several texts. histories: [n] lists of item ids,
     or None; histories_read: [n] bool. split: [n] of str, "" where unusable, or None.
     """
 
@@ -235,6 +236,7 @@ class _Table:
     times: Times | None
     texts: dict[str, str]
     several: np.ndarray
+    differing: int
     repeated: int
     histories: list[list[str]] | None
     histories_read: np.ndarray
@@ -278,7 +280,7 @@ def _read(path: Path, task: TaskName, options: TableOptions) -> _Table:
     names = values.column_names
     user, user_ids = _sorted_codes(values["user_id"], "user ids")
     item, item_ids = _sorted_codes(values["item_id"], "item ids")
-    several, repeated = np.zeros(len(item_ids), dtype=bool), 0
+    several, differing, repeated = np.zeros(len(item_ids), dtype=bool), 0, 0
     if options.items_path is not None:
         columns = options.item_columns or {}
         place = Path(options.items_path)
@@ -287,7 +289,7 @@ def _read(path: Path, task: TaskName, options: TableOptions) -> _Table:
         found |= {"text": items.found["text"]}
         of_items = as_ids(items.table["item_id"], "item ids")
         texts = item_texts(of_items.codes, as_texts(items.table["text"], "texts"))
-        repeated = len(texts.several)
+        differing, repeated = len(texts.several), texts.repeated
         by_id = {of_items.unique[code]: text for code, text in texts.first.items()}
     elif options.id_as_text:
         found.pop("text", None)
@@ -295,7 +297,7 @@ def _read(path: Path, task: TaskName, options: TableOptions) -> _Table:
     elif "text" in names:
         texts = item_texts(item, as_texts(values["text"], "texts"))
         several[texts.several] = True
-        repeated = texts.repeated
+        differing, repeated = len(texts.several), texts.repeated
         by_id = {item_ids[code]: text for code, text in texts.first.items()}
     else:
         raise DataError(
@@ -336,6 +338,7 @@ def _read(path: Path, task: TaskName, options: TableOptions) -> _Table:
         times=times,
         texts=by_id,
         several=several,
+        differing=differing,
         repeated=repeated,
         histories=histories,
         histories_read=histories_read,
@@ -435,13 +438,15 @@ def _refuse_other_kinds(table: _Table) -> None:
             f"as scale='{likely}' (--scale {likely}), or the value of rows without a rating, such as "
             "not_rated=0 (--not-rated 0). If the other ratings are mistakes, pass --scale 1:5."
         )
-    if 2 * table.several.sum() > max(1, table.repeated):
+    # Of a second table the first text counts, so a few titles in two versions are no reason.
+    few = table.options.items_path is not None and 10 * table.differing <= len(table.texts)
+    if 2 * table.differing > max(1, table.repeated) and not few:
         raise DataError(
-            f"The column {table.found['text']!r} of {table.path.name!r} was read as the texts of "
-            f"items, and differs from row to row for {table.several.sum():,} of the "
-            f"{table.repeated:,} items that have several rows. It may be a review, which gives the "
-            "rating away. Name another column (--column text=...), give the items' texts in a second "
-            "table (--items-path), or take the item ids as texts (--id-as-text)."
+            f"The column {table.found['text']!r} was read as the texts of items, and differs from "
+            f"row to row for {table.differing:,} of the {table.repeated:,} items that have several "
+            "rows. It may be a review, which gives the rating away. Name another column (--column "
+            "text=...), give the items' texts in a second table (--items-path), or take the item ids "
+            "as texts (--id-as-text)."
         )
 
 
@@ -580,9 +585,7 @@ def _build(table: _Table, counts: RowCounts, usable: np.ndarray, name: str, seed
         report["times"] = {"written_as": table.times.written_as}
     if options.scale is not None:
         report["scale"] = options.scale
-    report["items_with_several_texts"] = (
-        table.repeated if options.items_path is not None else int(table.several.sum())
-    )
+    report["items_with_several_texts"] = table.differing
     report["warnings"] = warnings
     return build_dataset(name, table.task, final, own, table.texts, report, past)
 
@@ -602,6 +605,10 @@ def _warnings(table: _Table) -> list[str]:
     if off:
         low, high = table.options.bounds
         warnings.append(f"{off:,} ratings outside {low:g} to {high:g} were left out.")
+    if table.options.items_path is not None and table.differing:
+        warnings.append(
+            f"{table.differing:,} items have several texts in the second table; the first counts."
+        )
     quoted = sum(text[:1] == text[-1:] == '"' and len(text) > 1 for text in table.texts.values())
     if quoted:
         warnings.append(
