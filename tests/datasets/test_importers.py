@@ -495,3 +495,13 @@ def test_a_warning_says_that_nothing_is_held_out(tmp_path: Path) -> None:
     of.write_movielens(tmp_path, "csv", (body, films))
     report = import_folder("movielens", tmp_path, min_rows=1).report
     assert any("Nothing is held out to test" in warning for warning in report["warnings"])
+
+
+def test_unreadable_rows_of_the_items_refuse_a_folder_of_original_files(tmp_path: Path) -> None:
+    folder = tweets(tmp_path / "a")
+    films = folder / "movies.csv"
+    films.write_text(films.read_text().replace("Film 0000003", '"Film" 0000003'))
+    with pytest.raises(
+        DataError, match="movies.csv: 1 of 25 rows cannot be used: 1 that cannot be read .line 5"
+    ):
+        import_folder("movietweetings", folder)

@@ -12,8 +12,10 @@ import numpy as np
 from puma_engine.datasets.dataset import Dataset, allowed_outcomes
 from puma_engine.datasets.importers.clicks import click_dataset
 from puma_engine.datasets.importers.ratings import (
+    BAD_LINE,
     CleanedInteractions,
     clean_ratings,
+    counts_of,
     id_positions,
     rating_dataset,
 )
@@ -36,7 +38,9 @@ def usable_ratings(folder: Path) -> CleanedInteractions:
     A book's text is its title and first author.
     """
     read = read_original(folder, "ratings", RATING_COLUMNS).renamed({"book_id": "item_id"})
-    books, texts = read_original(folder, "books", BOOK_COLUMNS).table, {}
+    of_books = read_original(folder, "books", BOOK_COLUMNS)
+    counts_of(of_books).check()
+    books, texts = of_books.table, {}
     columns = [
         np.array(column.unique, dtype=object)[column.codes]
         for column in (
@@ -57,15 +61,20 @@ def usable_ratings(folder: Path) -> CleanedInteractions:
 def _read_marks(source: Source, request: ImportRequest) -> Dataset:
     rated = usable_ratings(request.path)
     marks = read_original(request.path, "to_read", MARK_COLUMNS)
+    counts = counts_of(marks)
+    counts.check()
     users = as_ids(marks.table["user_id"], "user ids")
     item = id_positions(as_ids(marks.table["book_id"], "book ids"), rated.rows.item_ids)
     user = id_positions(users, rated.rows.user_ids)
     eligible = np.isin(user, rated.rows.users_present()) & (item >= 0)
     outcome = np.ones(len(user), np.float32)
     rows = replace(rated.rows, user=user, item=item, outcome=outcome).select(eligible)
-    read = {"rows": len(user), "users": len(users.unique), "items": len(rated.texts)}
+    read = {"rows": counts.rows, "users": len(users.unique), "items": len(rated.texts)}
     reason = f"of users with fewer than {MIN_RATINGS} ratings, or of unknown books"
-    marked = CleanedInteractions(rows, rated.texts, read, {reason: len(user) - len(rows)})
+    dropped = {reason: len(user) - len(rows)}
+    if marks.bad:
+        dropped[BAD_LINE] = len(marks.bad)
+    marked = CleanedInteractions(rows, rated.texts, read, dropped)
     return click_dataset(source, request, marked, rated.rows, min_marks=10, max_marks=30)
 
 

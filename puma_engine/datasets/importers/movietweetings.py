@@ -7,6 +7,7 @@ import numpy as np
 from puma_engine.datasets.importers.ratings import (
     CleanedInteractions,
     clean_ratings,
+    counts_of,
     rating_dataset,
 )
 from puma_engine.datasets.reading.column_values import as_ids, as_numbers, as_texts
@@ -24,7 +25,9 @@ def usable_ratings(folder: Path) -> CleanedInteractions:
     """Read ratings.parquet and movies.parquet: ratings 1-10 become 1-5 by ceil(r / 2)."""
     names = {"imdb_id": "item_id", "timestamp": "time"}
     read = read_original(folder, "ratings", RATING_COLUMNS).renamed(names)
-    movies = read_original(folder, "movies", MOVIE_COLUMNS).table
+    of_movies = read_original(folder, "movies", MOVIE_COLUMNS)
+    counts_of(of_movies).check()
+    movies = of_movies.table
     ids, titles = as_ids(movies["imdb_id"], "film ids"), as_texts(movies["title"], "titles")
     texts = {
         ids.unique[film]: clean_text(titles.unique[title])

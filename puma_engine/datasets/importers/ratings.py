@@ -144,14 +144,9 @@ def clean_ratings(
         times = read_times(read.table["time"])
         seconds, timed = times.seconds, times.usable
     rated = valid if not_rated is None else valid | not_rated
-    counts = RowCounts(read.path, MAX_BAD_SHARE, unit="rows", remedy="check the file")
-    counts.rows = len(known) + len(read.bad)
-    counts.label = lambda row: (
-        f"data row {row + 1:,}" if row < len(known) else str(read.bad[row - len(known)])
-    )
+    counts = counts_of(read)
     checks = {NO_USER: of_user, NO_ITEM: of_item, WRONG_VALUE: rated, NO_TIME: timed}
     counts.check_rows(np.arange(len(known)), checks)
-    counts.drop(BAD_LINE, len(known) + np.arange(len(read.bad)))
     counts.check()
     rows = EncodedInteractions(
         user_ids, item_ids, user[users.codes], item, outcome.astype(np.float32), seconds
@@ -169,6 +164,19 @@ def clean_ratings(
         dropped[BAD_LINE] = len(read.bad)
     seen = {"rows": counts.rows, "users": len(user_ids), "items": len(texts)}
     return CleanedInteractions(rows, texts, seen, dropped)
+
+
+def counts_of(read: Columns) -> RowCounts:
+    """Return counts of an original file's rows in which those that cannot be read are dropped."""
+    count = read.table.num_rows
+
+    def label(row: int) -> str:
+        return f"data row {row + 1:,}" if row < count else str(read.bad[row - count])
+
+    counts = RowCounts(read.path, MAX_BAD_SHARE, label=label, unit="rows", remedy="check the file")
+    counts.rows = count + len(read.bad)
+    counts.drop(BAD_LINE, count + np.arange(len(read.bad)))
+    return counts
 
 
 def id_positions(ids: EncodedTexts, known: np.ndarray) -> np.ndarray:
