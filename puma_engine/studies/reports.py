@@ -70,11 +70,30 @@ def load_report(file: Path, remedy: str) -> Report:
         missing = [part for part in PARTS if part not in report]
         if missing:
             raise ValueError(f"it has no {', '.join(missing)}")
+        _check_content(report)
     except (OSError, ValueError) as error:
         # The text of an OSError repeats the file's name.
         reason = error.strerror if isinstance(error, OSError) else error
         raise StoreError(f"The report {file} cannot be read ({reason}); {remedy}.") from error
     return report
+
+
+def _check_content(report: Report) -> None:
+    """Raise ValueError for a report whose parts are damaged: those that tables and figures read."""
+    lists = ("rows", "summary", "differences")
+    whole = all(
+        isinstance(report[part], list) and all(isinstance(line, dict) for line in report[part])
+        for part in lists
+    )
+    whole &= isinstance(report["failed"], dict) and isinstance(report["missing"], list)
+    whole &= all(isinstance(report[part], str) for part in ("study", "command", "date"))
+    if not whole:
+        raise ValueError("its parts are not of the types that a study writes")
+    try:
+        markdown(report)
+        figures(report)
+    except Exception as error:  # a value of another type fails wherever it is first used
+        raise ValueError(f"it is damaged: {type(error).__name__}: {error}") from error
 
 
 def write_tables_and_figures(report: Report, folder: Path) -> list[Path]:
