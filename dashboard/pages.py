@@ -10,7 +10,7 @@ from streamlit.errors import FragmentHandledException
 
 # By name, which is also the address: title, icon and description.
 PAGES = {
-    "overview": ("Overview", ":material/space_dashboard:", "Latest verdict, and what to do next."),
+    "overview": ("Summary", ":material/space_dashboard:", "The decision, and what to do next."),
     "data": ("Data", ":material/database:", "Contents of the data sets, and importing more."),
     "models": ("Models", ":material/neurology:", "The old and the new model, and adding one."),
     "users": ("Users", ":material/scatter_plot:", "Maps of users before and after a migration."),
@@ -26,7 +26,7 @@ PAGES = {
 def navigation(first: str | None = None) -> st.Page:
     """Set up the navigation and return the page of the address.
 
-    first: the page shown for an address without a page, instead of the overview.
+    first: the page shown for an address without a page, instead of the summary.
     """
     items = [page(name, default=name == first) for name in PAGES]
     if first is None:

@@ -35,13 +35,15 @@ def show(
     y: str = "",
     height: int = HEIGHT,
     select: Sequence[Mode] = (),
+    menu: bool = False,
 ) -> PlotlyState | None:
     """Show a chart with buttons that download its data; return its selection, if any.
 
     title: plain text, a sentence that states what the chart shows. x, y: axis labels with
     units; empty ones leave the figure's own labels. data: the table to download, one row per
     mark. key: unique on the page and stable; also the file name. select: selection modes such
-    as ("lasso",); without any, the chart cannot be selected from.
+    as ("lasso",); without any, the chart cannot be selected from. menu: put the
+    downloads into a menu beside the title, which saves their row.
     """
     figure.update_layout(
         height=height,
@@ -53,7 +55,13 @@ def show(
         figure.update_xaxes(title={"text": x})
     if y:
         figure.update_yaxes(title={"text": y})
-    st.markdown(f"##### {escaped(title, 200)}")
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown(f"##### {escaped(title, 200)}", width="stretch")
+        if menu:
+            with st.popover(
+                "", icon=":material/download:", type="tertiary", help="Data of the chart"
+            ):
+                downloads(data, key)
     chosen = None
     if select:
         chosen = st.plotly_chart(
@@ -62,7 +70,8 @@ def show(
     else:
         figure.update_layout(dragmode="zoom", modebar={"remove": ["select2d", "lasso2d"]})
         st.plotly_chart(figure, key=key, config=CONFIG, alt=title)
-    downloads(data, key)
+    if not menu:
+        downloads(data, key)
     return chosen
 
 

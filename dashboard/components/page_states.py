@@ -88,10 +88,10 @@ def guarded(page: Callable[[], None]) -> Callable[[], None]:
         st.title(pages.PAGES[page.__module__.rpartition(".")[2]][0])
         empty(
             "No workspace yet",
-            "A workspace is the folder of data, prompts and results. The overview creates one, with "
+            "A workspace is the folder of data, prompts and results. The summary creates one, with "
             "a worked example; `puma demo` does the same.",
             icon=":material/folder_off:",
         )
-        pages.link("overview", label="Open the overview")
+        pages.link("overview", label="Open the summary")
 
     return wrapped

@@ -1,13 +1,20 @@
-"""Overview: the latest verdict, counts, jobs and prompt tables; first steps if empty."""
+"""Summary: question, decision, cost and behaviour in one screen; below it counts, jobs, prompts."""
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from dashboard import engine, pages
-from dashboard.components import formatting, job_cards, page_states, tables, verdicts
-from dashboard.components.formatting import short
+from dashboard.components import (
+    job_cards,
+    page_states,
+    summary_decision,
+    summary_figures,
+    tables,
+)
 from dashboard.components.glossary import show_glossary, term
-from dashboard.engine import comparisons, models
+from dashboard.engine import comparisons, models, summary
 
+TITLE = "Summary"
 COUNTED = {
     "dataset": ("Data sets", "Interactions of users with items, split into train and test."),
     "backbone": ("Backbones", term("backbone")),
@@ -28,7 +35,8 @@ STEPS = {
 
 def page() -> None:
     """Draw the page."""
-    st.title("Overview")
+    heading = st.empty()
+    heading.title(TITLE)
     if "start-error" in st.session_state:
         page_states.failed(
             "The worked example was not started.", st.session_state.pop("start-error")
@@ -38,29 +46,21 @@ def page() -> None:
         return
     with page_states.caught("The workspace cannot be read."):
         page_states.viewing()
-        _workspace()
-    show_glossary("soft prompt", "backbone", "adapter", "migration", "run", "job")
+        _workspace(heading)
+    show_glossary("soft prompt", "backbone", "adapter", "migration", "margin", "share kept", "job")
 
 
-def _workspace() -> None:
+def _workspace(heading: DeltaGenerator) -> None:
     by_kind = {kind: engine.runs(kind) for kind in (*COUNTED, "evaluation")}
+    if by_kind["comparison"]:
+        _decision(heading, by_kind["comparison"][0], by_kind["evaluation"])
+    else:
+        _next_step(by_kind)
     if any(by_kind.values()):
-        if by_kind["comparison"]:
-            _verdict(by_kind["comparison"][0], by_kind["evaluation"])
-        else:
-            # The first missing step on the way to a verdict.
-            missing = (kind for kind, (count, *_) in STEPS.items() if len(by_kind[kind]) < count)
-            _, text, name, label = STEPS[next(missing, "comparison")]
-            with st.container(border=True, horizontal=True, vertical_alignment="center"):
-                st.markdown(f":material/flag: **Next:** {text}", width="stretch")
-                pages.link(name, label=label, **({"view": "import"} if name == "data" else {}))
+        st.header("In this workspace", divider="gray")
         tables.metrics(
             {label: (f"{len(by_kind[kind]):,}", about) for kind, (label, about) in COUNTED.items()}
         )
-    elif not engine.read_only() and not any(
-        job.status in job_cards.ACTIVE for job in engine.jobs()
-    ):
-        _first_steps()
     st.header("Jobs", divider="gray")
     job_cards.watch(4)
     pages.link("jobs", label="All jobs")
@@ -72,6 +72,20 @@ def _workspace() -> None:
             ["name", "kind", "users", "trained on", "backbone", "data set", "seconds", "created"],
             "Every prompt table of the workspace with its kind, users, backbone and cost",
         )
+
+
+def _next_step(by_kind: dict[str, list[engine.Run]]) -> None:
+    """Show the first missing step on the way to a verdict."""
+    if any(by_kind.values()):
+        missing = (kind for kind, (count, *_) in STEPS.items() if len(by_kind[kind]) < count)
+        _, text, name, label = STEPS[next(missing, "comparison")]
+        with st.container(border=True, horizontal=True, vertical_alignment="center"):
+            st.markdown(f":material/flag: **Next:** {text}", width="stretch")
+            pages.link(name, label=label, **({"view": "import"} if name == "data" else {}))
+    elif not engine.read_only() and not any(
+        job.status in job_cards.ACTIVE for job in engine.jobs()
+    ):
+        _first_steps()
 
 
 def _first_steps() -> None:
@@ -114,21 +128,35 @@ def _start_demo() -> None:
         st.session_state["start-error"] = str(error)
 
 
-def _verdict(last: engine.Run, evaluations: list[engine.Run]) -> None:
+def _decision(heading: DeltaGenerator, last: engine.Run, evaluations: list[engine.Run]) -> None:
+    """Draw the decision on a comparison with its question as the heading, or say why there is none."""
     with page_states.caught("The last comparison has no verdict."):
-        verdict = comparisons.verdict(engine.root(), last.id)
+        first = comparisons.verdict(engine.root(), last.id)
+        plans, points = summary.plans(last), summary.switch_points(engine.root(), last.id)
+        asked = summary.question(last, plans, first.method)
+        heading.title(summary_decision.title(asked))
+        context = st.container()
         with st.container(border=True):
-            st.caption(f"Verdict of the last comparison ({formatting.ago(last.created)})")
-            verdicts.headline(verdict)
-            if verdict.disagreement:
-                st.text(f"Caution: {verdict.disagreement}")
-            newer = comparisons.newer_evaluations(last, evaluations)
-            if newer:
-                page_states.stale(
-                    f"{len(newer)} newer evaluation{'s are' if len(newer) > 1 else ' is'} not in "
-                    "it; make another comparison to include them."
-                )
-            with st.container(horizontal=True, vertical_alignment="center"):
-                text = f"{last.name} · {last.summary.get('users', 0):,} users"
-                st.text(short(text), width="content")
-                pages.link("compare", label="Show the evidence", comparison=last.id)
+            left, right = st.columns([2, 3], gap="large")
+            with left:
+                share = summary_decision.accepted(last.summary["task"], points, plans)
+            verdict = comparisons.verdict(engine.root(), last.id, share)
+            with right, st.container(gap="xsmall"):
+                summary_decision.strip(verdict)
+        with context:
+            summary_decision.context(last, asked, share)
+        newer = comparisons.newer_evaluations(last, evaluations)
+        if newer:
+            page_states.stale(
+                f"{len(newer)} newer evaluation{'s are' if len(newer) > 1 else ' is'} not in "
+                "it; make another comparison to include them."
+            )
+        if verdict.method is None:
+            return
+        summary_decision.tiles(last, plans, verdict)
+        left, right = st.columns(2, gap="medium")
+        with left:
+            summary_figures.show_costs(last, plans)
+        with right:
+            summary_figures.show_behaviour(last, plans, verdict.method)
+        st.caption(summary_decision.fine_print(last, plans, asked, verdict))

@@ -1,8 +1,11 @@
-"""How numbers appear in sentences of verdicts and in reports."""
+"""How numbers and methods appear in sentences of verdicts, in reports and on pages."""
 
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
+from collections.abc import Iterable
 
 
 def format_interval(value: float, low: float, high: float, *, sign: bool = False) -> str:
@@ -23,6 +26,56 @@ def format_share_interval(share: float, low: float | None, high: float | None) -
     if low is None or high is None or math.isnan(low):
         return format_share(share)
     return f"{format_share(share)} [{format_share(low)}, {format_share(high)}]"
+
+
+def format_percent(share: float) -> str:
+    """Return a share as a percentage with at most one decimal: 0.3 %, 1 %, 12.5 %."""
+    if not math.isfinite(share):
+        return "an unknown share"
+    text = f"{100 * share:.1f}"
+    return f"{text.removesuffix('.0')} %"
+
+
+def format_change(
+    loss: float, low: float, high: float, base: float, *, noun: str, higher_is_better: bool
+) -> str:
+    """Return a loss and its interval relative to a base value, in words.
+
+    Such as 0.3 % more error (between 0.5 % less and 1.1 % more). noun: what there is more or less
+    of. higher_is_better: whether a loss means less of it.
+    """
+
+    def amount(value: float) -> str:
+        return format_percent(abs(value) / abs(base))
+
+    def direction(value: float) -> str:
+        return "more" if (value > 0) != higher_is_better else "less"
+
+    ends = " and ".join(f"{amount(value)} {direction(value)}" for value in (low, high))
+    return f"{amount(loss)} {direction(loss)} {noun} (between {ends})"
+
+
+def method_names(labels: Iterable[str]) -> dict[str, str]:
+    """Return the names of methods in plain words by their stored labels.
+
+    "Migrated, 60 users (kmeans-variance)" becomes "Migration trained on 60 users". The strategy
+    stays where two methods would have the same name without it.
+    """
+    labels = list(dict.fromkeys(labels))
+    full = {label: _in_words(label) for label in labels}
+    brief = {label: _STRATEGY.sub(r"\1", name) for label, name in full.items()}
+    count = Counter(brief.values())
+    return {label: brief[label] if count[brief[label]] == 1 else full[label] for label in labels}
+
+
+_MIGRATED = re.compile(r"^Migrated( from \d+ sources)?, (all users|\d+ users)")
+_SHUFFLED = re.compile(r"^Shuffled control( from \d+ sources)?, ")
+_STRATEGY = re.compile(r"((?:trained on|swapped between users,) \d+ users) \([a-z0-9-]+\)")
+
+
+def _in_words(label: str) -> str:
+    name = _MIGRATED.sub(r"Migration\1 trained on \2", label)
+    return _SHUFFLED.sub(r"Check: prompts swapped between users\1, ", name)
 
 
 def format_seconds(value: float) -> str:

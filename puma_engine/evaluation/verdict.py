@@ -22,11 +22,14 @@ import pandas as pd
 from puma_engine.defaults import MARGIN
 from puma_engine.errors import ConfigError
 from puma_engine.evaluation.formatting import (
+    format_change,
     format_interval,
+    format_percent,
     format_seconds,
     format_share,
     format_share_interval,
     format_users,
+    method_names,
 )
 from puma_engine.evaluation.metrics import METRICS, RANKING_METRIC
 from puma_engine.evaluation.shares_kept import ASPECTS, COLUMNS, REFERENCES, aspect_label
@@ -151,6 +154,14 @@ class Verdict:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Breakpoint:
+    """The smallest margin, a share of the retraining's value, at which a migration is recommended."""
+
+    margin: float
+    method: str
+
+
 def check_margin(margin: float) -> None:
     """Raise ConfigError unless a margin is a share above 0 and below 1."""
     if not 0 < margin < 1:
@@ -167,8 +178,7 @@ def judge(data: ComparisonData) -> Verdict:
     otherwise, and without a migration, the verdict is "incomplete".
     """
     scores = method_scores(data)
-    base = next((row for row in scores if row.kind == "retrained" and np.isnan(row.loss)), None)
-    candidates = [row for row in scores if row.kind in MIGRATED and not np.isnan(row.loss)]
+    base, candidates = _base_and_candidates(scores)
     if base is None or not candidates:
         remedies = {
             (False, False): "add a migration and the full retraining on the same backbone",
@@ -188,6 +198,33 @@ def judge(data: ComparisonData) -> Verdict:
             )
         return Verdict("incomplete", f"No verdict yet: {problem}.", metric=data.metric)
     return _Judge(data, scores, base).decide(candidates)
+
+
+def breakpoints(data: ComparisonData) -> tuple[Breakpoint, ...]:
+    """Return from which margin on each migration is recommended, the smallest margin first.
+
+    The recommended one is the cheapest of those within the margin, so a migration that needs a
+    larger margin than a cheaper one is never recommended, and is left out. 0: at any margin.
+    """
+    base, candidates = _base_and_candidates(method_scores(data))
+    if base is None or not abs(base.value) > 0:
+        return ()
+    cheap = [row for row in candidates if row.seconds < base.seconds or row.loss_high < 0]
+    points: list[Breakpoint] = []
+    seconds = math.inf
+    for row in sorted(cheap, key=lambda row: (row.loss_high, row.seconds)):
+        if row.seconds < seconds:
+            seconds = row.seconds
+            points.append(Breakpoint(max(0.0, row.loss_high / abs(base.value)), row.method))
+    return tuple(points)
+
+
+def _base_and_candidates(
+    scores: list[MethodScore],
+) -> tuple[MethodScore | None, list[MethodScore]]:
+    """Return the full retraining, if it is the reference, and the migrations compared with it."""
+    base = next((row for row in scores if row.kind == "retrained" and np.isnan(row.loss)), None)
+    return base, [row for row in scores if row.kind in MIGRATED and not np.isnan(row.loss)]
 
 
 def method_scores(data: ComparisonData, metric: str | None = None) -> list[MethodScore]:
@@ -267,6 +304,23 @@ class _Judge:
     def task(self) -> str:
         return METRICS[self.data.metric].task
 
+    def name(self, method: str) -> str:
+        """Return a method's name in plain words."""
+        return method_names(self.data.methods["method"])[method]
+
+    def change(self, row: MethodScore) -> str:
+        """Return a method's loss in percent of the retraining's value, in words."""
+        metric = METRICS[self.data.metric]
+        noun = metric.label if metric.higher_is_better else "error"
+        return format_change(
+            row.loss,
+            row.loss_low,
+            row.loss_high,
+            self.base.value,
+            noun=noun,
+            higher_is_better=metric.higher_is_better,
+        )
+
     def decide(self, candidates: list[MethodScore]) -> Verdict:
         """Decide between the candidates and full retraining."""
         good = [row for row in candidates if row.loss_high <= self.margin]
@@ -280,17 +334,21 @@ class _Judge:
     def migrate(self, pick: MethodScore) -> Verdict:
         """The migration is as good and cheaper; some users may still be worth refining."""
         sure = _refinable(self.data.effects(pick.method), SURE)
-        users, relation = self.data.users, RELATIONS[pick.relation(self.margin)]
+        users = self.data.users
         cost = self.cost(pick, len(sure))
         if MIN_REFINED_SHARE <= len(sure) / users <= MAX_REFINED_SHARE and cost < 1:
             headline = (
-                f"Migrate all and refine {format_users(len(sure))}: {pick.method} is {relation} "
-                f"overall, but {len(sure):,} of {format_users(users)} surely regress; together "
+                f"Migrate all and refine {format_users(len(sure))}: {self.name(pick.method)} has "
+                f"{self.change(pick)} than full retraining, but {len(sure):,} of {format_users(users)} surely regress; together "
                 f"{format_share(cost)} of the retraining's time."
             )
             return self.verdict("refine", headline, pick, refine=sure)
         time = format_share(self.cost(pick))
-        headline = f"Migrate: {pick.method} is {relation} and took {time} of its time."
+        name = self.name(pick.method)
+        headline = (
+            f"Migrate: {name} has {self.change(pick)} than full retraining, within the "
+            f"{format_percent(self.data.margin)} that you accept, and took {time} of its time."
+        )
         return self.verdict("migrate", headline, pick)
 
     def refine_to_close(self, affordable: list[MethodScore]) -> Verdict | None:
@@ -299,7 +357,7 @@ class _Judge:
             refine = self.closing_users(row)
             if refine:
                 headline = (
-                    f"Migrate all and refine {format_users(len(refine))}: {row.method} alone is not "
+                    f"Migrate all and refine {format_users(len(refine))}: {self.name(row.method)} alone is not "
                     f"surely as good as full retraining, and refining the {len(refine):,} of "
                     f"{format_users(self.data.users)} who likely regress is expected to close the gap, "
                     f"at {format_share(self.cost(row, len(refine)))} of the retraining's time."
@@ -335,8 +393,10 @@ class _Judge:
         ratio = (best.loss_high - best.loss) / (self.margin - best.loss)
         needed = int(np.ceil(ratio**2 * self.data.users))
         headline = (
-            f"Undecided: {best.method} loses {best.loss_interval()} {self.label} against a margin of "
-            f"{self.margin:.4f}; about {format_users(needed)} would settle it."
+            f"Not settled yet: {self.name(best.method)} has {self.change(best)} than full retraining, "
+            f"against {format_percent(self.data.margin)} that you accept. It would be settled by "
+            f"measuring about {format_users(needed)}, or by accepting "
+            f"{format_percent(math.ceil(1000 * best.loss_high / abs(self.base.value)) / 1000)}."
         )
         return self.verdict("undecided", headline, best)
 
@@ -346,7 +406,7 @@ class _Judge:
         time = format_share(self.cost(pick))
         if good:
             headline = (
-                f"Retrain: {pick.method} is as good ({self.label} within the margin of {margin:.4f}), "
+                f"Retrain: {self.name(pick.method)} is as good ({self.label} within the margin of {margin:.4f}), "
                 f"but took {time} of the retraining's time; here it saves nothing."
             )
         else:
@@ -355,9 +415,10 @@ class _Judge:
             )
             slow = pick.seconds >= self.base.seconds
             headline = (
-                f"Retrain: the best migration, {pick.method}, loses {pick.loss_interval()} "
-                f"{self.label} against full retraining, {sure} more than the margin of "
-                f"{margin:.4f}{f', and took {time} of its time' if slow else ''}."
+                f"Retrain: the best migration, {self.name(pick.method)}, has {self.change(pick)} "
+                f"than full retraining, {sure} more of a loss than the "
+                f"{format_percent(self.data.margin)} that you accept"
+                f"{f', and took {time} of its time' if slow else ''}."
             )
         return self.verdict("retrain", headline, pick)
 
@@ -488,7 +549,7 @@ class _Judge:
             behind = pick.loss_high < row.loss_low
             if row.kind == "shuffled" and not behind:
                 cautions.append(
-                    f"The shuffled control ({row.value:.4f}) is not measurably behind the migration "
+                    f"The check with prompts swapped between users ({row.value:.4f}) is not measurably behind the migration "
                     f"({pick.value:.4f}): the adapter may use little of what the old prompts hold."
                 )
             elif row.kind == "random" and not behind:

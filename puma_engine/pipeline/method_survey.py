@@ -17,7 +17,7 @@ from puma_engine.store import Run, Workspace
 COLUMNS = [
     *("evaluation", "run", "name", "kind", "label", "backbone", "origin", "path", "steps"),
     *("source_runs", "sources", "hops", "strategy", "budget", "users_trained", "seed", "seconds"),
-    *("device", "created", "item_tokens", "value", "low", "high", "n"),
+    *("device", "created", "item_tokens", "flops", "value", "low", "high", "n"),
 ]
 
 
@@ -30,7 +30,7 @@ def evaluated_methods(
     backbones it started from, joined by " + "), path (backbones from the origin on),
     steps (their runs), source_runs, sources, hops (0 without migration), strategy and
     budget (users) of the selection, users_trained, seed, seconds, device, created, item_tokens
-    (0 without item prompts), and value, low, high, n of the metric (default: the primary one).
+    (0 without item prompts), flops (None where they were not measured), and value, low, high, n of the metric (default: the primary one).
     """
     runs = {run.id: run for run in ws.runs(status="finished")}
     backbones = [run for run in runs.values() if run.kind == "backbone"]

@@ -24,14 +24,14 @@ KINDS = {
     "refined": Kind("Migrated and refined", "#8A63D2", "star"),
     "retrained": Kind("Retrained", "#D55E00", "square"),
     "random": Kind("Random prompts", "#CC79A7", "x"),
-    "shuffled": Kind("Shuffled control", "#8A8A8A", "triangle-up"),
+    "shuffled": Kind("Check: prompts swapped", "#8A8A8A", "triangle-up"),
     "baseline": Kind("No language model", "#9C8B52", "cross"),
 }
 DECISIONS = {
     "migrate": "Migrate",
     "refine": "Migrate all, refine some",
     "retrain": "Retrain",
-    "undecided": "Undecided",
+    "undecided": "Not settled yet",
     "incomplete": "No verdict yet",
 }
 NEUTRAL = "#8A8A8A"  # reference lines, and what belongs to no kind

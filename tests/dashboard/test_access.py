@@ -24,7 +24,7 @@ def app(tmp_path, monkeypatch):
 def test_without_sign_in_configured_the_overview_opens(app):
     app.run()
     assert_plain(app)
-    assert app.title[0].value == "Overview"
+    assert app.title[0].value == "Summary"
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_nothing_is_shown_before_the_sign_in(auth, buttons, app):
     app.run()
     assert_plain(app)
     assert [button.label for button in app.button] == buttons
-    assert "Overview" not in texts(app) and not app.metric
+    assert "Summary" not in texts(app) and not app.metric
 
 
 def test_who_signed_in_sees_the_pages_and_can_sign_out(app):
@@ -46,7 +46,7 @@ def test_who_signed_in_sees_the_pages_and_can_sign_out(app):
     app.user["email"] = "**ann**@example.com"
     app.run()
     assert_plain(app)
-    assert app.title[0].value == "Overview"
+    assert app.title[0].value == "Summary"
     assert "**ann**@example.com" in app.sidebar.text[0].value
 
 

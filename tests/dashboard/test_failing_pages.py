@@ -55,7 +55,7 @@ def test_an_unexpected_error_is_logged_and_shown_as_one_sentence(ws, monkeypatch
     script = "from dashboard import pages\npages.run(pages.navigation('overview'))"
     app = AppTest.from_string(script, default_timeout=120).run()
     assert_plain(app)
-    assert app.title[0].value == "Overview"
+    assert app.title[0].value == "Summary"
     assert "unexpected error" in app.error[0].value and "puma doctor" in texts(app)
     assert "no time" in caplog.text and "Traceback" in caplog.text
 

@@ -1,4 +1,4 @@
-"""The Overview page in every state: empty, busy, failed, with a verdict, with an outdated one."""
+"""The Summary in every state: empty, busy, failed, with a verdict, with an outdated one."""
 
 import compared
 import pandas as pd
@@ -15,10 +15,14 @@ from dashboard_pages import (
 )
 
 from dashboard import engine
-from dashboard.engine import comparisons
+from dashboard.components import summary_decision
+from dashboard.components.formatting import escaped
+from dashboard.engine import comparisons, summary
 from puma_engine import jobs
-from puma_engine.pipeline import compare
-from puma_engine.pipeline.verdicts import judge_comparison
+from puma_engine.evaluation.formatting import method_names
+from puma_engine.evaluation.verdict import breakpoints
+from puma_engine.pipeline import compare, comparison_shares
+from puma_engine.pipeline.verdicts import comparison_data, judge_comparison
 from puma_engine.store import Workspace
 
 
@@ -62,7 +66,7 @@ def test_the_last_comparison_is_summarised_in_one_sentence(workspace, monkeypatc
     decision, _, sentence = judge_comparison(ws, run).headline.partition(": ")
     assert decision == "Migrate" and decision in texts(app)
     assert sentence[1:] in texts(app)
-    assert [metric.value for metric in app.metric] == ["0", "0", "0", "0", "1"]
+    assert [metric.value for metric in app.metric][-5:] == ["0", "0", "0", "0", "1"]
 
 
 def test_a_migration_that_orders_nobodys_items_is_recommended_with_a_caution(tmp_path, monkeypatch):
@@ -78,7 +82,74 @@ def test_a_migration_that_orders_nobodys_items_is_recommended_with_a_caution(tmp
     assert verdict.decision == "migrate" and verdict.disagreement == verdict.cautions[0]
     assert "of the ranking (pair accuracy), where it is behind" in verdict.disagreement
     app = open_page("overview", ws.root, monkeypatch)
-    assert f"Caution: {verdict.disagreement}" in texts(app)
+    assert escaped(verdict.disagreement, 500) in texts(app)
+    assert "Accuracy and ranking disagree" in texts(app)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """Methods of two models, with random prompts, compared."""
+    folder = tmp_path_factory.mktemp("measured")
+    ws = Workspace.open(folder / "ws", create=True)
+    data = compared.import_data(ws, folder)
+    old, new = compared.backbone(ws, "old"), compared.backbone(ws, "new")
+    source = compared.prompts(ws, data, old, "source", 50.0)
+    few = compared.migrate(ws, [source], new, compared.select(ws, source), seconds=2.0, name="few")
+    everybody = compared.migrate(ws, [source], new, seconds=8.0, name="everybody")
+    again = compared.prompts(ws, data, new, "retrained", 40.0)
+    drawn = compared.prompts(ws, data, new, "random", 5.0)
+    noises = (source, 0.80), (few, 0.83), (everybody, 0.81), (again, 0.80), (drawn, 3.0)
+    evaluated = [compared.evaluate(ws, run, noise, seed=i) for i, (run, noise) in enumerate(noises)]
+    return ws, compare(ws, evaluated, baselines=True)
+
+
+def test_the_summary_asks_about_the_models_and_shows_what_is_kept(measured, monkeypatch):
+    ws, run = measured
+    app = open_page("overview", ws.root, monkeypatch)
+    assert_plain(app)
+    assert app.title[0].value == "Move 60 users from old to new?"
+    values = {metric.label: metric.value for metric in app.metric}
+    verdict = judge_comparison(ws, run)
+    shares = comparison_shares(ws, run).set_index(["method", "reference", "aspect"])["share"]
+    for label, aspect in (("Rating accuracy kept", "level"), ("Ranking kept", "ranking")):
+        assert values[label] == f"{100 * shares[verdict.method, 'random', aspect]:.0f} %"
+    # No training counted its operations, so seconds are compared.
+    seconds = {"Migration trained on all users": 8.0, "Migration trained on 30 users": 2.5}
+    name = method_names([verdict.method])[verdict.method]
+    assert values["Time, of full retraining's"] == f"{100 * seconds[name] / 40:.0f} %"
+    assert int(values["People surely worse off"]) <= 60
+    assert len(app.get("plotly_chart")) == 2
+    assert "Without any language model" in texts(app) and "One seed" in texts(app)
+
+
+def test_the_accepted_error_is_in_the_address_and_leads_to_the_verdict(measured, monkeypatch):
+    ws, run = measured
+    points = breakpoints(comparison_data(ws, run))
+    assert points
+    for point in points:
+        percent = 100 * summary_decision.rounded_up(point.margin)
+        app = open_page("overview", ws.root, monkeypatch, margin=f"{max(percent, 0.1):.1f}")
+        verdict = judge_comparison(ws, run, margin=max(percent, 0.1) / 100)
+        assert verdict.method == point.method and verdict.decision in ("migrate", "refine")
+        assert app.slider(key="margin").value == pytest.approx(max(percent, 0.1))
+        assert verdict.headline.partition(": ")[2][1:] in texts(app)
+    app.slider(key="margin").set_value(0.1).run()
+    assert_plain(app)
+    headline = judge_comparison(ws, run, margin=0.001).headline
+    assert headline.partition(": ")[2][1:] in texts(app)
+
+
+def test_behaviour_is_the_mean_and_spread_of_each_users_predictions(measured):
+    ws, run = measured
+    evaluations = tuple(ws.get_table(run.id, "methods")["evaluation"][:2])
+    table = summary.behaviour(str(ws.root), evaluations)
+    assert table is not None
+    rows = ws.get_table(evaluations[1], "predictions")
+    one = rows[rows["user_id"] == "007"]["prediction"]
+    row = table[(table["user_id"] == "007") & (table["evaluation"] == evaluations[1])].iloc[0]
+    assert row["mean"] == pytest.approx(one.mean(), rel=1e-5)
+    assert row["spread"] == pytest.approx(one.std(), rel=1e-5)
+    assert len(table) == 2 * rows["user_id"].nunique()
 
 
 def test_a_later_evaluation_makes_the_verdict_outdated(tmp_path, monkeypatch):

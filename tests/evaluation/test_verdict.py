@@ -8,6 +8,7 @@ import pytest
 
 from puma_engine.datasets.losses import row_losses
 from puma_engine.errors import ConfigError, DataError
+from puma_engine.evaluation.formatting import method_names
 from puma_engine.evaluation.shares_kept import shares_of_scores
 from puma_engine.evaluation.user_effects import (
     by_group,
@@ -15,7 +16,7 @@ from puma_engine.evaluation.user_effects import (
     quantile_groups,
     user_effects,
 )
-from puma_engine.evaluation.verdict import ComparisonData, judge
+from puma_engine.evaluation.verdict import ComparisonData, breakpoints, judge
 
 BASE = ("Full retraining", "retrained", 1.0, None, 100.0)
 
@@ -125,6 +126,51 @@ def test_a_migration_that_saves_nothing_is_not_recommended():
 def test_undecided_estimates_how_many_users_would_decide():
     verdict = judge(question(migrated((0.004, -0.008, 0.016)), BASE, users=500))
     assert "about 2,000 users" in verdict.headline
+    assert verdict.headline.startswith("Not settled yet: Moved has 0.4 % more error")
+    assert "(between 0.8 % less and 1.6 % more)" in verdict.headline
+    assert (
+        judge(question(migrated((0.004, -0.008, 0.016)), BASE, margin=0.016)).decision == "migrate"
+    )
+    assert verdict.headline.endswith("or by accepting 1.6 %.")
+
+
+def test_breakpoints_are_where_the_verdict_changes_to_a_cheaper_migration():
+    methods = (
+        migrated((0.002, -0.004, 0.012), 60.0, label="all"),
+        migrated((0.020, 0.010, 0.028), 10.0, label="few"),
+        migrated((0.030, 0.020, 0.040), 20.0, label="dearer and worse"),
+        migrated((0.001, -0.004, 0.005), 150.0, label="dearer than retraining"),
+    )
+    points = breakpoints(question(*methods, BASE))
+    assert [(point.method, point.margin) for point in points] == [
+        ("all", pytest.approx(0.012)),
+        ("few", pytest.approx(0.028)),
+    ]
+    for point in points:
+        above = judge(question(*methods, BASE, margin=point.margin + 1e-6))
+        below = judge(question(*methods, BASE, margin=point.margin - 1e-6))
+        assert (above.decision, above.method) == ("migrate", point.method)
+        assert (below.decision, below.method) != ("migrate", point.method)
+    assert breakpoints(question(*methods)) == ()
+
+
+def test_methods_are_named_in_plain_words_and_stay_apart():
+    one = "Migrated, 60 users (kmeans-variance)"
+    other = "Migrated, 60 users (random), refined"
+    assert method_names([one, other]) == {
+        one: "Migration trained on 60 users",
+        other: "Migration trained on 60 users, refined",
+    }
+    same = "Migrated, 60 users (random)"
+    assert set(method_names([one, same]).values()) == {
+        "Migration trained on 60 users (kmeans-variance)",
+        "Migration trained on 60 users (random)",
+    }
+    control = "Shuffled control from 2 sources, all users"
+    assert method_names([control, "Item mean"]) == {
+        control: "Check: prompts swapped between users from 2 sources, all users",
+        "Item mean": "Item mean",
+    }
 
 
 def test_users_who_very_likely_regress_are_refined():
@@ -166,7 +212,7 @@ def test_controls_and_baselines_add_cautions():
     good = migrated((0.001, -0.004, 0.006))
     near, far = (0.002, -0.003, 0.007), (0.2, 0.15, 0.25)
     for kind, words in (
-        ("shuffled", "shuffled control"),
+        ("shuffled", "prompts swapped between users"),
         ("random", "Random prompts"),
         ("baseline", "no language model"),
     ):
