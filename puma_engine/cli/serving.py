@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,10 @@ ADAPTER = "Folder, migration run, or owner/name of the hub."
     max_users={"help": "Users a request.", "min": 1},
     max_bytes={"help": "Bytes of a request's body.", "min": 1024},
     max_waiting={"help": "Requests in work; further ones get 503.", "min": 1},
+    max_tokens={"help": "Tokens a request, over all its users.", "min": 1},
+    max_connections={"help": "Open connections; a new one closes the oldest slow one.", "min": 1},
+    request_seconds={"help": "Seconds that a request may take to arrive.", "min": 1},
+    allowed_hosts="Names that clients call this server by, separated by commas.",
 )
 def serve_adapter(
     adapter: str,
@@ -35,6 +40,10 @@ def serve_adapter(
     max_users: int = 4096,
     max_bytes: int = 64 << 20,
     max_waiting: int = 16,
+    max_tokens: int = 65_536,
+    max_connections: int = 256,
+    request_seconds: float = 30.0,
+    allowed_hosts: str | None = None,
     revision: str | None = None,
     device: str | None = None,
 ) -> None:
@@ -46,11 +55,18 @@ def serve_adapter(
         raise ConfigError(f"To listen on {host}, set {TOKEN} to a token that clients must send.")
     import uvicorn
 
-    from puma_engine.serving.http import Limits, build_app
+    from puma_engine.serving.connections import ConnectionLimits, server_config
+    from puma_engine.serving.hosts import AllowedHosts, added_hosts
+    from puma_engine.serving.http import Limits, ServerMetrics, build_app
 
-    limits = Limits(max_users, max_bytes, max_waiting)
-    app = build_app(_mapper(adapter, revision, device), token=token, limits=limits)
-    uvicorn.run(app, host=host, port=port, log_level="warning")
+    limits = Limits(max_users, max_bytes, max_waiting, max_tokens, request_seconds)
+    hosts, counters = AllowedHosts(host, added_hosts(allowed_hosts)), ServerMetrics()
+    mapper = _mapper(adapter, revision, device)
+    app = build_app(mapper, token=token, limits=limits, hosts=hosts, counters=counters)
+    connections = ConnectionLimits(max_connections, request_seconds)
+    config = server_config(app, connections, dropped=counters.count_dropped, host=host, port=port)
+    with suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run()
 
 
 @with_options(

@@ -36,7 +36,9 @@ class Mapper:
             raise MigrationError(
                 f"Prompts of width {vectors.shape[-1]} came, but this adapter reads {self.d_in}."
             )
-        whole = vectors.astype(np.float32, copy=False)
+        # A float64 beyond float32 becomes infinite, which is refused below.
+        with np.errstate(over="ignore"):
+            whole = vectors.astype(np.float32, copy=False)
         if not np.isfinite(whole).all():
             raise MigrationError("Prompts hold NaN or infinite values; send finite ones.")
         return whole if whole.ndim == 3 else whole[:, None]

@@ -7,12 +7,10 @@ POST /v1/predict {"run", "user", "title"} and /v1/load {"runs": [...]}.
 import asyncio
 import dataclasses
 import functools
-import json
 import logging
 import socket
 import sys
 import time
-import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,14 +19,25 @@ import uvicorn
 from fastapi import Request
 
 from puma_engine.errors import JobError, PumaError
+from puma_engine.files import parse_json
 from puma_engine.pipeline.predicting import Predictor
 from puma_engine.pipeline.stage import PROMPT_KINDS, find
-from puma_engine.serving.http import RequestError, new_app, read_body
-from puma_engine.serving.whatif import lock_path, socket_address, socket_path
+from puma_engine.serving.connections import ConnectionLimits, server_config, shorten_log
+from puma_engine.serving.http import (
+    Limits,
+    RequestError,
+    ServerMetrics,
+    new_app,
+    read_body,
+    waiting,
+)
+from puma_engine.serving.whatif import LOG, lock_path, socket_address, socket_path
 from puma_engine.store import Workspace, locks
 
 MAX_RUNS = 4
-MAX_BODY_BYTES = 1 << 16
+LIMITS = Limits(body_bytes=1 << 16, waiting=32)
+CONNECTIONS = ConnectionLimits(connections=128)
+MAX_LOG_BYTES = 4 << 20
 POLL_SECONDS = 0.2
 _log = logging.getLogger("puma_engine.serving")
 
@@ -66,20 +75,26 @@ class WhatIfService:
         self.predictors = PredictorCache(ws)
         self._lock = asyncio.Lock()
         self._last_use = time.monotonic()
-        self.app = new_app("PUMA what-if")
+        self.counters = ServerMetrics()
+        self.app = new_app("PUMA what-if", self.counters.answers)
         self.app.post("/v1/predict")(self.predict)
         self.app.post("/v1/load")(self.load)
 
     async def predict(self, request: Request) -> dict[str, Any]:
         """Answer {"run", "user", "title"} with the fields of a Prediction."""
-        body = await _json_object(request)
+        body = await self._json_object(request)
         run, user, title = _texts([body.get(name) for name in ("run", "user", "title")])
-        prediction = await self._call(lambda: self.predictors.predictor(run).predict(user, title))
+        with waiting(LIMITS, self.counters):
+            prediction = await self._call(
+                lambda: self.predictors.predictor(run).predict(user, title)
+            )
         return dataclasses.asdict(prediction)
 
     async def load(self, request: Request) -> dict[str, Any]:
         """Load the runs of {"runs": [...]}."""
-        await self.load_runs(_texts((await _json_object(request)).get("runs")))
+        runs = _texts((await self._json_object(request)).get("runs"))
+        with waiting(LIMITS, self.counters):
+            await self.load_runs(runs)
         return {}
 
     async def load_runs(self, runs: Sequence[str]) -> None:
@@ -91,6 +106,15 @@ class WhatIfService:
         """Return the seconds since the last use; 0 while a request is in work."""
         return 0.0 if self._lock.locked() else time.monotonic() - self._last_use
 
+    async def _json_object(self, request: Request) -> dict[str, Any]:
+        try:
+            body = parse_json(await read_body(request, LIMITS, self.counters))
+        except ValueError as error:
+            raise RequestError(422, f"The body is no JSON ({error}); send an object.") from error
+        if not isinstance(body, dict):
+            raise RequestError(422, "The body is no JSON object; send one.")
+        return body
+
     async def _call(self, function: Callable[[], Any]) -> Any:
         """Call a function in a thread, one at a time; turn what it raises into a RequestError."""
         try:
@@ -100,26 +124,22 @@ class WhatIfService:
             raise RequestError(422, str(error), type=type(error).__name__) from error
         except Exception as error:  # one request that fails must not end the process
             self.predictors.clear()
-            traceback.print_exc()
+            _log.exception("A prediction failed.")
             text = f"The prediction failed ({type(error).__name__}: {error}); read the log."
             raise RequestError(500, text, type=JobError.__name__) from error
         finally:
             self._last_use = time.monotonic()
 
 
-async def _json_object(request: Request) -> dict[str, Any]:
-    try:
-        body = json.loads(await read_body(request, MAX_BODY_BYTES))
-    except (ValueError, RecursionError) as error:
-        raise RequestError(422, f"The body is no JSON ({error}); send an object.") from error
-    if not isinstance(body, dict):
-        raise RequestError(422, "The body is no JSON object; send one.")
-    return body
-
-
 def _texts(values: Any) -> list[str]:
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise RequestError(422, "The body needs run, user and title, or runs, as texts.")
+    try:
+        "".join(values).encode()
+    except UnicodeEncodeError:
+        raise RequestError(
+            422, "The body holds half of a surrogate pair; send whole characters."
+        ) from None
     return values
 
 
@@ -148,15 +168,14 @@ async def _serve(
     ws: Workspace, listener: socket.socket, idle_seconds: float, runs: Sequence[str]
 ) -> None:
     service = WhatIfService(ws)
-    # The limit is for connections that never send the whole of their request.
-    config = uvicorn.Config(service.app, log_level="warning", timeout_graceful_shutdown=30)
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(server_config(service.app, CONNECTIONS))
     loading = asyncio.create_task(service.load_runs(runs))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     while not serving.done():
         await asyncio.wait([serving], timeout=POLL_SECONDS)
         if service.idle_seconds() >= idle_seconds or not socket_path(ws).exists():
             server.should_exit = True
+        shorten_log(ws.root / "logs" / LOG, MAX_LOG_BYTES)
     await asyncio.wait([loading, serving])
 
 

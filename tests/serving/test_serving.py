@@ -159,36 +159,6 @@ def test_every_request_but_health_needs_a_token(url, mapper):
     assert ask(url, "/docs")[0] == ask(url, "/openapi.json")[0] == 404
 
 
-def test_requests_beyond_the_waiting_limit_get_503_and_metrics_count(url):
-    """Two clients that never finish their body occupy both active requests."""
-    host, port = url.removeprefix("http://").split(":")
-    held = []
-    for _ in range(2):
-        client = socket.create_connection((host, int(port)))
-        head = "POST /v1/migrate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-        head += f"Authorization: Bearer {TOKEN}\r\nContent-Length: 100\r\n\r\n{{"
-        client.sendall(head.encode())
-        held.append(client)
-    for _ in range(1200):
-        if "puma_requests_waiting 2" in ask(url, "/metrics")[1].decode():
-            break
-        time.sleep(0.05)
-    status, content, headers = ask(url, body=b"{}")
-    assert status == 503 and headers["Retry-After"] == "1" and b"wait" in content
-    for client in held:
-        client.close()
-    good = json.dumps({"vectors": vectors(3).tolist()}).encode()
-    for _ in range(1200):
-        status = ask(url, body=good)[0]
-        if status == 200:
-            break
-        time.sleep(0.05)
-    assert status == 200
-    text = ask(url, "/metrics")[1].decode()
-    assert 'puma_requests_total{status="503"}' in text and 'status="401"' in text
-    assert "puma_requests_waiting 0" in text
-
-
 def test_concurrent_clients_get_their_own_results(url, mapper):
     wrong = []
 
