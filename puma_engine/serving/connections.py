@@ -59,14 +59,15 @@ class LimitedConnection(H11Protocol):
         self._request_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         if len(self.connections) > self.limits.connections:
-            slow = [other for other in self.connections if other is not self and _is_slow(other)]
+            others = [one for one in self.connections if isinstance(one, LimitedConnection)]
+            slow = [one for one in others if one is not self and one.is_slow()]
             if not slow:
                 self.connections.discard(self)
                 transport.write(_BUSY)
                 transport.close()
                 type(self).dropped()
                 return
-            oldest = min(slow, key=lambda other: other._made)
+            oldest = min(slow, key=lambda one: one._made)
             self.connections.discard(oldest)
             oldest._drop()
         self._watch()
@@ -100,6 +101,10 @@ class LimitedConnection(H11Protocol):
         _cancel(self._write_timer)
         super().connection_lost(exc)
 
+    def is_slow(self) -> bool:
+        """Return whether its client makes it wait: for a request, or for taking a response."""
+        return self.flow.write_paused or self.conn.their_state in (h11.IDLE, h11.SEND_BODY)
+
     def _watch(self) -> None:
         state = self.conn.their_state
         if state is self._watched or self.transport.is_closing():
@@ -116,10 +121,6 @@ class LimitedConnection(H11Protocol):
     def _drop(self) -> None:
         type(self).dropped()
         self.transport.abort()
-
-
-def _is_slow(connection: LimitedConnection) -> bool:
-    return connection.flow.write_paused or connection.conn.their_state in (h11.IDLE, h11.SEND_BODY)
 
 
 def _cancel(timer: asyncio.TimerHandle | None) -> None:
