@@ -31,8 +31,8 @@ def pairs(methods: pd.DataFrame, metric: str) -> None:
     if len(table) < 2:
         _empty(
             "Not enough model pairs",
-            "Migrate to two or more backbones, or from two. Fit `retrained` prompts on each "
-            "target, and evaluate all of them on this data set and split.",
+            "Migrate to two or more models, or from two. Fit `retrained` prompts on each "
+            "new model, and evaluate all of them on this data set and split.",
         )
         return
     ids = zip(table["retrained"], table["evaluation"], strict=True)
@@ -45,13 +45,13 @@ def pairs(methods: pd.DataFrame, metric: str) -> None:
         "pairs",
         title="Gain of migrating over retraining: above 1 the migration is better (* the 95 % "
         "interval excludes 1)",
-        x="Target backbone",
-        y="Source backbone",
+        x="New model",
+        y="Old model",
         height=max(320, 110 + 56 * table["origin"].nunique()),
     )
     ratio = "retrained / migrated" if metric == "rmse" else "migrated / retrained"
     st.caption(
-        f"Gain = {METRICS[metric].heading} {ratio} on the same target and users. Each cell shows the "
+        f"Gain = {METRICS[metric].heading} {ratio} on the same new model and users. Each cell shows the "
         "migration that was trained on the most users; the latest of several."
     )
 
@@ -103,7 +103,7 @@ def strategies(methods: pd.DataFrame, metric: str) -> None:
         _empty(
             "Not enough strategies",
             "Migrate the same source to the same target with two or more strategies at one "
-            "budget, such as `--strategy random` and `--strategy kmeans-variance`; evaluate each.",
+            "number of users, such as `--strategy random` and `--strategy kmeans-variance`; evaluate each.",
         )
         return
     st.caption("Source and target of these migrations:")

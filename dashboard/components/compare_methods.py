@@ -157,7 +157,7 @@ def metric_table(
         row |= {first: texts.pop(first), "Seconds": float(item.seconds)}
         row["Time"] = f"{item.seconds / baseline.iloc[0]:.0%}" if len(baseline) else ""
         row |= texts | {"Users trained": _whole(item.users_trained)}
-        row |= {"Backbone": item.backbone or "", "Seed": _whole(item.seed), "Device": item.device}
+        row |= {"Model": item.backbone or "", "Seed": _whole(item.seed), "Device": item.device}
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -29,12 +29,12 @@ def choose_budget(user_map: UserMap, strategy: str) -> int:
     if strategy in (TRAINED, "all"):
         trained = user_map.migration.cost.get("users_trained", users)
         st.number_input(
-            "Budget (users)", value=int(users if strategy == "all" else trained), disabled=True
+            "Users who train it", value=int(users if strategy == "all" else trained), disabled=True
         )
         return int(trained)
     return int(
         st.slider(
-            "Budget (users)",
+            "Users who train it",
             1,
             users,
             max(1, users // 10),

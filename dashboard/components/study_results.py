@@ -73,9 +73,9 @@ def _budgets(report: dict[str, Any], dataset: str, metric: str, scores: pd.DataF
     columns = dict.fromkeys(table, NumberColumn(format="%.4f")) | {
         "method": TextColumn("Strategy", width=150),
         "difference": NumberColumn(
-            "Over all budgets",
+            "Over all shares",
             format="%+.4f",
-            help="Mean difference from random users, in pairs of the same budget and seed.",
+            help="Mean difference from random users, in pairs with as many training users and the same seed.",
         ),
         "interval": "95 % over trainings",
         "pairs": "Pairs",
@@ -119,7 +119,7 @@ def _differences(report: dict[str, Any], dataset: str, metric: str) -> None:
     shares = sorted(rows["share"].dropna().unique())
     if shares:
         labels = {f"{share:g}": f"{share:.0%} of the users" for share in shares}
-        chosen = query_params.segment("Budget", labels, "share")
+        chosen = query_params.segment("Users who train it", labels, "share")
         rows = rows[rows["share"] == float(chosen)]
     side = "right" if METRICS[metric].higher_is_better else "left"
     over = rows["over"].iloc[0]

@@ -46,12 +46,12 @@ def context(run: Run, asked: Question, share: float) -> None:
         )
 
 
-def breakpoint_text(points: tuple[Breakpoint, ...], names: dict[str, str]) -> str:
+def breakpoint_text(points: tuple[Breakpoint, ...]) -> str:
     """Say from which accepted error on which migration is recommended."""
     if not points:
         return "No migration costs less than full retraining, so none is recommended at any error."
     parts = [
-        f"{names.get(point.method, point.method)} "
+        f"{point.method} "
         + (f"from {summary.format_percent(rounded_up(point.margin))}" if point.margin else "always")
         for point in points
     ]
@@ -154,7 +154,7 @@ def fine_print(run: Run, plans: pd.DataFrame, asked: Question, verdict: Verdict)
     parts = []
     for row in simple.itertuples():
         order = "" if pd.isna(row.ranking) else f" and {_percent(row.ranking)} of the {ranking}"
-        parts.append(f"{row.name} keeps {_percent(row.kept)} of the {level}{order}")
+        parts.append(f"{row.method} keeps {_percent(row.kept)} of the {level}{order}")
     text = f"Without any language model, {'; '.join(parts)}. " if parts else ""
     seeds = (
         "One seed: intervals are over users, not over trainings."
@@ -165,7 +165,7 @@ def fine_print(run: Run, plans: pd.DataFrame, asked: Question, verdict: Verdict)
     return escaped(f"{text}{seeds}{caution}", 2000)
 
 
-def accepted(task: str, points: tuple[Breakpoint, ...], plans: pd.DataFrame) -> float:
+def accepted(task: str, points: tuple[Breakpoint, ...]) -> float:
     """Draw the slider of the accepted error, and where the verdict changes; return it as a share.
 
     It is in the address, as on the page of the evidence.
@@ -183,6 +183,5 @@ def accepted(task: str, points: tuple[Breakpoint, ...], plans: pd.DataFrame) -> 
         bind="query-params",
         help=term("margin"),
     )
-    names = dict(zip(plans["method"], plans["name"], strict=True))
-    st.text(breakpoint_text(points, names))
+    st.text(breakpoint_text(points))
     return float(percent) / 100

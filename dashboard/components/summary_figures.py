@@ -47,7 +47,7 @@ def show_costs(run: Run, plans: pd.DataFrame) -> None:
     level = comparisons.aspect_label(run.summary["task"], "level").partition(" (")[0]
     figures.show(
         cost_figure(rows, baselines),
-        rows[["name", "kind", "basis", "cost", "kept", "kept_low", "kept_high", "seconds"]],
+        rows[["method", "kind", "basis", "cost", "kept", "kept_low", "kept_high", "seconds"]],
         "summary-costs",
         title="What each plan costs, and what it keeps",
         x=f"Cost in {rows['basis'].iloc[0]}, in % of full retraining",
@@ -60,7 +60,7 @@ def show_costs(run: Run, plans: pd.DataFrame) -> None:
 def cost_figure(rows: pd.DataFrame, baselines: pd.DataFrame) -> go.Figure:
     """Draw plans as labelled points with intervals, and the best method without a language model.
 
-    rows: of `costs`. baselines: rows with name and kept; the best one is a dotted line.
+    rows: of `costs`. baselines: rows with method and kept; the best one is a dotted line.
     """
     figure = go.Figure()
     if len(baselines):
@@ -68,7 +68,7 @@ def cost_figure(rows: pd.DataFrame, baselines: pd.DataFrame) -> go.Figure:
         height = 100 * float(best["kept"])
         figure.add_hline(y=height, line=figures.REFERENCE_LINE)
         figure.add_annotation(
-            text=f"{plotly_text(best['name'])}, no language model: {height:.0f} %",
+            text=f"{plotly_text(best['method'])}, no language model: {height:.0f} %",
             font={"size": 11, "color": NEUTRAL},
             showarrow=False,
             xref="paper",
@@ -113,7 +113,7 @@ def _side(cost: float) -> str:
 
 
 def _label(row: object) -> str:
-    kind, name = str(getattr(row, "kind", "")), str(getattr(row, "name", ""))
+    kind, name = str(getattr(row, "kind", "")), str(getattr(row, "method", ""))
     if kind == "source":
         return "  Old model, unchanged"
     short = name.removeprefix("Migration trained on ").removeprefix("Migration ")

@@ -35,7 +35,7 @@ def show_prompts(frame: pd.DataFrame, shown: Sequence[str], alt: str) -> None:
         "name": TextColumn("Name", width=335),
         "users": NumberColumn("Users", format="localized"),
         "trained on": NumberColumn("Users trained", format="localized", help=term("budget")),
-        "backbone": TextColumn("Backbone", help=term("backbone")),
+        "backbone": TextColumn("Model", help=term("backbone")),
         "data set": "Data set",
         "template": "Template",
         "validation": NumberColumn(

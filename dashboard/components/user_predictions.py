@@ -62,7 +62,7 @@ def held_out(records: pd.DataFrame, context: UserContext, user: str) -> None:
         items_figure(table, methods),
         table,
         "user-items",
-        title="Predictions and true outcomes of held-out items"
+        title="Predictions and actual outcomes of held-out items"
         + (f" (the {shown} items the methods differ on most)" if shown < len(table) else ""),
         x="Rating (stars)" if context.task == "rating" else "Probability of a click",
         height=110 + LEGEND_PIXELS * len(methods) + ROW_PIXELS * min(max(len(table), 3), MAX_DRAWN),
@@ -71,12 +71,12 @@ def held_out(records: pd.DataFrame, context: UserContext, user: str) -> None:
     right = "nearest star" if context.task == "rating" else "likelier answer"
     columns = {
         "Item": TextColumn(width=260),
-        "Truth": NumberColumn(format="%.4g", width=60),
-        "Right": TextColumn(help=f"Methods whose {right} is the true one."),
+        "Actual": NumberColumn(format="%.4g", width=60),
+        "Rounded correctly": TextColumn(help=f"Methods whose {right} is the actual one."),
     }
     for label in (method.label for method in methods):
         columns[label] = NumberColumn(short(label, 28), format=form, width=100, help=short(label))
-    tables.show(table.drop(columns="Closest"), columns)
+    tables.show(table.drop(columns="Nearest"), columns)
 
 
 def _scores(
@@ -89,7 +89,7 @@ def _scores(
     keys = tuple(str(method.evaluation) for method in methods)
     scores = user_details.user_scores(engine.root(), keys, user).set_index("evaluation")
     main, truth = comparisons.PRIMARY_METRIC[context.task], joined["outcome"].to_numpy(np.float64)
-    closest = table["Closest"].value_counts().reindex([m.label for m in methods], fill_value=0)
+    closest = table["Nearest"].value_counts().reindex([m.label for m in methods], fill_value=0)
     rows = []
     for method in methods:
         if method.evaluation not in scores.index:
@@ -103,7 +103,7 @@ def _scores(
             row[METRICS[metric].axis] = score[metric]
             if metric == main and np.isfinite(low):
                 row["95 % interval"] = f"{low:.3f} to {high:.3f}"
-        row |= {"Closest": f"{closest[method.label]} of {len(joined)}"}
+        row |= {"Nearest": f"{closest[method.label]} of {len(joined)}"}
         rows.append(row | {"Held-out rows": int(score["n"])})
     if not rows:
         return
@@ -112,8 +112,8 @@ def _scores(
         metric.axis: NumberColumn(metric.heading, format="%.3f", help=metric.axis)
         for metric in METRICS.values()
     }
-    about = "Number of items for which this method is closest to the truth."
-    tables.show(pd.DataFrame(rows), columns | {"Closest": TextColumn(help=about)})
+    about = "Number of items for which this method's prediction is nearest to the actual outcome."
+    tables.show(pd.DataFrame(rows), columns | {"Nearest": TextColumn(help=about)})
     st.caption(
         f"From the {len(joined)} held-out rows of this user alone, so small differences mean "
         "little. The interval is from resampling these rows."
@@ -158,7 +158,7 @@ def is_right(task: str, truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
 def items_table(
     joined: pd.DataFrame, titles: Mapping[str, str], task: str, methods: Sequence[Method]
 ) -> pd.DataFrame:
-    """Return one row per held-out item: Item, Truth, each method's prediction, Right, Closest.
+    """Return one row per held-out item: Item, Actual, each method's prediction, Rounded correctly, Nearest.
 
     joined: item_id, outcome and a column for each evaluation. Items come in descending order of
     the difference between the methods' predictions.
@@ -167,18 +167,18 @@ def items_table(
     values = joined[[method.evaluation for method in methods]].to_numpy(np.float64)
     truth = joined["outcome"].to_numpy(np.float64)
     table = pd.DataFrame(
-        {"Item": [titles.get(item, item) for item in joined["item_id"]], "Truth": truth}
+        {"Item": [titles.get(item, item) for item in joined["item_id"]], "Actual": truth}
     )
     for label, column in zip(labels, values.T, strict=True):
         table[label] = column
     right = np.column_stack([is_right(task, truth, column) for column in values.T])
-    table["Right"] = [
+    table["Rounded correctly"] = [
         ", ".join(label for label, hit in zip(labels, row, strict=True) if hit) or "none"
         for row in right
     ]
     errors = np.abs(values - truth[:, None])
     best = np.argmin(np.nan_to_num(errors, nan=np.inf), axis=1)
-    table["Closest"] = [labels[position] for position in best]
+    table["Nearest"] = [labels[position] for position in best]
     spread = np.nanmax(values, axis=1) - np.nanmin(values, axis=1)
     return table.iloc[np.argsort(-spread, kind="stable")].reset_index(drop=True)
 
@@ -191,12 +191,12 @@ def items_figure(table: pd.DataFrame, methods: Sequence[Method]) -> go.Figure:
     for position in positions:
         figure.add_hline(y=position, line={"color": NEUTRAL, "width": 0.5}, opacity=0.4)
     figure.add_scatter(
-        x=rows["Truth"],
+        x=rows["Actual"],
         y=positions,
         mode="markers",
-        name="Truth",
+        name="Actual",
         marker={"symbol": "line-ns", "size": 20, "line": {"width": 4, "color": NEUTRAL}},
-        hovertemplate="Truth: %{x:.3g}<extra></extra>",
+        hovertemplate="Actual: %{x:.3g}<extra></extra>",
     )
     kinds: Counter[str] = Counter()
     for method in methods:

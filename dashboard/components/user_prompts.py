@@ -26,7 +26,7 @@ PAGE_OF = {
 MAIN_KINDS = ("source", "migrated", "retrained")
 KIND_NAMES = {
     "dataset": "Data set",
-    "backbone": "Backbone",
+    "backbone": "Model",
     "prompts": "Prompts",
     "selection": "Selection of users",
     "migration": "Migration",
@@ -51,7 +51,7 @@ def neighbours(context: UserContext, user: str) -> None:
         page_states.empty(
             "Only one prompt table",
             "Neighbours are compared between two prompt tables; migrate these prompts or fit these "
-            "users on another backbone.",
+            "users on another model.",
         )
         return
     left, right = st.columns(2)

@@ -16,7 +16,7 @@ LOOKS = {
 CLAIM_STATUSES = {
     "reproduced": Status("Reproduced", ":material/check_circle:", "green"),
     "not reproduced": Status("Not reproduced", ":material/cancel:", "orange"),
-    "undecided": Status("Undecided", ":material/help:", "gray"),
+    "undecided": Status("Not settled yet", ":material/help:", "gray"),
     "no evidence": Status("No evidence", ":material/block:", "gray"),
 }
 
@@ -31,7 +31,7 @@ def badge(verdict: str, count: int | None = None) -> None:
 def margin() -> float:
     """Draw the widget for the margin of non-inferiority; return it as a share."""
     percent = st.number_input(
-        "Margin (%)",
+        "Error I accept (%)",
         min_value=0.1,
         max_value=20.0,
         value=100 * MARGIN,
@@ -39,8 +39,8 @@ def margin() -> float:
         format="%.1f",
         key="margin",
         bind="query-params",
-        help="The largest loss against full retraining that still counts as equally good, in percent of "
-        "its value.",
+        help="Margin of non-inferiority: the largest loss against full retraining that still counts as "
+        "good, in percent of its value.",
     )
     return float(percent) / 100
 

@@ -1,6 +1,6 @@
 """Comparisons: which evaluations can be compared, finished comparisons, and their verdicts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -11,6 +11,7 @@ from dashboard.engine import Job, Run, StoreError
 from puma_engine.defaults import MARGIN
 from puma_engine.evaluation import summaries
 from puma_engine.evaluation.baselines import BASELINES
+from puma_engine.evaluation.formatting import method_names
 from puma_engine.evaluation.metrics import PRIMARY_METRIC, RANKING_METRIC, Interval, metrics_of
 from puma_engine.evaluation.shares_kept import ASPECTS, REFERENCES, aspect_label
 from puma_engine.evaluation.verdict import Verdict
@@ -85,7 +86,8 @@ def methods(split: DataSplit) -> pd.DataFrame:
 # Streamlit hashes no argument whose name begins with an underscore, so the stamp has none.
 @st.cache_data(max_entries=20, show_spinner=False)
 def _methods(root: str, stamp: str, dataset: str, split: str) -> pd.DataFrame:
-    return evaluated_methods(Workspace.open(root), dataset, split)
+    table = evaluated_methods(Workspace.open(root), dataset, split)
+    return table.assign(label=table["label"].map(method_names(table["label"])))
 
 
 def members(run: Run) -> list[str]:
@@ -152,23 +154,42 @@ def _arguments(evaluations: list[str], reference: str) -> dict[str, Any]:
 
 @st.cache_data(max_entries=50, show_spinner=False)
 def tables(root: str, run_id: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the methods of a comparison (with their backbones) and their scores."""
+    """Return the methods of a comparison (with their backbones) and their scores.
+
+    Here and in `shares` and `verdict`, methods have their names in plain words.
+    """
     ws = Workspace.open(root)
     methods = with_backbones(ws, ws.get_table(run_id, "methods"))
-    return methods, comparison_scores(ws, run_id)
+    return _named(ws, run_id, methods), _named(ws, run_id, comparison_scores(ws, run_id))
+
+
+def names(ws: Workspace, run_id: str) -> dict[str, str]:
+    """Return the names in plain words of a comparison's methods, by their stored labels."""
+    return method_names(ws.get_table(run_id, "methods")["method"])
+
+
+def _named(ws: Workspace, run_id: str, table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(method=table["method"].map(names(ws, run_id)))
 
 
 @st.cache_data(max_entries=50, show_spinner=False)
 def shares(root: str, run_id: str) -> pd.DataFrame:
     """Return what the methods of a comparison keep of full retraining's gain; may be empty."""
-    return comparison_shares(Workspace.open(root), run_id)
+    ws = Workspace.open(root)
+    return _named(ws, run_id, comparison_shares(ws, run_id))
 
 
 @st.cache_data(max_entries=50, show_spinner=False)
 def verdict(root: str, run_id: str, margin: float = MARGIN) -> Verdict:
     """Return the verdict of a comparison. Raises PumaError if its tables are gone or outdated."""
     try:
-        return judge_comparison(Workspace.open(root), run_id, margin=margin)
+        ws = Workspace.open(root)
+        judged = judge_comparison(ws, run_id, margin=margin)
+        known = names(ws, run_id)
+        method, reference = (
+            None if label is None else known[label] for label in (judged.method, judged.reference)
+        )
+        return replace(judged, method=method, reference=reference)
     except (KeyError, IndexError) as error:
         raise StoreError(
             "The comparison's tables are not those of this version; make it again."

@@ -75,7 +75,7 @@ def summary(report: dict[str, Any], dataset: str) -> tuple[str, pd.DataFrame]:
     kept = reports.shares_of(report, dataset)
     rows = [
         {
-            "method": label_of(line),
+            "method": _name(line),
             "kind": line.get("kind"),
             "share": line.get("share"),
             "seeds": line["seeds"] if line.get("kind") != "baseline" else None,
@@ -133,7 +133,7 @@ def leading(table: pd.DataFrame, metric: str) -> list[str]:
 
 def against(report: dict[str, Any]) -> str:
     """Return the labels of the methods that a report's differences are from."""
-    return ", ".join(dict.fromkeys(label_of(line["against"]) for line in report["differences"]))
+    return ", ".join(dict.fromkeys(_name(line["against"]) for line in report["differences"]))
 
 
 def differences(report: dict[str, Any], dataset: str) -> pd.DataFrame:
@@ -149,7 +149,12 @@ def differences(report: dict[str, Any], dataset: str) -> pd.DataFrame:
             continue
         paired = paired_difference(report, line)
         ends = None if paired is None else paired.training_interval
-        row = {"method": label_of(line), "over": line.get("over", "users")}
+        row = {"method": _name(line), "over": line.get("over", "users")}
         row |= {name: line.get(name) for name in names}
         rows.append(row | {"trainings": ends and f"{ends[0]:+.4f} to {ends[1]:+.4f}"})
     return pd.DataFrame(rows, columns=["method", *names, "over", "trainings"])
+
+
+def _name(line: dict[str, Any]) -> str:
+    """Return the label of a method of a report; the control has its name in plain words."""
+    return label_of(line).replace("shuffled control", "check: prompts swapped between users")

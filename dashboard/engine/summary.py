@@ -1,6 +1,6 @@
 """What the Summary shows of a comparison: its question, the plans, and the behaviour of users."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -12,10 +12,7 @@ from dashboard.engine.comparisons import MARGIN
 from dashboard.engine.user_impact import EvaluationPair, impact
 from puma_engine.errors import DataError, StoreError
 from puma_engine.evaluation.formatting import (
-    format_interval,
     format_percent,
-    format_seconds,
-    method_names,
 )
 from puma_engine.evaluation.user_effects import LIKELY, UserEffects
 from puma_engine.evaluation.verdict import MIGRATED, Breakpoint, breakpoints
@@ -27,10 +24,7 @@ __all__ = [
     "LIKELY",
     "MIGRATED",
     "Breakpoint",
-    "format_interval",
     "format_percent",
-    "format_seconds",
-    "method_names",
 ]
 
 # Behaviour is not drawn for comparisons of more rows, because it is computed on the page.
@@ -74,14 +68,14 @@ def _first(names: pd.Series) -> str:
 def plans(run: Run) -> pd.DataFrame:
     """Return one row a method of a comparison: what it keeps of full retraining's gain, its cost.
 
-    Columns of the table "methods", and: name (in plain words), origin (the model its prompts came
+    Columns of the table "methods", and: origin (the model its prompts came
     from), flops, reference (what gains are measured from), kept, kept_low, kept_high (of the level)
     and ranking, ranking_low, ranking_high, which are shares, NaN where they are not measured.
     """
     methods, _ = comparisons.tables(engine.root(), run.id)
     shares = comparisons.shares(engine.root(), run.id)
     split = comparisons.split_of(run) if "reference" in run.inputs else None
-    frame = methods.assign(name=methods["method"].map(method_names(methods["method"])))
+    frame = methods
     if split is not None:
         known = comparisons.methods(split)[["evaluation", "origin", "flops"]]
         frame = frame.merge(known, on="evaluation", how="left")
@@ -107,7 +101,10 @@ def plans(run: Run) -> pd.DataFrame:
 def switch_points(root: str, run_id: str) -> tuple[Breakpoint, ...]:
     """Return from which margin on each migration is recommended. Raises PumaError."""
     try:
-        return breakpoints(comparison_data(Workspace.open(root), run_id, margin=MARGIN))
+        ws = Workspace.open(root)
+        points = breakpoints(comparison_data(ws, run_id, margin=MARGIN))
+        known = comparisons.names(ws, run_id)
+        return tuple(replace(point, method=known[point.method]) for point in points)
     except (KeyError, IndexError) as error:
         raise StoreError("The comparison's tables are not those of this version.") from error
 

@@ -1,7 +1,7 @@
 """Details of one user: records, predictions, scores, neighbours, lineage and what-if questions."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import streamlit as st
 from dashboard import engine
 from dashboard.engine import comparisons
 from puma_engine.evaluation import metrics
+from puma_engine.evaluation.formatting import method_names
 from puma_engine.pipeline import Prediction, PromptTableReader
 from puma_engine.pipeline.evaluating import PREDICTIONS, method_kind, method_label
 from puma_engine.pipeline.neighbours import Space, neighbours
@@ -90,6 +91,8 @@ def context_of(run: Run) -> UserContext:
             for item in reversed(engine.runs("evaluation"))
             if item.inputs.get("dataset") == run.id and item.config["split"] == "test"
         ]
+        names = method_names(method.label for method in methods)
+        methods = [replace(method, label=names[method.label]) for method in methods]
         known = {method.prompts for method in methods}
         methods += [
             Method(item.name, str(item.config["role"]), None, item.id)

@@ -17,7 +17,7 @@ from dashboard.engine import comparisons, models, summary
 TITLE = "Summary"
 COUNTED = {
     "dataset": ("Data sets", "Interactions of users with items, split into train and test."),
-    "backbone": ("Backbones", term("backbone")),
+    "backbone": ("Models", term("backbone")),
     "prompts": ("Fitted prompts", term("soft prompt")),
     "migration": ("Migrations", term("migration")),
     "comparison": ("Comparisons", "Several methods evaluated on the same held-out records."),
@@ -139,7 +139,7 @@ def _decision(heading: DeltaGenerator, last: engine.Run, evaluations: list[engin
         with st.container(border=True):
             left, right = st.columns([2, 3], gap="large")
             with left:
-                share = summary_decision.accepted(last.summary["task"], points, plans)
+                share = summary_decision.accepted(last.summary["task"], points)
             verdict = comparisons.verdict(engine.root(), last.id, share)
             with right, st.container(gap="xsmall"):
                 summary_decision.strip(verdict)

@@ -70,7 +70,7 @@ def page() -> None:
 
 
 def _put_together(sources: list[engine.Run], targets: list[engine.Run]) -> Plan:
-    topology = query_params.segment("Topology", TOPOLOGIES, "topology")
+    topology = query_params.segment("Route", TOPOLOGIES, "topology")
     st.caption(ABOUT[topology])
     names = {run.id: f"{run.name} ({run.id[:6]})" for run in [*sources, *targets]}
     ids, models = [run.id for run in sources], [run.id for run in targets]
@@ -132,10 +132,10 @@ def _selection(users: int, strategies: list[str], default: str) -> tuple[str, in
         )
     with right:
         if strategy == "all":
-            st.number_input("Budget (users)", value=users, disabled=True, key="everybody")
+            st.number_input("Users who train it", value=users, disabled=True, key="everybody")
             return strategy, None
         budget = st.number_input(
-            "Budget (users)",
+            "Users who train it",
             min_value=1,
             max_value=users,
             value=max(1, users // 10),

@@ -459,9 +459,10 @@ class _Judge:
         sentences = [
             f"{self.label} {pick.interval} migrated against {base.interval} retrained, over "
             f"{format_users(data.users)} and {data.rows:,} rows.",
-            f"The migration loses {pick.loss_interval(sign=True)} {self.label} (below 0: it gains), "
-            f"paired over users; the margin is {self.margin:.4f} ({format_share(data.margin)} of the "
-            f"retraining's value). It is {RELATIONS[pick.relation(self.margin)]}.",
+            f"The migration has {self.change(pick)} than full retraining: "
+            f"{pick.loss_interval(sign=True)} {self.label} (below 0: it gains), paired over users. "
+            f"The margin is {self.margin:.4f}, the {format_percent(data.margin)} that you accept. It is "
+            f"{RELATIONS[pick.relation(self.margin)]}.",
             f"Measured time: {format_seconds(pick.seconds)} for the migration, "
             f"{format_seconds(base.seconds)} for full retraining "
             f"({format_share(self.cost(pick))}); {who} trained the adapter.",

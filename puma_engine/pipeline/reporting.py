@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pandas as pd
 
 from puma_engine.defaults import MARGIN
 from puma_engine.errors import ConfigError, NotFoundError
+from puma_engine.evaluation.formatting import method_names
 from puma_engine.evaluation.metrics import METRICS, draws_used
 from puma_engine.evaluation.verdict import judge
 from puma_engine.files import atomic_write, write_text
@@ -32,15 +34,24 @@ def render_report(ws: Workspace, comparison: stage.Reference, *, margin: float =
     run = stage.find(ws, comparison, "comparison")
     data = comparison_data(ws, run, margin=margin)
     verdict = judge(data)
+    names = method_names(data.methods["method"])
     methods = data.methods.assign(rank=data.methods["kind"].map(rank))
     evaluations = methods.set_index("method")["evaluation"]
+    methods, scores, shares = (
+        table.assign(method=table["method"].map(names))
+        for table in (methods, data.scores, data.shares)
+    )
     report = Report(
         run,
-        verdict,
+        replace(
+            verdict,
+            method=names.get(verdict.method or ""),
+            reference=names.get(verdict.reference or ""),
+        ),
         _facts(ws, run, data.scores, margin),
         methods.sort_values(["rank", "seconds"], ignore_index=True).drop(columns="rank"),
-        data.scores,
-        data.shares,
+        scores,
+        shares,
         user_impact_between(ws, run, evaluations[verdict.method]) if verdict.method else None,
         ws.lineage(run.id),
         datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC").lstrip("0"),
@@ -120,7 +131,7 @@ def _facts(ws: Workspace, run: Run, scores: pd.DataFrame, margin: float) -> list
         ),
         ("Left out", f"{about['rows_left_out']:,} rows that not every method predicted"),
         ("Differences from", str(about["reference"])),
-        ("Margin", f"{100 * margin:g} % of full retraining's value"),
+        ("Error I accept (margin)", f"{100 * margin:g} % of full retraining's value"),
         ("Intervals", f"{intervals}, seed {run.config['seed']}"),
     ]
     for ancestor in ws.lineage(run.id):

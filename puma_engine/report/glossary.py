@@ -9,7 +9,7 @@ TERMS = {
     "soft prompt": "A few learned vectors that represent one user. They are inserted into the text "
     "that a language model reads, where a description of the user would be. The model itself is "
     "never changed.",
-    "backbone": "A language model that is used as it is: its weights are never changed. All that "
+    "backbone": "A model: a language model that is used as it is: its weights are never changed. All that "
     "is personal is in the soft prompts.",
     "adapter": "A small network that maps the soft prompts of one backbone to soft prompts of "
     "another. It is trained on some users and then applied to all.",
@@ -27,7 +27,7 @@ TERMS = {
     "some users or for all.",
     "random prompts": "Prompts that say nothing about anybody; only the prediction head is trained. "
     "A method that is no better has learned nothing personal.",
-    "shuffled control": "A migration in which every user is given somebody else's source prompt. What "
+    "shuffled control": "The check with prompts swapped between users: a migration in which every user is given somebody else's source prompt. What "
     "the real migration gains over it is the information in the prompts.",
     "baseline": "A prediction without any language model, such as the mean rating of an item, or "
     "user and item averages combined. Cheap, and not always worse.",
@@ -41,7 +41,7 @@ TERMS = {
     "prompts lie along a line, such as how generous a user is; more says that they can hold taste, "
     "too.",
     "strategy": "The rule that picks the users on whom the adapter is trained.",
-    "budget": "How many users train the adapter. Everybody is migrated in the end.",
+    "budget": "The users who train it: how many users train the adapter. Everybody is migrated in the end.",
     "variance": "How much a user's own ratings differ from each other. Users who give every item "
     "the same rating teach an adapter little.",
     "cluster": "A group of users with similar source prompts, found by k-means.",
@@ -51,7 +51,7 @@ TERMS = {
     "users of the same kind, from resampling the users.",
     "difference": "The difference from the reference, paired over users: both methods are compared on "
     "the same users. If its interval contains 0, no difference was measured.",
-    "margin": "How much worse than full retraining still counts as good. It is a choice; the verdict "
+    "margin": "The error that you accept: how much worse than full retraining still counts as good. It is a choice; the verdict "
     "depends on it.",
     "regress": "A user regresses when the true loss under the migration is higher than under full "
     f"retraining by more than {USER_MARGIN:.0%} of the mean loss. The probability takes into account "

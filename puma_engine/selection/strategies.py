@@ -59,7 +59,12 @@ STRATEGIES: dict[str, Strategy] = {
         Strategy("ffn-kmeans", "clusters of FFN activations, by size", "activations"),
         Strategy("ffn-loss", "FFN clusters and loss strata", "activations", "loss"),
         Strategy("ffn-variance", "FFN clusters and variance strata", "activations", "variance"),
-        Strategy("facility", "facility location over prompts", "pca", draw="facility"),
+        Strategy(
+            "facility",
+            "representative users (facility location over prompts)",
+            "pca",
+            draw="facility",
+        ),
         Strategy("activity", "users drawn by their number of train rows", draw="active"),
         Strategy("most-active", "users with the most train rows", draw="most-active"),
         Strategy("kmeans-activity", "prompt clusters, drawn by train rows", "pca", draw="active"),

@@ -16,6 +16,7 @@ from dashboard.components.compare_methods import in_order
 from dashboard.engine import comparisons
 from puma_engine import jobs, pipeline
 from puma_engine.evaluation.baselines import BASELINES
+from puma_engine.evaluation.formatting import method_names
 from puma_engine.evaluation.user_effects import MAX_SAMPLED
 from puma_engine.store import Workspace
 
@@ -49,7 +50,8 @@ def test_the_verdict_and_every_method_are_shown(world, monkeypatch):
     assert all(sentence in shown for sentence in (*verdict.evidence, *verdict.cautions))
     table = app.dataframe[0].value
     methods = world["ws"].get_table(world["comparison"].id, "methods")
-    assert table["Method"].tolist() == in_order(methods)["method"].tolist()
+    names = method_names(methods["method"])
+    assert table["Method"].tolist() == in_order(methods)["method"].map(names).tolist()
     assert {"Global mean", "Item mean", "User + item bias"} <= set(table["Method"])
     scores = world["ws"].get_table(world["comparison"].id, "comparison")
     cell = scores[(scores["method"] == "Full retraining") & (scores["metric"] == "rmse")].iloc[0]
@@ -62,10 +64,12 @@ def test_what_is_kept_of_retrainings_gains_is_listed(world, monkeypatch):
     ws, run = world["ws"], world["comparison"]
     table = see(world, monkeypatch).dataframe[1].value.set_index("Method")
     shares = ws.get_table(run.id, "shares_kept")
-    assert set(table.index) == set(shares["method"])
+    names = method_names(shares["method"])
+    assert set(table.index) == set(names.values())
     of_few = shares[shares["method"].str.startswith("Migrated, 30")]
     (row,) = of_few[of_few["aspect"] == "ranking"].itertuples()
-    cell = table.loc[row.method, "Ranking (pair accuracy) over the item mean"]
+    assert names[row.method] == "Migration trained on 30 users"
+    cell = table.loc[names[row.method], "Ranking (pair accuracy) over the item mean"]
     assert cell == f"{row.share:.0%} [{row.share_low:.0%}, {row.share_high:.0%}]"
 
 
@@ -81,7 +85,8 @@ def test_an_older_comparison_without_predictions_is_not_measured(tmp_path, monke
         db.execute("UPDATE runs SET status = 'finished' WHERE id = ?", [run.id])
     column = "Pair accuracy"
     first = see(world, monkeypatch).dataframe[0].value.set_index("Method")[column]
-    wanted = scores[scores["metric"] == "pair_accuracy"].set_index("method")
+    named = scores.assign(method=scores["method"].map(method_names(scores["method"])))
+    wanted = named[named["metric"] == "pair_accuracy"].set_index("method")
     for method, text in first.items():
         assert text.startswith(f"{wanted.loc[method, 'value']:.4f}")
     for evaluation in world["runs"].values():

@@ -103,7 +103,7 @@ def test_a_damaged_comparison_leaves_no_empty_frame(ws, monkeypatch):
     assert [error.value for error in app.error] == [
         "This comparison cannot be shown completely; choose another, or make it again."
     ]
-    assert not [field for field in app.number_input if field.label == "Margin (%)"]
+    assert not [field for field in app.number_input if field.label == "Error I accept (%)"]
     assert "Jobs" in [header.value for header in app.header]
 
 

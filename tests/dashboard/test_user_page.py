@@ -97,14 +97,14 @@ def test_held_out_items_with_every_prediction_and_the_truth(world, show):
         {titles[row.item_id]: row.prediction for row in wanted.itertuples()}
     )
     for row in scores.itertuples():
-        miss = items[row.Method] - items["Truth"]
+        miss = items[row.Method] - items["Actual"]
         assert scores["RMSE (stars, lower is better)"][row.Index] == pytest.approx(
             np.sqrt((miss**2).mean()), rel=1e-5
         )
         low, high = map(float, scores["95 % interval"][row.Index].split(" to "))
         assert low <= np.sqrt((miss**2).mean()) + 1e-3 and low < high
     assert scores["Held-out rows"].eq(len(items)).all()
-    assert sum(int(text.split()[0]) for text in scores["Closest"]) == len(items)
+    assert sum(int(text.split()[0]) for text in scores["Nearest"]) == len(items)
     assert "&lt;" not in texts(app) and f"{len(items)} held-out rows" in texts(app)
 
 
@@ -241,7 +241,7 @@ def test_a_what_if_request_is_answered_by_the_warm_process(world, show):
     shown = {item.label.replace("\\", ""): item.value for item in app.metric}
     for run, label in (
         (world["source"], "Source prompts"),
-        (world["moved"], "Migrated, 4 users (random)"),
+        (world["moved"], "Migration trained on 4 users"),
         (world["again"], "Full retraining"),
     ):
         wanted = pipeline.predict_title(ws, run, "001", title).value

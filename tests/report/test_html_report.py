@@ -18,6 +18,7 @@ from dashboard.views.reports import file_name
 from puma_engine import pipeline
 from puma_engine.cli.application import app as cli
 from puma_engine.errors import ConfigError, NotFoundError, StoreError
+from puma_engine.evaluation.formatting import method_names
 from puma_engine.pipeline.reporting import read_table, table_names
 from puma_engine.report import svg
 from puma_engine.report.templating import environment
@@ -67,8 +68,10 @@ def page(world):
 def test_the_numbers_of_the_report_are_those_of_the_store(world, page):
     ws, run = world["ws"], world["comparison"]
     text = Page(page).text
-    for row in ws.get_table(run.id, "comparison").itertuples():
-        assert row.method in text and f"{row.value:.4f}" in text
+    scores = ws.get_table(run.id, "comparison")
+    names = method_names(scores["method"])
+    for row in scores.itertuples():
+        assert names[row.method] in text and f"{row.value:.4f}" in text
         assert f"[{row.low:.4f}, {row.high:.4f}]" in text
         if not np.isnan(row.difference):
             assert f"{row.difference:+.4f}" in text or row.metric != "rmse"
