@@ -12,7 +12,7 @@ from puma_engine.requests import FitRequest, RefineRequest
 
 app = typer.Typer(name="prompts", help="Tables of soft prompts, one row a user.")
 DATASET = "Data set: id, prefix or name."
-TEMPLATE = "Prompt template: a name, or a file with your own (default: prompt last)."
+TEMPLATE = "Prompt template: a name, or a file with your own (default: prompt last for ratings, item first for clicks)."
 PROMPTS = "Prompts or migration run: id, prefix or name."
 
 

@@ -33,6 +33,7 @@ VERSIONS = ("torch", "transformers", "accelerate", "numpy", "scikit-learn")
     users="Users of each data set (default: all).",
     source="Source backbone.",
     target="Target backbone.",
+    order="Order of the template: prompt-first, item-first or prompt-last (default: by task).",
     processes={
         "help": "Cells to run at the same time (default: 1; 2 for quick ones on two CPU cores).",
         "min": 1,
@@ -54,6 +55,7 @@ def study(
     users: int | None = None,
     source: str = "llama-small",
     target: str = "llama-medium",
+    order: str | None = None,
     processes: int | None = None,
     minutes: float | None = None,
     out: Path = Path("results"),
@@ -88,7 +90,7 @@ def study(
     }
     chosen = (selected.quick if quick else {}) | {k: v for k, v in given.items() if v}
     options = studies.Options(
-        source=source, target=target, quick=quick, fixed=default_settings, **chosen
+        source=source, target=target, order=order, quick=quick, fixed=default_settings, **chosen
     )
     reused = _tuned_settings(selected, settings_from)
     cells = studies.reuse_settings(selected.cells(options), reused)

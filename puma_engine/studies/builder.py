@@ -7,7 +7,7 @@ from typing import Any
 
 from puma_engine.datasets.registry import get_source
 from puma_engine.evaluation.baselines import BASELINES
-from puma_engine.studies.cells import Cell, Inputs, Options, Stage, Study
+from puma_engine.studies.cells import ORDERS, Cell, Inputs, Options, Stage, Study
 from puma_engine.studies.grids import CLICKS, RATINGS, Candidate
 
 SMALL_SHARE = 0.07
@@ -49,6 +49,9 @@ class Builder:
     ) -> str:
         """Add one cell."""
         name = f"{self.dataset}/{name}"
+        if stage == "fit_prompts" and self.options.order is not None:
+            template = f"{self.task}{ORDERS[self.options.order]}"
+            settings = {"template": template} | (settings or {})
         self.cells.append(
             Cell(name, stage, settings or {}, inputs or {}, settings_from, facts or {})
         )

@@ -11,6 +11,8 @@ from puma_engine.errors import ConfigError
 Stage = Literal["import_dataset", "fit_prompts", "select", "migrate", "refine", "evaluate", "best"]
 # The parts of a run's settings that candidates differ in, and that other cells take from the best.
 TUNED_SETTINGS = ("training", "prompt", "adapter")
+# What the order of a template adds to the name of its task.
+ORDERS = {"prompt-first": "", "item-first": "-item-first", "prompt-last": "-prompt-last"}
 Inputs = Mapping[str, "str | list[str]"]
 
 
@@ -21,9 +23,10 @@ class Options:
     datasets: names of shipped data sets. seeds: of every training; candidates are tried with the
     first. shares: budgets as shares of all users, in (0, 1]; empty: those of the study. strategies:
     selection strategies of `table4`; empty: all of them. users: drawn from each data set; None:
-    all. source, target: backbones, where the study has one. quick: try only two candidates of each
+    all. source, target: backbones, where the study has one. order: of the template, a key of ORDERS;
+    None: the default of each task. quick: try only two candidates of each
     grid. fixed: train with the default settings instead of tuning them. Raises ConfigError for no
-    data set, no seed, or a share outside (0, 1].
+    data set, no seed, an unknown order, or a share outside (0, 1].
     """
 
     datasets: tuple[str, ...] = ("goodbooks", "movietweetings", "goodbooks-to-read")
@@ -33,12 +36,17 @@ class Options:
     users: int | None = None
     source: str = "llama-small"
     target: str = "llama-medium"
+    order: str | None = None
     quick: bool = False
     fixed: bool = False
 
     def __post_init__(self) -> None:
         if not self.datasets or not self.seeds:
             raise ConfigError("A study needs at least one data set and one seed.")
+        if self.order is not None and self.order not in ORDERS:
+            raise ConfigError(
+                f"There is no order {self.order!r} of the template; choose {', '.join(ORDERS)}."
+            )
         invalid = [share for share in self.shares if not 0 < share <= 1]
         if invalid:
             raise ConfigError(f"A budget is a share of all users in (0, 1], not {invalid[0]:g}.")

@@ -14,11 +14,10 @@ from puma_engine.studies.builder import (
     few_users,
     study,
 )
-from puma_engine.studies.cells import Inputs
+from puma_engine.studies.cells import ORDERS, Inputs
 from puma_engine.studies.paper import FAMILIES, ITEM_PROMPTS
 
 ONE_SEED = {"seeds": (0,)}
-ORDERS = {"prompt first": "", "item first": "-item-first", "prompt last": "-prompt-last"}
 LENGTHS = (1, 2, 4, 8)
 MAX_NORMS = {"free": 0.0, "bounded": 1.0}
 SIZES = ("llama-small", "llama-medium", "llama-large")
@@ -49,8 +48,8 @@ def templates(build: Builder) -> None:
     """Add source prompts, full retraining and migrations in each order, each tuned in that order."""
     first, data = build.options.seeds[0], {"dataset": build.data}
     build.evaluate_baselines()
-    for order, suffix in ORDERS.items():
-        template = {"template": f"{build.task}{suffix}"}
+    for name, suffix in ORDERS.items():
+        order, template = name.replace("-", " "), {"template": f"{build.task}{suffix}"}
         best, backbones = {}, {"source": build.options.source, "retrained": build.options.target}
         for role, backbone in backbones.items():
             settings = {"backbone": backbone, "role": role, "seed": first} | template

@@ -7,13 +7,14 @@ from itertools import combinations
 import pytest
 
 from puma_engine.datasets.registry import data_root
-from puma_engine.errors import BackboneError
+from puma_engine.errors import BackboneError, ConfigError
 from puma_engine.evaluation.baselines import BASELINES
 from puma_engine.store import Workspace
 from puma_engine.studies import STUDIES, Options, collect, run_cells
 from puma_engine.studies.builder import ALL_USERS, few_users
+from puma_engine.studies.cells import ORDERS
 from puma_engine.studies.claims import CLAIMS
-from puma_engine.studies.extensions import ORDERS, SIZES
+from puma_engine.studies.extensions import SIZES
 from puma_engine.studies.grids import CLICKS, RATINGS
 from puma_engine.studies.reports import label_of
 from puma_engine.studies.running import TRAINED
@@ -34,7 +35,8 @@ def named(study, options):
 )
 def test_each_order_is_tuned_on_the_first_seed_with_its_own_template(dataset, task, grids):
     cells = named("templates", Options(datasets=(dataset,), seeds=(3, 4)))
-    for order, suffix in ORDERS.items():
+    for name, suffix in ORDERS.items():
+        order = name.replace("-", " ")
         for method, grid in (
             ("source", grids.prompts),
             ("retrained", grids.prompts),
@@ -72,13 +74,27 @@ def test_the_fixed_study_of_templates_compares_all_orders(tmp_path):
     assert not outcome.failed and not outcome.missing
     study_report = collect(ws, STUDIES["templates"], cells, outcome.runs)
     methods = {row["method"] for row in study_report["rows"]}
-    assert {f"retrained, {order}" for order in ORDERS} <= methods
+    assert {f"retrained, {order.replace('-', ' ')}" for order in ORDERS} <= methods
     against = {"method": "retrained, prompt first"}
     lines = [line for line in study_report["differences"] if line["against"] == against]
     assert {line["method"] for line in lines} >= methods - {against["method"]} - set(BASELINES)
     for order, suffix in ORDERS.items():
-        run = ws.run(outcome.runs[f"movietweetings/{ALL_USERS}, {order} 0"])
+        name = f"movietweetings/{ALL_USERS}, {order.replace('-', ' ')} 0"
+        run = ws.run(outcome.runs[name])
         assert run.config["template"] == f"rating{suffix}"
+
+
+@pytest.mark.parametrize(("order", "suffix"), ORDERS.items())
+def test_a_study_takes_the_order_of_the_template_that_is_asked_for(order, suffix):
+    cells = named("table2", Options(datasets=("goodbooks-to-read",), seeds=(0,), order=order))
+    fits = [cell for cell in cells.values() if cell.stage == "fit_prompts"]
+    assert len(fits) > 10
+    assert {cell.settings["template"] for cell in fits} == {f"click{suffix}"}
+
+
+def test_an_unknown_order_is_refused():
+    with pytest.raises(ConfigError, match="no order 'last'.*prompt-last"):
+        Options(order="last")
 
 
 def test_the_study_of_sizes_migrates_to_every_larger_backbone():
