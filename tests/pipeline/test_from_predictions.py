@@ -39,7 +39,14 @@ def prepared(folder, name="workspace"):
     data = pipeline.import_dataset(
         ws, "table", path=folder / "ratings.csv", task="rating", name="ratings"
     )
-    pipeline.fit_prompts(ws, data, folder / "models" / "llama", training=TRAINING, name="source")
+    pipeline.fit_prompts(
+        ws,
+        data,
+        folder / "models" / "llama",
+        template="rating-item-first",
+        training=TRAINING,
+        name="source",
+    )
     pipeline.add_backbone(ws, folder / "models" / "qwen2", name="target")
     return ws
 

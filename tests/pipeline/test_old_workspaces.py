@@ -26,15 +26,19 @@ from puma_engine.store import Workspace
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 SOURCE = ["--dataset", "goodbooks-24", "--device", "cpu"]
 RETRAINED = [*SOURCE, "--backbone", "llama-medium", "--role", "retrained"]
+# Defaults of version 0.1.0 that this version changed, so its questions must name them.
+DEFAULTS = ["--template", "rating-item-first", "--learning-rate", "0.015"]
 # The commands of version 0.1.0, with its names of options, and the runs that they made.
 FINISHED = {
     "b69b58aa5caeaaf9": ["data", "import", "goodbooks", "--users", "24"],
-    "be0ad27dea06b934": ["prompts", "fit", *SOURCE, "--backbone", "llama-small", "--epochs", "2"],
+    "be0ad27dea06b934": [
+        *("prompts", "fit", *SOURCE, "--backbone", "llama-small", "--epochs", "2", *DEFAULTS)
+    ],
     "ff84c7edafc415e2": [
         *("migrate", "old", "llama-medium", "--strategy", "facility", "--share", "0.5"),
         *("--epochs", "2", "--hidden", "16", "--norm-limit", "1", "--balance", "2"),
     ],
-    "05c42476de29843b": ["prompts", "fit", *RETRAINED, "--epochs", "2"],
+    "05c42476de29843b": ["prompts", "fit", *RETRAINED, "--epochs", "2", *DEFAULTS],
     "3bd2aaeadf695390": ["evaluate", "moved"],
     "e3ee48100833793b": ["evaluate", "retrained"],
     "c92fc39d5c6511ad": ["compare", "eval-moved", "eval-retrained"],
@@ -44,7 +48,7 @@ INTERRUPTED = "44dd1ea145507dc2"
 MODELS = {"llama-small": "02438c8db9837f81", "llama-medium": "24385381f5b0b59b"}
 GO_ON = [
     *("prompts", "fit", *RETRAINED, "--epochs", "6", "--seed", "3", "--batch-size", "16"),
-    *("--patience", "0"),
+    *("--patience", "0", *DEFAULTS),
 ]
 
 
