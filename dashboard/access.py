@@ -2,9 +2,19 @@
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import streamlit as st
 from streamlit.errors import StreamlitSecretNotFoundError
+
+
+def auth_section() -> Mapping[str, Any] | None:
+    """Return the section [auth] of Streamlit's secrets, None if sign-in is not configured."""
+    try:
+        section: Mapping[str, Any] | None = st.secrets.get("auth")
+    except StreamlitSecretNotFoundError:
+        return None
+    return section
 
 
 def require_sign_in() -> None:
@@ -12,10 +22,7 @@ def require_sign_in() -> None:
 
     Without sign-in, `puma serve --public` does not start, and a public dashboard shows nothing.
     """
-    try:
-        auth = st.secrets.get("auth")
-    except StreamlitSecretNotFoundError:
-        auth = None
+    auth = auth_section()
     if auth is None:
         if os.environ.get("PUMA_PUBLIC"):
             st.error("Sign-in is not configured, so this public dashboard shows nothing.")

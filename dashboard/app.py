@@ -1,4 +1,4 @@
-"""Entry point: page settings, sign-in and navigation only. Started by `puma serve`."""
+"""The server of the dashboard: its script, behind a guard. `streamlit run dashboard/app.py` starts it."""
 
 import sys
 from pathlib import Path
@@ -7,18 +7,6 @@ import streamlit as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dashboard import access, pages
+from dashboard import guard
 
-# A local file, because browsers load named icons from a host on the internet.
-ICON = Path(__file__).with_name("icon.png")
-SIDEBAR = 200  # pixels
-st.set_page_config(
-    page_title="PUMA Workbench",
-    page_icon=str(ICON),
-    layout="wide",
-    initial_sidebar_state=SIDEBAR,
-)
-page = pages.navigation()
-# Before any page is drawn, whatever the address.
-access.require_sign_in()
-pages.run(page)
+app = st.App(Path(__file__).resolve().with_name("main.py"), middleware=guard.middleware())

@@ -22,21 +22,32 @@ def serve(
         bool, typer.Option("--public", help="Listen on every address; everybody must sign in.")
     ] = False,
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port.")] = 8501,
+    allowed_hosts: Annotated[
+        str | None,
+        typer.Option(
+            "--allowed-hosts", help="Names that browsers call this server by, separated by commas."
+        ),
+    ] = None,
 ) -> None:
     """Open the dashboard on http://localhost until it is stopped with Ctrl-C."""
+    from puma_engine.serving import hosts
     from puma_engine.store.workspace import VARIABLE, locate
 
     if not APP.is_file():
         raise ConfigError(f"The dashboard is not at {APP}; start it from a checkout.")
     if public:
         refuse_without_sign_in(auth_settings())
+    address = "0.0.0.0" if public else "localhost"
+    names = hosts.added_hosts(allowed_hosts)
+    hosts.AllowedHosts(address, names)
     environment = os.environ | {VARIABLE: str(locate(session.path))}
+    environment[hosts.VARIABLE] = ",".join(names)
     environment["PUMA_PUBLIC"] = "1" if public else ""
     environment["PYTHONPATH"] = os.pathsep.join(
         [str(APP.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     )
     arguments = [sys.executable, "-m", "streamlit", "run", str(APP), "--server.port", str(port)]
-    arguments += ["--server.address", "0.0.0.0" if public else "localhost"]
+    arguments += ["--server.address", address]
     # Streamlit takes this process over, so that signals reach it directly.
     os.execve(sys.executable, arguments, environment)
 

@@ -8,12 +8,12 @@ import ipaddress
 import os
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from puma_engine.errors import ConfigError
 
@@ -126,6 +126,25 @@ class HostGuard:
             await send({"type": "websocket.close", "code": 1008})
         else:
             await JSONResponse({"error": error}, 403)(scope, receive, send)
+
+
+class ResponseHeaders:
+    """ASGI middleware that adds headers to every response that does not set them itself."""
+
+    def __init__(self, app: ASGIApp, headers: Mapping[str, str]) -> None:
+        self.app, self.headers = app, headers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                response = MutableHeaders(scope=message)
+                for name, value in self.headers.items():
+                    response.setdefault(name, value)
+            await send(message)
+
+        await self.app(scope, receive, with_headers if scope["type"] == "http" else send)
 
 
 def _host_and_port(host: str | None) -> tuple[str, int | None] | None:

@@ -8,7 +8,7 @@ from streamlit.testing.v1 import AppTest
 
 from puma_engine.store import Workspace
 
-APP = str(Path(__file__).resolve().parents[2] / "dashboard" / "app.py")
+APP = str(Path(__file__).resolve().parents[2] / "dashboard" / "main.py")
 ONE = {"redirect_uri": "https://puma.example/oauth2callback", "cookie_secret": "x" * 40}
 OWN = {"client_id": "a", "client_secret": "b", "server_metadata_url": "https://id.example/x"}
 

@@ -1,0 +1,24 @@
+"""Script of every page: settings, sign-in and navigation only. `app.py` serves it."""
+
+import sys
+from pathlib import Path
+
+import streamlit as st
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from dashboard import access, pages
+
+# A local file, because browsers load named icons from a host on the internet.
+ICON = Path(__file__).with_name("icon.png")
+SIDEBAR = 200  # pixels
+st.set_page_config(
+    page_title="PUMA Workbench",
+    page_icon=str(ICON),
+    layout="wide",
+    initial_sidebar_state=SIDEBAR,
+)
+page = pages.navigation()
+# Before any page is drawn, whatever the address.
+access.require_sign_in()
+pages.run(page)
