@@ -1,6 +1,7 @@
 """Showing a chart: its title, axis labels, look and data download; parts that charts share."""
 
 import io
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -97,16 +98,21 @@ def downloads(data: pd.DataFrame | Callable[[], pd.DataFrame], key: str) -> None
             )
 
 
+# Spreadsheets skip what is invisible before a sign, and read full-width signs as signs.
+_FORMULA = re.compile(
+    r"[\t\r\n]|[\s\x00-\x1f\x7f\u00ad\u200b-\u200f\u2060\ufeff]*[-=+@\uff0d\uff1d\uff0b\uff20]"
+)
+
+
 def to_csv(data: pd.DataFrame) -> bytes:
     """Return a table as CSV. Texts that a spreadsheet would run as a formula get an apostrophe."""
 
     def escape(value: Any) -> Any:
-        risky = isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r")
-        return f"'{value}" if risky else value
+        return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
 
     safe = data.copy()
-    for name in safe.select_dtypes(include=["object", "string"]):
-        safe[name] = safe[name].map(escape)
+    for name in safe.select_dtypes(include=["object", "string", "category"]):
+        safe[name] = safe[name].astype(object).map(escape)
     return safe.to_csv(index=False).encode()
 
 

@@ -52,6 +52,10 @@ _HIDDEN = re.compile(
 )
 
 
+# What the browser's Markdown turns into a link even where it is escaped: a word joiner keeps it text.
+_LINK = re.compile(r"(https?:)(?=//)|(www)(?=\.)|((?<=[-.\w+])@)(?=[-\w])", re.IGNORECASE)
+
+
 def short(text: str, limit: int = 80) -> str:
     """Return a text on one line, without control characters, of at most `limit` characters."""
     line = " ".join(_HIDDEN.sub(" ", text).split())
@@ -59,11 +63,11 @@ def short(text: str, limit: int = 80) -> str:
 
 
 def escaped(text: str, limit: int = 80) -> str:
-    """Return a short text with markdown escaped, for labels that are markdown.
+    """Return a short text with markdown escaped, for labels that are markdown; nothing becomes a link.
 
     Prefer st.text and tables, which show text as it is.
     """
-    return _MARKUP.sub(r"\\\1", short(text, limit))
+    return _MARKUP.sub(r"\\\1", _LINK.sub("\\g<0>\u2060", short(text, limit)))
 
 
 def plotly_text(text: str, limit: int = 60) -> str:

@@ -68,6 +68,10 @@ def test_a_wrong_value_in_an_address_is_reported_and_replaced_by_the_default(val
 
 def test_markup_is_escaped_and_long_or_bidirectional_text_is_cut():
     assert escaped("**b** [x](y) :red[z]") == r"\*\*b\*\* \[x\]\(y\) \:red\[z\]"
+    links = "https://evil.example HTTP://x.de www.evil.example a.b@evil.example"
+    assert escaped(links).replace("\\", "") == (
+        "https:\u2060//evil.example HTTP:\u2060//x.de www\u2060.evil.example a.b@\u2060evil.example"
+    )
     assert short("a\u202eb\nc" + "d" * 100, 10) == "a b cdddd…"
 
 
@@ -76,6 +80,24 @@ def test_chart_data_is_complete_and_contains_no_spreadsheet_formula():
     csv = pd.read_csv(io.BytesIO(figures.to_csv(data)))
     assert csv["title"].tolist() == ["'=1+1", "'@x", "plain"]
     assert csv["value"].tolist() == data["value"].tolist()
+    hidden = [
+        " =1",
+        "\t=1",
+        "\u00a0-1",
+        "\ufeff+1",
+        "\x00@x",
+        "\n=1",
+        "\uff1d1",
+        "\tplain",
+        "a =1",
+        "–1",
+    ]
+    texts = pd.DataFrame(
+        {"a": hidden, "b": pd.Categorical(hidden), "c": pd.array(hidden, "string")}
+    )
+    csv = pd.read_csv(io.BytesIO(figures.to_csv(texts)))
+    for name in csv:
+        assert csv[name].str.startswith("'").tolist() == [True] * 8 + [False] * 2
     pd.testing.assert_frame_equal(pd.read_parquet(io.BytesIO(figures.to_parquet(data))), data)
 
 

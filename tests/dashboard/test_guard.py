@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from browser import CHROMIUM, chromium, opened, served, wait_for
+from dashboard_pages import add_job
 
 from dashboard import pages
 from puma_engine.store import Workspace
@@ -24,13 +25,16 @@ client_secret = "b"
 server_metadata_url = "https://id.example/.well-known/openid-configuration"
 """
 SOCKET = "/_stcore/stream"
+LINKS = "See https://evil.example or www.evil.example or ann@evil.example or HTTP://evil.example/x."
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """A dashboard on an empty workspace, as `puma serve` starts it."""
+    """A dashboard on a workspace with one job, as `puma serve` starts it."""
     root = tmp_path_factory.mktemp("guard") / "workspace"
-    Workspace.open(root, create=True).close()
+    ws = Workspace.open(root, create=True)
+    add_job(ws, title=LINKS, status="cancelled")
+    ws.close()
     with served(root) as address:
         yield address
 
@@ -148,3 +152,11 @@ def test_the_pages_keep_to_the_content_security_policy(base):
             page.goto(f"{base}/{name}")
             page.wait_for_selector("h1")
         assert [text for text in refused if "Content Security Policy" in text] == []
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="There is no chromium on this machine.")
+def test_addresses_in_names_are_no_links(base):
+    with chromium() as browser:
+        page = opened(browser, f"{base}/jobs")
+        page.get_by_text("See https:", exact=False).first.wait_for()
+        assert page.locator("a[href*='evil.example']").count() == 0
