@@ -1,39 +1,73 @@
-"""The pages: adding one is one line here and `views/<name>.py` with a `page()`."""
+"""The pages: adding one is a line in PAGES and SECTIONS, and `views/<name>.py` with a `page()`."""
 
 import logging
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from urllib.parse import urlencode
 
 import streamlit as st
 from streamlit.errors import FragmentHandledException
 
-# By name, which is also the address: title, icon and description.
+# By name, which is also its module: title, icon and description.
 PAGES = {
     "overview": ("Summary", ":material/space_dashboard:", "The decision, and what to do next."),
+    "compare": ("Trade-off", ":material/compare_arrows:", "Is a migration as good as retraining?"),
+    "users": ("People", ":material/scatter_plot:", "Maps of users before and after a migration."),
+    "user": ("Person", ":material/person:", "One user: records, predictions, what-if."),
+    "plan": (
+        "New migration",
+        ":material/route:",
+        "Compose a migration, predict its cost, launch it.",
+    ),
+    "jobs": ("Activity", ":material/work_history:", "Status, progress and logs of all jobs."),
     "data": ("Data", ":material/database:", "Contents of the data sets, and importing more."),
     "models": ("Models", ":material/neurology:", "The old and the new model, and adding one."),
-    "users": ("Users", ":material/scatter_plot:", "Maps of users before and after a migration."),
-    "plan": ("Plan", ":material/route:", "Compose a migration, predict its cost, launch it."),
-    "compare": ("Compare", ":material/compare_arrows:", "Is a migration as good as retraining?"),
-    "studies": ("Studies", ":material/science:", "Which claims of the paper are reproduced?"),
-    "user": ("User", ":material/person:", "One user: records, predictions, neighbours, what-if."),
-    "reports": ("Reports", ":material/description:", "Download comparisons, tables and prompts."),
-    "jobs": ("Jobs", ":material/work_history:", "Status, progress and logs of all jobs."),
+    "studies": ("Evidence", ":material/science:", "Which claims of the paper are reproduced?"),
+    "reports": ("Export", ":material/description:", "Download comparisons, tables and prompts."),
 }
+# The navigation: names of pages by section.
+SECTIONS = {
+    "Decide": ("overview", "compare", "users", "user"),
+    "Do": ("plan", "jobs"),
+    "Workspace": ("data", "models", "studies", "reports"),
+}
+LOGO = Path(__file__).with_name("logo.svg")
+
+
+def address(name: str) -> str:
+    """Return the path of a page: its title in lower case, with hyphens."""
+    return PAGES[name][0].lower().replace(" ", "-")
 
 
 def navigation(first: str | None = None) -> st.Page:
     """Set up the navigation and return the page of the address.
 
+    Addresses of earlier versions, which were the names of pages, lead to today's.
+
     first: the page shown for an address without a page, instead of the summary.
     """
-    items = [page(name, default=name == first) for name in PAGES]
+    st.logo(str(LOGO), size="large")
+    sections = {
+        title: [page(name, default=name == first) for name in names]
+        for title, names in SECTIONS.items()
+    }
+    hidden = [_moved(name) for name in PAGES if address(name) != name]
     if first is None:
         # Streamlit's default page has no address of its own, so it leads to one that has.
         home = st.Page(lambda: go("overview"), title="PUMA", default=True, visibility="hidden")
-        items.append(home)
-    return st.navigation(items)
+        hidden.append(home)
+    return st.navigation(sections | {"": hidden}, expanded=True)
+
+
+def _moved(name: str) -> st.Page:
+    """Return a hidden page at the old address of a page, which leads to the new one."""
+
+    def lead() -> None:
+        given = {key: st.query_params.get_all(key) for key in st.query_params}
+        go(name, **given)
+
+    return st.Page(lead, title=PAGES[name][0], url_path=name, visibility="hidden")
 
 
 def run(page: st.Page) -> None:
@@ -61,29 +95,29 @@ def page(name: str, *, default: bool = False) -> st.Page:
         lambda: import_module(f"dashboard.views.{name}").page(),
         title=title,
         icon=icon,
-        url_path=name,
+        url_path=address(name),
         default=default,
         help=about,
     )
 
 
-def link(name: str, *, label: str, icon: str | None = None, **address: str | Sequence[str]) -> None:
+def link(name: str, *, label: str, icon: str | None = None, **query: str | Sequence[str]) -> None:
     """Show a link to a page with query parameters.
 
     label: markdown, so escape other people's text.
     """
-    st.page_link(page(name), label=label, icon=icon, query_params=_values(address))
+    st.page_link(page(name), label=label, icon=icon, query_params=_values(query))
 
 
-def url(name: str, **address: str | Sequence[str]) -> str:
+def url(name: str, **query: str | Sequence[str]) -> str:
     """Return the address of a page with query parameters, for a link in a table."""
-    return f"{name}?{urlencode(_values(address), doseq=True)}"
+    return f"{address(name)}?{urlencode(_values(query), doseq=True)}"
 
 
-def go(name: str, **address: str | Sequence[str]) -> None:
+def go(name: str, **query: str | Sequence[str]) -> None:
     """Open a page with query parameters."""
-    st.switch_page(page(name), query_params=_values(address))
+    st.switch_page(page(name), query_params=_values(query))
 
 
-def _values(address: dict[str, str | Sequence[str]]) -> dict[str, str | list[str]]:
-    return {key: value if isinstance(value, str) else list(value) for key, value in address.items()}
+def _values(query: dict[str, str | Sequence[str]]) -> dict[str, str | list[str]]:
+    return {key: value if isinstance(value, str) else list(value) for key, value in query.items()}

@@ -22,7 +22,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
-from dashboard.pages import PAGES
+from dashboard.pages import PAGES, address
 
 ROOT = Path(__file__).resolve().parents[1]
 THEMES = ("light", "dark")
@@ -64,8 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in args.pages:
             for theme in THEMES:
                 path = args.out / f"{name}-{theme}.png"
-                address = f"{url}/{name}{QUERIES.get(name, '')}"
-                path.write_bytes(picture(browser, address, theme, args.width))
+                link = f"{url}/{address(name)}{QUERIES.get(name, '')}"
+                path.write_bytes(picture(browser, link, theme, args.width))
                 print(f"{path} {path.stat().st_size / 1000:.0f} kB", flush=True)
         browser.close()
 

@@ -33,7 +33,7 @@ def pick() -> Run | None:
     if not runs and not splits:
         page_states.empty(
             "Nothing to compare yet",
-            "Methods appear here when they are evaluated. A migration launched on the page Plan is "
+            "Methods appear here when they are evaluated. A migration launched on the page New migration is "
             "evaluated when it is finished; `puma evaluate RUN` evaluates any prompts.",
         )
         return None

@@ -29,7 +29,7 @@ VIEWS = {
 @page_states.guarded
 def page() -> None:
     """Draw the page."""
-    st.title("Compare")
+    st.title("Trade-off")
     run = comparison_picker.pick()
     if run is not None:
         with page_states.caught(

@@ -17,7 +17,7 @@ LOG_LINES = 200
 @page_states.guarded
 def page() -> None:
     """Draw the page."""
-    st.title("Jobs")
+    st.title("Activity")
     if not engine.jobs(1):
         page_states.empty(
             "No jobs yet",

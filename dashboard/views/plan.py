@@ -30,7 +30,7 @@ Number = TypeVar("Number", int, float)
 @page_states.guarded
 def page() -> None:
     """Draw the page."""
-    st.title("Plan a migration")
+    st.title("New migration")
     sources, targets = engine.sources(), engine.runs("backbone")
     if not sources or not targets:
         page_states.empty(

@@ -16,7 +16,7 @@ PARTS = {"report": "Report of a comparison", "table": "Tables of a run", "prompt
 @page_states.guarded
 def page() -> None:
     """Draw the page."""
-    st.title("Reports")
+    st.title("Export")
     part = query_params.segment("What to download", PARTS, "part", label_visibility="collapsed")
     {"report": _report, "table": _tables, "prompts": _prompts}[part]()
     show_glossary("run", "interval", "soft prompt", "lineage")
@@ -50,7 +50,7 @@ def _report() -> None:
             type="primary",
             icon=":material/description:",
         )
-        pages.link("compare", label="Open on Compare", comparison=run.id)
+        pages.link("compare", label="Open on Trade-off", comparison=run.id)
 
 
 def _tables() -> None:

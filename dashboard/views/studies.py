@@ -19,7 +19,7 @@ STUDY_PARAMS = {"workspace": "study", "published": "report"}
 
 def page() -> None:
     """Draw the page. Published studies need no workspace."""
-    st.title("Studies")
+    st.title("Evidence")
     with page_states.caught("The studies cannot be shown."):
         with st.container(horizontal=True, gap="medium"):
             view = query_params.segment("View", VIEWS, "view")

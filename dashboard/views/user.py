@@ -29,7 +29,7 @@ VIEWS = {
 @page_states.guarded
 def page() -> None:
     """Draw the page."""
-    st.title("User")
+    st.title("Person")
     contexts = user_details.context_runs()
     if not contexts:
         page_states.empty(

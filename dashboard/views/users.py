@@ -47,7 +47,7 @@ FEW_NEIGHBOURS = 0.2
 @page_states.guarded
 def page() -> None:
     """Draw the page."""
-    st.title("Users")
+    st.title("People")
     st.caption("The position of a user is from the soft prompt: near users have similar prompts.")
     migrations = user_maps.migrations()
     if not migrations:

@@ -10,7 +10,7 @@ from streamlit.testing.v1 import AppTest
 from dashboard.components import figures
 from dashboard.components.formatting import escaped, short
 from dashboard.components.theme import KINDS
-from dashboard.pages import PAGES
+from dashboard.pages import PAGES, SECTIONS, address, url
 
 SCRIPT = """
 import streamlit as st
@@ -118,6 +118,15 @@ def luminance(colour):
     parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_every_page_is_in_one_section_and_its_address_is_its_own():
+    assert sorted(name for names in SECTIONS.values() for name in names) == sorted(PAGES)
+    addresses = {name: address(name) for name in PAGES}
+    assert len(set(addresses.values())) == len(PAGES)
+    # Names of pages were addresses before, so none may be the address of another page today.
+    assert all(other == name for name, other in addresses.items() if other in PAGES)
+    assert url("compare", margin="2.0") == "trade-off?margin=2.0"
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -10,7 +10,7 @@ from dashboard_pages import add_comparison, assert_plain, finished, open_page, t
 from rating_tables import frame
 from streamlit.testing.v1 import AppTest
 
-from dashboard.pages import PAGES
+from dashboard.pages import PAGES, address
 from puma_engine.pipeline import COMMANDS
 from puma_engine.store import Workspace
 from puma_engine.studies import save_report
@@ -158,4 +158,4 @@ def test_the_overview_says_what_a_verdict_still_needs(ws, monkeypatch, there):
     app = open_page("overview", ws.root, monkeypatch)
     assert_plain(app)
     assert said in texts(app)
-    assert app.get("page_link")[0].proto.page == page
+    assert app.get("page_link")[0].proto.page == address(page)
