@@ -48,7 +48,7 @@ def show(run: Run) -> None:
     )
     kept = share_table(methods, comparisons.shares(engine.root(), run.id), task)
     if len(kept):
-        st.markdown("##### What is kept of full retraining's gains", help=term("share kept"))
+        st.markdown("### What is kept of full retraining's gains", help=term("share kept"))
         tables.show(kept, {"Method": TextColumn(width=270)}, height="content")
     costs = methods.drop(columns="kind")
     costs = scores.merge(costs, on="method", how="left", validate="many_to_one")

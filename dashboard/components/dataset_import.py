@@ -71,7 +71,7 @@ def _shipped() -> None:
 
 
 def _file() -> None:
-    st.markdown("##### 1. Choose a file")
+    st.markdown("## 1. Choose a file")
     upload = _upload("A table with one row per rating or click", "upload")
     if upload is None:
         st.caption(
@@ -155,7 +155,7 @@ def _settings(
     )
     shown = datasets.preview(upload, layout)
     of_items = items and datasets.preview(items, layout, items=True)
-    st.markdown("##### 2. Choose the columns")
+    st.markdown("## 2. Choose the columns")
     tables.show(shown.frame.head(8), alt="The first rows of the file")
     task = st.segmented_control(
         "The outcomes are",
@@ -265,7 +265,7 @@ def _mapping(shown: Any, fields: list[str], key: str) -> dict[str, str]:
 def _check_and_import(
     upload: datasets.Upload, items: datasets.Upload | None, settings: datasets.TableSettings
 ) -> None:
-    st.markdown("##### 3. Check, then import")
+    st.markdown("## 3. Check, then import")
     # What the result of a check depends on.
     fingerprint = (upload.path, items and items.path, replace(settings, drop_invalid=False))
     if st.button("Check the file", icon=":material/fact_check:", key="check"):

@@ -57,7 +57,7 @@ def show(
     if y:
         figure.update_yaxes(title={"text": y})
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.markdown(f"##### {escaped(title, 200)}", width="stretch")
+        st.markdown(f"### {escaped(title, 200)}", width="stretch")
         if menu:
             with st.popover(
                 "", icon=":material/download:", type="tertiary", help="Data of the chart"

@@ -13,7 +13,7 @@ from dashboard import engine
 def empty(title: str, text: str, *, icon: str = ":material/inbox:") -> None:
     """Show that nothing is here yet, and how to get it."""
     with st.container(border=True, horizontal_alignment="center", gap="small"):
-        st.markdown(f"### {icon} {title}", text_alignment="center")
+        st.markdown(f"## {icon} {title}", text_alignment="center")
         st.markdown(text, text_alignment="center")
 
 

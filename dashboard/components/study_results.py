@@ -26,6 +26,7 @@ def show(report: dict[str, Any], dataset: str) -> None:
         text = ", ".join(f"{number:,} {state}" for state, number in counts.items() if number)
         page_states.stale(f"Incomplete: {text}. The same command continues with the rest.")
     metric, scores = studies.summary(report, dataset)
+    st.header("Results", divider="gray")
     draw = _budgets if studies.reports.is_of_budgets(report) else _scores
     draw(report, dataset, metric, scores)
     _differences(report, dataset, metric)
@@ -34,7 +35,7 @@ def show(report: dict[str, Any], dataset: str) -> None:
 def _scores(report: dict[str, Any], dataset: str, metric: str, scores: pd.DataFrame) -> None:
     """List the mean score of each method over seeds, its spread and its cost."""
     rows = _by_kind(scores)
-    st.markdown(f"##### Every method: {studies.reports.metric_title(metric)}")
+    st.markdown(f"### Every method: {studies.reports.metric_title(metric)}")
     label = METRICS[metric].label
     columns = {
         "method": METHOD,

@@ -107,7 +107,7 @@ def _scores(
         rows.append(row | {"Held-out rows": int(score["n"])})
     if not rows:
         return
-    st.markdown("##### Scores of each method for this user")
+    st.markdown("### Scores of each method for this user")
     columns = {
         metric.axis: NumberColumn(metric.heading, format="%.3f", help=metric.axis)
         for metric in METRICS.values()
@@ -139,7 +139,7 @@ def history(records: pd.DataFrame, context: UserContext) -> None:
     shown = rows.rename(columns={"title": "Item", "outcome": "Outcome", "split": "Split"})
     if "time" in shown:
         shown["When"] = pd.to_datetime(shown.pop("time"), unit="s")
-    st.markdown(f"##### {len(rows)} records that models may learn from")
+    st.markdown(f"### {len(rows)} records that models may learn from")
     columns = {
         "Item": TextColumn(width="large"),
         "Outcome": NumberColumn("Rating (stars)" if ratings else "Clicked", format="%.4g"),

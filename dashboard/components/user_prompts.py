@@ -148,7 +148,7 @@ def what_if(context: UserContext, user: str) -> None:
         st.caption("Predictions for other titles need a workspace that can be written.")
         return
     methods, labels, kinds = _prompts(context)
-    st.markdown("##### Predict this user's outcome for any title")
+    st.markdown("### Predict this user's outcome for any title")
     # A form has its value only when it is sent, so the address is read once and written then.
     if TITLE_KEY not in st.session_state:
         st.session_state[TITLE_KEY] = query_params.read("title", lambda _: True) or ""
@@ -270,7 +270,7 @@ def lineage(context: UserContext, user: str) -> None:
         help=glossary.term("lineage"),
     )
     steps = user_details.lineage(chosen)
-    st.markdown(f"##### {len(steps)} steps from the data to this user's prompt")
+    st.markdown(f"### {len(steps)} steps from the data to this user's prompt")
     for number, run in enumerate(steps, start=1):
         _step(number, run, user)
 

@@ -48,7 +48,7 @@ def margin() -> float:
 def headline(verdict: Verdict) -> None:
     """Show the decision as a heading, and its sentence."""
     icon, colour = LOOKS[verdict.decision]
-    st.markdown(f"### :{colour}[{icon} {DECISIONS[verdict.decision]}]")
+    st.markdown(f"## :{colour}[{icon} {DECISIONS[verdict.decision]}]")
     # The sentence begins with the decision, which is the heading.
     sentence = verdict.headline.partition(": ")[2]
     st.text(sentence[:1].upper() + sentence[1:])

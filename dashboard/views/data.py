@@ -92,6 +92,7 @@ def _charts(dataset: str, facts: dict) -> None:
         "Mean outcome": f"{facts['mean_outcome']:.2f}",
         "Train / validation / test": " / ".join(split),
     }
+    st.header("Statistics", divider="gray")
     tables.metrics({label: (text, None) for label, text in shown.items()}, [1, 1, 1, 1, 1, 1.7])
     users = datasets.profiles(engine.root(), dataset, "user")
     left, middle, right = st.columns(3)

@@ -72,7 +72,7 @@ def _live(statuses: list[str], text: str) -> None:
 def _detail(job: engine.Job) -> None:
     with st.container(border=True):
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.markdown(f"##### {escaped(job.title, 120)}", width="stretch")
+            st.markdown(f"## {escaped(job.title, 120)}", width="stretch")
             job_cards.status(job)
             job_cards.buttons(job)
         if job.status == "running":

@@ -98,7 +98,7 @@ def _first_steps() -> None:
     )
     demo, data = st.columns(2, border=True)
     with demo:
-        st.markdown("##### Try a worked example")
+        st.markdown("### Try a worked example")
         st.markdown(
             f"{engine.DEMO_USERS} real readers and two small models that ship with PUMA: source "
             "prompts, a migration, full retraining, and their comparison. It takes a few minutes on "
@@ -112,7 +112,7 @@ def _first_steps() -> None:
             on_click=_start_demo,
         )
     with data:
-        st.markdown("##### Start with your data")
+        st.markdown("### Start with your data")
         st.markdown(
             "1. Import interactions: user, item, and rating or click.\n"
             "2. Add the old and the new model.\n"

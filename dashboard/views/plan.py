@@ -40,6 +40,7 @@ def page() -> None:
         )
         pages.link("models", label="Models")
         return
+    st.header("What to migrate", divider="gray")
     plan = _put_together(sources, targets)
     problems = plans.problems(plan)
     for text in problems:

@@ -151,6 +151,7 @@ def _map(sample: UserMap, shown: UserMap) -> None:
     selection = _selection(shown)
     rows = map_selection.selected_rows(selection, shown.frame, shown.points)
     _selection_widgets(shown, selection)
+    st.header("Maps", divider="gray")
     _charts(shown, colour, trained, selection, rows)
     _selected_table(shown, None if shown.all_users else trained, selection, rows)
     selection_preview.show(sample, trained, strategy, budget)
@@ -373,7 +374,7 @@ def _selected_table(
     if not selection:
         st.caption("Draw around users on one map, or click one, to find them on the other map.")
         return
-    st.markdown(f"##### {len(rows):,} of {len(shown.frame):,} users selected")
+    st.markdown(f"### {len(rows):,} of {len(shown.frame):,} users selected")
     table = _table(shown, trained, rows[:MAX_ROWS])
     event = tables.show(
         table,

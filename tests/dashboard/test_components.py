@@ -1,7 +1,9 @@
 """Shared components of pages: addresses, escaped text, charts and their data."""
 
 import io
+import itertools
 
+import compared
 import pandas as pd
 import pytest
 from dashboard_pages import open_page
@@ -118,6 +120,30 @@ def luminance(colour):
     parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.fixture(scope="module")
+def workspace_root(tmp_path_factory):
+    return compared.workspace(tmp_path_factory.mktemp("headings"))["ws"].root
+
+
+# The models of this workspace were never loaded, so the page Models has nothing to show.
+@pytest.mark.parametrize("name", [name for name in PAGES if name != "models"])
+def test_headings_skip_no_level(name, workspace_root, monkeypatch):
+    app = open_page(name, workspace_root, monkeypatch)
+    assert not app.exception
+    levels = [level for element in app.main for level in [heading_level(element)] if level]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels)), levels
+
+
+def heading_level(element):
+    """The level of a heading, or 0."""
+    if element.type in ("title", "header", "subheader"):
+        return {"title": 1, "header": 2, "subheader": 3}[element.type]
+    text = str(element.value) if element.type == "markdown" else ""
+    marks = len(text) - len(text.lstrip("#"))
+    return marks if text[marks : marks + 1] == " " else 0
 
 
 def test_every_page_is_in_one_section_and_its_address_is_its_own():
