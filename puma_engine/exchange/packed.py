@@ -38,12 +38,14 @@ def read_packed(folder: Path) -> PromptFile:
         ) from error
     about = read_json(folder / ABOUT, "export the prompts again")
     ids, blocks = [], []
-    for shard, rows in index.groupby("shard", sort=True):
-        if Path(str(shard)).name != str(shard):
+    names = {file.name for file in shard_files(folder)}
+    for shard in index["shard"].unique():
+        if shard not in names:
             raise DataError(
-                f"The index of {folder} names the shard {str(shard)!r}, which is outside of its "
-                "folder; export the prompts again."
+                f"The index of {folder} names the shard {str(shard)!r}, which is missing or outside of "
+                "its folder; export the prompts again."
             )
+    for shard, rows in index.groupby("shard", sort=True):
         arrays, meta = load_tensors(folder / str(shard))
         listed = rows.sort_values("row")["user_id"].tolist()
         users = meta.get("user_ids") if isinstance(meta, dict) else None

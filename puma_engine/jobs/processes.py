@@ -72,6 +72,8 @@ def start_detached(
     """Start a process in its own session. Raises StoreError if its log cannot be written."""
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
+        # Logs name users and files: for their owner alone.
+        log.touch(mode=0o600)
         out = log.open("ab")
     except OSError as error:
         raise StoreError(

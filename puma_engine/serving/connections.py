@@ -182,8 +182,8 @@ def limit_log(logger: logging.Logger) -> None:
 
 
 def shorten_log(path: Path, max_bytes: int) -> None:
-    """Move a log of more than max_bytes to NAME.1 and empty it, while its writer appends to it."""
+    """Move a log of more than max_bytes to NAME.1.log and empty it, while its writer appends to it."""
     with contextlib.suppress(OSError):
         if path.stat().st_size > max_bytes:
-            shutil.copyfile(path, path.with_name(f"{path.name}.1"))
+            shutil.copy(path, path.with_suffix(f".1{path.suffix}"))
             os.truncate(path, 0)

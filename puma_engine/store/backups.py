@@ -92,6 +92,7 @@ def _copying(target: Path) -> Iterator[Path]:
     """Yield a temporary folder that becomes `target`; a full disk raises StoreError."""
     try:
         with new_folder(target) as folder:
+            folder.chmod(0o700)
             yield folder
     except OSError as error:
         reason = error.strerror or str(error)

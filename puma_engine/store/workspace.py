@@ -39,7 +39,7 @@ class Workspace(Artifacts, Metrics, FileHashes):
                 f"with --workspace or {VARIABLE}."
             )
         try:
-            root.mkdir(parents=True, exist_ok=True)
+            _make_private(root)
         except OSError as error:
             raise StoreError(
                 f"The workspace {root} cannot be made ({error.strerror}); choose a folder that can "
@@ -66,6 +66,21 @@ class Workspace(Artifacts, Metrics, FileHashes):
                 with self.transaction():
                     for row in self.query(missing):
                         self.seal(row["id"])
+
+
+def _make_private(root: Path) -> None:
+    """Make the folder of a workspace, for its owner alone.
+
+    An empty folder that is there keeps what its owner gave to a group; others lose their access. A
+    folder that holds something stays as it is.
+    """
+    if not root.is_dir():
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return
+    # Whoever uses another user's folder may not change it.
+    with suppress(OSError):
+        if not any(root.iterdir()):
+            root.chmod(root.stat().st_mode & 0o2770)
 
 
 def locate(path: Path | str | None) -> Path:

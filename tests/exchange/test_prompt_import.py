@@ -132,6 +132,10 @@ def test_damaged_descriptions_of_peft_users_are_refused(tmp_path, about, words):
         (lambda folder: (folder / "prompts.json").write_text("[" * 100_000), "nested too deep"),
         (lambda folder: (folder / "prompts.json").unlink(), "no file"),
         (lambda folder: move_shard_out(folder), "outside of its folder"),
+        *(
+            (lambda folder, name=name: name_shard(folder, name), "missing or outside of its folder")
+            for name in ("..", ".", "", "../packed", "other.safetensors", "head.safetensors", None)
+        ),
     ],
 )
 def test_damaged_packed_folders_are_refused(tmp_path, damage, words):
@@ -143,6 +147,13 @@ def test_damaged_packed_folders_are_refused(tmp_path, damage, words):
     damage(folder)
     with pytest.raises((DataError, StoreError), match=words):
         read_prompts(folder)
+
+
+def name_shard(folder, name):
+    index = pd.read_parquet(folder / "index.parquet")
+    index.assign(shard=pd.array([index["shard"][0], name], "string")).to_parquet(
+        folder / "index.parquet"
+    )
 
 
 def move_shard_out(folder):

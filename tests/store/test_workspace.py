@@ -1,6 +1,8 @@
 """The workspace: one run per request, lineage, metrics, names, threads."""
 
 import json
+import stat
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,8 +12,10 @@ import pytest
 from store_processes import in_process
 
 from puma_engine.errors import NotFoundError, StoreError
+from puma_engine.jobs.processes import start_detached
 from puma_engine.pipeline.stage import look_up
 from puma_engine.store import KINDS, Workspace
+from puma_engine.store.backups import backup
 
 FRAME = pd.DataFrame({"user_id": ["007", "12", "x"], "outcome": np.float32([1, 2.5, 5])})
 
@@ -278,3 +282,24 @@ def test_a_forked_child_opens_a_new_connection(ws):
 def test_paths_are_absolute(ws):
     assert isinstance(ws.root, Path) and ws.root.is_absolute()
     assert ws.folder("0" * 16).parent == ws.root / "runs"
+
+
+def test_a_new_workspace_and_its_logs_are_private(tmp_path):
+    def mode(path):
+        return stat.S_IMODE(path.stat().st_mode)
+
+    for name, before, after in (("a", None, 0o700), ("b", 0o755, 0o750), ("c", 0o2775, 0o2770)):
+        if before is not None:
+            (tmp_path / name).mkdir()
+            (tmp_path / name).chmod(before)
+        ws = Workspace.open(tmp_path / name, create=True)
+        assert mode(ws.root) == after
+        log = ws.root / "logs" / "job.log"
+        start_detached([sys.executable, "-c", "print('started')"], log).wait(60)
+        assert mode(log) == 0o600 and log.read_text() == "started\n"
+        ws.close()
+    assert mode(backup(ws, tmp_path / "backup").folder) == 0o700
+    # What its owner gave to others later stays theirs.
+    ws.root.chmod(0o755)
+    Workspace.open(ws.root).close()
+    assert mode(ws.root) == 0o755
