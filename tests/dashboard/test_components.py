@@ -2,6 +2,8 @@
 
 import io
 import itertools
+import tomllib
+from pathlib import Path
 
 import compared
 import pandas as pd
@@ -113,6 +115,21 @@ def test_every_kind_stands_out_from_the_light_and_the_dark_page(page):
     for kind in KINDS.values():
         high, low = sorted((luminance(kind.colour), luminance(page)), reverse=True)
         assert (high + 0.05) / (low + 0.05) >= 3
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_captions_can_be_read(theme):
+    """Streamlit draws a caption in the text's colour at 60 %."""
+    config = Path(figures.__file__).parents[1] / ".streamlit" / "config.toml"
+    colours = tomllib.loads(config.read_text(encoding="utf-8"))["theme"][theme]
+    text, page = (
+        [int(colours[name][i : i + 2], 16) for i in (1, 3, 5)]
+        for name in ("textColor", "backgroundColor")
+    )
+    mixed = [round(0.6 * ink + 0.4 * paper) for ink, paper in zip(text, page, strict=True)]
+    drawn = "#" + "".join(f"{part:02X}" for part in mixed)
+    high, low = sorted((luminance(drawn), luminance(colours["backgroundColor"])), reverse=True)
+    assert (high + 0.05) / (low + 0.05) >= 4.5
 
 
 def luminance(colour):
