@@ -17,8 +17,11 @@ from puma_engine.datasets import Dataset
 from puma_engine.store import Workspace
 
 DOCS = Path(__file__).parents[2] / "docs"
-# What needs the hub, or runs until it is stopped, has tests of its own.
-ELSEWHERE = ("puma adapters push", "puma adapters show owner/name", "puma serve-adapter")
+# What needs the hub or a large file, or runs until it is stopped, has tests of its own.
+ELSEWHERE = (
+    *("puma adapters push", "puma adapters show owner/name", "puma serve-adapter"),
+    "puma models add ~/models/",
+)
 
 
 def commands():
