@@ -158,7 +158,12 @@ DEMO_TRAINING = {
         epochs=3, batch_size=128, learning_rate=1e-3, weight_decay=0.01, patience=0
     ),
     "few": TrainingConfig(
-        epochs=8, batch_size=64, learning_rate=1e-3, weight_decay=0.01, patience=0
+        epochs=12,
+        batch_size=32,
+        learning_rate=5e-4,
+        weight_decay=0.01,
+        grad_clip=0.1,
+        patience=0,
     ),
 }
 DEMO_ADAPTERS = {
