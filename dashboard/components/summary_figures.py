@@ -178,8 +178,10 @@ def behaviour_figure(users: pd.DataFrame, unit: str) -> go.Figure:
             row=1,
             col=number,
         )
-    figure.update_annotations(font={"size": 12})
+    # Below the top of the figure, whose margin has no room for titles of panels.
+    figure.update_annotations(y=0.93, font={"size": 12})
     figure.update_xaxes(range=_range(users["mean"]))
+    figure.update_yaxes(domain=[0, 0.92])
     figure.update_yaxes(range=[0, 1.05 * float(users["spread"].max()) or 1])
     middle = (len(panels) + 1) // 2
     figure.update_xaxes(title={"text": f"Mean prediction ({unit})"}, col=middle)
