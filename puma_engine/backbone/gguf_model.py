@@ -389,10 +389,10 @@ class GgufModel:
         unused = set(self.shapes())
         weights = {}
         for name in names:
-            found = mapping.get_name(name, try_suffixes=(".weight", ".bias"))
-            if found in unused:
-                weights[name] = self._weight(found, dtype)
-                unused.remove(found)
+            stored = mapping.get_name(name, try_suffixes=(".weight", ".bias"))
+            if stored in unused:
+                weights[name] = self._weight(stored, dtype)
+                unused.remove(stored)
         if unused:
             raise BackboneError(
                 f"The file {self.path} has {len(unused)} weights that {self.architecture} models of "

@@ -90,13 +90,13 @@ class TextEncoder:
                 return ids
             start, *encoded = self([anchor, *(anchor + texts[row] for row in missing)])
             rows, missing = missing, []
-            for row, found in zip(rows, encoded, strict=True):
-                if found[: len(start)] == start:
-                    ids[row] = found[len(start) :]
+            for row, of_text in zip(rows, encoded, strict=True):
+                if of_text[: len(start)] == start:
+                    ids[row] = of_text[len(start) :]
                 else:
                     missing.append(row)
-        for row, found in zip(missing, self([texts[row] for row in missing]), strict=True):
-            ids[row] = found
+        for row, of_text in zip(missing, self([texts[row] for row in missing]), strict=True):
+            ids[row] = of_text
         return ids
 
     def _readable(self) -> list[str]:

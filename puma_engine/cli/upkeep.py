@@ -26,14 +26,14 @@ def gc(
     from puma_engine.jobs.tidying import leftovers, tidy
 
     ws = session.open()
-    found = leftovers(ws, days=days) if dry_run else tidy(ws, days=days)
-    rows = [{"path": item.path, "bytes": item.bytes, "why": item.why} for item in found]
+    removable = leftovers(ws, days=days) if dry_run else tidy(ws, days=days)
+    rows = [{"path": item.path, "bytes": item.bytes, "why": item.why} for item in removable]
     if session.as_json:
         session.json({"dry_run": dry_run, "removed": rows})
         return
     if rows:
         session.table(rows)
-    total = text_of(sum(item.bytes for item in found))
+    total = text_of(sum(item.bytes for item in removable))
     print(f"{len(rows)} files and folders, {total} bytes, {'would go' if dry_run else 'are gone'}.")
 
 
@@ -57,8 +57,8 @@ def erase(
 
     ws = session.open()
     if not (dry_run or yes):
-        found = erase_user(ws, user, dry_run=True)
-        session.show({"runs": found.runs, "uploads": found.uploads, "logs": found.logs})
+        erased = erase_user(ws, user, dry_run=True)
+        session.show({"runs": erased.runs, "uploads": erased.uploads, "logs": erased.logs})
         typer.confirm(f"Erase the user {user!r} from them?", abort=True)
     session.show(erase_user(ws, user, dry_run=dry_run, reason=reason))
 

@@ -30,15 +30,15 @@ class Leftover:
 
 def leftovers(ws: Workspace, *, days: float = DAYS) -> list[Leftover]:
     """Return what `tidy` would remove. days: how long ended jobs, with log and upload, are kept."""
-    found: dict[Path, str] = {}
+    reasons: dict[Path, str] = {}
     items = queue.jobs(ws)
     kept = {item.id: item for item in items if not _is_old(item, days)}
     for log in (ws.root / "logs").glob("*.log"):
         if log.name in PROCESS_LOGS:
             if _seconds_since_change(log) > days * DAY:
-                found[log] = f"it was not written to for {days:g} days"
+                reasons[log] = f"it was not written to for {days:g} days"
         elif log.stem not in kept:
-            found[log] = "its job is gone or old"
+            reasons[log] = "its job is gone or old"
     needed = {
         Path(str(item.args.get(name))).parent.parent.name
         for item in kept.values()
@@ -47,7 +47,7 @@ def leftovers(ws: Workspace, *, days: float = DAYS) -> list[Leftover]:
     }
     for upload in (ws.root / "uploads").glob("*"):
         if upload.name not in needed and _seconds_since_change(upload) > LEFTOVER_SECONDS:
-            found[upload] = "no job needs this upload"
+            reasons[upload] = "no job needs this upload"
     runs = {run.id: run for run in ws.runs()}
     for kind, why in (("work", "checkpoints of no unfinished run"), ("locks", "lock of no run")):
         for path in (ws.root / kind).glob("*"):
@@ -55,18 +55,18 @@ def leftovers(ws: Workspace, *, days: float = DAYS) -> list[Leftover]:
             if not RUN_ID.fullmatch(run_id) or locks.is_held(ws.lock(run_id)):
                 continue
             if run_id not in runs or (kind == "work" and runs[run_id].status == "finished"):
-                found[path] = why
+                reasons[path] = why
     for run in runs.values():
         if run.status == "finished":
             recorded = {row["file"] for row in ws.artifact_rows(run.id)} | {RECORD}
             for file in ws.folder(run.id).glob("*"):
                 if file.name not in recorded and not file.name.startswith("."):
-                    found[file] = f"it belongs to no result of the run {run.name}"
+                    reasons[file] = f"it belongs to no result of the run {run.name}"
     for temporary in ws.root.rglob(".*.tmp"):
         if _seconds_since_change(temporary) > LEFTOVER_SECONDS:
-            found[temporary] = "left by a process that was killed"
-    inside = [path for path in found if not any(parent in found for parent in path.parents)]
-    return [Leftover(path, _size(path), found[path]) for path in sorted(inside)]
+            reasons[temporary] = "left by a process that was killed"
+    inside = [path for path in reasons if not any(parent in reasons for parent in path.parents)]
+    return [Leftover(path, _size(path), reasons[path]) for path in sorted(inside)]
 
 
 def tidy(ws: Workspace, *, days: float = DAYS) -> list[Leftover]:

@@ -54,49 +54,49 @@ def erase_user(
     Raises NotFoundError if nothing holds the user; StoreError while jobs or runs are active, or if a
     file is damaged.
     """
-    found = Erased()
+    erased = Erased()
     finished = ws.runs(status="finished")
     for run in finished:
         files = [name for name, _ in _holding(ws, run, user)]
         if ws.query("SELECT 1 FROM user_metrics WHERE run_id = ? AND user_id = ?", [run.id, user]):
             files.append("metrics in the database")
         if files:
-            found.runs[f"{run.name} ({run.id})"] = files
-    found.trained_on = [
+            erased.runs[f"{run.name} ({run.id})"] = files
+    erased.trained_on = [
         f"{run.name} ({run.id})" for run in finished if _was_trained_on(ws, run, user)
     ]
-    found.uploads = [str(path) for path in (ws.root / "uploads").glob("*")]
-    found.logs = [str(path) for path in (ws.root / "logs").glob("*.log") if _names(path, user)]
-    if not (found.runs or found.logs):
+    erased.uploads = [str(path) for path in (ws.root / "uploads").glob("*")]
+    erased.logs = [str(path) for path in (ws.root / "logs").glob("*.log") if _names(path, user)]
+    if not (erased.runs or erased.logs):
         raise NotFoundError(f"No run and no log of {ws.root} holds the user {user!r}.")
     if dry_run:
-        return found
+        return erased
     ws.check_writable()
     if ws.query("SELECT 1 FROM jobs WHERE status IN ('queued', 'running', 'interrupted')") or any(
         locks.is_held(lock) for lock in (ws.root / "locks").glob("*.lock")
     ):
         raise StoreError("Jobs wait or run; cancel them, or wait for them to end, and try again.")
     for run in finished:
-        found.rows += _erase_from_run(ws, run, user)
+        erased.rows += _erase_from_run(ws, run, user)
     _erase_from_database(ws, user)
     for run in ws.runs():
         if run.status != "finished":
             shutil.rmtree(ws.root / "work" / run.id, ignore_errors=True)
             shutil.rmtree(ws.folder(run.id), ignore_errors=True)
-    for upload in found.uploads:
+    for upload in erased.uploads:
         shutil.rmtree(upload, ignore_errors=True)
-    for log in map(Path, found.logs):
+    for log in map(Path, erased.logs):
         write_text(log, _without(log.read_text(encoding="utf-8", errors="replace"), user))
     importing_data.forget_datasets()
-    detail = {"runs": len(found.runs), "rows": found.rows, "reason": reason}
+    detail = {"runs": len(erased.runs), "rows": erased.rows, "reason": reason}
     with ws.transaction() as db:
         db.execute(
             "INSERT INTO audit (time, action, detail) VALUES (?, 'erase user', ?)",
             [now(), to_json(detail, "audit line")],
         )
     ws.compact()
-    found.left = [str(path) for path in _other_files(ws) if _names(path, user)]
-    return found
+    erased.left = [str(path) for path in _other_files(ws) if _names(path, user)]
+    return erased
 
 
 def _holding(ws: Workspace, run: Run, user: str) -> Iterator[tuple[str, str]]:

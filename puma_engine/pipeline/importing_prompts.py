@@ -64,12 +64,12 @@ def import_prompts(
     inputs, seed = {"dataset": data.id, "backbone": model.id}, file.meta.get("seed")
     if file.complete or file.meta.get("template"):
         # Files that this program wrote say how their prompts were read.
-        read_as = Template.from_config({"template": DEFAULT_TEMPLATES[task]} | file.meta)
+        read_with = Template.from_config({"template": DEFAULT_TEMPLATES[task]} | file.meta)
         if template:
-            read_as = replace(get_template(template), reading=read_as.reading)
+            read_with = replace(get_template(template), reading=read_with.reading)
     else:
-        read_as = get_template(template or DEFAULT_TEMPLATES[task])
-        read_as = template_to_fit(ws, "prompts", read_as, config, inputs, seed)
+        read_with = get_template(template or DEFAULT_TEMPLATES[task])
+        read_with = template_to_fit(ws, "prompts", read_with, config, inputs, seed)
 
     def compute(run_id: str, folder: Path, clock: stage.Clock) -> stage.StageResult:
         from puma_engine.prompts.table import PromptTable
@@ -101,7 +101,7 @@ def import_prompts(
             fitted = fit_prompts(
                 frozen,
                 interactions,
-                template=read_as,
+                template=read_with,
                 training=training,
                 prompt=PromptConfig(tokens=table.tokens),
                 trainable=False,
@@ -120,7 +120,7 @@ def import_prompts(
         ws,
         "prompts",
         name=name or stage.slug(role, model.name, data.name),
-        config=config | read_as.to_config(),
+        config=config | read_with.to_config(),
         inputs=inputs,
         seed=seed,
         compute=compute,

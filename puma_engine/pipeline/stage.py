@@ -165,8 +165,8 @@ def look_up(ws: Workspace, reference: Reference, *kinds: str) -> Run:
     if isinstance(reference, Run):
         run = ws.run(reference.id)
     else:
-        found = ws.matches(reference)
-        suitable = [match for match in found if not kinds or match.kind in kinds]
+        matches = ws.matches(reference)
+        suitable = [match for match in matches if not kinds or match.kind in kinds]
         finished = [match for match in suitable if match.status == "finished"]
         several = finished or suitable
         if len(several) > 1:

@@ -31,7 +31,7 @@ def shares_of_rows(
     trainings or more, else None). Shares are those of means over the seeds that all have. A share is
     None unless the whole interval of the gain is positive.
     """
-    found = []
+    compared = []
     for facts, group in methods:
         same = {name: facts.get(name) for name in ("dataset", *study.within)}
         retrained = _rows_with(rows, same | study.reference | {"kind": "retrained"})
@@ -46,9 +46,9 @@ def shares_of_rows(
             if of_reference and group[0] not in of_reference:
                 trainings = _common(rows, [group, retrained, of_reference])
                 if all(trainings):
-                    found.append((facts | {"reference": reference}, trainings))
+                    compared.append((facts | {"reference": reference}, trainings))
     numbers: dict[str, list[int]] = {}
-    for facts, trainings in found:
+    for facts, trainings in compared:
         used = {index for group in trainings for index in group}
         of_dataset = numbers.setdefault(facts["dataset"], [])
         of_dataset += sorted(used - set(of_dataset))
@@ -59,7 +59,7 @@ def shares_of_rows(
             names = [metric[task] for metric in ASPECTS.values()]
             samples[dataset] = sample(of_dataset, names)
     lines = []
-    for facts, trainings in found:
+    for facts, trainings in compared:
         part = None
         if sample is not None:
             of_dataset = numbers[facts["dataset"]]

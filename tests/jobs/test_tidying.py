@@ -78,8 +78,8 @@ def test_old_jobs_and_leftovers_go_and_everything_else_stays(ws):
     os.utime(ws.root / "uploads" / "dd", None)
     for upload in ("aa", "bb", "cc"):
         os.utime(ws.root / "uploads" / upload, (0, 0))
-    found = {leftover.path for leftover in tidying.leftovers(ws)}
-    assert found == set(gone)
+    paths = {leftover.path for leftover in tidying.leftovers(ws)}
+    assert paths == set(gone)
     shown = CliRunner().invoke(app, ["-w", str(ws.root), "gc", "--dry-run", "--json"])
     assert len(json.loads(shown.stdout)["removed"]) == len(gone) and gone[0].exists()
     assert {leftover.path for leftover in tidying.tidy(ws)} == set(gone)

@@ -53,8 +53,8 @@ class InPlace:
 def attention_modules(decoder: nn.Module) -> list[nn.Module]:
     """Return a decoder's attention modules by layer, none if they cannot be told apart."""
     modules = [m for m in decoder.modules() if isinstance(getattr(m, "layer_idx", None), int)]
-    found = [m for m in modules if type(m).__name__.endswith("Attention")]
-    return found if [m.layer_idx for m in found] == list(range(len(found))) else []
+    attentions = [m for m in modules if type(m).__name__.endswith("Attention")]
+    return attentions if [m.layer_idx for m in attentions] == list(range(len(attentions))) else []
 
 
 @contextmanager

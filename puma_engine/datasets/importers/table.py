@@ -163,8 +163,8 @@ def check_table(path: str | Path, *, task: TaskName, seed: int = 0, **options: A
         _refuse_other_kinds(table)
         ds = _build(table, counts, usable, Path(path).stem, seed)
     except DataError as error:
-        return TableCheck(strict.rows, problems, str(error), None, None, table.found)
-    return TableCheck(strict.rows, problems, None, statistics(ds), ds.report, table.found)
+        return TableCheck(strict.rows, problems, str(error), None, None, table.columns_read)
+    return TableCheck(strict.rows, problems, None, statistics(ds), ds.report, table.columns_read)
 
 
 def _options(task: str, given: Mapping[str, Any]) -> TableOptions:
@@ -216,7 +216,7 @@ def guess_columns(names: Sequence[str]) -> dict[str, str]:
 class _Table:
     """All rows of a table before any is refused.
 
-    values: the rows under our names. bad: rows that could not be read. found: for each field the
+    values: the rows under our names. bad: rows that could not be read. columns_read: for each field the
     file's column. rows: the values encoded, ratings on the scale of 1 to 5. written: the outcomes
     as they are in the file. texts: by item id. several: [items] bool, whose text differs from row
     to row of the table itself. repeated: how many items have text in several rows, of the second
@@ -229,7 +229,7 @@ class _Table:
     options: TableOptions
     values: pa.Table
     bad: list[BadRow]
-    found: dict[str, str]
+    columns_read: dict[str, str]
     unused: dict[str, str]
     rows: EncodedInteractions
     written: np.ndarray
@@ -276,7 +276,7 @@ def _read(path: Path, task: TaskName, options: TableOptions) -> _Table:
     """Read and parse a table, refusing only what cannot be read. Raises DataError."""
     fields = (*REQUIRED, *OPTIONAL, *NAMED_ONLY)
     main = _read_fields(path, options.columns or {}, REQUIRED, fields, options.form)
-    values, bad, found = main.table, main.bad, dict(main.found)
+    values, bad, columns_read = main.table, main.bad, dict(main.columns_read)
     names = values.column_names
     user, user_ids = _sorted_codes(values["user_id"], "user ids")
     item, item_ids = _sorted_codes(values["item_id"], "item ids")
@@ -286,13 +286,13 @@ def _read(path: Path, task: TaskName, options: TableOptions) -> _Table:
         place = Path(options.items_path)
         items = _read_fields(place, columns, ITEM_FIELDS, ITEM_FIELDS, options.items_form)
         bad = bad + items.bad
-        found |= {"text": items.found["text"]}
+        columns_read |= {"text": items.columns_read["text"]}
         of_items = as_ids(items.table["item_id"], "item ids")
         texts = item_texts(of_items.codes, as_texts(items.table["text"], "texts"))
         differing, repeated = len(texts.several), texts.repeated
         by_id = {of_items.unique[code]: text for code, text in texts.first.items()}
     elif options.id_as_text:
-        found.pop("text", None)
+        columns_read.pop("text", None)
         by_id = {str(item): str(item) for item in item_ids if str(item).strip()}
     elif "text" in names:
         texts = item_texts(item, as_texts(values["text"], "texts"))
@@ -331,7 +331,7 @@ def _read(path: Path, task: TaskName, options: TableOptions) -> _Table:
         options=options,
         values=values,
         bad=bad,
-        found=found,
+        columns_read=columns_read,
         unused=_unused(main),
         rows=EncodedInteractions(user_ids, item_ids, user, item, outcome, seconds),
         written=written,
@@ -399,14 +399,14 @@ def _layout_hint(names: Sequence[str]) -> str:
 
 def _unused(read: Columns) -> dict[str, str]:
     """Return columns that look like a time, a history or a split and were not read, by field."""
-    rest = [name for name in read.names if name not in read.found.values()]
+    rest = [name for name in read.names if name not in read.columns_read.values()]
     guess = {
         field: column
         for field, column in guess_columns(rest).items()
-        if field in ("time", "history") and field not in read.found
+        if field in ("time", "history") and field not in read.columns_read
     }
     splits = [name for name, low in zip(rest, plain_names(rest), strict=True) if low == "split"]
-    if splits and "split" not in read.found:
+    if splits and "split" not in read.columns_read:
         guess["split"] = splits[0]
     return guess
 
@@ -442,7 +442,7 @@ def _refuse_other_kinds(table: _Table) -> None:
     few = table.options.items_path is not None and 10 * table.differing <= len(table.texts)
     if 2 * table.differing > max(1, table.repeated) and not few:
         raise DataError(
-            f"The column {table.found['text']!r} was read as the texts of items, and differs from "
+            f"The column {table.columns_read['text']!r} was read as the texts of items, and differs from "
             f"row to row for {table.differing:,} of the {table.repeated:,} items that have several "
             "rows. It may be a review, which gives the rating away. Name another column (--column "
             "text=...), give the items' texts in a second table (--items-path), or take the item ids "
@@ -554,7 +554,7 @@ def _build(table: _Table, counts: RowCounts, usable: np.ndarray, name: str, seed
         "source": "table",
         "file": table.path.name,
         "columns": dict(options.columns or {}),
-        "columns_read": table.found,
+        "columns_read": table.columns_read,
         "seed": seed,
         "read": {"rows": counts.rows},
         "dropped": dropped,

@@ -227,11 +227,11 @@ def _history(text: str, separator: str) -> list[str] | None:
     with contextlib.suppress(ValueError, RecursionError):
         items = json.loads(text)
         return [str(item) for item in items] if all(map(_is_id, items)) else None
-    found: list[str] = []
+    ids: list[str] = []
     end = 1
     for match in _LIST_ITEM.finditer(text, 1, len(text) - 1):
         gap = text[end : match.start()]
-        if gap.strip() not in ("", ",") or (found and not gap) or match[0] == "...":
+        if gap.strip() not in ("", ",") or (ids and not gap) or match[0] == "...":
             return None
         item = match[0]
         if item[0] in "'\"":
@@ -239,9 +239,9 @@ def _history(text: str, separator: str) -> list[str] | None:
                 item = str(ast.literal_eval(item))
             except (ValueError, SyntaxError):  # a control character, or a broken escape
                 return None
-        found.append(item)
+        ids.append(item)
         end = match.end()
-    return None if text[end:-1].strip() not in ("", ",") else found
+    return None if text[end:-1].strip() not in ("", ",") else ids
 
 
 def _is_id(value: Any) -> bool:

@@ -45,21 +45,21 @@ class MissingColumns(DataError):
 class Columns:
     """Columns of a file, under the names that they were asked for by.
 
-    path: the file. found: for each of them the name in the file. names: of all columns of the file. bad: rows
+    path: the file. columns_read: for each of them the name in the file. names: of all columns of the file. bad: rows
     that are left out.
     """
 
     path: Path
     table: pa.Table
-    found: dict[str, str]
+    columns_read: dict[str, str]
     names: list[str]
     bad: list[BadRow] = field(default_factory=list)
 
     def renamed(self, names: Mapping[str, str]) -> Columns:
         """Return the same with other names for some columns."""
         columns = [names.get(name, name) for name in self.table.column_names]
-        found = dict(zip(columns, self.found.values(), strict=True))
-        return replace(self, table=self.table.rename_columns(columns), found=found)
+        columns_read = dict(zip(columns, self.columns_read.values(), strict=True))
+        return replace(self, table=self.table.rename_columns(columns), columns_read=columns_read)
 
 
 def read_columns(
@@ -99,8 +99,8 @@ def _named(
     names: list[str],
     bad: list[BadRow] | None = None,
 ) -> Columns:
-    found = {asked: names[place] for asked, place in places.items()}
-    return Columns(path, table.rename_columns(list(places)), found, names, bad or [])
+    columns_read = {asked: names[place] for asked, place in places.items()}
+    return Columns(path, table.rename_columns(list(places)), columns_read, names, bad or [])
 
 
 def read_head(
