@@ -98,7 +98,7 @@ def sentence(costs: Costs) -> str:
         return f"{text} With this plan, migrating is never cheaper."
     if costs.trained == costs.users:
         return f"{text} All users train the adapter, so this holds for any number of users."
-    return f"{text} With this budget, migrating is cheaper from {costs.break_even:,} users on."
+    return f"{text} With this many users who train it, migrating is cheaper from {costs.break_even:,} users on."
 
 
 def _evidence(costs: Costs) -> None:

@@ -73,7 +73,7 @@ def show(user_map: UserMap, selected: np.ndarray | None, strategy: str, budget: 
     st.text(summary(groups))
     if len(frame) < user_map.projection.summary["users"]:
         st.caption(
-            "The strategy is applied to the drawn users, with the budget in proportion. A migration "
+            "The strategy is applied to the drawn users, with the number of users in proportion. A migration "
             "selects among all users."
         )
     figures.show(

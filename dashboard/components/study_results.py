@@ -74,7 +74,7 @@ def _budgets(report: dict[str, Any], dataset: str, metric: str, scores: pd.DataF
     columns = dict.fromkeys(table, NumberColumn(format="%.4f")) | {
         "method": TextColumn("Strategy", width=150),
         "difference": NumberColumn(
-            "Over all shares",
+            "Over all numbers of users",
             format="%+.4f",
             help="Mean difference from random users, in pairs with as many training users and the same seed.",
         ),

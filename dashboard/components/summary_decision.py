@@ -49,18 +49,17 @@ def context(run: Run, asked: Question, share: float) -> None:
 def breakpoint_text(points: tuple[Breakpoint, ...]) -> str:
     """Say from which accepted error on which migration is recommended."""
     if not points:
-        return "No migration costs less than full retraining, so none is recommended at any error."
+        return "No migration is recommended at any accepted error."
     parts = [
         f"{point.method} "
-        + (f"from {summary.format_percent(rounded_up(point.margin))}" if point.margin else "always")
+        + (
+            f"from {summary.format_percent(summary.round_up_percent(point.margin))}"
+            if point.margin
+            else "always"
+        )
         for point in points
     ]
     return f"Recommended: {'; '.join(parts)}."
-
-
-def rounded_up(margin: float) -> float:
-    """Return the smallest value of the slider that is not below a margin."""
-    return math.ceil(round(1000 * margin, 6)) / 1000
 
 
 def strip(verdict: Verdict) -> None:
@@ -126,7 +125,7 @@ def worse_off(run: Run, evaluation: str) -> tuple[str, str, str, str]:
     if effects is None:
         return label, "–", "predictions are gone; evaluate again", about
     sure, likely = (len(effects.worse(level)) for level in (user_impact.SURE, summary.LIKELY))
-    text = f"of {effects.users:,}; {likely - sure:,} more likely are"
+    text = f"of {effects.users:,}; a further {likely - sure:,} probably are"
     return label, f"{sure:,}", text, f"Surely: with {user_impact.SURE:.0%} or more. {about}"
 
 

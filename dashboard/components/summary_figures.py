@@ -122,9 +122,14 @@ def _label(row: object) -> str:
 
 def show_behaviour(run: Run, plans: pd.DataFrame, method: str) -> None:
     """Draw the mean and spread of each user's predictions: old, migrated and retrained."""
+    migrated = plans[plans["method"] == method]
+    # A comparison may hold the prompts of several old models.
+    origins = str(migrated["origin"].iloc[0]).split(" + ") if len(migrated) else []
+    sources = plans[plans["kind"] == "source"]
+    of_origin = sources[sources["backbone"].isin(origins)]
     chosen = [
-        ("Old model", plans[plans["kind"] == "source"]),
-        ("Migrated", plans[plans["method"] == method]),
+        ("Old model", of_origin if len(of_origin) else sources),
+        ("Migrated", migrated),
         ("Retrained", plans[plans["is_baseline"].astype(bool)]),
     ]
     names = {str(rows["evaluation"].iloc[0]): label for label, rows in chosen if len(rows)}
@@ -142,7 +147,7 @@ def show_behaviour(run: Run, plans: pd.DataFrame, method: str) -> None:
         behaviour_figure(labelled, unit),
         labelled[["panel", "user_id", "mean", "spread", "outcome"]],
         "summary-behaviour",
-        title="Each user's predictions, and their median spread",
+        title=f"Each user's predictions, and their median spread ({unit})",
         height=HEIGHT,
         menu=True,
     )
@@ -173,7 +178,7 @@ def behaviour_figure(users: pd.DataFrame, unit: str) -> go.Figure:
                 },
                 name=panel,
                 hovertemplate="mean prediction %{x:.2f}, spread %{y:.2f}, "
-                "true mean %{marker.color:.2f}<extra></extra>",
+                f"actual mean %{{marker.color:.2f}} {unit}<extra></extra>",
             ),
             row=1,
             col=number,
@@ -190,7 +195,11 @@ def behaviour_figure(users: pd.DataFrame, unit: str) -> go.Figure:
         showlegend=False,
         coloraxis={
             "colorscale": "Viridis",
-            "colorbar": {"title": {"text": "True<br>mean"}, "thickness": 10, "len": 0.9},
+            "colorbar": {
+                "title": {"text": f"Actual<br>mean<br>({unit})"},
+                "thickness": 10,
+                "len": 0.9,
+            },
         },
     )
     return figure

@@ -14,6 +14,9 @@ from puma_engine.errors import DataError, StoreError
 from puma_engine.evaluation.formatting import (
     format_percent,
 )
+from puma_engine.evaluation.formatting import (
+    round_up_percent as round_up_percent,
+)
 from puma_engine.evaluation.user_effects import LIKELY, UserEffects
 from puma_engine.evaluation.verdict import MIGRATED, Breakpoint, breakpoints
 from puma_engine.pipeline.evaluating import read_predictions

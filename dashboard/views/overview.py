@@ -70,7 +70,7 @@ def _workspace(heading: DeltaGenerator) -> None:
         tables.show_prompts(
             models.prompt_table(prompts),
             ["name", "kind", "users", "trained on", "backbone", "data set", "seconds", "created"],
-            "Every prompt table of the workspace with its kind, users, backbone and cost",
+            "Every prompt table of the workspace with its kind, users, model and cost",
         )
 
 

@@ -36,6 +36,11 @@ def format_percent(share: float) -> str:
     return f"{text.removesuffix('.0')} %"
 
 
+def round_up_percent(share: float) -> float:
+    """Return the smallest multiple of 0.1 % that is not below a share, apart from rounding errors."""
+    return math.ceil(round(1000 * share, 6)) / 1000
+
+
 def format_change(
     loss: float, low: float, high: float, base: float, *, noun: str, higher_is_better: bool
 ) -> str:

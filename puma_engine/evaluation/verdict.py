@@ -30,6 +30,7 @@ from puma_engine.evaluation.formatting import (
     format_share_interval,
     format_users,
     method_names,
+    round_up_percent,
 )
 from puma_engine.evaluation.metrics import METRICS, RANKING_METRIC
 from puma_engine.evaluation.shares_kept import ASPECTS, COLUMNS, REFERENCES, aspect_label
@@ -396,7 +397,7 @@ class _Judge:
             f"Not settled yet: {self.name(best.method)} has {self.change(best)} than full retraining, "
             f"against {format_percent(self.data.margin)} that you accept. It would be settled by "
             f"measuring about {format_users(needed)}, or by accepting "
-            f"{format_percent(math.ceil(1000 * best.loss_high / abs(self.base.value)) / 1000)}."
+            f"{format_percent(round_up_percent(best.loss_high / abs(self.base.value)))}."
         )
         return self.verdict("undecided", headline, best)
 

@@ -57,7 +57,8 @@ def leftovers(ws: Workspace, *, days: float = DAYS) -> list[Leftover]:
             if run_id not in runs or (kind == "work" and runs[run_id].status == "finished"):
                 reasons[path] = why
     for run in runs.values():
-        if run.status == "finished":
+        # What a damaged database does not list may be a result that a rebuild restores.
+        if run.status == "finished" and ws.results_are_whole(run.id):
             recorded = {row["file"] for row in ws.artifact_rows(run.id)} | {RECORD}
             for file in ws.folder(run.id).glob("*"):
                 if file.name not in recorded and not file.name.startswith("."):

@@ -76,6 +76,14 @@ def erase_user(
         locks.is_held(lock) for lock in (ws.root / "locks").glob("*.lock")
     ):
         raise StoreError("Jobs wait or run; cancel them, or wait for them to end, and try again.")
+    damaged = ws.runs(status="damaged")
+    damaged += [run for run in finished if not ws.results_are_whole(run.id)]
+    if damaged:
+        # Erasing rewrites records from the database, and would make the damage the truth.
+        raise StoreError(
+            f"The run {damaged[0].name} ({damaged[0].id}) is damaged in the database; run "
+            "`puma doctor --rebuild` first, and then erase the user."
+        )
     for run in finished:
         erased.rows += _erase_from_run(ws, run, user)
     _erase_from_database(ws, user)
@@ -181,14 +189,11 @@ def _by_user(name: str, array: np.ndarray, users: int) -> bool:
 def _erase_from_database(ws: Workspace, user: str) -> None:
     """Remove a user's metrics, and the id from texts of runs and jobs."""
     with ws.transaction() as db:
-        changed = ws.query(
-            "SELECT DISTINCT run_id FROM user_metrics JOIN runs ON runs.id = run_id"
-            " WHERE user_id = ? AND status = 'finished'",
-            [user],
+        with_metrics = ws.query(
+            "SELECT DISTINCT run_id FROM user_metrics WHERE user_id = ?", [user]
         )
+        changed = {row["run_id"] for row in with_metrics}
         db.execute("DELETE FROM user_metrics WHERE user_id = ?", [user])
-        for row in changed:
-            ws.seal(row["run_id"])
         for table, columns in (("runs", ("error", "note")), ("jobs", ("error", "args", "title"))):
             for column in columns:
                 for row in ws.query(f"SELECT id, {column} AS text FROM {table}"):
@@ -197,6 +202,12 @@ def _erase_from_database(ws: Workspace, user: str) -> None:
                         db.execute(
                             f"UPDATE {table} SET {column} = ? WHERE id = ?", [text, row["id"]]
                         )
+                        if table == "runs":
+                            changed.add(row["id"])
+        # Records beside the files hold the same texts.
+        for row in ws.query("SELECT id FROM runs WHERE status = 'finished'"):
+            if row["id"] in changed:
+                ws.seal(row["id"])
 
 
 def _is_distinct(user: str) -> bool:

@@ -95,6 +95,10 @@ def _is_whole(database: Path) -> bool:
             (answer,) = connection.execute("PRAGMA quick_check").fetchone()
         finally:
             connection.close()
+    except sqlite3.OperationalError as error:
+        raise StoreError(
+            f"The database {database} cannot be read now ({error}); close what uses it and try again."
+        ) from error
     except sqlite3.DatabaseError:
         return False
     return bool(answer == "ok")

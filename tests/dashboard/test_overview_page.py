@@ -15,11 +15,10 @@ from dashboard_pages import (
 )
 
 from dashboard import engine
-from dashboard.components import summary_decision
 from dashboard.components.formatting import escaped
 from dashboard.engine import comparisons, summary
 from puma_engine import jobs
-from puma_engine.evaluation.formatting import method_names
+from puma_engine.evaluation.formatting import method_names, round_up_percent
 from puma_engine.evaluation.verdict import breakpoints
 from puma_engine.pipeline import compare, comparison_shares
 from puma_engine.pipeline.verdicts import comparison_data, judge_comparison
@@ -127,7 +126,7 @@ def test_the_accepted_error_is_in_the_address_and_leads_to_the_verdict(measured,
     points = breakpoints(comparison_data(ws, run))
     assert points
     for point in points:
-        percent = 100 * summary_decision.rounded_up(point.margin)
+        percent = 100 * round_up_percent(point.margin)
         app = open_page("overview", ws.root, monkeypatch, margin=f"{max(percent, 0.1):.1f}")
         verdict = judge_comparison(ws, run, margin=max(percent, 0.1) / 100)
         assert verdict.method == point.method and verdict.decision in ("migrate", "refine")

@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 from puma_engine import jobs
 from puma_engine.cli import app
 from puma_engine.errors import NotFoundError, StoreError
+from puma_engine.jobs.tidying import leftovers
+from puma_engine.pipeline.erasing import erase_user
 from puma_engine.store import Workspace
 from puma_engine.store.rebuilding import rebuild
 
@@ -195,3 +197,29 @@ def test_a_database_of_something_else_is_left_alone(ws):
     other.close()
     with pytest.raises(StoreError, match="of something else"):
         rebuild(ws.root)
+
+
+def test_damage_is_mended_before_files_or_users_are_removed(ws):
+    scored = ws.run("scores")
+    files = set(ws.folder(scored.id).iterdir())
+    with ws.transaction() as db:
+        db.execute("DELETE FROM artifacts WHERE run_id = ?", [scored.id])
+    assert not [item for item in leftovers(ws) if scored.id in str(item.path)]
+    with pytest.raises(StoreError, match="doctor --rebuild"):
+        erase_user(ws, "007")
+    assert set(ws.folder(scored.id).iterdir()) == files
+    ws.close()
+    assert rebuild(ws.root).restored == [scored.id]
+
+
+def test_a_database_in_use_is_not_set_aside(ws):
+    ws.close()
+    other = sqlite3.connect(ws.path, isolation_level=None)
+    try:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StoreError, match="cannot be read now"):
+            rebuild(ws.root)
+    finally:
+        other.close()
+    assert rebuild(ws.root).set_aside is None
