@@ -11,12 +11,7 @@ from dashboard.engine import Run, comparisons
 from dashboard.engine.comparisons import MARGIN
 from dashboard.engine.user_impact import EvaluationPair, impact
 from puma_engine.errors import DataError, StoreError
-from puma_engine.evaluation.formatting import (
-    format_percent,
-)
-from puma_engine.evaluation.formatting import (
-    round_up_percent as round_up_percent,
-)
+from puma_engine.evaluation.formatting import format_percent, round_up_percent
 from puma_engine.evaluation.user_effects import LIKELY, UserEffects
 from puma_engine.evaluation.verdict import MIGRATED, Breakpoint, breakpoints
 from puma_engine.pipeline.evaluating import read_predictions
@@ -28,6 +23,7 @@ __all__ = [
     "MIGRATED",
     "Breakpoint",
     "format_percent",
+    "round_up_percent",
 ]
 
 # Behaviour is not drawn for comparisons of more rows, because it is computed on the page.

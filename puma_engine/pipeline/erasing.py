@@ -50,7 +50,8 @@ def erase_user(
 
     Runs keep their ids, and pooled metrics their values. Checkpoints of unfinished runs and uploads
     are removed, since they may hold the user. The audit table gets a line with the time, the counts
-    and the reason, without the id. dry_run: change nothing. It may be repeated after a failure.
+    and the reason, without the id. dry_run: change nothing. It may be repeated after a failure,
+    but then names only trained runs whose selection still has the user.
     Raises NotFoundError if nothing holds the user; StoreError while jobs or runs are active, or if a
     file is damaged.
     """
