@@ -22,9 +22,9 @@ QUICK = {"users": 200, "seeds": (0, 1)}
 RETRAINED = {"method": "retrained"}
 
 
-def few_users(strategy: str) -> str:
-    """Return how reports call a migration trained on few users that a strategy selected."""
-    return f"PUMA, {SMALL_SHARE:.0%} ({strategy})"
+def few_users(strategy: str, share: float = SMALL_SHARE) -> str:
+    """Return how reports call a migration trained on a share of users that a strategy selected."""
+    return f"PUMA, {share:.0%} ({strategy})"
 
 
 class Builder:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import combinations, permutations
 from typing import Any
 
-from puma_engine.defaults import PAIRS_PER_USER, PAPER_STRATEGY
+from puma_engine.defaults import DEFAULT_STRATEGIES, PAIRS_PER_USER, PAPER_STRATEGY
 from puma_engine.selection.strategies import STRATEGIES, get_strategy
 from puma_engine.studies.builder import (
     ALL_USERS,
@@ -26,16 +26,24 @@ FAMILIES = ("llama-medium", "qwen2-small", "gemma3-small", "phi3-small", "stable
 COST_SHARES = (0.01, 0.03, 0.07, 0.15, 0.3)
 COST_EPOCHS = (1, 2, 4, 10)
 SELECTION_SHARES = (0.01, 0.03, 0.07, 0.15, 0.3, 0.5)
+# Shares of users of table2. The first is refined, too, and trains the shuffled control.
+FEW_USERS_SHARES = (SMALL_SHARE, 0.03, 0.01)
 ITEM_PROMPTS: dict[str, Any] = {"item_tokens": 1}
 
 
-@study("Main results on every data set", RETRAINED, quick={"users": 150, "seeds": (0,)})
+@study(
+    "Main results on every data set",
+    RETRAINED,
+    quick={"users": 150, "seeds": (0,), "shares": (SMALL_SHARE,)},
+)
 def table2(build: Builder) -> None:
     """Add every method of Table 2, tuned on the first seed, item prompts, and a migration from predictions.
 
     The last has the default settings: tuned by records it would not be one without records.
     """
     grids, seeds, target = build.grids, build.options.seeds, build.options.target
+    shares = build.options.shares or FEW_USERS_SHARES
+    strategies = list(dict.fromkeys([PAPER_STRATEGY, DEFAULT_STRATEGIES[build.task], "random"]))
     first, data = seeds[0], {"dataset": build.data}
     build.evaluate_baselines()
     best_source = build.tune_source()
@@ -45,9 +53,17 @@ def table2(build: Builder) -> None:
     settings: dict[str, Any] = {"target": target, "seed": first}
     source = sources[first]
     best_all = build.tune("all", "migrate", grids.adapter, settings, {"sources": source})
-    selected = build.select(source, PAPER_STRATEGY, SMALL_SHARE, first)
-    trained_on = {"sources": source, "selection": selected}
-    best_few = build.tune("few", "migrate", grids.small_adapter, settings, trained_on)
+    selected = {
+        (seed, strategy, share): build.select(source, strategy, share, seed)
+        for seed, source in sources.items()
+        for share in shares
+        for strategy in strategies
+    }
+    best_few = {}
+    for share in shares:
+        name = "few" if share == SMALL_SHARE else f"few {share:g}"
+        trained_on = {"sources": source, "selection": selected[first, PAPER_STRATEGY, share]}
+        best_few[share] = build.tune(name, "migrate", grids.small_adapter, settings, trained_on)
 
     migrated: dict[int, dict[str, str]] = {}
     for seed, source in sources.items():
@@ -58,18 +74,21 @@ def table2(build: Builder) -> None:
         build.evaluate(drawn, method="random prompts", kind="random", seed=seed)
         all_users = build.migrate("all", source, seed, best_all)
         build.evaluate(all_users, method=ALL_USERS, kind="migrated", seed=seed)
-        if seed != first:
-            selected = build.select(source, PAPER_STRATEGY, SMALL_SHARE, seed)
-        few = build.migrate(f"{PAPER_STRATEGY} {SMALL_SHARE:g}", source, seed, best_few, selected)
-        build.evaluate(few, method=few_users(PAPER_STRATEGY), kind="migrated", seed=seed)
-        random = build.select(source, "random", SMALL_SHARE, seed)
-        few_random = build.migrate(f"random {SMALL_SHARE:g}", source, seed, best_few, random)
-        build.evaluate(few_random, method=few_users("random"), kind="migrated", seed=seed)
+        few = {}
+        for share in shares:
+            for strategy in strategies:
+                users = selected[seed, strategy, share]
+                few[strategy, share] = build.migrate(
+                    f"{strategy} {share:g}", source, seed, best_few[share], users
+                )
+                method = few_users(strategy, share)
+                build.evaluate(few[strategy, share], method=method, kind="migrated", seed=seed)
         learned = build.migrate("from predictions", source, seed, from_predictions=PAIRS_PER_USER)
         build.evaluate(learned, method=WITHOUT_RECORDS, kind="migrated", seed=seed)
-        shuffled = build.migrate("shuffled", source, seed, best_few, random, shuffled=True)
+        random, share = selected[seed, "random", shares[0]], shares[0]
+        shuffled = build.migrate("shuffled", source, seed, best_few[share], random, shuffled=True)
         build.evaluate(shuffled, method="shuffled control", kind="shuffled", seed=seed)
-        migrated[seed] = {"all": all_users, "few": few}
+        migrated[seed] = {"all": all_users, "few": few[PAPER_STRATEGY, share]}
 
     best_refined = {
         which: build.tune(
@@ -86,7 +105,7 @@ def table2(build: Builder) -> None:
         "refined with items", "refine", grids.item_prompts, settings, start_all
     )
 
-    methods = {"all": ALL_USERS, "few": few_users(PAPER_STRATEGY)}
+    methods = {"all": ALL_USERS, "few": few_users(PAPER_STRATEGY, shares[0])}
     for seed, starts in migrated.items():
         for which, start in starts.items():
             refined = build.refine(f"{which} {seed} refined", start, seed, best_refined[which])
