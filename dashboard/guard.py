@@ -5,7 +5,6 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping
-from importlib.resources import files
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from streamlit.web.server.server_util import AUTH_COOKIE_NAME, get_cookie_secret
 from streamlit.web.server.starlette.starlette_app_utils import decode_signed_value
 
-from dashboard import access
+from dashboard import access, shell
 from dashboard.engine.hosts import AllowedHosts, HostGuard, ResponseHeaders, added_hosts
 
 METRICS = "/_stcore/metrics"
@@ -32,15 +31,15 @@ def middleware() -> list[Middleware]:
         Middleware(ResponseHeaders, headers=headers()),
         Middleware(HostGuard, hosts=hosts),
         Middleware(MetricsGuard, closed=auth is not None or bool(os.environ.get("PUMA_PUBLIC"))),
+        Middleware(shell.CompletePage),
     ]
 
 
 def headers() -> dict[str, str]:
-    """Return the headers of every response: no frames of others, no scripts but Streamlit's own."""
-    index = files("streamlit").joinpath("static/index.html").read_bytes()
+    """Return the headers of every response: no frames of others, no scripts but the page's own."""
     inline = [
         "'sha256-" + base64.b64encode(hashlib.sha256(script).digest()).decode() + "'"
-        for script in re.findall(rb"<script>(.*?)</script>", index, re.DOTALL)
+        for script in re.findall(rb"<script>(.*?)</script>", shell.index(), re.DOTALL)
     ]
     policy = {
         "default-src": "'self'",

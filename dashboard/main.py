@@ -7,18 +7,19 @@ import streamlit as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dashboard import access, pages
+from dashboard import access, pages, shell
 
 # A local file, because browsers load named icons from a host on the internet.
 ICON = Path(__file__).with_name("icon.png")
-SIDEBAR = 200  # pixels
+SIDEBAR = 216  # pixels; page.css keeps as much free
 st.set_page_config(
-    page_title="PUMA Workbench",
+    page_title=shell.TITLE,
     page_icon=str(ICON),
     layout="wide",
     initial_sidebar_state=SIDEBAR,
 )
 page = pages.navigation()
+pages.sidebar()
 # Before any page is drawn, whatever the address.
 access.require_sign_in()
 pages.run(page)

@@ -57,7 +57,18 @@ def navigation(first: str | None = None) -> st.Page:
         # Streamlit's default page has no address of its own, so it leads to one that has.
         home = st.Page(lambda: go("overview"), title="PUMA", default=True, visibility="hidden")
         hidden.append(home)
-    return st.navigation(sections | {"": hidden}, expanded=True)
+    # Streamlit's own list of pages is no valid list for screen readers once it has sections.
+    return st.navigation(sections | {"": hidden}, position="hidden")
+
+
+def sidebar() -> None:
+    """Draw the links to all pages, by section."""
+    with st.sidebar:
+        for title, names in SECTIONS.items():
+            with st.container(gap="xsmall"):
+                st.caption(title)
+                for name in names:
+                    st.page_link(page(name))
 
 
 def _moved(name: str) -> st.Page:

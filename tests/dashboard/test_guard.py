@@ -121,6 +121,19 @@ def test_every_response_has_headers_and_needs_an_own_name(base):
         assert headers["X-Frame-Options"] == "SAMEORIGIN"
 
 
+@pytest.mark.parametrize("encoding", ["identity", "gzip"])
+def test_an_opened_page_has_the_title_and_the_style_of_the_dashboard(base, encoding):
+    for path in ("/", "/trade-off"):
+        wanted = {"Accept": "text/html", "Accept-Encoding": encoding, "If-None-Match": "old"}
+        code, headers, content = answer(base, path, **wanted)
+        assert code == 200 and int(headers["Content-Length"]) == len(content)
+        assert content.count(b"<title>PUMA Workbench</title>") == 1
+        assert b'id="root"' in content and b"tabular-nums" in content
+        assert "ETag" not in headers
+    code, _, content = answer(base, "/_stcore/health", Accept="text/html")
+    assert (code, content) == (200, b"ok")
+
+
 def test_metrics_are_behind_the_sign_in(base, container):
     from streamlit.web.server.starlette.starlette_app_utils import create_signed_value
 
@@ -143,15 +156,16 @@ def test_a_container_answers_to_its_addresses_and_to_added_names(container):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="There is no chromium on this machine.")
-def test_the_pages_keep_to_the_content_security_policy(base):
+def test_the_pages_log_no_error_and_keep_to_the_content_security_policy(base):
     with chromium() as browser:
         page = opened(browser, base)
-        refused = []
-        page.on("console", lambda message: refused.append(message.text))
+        logged = []
+        page.on("console", lambda message: logged.append((message.type, message.text)))
         for name in pages.PAGES:
             page.goto(f"{base}/{name}")
             page.wait_for_selector("h1")
-        assert [text for text in refused if "Content Security Policy" in text] == []
+        assert [text for _, text in logged if "Content Security Policy" in text] == []
+        assert [text for kind, text in logged if kind == "error"] == []
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="There is no chromium on this machine.")
