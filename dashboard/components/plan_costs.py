@@ -109,6 +109,7 @@ def _evidence(costs: Costs) -> None:
             "Id": run.run,
             "Examples/s": run.rate,
             "Batch": run.batch_size or None,
+            "Template": run.template,
             "Trained, s": run.training_seconds,
             "Whole run, s": run.seconds,
             "Kind": "calibration" if run.short else "whole run",
@@ -124,13 +125,13 @@ def _evidence(costs: Costs) -> None:
             "Time = rows x epochs / measured examples a second, plus measured preparation: the median of "
             "the runs below, with the fastest and the slowest as the range. Training may stop earlier."
         )
-        if any(each and each.other_batches for each in (costs.retraining, costs.migration)):
-            st.caption("Some runs had another batch size: none with this one was measured.")
-        if costs.migration and costs.migration.other_sources:
-            st.caption(
-                "Some of these adapters read another number of sources. None with as many was measured, so "
-                "the time is a guess."
-            )
+        for name, predicted in (("retraining", costs.retraining), ("migration", costs.migration)):
+            if predicted and predicted.guessed_from:
+                st.caption(
+                    f"The time of the {name} is a guess: some of its runs had "
+                    f"{' and '.join(predicted.guessed_from)}, since none without this difference was "
+                    "measured."
+                )
         cores = "The share of this machine's cores that other processes took meanwhile."
         columns = {
             "Examples/s": NumberColumn(format="%,.0f"),

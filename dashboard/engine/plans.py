@@ -103,7 +103,7 @@ def unmeasured(costs: Costs) -> list[str]:
     guessed = [
         f"{name} with these settings"
         for name, prediction in predictions.items()
-        if prediction and (prediction.other_batches or prediction.other_sources)
+        if prediction and prediction.guessed_from
     ]
     return [*missing, *guessed]
 

@@ -19,9 +19,7 @@ def run(request: PlanRequest) -> str:
 
 
 @app.command()
-@with_options(
-    template=None, name=None, device="cpu or a GPU's name (default: that of the newest training)."
-)
+@with_options(name=None, device="cpu or a GPU's name (default: that of the newest training).")
 def costs(request: PlanRequest, device: str | None = None) -> None:
     """Predict what a migration and full retraining would take, from trainings measured here."""
     from puma_engine.pipeline import predict_costs
@@ -40,12 +38,20 @@ def costs(request: PlanRequest, device: str | None = None) -> None:
         for name, cost in options.items()
     ]
     session.table(rows, raw=predicted)
-    if not session.as_json and None in options.values():
+    if session.as_json:
+        return
+    if None in options.values():
         print("What has no seconds was never measured here; `puma plan calibrate` measures it.")
+    for name, cost in options.items():
+        if cost and cost.guessed_from:
+            print(
+                f"The seconds of the {name} are a guess: they come from runs with "
+                f"{' and '.join(cost.guessed_from)}; `puma plan calibrate` measures them."
+            )
 
 
 @app.command()
-@stage("calibrate", template=None, name=None)
+@stage("calibrate", name=None)
 def calibrate(request: PlanRequest) -> str:
     """Measure the speed of every hop of a plan, and of full retraining, by short trainings."""
     return f"measuring {request.targets[-1]}"

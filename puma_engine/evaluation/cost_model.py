@@ -24,6 +24,7 @@ class Measured:
     share of the machine's cores that other processes used meanwhile (0 where not measured).
     items: where predictions were measured rather than a training, their distinct items; examples are
     then the predicted pairs, training_seconds theirs, and the rest of seconds that of the items.
+    template: the name of the prompt template, on which the work per example depends.
     """
 
     run: str
@@ -38,6 +39,7 @@ class Measured:
     short: bool = False
     others: float = 0.0
     items: int = 0
+    template: str = ""
 
     @property
     def rate(self) -> float:
@@ -59,7 +61,8 @@ class Measured:
 class Prediction:
     """Predicted seconds of a training: median and range over the evidence.
 
-    other_batches, other_sources: no evidence had the same batch size, or number of sources.
+    other_batches, other_sources, other_templates: no evidence had the same batch size, number of
+    sources, or prompt template.
     """
 
     seconds: float
@@ -68,6 +71,17 @@ class Prediction:
     evidence: tuple[Measured, ...]
     other_batches: bool
     other_sources: bool = False
+    other_templates: bool = False
+
+    @property
+    def guessed_from(self) -> list[str]:
+        """In what the evidence differs from what is predicted, in words; empty if in nothing."""
+        differs = {
+            "another prompt template": self.other_templates,
+            "another number of sources": self.other_sources,
+            "another batch size": self.other_batches,
+        }
+        return [words for words, differ in differs.items() if differ]
 
     def plus(self, other: Prediction) -> Prediction:
         """Return the prediction for two trainings in sequence."""
@@ -78,47 +92,73 @@ class Prediction:
             tuple(dict.fromkeys(self.evidence + other.evidence)),
             self.other_batches or other.other_batches,
             self.other_sources or other.other_sources,
+            self.other_templates or other.other_templates,
         )
 
 
 def predict(
-    rows: float, epochs: int, batch_size: int, measured: Sequence[Measured], sources: int = 1
+    rows: float,
+    epochs: int,
+    batch_size: int,
+    measured: Sequence[Measured],
+    sources: int = 1,
+    template: str = "",
 ) -> Prediction | None:
     """Predict a training of so many rows per epoch, for all its epochs (it may stop earlier).
 
     measured: runs of the same kind, model and device. The evidence is narrowed to runs with the
-    same number of sources, then to those with the same batch size, then to whole runs rather
-    than calibrations, each where there are any. Returns None if nothing was measured.
+    same prompt template, then to those with the same number of sources, then to those with the
+    same batch size, then to whole runs rather than calibrations, each where there are any. Returns
+    None if nothing was measured.
     """
     usable = [run for run in measured if run.examples > 0 and run.training_seconds > 0]
     if not usable:
         return None
-    same_sources = [run for run in usable if run.sources == sources]
-    near = same_sources or usable
+    same_template = [run for run in usable if run.template == template]
+    near = same_template or usable
+    same_sources = [run for run in near if run.sources == sources]
+    near = same_sources or near
     same_batch = [run for run in near if run.batch_size == batch_size]
     near = same_batch or near
     evidence = tuple([run for run in near if not run.short] or near)
     seconds = [rows * (epochs / run.rate + run.preparation) for run in evidence]
     return Prediction(
-        median(seconds), min(seconds), max(seconds), evidence, not same_batch, not same_sources
+        median(seconds),
+        min(seconds),
+        max(seconds),
+        evidence,
+        other_batches=not same_batch,
+        other_sources=not same_sources,
+        other_templates=not same_template,
     )
 
 
-def predict_reading(pairs: float, items: float, measured: Sequence[Measured]) -> Prediction | None:
+def predict_reading(
+    pairs: float, items: float, measured: Sequence[Measured], template: str = ""
+) -> Prediction | None:
     """Predict the time in which a model predicts so many pairs of a user and one of so many items.
 
-    measured: predictions of the same model and device; whole runs come before calibrations. Returns
-    None if nothing was measured.
+    measured: predictions of the same model and device. Those with the same prompt template come
+    first, then whole runs before calibrations. Returns None if nothing was measured.
     """
     usable = [run for run in measured if run.items > 0 and run.rate > 0]
-    evidence = tuple([run for run in usable if not run.short] or usable)
+    same_template = [run for run in usable if run.template == template]
+    near = same_template or usable
+    evidence = tuple([run for run in near if not run.short] or near)
     if not evidence:
         return None
     seconds = [
         items * max(0.0, run.seconds - run.training_seconds) / run.items + pairs / run.rate
         for run in evidence
     ]
-    return Prediction(median(seconds), min(seconds), max(seconds), evidence, False)
+    return Prediction(
+        median(seconds),
+        min(seconds),
+        max(seconds),
+        evidence,
+        other_batches=False,
+        other_templates=not same_template,
+    )
 
 
 def break_even(

@@ -18,7 +18,6 @@ from puma_engine.pipeline.backbones import backbone_run, load_backbone
 from puma_engine.pipeline.fitting import device_name, training_result
 from puma_engine.pipeline.importing_data import load_dataset
 from puma_engine.pipeline.planning import plan_settings, teachers
-from puma_engine.pipeline.stored_prompts import template_of
 from puma_engine.requests import PlanRequest
 from puma_engine.store import Run, Workspace
 from puma_engine.training.device import CpuContention
@@ -90,8 +89,8 @@ def calibrate(
     execution = stage.Execution(device, progress, should_cancel)
     plan = plan_settings(ws, request)
     models = [backbone_run(ws, target) for target in request.targets]
-    first = plan.sources[0].summary
-    shared = (template_of(plan.sources[0], request.template), int(first["tokens"]))
+    tokens = int(plan.sources[0].summary["tokens"])
+    shared = (plan.template, tokens)
     widths = tuple(int(run.summary["width"]) for run in plan.sources)
     hop, whole = (
         dataclasses.replace(training, epochs=EPOCHS, patience=0)
@@ -102,9 +101,9 @@ def calibrate(
     for model in models:
         trials.append(_Trial("migration", data, model, *shared, widths, hop, adapter))
         widths = (int(model.summary["width"]),)
-    for teacher in dict.fromkeys(teachers(plan, [model.id for model in models])):
+    for teacher, template in dict.fromkeys(teachers(plan, [model.id for model in models])):
         model, pairs = ws.run(teacher), request.from_predictions
-        trials.append(_Trial("prediction", data, model, *shared, (), hop, adapter, pairs))
+        trials.append(_Trial("prediction", data, model, template, tokens, (), hop, adapter, pairs))
     trials.append(_Trial("retraining", data, models[-1], *shared, (), whole, adapter))
     overall = stage.OverallProgress([1.0] * len(trials), progress)
     used = device_name(resolve_device(device))

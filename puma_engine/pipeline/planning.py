@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
+from puma_engine.backbone.templates import Template
 from puma_engine.config import AdapterConfig, TrainingConfig
 from puma_engine.defaults import (
     EARLY_STOPPING_USERS,
@@ -21,6 +22,7 @@ from puma_engine.pipeline.comparing import compare
 from puma_engine.pipeline.evaluating import run_evaluation
 from puma_engine.pipeline.migrating import run_chain, run_migration
 from puma_engine.pipeline.source_predictions import refuse_records
+from puma_engine.pipeline.stored_prompts import template_of
 from puma_engine.requests import ChainRequest, EvaluationRequest, PlanRequest, training_of
 from puma_engine.store import Run, Workspace
 
@@ -31,8 +33,8 @@ class PlanSettings:
 
     users: of the data set; trained: those who train the adapter at each hop. sources: the runs with
     source prompts; data: the data set; training and adapter: of each hop; retraining: of the full
-    retraining that the plan is measured against. predicted_pairs: those that each source predicts
-    for a hop, where adapters learn from predictions.
+    retraining that the plan is measured against. template: of every training. predicted_pairs: those
+    that each source predicts for a hop, where adapters learn from predictions.
     """
 
     sources: list[Run]
@@ -42,6 +44,7 @@ class PlanSettings:
     training: TrainingConfig
     adapter: AdapterConfig
     retraining: TrainingConfig
+    template: Template
     predicted_pairs: int = 0
 
 
@@ -86,6 +89,7 @@ def plan_settings(ws: Workspace, request: PlanRequest) -> PlanSettings:
         training_of(default, request.training, request.seed),
         replace(network, **request.adapter),
         training_of(fit_defaults(task, users), request.retraining),
+        template_of(sources[0], request.template),
         _predicted_pairs(request.from_predictions, trained, candidates),
     )
 
@@ -96,11 +100,15 @@ def _predicted_pairs(pairs: int, trained: int, candidates: int) -> int:
     return pairs and trained * pairs + held_out * held_out_pairs(pairs)
 
 
-def teachers(plan: PlanSettings, models: Sequence[str]) -> list[str]:
-    """Return the ids of the backbones that predict pairs for a plan over these models, in order."""
+def teachers(plan: PlanSettings, models: Sequence[str]) -> list[tuple[str, Template]]:
+    """Return the backbones that predict pairs for a plan over these models, in order.
+
+    Each is an id and the template with which it predicts: a source's prompts keep their own.
+    """
     if not plan.predicted_pairs:
         return []
-    return [*(str(source.inputs["backbone"]) for source in plan.sources), *models[:-1]]
+    sources = [(str(source.inputs["backbone"]), template_of(source)) for source in plan.sources]
+    return [*sources, *((model, plan.template) for model in models[:-1])]
 
 
 def measured(ws: Workspace, kind: str, backbone: str, device: str) -> list[Measured]:
@@ -138,6 +146,7 @@ def _measured(run: Run) -> Measured:
         len(run.config.get("widths", ())) if short else sources,
         short,
         _share_of_others(run),
+        template=str(run.config["template"]),
     )
 
 
@@ -177,6 +186,7 @@ def measured_predictions(ws: Workspace, backbone: str, device: str) -> list[Meas
                 short=short,
                 others=_share_of_others(run),
                 items=int(run.cost["predicted_items"]),
+                template=str(model.config["template"]),
             )
         )
     return measurements
@@ -229,14 +239,17 @@ def predict_costs(ws: Workspace, request: PlanRequest, device: str | None = None
             settings.training.batch_size,
             measured(ws, "migration", model, device),
             len(settings.sources),
+            settings.template.name,
         )
         for model in models
     ]
     pairs = settings.predicted_pairs
     items = min(int(settings.data.summary["items"]), pairs)
     hops += [
-        cost_model.predict_reading(pairs, items, measured_predictions(ws, teacher, device))
-        for teacher in teachers(settings, models)
+        cost_model.predict_reading(
+            pairs, items, measured_predictions(ws, teacher, device), template.name
+        )
+        for teacher, template in teachers(settings, models)
     ]
     known = [hop for hop in hops if hop is not None]
     migration = reduce(Prediction.plus, known) if len(known) == len(hops) else None
@@ -246,6 +259,7 @@ def predict_costs(ws: Workspace, request: PlanRequest, device: str | None = None
         settings.retraining.batch_size,
         measured(ws, "prompts", models[-1], device),
         0,
+        settings.template.name,
     )
     break_even = None
     if retraining and migration:

@@ -56,6 +56,21 @@ def test_runs_with_equally_many_sources_are_preferred_and_full_runs_to_calibrati
     assert predict(1000, 1, 64, [merged, closer], 2).evidence == (closer,)
 
 
+def test_runs_with_another_template_are_used_only_without_closer_runs_and_called_a_guess():
+    slow = replace(ran(100), template="rating-item-first")
+    fast = replace(ran(500), template="rating-prompt-last", batch_size=64)
+    prediction = predict(1000, 1, 256, [slow, fast], template="rating-prompt-last")
+    # The template decides before the batch size does.
+    assert prediction.evidence == (fast,) and prediction.seconds == pytest.approx(2)
+    assert prediction.guessed_from == ["another batch size"]
+    guess = predict(1000, 1, 256, [slow], template="rating-prompt-last")
+    assert guess.guessed_from == ["another prompt template"] and guess.seconds == pytest.approx(10)
+    assert prediction.plus(guess).other_templates
+    read = [replace(run, items=50) for run in (slow, fast)]
+    assert predict_reading(1000, 50, read, "rating-prompt-last").evidence == (read[1],)
+    assert predict_reading(1000, 50, read[:1], "rating-prompt-last").other_templates
+
+
 def test_a_cost_without_measurements_is_unknown():
     assert predict(1000, 1, 64, []) is None
 

@@ -9,9 +9,11 @@ from dashboard_pages import open_page, press, words
 from small_runs import QUICK, SMALL, write_ratings
 from store_edits import edited
 from tiny import tiny_backbone_folder
+from typer.testing import CliRunner
 
 from dashboard.engine import plans
 from puma_engine import jobs, pipeline
+from puma_engine.cli import app as cli
 from puma_engine.config import TrainingConfig
 from puma_engine.defaults import migration_defaults
 from puma_engine.errors import ConfigError, StoreError
@@ -77,6 +79,40 @@ def test_an_aggregation_is_predicted_from_adapters_with_equally_many_sources(wor
     assert not migration.other_sources
     assert [measured.run for measured in migration.evidence] == [hop.id]
     assert migration.evidence[0].sources == 2 and migration.evidence[0].short
+
+
+def test_each_template_is_predicted_from_its_own_measurements(world, monkeypatch):
+    ws, source, large = world
+    first, last = "rating-item-first", "rating-prompt-last"
+    assert source.config["template"] == last
+    plan = {"adapter": SMALL, "training": QUICK, "from_predictions": 8}
+    measured = {
+        name: pipeline.calibrate(ws, source, large, template=first, **plan) for name in [first]
+    }
+    # Of another template alone, the time is a guess, which the command line and the page say.
+    guess = pipeline.costs(ws, source, large, device="cpu", retraining=QUICK, **plan)
+    for prediction in (guess.migration, guess.retraining):
+        assert "another prompt template" in prediction.guessed_from
+    arguments = ["plan", "costs", "--source", source.id, "--target", large.id, "--device", "cpu"]
+    done = CliRunner().invoke(cli, [*arguments, "-w", str(ws.root)])
+    assert done.exit_code == 0, done.output
+    assert "come from runs with another prompt template" in done.output
+    app = open_page("plan", ws.root, monkeypatch, target=large.id)
+    assert "some of its runs had another prompt template" in words(app)
+    measured[last] = pipeline.calibrate(ws, source, large, **plan)
+    for template, runs in measured.items():
+        costs = pipeline.costs(
+            ws, source, large, device="cpu", template=template, retraining=QUICK, **plan
+        )
+        hop, _teacher, whole = (run.id for run in runs)
+        training, predicting = (
+            [run.run for run in costs.migration.evidence if bool(run.items) == reads]
+            for reads in (False, True)
+        )
+        assert training == [hop] and [run.run for run in costs.retraining.evidence] == [whole]
+        # The source predicts with its own template, whatever the adapter learns with.
+        assert predicting == [run.id for run in measured[last] if run.config["way"] == "prediction"]
+        assert not costs.migration.other_templates and not costs.retraining.other_templates
 
 
 def test_a_chain_is_calibrated_hop_by_hop(world):
