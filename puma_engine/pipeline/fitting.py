@@ -97,8 +97,8 @@ def run_fit(ws: Workspace, request: FitRequest, execution: stage.Execution) -> R
 def fitted_result(ws: Workspace, fitted: FitResult, users_trained: int) -> stage.StageResult:
     """Return what a fitted or refined table leaves in its run; users_trained is its cost."""
     result = training_result(fitted.result, users_trained, fitted.flops)
-    result.summary |= shape_of(fitted.table)
     result.save = lambda run_id: save_prompts(ws, run_id, fitted.table)
+    result.describe = lambda: shape_of(fitted.table)
     return result
 
 

@@ -113,7 +113,8 @@ def import_prompts(
             result.device = device_name(fitted.result.device)
             result.summary["head_validation"] = fitted.result.best_validation
         save_prompts(ws, run_id, table)
-        result.summary |= shape_of(table) | {"head": table.head is not None}
+        result.summary["head"] = table.head is not None
+        result.describe = lambda: shape_of(table)
         return result
 
     return stage.run_stage(

@@ -158,8 +158,7 @@ def run_migration(ws: Workspace, request: MigrationRequest, execution: stage.Exe
         buffers = STORED_BUFFERS.values()
         learned = [value for name, value in tensors.items() if name not in buffers]
         result.cost["adapter_parameters"] = sum(int(np.size(value)) for value in learned)
-        result.summary |= shape_of(table) | {"users_filled": table.meta["users_filled"]}
-
+        result.summary["users_filled"] = table.meta["users_filled"]
         if predicted is not None:
             result.cost |= predicted.cost
             result.cost["flops"] += predicted.cost["prediction_flops"]
@@ -173,6 +172,7 @@ def run_migration(ws: Workspace, request: MigrationRequest, execution: stage.Exe
                 ws.put_tensors(run_id, "item_adapter", migrated.item_adapter)
 
         result.save = save
+        result.describe = lambda: shape_of(table)
         return result
 
     several = f"from-{len(sources)}" if len(sources) > 1 else None

@@ -27,12 +27,15 @@ class StageResult:
 
     device: what it ran on. cost and summary: facts of the run. save(run id) writes the artifacts; a
     computation that several processes share leaves them to it, since only the first may write.
+    describe() returns more facts for the summary. It is called after the run's seconds were read,
+    since looking at a result is not part of the work.
     """
 
     device: str = "cpu"
     cost: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
     save: Callable[[str], None] | None = None
+    describe: Callable[[], dict[str, Any]] | None = None
 
 
 class Clock:
@@ -121,6 +124,9 @@ def _compute(ws: Workspace, run: Run, compute: Compute) -> Run:
         result = compute(run.id, folder, clock)
         if result.save is not None:
             result.save(run.id)
+        seconds = clock.seconds
+        if result.describe is not None:
+            result.summary |= result.describe()
     except BaseException as error:
         with contextlib.suppress(OSError):
             folder.rmdir()  # fails, as it should, where a checkpoint was left
@@ -132,7 +138,7 @@ def _compute(ws: Workspace, run: Run, compute: Compute) -> Run:
         raise
     finished = ws.finish(
         run.id,
-        seconds=clock.seconds,
+        seconds=seconds,
         device=result.device,
         cost=result.cost,
         summary=result.summary,

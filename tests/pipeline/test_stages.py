@@ -421,6 +421,16 @@ def test_a_failed_stage_is_recorded_and_can_be_repeated(world):
     assert len(attempts) == 2
 
 
+def test_describing_a_result_is_no_part_of_the_measured_seconds(world):
+    def compute(_run_id, _folder, clock):
+        return StageResult(describe=lambda: {"described_at": clock.seconds})
+
+    settings = {"name": "timed", "config": {"timed": 1}, "inputs": {}, "compute": compute}
+    run = run_stage(world["ws"], "dataset", **settings)
+    assert run.seconds <= run.summary["described_at"]
+    assert world["source"].summary["participation_ratio"] >= 1
+
+
 def test_overall_progress_weights_parts_and_estimates_the_rest():
     reports, now = [], [0.0]
     overall = OverallProgress([20, 30, 50], reports.append, clock=lambda: now[0])
