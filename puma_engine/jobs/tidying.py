@@ -9,7 +9,6 @@ from puma_engine.jobs import queue
 from puma_engine.jobs.processes import age
 from puma_engine.store import Workspace, locks
 from puma_engine.store.records import RUN_ID
-from puma_engine.store.run_records import RECORD
 
 ACTIVE = ("queued", "running", "interrupted")
 DAYS = 90.0
@@ -59,9 +58,8 @@ def leftovers(ws: Workspace, *, days: float = DAYS) -> list[Leftover]:
     for run in runs.values():
         # What a damaged database does not list may be a result that a rebuild restores.
         if run.status == "finished" and ws.results_are_whole(run.id):
-            recorded = {row["file"] for row in ws.artifact_rows(run.id)} | {RECORD}
-            for file in ws.folder(run.id).glob("*"):
-                if file.name not in recorded and not file.name.startswith("."):
+            for file in ws.unrecorded_files(run.id):
+                if not file.name.startswith("."):
                     reasons[file] = f"it belongs to no result of the run {run.name}"
     for temporary in ws.root.rglob(".*.tmp"):
         if _seconds_since_change(temporary) > LEFTOVER_SECONDS:

@@ -14,6 +14,7 @@ from typing import Any
 from puma_engine.datasets import REGISTRY, data_root
 from puma_engine.errors import PumaError
 from puma_engine.pipeline.backbones import is_unchanged, list_zoo
+from puma_engine.pipeline.erasing import unfinished_erasures
 from puma_engine.store import Workspace
 from puma_engine.training.device import has_fast_bf16
 
@@ -60,6 +61,14 @@ def check_workspace(ws: Workspace, *, scrub: bool = False) -> list[Row]:
     if not problems:
         whole = "all files, rows and records whole" if scrub else "all files whole"
         rows.append(_row("workspace", "ok", f"{len(ws.runs())} runs in {ws.root}, {whole}"))
+    rows += [
+        _row(
+            "workspace",
+            "fail",
+            f"the erasure of a user that began at {began} did not end; repeat it",
+        )
+        for began in unfinished_erasures(ws)
+    ]
     if ws.read_only:
         rows.append(_row("workspace", "warn", "it cannot be written, so it is open for viewing"))
     if scrub:

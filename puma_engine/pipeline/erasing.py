@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 
 from puma_engine.datasets import Dataset, item_profiles, statistics
 from puma_engine.errors import NotFoundError, StoreError
-from puma_engine.files import TensorFile, write_text
+from puma_engine.files import TensorFile, read_json, write_json, write_text
 from puma_engine.pipeline import importing_data
 from puma_engine.store import Run, Workspace, locks
 from puma_engine.store.database import DATABASE
@@ -24,15 +25,18 @@ USER = "user_id"
 ERASED = "[erased]"
 # Tables of a data set that are made from all of its rows.
 ITEM_PROFILES = "item-profiles"
+# Folder of a workspace with the plans of erasures that did not end.
+PLANS = "erasing"
 
 
 @dataclass
 class Erased:
     """Where a user was, and what remains.
 
-    runs: names of the runs whose files or metrics held the user, with the files. rows: rows removed.
-    trained_on: runs whose adapter or head was trained on the user; these weights stay. uploads, logs:
-    files that were removed or changed. left: files that hold the id in text and were not changed.
+    runs: names of the runs whose files or metrics held the user, with the files. rows: of these files
+    that were removed. trained_on: runs whose adapter or head was trained on the user; these weights
+    stay. uploads, logs: files that were removed or changed. left: files that hold the id in text and
+    were not changed.
     """
 
     runs: dict[str, list[str]] = field(default_factory=dict)
@@ -43,6 +47,37 @@ class Erased:
     left: list[str] = field(default_factory=list)
 
 
+@dataclass
+class _Plan:
+    """What an erasure has to do, kept in a file until all of it is done.
+
+    A repeated erasure reads it, since files that were erased before a failure no longer tell that
+    they held the user. began: a time. held: rows of the user by run id and file, 0 for the database's
+    metrics. The others are those of `Erased`, and the reason.
+    """
+
+    began: str
+    reason: str | None
+    held: dict[str, dict[str, int]] = field(default_factory=dict)
+    trained_on: list[str] = field(default_factory=list)
+    uploads: list[str] = field(default_factory=list)
+    logs: list[str] = field(default_factory=list)
+
+    def with_earlier(self, earlier: _Plan) -> _Plan:
+        """Return the plan of a repeated erasure: what the earlier one found, and what is there."""
+
+        def both(name: str) -> list[str]:
+            return list(dict.fromkeys(getattr(earlier, name) + getattr(self, name)))
+
+        runs = dict.fromkeys([*earlier.held, *self.held])
+        return _Plan(
+            earlier.began,
+            earlier.reason if self.reason is None else self.reason,
+            {run: earlier.held.get(run, {}) | self.held.get(run, {}) for run in runs},
+            *map(both, ("trained_on", "uploads", "logs")),
+        )
+
+
 def erase_user(
     ws: Workspace, user: str, *, dry_run: bool = False, reason: str | None = None
 ) -> Erased:
@@ -50,26 +85,29 @@ def erase_user(
 
     Runs keep their ids, and pooled metrics their values. Checkpoints of unfinished runs and uploads
     are removed, since they may hold the user. The audit table gets a line with the time, the counts
-    and the reason, without the id. dry_run: change nothing. It may be repeated after a failure,
-    but then names only trained runs whose selection still has the user.
+    and the reason, without the id. dry_run: change nothing. Repeated after a failure, it does what is
+    left and returns what the whole erasure found.
     Raises NotFoundError if nothing holds the user; StoreError while jobs or runs are active, or if a
     file is damaged.
     """
-    erased = Erased()
     finished = ws.runs(status="finished")
-    for run in finished:
-        files = [name for name, _ in _holding(ws, run, user)]
-        if ws.query("SELECT 1 FROM user_metrics WHERE run_id = ? AND user_id = ?", [run.id, user]):
-            files.append("metrics in the database")
-        if files:
-            erased.runs[f"{run.name} ({run.id})"] = files
-    erased.trained_on = [
-        f"{run.name} ({run.id})" for run in finished if _was_trained_on(ws, run, user)
-    ]
-    erased.uploads = [str(path) for path in (ws.root / "uploads").glob("*")]
-    erased.logs = [str(path) for path in (ws.root / "logs").glob("*.log") if _names(path, user)]
-    if not (erased.runs or erased.logs):
+    plan = _plan(ws, finished, user, reason)
+    file = _plan_file(ws, user)
+    if file.is_file():
+        plan = plan.with_earlier(_Plan(**read_json(file)))
+    if not (plan.held or plan.logs or file.is_file()):
         raise NotFoundError(f"No run and no log of {ws.root} holds the user {user!r}.")
+    erased = Erased(
+        {
+            f"{run.name} ({run.id})": sorted(plan.held[run.id])
+            for run in finished
+            if run.id in plan.held
+        },
+        sum(rows for files in plan.held.values() for rows in files.values()),
+        plan.trained_on,
+        plan.uploads,
+        plan.logs,
+    )
     if dry_run:
         return erased
     ws.check_writable()
@@ -85,8 +123,11 @@ def erase_user(
             f"The run {damaged[0].name} ({damaged[0].id}) is damaged in the database; run "
             "`puma doctor --rebuild` first, and then erase the user."
         )
+    write_json(file, asdict(plan))
     for run in finished:
-        erased.rows += _erase_from_run(ws, run, user)
+        _erase_from_run(ws, run, user, plan.held.get(run.id, {}))
+        for leftover in ws.unrecorded_files(run.id):
+            leftover.unlink(missing_ok=True)
     _erase_from_database(ws, user)
     for run in ws.runs():
         if run.status != "finished":
@@ -95,30 +136,59 @@ def erase_user(
     for upload in erased.uploads:
         shutil.rmtree(upload, ignore_errors=True)
     for log in map(Path, erased.logs):
-        write_text(log, _without(log.read_text(encoding="utf-8", errors="replace"), user))
+        if log.is_file():
+            write_text(log, _without(log.read_text(encoding="utf-8", errors="replace"), user))
     importing_data.forget_datasets()
-    detail = {"runs": len(erased.runs), "rows": erased.rows, "reason": reason}
+    detail = {"runs": len(erased.runs), "rows": erased.rows, "reason": plan.reason}
     with ws.transaction() as db:
+        db.execute("DELETE FROM audit WHERE time = ? AND action = 'erase user'", [plan.began])
         db.execute(
             "INSERT INTO audit (time, action, detail) VALUES (?, 'erase user', ?)",
-            [now(), to_json(detail, "audit line")],
+            [plan.began, to_json(detail, "audit line")],
         )
     ws.compact()
+    file.unlink()
     erased.left = [str(path) for path in _other_files(ws) if _names(path, user)]
     return erased
 
 
-def _holding(ws: Workspace, run: Run, user: str) -> Iterator[tuple[str, str]]:
-    """Yield name and format of each file of a run that holds a user."""
+def unfinished_erasures(ws: Workspace) -> list[str]:
+    """Return when each erasure began that failed or was killed, and was not repeated since."""
+    return [str(read_json(file).get("began")) for file in sorted((ws.root / PLANS).glob("*.json"))]
+
+
+def _plan(ws: Workspace, finished: list[Run], user: str, reason: str | None) -> _Plan:
+    """Look where a user is now."""
+    plan = _Plan(now(), reason)
+    for run in finished:
+        files = {name: rows for name, _, rows in _holding(ws, run, user)}
+        if ws.query("SELECT 1 FROM user_metrics WHERE run_id = ? AND user_id = ?", [run.id, user]):
+            files["metrics in the database"] = 0
+        if files:
+            plan.held[run.id] = files
+        if _was_trained_on(ws, run, user):
+            plan.trained_on.append(f"{run.name} ({run.id})")
+    plan.uploads = [str(path) for path in (ws.root / "uploads").glob("*")]
+    plan.logs = [str(path) for path in (ws.root / "logs").glob("*.log") if _names(path, user)]
+    return plan
+
+
+def _plan_file(ws: Workspace, user: str) -> Path:
+    """Return the file of a user's plan; its name does not tell the id."""
+    return ws.root / PLANS / f"{hashlib.sha256(user.encode()).hexdigest()[:32]}.json"
+
+
+def _holding(ws: Workspace, run: Run, user: str) -> Iterator[tuple[str, str, int]]:
+    """Yield name, format and rows of each file of a run that holds a user."""
     for row in ws.artifacts(run.id):
         path = ws.folder(run.id) / row["file"]
         if row["format"] == "parquet":
             if USER in pq.read_schema(path).names:
                 users = pq.read_table(path, columns=[USER], filters=[(USER, "=", user)])
                 if len(users):
-                    yield row["name"], row["format"]
+                    yield row["name"], row["format"], len(users)
         elif user in (_ids(path) or ()):
-            yield row["name"], row["format"]
+            yield row["name"], row["format"], 1
 
 
 def _ids(path: Path) -> list[str] | None:
@@ -129,40 +199,41 @@ def _ids(path: Path) -> list[str] | None:
 def _was_trained_on(ws: Workspace, run: Run, user: str) -> bool:
     """Return whether a run's adapter or head was trained on a user's rows."""
     if run.kind == "prompts":
-        return any(name == "prompts" for name, _ in _holding(ws, run, user))
+        return any(name == "prompts" for name, *_ in _holding(ws, run, user))
     if run.kind != "migration":
         return False
     if chosen := run.inputs.get("selection"):
         frame = ws.get_table(chosen, "selection", where={USER: [user]})
         return bool(frame["selected"].any())
     sources = [ws.run(i) for role, i in run.inputs.items() if role.startswith("source_")]
-    return any(name == "prompts" for source in sources for name, _ in _holding(ws, source, user))
+    return any(name == "prompts" for source in sources for name, *_ in _holding(ws, source, user))
 
 
-def _erase_from_run(ws: Workspace, run: Run, user: str) -> int:
-    """Remove a user from the files and the summary of a finished run; return the rows removed."""
-    rows = 0
-    summary: dict[str, Any] = dict(run.summary)
-    for name, kind in list(_holding(ws, run, user)):
+def _erase_from_run(ws: Workspace, run: Run, user: str, held: Iterable[str]) -> None:
+    """Remove a user from the files and the summary of a finished run.
+
+    held: names of the files that held the user when the erasure began. What is made from them is made
+    again, also if they were rewritten before a failure.
+    """
+    for name, kind, _ in list(_holding(ws, run, user)):
         if kind == "parquet":
             frame = ws.get_table(run.id, name)
-            kept = frame[frame[USER].astype(str) != user]
-            rows += len(frame) - len(kept)
-            ws.rewrite_table(run.id, name, kept)
-            if name == "selection":
-                summary |= {"users": len(kept), "selected": int(kept["selected"].sum())}
+            ws.rewrite_table(run.id, name, frame[frame[USER].astype(str) != user])
             continue
         arrays, ids, meta = ws.get_tensors(run.id, name)
         keep = np.array(ids) != user
-        rows += 1
         kept_arrays = {
             key: value[keep] if _by_user(key, value, len(keep)) else value
             for key, value in arrays.items()
         }
         ws.rewrite_tensors(run.id, name, kept_arrays, np.array(ids)[keep].tolist(), meta)
-        if name == "prompts":
-            summary["users"] = int(keep.sum())
-    if rows and run.kind == "dataset":
+    summary: dict[str, Any] = dict(run.summary)
+    if "selection" in held:
+        chosen = ws.get_table(run.id, "selection", columns=["selected"])["selected"]
+        summary |= {"users": len(chosen), "selected": int(chosen.sum())}
+    if "prompts" in held:
+        summary["users"] = len(ws.open_tensors(run.id, "prompts").meta["ids"])
+    if run.kind == "dataset" and held:
         dataset = Dataset(
             summary["dataset"],
             summary["task"],
@@ -180,7 +251,6 @@ def _erase_from_run(ws: Workspace, run: Run, user: str) -> int:
     cleaned = _cleaned(summary, user)
     if cleaned != run.summary:
         ws.rewrite_summary(run.id, cleaned)
-    return rows
 
 
 def _by_user(name: str, array: np.ndarray, users: int) -> bool:

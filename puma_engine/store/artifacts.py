@@ -125,6 +125,11 @@ class Artifacts(Runs):
             [self._get(run_id).id],
         )
 
+    def unrecorded_files(self, run_id: str) -> list[Path]:
+        """Return the files in a run's folder that its rows do not name, left by killed processes."""
+        recorded = {row["file"] for row in self.artifact_rows(run_id)} | {RECORD}
+        return [file for file in self.folder(run_id).glob("*") if file.name not in recorded]
+
     def _put(
         self,
         run_id: str,
@@ -152,9 +157,9 @@ class Artifacts(Runs):
                 db.execute(f"INSERT OR REPLACE INTO artifacts VALUES (?{', ?' * 7})", values)
                 if finished:
                     self.seal(run_id)
-        except Exception as error:
+        except BaseException as error:
             path.unlink(missing_ok=True)
-            if isinstance(error, StoreError):
+            if isinstance(error, StoreError) or not isinstance(error, Exception):
                 raise
             raise StoreError(f"The {name} of run {run_id} cannot be written: {error}") from error
         for row in old:
@@ -267,8 +272,11 @@ class Artifacts(Runs):
                 if self.record_path(run.id).is_file() or self.read_only:
                     problems.append(str(error))
                 elif self.results_are_whole(run.id):
-                    with self.transaction():
-                        self.seal(run.id)
+                    try:
+                        with self.transaction():
+                            self.seal(run.id)
+                    except StoreError as failure:
+                        problems.append(f"The run {run.id} has no record: {failure}")
         return problems
 
     def _compare_user_metrics(self, run_id: str) -> None:

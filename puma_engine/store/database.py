@@ -5,7 +5,7 @@ import shutil
 import sqlite3
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -136,7 +136,8 @@ class WorkspaceDatabase:
         """Do several statements as one, holding the write lock from the start.
 
         Nested use joins the outer transaction. A plain BEGIN would read first and could then
-        fail to get the write lock; BEGIN IMMEDIATE waits for it. Raises StoreError.
+        fail to get the write lock; BEGIN IMMEDIATE waits for it. If it fails, its last statement
+        included, the database and what `on_rollback` was given are as before. Raises StoreError.
         """
         self.check_writable()
         db = self.db
@@ -145,12 +146,19 @@ class WorkspaceDatabase:
                 yield db
                 return
             db.conn.execute("BEGIN IMMEDIATE")
+            self._local.undo = []
             try:
                 yield db
                 db.conn.execute("COMMIT")
             except BaseException:
                 db.rollback()
+                for undo in reversed(self._local.undo):
+                    undo()
                 raise
+
+    def on_rollback(self, undo: Callable[[], None]) -> None:
+        """Call `undo`, which must not raise, if the transaction of this thread fails."""
+        self._local.undo.append(undo)
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:
         """Return the rows of a query as dictionaries. Raises StoreError."""

@@ -6,12 +6,13 @@ lost, or whose rows were damaged, is made again from these records.
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from puma_engine.config import stable_hash
 from puma_engine.errors import StoreError
-from puma_engine.files import parse_json, read_json, write_json
+from puma_engine.files import atomic_write, parse_json, read_json, write_json
 from puma_engine.store.database import WorkspaceDatabase
 from puma_engine.store.records import KINDS
 
@@ -126,7 +127,20 @@ class RunRecords(WorkspaceDatabase):
             record["user_metrics"] = self.query(
                 "SELECT * FROM user_metrics WHERE run_id = ? ORDER BY user_id", [run_id]
             )
-        write_json(self.record_path(run_id), record)
+        path = self.record_path(run_id)
+        before = path.read_bytes() if path.is_file() else None
+        self.on_rollback(lambda: _put_back(path, before))
+        write_json(path, record)
+
+
+def _put_back(path: Path, before: bytes | None) -> None:
+    """Give a record the content that it had; remove it where that fails, since `scrub` writes it anew."""
+    with suppress(StoreError):
+        if before is not None:
+            atomic_write(path, lambda temporary: temporary.write_bytes(before))
+            return
+    with suppress(OSError):
+        path.unlink()
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ from puma_engine.store.file_hashes import FileHashes
 from puma_engine.store.metrics import Metrics
 from puma_engine.store.records import RUN_ID
 
+_log = logging.getLogger("puma_engine.store")
 VARIABLE = "PUMA_WORKSPACE"
 DEFAULT = "workspace"
 
@@ -58,14 +60,20 @@ class Workspace(Artifacts, Metrics, FileHashes):
         return ws
 
     def seal_runs(self) -> None:
-        """Store checksums and records of finished runs that lack them: those of earlier versions."""
+        """Store checksums and records of finished runs that lack them: those of earlier versions.
+
+        A run that cannot be sealed is logged and skipped: a full disk or a damaged table must not
+        keep the workspace from opening, nor the other runs from their records.
+        """
         missing = "SELECT id FROM runs WHERE status = 'finished' AND checksum IS NULL"
-        # A full disk or a damaged table must not keep the workspace from opening.
         with suppress(StoreError):
-            if self.query(missing):
-                with self.transaction():
-                    for row in self.query(missing):
-                        self.seal(row["id"])
+            for row in self.query(missing):
+                try:
+                    with self.transaction():
+                        if self.query(f"{missing} AND id = ?", [row["id"]]):
+                            self.seal(row["id"])
+                except StoreError as error:
+                    _log.warning("The run %s has no record yet: %s", row["id"], error)
 
 
 def _make_private(root: Path) -> None:

@@ -7,6 +7,7 @@ import sqlite3
 import numpy as np
 import pandas as pd
 import pytest
+from store_edits import edited
 from store_processes import in_process
 from typer.testing import CliRunner
 
@@ -182,6 +183,49 @@ def test_a_damaged_job_ends_no_list_and_no_worker(ws):
     assert "arguments of the job" in jobs.job(ws, bad.id).error
     assert "There is no command" in jobs.job(ws, good.id).error
     assert ws.query("SELECT status FROM jobs WHERE id = ?", [bad.id]) == [{"status": "failed"}]
+
+
+@pytest.mark.parametrize("act", ["finish", "rewrite"])
+def test_a_transaction_that_fails_at_its_end_leaves_the_record_as_the_rows_are(ws, act):
+    run = ws.run("scores")
+    if act == "finish":
+        run = ws.begin("dataset", name="late", config={"late": 1}, inputs={})
+    before = content(ws)
+    record = ws.record_path(run.id)
+    text = record.read_bytes() if record.is_file() else None
+    with pytest.raises(StoreError, match="FOREIGN KEY"), ws.transaction() as db:
+        # SQLite checks a deferred foreign key at COMMIT, which then fails.
+        db.execute("PRAGMA defer_foreign_keys = ON")
+        db.execute("INSERT INTO run_inputs VALUES ('nobody', 'x', 'nobody')")
+        if act == "finish":
+            ws.finish(run.id, seconds=1, device="cpu")
+        else:
+            ws.rewrite_summary(run.id, {"metrics": {"rmse": 9}})
+        assert record.read_bytes() != text
+    assert (record.read_bytes() if record.is_file() else None) == text
+    assert content(ws)[1] == before[1] and ws.scrub() == []
+
+
+def test_a_run_that_cannot_be_sealed_keeps_no_other_from_its_record(ws, caplog):
+    scores, model = ws.run("scores"), ws.run("backbone")
+    with edited(ws):
+        pass
+    folder, kept = ws.folder(model.id), ws.root / "kept"
+    for run in ws.runs():
+        ws.record_path(run.id).unlink()
+    folder.rename(kept)
+    folder.write_text("a file where a folder should be")
+    for _ in range(2):
+        ws = Workspace.open(ws.root)
+        assert f"The run {model.id} has no record yet" in caplog.text
+        caplog.clear()
+        missing = ws.query("SELECT id FROM runs WHERE checksum IS NULL")
+        assert missing == [{"id": model.id}] and ws.record_path(scores.id).is_file()
+    assert any("has no record" in problem for problem in ws.scrub())
+    folder.unlink()
+    kept.rename(folder)
+    ws = Workspace.open(ws.root)
+    assert not caplog.text and ws.scrub() == [] and ws.record_path(model.id).is_file()
 
 
 def test_nothing_to_rebuild_is_said(tmp_path):
