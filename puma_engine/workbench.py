@@ -58,6 +58,8 @@ class Workbench:
     judge = _method(pipeline.judge_comparison)
     report = _method(pipeline.write_report)
     export_table = _method(pipeline.export_table)
+    publish = _method(pipeline.publish)
+    add_published = _method(pipeline.add_published)
     demo = _method(pipeline.demo)
     dataset = _method(pipeline.load_dataset)
     prompts = _method(pipeline.load_prompts)

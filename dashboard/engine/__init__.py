@@ -9,6 +9,7 @@ from puma_engine.defaults import DEFAULT_STRATEGIES, DEMO_USERS
 from puma_engine.errors import NotFoundError, PumaError, StoreError
 from puma_engine.evaluation.metrics import METRICS
 from puma_engine.jobs import Job
+from puma_engine.pipeline.publishing import check_models
 from puma_engine.report.glossary import TERMS, heading
 from puma_engine.report.theme import DECISIONS, KINDS, NEUTRAL, rank
 from puma_engine.selection.strategies import STRATEGIES
@@ -80,6 +81,7 @@ def run(run_id: str) -> Run:
 def queue(command: str, args: dict[str, Any], title: str) -> Job:
     """Queue a command of puma_engine.pipeline.COMMANDS, and start a worker if none is running."""
     ws = workspace()
+    check_models(ws, command, args)
     job = engine_jobs.enqueue(ws, command, args, title=title)
     engine_jobs.ensure_worker(ws)
     return job

@@ -82,7 +82,7 @@ def context_of(run: Run) -> UserContext:
     if run.kind == "comparison":
         table, _ = comparisons.tables(engine.root(), run.id)
         for row in table.itertuples():
-            prompts = row.run if isinstance(row.run, str) else None
+            prompts = row.run if isinstance(row.run, str) and has_prompts(row.run) else None
             methods.append(Method(row.method, row.kind, row.evaluation, prompts))
     else:
         ws = engine.workspace()
@@ -102,6 +102,11 @@ def context_of(run: Run) -> UserContext:
         ]
     split = run.summary["split"] if run.kind == "comparison" else "test"
     return UserContext(run.id, dataset_of(run), run.summary["task"], split, tuple(methods))
+
+
+def has_prompts(run: str) -> bool:
+    """Say whether the prompts of a run are here; archives of published runs may leave them out."""
+    return "prompts" not in (engine.run(run).published or {}).get("left_out", ())
 
 
 @st.cache_resource(max_entries=6, show_spinner=False)

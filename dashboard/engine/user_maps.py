@@ -203,7 +203,7 @@ def groups(root: str, projection_id: str, strategy: str) -> Groups:
         vectors, known, _ = ws.get_tensors(run.inputs["source"], ARTIFACT)
         row_of = {user: row for row, user in enumerate(known or [])}
         rows = [row_of[user] for user in ids or []]
-        embedding = vectors["vectors"][rows].reshape(len(rows), -1)
+        embedding = vectors["vectors"][rows].reshape(len(rows), -1).astype("float32", copy=False)
     if "activity" in plan.needs:
         dataset = load_dataset(ws, ws.run(run.inputs["source"]).inputs["dataset"])
         activity = train_rows(dataset, np.array(ids, dtype=str))

@@ -10,6 +10,7 @@ from dashboard.components import (
     comparison_picker,
     job_cards,
     page_states,
+    published,
     query_params,
     verdicts,
 )
@@ -47,6 +48,7 @@ def page() -> None:
 
 
 def _comparison(run: Run) -> None:
+    published.mark(run)
     with st.container(border=True):
         left, right = st.columns([5, 1])
         with right:

@@ -8,6 +8,7 @@ from dashboard import engine, pages
 from dashboard.components import (
     glossary,
     page_states,
+    published,
     query_params,
     tables,
     user_predictions,
@@ -40,6 +41,7 @@ def page() -> None:
         pages.link("models", label="Fit prompts")
         return
     context, user = _choose(contexts)
+    published.mark(engine.run(context.id))
     st.header(escaped(f"User {user}"), divider="gray", anchor=False)
     records = user_details.records(engine.root(), context.dataset, user)
     _metrics(records, context)

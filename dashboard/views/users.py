@@ -14,6 +14,7 @@ from dashboard.components import (
     map_figures,
     map_selection,
     page_states,
+    published,
     query_params,
     selection_preview,
     tables,
@@ -74,6 +75,7 @@ def page() -> None:
             "source",
             help=term("source prompts"),
         )
+    published.mark(migration)
     if user_maps.newer_migration(migration):
         page_states.stale("A newer migration of these prompts to the same model is in the list.")
     projection = user_maps.projection(source.id, migration.id)

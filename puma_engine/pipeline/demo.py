@@ -25,8 +25,10 @@ from puma_engine.pipeline.fitting import run_fit
 from puma_engine.pipeline.importing_data import import_dataset
 from puma_engine.pipeline.importing_prompts import import_prompts
 from puma_engine.pipeline.migrating import run_migration
+from puma_engine.pipeline.publishing import add_published
 from puma_engine.requests import EvaluationRequest, FitRequest, MigrationRequest
 from puma_engine.store import Run, Workspace
+from puma_engine.store.archives import subject_of
 
 DATASET, SOURCE, TARGET = "goodbooks", "llama-small", "llama-medium"
 PROMPT_FILE = "source-prompts.safetensors"
@@ -45,9 +47,11 @@ def demo(
 
     Source prompts on the small model, migration to the larger one with few users and with all, full
     retraining, random prompts, the shuffled control and baselines, all evaluated on the test split
-    of a goodbooks subset of so many users.
+    of a goodbooks subset of so many users. Comparisons that ship as archives are added first.
     """
     execution = stage.Execution(device, progress, should_cancel)
+    execution.announce("adding published comparisons")
+    add_shipped_comparisons(ws)
     runs: dict[str, Run] = {}
 
     def add_backbone(spec: str) -> Step:
@@ -134,6 +138,17 @@ def demo(
 def prompt_file() -> Path:
     """Return the path of the shipped source prompts: in demo/ of the data folder."""
     return data_root() / "demo" / PROMPT_FILE
+
+
+def add_shipped_comparisons(ws: Workspace) -> None:
+    """Add the comparisons that ship as archives in demo/ of the data folder, where they are not here.
+
+    Raises StoreError for a damaged archive.
+    """
+    there = {run.id for run in ws.runs(kind="comparison", status="finished")}
+    for file in sorted((data_root() / "demo").glob("*.zip")):
+        if subject_of(file) not in there:
+            add_published(ws, file)
 
 
 def shipped_prompts(ws: Workspace, model: Run, data: Run) -> Path | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from puma_engine.datasets import REGISTRY, data_root
 from puma_engine.errors import PumaError
-from puma_engine.pipeline.backbones import is_unchanged, list_zoo
+from puma_engine.pipeline.backbones import is_here, is_unchanged, list_zoo
 from puma_engine.pipeline.erasing import unfinished_erasures
 from puma_engine.store import Workspace
 from puma_engine.training.device import has_fast_bf16
@@ -72,11 +72,16 @@ def check_workspace(ws: Workspace, *, scrub: bool = False) -> list[Row]:
     if ws.read_only:
         rows.append(_row("workspace", "warn", "it cannot be written, so it is open for viewing"))
     if scrub:
-        rows += [
-            _row("model", "fail", f"the files of {run.config['spec']} changed since it was added")
-            for run in ws.runs("backbone", "finished")
-            if not is_unchanged(ws, run, fresh=True)
-        ]
+        for run in ws.runs("backbone", "finished"):
+            spec = run.config["spec"]
+            if run.published is not None:
+                if not is_here(ws, run):
+                    detail = f"{spec}, which a published comparison used, is not on this machine"
+                    rows.append(_row("model", "warn", detail))
+            elif not is_unchanged(ws, run, fresh=True):
+                rows.append(
+                    _row("model", "fail", f"the files of {spec} changed since it was added")
+                )
     free = shutil.disk_usage(ws.root).free
     status = "ok" if free >= FREE_BYTES else "warn"
     return [*rows, _row("disk", status, f"{free / (1 << 30):.1f} GiB free")]

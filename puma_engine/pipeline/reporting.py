@@ -134,6 +134,10 @@ def _facts(ws: Workspace, run: Run, scores: pd.DataFrame, margin: float) -> list
         ("Error I accept (margin)", f"{100 * margin:g} % of full retraining's value"),
         ("Intervals", f"{intervals}, seed {run.config['seed']}"),
     ]
+    if (published := run.published) is not None:
+        text = f"measured on {published['device']}, not in this workspace"
+        text += f", with: {published['command']}" if published.get("command") else ""
+        facts.append(("Published", text))
     for ancestor in ws.lineage(run.id):
         about = ancestor.summary
         if ancestor.kind == "dataset":

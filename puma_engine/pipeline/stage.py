@@ -164,7 +164,7 @@ def find(ws: Workspace, reference: Reference, *kinds: str) -> Run:
 
 
 def look_up(ws: Workspace, reference: Reference, *kinds: str) -> Run:
-    """Return a run as `find` does, finished or not; among several, the finished one.
+    """Return a run as `find` does, finished or not; among several, the finished own one.
 
     Raises NotFoundError; StoreError when several match.
     """
@@ -174,7 +174,9 @@ def look_up(ws: Workspace, reference: Reference, *kinds: str) -> Run:
         matches = ws.matches(reference)
         suitable = [match for match in matches if not kinds or match.kind in kinds]
         finished = [match for match in suitable if match.status == "finished"]
-        several = finished or suitable
+        # A name means the workspace's own run before one that was published elsewhere.
+        own = [match for match in finished if match.published is None]
+        several = own or finished or suitable
         if len(several) > 1:
             ids = ", ".join(match.id for match in several)
             raise StoreError(

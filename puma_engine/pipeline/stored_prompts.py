@@ -60,7 +60,7 @@ def load_prompts(ws: Workspace, reference: stage.Reference) -> PromptTable:
     arrays, ids, meta = ws.get_tensors(run.id, ARTIFACT)
     return PromptTable(
         np.array(list(ids or ()), dtype=str),
-        arrays["vectors"],
+        _in_32_bits(arrays["vectors"]),
         head_of(arrays),
         meta or {},
         load_items(ws, run),
@@ -75,7 +75,13 @@ def load_items(ws: Workspace, run: Run) -> ItemPrompts | None:
         return None
     arrays, _, meta = ws.get_tensors(run.id, ITEMS)
     ids = np.array((meta or {})["item_ids"], dtype=str)
-    return ItemPrompts(ids, arrays["vectors"], arrays["other"], bool((meta or {}).get("first")))
+    vectors, other = _in_32_bits(arrays["vectors"]), _in_32_bits(arrays["other"])
+    return ItemPrompts(ids, vectors, other, bool((meta or {}).get("first")))
+
+
+def _in_32_bits(vectors: np.ndarray) -> np.ndarray:
+    """Return stored vectors as float32; those of published runs have 16 bits."""
+    return vectors.astype(np.float32, copy=False)
 
 
 def refuse_items(run: Run, what: str) -> None:
@@ -172,12 +178,12 @@ class PromptTableReader:
                 f"The user {user[:MAX_SHOWN_ID]!r} has no prompt in the run {self.run.name!r}; give one of "
                 f"its {len(self):,} users, such as {self.user_ids[0].as_py()[:MAX_SHOWN_ID]!r}."
             )
-        return self._file.read("vectors", row, row + 1)[0]
+        return _in_32_bits(self._file.read("vectors", row, row + 1)[0])
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         """Yield each block: its first row and its vectors, [n, tokens * width] float32."""
         for start in range(0, len(self), BLOCK):
-            block = self._file.read("vectors", start, start + BLOCK)
+            block = _in_32_bits(self._file.read("vectors", start, start + BLOCK))
             yield start, block.reshape(len(block), -1)
 
     def mean(self, most: int) -> np.ndarray:

@@ -30,9 +30,13 @@ class Artifacts(Runs):
         write = functools.partial(frame.to_parquet, index=False, row_group_size=1 << 16)
         self._put(run_id, name, "parquet", len(frame), lambda path: atomic_write(path, write))
 
-    def rewrite_table(self, run_id: str, name: str, frame: pd.DataFrame) -> None:
+    def rewrite_table(
+        self, run_id: str, name: str, frame: pd.DataFrame, *, compression: str = "snappy"
+    ) -> None:
         """Replace a table of a finished run, as the erasure of a user has to."""
-        write = functools.partial(frame.to_parquet, index=False, row_group_size=1 << 16)
+        write = functools.partial(
+            frame.to_parquet, index=False, row_group_size=1 << 16, compression=compression
+        )
         self._put(
             run_id,
             name,
@@ -47,19 +51,29 @@ class Artifacts(Runs):
         run_id: str,
         name: str,
         arrays: Mapping[str, np.ndarray],
-        ids: Sequence[str],
+        ids: Sequence[str] | None,
         meta: Mapping[str, Any] | None,
     ) -> None:
         """Replace tensors of a finished run, as the erasure of a user has to."""
-        header = {"ids": list(ids), "meta": plain(meta, "metadata")}
+        header = {"ids": None if ids is None else list(ids), "meta": plain(meta, "metadata")}
         self._put(
             run_id,
             name,
             "safetensors",
-            len(ids),
+            None if ids is None else len(ids),
             lambda path: save_tensors(path, arrays, header),
             finished=True,
         )
+
+    def drop_artifact(self, run_id: str, name: str) -> None:
+        """Remove a file of a finished run, as an archive that leaves it out has to."""
+        with self.transaction() as db:
+            self._whole(run_id)
+            files = [row["file"] for row in self.artifact_rows(run_id) if row["name"] == name]
+            db.execute("DELETE FROM artifacts WHERE run_id = ? AND name = ?", [run_id, name])
+            self.seal(run_id)
+        for file in files:
+            (self.folder(run_id) / file).unlink(missing_ok=True)
 
     def get_table(
         self,
@@ -174,6 +188,11 @@ class Artifacts(Runs):
             " AND format = ?",
             [run.id, name, suffix],
         )
+        if not rows and name in (run.published or {}).get("left_out", ()):
+            raise NotFoundError(
+                f"The published run {run.name!r} ({run.id}) came without its {name}, which its archive "
+                "leaves out; repeat the run here to have it (puma runs show says how it was made)."
+            )
         if not rows:
             raise NotFoundError(
                 f"The {run.kind} run {run.name!r} ({run.id}) has no {suffix} file named {name!r}."

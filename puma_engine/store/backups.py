@@ -49,7 +49,7 @@ def backup(ws: Workspace, target: Path) -> Copied:
                 "DELETE FROM artifacts WHERE run_id IN (SELECT id FROM runs WHERE status != 'finished')"
             )
         for row in snapshot.query("SELECT id FROM runs WHERE status = 'finished'"):
-            _copy_run(ws, snapshot, row["id"])
+            copy_run(ws, snapshot, row["id"])
         for path in ws.root.iterdir():
             if path.name in LEFT_OUT or path.name.startswith((DATABASE, "puma.lock", ".")):
                 continue
@@ -61,7 +61,8 @@ def backup(ws: Workspace, target: Path) -> Copied:
     return _described(target)
 
 
-def _copy_run(ws: Workspace, snapshot: Workspace, run_id: str) -> None:
+def copy_run(ws: Workspace, snapshot: Workspace, run_id: str) -> None:
+    """Copy the files and the record of a run, which the snapshot's database has, too."""
     names = [row["file"] for row in snapshot.artifact_rows(run_id)] + [RECORD]
     folder = snapshot.folder(run_id)
     folder.mkdir(parents=True, exist_ok=True)

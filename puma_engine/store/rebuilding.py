@@ -69,7 +69,7 @@ def rebuild(path: Path | str | None = None) -> Rebuilt:
         if not ready:
             break
         for run_id in ready:
-            _restore(ws, waiting.pop(run_id))
+            restore_run(ws, waiting.pop(run_id))
             result.restored.append(run_id)
     for run_id, record in waiting.items():
         lost = sorted(set(record["inputs"].values()) - known)
@@ -79,7 +79,7 @@ def rebuild(path: Path | str | None = None) -> Rebuilt:
         )
     for run_id in result.restored:
         try:
-            _restore_user_metrics(ws, run_id)
+            restore_user_metrics(ws, run_id)
         except StoreError as error:
             result.problems.append(str(error))
     ws.close()
@@ -117,9 +117,16 @@ def _set_aside(database: Path) -> Path | None:
     return moved
 
 
-def _restore(ws: Workspace, record: dict[str, Any]) -> None:
+def restore_run(ws: Workspace, record: dict[str, Any]) -> None:
     """Write the rows of a run from its record, in one transaction."""
     row, run_id = record["run"], record["run"]["id"]
+    known = set(ws.db.table("user_metrics").columns_dict)
+    lines = record.get("user_metrics", [])
+    if any(not set(line) <= known or line.get("run_id") != run_id for line in lines):
+        # The checksums do not cover these rows, whose keys become names of columns.
+        raise StoreError(
+            f"The record of the run {run_id} has metrics of users that are unknown here."
+        )
     columns = [*SEALED, *_OTHERS]
     with ws.transaction() as db:
         db.execute(
@@ -138,7 +145,7 @@ def _restore(ws: Workspace, record: dict[str, Any]) -> None:
                 f"INSERT INTO {table} (run_id, {', '.join(names)}) VALUES (?{', ?' * len(names)})",
                 ([run_id, *(line[name] for name in names)] for line in rows),
             )
-        for line in record.get("user_metrics", []):
+        for line in lines:
             db.execute(
                 f"INSERT OR REPLACE INTO user_metrics ({', '.join(line)})"
                 f" VALUES ({', '.join('?' * len(line))})",
@@ -151,7 +158,7 @@ def _pairs(inputs: dict[str, str]) -> list[dict[str, str]]:
     return [{"role": role, "input_id": run_id} for role, run_id in inputs.items()]
 
 
-def _restore_user_metrics(ws: Workspace, run_id: str) -> None:
+def restore_user_metrics(ws: Workspace, run_id: str) -> None:
     """Read the metrics of each user from the file of an evaluation, if it has one."""
     if not any(file["name"] == "user_metrics" for file in ws.artifact_rows(run_id)):
         return

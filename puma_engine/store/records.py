@@ -33,6 +33,8 @@ PACKAGES = ("torch", "transformers", "accelerate", "numpy", "pandas", "sqlite-ut
 RUN_ID = re.compile(r"[0-9a-f]{16}")
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 MAX_NAME = 200
+# The key in the summary of a run that comes from a published archive.
+PUBLISHED = "published"
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,15 @@ class Run:
     summary: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
     note: str | None = None
+
+    @property
+    def published(self) -> dict[str, Any] | None:
+        """Where a run that was added from a published archive was measured; None for own runs.
+
+        See `puma_engine.pipeline.publishing`.
+        """
+        facts = self.summary.get(PUBLISHED)
+        return facts if isinstance(facts, dict) else None
 
 
 def now() -> str:

@@ -324,16 +324,22 @@ class Runs(RunRecords):
         """
         runs = [self._get(run_id), *self.descendants(run_id)]
         for run in runs:
+            _refuse_published(run)
             if run.status == "running":
                 raise StoreError(f"The run {run.name!r} is being worked on; cancel it first.")
         for run in reversed(runs):
             self.delete(run.id)
         return runs
 
-    def delete(self, run_id: str) -> None:
-        """Delete a run with its files. Raises StoreError if it is running or an input of others."""
+    def delete(self, run_id: str, *, published: bool = False) -> None:
+        """Delete a run with its files. Raises StoreError if it is running or an input of others.
+
+        A run of a published comparison is refused, too, unless published.
+        """
         with self.transaction() as db:
             run = self._get(run_id)
+            if not published:
+                _refuse_published(run)
             users = self.dependents(run.id)
             if users:
                 names = ", ".join(f"{other.name} ({other.id})" for other in users[:5])
@@ -346,3 +352,11 @@ class Runs(RunRecords):
         shutil.rmtree(self.folder(run.id), ignore_errors=True)
         shutil.rmtree(self.root / "work" / run.id, ignore_errors=True)
         self.lock(run.id).unlink(missing_ok=True)
+
+
+def _refuse_published(run: Run) -> None:
+    if run.published is not None:
+        raise StoreError(
+            f"The run {run.name!r} ({run.id}) belongs to a published comparison; `puma published remove "
+            f"{run.published.get('comparison')}` removes the comparison with its runs."
+        )

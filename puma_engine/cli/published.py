@@ -1,0 +1,72 @@
+"""puma publish and puma published: comparisons that were measured elsewhere."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from puma_engine.cli.session import run_row, session
+
+app = typer.Typer(name="published", help="Comparisons measured elsewhere: add, list, remove.")
+
+
+def publish(
+    comparison: Annotated[str, typer.Argument(help="Comparison run: id, prefix or name.")],
+    out: Annotated[Path, typer.Option("--out", help="Archive to write, such as results.zip.")],
+    command: Annotated[
+        str | None, typer.Option("--command", help="How it was measured, stored as text.")
+    ] = None,
+    max_mib: Annotated[
+        float, typer.Option("--max-mib", min=0.1, help="Largest size of the archive in MiB.")
+    ] = 12.0,
+) -> None:
+    """Write a comparison and all runs that it rests on to one archive, prompts in 16 bits.
+
+    puma published add opens it in another workspace. It holds the rows and ids of the data's users.
+    Adapters are left out, and prompt tables that exceed the size: those of the controls first.
+    """
+    from puma_engine.pipeline import publish as write
+
+    session.show(write(session.open(), comparison, out, command=command, most_mib=max_mib))
+
+
+@app.command()
+def add(file: Annotated[Path, typer.Argument(help="Archive that puma publish wrote.")]) -> None:
+    """Add a published comparison: to look at, compare and export, marked as published."""
+    from puma_engine.pipeline import add_published
+
+    ws = session.open(create=True)
+    added = add_published(ws, file)
+    session.show(
+        run_row(ws.run(added.subject))
+        | {"runs_added": len(added.added), "runs_present": len(added.present)}
+    )
+
+
+@app.command("list")
+def list_() -> None:
+    """List the published comparisons of this workspace, with their device and date."""
+    from puma_engine.pipeline import published_comparisons
+
+    runs = published_comparisons(session.open())
+    rows = [
+        {"id": run.id, "name": run.name}
+        | {name: (run.published or {}).get(name) for name in ("device", "date", "command")}
+        for run in runs
+    ]
+    session.table(rows, raw=runs)
+
+
+@app.command()
+def remove(
+    comparison: Annotated[str, typer.Argument(help="Published comparison: id, prefix or name.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Delete a published comparison with its runs; those that own runs were made from stay."""
+    from puma_engine.pipeline import remove_published
+
+    ws = session.open()
+    run = ws.run(comparison)
+    if not yes:
+        typer.confirm(f"Delete the published comparison {run.name!r} ({run.id})?", abort=True)
+    session.show({"deleted": [other.id for other in remove_published(ws, run)]})

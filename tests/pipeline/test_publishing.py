@@ -1,0 +1,312 @@
+"""A comparison published from one workspace is the same in another, read-only and marked."""
+
+import json
+import shutil
+import zipfile
+
+import numpy as np
+import pandas as pd
+import pytest
+from dashboard_pages import assert_plain, open_page, texts
+from small_runs import QUICK, SMALL, write_ratings
+from tiny import tiny_backbone_folder
+from typer.testing import CliRunner
+
+from puma_engine import pipeline
+from puma_engine.cli import app
+from puma_engine.errors import BackboneError, NotFoundError, StoreError
+from puma_engine.jobs.tidying import leftovers, tidy
+from puma_engine.pipeline.backbones import backbone_run
+from puma_engine.pipeline.demo import add_shipped_comparisons
+from puma_engine.pipeline.doctor import check_workspace
+from puma_engine.pipeline.erasing import erase_user
+from puma_engine.pipeline.publishing import check_models
+from puma_engine.pipeline.verdicts import judge_comparison
+from puma_engine.store import Workspace
+from puma_engine.store.archives import subject_of
+from puma_engine.store.rebuilding import rebuild
+
+MODELS = "models of the origin"
+
+
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory):
+    """A workspace with a comparison of tiny models, and its archive."""
+    folder = tmp_path_factory.mktemp("origin")
+    ws = Workspace.open(folder / "workspace", create=True)
+    data = pipeline.import_dataset(
+        ws, "table", path=write_ratings(folder / "ratings.csv"), task="rating", name="books"
+    )
+    small = tiny_backbone_folder(folder / MODELS, "llama")
+    large = tiny_backbone_folder(folder / MODELS, "qwen2", width=48)
+    source = pipeline.fit_prompts(ws, data, small, training=QUICK)
+    retrained = pipeline.fit_prompts(ws, data, large, role="retrained", training=QUICK)
+    random = pipeline.fit_prompts(ws, data, large, role="random", training=QUICK)
+    few = pipeline.migrate(
+        ws, source, large, strategy="random", share=0.5, training=QUICK, adapter=SMALL
+    )
+    tables = (source, retrained, random, few)
+    compared = pipeline.compare(
+        ws, [pipeline.evaluate(ws, run) for run in tables], baselines=True, name="real"
+    )
+    pipeline.project(ws, source, few, method="pca", clusters=3)
+    file = folder / "real.zip"
+    written = pipeline.publish(ws, compared, file, command="puma demo")
+    # The archive is opened where the models are not.
+    shutil.move(folder / MODELS, folder / "elsewhere")
+    return {"ws": ws, "runs": tables, "comparison": compared, "file": file, "written": written}
+
+
+@pytest.fixture
+def opened(origin, tmp_path):
+    ws = Workspace.open(tmp_path / "workspace", create=True)
+    pipeline.add_published(ws, origin["file"])
+    return ws
+
+
+def test_every_value_survives_and_prompts_keep_16_bits(origin, opened):
+    before, compared = origin["ws"], origin["comparison"]
+    steps = before.lineage(compared.id)
+    assert {run.id for run in steps} < {run.id for run in opened.runs()}
+    assert [run.kind for run in opened.runs("projection")] == ["projection"]
+    for run in steps:
+        copy, facts = opened.run(run.id), dict(opened.run(run.id).summary)
+        published = facts.pop("published")
+        assert facts == run.summary and published["comparison"] == compared.id
+        same = (
+            "kind",
+            "name",
+            "config",
+            "inputs",
+            "seed",
+            "versions",
+            "device",
+            "finished",
+            "cost",
+        )
+        assert all(getattr(copy, name) == getattr(run, name) for name in same)
+        kept = {row["name"] for row in opened.artifacts(run.id)}
+        assert kept | set(published["left_out"]) == {
+            row["name"] for row in before.artifacts(run.id)
+        }
+        for row in opened.artifacts(run.id):
+            if row["format"] == "parquet":
+                pd.testing.assert_frame_equal(
+                    opened.get_table(run.id, row["name"]), before.get_table(run.id, row["name"])
+                )
+    for run in origin["runs"]:
+        table, first = (pipeline.load_prompts(ws, run.id) for ws in (opened, before))
+        assert table.vectors.dtype == np.float32
+        np.testing.assert_array_equal(table.vectors, first.vectors.astype(np.float16))
+        reader = pipeline.PromptTableReader(opened, run.id)
+        np.testing.assert_array_equal(reader.vector("007"), table.take(["007"])[0])
+        assert all((table.head[name] == first.head[name]).all() for name in first.head)
+    verdicts = [judge_comparison(ws, ws.run(compared.id)) for ws in (opened, before)]
+    assert verdicts[0].headline == verdicts[1].headline
+    assert opened.verify() == [] and opened.scrub() == [] and leftovers(opened) == []
+    opened.close()
+    (opened.root / "puma.db").unlink()
+    rebuild(opened.root)
+    assert Workspace.open(opened.root).run("real").published["command"] == "puma demo"
+
+
+def test_metrics_of_users_are_in_the_database(origin, opened):
+    for run in opened.runs("evaluation"):
+        pd.testing.assert_frame_equal(
+            opened.user_metrics(run.id), origin["ws"].user_metrics(run.id), check_exact=True
+        )
+
+
+def test_facts_say_where_it_was_measured(origin, opened):
+    published = opened.run("real").published
+    assert published["name"] == "real" and published["device"] == "cpu"
+    assert published["date"] == origin["comparison"].finished
+    assert published["versions"] == origin["comparison"].versions
+    assert {model["name"] for model in published["models"]} == {"llama", "qwen2"}
+    assert all(model["fingerprint"] and model["parameters"] for model in published["models"])
+    assert origin["comparison"].published is None
+
+
+def test_prompts_are_left_out_from_the_controls_on(origin, tmp_path):
+    ws, (source, _, random, few) = origin["ws"], origin["runs"]
+    whole = origin["written"]
+    assert whole.left_out == {few.id: ["adapter"]} and whole.bytes == whole.file.stat().st_size
+    limit = (whole.bytes - 1000) / (1 << 20)
+    less = pipeline.publish(ws, "real", tmp_path / "less.zip", command="puma demo", most_mib=limit)
+    assert less.bytes < whole.bytes
+    assert less.left_out == {few.id: ["adapter"], random.id: ["prompts"]}
+    other = Workspace.open(tmp_path / "other", create=True)
+    pipeline.add_published(other, less.file)
+    with pytest.raises(NotFoundError, match="came without its prompts"):
+        pipeline.load_prompts(other, random.id)
+    assert pipeline.load_prompts(other, source.id).tokens == 1
+    with pytest.raises(StoreError, match="more than the 0.001 allowed"):
+        pipeline.publish(ws, "real", tmp_path / "none.zip", most_mib=0.001)
+    assert not (tmp_path / "none.zip").exists()
+
+
+def test_published_runs_are_not_deleted_by_accident(origin, opened):
+    source = origin["runs"][0]
+    for run in (opened.run("real"), opened.run(source.id)):
+        with pytest.raises(StoreError, match="puma published remove"):
+            opened.delete(run.id)
+        with pytest.raises(StoreError, match="puma published remove"):
+            opened.delete_all(run.id)
+    own = pipeline.select(opened, source.id, strategy="random", budget=3)
+    removed = pipeline.remove_published(opened, "real")
+    assert {run.id for run in opened.runs()} == {own.id} | {
+        run.id for run in opened.lineage(own.id)
+    }
+    assert source.id not in {run.id for run in removed}
+    with pytest.raises(NotFoundError):
+        pipeline.remove_published(opened, "real")
+    opened.delete(own.id)
+    pipeline.add_published(opened, origin["file"])
+    pipeline.remove_published(opened, "real")
+    assert opened.runs() == [] and list((opened.root / "runs").iterdir()) == []
+
+
+def test_a_missing_model_is_one_sentence_before_and_in_a_job(origin, opened):
+    few = origin["runs"][-1]
+    target, source = few.inputs["backbone"], origin["runs"][0]
+    for command, args in (
+        ("fit_prompts", {"dataset": "books", "backbone": target}),
+        ("migrate", {"sources": [source.id], "target": target}),
+        ("evaluate", {"subject": few.id}),
+    ):
+        with pytest.raises(BackboneError, match="not on this machine"):
+            check_models(opened, command, args)
+    check_models(opened, "compare", {"evaluations": list(opened.run("real").inputs.values())})
+    with pytest.raises(BackboneError, match="looked at, compared and exported"):
+        pipeline.predict_title(opened, few.id, "007", "Dune")
+    with pytest.raises(BackboneError, match="not on this machine"):
+        pipeline.evaluate(opened, few.id, split="validation")
+    assert all(row["status"] == "ok" for row in check_workspace(opened))
+    rows = [row for row in check_workspace(opened, scrub=True) if row["check"] == "model"]
+    assert [row["status"] for row in rows] == ["warn", "warn"]
+
+
+def test_a_model_named_by_its_spec_is_the_one_that_is_here(origin, opened, tmp_path):
+    model = tiny_backbone_folder(tmp_path, "qwen2", width=32)
+    published = opened.run(origin["runs"][-1].inputs["backbone"])
+    own = pipeline.add_backbone(opened, model)
+    assert own.name == published.name and own.id != published.id
+    assert backbone_run(opened, "qwen2").id == own.id
+    assert backbone_run(opened, published.id).id == published.id
+
+
+def test_own_runs_stay_and_published_ones_can_be_compared_and_exported(origin, opened, tmp_path):
+    again = pipeline.add_published(opened, origin["file"])
+    assert again.added == [] and len(again.present) == len(opened.runs())
+    own = pipeline.add_published(origin["ws"], origin["file"])
+    assert own.added == [] and origin["ws"].run("real").published is None
+    pair = [run.id for run in opened.runs("evaluation")][:2]
+    assert pipeline.compare(opened, pair).published is None
+    pipeline.write_report(opened, "real", tmp_path / "report.html")
+    assert "puma demo" in (tmp_path / "report.html").read_text()
+    table = pipeline.export_prompts(opened, origin["runs"][0].id, tmp_path / "p.safetensors")
+    assert table.is_file()
+
+
+def test_erasing_reaches_published_runs(origin, opened):
+    erased = erase_user(opened, "007")
+    assert any("real" in name for name in erased.runs)
+    assert "007" not in pipeline.load_prompts(opened, origin["runs"][0].id).user_ids
+    assert opened.verify() == [] and opened.run("real").published["name"] == "real"
+    tidy(opened)
+    assert opened.verify() == []
+    pipeline.add_published(opened, origin["file"])
+    assert "007" not in pipeline.load_prompts(opened, origin["runs"][0].id).user_ids
+
+
+def changed(file, target, **members):
+    """Copy an archive with other members; None leaves one out."""
+    with zipfile.ZipFile(file) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            content = members.get(name, old.read(name))
+            if content is not None:
+                new.writestr(name, content)
+        for name in set(members) - set(old.namelist()):
+            new.writestr(name, members[name])
+    return target
+
+
+def test_damaged_and_hostile_archives_add_nothing(origin, tmp_path):
+    ws = Workspace.open(tmp_path / "workspace", create=True)
+    file, target = origin["file"], tmp_path / "bad.zip"
+    with zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
+        manifest = json.loads(archive.read("manifest.json"))
+        record = next(name for name in names if name.endswith("run.json"))
+        table = next(name for name in names if name.endswith(".parquet"))
+        content = archive.read(table)
+    flipped = bytes([content[0] ^ 1]) + content[1:]
+    outside = {"sha256": "0" * 64, "bytes": 1}
+    escaping = manifest | {"members": manifest["members"] | {"runs/../../evil": outside}}
+    newer = json.dumps(manifest | {"format": 2})
+    cases = [
+        ({table: None}, "not those of its manifest"),
+        ({table: flipped}, "was changed"),
+        ({record: b"{}"}, "not those of its manifest"),
+        ({"extra": b"x"}, "not those of its manifest"),
+        (
+            {"runs/../../evil": b"x", "manifest.json": json.dumps(escaping)},
+            "no run id|no file of a",
+        ),
+        ({"manifest.json": newer}, "update this program"),
+        ({"manifest.json": "[]"}, "is damaged"),
+        ({"manifest.json": None}, "no archive of runs"),
+    ]
+    for members, reason in cases:
+        with pytest.raises(StoreError, match=reason):
+            pipeline.add_published(ws, changed(file, target, **members))
+    target.write_bytes(file.read_bytes()[:5000])
+    with pytest.raises(StoreError, match="cannot be read"):
+        pipeline.add_published(ws, target)
+    with pytest.raises(StoreError, match="no archive"):
+        pipeline.add_published(ws, tmp_path / "missing.zip")
+    assert ws.runs() == [] and not list(ws.root.glob(".archive*"))
+
+
+def test_an_archive_of_own_runs_that_are_not_marked_is_refused(origin, tmp_path):
+    from puma_engine.store.archives import write_archive
+
+    write_archive(origin["ws"], origin["comparison"].id, tmp_path / "plain.zip")
+    ws = Workspace.open(tmp_path / "workspace", create=True)
+    with pytest.raises(StoreError, match="not marked as published"):
+        pipeline.add_published(ws, tmp_path / "plain.zip")
+
+
+def test_the_demo_adds_what_ships_once(origin, tmp_path, monkeypatch):
+    monkeypatch.setenv("PUMA_DATA", str(tmp_path))
+    (tmp_path / "demo").mkdir()
+    shutil.copy(origin["file"], tmp_path / "demo")
+    ws = Workspace.open(tmp_path / "workspace", create=True)
+    add_shipped_comparisons(ws)
+    add_shipped_comparisons(ws)
+    assert [run.id for run in ws.runs("comparison")] == [subject_of(origin["file"])]
+
+
+def test_the_commands(origin, tmp_path):
+    def puma(*words, root=tmp_path / "other"):
+        done = CliRunner().invoke(app, [*map(str, words), "--workspace", str(root), "--json"])
+        return json.loads(done.output) if done.exit_code == 0 else done
+
+    file = tmp_path / "out.zip"
+    written = puma("publish", "real", "--out", file, "--command", "x", root=origin["ws"].root)
+    assert written["bytes"] == file.stat().st_size
+    assert puma("published", "add", file)["name"] == "real"
+    (row,) = puma("published", "list")
+    assert row["summary"]["published"]["command"] == "x"
+    refused = puma("runs", "delete", "real", "--yes")
+    assert refused.exit_code == 1 and "puma published remove" in refused.output
+    assert len(puma("published", "remove", "real", "--yes")["deleted"]) == written["runs"]
+
+
+@pytest.mark.parametrize("name", ["overview", "compare", "users", "user", "models", "data"])
+def test_pages_show_a_published_comparison(name, opened, monkeypatch):
+    page = open_page(name, opened.root, monkeypatch)
+    assert_plain(page)
+    assert not page.error, [error.value for error in page.error]
+    if name in ("compare", "users", "user"):
+        assert "Published" in texts(page)
