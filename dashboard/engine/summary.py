@@ -1,6 +1,7 @@
 """What the Summary shows of a comparison: its question, the plans, and the behaviour of users."""
 
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import numpy as np
 import pandas as pd
@@ -123,29 +124,36 @@ def behaviour(root: str, evaluations: tuple[str, ...]) -> pd.DataFrame | None:
     """Return the mean and the standard deviation of each user's predictions, by evaluation.
 
     They are over the held-out rows that all evaluations predicted, of users with two or more; of
-    at most MAX_DRAWN users, drawn with a fixed seed. Columns: evaluation, user_id, mean, spread,
-    outcome (the mean true outcome). None if predictions are gone or there are too many rows.
+    at most MAX_DRAWN users, drawn with a fixed seed before their rows are read. Columns: evaluation,
+    user_id, mean, spread, outcome (the mean true outcome). None if predictions are gone or there are
+    too many rows.
     """
     ws = Workspace.open(root)
     keys = ["user_id", "item_id"]
     try:
         if any(ws.run(name).summary.get("rows", 0) > MAX_ROWS for name in evaluations):
             return None
-        tables = [read_predictions(ws, name).set_index(keys) for name in evaluations]
+        users = _drawn_users(ws, evaluations)
+        tables = [read_predictions(ws, name, users=users).set_index(keys) for name in evaluations]
     except (StoreError, DataError):
         return None
-    common = tables[0].index
-    for table in tables[1:]:
-        common = common.intersection(table.index)
+    common = reduce(pd.Index.intersection, (table.index for table in tables))
     rows = []
-    chosen: pd.Index | None = None
     for name, table in zip(evaluations, tables, strict=True):
         by_user = table.loc[common].groupby(level="user_id")
-        users = by_user["prediction"].agg(mean="mean", spread="std").dropna()
-        users["outcome"] = by_user["outcome"].mean()
-        if chosen is None:
-            count = min(MAX_DRAWN, len(users))
-            draws = np.random.default_rng(0).choice(len(users), count, replace=False)
-            chosen = users.index[np.sort(draws)]
-        rows.append(users.loc[chosen].reset_index().assign(evaluation=name))
+        measured = by_user["prediction"].agg(mean="mean", spread="std").dropna()
+        measured["outcome"] = by_user["outcome"].mean()
+        rows.append(measured.reset_index().assign(evaluation=name))
     return pd.concat(rows, ignore_index=True)
+
+
+def _drawn_users(ws: Workspace, evaluations: tuple[str, ...]) -> list[str]:
+    """Draw at most MAX_DRAWN of the users with two rows or more in each evaluation."""
+    several = []
+    for name in evaluations:
+        rows = read_predictions(ws, name, columns=["user_id"])["user_id"].value_counts()
+        several.append(rows.index[rows > 1])
+    users = reduce(pd.Index.intersection, several).sort_values()
+    count = min(MAX_DRAWN, len(users))
+    draws = np.random.default_rng(0).choice(len(users), count, replace=False)
+    return [str(user) for user in users[np.sort(draws)]]

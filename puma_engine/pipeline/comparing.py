@@ -19,10 +19,12 @@ Tables of a comparison run:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+import threading
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -56,6 +58,12 @@ KEYS = ["user_id", "item_id"]
 # Steps that count as the cost of a migration; source prompts exist before it.
 MIGRATION_KINDS = ("selection", "migration")
 SHARES = "shares_kept"
+# What comparisons of earlier versions do not store, by workspace, run, name and hashes of files:
+# a bootstrap over users takes seconds, and a page asks again for each margin.
+MAX_COMPUTED = 64
+_COMPUTED: dict[tuple[str, ...], Any] = {}
+_COMPUTING = threading.Lock()
+T = TypeVar("T")
 
 
 def compare(
@@ -293,12 +301,16 @@ def comparison_scores(ws: Workspace, comparison: stage.Reference) -> pd.DataFram
     scores = ws.get_table(run.id, "comparison")
     stored, task = set(scores["metric"]), str(run.summary["task"])
     missing = [name for name in metrics_of(task) if name not in stored]
+
+    def compute() -> pd.DataFrame:
+        runs, labels, base = _compared(ws, run)
+        joined, _ = _join(ws, runs, labels)
+        sampled = _sample(task, runs, labels, joined, missing, int(run.config["seed"]))
+        return _scores(runs, labels, base, sampled)
+
     if missing:
         with suppress(StoreError, DataError):
-            runs, labels, base = _compared(ws, run)
-            joined, _ = _join(ws, runs, labels)
-            sampled = _sample(task, runs, labels, joined, missing, int(run.config["seed"]))
-            computed = _scores(runs, labels, base, sampled)
+            computed = computed_once(ws, run, "comparison", compute)
             order = {method: number for number, method in enumerate(scores["method"])}
             scores = pd.concat([scores, computed[list(scores.columns)]]).sort_values(
                 "method", key=lambda names: names.map(order), kind="stable", ignore_index=True
@@ -316,6 +328,11 @@ def comparison_shares(ws: Workspace, comparison: stage.Reference) -> pd.DataFram
     run = stage.find(ws, comparison, "comparison")
     if any(file["name"] == SHARES for file in ws.artifacts(run.id)):
         return ws.get_table(run.id, SHARES)
+    return computed_once(ws, run, SHARES, lambda: _shares_of_older(ws, run))
+
+
+def _shares_of_older(ws: Workspace, run: Run) -> pd.DataFrame:
+    """Compute the table "shares_kept" of a comparison that does not store it."""
     task, none = str(run.summary["task"]), pd.DataFrame(columns=list(COLUMNS))
     try:
         runs, labels, base = _compared(ws, run)
@@ -332,6 +349,24 @@ def comparison_shares(ws: Workspace, comparison: stage.Reference) -> pd.DataFram
     names = [metric[task] for metric in ASPECTS.values()]
     sampled = _sample(task, runs, labels, joined, names, int(run.config["seed"]))
     return _shares(ws, runs, labels, base, sampled)
+
+
+def computed_once(ws: Workspace, run: Run, what: str, compute: Callable[[], T]) -> T:
+    """Return what a comparison does not store, computed once for the files that are there."""
+    ids = [run.id, *run.inputs.values()]
+    files = ws.query(
+        "SELECT run_id, file, sha256 FROM artifacts"
+        f" WHERE run_id IN ({', '.join('?' * len(ids))}) ORDER BY run_id, name",
+        ids,
+    )
+    there = [row["sha256"] for row in files if (ws.folder(row["run_id"]) / row["file"]).is_file()]
+    key = (str(ws.path), run.id, what, *there)
+    with _COMPUTING:
+        if key not in _COMPUTED:
+            while len(_COMPUTED) >= MAX_COMPUTED:
+                del _COMPUTED[next(iter(_COMPUTED))]
+            _COMPUTED[key] = compute()
+        return copy.deepcopy(_COMPUTED[key])
 
 
 def _compared(ws: Workspace, run: Run) -> tuple[list[Run], dict[str, str], Run]:

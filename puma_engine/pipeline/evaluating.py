@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -239,6 +240,17 @@ def _migration_label(ws: Workspace, run: Run) -> str:
     return f"{start}, {selection.summary['selected']} users ({selection.config['strategy']}){end}"
 
 
-def read_predictions(ws: Workspace, evaluation: stage.Reference) -> pd.DataFrame:
-    """Read user_id, item_id, outcome and prediction of an evaluation, one row an example."""
-    return ws.get_table(stage.find(ws, evaluation, "evaluation").id, PREDICTIONS)
+def read_predictions(
+    ws: Workspace,
+    evaluation: stage.Reference,
+    *,
+    users: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
+) -> pd.DataFrame:
+    """Read user_id, item_id, outcome and prediction of an evaluation, one row an example.
+
+    users: those to read (default: all); columns: those to read (default: all).
+    """
+    run = stage.find(ws, evaluation, "evaluation")
+    where = None if users is None else {"user_id": users}
+    return ws.get_table(run.id, PREDICTIONS, where=where, columns=columns)

@@ -16,6 +16,7 @@ from puma_engine.pipeline.comparing import (
     comparison_scores,
     comparison_shares,
     comparison_users,
+    computed_once,
 )
 from puma_engine.pipeline.user_impact import load_user_impact
 from puma_engine.store import Run, Workspace
@@ -67,14 +68,18 @@ def user_impact_between(ws: Workspace, run: Run, evaluation: str) -> UserImpact 
 
     It is read where the comparison stores it, and computed for older ones.
     """
+
+    def compute() -> UserImpact:
+        users, ratings = comparison_users(ws, run), run.summary["task"] == "rating"
+        return measure_user_impact(users, evaluation, run.inputs["reference"], ratings=ratings)
+
     try:
         impact = load_user_impact(ws, run, evaluation)
-        if impact is not None:
-            return impact
-        users, ratings = comparison_users(ws, run), run.summary["task"] == "rating"
+        if impact is None:
+            impact = computed_once(ws, run, f"effects of {evaluation}", compute)
     except (StoreError, DataError):
         return None
-    return measure_user_impact(users, evaluation, run.inputs["reference"], ratings=ratings)
+    return impact
 
 
 def with_backbones(ws: Workspace, methods: pd.DataFrame) -> pd.DataFrame:

@@ -151,6 +151,18 @@ def test_behaviour_is_the_mean_and_spread_of_each_users_predictions(measured):
     assert len(table) == 2 * rows["user_id"].nunique()
 
 
+def test_behaviour_of_many_users_is_that_of_a_sample(measured, monkeypatch):
+    ws, run = measured
+    evaluations = tuple(ws.get_table(run.id, "methods")["evaluation"][:2])
+    everybody = summary.behaviour.__wrapped__(str(ws.root), evaluations)
+    monkeypatch.setattr(summary, "MAX_DRAWN", 5)
+    few = summary.behaviour.__wrapped__(str(ws.root), evaluations)
+    keys = ["evaluation", "user_id"]
+    assert few.groupby("evaluation")["user_id"].nunique().tolist() == [5, 5]
+    same = everybody.set_index(keys).loc[pd.MultiIndex.from_frame(few[keys])].reset_index()
+    pd.testing.assert_frame_equal(same[few.columns], few)
+
+
 def test_a_later_evaluation_makes_the_verdict_outdated(tmp_path, monkeypatch):
     ws = Workspace.open(tmp_path / "ws", create=True)
     data = finished(ws, "dataset", "books")

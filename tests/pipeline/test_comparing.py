@@ -118,7 +118,9 @@ def as_earlier_versions_stored_it(ws, run):
         db.execute("UPDATE runs SET status = 'finished' WHERE id = ?", [run.id])
 
 
-def test_an_older_comparison_gets_pair_accuracy_and_shares_from_its_predictions(ratings):
+def test_an_older_comparison_gets_pair_accuracy_and_shares_from_its_predictions(
+    ratings, monkeypatch
+):
     ws, run = ratings["ws"], ratings["comparison"]
     keys = ["method", "metric"]
     scores = ws.get_table(run.id, "comparison").sort_values(keys, ignore_index=True)
@@ -129,6 +131,13 @@ def test_an_older_comparison_gets_pair_accuracy_and_shares_from_its_predictions(
     pd.testing.assert_frame_equal(again.sort_values(keys, ignore_index=True), scores)
     pd.testing.assert_frame_equal(pipeline.comparison_shares(ws, run), shares)
     assert pipeline.judge_comparison(ws, run) == verdict
+    # Another margin asks for the same figures, so nothing is resampled again.
+    with monkeypatch.context() as patch:
+        patch.delattr("puma_engine.pipeline.comparing.sample_metrics")
+        pipeline.judge_comparison(ws, run, margin=0.2)
+        changed = pipeline.comparison_shares(ws, run)
+        changed["share"] = 0.0
+        pd.testing.assert_frame_equal(pipeline.comparison_shares(ws, run), shares)
 
     (lost,) = ws.folder(ratings["random"].id).glob("predictions.*parquet")
     lost.rename(lost.with_suffix(".gone"))

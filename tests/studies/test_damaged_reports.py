@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from puma_engine.errors import StoreError
+from puma_engine.studies import reports
 from puma_engine.studies.reports import figures, load_report, markdown
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
@@ -51,6 +52,22 @@ def test_a_damaged_report_is_refused_or_read(file, tmp_path):
             continue
         assert markdown(loaded) and figures(loaded) is not None
     assert refused < 25
+
+
+def test_a_report_is_rendered_once_to_check_it_and_again_when_it_changed(tmp_path, monkeypatch):
+    checked = []
+    check = reports._check_content
+    monkeypatch.setattr(reports, "_check_content", lambda r: checked.append(r) or check(r))
+    content = json.loads(REPORTS[0].read_text(encoding="utf-8")) | {"note": str(tmp_path)}
+    file = tmp_path / "report.json"
+    file.write_text(json.dumps(content), encoding="utf-8")
+    for _ in range(3):
+        assert load_report(file, "run the study") == content
+    assert len(checked) == 1
+    for _ in range(2):  # what was refused is not taken for checked
+        file.write_text(json.dumps(content | {"rows": 5}), encoding="utf-8")
+        with pytest.raises(StoreError, match="cannot be read"):
+            load_report(file, "run the study")
 
 
 def test_a_report_that_is_cut_or_nested_too_deep_is_refused(tmp_path):
