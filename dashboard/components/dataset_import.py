@@ -45,7 +45,7 @@ def panel() -> None:
     if page_states.viewing():
         return
     if engine.has_workspace():
-        datasets.forget_uploads(engine.workspace())
+        datasets.remove_uploads(engine.workspace())
     if query_params.segment("Source", ORIGINS, "from") == "shipped":
         _shipped()
     else:

@@ -6,8 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Any, Literal
@@ -17,14 +16,15 @@ import pyarrow.parquet as pq
 import streamlit as st
 
 from dashboard import engine
-from puma_engine import jobs as engine_jobs
 from puma_engine.datasets import REGISTRY, preview_table
 from puma_engine.datasets.importers.table import Preview
+from puma_engine.datasets.importers.table_options import TableOptions
 from puma_engine.datasets.reading.csv_tables import open_unpacked
 from puma_engine.datasets.reading.parquet_files import unpacked_bytes
 from puma_engine.datasets.registry import Source
 from puma_engine.errors import DataError, PumaError
 from puma_engine.jobs import Job
+from puma_engine.jobs.tidying import UPLOADS, remove_uploads
 from puma_engine.pipeline.importing_data import dataset_facts, profiles_of
 from puma_engine.store import Workspace
 
@@ -36,9 +36,7 @@ MAX_UNPACKED = 2 << 30
 CHECK_SECONDS = 300
 MAX_SHOWN = 500
 REQUIRED = ("user_id", "item_id", "outcome")
-UPLOADS = "uploads"
 _ALWAYS_STORED = ("task", "drop_invalid", "min_rows", "history_separator")
-UPLOAD_SECONDS = 600.0
 
 
 @st.cache_data(max_entries=50, show_spinner=False)
@@ -147,31 +145,10 @@ def _check_unpacked_size(path: Path) -> None:
 
 
 @dataclass(frozen=True)
-class TableSettings:
+class TableSettings(TableOptions):
     """How a table is read, from the forms of the page; the engine checks it again."""
 
     task: str = "rating"
-    columns: dict[str, str] = field(default_factory=dict)
-    item_columns: dict[str, str] = field(default_factory=dict)
-    drop_invalid: bool = False
-    min_rows: int = 1
-    max_rows: int | None = None
-    min_item_rows: int = 0
-    users: int | None = None
-    time_unit: str | None = None
-    history_separator: str = " "
-    delimiter: str | None = None
-    encoding: str | None = None
-    quote: str | None = None
-    no_header: bool = False
-    items_delimiter: str | None = None
-    items_encoding: str | None = None
-    id_as_text: bool = False
-    scale: str | None = None
-    not_rated: float | None = None
-    click_threshold: float | None = None
-    draw_non_clicks: bool = False
-    split_by: str = "user"
 
     def job_arguments(self) -> dict[str, Any]:
         """Return the settings of `import_dataset` for a table, those that differ from its defaults.
@@ -259,7 +236,7 @@ def import_table(
 ) -> Job:
     """Move a checked upload into the workspace and queue its import."""
     ws = engine.workspace(create=True)
-    forget_uploads(ws)
+    remove_uploads(ws)
     folder = ws.root / UPLOADS / os.urandom(8).hex()
     arguments: dict[str, Any] = {"source": "table", "name": name, **settings.job_arguments()}
     try:
@@ -272,25 +249,3 @@ def import_table(
         if isinstance(error, OSError):
             raise DataError(f"The file could not be stored ({error.strerror}).") from error
         raise
-
-
-def forget_uploads(ws: Workspace, older_than: float = UPLOAD_SECONDS) -> None:
-    """Remove uploaded files that no unfinished job needs and that are older than so many seconds.
-
-    The job of a younger file may be about to be queued.
-    """
-    folders = [
-        folder
-        for folder in (ws.root / UPLOADS).glob("*")
-        if time.time() - folder.stat().st_mtime >= older_than
-    ]
-    if not folders:
-        return
-    needed = {
-        Path(job.args["path"]).parents[1].name
-        for job in engine_jobs.jobs(ws)
-        if job.status != "finished" and UPLOADS in Path(str(job.args.get("path") or "")).parts
-    }
-    for folder in folders:
-        if folder.name not in needed:
-            shutil.rmtree(folder, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from puma_engine.store import Workspace, locks
 from puma_engine.store.records import RUN_ID
 
 ACTIVE = ("queued", "running", "interrupted")
+UPLOADS = "uploads"
 DAYS = 90.0
 DAY = 86_400.0
 # Younger leftovers may belong to a process that is at work.
@@ -38,15 +40,7 @@ def leftovers(ws: Workspace, *, days: float = DAYS) -> list[Leftover]:
                 reasons[log] = f"it was not written to for {days:g} days"
         elif log.stem not in kept:
             reasons[log] = "its job is gone or old"
-    needed = {
-        Path(str(item.args.get(name))).parent.parent.name
-        for item in kept.values()
-        for name in ("path", "items_path")
-        if item.status != "finished" and item.args.get(name)
-    }
-    for upload in (ws.root / "uploads").glob("*"):
-        if upload.name not in needed and _seconds_since_change(upload) > LEFTOVER_SECONDS:
-            reasons[upload] = "no job needs this upload"
+    reasons |= dict.fromkeys(_unneeded_uploads(ws, kept.values()), "no job needs this upload")
     runs = {run.id: run for run in ws.runs()}
     for kind, why in (("work", "checkpoints of no unfinished run"), ("locks", "lock of no run")):
         for path in (ws.root / kind).glob("*"):
@@ -92,6 +86,29 @@ def tidy(ws: Workspace, *, days: float = DAYS) -> list[Leftover]:
             leftover.path.unlink(missing_ok=True)
     ws.compact()
     return removed
+
+
+def remove_uploads(ws: Workspace, *, older_than: float = LEFTOVER_SECONDS) -> None:
+    """Remove the uploads that no unfinished job needs and that did not change for so many seconds."""
+    for upload in _unneeded_uploads(ws, queue.jobs(ws), older_than):
+        shutil.rmtree(upload, ignore_errors=True)
+
+
+def _unneeded_uploads(
+    ws: Workspace, kept: Iterable[queue.Job], older_than: float = LEFTOVER_SECONDS
+) -> list[Path]:
+    """Return the uploads that none of these jobs needs; the job of a younger one may be queued next."""
+    needed = {
+        Path(str(item.args.get(name))).parent.parent.name
+        for item in kept
+        for name in ("path", "items_path")
+        if item.status != "finished" and item.args.get(name)
+    }
+    return [
+        upload
+        for upload in (ws.root / UPLOADS).glob("*")
+        if upload.name not in needed and _seconds_since_change(upload) > older_than
+    ]
 
 
 def _is_old(item: queue.Job, days: float) -> bool:

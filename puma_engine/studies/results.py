@@ -88,13 +88,17 @@ def _row(ws: Workspace, cell: Cell, run: Run) -> Row:
 
 
 class _Predictions:
-    """The predictions of evaluations, by number, read once and joined by user and item."""
+    """The predictions of evaluations, by number, read once and joined by user and item.
+
+    Those with the same rows in the same order need no joining; others are joined once a pair.
+    """
 
     keys = ("user_id", "item_id")
 
     def __init__(self, ws: Workspace, runs: Sequence[Run]) -> None:
         self.ws, self.runs = ws, runs
         self.frames: dict[str, pd.DataFrame] = {}
+        self.joined: dict[tuple[str, str], np.ndarray] = {}
 
     def rows(self, number: int) -> pd.DataFrame:
         run = self.runs[number]
@@ -104,11 +108,14 @@ class _Predictions:
 
     def aligned(self, number: int, first: int) -> np.ndarray:
         """Return the predictions of an evaluation in the order of the rows of another."""
-        rows = self.rows(first)[list(self.keys)]
-        joined = rows.merge(
-            self.rows(number), on=list(self.keys), how="left", validate="one_to_one"
-        )
-        return joined["prediction"].to_numpy(np.float64)
+        pair, keys = (self.runs[number].id, self.runs[first].id), list(self.keys)
+        predicted, rows = self.rows(number), self.rows(first)[keys]
+        if predicted[keys].equals(rows):
+            return predicted["prediction"].to_numpy(np.float64)
+        if pair not in self.joined:
+            joined = rows.merge(predicted, on=keys, how="left", validate="one_to_one")
+            self.joined[pair] = joined["prediction"].to_numpy(np.float64)
+        return self.joined[pair]
 
     def task(self, number: int) -> str:
         return str(self.runs[number].summary["task"])

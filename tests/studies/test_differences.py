@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,10 +11,16 @@ from scipy import stats
 
 from puma_engine.errors import SelectionError
 from puma_engine.selection.strategies import STRATEGIES
+from puma_engine.store import Workspace
 from puma_engine.studies import Options, get_study
 from puma_engine.studies.differences import differences_over_budgets, paired_t_test
 from puma_engine.studies.reports import markdown
-from puma_engine.studies.results import differences_over_trainings, methods_of, summary
+from puma_engine.studies.results import (
+    _Predictions,
+    differences_over_trainings,
+    methods_of,
+    summary,
+)
 from puma_engine.studies.shares import shares_of_rows
 
 SHARES, SEEDS = (0.03, 0.1), (0, 1, 2)
@@ -37,6 +44,23 @@ def report(strategies, dataset="films"):
     return facts | {
         "rows": rows, "summary": summary, "differences": [], "missing": [], "failed": {},
     }  # fmt: skip
+
+
+def test_predictions_are_joined_by_user_and_item_whatever_their_order(tmp_path):
+    ws = Workspace.open(tmp_path, create=True)
+    rows = pd.DataFrame({"user_id": [*"aabb"], "item_id": [*"xyxy"], "outcome": [1, 2, 3, 4]})
+    runs = []
+    for number, order in enumerate(([0, 1, 2, 3], [0, 1, 2, 3], [3, 1, 0, 2])):
+        run = ws.begin("evaluation", name=f"e{number}", config={"n": number}, inputs={})
+        values = np.arange(4, dtype=np.float32) + 10 * number
+        ws.put_table(run.id, "predictions", rows.assign(prediction=values).iloc[order])
+        runs.append(ws.finish(run.id, seconds=1, device="cpu"))
+    predictions = _Predictions(ws, runs)
+    for _ in range(2):
+        for number in range(3):
+            wanted = [10 * number + row for row in range(4)]
+            assert predictions.aligned(number, 0).tolist() == wanted
+            assert predictions.aligned(number, 2).tolist() == [wanted[row] for row in (3, 1, 0, 2)]
 
 
 def test_the_interval_equals_that_of_a_paired_t_test():
