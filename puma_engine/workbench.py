@@ -43,6 +43,7 @@ class Workbench:
     refine = _method(pipeline.refine)
     predict_regressions = _method(pipeline.predict_regressions)
     import_prompts = _method(pipeline.import_prompts)
+    vectors_from_baseline = _method(pipeline.vectors_from_baseline)
     export_prompts = _method(pipeline.export_prompts)
     embed_prompts = _method(pipeline.embed_prompts)
     export_adapter = _method(pipeline.export_adapter)

@@ -16,6 +16,7 @@ from puma_engine.jobs import find_devices
 from puma_engine.pipeline import importing_data, planning
 from puma_engine.pipeline.planning import Costs, PlanSettings
 from puma_engine.pipeline.source_predictions import WITHOUT_RECORDS
+from puma_engine.pipeline.stored_prompts import has_model
 from puma_engine.requests import PlanRequest
 from puma_engine.training.device import device_memory
 
@@ -67,6 +68,13 @@ def problems(plan: Plan) -> list[str]:
         sentences.append(
             f"The strategy {plan.strategy} reads records, which a migration from predictions does not; "
             "choose another."
+        )
+    without_model = [
+        sources[i].name for i in plan.sources if i in sources and not has_model(sources[i])
+    ]
+    if plan.from_predictions and without_model:
+        sentences.append(
+            f"{without_model[0]} holds vectors, and no model that could predict; use records."
         )
     if not sentences and len({sources[id_].inputs["dataset"] for id_ in plan.sources}) > 1:
         sentences.append("The sources were fitted on different data sets; choose those of one.")

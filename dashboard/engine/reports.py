@@ -12,6 +12,7 @@ import streamlit as st
 from dashboard import engine
 from dashboard.engine import Run, StoreError
 from puma_engine.pipeline.reporting import read_table, render_report, table_names
+from puma_engine.pipeline.stored_prompts import has_model
 from puma_engine.store import Workspace
 
 __all__ = ["table_names"]
@@ -52,8 +53,8 @@ def table(root: str, run: str, name: str) -> pd.DataFrame:
 
 
 def prompt_runs() -> list[Run]:
-    """Finished runs with a prompt table, the newest first."""
-    runs = [*engine.runs("prompts"), *engine.runs("migration")]
+    """Finished runs with prompts of a model, the newest first."""
+    runs = filter(has_model, [*engine.runs("prompts"), *engine.runs("migration")])
     return sorted(runs, key=lambda run: run.created, reverse=True)
 
 

@@ -16,6 +16,7 @@ from puma_engine.pipeline import Prediction, PromptTableReader
 from puma_engine.pipeline.evaluating import PREDICTIONS, method_kind, method_label
 from puma_engine.pipeline.neighbours import Space, neighbours
 from puma_engine.pipeline.predicting import MAX_TITLE_LENGTH
+from puma_engine.pipeline.stored_prompts import has_model
 from puma_engine.serving import whatif
 from puma_engine.store import Run
 
@@ -98,7 +99,7 @@ def context_of(run: Run) -> UserContext:
             Method(item.name, str(item.config["role"]), None, item.id)
             for kind in PROMPT_KINDS
             for item in reversed(engine.runs(kind))
-            if item.inputs["dataset"] == run.id and item.id not in known
+            if item.inputs["dataset"] == run.id and item.id not in known and has_model(item)
         ]
     split = run.summary["split"] if run.kind == "comparison" else "test"
     return UserContext(run.id, dataset_of(run), run.summary["task"], split, tuple(methods))

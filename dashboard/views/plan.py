@@ -92,7 +92,7 @@ def _put_together(sources: list[engine.Run], targets: list[engine.Run]) -> Plan:
             chosen_targets = query_params.choose_many(label, models, "targets", labels=names)
         else:
             # A migration leads to another model than the prompts are on.
-            source_models = {run.inputs["backbone"] for run in sources if run.id in chosen}
+            source_models = {run.inputs.get("backbone") for run in sources if run.id in chosen}
             other = next((model for model in models if model not in source_models), None)
             chosen_targets = [
                 query_params.choose("Target model", models, "target", labels=names, default=other)

@@ -21,8 +21,8 @@ Group = Mapping[str, tuple[Any, Text]]
 
 # Help texts of what several commands take. The options of a request stand in this order.
 HELP: dict[str, Text] = {
-    "sources": "Prompts or migration run to start from; repeat it for an aggregation.",
-    "source": "Prompts or migration run to start from.",
+    "sources": "Run with prompts or vectors, or migration, to start from; repeat it for an aggregation.",
+    "source": "Run with prompts or vectors, or migration, to start from.",
     "targets": "Backbone to move to; repeat it for a chain, in order.",
     "target": "Backbone to move to: run, zoo name, model folder, GGUF file or hub id.",
     "missing": "A user whom a source lacks: mean (gets its mean prompt) or drop (is left out).",

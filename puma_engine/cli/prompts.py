@@ -39,26 +39,59 @@ def refine(request: RefineRequest) -> str:
 @stage(
     "import_prompts",
     "path",
-    path="File or folder with prompts: see docs/prompts.md for the formats.",
+    path="File or folder with prompts or vectors: see docs/prompts.md for the formats.",
     dataset=DATASET,
+    backbone="Backbone of the prompts (default: none; they are vectors of another origin).",
     users="File with the user id of each row, if the table has none.",
     tokens="Soft tokens a user, where rows are flat.",
+    items="Table with vectors of items, beside users' vectors.",
+    item_ids="File with the item id of each row of --items, if the table has none.",
     head="auto trains a head for prompts that bring none; or none.",
     template=TEMPLATE,
 )
 def import_(
     path: Path,
     dataset: str,
-    backbone: str,
+    backbone: str | None = None,
     users: Path | None = None,
     tokens: int | None = None,
+    items: Path | None = None,
+    item_ids: Path | None = None,
     head: str = "auto",
     role: str = "source",
     template: str | None = None,
     name: str | None = None,
 ) -> str:
-    """Import prompts that were fitted elsewhere, keyed by user id."""
+    """Import prompts that were fitted elsewhere, or any other vectors, keyed by user id.
+
+    Without --backbone the table holds vectors that no language model made, such as those of a
+    recommender, to start a migration from.
+    """
     return f"importing {path.name}"
+
+
+@app.command()
+@stage(
+    "vectors_from_baseline",
+    "dataset",
+    device=False,
+    dataset=DATASET,
+    factors={
+        "help": "Factors of each user and item (default: chosen on validation rows).",
+        "min": 1,
+    },
+    users_only="Leave out the items' vectors.",
+    seed="Seed of the items' first factors.",
+)
+def from_baseline(
+    dataset: str,
+    factors: int | None = None,
+    users_only: bool = False,
+    seed: int = 0,
+    name: str | None = None,
+) -> str:
+    """Take users' and items' vectors from matrix factorisation, to start a migration from."""
+    return f"factorising {dataset}"
 
 
 @app.command()

@@ -31,7 +31,7 @@ def migrate(request: MigrationRequest) -> str:
 @stage(
     "migrate",
     "sources",
-    sources="Prompts or migration runs, two or more.",
+    sources="Runs with prompts or vectors, or migrations, two or more.",
     target="Backbone: run, zoo name, model folder, GGUF file or hub id.",
     shuffled=None,
 )

@@ -106,9 +106,14 @@ class MatrixFactorisation(UserItemBias):
     Computer 2009; the least squares are solved by a few conjugate gradient steps as in Takács,
     Pilászy and Tikk, RecSys 2011. The ridge, the rank and the number of sweeps are chosen on
     validation rows; where no factor helps there, or there are none, only the biases are used.
+    factors: the rank, which is then given and used in any case. seed: of the first item factors.
     """
 
     label = "Matrix factorisation"
+
+    def __init__(self, factors: int | None = None, seed: int = 0) -> None:
+        self.factors, self.seed = factors, seed
+        self.ridge: float | None = None
 
     def fit(self, train: pd.DataFrame, validation: pd.DataFrame | None = None) -> Self:
         """Fit biases, then factors on top of them; see `UserItemBias.fit`."""
@@ -127,14 +132,14 @@ class MatrixFactorisation(UserItemBias):
         by_user = _sparse(residual, user, item, shape)
         by_item = _sparse(residual, item, user, shape[::-1])
         biases = self.parameters
-        self.error = self._error(biases, validation)
-        ridge = None
+        self.error = self._error(biases, validation) if self.factors is None else np.inf
+        first, others = (FIRST_RANK, OTHER_RANKS) if self.factors is None else (self.factors, ())
         for candidate in RIDGES:
-            if self._als(by_user, by_item, biases, FIRST_RANK, candidate, validation):
-                ridge = candidate
-        if ridge is not None:
-            for rank in OTHER_RANKS:
-                self._als(by_user, by_item, biases, rank, ridge, validation)
+            if self._als(by_user, by_item, biases, first, candidate, validation):
+                self.ridge = candidate
+        if self.ridge is not None:
+            for rank in others:
+                self._als(by_user, by_item, biases, rank, self.ridge, validation)
         return self
 
     def _als(
@@ -150,7 +155,7 @@ class MatrixFactorisation(UserItemBias):
 
         Returns whether it did.
         """
-        noise = np.random.default_rng(0).normal(0, 0.1, (len(self.items), rank))
+        noise = np.random.default_rng(self.seed).normal(0, 0.1, (len(self.items), rank))
         user = np.pad(biases[0], ((0, 0), (0, rank)))
         item = np.hstack([biases[1], noise.astype(np.float32)])
         item_shrinkage, user_shrinkage = self.shrinkage

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from puma_engine.files import load_tensors, save_tensors
 
 HEAD = "head."
 HEAD_FILE = "head.safetensors"
+# Whose vectors a table holds, a row each.
+Owner = Literal["user", "item"]
+_ID_OPTIONS: dict[Owner, str] = {"user": "--users", "item": "--item-ids"}
 
 
 @dataclass(frozen=True)
@@ -70,10 +73,12 @@ def checked(
     head: dict[str, np.ndarray] | None = None,
     meta: dict[str, Any] | None = None,
     complete: bool = False,
+    owner: Owner = "user",
 ) -> PromptFile:
     """Return a prompt file after every check. Raises DataError, which names `path`.
 
-    vectors [n, l, d], or [n, l x d] with the number of soft tokens given (default: 1).
+    vectors [n, l, d], or [n, l x d] with the number of soft tokens given (default: 1). owner: whose
+    they are.
     """
     vectors = np.asarray(vectors)
     if vectors.dtype.kind not in "fiu" or vectors.ndim not in (2, 3):
@@ -93,22 +98,23 @@ def checked(
         raise DataError(f"The prompts of {path} have {vectors.shape[1]} tokens, not {tokens}.")
     if user_ids is None:
         raise DataError(
-            f"The file {path} says nothing of users; give their ids, in row order, with --users."
+            f"The file {path} says nothing of {owner}s; give their ids, in row order, with {_ID_OPTIONS[owner]}."
         )
     if any(isinstance(user, float) for user in user_ids):
         raise DataError(
-            f"The user ids of {path} are numbers with a fraction, which may have lost digits; store "
+            f"The {owner} ids of {path} are numbers with a fraction, which may have lost digits; store "
             "them as text or whole numbers."
         )
     ids = [str(user) for user in user_ids]
     if len(ids) != len(vectors):
         raise DataError(
-            f"The file {path} has {len(vectors):,} rows, but {len(ids):,} user ids came; they must "
+            f"The file {path} has {len(vectors):,} rows, but {len(ids):,} {owner} ids came; they must "
             "belong to each other."
         )
     if len(set(ids)) != len(ids):
-        user = Counter(ids).most_common(1)[0][0]
-        raise DataError(f"The user {user!r} is twice in {path}; each user has one prompt.")
+        twice = Counter(ids).most_common(1)[0][0]
+        what = "prompt" if owner == "user" else "vector"
+        raise DataError(f"The {owner} {twice!r} is twice in {path}; each {owner} has one {what}.")
     vectors = check_finite(path, vectors.astype(np.float32))
     for name, value in (head or {}).items():
         if not np.isfinite(value).all():

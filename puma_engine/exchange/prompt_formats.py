@@ -12,29 +12,36 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from puma_engine.datasets.reading.column_values import as_ids
+from puma_engine.datasets.reading.delimited import read_columns, read_head
 from puma_engine.datasets.reading.parquet_files import read_parquet
 from puma_engine.errors import DataError, StoreError
 from puma_engine.exchange.packed import INDEX, read_packed
 from puma_engine.exchange.peft import is_peft, read_peft
-from puma_engine.exchange.prompt_file import HEAD, PromptFile, checked, head_of, with_head
+from puma_engine.exchange.prompt_file import HEAD, Owner, PromptFile, checked, head_of, with_head
 from puma_engine.exchange.published_checkpoints import published_prompts
-from puma_engine.exchange.user_ids import read_user_ids
+from puma_engine.exchange.user_ids import read_ids
 from puma_engine.files import atomic_write, load_tensors, parse_json, sha256_file
 from puma_engine.prompts.table import PromptTable
 
 NAMES = ("vectors", "prompts", "prompt_embeddings", "embeddings")
+VECTOR = "vector"
 
 
 def read_prompts(
-    path: str | Path, *, users: str | Path | None = None, tokens: int | None = None
+    path: str | Path,
+    *,
+    users: str | Path | None = None,
+    tokens: int | None = None,
+    owner: Owner = "user",
 ) -> PromptFile:
-    """Read prompts that were fitted elsewhere.
+    """Read prompts that were fitted elsewhere, or any other table of vectors.
 
     path: a file made by `puma prompts export` in any format, another .safetensors, .parquet,
-    .npz or .npy table, a checkpoint of the published code (.pt, .pth, .bin, .ckpt), or a
-    folder with PEFT prompt tuning, of one user or with a folder each. users: a file that
-    names each row's user, where the table does not. tokens: soft tokens a user, where rows
-    are flat. Nothing pickled is ever run. Raises DataError or StoreError.
+    .csv, .tsv, .npz or .npy table, a checkpoint of the published code (.pt, .pth, .bin, .ckpt), or
+    a folder with PEFT prompt tuning, of one user or with a folder each. users: a file that
+    names each row's owner, where the table does not. tokens: soft tokens a user, where rows
+    are flat. owner: whose the rows are; a table names them in the column user_id or item_id.
+    Nothing pickled is ever run. Raises DataError or StoreError.
     """
     path = Path(path)
     if path.is_dir():
@@ -53,21 +60,23 @@ def read_prompts(
         raise DataError(
             f"Prompts cannot be read from {path.name}; allowed are {', '.join(_READERS)}, and folders."
         )
-    ids, vectors, about = reader(path)
+    ids, vectors, about = reader(path, f"{owner}_id")
     if users is not None:
-        ids = read_user_ids(users, len(vectors))
-    return checked(path, ids, vectors, **about | {"tokens": tokens or about.get("tokens")})
+        ids = read_ids(users, len(vectors), owner)
+    about |= {"tokens": tokens or about.get("tokens"), "owner": owner}
+    return checked(path, ids, vectors, **about)
 
 
-# User ids, vectors, and further arguments of `checked`.
+# Ids, vectors, and further arguments of `checked`.
 Table = tuple[list[Any] | None, np.ndarray, dict[str, Any]]
 
 
-def _read_safetensors(path: Path) -> Table:
+def _read_safetensors(path: Path, column: str) -> Table:
     arrays, meta = load_tensors(path)
-    if isinstance(meta, dict) and "user_ids" in meta and "vectors" in arrays:
+    ids = f"{column}s"
+    if isinstance(meta, dict) and ids in meta and "vectors" in arrays:
         about = {"head": head_of(arrays), "meta": meta, "complete": True}
-        return meta["user_ids"], arrays["vectors"], about
+        return meta[ids], arrays["vectors"], about
     return None, _only_table(path, arrays), {"head": head_of(arrays)}
 
 
@@ -83,14 +92,16 @@ def _only_table(path: Path, arrays: dict[str, np.ndarray]) -> np.ndarray:
     return arrays[chosen[0]]
 
 
-def _read_parquet(path: Path) -> Table:
+def _read_parquet(path: Path, column: str) -> Table:
     table = read_parquet(path)
-    if not {"user_id", "vector"} <= set(table.column_names):
+    if column not in table.column_names or len(table.column_names) < 2:
         raise DataError(
-            f"The file {path} needs the columns user_id and vector; it has "
-            f"{', '.join(table.column_names)}."
+            f"The file {path} needs the columns {column} and {VECTOR}, or {column} and a column for each "
+            f"number of a vector; it has {', '.join(table.column_names)}."
         )
-    rows = table.column("vector").to_pylist()
+    if VECTOR not in table.column_names:
+        return _of_number_columns(path, table, column)
+    rows = table.column(VECTOR).to_pylist()
     if any(row is None for row in rows) or len({len(row) for row in rows}) != 1:
         raise DataError(f"Every vector in {path} must have the same length, above 0.")
     try:
@@ -103,12 +114,45 @@ def _read_parquet(path: Path) -> Table:
         ) from error
     about = {"meta": extra.get("meta"), "head": head, "complete": "meta" in extra}
     about["tokens"] = extra.get("tokens")
-    users = as_ids(table.column("user_id"), "user ids")
-    ids = np.array(users.unique, dtype=object)[users.codes].tolist()
-    return ids, vectors, about
+    return _ids_of(table, column), vectors, about
 
 
-def _read_numpy(path: Path) -> Table:
+def _read_delimited(path: Path, column: str) -> Table:
+    names = read_head(path, 1)[0]
+    read = read_columns(path, [column, *(name for name in names if name != column)])
+    if read.bad:
+        first = read.bad[0]
+        raise DataError(
+            f"{len(read.bad):,} rows of {path} are unusable, the first {first.reason} ({first})."
+        )
+    return _of_number_columns(path, read.table, column)
+
+
+def _of_number_columns(path: Path, table: pa.Table, column: str) -> Table:
+    """Read a table with ids and a column for each number of a vector."""
+    numbers = []
+    for name in table.column_names:
+        if name == column:
+            continue
+        try:
+            values = table.column(name)
+            if pa.types.is_dictionary(values.type):
+                values = values.cast(values.type.value_type)
+            numbers.append(values.cast(pa.float64()).to_numpy())
+        except (pa.ArrowException, ValueError) as error:
+            raise DataError(
+                f"The column {name!r} of {path} holds something that is no number ({error}); beside "
+                f"{column}, every column is one number of the vectors."
+            ) from error
+    return _ids_of(table, column), np.column_stack(numbers), {}
+
+
+def _ids_of(table: pa.Table, column: str) -> list[Any]:
+    ids = as_ids(table.column(column), f"{column.removesuffix('_id')} ids")
+    return list(np.array(ids.unique, dtype=object)[ids.codes])
+
+
+def _read_numpy(path: Path, column: str) -> Table:
     try:
         loaded = np.load(path, allow_pickle=False)
         arrays = {"vectors": loaded} if isinstance(loaded, np.ndarray) else dict(loaded.items())
@@ -116,7 +160,7 @@ def _read_numpy(path: Path) -> Table:
         raise DataError(
             f"The file {path} cannot be read as NumPy arrays ({error}); pickled ones are never loaded."
         ) from error
-    ids = arrays.pop("user_ids", None)
+    ids = arrays.pop(f"{column}s", None)
     try:
         meta = parse_json(str(arrays.pop("meta"))) if "meta" in arrays else None
     except ValueError as error:
@@ -125,7 +169,7 @@ def _read_numpy(path: Path) -> Table:
     return None if ids is None else ids.tolist(), _only_table(path, arrays), about
 
 
-def _read_checkpoint(path: Path) -> Table:
+def _read_checkpoint(path: Path, _column: str) -> Table:
     import torch
 
     try:
@@ -141,9 +185,10 @@ def _read_checkpoint(path: Path) -> Table:
     return None, vectors, {"head": head}
 
 
-_READERS: dict[str, Callable[[Path], Table]] = {
+_READERS: dict[str, Callable[[Path, str], Table]] = {
     ".safetensors": _read_safetensors,
     ".parquet": _read_parquet,
+    **dict.fromkeys((".csv", ".tsv"), _read_delimited),
     **dict.fromkeys((".npz", ".npy"), _read_numpy),
     **dict.fromkeys((".pt", ".pth", ".bin", ".ckpt"), _read_checkpoint),
 }

@@ -1,4 +1,4 @@
-"""Files that name the user of each row of a table."""
+"""Files that name the user, or the item, of each row of a table."""
 
 from pathlib import Path
 from typing import Any
@@ -8,77 +8,81 @@ import numpy as np
 from puma_engine.datasets.reading.column_values import as_ids
 from puma_engine.datasets.reading.delimited import read_columns, read_head
 from puma_engine.errors import DataError
+from puma_engine.exchange.prompt_file import Owner
 from puma_engine.files import parse_json
 
 TABLES = (".csv", ".tsv", ".parquet")
 
 
-def read_user_ids(path: str | Path, rows: int) -> list[str]:
-    """Return the user id of each of `rows` rows. Raises DataError.
+def read_ids(path: str | Path, rows: int, owner: Owner = "user") -> list[str]:
+    """Return the id of the owner of each of `rows` rows. Raises DataError.
 
     A .txt file has one id a line. A .json file has a list of ids, or an object that maps ids
-    to row numbers. A .csv, .tsv or .parquet file has the columns user_id and row; a file with the
-    column user_id alone names the users in row order.
+    to row numbers. A .csv, .tsv or .parquet file has the columns user_id (or item_id) and row; a
+    file with the ids alone names the owners in row order.
     """
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"There is no file {path} with user ids.")
+        raise DataError(f"There is no file {path} with {owner} ids.")
     if path.suffix not in (".txt", ".json", *TABLES):
         raise DataError(
-            f"The user ids of {path} cannot be read; give a .txt, .json, .csv, .tsv or .parquet file."
+            f"The {owner} ids of {path} cannot be read; give a .txt, .json, .csv, .tsv or .parquet file."
         )
     try:
         if path.suffix in TABLES:
-            ids, numbers = _of_table(path)
+            ids, numbers = _of_table(path, owner)
         else:
-            ids, numbers = _of_text(path)
+            ids, numbers = _of_text(path, owner)
     except (ValueError, OSError) as error:
-        raise DataError(f"The user ids of {path} cannot be read: {error}") from error
-    blank = sum(not user.strip() for user in ids)
+        raise DataError(f"The {owner} ids of {path} cannot be read: {error}") from error
+    blank = sum(not id_.strip() for id_ in ids)
     if blank:
-        raise DataError(f"The file {path} has {blank:,} rows without a user id.")
+        raise DataError(
+            f"The file {path} has {blank:,} rows without {'a user' if owner == 'user' else 'an item'} id."
+        )
     if numbers is None:
         if len(ids) != rows:
             raise DataError(
-                f"The file {path} names {len(ids):,} users for {rows:,} rows; it must name each row's."
+                f"The file {path} names {len(ids):,} {owner}s for {rows:,} rows; it must name each row's."
             )
         return ids
     integers = all(isinstance(n, int) and not isinstance(n, bool) for n in numbers)
     if not integers or sorted(numbers) != list(range(rows)):
         raise DataError(
             f"The rows in {path} must be the whole numbers from 0 to {rows - 1}, each once; it has "
-            f"{len(numbers):,} users."
+            f"{len(numbers):,} {owner}s."
         )
-    return [user for _, user in sorted(zip(numbers, ids, strict=True))]
+    return [id_ for _, id_ in sorted(zip(numbers, ids, strict=True))]
 
 
-def _of_text(path: Path) -> tuple[list[str], list[Any] | None]:
+def _of_text(path: Path, owner: Owner) -> tuple[list[str], list[Any] | None]:
     text = path.read_text(encoding="utf-8-sig")
     if path.suffix == ".txt":
         return [line.strip() for line in text.splitlines() if line.strip()], None
     content = parse_json(text)
     if not isinstance(content, list | dict):
         raise ValueError("it holds neither a list of ids nor an object from ids to rows")
-    wrong = [user for user in content if not isinstance(user, str | int) or user is True]
+    wrong = [id_ for id_ in content if not isinstance(id_, str | int) or id_ is True]
     if wrong:
-        raise ValueError(f"a user id must be text or a whole number, not {str(wrong[0])[:40]}")
-    ids = [str(user) for user in content]
+        raise ValueError(f"a {owner} id must be text or a whole number, not {str(wrong[0])[:40]}")
+    ids = [str(id_) for id_ in content]
     return ids, list(content.values()) if isinstance(content, dict) else None
 
 
-def _of_table(path: Path) -> tuple[list[str], list[Any] | None]:
-    """Read user ids and, from a file of several columns, row numbers."""
+def _of_table(path: Path, owner: Owner) -> tuple[list[str], list[Any] | None]:
+    """Read ids and, from a file of several columns, row numbers."""
     names = read_head(path, 1)[0]
-    read = read_columns(path, ["user_id"] if len(names) == 1 else ["user_id", "row"])
+    column = f"{owner}_id"
+    read = read_columns(path, [column] if len(names) == 1 else [column, "row"])
     if read.bad:
         first = read.bad[0]
         raise ValueError(f"{len(read.bad):,} rows are unusable, the first {first.reason} ({first})")
-    users = as_ids(read.table["user_id"], "user ids")
-    ids = np.array(users.unique, dtype=object)[users.codes].tolist()
+    owners = as_ids(read.table[column], f"{owner} ids")
+    ids = np.array(owners.unique, dtype=object)[owners.codes].tolist()
     if len(names) == 1:
         return ids, None
-    if len(users.unique) != len(ids):
-        raise ValueError("a user id comes twice")
+    if len(owners.unique) != len(ids):
+        raise ValueError(f"a {owner} id comes twice")
     places = as_ids(read.table["row"], "rows")
     numbers = np.array([int(text) for text in places.unique], dtype=object)[places.codes]
     return ids, numbers.tolist()

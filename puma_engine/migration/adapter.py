@@ -88,9 +88,12 @@ class Adapter(nn.Module):
 
 
 def input_scaling(
-    vectors: np.ndarray, widths: Sequence[int], max_mean_to_std: float
+    vectors: np.ndarray,
+    widths: Sequence[int],
+    max_mean_to_std: float,
+    standardised: Sequence[bool] | None = None,
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return the scale and bias [l, d_in] that bound the prompts' mean-to-std ratio.
+    """Return the scale and bias [l, d_in] that bound the prompts' mean-to-std ratio (0: they do not).
 
     For each source, the root mean square of the prompts' mean over users is brought down to
     max_mean_to_std times that of their standard deviation; the root mean square of the prompts as a
@@ -98,19 +101,26 @@ def input_scaling(
     and the adapter's LayerNorm would then remove nearly all differences between users.
 
     vectors [n, l, d_in]: prompts of one source or, side by side, of several of these widths.
-    Returns None where no source exceeds the ratio.
+    standardised: for each source, whether each of its numbers gets mean 0 and standard deviation 1
+    instead, since numbers of no model's making may have any units (None: none does). Returns None
+    where nothing is to be scaled.
     """
     mean, std = vectors.mean(axis=0), vectors.std(axis=0)
     scale, bias = np.ones_like(mean), np.zeros_like(mean)
     ends = np.cumsum(widths)
-    for start, end in zip([0, *ends[:-1]], ends, strict=True):
+    standardised = standardised or [False] * len(widths)
+    for start, end, standardise in zip([0, *ends[:-1]], ends, standardised, strict=True):
         part = (slice(None), slice(start, end))
+        if standardise:
+            scale[part] = 1 / np.where(std[part] > 0, std[part], 1)
+            bias[part] = -mean[part] * scale[part]
+            continue
         mean_size, std_size = _rms(mean[part]), _rms(std[part])
-        if mean_size > max_mean_to_std * std_size > 0:
+        if max_mean_to_std and mean_size > max_mean_to_std * std_size > 0:
             size = float(np.hypot(mean_size, std_size) / np.hypot(max_mean_to_std, 1))
             scale[part] = size / std_size
             bias[part] = mean[part] * (max_mean_to_std * size / mean_size - size / std_size)
-    return (scale, bias) if np.any(scale != 1) else None
+    return (scale, bias) if np.any(scale != 1) or np.any(bias) else None
 
 
 def _rms(values: np.ndarray) -> float:

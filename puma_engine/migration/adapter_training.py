@@ -85,11 +85,11 @@ def train_migration(
     aggregation. users: who trains the adapter (None: all whom every source and the data set have).
     early_stopping_users: how many users outside `users` choose the epoch by their validation rows,
     see `choose_early_stopping_users`; without such users the training users do. missing: see
-    `join_sources`. Item prompts of the sources get an adapter of their own. The head starts from the
-    first source's. The outcomes of dataset may be the source model's predictions, see
+    `join_sources`. Item prompts of the sources get an adapter of their own. The head starts from that of
+    the first source with prompts of a model. The outcomes of dataset may be the source model's predictions, see
     `random_pairs.pair_dataset`. Raises MigrationError, DataError, Cancelled and CheckpointError.
     """
-    user_ids, vectors, complete = join_sources(sources, missing=missing)
+    user_ids, vectors, complete = join_sources(sources, missing=missing, everyone=dataset.users)
     available = np.intersect1d(user_ids[complete], dataset.users)
     trained = check_training_users(available, users)
     with_rows = dataset.rows("validation")["user_id"].unique()
@@ -101,17 +101,22 @@ def train_migration(
     data = reader_for(target, subset, template, read, trained, stopping)
 
     generator = torch.Generator().manual_seed(training.seed)
-    widths = [source.width for source in sources]
-    network = new_adapter(vectors, widths, target, adapter, generator)
-    head = make_head(data.task, data.train, generator, sources[0].head)
+    parts = [(source.width, source.is_vectors) for source in sources]
+    network = new_adapter(vectors, parts, target, adapter, generator)
+    start = next((source.head for source in sources if not source.is_vectors), None)
+    head = make_head(data.task, data.train, generator, start)
     # user_ids are sorted, and every user of `read` is among them.
     inputs = torch.from_numpy(vectors[np.searchsorted(user_ids, read)])
     item_tables = [source.items for source in sources if source.items is not None]
+    item_parts = [
+        (source.items.other.shape[1], source.is_vectors)
+        for source in sources
+        if source.items is not None
+    ]
     items, items_first = None, any(table.first for table in item_tables)
     if item_tables:
         item_vectors = join_items(item_tables, subset.items["item_id"].to_numpy())
-        widths = [table.other.shape[1] for table in item_tables]
-        item_network = new_adapter(item_vectors, widths, target, adapter, generator)
+        item_network = new_adapter(item_vectors, item_parts, target, adapter, generator)
         items = AdaptedPrompts(torch.from_numpy(item_vectors), item_network)
     users_prompts = AdaptedPrompts(inputs, network)
     module = PromptTuningModule(data, users_prompts, head, items, items_first=items_first)
@@ -148,13 +153,17 @@ def train_migration(
 
 
 def join_sources(
-    sources: Sequence[PromptTable], *, missing: Missing = "mean"
+    sources: Sequence[PromptTable],
+    *,
+    missing: Missing = "mean",
+    everyone: Sequence[str] | np.ndarray = (),
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Concatenate the prompts of several sources along the width, joined by user id.
 
     Returns user ids [n] (sorted), vectors [n, l, sum of d], and complete [n], True for users
     that every source has. A user whom a source lacks gets that source's mean prompt
-    (missing="mean") or is left out (missing="drop"). Raises MigrationError without sources, for
+    (missing="mean") or is left out (missing="drop"). everyone: users who are to be mapped where all
+    sources are vectors, which need not name every user. Raises MigrationError without sources, for
     sources of different prompt lengths, and if no user is in all of them.
     """
     if not sources:
@@ -164,7 +173,10 @@ def join_sources(
         raise MigrationError(
             f"The sources have soft prompts of {sorted(lengths)} tokens; only equal lengths can be joined."
         )
-    users = np.array(sorted(set().union(*(source.user_ids.tolist() for source in sources))))
+    named = set().union(*(source.user_ids.tolist() for source in sources))
+    if all(source.is_vectors for source in sources):
+        named |= set(np.asarray(everyone, dtype=str).tolist())
+    users = np.array(sorted(named))
     rows = [source.rows_of(users) for source in sources]
     complete = np.all([row >= 0 for row in rows], axis=0)
     if not complete.any():
@@ -199,18 +211,19 @@ def choose_early_stopping_users(
 
 def new_adapter(
     vectors: np.ndarray,
-    widths: Sequence[int],
+    parts: Sequence[tuple[int, bool]],
     target: FrozenBackbone,
     config: AdapterConfig | None,
     generator: torch.Generator,
 ) -> Adapter:
     """Draw an adapter, and set its input scaling and norm bound from prompts and target.
 
-    vectors: [n, l, sum of widths], source prompts side by side; widths: of each source.
+    vectors: [n, l, sum of widths], sources side by side; parts: of each source its width, and
+    whether it holds vectors, whose numbers may have any units.
     """
     network = Adapter(vectors.shape[2], target.width, config, generator=generator)
-    ratio = network.config.max_mean_to_std
-    scaling = input_scaling(vectors, widths, ratio) if ratio else None
+    widths, standardised = zip(*parts, strict=True)
+    scaling = input_scaling(vectors, widths, network.config.max_mean_to_std, standardised)
     if scaling is not None:
         network.input_scale, network.input_bias = map(torch.from_numpy, scaling)
     if network.config.max_norm:

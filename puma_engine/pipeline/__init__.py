@@ -22,6 +22,7 @@ from puma_engine.pipeline.exporting import embed_prompts, export_adapter, export
 from puma_engine.pipeline.fitting import fit_prompts
 from puma_engine.pipeline.importing_data import import_dataset, load_dataset
 from puma_engine.pipeline.importing_prompts import import_prompts
+from puma_engine.pipeline.importing_vectors import vectors_from_baseline
 from puma_engine.pipeline.method_survey import evaluated_methods, gain_between
 from puma_engine.pipeline.migrating import chain, migrate
 from puma_engine.pipeline.planning import costs, predict_costs, run_plan
@@ -49,6 +50,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
         add_backbone,
         fit_prompts,
         import_prompts,
+        vectors_from_baseline,
         refine,
         predict_regressions,
         select,

@@ -17,6 +17,7 @@ from puma_engine.datasets import Dataset, item_profiles, statistics
 from puma_engine.errors import NotFoundError, StoreError
 from puma_engine.files import TensorFile, read_json, write_json, write_text
 from puma_engine.pipeline import importing_data
+from puma_engine.pipeline.stored_prompts import VECTORS
 from puma_engine.store import Run, Workspace, locks
 from puma_engine.store.database import DATABASE
 from puma_engine.store.records import now, to_json
@@ -198,6 +199,8 @@ def _ids(path: Path) -> list[str] | None:
 
 def _was_trained_on(ws: Workspace, run: Run, user: str) -> bool:
     """Return whether a run's adapter or head was trained on a user's rows."""
+    if run.config.get("role") == VECTORS and "imported" in run.config:
+        return False
     if run.kind == "prompts":
         return any(name == "prompts" for name, *_ in _holding(ws, run, user))
     if run.kind != "migration":

@@ -19,7 +19,7 @@ from puma_engine.evaluation.baselines import BASELINES
 from puma_engine.pipeline import stage
 from puma_engine.pipeline.backbones import load_backbone
 from puma_engine.pipeline.importing_data import load_dataset
-from puma_engine.pipeline.stored_prompts import load_prompts, template_of
+from puma_engine.pipeline.stored_prompts import has_model, load_prompts, model_of, template_of
 from puma_engine.requests import EvaluationRequest
 from puma_engine.store import Run, Workspace
 
@@ -72,6 +72,7 @@ def run_evaluation(ws: Workspace, request: EvaluationRequest, execution: stage.E
             run = stage.find(ws, subject, *stage.PROMPT_KINDS)
         except NotFoundError as error:
             raise NotFoundError(f"{error} The baselines are {', '.join(BASELINES)}.") from None
+        model_of(run)
         data = stage.find(ws, request.dataset or run.inputs["dataset"], "dataset")
         config = {
             "method": run.config["role"],
@@ -95,7 +96,7 @@ def run_evaluation(ws: Workspace, request: EvaluationRequest, execution: stage.E
             from puma_engine.pipeline.fitting import device_name
 
             backbone = load_backbone(
-                ws, run.inputs["backbone"], device=execution.device, precision=request.precision
+                ws, model_of(run), device=execution.device, precision=request.precision
             )
             table, device = load_prompts(ws, run), device_name(str(backbone.device))
             clock.restart()
@@ -229,10 +230,12 @@ def method_label(ws: Workspace, evaluation: Run) -> str:
 
 
 def _migration_label(ws: Workspace, run: Run) -> str:
-    sources = [role for role in run.inputs if role.startswith("source_")]
+    sources = [ws.run(i) for role, i in run.inputs.items() if role.startswith("source_")]
     start = "Migrated" if run.config["role"] == "migrated" else "Shuffled control"
     if len(sources) > 1:
         start += f" from {len(sources)} sources"
+    elif not has_model(sources[0]):
+        start += " from vectors"
     end = ", from predictions" if run.config.get("from_predictions") else ""
     if "selection" not in run.inputs:
         return f"{start}, all users{end}"

@@ -18,8 +18,10 @@ from puma_engine.pipeline import stage
 from puma_engine.pipeline.backbones import load_backbone
 from puma_engine.pipeline.importing_data import load_dataset
 from puma_engine.pipeline.stored_prompts import (
+    has_model,
     load_adapter,
     load_prompts,
+    model_of,
     refuse_items,
     template_of,
 )
@@ -66,6 +68,7 @@ def export_prompts(
             f"There is no format {format!r}; choose one of {', '.join(get_args(Format))}."
         )
     run, file = stage.find(ws, reference, *stage.PROMPT_KINDS), Path(path)
+    model = model_of(run)
     refuse_items(run, "an export of prompts")
     table, meta = load_prompts(ws, run), _meta(ws, run, command)
     if users is not None:
@@ -97,7 +100,7 @@ def export_prompts(
                     f"PEFT needs a folder a user, and these are {len(chosen):,} users; name at most "
                     f"{MAX_PEFT_FOLDERS} with --user, or choose the format packed."
                 )
-            backbone = load_backbone(ws, run.inputs["backbone"], device=device)
+            backbone = load_backbone(ws, model, device=device)
             write_peft(folder, backbone, table, template_of(run), chosen, meta)
         card = card_of(ws, run, licence, kind=f"prompts-{format}")
         write_text(folder / "README.md", card)
@@ -151,6 +154,7 @@ def embed_prompts(
             f"{len(pairs)} pairs were given; a .json file takes one, a .safetensors file one or more."
         )
     run = stage.find(ws, reference, *stage.PROMPT_KINDS)
+    model = model_of(run)
     items = load_dataset(ws, run.inputs["dataset"]).items
     known = dict(zip(items["item_id"], items["text"], strict=True))
     if template_of(run).uses_history and histories is None:
@@ -171,7 +175,7 @@ def embed_prompts(
         rows.append((user, item, Context(text or known[item], past)))
     table = load_prompts(ws, run)
     table.take([user for user, _ in pairs])
-    backbone = load_backbone(ws, run.inputs["backbone"], device=device, precision=precision)
+    backbone = load_backbone(ws, model, device=device, precision=precision)
     embedded = prompt_embeddings.embed_prompts(backbone, table, template_of(run), rows)
     if file.suffix == ".json":
         write_text(file, json.dumps(next(prompt_embeddings.requests(embedded))))
@@ -211,7 +215,9 @@ def export_adapter(
 
 
 def _prompt_space(ws: Workspace, run: Run) -> dict[str, Any]:
-    """Return the backbone and the width that a run's prompts were made for."""
+    """Return the backbone and the width that a run's prompts were made for; of vectors their name."""
+    if not has_model(run):
+        return {"vectors": run.name, "width": run.summary["width"]}
     config = ws.run(run.inputs["backbone"]).config
     facts = {name: config[name] for name in ("fingerprint", "revision")}
     return {"backbone": config["spec"], **facts, "width": run.summary["width"]}

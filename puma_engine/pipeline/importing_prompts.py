@@ -18,6 +18,7 @@ from puma_engine.pipeline import stage
 from puma_engine.pipeline.backbones import backbone_run, fingerprints, load_backbone
 from puma_engine.pipeline.fitting import device_name
 from puma_engine.pipeline.importing_data import load_dataset
+from puma_engine.pipeline.importing_vectors import import_vectors
 from puma_engine.pipeline.stored_prompts import save_prompts, shape_of, template_to_fit
 from puma_engine.requests import Role
 from puma_engine.store import Run, Workspace
@@ -26,11 +27,13 @@ from puma_engine.store import Run, Workspace
 def import_prompts(
     ws: Workspace,
     dataset: stage.Reference,
-    backbone: stage.Reference | Path,
+    backbone: stage.Reference | Path | None,
     path: str | Path,
     *,
     users: str | Path | None = None,
     tokens: int | None = None,
+    items: str | Path | None = None,
+    item_ids: str | Path | None = None,
     head: Literal["auto", "none"] = "auto",
     role: Role = "source",
     template: str | None = None,
@@ -39,9 +42,10 @@ def import_prompts(
     progress: stage.ProgressCallback | None = None,
     should_cancel: stage.CancelCheck | None = None,
 ) -> Run:
-    """Import prompts that were fitted elsewhere, in any format that `exchange` reads.
+    """Import prompts that were fitted elsewhere, or vectors of any origin, in any format of `exchange`.
 
-    They must come from the same version of the backbone and hold every user of the data set; other
+    Without a backbone, the file holds vectors that no language model made, see `import_vectors`;
+    items and item_ids belong to those. Prompts must come from the same version of the backbone and hold every user of the data set; other
     users are left out. users: a file that names each row's user, where the table does not. tokens:
     soft tokens a user, where rows are flat. head: prompts from elsewhere come without our task head,
     so one is trained on the data set's train rows while the prompts stay fixed ("auto"); "none"
@@ -50,6 +54,20 @@ def import_prompts(
     """
     if head not in ("auto", "none"):
         raise ConfigError(f"head must be auto or none, not {head!r}.")
+    if backbone is None:
+        if (head, role, template) != ("auto", "source", None):
+            raise ConfigError(
+                "Vectors without a backbone have no head, role or template; leave these out, or name the "
+                "backbone of prompts with --backbone."
+            )
+        return import_vectors(
+            ws, dataset, path, users=users, tokens=tokens, items=items, item_ids=item_ids, name=name
+        )
+    if items is not None or item_ids is not None:
+        raise ConfigError(
+            "Vectors of items are imported beside vectors of users, without --backbone; prompts of a "
+            "model bring none."
+        )
     execution = stage.Execution(device, progress, should_cancel)
     data, model = stage.find(ws, dataset, "dataset"), backbone_run(ws, backbone, device=device)
     file = read_prompts(path, users=users, tokens=tokens)

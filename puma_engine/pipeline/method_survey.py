@@ -12,6 +12,7 @@ from puma_engine.evaluation.metrics import PRIMARY_METRIC, Interval
 from puma_engine.evaluation.summaries import gain
 from puma_engine.pipeline.comparing import method_cost
 from puma_engine.pipeline.evaluating import method_kind, method_label
+from puma_engine.pipeline.stored_prompts import has_model
 from puma_engine.store import Run, Workspace
 
 COLUMNS = [
@@ -100,7 +101,12 @@ def _sources(run: Run) -> tuple[str, ...]:
 def _path(
     run: Run, runs: dict[str, Run], names: dict[str, str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Backbones from the origin to the run's, and the runs that stand on them."""
+    """Backbones from the origin to the run's, and the runs that stand on them.
+
+    Vectors that no language model made are named by their run.
+    """
+    if not has_model(run):
+        return (run.name,), (run.id,)
     backbone = names.get(run.inputs["backbone"], run.inputs["backbone"])
     sources = [runs[source] for source in _sources(run) if source in runs]
     if not sources:

@@ -27,7 +27,7 @@ from puma_engine.pipeline.stored_prompts import (
     save_adapter,
     save_prompts,
     shape_of,
-    template_of,
+    template_of_sources,
     template_to_fit,
 )
 from puma_engine.requests import ChainRequest, MigrationRequest, Missing, training_of
@@ -58,7 +58,7 @@ def migrate(
 ) -> Run:
     """Move prompts to a target backbone: train an adapter on some users, then map all users.
 
-    sources: one prompts or migration run, or several to aggregate. The adapter is trained on the
+    sources: one run with prompts or vectors, or a migration, or several to aggregate. The adapter is trained on the
     users of a selection run, or of one made here from strategy and budget (or share), or on all.
     training and adapter override `defaults.migration_defaults`. missing: a user whom one of several
     sources lacks gets its mean prompt ("mean") or is left out ("drop"). shuffled: the control in
@@ -76,7 +76,7 @@ def run_migration(ws: Workspace, request: MigrationRequest, execution: stage.Exe
     """Execute a request to migrate; see `migrate`."""
     sources = [stage.find(ws, source, *stage.PROMPT_KINDS) for source in request.sources]
     data = stage.find(ws, request.dataset or sources[0].inputs["dataset"], "dataset")
-    template = template_of(sources[0], request.template)
+    template = template_of_sources(sources, data.summary["task"], request.template)
     selection, choice, pairs = None, request.selecting(), request.from_predictions
     if request.selection is not None:
         selection = stage.find(ws, request.selection, "selection")

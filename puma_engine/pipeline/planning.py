@@ -22,7 +22,12 @@ from puma_engine.pipeline.comparing import compare
 from puma_engine.pipeline.evaluating import run_evaluation
 from puma_engine.pipeline.migrating import run_chain, run_migration
 from puma_engine.pipeline.source_predictions import refuse_records
-from puma_engine.pipeline.stored_prompts import template_of
+from puma_engine.pipeline.stored_prompts import (
+    has_model,
+    model_of,
+    template_of,
+    template_of_sources,
+)
 from puma_engine.requests import ChainRequest, EvaluationRequest, PlanRequest, training_of
 from puma_engine.store import Run, Workspace
 
@@ -89,7 +94,7 @@ def plan_settings(ws: Workspace, request: PlanRequest) -> PlanSettings:
         training_of(default, request.training, request.seed),
         replace(network, **request.adapter),
         training_of(fit_defaults(task, users), request.retraining),
-        template_of(sources[0], request.template),
+        template_of_sources(sources, task, request.template),
         _predicted_pairs(request.from_predictions, trained, candidates),
     )
 
@@ -107,7 +112,7 @@ def teachers(plan: PlanSettings, models: Sequence[str]) -> list[tuple[str, Templ
     """
     if not plan.predicted_pairs:
         return []
-    sources = [(str(source.inputs["backbone"]), template_of(source)) for source in plan.sources]
+    sources = [(model_of(source), template_of(source)) for source in plan.sources]
     return [*sources, *((model, plan.template) for model in models[:-1])]
 
 
@@ -171,7 +176,7 @@ def measured_predictions(ws: Workspace, backbone: str, device: str) -> list[Meas
             continue
         short = run.kind == "calibration"
         model = run if short else ws.run(run.inputs["source_0"])
-        if model.inputs["backbone"] != backbone:
+        if model.inputs.get("backbone") != backbone:
             continue
         measurements.append(
             Measured(
@@ -322,7 +327,7 @@ def run_plan(
     if retrained is None:
         return evaluation
     originals = [stage.find(ws, source, *stage.PROMPT_KINDS) for source in request.sources]
-    scores = [score(run) for run in (*originals, retrained)]
+    scores = [score(run) for run in (*filter(has_model, originals), retrained)]
     methods = [*scores, evaluation]
     name = name or stage.slug("plan", migration.name)
     return compare(ws, methods, reference=scores[-1], name=name, should_cancel=should_cancel)

@@ -12,7 +12,12 @@ import numpy as np
 from puma_engine.errors import DataError
 from puma_engine.pipeline import stage
 from puma_engine.pipeline.backbones import load_backbone
-from puma_engine.pipeline.stored_prompts import PromptTableReader, load_items, template_of
+from puma_engine.pipeline.stored_prompts import (
+    PromptTableReader,
+    load_items,
+    model_of,
+    template_of,
+)
 from puma_engine.store import Workspace
 
 MAX_TITLE_LENGTH = 1000
@@ -83,10 +88,11 @@ class Predictor:
 
         self.prompts = PromptTableReader(ws, prompts)
         self.run = self.prompts.run
+        model = model_of(self.run)
         self.template = template_of(self.run)
         self.task = get_task(self.template.task)
         self._ws = ws
-        self._backbone = load_backbone(ws, self.run.inputs["backbone"], device=device)
+        self._backbone = load_backbone(ws, model, device=device)
         self._items = load_items(ws, self.run)
         self._item_ids: dict[str, str] = {}  # by text; only items of the data set have prompts
         if self._items is not None:

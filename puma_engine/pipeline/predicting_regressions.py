@@ -11,7 +11,7 @@ from puma_engine.errors import MigrationError
 from puma_engine.pipeline import stage
 from puma_engine.pipeline.backbones import load_backbone
 from puma_engine.pipeline.importing_data import load_dataset
-from puma_engine.pipeline.stored_prompts import load_prompts, template_of
+from puma_engine.pipeline.stored_prompts import load_prompts, model_of, template_of
 from puma_engine.requests import check_share
 from puma_engine.store import Run, Workspace
 
@@ -42,6 +42,8 @@ def predict_regressions(
         for role, run in moved.inputs.items()
         if "source_" in role
     ]
+    for source in sources:
+        model_of(source)
     execution = stage.Execution(device, progress, should_cancel)
 
     def compute(run_id: str, _folder: Path, clock: stage.Clock) -> stage.StageResult:
@@ -61,7 +63,7 @@ def predict_regressions(
         dataset, losses = dataset.for_users(users), []
         for run in (moved, *sources):
             execution.announce(f"measuring train losses of {run.name}")
-            backbone = load_backbone(ws, run.inputs["backbone"], device=device)
+            backbone = load_backbone(ws, model_of(run), device=device)
             table = load_prompts(ws, run)
             values = user_losses(backbone, table, dataset, template=template_of(run))
             losses.append(pd.Series(values[table.rows_of(users)], users))

@@ -14,8 +14,9 @@ from puma_engine.errors import SelectionError
 from puma_engine.pipeline import stage
 from puma_engine.pipeline.backbones import load_backbone
 from puma_engine.pipeline.importing_data import load_dataset, task_of
-from puma_engine.pipeline.stored_prompts import load_prompts, template_of
+from puma_engine.pipeline.stored_prompts import has_model, load_prompts, model_of, template_of
 from puma_engine.requests import SelectionRequest
+from puma_engine.selection.strategies import get_strategy
 from puma_engine.store import Run, Workspace
 
 # Signals that the source backbone has to compute.
@@ -62,6 +63,11 @@ def run_selection(ws: Workspace, request: SelectionRequest, execution: stage.Exe
     source = stage.find(ws, request.prompts, *stage.PROMPT_KINDS)
     others = [stage.find(ws, other, *stage.PROMPT_KINDS) for other in request.within]
     strategy = request.strategy or DEFAULT_STRATEGIES[task_of(ws, source)]
+    if not has_model(source) and get_strategy(strategy).needs & SOURCE_SIGNALS:
+        raise SelectionError(
+            f"The strategy {strategy!r} asks the source's language model, and the vectors of "
+            f"{source.name!r} have none; choose another strategy."
+        )
     sizes = {"clusters": request.clusters, "min_cluster": request.min_cluster}
 
     def compute(run_id: str, _folder: Path, clock: stage.Clock) -> stage.StageResult:
@@ -115,7 +121,6 @@ def _signals(
     from puma_engine.evaluation import prediction
     from puma_engine.pipeline.fitting import device_name
     from puma_engine.selection.signals import Signals
-    from puma_engine.selection.strategies import get_strategy
 
     dataset = load_dataset(ws, source.inputs["dataset"])
     table = load_prompts(ws, source)
@@ -124,7 +129,7 @@ def _signals(
     loss = activations = None
     used = "cpu"
     if needed:
-        backbone = load_backbone(ws, source.inputs["backbone"], device=device)
+        backbone = load_backbone(ws, model_of(source), device=device)
         used = device_name(str(backbone.device))
         clock.restart()
         if "loss" in needed:
@@ -141,7 +146,7 @@ def _signals(
     rows = table.rows_of(users)
     signals = Signals(
         user_ids=users,
-        embedding=table.vectors[rows].reshape(len(rows), -1),
+        embedding=table.embedding()[rows],
         variance=prediction.user_variances(table, dataset)[rows],
         loss=None if loss is None else loss[rows],
         activations=None if activations is None else activations[rows],

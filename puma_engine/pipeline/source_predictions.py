@@ -21,7 +21,7 @@ from puma_engine.errors import BackboneError, ConfigError, MigrationError
 from puma_engine.files import load_tensors, save_tensors
 from puma_engine.pipeline import stage
 from puma_engine.pipeline.backbones import check_backbone, load_backbone, release_backbones
-from puma_engine.pipeline.stored_prompts import template_of
+from puma_engine.pipeline.stored_prompts import has_model, template_of
 from puma_engine.selection.strategies import STRATEGIES
 from puma_engine.store import Run, Workspace
 from puma_engine.training import distributed
@@ -66,7 +66,7 @@ def check_sources(
     ws: Workspace, sources: Sequence[Run], data: Run, template: Template, pairs: int
 ) -> None:
     """Raise ConfigError, MigrationError or BackboneError for what predictions cannot be made of."""
-    for used in (template, *map(template_of, sources)):
+    for used in (template, *(template_of(source) for source in sources if has_model(source))):
         if used.uses_history:
             raise ConfigError(
                 f"The template {used.name!r} shows users' histories, which are records, but a migration from "
@@ -79,6 +79,11 @@ def check_sources(
             f"data set {data.name!r} has {items}; ask for fewer pairs."
         )
     for source in sources:
+        if not has_model(source):
+            raise ConfigError(
+                f"A migration from predictions asks the source's language model, and the vectors of "
+                f"{source.name!r} have none; migrate them from records."
+            )
         try:
             check_backbone(ws, source.inputs["backbone"])
         except BackboneError as error:

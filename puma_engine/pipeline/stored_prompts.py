@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from puma_engine.backbone.templates import PIECEWISE, RUNNING, Template, get_template
+from puma_engine.defaults import DEFAULT_TEMPLATES
 from puma_engine.errors import ConfigError, DataError, NotFoundError
 from puma_engine.exchange.prompt_file import HEAD, head_of, with_head
 from puma_engine.pipeline import stage
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 ARTIFACT = "prompts"
 ITEMS = "items"
+# The role of a table of vectors that no language model made, see `importing_vectors`.
+VECTORS = "vectors"
 BLOCK = 4096
 MAX_SHOWN_ID = 60
 
@@ -115,6 +118,32 @@ def template_of(run: Run, given: str | None = None) -> Template:
     """
     own = Template.from_config(run.config)
     return replace(get_template(given), reading=own.reading) if given else own
+
+
+def template_of_sources(sources: Sequence[Run], task: str, given: str | None = None) -> Template:
+    """Return the template of a migration: that of its first source with prompts of a model.
+
+    Where all sources are vectors, it is the given one or the task's default.
+    """
+    first = next((run for run in sources if has_model(run)), None)
+    if first is not None:
+        return template_of(first, given)
+    return get_template(given or DEFAULT_TEMPLATES[task])
+
+
+def has_model(run: Run) -> bool:
+    """Return whether a language model reads a run's table; none reads imported vectors."""
+    return "backbone" in run.inputs
+
+
+def model_of(run: Run) -> str:
+    """Return the id of the backbone that reads a run's prompts. Raises ConfigError for vectors."""
+    if not has_model(run):
+        raise ConfigError(
+            f"The run {run.name!r} holds vectors that no language model reads; migrate them to a model "
+            "with `puma migrate`, and use the migration."
+        )
+    return run.inputs["backbone"]
 
 
 def template_to_fit(

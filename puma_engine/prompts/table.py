@@ -57,6 +57,22 @@ class PromptTable:
         """Width of the backbone's token embeddings, d."""
         return int(self.vectors.shape[2])
 
+    @property
+    def is_vectors(self) -> bool:
+        """Whether the table holds vectors of any origin in place of a language model's prompts."""
+        return bool(self.meta.get("vectors"))
+
+    def embedding(self) -> np.ndarray:
+        """Return what strategies compare users by: prompts flattened, [n, l * d].
+
+        The numbers of vectors may have any units, so they are standardised.
+        """
+        flat = self.vectors.reshape(len(self.vectors), -1)
+        if not self.is_vectors:
+            return flat
+        std = flat.std(axis=0)
+        return (flat - flat.mean(axis=0)) / np.where(std > 0, std, 1)
+
     def participation_ratio(self) -> float:
         """Return the participation ratio of the prompts' covariance, between 1 and l * d.
 

@@ -20,6 +20,7 @@ class Kind(NamedTuple):
 
 KINDS = {
     "source": Kind("Source prompts", "#0072B2", "circle"),
+    "vectors": Kind("Vectors, no language model", "#009EBF", "hexagon"),
     "migrated": Kind("Migrated", "#009E73", "diamond"),
     "refined": Kind("Migrated and refined", "#8A63D2", "star"),
     "retrained": Kind("Retrained", "#D55E00", "square"),

@@ -4,6 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from small_runs import QUICK, SMALL, write_ratings
@@ -45,7 +46,8 @@ def world(tmp_path_factory):
     pipeline.import_dataset(ws, "table", path=table, task="rating", name="books")
     small = tiny_backbone_folder(folder / "models", "llama")
     large = tiny_backbone_folder(folder / "models", "qwen2", width=48)
-    source = pipeline.fit_prompts(ws, "books", small, template="rating", training=QUICK)
+    fitted = {"template": "rating", "training": QUICK, "name": "source"}
+    source = pipeline.fit_prompts(ws, "books", small, **fitted)
     how = {"training": QUICK, "adapter": SMALL}
     moved = pipeline.migrate(ws, source, large, name="moved", **how)
     back = pipeline.migrate(ws, moved, small, name="next", **how)
@@ -54,6 +56,11 @@ def world(tmp_path_factory):
     text = (DOCS / "prompts.md").read_text(encoding="utf-8")
     (template,) = re.findall(r"^```toml\n(# stars\.toml\n.*?)^```$", text, re.S | re.M)
     (folder / "stars.toml").write_text(template)
+    rng = np.random.default_rng(0)
+    for owner in ("user", "item"):
+        table = pd.DataFrame({f"{owner}_id": frame[f"{owner}_id"].unique()})
+        table["vector"] = list(rng.normal(size=(len(table), 6)))
+        table.to_parquet(folder / f"{owner}s.parquet")
     (folder / "pairs.csv").write_text("user_id,item_id\n42,7\n005,7\n")
     return folder
 

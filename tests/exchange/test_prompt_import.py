@@ -18,7 +18,7 @@ from puma_engine.errors import ConfigError, DataError, StoreError
 from puma_engine.evaluation.prediction import predict
 from puma_engine.exchange.packed import write_packed
 from puma_engine.exchange.prompt_formats import content_hash, read_prompts
-from puma_engine.exchange.user_ids import read_user_ids
+from puma_engine.exchange.user_ids import read_ids
 from puma_engine.files import save_tensors
 from puma_engine.prompts.table import PromptTable
 from puma_engine.store import Workspace
@@ -314,7 +314,7 @@ def test_other_paths_are_refused(tmp_path, ids):
 )
 def test_user_ids_are_read_unchanged(tmp_path, name, content, wanted):
     (tmp_path / name).write_text(content, encoding="utf-8")
-    assert read_user_ids(tmp_path / name, 2) == wanted
+    assert read_ids(tmp_path / name, 2) == wanted
 
 
 @pytest.mark.parametrize(
@@ -338,7 +338,7 @@ def test_user_ids_are_read_unchanged(tmp_path, name, content, wanted):
 def test_user_ids_that_do_not_fit_are_refused(tmp_path, name, content, words):
     (tmp_path / name).write_text(content)
     with pytest.raises(DataError, match=words):
-        read_user_ids(tmp_path / name, 2)
+        read_ids(tmp_path / name, 2)
 
 
 def test_a_repeated_user_is_refused(tmp_path, world):
