@@ -17,7 +17,7 @@ from puma_engine.datasets import (
     statistics,
     user_profiles,
 )
-from puma_engine.datasets.importers.table import guess_columns
+from puma_engine.datasets.importers.column_guess import guess_columns
 from puma_engine.errors import DataError
 from puma_engine.pipeline import COMMANDS
 from puma_engine.pipeline.importing_data import dataset_facts, profiles_of

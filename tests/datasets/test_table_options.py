@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from puma_engine import pipeline
 from puma_engine.cli.application import app
 from puma_engine.datasets import check_table, preview_table, read_table
-from puma_engine.datasets.importers.table import guess_columns
+from puma_engine.datasets.importers.column_guess import guess_columns
 from puma_engine.datasets.reading import parquet_files
 from puma_engine.datasets.reading.delimited import read_columns
 from puma_engine.datasets.reading.parquet_files import unpacked_bytes

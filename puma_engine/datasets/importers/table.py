@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from puma_engine.datasets.dataset import TASKS, Dataset, TaskName, allowed_outcomes
 from puma_engine.datasets.importers.clicks import drawn_non_clicks
+from puma_engine.datasets.importers.column_guess import guess_columns, guess_task
 from puma_engine.datasets.importers.encoded_interactions import (
     EncodedInteractions,
     build_dataset,
@@ -56,22 +57,14 @@ from puma_engine.datasets.summary import statistics
 from puma_engine.errors import DataError
 
 PREVIEW_ROWS = 50
+# What a column holds is guessed from so many rows.
+GUESS_ROWS = 1000
 MAX_CELL_CHARACTERS = 200
 REQUIRED = ("user_id", "item_id", "outcome")
 OPTIONAL = ("text", "time", "history")
 # Read only where the caller names it: a file's own splits may mean something else.
 NAMED_ONLY = ("split",)
 ITEM_FIELDS = ("item_id", "text")
-# Names that columns of each field often have, the likeliest first.
-COMMON_NAMES = {
-    "user_id": ("user_id", "userid", "user", "reviewer_id", "reviewerid", "reviewer", "customer"),
-    "item_id": ("item_id", "itemid", "item", "asin", "parent_asin", "product_id", "book_id")
-    + ("movie_id", "movieid", "business_id", "news_id", "product"),
-    "outcome": ("outcome", "rating", "stars", "score", "overall", "click", "clicked", "label"),
-    "text": ("text", "title", "item_title", "name", "product_title", "description"),
-    "time": ("time", "timestamp", "date", "datetime", "unixreviewtime", "created_at", "when"),
-    "history": ("history", "clicked_news", "past_items"),
-}
 # Columns that only one published layout has, and how it is imported.
 LAYOUTS = {
     ("reviewerid", "asin", "overall"): ("Amazon Reviews 2018", "amazon-2018"),
@@ -177,10 +170,14 @@ def _options(task: str, given: Mapping[str, Any]) -> TableOptions:
 
 @dataclass(frozen=True)
 class Preview:
-    """The first rows of a table as text, [rows, columns], and a guess at which column is what."""
+    """The first rows of a table as text, [rows, columns], and a guess at which column is what.
+
+    task: rating or click, as the guessed outcomes look.
+    """
 
     frame: pd.DataFrame
     guess: dict[str, str]
+    task: TaskName = "rating"
 
 
 def preview_table(
@@ -193,23 +190,14 @@ def preview_table(
 ) -> Preview:
     """Return the first whole rows of a table. Raises DataError."""
     form = CsvFormat(delimiter, encoding, quote, not no_header)
-    names, rows = read_head(Path(path), PREVIEW_ROWS, form)
+    names, rows = read_head(Path(path), GUESS_ROWS, form)
     cells = [
         ["" if cell is None else str(cell)[:MAX_CELL_CHARACTERS] for cell in row] for row in rows
     ]
-    return Preview(pd.DataFrame(cells, columns=names, dtype="str"), guess_columns(names))
-
-
-def guess_columns(names: Sequence[str]) -> dict[str, str]:
-    """Return the likely column of each field that has one; no column serves twice."""
-    plain = [name.replace(" ", "_").replace("-", "_") for name in plain_names(names)]
-    by_plain_name = dict(zip(reversed(plain), reversed(names), strict=True))
-    guess: dict[str, str] = {}
-    for field, common in COMMON_NAMES.items():
-        column = next((by_plain_name[name] for name in common if name in by_plain_name), None)
-        if column is not None and column not in guess.values():
-            guess[field] = column
-    return guess
+    frame = pd.DataFrame(cells, columns=names, dtype="str")
+    guess = guess_columns(names, frame)
+    task = guess_task(frame[guess["outcome"]]) if "outcome" in guess else "rating"
+    return Preview(frame.head(PREVIEW_ROWS), guess, task)  # type: ignore[arg-type]  # one of TASKS
 
 
 @dataclass(frozen=True)
