@@ -1,6 +1,7 @@
 """Numbers with their units, and other people's text as plain text, for display."""
 
 import html
+import math
 import re
 from datetime import UTC, datetime
 
@@ -17,6 +18,19 @@ def duration(seconds: float | None) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60:,} h {minutes % 60} min"
+
+
+def duration_range(low: float, high: float) -> str:
+    """Return a range of seconds as text, rounded outwards: 20 to 40 s, 2 to 4 min, 3 to 5 h."""
+    if high < 90:
+        step, size, unit = 5, 1.0, "s"
+    elif high < 5400:
+        step, size, unit = 1, 60.0, "min"
+    else:
+        step, size, unit = 1, 3600.0, "h"
+    least = step * math.floor(max(low, 0.0) / size / step)
+    most = step * max(math.ceil(high / size / step), 1)
+    return f"{most:,} {unit}" if least == most else f"{least:,} to {most:,} {unit}"
 
 
 def size(count: float) -> str:

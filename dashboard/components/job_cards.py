@@ -1,6 +1,7 @@
 """Cards of jobs that update by themselves: progress, log, result, cancel and retry."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import streamlit as st
 
@@ -8,6 +9,7 @@ from dashboard import engine, pages
 from dashboard.components import formatting, page_states
 from dashboard.components.formatting import escaped, short
 from dashboard.components.theme import STATUSES
+from dashboard.engine import job_table
 
 ACTIVE = ("queued", "running")
 # The page that shows the result of a command, and the query parameter of its id.
@@ -78,15 +80,95 @@ def card(job: engine.Job, *, log_lines: int = 15) -> None:
             result_link(job)
             status(job)
             buttons(job)
-        if job.status == "running":
-            progress(job)
-        elif job.status == "queued":
-            waiting(job)
-        if job.error:
-            st.text(short(job.error, 500))
+        state(job)
         if job.status not in ("queued", "finished"):
             with st.expander("Log"):
                 st.code(engine.job_log(job.id, log_lines) or "The log is empty.", language=None)
+
+
+def state(job: engine.Job) -> None:
+    """Show what a job does, waits for, or how it ended, with its stages and where it would go on."""
+    ended = job.status in ("failed", "cancelled", "interrupted")
+    if job.status == "running":
+        progress(job)
+        if job.cancel_asked:
+            st.caption("It was asked to stop and will end at its next checkpoint.")
+        elif job.attempt > 1 and job.error:
+            st.caption(f"Attempt {job.attempt}. The one before: {escaped(job.error, 300)}")
+    elif job.status == "queued":
+        waiting(job)
+    elif job.status == "failed":
+        page_states.failed("The job failed.", short(job.error or "Its log may say why.", 500))
+    elif job.status == "cancelled":
+        who = "" if engine.read_only() else " by you"
+        st.markdown(f":material/cancel: **Cancelled{who}.**")
+        if job.error:
+            st.text(short(job.error, 500))
+    elif job.status == "interrupted":
+        page_states.stale("Interrupted: its process is gone.")
+        st.text(
+            "A worker continues it by itself." if engine.has_worker() else "No worker is running."
+        )
+        if job.error:
+            st.text(short(job.error, 500))
+    if job.status != "queued":
+        stages(job)
+    if ended and not engine.read_only():
+        st.text(short(resume_text(job), 300))
+
+
+STAGES = {
+    "finished": ":green[:material/check_circle:]",
+    "reused": ":green[:material/check_circle:]",
+    "running": ":blue[:material/play_circle:]",
+    "stopped": ":orange[:material/pause_circle:]",
+    "waiting": ":gray[:material/radio_button_unchecked:]",
+}
+
+
+def stages(job: engine.Job) -> None:
+    """Show the stages of a job that has several, with how long each took."""
+    lines = []
+    for part in job.progress.get("parts") or ():
+        status = str(part.get("status"))
+        if status == "running" and job.status != "running":
+            status = "finished" if job.status == "finished" else "stopped"
+        text = escaped(str(part.get("title")), 100)
+        if status == "reused":
+            text += " :gray[– was there already]"
+        elif part.get("seconds") is not None:
+            text += f" :gray[– {formatting.duration(part['seconds'])}]"
+        elif status == "running":
+            text = f"**{text}**"
+        lines.append(f"{STAGES.get(status, STAGES['waiting'])} {text}")
+    if lines:
+        # Two spaces before a line's end break it.
+        st.markdown("  \n".join(lines))
+
+
+def resume_text(job: engine.Job) -> str:
+    """Say where a stopped job goes on when it is tried again."""
+    report = job.progress
+    parts = report.get("parts") or []
+    done = sum(part.get("status") in ("finished", "reused") for part in parts)
+    stage = str(report.get("stage") or "")
+    if report.get("saved_step"):
+        where = f"step {report['saved_step']:,}"
+        if report.get("total"):
+            where += f" of {report['total']:,}"
+        if report.get("saved_epoch"):
+            where += f" (epoch {report['saved_epoch'] + 1})"
+        return f"Resume goes on from {where} of: {stage}."
+    if done:
+        return f"Resume keeps {done} of {len(parts)} stages and begins again with: {stage}."
+    return "Retry starts it from the beginning: it had saved nothing yet."
+
+
+def can_resume(job: engine.Job) -> bool:
+    """Say whether a stopped job keeps some of its work."""
+    parts = job.progress.get("parts") or []
+    done = any(part.get("status") in ("finished", "reused") for part in parts)
+    return done or bool(job.progress.get("saved_step"))
 
 
 def result_link(job: engine.Job) -> None:
@@ -119,10 +201,10 @@ def buttons(job: engine.Job) -> None:
         )
     elif job.status in ("failed", "cancelled", "interrupted"):
         st.button(
-            "Retry",
+            "Resume" if can_resume(job) else "Retry",
             key=f"retry-{job.id}",
             icon=":material/replay:",
-            help="The job continues from its last checkpoint.",
+            help=escaped(resume_text(job), 300),
             on_click=lambda: _act(engine.retry, job.id),
         )
 
@@ -157,20 +239,24 @@ def progress(job: engine.Job) -> None:
     """Show the progress of a running job: overall if it has several parts, else of its stage."""
     report = job.progress
     step, total = report.get("step") or 0, report.get("total") or 0
-    overall = report.get("overall")
-    share = overall if overall is not None else (step / total if total else None)
+    share = job_table.share_done(report)
     stage = escaped(str(report.get("stage") or "starting"))
     if share is None:
-        st.progress(0.0, text=f"{stage} (started {formatting.ago(job.started)})")
+        st.progress(0.0, text=f"{stage} · started {formatting.ago(job.started)}")
         return
-    left = report.get("overall_eta") if overall is not None else report.get("eta_seconds")
-    parts = [f"{share:.0%} done", stage]
+    parts = [f"{share:.0%} done", time_left(report), stage]
     if total:
         parts.append(f"step {step:,} of {total:,}")
     if report.get("loss") is not None:
         parts.append(f"loss {report['loss']:.4f}")
     if report.get("examples_per_second"):
         parts.append(f"{report['examples_per_second']:,.0f} examples/s")
-    if left is not None:
-        parts.append(f"about {formatting.duration(left)} left")
     st.progress(min(max(share, 0.0), 1.0), text=" · ".join(parts))
+
+
+def time_left(report: Mapping[str, Any]) -> str:
+    """Return the time left by a job's last report as text."""
+    left = report.get("left")
+    if not left:
+        return "estimating the time left"
+    return f"{formatting.duration_range(*left)} left"

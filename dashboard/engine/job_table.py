@@ -6,8 +6,10 @@ import pandas as pd
 
 from dashboard import engine
 from puma_engine.jobs import JOB_STATUSES, Job
+from puma_engine.jobs.time_left import share_done
 from puma_engine.store import Run
 
+__all__ = ["share_done"]
 MAX_SHOWN = 500
 MAX_DOWNLOAD = 200 << 20
 SECRET_ARGUMENTS = ("path", "items_path")
@@ -28,11 +30,7 @@ def frame(jobs: list[Job]) -> pd.DataFrame:
     """Return one row per job; share is the finished part in percent, NaN if unknown."""
     rows = []
     for job in jobs:
-        share = job.progress.get("overall")
-        if job.status == "finished":
-            share = 1.0
-        elif share is None and job.progress.get("total"):
-            share = job.progress["step"] / job.progress["total"]
+        share = 1.0 if job.status == "finished" else share_done(job.progress)
         rows.append(
             {
                 "status": job.status,

@@ -75,18 +75,7 @@ def _detail(job: engine.Job) -> None:
             st.markdown(f"## {escaped(job.title, 120)}", width="stretch")
             job_cards.status(job)
             job_cards.buttons(job)
-        if job.status == "running":
-            job_cards.progress(job)
-            if job.cancel_asked:
-                st.caption("It was asked to stop and will end at its next checkpoint.")
-        elif job.status == "queued":
-            job_cards.waiting(job)
-        elif job.status == "interrupted":
-            page_states.stale(
-                "Its process is gone. A worker will continue it; Retry continues it now."
-            )
-        if job.error:
-            page_states.failed("The job failed.", job.error)
+        job_cards.state(job)
         left, right = st.columns(2)
         with left:
             facts = {

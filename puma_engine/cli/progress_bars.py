@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from puma_engine.jobs.runner import as_dict
+from puma_engine.jobs.time_left import TimeLeft
 from puma_engine.training import distributed
 
 LINE_SECONDS = 15.0
@@ -69,12 +71,15 @@ def _bars(title: str) -> Iterator[Callable[[Any], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
         whole: Any = bars.add_task(title, total=None, note="")
         part: Any = None
+        left = TimeLeft()
 
         def show(report: Any) -> None:
             nonlocal part
             task, overall = whole, getattr(report, "overall", None)
+            left.add(as_dict(report))
+            texts = [*note(report), time_left(left.seconds())]
             if overall is not None:
-                bars.update(whole, total=1.0, completed=overall, note=time_left(report.overall_eta))
+                bars.update(whole, total=1.0, completed=overall, note=texts.pop())
                 if part is None:
                     part = bars.add_task(report.stage, total=None, note="")
                 task = part
@@ -83,14 +88,14 @@ def _bars(title: str) -> Iterator[Callable[[Any], None]]:
                 description=report.stage,
                 total=report.total or None,
                 completed=report.step,
-                note=note(report),
+                note=", ".join(text for text in texts if text),
             )
 
         yield show
 
 
-def note(report: Any) -> str:
-    """Return loss, validation value, rate and time left as text."""
+def note(report: Any) -> list[str]:
+    """Return loss, validation value and rate as texts."""
     parts = []
     if report.loss is not None:
         parts.append(f"loss {report.loss:.4f}")
@@ -98,19 +103,19 @@ def note(report: Any) -> str:
         parts.append(f"validation {report.validation:.4f}")
     if report.examples_per_second:
         parts.append(f"{report.examples_per_second:,.0f} examples/s")
-    if report.eta_seconds is not None:
-        parts.append(time_left(report.eta_seconds))
-    return ", ".join(parts)
+    return parts
 
 
-def time_left(seconds: float | None) -> str:
-    """Return a remaining time, such as 1:05 left."""
+def time_left(seconds: tuple[float, float] | None) -> str:
+    """Return a range of remaining seconds as text, such as 1:05 to 2:10 left; "" for none."""
     if seconds is None:
         return ""
-    minutes, rest = divmod(max(0, round(seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    clock = f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-    return f"{clock} left"
+    clocks = []
+    for end in seconds:
+        minutes, rest = divmod(max(0, round(end)), 60)
+        hours, minutes = divmod(minutes, 60)
+        clocks.append(f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}")
+    return f"{' to '.join(dict.fromkeys(clocks))} left"
 
 
 def _lines(title: str) -> Callable[[Any], None]:
@@ -118,21 +123,22 @@ def _lines(title: str) -> Callable[[Any], None]:
 
     Work of less than QUIET_SECONDS prints nothing.
     """
-    started, printed = time.monotonic(), 0.0
+    started, printed, left = time.monotonic(), 0.0, TimeLeft()
     stage: str | None = None
 
     def show(report: Any) -> None:
         nonlocal printed, stage
         now = time.monotonic()
+        left.add(as_dict(report))
         due = report.stage != stage or now - printed >= LINE_SECONDS
         if now - started < QUIET_SECONDS or not due:
             return
         stage, printed = report.stage, now
         steps = f"{report.step}/{report.total}" if report.total else ""
-        parts = [report.stage, steps, note(report)]
+        parts = [report.stage, steps, *note(report), time_left(left.seconds())]
         overall = getattr(report, "overall", None)
         if overall is not None:
-            parts.insert(0, f"{overall:.0%} ({time_left(report.overall_eta)})")
+            parts.insert(0, f"{overall:.0%}")
         print(f"{title}: " + ", ".join(part for part in parts if part), file=sys.stderr)
 
     return show

@@ -26,6 +26,14 @@ DAMAGED = (
     "The arguments of the job {id} in the database are damaged, so it cannot be run; queue it again "
     "from its command or page."
 )
+# A cancelled job that has not stopped after so long is killed; its last checkpoint stays.
+CANCEL_SECONDS = 60.0
+KILLED_AFTER_CANCEL = (
+    "It did not stop within a minute of being cancelled, so its process was killed."
+)
+ENDED_AFTER_CANCEL = (
+    "Its process ended after it was cancelled, without saving what it had last done."
+)
 _COMMAND = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
@@ -178,8 +186,10 @@ def cancel(ws: Workspace, job_id: str) -> Job:
                 [now(), item.id],
             )
         elif item.status in ("queued", "interrupted"):
+            # Why an earlier attempt ended is not why this job did.
             db.execute(
-                "UPDATE jobs SET status = 'cancelled', finished = ?, pid = NULL WHERE id = ?",
+                "UPDATE jobs SET status = 'cancelled', finished = ?, pid = NULL, error = NULL"
+                " WHERE id = ?",
                 [now(), item.id],
             )
         else:
@@ -257,7 +267,8 @@ def mark_interrupted(ws: Workspace, codes: Mapping[int, int | None] | None = Non
         if code is None and (row["pid"] in known or _is_alive(row)):
             continue
         if row["cancel_asked"] is not None:
-            error = "It did not stop within a minute of being cancelled, so its process was killed."
+            waited = processes.age(row["cancel_asked"]) >= CANCEL_SECONDS
+            error = KILLED_AFTER_CANCEL if waited else ENDED_AFTER_CANCEL
         elif code is None:
             error = "The job's process is gone."
         elif code == -9:

@@ -18,6 +18,7 @@ from puma_engine.errors import Cancelled, JobError, PumaError, StoreError
 from puma_engine.jobs import processes
 from puma_engine.jobs.queue import Job, finish_attempt
 from puma_engine.jobs.queue import job as get_job
+from puma_engine.jobs.time_left import TimeLeft
 from puma_engine.store import Run, Workspace
 from puma_engine.store.records import now, to_json
 
@@ -114,6 +115,7 @@ class Heartbeat:
         self.stop = threading.Event()
         self._ended = threading.Event()
         self._trace = LossTrace()
+        self._left = TimeLeft()
         self._latest: Any = None
         self._written: Any = None
         self._last_beat = 0.0
@@ -132,7 +134,9 @@ class Heartbeat:
 
     def report(self, progress: Any) -> None:
         """Take a report of the command; the thread writes the latest and the losses so far."""
-        self._trace.add(as_dict(progress))
+        report = as_dict(progress)
+        self._trace.add(report)
+        self._left.add(report)
         self._latest = progress
 
     def _signalled(self, _number: int, _frame: Any) -> None:
@@ -168,13 +172,16 @@ class Heartbeat:
                 "UPDATE jobs SET heartbeat = ? WHERE id = ? AND attempt = ?",
                 [now(), self.job_id, self.attempt],
             )
-            if fresh:
+            if progress is not None:
                 data = as_dict(progress) | {"trace": dict(self._trace.stages)}
+                # It changes with time, without a report too.
+                data["left"] = self._left.seconds()
                 db.execute(
                     "INSERT OR REPLACE INTO job_progress VALUES (?, ?, ?)",
                     [self.job_id, now(), to_json(data, "progress")],
                 )
-                self._log(data)
+                if fresh:
+                    self._log(data)
         self._written, self._last_beat = progress, time.monotonic()
 
     def _log(self, data: dict[str, Any]) -> None:
@@ -187,8 +194,9 @@ class Heartbeat:
             words.append(f"step {data.get('step', 0)}/{data['total']}")
         if data.get("loss") is not None:
             words.append(f"loss {data['loss']:.4g}")
-        if data.get("eta_seconds") is not None:
-            words.append(f"{data['eta_seconds']:.0f} s left")
+        if data["left"] is not None:
+            low, high = data["left"]
+            words.append(f"{low:.0f} to {high:.0f} s left")
         log(" ".join(words))
 
 

@@ -19,8 +19,6 @@ from puma_engine.store.records import now
 
 POLL_SECONDS = 0.5
 HEARTBEAT_SECONDS = 5.0
-# A cancelled job that has not stopped after so long is killed; its last checkpoint stays.
-CANCEL_SECONDS = 60.0
 IDLE_SECONDS = 600.0
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 _DEVICE = re.compile(r"cpu|cuda:[0-9]{1,3}")
@@ -111,7 +109,7 @@ class _Worker:
         for row in self.ws.query(
             "SELECT * FROM jobs WHERE status = 'running' AND cancel_asked IS NOT NULL"
         ):
-            if processes.age(row["cancel_asked"]) > CANCEL_SECONDS:
+            if processes.age(row["cancel_asked"]) > queue.CANCEL_SECONDS:
                 _log.warning("Job %s did not stop when asked and is killed", row["id"])
                 processes.kill(row["pid"], row["process"])
         for device in self.devices:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -125,13 +124,10 @@ def demo(
         *((f"evaluation of {name}", 1, evaluate(name)) for name in BASELINES),
         ("comparison", 3, comparison),
     ]
-    overall = stage.OverallProgress([seconds for _, seconds, _ in steps], progress)
-    for number, (title, seconds, step) in enumerate(steps):
-        execution.check_cancel(title)
-        started = time.monotonic()
-        runs[title] = step(execution.part(overall, number))
-        if time.monotonic() - started < 0.05 * seconds:
-            overall.skip(number)
+    parts = [stage.Part(title, seconds) for title, seconds, _ in steps]
+    overall = stage.OverallProgress(parts, progress)
+    for number, (title, _, step) in enumerate(steps):
+        runs[title] = overall.do(number, execution, step)
     return runs["comparison"]
 
 

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 from puma_engine.config import TrainingConfig
 from puma_engine.errors import Cancelled, NotFoundError, PumaError, StoreError
 from puma_engine.store import Run, Workspace
+from puma_engine.store.records import now
 from puma_engine.training import distributed
 
 MAX_NAME_LENGTH = 150
@@ -210,8 +211,11 @@ def slug(*parts: str | float | None) -> str:
 class StageProgress:
     """One report: the figures of a stage, as the training loop gives them, and those of all parts.
 
-    overall: the share of all parts that is done, in [0, 1]; overall_eta: seconds. Both are None
-    where a command has one part. eta_seconds: of this stage.
+    overall: the share of all parts that is done, in [0, 1]; None where a command has one part.
+    unmeasured: the share of the work to come whose duration was never measured, in [0, 1].
+    parts: of a command with several, each with its title, status (waiting, running, finished, or
+    reused for a run that existed before) and seconds. eta_seconds, saved_step and saved_epoch: of
+    this stage (see `puma_engine.training.loop.Progress`).
     """
 
     stage: str
@@ -222,8 +226,11 @@ class StageProgress:
     examples_per_second: float | None = None
     eta_seconds: float | None = None
     validation: float | None = None
+    saved_step: int = 0
+    saved_epoch: int = 0
     overall: float | None = None
-    overall_eta: float | None = None
+    unmeasured: float = 0.0
+    parts: tuple[dict[str, Any], ...] = ()
 
 
 ProgressCallback = Callable[[Any], None]
@@ -262,46 +269,93 @@ class Execution:
         return {"progress": self.progress, "should_cancel": self.should_cancel}
 
 
+@dataclass
+class Part:
+    """A part of some work. weight: its expected duration relative to the others', best in seconds.
+
+    measured: whether the weight rests on measurements. status and seconds: as in `StageProgress`.
+    """
+
+    title: str
+    weight: float
+    measured: bool = True
+    status: str = "waiting"
+    seconds: float | None = None
+    done: float = 0.0
+
+
 class OverallProgress:
     """Turns the reports of consecutive parts into reports about all of them.
 
-    weights: the expected relative duration of each part, best in seconds. The time left is
-    estimated from the speed so far.
+    parts: in their order, or their expected relative durations. A part whose run existed counts for
+    nothing, so that the share done grows with the work that is done now.
     """
 
     def __init__(
         self,
-        weights: Sequence[float],
+        parts: Sequence[Part | float],
         progress: ProgressCallback | None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.weights = list(weights)
+        self.parts = [part if isinstance(part, Part) else Part("", part) for part in parts]
         self.progress = progress
         self.clock = clock
-        self.started = clock()
-        self.skipped = 0.0
 
     def part(self, number: int) -> ProgressCallback | None:
         """Return the callback of one part."""
         if self.progress is None:
             return None
-        progress = self.progress
+        part = self.parts[number]
 
         def report(inner: Any) -> None:
-            total = sum(self.weights)
-            share = inner.step / inner.total if inner.total else 0.0
-            done = sum(self.weights[:number]) + self.weights[number] * share
-            worked = done - self.skipped
-            # Until 15 % is done the speed is unknown: take the weights as seconds.
-            known = worked > 0.15 * total
-            factor = (self.clock() - self.started) / worked if known else 1.0
-            overall: dict[str, Any] = {"overall": done / total}
-            overall["overall_eta"] = (total - done) * factor
-            names = [item.name for item in fields(StageProgress) if item.name not in overall]
-            progress(StageProgress(**{name: getattr(inner, name) for name in names}, **overall))
+            share = getattr(inner, "overall", None)
+            if share is None:
+                share = inner.step / inner.total if inner.total else 0.0
+            # A part may report several stages, each with steps of its own.
+            part.done = max(part.done, min(share, 1.0))
+            self._report(inner)
 
         return report
 
+    def do(
+        self, number: int, execution: Execution, work: Callable[[Execution], Run | list[Run]]
+    ) -> Any:
+        """Do a part, report how it begins and ends, and return its run, or its runs."""
+        part, started, begun = self.parts[number], self.clock(), now()
+        execution.check_cancel(part.title)
+        part.status = "running"
+        self._report(StageProgress(part.title))
+        result = work(execution.part(self, number))
+        made = result if isinstance(result, list) else [result]
+        if all(run.finished is not None and run.finished < begun for run in made):
+            self.skip(number)
+        else:
+            part.seconds = self.clock() - started
+            part.status, part.done = "finished", 1.0
+        self._report(StageProgress(part.title))
+        return result
+
     def skip(self, number: int) -> None:
         """Record that a part took no time because its run existed."""
-        self.skipped += self.weights[number]
+        self.parts[number].status, self.parts[number].done = "reused", 1.0
+
+    def _report(self, inner: Any) -> None:
+        if self.progress is None:
+            return
+        counted = [part for part in self.parts if part.status != "reused"]
+        total = sum(part.weight for part in counted)
+        left = [(part, part.weight * (1.0 - part.done)) for part in counted]
+        rest = sum(weight for _, weight in left)
+        guessed = sum(weight for part, weight in left if not part.measured)
+        names = [item.name for item in fields(StageProgress)]
+        values = {name: getattr(inner, name) for name in names if hasattr(inner, name)}
+        values |= {
+            "overall": 1.0 - rest / total if total else 1.0,
+            "unmeasured": guessed / rest if rest else 0.0,
+            "parts": tuple(
+                {"title": part.title, "status": part.status, "seconds": part.seconds}
+                for part in self.parts
+                if part.title
+            ),
+        }
+        self.progress(StageProgress(**values))

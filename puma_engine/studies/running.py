@@ -115,9 +115,7 @@ def run_cells(
                     outcome.failed[name] = str(error)
                 if progress is not None:
                     done, total = len(outcome.runs), len(cells)
-                    eta = (time.monotonic() - started) / max(done, 1) * (total - done)
-                    share = done / total
-                    progress(StageProgress("cells", 0, done, total, overall=share, overall_eta=eta))
+                    progress(StageProgress("cells", 0, done, total, overall=done / total))
             if save is not None and time.monotonic() - saved > SAVE_SECONDS:
                 save(outcome)
                 saved = time.monotonic()

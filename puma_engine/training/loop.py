@@ -28,7 +28,10 @@ WINDOW = 50
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a stage is; loss is the mean of an example in this epoch so far."""
+    """How far a stage is; loss is the mean of an example in this epoch so far.
+
+    saved_step, saved_epoch: where a run that is stopped now would go on; 0 without a checkpoint.
+    """
 
     stage: str
     epoch: int
@@ -38,6 +41,8 @@ class Progress:
     examples_per_second: float
     eta_seconds: float
     validation: float | None = None
+    saved_step: int = 0
+    saved_epoch: int = 0
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,7 @@ def train(
             if loaded.scaler is not None:
                 step.scaler.load_state_dict(loaded.scaler)
     start = reported = saved = time.monotonic()
-    seconds_before = state.seconds
+    seconds_before, kept = state.seconds, (state.step, state.epoch)
 
     def mean_over_processes(value: float) -> float:
         tensor = torch.tensor([value], dtype=torch.float64, device=device)
@@ -118,10 +123,11 @@ def train(
         if progress is not None:
             rate = state.examples / max(1e-9, seconds_before + reported - start)
             eta = (total - state.step) * config.batch_size / max(rate, 1e-9)
-            progress(Progress(stage, state.epoch, state.step, total, loss, rate, eta, validation))
+            at = state.epoch, state.step, total
+            progress(Progress(stage, *at, loss, rate, eta, validation, *kept))
 
     def save() -> None:
-        nonlocal saved
+        nonlocal saved, kept
         saved = time.monotonic()
         if checkpoint_dir is not None and accelerator.is_main_process:
             state.seconds = seconds_before + saved - start
@@ -137,6 +143,7 @@ def train(
                 scaler,
                 average.averages,
             )
+            kept = state.step, state.epoch
 
     validation: float | None = None
     if include_start and validate is not None and state.step == 0:
@@ -162,6 +169,8 @@ def train(
                 cancelled = agree and mean_over_processes(float(cancelled)) > 0
             if cancelled:
                 save()
+                if accelerator.is_main_process:
+                    report(float(loss_sum) / max(1, loss_count), validation)
                 raise Cancelled(f"Cancelled while {stage}, at step {state.step} of {total}.")
             now = time.monotonic()
             if accelerator.is_main_process and progress and now - reported >= REPORT_SECONDS:
@@ -192,9 +201,9 @@ def train(
         state.finished = bool(config.patience) and waited >= config.patience
         state.epoch += 1
         state.batch = 0
+        save()
         if accelerator.is_main_process:
             report(train_loss, validation)
-        save()
 
     average.apply(average.averages if best is None else best)
     return TrainingResult(

@@ -12,7 +12,7 @@ from dashboard_pages import open_page
 from streamlit.testing.v1 import AppTest
 
 from dashboard.components import figures
-from dashboard.components.formatting import escaped, short
+from dashboard.components.formatting import duration_range, escaped, short
 from dashboard.components.theme import KINDS
 from dashboard.pages import PAGES, SECTIONS, address, url
 
@@ -177,3 +177,18 @@ def test_a_page_without_a_workspace_has_its_title_and_creates_none(name, tmp_pat
     app = open_page(name, tmp_path / "none", monkeypatch)
     assert not app.exception and app.title[0].value.startswith(PAGES[name][0])
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "text"),
+    [
+        (0.0, 3.0, "0 to 5 s"),
+        (20.0, 20.0, "20 s"),
+        (61.0, 92.0, "1 to 2 min"),
+        (125.0, 219.0, "2 to 4 min"),
+        (180.0, 180.0, "3 min"),
+        (4000.0, 9000.0, "1 to 3 h"),
+    ],
+)
+def test_a_range_of_time_is_rounded_outwards_in_one_unit(low, high, text):
+    assert duration_range(low, high) == text

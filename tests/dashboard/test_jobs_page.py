@@ -124,11 +124,78 @@ def test_a_waiting_job_says_whether_a_worker_can_run_it(ws, monkeypatch):
 
 def test_a_running_job_shows_its_overall_progress(ws, monkeypatch):
     job = add_job(ws, status="running")
-    report(ws, job, stage="fit", step=1, total=2, overall=0.75, overall_eta=30)
+    report(ws, job, stage="fit", step=1, total=2, overall=0.75, left=None)
     app = open_page("jobs", ws.root, monkeypatch, job=job)
     assert_plain(app)
-    assert app.get("progress")[0].proto.value == 75
+    shown = app.get("progress")[0].proto
+    assert shown.value == 75 and "estimating the time left" in shown.text
+    report(ws, job, stage="fit", step=1, total=2, overall=0.75, left=[125.0, 219.0])
+    app = open_page("jobs", ws.root, monkeypatch, job=job)
+    assert "75% done · 2 to 4 min left" in app.get("progress")[0].proto.text
     assert app.dataframe[0].value["share"].tolist() == [75.0]
+
+
+PARTS = [
+    {"title": "Import **data**", "status": "reused", "seconds": None},
+    {"title": "Fit source prompts", "status": "finished", "seconds": 65.0},
+    {"title": "Migrate", "status": "running", "seconds": None},
+    {"title": "Compare", "status": "waiting", "seconds": None},
+]
+
+
+def test_a_job_shows_its_stages_and_where_it_stopped(ws, monkeypatch):
+    job = add_job(ws, status="running")
+    report(ws, job, stage="training the adapter", step=30, total=90, overall=0.5, parts=PARTS)
+    app = open_page("jobs", ws.root, monkeypatch, job=job)
+    assert_plain(app)
+    shown = texts(app)
+    assert "was there already" in shown and "Fit source prompts :gray[– 1 min 5 s]" in shown
+    assert "play_circle:] **Migrate**" in shown and "radio_button_unchecked:] Compare" in shown
+    with ws.transaction() as db:
+        db.execute("UPDATE jobs SET status = 'cancelled' WHERE id = ?", [job])
+    app = open_page("jobs", ws.root, monkeypatch, job=job)
+    assert_plain(app)
+    shown = texts(app)
+    assert "pause_circle:] Migrate" in shown
+    assert "Resume keeps 2 of 4 stages and begins again with: training the adapter" in shown
+    assert app.button(f"retry-{job}").label == "Resume"
+
+
+def test_a_cancelled_job_says_who_stopped_it_and_where_it_goes_on(ws, monkeypatch):
+    error = "Cancelled while fitting, at step 130 of 400."
+    job = add_job(ws, status="cancelled", error=error)
+    fitting = {"stage": "fitting", "step": 130, "total": 400, "saved_step": 120, "saved_epoch": 2}
+    report(ws, job, **fitting)
+    app = open_page("jobs", ws.root, monkeypatch, job=job)
+    assert_plain(app)
+    shown = texts(app)
+    assert "Cancelled by you" in shown and error in shown and "failed" not in shown.lower()
+    assert "Resume goes on from step 120 of 400 (epoch 3) of: fitting" in shown
+    assert app.button(f"retry-{job}").label == "Resume"
+    nothing = add_job(ws, status="cancelled")
+    app = open_page("jobs", ws.root, monkeypatch, job=nothing)
+    assert "had saved nothing yet" in texts(app)
+    assert app.button(f"retry-{nothing}").label == "Retry"
+
+
+def test_a_second_attempt_says_why_the_first_ended(ws, monkeypatch):
+    job = add_job(ws, status="running", error="The job's process was killed (signal 9).")
+    with ws.transaction() as db:
+        db.execute("UPDATE jobs SET attempt = 2 WHERE id = ?", [job])
+    app = open_page("jobs", ws.root, monkeypatch, job=job)
+    assert_plain(app)
+    assert "Attempt 2" in texts(app) and "signal 9" in texts(app)
+    assert not app.error
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_a_visitor_who_may_only_view_sees_the_state_without_buttons(status, ws, monkeypatch):
+    job = add_job(ws, status=status)
+    monkeypatch.setattr("dashboard.engine.read_only", lambda: True)
+    app = open_page("jobs", ws.root, monkeypatch, job=job)
+    assert_plain(app)
+    assert STATUSES[status].label in texts(app) and "may only be viewed" in texts(app)
+    assert not app.button and "by you" not in texts(app)
 
 
 def test_a_result_is_linked_and_its_files_can_be_downloaded(ws, monkeypatch):

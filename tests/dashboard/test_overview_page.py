@@ -200,11 +200,11 @@ def test_running_jobs_show_progress_and_can_be_cancelled(tmp_path, monkeypatch):
     ws = Workspace.open(tmp_path / "ws", create=True)
     finished(ws, "dataset", "books")
     job = add_job(ws, title="Migrate **all**", status="running")
-    report(ws, job, stage="training", step=30, total=120, loss=0.5, eta_seconds=90)
+    report(ws, job, stage="training", step=30, total=120, loss=0.5, left=[61, 92])
     app = open_page("overview", ws.root, monkeypatch)
     assert_plain(app)
     shown = app.get("progress")[0].proto
-    assert shown.value == 25 and "step 30 of 120" in shown.text and "1 min 30 s" in shown.text
+    assert shown.value == 25 and "step 30 of 120" in shown.text and "1 to 2 min left" in shown.text
     app.button(f"cancel-{job}").click().run()
     assert jobs.job(ws, job).cancel_asked and "Stopping" in texts(app)
     assert app.button(f"cancel-{job}").disabled

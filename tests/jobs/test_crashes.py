@@ -10,7 +10,7 @@ import pytest
 from job_helpers import paused_job, reached, start_worker, status_of, wait_for, work, workspace
 
 from puma_engine import jobs
-from puma_engine.jobs import processes, queue, worker_loop
+from puma_engine.jobs import processes, queue
 
 
 @pytest.fixture
@@ -44,7 +44,24 @@ def test_dead_process_is_detected_without_a_worker(ws):
     wait_for(lambda: [run.status for run in ws.runs()] == ["interrupted"])
     assert queue.mark_interrupted(ws, {child.pid: -9}) == [job.id]
     assert "signal 9" in jobs.job(ws, job.id).error
-    assert jobs.cancel(ws, job.id).status == "cancelled"
+    cancelled = jobs.cancel(ws, job.id)
+    # Why an attempt ended before is not why the job did.
+    assert (cancelled.status, cancelled.error) == ("cancelled", None)
+
+
+def test_a_process_that_ends_after_a_cancel_is_not_called_killed_for_memory(ws):
+    job, _ = paused_job(ws, "Ended", 1, steps=3)
+    claimed = queue.claim(ws, "cpu")
+    child = processes.start_detached(job_commands.job_command(ws, claimed), Path(claimed.log))
+    wait_for(lambda: reached(ws, job, 1))
+    with ws.transaction() as db:
+        db.execute("UPDATE jobs SET cancel_asked = ?", [queue.now()])
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    queue.mark_interrupted(ws, {child.pid: -9})
+    queue.requeue(ws)
+    ended = jobs.job(ws, job.id)
+    assert ended.status == "cancelled" and "memory" not in str(ended.error)
 
 
 def test_job_of_a_killed_worker_is_continued_by_the_next(ws):
@@ -102,7 +119,7 @@ def test_a_job_whose_log_cannot_be_written_fails_and_says_so(ws):
 
 
 def test_job_that_ignores_a_cancel_is_killed(ws, monkeypatch):
-    monkeypatch.setattr(worker_loop, "CANCEL_SECONDS", 0.5)
+    monkeypatch.setattr(queue, "CANCEL_SECONDS", 0.5)
     job = jobs.enqueue(ws, "count", {"steps": 1, "seconds": 600}, title="Busy")
     thread = threading.Thread(target=work, args=(ws,))
     thread.start()

@@ -1,6 +1,7 @@
 """Stages joined with the workspace, on tiny real models: reuse, resume, lineage, controls."""
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -28,8 +29,16 @@ from puma_engine.evaluation import metrics
 from puma_engine.evaluation.baselines import BASELINES
 from puma_engine.pipeline import backbones
 from puma_engine.pipeline.evaluating import read_user_metric
-from puma_engine.pipeline.stage import OverallProgress, StageProgress, StageResult, run_stage
+from puma_engine.pipeline.stage import (
+    Execution,
+    OverallProgress,
+    Part,
+    StageProgress,
+    StageResult,
+    run_stage,
+)
 from puma_engine.store import Workspace
+from puma_engine.store.records import now
 
 
 @pytest.fixture(scope="module")
@@ -431,18 +440,36 @@ def test_describing_a_result_is_no_part_of_the_measured_seconds(world):
     assert world["source"].summary["participation_ratio"] >= 1
 
 
-def test_overall_progress_weights_parts_and_estimates_the_rest():
-    reports, now = [], [0.0]
-    overall = OverallProgress([20, 30, 50], reports.append, clock=lambda: now[0])
-    now[0] = 40.0
-    overall.part(1)(StageProgress("two", step=0, total=10))
-    assert reports[-1].overall == pytest.approx(0.2)
-    assert reports[-1].overall_eta == pytest.approx(160.0)
-    overall.skip(1)
-    now[0] = 90.0
-    overall.part(2)(StageProgress("three", step=30, total=60))
-    assert reports[-1].overall == pytest.approx(0.75)
-    assert reports[-1].overall_eta == pytest.approx(25 * 90 / 45)
+def test_overall_progress_weights_parts_and_leaves_out_what_existed(world):
+    reports = []
+    parts = [Part("one", 20), Part("two", 30), Part("three", 50, measured=False)]
+    overall = OverallProgress(parts, reports.append)
+    existed = world["source"]
+    assert overall.do(0, Execution(), lambda _part: existed) is existed
+    assert [part["status"] for part in reports[-1].parts] == ["reused", "waiting", "waiting"]
+    assert reports[-1].overall == 0 and reports[-1].unmeasured == pytest.approx(50 / 80)
+
+    def work(part):
+        part.progress(StageProgress("training", step=15, total=30, saved_step=10))
+        assert (reports[-1].overall, reports[-1].saved_step) == (pytest.approx(15 / 80), 10)
+        # Another stage of the same part begins at its first step: the part does not go back.
+        part.progress(StageProgress("mapping", step=0, total=5))
+        assert reports[-1].overall == pytest.approx(15 / 80)
+        return replace(existed, finished=now())
+
+    overall.do(1, Execution(progress=reports.append), work)
+    assert reports[-1].overall == pytest.approx(30 / 80) and reports[-1].unmeasured == 1
+    assert reports[-1].parts[1]["status"] == "finished" and reports[-1].parts[1]["seconds"] >= 0
+
+
+def test_progress_of_parts_within_a_part_counts_as_its_share():
+    reports = []
+    outer = OverallProgress([1, 1], reports.append)
+    inner = OverallProgress([1, 1], outer.part(0))
+    inner.part(1)(StageProgress("second hop", step=1, total=2))
+    assert reports[-1].overall == pytest.approx(0.125)
+    inner.part(0)(StageProgress("first hop", step=2, total=2))
+    assert reports[-1].overall == pytest.approx(0.375)
 
 
 def test_the_python_api_returns_the_runs_of_the_stages(world):

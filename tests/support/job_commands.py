@@ -72,7 +72,23 @@ def crash(ws, *, progress, should_cancel):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-COMMANDS = {"count": count, "fail_once": fail_once, "crash": crash}
+def paused_fit(ws, *, progress, should_cancel, pause_after, release, **settings):
+    """Fit prompts; after so many steps wait until the file `release` exists."""
+    from puma_engine import pipeline
+
+    steps = 0
+
+    def stop():
+        nonlocal steps
+        steps += 1
+        while steps == pause_after and not Path(release).exists():
+            time.sleep(0.02)
+        return should_cancel()
+
+    return pipeline.fit_prompts(ws, **settings, progress=progress, should_cancel=stop)
+
+
+COMMANDS = {"count": count, "fail_once": fail_once, "crash": crash, "paused_fit": paused_fit}
 
 
 def job_command(ws, job):
