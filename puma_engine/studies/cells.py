@@ -8,7 +8,16 @@ from typing import Any, Literal
 
 from puma_engine.errors import ConfigError
 
-Stage = Literal["import_dataset", "fit_prompts", "select", "migrate", "refine", "evaluate", "best"]
+Stage = Literal[
+    "import_dataset",
+    "vectors_from_baseline",
+    "fit_prompts",
+    "select",
+    "migrate",
+    "refine",
+    "evaluate",
+    "best",
+]
 # The parts of a run's settings that candidates differ in, and that other cells take from the best.
 TUNED_SETTINGS = ("training", "prompt", "adapter")
 # What the order of a template adds to the name of its task.

@@ -20,6 +20,7 @@ from puma_engine.studies.builder import (
     few_users,
     study,
 )
+from puma_engine.studies.cells import Inputs
 from puma_engine.studies.grids import RANDOM_PROMPTS
 
 FAMILIES = ("llama-medium", "qwen2-small", "gemma3-small", "phi3-small", "stablelm-small")
@@ -29,6 +30,9 @@ SELECTION_SHARES = (0.01, 0.03, 0.07, 0.15, 0.3, 0.5)
 # Shares of users of table2. The first is refined, too, and trains the shuffled control.
 FEW_USERS_SHARES = (SMALL_SHARE, 0.03, 0.01)
 ITEM_PROMPTS: dict[str, Any] = {"item_tokens": 1}
+# Factors of users and items where a migration starts from matrix factorisation.
+FACTORS = 32
+FROM_FACTORS = "from MF factors"
 
 
 @study(
@@ -37,9 +41,10 @@ ITEM_PROMPTS: dict[str, Any] = {"item_tokens": 1}
     quick={"users": 150, "seeds": (0,), "shares": (SMALL_SHARE,)},
 )
 def table2(build: Builder) -> None:
-    """Add every method of Table 2, tuned on the first seed, item prompts, and a migration from predictions.
+    """Add every method of Table 2, tuned on the first seed, item prompts, and migrations of other sources.
 
-    The last has the default settings: tuned by records it would not be one without records.
+    Those from predictions have the default settings: tuned by records they would not be without
+    records.
     """
     grids, seeds, target = build.grids, build.options.seeds, build.options.target
     shares = build.options.shares or FEW_USERS_SHARES
@@ -119,6 +124,37 @@ def table2(build: Builder) -> None:
         )
         method = f"{ALL_USERS}, refined with item prompts"
         build.evaluate(refined, method=method, kind="refined", seed=seed)
+    _migrate_factors(build, shares[0])
+
+
+def _migrate_factors(build: Builder, share: float) -> None:
+    """Add migrations from matrix factorisation's vectors of users and items, tuned on the first seed."""
+    first, factors = build.options.seeds[0], {"factors": FACTORS}
+    sources = {
+        seed: build.add(
+            f"factors {seed}",
+            "vectors_from_baseline",
+            factors | {"seed": seed},
+            {"dataset": build.data},
+        )
+        for seed in build.options.seeds
+    }
+    settings = {"target": build.options.target, "seed": first}
+    few: dict[int, str | None] = {
+        seed: build.select(source, PAPER_STRATEGY, share, seed, "factors")
+        for seed, source in sources.items()
+    }
+    everyone: dict[int, str | None] = dict.fromkeys(few)
+    for name, method, grid, selections in (
+        ("all", ALL_USERS, build.grids.adapter, everyone),
+        ("few", few_users(PAPER_STRATEGY, share), build.grids.small_adapter, few),
+    ):
+        selected = selections[first]
+        inputs: Inputs = {"sources": sources[first]} | ({"selection": selected} if selected else {})
+        best = build.tune(f"{name} {FROM_FACTORS}", "migrate", grid, settings, inputs)
+        for seed, selected in selections.items():
+            migrated = build.migrate(f"{name} {FROM_FACTORS}", sources[seed], seed, best, selected)
+            build.evaluate(migrated, method=f"{method}, {FROM_FACTORS}", kind="migrated", seed=seed)
 
 
 @study("Cost against quality, over budgets and epochs", {"method": "retraining, 10 epochs"})

@@ -18,7 +18,7 @@ from puma_engine.pipeline.stage import CancelCheck, ProgressCallback, StageProgr
 from puma_engine.store import Workspace
 from puma_engine.studies.cells import TUNED_SETTINGS, Cell
 
-WITHOUT_DEVICE = ("import_dataset",)
+WITHOUT_DEVICE = ("import_dataset", "vectors_from_baseline")
 TRAINED = ("fit_prompts", "migrate", "refine")
 SAVE_SECONDS = 20
 

@@ -44,6 +44,7 @@ def tiny_cells(_options):
         Cell("bad", "select", {"strategy": "nothing", "budget": 2}, {"prompts": "one"}),
         Cell("after bad", "migrate", {"target": BACKBONE}, {"sources": "one", "selection": "bad"}),
         Cell("scored", "evaluate", {}, {"subject": "one"}, facts=facts | {"method": "one", "kind": "source"}),
+        Cell("factors", "vectors_from_baseline", {"factors": 2}, on),
         Cell("mean", "evaluate", {"subject": "global_mean"}, on, facts={"dataset": "films", "method": "global_mean", "kind": "baseline"}),
     ]  # fmt: skip
 
