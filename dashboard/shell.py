@@ -1,5 +1,11 @@
-"""The HTML page that starts the dashboard in a browser: Streamlit's own, with a title and a style."""
+"""The HTML page that starts the dashboard in a browser: Streamlit's own, completed.
 
+It gets a title, a style, the address of the server, and hints to load the code of common widgets early, so
+that contents move little while a page loads.
+"""
+
+import re
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -7,27 +13,53 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 TITLE = "PUMA Workbench"
+ABOUT = "Migrate personalised soft prompts from one frozen language model to another."
 # Streamlit guesses from a page's address whether the server is below it, and would ask for files
 # that do not exist. Its own files are beside every page, so the server is too.
 SCRIPT = 'window.__streamlit = {BACKEND_BASE_URL: new URL("./", location.href).href}'
 STYLE = Path(__file__).with_name("page.css")
+STATIC = files("streamlit").joinpath("static")
 ROOT = b'<div id="root">'
+# Streamlit loads the code of a widget when it draws the first one, and shows a bar of another height
+# until then. Nearly every page has these.
+WIDGETS = ("Button", "ButtonGroup", "Checkbox", "DownloadButton", "MenuButton") + (
+    "Metric", "Multiselect", "NumberInput", "PageLink", "Selectbox", "Slider", "TextInput",
+)  # fmt: skip
+_IMPORT = re.compile(r"""(?:from|import)\s*["'`]\./([\w.-]+\.js)["'`]""")
 
 
 def index() -> bytes:
     """Return the page that the server sends for every address of the dashboard."""
-    return completed(files("streamlit").joinpath("static/index.html").read_bytes())
+    return completed(STATIC.joinpath("index.html").read_bytes())
 
 
 def completed(page: bytes) -> bytes:
-    """Return Streamlit's page with the dashboard's title, description, style and address."""
-    about = "Migrate personalised soft prompts from one frozen language model to another."
-    head = (
-        f'<meta name="description" content="{about}" />'
-        f"<script>{SCRIPT}</script><style>{STYLE.read_text()}</style></head>"
+    """Return Streamlit's page with the dashboard's title, description, address, hints and style."""
+    hints = "".join(
+        f'<link rel="modulepreload" crossorigin href="./static/js/{name}" />'
+        for name in widget_scripts()
+        if name.encode() not in page
     )
+    about = f'<meta name="description" content="{ABOUT}" />'
+    style = f"<style>{STYLE.read_text(encoding='utf-8')}</style>"
+    head = f"{about}<script>{SCRIPT}</script>{hints}{style}</head>"
     page = page.replace(b"<title>Streamlit</title>", f"<title>{TITLE}</title>".encode(), 1)
     return page.replace(b"</head>", head.encode(), 1)
+
+
+@cache
+def widget_scripts() -> list[str]:
+    """Return the names of the scripts of WIDGETS, and of those that they import."""
+    scripts = {item.name: item for item in STATIC.joinpath("static", "js").iterdir()}
+    waiting = [name for name in scripts if name.partition(".")[0] in WIDGETS]
+    names: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        if name in names or name not in scripts:
+            continue
+        names.add(name)
+        waiting += _IMPORT.findall(scripts[name].read_text(encoding="utf-8"))
+    return sorted(names)
 
 
 class CompletePage:

@@ -129,6 +129,7 @@ def test_an_opened_page_has_the_title_and_the_style_of_the_dashboard(base, encod
         assert code == 200 and int(headers["Content-Length"]) == len(content)
         assert content.count(b"<title>PUMA Workbench</title>") == 1
         assert b'id="root"' in content and b"tabular-nums" in content
+        assert b'modulepreload" crossorigin href="./static/js/Selectbox.' in content
         assert "ETag" not in headers
     code, _, content = answer(base, "/_stcore/health", Accept="text/html")
     assert (code, content) == (200, b"ok")
