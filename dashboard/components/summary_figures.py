@@ -1,5 +1,8 @@
 """Summary: cost against kept quality of every plan, and the behaviour of users, as pictures."""
 
+from typing import Any
+
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
@@ -8,6 +11,7 @@ from plotly.subplots import make_subplots
 from dashboard import engine
 from dashboard.components import figures
 from dashboard.components.formatting import plotly_text
+from dashboard.components.label_layout import CHARACTER, LINE, MARK, Box, place
 from dashboard.components.theme import KINDS, NEUTRAL, marker
 from dashboard.engine import Run, comparisons, summary
 
@@ -34,8 +38,8 @@ def costs(plans: pd.DataFrame) -> pd.DataFrame:
     return rows.dropna(subset=["cost", "kept"])
 
 
-def show_costs(run: Run, plans: pd.DataFrame) -> None:
-    """Draw cost against kept quality."""
+def show_costs(run: Run, plans: pd.DataFrame, chosen: str | None) -> None:
+    """Draw cost against kept quality. chosen: the judged migration, which is labelled first."""
     rows = costs(plans)
     if len(rows) < 2:
         st.caption(
@@ -45,8 +49,14 @@ def show_costs(run: Run, plans: pd.DataFrame) -> None:
         return
     baselines = plans[(plans["kind"] == "baseline") & plans["kept"].notna()]
     level = comparisons.aspect_label(run.summary["task"], "level").partition(" (")[0]
+    published = summary.published_curve(run, str(rows["reference"].iloc[0]))
+    if rows["basis"].iloc[0] != "arithmetic":
+        published = published.iloc[:0]
+    first = rows["method"].map(lambda name: 0 if name == chosen else 1)
     figures.show(
-        cost_figure(rows, baselines),
+        cost_figure(
+            rows.assign(first=first).sort_values("first", kind="stable"), baselines, published
+        ),
         rows[["method", "kind", "basis", "cost", "kept", "kept_low", "kept_high", "seconds"]],
         "summary-costs",
         title="What each plan costs, and what it keeps",
@@ -57,27 +67,46 @@ def show_costs(run: Run, plans: pd.DataFrame) -> None:
     )
 
 
-def cost_figure(rows: pd.DataFrame, baselines: pd.DataFrame) -> go.Figure:
+def cost_figure(
+    rows: pd.DataFrame, baselines: pd.DataFrame, published: pd.DataFrame | None = None
+) -> go.Figure:
     """Draw plans as labelled points with intervals, and the best method without a language model.
 
-    rows: of `costs`. baselines: rows with method and kept; the best one is a dotted line.
+    rows: of `costs`, those to label first come first. baselines: rows with method and kept; the best
+    one is a dotted line. published: cost and kept of a published study, drawn behind the plans.
     """
     figure = go.Figure()
-    if len(baselines):
-        best = baselines.loc[baselines["kept"].idxmax()]
+    best = baselines.loc[baselines["kept"].idxmax()] if len(baselines) else None
+    heights = [rows["kept_low"], rows["kept_high"], rows["kept"]]
+    ends = pd.concat([*heights, pd.Series([] if best is None else [float(best["kept"])])]).dropna()
+    space = 0.06 * (float(ends.max()) - float(ends.min()) or 1.0)
+    y_range = [100 * (float(ends.min()) - space), 100 * (float(ends.max()) + space)]
+    x_range = [-5.0, max(114.0, 114 * float(rows["cost"].max()))]
+    if best is not None:
         height = 100 * float(best["kept"])
         figure.add_hline(y=height, line=figures.REFERENCE_LINE)
-        figure.add_annotation(
-            text=f"{plotly_text(best['method'])}, no language model: {height:.0f} %",
-            font={"size": 11, "color": NEUTRAL},
-            showarrow=False,
-            xref="paper",
-            x=0.5,
-            y=height,
-            yanchor="bottom",
+        figure.add_scatter(
+            x=[x_range[0] + 1],
+            y=[height],
+            mode="text",
+            text=[f"{plotly_text(best['method'])}, no language model"],
+            textposition="bottom right",
+            textfont={"size": 11, "color": NEUTRAL},
+            hovertemplate=f"{plotly_text(best['method'])}: {height:.0f} %<extra></extra>",
+            showlegend=False,
         )
+    labels = [label_of_plan(row) for row in rows.itertuples()]
+    points = rows[["cost", "kept", "kept_low", "kept_high"]]
+    if published is not None and len(published) > 1:
+        labels.append(PUBLISHED)
+        points = pd.concat([points, published[["cost", "kept"]].tail(1)])
+    reserved = None if best is None else (100 * float(best["kept"]), len(str(best["method"])) + 19)
+    positions = _positions(points, labels, x_range, y_range, reserved)
+    if published is not None and len(published) > 1:
+        _draw_published(figure, published, positions[-1])
     for kind in [kind for kind in KINDS if kind in set(rows["kind"])]:
-        of_kind = rows[rows["kind"] == kind]
+        chosen = (rows["kind"] == kind).to_numpy()
+        of_kind = rows[chosen]
         percent = pd.DataFrame(
             {
                 "value": 100 * of_kind["kept"],
@@ -85,39 +114,100 @@ def cost_figure(rows: pd.DataFrame, baselines: pd.DataFrame) -> go.Figure:
                 "high": 100 * of_kind["kept_high"],
             }
         )
+        placed = [positions[number] for number in np.flatnonzero(chosen)]
+        named = [labels[number] for number in np.flatnonzero(chosen)]
         figure.add_scatter(
             x=100 * of_kind["cost"],
             y=percent["value"],
             mode="markers+text",
-            text=[plotly_text(_label(row), 34) for row in of_kind.itertuples()],
-            textposition=[_side(cost) for cost in of_kind["cost"]],
+            # A label without room is shown by hovering alone.
+            text=["" if at is None else name for name, at in zip(named, placed, strict=True)],
+            textposition=[at or "middle right" for at in placed],
             textfont={"size": 12},
             name=KINDS[kind].label,
             marker=marker(kind, size=11),
             error_y=figures.error_bars(percent, KINDS[kind].colour),
-            customdata=of_kind[["seconds"]].to_numpy(),
-            hovertemplate="%{text}: keeps %{y:.0f} % at %{x:.0f} % of the cost, "
-            "%{customdata[0]:,.3g} s<extra></extra>",
+            customdata=list(zip(named, of_kind["seconds"], strict=True)),
+            hovertemplate="%{customdata[0]}: keeps %{y:.0f} % at %{x:.0f} % of the cost, "
+            "%{customdata[1]:,.3g} s<extra></extra>",
             cliponaxis=False,
         )
     figure.update_layout(showlegend=False)
-    figure.update_xaxes(range=[-4, max(108.0, 108 * float(rows["cost"].max()))], zeroline=False)
+    figure.update_xaxes(range=x_range, zeroline=False)
+    figure.update_yaxes(range=y_range, zeroline=False)
     return figure
 
 
-def _side(cost: float) -> str:
-    """Return where the label of a point is, so that it neither leaves the chart nor meets others."""
-    if cost > 0.95:
-        return "top left"
-    return "bottom left" if cost > 0.6 else "middle right"
+def _draw_published(figure: go.Figure, published: pd.DataFrame, position: str | None) -> None:
+    """Draw the curve of a published study as a faint line, its last point named where there is room."""
+    x, y = 100 * published["cost"], 100 * published["kept"]
+    figure.add_scatter(
+        x=x,
+        y=y,
+        mode="lines+markers",
+        line={"color": NEUTRAL, "width": 5},
+        marker={"size": 9, "color": NEUTRAL},
+        opacity=0.3,
+        customdata=published["method"],
+        hovertemplate=f"{PUBLISHED}, %{{customdata}}: keeps %{{y:.1f}} % at %{{x:.1f}} % of the cost"
+        "<extra></extra>",
+    )
+    if position is not None:
+        figure.add_scatter(
+            x=x.tail(1),
+            y=y.tail(1),
+            mode="text",
+            text=[PUBLISHED],
+            textposition=position,
+            textfont={"size": 11, "color": NEUTRAL},
+            hoverinfo="skip",
+        )
 
 
-def _label(row: object) -> str:
-    kind, name = str(getattr(row, "kind", "")), str(getattr(row, "method", ""))
-    if kind == "source":
-        return "  Old model, unchanged"
-    short = name.removeprefix("Migration trained on ").removeprefix("Migration ")
-    return f"  {short[:1].upper()}{short[1:]}  "
+PUBLISHED = "Published study"
+# The area of the chart in a window of 1,280 pixels, with some room to spare.
+PLOT_WIDTH, PLOT_HEIGHT = 380.0, 190.0
+
+
+def _positions(
+    points: pd.DataFrame,
+    labels: list[str],
+    x_range: list[float],
+    y_range: list[float],
+    reserved: tuple[float, int] | None,
+) -> list[str | None]:
+    """Return where labels of points go. reserved: height and letters of the baseline's label."""
+
+    def pixels(values: pd.Series | float, ends: list[float], size: float) -> Any:
+        return (values - ends[0]) / (ends[1] - ends[0]) * size
+
+    x = pixels(100 * points["cost"], x_range, PLOT_WIDTH)
+    y, low, high = (
+        pixels(100 * points[name], y_range, PLOT_HEIGHT)
+        for name in ("kept", "kept_low", "kept_high")
+    )
+    bars = [
+        Box(left - 3, bottom, left + 3, top)
+        for left, bottom, top in zip(x, low, high, strict=True)
+        if top > bottom
+    ]
+    if reserved is not None:
+        height = float(pixels(reserved[0], y_range, PLOT_HEIGHT))
+        bars.append(Box(0, height - LINE - MARK, CHARACTER * reserved[1], height))
+        bars.append(Box(0, height - 1, PLOT_WIDTH, height + 1))
+    return place(list(zip(x, y, strict=True)), labels, PLOT_WIDTH, PLOT_HEIGHT, bars)
+
+
+def label_of_plan(row: Any) -> str:
+    """Return the short name of a plan in the chart."""
+    name = str(row.method)
+    if row.kind == "source":
+        return "Old model"
+    if row.kind == "retrained" and row.is_baseline:
+        return "Retrained"
+    for beginning in ("Migration trained on ", "Migration "):
+        name = name.removeprefix(beginning)
+    return plotly_text(name[:1].upper() + name[1:], 26)
 
 
 def show_behaviour(run: Run, plans: pd.DataFrame, method: str) -> None:

@@ -1,7 +1,9 @@
 """What the Summary shows of a comparison: its question, the plans, and the behaviour of users."""
 
+import re
 from dataclasses import dataclass, replace
 from functools import reduce
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,18 +13,28 @@ from dashboard import engine
 from dashboard.engine import Run, comparisons
 from dashboard.engine.comparisons import MARGIN
 from dashboard.engine.user_impact import EvaluationPair, impact
-from puma_engine.errors import DataError, StoreError
+from puma_engine.defaults import PAPER_STRATEGY
+from puma_engine.errors import DataError, StoreError, StudyError
 from puma_engine.evaluation.formatting import format_percent, round_up_percent
 from puma_engine.evaluation.user_effects import LIKELY, UserEffects
-from puma_engine.evaluation.verdict import MIGRATED, Breakpoint, breakpoints
+from puma_engine.evaluation.verdict import (
+    MIGRATED,
+    Breakpoint,
+    DecisionRange,
+    breakpoints,
+    decision_ranges,
+)
 from puma_engine.pipeline.evaluating import read_predictions
 from puma_engine.pipeline.verdicts import comparison_data
 from puma_engine.store import Workspace
+from puma_engine.studies.evidence import results_root
+from puma_engine.studies.reports import load_report, shares_of
 
 __all__ = [
     "LIKELY",
     "MIGRATED",
     "Breakpoint",
+    "DecisionRange",
     "format_percent",
     "round_up_percent",
 ]
@@ -30,6 +42,9 @@ __all__ = [
 # Behaviour is not drawn for comparisons of more rows, because it is computed on the page.
 MAX_ROWS = 2_000_000
 MAX_DRAWN = 2_000
+# The published study whose migrations are a curve of cost and quality, and their names in it.
+PUBLISHED_STUDY = "table2"
+PUBLISHED_METHODS = re.compile(rf"PUMA, (all users|[\d.]+% \({PAPER_STRATEGY}\))")
 
 
 @dataclass(frozen=True)
@@ -95,6 +110,87 @@ def plans(run: Run) -> pd.DataFrame:
         for column, end in (("share", ""), ("share_low", "_low"), ("share_high", "_high")):
             frame[f"{prefix}{end}"] = frame["method"].map(by_method[column]).astype(float)
     return frame
+
+
+@st.cache_data(max_entries=50, show_spinner=False)
+def ranges(root: str, run_id: str, most: float) -> tuple[DecisionRange, ...]:
+    """Return the decisions at accepted errors of 0.1 % to most, a share. Raises PumaError."""
+    try:
+        ws = Workspace.open(root)
+        known = comparisons.names(ws, run_id)
+        found = decision_ranges(comparison_data(ws, run_id, margin=MARGIN), most=most)
+        return tuple(replace(part, method=known[part.method]) for part in found)
+    except (KeyError, IndexError) as error:
+        raise StoreError("The comparison's tables are not those of this version.") from error
+
+
+def published_curve(run: Run, reference: str) -> pd.DataFrame:
+    """Return what migrations cost and keep in the study that is published of a comparison's data.
+
+    Columns: method, cost and kept, both shares of full retraining's; by cost. Empty without one.
+    """
+    split = comparisons.split_of(run) if "reference" in run.inputs else None
+    try:
+        root = results_root()
+    except StudyError:  # the page Evidence says so
+        root = None
+    if split is None or root is None:
+        return pd.DataFrame(columns=["method", "cost", "kept"])
+    source = str(engine.run(split.dataset).summary.get("dataset") or "")
+    return _published_curve(str(root), source, reference)
+
+
+@st.cache_data(max_entries=20, show_spinner=False)
+def _published_curve(root: str, source: str, reference: str) -> pd.DataFrame:
+    empty = pd.DataFrame(columns=["method", "cost", "kept"])
+    file = Path(root) / source / f"{PUBLISHED_STUDY}.json"
+    # The data set's name is a user's text, so it must be the name of a folder there.
+    if source not in {folder.name for folder in Path(root).iterdir()} or not file.is_file():
+        return empty
+    try:
+        report = load_report(file, "make it again")
+    except StoreError:
+        return empty
+    kept = {
+        line["method"]: line["kept"]
+        for (_, measured_from, aspect), line in shares_of(report, source).items()
+        if (measured_from, aspect) == (reference, "level")
+    }
+    lines = {line["method"]: line for line in report["summary"] if line["dataset"] == source}
+    whole = lines.get("retrained", {}).get("flops")
+    rows = [
+        {"method": name.removeprefix("PUMA, "), "cost": line["flops"] / whole, "kept": kept[name]}
+        for name, line in lines.items()
+        if PUBLISHED_METHODS.fullmatch(name) and whole and line.get("flops") and kept.get(name)
+    ]
+    return pd.DataFrame(rows, columns=list(empty)).sort_values("cost", ignore_index=True)
+
+
+def seed_spread(run: Run) -> tuple[int, int, float] | None:
+    """Return how far trainings with other seeds are apart, of what was evaluated on the same rows.
+
+    The number of plans trained with two seeds or more, the most seeds of one, and the largest distance
+    between two seeds of a plan as a share of its value; None without such plans.
+    """
+    split = comparisons.split_of(run) if "reference" in run.inputs else None
+    if split is None:
+        return None
+    trained = comparisons.methods(split)
+    trained = trained[trained["kind"].isin((*MIGRATED, "retrained")) & trained["seed"].notna()]
+    keys = ["kind", "strategy", "budget", "path", "sources", "item_tokens"]
+    plans = trained.groupby(keys, dropna=False)
+    table = plans.agg(seeds=("seed", "nunique"), low=("value", "min"), high=("value", "max"))
+    table = table[table["seeds"] > 1]
+    if table.empty:
+        return None
+    return len(table), int(table["seeds"].max()), float((table["high"] / table["low"]).max() - 1)
+
+
+def measured_before(run: Run) -> int:
+    """Return how many methods of an own comparison come from published runs; 0 for a published one."""
+    if run.summary.get("published"):
+        return 0
+    return sum(bool(engine.run(name).summary.get("published")) for name in comparisons.members(run))
 
 
 @st.cache_data(max_entries=50, show_spinner=False)

@@ -53,7 +53,7 @@ def page() -> None:
 def _workspace(heading: DeltaGenerator) -> None:
     by_kind = {kind: engine.runs(kind) for kind in (*COUNTED, "evaluation")}
     if by_kind["comparison"]:
-        _decision(heading, by_kind["comparison"][0], by_kind["evaluation"])
+        _decision(heading, by_kind["comparison"], by_kind["evaluation"])
     else:
         _next_step(by_kind)
     if any(by_kind.values()):
@@ -128,35 +128,44 @@ def _start_demo() -> None:
         st.session_state["start-error"] = str(error)
 
 
-def _decision(heading: DeltaGenerator, last: engine.Run, evaluations: list[engine.Run]) -> None:
+def _decision(
+    heading: DeltaGenerator, runs: list[engine.Run], evaluations: list[engine.Run]
+) -> None:
     """Draw the decision on a comparison with its question as the heading, or say why there is none."""
     with page_states.caught("The last comparison has no verdict."):
+        with heading.container(horizontal=True, vertical_alignment="center"):
+            question = st.empty()
+            if len(runs) > 1:
+                with st.container(width=330):
+                    last = summary_decision.switch(runs)
+            else:
+                last = runs[0]
         first = comparisons.verdict(engine.root(), last.id)
         plans, points = summary.plans(last), summary.switch_points(engine.root(), last.id)
         asked = summary.question(last, plans, first.method)
-        heading.title(summary_decision.title(asked))
+        question.title(summary_decision.title(asked))
         context = st.container()
         with st.container(border=True):
-            left, right = st.columns([2, 3], gap="large")
-            with left:
-                share = summary_decision.accepted(last.summary["task"], points)
+            left, right = st.columns(2, gap="large")
+            with left, st.container(gap="xxsmall"):
+                share = summary_decision.accepted(last, points)
             verdict = comparisons.verdict(engine.root(), last.id, share)
             with right, st.container(gap="xsmall"):
                 summary_decision.strip(verdict)
         with context:
-            summary_decision.context(last, asked, share)
+            hour = summary_decision.context(last, asked, share)
         newer = comparisons.newer_evaluations(last, evaluations)
-        if newer:
+        if newer and not last.summary.get("published"):
             page_states.stale(
                 f"{len(newer)} newer evaluation{'s are' if len(newer) > 1 else ' is'} not in "
                 "it; make another comparison to include them."
             )
         if verdict.method is None:
             return
-        summary_decision.tiles(last, plans, verdict)
+        summary_decision.tiles(last, plans, verdict, hour)
         left, right = st.columns(2, gap="medium")
         with left:
-            summary_figures.show_costs(last, plans)
+            summary_figures.show_costs(last, plans, verdict.method)
         with right:
             summary_figures.show_behaviour(last, plans, verdict.method)
         st.caption(summary_decision.fine_print(last, plans, asked, verdict))

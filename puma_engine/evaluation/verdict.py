@@ -11,9 +11,10 @@ items disagree.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -163,6 +164,16 @@ class Breakpoint:
     method: str
 
 
+@dataclass(frozen=True)
+class DecisionRange:
+    """Margins from low to high, both included, with the same decision about the same migration."""
+
+    low: float
+    high: float
+    decision: Decision
+    method: str
+
+
 def check_margin(margin: float) -> None:
     """Raise ConfigError unless a margin is a share above 0 and below 1."""
     if not 0 < margin < 1:
@@ -218,6 +229,28 @@ def breakpoints(data: ComparisonData) -> tuple[Breakpoint, ...]:
             seconds = row.seconds
             points.append(Breakpoint(max(0.0, row.loss_high / abs(base.value)), row.method))
     return tuple(points)
+
+
+def decision_ranges(
+    data: ComparisonData, *, most: float, step: float = 0.001
+) -> tuple[DecisionRange, ...]:
+    """Return the decisions at the margins step, 2 step, ... most, neighbours that agree together."""
+    scores = method_scores(data)
+    base, candidates = _base_and_candidates(scores)
+    if base is None or not candidates:
+        return ()
+    effects = functools.cache(data.effects)
+    ranges: list[DecisionRange] = []
+    for number in range(1, round(most / step) + 1):
+        # Rounded, so that it is the number that a reader would give.
+        margin = round(number * step, 6)
+        at_margin = replace(data, margin=margin, effects=effects)
+        decision, pick, _ = _Judge(at_margin, scores, base).choose(candidates)
+        if ranges and (ranges[-1].decision, ranges[-1].method) == (decision, pick.method):
+            ranges[-1] = replace(ranges[-1], high=margin)
+        else:
+            ranges.append(DecisionRange(margin, margin, decision, pick.method))
+    return tuple(ranges)
 
 
 def _base_and_candidates(
@@ -323,48 +356,62 @@ class _Judge:
         )
 
     def decide(self, candidates: list[MethodScore]) -> Verdict:
-        """Decide between the candidates and full retraining."""
+        """Decide between the candidates and full retraining, and say why."""
+        decision, pick, refine = self.choose(candidates)
+        headline = {
+            "migrate": lambda: self.migrate(pick),
+            "refine": lambda: self.refine(pick, refine),
+            "undecided": lambda: self.undecided(pick),
+            "retrain": lambda: self.retrain(pick),
+        }[decision]()
+        return self.verdict(decision, headline, pick, refine)
+
+    def choose(
+        self, candidates: list[MethodScore]
+    ) -> tuple[Decision, MethodScore, tuple[str, ...]]:
+        """Return the decision, the migration that it is about, and the users to refine."""
         good = [row for row in candidates if row.loss_high <= self.margin]
         cheap = [row for row in good if row.seconds < self.base.seconds or row.loss_high < 0]
         if cheap:
-            return self.migrate(min(cheap, key=lambda row: row.seconds))
+            pick = min(cheap, key=lambda row: row.seconds)
+            # Some users may still be worth refining.
+            users = _refinable(self.data.effects(pick.method), SURE)
+            share = len(users) / self.data.users
+            worth = MIN_REFINED_SHARE <= share <= MAX_REFINED_SHARE
+            if worth and self.cost(pick, len(users)) < 1:
+                return "refine", pick, users
+            return "migrate", pick, ()
         affordable = [row for row in candidates if row.seconds < self.base.seconds]
-        verdict = self.refine_to_close(affordable) or self.undecided(affordable)
-        return verdict or self.retrain(good, candidates)
-
-    def migrate(self, pick: MethodScore) -> Verdict:
-        """The migration is as good and cheaper; some users may still be worth refining."""
-        sure = _refinable(self.data.effects(pick.method), SURE)
-        users = self.data.users
-        cost = self.cost(pick, len(sure))
-        if MIN_REFINED_SHARE <= len(sure) / users <= MAX_REFINED_SHARE and cost < 1:
-            headline = (
-                f"Migrate all and refine {format_users(len(sure))}: {self.name(pick.method)} has "
-                f"{self.change(pick)} than full retraining, but {len(sure):,} of {format_users(users)} surely regress; together "
-                f"{format_share(cost)} of the retraining's time."
-            )
-            return self.verdict("refine", headline, pick, refine=sure)
-        time = format_share(self.cost(pick))
-        name = self.name(pick.method)
-        headline = (
-            f"Migrate: {name} has {self.change(pick)} than full retraining, within the "
-            f"{format_percent(self.data.margin)} that you accept, and took {time} of its time."
-        )
-        return self.verdict("migrate", headline, pick)
-
-    def refine_to_close(self, affordable: list[MethodScore]) -> Verdict | None:
-        """The best migration that falls short, if refining some users closes the gap."""
         for row in sorted(affordable, key=lambda row: row.loss):
-            refine = self.closing_users(row)
-            if refine:
-                headline = (
-                    f"Migrate all and refine {format_users(len(refine))}: {self.name(row.method)} alone is not "
-                    f"surely as good as full retraining, and refining the {len(refine):,} of "
-                    f"{format_users(self.data.users)} who likely regress is expected to close the gap, "
-                    f"at {format_share(self.cost(row, len(refine)))} of the retraining's time."
-                )
-                return self.verdict("refine", headline, row, refine=refine)
-        return None
+            if users := self.closing_users(row):
+                return "refine", row, users
+        if likely := [row for row in affordable if row.loss < self.margin]:
+            return "undecided", min(likely, key=lambda row: row.loss), ()
+        return "retrain", min(good or candidates, key=lambda row: row.loss), ()
+
+    def migrate(self, pick: MethodScore) -> str:
+        """The migration is as good and cheaper."""
+        return (
+            f"Migrate: {self.name(pick.method)} has {self.change(pick)} than full retraining, within "
+            f"the {format_percent(self.data.margin)} that you accept, and took "
+            f"{format_share(self.cost(pick))} of its time."
+        )
+
+    def refine(self, pick: MethodScore, refine: tuple[str, ...]) -> str:
+        """Some users are refined: the migration is good and they regress, or it falls short."""
+        name, users = self.name(pick.method), format_users(self.data.users)
+        cost = format_share(self.cost(pick, len(refine)))
+        beginning = f"Migrate all and refine {format_users(len(refine))}: {name}"
+        if pick.loss_high <= self.margin:
+            return (
+                f"{beginning} has {self.change(pick)} than full retraining, but {len(refine):,} of "
+                f"{users} surely regress; together {cost} of the retraining's time."
+            )
+        return (
+            f"{beginning} alone is not surely as good as full retraining, and refining the "
+            f"{len(refine):,} of {users} who likely regress is expected to close the gap, at {cost} of "
+            "the retraining's time."
+        )
 
     def closing_users(self, row: MethodScore) -> tuple[str, ...]:
         """Users whose refining would bring a migration within the margin; none if it cannot.
@@ -384,44 +431,39 @@ class _Judge:
         closes = row.loss_high - (row.value - refined_value) <= self.margin
         return users if closes and not self.cost(row, len(users)) >= 1 else ()
 
-    def undecided(self, affordable: list[MethodScore]) -> Verdict | None:
-        """The best migration that is likely, but not surely, within the margin."""
-        open_ = [row for row in affordable if row.loss < self.margin]
-        if not open_:
-            return None
-        best = min(open_, key=lambda row: row.loss)
+    def undecided(self, best: MethodScore) -> str:
+        """The migration is likely, but not surely, within the margin."""
         # The width of an interval shrinks with the square root of the number of users.
         ratio = (best.loss_high - best.loss) / (self.margin - best.loss)
         needed = int(np.ceil(ratio**2 * self.data.users))
-        headline = (
+        return (
             f"Not settled yet: {self.name(best.method)} has {self.change(best)} than full retraining, "
             f"against {format_percent(self.data.margin)} that you accept. It would be settled by "
             f"measuring about {format_users(needed)}, or by accepting "
             f"{format_percent(round_up_percent(best.loss_high / abs(self.base.value)))}."
         )
-        return self.verdict("undecided", headline, best)
 
-    def retrain(self, good: list[MethodScore], candidates: list[MethodScore]) -> Verdict:
+    def retrain(self, pick: MethodScore) -> str:
         """No migration is as good, or those that are save no time."""
-        pick, margin = min(good or candidates, key=lambda row: row.loss), self.margin
         time = format_share(self.cost(pick))
-        if good:
-            headline = (
-                f"Retrain: {self.name(pick.method)} is as good ({self.label} within the margin of {margin:.4f}), "
-                f"but took {time} of the retraining's time; here it saves nothing."
+        if pick.loss_high <= self.margin:
+            return (
+                f"Retrain: {self.name(pick.method)} is as good ({self.label} within the margin of "
+                f"{self.margin:.4f}), but took {time} of the retraining's time; here it saves nothing."
             )
-        else:
-            sure = (
-                "surely" if pick.loss_low > margin else "likely" if pick.loss > margin else "maybe"
-            )
-            slow = pick.seconds >= self.base.seconds
-            headline = (
-                f"Retrain: the best migration, {self.name(pick.method)}, has {self.change(pick)} "
-                f"than full retraining, {sure} more of a loss than the "
-                f"{format_percent(self.data.margin)} that you accept"
-                f"{f', and took {time} of its time' if slow else ''}."
-            )
-        return self.verdict("retrain", headline, pick)
+        sure = (
+            "surely"
+            if pick.loss_low > self.margin
+            else "likely"
+            if pick.loss > self.margin
+            else "maybe"
+        )
+        slow = pick.seconds >= self.base.seconds
+        return (
+            f"Retrain: the best migration, {self.name(pick.method)}, has {self.change(pick)} than full "
+            f"retraining, {sure} more of a loss than the {format_percent(self.data.margin)} that you "
+            f"accept{f', and took {time} of its time' if slow else ''}."
+        )
 
     def cost(self, pick: MethodScore, refined: int = 0) -> float:
         """Seconds of a migration, and of refining so many users, as a share of the retraining's."""

@@ -1,5 +1,7 @@
 """The Summary in every state: empty, busy, failed, with a verdict, with an outdated one."""
 
+import json
+
 import compared
 import pandas as pd
 import pytest
@@ -13,16 +15,19 @@ from dashboard_pages import (
     report,
     texts,
 )
+from store_edits import edited
 
 from dashboard import engine
+from dashboard.components import summary_decision
 from dashboard.components.formatting import escaped
 from dashboard.engine import comparisons, summary
 from puma_engine import jobs
 from puma_engine.evaluation.formatting import method_names, round_up_percent
-from puma_engine.evaluation.verdict import breakpoints
+from puma_engine.evaluation.verdict import Breakpoint, breakpoints
 from puma_engine.pipeline import compare, comparison_shares
 from puma_engine.pipeline.verdicts import comparison_data, judge_comparison
 from puma_engine.store import Workspace
+from puma_engine.studies.evidence import results_root
 
 
 @pytest.mark.parametrize("exists", [False, True])
@@ -117,7 +122,8 @@ def test_the_summary_asks_about_the_models_and_shows_what_is_kept(measured, monk
     name = method_names([verdict.method])[verdict.method]
     assert values["Time, of full retraining's"] == f"{100 * seconds[name] / 40:.0f} %"
     assert int(values["People surely worse off"]) <= 60
-    assert len(app.get("plotly_chart")) == 2
+    # The bar of decisions under the slider, cost against quality, and behaviour.
+    assert len(app.get("plotly_chart")) == 3
     assert "Without any language model" in texts(app) and "One seed" in texts(app)
 
 
@@ -136,6 +142,104 @@ def test_the_accepted_error_is_in_the_address_and_leads_to_the_verdict(measured,
     assert_plain(app)
     headline = judge_comparison(ws, run, margin=0.001).headline
     assert headline.partition(": ")[2][1:] in texts(app)
+
+
+def test_the_bar_under_the_slider_has_the_verdict_of_every_accepted_error(measured):
+    ws, run = measured
+    ranges = summary.ranges(str(ws.root), run.id, 0.05)
+    names = method_names(ws.get_table(run.id, "methods")["method"])
+    for part in ranges:
+        for margin in (part.low, part.high):
+            verdict = judge_comparison(ws, run, margin=margin)
+            assert part.decision == verdict.decision
+            assert part.method == names[verdict.method]
+    figure = summary_decision.decision_bar(ranges, 0.01, 0.05)
+    assert [bar.base[0] + bar.x[0] for bar in figure.data[:-1]] == pytest.approx(
+        [bar.base[0] for bar in figure.data[1:]]
+    )
+    (opaque,) = [bar for bar in figure.data if bar.marker.opacity == 1]
+    assert opaque.base[0] < 0.01 < opaque.base[0] + opaque.x[0]
+
+
+@pytest.mark.parametrize(
+    ("largest", "given", "end"),
+    [
+        (0.01, None, 5.0),
+        (0.05, None, 10.0),
+        (0.01, "7.5", 10.0),
+        (0.0, "x", 5.0),
+        (0.5, "99", 20.0),
+    ],
+)
+def test_the_slider_has_room_for_breakpoints_and_address(largest, given, end):
+    assert summary_decision.slider_end((Breakpoint(largest, "Moved"),), given) == end
+
+
+def test_a_price_of_an_hour_turns_measured_seconds_into_money(measured, monkeypatch):
+    ws, run = measured
+    assert "in money" not in texts(open_page("overview", ws.root, monkeypatch))
+    app = open_page("overview", ws.root, monkeypatch, price="90")
+    assert_plain(app)
+    plans = summary.plans(run)
+    verdict = judge_comparison(ws, run)
+    own = plans[plans["method"] == method_names([verdict.method])[verdict.method]]["seconds"].iloc[
+        0
+    ]
+    assert f"{90 * own / 3600:,.2g} of 1 in money" in texts(app)
+
+
+def test_another_verdict_is_chosen_by_the_switch_and_a_published_one_says_so(tmp_path, monkeypatch):
+    parts = compared.workspace(tmp_path)
+    ws, newest = parts["ws"], parts["comparison"]
+    chosen = [parts["runs"][name] for name in ("source", "all", "again")]
+    other = compare(ws, chosen, name="other")
+    facts = json.dumps(newest.summary | {"published": {"comparison": newest.id}})
+    with edited(ws) as db:
+        db.execute("UPDATE runs SET summary = ? WHERE id = ?", [facts, newest.id])
+    app = open_page("overview", ws.root, monkeypatch)
+    assert_plain(app)
+    # A published comparison is not the first one shown.
+    box = app.selectbox(key="choose-comparison")
+    assert box.value == other.id
+    assert [label.partition(":")[0] for label in box.options] == ["This workspace", "Published"]
+    app.selectbox(key="choose-comparison").select(newest.id).run()
+    assert_plain(app)
+    assert app.query_params["comparison"] == newest.id
+    headline = judge_comparison(ws, newest).headline.partition(": ")[2]
+    assert headline[1:] in texts(app)
+
+
+def test_seeds_of_one_plan_are_compared(tmp_path, monkeypatch):
+    parts = compared.workspace(tmp_path)
+    ws, data = parts["ws"], parts["data"]
+    monkeypatch.setenv("PUMA_WORKSPACE", str(ws.root))
+    assert summary.seed_spread(parts["comparison"]) is None
+    (new,) = [run for run in ws.runs("backbone") if run.name == "new"]
+    again = compared.prompts(ws, data, new, "retrained", 40.0, "again", seed=1)
+    evaluation = compared.evaluate(ws, again, 1.0, seed=9)
+    first, second = (run.summary["metrics"]["rmse"] for run in (parts["runs"]["again"], evaluation))
+    far = max(first, second) / min(first, second) - 1
+    assert summary.seed_spread(parts["comparison"]) == (1, 2, pytest.approx(far))
+
+
+def test_the_published_curve_is_of_the_same_data_and_from_its_report(tmp_path, monkeypatch):
+    parts = compared.workspace(tmp_path)
+    monkeypatch.setenv("PUMA_WORKSPACE", str(parts["ws"].root))
+    assert summary.published_curve(parts["comparison"], "random").empty
+    facts = json.dumps(parts["data"].summary | {"dataset": "goodbooks"})
+    with edited(parts["ws"]) as db:
+        db.execute("UPDATE runs SET summary = ? WHERE id = ?", [facts, parts["data"].id])
+    curve = summary.published_curve(parts["comparison"], "random")
+    assert curve["method"].iloc[-1] == "all users" and len(curve) > 1
+    assert curve["cost"].is_monotonic_increasing and curve["cost"].between(0, 1.1).all()
+    report = json.loads((results_root() / "goodbooks" / "table2.json").read_text())
+    (kept,) = [
+        line["kept"]
+        for line in report["shares_kept"]
+        if (line["method"], line["reference"], line["aspect"])
+        == ("PUMA, all users", "random", "level")
+    ]
+    assert curve["kept"].iloc[-1] == kept
 
 
 def test_behaviour_is_the_mean_and_spread_of_each_users_predictions(measured):

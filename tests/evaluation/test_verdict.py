@@ -16,7 +16,7 @@ from puma_engine.evaluation.user_effects import (
     quantile_groups,
     user_effects,
 )
-from puma_engine.evaluation.verdict import ComparisonData, breakpoints, judge
+from puma_engine.evaluation.verdict import ComparisonData, breakpoints, decision_ranges, judge
 
 BASE = ("Full retraining", "retrained", 1.0, None, 100.0)
 
@@ -152,6 +152,27 @@ def test_breakpoints_are_where_the_verdict_changes_to_a_cheaper_migration():
         assert (above.decision, above.method) == ("migrate", point.method)
         assert (below.decision, below.method) != ("migrate", point.method)
     assert breakpoints(question(*methods)) == ()
+
+
+def test_ranges_of_the_margin_hold_the_decision_of_every_margin_in_them():
+    methods = [
+        migrated((0.002, -0.001, 0.012), 30.0, label="Many"),
+        migrated((0.02, 0.012, 0.028), 10.0, label="Few"),
+        BASE,
+    ]
+    for effects in (None, simulated(0.0, regressing=20)[0]):
+        data = question(*methods, effects=effects)
+        ranges = decision_ranges(data, most=0.05)
+        assert [round(1000 * part.low) for part in ranges[1:]] == [
+            round(1000 * part.high) + 1 for part in ranges[:-1]
+        ]
+        assert (ranges[0].low, ranges[-1].high) == (0.001, 0.05)
+        for number in range(1, 51):
+            verdict = judge(replace(data, margin=number / 1000))
+            (part,) = [part for part in ranges if part.low <= number / 1000 <= part.high]
+            assert (part.decision, part.method) == (verdict.decision, verdict.method)
+    assert len({part.decision for part in decision_ranges(question(*methods), most=0.05)}) > 1
+    assert decision_ranges(question(methods[0]), most=0.05) == ()
 
 
 def test_methods_are_named_in_plain_words_and_stay_apart():

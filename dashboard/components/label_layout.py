@@ -1,0 +1,71 @@
+"""Where the labels of points in a chart go, so that they meet neither each other nor a mark."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+# Plotly's positions of a text, the best first: direction of its centre from the point, x and y.
+POSITIONS = {
+    "middle right": (1, 0),
+    "middle left": (-1, 0),
+    "top center": (0, 1),
+    "bottom center": (0, -1),
+    "top right": (1, 1),
+    "bottom right": (1, -1),
+    "top left": (-1, 1),
+    "bottom left": (-1, -1),
+}
+CHARACTER, LINE, MARK = 6.6, 15.0, 7.0  # pixels: width of a letter, height, half of a mark
+
+
+class Box(NamedTuple):
+    """A rectangle in pixels."""
+
+    left: float
+    bottom: float
+    right: float
+    top: float
+
+    def meets(self, other: "Box") -> bool:
+        """Say whether two rectangles overlap."""
+        apart = (
+            self.right <= other.left
+            or other.right <= self.left
+            or self.top <= other.bottom
+            or other.top <= self.bottom
+        )
+        return not apart
+
+
+def label_box(x: float, y: float, text: str, position: str) -> Box:
+    """Return the rectangle of a text at a position of the point (x, y), in pixels."""
+    right, up = POSITIONS[position]
+    width = CHARACTER * len(text)
+    middle_x = x + right * (MARK + width / 2)
+    middle_y = y + up * (MARK + LINE / 2)
+    return Box(middle_x - width / 2, middle_y - LINE / 2, middle_x + width / 2, middle_y + LINE / 2)
+
+
+def place(
+    points: Sequence[tuple[float, float]],
+    texts: Sequence[str],
+    width: float,
+    height: float,
+    obstacles: Sequence[Box] = (),
+) -> list[str | None]:
+    """Return a position of POSITIONS for each label, None for those that have no room.
+
+    points: in pixels from the lower left corner of a chart of this width and height. Labels that come
+    first are placed first. obstacles: what else no label may cover, such as error bars.
+    """
+    taken = [Box(x - MARK, y - MARK, x + MARK, y + MARK) for x, y in points] + list(obstacles)
+    placed: list[str | None] = []
+    for (x, y), text in zip(points, texts, strict=True):
+        free = None
+        for position in POSITIONS:
+            box = label_box(x, y, text, position)
+            inside = box.left >= 0 and box.right <= width and box.bottom >= 0 and box.top <= height
+            if inside and not any(box.meets(other) for other in taken):
+                free, taken = position, [*taken, box]
+                break
+        placed.append(free)
+    return placed

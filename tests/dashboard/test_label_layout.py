@@ -1,0 +1,39 @@
+"""Labels of points in a chart meet neither each other, nor marks, nor error bars, nor the border."""
+
+import numpy as np
+import pytest
+
+from dashboard.components.label_layout import MARK, POSITIONS, Box, label_box, place
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_placed_labels_meet_nothing(seed):
+    rng = np.random.default_rng(seed)
+    points = [tuple(point) for point in rng.uniform(0, 1, (9, 2)) * (380, 190)]
+    texts = ["x" * int(length) for length in rng.integers(3, 22, 9)]
+    bars = [Box(x - 3, y - 30, x + 3, y + 30) for x, y in points]
+    placed = place(points, texts, 380, 190, bars)
+    boxes = [
+        label_box(*point, text, position)
+        for point, text, position in zip(points, texts, placed, strict=True)
+        if position is not None
+    ]
+    assert boxes
+    marks = [Box(x - MARK, y - MARK, x + MARK, y + MARK) for x, y in points]
+    for number, box in enumerate(boxes):
+        assert box.left >= 0 and box.right <= 380 and box.bottom >= 0 and box.top <= 190
+        assert not any(box.meets(other) for other in [*marks, *bars, *boxes[:number]])
+
+
+def test_a_label_without_room_is_left_out_and_the_first_one_has_its_place():
+    points = [(100.0, 50.0), (102.0, 50.0)]
+    assert place(points, ["first", "x" * 60], 200, 100)[1] is None
+    assert place(points[:1], ["one"], 200, 100) == ["middle right"]
+    assert place([(195.0, 50.0)], ["at the border"], 200, 100) == ["middle left"]
+
+
+def test_every_position_is_one_that_plotly_knows():
+    import plotly.graph_objects as go
+
+    for position in POSITIONS:
+        go.Scatter(textposition=position)
