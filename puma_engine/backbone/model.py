@@ -58,6 +58,7 @@ from puma_engine.backbone.loading import (
     locate,
     weight_bytes,
 )
+from puma_engine.backbone.prefix_store import PrefixStore
 from puma_engine.backbone.tokens import start_ids
 from puma_engine.errors import BackboneError
 from puma_engine.training import distributed
@@ -107,6 +108,8 @@ class FrozenBackbone:
         self.spread = len({parameter.device for parameter in model.parameters()}) > 1
         self.start = start_ids(tokenizer)
         self.latest_reader: tuple[Any, Any] | None = None
+        # Where keys and values of items are kept between runs, if anywhere.
+        self.prefix_store: PrefixStore | None = None
         self._decoder = model.base_model
         # Newer releases of transformers rename the argument, one model after the other.
         arguments = inspect.signature(self._decoder.forward).parameters
@@ -229,8 +232,10 @@ class FrozenBackbone:
         return sum(part.numel() * part.element_size() for pair in states for part in pair)
 
     def forget(self) -> None:
-        """Drop the latest reader and its cached prefixes."""
+        """Drop the latest reader and its cached prefixes, and count reads from disk anew."""
         self.latest_reader = None
+        if self.prefix_store is not None:
+            self.prefix_store.forget()
 
     @property
     def width(self) -> int:
@@ -257,12 +262,18 @@ class FrozenBackbone:
 
     @torch.no_grad()
     def prefix(
-        self, tokens: RaggedTensor, rows: Tensor, cache: KVCache, batch_tokens: int = 16_384
+        self,
+        tokens: RaggedTensor,
+        rows: Tensor,
+        cache: KVCache,
+        batch_tokens: int = 16_384,
+        after_batch: Callable[[Tensor], None] | None = None,
     ) -> KVCache:
         """Compute keys and values of rows [n] of texts before a prompt, into the cache.
 
         Rows are padded on the right, which a causal model cannot see, in batches of similar
-        length and about `batch_tokens` tokens. Returns the cache.
+        length and about `batch_tokens` tokens. after_batch: called with the rows of each batch when
+        it is in the cache. Returns the cache.
         """
         lengths = tokens.lengths[rows].cpu()
         order = torch.argsort(lengths, stable=True)
@@ -282,6 +293,8 @@ class FrozenBackbone:
                 index, exists = index[:, common:], exists[:, common:]
                 states = self._run_prefix(tokens.ids[index], past)
                 cache.write(len(tokens.ids), index, states, exists)
+            if after_batch is not None:
+                after_batch(rows[part.to(rows.device)])
         return cache
 
     def _run_prefix(self, ids: Tensor, past: list[KeyValue]) -> list[KeyValue]:

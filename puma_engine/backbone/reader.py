@@ -1,5 +1,7 @@
 """Answers of one backbone under one template for soft prompts about items."""
 
+import itertools
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +14,7 @@ from puma_engine.backbone.attention.cuda_graphs import GraphedCalls
 from puma_engine.backbone.attention.kv_cache import CachedPrefix, KVCache, RaggedTensor
 from puma_engine.backbone.loading import largest
 from puma_engine.backbone.model import FrozenBackbone
+from puma_engine.backbone.prefix_store import PrefixStore
 from puma_engine.backbone.tasks import Task, get_task
 from puma_engine.backbone.templates import Slot, Template
 from puma_engine.backbone.tokens import Ids, clean_text, encode_template
@@ -26,6 +29,8 @@ CPU_CACHE_BYTES = 3 * 2**30
 GPU_CACHE_SHARE = 0.5
 # Share of the memory that the cache leaves free which one batch of predictions may take.
 BATCH_SHARE = 0.25
+# Texts are computed and stored in batches of so many tokens, so that a kill loses seconds.
+STORED_BATCH_TOKENS = 1024
 MAX_BATCH = {"cpu": 512, "cuda": 4096}
 
 
@@ -53,8 +58,9 @@ class Reader:
     The text before the prompt slot is run once for each distinct text, and its keys and values
     are cached if all fit into `cache_bytes` (default: 3 GiB on a CPU, half of the free memory of a
     GPU); otherwise they are recomputed for each batch. Titles are cut to `item_tokens`, histories
-    to `history_tokens`; the slot and the answer cue never are. Raises TemplateError, BackboneError
-    or DataError.
+    to `history_tokens`; the slot and the answer cue never are. store: where keys and values are
+    kept between runs; only for contexts of a data set's items, and not used where a history stands
+    before the slot. Raises TemplateError, BackboneError or DataError.
     """
 
     def __init__(
@@ -66,6 +72,7 @@ class Reader:
         item_tokens: int = 48,
         history_tokens: int = 128,
         cache_bytes: int | None = None,
+        store: PrefixStore | None = None,
     ) -> None:
         self.backbone = backbone
         self.template = template
@@ -80,6 +87,12 @@ class Reader:
             for slot in (slot for slot in self._max_tokens if slot in template.pieces):
                 texts = list({slot_text(slot, context) for context in contexts})
                 self._filled[slot] = dict(zip(texts, encoded.fill(slot, texts), strict=True))
+            slots = [piece for piece in encoded.before if isinstance(piece, Slot)]
+            self._store = store if slots == [Slot.ITEM] else None
+            # Tokens that every text before the slot begins with, whatever the items are.
+            self._fixed = len(backbone.start)
+            for piece in itertools.takewhile(lambda part: part not in slots, encoded.before):
+                self._fixed += len(piece)  # type: ignore[arg-type]
             before = [backbone.start + self._join(encoded.before, row) for row in contexts]
             after = [self._join(encoded.after, row) for row in contexts]
             self._before_row, self._before = self._unique(before, share=True)
@@ -193,8 +206,39 @@ class Reader:
         rows = self._before_row[contexts]
         if self._cached and not self._computed[rows].all():
             missing = torch.unique(rows[~self._computed[rows]])
-            self.backbone.prefix(self._before, missing.to(self.backbone.device), self._cache)
+            if self._store is None:
+                self.backbone.prefix(self._before, missing.to(self.backbone.device), self._cache)
+            else:
+                self._prepare_stored(self._store, missing)
             self._computed[missing] = True
+
+    def _prepare_stored(self, store: PrefixStore, rows: Tensor) -> None:
+        """Cache the prefixes of distinct texts from disk, compute what is missing, and store it."""
+        texts, tokens, common = self._before, len(self._before.ids), self._before.common
+        self.backbone.prefix(texts, rows[:0], self._cache)  # what all texts begin with
+        unread = []
+        for row in rows.tolist():
+            layers = store.read(texts.row(row), self._fixed)
+            if layers is None:
+                unread.append(row)
+            else:
+                own = [layer[:, :, common - self._fixed :] for layer in layers]
+                self._cache.put(tokens, int(texts.offset[row]), own)
+        if not unread:
+            return
+        started = time.perf_counter()
+
+        def write(batch: Tensor) -> None:
+            nonlocal started
+            seconds = (time.perf_counter() - started) / len(batch)
+            for row in batch.tolist():
+                begin, end = (int(place) for place in texts.offset[row : row + 2])
+                index = torch.cat([torch.arange(self._fixed, common), torch.arange(begin, end)])
+                store.write(texts.row(row), self._fixed, self._cache.take(index), seconds)
+            started = time.perf_counter()
+
+        self.backbone.prefix(texts, torch.tensor(unread), self._cache, STORED_BATCH_TOKENS, write)
+        store.make_room()
 
     def logits(
         self, prompts: Tensor, contexts: Tensor, widths: tuple[int, ...] | None = None

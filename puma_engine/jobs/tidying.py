@@ -10,6 +10,7 @@ from puma_engine.jobs import queue
 from puma_engine.jobs.processes import age
 from puma_engine.store import Workspace, locks
 from puma_engine.store.records import RUN_ID
+from puma_engine.store.workspace import ITEM_CACHE
 
 ACTIVE = ("queued", "running", "interrupted")
 UPLOADS = "uploads"
@@ -58,6 +59,15 @@ def leftovers(ws: Workspace, *, days: float = DAYS) -> list[Leftover]:
     for temporary in ws.root.rglob(".*.tmp"):
         if _seconds_since_change(temporary) > LEFTOVER_SECONDS:
             reasons[temporary] = "left by a process that was killed"
+    models = {str(run.config.get("fingerprint")) for run in ws.runs("backbone", "finished")}
+    for folder in (ws.root / ITEM_CACHE).glob("*"):
+        if folder.name.partition("-")[0] not in models:
+            reasons[folder] = "items that a model read which is no longer here"
+            continue
+        for item in folder.glob("*/*"):
+            # Also those of former versions and precisions, which nothing reads any more.
+            if item.name[0] != "." and _seconds_since_change(item) > days * DAY:
+                reasons[item] = f"an item that no run read for {days:g} days"
     inside = [path for path in reasons if not any(parent in reasons for parent in path.parents)]
     return [Leftover(path, _size(path), reasons[path]) for path in sorted(inside)]
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from puma_engine.errors import BackboneError, NotFoundError
 from puma_engine.pipeline import stage
+from puma_engine.pipeline.item_cache import item_store
 from puma_engine.store import Run, Workspace
 
 if TYPE_CHECKING:
@@ -110,7 +111,9 @@ def load_backbone(
     """
     run = check_backbone(ws, reference)
     spec, revision = run.config["spec"], run.config["revision"]
-    return _load(spec, revision, device, precision, run.config.get("quantise"))
+    backbone = _load(spec, revision, device, precision, run.config.get("quantise"))
+    backbone.prefix_store = item_store(ws, run, backbone)
+    return backbone
 
 
 def release_backbones() -> None:

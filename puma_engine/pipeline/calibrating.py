@@ -127,6 +127,7 @@ def _measure(ws: Workspace, trial: _Trial, device: str, execution: stage.Executi
         count = min(len(users), math.ceil(wanted * len(users) / max(rows, 1)))
         drawn = np.random.default_rng(training.seed).choice(users, count, replace=False)
         backbone.forget()
+        backbone.prefix_store = None  # items are read anew, so that reading is measured
         clock.restart()
         contention = CpuContention()
         if trial.way == "prediction":

@@ -443,20 +443,30 @@ def method_cost(ws: Workspace, evaluation: Run) -> dict[str, Any]:
 
     For fitted prompts: their fitting (that of the file, for imported ones). For a
     migration, refined or not: every selection, hop and refining down to the source prompts,
-    which are not counted. flops: of the trainings alone; None where they were not measured.
+    which are not counted. Items that came from disk count what computing them took. flops: of the trainings alone; None where they were not measured.
     """
     if "prompts" not in evaluation.inputs:
         return {"seconds": evaluation.seconds, "users_trained": None, "flops": None}
     subject = ws.run(evaluation.inputs["prompts"])
     trained = subject.cost.get("users_trained")
     if subject.kind == "prompts" and "start" not in subject.inputs:
-        seconds = subject.cost.get("fitting_seconds") or subject.seconds
+        seconds = subject.cost.get("fitting_seconds") or _seconds_anew(subject)
         return {"seconds": seconds, "users_trained": trained, "flops": subject.cost.get("flops")}
     steps = [run for run in ws.lineage(subject.id) if run.kind in MIGRATION_KINDS]
     steps += [subject] if subject.kind == "prompts" else []
     flops = [run.cost.get("flops") for run in steps if run.kind != "selection"]
     return {
-        "seconds": sum(run.seconds or 0.0 for run in steps),
+        "seconds": sum(_seconds_anew(run) or 0.0 for run in steps),
         "users_trained": trained,
         "flops": None if None in flops else sum(flops),
     }
+
+
+def _seconds_anew(run: Run) -> float | None:
+    """Return a run's seconds as if it had computed the items that it read from disk.
+
+    Else the method that comes first on a model would pay for the items of all others.
+    """
+    if run.seconds is None:
+        return None
+    return run.seconds + float(run.cost.get("item_seconds_from_disk", 0.0))

@@ -322,7 +322,9 @@ def _other_files(ws: Workspace) -> Iterator[Path]:
     """Yield files of a workspace that belong to no run: reports of studies, former databases."""
     for path in sorted(ws.root.rglob("*")):
         top = path.relative_to(ws.root).parts[0]
-        inside = top in ("runs", "work", "locks", "logs", "whatif") or top.startswith("puma.lock")
+        inside = top in ("runs", "work", "locks", "logs", "whatif", "cache") or top.startswith(
+            "puma.lock"
+        )
         former = top.startswith(f"{DATABASE}.damaged")
         if path.is_file() and not inside and (former or not top.startswith(DATABASE)):
             yield path

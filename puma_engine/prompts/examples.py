@@ -211,7 +211,8 @@ def _contexts(
     key = (template, contexts)
     if backbone.latest_reader is None or backbone.latest_reader[0] != key:
         backbone.forget()  # frees its memory before the next reader measures what is free
-        backbone.latest_reader = (key, Reader(backbone, template, contexts))
+        reader = Reader(backbone, template, contexts, store=backbone.prefix_store)
+        backbone.latest_reader = (key, reader)
     return backbone.latest_reader[1], joined
 
 

@@ -13,8 +13,8 @@ from puma_engine.store.database import DATABASE, plain_errors
 from puma_engine.store.run_records import RECORD
 from puma_engine.store.workspace import Workspace, has_database, locate
 
-# Folders that hold nothing of finished runs: checkpoints, locks, uploads, a socket.
-LEFT_OUT = ("runs", "work", "locks", "uploads", "whatif")
+# Folders that hold nothing of finished runs: checkpoints, locks, uploads, a socket, cached items.
+LEFT_OUT = ("runs", "work", "locks", "uploads", "whatif", "cache")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ from puma_engine.store.records import RUN_ID
 _log = logging.getLogger("puma_engine.store")
 VARIABLE = "PUMA_WORKSPACE"
 DEFAULT = "workspace"
+# Keys and values of items that models have read, see `puma_engine.backbone.prefix_store`.
+ITEM_CACHE = "cache/items"
 
 
 class Workspace(Artifacts, Metrics, FileHashes):

@@ -97,6 +97,19 @@ class KVCache:
                 rows = state.transpose(0, 1)[:, exists.to(state.device)]
                 part[:, flat.to(part.device)] = rows
 
+    def put(self, tokens: int, start: int, layers: Sequence[Tensor]) -> None:
+        """Store layers [2, kv_heads, n, head_dim] at the packed positions from start on."""
+        if not self.layers:
+            self.layers.extend(
+                part.new_zeros((2, part.shape[1], tokens, part.shape[3])) for part in layers
+            )
+        for layer, part in zip(self.layers, layers, strict=True):
+            layer[:, :, start : start + part.shape[2]] = part
+
+    def take(self, index: Tensor) -> list[Tensor]:
+        """Return copies a layer of the packed positions index [n], [2, kv_heads, n, head_dim]."""
+        return [layer[:, :, index.to(layer.device)] for layer in self.layers]
+
     def gather(self, index: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Return (keys, values) a layer, [B, kv_heads, P, head_dim], for an index [B, P]."""
         gathered = []

@@ -1,0 +1,87 @@
+"""Items that a model read are kept in the workspace between runs, and are no part of its results."""
+
+import os
+import time
+
+import numpy as np
+import pytest
+from small_runs import QUICK, SMALL, write_ratings
+from tiny import tiny_backbone_folder
+
+from puma_engine import pipeline
+from puma_engine.errors import ConfigError
+from puma_engine.jobs.tidying import leftovers, tidy
+from puma_engine.pipeline import item_cache
+from puma_engine.pipeline.backbones import release_backbones
+from puma_engine.pipeline.comparing import method_cost
+from puma_engine.pipeline.erasing import erase_user
+from puma_engine.store import Workspace
+from puma_engine.store.backups import backup
+
+
+def cached(ws):
+    return sorted((ws.root / "cache").rglob("*.kv"))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    return write_ratings(folder / "ratings.csv"), tiny_backbone_folder(folder / "models", "llama")
+
+
+def runs_of(root, world):
+    ws = Workspace.open(root, create=True)
+    path, model = world
+    data = pipeline.import_dataset(ws, "table", path=path, task="rating", name="books")
+    source = pipeline.fit_prompts(ws, data, model, training=QUICK)
+    moved = pipeline.migrate(ws, source, model, training=QUICK, adapter=SMALL)
+    return ws, source, moved
+
+
+def test_a_second_run_reads_items_from_disk_and_has_the_same_result(world, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(item_cache, "MIN_LAYER_WEIGHTS", 0)
+        ws, source, moved = runs_of(tmp_path / "with", world)
+    release_backbones()
+    without, *plain = runs_of(tmp_path / "without", world)
+    assert cached(without) == [] and len(cached(ws)) > 20
+    assert "items_from_disk" not in source.cost
+    # Train and validation rows name fewer items than there are files: those of the first fit.
+    assert 0 < moved.cost["items_from_disk"] <= len(cached(ws))
+    assert moved.cost["item_seconds_from_disk"] > 0
+    assert (source.id, moved.id) == (plain[0].id, plain[1].id)
+    for run in (source, moved):
+        tables = [pipeline.load_prompts(where, run.id).vectors for where in (ws, without)]
+        np.testing.assert_allclose(*tables, atol=1e-4)
+    evaluation = pipeline.evaluate(ws, moved)
+    seconds = moved.seconds + moved.cost["item_seconds_from_disk"]
+    assert method_cost(ws, evaluation)["seconds"] == pytest.approx(seconds)
+
+
+def test_upkeep_leaves_out_or_removes_cached_items(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(item_cache, "MIN_LAYER_WEIGHTS", 0)
+    release_backbones()
+    ws, *_ = runs_of(tmp_path / "ws", world)
+    assert backup(ws, tmp_path / "copy").problems == []
+    assert not (tmp_path / "copy" / "cache").exists()
+    assert leftovers(ws) == [] and ws.verify() == []
+    erase_user(ws, "007")
+    old, *kept = cached(ws)
+    past = time.time() - 100 * 86_400
+    os.utime(old, (past, past))
+    assert [item.path for item in tidy(ws)] == [old] and cached(ws) == kept
+    gone = ws.root / "cache" / "items" / "0123456789abcdef-0123456789abcdef"
+    gone.mkdir()
+    assert [item.path for item in tidy(ws)] == [gone] and cached(ws) == kept
+
+
+@pytest.mark.parametrize(("value", "kept"), [("0", False), ("1", True)])
+def test_the_budget_is_a_setting(world, tmp_path, monkeypatch, value, kept):
+    monkeypatch.setattr(item_cache, "MIN_LAYER_WEIGHTS", 0)
+    monkeypatch.setenv("PUMA_ITEM_CACHE_MIB", value)
+    release_backbones()
+    ws, *_ = runs_of(tmp_path / "ws", world)
+    assert bool(cached(ws)) == kept
+    monkeypatch.setenv("PUMA_ITEM_CACHE_MIB", "much")
+    with pytest.raises(ConfigError, match="PUMA_ITEM_CACHE_MIB is 'much'"):
+        pipeline.load_backbone(ws, "llama")
