@@ -1,9 +1,8 @@
 """Showing a chart: its title, axis labels, look and data download; parts that charts share."""
 
 import io
-import re
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -12,6 +11,7 @@ from streamlit.typing import PlotlyState
 
 from dashboard.components.formatting import escaped, short
 from dashboard.components.theme import KINDS, NEUTRAL, marker
+from dashboard.engine.spreadsheets import without_formulas
 
 Mode = Literal["points", "box", "lasso"]
 HEIGHT = 420
@@ -98,22 +98,9 @@ def downloads(data: pd.DataFrame | Callable[[], pd.DataFrame], key: str) -> None
             )
 
 
-# Spreadsheets skip what is invisible before a sign, and read full-width signs as signs.
-_FORMULA = re.compile(
-    r"[\t\r\n]|[\s\x00-\x1f\x7f\u00ad\u200b-\u200f\u2060\ufeff]*[-=+@\uff0d\uff1d\uff0b\uff20]"
-)
-
-
 def to_csv(data: pd.DataFrame) -> bytes:
     """Return a table as CSV. Texts that a spreadsheet would run as a formula get an apostrophe."""
-
-    def escape(value: Any) -> Any:
-        return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
-
-    safe = data.copy()
-    for name in safe.select_dtypes(include=["object", "string", "category"]):
-        safe[name] = safe[name].astype(object).map(escape)
-    return safe.to_csv(index=False).encode()
+    return without_formulas(data)[0].to_csv(index=False).encode()
 
 
 def to_parquet(data: pd.DataFrame) -> bytes:

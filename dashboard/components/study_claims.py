@@ -35,7 +35,7 @@ def show(
         for verdict in verdicts.CLAIM_STATUSES:
             if counts[verdict]:
                 verdicts.badge(verdict, counts[verdict])
-    st.caption(claims.INTERVALS)
+    st.caption(f"{claims.INTERVALS} {claims.IN_RANKING}")
     for claim, of_claim in evidence.findings_by_claim(findings).items():
         with st.container(border=True, gap="medium"):
             st.markdown(f"**{escaped(claim.text, MAX_TEXT)}**", help=claim.rule)
@@ -59,11 +59,19 @@ def _finding(finding: evidence.Finding, report: evidence.Evidence) -> bool:
         st.text(finding.dataset)
         with st.container(horizontal=True, gap="xsmall"):
             verdicts.badge(finding.verdict)
+        if finding.ranking is not None:
+            with st.container(horizontal=True, gap="xsmall"):
+                st.text("in ranking")
+                verdicts.badge(finding.ranking.verdict)
+        with st.container(horizontal=True, gap="xsmall"):
             if report.quick:
                 text = "On few users. A larger study replaces it."
                 st.badge("Quick trial", icon=":material/bolt:", color="gray", help=text)
     # A non-breaking space keeps a number and its percent sign on one line.
-    figures.text(finding.figures.removeprefix(evidence.QUICK).replace(" %", "\u00a0%"))
+    lines = [finding.figures.removeprefix(evidence.QUICK)]
+    if finding.ranking is not None:
+        lines.append(f"In ranking: {finding.ranking.figures}")
+    figures.text("\n\n".join(lines).replace(" %", "\u00a0%"))
     with source.container(gap="xxsmall"):
         opened = st.button(
             escaped(report.name),

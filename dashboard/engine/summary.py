@@ -23,6 +23,7 @@ from puma_engine.evaluation.verdict import (
     DecisionRange,
     breakpoints,
     decision_ranges,
+    methods_on_target,
 )
 from puma_engine.pipeline.evaluating import read_predictions
 from puma_engine.pipeline.verdicts import comparison_data
@@ -83,11 +84,13 @@ def _first(names: pd.Series) -> str:
 def plans(run: Run) -> pd.DataFrame:
     """Return one row a method of a comparison: what it keeps of full retraining's gain, its cost.
 
+    Migrations to another model than that of the verdict are left out.
     Columns of the table "methods", and: origin (the model its prompts came
     from), flops, reference (what gains are measured from), kept, kept_low, kept_high (of the level)
     and ranking, ranking_low, ranking_high, which are shares, NaN where they are not measured.
     """
     methods, _ = comparisons.tables(engine.root(), run.id)
+    methods = methods_on_target(methods).reset_index(drop=True)
     shares = comparisons.shares(engine.root(), run.id)
     split = comparisons.split_of(run) if "reference" in run.inputs else None
     frame = methods

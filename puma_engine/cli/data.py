@@ -152,8 +152,11 @@ def with_columns(settings: dict[str, Any]) -> dict[str, Any]:
     groups={"table": TABLE},
     path="CSV, Parquet or JSON lines file of a table.",
     users="Number of users to draw (default: all).",
+    max_bad_share=FILTERS["max_bad_share"][1],
 )
-def check(path: Path, users: int | None = None, **settings: Any) -> None:
+def check(
+    path: Path, users: int | None = None, max_bad_share: float | None = None, **settings: Any
+) -> None:
     """Check a table without importing it: what would be imported, and what is wrong.
 
     Exits with 1 if an import with these options would be refused.
@@ -163,7 +166,7 @@ def check(path: Path, users: int | None = None, **settings: Any) -> None:
     drop_invalid = bool(settings.pop("drop_invalid", False))
     if "task" not in settings:
         raise ConfigError("A table needs a task: give --task rating or --task click.")
-    result = check_table(path, users=users, **with_columns(settings))
+    result = check_table(path, users=users, max_bad_share=max_bad_share, **with_columns(settings))
     if session.as_json:
         session.json(result)
     else:
@@ -177,7 +180,7 @@ def check(path: Path, users: int | None = None, **settings: Any) -> None:
                 "warnings": (result.report or {}).get("warnings"),
             }
         )
-    if result.refusal or (result.problems and not drop_invalid):
+    if result.refusal or (result.problems and not (drop_invalid or max_bad_share is not None)):
         raise typer.Exit(1)
 
 

@@ -1,5 +1,6 @@
 """puma report and puma export: results for people and for other programs."""
 
+import sys
 from pathlib import Path
 
 import typer
@@ -32,10 +33,25 @@ def report(comparison: str, out: Path, margin: float = MARGIN) -> None:
     run="Run: id, prefix or name.",
     name="Table, such as predictions, methods, users, metrics, user_metrics.",
     out="File to write (.csv or .parquet).",
+    spreadsheet="Put an apostrophe before texts that a spreadsheet would run as formulas.",
 )
-def table(run: str, name: str, out: Path) -> None:
-    """Write one table of a run to a CSV or Parquet file."""
-    from puma_engine.pipeline.reporting import export_table
+def table(run: str, name: str, out: Path, spreadsheet: bool = False) -> None:
+    """Write one table of a run to a CSV or Parquet file.
 
-    file = export_table(session.open(), run, name, out)
+    Values are written as they are stored, so that ids can be joined. A warning says how many texts a
+    spreadsheet would run as formulas.
+    """
+    from puma_engine.pipeline.reporting import export_table, read_table
+    from puma_engine.report.spreadsheets import without_formulas
+
+    ws = session.open()
+    file = export_table(ws, run, name, out, spreadsheet=spreadsheet)
     session.show({"file": str(file), "bytes": file.stat().st_size})
+    if file.suffix.lower() == ".csv" and not spreadsheet:
+        _, formulas = without_formulas(read_table(ws, run, name))
+        if formulas:
+            print(
+                f"Warning: a spreadsheet would run {formulas:,} texts of {file} as formulas; open it with "
+                "a program that does not, or write it with --spreadsheet.",
+                file=sys.stderr,
+            )

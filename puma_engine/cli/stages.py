@@ -159,12 +159,15 @@ def show_comparison(run: Any, margin: float = MARGIN) -> None:
     run="Prompts or migration run.",
     user="User id, as in the data set.",
     title="Title of any item, known or not.",
+    template="Prompt template: a name, or a file with your own (default: that of the prompts).",
 )
-def predict(run: str, user: str, title: str, device: str | None = None) -> None:
+def predict(
+    run: str, user: str, title: str, template: str | None = None, device: str | None = None
+) -> None:
     """Predict what a user would think of a title: rating or click, and each answer's probability."""
     from puma_engine.pipeline import predict_title
 
-    session.show(predict_title(session.open(), run, user, title, device=device))
+    session.show(predict_title(session.open(), run, user, title, template=template, device=device))
 
 
 @stage(

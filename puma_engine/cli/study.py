@@ -211,6 +211,7 @@ def claims(
             "claim": finding.claim.name,
             "data": finding.dataset,
             "here": finding.verdict,
+            "in ranking": finding.ranking and finding.ranking.verdict,
             "figures": finding.figures,
             "report": finding.evidence.name if finding.evidence else None,
         }
@@ -221,6 +222,7 @@ def claims(
             "text": finding.claim.text,
             "rule": finding.claim.rule,
             "made": finding.evidence and finding.evidence.made,
+            "ranking_figures": finding.ranking and finding.ranking.figures,
         }
         for finding in rows
     ]

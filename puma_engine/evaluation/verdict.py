@@ -261,17 +261,25 @@ def _base_and_candidates(
     return base, [row for row in scores if row.kind in MIGRATED and not np.isnan(row.loss)]
 
 
+def methods_on_target(methods: pd.DataFrame) -> pd.DataFrame:
+    """Return the methods on the backbone of the full retraining that is the reference, and sources.
+
+    methods: the table "methods", with a column backbone. All of them where the reference is another.
+    """
+    if "backbone" not in methods:
+        return methods
+    base = methods[methods["is_baseline"].astype(bool) & (methods["kind"] == "retrained")]
+    same = methods["backbone"].isin(base["backbone"]) | methods["kind"].isin(WITHOUT_TARGET)
+    return methods[same | base.empty]
+
+
 def method_scores(data: ComparisonData, metric: str | None = None) -> list[MethodScore]:
     """Return the methods of a comparison on the reference's backbone, in its order.
 
     metric: one that the comparison has (default: the primary one).
     """
     metric = metric or data.metric
-    methods = data.methods
-    if "backbone" in methods:
-        base = methods[methods["is_baseline"].astype(bool) & (methods["kind"] == "retrained")]
-        same = methods["backbone"].isin(base["backbone"]) | methods["kind"].isin(WITHOUT_TARGET)
-        methods = methods[same | base.empty]
+    methods = methods_on_target(data.methods)
     table = data.scores[data.scores["metric"] == metric].set_index("method")
     sign = -1.0 if METRICS[metric].higher_is_better else 1.0
     scores = []

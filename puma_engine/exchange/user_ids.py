@@ -1,5 +1,6 @@
 """Files that name the user, or the item, of each row of a table."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,10 @@ def _of_text(path: Path, owner: Owner) -> tuple[list[str], list[Any] | None]:
     content = parse_json(text)
     if not isinstance(content, list | dict):
         raise ValueError("it holds neither a list of ids nor an object from ids to rows")
-    wrong = [id_ for id_ in content if not isinstance(id_, str | int) or id_ is True]
+    wrong = [id_ for id_ in content if not isinstance(id_, str | int) or isinstance(id_, bool)]
     if wrong:
-        raise ValueError(f"a {owner} id must be text or a whole number, not {str(wrong[0])[:40]}")
+        shown = json.dumps(wrong[0])[:40]
+        raise ValueError(f"a {owner} id must be text or a whole number, not {shown}")
     ids = [str(id_) for id_ in content]
     return ids, list(content.values()) if isinstance(content, dict) else None
 

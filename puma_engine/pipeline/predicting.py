@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from puma_engine.errors import DataError
+from puma_engine.errors import DataError, TemplateError
 from puma_engine.pipeline import stage
 from puma_engine.pipeline.backbones import load_backbone
 from puma_engine.pipeline.stored_prompts import (
@@ -76,11 +76,17 @@ def checked_user(user: str) -> str:
 class Predictor:
     """The prompts of one run with their backbone and head, loaded for many predictions.
 
-    Raises NotFoundError, StoreError, BackboneError; DataError for prompts without a head.
+    template: a name, or a file or JSON with your own (default: that of the prompts). Raises
+    NotFoundError, StoreError, BackboneError, TemplateError; DataError for prompts without a head.
     """
 
     def __init__(
-        self, ws: Workspace, prompts: stage.Reference, *, device: str | None = None
+        self,
+        ws: Workspace,
+        prompts: stage.Reference,
+        *,
+        template: str | None = None,
+        device: str | None = None,
     ) -> None:
         import torch
 
@@ -89,7 +95,12 @@ class Predictor:
         self.prompts = PromptTableReader(ws, prompts)
         self.run = self.prompts.run
         model = model_of(self.run)
-        self.template = template_of(self.run)
+        self.template, own = template_of(self.run, template), template_of(self.run)
+        if self.template.task != own.task:
+            raise TemplateError(
+                f"The template {self.template.name!r} is for {self.template.task}s, and the prompts of "
+                f"{self.run.name!r} for {own.task}s; give one for {own.task}s."
+            )
         self.task = get_task(self.template.task)
         self._ws = ws
         self._backbone = load_backbone(ws, model, device=device)
@@ -163,12 +174,19 @@ class Predictor:
 
 
 def predict_title(
-    ws: Workspace, prompts: stage.Reference, user: str, title: str, *, device: str | None = None
+    ws: Workspace,
+    prompts: stage.Reference,
+    user: str,
+    title: str,
+    *,
+    template: str | None = None,
+    device: str | None = None,
 ) -> Prediction:
     """Predict a user's outcome for a title with the prompts of a prompts or migration run.
 
-    Raises DataError for an invalid title or user, NotFoundError and StoreError for the run.
+    template: a name, or a file or JSON with your own (default: that of the prompts). Raises DataError
+    for an invalid title or user, TemplateError, NotFoundError and StoreError for the run.
     """
     checked_title(title)
     checked_user(user)
-    return Predictor(ws, prompts, device=device).predict(user, title)
+    return Predictor(ws, prompts, template=template, device=device).predict(user, title)

@@ -16,6 +16,7 @@ from puma_engine.evaluation.verdict import judge
 from puma_engine.files import atomic_write, write_text
 from puma_engine.pipeline import stage
 from puma_engine.pipeline.verdicts import comparison_data, user_impact_between
+from puma_engine.report.spreadsheets import without_formulas
 from puma_engine.store import Run, Workspace
 
 SCORES = ("metrics", "user_metrics")
@@ -99,16 +100,29 @@ def read_table(ws: Workspace, run: stage.Reference, name: str) -> pd.DataFrame:
     return ws.user_metrics(run.id) if name == "user_metrics" else ws.get_table(run.id, name)
 
 
-def export_table(ws: Workspace, run: stage.Reference, name: str, path: str | Path) -> Path:
+def export_table(
+    ws: Workspace,
+    run: stage.Reference,
+    name: str,
+    path: str | Path,
+    *,
+    spreadsheet: bool = False,
+) -> Path:
     """Write a table of a run to a CSV or Parquet file, by the file name's suffix.
 
-    Raises ConfigError for another suffix, StoreError where the file cannot be written, and
-    what `read_table` raises.
+    Values are written as they are stored, so that other programs can join the table by its ids.
+    spreadsheet: put an apostrophe before texts of a CSV file that a spreadsheet would run as formulas.
+    Raises ConfigError for another suffix, or a Parquet file for a spreadsheet; StoreError where the
+    file cannot be written; and what `read_table` raises.
     """
     file = Path(path)
     if file.suffix.lower() not in FORMATS:
         raise ConfigError(f"A table becomes a .csv or .parquet file, not {file.name!r}.")
+    if spreadsheet and file.suffix.lower() != ".csv":
+        raise ConfigError(f"A table for a spreadsheet is a .csv file, not {file.name!r}.")
     frame = read_table(ws, run, name)
+    if spreadsheet:
+        frame, _ = without_formulas(frame)
     write = frame.to_csv if file.suffix.lower() == ".csv" else frame.to_parquet
     atomic_write(file, lambda temporary: write(temporary, index=False))
     return file

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from puma_engine import errors
+from puma_engine.backbone.templates import get_template
 from puma_engine.errors import JobError, PumaError
 from puma_engine.jobs import processes
 from puma_engine.pipeline.predicting import Prediction, checked_title, checked_user
@@ -63,6 +64,7 @@ def predict(
     user: str,
     title: str,
     *,
+    template: str | None = None,
     idle_seconds: float = IDLE_SECONDS,
     timeout_seconds: float = ANSWER_SECONDS,
 ) -> Prediction:
@@ -75,6 +77,8 @@ def predict(
     checked_user(user)
     run = find(ws, prompts, *PROMPT_KINDS)
     question = {"run": run.id, "user": user, "title": title}
+    if template is not None:
+        question["template"] = get_template(template).spec
     # The process may reach its idle limit between connection and answer: try a second one.
     for attempt in (1, 2):
         connection = _connect_or_start(ws, question, idle_seconds, timeout_seconds)

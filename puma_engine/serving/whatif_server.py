@@ -1,7 +1,7 @@
 """The what-if process: `python -m puma_engine.serving.whatif_server <workspace> <idle seconds> [run ...]`.
 
 It serves HTTP on a Unix socket in the workspace, one prediction after the other:
-POST /v1/predict {"run", "user", "title"} and /v1/load {"runs": [...]}.
+POST /v1/predict {"run", "user", "title"} (and "template") and /v1/load {"runs": [...]}.
 """
 
 import asyncio
@@ -47,18 +47,18 @@ class PredictorCache:
 
     def __init__(self, ws: Workspace, max_runs: int = MAX_RUNS) -> None:
         self.ws, self.max_runs = ws, max_runs
-        self._predictors: OrderedDict[tuple[str, str | None], Predictor] = OrderedDict()
+        self._predictors: OrderedDict[tuple[str | None, ...], Predictor] = OrderedDict()
 
-    def predictor(self, run_id: str) -> Predictor:
-        """Return the predictor of a run, loaded if needed. Raises PumaError."""
+    def predictor(self, run_id: str, template: str | None = None) -> Predictor:
+        """Return the predictor of a run and a template, loaded if needed. Raises PumaError."""
         run = find(self.ws, run_id, *PROMPT_KINDS)
         # A run that was deleted and done again has the same id and another time.
-        key = (run.id, run.finished)
+        key = (run.id, run.finished, template)
         if key not in self._predictors:
             while len(self._predictors) >= self.max_runs:
                 self._predictors.popitem(last=False)
             started = time.perf_counter()
-            self._predictors[key] = Predictor(self.ws, run)
+            self._predictors[key] = Predictor(self.ws, run, template=template)
             _log.info("Loaded %s in %.2f s", run.id, time.perf_counter() - started)
         self._predictors.move_to_end(key)
         return self._predictors[key]
@@ -81,12 +81,13 @@ class WhatIfService:
         self.app.post("/v1/load")(self.load)
 
     async def predict(self, request: Request) -> dict[str, Any]:
-        """Answer {"run", "user", "title"} with the fields of a Prediction."""
+        """Answer {"run", "user", "title"} with the fields of a Prediction; "template" may be added."""
         body = await self._json_object(request)
         run, user, title = _texts([body.get(name) for name in ("run", "user", "title")])
+        (template,) = _texts([body["template"]]) if body.get("template") is not None else (None,)
         with waiting(LIMITS, self.counters):
             prediction = await self._call(
-                lambda: self.predictors.predictor(run).predict(user, title)
+                lambda: self.predictors.predictor(run, template).predict(user, title)
             )
         return dataclasses.asdict(prediction)
 

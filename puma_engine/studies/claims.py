@@ -50,7 +50,8 @@ Assess = Callable[[Report, str], ClaimVerdict | None]
 class Claim:
     """A claim of the paper, the study that answers it, and its rule in words and as code.
 
-    assess takes a report and a data set, and returns None where the report lacks the rows.
+    assess takes a report and a data set, and returns None where the report lacks the rows. ranking:
+    whether the rule, which has no margin of the primary metric, also holds for differences in ranking.
     """
 
     name: str
@@ -58,12 +59,23 @@ class Claim:
     study: str
     rule: str
     assess: Assess
+    ranking: bool = False
+
+    def assess_ranking(self, report: Report, dataset: str) -> ClaimVerdict | None:
+        """Assess a claim by the report's differences in ranking; None where it has none."""
+        if not self.ranking or not report.get("ranking_differences"):
+            return None
+        return self.assess(report | {"differences": report["ranking_differences"]}, dataset)
 
 
 INTERVALS = (
     "Intervals are 95 %, over resampled users. From three seeds on, the 95 % interval over "
     "trainings (Student's t) must agree, or the claim is undecided. Fewer seeds do not show how far "
     "trainings lie apart."
+)
+IN_RANKING = (
+    "Verdicts are those of the primary metric. Where a report has the differences in ranking (pair accuracy "
+    "of ratings), claims without a margin are judged in it by the same rule, beside."
 )
 NO_INTERVAL = (
     "The report holds no interval of this difference over users: from three seeds on, the interval over trainings "
@@ -74,11 +86,13 @@ FEW = f"{100 * SMALL_SHARE:g} % of the users"
 CLAIMS: list[Claim] = []
 
 
-def _claim(name: str, text: str, study: str, rule: str) -> Callable[[Assess], Assess]:
+def _claim(
+    name: str, text: str, study: str, rule: str, *, ranking: bool = False
+) -> Callable[[Assess], Assess]:
     """Declare a claim by the function that assesses it."""
 
     def declare(assess: Assess) -> Assess:
-        CLAIMS.append(Claim(name, text, study, rule, assess))
+        CLAIMS.append(Claim(name, text, study, rule, assess, ranking))
         return assess
 
     return declare
@@ -97,6 +111,7 @@ def decide(loss_intervals: Sequence[Ends], margin: float = 0.0) -> Verdict:
     "table2",
     "Reproduced if the interval of the difference from full retraining lies at zero or on the "
     "better side; not reproduced if it lies on the worse side.",
+    ranking=True,
 )
 def assess_all_users(report: Report, dataset: str) -> ClaimVerdict | None:
     difference = _difference_of(report, dataset, ALL_USERS)
@@ -172,6 +187,7 @@ def assess_cost(report: Report, dataset: str) -> ClaimVerdict | None:
     "Reproduced if the interval of the difference lies on the better side; not reproduced if "
     "it lies on the worse side; undecided with fewer than three seeds, since trainings on few "
     "users lie as far apart as strategies do.",
+    ranking=True,
 )
 def assess_selection(report: Report, dataset: str) -> ClaimVerdict | None:
     lines = find_differences(report, dataset, lambda line: line["method"] == PAPER_STRATEGY)
@@ -196,6 +212,7 @@ def assess_selection(report: Report, dataset: str) -> ClaimVerdict | None:
     "table2",
     "A migration against the same one with the source prompts shuffled between users. "
     f"Reproduced if it is better. {NO_INTERVAL}",
+    ranking=True,
 )
 def assess_taste(report: Report, dataset: str) -> ClaimVerdict | None:
     whole = _difference_of(report, dataset, FEW_RANDOM_USERS)
@@ -242,6 +259,7 @@ def assess_pairs(report: Report, dataset: str) -> ClaimVerdict | None:
     "figure6",
     "The mean of all aggregations of two or three sources against the mean of all single sources. "
     f"Reproduced if it is better; not reproduced if it is worse. {NO_INTERVAL}",
+    ranking=True,
 )
 def assess_sources(report: Report, dataset: str) -> ClaimVerdict | None:
     differences = find_differences(report, dataset, lambda line: bool(line.get("sources")))
@@ -291,6 +309,7 @@ def assess_chains(report: Report, dataset: str) -> ClaimVerdict | None:
     f"PUMA at the budget nearest {FEW} against the retraining, stopped early or "
     "not, that takes the fewest seconds of those that take at least as many. Reproduced if "
     f"the migration is better; not reproduced if it is worse. {NO_INTERVAL}",
+    ranking=True,
 )
 def assess_equal_cost(report: Report, dataset: str) -> ClaimVerdict | None:
 

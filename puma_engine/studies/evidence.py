@@ -10,7 +10,7 @@ from pathlib import Path
 from puma_engine.errors import ConfigError, StudyError
 from puma_engine.store import Workspace
 from puma_engine.studies.catalog import STUDIES
-from puma_engine.studies.claims import CLAIMS, INTERVALS, Claim, Verdict
+from puma_engine.studies.claims import CLAIMS, IN_RANKING, INTERVALS, Claim, ClaimVerdict, Verdict
 from puma_engine.studies.differences import Report
 from puma_engine.studies.reports import (
     datasets,
@@ -56,13 +56,17 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Finding:
-    """The verdict on a claim on one data set, and the report behind it (None: no evidence)."""
+    """The verdict on a claim on one data set, and the report behind it (None: no evidence).
+
+    ranking: the verdict of the same report in ranking, where the primary metric is another.
+    """
 
     claim: Claim
     dataset: str
     verdict: Verdict
     figures: str
     evidence: Evidence | None = None
+    ranking: ClaimVerdict | None = None
 
 
 def results_root() -> Path | None:
@@ -120,7 +124,8 @@ def _finding(claim: Claim, dataset: str, reports: Iterable[Evidence]) -> Finding
         verdict = claim.assess(item.report, dataset)
         if verdict is not None:
             figures = (QUICK if item.quick else "") + verdict.figures
-            return Finding(claim, dataset, verdict.verdict, figures, item)
+            ranking = claim.assess_ranking(item.report, dataset)
+            return Finding(claim, dataset, verdict.verdict, figures, item, ranking)
     return Finding(claim, dataset, "no evidence", "No report has the rows that this claim needs.")
 
 
@@ -144,14 +149,17 @@ def findings_markdown(findings: Sequence[Finding]) -> str:
             if finding.evidence is None:
                 continue
             source = f"`{finding.evidence.name}`, {finding.evidence.made}"
-            verdict = f"**{finding.verdict}**"
-            lines.append(_row(text, finding.dataset, verdict, finding.figures, source))
+            verdict, figures = f"**{finding.verdict}**", finding.figures
+            if finding.ranking is not None:
+                verdict += f"; in ranking **{finding.ranking.verdict}**"
+                figures += f". In ranking: {finding.ranking.figures}"
+            lines.append(_row(text, finding.dataset, verdict, figures, source))
             text = ""
         missing = [finding.dataset for finding in group if finding.evidence is None]
         if missing:
             lines.append(_row(text, ", ".join(missing), "no evidence", "", f"`{claim.study}`"))
     rules = [f"- **{claim.text}** {claim.rule}" for claim in groups]
-    return "\n".join([*lines, "", "How each is judged:", "", *rules, "", INTERVALS])
+    return "\n".join([*lines, "", "How each is judged:", "", *rules, "", INTERVALS, "", IN_RANKING])
 
 
 def _row(*cells: str) -> str:

@@ -255,6 +255,24 @@ def test_behaviour_is_the_mean_and_spread_of_each_users_predictions(measured):
     assert len(table) == 2 * rows["user_id"].nunique()
 
 
+def test_plans_are_those_of_the_model_that_the_verdict_is_about(measured, monkeypatch):
+    ws, run = measured
+    source = ws.run("source-old")
+    third = compared.migrate(ws, [source], compared.backbone(ws, "third"), name="elsewhere")
+    members = [*ws.get_table(run.id, "methods")["evaluation"], compared.evaluate(ws, third, 0.8)]
+    wider = compare(ws, members, reference=run.inputs["reference"])
+    monkeypatch.setenv("PUMA_WORKSPACE", str(ws.root))
+    plans, before = summary.plans(wider), summary.plans(run)
+    assert (
+        set(plans["evaluation"])
+        == set(before["evaluation"])
+        < {getattr(member, "id", member) for member in members}
+    )
+    assert judge_comparison(ws, wider).method == judge_comparison(ws, run).method
+    # The other pages and tests of this module judge the newest comparison.
+    ws.delete(wider.id)
+
+
 def test_behaviour_of_many_users_is_that_of_a_sample(measured, monkeypatch):
     ws, run = measured
     evaluations = tuple(ws.get_table(run.id, "methods")["evaluation"][:2])

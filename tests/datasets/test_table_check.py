@@ -56,6 +56,23 @@ def test_a_check_says_why_no_row_is_usable(tmp_path):
     assert "No row" in result.refusal and result.statistics is None
 
 
+@pytest.mark.parametrize(("share", "enough"), [(0.0, False), (0.001, False), (0.5, True)])
+def test_a_check_refuses_more_bad_rows_than_its_share_as_the_import_does(tmp_path, share, enough):
+    path = save(BROKEN["bad rating"], tmp_path / "a.csv")
+    result = check_table(path, task="rating", max_bad_share=share)
+    command = ["data", "check", str(path), "--task", "rating", "--max-bad-share", str(share)]
+    done = CliRunner().invoke(app, [*command, "--json"])
+    assert json.loads(done.stdout) == json.loads(json.dumps(result.to_dict()))
+    if enough:
+        imported = read_table(path, name="a", task="rating", max_bad_share=share)
+        assert done.exit_code == 0 and result.refusal is None and result.problems
+        assert result.statistics == statistics(imported) and result.report == imported.report
+        return
+    with pytest.raises(DataError) as refused:
+        read_table(path, name="a", task="rating", max_bad_share=share)
+    assert done.exit_code == 1 and result.refusal == str(refused.value)
+
+
 def test_a_check_counts_rows_of_another_length(tmp_path):
     path = save(frame(), tmp_path / "a.csv")
     path.write_text(path.read_text() + "1,2\n")

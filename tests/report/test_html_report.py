@@ -209,6 +209,26 @@ def test_exported_tables_equal_the_stored_ones(world, tmp_path):
         pipeline.export_table(ws, run, "metrics", tmp_path / "metrics.csv" / "x.csv")
 
 
+def test_an_exported_table_keeps_its_ids_and_says_what_a_spreadsheet_would_run(tmp_path):
+    ws = Workspace.open(tmp_path / "ws", create=True)
+    run = ws.begin("dataset", name="data", config={}, inputs={})
+    frame = pd.DataFrame({"user_id": ["-12", "007", "=1+1"], "text": ["@x", "plain", None]})
+    ws.put_table(run.id, "items", frame)
+    ws.finish(run.id, seconds=1, device="cpu")
+    words = ["-w", str(ws.root), "export", "table", "data", "items", "--out"]
+    read = {"dtype": str, "keep_default_na": False}
+    told = CliRunner().invoke(cli, [*words, str(tmp_path / "a.csv")])
+    assert told.exit_code == 0 and "would run 3 texts of" in told.stderr
+    assert pd.read_csv(tmp_path / "a.csv", **read)["user_id"].tolist() == ["-12", "007", "=1+1"]
+    safe = CliRunner().invoke(cli, [*words, str(tmp_path / "b.csv"), "--spreadsheet"])
+    assert safe.exit_code == 0 and not safe.stderr
+    back = pd.read_csv(tmp_path / "b.csv", **read)
+    assert back["user_id"].tolist() == ["'-12", "007", "'=1+1"]
+    assert back["text"].tolist() == ["'@x", "plain", ""]
+    with pytest.raises(ConfigError, match="is a .csv file"):
+        pipeline.export_table(ws, run, "items", tmp_path / "c.parquet", spreadsheet=True)
+
+
 def test_every_kind_of_method_has_a_symbol():
     assert {kind.symbol for kind in KINDS.values()} <= set(svg.MARKS)
 

@@ -16,7 +16,7 @@ from whatif_processes import ended, kill, processes_of
 
 from puma_engine import pipeline
 from puma_engine.cli import app
-from puma_engine.errors import DataError, JobError, NotFoundError
+from puma_engine.errors import DataError, JobError, NotFoundError, TemplateError
 from puma_engine.serving import whatif
 from puma_engine.serving.whatif import socket_address, socket_path
 from puma_engine.serving.whatif_server import PredictorCache
@@ -75,6 +75,25 @@ def test_an_impossible_title_or_user_is_refused(world, user, title, said):
     for ask in (whatif.predict, pipeline.predict_title):
         with pytest.raises(DataError, match=said):
             ask(world["ws"], world["runs"][0].id, user, title)
+
+
+def test_a_template_of_ones_own_is_read_from_its_file(world, tmp_path):
+    ws, run = world["ws"], world["runs"][0].id
+    file = tmp_path / "own.toml"
+    file.write_text('task = "rating"\ntext = "{item} by a reader like {prompt}. Stars:"\n')
+    own = whatif.predict(ws, run, "003", "Dune", template=str(file))
+    assert own.template.startswith("rating-custom-")
+    assert own.value != whatif.predict(ws, run, "003", "Dune").value
+    command = ["-w", str(ws.root), "predict", run, "--user", "003", "--title", "Dune"]
+    command += ["--template", str(file), "--json"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["value"] == pytest.approx(own.value, abs=1e-5)
+    for ask in (whatif.predict, pipeline.predict_title):
+        with pytest.raises(TemplateError, match="is for clicks, and the prompts of .* for ratings"):
+            ask(ws, run, "003", "Dune", template="click")
+        with pytest.raises(TemplateError, match="cannot be read"):
+            ask(ws, run, "003", "Dune", template=str(tmp_path / "none.toml"))
 
 
 def test_a_run_without_prompts_is_refused(world):

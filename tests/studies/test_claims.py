@@ -192,6 +192,38 @@ def test_figures_state_scores_difference_and_size():
     assert judged.figures.startswith("98.5 % less: 1.5 s against 100.0 s of full retraining on cpu")
 
 
+def in_ranking(study_report, gap):
+    """The report with pair accuracy, in which the migration of all users is better by gap."""
+    rows = [
+        row
+        | {"pair_accuracy": 0.6 + 0.0001 * row["seed"] + (gap if row["kind"] == "migrated" else 0)}
+        for row in study_report["rows"]
+    ]
+    lines = [
+        line | {"metric": "pair_accuracy", "low": gap - 0.001, "high": gap + 0.001}
+        for line in study_report["differences"]
+        if line["kind"] == "migrated"
+    ]
+    return study_report | {"rows": rows, "ranking_differences": lines}
+
+
+@pytest.mark.parametrize(
+    ("gap", "wanted"), [(0.01, "reproduced"), (-0.01, "not reproduced"), (0.0, "undecided")]
+)
+def test_claims_without_a_margin_are_judged_in_ranking_beside(gap, wanted):
+    study_report = in_ranking(main_results(-0.02), gap)
+    finding = judged_by("all-users", study_report)
+    assert finding.verdict == "reproduced" and finding.ranking.verdict == wanted
+    assert finding.ranking.figures.startswith(f"pair accuracy {0.6001 + gap:.4f} against 0.6001")
+    text = findings_markdown([finding])
+    assert f"| **reproduced**; in ranking **{wanted}** |" in text
+    assert f". In ranking: {finding.ranking.figures} |" in text
+    # A margin of the primary metric says nothing about ranking.
+    few_users = judged_by("few-users", study_report)
+    assert few_users.evidence is not None and few_users.ranking is None
+    assert judged_by("all-users", main_results(-0.02)).ranking is None
+
+
 def judged_by(name, *reports):
     """The finding of a claim, from reports that are named by their index."""
     evidence = [Evidence(str(place), study_report) for place, study_report in enumerate(reports)]

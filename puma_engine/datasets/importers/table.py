@@ -126,7 +126,8 @@ class TableCheck:
     """What importing a table would do.
 
     rows: those in the file. problems: why a strict import refuses it; empty if it does not.
-    refusal: why it is refused even without its bad rows, or None. statistics: of the data set
+    refusal: why it is refused even without its bad rows, or because more are bad than max_bad_share
+    allows, or None. statistics: of the data set
     without bad rows, as datasets.statistics returns them; None with a refusal. report: what
     the import would report. columns: for each field the column that was read.
     """
@@ -144,16 +145,20 @@ class TableCheck:
 
 def check_table(path: str | Path, *, task: TaskName, seed: int = 0, **options: Any) -> TableCheck:
     """Say what `read_table` would do with a table. Raises DataError for one that cannot be read."""
-    table = _read(Path(path), task, _options(task, options))
+    chosen = _options(task, options)
+    table = _read(Path(path), task, chosen)
     strict, _ = _check(table, 0.0, strict=True)
     problems = tuple(
         Problem(reason, strict.dropped[reason], table.label(row))
         for reason, row in strict.first.items()
         if reason not in strict.unlimited
     )
-    counts, usable = _check(table, 1.0, strict=False)
+    share = chosen.max_bad_share
+    counts, usable = _check(table, 1.0 if share is None else share, strict=False)
     try:
         _refuse_other_kinds(table)
+        if share is not None:
+            counts.check()
         ds = _build(table, counts, usable, Path(path).stem, seed)
     except DataError as error:
         return TableCheck(strict.rows, problems, str(error), None, None, table.columns_read)
