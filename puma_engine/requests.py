@@ -272,13 +272,16 @@ class ChainRequest(AdapterRequest):
 class PlanRequest(AdapterRequest):
     """A whole migration: one source and target, a chain of targets, or an aggregation of sources.
 
-    retraining: overrides for the full retraining that the plan is measured against. predicted:
-    the prediction that the plan was launched with (seconds), stored with its job. name: that of the
-    comparison. The strategy "all" is the same as none.
+    sources: runs with prompts; fit_on: backbones on which source prompts of the data set are fitted
+    first. retrain: fit the full retraining that the migration is judged against, unless there is one;
+    retraining: overrides of its settings. predicted: the prediction that the plan was launched with
+    (seconds), stored with its job. name: that of the comparison. The strategy "all" is the same as none.
     """
 
-    sources: tuple[str, ...]
+    sources: tuple[str, ...] = ()
+    fit_on: tuple[str, ...] = ()
     targets: tuple[str, ...]
+    retrain: bool = False
     retraining: Settings = field(default_factory=dict)
     predicted: Mapping[str, Any] = field(default_factory=dict)
     name: str | None = None
@@ -288,13 +291,23 @@ class PlanRequest(AdapterRequest):
             object.__setattr__(self, "strategy", None)
         super().__post_init__()
 
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """What the first hop starts from: prompts that exist, then backbones to fit them on."""
+        return (*self.sources, *self.fit_on)
+
     def check(self) -> None:
         super().check()
-        counts = len(self.sources), len(self.targets)
+        counts = len(self.origins), len(self.targets)
         if min(counts) == 0 or min(counts) > 1:
             raise ConfigError(
                 "A plan has one source and one or more targets, or several sources and one target, "
-                f"not {counts[0]} and {counts[1]}."
+                f"not {counts[0]} and {counts[1]}. A backbone to fit prompts on counts as a source."
+            )
+        if not self.sources and self.dataset is None:
+            raise ConfigError(
+                "A plan that fits its source prompts first needs a data set; without one, give a "
+                "source whose data set is used."
             )
 
 

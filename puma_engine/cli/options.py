@@ -23,8 +23,10 @@ Group = Mapping[str, tuple[Any, Text]]
 HELP: dict[str, Text] = {
     "sources": "Run with prompts or vectors, or migration, to start from; repeat it for an aggregation.",
     "source": "Run with prompts or vectors, or migration, to start from.",
+    "fit_on": "Backbone on which source prompts of the data set are fitted first; repeat it for an aggregation.",
     "targets": "Backbone to move to; repeat it for a chain, in order.",
     "target": "Backbone to move to: run, zoo name, model folder, GGUF file or hub id.",
+    "retrain": "Also retrain all users on the last target, unless that exists, and judge the migration by it.",
     "missing": "A user whom a source lacks: mean (gets its mean prompt) or drop (is left out).",
     "selection": "Selection run whose users train the adapter.",
     "strategy": "Strategy that chooses users, such as kmeans-variance.",

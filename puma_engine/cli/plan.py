@@ -14,12 +14,14 @@ app = typer.Typer(
 @app.command()
 @stage("run_plan")
 def run(request: PlanRequest) -> str:
-    """Migrate, evaluate, and compare with a finished full retraining if there is one."""
+    """Migrate, evaluate, and compare with full retraining: from a data set, or prompts, to a verdict."""
     return f"migrating to {request.targets[-1]}"
 
 
 @app.command()
-@with_options(name=None, device="cpu or a GPU's name (default: that of the newest training).")
+@with_options(
+    name=None, retrain=None, device="cpu or a GPU's name (default: that of the newest training)."
+)
 def costs(request: PlanRequest, device: str | None = None) -> None:
     """Predict what a migration and full retraining would take, from trainings measured here."""
     from puma_engine.pipeline import predict_costs
@@ -51,7 +53,7 @@ def costs(request: PlanRequest, device: str | None = None) -> None:
 
 
 @app.command()
-@stage("calibrate", name=None)
+@stage("calibrate", name=None, retrain=None)
 def calibrate(request: PlanRequest) -> str:
     """Measure the speed of every hop of a plan, and of full retraining, by short trainings."""
     return f"measuring {request.targets[-1]}"

@@ -25,7 +25,8 @@ from puma_engine.pipeline.importing_prompts import import_prompts
 from puma_engine.pipeline.importing_vectors import vectors_from_baseline
 from puma_engine.pipeline.method_survey import evaluated_methods, gain_between
 from puma_engine.pipeline.migrating import chain, migrate
-from puma_engine.pipeline.planning import costs, predict_costs, run_plan
+from puma_engine.pipeline.plan_running import run_plan
+from puma_engine.pipeline.planning import costs, plan_stages, predict_costs
 from puma_engine.pipeline.predicting import Prediction, Predictor, predict_title
 from puma_engine.pipeline.predicting_regressions import predict_regressions
 from puma_engine.pipeline.projecting import project

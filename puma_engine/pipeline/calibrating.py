@@ -67,8 +67,8 @@ class _Trial:
 
 def calibrate(
     ws: Workspace,
-    sources: stage.Reference | Sequence[stage.Reference],
-    targets: stage.Reference | Sequence[stage.Reference],
+    sources: stage.Reference | Sequence[stage.Reference] = (),
+    targets: stage.Reference | Sequence[stage.Reference] = (),
     *,
     device: str | None = None,
     progress: stage.ProgressCallback | None = None,
@@ -79,7 +79,7 @@ def calibrate(
 
     Two short epochs each, on as many users as a few dozen batches need. The prompts that adapters
     read are random: speed does not depend on their values, so hops can be timed whose sources do not
-    exist yet. settings: those of `run_plan`. Where adapters learn from predictions, those of each
+    exist yet. settings: those of `run_plan`; fitting on the models of fit_on is timed first. Where adapters learn from predictions, those of each
     source model are timed, too. Returns one calibration run a hop, those of predictions, then the
     retraining's. Raises ConfigError where nothing can be trained.
     """
@@ -89,15 +89,18 @@ def calibrate(
     execution = stage.Execution(device, progress, should_cancel)
     plan = plan_settings(ws, request)
     models = [backbone_run(ws, target) for target in request.targets]
-    tokens = int(plan.sources[0].summary["tokens"])
+    fitted = [backbone_run(ws, model) for model in request.fit_on]
+    tokens = int(plan.sources[0].summary["tokens"]) if plan.sources else PromptConfig().tokens
     shared = (plan.template, tokens)
-    widths = tuple(int(run.summary["width"]) for run in plan.sources)
+    widths = tuple(int(run.summary["width"]) for run in (*plan.sources, *fitted))
     hop, whole = (
         dataclasses.replace(training, epochs=EPOCHS, patience=0)
         for training in (plan.training, plan.retraining)
     )
     data, adapter = plan.data, plan.adapter
     trials = []
+    for model in fitted:
+        trials.append(_Trial("retraining", data, model, *shared, (), whole, adapter))
     for model in models:
         trials.append(_Trial("migration", data, model, *shared, widths, hop, adapter))
         widths = (int(model.summary["width"]),)

@@ -1,10 +1,12 @@
-"""Plans: what a migration would cost by the workspace's own measurements, and executing one."""
+"""Plans: the stages of a migration, and what they would cost by the workspace's own measurements."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from pathlib import Path
+from statistics import median
 from typing import Any
 
 from puma_engine.backbone.templates import Template
@@ -15,12 +17,11 @@ from puma_engine.defaults import (
     held_out_pairs,
     migration_defaults,
 )
+from puma_engine.errors import NotFoundError
 from puma_engine.evaluation import cost_model
 from puma_engine.evaluation.cost_model import Measured, Prediction
 from puma_engine.pipeline import stage
-from puma_engine.pipeline.comparing import compare
-from puma_engine.pipeline.evaluating import run_evaluation
-from puma_engine.pipeline.migrating import run_chain, run_migration
+from puma_engine.pipeline.backbones import list_zoo
 from puma_engine.pipeline.source_predictions import refuse_records
 from puma_engine.pipeline.stored_prompts import (
     has_model,
@@ -28,7 +29,7 @@ from puma_engine.pipeline.stored_prompts import (
     template_of,
     template_of_sources,
 )
-from puma_engine.requests import ChainRequest, EvaluationRequest, PlanRequest, training_of
+from puma_engine.requests import PlanRequest, training_of
 from puma_engine.store import Run, Workspace
 
 
@@ -37,12 +38,14 @@ class PlanSettings:
     """A plan's settings with every default filled in.
 
     users: of the data set; trained: those who train the adapter at each hop. sources: the runs with
-    source prompts; data: the data set; training and adapter: of each hop; retraining: of the full
+    source prompts that exist; fit_on: the ids of the backbones on which more are fitted first, or how
+    they are named where they are not in the workspace yet; data: the data set; training and adapter: of each hop; retraining: of the full
     retraining that the plan is measured against. template: of every training. predicted_pairs: those
     that each source predicts for a hop, where adapters learn from predictions.
     """
 
     sources: list[Run]
+    fit_on: tuple[str, ...]
     data: Run
     users: int
     trained: int
@@ -73,14 +76,17 @@ def plan_settings(ws: Workspace, request: PlanRequest) -> PlanSettings:
     sources = [stage.find(ws, source, *stage.PROMPT_KINDS) for source in request.sources]
     data = stage.find(ws, request.dataset or sources[0].inputs["dataset"], "dataset")
     task, users = data.summary["task"], int(data.summary["users"])
-    candidates = min(int(source.summary["users"]) for source in sources)
+    # Prompts that are fitted first are those of every user of the data set.
+    of_sources = [int(source.summary["users"]) for source in sources]
+    of_sources += [users] * len(request.fit_on)
+    candidates = min(of_sources)
     if not request.from_predictions:
         candidates = min(users, candidates)
     elif request.strategy is not None:
         refuse_records(request.strategy)
     if request.strategy is None:
         trained = candidates
-        default, network = migration_defaults(task, int(sources[0].summary["users"]))
+        default, network = migration_defaults(task, of_sources[0])
     else:
         share = 1.0 if request.share is None else request.share
         trained = request.budget or max(1, round(share * candidates))
@@ -88,6 +94,7 @@ def plan_settings(ws: Workspace, request: PlanRequest) -> PlanSettings:
         default, network = migration_defaults(task, candidates, trained)
     return PlanSettings(
         sources,
+        tuple(model_id(ws, model) for model in request.fit_on),
         data,
         users,
         trained,
@@ -113,7 +120,20 @@ def teachers(plan: PlanSettings, models: Sequence[str]) -> list[tuple[str, Templ
     if not plan.predicted_pairs:
         return []
     sources = [(model_of(source), template_of(source)) for source in plan.sources]
-    return [*sources, *((model, plan.template) for model in models[:-1])]
+    return [*sources, *((model, plan.template) for model in (*plan.fit_on, *models[:-1]))]
+
+
+def model_id(ws: Workspace, reference: str) -> str:
+    """Return the id of a backbone's run; where it is not in the workspace yet, how it is named.
+
+    A path or a hub id is that of the newest run that was added from it.
+    """
+    try:
+        return stage.look_up(ws, reference, "backbone").id
+    except NotFoundError:
+        specs = (reference, str(Path(reference).expanduser().resolve()))
+        added = (run for run in ws.runs("backbone") if run.config.get("spec") in specs)
+        return next((run.id for run in added), reference)
 
 
 def measured(ws: Workspace, kind: str, backbone: str, device: str) -> list[Measured]:
@@ -209,8 +229,8 @@ def devices(ws: Workspace) -> list[str]:
 
 def costs(
     ws: Workspace,
-    sources: stage.Reference | Sequence[stage.Reference],
-    targets: stage.Reference | Sequence[stage.Reference],
+    sources: stage.Reference | Sequence[stage.Reference] = (),
+    targets: stage.Reference | Sequence[stage.Reference] = (),
     *,
     device: str | None = None,
     **settings: Any,
@@ -231,41 +251,18 @@ def costs(
 
 
 def predict_costs(ws: Workspace, request: PlanRequest, device: str | None = None) -> Costs:
-    """Predict what a plan and the retraining that it replaces would take; see `costs`."""
+    """Predict what a plan and the retraining that it replaces would take; see `costs`.
+
+    Source prompts that are fitted first are left out: a migration starts from them.
+    """
     settings = plan_settings(ws, request)
     device = device or next(iter(devices(ws)), "cpu")
     users, trained = settings.users, settings.trained
-    rows = settings.data.summary["splits"].get("train", 0) / users
-    models = [stage.look_up(ws, target, "backbone").id for target in request.targets]
-    hops = [
-        cost_model.predict(
-            (request.from_predictions or rows) * trained,
-            settings.training.epochs,
-            settings.training.batch_size,
-            measured(ws, "migration", model, device),
-            len(settings.sources),
-            settings.template.name,
-        )
-        for model in models
-    ]
-    pairs = settings.predicted_pairs
-    items = min(int(settings.data.summary["items"]), pairs)
-    hops += [
-        cost_model.predict_reading(
-            pairs, items, measured_predictions(ws, teacher, device), template.name
-        )
-        for teacher, template in teachers(settings, models)
-    ]
+    models = [model_id(ws, target) for target in request.targets]
+    hops = _hops(ws, request, settings, models, device)
     known = [hop for hop in hops if hop is not None]
     migration = reduce(Prediction.plus, known) if len(known) == len(hops) else None
-    retraining = cost_model.predict(
-        rows * users,
-        settings.retraining.epochs,
-        settings.retraining.batch_size,
-        measured(ws, "prompts", models[-1], device),
-        0,
-        settings.template.name,
-    )
+    retraining = _fitting(ws, settings, settings.retraining, models[-1], device)
     break_even = None
     if retraining and migration:
         break_even = cost_model.break_even(
@@ -274,63 +271,194 @@ def predict_costs(ws: Workspace, request: PlanRequest, device: str | None = None
     return Costs(retraining, migration, break_even, users, trained)
 
 
-def run_plan(
-    ws: Workspace,
-    sources: stage.Reference | Sequence[stage.Reference],
-    targets: stage.Reference | Sequence[stage.Reference],
-    *,
-    strategy: str | None = None,
-    budget: int | None = None,
-    share: float | None = None,
-    dataset: stage.Reference | None = None,
-    template: str | None = None,
-    training: TrainingConfig | dict[str, Any] | None = None,
-    adapter: AdapterConfig | dict[str, Any] | None = None,
-    from_predictions: int = 0,
-    retraining: TrainingConfig | dict[str, Any] | None = None,
-    seed: int | None = None,
-    predicted: dict[str, Any] | None = None,
-    name: str | None = None,
-    device: str | None = None,
-    progress: stage.ProgressCallback | None = None,
-    should_cancel: stage.CancelCheck | None = None,
-) -> Run:
-    """Migrate, evaluate, and compare with a finished full retraining if there is one.
+def _train_rows(settings: PlanSettings) -> float:
+    return float(settings.data.summary["splits"].get("train", 0))
 
-    One source and one target are a single migration, several targets a chain, several sources an
-    aggregation. strategy, budget (or share), training, adapter and from_predictions are those of `migrate`;
-    retraining only changes what `costs` predicts. predicted: the expected seconds, for the estimate
-    of the time left. name: that of the comparison. Returns the comparison, or the evaluation where there is nothing to compare
-    with. Raises what `migrate` raises.
+
+def _fitting(
+    ws: Workspace, settings: PlanSettings, training: TrainingConfig, model: str, device: str
+) -> Prediction | None:
+    """Predict fitting a prompt of every user on a model."""
+    return cost_model.predict(
+        _train_rows(settings),
+        training.epochs,
+        training.batch_size,
+        measured(ws, "prompts", model, device),
+        0,
+        settings.template.name,
+    )
+
+
+def _hops(
+    ws: Workspace, request: PlanRequest, settings: PlanSettings, models: list[str], device: str
+) -> list[Prediction | None]:
+    """Predict each hop: its adapter, and the predictions that it learns from."""
+    rows = request.from_predictions or _train_rows(settings) / settings.users
+    hops = [
+        cost_model.predict(
+            rows * settings.trained,
+            settings.training.epochs,
+            settings.training.batch_size,
+            measured(ws, "migration", model, device),
+            len(request.origins) if number == 0 else 1,
+            settings.template.name,
+        )
+        for number, model in enumerate(models)
+    ]
+    pairs = settings.predicted_pairs
+    items = min(int(settings.data.summary["items"]), pairs)
+    of_sources = len(request.origins)
+    for number, (teacher, template) in enumerate(teachers(settings, models)):
+        reading = cost_model.predict_reading(
+            pairs, items, measured_predictions(ws, teacher, device), template.name
+        )
+        # The teachers of the first hop are its sources, that of another one the model before it.
+        hop = max(0, number - of_sources + 1)
+        before = hops[hop]
+        hops[hop] = before.plus(reading) if before is not None and reading is not None else None
+    return hops
+
+
+@dataclass(frozen=True)
+class PlanStage:
+    """One stage of a plan.
+
+    kind: model (adding it), fit, migrate, retrain, evaluate or compare. subject: the backbone that it
+    is about, as the request names it, "" for none. prediction: its seconds; None where nothing comparable was measured. work:
+    its arithmetic in rows times parameters, which weighs stages that were not measured.
     """
-    request = PlanRequest.from_arguments(locals())
-    migrating = evaluating = execution = stage.Execution(device, progress, should_cancel)
-    seconds = float(request.predicted.get("seconds") or 0.0)
-    if seconds:
-        # A guess: evaluating is a pass over a smaller split. It corrects itself as time goes by.
-        overall = stage.OverallProgress([seconds, 0.25 * seconds], execution.progress)
-        migrating, evaluating = execution.part(overall, 0), execution.part(overall, 1)
-    if len(request.targets) > 1:
-        settings = request.adapter_settings()
-        hops = ChainRequest(source=request.sources[0], targets=request.targets, **settings)
-        migration = run_chain(ws, hops, migrating)[-1]
-    else:
-        hop = request.hop(request.sources, request.targets[0])
-        migration = run_migration(ws, hop, migrating)
 
-    def score(run: Run) -> Run:
-        return run_evaluation(ws, EvaluationRequest(subject=run.id), evaluating)
+    kind: str
+    subject: str
+    title: str
+    prediction: Prediction | None
+    work: float
 
-    evaluation = score(migration)
+
+# Arithmetic of a training step against that of a prediction: forward, and backward by both operands.
+_TRAINING = 3.0
+# Resampling users takes little beside predicting their rows.
+_COMPARING = 0.1
+
+
+def plan_stages(
+    ws: Workspace, request: PlanRequest, device: str | None = None
+) -> tuple[PlanStage, ...]:
+    """Return the stages of a plan in order, with what each would take on a device.
+
+    device: as in `costs`. Raises what `plan_settings` raises.
+    """
+    settings = plan_settings(ws, request)
+    device = device or next(iter(devices(ws)), "cpu")
+    models = [model_id(ws, target) for target in request.targets]
+    rows, users = _train_rows(settings), settings.users
+    tested = float(settings.data.summary["splits"].get("test", 0))
+    fit_default = fit_defaults(settings.data.summary["task"], users)
+    fitted = training_of(fit_default, {}, request.seed)
+    # Vectors that no model reads are not evaluated.
+    origins = [model_of(source) for source in settings.sources if has_model(source)]
+    origins += settings.fit_on
+    stages = []
+
+    def add(kind: str, subject: str, title: str, seconds: Prediction | None, work: float) -> None:
+        stages.append(PlanStage(kind, subject, title, seconds, work))
+
+    for model in dict.fromkeys((*settings.fit_on, *models)):
+        if _run_of(ws, model) is None:
+            add("model", model, f"Add {_name(ws, model)}", None, rows * _size(ws, model) / 10)
+    for named, model in zip(request.fit_on, settings.fit_on, strict=True):
+        title = f"Fit source prompts on {_name(ws, model)}"
+        work = _TRAINING * rows * fitted.epochs * _size(ws, model)
+        add("fit", named, title, _fitting(ws, settings, fitted, model, device), work)
+    trained_rows = (request.from_predictions or rows / users) * settings.trained
+    hops = _hops(ws, request, settings, models, device)
+    for named, model, hop in zip(request.targets, models, hops, strict=True):
+        title = f"Migrate to {_name(ws, model)}, {settings.trained:,} users train it"
+        work = _TRAINING * trained_rows * settings.training.epochs * _size(ws, model)
+        add("migrate", named, title, hop, work)
+    tokens = settings.sources[0].summary.get("item_tokens") if settings.sources else None
+    exists = _retrained(ws, models[-1], settings.data.id, tokens)
+    if request.retrain and exists is None:
+        training = settings.retraining
+        title = f"Retrain all {users:,} users on {_name(ws, models[-1])}"
+        work = _TRAINING * rows * training.epochs * _size(ws, models[-1])
+        add(
+            "retrain",
+            request.targets[-1],
+            title,
+            _fitting(ws, settings, training, models[-1], device),
+            work,
+        )
+    compared = request.retrain or exists is not None
+    scored = [models[-1], *origins, models[-1]] if compared else [models[-1]]
+    seconds = [_evaluating(ws, model, tested, device) for model in scored]
+    known = [item for item in seconds if item is not None]
+    add(
+        "evaluate",
+        "",
+        f"Evaluate {len(scored)} methods on held-out records" if compared else "Evaluate it",
+        reduce(Prediction.plus, known) if len(known) == len(seconds) else None,
+        sum(tested * _size(ws, model) for model in scored),
+    )
+    if compared:
+        work = _COMPARING * tested * _size(ws, models[-1])
+        add("compare", "", "Compare with full retraining: the verdict", None, work)
+    return tuple(stages)
+
+
+def _run_of(ws: Workspace, model: str) -> Run | None:
+    """Return the finished run of a backbone; None where it must be added first."""
+    try:
+        run = stage.look_up(ws, model, "backbone")
+    except NotFoundError:
+        return None
+    return run if run.status == "finished" else None
+
+
+def _name(ws: Workspace, model: str) -> str:
+    run = _run_of(ws, model)
+    return Path(model).name if run is None else run.name
+
+
+def _size(ws: Workspace, model: str) -> float:
+    """Return the parameters of a backbone; of an unknown one, as many as the smallest shipped one."""
+    run = _run_of(ws, model)
+    if run is not None:
+        return float(run.summary["parameters"])
+    shipped = {row["name"]: float(row["parameters"]) for row in list_zoo() if row["built"]}
+    return shipped.get(model, min(shipped.values(), default=1.0))
+
+
+def _evaluating(ws: Workspace, model: str, rows: float, device: str) -> Prediction | None:
+    """Predict the evaluation of so many rows on a model, from evaluations of prompts on it."""
+    rates = []
+    for run in ws.runs("evaluation", "finished"):
+        subject, count = run.inputs.get("prompts"), int(run.summary.get("rows") or 0)
+        if subject is None or run.device != device or not count or not run.seconds:
+            continue
+        if ws.run(subject).inputs.get("backbone") == model:
+            rates.append(run.seconds / count)
+    if not rates:
+        return None
+    return Prediction(
+        rows * median(rates),
+        rows * min(rates),
+        rows * max(rates),
+        evidence=(),
+        other_batches=False,
+    )
+
+
+def _retrained(ws: Workspace, model: str, data: str, item_tokens: int | None) -> Run | None:
+    """Return the newest full retraining on a model and data set, with as many item prompts."""
     runs = ws.runs(kind="prompts", status="finished")
-    retrained = next((run for run in runs if replaces(migration, run)), None)
-    if retrained is None:
-        return evaluation
-    originals = [stage.find(ws, source, *stage.PROMPT_KINDS) for source in request.sources]
-    scores = [score(run) for run in (*filter(has_model, originals), retrained)]
-    methods = [*scores, evaluation]
-    name = name or stage.slug("plan", migration.name)
-    return compare(ws, methods, reference=scores[-1], name=name, should_cancel=should_cancel)
+    return next((run for run in runs if _retrains(run, model, data, item_tokens)), None)
+
+
+def _retrains(run: Run, model: str, data: str, item_tokens: int | None) -> bool:
+    same = (run.inputs.get("backbone"), run.inputs.get("dataset")) == (model, data)
+    same &= run.summary.get("item_tokens") == item_tokens
+    return same and run.config.get("role") == "retrained"
 
 
 def replaces(migration: Run, run: Run) -> bool:
@@ -338,6 +466,5 @@ def replaces(migration: Run, run: Run) -> bool:
 
     It has the same model and data, and item prompts if the migration has some.
     """
-    same = all(run.inputs.get(role) == migration.inputs[role] for role in ("backbone", "dataset"))
-    same &= run.summary.get("item_tokens") == migration.summary.get("item_tokens")
-    return same and run.config.get("role") == "retrained"
+    model, data = migration.inputs["backbone"], migration.inputs["dataset"]
+    return _retrains(run, model, data, migration.summary.get("item_tokens"))

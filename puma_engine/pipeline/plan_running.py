@@ -1,0 +1,168 @@
+"""Whole migrations: from a data set, or from prompts that exist, to a comparison with retraining."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from puma_engine.config import AdapterConfig, TrainingConfig
+from puma_engine.defaults import DEFAULT_TEMPLATES
+from puma_engine.errors import StoreError
+from puma_engine.pipeline import stage
+from puma_engine.pipeline.backbones import backbone_run
+from puma_engine.pipeline.comparing import compare
+from puma_engine.pipeline.evaluating import run_evaluation
+from puma_engine.pipeline.fitting import device_name, run_fit
+from puma_engine.pipeline.migrating import run_migration
+from puma_engine.pipeline.planning import PlanStage, plan_settings, plan_stages, replaces
+from puma_engine.pipeline.stored_prompts import has_model
+from puma_engine.requests import EvaluationRequest, FitRequest, PlanRequest
+from puma_engine.store import Run, Workspace
+
+
+def run_plan(
+    ws: Workspace,
+    sources: stage.Reference | Sequence[stage.Reference] = (),
+    targets: stage.Reference | Sequence[stage.Reference] = (),
+    *,
+    fit_on: stage.Reference | Sequence[stage.Reference] = (),
+    retrain: bool = False,
+    strategy: str | None = None,
+    budget: int | None = None,
+    share: float | None = None,
+    dataset: stage.Reference | None = None,
+    template: str | None = None,
+    training: TrainingConfig | dict[str, Any] | None = None,
+    adapter: AdapterConfig | dict[str, Any] | None = None,
+    from_predictions: int = 0,
+    retraining: TrainingConfig | dict[str, Any] | None = None,
+    seed: int | None = None,
+    predicted: dict[str, Any] | None = None,
+    name: str | None = None,
+    device: str | None = None,
+    progress: stage.ProgressCallback | None = None,
+    should_cancel: stage.CancelCheck | None = None,
+) -> Run:
+    """Migrate, evaluate, and compare with full retraining.
+
+    One source and one target are a single migration, several targets a chain, several sources an
+    aggregation. sources: runs with prompts; fit_on: backbones on which source prompts of the data set
+    are fitted first. retrain: fit the full retraining on the last target too, unless there is one;
+    without it, the comparison is made only where one exists. strategy, budget (or share), training,
+    adapter and from_predictions are those of `migrate`; retraining overrides the settings of the full
+    retraining. predicted: the seconds that were expected when the plan was launched, kept with its
+    job. name: that of the comparison. Returns the comparison, or the evaluation where there is nothing
+    to compare with. Raises what `migrate` and `fit_prompts` raise.
+    """
+    request = PlanRequest.from_arguments(locals())
+    execution = stage.Execution(device, progress, should_cancel)
+    stages = plan_stages(ws, request, _device_name(device))
+    overall = stage.OverallProgress(_parts(stages), progress)
+    steps = _Steps(ws, request, stages)
+    result: Any = None
+    for number, item in enumerate(stages):
+        result = overall.do(number, execution, steps.of(item))
+    return result[0] if isinstance(result, list) else result
+
+
+class _Steps:
+    """What each stage of a plan does, and the runs that came out so far."""
+
+    def __init__(self, ws: Workspace, request: PlanRequest, stages: Sequence[PlanStage]) -> None:
+        self.ws, self.request = ws, request
+        self.settings = plan_settings(ws, request)
+        self.compared = any(item.kind == "compare" for item in stages)
+        self.sources = [source.id for source in self.settings.sources]
+        self.scored = [source.id for source in self.settings.sources if has_model(source)]
+        self.hops: list[Run] = []
+        self.evaluations: list[Run] = []
+
+    def of(self, item: PlanStage) -> Callable[[stage.Execution], Run | list[Run]]:
+        """Return the work of a stage."""
+        work = getattr(self, f"_{item.kind}")
+        return lambda part: work(item.subject, part)
+
+    def _model(self, subject: str, part: stage.Execution) -> Run:
+        part.announce(f"adding the model {subject}")
+        return backbone_run(self.ws, subject, device=part.device)
+
+    def _fit(self, subject: str, part: stage.Execution) -> Run:
+        run = run_fit(self.ws, self._fitting(subject, role="source"), part)
+        self.sources.append(run.id)
+        self.scored.append(run.id)
+        return run
+
+    def _fitting(self, subject: str, **more: Any) -> FitRequest:
+        """Return the request to fit prompts as the plan's other prompts are, on a backbone."""
+        template = self.settings.template
+        usual = DEFAULT_TEMPLATES[self.settings.data.summary["task"]]
+        return FitRequest(
+            dataset=self.settings.data.id,
+            backbone=subject,
+            # The default is left open, so that this is the question that `fit_prompts` asks, too.
+            template=None if template.name == usual else template.spec,
+            seed=self.request.seed,
+            **more,
+        )
+
+    def _migrate(self, subject: str, part: stage.Execution) -> Run:
+        start = (self.hops[-1].id,) if self.hops else tuple(self.sources)
+        self.hops.append(run_migration(self.ws, self.request.hop(start, subject), part))
+        return self.hops[-1]
+
+    def _retrain(self, subject: str, part: stage.Execution) -> Run:
+        fitting = self._fitting(subject, role="retrained", training=self.request.retraining)
+        return run_fit(self.ws, fitting, part)
+
+    def _evaluate(self, _subject: str, part: stage.Execution) -> list[Run]:
+        subjects = [self.hops[-1].id]
+        if self.compared:
+            # It was there when the stages were planned, or one of them made it.
+            runs = self.ws.runs(kind="prompts", status="finished")
+            retrained = next((run for run in runs if replaces(self.hops[-1], run)), None)
+            if retrained is None:
+                raise StoreError(
+                    "The full retraining to compare with is gone, or was made on other files of the "
+                    "model; run the plan again with retrain (--retrain)."
+                )
+            subjects += [*self.scored, retrained.id]
+        overall = stage.OverallProgress([1.0] * len(subjects), part.progress)
+        self.evaluations = [
+            run_evaluation(self.ws, EvaluationRequest(subject=run), part.part(overall, number))
+            for number, run in enumerate(subjects)
+        ]
+        return self.evaluations
+
+    def _compare(self, _subject: str, part: stage.Execution) -> Run:
+        return compare(
+            self.ws,
+            self.evaluations,
+            reference=self.evaluations[-1],
+            baselines=self.request.retrain,
+            name=self.request.name or stage.slug("plan", self.hops[-1].name),
+            **part.callbacks,
+        )
+
+
+def _parts(stages: Sequence[PlanStage]) -> list[stage.Part]:
+    """Weigh the stages by their predicted seconds; those without, by their arithmetic.
+
+    Arithmetic becomes seconds at the pace of the stages that were measured.
+    """
+    known = [item for item in stages if item.prediction is not None]
+    seconds = sum(item.prediction.seconds for item in known if item.prediction)
+    work = sum(item.work for item in known)
+    pace = seconds / work if seconds and work else 1.0
+    return [
+        stage.Part(item.title, item.prediction.seconds)
+        if item.prediction is not None
+        else stage.Part(item.title, item.work * pace, measured=False)
+        for item in stages
+    ]
+
+
+def _device_name(device: str | None) -> str:
+    """Return the device as runs record it."""
+    from puma_engine.training.device import resolve_device
+
+    return device_name(resolve_device(device))

@@ -1,0 +1,122 @@
+"""Whole migrations: from a data set alone to a verdict, in stages that are reported and reused."""
+
+import json
+
+import pytest
+from small_runs import QUICK, SMALL, write_ratings
+from tiny import tiny_backbone_folder
+from typer.testing import CliRunner
+
+from puma_engine import Workbench
+from puma_engine.cli.application import app
+from puma_engine.errors import Cancelled, ConfigError
+from puma_engine.pipeline import plan_stages
+from puma_engine.requests import PlanRequest
+
+SETTINGS = {"strategy": "random", "budget": 6, "training": QUICK, "adapter": SMALL}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A workspace with a data set, and two models that are not in it yet."""
+    folder = tmp_path_factory.mktemp("whole")
+    bench = Workbench(folder / "ws", create=True)
+    data = bench.import_dataset("table", path=write_ratings(folder / "r.csv"), task="rating")
+    small = str(tiny_backbone_folder(folder / "models", "llama"))
+    large = str(tiny_backbone_folder(folder / "models", "qwen2", width=48))
+    return bench, data, small, large
+
+
+@pytest.fixture(scope="module")
+def done(world):
+    """A whole migration from the data set alone: its comparison, its stages and its reports."""
+    bench, data, small, large = world
+    question = {"dataset": data.id, "fit_on": small, "targets": large, "retrain": True}
+    question |= SETTINGS | {"retraining": QUICK}
+    stages = plan_stages(bench.workspace, PlanRequest.from_dict(question))
+    reports = []
+    return bench.run_plan(**question, progress=reports.append), question, stages, reports
+
+
+def test_a_data_set_becomes_a_verdict_in_one_question(world, done):
+    bench, data, small, large = world
+    comparison, _question, stages, reports = done
+    kinds = ["model", "model", "fit", "migrate", "retrain", "evaluate", "compare"]
+    assert [item.kind for item in stages] == kinds
+    assert all(item.prediction is None and item.work > 0 for item in stages)
+    assert [part["status"] for part in reports[-1].parts] == ["finished"] * len(kinds)
+    assert [part["title"] for part in reports[-1].parts] == [item.title for item in stages]
+    shares = [report.overall for report in reports]
+    assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == 1
+    assert comparison.kind == "comparison" and bench.judge(comparison).method is not None
+    methods = bench.workspace.get_table(comparison.id, "methods")
+    assert {"source", "migrated", "retrained", "baseline"} == set(methods["kind"])
+    # The runs are those that the stages make by themselves.
+    source = bench.fit_prompts(data, small)
+    moved = bench.migrate(source, large, **SETTINGS)
+    again = bench.fit_prompts(data, large, role="retrained", training=QUICK)
+    lineage = {run.id for run in bench.workspace.lineage(comparison.id)}
+    assert lineage >= {source.id, moved.id, again.id}
+
+
+def test_asking_again_reuses_every_stage_and_predicts_from_what_was_measured(world, done):
+    bench, data, _small, large = world
+    comparison, question, _stages, _reports = done
+    reports = []
+    assert bench.run_plan(**question, progress=reports.append).id == comparison.id
+    assert {part["status"] for part in reports[-1].parts} == {"reused"}
+    stages = {
+        item.kind: item for item in plan_stages(bench.workspace, PlanRequest.from_dict(question))
+    }
+    assert set(stages) == {"fit", "migrate", "evaluate", "compare"}
+    source = next(run for run in bench.runs("prompts") if run.config["role"] == "source")
+    assert [run.run for run in stages["fit"].prediction.evidence] == [source.id]
+    assert stages["evaluate"].prediction.seconds > 0
+    # Prompts that exist need no fit, and a retraining that exists is not made again.
+    request = PlanRequest(sources=(source.id,), targets=(large,), **SETTINGS)
+    kinds = [item.kind for item in plan_stages(bench.workspace, request)]
+    assert kinds == ["migrate", "evaluate", "compare"]
+    assert request.dataset is None and source.inputs["dataset"] == data.id
+
+
+def test_the_command_line_asks_the_same_question(world, done):
+    bench, data, small, large = world
+    words = ["--dataset", data.id, "--fit-on", small, "--target", large, "--retrain"]
+    words += ["--strategy", "random", "--budget", "6", "--hidden", "16"]
+    words += ["--epochs", "2", "--batch-size", "64", "--learning-rate", "0.01"]
+    words += ["--workspace", str(bench.workspace.root), "--json"]
+    shown = CliRunner().invoke(app, ["plan", "run", *words])
+    assert shown.exit_code == 0, shown.output
+    assert json.loads(shown.stdout)["id"] == done[0].id
+
+
+def test_a_cancelled_plan_keeps_its_finished_stages(world, done):
+    bench = world[0]
+    question = done[1] | {"budget": 5}
+    reports = []
+    with pytest.raises(Cancelled):
+        bench.run_plan(
+            **question,
+            progress=reports.append,
+            should_cancel=lambda: (
+                bool(reports) and reports[-1].stage == "Evaluate 3 methods on held-out records"
+            ),
+        )
+    statuses = [part["status"] for part in reports[-1].parts]
+    assert statuses == ["reused", "finished", "running", "waiting"]
+    reports.clear()
+    bench.run_plan(**question, progress=reports.append)
+    assert [part["status"] for part in reports[-1].parts][:2] == ["reused", "reused"]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"fit_on": ("a",), "targets": ("b",)}, "needs a data set"),
+        ({"fit_on": ("a",), "sources": ("p",), "targets": ("b", "c")}, "not 2 and 2"),
+        ({"targets": ("b",), "dataset": "d"}, "not 0 and 1"),
+    ],
+)
+def test_a_plan_without_an_origin_is_refused(values, words):
+    with pytest.raises(ConfigError, match=words):
+        PlanRequest(**values)
