@@ -18,7 +18,7 @@ from puma_engine.jobs import Job
 from puma_engine.pipeline.backbones import list_zoo
 from puma_engine.requests import FitRequest
 from puma_engine.store import Run
-from puma_engine.training.device import DTYPES, DeviceMemory, device_memory
+from puma_engine.training.device import DTYPES, DeviceMemory, device_memory, is_bf16_on_cpu
 
 TIGHT = 0.85  # above this share of the free memory, little is left for batches
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
@@ -54,14 +54,16 @@ class MemoryNeed:
 
 
 def needs(run: Run, devices: list[DeviceMemory]) -> list[MemoryNeed]:
-    """Return the memory of a backbone's weights on each device: bf16 on a GPU, fp32 on a CPU.
+    """Return the memory of a backbone's weights on each device, in the precision that "auto" is there.
 
     For a quantised backbone it is the measured memory.
     """
     result = []
     for device in devices:
-        precision = "fp32" if device.device == "cpu" else "bf16"
-        need = run.summary["parameters"] * DTYPES[precision].bytes
+        parameters = run.summary["parameters"]
+        on_cpu = device.device == "cpu"
+        precision = "fp32" if on_cpu and not is_bf16_on_cpu(parameters) else "bf16"
+        need = parameters * DTYPES[precision].bytes
         if run.summary.get("quantised"):
             precision, need = run.summary["quantised"], run.summary["memory_bytes"]
         result.append(MemoryNeed(precision, int(need), device))

@@ -6,6 +6,7 @@ names the part that fails.
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
@@ -140,7 +141,8 @@ class FrozenBackbone:
         """Load a backbone by zoo name, folder, GGUF file or hub id.
 
         device: "cpu", "cuda", "cuda:1", "auto" (layers on all GPUs, where there are several), or
-        None for the best there is. precision: "fp32", "bf16", "fp16", or "auto" (bf16 on a GPU, fp32 on a CPU).
+        None for the best there is. precision: "fp32", "bf16", "fp16", or "auto", see
+        `training.device.resolve_precision`.
         revision: branch, tag or commit of a hub id (default: main). quantise: "4bit", "8bit",
         "fp8" or None. announce: called before weights are fetched or read, with a phrase that says
         how much memory they take. Large models on a GPU are compiled. Raises BackboneError, also for a model
@@ -160,10 +162,11 @@ class FrozenBackbone:
                 "to it; leave it out, or give the model as a folder or a hub id."
             )
         check_quantisation(quantise, main_device, spread=spread)
-        name = resolve_precision(precision, main_device)
         free = free_bytes(None if spread else main_device)
         where = "all GPUs together" if spread else str(main_device)
         shapes = source.shapes()
+        parameters = sum(math.prod(shape) for shape in shapes.values())
+        name = resolve_precision(precision, main_device, parameters)
         need = weight_bytes(shapes, name, quantise)
         check_room(source.spec, need, free, where)
         if announce is not None:

@@ -67,7 +67,7 @@ SETTINGS_HELP: dict[type, dict[str, str]] = {
         "warmup": "Share of the steps before the peak, in [0, 1).",
         "grad_clip": "Largest norm of a gradient.",
         "optimizer": "Optimiser.",
-        "precision": "Arithmetic; auto is bf16 on a GPU and fp32 on a CPU.",
+        "precision": "Arithmetic; auto is bf16 on a GPU and fp32 on a CPU; large frozen models are bf16 on a CPU that has it in hardware.",
         "patience": "Epochs to wait for a better validation value; 0 never stops early.",
         "seed": "Seed of every draw.",
         "checkpoint_seconds": "Seconds between checkpoints.",

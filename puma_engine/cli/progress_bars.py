@@ -1,5 +1,6 @@
 """Progress bars with an ETA, and Ctrl-C that stops at a checkpoint."""
 
+import logging
 import signal
 import sys
 import threading
@@ -26,7 +27,7 @@ def watched(
     quiet prints nothing. The first Ctrl-C stops the work at its next checkpoint, the second at
     once.
     """
-    with _interruptible() as should_cancel:
+    with _interruptible() as should_cancel, _log_lines(quiet=quiet):
         if quiet or not distributed.is_main_process():
             yield (lambda _report: None), should_cancel
         elif sys.stderr.isatty():
@@ -34,6 +35,27 @@ def watched(
                 yield show, should_cancel
         else:
             yield _lines(title), should_cancel
+
+
+class _StandardError(logging.Handler):
+    """Prints to the standard error of the moment, which progress bars replace while they are shown."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(record.getMessage(), file=sys.stderr)
+
+
+@contextmanager
+def _log_lines(*, quiet: bool) -> Iterator[None]:
+    """Print what the engine logs meanwhile, such as the threads that it uses; quiet: warnings alone."""
+    logger, handler = logging.getLogger("puma_engine"), _StandardError()
+    before = logger.level
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import logging
 import os
 import signal
 import sys
@@ -32,6 +33,8 @@ MAX_POINTS = 200
 def main(arguments: Sequence[str] | None = None, commands: Commands | None = None) -> int:
     """Run one job to its end. commands: what may be run (default: the pipeline's)."""
     root, job_id, attempt = arguments if arguments is not None else sys.argv[1:]
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    logging.getLogger("puma_engine").setLevel(logging.INFO)
     ws = Workspace.open(root)
     return execute(ws, job_id, int(attempt), commands)
 

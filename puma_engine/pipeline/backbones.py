@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from puma_engine.errors import BackboneError, NotFoundError
 from puma_engine.pipeline import stage
-from puma_engine.pipeline.item_cache import item_store
+from puma_engine.pipeline.item_cache import item_facts, item_store
 from puma_engine.store import Run, Workspace
+from puma_engine.training.cpu_threads import use_free_threads
 
 if TYPE_CHECKING:
     from puma_engine.backbone import FrozenBackbone
@@ -113,7 +114,19 @@ def load_backbone(
     spec, revision = run.config["spec"], run.config["revision"]
     backbone = _load(spec, revision, device, precision, run.config.get("quantise"))
     backbone.prefix_store = item_store(ws, run, backbone)
+    if backbone.device.type == "cpu":
+        use_free_threads()
     return backbone
+
+
+def computing_facts(backbone: FrozenBackbone) -> dict[str, Any]:
+    """Return how a model computed, for a run's cost: model_precision, threads on a CPU, cached items."""
+    facts: dict[str, Any] = {"model_precision": backbone.info.dtype} | item_facts(backbone)
+    if backbone.device.type == "cpu":
+        import torch
+
+        facts["threads"] = torch.get_num_threads()
+    return facts
 
 
 def release_backbones() -> None:

@@ -103,7 +103,7 @@ def _device() -> Row:
     except ImportError as error:
         return _row("device", "fail", f"torch cannot be loaded: {error}")
     if not torch.cuda.is_available():
-        bf16 = "; fast in bf16 (--precision bf16)" if has_fast_bf16() else ""
+        bf16 = "; fast in bf16, in which large models are read" if has_fast_bf16() else ""
         return _row("device", "ok", f"CPU, {torch.get_num_threads()} threads{bf16}; no CUDA")
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return _row("device", "ok", ", ".join(names))

@@ -9,9 +9,8 @@ from puma_engine.backbone.templates import get_template
 from puma_engine.config import PromptConfig, TrainingConfig
 from puma_engine.defaults import DEFAULT_TEMPLATES, fit_defaults
 from puma_engine.pipeline import stage
-from puma_engine.pipeline.backbones import backbone_run, load_backbone
+from puma_engine.pipeline.backbones import backbone_run, computing_facts, load_backbone
 from puma_engine.pipeline.importing_data import load_dataset
-from puma_engine.pipeline.item_cache import item_facts
 from puma_engine.pipeline.stored_prompts import save_prompts, shape_of, template_to_fit
 from puma_engine.requests import FitRequest, Role, training_of
 from puma_engine.store import Run, Workspace
@@ -82,7 +81,7 @@ def run_fit(ws: Workspace, request: FitRequest, execution: stage.Execution) -> R
             **execution.callbacks,
         )
         result = fitted_result(ws, fitted, len(dataset.users) if trainable else 0)
-        result.cost |= item_facts(backbone)
+        result.cost |= computing_facts(backbone)
         return result
 
     return stage.run_stage(

@@ -12,10 +12,9 @@ import numpy as np
 from puma_engine.config import AdapterConfig, TrainingConfig
 from puma_engine.defaults import migration_defaults
 from puma_engine.pipeline import stage
-from puma_engine.pipeline.backbones import backbone_run, load_backbone
+from puma_engine.pipeline.backbones import backbone_run, computing_facts, load_backbone
 from puma_engine.pipeline.fitting import training_result
 from puma_engine.pipeline.importing_data import load_dataset
-from puma_engine.pipeline.item_cache import item_facts
 from puma_engine.pipeline.selecting import run_selection, selected_users
 from puma_engine.pipeline.source_predictions import (
     ARTIFACT,
@@ -158,7 +157,7 @@ def run_migration(ws: Workspace, request: MigrationRequest, execution: stage.Exe
         result = training_result(migrated.result, int(table.meta["users_trained"]), migrated.flops)
         buffers = STORED_BUFFERS.values()
         learned = [value for name, value in tensors.items() if name not in buffers]
-        result.cost |= item_facts(backbone)
+        result.cost |= computing_facts(backbone)
         result.cost["adapter_parameters"] = sum(int(np.size(value)) for value in learned)
         result.summary["users_filled"] = table.meta["users_filled"]
         if predicted is not None:

@@ -8,10 +8,9 @@ from typing import Any
 from puma_engine.config import PromptConfig, TrainingConfig
 from puma_engine.defaults import refine_defaults
 from puma_engine.pipeline import stage
-from puma_engine.pipeline.backbones import load_backbone
+from puma_engine.pipeline.backbones import computing_facts, load_backbone
 from puma_engine.pipeline.fitting import fitted_result
 from puma_engine.pipeline.importing_data import load_dataset, task_of
-from puma_engine.pipeline.item_cache import item_facts
 from puma_engine.pipeline.predicting_regressions import predict_regressions
 from puma_engine.pipeline.selecting import selected_users
 from puma_engine.pipeline.stored_prompts import load_prompts, template_of
@@ -89,7 +88,7 @@ def refine(
             **execution.callbacks,
         )
         result = fitted_result(ws, fitted, int(fitted.table.meta["users_refined"]))
-        result.cost |= item_facts(backbone)
+        result.cost |= computing_facts(backbone)
         return result
 
     return stage.run_stage(

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 NO_LIMIT = 1 << 62
 SMI_SECONDS = 10.0
 CPUINFO = Path("/proc/cpuinfo")
+# Frozen models of so many parameters are read in bf16 on a CPU that has it in hardware.
+BF16_PARAMETERS = 100_000_000
 
 
 class Dtype(NamedTuple):
@@ -64,18 +66,24 @@ def resolve_device(device: str | None) -> str:
     return distributed.local_device(str(device))
 
 
-def resolve_precision(precision: str, device: torch.device) -> str:
+def resolve_precision(precision: str, device: torch.device, parameters: int = 0) -> str:
     """Return fp32, bf16 or fp16; "auto" is bf16 on a GPU and fp32 on a CPU.
 
-    Raises ConfigError for an unknown precision, and for fp16 on a CPU.
+    parameters: of a frozen model; large ones are bf16, too, on a CPU that has it in hardware. Raises ConfigError for an unknown precision, and for fp16 on a CPU.
     """
     if precision not in PRECISIONS:
         raise ConfigError(f"There is no precision {precision!r}; choose {', '.join(PRECISIONS)}.")
     if precision == "auto":
-        return "bf16" if device.type == "cuda" else "fp32"
+        in_half = device.type == "cuda" or is_bf16_on_cpu(parameters)
+        return "bf16" if in_half else "fp32"
     if precision == "fp16" and device.type == "cpu":
         raise ConfigError("fp16 needs a GPU; use fp32 or bf16 on a CPU.")
     return precision
+
+
+def is_bf16_on_cpu(parameters: int) -> bool:
+    """Return whether a frozen model of so many parameters is bf16 on this machine's CPU by default."""
+    return parameters >= BF16_PARAMETERS and has_fast_bf16()
 
 
 def free_bytes(device: torch.device | None) -> int:

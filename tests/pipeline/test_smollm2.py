@@ -12,6 +12,7 @@ from puma_engine.backbone.loading import locate, weight_bytes
 from puma_engine.backbone.templates import TEMPLATES
 from puma_engine.errors import BackboneError
 from puma_engine.store import Workspace
+from puma_engine.training.device import DTYPES
 
 TITLES = ("Dune by Frank Herbert", "Emma by Jane Austen", "It", "Sula", "Ulysses", "Middlemarch")
 CONTEXTS = [Context("Dune by Frank Herbert"), Context("Emma", ("Sula by Toni Morrison", "It"))]
@@ -30,7 +31,7 @@ def run(ws):
 
 @pytest.fixture(scope="module")
 def backbone(ws, run):
-    return pipeline.load_backbone(ws, run, device="cpu")
+    return pipeline.load_backbone(ws, run, device="cpu", precision="fp32")
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,10 @@ def test_its_licence_and_origin_are_recorded(run):
     card = run.summary
     assert (card["licence"], card["file_type"]) == ("Apache-2.0", "Q4_1")
     assert "HuggingFaceTB/SmolLM2-135M-Instruct" in card["origin"]
-    assert card["parameters"] == 134_515_008 and card["memory_bytes"] == 4 * card["parameters"]
+    assert (
+        card["parameters"] == 134_515_008
+        and card["memory_bytes"] == 134_515_008 * DTYPES[card["dtype"]].bytes
+    )
     assert not card["unread"]
 
 
@@ -115,4 +119,7 @@ def test_without_its_package_one_sentence_says_what_to_install(monkeypatch):
 
 
 def test_its_memory_is_known_before_it_is_loaded(run):
-    assert weight_bytes(locate("smollm2").shapes(), "fp32") == run.summary["memory_bytes"]
+    assert (
+        weight_bytes(locate("smollm2").shapes(), run.summary["dtype"])
+        == run.summary["memory_bytes"]
+    )

@@ -1,0 +1,139 @@
+"""Threads of a computation on the CPU, chosen from the cores that are free.
+
+Several threads wait for the slowest: on cores that others use, two of them were 7 to 10 times
+slower than one. So they are chosen from the cores that this process may use, a container's limit, and what
+other processes take of them. OMP_NUM_THREADS overrules all of it.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+CGROUP = Path("/sys/fs/cgroup")
+# Cores that others use are looked at for so long, and a choice holds for so long.
+SAMPLE_SECONDS = 0.15
+HOLD_SECONDS = 60.0
+# Others may use this much of the cores that a choice counts as free.
+SLACK = 0.25
+
+_log = logging.getLogger("puma_engine.device")
+_chosen: tuple[float, ThreadChoice] | None = None
+
+
+@dataclass(frozen=True)
+class ThreadChoice:
+    """A number of threads, and why."""
+
+    threads: int
+    reason: str
+
+
+def use_free_threads() -> ThreadChoice:
+    """Let torch use as many threads as cores are free, and say so in one line of the log.
+
+    A choice holds for HOLD_SECONDS, so that short stages do not wait for it each time.
+    """
+    global _chosen
+    import torch
+
+    if _chosen is not None and time.monotonic() - _chosen[0] < HOLD_SECONDS:
+        return _chosen[1]
+    most = _torch_threads()
+    named = next((name for name in VARIABLES if os.environ.get(name)), None)
+    if named is not None:
+        choice = ThreadChoice(torch.get_num_threads(), f"{named} is set")
+    else:
+        choice = choose_threads(most, cpu_quota(), cores_of_others(SAMPLE_SECONDS))
+        torch.set_num_threads(choice.threads)
+    if _chosen is None or _chosen[1].threads != choice.threads:
+        _log.info("CPU: %d %s (%s).", choice.threads, _word(choice.threads), choice.reason)
+    _chosen = (time.monotonic(), choice)
+    return choice
+
+
+def choose_threads(cores: int, quota: float | None, others: float) -> ThreadChoice:
+    """Return the threads to use of so many cores; others: cores that other processes use."""
+    limit = cores if quota is None else min(float(cores), quota)
+    threads = max(1, min(cores, math.floor(limit - others + SLACK)))
+    reason = f"{cores} cores may be used"
+    if quota is not None and quota < cores:
+        reason += f", a limit allows {quota:.1f}"
+    return ThreadChoice(threads, f"{reason}, others use {others:.1f}")
+
+
+def allowed_cores() -> list[int]:
+    """Return the numbers of the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def cores_of_others(seconds: float) -> float:
+    """Return the cores, of those that this process may use, that other processes use.
+
+    It is the larger one of what they use within `seconds`, and, if this process may use all cores,
+    of the mean load of the last minute without this process's own part.
+    """
+    import psutil
+
+    allowed = allowed_cores()
+    used = _busy_seconds(allowed)
+    started = time.perf_counter()
+    time.sleep(seconds)
+    now = max(0.0, (_busy_seconds(allowed) - used) / (time.perf_counter() - started))
+    if len(allowed) < (os.cpu_count() or 1):
+        return now
+    times, age = os.times(), time.time() - psutil.Process().create_time()
+    own = min(len(allowed), (times.user + times.system) / max(age, 1.0))
+    return max(now, os.getloadavg()[0] - own)
+
+
+def _busy_seconds(allowed: list[int]) -> float:
+    """Processor seconds of all processes but this one on some cores."""
+    import psutil
+
+    per_core = psutil.cpu_times(percpu=True)
+    busy = 0.0
+    for number in allowed:
+        if number < len(per_core):
+            core = per_core[number]
+            busy += core.user + core.system + getattr(core, "nice", 0.0)
+    own = os.times()
+    return busy - own.user - own.system
+
+
+def cpu_quota(root: Path = CGROUP) -> float | None:
+    """Return the cores that a container may use on average (cgroup v2 or v1), or None."""
+    try:
+        quota, period = (root / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota, period = (
+                (root / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period")
+            )
+        except OSError:
+            return None
+    try:
+        cores = int(quota) / int(period)
+    except (ValueError, ZeroDivisionError):
+        return None
+    return cores if cores > 0 else None
+
+
+@functools.cache
+def _torch_threads() -> int:
+    """Threads that torch takes of its own accord: the physical cores that it may use."""
+    import torch
+
+    return min(torch.get_num_threads(), len(allowed_cores()))
+
+
+def _word(threads: int) -> str:
+    return "thread" if threads == 1 else "threads"
