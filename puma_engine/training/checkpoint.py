@@ -1,6 +1,7 @@
 """Checkpoints of a training run: written atomically, verified when read, resumed exactly."""
 
 import json
+import secrets
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from puma_engine.errors import CheckpointError, StoreError
 from puma_engine.files import load_tensors, save_tensors, sha256_file, write_json
 
-TENSORS = "checkpoint-{step}.safetensors"
+TENSORS = "checkpoint-{step}-{token}.safetensors"
 RECORD = "checkpoint.json"
 # The version of a checkpoint's content; others are refused.
 FORMAT = 2
@@ -73,7 +74,9 @@ def save(
     arrays["random/cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         arrays["random/cuda"] = torch.cuda.get_rng_state()
-    path = folder / TENSORS.format(step=state.step)
+    # A new file each time: one step may be saved twice, as the last of an epoch is, and until the
+    # record is replaced it names the file before.
+    path = folder / TENSORS.format(step=state.step, token=secrets.token_hex(4))
     save_tensors(path, {name: value.cpu().numpy() for name, value in arrays.items()})
     record = {
         "format": FORMAT,

@@ -1,12 +1,15 @@
 """A checkpoint restores parameters, optimiser, best parameters and random numbers exactly."""
 
 import dataclasses
+import os
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from puma_engine.errors import StoreError
 from puma_engine.training import checkpoint
 from puma_engine.training.checkpoint import TrainingState
 
@@ -72,3 +75,28 @@ def test_a_restored_run_goes_on_like_the_saved_one(
         each.step()
     for name, parameter in checkpoint.trainable_parameters(module).items():
         torch.testing.assert_close(other.get_parameter(name), parameter, rtol=0, atol=0)
+
+
+def test_a_step_that_is_saved_again_leaves_the_checkpoint_before_whole(tmp_path, monkeypatch):
+    module, optimizer = trained([(3,)], set(), 0, 1)
+    before = checkpoint.copy_parameters(module)
+    state = TrainingState(step=4, batch=4)
+    checkpoint.save(tmp_path, "run", state, module, optimizer, None)
+    with torch.no_grad():
+        module.p0.add_(1)
+
+    def replace(source, target):
+        if str(target).endswith(checkpoint.RECORD):
+            raise OSError("the process ends here")
+        rename(source, target)
+
+    rename = os.replace
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(StoreError, match="cannot be written"):
+        checkpoint.save(tmp_path, "run", TrainingState(step=4, epoch=1), module, optimizer, before)
+    monkeypatch.undo()
+    loaded = checkpoint.load(tmp_path, "run")
+    assert loaded.state == state
+    assert torch.equal(torch.from_numpy(loaded.arrays["now/p0"]), before["p0"])
+    checkpoint.save(tmp_path, "run", TrainingState(step=5), module, optimizer, None)
+    assert len(list(tmp_path.iterdir())) == 2  # what the failed attempt left is gone, too
