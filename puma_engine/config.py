@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import math
+import numbers
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -15,6 +16,8 @@ from puma_engine.errors import ConfigError
 T = TypeVar("T")
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 OPTIMIZERS = ("adam", "adamw")
+# Larger seeds are refused by the generators of random numbers.
+MAX_SEED = 2**63
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 # Settings that runs store (and hash into their ids) under another name than the field's.
@@ -63,8 +66,23 @@ class _Config:
     def problems(self) -> list[str]:
         return []
 
+    def _wrong_types(self) -> list[str]:
+        """Name settings of another type than their field's, as a file or a caller may hold."""
+        problems = []
+        for item in dataclasses.fields(self):  # type: ignore[arg-type]
+            value, is_bool = getattr(self, item.name), isinstance(getattr(self, item.name), bool)
+            if item.type in (int, "int"):
+                if is_bool or not isinstance(value, numbers.Integral):
+                    problems.append(f"{item.name} must be a whole number, not {value!r}")
+            elif item.type in (float, "float"):
+                if is_bool or not isinstance(value, numbers.Real):
+                    problems.append(f"{item.name} must be a number, not {value!r}")
+            elif isinstance(item.default, str) and not isinstance(value, str):
+                problems.append(f"{item.name} must be a text, not {value!r}")
+        return problems
+
     def __post_init__(self) -> None:
-        problems = self.problems()
+        problems = self._wrong_types() or self.problems()
         if problems:
             raise ConfigError(f"{type(self).__name__}: " + "; ".join(problems) + ".")
 
@@ -120,12 +138,16 @@ class TrainingConfig(_Config):
         problems = _positive(self, "epochs", "batch_size", "learning_rate", "grad_clip")
         if not 0 <= self.warmup < 1:
             problems.append(f"warmup must be in [0, 1), not {self.warmup!r}")
-        if self.weight_decay < 0:
-            problems.append(f"weight_decay must be 0 or more, not {self.weight_decay!r}")
+        if not 0 <= self.weight_decay < math.inf:
+            problems.append(f"weight_decay must be 0 or more and finite, not {self.weight_decay!r}")
         if self.patience < 0:
             problems.append(f"patience must be 0 or more, not {self.patience!r}")
         if not 0 <= self.ema_decay < 1:
             problems.append(f"ema_decay must be in [0, 1), not {self.ema_decay!r}")
+        if not 0 <= self.seed < MAX_SEED:
+            problems.append(f"seed must be from 0 to {MAX_SEED - 1}, not {self.seed!r}")
+        if math.isnan(self.checkpoint_seconds):
+            problems.append("checkpoint_seconds must be a number, not nan")
         if self.optimizer not in OPTIMIZERS:
             problems.append(
                 f"optimizer must be one of {', '.join(OPTIMIZERS)}, not {self.optimizer!r}"

@@ -171,8 +171,12 @@ class TensorFile:
     @functools.cached_property
     def meta(self) -> Any:
         """The JSON value that `save_tensors` stored, or None. Raises StoreError if it is no JSON."""
-        with self._open() as file:
-            return parse_json((file.metadata() or {}).get("meta", "null"))
+        try:
+            return parse_json(self.metadata().get("meta", "null"))
+        except ValueError as error:
+            raise StoreError(
+                f"The metadata of {self.path} is no JSON ({error}); restore it or make it again."
+            ) from error
 
     def names(self) -> list[str]:
         """Return the names of the arrays."""

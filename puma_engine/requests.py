@@ -10,6 +10,9 @@ files or hub ids.
 """
 
 import dataclasses
+import numbers
+import types
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,7 +57,8 @@ class Request:
         """Build a request from plain JSON or from keyword arguments.
 
         Runs are taken by their ids, one reference for several where several are allowed, and whole
-        configurations as settings; None leaves a default. Raises ConfigError for unknown names.
+        configurations as settings; None leaves a default. Raises ConfigError for unknown names,
+        missing ones, and values of another type.
         """
         fields = {item.name: item for item in dataclasses.fields(cls)}
         given: dict[str, Any] = {}
@@ -67,9 +71,22 @@ class Request:
             if value is None:
                 continue
             value = _plain(value)
-            if str(fields[name].type).startswith("tuple"):
-                value = (value,) if isinstance(value, str) else tuple(value)
+            kind = fields[name].type
+            if typing.get_origin(kind) is tuple and isinstance(value, str):
+                value = (value,)
+            if not _fits(value, kind):
+                allowed = " or ".join(
+                    dict.fromkeys(_IN_WORDS[part] for part in _alternatives(kind))
+                )
+                raise ConfigError(f"{cls.__name__}: {name} must be {allowed}, not {value!r:.80}.")
             given[name] = value
+        missing = [
+            name
+            for name, item in fields.items()
+            if name not in given and item.default is item.default_factory is dataclasses.MISSING
+        ]
+        if missing:
+            raise ConfigError(f"{cls.__name__} needs {', '.join(missing)}.")
         return cls(**given)
 
     @classmethod
@@ -86,6 +103,32 @@ class Request:
             if value not in (item.default, {}, ()):
                 values[item.name] = list(value) if isinstance(value, tuple) else value
         return values
+
+
+_IN_WORDS: dict[Any, str] = {
+    **{str: "text", int: "a whole number", float: "a number", bool: "true or false"},
+    **{tuple: "a list of texts", Mapping: "an object of settings"},
+}
+
+
+def _alternatives(kind: Any) -> list[Any]:
+    """Return the types that a field allows, as keys of `_IN_WORDS`; a literal is a text."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        parts = [part for part in typing.get_args(kind) if part is not types.NoneType]
+        return [other for part in parts for other in _alternatives(part)]
+    origin = typing.get_origin(kind)
+    return [str if origin is Literal else origin or kind]
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Return whether a plain value is of a type that a field allows."""
+    allowed = _alternatives(kind)
+    if isinstance(value, bool):
+        return bool in allowed
+    if isinstance(value, tuple):
+        return tuple in allowed and all(isinstance(item, str) for item in value)
+    numeric = {int: numbers.Integral, float: numbers.Real}
+    return any(isinstance(value, numeric.get(one, one)) for one in allowed)
 
 
 def _plain(value: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from puma_engine.backbone import hub
-from puma_engine.errors import MigrationError, StoreError
+from puma_engine.errors import ConfigError, MigrationError, StoreError
 from puma_engine.exchange.prompt_file import HEAD_FILE, read_head, write_head
 from puma_engine.files import load_tensors, read_json, save_tensors, write_json, write_text
 
@@ -45,7 +45,7 @@ class AdapterFile:
 
         try:
             return load_adapter(self.tensors, self.config)
-        except (RuntimeError, KeyError) as error:
+        except (RuntimeError, KeyError, ConfigError) as error:
             reason = str(error).strip().splitlines()[-1].strip()
             raise MigrationError(
                 f"The adapter's tensors do not fit its config.json ({reason}); export it again."

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,6 +105,8 @@ def _read_parquet(path: Path, column: str) -> Table:
         raise DataError(f"Every vector in {path} must have the same length, above 0.")
     try:
         extra = parse_json((table.schema.metadata or {}).get(b"puma", b"{}"))
+        if extra and not {"tokens", "meta"} <= extra.keys():
+            raise ValueError("it lacks tokens or meta")
         head = {k: np.asarray(v, np.float32) for k, v in (extra.get("head") or {}).items()} or None
         vectors = np.array(rows, dtype=np.float32)
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
@@ -156,7 +157,8 @@ def _read_numpy(path: Path, column: str) -> Table:
     try:
         loaded = np.load(path, allow_pickle=False)
         arrays = {"vectors": loaded} if isinstance(loaded, np.ndarray) else dict(loaded.items())
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:
+        # What NumPy and zipfile raise for a damaged file are errors of many kinds.
         raise DataError(
             f"The file {path} cannot be read as NumPy arrays ({error}); pickled ones are never loaded."
         ) from error

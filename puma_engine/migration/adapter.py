@@ -162,16 +162,24 @@ def load_adapter(tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> 
     """Rebuild an adapter, in eval mode, from its stored tensors and shape.
 
     tensors: as `adapter_tensors` returns them; meta: d_in, d_out, hidden, depth and dropout.
-    Raises KeyError where meta lacks one of these, RuntimeError where the tensors do not fit it.
+    Raises KeyError where meta lacks one of these, ConfigError where one is no such number, and
+    RuntimeError where the tensors do not fit them.
     """
-    config = AdapterConfig(
-        hidden=int(meta["hidden"]), depth=int(meta["depth"]), dropout=float(meta["dropout"])
-    )
-    network = Adapter(int(meta["d_in"]), int(meta["d_out"]), config)
+    config = AdapterConfig(hidden=meta["hidden"], depth=meta["depth"], dropout=meta["dropout"])
     names = {stored: name for name, stored in STORED_BUFFERS.items()}
-    state = {names.get(name, name): torch.from_numpy(np.array(v)) for name, v in tensors.items()}
+    state = {
+        names.get(name, name): torch.from_numpy(np.array(value, dtype=np.float32))
+        for name, value in tensors.items()
+    }
+    widths, numbers = [meta["d_in"], meta["d_out"]], sum(value.numel() for value in state.values())
+    for size in (*widths, config.hidden, config.depth):
+        if isinstance(size, bool) or not isinstance(size, int) or not 0 < size <= numbers:
+            raise RuntimeError(f"a size is {size!r:.40}, and its tensors hold {numbers:,} numbers")
+    # Without memory, so that a damaged shape is compared with the tensors before it is allocated.
+    with torch.device("meta"):
+        network = Adapter(meta["d_in"], meta["d_out"], config)
     for name in STORED_BUFFERS:
         # A buffer that is None has no place in the state that load_state_dict fills.
         setattr(network, name, state.get(name))
-    network.load_state_dict(state)
+    network.load_state_dict(state, assign=True)
     return network.eval()

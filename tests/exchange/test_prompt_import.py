@@ -6,8 +6,10 @@ import pickle
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch
 from small_runs import QUICK, write_ratings
 from tiny import tiny_backbone_folder
@@ -17,7 +19,7 @@ from puma_engine.backbone.tasks import RatingHead
 from puma_engine.errors import ConfigError, DataError, StoreError
 from puma_engine.evaluation.prediction import predict
 from puma_engine.exchange.packed import write_packed
-from puma_engine.exchange.prompt_formats import content_hash, read_prompts
+from puma_engine.exchange.prompt_formats import content_hash, read_prompts, write_parquet
 from puma_engine.exchange.user_ids import read_ids
 from puma_engine.files import save_tensors
 from puma_engine.prompts.table import PromptTable
@@ -356,3 +358,29 @@ def test_the_hash_depends_on_content_and_ids(tmp_path, world, ids):
     alone, named = content_hash(tmp_path / "t.npy"), content_hash(tmp_path / "t.npy", ids)
     ids.write_text(ids.read_text() + "x\n")
     assert len({alone, named, content_hash(tmp_path / "t.npy", ids)}) == 3
+
+
+def test_a_table_whose_own_description_is_damaged_is_refused(tmp_path):
+    table = PromptTable(np.array(["a", "b"]), np.ones((2, 2, 3), np.float32))
+    path = tmp_path / "prompts.parquet"
+    write_parquet(path, table, {})
+    assert read_prompts(path).vectors.shape == (2, 2, 3)
+    read = pq.read_table(path)
+    about = json.loads(read.schema.metadata[b"puma"])
+    del about["tokens"]
+    pq.write_table(read.replace_schema_metadata({"puma": json.dumps(about)}), path)
+    with pytest.raises(DataError, match="it lacks tokens or meta"):
+        read_prompts(path)
+    save_file({"vectors": np.ones((2, 3), np.float32)}, tmp_path / "t.safetensors", {"meta": "{"})
+    with pytest.raises(StoreError, match="metadata of .* is no JSON"):
+        read_prompts(tmp_path / "t.safetensors")
+
+
+def test_an_archive_that_numpy_cannot_unpack_is_refused(tmp_path):
+    path = tmp_path / "prompts.npz"
+    np.savez(path, vectors=np.ones((2, 3), np.float32))
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\x01\x02") + 10] = 99  # a way of packing that there is not
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="cannot be read as NumPy arrays"):
+        read_prompts(path)

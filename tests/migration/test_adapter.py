@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from puma_engine.config import AdapterConfig
-from puma_engine.errors import ConfigError
+from puma_engine.config import AdapterConfig, TrainingConfig
+from puma_engine.errors import ConfigError, MigrationError
+from puma_engine.exchange.adapter_folders import AdapterFile
 from puma_engine.files import load_tensors, save_tensors
 from puma_engine.migration.adapter import (
     Adapter,
@@ -153,3 +154,23 @@ def test_settings_are_stored_and_hashed_under_their_old_names():
 def test_wrong_settings_are_reported_together():
     with pytest.raises(ConfigError, match=r"hidden.*depth.*dropout"):
         AdapterConfig(hidden=0, depth=1, dropout=1.0)
+
+
+@pytest.mark.parametrize("setting", ["epochs", "batch_size", "learning_rate", "optimizer", "seed"])
+@pytest.mark.parametrize("value", [[], {}, None, "x", True, float("nan"), -1])
+def test_settings_of_a_wrong_type_or_range_are_refused(setting, value):
+    with pytest.raises(ConfigError, match=setting):
+        TrainingConfig(**{setting: value})
+
+
+@pytest.mark.parametrize("name", ["d_in", "d_out", "hidden", "depth", "dropout"])
+@pytest.mark.parametrize("value", [None, "x", [], {}, float("nan"), 10**30, 10**9, -1, 0.5, True])
+def test_a_damaged_shape_is_refused_before_anything_is_allocated(name, value):
+    config = AdapterConfig(hidden=5, depth=3)
+    meta = {"d_in": 4, "d_out": 6} | config.to_dict()
+    file = AdapterFile(adapter_tensors(Adapter(4, 6, config)), meta | {name: value})
+    if (name, value) == ("dropout", 0.5):
+        assert file.network().config.dropout == 0.5
+    else:
+        with pytest.raises(MigrationError, match="do not fit its config.json"):
+            file.network()

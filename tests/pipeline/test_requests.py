@@ -13,6 +13,7 @@ from dashboard.engine import plans
 from puma_engine import Workbench, jobs, pipeline
 from puma_engine.cli import app
 from puma_engine.config import AdapterConfig, TrainingConfig
+from puma_engine.defaults import fit_defaults
 from puma_engine.errors import ConfigError, MigrationError, SelectionError
 from puma_engine.jobs import runner
 from puma_engine.jobs.queue import claim
@@ -24,6 +25,7 @@ from puma_engine.requests import (
     PlanRequest,
     RefineRequest,
     SelectionRequest,
+    training_of,
 )
 
 
@@ -203,3 +205,20 @@ def test_a_whole_configuration_replaces_every_default(world):
         bench.workspace, source.name, target.name, training=values, adapter={"hidden": 8}
     )
     assert by_name.id != run.id  # overrides leave the other defaults
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"backbone": "small"}, "FitRequest needs dataset"),
+        ({"dataset": [], "backbone": "small"}, "dataset must be text"),
+        ({"dataset": "data", "backbone": True}, "backbone must be text, not True"),
+        ({"dataset": "data", "backbone": "small", "seed": 1.5}, "seed must be a whole number"),
+        ({"dataset": "data", "backbone": "small", "training": []}, "training must be an object"),
+        ({"dataset": "data", "backbone": "small", "training": {"epochs": {}}}, "epochs must be"),
+    ],
+)
+def test_damaged_arguments_of_a_request_are_refused_in_one_sentence(values, words):
+    with pytest.raises(ConfigError, match=words):
+        request = FitRequest.from_dict(values)
+        training_of(fit_defaults("rating", 20), request.training)
