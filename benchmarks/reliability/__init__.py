@@ -1,0 +1,14 @@
+"""Kills, damaged inputs and power losses, in numbers that anybody can measure again.
+
+    python -m benchmarks.reliability --kills 1000 --mutations 10000 --power-loss --processes 14
+
+Everything runs on tiny data and tiny random models, in processes that are forked from one that has
+loaded the libraries. The program under test is not changed: what kills a process at its n-th write
+is put around functions of the standard library, in the process that is to die.
+"""
+
+import sys
+from pathlib import Path
+
+# Writers of tiny models and of small files in the layouts of published data sets.
+sys.path.append(str(Path(__file__).resolve().parents[2] / "tests" / "support"))

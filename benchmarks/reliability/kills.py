@@ -1,0 +1,145 @@
+"""Kills at every operation and at random moments: the same command must end well afterwards."""
+
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.reliability.forking import Command, Ended, forked, kill, nothing
+from benchmarks.reliability.operations import Counter, watch_operations
+from benchmarks.reliability.workloads import (
+    WORKLOADS,
+    Reference,
+    Workload,
+    fresh,
+    inspect,
+    template_of,
+    whole,
+)
+
+MAX_MOMENTS = 200
+AT_OPERATION, AT_RANDOM = "at an operation", "at a random moment"
+
+
+Planned = tuple[str, str, str, int | float]
+
+
+def plan(references: dict[str, Reference], kills: int, seed: int) -> list[Planned]:
+    """Return kills as workload, kind, role and moment, in the order to try them.
+
+    At most half of them are at operations: each of each process, or a draw where they are too many.
+    The others come at random moments, given as shares of the undisturbed duration. There are more
+    than asked for, since a process may have ended before its moment.
+    """
+    draw = random.Random(seed)
+    operations: list[Planned] = [
+        (name, AT_OPERATION, role, moment)
+        for name, reference in references.items()
+        for role, count in reference.moments.items()
+        # A worker that waits looks at its queue again and again.
+        for moment in draw.sample(range(1, count + 1), min(count, MAX_MOMENTS))
+    ]
+    draw.shuffle(operations)
+    rest: list[Planned] = []
+    for _ in range(kills):
+        name = draw.choice(list(references))
+        role = draw.choice(["all", *references[name].moments])
+        rest.append((name, AT_RANDOM, role, draw.random()))
+    both = operations[: kills // 2 + 1] + rest
+    draw.shuffle(both)
+    return both
+
+
+def tries(
+    base: Path,
+    references: dict[str, Reference],
+    planned: list[Planned],
+    place: Path,
+    deadline: float,
+    seed: int,
+) -> Iterator[dict[str, Any]]:
+    """Try kills in one place until the deadline; yield what came out of each."""
+    draw = random.Random(f"{seed} {place.name}")
+    workloads = {workload.name: workload for workload in WORKLOADS}
+    for name, kind, role, moment in planned:
+        if time.monotonic() > deadline:
+            return
+        began = time.monotonic()
+        row = _try(base, workloads[name], references[name], place, kind, role, moment, draw)
+        yield row | {"seconds": round(time.monotonic() - began, 3)}
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def _try(
+    base: Path,
+    workload: Workload,
+    reference: Reference,
+    place: Path,
+    kind: str,
+    role: str,
+    moment: int | float,
+    draw: random.Random,
+) -> dict[str, Any]:
+    fresh(base, workload, place)
+    row: dict[str, Any] = {"workload": workload.name, "kind": kind, "role": role, "moment": moment}
+    row |= {"kills": 0, "cpu_seconds": 0.0, "problems": {}}
+
+    def note(problems: dict[str, list[str]]) -> None:
+        for name, sentences in problems.items():
+            if sentences:
+                row["problems"].setdefault(name, []).extend(sentences)
+
+    def judge(command: Command, ended: Ended) -> None:
+        row["kills"] += command.kills
+        row["cpu_seconds"] = round(row["cpu_seconds"] + command.cpu_seconds, 3)
+        if ended.hung:
+            note({"hang": [f"It used {ended.cpu_seconds:.0f} s of the processor."]})
+        elif ended.traceback:
+            note({"traceback": [ended.error[-2000:]]})
+        elif ended.code and not ended.killed:
+            note({"refused": [ended.error[-500:]]})
+
+    # A job that is killed three times fails, as it should.
+    for number in range(1 + (kind == AT_RANDOM and draw.random() < 0.3)):
+        if kind == AT_OPERATION:
+            prepare = _deadly(role, int(moment))
+            command = workload.command(base, place, f"killed-{number}", prepare=prepare)
+            command.start()
+        else:
+            command = workload.command(base, place, f"killed-{number}")
+            share = moment if number == 0 else draw.random()
+            _kill_at(command, share * reference.ended.seconds, role)
+        ended = command.ended()
+        command.wait_for_jobs()
+        judge(command, ended)
+        note(forked(whole, place, template_of(base, workload.after)))
+    command = workload.command(base, place, "again")
+    command.start()
+    ended = command.ended()
+    command.wait_for_jobs()
+    judge(command, ended)
+    note(forked(inspect, place, reference.place))
+    return row
+
+
+def _deadly(role: str, moment: int) -> Callable[[str], Callable[[], None]]:
+    def prepare(own: str) -> Callable[[], None]:
+        if own == role:
+            watch_operations(Counter(moment))
+        return nothing(own)
+
+    return prepare
+
+
+def _kill_at(command: Command, seconds: float, role: str) -> None:
+    """Start a command and kill some of its processes after some seconds, if they still run."""
+    command.start()
+    until = command.began + seconds
+    while command.code is None and time.monotonic() < until:
+        command.serve()
+    if command.code is None and not role.startswith("job"):
+        kill(command.pid)
+    if role == "all" or role.startswith("job"):
+        kill(*command.living_jobs)

@@ -1,0 +1,328 @@
+"""The commands that are killed: tiny data, tiny models, and what each must leave in the end."""
+
+import hashlib
+import os
+import random
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tiny import tiny_backbone_folder
+
+from benchmarks.reliability.forking import Command, Ended, forked
+from benchmarks.reliability.operations import Counter, watch_operations
+
+USERS, ITEMS, ROWS = 20, 30, 8
+TRAINING = ("--epochs", "2", "--batch-size", "64", "--learning-rate", "0.01")
+# A checkpoint at every step, so that there is something to resume.
+TRAINING += ("--checkpoint-seconds", "0")
+ADAPTER = ("--hidden", "16")
+WORKSPACE, SHARDS, STREAMED = "workspace", "shards", "streamed"
+# Parts of names of values that are measured, and so differ from run to run.
+MEASURED = ("seconds", "per_second", "time", "created", "started", "finished", "bytes_a_second")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A command, and the steps (names of STEPS) that come before it in its workspace.
+
+    {base} in its arguments is the folder of inputs, {place} the folder that holds the workspace.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    after: tuple[str, ...] = ()
+
+    def command(self, base: Path, place: Path, output: str, **options: Any) -> Command:
+        """Return the command in the workspace of a place."""
+        return Command(filled(self.arguments, base, place), place / "output" / output, **options)
+
+
+def filled(arguments: Sequence[str], base: Path, place: Path) -> list[str]:
+    words = [word.format(base=base, place=place) for word in arguments]
+    return ["--workspace", str(place / WORKSPACE), "--json", *words]
+
+
+_FIT = ("prompts", "fit", "--dataset", "data", *TRAINING)
+_MIGRATE = ("migrate", "source", *TRAINING, *ADAPTER, "--share", "0.5")
+STEPS: dict[str, tuple[str, ...]] = {
+    "data": ("data", "import", "table", "{base}/ratings.csv", "--task", "rating", "--name", "data"),
+    "model-a": ("models", "add", "{base}/model-a/model-a"),
+    "fit": (*_FIT, "--backbone", "model-a", "--name", "source"),
+    "model-b": ("models", "add", "{base}/model-b/model-b"),
+    "migrate": (*_MIGRATE, "model-b", "--strategy", "random", "--name", "moved"),
+    "evaluate": ("evaluate", "moved", "--name", "eval-moved"),
+    "evaluate-source": ("evaluate", "source", "--name", "eval-source"),
+    "queue-fit": (*_FIT, "--backbone", "model-b", "--role", "retrained", "--queue"),
+    "queue-evaluate": ("evaluate", "source", "--queue"),
+    "export": (
+        *("prompts", "export", "source", "--out", "{place}/" + SHARDS),
+        *("--format", "packed", "--shard-users", "4"),
+    ),
+}
+_SOURCE = ("data", "model-a", "fit")
+_MOVED = (*_SOURCE, "model-b", "migrate")
+WORKLOADS = (
+    Workload("import", STEPS["data"]),
+    Workload("fit", STEPS["fit"], ("data", "model-a")),
+    Workload("migrate", STEPS["migrate"], (*_SOURCE, "model-b")),
+    Workload("evaluate", STEPS["evaluate"], _MOVED),
+    Workload(
+        "migrate-stream",
+        ("migrate-stream", "{place}/" + SHARDS, "{place}/" + STREAMED, "--adapter", "moved"),
+        (*_MOVED, "export"),
+    ),
+    Workload(
+        "worker",
+        ("worker", "--once", "--device", "cpu"),
+        (*_SOURCE, "model-b", "queue-fit", "queue-evaluate"),
+    ),
+    # The backbone and the selection are runs of their own, which are made on the way.
+    Workload(
+        "implicit", (*_MIGRATE, "{base}/model-b/model-b", "--strategy", "kmeans-variance"), _SOURCE
+    ),
+    # So are the evaluations of baselines.
+    Workload(
+        "compare",
+        ("compare", "eval-moved", "eval-source", "--baselines"),
+        (*_MOVED, "evaluate", "evaluate-source"),
+    ),
+)
+
+
+def write_inputs(base: Path) -> None:
+    """Write a table of ratings and two random models."""
+    draw = random.Random(0)
+    lines = ["user_id,item_id,outcome,time,text"]
+    for user in range(USERS):
+        for number, item in enumerate(draw.sample(range(ITEMS), ROWS)):
+            time_of = 1_500_000_000 + 86_400 * number + user
+            rating = draw.randint(1, 5)
+            lines.append(f"{user:03},i{item},{rating},{time_of},Book {item} by Author {item % 4}")
+    (base / "ratings.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for name, width in (("model-a", 32), ("model-b", 48)):
+        tiny_backbone_folder(base / name, "llama", width=width).rename(base / name / name)
+
+
+def template_of(base: Path, steps: tuple[str, ...]) -> Path:
+    """Return the folder with a workspace in which these steps were done; it is made once.
+
+    Raises RuntimeError where a step fails.
+    """
+    place = base / "templates" / ("-".join(steps) or "empty")
+    if place.is_dir():
+        return place
+    if not steps:
+        place.mkdir(parents=True)
+        return place
+    shutil.copytree(template_of(base, steps[:-1]), place)
+    command = Command(filled(STEPS[steps[-1]], base, place), place / "output" / "step", limit=300)
+    command.start()
+    ended = command.ended()
+    if ended.code:
+        raise RuntimeError(f"{' '.join(command.arguments)} ended with {ended.code}: {ended.error}")
+    shutil.rmtree(place / "output")
+    return place
+
+
+@dataclass
+class Reference:
+    """What a command leaves that nothing disturbs.
+
+    place: its folder. seconds: how long it took. moments: operations of each process, twice.
+    """
+
+    place: Path
+    ended: Ended
+    moments: dict[str, int]
+
+
+def fresh(base: Path, workload: Workload, place: Path) -> Path:
+    """Make a place with a copy of a workload's template, times of files included."""
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(template_of(base, workload.after), place)
+    return place
+
+
+def reference_of(base: Path, workload: Workload) -> Reference:
+    """Run a workload undisturbed, and count the operations of its processes.
+
+    Raises RuntimeError where it fails or leaves other values than an earlier reference.
+    """
+    place = base / "references" / workload.name
+    earlier = place.rename(place.with_name(f"{place.name}-earlier")) if place.exists() else place
+    fresh(base, workload, place)
+    counts = place / "counts"
+    counts.mkdir()
+
+    def count(role: str) -> Callable[[], None]:
+        counter = Counter()
+        watch_operations(counter)
+
+        def write() -> None:
+            counter.write(counts / role)
+            (counts / f"{role}.modules").write_text("\n".join(sys.modules), encoding="utf-8")
+
+        return write
+
+    command = workload.command(base, place, "reference", prepare=count, limit=300)
+    command.start()
+    ended = command.ended()
+    command.wait_for_jobs()
+    if ended.code:
+        raise RuntimeError(f"{workload.name} ended with {ended.code}: {ended.error}")
+    moments = {
+        path.name: int(path.read_text()) for path in sorted(counts.iterdir()) if not path.suffix
+    }
+    problems = forked(inspect, place, earlier)
+    if any(problems.values()):
+        raise RuntimeError(f"{workload.name} is not clean undisturbed: {problems}")
+    return Reference(place, ended, moments)
+
+
+KINDS_OF_PROBLEMS = ("lost", "half_written", "other_values")
+
+
+def whole(place: Path, template: Path) -> dict[str, list[str]]:
+    """Look at a workspace after a kill: every finished run must be whole, and none may be lost."""
+    from puma_engine.store import Workspace
+
+    problems: dict[str, list[str]] = {kind: [] for kind in KINDS_OF_PROBLEMS}
+    root = place / WORKSPACE
+    if not (root / "puma.db").is_file():
+        if (template / WORKSPACE / "puma.db").is_file():
+            problems["lost"].append("The database is gone.")
+        return problems
+    ws = Workspace.open(root, create=True)
+    problems["half_written"] += ws.verify()
+    if (template / WORKSPACE / "puma.db").is_file():
+        before = Workspace.open(template / WORKSPACE)
+        finished = {run.id for run in ws.runs(status="finished")}
+        problems["lost"] += [
+            f"The run {run.name} was finished, and is not any more."
+            for run in before.runs(status="finished")
+            if run.id not in finished
+        ]
+    return problems
+
+
+def inspect(place: Path, reference: Path) -> dict[str, list[str]]:
+    """Compare a workspace in which a command ended with the one of the reference.
+
+    Then tidy it; no temporary file may be left, and everything must still be whole.
+    """
+    from puma_engine.jobs.tidying import LEFTOVER_SECONDS, tidy
+    from puma_engine.pipeline.doctor import check_workspace
+    from puma_engine.store import Workspace
+
+    problems: dict[str, list[str]] = {kind: [] for kind in KINDS_OF_PROBLEMS}
+    ws, right = Workspace.open(place / WORKSPACE), Workspace.open(reference / WORKSPACE)
+
+    def check(when: str) -> None:
+        rows = check_workspace(ws, scrub=True)
+        problems["half_written"] += [
+            f"doctor {when}: {row['detail']}" for row in rows if row["status"] == "fail"
+        ]
+
+    check("before gc")
+    _compare_runs(ws, right, problems)
+    _compare_files(place / STREAMED, reference / STREAMED, problems)
+    old = time.time() - 2 * LEFTOVER_SECONDS
+    for left in ws.root.rglob(".*.tmp"):
+        os.utime(left, (old, old))
+    tidy(ws)
+    problems["half_written"] += [
+        f"{left.relative_to(place)} is left after gc"
+        for left in place.rglob("*")
+        if left.name.endswith(".tmp")
+    ]
+    for run in ws.runs():
+        known = {row["file"] for row in ws.artifact_rows(run.id)} | {"run.json"}
+        problems["half_written"] += [
+            f"{path.name} of the {run.kind} run belongs to nothing"
+            for path in ws.folder(run.id).glob("*")
+            if path.name not in known
+        ]
+    check("after gc")
+    return problems
+
+
+def _compare_runs(ws: Any, right: Any, problems: dict[str, list[str]]) -> None:
+    runs = {run.id: run for run in ws.runs()}
+    for expected in right.runs():
+        run = runs.pop(expected.id, None)
+        what = f"the {expected.kind} run {expected.name}"
+        if run is None or run.status != expected.status:
+            problems["lost"].append(f"{what} is {run.status if run else 'missing'}")
+            continue
+        for part in ("name", "config", "inputs", "seed", "cost", "summary"):
+            if timeless(getattr(run, part)) != timeless(getattr(expected, part)):
+                problems["other_values"].append(f"{part} of {what}")
+        _compare_artifacts(ws, right, run.id, what, problems)
+        if _timeless_rows(ws.metric_rows(run.id)) != _timeless_rows(right.metric_rows(run.id)):
+            problems["other_values"].append(f"metrics of {what}")
+    problems["other_values"] += [f"there is the {run.kind} run {run.name}" for run in runs.values()]
+    if jobs := [row["status"] for row in ws.query("SELECT status FROM jobs")]:
+        expected_jobs = [row["status"] for row in right.query("SELECT status FROM jobs")]
+        if jobs != expected_jobs:
+            problems["lost"].append(f"jobs are {jobs}, not {expected_jobs}")
+
+
+def _compare_artifacts(
+    ws: Any, right: Any, run_id: str, what: str, problems: dict[str, list[str]]
+) -> None:
+    files = {row["name"]: row for row in ws.artifact_rows(run_id)}
+    wanted = {row["name"]: row for row in right.artifact_rows(run_id)}
+    if files.keys() != wanted.keys():
+        problems["lost"].append(f"{what} has {sorted(files)}, not {sorted(wanted)}")
+        return
+    for name, row in files.items():
+        if row["sha256"] == wanted[name]["sha256"]:
+            continue
+        if row["format"] == "parquet":
+            frames = [
+                frame.drop(columns=[c for c in frame.columns if any(m in c for m in MEASURED)])
+                for frame in (ws.get_table(run_id, name), right.get_table(run_id, name))
+            ]
+            if frames[0].equals(frames[1]):
+                continue
+        problems["other_values"].append(f"{name} of {what}")
+
+
+def _compare_files(place: Path, reference: Path, problems: dict[str, list[str]]) -> None:
+    files, wanted = _hashes(place), _hashes(reference)
+    problems["lost"] += [f"{name} is missing" for name in sorted(wanted.keys() - files.keys())]
+    problems["half_written"] += [f"{name} is left" for name in sorted(files.keys() - wanted.keys())]
+    problems["other_values"] += [
+        f"{name} differs" for name in files.keys() & wanted.keys() if files[name] != wanted[name]
+    ]
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    files = sorted(folder.rglob("*")) if folder.is_dir() else []
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+        if path.is_file()
+    }
+
+
+def timeless(value: Any) -> Any:
+    """Return a value without what is measured in it."""
+    if isinstance(value, dict):
+        return {
+            name: timeless(item)
+            for name, item in value.items()
+            if not any(part in name for part in MEASURED)
+        }
+    if isinstance(value, list | tuple):
+        return [timeless(item) for item in value]
+    return value
+
+
+def _timeless_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row for row in rows if not any(part in row["metric"] for part in MEASURED)]
