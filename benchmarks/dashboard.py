@@ -38,19 +38,21 @@ CHROMIUM = [
     "--no-first-run",
 ]
 STILL = '[data-testid="stApp"][data-test-script-state="notRunning"]'
-USER_VIEWS = ("history", "neighbours", "what-if", "lineage")
+USER_VIEWS = ("items", "history", "neighbours", "what-if", "lineage")
 
 
 def addresses() -> dict[str, tuple[str, dict[str, str]]]:
-    """Every page by name, and the parts of the user's page."""
+    """Every page by name, the views of People, and the parts of the drawer of a person."""
     from dashboard.pages import PAGES
 
     pages = {name: (name, {}) for name in (START, *PAGES)}
-    pages["users: sample"] = ("users", {"view": "sample"})
-    pages["users: gain"] = ("users", {"shade": "gain"})
-    pages["users: sample, gain"] = ("users", {"view": "sample", "colour": "gain"})
+    pages["users: behaviour"] = ("users", {"map": "behaviour"})
+    pages["users: map"] = ("users", {"map": "pca"})
+    pages["users: map, gain"] = ("users", {"map": "pca", "shade": "gain", "colour": "gain"})
+    pages["users: map, sample"] = ("users", {"map": "pca", "drawn": "sample"})
     pages["compare: users"] = ("compare", {"view": "users"})
-    return pages | {f"user: {view}": ("user", {"view": view}) for view in USER_VIEWS}
+    one = {"user": "1"}
+    return pages | {f"person: {view}": ("users", one | {"view": view}) for view in USER_VIEWS}
 
 
 def measure(page: str, query: dict[str, str]) -> list[float]:

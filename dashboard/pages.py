@@ -13,8 +13,7 @@ from streamlit.errors import FragmentHandledException
 PAGES = {
     "overview": ("Summary", ":material/space_dashboard:", "The decision, and what to do next."),
     "compare": ("Trade-off", ":material/compare_arrows:", "Is a migration as good as retraining?"),
-    "users": ("People", ":material/scatter_plot:", "Maps of users before and after a migration."),
-    "user": ("Person", ":material/person:", "One user: records, predictions, what-if."),
+    "users": ("People", ":material/scatter_plot:", "What a migration does to whom: maps, persons."),
     "plan": (
         "New migration",
         ":material/route:",
@@ -28,10 +27,12 @@ PAGES = {
 }
 # The navigation: names of pages by section.
 SECTIONS = {
-    "Decide": ("overview", "compare", "users", "user"),
+    "Decide": ("overview", "compare", "users"),
     "Do": ("plan", "jobs"),
     "Workspace": ("data", "models", "studies", "reports"),
 }
+# Addresses of pages that are part of another one now, and the new names of what they say.
+MERGED = {"user": ("users", {"method": "methods"}), "person": ("users", {"method": "methods"})}
 LOGO = Path(__file__).with_name("logo.svg")
 
 
@@ -52,7 +53,8 @@ def navigation(first: str | None = None) -> st.Page:
         title: [page(name, default=name == first) for name in names]
         for title, names in SECTIONS.items()
     }
-    hidden = [_moved(name) for name in PAGES if address(name) != name]
+    hidden = [_moved(name, name, {}) for name in PAGES if address(name) != name]
+    hidden += [_moved(old, *target) for old, target in MERGED.items()]
     if first is None:
         # Streamlit's default page has no address of its own, so it leads to one that has.
         home = st.Page(lambda: go("overview"), title="PUMA", default=True, visibility="hidden")
@@ -71,14 +73,17 @@ def sidebar() -> None:
                     st.page_link(page(name))
 
 
-def _moved(name: str) -> st.Page:
-    """Return a hidden page at the old address of a page, which leads to the new one."""
+def _moved(old: str, name: str, renamed: dict[str, str]) -> st.Page:
+    """Return a hidden page at an old address, which leads to the page of today.
+
+    renamed: what query parameters are called there.
+    """
 
     def lead() -> None:
-        given = {key: st.query_params.get_all(key) for key in st.query_params}
+        given = {renamed.get(k, k): st.query_params.get_all(k) for k in st.query_params}
         go(name, **given)
 
-    return st.Page(lead, title=PAGES[name][0], url_path=name, visibility="hidden")
+    return st.Page(lead, title=PAGES[name][0], url_path=old, visibility="hidden")
 
 
 def run(page: st.Page) -> None:

@@ -102,7 +102,8 @@ def show(run: Run) -> None:
     st.subheader("Users who regress most", divider="gray")
     listed = impact.effects.frame.head(user_impact.LISTED_USERS)
     listed = user_impact.with_values(listed, ratings=pair.ratings)
-    addresses = [pages.url("user", user=user, comparison=run.id) for user in listed["user_id"]]
+    here = {"comparison": run.id, "method": evaluation}
+    addresses = [pages.url("users", **here, user=user) for user in listed["user_id"]]
     table = listed.assign(Open=addresses)[["Open", *SHOWN]].rename(columns=SHOWN)
     tables.show(table, COLUMNS, height=380)
     st.caption(

@@ -1,23 +1,24 @@
-"""Figures of the page Users: users as points, users counted in cells, and coverage of groups."""
+"""Figures of the page People: users as points, users counted in cells, and coverage of groups."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from dashboard.components.map_selection import GRID, SCALE
+from dashboard.components.map_selection import GRID, SCALE, Axes
 from dashboard.components.theme import AMOUNTS, CATEGORIES, DIFFERENCES, NEUTRAL
 
 SYMBOLS = ("circle", "diamond", "square")
 LEVELS = 255
 FEW = 30  # so few highlighted users are drawn large
-HEIGHT = 520
 CELLS = 120  # cells along each side of a map
 CELL = SCALE // CELLS
-COLOUR_BAR = {"orientation": "h", "y": -0.12, "yanchor": "top", "thickness": 10, "len": 0.9}
+# Below the axis title, so that the charts of a view, of which one has the bar, are equally large.
+COLOUR_BAR = {"orientation": "h", "y": -0.16, "yanchor": "top", "thickness": 10, "len": 1.0}
+COLOUR_BAR |= {"ypad": 0, "tickfont": {"size": 11}}
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,10 @@ class Scale:
 
 
 def cluster_layers(cluster: np.ndarray, picked: np.ndarray | None) -> list[Layer]:
-    """Return one layer per cluster. A colour that repeats has another symbol."""
+    """Return one layer per cluster. A colour that repeats has another symbol; -1 is unknown."""
     rest, shown = _rest(len(cluster), picked)
+    if (cluster < 0).any():
+        rest.append(Layer("Cluster unknown", np.flatnonzero(shown & (cluster < 0)), faint=True))
     return rest + [
         Layer(
             f"Cluster {number + 1}",
@@ -78,6 +81,19 @@ def value_layers(values: np.ndarray, picked: np.ndarray | None) -> list[Layer]:
     ]
 
 
+def sampled(layers: Sequence[Layer], drawn: np.ndarray) -> list[Layer]:
+    """Return layers with only the users who are drawn, [n] bool."""
+    kept = [drawn[layer.rows] for layer in layers]
+    return [
+        replace(
+            layer,
+            rows=layer.rows[keep],
+            values=None if layer.values is None else layer.values[keep],
+        )
+        for layer, keep in zip(layers, kept, strict=True)
+    ]
+
+
 def _rest(n: int, picked: np.ndarray | None) -> tuple[list[Layer], np.ndarray]:
     """Return a faint layer of users who are not picked, and a mask of those shown in full."""
     if picked is None:
@@ -105,11 +121,17 @@ def point_map(
     scale: Scale | None = None,
     corners: Sequence[tuple[int, int]] = (),
     dragmode: str = "lasso",
+    *,
+    axes: Axes | None = None,
+    texts: Sequence[str] | None = None,
+    legend: bool = True,
 ) -> go.Figure:
     """Draw users at points [n, 2] int16; each point has its row as customdata.
 
     corners: the outline of the selection. dragmode: lasso or pan; in Streamlit, a click selects
-    only with pan. Coordinates and row ids are integers in typed arrays and values have 256
+    only with pan. axes: data units of the axes; without them axes have none. texts: what hovering
+    over the user of a row shows. legend: whether it shows the legend or colour bar that the charts
+    of a view share. Coordinates and row ids are integers in typed arrays and values have 256
     levels, which takes some ten bytes per user.
     """
     figure = go.Figure()
@@ -118,20 +140,32 @@ def point_map(
     for layer in layers:
         if not len(layer.rows):
             continue
+        places = points[layer.rows]
+        drawn = places if axes is None else axes.of(places)
+        hover = f"{layer.name}, row %{{customdata}}<extra></extra>"
         figure.add_scattergl(
-            x=points[layer.rows, 0],
-            y=points[layer.rows, 1],
+            x=drawn[:, 0],
+            y=drawn[:, 1],
             customdata=layer.rows.astype(np.int32),
+            text=None if texts is None else [texts[row] for row in layer.rows],
             mode="markers",
             name=layer.name,
-            marker=_marker(layer, 3 * small if few and not layer.faint else small, scale),
+            marker=_marker(layer, 3 * small if few and not layer.faint else small, scale, legend),
             selected={"marker": {"opacity": 1}},
             unselected={"marker": {"opacity": 0.25}},
-            hovertemplate=f"{layer.name}, row %{{customdata}}<extra></extra>",
-            showlegend=scale is None,
+            hovertemplate=hover if texts is None else "%{text}<extra></extra>",
+            showlegend=legend and scale is None,
         )
-    figure.update_layout(legend={"itemclick": False, "itemdoubleclick": False})
-    return _square_map(figure, SCALE * 0.03, corners, dragmode, "map")
+    below = {"orientation": "h", "y": -0.16, "yanchor": "top", "x": 0, "title": {"text": ""}}
+    figure.update_layout(legend=below | {"itemclick": False, "itemdoubleclick": False})
+    if axes is None:
+        return _square_map(figure, SCALE * 0.03, corners, dragmode, "map")
+    _outline(figure, corners, axes)
+    for side, update in ((0, figure.update_xaxes), (1, figure.update_yaxes)):
+        low, span = axes.low[side], axes.span[side]
+        update(range=[low - 0.04 * span, low + 1.04 * span], zeroline=False)
+    figure.update_layout(dragmode=dragmode, uirevision="behaviour", hovermode="closest")
+    return figure
 
 
 def _square_map(
@@ -146,15 +180,22 @@ def _square_map(
     axis |= {"zeroline": False, "showgrid": False}
     figure.update_xaxes(**axis)
     figure.update_yaxes(**axis, scaleanchor="x")
-    if corners:
-        path = "L".join(f"{x * SCALE / GRID:.0f},{y * SCALE / GRID:.0f}" for x, y in corners)
-        line = {"color": NEUTRAL, "width": 1, "dash": "dot"}
-        figure.add_shape(type="path", path=f"M{path}Z", line=line, layer="below")
+    _outline(figure, corners, Axes((0.0, 0.0), (SCALE, SCALE)))
     figure.update_layout(dragmode=dragmode, uirevision=revision, hovermode="closest")
     return figure
 
 
-def _marker(layer: Layer, size: int, scale: Scale | None) -> dict[str, Any]:
+def _outline(figure: go.Figure, corners: Sequence[tuple[int, int]], axes: Axes) -> None:
+    """Draw the outline of the selection, whose corners are in thousandths of the axes."""
+    if not corners:
+        return
+    places = axes.of(np.asarray(corners) * (SCALE / GRID))
+    path = "L".join(f"{x:.6g},{y:.6g}" for x, y in places)
+    line = {"color": NEUTRAL, "width": 1, "dash": "dot"}
+    figure.add_shape(type="path", path=f"M{path}Z", line=line, layer="below")
+
+
+def _marker(layer: Layer, size: int, scale: Scale | None, legend: bool) -> dict[str, Any]:
     marker = {"size": size, "symbol": layer.symbol, "opacity": 0.2 if layer.faint else 0.8}
     if not layer.faint and layer.values is not None:
         # The middle of a scale of differences is as light as the page.
@@ -170,8 +211,13 @@ def _marker(layer: Layer, size: int, scale: Scale | None) -> dict[str, Any]:
         "cmin": 0,
         "cmax": LEVELS,
         "colorscale": scale.colours,
-        "colorbar": bar | {"title": {"text": scale.label, "side": "bottom"}},
+        "showscale": legend,
+        "colorbar": bar | {"title": _bar_title(scale.label)},
     }
+
+
+def _bar_title(label: str) -> dict[str, Any]:
+    return {"text": label, "side": "bottom", "font": {"size": 12}}
 
 
 def cells(points: np.ndarray, values: np.ndarray | None, rows: np.ndarray | None) -> pd.DataFrame:
@@ -219,11 +265,13 @@ def density_map(
     scale: Scale | None,
     corners: Sequence[tuple[int, int]] = (),
     dragmode: str = "lasso",
+    *,
+    legend: bool = True,
 ) -> go.Figure:
     """Draw cells by their number of users, or by their mean value on a scale.
 
     shown: a table of `cells`. background: the cells of all users, drawn faint, if only some are
-    shown. corners, dragmode: see `point_map`.
+    shown. corners, dragmode, legend: see `point_map`.
     """
     figure = go.Figure()
     if background is not None:
@@ -239,7 +287,8 @@ def density_map(
             zmin=scale.low,
             zmax=scale.high,
             colorscale=scale.colours,
-            colorbar=COLOUR_BAR | {"title": {"text": scale.label, "side": "bottom"}},
+            showscale=legend,
+            colorbar=COLOUR_BAR | {"title": _bar_title(scale.label)},
         )
     else:
         users = shown["users"].to_numpy()
@@ -248,13 +297,14 @@ def density_map(
         bar = COLOUR_BAR | {
             "tickvals": np.log10(powers).tolist(),
             "ticktext": [f"{power:,}" for power in powers],
-            "title": {"text": "users in a cell", "side": "bottom"},
+            "title": _bar_title("users in a cell"),
         }
         figure.add_heatmap(
             **_cell_values(shown, np.log10(users)),
             zmin=0,
             zmax=max(1.0, np.log10(most)),
             colorscale=AMOUNTS,
+            showscale=legend,
             colorbar=bar,
         )
     # Heatmaps cannot be selected from, so transparent points at the cells' centres can.

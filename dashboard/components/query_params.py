@@ -98,15 +98,23 @@ def choose_run(
     return by_id[choose(label, list(by_id), name, labels=labels, default=default, **widget)]
 
 
-def segment(label: str, options: Mapping[str, str], name: str, **widget: Any) -> str:
+def segment(
+    label: str,
+    options: Mapping[str, str],
+    name: str,
+    *,
+    default: str | None = None,
+    **widget: Any,
+) -> str:
     """Draw a segmented control bound to the address under `name`; return the chosen id.
 
-    options: labels by id. The first is the default, which is not written. Unknown ids are ignored.
+    options: labels by id. The first is the default, which is not written; a default that depends
+    on what the workspace holds is given, and written. Unknown ids are ignored.
     """
     first = next(iter(options))
-    start, widget = read(name, options, first), {"required": True} | widget
+    start, widget = read(name, options, default or first), {"required": True} | widget
     chosen = _bound(st.segmented_control, label, list(options), name, start, options, widget)
-    write(name, None if chosen == first else chosen)
+    write(name, None if default is None and chosen == first else chosen)
     return str(chosen)
 
 

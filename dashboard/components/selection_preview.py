@@ -1,4 +1,4 @@
-"""Users, part "Users that the adapter is trained on": a strategy and budget, and their coverage."""
+"""People, part "Who trains it": a strategy and budget, and the coverage of groups of users."""
 
 import numpy as np
 import pandas as pd
@@ -7,7 +7,7 @@ import streamlit as st
 from dashboard import engine
 from dashboard.components import figures, job_cards, map_figures, page_states, query_params
 from dashboard.components.glossary import term
-from dashboard.engine import user_maps
+from dashboard.engine import Run, user_maps
 from dashboard.engine.user_maps import UserMap
 
 TRAINED = "trained"
@@ -23,11 +23,10 @@ def choose_strategy() -> str:
     )
 
 
-def choose_budget(user_map: UserMap, strategy: str) -> int:
+def choose_budget(migration: Run, users: int, strategy: str) -> int:
     """Draw the widget for the number of users to select, disabled where it is given."""
-    users = user_map.projection.summary["users"]
     if strategy in (TRAINED, "all"):
-        trained = user_map.migration.cost.get("users_trained", users)
+        trained = migration.cost.get("users_trained", users)
         st.number_input(
             "Users who train it", value=int(users if strategy == "all" else trained), disabled=True
         )
@@ -36,7 +35,7 @@ def choose_budget(user_map: UserMap, strategy: str) -> int:
         st.slider(
             "Users who train it",
             1,
-            users,
+            max(users, 2),
             max(1, users // 10),
             key="budget",
             bind="query-params",
@@ -45,26 +44,30 @@ def choose_budget(user_map: UserMap, strategy: str) -> int:
     )
 
 
-def selected_users(user_map: UserMap, strategy: str, budget: int) -> np.ndarray | None:
-    """Say for each drawn user whether it is selected, [n] bool; None if that needs a job."""
-    n = len(user_map.frame)
+def selected_users(
+    frame: pd.DataFrame, migration: Run, user_map: UserMap | None, strategy: str, budget: int
+) -> np.ndarray | None:
+    """Say for each user of a frame whether it is selected, [n] bool; None if that needs a job."""
     if strategy == TRAINED:
-        selection = user_map.migration.inputs.get("selection")
+        selection = migration.inputs.get("selection")
         if selection is None:
-            return np.ones(n, dtype=bool)
-        return user_maps.selected_by(engine.root(), selection, user_map.projection.id)
-    if user_maps.can_preview(strategy, user_map.source, n):
-        scaled = max(1, round(budget * n / user_map.projection.summary["users"]))
-        return user_maps.preview(*user_map.key, strategy, scaled)
+            return np.ones(len(frame), dtype=bool)
+        return user_maps.is_among(frame, user_maps.selected_ids(engine.root(), selection))
+    if user_map is None:
+        return None
+    drawn = len(user_map.frame)
+    if user_maps.can_preview(strategy, user_map.source, drawn):
+        scaled = max(1, round(budget * drawn / user_map.projection.summary["users"]))
+        selected = user_maps.preview(*user_map.key, strategy, scaled)
+        return user_maps.is_among(frame, user_maps.ids_of(user_map.frame[selected]))
     run = user_maps.selection_run(user_map.source.id, strategy, budget)
     if run is None:
         return None
-    return user_maps.selected_by(engine.root(), run.id, user_map.projection.id)
+    return user_maps.is_among(frame, user_maps.selected_ids(engine.root(), run.id))
 
 
 def show(user_map: UserMap, selected: np.ndarray | None, strategy: str, budget: int) -> None:
     """Draw how the selected users are spread over clusters and variance strata."""
-    st.header("Users that the adapter is trained on", divider="gray")
     if selected is None:
         _offer_selection(user_map, strategy, budget)
         return

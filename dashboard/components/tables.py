@@ -91,3 +91,10 @@ def selected_id(event: Any, ids: Sequence[str]) -> str | None:
     rows = event["selection"]["rows"] if event else []
     row = rows[0] if rows else -1
     return str(ids[row]) if isinstance(row, int) and 0 <= row < len(ids) else None
+
+
+def clicked_row(event: Any, rows: int) -> int | None:
+    """Return the row of the clicked cell of a table of so many rows, with selection "single-cell"."""
+    cells = (event["selection"].get("cells") if event else None) or []
+    row = cells[0][0] if cells else -1
+    return row if isinstance(row, int) and 0 <= row < rows else None

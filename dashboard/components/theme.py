@@ -12,7 +12,7 @@ __all__ = ["KINDS", "NEUTRAL", "rank"]
 # CATEGORIES: colours of unordered groups. AMOUNTS, DIFFERENCES: Plotly's sequential and
 # diverging scales.
 CATEGORIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#9C8B52")
-AMOUNTS = "Cividis"
+AMOUNTS = "Viridis"
 DIFFERENCES = "RdBu"
 
 

@@ -1,4 +1,4 @@
-"""User, views "Held-out items" and "History": records of one user and what methods predicted."""
+"""Person, parts "Held-out items" and "History": records of one user and what methods predicted."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,8 +22,11 @@ LEGEND_PIXELS = 16
 MAX_DRAWN = 30
 
 
-def held_out(records: pd.DataFrame, context: UserContext, user: str) -> None:
-    """Draw the predictions of chosen methods for the user's held-out items."""
+def held_out(records: pd.DataFrame, context: UserContext, user: str, looked_at: str | None) -> None:
+    """Draw the predictions of chosen methods for the user's held-out items.
+
+    looked_at: the evaluation of the method that the page is about.
+    """
     evaluated = {str(method.evaluation): method for method in context.evaluated()}
     if not evaluated:
         page_states.empty(
@@ -31,14 +34,17 @@ def held_out(records: pd.DataFrame, context: UserContext, user: str) -> None:
             "Evaluate prompts of this data set to see their predictions of held-out items.",
         )
         return
-    defaults: dict[str, str] = {}  # one method of each main kind, and the bias baseline
+    # One method of each main kind, the one that is looked at if it is of it, and the bias baseline.
+    defaults: dict[str, str] = {}
+    if looked_at in evaluated:
+        defaults[evaluated[looked_at].kind] = looked_at
     for key, method in evaluated.items():
         if method.kind in ("source", "migrated", "retrained") or method.label == BIAS:
             defaults.setdefault(method.kind, key)
     chosen = query_params.choose_many(
         "Methods",
         list(evaluated),
-        "method",
+        "methods",
         labels={key: method.label for key, method in evaluated.items()},
         default=list(defaults.values()),
     )
@@ -56,10 +62,9 @@ def held_out(records: pd.DataFrame, context: UserContext, user: str) -> None:
         return
     titles = dict(zip(records["item_id"], records["title"], strict=True))
     table = items_table(joined, titles, context.task, methods)
-    _scores(context, methods, joined, table, user)
     shown = min(len(table), MAX_DRAWN)
     figures.show(
-        items_figure(table, methods),
+        items_figure(table, methods, context.task),
         table,
         "user-items",
         title="Predictions and actual outcomes of held-out items"
@@ -67,6 +72,7 @@ def held_out(records: pd.DataFrame, context: UserContext, user: str) -> None:
         x="Rating (stars)" if context.task == "rating" else "Probability of a click",
         height=110 + LEGEND_PIXELS * len(methods) + ROW_PIXELS * min(max(len(table), 3), MAX_DRAWN),
     )
+    _scores(context, methods, joined, table, user)
     form = "%.2f" if context.task == "rating" else "percent"
     right = "nearest star" if context.task == "rating" else "likelier answer"
     columns = {
@@ -183,8 +189,11 @@ def items_table(
     return table.iloc[np.argsort(-spread, kind="stable")].reset_index(drop=True)
 
 
-def items_figure(table: pd.DataFrame, methods: Sequence[Method]) -> go.Figure:
-    """Draw truth and predictions of each item on one line, for the first MAX_DRAWN items."""
+def items_figure(table: pd.DataFrame, methods: Sequence[Method], task: str) -> go.Figure:
+    """Draw truth and predictions of each item on one line, for the first MAX_DRAWN items.
+
+    The axis is the whole scale of the task, so that the charts of two users can be compared.
+    """
     rows = table.head(MAX_DRAWN)
     positions = list(range(len(rows)))
     figure = go.Figure()
@@ -216,6 +225,10 @@ def items_figure(table: pd.DataFrame, methods: Sequence[Method]) -> go.Figure:
     figure.update_yaxes(
         tickvals=positions, ticktext=names, autorange="reversed", showgrid=False, zeroline=False
     )
+    if task == "rating":
+        figure.update_xaxes(range=[0.8, 5.2], tickvals=[1, 2, 3, 4, 5], zeroline=False)
+    else:
+        figure.update_xaxes(range=[-0.04, 1.04], tickformat=".0%", zeroline=False)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""User, views "Neighbours", "What if" and "Lineage": what one user's prompts say."""
+"""Person, parts "Neighbours", "What if" and "Lineage": what one user's prompts say."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -33,20 +33,26 @@ KIND_NAMES = {
 }
 
 
-def _prompts(context: UserContext) -> tuple[dict[str, Method], dict[str, str], dict[str, str]]:
+def _prompts(
+    context: UserContext, looked_at: str
+) -> tuple[dict[str, Method], dict[str, str], dict[str, str]]:
     """Return the methods with prompts in the order of kinds, and their labels, by prompt table.
 
-    The third value is the first prompt table of each kind.
+    looked_at: the prompt table that the page is about. The third value is the first prompt table of
+    each kind, or the one that is looked at if it is of that kind.
     """
     ordered = sorted(context.with_prompts(), key=lambda method: rank(method.kind))
     methods = {str(method.prompts): method for method in ordered}
     labels = {key: method.label for key, method in methods.items()}
-    return methods, labels, {methods[key].kind: key for key in reversed(methods)}
+    first = {methods[key].kind: key for key in reversed(methods)}
+    if looked_at in methods:
+        first[methods[looked_at].kind] = looked_at
+    return methods, labels, first
 
 
-def neighbours(context: UserContext, user: str) -> None:
+def neighbours(context: UserContext, user: str, looked_at: str) -> None:
     """Draw the users with the most similar prompts in two prompt tables."""
-    methods, labels, kinds = _prompts(context)
+    methods, labels, kinds = _prompts(context, looked_at)
     if len(methods) < 2:
         page_states.empty(
             "Only one prompt table",
@@ -64,6 +70,7 @@ def neighbours(context: UserContext, user: str) -> None:
     with right:
         rest = [other for other in methods if other != key]
         default = kinds.get("migrated") or kinds.get("retrained") or list(methods)[-1]
+        default = looked_at if looked_at in rest else default
         second = methods[
             query_params.choose("Second prompts", rest, "beside", labels=labels, default=default)
         ]
@@ -91,7 +98,8 @@ def neighbours(context: UserContext, user: str) -> None:
         x=f"Cosine in {short(first.label, 60)}",
         y=f"Cosine in {short(second.label, 60)}",
     )
-    addresses = [pages.url("user", comparison=context.id, user=other) for other in frame["user_id"]]
+    here = {"comparison": context.id, "method": looked_at}
+    addresses = [pages.url("users", **here, user=other) for other in frame["user_id"]]
     table = pd.DataFrame(
         {
             "Row": range(1, len(frame) + 1),
@@ -141,13 +149,13 @@ def neighbours_figure(
     return figure
 
 
-def what_if(context: UserContext, user: str) -> None:
+def what_if(context: UserContext, user: str, looked_at: str) -> None:
     """Draw a form for a title, and the predictions of chosen prompts for it."""
     if engine.read_only():
         # The process that predicts needs a socket and a log in the workspace.
         st.caption("Predictions for other titles need a workspace that can be written.")
         return
-    methods, labels, kinds = _prompts(context)
+    methods, labels, kinds = _prompts(context, looked_at)
     st.markdown("### Predict this user's outcome for any title")
     # A form has its value only when it is sent, so the address is read once and written then.
     if TITLE_KEY not in st.session_state:
@@ -165,6 +173,8 @@ def what_if(context: UserContext, user: str) -> None:
         right.form_submit_button("Ask", type="primary", icon=":material/send:", width="stretch")
     query_params.write("title", title if 0 < len(title) <= query_params.MAX_LENGTH else None)
     defaults = [kinds[kind] for kind in MAIN_KINDS if kind in kinds]
+    if looked_at in methods and looked_at not in defaults:
+        defaults.append(looked_at)
     chosen = query_params.choose_many(
         "Prompts",
         list(methods),
@@ -258,15 +268,15 @@ def answers_table(predictions: Sequence[tuple[Method, Prediction]]) -> pd.DataFr
     return pd.DataFrame(rows)
 
 
-def lineage(context: UserContext, user: str) -> None:
+def lineage(context: UserContext, user: str, looked_at: str) -> None:
     """List the runs that the user's prompt came from, the first step first."""
-    methods, labels, kinds = _prompts(context)
+    methods, labels, _ = _prompts(context, looked_at)
     chosen = query_params.choose(
         "Prompts",
         list(methods),
         "run",
         labels=labels,
-        default=kinds.get("migrated"),
+        default=looked_at,
         help=glossary.term("lineage"),
     )
     steps = user_details.lineage(chosen)

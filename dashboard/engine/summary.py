@@ -2,19 +2,18 @@
 
 import re
 from dataclasses import dataclass, replace
-from functools import reduce
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import streamlit as st
 
 from dashboard import engine
 from dashboard.engine import Run, comparisons
 from dashboard.engine.comparisons import MARGIN
+from dashboard.engine.people import behaviour_of
 from dashboard.engine.user_impact import EvaluationPair, impact
 from puma_engine.defaults import PAPER_STRATEGY
-from puma_engine.errors import DataError, StoreError, StudyError
+from puma_engine.errors import StoreError, StudyError
 from puma_engine.evaluation.formatting import format_percent, round_up_percent
 from puma_engine.evaluation.user_effects import LIKELY, UserEffects
 from puma_engine.evaluation.verdict import (
@@ -25,7 +24,6 @@ from puma_engine.evaluation.verdict import (
     decision_ranges,
     methods_on_target,
 )
-from puma_engine.pipeline.evaluating import read_predictions
 from puma_engine.pipeline.verdicts import comparison_data
 from puma_engine.store import Workspace
 from puma_engine.studies.evidence import results_root
@@ -40,8 +38,6 @@ __all__ = [
     "round_up_percent",
 ]
 
-# Behaviour is not drawn for comparisons of more rows, because it is computed on the page.
-MAX_ROWS = 2_000_000
 MAX_DRAWN = 2_000
 # The published study whose migrations are a curve of cost and quality, and their names in it.
 PUBLISHED_STUDY = "table2"
@@ -227,32 +223,13 @@ def behaviour(root: str, evaluations: tuple[str, ...]) -> pd.DataFrame | None:
     user_id, mean, spread, outcome (the mean true outcome). None if predictions are gone or there are
     too many rows.
     """
-    ws = Workspace.open(root)
-    keys = ["user_id", "item_id"]
-    try:
-        if any(ws.run(name).summary.get("rows", 0) > MAX_ROWS for name in evaluations):
-            return None
-        users = _drawn_users(ws, evaluations)
-        tables = [read_predictions(ws, name, users=users).set_index(keys) for name in evaluations]
-    except (StoreError, DataError):
+    users = behaviour_of(root, evaluations, MAX_DRAWN)
+    if users is None:
         return None
-    common = reduce(pd.Index.intersection, (table.index for table in tables))
-    rows = []
-    for name, table in zip(evaluations, tables, strict=True):
-        by_user = table.loc[common].groupby(level="user_id")
-        measured = by_user["prediction"].agg(mean="mean", spread="std").dropna()
-        measured["outcome"] = by_user["outcome"].mean()
-        rows.append(measured.reset_index().assign(evaluation=name))
-    return pd.concat(rows, ignore_index=True)
-
-
-def _drawn_users(ws: Workspace, evaluations: tuple[str, ...]) -> list[str]:
-    """Draw at most MAX_DRAWN of the users with two rows or more in each evaluation."""
-    several = []
-    for name in evaluations:
-        rows = read_predictions(ws, name, columns=["user_id"])["user_id"].value_counts()
-        several.append(rows.index[rows > 1])
-    users = reduce(pd.Index.intersection, several).sort_values()
-    count = min(MAX_DRAWN, len(users))
-    draws = np.random.default_rng(0).choice(len(users), count, replace=False)
-    return [str(user) for user in users[np.sort(draws)]]
+    parts = [
+        users[["user_id", f"mean_{number}", f"spread_{number}", "outcome"]]
+        .set_axis(["user_id", "mean", "spread", "outcome"], axis=1)
+        .assign(evaluation=name)
+        for number, name in enumerate(evaluations)
+    ]
+    return pd.concat(parts, ignore_index=True)

@@ -1,6 +1,6 @@
 """Details of one user: records, predictions, scores, neighbours, lineage and what-if questions."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +22,6 @@ from puma_engine.store import Run
 
 __all__ = ["MAX_TITLE_LENGTH", "Prediction", "Run"]
 
-MAX_MATCHES = 50
 MAX_WHAT_IF_RUNS = 4  # as many runs as the what-if process holds
 # Metrics that are means over rows, so that resampling a user's rows gives an interval.
 ROW_METRICS = ("rmse", "mae", "accuracy", "log_loss")
@@ -47,7 +46,6 @@ class UserContext:
     """
 
     id: str
-    dataset: str
     task: str
     split: str
     methods: tuple[Method, ...]
@@ -61,24 +59,11 @@ class UserContext:
         return [method for method in self.methods if method.evaluation]
 
 
-def context_runs() -> list[Run]:
-    """Return comparisons, the newest first, then data sets with prompts but no comparison."""
-    compared = engine.runs("comparison")
-    covered = {dataset_of(run) for run in compared}
-    fitted = {run.inputs["dataset"] for kind in PROMPT_KINDS for run in engine.runs(kind)}
-    rest = [run for run in engine.runs("dataset") if run.id in fitted - covered]
-    return [*compared, *rest]
+def context_of(run: Run, known: Mapping[str, str]) -> UserContext:
+    """Return the methods of a comparison, or all methods of a data set run.
 
-
-def dataset_of(run: Run) -> str:
-    """Return the data set id of a comparison, or of the data set run itself."""
-    if run.kind == "dataset":
-        return run.id
-    return engine.run(next(iter(run.inputs.values()))).inputs["dataset"]
-
-
-def context_of(run: Run) -> UserContext:
-    """Return the methods of a comparison, or all methods of a data set run."""
+    known: names of prompt tables by id, which methods with prompts are called by.
+    """
     methods: list[Method] = []
     if run.kind == "comparison":
         table, _ = comparisons.tables(engine.root(), run.id)
@@ -94,15 +79,16 @@ def context_of(run: Run) -> UserContext:
         ]
         names = method_names(method.label for method in methods)
         methods = [replace(method, label=names[method.label]) for method in methods]
-        known = {method.prompts for method in methods}
+        evaluated = {method.prompts for method in methods}
         methods += [
             Method(item.name, str(item.config["role"]), None, item.id)
             for kind in PROMPT_KINDS
             for item in reversed(engine.runs(kind))
-            if item.inputs["dataset"] == run.id and item.id not in known and has_model(item)
+            if item.inputs["dataset"] == run.id and item.id not in evaluated and has_model(item)
         ]
+    methods = [replace(m, label=known.get(m.prompts or "", m.label)) for m in methods]
     split = run.summary["split"] if run.kind == "comparison" else "test"
-    return UserContext(run.id, dataset_of(run), run.summary["task"], split, tuple(methods))
+    return UserContext(run.id, run.summary["task"], split, tuple(methods))
 
 
 def has_prompts(run: str) -> bool:
@@ -120,30 +106,6 @@ def rows_of(root: str, prompts: str) -> PromptTableReader:
 def space(root: str, prompts: str) -> Space:
     """Return the cosines of a run's prompts."""
     return Space(rows_of(root, prompts))
-
-
-def is_user(prompts: list[str], user: str) -> bool:
-    """Say whether any readable run has a prompt of the user."""
-    return any(rows.row_of(user) is not None for rows in _readable(prompts))
-
-
-def find_users(prompts: list[str], text: str) -> list[str]:
-    """Return at most MAX_MATCHES user ids that begin with a text, of the first readable run."""
-    return next(_readable(prompts)).starting_with(text.strip(), MAX_MATCHES)
-
-
-def _readable(prompts: list[str]) -> Iterator[PromptTableReader]:
-    """Yield the prompts of runs, without damaged files; raise the first error if all are damaged."""
-    damaged = []
-    for run in prompts:
-        try:
-            rows = rows_of(engine.root(), run)
-        except engine.PumaError as error:
-            damaged.append(error)
-        else:
-            yield rows
-    if len(damaged) == len(prompts):
-        raise damaged[0]
 
 
 @st.cache_data(max_entries=100, show_spinner=False)

@@ -5,14 +5,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.compute as pc
 import streamlit as st
 
 from dashboard import engine
 from dashboard.engine import Job, Run, Workspace
-from puma_engine.evaluation.metrics import METRICS, PRIMARY_METRIC, RANKING_METRIC
-from puma_engine.pipeline.evaluating import ids_of, read_user_metric
-from puma_engine.pipeline.importing_data import load_dataset, task_of
+from puma_engine.pipeline.evaluating import ids_of
+from puma_engine.pipeline.importing_data import load_dataset
 from puma_engine.pipeline.planning import replaces
 from puma_engine.pipeline.projecting import MAP, PLACES, SPACE
 from puma_engine.pipeline.selecting import SOURCE_SIGNALS, train_rows
@@ -22,102 +22,28 @@ from puma_engine.selection.clustering import quantile_strata
 from puma_engine.selection.signals import Signals
 from puma_engine.selection.strategies import Groups, coverage, draw_users, group_users
 
-__all__ = ["coverage"]
+__all__ = ["coverage", "ids_of"]
 
 STRATA = 5
 CLUSTERS = 15
 SELECTION_SEED = 0
 # Larger prompt tables are not loaded to preview a strategy that clusters prompts.
 MAX_PREVIEW_BYTES = 64 << 20
-# For so few users, scores are looked up one by one instead of read for all users.
-FEW_USERS = 1000
 
 
-@dataclass
+@dataclass(frozen=True)
 class UserMap:
-    """A map of a source and a migrated prompt table, with its users and their coordinates.
-
-    points: coordinates by map, [n, 2] int16, see map_selection.to_grid. all_users: frame and
-    points hold all users instead of the sample that is drawn.
-    """
+    """A map of a source and a migrated prompt table, with the users who are drawn on it."""
 
     source: Run
     migration: Run
     projection: Run
     frame: pd.DataFrame
-    points: dict[str, np.ndarray]
-    all_users: bool = False
 
     @property
     def key(self) -> tuple[str, str]:
         """The workspace and the projection id, the first arguments of cached reads."""
         return engine.root(), self.projection.id
-
-    @property
-    def metric(self) -> str:
-        """The column of each user's primary metric for the task of the prompts."""
-        task = task_of(engine.workspace(), self.source)
-        return str(METRICS[PRIMARY_METRIC[task]].user_column)
-
-    @property
-    def ranking(self) -> str:
-        """The column of how well the items of each user are ordered."""
-        task = task_of(engine.workspace(), self.source)
-        return str(METRICS[RANKING_METRIC[task]].user_column)
-
-    def scores(
-        self, prompts: Run, rows: np.ndarray | None = None, metric: str | None = None
-    ) -> np.ndarray:
-        """Return a metric of all users, or of those in some rows; NaN where it is not measured.
-
-        It is from the newest evaluation of a prompt table on test rows. metric: a column (default:
-        the primary one).
-        """
-        metric = metric or self.metric
-        evaluation = evaluation_of(prompts.id)
-        if evaluation is None:
-            return np.full(len(self.frame if rows is None else rows), np.nan)
-        if self.all_users and rows is not None and len(rows) <= FEW_USERS:
-            users = self.frame["user_id"].iloc[rows].tolist()
-            table = engine.workspace().user_metrics(evaluation.id, users)
-            if metric in table:
-                scores = table.set_index("user_id")[metric]
-                return scores.reindex(users).to_numpy(dtype=float)
-        scores = _scores(*self.key, evaluation.id, metric, self.all_users)
-        return scores if rows is None else scores[rows]
-
-    def gain(self, rows: np.ndarray | None = None) -> np.ndarray:
-        """Return how much better users are served by the migration than by full retraining.
-
-        As `scores`; positive is better whatever the direction of the metric.
-        """
-        retrained = retraining_of(self.migration)
-        if retrained is None:
-            return np.full(len(self.frame if rows is None else rows), np.nan)
-        gain = self.scores(retrained, rows) - self.scores(self.migration, rows)
-        return -gain if METRICS[self.metric].higher_is_better else gain
-
-
-def migrations() -> list[Run]:
-    """Return finished migrations, real ones before controls, the newest first."""
-    return sorted(engine.runs("migration"), key=lambda run: run.config.get("role") != "migrated")
-
-
-def sources_of(migration: Run) -> list[Run]:
-    """Return the source prompts of a migration, in its order."""
-    return [engine.run(run_id) for role, run_id in migration.inputs.items() if "source_" in role]
-
-
-def projection(source: str, migrated: str) -> Run | None:
-    """Return the newest finished map of two prompt tables."""
-    wanted = {"source": source, "migrated": migrated}
-    return next((run for run in engine.runs("projection") if run.inputs == wanted), None)
-
-
-def first_with_map(migrations: list[Run]) -> str | None:
-    """Return the id of the first migration that has a map, if any."""
-    mapped = {run.inputs["migrated"] for run in engine.runs("projection")}
-    return next((run.id for run in migrations if run.id in mapped), None)
 
 
 def latest_job(command: str, **args: Any) -> Job | None:
@@ -126,17 +52,20 @@ def latest_job(command: str, **args: Any) -> Job | None:
     return next((job for job in jobs if args.items() <= job.args.items()), None)
 
 
-def project(source: Run, migrated: Run) -> Job:
+def project(source: Run, migrated: Run, method: str = "umap") -> Job:
     """Queue the job that makes a map."""
     args = {"source": source.id, "migrated": migrated.id}
+    if method != "umap":
+        args["method"] = method
     return engine.queue("project", args, f"Make the map of {migrated.name}")
 
 
 def newer_migration(migration: Run) -> Run | None:
-    """Return a newer migration of the same prompts to the same model, if there is one."""
+    """Return a newer migration of the same prompts to the same model by the same users, if any."""
 
     def key(run: Run) -> list[str | None]:
-        return [run.config["role"], *map(run.inputs.get, ("backbone", "dataset", "source_0"))]
+        roles = ("backbone", "dataset", "source_0", "selection")
+        return [run.config["role"], *map(run.inputs.get, roles)]
 
     same = (run for run in engine.runs("migration") if key(run) == key(migration))
     return next((run for run in same if run.created > migration.created), None)
@@ -161,13 +90,6 @@ def extent(root: str, projection_id: str) -> pd.DataFrame:
     columns = ["source_x", "source_y", "migrated_x", "migrated_y"]
     table = Workspace.open(root).get_table(projection_id, PLACES, columns=columns)
     return table.agg(["min", "max"])
-
-
-@st.cache_resource(max_entries=12, show_spinner=False)
-def _scores(root: str, projection_id: str, evaluation: str, metric: str, every: bool) -> np.ndarray:
-    """Return one metric of the users of a map, [n] float32; NaN where it is not measured."""
-    frame = (all_users if every else users)(root, projection_id)
-    return read_user_metric(Workspace.open(root), evaluation, metric, ids_of(frame))
 
 
 def evaluation_of(prompts: str) -> Run | None:
@@ -228,14 +150,19 @@ def preview(root: str, projection_id: str, strategy: str, budget: int) -> np.nda
     return np.isin(users(root, projection_id)["user_id"].to_numpy(dtype=str), selected)
 
 
-@st.cache_data(max_entries=50, show_spinner=False)
-def selected_by(root: str, selection_id: str, projection_id: str) -> np.ndarray:
-    """Say for each user of a map whether a selection run selected it, [n] bool."""
-    ids = Workspace.open(root).get_table(
+@st.cache_resource(max_entries=6, show_spinner=False)
+def selected_ids(root: str, selection_id: str) -> pa.Array:
+    """Return the ids of the users whom a selection run selected."""
+    table = Workspace.open(root).get_table(
         selection_id, "selection", where={"selected": [True]}, columns=["user_id"]
     )
+    return ids_of(table)
+
+
+def is_among(frame: pd.DataFrame, users: pa.Array) -> np.ndarray:
+    """Say for each user of a frame whether it is among some ids, [n] bool."""
     # For a hundred thousand ids, pandas takes a second and pyarrow milliseconds.
-    return pc.is_in(ids_of(users(root, projection_id)), ids_of(ids)).to_numpy(zero_copy_only=False)
+    return pc.is_in(ids_of(frame), users).to_numpy(zero_copy_only=False)
 
 
 def selection_run(source: str, strategy: str, budget: int) -> Run | None:

@@ -195,7 +195,7 @@ def _browse(dataset: str, task: str) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.text(f"{len(rows):,} records of {what} {short(selected)}", width="content")
         if what == "user":
-            pages.link("user", label="Open this user", user=selected, dataset=dataset)
+            pages.link("users", label="Open this user", user=selected, dataset=dataset)
     rows = rows.filter(["user_id", "item_id", "text", "outcome", "split", "time"])
     if "time" in rows:
         rows = rows.assign(time=pd.to_datetime(rows["time"], unit="s"))

@@ -1,117 +1,336 @@
-"""Users: maps of users before and after a migration, and the users an adapter is trained on."""
-
-from dataclasses import replace
+"""People: what a method does to whom, on three maps, in a list of the most affected, and one by one."""
 
 import numpy as np
-import pandas as pd
-import plotly.graph_objects as go
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from dashboard import engine, pages
 from dashboard.components import (
-    figures,
     job_cards,
-    map_figures,
     map_selection,
     page_states,
+    people_affected,
+    people_maps,
+    people_views,
+    person_drawer,
     published,
     query_params,
     selection_preview,
-    tables,
 )
-from dashboard.components.formatting import short
+from dashboard.components.formatting import escaped
 from dashboard.components.glossary import show_glossary, term
 from dashboard.components.map_selection import MapSelection
-from dashboard.engine import METRICS, user_maps
+from dashboard.components.people_views import View
+from dashboard.engine import people, user_details, user_maps
+from dashboard.engine.people import Subject
 from dashboard.engine.user_maps import UserMap
 
-COLOURS = {
-    "cluster": "Cluster",
-    "chosen": "Selected for training",
-    "variance": "Variance",
-    "loss": "Loss on the source",
-    "gain": "Gain of migrating",
-}
-CELL_COLOURS = {"users": "Number of users"} | {
-    name: f"Mean {COLOURS[name].lower()}" for name in ("variance", "loss", "gain")
-}
-VIEWS = {"density": "All users, counted", "sample": "A sample, as points"}
-TITLES = (
-    "Source: users by their prompts for the old model",
-    "Migrated: the same users by their prompts for the new model",
-)
-DRAG_MODES = {"lasso": "Lasso", "pan": "Click"}
-MAX_ROWS = 1000
-FEW_NEIGHBOURS = 0.2
+MAX_MATCHES = 20
+OLD_VIEWS = ("density", "sample")  # of an earlier version, under the name "view"
 
 
 @page_states.guarded
 def page() -> None:
     """Draw the page."""
     st.title("People")
-    st.caption("The position of a user is from the soft prompt: near users have similar prompts.")
-    migrations = user_maps.migrations()
-    if not migrations:
+    known = people.labels()
+    if not known:
+        page_states.empty(
+            "No people yet",
+            "People appear here when prompts are fitted or imported. Maps show them before and after "
+            "a migration.",
+            icon=":material/group_off:",
+        )
+        with st.container(horizontal=True, horizontal_alignment="center"):
+            pages.link("models", label="Fit prompts")
+            pages.link("plan", label="Plan a migration")
+        return
+    old_map = _renew_address()
+    intro = st.container()
+    bar = st.container(horizontal=True, vertical_alignment="bottom")
+    with bar:
+        subject = _choose_method(known)
+        name = people_views.chosen_view(subject, old_map)
+        dense = _is_dense(subject, name)
+    with intro:
+        _introduce(subject, known)
+    view, problem = _load(subject, name, dense)
+    with bar:
+        colour = _choose_colour(subject, dense)
+        if view is not None:
+            st.segmented_control(
+                "Mouse",
+                list(people_maps.DRAG_MODES),
+                format_func=people_maps.DRAG_MODES.__getitem__,
+                default="pan",
+                key="mouse",
+                help="Open: a click on a dot opens the person. Select: draw around people on one "
+                "map to find them on the others.",
+            )
+        _search(subject)
+        if view is not None:
+            with st.popover("", icon=":material/info:", help="What this map means"):
+                people_maps.trust(subject, view)
+    _show(subject, known, view, problem, name, colour)
+    show_glossary("soft prompt", "cluster", "variance", "strategy", "budget", "gain", "regress")
+
+
+def _renew_address() -> str | None:
+    """Rename what an address of an earlier version says; return the map that it meant, if any."""
+    view = st.query_params.get("view")
+    if view in OLD_VIEWS:
+        query_params.write("drawn", view)
+        query_params.write("view", None)
+    migration = st.query_params.get("migration")
+    if migration is None:
+        return None
+    query_params.write("migration", None)
+    if "method" not in st.query_params:
+        query_params.write("method", migration)
+    maps = (run for run in engine.runs("projection") if run.inputs["migrated"] == migration)
+    return next((str(run.summary["method"]) for run in maps), None)
+
+
+def _choose_method(known: dict[str, str]) -> Subject:
+    """Draw the widgets of the method that the page is about, and of its source if it has several."""
+    given = st.query_params.get("method")
+    if given is not None and given not in known:
+        meant = people.prompts_of(given)
+        if meant in known:
+            query_params.write("method", meant)
+    comparison = st.query_params.get("comparison")
+    dataset = st.query_params.get("dataset")
+    kinds = {run.id: run.kind for kind in ("comparison", "dataset") for run in engine.runs(kind)}
+    if comparison is not None and kinds.get(comparison) == "dataset":
+        comparison, dataset = None, comparison
+    if comparison is not None and comparison not in kinds:
+        st.warning(
+            "The address names an unknown value for “Comparison”; it is ignored.",
+            icon=":material/link_off:",
+        )
+        comparison = None
+    methods = query_params.read_many("methods", lambda _text: True)
+    if not methods and comparison is not None:
+        methods = people.members(comparison)
+    chosen = query_params.choose(
+        "Method",
+        list(known),
+        "method",
+        labels=known,
+        default=people.default(known, dataset, methods),
+        help=term("migration"),
+        width=250,
+    )
+    run = engine.run(chosen)
+    sources = people.sources_of(run)
+    source = sources[0] if sources else None
+    if len(sources) > 1:
+        source = query_params.choose_run(
+            "Source prompts", sources, "source", help=term("source prompts"), width=220
+        )
+    return people.subject(run, known[chosen], source, comparison)
+
+
+def _introduce(subject: Subject, known: dict[str, str]) -> None:
+    """Say in one line what is looked at."""
+    data = engine.run(subject.dataset)
+    users = data.summary.get("users", subject.run.summary.get("users", 0))
+    against = ""
+    if subject.reference and subject.reference != subject.evaluation:
+        against = f", against {people.name_of(subject.reference, known)}"
+    published.mark(subject.comparison or subject.run)
+    st.text(f"What “{subject.label}” does to {users:,} users of {data.name}{against}.")
+    if "source_0" in subject.run.inputs and user_maps.newer_migration(subject.run):
+        page_states.stale("A newer migration of these prompts to the same model is in the list.")
+
+
+def _is_dense(subject: Subject, name: str) -> bool:
+    """Say whether all users are to be counted in cells; draw the widget if there is a choice."""
+    run = people.projection(subject, name) if name != "behaviour" else None
+    if run is None or not run.summary.get("placed"):
+        return False
+    return query_params.segment("Show", people_views.DRAWN, "drawn") == "density"
+
+
+def _load(subject: Subject, name: str, dense: bool) -> tuple[View | None, engine.PumaError | None]:
+    try:
+        return people_views.load(subject, name, all_users=dense), None
+    except engine.PumaError as error:
+        return None, error
+
+
+def _choose_colour(subject: Subject, dense: bool) -> str:
+    if dense:
+        cells = people_maps.CELL_COLOURS
+        return query_params.choose("Colour by", list(cells), "shade", labels=cells, width=165)
+    colours = dict(people_views.COLOURS)
+    if subject.task == "click":
+        colours["mean"] = "Share clicked"
+    return query_params.choose("Colour by", list(colours), "colour", labels=colours, width=165)
+
+
+def _search(subject: Subject) -> None:
+    """Draw the search for a person. A complete id, or the only match, opens the person."""
+
+    def find() -> None:
+        text = str(st.session_state["find-person"]).strip()[: query_params.MAX_LENGTH]
+        matches = people.find(subject.dataset, text, 2) if text else []
+        if text in matches or len(matches) == 1:
+            _open(text if text in matches else matches[0])
+            st.session_state["find-person"] = ""
+
+    st.text_input(
+        "Find a person",
+        key="find-person",
+        placeholder="Beginning of an id",
+        icon=":material/search:",
+        max_chars=query_params.MAX_LENGTH,
+        on_change=find,
+        width=165,
+    )
+
+
+def _matches(subject: Subject) -> None:
+    """Offer the users whose ids begin with the text of the search."""
+    text = str(st.session_state.get("find-person", "")).strip()[: query_params.MAX_LENGTH]
+    if not text:
+        return
+    matches = people.find(subject.dataset, text, MAX_MATCHES)
+    if not matches:
+        st.caption(f"No user id begins with “{escaped(text, 30)}”.")
+        return
+    st.pills(
+        f"Ids that begin with “{escaped(text, 30)}”",
+        matches,
+        format_func=escaped,
+        key="found-person",
+        on_change=lambda: _open(st.session_state["found-person"]),
+    )
+
+
+def _open(user: str | None) -> None:
+    """Write a person into the address, so that the drawer opens."""
+    if user is not None:
+        query_params.write("user", user)
+        st.session_state[people_maps.OPENED] = people_maps.opened() + 1
+        st.session_state.pop("found-person", None)
+
+
+def _show(
+    subject: Subject,
+    known: dict[str, str],
+    view: View | None,
+    problem: engine.PumaError | None,
+    name: str,
+    colour: str,
+) -> None:
+    """Draw the maps, the most affected beside them, and what is selected."""
+    if view is not None:
+        _open(people_maps.read_events(view))
+    user = _user(subject)
+    _matches(subject)
+    selection = MapSelection() if view is None else people_views.selection(subject, view)
+    rows = np.empty(0, dtype=np.int64)
+    if view is not None:
+        rows = people_views.selected_rows(subject, view, selection)
+    maps, side = st.columns([2, 1], gap="medium")
+    trainers = st.container()
+    trained = _trainers(subject, view, trainers)
+    with maps:
+        if problem is not None:
+            _damaged(subject, name, problem)
+        elif view is None:
+            _no_map(subject, name)
+        else:
+            _maps(subject, view, colour, trained, selection, rows, user)
+    clicked = None
+    with side, page_states.caught("Who is most affected cannot be shown."):
+        clicked = people_affected.show(subject, known, view, rows)
+    if clicked is not None:
+        _open(clicked)
+        st.rerun()
+    if user is not None:
+        person_drawer.show(subject, known, user)
+
+
+def _user(subject: Subject) -> str | None:
+    """Return the person of the address; warn about one whom the data set does not hold."""
+    given = st.query_params.get("user")
+    if given is None:
+        return None
+    if len(given) <= query_params.MAX_LENGTH and people.is_user(subject.dataset, given):
+        return given
+    st.warning(
+        "The address names an unknown value for “User”; it is ignored.", icon=":material/link_off:"
+    )
+    return None
+
+
+def _maps(
+    subject: Subject,
+    view: View,
+    colour: str,
+    trained: np.ndarray | None,
+    selection: MapSelection,
+    rows: np.ndarray,
+    user: str | None,
+) -> None:
+    st.markdown(f"## {escaped(people_maps.headline(subject, view), 400)}")
+    notes = people_maps.notes(subject, view)
+    if notes:
+        st.markdown(f":material/info: {escaped(notes, 600)}")
+    shown = selection
+    if user is not None and not selection:
+        shown = MapSelection(users=(user,))
+    people_maps.charts(
+        subject,
+        view,
+        colour,
+        trained,
+        shown,
+        rows if selection else map_selection.selected_rows(shown, view.frame, view.points),
+    )
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        people_maps.selection_bar(subject, selection)
+    if selection:
+        clicked = people_maps.selected_table(subject, view, trained, selection, rows)
+        if clicked is not None:
+            _open(clicked)
+            st.rerun()
+
+
+def _no_map(subject: Subject, name: str) -> None:
+    """Say why a view has nothing to show, and how to get it."""
+    if name == "behaviour":
+        if subject.evaluation is None:
+            text = "Behaviour is drawn from predictions. Evaluate these prompts to see it."
+        else:
+            text = (
+                "The predictions are gone, more than "
+                f"{people.MAX_ROWS:,}, or of one record a person. Choose another view."
+            )
+        page_states.empty("No behaviour to show", text, icon=":material/scatter_plot:")
+        return
+    if subject.source is None:
         page_states.empty(
             "No migration yet",
-            "A map shows users before and after a migration. Launch a migration first.",
+            "A map shows users before and after a migration. Launch a migration first."
+            if name == "umap"
+            else "These prompts are too many to be drawn here.",
             icon=":material/scatter_plot:",
         )
         pages.link("plan", label="Plan a migration")
         return
-    left, right = st.columns(2)
-    with left:
-        migration = query_params.choose_run(
-            "Migration",
-            migrations,
-            "migration",
-            default=user_maps.first_with_map(migrations),
-            help=term("migration"),
+    if not all(user_details.has_prompts(run.id) for run in (subject.source, subject.run)):
+        page_states.empty(
+            "No prompts here",
+            "The archive of this published comparison holds no prompts, so they cannot be drawn.",
+            icon=":material/scatter_plot:",
         )
-    with right:
-        source = query_params.choose_run(
-            "Source prompts",
-            user_maps.sources_of(migration),
-            "source",
-            help=term("source prompts"),
-        )
-    published.mark(migration)
-    if user_maps.newer_migration(migration):
-        page_states.stale("A newer migration of these prompts to the same model is in the list.")
-    projection = user_maps.projection(source.id, migration.id)
-    if projection is None:
-        _no_map(source, migration)
         return
-    root = engine.root()
-    try:
-        sample = shown = UserMap(
-            source, migration, projection, user_maps.users(root, projection.id), {}
-        )
-        extent = None
-        if projection.summary.get("placed"):
-            if query_params.segment("Show", VIEWS, "view") == "density":
-                frame, points = _all_users(root, projection.id)
-                shown = replace(sample, frame=frame, points=points, all_users=True)
-            else:
-                # On the scale of all users, so that an outline means the same in both views.
-                extent = user_maps.extent(root, projection.id)
-        if not shown.all_users:
-            sample.points = map_selection.grid(sample.frame, extent)
-    except engine.StoreError as error:
-        page_states.failed("This map is damaged.", error)
-        st.caption("A map is made from the prompts alone, so nothing is lost by making it again.")
-        if page_states.action("Make it again", type="primary", icon=":material/refresh:"):
-            engine.workspace().delete(projection.id)
-            user_maps.project(source, migration)
-            st.rerun()
-        return
-    _map(sample, shown)
-    show_glossary("soft prompt", "cluster", "variance", "strategy", "budget", "gain", "migration")
-
-
-def _no_map(source: engine.Run, migration: engine.Run) -> None:
-    """Show the job that makes the map, or a button that queues it."""
-    job = user_maps.latest_job("project", source=source.id, migrated=migration.id)
+    wanted = {"source": subject.source.id, "migrated": subject.run.id}
+    wanted |= {"method": name} if name == "pca" else {}
+    job = user_maps.latest_job("project", **wanted)
     if job is not None and job.status in ("queued", "running", "interrupted"):
         page_states.loading("A job makes the map; it continues when you close the page.")
         job_cards.watch_one(job)
@@ -125,289 +344,56 @@ def _no_map(source: engine.Run, migration: engine.Run) -> None:
     page_states.empty(
         "No map of these prompts yet",
         "A job projects the prompts onto the plane, before and after the migration. It runs once, "
-        "in the background.",
+        "in the background. Behaviour and PCA can be seen meanwhile."
+        if name == "umap"
+        else "The prompts are too many to be projected on this page, so a job does it.",
         icon=":material/scatter_plot:",
     )
     if page_states.action("Make the map", type="primary", icon=":material/draw:"):
-        user_maps.project(source, migration)
+        user_maps.project(subject.source, subject.run, name)
         st.rerun()
 
 
-@st.cache_resource(max_entries=2, show_spinner=False)
-def _all_users(root: str, projection_id: str) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    frame = user_maps.all_users(root, projection_id)
-    return frame, map_selection.grid(frame)
-
-
-def _map(sample: UserMap, shown: UserMap) -> None:
-    columns = st.columns([2, 3, 3])
-    labels, name = (CELL_COLOURS, "shade") if shown.all_users else (COLOURS, "colour")
-    with columns[0]:
-        colour = query_params.choose("Colour by", list(labels), name, labels=labels)
-    with columns[1]:
-        strategy = selection_preview.choose_strategy()
-    with columns[2]:
-        budget = selection_preview.choose_budget(sample, strategy)
-    trained = selection_preview.selected_users(sample, strategy, budget)
-    _quality(shown)
-    selection = _selection(shown)
-    rows = map_selection.selected_rows(selection, shown.frame, shown.points)
-    _selection_widgets(shown, selection)
-    st.header("Maps", divider="gray")
-    _charts(shown, colour, trained, selection, rows)
-    _selected_table(shown, None if shown.all_users else trained, selection, rows)
-    selection_preview.show(sample, trained, strategy, budget)
-
-
-def _quality(shown: UserMap) -> None:
-    """Show how well the map represents the prompts."""
-    summary = shown.projection.summary
-    measured = f"Measured on {summary['trust_users']:,} users and {summary['trust_neighbours']} neighbours."
-    trust = (
-        "Trustworthiness: 1 if neighbours on the map are neighbours among the prompts; 0.5 is "
-        f"chance. {measured}"
-    )
-    shared = (
-        "Share of a user's nearest users among the source prompts that are also nearest among the "
-        f"migrated prompts. {measured}"
-    )
-    misfit = (
-        "Share of the source map's spread that the migrated map does not reproduce after shift, "
-        "rotation, reflection and scaling (Procrustes)."
-    )
-    tables.metrics(
-        {
-            "Trust in the source map": (f"{summary['trust_source']:.2f}", trust),
-            "Trust in the migrated map": (f"{summary['trust_migrated']:.2f}", trust),
-            "Neighbours in common": (f"{summary['shared_neighbours']:.0%}", shared),
-            "How much the layout changed": (f"{summary['misfit']:.0%}", misfit),
-        }
-    )
-    n, users = summary["drawn"], summary["users"]
-    who = f"{f'All {n:,}' if n == users else f'A random {n:,} of {users:,}'} users are drawn"
-    if shown.all_users:
-        others = {
-            "umap": "the others are at the mean of their nearest drawn users",
-            "pca": "the others are projected onto the same components",
-        }[summary["method"]]
-        who = f"All {users:,} users are counted in cells; a random {n:,} made the map, {others}"
-    method = {"umap": "UMAP of", "pca": "the first two of"}[summary["method"]]
-    few = ""
-    if summary["shared_neighbours"] < FEW_NEIGHBOURS:
-        few = (
-            " **The two models group users differently**: few neighbours are in common, so compare "
-            "users, not positions."
-        )
-    st.caption(
-        f"{who}: {method} the principal components, one fit for each model. Axes have no unit; "
-        f"large distances have little meaning.{few}"
-    )
-
-
-def _selection(shown: UserMap) -> MapSelection:
-    """Return the selection in the address, after writing a new lasso or click into it."""
-    for name in map_selection.MAPS:
-        key = _chart_key(shown, name)
-        event = (st.session_state.get(key) or {}).get("selection") or {}
-        signature = map_selection.signature(event)
-        if signature and signature != st.session_state.get(f"seen-{key}"):
-            st.session_state[f"seen-{key}"] = signature
-            area, rows = map_selection.event(event, name)
-            if shown.all_users and rows and not area:  # a click on a cell
-                area, rows = MapSelection(area=map_figures.cell_corners(rows[-1]), on=name), []
-            rows = [row for row in rows if 0 <= row < len(shown.frame)][: map_selection.MAX_IDS]
-            _write(area or MapSelection(users=tuple(shown.frame["user_id"].iloc[rows])))
-    given = query_params.read_many("users", lambda _user: True)[: map_selection.MAX_IDS]
-    known = set(shown.frame["user_id"]) if given else set()
-    users = tuple(user for user in given if user in known)
-    if len(users) < len(given):
-        st.warning("Some users in the address are not on this map.", icon=":material/link_off:")
-    corners = query_params.read_many("area", map_selection.is_corner)[: map_selection.MAX_CORNERS]
-    on = query_params.read("on", map_selection.MAPS, map_selection.MAPS[0]) or map_selection.MAPS[0]
-    cluster = query_params.read("cluster", _clusters(shown))
-    if users:
-        return MapSelection(users=users)
-    if len(corners) > 2:
-        outline = tuple((int(x), int(y)) for x, y in (text.split(",") for text in corners))
-        return MapSelection(area=outline, on=on)
-    return MapSelection(cluster=None if cluster is None else int(cluster) - 1)
-
-
-def _chart_key(shown: UserMap, name: str) -> str:
-    return f"{'density' if shown.all_users else 'map'}-{name}"
-
-
-def _clusters(shown: UserMap) -> list[str]:
-    return [str(number + 1) for number in range(int(shown.frame["cluster"].max()) + 1)]
-
-
-def _write(selection: MapSelection) -> None:
-    """Write a selection into the address in place of an earlier one."""
-    query_params.write("users", list(selection.users))
-    query_params.write("area", [f"{x},{y}" for x, y in selection.area])
-    query_params.write("on", selection.on if selection.area else None)
-    cluster = selection.cluster
-    query_params.write("cluster", None if cluster is None else str(cluster + 1))
-
-
-def _selection_widgets(shown: UserMap, selection: MapSelection) -> None:
-    """Draw the widgets that select users by mouse, by cluster or by id, or clear the selection."""
-
-    def write_cluster() -> None:
-        value = st.session_state["pick-cluster"]
-        _write(MapSelection(cluster=None if value is None else int(value) - 1))
-
-    def write_user() -> None:
-        value = st.session_state["pick-user"].strip()
-        _write(MapSelection(users=(value,) if value else ()))
-
-    cluster, users = selection.cluster, selection.users
-    st.session_state["pick-cluster"] = None if cluster is None else str(cluster + 1)
-    st.session_state["pick-user"] = users[0] if len(users) == 1 else ""
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        st.segmented_control(
-            "Select on a map by",
-            list(DRAG_MODES),
-            format_func=DRAG_MODES.__getitem__,
-            default="lasso",
-            key="mouse",
-        )
-        st.selectbox(
-            "Select a cluster",
-            _clusters(shown),
-            index=None,
-            key="pick-cluster",
-            placeholder="none",
-            width=160,
-            help=term("cluster"),
-            on_change=write_cluster,
-        )
-        st.text_input("Select a user id", key="pick-user", width=200, on_change=write_user)
-        st.button("Clear", on_click=_write, args=(MapSelection(),), disabled=not selection)
-
-
-def _charts(
-    shown: UserMap,
-    colour: str,
-    trained: np.ndarray | None,
-    selection: MapSelection,
-    rows: np.ndarray,
-) -> None:
-    """Draw both maps, with the selected users highlighted."""
-    values, label, missing = _values(shown, colour)
-    if colour == "chosen" and trained is None:
-        missing = "The selected users are not known yet; see below."
-    if missing:
-        st.info(missing, icon=":material/help:")
-    dragmode = st.session_state["mouse"] or "lasso"
-    data = shown.frame
-    layers: list[map_figures.Layer] = []
-    scale = None
-    if shown.all_users:
-        known = None if missing or not len(values) else values
-        if known is not None:
-            first = map_figures.cells(shown.points[map_selection.MAPS[0]], known, None)
-            means = first["mean"].to_numpy()
-            scale = map_figures.value_scale(means, f"mean {label}", differences=colour == "gain")
-    else:
-        selected = rows if selection else None
-        if colour == "chosen" and trained is not None:
-            layers = map_figures.selected_layers(trained, selected)
-        elif colour in ("cluster", "chosen") or missing:
-            layers = map_figures.cluster_layers(shown.frame["cluster"].to_numpy(), selected)
-        else:
-            layers = map_figures.value_layers(values, selected)
-            scale = map_figures.value_scale(values, label, differences=colour == "gain")
-            unknown = int((~np.isfinite(values)).sum())
-            if unknown:
-                st.caption(f"{unknown:,} users without a measurement are grey.")
-        data = data.assign(**({} if trained is None else {"chosen": trained}))
-    for column, name, title in zip(st.columns(2), map_selection.MAPS, TITLES, strict=True):
-        points = shown.points[name]
-        corners = selection.area if selection.on == name else ()
-        figure: go.Figure
-        if shown.all_users:
-            background = map_figures.cells(points, known, None)
-            data = map_figures.cells(points, known, rows) if selection else background
-            figure = map_figures.density_map(
-                data, background if selection else None, scale, corners, dragmode
-            )
-        else:
-            figure = map_figures.point_map(points, layers, scale, corners, dragmode)
-        with column:
-            figures.show(
-                figure,
-                data,
-                _chart_key(shown, name),
-                title=title,
-                x="map axis 1 (no unit)",
-                y="map axis 2 (no unit)",
-                height=map_figures.HEIGHT,
-                select=("points", "box", "lasso"),
-            )
-
-
-def _values(shown: UserMap, colour: str) -> tuple[np.ndarray, str, str]:
-    """Return a number per user to colour by, its label, and why there is none (or "")."""
-    if colour == "variance":
-        return shown.frame["variance"].to_numpy(), "variance of a user's train outcomes", ""
-    if colour == "loss":
-        values = shown.scores(shown.source)
-        label = f"source prompts on held-out rows: {METRICS[shown.metric].axis}"
-        missing = (
-            "The loss is the source prompts' error on held-out rows. Evaluate the source prompts "
-            "to show it."
-        )
-    elif colour == "gain":
-        values = shown.gain()
-        label = f"gain in {shown.metric}: above 0 migrating is better"
-        missing = (
-            "The gain needs evaluations of this migration and of a full retraining on its model."
-        )
-    else:
-        return np.empty(0), "", ""
-    return values, label, "" if np.isfinite(values).any() else missing
-
-
-def _selected_table(
-    shown: UserMap, trained: np.ndarray | None, selection: MapSelection, rows: np.ndarray
-) -> None:
-    """List the selected users."""
-    if not selection:
-        st.caption("Draw around users on one map, or click one, to find them on the other map.")
+def _damaged(subject: Subject, name: str, error: engine.PumaError) -> None:
+    """Show that a view cannot be read, and offer to make its map again."""
+    run = None if name == "behaviour" else people.projection(subject, name)
+    if run is None or subject.source is None:
+        page_states.failed("This view cannot be shown.", error)
         return
-    st.markdown(f"### {len(rows):,} of {len(shown.frame):,} users selected")
-    table = _table(shown, trained, rows[:MAX_ROWS])
-    event = tables.show(
-        table,
-        key="picked-users",
-        on_select="rerun",
-        selection_mode="single-row",
-        height=tables.height(len(table), 280),
-    )
-    marked = event.selection.rows if event else []
-    if len(table) == 1 or marked:
-        user = table["User"].iloc[marked[0] if marked else 0]
-        pages.link("user", label="Open this user", user=str(user))
-    if len(rows) > MAX_ROWS:
-        st.caption(f"The first {MAX_ROWS:,} are shown; the download holds all.")
-    figures.downloads(lambda: _table(shown, trained, rows), "picked-users-table")
+    page_states.failed("This map is damaged.", error)
+    st.caption("A map is made from the prompts alone, so nothing is lost by making it again.")
+    if page_states.action("Make it again", type="primary", icon=":material/refresh:"):
+        engine.workspace().delete(run.id)
+        user_maps.project(subject.source, subject.run, name)
+        st.rerun()
 
 
-def _table(shown: UserMap, trained: np.ndarray | None, rows: np.ndarray) -> pd.DataFrame:
-    frame = shown.frame.iloc[rows]
-    columns = {
-        "User": [short(user) for user in frame["user_id"]],
-        "Cluster": frame["cluster"].to_numpy() + 1,
-        "Variance": frame["variance"].to_numpy(),
-        f"Source, {shown.metric}": shown.scores(shown.source, rows),
-        f"Migrated, {shown.metric}": shown.scores(shown.migration, rows),
-        "Gain over retraining": shown.gain(rows),
-    }
-    if shown.ranking != shown.metric:
-        for name, prompts in (("Source", shown.source), ("Migrated", shown.migration)):
-            label = f"{name}, {METRICS[shown.ranking].label}"
-            columns[label] = shown.scores(prompts, rows, shown.ranking)
-    if trained is not None:
-        columns["Trains the adapter"] = trained[rows]
-    return pd.DataFrame(columns)
+def _trainers(subject: Subject, view: View | None, place: DeltaGenerator) -> np.ndarray | None:
+    """Draw who trains the adapter, below the maps; return whether each user of the view does."""
+    if subject.source is None or view is None:
+        return None
+    user_map = None
+    with place, page_states.caught("Who trains the adapter cannot be shown."):
+        st.header("Who trains it", divider="gray")
+        run = people.projection(subject)
+        if run is not None:
+            frame = user_maps.users(engine.root(), run.id)
+            user_map = UserMap(subject.source, subject.run, run, frame)
+        users = int(subject.run.summary.get("users", len(view.frame)))
+        left, right = st.columns([3, 2])
+        with left:
+            strategy = selection_preview.choose_strategy()
+        with right:
+            budget = selection_preview.choose_budget(subject.run, users, strategy)
+
+        def selected(frame: View | UserMap) -> np.ndarray | None:
+            return selection_preview.selected_users(
+                frame.frame, subject.run, user_map, strategy, budget
+            )
+
+        if user_map is not None:
+            selection_preview.show(user_map, selected(user_map), strategy, budget)
+        else:
+            st.caption("How the users are spread over clusters is shown when a map is made.")
+        return selected(view)
+    return None

@@ -23,6 +23,9 @@ from puma_engine.evaluation.metrics import Interval
 USER_MARGIN = 0.05
 SURE = 0.9
 LIKELY = 0.75
+# How sure it is that a user regresses, and the lowest probability of each group. Within 1 - LIKELY
+# and LIKELY the user's few rows allow no statement.
+CERTAINTIES = {"surely": SURE, "likely": LIKELY, "unknown": 1 - LIKELY, "unlikely": 0.0}
 WORST_SHARE = 0.1
 # Weight of the pooled variance in each user's row variance, in rows.
 PRIOR_ROWS = 4.0
@@ -64,6 +67,12 @@ class UserEffects:
     def worse(self, probability: float = SURE) -> pd.DataFrame:
         """Return the users who regress with at least this probability, LIKELY or more."""
         return self.frame[self.frame["probability"] >= probability]
+
+
+def certainties(probability: np.ndarray) -> np.ndarray:
+    """Return the position in CERTAINTIES of each probability to regress, [n] int64."""
+    lowest = np.array([*CERTAINTIES.values()])[::-1]
+    return len(lowest) - np.searchsorted(lowest, probability, side="right")
 
 
 def per_user_losses(user: np.ndarray, reference: np.ndarray, loss: np.ndarray) -> pd.DataFrame:

@@ -53,7 +53,9 @@ def project(
     neighbours: of UMAP and of the measures. facts: trust_source and trust_migrated, the
     trustworthiness (Venna & Kaski 2001) of each map against its prompts, 1 is perfect;
     shared_neighbours, the mean share of a user's nearest users in one table that are so in the
-    other; misfit, see `align`; trust_users and trust_neighbours, on what these were measured.
+    other; misfit, see `align`; trust_users and trust_neighbours, on what these were measured;
+    variance_source and variance_migrated, the share of the prompts' variance along their first
+    principal component.
     Raises DataError for fewer than MIN_USERS users, and what `check` raises.
     """
     check(method, clusters, neighbours)
@@ -80,8 +82,56 @@ def project(
     announce("measuring trustworthiness")
     maps[1], misfit = align(maps[1], maps[0])
     facts = {"method": method, "misfit": misfit} | _trust(tables, maps, neighbours, seed)
+    for name, values, space in zip(("source", "migrated"), tables, spaces, strict=True):
+        total = float(values.var(axis=0).sum())
+        facts[f"variance_{name}"] = float(space[:, 0].var()) / total if total else 0.0
     first, second = (points.astype(np.float32) for points in maps)
     return Projection(user_ids, first, second, spaces[0], spaces[1], labels, facts)
+
+
+@dataclass(frozen=True)
+class PrincipalMap:
+    """The first two principal components of two prompt tables of the same n users.
+
+    source, migrated [n, 2]: coordinates, those of migrated aligned to source; source_shares,
+    migrated_shares [2]: the share of each table's variance along each component; misfit: see `align`.
+    """
+
+    source: np.ndarray
+    migrated: np.ndarray
+    source_shares: np.ndarray
+    migrated_shares: np.ndarray
+    misfit: float
+
+
+def principal_map(source: np.ndarray, migrated: np.ndarray) -> PrincipalMap:
+    """Project source [n, d] and migrated [n, e] prompts to their first two principal components.
+
+    Exact, and with numpy alone: an eigendecomposition of the smaller of the two product matrices.
+    """
+    first, source_shares = principal_plane(source)
+    second, migrated_shares = principal_plane(migrated)
+    aligned, misfit = align(second, first)
+    return PrincipalMap(first, aligned, source_shares, migrated_shares, misfit)
+
+
+def principal_plane(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first two principal components of rows [n, d], [n, 2], and their shares [2].
+
+    A share is that of the variance. Missing components are 0. The sign of a component is the one
+    with which its largest weight, by magnitude, is positive.
+    """
+    centred = np.asarray(values, np.float64) - np.mean(values, axis=0, dtype=np.float64)
+    rows, columns = centred.shape
+    wide = columns > rows
+    squares, vectors = np.linalg.eigh(centred @ centred.T if wide else centred.T @ centred)
+    squares, vectors = np.maximum(squares[::-1][:2], 0), vectors[:, ::-1][:, :2]
+    vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(axis=0), range(vectors.shape[1])])
+    points = vectors * np.sqrt(squares) if wide else centred @ vectors
+    total = float((centred**2).sum())
+    missing = 2 - points.shape[1]
+    shares = squares / total if total else np.zeros_like(squares)
+    return np.pad(points, ((0, 0), (0, missing))), np.pad(shares, (0, missing))
 
 
 class OutOfSampleProjector:

@@ -216,7 +216,15 @@ def method_label(ws: Workspace, evaluation: Run) -> str:
     method = evaluation.config["method"]
     if method in BASELINES:
         return BASELINES[method].label
-    subject = ws.run(evaluation.inputs["prompts"])
+    return _prompts_label(ws, ws.run(evaluation.inputs["prompts"]), method)
+
+
+def prompts_label(ws: Workspace, subject: Run) -> str:
+    """Return the name of the method that a prompt table is of, evaluated or not."""
+    return _prompts_label(ws, subject, str(subject.config["role"]))
+
+
+def _prompts_label(ws: Workspace, subject: Run, method: str) -> str:
     if method in LABELS:
         label = LABELS[method]
     elif method == "refined":

@@ -177,7 +177,9 @@ def plan(ws, browser, base, source):
 def lasso(ws, browser, base, source, moved):
     """Select users on the source map with a lasso; the address restores the selection."""
     pipeline.project(ws, source, moved, method="pca", clusters=3, neighbours=5)
-    page = opened(browser, f"{base}/users")
+    page = opened(browser, f"{base}/users?map=pca")
+    page.get_by_text("Select", exact=True).click()
+    still(page)
     chart = page.locator(".js-plotly-plot .nsewdrag").first
     chart.wait_for()
     page.wait_for_timeout(1000)
@@ -201,7 +203,7 @@ def lasso(ws, browser, base, source, moved):
 
 
 def fail(ws, browser, base, source, moved):
-    """Plan shows a failed migration; Users shows a damaged map and draws it again."""
+    """Plan shows a failed migration; People shows a damaged map and draws it again."""
     args = {
         "sources": [source.id],
         "targets": [moved.inputs["backbone"]],
@@ -215,6 +217,7 @@ def fail(ws, browser, base, source, moved):
     page.get_by_role("button", name="Retry", exact=True).first.wait_for()
     run = pipeline.project(ws, source, moved, method="pca", clusters=3, neighbours=5)
     next(ws.folder(run.id).glob("map.*")).write_bytes(b"PAR1")
+    # An address of an earlier version, which means the map that there is.
     page.goto(f"{base}/users?migration={moved.id}&colour=variance")
     page.get_by_text("This map is damaged.").wait_for()
     page.get_by_role("button", name="Make it again").click()
@@ -224,7 +227,7 @@ def fail(ws, browser, base, source, moved):
 
 
 def worst_user(page):
-    """Open the page of the user with the largest regression."""
+    """Open the drawer of the user with the largest regression."""
     page.get_by_text("Who gains, who loses").click()
     still(page)
     table = page.get_by_role("heading", name="Users who regress most").locator(
@@ -247,7 +250,8 @@ def worst_user(page):
 
 def ask(ws, page, run):
     """Predict the rating of a book on the page; it equals that of the engine."""
-    user = page.get_by_role("heading", name=re.compile(r"^User \S+$")).inner_text().split()[1]
+    drawer = page.get_by_role("dialog")
+    user = drawer.get_by_text(re.compile(r"^User \S+$")).first.inner_text().split()[1]
     page.get_by_text("What if", exact=True).click()
     still(page)
     page.get_by_role("textbox", name="Title").fill(BOOK)

@@ -10,7 +10,6 @@ import pytest
 from dashboard_pages import open_page
 from store_edits import edited
 
-from dashboard import pages
 from dashboard.components import compare_users
 from dashboard.components.compare_methods import in_order
 from dashboard.engine import comparisons
@@ -121,15 +120,14 @@ def test_the_margin_changes_the_verdict_and_is_in_the_address(world, monkeypatch
 
 
 def test_users_who_regress_lead_to_their_page(world, monkeypatch):
-    monkeypatch.setitem(pages.PAGES, "user", ("User", ":material/person:", "One user."))
     few = world["runs"]["few"].id
     app = see(world, monkeypatch, view="users", user_method=few)
     texts(app)
     table = app.dataframe[0].value
     assert set(table["User"].head(3)) == {"000", "001", "002"}
     assert (table["Probability"].head(3) > 0.9).all()
-    assert table["Open"][0].startswith("user?user=00")
-    assert table["Open"][0].endswith(f"&comparison={world['comparison'].id}")
+    here = f"comparison={world['comparison'].id}&method={few}&user=00"
+    assert table["Open"][0].startswith(f"people?{here}")
     metric = next(item for item in app.metric if item.label.startswith("Regress with"))
     assert int(metric.value.split()[0]) >= 3
 

@@ -18,7 +18,7 @@ NOBODY = 65534
 # Buttons that read, or leave the page.
 READING = {"Clear", "Prepare the file"}
 # Pages that need more than this workspace has; their actions are those of components on the others.
-UNFILLED = {"models", "user"}
+UNFILLED = {"models"}
 
 
 @pytest.fixture(scope="module")

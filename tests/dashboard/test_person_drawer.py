@@ -1,5 +1,6 @@
-"""The User page in every state, on tiny real models, with markup in titles and ids."""
+"""The drawer of one person in every state, on tiny real models, with markup in titles and ids."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from tiny import tiny_backbone_folder
 from whatif_processes import kill
 
 from dashboard import engine
-from dashboard.components import user_predictions
+from dashboard.components import person_story, user_predictions
 from dashboard.engine import user_details
 from puma_engine import pipeline
 from puma_engine.errors import DataError
@@ -64,15 +65,39 @@ def world(tmp_path_factory):
 @pytest.fixture
 def show(world, monkeypatch):
     def opened(**query):
-        app = open_page("user", world["ws"].root, monkeypatch, **query)
-        assert not app.exception, app.exception
-        return app
+        return open_person(world["ws"].root, monkeypatch, **query)
 
     return opened
 
 
+class Drawer:
+    """The drawer of a page under test: what it shows alone, and the page itself."""
+
+    def __init__(self, app):
+        self.app = app
+
+    def __getattr__(self, name):
+        return getattr(self.app._tree[2], name)
+
+    @property
+    def query_params(self):
+        return self.app.query_params
+
+    @property
+    def heading(self):
+        """The title; None if it is closed."""
+        blocks = list(self.app._tree[2].children.values())
+        return blocks[0].proto.dialog.title if blocks else None
+
+
+def open_person(root, monkeypatch, **query):
+    app = open_page("users", root, monkeypatch, **query)
+    assert not app.exception, app.exception
+    return Drawer(app)
+
+
 def texts(app):
-    """All text of a page that is rendered as markdown."""
+    """All text of a page or a drawer that is rendered as markdown."""
     kinds = ("markdown", "caption", "title", "header", "info", "warning", "error", "success")
     lines = [element.value for kind in kinds for element in getattr(app, kind)]
     return "\n".join([*lines, *(item.label for item in [*app.metric, *app.expander])])
@@ -89,6 +114,8 @@ def test_held_out_items_with_every_prediction_and_the_truth(world, show):
     assert (
         methods[0] == "Source prompts" and methods[-1] == "User + item bias" and len(methods) == 4
     )
+    spec = json.loads(app.get("plotly_chart")[0].proto.spec)
+    assert spec["layout"]["xaxis"]["range"] == [0.8, 5.2]  # the whole scale, for everybody
     titles = pipeline.load_dataset(world["ws"], world["data"]).items.set_index("item_id")["text"]
     wanted = pipeline.read_predictions(world["ws"], world["evaluations"][1])
     wanted = wanted[wanted["user_id"] == "001"]
@@ -114,7 +141,7 @@ def test_titles_and_ids_are_shown_as_text(show, view):
     read = texts(app)
     assert "<script" not in read and "**bold**" not in read and "<b>" not in read
     assert "<script" not in charts(app) and "\\u003cscript" not in charts(app)
-    assert app.selectbox("choose-user").value == NOBODY
+    assert app.heading.replace("\\", "") == f"User {NOBODY}"
 
 
 def test_history_shows_the_rows_outside_the_test_split(world, show):
@@ -131,27 +158,13 @@ def test_history_shows_the_rows_outside_the_test_split(world, show):
 def test_an_unknown_user_or_comparison_is_reported(show):
     for query in ({"user": "../../etc"}, {"comparison": "0" * 16}, {"user": "9" * 500}):
         app = show(**query)
-        assert "unknown value" in app.warning[0].value
-        assert app.selectbox("choose-user").value == "000"
+        assert "unknown value" in app.app.warning[0].value and app.heading is None
 
 
 def test_a_link_may_name_the_data_set(world, show):
     app = show(user="005", dataset=world["data"].id)
-    assert app.selectbox("choose-user").value == "005" and not app.warning
-    assert app.selectbox("choose-comparison").value == world["comparison"].id
-
-
-def test_a_user_is_found_by_id_prefix(show):
-    app = show(user="001")
-    app.text_input("user_search").set_value("00").run()
-    assert app.selectbox("choose-user").value == "001"
-    assert set(app.selectbox("choose-user").options) == {f"00{i}" for i in (0, 1, 2, 5, 6, 7, 8, 9)}
-    app.text_input("user_search").set_value("007").run()
-    assert app.selectbox("choose-user").value == "007"
-    assert app.query_params["user"] in ("007", ["007"])
-    app.text_input("user_search").set_value("<b>nobody").run()
-    assert "No user id begins with" in texts(app) and "<b>n" not in texts(app)
-    assert not app.exception
+    assert app.heading == "User 005" and not app.app.warning
+    assert f"{'Migration trained on 4 users'} against Full retraining" in texts(app)
 
 
 def test_a_user_without_held_out_rows_has_only_a_history(show):
@@ -162,9 +175,9 @@ def test_a_user_without_held_out_rows_has_only_a_history(show):
 
 def test_methods_are_chosen_in_the_address(world, show):
     item_mean = world["evaluations"][4].id
-    app = show(user="001", method=item_mean)
+    app = show(user="001", methods=item_mean)
     assert app.dataframe[0].value["Method"].tolist() == ["Item mean"]
-    app.multiselect("choose-method").set_value([]).run()
+    app.multiselect("choose-methods").set_value([]).run()
     assert "at least one method" in app.info[0].value and not app.exception
 
 
@@ -185,7 +198,8 @@ def test_neighbours_equal_those_computed_from_the_tables(world, show):
         for row in table.to_dict("records"):
             assert row[place] == order.index(row["User"]) + 1
             assert row[cosine] == pytest.approx(close[row["User"]], abs=1e-4)
-    assert f"comparison={world['comparison'].id}&user=" in table["Open"][0]
+    here = f"comparison={world['comparison'].id}&method={world['moved'].id}&user="
+    assert table["Open"][0].startswith(f"people?{here}")
 
 
 def test_neighbours_join_by_id_whatever_the_order(tmp_path, monkeypatch):
@@ -217,7 +231,7 @@ def test_neighbours_join_by_id_whatever_the_order(tmp_path, monkeypatch):
 
 def test_lineage_shows_every_step_and_its_training_users(world, show):
     app = show(user="001", view="lineage", run=world["moved"].id)
-    steps = [item.label.replace("\\", "") for item in app.expander[:-1]]  # then the glossary
+    steps = [item.label.replace("\\", "") for item in app.expander]
     names = [run.name for run in world["ws"].lineage(world["moved"].id)]
     assert len(steps) == len(names) == 6
     place = {name: next(i for i, step in enumerate(steps) if name in step) for name in names}
@@ -256,8 +270,7 @@ def test_a_missing_model_does_not_stop_the_other_predictions(world, tmp_path, mo
     away = old.rename(old.with_name("away"))
     try:
         asked = {"view": "what-if", "user": "001", "title": "Dune by Frank Herbert"}
-        app = open_page("user", ws.root, monkeypatch, **asked)
-        assert not app.exception
+        app = open_person(ws.root, monkeypatch, **asked)
         assert [error.value for error in app.error] == ["No prediction from Source prompts."]
         assert any(str(old) in text.value for text in app.text)
         assert len(app.metric) == 4 + 2 and len(app.get("plotly_chart")) == 1
@@ -274,20 +287,18 @@ def test_a_bad_what_if_request_is_reported(show):
 
 def test_a_data_set_without_a_comparison_says_how_to_make_one(tmp_path, world, monkeypatch):
     ws = Workspace.open(tmp_path / "ws", create=True)
-    assert "No users yet" in texts(open_page("user", ws.root, monkeypatch))
     data = pipeline.import_dataset(
         ws, "table", path=write_ratings(tmp_path / "r.csv", users=6), task="rating"
     )
     folder = tiny_backbone_folder(tmp_path / "models")
     pipeline.fit_prompts(ws, data, folder, training=QUICK, name="<i>mine</i>")
-    app = open_page("user", ws.root, monkeypatch)
-    assert not app.exception and "Nothing is evaluated yet" in texts(app)
-    app = open_page("user", ws.root, monkeypatch, view="neighbours")
-    assert not app.exception and "Only one prompt table" in texts(app)
+    app = open_person(ws.root, monkeypatch, user="001")
+    assert "Nothing is evaluated yet" in texts(app)
+    app = open_person(ws.root, monkeypatch, user="001", view="neighbours")
+    assert "Only one prompt table" in texts(app)
     pipeline.evaluate(ws, "<i>mine</i>")
-    app = open_page("user", ws.root, monkeypatch)
+    app = open_person(ws.root, monkeypatch, user="001")
     assert app.dataframe[0].value["Method"].tolist() == ["Source prompts"]
-    assert "No workspace yet" in texts(open_page("user", tmp_path / "none", monkeypatch))
 
 
 def test_damage_is_shown_as_an_error(tmp_path, monkeypatch):
@@ -298,7 +309,7 @@ def test_damage_is_shown_as_an_error(tmp_path, monkeypatch):
     run = pipeline.fit_prompts(ws, data, tiny_backbone_folder(tmp_path / "m"), training=QUICK)
     file = next(ws.folder(run.id).glob("prompts*"))
     file.write_bytes(file.read_bytes()[:-8])
-    app = open_page("user", ws.root, monkeypatch)
+    app = open_page("users", ws.root, monkeypatch)
     assert not app.exception and "cannot be shown" in app.error[0].value
     assert any("was changed" in text.value for text in app.text)
 
@@ -308,13 +319,12 @@ def test_a_damaged_source_leaves_the_other_parts_of_the_page(world, tmp_path, mo
     ws = Workspace.open(shutil.copytree(world["ws"].root, tmp_path / "ws", ignore=sockets))
     file = next(ws.folder(world["source"].id).glob("prompts*"))
     file.write_bytes(file.read_bytes()[:-8])
-    app = open_page("user", ws.root, monkeypatch, user="001")
-    assert not app.exception and not app.error
+    app = open_person(ws.root, monkeypatch, user="001")
+    assert not app.error
     assert "Source prompts" in app.dataframe[0].value["Method"].tolist()
-    app = open_page("user", ws.root, monkeypatch, user="001", view="neighbours")
-    assert not app.exception
+    app = open_person(ws.root, monkeypatch, user="001", view="neighbours")
     assert [error.value for error in app.error] == ["This part cannot be shown."]
-    assert "User 001" in [header.value for header in app.header]
+    assert app.heading == "User 001"
 
 
 def test_clicks_are_shown_as_probabilities(tmp_path, monkeypatch):
@@ -330,11 +340,39 @@ def test_clicks_are_shown_as_probabilities(tmp_path, monkeypatch):
     data = pipeline.import_dataset(ws, "table", path=tmp_path / "clicks.csv", task="click")
     run = pipeline.fit_prompts(ws, data, tiny_backbone_folder(tmp_path / "m"), training=QUICK)
     pipeline.evaluate(ws, run)
-    app = open_page("user", ws.root, monkeypatch, user="b")
-    assert not app.exception and "clicked" in app.metric[2].value
+    app = open_person(ws.root, monkeypatch, user="b")
+    assert "clicked" in app.metric[2].value
     assert {"LOG"} & {name[:3].upper() for name in app.dataframe[0].value}
-    app = open_page("user", ws.root, monkeypatch, user="b", view="history")
-    assert not app.exception and "When" in app.dataframe[0].value
+    axis = json.loads(app.get("plotly_chart")[0].proto.spec)["layout"]["xaxis"]
+    assert axis["range"] == [-0.04, 1.04] and axis["tickformat"] == ".0%"
+    app = open_person(ws.root, monkeypatch, user="b", view="history")
+    assert "When" in app.dataframe[0].value
+
+
+def test_the_sentence_names_the_record_that_changed_most_in_the_users_direction():
+    joined = pd.DataFrame(
+        {
+            "item_id": ["a", "b", "c"],
+            "outcome": [5.0, 3.0, 1.0],
+            "one": [4.2, 3.5, 1.0],  # worse on all records together
+            "two": [4.7, 3.0, 1.3],
+        }
+    )
+    titles = {"a": "Nora\x07 Roberts", "b": "B", "c": "C"}
+    ends = {"method": ("one", "migrated"), "other": ("two", "retrained"), "other_name": ""}
+    assert person_story.sentence("007", joined, titles, "rating", **ends) == (
+        "007 gives “Nora Roberts” five stars; retraining says 4.7, the migration 4.2."
+    )
+    swapped = ends | {"method": ("two", "refined"), "other": ("one", "source")}
+    assert person_story.sentence("007", joined.iloc[1:], titles, "rating", **swapped) == (
+        "007 gives “B” three stars; the old model says 3.5, the refined migration 3.0."
+    )
+    clicks = joined.assign(outcome=[1.0, 0, 0], one=[0.31, 0.2, 0.5], two=[0.62, 0.2, 0.4])
+    assert person_story.sentence("u", clicks, {"a": "News"}, "click", **ends) == (
+        "u clicked “News”; retraining gives a click 62%, the migration 31%."
+    )
+    unknown = joined.assign(two=np.nan)
+    assert person_story.sentence("u", unknown, titles, "rating", **ends) == ""
 
 
 def test_is_right_compares_rounded_ratings_and_likelier_answers():

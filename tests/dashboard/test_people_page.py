@@ -1,19 +1,27 @@
-"""The Users page in every state: selections on maps, and previews of strategies."""
+"""The People page in every state: three linked views, selections, the most affected, strategies."""
 
+import json
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import compared
 import numpy as np
 import pandas as pd
 import pytest
 from dashboard_pages import add_job, open_page
 
-from dashboard.components import map_figures, map_selection
+from dashboard.components import map_figures, map_selection, people_maps, people_views
 from dashboard.components.map_selection import MapSelection
 from dashboard.components.selection_preview import summary
+from dashboard.engine import people
+from dashboard.pages import MERGED
 from puma_engine import jobs, pipeline
+from puma_engine.evaluation.user_effects import effects_between
+from puma_engine.maps.behaviour import behaviour
+from puma_engine.pipeline.comparing import comparison_users
 from puma_engine.prompts.table import PromptTable
 from puma_engine.selection.strategies import coverage
 from puma_engine.store import Workspace
@@ -21,6 +29,7 @@ from puma_engine.store import Workspace
 N = 60
 IDS = np.array([f"<b>{number:02}</b>" for number in range(N)])
 SQUARE = ((0, 0), (500, 0), (500, 500), (0, 500))
+SQUARE_TEXT = ["0,0", "500,0", "500,500", "0,500"]
 
 
 def test_a_lasso_becomes_an_outline_with_the_same_points():
@@ -42,20 +51,40 @@ def test_an_outline_may_be_concave():
 
 def test_a_box_names_two_corners_and_a_click_a_row():
     box = {"box": [{"x": [30_000, 0], "y": [0, 15_000]}], "lasso": [], "points": []}
-    pick, _ = map_selection.event(box, "migrated")
-    assert pick.on == "migrated" and set(pick.area) == {(1000, 0), (0, 0), (0, 500), (1000, 500)}
+    pick, _ = map_selection.event(box, "umap:migrated")
+    assert (pick.view, pick.panel) == ("umap", "migrated") and set(pick.area) == {
+        (1000, 0),
+        (0, 0),
+        (0, 500),
+        (1000, 500),
+    }
     points = [{"customdata": [7]}, {"customdata": 3}, {"customdata": {"0": 7, "1": 90}}, {"x": 1}]
     assert map_selection.event({"points": points}, "source") == (None, [7, 3])
 
 
-def test_both_maps_share_one_scale():
-    frame = pd.DataFrame(
-        {"source_x": [0.0, 1], "source_y": [0.0, 1], "migrated_x": [0.0, 4], "migrated_y": [0, 2.0]}
-    )
-    points = map_selection.grid(frame)
+def test_an_outline_in_stars_holds_the_users_that_it_holds_on_the_wire():
+    rng = np.random.default_rng(1)
+    drawn = {"old": rng.uniform((1, 0.1), (5, 0.6), (500, 2))}
+    points, axes = map_selection.to_grid(drawn, square=False)
+    np.testing.assert_allclose(axes.of(points["old"]), drawn["old"], atol=2e-4)
+    lasso = {"x": [2.0, 4.0, 4.0, 2.0], "y": [0.2, 0.2, 0.4, 0.4]}
+    pick, _ = map_selection.event({"lasso": [lasso]}, "behaviour:old", axes)
+    inside = ((drawn["old"] > (2, 0.2)) & (drawn["old"] < (4, 0.4))).all(axis=1)
+    found = map_selection.inside(points["old"], pick.area)
+    assert inside.sum() > 50 and (found == inside).mean() > 0.995
+
+
+def test_panels_share_one_scale():
+    panels = {
+        "source": np.array([[0.0, 0], [1, 1]]),
+        "migrated": np.array([[0.0, 0], [4, 2]]),
+    }
+    points, axes = map_selection.to_grid(panels, square=True)
     assert points["migrated"].tolist() == [[0, 7500], [30_000, 22_500]]
     assert points["source"].tolist() == [[0, 7500], [7500, 15_000]]
-    assert points["source"].dtype == np.int16
+    assert points["source"].dtype == np.int16 and axes.span == (4.0, 4.0)
+    points, axes = map_selection.to_grid(panels, square=False)
+    assert points["migrated"].tolist() == [[0, 0], [30_000, 30_000]] and axes.span == (4.0, 2.0)
 
 
 def test_a_selection_is_by_id_by_outline_or_by_cluster():
@@ -65,7 +94,7 @@ def test_a_selection_is_by_id_by_outline_or_by_cluster():
         map_selection.selected_rows(pick, frame, points).tolist()
         for pick in (
             MapSelection(users=("c", "z")),
-            MapSelection(area=SQUARE),
+            MapSelection(area=SQUARE, on="umap:source"),
             MapSelection(cluster=1),
             MapSelection(),
         )
@@ -138,15 +167,17 @@ def keep(ws, kind, role, data, vectors, **more):
 
 
 def score(ws, prompts, data, shift):
+    """Store metrics of users in the opposite order of the prompts."""
     run = ws.begin(
         "evaluation",
         name="eval",
-        config={"method": "x", "split": "test"},
+        config={"method": prompts.config["role"], "split": "test"},
         inputs={"prompts": prompts.id, "dataset": data.id},
     )
     values = np.linspace(0.5, 1.5, N) + shift
     ws.put_user_metrics(run.id, pd.DataFrame({"user_id": IDS[::-1], "n": 3, "rmse": values}))
-    return ws.finish(run.id, seconds=1, device="cpu", summary={"split": "test"})
+    summary = {"split": "test", "task": "rating"}
+    return ws.finish(run.id, seconds=1, device="cpu", summary=summary)
 
 
 @pytest.fixture(scope="module")
@@ -186,36 +217,47 @@ def words(app):
     return " ".join(str(part.value) for part in parts)
 
 
+def plain(app):
+    """All text of the page without the marks that escape Markdown."""
+    return words(app).replace("\\", "").replace("\u00a0", " ")
+
+
+def listed(app):
+    """The table of the selected users."""
+    return next(table.value for table in app.dataframe if "Records" in table.value)
+
+
 def press(app, label):
     (button,) = (button for button in app.button if button.label == label)
     return button.click().run()
 
 
-def test_without_a_workspace_or_a_migration_the_page_says_how_to_begin(tmp_path, monkeypatch):
+def test_without_a_workspace_or_prompts_the_page_says_how_to_begin(tmp_path, monkeypatch):
     assert "No workspace yet" in words(open_page("users", tmp_path / "none", monkeypatch))
     Workspace.open(tmp_path / "empty", create=True)
-    assert "No migration yet" in words(open_page("users", tmp_path / "empty", monkeypatch))
+    assert "No people yet" in words(open_page("users", tmp_path / "empty", monkeypatch))
 
 
 def test_a_map_is_queued_with_one_click_watched_and_tried_again(world, monkeypatch):
     ws, source, moved = world
     monkeypatch.setattr("puma_engine.jobs.ensure_worker", lambda _ws: False)
-    app = open_page("users", ws.root, monkeypatch, migration=moved.id)
+    app = open_page("users", ws.root, monkeypatch, method=moved.id, map="umap")
     assert "No map of these prompts yet" in words(app)
     app = press(app, "Make the map")
     (job,) = jobs.jobs(ws)
     assert (job.command, job.args) == ("project", {"source": source.id, "migrated": moved.id})
     assert "A job makes the map" in words(app)
     other = add_job(ws, "project", title="Draw another map")
-    shown = words(open_page("users", ws.root, monkeypatch, migration=moved.id))
+    shown = words(open_page("users", ws.root, monkeypatch, method=moved.id, map="umap"))
     assert "Make the map of migrated" in shown and "Draw another map" not in shown
     with ws.transaction() as db:
         db.execute("DELETE FROM jobs WHERE id = ?", [other])
         db.execute(
             "UPDATE jobs SET status = 'failed', error = '**no** room' WHERE id = ?", [job.id]
         )
-    app = open_page("users", ws.root, monkeypatch, migration=moved.id)
-    assert "could not be made" in words(app) and "**no** room" in app.text[0].value
+    app = open_page("users", ws.root, monkeypatch, method=moved.id, map="umap")
+    assert "could not be made" in words(app)
+    assert "**no** room" in [text.value for text in app.text]
     press(app, "Try again")
     assert jobs.jobs(ws)[0].status == "queued"
     jobs.cancel(ws, job.id)
@@ -231,11 +273,12 @@ def test_the_map_shows_trust_and_the_users_who_trained(drawn, monkeypatch):
         "Trust in the migrated map",
     ]
     assert len(app.get("plotly_chart")) == 3
+    assert "in none yet" in shown  # nobody can be called worse off without a comparison
 
 
-@pytest.mark.parametrize("colour", ["cluster", "chosen", "variance", "loss", "gain"])
+@pytest.mark.parametrize("colour", list(people_views.COLOURS))
 def test_the_map_is_drawn_in_every_colour_mode(drawn, monkeypatch, colour):
-    app = open_page("users", drawn[0].root, monkeypatch, colour=colour)
+    app = open_page("users", drawn[0].root, monkeypatch, colour=colour, map="pca")
     assert not app.info and words(app) and app.query_params["colour"] in (colour, [colour])
 
 
@@ -245,11 +288,12 @@ def test_a_damaged_map_says_so_and_is_drawn_again(drawn, tmp_path, monkeypatch, 
     ws, run = Workspace.open(tmp_path / "ws"), drawn[1]
     monkeypatch.setattr("puma_engine.jobs.ensure_worker", lambda _ws: False)
     harm(next(ws.folder(run.id).glob("map.*")))
-    app = open_page("users", ws.root, monkeypatch)
-    assert "This map is damaged" in words(app) and "map." in app.text[0].value
-    assert "A job makes the map" in words(press(app, "Make it again"))
+    app = open_page("users", ws.root, monkeypatch, map="pca")
+    assert "This map is damaged" in words(app)
+    assert any("map." in text.value for text in app.text)
+    press(app, "Make it again")
     (job,) = jobs.jobs(ws, status="queued")
-    assert job.args == run.inputs
+    assert job.args == run.inputs | {"method": "pca"}
     jobs.cancel(ws, job.id)
     pipeline.project(ws, run.inputs["source"], run.inputs["migrated"], method="pca")
     assert "All 60 users are drawn" in words(open_page("users", ws.root, monkeypatch))
@@ -262,7 +306,7 @@ def test_the_preview_of_a_strategy_equals_its_selection(drawn, monkeypatch):
         assert "12 of 60 users (20.0%)" in words(app)
         run = pipeline.select(ws, "source <i>x</i>", strategy=strategy, budget=12)
         chosen = set(pipeline.selected_users(ws, run))
-        table = app.dataframe[0].value
+        table = listed(app)
         assert len(table) and (
             table["Trains the adapter"].tolist() == [user in chosen for user in table["User"]]
         )
@@ -285,7 +329,7 @@ def test_selected_users_come_from_the_address_and_their_figures_are_joined_by_id
     ws, run = drawn
     app = open_page("users", ws.root, monkeypatch, users=[IDS[0], IDS[59], "nobody"])
     assert "2 of 60 users selected" in words(app) and "Some users" in app.warning[0].value
-    table = app.dataframe[0].value.set_index("User")
+    table = listed(app).set_index("User")
     # Metrics were stored in the opposite order of the prompts.
     assert table.loc[IDS[0], "Source, rmse"] == pytest.approx(1.5)
     assert table.loc[IDS[59], "Migrated, rmse"] == pytest.approx(0.6)
@@ -296,7 +340,7 @@ def test_selected_users_come_from_the_address_and_their_figures_are_joined_by_id
     )
     frame = ws.get_table(run.id, "map")
     app = open_page("users", ws.root, monkeypatch, cluster="1")
-    assert len(app.dataframe[0].value) == (frame["cluster"] == 0).sum()
+    assert len(listed(app)) == (frame["cluster"] == 0).sum()
     app = press(app, "Clear")
     assert "cluster" not in app.query_params and not app.dataframe
 
@@ -305,10 +349,10 @@ def test_a_lasso_on_one_map_is_written_into_the_address(drawn, monkeypatch):
     app = open_page("users", drawn[0].root, monkeypatch)
     lasso = {"x": [-9, 30_100, 30_100, -9], "y": [-9, -9, 30_100, 30_100]}
     selection = {"points": [], "lasso": [lasso], "box": []}
-    app.session_state["map-migrated"] = {"selection": selection}
+    app.session_state["people-pca-migrated"] = {"selection": selection}
     app.run()
     assert "60 of 60 users selected" in words(app)
-    assert app.query_params["on"] in ("migrated", ["migrated"])
+    assert app.query_params["on"] in ("pca:migrated", ["pca:migrated"])
     assert len(app.query_params["area"]) == 4
 
 
@@ -345,6 +389,197 @@ def test_a_map_of_a_sample_says_so_and_a_newer_migration_is_announced(drawn, mon
     shown = words(open_page("users", ws.root, monkeypatch, **address, view="sample"))
     assert "random 20 of 60 users are drawn" in shown and "10 of 20 users" in shown
     assert "newer migration" in shown
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    """Evaluated methods and their comparison; three users fare badly with the method "few"."""
+    return compared.workspace(tmp_path_factory.mktemp("judged"))
+
+
+def drawer(app):
+    """All text of the drawer; empty if it is closed."""
+    event = app._tree[2]
+    kinds = ("markdown", "text", "caption", "error")
+    return " ".join(str(part.value) for kind in kinds for part in event.get(kind))
+
+
+def see(judged, monkeypatch, **query):
+    app = open_page("users", judged["ws"].root, monkeypatch, **query)
+    assert not app.exception and not app.error
+    return app
+
+
+def test_behaviour_is_drawn_of_the_old_the_migrated_and_the_retrained_prompts(judged, monkeypatch):
+    app = see(judged, monkeypatch, method=judged["runs"]["few"].id)
+    assert app.query_params["map"] in ("behaviour", ["behaviour"])
+    shown = words(app)
+    for title in ("Old model, old", "Migrated", "Retrained"):
+        assert title in shown
+    evaluations = [judged["runs"][name].id for name in ("source", "few", "again")]
+    tables = [pipeline.read_predictions(judged["ws"], run) for run in evaluations]
+    table = behaviour(tables)
+    assert f"median spread {table['spread_0'].median():.2f} ★" in shown
+    charts = [json.loads(chart.proto.spec) for chart in app.get("plotly_chart")]
+    texts = charts[0]["data"][0]["text"]
+    row = table["user_id"].tolist().index("007")
+    records = pipeline.load_dataset(judged["ws"], judged["data"]).interactions
+    mean = records.loc[records["user_id"] == "007", "outcome"].mean()
+    assert texts[row].startswith(f"<b>007</b><br>mean rating {mean:.2f} ★<br>40 records<br>gain ")
+    # One legend for the whole view.
+    bars = [data["marker"]["showscale"] for chart in charts[:3] for data in chart["data"]]
+    assert bars == [True, False, False]
+
+
+def test_a_selection_on_one_view_is_the_same_users_on_another(drawn, judged, monkeypatch):
+    ws = judged["ws"]
+    app = see(judged, monkeypatch, map="behaviour", method=judged["runs"]["few"].id)
+    evaluations = [judged["runs"][name].id for name in ("source", "few", "again")]
+    table = behaviour([pipeline.read_predictions(ws, run) for run in evaluations])
+    limit = float(table["spread_1"].median())
+    lasso = {"x": [-9, 9, 9, -9], "y": [0, 0, limit, limit]}
+    app.session_state["people-behaviour-migrated"] = {"selection": {"lasso": [lasso]}}
+    app.run()
+    assert "30 of 60 users selected" in words(app)
+    assert app.query_params["on"] in ("behaviour:migrated", ["behaviour:migrated"])
+    # On the world with prompts, an outline on the PCA selects the same ids on the UMAP.
+    app = open_page(
+        "users", drawn[0].root, monkeypatch, map="pca", area=SQUARE_TEXT, on="pca:source"
+    )
+    ids = set(listed(app)["User"])
+    app = open_page("users", drawn[0].root, monkeypatch, map="pca", users=sorted(ids))
+    assert 0 < len(ids) < N and set(listed(app)["User"]) == ids
+
+
+def test_the_most_affected_are_told_apart_by_certainty(judged, monkeypatch):
+    few, again = judged["runs"]["few"].id, judged["runs"]["again"].id
+    effects = effects_between(comparison_users(judged["ws"], judged["comparison"].id), few, again)
+    wanted = [
+        int(((low <= effects.frame["probability"]) & (effects.frame["probability"] < high)).sum())
+        for low, high in ((0.9, 2), (0.75, 0.9), (0.25, 0.75), (0, 0.25))
+    ]
+    app = see(judged, monkeypatch, method=few)
+    (groups,) = (item for item in app.button_group if item.key == "choose-affected")
+    labels = [option.content for option in groups.proto.options]
+    names = ("Surely", "Likely", "Cannot be told")
+    assert labels == [f"{name} · {count}" for name, count in zip(names, wanted, strict=False)]
+    assert wanted[0] >= 3 and sum(wanted) == 60
+    assert f"The other {wanted[3]} are likely not worse off" in words(app)
+    (table,) = (item.value for item in app.dataframe if "Probability" in item.value)
+    assert set(table["User"].head(3)) == {"000", "001", "002"}
+    assert (table["Probability"] >= 90).all() and (table["Change"] > 0).all()
+    # Among selected users alone.
+    app = see(judged, monkeypatch, method=few, users=["001", "030"])
+    (table,) = (item.value for item in app.dataframe if "Probability" in item.value)
+    assert table["User"].tolist() == ["001"] and "Among the selected users" in words(app)
+
+
+@pytest.mark.parametrize("name", ["few", "all"])
+def test_drawer_list_and_address_name_the_same_method(judged, monkeypatch, name):
+    ws, evaluation = judged["ws"], judged["runs"][name]
+    prompts = evaluation.inputs["prompts"]
+    # A link of the page Trade-off names the evaluation.
+    app = see(judged, monkeypatch, method=evaluation.id, comparison=judged["comparison"].id)
+    assert app.query_params["method"] in (prompts, [prompts])
+    label = next(box.value for box in app.selectbox if box.key == "choose-method")
+    label = people.labels()[label]
+    expected = {"few": "Migration trained on 30 users", "all": "Migration trained on all users"}
+    assert label == expected[name] and f"{label}: worse off than with Full retraining" in plain(app)
+    (table,) = (item.value for item in app.dataframe if "Probability" in item.value)
+    user = table["User"][0]
+    app.query_params["user"] = user
+    app.run()
+    assert not app.exception
+    shown = drawer(app)
+    assert f"{label} against Full retraining" in shown
+    predicted = {
+        key: pipeline.read_predictions(ws, run).set_index(["user_id", "item_id"])["prediction"]
+        for key, run in (("method", evaluation), ("other", judged["runs"]["again"]))
+    }
+    said = re.search(
+        r"retraining says (-?\d+\.\d), the migration (-?\d+\.\d)\.", shown.replace("\\", "")
+    )
+    rows = (predicted[key][user].map("{:.1f}".format) for key in ("method", "other"))
+    assert (said[2], said[1]) in list(zip(*rows, strict=True))
+
+
+def test_a_click_on_a_dot_opens_the_person_every_time(judged, monkeypatch):
+    app = see(judged, monkeypatch)
+    assert not drawer(app)
+    for count, row in enumerate((7, 9, 9)):
+        key = "people-behaviour-old" + (f"-{count}" if count else "")
+        app.session_state[key] = {"selection": {"points": [{"customdata": row}]}}
+        app.run()
+        assert app.query_params["user"] in (f"00{row}", [f"00{row}"])
+        assert f"00{row} gives “Book" in drawer(app).replace("\\", "")
+        del app.query_params["user"]
+        app.run()
+        assert not drawer(app)
+
+
+def test_a_search_opens_the_only_match_and_lists_several(judged, monkeypatch):
+    app = see(judged, monkeypatch)
+    app.text_input("find-person").set_value("01").run()
+    (found,) = (item for item in app.button_group if item.key == "found-person")
+    assert [option.content for option in found.proto.options] == [f"01{i}" for i in range(10)]
+    app.text_input("find-person").set_value("<b>nobody").run()
+    assert "No user id begins with" in words(app) and "<b>n" not in words(app)
+    app.text_input("find-person").set_value("017").run()
+    assert app.query_params["user"] in ("017", ["017"]) and "017 gives" in drawer(app)
+
+
+def test_prompts_without_a_migration_have_components_and_a_drawer(tmp_path, monkeypatch):
+    ws = Workspace.open(tmp_path / "ws", create=True)
+    data = compared.import_data(ws, tmp_path)
+    rng = np.random.default_rng(0)
+    line = rng.normal(size=(60, 1, 1)) * rng.normal(size=(1, 1, 8))
+    users = np.array([f"{user:03}" for user in range(60)])
+    inputs = {"dataset": data.id, "backbone": compared.backbone(ws, "old").id}
+    run = ws.begin("prompts", name="own", config={"role": "source"}, inputs=inputs)
+    table = PromptTable(users, (line + 0.05 * rng.normal(size=(60, 1, 8))).astype("f4"), None, {})
+    pipeline.stored_prompts.save_prompts(ws, run.id, table)
+    ws.finish(run.id, seconds=1, device="cpu", summary={"users": 60, "tokens": 1, "width": 8})
+    app = open_page("users", ws.root, monkeypatch)
+    assert app.query_params["map"] in ("pca", ["pca"]) and len(app.get("plotly_chart")) == 1
+    flat = table.vectors.reshape(60, -1)
+    values = np.linalg.svd(flat - flat.mean(axis=0), compute_uv=False) ** 2
+    share = 100 * values[0] / values.sum()
+    assert share > 90 and f"one direction holds {share:.0f} % in these prompts" in plain(app)
+    assert "No migration yet" in words(open_page("users", ws.root, monkeypatch, map="umap"))
+    assert "Evaluate these prompts" in words(
+        open_page("users", ws.root, monkeypatch, map="behaviour")
+    )
+    app = open_page("users", ws.root, monkeypatch, user="007", view="history")
+    assert not app.exception and "records that models may learn from" in drawer(app)
+
+
+def test_addresses_of_earlier_versions_mean_the_same(drawn, judged, monkeypatch):
+    ws, run = drawn
+    app = open_page("users", ws.root, monkeypatch, migration=run.inputs["migrated"], colour="loss")
+    assert "migration" not in app.query_params
+    assert app.query_params["method"] in (run.inputs["migrated"], [run.inputs["migrated"]])
+    assert app.query_params["map"] in ("pca", ["pca"])
+    # The page of one user named evaluations, the comparison, and the part that was shown.
+    assert MERGED["user"] == MERGED["person"] == ("users", {"method": "methods"})
+    old = {"user": "001", "comparison": judged["comparison"].id, "view": "history"}
+    app = see(judged, monkeypatch, **old, methods=judged["runs"]["all"].id)
+    assert "records that models may learn from" in drawer(app)
+    assert app.query_params["method"] in (
+        [judged["runs"]["all"].inputs["prompts"]],
+        judged["runs"]["all"].inputs["prompts"],
+    )
+
+
+def test_a_large_view_draws_a_sample_and_selected_users():
+    selected = np.arange(0, 50_000, 1000)
+    shown = people_maps.drawn_users(50_000, selected)
+    assert shown[selected].all()
+    assert people_maps.MAX_DRAWN <= shown.sum() <= people_maps.MAX_DRAWN + len(selected)
+    assert people_maps.drawn_users(600, selected[:0]).all()
+    layers = map_figures.value_layers(np.arange(50_000.0), None)
+    kept = map_figures.sampled(layers, shown)
+    assert np.flatnonzero(shown).tolist() == np.concatenate([part.rows for part in kept]).tolist()
+    assert all((part.values == part.rows).all() for part in kept if part.values is not None)
 
 
 def test_the_page_loads_without_torch_or_umap():

@@ -1,0 +1,511 @@
+"""People, the maps: one chart a panel, what they say, how far to trust them, and the selection."""
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+from streamlit.column_config import NumberColumn
+
+from dashboard import engine
+from dashboard.components import figures, map_figures, map_selection, people_views, tables
+from dashboard.components.formatting import escaped, plotly_text, short
+from dashboard.components.glossary import term
+from dashboard.components.map_selection import MapSelection
+from dashboard.components.people_views import View
+from dashboard.engine import METRICS, people
+from dashboard.engine.people import Subject
+
+CELL_COLOURS = {"users": "Number of people"} | {
+    name: f"Mean {people_views.COLOURS[name].lower()}" for name in people_views.AMOUNTS
+}
+DRAG_MODES = {"pan": "Open", "lasso": "Select"}
+HEIGHT = 430
+MAX_DRAWN = 4000  # points of one panel; larger views draw a random sample
+MAX_ROWS = 1000
+FEW_NEIGHBOURS = 0.2
+ONE_DIMENSION = 0.8  # share of variance along one component from which the page says so
+# Counts what was opened, so that a click on the same person opens it again.
+OPENED = "people-opened"
+
+
+def opened() -> int:
+    """Return how often a person was opened, which is part of the keys of charts and lists."""
+    return int(st.session_state.get(OPENED, 0))
+
+
+def chart_key(view: View, panel: str) -> str:
+    """Return the key of a panel's chart."""
+    count = f"-{opened()}" if opened() else ""
+    return f"people-{'density' if view.all_users else view.name}-{panel}{count}"
+
+
+def read_events(view: View) -> str | None:
+    """Write a new lasso into the address; return the user of a new click on a dot, or None."""
+    for panel in view.points:
+        key = chart_key(view, panel)
+        event = (st.session_state.get(key) or {}).get("selection") or {}
+        signature = map_selection.signature(event)
+        if signature == st.session_state.get(f"seen-{key}", ""):
+            continue
+        st.session_state[f"seen-{key}"] = signature
+        axes = view.axes if view.name == "behaviour" else None
+        area, rows = map_selection.event(event, f"{view.name}:{panel}", axes)
+        if view.all_users and rows and not area:  # a click on a cell
+            corners = map_figures.cell_corners(rows[-1])
+            area, rows = MapSelection(area=corners, on=f"{view.name}:{panel}"), []
+        if area:
+            people_views.write(area)
+        rows = [row for row in rows if 0 <= row < len(view.frame)]
+        if rows:
+            return str(view.frame["user_id"].iloc[rows[-1]])
+    return None
+
+
+def titles(subject: Subject, view: View) -> dict[str, tuple[str, str]]:
+    """Return the title of each panel and what it adds, as plain text."""
+    model = _model(subject.run)
+    old = _model(subject.source) if subject.source else ""
+    if view.name == "behaviour":
+        rating = subject.task == "rating"
+        medians = {
+            panel: f"median spread {value:.2f} ★"
+            if rating
+            else f"median spread {100 * value:.1f} %"
+            for panel, value in view.facts["medians"].items()
+        }
+        names = {"old": f"Old model, {old}", "migrated": "Migrated", "retrained": "Retrained"}
+        if subject.source is None:
+            names["migrated"] = subject.label
+        return {panel: (names[panel], medians[panel]) for panel in view.points}
+    shares = view.facts.get("shares", {})
+    about = {
+        panel: f"{100 * share[0]:.0f} and {100 * share[1]:.0f} % of the variance"
+        for panel, share in shares.items()
+    }
+    own = "Migrated prompts" if subject.source else "Prompts"
+    names = {"source": f"Source prompts, {old}", "migrated": f"{own}, {model}"}
+    return {panel: (names[panel], about.get(panel, "")) for panel in view.points}
+
+
+def _model(run: engine.Run) -> str:
+    """Return the name of the model of prompts, or of the run of vectors that no model made."""
+    try:
+        return engine.run(run.inputs.get("backbone", run.id)).name
+    except engine.NotFoundError:
+        return "a model that is gone"
+
+
+def headline(subject: Subject, view: View) -> str:
+    """Return one sentence on what the view shows, as plain text."""
+    if view.name == "behaviour":
+        return _behaviour_headline(subject, view.facts["medians"])
+    if "shared_neighbours" in view.facts:
+        shared = view.facts["shared_neighbours"]
+        count = view.facts["trust_neighbours"]
+        return (
+            f"Of a person's {count} nearest neighbours, the migration keeps {100 * shared:.0f} %."
+        )
+    if "misfit" in view.facts:
+        return f"The migration changed {100 * view.facts['misfit']:.0f} % of the layout of the old prompts."
+    return "People whose prompts are similar are near each other."
+
+
+def _behaviour_headline(subject: Subject, medians: dict[str, float]) -> str:
+    """Compare how much the typical person's prompt tells titles apart, by the median spread."""
+    other = next((name for name in ("retrained", "old") if name in medians), None)
+    if other is None:
+        return "How generous a prompt is, and how much it tells titles apart."
+    rating = subject.task == "rating"
+    values = [
+        f"{medians[name]:.2f} ★" if rating else f"{100 * medians[name]:.1f} %"
+        for name in ("migrated", other)
+    ]
+    who = "The migration" if subject.source else "This method"
+    against = "retraining" if other == "retrained" else "the old model"
+    if values[0] == values[1]:
+        return f"{who} tells titles apart as much as {against} does: by {values[0]}."
+    word = "less" if medians["migrated"] < medians[other] else "more"
+    return f"{who} tells titles apart {word} than {against}: by {values[0]}, against {values[1]}."
+
+
+def trust(subject: Subject, view: View) -> None:
+    """Draw what the positions mean and how far they can be trusted."""
+    facts = view.facts
+    if view.name == "behaviour":
+        st.markdown(
+            "**Horizontal**: a person's mean prediction, how generous the prompt is.\n\n"
+            "**Vertical**: the standard deviation of the person's predictions, how much the prompt "
+            "tells titles apart.\n\n"
+            f"Both are over the {facts['rows']:,} held-out records that all panels predicted, of "
+            f"the {len(view.frame):,} people with two or more. They have units, so panels are "
+            "compared without any alignment."
+        )
+        return
+    if "trust_users" in facts:
+        measured = f"Measured on {facts['trust_users']:,} users and {facts['trust_neighbours']} neighbours."
+        about = (
+            "Trustworthiness: 1 if neighbours on the map are neighbours among the prompts; 0.5 is "
+            f"chance. {measured}"
+        )
+        shared = (
+            "Share of a user's nearest users among the source prompts that are also nearest among "
+            f"the migrated prompts. {measured}"
+        )
+        tables.metrics(
+            {
+                "Trust in the source map": (f"{facts['trust_source']:.2f}", about),
+                "Trust in the migrated map": (f"{facts['trust_migrated']:.2f}", about),
+            }
+        )
+        tables.metrics(
+            {
+                "Neighbours in common": (f"{facts['shared_neighbours']:.0%}", shared),
+                "How much the layout changed": (f"{facts['misfit']:.0%}", _MISFIT),
+            }
+        )
+    elif "misfit" in facts:
+        st.metric("How much the layout changed", f"{facts['misfit']:.0%}", help=_MISFIT)
+    method = "UMAP of the principal components" if view.name == "umap" else "Principal components"
+    st.caption(
+        f"{method} of the prompts, computed for each model alone; the migrated map is shifted, "
+        "turned and scaled onto the source map. Axes have no unit; large distances have little "
+        "meaning."
+        if subject.source
+        else f"{method} of the prompts. Axes have no unit."
+    )
+
+
+_MISFIT = (
+    "Share of the source map's spread that the migrated map does not reproduce after shift, "
+    "rotation, reflection and scaling (Procrustes)."
+)
+
+
+def notes(subject: Subject, view: View) -> str:
+    """Say what limits the map of a view: few common neighbours, prompts along a line; or ""."""
+    if view.name == "behaviour":
+        return ""
+    parts = []
+    if view.facts.get("shared_neighbours", 1.0) < FEW_NEIGHBOURS:
+        parts.append(
+            "The two models group people differently: few neighbours are in common, so compare "
+            "people, not positions."
+        )
+    return " ".join([*parts, _dimension_note(subject)]).strip()
+
+
+def _dimension_note(subject: Subject) -> str:
+    shares = people.one_dimensional(subject)
+    if max(shares.values(), default=0) < ONE_DIMENSION:
+        return ""
+    names = {"source": "the old prompts", "migrated": "the migrated prompts"}
+    if subject.source is None:
+        names["migrated"] = "these prompts"
+    parts = [f"{100 * share:.0f} % in {names[panel]}" for panel, share in shares.items()]
+    return (
+        f"Prompts are nearly one-dimensional: one direction holds {' and '.join(parts)} of their "
+        "variance, so a map of them shows little more than one number a person."
+    )
+
+
+def charts(
+    subject: Subject,
+    view: View,
+    colour: str,
+    trained: np.ndarray | None,
+    selection: MapSelection,
+    rows: np.ndarray,
+) -> None:
+    """Draw the panels of a view side by side, with one legend, and the selected users highlighted.
+
+    trained: whether each user trains the adapter; None if that is not known.
+    """
+    values, label, missing = _values(subject, view, colour, trained)
+    if missing:
+        st.info(missing, icon=":material/help:")
+    dragmode = st.session_state.get("mouse") or "pan"
+    known = None if missing or not len(values) else values
+    scale = None
+    layers: list[map_figures.Layer] = []
+    texts: list[str] | None = None
+    if view.all_users:
+        if known is not None:
+            first = map_figures.cells(next(iter(view.points.values())), known, None)
+            means = first["mean"].to_numpy()
+            scale = map_figures.value_scale(means, f"mean {label}", differences=colour == "gain")
+    else:
+        layers, scale = _layers(subject, view, colour, trained, known, label, selection, rows)
+        drawn = drawn_users(len(view.frame), rows if selection else _NONE)
+        layers = map_figures.sampled(layers, drawn)
+        texts = hover_texts(subject, view, drawn)
+    named = titles(subject, view)
+    panels = zip(st.columns(len(view.points)), view.points.items(), strict=True)
+    for number, (column, (panel, points)) in enumerate(panels):
+        corners = selection.area if selection.on == f"{view.name}:{panel}" else ()
+        figure: go.Figure
+        if view.all_users:
+            background = map_figures.cells(points, known, None)
+            cells = map_figures.cells(points, known, rows) if selection else background
+            figure = map_figures.density_map(
+                cells,
+                background if selection else None,
+                scale,
+                corners,
+                dragmode,
+                legend=number == 0,
+            )
+        else:
+            figure = map_figures.point_map(
+                points,
+                layers,
+                scale,
+                corners,
+                dragmode,
+                axes=view.axes if view.name == "behaviour" else None,
+                texts=texts,
+                # The legend of clusters would be larger than the chart; hovering names them.
+                legend=number == 0 and colour != "cluster",
+            )
+        _label_axes(figure, subject, view, first=number == 0)
+        title, about = named[panel]
+        with column, st.container(gap="xsmall"):
+            st.markdown(f"**{escaped(title, 60)}**" + (f"  \n:small[{about}]" if about else ""))
+            st.plotly_chart(
+                figure,
+                key=chart_key(view, panel),
+                config=figures.CONFIG,
+                alt=f"{title}: {headline(subject, view)}",
+                on_select="rerun",
+                selection_mode=("points", "box", "lasso"),
+            )
+    _caption(subject, view, values if known is not None else None, trained, colour)
+
+
+def _label_axes(figure: go.Figure, subject: Subject, view: View, *, first: bool) -> None:
+    # Fixed margins, so that the panels are equally large whatever stands beside them.
+    left = 52 if view.name == "behaviour" else 28
+    figure.update_layout(height=HEIGHT, margin={"l": left, "r": 8, "t": 8, "b": 104})
+    figure.update_xaxes(automargin=False)
+    figure.update_yaxes(automargin=False)
+    small = {"size": 12}
+    if view.name == "behaviour":
+        unit = "stars" if subject.task == "rating" else "probability of a click"
+        figure.update_xaxes(title={"text": f"mean prediction ({unit})", "font": small})
+        if first:
+            figure.update_yaxes(title={"text": f"spread of predictions ({unit})", "font": small})
+    else:
+        word = "component" if view.name == "pca" else "map axis"
+        figure.update_xaxes(title={"text": f"{word} 1 (no unit)", "font": small})
+        if first:
+            figure.update_yaxes(title={"text": f"{word} 2 (no unit)", "font": small})
+
+
+def _values(
+    subject: Subject, view: View, colour: str, trained: np.ndarray | None
+) -> tuple[np.ndarray, str, str]:
+    """Return a number per user, its label, and why the colours are missing (or "")."""
+    if colour in people_views.AMOUNTS:
+        return people_views.values(subject, view, colour)
+    missing = ""
+    if colour == "chosen" and trained is None:
+        missing = "Who trains the adapter is not known yet; see “Who trains it” below."
+    elif colour == "cluster" and people_views.clusters(subject, view) is None:
+        missing = "Clusters are found when the UMAP is made; choose UMAP to make it."
+    return _NONE, "", missing
+
+
+def _layers(
+    subject: Subject,
+    view: View,
+    colour: str,
+    trained: np.ndarray | None,
+    known: np.ndarray | None,
+    label: str,
+    selection: MapSelection,
+    rows: np.ndarray,
+) -> tuple[list[map_figures.Layer], map_figures.Scale | None]:
+    selected = rows if selection else None
+    if colour == "chosen" and trained is not None:
+        return map_figures.selected_layers(trained, selected), None
+    cluster = people_views.clusters(subject, view) if colour == "cluster" else None
+    if cluster is not None:
+        return map_figures.cluster_layers(cluster, selected), None
+    if known is None:  # one colour for everybody
+        return map_figures.selected_layers(np.zeros(len(view.frame), bool), selected), None
+    differences = colour == "gain"
+    return (
+        map_figures.value_layers(known, selected),
+        map_figures.value_scale(known, label, differences=differences),
+    )
+
+
+def drawn_users(count: int, selected: np.ndarray) -> np.ndarray:
+    """Say which users are drawn as points, [count] bool: a seeded sample, and selected ones."""
+    drawn = np.ones(count, bool)
+    if count > MAX_DRAWN:
+        drawn[:] = False
+        drawn[np.random.default_rng(0).choice(count, MAX_DRAWN, replace=False)] = True
+        drawn[selected[:MAX_DRAWN]] = True
+    return drawn
+
+
+def hover_texts(subject: Subject, view: View, drawn: np.ndarray) -> list[str]:
+    """Return what hovering over each user shows; empty for users who are not drawn."""
+    rows = np.flatnonzero(drawn)
+    frame = view.frame.iloc[rows]
+    rating = subject.task == "rating"
+    gains = people.gain(subject, view.key)[rows]
+    cluster = people_views.clusters(subject, view)
+    numbers = np.full(len(rows), -1) if cluster is None else cluster[rows]
+    texts = [""] * len(view.frame)
+    mean_text = "mean rating {:.2f} ★" if rating else "clicks {:.0%} of records"
+    gain_text = "gain {:+.3f} ★" if subject.metric == "rmse" else "gain {:+.3f}"
+    for row, user, mean, records, gain, number in zip(
+        rows, frame["user_id"], frame["mean"], frame["records"], gains, numbers, strict=True
+    ):
+        lines = [
+            f"<b>{plotly_text(user, 40)}</b>",
+            mean_text.format(mean),
+            f"{records:.0f} records",
+        ]
+        lines.append(gain_text.format(gain) if np.isfinite(gain) else "gain not measured")
+        if number >= 0:
+            lines.append(f"cluster {number + 1}")
+        texts[row] = "<br>".join(lines)
+    return texts
+
+
+def _caption(
+    subject: Subject,
+    view: View,
+    values: np.ndarray | None,
+    trained: np.ndarray | None,
+    colour: str,
+) -> None:
+    """Say who is drawn, and offer the data."""
+    count = len(view.frame)
+    users = int(view.facts.get("users", count))
+    if view.all_users:
+        method = {"umap": "at the mean of their nearest drawn users"}.get(
+            view.name, "projected onto the same components"
+        )
+        who = (
+            f"All {users:,} users are counted in cells; a random {view.facts['drawn']:,} made the "
+            f"map, the others are {method}."
+        )
+    elif count < users:
+        who = f"A random {count:,} of {users:,} users are drawn."
+    else:
+        who = f"All {users:,} users are drawn."
+    if not view.all_users and count > MAX_DRAWN:
+        who = (
+            f"A random {MAX_DRAWN:,} of {count:,} users are drawn as points; a selection holds "
+            "everybody inside."
+        )
+    unknown = 0 if values is None else int((~np.isfinite(values)).sum())
+    if unknown:
+        who += f" {unknown:,} users without a measurement are grey."
+    if colour == "cluster" and not view.all_users:
+        who += " Colours and marks are clusters; hover over a dot to see which."
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(who, width="stretch")
+        with st.popover("", icon=":material/download:", type="tertiary", help="Data of the maps"):
+            figures.downloads(lambda: _data(subject, view, values, trained), f"people-{view.name}")
+
+
+def _data(
+    subject: Subject, view: View, values: np.ndarray | None, trained: np.ndarray | None
+) -> pd.DataFrame:
+    """Return everything drawn, one row a user."""
+    drawn = people.positions(engine.root(), view.key)
+    assert drawn is not None
+    table = view.frame.copy()
+    axes = ("mean_prediction", "spread") if view.name == "behaviour" else ("x", "y")
+    for panel, points in drawn.points.items():
+        for side, axis in enumerate(axes):
+            table[f"{panel}_{axis}"] = points[:, side]
+    table["gain"] = people.gain(subject, view.key)
+    if values is not None:
+        table["colour"] = values
+    return table if trained is None else table.assign(trains_the_adapter=trained)
+
+
+def selected_table(
+    subject: Subject,
+    view: View,
+    trained: np.ndarray | None,
+    selection: MapSelection,
+    rows: np.ndarray,
+) -> str | None:
+    """List the selected users; return the id of a clicked one."""
+    st.markdown(f"### {len(rows):,} of {len(view.frame):,} users selected")
+    table = _table(subject, view, trained, rows[:MAX_ROWS])
+    event = tables.show(
+        table,
+        {"Mean rating": NumberColumn(format="%.2f"), "Variance": NumberColumn(format="%.2f")},
+        key=f"picked-users-{opened()}",
+        on_select="rerun",
+        selection_mode="single-cell",
+        height=tables.height(len(table), 280),
+    )
+    if len(rows) > MAX_ROWS:
+        st.caption(f"The first {MAX_ROWS:,} are shown; the download holds all.")
+    figures.downloads(lambda: _table(subject, view, trained, rows), "picked-users-table")
+    row = tables.clicked_row(event, len(table))
+    return None if row is None else str(view.frame["user_id"].iloc[rows[row]])
+
+
+def _table(
+    subject: Subject, view: View, trained: np.ndarray | None, rows: np.ndarray
+) -> pd.DataFrame:
+    frame = view.frame.iloc[rows]
+    columns: dict[str, object] = {"User": [short(user) for user in frame["user_id"]]}
+    cluster = people_views.clusters(subject, view)
+    if cluster is not None:
+        columns["Cluster"] = cluster[rows] + 1
+    name = "Mean rating" if subject.task == "rating" else "Share clicked"
+    columns |= {
+        name: frame["mean"].to_numpy(),
+        "Records": frame["records"].to_numpy(),
+        "Variance": frame["variance"].to_numpy(),
+    }
+    for metric in dict.fromkeys([subject.metric, subject.ranking]):
+        label = metric if metric == subject.metric else METRICS[metric].label
+        for side, evaluation in (
+            ("Source", subject.source_evaluation),
+            ("Migrated", subject.evaluation),
+        ):
+            values = people.loss(subject, view.key, evaluation, metric)
+            columns[f"{side}, {label}"] = values[rows]
+    columns["Gain over retraining"] = people.gain(subject, view.key)[rows]
+    if trained is not None:
+        columns["Trains the adapter"] = trained[rows]
+    return pd.DataFrame(columns)
+
+
+def selection_bar(subject: Subject, selection: MapSelection) -> None:
+    """Draw the widgets that choose what the mouse does, select a cluster, and clear."""
+
+    def write_cluster() -> None:
+        value = st.session_state["pick-cluster"]
+        people_views.write(MapSelection(cluster=None if value is None else int(value) - 1))
+
+    cluster = selection.cluster
+    names = people_views.cluster_names(subject)
+    if names:
+        st.session_state["pick-cluster"] = None if cluster is None else str(cluster + 1)
+        st.selectbox(
+            "Select a cluster",
+            names,
+            index=None,
+            key="pick-cluster",
+            placeholder="none",
+            width=150,
+            help=term("cluster"),
+            on_change=write_cluster,
+        )
+    if selection:
+        st.button("Clear", on_click=people_views.write, args=(MapSelection(),))
+
+
+_NONE = np.empty(0, dtype=np.int64)

@@ -1,0 +1,487 @@
+"""What the page People is about: a prompt table, what it is compared with, and its users."""
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import streamlit as st
+
+from dashboard import engine
+from dashboard.engine import Run, comparisons, datasets, user_details, user_maps
+from dashboard.engine.user_impact import EvaluationPair, impact
+from puma_engine.errors import DataError, NotFoundError, StoreError
+from puma_engine.evaluation.formatting import method_names
+from puma_engine.evaluation.metrics import METRICS, PRIMARY_METRIC, RANKING_METRIC
+from puma_engine.evaluation.user_effects import (
+    CERTAINTIES,
+    LIKELY,
+    LISTED_USERS,
+    SURE,
+    certainties,
+    with_values,
+)
+from puma_engine.maps.behaviour import behaviour
+from puma_engine.maps.projection import principal_map, principal_plane
+from puma_engine.pipeline.evaluating import (
+    ids_of,
+    method_label,
+    prompts_label,
+    read_predictions,
+    read_user_metric,
+)
+from puma_engine.pipeline.importing_data import task_of
+from puma_engine.pipeline.stored_prompts import PromptTableReader
+from puma_engine.store import Workspace
+
+__all__ = ["LIKELY", "LISTED_USERS", "METRICS", "SURE"]
+
+# The order of prompt tables in lists: what a visitor most likely wants to look at first.
+ROLES = ("migrated", "refined", "shuffled", "source", "retrained", "random")
+# Behaviour of more rows, and principal components of larger tables, are not computed on the page.
+MAX_ROWS = 2_000_000
+MAX_TABLE_BYTES = 128 << 20
+MAX_COMPONENTS = 1024
+
+# What identifies the positions of users on a view, and is an argument of cached functions.
+Key = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The prompt table that the page is about, and what it is compared with.
+
+    source: the prompts that it was made from (None for fitted prompts). comparison: the run that
+    compares it, its evaluation in it, and reference, the evaluation that others are compared with;
+    None without a comparison. retrained: the evaluation of a full retraining that it replaces.
+    """
+
+    run: Run
+    label: str
+    dataset: str
+    task: str
+    source: Run | None
+    comparison: Run | None
+    evaluation: str | None
+    reference: str | None
+    retrained: str | None
+    source_evaluation: str | None
+
+    @property
+    def metric(self) -> str:
+        """The column of each user's primary metric."""
+        return str(METRICS[PRIMARY_METRIC[self.task]].user_column)
+
+    @property
+    def ranking(self) -> str:
+        """The column of how well the items of each user are ordered."""
+        return str(METRICS[RANKING_METRIC[self.task]].user_column)
+
+    @property
+    def pair(self) -> EvaluationPair | None:
+        """What the effect on users is measured between; None without a comparison with another."""
+        if self.comparison is None or self.evaluation is None or self.reference is None:
+            return None
+        if self.reference == self.evaluation:
+            return None
+        ratings = self.task == "rating"
+        return EvaluationPair(self.comparison.id, self.evaluation, self.reference, ratings)
+
+
+def labels() -> dict[str, str]:
+    """Return the names of all prompt tables in plain words, by id, migrations first.
+
+    The name of the run is added where two tables would have the same name.
+    """
+    ws = engine.workspace()
+    runs = [
+        run
+        for kind in ("migration", "prompts")
+        for run in engine.runs(kind)
+        if run.config.get("role") in ROLES and {"dataset", "backbone"} <= run.inputs.keys()
+    ]
+    runs.sort(key=lambda run: ROLES.index(run.config["role"]))
+    raw = {run.id: _raw_label(ws, run) for run in runs}
+    words = method_names(raw.values())
+    names = {run.id: words[raw[run.id]] for run in runs}
+    count = Counter(names.values())
+    return {
+        run.id: names[run.id] if count[names[run.id]] == 1 else f"{names[run.id]} · {run.name}"
+        for run in runs
+    }
+
+
+def _raw_label(ws: Workspace, run: Run) -> str:
+    try:
+        return prompts_label(ws, run)
+    except (KeyError, NotFoundError):  # of a selection that is gone
+        return run.name
+
+
+def prompts_of(given: str) -> str:
+    """Return the prompt table that an address means: its own id, or that of its evaluation."""
+    try:
+        return engine.run(given).inputs.get("prompts", given)
+    except engine.PumaError:
+        return given
+
+
+def default(known: dict[str, str], dataset: str | None, methods: list[str]) -> str:
+    """Return the prompt table to begin with.
+
+    It is the first migration among some evaluations, else the first table of a data set, else the
+    migration that the newest comparison judges, else one that has a map, else the first.
+    """
+    migrated = {run.id for run in engine.runs("migration")}
+    found = [run_id for run_id in map(prompts_of, methods) if run_id in migrated]
+    if not found and dataset is not None:
+        found = [run_id for run_id in known if engine.run(run_id).inputs["dataset"] == dataset]
+    if not found:
+        found = [run_id for run_id in [_judged()] if run_id in known]
+    if not found:
+        mapped = {run.inputs.get("migrated") for run in engine.runs("projection")}
+        found = [run_id for run_id in known if run_id in mapped]
+    return (found or list(known))[0]
+
+
+def _judged() -> str | None:
+    """Return the prompts of the method that the verdict on the newest comparison is about."""
+    for run in engine.runs("comparison")[:1]:
+        try:
+            judged = comparisons.verdict(engine.root(), run.id).method
+            table, _ = comparisons.tables(engine.root(), run.id)
+        except engine.PumaError:  # the pages of the comparison say what is wrong with it
+            return None
+        return next((row.run for row in table.itertuples() if row.method == judged), None)
+    return None
+
+
+def members(comparison: str) -> list[str]:
+    """Return the evaluations of a comparison."""
+    return comparisons.members(engine.run(comparison))
+
+
+def sources_of(run: Run) -> list[Run]:
+    """Return the source prompts of a migration in its order; those of its start if it is refined."""
+    if "start" in run.inputs:
+        return sources_of(engine.run(run.inputs["start"]))
+    return [engine.run(key) for role, key in run.inputs.items() if role.startswith("source_")]
+
+
+def subject(run: Run, label: str, source: Run | None, comparison: str | None) -> Subject:
+    """Return what a prompt table is compared with.
+
+    comparison: the id of the comparison to use if the table is in it; else the newest with it.
+    """
+    evaluations = engine.runs("evaluation")
+    prompts = {item.id: item.inputs.get("prompts") for item in evaluations}
+    compared = engine.runs("comparison")
+    compared.sort(key=lambda item: item.id != comparison)
+    chosen = next(
+        (c for c in compared if run.id in {prompts.get(key) for key in comparisons.members(c)}),
+        None,
+    )
+    inside = comparisons.members(chosen) if chosen else []
+
+    def evaluation_of(prompts_id: str | None) -> str | None:
+        """Return the evaluation of prompts in the comparison, else the newest on test rows."""
+        if prompts_id is None:
+            return None
+        newest = user_maps.evaluation_of(prompts_id)
+        compared_with = (key for key in inside if prompts.get(key) == prompts_id)
+        return next(compared_with, newest.id if newest else None)
+
+    reference = chosen.inputs.get("reference") if chosen else None
+    pinned = prompts.get(reference) if reference else None
+    retraining = user_maps.retraining_of(run)
+    is_retraining = pinned is not None and engine.run(pinned).config.get("role") == "retrained"
+    return Subject(
+        run,
+        label,
+        run.inputs["dataset"],
+        task_of(engine.workspace(), run),
+        source,
+        chosen,
+        evaluation_of(run.id),
+        reference,
+        reference if is_retraining else evaluation_of(retraining.id if retraining else None),
+        evaluation_of(source.id if source else None),
+    )
+
+
+def name_of(evaluation: str, known: dict[str, str]) -> str:
+    """Return the name of an evaluation's method. known: names of prompt tables by id."""
+    run = engine.run(evaluation)
+    prompts = run.inputs.get("prompts")
+    return known[prompts] if prompts in known else method_label(engine.workspace(), run)
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Where users are on a view.
+
+    frame: one row a user: user_id, mean (of all outcomes), records, variance, and cluster where
+    users are clustered. points: coordinates by panel, [n, 2]. facts: what is known of the view.
+    """
+
+    frame: pd.DataFrame
+    points: dict[str, np.ndarray]
+    facts: dict[str, Any]
+
+
+def behaviour_key(subject: Subject) -> Key | None:
+    """Return the key of the behaviour of users; None where too little is evaluated."""
+    given = {
+        "old": subject.source_evaluation,
+        "migrated": subject.evaluation,
+        "retrained": subject.retrained,
+    }
+    panels: dict[str, str] = {}
+    for panel, evaluation in given.items():
+        if evaluation is not None and evaluation not in panels.values():
+            panels[panel] = evaluation
+    return None if "migrated" not in panels else ("behaviour", subject.dataset, *_flat(panels))
+
+
+def _flat(panels: dict[str, str]) -> list[str]:
+    return [text for pair in panels.items() for text in pair]
+
+
+def map_key(subject: Subject, method: str, *, all_users: bool = False) -> Key | None:
+    """Return the key of the newest finished map by a method; None if there is none."""
+    run = projection(subject, method)
+    if run is None:
+        return None
+    return ("map", subject.dataset, run.id, "all" if all_users else "drawn")
+
+
+def projection(subject: Subject, method: str | None = None) -> Run | None:
+    """Return the newest finished map of a migration, by a method if one is given."""
+    if subject.source is None:
+        return None
+    wanted = {"source": subject.source.id, "migrated": subject.run.id}
+    runs = (run for run in engine.runs("projection") if run.inputs == wanted)
+    return next((run for run in runs if method in (None, run.summary["method"])), None)
+
+
+def components_key(subject: Subject) -> Key | None:
+    """Return the key of the principal components; None for tables too large for the page."""
+    tables = [subject.source, subject.run] if subject.source else [subject.run]
+    for run in tables:
+        if not user_details.has_prompts(run.id):
+            return None
+        shape = run.summary
+        users, width = shape.get("users", 0), shape.get("tokens", 1) * shape.get("width", 0)
+        if 4 * users * width > MAX_TABLE_BYTES or min(users, width) > MAX_COMPONENTS:
+            return None
+    return ("components", subject.dataset, *(run.id for run in tables))
+
+
+@st.cache_resource(max_entries=6, show_spinner=False)
+def positions(root: str, key: Key) -> Positions | None:
+    """Return where users are on a view; None if predictions are gone. Do not change the result.
+
+    Raises StoreError or DataError for a damaged map or damaged prompts.
+    """
+    ws = Workspace.open(root)
+    kind, dataset, *rest = key
+    if kind == "behaviour":
+        panels = dict(zip(rest[::2], rest[1::2], strict=True))
+        users = behaviour_of(root, tuple(panels.values()))
+        if users is None or users.empty:
+            return None
+        points = {
+            panel: users[[f"mean_{number}", f"spread_{number}"]].to_numpy(np.float32)
+            for number, panel in enumerate(panels)
+        }
+        medians = {panel: float(np.median(values[:, 1])) for panel, values in points.items()}
+        frame = users[["user_id"]]
+        facts: dict[str, Any] = {"medians": medians, "rows": int(users["rows"].sum())}
+    elif kind == "components":
+        frame, points, facts = _components(ws, rest)
+    else:
+        run_id, part = rest
+        read = user_maps.all_users if part == "all" else user_maps.users
+        table = read(root, run_id)
+        points = {
+            side: table[[f"{side}_x", f"{side}_y"]].to_numpy(np.float32)
+            for side in ("source", "migrated")
+        }
+        frame, facts = table[["user_id", "cluster"]], dict(ws.run(run_id).summary)
+    return Positions(_with_profiles(root, dataset, frame), points, facts)
+
+
+def _with_profiles(root: str, dataset: str, frame: pd.DataFrame) -> pd.DataFrame:
+    """Add the mean, records and variance of each user's outcomes; NaN for users without records."""
+    profiles = datasets.profiles(root, dataset, "user")
+    rows = pc.index_in(ids_of(frame), ids_of(profiles)).fill_null(-1).to_numpy()
+    known = rows >= 0
+    columns = {}
+    for name in ("mean", "records", "variance"):
+        values = profiles[name].to_numpy(np.float32)
+        columns[name] = np.where(known, values[rows], np.float32("nan"))
+    return frame.reset_index(drop=True).assign(**columns)
+
+
+def _components(
+    ws: Workspace, runs: list[str]
+) -> tuple[pd.DataFrame, dict[str, np.ndarray], dict[str, Any]]:
+    """Return the users of one or two prompt tables on their principal components."""
+    readers = [PromptTableReader(ws, run) for run in runs]
+    tables = [np.concatenate([block for _, block in reader.blocks()]) for reader in readers]
+    ids = readers[0].user_ids
+    if len(readers) == 1:
+        plane, share = principal_plane(tables[0])
+        return _ids(ids), {"migrated": plane.astype(np.float32)}, {"shares": {"migrated": share}}
+    rows = pc.index_in(ids, readers[1].user_ids)
+    shared = rows.is_valid().to_numpy(zero_copy_only=False)
+    drawn = principal_map(tables[0][shared], tables[1][rows.drop_null().to_numpy()])
+    points = {name: getattr(drawn, name).astype(np.float32) for name in ("source", "migrated")}
+    shares = {"source": drawn.source_shares, "migrated": drawn.migrated_shares}
+    facts = {"shares": shares, "misfit": drawn.misfit}
+    return _ids(ids.filter(pa.array(shared))), points, facts
+
+
+def _ids(users: pa.Array) -> pd.DataFrame:
+    return pd.DataFrame({"user_id": pd.array(users, dtype="str")})
+
+
+def rows_of(frame: pd.DataFrame, users: pd.DataFrame) -> np.ndarray:
+    """Return the rows of a frame whose user_id is among those of another, ascending, [k] int."""
+    return np.flatnonzero(pc.is_in(ids_of(frame), ids_of(users)).to_numpy(zero_copy_only=False))
+
+
+@st.cache_resource(max_entries=6, show_spinner=False)
+def behaviour_of(
+    root: str, evaluations: tuple[str, ...], most: int | None = None
+) -> pd.DataFrame | None:
+    """Return the behaviour of users under some evaluations, see puma_engine.maps.behaviour.
+
+    most: of at most so many users, drawn with a fixed seed before their rows are read. None if
+    predictions are gone or there are more than MAX_ROWS rows. Do not change the result.
+    """
+    ws = Workspace.open(root)
+    try:
+        if any(ws.run(name).summary.get("rows", 0) > MAX_ROWS for name in evaluations):
+            return None
+        users = None if most is None else _drawn_users(ws, evaluations, most)
+        return behaviour([read_predictions(ws, name, users=users) for name in evaluations])
+    except (StoreError, DataError):
+        return None
+
+
+def _drawn_users(ws: Workspace, evaluations: tuple[str, ...], most: int) -> list[str]:
+    """Draw at most so many of the users with two rows or more in each evaluation."""
+    several = []
+    for name in evaluations:
+        rows = read_predictions(ws, name, columns=["user_id"])["user_id"].value_counts()
+        several.append(rows.index[rows > 1])
+    users = reduce(pd.Index.intersection, several).sort_values()
+    draws = np.random.default_rng(0).choice(len(users), min(most, len(users)), replace=False)
+    return [str(user) for user in users[np.sort(draws)]]
+
+
+def one_dimensional(subject: Subject) -> dict[str, float]:
+    """Return the share of variance along the first component of each table, by panel, if known."""
+    run = projection(subject)
+    if run is not None and "variance_source" in run.summary:
+        return {name: run.summary[f"variance_{name}"] for name in ("source", "migrated")}
+    key = components_key(subject)
+    if key is None:
+        return {}
+    try:
+        drawn = positions(engine.root(), key)
+    except (StoreError, DataError):  # the part that needs the prompts says so
+        return {}
+    return {} if drawn is None else {n: float(s[0]) for n, s in drawn.facts["shares"].items()}
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def scores(root: str, key: Key, evaluation: str, metric: str) -> np.ndarray:
+    """Return one metric of the users of a view, [n] float32; NaN where it is not measured."""
+    drawn = positions(root, key)
+    assert drawn is not None
+    return read_user_metric(Workspace.open(root), evaluation, metric, ids_of(drawn.frame))
+
+
+def loss(subject: Subject, key: Key, evaluation: str | None, metric: str = "") -> np.ndarray:
+    """Return a metric of users in an evaluation, by default the primary one; NaN without any."""
+    if evaluation is None:
+        drawn = positions(engine.root(), key)
+        return np.full(0 if drawn is None else len(drawn.frame), np.nan, np.float32)
+    return scores(engine.root(), key, evaluation, metric or subject.metric)
+
+
+def gain(subject: Subject, key: Key) -> np.ndarray:
+    """Return how much better users are served than by full retraining; positive is better."""
+    values = loss(subject, key, subject.retrained) - loss(subject, key, subject.evaluation)
+    return -values if METRICS[subject.metric].higher_is_better else values
+
+
+@st.cache_resource(max_entries=6, show_spinner=False)
+def clusters(root: str, key: Key, projection_id: str) -> np.ndarray:
+    """Return the cluster of the users of a view from a map, [n] int; -1 where it is unknown."""
+    drawn = positions(root, key)
+    assert drawn is not None
+    every = Workspace.open(root).run(projection_id).summary.get("placed")
+    table = (user_maps.all_users if every else user_maps.users)(root, projection_id)
+    rows = pc.index_in(ids_of(drawn.frame), ids_of(table)).fill_null(-1).to_numpy()
+    return np.where(rows >= 0, table["cluster"].to_numpy()[rows], -1)
+
+
+@dataclass(frozen=True)
+class Affected:
+    """How many users a method serves worse than the reference, by certainty.
+
+    counts: users by name of CERTAINTIES. exact: the counts are of all users; else unknown and
+    unlikely are estimated from a sample. frame: users with first and second (RMSE or loss of
+    reference and method), gap, probability, and certainty (a name), most likely first.
+    """
+
+    counts: dict[str, int]
+    exact: bool
+    frame: pd.DataFrame
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def affected(root: str, pair: EvaluationPair) -> Affected | None:
+    """Return which users a method serves worse; None if predictions are gone."""
+    measured = impact(root, pair)
+    if measured is None:
+        return None
+    names, effects = list(CERTAINTIES), measured.effects
+    users = pd.concat([effects.frame, measured.sample]).drop_duplicates("user_id")
+    codes = certainties(users["probability"].to_numpy())
+    frame = with_values(users, ratings=pair.ratings)
+    frame = frame.assign(certainty=[names[code] for code in codes])
+    frame = frame.sort_values("probability", ascending=False, kind="stable", ignore_index=True)
+    exact = len(frame) == effects.users
+    counts = {name: int((codes == code).sum()) for code, name in enumerate(names)}
+    if not exact:
+        # Likely users are all stored; the others are counted in the sample.
+        rest = effects.users - counts["surely"] - counts["likely"]
+        sampled = certainties(measured.sample["probability"].to_numpy())
+        share = (sampled == names.index("unknown")).sum() / max((sampled >= 2).sum(), 1)
+        counts["unknown"] = round(rest * float(share))
+        counts["unlikely"] = rest - counts["unknown"]
+    return Affected(counts, exact, frame)
+
+
+def is_user(dataset: str, user: str) -> bool:
+    """Say whether a data set has records of a user."""
+    return bool(pc.index(_known(engine.root(), dataset), pa.scalar(user, pa.string())).as_py() >= 0)
+
+
+def find(dataset: str, text: str, most: int) -> list[str]:
+    """Return at most `most` ids of users of a data set that begin with a text."""
+    ids = _known(engine.root(), dataset)
+    return [str(user) for user in pc.filter(ids, pc.starts_with(ids, text))[:most].to_pylist()]
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _known(root: str, dataset: str) -> pa.Array:
+    return ids_of(datasets.profiles(root, dataset, "user"))

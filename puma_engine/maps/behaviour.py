@@ -1,0 +1,53 @@
+"""Behaviour of users: the mean and the spread of the predictions that their prompts give.
+
+Both are in units of the outcome, so maps of different models can be laid side by side without any
+alignment.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+KEYS = ["user_id", "item_id"]
+
+
+def behaviour(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Return the mean and standard deviation of each user's predictions under several methods.
+
+    tables: user_id, item_id, outcome and prediction of each method. Only records that all tables
+    have are counted, and only users with two such records or more, so that all methods are
+    compared on the same titles of the same users. Returns user_id, rows, outcome (mean actual
+    outcome), and mean_0, spread_0, mean_1 and so on, in the order of the tables.
+    """
+    first, *others = (table.reset_index(drop=True) for table in tables)
+    if all(first[KEYS].equals(other[KEYS]) for other in others):
+        joined = first.assign(
+            **{f"prediction_{number}": table["prediction"] for number, table in enumerate(tables)}
+        )
+    else:
+        joined = first.drop_duplicates(KEYS)
+        joined["prediction_0"] = joined["prediction"]
+        for number, table in enumerate(others, start=1):
+            column = table.drop_duplicates(KEYS)[[*KEYS, "prediction"]]
+            column = column.rename(columns={"prediction": f"prediction_{number}"})
+            joined = joined.merge(column, on=KEYS)
+    codes, users = pd.factorize(joined["user_id"], sort=True)
+    rows = np.bincount(codes, minlength=len(users))
+    several = rows > 1
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return np.bincount(codes, weights=values, minlength=len(users)) / np.maximum(rows, 1)
+
+    result = {
+        "user_id": pd.array(users, dtype="str")[several],
+        "rows": rows[several],
+        "outcome": mean(joined["outcome"].to_numpy(np.float64))[several],
+    }
+    for number in range(len(tables)):
+        values = joined[f"prediction_{number}"].to_numpy(np.float64)
+        centre = mean(values)
+        squares = mean((values - centre[codes]) ** 2)
+        spread = np.sqrt(squares[several] * rows[several] / (rows[several] - 1))
+        result[f"mean_{number}"], result[f"spread_{number}"] = centre[several], spread
+    return pd.DataFrame(result)
