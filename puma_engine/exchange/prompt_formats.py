@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import math
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +14,7 @@ import pyarrow.parquet as pq
 
 from puma_engine.datasets.reading.column_values import as_ids
 from puma_engine.datasets.reading.delimited import read_columns, read_head
-from puma_engine.datasets.reading.parquet_files import read_parquet
+from puma_engine.datasets.reading.parquet_files import read_parquet, refuse_bomb
 from puma_engine.errors import DataError, StoreError
 from puma_engine.exchange.packed import INDEX, read_packed
 from puma_engine.exchange.peft import is_peft, read_peft
@@ -153,10 +155,46 @@ def _ids_of(table: pa.Table, column: str) -> list[Any]:
     return list(np.array(ids.unique, dtype=object)[ids.codes])
 
 
+def _check_declared_sizes(path: Path) -> None:
+    """Raise ValueError or DataError where arrays declare other sizes than the file has, before any is read.
+
+    NumPy allocates what a header declares, and unpacks what a compressed member holds.
+    """
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            _check_declared_size(file, path.stat().st_size)
+        return
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        refuse_bomb(path, sum(member.file_size for member in members))
+        for member in members:
+            with archive.open(member) as file:
+                _check_declared_size(file, member.file_size)
+
+
+def _check_declared_size(file: IO[bytes], size: int) -> None:
+    """Raise ValueError unless the array in a file of so many bytes has as many as its header says."""
+    read_header = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(np.lib.format.read_magic(file))
+    if read_header is None:
+        raise ValueError("its format is another than 1.0 and 2.0")
+    shape, _, dtype = read_header(file)
+    declared = math.prod(shape) * dtype.itemsize
+    if not dtype.hasobject and declared != size - file.tell():
+        raise ValueError(
+            f"its header declares {declared:,} bytes of values, and {size - file.tell():,} are there"
+        )
+
+
 def _read_numpy(path: Path, column: str) -> Table:
     try:
+        _check_declared_sizes(path)
         loaded = np.load(path, allow_pickle=False)
         arrays = {"vectors": loaded} if isinstance(loaded, np.ndarray) else dict(loaded.items())
+    except DataError:
+        raise
     except Exception as error:
         # What NumPy and zipfile raise for a damaged file are errors of many kinds.
         raise DataError(

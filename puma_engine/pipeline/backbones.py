@@ -6,16 +6,18 @@ import gc
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable
 from dataclasses import asdict
+from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from puma_engine.errors import BackboneError, NotFoundError
+from puma_engine.errors import BackboneError, NotFoundError, StoreError
 from puma_engine.pipeline import stage
 from puma_engine.pipeline.item_cache import item_facts, item_store
-from puma_engine.store import Run, Workspace
+from puma_engine.store import Run, Workspace, locks
 from puma_engine.training.cpu_threads import use_free_threads
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 SAMPLE = 1 << 20
 LARGE = 64 * SAMPLE
+# Between two looks whether another process still adds a model.
+WAIT_SECONDS = 0.2
 
 
 def add_backbone(
@@ -41,6 +45,7 @@ def add_backbone(
     spec: a zoo name, "smollm2", a folder, a GGUF file, or a hub id. Of a hub id, the commit that the
     revision (default: main) names now is recorded, and used from then on. quantise: "4bit" or "8bit",
     for models larger than a GPU. Before weights are read, progress says how much memory they take.
+    While another process adds the same model, this waits for it.
     Raises BackboneError if the model cannot serve as a backbone.
     """
     from puma_engine.backbone import inspect_backbone
@@ -77,7 +82,32 @@ def add_backbone(
             )
         )
 
-    return stage.run_stage(ws, "backbone", name=label, config=config, inputs={}, compute=compute)
+    lock = ws.lock(ws.run_key("backbone", config, {}))
+    while True:
+        _wait_for_others(lock, label, execution)
+        try:
+            run = stage.run_stage(
+                ws, "backbone", name=label, config=config, inputs={}, compute=compute
+            )
+        except StoreError:
+            # Of several that waited, another one may have begun first.
+            if not locks.is_held_elsewhere(lock):
+                raise
+        else:
+            break
+    is_unchanged(ws, run)  # records the files that were fetched from the hub
+    return run
+
+
+def _wait_for_others(lock: Path, label: str, execution: stage.Execution) -> None:
+    """Wait until no other process adds this model. Raises Cancelled."""
+    if not locks.is_held_elsewhere(lock):
+        return
+    waiting = f"waiting for another process that adds {label}"
+    execution.announce(waiting)
+    while locks.is_held_elsewhere(lock):
+        execution.check_cancel(waiting)
+        time.sleep(WAIT_SECONDS)
 
 
 def backbone_run(
@@ -149,9 +179,13 @@ def check_backbone(ws: Workspace, reference: stage.Reference) -> Run:
             "published runs can be looked at, compared and exported, and no more."
         )
     if not is_unchanged(ws, run):
+        remedy = "Restore them, or add it again (puma models add)."
+        if cached := _hub_files(run.config["spec"], run.config["revision"]):
+            folder = next(iter(cached.values())).parents[2]
+            remedy = f"Delete {folder}, so that the model is fetched again."
         raise BackboneError(
             f"The files of the backbone {run.config['spec']} changed since it was added as {run.id}; prompts "
-            "fitted on it no longer fit. Restore them, or add it again (puma models add)."
+            f"fitted on it no longer fit. {remedy}"
         )
     return run
 
@@ -231,6 +265,22 @@ def _model_files(spec: str) -> list[Path] | None:
     )
 
 
+def _hub_files(spec: str, revision: str | None) -> dict[str, Path]:
+    """Return the files of a hub model in the local cache by name; none where it was not fetched."""
+    from puma_engine.backbone import hub
+
+    if revision is None or _model_files(spec) is not None or not hub.is_hub_id(spec):
+        return {}
+    folder = hub.cached(spec, revision)
+    if folder is None:
+        return {}
+    return {
+        file.name: file
+        for file in sorted(folder.iterdir())
+        if file.is_file() and any(fnmatch(file.name, pattern) for pattern in hub.FILES)
+    }
+
+
 def _digest(files: list[Path], large: Callable[[Path], bytes]) -> str:
     digest = hashlib.sha256()
     for file in files:
@@ -257,27 +307,52 @@ def is_unchanged(ws: Workspace, run: Run, *, fresh: bool = False) -> bool:
     """Return whether the files of a backbone run are those that were added.
 
     A run of an earlier version is compared as that version did, once; from then on, by the whole
-    content that its files had at that moment. fresh: read large files anew.
+    content that its files had at that moment. The cached files of a hub model are compared with their
+    content when each was first seen. fresh: read large files anew.
     """
     spec, revision = run.config["spec"], run.config["revision"]
+    if cached := _hub_files(spec, revision):
+        return _are_unchanged(ws, run, cached, fresh=fresh)
     current, recorded = fingerprint(ws, spec, revision, fresh=fresh), run.config["fingerprint"]
     content = content_fingerprint(ws, run)
     if content is not None or current == recorded:
         return current == (content or recorded)
     if sampled_fingerprint(spec, revision) != recorded:
         return False
-    if not ws.read_only:
-        with ws.transaction() as db:
-            db.execute(
-                "UPDATE backbones SET content_fingerprint = ? WHERE run_id = ?", [current, run.id]
-            )
+    _store_content(ws, run, current)
+    return True
+
+
+def _are_unchanged(ws: Workspace, run: Run, files: dict[str, Path], *, fresh: bool) -> bool:
+    """Compare files of a hub model with their hashes when each was first seen, and store new ones."""
+    stored = _stored_content(ws, run)
+    recorded = json.loads(stored) if stored else {}
+    current = {name: ws.file_hash(file, fresh=fresh) for name, file in files.items()}
+    if any(recorded.get(name, digest) != digest for name, digest in current.items()):
+        return False
+    if current.keys() - recorded.keys():
+        _store_content(ws, run, json.dumps(recorded | current, sort_keys=True))
     return True
 
 
 def content_fingerprint(ws: Workspace, run: Run) -> str | None:
     """Return the fingerprint of the whole content that a run of an earlier version was given."""
+    stored = _stored_content(ws, run)
+    return None if stored is None or stored.startswith("{") else stored
+
+
+def _stored_content(ws: Workspace, run: Run) -> str | None:
+    """Return what the database holds of a model's content: a fingerprint, or hashes of files as JSON."""
     rows = ws.query("SELECT content_fingerprint FROM backbones WHERE run_id = ?", [run.id])
     return rows[0]["content_fingerprint"] if rows else None
+
+
+def _store_content(ws: Workspace, run: Run, content: str) -> None:
+    if not ws.read_only:
+        with ws.transaction() as db:
+            db.execute(
+                "UPDATE backbones SET content_fingerprint = ? WHERE run_id = ?", [content, run.id]
+            )
 
 
 def fingerprints(ws: Workspace, run: Run) -> set[str]:

@@ -112,9 +112,11 @@ class HostGuard:
         host, origin = headers.get("host"), headers.get("origin")
         reads_only = scope["type"] == "http" and scope["method"] in _SAFE
         if len(headers.getlist("host")) > 1 or not self.hosts.allows(host):
+            parts = _host_and_port(host)
+            name = parts[0] if parts and _ENTRY.fullmatch(parts[0]) else "NAME"
             error = (
-                f"This server does not answer to the name {(host or '')[:100]!r}. If it is yours, add "
-                f"it to --allowed-hosts or {VARIABLE}."
+                f"This server does not answer to the name {(host or '')[:100]!r}. If it is the server's, "
+                f"start it with --allowed-hosts {name[:100]}, or set {VARIABLE}."
             )
         elif origin is not None and not reads_only and not self.hosts.allows_origin(origin, host):
             error = f"This server takes no requests from pages of {origin[:100]!r}."

@@ -78,6 +78,11 @@ def is_held(path: Path) -> bool:
         os.close(handle)
 
 
+def is_held_elsewhere(path: Path) -> bool:
+    """Return whether another living process holds the lock."""
+    return path not in _HELD and is_held(path)
+
+
 def _try_lock(handle: int, mode: int) -> bool:
     try:
         fcntl.flock(handle, mode | fcntl.LOCK_NB)

@@ -19,6 +19,7 @@ from puma_engine.backbone import Context, FrozenBackbone, Reader, inspect_backbo
 from puma_engine.backbone.loading import Source, describe, locate
 from puma_engine.backbone.templates import get_template
 from puma_engine.errors import BackboneError
+from puma_engine.pipeline import backbones
 from puma_engine.store import Workspace
 
 
@@ -66,6 +67,29 @@ def test_a_hub_model_is_the_folders_model_at_a_pinned_commit(hub, folder, tmp_pa
     hub.asked.clear()
     FrozenBackbone.load("me/qwen", revision=COMMIT, device="cpu")
     assert hub.asked == []
+
+
+def test_an_edited_file_of_the_hubs_cache_is_noticed(hub, tmp_path):
+    ws = Workspace.open(tmp_path / "workspace", create=True)
+    run = pipeline.add_backbone(ws, "me/qwen", device="cpu")
+    weights = next((tmp_path / "cache").rglob("model.safetensors")).resolve()
+    before = weights.read_bytes()
+    for start in ("added now", "added by an earlier version"):
+        if start == "added by an earlier version":
+            with ws.transaction() as db:
+                db.execute("UPDATE backbones SET content_fingerprint = NULL")
+        pipeline.load_backbone(ws, run, device="cpu")
+        weights.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+        with pytest.raises(BackboneError, match="changed since it was added .* Delete .*me--qwen"):
+            pipeline.load_backbone(ws, run, device="cpu")
+        weights.write_bytes(before)
+    pipeline.load_backbone(ws, run, device="cpu")
+    # As the message says: what is fetched again is what was added.
+    weights.write_bytes(before[:-1])
+    shutil.rmtree(tmp_path / "cache" / "models--me--qwen")
+    backbones.release_backbones()
+    pipeline.load_backbone(ws, run, device="cpu")
+    assert pipeline.add_backbone(ws, "me/qwen", device="cpu").id == run.id
 
 
 def test_offline_reads_the_cache_without_any_request(hub, monkeypatch):

@@ -1,8 +1,10 @@
 """Imported prompts: every format, joined by user id, without executing pickled code."""
 
 import dataclasses
+import io
 import json
 import pickle
+import zipfile
 
 import numpy as np
 import pandas as pd
@@ -317,6 +319,53 @@ def test_other_paths_are_refused(tmp_path, ids):
 def test_user_ids_are_read_unchanged(tmp_path, name, content, wanted):
     (tmp_path / name).write_text(content, encoding="utf-8")
     assert read_ids(tmp_path / name, 2) == wanted
+
+
+def npy(shape, values=b""):
+    """The bytes of an array that declares a shape of float32 and holds these bytes."""
+    file = io.BytesIO()
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.getvalue() + values
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz"])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (npy((1 << 40, 8)), "declares 35,184,372,088,832 bytes of values, and 0 are there"),
+        (npy((2, 4), bytes(28)), "declares 32 bytes of values, and 28 are there"),
+        (npy((2, 2), bytes(28)), "declares 16 bytes of values, and 28 are there"),
+        (b"\x93NUMPY\x09\x00" + bytes(99), "cannot be read as NumPy arrays"),
+        (b"no array", "cannot be read as NumPy arrays"),
+    ],
+)
+def test_numpy_files_that_declare_another_size_are_refused(tmp_path, ids, name, content, words):
+    if name == "a.npz":
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("vectors.npy", content)
+    else:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=words):
+        read_prompts(tmp_path / name, users=ids)
+
+
+def test_an_archive_that_unpacks_to_far_more_than_it_is_is_refused_unread(
+    tmp_path, ids, monkeypatch
+):
+    monkeypatch.setattr("puma_engine.datasets.reading.parquet_files.MAX_UNPACKED", 1 << 20)
+    np.savez_compressed(tmp_path / "a.npz", vectors=np.zeros((2, 1 << 20), np.float32))
+    with pytest.raises(DataError, match="does not shrink that much"):
+        read_prompts(tmp_path / "a.npz", users=ids)
+
+
+def test_a_damaged_archive_of_arrays_is_refused(tmp_path, ids):
+    np.savez_compressed(tmp_path / "b.npz", vectors=np.ones((2, 1, 8), np.float32))
+    damaged = bytearray((tmp_path / "b.npz").read_bytes())
+    damaged[60:75] = bytes(15)
+    (tmp_path / "b.npz").write_bytes(damaged)
+    with pytest.raises(DataError, match="cannot be read as NumPy arrays"):
+        read_prompts(tmp_path / "b.npz", users=ids)
 
 
 @pytest.mark.parametrize(

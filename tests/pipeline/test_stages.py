@@ -352,6 +352,41 @@ def test_a_large_model_of_an_earlier_version_keeps_its_run_and_is_hashed_whole(
     assert pipeline.add_backbone(ws, folder).id != old.id
 
 
+@pytest.mark.parametrize("first", ["finishes", "is killed"])
+def test_who_adds_a_model_that_another_process_adds_waits_for_it(world, tmp_path, first):
+    ws = Workspace.open(tmp_path / "workspace", create=True)
+    config = {"spec": str(world["small"].resolve()), "revision": None}
+    config["fingerprint"] = backbones.fingerprint(ws, config["spec"])
+    run_id = ws.run_key("backbone", config, {})
+    other = start_process(
+        f"run = ws.begin('backbone', name='other', config={config!r}, inputs={{}})\n"
+        "print('adding', flush=True)\n"
+        "sys.stdin.readline()\n"
+        + ("ws.finish(run.id, seconds=1, device='cpu')" if first == "finishes" else ""),
+        ws.root,
+    )
+    assert other.stdout.readline() == "adding\n"
+    with pytest.raises(Cancelled, match="waiting for another process that adds"):
+        looks = iter([False, False, True])
+        pipeline.add_backbone(ws, world["small"], should_cancel=lambda: next(looks))
+    said = []
+
+    def progress(report):
+        said.append(report.stage)
+        if report.stage.startswith("waiting"):
+            other.stdin.write("go on\n")
+            other.stdin.flush()
+
+    run = pipeline.add_backbone(ws, world["small"], progress=progress)
+    assert other.wait(120) == 0, other.stderr.read()
+    assert run.id == run_id and run.status == "finished"
+    assert run.name == ("other" if first == "finishes" else world["small"].name)
+    assert said[:2] == [
+        f"inspecting {world['small']}",
+        f"waiting for another process that adds {world['small'].name}",
+    ]
+
+
 @pytest.mark.parametrize("how", ["by name", "by id", "by run", "as a job"])
 def test_a_model_whose_adding_was_killed_is_added_by_the_next_command(world, tmp_path, how):
     ws = Workspace.open(tmp_path / "workspace", create=True)

@@ -47,14 +47,15 @@ def read_parquet(path: Path, columns: Sequence[str] = ()) -> pa.Table:
             for batch in file.iter_batches(_LIST_ROWS, columns=[field.name]):
                 parts.append(batch.column(0))
                 unpacked += parts[-1].nbytes
-                _refuse_bomb(path, unpacked)
+                refuse_bomb(path, unpacked)
             table = table.append_column(field, pa.chunked_array(parts, field.type))
         table = table.select([field.name for field in chosen])
         table.validate(full=True)
     return table
 
 
-def _refuse_bomb(path: Path, unpacked: int) -> None:
+def refuse_bomb(path: Path, unpacked: int) -> None:
+    """Raise DataError for a file that declares far more bytes than it has."""
     packed = path.stat().st_size
     if unpacked > MAX_UNPACKED and unpacked > MAX_RATIO * packed:
         raise DataError(
@@ -80,7 +81,7 @@ def parquet_file(
     """
     with _parquet_errors(path):
         facts = pq.read_metadata(path)
-        _refuse_bomb(path, unpacked_bytes(facts, columns))
+        refuse_bomb(path, unpacked_bytes(facts, columns))
         leaves = [facts.schema.column(number) for number in range(len(facts.schema))]
         texts = [
             leaf.path
