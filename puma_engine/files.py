@@ -27,17 +27,11 @@ def atomic_write(path: Path, writer: Callable[[Path], object]) -> None:
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         writer(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        sync(temporary)
         temporary.replace(path)
-        with contextlib.suppress(OSError):
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+        sync(path.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -58,6 +52,38 @@ def atomic_write(path: Path, writer: Callable[[Path], object]) -> None:
         raise
 
 
+def sync(path: Path) -> None:
+    """Let the content of a file, or the names in a folder, reach the disk.
+
+    A folder that cannot be synchronised is no reason to stop. Raises OSError for a file.
+    """
+    with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def make_folder(path: Path, mode: int = 0o777) -> None:
+    """Make a folder, and those above it, unless it exists; their names reach the disk.
+
+    Otherwise a power loss could take the folder with synchronised files in it. mode: of the last.
+    """
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(mode, parents=True, exist_ok=True)
+    for folder in missing:
+        sync(folder.parent)
+
+
+def sync_tree(folder: Path) -> None:
+    """Let everything in a folder reach the disk, as before a rename that makes it valid."""
+    for path in folder.rglob("*"):
+        if path.is_dir() or path.is_file():
+            sync(path)
+    sync(folder)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, atomically. Raises StoreError."""
     atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
@@ -70,15 +96,20 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder that becomes `path` in the end. Raises StoreError if it exists."""
+    """Yield a temporary folder that becomes `path` in the end. Raises StoreError if it exists.
+
+    Its content reaches the disk before its name does.
+    """
     if path.exists():
         raise StoreError(f"There is already something at {path}; give a folder that is not there.")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     temporary.mkdir()
     try:
         yield temporary
+        sync_tree(temporary)
         temporary.rename(path)
+        sync(path.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

@@ -18,7 +18,14 @@ from puma_engine.errors import Cancelled, ConfigError, MigrationError, Selection
 from puma_engine.exchange import packed
 from puma_engine.exchange.packed import ABOUT, INDEX, VECTORS, PromptShards
 from puma_engine.exchange.prompt_file import HEAD_FILE, write_head
-from puma_engine.files import TensorFile, atomic_write, new_folder, read_json, write_json
+from puma_engine.files import (
+    TensorFile,
+    atomic_write,
+    make_folder,
+    new_folder,
+    read_json,
+    write_json,
+)
 from puma_engine.prompts.table import PromptTable
 from puma_engine.selection.clustering import streamed_components
 from puma_engine.selection.signals import Signals
@@ -53,7 +60,7 @@ def migrate_stream(
         raise MigrationError(f"The folder {source} has no shards (*.safetensors).")
     if source.resolve() == target.resolve():
         raise MigrationError("The folder to write must be another than the one to read.")
-    target.mkdir(parents=True, exist_ok=True)
+    make_folder(target)
     with locks.folder_lock(target) as alone:
         if not alone:
             raise MigrationError(

@@ -18,7 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from puma_engine.errors import StoreError
-from puma_engine.files import atomic_write, parse_json, sha256_file
+from puma_engine.files import (
+    atomic_write,
+    make_folder,
+    parse_json,
+    sha256_file,
+    sync,
+    sync_tree,
+)
 from puma_engine.store import locks
 from puma_engine.store.rebuilding import restore_run, restore_user_metrics
 from puma_engine.store.records import checked_file_name, checked_name, checked_run_id
@@ -115,9 +122,11 @@ def _add_run(ws: Workspace, staging: Path, run_id: str, record: dict[str, Any]) 
     try:
         folder = ws.folder(run_id)
         shutil.rmtree(folder, ignore_errors=True)
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(folder.parent)
+        sync_tree(staging / run_id)
         # A kill between these two leaves a run that adding the archive again completes.
         (staging / run_id).rename(folder)
+        sync(folder.parent)
         restore_run(ws, record)
         restore_user_metrics(ws, run_id)
     finally:

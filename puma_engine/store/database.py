@@ -15,6 +15,7 @@ from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
 from puma_engine.errors import StoreError
+from puma_engine.files import make_folder
 from puma_engine.store import locks
 from puma_engine.store.records import checked_run_id
 from puma_engine.store.schema import MIGRATIONS
@@ -218,7 +219,7 @@ class WorkspaceDatabase:
     def work(self, run_id: str) -> Path:
         """Return the folder of a run's checkpoints, made if it is missing."""
         folder = self.root / "work" / checked_run_id(run_id)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         return folder
 
     def lock(self, run_id: str) -> Path:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from puma_engine.errors import NotFoundError, StoreError
+from puma_engine.files import make_folder
 from puma_engine.store.artifacts import Artifacts
 from puma_engine.store.database import DATABASE
 from puma_engine.store.file_hashes import FileHashes
@@ -85,7 +86,7 @@ def _make_private(root: Path) -> None:
     folder that holds something stays as it is.
     """
     if not root.is_dir():
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(root, 0o700)
         return
     # Whoever uses another user's folder may not change it.
     with suppress(OSError):
