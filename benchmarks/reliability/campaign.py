@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import random
 import re
 import shutil
 import sys
@@ -30,6 +31,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reliability", description=__doc__)
     parser.add_argument("--kills", type=int, default=0, help="SIGKILLs of commands")
     parser.add_argument("--mutations", type=int, default=0, help="damaged inputs")
+    parser.add_argument(
+        "--power-loss",
+        type=int,
+        nargs="?",
+        const=10**6,
+        default=0,
+        metavar="N",
+        help="power losses at every operation, or a draw of N of them",
+    )
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--minutes", type=float, default=60.0, help="time limit of everything")
     parser.add_argument("--only", default="", help="commands and readers that match")
@@ -66,22 +76,34 @@ def run(given: argparse.Namespace, work: Path) -> dict[str, Any]:
     return results
 
 
+def references_in(base: Path, only: str) -> dict[str, Any]:
+    """Make the inputs, templates and references of the commands that match, unless they are there."""
+    from benchmarks.reliability.forking import forked
+    from benchmarks.reliability.workloads import WORKLOADS, reference_of, write_inputs
+
+    if base not in _REFERENCES:
+        base.mkdir()
+        forked(write_inputs, base)
+        chosen = [workload for workload in WORKLOADS if re.search(only, workload.name)]
+        for workload in chosen:
+            load_modules(reference_of(base, workload).place / "counts")
+        # Again, with everything loaded, and compared with the first time.
+        _REFERENCES[base] = {workload.name: reference_of(base, workload) for workload in chosen}
+    return _REFERENCES[base]
+
+
+_REFERENCES: dict[Path, dict[str, Any]] = {}
+
+
 def run_kills(
     given: argparse.Namespace, work: Path, deadline: float, results: dict[str, Any]
 ) -> None:
     """Kill commands, and write what came out under "kills"."""
     from benchmarks.reliability import kills
-    from benchmarks.reliability.forking import forked, in_slots
-    from benchmarks.reliability.workloads import WORKLOADS, reference_of, write_inputs
+    from benchmarks.reliability.forking import in_slots
 
     base = work / "base"
-    base.mkdir()
-    forked(write_inputs, base)
-    chosen = [workload for workload in WORKLOADS if re.search(given.only, workload.name)]
-    for workload in chosen:
-        load_modules(reference_of(base, workload).place / "counts")
-    # Again, with everything loaded, and compared with the first time.
-    references = {workload.name: reference_of(base, workload) for workload in chosen}
+    references = references_in(base, given.only)
     planned = kills.plan(references, given.kills, given.seed)
 
     def slot(number: int) -> Iterator[dict[str, Any]]:
@@ -97,7 +119,7 @@ def run_kills(
         say(f"kills: {done} of {given.kills}", row.get("problems") or row.get("broken"))
         if done >= given.kills:
             break
-    results["kills"] = kill_figures(rows) | {
+    results["kills"] = failure_figures(rows) | {
         "moments": {name: reference.moments for name, reference in references.items()},
         "undisturbed_seconds": {
             name: round(reference.ended.seconds, 2) for name, reference in references.items()
@@ -105,7 +127,45 @@ def run_kills(
     }
 
 
-def kill_figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def run_power_losses(
+    given: argparse.Namespace, work: Path, deadline: float, results: dict[str, Any]
+) -> None:
+    """Lose what was not synced, and write what came out under "power_losses"."""
+    from benchmarks.reliability import power_loss
+    from benchmarks.reliability.forking import in_slots
+    from benchmarks.reliability.workloads import WORKLOADS
+
+    base = work / "base"
+    references = references_in(base, given.only)
+    recorded = [w for w in WORKLOADS if w.name in references and w.name != "worker"]
+    states = work / "recorded"
+
+    def record(number: int) -> Iterator[dict[str, Any]]:
+        for workload in recorded[number :: given.processes]:
+            yield from power_loss.record(base, workload, states / workload.name, given.seed)
+
+    planned = list(in_slots(given.processes, record, deadline))
+    broken = [row for row in planned if "broken" in row]
+    planned = [row for row in planned if "broken" not in row]
+    random.Random(given.seed).shuffle(planned)
+    planned = planned[: given.power_loss]
+
+    def slot(number: int) -> Iterator[dict[str, Any]]:
+        place = work / f"after-{number}"
+        part = planned[number :: given.processes]
+        return power_loss.tries(base, references, part, place, deadline)
+
+    rows: list[dict[str, Any]] = list(broken)
+    for row in in_slots(given.processes, slot, deadline + 60):
+        rows.append(row)
+        say(
+            f"power losses: {len(rows)} of {len(planned)}", row.get("problems") or row.get("broken")
+        )
+    figures = failure_figures(rows)
+    results["power_losses"] = figures | {"model": power_loss.__doc__, "states": len(planned)}
+
+
+def failure_figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Return counts a workload, and examples of problems."""
     broken = [row["broken"] for row in rows if "broken" in row]
     rows = [row for row in rows if "broken" not in row]
@@ -119,14 +179,14 @@ def kill_figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
                 "workload": name,
                 "tries": len(own),
                 "kills": sum(row["kills"] for row in own),
-                "at_operations": sum(row["kind"] == "at an operation" for row in own),
+                "at_operations": sum(row.get("kind") == "at an operation" for row in own),
                 "cpu_seconds_a_try": round(sum(row["cpu_seconds"] for row in own) / len(own), 2),
                 **counts,
             }
         )
     totals = {column: sum(row[column] for row in table) for column in ("tries", "kills", *columns)}
     examples = [
-        {name: row[name] for name in ("workload", "kind", "role", "moment", "problems")}
+        {name: row[name] for name in row if name not in ("kills", "cpu_seconds", "seconds")}
         for row in rows
         if row["problems"]
     ]
@@ -208,6 +268,10 @@ def mutation_figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 Part = Callable[[argparse.Namespace, Path, float, dict[str, Any]], None]
-PARTS: dict[str, Part] = {"kills": run_kills, "mutations": run_mutations}
+PARTS: dict[str, Part] = {
+    "kills": run_kills,
+    "power_loss": run_power_losses,
+    "mutations": run_mutations,
+}
 # Of the time, relative to each other.
 SHARES = {"kills": 3.0, "mutations": 2.0, "power_loss": 1.5}

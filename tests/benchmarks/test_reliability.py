@@ -1,10 +1,16 @@
-"""The campaign of kills and damaged inputs stays alive: a few of each, and none does harm."""
+"""The campaign of kills, power losses and damaged inputs stays alive: a few of each, without harm."""
 
 import json
 import os
+import random
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+
+from benchmarks.reliability.operations import AFTER, BEFORE, FUNCTIONS, watch_operations
+from benchmarks.reliability.power_loss import EVERYTHING, Recorder
+from puma_engine import files
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,10 +30,41 @@ def run(folder, *options):
 
 
 def test_killed_commands_end_well_when_they_are_run_again(tmp_path):
-    kills = run(tmp_path, "--kills", "10", "--only", "^(import|fit)$")["kills"]
-    totals = dict(kills["totals"])
-    assert totals.pop("tries") and totals.pop("kills") >= 10
-    assert not any(totals.values()) and not kills["broken_processes"], kills["examples"]
+    results = run(tmp_path, "--kills", "10", "--power-loss", "12", "--only", "^import$")
+    for part, least in (("kills", 10), ("power_losses", 0)):
+        figures = results[part]
+        totals = dict(figures["totals"])
+        assert totals.pop("tries") and totals.pop("kills") >= least
+        assert not any(totals.values()) and not figures["broken_processes"], figures["examples"]
+
+
+def test_whole_files_and_folders_survive_a_power_loss(tmp_path, monkeypatch):
+    for name in FUNCTIONS:
+        monkeypatch.setattr(os, name, getattr(os, name))  # gives them back in the end
+    monkeypatch.setattr(sqlite3, "connect", sqlite3.connect)
+    recorder = Recorder(tmp_path)
+    recorder.begin()
+
+    def watch(name, when, arguments):
+        if (name, when) == ("fsync", AFTER):
+            recorder.synced(str(Path(f"/proc/self/fd/{arguments[0]}").resolve()))
+        elif name == "rename" and when == BEFORE:
+            recorder.look()
+        elif name == "rename":
+            recorder.renamed(*map(str, arguments))
+
+    watch_operations(watch)
+    files.write_text(tmp_path / "new" / "folder" / "whole.txt", "whole")
+    with files.new_folder(tmp_path / "made" / "at-once") as folder:
+        (folder / "inside.txt").write_text("inside")
+    (tmp_path / "not-synced.txt").write_text("lost")
+    recorder.look()
+    left = recorder.state(EVERYTHING, random.Random(0))
+    assert {name: content for name, content in left.items() if content} == {
+        "new/folder/whole.txt": b"whole",
+        "made/at-once/inside.txt": b"inside",
+    }
+    assert "not-synced.txt" in recorder.names and "not-synced.txt" not in left
 
 
 def test_damaged_inputs_are_refused_in_a_sentence_or_read_as_they_are(tmp_path):
