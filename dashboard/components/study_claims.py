@@ -1,28 +1,35 @@
-"""Studies, view "Claims of the paper": the verdict on each claim and the reports behind it."""
+"""Evidence, view "Claims of the paper": a matrix of claims and data sets, and one verdict in full."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+import pandas as pd
+import plotly.graph_objects as go
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from dashboard import pages
-from dashboard.components import page_states, verdicts
+from dashboard.components import figures, page_states, query_params, verdicts
 from dashboard.components.formatting import escaped
+from dashboard.components.theme import NEUTRAL, marker
+from dashboard.engine import studies
 from dashboard.engine.studies import claims, evidence
 
 MAX_TEXT = 1000
+CLAIM_WIDTH, CELL_WIDTH, GAP = 240, 122, 4  # pixels
+ROW_HEIGHT, AXES_HEIGHT = 34, 96  # pixels of the chart
 
 
 def show(
     reports: Sequence[evidence.Evidence], address: Mapping[str, str], study_param: str
 ) -> None:
-    """Draw the claims with their verdicts from these reports.
+    """Draw the verdicts of these reports, and the one that the address names in full.
 
     address: query parameters that open one study of the same reports; study_param: the name of
     the parameter that holds the study.
     """
-    findings = evidence.findings(reports)
-    if not findings:
+    columns = evidence.findings_by_column(reports)
+    if not columns:
         answering = dict.fromkeys(claim.study for claim in claims.CLAIMS)
         page_states.empty(
             "No study here answers a claim",
@@ -30,55 +37,154 @@ def show(
             "`puma study table2 --quick` runs the first on few users.",
         )
         return
-    counts: Counter[str] = Counter(finding.verdict for finding in findings)
+    names = {claim.name: claim for claim in claims.CLAIMS}
+    claim = query_params.read("claim", names, _first_answered(columns))
+    column = query_params.read("data", columns, next(iter(columns)))
+    assert claim is not None and column is not None  # there are defaults
+    _tally(columns)
+    width = CLAIM_WIDTH + 30 + len(columns) * (CELL_WIDTH + GAP)
+    matrix, details = st.columns([width, max(1080 - width, 300)], gap="large")
+    with matrix, st.container(gap="xxsmall"):
+        _matrix(columns, claim, column)
+    with details:
+        _details(columns[column][claim], column, address, study_param)
+
+
+def _first_answered(columns: Mapping[str, Mapping[str, evidence.Finding]]) -> str:
+    findings = next(iter(columns.values()))
+    return next(name for name, finding in findings.items() if finding.evidence is not None)
+
+
+def _tally(columns: Mapping[str, Mapping[str, evidence.Finding]]) -> None:
+    """Show how many verdicts there are of each kind."""
+    counts: Counter[str] = Counter(
+        finding.verdict for findings in columns.values() for finding in findings.values()
+    )
     with st.container(horizontal=True, gap="small"):
         for verdict in verdicts.CLAIM_STATUSES:
             if counts[verdict]:
                 verdicts.badge(verdict, counts[verdict])
-    st.caption(f"{claims.INTERVALS} {claims.IN_RANKING}")
-    for claim, of_claim in evidence.findings_by_claim(findings).items():
-        with st.container(border=True, gap="medium"):
-            st.markdown(f"**{escaped(claim.text, MAX_TEXT)}**", help=claim.rule)
-            for finding in of_claim:
-                report = finding.evidence
-                if report is not None and _finding(finding, report):
-                    names = {study_param: report.name, "dataset": finding.dataset}
-                    pages.go("studies", **address, **names)
-            without = [finding.dataset for finding in of_claim if finding.evidence is None]
-            if without:
-                st.caption(
-                    f":material/block: No evidence on {escaped(', '.join(without), MAX_TEXT)}: it "
-                    f"needs a report of the study `{claim.study}`."
+
+
+def _matrix(columns: Mapping[str, Mapping[str, evidence.Finding]], claim: str, column: str) -> None:
+    """Draw a row for each claim, with a button for the verdict on each data set."""
+    with _row("**Claim of the paper**", len(columns)):
+        for name in columns:
+            st.markdown(f"**{escaped(name)}**", width=CELL_WIDTH, text_alignment="center")
+    quick = differs = False
+    for item in claims.CLAIMS:
+        with _row(escaped(item.text, MAX_TEXT), len(columns)):
+            for number, (name, findings) in enumerate(columns.items()):
+                finding = findings[item.name]
+                trial = finding.evidence is not None and finding.evidence.quick
+                ranks = finding.ranking is not None and finding.ranking.verdict != finding.verdict
+                quick, differs = quick or trial, differs or ranks
+                marks = (" °" if trial else "") + (r" \*" if ranks else "")
+                shown = verdicts.CLAIM_STATUSES[finding.verdict]
+                st.button(
+                    f":{shown.colour}-badge[{shown.label}{marks}]",
+                    key=f"verdict {item.name} {number}",
+                    width=CELL_WIDTH,
+                    type="secondary" if (item.name, name) == (claim, column) else "tertiary",
+                    help=f"The verdict on {escaped(name)} in full",
+                    on_click=_choose,
+                    args=(item.name, name),
                 )
+    if quick:
+        st.caption("° A quick trial on few users. A larger study replaces it.")
+    if differs:
+        st.caption(r"\* Another verdict in ranking, which is shown with the verdict in full.")
 
 
-def _finding(finding: evidence.Finding, report: evidence.Evidence) -> bool:
-    """Show a finding; return whether its study is to be opened."""
-    verdict, figures, source = st.columns([4, 8, 6], gap="small")
-    with verdict.container(gap="xsmall"):
-        st.text(finding.dataset)
-        with st.container(horizontal=True, gap="xsmall"):
-            verdicts.badge(finding.verdict)
-        if finding.ranking is not None:
-            with st.container(horizontal=True, gap="xsmall"):
-                st.text("in ranking")
-                verdicts.badge(finding.ranking.verdict)
-        with st.container(horizontal=True, gap="xsmall"):
-            if report.quick:
-                text = "On few users. A larger study replaces it."
-                st.badge("Quick trial", icon=":material/bolt:", color="gray", help=text)
-    # A non-breaking space keeps a number and its percent sign on one line.
-    lines = [finding.figures.removeprefix(evidence.QUICK)]
-    if finding.ranking is not None:
-        lines.append(f"In ranking: {finding.ranking.figures}")
-    figures.text("\n\n".join(lines).replace(" %", "\u00a0%"))
-    with source.container(gap="xxsmall"):
-        opened = st.button(
-            escaped(report.name),
-            icon=":material/science:",
-            type="tertiary",
-            key=f"{finding.claim.name} {finding.dataset}",
-            help="Open this study",
+def _row(text: str, cells: int) -> DeltaGenerator:
+    """Draw the first cell of a row; return the container of the others, below it in a narrow window."""
+    with st.container(horizontal=True, gap="xsmall", vertical_alignment="center"):
+        st.markdown(text, width=CLAIM_WIDTH)
+        return st.container(
+            horizontal=True,
+            gap="xxsmall",
+            vertical_alignment="center",
+            width=cells * (CELL_WIDTH + GAP),
         )
-        st.caption(escaped(report.made, MAX_TEXT))
-    return opened
+
+
+def _choose(claim: str, column: str) -> None:
+    query_params.write("claim", claim)
+    query_params.write("data", column)
+
+
+def _details(
+    finding: evidence.Finding, column: str, address: Mapping[str, str], study_param: str
+) -> None:
+    """Show a verdict with its chart, its figures, its rule, and the report behind it."""
+    with st.container(border=True, gap="small"):
+        st.markdown(f"## {escaped(finding.claim.text, MAX_TEXT)}")
+        with st.container(horizontal=True, gap="small", vertical_alignment="center"):
+            verdicts.badge(finding.verdict)
+            st.text(f"on {column}", width="content")
+        report, assessed = finding.evidence, finding.assessed
+        if report is None or assessed is None:
+            st.text(f"It needs a report of the study {finding.claim.study} on this data set.")
+            st.caption(escaped(studies.plain(finding.claim.rule), MAX_TEXT))
+            return
+        _figures(finding, assessed, column)
+        if finding.ranking is not None:
+            with st.container(horizontal=True, gap="small", vertical_alignment="center"):
+                st.markdown("**In ranking**", width="content")
+                verdicts.badge(finding.ranking.verdict)
+            _figures(finding, finding.ranking, f"{column} ranking")
+        st.caption(f"**How it is judged.** {escaped(studies.plain(finding.claim.rule), MAX_TEXT)}")
+        with st.container(horizontal=True, vertical_alignment="center"):
+            trial = "quick trial, " if report.quick else ""
+            st.caption(escaped(f"{report.name}: {trial}{report.made}", MAX_TEXT), width="stretch")
+            if st.button("Open the study", icon=":material/science:", type="tertiary"):
+                shown = {study_param: report.name, "dataset": finding.dataset}
+                pages.go("studies", **{**address, **shown})
+
+
+def _figures(finding: evidence.Finding, assessed: claims.ClaimVerdict, name: str) -> None:
+    """Draw the intervals that decide a verdict, and show its figures."""
+    if assessed.intervals:
+        rows = pd.DataFrame([vars(interval) for interval in assessed.intervals])
+        axis, _, unit = assessed.axis.partition(" (")
+        figures.show(
+            interval_figure(rows, percent=finding.claim.name == "cost"),
+            rows,
+            f"claim-{finding.claim.name}-{name}",
+            title="The claim holds as far as the dotted marks",
+            x=f"{studies.plain(axis)}<br>({unit}" if unit else axis,
+            height=AXES_HEIGHT + ROW_HEIGHT * len(rows),
+            menu=True,
+        )
+    # A non-breaking space keeps a number and its percent sign on one line.
+    st.text(studies.plain(assessed.figures).replace(" %", "\u00a0%"))
+
+
+def interval_figure(rows: pd.DataFrame, *, percent: bool) -> go.Figure:
+    """Draw each deciding interval of a loss with its limit.
+
+    rows: label, value, low, high and limit, from top to bottom. percent: whether they are shares.
+    """
+    figure = go.Figure()
+    figure.add_scatter(
+        x=rows["value"],
+        y=rows["label"],
+        mode="markers",
+        marker=marker("migrated", size=10),
+        error_x=figures.error_bars(rows, marker("migrated")["color"]),
+        hovertemplate="%{y}: %{x:.1%}<extra></extra>"
+        if percent
+        else "%{y}: %{x:.4f}<extra></extra>",
+    )
+    for row, limit in enumerate(rows["limit"]):
+        ends = {"y0": row - 0.4, "y1": row + 0.4, "x0": limit, "x1": limit}
+        figure.add_shape(type="line", **ends, line={"color": NEUTRAL, "width": 2, "dash": "dot"})
+    # Zero and the limits are always in the picture.
+    shown = [*rows["low"], *rows["high"], *rows["limit"], 0.0]
+    pad = 0.06 * (max(shown) - min(shown))
+    figure.update_xaxes(range=[min(shown) - pad, max(shown) + pad], zeroline=True, nticks=6)
+    if percent:
+        figure.update_xaxes(tickformat=".0%")
+    figure.update_yaxes(autorange="reversed")
+    figure.update_layout(showlegend=False)
+    return figure

@@ -23,6 +23,21 @@ from puma_engine.studies.reports import label_of
 __all__ = ["claims", "evidence", "reports"]
 
 RANDOM = "random"
+# Words of reports, and what pages say instead.
+PLAIN = {
+    "the shuffled control": "the same with prompts swapped between users",
+    "the source prompts shuffled between users": "the prompts swapped between users",
+    "undecided": "not settled yet",
+    "backbones": "models",
+    "Backbones": "Models",
+}
+
+
+def plain(text: str) -> str:
+    """Return a text of the studies in the words of the pages."""
+    for word, said in PLAIN.items():
+        text = text.replace(word, said)
+    return text
 
 
 def names() -> list[str]:
@@ -52,12 +67,12 @@ def published_reports() -> list[Evidence] | None:
 
 def about(name: str) -> str:
     """Return the question of a study."""
-    return STUDIES[name].about
+    return plain(STUDIES[name].about)
 
 
 def every() -> list[tuple[str, str]]:
     """Return the name and the question of every study."""
-    return [(study.name, study.about) for study in STUDIES.values()]
+    return [(name, about(name)) for name in STUDIES]
 
 
 def report(name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Studies: verdicts on the paper's claims, and the results of each study."""
+"""Evidence: verdicts on the paper's claims, and the results of each study."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -6,13 +6,13 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboard import engine, pages
+from dashboard import engine
 from dashboard.components import page_states, query_params, study_claims, study_results, tables
 from dashboard.components.glossary import show_glossary
 from dashboard.engine import studies
 
 VIEWS = {"claims": "Claims of the paper", "study": "One study"}
-ORIGINS = {"workspace": "This workspace", "published": "Published with PUMA"}
+ORIGINS = {"published": "Published with PUMA", "workspace": "This workspace"}
 # The query parameter that holds the shown study, by where its report is from.
 STUDY_PARAMS = {"workspace": "study", "published": "report"}
 
@@ -20,34 +20,45 @@ STUDY_PARAMS = {"workspace": "study", "published": "report"}
 def page() -> None:
     """Draw the page. Published studies need no workspace."""
     st.title("Evidence")
+    if engine.has_workspace():
+        page_states.viewing()
+    # Addresses of earlier versions name a study of the workspace without its origin.
+    if "from" not in st.query_params and STUDY_PARAMS["workspace"] in st.query_params:
+        query_params.write("from", "workspace")
     with page_states.caught("The studies cannot be shown."):
         with st.container(horizontal=True, gap="medium"):
-            view = query_params.segment("View", VIEWS, "view")
-            origin = query_params.segment("Reports", ORIGINS, "from")
+            view = query_params.segment("View", VIEWS, "view", label_visibility="collapsed")
+            origin = query_params.segment("Reports", ORIGINS, "from", label_visibility="collapsed")
         if origin == "published":
             _published(view)
         else:
             _of_workspace(view)
-        show_glossary("run", "interval", "retrained", "shuffled control", "random prompts")
+        with st.container(gap="small"):
+            if view == "claims":
+                about = f"{studies.claims.INTERVALS} {studies.claims.IN_RANKING}"
+                st.caption(studies.plain(about))
+            show_glossary("run", "interval", "retrained", "shuffled control", "random prompts")
 
 
 def _of_workspace(view: str) -> None:
     names = studies.names() if engine.has_workspace() else []
     if not names:
-        page_states.empty(
-            "No study was run here",
+        about = (
             "A study repeats an experiment over seeds and data sets, and tests which differences "
-            "are more than chance. `puma study table2 --quick` runs the first of them on few users.",
+            "are more than chance."
         )
-        label = "Open the studies published with PUMA"
-        pages.link("studies", label=label, icon=":material/menu_book:", **{"from": "published"})
+        how = "`puma study table2 --quick` runs the first of them on few users."
+        page_states.empty(
+            "No study was run here", about if engine.read_only() else f"{about} {how}"
+        )
         every = pd.DataFrame(studies.every(), columns=["Study", "Question"])
         tables.show(every, height="content")
     elif view == "claims":
         reports, damaged = studies.of_workspace()
         for reason in damaged:
             page_states.failed("One report is left out.", reason)
-        study_claims.show(reports, {"view": "study"}, STUDY_PARAMS["workspace"])
+        address = {"view": "study", "from": "workspace"}
+        study_claims.show(reports, address, STUDY_PARAMS["workspace"])
     else:
         labels = {name: f"{name}: {studies.about(name)}" for name in names}
         _study(labels, "workspace", studies.report)
@@ -62,7 +73,7 @@ def _published(view: str) -> None:
             "`PUMA_RESULTS` names another folder.",
         )
     elif view == "claims":
-        address = {"view": "study", "from": "published"}
+        address = {"view": "study"}
         study_claims.show(reports, address, STUDY_PARAMS["published"])
     else:
         by_name = {report.name: report for report in reports}

@@ -35,12 +35,32 @@ _BUDGET = re.compile(r"PUMA, (\d+)%")
 
 
 @dataclass(frozen=True)
+class DecidingInterval:
+    """An interval of a loss that decides a claim, positive where the migration is worse.
+
+    label: what the interval is of and over. value: its middle figure. limit: the largest loss with which
+    the claim holds.
+    """
+
+    label: str
+    value: float
+    low: float
+    high: float
+    limit: float = 0.0
+
+
+@dataclass(frozen=True)
 class ClaimVerdict:
-    """What a report says of a claim on one data set: the verdict, its figures, its seeds."""
+    """What a report says of a claim on one data set: the verdict, its figures, its seeds.
+
+    intervals: those that decide. axis: what they measure, with its unit.
+    """
 
     verdict: Verdict
     figures: str
     seeds: int
+    intervals: tuple[DecidingInterval, ...] = ()
+    axis: str = ""
 
 
 Assess = Callable[[Report, str], ClaimVerdict | None]
@@ -133,10 +153,11 @@ def assess_few_users(report: Report, dataset: str) -> ClaimVerdict | None:
     if difference is None:
         return None
     retrained = difference.scores[1]
-    verdict = decide(difference.loss_intervals, FEW_USERS_MARGIN * retrained)
+    limit = FEW_USERS_MARGIN * retrained
+    verdict = decide(difference.loss_intervals, limit)
     side = "worse" if difference.loss > 0 else "better"
     details = f"{_percent(abs(difference.loss / retrained))} {side}"
-    return _verdict(difference, verdict, "full retraining", details)
+    return _verdict(difference, verdict, "full retraining", details, limit)
 
 
 @_claim(
@@ -176,7 +197,11 @@ def assess_cost(report: Report, dataset: str) -> ClaimVerdict | None:
     if all(row.get("flops") for row in rows):
         first, second = means("flops")
         figures += f", and {_percent(1 - first / second)} less arithmetic"
-    return ClaimVerdict(verdict, _with_size(figures, len(pairs), rows[0]["users"]), len(pairs))
+    text = _with_size(figures, len(pairs), rows[0]["users"])
+    whole = sum(shares) / len(shares)
+    interval = DecidingInterval("all seeds", whole, min(shares), max(shares), COST_SHARE)
+    axis = "Share of full retraining's seconds, lowest to highest seed"
+    return ClaimVerdict(verdict, text, len(pairs), (interval,), axis)
 
 
 @_claim(
@@ -286,9 +311,11 @@ def assess_chains(report: Report, dataset: str) -> ClaimVerdict | None:
         return None
     # In units of each chain's margin, so that chains of all lengths have the margin 1.
     scaled = []
-    for line, pair in chains:
+    deciding: list[DecidingInterval] = []
+    for line, pair in sorted(chains, key=lambda chain: chain[0]["hops"]):
         margin = MARGIN * (line["hops"] - 1) * pair.scores[1]
         scaled.append([(low / margin, high / margin) for low, high in pair.loss_intervals])
+        deciding += _deciding(pair, f"{line['hops']} hops, ", margin)
     verdict = decide([interval for intervals in scaled for interval in intervals], 1.0)
     if any(decide(intervals, 1.0) == "not reproduced" for intervals in scaled):
         verdict = "not reproduced"
@@ -299,7 +326,9 @@ def assess_chains(report: Report, dataset: str) -> ClaimVerdict | None:
     _, first = chains[0]
     figures = f"{METRICS[first.metric].label} against a direct migration: {', '.join(parts)}"
     seeds = min(len(pair.seeds) for _, pair in chains)
-    return ClaimVerdict(verdict, _with_size(figures, seeds, first.users), seeds)
+    text = _with_size(figures, seeds, first.users)
+    axis = _axis(first, "a direct migration")
+    return ClaimVerdict(verdict, text, seeds, tuple(deciding), axis)
 
 
 @_claim(
@@ -351,7 +380,11 @@ def _difference_of(report: Report, dataset: str, method: str) -> PairedDifferenc
 
 
 def _verdict(
-    difference: PairedDifference, verdict: Verdict, reference: str, details: str = ""
+    difference: PairedDifference,
+    verdict: Verdict,
+    reference: str,
+    details: str = "",
+    limit: float = 0.0,
 ) -> ClaimVerdict:
     """Return a verdict with scores, difference, intervals, and how many seeds and users."""
     first, second = difference.scores
@@ -361,7 +394,27 @@ def _verdict(
     )
     text += f"; {details}" if details else ""
     seeds = len(difference.seeds)
-    return ClaimVerdict(verdict, _with_size(text, seeds, difference.users), seeds)
+    return ClaimVerdict(
+        verdict,
+        _with_size(text, seeds, difference.users),
+        seeds,
+        _deciding(difference, "", limit),
+        _axis(difference, reference),
+    )
+
+
+def _deciding(
+    difference: PairedDifference, name: str, limit: float
+) -> tuple[DecidingInterval, ...]:
+    deciding = []
+    for (low, high), unit in _deciding_ends(difference):
+        ends = (low, high) if difference.loss_sign > 0 else (-high, -low)
+        deciding.append(DecidingInterval(f"{name}over {unit}", difference.loss, *ends, limit))
+    return tuple(deciding)
+
+
+def _axis(difference: PairedDifference, reference: str) -> str:
+    return f"Loss against {reference} ({METRICS[difference.metric].label}; below zero is better)"
 
 
 def _with_size(text: str, seeds: int, users: int) -> str:
@@ -373,12 +426,18 @@ def _count(number: int, noun: str) -> str:
 
 
 def _intervals(difference: PairedDifference) -> str:
+    return " and ".join(
+        f"[{low:+.4f}, {high:+.4f}] over {unit}" for (low, high), unit in _deciding_ends(difference)
+    )
+
+
+def _deciding_ends(difference: PairedDifference) -> list[tuple[Ends, str]]:
     """Return the intervals that decide, and what each is over."""
     users, trainings = (difference.low, difference.high), difference.training_interval
     intervals = [] if trainings is None else [(trainings, "trainings")]
     if difference.over_users or trainings is None:
         intervals.insert(0, (users, "users"))
-    return " and ".join(f"[{low:+.4f}, {high:+.4f}] over {unit}" for (low, high), unit in intervals)
+    return intervals
 
 
 def _percent(share: float, digits: int = 1) -> str:

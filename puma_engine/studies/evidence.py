@@ -19,6 +19,7 @@ from puma_engine.studies.reports import (
     stored_report,
     stored_reports,
 )
+from puma_engine.zoo import ZOO
 
 ENVIRONMENT = "PUMA_RESULTS"
 QUICK = "Quick trial: "
@@ -42,6 +43,12 @@ class Evidence:
         """Whether the study was a trial on few users."""
         return bool(self.report.get("options", {}).get("quick"))
 
+    @property
+    def real_model(self) -> str | None:
+        """Name of the target model where it is not one of the zoo; None for one of the zoo."""
+        target = self.report.get("options", {}).get("target")
+        return None if target is None or target in ZOO else str(target)
+
     def size(self, dataset: str) -> tuple[int, int]:
         """Return the most users of a row of a data set, and the number of its seeds."""
         rows = [row for row in self.report["rows"] if row["dataset"] == dataset]
@@ -58,7 +65,8 @@ class Evidence:
 class Finding:
     """The verdict on a claim on one data set, and the report behind it (None: no evidence).
 
-    ranking: the verdict of the same report in ranking, where the primary metric is another.
+    ranking: the verdict of the same report in ranking, where the primary metric is another. assessed:
+    what the report says in full, None without evidence.
     """
 
     claim: Claim
@@ -67,6 +75,7 @@ class Finding:
     figures: str
     evidence: Evidence | None = None
     ranking: ClaimVerdict | None = None
+    assessed: ClaimVerdict | None = None
 
 
 def results_root() -> Path | None:
@@ -125,8 +134,28 @@ def _finding(claim: Claim, dataset: str, reports: Iterable[Evidence]) -> Finding
         if verdict is not None:
             figures = (QUICK if item.quick else "") + verdict.figures
             ranking = claim.assess_ranking(item.report, dataset)
-            return Finding(claim, dataset, verdict.verdict, figures, item, ranking)
+            return Finding(claim, dataset, verdict.verdict, figures, item, ranking, verdict)
     return Finding(claim, dataset, "no evidence", "No report has the rows that this claim needs.")
+
+
+def findings_by_column(reports: Sequence[Evidence]) -> dict[str, dict[str, Finding]]:
+    """Return findings by data set and name of the claim, data sets without any evidence left out.
+
+    Reports on another model than one of the zoo have columns of their own, named by both.
+    """
+    by_model: dict[str, list[Evidence]] = {}
+    for item in reports:
+        by_model.setdefault(item.real_model or "", []).append(item)
+    columns: dict[str, dict[str, Finding]] = {}
+    for model, group in sorted(by_model.items()):
+        for finding in findings(group):
+            name = f"{finding.dataset}, {model}" if model else finding.dataset
+            columns.setdefault(name, {})[finding.claim.name] = finding
+    return {
+        name: column
+        for name, column in columns.items()
+        if any(finding.evidence is not None for finding in column.values())
+    }
 
 
 def findings_by_claim(findings: Iterable[Finding]) -> dict[Claim, list[Finding]]:

@@ -133,11 +133,12 @@ def test_a_damaged_report_leaves_the_other_studies(ws, monkeypatch):
         save_report(ws, report(name, [retrained(), moved(0.002)]))
     file = ws.root / "studies" / "table3.json"
     file.write_text(file.read_text()[:-9])
-    app = open_page("studies", ws.root, monkeypatch)
+    app = open_page("studies", ws.root, monkeypatch, **{"from": "workspace"})
     assert_plain(app)
     assert [error.value for error in app.error] == ["One report is left out."]
     assert "run `puma study table3`" in texts(app)
-    assert [button for button in app.button if button.label] and "table2" in str(app.button)
+    assert app.button(key="verdict all-users 0").label == ":orange-badge[Not reproduced]"
+    assert "table2: " in texts(app)
 
 
 STEPS = {

@@ -1,15 +1,18 @@
 """The Studies page: results, missing parts, and escaped text."""
 
+import base64
 import json
 
+import numpy as np
 import pytest
 from claim_reports import main_results, method, moved, report, retrained
-from dashboard_pages import HOSTILE, assert_plain, open_page, texts
+from dashboard_pages import HOSTILE, assert_plain, open_page, press, texts
 
 from puma_engine.files import write_json
 from puma_engine.store import Workspace
 from puma_engine.studies import collect, run_cells, save_report
 from puma_engine.studies.cells import Cell, Options, Study
+from puma_engine.studies.claims import ALL_USERS, CLAIMS
 
 FACTS = {"dataset": "movietweetings"}
 
@@ -42,13 +45,17 @@ def studied(tmp_path):
 
 
 def open_study(ws, monkeypatch, **query):
-    return open_page("studies", ws.root, monkeypatch, view="study", **query)
+    return open_claims(ws, monkeypatch, view="study", **query)
+
+
+def open_claims(ws, monkeypatch, **query):
+    return open_page("studies", ws.root, monkeypatch, **{"from": "workspace"} | query)
 
 
 @pytest.mark.parametrize("view", ["claims", "study"])
 def test_without_a_study_the_page_says_how_to_run_one(tmp_path, monkeypatch, view):
     ws = Workspace.open(tmp_path / "ws", create=True)
-    app = open_page("studies", ws.root, monkeypatch, view=view)
+    app = open_claims(ws, monkeypatch, view=view)
     assert not app.exception and "puma study table2 --quick" in texts(app)
     assert list(app.dataframe[0].value["Study"])[:2] == ["table2", "table3"]
 
@@ -92,7 +99,7 @@ def test_a_damaged_report_is_reported(tmp_path, monkeypatch):
     ws, _ = studied(tmp_path)
     (ws.root / "studies" / "table2.json").write_text("{")
     for view in ("claims", "study"):
-        app = open_page("studies", ws.root, monkeypatch, view=view)
+        app = open_claims(ws, monkeypatch, view=view)
         assert not app.exception and "run `puma study table2`" in texts(app)
 
 
@@ -116,26 +123,107 @@ def badges(app):
     return [element.value for element in app.markdown if "-badge[" in element.value]
 
 
-def test_claims_have_a_verdict_figures_and_a_report_for_each_data_set(tmp_path, monkeypatch):
+def verdict_of(app, claim, column=0):
+    """The label of a cell of the matrix, without its markup."""
+    label = app.button(key=f"verdict {claim} {column}").label
+    return label.partition("[")[2].removesuffix("]")
+
+
+def drawn(app):
+    return json.loads(app.get("plotly_chart")[0].proto.spec)
+
+
+def numbers(values):
+    """The numbers that plotly encodes as bytes."""
+    return np.frombuffer(base64.b64decode(values["bdata"]), values["dtype"]).tolist()
+
+
+def two_data_sets(tmp_path):
+    """A workspace with a trial of table2 on goodbooks, and figure4 on films."""
     films = report("figure4", [retrained(target="a"), moved(0.02, "migrated", target="a")])
     for part in ("rows", "summary", "differences"):
         films[part] = [row | {"dataset": "films"} for row in films[part]]
-    ws = with_reports(tmp_path, main_results(-0.01, quick=True), films)
-    app = open_page("studies", ws.root, monkeypatch)
+    return with_reports(tmp_path, main_results(-0.01, quick=True), films)
+
+
+def test_the_matrix_has_a_verdict_on_each_claim_and_data_set(tmp_path, monkeypatch):
+    app = open_claims(two_data_sets(tmp_path), monkeypatch)
     assert_plain(app)
-    shown = texts(app)
-    assert "A migration trained on all users is at least as good as full retraining" in plain(shown)
-    assert "RMSE 0.8301 against 0.8401 of full retraining: -0.0100" in shown
-    assert "Quick trial: " not in shown
-    assert "No evidence on films: it needs a report of the study `table2`." in plain(shown)
-    tally, rest = badges(app)[:3], badges(app)[3:]
-    assert [" ".join(badge.split()[1:]) for badge in tally] == [
-        "4 reproduced]", "1 not reproduced]", "13 no evidence]",
-    ]  # fmt: skip
-    # Four of table2, each with the mark of a trial, and one of figure4.
-    assert sum("Quick trial]" in badge for badge in rest) == 4
-    assert sum("Reproduced]" in badge for badge in rest) == 4
-    assert sum("Not reproduced]" in badge for badge in rest) == 1
+    assert "**films**" in texts(app) and "**goodbooks**" in texts(app)
+    assert verdict_of(app, "pairs") == "Not reproduced"
+    assert verdict_of(app, "all-users") == "No evidence"
+    assert verdict_of(app, "all-users", 1) == "Reproduced °"
+    assert verdict_of(app, "pairs", 1) == "No evidence"
+    assert "quick trial on few users" in texts(app)
+    tally = [badge.partition("[")[2] for badge in badges(app)[:3]]
+    assert tally == ["4 reproduced]", "1 not reproduced]", "13 no evidence]"]
+    # The first claim with evidence is shown in full.
+    assert "### " not in badges(app)[3] and badges(app)[3].endswith("[Not reproduced]")
+
+
+def test_a_cell_shows_its_verdict_in_full_and_has_an_address(tmp_path, monkeypatch):
+    ws = two_data_sets(tmp_path)
+    app = open_claims(ws, monkeypatch)
+    app.button(key="verdict all-users 1").click().run()
+    assert app.query_params["claim"] == "all-users" and app.query_params["data"] == "goodbooks"
+    again = open_claims(ws, monkeypatch, claim="all-users", data="goodbooks")
+    for shown in (app, again):
+        assert_plain(shown)
+        assert "RMSE 0.8301 against 0.8401 of full retraining: -0.0100" in texts(shown)
+        assert "Quick trial: " not in texts(shown) and "quick trial, 2026" in plain(texts(shown))
+        figure = drawn(shown)
+        (intervals,) = figure["data"]
+        assert intervals["y"] == ["over users", "over trainings"]
+        # Losses: the migration is 0.01 better, and the claim holds up to no loss.
+        assert numbers(intervals["x"]) == pytest.approx([-0.01, -0.01])
+        assert {line["x0"] for line in figure["layout"]["shapes"]} == {0.0}
+    app = open_claims(ws, monkeypatch, claim="all-users", data="films")
+    assert "It needs a report of the study table2" in texts(app)
+    assert not app.get("plotly_chart")
+
+
+def test_a_verdict_in_ranking_is_marked_and_shown_beside(tmp_path, monkeypatch):
+    study_report = main_results(-0.02)
+    lines = [
+        line | {"metric": "mae", "value": 0.02, "low": 0.01, "high": 0.03}
+        for line in study_report["differences"]
+    ]
+    rows = [row | {"mae": row["rmse"] + 0.05} for row in study_report["rows"]]
+    for row in rows:
+        row["mae"] += 0.04 if row["method"] == ALL_USERS else 0.0
+    study_report |= {"rows": rows, "ranking_differences": lines}
+    app = open_claims(with_reports(tmp_path, study_report), monkeypatch, claim="all-users")
+    assert_plain(app)
+    assert verdict_of(app, "all-users") == r"Reproduced \*"
+    assert "Another verdict in ranking" in texts(app)
+    assert badges(app)[-1].endswith("[Not reproduced]")
+    assert len(app.get("plotly_chart")) == 2
+
+
+def test_the_chart_of_a_cost_is_the_share_of_seconds_with_the_claims_limit(tmp_path, monkeypatch):
+    ws = with_reports(tmp_path, main_results())
+    app = open_claims(ws, monkeypatch, claim="cost")
+    figure = drawn(app)
+    assert numbers(figure["data"][0]["x"]) == pytest.approx([0.015])  # 1.5 s of 100 s
+    assert {line["x0"] for line in figure["layout"]["shapes"]} == {0.02}
+    assert "seconds" in figure["layout"]["xaxis"]["title"]["text"]
+
+
+def test_a_real_model_has_a_column_of_its_own(tmp_path, monkeypatch):
+    real = main_results(0.02, users=60)
+    real["options"] |= {"target": "smollm2"}
+    zoo = main_results(-0.02)
+    zoo["options"] |= {"target": "llama-medium"}
+    for place, study_report in (("zoo", zoo), ("real", real)):
+        file = tmp_path / "published" / place / "table2.json"
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps(study_report))
+    monkeypatch.setenv("PUMA_RESULTS", str(tmp_path / "published"))
+    app = open_page("studies", tmp_path / "none", monkeypatch)
+    assert_plain(app)
+    assert "**goodbooks, smollm2**" in plain(texts(app))
+    assert verdict_of(app, "all-users", 0) == "Reproduced"
+    assert verdict_of(app, "all-users", 1) == "Not reproduced"
 
 
 def plain(text):
@@ -144,9 +232,8 @@ def plain(text):
 
 def test_a_verdict_leads_to_the_study_behind_it(tmp_path, monkeypatch):
     ws = with_reports(tmp_path, main_results())
-    app = open_page("studies", ws.root, monkeypatch)
-    assert {button.label for button in app.button} == {"table2"}
-    app.button(key="few-users goodbooks").click().run()
+    app = open_claims(ws, monkeypatch, claim="few-users")
+    press(app, "Open the study")
     assert not app.exception and not app.warning
     assert app.query_params["view"] == "study"
     assert [choice.value for choice in app.selectbox] == ["table2", "goodbooks"]
@@ -154,7 +241,7 @@ def test_a_verdict_leads_to_the_study_behind_it(tmp_path, monkeypatch):
 
 def test_studies_without_claims_name_studies_with_claims(tmp_path, monkeypatch):
     ws = with_reports(tmp_path, report("templates", [method("prompt first", [0.8])]))
-    app = open_page("studies", ws.root, monkeypatch)
+    app = open_claims(ws, monkeypatch)
     assert not app.exception and "No study here answers a claim" in texts(app)
     assert "table2, table4, figure4" in texts(app)
 
@@ -176,12 +263,12 @@ def published(tmp_path, monkeypatch):
 
 def test_published_claims_are_shown_beside_those_of_the_workspace(tmp_path, monkeypatch, published):
     ws = with_reports(tmp_path, main_results())
-    app = open_page("studies", ws.root, monkeypatch, **{"from": "published"})
+    app = open_page("studies", ws.root, monkeypatch)
     assert_plain(app)
-    assert {text.value for text in app.text} >= {"goodbooks", HOSTILE[1]}
+    assert "**goodbooks**" in texts(app)
     assert "1 not reproduced" in " ".join(badges(app))
-    assert {button.label for button in app.button} == {"films/table2", "table2"}
-    assert "2026-01-02, cpu" in plain(texts(app))
+    assert "films/table2: 2026-01-02, cpu" in plain(texts(app))
+    assert f"on {HOSTILE[1]}" in {text.value for text in app.text}
 
 
 def test_a_published_study_is_shown_like_a_local_one(tmp_path, monkeypatch, published):
@@ -216,19 +303,32 @@ def test_without_published_studies_the_page_says_where_to_find_them(tmp_path, mo
 
 def test_shipped_reports_are_shown(tmp_path, monkeypatch):
     monkeypatch.delenv("PUMA_RESULTS", raising=False)
-    app = open_page("studies", with_reports(tmp_path).root, monkeypatch, **{"from": "published"})
+    app = open_page("studies", with_reports(tmp_path).root, monkeypatch)
     assert_plain(app)
-    assert {text.value for text in app.text} >= {"goodbooks", "goodbooks-to-read", "movietweetings"}
-    assert len(app.button) >= 9
+    for name in ("goodbooks", "goodbooks-to-read", "movietweetings"):
+        assert f"**{name}**" in plain(texts(app))
+    # Every claim is answered on every data set, and each answer has a chart.
+    assert "no evidence" not in " ".join(badges(app)).lower()
+    for claim in CLAIMS:
+        shown = open_page("studies", tmp_path / "ws", monkeypatch, claim=claim.name)
+        assert_plain(shown)
+        assert shown.get("plotly_chart"), claim.name
 
 
 def test_published_studies_need_no_workspace(tmp_path, monkeypatch):
-    app = open_page("studies", tmp_path / "none", monkeypatch)
+    app = open_page("studies", tmp_path / "none", monkeypatch, **{"from": "workspace"})
     assert_plain(app)
     assert "No study was run here" in texts(app)
-    app = open_page("studies", tmp_path / "none", monkeypatch, **{"from": "published"})
+    app = open_page("studies", tmp_path / "none", monkeypatch)
     assert_plain(app)
     assert "goodbooks" in texts(app) and not app.error
+
+
+def test_an_old_address_of_a_study_leads_to_it(tmp_path, monkeypatch):
+    ws = with_reports(tmp_path, main_results())
+    app = open_page("studies", ws.root, monkeypatch, view="study", study="table2")
+    assert_plain(app)
+    assert app.query_params["from"] == "workspace" and app.selectbox[0].value == "table2"
 
 
 @pytest.mark.parametrize("over", ["users", "trainings"])
