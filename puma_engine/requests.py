@@ -179,12 +179,16 @@ def _check_budget(strategy: str | None, budget: int | None, share: float | None)
 
 @dataclass(frozen=True, kw_only=True)
 class FitRequest(Request):
-    """Fit one soft prompt a user of a data set on a frozen backbone."""
+    """Fit one soft prompt a user of a data set on a frozen backbone.
+
+    chat_template: put the backbone's own chat template around the text.
+    """
 
     dataset: str
     backbone: str
     role: str = "source"
     template: str | None = None
+    chat_template: bool = False
     training: Settings = field(default_factory=dict)
     prompt: Settings = field(default_factory=dict)
     seed: int | None = None
@@ -221,7 +225,8 @@ class SelectionRequest(Request):
 class AdapterRequest(Request):
     """What migrations, chains and plans share: who trains the adapters, and how.
 
-    Without a strategy all users train. training and adapter override the defaults. from_predictions:
+    Without a strategy all users train. chat_template: put the target's own chat template around the
+    text. training and adapter override the defaults. from_predictions:
     random items a user whose predictions by the source model the adapter learns from, in place of
     records; 0 learns from records.
     """
@@ -231,6 +236,7 @@ class AdapterRequest(Request):
     share: float | None = None
     dataset: str | None = None
     template: str | None = None
+    chat_template: bool = False
     training: Settings = field(default_factory=dict)
     adapter: Settings = field(default_factory=dict)
     from_predictions: int = 0

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from puma_engine.backbone.loading import TIGHT, gib
 from puma_engine.backbone.model import FrozenBackbone
 from puma_engine.backbone.reader import Context, Reader
 from puma_engine.backbone.templates import TEMPLATES, Template, get_template
+from puma_engine.defaults import DEFAULT_TEMPLATES
 from puma_engine.errors import BackboneError
 from puma_engine.training.device import free_bytes
 
@@ -30,15 +32,20 @@ def inspect_backbone(
     quantise: str | None = None,
     seconds: float = 0.0,
     template: str | Template | None = None,
+    chat_template: bool = False,
     announce: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Load a backbone and describe it: facts, tokens of each template, speed, warnings.
 
     seconds: how long to measure the speed on this device (0: not at all). template: one of your own
-    to describe too. announce: see `FrozenBackbone.load`. Raises BackboneError with the part that fails if the model cannot serve, and
+    to describe too. chat_template: describe the own template, or the defaults of both tasks, in the model's
+    chat template. announce: see `FrozenBackbone.load`. Raises BackboneError with the part that fails if the model cannot serve, and
     TemplateError.
     """
-    own = () if template is None else (get_template(template),)
+    own = [] if template is None else [get_template(template)]
+    if chat_template:
+        wrapped = own or [get_template(name) for name in DEFAULT_TEMPLATES.values()]
+        own = [replace(one, chat_template=True) for one in wrapped]
     backbone = FrozenBackbone.load(
         spec,
         device=device,
@@ -72,7 +79,11 @@ def describe_templates(backbone: FrozenBackbone, *own: Template) -> dict[str, di
         )
     to_tokens = backbone.tokenizer.convert_ids_to_tokens
     cards = {}
-    for name, template in (TEMPLATES | {template.name: template for template in own}).items():
+    named = {
+        f"{template.name}{' in the chat template' if template.chat_template else ''}": template
+        for template in own
+    }
+    for name, template in (TEMPLATES | named).items():
         reader = Reader(backbone, template, [EXAMPLE])
         before, after = reader.sequence(0)
         answers = reader.answers.tolist()
@@ -111,7 +122,7 @@ def _warnings(backbone: FrozenBackbone) -> list[str]:
         ),
         (
             getattr(tokenizer, "chat_template", None),
-            "It has a chat template, which is not applied: templates are read as written.",
+            "It has a chat template, which is applied with --chat-template alone: templates are read as written.",
         ),
         (
             info.dtype == "fp16" and in_bf16,

@@ -90,10 +90,12 @@ class Reader:
             slots = [piece for piece in encoded.before if isinstance(piece, Slot)]
             self._store = store if slots == [Slot.ITEM] else None
             # Tokens that every text before the slot begins with, whatever the items are.
-            self._fixed = len(backbone.start)
+            # A chat template itself writes what starts a sequence.
+            start = [] if template.chat_template else backbone.start
+            self._fixed = len(start)
             for piece in itertools.takewhile(lambda part: part not in slots, encoded.before):
                 self._fixed += len(piece)  # type: ignore[arg-type]
-            before = [backbone.start + self._join(encoded.before, row) for row in contexts]
+            before = [start + self._join(encoded.before, row) for row in contexts]
             after = [self._join(encoded.after, row) for row in contexts]
             self._before_row, self._before = self._unique(before, share=True)
             self._after_row, self._after = self._unique(after)

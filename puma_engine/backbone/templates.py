@@ -37,7 +37,7 @@ ANSWERS = ("auto", "space", "bare")
 _TASKS = ("rating", "click")
 FILE_SUFFIXES = (".toml", ".json")
 # What a run stores of its template, see `Template.to_config`.
-CONFIG_KEYS = ("template", "template_text", "answers", "reading")
+CONFIG_KEYS = ("template", "template_text", "answers", "reading", "chat_template")
 _SLOT = re.compile(r"\{(prompt|item|history)\}")
 
 
@@ -47,6 +47,8 @@ class Template:
 
     Where the prompt slot is the last piece, the answer is read at the prompt's own last position.
     reading: "running" or "piecewise", see `tokens.encode_template`. answers: one of ANSWERS.
+    chat_template: whether the model's own chat template is put around the text, which then is the
+    user's turn; the answer is read where the assistant's turn begins, or behind a soft prompt there.
     Raises TemplateError unless there are one prompt slot, one item slot, no or one history slot,
     and a text (the answer cue) as the last piece or just before a prompt slot at the end.
     """
@@ -56,6 +58,7 @@ class Template:
     pieces: tuple[Piece, ...]
     reading: str = RUNNING
     answers: str = "auto"
+    chat_template: bool = False
 
     def __post_init__(self) -> None:
         for slot in Slot:
@@ -114,21 +117,25 @@ class Template:
     @property
     def spec(self) -> str:
         """What `get_template` takes for this template: its name, or its content as JSON."""
-        content: dict[str, str] = {"template": self.name}
+        content: dict[str, Any] = {"template": self.name}
+        settings = self._settings()
         if self.name not in TEMPLATES:
             content = {"task": self.task, "text": self.text}
-        elif self.answers == "auto":
+        elif not settings:
             return self.name
-        answers = {} if self.answers == "auto" else {"answers": self.answers}
-        return json.dumps(content | answers, ensure_ascii=False)
+        return json.dumps(content | settings, ensure_ascii=False)
+
+    def _settings(self) -> dict[str, Any]:
+        """Return how the text is used where that is not as always."""
+        settings: dict[str, Any] = {} if self.answers == "auto" else {"answers": self.answers}
+        return settings | ({"chat_template": True} if self.chat_template else {})
 
     def to_config(self) -> dict[str, Any]:
         """Return what a run stores of its template: what differs from a shipped one of version 0.1.0."""
         config = {"template": self.name}
         if self.name not in TEMPLATES:
             config["template_text"] = self.text
-        if self.answers != "auto":
-            config["answers"] = self.answers
+        config |= self._settings()
         if self.reading != PIECEWISE:
             config["reading"] = self.reading
         return config
@@ -141,7 +148,7 @@ class Template:
             template = _parse(name, config["template_text"])
         else:
             template = get_template(name)
-        settings = {"reading": PIECEWISE, "answers": "auto"}
+        settings = {"reading": PIECEWISE, "answers": "auto", "chat_template": False}
         return replace(template, **{key: config.get(key, v) for key, v in settings.items()})
 
 
@@ -180,9 +187,9 @@ def get_template(spec: str | Template) -> Template:
     """Return a template: a shipped one by name, or one with your own text.
 
     spec: a name, a file (.toml or .json), the content of such a file as JSON, or a template, which
-    is returned unchanged. A file has the keys task (rating or click), text, and answers (one of
-    ANSWERS) if it is not auto; in place of task and text it may name a template that ships. Its name
-    follows from its content. Raises TemplateError.
+    is returned unchanged. A file has the keys task (rating or click), text, answers (one of
+    ANSWERS) if it is not auto, and chat_template = true for the model's chat template around the
+    text; in place of task and text it may name a template that ships. Its name follows from its content. Raises TemplateError.
     """
     if isinstance(spec, Template):
         return spec
@@ -216,18 +223,22 @@ def get_template(spec: str | Template) -> Template:
 def _from_values(values: Any) -> Template:
     """Build a template from the content of a file. Raises TemplateError."""
     keys = set(values) if isinstance(values, dict) else set()
-    if keys - {"answers"} not in ({"task", "text"}, {"template"}):
+    if keys - {"answers", "chat_template"} not in ({"task", "text"}, {"template"}):
         raise TemplateError(
             f"it has the keys {', '.join(sorted(keys)) or '(none)'}; it needs task and text, and may "
-            "have answers."
+            "have answers and chat_template."
         )
-    if not all(isinstance(value, str) for value in values.values()):
-        raise TemplateError("every value must be a text.")
-    answers = values.get("answers", "auto")
+    chat_template = values.get("chat_template", False)
+    if not isinstance(chat_template, bool):
+        raise TemplateError(f"chat_template must be true or false, not {chat_template!r}.")
+    if not all(isinstance(value, str) for key, value in values.items() if key != "chat_template"):
+        raise TemplateError("every value but chat_template must be a text.")
+    settings: dict[str, Any] = {"answers": values.get("answers", "auto")}
+    settings["chat_template"] = chat_template
     if "template" in values:
         if values["template"] not in TEMPLATES:
             raise TemplateError(f"there is no template {values['template']!r}.")
-        return replace(TEMPLATES[values["template"]], answers=answers)
+        return replace(TEMPLATES[values["template"]], **settings)
     task, text = values["task"], values["text"].strip()
     if task not in _TASKS:
         raise TemplateError(f"the task is {task!r}; it must be {' or '.join(_TASKS)}.")
@@ -237,4 +248,4 @@ def _from_values(values: Any) -> Template:
         )
     known = next((t for t in TEMPLATES.values() if t.text == text and t.task == task), None)
     name = f"{task}-custom-{stable_hash([task, text])[:8]}"
-    return replace(known or _parse(name, text), answers=answers)
+    return replace(known or _parse(name, text), **settings)

@@ -14,8 +14,9 @@ from typing import Any
 
 import tokenizers
 
-from puma_engine.backbone.templates import PIECEWISE, Slot, Template
-from puma_engine.errors import BackboneError
+from puma_engine.backbone.chat import chat_frame
+from puma_engine.backbone.templates import PIECEWISE, Piece, Slot, Template
+from puma_engine.errors import BackboneError, TemplateError
 
 Tokenizer = Any
 Ids = tuple[int, ...]
@@ -143,8 +144,9 @@ def _without_added_tokens(
 class EncodedTemplate:
     """A template in the tokens of one tokenizer.
 
-    pieces: ids of each literal text, the answer cue included, and the slots, in order. answers: one
-    id for each answer, all distinct. `fill` encodes what stands in the item and history slots.
+    pieces: ids of each literal text, the answer cue included, and the slots, in order; with a chat
+    template its frame, too, which holds what starts a sequence. answers: one id for each answer,
+    all distinct. `fill` encodes what stands in the item and history slots.
     """
 
     template: Template
@@ -178,17 +180,22 @@ def encode_template(
     the running text. A title is encoded on its own, so that a tokenizer which merges a title's last
     characters with the full stop behind it ("Oh!" and "." to "!.") does not do so here. And the
     answer cue ends in a space token where the answer is a token without a space.
-    Raises BackboneError if an answer takes more than one token, or two answers share one.
+    With a chat template, the text is the user's turn, and answers are read where the assistant's
+    begins: as the model writes them there, without a space.
+    Raises BackboneError if an answer takes more than one token, if two answers share one, or if a
+    chat template is wanted and cannot be used.
     """
     if template.reading == PIECEWISE:
+        if template.chat_template:
+            raise TemplateError(
+                "Prompts that version 0.1.0 fitted were read without a chat template; fit them again."
+            )
         return _encode_piecewise(tokenizer, template, answers)
+    if template.chat_template:
+        return _encode_chat(tokenizer, template, answers)
     encoder = text_encoder(tokenizer)
     # The text of each literal piece, and what stands in front of each slot's text.
-    literals, lead = list(template.pieces), {}
-    for number, piece in enumerate(template.pieces[1:], start=1):
-        previous = literals[number - 1]
-        if isinstance(piece, Slot) and isinstance(previous, str) and previous.endswith(" "):
-            literals[number - 1], lead[piece] = previous[:-1], " "
+    literals, lead = _literals(template.pieces)
     first = template.pieces[0]
 
     def read(number: int, text: str) -> list[int]:
@@ -217,6 +224,62 @@ def encode_template(
     ]
     pieces[cue_number] = tuple(cue_ids)
     return EncodedTemplate(template, tuple(pieces), tuple(answer_ids), fill)
+
+
+def _literals(pieces: Sequence[Piece]) -> tuple[list[Piece], dict[Slot, str]]:
+    """Return the pieces without a space in front of a slot, and the spaces by slot."""
+    literals, lead = list(pieces), {}
+    for number, piece in enumerate(pieces[1:], start=1):
+        previous = literals[number - 1]
+        if isinstance(piece, Slot) and isinstance(previous, str) and previous.endswith(" "):
+            literals[number - 1], lead[piece] = previous[:-1], " "
+    return literals, lead
+
+
+def _encode_chat(
+    tokenizer: Tokenizer, template: Template, answers: Sequence[str]
+) -> EncodedTemplate:
+    """Encode a template as the user's turn of the tokenizer's chat template.
+
+    Only the frame may hold special tokens. Where the prompt slot is the last piece, it follows the
+    frame.
+    """
+    encoder, (before, behind) = text_encoder(tokenizer), chat_frame(tokenizer)
+    turn = [
+        piece for piece in template.pieces if not (template.prompt_last and piece is Slot.PROMPT)
+    ]
+    if before.endswith(" "):
+        before, first = before[:-1], turn[0]
+        turn = [" ", *turn] if isinstance(first, Slot) else [f" {first}", *turn[1:]]
+    if isinstance(turn[-1], str):
+        turn[-1] = turn[-1].rstrip(" ")
+    literals, lead = _literals(turn)
+    frame = _with_special(tokenizer, behind)
+    gaps = {"auto": ("", " "), "space": (" ",), "bare": ("",)}[template.answers]
+    written = [encoder.continued([gap + answer for answer in answers]) for gap in gaps]
+    candidates = [[frame + ids for ids in encoded] for encoded in written]
+    _, answer_ids = _choose_answers(tokenizer, template, answers, candidates, len(frame))
+    pieces: list[Ids | Slot] = [tuple(tokenizer(before, add_special_tokens=False)["input_ids"])]
+    for piece in literals:
+        pieces.append(piece if isinstance(piece, Slot) else tuple(encoder.continued([piece])[0]))
+    pieces.append(tuple(frame))
+    if template.prompt_last:
+        pieces.append(Slot.PROMPT)
+    return EncodedTemplate(
+        template,
+        tuple(pieces),
+        tuple(answer_ids),
+        lambda slot, texts: encoder.continued([lead.get(slot, "") + text for text in texts]),
+    )
+
+
+def _with_special(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Return the ids of a text behind other text, in which special tokens are read as such."""
+    for anchor in _ANCHORS:
+        start, whole = tokenizer([anchor, anchor + text], add_special_tokens=False)["input_ids"]
+        if whole[: len(start)] == start:
+            return list(whole[len(start) :])
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _choose_answers(

@@ -21,6 +21,7 @@ QUANTISE = "4bit or 8bit (needs the package bitsandbytes), or fp8 (on a GPU)."
     quantise=QUANTISE,
     seconds="Seconds of the speed measurement; 0 skips it.",
     template="File with a template of your own to show, too (.toml or .json).",
+    chat_template="Show it, or the default templates, in the model's chat template.",
 )
 def check(
     spec: str,
@@ -30,6 +31,7 @@ def check(
     seconds: float = 5.0,
     device: str | None = None,
     template: str | None = None,
+    chat_template: bool = False,
 ) -> None:
     """Check whether a model can be a backbone; show tokens, prompt slot, speed and warnings.
 
@@ -45,6 +47,7 @@ def check(
         quantise=quantise,
         seconds=seconds,
         template=template,
+        chat_template=chat_template,
         announce=lambda text: print(f"{spec}: {text}", file=sys.stderr),
     )
     if session.as_json:

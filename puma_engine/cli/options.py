@@ -37,6 +37,7 @@ HELP: dict[str, Text] = {
     "role": "source, retrained, or random (the head alone is trained).",
     "split": "train, validation or test.",
     "template": "Prompt template: a name, or a file with your own (default: the source's).",
+    "chat_template": "Put the chat template of an instruct model around the text.",
     "from_predictions": {
         "help": "Learn from the source model's predictions of so many random items a user, and read no "
         f"record ({PAIRS_PER_USER} is a good number; 0: learn from records).",

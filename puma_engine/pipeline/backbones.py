@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import hashlib
 import json
@@ -27,6 +28,7 @@ SAMPLE = 1 << 20
 LARGE = 64 * SAMPLE
 # Between two looks whether another process still adds a model.
 WAIT_SECONDS = 0.2
+CHAT_SUFFIX = ".jinja"
 
 
 def add_backbone(
@@ -230,12 +232,29 @@ def fingerprint(
     return _digest(files, lambda file: ws.file_hash(file, fresh=fresh).encode())
 
 
+def earlier_fingerprints(
+    ws: Workspace, spec: str, revision: str | None = None, *, fresh: bool = False
+) -> set[str]:
+    """Return the fingerprints that earlier versions gave to the same files.
+
+    They did not count a chat template in a file of its own, and version 0.1.0 counted large files
+    in part.
+    """
+    files, found = _model_files(spec), set()
+    if files is not None and any(file.suffix == CHAT_SUFFIX for file in files):
+        counted = [file for file in files if file.suffix != CHAT_SUFFIX]
+        found.add(_digest(counted, lambda file: ws.file_hash(file, fresh=fresh).encode()))
+    sampled = sampled_fingerprint(spec, revision)
+    return found if sampled is None else found | {sampled}
+
+
 def sampled_fingerprint(spec: str, revision: str | None = None) -> str | None:
-    """Return the fingerprint of earlier versions, or None if it is that of this version.
+    """Return the fingerprint of version 0.1.0, or None if it had no large files to count in part.
 
     Of each file above 64 MiB it counts the size and the first and last MiB.
     """
     files = _model_files(spec)
+    files = files and [file for file in files if file.suffix != CHAT_SUFFIX]
     if files is None or all(file.stat().st_size <= LARGE for file in files):
         return None
 
@@ -259,7 +278,7 @@ def _model_files(spec: str) -> list[Path] | None:
         return [*parts, *tokenizer_beside(parts[0])]
     if not path.is_dir():
         return None
-    suffixes = (".safetensors", ".json", ".model", ".txt")
+    suffixes = (".safetensors", ".json", ".model", ".txt", CHAT_SUFFIX)
     return sorted(
         file for file in path.iterdir() if file.suffix in suffixes and file.name != "card.json"
     )
@@ -292,15 +311,12 @@ def _digest(files: list[Path], large: Callable[[Path], bytes]) -> str:
 
 def _recorded_config(ws: Workspace, config: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a backbone, as an earlier version recorded them if it added it."""
-    sampled = sampled_fingerprint(config["spec"], config["revision"])
-    if sampled is None:
-        return config
-    old = config | {"fingerprint": sampled}
-    try:
-        run = ws.run(ws.run_key("backbone", old, {}))
-    except NotFoundError:
-        return config
-    return old if is_unchanged(ws, run) else config
+    for earlier in sorted(earlier_fingerprints(ws, config["spec"], config["revision"])):
+        old = config | {"fingerprint": earlier}
+        with contextlib.suppress(NotFoundError):
+            if is_unchanged(ws, ws.run(ws.run_key("backbone", old, {}))):
+                return old
+    return config
 
 
 def is_unchanged(ws: Workspace, run: Run, *, fresh: bool = False) -> bool:
@@ -313,11 +329,11 @@ def is_unchanged(ws: Workspace, run: Run, *, fresh: bool = False) -> bool:
     spec, revision = run.config["spec"], run.config["revision"]
     if cached := _hub_files(spec, revision):
         return _are_unchanged(ws, run, cached, fresh=fresh)
-    current, recorded = fingerprint(ws, spec, revision, fresh=fresh), run.config["fingerprint"]
-    content = content_fingerprint(ws, run)
-    if content is not None or current == recorded:
-        return current == (content or recorded)
-    if sampled_fingerprint(spec, revision) != recorded:
+    current = fingerprint(ws, spec, revision, fresh=fresh)
+    recorded = content_fingerprint(ws, run) or run.config["fingerprint"]
+    if current == recorded:
+        return True
+    if recorded not in earlier_fingerprints(ws, spec, revision, fresh=fresh):
         return False
     _store_content(ws, run, current)
     return True
@@ -361,7 +377,7 @@ def fingerprints(ws: Workspace, run: Run) -> set[str]:
     if is_unchanged(ws, run):
         known |= {
             fingerprint(ws, run.config["spec"], run.config["revision"]),
-            sampled_fingerprint(run.config["spec"], run.config["revision"]),
+            *earlier_fingerprints(ws, run.config["spec"], run.config["revision"]),
         }
     return {text for text in known if text is not None}
 

@@ -11,7 +11,7 @@ from puma_engine.defaults import DEFAULT_TEMPLATES, fit_defaults
 from puma_engine.pipeline import stage
 from puma_engine.pipeline.backbones import backbone_run, computing_facts, load_backbone
 from puma_engine.pipeline.importing_data import load_dataset
-from puma_engine.pipeline.stored_prompts import save_prompts, shape_of, template_to_fit
+from puma_engine.pipeline.stored_prompts import in_chat, save_prompts, shape_of, template_to_fit
 from puma_engine.requests import FitRequest, Role, training_of
 from puma_engine.store import Run, Workspace
 
@@ -26,6 +26,7 @@ def fit_prompts(
     *,
     role: Role = "source",
     template: str | None = None,
+    chat_template: bool = False,
     training: TrainingConfig | dict[str, Any] | None = None,
     prompt: PromptConfig | dict[str, Any] | None = None,
     seed: int | None = None,
@@ -38,7 +39,8 @@ def fit_prompts(
 
     role says what the table is for: "source" (what a migration starts from), "retrained" (the
     full retraining that a migration replaces; the same computation) or "random" (prompts stay as
-    drawn and only the head is trained). training and prompt override `defaults.fit_defaults`.
+    drawn and only the head is trained). chat_template: put the backbone's own chat template around
+    the text. training and prompt override `defaults.fit_defaults`.
     Raises ConfigError, NotFoundError, BackboneError, DataError.
     """
     request = FitRequest.from_arguments(locals())
@@ -59,7 +61,7 @@ def run_fit(ws: Workspace, request: FitRequest, execution: stage.Execution) -> R
         "prompt": prompt.to_dict(),
     }
     inputs = {"dataset": data.id, "backbone": model.id}
-    template = get_template(request.template or DEFAULT_TEMPLATES[task])
+    template = in_chat(get_template(request.template or DEFAULT_TEMPLATES[task]), request)
     template = template_to_fit(ws, "prompts", template, config, inputs, training.seed)
     trainable = request.role != "random"
 

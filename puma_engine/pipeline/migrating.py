@@ -45,6 +45,7 @@ def migrate(
     share: float | None = None,
     dataset: stage.Reference | None = None,
     template: str | None = None,
+    chat_template: bool = False,
     training: TrainingConfig | dict[str, Any] | None = None,
     adapter: AdapterConfig | dict[str, Any] | None = None,
     missing: Missing = "mean",
@@ -60,7 +61,9 @@ def migrate(
 
     sources: one run with prompts or vectors, or a migration, or several to aggregate. The adapter is trained on the
     users of a selection run, or of one made here from strategy and budget (or share), or on all.
-    training and adapter override `defaults.migration_defaults`. missing: a user whom one of several
+    chat_template: put the target's own chat template around the text, which it is as well where the
+    source prompts were read so and no template is given. training and adapter override
+    `defaults.migration_defaults`. missing: a user whom one of several
     sources lacks gets its mean prompt ("mean") or is left out ("drop"). shuffled: the control in
     which each user gets the source prompt of another. from_predictions: random items a user of the
     data set, whose predictions by the sources the adapter learns from; no record is read then
@@ -76,7 +79,7 @@ def run_migration(ws: Workspace, request: MigrationRequest, execution: stage.Exe
     """Execute a request to migrate; see `migrate`."""
     sources = [stage.find(ws, source, *stage.PROMPT_KINDS) for source in request.sources]
     data = stage.find(ws, request.dataset or sources[0].inputs["dataset"], "dataset")
-    template = template_of_sources(sources, data.summary["task"], request.template)
+    template = template_of_sources(sources, data.summary["task"], request)
     selection, choice, pairs = None, request.selecting(), request.from_predictions
     if request.selection is not None:
         selection = stage.find(ws, request.selection, "selection")
@@ -203,6 +206,7 @@ def chain(
     share: float | None = None,
     dataset: stage.Reference | None = None,
     template: str | None = None,
+    chat_template: bool = False,
     training: TrainingConfig | dict[str, Any] | None = None,
     adapter: AdapterConfig | dict[str, Any] | None = None,
     from_predictions: int = 0,

@@ -32,6 +32,7 @@ def run_plan(
     share: float | None = None,
     dataset: stage.Reference | None = None,
     template: str | None = None,
+    chat_template: bool = False,
     training: TrainingConfig | dict[str, Any] | None = None,
     adapter: AdapterConfig | dict[str, Any] | None = None,
     from_predictions: int = 0,
@@ -48,8 +49,8 @@ def run_plan(
     One source and one target are a single migration, several targets a chain, several sources an
     aggregation. sources: runs with prompts; fit_on: backbones on which source prompts of the data set
     are fitted first. retrain: fit the full retraining on the last target too, unless there is one;
-    without it, the comparison is made only where one exists. strategy, budget (or share), training,
-    adapter and from_predictions are those of `migrate`; retraining overrides the settings of the full
+    without it, the comparison is made only where one exists. strategy, budget (or share),
+    chat_template, training, adapter and from_predictions are those of `migrate`; retraining overrides the settings of the full
     retraining. predicted: the seconds that were expected when the plan was launched, kept with its
     job. name: that of the comparison. Returns the comparison, or the evaluation where there is nothing
     to compare with. Raises what `migrate` and `fit_prompts` raise.
@@ -100,7 +101,7 @@ class _Steps:
             dataset=self.settings.data.id,
             backbone=subject,
             # The default is left open, so that this is the question that `fit_prompts` asks, too.
-            template=None if template.name == usual else template.spec,
+            template=None if template.spec == usual else template.spec,
             seed=self.request.seed,
             **more,
         )

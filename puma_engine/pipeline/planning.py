@@ -101,7 +101,7 @@ def plan_settings(ws: Workspace, request: PlanRequest) -> PlanSettings:
         training_of(default, request.training, request.seed),
         replace(network, **request.adapter),
         training_of(fit_defaults(task, users), request.retraining),
-        template_of_sources(sources, task, request.template),
+        template_of_sources(sources, task, request),
         _predicted_pairs(request.from_predictions, trained, candidates),
     )
 

@@ -15,6 +15,7 @@ from puma_engine.defaults import DEFAULT_TEMPLATES
 from puma_engine.errors import ConfigError, DataError, NotFoundError
 from puma_engine.exchange.prompt_file import HEAD, head_of, with_head
 from puma_engine.pipeline import stage
+from puma_engine.requests import AdapterRequest, FitRequest
 from puma_engine.store import Run, Workspace
 
 if TYPE_CHECKING:
@@ -120,15 +121,20 @@ def template_of(run: Run, given: str | None = None) -> Template:
     return replace(get_template(given), reading=own.reading) if given else own
 
 
-def template_of_sources(sources: Sequence[Run], task: str, given: str | None = None) -> Template:
-    """Return the template of a migration: that of its first source with prompts of a model.
+def template_of_sources(sources: Sequence[Run], task: str, request: AdapterRequest) -> Template:
+    """Return the template that a request asks for, else that of its first source with a model.
 
-    Where all sources are vectors, it is the given one or the task's default.
+    Where all sources are vectors, the default is the task's.
     """
-    first = next((run for run in sources if has_model(run)), None)
-    if first is not None:
-        return template_of(first, given)
-    return get_template(given or DEFAULT_TEMPLATES[task])
+    first, given = next((run for run in sources if has_model(run)), None), request.template
+    if first is None:
+        return in_chat(get_template(given or DEFAULT_TEMPLATES[task]), request)
+    return in_chat(template_of(first, given), request)
+
+
+def in_chat(template: Template, request: AdapterRequest | FitRequest) -> Template:
+    """Return a template with the model's chat template around it, if the request asks for that."""
+    return replace(template, chat_template=True) if request.chat_template else template
 
 
 def has_model(run: Run) -> bool:
@@ -159,6 +165,8 @@ def template_to_fit(
     Up to version 0.1.0 prompts were fitted with the piecewise reading. If the workspace has the run
     of the same question from then, finished or interrupted, that run is meant.
     """
+    if template.chat_template:
+        return replace(template, reading=RUNNING)
     earlier = replace(template, reading=PIECEWISE)
     key = ws.run_key(kind, config | earlier.to_config(), inputs, seed)
     try:

@@ -33,6 +33,7 @@ ITEM_PROMPTS: dict[str, Any] = {"item_tokens": 1}
 # Factors of users and items where a migration starts from matrix factorisation.
 FACTORS = 32
 FROM_FACTORS = "from MF factors"
+FROM_ITEMS_TOO = f"{FROM_FACTORS} of items, too"
 
 
 @study(
@@ -128,33 +129,42 @@ def table2(build: Builder) -> None:
 
 
 def _migrate_factors(build: Builder, share: float) -> None:
-    """Add migrations from matrix factorisation's vectors of users and items, tuned on the first seed."""
-    first, factors = build.options.seeds[0], {"factors": FACTORS}
-    sources = {
-        seed: build.add(
-            f"factors {seed}",
-            "vectors_from_baseline",
-            factors | {"seed": seed},
-            {"dataset": build.data},
-        )
-        for seed in build.options.seeds
-    }
+    """Add migrations from matrix factorisation's vectors, tuned on the first seed.
+
+    Those of users alone, trained on all users and on a share; and those of users and items, whose
+    items' vectors know the records that the adapter learns from.
+    """
+    first, data = build.options.seeds[0], {"dataset": build.data}
+    sources, with_items = (
+        {
+            seed: build.add(
+                f"{name} {seed}",
+                "vectors_from_baseline",
+                {"factors": FACTORS, "seed": seed, "users_only": users_only},
+                data,
+            )
+            for seed in build.options.seeds
+        }
+        for name, users_only in (("factors", True), ("factors of items, too", False))
+    )
     settings = {"target": build.options.target, "seed": first}
     few: dict[int, str | None] = {
         seed: build.select(source, PAPER_STRATEGY, share, seed, "factors")
         for seed, source in sources.items()
     }
     everyone: dict[int, str | None] = dict.fromkeys(few)
-    for name, method, grid, selections in (
-        ("all", ALL_USERS, build.grids.adapter, everyone),
-        ("few", few_users(PAPER_STRATEGY, share), build.grids.small_adapter, few),
+    of_few = few_users(PAPER_STRATEGY, share)
+    for method, vectors, grid, selections in (
+        (f"{ALL_USERS}, {FROM_FACTORS}", sources, build.grids.adapter, everyone),
+        (f"{of_few}, {FROM_FACTORS}", sources, build.grids.small_adapter, few),
+        (f"{ALL_USERS}, {FROM_ITEMS_TOO}", with_items, build.grids.adapter, everyone),
     ):
         selected = selections[first]
-        inputs: Inputs = {"sources": sources[first]} | ({"selection": selected} if selected else {})
-        best = build.tune(f"{name} {FROM_FACTORS}", "migrate", grid, settings, inputs)
+        inputs: Inputs = {"sources": vectors[first]} | ({"selection": selected} if selected else {})
+        best = build.tune(method, "migrate", grid, settings, inputs)
         for seed, selected in selections.items():
-            migrated = build.migrate(f"{name} {FROM_FACTORS}", sources[seed], seed, best, selected)
-            build.evaluate(migrated, method=f"{method}, {FROM_FACTORS}", kind="migrated", seed=seed)
+            migrated = build.migrate(method, vectors[seed], seed, best, selected)
+            build.evaluate(migrated, method=method, kind="migrated", seed=seed)
 
 
 @study("Cost against quality, over budgets and epochs", {"method": "retraining, 10 epochs"})

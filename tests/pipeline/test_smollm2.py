@@ -1,5 +1,7 @@
 """A real pre-trained model, SmolLM2 from its package: answers, slots, a fit and a migration."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 import torch
@@ -97,6 +99,26 @@ def test_cached_answers_equal_the_plain_model(backbone, name):
         torch.testing.assert_close(cached, plain, atol=2e-3, rtol=0)
         torch.testing.assert_close(uncached.logits(prompts, rows), plain, atol=2e-3, rtol=0)
     assert plain.std() > 0.1
+
+
+def test_in_its_chat_template_the_prompt_opens_the_answer(backbone):
+    tokenizer, title = backbone.tokenizer, "Dune by Frank Herbert"
+    template = replace(TEMPLATES[PROMPT_LAST], chat_template=True)
+    reader, rows = Reader(backbone, template, CONTEXTS), torch.tensor([1, 0])
+    said = template.text.replace("{item}", title).replace("{prompt}", "")
+    messages = [{"role": "user", "content": said}]
+    whole = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    before, after = reader.sequence(0)
+    assert before == whole and after == []
+    assert tokenizer.decode(before).endswith("Rating:<|im_end|>\n<|im_start|>assistant\n")
+    assert [tokenizer.decode(token) for token in reader.answers] == ["1", "2", "3", "4", "5"]
+    prompts = 0.1 * torch.randn(2, 1, backbone.width, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        cached = reader.logits(prompts, rows).clone()
+        uncached = Reader(backbone, template, CONTEXTS, cache_bytes=0).logits(prompts, rows)
+        plain = plain_logits(reader, prompts, rows, "right")
+        torch.testing.assert_close(cached, plain, atol=2e-3, rtol=0)
+        torch.testing.assert_close(uncached, plain, atol=2e-3, rtol=0)
 
 
 def test_a_fit_learns_and_a_migration_from_the_zoo_runs(ws, run, data):

@@ -9,7 +9,7 @@ from puma_engine.defaults import PAIRS_PER_USER
 from puma_engine.studies import Options, get_study
 from puma_engine.studies.builder import ALL_USERS, WITHOUT_RECORDS, few_users
 from puma_engine.studies.grids import CLICKS, RATINGS
-from puma_engine.studies.paper import FROM_FACTORS
+from puma_engine.studies.paper import FROM_FACTORS, FROM_ITEMS_TOO
 
 
 @pytest.mark.parametrize(
@@ -56,22 +56,24 @@ def test_table2_has_a_migration_from_predictions_for_every_seed():
 def test_table2_migrates_factors_of_every_seed_with_settings_of_the_first(dataset, grids):
     options = Options(datasets=(dataset,), seeds=(2, 5))
     cells = {cell.name: cell for cell in get_study("table2").cells(options)}
-    for name, users, grid in (
-        ("all", ALL_USERS, grids.adapter),
-        ("few", few_users("kmeans-variance"), grids.small_adapter),
+    for method, grid in (
+        (f"{ALL_USERS}, {FROM_FACTORS}", grids.adapter),
+        (f"{few_users('kmeans-variance')}, {FROM_FACTORS}", grids.small_adapter),
+        (f"{ALL_USERS}, {FROM_ITEMS_TOO}", grids.adapter),
     ):
-        method = f"{users}, {FROM_FACTORS}"
         rows = [cell for cell in cells.values() if cell.facts.get("method") == method]
         assert [row.facts["seed"] for row in rows] == [2, 5]
         migrated = [cells[row.inputs["subject"]] for row in rows]
         factors = [cells[cell.inputs["sources"]] for cell in migrated]
         assert [cell.settings["seed"] for cell in factors] == [2, 5]
-        assert all(("selection" in cell.inputs) == (name == "few") for cell in migrated)
+        assert {cell.settings["users_only"] for cell in factors} == {method.endswith(FROM_FACTORS)}
+        few = grid is grids.small_adapter
+        assert all(("selection" in cell.inputs) == few for cell in migrated)
         (best,) = {cell.settings_from for cell in migrated}
         candidates = [cells[candidate] for candidate in cells[best].inputs["candidates"]]
         shared = {"target": options.target, "seed": 2}
         assert [cell.settings for cell in candidates] == [shared | tried for tried in grid]
-        assert {cell.inputs["sources"] for cell in candidates} == {f"{dataset}/factors 2"}
+        assert {cell.inputs["sources"] for cell in candidates} == {factors[0].name}
 
 
 def test_quick_studies_on_a_cpu_use_two_cores_and_others_one_process():

@@ -125,7 +125,7 @@ def plain_logits(reader, prompts, rows, side):
     sequences = []
     for prompt, row in zip(prompts, rows.tolist(), strict=True):
         context, pieces = reader.contexts[row], []
-        ids = list(backbone.start)
+        ids = [] if reader.template.chat_template else list(backbone.start)
         encoded = encode_template(backbone.tokenizer, reader.template, reader.task.answers)
         for piece in encoded.pieces:
             if piece is Slot.PROMPT:
