@@ -388,9 +388,13 @@ class RefineRequest(Request):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRequest(Request):
-    """Predict every row of a split and score it; subject is a run with prompts or a baseline."""
+    """Predict every row of a split and score it; subject is a run with prompts or a baseline.
+
+    backbone: another model that reads the prompts as they are, to see what reusing them costs.
+    """
 
     subject: str
+    backbone: str | None = None
     dataset: str | None = None
     split: str = "test"
     template: str | None = None

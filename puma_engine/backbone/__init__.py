@@ -8,16 +8,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from puma_engine.backbone.compatibility import inspect_backbone
+    from puma_engine.backbone.converting import convert_model
     from puma_engine.backbone.loading import BackboneInfo
     from puma_engine.backbone.model import FrozenBackbone
     from puma_engine.backbone.reader import Context, Reader
 
-__all__ = ["BackboneInfo", "Context", "FrozenBackbone", "Reader", "inspect_backbone"]
+__all__ = [
+    "BackboneInfo",
+    "Context",
+    "FrozenBackbone",
+    "Reader",
+    "convert_model",
+    "inspect_backbone",
+]
 _MODULES = {
     "BackboneInfo": "loading",
     "Context": "reader",
     "FrozenBackbone": "model",
     "Reader": "reader",
+    "convert_model": "converting",
     "inspect_backbone": "compatibility",
 }
 

@@ -260,7 +260,7 @@ def _check_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence the progress bars and warnings of transformers; errors are raised all the same."""
     from transformers.utils import logging as hf_logging
 
@@ -280,7 +280,7 @@ def load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        with _quiet():
+        with quiet():
             tokenizer = AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
@@ -363,7 +363,7 @@ def load_model(
     gguf = folder if isinstance(folder, GgufModel) else None
     folder = folder.path if isinstance(folder, GgufModel) else folder
     try:
-        with _quiet():
+        with quiet():
             if gguf is not None:
                 model, loaded = _from_gguf(gguf, options)
             else:

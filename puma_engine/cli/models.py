@@ -1,6 +1,7 @@
 """puma models and puma zoo: language models that can serve as backbones."""
 
 import sys
+from pathlib import Path
 
 import typer
 
@@ -72,6 +73,33 @@ def add(
 ) -> str:
     """Check a model and add it to the workspace."""
     return f"inspecting {spec}"
+
+
+@app.command()
+@with_options(
+    "spec",
+    "folder",
+    spec=SPEC,
+    folder="New folder to write.",
+    precision="Of the stored weights: bf16, fp16 or fp32.",
+    round_to="Round the matrices to GGUF's Q4_0, Q4_1, Q5_0, Q5_1 or Q8_0 before.",
+)
+def convert(
+    spec: str,
+    folder: Path,
+    precision: str = "bf16",
+    round_to: str | None = None,
+    revision: str | None = None,
+) -> None:
+    """Write a model as a folder of safetensors: a GGUF file dequantised, or weights rounded like one.
+
+    Records nothing; `puma models add` takes the folder.
+    """
+    from puma_engine.backbone import convert_model
+
+    session.show(
+        convert_model(spec, folder, precision=precision, round_to=round_to, revision=revision)
+    )
 
 
 @app.command("list")

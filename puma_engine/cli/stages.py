@@ -68,6 +68,7 @@ def predict_regressions(migration: str, share: float, name: str | None = None) -
     "evaluate",
     "subject",
     dataset="Data set (default: the run's; baselines need one).",
+    backbone="Another model, to read the prompts as they are: what reusing them would cost.",
     template="Prompt template: a name, or a file with your own (default: the run's).",
 )
 def evaluate(request: EvaluationRequest) -> str:

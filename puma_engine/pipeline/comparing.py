@@ -45,6 +45,7 @@ from puma_engine.evaluation.user_effects import per_user_losses
 from puma_engine.pipeline import stage
 from puma_engine.pipeline.evaluating import (
     DRAWS,
+    REUSED,
     method_kind,
     method_label,
     read_predictions,
@@ -441,13 +442,15 @@ def _method_row(ws: Workspace, run: Run, label: str, base: Run) -> dict[str, Any
 def method_cost(ws: Workspace, evaluation: Run) -> dict[str, Any]:
     """Return the measured seconds of a method, its flops, and how many users trained it.
 
-    For fitted prompts: their fitting (that of the file, for imported ones). For a
+    Prompts that are reused as they are cost nothing. For fitted prompts: their fitting (that of the file, for imported ones). For a
     migration, refined or not: every selection, hop and refining down to the source prompts,
     which are not counted. Items that came from disk count what computing them took. flops: of the trainings alone; None where they were not measured.
     """
     if "prompts" not in evaluation.inputs:
         return {"seconds": evaluation.seconds, "users_trained": None, "flops": None}
     subject = ws.run(evaluation.inputs["prompts"])
+    if evaluation.config["method"] == REUSED:
+        return {"seconds": 0.0, "users_trained": 0, "flops": 0.0}
     trained = subject.cost.get("users_trained")
     if subject.kind == "prompts" and "start" not in subject.inputs:
         seconds = subject.cost.get("fitting_seconds") or _seconds_anew(subject)

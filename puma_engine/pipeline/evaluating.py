@@ -17,7 +17,7 @@ from puma_engine.errors import ConfigError, NotFoundError, StoreError
 from puma_engine.evaluation import metrics
 from puma_engine.evaluation.baselines import BASELINES
 from puma_engine.pipeline import stage
-from puma_engine.pipeline.backbones import load_backbone
+from puma_engine.pipeline.backbones import backbone_run, load_backbone
 from puma_engine.pipeline.importing_data import load_dataset
 from puma_engine.pipeline.stored_prompts import has_model, load_prompts, model_of, template_of
 from puma_engine.requests import EvaluationRequest
@@ -26,10 +26,13 @@ from puma_engine.store import Run, Workspace
 PREDICTIONS = "predictions"
 USER_METRICS = "user_metrics"
 DRAWS = 1000
+# The method of prompts that another model, or another wording, reads as they are.
+REUSED = "reused"
 LABELS = {
     "source": "Source prompts",
     "retrained": "Full retraining",
     "random": "Random prompts",
+    REUSED: "Prompts reused as they are",
 }
 
 
@@ -38,6 +41,7 @@ def evaluate(
     subject: stage.Reference,
     *,
     dataset: stage.Reference | None = None,
+    backbone: stage.Reference | Path | None = None,
     split: str = "test",
     template: str | None = None,
     precision: str = "auto",
@@ -50,7 +54,8 @@ def evaluate(
 
     subject: a prompts or migration run, scored on its own data set unless another is given; or the
     name of a baseline that needs no language model (global_mean, item_mean, user_item_bias,
-    matrix_factorisation), with a data set. split: train, validation or test. Every metric has a
+    matrix_factorisation), with a data set. backbone: another model that reads the prompts as they are,
+    such as the same weights in another precision; what that costs is what a migration can save. split: train, validation or test. Every metric has a
     95 % interval from resampling users. Raises NotFoundError, ConfigError, DataError.
     """
     request = EvaluationRequest.from_arguments(locals())
@@ -64,6 +69,8 @@ def run_evaluation(ws: Workspace, request: EvaluationRequest, execution: stage.E
     if subject in BASELINES:
         if request.dataset is None:
             raise ConfigError(f"The baseline {subject!r} needs a data set (--dataset).")
+        if request.backbone is not None:
+            raise ConfigError(f"No language model reads the baseline {subject!r}; leave it out.")
         data = stage.find(ws, request.dataset, "dataset")
         config = {"method": subject, "split": split, "draws": DRAWS}
         label, inputs = stage.slug(subject, data.name), {"dataset": data.id}
@@ -72,7 +79,7 @@ def run_evaluation(ws: Workspace, request: EvaluationRequest, execution: stage.E
             run = stage.find(ws, subject, *stage.PROMPT_KINDS)
         except NotFoundError as error:
             raise NotFoundError(f"{error} The baselines are {', '.join(BASELINES)}.") from None
-        model_of(run)
+        reader = model_of(run)
         data = stage.find(ws, request.dataset or run.inputs["dataset"], "dataset")
         config = {
             "method": run.config["role"],
@@ -83,20 +90,26 @@ def run_evaluation(ws: Workspace, request: EvaluationRequest, execution: stage.E
         template = template_of(run, request.template)
         config |= template.to_config()
         label, inputs = run.name, {"prompts": run.id, "dataset": data.id}
+        if request.backbone is not None:
+            model = backbone_run(ws, request.backbone, device=execution.device)
+            _check_width(run, model)
+            config["method"] = REUSED
+            inputs["backbone"] = reader = model.id
+            label = stage.slug(REUSED, run.name, "on", model.name)
 
     def compute(run_id: str, _folder: Path, clock: stage.Clock) -> stage.StageResult:
         execution.announce(f"evaluating {run.name if run else subject}")
         dataset, device = load_dataset(ws, data), "cpu"
         if run is None:
-            model = BASELINES[subject]()
-            model.fit(dataset.rows("train"), dataset.rows("validation"))
-            predicted = np.asarray(model.predict(dataset.rows(split)), dtype=np.float64)
+            baseline = BASELINES[subject]()
+            baseline.fit(dataset.rows("train"), dataset.rows("validation"))
+            predicted = np.asarray(baseline.predict(dataset.rows(split)), dtype=np.float64)
         else:
             from puma_engine.evaluation import prediction
             from puma_engine.pipeline.fitting import device_name
 
             backbone = load_backbone(
-                ws, model_of(run), device=execution.device, precision=request.precision
+                ws, reader, device=execution.device, precision=request.precision
             )
             table, device = load_prompts(ws, run), device_name(str(backbone.device))
             clock.restart()
@@ -112,6 +125,16 @@ def run_evaluation(ws: Workspace, request: EvaluationRequest, execution: stage.E
         inputs=inputs,
         compute=compute,
     )
+
+
+def _check_width(run: Run, model: Run) -> None:
+    """Raise ConfigError where a model cannot read a run's prompts as they are."""
+    width, own = model.summary["width"], run.summary["width"]
+    if width != own:
+        raise ConfigError(
+            f"The prompts of {run.name!r} have {own} numbers a token, and {model.name!r} reads {width}; "
+            "they can be migrated to it, not reused."
+        )
 
 
 def store_scores(
@@ -206,7 +229,7 @@ def _user_metrics_of_predictions(ws: Workspace, evaluation: Run) -> pd.DataFrame
 
 
 def method_kind(evaluation: Run) -> str:
-    """Return source, retrained, random, migrated, refined, shuffled or baseline."""
+    """Return source, retrained, random, migrated, refined, shuffled, reused or baseline."""
     method = evaluation.config["method"]
     return "baseline" if method in BASELINES else str(method)
 

@@ -79,7 +79,7 @@ def _row(
     return row | {
         "run": subject.id,
         "name": subject.name,
-        "backbone": path[-1],
+        "backbone": names.get(evaluation.inputs.get("backbone", ""), path[-1]),
         "origin": path[0],
         "path": path,
         "steps": steps,

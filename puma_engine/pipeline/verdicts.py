@@ -83,9 +83,10 @@ def user_impact_between(ws: Workspace, run: Run, evaluation: str) -> UserImpact 
 
 
 def with_backbones(ws: Workspace, methods: pd.DataFrame) -> pd.DataFrame:
-    """Add the column backbone: the name of the backbone that a method's prompts are for."""
+    """Add the column backbone: the name of the backbone that reads a method's prompts."""
     names = []
-    for subject in methods["run"]:
+    for subject, evaluation in zip(methods["run"], methods["evaluation"], strict=True):
         inputs = ws.run(subject).inputs if isinstance(subject, str) else {}
+        inputs = inputs | ws.inputs_of(evaluation)
         names.append(ws.run(inputs["backbone"]).name if "backbone" in inputs else None)
     return methods.assign(backbone=pd.Series(names, index=methods.index, dtype=object))

@@ -25,6 +25,7 @@ KINDS = {
     "refined": Kind("Migrated and refined", "#8A63D2", "star"),
     "retrained": Kind("Retrained", "#D55E00", "square"),
     "random": Kind("Random prompts", "#CC79A7", "x"),
+    "reused": Kind("Reused as they are", "#7F6FB0", "pentagon"),
     "shuffled": Kind("Check: prompts swapped", "#8A8A8A", "triangle-up"),
     "baseline": Kind("No language model", "#9C8B52", "cross"),
 }

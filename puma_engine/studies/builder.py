@@ -128,10 +128,21 @@ class Builder:
         inputs = {"start": start} | ({"selection": selection} if selection else {})
         return self.add(name, "refine", {"seed": seed} | settings, inputs, settings_from)
 
-    def evaluate(self, subject: str, **facts: Any) -> str:
-        """Score prompts on the test split."""
+    def evaluate(
+        self,
+        subject: str,
+        name: str | None = None,
+        settings: dict[str, Any] | None = None,
+        /,
+        **facts: Any,
+    ) -> str:
+        """Score prompts on the test split.
+
+        name: of the cell, where subjects are scored more than once. settings: of the evaluation.
+        """
         facts = {"dataset": self.dataset} | facts
-        return self.add(f"score of {subject}", "evaluate", {}, {"subject": subject}, facts=facts)
+        name = f"score of {subject if name is None else name}"
+        return self.add(name, "evaluate", settings, {"subject": subject}, facts=facts)
 
     def evaluate_baselines(self) -> None:
         """Score the methods without a language model."""

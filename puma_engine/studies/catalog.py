@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from puma_engine.errors import ConfigError
 from puma_engine.studies.cells import Study
-from puma_engine.studies.extensions import adapters, items, lengths, mixed, norms, sizes, templates
+from puma_engine.studies.extensions import (
+    adapters,
+    changes,
+    items,
+    lengths,
+    mixed,
+    norms,
+    sizes,
+    templates,
+)
 from puma_engine.studies.paper import figure4, figure5, figure6, table2, table3, table4
 
 _PAPER = (table2, table3, table4, figure4, figure5, figure6)
-_OTHERS = (templates, lengths, items, sizes, mixed, adapters, norms)
+_OTHERS = (templates, lengths, items, sizes, mixed, adapters, norms, changes)
 STUDIES = {study.name: study for study in (*_PAPER, *_OTHERS)}
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from itertools import combinations
 from typing import Any
 
-from puma_engine.defaults import PAPER_STRATEGY
+from puma_engine.defaults import DEFAULT_TEMPLATES, PAPER_STRATEGY
 from puma_engine.studies.builder import (
     ALL_USERS,
     RETRAINED,
@@ -15,6 +16,7 @@ from puma_engine.studies.builder import (
     study,
 )
 from puma_engine.studies.cells import ORDERS, Inputs
+from puma_engine.studies.grids import RANDOM_PROMPTS
 from puma_engine.studies.paper import FAMILIES, ITEM_PROMPTS
 
 ONE_SEED = {"seeds": (0,)}
@@ -23,6 +25,22 @@ MAX_NORMS = {"free": 0.0, "bounded": 1.0}
 SIZES = ("llama-small", "llama-medium", "llama-large")
 REFINED_SHARES = (0.1, 0.25, 0.5)
 AVERAGED = {"training": {"ema_decay": 0.98}}
+# For the study of changes: templates in other words than those that ship, by task and order.
+WORDINGS = {
+    "rating": {
+        "": "What a reader likes is written in {prompt}. How many stars, from 1 to 5, would they give "
+        "{item}? Stars:",
+        "-item-first": "How many stars, from 1 to 5, would a reader give {item}? What they like is "
+        "written in {prompt}. Stars:",
+        "-prompt-last": "How many stars, from 1 to 5, would this reader give {item}? Stars:{prompt}",
+    },
+    "click": {
+        "": "What a reader likes is written in {prompt}. Would they choose {item}, Yes or No? Choice:",
+        "-item-first": "Would a reader choose {item}, Yes or No? What they like is written in {prompt}. "
+        "Choice:",
+        "-prompt-last": "Would this reader choose {item}, Yes or No? Choice:{prompt}",
+    },
+}
 # Settings of migrations that the study of adapters compares, each alone beside the defaults.
 ADAPTERS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -227,3 +245,59 @@ def norms(build: Builder) -> None:
                 name, adapter = f"{method} to {target}", {"max_norm": limit}
                 migrated = build.migrate(name, source, seed, target=target, adapter=adapter)
                 build.evaluate(migrated, method=method, kind="migrated", target=target, seed=seed)
+
+
+@study(
+    "Changes of one model: other precision, or a template in other words",
+    RETRAINED,
+    within=("change",),
+    quick=ONE_SEED,
+)
+def changes(build: Builder) -> None:
+    """Add what a change from source to target, back, and of the wording costs, and what saves it.
+
+    source and target: versions of one model, such as a GGUF file and its folder in bf16. For each
+    change: the source prompts before it, reused as they are after it, retrained, and migrated on all
+    users and on a few. Every training has the default settings.
+    """
+    options, default = build.options, DEFAULT_TEMPLATES[build.task]
+    suffix = default.removeprefix(build.task) if options.order is None else ORDERS[options.order]
+    reworded = json.dumps({"task": build.task, "text": WORDINGS[build.task][suffix]})
+    # What reads prompts, by name: settings of fits and evaluations.
+    readings: dict[str, dict[str, Any]] = {
+        "source": {"backbone": options.source},
+        "target": {"backbone": options.target},
+        "other words": {"backbone": options.source, "template": reworded},
+    }
+    for seed in options.seeds:
+        fitted = {
+            name: build.fit(f"prompts, {name} {seed}", "source", seed=seed, **settings)
+            for name, settings in readings.items()
+        }
+        for old, new in (("source", "target"), ("target", "source"), ("source", "other words")):
+            change = f"{old} to {new}"
+            _add_change(build, change, seed, fitted[old], fitted[new], readings[new])
+
+
+def _add_change(
+    build: Builder, change: str, seed: int, source: str, retrained: str, after: dict[str, Any]
+) -> None:
+    """Add the rows of one change for one seed; after: what reads the prompts then."""
+    name = f"{change}: random prompts {seed}"
+    drawn = build.fit(name, "random", seed=seed, **after, **RANDOM_PROMPTS)
+    selected = build.select(source, PAPER_STRATEGY, SMALL_SHARE, seed, change)
+    target = {("target" if name == "backbone" else name): value for name, value in after.items()}
+    migrated = {
+        method: build.migrate(f"{change}: {method}", source, seed, selection=selection, **target)
+        for method, selection in ((ALL_USERS, None), (few_users(PAPER_STRATEGY), selected))
+    }
+    rows = [
+        ("source", "source", source, {}),
+        ("reused as they are", "reused", source, after),
+        ("retrained", "retrained", retrained, {}),
+        ("random prompts", "random", drawn, {}),
+        *((method, "migrated", table, {}) for method, table in migrated.items()),
+    ]
+    for method, kind, table, settings in rows:
+        facts = {"method": method, "kind": kind, "change": change, "seed": seed}
+        build.evaluate(table, f"{change}: {method} {seed}", settings, **facts)

@@ -173,6 +173,8 @@ def label_of(line: Row) -> str:
         return f"{name}, {_count(line['tokens'], 'token')}"
     if line.get("trained_on"):
         return f"{name}, trained on {line['trained_on']}"
+    if line.get("change"):
+        return f"{name}, {line['change']}"
     return f"{name} on {line['target']}" if line.get("target") else name
 
 
@@ -183,7 +185,7 @@ def _count(number: int, noun: str) -> str:
 def key_of(line: Row) -> tuple[Any, ...]:
     """Return what tells the methods of a report apart in its parts."""
     facts = ("dataset", "method", "share", "origin", "target", "hops", "sources", "tokens")
-    return tuple(line.get(name) for name in (*facts, "trained_on"))
+    return tuple(line.get(name) for name in (*facts, "trained_on", "change"))
 
 
 def _lines(report: Report, part: str, dataset: str) -> list[Row]:

@@ -10,7 +10,7 @@ from tiny import plain_logits
 
 from puma_engine import pipeline
 from puma_engine.backbone import Context, FrozenBackbone, Reader, packages
-from puma_engine.backbone.loading import locate, weight_bytes
+from puma_engine.backbone.loading import load_tokenizer, locate, weight_bytes
 from puma_engine.backbone.templates import TEMPLATES
 from puma_engine.errors import BackboneError
 from puma_engine.store import Workspace
@@ -119,6 +119,19 @@ def test_in_its_chat_template_the_prompt_opens_the_answer(backbone):
         plain = plain_logits(reader, prompts, rows, "right")
         torch.testing.assert_close(cached, plain, atol=2e-3, rtol=0)
         torch.testing.assert_close(uncached, plain, atol=2e-3, rtol=0)
+
+
+def test_its_tokenizer_is_the_same_in_a_folder(backbone, tmp_path):
+    backbone.model.config.save_pretrained(tmp_path)
+    backbone.tokenizer.save_pretrained(tmp_path)
+    other = load_tokenizer(tmp_path)
+    assert other.chat_template == backbone.tokenizer.chat_template
+    for text in (
+        *TITLES,
+        "It's 1984, isn't it?  Dune\n\n(500) Days",
+        "<|im_end|> \u00c9l\u00e8ve \u65e5\u672c",
+    ):
+        assert other(text)["input_ids"] == backbone.tokenizer(text)["input_ids"]
 
 
 def test_a_fit_learns_and_a_migration_from_the_zoo_runs(ws, run, data):

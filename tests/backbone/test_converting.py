@@ -1,0 +1,163 @@
+"""Models written as folders: dequantised from GGUF, and rounded to what GGUF's blocks can hold."""
+
+import json
+
+import pytest
+import torch
+from small_runs import QUICK, SMALL, write_ratings
+from tiny import TEXTS, tiny_backbone_folder
+from tiny_gguf import write_gguf
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
+
+from puma_engine import Workbench
+from puma_engine.backbone import convert_model
+from puma_engine.backbone.gguf_model import GgufModel
+from puma_engine.backbone.loading import load_gguf_tokenizer, load_model, load_tokenizer
+from puma_engine.cli import app
+from puma_engine.errors import BackboneError, ConfigError, StoreError
+from puma_engine.pipeline.comparing import method_cost
+from puma_engine.pipeline.evaluating import method_kind, method_label
+
+CHAT = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+
+
+@pytest.fixture(scope="module")
+def versions(tmp_path_factory):
+    """One model as a folder of full weights, and as a Q4_0 file with a chat template."""
+    folder = tmp_path_factory.mktemp("versions")
+    full = tiny_backbone_folder(folder, "llama")
+    tokenizer = AutoTokenizer.from_pretrained(full)
+    tokenizer.chat_template = CHAT
+    model = AutoModelForCausalLM.from_pretrained(full)
+    return full, write_gguf(folder / "tiny-Q4_0.gguf", model, tokenizer, quantised="Q4_0")
+
+
+def weights(path):
+    model = load_model(path, torch.float32, "cpu")
+    return {name: weight.clone() for name, weight in model.named_parameters()}
+
+
+def test_a_gguf_file_becomes_a_folder_with_the_same_weights_and_tokens(versions, tmp_path):
+    _, file = versions
+    facts = convert_model(file, tmp_path / "whole", precision="fp32")
+    assert facts["bytes"] == sum(f.stat().st_size for f in (tmp_path / "whole").iterdir())
+    assert facts["licence"] == "mit" and facts["rounded_weights"] == 0
+    mine, theirs = weights(tmp_path / "whole"), weights(GgufModel([file]))
+    assert list(mine) == list(theirs)
+    for name, weight in mine.items():
+        torch.testing.assert_close(weight, theirs[name], atol=0, rtol=0)
+    own, other = load_gguf_tokenizer(GgufModel([file])), load_tokenizer(tmp_path / "whole")
+    for text in (*TEXTS, "Dune by Frank Herbert", "1984 <|user|> </s>"):
+        assert own(text)["input_ids"] == other(text)["input_ids"]
+    assert other.chat_template == CHAT
+    convert_model(file, tmp_path / "half")
+    half = weights(tmp_path / "half")
+    for name, weight in half.items():
+        torch.testing.assert_close(weight, mine[name].bfloat16().float(), atol=0, rtol=0)
+
+
+def test_rounding_full_weights_gives_those_of_a_quantised_file(versions, tmp_path):
+    full, file = versions
+    words = ["models", "convert", str(full), str(tmp_path / "rounded"), "--precision=fp32"]
+    shown = CliRunner().invoke(app, [*words, "--round-to=Q4_0", "--json"])
+    assert shown.exit_code == 0, shown.output
+    rounded, quantised, whole = (
+        weights(tmp_path / "rounded"),
+        weights(GgufModel([file])),
+        weights(full),
+    )
+    for name, weight in rounded.items():
+        torch.testing.assert_close(weight, quantised[name], atol=0, rtol=0)
+    matrices = [weight for weight in whole.values() if weight.dim() == 2]
+    assert json.loads(shown.stdout)["rounded_weights"] == sum(w.numel() for w in matrices)
+    assert all((rounded[n] != w).any() for n, w in whole.items() if w.dim() == 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "words"),
+    [
+        ({"round_to": "Q4_K"}, BackboneError, "rounded to Q4_0, .*, not Q4_K"),
+        ({"precision": "int8"}, BackboneError, "stored as bf16, fp16, fp32, not int8"),
+        ({"folder": "."}, StoreError, "already something at"),
+        ({"spec": "nothing.gguf"}, BackboneError, "no backbone 'nothing.gguf'"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_and_leaves_nothing(
+    versions, tmp_path, settings, error, words
+):
+    (tmp_path / "there").mkdir()
+    chosen = {"spec": versions[0], "folder": "new"} | settings
+    folder = tmp_path / "there" / chosen.pop("folder")
+    with pytest.raises(error, match=words):
+        convert_model(chosen.pop("spec"), folder, **chosen)
+    assert not list((tmp_path / "there").iterdir())
+
+
+def test_prompts_of_a_quantised_file_go_to_the_whole_model(versions, tmp_path):
+    full, file = versions
+    bench = Workbench(tmp_path / "ws", create=True)
+    bench.import_dataset("table", path=write_ratings(tmp_path / "r.csv"), task="rating", name="r")
+    old, new = bench.add_backbone(file, name="q4"), bench.add_backbone(full, name="whole")
+    assert old.config["fingerprint"] != new.config["fingerprint"]
+    source = bench.fit_prompts("r", old, training=QUICK, name="source")
+    moved = bench.migrate(source, new, training=QUICK, adapter=SMALL)
+    assert moved.inputs["backbone"] == new.id
+    own = bench.evaluate(source)
+    reused = bench.evaluate(source, backbone=new)
+    words = ["evaluate", "source", "--backbone", "whole", "-w", str(bench.workspace.root), "--json"]
+    assert json.loads(CliRunner().invoke(app, words).stdout)["id"] == reused.id
+    assert reused.id != own.id and "backbone" not in own.inputs
+    assert method_kind(reused) == "reused" and method_cost(bench.workspace, reused)["seconds"] == 0
+    assert method_label(bench.workspace, reused) == "Prompts reused as they are"
+    mine, theirs = (bench.predictions(run)["prediction"] for run in (own, reused))
+    # Q4_0 changes what the model says a little, and not everything.
+    assert 0 < (mine - theirs).abs().max() < 1.5
+    same = bench.evaluate(source, backbone=old)
+    torch.testing.assert_close(
+        torch.tensor(bench.predictions(same)["prediction"].to_numpy()),
+        torch.tensor(mine.to_numpy()),
+    )
+    bench.compare([own, reused, bench.evaluate(moved)], name="change")
+    other = tiny_backbone_folder(tmp_path, "qwen2", width=48)
+    with pytest.raises(ConfigError, match="have 32 numbers a token, and 'qwen2' reads 48"):
+        bench.evaluate(source, backbone=other)
+    with pytest.raises(ConfigError, match="No language model reads the baseline"):
+        bench.evaluate("item_mean", dataset="r", backbone=new)
+
+
+def test_the_study_of_changes_compares_both_directions_and_another_wording(versions, tmp_path):
+    full, file = versions
+    models = [f"--source={file}", f"--target={full}", "--dataset=movietweetings"]
+    words = ["study", "changes", *models, "--users=6", "--seed=0", f"--out={tmp_path}"]
+    done = CliRunner().invoke(app, [*words, "-w", str(tmp_path / "ws"), "--json"])
+    assert done.exit_code == 0, done.output
+    rows = json.loads((tmp_path / "changes.json").read_text())["rows"]
+    by_change = {}
+    for row in rows:
+        by_change.setdefault(row["change"], {})[row["method"]] = row
+    assert list(by_change) == ["source to target", "target to source", "source to other words"]
+    for change in by_change.values():
+        assert len(change) == 6 and {row["kind"] for row in change.values()} == {
+            *("source", "reused", "retrained", "random", "migrated"),
+        }
+        assert change["reused as they are"]["rmse"] != change["source"]["rmse"]
+    there, back = by_change["source to target"], by_change["target to source"]
+    assert there["retrained"]["rmse"] == back["source"]["rmse"]
+    assert there["source"]["rmse"] == back["retrained"]["rmse"]
+    # Every row is compared with the retraining of its own change.
+    differences = json.loads((tmp_path / "changes.json").read_text())["differences"]
+    lines = {
+        line[1]: line
+        for line in (
+            [cell.strip() for cell in line.split("|")]
+            for line in (tmp_path / "changes.md").read_text().splitlines()
+        )
+        if len(line) > 5
+    }
+    for line in differences:
+        of_change = by_change[line["change"]]
+        wanted = of_change[line["method"]]["rmse"] - of_change["retrained"]["rmse"]
+        assert line["value"] == pytest.approx(wanted)
+        if line["method"] == "reused as they are":
+            assert f"{line['value']:+.4f}" in lines[f"reused as they are, {line['change']}"][5]
