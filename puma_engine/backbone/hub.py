@@ -16,6 +16,7 @@ FILES = (
     "tokenizer*",
     "special_tokens_map.json",
     "added_tokens.json",
+    "chat_template.jinja",
     "vocab.json",
     "merges.txt",
     "model*.safetensors",
