@@ -1,7 +1,7 @@
 """The HTML page that starts the dashboard in a browser: Streamlit's own, completed.
 
-It gets a title, a style, the address of the server, and hints to load the code of common widgets early, so
-that contents move little while a page loads.
+It gets a title, a style, a script, and hints to load the code of common widgets early, so that contents move
+little while a page loads.
 """
 
 import re
@@ -14,9 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 TITLE = "PUMA Workbench"
 ABOUT = "Migrate personalised soft prompts from one frozen language model to another."
-# Streamlit guesses from a page's address whether the server is below it, and would ask for files
-# that do not exist. Its own files are beside every page, so the server is too.
-SCRIPT = 'window.__streamlit = {BACKEND_BASE_URL: new URL("./", location.href).href}'
+SCRIPT = Path(__file__).with_name("page.js")
 STYLE = Path(__file__).with_name("page.css")
 STATIC = files("streamlit").joinpath("static")
 ROOT = b'<div id="root">'
@@ -34,15 +32,15 @@ def index() -> bytes:
 
 
 def completed(page: bytes) -> bytes:
-    """Return Streamlit's page with the dashboard's title, description, address, hints and style."""
+    """Return Streamlit's page with the dashboard's title, description, script, hints and style."""
     hints = "".join(
         f'<link rel="modulepreload" crossorigin href="./static/js/{name}" />'
         for name in widget_scripts()
         if name.encode() not in page
     )
     about = f'<meta name="description" content="{ABOUT}" />'
-    style = f"<style>{STYLE.read_text(encoding='utf-8')}</style>"
-    head = f"{about}<script>{SCRIPT}</script>{hints}{style}</head>"
+    script, style = (file.read_text(encoding="utf-8") for file in (SCRIPT, STYLE))
+    head = f"{about}<script>{script}</script>{hints}<style>{style}</style></head>"
     page = page.replace(b"<title>Streamlit</title>", f"<title>{TITLE}</title>".encode(), 1)
     return page.replace(b"</head>", head.encode(), 1)
 

@@ -25,7 +25,7 @@ def badge(verdict: str, count: int | None = None) -> None:
     """Show the verdict on a claim as a badge, or the number of claims with it."""
     shown = CLAIM_STATUSES[verdict]
     label = shown.label if count is None else f"{count} {shown.label.lower()}"
-    # Without the icon, whose name a screen reader would read out.
+    # The words alone, as in the cells of the matrix.
     st.badge(label, color=shown.colour)
 
 

@@ -170,6 +170,16 @@ def test_the_pages_log_no_error_and_keep_to_the_content_security_policy(base):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="There is no chromium on this machine.")
+def test_names_of_icons_are_not_read_out(base):
+    with chromium() as browser:
+        page = opened(browser, f"{base}/trade-off")
+        heading = page.get_by_role("heading", name="Nothing to compare yet", exact=True)
+        heading.wait_for()
+        assert heading.locator("[role=img]").count() == 1  # drawn, for those who see it
+        assert page.get_by_role("img", name="icon").count() == 0
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="There is no chromium on this machine.")
 def test_addresses_in_names_are_no_links(base):
     with chromium() as browser:
         page = opened(browser, f"{base}/jobs")
