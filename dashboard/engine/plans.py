@@ -15,6 +15,7 @@ from puma_engine.evaluation.cost_model import hours, money
 from puma_engine.jobs import find_devices
 from puma_engine.pipeline import importing_data, planning
 from puma_engine.pipeline.planning import Costs, PlanSettings
+from puma_engine.pipeline.selecting import asks_model
 from puma_engine.pipeline.source_predictions import WITHOUT_RECORDS
 from puma_engine.pipeline.stored_prompts import has_model
 from puma_engine.requests import PlanRequest
@@ -69,12 +70,17 @@ def problems(plan: Plan) -> list[str]:
             f"The strategy {plan.strategy} reads records, which a migration from predictions does not; "
             "choose another."
         )
-    without_model = [
-        sources[i].name for i in plan.sources if i in sources and not has_model(sources[i])
-    ]
-    if plan.from_predictions and without_model:
+    vectors = [run for run in map(sources.get, plan.sources) if run and not has_model(run)]
+    if plan.from_predictions and vectors:
         sentences.append(
-            f"{without_model[0]} holds vectors, and no model that could predict; use records."
+            f"{vectors[0].name} holds vectors, and no model that could predict; use records."
+        )
+    # Users are chosen from the first source.
+    first = vectors and vectors[0].id == plan.sources[0] and plan.strategy in engine.STRATEGIES
+    if first and asks_model(plan.strategy):
+        sentences.append(
+            f"The strategy {plan.strategy} asks the source's model, and {vectors[0].name} has none; "
+            "choose another."
         )
     if not sentences and len({sources[id_].inputs["dataset"] for id_ in plan.sources}) > 1:
         sentences.append("The sources were fitted on different data sets; choose those of one.")

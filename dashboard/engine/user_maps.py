@@ -15,8 +15,9 @@ from puma_engine.pipeline.evaluating import ids_of
 from puma_engine.pipeline.importing_data import load_dataset
 from puma_engine.pipeline.planning import replaces
 from puma_engine.pipeline.projecting import MAP, PLACES, SPACE
-from puma_engine.pipeline.selecting import SOURCE_SIGNALS, train_rows
+from puma_engine.pipeline.selecting import asks_model, train_rows
 from puma_engine.pipeline.stored_prompts import ARTIFACT
+from puma_engine.prompts.table import PromptTable
 from puma_engine.requests import SelectionRequest
 from puma_engine.selection.clustering import quantile_strata
 from puma_engine.selection.signals import Signals
@@ -106,7 +107,7 @@ def retraining_of(migration: Run) -> Run | None:
 
 def can_preview(strategy: str, source: Run, users: int) -> bool:
     """Say whether a strategy can select users of a map without a job."""
-    if engine.STRATEGIES[strategy].needs & SOURCE_SIGNALS:
+    if asks_model(strategy):
         return False
     shape = source.summary
     size = 4 * shape.get("users", users) * shape.get("tokens", 1) * shape.get("width", 0)
@@ -122,10 +123,9 @@ def groups(root: str, projection_id: str, strategy: str) -> Groups:
     plan = engine.STRATEGIES[strategy]
     embedding = activity = None
     if plan.space == "embedding":
-        vectors, known, _ = ws.get_tensors(run.inputs["source"], ARTIFACT)
-        row_of = {user: row for row, user in enumerate(known or [])}
-        rows = [row_of[user] for user in ids or []]
-        embedding = vectors["vectors"][rows].reshape(len(rows), -1).astype("float32", copy=False)
+        tensors, known, meta = ws.get_tensors(run.inputs["source"], ARTIFACT)
+        table = PromptTable(np.array(known or [], str), tensors["vectors"], meta=meta or {})
+        embedding = table.embedding[table.rows_of(ids or [])].astype("float32", copy=False)
     if "activity" in plan.needs:
         dataset = load_dataset(ws, ws.run(run.inputs["source"]).inputs["dataset"])
         activity = train_rows(dataset, np.array(ids, dtype=str))

@@ -126,7 +126,7 @@ class _SharedUsers:
     def vectors(self, index: np.ndarray | slice) -> list[np.ndarray]:
         """Return the flat prompts of the indexed users in both tables, [n, tokens * width] each."""
         pairs = zip(self.tables, self.rows, strict=True)
-        return [table.vectors[rows[index]].reshape(len(rows[index]), -1) for table, rows in pairs]
+        return [table.embedding[rows[index]] for table, rows in pairs]
 
 
 def _place_all(

@@ -63,7 +63,7 @@ def run_selection(ws: Workspace, request: SelectionRequest, execution: stage.Exe
     source = stage.find(ws, request.prompts, *stage.PROMPT_KINDS)
     others = [stage.find(ws, other, *stage.PROMPT_KINDS) for other in request.within]
     strategy = request.strategy or DEFAULT_STRATEGIES[task_of(ws, source)]
-    if not has_model(source) and get_strategy(strategy).needs & SOURCE_SIGNALS:
+    if not has_model(source) and asks_model(strategy):
         raise SelectionError(
             f"The strategy {strategy!r} asks the source's language model, and the vectors of "
             f"{source.name!r} have none; choose another strategy."
@@ -103,6 +103,11 @@ def run_selection(ws: Workspace, request: SelectionRequest, execution: stage.Exe
         seed=request.seed,
         compute=compute,
     )
+
+
+def asks_model(strategy: str) -> bool:
+    """Return whether a strategy needs what only the source's language model can compute."""
+    return bool(get_strategy(strategy).needs & SOURCE_SIGNALS)
 
 
 def _signals(
@@ -146,7 +151,7 @@ def _signals(
     rows = table.rows_of(users)
     signals = Signals(
         user_ids=users,
-        embedding=table.embedding()[rows],
+        embedding=table.embedding[rows],
         variance=prediction.user_variances(table, dataset)[rows],
         loss=None if loss is None else loss[rows],
         activations=None if activations is None else activations[rows],

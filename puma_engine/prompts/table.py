@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -62,8 +63,9 @@ class PromptTable:
         """Whether the table holds vectors of any origin in place of a language model's prompts."""
         return bool(self.meta.get("vectors"))
 
+    @cached_property
     def embedding(self) -> np.ndarray:
-        """Return what strategies compare users by: prompts flattened, [n, l * d].
+        """What strategies and maps compare users by: prompts flattened, [n, l * d].
 
         The numbers of vectors may have any units, so they are standardised.
         """

@@ -10,7 +10,7 @@ from small_runs import SMALL, write_ratings
 from tiny import tiny_backbone_folder
 from typer.testing import CliRunner
 
-from dashboard.engine import plans
+from dashboard.engine import plans, user_maps
 from puma_engine import Workbench, pipeline
 from puma_engine.cli import app
 from puma_engine.errors import ConfigError, DataError, NotFoundError, SelectionError
@@ -135,6 +135,11 @@ def test_every_interface_makes_the_same_runs(world, vectors, monkeypatch):
     assert plans.problems(plan) == []
     refused = plans.problems(dataclasses.replace(plan, from_predictions=4))
     assert refused == ["vectors holds vectors, and no model that could predict; use records."]
+    asking = plans.problems(dataclasses.replace(plan, strategy="kmeans-loss", budget=5))
+    assert asking == [
+        "The strategy kmeans-loss asks the source's model, and vectors has none; choose another."
+    ]
+    assert plans.problems(dataclasses.replace(plan, strategy="facility", budget=5)) == []
     request = plan.request()
     assert request == PlanRequest(sources=(vectors.id,), targets=(target,))
 
@@ -154,6 +159,26 @@ def test_beside_prompts_of_a_model_both_reach_the_adapter(world, vectors):
         np.testing.assert_allclose(scaled.mean(axis=0), 0, atol=1e-4)
         np.testing.assert_allclose(scaled.std(axis=0), 1, atol=1e-4)
         assert bench.evaluate(run).summary["metrics"]["rmse"] > 0
+
+
+def test_a_map_and_its_preview_of_a_selection_standardise_vectors(world, vectors, monkeypatch):
+    bench, _ = world
+    monkeypatch.setenv("PUMA_WORKSPACE", str(bench.workspace.root))
+    migrated = bench.migrate(vectors, "target", **SETTINGS)
+    drawn = bench.project(vectors, migrated, method="pca", clusters=4)
+    space, users, _ = bench.workspace.get_tensors(drawn.id, "space")
+    numbers = bench.prompts(vectors).take(users)[:, 0]
+    standard = (numbers - numbers.mean(axis=0)) / numbers.std(axis=0)
+    # Principal components keep the distances between users.
+    wanted, got = (
+        np.linalg.norm(points[:, None] - points[None], axis=2)
+        for points in (standard, space["space"])
+    )
+    np.testing.assert_allclose(got, wanted, atol=1e-3)
+    chosen = bench.selected_users(bench.select(vectors, strategy="facility", budget=6))
+    shown = user_maps.preview(str(bench.workspace.root), drawn.id, "facility", 6)
+    table = user_maps.users(str(bench.workspace.root), drawn.id)
+    assert set(table["user_id"][shown]) == set(chosen)
 
 
 def test_a_plan_compares_what_has_a_model(world, vectors):
