@@ -34,6 +34,30 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Hover:
+    """What hovering over users shows.
+
+    ids: by row, plain text, empty where not drawn. numbers: [n, k] float32, by row. template: after
+    the id, plotly's template, in which customdata[1] and so on are the numbers. more: a text by row,
+    which is %{hovertext} in the template, or none.
+    """
+
+    ids: Sequence[str]
+    numbers: np.ndarray
+    template: str
+    more: Sequence[str] = ()
+
+    def of(self, rows: np.ndarray) -> dict[str, Any]:
+        """Return plotly's arguments for users in these rows; the first number of each is its row."""
+        arguments = {
+            "customdata": np.column_stack([rows, self.numbers[rows]]).astype(np.float32),
+            "text": [self.ids[row] for row in rows],
+            "hovertemplate": f"<b>%{{text}}</b><br>{self.template}<extra></extra>",
+        }
+        return arguments | ({"hovertext": [self.more[row] for row in rows]} if self.more else {})
+
+
+@dataclass(frozen=True)
 class Scale:
     """A colour scale: its ends, the label of its bar, and the name of plotly's scale."""
 
@@ -123,14 +147,14 @@ def point_map(
     dragmode: str = "lasso",
     *,
     axes: Axes | None = None,
-    texts: Sequence[str] | None = None,
+    hover: Hover | None = None,
     legend: bool = True,
 ) -> go.Figure:
     """Draw users at points [n, 2] int16; each point has its row as customdata.
 
     corners: the outline of the selection. dragmode: lasso or pan; in Streamlit, a click selects
-    only with pan. axes: data units of the axes; without them axes have none. texts: what hovering
-    over the user of a row shows. legend: whether it shows the legend or colour bar that the charts
+    only with pan. axes: data units of the axes; without them axes have none. hover: what hovering
+    over a user shows. legend: whether it shows the legend or colour bar that the charts
     of a view share. Coordinates and row ids are integers in typed arrays and values have 256
     levels, which takes some ten bytes per user.
     """
@@ -142,19 +166,20 @@ def point_map(
             continue
         places = points[layer.rows]
         drawn = places if axes is None else axes.of(places)
-        hover = f"{layer.name}, row %{{customdata}}<extra></extra>"
+        about: dict[str, Any] = {
+            "customdata": layer.rows.astype(np.int32),
+            "hovertemplate": f"{layer.name}, row %{{customdata}}<extra></extra>",
+        }
         figure.add_scattergl(
             x=drawn[:, 0],
             y=drawn[:, 1],
-            customdata=layer.rows.astype(np.int32),
-            text=None if texts is None else [texts[row] for row in layer.rows],
             mode="markers",
             name=layer.name,
             marker=_marker(layer, 3 * small if few and not layer.faint else small, scale, legend),
             selected={"marker": {"opacity": 1}},
             unselected={"marker": {"opacity": 0.25}},
-            hovertemplate=hover if texts is None else "%{text}<extra></extra>",
             showlegend=legend and scale is None,
+            **(about if hover is None else hover.of(layer.rows)),
         )
     below = {"orientation": "h", "y": -0.16, "yanchor": "top", "x": 0, "title": {"text": ""}}
     figure.update_layout(legend=below | {"itemclick": False, "itemdoubleclick": False})

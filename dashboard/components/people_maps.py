@@ -20,7 +20,7 @@ CELL_COLOURS = {"users": "Number of people"} | {
 }
 DRAG_MODES = {"pan": "Open", "lasso": "Select"}
 HEIGHT = 430
-MAX_DRAWN = 4000  # points of one panel; larger views draw a random sample
+MAX_DRAWN = 3000  # points of one panel; larger views draw a random sample
 MAX_ROWS = 1000
 FEW_NEIGHBOURS = 0.2
 ONE_DIMENSION = 0.8  # share of variance along one component from which the page says so
@@ -227,7 +227,7 @@ def charts(
     known = None if missing or not len(values) else values
     scale = None
     layers: list[map_figures.Layer] = []
-    texts: list[str] | None = None
+    hovering: map_figures.Hover | None = None
     if view.all_users:
         if known is not None:
             first = map_figures.cells(next(iter(view.points.values())), known, None)
@@ -237,7 +237,7 @@ def charts(
         layers, scale = _layers(subject, view, colour, trained, known, label, selection, rows)
         drawn = drawn_users(len(view.frame), rows if selection else _NONE)
         layers = map_figures.sampled(layers, drawn)
-        texts = hover_texts(subject, view, drawn)
+        hovering = hover(subject, view, drawn)
     named = titles(subject, view)
     panels = zip(st.columns(len(view.points)), view.points.items(), strict=True)
     for number, (column, (panel, points)) in enumerate(panels):
@@ -262,7 +262,7 @@ def charts(
                 corners,
                 dragmode,
                 axes=view.axes if view.name == "behaviour" else None,
-                texts=texts,
+                hover=hovering,
                 # The legend of clusters would be larger than the chart; hovering names them.
                 legend=number == 0 and colour != "cluster",
             )
@@ -349,30 +349,36 @@ def drawn_users(count: int, selected: np.ndarray) -> np.ndarray:
     return drawn
 
 
-def hover_texts(subject: Subject, view: View, drawn: np.ndarray) -> list[str]:
-    """Return what hovering over each user shows; empty for users who are not drawn."""
-    rows = np.flatnonzero(drawn)
-    frame = view.frame.iloc[rows]
-    rating = subject.task == "rating"
-    gains = people.gain(subject, view.key)[rows]
-    cluster = people_views.clusters(subject, view)
-    numbers = np.full(len(rows), -1) if cluster is None else cluster[rows]
-    texts = [""] * len(view.frame)
-    mean_text = "mean rating {:.2f} ★" if rating else "clicks {:.0%} of records"
-    gain_text = "gain {:+.3f} ★" if subject.metric == "rmse" else "gain {:+.3f}"
-    for row, user, mean, records, gain, number in zip(
-        rows, frame["user_id"], frame["mean"], frame["records"], gains, numbers, strict=True
-    ):
-        lines = [
-            f"<b>{plotly_text(user, 40)}</b>",
-            mean_text.format(mean),
-            f"{records:.0f} records",
+def hover(subject: Subject, view: View, drawn: np.ndarray) -> map_figures.Hover:
+    """Return what hovering over a user shows: id, mean, records, gain, and cluster if known."""
+    ids, rows = [""] * len(view.frame), np.flatnonzero(drawn)
+    for row, user in zip(rows, view.frame["user_id"].iloc[rows], strict=True):
+        ids[row] = plotly_text(user, 40)
+    gains = people.gain(subject, view.key)
+    columns = [view.frame["mean"].to_numpy(), view.frame["records"].to_numpy(), gains]
+    lines = [
+        "mean rating %{customdata[1]:.2f} ★"
+        if subject.task == "rating"
+        else "clicks %{customdata[1]:.0%} of records",
+        "%{customdata[2]:.0f} records",
+    ]
+    measured, more = np.isfinite(gains), []
+    unit = " ★" if subject.metric == "rmse" else ""
+    if measured[rows].all():
+        lines.append(f"gain %{{customdata[3]:+.3f}}{unit}")
+    elif not measured[rows].any():
+        lines.append("gain not measured")
+    else:  # plotly would show NaN
+        lines.append("%{hovertext}")
+        more = [
+            f"gain {gain:+.3f}{unit}" if gain == gain else "gain not measured" for gain in gains
         ]
-        lines.append(gain_text.format(gain) if np.isfinite(gain) else "gain not measured")
-        if number >= 0:
-            lines.append(f"cluster {number + 1}")
-        texts[row] = "<br>".join(lines)
-    return texts
+    cluster = people_views.clusters(subject, view)
+    if cluster is not None and (cluster[rows] >= 0).all():
+        columns.append(cluster + 1)
+        lines.append("cluster %{customdata[4]:.0f}")
+    numbers = np.column_stack(columns).astype(np.float32)
+    return map_figures.Hover(ids, numbers, "<br>".join(lines), more)
 
 
 def _caption(

@@ -1,5 +1,6 @@
 """The People page in every state: three linked views, selections, the most affected, strategies."""
 
+import base64
 import json
 import re
 import shutil
@@ -421,11 +422,16 @@ def test_behaviour_is_drawn_of_the_old_the_migrated_and_the_retrained_prompts(ju
     table = behaviour(tables)
     assert f"median spread {table['spread_0'].median():.2f} ★" in shown
     charts = [json.loads(chart.proto.spec) for chart in app.get("plotly_chart")]
-    texts = charts[0]["data"][0]["text"]
+    (dots,) = charts[0]["data"]
     row = table["user_id"].tolist().index("007")
     records = pipeline.load_dataset(judged["ws"], judged["data"]).interactions
     mean = records.loc[records["user_id"] == "007", "outcome"].mean()
-    assert texts[row].startswith(f"<b>007</b><br>mean rating {mean:.2f} ★<br>40 records<br>gain ")
+    numbers = np.frombuffer(base64.b64decode(dots["customdata"]["bdata"]), "f4").reshape(60, 4)
+    metrics = judged["ws"].user_metrics
+    gain = [metrics(run, ["007"])["rmse"].iloc[0] for run in (evaluations[2], evaluations[1])]
+    assert dots["text"][row] == "007"
+    assert numbers[row] == pytest.approx([row, mean, 40, gain[0] - gain[1]], rel=1e-5)
+    assert "mean rating %{customdata[1]:.2f} ★" in dots["hovertemplate"]
     # One legend for the whole view.
     bars = [data["marker"]["showscale"] for chart in charts[:3] for data in chart["data"]]
     assert bars == [True, False, False]

@@ -303,10 +303,10 @@ def test_the_commands(origin, tmp_path):
     assert len(puma("published", "remove", "real", "--yes")["deleted"]) == written["runs"]
 
 
-@pytest.mark.parametrize("name", ["overview", "compare", "users", "user", "models", "data"])
+@pytest.mark.parametrize("name", ["overview", "compare", "users", "models", "data"])
 def test_pages_show_a_published_comparison(name, opened, monkeypatch):
     page = open_page(name, opened.root, monkeypatch)
     assert_plain(page)
     assert not page.error, [error.value for error in page.error]
-    if name in ("compare", "users", "user"):
+    if name in ("compare", "users"):
         assert "Published" in texts(page)
