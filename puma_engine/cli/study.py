@@ -216,7 +216,7 @@ def claims(
             "claim": finding.claim.name,
             "data": finding.dataset,
             "here": finding.verdict,
-            "in ranking": finding.ranking and finding.ranking.verdict,
+            "in_ranking": finding.ranking and finding.ranking.verdict,
             "figures": finding.figures,
             "report": finding.evidence.name if finding.evidence else None,
         }

@@ -164,12 +164,17 @@ def _check_declared_sizes(path: Path) -> None:
         with path.open("rb") as file:
             _check_declared_size(file, path.stat().st_size)
         return
+    _refuse_zip_bomb(path)
     with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-        refuse_bomb(path, sum(member.file_size for member in members))
-        for member in members:
+        for member in archive.infolist():
             with archive.open(member) as file:
                 _check_declared_size(file, member.file_size)
+
+
+def _refuse_zip_bomb(path: Path) -> None:
+    """Raise DataError for an archive that unpacks to far more than it is."""
+    with zipfile.ZipFile(path) as archive:
+        refuse_bomb(path, sum(member.file_size for member in archive.infolist()))
 
 
 def _check_declared_size(file: IO[bytes], size: int) -> None:
@@ -213,7 +218,11 @@ def _read_checkpoint(path: Path, _column: str) -> Table:
     import torch
 
     try:
+        if zipfile.is_zipfile(path):
+            _refuse_zip_bomb(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except DataError:
+        raise
     except Exception as error:
         # What torch raises for a file that is none differs from version to version.
         first = str(error).strip().splitlines()[0][:200]

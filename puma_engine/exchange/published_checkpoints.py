@@ -58,5 +58,17 @@ def _flat(state: Any) -> dict[str, Any]:
 
 
 def _array(tensor: Any) -> np.ndarray:
+    """The values of a tensor. Raises DataError for one that repeats values without storing them.
+
+    Such a tensor takes no room in a file, whatever its shape, and would be written out here.
+    """
+    import torch
+
+    declared = tensor.numel() * tensor.element_size()
+    if tensor.layout != torch.strided or declared > tensor.untyped_storage().nbytes():
+        raise DataError(
+            f"A tensor of the checkpoint declares {declared:,} bytes and stores fewer; save it with all of "
+            "its values."
+        )
     array: np.ndarray = tensor.detach().float().numpy()
     return array

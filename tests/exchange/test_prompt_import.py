@@ -359,6 +359,25 @@ def test_an_archive_that_unpacks_to_far_more_than_it_is_is_refused_unread(
         read_prompts(tmp_path / "a.npz", users=ids)
 
 
+def test_a_checkpoint_that_declares_more_than_it_stores_is_refused(tmp_path, ids, monkeypatch):
+    monkeypatch.setattr("puma_engine.datasets.reading.parquet_files.MAX_UNPACKED", 1 << 20)
+    # A view of one number has any shape.
+    torch.save(
+        {"user_embedding.weight": torch.ones(1, 1).expand(1 << 30, 1 << 20)}, tmp_path / "a.pt"
+    )
+    with pytest.raises(DataError, match="declares 4,503,599,627,370,496 bytes and stores fewer"):
+        read_prompts(tmp_path / "a.pt", users=ids)
+    torch.save({"user_embedding.weight": torch.zeros(2, 1 << 20)}, tmp_path / "b.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "b.pt") as plain,
+        zipfile.ZipFile(tmp_path / "c.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    with pytest.raises(DataError, match="does not shrink that much"):
+        read_prompts(tmp_path / "c.pt", users=ids)
+
+
 def test_a_damaged_archive_of_arrays_is_refused(tmp_path, ids):
     np.savez_compressed(tmp_path / "b.npz", vectors=np.ones((2, 1, 8), np.float32))
     damaged = bytearray((tmp_path / "b.npz").read_bytes())
