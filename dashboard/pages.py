@@ -17,7 +17,7 @@ PAGES = {
     "plan": (
         "New migration",
         ":material/route:",
-        "Compose a migration, predict its cost, launch it.",
+        "From a file or prompts to a verdict, in four steps.",
     ),
     "jobs": ("Activity", ":material/work_history:", "Status, progress and logs of all jobs."),
     "data": ("Data", ":material/database:", "Contents of the data sets, and importing more."),

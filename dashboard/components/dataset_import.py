@@ -38,21 +38,21 @@ HELD_OUT = {
     "time": "All records from one time on",
 }
 NONE = "(none)"
+# Smaller files are checked by themselves, in bytes.
+AUTO_CHECK = 20 << 20
 
 
-def panel() -> None:
-    """Draw the widgets to import a data set."""
+def panel() -> engine.Job | None:
+    """Draw the widgets to import a data set; return the job of an import that was just started."""
     if page_states.viewing():
-        return
-    if engine.has_workspace():
-        datasets.remove_uploads(engine.workspace())
+        return None
     if query_params.segment("Source", ORIGINS, "from") == "shipped":
-        _shipped()
-    else:
-        _file()
+        return shipped()
+    return file()
 
 
-def _shipped() -> None:
+def shipped() -> engine.Job | None:
+    """Draw the choice of a shipped data set; return the job of its import if it was just started."""
     sets = datasets.shipped()
     with st.form("import-shipped"):
         name = st.selectbox(
@@ -67,11 +67,14 @@ def _shipped() -> None:
         )
         st.text(short(sets[name].about, 300))
         if st.form_submit_button("Import", type="primary", icon=":material/download:"):
-            _queue(lambda: datasets.import_shipped(name, int(users) or None))
+            return _queue(lambda: datasets.import_shipped(name, int(users) or None))
+    return None
 
 
-def _file() -> None:
-    st.markdown("## 1. Choose a file")
+def file() -> engine.Job | None:
+    """Draw upload, columns and check of a file; return the job of its import if it was just started."""
+    if engine.has_workspace():
+        datasets.remove_uploads(engine.workspace())
     upload = _upload("A table with one row per rating or click", "upload")
     if upload is None:
         st.caption(
@@ -80,7 +83,7 @@ def _file() -> None:
             "The published files of Amazon Reviews, Yelp, MIND and MovieLens are read by "
             "`puma data import`."
         )
-        return
+        return None
     items = None
     if st.toggle("Titles are in a second file", key="second-file"):
         items = _upload("A table with one row per item", "upload-items")
@@ -88,9 +91,8 @@ def _file() -> None:
         settings = _settings(upload, items)
     except engine.PumaError as error:
         page_states.failed("The file cannot be read as a table.", error)
-        return
-    if settings is not None:
-        _check_and_import(upload, items, settings)
+        return None
+    return None if settings is None else _check_and_import(upload, items, settings)
 
 
 def _upload(label: str, key: str) -> datasets.Upload | None:
@@ -120,7 +122,8 @@ def _settings(
     upload: datasets.Upload, items: datasets.Upload | None
 ) -> datasets.TableSettings | None:
     """Draw preview, columns and options; None while a column is missing. Raises PumaError."""
-    with st.expander("Format of the file", icon=":material/tune:"):
+    preview, below = st.container(), st.container()
+    with below.expander("Format of the file", icon=":material/tune:"):
         cells = st.columns(4)
         delimiter = cells[0].text_input(
             "Delimiter", max_chars=3, key="delimiter", help="Of CSV; \\t is a tab."
@@ -155,17 +158,19 @@ def _settings(
     )
     shown = datasets.preview(upload, layout)
     of_items = items and datasets.preview(items, layout, items=True)
-    st.markdown("## 2. Choose the columns")
-    tables.show(shown.frame.head(8), alt="The first rows of the file")
-    task = st.segmented_control(
-        "The outcomes are",
-        list(TASKS),
-        default="rating",
-        required=True,
-        format_func=TASKS.__getitem__,
-        key="task",
-    )
-    columns = _mapping(shown, [name for name in FIELDS if not items or name != "text"], "column")
+    with preview:
+        st.markdown("**Which column is what** (guessed from what they hold; change what is wrong)")
+        fields = [name for name in FIELDS if not items or name != "text"]
+        columns = _mapping(shown, fields, "column")
+        tables.show(_in_own_words(shown.frame.head(5), columns), alt="The first rows of the file")
+        task = st.segmented_control(
+            "The outcomes are",
+            list(TASKS),
+            default=shown.task,
+            required=True,
+            format_func=TASKS.__getitem__,
+            key="task",
+        )
     id_as_text = (
         not items
         and "text" not in columns
@@ -203,6 +208,12 @@ def _settings(
         id_as_text=bool(id_as_text),
         **values,
     )
+
+
+def _in_own_words(frame: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
+    """Return a preview whose columns also say what they were taken for."""
+    names = {column: f"{FIELDS[field][0]}: {column}" for field, column in columns.items()}
+    return frame.rename(columns=names)
 
 
 def _values(task: str) -> dict[str, Any]:
@@ -264,27 +275,39 @@ def _mapping(shown: Any, fields: list[str], key: str) -> dict[str, str]:
 
 def _check_and_import(
     upload: datasets.Upload, items: datasets.Upload | None, settings: datasets.TableSettings
-) -> None:
-    st.markdown("## 3. Check, then import")
+) -> engine.Job | None:
     # What the result of a check depends on.
     fingerprint = (upload.path, items and items.path, replace(settings, drop_invalid=False))
-    if st.button("Check the file", icon=":material/fact_check:", key="check"):
+    checked, report = st.session_state.get("checked", (None, None))
+    size = sum(part.path.stat().st_size for part in (upload, items) if part is not None)
+    due = checked != fingerprint
+    if due and size > AUTO_CHECK:
+        if report is not None:
+            page_states.stale("The settings changed after the check; check the file again.")
+        due = st.button("Check the file", icon=":material/fact_check:", key="check")
+    if due:
         try:
             with st.spinner("Reading the whole file"):
-                st.session_state["checked"] = (fingerprint, datasets.check(upload, items, settings))
+                report = datasets.check(upload, items, settings)
+            checked = fingerprint
+            st.session_state["checked"] = (checked, report)
         except engine.PumaError as error:
             st.session_state.pop("checked", None)
             page_states.failed("The file cannot be imported like this.", error)
-    checked, report = st.session_state.get("checked", (None, None))
-    if report is None:
-        return
-    if checked != fingerprint:
-        page_states.stale("The settings changed after the check; check the file again.")
-        return
-    if _show_check(report, settings.drop_invalid):
-        name = st.text_input("Name of the data set", max_chars=100, key="import-name")
-        if st.button("Import", type="primary", icon=":material/download:", key="import"):
-            _queue(lambda: datasets.import_table(upload, items, settings, name.strip() or None))
+            return None
+    if checked != fingerprint or report is None or not _show_check(report, settings.drop_invalid):
+        return None
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        name = st.text_input(
+            "Name of the data set",
+            max_chars=100,
+            key="import-name",
+            placeholder=upload.path.name.partition(".")[0],
+        )
+        clicked = st.button("Import", type="primary", icon=":material/download:", key="import")
+    if not clicked:
+        return None
+    return _queue(lambda: datasets.import_table(upload, items, settings, name.strip() or None))
 
 
 def _show_check(check: dict[str, Any], dropping: bool) -> bool:
@@ -328,12 +351,12 @@ def _show_check(check: dict[str, Any], dropping: bool) -> bool:
     return not problems or dropping
 
 
-def _queue(start: Callable[[], engine.Job]) -> None:
+def _queue(start: Callable[[], engine.Job]) -> engine.Job | None:
     try:
         job = start()
     except (engine.PumaError, OSError) as error:
         page_states.failed("The import was not started.", error)
-        return
+        return None
     for key in ("upload-stored", "upload-items-stored", "checked"):
         st.session_state.pop(key, None)
-    st.success(f"The import is queued as job {job.id}; it continues if you leave this page.")
+    return job

@@ -17,7 +17,8 @@ RESULTS = {
     "import_dataset": ("data", "dataset"),
     "add_backbone": ("models", "target"),
     "compare": ("compare", "comparison"),
-    "demo": ("compare", "comparison"),
+    "demo": ("overview", "comparison"),
+    "run_plan": ("overview", "comparison"),
 }
 BUSY_SECONDS = 2.0
 IDLE_SECONDS = 15.0
@@ -98,7 +99,8 @@ def state(job: engine.Job) -> None:
     elif job.status == "queued":
         waiting(job)
     elif job.status == "failed":
-        page_states.failed("The job failed.", short(job.error or "Its log may say why.", 500))
+        st.markdown(":red[:material/error:] **The job failed.**")
+        st.text(short(job.error or "Its log may say why.", 500))
     elif job.status == "cancelled":
         who = "" if engine.read_only() else " by you"
         st.markdown(f":material/cancel: **Cancelled{who}.**")
@@ -176,6 +178,9 @@ def result_link(job: engine.Job) -> None:
     if job.run_id is not None and job.command in RESULTS:
         name, key = RESULTS[job.command]
         pages.link(name, label="See the result", **{key: job.run_id})
+        if job.command == "import_dataset" and not engine.read_only():
+            label = "Next: migrate with these data"
+            pages.link("plan", label=label, icon=":material/arrow_forward:", dataset=job.run_id)
 
 
 def status(job: engine.Job) -> None:

@@ -1,49 +1,106 @@
 """What a plan costs: the prediction, and beside it what the migration took."""
 
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 from streamlit.column_config import NumberColumn, TextColumn
+from streamlit.delta_generator import DeltaGenerator
 
 from dashboard import engine
-from dashboard.components import formatting, job_cards, page_states, query_params, tables
+from dashboard.components import (
+    formatting,
+    job_cards,
+    page_states,
+    plan_quality,
+    query_params,
+    tables,
+)
+from dashboard.components.formatting import escaped
 from dashboard.components.glossary import term
+from dashboard.components.plan_start import FIT, Start
 from dashboard.engine import plans
 from dashboard.engine.plans import Costs, Plan
 
 MOST_PRICE = 1e6
+MILLION = 1_000_000
 
 
-def show(plan: Plan) -> dict[str, Any] | None:
-    """Show predicted costs; return what is stored with the job, or None if unknown."""
-    st.header("What it will cost", divider="gray")
-    left, right = st.columns(2)
-    with left:
-        device = query_params.choose(
-            "Device",
-            plans.devices(),
-            "device",
-            help="Devices whose speed this workspace has measured, and those of this machine.",
+def choose_users(start: Start, place: DeltaGenerator) -> Plan:
+    """Choose how many users train the adapter, and by which strategy; return the plan so far.
+
+    place: where the slider is drawn.
+    """
+    data = engine.run(str(start.dataset))
+    counts = [int(engine.run(run).summary["users"]) for run in start.prompts if FIT not in run]
+    users = min([*counts, int(data.summary["users"])])
+    with st.expander("How the users are chosen", icon=":material/group:"):
+        without_records = st.checkbox(
+            "Use no records: learn from the source model's predictions",
+            key="from_predictions",
+            bind="query-params",
+            help="For a migration when users' outcomes are not there or must not be used. The source "
+            f"model predicts {plans.PAIRS_PER_USER} random items a user, and the adapter learns from these.",
         )
-    price = right.number_input(
-        "Price of a device hour",
-        min_value=0.0,
-        max_value=MOST_PRICE,
-        value=2.0,
-        step=0.1,
-        key="price",
-        bind="query-params",
-        help="In your currency; what your provider or your own accounting charges.",
-    )
+        strategies = list(engine.STRATEGIES)
+        default = engine.DEFAULT_STRATEGIES[data.summary["task"]]
+        if without_records:
+            strategies = list(plans.WITHOUT_RECORDS)
+            default = default if default in strategies else engine.DEFAULT_STRATEGIES["rating"]
+        strategy = query_params.choose(
+            "Strategy",
+            strategies,
+            "strategy",
+            labels={name: f"{name}: {engine.STRATEGIES[name].about}" for name in strategies},
+            default=default,
+            follows=True,
+            help=term("strategy"),
+        )
+    label = "Users who train it"
+    if strategy == "all" or users == 1:
+        place.slider(label, 0, users, users, disabled=True, key="everybody")
+        budget: int | None = None
+    else:
+        budget = place.slider(
+            label,
+            min_value=1,
+            max_value=users,
+            value=max(1, users // 10),
+            key="budget",
+            bind="query-params",
+            help=term("budget"),
+        )
+    pairs = plans.PAIRS_PER_USER if without_records else 0
+    return start.plan(strategy, budget, pairs)
+
+
+def show(plan: Plan, start: Start, device: str, price: float) -> dict[str, Any] | None:
+    """Show what a plan costs and may keep; return what is stored with its job, None if unknown."""
     costs = plans.costs(plan, device)
-    tables.show(table(costs, price))
-    st.text(sentence(costs))
-    warning = disturbed(costs)
-    if warning:
-        st.warning(warning, icon=":material/speed:")
-    _evidence(costs)
-    _calibration(plan, costs, device)
+    left, right = st.columns(2, gap="medium")
+    with left, st.container(border=True, height="stretch"):
+        st.markdown("### What it will cost")
+        tables.show(table(costs, price), height="content", alt="Predicted cost of both ways")
+        st.text(sentence(costs))
+        if costs.trained < costs.users:
+            st.caption(
+                f"At a million users the same {costs.trained:,} train. Mapping everybody's prompt takes "
+                "little and is not in it."
+            )
+        for name, predicted in (("migration", costs.migration), ("retraining", costs.retraining)):
+            if predicted is not None and predicted.guessed_from:
+                st.markdown(
+                    f":orange[:material/warning:] The time of the {name} is a guess: it was measured with "
+                    f"{' and '.join(predicted.guessed_from)}."
+                )
+        warning = disturbed(costs)
+        if warning:
+            st.warning(warning, icon=":material/speed:")
+        _evidence(costs)
+        _calibration(plan, costs, device)
+    with right, st.container(border=True, height="stretch"):
+        plan_quality.show(start, costs.trained)
     if costs.migration is None:
         return None
     return {
@@ -55,27 +112,61 @@ def show(plan: Plan) -> dict[str, Any] | None:
     }
 
 
+def reference(plan: Plan, device: str) -> bool:
+    """Ask whether full retraining is fitted too; say what it is for, or that it exists."""
+    with_it = plans.stages(replace(plan, retrain=True), device)
+    missing = next((item for item in with_it if item.kind == "retrain"), None)
+    if missing is None:
+        st.caption("Full retraining of this model exists already: the migration is judged by it.")
+        return True
+    took = "unknown time, it was never measured here"
+    if missing.prediction is not None:
+        took = f"about {formatting.duration(missing.prediction.seconds)}"
+    return st.checkbox(
+        f"Retrain all users too, to judge the migration ({took})",
+        value=True,
+        key="retrain",
+        bind="query-params",
+        help="Without full retraining to compare with there is no verdict. Where it is too expensive, "
+        "retrain on a smaller data set of the same kind, and judge the migration there.",
+    )
+
+
+def show_stages(plan: Plan, device: str) -> None:
+    """Show what the job will do, stage by stage, with its predicted time."""
+    stages = plans.stages(plan, device)
+    lines = [
+        f"{number}. {escaped(item.title, 120)}"
+        + (
+            ""
+            if item.prediction is None
+            else f" :gray[– about {formatting.duration(item.prediction.seconds)}]"
+        )
+        for number, item in enumerate(stages, start=1)
+    ]
+    st.markdown("\n".join(["**One job does all of it:**", *lines]))
+
+
 def table(costs: Costs, price: float) -> pd.DataFrame:
-    """Retraining and migration: predicted time and its range, device hours, money, runs behind it."""
+    """Retraining and migration: predicted time, its range, money, and the time at a million users."""
     predictions = {
         f"Retrain all {costs.users:,} users": costs.retraining,
         f"This migration ({costs.trained:,} users train)": costs.migration,
     }
     rows = []
-    for name, item in predictions.items():
-        texts, runs = ["unknown"] * 4, 0
+    at_million = plans.at_users(costs, MILLION)
+    for (name, item), many in zip(predictions.items(), at_million, strict=True):
+        texts = ["unknown"] * 4
         if item is not None:
+            spread = formatting.duration_range(item.low, item.high)
             texts = [
                 formatting.duration(item.seconds),
-                f"{formatting.duration(item.low)} to {formatting.duration(item.high)}",
-                f"{plans.hours(item.seconds):.3g}",
+                spread if len(item.evidence) > 1 else "of one run",
                 amount(plans.money(item.seconds, price)),
+                formatting.duration(many),
             ]
-            runs = len(item.evidence)
-            if runs < 2:
-                texts[1] = "of one run"
-        rows.append([name, *texts, runs])
-    names = ["Approach", "Time", "Range", "Device hours", "Cost", "Measured runs"]
+        rows.append([name, *texts])
+    names = ["Approach", "Time", "Range", "Cost", "At a million users"]
     return pd.DataFrame(rows, columns=names)
 
 

@@ -217,6 +217,18 @@ def refused() -> list[Job]:
     return [job for job in failed if job.command == "add_backbone"]
 
 
+def usual_role(dataset: str, backbone: str) -> str:
+    """Return what prompts of a data set on a model are usually fitted for.
+
+    They are retrained where another model has source prompts of the data set and this one has none.
+    """
+    tables = [run for run in engine.runs("prompts") if run.config.get("role") == "source"]
+    with_sources = {
+        run.inputs.get("backbone") for run in tables if run.inputs["dataset"] == dataset
+    }
+    return "retrained" if with_sources and backbone not in with_sources else "source"
+
+
 def fit(dataset: str, backbone: str, role: str) -> Job:
     """Queue fitting one prompt a user. Raises ConfigError for what is not in the workspace."""
     data = {run.id: run for run in engine.runs("dataset")}

@@ -8,20 +8,21 @@ import streamlit as st
 
 from dashboard import engine
 from dashboard.engine import Job, Run
+from dashboard.engine.models import named_models
 from puma_engine import jobs as engine_jobs
 from puma_engine.defaults import PAIRS_PER_USER
 from puma_engine.errors import ConfigError
 from puma_engine.evaluation.cost_model import hours, money
 from puma_engine.jobs import find_devices
 from puma_engine.pipeline import importing_data, planning
-from puma_engine.pipeline.planning import Costs, PlanSettings
+from puma_engine.pipeline.planning import Costs, PlanSettings, PlanStage
 from puma_engine.pipeline.selecting import asks_model
 from puma_engine.pipeline.source_predictions import WITHOUT_RECORDS
 from puma_engine.pipeline.stored_prompts import has_model
 from puma_engine.requests import PlanRequest
 from puma_engine.training.device import device_memory
 
-__all__ = ["PAIRS_PER_USER", "WITHOUT_RECORDS", "Costs", "hours", "money"]
+__all__ = ["PAIRS_PER_USER", "WITHOUT_RECORDS", "Costs", "asks_model", "hours", "money"]
 COMMANDS = ("run_plan", "carry_out")  # the second is how an earlier version named it
 CALIBRATION = "calibrate"
 
@@ -30,7 +31,9 @@ CALIBRATION = "calibrate"
 class Plan:
     """A migration as it is put together on the page; all ids are checked when it is launched.
 
-    topology: single, chain or merge. training and adapter hold the settings that somebody changed;
+    topology: single, chain or merge. sources: runs with prompts; fit_on: models on which source prompts
+    of the data set are fitted first; models are ids of runs, or names of models that can be added.
+    retrain: whether full retraining is fitted too, unless there is one. training and adapter hold the settings that somebody changed;
     all others have the defaults of the engine. from_predictions: random items a user that adapters
     learn from in place of records, or 0.
     """
@@ -43,6 +46,14 @@ class Plan:
     training: Mapping[str, Any] = field(default_factory=dict)
     adapter: Mapping[str, Any] = field(default_factory=dict)
     from_predictions: int = 0
+    dataset: str | None = None
+    fit_on: tuple[str, ...] = ()
+    retrain: bool = False
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """Where the prompts come from: runs, then models to fit them on."""
+        return (*self.sources, *self.fit_on)
 
     def request(self, predicted: Mapping[str, Any] | None = None) -> PlanRequest:
         """Return the request that the engine executes. Raises ConfigError."""
@@ -53,16 +64,20 @@ class Plan:
 def problems(plan: Plan) -> list[str]:
     """Return what keeps a plan from being launched, one sentence each."""
     sources = {run.id: run for run in engine.sources()}
-    models = {run.id for run in engine.runs("backbone")}
+    known = models()
     sentences = []
-    if plan.topology == "merge" and len(plan.sources) < 2:
+    if plan.topology == "merge" and len(plan.origins) < 2:
         sentences.append("An aggregation needs two sources or more.")
-    elif not plan.sources or not set(plan.sources) <= set(sources):
+    elif not plan.origins or not (
+        set(plan.sources) <= set(sources) and set(plan.fit_on) <= set(known)
+    ):
         sentences.append("Choose source prompts that are in the workspace.")
     if plan.topology == "chain" and len(plan.targets) < 2:
         sentences.append("A chain needs two target models or more, in their order.")
-    elif not plan.targets or not set(plan.targets) <= models:
+    elif not plan.targets or not set(plan.targets) <= set(known):
         sentences.append("Choose a target model that is in the workspace.")
+    if plan.fit_on and plan.dataset not in {run.id for run in engine.runs("dataset")}:
+        sentences.append("Choose a data set to fit source prompts on.")
     if plan.strategy not in engine.STRATEGIES:
         sentences.append("Choose a known strategy.")
     elif plan.from_predictions and plan.strategy not in WITHOUT_RECORDS:
@@ -82,9 +97,43 @@ def problems(plan: Plan) -> list[str]:
             f"The strategy {plan.strategy} asks the source's model, and {vectors[0].name} has none; "
             "choose another."
         )
-    if not sentences and len({sources[id_].inputs["dataset"] for id_ in plan.sources}) > 1:
+    data = {sources[id_].inputs["dataset"] for id_ in plan.sources} if not sentences else set()
+    if plan.fit_on and data:
+        data.add(str(plan.dataset))
+    if len(data) > 1:
         sentences.append("The sources were fitted on different data sets; choose those of one.")
     return sentences
+
+
+def models() -> dict[str, str]:
+    """Return the name of each model that a plan may use: those here by id, shipped ones by name."""
+    here = {run.id: run.name for run in engine.runs("backbone")}
+    names = set(here.values())
+    return here | {name: name for name in named_models() if name not in names}
+
+
+def here(model: str) -> str:
+    """Return the id of a model's run; its name where it is not in the workspace yet."""
+    return planning.model_id(engine.workspace(), model)
+
+
+def stages(plan: Plan, device: str) -> tuple[PlanStage, ...]:
+    """Return the stages of a plan, with what each would take."""
+    return planning.plan_stages(engine.workspace(), plan.request(), device)
+
+
+def at_users(costs: Costs, users: int) -> tuple[float | None, float | None]:
+    """Return the seconds of retraining and of a migration at another number of users.
+
+    Retraining grows with the users. A migration does so only where all of them train the adapter;
+    else as many train it as now. Mapping the others takes little, and is left out.
+    """
+    factor = users / costs.users
+    of_migration = factor if costs.trained == costs.users else 1.0
+    return (
+        None if costs.retraining is None else costs.retraining.seconds * factor,
+        None if costs.migration is None else costs.migration.seconds * of_migration,
+    )
 
 
 def settings(plan: Plan) -> PlanSettings:
@@ -126,12 +175,12 @@ def calibrate(plan: Plan) -> Job:
     """Queue short trainings that measure what a plan would take. Raises StoreError if it cannot."""
     _check(plan)
     ws, request = engine.workspace(), plan.request()
-    title = f"Measure the speed of a migration to {engine.run(plan.targets[-1]).name}"
+    title = f"Measure the speed of a migration to {models()[plan.targets[-1]]}"
     # One transaction, so that two browsers cannot both find that nothing is measured yet.
     with ws.transaction():
         for job in engine.jobs(None):
             queued = _calibration_of(job) if job.status in ("queued", "running") else None
-            if queued and (queued.sources, queued.targets) == (plan.sources, plan.targets):
+            if queued and (queued.origins, queued.targets) == (plan.origins, plan.targets):
                 raise engine.StoreError(
                     f"The job {job.id} measures these models already, so nothing was queued; wait "
                     "until it has ended, or cancel it, and measure then what is still missing."
@@ -172,8 +221,9 @@ def _check(plan: Plan) -> None:
 def launch(plan: Plan, predicted: dict[str, Any] | None) -> Job:
     """Check a plan again on the server and queue it. Raises StoreError with what is wrong."""
     _check(plan)
-    target = engine.run(plan.targets[-1]).name
-    title = f"Migrate {engine.run(plan.sources[0]).name} to {target}"
+    names = models()
+    start = engine.run(plan.sources[0]).name if plan.sources else names[plan.fit_on[0]]
+    title = f"Migrate {start} to {names[plan.targets[-1]]}"
     return engine.queue(COMMANDS[0], plan.request(predicted).to_dict(), title)
 
 
@@ -186,7 +236,8 @@ def migrations_of(job: Job) -> list[Run]:
     """Return the migrations that a finished plan made, hop by hop; empty before it ended."""
     if job.status != "finished" or job.run_id is None:
         return []
-    sources, targets = job.args["sources"], job.args["targets"]
+    sources = set(job.args.get("sources") or ())
+    wanted = {planning.model_id(engine.workspace(), target) for target in job.args["targets"]}
     lineage = engine.workspace().lineage(job.run_id)
     made = [run for run in lineage if run.kind == "migration" and run.id not in sources]
-    return [run for run in made if run.inputs["backbone"] in targets][: len(targets)][::-1]
+    return [run for run in made if run.inputs["backbone"] in wanted][: len(wanted)][::-1]

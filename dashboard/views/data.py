@@ -37,7 +37,10 @@ def page() -> None:
     view = query_params.segment("What to do", VIEWS, "view", label_visibility="collapsed")
     with page_states.caught("The data sets cannot be shown."):
         if view == "import":
-            dataset_import.panel()
+            if (job := dataset_import.panel()) is not None:
+                st.success(
+                    f"The import is queued as job {job.id}; it continues if you leave this page."
+                )
             if engine.has_workspace():
                 st.header("Imports", divider="gray")
                 job_cards.watch(5, ("import_dataset",))

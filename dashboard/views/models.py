@@ -24,6 +24,10 @@ def page() -> None:
     st.title("Models")
     with page_states.caught("The models cannot be shown."):
         backbones = engine.runs("backbone") if engine.has_workspace() else []
+        viewing = page_states.viewing()
+        if backbones and not viewing:
+            st.header("Fit prompts", divider="gray")
+            _fit(backbones)
         if backbones:
             _side_by_side(backbones)
         else:
@@ -33,7 +37,7 @@ def page() -> None:
                 "below: a shipped model, a hub id such as owner/name, a folder or a GGUF file.",
                 icon=":material/neurology:",
             )
-        if not page_states.viewing():
+        if not viewing:
             st.header("Add a model", divider="gray")
             _add()
         if engine.has_workspace():
@@ -46,6 +50,7 @@ def _side_by_side(backbones: list[engine.Run]) -> None:
     prompts = [*engine.runs("prompts"), *engine.runs("migration")]
     defaults = models.default_pair(backbones, prompts)
     chosen = {}
+    st.header("Old and new model", divider="gray")
     for column, default, (side, label) in zip(st.columns(2), defaults, SIDES.items(), strict=True):
         with column:
             chosen[side] = query_params.choose_run(label, backbones, side, default=default)
@@ -76,9 +81,6 @@ def _side_by_side(backbones: list[engine.Run]) -> None:
         shown = ["side", "kind", "name", "users", "data set", "template", "validation"]
         alt = "Prompt tables on the source and on the target"
         tables.show_prompts(pd.concat(fitted), shown, alt)
-    if not engine.read_only():
-        st.header("Fit prompts", divider="gray")
-        _fit(backbones)
 
 
 def _memory(chosen: dict[str, engine.Run]) -> None:
@@ -127,7 +129,7 @@ def _tokens(chosen: dict[str, engine.Run], default: str | None) -> None:
 
 
 def _fit(backbones: list[engine.Run]) -> None:
-    """Draw a form that fits prompts of a data set on a model, or say what it needs first."""
+    """Draw the choices for fitting prompts of a data set on a model, or say what it needs first."""
     datasets = engine.runs("dataset")
     if not datasets:
         st.caption("Prompts are fitted on a data set; import one on the page Data.")
@@ -135,14 +137,23 @@ def _fit(backbones: list[engine.Run]) -> None:
     names = {run.id: f"{run.name} · {run.id[:6]}" for run in [*datasets, *backbones]}
     label = (names | models.ROLES).__getitem__
     data, on, roles = [run.id for run in datasets], [run.id for run in backbones], [*models.ROLES]
-    with st.form("fit-prompts"):
+    with st.container(border=True):
         columns = st.columns([4, 4, 7, 2], vertical_alignment="bottom")
         dataset = columns[0].selectbox("Data set", data, format_func=label, key="fit-data")
         backbone = columns[1].selectbox("Model", on, format_func=label, key="fit-model")
+        usual = models.usual_role(dataset, backbone)
+        # Another model or data set has another usual role; a choice holds for the one it was made for.
         role = columns[2].selectbox(
-            "What for", roles, format_func=label, key="fit-role", help=term("soft prompt")
+            "What for",
+            roles,
+            roles.index(usual),
+            format_func=label,
+            key=f"fit-role-{dataset}-{backbone}",
+            help=term("soft prompt"),
         )
-        if columns[3].form_submit_button("Fit", type="primary", icon=":material/model_training:"):
+        if columns[3].button(
+            "Fit", type="primary", icon=":material/model_training:", key="fit-start"
+        ):
             with page_states.caught("Nothing was started."):
                 job = models.fit(dataset, backbone, role)
                 st.success(

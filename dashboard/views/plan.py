@@ -1,4 +1,4 @@
-"""Plan: put a migration together, see what it costs, launch it, and watch it."""
+"""New migration: from a file, or prompts that exist, to a verdict, in one flow on one page."""
 
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -7,151 +7,250 @@ import streamlit as st
 
 from dashboard import engine, pages
 from dashboard.components import (
+    dataset_import,
     figures,
+    flow_steps,
     job_cards,
     page_states,
     plan_costs,
     plan_figures,
+    plan_start,
     query_params,
 )
-from dashboard.components.glossary import show_glossary, term
+from dashboard.components.glossary import show_glossary
+from dashboard.components.plan_start import Start
 from dashboard.engine import plans
 from dashboard.engine.plans import Plan
 
-TOPOLOGIES = {"single": "Single", "chain": "Chain", "merge": "Aggregation"}
-ABOUT = {
-    "single": "From one model to another.",
-    "chain": term("chain"),
-    "merge": term("aggregation"),
+STEPS = {
+    "data": "Data",
+    "models": "Models and route",
+    "prompts": "Prompts of the old model",
+    "users": "Users who train it, and cost",
 }
+ABOUT = {
+    "models": "from which language model to which, directly or over others",
+    "prompts": "prompts that exist, or fit them first",
+    "users": "one number moves cost and expected quality; then launch",
+}
+ORDER = [*STEPS, "launched"]
+ORIGINS = {"here": "In this workspace", "file": "A file", "shipped": "One that ships with PUMA"}
 Number = TypeVar("Number", int, float)
 
 
-@page_states.guarded
 def page() -> None:
     """Draw the page."""
     st.title("New migration")
-    sources, targets = engine.sources(), engine.runs("backbone")
-    if not sources or not targets:
-        page_states.empty(
-            "Nothing to migrate yet",
-            "A plan needs source prompts and a target model. Add a model, and fit or import prompts.",
-            icon=":material/route:",
-        )
-        pages.link("models", label="Models")
-        return
-    st.header("What to migrate", divider="gray")
-    plan = _put_together(sources, targets)
-    problems = plans.problems(plan)
-    for text in problems:
-        st.info(text, icon=":material/info:")
-    if not problems:
-        plan = _with_settings(plan)
-        figure, boxes = plan_figures.topology(
-            [engine.run(source).name for source in plan.sources],
-            [engine.run(target).name for target in plan.targets],
-        )
-        title = f"{TOPOLOGIES[plan.topology]}: where the prompts go"
-        figures.show(figure, boxes, "topology", title=title, height=110 + 60 * len(plan.sources))
-        predicted = plan_costs.show(plan)
-        st.caption(
-            "The migration is then evaluated, and compared if its model has a full retraining. The "
-            "job continues when you close the page."
-        )
-        if page_states.action(
-            "Launch the migration", type="primary", icon=":material/rocket_launch:"
-        ):
-            with page_states.caught("The migration was not launched."):
-                query_params.write("job", plans.launch(plan, predicted).id)
-                st.rerun()
-    _launched()
+    with page_states.caught("This page cannot be shown."):
+        if page_states.viewing():
+            _watch_launched()
+            return
+        _flow()
     show_glossary(
         "migration", "chain", "aggregation", "adapter", "strategy", "budget", "break-even"
     )
 
 
-def _put_together(sources: list[engine.Run], targets: list[engine.Run]) -> Plan:
-    topology = query_params.segment("Route", TOPOLOGIES, "topology")
-    st.caption(ABOUT[topology])
-    names = {run.id: f"{run.name} ({run.id[:6]})" for run in [*sources, *targets]}
-    ids, models = [run.id for run in sources], [run.id for run in targets]
+def _flow() -> None:
+    here = engine.has_workspace()
+    start = plan_start.of_address() if here else Start()
+    first = "data" if start.dataset is None else start.first_open
+    launched = here and st.query_params.get("job") is not None
+    opened = flow_steps.open_step(dict.fromkeys(ORDER, ""), "launched" if launched else first)
+    if start.dataset is None:
+        opened = "data"
+    elif opened in ("prompts", "users", "launched") and start.targets == ():
+        opened = "models"
+    draw = {"data": _data, "models": _models, "prompts": _prompts, "users": _users}
+    before, current, after = (st.container(gap=gap) for gap in ("xxsmall", "small", "xxsmall"))
+    for number, (step, title) in enumerate(STEPS.items(), start=1):
+        if ORDER.index(step) < ORDER.index(opened):
+            with before:
+                flow_steps.answered(number, title, plan_start.answer(step, start), step)
+        elif step == opened:
+            with current:
+                flow_steps.heading(number, title)
+                draw[step](start)
+        elif not launched:
+            with after:
+                flow_steps.to_come(number, title, ABOUT[step])
+    if launched:
+        _watch_launched()
+
+
+def _data(_start: Start) -> None:
+    """Choose a data set, or import one and go on when the import is finished."""
+    runs = engine.runs("dataset") if engine.has_workspace() else []
+    importing = _importing()
+    if importing is not None:
+        _watch_import(importing)
+        return
+    origins = {name: ORIGINS[name] for name in (("here",) if runs else ())}
+    origins |= {name: ORIGINS[name] for name in ("file", "shipped")}
+    origin = query_params.segment("Data set", origins, "from", label_visibility="collapsed")
+    if origin == "here":
+        run = query_params.choose_run("Data set", runs, "dataset")
+        st.text(plan_start.about_data(run))
+        flow_steps.proceed("models")
+        return
+    job = dataset_import.file() if origin == "file" else dataset_import.shipped()
+    if job is not None:
+        query_params.write("import", job.id)
+        st.rerun()
+
+
+def _importing() -> engine.Job | None:
+    """Return the import that this flow waits for."""
+    job_id = st.query_params.get("import")
+    if job_id is None or not engine.has_workspace():
+        return None
+    try:
+        return engine.job(job_id)
+    except engine.PumaError:
+        query_params.write("import", None)
+        return None
+
+
+def _watch_import(job: engine.Job) -> None:
+    """Show an import until it is finished; then take its data set and open the next step."""
+    if job.status == "finished" and job.run_id is not None:
+        query_params.forget("dataset", "from")
+        query_params.write("dataset", job.run_id)
+        query_params.write("import", None)
+        flow_steps.go_to("models")
+        st.rerun()
+    job_cards.watch_one(job)
+    if job.status in ("failed", "cancelled"):
+        st.button(
+            "Choose other data",
+            icon=":material/undo:",
+            on_click=query_params.write,
+            args=["import", None],
+        )
+
+
+def _models(start: Start) -> None:
+    """Choose the route, the old and the new models."""
+    topology = query_params.segment("Route", plan_start.TOPOLOGIES, "topology")
+    st.caption(plan_start.ABOUT[topology])
+    names = plan_start.model_labels()
+    old_names = names | plan_start.vector_labels(str(start.dataset))
     left, right = st.columns(2)
     with left:
         if topology == "merge":
-            label = "Source prompts, two or more"
-            chosen = query_params.choose_many(label, ids, "sources", labels=names)
+            label = "Old models, two or more"
+            old = query_params.choose_many(label, list(old_names), "olds", labels=old_names)
         else:
-            # The newest table that was fitted or imported as a source.
-            first = next((run.id for run in sources if run.config.get("role") == "source"), None)
-            chosen = [
-                query_params.choose("Source prompts", ids, "source", labels=names, default=first)
+            default = plan_start.default_old(start)
+            label = "Old model, which the prompts are on"
+            old = [
+                query_params.choose(
+                    label, list(old_names), "old", labels=old_names, default=default
+                )
             ]
     with right:
         if topology == "chain":
-            label = "Target models, in order"
-            chosen_targets = query_params.choose_many(label, models, "targets", labels=names)
+            label = "New models, in order"
+            new = query_params.choose_many(label, list(names), "targets", labels=names)
         else:
-            # A migration leads to another model than the prompts are on.
-            source_models = {run.inputs.get("backbone") for run in sources if run.id in chosen}
-            other = next((model for model in models if model not in source_models), None)
-            chosen_targets = [
-                query_params.choose("Target model", models, "target", labels=names, default=other)
-            ]
-    users = min((engine.run(source).summary["users"] for source in chosen), default=1)
-    task = next((plans.task_of(source) for source in chosen), "rating")
-    without_records = st.checkbox(
-        "Use no records: learn from the source model's predictions",
-        key="from_predictions",
-        bind="query-params",
-        help="For a migration when users' outcomes are not there or must not be used. The source model "
-        f"predicts {plans.PAIRS_PER_USER} random items a user, and the adapter learns from these.",
+            other = next((model for model in plan_start.preferred(names) if model not in old), None)
+            label = "New model"
+            new = [query_params.choose(label, list(names), "target", labels=names, default=other)]
+    pages.link(
+        "models",
+        label="Add another model: a folder, a GGUF file or one of the hub",
+        icon=":material/add:",
     )
-    strategies, default = list(engine.STRATEGIES), engine.DEFAULT_STRATEGIES[task]
-    if without_records:
-        strategies = list(plans.WITHOUT_RECORDS)
-        default = default if default in strategies else engine.DEFAULT_STRATEGIES["rating"]
-    strategy, budget = _selection(users, strategies, default)
-    pairs = plans.PAIRS_PER_USER if without_records else 0
-    return Plan(
-        topology, tuple(chosen), tuple(chosen_targets), strategy, budget, from_predictions=pairs
+    if old and new:
+        figure, boxes = plan_figures.topology(
+            [old_names[model] for model in old], [names[model] for model in new]
+        )
+        title = f"{plan_start.TOPOLOGIES[topology]}: where the prompts go"
+        height = 70 + 50 * len(old)
+        figures.show(figure, boxes, "topology", title=title, height=height, menu=True)
+    problem = plan_start.problem_of_models(topology, old, new)
+    if problem:
+        st.info(problem, icon=":material/info:")
+    flow_steps.proceed("prompts", disabled=problem is not None)
+
+
+def _prompts(start: Start) -> None:
+    """Choose the prompts of each old model: a table that exists, or fitting them first."""
+    several = start.topology == "merge"
+    chosen = []
+    for number, model in enumerate(start.old):
+        options = plan_start.prompt_options(start, model)
+        if not options:
+            st.warning("There are no vectors of this data set any more; choose another old model.")
+            return
+        given = start.prompts[number] if number < len(start.prompts) else None
+        label = f"Prompts on {plan_start.name_of(model)}"
+        if several:
+            key = f"prompts-{number}"
+            value = st.selectbox(
+                label,
+                list(options),
+                list(options).index(given) if given in options else 0,
+                format_func=options.__getitem__,
+                key=key,
+            )
+        else:
+            value = query_params.choose(label, list(options), "source", labels=options)
+        chosen.append(str(value))
+    if several:
+        query_params.write("sources", chosen)
+    st.caption(
+        "Prompts or vectors from elsewhere are imported with `puma prompts import`, in any format that "
+        "PUMA exports, as arrays or as tables; they appear here."
     )
+    flow_steps.proceed("users")
 
 
-def _selection(users: int, strategies: list[str], default: str) -> tuple[str, int | None]:
-    """Choose strategy and budget (None for all) of the users who train the adapter."""
-    left, right = st.columns(2)
-    labels = {name: f"{name}: {engine.STRATEGIES[name].about}" for name in strategies}
-    with left:
-        strategy = query_params.choose(
-            "Strategy",
-            list(labels),
-            "strategy",
-            labels=labels,
-            default=default,
-            follows=True,
-            help=term("strategy"),
-        )
-    with right:
-        if strategy == "all":
-            st.number_input("Users who train it", value=users, disabled=True, key="everybody")
-            return strategy, None
-        budget = st.number_input(
-            "Users who train it",
-            min_value=1,
-            max_value=users,
-            value=max(1, users // 10),
-            key="budget",
-            bind="query-params",
-            help=term("budget"),
-        )
-    return strategy, int(budget)
+def _users(start: Start) -> None:
+    """Choose who trains the adapter, see cost and expected quality, and launch."""
+    slider, costs = st.container(), st.container()
+    plan = plan_costs.choose_users(start, slider)
+    problems = plans.problems(plan)
+    for text in problems:
+        st.info(text, icon=":material/info:")
+    if problems:
+        return
+    plan, device, price = _settings(plan)
+    with costs:
+        predicted = plan_costs.show(plan, start, device, price)
+    plan = replace(plan, retrain=plan_costs.reference(plan, device))
+    plan_costs.show_stages(plan, device)
+    if page_states.action("Launch the migration", type="primary", icon=":material/rocket_launch:"):
+        with page_states.caught("The migration was not launched."):
+            query_params.write("job", plans.launch(plan, predicted).id)
+            flow_steps.go_to("launched")
+            st.rerun()
+    st.caption("It runs as one job, which continues when you close the page.")
 
 
-def _with_settings(plan: Plan) -> Plan:
-    """Let people change the settings of the training; what they leave empty has its default."""
+def _settings(plan: Plan) -> tuple[Plan, str, float]:
+    """Let people change device, price and training; what they leave empty has its default."""
     settings = plans.settings(plan)
     training, adapter = settings.training, settings.adapter
-    with st.expander("Settings of the training", icon=":material/tune:"):
+    with st.expander("Device, price and settings of the training", icon=":material/tune:"):
+        left, right = st.columns(2)
+        with left:
+            device = query_params.choose(
+                "Device",
+                plans.devices(),
+                "device",
+                help="Devices whose speed this workspace has measured, and those of this machine.",
+            )
+        price = right.number_input(
+            "Price of a device hour",
+            min_value=0.0,
+            max_value=plan_costs.MOST_PRICE,
+            value=2.0,
+            step=0.1,
+            key="price",
+            bind="query-params",
+            help="In your currency; what your provider or your own accounting charges.",
+        )
         epochs, batch, rate, hidden = st.columns(4)
         with epochs:
             changed = _setting("Epochs", 1, 200, training.epochs, "epochs")
@@ -166,7 +265,7 @@ def _with_settings(plan: Plan) -> Plan:
             f"({settings.trained:,} of {settings.users:,}). Retraining is predicted with "
             f"{settings.retraining.epochs} epochs at batch size {settings.retraining.batch_size}."
         )
-    return replace(plan, training=changed, adapter=width)
+    return replace(plan, training=changed, adapter=width), device, float(price)
 
 
 def _setting(
@@ -187,14 +286,19 @@ def _setting(
     return {} if value is None else {name: value}
 
 
-def _launched() -> None:
-    """Show the plan that was launched last, or the one in the address, live."""
-    launched = plans.launched()
+def _watch_launched() -> None:
+    """Show the migration of the address with its stages, live, and where its verdict is."""
+    launched = plans.launched() if engine.has_workspace() else []
     if not launched:
+        page_states.empty(
+            "No migration was launched yet",
+            "Whoever may change this workspace launches one here, and its stages appear.",
+            icon=":material/route:",
+        )
         return
-    st.header("Launched plans", divider="gray")
     labels = {job.id: f"{job.title} ({job.created[:16].replace('T', ' ')})" for job in launched}
-    chosen = query_params.choose("Plan", list(labels), "job", labels=labels)
+    st.header("Progress", divider="gray")
+    chosen = query_params.choose("Migration", list(labels), "job", labels=labels)
     job = next(job for job in launched if job.id == chosen)
 
     def draw() -> None:
@@ -202,14 +306,34 @@ def _launched() -> None:
         if now.status != job.status:
             st.rerun()
         job_cards.card(now)
-        plan_figures.loss_chart(now)
-        plan_costs.predicted_and_actual(now)
         if now.status == "finished" and now.run_id:
-            run = engine.run(now.run_id)
-            if run.kind == "comparison":
-                pages.link("compare", label="See the comparison", comparison=run.id)
-            for migration in plans.migrations_of(now)[-1:]:
-                pages.link("users", label="See the users", migration=migration.id)
+            _result(now)
+        elif now.status == "running":
+            plan_figures.loss_chart(now)
 
     busy = job.status in (*job_cards.ACTIVE, "interrupted")
     page_states.live(draw, job_cards.BUSY_SECONDS if busy else None)()
+    if page_states.action("Plan another migration", icon=":material/add:"):
+        pages.go("plan")
+
+
+def _result(job: engine.Job) -> None:
+    """Lead from a finished migration to its verdict."""
+    run = engine.run(str(job.run_id))
+    with st.container(horizontal=True):
+        if run.kind == "comparison" and st.button(
+            "See the verdict", type="primary", icon=":material/gavel:", key=f"verdict-{job.id}"
+        ):
+            pages.go("overview", comparison=run.id)
+        if run.kind == "comparison":
+            pages.link("compare", label="See the comparison", comparison=run.id)
+        for migration in plans.migrations_of(job)[-1:]:
+            pages.link("users", label="See the users", migration=migration.id)
+    if run.kind != "comparison":
+        st.info(
+            "It was evaluated, and there is no full retraining to judge it by. Launch it again with "
+            "full retraining to get a verdict; finished stages are kept.",
+            icon=":material/info:",
+        )
+    plan_costs.predicted_and_actual(job)
+    plan_figures.loss_chart(job)

@@ -13,6 +13,7 @@ from dashboard_pages import HOSTILE, add_job, assert_plain, open_page, texts
 from rating_tables import frame
 
 from dashboard import engine
+from dashboard.components import dataset_import
 from dashboard.engine import datasets
 from puma_engine import jobs
 from puma_engine.datasets import check_table
@@ -131,15 +132,16 @@ def test_a_file_is_previewed_mapped_and_checked_before_it_is_stored(root, tmp_pa
     content = frame().rename(columns=NAMES | {"text": "what"}).to_csv(index=False).encode()
     app = run_page(app, ("my ratings.csv", content, "text/csv"))
     assert app.selectbox("column-user_id").value == "reviewer"
+    # Nothing says that it holds titles but what it holds.
+    assert app.selectbox("column-text").value == "what"
+    app.selectbox("column-text").select("(none)").run()
     assert "Choose a column for: Title" in texts(app)
     app.selectbox("column-text").select("what").run()
-    app.button("check").click().run()
     assert_plain(app)
     assert f"All {len(frame())} rows can be used" in texts(app)
     assert not root.exists()
     app.number_input("min-rows").set_value(2).run()
-    assert "check the file again" in texts(app)
-    app.button("check").click().run()
+    assert "rows can be used" in texts(app)
     app.text_input("import-name").set_value("Mine").run()
     app.button("import").click().run()
     assert_plain(app)
@@ -156,6 +158,18 @@ def test_a_file_is_previewed_mapped_and_checked_before_it_is_stored(root, tmp_pa
     assert not list((root / datasets.UPLOADS).iterdir())
 
 
+def test_a_large_file_is_checked_on_demand(root, monkeypatch):
+    monkeypatch.setattr(dataset_import, "AUTO_CHECK", 10)
+    app = open_page("data", root, monkeypatch, view="import")
+    content = frame().rename(columns=NAMES).to_csv(index=False).encode()
+    app = run_page(app, ("a.csv", content, "text/csv"))
+    assert "rows can be used" not in texts(app)
+    app.button("check").click().run()
+    assert f"All {len(frame())} rows can be used" in texts(app)
+    app.number_input("min-rows").set_value(2).run()
+    assert "check the file again" in texts(app)
+
+
 def execute_job(ws, job):
     with ws.transaction() as db:
         db.execute("UPDATE jobs SET status = 'running', attempt = 1 WHERE id = ?", [job.id])
@@ -168,8 +182,6 @@ def test_a_file_with_bad_rows_is_imported_only_without_them(root, monkeypatch):
     made = frame().rename(columns=NAMES)
     made.loc[3, "stars"] = 9
     app = run_page(app, ("a.csv", made.to_csv(index=False).encode(), "text/csv"))
-    app.button("check").click().run()
-    assert_plain(app)
     assert f"1 of {len(made)} rows cannot be used" in texts(app)
     assert "import" not in {button.key for button in app.button}
     app.checkbox("drop-invalid").check().run()

@@ -206,6 +206,9 @@ def test_a_result_is_linked_and_its_files_can_be_downloaded(ws, monkeypatch):
     assert_plain(app)
     link = app.get("page_link")[0].proto
     assert link.page == "data" and link.query_string == f"dataset={run.id}"
+    # After an import the next step is offered.
+    following = app.get("page_link")[1].proto
+    assert following.page == "new-migration" and following.query_string == f"dataset={run.id}"
     assert "items" in app.get("download_button")[0].proto.label
     file = next(ws.folder(run.id).glob("items*.parquet"))
     assert job_table.content(run.id, "items") == file.read_bytes()

@@ -211,12 +211,29 @@ def test_prompts_are_fitted_on_a_data_set_and_a_model(ws, monkeypatch):
     assert "import one on the page Data" in texts(app)
     data = finished(ws, "dataset", "books", summary={"dataset": "books", "users": 3})
     app = open_page("models", ws.root, monkeypatch)
-    app.selectbox(key="fit-role").set_value("retrained")
+    role = app.selectbox(key=f"fit-role-{data.id}-{model.id}")
+    assert role.value == "source"
+    role.set_value("retrained")
     next(button for button in app.button if button.label == "Fit").click().run()
     assert_plain(app)
     (job,) = jobs.jobs(ws)
     assert job.command == "fit_prompts"
     assert job.args == {"dataset": data.id, "backbone": model.id, "role": "retrained"}
+
+
+def test_what_prompts_are_fitted_for_follows_the_model(ws, monkeypatch):
+    old, new = add_model(ws, "old"), add_model(ws, "new")
+    data = finished(ws, "dataset", "books", summary={"dataset": "books", "users": 3})
+    inputs = {"dataset": data.id, "backbone": old.id}
+    finished(ws, "prompts", "mine", config={"role": "source"}, inputs=inputs)
+    assert [models.usual_role(data.id, model.id) for model in (old, new)] == ["source", "retrained"]
+    app = open_page("models", ws.root, monkeypatch)
+    assert_plain(app)
+    # The form comes first.
+    assert app.header[0].value == "Fit prompts"
+    for model, role in ((new, "retrained"), (old, "source")):
+        app.selectbox("fit-model").select(model.id).run()
+        assert app.selectbox(f"fit-role-{data.id}-{model.id}").value == role
 
 
 def test_a_fit_of_deleted_inputs_is_not_queued(ws):

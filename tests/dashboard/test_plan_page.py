@@ -11,8 +11,9 @@ from measured_runs import ran
 from small_runs import QUICK, SMALL, write_ratings
 from tiny import tiny_backbone_folder
 
-from dashboard.components import plan_costs, plan_figures
-from dashboard.engine import plans
+from dashboard.components import plan_costs, plan_figures, plan_quality
+from dashboard.engine import plans, quality
+from dashboard.engine.quality import Expected
 from puma_engine import jobs, pipeline
 from puma_engine.config import TrainingConfig
 from puma_engine.defaults import DEFAULT_STRATEGIES, PAIRS_PER_USER
@@ -45,16 +46,13 @@ def both(tmp_path_factory):
 
 def test_the_strategy_follows_the_task_until_the_user_chooses_one(both, monkeypatch):
     ws, sources = both
-    app = open_page("plan", ws.root, monkeypatch, source=sources["rating"])
-    for task in ("click", "rating", "click"):
-        app.selectbox("choose-source").select(sources[task]).run()
+    for task in ("click", "rating"):
+        app = open_page("plan", ws.root, monkeypatch, source=sources[task])
         assert not app.exception
         assert app.selectbox("choose-strategy").value == DEFAULT_STRATEGIES[task]
         assert "strategy" not in app.query_params
     app.selectbox("choose-strategy").select("random").run()
     assert app.query_params["strategy"] in ("random", ["random"])
-    app.selectbox("choose-source").select(sources["rating"]).run()
-    assert app.selectbox("choose-strategy").value == "random"
     default = DEFAULT_STRATEGIES["click"]
     app = open_page("plan", ws.root, monkeypatch, source=sources["rating"], strategy=default)
     assert app.selectbox("choose-strategy").value == default
@@ -76,10 +74,95 @@ def world(tmp_path_factory):
     return ws, source, large
 
 
-def test_without_sources_the_page_says_what_is_missing(tmp_path, monkeypatch):
-    assert "No workspace yet" in words(open_page("plan", tmp_path / "none", monkeypatch))
-    Workspace.open(tmp_path / "empty", create=True)
-    assert "Nothing to migrate yet" in words(open_page("plan", tmp_path / "empty", monkeypatch))
+@pytest.mark.parametrize("create", [False, True])
+def test_an_empty_workspace_begins_with_a_file(tmp_path, monkeypatch, create):
+    if create:
+        Workspace.open(tmp_path / "ws", create=True)
+    app = open_page("plan", tmp_path / "ws", monkeypatch)
+    shown = words(app)
+    assert [header.value for header in app.header] == ["1. Data"]
+    assert app.file_uploader("upload") and "Models and route" in shown
+    # An address of a workspace that had more leads to the first step, too.
+    app = open_page("plan", tmp_path / "ws", monkeypatch, step="users", source="0" * 16)
+    assert not app.exception and [header.value for header in app.header] == ["1. Data"]
+
+
+def step_of(app):
+    (header,) = app.header
+    return header.value
+
+
+def test_each_answer_becomes_a_line_and_opens_the_next_step(world, monkeypatch):
+    ws, source, large = world
+    app = open_page("plan", ws.root, monkeypatch)
+    assert step_of(app) == "1. Data" and "24 users" in words(app)
+    app = press(app, "Continue")
+    assert step_of(app) == "2. Models and route"
+    assert app.selectbox("choose-old").value == source.inputs["backbone"]
+    assert app.selectbox("choose-target").value == large.id
+    app = press(app, "Continue")
+    assert step_of(app) == "3. Prompts of the old model"
+    assert app.selectbox("choose-source").value == source.id
+    app = press(app, "Continue")
+    assert step_of(app) == "4. Users who train it, and cost"
+    assert "What it will cost" in words(app) and "What it may keep" in words(app)
+    address = dict(app.query_params)
+    assert {"dataset", "old", "target", "source", "step"} <= set(address)
+    app.button("change-models").click().run()
+    assert step_of(app) == "2. Models and route"
+    again = open_page("plan", ws.root, monkeypatch, **{**address, "step": "users"})
+    assert step_of(again) == "4. Users who train it, and cost"
+
+
+def test_prompts_can_be_fitted_first_on_a_model_that_ships(world, monkeypatch):
+    ws, source, large = world
+    monkeypatch.setattr("puma_engine.jobs.ensure_worker", lambda _ws: False)
+    data = source.inputs["dataset"]
+    query = {"dataset": data, "old": "llama-small", "target": large.id, "step": "prompts"}
+    app = open_page("plan", ws.root, monkeypatch, **query)
+    assert app.selectbox("choose-source").options == ["Fit them first"]
+    app = press(app, "Continue")
+    assert "Add llama" in words(app) and "Retrain all users too" in app.checkbox("retrain").label
+    app = press(app, "Launch the migration")
+    job = jobs.jobs(ws)[0]
+    assert job.args["fit_on"] == ["llama-small"] and job.args["dataset"] == data
+    assert job.args["retrain"] is True and "sources" not in job.args
+    assert "fitted first on llama" in words(app)
+    jobs.cancel(ws, job.id)
+
+
+def test_several_sources_name_the_prompts_of_each_old_model(world, monkeypatch):
+    ws, source, large = world
+    olds = [source.inputs["backbone"], large.id]
+    query = {"dataset": source.inputs["dataset"], "topology": "merge", "olds": olds}
+    app = open_page("plan", ws.root, monkeypatch, **query, target="llama-small", step="prompts")
+    boxes = [box for box in app.selectbox if box.label.startswith("Prompts on")]
+    assert [box.value for box in boxes] == [source.id, f"fit:{large.id}"]
+    assert app.query_params["sources"] == [source.id, f"fit:{large.id}"]
+    app = press(app, "Continue")
+    shown = words(app).replace("\\", "")
+    assert "Fit source prompts on" in shown and "Add llama-small" in shown
+
+
+def test_an_import_that_ends_opens_the_next_step(world, monkeypatch):
+    ws, source, _large = world
+    data = source.inputs["dataset"]
+    job = jobs.enqueue(ws, "import_dataset", {"source": "table"}, title="Import x")
+    query = {"import": job.id}
+    app = open_page("plan", ws.root, monkeypatch, **query)
+    assert step_of(app) == "1. Data" and "Import x" in words(app)
+    with ws.transaction() as db:
+        ends = ["finished", data, job.id]
+        db.execute("UPDATE jobs SET status = ?, run_id = ? WHERE id = ?", ends)
+    app = open_page("plan", ws.root, monkeypatch, **query)
+    assert step_of(app) == "2. Models and route"
+    assert app.query_params["dataset"] in (data, [data]) and "import" not in app.query_params
+    with ws.transaction() as db:
+        db.execute("UPDATE jobs SET status = 'failed', error = 'No rows.' WHERE id = ?", [job.id])
+    app = open_page("plan", ws.root, monkeypatch, **query)
+    assert "No rows." in words(app)
+    app = press(app, "Choose other data")
+    assert step_of(app) == "1. Data" and "import" not in app.query_params
 
 
 def test_the_cost_of_a_model_without_measurements_is_unknown(world, monkeypatch):
@@ -92,23 +175,30 @@ def test_the_cost_of_a_model_without_measurements_is_unknown(world, monkeypatch)
 
 @pytest.mark.parametrize("topology", ["chain", "merge"])
 def test_an_incomplete_topology_says_what_it_needs(world, monkeypatch, topology):
-    app = open_page("plan", world[0].root, monkeypatch, topology=topology)
-    assert not app.exception and app.info
-    assert not [button for button in app.button if button.label.startswith("Launch")]
+    ws, source, _large = world
+    query = {"dataset": source.inputs["dataset"], "topology": topology}
+    app = open_page("plan", ws.root, monkeypatch, **query)
+    assert not app.exception and "two" in app.info[0].value
+    (button,) = (button for button in app.button if button.label == "Continue")
+    assert button.disabled
 
 
 @pytest.mark.parametrize(
-    "query", [{"target": "../x"}, {"strategy": "<script>"}, {"budget": "0"}, {"job": "zzzz"}]
+    "query",
+    [{"target": "../x"}, {"step": "nowhere"}, {"strategy": "<script>"}, {"budget": "0"}]
+    + [{"source": "fit:../x"}, {"dataset": "x"}, {"olds": "x"}, {"import": "zzzz"}],
 )
 def test_a_wrong_address_shows_the_page_with_defaults(world, monkeypatch, query):
-    assert "What it will cost" in [
-        header.value for header in open_page("plan", world[0].root, monkeypatch, **query).header
-    ]
+    app = open_page("plan", world[0].root, monkeypatch, **query)
+    assert not app.exception and not app.error
+    assert step_of(app) == "1. Data"
+    app = open_page("plan", world[0].root, monkeypatch, **({"target": world[2].id} | query))
+    assert not app.exception and not app.error and app.header
 
 
 def test_the_address_restores_device_price_and_edited_numbers(world, monkeypatch):
     query = {"device": "cpu", "price": "3.5", "epochs": "7", "learning_rate": "0.002"}
-    app = open_page("plan", world[0].root, monkeypatch, **query)
+    app = open_page("plan", world[0].root, monkeypatch, target=world[2].id, **query)
     assert not app.exception
     numbers = {field.label: field.value for field in app.number_input}
     assert numbers["Price of a device hour"] == 3.5
@@ -119,8 +209,9 @@ def test_the_address_restores_device_price_and_edited_numbers(world, monkeypatch
     "query", [{"price": "-1"}, {"price": "inf"}, {"epochs": "0"}, {"device": "<b>tpu</b>"}]
 )
 def test_forbidden_values_in_an_address_are_ignored(world, monkeypatch, query):
-    default_page = open_page("plan", world[0].root, monkeypatch)
-    app = open_page("plan", world[0].root, monkeypatch, **query)
+    target = world[2].id
+    default_page = open_page("plan", world[0].root, monkeypatch, target=target)
+    app = open_page("plan", world[0].root, monkeypatch, target=target, **query)
     assert not app.exception
     assert [field.value for field in app.number_input] == [
         field.value for field in default_page.number_input
@@ -206,9 +297,21 @@ def test_running_a_plan_ends_in_a_comparison_and_shows_actual_costs(world, monke
     app = open_page("plan", ws.root, monkeypatch, job=job.id, target=large.id)
     assert not app.exception
     assert [metric.label for metric in app.metric] == ["Predicted", "Actual", "Actual / predicted"]
-    assert (
-        app.metric[0].value == "2.0 s" and "unknown" not in app.dataframe[0].value["Time"].tolist()
-    )
+    assert app.metric[0].value == "2.0 s"
+    assert app.button(f"verdict-{job.id}").label == "See the verdict"
+    app = open_page("plan", ws.root, monkeypatch, target=large.id, budget="6")
+    assert "unknown" not in app.dataframe[0].value["Time"].tolist()
+    assert "exists already" in words(app)
+    # What the run kept is a dot where as many users train.
+    points = quality.measured(source.inputs["dataset"], large.id)
+    assert points["users"].tolist() in ([], [6])
+
+
+def test_visitors_who_may_only_view_see_what_was_launched(world, monkeypatch):
+    monkeypatch.setattr("dashboard.engine.read_only", lambda: True)
+    app = open_page("plan", world[0].root, monkeypatch)
+    assert "may only be viewed" in words(app)
+    assert {button.label for button in app.button} <= {"See the verdict"}
 
 
 def test_a_plan_with_several_sources_and_several_targets_is_refused(world):
@@ -226,6 +329,41 @@ def test_costs_are_formatted_with_units():
     assert "a full retraining" in plan_costs.sentence(replace(costs, retraining=None))
     table = plan_costs.table(costs, 36.0)
     assert table["Cost"].tolist() == ["1.00", "0.1"]
+    # Retraining grows with the users; 50 of them train the adapter of any number.
+    assert table["At a million users"].tolist() == ["27 h 46 min", "10 s"]
+    everybody = plans.at_users(replace(costs, trained=1000), 2000)
+    assert everybody == (200.0, 20.0)
+
+
+def points(*rows, series=quality.HERE):
+    columns = ["users", "kept", "low", "high"]
+    return pd.DataFrame(rows, columns=columns).assign(series=series, name="x")
+
+
+def test_expected_quality_is_read_between_measured_runs_only():
+    here = points((10, 0.8, 0.7, 0.9), (1000, 1.0, 0.9, 1.1))
+    assert quality.expected(here, 10) == Expected(0.8, 0.7, 0.9, "measured with as many users")
+    between = quality.expected(here, 100)
+    assert (between.kept, between.low) == (pytest.approx(0.9), pytest.approx(0.8))
+    assert quality.expected(here, 9) is None and quality.expected(here, 1001) is None
+    published = pd.concat(
+        [
+            points((10, 0.8, 0, 0), (1000, 1.0, 0, 0), series="a"),
+            points((100, 1.2, 0, 0), series="b"),
+        ]
+    )
+    both = quality.expected(published, 100)
+    assert (both.kept, both.low, both.high) == pytest.approx((1.05, 0.9, 1.2))
+    assert "2 published data sets" in both.basis
+    assert quality.expected(published.iloc[:0], 5) is None
+    assert "10 users kept 80 %" in plan_quality.sentence(None, here, 5)
+
+
+def test_published_curves_are_those_of_the_task():
+    ratings, clicks = quality.published("rating"), quality.published("click")
+    assert len(ratings) and len(clicks)
+    assert not set(ratings["series"]) & set(clicks["series"])
+    assert ratings["users"].gt(0).all() and ratings["low"].lt(ratings["high"]).all()
 
 
 def test_a_chain_and_an_aggregation_have_different_diagrams():

@@ -98,6 +98,4 @@ def test_the_same_pages_have_actions_where_the_workspace_can_be_written(root, mo
     assert {"Cancel", "Start a worker"} <= {
         button.label for button in open_page("jobs", root, monkeypatch).button
     }
-    assert "Launch the migration" in {
-        button.label for button in open_page("plan", root, monkeypatch).button
-    }
+    assert "Continue" in {button.label for button in open_page("plan", root, monkeypatch).button}

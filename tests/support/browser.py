@@ -67,9 +67,14 @@ def chromium():
         browser.close()
 
 
-def opened(browser, url: str):
-    """Open an address in a new window, and wait until the page has finished loading."""
+def opened(browser, url: str, script: str | None = None):
+    """Open an address in a new window, and wait until the page has finished loading.
+
+    script: JavaScript that runs before any of the page.
+    """
     page = browser.new_context(viewport={"width": 1280, "height": 1000}).new_page()
+    if script is not None:
+        page.add_init_script(script)
     page.set_default_timeout(SECONDS * 1000)
     page.goto(url)
     return still(page)

@@ -1,0 +1,87 @@
+"""What a migration may keep of full retraining, by the users who train it: measured runs as dots."""
+
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+
+from dashboard import engine
+from dashboard.components import figures
+from dashboard.components.plan_start import Start
+from dashboard.components.theme import CATEGORIES, KINDS, NEUTRAL
+from dashboard.engine import plans, quality
+from dashboard.engine.quality import Expected
+
+TITLE = "### What it may keep"
+HEIGHT = 260
+
+
+def show(start: Start, trained: int) -> None:
+    """Show the expected quality of a migration that so many users train."""
+    st.markdown(TITLE)
+    task = str(engine.run(str(start.dataset)).summary["task"])
+    here = quality.measured(str(start.dataset), plans.here(start.targets[-1]))
+    published = quality.published(task)
+    with_published = here.empty
+    found = quality.expected(here, trained)
+    if found is None and not published.empty:
+        found, with_published = quality.expected(published, trained), True
+    st.text(sentence(found, here, trained))
+    points = pd.concat([here, published]) if with_published else here
+    if points.empty:
+        return
+    figures.show(
+        figure(points, trained),
+        points,
+        "plan-quality",
+        title="Share of full retraining's gain that migrations kept",
+        x="Users who train it",
+        y="Kept (%)",
+        height=HEIGHT,
+        menu=True,
+    )
+
+
+def sentence(found: Expected | None, here: pd.DataFrame, trained: int) -> str:
+    """Say what may be expected with so many users, and what says so."""
+    if found is None:
+        nearest = ""
+        if not here.empty:
+            row = here.iloc[(here["users"] - trained).abs().argmin()]
+            nearest = f" The nearest measured here: {row['users']:,} users kept {100 * row['kept']:.0f} %."
+        return f"Not known for {trained:,} users: nothing was measured around that number.{nearest}"
+    low, high = 100 * found.low, 100 * found.high
+    span = f" ({low:.0f} to {high:.0f} %)" if round(high) > round(low) else ""
+    return (
+        f"About {100 * found.kept:.0f} %{span} of what full retraining gains over random prompts: "
+        f"{found.basis}."
+    )
+
+
+def figure(points: pd.DataFrame, trained: int) -> go.Figure:
+    """Draw the measured shares by users, a series for this workspace and each published study."""
+    drawn = go.Figure()
+    for number, (series, rows) in enumerate(points.groupby("series", sort=False)):
+        here = series == quality.HERE
+        colour = KINDS["migrated"].colour if here else CATEGORIES[(number + 3) % len(CATEGORIES)]
+        drawn.add_scatter(
+            x=rows["users"],
+            y=100 * rows["kept"],
+            mode="markers" if here else "lines+markers",
+            name=str(series),
+            marker={"size": 11 if here else 7, "color": colour},
+            line={"color": colour, "dash": "dot", "width": 1},
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": 100 * (rows["high"] - rows["kept"]),
+                "arrayminus": 100 * (rows["kept"] - rows["low"]),
+                "thickness": 1,
+            },
+            hovertemplate="%{x:,} users: %{y:.0f} %<extra></extra>",
+        )
+    drawn.add_vline(x=trained, line={"color": NEUTRAL, "dash": "dash"})
+    drawn.add_hline(y=100, line={"color": NEUTRAL, "width": 1})
+    ticks = sorted({trained, *points["users"].tolist()})
+    drawn.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{tick:,}" for tick in ticks])
+    drawn.update_layout(showlegend=True)
+    return drawn
