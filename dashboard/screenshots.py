@@ -27,7 +27,7 @@ from dashboard.pages import PAGES, address
 ROOT = Path(__file__).resolve().parents[1]
 THEMES = ("light", "dark")
 # Addresses of pages that show more than the demo's workspace.
-QUERIES = {"studies": "?from=published"}
+QUERIES = {"studies": "?from=published", "plan": "?step=users"}
 MAX_BYTES = 400_000
 START_SECONDS = 60.0
 MIN_HEIGHT, MAX_HEIGHT = 500, 1600  # pixels

@@ -99,7 +99,7 @@ def state(job: engine.Job) -> None:
     elif job.status == "queued":
         waiting(job)
     elif job.status == "failed":
-        st.markdown(":red[:material/error:] **The job failed.**")
+        st.markdown(":material/error: **The job failed.**")
         st.text(short(job.error or "Its log may say why.", 500))
     elif job.status == "cancelled":
         who = "" if engine.read_only() else " by you"

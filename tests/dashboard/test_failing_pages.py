@@ -32,7 +32,7 @@ def change(ws, statement):
 
 # Studies are files; some pages show no jobs, or nothing but jobs.
 SPARED = {
-    "jobs": {"data", "studies", "users", "plan", "reports"},
+    "jobs": {"data", "studies", "users", "reports"},
     "runs": {"studies", "jobs"},
 }
 
