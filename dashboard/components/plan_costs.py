@@ -19,7 +19,7 @@ from dashboard.components import (
 )
 from dashboard.components.formatting import escaped
 from dashboard.components.glossary import term
-from dashboard.components.plan_start import FIT, Start
+from dashboard.components.plan_start import FIT, VECTORS, Start
 from dashboard.engine import plans
 from dashboard.engine.plans import Costs, Plan
 
@@ -48,6 +48,9 @@ def choose_users(start: Start, place: DeltaGenerator) -> Plan:
         if without_records:
             strategies = list(plans.WITHOUT_RECORDS)
             default = default if default in strategies else engine.DEFAULT_STRATEGIES["rating"]
+        if start.old[0] == VECTORS:
+            # Users are chosen from the first source, which no model reads.
+            strategies = [name for name in strategies if not plans.asks_model(name)]
         strategy = query_params.choose(
             "Strategy",
             strategies,
