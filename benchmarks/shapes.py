@@ -26,6 +26,7 @@ SHAPES: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
         (3072, 28, 24, 8, 8192, 128256),
         {"head_dim": 128, "tie_word_embeddings": True},
     ),
+    "qwen2.5-1.5b": ("qwen2", (1536, 28, 12, 2, 8960, 151936), {"tie_word_embeddings": True}),
     "qwen2.5-3b": ("qwen2", (2048, 36, 16, 2, 11008, 151936), {"tie_word_embeddings": True}),
     "gemma-3-1b": (
         "gemma3_text",
@@ -37,6 +38,11 @@ SHAPES: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
         (3072, 32, 32, 32, 8192, 32064),
         {"pad_token_id": 0, "tie_word_embeddings": False},
     ),
+    "phi-4-mini": (
+        "phi3",
+        (3072, 32, 24, 8, 8192, 200064),
+        {"pad_token_id": 0, "partial_rotary_factor": 0.75, "tie_word_embeddings": True},
+    ),
     "stablelm-2-1.6b": (
         "stablelm",
         (2048, 24, 32, 32, 5632, 100352),
@@ -45,11 +51,25 @@ SHAPES: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
 }
 
 
-def random_backbone(name: str, device: torch.device, dtype: torch.dtype) -> FrozenBackbone:
-    """Build a published shape with seeded random weights on a device, and the zoo's tokenizer."""
+def published_config(name: str) -> Any:
+    """Return the configuration of a published shape."""
     kind, numbers, more = SHAPES[name]
     shape = dict(zip(COLUMNS, numbers, strict=True)) | more
-    config = transformers.AutoConfig.for_model(kind, max_position_embeddings=4096, **shape)
+    return transformers.AutoConfig.for_model(kind, max_position_embeddings=4096, **shape)
+
+
+def weight_counts(name: str) -> tuple[int, int]:
+    """Return a published shape's parameters, and those of its layers; no memory is taken."""
+    with torch.device("meta"):
+        model: Any = transformers.AutoModelForCausalLM.from_config(published_config(name))
+    tables = {id(m.weight): m.weight for m in (model.get_input_embeddings(), model.lm_head)}
+    total = sum(parameter.numel() for parameter in model.parameters())
+    return total, total - sum(weight.numel() for weight in tables.values())
+
+
+def random_backbone(name: str, device: torch.device, dtype: torch.dtype) -> FrozenBackbone:
+    """Build a published shape with seeded random weights on a device, and the zoo's tokenizer."""
+    kind, config = SHAPES[name][0], published_config(name)
     torch.manual_seed(0)
     with torch.device(device):
         model: Any = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)

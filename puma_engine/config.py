@@ -165,25 +165,30 @@ class PromptConfig(_Config):
 
     tokens: soft tokens of each user. init_scale: bound of the uniform start. start: "shared" learns
     one vector for all users plus each user's difference, which starts at 0 and to which weight decay
-    applies; "random" draws each user's start, as in the paper. item_tokens: soft tokens of each
+    applies; the vector is drawn. "mean" and "word" are the same with a vector that is the model's mean
+    token embedding, or the embedding of start_word (of its tokens in turn, where there are more soft
+    tokens than one). "random" draws each user's start, as in the paper. item_tokens: soft tokens of each
     item, fitted with the users' (0: none, as in the paper). item_order: whether they stand after the
     user's tokens in the prompt slot, or before.
     """
 
     tokens: int = 1
     init_scale: float = 0.1
-    start: Literal["shared", "random"] = "shared"
+    start: Literal["shared", "random", "mean", "word"] = "shared"
     item_tokens: int = 0
     item_order: Literal["after", "before"] = "after"
+    start_word: str = "reader"
 
-    optional = ("item_tokens", "item_order")
+    optional = ("item_tokens", "item_order", "start_word")
 
     def problems(self) -> list[str]:
         problems = _positive(self, "tokens", "init_scale")
         if not 0 <= self.item_tokens < math.inf:
             problems.append(f"item_tokens must be 0 or more, not {self.item_tokens!r}")
-        if self.start not in ("shared", "random"):
-            problems.append(f"start must be shared or random, not {self.start!r}")
+        if self.start not in ("shared", "random", "mean", "word"):
+            problems.append(f"start must be shared, random, mean or word, not {self.start!r}")
+        if not self.start_word.strip():
+            problems.append("start_word must be a word, not empty")
         if self.item_order not in ("after", "before"):
             problems.append(f"item_order must be after or before, not {self.item_order!r}")
         elif self.item_order == "before" and not self.item_tokens:

@@ -78,8 +78,10 @@ SETTINGS_HELP: dict[type, dict[str, str]] = {
     PromptConfig: {
         "tokens": "Soft tokens a user.",
         "init_scale": "Bound of the uniform start.",
-        "start": "shared: one vector for all plus each user's difference; random: the paper's.",
+        "start": "shared: one drawn vector for all plus each user's difference; mean, word: the same from the mean "
+        "token embedding, or a word's; random: the paper's.",
         "item_tokens": "Soft tokens of each item, fitted beside the users' (0: none).",
+        "start_word": "The word of --start word.",
         "item_order": "Where an item's soft tokens stand in the prompt slot: after or before the user's.",
     },
     AdapterConfig: {

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from puma_engine.backbone.templates import get_template
 from puma_engine.config import PromptConfig, TrainingConfig
-from puma_engine.defaults import DEFAULT_TEMPLATES, fit_defaults
+from puma_engine.defaults import DEFAULT_TEMPLATES, fit_defaults, prompt_defaults
 from puma_engine.pipeline import stage
-from puma_engine.pipeline.backbones import backbone_run, computing_facts, load_backbone
+from puma_engine.pipeline.backbones import backbone_run, computing_facts, load_backbone, target_of
 from puma_engine.pipeline.importing_data import load_dataset
 from puma_engine.pipeline.stored_prompts import in_chat, save_prompts, shape_of, template_to_fit
 from puma_engine.requests import FitRequest, Role, training_of
@@ -51,9 +51,10 @@ def run_fit(ws: Workspace, request: FitRequest, execution: stage.Execution) -> R
     """Execute a request to fit prompts; see `fit_prompts`."""
     data = stage.find(ws, request.dataset, "dataset")
     model = backbone_run(ws, request.backbone, device=execution.device)
-    prompt = PromptConfig(**request.prompt)
     task, users = data.summary["task"], int(data.summary["users"])
-    default = fit_defaults(task, users, item_tokens=prompt.item_tokens)
+    target = target_of(model, data.summary["splits"].get("train"))
+    prompt = PromptConfig(**prompt_defaults(task, target) | dict(request.prompt))
+    default = fit_defaults(task, users, item_tokens=prompt.item_tokens, target=target)
     training = training_of(default, request.training, request.seed)
     config = {
         "role": request.role,

@@ -13,6 +13,7 @@ from puma_engine.backbone.templates import Template
 from puma_engine.config import AdapterConfig, TrainingConfig
 from puma_engine.defaults import (
     EARLY_STOPPING_USERS,
+    Target,
     fit_defaults,
     held_out_pairs,
     migration_defaults,
@@ -21,7 +22,7 @@ from puma_engine.errors import NotFoundError
 from puma_engine.evaluation import cost_model
 from puma_engine.evaluation.cost_model import Measured, Prediction
 from puma_engine.pipeline import stage
-from puma_engine.pipeline.backbones import list_zoo
+from puma_engine.pipeline.backbones import list_zoo, target_of
 from puma_engine.pipeline.source_predictions import refuse_records
 from puma_engine.pipeline.stored_prompts import (
     has_model,
@@ -31,6 +32,7 @@ from puma_engine.pipeline.stored_prompts import (
 )
 from puma_engine.requests import PlanRequest, training_of
 from puma_engine.store import Run, Workspace
+from puma_engine.zoo import ZOO
 
 
 @dataclass(frozen=True)
@@ -86,12 +88,18 @@ def plan_settings(ws: Workspace, request: PlanRequest) -> PlanSettings:
         refuse_records(request.strategy)
     if request.strategy is None:
         trained = candidates
-        default, network = migration_defaults(task, of_sources[0])
+        learners, few = of_sources[0], None
     else:
         share = 1.0 if request.share is None else request.share
         trained = request.budget or max(1, round(share * candidates))
         trained = min(trained, candidates)
-        default, network = migration_defaults(task, candidates, trained)
+        learners, few = candidates, trained
+    rows = _rows_a_user(data)
+    first, last = (_target(ws, request.targets[end]) for end in (0, -1))
+    default, network = migration_defaults(
+        task, learners, few, target=replace(first, rows=round(rows * trained))
+    )
+    whole = fit_defaults(task, users, target=replace(last, rows=round(rows * users)))
     return PlanSettings(
         sources,
         tuple(model_id(ws, model) for model in request.fit_on),
@@ -100,10 +108,22 @@ def plan_settings(ws: Workspace, request: PlanRequest) -> PlanSettings:
         trained,
         training_of(default, request.training, request.seed),
         replace(network, **request.adapter),
-        training_of(fit_defaults(task, users), request.retraining),
+        training_of(whole, request.retraining),
         template_of_sources(sources, task, request),
         _predicted_pairs(request.from_predictions, trained, candidates),
     )
+
+
+def _rows_a_user(data: Run) -> float:
+    return float(data.summary.get("splits", {}).get("train", 0)) / max(
+        1, int(data.summary["users"])
+    )
+
+
+def _target(ws: Workspace, reference: str) -> Target:
+    """Return what the defaults depend on of a model; of one that is not here, what its name says."""
+    run = _run_of(ws, model_id(ws, reference))
+    return Target(knows_template=reference in ZOO) if run is None else target_of(run)
 
 
 def _predicted_pairs(pairs: int, trained: int, candidates: int) -> int:
@@ -353,8 +373,12 @@ def plan_stages(
     models = [model_id(ws, target) for target in request.targets]
     rows, users = _train_rows(settings), settings.users
     tested = float(settings.data.summary["splits"].get("test", 0))
-    fit_default = fit_defaults(settings.data.summary["task"], users)
-    fitted = training_of(fit_default, {}, request.seed)
+    task = settings.data.summary["task"]
+
+    def fitted_on(model: str) -> TrainingConfig:
+        target = replace(_target(ws, model), rows=round(rows))
+        return training_of(fit_defaults(task, users, target=target), {}, request.seed)
+
     # Vectors that no model reads are not evaluated.
     origins = [model_of(source) for source in settings.sources if has_model(source)]
     origins += settings.fit_on
@@ -368,6 +392,7 @@ def plan_stages(
             add("model", model, f"Add {_name(ws, model)}", None, rows * _size(ws, model) / 10)
     for named, model in zip(request.fit_on, settings.fit_on, strict=True):
         title = f"Fit source prompts on {_name(ws, model)}"
+        fitted = fitted_on(model)
         work = _TRAINING * rows * fitted.epochs * _size(ws, model)
         add("fit", named, title, _fitting(ws, settings, fitted, model, device), work)
     trained_rows = (request.from_predictions or rows / users) * settings.trained

@@ -143,6 +143,20 @@ def step_scale(vectors: np.ndarray, backbone: FrozenBackbone) -> float:
     return max(1.0, prompt_rms / token_rms) if token_rms else 1.0
 
 
+@torch.no_grad()
+def embedded_start(backbone: FrozenBackbone, tokens: int, word: str | None) -> Tensor:
+    """Return one start for the prompts of all users, [1, tokens, width] float32.
+
+    It is the embedding of a word (of its tokens in turn), or for None the mean of all token embeddings.
+    """
+    if word is None:
+        mean = backbone.model.get_input_embeddings().weight.float().mean(dim=0)
+        return mean.cpu().expand(1, tokens, -1).clone()
+    ids = backbone.tokenizer(f" {word.strip()}", add_special_tokens=False)["input_ids"]
+    turn = torch.tensor([ids[number % len(ids)] for number in range(tokens)])
+    return backbone.embed(turn.to(backbone.device)).float().cpu().unsqueeze(0)
+
+
 def item_embedding(
     table: ItemPrompts | None, dataset: Dataset, backbone: FrozenBackbone
 ) -> PromptEmbedding | None:
@@ -187,7 +201,11 @@ def fit_prompts(
 
     items, items_first = None, config.item_order == "before"
     if start is None:
-        base = draw(1 if config.start == "shared" and trainable else users, config.tokens)
+        if trainable and config.start in ("mean", "word"):
+            word = config.start_word if config.start == "word" else None
+            base = embedded_start(backbone, config.tokens, word)
+        else:
+            base = draw(1 if config.start == "shared" and trainable else users, config.tokens)
         embedding = PromptEmbedding(base, users, trainable=trainable)
     else:
         base = torch.from_numpy(start.take(dataset.users))

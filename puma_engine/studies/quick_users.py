@@ -115,7 +115,7 @@ def work_on(cells: Sequence[Cell], model: str, users: int, task: str) -> dict[st
     by_name = {cell.name: cell for cell in cells}
     work = dict.fromkeys(("train", "validation", "test"), 0.0)
     for cell in cells:
-        if _model_of(cell, by_name) != model:
+        if model_of_cell(cell, by_name) != model:
             continue
         if cell.stage == "evaluate":
             work["test"] += 1
@@ -129,14 +129,14 @@ def work_on(cells: Sequence[Cell], model: str, users: int, task: str) -> dict[st
     return work
 
 
-def _model_of(cell: Cell, by_name: Mapping[str, Cell]) -> str | None:
+def model_of_cell(cell: Cell, by_name: Mapping[str, Cell]) -> str | None:
     """Return the backbone that a cell's prompts are on, or None if it has none."""
     for name in ("backbone", "target"):
         if name in cell.settings:
             return str(cell.settings[name])
     before = cell.inputs.get("start") or cell.inputs.get("subject")
     if cell.stage in ("refine", "evaluate") and isinstance(before, str):
-        return _model_of(by_name[before], by_name)
+        return model_of_cell(by_name[before], by_name)
     return None
 
 

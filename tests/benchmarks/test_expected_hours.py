@@ -1,0 +1,45 @@
+"""Expected hours of published models: rates from the results, rows from the study's cells."""
+
+import json
+
+import expected_hours
+import pytest
+import shapes
+
+from puma_engine.pipeline.expected_time import DataCounts, ModelSpeed
+from puma_engine.studies import Cell
+
+ROWS = json.loads(expected_hours.RESULTS.read_text(encoding="utf-8"))["rows"]
+DATA = expected_hours.Data("films", "rating", 10, DataCounts(100, 10, 20, 50, 60))
+
+
+def test_every_model_has_rates_and_its_published_size():
+    # Billions of parameters, as the models' pages give them.
+    sizes = {"llama-3.2-1b": 1.24, "llama-3.2-3b": 3.21, "qwen2.5-1.5b": 1.54, "qwen2.5-3b": 3.09}
+    sizes |= {"gemma-3-1b": 1.0, "phi-3-mini": 3.82, "phi-4-mini": 3.84, "stablelm-2-1.6b": 1.64}
+    assert sizes.keys() == expected_hours.MODELS.keys()
+    for name, (_, _, like) in expected_hours.MODELS.items():
+        total, layers = shapes.weight_counts(name)
+        assert total / 1e9 == pytest.approx(sizes[name], abs=0.006) and layers < total
+        speed, memory = expected_hours.measured_speed(ROWS, like)
+        assert min(speed.items, speed.training, speed.prediction, memory) > 0
+
+
+def test_seconds_are_rows_by_rates_on_the_model_alone():
+    prompts = {"training": {"epochs": 3}}
+    cells = [
+        Cell("films/data", "import_dataset"),
+        Cell("films/a", "fit_prompts", {"backbone": "big"} | prompts, {"dataset": "films/data"}),
+        Cell("films/b", "fit_prompts", {"backbone": "small"} | prompts, {"dataset": "films/data"}),
+        Cell("films/score", "evaluate", {}, {"subject": "films/a"}),
+    ]
+    speed = ModelSpeed(items=10, training=5, prediction=2)
+    expected = 2 * 60 / 10 + 3 * 100 / 5 + (3 * 10 + 20) / 2
+    assert expected_hours.study_seconds(speed, cells, "big", DATA) == pytest.approx(expected)
+
+
+def test_the_page_has_a_row_for_each_model():
+    page = (expected_hours.RESULTS.parents[2] / "docs" / "bigger-models.md").read_text()
+    table = page.partition(expected_hours.MARKS[0])[2].partition(expected_hours.MARKS[1])[0]
+    for label, hub_id, _ in expected_hours.MODELS.values():
+        assert f"| {label}" in table and f"`{hub_id}`" in table
