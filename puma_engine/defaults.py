@@ -242,8 +242,18 @@ def _batch(users: int, smallest: int, largest: int) -> int:
 
 
 # `puma demo`: the best on validation rows of its users among candidates that fit its time. All
-# epochs are run, and the best on validation rows counts.
-DEMO_USERS, DEMO_SHARE = 600, 0.1
+# epochs are run, and the best on validation rows counts. Adapters are named by the share of the users
+# who train them.
+DEMO_USERS, DEMO_SEEDS = 600, (0, 1)
+DEMO_SHARES = (0.01, 0.03, 0.1, 0.3, 1.0)
+# The share that is refined and compared with random users, and how many of the users are refined.
+DEMO_SHARE, DEMO_REFINED = 0.1, 0.1
+_DEMO_FEW = TrainingConfig(
+    epochs=12, batch_size=32, learning_rate=5e-4, weight_decay=0.01, grad_clip=0.1, patience=0
+)
+_DEMO_MANY = TrainingConfig(
+    epochs=3, batch_size=128, learning_rate=1e-3, weight_decay=0.01, patience=0
+)
 DEMO_TRAINING = {
     "source": TrainingConfig(
         epochs=8, batch_size=128, learning_rate=1e-2, weight_decay=0.3, patience=0
@@ -252,26 +262,21 @@ DEMO_TRAINING = {
         epochs=6, batch_size=256, learning_rate=2e-2, weight_decay=1.0, patience=0
     ),
     "random": TrainingConfig(epochs=2, batch_size=256, learning_rate=1e-2, patience=0),
-    "all": TrainingConfig(
-        epochs=3, batch_size=128, learning_rate=1e-3, weight_decay=0.01, patience=0
-    ),
-    "few": TrainingConfig(
-        epochs=12,
-        batch_size=32,
-        learning_rate=5e-4,
-        weight_decay=0.01,
-        grad_clip=0.1,
-        patience=0,
-    ),
+    "0.01": replace(_DEMO_FEW, epochs=8, learning_rate=1e-3),
+    "0.03": replace(_DEMO_FEW, learning_rate=1e-3),
+    "0.1": _DEMO_FEW,
+    "0.3": replace(_DEMO_MANY, epochs=6, batch_size=64),
+    "1": _DEMO_MANY,
 }
+_DEMO_NETWORK = AdapterConfig(hidden=512, noise=0.1, max_mean_to_std=3.0)
 DEMO_ADAPTERS = {
-    "all": AdapterConfig(hidden=512, noise=0.1, max_mean_to_std=3.0),
-    "few": AdapterConfig(hidden=512, noise=0.1, max_mean_to_std=1.0),
-}
+    share: replace(_DEMO_NETWORK, max_mean_to_std=1.0) for share in ("0.01", "0.03", "0.1")
+} | {"0.3": _DEMO_NETWORK, "1": _DEMO_NETWORK}
 
 # `puma demo --real`: a pre-trained model that knows nothing of our templates, on few users. All
 # epochs are run, so that their time is known before; the best on validation rows counts.
 REAL_DEMO_USERS, REAL_DEMO_SHARE = 60, 0.2
+REAL_DEMO_ADAPTERS = {"few": DEMO_ADAPTERS["0.1"], "all": DEMO_ADAPTERS["1"]}
 REAL_DEMO_TRAINING = {
     "source": DEMO_TRAINING["source"],
     "retrained": TrainingConfig(

@@ -6,8 +6,9 @@ import typer
 
 from puma_engine.cli.options import HELP, stage, with_options
 from puma_engine.cli.session import session
-from puma_engine.defaults import MARGIN
+from puma_engine.defaults import DEMO_USERS, MARGIN
 from puma_engine.requests import ChainRequest, EvaluationRequest, MigrationRequest, SelectionRequest
+from puma_engine.training import distributed
 
 
 @stage(
@@ -204,7 +205,31 @@ def project(
 def demo(users: int | None = None, real: bool = False, device: str | None = None) -> None:
     """Run a whole migration on shipped data; runs that exist are reused.
 
-    Source prompts on the small model, migration to the larger one on few users and on all,
-    full retraining, random prompts, the shuffled control, baselines, and their comparison.
+    Source prompts on the small model, migrations to the larger one trained on 1 % to all of the
+    users, refining, full retraining, random prompts, the shuffled control, baselines, and their
+    comparison; a second seed, random users, a chain and an aggregation, which ship with PUMA as
+    published runs; maps by PCA. A job in the background then draws the maps by UMAP.
     """
+    from puma_engine.pipeline.demo import demo_seconds
+
+    if not real and not session.as_json:
+        seconds = round(demo_seconds(users or DEMO_USERS), -1)
+        print(
+            f"The demo takes about {seconds:.0f} s on two free CPU cores; its maps by UMAP are drawn "
+            "after it, in the background."
+        )
     session.do("demo", "demo", show=show_comparison, users=users, real=real, device=device)
+    if not real and distributed.world_size() == 1:
+        _queue_umap(users or DEMO_USERS)
+
+
+def _queue_umap(users: int) -> None:
+    """Queue the demo's maps by UMAP, and start a worker, unless there are some or they wait."""
+    from puma_engine.jobs import enqueue, ensure_worker, jobs
+
+    ws = session.open()
+    drawn = any(run.config["method"] == "umap" for run in ws.runs("projection", "finished"))
+    waits = any(job.command == "demo" and job.status in ("queued", "running") for job in jobs(ws))
+    if not drawn and not waits:
+        enqueue(ws, "demo", {"users": users, "umap": True}, title="Maps of the demo by UMAP")
+        ensure_worker(ws)

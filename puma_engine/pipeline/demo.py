@@ -1,90 +1,59 @@
-"""The demo: every method on shipped data, from a customer's prompts to the comparison."""
+"""The demo: every way of migrating on shipped data, from a customer's prompts to the comparison."""
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-from puma_engine.backbone.packages import local_path
-from puma_engine.config import AdapterConfig, TrainingConfig
-from puma_engine.datasets import data_root
 from puma_engine.defaults import (
     DEMO_ADAPTERS,
+    DEMO_REFINED,
+    DEMO_SEEDS,
     DEMO_SHARE,
+    DEMO_SHARES,
     DEMO_TRAINING,
     DEMO_USERS,
     PAPER_STRATEGY,
-    REAL_DEMO_SHARE,
-    REAL_DEMO_TRAINING,
-    REAL_DEMO_USERS,
 )
-from puma_engine.errors import DataError, StoreError
 from puma_engine.evaluation.baselines import BASELINES
-from puma_engine.exchange.prompt_formats import read_prompts
 from puma_engine.pipeline import stage
-from puma_engine.pipeline.backbones import backbone_run, fingerprints
+from puma_engine.pipeline.backbones import backbone_run
 from puma_engine.pipeline.comparing import compare
+from puma_engine.pipeline.demo_files import (
+    add_shipped_comparisons,
+    archive_file,
+    prompt_file,
+    shipped_prompts,
+)
+from puma_engine.pipeline.demo_real import real_demo
 from puma_engine.pipeline.evaluating import run_evaluation
-from puma_engine.pipeline.expected_time import DataCounts, ModelSpeed, measure_model
 from puma_engine.pipeline.fitting import run_fit
-from puma_engine.pipeline.importing_data import import_dataset, load_dataset
+from puma_engine.pipeline.importing_data import import_dataset
 from puma_engine.pipeline.importing_prompts import import_prompts
 from puma_engine.pipeline.migrating import run_migration
+from puma_engine.pipeline.projecting import project
 from puma_engine.pipeline.publishing import add_published
+from puma_engine.pipeline.refining import refine
 from puma_engine.requests import EvaluationRequest, FitRequest, MigrationRequest
 from puma_engine.store import Run, Workspace
-from puma_engine.store.archives import subject_of
+from puma_engine.store.archives import runs_of
 
-DATASET, SOURCE = "goodbooks", "llama-small"
-PROMPT_FILE = "source-prompts.safetensors"
-Step = Callable[[stage.Execution], Run]
-METHODS = ("source", "migrated few", "migrated all", "retrained", "random", "shuffled")
-# Seconds of what a model of the demo does not take part in, or hardly, on two CPU cores.
-SHORT_SECONDS = 1.5
+DATASET, SOURCE, TARGET, THIRD = "goodbooks", "llama-small", "llama-medium", "qwen2-small"
+SHIPPED_NAME = "demo-controls-second-seed-other-routes"
+# Seconds of a migration by the share of users who train it.
+SECONDS = dict(zip(DEMO_SHARES, (3.0, 4.0, 10.0, 8.0, 13.0), strict=True))
 
-_log = logging.getLogger("puma_engine.demo")
+
+Do = Callable[[stage.Execution], Run]
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What a demo trains: the target model, users, the share of few users, and all settings.
+class Step:
+    """One run of the demo. seconds: what it takes on two free CPU cores."""
 
-    seconds: of each step on two CPU cores, by its title; None where they are measured first.
-    """
-
-    name: str
-    target: str
-    users: int
-    share: float
-    training: Mapping[str, TrainingConfig]
-    adapters: Mapping[str, AdapterConfig]
-    seconds: Mapping[str, float] | None
-
-
-ZOO_DEMO = Recipe(
-    "demo",
-    "llama-medium",
-    DEMO_USERS,
-    DEMO_SHARE,
-    DEMO_TRAINING,
-    DEMO_ADAPTERS,
-    {
-        **{"migrated few": 10, "migrated all": 13, "retrained": 13, "random": 6, "shuffled": 10},
-        **dict.fromkeys((f"evaluation of {name}" for name in METHODS), 3),
-    },
-)
-REAL_DEMO = Recipe(
-    "demo-real",
-    "smollm2",
-    REAL_DEMO_USERS,
-    REAL_DEMO_SHARE,
-    REAL_DEMO_TRAINING,
-    DEMO_ADAPTERS,
-    None,
-)
+    title: str
+    seconds: float
+    do: Do
 
 
 def demo(
@@ -92,187 +61,259 @@ def demo(
     *,
     users: int | None = None,
     real: bool = False,
+    umap: bool = False,
     device: str | None = None,
     progress: stage.ProgressCallback | None = None,
     should_cancel: stage.CancelCheck | None = None,
 ) -> Run:
     """Run every method on shipped data and return their comparison; finished runs are reused.
 
-    Source prompts on the small model, migration to the larger one with few users and with all, full
-    retraining, random prompts, the shuffled control and baselines, all evaluated on the test split
-    of a goodbooks subset of so many users. Comparisons that ship as archives are added first.
-    real: migrate to SmolLM2, a pre-trained language model, with few users (default: 60); the log says
-    how long it takes, from a short measurement. Raises BackboneError where its package is missing.
+    On a goodbooks subset of so many users: source prompts on the small model, migrations to the
+    larger one trained on 1 % to all of the users, one of them refined, full retraining, random
+    prompts, the shuffled control and baselines, all evaluated on the test split; a second seed,
+    random users against representative ones, a chain over a third model and an aggregation with it;
+    maps of the prompts by PCA. What of it would take longer than two minutes ships with PUMA, marked
+    as published (see `archive_file`); with another number of users it is computed. umap: draw the
+    maps by UMAP, too, in the end, which takes a minute or two. Comparisons that ship as archives are
+    added first. real: migrate to SmolLM2, a pre-trained language model, instead; see `real_demo`.
+    Raises BackboneError where its package is missing.
     """
     execution = stage.Execution(device, progress, should_cancel)
-    recipe = REAL_DEMO if real else ZOO_DEMO
-    users, target = users or recipe.users, recipe.target
     if real:
-        local_path(target)  # raises where its package is missing, before anything is done
+        return real_demo(ws, users, execution)
+    users = users or DEMO_USERS
     execution.announce("adding published comparisons")
     add_shipped_comparisons(ws)
-    runs: dict[str, Run] = {}
+    plan = Demo(ws, users, device)
+    steps = plan.steps() + (plan.umaps() if umap else [])
+    parts = [stage.Part(step.title, step.seconds) for step in steps]
+    overall = stage.OverallProgress(parts, progress)
+    for number, step in enumerate(steps):
+        plan.runs[step.title] = overall.do(number, execution, step.do)
+    return plan.runs["comparison"]
 
-    def add_backbone(spec: str) -> Step:
-        return lambda _part: backbone_run(ws, spec, device=device)
 
-    def fit(role: str, backbone: str) -> Step:
-        return lambda part: run_fit(
-            ws,
-            FitRequest(
-                dataset=runs["data"].id,
-                backbone=runs[backbone].id,
-                role=role,
-                training=recipe.training[role].to_dict(),
-            ),
-            part,
+def demo_seconds(users: int = DEMO_USERS) -> float:
+    """Return how long the demo takes on two free CPU cores, from measured seconds of its steps."""
+    steps = Demo(None, users, None).steps()  # type: ignore[arg-type]  # no step is done
+    return sum(step.seconds for step in steps) * max(1.0, users / DEMO_USERS)
+
+
+class Demo:
+    """The steps of the demo in their order, and the runs of those that are done, by title.
+
+    prepare: called with each prompt run of those that ship, before it is evaluated.
+    """
+
+    def __init__(
+        self,
+        ws: Workspace,
+        users: int,
+        device: str | None,
+        prepare: Callable[[Run], None] = lambda _run: None,
+    ) -> None:
+        self.ws, self.users, self.device, self.prepare = ws, users, device, prepare
+        self.runs: dict[str, Run] = {}
+
+    def steps(self) -> list[Step]:
+        """Return the steps that make the comparison; their runs are to be put into `runs`."""
+        return [*self._material(), *self._prompts(), *self._results()]
+
+    def umaps(self) -> list[Step]:
+        """Return the maps by UMAP, which come after the steps."""
+        return [
+            Step(f"UMAP of {title}", seconds, self._project(title, "umap"))
+            for title, seconds in ((_migrated(DEMO_SHARE), 90), (_migrated(DEMO_SHARES[-1]), 10))
+        ]
+
+    def shipped(self) -> list[Step]:
+        """Return the steps whose runs ship with PUMA, prompts first."""
+        prompts = list(self._shipped_prompts())
+        return prompts + [
+            Step(_evaluation(step.title), 0.5, self._evaluate(step.title)) for step in prompts
+        ]
+
+    def _material(self) -> Iterator[Step]:
+        ws, users = self.ws, self.users
+        yield Step(
+            "data",
+            1,
+            lambda part: import_dataset(ws, DATASET, users=users, progress=part.progress),
         )
+        for title, spec, seconds in (
+            ("source model", SOURCE, 4),
+            ("target model", TARGET, 1),
+            ("third model", THIRD, 1),
+        ):
+            yield Step(title, seconds, self._add_backbone(spec))
+        yield Step("source", 1 if prompt_file().is_file() else 25, self._source)
 
-    def source(part: stage.Execution) -> Run:
-        data, model = runs["data"], runs["source backbone"]
-        file = shipped_prompts(ws, model, data)
+    def _prompts(self) -> Iterator[Step]:
+        for share in DEMO_SHARES:
+            yield Step(_migrated(share), SECONDS[share], self._migrate(share))
+        yield Step("retrained", 13, self._fit("retrained", "target model"))
+        yield Step("refined", 3, self._refine)
+        ships = self.users == DEMO_USERS and archive_file().is_file()
+        seconds = 2.0 if ships else sum(step.seconds for step in self.shipped())
+        yield Step("controls, second seed, other routes", seconds, self._add_or_do_shipped)
+
+    def _shipped_prompts(self) -> Iterator[Step]:
+        everybody = DEMO_SHARES[-1]
+        yield Step("random", 6, self._fit("random", "target model"))
+        yield Step("shuffled", 10, self._migrate(DEMO_SHARE, shuffled=True))
+        for seed in DEMO_SEEDS[1:]:
+            for share in DEMO_SHARES:
+                title = f"{_migrated(share)} seed {seed}"
+                yield Step(title, SECONDS[share], self._migrate(share, title, seed=seed))
+            title = _retrained(seed)
+            yield Step(title, 13, self._fit("retrained", "target model", title, seed=seed))
+        for seed in DEMO_SEEDS:
+            title = f"random users seed {seed}"
+            do = self._migrate(DEMO_SHARE, title, strategy="random", seed=seed)
+            yield Step(title, SECONDS[DEMO_SHARE], do)
+        yield Step("third source", 25, self._fit("source", "third model"))
+        for title, sources, target in (
+            (f"migrated to {THIRD}", ("source",), "third model"),
+            (f"chain over {THIRD}", (f"migrated to {THIRD}",), "target model"),
+            (f"migrated from {THIRD}", ("third source",), "target model"),
+            ("aggregation of both", ("source", "third source"), "target model"),
+        ):
+            do = self._migrate(everybody, title, sources=sources, target=target)
+            yield Step(title, 14, do)
+
+    def _results(self) -> Iterator[Step]:
+        methods = ["source", *map(_migrated, DEMO_SHARES), "retrained", "refined"]
+        for name in methods:
+            seconds = 3 if name == methods[0] else 0.5
+            yield Step(_evaluation(name), seconds, self._evaluate(name))
+        for name in BASELINES:
+            yield Step(_evaluation(name), 1, self._evaluate(name))
+        for title in (_migrated(DEMO_SHARE), _migrated(DEMO_SHARES[-1])):
+            yield Step(f"map of {title}", 2, self._project(title, "pca"))
+        # Last, so that it is the newest comparison of the workspace.
+        compared = [*methods, "random", "shuffled", *BASELINES]
+        yield Step("comparison", 4, lambda part: self._compare(compared, part))
+
+    def _add_backbone(self, spec: str) -> Do:
+        return lambda _part: backbone_run(self.ws, spec, device=self.device)
+
+    def _source(self, part: stage.Execution) -> Run:
+        data, model = self.runs["data"], self.runs["source model"]
+        file = shipped_prompts(self.ws, model, data)
         if file is None:
-            return fit("source", "source backbone")(part)
-        return import_prompts(ws, data, model, file, progress=part.progress)
+            return self._fit("source", "source model")(part)
+        return import_prompts(self.ws, data, model, file, progress=part.progress)
 
-    def migrate(who: str, *, shuffled: bool = False) -> Step:
+    def _add_or_do_shipped(self, part: stage.Execution) -> Run:
+        """Add the runs that ship, if they are of the same data and models; compute what is missing.
+
+        It comes after what this machine trains itself, so that only missing runs are added. Returns
+        the last run.
+        """
+        material = ("data", "source model", "target model", "third model", "source")
+        file = archive_file()
+        if file.is_file() and runs_of(file) >= {self.runs[title].id for title in material}:
+            part.announce("adding runs that ship with PUMA")
+            add_published(self.ws, file)
+        steps = self.shipped()
+        overall = stage.OverallProgress([step.seconds for step in steps], part.progress)
+        for number, step in enumerate(steps):
+            part.check_cancel(step.title)
+            run = step.do(part.part(overall, number))
+            if run.kind in stage.PROMPT_KINDS:
+                self.prepare(run)
+            self.runs[step.title] = run
+        return self.runs[steps[-1].title]
+
+    def _fit(self, role: str, model: str, name: str | None = None, *, seed: int = 0) -> Do:
+        return lambda part: run_fit(
+            self.ws,
+            FitRequest(
+                dataset=self.runs["data"].id,
+                backbone=self.runs[model].id,
+                role=role,
+                training=DEMO_TRAINING[role].to_dict(),
+                seed=seed,
+                name=self._name(name),
+            ),
+            part,
+        )
+
+    def _migrate(
+        self,
+        share: float,
+        name: str | None = None,
+        *,
+        sources: tuple[str, ...] = ("source",),
+        target: str = "target model",
+        strategy: str = PAPER_STRATEGY,
+        shuffled: bool = False,
+        seed: int = 0,
+    ) -> Do:
+        selects, settings = share < 1, f"{share:g}"
         return lambda part: run_migration(
-            ws,
+            self.ws,
             MigrationRequest(
-                sources=(runs["source"].id,),
-                target=runs["target backbone"].id,
-                strategy=PAPER_STRATEGY if who == "few" else None,
-                share=recipe.share if who == "few" else None,
-                training=recipe.training[who].to_dict(),
-                adapter=recipe.adapters[who].to_dict(),
+                sources=tuple(self.runs[source].id for source in sources),
+                target=self.runs[target].id,
+                strategy=strategy if selects else None,
+                share=share if selects else None,
+                training=DEMO_TRAINING[settings].to_dict(),
+                adapter=DEMO_ADAPTERS[settings].to_dict(),
                 shuffled=shuffled,
+                seed=seed,
+                name=self._name(name),
             ),
             part,
         )
 
-    def evaluate(method: str) -> Step:
-        return lambda part: run_evaluation(
-            ws,
-            EvaluationRequest(
-                subject=runs[method].id if method in runs else method, dataset=runs["data"].id
-            ),
-            part,
+    def _name(self, title: str | None) -> str | None:
+        """Return the name of a run of this title; None where its usual name is unique."""
+        return title and stage.slug(title.replace(" %", " percent"), DATASET, self.users)
+
+    def _refine(self, part: stage.Execution) -> Run:
+        start = self.runs[_migrated(DEMO_SHARE)]
+        return refine(self.ws, start, share=DEMO_REFINED, device=self.device, **part.callbacks)
+
+    def _evaluate(self, method: str) -> Do:
+        def do(part: stage.Execution) -> Run:
+            subject = self.runs[method].id if method in self.runs else method
+            data = self.runs["data"].id
+            return run_evaluation(self.ws, EvaluationRequest(subject=subject, dataset=data), part)
+
+        return do
+
+    def _project(self, migrated: str, method: str) -> Do:
+        return lambda part: project(
+            self.ws, self.runs["source"], self.runs[migrated], method=method, **part.callbacks
         )
 
-    def comparison(part: stage.Execution) -> Run:
+    def _compare(self, methods: list[str], part: stage.Execution) -> Run:
         return compare(
-            ws,
-            [run for name, run in runs.items() if name.startswith("evaluation of ")],
-            reference=runs["evaluation of retrained"],
-            name=f"{recipe.name}-{users}-users",
+            self.ws,
+            [self.runs[_evaluation(name)] for name in methods],
+            reference=self.runs[_evaluation("retrained")],
+            name=f"demo-{self.users}-users",
             **part.callbacks,
         )
 
-    seconds, started = recipe.seconds, time.monotonic()
-    if seconds is None:
-        execution.announce(f"measuring the speed of {target}")
-        data = import_dataset(ws, DATASET, users=users)
-        model = backbone_run(ws, target, device=device)
-        dataset = load_dataset(ws, data)
-        speed = measure_model(ws, model, dataset, device=device)
-        counts = DataCounts.of(dataset)
-        seconds = expected_seconds(speed, counts, recipe)
-    # Title, seconds on two CPU cores, and what is done.
-    steps: list[tuple[str, float, Step]] = [
-        ("data", 1, lambda part: import_dataset(ws, DATASET, users=users, progress=part.progress)),
-        ("source backbone", 4, add_backbone(SOURCE)),
-        ("target backbone", 1, add_backbone(target)),
-        ("source", 1 if prompt_file().is_file() else 25, source),
-        ("migrated few", seconds["migrated few"], migrate("few")),
-        ("migrated all", seconds["migrated all"], migrate("all")),
-        ("retrained", seconds["retrained"], fit("retrained", "target backbone")),
-        ("random", seconds["random"], fit("random", "target backbone")),
-        ("shuffled", seconds["shuffled"], migrate("few", shuffled=True)),
-        *(
-            (f"evaluation of {name}", seconds[f"evaluation of {name}"], evaluate(name))
-            for name in METHODS
-        ),
-        *((f"evaluation of {name}", 1, evaluate(name)) for name in BASELINES),
-        ("comparison", 3, comparison),
-    ]
-    total = sum(weight for _, weight, _ in steps)
-    if real:
-        _log.info(
-            "The demo on %s with %d users takes about %s from now on, less where parts of it are "
-            "there already (measured: %s).",
-            *(target, users, _minutes(total), speed),
-        )
-    parts = [stage.Part(title, weight) for title, weight, _ in steps]
-    overall, measured = stage.OverallProgress(parts, progress), time.monotonic()
-    for number, (title, _, step) in enumerate(steps):
-        runs[title] = overall.do(number, execution, step)
-    if real:
-        took = time.monotonic() - measured
-        _log.info(
-            "It took %s, and measuring before it %s.", _minutes(took), _minutes(measured - started)
-        )
-    return runs["comparison"]
+
+def compare_shipped(plan: Demo) -> Run:
+    """Compare what ships, once it is computed, with the retraining that ships, so that the archive of
+    the comparison holds nothing that a machine computes itself."""
+    evaluations = [plan.runs[step.title] for step in plan.shipped()]
+    evaluations = [run for run in evaluations if run.kind == "evaluation"]
+    reference = plan.runs[_evaluation(_retrained(DEMO_SEEDS[1]))]
+    return compare(plan.ws, evaluations, reference=reference, name=SHIPPED_NAME)
 
 
-def expected_seconds(speed: ModelSpeed, counts: DataCounts, recipe: Recipe) -> dict[str, float]:
-    """Return the seconds that the steps of a demo take on its target model, by their titles."""
-    share = recipe.share
-
-    def fit(role: str, rows: float, validated: float, items: float = 0.0) -> float:
-        epochs = recipe.training[role].epochs
-        # The head alone is trained on random prompts, so no gradient passes through the model.
-        passes = {"prediction" if role == "random" else "training": rows * epochs}
-        passes["prediction"] = passes.get("prediction", 0.0) + validated * epochs
-        return speed.seconds(items=items, **passes) + SHORT_SECONDS
-
-    # The first adapter reads the items of few users' train rows and of others' validation rows.
-    first = min(counts.fitted_items, share * counts.train + (1 - share) * counts.validation)
-    few = fit("few", share * counts.train, (1 - share) * counts.validation)
-    seconds = {
-        "migrated few": few + speed.seconds(items=first),
-        "migrated all": fit(
-            "all", counts.train, counts.validation, max(0.0, counts.fitted_items - first)
-        ),
-        "retrained": fit("retrained", counts.train, counts.validation),
-        "random": fit("random", counts.train, counts.validation),
-        "shuffled": few,
-    }
-    for name in METHODS:
-        test = 0 if name == "source" else counts.test
-        seconds[f"evaluation of {name}"] = speed.seconds(prediction=test) + SHORT_SECONDS
-    # The first evaluation on the target reads the items of test rows.
-    unread = counts.items - counts.fitted_items
-    seconds["evaluation of migrated few"] += speed.seconds(items=unread)
-    return seconds
+def _migrated(share: float) -> str:
+    return f"migrated {100 * share:g} %"
 
 
-def _minutes(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+def _retrained(seed: int) -> str:
+    return f"retrained seed {seed}"
 
 
-def prompt_file() -> Path:
-    """Return the path of the shipped source prompts: in demo/ of the data folder."""
-    return data_root() / "demo" / PROMPT_FILE
-
-
-def add_shipped_comparisons(ws: Workspace) -> None:
-    """Add the comparisons that ship as archives in demo/ of the data folder, where they are not here.
-
-    Raises StoreError for a damaged archive.
-    """
-    there = {run.id for run in ws.runs(kind="comparison", status="finished")}
-    for file in sorted((data_root() / "demo").glob("*.zip")):
-        if subject_of(file) not in there:
-            add_published(ws, file)
-
-
-def shipped_prompts(ws: Workspace, model: Run, data: Run) -> Path | None:
-    """Return the shipped source prompts if they were made for this backbone and these users."""
-    path = prompt_file()
-    try:
-        file = read_prompts(path)
-    except (StoreError, DataError):
-        return None
-    suits = file.meta.get("backbone", {}).get("fingerprint") in fingerprints(ws, model)
-    return path if suits and len(file.user_ids) >= data.summary["users"] else None
+def _evaluation(method: str) -> str:
+    return f"evaluation of {method}"

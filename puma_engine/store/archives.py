@@ -82,6 +82,12 @@ def subject_of(path: Path) -> str:
         return _manifest(path, archive)[0]
 
 
+def runs_of(path: Path) -> set[str]:
+    """Return the ids of the runs in an archive. Raises StoreError if it is none."""
+    with _opened(path) as archive:
+        return {name.split("/")[1] for name in _manifest(path, archive)[1]}
+
+
 def add_archive(ws: Workspace, path: Path, *, required: str | None = None) -> AddedRuns:
     """Add the runs of an archive to a workspace as finished runs, and return their ids.
 

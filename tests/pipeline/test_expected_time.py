@@ -8,7 +8,7 @@ from small_runs import write_ratings
 from puma_engine import pipeline
 from puma_engine.backbone import packages
 from puma_engine.errors import BackboneError
-from puma_engine.pipeline.demo import METHODS, REAL_DEMO, expected_seconds
+from puma_engine.pipeline.demo_real import METHODS, REAL_DEMO, expected_seconds
 from puma_engine.pipeline.expected_time import DataCounts, ModelSpeed, measure_model
 from puma_engine.store import Workspace
 

@@ -17,7 +17,7 @@ from puma_engine.cli import app
 from puma_engine.errors import BackboneError, NotFoundError, StoreError
 from puma_engine.jobs.tidying import leftovers, tidy
 from puma_engine.pipeline.backbones import backbone_run
-from puma_engine.pipeline.demo import add_shipped_comparisons
+from puma_engine.pipeline.demo_files import add_shipped_comparisons
 from puma_engine.pipeline.doctor import check_workspace
 from puma_engine.pipeline.erasing import erase_user
 from puma_engine.pipeline.publishing import check_models

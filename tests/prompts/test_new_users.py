@@ -11,7 +11,7 @@ from puma_engine.datasets import load_shipped
 from puma_engine.errors import DataError
 from puma_engine.evaluation.prediction import predict
 from puma_engine.exchange.prompt_formats import read_prompts
-from puma_engine.pipeline.demo import prompt_file
+from puma_engine.pipeline.demo_files import prompt_file
 from puma_engine.prompts.new_users import fit_new_users, mean_prompts
 from puma_engine.prompts.table import PromptTable
 

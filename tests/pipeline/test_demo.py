@@ -1,0 +1,65 @@
+"""The demo: what ships of it answers the questions that it asks today, and its time."""
+
+import pytest
+
+from puma_engine.defaults import DEMO_SEEDS, DEMO_SHARES, DEMO_USERS
+from puma_engine.pipeline import stage
+from puma_engine.pipeline.demo import SHIPPED_NAME, Demo, demo_seconds
+from puma_engine.pipeline.demo_files import add_shipped_comparisons, archive_file
+from puma_engine.pipeline.method_survey import evaluated_methods
+from puma_engine.store import Workspace
+from puma_engine.store.archives import subject_of
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    """The demo up to the source prompts, in a new workspace."""
+    ws = Workspace.open(tmp_path_factory.mktemp("demo") / "ws", create=True)
+    plan = Demo(ws, DEMO_USERS, "cpu")
+    for step in plan.steps():
+        if step.title == "migrated 1 %":
+            break
+        plan.runs[step.title] = step.do(stage.Execution("cpu"))
+    return plan
+
+
+def test_every_run_that_ships_answers_a_question_of_the_demo(plan):
+    """With other settings or models nothing would be wrong, but the demo would take minutes longer."""
+    (add,) = [step for step in plan.steps() if step.title == "controls, second seed, other routes"]
+    # A run that is missing would be computed, with steps of training.
+    trained = []
+    add.do(stage.Execution("cpu", progress=lambda report: trained.append(report.step)))
+    assert not any(trained)
+    ws = plan.ws
+    shipped = [plan.runs[step.title] for step in plan.shipped()]
+    assert all(run.published is not None for run in shipped)
+    assert all(run.published is None for run in (plan.runs["data"], plan.runs["source"]))
+    assert ws.verify() == []
+    assert ws.run(subject_of(archive_file())).name == SHIPPED_NAME
+    # What the machine is to train itself is not among them.
+    migrations = [run for run in ws.runs("migration") if run.seed == 0]
+    assert {run.inputs["backbone"] for run in migrations} <= {
+        plan.runs[name].id for name in ("target model", "third model")
+    }
+    methods = evaluated_methods(ws, plan.runs["data"].id, "test")
+    assert set(methods["kind"]) == {"migrated", "retrained", "random", "shuffled", "source"}
+    single = methods[(methods["hops"] == 1) & (methods["sources"] == 1)]
+    for seed in DEMO_SEEDS[1:]:
+        of_seed = single[
+            (single["seed"] == seed) & single["strategy"].isin(["all", "kmeans-variance"])
+        ]
+        assert sorted(of_seed["budget"]) == [round(share * DEMO_USERS) for share in DEMO_SHARES]
+    assert (methods["hops"] == 2).any() and (methods["sources"] == 2).any()
+    assert set(single[single["strategy"] == "random"]["seed"]) == set(DEMO_SEEDS)
+
+
+def test_its_time_is_said_and_under_two_minutes():
+    assert 30 < demo_seconds() < 120
+    # With other users nothing that ships answers its questions.
+    assert demo_seconds(DEMO_USERS - 1) > demo_seconds()
+
+
+def test_its_own_archive_is_not_added_to_workspaces_of_other_data(tmp_path):
+    ws = Workspace.open(tmp_path / "ws", create=True)
+    add_shipped_comparisons(ws)
+    assert SHIPPED_NAME not in {run.name for run in ws.runs()}
