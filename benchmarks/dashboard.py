@@ -166,7 +166,9 @@ def main() -> None:
             "warm_runs": WARM,
             "load_average_before": load,
         }
-        write_results(given.out, {"about": about, "rows": rows})
+        # `python -m dashboard.audit` writes a section of its own into the same file.
+        written = json.loads(given.out.read_text()) if given.out.exists() else {}
+        write_results(given.out, written | {"about": about, "rows": rows})
 
 
 if __name__ == "__main__":

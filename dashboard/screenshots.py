@@ -1,7 +1,9 @@
 """Screenshots of every page for the documentation: `python -m dashboard.screenshots`.
 
 It serves a finished demo workspace, opens every page in a headless Chromium with the light and
-the dark theme, and writes small PNGs. Needs requirements-dev.txt and Chromium.
+the dark theme, and writes small PNGs. To judge the design, it also takes other states and widths:
+`python -m dashboard.screenshots --out pictures --states filled empty busy failed read-only --widths 1440 1920 420`.
+Needs requirements-dev.txt and Chromium.
 """
 
 import argparse
@@ -15,8 +17,9 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import product
 from pathlib import Path
 
 from PIL import Image
@@ -27,7 +30,9 @@ from dashboard.pages import PAGES, address
 ROOT = Path(__file__).resolve().parents[1]
 THEMES = ("light", "dark")
 # Addresses of pages that show more than the demo's workspace.
-QUERIES = {"studies": "?from=published", "plan": "?step=users"}
+QUERIES = {"plan": "?step=users"}
+STATES = ("filled", "empty", "busy", "failed", "read-only")
+WIDTH = 1280  # pixels, of the pictures in the documentation
 MAX_BYTES = 400_000
 START_SECONDS = 60.0
 MIN_HEIGHT, MAX_HEIGHT = 500, 1600  # pixels
@@ -51,23 +56,78 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--workspace", default=os.environ.get("PUMA_WORKSPACE", "workspace"))
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images")
     parser.add_argument("--pages", nargs="*", default=list(PAGES), choices=list(PAGES))
-    parser.add_argument("--width", type=int, default=1280)
+    parser.add_argument("--states", nargs="*", default=["filled"], choices=STATES)
+    parser.add_argument("--widths", nargs="*", type=int, default=[WIDTH])
+    parser.add_argument("--themes", nargs="*", default=list(THEMES), choices=list(THEMES))
     args = parser.parse_args(arguments)
+    if "read-only" in args.states and os.geteuid() == 0:
+        raise SystemExit("Root may write every workspace; run the state read-only as another user.")
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     args.out.mkdir(parents=True, exist_ok=True)
-    with (
-        prepared(Path(args.workspace)) as workspace,
-        serving(workspace) as url,
-        sync_playwright() as playwright,
-    ):
+    with sync_playwright() as playwright, prepared(Path(args.workspace)) as filled:
         browser = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
-        for name in args.pages:
-            for theme in THEMES:
-                path = args.out / f"{name}-{theme}.png"
-                link = f"{url}/{address(name)}{QUERIES.get(name, '')}"
-                path.write_bytes(picture(browser, link, theme, args.width))
-                print(f"{path} {path.stat().st_size / 1000:.0f} kB", flush=True)
+        for state in args.states:
+            with in_state(state, filled) as url:
+                for name, width, theme in product(args.pages, args.widths, args.themes):
+                    usual = (state, width) == ("filled", WIDTH)
+                    parts = [name, theme] if usual else [name, state, str(width), theme]
+                    path = args.out / f"{'-'.join(parts)}.png"
+                    link = f"{url}/{address(name)}{QUERIES.get(name, '')}"
+                    path.write_bytes(picture(browser, link, theme, width))
+                    print(f"{path} {path.stat().st_size / 1000:.0f} kB", flush=True)
         browser.close()
+
+
+@contextmanager
+def in_state(state: str, filled: Path) -> Iterator[str]:
+    """Serve a workspace in a state, made from a filled one; yield the address."""
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        root = Path(folder) / "workspace"
+        if state != "empty":
+            shutil.copytree(filled, root)
+        if state == "busy":
+            newest = json.loads(_puma(root, "prompts", "list", "--json"))[0]
+            fit = ["--dataset", newest["inputs"]["dataset"], "--name", "again"]
+            model = ["--backbone", newest["inputs"]["backbone"]]
+            _puma(root, "prompts", "fit", *fit, *model, "--batch-size", "1", "--queue")
+            worker = [sys.executable, "-m", "puma_engine.cli", "worker", "--once"]
+            stack.enter_context(_running(worker, os.environ | {"PUMA_WORKSPACE": str(root)}))
+        elif state == "failed":
+            table = Path(folder) / "ratings.csv"
+            table.write_text("user,item,rating\n1,1,5\n")
+            _puma(root, "data", "import", str(table), "--queue")
+            table.unlink()
+            _puma(root, "worker", "--once")
+        elif state == "read-only":
+            everything = [root.parent, root, *root.rglob("*")]
+            for path in everything:
+                path.chmod(0o555 if path.is_dir() else 0o444)
+            stack.callback(_make_writable, everything)
+        yield stack.enter_context(serving(root))
+
+
+def _make_writable(paths: Iterable[Path]) -> None:
+    for path in paths:
+        path.chmod(0o700)
+
+
+@contextmanager
+def _running(
+    command: Sequence[str], environment: Mapping[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process of this checkout, and end it."""
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(60)
 
 
 @contextmanager
@@ -106,13 +166,8 @@ def serving(workspace: str | Path) -> Iterator[str]:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "puma_engine.cli", "serve", "--port", str(port)]
-    process = subprocess.Popen(
-        [*command, "--workspace", str(workspace)],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
+    command += ["--workspace", str(workspace)]
+    with _running(command, os.environ) as process:
         url = f"http://localhost:{port}"
         end = time.monotonic() + START_SECONDS
         while True:
@@ -124,9 +179,6 @@ def serving(workspace: str | Path) -> Iterator[str]:
             except OSError:
                 time.sleep(0.3)
         yield url
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
 
 
 def picture(browser: Browser, url: str, theme: str, width: int) -> bytes:
