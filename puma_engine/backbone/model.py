@@ -5,6 +5,7 @@ names the part that fails.
 """
 
 import functools
+import gc
 import inspect
 import math
 from collections.abc import Callable, Sequence
@@ -235,8 +236,14 @@ class FrozenBackbone:
         return sum(part.numel() * part.element_size() for pair in states for part in pair)
 
     def forget(self) -> None:
-        """Drop the latest reader and its cached prefixes, and count reads from disk anew."""
+        """Drop the latest reader and its cached prefixes, and count reads from disk anew.
+
+        Memory of CUDA graphs stays reserved after they are gone; it is given back.
+        """
         self.latest_reader = None
+        if self.device.type == "cuda":
+            gc.collect()
+            torch.cuda.empty_cache()
         if self.prefix_store is not None:
             self.prefix_store.forget()
 

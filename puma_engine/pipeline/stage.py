@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from puma_engine.config import TrainingConfig
-from puma_engine.errors import Cancelled, NotFoundError, PumaError, StoreError
+from puma_engine.errors import Cancelled, NotFoundError, PumaError, StoreError, TrainingError
 from puma_engine.store import Run, Workspace
 from puma_engine.store.records import now
 from puma_engine.training import distributed
@@ -128,7 +128,8 @@ def _compute(ws: Workspace, run: Run, compute: Compute) -> Run:
         seconds = clock.seconds
         if result.describe is not None:
             result.summary |= result.describe()
-    except BaseException as error:
+    except BaseException as problem:
+        error = _plain(problem)
         with contextlib.suppress(OSError):
             folder.rmdir()  # fails, as it should, where a checkpoint was left
         reason = f"{type(error).__name__}: {error}"
@@ -136,7 +137,9 @@ def _compute(ws: Workspace, run: Run, compute: Compute) -> Run:
             reason = str(error) or "Interrupted."
         stopped = isinstance(error, KeyboardInterrupt | Cancelled)
         ws.fail(run.id, reason, interrupted=stopped)
-        raise
+        if error is problem:
+            raise
+        raise error from problem
     finished = ws.finish(
         run.id,
         seconds=seconds,
@@ -146,6 +149,18 @@ def _compute(ws: Workspace, run: Run, compute: Compute) -> Run:
     )
     shutil.rmtree(folder, ignore_errors=True)
     return finished
+
+
+def _plain(error: BaseException) -> BaseException:
+    """Return an exception, or for a GPU without free memory one that says what to do."""
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError):
+        return TrainingError(
+            f"The GPU has no memory left ({str(error).partition('. ')[0]}); use a smaller batch "
+            "size or fewer processes, or --device cpu."
+        )
+    return error
 
 
 def find(ws: Workspace, reference: Reference, *kinds: str) -> Run:

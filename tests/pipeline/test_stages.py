@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+import torch
 from small_runs import QUICK, SMALL, write_ratings
 from store_edits import edited
 from store_processes import start_process
@@ -24,6 +25,7 @@ from puma_engine.errors import (
     NotFoundError,
     SelectionError,
     StoreError,
+    TrainingError,
 )
 from puma_engine.evaluation import metrics
 from puma_engine.evaluation.baselines import BASELINES
@@ -516,3 +518,15 @@ def test_the_python_api_returns_the_runs_of_the_stages(world):
     again = bench.fit_prompts(world["data"], world["large"], role="retrained", training=QUICK)
     table = bench.table(bench.compare([bench.evaluate(moved), bench.evaluate(again)]))
     assert {"method", "metric", "value", "difference", "seconds"} <= set(table.columns)
+
+
+def test_a_full_gpu_ends_in_one_sentence(tmp_path):
+    def compute(_run_id, _folder, _clock):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a")
+
+    ws = Workspace.open(tmp_path / "ws", create=True)
+    with pytest.raises(TrainingError, match=r"no memory left \(CUDA out of memory\); use"):
+        run_stage(ws, "prompts", name="full", config={}, inputs={}, compute=compute)
+    (run,) = ws.runs()
+    assert run.status == "failed" and run.error.startswith("The GPU has no memory left")
+    ws.close()
