@@ -163,18 +163,19 @@ class TrainingConfig(_Config):
 class PromptConfig(_Config):
     """Settings of a table of soft prompts.
 
-    tokens: soft tokens of each user. init_scale: bound of the uniform start. start: "shared" learns
-    one vector for all users plus each user's difference, which starts at 0 and to which weight decay
-    applies; the vector is drawn. "mean" and "word" are the same with a vector that is the model's mean
-    token embedding, or the embedding of start_word (of its tokens in turn, where there are more soft
-    tokens than one). "random" draws each user's start, as in the paper. item_tokens: soft tokens of each
+    tokens: soft tokens of each user. start: "text" learns one vector for all users, which starts as the
+    embedding of the token in front of the prompt slot, plus each user's difference, which starts at 0
+    and to which weight decay applies. "mean" and "word" are the same with a vector that starts as the
+    model's mean token embedding, or the embedding of start_word (of its tokens in turn, where there
+    are more soft tokens than one); "shared" draws it. "random" draws each user's start, as in the
+    paper. init_scale: bound of what is drawn. item_tokens: soft tokens of each
     item, fitted with the users' (0: none, as in the paper). item_order: whether they stand after the
     user's tokens in the prompt slot, or before.
     """
 
     tokens: int = 1
     init_scale: float = 0.1
-    start: Literal["shared", "random", "mean", "word"] = "shared"
+    start: Literal["text", "shared", "random", "mean", "word"] = "text"
     item_tokens: int = 0
     item_order: Literal["after", "before"] = "after"
     start_word: str = "reader"
@@ -185,8 +186,10 @@ class PromptConfig(_Config):
         problems = _positive(self, "tokens", "init_scale")
         if not 0 <= self.item_tokens < math.inf:
             problems.append(f"item_tokens must be 0 or more, not {self.item_tokens!r}")
-        if self.start not in ("shared", "random", "mean", "word"):
-            problems.append(f"start must be shared, random, mean or word, not {self.start!r}")
+        if self.start not in ("text", "shared", "random", "mean", "word"):
+            problems.append(
+                f"start must be text, shared, random, mean or word, not {self.start!r}"
+            )
         if not self.start_word.strip():
             problems.append("start_word must be a word, not empty")
         if self.item_order not in ("after", "before"):
@@ -206,7 +209,9 @@ class AdapterConfig(_Config):
     is added to source prompts in training, in units of the prompts' own. max_mean_to_std: rescale
     source prompts so that the norm of their mean is at most this many times the norm of their
     standard deviation; 0 does not rescale. max_norm: upper bound of the norm of each mapped token,
-    in units of the median norm of the target's token embeddings; 0 sets no bound.
+    in units of the median norm of the target's token embeddings; 0 sets no bound. output_start:
+    "text" maps every prompt near the embedding of the token in front of the prompt slot before
+    training; "random" draws all weights, as in the paper.
 
     The stored names `balance` and `norm_limit` are accepted as keywords, see STORED_NAMES.
     Raises ConfigError that lists all invalid settings.
@@ -218,12 +223,17 @@ class AdapterConfig(_Config):
     noise: float = 0.0
     max_mean_to_std: float = 0.0
     max_norm: float = 0.0
+    output_start: Literal["random", "text"] = "random"
+
+    optional = ("output_start",)
 
     def problems(self) -> list[str]:
         problems = _positive(self, "hidden")
         for name in ("noise", "max_mean_to_std", "max_norm"):
             if not 0 <= getattr(self, name) < math.inf:
                 problems.append(f"{name} must be 0 or more, not {getattr(self, name)!r}")
+        if self.output_start not in ("random", "text"):
+            problems.append(f"output_start must be random or text, not {self.output_start!r}")
         if self.depth < 2:
             problems.append(f"depth must be 2 or more, not {self.depth!r}")
         if not 0 <= self.dropout < 1:

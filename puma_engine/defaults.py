@@ -180,7 +180,9 @@ def migration_defaults(
     training = _few_users_training(task, trained) if few else _all_users_training(task, trained)
     # Noise keeps the adapter from memorising users. Differences between users are amplified where
     # they are small beside the mean prompt, as with clicks; with few users always.
-    adapter = AdapterConfig(hidden=1024, noise=0.3, max_mean_to_std=1.0 if few else 3.0)
+    # With a random start, few users of some seeds learn no more than each user's mean.
+    limit = 1.0 if few else 3.0
+    adapter = AdapterConfig(hidden=1024, noise=0.3, max_mean_to_std=limit, output_start="text")
     if task == "click":
         # Gradients from clicks are weak, so mapped prompts would grow long before they carry
         # information: the backbone would see their common direction alone.
@@ -268,7 +270,9 @@ DEMO_TRAINING = {
     "0.3": replace(_DEMO_MANY, epochs=6, batch_size=64),
     "1": _DEMO_MANY,
 }
-_DEMO_NETWORK = AdapterConfig(hidden=512, noise=0.1, max_mean_to_std=3.0)
+_DEMO_NETWORK = AdapterConfig(
+    hidden=512, noise=0.1, max_mean_to_std=3.0, output_start="text"
+)
 DEMO_ADAPTERS = {
     share: replace(_DEMO_NETWORK, max_mean_to_std=1.0) for share in ("0.01", "0.03", "0.1")
 } | {"0.3": _DEMO_NETWORK, "1": _DEMO_NETWORK}

@@ -81,6 +81,7 @@ class Reader:
         self._max_tokens = {Slot.ITEM: item_tokens, Slot.HISTORY: history_tokens}
         encoded = encode_template(backbone.tokenizer, template, self.task.answers)
         self.answers = torch.tensor(encoded.answers, device=backbone.device)
+        self.encoded = encoded
         with collection_paused():
             # The token ids of every text that fills a slot.
             self._filled: dict[Slot, dict[str, list[int]]] = {}

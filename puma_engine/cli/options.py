@@ -78,8 +78,9 @@ SETTINGS_HELP: dict[type, dict[str, str]] = {
     PromptConfig: {
         "tokens": "Soft tokens a user.",
         "init_scale": "Bound of the uniform start.",
-        "start": "shared: one drawn vector for all plus each user's difference; mean, word: the same from the mean "
-        "token embedding, or a word's; random: the paper's.",
+        "start": "text: the embedding of the token in front of the prompt slot plus each user's "
+        "difference; mean, word, shared: the same from the mean token embedding, a word's, or a drawn "
+        "vector; random: the paper's.",
         "item_tokens": "Soft tokens of each item, fitted beside the users' (0: none).",
         "start_word": "The word of --start word.",
         "item_order": "Where an item's soft tokens stand in the prompt slot: after or before the user's.",
@@ -93,6 +94,8 @@ SETTINGS_HELP: dict[type, dict[str, str]] = {
         "that of their standard deviation; 0: no rescaling.",
         "max_norm": "Upper bound of each mapped token's norm, in units of the median norm of the target's "
         "token embeddings; 0: no bound.",
+        "output_start": "text: prompts are first mapped near the embedding of the token in front of the "
+        "prompt slot; random: the paper's.",
     },
 }
 SETTINGS = {"training": TrainingConfig, "prompt": PromptConfig, "adapter": AdapterConfig}

@@ -12,6 +12,8 @@ from puma_engine.errors import MigrationError
 
 # Buffers of an adapter, which are not trained, and their names in stored adapters.
 STORED_BUFFERS = {"input_scale": "gain", "input_bias": "shift", "max_norm": "longest"}
+# What is left of the last weights where an adapter starts near one vector.
+NEAR_START = 0.3
 
 
 class FeedForward(nn.Module):
@@ -71,6 +73,13 @@ class Adapter(nn.Module):
                 bound = module.in_features**-0.5
                 nn.init.uniform_(module.weight, -bound, bound, generator=generator)
                 nn.init.uniform_(module.bias, -bound, bound, generator=generator)
+
+    @torch.no_grad()
+    def start_at(self, vector: Tensor) -> None:
+        """Map every prompt near a vector [d_out]: it becomes the last bias, and its weights shrink."""
+        last = self.blocks[-1].layers[-1]
+        last.weight.mul_(NEAR_START)
+        last.bias.copy_(vector)
 
     def forward(self, prompts: Tensor) -> Tensor:
         """Map prompts [..., l, d_in] to [..., l, d_out]."""

@@ -20,6 +20,7 @@ from puma_engine.prompts.examples import reader_for
 from puma_engine.prompts.item_prompts import ItemPrompts, join_items
 from puma_engine.prompts.table import PromptTable
 from puma_engine.prompts.tuning import (
+    text_embedding,
     FitResult,
     PromptModule,
     PromptTuningModule,
@@ -103,6 +104,8 @@ def train_migration(
     generator = torch.Generator().manual_seed(training.seed)
     parts = [(source.width, source.is_vectors) for source in sources]
     network = new_adapter(vectors, parts, target, adapter, generator)
+    if network.config.output_start == "text":
+        network.start_at(text_embedding(target, data.reader.encoded))
     start = next((source.head for source in sources if not source.is_vectors), None)
     head = make_head(data.task, data.train, generator, start)
     # user_ids are sorted, and every user of `read` is among them.

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from puma_engine.backbone import FrozenBackbone
 from puma_engine.backbone.tasks import Task
-from puma_engine.backbone.templates import Template
+from puma_engine.backbone.templates import Slot, Template
+from puma_engine.backbone.tokens import EncodedTemplate
 from puma_engine.config import PromptConfig, TrainingConfig
 from puma_engine.datasets import Dataset
 from puma_engine.prompts.examples import Examples, ReaderData, reader_for
@@ -157,6 +158,18 @@ def embedded_start(backbone: FrozenBackbone, tokens: int, word: str | None) -> T
     return backbone.embed(turn.to(backbone.device)).float().cpu().unsqueeze(0)
 
 
+@torch.no_grad()
+def text_embedding(backbone: FrozenBackbone, template: EncodedTemplate) -> Tensor:
+    """Return the embedding [width] of the literal token in front of the prompt slot, on the CPU.
+
+    Where a template begins with the slot, of the token behind it.
+    """
+    before = [piece for piece in template.before if not isinstance(piece, Slot)]
+    after = [piece for piece in template.after if not isinstance(piece, Slot)]
+    token = before[-1][-1] if before else after[0][0]
+    return backbone.embed(torch.tensor(token, device=backbone.device)).float().cpu()
+
+
 def item_embedding(
     table: ItemPrompts | None, dataset: Dataset, backbone: FrozenBackbone
 ) -> PromptEmbedding | None:
@@ -201,7 +214,9 @@ def fit_prompts(
 
     items, items_first = None, config.item_order == "before"
     if start is None:
-        if trainable and config.start in ("mean", "word"):
+        if trainable and config.start == "text":
+            base = text_embedding(backbone, data.reader.encoded).expand(1, config.tokens, -1)
+        elif trainable and config.start in ("mean", "word"):
             word = config.start_word if config.start == "word" else None
             base = embedded_start(backbone, config.tokens, word)
         else:

@@ -67,8 +67,6 @@ class Grids:
 
 
 _PROMPTS = [
-    # From one vector, some trainings of prompt-last templates learn no more than each user's mean.
-    _training(1e-2, 256, 0.3) | {"prompt": {"start": "random"}},
     _training(1.5e-2, 1024, 0.1),
     _training(1.5e-2, 1024, 1.0),
     _training(3e-2, 1024, 0.3),

@@ -127,7 +127,7 @@ def test_a_rule_reaches_the_runs_on_such_a_model_and_yields_to_the_request(tmp_p
     data = compared.import_data(ws, tmp_path, users=12, rows=20)
     model, once = tiny_backbone_folder(tmp_path, "llama"), {"epochs": 1}
     before = pipeline.fit_prompts(ws, data, model, training=once, device="cpu")
-    assert before.config["prompt"]["start"] == "shared"
+    assert before.config["prompt"]["start"] == "text"
     rule = TargetRule(rate=0.1, prompt={"start": "mean"})
     monkeypatch.setitem(TARGET_RULES, ("fit", "rating"), rule)
     run = pipeline.fit_prompts(ws, data, model, training=once, device="cpu")
@@ -136,4 +136,4 @@ def test_a_rule_reaches_the_runs_on_such_a_model_and_yields_to_the_request(tmp_p
     given = {"training": once | {"learning_rate": 1e-2}, "prompt": {"start": "shared"}}
     assert pipeline.fit_prompts(ws, data, model, device="cpu", **given).id == before.id
     zoo = pipeline.fit_prompts(ws, data, "llama-small", training=once, device="cpu")
-    assert zoo.config["prompt"]["start"] == "shared"
+    assert zoo.config["prompt"]["start"] == "text"
