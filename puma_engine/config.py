@@ -88,10 +88,15 @@ class _Config:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as runs store them, see STORED_NAMES."""
-        values = dataclasses.asdict(self)  # type: ignore[call-overload]
+        values = self.all_settings()
         for name in self.optional:
             if values[name] == type(self).__dataclass_fields__[name].default:  # type: ignore[attr-defined]
                 del values[name]
+        return values
+
+    def all_settings(self) -> dict[str, Any]:
+        """Return every setting under its stored name, those at their default included."""
+        values = dataclasses.asdict(self)  # type: ignore[call-overload]
         return {STORED_NAMES.get(name, name): value for name, value in values.items()}
 
     @property

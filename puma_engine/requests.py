@@ -134,7 +134,7 @@ def _fits(value: Any, kind: Any) -> bool:
 def _plain(value: Any) -> Any:
     """A run as its id, a path as text, a configuration as a dictionary."""
     if isinstance(value, TrainingConfig | AdapterConfig | PromptConfig):
-        return value.to_dict()
+        return value.all_settings()
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, list | tuple):

@@ -27,7 +27,7 @@ FIXTURES = Path(__file__).parents[1] / "fixtures"
 SOURCE = ["--dataset", "goodbooks-24", "--device", "cpu"]
 RETRAINED = [*SOURCE, "--backbone", "llama-medium", "--role", "retrained"]
 # Defaults of version 0.1.0 that this version changed, so its questions must name them.
-DEFAULTS = ["--template", "rating-item-first", "--learning-rate", "0.015"]
+DEFAULTS = ["--template", "rating-item-first", "--learning-rate", "0.015", "--start", "shared"]
 # The commands of version 0.1.0, with its names of options, and the runs that they made.
 FINISHED = {
     "b69b58aa5caeaaf9": ["data", "import", "goodbooks", "--users", "24"],
@@ -37,6 +37,7 @@ FINISHED = {
     "ff84c7edafc415e2": [
         *("migrate", "old", "llama-medium", "--strategy", "facility", "--share", "0.5"),
         *("--epochs", "2", "--hidden", "16", "--norm-limit", "1", "--balance", "2"),
+        *("--output-start", "random"),
     ],
     "05c42476de29843b": ["prompts", "fit", *RETRAINED, "--epochs", "2", *DEFAULTS],
     "3bd2aaeadf695390": ["evaluate", "moved"],
