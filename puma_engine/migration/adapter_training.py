@@ -20,12 +20,12 @@ from puma_engine.prompts.examples import reader_for
 from puma_engine.prompts.item_prompts import ItemPrompts, join_items
 from puma_engine.prompts.table import PromptTable
 from puma_engine.prompts.tuning import (
-    text_embedding,
     FitResult,
     PromptModule,
     PromptTuningModule,
     head_tensors,
     make_head,
+    text_embedding,
 )
 from puma_engine.requests import Missing
 from puma_engine.training.loop import Progress

@@ -58,7 +58,11 @@ def test_an_adapter_near_a_vector_keeps_the_users_apart():
 
 def test_migrated_prompts_start_near_the_token_in_front_of_the_slot(model, data):
     source = fit_prompts(
-        model, data, template="rating-prompt-last", training=STILL, prompt=PromptConfig(start="random")
+        model,
+        data,
+        template="rating-prompt-last",
+        training=STILL,
+        prompt=PromptConfig(start="random"),
     ).table
     _, embedding = token_in_front(model, "rating-prompt-last")
 
