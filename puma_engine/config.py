@@ -192,9 +192,7 @@ class PromptConfig(_Config):
         if not 0 <= self.item_tokens < math.inf:
             problems.append(f"item_tokens must be 0 or more, not {self.item_tokens!r}")
         if self.start not in ("text", "shared", "random", "mean", "word"):
-            problems.append(
-                f"start must be text, shared, random, mean or word, not {self.start!r}"
-            )
+            problems.append(f"start must be text, shared, random, mean or word, not {self.start!r}")
         if not self.start_word.strip():
             problems.append("start_word must be a word, not empty")
         if self.item_order not in ("after", "before"):

@@ -77,7 +77,10 @@ class Adapter(nn.Module):
     @torch.no_grad()
     def start_at(self, vector: Tensor) -> None:
         """Map every prompt near a vector [d_out]: it becomes the last bias, and its weights shrink."""
-        last = self.blocks[-1].layers[-1]
+        block = self.blocks[-1]
+        assert isinstance(block, FeedForward)
+        last = block.layers[-1]
+        assert isinstance(last, nn.Linear)
         last.weight.mul_(NEAR_START)
         last.bias.copy_(vector)
 
