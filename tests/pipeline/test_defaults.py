@@ -133,7 +133,7 @@ def test_a_rule_reaches_the_runs_on_such_a_model_and_yields_to_the_request(tmp_p
     run = pipeline.fit_prompts(ws, data, model, training=once, device="cpu")
     assert run.id != before.id and run.config["prompt"]["start"] == "mean"
     assert run.config["training"]["learning_rate"] == pytest.approx(1e-3)
-    given = {"training": once | {"learning_rate": 1e-2}, "prompt": {"start": "shared"}}
+    given = {"training": once | {"learning_rate": 1e-2}, "prompt": {"start": "text"}}
     assert pipeline.fit_prompts(ws, data, model, device="cpu", **given).id == before.id
     zoo = pipeline.fit_prompts(ws, data, "llama-small", training=once, device="cpu")
     assert zoo.config["prompt"]["start"] == "text"
