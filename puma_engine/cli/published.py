@@ -23,7 +23,8 @@ def publish(
     """Write a comparison and all runs that it rests on to one archive, prompts in 16 bits.
 
     puma published add opens it in another workspace. It holds the rows and ids of the data's users.
-    Adapters are left out, and prompt tables that exceed the size: those of the controls first.
+    Adapters are left out, and prompt tables that exceed the size: all but one of each kind first,
+    then those of the controls.
     """
     from puma_engine.pipeline import publish as write
 

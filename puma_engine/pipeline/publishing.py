@@ -15,18 +15,21 @@ Prompts are in 16 bits and read as float32; all other numbers are those that wer
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from puma_engine.errors import ConfigError, StoreError
 from puma_engine.pipeline import stage
 from puma_engine.pipeline.backbones import check_backbone
 from puma_engine.pipeline.exporting import LICENCES
 from puma_engine.pipeline.stored_prompts import ARTIFACT, ITEMS
+from puma_engine.pipeline.verdicts import judge_comparison
 from puma_engine.store import Run, Workspace
 from puma_engine.store.archives import AddedRuns, add_archive, write_archive
 from puma_engine.store.backups import copy_run
@@ -65,7 +68,7 @@ def publish(
     """Write a comparison, and all runs that it rests on, to one archive for other workspaces.
 
     Maps of its prompts are taken, too. Adapters are left out, and as many prompt tables as needed to
-    keep the file within most_mib MiB: the controls first. command: how it was measured. The archive
+    keep the file within most_mib MiB: all but one of each kind first, then the controls. command: how it was measured. The archive
     holds the rows and ids of the data set's users. Raises ConfigError, NotFoundError, StoreError.
     """
     if not most_mib > 0:
@@ -81,7 +84,7 @@ def publish(
             left_out = _compact(staged, runs, facts)
             trial = Path(folder) / "archive.zip"
             write_archive(staged, run.id, trial)
-            for step in sorted(runs, key=_last_kinds_first):
+            for step in _least_wanted_first(ws, run, runs):
                 if trial.stat().st_size <= most_mib * MIB:
                     break
                 names = [name for name in (ARTIFACT, ITEMS) if _has(staged, step, name)]
@@ -250,9 +253,23 @@ def _leave_out(
     staged.rewrite_summary(run.id, summary | {PUBLISHED: summary[PUBLISHED] | {"left_out": gone}})
 
 
-def _last_kinds_first(run: Run) -> int:
-    role = str(run.config.get("role"))
-    return -FIRST_KINDS.index(role) if role in FIRST_KINDS else 0
+def _least_wanted_first(ws: Workspace, comparison: Run, runs: list[Run]) -> list[Run]:
+    """Return the runs with prompts in the order in which they are left out where room is short.
+
+    Of each kind one stays longest: of migrations the one that the verdict is about.
+    """
+    methods = ws.get_table(comparison.id, "methods")
+    judged = methods["method"] == judge_comparison(ws, comparison).method
+    compared = pd.concat([methods[judged], methods[~judged]])["run"].dropna().tolist()
+    with_prompts = {run.id: run for run in runs if run.kind in stage.PROMPT_KINDS}
+    wanted: list[tuple[int, int, Run]] = []
+    number: Counter[str] = Counter()
+    for run_id in dict.fromkeys([*compared, *with_prompts]):
+        role = str(with_prompts[run_id].config.get("role"))
+        place = FIRST_KINDS.index(role) if role in FIRST_KINDS else len(FIRST_KINDS)
+        wanted.append((number[role], place, with_prompts[run_id]))
+        number[role] += 1
+    return [run for *_, run in sorted(wanted, key=lambda item: item[:2], reverse=True)]
 
 
 def _has(ws: Workspace, run: Run, name: str) -> bool:

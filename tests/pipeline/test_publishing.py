@@ -1,5 +1,6 @@
 """A comparison published from one workspace is the same in another, read-only and marked."""
 
+import dataclasses
 import json
 import shutil
 import zipfile
@@ -16,6 +17,7 @@ from puma_engine import pipeline
 from puma_engine.cli import app
 from puma_engine.errors import BackboneError, NotFoundError, StoreError
 from puma_engine.jobs.tidying import leftovers, tidy
+from puma_engine.pipeline import publishing
 from puma_engine.pipeline.backbones import backbone_run
 from puma_engine.pipeline.demo_files import add_shipped_comparisons
 from puma_engine.pipeline.doctor import check_workspace
@@ -143,6 +145,18 @@ def test_prompts_are_left_out_from_the_controls_on(origin, tmp_path):
     with pytest.raises(StoreError, match="more than the 0.001 allowed"):
         pipeline.publish(ws, "real", tmp_path / "none.zip", most_mib=0.001)
     assert not (tmp_path / "none.zip").exists()
+
+
+def test_of_each_kind_one_prompt_table_stays_longest(origin):
+    """A second table of a kind goes before the controls do."""
+    ws, tables = origin["ws"], origin["runs"]
+    compared = origin["comparison"]
+    runs = ws.lineage(compared.id)
+    order = publishing._least_wanted_first(ws, compared, runs)
+    source, retrained, random, few = tables
+    assert [run.id for run in order] == [run.id for run in (random, retrained, few, source)]
+    second = dataclasses.replace(retrained, id="0" * 16)
+    assert publishing._least_wanted_first(ws, compared, [*runs, second])[0] == second
 
 
 def test_published_runs_are_not_deleted_by_accident(origin, opened):
