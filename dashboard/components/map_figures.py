@@ -175,7 +175,7 @@ def point_map(
             y=drawn[:, 1],
             mode="markers",
             name=layer.name,
-            marker=_marker(layer, 3 * small if few and not layer.faint else small, scale, legend),
+            marker=_marker(layer, 2 * small if few and not layer.faint else small, scale, legend),
             selected={"marker": {"opacity": 1}},
             unselected={"marker": {"opacity": 0.25}},
             showlegend=legend and scale is None,

@@ -48,7 +48,7 @@ def show(
     labels = {name: f"{text} · {counts[name]:,}" for name, text in GROUPS.items()}
     first = next((name for name in GROUPS if counts[name]), "surely")
     group = query_params.segment(
-        "How sure", labels, "affected", default=first, label_visibility="collapsed"
+        "How sure", labels, "affected", default=first, follows=True, label_visibility="collapsed"
     )
     listed = frame[frame["certainty"] == group].head(people.LISTED_USERS)
     clicked = None

@@ -196,15 +196,22 @@ def notes(subject: Subject, view: View) -> str:
 
 def _dimension_note(subject: Subject) -> str:
     shares = people.one_dimensional(subject)
-    if max(shares.values(), default=0) < ONE_DIMENSION:
-        return ""
-    names = {"source": "the old prompts", "migrated": "the migrated prompts"}
+    names = {"source": "old prompts", "migrated": "migrated prompts"}
     if subject.source is None:
-        names["migrated"] = "these prompts"
-    parts = [f"{100 * share:.0f} % in {names[panel]}" for panel, share in shares.items()]
+        names["migrated"] = "prompts"
+    flat = {panel: share for panel, share in shares.items() if share >= ONE_DIMENSION}
+    if not flat:
+        return ""
+    who = " and ".join(names[panel] for panel in flat)
+    held = " and ".join(f"{100 * share:.0f} %" for share in flat.values())
+    rest = [
+        f", against {100 * share:.0f} % of that of the {names[panel]}"
+        for panel, share in shares.items()
+        if panel not in flat
+    ]
     return (
-        f"Prompts are nearly one-dimensional: one direction holds {' and '.join(parts)} of their "
-        "variance, so a map of them shows little more than one number a person."
+        f"The {who} are nearly one-dimensional: one direction holds {held} of their variance"
+        f"{''.join(rest)}. A map of them shows little more than one number a person."
     )
 
 

@@ -11,7 +11,6 @@ from dashboard.components import (
     people_affected,
     person_story,
     query_params,
-    tables,
     user_predictions,
     user_prompts,
 )
@@ -131,4 +130,6 @@ def _metrics(records: pd.DataFrame, context: UserContext) -> None:
             f"{outcome.std(ddof=0):.2f} {'★' if rating else ''}",
             f"Of the user's outcomes. {glossary.term('variance')}",
         )
-    tables.metrics(values)
+    with st.container(horizontal=True):  # four in a row, and two on a phone
+        for label, (value, about) in values.items():
+            st.metric(label, value, help=about, border=True, width=165)

@@ -104,17 +104,20 @@ def segment(
     name: str,
     *,
     default: str | None = None,
+    follows: bool = False,
     **widget: Any,
 ) -> str:
     """Draw a segmented control bound to the address under `name`; return the chosen id.
 
     options: labels by id. The first is the default, which is not written; a default that depends
-    on what the workspace holds is given, and written. Unknown ids are ignored.
+    on what the workspace holds is given, and written. follows: the default depends on another
+    widget, so only another choice is written. Unknown ids are ignored.
     """
     first = next(iter(options))
     start, widget = read(name, options, default or first), {"required": True} | widget
     chosen = _bound(st.segmented_control, label, list(options), name, start, options, widget)
-    write(name, None if default is None and chosen == first else chosen)
+    unwritten = first if default is None else default if follows else None
+    write(name, None if chosen == unwritten else chosen)
     return str(chosen)
 
 

@@ -470,6 +470,8 @@ def test_the_most_affected_are_told_apart_by_certainty(judged, monkeypatch):
     names = ("Surely", "Likely", "Cannot be told")
     assert labels == [f"{name} · {count}" for name, count in zip(names, wanted, strict=False)]
     assert wanted[0] >= 3 and sum(wanted) == 60
+    # The group follows the selection until one is chosen.
+    assert "affected" not in app.query_params
     assert f"The other {wanted[3]} are likely not worse off" in words(app)
     (table,) = (item.value for item in app.dataframe if "Probability" in item.value)
     assert set(table["User"].head(3)) == {"000", "001", "002"}
@@ -550,7 +552,7 @@ def test_prompts_without_a_migration_have_components_and_a_drawer(tmp_path, monk
     flat = table.vectors.reshape(60, -1)
     values = np.linalg.svd(flat - flat.mean(axis=0), compute_uv=False) ** 2
     share = 100 * values[0] / values.sum()
-    assert share > 90 and f"one direction holds {share:.0f} % in these prompts" in plain(app)
+    assert share > 90 and f"one direction holds {share:.0f} % of their variance." in plain(app)
     assert "No migration yet" in words(open_page("users", ws.root, monkeypatch, map="umap"))
     assert "Evaluate these prompts" in words(
         open_page("users", ws.root, monkeypatch, map="behaviour")
