@@ -1,10 +1,12 @@
 """The campaign: what is asked for on the command line, spread over processes, and its figures."""
 
 import argparse
+import json
 import os
 import random
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -40,6 +42,12 @@ def main(arguments: list[str] | None = None) -> None:
         metavar="N",
         help="power losses at every operation, or a draw of N of them",
     )
+    parser.add_argument(
+        "--sessions", type=int, default=0, metavar="N", help="sessions of the dashboard at once"
+    )
+    parser.add_argument(
+        "--workspace", type=Path, help="workspace that sessions open (default: a demo is run)"
+    )
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--minutes", type=float, default=60.0, help="time limit of everything")
     parser.add_argument("--only", default="", help="commands and readers that match")
@@ -62,16 +70,23 @@ def run(given: argparse.Namespace, work: Path) -> dict[str, Any]:
 
     end = time.monotonic() + 60 * given.minutes
     about = provenance() | machine() | {"processes": given.processes, "seed": given.seed}
-    results: dict[str, Any] = {"about": about}
-    for library in LIBRARIES:
-        import_module(library)
+    about["command"] = about["command"].replace(
+        "benchmarks/reliability/__main__.py", "-m benchmarks.reliability"
+    )
+    # Parts that were measured before, on another machine perhaps, stay.
+    results = json.loads(given.out.read_text("utf-8")) if given.out.is_file() else {}
     asked = {name: getattr(given, name) for name in PARTS if getattr(given, name)}
+    for library in LIBRARIES if asked.keys() - {"sessions"} else ():
+        import_module(library)
     left = sum(SHARES[name] for name in asked)
     for name in asked:
         # What one part leaves of its time goes to the next.
         seconds = (end - time.monotonic()) * SHARES[name] / left
         left -= SHARES[name]
-        PARTS[name](given, work, time.monotonic() + seconds, results)
+        began = time.monotonic()
+        figures = PARTS[name](given, work, began + seconds)
+        facts = about | {"seconds": round(time.monotonic() - began, 1)}
+        results[TITLES.get(name, name)] = {"about": facts} | figures
         write_results(given.out, results)
     return results
 
@@ -95,10 +110,8 @@ def references_in(base: Path, only: str) -> dict[str, Any]:
 _REFERENCES: dict[Path, dict[str, Any]] = {}
 
 
-def run_kills(
-    given: argparse.Namespace, work: Path, deadline: float, results: dict[str, Any]
-) -> None:
-    """Kill commands, and write what came out under "kills"."""
+def run_kills(given: argparse.Namespace, work: Path, deadline: float) -> dict[str, Any]:
+    """Kill commands, and return what came out."""
     from benchmarks.reliability import kills
     from benchmarks.reliability.forking import in_slots
 
@@ -119,7 +132,7 @@ def run_kills(
         say(f"kills: {done} of {given.kills}", row.get("problems") or row.get("broken"))
         if done >= given.kills:
             break
-    results["kills"] = failure_figures(rows) | {
+    return failure_figures(rows) | {
         "moments": {name: reference.moments for name, reference in references.items()},
         "undisturbed_seconds": {
             name: round(reference.ended.seconds, 2) for name, reference in references.items()
@@ -127,10 +140,8 @@ def run_kills(
     }
 
 
-def run_power_losses(
-    given: argparse.Namespace, work: Path, deadline: float, results: dict[str, Any]
-) -> None:
-    """Lose what was not synced, and write what came out under "power_losses"."""
+def run_power_losses(given: argparse.Namespace, work: Path, deadline: float) -> dict[str, Any]:
+    """Lose what was not synced, and return what came out."""
     from benchmarks.reliability import power_loss
     from benchmarks.reliability.forking import in_slots
     from benchmarks.reliability.workloads import WORKLOADS
@@ -161,8 +172,7 @@ def run_power_losses(
         say(
             f"power losses: {len(rows)} of {len(planned)}", row.get("problems") or row.get("broken")
         )
-    figures = failure_figures(rows)
-    results["power_losses"] = figures | {"model": power_loss.__doc__, "states": len(planned)}
+    return failure_figures(rows) | {"model": power_loss.__doc__, "states": len(planned)}
 
 
 def failure_figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -215,10 +225,8 @@ def say(text: str, problem: Any = None) -> None:
         print(f"\r{text}", end="", file=sys.stderr, flush=True)
 
 
-def run_mutations(
-    given: argparse.Namespace, work: Path, deadline: float, results: dict[str, Any]
-) -> None:
-    """Read damaged inputs, and write what came out under "mutations"."""
+def run_mutations(given: argparse.Namespace, work: Path, deadline: float) -> dict[str, Any]:
+    """Read damaged inputs, and return what came out."""
     from benchmarks.reliability import mutations
     from benchmarks.reliability.forking import forked, in_slots
 
@@ -243,7 +251,7 @@ def run_mutations(
         rows.append(row)
         bad = row.get("outcome") not in ("refused", "accepted")
         say(f"damaged inputs: {len(rows)} of {given.mutations}", row if bad else None)
-    results["mutations"] = mutation_figures(rows)
+    return mutation_figures(rows)
 
 
 OUTCOMES = ("refused", "accepted", "traceback", "hang", "no sentence", "other values")
@@ -267,11 +275,26 @@ def mutation_figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-Part = Callable[[argparse.Namespace, Path, float, dict[str, Any]], None]
+def run_sessions(given: argparse.Namespace, work: Path, _deadline: float) -> dict[str, Any]:
+    """Open sessions of the dashboard on a copy of a workspace, and return their times and memory."""
+    from benchmarks.reliability import sessions
+
+    place = work / "sessions"
+    if given.workspace is None:
+        command = [sys.executable, "-m", "puma_engine.cli", "demo", "-w", str(place)]
+        subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    else:
+        shutil.copytree(given.workspace, place)
+    return {"rows": sessions.measure(place, given.sessions)}
+
+
+Part = Callable[[argparse.Namespace, Path, float], dict[str, Any]]
 PARTS: dict[str, Part] = {
     "kills": run_kills,
     "power_loss": run_power_losses,
     "mutations": run_mutations,
+    "sessions": run_sessions,
 }
+TITLES = {"power_loss": "power_losses"}
 # Of the time, relative to each other.
-SHARES = {"kills": 3.0, "mutations": 2.0, "power_loss": 1.5}
+SHARES = {"kills": 3.0, "mutations": 2.0, "power_loss": 2.0, "sessions": 1.0}

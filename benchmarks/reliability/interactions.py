@@ -225,8 +225,13 @@ def json_fields(user: str, item: str, outcome: str) -> Any:
     """Return a parser of lines of JSON by the names of their fields."""
 
     def parse(line: str) -> Iterable[Simple]:
-        record = json.loads(line)
-        yield str(record[user]), str(record[item]), float(record[outcome])
+        # Control characters in texts are common in published files.
+        record = json.loads(line, strict=False)
+        ids = [
+            str(value).lower() if isinstance(value, bool) else str(value)
+            for value in (record[user], record[item])
+        ]
+        yield ids[0], ids[1], float(record[outcome])
 
     return parse
 
