@@ -1,10 +1,11 @@
 """Compare: figures over many runs of one data split, after the figures of the paper.
 
-Model pairs (Figure 4), chains (Figure 5), aggregated sources (Figure 6) and selection strategies
-(Table 4).
+Numbers of users (Figure 3), model pairs (Figure 4), chains (Figure 5), aggregated sources (Figure 6)
+and selection strategies (Table 4).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from dashboard import engine, pages
-from dashboard.components import figures, page_states, tables
+from dashboard.components import figures, tables
 from dashboard.components.compare_methods import score_columns
 from dashboard.components.formatting import short
 from dashboard.components.theme import CATEGORIES, DIFFERENCES, KINDS, marker
@@ -20,21 +21,9 @@ from dashboard.engine import METRICS, comparisons
 from dashboard.engine.comparisons import DataSplit, summaries
 
 
-def _empty(title: str, text: str) -> None:
-    page_states.empty(title, text, icon=":material/lab_research:")
-    pages.link("plan", label="Plan such a migration")
-
-
 def pairs(methods: pd.DataFrame, metric: str) -> None:
     """Draw the gain of migrating over retraining for each source and target."""
     table = summaries.model_pairs(methods)
-    if len(table) < 2:
-        _empty(
-            "Not enough model pairs",
-            "Migrate to two or more models, or from two. Fit `retrained` prompts on each "
-            "new model, and evaluate all of them on this data set and split.",
-        )
-        return
     ids = zip(table["retrained"], table["evaluation"], strict=True)
     gains = [comparisons.gain(engine.root(), *pair, metric) for pair in ids]
     for column, part in (("gain", "value"), ("low", "low"), ("high", "high")):
@@ -56,16 +45,30 @@ def pairs(methods: pd.DataFrame, metric: str) -> None:
     )
 
 
+def curve(methods: pd.DataFrame, metric: str) -> None:
+    """Draw the quality over the number of users who train the adapter."""
+    table = summaries.budgets(methods)
+    same = methods[(methods["kind"] == "retrained") & methods["backbone"].isin(table["target"])]
+    st.caption("Old and new model, and how the users are chosen:")
+    st.text(f"{table['origin'].iloc[0]} → {table['target'].iloc[0]}, {table['strategy'].iloc[0]}")
+    worse = "above" if not METRICS[metric].higher_is_better else "below"
+    figures.show(
+        curve_figure(table, same),
+        table,
+        "curve",
+        title=f"How many users have to train it: {worse} the dotted line is worse than full retraining",
+        x="Users who train the adapter (log scale)",
+        y=METRICS[metric].axis,
+    )
+    st.caption(
+        "A mark a training with its 95 % interval over users; the line joins the means over seeds. "
+        "The dotted line is the mean of full retraining over its seeds."
+    )
+
+
 def chains(methods: pd.DataFrame, metric: str) -> None:
     """Draw the quality after each hop of a chain."""
     table = summaries.chains(methods)
-    if table.empty or table.groupby("run").size().max() < 2:
-        _empty(
-            "No chain yet",
-            "Migrate migrated prompts again, `puma chain SOURCE TARGET TARGET`, and evaluate every "
-            "hop on this data set and split.",
-        )
-        return
     figures.show(
         chain_figure(table),
         table,
@@ -79,13 +82,6 @@ def chains(methods: pd.DataFrame, metric: str) -> None:
 def aggregations(methods: pd.DataFrame, metric: str) -> None:
     """Draw aggregated sources beside each of their sources alone."""
     table = summaries.aggregations(methods)
-    if table.empty:
-        _empty(
-            "No aggregation yet",
-            "Migrate two sources together, `puma aggregate SOURCE SOURCE --target TARGET`, and at "
-            "least one of them alone to the same target. Evaluate both here.",
-        )
-        return
     figures.show(
         aggregation_figure(table),
         table,
@@ -99,25 +95,18 @@ def aggregations(methods: pd.DataFrame, metric: str) -> None:
 def strategies(methods: pd.DataFrame, metric: str) -> None:
     """Draw and list the selection strategies of one source and target."""
     table = summaries.strategies(methods)
-    if table.loc[table["strategy"] != "all", "strategy"].nunique() < 2:
-        _empty(
-            "Not enough strategies",
-            "Migrate the same source to the same target with two or more strategies at one "
-            "number of users, such as `--strategy random` and `--strategy kmeans-variance`; evaluate each.",
-        )
-        return
-    st.caption("Source and target of these migrations:")
+    st.caption("Old and new model of these migrations:")
     st.text(f"{table['origin'].iloc[0]} → {table['target'].iloc[0]}")
     figures.show(
         strategy_figure(table),
         table,
         "strategies",
-        title="Selection strategies: one mark per run with its 95 % interval",
+        title="Which users train it: one mark a training with its 95 % interval",
         x=METRICS[metric].axis,
         height=max(320, 100 + 40 * table["strategy"].nunique()),
     )
     shown = {
-        "strategy": "Strategy",
+        "strategy": "Users chosen by",
         "budget": "Users trained",
         "seed": "Seed",
         "value": METRICS[metric].heading,
@@ -129,21 +118,116 @@ def strategies(methods: pd.DataFrame, metric: str) -> None:
     tables.show(table[[*shown]].rename(columns=shown), columns)
 
 
-VIEWS: dict[str, Callable[[pd.DataFrame, str], None]] = {
-    "pairs": pairs,
-    "chains": chains,
-    "aggregations": aggregations,
-    "strategies": strategies,
+def _has_pairs(methods: pd.DataFrame) -> bool:
+    return len(summaries.model_pairs(methods)) > 1
+
+
+def _has_chains(methods: pd.DataFrame) -> bool:
+    table = summaries.chains(methods)
+    return len(table) > 0 and int(table.groupby("run").size().max()) > 1
+
+
+def _has_strategies(methods: pd.DataFrame) -> bool:
+    table = summaries.strategies(methods)
+    return table.loc[table["strategy"] != "all", "strategy"].nunique() > 1
+
+
+@dataclass(frozen=True)
+class View:
+    """A figure over many runs. study: what published it, for where the runs are missing."""
+
+    title: str
+    study: str
+    has_enough: Callable[[pd.DataFrame], bool]
+    draw: Callable[[pd.DataFrame, str], None]
+
+
+VIEWS = {
+    "curve": View(
+        "Users who train it",
+        "table4",
+        lambda methods: summaries.budgets(methods)["budget"].nunique() > 1,
+        curve,
+    ),
+    "strategies": View("Which users train it", "table4", _has_strategies, strategies),
+    "pairs": View("Pairs of models", "figure4", _has_pairs, pairs),
+    "chains": View("Chains", "figure5", _has_chains, chains),
+    "aggregations": View(
+        "Several sources",
+        "figure6",
+        lambda methods: len(summaries.aggregations(methods)) > 0,
+        aggregations,
+    ),
 }
 
 
-def show(view: str, split: DataSplit) -> None:
-    """Draw one of VIEWS from the methods evaluated on a data split, those with item prompts aside.
+def available(split: DataSplit | None) -> dict[str, str]:
+    """Return the titles of the views that a data split has enough runs for, by name."""
+    if split is None:
+        return {}
+    methods = _of_users(split)
+    return {name: view.title for name, view in VIEWS.items() if view.has_enough(methods)}
 
-    The paper's figures are of user prompts alone.
-    """
+
+def show(name: str, split: DataSplit) -> None:
+    """Draw one of VIEWS from the methods evaluated on a data split."""
+    VIEWS[name].draw(_of_users(split), comparisons.PRIMARY_METRIC[split.task])
+
+
+def show_missing(shown: Collection[str]) -> None:
+    """Name the views that are not shown for lack of runs, with links to published studies of them."""
+    missing = {name: view for name, view in VIEWS.items() if name not in shown}
+    if not missing:
+        return
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.caption("Not measured here; published studies:", width="content")
+        for view in missing.values():
+            pages.link(
+                "studies",
+                label=view.title,
+                icon=":material/menu_book:",
+                **{"from": "published", "view": "study", "report": view.study},
+            )
+
+
+def _of_users(split: DataSplit) -> pd.DataFrame:
+    """Return the methods of a data split without those with item prompts, as the paper has them."""
     methods = comparisons.methods(split)
-    VIEWS[view](methods[methods["item_tokens"] == 0], comparisons.PRIMARY_METRIC[split.task])
+    return methods[methods["item_tokens"] == 0]
+
+
+def curve_figure(rows: pd.DataFrame, retrained: pd.DataFrame) -> go.Figure:
+    """Draw trainings over their number of users, the means over seeds, and full retraining.
+
+    rows: of summaries.budgets. retrained: value of each full retraining.
+    """
+    figure = go.Figure()
+    colour = KINDS["migrated"].colour
+    means = rows.groupby("budget", as_index=False)["value"].mean()
+    figure.add_scatter(
+        x=means["budget"],
+        y=means["value"],
+        mode="lines",
+        line={"color": colour, "width": 2},
+        hoverinfo="skip",
+        showlegend=False,
+    )
+    for number, (seed, group) in enumerate(rows.groupby("seed", sort=True)):
+        figure.add_scatter(
+            x=group["budget"],
+            y=group["value"],
+            mode="markers",
+            name=f"Seed {seed:.0f}",
+            marker={"color": colour, "size": 10, "symbol": number % 20},
+            error_y=figures.error_bars(group, colour),
+            hovertemplate=f"%{{x:,}} users, seed {seed:.0f}: %{{y:.4f}}<extra></extra>",
+        )
+    if len(retrained):
+        figure.add_hline(y=float(retrained["value"].mean()), line=figures.REFERENCE_LINE)
+    users = sorted(rows["budget"].unique())
+    figure.update_xaxes(type="log", tickvals=users, ticktext=[f"{count:,.0f}" for count in users])
+    figure.update_layout(showlegend=True)
+    return figure
 
 
 def gain_heatmap(pairs: pd.DataFrame) -> go.Figure:

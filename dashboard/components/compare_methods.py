@@ -11,7 +11,7 @@ from dashboard import engine
 from dashboard.components import figures, query_params, tables
 from dashboard.components.formatting import short
 from dashboard.components.glossary import term
-from dashboard.components.theme import KINDS, marker, rank
+from dashboard.components.theme import KINDS, difference_texts, marker, rank
 from dashboard.engine import METRICS, Run, comparisons
 
 
@@ -40,7 +40,8 @@ def show(run: Run) -> None:
         ),
     }
     table = metric_table(methods, scores, metrics, differences=differences, intervals=intervals)
-    tables.show(table, columns, height="content")
+    styled = table.style.apply(lambda _: text_colours(table, scores, metrics), axis=None)
+    tables.show(styled if differences else table, columns, height="content")
     st.caption(
         f"{run.summary['users']:,} users, {run.summary['rows']:,} rows of the "
         f"{run.summary['split']} split. 95 % intervals are from resampling users. The pinned "
@@ -54,7 +55,7 @@ def show(run: Run) -> None:
     costs = scores.merge(costs, on="method", how="left", validate="many_to_one")
     figures.downloads(costs, "methods")
     metric = query_params.choose(
-        "Metric of the figures",
+        "Metric of the figure",
         measured,
         "metric",
         labels={name: METRICS[name].axis for name in measured},
@@ -62,30 +63,16 @@ def show(run: Run) -> None:
         width=320,
     )
     rows = methods.merge(scores[scores["metric"] == metric].drop(columns="kind"), on="method")
-    pinned = rows.loc[rows["is_baseline"].astype(bool), "value"]
-    side = "right" if METRICS[metric].higher_is_better else "left"
-    height = max(300, 60 + 38 * len(rows))
-    left, right = st.columns(2)
-    with left:
-        figures.show(
-            figures.interval_figure(rows, float(pinned.iloc[0]) if len(pinned) else None),
-            rows,
-            "quality",
-            title=f"Quality of each method: {side} of the dotted line is better than the baseline",
-            x=METRICS[metric].axis,
-            height=height,
-        )
-    with right:
-        figures.show(
-            cost_figure(rows, metric),
-            rows,
-            "cost",
-            title="Quality and cost: some method on the dotted line is better and cheaper than "
-            "any method off it",
-            x="Measured seconds to make the prompts (log scale)",
-            y=METRICS[metric].axis,
-            height=height,
-        )
+    figures.show(
+        cost_figure(rows, metric),
+        rows,
+        "cost",
+        title="Quality and cost: some method on the dotted line is better and cheaper than "
+        "any method off it",
+        x="Measured seconds to make the prompts (log scale)",
+        y=METRICS[metric].axis,
+        height=max(300, 60 + 38 * len(rows)),
+    )
 
 
 def cost_figure(rows: pd.DataFrame, metric: str) -> go.Figure:
@@ -117,9 +104,11 @@ def cost_figure(rows: pd.DataFrame, metric: str) -> go.Figure:
 
 
 def in_order(methods: pd.DataFrame) -> pd.DataFrame:
-    """Return methods by kind in the dashboard's order, the cheapest first within a kind."""
-    order = methods.assign(rank=methods["kind"].map(rank))
-    return order.sort_values(["rank", "seconds"], ignore_index=True).drop(columns="rank")
+    """Return methods with the baseline first, then by kind, the cheapest first within a kind."""
+    pinned = ~methods["is_baseline"].astype(bool)
+    order = methods.assign(pinned=pinned, rank=methods["kind"].map(rank))
+    order = order.sort_values(["pinned", "rank", "seconds"], ignore_index=True)
+    return order.drop(columns=["pinned", "rank"])
 
 
 def metric_table(
@@ -160,6 +149,27 @@ def metric_table(
         row |= {"Model": item.backbone or "", "Seed": _whole(item.seed), "Device": item.device}
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def text_colours(table: pd.DataFrame, scores: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
+    """Return the colour of each cell of a table of differences as CSS: of those that are sure.
+
+    table: of `metric_table`.
+    """
+    styles = pd.DataFrame("", index=table.index, columns=table.columns)
+    shades = difference_texts()
+    cells = {(row.method, row.metric): row for row in scores.itertuples()}
+    for index, method in table["Method"].items():
+        for metric in metrics:
+            score = cells.get((method, metric))
+            if score is None or pd.isna(score.difference_low):
+                continue
+            surely_more, surely_less = score.difference_low > 0, score.difference_high < 0
+            if surely_more or surely_less:
+                good = surely_more == METRICS[metric].higher_is_better
+                shade = shades["better" if good else "worse"]
+                styles.loc[index, METRICS[metric].heading] = f"color: {shade}"
+    return styles
 
 
 def share_table(methods: pd.DataFrame, shares: pd.DataFrame, task: str) -> pd.DataFrame:

@@ -36,15 +36,13 @@ def show(
     y: str = "",
     height: int = HEIGHT,
     select: Sequence[Mode] = (),
-    menu: bool = False,
 ) -> PlotlyState | None:
-    """Show a chart with buttons that download its data; return its selection, if any.
+    """Show a chart with a menu that downloads its data; return its selection, if any.
 
     title: plain text, a sentence that states what the chart shows. x, y: axis labels with
     units; empty ones leave the figure's own labels. data: the table to download, one row per
     mark. key: unique on the page and stable; also the file name. select: selection modes such
-    as ("lasso",); without any, the chart cannot be selected from. menu: put the
-    downloads into a menu beside the title, which saves their row.
+    as ("lasso",); without any, the chart cannot be selected from.
     """
     figure.update_layout(
         height=height,
@@ -58,11 +56,7 @@ def show(
         figure.update_yaxes(title={"text": y})
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown(f"### {escaped(title, 200)}", width="stretch")
-        if menu:
-            with st.popover(
-                "", icon=":material/download:", type="tertiary", help="Data of the chart"
-            ):
-                downloads(data, key)
+        downloads(data, key)
     chosen = None
     if select:
         chosen = st.plotly_chart(
@@ -71,17 +65,15 @@ def show(
     else:
         figure.update_layout(dragmode="zoom", modebar={"remove": ["select2d", "lasso2d"]})
         st.plotly_chart(figure, key=key, config=CONFIG, alt=title)
-    if not menu:
-        downloads(data, key)
     return chosen
 
 
 def downloads(data: pd.DataFrame | Callable[[], pd.DataFrame], key: str) -> None:
-    """Show two buttons that download a table as CSV or Parquet.
+    """Show a menu that downloads a table as CSV or Parquet.
 
     data: the table, or a function that returns it. The file is written when a button is pressed.
     """
-    with st.container(horizontal=True, horizontal_alignment="right"):
+    with st.popover("Data", icon=":material/download:", type="tertiary"):
         for name, convert, mime in (
             ("CSV", to_csv, "text/csv"),
             ("Parquet", to_parquet, "application/vnd.apache.parquet"),

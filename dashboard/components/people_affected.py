@@ -67,8 +67,7 @@ def show(
         row = tables.clicked_row(event, len(listed))
         clicked = None if row is None else str(listed["user_id"].iloc[row])
     st.caption(_explanation(found, counts, len(listed), group, chosen_only))
-    with st.popover("", icon=":material/download:", type="tertiary", help="Data of the list"):
-        figures.downloads(lambda: frame.drop(columns=["expected", "difference"]), "most-affected")
+    figures.downloads(lambda: frame.drop(columns=["expected", "difference"]), "most-affected")
     return clicked
 
 

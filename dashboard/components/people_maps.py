@@ -422,8 +422,7 @@ def _caption(
         who += " Colours and marks are clusters; hover over a dot to see which."
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(who, width="stretch")
-        with st.popover("", icon=":material/download:", type="tertiary", help="Data of the maps"):
-            figures.downloads(lambda: _data(subject, view, values, trained), f"people-{view.name}")
+        figures.downloads(lambda: _data(subject, view, values, trained), f"people-{view.name}")
 
 
 def _data(

@@ -37,7 +37,6 @@ def show(start: Start, trained: int) -> None:
         x="Users who train it",
         y="Kept (%)",
         height=HEIGHT,
-        menu=True,
     )
 
 

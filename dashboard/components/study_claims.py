@@ -154,7 +154,6 @@ def _figures(finding: evidence.Finding, assessed: claims.ClaimVerdict, name: str
             title="The claim holds as far as the dotted marks",
             x=f"{studies.plain(axis)}<br>({unit}" if unit else axis,
             height=AXES_HEIGHT + ROW_HEIGHT * len(rows),
-            menu=True,
         )
     # A non-breaking space keeps a number and its percent sign on one line.
     st.text(studies.plain(assessed.figures).replace(" %", "\u00a0%"))

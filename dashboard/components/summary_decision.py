@@ -20,6 +20,7 @@ from dashboard.engine.summary import Breakpoint, DecisionRange, Question
 SLIDER_ENDS = (5.0, 10.0, 20.0)
 # The bar under the slider: its width in a narrow window, and where the slider's track begins.
 BAR_PIXELS, BAR_MARGIN = 330, 8
+GAP = 0.004  # between its parts, as a share of its width
 BAR_COLOURS = {
     "migrate": KINDS["migrated"].colour,
     "refine": KINDS["refined"].colour,
@@ -278,7 +279,7 @@ def slider_end(points: tuple[Breakpoint, ...], given: object) -> float:
         wanted = float(str(given)) if given is not None else 0.0
     except ValueError:
         wanted = 0.0
-    wanted = max([wanted, *(125 * point.margin for point in points)])
+    wanted = max([wanted, *(110 * point.margin for point in points)])
     return next((end for end in SLIDER_ENDS if wanted <= end), SLIDER_ENDS[-1])
 
 
@@ -293,7 +294,7 @@ def decision_bar(ranges: tuple[DecisionRange, ...], share: float, most: float) -
         low, width = part.low - step / 2, part.high - part.low + step
         here = low < share < low + width
         figure.add_bar(
-            x=[width],
+            x=[width - GAP * most],
             base=[low],
             y=[0],
             orientation="h",
@@ -306,7 +307,11 @@ def decision_bar(ranges: tuple[DecisionRange, ...], share: float, most: float) -
             font = {"size": 12} | ({"color": "white"} if here else {})
             text = f"<b>{plotly_text(label)}</b>" if here else plotly_text(label)
             figure.add_annotation(x=low + width / 2, y=0, text=text, font=font, showarrow=False)
-    borders = [part.low for part in ranges[1:]]
+    borders: list[float] = []
+    for part in ranges[1:]:
+        # Values of borders that are close to each other would overlap: the first one is written.
+        if not borders or (part.low - borders[-1]) / most * BAR_PIXELS > CHARACTER * 6:
+            borders.append(part.low)
     figure.update_xaxes(
         range=[step, most],
         tickvals=borders,
@@ -315,6 +320,7 @@ def decision_bar(ranges: tuple[DecisionRange, ...], share: float, most: float) -
         zeroline=False,
         ticks="outside",
         ticklen=3,
+        tickangle=0,
         automargin=False,
     )
     figure.update_yaxes(visible=False, fixedrange=True)

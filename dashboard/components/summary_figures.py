@@ -1,5 +1,6 @@
 """Summary: cost against kept quality of every plan, and the behaviour of users, as pictures."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,8 @@ def show_costs(run: Run, plans: pd.DataFrame, chosen: str | None) -> None:
     published = summary.published_curve(run, str(rows["reference"].iloc[0]))
     if rows["basis"].iloc[0] != "arithmetic":
         published = published.iloc[:0]
-    first = rows["method"].map(lambda name: 0 if name == chosen else 1)
+    # Full retraining and the judged migration are labelled first.
+    first = 2 - 2 * rows["is_baseline"].astype(int) - (rows["method"] == chosen).astype(int)
     figures.show(
         cost_figure(
             rows.assign(first=first).sort_values("first", kind="stable"), baselines, published
@@ -63,7 +65,6 @@ def show_costs(run: Run, plans: pd.DataFrame, chosen: str | None) -> None:
         x=f"Cost in {rows['basis'].iloc[0]}, in % of full retraining",
         y=f"{level[:1].upper()}{level[1:]} kept (%)",
         height=HEIGHT,
-        menu=True,
     )
 
 
@@ -207,6 +208,7 @@ def label_of_plan(row: Any) -> str:
         return "Retrained"
     for beginning in ("Migration trained on ", "Migration "):
         name = name.removeprefix(beginning)
+    name = re.sub(r", refined for .*", ", refined", name)
     return plotly_text(name[:1].upper() + name[1:], 26)
 
 
@@ -239,7 +241,6 @@ def show_behaviour(run: Run, plans: pd.DataFrame, method: str) -> None:
         "summary-behaviour",
         title=f"Each user's predictions, and their median spread ({unit})",
         height=HEIGHT,
-        menu=True,
     )
 
 

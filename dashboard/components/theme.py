@@ -5,6 +5,8 @@ Kinds of prompts look as in the report: see puma_engine.report.theme.
 
 from typing import Any, Literal, NamedTuple
 
+import streamlit as st
+
 from dashboard.engine import KINDS, NEUTRAL, rank
 
 __all__ = ["KINDS", "NEUTRAL", "rank"]
@@ -14,11 +16,30 @@ __all__ = ["KINDS", "NEUTRAL", "rank"]
 CATEGORIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#9C8B52")
 AMOUNTS = "Viridis"
 DIFFERENCES = "RdBu"
+# Whether a difference is surely good, surely bad, or may be chance.
+DIFFERENCE_COLOURS = {
+    "better": KINDS["migrated"].colour,
+    "worse": KINDS["retrained"].colour,
+    "open": NEUTRAL,
+}
 
 
 def marker(kind: str, **more: Any) -> dict[str, Any]:
     """Return Plotly's marker settings of a kind of prompts."""
     return {"color": KINDS[kind].colour, "symbol": KINDS[kind].symbol} | more
+
+
+def difference_texts() -> dict[str, str]:
+    """Return the colours of texts about differences that are surely good or bad, for the page's theme.
+
+    Each has a contrast of 4.5:1 or more.
+    """
+    dark = st.context.theme.type == "dark"
+    return (
+        {"better": "#3FCF9B", "worse": "#FF9A57"}
+        if dark
+        else {"better": "#007552", "worse": "#A84A00"}
+    )
 
 
 class Status(NamedTuple):

@@ -9,6 +9,7 @@ from puma_engine.defaults import DEFAULT_STRATEGIES, DEMO_USERS
 from puma_engine.errors import NotFoundError, PumaError, StoreError
 from puma_engine.evaluation.metrics import METRICS
 from puma_engine.jobs import Job
+from puma_engine.pipeline.demo import demo_seconds
 from puma_engine.pipeline.publishing import check_models
 from puma_engine.report.glossary import TERMS, heading
 from puma_engine.report.theme import DECISIONS, KINDS, NEUTRAL, rank
@@ -30,6 +31,7 @@ __all__ = [
     "PumaError",
     "Run",
     "StoreError",
+    "demo_seconds",
     "heading",
     "rank",
 ]
@@ -98,7 +100,7 @@ def start_demo() -> Job:
     waiting = engine_jobs.jobs(workspace(create=True))
     active = (job for job in waiting if job.status in ("queued", "running"))
     demo = next((job for job in active if job.command == "demo"), None)
-    return demo or queue("demo", {}, "Worked example on shipped ratings")
+    return demo or queue("demo", {"umap": True}, "Worked example on shipped ratings")
 
 
 def jobs(limit: int | None = 20) -> list[Job]:

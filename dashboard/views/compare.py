@@ -4,6 +4,7 @@ import streamlit as st
 
 from dashboard import engine, pages
 from dashboard.components import (
+    compare_differences,
     compare_experiments,
     compare_methods,
     compare_users,
@@ -15,16 +16,9 @@ from dashboard.components import (
     verdicts,
 )
 from dashboard.components.glossary import show_glossary
-from dashboard.engine import Run, comparisons
+from dashboard.engine import Run, comparisons, summary
 
-VIEWS = {
-    "methods": "Methods and costs",
-    "users": "Who gains, who loses",
-    "pairs": "Model pairs",
-    "chains": "Chains",
-    "aggregations": "Aggregation",
-    "strategies": "Selection strategies",
-}
+VIEWS = {"methods": "Methods and costs", "users": "Who gains, who loses"}
 
 
 @page_states.guarded
@@ -55,15 +49,20 @@ def _comparison(run: Run) -> None:
             margin = verdicts.margin()
             pages.link("reports", label="Make a report", comparison=run.id)
         verdict = comparisons.verdict(engine.root(), run.id, margin)
-        with left:
+        with left, st.container(gap="xsmall"):
             verdicts.headline(verdict)
-        verdicts.reasons(verdict)
-    view = query_params.segment("View", VIEWS, "view", label_visibility="collapsed")
+            compare_differences.show_sentences(run, summary.plans(run), verdict)
+    compare_differences.show(run, margin)
+    if verdict.evidence:
+        with st.expander("Evidence and cautions", icon=":material/balance:"):
+            verdicts.reasons(verdict)
+    split = comparisons.split_of(run)
+    measured = compare_experiments.available(split)
+    view = query_params.segment("View", VIEWS | measured, "view", label_visibility="collapsed")
+    compare_experiments.show_missing(measured)
     if view == "methods":
         compare_methods.show(run)
     elif view == "users":
         compare_users.show(run)
-    elif split := comparisons.split_of(run):
+    elif split is not None:
         compare_experiments.show(view, split)
-    else:
-        page_states.failed("The data set of this comparison is gone.", "Choose another comparison.")

@@ -5,6 +5,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from dashboard import engine, pages
 from dashboard.components import (
+    formatting,
     job_cards,
     page_states,
     summary_decision,
@@ -100,9 +101,10 @@ def _first_steps() -> None:
     with demo:
         st.markdown("### Try a worked example")
         st.markdown(
-            f"{engine.DEMO_USERS} real readers and two small models that ship with PUMA: source "
-            "prompts, a migration, full retraining, and their comparison. It takes a few minutes on "
-            "two CPU cores and continues if you leave the page."
+            f"{engine.DEMO_USERS} real readers and three small models that ship with PUMA: source "
+            "prompts, migrations, full retraining, and their comparison. It takes about "
+            f"{formatting.duration(round(engine.demo_seconds(), -1))} on two free CPU cores, and its maps by "
+            "UMAP two minutes more; it continues if you leave the page."
         )
         st.button(
             "Run the worked example",

@@ -167,7 +167,7 @@ def _models(start: Start) -> None:
         )
         title = f"{plan_start.TOPOLOGIES[topology]}: where the prompts go"
         height = 70 + 50 * len(old)
-        figures.show(figure, boxes, "topology", title=title, height=height, menu=True)
+        figures.show(figure, boxes, "topology", title=title, height=height)
     problem = plan_start.problem_of_models(topology, old, new)
     if problem:
         st.info(problem, icon=":material/info:")

@@ -119,23 +119,54 @@ def aggregations(methods: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(rows)[names].reset_index(drop=True)
 
 
+def budgets(methods: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per migration of one strategy over numbers of users, those on all users included.
+
+    Of the pair of source prompts and target, and of the strategy, that were tried with the most numbers of
+    users. Columns: origin, target, strategy, budget (users who train the adapter), flops and the
+    scores, by budget and seed.
+    """
+    names = ["origin", "target", "strategy", "budget", "flops", *SCORES]
+    single = _single(methods)
+    if single.empty:
+        return pd.DataFrame(columns=names)
+    some = single[single["strategy"] != "all"]
+    keys = ["source", "backbone", "strategy"]
+    if some.empty:
+        return pd.DataFrame(columns=names)
+    tried = some.groupby(keys)["budget"].nunique()
+    source, target, strategy = tried.index[int(np.argmax(tried.to_numpy()))]
+    curve = single[
+        (single["source"] == source)
+        & (single["backbone"] == target)
+        & single["strategy"].isin([strategy, "all"])
+    ]
+    curve = curve.rename(columns={"backbone": "target"})
+    return curve[names].sort_values(["budget", "seed"], ignore_index=True)
+
+
 def strategies(methods: pd.DataFrame) -> pd.DataFrame:
     """Return one row per single migration on selected users: strategy, budget and the scores.
 
     Only of the pair of source prompts and target for which most strategies were tried; columns
     origin and target name it. budget: users who train the adapter.
     """
-    single = methods[(methods["kind"] == "migrated") & (methods["hops"] == 1)]
-    single = single[single["sources"] == 1]
     names = ["origin", "target", "strategy", "budget", *SCORES]
+    single = _single(methods)
     if single.empty:
         return pd.DataFrame(columns=names)
-    single = single.assign(source=single["source_runs"].map(lambda runs: runs[0]))
     tried = single.groupby(["source", "backbone"])["strategy"].nunique()
     source, target = tried.index[int(np.argmax(tried.to_numpy()))]
     pair = single[(single["source"] == source) & (single["backbone"] == target)]
     pair = pair.rename(columns={"backbone": "target"})
     return pair[names].sort_values(["budget", "strategy", "seed"], ignore_index=True)
+
+
+def _single(methods: pd.DataFrame) -> pd.DataFrame:
+    """Return migrations of one source in one hop, with the run of their source."""
+    single = methods[(methods["kind"] == "migrated") & (methods["hops"] == 1)]
+    single = single[single["sources"] == 1]
+    return single.assign(source=single["source_runs"].map(lambda runs: runs[0]))
 
 
 def frontier(rows: pd.DataFrame, metric: str) -> pd.DataFrame:

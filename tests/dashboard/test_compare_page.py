@@ -10,14 +10,16 @@ import pytest
 from dashboard_pages import open_page
 from store_edits import edited
 
-from dashboard.components import compare_users
-from dashboard.components.compare_methods import in_order
-from dashboard.engine import comparisons
+from dashboard.components import compare_differences, compare_experiments, compare_users
+from dashboard.components.compare_methods import in_order, metric_table, text_colours
+from dashboard.components.theme import DIFFERENCE_COLOURS, difference_texts
+from dashboard.engine import METRICS, comparisons, summary
 from puma_engine import jobs, pipeline
 from puma_engine.evaluation.baselines import BASELINES
 from puma_engine.evaluation.formatting import method_names
 from puma_engine.evaluation.user_effects import MAX_SAMPLED
 from puma_engine.store import Workspace
+from puma_engine.studies.catalog import STUDIES
 
 
 @pytest.fixture(scope="module")
@@ -136,20 +138,87 @@ def test_users_who_regress_lead_to_their_page(world, monkeypatch):
 def test_groups_of_users_are_drawn(world, monkeypatch, group):
     app = see(world, monkeypatch, view="users", group=group)
     texts(app)
-    assert len(app.get("plotly_chart")) == 3
+    assert len(app.get("plotly_chart")) == 4
 
 
 @pytest.mark.parametrize("view", ["pairs", "chains", "aggregations", "strategies"])
-def test_plots_without_enough_runs_say_what_to_do(world, monkeypatch, view):
+def test_views_without_enough_runs_are_not_there_and_lead_to_published_studies(
+    world, monkeypatch, view
+):
     app = see(world, monkeypatch, view=view)
-    titles = {
-        "No chain yet",
-        "No aggregation yet",
-        "Not enough model pairs",
-        "Not enough strategies",
-    }
-    assert sum(title in texts(app) for title in titles) == 1
-    assert not app.get("plotly_chart")
+    assert "Not measured here" in texts(app)
+    control = app.segmented_control(key="choose-view")
+    titles = {name: item.title for name, item in compare_experiments.VIEWS.items()}
+    assert titles[view] not in control.options and titles["curve"] in control.options
+    assert control.value == "methods"
+    links = [link.proto.label for link in app.get("page_link")]
+    assert titles[view] in links and titles["curve"] not in links
+    assert {item.study for item in compare_experiments.VIEWS.values()} <= set(STUDIES)
+
+
+def test_the_differences_are_drawn_first_with_the_baseline_on_top(world, monkeypatch):
+    ws, run = world["ws"], world["comparison"]
+    app = see(world, monkeypatch)
+    assert app.get("plotly_chart")[0].proto.id.endswith("method-differences")
+    methods, scores = comparisons.tables(str(ws.root), run.id)
+    rows = compare_differences.relative(
+        in_order(methods).merge(
+            scores[scores["metric"] == "rmse"].drop(columns="kind"), on="method"
+        ),
+        "rmse",
+    )
+    assert rows["is_baseline"].tolist() == [True] + [False] * (len(rows) - 1)
+    base = rows["value"].iloc[0]
+    assert rows["change"][1:].to_numpy() == pytest.approx(100 * (rows["value"][1:] / base - 1))
+    control = rows[rows["kind"] == "shuffled"].iloc[0]
+    assert control["outcome"] == "worse" and control["change_low"] > 0
+    figure = compare_differences.difference_figure(rows, 0.01)
+    low, high = figure.layout.xaxis.range
+    assert figure.layout.yaxis.categoryarray[-1] == "Full retraining"
+    for trace, row in list(zip(figure.data, rows.itertuples(), strict=True))[1:]:
+        assert trace.text[0] == f"{row.change:+.1f} %"
+        assert trace.x[0] == pytest.approx(min(max(row.change, low), high))
+        assert trace.marker.color == DIFFERENCE_COLOURS[row.outcome]
+    # A metric that is to be high turns good and bad around.
+    assert compare_differences.relative(rows, "uauc")["outcome"].tolist() == [
+        {"better": "worse", "worse": "better"}.get(outcome, outcome) for outcome in rows["outcome"]
+    ]
+
+
+def test_three_sentences_say_what_is_kept_what_it_costs_and_who_is_worse_off(world, monkeypatch):
+    shown = texts(see(world, monkeypatch))
+    run = world["comparison"]
+    plans = summary.plans(run)
+    verdict = comparisons.verdict(str(world["ws"].root), run.id)
+    row = plans[plans["method"] == verdict.method].iloc[0]
+    assert f"It keeps {100 * row['kept']:.0f} % of the rating accuracy" in shown
+    assert f"It takes {100 * row['seconds'] / 40:.0f} % of full retraining's time" in shown
+    assert "surely worse off than with full retraining" in shown
+
+
+def test_sure_differences_have_their_colour_in_the_table(world):
+    ws, run = world["ws"], world["comparison"]
+    methods, scores = comparisons.tables(str(ws.root), run.id)
+    names = ["rmse", "pair_accuracy"]
+    table = metric_table(methods, scores, names, differences=True, intervals=False)
+    colours = text_colours(table, scores, names)
+    shades = difference_texts()
+    for index, method in table["Method"].items():
+        for metric in names:
+            (score,) = scores[
+                (scores["method"] == method) & (scores["metric"] == metric)
+            ].itertuples()
+            gain = (-1 if metric == "rmse" else 1) * np.array(
+                [score.difference_low, score.difference_high]
+            )
+            shade = (
+                shades["better"]
+                if (gain > 0).all()
+                else shades["worse"]
+                if (gain < 0).all()
+                else ""
+            )
+            assert colours.loc[index, METRICS[metric].heading] == (shade and f"color: {shade}")
 
 
 def test_plots_are_drawn_from_the_runs_of_the_workspace(tmp_path, monkeypatch):
@@ -165,10 +234,11 @@ def test_plots_are_drawn_from_the_runs_of_the_workspace(tmp_path, monkeypatch):
     random = compared.migrate(ws, [source], new, compared.select(ws, source, "random"), name="r")
     for number, run in enumerate((hop_one, hop_two, fused, again, random)):
         compared.evaluate(ws, run, 0.8 + 0.02 * number)
-    for view in ("pairs", "chains", "aggregations", "strategies"):
+    for view in ("curve", "pairs", "chains", "aggregations", "strategies"):
         app = see(world, monkeypatch, view=view)
-        texts(app)
-        assert len(app.get("plotly_chart")) == 1, view
+        # Below the differences of all methods.
+        assert "Not measured here" not in texts(app)
+        assert len(app.get("plotly_chart")) == 2, view
 
 
 def test_a_click_task_is_shown_in_its_own_metrics(tmp_path, monkeypatch):

@@ -154,9 +154,8 @@ def test_the_bar_under_the_slider_has_the_verdict_of_every_accepted_error(measur
             assert part.decision == verdict.decision
             assert part.method == names[verdict.method]
     figure = summary_decision.decision_bar(ranges, 0.01, 0.05)
-    assert [bar.base[0] + bar.x[0] for bar in figure.data[:-1]] == pytest.approx(
-        [bar.base[0] for bar in figure.data[1:]]
-    )
+    ends = [bar.base[0] + bar.x[0] + summary_decision.GAP * 0.05 for bar in figure.data[:-1]]
+    assert ends == pytest.approx([bar.base[0] for bar in figure.data[1:]])
     (opaque,) = [bar for bar in figure.data if bar.marker.opacity == 1]
     assert opaque.base[0] < 0.01 < opaque.base[0] + opaque.x[0]
 

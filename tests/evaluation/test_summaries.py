@@ -105,6 +105,22 @@ def test_strategies_are_those_of_the_pair_with_most_strategies():
     assert summaries.strategies(methods(again("b"))).empty
 
 
+def test_budgets_are_those_of_the_strategy_that_was_tried_with_most_of_them():
+    table = summaries.budgets(
+        methods(
+            moved("a", "b", strategy="random", budget=10),
+            moved("a", "b", strategy="kmeans", budget=30, seed=1),
+            moved("a", "b", strategy="kmeans", budget=10),
+            moved("a", "b", budget=100),
+            moved("a", "c", strategy="kmeans", budget=20),
+        )
+    )
+    assert table["budget"].tolist() == [10, 30, 100]
+    assert table["strategy"].tolist() == ["kmeans", "kmeans", "all"]
+    assert set(table["target"]) == {"b"}
+    assert summaries.budgets(methods(moved("a", "b", budget=100))).empty
+
+
 @pytest.mark.parametrize("metric", ["rmse", "mae", "uauc", "log_loss"])
 def test_gain_is_the_ratio_of_pooled_metrics_with_the_bootstraps_interval(metric):
     rng = np.random.default_rng(1)
