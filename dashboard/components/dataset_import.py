@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 from streamlit.column_config import NumberColumn, TextColumn
+from streamlit.delta_generator import DeltaGenerator
 
 from dashboard import engine
 from dashboard.components import formatting, page_states, query_params, tables
@@ -87,12 +88,17 @@ def file() -> engine.Job | None:
     items = None
     if st.toggle("Titles are in a second file", key="second-file"):
         items = _upload("A table with one row per item", "upload-items")
+    # What most files need stands first: columns, what the check says, the import.
+    columns, result, options = st.container(), st.container(), st.container()
     try:
-        settings = _settings(upload, items)
+        settings = _settings(upload, items, columns, options)
     except engine.PumaError as error:
         page_states.failed("The file cannot be read as a table.", error)
         return None
-    return None if settings is None else _check_and_import(upload, items, settings)
+    if settings is None:
+        return None
+    with result:
+        return _check_and_import(upload, items, settings)
 
 
 def _upload(label: str, key: str) -> datasets.Upload | None:
@@ -119,11 +125,16 @@ def _upload(label: str, key: str) -> datasets.Upload | None:
 
 
 def _settings(
-    upload: datasets.Upload, items: datasets.Upload | None
+    upload: datasets.Upload,
+    items: datasets.Upload | None,
+    place: DeltaGenerator,
+    options: DeltaGenerator,
 ) -> datasets.TableSettings | None:
-    """Draw preview, columns and options; None while a column is missing. Raises PumaError."""
-    preview, below = st.container(), st.container()
-    with below.expander("Format of the file", icon=":material/tune:"):
+    """Draw preview and columns at a place, and options; None while a column is missing.
+
+    Raises PumaError.
+    """
+    with options.expander("Format of the file", icon=":material/tune:"):
         cells = st.columns(4)
         delimiter = cells[0].text_input(
             "Delimiter", max_chars=3, key="delimiter", help="Of CSV; \\t is a tab."
@@ -158,7 +169,7 @@ def _settings(
     )
     shown = datasets.preview(upload, layout)
     of_items = items and datasets.preview(items, layout, items=True)
-    with preview:
+    with place:
         st.markdown("**Which column is what** (guessed from what they hold; change what is wrong)")
         fields = [name for name in FIELDS if not items or name != "text"]
         columns = _mapping(shown, fields, "column")
@@ -171,39 +182,33 @@ def _settings(
             format_func=TASKS.__getitem__,
             key="task",
         )
-    id_as_text = (
-        not items
-        and "text" not in columns
-        and st.checkbox("Take the item ids as titles", key="id-as-text")
-    )
-    missing = {*datasets.REQUIRED, *(() if items or id_as_text else ("text",))} - set(columns)
-    item_columns: dict[str, str] = {}
-    if of_items:
-        tables.show(of_items.frame.head(5), alt="The first rows of the titles")
-        item_columns = _mapping(of_items, ["item_id", "text"], "item-column")
-        missing |= {"item_id", "text"} - set(item_columns)
-    if missing:
-        names = ", ".join(FIELDS[name][0] for name in FIELDS if name in missing)
-        st.info(f"Choose a column for: {names}.", icon=":material/arrow_upward:")
-        return None
-    limits = st.columns(3, vertical_alignment="bottom")
-    min_rows = limits[0].number_input(
-        "Minimum records per user", min_value=1, value=1, key="min-rows"
-    )
-    max_rows = limits[1].number_input(
-        "Maximum records per user (0: all)", min_value=0, value=0, key="max-rows"
-    )
-    values = _values(task)
-    drop = limits[2].checkbox(
-        "Drop invalid rows", key="drop-invalid", help="Otherwise an invalid row refuses the file."
-    )
+        id_as_text = (
+            not items
+            and "text" not in columns
+            and st.checkbox("Take the item ids as titles", key="id-as-text")
+        )
+        missing = {*datasets.REQUIRED, *(() if items or id_as_text else ("text",))} - set(columns)
+        item_columns: dict[str, str] = {}
+        if of_items:
+            tables.show(of_items.frame.head(5), alt="The first rows of the titles")
+            item_columns = _mapping(of_items, ["item_id", "text"], "item-column")
+            missing |= {"item_id", "text"} - set(item_columns)
+        if missing:
+            names = ", ".join(FIELDS[name][0] for name in FIELDS if name in missing)
+            st.info(f"Choose a column for: {names}.", icon=":material/arrow_upward:")
+            return None
+        drop = st.checkbox(
+            "Drop invalid rows",
+            key="drop-invalid",
+            help="Otherwise an invalid row refuses the file.",
+        )
+    with options.expander("Outcomes, filters and hold-out", icon=":material/rule:"):
+        values = _values(task)
     return replace(
         layout,
         task=task,
         columns=columns,
         item_columns=item_columns,
-        min_rows=int(min_rows),
-        max_rows=int(max_rows) or None,
         drop_invalid=bool(drop),
         id_as_text=bool(id_as_text),
         **values,
@@ -218,38 +223,42 @@ def _in_own_words(frame: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
 
 def _values(task: str) -> dict[str, Any]:
     """Draw what outcomes mean and how rows are held out; return the settings."""
-    with st.expander("Outcomes, filters and hold-out", icon=":material/rule:"):
-        cells = st.columns(3)
-        values: dict[str, Any] = {}
-        if task == "rating":
-            scale = cells[0].text_input(
-                "Scale", key="scale", placeholder="1:5", help="Least and largest rating: 1:10."
-            )
-            values["scale"] = scale.strip() or None
-            values["not_rated"] = cells[1].number_input(
-                "Value of “not rated”", value=None, key="not-rated"
-            )
-        else:
-            values["click_threshold"] = cells[0].number_input(
-                "Click from",
-                value=None,
-                key="threshold",
-                help="Plays or hours that count as a click.",
-            )
-            values["draw_non_clicks"] = cells[1].checkbox(
-                "Draw non-clicks", key="draw", help="Where the file has clicks alone."
-            )
-        split = cells[2].selectbox(
-            "Hold out",
-            list(HELD_OUT),
-            format_func=HELD_OUT.__getitem__,
-            key="split-by",
+    cells = st.columns(3)
+    values: dict[str, Any] = {}
+    if task == "rating":
+        scale = cells[0].text_input(
+            "Scale", key="scale", placeholder="1:5", help="Least and largest rating: 1:10."
         )
-        cells = st.columns(3)
-        values["min_item_rows"] = int(
-            cells[0].number_input("Minimum records per item", min_value=0, key="min-item-rows")
+        values["scale"] = scale.strip() or None
+        values["not_rated"] = cells[1].number_input(
+            "Value of “not rated”", value=None, key="not-rated"
         )
-        users = cells[1].number_input("Users (0: all)", min_value=0, key="table-users")
+    else:
+        values["click_threshold"] = cells[0].number_input(
+            "Click from",
+            value=None,
+            key="threshold",
+            help="Plays or hours that count as a click.",
+        )
+        values["draw_non_clicks"] = cells[1].checkbox(
+            "Draw non-clicks", key="draw", help="Where the file has clicks alone."
+        )
+    split = cells[2].selectbox(
+        "Hold out",
+        list(HELD_OUT),
+        format_func=HELD_OUT.__getitem__,
+        key="split-by",
+    )
+    limits = st.columns(4)
+    rows = limits[2].number_input("Minimum records per user", min_value=1, value=1, key="min-rows")
+    most = limits[3].number_input(
+        "Maximum records per user (0: all)", min_value=0, value=0, key="max-rows"
+    )
+    values |= {"min_rows": int(rows), "max_rows": int(most) or None}
+    values["min_item_rows"] = int(
+        limits[0].number_input("Minimum records per item", min_value=0, key="min-item-rows")
+    )
+    users = limits[1].number_input("Users (0: all)", min_value=0, key="table-users")
     return values | {"split_by": split, "users": int(users) or None}
 
 

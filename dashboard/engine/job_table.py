@@ -1,5 +1,6 @@
 """Jobs as table rows, the arguments of a job, and the files of its result."""
 
+from contextlib import suppress
 from typing import Any
 
 import pandas as pd
@@ -8,6 +9,7 @@ from dashboard import engine
 from puma_engine.jobs import JOB_STATUSES, Job
 from puma_engine.jobs.time_left import share_done
 from puma_engine.store import Run
+from puma_engine.store.records import RUN_ID
 
 __all__ = ["share_done"]
 MAX_SHOWN = 500
@@ -57,7 +59,7 @@ def seconds(job: Job) -> float | None:
 
 
 def arguments(job: Job) -> dict[str, str]:
-    """Return the arguments of a job as texts, without paths on the server."""
+    """Return the arguments of a job as texts, without paths on the server; runs by name and id."""
     return {
         name: "an uploaded file" if name in SECRET_ARGUMENTS else _text(value)
         for name, value in job.args.items()
@@ -70,6 +72,9 @@ def _text(value: Any) -> str:
         return ", ".join(f"{key}: {_text(item)}" for key, item in value.items() if item is not None)
     if isinstance(value, list):
         return ", ".join(map(_text, value))
+    if isinstance(value, str) and RUN_ID.fullmatch(value):
+        with suppress(engine.NotFoundError):
+            return f"{engine.run(value).name} ({value})"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 

@@ -227,6 +227,14 @@ def test_a_deleted_result_is_not_linked(ws):
     assert job_table.result(jobs.job(ws, job)) is None
 
 
+def test_arguments_name_the_runs_that_they_mean(ws):
+    run = finished(ws, "dataset", "books")
+    job = jobs.job(ws, add_job(ws, args={"dataset": run.id, "sources": [run.id, "0" * 16]}))
+    shown = job_table.arguments(job)
+    assert shown["dataset"] == f"books ({run.id})"
+    assert shown["sources"] == f"books ({run.id}), {'0' * 16}"
+
+
 @pytest.mark.parametrize("text", HOSTILE)
 def test_titles_errors_and_arguments_are_shown_as_text(text, ws, monkeypatch):
     args = {"name": text, "path": "/srv/uploads/secret.csv"}

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 from dashboard_pages import open_page, press, words
@@ -19,6 +20,7 @@ from puma_engine.config import TrainingConfig
 from puma_engine.defaults import DEFAULT_STRATEGIES, PAIRS_PER_USER
 from puma_engine.errors import ConfigError, StoreError
 from puma_engine.evaluation.cost_model import predict
+from puma_engine.pipeline.importing_vectors import import_vectors
 from puma_engine.pipeline.planning import Costs, measured
 from puma_engine.pipeline.source_predictions import WITHOUT_RECORDS
 from puma_engine.store import Workspace
@@ -142,6 +144,25 @@ def test_several_sources_name_the_prompts_of_each_old_model(world, monkeypatch):
     app = press(app, "Continue")
     shown = words(app).replace("\\", "")
     assert "Fit source prompts on" in shown and "Add llama-small" in shown
+
+
+def test_vectors_need_no_old_model(world, monkeypatch, tmp_path):
+    ws, source, large = world
+    users = ws.get_table(source.inputs["dataset"], "interactions")["user_id"].unique()
+    path = tmp_path / "vectors.csv"
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(len(users), 4)))
+    frame.insert(0, "user_id", users)
+    frame.to_csv(path, index=False)
+    vectors = import_vectors(ws, source.inputs["dataset"], path)
+    query = {"dataset": source.inputs["dataset"], "old": "vectors", "target": large.id}
+    app = open_page("plan", ws.root, monkeypatch, **query, step="prompts")
+    assert not app.exception and app.selectbox("choose-source").value == vectors.id
+    assert len(app.selectbox("choose-source").options) == 1
+    app = press(app, "Continue")
+    assert not app.exception and not app.info
+    offered = {option.partition(":")[0] for option in app.selectbox("choose-strategy").options}
+    assert "kmeans" in offered and not any(map(plans.asks_model, offered))
+    assert [button.label for button in app.button if button.label.startswith("Launch")]
 
 
 def test_an_import_that_ends_opens_the_next_step(world, monkeypatch):
