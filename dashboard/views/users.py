@@ -119,7 +119,7 @@ def _choose_method(known: dict[str, str]) -> Subject:
         labels=known,
         default=people.default(known, dataset, methods),
         help=term("migration"),
-        width=250,
+        width=215,
     )
     run = engine.run(chosen)
     sources = people.sources_of(run)
@@ -162,11 +162,11 @@ def _load(subject: Subject, name: str, dense: bool) -> tuple[View | None, engine
 def _choose_colour(subject: Subject, dense: bool) -> str:
     if dense:
         cells = people_maps.CELL_COLOURS
-        return query_params.choose("Colour by", list(cells), "shade", labels=cells, width=165)
+        return query_params.choose("Colour by", list(cells), "shade", labels=cells, width=150)
     colours = dict(people_views.COLOURS)
     if subject.task == "click":
         colours["mean"] = "Share clicked"
-    return query_params.choose("Colour by", list(colours), "colour", labels=colours, width=165)
+    return query_params.choose("Colour by", list(colours), "colour", labels=colours, width=150)
 
 
 def _search(subject: Subject) -> None:
@@ -186,7 +186,7 @@ def _search(subject: Subject) -> None:
         icon=":material/search:",
         max_chars=query_params.MAX_LENGTH,
         on_change=find,
-        width=165,
+        width=150,
     )
 
 
