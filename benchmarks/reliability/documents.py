@@ -388,7 +388,7 @@ def _reference_settings(folder: Path) -> Any:
     return {
         "names": [values["dataset"], values["backbone"], values.get("role", "source")],
         "training": {n: v for n, v in training.items() if n != "seed"},
-        "tokens": values.get("prompt", {}).get("tokens", 1),
+        "tokens": 1 if (tokens := values.get("prompt", {}).get("tokens")) is None else tokens,
         "seed": training.get("seed", 0) if seed is None else seed,
     }
 

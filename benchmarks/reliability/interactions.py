@@ -186,9 +186,14 @@ def behavior_lines(path: Path) -> list[str] | None:
 def frame_lines(path: Path) -> list[str] | None:
     """Return the rows of a Parquet table as lines; None where an id or outcome cannot be read."""
     columns = []
+    try:
+        written = {name.casefold(): name for name in pq.read_schema(path).names}
+    except Exception:  # pyarrow raises errors of many kinds
+        return None
     for name in NAMES:
         try:
-            columns.append(pq.read_table(path, columns=[name]).column(0).to_pylist())
+            table = pq.read_table(path, columns=[written[name]])
+            columns.append(table.column(0).to_pylist())
         except Exception:  # pyarrow raises errors of many kinds
             if name in NAMES[:3]:
                 return None

@@ -201,9 +201,10 @@ def _read_numpy(path: Path, column: str) -> Table:
     except DataError:
         raise
     except Exception as error:
-        # What NumPy and zipfile raise for a damaged file are errors of many kinds.
+        # What NumPy and zipfile raise for a damaged file are errors of many kinds, which may quote it.
         raise DataError(
-            f"The file {path} cannot be read as NumPy arrays ({error}); pickled ones are never loaded."
+            f"The file {path} cannot be read as NumPy arrays ({str(error)[:200]}); pickled ones are never "
+            "loaded."
         ) from error
     ids = arrays.pop(f"{column}s", None)
     try:

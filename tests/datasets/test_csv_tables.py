@@ -69,6 +69,20 @@ def test_a_stray_quotation_mark_costs_its_own_row_alone(tmp_path: Path) -> None:
     assert len(read(path, quote='"').interactions) == 3
 
 
+def test_two_stray_marks_cost_no_row_between_them(tmp_path: Path) -> None:
+    rows = [["u1", f"i{number}", "3", f"Book {number}"] for number in range(9)]
+    # A quoted value begins in the third row and ends in the seventh, with too many fields behind it.
+    rows[2][2], rows[6][2] = '"3', '3"'
+    path = write(tmp_path / "a.csv", ",", rows)
+    path.write_text(path.read_text().replace('3",Book 6', '3",3,Book 6'))
+    with pytest.raises(DataError, match="2 of 9 rows"):
+        read(path)
+    kept = read(path, drop_invalid=True)
+    assert set(kept.interactions["item_id"]) == {row[1] for row in rows} - {"i2", "i6"}
+    dropped = kept.report["dropped"]
+    assert sum(dropped.values()) == 2, dropped
+
+
 def test_a_mark_in_any_place_of_a_large_file_swallows_no_row(tmp_path: Path) -> None:
     lines = [f"{n % 97},{n},{1 + n % 5},t{n}" for n in range(400)]
     for place in (0, 1, 57, 199, 398):

@@ -163,6 +163,9 @@ class CsvFile:
                 continue
             if isinstance(row, BadRow):
                 yield row
+            elif len(row) != len(self.names) and len(lines.taken) > 1 and not self.lenient:
+                # Two stray marks have taken the lines between them, which may be good rows.
+                yield lines.reject()
             elif len(row) != len(self.names):
                 text = "\n".join(lines.taken)
                 yield _ragged(lines.first, text, len(row), len(self.names))
