@@ -41,7 +41,7 @@ serve: install
 
 screenshots: install-dev
 	$(BIN)/puma demo
-	$(BIN)/python -m dashboard.screenshots
+	$(BIN)/python -m dashboard.screenshots --story docs/images/demo.webp
 
 lint: install-dev
 	$(BIN)/ruff check .

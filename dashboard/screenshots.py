@@ -23,8 +23,9 @@ from itertools import product
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, ViewportSize, sync_playwright
 
+from dashboard import presenter
 from dashboard.pages import PAGES, address
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,6 +35,8 @@ QUERIES = {"plan": "?step=users"}
 STATES = ("filled", "empty", "busy", "failed", "read-only")
 WIDTH = 1280  # pixels, of the pictures in the documentation
 MAX_BYTES = 400_000
+STORY_SIZE: ViewportSize = {"width": 1280, "height": 860}
+STORY_MILLISECONDS, MAX_STORY_BYTES = 3_000, 2_900_000
 START_SECONDS = 60.0
 MIN_HEIGHT, MAX_HEIGHT = 500, 1600  # pixels
 FLAGS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-component-update") + (
@@ -59,6 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--states", nargs="*", default=["filled"], choices=STATES)
     parser.add_argument("--widths", nargs="*", type=int, default=[WIDTH])
     parser.add_argument("--themes", nargs="*", default=list(THEMES), choices=list(THEMES))
+    parser.add_argument(
+        "--story", type=Path, help="Record the presenter's script as an animated WebP, too."
+    )
     args = parser.parse_args(arguments)
     if "read-only" in args.states and os.geteuid() == 0:
         raise SystemExit("Root may write every workspace; run the state read-only as another user.")
@@ -75,6 +81,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     link = f"{url}/{address(name)}{QUERIES.get(name, '')}"
                     path.write_bytes(picture(browser, link, theme, width))
                     print(f"{path} {path.stat().st_size / 1000:.0f} kB", flush=True)
+        if args.story is not None:
+            with in_state("filled", filled) as url:
+                args.story.write_bytes(story(browser, url))
+            print(f"{args.story} {args.story.stat().st_size / 1000:.0f} kB", flush=True)
         browser.close()
 
 
@@ -199,6 +209,37 @@ def picture(browser: Browser, url: str, theme: str, width: int) -> bytes:
         return small(page.screenshot())
     finally:
         page.close()
+
+
+def story(browser: Browser, url: str) -> bytes:
+    """Take the presenter's script, a picture after each step; return an animated WebP."""
+    page = browser.new_page(
+        viewport=STORY_SIZE, color_scheme="light", reduced_motion="reduce", device_scale_factor=1
+    )
+    page.set_default_timeout(120_000)
+    frames = []
+    try:
+        for step in presenter.STEPS:
+            step.do(page, url)
+            page.wait_for_timeout(2_000)
+            frames.append(Image.open(io.BytesIO(page.screenshot())).convert("RGB"))
+            print(f"{step.title}: {page.url.partition(url)[2][:80]}", flush=True)
+    finally:
+        page.close()
+    for quality in (80, 60, 40, 20):
+        buffer = io.BytesIO()
+        frames[0].save(
+            buffer,
+            "WEBP",
+            save_all=True,
+            append_images=frames[1:],
+            duration=STORY_MILLISECONDS,
+            loop=0,
+            quality=quality,
+        )
+        if buffer.tell() <= MAX_STORY_BYTES:
+            break
+    return buffer.getvalue()
 
 
 def small(png: bytes) -> bytes:

@@ -138,7 +138,7 @@ def _decision(
         with heading.container(horizontal=True, vertical_alignment="center"):
             question = st.empty()
             if len(runs) > 1:
-                with st.container(width=330):
+                with st.container(width=230):
                     last = summary_decision.switch(runs)
             else:
                 last = runs[0]

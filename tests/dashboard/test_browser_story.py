@@ -7,6 +7,7 @@ from browser import CHROMIUM, chromium, kill_all, opened, picture, served, still
 from playwright.sync_api import TimeoutError, expect
 from whatif_processes import kill as kill_whatif
 
+from dashboard import presenter
 from puma_engine import jobs, pipeline
 from puma_engine.datasets import load_shipped
 from puma_engine.store import Workspace
@@ -281,6 +282,18 @@ def test_the_whole_story(browser, app, file, tmp_path):
     expect(answers).to_have_count(1, timeout=JOB_SECONDS * 1000)
     again.context.close()
     report(browser, base, tmp_path)
+
+
+def test_the_presenters_script(browser, app, file):
+    """Every step of docs/demo.md does in a browser what it says, in the workspace of the story."""
+    base, root = app
+    if not Workspace.open(root, create=True).runs(kind="comparison"):
+        migrate(browser, base, root, file)
+    page = opened(browser, f"{base}/summary")
+    for step in presenter.STEPS:
+        step.do(page, base)
+        still(page)
+    page.context.close()
 
 
 def test_jobs_outlive_browsers_and_workers(browser, app):
