@@ -43,8 +43,8 @@ def switch(runs: list[Run]) -> Run:
     runs: finished comparisons, the newest first. By default the newest of this workspace is shown; a
     published one, which was measured elsewhere, is chosen.
     """
-    own = [run for run in runs if not run.summary.get("published")]
-    published = [run for run in runs if run.summary.get("published")]
+    own = [run for run in runs if run.published is None]
+    published = [run for run in runs if run.published is not None]
     ordered = [*own, *published]
     if len(ordered) == 1:
         return ordered[0]

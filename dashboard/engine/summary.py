@@ -187,9 +187,9 @@ def seed_spread(run: Run) -> tuple[int, int, float] | None:
 
 def measured_before(run: Run) -> int:
     """Return how many methods of an own comparison come from published runs; 0 for a published one."""
-    if run.summary.get("published"):
+    if run.published is not None:
         return 0
-    return sum(bool(engine.run(name).summary.get("published")) for name in comparisons.members(run))
+    return sum(engine.run(name).published is not None for name in comparisons.members(run))
 
 
 @st.cache_data(max_entries=50, show_spinner=False)

@@ -8,6 +8,7 @@ from dashboard.components import (
     formatting,
     job_cards,
     page_states,
+    published,
     summary_decision,
     summary_figures,
     tables,
@@ -146,6 +147,7 @@ def _decision(
         plans, points = summary.plans(last), summary.switch_points(engine.root(), last.id)
         asked = summary.question(last, plans, first.method)
         question.title(summary_decision.title(asked))
+        published.mark(last)
         context = st.container()
         with st.container(border=True):
             left, right = st.columns(2, gap="large")
@@ -157,7 +159,7 @@ def _decision(
         with context:
             hour = summary_decision.context(last, asked, share)
         newer = comparisons.newer_evaluations(last, evaluations)
-        if newer and not last.summary.get("published"):
+        if newer and last.published is None:
             page_states.stale(
                 f"{len(newer)} newer evaluation{'s are' if len(newer) > 1 else ' is'} not in "
                 "it; make another comparison to include them."

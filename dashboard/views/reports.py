@@ -50,7 +50,9 @@ def _report() -> None:
             type="primary",
             icon=":material/description:",
         )
-        pages.link("compare", label="Open on Trade-off", comparison=run.id)
+        percent = f"{100 * margin:.1f}"
+        pages.link("overview", label="Back to the Summary", comparison=run.id, margin=percent)
+        pages.link("compare", label="Open on Trade-off", comparison=run.id, margin=percent)
 
 
 def _tables() -> None:

@@ -206,6 +206,7 @@ def test_another_verdict_is_chosen_by_the_switch_and_a_published_one_says_so(tmp
     assert app.query_params["comparison"] == newest.id
     headline = judge_comparison(ws, newest).headline.partition(": ")[2]
     assert headline[1:] in texts(app)
+    assert "not computed in this workspace" in texts(app)
 
 
 def test_seeds_of_one_plan_are_compared(tmp_path, monkeypatch):
