@@ -127,8 +127,11 @@ def test_a_precision_applies_to_every_training_and_makes_other_runs(done):
         run = ws.run(coarse.runs[name])
         assert run.config["training"]["precision"] == run.summary["precision"] == "bf16"
         assert run.id != outcome.runs[name]
-        exact = ws.run(outcome.runs[name]).summary["best_validation"]
-        assert run.summary["best_validation"] == pytest.approx(exact, abs=0.02)
+    # Rounding does not grow in a training that hardly moves.
+    still, exact = (
+        ws.run(runs["one"]).summary["best_validation"] for runs in (coarse.runs, outcome.runs)
+    )
+    assert still == pytest.approx(exact, abs=0.005) and still != exact
 
 
 def test_no_cell_starts_after_the_time_limit(done):
