@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from puma_engine.defaults import (
     DEMO_ADAPTERS,
+    DEMO_PROMPT_START,
     DEMO_REFINED,
     DEMO_SEEDS,
     DEMO_SHARE,
@@ -233,6 +234,7 @@ class Demo:
                 backbone=self.runs[model].id,
                 role=role,
                 training=DEMO_TRAINING[role].to_dict(),
+                prompt={"start": DEMO_PROMPT_START},
                 seed=seed,
                 name=self._name(name),
             ),
@@ -259,7 +261,7 @@ class Demo:
                 strategy=strategy if selects else None,
                 share=share if selects else None,
                 training=DEMO_TRAINING[settings].to_dict(),
-                adapter=DEMO_ADAPTERS[settings].to_dict(),
+                adapter=DEMO_ADAPTERS[settings].all_settings(),
                 shuffled=shuffled,
                 seed=seed,
                 name=self._name(name),
