@@ -117,7 +117,10 @@ def _write_npy(folder: Path) -> None:
 
 def _reference_npy(folder: Path, users: str) -> Any:
     vectors = np.load(folder / "prompts.npy", allow_pickle=False)
-    text = (folder / users).read_text("utf-8-sig")
+    # A bare carriage return ends no line.
+    text = (folder / users).read_bytes().decode("utf-8-sig")
+    text = text.replace("\r\n", "\n") if users.endswith(".csv") else text
+    text = text.replace("\r", "\v") if users.endswith(".csv") else text
     if users.endswith(".txt"):
         return _by_user([line.strip() for line in text.splitlines() if line.strip()], vectors)
     if users.endswith(".json"):

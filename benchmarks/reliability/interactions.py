@@ -246,7 +246,9 @@ def impressions(line: str) -> Iterable[Simple]:
     _, user, _, _, shown = line.rstrip("\r").split("\t")
     for pair in shown.split():
         item, _, click = pair.rpartition("-")
-        yield user, item, float(click)
+        # One pair without a mark costs itself alone.
+        with suppress(ValueError):
+            yield user, item, float(click)
 
 
 def table_rows(seed: int = 5) -> list[tuple[Any, ...]]:
