@@ -56,6 +56,15 @@ def metrics(values: Mapping[str, tuple[str, str | None]], widths: Sequence[float
         column.metric(label, value, help=about, border=True)
 
 
+def facts(values: Mapping[str, str]) -> None:
+    """Show figures that describe, and decide nothing, on one line. values: the texts by label."""
+    with st.container(horizontal=True, gap="large"):
+        for label, value in values.items():
+            with st.container(gap=None, width="content"):
+                st.caption(label)
+                st.markdown(f"**{value}**")
+
+
 def select_row(
     frame: pd.DataFrame,
     ids: Sequence[str],

@@ -28,7 +28,10 @@ PAPER = (
     ("Yelp", "rating", 32_850, 129_076, 1_543_687),
 )
 VIEWS = {"sets": "Data sets", "import": "Import"}
+# Names and units of outcomes, by task.
 SCALE = {"rating": "Rating (stars)", "click": "Clicked (1) or not (0)"}
+MEAN = {"rating": "Mean rating (stars)", "click": "Share of records clicked"}
+VARIANCE = {"rating": "Variance (squared stars)", "click": "Variance of clicks (0 to 0.25)"}
 
 
 def page() -> None:
@@ -77,7 +80,7 @@ def _table_one(runs: list[engine.Run]) -> None:
         frame,
         dict.fromkeys(("Users", "Items", "Records"), NumberColumn(format="localized"))
         | {
-            "Records per user": NumberColumn(format="%.1f"),
+            "Records per user": NumberColumn("Records per user (mean)", format="%.1f"),
             "Density (%)": NumberColumn(format="%.3f", help=density),
         },
         alt="Users, items and records of every data set",
@@ -91,12 +94,12 @@ def _charts(dataset: str, facts: dict) -> None:
         "Users": formatting.count(facts["users"]),
         "Items": formatting.count(facts["items"]),
         "Records": formatting.count(facts["records"]),
-        "Records per user": median,
-        "Mean outcome": f"{facts['mean_outcome']:.2f}",
+        "Records per user (median)": median,
+        MEAN[facts["task"]]: f"{facts['mean_outcome']:.2f}",
         "Train / validation / test": " / ".join(split),
     }
     st.header("Statistics", divider="gray")
-    tables.metrics({label: (text, None) for label, text in shown.items()}, [1, 1, 1, 1, 1, 1.7])
+    tables.facts(shown)
     users = datasets.profiles(engine.root(), dataset, "user")
     left, middle, right = st.columns(3)
     outcomes = pd.DataFrame(facts["outcomes"].items(), columns=["outcome", "share"])
@@ -115,6 +118,7 @@ def _charts(dataset: str, facts: dict) -> None:
             x=SCALE[facts["task"]],
             y="Share of records (%)",
             height=300,
+            menu=True,
         )
     with middle:
         title = f"Half of the users have {median} records or fewer"
@@ -122,7 +126,8 @@ def _charts(dataset: str, facts: dict) -> None:
     with right:
         constant = float((users["variance"] == 0).mean())
         title = f"{constant:.1%} of the users always give the same outcome"
-        _histogram(users["variance"], f"variance-{dataset}", title, "Variance of a user's outcomes")
+        unit = VARIANCE[facts["task"]]
+        _histogram(users["variance"], f"variance-{dataset}", title, f"{unit} of a user's outcomes")
 
 
 def _histogram(values: pd.Series, key: str, title: str, label: str, max_bins: int = 40) -> None:
@@ -136,7 +141,7 @@ def _histogram(values: pd.Series, key: str, title: str, label: str, max_bins: in
     counts, edges = np.histogram(values.to_numpy(np.float64), bins=bins)
     frame = pd.DataFrame({"from": edges[:-1], "to": edges[1:], "users": counts})
     figure = figures.histogram(frame, KINDS["source"].colour)
-    figures.show(figure, frame, key, title=title, x=label, y="Users", height=300)
+    figures.show(figure, frame, key, title=title, x=label, y="Users", height=300, menu=True)
 
 
 def _report(run: engine.Run) -> None:
@@ -177,7 +182,6 @@ def _browse(dataset: str, task: str) -> None:
         "Select one to list its records."
     )
     title = TextColumn("Title", width="large")
-    mean = "Mean rating (stars)" if task == "rating" else "Share clicked"
     selected = tables.select_row(
         frame,
         frame[f"{what}_id"].tolist(),
@@ -187,8 +191,8 @@ def _browse(dataset: str, task: str) -> None:
             "text": title,
             "records": NumberColumn("Records", format="localized"),
             "train": NumberColumn("Of these in the train split", format="localized"),
-            "mean": NumberColumn(mean, format="%.2f"),
-            "variance": NumberColumn("Variance", format="%.2f", help=term("variance")),
+            "mean": NumberColumn(MEAN[task], format="%.2f"),
+            "variance": NumberColumn(VARIANCE[task], format="%.2f", help=term("variance")),
         },
         alt=f"{what}s of the data set with their records",
     )
@@ -206,7 +210,7 @@ def _browse(dataset: str, task: str) -> None:
         "user_id": "User",
         "item_id": "Item",
         "text": title,
-        "outcome": NumberColumn("Outcome", format="%.1f"),
+        "outcome": NumberColumn(SCALE[task], format="%.1f"),
         "split": "Split",
         "time": DatetimeColumn("Time (UTC)"),
     }
