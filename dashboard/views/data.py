@@ -118,7 +118,6 @@ def _charts(dataset: str, facts: dict) -> None:
             x=SCALE[facts["task"]],
             y="Share of records (%)",
             height=300,
-            menu=True,
         )
     with middle:
         title = f"Half of the users have {median} records or fewer"
@@ -126,8 +125,7 @@ def _charts(dataset: str, facts: dict) -> None:
     with right:
         constant = float((users["variance"] == 0).mean())
         title = f"{constant:.1%} of the users always give the same outcome"
-        unit = VARIANCE[facts["task"]]
-        _histogram(users["variance"], f"variance-{dataset}", title, f"{unit} of a user's outcomes")
+        _histogram(users["variance"], f"variance-{dataset}", title, VARIANCE[facts["task"]])
 
 
 def _histogram(values: pd.Series, key: str, title: str, label: str, max_bins: int = 40) -> None:
@@ -141,7 +139,7 @@ def _histogram(values: pd.Series, key: str, title: str, label: str, max_bins: in
     counts, edges = np.histogram(values.to_numpy(np.float64), bins=bins)
     frame = pd.DataFrame({"from": edges[:-1], "to": edges[1:], "users": counts})
     figure = figures.histogram(frame, KINDS["source"].colour)
-    figures.show(figure, frame, key, title=title, x=label, y="Users", height=300, menu=True)
+    figures.show(figure, frame, key, title=title, x=label, y="Users", height=300)
 
 
 def _report(run: engine.Run) -> None:
