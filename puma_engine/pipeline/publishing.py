@@ -193,7 +193,8 @@ def _facts(ws: Workspace, comparison: Run, runs: list[Run], command: str | None)
     return {
         "comparison": comparison.id,
         "name": comparison.name,
-        "command": command,
+        # A published comparison that is published again was measured as it says.
+        "command": command or (comparison.published or {}).get("command"),
         "date": comparison.finished,
         "device": ", ".join(sorted(devices)) or comparison.device,
         "versions": comparison.versions,
@@ -218,7 +219,11 @@ def _compact(staged: Workspace, runs: list[Run], facts: dict[str, Any]) -> dict[
     """Make the files of staged runs small, and mark the runs; return what is left out."""
     left_out: dict[str, list[str]] = {}
     for run in runs:
-        staged.rewrite_summary(run.id, run.summary | {PUBLISHED: facts | {"left_out": []}})
+        # What an earlier archive left out is still missing.
+        missing = list((run.published or {}).get("left_out", ()))
+        if missing:
+            left_out[run.id] = missing
+        staged.rewrite_summary(run.id, run.summary | {PUBLISHED: facts | {"left_out": missing}})
         for row in staged.artifact_rows(run.id):
             name = row["name"]
             if name in NOT_SHOWN:

@@ -35,6 +35,8 @@ from puma_engine.store.workspace import Workspace
 MANIFEST = "manifest.json"
 FORMAT = 1
 MAX_MANIFEST = 16 << 20
+# An archive may take this share of the free disk, since a small file can unpack to a very large one.
+DISK_SHARE = 0.5
 ADVICE = "get the archive again from where it was published"
 # All members have this time, so that the same runs give the same bytes.
 _TIME = (1980, 1, 1, 0, 0, 0)
@@ -91,9 +93,9 @@ def runs_of(path: Path) -> set[str]:
 def add_archive(ws: Workspace, path: Path, *, required: str | None = None) -> AddedRuns:
     """Add the runs of an archive to a workspace as finished runs, and return their ids.
 
-    Runs that are finished here stay as they are. required: a key that the summary of every run must
-    have. Everything is checked before anything is added. Raises StoreError for a file that is no
-    archive or is damaged, and where a process works on one of its runs.
+    Runs that are finished here stay as they are. required: a key of facts, a JSON object, that the
+    summary of every run must have. Everything is checked before anything is added. Raises StoreError for a file that is no
+    archive, is damaged, or has no room here, and where a process works on one of its runs.
     """
     ws.check_writable()
     staging = ws.root / f".archive.{secrets.token_hex(4)}.tmp"
@@ -101,7 +103,7 @@ def add_archive(ws: Workspace, path: Path, *, required: str | None = None) -> Ad
     try:
         subject, records = _unpack(path, staging)
         for run_id, record in records.items():
-            if required and required not in parse_json(record["run"]["summary"] or "{}"):
+            if required and not _has_facts(record, required):
                 raise StoreError(
                     f"The run {run_id} of {path} is not marked as {required}; {ADVICE}."
                 )
@@ -120,6 +122,11 @@ def add_archive(ws: Workspace, path: Path, *, required: str | None = None) -> Ad
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return result
+
+
+def _has_facts(record: dict[str, Any], key: str) -> bool:
+    summary = parse_json(record["run"]["summary"] or "{}")
+    return isinstance(summary, dict) and isinstance(summary.get(key), dict)
 
 
 def _add_run(ws: Workspace, staging: Path, run_id: str, record: dict[str, Any]) -> None:
@@ -147,6 +154,13 @@ def _unpack(path: Path, staging: Path) -> tuple[str, dict[str, dict[str, Any]]]:
     files: dict[str, set[str]] = {}
     with _opened(path) as archive:
         subject, members = _manifest(path, archive)
+        need = sum(info.file_size for info in archive.infolist())
+        free = shutil.disk_usage(staging).free
+        if need > DISK_SHARE * free:
+            raise StoreError(
+                f"The archive {path} unpacks to {need:,} bytes, more than half of the {free:,} that are "
+                "free; make room, or get the archive again if it should be small."
+            )
         for name, expected in members.items():
             run_id, file = _place(path, name)
             files.setdefault(run_id, set()).add(file)

@@ -25,7 +25,7 @@ from puma_engine.pipeline.erasing import erase_user
 from puma_engine.pipeline.publishing import check_models
 from puma_engine.pipeline.verdicts import judge_comparison
 from puma_engine.store import Workspace
-from puma_engine.store.archives import subject_of
+from puma_engine.store.archives import subject_of, write_archive
 from puma_engine.store.rebuilding import rebuild
 
 MODELS = "models of the origin"
@@ -283,12 +283,51 @@ def test_damaged_and_hostile_archives_add_nothing(origin, tmp_path):
 
 
 def test_an_archive_of_own_runs_that_are_not_marked_is_refused(origin, tmp_path):
-    from puma_engine.store.archives import write_archive
-
     write_archive(origin["ws"], origin["comparison"].id, tmp_path / "plain.zip")
     ws = Workspace.open(tmp_path / "workspace", create=True)
     with pytest.raises(StoreError, match="not marked as published"):
         pipeline.add_published(ws, tmp_path / "plain.zip")
+
+
+@pytest.mark.parametrize("facts", [None, [], "elsewhere"])
+def test_a_mark_without_facts_is_refused(origin, tmp_path, facts):
+    """Such runs would look like ones that were measured here."""
+    staged = Workspace.open(tmp_path / "staged", create=True)
+    pipeline.add_published(staged, origin["file"])
+    for run in staged.runs():
+        staged.rewrite_summary(run.id, run.summary | {"published": facts})
+    write_archive(staged, origin["comparison"].id, tmp_path / "forged.zip")
+    ws = Workspace.open(tmp_path / "workspace", create=True)
+    with pytest.raises(StoreError, match="not marked as published"):
+        pipeline.add_published(ws, tmp_path / "forged.zip")
+    assert ws.runs() == []
+
+
+def test_an_archive_that_unpacks_to_more_than_there_is_room_for_adds_nothing(
+    origin, tmp_path, monkeypatch
+):
+    ws = Workspace.open(tmp_path / "workspace", create=True)
+    with zipfile.ZipFile(origin["file"]) as archive:
+        need = sum(info.file_size for info in archive.infolist())
+    disk = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: disk._replace(free=2 * need - 1))
+    with pytest.raises(StoreError, match=f"unpacks to {need:,} bytes, more than half"):
+        pipeline.add_published(ws, origin["file"])
+    assert ws.runs() == [] and not list(ws.root.glob(".archive*"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: disk._replace(free=2 * need))
+    assert pipeline.add_published(ws, origin["file"]).added
+
+
+def test_an_archive_that_is_published_again_says_how_it_was_measured(origin, opened, tmp_path):
+    few = origin["runs"][-1]
+    again = pipeline.publish(opened, "real", tmp_path / "again.zip")
+    assert again.left_out[few.id] == ["adapter"]
+    other = Workspace.open(tmp_path / "other", create=True)
+    pipeline.add_published(other, again.file)
+    before, after = (ws.run("real").published for ws in (opened, other))
+    assert after == before
+    with pytest.raises(NotFoundError, match="came without its adapter"):
+        other.get_tensors(few.id, "adapter")
 
 
 def test_the_demo_adds_what_ships_once(origin, tmp_path, monkeypatch):
