@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from typing import TYPE_CHECKING, Any
@@ -57,6 +58,9 @@ def _budget(ws: Workspace) -> int:
         budget = -1
     if budget < 0:
         raise ConfigError(f"{VARIABLE} is {text!r}; it must be a number of MiB, 0 or more.")
-    folder = ws.root / ITEM_CACHE
-    used = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    used = 0
+    for file in (ws.root / ITEM_CACHE).rglob("*"):
+        # Another process may remove files meanwhile, to make room.
+        with contextlib.suppress(OSError):
+            used += file.stat().st_size if file.is_file() else 0
     return min(budget, int(DISK_SHARE * (shutil.disk_usage(ws.root).free + used)))

@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -85,3 +86,24 @@ def test_the_budget_is_a_setting(world, tmp_path, monkeypatch, value, kept):
     monkeypatch.setenv("PUMA_ITEM_CACHE_MIB", "much")
     with pytest.raises(ConfigError, match="PUMA_ITEM_CACHE_MIB is 'much'"):
         pipeline.load_backbone(ws, "llama")
+
+
+def test_files_that_vanish_while_they_are_counted_are_not_counted(tmp_path, monkeypatch):
+    """Another process may make room at any time."""
+    ws = Workspace.open(tmp_path / "ws", create=True)
+    folder = ws.root / "cache" / "items" / "model" / "ab"
+    folder.mkdir(parents=True)
+    for name in ("gone.kv", "kept.kv"):
+        (folder / name).write_bytes(bytes(64))
+    stat = Path.stat
+
+    def stat_once(path, **options):
+        result = stat(path, **options)
+        if path.name == "gone.kv":
+            path.unlink()
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", stat_once)
+        assert item_cache._budget(ws) > 0
+    assert [file.name for file in cached(ws)] == ["kept.kv"]
