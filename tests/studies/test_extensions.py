@@ -5,6 +5,7 @@ from dataclasses import replace
 from itertools import combinations
 
 import pytest
+from tiny import tiny_backbone_folder
 
 from puma_engine.datasets.registry import data_root
 from puma_engine.errors import BackboneError, ConfigError
@@ -68,7 +69,11 @@ def test_fixed_orders_are_fitted_without_candidates():
 
 def test_the_fixed_study_of_templates_compares_all_orders(tmp_path):
     ws = Workspace.open(tmp_path / "ws", create=True)
-    options = Options(datasets=("movietweetings",), seeds=(0,), users=20, fixed=True)
+    models = {
+        "source": str(tiny_backbone_folder(tmp_path, "llama")),
+        "target": str(tiny_backbone_folder(tmp_path, "qwen2")),
+    }
+    options = Options(datasets=("movietweetings",), seeds=(0,), users=10, fixed=True, **models)
     cells = STUDIES["templates"].cells(options)
     outcome = run_cells(ws, cells, device="cpu")
     assert not outcome.failed and not outcome.missing
