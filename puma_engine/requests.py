@@ -351,7 +351,8 @@ class PlanRequest(AdapterRequest):
         if min(counts) == 0 or min(counts) > 1:
             raise ConfigError(
                 "A plan has one source and one or more targets, or several sources and one target, "
-                f"not {counts[0]} and {counts[1]}. A backbone to fit prompts on counts as a source."
+                f"not {counts[0]} and {counts[1]}; a source is prompts that exist, or a backbone on "
+                "which they are fitted first."
             )
         if not self.sources and self.dataset is None:
             raise ConfigError(

@@ -170,7 +170,8 @@ def check(
     if session.as_json:
         session.json(result)
     else:
-        session.table([vars(problem) for problem in result.problems])
+        if result.problems:
+            session.table([vars(problem) for problem in result.problems])
         session.show(
             {
                 "rows_read": result.rows,

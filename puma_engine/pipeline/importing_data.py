@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -61,7 +62,12 @@ def import_dataset(
         return _import_table(ws, path, name, seed, execution, users=users, **settings)
     if source not in REGISTRY:
         names = ", ".join([*REGISTRY, "table"])
-        raise DataError(f"There is no data set {source!r}; choose one of {names}.")
+        # os.path, which takes a name that is too long for a file as one that does not exist.
+        own = os.path.isfile(source)
+        hint = (
+            " Your own file is a table: `puma data import table FILE --task rating`." if own else ""
+        )
+        raise DataError(f"There is no data set {source!r}; choose one of {names}.{hint}")
     if not REGISTRY[source].shipped:
         if population != "product":
             raise ConfigError(f"{source!r} is read whole: population is for shipped sets.")
@@ -143,10 +149,10 @@ def _import_table(
     **settings: Any,
 ) -> Run:
     """Read any table of interactions; settings that are None keep a default."""
-    if path is None or task is None:
-        raise ConfigError(
-            "A table needs the path of a CSV, Parquet or JSON lines file and a task, rating or click."
-        )
+    if path is None:
+        raise ConfigError("A table needs a path; give that of a CSV, Parquet or JSON lines file.")
+    if task is None:
+        raise ConfigError("A table needs a task; choose rating or click.")
     file, items = Path(path), None if items_path is None else Path(items_path)
     for needed in (file, items):
         if needed is not None and not needed.is_file():

@@ -399,6 +399,21 @@ def test_a_check_shows_columns_and_warnings(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["data", "check", str(path), "--task=rating", "--users=4"])
     assert done.exit_code == 0 and "columns_read.text: text" in done.output
     assert "'when' was not read" in done.output
+    assert "Nothing yet" not in done.output
+
+
+def test_a_table_without_a_path_or_a_task_is_told_which_is_missing(tmp_path: Path) -> None:
+    path = save(frame(), tmp_path / "a.csv")
+    ws = Workspace.open(tmp_path / "ws", create=True)
+    with pytest.raises(ConfigError, match=r"needs a task; choose rating or click"):
+        pipeline.import_dataset(ws, "table", path=path)
+    with pytest.raises(ConfigError, match=r"needs a path"):
+        pipeline.import_dataset(ws, "table", task="rating")
+    with pytest.raises(DataError, match=r"puma data import table FILE --task rating"):
+        pipeline.import_dataset(ws, str(path))
+    for name in ("nope", "x" * 5_000):
+        with pytest.raises(DataError, match=r"choose one of .*table\.$"):
+            pipeline.import_dataset(ws, name)
 
 
 def test_corrupt_packed_files_are_refused(tmp_path: Path) -> None:

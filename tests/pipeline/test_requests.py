@@ -183,7 +183,7 @@ def test_requests_round_trip_through_json(request_):
         (lambda: SelectionRequest(prompts="p", share=2.0), SelectionError, "not 2.0"),
         (lambda: MigrationRequest(sources=(), target="b"), MigrationError, "at least one"),
         (lambda: ChainRequest(source="p", targets=()), MigrationError, "at least one"),
-        (lambda: PlanRequest(sources=("p",), targets=()), ConfigError, "not 1 and 0"),
+        (lambda: PlanRequest(sources=("p",), targets=()), ConfigError, "not 1 and 0; a source is"),
         (lambda: replace(REQUESTS[5], share=0.1), ConfigError, "Item prompts change"),
         (lambda: replace(REQUESTS[2], selection="s"), ConfigError, "not both"),
         (lambda: replace(REQUESTS[3], adapter={"wide": 3}), ConfigError, "no setting wide"),
