@@ -110,14 +110,11 @@ def breakpoint_text(points: tuple[Breakpoint, ...]) -> str:
     """Say from which accepted error on which migration is recommended."""
     if not points:
         return "No migration is recommended at any accepted error."
+    # Of migrations that one step of the slider admits together, the last is the cheapest.
+    methods = {summary.round_up_percent(point.margin): point.method for point in points}
     parts = [
-        f"{point.method} "
-        + (
-            f"from {summary.format_percent(summary.round_up_percent(point.margin))}"
-            if point.margin
-            else "always"
-        )
-        for point in points
+        f"{method} {f'from {summary.format_percent(margin)}' if margin else 'always'}"
+        for margin, method in methods.items()
     ]
     return f"Recommended: {'; '.join(parts)}."
 

@@ -160,6 +160,15 @@ def test_the_bar_under_the_slider_has_the_verdict_of_every_accepted_error(measur
     assert opaque.base[0] < 0.01 < opaque.base[0] + opaque.x[0]
 
 
+def test_of_migrations_recommended_at_one_step_of_the_slider_the_cheapest_is_named():
+    points = [Breakpoint(0.0140, "all"), Breakpoint(0.0141, "180"), Breakpoint(0.0144, "120")]
+    points += [Breakpoint(0.0304, "60")]
+    text = summary_decision.breakpoint_text(tuple(points))
+    assert text == "Recommended: all from 1.4 %; 120 from 1.5 %; 60 from 3.1 %."
+    always = (Breakpoint(0.0, "all"), Breakpoint(0.0, "60"))
+    assert summary_decision.breakpoint_text(always) == "Recommended: 60 always."
+
+
 @pytest.mark.parametrize(
     ("largest", "given", "end"),
     [
