@@ -213,8 +213,8 @@ class AdapterConfig(_Config):
     source prompts so that the norm of their mean is at most this many times the norm of their
     standard deviation; 0 does not rescale. max_norm: upper bound of the norm of each mapped token,
     in units of the median norm of the target's token embeddings; 0 sets no bound. output_start:
-    "text" maps every prompt near the embedding of the token in front of the prompt slot before
-    training; "random" draws all weights, as in the paper.
+    "text" maps every user's prompt near the embedding of the token in front of the prompt slot before
+    training, up to the norm bound; "random" draws all weights, as in the paper.
 
     The stored names `balance` and `norm_limit` are accepted as keywords, see STORED_NAMES.
     Raises ConfigError that lists all invalid settings.

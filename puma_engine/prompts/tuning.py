@@ -160,13 +160,15 @@ def embedded_start(backbone: FrozenBackbone, tokens: int, word: str | None) -> T
 
 @torch.no_grad()
 def text_embedding(backbone: FrozenBackbone, template: EncodedTemplate) -> Tensor:
-    """Return the embedding [width] of the literal token in front of the prompt slot, on the CPU.
+    """Return the embedding [width] of the last literal token in front of the prompt slot, on the CPU.
 
-    Where a template begins with the slot, of the token behind it.
+    Where no text stands there, of the first token behind the slot.
     """
-    before = [piece for piece in template.before if not isinstance(piece, Slot)]
-    after = [piece for piece in template.after if not isinstance(piece, Slot)]
-    token = before[-1][-1] if before else after[0][0]
+    before, after = (
+        [token for piece in pieces if not isinstance(piece, Slot) for token in piece]
+        for pieces in (template.before, template.after)
+    )
+    token = before[-1] if before else after[0]
     return backbone.embed(torch.tensor(token, device=backbone.device)).float().cpu()
 
 

@@ -1,5 +1,7 @@
 """Where soft prompts and adapters start: at the embedding of the text in front of the slot."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from puma_engine.config import AdapterConfig, PromptConfig, TrainingConfig
 from puma_engine.datasets import load_shipped
 from puma_engine.migration.adapter import Adapter
 from puma_engine.migration.adapter_training import train_migration
-from puma_engine.prompts.tuning import fit_prompts
+from puma_engine.prompts.tuning import fit_prompts, text_embedding
 
 # Steps so small that prompts stay where they start.
 STILL = TrainingConfig(epochs=1, batch_size=64, learning_rate=1e-9, warmup=0, patience=0)
@@ -45,6 +47,15 @@ def test_prompts_start_as_the_token_in_front_of_the_slot(model, data, name):
     vectors = fitted.table.vectors
     assert vectors.shape == (20, 2, model.width)
     np.testing.assert_allclose(vectors, np.broadcast_to(embedding, vectors.shape), atol=1e-5)
+
+
+def test_a_slot_right_behind_a_title_starts_as_the_text_before_the_title(model):
+    pieces = ("Title: ", Slot.ITEM, " ", Slot.PROMPT, " Rating:")
+    template = replace(get_template("rating-item-first"), pieces=pieces)
+    encoded = encode_template(model.tokenizer, template, ("1", "2", "3", "4", "5"))
+    colon = model.tokenizer(":", add_special_tokens=False)["input_ids"][-1]
+    start = text_embedding(model, encoded)
+    assert torch.equal(start, model.embed(torch.tensor(colon)).detach().float())
 
 
 def test_an_adapter_near_a_vector_keeps_the_users_apart():
