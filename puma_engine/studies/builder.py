@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from puma_engine.datasets.registry import get_source
@@ -18,6 +18,8 @@ WITHOUT_RECORDS = f"{ALL_USERS}, from predictions"
 # Candidates of source prompts are compared by their mean over this many seeds: a single training
 # may have learned nothing.
 SOURCE_SEEDS = 2
+# The same of migrations that a few users train.
+FEW_USERS_SEEDS = 2
 QUICK = {"users": 200, "seeds": (0, 1)}
 RETRAINED = {"method": "retrained"}
 
@@ -165,6 +167,34 @@ class Builder:
         candidates = self._candidates(name, stage, grid, settings, inputs)
         return self.add(f"{name} best", "best", inputs={"candidates": candidates})
 
+    def tune_over_seeds(
+        self,
+        name: str,
+        stage: Stage,
+        grid: list[Candidate],
+        settings: dict[str, Any],
+        inputs: Mapping[int, Inputs],
+    ) -> str | None:
+        """Try every candidate with every seed; return the one with the best mean, or None with fixed settings.
+
+        inputs: of the candidates of each seed.
+        """
+        if self.options.fixed:
+            return None
+        runs = [
+            self._candidates(f"{name} {seed}", stage, grid, settings | {"seed": seed}, of_seed)
+            for seed, of_seed in inputs.items()
+        ]
+        return self._best_in_mean(name, runs)
+
+    def _best_in_mean(
+        self, name: str, runs: list[list[str]], settings: dict[str, Any] | None = None
+    ) -> str:
+        """Return the candidate with the best mean over seeds; runs: of each seed, by candidate."""
+        candidates = [run for of_candidate in zip(*runs, strict=True) for run in of_candidate]
+        settings = (settings or {}) | {"runs_per_candidate": len(runs)}
+        return self.add(f"{name} best", "best", settings, {"candidates": candidates})
+
     def tune_source(self) -> str | None:
         """Try every candidate of source prompts; return the one whose migrations are best.
 
@@ -186,9 +216,7 @@ class Builder:
                     for number, source in enumerate(sources)
                 ]
             )
-        candidates = [run for of_candidate in zip(*migrations, strict=True) for run in of_candidate]
-        settings = {"take_input": "source_0", "runs_per_candidate": len(seeds)}
-        return self.add("source best", "best", settings, {"candidates": candidates})
+        return self._best_in_mean("source", migrations, {"take_input": "source_0"})
 
     def _candidates(
         self,

@@ -13,6 +13,7 @@ from puma_engine.defaults import DEFAULT_STRATEGIES, PAIRS_PER_USER, PAPER_STRAT
 from puma_engine.selection.strategies import STRATEGIES, get_strategy
 from puma_engine.studies.builder import (
     ALL_USERS,
+    FEW_USERS_SEEDS,
     RETRAINED,
     SMALL_SHARE,
     WITHOUT_RECORDS,
@@ -44,6 +45,7 @@ FROM_ITEMS_TOO = f"{FROM_FACTORS} of items, too"
 def table2(build: Builder) -> None:
     """Add every method of Table 2, tuned on the first seed, item prompts, and migrations of other sources.
 
+    Migrations that a few users train are tuned on the first two seeds.
     Those from predictions have the default settings: tuned by records they would not be without
     records.
     """
@@ -65,11 +67,17 @@ def table2(build: Builder) -> None:
         for share in shares
         for strategy in strategies
     }
+    # A few users of one seed decide little, so candidates are compared over several.
     best_few = {}
     for share in shares:
         name = "few" if share == SMALL_SHARE else f"few {share:g}"
-        trained_on = {"sources": source, "selection": selected[first, PAPER_STRATEGY, share]}
-        best_few[share] = build.tune(name, "migrate", grids.small_adapter, settings, trained_on)
+        trained_on = {
+            seed: {"sources": sources[seed], "selection": selected[seed, PAPER_STRATEGY, share]}
+            for seed in seeds[:FEW_USERS_SEEDS]
+        }
+        best_few[share] = build.tune_over_seeds(
+            name, "migrate", grids.small_adapter, {"target": target}, trained_on
+        )
 
     migrated: dict[int, dict[str, str]] = {}
     for seed, source in sources.items():

@@ -76,6 +76,24 @@ def test_table2_migrates_factors_of_every_seed_with_settings_of_the_first(datase
         assert {cell.inputs["sources"] for cell in candidates} == {factors[0].name}
 
 
+def test_table2_compares_settings_for_few_users_by_the_mean_over_two_seeds():
+    options = Options(datasets=("goodbooks",), seeds=(3, 4, 5), shares=(0.01,))
+    cells = {cell.name: cell for cell in get_study("table2").cells(options)}
+    rows = [cells[f"goodbooks/random 0.01 {seed}"] for seed in options.seeds]
+    (best,) = {row.settings_from for row in rows}
+    # Consecutive runs are one candidate.
+    assert cells[best].settings == {"runs_per_candidate": 2}
+    candidates = [cells[name] for name in cells[best].inputs["candidates"]]
+    shared = {"target": options.target}
+    assert [candidate.settings for candidate in candidates] == [
+        shared | tried | {"seed": seed} for tried in RATINGS.small_adapter for seed in (3, 4)
+    ]
+    for candidate in candidates:
+        seed = candidate.settings["seed"]
+        for trained_on in candidate.inputs.values():
+            assert trained_on.endswith(f" {seed}")
+
+
 def test_quick_studies_on_a_cpu_use_two_cores_and_others_one_process():
     assert default_processes(True, "cpu") == min(2, os.cpu_count() or 1)
     assert default_processes(False, "cpu") == 1
