@@ -15,6 +15,7 @@ from dashboard.components.formatting import plotly_text, short
 from dashboard.components.theme import DIFFERENCE_COLOURS, KINDS, NEUTRAL
 from dashboard.engine import METRICS, Run, comparisons, summary
 from dashboard.engine.comparisons import Verdict
+from dashboard.engine.summary import decision_texts
 
 # Methods whose differences may be too large to be drawn to scale with those of the others.
 CONTROLS = ("random", "shuffled")
@@ -54,14 +55,14 @@ def kept_sentence(task: str, row: pd.Series) -> str:
 
 def cost_sentence(row: pd.Series, base: pd.Series) -> str:
     """Say what a migration costs: arithmetic first, then seconds."""
-    label, value, text, _ = summary_decision.cost(row, base)
+    label, value, text = decision_texts.cost_tile(row, base)
     measure = "arithmetic" if label.startswith("Arithmetic") else "time"
     return f"It takes {value} of full retraining's {measure}; {text}."
 
 
 def people_sentence(run: Run, evaluation: str) -> str:
     """Say how many people are surely worse off than with full retraining."""
-    _, value, text, _ = summary_decision.worse_off(run, evaluation)
+    _, value, text = summary_decision.worse_off(run, evaluation)
     if value == "–":
         return f"Who is worse off is not known: {text}."
     return f"{value} {text.replace(';', ' people are surely worse off than with full retraining;', 1)}."

@@ -5,19 +5,9 @@ import math
 import re
 from datetime import UTC, datetime
 
+from dashboard.engine import duration
 
-def duration(seconds: float | None) -> str:
-    """Return seconds as text: 0.4 s, 12 s, 3 min 20 s, 2 h 5 min."""
-    if seconds is None:
-        return "unknown"
-    if seconds < 10:
-        return f"{max(seconds, 0):.1f} s"
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60:,} h {minutes % 60} min"
+__all__ = ["ago", "count", "duration", "duration_range", "escaped", "plotly_text", "short", "size"]
 
 
 def duration_range(low: float, high: float) -> str:

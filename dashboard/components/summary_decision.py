@@ -1,6 +1,6 @@
 """Summary: the question, the decision that follows from the accepted error, tiles, fine print."""
 
-import math
+from dataclasses import replace
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -10,14 +10,22 @@ from dashboard import engine, pages
 from dashboard.components import formatting, query_params, verdicts
 from dashboard.components.formatting import escaped, plotly_text, short
 from dashboard.components.glossary import term
-from dashboard.components.label_layout import CHARACTER
 from dashboard.components.theme import KINDS, NEUTRAL
 from dashboard.engine import METRICS, Run, comparisons, summary, user_impact
 from dashboard.engine.comparisons import Verdict
-from dashboard.engine.summary import Breakpoint, DecisionRange, Question
+from dashboard.engine.summary import (
+    Breakpoint,
+    DecisionRange,
+    Question,
+    decision_texts,
+    label_layout,
+)
 
-# Largest values of the slider of the accepted error, in percent.
-SLIDER_ENDS = (5.0, 10.0, 20.0)
+ABOUT_COST = (
+    "Arithmetic: operations of the trainings, which do not depend on how busy the machine is. "
+    "Time: measured seconds, with selection and mapping. Source prompts exist before both. Money: "
+    "the measured seconds at the price of an hour that you set."
+)
 # The bar under the slider: its width in a narrow window, and where the slider's track begins.
 BAR_PIXELS, BAR_MARGIN = 330, 8
 GAP = 0.004  # between its parts, as a share of its width
@@ -32,9 +40,8 @@ BAR_COLOURS = {
 
 def title(asked: Question) -> str:
     """Return the question of a comparison, with names as plain text."""
-    source = f" from {escaped(asked.source, 40)}" if asked.source else ""
-    target = escaped(asked.target, 40) or "the new model"
-    return f"Move {asked.users:,} users{source} to {target}?"
+    source, target = (escaped(name, 40) for name in (asked.source, asked.target))
+    return decision_texts.title(replace(asked, source=source, target=target))
 
 
 def switch(runs: list[Run]) -> Run:
@@ -106,19 +113,6 @@ def context(run: Run, asked: Question, share: float) -> float | None:
         return price()
 
 
-def breakpoint_text(points: tuple[Breakpoint, ...]) -> str:
-    """Say from which accepted error on which migration is recommended."""
-    if not points:
-        return "No migration is recommended at any accepted error."
-    # Of migrations that one step of the slider admits together, the last is the cheapest.
-    methods = {summary.round_up_percent(point.margin): point.method for point in points}
-    parts = [
-        f"{method} {f'from {summary.format_percent(margin)}' if margin else 'always'}"
-        for margin, method in methods.items()
-    ]
-    return f"Recommended: {'; '.join(parts)}."
-
-
 def strip(verdict: Verdict) -> None:
     """Show the verdict with its reason, and whether accuracy and ranking disagree."""
     verdicts.headline(verdict)
@@ -135,107 +129,40 @@ def tiles(run: Run, plans: pd.DataFrame, verdict: Verdict, hour: float | None = 
     base = plans[plans["is_baseline"].astype(bool)].iloc[0]
     task = run.summary["task"]
     columns = st.columns(4)
-    for column, (aspect, prefix) in zip(
-        columns, (("level", "kept"), ("ranking", "ranking")), strict=False
-    ):
-        name = comparisons.aspect_label(task, aspect).partition(" (")[0]
+    for column, aspect in zip(columns, ("level", "ranking"), strict=False):
+        metric = decision_texts.metric_of(task, aspect)
         warns = aspect == "ranking" and bool(verdict.disagreement)
-        over = comparisons.REFERENCES.get(row["reference"], "")
-        text = f"against {over}" if over else "no sure gain to keep a share of"
-        low, high = row[f"{prefix}_low"], row[f"{prefix}_high"]
-        if not math.isnan(low):
-            text = f"{100 * low:.0f} to {100 * high:.0f} %, {text}"
-        metric = METRICS[comparisons.ASPECTS[aspect][task]].label
-        _tile(
-            column,
-            f"{name[:1].upper()}{name[1:]} kept",
-            _percent(row[prefix]),
-            f"{':orange[:material/warning:] ' if warns else ''}{text}",
-            f"Measured in {metric}. {term('share kept')}",
-        )
-    _tile(columns[2], *cost(row, base, hour))
-    _tile(columns[3], *worse_off(run, str(row["evaluation"])))
+        tile = decision_texts.kept_tile(task, row, aspect)
+        _show_tile(column, tile, f"Measured in {metric}. {term('share kept')}", warns=warns)
+    _show_tile(columns[2], decision_texts.cost_tile(row, base, hour), ABOUT_COST)
+    sure = f"Surely: with {user_impact.SURE:.0%} or more. {term('regress')}"
+    _show_tile(columns[3], worse_off(run, str(row["evaluation"])), sure)
 
 
-def cost(row: pd.Series, base: pd.Series, hour: float | None = None) -> tuple[str, str, str, str]:
-    """Return the cost tile: arithmetic of the trainings first, seconds and their price beside it."""
-    seconds = f"{formatting.duration(row['seconds'])} of {formatting.duration(base['seconds'])}"
-    money = ""
-    if hour is not None:
-        own, whole = (hour * float(line["seconds"]) / 3600 for line in (row, base))
-        money = f"; {own:,.2g} of {whole:,.2g} in money"
-    time = f"{_percent(row['seconds'] / base['seconds'])} of its time: {seconds}{money}"
-    about = (
-        "Arithmetic: operations of the trainings, which do not depend on how busy the machine is. "
-        "Time: measured seconds, with selection and mapping. Source prompts exist before both. Money: "
-        "the measured seconds at the price of an hour that you set."
-    )
-    if pd.isna(row["flops"]) or pd.isna(base["flops"]) or not base["flops"] > 0:
-        return (
-            "Time, of full retraining's",
-            _percent(row["seconds"] / base["seconds"]),
-            f"{seconds}{money}",
-            about,
-        )
-    return "Arithmetic, of full retraining's", _percent(row["flops"] / base["flops"]), time, about
-
-
-def worse_off(run: Run, evaluation: str) -> tuple[str, str, str, str]:
+def worse_off(run: Run, evaluation: str) -> decision_texts.Tile:
     """Return the tile of people who are surely worse off than with retraining."""
-    effects = summary.effects(run, evaluation)
-    label, about = "People surely worse off", term("regress")
-    if effects is None:
-        return label, "–", "predictions are gone; evaluate again", about
-    sure, likely = (len(effects.worse(level)) for level in (user_impact.SURE, summary.LIKELY))
-    text = f"of {effects.users:,}; a further {likely - sure:,} probably are"
-    return label, f"{sure:,}", text, f"Surely: with {user_impact.SURE:.0%} or more. {about}"
+    return decision_texts.worse_off_tile(summary.effects(run, evaluation))
 
 
-def _percent(share: float) -> str:
-    return "–" if pd.isna(share) else f"{100 * share:.0f} %"
-
-
-def _tile(column: object, label: str, value: str, text: str, about: str) -> None:
+def _show_tile(
+    column: object, tile: decision_texts.Tile, about: str, *, warns: bool = False
+) -> None:
     with column.container(border=True, gap="xxsmall", height="stretch"):  # type: ignore[attr-defined]
-        st.metric(label, value, help=about)
-        st.caption(text)
+        st.metric(tile.label, tile.value, help=about)
+        st.caption(f"{':orange[:material/warning:] ' if warns else ''}{tile.text}")
 
 
 def fine_print(run: Run, plans: pd.DataFrame, asked: Question, verdict: Verdict) -> str:
-    """Say what methods without a language model reach, over how many seeds, and what disagrees.
-
-    It is markdown; names in it are escaped.
-    """
-    simple = plans[(plans["kind"] == "baseline") & plans["kept"].notna()]
-    simple = simple.sort_values("kept", ascending=False).head(2)
-    level, ranking = (
-        comparisons.aspect_label(run.summary["task"], aspect).partition(" (")[0]
-        for aspect in ("level", "ranking")
+    """Return what decision_texts.fine_print says of a comparison, as markdown with names escaped."""
+    text = decision_texts.fine_print(
+        run.summary["task"],
+        plans,
+        asked.seeds,
+        summary.seed_spread(run),
+        summary.measured_before(run),
+        verdict.disagreement,
     )
-    parts = []
-    for row in simple.itertuples():
-        order = "" if pd.isna(row.ranking) else f" and {_percent(row.ranking)} of the {ranking}"
-        parts.append(f"{row.method} keeps {_percent(row.kept)} of the {level}{order}")
-    text = f"Without any language model, {'; '.join(parts)}. " if parts else ""
-    seeds = (
-        "One seed: intervals are over users, not over trainings."
-        if asked.seeds <= 1
-        else f"{asked.seeds} seeds."
-    )
-    spread = summary.seed_spread(run)
-    if spread is not None:
-        count, trained, most = spread
-        plans_text = "one plan" if count == 1 else f"{count} plans"
-        seeds += (
-            f" Trainings of {plans_text} with {trained} seeds are up to "
-            f"{summary.format_percent(most)} apart."
-        )
-    shipped = summary.measured_before(run)
-    if shipped:
-        methods = "1 method was" if shipped == 1 else f"{shipped} methods were"
-        seeds += f" {methods} measured before, elsewhere, and published."
-    caution = f" Caution: {verdict.disagreement}" if verdict.disagreement else ""
-    return escaped(f"{text}{seeds}{caution}", 2000)
+    return escaped(text, 2000)
 
 
 def accepted(run: Run, points: tuple[Breakpoint, ...]) -> float:
@@ -259,7 +186,7 @@ def accepted(run: Run, points: tuple[Breakpoint, ...]) -> float:
     )
     share = float(percent) / 100
     ranges = summary.ranges(engine.root(), run.id, most / 100)
-    text = breakpoint_text(points)
+    text = decision_texts.breakpoint_text(points)
     if ranges:
         figure = decision_bar(ranges, share, most / 100)
         st.plotly_chart(figure, key="decision-bar", config={"staticPlot": True}, alt=text)
@@ -276,8 +203,7 @@ def slider_end(points: tuple[Breakpoint, ...], given: object) -> float:
         wanted = float(str(given)) if given is not None else 0.0
     except ValueError:
         wanted = 0.0
-    wanted = max([wanted, *(110 * point.margin for point in points)])
-    return next((end for end in SLIDER_ENDS if wanted <= end), SLIDER_ENDS[-1])
+    return round(100 * decision_texts.scale_end(points, wanted / 100), 1)
 
 
 def decision_bar(ranges: tuple[DecisionRange, ...], share: float, most: float) -> go.Figure:
@@ -299,15 +225,15 @@ def decision_bar(ranges: tuple[DecisionRange, ...], share: float, most: float) -
             hoverinfo="skip",
             showlegend=False,
         )
-        label = decision_label(part)
-        if width / most * BAR_PIXELS > CHARACTER * len(label) + 8:
+        label = decision_texts.decision_label(part)
+        if width / most * BAR_PIXELS > label_layout.CHARACTER * len(label) + 8:
             font = {"size": 12} | ({"color": "white"} if here else {})
             text = f"<b>{plotly_text(label)}</b>" if here else plotly_text(label)
             figure.add_annotation(x=low + width / 2, y=0, text=text, font=font, showarrow=False)
     borders: list[float] = []
     for part in ranges[1:]:
         # Values of borders that are close to each other would overlap: the first one is written.
-        if not borders or (part.low - borders[-1]) / most * BAR_PIXELS > CHARACTER * 6:
+        if not borders or (part.low - borders[-1]) / most * BAR_PIXELS > label_layout.CHARACTER * 6:
             borders.append(part.low)
     figure.update_xaxes(
         range=[step, most],
@@ -328,13 +254,3 @@ def decision_bar(ranges: tuple[DecisionRange, ...], share: float, most: float) -
         margin={"l": BAR_MARGIN, "r": BAR_MARGIN, "t": 6, "b": 30},
     )
     return figure
-
-
-def decision_label(part: DecisionRange) -> str:
-    """Return a short name of a decision: what is chosen, or that it is open."""
-    who = part.method.removeprefix("Migration trained on ").removeprefix("Migration ")
-    return {
-        "migrate": who[:1].upper() + who[1:],
-        "refine": f"{who[:1].upper()}{who[1:]}, some refined",
-        "retrain": "Retrain",
-    }.get(part.decision, "Not settled")

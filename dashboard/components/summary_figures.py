@@ -1,6 +1,5 @@
 """Summary: cost against kept quality of every plan, and the behaviour of users, as pictures."""
 
-import re
 from typing import Any
 
 import numpy as np
@@ -12,36 +11,16 @@ from plotly.subplots import make_subplots
 from dashboard import engine
 from dashboard.components import figures
 from dashboard.components.formatting import plotly_text
-from dashboard.components.label_layout import CHARACTER, LINE, MARK, Box, place
 from dashboard.components.theme import KINDS, NEUTRAL, marker
 from dashboard.engine import Run, comparisons, summary
+from dashboard.engine.summary import decision_texts, label_layout
 
 HEIGHT = 285
-KINDS_DRAWN = ("source", *summary.MIGRATED, "retrained")
-
-
-def costs(plans: pd.DataFrame) -> pd.DataFrame:
-    """Return the plans that can be chosen, with their cost as a share of full retraining's.
-
-    Columns are added: cost, and basis ("arithmetic" where it is known of all, else "time").
-    Source prompts, which exist already, cost nothing; full retraining keeps all of its gain.
-    """
-    rows = plans[plans["kind"].isin(KINDS_DRAWN)].copy()
-    paid = rows["kind"] != "source"
-    base = rows[rows["is_baseline"].astype(bool)]
-    known = rows.loc[paid, "flops"].notna().all()
-    measure = "flops" if known else "seconds"
-    rows["basis"] = "arithmetic" if known else "time"
-    whole = float(base[measure].iloc[0]) if len(base) else float("nan")
-    rows["cost"] = (rows[measure].astype(float) / whole).where(paid, 0.0)
-    ends = ["kept", "kept_low", "kept_high"]
-    rows.loc[rows["is_baseline"].astype(bool), ends] = 1.0
-    return rows.dropna(subset=["cost", "kept"])
 
 
 def show_costs(run: Run, plans: pd.DataFrame, chosen: str | None) -> None:
     """Draw cost against kept quality. chosen: the judged migration, which is labelled first."""
-    rows = costs(plans)
+    rows = summary.plan_costs(plans)
     if len(rows) < 2:
         st.caption(
             "What each plan keeps cannot be drawn: the comparison has no full retraining, or "
@@ -73,7 +52,7 @@ def cost_figure(
 ) -> go.Figure:
     """Draw plans as labelled points with intervals, and the best method without a language model.
 
-    rows: of `costs`, those to label first come first. baselines: rows with method and kept; the best
+    rows: of `summary.plan_costs`, those to label first come first. baselines: rows with method and kept; the best
     one is a dotted line. published: cost and kept of a published study, drawn behind the plans.
     """
     figure = go.Figure()
@@ -96,7 +75,7 @@ def cost_figure(
             hovertemplate=f"{plotly_text(best['method'])}: {height:.0f} %<extra></extra>",
             showlegend=False,
         )
-    labels = [label_of_plan(row) for row in rows.itertuples()]
+    labels = [plotly_text(decision_texts.plan_label(row), 26) for row in rows.itertuples()]
     points = rows[["cost", "kept", "kept_low", "kept_high"]]
     if published is not None and len(published) > 1:
         labels.append(PUBLISHED)
@@ -188,40 +167,29 @@ def _positions(
         for name in ("kept", "kept_low", "kept_high")
     )
     bars = [
-        Box(left - 3, bottom, left + 3, top)
+        label_layout.Box(left - 3, bottom, left + 3, top)
         for left, bottom, top in zip(x, low, high, strict=True)
         if top > bottom
     ]
     if reserved is not None:
         height = float(pixels(reserved[0], y_range, PLOT_HEIGHT))
-        bars.append(Box(0, height - LINE - MARK, CHARACTER * reserved[1], height))
-        bars.append(Box(0, height - 1, PLOT_WIDTH, height + 1))
-    return place(list(zip(x, y, strict=True)), labels, PLOT_WIDTH, PLOT_HEIGHT, bars)
-
-
-def label_of_plan(row: Any) -> str:
-    """Return the short name of a plan in the chart."""
-    name = str(row.method)
-    if row.kind == "source":
-        return "Old model"
-    if row.kind == "retrained" and row.is_baseline:
-        return "Retrained"
-    for beginning in ("Migration trained on ", "Migration "):
-        name = name.removeprefix(beginning)
-    name = re.sub(r", refined for .*", ", refined", name)
-    return plotly_text(name[:1].upper() + name[1:], 26)
+        bars.append(
+            label_layout.Box(
+                0,
+                height - label_layout.LINE - label_layout.MARK,
+                label_layout.CHARACTER * reserved[1],
+                height,
+            )
+        )
+        bars.append(label_layout.Box(0, height - 1, PLOT_WIDTH, height + 1))
+    return label_layout.place(list(zip(x, y, strict=True)), labels, PLOT_WIDTH, PLOT_HEIGHT, bars)
 
 
 def show_behaviour(run: Run, plans: pd.DataFrame, method: str) -> None:
     """Draw the mean and spread of each user's predictions: old, migrated and retrained."""
-    migrated = plans[plans["method"] == method]
-    # A comparison may hold the prompts of several old models.
-    origins = str(migrated["origin"].iloc[0]).split(" + ") if len(migrated) else []
-    sources = plans[plans["kind"] == "source"]
-    of_origin = sources[sources["backbone"].isin(origins)]
     chosen = [
-        ("Old model", of_origin if len(of_origin) else sources),
-        ("Migrated", migrated),
+        ("Old model", summary.judged_sources(plans, method)),
+        ("Migrated", plans[plans["method"] == method]),
         ("Retrained", plans[plans["is_baseline"].astype(bool)]),
     ]
     names = {str(rows["evaluation"].iloc[0]): label for label, rows in chosen if len(rows)}

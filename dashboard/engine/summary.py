@@ -1,7 +1,7 @@
 """What the Summary shows of a comparison: its question, the plans, and the behaviour of users."""
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -14,28 +14,33 @@ from dashboard.engine.people import behaviour_of
 from dashboard.engine.user_impact import EvaluationPair, impact
 from puma_engine.defaults import PAPER_STRATEGY
 from puma_engine.errors import StoreError, StudyError
-from puma_engine.evaluation.formatting import format_percent, round_up_percent
-from puma_engine.evaluation.user_effects import LIKELY, UserEffects
+from puma_engine.evaluation import plan_summary
+from puma_engine.evaluation.formatting import format_percent
+from puma_engine.evaluation.plan_summary import Question, judged_sources, plan_costs
+from puma_engine.evaluation.user_effects import UserEffects
 from puma_engine.evaluation.verdict import (
     MIGRATED,
     Breakpoint,
     DecisionRange,
     breakpoints,
     decision_ranges,
-    methods_on_target,
 )
 from puma_engine.pipeline.verdicts import comparison_data
+from puma_engine.report import decision_texts, label_layout
 from puma_engine.store import Workspace
 from puma_engine.studies.evidence import results_root
 from puma_engine.studies.reports import load_report, shares_of
 
 __all__ = [
-    "LIKELY",
     "MIGRATED",
     "Breakpoint",
     "DecisionRange",
+    "Question",
+    "decision_texts",
     "format_percent",
-    "round_up_percent",
+    "judged_sources",
+    "label_layout",
+    "plan_costs",
 ]
 
 MAX_DRAWN = 2_000
@@ -44,71 +49,19 @@ PUBLISHED_STUDY = "table2"
 PUBLISHED_METHODS = re.compile(rf"PUMA, (all users|[\d.]+% \({PAPER_STRATEGY}\))")
 
 
-@dataclass(frozen=True)
-class Question:
-    """What a comparison answers. source, target: names of models, "" where they are unknown."""
-
-    users: int
-    source: str
-    target: str
-    data: str
-    device: str
-    seeds: int
-
-
 def question(run: Run, plans: pd.DataFrame, method: str | None) -> Question:
     """Return the question of a comparison. method: the judged migration."""
     split = comparisons.split_of(run) if "reference" in run.inputs else None
-    judged = plans[plans["method"] == method]
-    retrained = plans[plans["is_baseline"].astype(bool)]
-    trained = plans[plans["kind"].isin((*MIGRATED, "retrained"))]
-    devices = dict.fromkeys(str(name) for name in trained["device"].dropna())
-    return Question(
-        int(run.summary["users"]),
-        _first(judged["origin"]),
-        _first(retrained["backbone"]) or _first(judged["backbone"]),
-        split.name if split else f"{run.summary['split']} split",
-        ", ".join(devices),
-        int(trained["seed"].dropna().nunique()),
-    )
-
-
-def _first(names: pd.Series) -> str:
-    return next((str(name) for name in names.dropna()), "")
+    name = split.name if split else f"{run.summary['split']} split"
+    return plan_summary.question(plans, method, int(run.summary["users"]), name)
 
 
 def plans(run: Run) -> pd.DataFrame:
-    """Return one row a method of a comparison: what it keeps of full retraining's gain, its cost.
-
-    Migrations to another model than that of the verdict are left out.
-    Columns of the table "methods", and: origin (the model its prompts came
-    from), flops, reference (what gains are measured from), kept, kept_low, kept_high (of the level)
-    and ranking, ranking_low, ranking_high, which are shares, NaN where they are not measured.
-    """
+    """Return what each method of a comparison keeps and costs; see plan_summary.plan_table."""
     methods, _ = comparisons.tables(engine.root(), run.id)
-    methods = methods_on_target(methods).reset_index(drop=True)
     shares = comparisons.shares(engine.root(), run.id)
     split = comparisons.split_of(run) if "reference" in run.inputs else None
-    frame = methods
-    if split is not None:
-        known = comparisons.methods(split)[["evaluation", "origin", "flops"]]
-        frame = frame.merge(known, on="evaluation", how="left")
-    frame = frame.reindex(columns=list(dict.fromkeys([*frame.columns, "origin", "flops"])))
-    reference = next(
-        (
-            name
-            for name in comparisons.REFERENCES
-            if shares.loc[shares["reference"] == name, "share"].notna().any()
-        ),
-        "",
-    )
-    frame["reference"] = reference
-    for aspect, prefix in (("level", "kept"), ("ranking", "ranking")):
-        chosen = shares[(shares["reference"] == reference) & (shares["aspect"] == aspect)]
-        by_method = chosen.set_index("method")
-        for column, end in (("share", ""), ("share_low", "_low"), ("share_high", "_high")):
-            frame[f"{prefix}{end}"] = frame["method"].map(by_method[column]).astype(float)
-    return frame
+    return plan_summary.plan_table(methods, shares, split and comparisons.methods(split))
 
 
 @st.cache_data(max_entries=50, show_spinner=False)
@@ -166,23 +119,9 @@ def _published_curve(root: str, source: str, reference: str) -> pd.DataFrame:
 
 
 def seed_spread(run: Run) -> tuple[int, int, float] | None:
-    """Return how far trainings with other seeds are apart, of what was evaluated on the same rows.
-
-    The number of plans trained with two seeds or more, the most seeds of one, and the largest distance
-    between two seeds of a plan as a share of its value; None without such plans.
-    """
+    """Return how far trainings with other seeds are apart; see plan_summary.seed_spread."""
     split = comparisons.split_of(run) if "reference" in run.inputs else None
-    if split is None:
-        return None
-    trained = comparisons.methods(split)
-    trained = trained[trained["kind"].isin((*MIGRATED, "retrained")) & trained["seed"].notna()]
-    keys = ["kind", "strategy", "budget", "path", "sources", "item_tokens"]
-    plans = trained.groupby(keys, dropna=False)
-    table = plans.agg(seeds=("seed", "nunique"), low=("value", "min"), high=("value", "max"))
-    table = table[table["seeds"] > 1]
-    if table.empty:
-        return None
-    return len(table), int(table["seeds"].max()), float((table["high"] / table["low"]).max() - 1)
+    return None if split is None else plan_summary.seed_spread(comparisons.methods(split))
 
 
 def measured_before(run: Run) -> int:

@@ -90,6 +90,20 @@ def format_seconds(value: float) -> str:
     return f"{value / 60:.1f} min" if value < 7200 else f"{value / 3600:.1f} h"
 
 
+def format_duration(seconds: float | None) -> str:
+    """Return seconds as text: 0.4 s, 12 s, 3 min 20 s, 2 h 5 min."""
+    if seconds is None:
+        return "unknown"
+    if seconds < 10:
+        return f"{max(seconds, 0):.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60:,} h {minutes % 60} min"
+
+
 def format_users(count: int) -> str:
     """Return a number of users: 1 user, 2,000 users."""
     return f"{count:,} user" if count == 1 else f"{count:,} users"

@@ -26,6 +26,7 @@ from puma_engine.evaluation.formatting import method_names, round_up_percent
 from puma_engine.evaluation.verdict import Breakpoint, breakpoints
 from puma_engine.pipeline import compare, comparison_shares
 from puma_engine.pipeline.verdicts import comparison_data, judge_comparison
+from puma_engine.report import decision_texts
 from puma_engine.store import Workspace
 from puma_engine.studies.evidence import results_root
 
@@ -163,10 +164,10 @@ def test_the_bar_under_the_slider_has_the_verdict_of_every_accepted_error(measur
 def test_of_migrations_recommended_at_one_step_of_the_slider_the_cheapest_is_named():
     points = [Breakpoint(0.0140, "all"), Breakpoint(0.0141, "180"), Breakpoint(0.0144, "120")]
     points += [Breakpoint(0.0304, "60")]
-    text = summary_decision.breakpoint_text(tuple(points))
+    text = decision_texts.breakpoint_text(tuple(points))
     assert text == "Recommended: all from 1.4 %; 120 from 1.5 %; 60 from 3.1 %."
     always = (Breakpoint(0.0, "all"), Breakpoint(0.0, "60"))
-    assert summary_decision.breakpoint_text(always) == "Recommended: 60 always."
+    assert decision_texts.breakpoint_text(always) == "Recommended: 60 always."
 
 
 @pytest.mark.parametrize(

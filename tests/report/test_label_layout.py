@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dashboard.components.label_layout import MARK, POSITIONS, Box, label_box, place
+from puma_engine.report.label_layout import MARK, POSITIONS, Box, label_box, place
 
 
 @pytest.mark.parametrize("seed", range(20))

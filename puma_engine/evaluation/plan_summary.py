@@ -1,0 +1,122 @@
+"""The plans that a comparison leaves to choose from: what each keeps and costs, over which seeds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from puma_engine.evaluation.shares_kept import REFERENCES
+from puma_engine.evaluation.verdict import MIGRATED, methods_on_target
+
+# Kinds that a user can choose. Controls and methods without a language model are none.
+CHOSEN_KINDS = ("source", *MIGRATED, "retrained")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a comparison answers. source, target: names of models, "" where they are unknown."""
+
+    users: int
+    source: str
+    target: str
+    data: str
+    device: str
+    seeds: int
+
+
+def question(plans: pd.DataFrame, method: str | None, users: int, data: str) -> Question:
+    """Return the question of a comparison.
+
+    plans: of `plan_table`. method: the judged migration. data: the name of the data and split.
+    """
+    judged = plans[plans["method"] == method]
+    retrained = plans[plans["is_baseline"].astype(bool)]
+    trained = plans[plans["kind"].isin((*MIGRATED, "retrained"))]
+    devices = dict.fromkeys(str(name) for name in trained["device"].dropna())
+    return Question(
+        users,
+        _first(judged["origin"]),
+        _first(retrained["backbone"]) or _first(judged["backbone"]),
+        data,
+        ", ".join(devices),
+        int(trained["seed"].dropna().nunique()),
+    )
+
+
+def _first(names: pd.Series) -> str:
+    return next((str(name) for name in names.dropna()), "")
+
+
+def plan_table(
+    methods: pd.DataFrame, shares: pd.DataFrame, evaluated: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """Return one row a method of a comparison: what it keeps of full retraining's gain, its cost.
+
+    methods: the comparison's table "methods" with the column backbone. shares: the table of
+    `puma_engine.evaluation.shares_kept`. evaluated: evaluation, origin and flops of evaluations, of
+    `puma_engine.pipeline.method_survey`. Migrations to another model than that of the verdict are left
+    out. Columns of methods, and: origin (the model its prompts came from), flops, reference (what gains
+    are measured from), kept, kept_low, kept_high (of the level) and ranking, ranking_low, ranking_high,
+    which are shares, NaN where they are not measured.
+    """
+    frame = methods_on_target(methods).reset_index(drop=True)
+    if evaluated is not None:
+        known = evaluated[["evaluation", "origin", "flops"]]
+        frame = frame.merge(known, on="evaluation", how="left")
+    frame = frame.reindex(columns=list(dict.fromkeys([*frame.columns, "origin", "flops"])))
+    measured = shares.loc[shares["share"].notna(), "reference"].unique()
+    reference = next((name for name in REFERENCES if name in measured), "")
+    frame["reference"] = reference
+    for aspect, prefix in (("level", "kept"), ("ranking", "ranking")):
+        chosen = shares[(shares["reference"] == reference) & (shares["aspect"] == aspect)]
+        by_method = chosen.set_index("method")
+        for column, end in (("share", ""), ("share_low", "_low"), ("share_high", "_high")):
+            frame[f"{prefix}{end}"] = frame["method"].map(by_method[column]).astype(float)
+    return frame
+
+
+def plan_costs(plans: pd.DataFrame) -> pd.DataFrame:
+    """Return the plans that can be chosen, with their cost as a share of full retraining's.
+
+    Columns are added: cost, and basis ("arithmetic" where it is known of all, else "time").
+    Source prompts, which exist already, cost nothing; full retraining keeps all of its gain.
+    """
+    rows = plans[plans["kind"].isin(CHOSEN_KINDS)].copy()
+    paid = rows["kind"] != "source"
+    base = rows[rows["is_baseline"].astype(bool)]
+    known = rows.loc[paid, "flops"].notna().all()
+    measure = "flops" if known else "seconds"
+    rows["basis"] = "arithmetic" if known else "time"
+    whole = float(base[measure].iloc[0]) if len(base) else float("nan")
+    rows["cost"] = (rows[measure].astype(float) / whole).where(paid, 0.0)
+    ends = ["kept", "kept_low", "kept_high"]
+    rows.loc[rows["is_baseline"].astype(bool), ends] = 1.0
+    return rows.dropna(subset=["cost", "kept"])
+
+
+def seed_spread(evaluated: pd.DataFrame) -> tuple[int, int, float] | None:
+    """Return how far trainings with other seeds are apart, of what was evaluated on the same rows.
+
+    evaluated: the table of `puma_engine.pipeline.method_survey`. Returns the number of plans trained
+    with two seeds or more, the most seeds of one, and the largest distance between two seeds of a plan
+    as a share of its value; None without such plans.
+    """
+    trained = evaluated["kind"].isin((*MIGRATED, "retrained")) & evaluated["seed"].notna()
+    keys = ["kind", "strategy", "budget", "path", "sources", "item_tokens"]
+    plans = evaluated[trained].groupby(keys, dropna=False)
+    table = plans.agg(seeds=("seed", "nunique"), low=("value", "min"), high=("value", "max"))
+    table = table[table["seeds"] > 1]
+    if table.empty:
+        return None
+    return len(table), int(table["seeds"].max()), float((table["high"] / table["low"]).max() - 1)
+
+
+def judged_sources(plans: pd.DataFrame, method: str) -> pd.DataFrame:
+    """Return the source prompts that a migration started from, all where none is of its models."""
+    migrated = plans[plans["method"] == method]
+    # A comparison may hold the prompts of several old models.
+    origins = str(migrated["origin"].iloc[0]).split(" + ") if len(migrated) else []
+    sources = plans[plans["kind"] == "source"]
+    of_origin = sources[sources["backbone"].isin(origins)]
+    return of_origin if len(of_origin) else sources

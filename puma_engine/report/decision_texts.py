@@ -1,0 +1,176 @@
+"""The decision on a comparison in words: its question, four figures, breakpoints and fine print."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from puma_engine.evaluation.formatting import (
+    format_duration,
+    format_percent,
+    round_up_percent,
+)
+from puma_engine.evaluation.metrics import METRICS
+from puma_engine.evaluation.plan_summary import Question
+from puma_engine.evaluation.shares_kept import ASPECTS, REFERENCES, aspect_label
+from puma_engine.evaluation.user_effects import LIKELY, SURE, UserEffects
+from puma_engine.evaluation.verdict import Breakpoint, DecisionRange
+
+# Largest accepted errors of a scale, as shares.
+SCALE_ENDS = (0.05, 0.10, 0.20)
+
+
+class Tile(NamedTuple):
+    """One figure of a decision: its name, value, and what the value is of or between."""
+
+    label: str
+    value: str
+    text: str
+
+
+def aspect_name(task: str, aspect: str) -> str:
+    """Return the name of an aspect without its metric: rating accuracy, ranking."""
+    return aspect_label(task, aspect).partition(" (")[0]
+
+
+def capitalised(text: str) -> str:
+    """Return a text with its first letter in upper case."""
+    return text[:1].upper() + text[1:]
+
+
+def percent(share: float) -> str:
+    """Return a share in whole percent, or a dash where it is not known."""
+    return "–" if pd.isna(share) else f"{100 * share:.0f} %"
+
+
+def title(asked: Question) -> str:
+    """Return the question of a comparison."""
+    source = f" from {asked.source}" if asked.source else ""
+    return f"Move {asked.users:,} users{source} to {asked.target or 'the new model'}?"
+
+
+def kept_tile(task: str, plan: pd.Series, aspect: str) -> Tile:
+    """Return what a plan keeps of full retraining's gain in an aspect, with its interval."""
+    prefix = "kept" if aspect == "level" else "ranking"
+    over = REFERENCES.get(plan["reference"], "")
+    text = f"against {over}" if over else "no sure gain to keep a share of"
+    low, high = plan[f"{prefix}_low"], plan[f"{prefix}_high"]
+    if not math.isnan(low):
+        text = f"{100 * low:.0f} to {100 * high:.0f} %, {text}"
+    return Tile(f"{capitalised(aspect_name(task, aspect))} kept", percent(plan[prefix]), text)
+
+
+def metric_of(task: str, aspect: str) -> str:
+    """Return the name of the metric in which an aspect is measured."""
+    return METRICS[ASPECTS[aspect][task]].label
+
+
+def cost_tile(plan: pd.Series, base: pd.Series, hour: float | None = None) -> Tile:
+    """Return what a plan costs: arithmetic first where it is known, seconds and their price beside it.
+
+    base: the full retraining. hour: the price of an hour of the device.
+    """
+    seconds = f"{format_duration(plan['seconds'])} of {format_duration(base['seconds'])}"
+    if hour is not None:
+        own, whole = (hour * float(row["seconds"]) / 3600 for row in (plan, base))
+        seconds += f"; {own:,.2g} of {whole:,.2g} in money"
+    time = percent(plan["seconds"] / base["seconds"])
+    if pd.isna(plan["flops"]) or pd.isna(base["flops"]) or not base["flops"] > 0:
+        return Tile("Time, of full retraining's", time, seconds)
+    share = percent(plan["flops"] / base["flops"])
+    return Tile("Arithmetic, of full retraining's", share, f"{time} of its time: {seconds}")
+
+
+def worse_off_tile(effects: UserEffects | None) -> Tile:
+    """Return how many people are surely worse off than with retraining.
+
+    effects: None where predictions are gone.
+    """
+    label = "People surely worse off"
+    if effects is None:
+        return Tile(label, "–", "predictions are gone; evaluate again")
+    sure, likely = (len(effects.worse(level)) for level in (SURE, LIKELY))
+    text = f"of {effects.users:,}; a further {likely - sure:,} probably are"
+    return Tile(label, f"{sure:,}", text)
+
+
+def breakpoint_text(points: tuple[Breakpoint, ...]) -> str:
+    """Say from which accepted error on which migration is recommended."""
+    if not points:
+        return "No migration is recommended at any accepted error."
+    # Of migrations that one step of the scale admits together, the last is the cheapest.
+    methods = {round_up_percent(point.margin): point.method for point in points}
+    parts = [
+        f"{method} {f'from {format_percent(margin)}' if margin else 'always'}"
+        for margin, method in methods.items()
+    ]
+    return f"Recommended: {'; '.join(parts)}."
+
+
+def scale_end(points: tuple[Breakpoint, ...], margin: float) -> float:
+    """Return the largest accepted error of a scale, a share with room for breakpoints and a margin."""
+    wanted = max([margin, *(1.1 * point.margin for point in points)])
+    return next((end for end in SCALE_ENDS if wanted <= end), SCALE_ENDS[-1])
+
+
+def decision_label(part: DecisionRange) -> str:
+    """Return a short name of a decision: what is chosen, or that it is open."""
+    who = capitalised(part.method.removeprefix("Migration trained on ").removeprefix("Migration "))
+    return {
+        "migrate": who,
+        "refine": f"{who}, some refined",
+        "retrain": "Retrain",
+    }.get(part.decision, "Not settled")
+
+
+def plan_label(plan: Any) -> str:
+    """Return the short name of a plan in a chart. plan: method, kind and is_baseline."""
+    name = str(plan.method)
+    if plan.kind == "source":
+        return "Old model"
+    if plan.kind == "retrained" and plan.is_baseline:
+        return "Retrained"
+    for beginning in ("Migration trained on ", "Migration "):
+        name = name.removeprefix(beginning)
+    return capitalised(re.sub(r", refined for .*", ", refined", name))
+
+
+def fine_print(
+    task: str,
+    plans: pd.DataFrame,
+    seeds: int,
+    spread: tuple[int, int, float] | None,
+    published: int,
+    disagreement: str,
+) -> str:
+    """Say what methods without a language model reach, over how many seeds, and what disagrees.
+
+    spread: of `puma_engine.evaluation.plan_summary.seed_spread`. published: how many methods were
+    measured before. disagreement: the verdict's.
+    """
+    simple = plans[(plans["kind"] == "baseline") & plans["kept"].notna()]
+    simple = simple.sort_values("kept", ascending=False).head(2)
+    level, ranking = (aspect_name(task, aspect) for aspect in ("level", "ranking"))
+    parts = []
+    for row in simple.itertuples():
+        order = "" if pd.isna(row.ranking) else f" and {percent(row.ranking)} of the {ranking}"
+        parts.append(f"{row.method} keeps {percent(row.kept)} of the {level}{order}")
+    text = f"Without any language model, {'; '.join(parts)}. " if parts else ""
+    if seeds <= 1:
+        text += "One seed: intervals are over users, not over trainings."
+    else:
+        text += f"{seeds} seeds."
+    if spread is not None:
+        count, trained, most = spread
+        plans_text = "one plan" if count == 1 else f"{count} plans"
+        text += (
+            f" Trainings of {plans_text} with {trained} seeds are up to "
+            f"{format_percent(most)} apart."
+        )
+    if published:
+        methods = "1 method was" if published == 1 else f"{published} methods were"
+        text += f" {methods} measured before, elsewhere, and published."
+    return text + (f" Caution: {disagreement}" if disagreement else "")
