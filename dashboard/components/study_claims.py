@@ -157,6 +157,8 @@ def _figures(finding: evidence.Finding, assessed: claims.ClaimVerdict, name: str
         )
     # A non-breaking space keeps a number and its percent sign on one line.
     st.text(studies.plain(assessed.figures).replace(" %", "\u00a0%"))
+    if assessed.outlook:
+        st.text(assessed.outlook)
 
 
 def interval_figure(rows: pd.DataFrame, *, percent: bool) -> go.Figure:

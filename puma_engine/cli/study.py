@@ -228,6 +228,8 @@ def claims(
             "rule": finding.claim.rule,
             "made": finding.evidence and finding.evidence.made,
             "ranking_figures": finding.ranking and finding.ranking.figures,
+            "outlook": finding.assessed and finding.assessed.outlook,
+            "more_seeds": finding.assessed and finding.assessed.more_seeds,
         }
         for finding in rows
     ]

@@ -21,6 +21,7 @@ from puma_engine.studies.differences import (
     rows_with,
     scores_by_seed,
 )
+from puma_engine.studies.seeds_needed import seeds_for_claim
 
 Verdict = Literal["reproduced", "not reproduced", "undecided", "no evidence"]
 
@@ -53,7 +54,8 @@ class DecidingInterval:
 class ClaimVerdict:
     """What a report says of a claim on one data set: the verdict, its figures, its seeds.
 
-    intervals: those that decide. axis: what they measure, with its unit.
+    intervals: those that decide. axis: what they measure, with its unit. more_seeds: about how many
+    would decide an undecided claim, if mean and spread stay; None: no number of them is likely to.
     """
 
     verdict: Verdict
@@ -61,6 +63,19 @@ class ClaimVerdict:
     seeds: int
     intervals: tuple[DecidingInterval, ...] = ()
     axis: str = ""
+    more_seeds: int | None = None
+
+    @property
+    def outlook(self) -> str:
+        """What would decide an undecided claim, as a sentence; empty for a decided one."""
+        if self.verdict != "undecided":
+            return ""
+        if self.more_seeds is None:
+            return "More seeds alone are unlikely to settle it."
+        return (
+            f"About {_count(self.more_seeds, 'more seed')} would settle it, if their mean and spread stay "
+            "as measured."
+        )
 
 
 Assess = Callable[[Report, str], ClaimVerdict | None]
@@ -310,10 +325,11 @@ def assess_chains(report: Report, dataset: str) -> ClaimVerdict | None:
     if not chains:
         return None
     # In units of each chain's margin, so that chains of all lengths have the margin 1.
-    scaled = []
+    scaled, limits = [], []
     deciding: list[DecidingInterval] = []
     for line, pair in sorted(chains, key=lambda chain: chain[0]["hops"]):
         margin = MARGIN * (line["hops"] - 1) * pair.scores[1]
+        limits.append((pair, margin))
         scaled.append([(low / margin, high / margin) for low, high in pair.loss_intervals])
         deciding += _deciding(pair, f"{line['hops']} hops, ", margin)
     verdict = decide([interval for intervals in scaled for interval in intervals], 1.0)
@@ -328,7 +344,8 @@ def assess_chains(report: Report, dataset: str) -> ClaimVerdict | None:
     seeds = min(len(pair.seeds) for _, pair in chains)
     text = _with_size(figures, seeds, first.users)
     axis = _axis(first, "a direct migration")
-    return ClaimVerdict(verdict, text, seeds, tuple(deciding), axis)
+    more = _more_seeds(verdict, limits)
+    return ClaimVerdict(verdict, text, seeds, tuple(deciding), axis, more)
 
 
 @_claim(
@@ -400,7 +417,15 @@ def _verdict(
         seeds,
         _deciding(difference, "", limit),
         _axis(difference, reference),
+        _more_seeds(verdict, [(difference, limit)]),
     )
+
+
+def _more_seeds(verdict: Verdict, limits: Sequence[tuple[PairedDifference, float]]) -> int | None:
+    """Return how many further seeds would decide an undecided claim; see `ClaimVerdict`."""
+    needed = seeds_for_claim(limits) if verdict == "undecided" else None
+    more = 0 if needed is None else needed - min(len(pair.seeds) for pair, _ in limits)
+    return more or None
 
 
 def _deciding(

@@ -179,9 +179,10 @@ def findings_markdown(findings: Sequence[Finding]) -> str:
                 continue
             source = f"`{finding.evidence.name}`, {finding.evidence.made}"
             verdict, figures = f"**{finding.verdict}**", finding.figures
+            figures += _outlook(finding.assessed)
             if finding.ranking is not None:
                 verdict += f"; in ranking **{finding.ranking.verdict}**"
-                figures += f". In ranking: {finding.ranking.figures}"
+                figures += f". In ranking: {finding.ranking.figures}{_outlook(finding.ranking)}"
             lines.append(_row(text, finding.dataset, verdict, figures, source))
             text = ""
         missing = [finding.dataset for finding in group if finding.evidence is None]
@@ -189,6 +190,12 @@ def findings_markdown(findings: Sequence[Finding]) -> str:
             lines.append(_row(text, ", ".join(missing), "no evidence", "", f"`{claim.study}`"))
     rules = [f"- **{claim.text}** {claim.rule}" for claim in groups]
     return "\n".join([*lines, "", "How each is judged:", "", *rules, "", INTERVALS, "", IN_RANKING])
+
+
+def _outlook(assessed: ClaimVerdict | None) -> str:
+    """What would decide an undecided claim, after its figures."""
+    outlook = "" if assessed is None else assessed.outlook
+    return f". {outlook.removesuffix('.')}" if outlook else ""
 
 
 def _row(*cells: str) -> str:

@@ -200,6 +200,21 @@ def test_a_verdict_in_ranking_is_marked_and_shown_beside(tmp_path, monkeypatch):
     assert len(app.get("plotly_chart")) == 2
 
 
+def test_an_undecided_claim_says_what_would_settle_it(tmp_path, monkeypatch):
+    scattered = moved(-0.005, half=0.001)
+    scattered["scores"] = [
+        score + 0.006 * (seed - 1) for seed, score in enumerate(scattered["scores"])
+    ]
+    ws = with_reports(tmp_path, report("table2", [retrained(), scattered]))
+    app = open_claims(ws, monkeypatch, claim="all-users")
+    assert_plain(app)
+    assert verdict_of(app, "all-users") == "Not settled yet"
+    # t(8 - 1) * 0.006 / sqrt(9) is below 0.005, and with 8 trainings it is not.
+    assert "About 6 more seeds would settle it" in texts(app)
+    ws = with_reports(tmp_path / "decided", main_results(-0.02))
+    assert "more seeds" not in texts(open_claims(ws, monkeypatch, claim="all-users"))
+
+
 def test_the_chart_of_a_cost_is_the_share_of_seconds_with_the_claims_limit(tmp_path, monkeypatch):
     ws = with_reports(tmp_path, main_results())
     app = open_claims(ws, monkeypatch, claim="cost")

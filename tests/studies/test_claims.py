@@ -217,7 +217,7 @@ def test_claims_without_a_margin_are_judged_in_ranking_beside(gap, wanted):
     assert finding.ranking.figures.startswith(f"pair accuracy {0.6001 + gap:.4f} against 0.6001")
     text = findings_markdown([finding])
     assert f"| **reproduced**; in ranking **{wanted}** |" in text
-    assert f". In ranking: {finding.ranking.figures} |" in text
+    assert f". In ranking: {finding.ranking.figures}" in text
     # A margin of the primary metric says nothing about ranking.
     few_users = judged_by("few-users", study_report)
     assert few_users.evidence is not None and few_users.ranking is None
