@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from dashboard import engine, pages
+from dashboard import pages
 from dashboard.components import formatting, query_params, verdicts
 from dashboard.components.formatting import escaped, plotly_text, short
 from dashboard.components.glossary import term
@@ -14,7 +14,6 @@ from dashboard.components.theme import KINDS, NEUTRAL
 from dashboard.engine import METRICS, Run, comparisons, summary, user_impact
 from dashboard.engine.comparisons import Verdict
 from dashboard.engine.summary import (
-    Breakpoint,
     DecisionRange,
     Question,
     decision_texts,
@@ -165,14 +164,14 @@ def fine_print(run: Run, plans: pd.DataFrame, asked: Question, verdict: Verdict)
     return escaped(text, 2000)
 
 
-def accepted(run: Run, points: tuple[Breakpoint, ...]) -> float:
+def accepted(run: Run, ranges: tuple[DecisionRange, ...]) -> float:
     """Draw the slider of the accepted error, and what it leads to; return it as a share.
 
     It is in the address, as on the page of the evidence.
     """
     metric = METRICS[comparisons.PRIMARY_METRIC[run.summary["task"]]]
     lost = f"less {metric.label}" if metric.higher_is_better else "more error"
-    most = slider_end(points, st.session_state.get("margin") or st.query_params.get("margin"))
+    most = slider_end(ranges, st.session_state.get("margin") or st.query_params.get("margin"))
     percent = st.slider(
         f"I accept up to so much {lost} (%)",
         min_value=0.1,
@@ -185,8 +184,7 @@ def accepted(run: Run, points: tuple[Breakpoint, ...]) -> float:
         help=term("margin"),
     )
     share = float(percent) / 100
-    ranges = summary.ranges(engine.root(), run.id, most / 100)
-    text = decision_texts.breakpoint_text(points)
+    text = decision_texts.breakpoint_text(ranges)
     if ranges:
         figure = decision_bar(ranges, share, most / 100)
         st.plotly_chart(figure, key="decision-bar", config={"staticPlot": True}, alt=text)
@@ -194,16 +192,16 @@ def accepted(run: Run, points: tuple[Breakpoint, ...]) -> float:
     return share
 
 
-def slider_end(points: tuple[Breakpoint, ...], given: object) -> float:
+def slider_end(ranges: tuple[DecisionRange, ...], given: object) -> float:
     """Return the largest accepted error that the slider offers, in percent.
 
-    It has room for every breakpoint, and for the value of the address.
+    It has room for every recommendation, and for the value of the address.
     """
     try:
         wanted = float(str(given)) if given is not None else 0.0
     except ValueError:
         wanted = 0.0
-    return round(100 * decision_texts.scale_end(points, wanted / 100), 1)
+    return round(100 * decision_texts.scale_end(ranges, wanted / 100), 1)
 
 
 def decision_bar(ranges: tuple[DecisionRange, ...], share: float, most: float) -> go.Figure:
@@ -213,7 +211,8 @@ def decision_bar(ranges: tuple[DecisionRange, ...], share: float, most: float) -
     """
     figure = go.Figure()
     step = ranges[0].low
-    for part in ranges:
+    shown = [replace(part, high=min(part.high, most)) for part in ranges if part.low <= most]
+    for part in shown:
         low, width = part.low - step / 2, part.high - part.low + step
         here = low < share < low + width
         figure.add_bar(
@@ -231,7 +230,7 @@ def decision_bar(ranges: tuple[DecisionRange, ...], share: float, most: float) -
             text = f"<b>{plotly_text(label)}</b>" if here else plotly_text(label)
             figure.add_annotation(x=low + width / 2, y=0, text=text, font=font, showarrow=False)
     borders: list[float] = []
-    for part in ranges[1:]:
+    for part in shown[1:]:
         # Values of borders that are close to each other would overlap: the first one is written.
         if not borders or (part.low - borders[-1]) / most * BAR_PIXELS > label_layout.CHARACTER * 6:
             borders.append(part.low)

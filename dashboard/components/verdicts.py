@@ -4,7 +4,7 @@ import streamlit as st
 
 from dashboard.components.theme import Status
 from dashboard.engine import DECISIONS
-from dashboard.engine.comparisons import MARGIN, Verdict
+from dashboard.engine.comparisons import MARGIN, MAX_MARGIN, Verdict
 
 LOOKS = {
     "migrate": (":material/check_circle:", "green"),
@@ -34,7 +34,7 @@ def margin() -> float:
     percent = st.number_input(
         "Error I accept (%)",
         min_value=0.1,
-        max_value=20.0,
+        max_value=100 * MAX_MARGIN,
         value=100 * MARGIN,
         step=0.5,
         format="%.1f",

@@ -14,7 +14,7 @@ from puma_engine.evaluation.baselines import BASELINES
 from puma_engine.evaluation.formatting import method_names
 from puma_engine.evaluation.metrics import PRIMARY_METRIC, RANKING_METRIC, Interval, metrics_of
 from puma_engine.evaluation.shares_kept import ASPECTS, REFERENCES, aspect_label
-from puma_engine.evaluation.verdict import Verdict
+from puma_engine.evaluation.verdict import MAX_MARGIN, Verdict
 from puma_engine.pipeline.comparing import (
     comparison_scores,
     comparison_shares,
@@ -28,6 +28,7 @@ from puma_engine.store import Workspace
 __all__ = [
     "ASPECTS",
     "MARGIN",
+    "MAX_MARGIN",
     "PRIMARY_METRIC",
     "RANKING_METRIC",
     "REFERENCES",

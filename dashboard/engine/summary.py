@@ -20,9 +20,7 @@ from puma_engine.evaluation.plan_summary import Question, judged_sources, plan_c
 from puma_engine.evaluation.user_effects import UserEffects
 from puma_engine.evaluation.verdict import (
     MIGRATED,
-    Breakpoint,
     DecisionRange,
-    breakpoints,
     decision_ranges,
 )
 from puma_engine.pipeline.verdicts import comparison_data
@@ -33,7 +31,6 @@ from puma_engine.studies.reports import load_report, shares_of
 
 __all__ = [
     "MIGRATED",
-    "Breakpoint",
     "DecisionRange",
     "Question",
     "decision_texts",
@@ -65,12 +62,12 @@ def plans(run: Run) -> pd.DataFrame:
 
 
 @st.cache_data(max_entries=50, show_spinner=False)
-def ranges(root: str, run_id: str, most: float) -> tuple[DecisionRange, ...]:
-    """Return the decisions at accepted errors of 0.1 % to most, a share. Raises PumaError."""
+def ranges(root: str, run_id: str) -> tuple[DecisionRange, ...]:
+    """Return the decisions at every accepted error that pages offer. Raises PumaError."""
     try:
         ws = Workspace.open(root)
         known = comparisons.names(ws, run_id)
-        found = decision_ranges(comparison_data(ws, run_id, margin=MARGIN), most=most)
+        found = decision_ranges(comparison_data(ws, run_id, margin=MARGIN))
         return tuple(replace(part, method=known[part.method]) for part in found)
     except (KeyError, IndexError) as error:
         raise StoreError("The comparison's tables are not those of this version.") from error
@@ -129,18 +126,6 @@ def measured_before(run: Run) -> int:
     if run.published is not None:
         return 0
     return sum(engine.run(name).published is not None for name in comparisons.members(run))
-
-
-@st.cache_data(max_entries=50, show_spinner=False)
-def switch_points(root: str, run_id: str) -> tuple[Breakpoint, ...]:
-    """Return from which margin on each migration is recommended. Raises PumaError."""
-    try:
-        ws = Workspace.open(root)
-        points = breakpoints(comparison_data(ws, run_id, margin=MARGIN))
-        known = comparisons.names(ws, run_id)
-        return tuple(replace(point, method=known[point.method]) for point in points)
-    except (KeyError, IndexError) as error:
-        raise StoreError("The comparison's tables are not those of this version.") from error
 
 
 def effects(run: Run, evaluation: str) -> UserEffects | None:

@@ -144,7 +144,7 @@ def _decision(
             else:
                 last = runs[0]
         first = comparisons.verdict(engine.root(), last.id)
-        plans, points = summary.plans(last), summary.switch_points(engine.root(), last.id)
+        plans, ranges = summary.plans(last), summary.ranges(engine.root(), last.id)
         asked = summary.question(last, plans, first.method)
         question.title(summary_decision.title(asked))
         published.mark(last)
@@ -152,7 +152,7 @@ def _decision(
         with st.container(border=True):
             left, right = st.columns(2, gap="large")
             with left, st.container(gap="xxsmall"):
-                share = summary_decision.accepted(last, points)
+                share = summary_decision.accepted(last, ranges)
             verdict = comparisons.verdict(engine.root(), last.id, share)
             with right, st.container(gap="xsmall"):
                 summary_decision.strip(verdict)

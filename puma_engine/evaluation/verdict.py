@@ -11,7 +11,6 @@ items disagree.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -41,6 +40,8 @@ from puma_engine.evaluation.user_effects import LIKELY, SURE, USER_MARGIN, UserE
 MAX_REFINED_SHARE = 0.3
 # Where the migration is as good already, refining a smaller share of users changes nothing.
 MIN_REFINED_SHARE = 0.01
+# The largest margin that a reader is offered, as a share of the retraining's value.
+MAX_MARGIN = 0.2
 # With fewer users a verdict warns that intervals are rough.
 FEW_USERS = 100
 # Kinds that belong to no backbone, or to the one that a migration leaves.
@@ -157,14 +158,6 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Breakpoint:
-    """The smallest margin, a share of the retraining's value, at which a migration is recommended."""
-
-    margin: float
-    method: str
-
-
-@dataclass(frozen=True)
 class DecisionRange:
     """Margins from low to high, both included, with the same decision about the same migration."""
 
@@ -212,45 +205,96 @@ def judge(data: ComparisonData) -> Verdict:
     return _Judge(data, scores, base).decide(candidates)
 
 
-def breakpoints(data: ComparisonData) -> tuple[Breakpoint, ...]:
-    """Return from which margin on each migration is recommended, the smallest margin first.
-
-    The recommended one is the cheapest of those within the margin, so a migration that needs a
-    larger margin than a cheaper one is never recommended, and is left out. 0: at any margin.
-    """
-    base, candidates = _base_and_candidates(method_scores(data))
-    if base is None or not abs(base.value) > 0:
-        return ()
-    cheap = [row for row in candidates if row.seconds < base.seconds or row.loss_high < 0]
-    points: list[Breakpoint] = []
-    seconds = math.inf
-    for row in sorted(cheap, key=lambda row: (row.loss_high, row.seconds)):
-        if row.seconds < seconds:
-            seconds = row.seconds
-            points.append(Breakpoint(max(0.0, row.loss_high / abs(base.value)), row.method))
-    return tuple(points)
-
-
 def decision_ranges(
-    data: ComparisonData, *, most: float, step: float = 0.001
+    data: ComparisonData, *, most: float = MAX_MARGIN, step: float = 0.001
 ) -> tuple[DecisionRange, ...]:
-    """Return the decisions at the margins step, 2 step, ... most, neighbours that agree together."""
+    """Return the decisions at the margins step, 2 step, ... most, neighbours that agree together.
+
+    They are those of `judge`. The cost of the recommended plan never rises with the margin.
+    """
     scores = method_scores(data)
     base, candidates = _base_and_candidates(scores)
     if base is None or not candidates:
         return ()
-    effects = functools.cache(data.effects)
+    plans = _plans(data, base, candidates)
     ranges: list[DecisionRange] = []
     for number in range(1, round(most / step) + 1):
         # Rounded, so that it is the number that a reader would give.
         margin = round(number * step, 6)
-        at_margin = replace(data, margin=margin, effects=effects)
-        decision, pick, _ = _Judge(at_margin, scores, base).choose(candidates)
+        judged = _Judge(replace(data, margin=margin), scores, base)
+        decision, pick, _ = judged.choose(candidates, plans)
         if ranges and (ranges[-1].decision, ranges[-1].method) == (decision, pick.method):
             ranges[-1] = replace(ranges[-1], high=margin)
         else:
             ranges.append(DecisionRange(margin, margin, decision, pick.method))
     return tuple(ranges)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A migration and the users whom it refines afterwards.
+
+    needed: the smallest margin that admits it, in metric units. seconds: of both.
+    """
+
+    row: MethodScore
+    refine: tuple[str, ...]
+    needed: float
+    seconds: float
+
+
+def _plans(data: ComparisonData, base: MethodScore, candidates: list[MethodScore]) -> list[_Plan]:
+    """Return what may be recommended at some margin: migrations as they are, and with refining.
+
+    Refining counts as the refined users' share of the retraining's time.
+    """
+    plans = []
+    for row in candidates:
+        cheaper = row.seconds < base.seconds
+        if not cheaper and not row.loss_high < 0:
+            continue
+        effects = data.effects(row.method)
+        sure, likely = (_refinable(effects, probability) for probability in (SURE, LIKELY))
+        # A migration within the margin may still leave users who are worth refining.
+        refined = _plan(data, base, row, sure, row.loss_high)
+        enough = len(sure) >= MIN_REFINED_SHARE * data.users
+        worth = enough and _is_worth_refining(data, base, refined)
+        plans.append(refined if worth else _plan(data, base, row, (), row.loss_high))
+        if effects is not None and cheaper and data.metric == "rmse":
+            gain = _gain_of_refining(effects, likely, row.value)
+            closing = _plan(data, base, row, likely, row.loss_high - gain)
+            if _is_worth_refining(data, base, closing):
+                plans.append(closing)
+    return plans
+
+
+def _plan(
+    data: ComparisonData,
+    base: MethodScore,
+    row: MethodScore,
+    users: tuple[str, ...],
+    needed: float,
+) -> _Plan:
+    refining = len(users) / data.users * base.seconds if users else 0.0
+    # A migration of unknown cost comes last.
+    return _Plan(row, users, needed, np.nan_to_num(row.seconds, nan=np.inf) + refining)
+
+
+def _is_worth_refining(data: ComparisonData, base: MethodScore, plan: _Plan) -> bool:
+    few = 0 < len(plan.refine) <= MAX_REFINED_SHARE * data.users
+    return few and plan.seconds < base.seconds
+
+
+def _gain_of_refining(effects: UserEffects, users: tuple[str, ...], rmse: float) -> float:
+    """Return by how much refining users would improve a migration's RMSE.
+
+    It is counted by the posterior mean differences, which do not exaggerate the losses of users who
+    were picked because theirs looked large. Only RMSE follows from losses of users.
+    """
+    frame = effects.frame
+    chosen = frame["user_id"].isin(users)
+    saved = float((frame["expected"] * frame["n"])[chosen].sum() / effects.rows)
+    return rmse - float(np.sqrt(max(rmse**2 - saved, 0.0)))
 
 
 def _base_and_candidates(
@@ -365,7 +409,7 @@ class _Judge:
 
     def decide(self, candidates: list[MethodScore]) -> Verdict:
         """Decide between the candidates and full retraining, and say why."""
-        decision, pick, refine = self.choose(candidates)
+        decision, pick, refine = self.choose(candidates, _plans(self.data, self.base, candidates))
         headline = {
             "migrate": lambda: self.migrate(pick),
             "refine": lambda: self.refine(pick, refine),
@@ -375,26 +419,20 @@ class _Judge:
         return self.verdict(decision, headline, pick, refine)
 
     def choose(
-        self, candidates: list[MethodScore]
+        self, candidates: list[MethodScore], plans: list[_Plan]
     ) -> tuple[Decision, MethodScore, tuple[str, ...]]:
-        """Return the decision, the migration that it is about, and the users to refine."""
-        good = [row for row in candidates if row.loss_high <= self.margin]
-        cheap = [row for row in good if row.seconds < self.base.seconds or row.loss_high < 0]
-        if cheap:
-            pick = min(cheap, key=lambda row: row.seconds)
-            # Some users may still be worth refining.
-            users = _refinable(self.data.effects(pick.method), SURE)
-            share = len(users) / self.data.users
-            worth = MIN_REFINED_SHARE <= share <= MAX_REFINED_SHARE
-            if worth and self.cost(pick, len(users)) < 1:
-                return "refine", pick, users
-            return "migrate", pick, ()
+        """Return the decision, the migration that it is about, and the users to refine.
+
+        The cheapest plan within the margin is recommended. A larger margin admits the same plans and
+        more, so the recommended one is never dearer.
+        """
+        if within := [plan for plan in plans if plan.needed <= self.margin]:
+            best = min(within, key=lambda plan: (plan.seconds, plan.needed))
+            return ("refine" if best.refine else "migrate"), best.row, best.refine
         affordable = [row for row in candidates if row.seconds < self.base.seconds]
-        for row in sorted(affordable, key=lambda row: row.loss):
-            if users := self.closing_users(row):
-                return "refine", row, users
         if likely := [row for row in affordable if row.loss < self.margin]:
             return "undecided", min(likely, key=lambda row: row.loss), ()
+        good = [row for row in candidates if row.loss_high <= self.margin]
         return "retrain", min(good or candidates, key=lambda row: row.loss), ()
 
     def migrate(self, pick: MethodScore) -> str:
@@ -420,24 +458,6 @@ class _Judge:
             f"{len(refine):,} of {users} who likely regress is expected to close the gap, at {cost} of "
             "the retraining's time."
         )
-
-    def closing_users(self, row: MethodScore) -> tuple[str, ...]:
-        """Users whose refining would bring a migration within the margin; none if it cannot.
-
-        The gain is counted by the posterior mean differences, which do not exaggerate the
-        losses of users who were picked because theirs looked large. Only RMSE follows from
-        losses of users.
-        """
-        effects = self.data.effects(row.method) if self.data.metric == "rmse" else None
-        users = _refinable(effects, LIKELY)
-        if effects is None or not 0 < len(users) <= MAX_REFINED_SHARE * self.data.users:
-            return ()
-        frame = effects.frame
-        chosen = frame["user_id"].isin(users)
-        saved = float((frame["expected"] * frame["n"])[chosen].sum() / effects.rows)
-        refined_value = np.sqrt(max(row.value**2 - saved, 0.0))
-        closes = row.loss_high - (row.value - refined_value) <= self.margin
-        return users if closes and not self.cost(row, len(users)) >= 1 else ()
 
     def undecided(self, best: MethodScore) -> str:
         """The migration is likely, but not surely, within the margin."""

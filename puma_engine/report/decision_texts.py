@@ -11,16 +11,15 @@ import pandas as pd
 from puma_engine.evaluation.formatting import (
     format_duration,
     format_percent,
-    round_up_percent,
 )
 from puma_engine.evaluation.metrics import METRICS
 from puma_engine.evaluation.plan_summary import Question
 from puma_engine.evaluation.shares_kept import ASPECTS, REFERENCES, aspect_label
 from puma_engine.evaluation.user_effects import LIKELY, SURE, UserEffects
-from puma_engine.evaluation.verdict import Breakpoint, DecisionRange
+from puma_engine.evaluation.verdict import MAX_MARGIN, DecisionRange
 
 # Largest accepted errors of a scale, as shares.
-SCALE_ENDS = (0.05, 0.10, 0.20)
+SCALE_ENDS = (0.05, 0.10, MAX_MARGIN)
 
 
 class Tile(NamedTuple):
@@ -97,22 +96,30 @@ def worse_off_tile(effects: UserEffects | None) -> Tile:
     return Tile(label, f"{sure:,}", text)
 
 
-def breakpoint_text(points: tuple[Breakpoint, ...]) -> str:
-    """Say from which accepted error on which migration is recommended."""
-    if not points:
-        return "No migration is recommended at any accepted error."
-    # Of migrations that one step of the scale admits together, the last is the cheapest.
-    methods = {round_up_percent(point.margin): point.method for point in points}
+def recommended(ranges: tuple[DecisionRange, ...]) -> tuple[DecisionRange, ...]:
+    """Return the ranges of the accepted error in which a migration is recommended."""
+    return tuple(part for part in ranges if part.decision in ("migrate", "refine"))
+
+
+def breakpoint_text(ranges: tuple[DecisionRange, ...]) -> str:
+    """Say from which accepted error on which migration is recommended.
+
+    ranges: of `puma_engine.evaluation.verdict.decision_ranges`.
+    """
     parts = [
-        f"{method} {f'from {format_percent(margin)}' if margin else 'always'}"
-        for margin, method in methods.items()
+        f"from {format_percent(part.low)}: {decision_label(part)}" for part in recommended(ranges)
     ]
-    return f"Recommended: {'; '.join(parts)}."
+    if not parts:
+        return f"No migration is recommended up to {format_percent(MAX_MARGIN)}."
+    return f"Recommended {'; '.join(parts)}."
 
 
-def scale_end(points: tuple[Breakpoint, ...], margin: float) -> float:
-    """Return the largest accepted error of a scale, a share with room for breakpoints and a margin."""
-    wanted = max([margin, *(1.1 * point.margin for point in points)])
+def scale_end(ranges: tuple[DecisionRange, ...], margin: float) -> float:
+    """Return the largest accepted error of a scale, a share.
+
+    It has room for every recommendation, and for a margin.
+    """
+    wanted = max([margin, *(1.1 * part.low for part in recommended(ranges))])
     return next((end for end in SCALE_ENDS if wanted <= end), SCALE_ENDS[-1])
 
 

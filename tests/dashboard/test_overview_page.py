@@ -22,10 +22,10 @@ from dashboard.components import summary_decision
 from dashboard.components.formatting import escaped
 from dashboard.engine import comparisons, summary
 from puma_engine import jobs
-from puma_engine.evaluation.formatting import method_names, round_up_percent
-from puma_engine.evaluation.verdict import Breakpoint, breakpoints
+from puma_engine.evaluation.formatting import format_percent, method_names
+from puma_engine.evaluation.verdict import MAX_MARGIN, DecisionRange
 from puma_engine.pipeline import compare, comparison_shares
-from puma_engine.pipeline.verdicts import comparison_data, judge_comparison
+from puma_engine.pipeline.verdicts import judge_comparison
 from puma_engine.report import decision_texts
 from puma_engine.store import Workspace
 from puma_engine.studies.evidence import results_root
@@ -130,14 +130,12 @@ def test_the_summary_asks_about_the_models_and_shows_what_is_kept(measured, monk
 
 def test_the_accepted_error_is_in_the_address_and_leads_to_the_verdict(measured, monkeypatch):
     ws, run = measured
-    points = breakpoints(comparison_data(ws, run))
-    assert points
-    for point in points:
-        percent = 100 * round_up_percent(point.margin)
-        app = open_page("overview", ws.root, monkeypatch, margin=f"{max(percent, 0.1):.1f}")
-        verdict = judge_comparison(ws, run, margin=max(percent, 0.1) / 100)
-        assert verdict.method == point.method and verdict.decision in ("migrate", "refine")
-        assert app.slider(key="margin").value == pytest.approx(max(percent, 0.1))
+    ranges = decision_texts.recommended(summary.ranges(str(ws.root), run.id))
+    assert ranges
+    for part in ranges:
+        app = open_page("overview", ws.root, monkeypatch, margin=f"{100 * part.low:.1f}")
+        verdict = judge_comparison(ws, run, margin=part.low)
+        assert app.slider(key="margin").value == pytest.approx(100 * part.low)
         assert verdict.headline.partition(": ")[2][1:] in texts(app)
     app.slider(key="margin").set_value(0.1).run()
     assert_plain(app)
@@ -145,43 +143,71 @@ def test_the_accepted_error_is_in_the_address_and_leads_to_the_verdict(measured,
     assert headline.partition(": ")[2][1:] in texts(app)
 
 
-def test_the_bar_under_the_slider_has_the_verdict_of_every_accepted_error(measured):
+def test_bar_line_and_verdict_agree_at_every_accepted_error(measured):
     ws, run = measured
-    ranges = summary.ranges(str(ws.root), run.id, 0.05)
+    ranges = summary.ranges(str(ws.root), run.id)
     names = method_names(ws.get_table(run.id, "methods")["method"])
-    for part in ranges:
-        for margin in (part.low, part.high):
-            verdict = judge_comparison(ws, run, margin=margin)
-            assert part.decision == verdict.decision
-            assert part.method == names[verdict.method]
+    # The line says from which error on a plan is recommended.
+    line = decision_texts.breakpoint_text(ranges).removeprefix("Recommended ")[:-1]
+    said = dict(part.removeprefix("from ").split(": ") for part in line.split("; "))
+    assert len(said) == len(decision_texts.recommended(ranges)) > 0
+    inside = None
+    for number in range(1, 201):
+        share = number / 1000
+        inside = said.get(format_percent(share), inside)
+        verdict = judge_comparison(ws, run, margin=share)
+        (part,) = [part for part in ranges if part.low <= share <= part.high]
+        assert (part.decision, part.method) == (verdict.decision, names[verdict.method])
+        recommends = verdict.decision in ("migrate", "refine")
+        assert (inside == decision_texts.decision_label(part)) is recommends
+        figure = summary_decision.decision_bar(ranges, share, MAX_MARGIN)
+        (opaque,) = [bar for bar in figure.data if bar.marker.opacity == 1]
+        assert opaque.base[0] == pytest.approx(part.low - 0.0005)
+        assert opaque.marker.color == summary_decision.BAR_COLOURS[verdict.decision]
+
+
+def test_the_bar_ends_where_the_slider_does(measured):
+    ws, run = measured
+    ranges = summary.ranges(str(ws.root), run.id)
     figure = summary_decision.decision_bar(ranges, 0.01, 0.05)
-    ends = [bar.base[0] + bar.x[0] + summary_decision.GAP * 0.05 for bar in figure.data[:-1]]
-    assert ends == pytest.approx([bar.base[0] for bar in figure.data[1:]])
-    (opaque,) = [bar for bar in figure.data if bar.marker.opacity == 1]
-    assert opaque.base[0] < 0.01 < opaque.base[0] + opaque.x[0]
-
-
-def test_of_migrations_recommended_at_one_step_of_the_slider_the_cheapest_is_named():
-    points = [Breakpoint(0.0140, "all"), Breakpoint(0.0141, "180"), Breakpoint(0.0144, "120")]
-    points += [Breakpoint(0.0304, "60")]
-    text = decision_texts.breakpoint_text(tuple(points))
-    assert text == "Recommended: all from 1.4 %; 120 from 1.5 %; 60 from 3.1 %."
-    always = (Breakpoint(0.0, "all"), Breakpoint(0.0, "60"))
-    assert decision_texts.breakpoint_text(always) == "Recommended: 60 always."
+    ends = [bar.base[0] + bar.x[0] + summary_decision.GAP * 0.05 for bar in figure.data]
+    assert ends[:-1] == pytest.approx([bar.base[0] for bar in figure.data[1:]])
+    assert ends[-1] == pytest.approx(0.0505)
 
 
 @pytest.mark.parametrize(
-    ("largest", "given", "end"),
+    ("decisions", "text"),
+    [
+        (("retrain",), "No migration is recommended up to 20 %."),
+        (
+            ("retrain", "refine", "migrate"),
+            "Recommended from 1 %: Moved, some refined; from 2 %: Moved.",
+        ),
+        (("migrate",), "Recommended from 0.1 %: Moved."),
+    ],
+)
+def test_the_line_names_what_is_recommended_from_which_error_on(decisions, text):
+    ends = (0.001, 0.01, 0.02)
+    ranges = tuple(
+        DecisionRange(low, low + 0.005, decision, "Moved")
+        for low, decision in zip(ends, decisions, strict=False)
+    )
+    assert decision_texts.breakpoint_text(ranges) == text
+
+
+@pytest.mark.parametrize(
+    ("lowest", "given", "end"),
     [
         (0.01, None, 5.0),
         (0.05, None, 10.0),
         (0.01, "7.5", 10.0),
-        (0.0, "x", 5.0),
+        (0.001, "x", 5.0),
         (0.5, "99", 20.0),
     ],
 )
-def test_the_slider_has_room_for_breakpoints_and_address(largest, given, end):
-    assert summary_decision.slider_end((Breakpoint(largest, "Moved"),), given) == end
+def test_the_slider_has_room_for_recommendations_and_address(lowest, given, end):
+    ranges = (DecisionRange(lowest, lowest, "migrate", "Moved"),)
+    assert summary_decision.slider_end(ranges, given) == end
 
 
 def test_a_price_of_an_hour_turns_measured_seconds_into_money(measured, monkeypatch):

@@ -16,7 +16,7 @@ from puma_engine.evaluation.user_effects import (
     quantile_groups,
     user_effects,
 )
-from puma_engine.evaluation.verdict import ComparisonData, breakpoints, decision_ranges, judge
+from puma_engine.evaluation.verdict import ComparisonData, decision_ranges, judge
 
 BASE = ("Full retraining", "retrained", 1.0, None, 100.0)
 
@@ -134,24 +134,46 @@ def test_undecided_estimates_how_many_users_would_decide():
     assert verdict.headline.endswith("or by accepting 1.6 %.")
 
 
-def test_breakpoints_are_where_the_verdict_changes_to_a_cheaper_migration():
+def test_ranges_begin_where_a_cheaper_migration_is_within_the_margin():
     methods = (
         migrated((0.002, -0.004, 0.012), 60.0, label="all"),
         migrated((0.020, 0.010, 0.028), 10.0, label="few"),
         migrated((0.030, 0.020, 0.040), 20.0, label="dearer and worse"),
         migrated((0.001, -0.004, 0.005), 150.0, label="dearer than retraining"),
     )
-    points = breakpoints(question(*methods, BASE))
-    assert [(point.method, point.margin) for point in points] == [
-        ("all", pytest.approx(0.012)),
-        ("few", pytest.approx(0.028)),
+    ranges = decision_ranges(question(*methods, BASE))
+    assert [(part.low, part.method) for part in ranges if part.decision == "migrate"] == [
+        (0.012, "all"),
+        (0.028, "few"),
     ]
-    for point in points:
-        above = judge(question(*methods, BASE, margin=point.margin + 1e-6))
-        below = judge(question(*methods, BASE, margin=point.margin - 1e-6))
-        assert (above.decision, above.method) == ("migrate", point.method)
-        assert (below.decision, below.method) != ("migrate", point.method)
-    assert breakpoints(question(*methods)) == ()
+    assert ranges[-1].high == 0.2
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_larger_margin_never_makes_the_recommended_plan_dearer(seed):
+    """Migrations of any cost and loss, some of whose users regress: few, many or none."""
+    rng = np.random.default_rng(seed)
+    effects, rows = {}, []
+    for number in range(5):
+        loss, width = rng.normal(0.02, 0.02), rng.uniform(0.002, 0.01)
+        label = f"migration {number}"
+        gap = (loss, loss - width, loss + width)
+        rows.append(migrated(gap, rng.uniform(5, 120), 1.05 + loss, label))
+        regressing = int(rng.choice([0, 5, 20, 60]))
+        effects[label] = simulated(0.0, regressing, users=400, rows=8, seed=number)[0]
+    data = replace(question(*rows, BASE, users=400), effects=effects.get)
+    ranges, costs, decisions = decision_ranges(data, most=0.1), [], []
+    for number in range(1, 101):
+        verdict = judge(replace(data, margin=number / 1000))
+        (part,) = [part for part in ranges if part.low <= number / 1000 <= part.high]
+        assert (part.decision, part.method) == (verdict.decision, verdict.method)
+        decisions.append(verdict.decision)
+        if verdict.decision in ("migrate", "refine"):
+            costs.append(verdict.cost)
+    assert costs == sorted(costs, reverse=True)
+    # Once something is recommended, something is at every larger margin.
+    assert decisions[-len(costs) :].count("retrain") == 0 and len(set(costs)) > 1
+    assert len(costs) == sum(name in ("migrate", "refine") for name in decisions[-len(costs) :])
 
 
 def test_ranges_of_the_margin_hold_the_decision_of_every_margin_in_them():
