@@ -57,7 +57,10 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
         one, other = (np.asarray(value, dtype=np.float32) for value in (one, other))
         return one.shape == other.shape and bool(np.array_equal(one, other, equal_nan=True))
-    return bool(one == other)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    both_nan = isinstance(one, float) and isinstance(other, float) and one != one and other != other
+    return both_nan or bool(one == other)
 
 
 # Tables of prompts
@@ -133,7 +136,7 @@ def _reference_npy(folder: Path, users: str) -> Any:
     if "row" in names:
         place = {int(row[names["row"]]): user for row, user in zip(rows, ids, strict=True)}
         ids = [place[number] for number in range(len(vectors))]
-    return _by_user([user.strip() for user in ids], vectors)
+    return _by_user(ids, vectors)
 
 
 def _write_parquet(folder: Path) -> None:
@@ -386,6 +389,8 @@ def _read_settings(folder: Path) -> Any:
 
 def _reference_settings(folder: Path) -> Any:
     values = _json(folder, "settings.json")
+    # What is null is not given, a group of settings too.
+    values = {name: value for name, value in values.items() if value is not None}
     training = {n: v for n, v in values.get("training", {}).items() if v is not None}
     seed = values.get("seed")
     return {

@@ -10,6 +10,7 @@ import gzip
 import io
 import json
 import random
+import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -36,7 +37,8 @@ class Interactions:
     write(folder): writes them. read(folder): the program's reading, a Dataset. parse(line): the
     independent reading of a line, or None. files: those that are damaged, the first has the rows.
     how: kinds of damage of each. least: rows below which a user is left out. frame: how a file
-    that has no lines becomes lines. exact: whether every row of the file is read.
+    that has no lines becomes lines. exact: whether every row of the file is read. mark: what
+    separates unquoted fields below a header, if they are.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Interactions:
     least: int = 1
     lines: Callable[[Path], list[str] | None] = field(default=lambda path: text_lines(path))
     exact: bool = True
+    mark: str = ""
 
     def judge(self, original: Path, damaged: Path, before: Any, after: Any) -> list[str]:
         """Compare the reading of a damaged folder with that of the original one."""
@@ -55,6 +58,7 @@ class Interactions:
         assert first is not None
         if second is None:
             return ["The independent reader cannot read this file, but it was accepted."]
+        second = self._in_order(first[0], second)
         rows, texts = _values(before)
         found, found_texts = _values(after)
         same = set(first) & set(second)
@@ -62,6 +66,10 @@ class Interactions:
         changed = [simple for line in touched for simple in self._simple(line)]
         changed += [row for line in set(first) - same for row in self._simple(line)]
         changed += self._of_records(second)
+        # Lines that are not UTF-8 may be read as Windows-1252 if the report counts them.
+        other = windows_lines(damaged / self.files[0])
+        if len(other) <= _counted_as_windows(after):
+            changed += [row for line in other for row in self._simple(line)]
         of_changed = {(user, item) for user, item, _ in changed}
         allowed = {(user, item, np.float32(value)) for user, item, value in changed}
         kept = [simple for line in same for simple in self._simple(line)]
@@ -106,6 +114,18 @@ class Interactions:
                 if item in texts and text != texts[item] and item not in mentioned
             ]
         return problems[:5]
+
+    def _in_order(self, header: str, lines: list[str]) -> list[str]:
+        """Return lines in the order of a header's names, where those of their own are exchanged."""
+        names, own = (line.split(self.mark or None) for line in (header, lines[0]))
+        if not self.mark or names == own or sorted(names) != sorted(own):
+            return lines
+        places = [own.index(name) for name in names]
+        fields = [line.split(self.mark) for line in lines]
+        return [
+            self.mark.join([row[place] for place in places]) if len(row) == len(places) else line
+            for row, line in zip(fields, lines, strict=True)
+        ]
 
     def _simple(self, line: str) -> list[Simple]:
         try:
@@ -152,6 +172,12 @@ def _left_out(dataset: Any) -> int:
     )
 
 
+def _counted_as_windows(dataset: Any) -> int:
+    """Return how many lines of interactions the report says to be read as Windows-1252."""
+    mended = dataset.report.get("ratings_file", {}).get("mended", {})
+    return sum(count for what, count in mended.items() if "Windows-1252" in what)
+
+
 def _equal(one: dict[str, Any], other: dict[str, Any], texts: dict[str, str]) -> bool:
     # Where a header lost its name, a column may be missing, which the report says.
     names = one.keys() & other.keys()
@@ -175,6 +201,21 @@ def text_lines(path: Path) -> list[str] | None:
     utf16 = data[:2] in (b"\xff\xfe", b"\xfe\xff")
     text = data.decode("utf-16" if utf16 else "utf-8-sig", errors="replace")
     return text.replace("\r\n", "\n").split("\n")
+
+
+def windows_lines(path: Path) -> list[str]:
+    """Return the lines of a text that are not UTF-8, read as Windows-1252 or, failing that, Latin-1."""
+    lines = []
+    for line in path.read_bytes().replace(b"\r\n", b"\n").split(b"\n"):
+        try:
+            line.decode()
+        except UnicodeDecodeError:
+            lines.append(line.decode("cp1252" if not _UNDEFINED.search(line) else "latin-1"))
+    return lines
+
+
+# Bytes that Windows-1252 does not define.
+_UNDEFINED = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
 
 
 def behavior_lines(path: Path) -> list[str] | None:
@@ -394,7 +435,12 @@ MIND_FILES = tuple(
 
 READERS: tuple[Interactions, ...] = (
     Interactions(
-        "table.csv", _write_table("table.csv"), _table("table.csv"), COMMA, ("table.csv",)
+        "table.csv",
+        _write_table("table.csv"),
+        _table("table.csv"),
+        COMMA,
+        ("table.csv",),
+        mark=",",
     ),
     Interactions(
         "table.csv, bad rows dropped",
@@ -402,9 +448,15 @@ READERS: tuple[Interactions, ...] = (
         _table("table.csv", drop_invalid=True),
         COMMA,
         ("table.csv",),
+        mark=",",
     ),
     Interactions(
-        "table.tsv", _write_table("table.tsv", "\t"), _table("table.tsv"), TAB, ("table.tsv",)
+        "table.tsv",
+        _write_table("table.tsv", "\t"),
+        _table("table.tsv"),
+        TAB,
+        ("table.tsv",),
+        mark="\t",
     ),
     Interactions(
         "table.inter, bad rows dropped",
@@ -412,6 +464,7 @@ READERS: tuple[Interactions, ...] = (
         _table("table.inter", drop_invalid=True),
         TAB,
         ("table.inter",),
+        mark="\t",
     ),
     Interactions(
         "headerless.csv",
@@ -426,6 +479,7 @@ READERS: tuple[Interactions, ...] = (
         _table("items-of.csv", items_path="titles.csv"),
         COMMA,
         ("items-of.csv", "titles.csv"),
+        mark=",",
     ),
     Interactions(
         "table.csv.gz",
