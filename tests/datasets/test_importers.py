@@ -505,3 +505,39 @@ def test_unreadable_rows_of_the_items_refuse_a_folder_of_original_files(tmp_path
         DataError, match="movies.csv: 1 of 25 rows cannot be used: 1 that cannot be read .line 5"
     ):
         import_folder("movietweetings", folder)
+
+
+@pytest.mark.parametrize("source", ["goodbooks", "movietweetings"])
+def test_an_item_id_with_control_characters_is_left_out_with_its_rows(
+    tmp_path: Path, source: str
+) -> None:
+    folder = tweets(tmp_path / "a")
+    films = pd.read_csv(folder / "movies.csv", dtype=str)
+    # One unusable row among more than a hundred is allowed.
+    more = pd.DataFrame({"imdb_id": [f"x{n}" for n in range(120)], "title": "Other"})
+    films = pd.concat([films, more])
+    ratings = pd.read_csv(folder / "ratings.csv", dtype=str)
+    items = films.replace({"imdb_id": {"0000003": "0000003\0\0"}})
+    if source == "goodbooks":
+        ratings = ratings.drop(columns="timestamp").rename(columns={"imdb_id": "book_id"})
+        ratings["rating"] = "4"
+        items = items.rename(columns={"imdb_id": "id"}).assign(authors="A")
+    ratings.to_csv(folder / "ratings.csv", index=False)
+    items.to_csv(folder / ("books.csv" if source == "goodbooks" else "movies.csv"), index=False)
+    ds = import_folder(source, folder, population="foundation")
+    assert "0000003" not in set(ds.items["item_id"]) and "0000004" in set(ds.items["item_id"])
+    assert ds.report["dropped"]["without a known user or item"] == 30
+
+
+def test_lines_of_another_encoding_are_counted_in_a_warning(tmp_path: Path) -> None:
+    of.write_movielens(tmp_path, "dat")
+    path = tmp_path / "ratings.dat"
+    data = path.read_bytes()
+    clean = import_folder("movielens", tmp_path, min_rows=1, min_item_rows=0)
+    assert not any("UTF-8" in warning for warning in clean.report["warnings"])
+    path.write_bytes(data.replace(b"\n", b"\n\xff\xfe", 1))
+    ds = import_folder("movielens", tmp_path, min_rows=1, min_item_rows=0)
+    assert any(
+        warning.startswith("1 lines of ratings.dat are not UTF-8, read as Windows-1252")
+        for warning in ds.report["warnings"]
+    )

@@ -231,3 +231,20 @@ def test_click_outcomes_are_read(tmp_path: Path, value: str, fine: bool) -> None
 )
 def test_clean_text_removes_control_characters(given: str, expected: str) -> None:
     assert clean_text(given) == expected == clean_text(clean_text(given))
+
+
+def test_a_warning_names_ids_that_differ_from_others_only_by_spaces(tmp_path: Path) -> None:
+    made = frame()
+    assert not any(
+        "spaces" in warning for warning in read(save(made, tmp_path / "a.csv")).report["warnings"]
+    )
+    made.loc[made.index[:4], "user_id"] += " "
+    ds = read(save(made, tmp_path / "b.csv"))
+    assert f"{made['user_id'][0]}" in ds.users and made["user_id"][0].strip() in ds.users
+    assert any(
+        warning.startswith(
+            f"1 user ids differ from others only by spaces around them (one is "
+            f"{made['user_id'][0]!r})"
+        )
+        for warning in ds.report["warnings"]
+    )

@@ -17,6 +17,7 @@ from puma_engine.datasets.importers.ratings import (
     clean_ratings,
     counts_of,
     id_positions,
+    original_item_ids,
     rating_dataset,
 )
 from puma_engine.datasets.reading.column_values import as_ids, as_numbers, as_texts
@@ -39,17 +40,12 @@ def usable_ratings(folder: Path) -> CleanedInteractions:
     """
     read = read_original(folder, "ratings", RATING_COLUMNS).renamed({"book_id": "item_id"})
     of_books = read_original(folder, "books", BOOK_COLUMNS)
-    counts_of(of_books).check()
-    books, texts = of_books.table, {}
+    books, texts = original_item_ids(of_books, "id", "book ids"), {}
     columns = [
         np.array(column.unique, dtype=object)[column.codes]
-        for column in (
-            as_ids(books["id"], "book ids"),
-            as_texts(books["title"], "titles"),
-            as_texts(books["authors"], "authors"),
-        )
+        for column in (as_texts(of_books.table[name], name) for name in ("title", "authors"))
     ]
-    for book, title, authors in zip(*columns, strict=True):
+    for book, title, authors in zip(books, *columns, strict=True):
         author = clean_text(authors.split(",")[0])
         name = clean_text(title)
         texts[book] = f"{name} by {author}" if name and author else name

@@ -31,6 +31,7 @@ from puma_engine.datasets.importers.ratings import (
     NO_TIME,
     NO_USER,
     RawItems,
+    encoding_warnings,
     request_report,
     usable_items,
 )
@@ -498,7 +499,7 @@ def _read_rows(
             f"at most {settings.max_history} seeded titles of what the session's history names, "
             "other than the row's item"
         ),
-        "warnings": warnings,
+        "warnings": warnings + encoding_warnings(*(counts[role] for role in roles)),
     }
     return user_ids, item_ids, texts, rows, report
 

@@ -7,10 +7,10 @@ import numpy as np
 from puma_engine.datasets.importers.ratings import (
     CleanedInteractions,
     clean_ratings,
-    counts_of,
+    original_item_ids,
     rating_dataset,
 )
-from puma_engine.datasets.reading.column_values import as_ids, as_numbers, as_texts
+from puma_engine.datasets.reading.column_values import as_numbers, as_texts
 from puma_engine.datasets.reading.delimited import read_original
 from puma_engine.datasets.reading.text_cleaning import clean_text
 from puma_engine.datasets.registry import Source
@@ -26,12 +26,12 @@ def usable_ratings(folder: Path) -> CleanedInteractions:
     names = {"imdb_id": "item_id", "timestamp": "time"}
     read = read_original(folder, "ratings", RATING_COLUMNS).renamed(names)
     of_movies = read_original(folder, "movies", MOVIE_COLUMNS)
-    counts_of(of_movies).check()
-    movies = of_movies.table
-    ids, titles = as_ids(movies["imdb_id"], "film ids"), as_texts(movies["title"], "titles")
+    titles = as_texts(of_movies.table["title"], "titles")
     texts = {
-        ids.unique[film]: clean_text(titles.unique[title])
-        for film, title in zip(ids.codes, titles.codes, strict=True)
+        film: clean_text(titles.unique[title])
+        for film, title in zip(
+            original_item_ids(of_movies, "imdb_id", "film ids"), titles.codes, strict=True
+        )
     }
     rating = as_numbers(read.table["rating"], "ratings")
     valid = (rating >= 1) & (rating <= 10)

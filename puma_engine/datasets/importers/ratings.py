@@ -35,7 +35,12 @@ from puma_engine.datasets.reading.column_values import (
 )
 from puma_engine.datasets.reading.delimited import Columns
 from puma_engine.datasets.reading.json_lines import parse_json
-from puma_engine.datasets.reading.line_blocks import Block, ReadProgress, read_blocks
+from puma_engine.datasets.reading.line_blocks import (
+    OTHER_ENCODING,
+    Block,
+    ReadProgress,
+    read_blocks,
+)
 from puma_engine.datasets.reading.row_counts import RowCounts
 from puma_engine.datasets.reading.text_cleaning import clean_text
 from puma_engine.datasets.reading.times import (
@@ -126,11 +131,11 @@ def clean_ratings(
 ) -> CleanedInteractions:
     """Drop unusable rows, repeated pairs and users with fewer than min_rows rows.
 
-    read: user_id, item_id and perhaps time, in file order. texts: by item id, an empty one counts
-    as missing. outcome: [n]; valid: [n] bool, which outcomes are allowed; not_rated: [n] bool,
+    read: user_id, item_id and perhaps time, in file order. texts: by usable item id, an empty id or
+    text counts as missing. outcome: [n]; valid: [n] bool, which outcomes are allowed; not_rated: [n] bool,
     which others are none. Raises DataError when more than 1 % of the rows cannot be used.
     """
-    texts = {item: text for item, text in texts.items() if text}
+    texts = {item: text for item, text in texts.items() if item and text}
     users = as_ids(read.table["user_id"], "user ids")
     items = as_ids(read.table["item_id"], "item ids")
     user_ids, user = np.unique(np.array(users.unique, dtype=str), return_inverse=True)
@@ -164,6 +169,19 @@ def clean_ratings(
         dropped[BAD_LINE] = len(read.bad)
     seen = {"rows": counts.rows, "users": len(user_ids), "items": len(texts)}
     return CleanedInteractions(rows, texts, seen, dropped)
+
+
+def original_item_ids(read: Columns, column: str, what: str) -> np.ndarray:
+    """Return the id of each row of an original file of items, [n] of str, "" where unusable.
+
+    Raises DataError when more than 1 % of the rows cannot be used.
+    """
+    ids = as_ids(read.table[column], what)
+    usable = usable_ids(pa.array(ids.unique, pa.string()))
+    counts = counts_of(read)
+    counts.check_rows(np.arange(len(ids.codes)), {NO_ITEM: usable[ids.codes]})
+    counts.check()
+    return np.where(usable, np.array(ids.unique, dtype=object), "")[ids.codes]
 
 
 def counts_of(read: Columns) -> RowCounts:
@@ -328,9 +346,18 @@ def streamed_dataset(
         ratings_file=counts.report(),
         items_file={**item_counts.report(), "items_with_several_texts": several_texts},
         repeats_counted=repeats_counted,
-        warnings=warnings + dataset.report.get("warnings", []),
+        warnings=warnings + encoding_warnings(counts) + dataset.report.get("warnings", []),
     )
     return dataset
+
+
+def encoding_warnings(*files: RowCounts) -> list[str]:
+    """Say of files of interactions how many of their lines, ids among them, were not UTF-8."""
+    return [
+        f"{count:,} lines of {counts.path.name} are {OTHER_ENCODING}; check the ids in them."
+        for counts in files
+        if (count := counts.repaired[OTHER_ENCODING])
+    ]
 
 
 def usable_items(

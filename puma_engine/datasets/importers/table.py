@@ -594,6 +594,14 @@ def _warnings(table: _Table) -> list[str]:
         )
     if table.times is not None and table.times.note:
         warnings.append(table.times.note)
+    for what, ids in (("user", table.rows.user_ids), ("item", table.rows.item_ids)):
+        plain = {id_ for id_ in ids if id_ and id_ == id_.strip()}
+        padded = [id_ for id_ in ids if id_ not in plain and id_.strip() in plain]
+        if padded:
+            warnings.append(
+                f"{len(padded):,} {what} ids differ from others only by spaces around them (one is "
+                f"{padded[0]!r}) and count as other {what}s."
+            )
     off = int(table.out_of_range.sum()) if table.task == "rating" else 0
     if off:
         low, high = table.options.bounds
