@@ -10,14 +10,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
+from puma_engine.datasets.reading.column_values import as_ids
+from puma_engine.datasets.reading.parquet_files import read_parquet
 from puma_engine.errors import DataError
 from puma_engine.exchange.prompt_file import (
     HEAD_FILE,
     PromptFile,
     check_finite,
     checked,
+    checked_ids,
     read_head,
     write_head,
 )
@@ -30,8 +32,13 @@ INDEX, ABOUT, VECTORS = "index.parquet", "prompts.json", "vectors"
 def read_packed(folder: Path) -> PromptFile:
     """Read packed shards. Raises DataError if a shard has other users than the index."""
     try:
-        index = pd.read_parquet(folder / INDEX, columns=["user_id", "shard", "row"])
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        fields = ("user_id", "shard", "row")
+        table = read_parquet(folder / INDEX, fields)
+        columns = {name: as_ids(table[name], f"{name}s") for name in fields}
+        index = pd.DataFrame(
+            {name: np.array(ids.unique, object)[ids.codes] for name, ids in columns.items()}
+        ).astype({"row": np.int64})
+    except (DataError, KeyError, ValueError) as error:
         raise DataError(
             f"The index {folder / INDEX} is no whole Parquet file with user_id, shard and row "
             f"({error}); export the prompts again."
@@ -101,7 +108,7 @@ class PromptShards:
                     f"The shard {file.path} does not name the user of each row in its metadata; "
                     "write it with puma prompts export --format packed."
                 )
-            ids.append(np.array(users, dtype=str))
+            ids.append(np.array(checked_ids(file.path, users), dtype=str))
         self.user_ids = np.concatenate(ids)
         shapes = {file.shape(VECTORS)[1:] for file in self.files}
         if len(shapes) != 1:

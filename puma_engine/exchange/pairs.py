@@ -11,6 +11,7 @@ from puma_engine.datasets.reading.column_values import (
 )
 from puma_engine.datasets.reading.delimited import read_columns
 from puma_engine.errors import ConfigError, DataError
+from puma_engine.exchange.prompt_file import Owner, checked_ids
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,11 @@ def read_pairs(
     table = read.table
     if not table.num_rows:
         raise DataError(f"The file {path} needs rows with user_id and item_id.")
-    users, items = (_values(as_ids(table[name], f"{name}s")) for name in ("user_id", "item_id"))
-    if not (all(users) and all(items)):
-        raise DataError(f"The file {path} has rows without a user_id or item_id.")
+    owners: tuple[Owner, Owner] = ("user", "item")
+    users, items = (
+        checked_ids(path, _values(as_ids(table[f"{owner}_id"], f"{owner} ids")), owner)
+        for owner in owners
+    )
     texts = histories = None
     if "text" in table.column_names:
         texts = [text or None for text in _values(as_texts(table["text"], "texts"))]

@@ -1,5 +1,6 @@
 """Prompts outside any workspace, in whatever format: what they hold, and the checks for all formats."""
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,7 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 
+from puma_engine.datasets.reading.column_values import MAX_ID_LENGTH, usable_ids
+from puma_engine.datasets.reading.json_lines import without_surrogates
 from puma_engine.errors import DataError
 from puma_engine.files import load_tensors, save_tensors
 
@@ -64,6 +68,34 @@ def check_finite(path: Path, vectors: np.ndarray) -> np.ndarray:
     return vectors
 
 
+def checked_ids(path: Path, ids: Sequence[Any], owner: Owner = "user") -> list[str]:
+    """Return ids as text. Raises DataError, which names `path`, for what is no id of a data set.
+
+    An id is a text or a whole number of 1 to MAX_ID_LENGTH characters, none a control character.
+    """
+    for id_ in ids:
+        if not isinstance(id_, str | int) or isinstance(id_, bool):
+            lost = ", which may have lost digits" if isinstance(id_, float) else ""
+            shown = json.dumps(id_, default=repr)[:40]
+            raise DataError(
+                f"The {owner} ids of {path} cannot be used: a {owner} id must be text or a whole number, "
+                f"not {shown}{lost}."
+            )
+    texts = [str(id_) for id_ in ids]
+    try:
+        column = pa.array(texts, pa.string())
+    except UnicodeEncodeError:  # JSON may hold half of a surrogate pair
+        column = pa.array(map(without_surrogates, texts), pa.string())
+    unusable = np.flatnonzero(~usable_ids(column))
+    if len(unusable):
+        raise DataError(
+            f"The file {path} has {len(unusable):,} rows without a usable {owner} id (one is "
+            f"{texts[unusable[0]][:40]!r}); an id has 1 to {MAX_ID_LENGTH:,} characters, none of them "
+            "a control character."
+        )
+    return texts
+
+
 def checked(
     path: Path,
     user_ids: Sequence[Any] | None,
@@ -100,12 +132,7 @@ def checked(
         raise DataError(
             f"The file {path} says nothing of {owner}s; give their ids, in row order, with {_ID_OPTIONS[owner]}."
         )
-    if any(isinstance(user, float) for user in user_ids):
-        raise DataError(
-            f"The {owner} ids of {path} are numbers with a fraction, which may have lost digits; store "
-            "them as text or whole numbers."
-        )
-    ids = [str(user) for user in user_ids]
+    ids = checked_ids(path, user_ids, owner)
     if len(ids) != len(vectors):
         raise DataError(
             f"The file {path} has {len(vectors):,} rows, but {len(ids):,} {owner} ids came; they must "

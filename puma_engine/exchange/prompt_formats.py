@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from puma_engine.datasets.reading.column_values import as_ids
 from puma_engine.datasets.reading.delimited import read_columns, read_head
-from puma_engine.datasets.reading.parquet_files import read_parquet, refuse_bomb
+from puma_engine.datasets.reading.parquet_files import parquet_file, read_parquet, refuse_bomb
 from puma_engine.errors import DataError, StoreError
 from puma_engine.exchange.packed import INDEX, read_packed
 from puma_engine.exchange.peft import is_peft, read_peft
@@ -106,7 +106,7 @@ def _read_parquet(path: Path, column: str) -> Table:
     if any(row is None for row in rows) or len({len(row) for row in rows}) != 1:
         raise DataError(f"Every vector in {path} must have the same length, above 0.")
     try:
-        extra = parse_json((table.schema.metadata or {}).get(b"puma", b"{}"))
+        extra = parse_json(_metadata(path))
         if extra and not {"tokens", "meta"} <= extra.keys():
             raise ValueError("it lacks tokens or meta")
         head = {k: np.asarray(v, np.float32) for k, v in (extra.get("head") or {}).items()} or None
@@ -118,6 +118,21 @@ def _read_parquet(path: Path, column: str) -> Table:
     about = {"meta": extra.get("meta"), "head": head, "complete": "meta" in extra}
     about["tokens"] = extra.get("tokens")
     return _ids_of(table, column), vectors, about
+
+
+def _metadata(path: Path) -> bytes:
+    """Return our metadata of a Parquet file as JSON. Raises ValueError where its two copies differ.
+
+    Arrow stores metadata in the file's own, and again in its schema.
+    """
+    with parquet_file(path) as file:
+        own, copy = (
+            (metadata or {}).get(b"puma", b"{}")
+            for metadata in (file.metadata.metadata, file.schema_arrow.metadata)
+        )
+    if own != copy:
+        raise ValueError("its two copies differ")
+    return own
 
 
 def _read_delimited(path: Path, column: str) -> Table:
@@ -254,7 +269,7 @@ def write_parquet(path: Path, table: PromptTable, meta: dict[str, Any]) -> None:
     head = {name: value.tolist() for name, value in (table.head or {}).items()}
     about = json.dumps({"tokens": table.tokens, "meta": meta, "head": head or None})
     rows = pa.table(columns).replace_schema_metadata({"puma": about})
-    atomic_write(path, lambda temporary: pq.write_table(rows, temporary))
+    atomic_write(path, lambda temporary: pq.write_table(rows, temporary, write_page_checksum=True))
 
 
 def write_numpy(path: Path, table: PromptTable, meta: dict[str, Any]) -> None:

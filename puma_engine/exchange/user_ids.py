@@ -1,6 +1,5 @@
 """Files that name the user, or the item, of each row of a table."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 from puma_engine.datasets.reading.column_values import as_ids
 from puma_engine.datasets.reading.delimited import read_columns, read_head
 from puma_engine.errors import DataError
-from puma_engine.exchange.prompt_file import Owner
+from puma_engine.exchange.prompt_file import Owner, checked_ids
 from puma_engine.files import parse_json
 
 TABLES = (".csv", ".tsv", ".parquet")
@@ -33,14 +32,10 @@ def read_ids(path: str | Path, rows: int, owner: Owner = "user") -> list[str]:
         if path.suffix in TABLES:
             ids, numbers = _of_table(path, owner)
         else:
-            ids, numbers = _of_text(path, owner)
+            ids, numbers = _of_text(path)
     except (ValueError, OSError) as error:
         raise DataError(f"The {owner} ids of {path} cannot be read: {error}") from error
-    blank = sum(not id_.strip() for id_ in ids)
-    if blank:
-        raise DataError(
-            f"The file {path} has {blank:,} rows without {'a user' if owner == 'user' else 'an item'} id."
-        )
+    ids = checked_ids(path, ids, owner)
     if numbers is None:
         if len(ids) != rows:
             raise DataError(
@@ -56,19 +51,14 @@ def read_ids(path: str | Path, rows: int, owner: Owner = "user") -> list[str]:
     return [id_ for _, id_ in sorted(zip(numbers, ids, strict=True))]
 
 
-def _of_text(path: Path, owner: Owner) -> tuple[list[str], list[Any] | None]:
+def _of_text(path: Path) -> tuple[list[Any], list[Any] | None]:
     text = path.read_text(encoding="utf-8-sig")
     if path.suffix == ".txt":
         return [line.strip() for line in text.splitlines() if line.strip()], None
     content = parse_json(text)
     if not isinstance(content, list | dict):
         raise ValueError("it holds neither a list of ids nor an object from ids to rows")
-    wrong = [id_ for id_ in content if not isinstance(id_, str | int) or isinstance(id_, bool)]
-    if wrong:
-        shown = json.dumps(wrong[0])[:40]
-        raise ValueError(f"a {owner} id must be text or a whole number, not {shown}")
-    ids = [str(id_) for id_ in content]
-    return ids, list(content.values()) if isinstance(content, dict) else None
+    return list(content), list(content.values()) if isinstance(content, dict) else None
 
 
 def _of_table(path: Path, owner: Owner) -> tuple[list[str], list[Any] | None]:

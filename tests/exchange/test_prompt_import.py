@@ -1,9 +1,11 @@
 """Imported prompts: every format, joined by user id, without executing pickled code."""
 
+import base64
 import dataclasses
 import io
 import json
 import pickle
+import re
 import zipfile
 
 import numpy as np
@@ -20,7 +22,7 @@ from puma_engine import pipeline
 from puma_engine.backbone.tasks import RatingHead
 from puma_engine.errors import ConfigError, DataError, StoreError
 from puma_engine.evaluation.prediction import predict
-from puma_engine.exchange.packed import write_packed
+from puma_engine.exchange.packed import PromptShards, write_packed
 from puma_engine.exchange.prompt_formats import content_hash, read_prompts, write_parquet
 from puma_engine.exchange.user_ids import read_ids
 from puma_engine.files import save_tensors
@@ -133,6 +135,8 @@ def test_damaged_descriptions_of_peft_users_are_refused(tmp_path, about, words):
     ("damage", "words"),
     [
         (lambda folder: (folder / "index.parquet").write_bytes(b"x"), "no whole Parquet file"),
+        (lambda folder: place_rows(folder, ["0", "x"]), "no whole Parquet file"),
+        (lambda folder: place_rows(folder, [0.5, 1.0]), "no whole Parquet file"),
         (lambda folder: (folder / "prompts.json").write_text("[" * 100_000), "nested too deep"),
         (lambda folder: (folder / "prompts.json").unlink(), "no file"),
         (lambda folder: move_shard_out(folder), "outside of its folder"),
@@ -158,6 +162,11 @@ def name_shard(folder, name):
     index.assign(shard=pd.array([index["shard"][0], name], "string")).to_parquet(
         folder / "index.parquet"
     )
+
+
+def place_rows(folder, rows):
+    index = pd.read_parquet(folder / "index.parquet").assign(row=rows)
+    index.to_parquet(folder / "index.parquet", index=False)
 
 
 def move_shard_out(folder):
@@ -321,6 +330,63 @@ def test_user_ids_are_read_unchanged(tmp_path, name, content, wanted):
     assert read_ids(tmp_path / name, 2) == wanted
 
 
+@pytest.mark.parametrize("wrong", ["\ru2", "u\x00", "u2\u0085", "\t", "", "u" * 1001])
+def test_ids_with_control_characters_blank_or_long_ones_are_refused_in_every_format(
+    tmp_path, wrong
+):
+    ids, vectors = ["u1", wrong, "u3"], np.ones((3, 1, 4), np.float32)
+    np.save(tmp_path / "t.npy", vectors[:, 0])
+    np.savez(tmp_path / "t.npz", vectors=vectors, user_ids=np.array(ids, dtype="U1001"))
+    save_tensors(tmp_path / "t.safetensors", {"vectors": vectors}, {"user_ids": ids})
+    pd.DataFrame({"user_id": ids, "vector": list(vectors[:, 0])}).to_parquet(tmp_path / "t.parquet")
+    (tmp_path / "u.json").write_text(json.dumps(ids), encoding="utf-8")
+    pd.DataFrame({"user_id": ids, "row": range(3)}).to_parquet(tmp_path / "u.parquet")
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    save_tensors(packed / "prompts-1.safetensors", {"vectors": vectors}, {"user_ids": ids})
+    index = pd.DataFrame({"user_id": ids, "shard": "prompts-1.safetensors", "row": range(3)})
+    index.to_parquet(packed / "index.parquet", index=False)
+    (packed / "prompts.json").write_text("{}")
+    for user, name in zip(ids, "abc", strict=True):
+        (tmp_path / "peft" / name).mkdir(parents=True)
+        config = {"peft_type": "PROMPT_TUNING"}
+        (tmp_path / "peft" / name / "adapter_config.json").write_text(json.dumps(config))
+        arrays = {"prompt_embeddings": vectors[0]}
+        save_tensors(tmp_path / "peft" / name / "adapter_model.safetensors", arrays)
+        (tmp_path / "peft" / name / "puma.json").write_text(json.dumps({"user_id": user}))
+    readings = [
+        lambda: read_prompts(tmp_path / "t.npy", users=tmp_path / "u.json"),
+        lambda: read_prompts(tmp_path / "t.npy", users=tmp_path / "u.parquet"),
+        *(lambda n=name: read_prompts(tmp_path / n) for name in ("t.safetensors", "t.parquet")),
+        *(lambda n=name: read_prompts(tmp_path / n) for name in ("packed", "peft")),
+        lambda: PromptShards(packed),
+    ]
+    if not wrong.endswith("\x00"):  # NumPy itself cuts these off
+        readings.append(lambda: read_prompts(tmp_path / "t.npz"))
+    for read in readings:
+        with pytest.raises(DataError, match="without a usable user id .*control character"):
+            read()
+
+
+@pytest.mark.parametrize("wrong", [True, None, ["u2"], 1.5])
+def test_ids_that_are_neither_text_nor_whole_numbers_are_refused(tmp_path, wrong):
+    np.save(tmp_path / "t.npy", np.ones((2, 4), np.float32))
+    (tmp_path / "u.json").write_text(json.dumps(["u1", wrong]))
+    arrays, meta = {"vectors": np.ones((2, 1, 4), np.float32)}, {"user_ids": ["u1", wrong]}
+    save_tensors(tmp_path / "t.safetensors", arrays, meta)
+    sentence = f"must be text or a whole number, not {re.escape(json.dumps(wrong))}"
+    with pytest.raises(DataError, match=sentence):
+        read_prompts(tmp_path / "t.npy", users=tmp_path / "u.json")
+    with pytest.raises(DataError, match=sentence):
+        read_prompts(tmp_path / "t.safetensors")
+
+
+def test_half_of_a_surrogate_pair_is_no_user(tmp_path):
+    (tmp_path / "u.json").write_text('["u1", "u\\ud800"]')
+    with pytest.raises(DataError, match="without a usable user id"):
+        read_ids(tmp_path / "u.json", 2)
+
+
 def npy(shape, values=b""):
     """The bytes of an array that declares a shape of float32 and holds these bytes."""
     file = io.BytesIO()
@@ -442,6 +508,31 @@ def test_a_table_whose_own_description_is_damaged_is_refused(tmp_path):
     save_file({"vectors": np.ones((2, 3), np.float32)}, tmp_path / "t.safetensors", {"meta": "{"})
     with pytest.raises(StoreError, match="metadata of .* is no JSON"):
         read_prompts(tmp_path / "t.safetensors")
+
+
+def test_a_parquet_table_with_two_different_descriptions_is_refused(tmp_path):
+    table = PromptTable(np.array(["a", "b"]), np.ones((2, 2, 3), np.float32))
+    path = tmp_path / "prompts.parquet"
+    write_parquet(path, table, {})
+    copied = pq.read_metadata(path).metadata[b"ARROW:schema"]
+    damaged = base64.b64encode(base64.b64decode(copied).replace(b'"tokens"', b'"uokens"'))
+    assert damaged != copied
+    path.write_bytes(path.read_bytes().replace(copied, damaged))
+    with pytest.raises(DataError, match="its two copies differ"):
+        read_prompts(path)
+
+
+def test_a_flipped_bit_in_the_vectors_of_a_written_parquet_table_is_refused(tmp_path):
+    numbers = np.random.default_rng(0).normal(size=(20, 2, 8)).astype(np.float32)
+    table = PromptTable(np.array([f"u{user}" for user in range(20)]), numbers)
+    path = tmp_path / "prompts.parquet"
+    write_parquet(path, table, {})
+    data = path.read_bytes()
+    place = data.find(numbers[3, 1, 4].tobytes())
+    assert place > 0
+    path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+    with pytest.raises(DataError, match="cannot be read as Parquet .*(CRC|checksum)"):
+        read_prompts(path)
 
 
 def test_an_archive_that_numpy_cannot_unpack_is_refused(tmp_path):

@@ -94,7 +94,7 @@ def _convert(value: Any, kind: pa.DataType, counts: RowCounts) -> str | float | 
             return str(value)
         if not isinstance(value, str):
             return None
-        return _without_surrogates(value)
+        return without_surrogates(value)
     number: float | int | None = None
     if isinstance(value, str):
         if pa.types.is_integer(kind) and (seconds := iso_seconds(value)) is not None:
@@ -169,10 +169,12 @@ def _as_text(value: Any) -> str | list[str]:
         return str(value).lower()
     if not isinstance(value, str):
         return ""
-    return _without_surrogates(value)
+    return without_surrogates(value)
 
 
-def _without_surrogates(text: str) -> str:
-    # Half of a surrogate pair has no UTF-8; a control character is removed from texts and makes
-    # an id unusable.
+def without_surrogates(text: str) -> str:
+    """Return a text with a control character for each half of a surrogate pair, which has no UTF-8.
+
+    A control character is removed from texts, and makes an id unusable.
+    """
     return "".join("\x00" if "\ud800" <= letter <= "\udfff" else letter for letter in text)

@@ -88,7 +88,9 @@ def parquet_file(
             for leaf in leaves
             if texts_once and leaf.physical_type == "BYTE_ARRAY" and leaf.path == leaf.name
         ]
-        with pq.ParquetFile(path, metadata=facts, read_dictionary=texts) as file:
+        with pq.ParquetFile(
+            path, metadata=facts, read_dictionary=texts, page_checksum_verification=True
+        ) as file:
             yield file
 
 
