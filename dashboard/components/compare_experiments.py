@@ -48,7 +48,10 @@ def pairs(methods: pd.DataFrame, metric: str) -> None:
 def curve(methods: pd.DataFrame, metric: str) -> None:
     """Draw the quality over the number of users who train the adapter."""
     table = summaries.budgets(methods)
-    same = methods[(methods["kind"] == "retrained") & methods["backbone"].isin(table["target"])]
+    retrained = methods[methods["kind"] == "retrained"]
+    same = retrained.merge(
+        table.rename(columns={"target": "backbone"})[summaries.SAME_KIND].drop_duplicates()
+    )
     st.caption("Old and new model, and how the users are chosen:")
     st.text(f"{table['origin'].iloc[0]} → {table['target'].iloc[0]}, {table['strategy'].iloc[0]}")
     worse = "above" if not METRICS[metric].higher_is_better else "below"

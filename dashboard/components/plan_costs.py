@@ -120,11 +120,16 @@ def reference(plan: Plan, device: str) -> bool:
     with_it = plans.stages(replace(plan, retrain=True), device)
     missing = next((item for item in with_it if item.kind == "retrain"), None)
     if missing is None:
-        st.caption("Full retraining of this model exists already: the migration is judged by it.")
+        st.caption("This full retraining exists already: the migration is judged by it.")
         return True
     took = "unknown time, it was never measured here"
     if missing.prediction is not None:
         took = f"about {formatting.duration(missing.prediction.seconds)}"
+    without = plans.stages(replace(plan, retrain=False), device)
+    if any(item.kind == "compare" for item in without):
+        st.caption(
+            "A full retraining with other settings exists; it judges the migration otherwise."
+        )
     return st.checkbox(
         f"Retrain all users too, to judge the migration ({took})",
         value=True,

@@ -152,6 +152,20 @@ class Template:
         return replace(template, **{key: config.get(key, v) for key, v in settings.items()})
 
 
+def template_label(config: Mapping[str, Any]) -> str:
+    """Return the template of a run's settings as text, the same for runs that read the same text.
+
+    A template with its own text has a name that follows from its content. How the text is encoded
+    (`Template.reading`) is not part of it.
+    """
+    parts = [str(config.get("template"))]
+    if config.get("answers", "auto") != "auto":
+        parts.append(f"answers {config['answers']}")
+    if config.get("chat_template"):
+        parts.append("in the chat template")
+    return ", ".join(parts)
+
+
 _TEXTS = {
     "rating": "The user's preferences are encoded in the feature {prompt}. Predict the user's "
     "rating, an integer from 1 to 5, for the item {item}. Rating:",

@@ -26,7 +26,7 @@ HELP: dict[str, Text] = {
     "fit_on": "Backbone on which source prompts of the data set are fitted first; repeat it for an aggregation.",
     "targets": "Backbone to move to; repeat it for a chain, in order.",
     "target": "Backbone to move to: run, zoo name, model folder, GGUF file or hub id.",
-    "retrain": "Also retrain all users on the last target, unless that exists, and judge the migration by it.",
+    "retrain": "Also retrain all users on the last target, unless the run of just that exists, and judge the migration by it.",
     "missing": "A user whom a source lacks: mean (gets its mean prompt) or drop (is left out).",
     "selection": "Selection run whose users train the adapter.",
     "strategy": "Strategy that chooses users, such as kmeans-variance.",

@@ -13,6 +13,8 @@ import pandas as pd
 from puma_engine.errors import DataError
 from puma_engine.evaluation.metrics import METRICS, RANKING_METRIC, Interval
 
+# Columns in which full retraining is like the migration that it is compared with.
+SAME_KIND = ["backbone", "template", "item_tokens"]
 SCORES = ["evaluation", "value", "low", "high", "users_trained", "seed", "seconds"]
 
 
@@ -59,18 +61,19 @@ def gain(reference: pd.DataFrame, other: pd.DataFrame, metric: str) -> Interval:
 def model_pairs(methods: pd.DataFrame) -> pd.DataFrame:
     """Return one row per source and target backbone: the migration, and retraining on the target.
 
-    Columns: origin, target, evaluation, value, users_trained, retrained (its evaluation)
+    Retraining has the template of the migration, and as many item prompts. Columns: origin, target, evaluation, value, users_trained, retrained (its evaluation)
     and retrained_value.
     """
     single = methods[(methods["kind"] == "migrated") & (methods["hops"] == 1)]
-    single = _preferred(single[single["sources"] == 1], ["origin", "backbone"])
-    retrained = _preferred(methods[methods["kind"] == "retrained"], ["backbone"])
-    retrained = retrained[["backbone", "evaluation", "value"]].rename(
+    single = _preferred(single[single["sources"] == 1], ["origin", *SAME_KIND])
+    retrained = _preferred(methods[methods["kind"] == "retrained"], SAME_KIND)
+    retrained = retrained[[*SAME_KIND, "evaluation", "value"]].rename(
         columns={"evaluation": "retrained", "value": "retrained_value"}
     )
-    columns = ["origin", "backbone", "evaluation", "value", "users_trained"]
-    pairs = single[columns].merge(retrained, on="backbone", validate="many_to_one")
-    return pairs.rename(columns={"backbone": "target"}).sort_values(
+    pairs = single.merge(retrained, on=SAME_KIND, validate="many_to_one")
+    pairs = _preferred(pairs, ["origin", "backbone"]).rename(columns={"backbone": "target"})
+    columns = ["origin", "target", "evaluation", "value", "users_trained"]
+    return pairs[[*columns, "retrained", "retrained_value"]].sort_values(
         ["origin", "target"], ignore_index=True
     )
 
@@ -81,7 +84,9 @@ def chains(methods: pd.DataFrame) -> pd.DataFrame:
     Columns: chain (a label), run, step, backbone and the scores; steps without an evaluation are
     absent. A chain that is part of a longer one is not repeated.
     """
-    by_run = _preferred(methods[methods["run"].notna()], ["run"]).set_index("run")
+    # Prompts that another model reads as they are say nothing of their own step.
+    own = methods[methods["run"].notna() & (methods["kind"] != "reused")]
+    by_run = _preferred(own, ["run"]).set_index("run")
     ends = methods[(methods["kind"] == "migrated") & (methods["hops"] >= 2)]
     ends = ends[ends["sources"] == 1]
     inner = {run for steps in ends["steps"] for run in steps[:-1]}
@@ -122,25 +127,23 @@ def aggregations(methods: pd.DataFrame) -> pd.DataFrame:
 def budgets(methods: pd.DataFrame) -> pd.DataFrame:
     """Return one row per migration of one strategy over numbers of users, those on all users included.
 
-    Of the pair of source prompts and target, and of the strategy, that were tried with the most numbers of
-    users. Columns: origin, target, strategy, budget (users who train the adapter), flops and the
-    scores, by budget and seed.
+    Of the pair of source prompts and target (with a template), and of the strategy, that were tried
+    with the most numbers of users. Columns: origin, target, template, item_tokens, strategy, budget
+    (users who train the adapter), flops and the scores, by budget and seed.
     """
-    names = ["origin", "target", "strategy", "budget", "flops", *SCORES]
+    kind = ["target", *SAME_KIND[1:]]
+    names = ["origin", *kind, "strategy", "budget", "flops", *SCORES]
     single = _single(methods)
     if single.empty:
         return pd.DataFrame(columns=names)
     some = single[single["strategy"] != "all"]
-    keys = ["source", "backbone", "strategy"]
     if some.empty:
         return pd.DataFrame(columns=names)
-    tried = some.groupby(keys)["budget"].nunique()
-    source, target, strategy = tried.index[int(np.argmax(tried.to_numpy()))]
-    curve = single[
-        (single["source"] == source)
-        & (single["backbone"] == target)
-        & single["strategy"].isin([strategy, "all"])
-    ]
+    plan = ["source", *SAME_KIND]
+    tried = some.groupby([*plan, "strategy"], dropna=False)["budget"].nunique().reset_index()
+    most = tried.loc[[tried["budget"].idxmax()]]
+    curve = single.merge(most[plan], on=plan)
+    curve = curve[curve["strategy"].isin([most["strategy"].item(), "all"])]
     curve = curve.rename(columns={"backbone": "target"})
     return curve[names].sort_values(["budget", "seed"], ignore_index=True)
 

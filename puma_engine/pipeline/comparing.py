@@ -29,6 +29,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
+from puma_engine.backbone.templates import template_label
 from puma_engine.datasets.losses import row_losses
 from puma_engine.errors import ConfigError, DataError, NotFoundError, StoreError
 from puma_engine.evaluation.baselines import BASELINES
@@ -276,7 +277,7 @@ def _share_references(
 ) -> dict[str, str]:
     """Return the labels of what full retraining's gains are measured from; none without it.
 
-    Random prompts must be on the backbone of full retraining.
+    Random prompts must be on the backbone of full retraining, in its template.
     """
 
     def backbone(run: Run) -> str | None:
@@ -285,7 +286,8 @@ def _share_references(
     references: dict[str, str] = {}
     if method_kind(base) == "retrained":
         for run in runs:
-            if method_kind(run) == "random" and backbone(run) == backbone(base):
+            same = template_label(run.config) == template_label(base.config)
+            if method_kind(run) == "random" and same and backbone(run) == backbone(base):
                 references.setdefault("random", labels[run.id])
             elif run.config["method"] == "item_mean":
                 references.setdefault("item_mean", labels[run.id])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from puma_engine.backbone.templates import get_template
+from puma_engine.backbone.templates import Template, get_template
 from puma_engine.config import PromptConfig, TrainingConfig
 from puma_engine.defaults import DEFAULT_TEMPLATES, fit_defaults, prompt_defaults
+from puma_engine.errors import NotFoundError
 from puma_engine.pipeline import stage
 from puma_engine.pipeline.backbones import backbone_run, computing_facts, load_backbone, target_of
 from puma_engine.pipeline.importing_data import load_dataset
@@ -47,10 +49,20 @@ def fit_prompts(
     return run_fit(ws, request, stage.Execution(device, progress, should_cancel))
 
 
-def run_fit(ws: Workspace, request: FitRequest, execution: stage.Execution) -> Run:
-    """Execute a request to fit prompts; see `fit_prompts`."""
+@dataclass(frozen=True)
+class _Question:
+    """What a request to fit prompts asks, with every default filled in: what its run's id is a hash of."""
+
+    data: Run
+    training: TrainingConfig
+    prompt: PromptConfig
+    template: Template
+    config: dict[str, Any]
+    inputs: dict[str, str]
+
+
+def _question(ws: Workspace, request: FitRequest, model: Run) -> _Question:
     data = stage.find(ws, request.dataset, "dataset")
-    model = backbone_run(ws, request.backbone, device=execution.device)
     task, users = data.summary["task"], int(data.summary["users"])
     target = target_of(model, data.summary["splits"].get("train"))
     prompt = PromptConfig(**prompt_defaults(task, target) | dict(request.prompt))
@@ -64,6 +76,24 @@ def run_fit(ws: Workspace, request: FitRequest, execution: stage.Execution) -> R
     inputs = {"dataset": data.id, "backbone": model.id}
     template = in_chat(get_template(request.template or DEFAULT_TEMPLATES[task]), request)
     template = template_to_fit(ws, "prompts", template, config, inputs, training.seed)
+    return _Question(data, training, prompt, template, config | template.to_config(), inputs)
+
+
+def find_fit(ws: Workspace, request: FitRequest, model: Run) -> Run | None:
+    """Return the finished run of a request to fit prompts on a model; None where there is none."""
+    asked = _question(ws, request, model)
+    try:
+        run = ws.run(ws.run_key("prompts", asked.config, asked.inputs, asked.training.seed))
+    except NotFoundError:
+        return None
+    return run if run.status == "finished" else None
+
+
+def run_fit(ws: Workspace, request: FitRequest, execution: stage.Execution) -> Run:
+    """Execute a request to fit prompts; see `fit_prompts`."""
+    model = backbone_run(ws, request.backbone, device=execution.device)
+    asked = _question(ws, request, model)
+    data, training = asked.data, asked.training
     trainable = request.role != "random"
 
     def compute(_run_id: str, folder: Path, clock: stage.Clock) -> stage.StageResult:
@@ -76,9 +106,9 @@ def run_fit(ws: Workspace, request: FitRequest, execution: stage.Execution) -> R
         fitted = tuning.fit_prompts(
             backbone,
             dataset,
-            template=template,
+            template=asked.template,
             training=training,
-            prompt=prompt,
+            prompt=asked.prompt,
             trainable=trainable,
             checkpoint_dir=folder,
             **execution.callbacks,
@@ -91,8 +121,8 @@ def run_fit(ws: Workspace, request: FitRequest, execution: stage.Execution) -> R
         ws,
         "prompts",
         name=request.name or stage.slug(request.role, model.name, data.name),
-        config=config | template.to_config(),
-        inputs=inputs,
+        config=asked.config,
+        inputs=asked.inputs,
         seed=training.seed,
         compute=compute,
         together=True,

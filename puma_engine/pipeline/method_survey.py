@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from puma_engine.backbone.templates import template_label
 from puma_engine.errors import PumaError
 from puma_engine.evaluation.metrics import PRIMARY_METRIC, Interval
 from puma_engine.evaluation.summaries import gain
@@ -18,7 +19,7 @@ from puma_engine.store import Run, Workspace
 COLUMNS = [
     *("evaluation", "run", "name", "kind", "label", "backbone", "origin", "path", "steps"),
     *("source_runs", "sources", "hops", "strategy", "budget", "users_trained", "seed", "seconds"),
-    *("device", "created", "item_tokens", "flops", "value", "low", "high", "n"),
+    *("device", "created", "item_tokens", "template", "flops", "value", "low", "high", "n"),
 ]
 
 
@@ -31,7 +32,7 @@ def evaluated_methods(
     backbones it started from, joined by " + "), path (backbones from the origin on),
     steps (their runs), source_runs, sources, hops (0 without migration), strategy and
     budget (users) of the selection, users_trained, seed, seconds, device, created, item_tokens
-    (0 without item prompts), flops (None where they were not measured), and value, low, high, n of the metric (default: the primary one).
+    (0 without item prompts), template (None for baselines), flops (None where they were not measured), and value, low, high, n of the metric (default: the primary one).
     """
     runs = {run.id: run for run in ws.runs(status="finished")}
     backbones = [run for run in runs.values() if run.kind == "backbone"]
@@ -64,7 +65,7 @@ def _row(
         "kind": method_kind(evaluation),
         "label": method_label(ws, evaluation),
         "created": evaluation.created,
-        **dict.fromkeys(("run", "strategy", "budget", "seed")),
+        **dict.fromkeys(("run", "strategy", "budget", "seed", "template")),
         **dict.fromkeys(("path", "steps", "source_runs"), ()),
         **dict.fromkeys(("sources", "hops", "item_tokens"), 0),
         "name": evaluation.name,
@@ -91,6 +92,7 @@ def _row(
         "seed": subject.seed,
         "device": subject.device,
         "item_tokens": subject.summary.get("item_tokens", 0),
+        "template": template_label(evaluation.config),
     }
 
 

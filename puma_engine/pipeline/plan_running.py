@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from puma_engine.config import AdapterConfig, TrainingConfig
-from puma_engine.defaults import DEFAULT_TEMPLATES
 from puma_engine.errors import StoreError
 from puma_engine.pipeline import stage
 from puma_engine.pipeline.backbones import backbone_run
@@ -14,9 +13,16 @@ from puma_engine.pipeline.comparing import compare
 from puma_engine.pipeline.evaluating import run_evaluation
 from puma_engine.pipeline.fitting import device_name, run_fit
 from puma_engine.pipeline.migrating import run_migration
-from puma_engine.pipeline.planning import PlanStage, plan_settings, plan_stages, replaces
+from puma_engine.pipeline.planning import (
+    PlanStage,
+    asked_retraining,
+    fit_request,
+    other_retraining,
+    plan_settings,
+    plan_stages,
+)
 from puma_engine.pipeline.stored_prompts import has_model
-from puma_engine.requests import EvaluationRequest, FitRequest, PlanRequest
+from puma_engine.requests import EvaluationRequest, PlanRequest
 from puma_engine.store import Run, Workspace
 
 
@@ -48,8 +54,9 @@ def run_plan(
 
     One source and one target are a single migration, several targets a chain, several sources an
     aggregation. sources: runs with prompts; fit_on: backbones on which source prompts of the data set
-    are fitted first. retrain: fit the full retraining on the last target too, unless there is one;
-    without it, the comparison is made only where one exists. strategy, budget (or share),
+    are fitted first. retrain: fit the full retraining on the last target too, unless the run of just this
+    question exists. Without it, the comparison is made only where one exists: that of this question,
+    else, if retraining is not given either, one with other settings and the same template. strategy, budget (or share),
     chat_template, training, adapter and from_predictions are those of `migrate`; retraining overrides the settings of the full
     retraining. predicted: the seconds that were expected when the plan was launched, kept with its
     job. name: that of the comparison. Returns the comparison, or the evaluation where there is nothing
@@ -76,6 +83,7 @@ class _Steps:
         self.sources = [source.id for source in self.settings.sources]
         self.scored = [source.id for source in self.settings.sources if has_model(source)]
         self.hops: list[Run] = []
+        self.retrained: Run | None = None
         self.evaluations: list[Run] = []
 
     def of(self, item: PlanStage) -> Callable[[stage.Execution], Run | list[Run]]:
@@ -88,23 +96,10 @@ class _Steps:
         return backbone_run(self.ws, subject, device=part.device)
 
     def _fit(self, subject: str, part: stage.Execution) -> Run:
-        run = run_fit(self.ws, self._fitting(subject, role="source"), part)
+        run = run_fit(self.ws, fit_request(self.request, self.settings, subject, "source"), part)
         self.sources.append(run.id)
         self.scored.append(run.id)
         return run
-
-    def _fitting(self, subject: str, **more: Any) -> FitRequest:
-        """Return the request to fit prompts as the plan's other prompts are, on a backbone."""
-        template = self.settings.template
-        usual = DEFAULT_TEMPLATES[self.settings.data.summary["task"]]
-        return FitRequest(
-            dataset=self.settings.data.id,
-            backbone=subject,
-            # The default is left open, so that this is the question that `fit_prompts` asks, too.
-            template=None if template.spec == usual else template.spec,
-            seed=self.request.seed,
-            **more,
-        )
 
     def _migrate(self, subject: str, part: stage.Execution) -> Run:
         start = (self.hops[-1].id,) if self.hops else tuple(self.sources)
@@ -112,15 +107,16 @@ class _Steps:
         return self.hops[-1]
 
     def _retrain(self, subject: str, part: stage.Execution) -> Run:
-        fitting = self._fitting(subject, role="retrained", training=self.request.retraining)
-        return run_fit(self.ws, fitting, part)
+        fitting = fit_request(self.request, self.settings, subject, "retrained")
+        self.retrained = run_fit(self.ws, fitting, part)
+        return self.retrained
 
     def _evaluate(self, _subject: str, part: stage.Execution) -> list[Run]:
         subjects = [self.hops[-1].id]
         if self.compared:
+            question = (self.ws, self.request, self.settings, self.hops[-1].inputs["backbone"])
             # It was there when the stages were planned, or one of them made it.
-            runs = self.ws.runs(kind="prompts", status="finished")
-            retrained = next((run for run in runs if replaces(self.hops[-1], run)), None)
+            retrained = self.retrained or asked_retraining(*question) or other_retraining(*question)
             if retrained is None:
                 raise StoreError(
                     "The full retraining to compare with is gone, or was made on other files of the "

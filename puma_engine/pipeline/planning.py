@@ -9,9 +9,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from puma_engine.backbone.templates import Template
+from puma_engine.backbone.templates import Template, template_label
 from puma_engine.config import AdapterConfig, TrainingConfig
 from puma_engine.defaults import (
+    DEFAULT_TEMPLATES,
     EARLY_STOPPING_USERS,
     Target,
     fit_defaults,
@@ -23,14 +24,16 @@ from puma_engine.evaluation import cost_model
 from puma_engine.evaluation.cost_model import Measured, Prediction
 from puma_engine.pipeline import stage
 from puma_engine.pipeline.backbones import list_zoo, target_of
+from puma_engine.pipeline.fitting import find_fit
 from puma_engine.pipeline.source_predictions import refuse_records
 from puma_engine.pipeline.stored_prompts import (
     has_model,
+    item_settings,
     model_of,
     template_of,
     template_of_sources,
 )
-from puma_engine.requests import PlanRequest, training_of
+from puma_engine.requests import FitRequest, PlanRequest, Role, training_of
 from puma_engine.store import Run, Workspace
 from puma_engine.zoo import ZOO
 
@@ -55,7 +58,12 @@ class PlanSettings:
     adapter: AdapterConfig
     retraining: TrainingConfig
     template: Template
+    item_prompts: dict[str, Any]
     predicted_pairs: int = 0
+
+    @property
+    def item_tokens(self) -> int:
+        return int(self.item_prompts.get("item_tokens", 0))
 
 
 @dataclass(frozen=True)
@@ -99,7 +107,13 @@ def plan_settings(ws: Workspace, request: PlanRequest) -> PlanSettings:
     default, network = migration_defaults(
         task, learners, few, target=replace(first, rows=round(rows * trained))
     )
-    whole = fit_defaults(task, users, target=replace(last, rows=round(rows * users)))
+    item_prompts = item_settings(ws, sources[0]) if sources else {}
+    whole = fit_defaults(
+        task,
+        users,
+        item_tokens=item_prompts.get("item_tokens", 0),
+        target=replace(last, rows=round(rows * users)),
+    )
     return PlanSettings(
         sources,
         tuple(model_id(ws, model) for model in request.fit_on),
@@ -108,8 +122,9 @@ def plan_settings(ws: Workspace, request: PlanRequest) -> PlanSettings:
         trained,
         training_of(default, request.training, request.seed),
         replace(network, **request.adapter),
-        training_of(whole, request.retraining),
+        training_of(whole, request.retraining, request.seed),
         template_of_sources(sources, task, request),
+        item_prompts,
         _predicted_pairs(request.from_predictions, trained, candidates),
     )
 
@@ -156,10 +171,13 @@ def model_id(ws: Workspace, reference: str) -> str:
         return next((run.id for run in added), reference)
 
 
-def measured(ws: Workspace, kind: str, backbone: str, device: str) -> list[Measured]:
+def measured(
+    ws: Workspace, kind: str, backbone: str, device: str, item_tokens: int = 0
+) -> list[Measured]:
     """Return what finished trainings on a model and device took: kind prompts or migration.
 
-    Calibrations of the same kind of training are among them.
+    Calibrations of the same kind of training are among them. item_tokens: of each item; trainings
+    with item prompts take longer than those without.
     """
     way = "migration" if kind == "migration" else "retraining"
     measurements = []
@@ -169,8 +187,7 @@ def measured(ws: Workspace, kind: str, backbone: str, device: str) -> list[Measu
         else:  # fitting source prompts is the same computation as full retraining
             fits = kind == "migration" or run.config.get("role") in ("source", "retrained")
         here = run.inputs.get("backbone") == backbone and run.device == device
-        # Item prompts take longer, and no plan has any.
-        comparable = not run.summary.get("item_tokens")
+        comparable = (run.summary.get("item_tokens") or 0) == item_tokens
         if fits and here and comparable and run.cost.get("training_seconds"):
             measurements.append(_measured(run))
     return measurements
@@ -282,7 +299,7 @@ def predict_costs(ws: Workspace, request: PlanRequest, device: str | None = None
     hops = _hops(ws, request, settings, models, device)
     known = [hop for hop in hops if hop is not None]
     migration = reduce(Prediction.plus, known) if len(known) == len(hops) else None
-    retraining = _fitting(ws, settings, settings.retraining, models[-1], device)
+    retraining = _retraining(ws, settings, models[-1], device)
     break_even = None
     if retraining and migration:
         break_even = cost_model.break_even(
@@ -296,17 +313,29 @@ def _train_rows(settings: PlanSettings) -> float:
 
 
 def _fitting(
-    ws: Workspace, settings: PlanSettings, training: TrainingConfig, model: str, device: str
+    ws: Workspace,
+    settings: PlanSettings,
+    training: TrainingConfig,
+    model: str,
+    device: str,
+    item_tokens: int = 0,
 ) -> Prediction | None:
-    """Predict fitting a prompt of every user on a model."""
+    """Predict fitting a prompt of every user on a model, and of every item if item_tokens > 0."""
     return cost_model.predict(
         _train_rows(settings),
         training.epochs,
         training.batch_size,
-        measured(ws, "prompts", model, device),
+        measured(ws, "prompts", model, device, item_tokens),
         0,
         settings.template.name,
     )
+
+
+def _retraining(
+    ws: Workspace, settings: PlanSettings, model: str, device: str
+) -> Prediction | None:
+    """Predict the full retraining on a model."""
+    return _fitting(ws, settings, settings.retraining, model, device, settings.item_tokens)
 
 
 def _hops(
@@ -319,7 +348,7 @@ def _hops(
             rows * settings.trained,
             settings.training.epochs,
             settings.training.batch_size,
-            measured(ws, "migration", model, device),
+            measured(ws, "migration", model, device, settings.item_tokens),
             len(request.origins) if number == 0 else 1,
             settings.template.name,
         )
@@ -401,33 +430,30 @@ def plan_stages(
         title = f"Migrate to {_name(ws, model)}, {settings.trained:,} users train it"
         work = _TRAINING * trained_rows * settings.training.epochs * _size(ws, model)
         add("migrate", named, title, hop, work)
-    tokens = settings.sources[0].summary.get("item_tokens") if settings.sources else None
-    exists = _retrained(ws, models[-1], settings.data.id, tokens)
-    if request.retrain and exists is None:
-        training = settings.retraining
+    asked = asked_retraining(ws, request, settings, models[-1])
+    other = None if asked else other_retraining(ws, request, settings, models[-1])
+    if request.retrain and asked is None:
         title = f"Retrain all {users:,} users on {_name(ws, models[-1])}"
-        work = _TRAINING * rows * training.epochs * _size(ws, models[-1])
-        add(
-            "retrain",
-            request.targets[-1],
-            title,
-            _fitting(ws, settings, training, models[-1], device),
-            work,
-        )
-    compared = request.retrain or exists is not None
+        work = _TRAINING * rows * settings.retraining.epochs * _size(ws, models[-1])
+        seconds = _retraining(ws, settings, models[-1], device)
+        add("retrain", request.targets[-1], title, seconds, work)
+    compared = request.retrain or asked is not None or other is not None
     scored = [models[-1], *origins, models[-1]] if compared else [models[-1]]
-    seconds = [_evaluating(ws, model, tested, device) for model in scored]
-    known = [item for item in seconds if item is not None]
+    evaluations = [_evaluating(ws, model, tested, device) for model in scored]
+    known = [item for item in evaluations if item is not None]
     add(
         "evaluate",
         "",
         f"Evaluate {len(scored)} methods on held-out records" if compared else "Evaluate it",
-        reduce(Prediction.plus, known) if len(known) == len(seconds) else None,
+        reduce(Prediction.plus, known) if len(known) == len(evaluations) else None,
         sum(tested * _size(ws, model) for model in scored),
     )
     if compared:
         work = _COMPARING * tested * _size(ws, models[-1])
-        add("compare", "", "Compare with full retraining: the verdict", None, work)
+        title = "Compare with full retraining: the verdict"
+        if other is not None:
+            title = f"Compare with {other.name}, a full retraining with other settings: the verdict"
+        add("compare", "", title, None, work)
     return tuple(stages)
 
 
@@ -474,22 +500,69 @@ def _evaluating(ws: Workspace, model: str, rows: float, device: str) -> Predicti
     )
 
 
-def _retrained(ws: Workspace, model: str, data: str, item_tokens: int | None) -> Run | None:
-    """Return the newest full retraining on a model and data set, with as many item prompts."""
-    runs = ws.runs(kind="prompts", status="finished")
-    return next((run for run in runs if _retrains(run, model, data, item_tokens)), None)
+def fit_request(
+    request: PlanRequest, settings: PlanSettings, backbone: str, role: Role
+) -> FitRequest:
+    """Return the request of a plan to fit prompts on a backbone, as source or as full retraining."""
+    template = settings.template.spec
+    retrained = role == "retrained"
+    return FitRequest(
+        dataset=settings.data.id,
+        backbone=backbone,
+        role=role,
+        # The default is left open, so that this is the question that `fit_prompts` asks, too.
+        template=None if template == DEFAULT_TEMPLATES[settings.data.summary["task"]] else template,
+        training=request.retraining if retrained else {},
+        prompt=settings.item_prompts if retrained else {},
+        seed=request.seed,
+    )
 
 
-def _retrains(run: Run, model: str, data: str, item_tokens: int | None) -> bool:
-    same = (run.inputs.get("backbone"), run.inputs.get("dataset")) == (model, data)
-    same &= run.summary.get("item_tokens") == item_tokens
-    return same and run.config.get("role") == "retrained"
+def asked_retraining(
+    ws: Workspace, request: PlanRequest, settings: PlanSettings, model: str
+) -> Run | None:
+    """Return the finished run of the full retraining that a plan asks for; None where there is none."""
+    backbone = _run_of(ws, model)
+    if backbone is None:
+        return None
+    return find_fit(ws, fit_request(request, settings, backbone.id, "retrained"), backbone)
+
+
+def other_retraining(
+    ws: Workspace, request: PlanRequest, settings: PlanSettings, model: str
+) -> Run | None:
+    """Return a finished full retraining with other settings that can judge a plan, or None.
+
+    Only a plan that neither asks for a retraining nor for settings of one takes it. It has the plan's
+    model, data, template and number of item prompts: the newest with its seed, else the newest.
+    """
+    backbone = _run_of(ws, model)
+    if backbone is None or request.retrain or request.retraining:
+        return None
+    template = template_label(settings.template.to_config())
+    others = [
+        run
+        for run in ws.runs("prompts", "finished")
+        if _retrains(run, backbone.id, settings.data.id, template, settings.item_tokens)
+    ]
+    return min(others, key=lambda run: run.seed != settings.retraining.seed, default=None)
+
+
+def _retrains(run: Run, model: str, data: str, template: str, item_tokens: int) -> bool:
+    """Return whether a run is a full retraining of this kind. template: its `template_label`."""
+    return (
+        run.config.get("role") == "retrained"
+        and (run.inputs.get("backbone"), run.inputs.get("dataset")) == (model, data)
+        and template_label(run.config) == template
+        and (run.summary.get("item_tokens") or 0) == item_tokens
+    )
 
 
 def replaces(migration: Run, run: Run) -> bool:
-    """Return whether a run is the full retraining that a migration replaces.
+    """Return whether a run is a full retraining that a migration replaces.
 
-    It has the same model and data, and item prompts if the migration has some.
+    It has the same model, data and template, and as many item prompts.
     """
     model, data = migration.inputs["backbone"], migration.inputs["dataset"]
-    return _retrains(run, model, data, migration.summary.get("item_tokens"))
+    items = migration.summary.get("item_tokens") or 0
+    return _retrains(run, model, data, template_label(migration.config), items)

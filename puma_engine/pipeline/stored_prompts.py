@@ -83,6 +83,15 @@ def load_items(ws: Workspace, run: Run) -> ItemPrompts | None:
     return ItemPrompts(ids, vectors, other, bool((meta or {}).get("first")))
 
 
+def item_settings(ws: Workspace, run: Run) -> dict[str, Any]:
+    """Return the settings of prompts with which a run's item prompts were made; empty without any."""
+    if not run.summary.get("item_tokens"):
+        return {}
+    settings: dict[str, Any] = {"item_tokens": int(run.summary["item_tokens"])}
+    before = (ws.open_tensors(run.id, ITEMS).meta["meta"] or {}).get("first")
+    return settings | {"item_order": "before"} if before else settings
+
+
 def _in_32_bits(vectors: np.ndarray) -> np.ndarray:
     """Return stored vectors as float32; those of published runs have 16 bits."""
     return vectors.astype(np.float32, copy=False)

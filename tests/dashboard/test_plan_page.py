@@ -322,6 +322,11 @@ def test_running_a_plan_ends_in_a_comparison_and_shows_actual_costs(world, monke
     assert app.button(f"verdict-{job.id}").label == "See the verdict"
     app = open_page("plan", ws.root, monkeypatch, target=large.id, budget="6")
     assert "unknown" not in app.dataframe[0].value["Time"].tolist()
+    # The page asks for a retraining with the default settings; that one has others.
+    assert "with other settings exists" in words(app)
+    assert app.checkbox("retrain").value is True
+    pipeline.fit_prompts(ws, source.inputs["dataset"], large, role="retrained")
+    app = open_page("plan", ws.root, monkeypatch, target=large.id, budget="6")
     assert "exists already" in words(app)
     # What the run kept is a dot where as many users train.
     points = quality.measured(source.inputs["dataset"], large.id)

@@ -52,6 +52,32 @@ def test_model_pairs_use_the_largest_then_latest_run_and_need_a_retraining():
     assert row["retrained_value"] / row["value"] == pytest.approx(1.5)
 
 
+def test_a_migration_is_paired_with_retraining_in_its_own_template():
+    first, last = {"template": "rating"}, {"template": "rating-prompt-last"}
+    table = summaries.model_pairs(
+        methods(
+            moved("a", "b", **last),
+            moved("a", "b", users_trained=20, template="rating-item-first"),
+            again("b", users_trained=99, **first),
+            again("b", users_trained=99, item_tokens=2, **last) | {"value": 0.1},
+            again("b", value=0.9, **last),
+        ).fillna({"item_tokens": 0})
+    )
+    assert table[["evaluation", "retrained"]].values.tolist() == [["e0", "e4"]]
+
+
+def test_a_step_of_a_chain_is_scored_on_its_own_model():
+    table = summaries.chains(
+        methods(
+            {**again("a", kind="source"), "run": "s"},
+            moved("a", "b", run="one", steps=("s", "one")),
+            moved("a", "c", run="two", hops=2, path=("a", "b", "c"), steps=("s", "one", "two")),
+            {**again("d", kind="reused"), "run": "s", "users_trained": 99},
+        )
+    )
+    assert table["evaluation"].tolist() == ["e0", "e1", "e2"]
+
+
 def test_chains_are_complete_and_begin_with_their_source():
     table = summaries.chains(
         methods(
@@ -72,6 +98,21 @@ def test_chains_are_complete_and_begin_with_their_source():
     assert table["step"].tolist() == [0, 1, 2, 3]
     assert table["backbone"].tolist() == ["a", "b", "c", "d"]
     assert summaries.chains(methods(moved("a", "b", steps=("s", "r0")))).empty
+
+
+def test_a_curve_over_users_has_one_template():
+    some = {"strategy": "kmeans", "template": "rating"}
+    other = {"strategy": "kmeans", "template": "rating-prompt-last"}
+    table = summaries.budgets(
+        methods(
+            moved("a", "b", budget=5, **some),
+            moved("a", "b", budget=9, **some),
+            moved("a", "b", budget=7, **other),
+            moved("a", "b", budget=24, template="rating"),
+            moved("a", "b", budget=24, template="rating-prompt-last"),
+        ).fillna({"item_tokens": 0})
+    )
+    assert table["evaluation"].tolist() == ["e0", "e1", "e3"]
 
 
 def test_aggregations_are_listed_with_the_single_migrations_of_their_sources():

@@ -79,6 +79,68 @@ def test_asking_again_reuses_every_stage_and_predicts_from_what_was_measured(wor
     assert request.dataset is None and source.inputs["dataset"] == data.id
 
 
+def _stages(bench, **changes):
+    request = PlanRequest.from_dict(changes)
+    return {item.kind: item for item in plan_stages(bench.workspace, request)}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"retraining": QUICK | {"epochs": 1}},
+        {"retraining": {}},
+        {"seed": 1},
+        {"template": "rating"},
+        {"template": '{"template": "rating-prompt-last", "answers": "bare"}'},
+    ],
+)
+def test_a_retraining_of_another_question_is_not_reused(world, done, changes):
+    bench, question = world[0], done[1]
+    assert "retrain" not in _stages(bench, **question)
+    assert "retrain" in _stages(bench, **question | changes)
+
+
+def test_a_plan_is_judged_by_the_retraining_that_it_asks_for(world, done):
+    bench, data, _small, large = world
+    weaker = QUICK | {"epochs": 1}
+    comparison = bench.run_plan(**done[1] | {"retraining": weaker, "name": "weaker"})
+    again = bench.fit_prompts(data, large, role="retrained", training=weaker)
+    retrained = [
+        run.id
+        for run in bench.workspace.lineage(comparison.id)
+        if run.kind == "prompts" and run.config["role"] == "retrained"
+    ]
+    assert retrained == [again.id]
+    # It is newer than the retraining of the first question, which is judged by its own all the same.
+    assert bench.run_plan(**done[1]).id == done[0].id
+
+
+def test_without_a_wish_the_newest_retraining_with_the_template_judges_and_is_named(world, done):
+    bench, data, small, large = world
+    source = bench.fit_prompts(data, small)
+    question = {"sources": source.id, "targets": large} | SETTINGS
+    known = [run for run in bench.runs("prompts") if run.config["role"] == "retrained"]
+    compare = _stages(bench, **question)["compare"]
+    assert known[0].name in compare.title and "other settings" in compare.title
+    # Settings that are asked for are a question of their own, and so is another template.
+    assert "compare" not in _stages(bench, **question, retraining={"epochs": 7})
+    assert "compare" not in _stages(bench, **question, template="rating")
+    exact = _stages(bench, **question, retraining=QUICK)["compare"]
+    assert exact.title == "Compare with full retraining: the verdict"
+
+
+def test_the_retraining_of_prompts_with_items_has_items_too(world, done):
+    bench, data, small, large = world
+    prompt = {"item_tokens": 1, "item_order": "before"}
+    source = bench.fit_prompts(data, small, training=QUICK, prompt=prompt)
+    question = {"sources": source.id, "targets": large, "retrain": True} | SETTINGS
+    question |= {"retraining": QUICK}
+    assert _stages(bench, **question)["retrain"].prediction is None  # measured without items only
+    comparison = bench.run_plan(**question)
+    again = bench.fit_prompts(data, large, role="retrained", training=QUICK, prompt=prompt)
+    assert again.id in {run.id for run in bench.workspace.lineage(comparison.id)}
+
+
 def test_the_command_line_asks_the_same_question(world, done):
     bench, data, small, large = world
     words = ["--dataset", data.id, "--fit-on", small, "--target", large, "--retrain"]
@@ -87,7 +149,9 @@ def test_the_command_line_asks_the_same_question(world, done):
     words += ["--workspace", str(bench.workspace.root), "--json"]
     shown = CliRunner().invoke(app, ["plan", "run", *words])
     assert shown.exit_code == 0, shown.output
-    assert json.loads(shown.stdout)["id"] == done[0].id
+    # The command line has no settings of the retraining, so it asks for that of the defaults.
+    assert json.loads(shown.stdout)["id"] != done[0].id
+    assert json.loads(shown.stdout)["id"] == bench.run_plan(**done[1] | {"retraining": {}}).id
 
 
 def test_a_cancelled_plan_keeps_its_finished_stages(world, done):

@@ -186,6 +186,8 @@ def test_a_migration_is_compared_with_retraining_of_the_same_kind(world):
     both = pipeline.fit_prompts(ws, world["data"], target, prompt={"item_tokens": 2}, **on)
     assert replaces(bare, alone) and not replaces(bare, both)
     assert replaces(moved, both) and not replaces(moved, alone)
+    other = pipeline.fit_prompts(ws, world["data"], target, template="rating", **on)
+    assert not replaces(bare, other)
     scored = [pipeline.evaluate(ws, run).id for run in (bare, alone, both)]
     rows = evaluated_methods(ws, world["data"].id, "test").set_index("evaluation")
     assert rows.loc[scored, "item_tokens"].tolist() == [0, 0, 2]
