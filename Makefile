@@ -54,6 +54,7 @@ format: install-dev
 
 docs: install-dev
 	$(BIN)/python docs/generate_cli.py
+	$(BIN)/python docs/generate_results.py
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

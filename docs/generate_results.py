@@ -1,0 +1,439 @@
+"""Writes the figures of the results page and the README from the published reports.
+
+`python docs/generate_results.py` replaces the texts between the marks of docs/results.md,
+docs/results/README.md and README.md, and draws the pictures of the results page.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from puma_engine.defaults import PAPER_STRATEGY
+from puma_engine.evaluation.baselines import BASELINES
+from puma_engine.evaluation.metrics import METRICS
+from puma_engine.report import svg
+from puma_engine.studies import evidence
+from puma_engine.studies.builder import ALL_USERS, few_users
+from puma_engine.studies.catalog import STUDIES
+from puma_engine.studies.claims import Claim
+from puma_engine.studies.differences import (
+    paired_t_test,
+    primary_metric,
+    ranking_metric,
+    scores_by_seed,
+)
+from puma_engine.studies.evidence import Evidence, Finding
+from puma_engine.studies.reports import datasets, label_of
+
+ROOT = Path(__file__).parents[1]
+PAGE, REPORTS, README = (
+    ROOT / "docs/results.md",
+    ROOT / "docs/results/README.md",
+    ROOT / "README.md",
+)
+RESULTS = ROOT / "docs/results"
+WORDS = {"goodbooks": "books", "movietweetings": "films", "goodbooks-to-read": "clicks"}
+# Since this day prompt last is the default of ratings, and the zoo has the models of this version.
+PROMPT_LAST = "2026-11-30"
+BADGES = {"reproduced": "✅", "not reproduced": "❌", "undecided": "❔", "no evidence": "–"}
+REFINED, FEW = f"{ALL_USERS}, refined", few_users(PAPER_STRATEGY)
+FEW_REFINED, SHUFFLED = f"{FEW}, refined", "shuffled control"
+ITEM_PROMPTS = "retrained, item prompts too"
+TABLE = {
+    "full retraining": "retrained",
+    "PUMA, adapter trained on all users": ALL_USERS,
+    "PUMA, adapter trained on 7 % of users": FEW,
+    "the first, refined for all users": REFINED,
+    "check: prompts swapped between users": SHUFFLED,
+}
+
+
+@dataclass(frozen=True)
+class Main:
+    """The main results (table2) of one data set and one target model; words: its name in texts."""
+
+    report: dict[str, Any]
+    dataset: str
+    words: str
+
+    @cached_property
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """Means over the seeds, by method."""
+        lines = [line for line in self.report["summary"] if line["dataset"] == self.dataset]
+        return {line["method"]: line for line in lines}
+
+    @property
+    def metric(self) -> str:
+        return primary_metric(self.rows["retrained"])
+
+    @property
+    def ranking(self) -> str | None:
+        return ranking_metric(list(self.rows.values()))
+
+    @property
+    def users(self) -> int:
+        return int(self.rows["retrained"]["users_trained"])
+
+    def loss(self, method: str, metric: str | None = None) -> tuple[float, float, float] | None:
+        """Loss against full retraining as a share of its score, and its ends over trainings."""
+        metric = metric or self.metric
+        if method not in self.rows:
+            return None
+        first, second = (
+            scores_by_seed(self.report, {"dataset": self.dataset, "method": name}, metric)
+            for name in (method, "retrained")
+        )
+        seeds = sorted(first.keys() & second)
+        sign = -1 if METRICS[metric].higher_is_better else 1
+        whole = float(np.mean([second[seed] for seed in seeds]))
+        losses = [sign * (first[seed] - second[seed]) / whole for seed in seeds]
+        test = paired_t_test(losses)
+        if test is None:
+            return float(np.mean(losses)), -np.inf, np.inf
+        return test.value, test.low, test.high
+
+    def cost(self, method: str) -> float:
+        """Arithmetic as a share of full retraining's."""
+        return float(self.rows[method]["flops"] / self.rows["retrained"]["flops"])
+
+    def kept(self, method: str, aspect: str) -> tuple[float, float, float] | None:
+        """Share of full retraining's gain over random prompts that a method keeps, and its ends."""
+        wanted = {
+            "dataset": self.dataset,
+            "method": method,
+            "reference": "random",
+            "aspect": aspect,
+        }
+        for line in self.report.get("shares_kept", ()):
+            if wanted.items() <= line.items() and line["kept"] is not None:
+                return line["kept"], line["kept_low"], line["kept_high"]
+        return None
+
+    def best(self, *, language_model: bool, metric: str | None = None) -> str:
+        """The method with the best mean, of those with or without a language model."""
+        metric = metric or self.metric
+        methods = [name for name in self.rows if (name in BASELINES) != language_model]
+        sign = -1 if METRICS[metric].higher_is_better else 1
+        return min(methods, key=lambda name: sign * self.rows[name][metric])
+
+
+def main_results(reports: Sequence[Evidence]) -> list[Main]:
+    """Return the main results of each data set with the zoo, then those of other models."""
+    of_zoo = {
+        finding.dataset: finding.evidence
+        for finding in evidence.findings([item for item in reports if item.real_model is None])
+        if finding.claim.name == "all-users" and finding.evidence is not None
+    }
+    results = [
+        Main(of_zoo[name].report, name, words) for name, words in WORDS.items() if name in of_zoo
+    ]
+    for item in reports:
+        if item.real_model is not None and item.study == "table2" and not item.quick:
+            for name in datasets(item.report):
+                words = f"{WORDS.get(name, name)} on {item.real_model}"
+                results.append(Main(item.report, name, words))
+    return results
+
+
+def published_results() -> list[Main]:
+    """Return the main results of the published reports."""
+    return main_results(evidence.published_evidence(RESULTS))
+
+
+def percent(share: float) -> str:
+    """A share in percent, with a digit where it is below 10."""
+    return f"{100 * share:.{0 if abs(share) > 0.1 else 1}f} %"
+
+
+def joined(parts: Iterable[str]) -> str:
+    """a, b and c."""
+    *first, last = [*parts] or [""]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def losses(results: Sequence[Main], method: str, *, ranking: bool = False) -> str:
+    """How far a method is behind or ahead of full retraining on each data set that has it."""
+    parts = []
+    for main in results:
+        metric = main.ranking if ranking else main.metric
+        loss = main.loss(method, metric) if metric else None
+        if loss is None:
+            continue
+        value, low, high = loss
+        side = "worse" if value > 0 else "better"
+        chance = "" if low > 0 or high < 0 else " (may be chance)"
+        parts.append(f"{percent(abs(value))} {side} on {main.words}{chance}")
+    return joined(parts)
+
+
+def costs(results: Sequence[Main], method: str) -> str:
+    """The arithmetic of a method on each data set that has it, as shares of retraining's."""
+    return joined(percent(main.cost(method)) for main in results if method in main.rows)
+
+
+def values(results: Sequence[Main], choose: Callable[[Main], str], metric: str) -> str:
+    """A metric of a chosen method on each data set that has it."""
+    return joined(
+        f"{main.rows[choose(main)][metric]:.3f} on {main.words}"
+        for main in results
+        if choose(main) in main.rows and metric in main.rows[choose(main)]
+    )
+
+
+def wrapped(text: str) -> str:
+    """Wrap the paragraphs of a Markdown text, without splitting links or numbers from their units."""
+    paragraphs = [" ".join(part.split()) for part in text.split("\n\n")]
+    lines = [textwrap.fill(part.replace(" %", "\u00a0%"), 118) for part in paragraphs]
+    return "\n\n".join(lines).replace("\u00a0", " ")
+
+
+def arithmetic(orders: Evidence) -> str:
+    """What retraining and a migration cost in the orders of the template."""
+    lines = orders.report["summary"]
+    users = next(row["users"] for row in orders.report["rows"])
+    tflop = {line["method"]: line["flops"] / 1e12 for line in lines if line.get("flops")}
+    first, item, last = (
+        tflop[f"retrained, {order}"] for order in ("prompt first", "item first", "prompt last")
+    )
+    few = tflop[f"{FEW}, prompt last"]
+    return (
+        f"The prompt stands last, so one position is computed for an example. For {users:,} users of books, full "
+        f"retraining takes {last:.1f} TFLOP, {item:.1f} with the item first, and {first:.0f} in the paper's order. A "
+        f"migration on 7 % takes {few:.1f}, which is {percent(few / first)} of retraining in the paper's order."
+    )
+
+
+def level_and_order(results: Sequence[Main]) -> str:
+    """What a migration of all users keeps of full retraining's gains in level and in order."""
+    parts = []
+    for main in results:
+        level, order = (main.kept(ALL_USERS, aspect) for aspect in ("level", "ranking"))
+        if level and order:
+            parts.append(
+                f"{percent(level[0])} in RMSE and {percent(order[0])} in pair accuracy on {main.words}"
+            )
+    gains = "Of what full retraining gains over random prompts, a migration of all users keeps"
+    return f"{gains} {'; '.join(parts)}."
+
+
+def against_no_language_model(results: Sequence[Main]) -> str:
+    """The best plan with a language model against matrix factorisation."""
+    names = sorted({label_of({"method": main.best(language_model=True)}) for main in results})
+    ahead = [
+        main.words
+        for main in results
+        if main.rows[main.best(language_model=True)][main.metric]
+        > main.rows["matrix_factorisation"][main.metric]
+    ]
+    verdict = (
+        f"Matrix factorisation is ahead on {joined(ahead)}" if ahead else "That is ahead on all"
+    )
+    return (
+        f"Matrix factorisation, without a language model, has an RMSE of "
+        f"{values(results, lambda main: 'matrix_factorisation', 'rmse')}. The best plan with a language model "
+        f"({joined(names)}) has {values(results, lambda main: main.best(language_model=True), 'rmse')}. {verdict}."
+    )
+
+
+def findings_text(results: Sequence[Main], orders: Evidence) -> str:
+    """Return the three findings, each with its picture."""
+    rated = [main for main in results if main.metric == "rmse"]
+    return wrapped(f"""## Is a migration as good as full retraining?
+
+**Trained on all users, it ends {losses(results, ALL_USERS)}.** Refined for all users, it ends
+{losses(results, REFINED)}. In the order of each user's items (pair accuracy), all users end
+{losses(results, ALL_USERS, ranking=True)}.
+
+![Loss of migrations against full retraining, with intervals over trainings](images/results-quality.svg)
+
+## How few users suffice, and what does that save?
+
+**Trained on 7 % of the users, it ends {losses(results, FEW)}, for {costs(results, FEW)} of the arithmetic.**
+On 3 % it ends {losses(results, few_users(PAPER_STRATEGY, 0.03))}; on 1 %
+{losses(results, few_users(PAPER_STRATEGY, 0.01))}. As many random users as 7 %: {losses(results, few_users("random"))}.
+{arithmetic(orders)}
+
+![Loss of migrations on few users, with their share of the arithmetic](images/results-cost.svg)
+
+## What migrates, and what does it bring?
+
+**What migrates is mostly the level of a user's ratings.** {level_and_order(rated)} With prompts swapped between users,
+the error is {values(rated, lambda main: SHUFFLED, "rmse")} instead of {values(rated, lambda main: FEW, "rmse")}, so a
+migrated prompt is its user's own. {against_no_language_model(rated)} [What was tried](method.md#what-was-tried) is with
+the method.
+
+![Shares of full retraining's gain that a migration keeps](images/results-kept.svg)""")
+
+
+def pictures(results: Sequence[Main]) -> dict[str, str]:
+    """Return the pictures of the results page as SVG, by file name."""
+    axis = "Loss against full retraining in % (left is better)"
+    rows = [
+        (f"{main.words}, {name}", kind, *(100 * value for value in loss))
+        for main in results
+        for method, name, kind in (
+            (ALL_USERS, "all users", "migrated"),
+            (REFINED, "all, refined", "refined"),
+            (FEW_REFINED, "7 %, refined", "refined"),
+        )
+        if (loss := main.loss(method))
+    ]
+    quality = svg.interval_rows("Migrations against full retraining", rows, axis, line_at=0.0)
+    rows = [
+        (
+            f"{main.words}, {100 * share:g} % (cost {percent(main.cost(method))})",
+            "migrated",
+            *scaled,
+        )
+        for main in results
+        for share in (0.07, 0.03, 0.01)
+        if (loss := main.loss(method := few_users(PAPER_STRATEGY, share)))
+        for scaled in [[100 * value for value in loss]]
+    ]
+    cost = svg.interval_rows("Migrations on few users", rows, axis, line_at=0.0)
+    rows = [
+        (f"{main.words}, {name}: {label}", kind, *(100 * value for value in kept))
+        for main in results
+        for method, name, kind in (
+            (ALL_USERS, "all", "migrated"),
+            (FEW, "7 %", "migrated"),
+            ("matrix_factorisation", "no LLM", "baseline"),
+        )
+        for aspect, label in (("level", "level"), ("ranking", "order"))
+        if main.metric == "rmse" and (kept := main.kept(method, aspect))
+    ]
+    label = "Kept of full retraining's gain over random prompts, in %"
+    shares = svg.interval_rows("What a migration keeps", rows, label, line_at=100.0)
+    charts = {"quality": quality, "cost": cost, "kept": shares}
+    return {f"results-{name}.svg": chart.file() for name, chart in charts.items()}
+
+
+def table_file(item: Evidence) -> Path:
+    """Return the page of a report, from the folder of the reports."""
+    file = Path(f"{item.name}.md")
+    return file if (RESULTS / file).is_file() else Path(item.name) / file
+
+
+def claims_table(reports: Sequence[Evidence]) -> str:
+    """Return the table of claims: a row a claim, a column a data set or another model."""
+    columns = evidence.findings_by_column(reports)
+    names = [name for name in WORDS if name in columns]
+    names += [name for name in columns if name not in WORDS]
+    heads = [WORDS.get(name, name) for name in names]
+    lines = [f"| claim of the paper | {' | '.join(heads)} |", "| --- " * (1 + len(names)) + "|"]
+    claims: list[Claim] = [finding.claim for finding in next(iter(columns.values())).values()]
+    for claim in claims:
+        cells = [verdict_cell(columns[name][claim.name]) for name in names]
+        lines.append(f"| {claim.text} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def verdict_cell(finding: Finding) -> str:
+    """A verdict as a badge with a link to its report, and what would settle an undecided one."""
+    if finding.evidence is None or finding.assessed is None:
+        return BADGES["no evidence"]
+    old = "" if finding.evidence.report["date"] >= PROMPT_LAST else " °"
+    cell = f"{BADGES[finding.verdict]} [{finding.verdict}](results/{table_file(finding.evidence)}){old}"
+    more = finding.assessed.more_seeds
+    cell += f"<br>about {more} more seed{'' if more == 1 else 's'}" if more else ""
+    ranking = finding.ranking
+    if ranking is not None and ranking.verdict != finding.verdict:
+        cell += f"<br>in ranking {BADGES[ranking.verdict]} {ranking.verdict}"
+    return cell
+
+
+def reports_table(reports: Sequence[Evidence]) -> str:
+    """Return a table of the published reports: what each compares, its size, date and device."""
+    lines = [
+        "| report | what it compares | data | users, seeds | made |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for item in reports:
+        names = datasets(item.report)
+        sizes = dict.fromkeys("{:,}, {}".format(*item.size(name)) for name in names)
+        about = STUDIES[item.study].about
+        words = ", ".join(names) + (f" on {item.real_model}" if item.real_model else "")
+        lines.append(
+            f"| [{item.name}]({table_file(item)}) | {about} | {words} | {'; '.join(sizes)} | {item.made} |"
+        )
+    return "\n".join(lines)
+
+
+def readme_figures(results: Sequence[Main], orders: Evidence) -> str:
+    """Return the README's answer, table and limits."""
+    rated = [main for main in results if main.metric == "rmse"]
+    seeds = joined(sorted({str(main.rows["retrained"]["seeds"]) for main in results}))
+    above = f"""**With 7 % of the users, a migration ends {losses(rated, FEW)} than full retraining,
+for {costs(rated, FEW)} of its arithmetic.** With all users it ends {losses(results, ALL_USERS)}.
+
+Test error (RMSE in stars, lower is better) of books and films, ranking (uAUC, higher is better) of clicks, mean of
+{seeds} trainings. In brackets: the share of full retraining's arithmetic."""
+    below = f"""{arithmetic(orders)} With prompts swapped between users nothing is left of the gain, so a migrated prompt
+is its user's own."""
+    limits = f"""**Limits.** The models are small ones of our own (1.2 and 2.7 million parameters), unless a column names
+another, and the data sets are open ones, not the paper's. {against_no_language_model(rated)} A migration carries the level
+of ratings better than the order of a user's items. {level_and_order(rated)} Several claims of the paper are undecided or
+not reproduced: [results](docs/results.md) says which."""
+    quoted = textwrap.indent(wrapped(limits), "> ")
+    return "\n\n".join([wrapped(above), readme_table(results), wrapped(below), quoted])
+
+
+def readme_table(results: Sequence[Main]) -> str:
+    """Return the scores of the main methods, with their shares of full retraining's arithmetic."""
+    heads = [f"{main.words}, {main.users:,} users" for main in results]
+    lines = [f"| | {' | '.join(heads)} |", "| --- " * (1 + len(heads)) + "|"]
+    for label, method in TABLE.items():
+        cells = []
+        for main in results:
+            cell = f"{main.rows[method][main.metric]:.3f}" if method in main.rows else "–"
+            if method not in ("retrained", SHUFFLED) and method in main.rows:
+                cell += f" ({percent(main.cost(method))})"
+            cells.append(cell)
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    best = [f"{main.rows[main.best(language_model=False)][main.metric]:.3f}" for main in results]
+    return "\n".join([*lines, f"| best without a language model | {' | '.join(best)} |"])
+
+
+def write(page: Path, blocks: dict[str, str]) -> None:
+    """Replace the text between the marks of each block."""
+    text = page.read_text(encoding="utf-8")
+    for name, block in blocks.items():
+        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        before, _, rest = text.partition(begin)
+        _, _, after = rest.partition(end)
+        if not after:
+            raise SystemExit(f"{page} has no lines {begin} and {end}.")
+        text = f"{before}{begin}\n{block}\n{end}{after}"
+    page.write_text(text, encoding="utf-8")
+
+
+def pages() -> dict[Path, dict[str, str]]:
+    """Return the blocks of each page, by the name of their marks."""
+    reports = evidence.published_evidence(RESULTS)
+    results = main_results(reports)
+    orders = next(item for item in reports if item.name == "templates")
+    findings = evidence.findings_markdown(evidence.findings(reports))
+    return {
+        PAGE: {"findings": findings_text(results, orders), "verdicts": claims_table(reports)},
+        REPORTS: {"reports": reports_table(reports), "claims": findings},
+        README: {"figures": readme_figures(results, orders)},
+    }
+
+
+def main() -> None:
+    """Write the pages and their pictures."""
+    for page, blocks in pages().items():
+        write(page, blocks)
+    for name, text in pictures(published_results()).items():
+        (ROOT / "docs/images" / name).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
