@@ -102,10 +102,10 @@ def evidence(page: Page, base: str) -> None:
 
 
 def report(page: Page, base: str) -> None:
-    """Open the page that writes the report."""
+    """Open the page that writes the decision on one sheet, and the report."""
     page.goto(f"{base}/export")
     ready(page)
-    page.get_by_role("button", name="Report as HTML").wait_for()
+    page.get_by_role("button", name="One page to print").wait_for()
 
 
 STEPS = (

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -25,25 +24,23 @@ from puma_engine.evaluation.user_effects import (
     certainties,
     with_values,
 )
-from puma_engine.maps.behaviour import behaviour
 from puma_engine.maps.projection import principal_map, principal_plane
 from puma_engine.pipeline.evaluating import (
     ids_of,
     method_label,
     prompts_label,
-    read_predictions,
     read_user_metric,
 )
 from puma_engine.pipeline.importing_data import task_of
 from puma_engine.pipeline.stored_prompts import PromptTableReader
+from puma_engine.pipeline.user_behaviour import MAX_ROWS, read_behaviour
 from puma_engine.store import Workspace
 
-__all__ = ["LIKELY", "LISTED_USERS", "METRICS", "SURE"]
+__all__ = ["LIKELY", "LISTED_USERS", "MAX_ROWS", "METRICS", "SURE"]
 
 # The order of prompt tables in lists: what a visitor most likely wants to look at first.
 ROLES = ("migrated", "refined", "shuffled", "source", "retrained", "random")
-# Behaviour of more rows, and principal components of larger tables, are not computed on the page.
-MAX_ROWS = 2_000_000
+# Principal components of larger tables are not computed on the page.
 MAX_TABLE_BYTES = 128 << 20
 MAX_COMPONENTS = 1024
 
@@ -359,30 +356,8 @@ def rows_of(frame: pd.DataFrame, users: pd.DataFrame) -> np.ndarray:
 def behaviour_of(
     root: str, evaluations: tuple[str, ...], most: int | None = None
 ) -> pd.DataFrame | None:
-    """Return the behaviour of users under some evaluations, see puma_engine.maps.behaviour.
-
-    most: of at most so many users, drawn with a fixed seed before their rows are read. None if
-    predictions are gone or there are more than MAX_ROWS rows. Do not change the result.
-    """
-    ws = Workspace.open(root)
-    try:
-        if any(ws.run(name).summary.get("rows", 0) > MAX_ROWS for name in evaluations):
-            return None
-        users = None if most is None else _drawn_users(ws, evaluations, most)
-        return behaviour([read_predictions(ws, name, users=users) for name in evaluations])
-    except (StoreError, DataError):
-        return None
-
-
-def _drawn_users(ws: Workspace, evaluations: tuple[str, ...], most: int) -> list[str]:
-    """Draw at most so many of the users with two rows or more in each evaluation."""
-    several = []
-    for name in evaluations:
-        rows = read_predictions(ws, name, columns=["user_id"])["user_id"].value_counts()
-        several.append(rows.index[rows > 1])
-    users = reduce(pd.Index.intersection, several).sort_values()
-    draws = np.random.default_rng(0).choice(len(users), min(most, len(users)), replace=False)
-    return [str(user) for user in users[np.sort(draws)]]
+    """Return the behaviour of users under some evaluations, see read_behaviour; do not change it."""
+    return read_behaviour(Workspace.open(root), evaluations, most)
 
 
 def one_dimensional(subject: Subject) -> dict[str, float]:

@@ -13,6 +13,7 @@ from dashboard import engine
 from dashboard.engine import Run, StoreError
 from puma_engine.pipeline.reporting import read_table, render_report, table_names
 from puma_engine.pipeline.stored_prompts import has_model
+from puma_engine.pipeline.summary_page import render_summary
 from puma_engine.store import Workspace
 
 __all__ = ["table_names"]
@@ -27,6 +28,12 @@ EXPORT_SECONDS = 300
 def report(root: str, comparison: str, name: str, margin: float) -> str:
     """Return the report of a comparison as one HTML page. name: part of the cache key, shown in it."""
     return render_report(Workspace.open(root), comparison, margin=margin)
+
+
+@st.cache_data(max_entries=10, show_spinner=False)
+def one_page(root: str, comparison: str, name: str, margin: float, address: str | None) -> str:
+    """Return the decision on a comparison as one printable HTML page; its arguments as of `report`."""
+    return render_summary(Workspace.open(root), comparison, margin=margin, address=address)
 
 
 def runs_with_tables() -> list[Run]:

@@ -23,6 +23,7 @@ from puma_engine.evaluation.verdict import (
     DecisionRange,
     decision_ranges,
 )
+from puma_engine.pipeline import summary_page
 from puma_engine.pipeline.verdicts import comparison_data
 from puma_engine.report import decision_texts, label_layout
 from puma_engine.store import Workspace
@@ -122,10 +123,8 @@ def seed_spread(run: Run) -> tuple[int, int, float] | None:
 
 
 def measured_before(run: Run) -> int:
-    """Return how many methods of an own comparison come from published runs; 0 for a published one."""
-    if run.published is not None:
-        return 0
-    return sum(engine.run(name).published is not None for name in comparisons.members(run))
+    """Return how many methods of an own comparison come from published runs."""
+    return summary_page.measured_before(engine.workspace(), run)
 
 
 def effects(run: Run, evaluation: str) -> UserEffects | None:

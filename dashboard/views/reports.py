@@ -1,6 +1,7 @@
-"""Reports: download a comparison as HTML, tables as CSV or Parquet, prompts as safetensors."""
+"""Export: download a comparison as one page or as a report, tables as CSV or Parquet, prompts as safetensors."""
 
 import re
+from urllib.parse import urljoin
 
 import streamlit as st
 
@@ -24,8 +25,9 @@ def page() -> None:
 
 def _report() -> None:
     st.markdown(
-        "One HTML file with the verdict, the evidence, every method with intervals and costs, figures, "
-        "users who regress, lineage, seeds and versions. It opens without a network."
+        "The decision on one page that prints on a sheet of A4, or a full report with the evidence, "
+        "every method with intervals and costs, users who regress, lineage, seeds and versions. Both are "
+        "HTML files that open without a network."
     )
     compared = engine.runs("comparison")
     if not compared:
@@ -39,18 +41,28 @@ def _report() -> None:
         margin = verdicts.margin()
     with st.container(border=True):
         verdicts.headline(comparisons.verdict(engine.root(), run.id, margin))
+    percent = f"{100 * margin:.1f}"
+    address = page_address(st.context.url, pages.url("overview", comparison=run.id, margin=percent))
     with st.container(horizontal=True, vertical_alignment="center"):
         st.download_button(
-            "Report as HTML",
+            "One page to print",
+            lambda: reports.one_page(engine.root(), run.id, run.name, margin, address).encode(),
+            f"{file_name(run)}-one-page.html",
+            "text/html",
+            key="one-page-html",
+            on_click="ignore",
+            type="primary",
+            icon=":material/print:",
+        )
+        st.download_button(
+            "Full report",
             lambda: reports.report(engine.root(), run.id, run.name, margin).encode(),
             f"{file_name(run)}.html",
             "text/html",
             key="report-html",
             on_click="ignore",
-            type="primary",
             icon=":material/description:",
         )
-        percent = f"{100 * margin:.1f}"
         pages.link("overview", label="Back to the Summary", comparison=run.id, margin=percent)
         pages.link("compare", label="Open on Trade-off", comparison=run.id, margin=percent)
 
@@ -118,6 +130,11 @@ def _prompts() -> None:
             type="primary",
             icon=":material/download:",
         )
+
+
+def page_address(current: str | None, page: str) -> str | None:
+    """Return the full address of a page beside the current one; None where that is not known."""
+    return urljoin(current, page) if current else None
 
 
 def file_name(run: Run) -> str:

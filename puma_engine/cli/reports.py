@@ -17,12 +17,22 @@ app = typer.Typer(name="export", help="Tables of runs as files.")
     comparison="Comparison run: id, prefix or name.",
     out="File to write (.html).",
     margin="Tolerated loss, as a share of the score of full retraining.",
+    one_page="Write the decision alone, on one page that prints on a sheet of A4.",
+    address="Address of the dashboard's Summary, which the one page links to.",
 )
-def report(comparison: str, out: Path, margin: float = MARGIN) -> None:
+def report(
+    comparison: str,
+    out: Path,
+    margin: float = MARGIN,
+    one_page: bool = False,
+    address: str | None = None,
+) -> None:
     """Write a comparison as one self-contained HTML file: verdict, figures, lineage."""
     from puma_engine.pipeline.reporting import write_report
 
-    file = write_report(session.open(), comparison, out, margin=margin)
+    file = write_report(
+        session.open(), comparison, out, margin=margin, one_page=one_page, address=address
+    )
     session.show({"file": str(file), "bytes": file.stat().st_size})
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +14,7 @@ from puma_engine.evaluation.metrics import METRICS, draws_used
 from puma_engine.evaluation.verdict import judge
 from puma_engine.files import atomic_write, write_text
 from puma_engine.pipeline import stage
+from puma_engine.pipeline.summary_page import now_in_words, render_summary
 from puma_engine.pipeline.verdicts import comparison_data, user_impact_between
 from puma_engine.report.spreadsheets import without_formulas
 from puma_engine.store import Run, Workspace
@@ -55,23 +55,36 @@ def render_report(ws: Workspace, comparison: stage.Reference, *, margin: float =
         shares,
         user_impact_between(ws, run, evaluations[verdict.method]) if verdict.method else None,
         ws.lineage(run.id),
-        datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC").lstrip("0"),
+        now_in_words(),
     )
     return render(report)
 
 
 def write_report(
-    ws: Workspace, comparison: stage.Reference, path: str | Path, *, margin: float = MARGIN
+    ws: Workspace,
+    comparison: stage.Reference,
+    path: str | Path,
+    *,
+    margin: float = MARGIN,
+    one_page: bool = False,
+    address: str | None = None,
 ) -> Path:
     """Write a comparison as one self-contained HTML file; a failure leaves no file behind.
 
-    Raises ConfigError for a file name that does not end in .html or .htm, StoreError where the
-    file cannot be written, and what `render_report` raises.
+    one_page: the decision on one printable page, see `render_summary`, instead of the whole report.
+    address: of the dashboard's Summary, for the one page's link. Raises ConfigError for a file name that
+    does not end in .html or .htm, or an address without one_page; StoreError where the file cannot be
+    written; and what `render_report` and `render_summary` raise.
     """
     file = Path(path)
     if file.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"A report is an .html file, not {file.name!r}; give such a name.")
-    page = render_report(ws, comparison, margin=margin)
+    if one_page:
+        page = render_summary(ws, comparison, margin=margin, address=address)
+    elif address is None:
+        page = render_report(ws, comparison, margin=margin)
+    else:
+        raise ConfigError("Only the one-page summary links to the dashboard; add one_page.")
     write_text(file, page)
     return file
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
+from puma_engine.report.label_layout import CHARACTER, LINE, MARK, POSITIONS, Box, place
 from puma_engine.report.templating import environment
-from puma_engine.report.theme import KINDS, NEUTRAL
+from puma_engine.report.theme import AMOUNTS, KINDS, NEUTRAL
 
 WIDTH = 520
 MAX_LABEL = 30
@@ -86,9 +87,10 @@ class Scale:
 class Chart:
     """A chart, drawn by templates/chart.svg; templates print it as inline SVG.
 
-    height: in pixels. x, y: scales of the axes; the y axis is drawn if it has a label. All else
+    width, height: in pixels. x, y: scales of the axes; the y axis is drawn if it has a label. All else
     is in pixels. lines: x1, y1, x2, y2, colour, width, dashes. bars: left, top, width, height,
-    colour. dots: x, y. labels: x (of the end), y, text. marks: kind of prompts, x, y, tooltip.
+    colour. dots: colour, and x, y of each. labels: x, y, text, and which part of it is at x (start,
+    middle or end). marks: kind of prompts, x, y, tooltip.
     """
 
     title: str
@@ -99,9 +101,10 @@ class Chart:
     y_label: str = ""
     lines: list[tuple[float, float, float, float, str, float, str]] = field(default_factory=list)
     bars: list[tuple[float, float, float, float, str]] = field(default_factory=list)
-    dots: list[tuple[float, float]] = field(default_factory=list)
-    labels: list[tuple[float, float, str]] = field(default_factory=list)
+    dots: list[tuple[str, list[tuple[float, float]]]] = field(default_factory=list)
+    labels: list[tuple[float, float, str, str]] = field(default_factory=list)
     marks: list[tuple[str, float, float, str]] = field(default_factory=list)
+    width: float = WIDTH
 
     def line(
         self,
@@ -122,9 +125,8 @@ class Chart:
         return Markup(self._render(file=False))
 
     def _render(self, *, file: bool) -> str:
-        facts = {"chart": self, "width": WIDTH, "kinds": KINDS, "marks": MARKS, "file": file}
-        template = environment().get_template("chart.svg")
-        return template.render(facts, dot_colour=KINDS["migrated"].colour).strip()
+        facts = {"chart": self, "kinds": KINDS, "marks": MARKS, "file": file}
+        return environment().get_template("chart.svg").render(facts).strip()
 
 
 def interval_rows(
@@ -144,7 +146,7 @@ def interval_rows(
     y = Scale(-0.5, len(rows) - 0.5, 14, height - 48)
     for row, (name, kind, value, low, high) in enumerate(rows):
         short = name if len(name) <= MAX_LABEL else name[: MAX_LABEL - 1] + "…"
-        chart.labels.append((218, y(row) + 4, short))
+        chart.labels.append((218, y(row) + 4, short, "end"))
         if math.isfinite(low) and math.isfinite(high):
             chart.line((x(low), y(row)), (x(high), y(row)), KINDS[kind].colour, 2, "")
         hint = f"{name}: {value:.4f} [{low:.4f}, {high:.4f}]"
@@ -182,7 +184,8 @@ def user_points(
     x, y = Scale.of(values, 64, 384, pad=0.03), Scale.of(values, 332, 12, pad=0.03)
     chart = Chart(title, 384, x, y, *labels)
     chart.line((x(x.low), y(x.low)), (x(x.high), y(x.high)))
-    chart.dots = [(x(first), y(second)) for first, second in points]
+    dots = [(x(first), y(second)) for first, second in points]
+    chart.dots.append((KINDS["migrated"].colour, dots))
     return chart
 
 
@@ -196,4 +199,86 @@ def histogram(title: str, bins: Sequence[tuple[float, float, int]], label: str) 
         width = max(x(high) - x(low) - 1, 0.5)
         chart.bars.append((x(low), y(users), width, y.start - y(users), colour))
     chart.line((x(0), y.start), (x(0), y.end))
+    return chart
+
+
+@dataclass(frozen=True)
+class PlanPoint:
+    """A plan in a chart of cost and kept quality, in percent of full retraining's.
+
+    low, high: the interval of kept, NaN where it is not known.
+    """
+
+    label: str
+    kind: str
+    cost: float
+    kept: float
+    low: float
+    high: float
+
+
+def kept_cost(
+    title: str,
+    plans: Sequence[PlanPoint],
+    line: tuple[str, float] | None,
+    labels: tuple[str, str],
+    height: float = 330,
+) -> Chart:
+    """Draw what plans cost and keep as labelled points with intervals.
+
+    plans: those to label first come first; a label without room is a tooltip alone. line: name and
+    height of a reference. labels: of the axes.
+    """
+    x = Scale.of([0.0, 100.0, *(plan.cost for plan in plans)], 64, WIDTH - 14, pad=0.08)
+    values = [value for plan in plans for value in (plan.kept, plan.low, plan.high)]
+    y = Scale.of(values if line is None else [*values, line[1]], height - 52, 12)
+    chart = Chart(title, height, x, y, *labels)
+    points = [(x(plan.cost) - x.start, y.start - y(plan.kept)) for plan in plans]
+    taken = []
+    for plan in plans:
+        if math.isfinite(plan.low) and math.isfinite(plan.high):
+            at, bottom, top = x(plan.cost), y(plan.low), y(plan.high)
+            chart.line((at, bottom), (at, top), KINDS[plan.kind].colour, 1.5, "")
+            left = at - x.start
+            taken.append(Box(left - 3, y.start - bottom, left + 3, y.start - top))
+    if line is not None:
+        name, value = line
+        chart.line((x.start, y(value)), (x.end, y(value)))
+        chart.labels.append((x.start + 4, y(value) + LINE - 2, name, "start"))
+        up = y.start - y(value)
+        taken += [Box(0, up - LINE, CHARACTER * len(name) + 4, up), Box(0, up - 1, x.end, up + 1)]
+    texts = [plan.label for plan in plans]
+    places = place(points, texts, x.end - x.start, y.start - y.end, taken)
+    anchors = {-1: "end", 0: "middle", 1: "start"}
+    for plan, position in zip(plans, places, strict=True):
+        at, up = x(plan.cost), y(plan.kept)
+        if position is not None:
+            right, above = POSITIONS[position]
+            label = at + right * MARK, up + 4 - above * (MARK + LINE / 2), plan.label
+            chart.labels.append((*label, anchors[right]))
+        hint = f"{plan.label}: keeps {plan.kept:.0f} % at {plan.cost:.0f} % of the cost"
+        chart.marks.append((plan.kind, at, up, hint))
+    return chart
+
+
+def behaviour(
+    title: str,
+    users: Sequence[tuple[float, float, float]],
+    ends: tuple[tuple[float, float], float, tuple[float, float]],
+    labels: tuple[str, str],
+) -> Chart:
+    """Draw a dot for each user: the mean and the spread of the predictions.
+
+    users: mean, spread, and the mean actual outcome, which is the colour. ends: the range of means, the
+    largest spread, the range of outcomes. labels: of the axes.
+    """
+    means, spread, (low, high) = ends
+    x = Scale.of(means, 46, 180, pad=0.04)
+    y = Scale(0, 1.05 * spread or 1, 278, 12)
+    chart = Chart(title, 330, x, y, *labels, width=186)
+    groups: list[list[tuple[float, float]]] = [[] for _ in AMOUNTS]
+    for mean, each, outcome in users:
+        share = (outcome - low) / (high - low) if high > low else 0.5
+        groups[min(int(share * len(AMOUNTS)), len(AMOUNTS) - 1)].append((x(mean), y(each)))
+    chart.dots = [group for group in zip(AMOUNTS, groups, strict=True) if group[1]]
     return chart

@@ -36,6 +36,8 @@ DECISIONS = {
     "undecided": "Not settled yet",
     "incomplete": "No verdict yet",
 }
+# Viridis (van der Walt and Smith, 2015) in five steps, from small to large amounts.
+AMOUNTS = ("#440154", "#3B528B", "#21918C", "#5EC962", "#FDE725")
 NEUTRAL = "#8A8A8A"  # reference lines, and what belongs to no kind
 
 

@@ -246,12 +246,16 @@ def ask(ws, page, run):
 
 
 def report(browser, base, folder):
-    """Export the report, and open it in a browser without a network."""
+    """Export the one page and the report, and open the report in a browser without a network."""
     page = opened(browser, f"{base}/reports")
-    with page.expect_download() as coming:
-        page.get_by_role("button", name="Report as HTML").click()
     path = folder / "report.html"
-    coming.value.save_as(path)
+    for label in ("One page to print", "Full report"):
+        with page.expect_download() as coming:
+            page.get_by_role("button", name=label).click()
+        coming.value.save_as(path)
+        # The page leads back to the Summary that it shows.
+        back = f"{base}/summary?comparison="
+        assert (back in path.read_text(encoding="utf-8")) == (label == "One page to print")
     page.context.close()
     context = browser.new_context(offline=True)
     asked = []

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -12,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from dashboard_pages import open_page
+from html_text import Page
 from typer.testing import CliRunner
 
 from dashboard.views.reports import file_name
@@ -25,34 +25,7 @@ from puma_engine.report.templating import environment
 from puma_engine.report.theme import KINDS
 from puma_engine.store import Workspace
 
-VOID = {"meta", "br", "link", "img", "input", "hr"}
 CHROMIUM = Path("/usr/bin/chromium")
-
-
-class Page(HTMLParser):
-    """Elements, attributes and the text of a page; fails on tags that do not match."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.attributes, self.texts, self.open = set(), [], [], []
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.add(tag)
-        self.attributes += attrs
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.texts.append(data)
-
-    @property
-    def text(self):
-        return " ".join(self.texts)
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +224,10 @@ def test_the_page_offers_the_report_with_its_verdict(world, monkeypatch):
     app = see(world, monkeypatch, margin="5.0")
     verdict = pipeline.judge_comparison(world["ws"], world["comparison"], margin=0.05)
     assert verdict.headline.partition(": ")[2][1:] in app.text[0].value
-    assert [button.label for button in app.get("download_button")] == ["Report as HTML"]
+    assert [button.label for button in app.get("download_button")] == [
+        "One page to print",
+        "Full report",
+    ]
 
 
 def test_the_page_exports_any_table_of_any_run(world, monkeypatch):

@@ -1,0 +1,134 @@
+"""The decision on a comparison as one printable page: what `puma_engine.report.one_page` shows of it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pandas as pd
+
+from puma_engine.defaults import MARGIN
+from puma_engine.errors import ConfigError, NotFoundError
+from puma_engine.evaluation import plan_summary
+from puma_engine.evaluation.formatting import method_names
+from puma_engine.evaluation.verdict import decision_ranges, judge
+from puma_engine.pipeline import stage
+from puma_engine.pipeline.method_survey import evaluated_methods
+from puma_engine.pipeline.user_behaviour import read_behaviour
+from puma_engine.pipeline.verdicts import comparison_data, user_impact_between
+from puma_engine.report import decision_texts
+from puma_engine.report.one_page import OnePage, render_one_page
+from puma_engine.store import Run, Workspace
+
+MAX_DRAWN = 2_000  # users in the pictures
+
+
+def render_summary(
+    ws: Workspace,
+    comparison: stage.Reference,
+    *,
+    margin: float = MARGIN,
+    address: str | None = None,
+) -> str:
+    """Return the decision on a comparison as one HTML page that prints on one sheet of A4.
+
+    margin: a share of the full retraining's value. address: of the dashboard's Summary, which the page
+    links to. Raises ConfigError for an address that is not of the web, and what `render_report` raises.
+    """
+    if address is not None and not re.match(r"https?://[^\s/]", address):
+        raise ConfigError(
+            f"The address of the dashboard begins with http:// or https://, not {address!r}."
+        )
+    run = stage.find(ws, comparison, "comparison")
+    data = comparison_data(ws, run, margin=margin)
+    verdict = judge(data)
+    names = method_names(data.methods["method"])
+    methods, shares = (
+        table.assign(method=table["method"].map(names)) for table in (data.methods, data.shares)
+    )
+    dataset, evaluated = _data_of(ws, run)
+    split = f"{run.summary['split']} split"
+    plans = plan_summary.plan_table(methods, shares, evaluated)
+    judged = names.get(verdict.method or "")
+    asked = plan_summary.question(
+        plans, judged, run.summary["users"], f"{dataset.name}, {split}" if dataset else split
+    )
+    ranges = tuple(replace(part, method=names[part.method]) for part in decision_ranges(data))
+    # The judged migration and the full retraining are labelled first.
+    order = 2 - plans["is_baseline"].astype(int) - 2 * (plans["method"] == judged).astype(int)
+    plans = plans.iloc[order.argsort(kind="stable")]
+    tiles: list[decision_texts.Tile] = []
+    panels: dict[str, str] = {}
+    if judged is not None:
+        task = run.summary["task"]
+        row = plans[plans["method"] == judged].iloc[0]
+        base = plans[plans["is_baseline"].astype(bool)].iloc[0]
+        impact = user_impact_between(ws, run, row["evaluation"])
+        tiles = [
+            decision_texts.kept_tile(task, row, "level"),
+            decision_texts.kept_tile(task, row, "ranking"),
+            decision_texts.cost_tile(row, base),
+            decision_texts.worse_off_tile(None if impact is None else impact.effects),
+        ]
+        sources = plan_summary.judged_sources(plans, judged)
+        if len(sources):
+            panels[str(sources["evaluation"].iloc[0])] = "Old model"
+        panels |= {str(row["evaluation"]): "Migrated", str(base["evaluation"]): "Retrained"}
+    context = (
+        asked.data,
+        f"{run.summary['rows']:,} held-out records",
+        f"{str(run.finished)[:10]}",
+        asked.device and f"on {asked.device}",
+    )
+    published, facts = "", run.published
+    if facts is not None:
+        published = f"Published comparison, measured on {facts.get('device')}"
+        published += f" on {str(facts.get('date'))[:10]}, not in this workspace."
+    return render_one_page(
+        OnePage(
+            asked=asked,
+            context=[part for part in context if part],
+            task=run.summary["task"],
+            verdict=verdict,
+            margin=margin,
+            ranges=ranges,
+            tiles=tiles,
+            plans=plans,
+            behaviour=read_behaviour(ws, list(panels), MAX_DRAWN) if panels else None,
+            panels=list(panels.values()),
+            fine_print=decision_texts.fine_print(
+                run.summary["task"],
+                plans,
+                asked.seeds,
+                None if evaluated is None else plan_summary.seed_spread(evaluated),
+                measured_before(ws, run),
+                verdict.disagreement,
+            ),
+            published=published,
+            address=address,
+            written=now_in_words(),
+        )
+    )
+
+
+def _data_of(ws: Workspace, run: Run) -> tuple[Run | None, pd.DataFrame | None]:
+    """Return a comparison's data set and the methods that were evaluated on it; None if it is gone."""
+    try:
+        dataset = ws.run(ws.run(run.inputs["reference"]).inputs["dataset"])
+    except (KeyError, NotFoundError):
+        return None, None
+    return dataset, evaluated_methods(ws, dataset.id, str(run.summary["split"]))
+
+
+def measured_before(ws: Workspace, run: Run) -> int:
+    """Return how many methods of an own comparison come from published runs; 0 for a published one."""
+    if run.published is not None:
+        return 0
+    members = (name for role, name in run.inputs.items() if role.startswith("evaluation_"))
+    return sum(ws.run(name).published is not None for name in members)
+
+
+def now_in_words() -> str:
+    """Return the date and time in UTC for people: 1 March 2026, 09:30 UTC."""
+    return datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC").lstrip("0")

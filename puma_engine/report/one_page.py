@@ -1,0 +1,145 @@
+"""The decision on a comparison as one printable page: question, verdict, four figures, two pictures.
+
+The page is one HTML file that loads nothing and prints on one sheet of A4. `puma_engine.pipeline.reporting`
+gathers what it shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from puma_engine.evaluation.formatting import format_percent
+from puma_engine.evaluation.metrics import METRICS, PRIMARY_METRIC
+from puma_engine.evaluation.plan_summary import Question, plan_costs
+from puma_engine.evaluation.verdict import DecisionRange, Verdict
+from puma_engine.report import decision_texts, svg
+from puma_engine.report.decision_texts import Tile
+from puma_engine.report.templating import environment
+from puma_engine.report.theme import DECISIONS
+
+MAX_NAME = 26  # letters of a plan's name in the chart
+
+
+@dataclass(frozen=True)
+class OnePage:
+    """The content of the page.
+
+    context: what was measured, when and where. margin: the accepted error, a share. ranges: of
+    `puma_engine.evaluation.verdict.decision_ranges`, none without a full retraining.
+    tiles: none without a judged migration. plans: of `puma_engine.evaluation.plan_summary.plan_table`,
+    with the judged migration first. behaviour: the table of `puma_engine.maps.behaviour` for the panels
+    ("Old model", "Migrated", "Retrained") in this order, None where predictions are gone. published:
+    where it was measured, "" for a comparison of the workspace. address: of the Summary in a dashboard,
+    None where it is not known. written: the time of writing.
+    """
+
+    asked: Question
+    context: Sequence[str]
+    task: str
+    verdict: Verdict
+    margin: float
+    ranges: tuple[DecisionRange, ...]
+    tiles: Sequence[Tile]
+    plans: pd.DataFrame
+    behaviour: pd.DataFrame | None
+    panels: Sequence[str]
+    fine_print: str
+    published: str
+    address: str | None
+    written: str
+
+
+def render_one_page(page: OnePage) -> str:
+    """Return the page as HTML."""
+    metric = METRICS[PRIMARY_METRIC[page.task]]
+    sentence = page.verdict.headline.partition(": ")[2] or page.verdict.headline
+    return (
+        environment()
+        .get_template("one_page.html")
+        .render(
+            page=page,
+            title=decision_texts.title(page.asked),
+            decision=DECISIONS[page.verdict.decision],
+            sentence=decision_texts.capitalised(sentence),
+            accepted=format_percent(page.margin),
+            lost=f"less {metric.label}" if metric.higher_is_better else "more error",
+            bar=_bar(page),
+            recommended=decision_texts.breakpoint_text(page.ranges) if page.ranges else "",
+            costs=_costs(page) if page.tiles else None,
+            behaviour=_behaviour(page) if page.tiles else None,
+        )
+    )
+
+
+def _bar(page: OnePage) -> list[dict[str, Any]]:
+    """The parts of the decision strip: decision, label, start, width, and whether the margin is in it."""
+    end = decision_texts.scale_end(page.ranges, page.margin)
+    return [
+        {
+            "decision": part.decision,
+            "label": decision_texts.decision_label(part),
+            "start": format_percent(part.low) if number else "",
+            # The scale has steps of 0.1 %, and a part ends half a step after its last one.
+            "width": f"{1000 * (min(part.high, end) - part.low) + 1:.0f}",
+            "here": part.low - 0.0005 < page.margin <= part.high + 0.0005,
+        }
+        for number, part in enumerate(page.ranges)
+        if part.low <= end
+    ]
+
+
+def _costs(page: OnePage) -> svg.Chart | None:
+    """The picture of what plans cost and keep; None where there is nothing to compare."""
+    rows = plan_costs(page.plans)
+    if len(rows) < 2:
+        return None
+    baselines = page.plans[(page.plans["kind"] == "baseline") & page.plans["kept"].notna()]
+    line = None
+    if len(baselines):
+        best = baselines.loc[baselines["kept"].idxmax()]
+        line = f"{best['method']}, no language model", 100 * float(best["kept"])
+    points = [
+        svg.PlanPoint(
+            _shortened(decision_texts.plan_label(row)),
+            str(row.kind),
+            *(100 * value for value in (row.cost, row.kept, row.kept_low, row.kept_high)),
+        )
+        for row in rows.itertuples()
+    ]
+    level = decision_texts.capitalised(decision_texts.aspect_name(page.task, "level"))
+    cost = f"Cost in {rows['basis'].iloc[0]}, in % of full retraining"
+    return svg.kept_cost(
+        "What each plan costs, and what it keeps", points, line, (cost, f"{level} kept (%)")
+    )
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MAX_NAME else f"{text[: MAX_NAME - 1]}…"
+
+
+def _behaviour(page: OnePage) -> Mapping[str, Any] | None:
+    """The pictures of users' predictions, one a panel; None where predictions are gone."""
+    users = page.behaviour
+    if users is None or users.empty:
+        return None
+    unit = "stars" if page.task == "rating" else "probability"
+    means = users[[f"mean_{number}" for number in range(len(page.panels))]]
+    spreads = users[[f"spread_{number}" for number in range(len(page.panels))]]
+    outcomes = float(users["outcome"].min()), float(users["outcome"].max())
+    ends = (
+        (float(means.min().min()), float(means.max().max())),
+        float(spreads.max().max()),
+        outcomes,
+    )
+    charts = []
+    for number, name in enumerate(page.panels):
+        columns = [f"mean_{number}", f"spread_{number}", "outcome"]
+        rows = list(users[columns].itertuples(index=False, name=None))
+        labels = f"Mean prediction ({unit})", f"Spread ({unit})"
+        median = f"{name}: {users[f'spread_{number}'].median():.2f}"
+        charts.append((median, svg.behaviour(f"{name}, each user", rows, ends, labels)))
+    return {"unit": unit, "charts": charts, "low": outcomes[0], "high": outcomes[1]}
