@@ -113,8 +113,11 @@ def context(run: Run, asked: Question, share: float) -> float | None:
 
 
 def strip(verdict: Verdict) -> None:
-    """Show the verdict with its reason, and whether accuracy and ranking disagree."""
+    """Show the verdict with its reason, what moving changes, and whether accuracy and ranking disagree."""
     verdicts.headline(verdict)
+    if (source := verdict.source) is not None:
+        mark = ":orange[:material/warning:] " if source.warns else ""
+        st.markdown(f"{mark}{escaped(source.sentence, 500)}")
     if verdict.disagreement:
         st.markdown(
             ":orange[:material/warning:] Accuracy and ranking disagree: it is behind in one of them.",

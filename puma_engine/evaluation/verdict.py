@@ -34,6 +34,8 @@ from puma_engine.evaluation.formatting import (
 )
 from puma_engine.evaluation.metrics import METRICS, RANKING_METRIC
 from puma_engine.evaluation.shares_kept import ASPECTS, COLUMNS, REFERENCES, aspect_label
+from puma_engine.evaluation.source_changes import COLUMNS as CHANGE_COLUMNS
+from puma_engine.evaluation.source_changes import SourceChange, source_change
 from puma_engine.evaluation.user_effects import LIKELY, SURE, USER_MARGIN, UserEffects
 
 # Refining a larger share of users is a retraining in all but name.
@@ -107,8 +109,8 @@ class ComparisonData:
     methods and scores: the tables "methods" (with a column backbone, if methods may belong
     to several) and "comparison". margin: a share of the retraining's value. effects(method):
     the effects on users of a method against the reference, or None where predictions are
-    missing. shares: the table of `puma_engine.evaluation.shares_kept`. Raises ConfigError for a
-    margin outside (0, 1).
+    missing. shares: the table of `puma_engine.evaluation.shares_kept`. changes: that of
+    `puma_engine.evaluation.source_changes`. Raises ConfigError for a margin outside (0, 1).
     """
 
     methods: pd.DataFrame
@@ -120,6 +122,9 @@ class ComparisonData:
     margin: float = MARGIN
     effects: Callable[[str], UserEffects | None] = field(default=lambda _method: None)
     shares: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(COLUMNS)))
+    changes: pd.DataFrame = field(
+        default_factory=lambda: pd.DataFrame(columns=list(CHANGE_COLUMNS))
+    )
 
     def __post_init__(self) -> None:
         check_margin(self.margin)
@@ -133,7 +138,8 @@ class Verdict:
     its interval are in the metric's units; cost is the migration's measured seconds, with
     refining, as a share of the retraining's. refine: ids of the users to refine, the
     surest first. disagreement: the caution that level and ranking disagree, "" where they do not; it
-    is the first of the cautions, too. Texts contain names that users gave to runs: show them as plain text.
+    is one of the cautions, too. source: how all plans compare with the old model; its sentence is the
+    first of the cautions where users would lose, else of the evidence. Texts contain names that users gave to runs: show them as plain text.
     """
 
     decision: Decision
@@ -151,6 +157,7 @@ class Verdict:
     cost: float = float("nan")
     refine: tuple[str, ...] = ()
     disagreement: str = ""
+    source: SourceChange | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the verdict as JSON types (NaN where there is no figure)."""
@@ -503,12 +510,18 @@ class _Judge:
         self, decision: Decision, headline: str, pick: MethodScore, refine: tuple[str, ...] = ()
     ) -> Verdict:
         """Add evidence, cautions and numbers to a decision."""
-        disagreement = self.disagreement(pick)
+        disagreement, source = self.disagreement(pick), self.source_change()
+        evidence = self.evidence(pick)
+        cautions = (*((disagreement,) if disagreement else ()), *self.cautions(pick))
+        if source is not None and source.warns:
+            cautions = (source.sentence, *cautions)
+        elif source is not None:
+            evidence = (source.sentence, *evidence)
         return Verdict(
             decision,
             headline,
-            self.evidence(pick),
-            (*((disagreement,) if disagreement else ()), *self.cautions(pick)),
+            evidence,
+            cautions,
             self.data.metric,
             self.margin,
             pick.relation(self.margin),
@@ -520,7 +533,17 @@ class _Judge:
             self.cost(pick, len(refine)),
             refine,
             disagreement,
+            source,
         )
+
+    def source_change(self) -> SourceChange | None:
+        """Compare migrations and retrainings on the new model with the old model."""
+        plans = {
+            row.method: self.name(row.method)
+            for row in self.scores
+            if row.kind in (*MIGRATED, "retrained")
+        }
+        return source_change(self.data.changes, plans, self.data.metric)
 
     def evidence(self, pick: MethodScore) -> tuple[str, ...]:
         """Return the sentences that the verdict is based on."""

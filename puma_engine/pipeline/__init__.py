@@ -10,6 +10,7 @@ from puma_engine.pipeline.backbones import add_backbone, list_zoo, load_backbone
 from puma_engine.pipeline.calibrating import calibrate
 from puma_engine.pipeline.comparing import (
     compare,
+    comparison_changes,
     comparison_scores,
     comparison_shares,
     comparison_users,

@@ -11,6 +11,9 @@ Tables of a comparison run:
   from full retraining and there are random prompts on its backbone or the item mean: what the method
   keeps of the gain of full retraining (see `puma_engine.evaluation.shares_kept`). Older runs do not
   store it, nor pair accuracy: `comparison_scores` and `comparison_shares` compute them.
+- "source_changes", one row a source, method and metric, where there are source prompts: the
+  difference of the method from them (see `puma_engine.evaluation.source_changes`). Older runs do not
+  store it: `comparison_changes` computes it.
 - "users", one row a user: user_id, n (compared rows), train_rows, variance (of the train
   outcomes), and per evaluation loss_<id>, sd_<id> and half_<id>, the last two of the differences
   from the reference (see `puma_engine.evaluation.user_effects.per_user_losses`).
@@ -34,6 +37,7 @@ from puma_engine.datasets.losses import row_losses
 from puma_engine.errors import ConfigError, DataError, NotFoundError, StoreError
 from puma_engine.evaluation.baselines import BASELINES
 from puma_engine.evaluation.metrics import (
+    METRICS,
     PRIMARY_METRIC,
     Interval,
     SampledMetrics,
@@ -41,7 +45,10 @@ from puma_engine.evaluation.metrics import (
     metrics_of,
     sample_metrics,
 )
+from puma_engine.evaluation.plan_summary import CHOSEN_KINDS
 from puma_engine.evaluation.shares_kept import ASPECTS, COLUMNS, measured_shares, shares_of_scores
+from puma_engine.evaluation.source_changes import COLUMNS as CHANGE_COLUMNS
+from puma_engine.evaluation.source_changes import measured_changes
 from puma_engine.evaluation.user_effects import per_user_losses
 from puma_engine.pipeline import stage
 from puma_engine.pipeline.evaluating import (
@@ -59,7 +66,7 @@ from puma_engine.store import Run, Workspace
 KEYS = ["user_id", "item_id"]
 # Steps that count as the cost of a migration; source prompts exist before it.
 MIGRATION_KINDS = ("selection", "migration")
-SHARES = "shares_kept"
+SHARES, CHANGES = "shares_kept", "source_changes"
 # What comparisons of earlier versions do not store, by workspace, run, name and hashes of files:
 # a bootstrap over users takes seconds, and a page asks again for each margin.
 MAX_COMPUTED = 64
@@ -121,6 +128,9 @@ def compare(
         shares = _shares(ws, runs, labels, base, sampled)
         if len(shares):
             ws.put_table(run_id, SHARES, shares)
+        changes = _changes(runs, labels, sampled)
+        if len(changes):
+            ws.put_table(run_id, CHANGES, changes)
         users = _user_table(ws, runs, base, joined, labels)
         ws.put_table(run_id, "users", users)
         execution.announce("estimating the effect on each user")
@@ -352,6 +362,43 @@ def _shares_of_older(ws: Workspace, run: Run) -> pd.DataFrame:
     names = [metric[task] for metric in ASPECTS.values()]
     sampled = _sample(task, runs, labels, joined, names, int(run.config["seed"]))
     return _shares(ws, runs, labels, base, sampled)
+
+
+def comparison_changes(ws: Workspace, comparison: stage.Reference) -> pd.DataFrame:
+    """Return the table "source_changes"; see `puma_engine.evaluation.source_changes`.
+
+    It is computed for runs that do not store it, and empty where their predictions are gone or no
+    source prompts were compared.
+    """
+    run = stage.find(ws, comparison, "comparison")
+    if any(file["name"] == CHANGES for file in ws.artifacts(run.id)):
+        return ws.get_table(run.id, CHANGES)
+
+    def compute() -> pd.DataFrame:
+        runs, labels, _ = _compared(ws, run)
+        joined, _ = _join(ws, runs, labels)
+        task, seed = str(run.summary["task"]), int(run.config["seed"])
+        names = [metric[task] for metric in ASPECTS.values()]
+        chosen = [member for member in runs if method_kind(member) in CHOSEN_KINDS]
+        sampled = _sample(task, chosen, labels, joined, names, seed)
+        return _changes(chosen, labels, sampled)
+
+    none = pd.DataFrame(columns=list(CHANGE_COLUMNS))
+    if "source" not in set(ws.get_table(run.id, "methods")["kind"]):
+        return none
+    try:
+        return computed_once(ws, run, CHANGES, compute)
+    except (StoreError, DataError):
+        return none
+
+
+def _changes(runs: list[Run], labels: dict[str, str], sampled: SampledMetrics) -> pd.DataFrame:
+    """The table "source_changes" of level and ranking; empty without source prompts."""
+    sources = [labels[run.id] for run in runs if method_kind(run) == "source"]
+    changes = measured_changes(sampled, [labels[run.id] for run in runs], sources)
+    task = METRICS[sampled.names[0]].task
+    names = [metric[task] for metric in ASPECTS.values()]
+    return changes[changes["metric"].isin(names)].reset_index(drop=True)
 
 
 def computed_once(ws: Workspace, run: Run, what: str, compute: Callable[[], T]) -> T:

@@ -13,6 +13,7 @@ from puma_engine.evaluation.user_effects import UserEffects, UserImpact, measure
 from puma_engine.evaluation.verdict import ComparisonData, Verdict, judge
 from puma_engine.pipeline import stage
 from puma_engine.pipeline.comparing import (
+    comparison_changes,
     comparison_scores,
     comparison_shares,
     comparison_users,
@@ -60,6 +61,7 @@ def comparison_data(
         margin,
         effects,
         comparison_shares(ws, run),
+        comparison_changes(ws, run),
     )
 
 

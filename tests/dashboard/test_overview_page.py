@@ -143,6 +143,14 @@ def test_the_accepted_error_is_in_the_address_and_leads_to_the_verdict(measured,
     assert headline.partition(": ")[2][1:] in texts(app)
 
 
+def test_the_first_screen_says_what_moving_changes_for_users(measured, monkeypatch):
+    ws, run = measured
+    source = judge_comparison(ws, run).source
+    assert source.sentence.startswith("Against the old model, which users have now, ")
+    assert "rating accuracy" in source.sentence and "in ranking" in source.sentence
+    assert escaped(source.sentence, 500) in texts(open_page("overview", ws.root, monkeypatch))
+
+
 def test_bar_line_and_verdict_agree_at_every_accepted_error(measured):
     ws, run = measured
     ranges = summary.ranges(str(ws.root), run.id)

@@ -1,5 +1,6 @@
 """The primary metric decides in the verdict, the report and the command, for older runs too."""
 
+import html
 import json
 
 import compared
@@ -159,3 +160,31 @@ def test_an_older_comparison_gets_pair_accuracy_and_shares_from_its_predictions(
         assert shown.exit_code == 0 and "not measured" in shown.stdout
     finally:
         lost.with_suffix(".gone").rename(lost)
+
+
+def test_plans_are_compared_with_the_old_model_as_a_comparison_from_it_would(tmp_path):
+    world = compared.workspace(tmp_path)
+    ws, run = world["ws"], world["comparison"]
+    changes = ws.get_table(run.id, "source_changes")
+    methods = ws.get_table(run.id, "methods")
+    (source,) = methods[methods["kind"] == "source"]["evaluation"]
+    other = pipeline.compare(ws, list(methods["evaluation"]), reference=source)
+    scores = ws.get_table(other.id, "comparison").set_index(["method", "metric"])
+    assert set(changes["metric"]) == {"rmse", "pair_accuracy"}
+    assert set(changes["method"]) == set(methods["method"]) - set(changes["source"])
+    for row in changes.itertuples():
+        score = scores.loc[(row.method, row.metric)]
+        for name in ("value", "difference", "difference_low", "difference_high", "n_users"):
+            assert getattr(row, name) == pytest.approx(score[name]), name
+    verdict = pipeline.judge_comparison(ws, run)
+    assert verdict.source.sentence in (*verdict.cautions[:1], *verdict.evidence[:1])
+    assert html.escape(verdict.source.sentence) in pipeline.render_report(ws, run)
+    # Earlier versions did not store it: it is computed from predictions, of what can be chosen.
+    with edited(ws) as db:
+        db.execute("DELETE FROM artifacts WHERE run_id = ? AND name = 'source_changes'", [run.id])
+    computed, keys = pipeline.comparison_changes(ws, run), ["method", "metric"]
+    plans = changes[changes["method"].isin(computed["method"])]
+    pd.testing.assert_frame_equal(
+        computed.sort_values(keys, ignore_index=True), plans.sort_values(keys, ignore_index=True)
+    )
+    assert pipeline.judge_comparison(ws, run) == verdict

@@ -1,0 +1,75 @@
+"""What a move changes for users: which sentence follows from paired differences from the old model."""
+
+import itertools
+
+import pandas as pd
+import pytest
+
+from puma_engine.evaluation.source_changes import COLUMNS, source_change
+
+PLANS = {"Migrated": "Migration trained on all users", "Again": "Full retraining"}
+
+
+def changes(**differences):
+    """A table of changes: metric to a (difference, low, high) for each of PLANS."""
+    rows = [
+        ("Source prompts", method, metric, now + change[0], now, *change, 500)
+        for metric, of_plans in differences.items()
+        for now in [0.8 if metric == "rmse" else 0.6]
+        for method, change in zip([*PLANS, "Other model"], of_plans, strict=False)
+    ]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+@pytest.mark.parametrize(
+    ("level", "wanted"),
+    [
+        ([(0.010, 0.004, 0.016), (0.008, 0.004, 0.012)], "worse"),
+        ([(0.010, 0.004, 0.016), (0.008, -0.001, 0.012)], "behind"),
+        ([(-0.010, -0.016, -0.004), (-0.008, -0.012, -0.004)], "better"),
+        ([(-0.010, -0.016, -0.004), (-0.008, -0.012, 0.001)], "ahead"),
+        ([(-0.010, -0.016, -0.004), (0.008, -0.001, 0.012)], "mixed"),
+    ],
+)
+def test_all_plans_against_the_old_model(level, wanted):
+    for ranking, sign in itertools.product((False, True), (1, -1)):
+        # The same figures of a metric of which more is better are the opposite.
+        opposite = {"worse": "better", "better": "worse", "behind": "ahead", "ahead": "behind"}
+        pairs = [(sign * value, *sorted((sign * a, sign * b))) for value, a, b in level]
+        expected = wanted if sign == 1 else opposite.get(wanted, wanted)
+        if ranking:
+            found = source_change(changes(rmse=level, pair_accuracy=pairs), PLANS, "rmse")
+            assert found.ranking == opposite.get(expected, expected) and found.level == wanted
+        else:
+            found = source_change(changes(rmse=pairs), PLANS, "rmse")
+            assert (found.level, found.ranking) == (expected, None)
+            assert found.warns is (expected in ("worse", "behind"))
+
+
+def test_the_sentence_has_the_best_plan_with_its_interval_in_level_and_ranking():
+    table = changes(
+        rmse=[(0.012, 0.004, 0.020), (0.008, 0.004, 0.016)],
+        pair_accuracy=[(-0.006, -0.012, 0.006), (-0.012, -0.018, -0.006)],
+    )
+    found = source_change(table, PLANS, "rmse")
+    assert found.sentence == (
+        "Against the old model, which users have now, every plan is surely worse in rating accuracy: "
+        "the best, full retraining, has 1 % more error (between 0.5 % more and 2 % more); every plan is "
+        "behind in ranking, not always surely: the best, migration trained on all users, has 1 % "
+        "less pair accuracy (between 1 % more and 2 % less)."
+    )
+    alone = {"Again": PLANS["Again"]}
+    assert "the only plan is surely worse in rating accuracy: it has 1 % more error" in (
+        source_change(table, alone, "rmse").sentence
+    )
+
+
+def test_other_models_methods_do_not_count_and_the_best_of_several_old_models_does():
+    level = [(0.01, 0.004, 0.016), (0.008, 0.004, 0.012), (-0.1, -0.2, -0.05)]
+    assert source_change(changes(rmse=level), PLANS, "rmse").level == "worse"
+    other = changes(rmse=[(-0.2, -0.3, -0.1)] * 2).assign(source="Worse", source_value=1.0)
+    found = source_change(pd.concat([other, changes(rmse=level)]), PLANS, "rmse")
+    assert (
+        found.level == "worse" and "the best of the old models (Source prompts)" in found.sentence
+    )
+    assert source_change(changes(), PLANS, "rmse") is None
