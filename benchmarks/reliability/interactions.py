@@ -273,11 +273,9 @@ def json_fields(user: str, item: str, outcome: str) -> Any:
     def parse(line: str) -> Iterable[Simple]:
         # Control characters in texts are common in published files.
         record = json.loads(line, strict=False)
-        ids = [
-            str(value).lower() if isinstance(value, bool) else str(value)
-            for value in (record[user], record[item])
-        ]
-        yield ids[0], ids[1], float(record[outcome])
+        ids = record[user], record[item]
+        if not any(isinstance(value, bool) for value in ids):
+            yield str(ids[0]), str(ids[1]), float(record[outcome])
 
     return parse
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from pathlib import Path
 from typing import Any
 
@@ -248,3 +249,23 @@ def test_a_warning_names_ids_that_differ_from_others_only_by_spaces(tmp_path: Pa
         )
         for warning in ds.report["warnings"]
     )
+
+
+@pytest.mark.parametrize(
+    "change", [{"user_id": True}, {"item_id": False}, {"history": ["0001", True]}]
+)
+def test_true_and_false_are_no_ids_in_json_lines(tmp_path: Path, change: dict[str, Any]) -> None:
+    records = frame().to_dict("records")
+    for record in records:
+        record |= {"outcome": record["outcome"] > 3, "history": []}
+    path = tmp_path / "clicks.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    # An outcome may be true or false.
+    assert set(read(path, task="click").interactions["outcome"]) == {0.0, 1.0}
+    records[2] |= change
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    with pytest.raises(DataError, match="1 with true or false as an id .line 3: "):
+        read(path, task="click")
+    ds = read(path, task="click", drop_invalid=True)
+    assert ds.report["dropped"]["with true or false as an id"] == 1
+    assert len(ds.interactions) == len(records) - 1

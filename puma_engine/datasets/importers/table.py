@@ -65,6 +65,7 @@ OPTIONAL = ("text", "time", "history")
 # Read only where the caller names it: a file's own splits may mean something else.
 NAMED_ONLY = ("split",)
 ITEM_FIELDS = ("item_id", "text")
+ID_FIELDS = ("user_id", "item_id", "history")
 # Columns that only one published layout has, and how it is imported.
 LAYOUTS = {
     ("reviewerid", "asin", "overall"): ("Amazon Reviews 2018", "amazon-2018"),
@@ -358,8 +359,9 @@ def _read_fields(
         for field in fields
         if field not in columns and field not in needed and field not in NAMED_ONLY
     ]
+    ids = [columns.get(field, field) for field in ID_FIELDS]
     try:
-        read = read_columns(path, list(needed), optional=extra, form=form)
+        read = read_columns(path, list(needed), optional=extra, ids=ids, form=form)
     except MissingColumns as error:
         raise DataError(f"{error}{_layout_hint(error.present)}") from error
     if not read.table.num_rows:

@@ -6,7 +6,7 @@ Errors say which file and why.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -67,13 +67,15 @@ def read_columns(
     columns: Sequence[str],
     *,
     optional: Sequence[str] = (),
+    ids: Collection[str] = (),
     form: CsvFormat | None = None,
 ) -> Columns:
     """Read named columns of a Parquet, CSV or JSON lines file. Raises DataError.
 
     CSV values come as text, exactly as written, and so do numbers of JSON lines; Parquet values
-    keep their types. optional: columns read where the file has them. form: of a CSV file. A name
-    that the file lacks is matched without regard to capitals and spaces around it.
+    keep their types. optional: columns read where the file has them. ids: columns of ids, in
+    which JSON lines may not have booleans. form: of a CSV file. A name that the file lacks is
+    matched without regard to capitals and spaces around it.
     """
     if path.name.lower().endswith(PARQUET):
         names = parquet_names(path)
@@ -84,7 +86,8 @@ def read_columns(
     if plain_suffix(path) in JSON_LINES:
         names = json_head(path, 50)[0]
         places = match_columns(path, names, columns, optional)
-        table, bad = json_table(path, [names[place] for place in places.values()])
+        of_ids = [names[place] for name, place in places.items() if name in ids]
+        table, bad = json_table(path, [names[place] for place in places.values()], of_ids)
         return _named(path, table, places, names, bad)
     csv_file = open_csv(path, form or CsvFormat())
     places = match_columns(path, csv_file.names, columns, optional)

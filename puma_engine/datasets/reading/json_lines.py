@@ -8,7 +8,7 @@ So it parses only blocks in which each line looks like one object (ten times as 
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from puma_engine.errors import DataError
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 
 NOT_JSON = "not a JSON object"
+BOOLEAN_ID = "with true or false as an id"
 NUMBER_AS_TEXT = "with a number written as text"
 
 
@@ -111,17 +112,23 @@ def _convert(value: Any, kind: pa.DataType, counts: RowCounts) -> str | float | 
     return int(number) if math.isfinite(number) and abs(number) < 2**62 else None
 
 
-def json_table(path: Path, names: Sequence[str]) -> tuple[pa.Table, list[BadRow]]:
-    """Return fields of all objects of a file, and the lines that are none. Raises DataError.
+def json_table(
+    path: Path, names: Sequence[str], ids: Collection[str] = ()
+) -> tuple[pa.Table, list[BadRow]]:
+    """Return fields of all objects of a file, and the lines that are unusable. Raises DataError.
 
     A field that holds lists becomes a column of lists of texts, any other one of texts: numbers
-    as they are written, "" for null and for objects.
+    as they are written, "" for null and for objects. ids: the names of fields, among the others,
+    that hold an id or a list of ids; a line with a boolean there is unusable.
     """
     columns: dict[str, list[Any]] = {name: [] for name in names}
     bad = []
     for number, line, record in _records(path):
         if record is None:
             bad.append(BadRow(number, NOT_JSON, line[:200]))
+            continue
+        if any(_has_boolean(record.get(name)) for name in ids):
+            bad.append(BadRow(number, BOOLEAN_ID, line[:200]))
             continue
         for name, values in columns.items():
             values.append(_as_text(record.get(name)))
@@ -160,6 +167,10 @@ def _records(path: Path) -> Iterator[tuple[int, str, dict[str, Any] | None]]:
             except (ValueError, RecursionError):
                 record = None
             yield number, line, record if isinstance(record, dict) and is_utf8 else None
+
+
+def _has_boolean(value: Any) -> bool:
+    return any(isinstance(item, bool) for item in (value if isinstance(value, list) else [value]))
 
 
 def _as_text(value: Any) -> str | list[str]:
