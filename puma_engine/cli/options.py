@@ -167,18 +167,24 @@ def with_options(
 
 
 def stage(
-    name: str, /, *arguments: str, device: bool = True, **texts: Text
+    name: str,
+    /,
+    *arguments: str,
+    device: bool = True,
+    show: Callable[[Any], None] | None = None,
+    **texts: Text,
 ) -> Callable[[Callable[..., str]], Command]:
     """Build the command of a stage from a function that takes its options and returns its title.
 
     The options are those of `with_options`, then --device, if the stage takes one, and --queue.
+    show: prints the run that the stage made, if that is not its record.
     """
 
     def decorate(title: Callable[..., str]) -> Command:
         def command(queue: bool, **given: Any) -> None:
             placed = {"device": given.pop("device")} if device else {}
             values = given["request"].to_dict() if "request" in given else given
-            session.do(name, title(**given), queue=queue, **values, **placed)
+            session.do(name, title(**given), queue=queue, show=show, **values, **placed)
 
         keyword = inspect.Parameter.KEYWORD_ONLY
         signature = inspect.signature(title, eval_str=True)

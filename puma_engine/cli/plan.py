@@ -1,9 +1,12 @@
 """puma plan: what a migration would cost, measuring it, and executing it whole."""
 
+from typing import Any
+
 import typer
 
 from puma_engine.cli.options import stage, with_options
 from puma_engine.cli.session import session
+from puma_engine.cli.stages import show_comparison
 from puma_engine.requests import PlanRequest
 
 app = typer.Typer(
@@ -11,8 +14,23 @@ app = typer.Typer(
 )
 
 
+def show_result(run: Any) -> None:
+    """Print the run that a plan made: its comparison and the verdict, or its evaluation."""
+    if session.as_json:
+        session.show(run)
+    elif run.kind == "comparison":
+        show_comparison(run)
+        print(
+            f"\nThe comparison is {run.name} ({run.id}); `puma report {run.id} --out report.html` writes "
+            "it as HTML."
+        )
+    else:
+        session.show(run)
+        print("\nNo full retraining to judge the migration by; --retrain makes it, too.")
+
+
 @app.command()
-@stage("run_plan")
+@stage("run_plan", show=show_result)
 def run(request: PlanRequest) -> str:
     """Migrate, evaluate, and compare with full retraining: from a data set, or prompts, to a verdict."""
     return f"migrating to {request.targets[-1]}"

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from puma_engine import Workbench
 from puma_engine.cli.application import app
 from puma_engine.errors import Cancelled, ConfigError
-from puma_engine.pipeline import plan_stages
+from puma_engine.pipeline import judge_comparison, plan_stages
 from puma_engine.requests import PlanRequest
 
 SETTINGS = {"strategy": "random", "budget": 6, "training": QUICK, "adapter": SMALL}
@@ -146,12 +146,17 @@ def test_the_command_line_asks_the_same_question(world, done):
     words = ["--dataset", data.id, "--fit-on", small, "--target", large, "--retrain"]
     words += ["--strategy", "random", "--budget", "6", "--hidden", "16"]
     words += ["--epochs", "2", "--batch-size", "64", "--learning-rate", "0.01"]
-    words += ["--workspace", str(bench.workspace.root), "--json"]
-    shown = CliRunner().invoke(app, ["plan", "run", *words])
+    words += ["--workspace", str(bench.workspace.root)]
+    shown = CliRunner().invoke(app, ["plan", "run", *words, "--json"])
     assert shown.exit_code == 0, shown.output
     # The command line has no settings of the retraining, so it asks for that of the defaults.
     assert json.loads(shown.stdout)["id"] != done[0].id
-    assert json.loads(shown.stdout)["id"] == bench.run_plan(**done[1] | {"retraining": {}}).id
+    run = bench.run_plan(**done[1] | {"retraining": {}})
+    assert json.loads(shown.stdout)["id"] == run.id
+    text = CliRunner().invoke(app, ["plan", "run", *words]).stdout
+    verdict = judge_comparison(bench.workspace, run)
+    assert verdict.headline in text.splitlines() and set(verdict.evidence) <= set(text.splitlines())
+    assert f"{run.name} ({run.id})" in text and "difference" in text
 
 
 def test_a_cancelled_plan_keeps_its_finished_stages(world, done):
