@@ -209,27 +209,18 @@ def chain(
     source: stage.Reference,
     targets: Sequence[stage.Reference | Path],
     *,
-    strategy: str | None = None,
-    budget: int | None = None,
-    share: float | None = None,
-    dataset: stage.Reference | None = None,
-    template: str | None = None,
-    chat_template: bool = False,
-    training: TrainingConfig | dict[str, Any] | None = None,
-    adapter: AdapterConfig | dict[str, Any] | None = None,
-    from_predictions: int = 0,
-    seed: int | None = None,
     device: str | None = None,
     progress: stage.ProgressCallback | None = None,
     should_cancel: stage.CancelCheck | None = None,
+    **settings: Any,
 ) -> list[Run]:
     """Migrate hop after hop: each migrated table is the next hop's source.
 
-    Users are selected anew at each hop from the prompts it starts from. The settings are those of
-    `migrate`. Returns one migration run a target, in order. Raises MigrationError and what
-    `migrate` raises.
+    settings: those of `requests.AdapterRequest`, the same at each hop. Users are selected anew at each
+    hop from the prompts it starts from. Returns one migration run a target, in order. Raises
+    MigrationError and what `migrate` raises.
     """
-    request = ChainRequest.from_arguments(locals())
+    request = ChainRequest.from_dict({"source": source, "targets": targets, **settings})
     return run_chain(ws, request, stage.Execution(device, progress, should_cancel))
 
 
