@@ -61,14 +61,7 @@ def check_workspace(ws: Workspace, *, scrub: bool = False) -> list[Row]:
     if not problems:
         whole = "all files, rows and records whole" if scrub else "all files whole"
         rows.append(_row("workspace", "ok", f"{len(ws.runs())} runs in {ws.root}, {whole}"))
-    rows += [
-        _row(
-            "workspace",
-            "fail",
-            f"the erasure of a user that began at {began} did not end; repeat it",
-        )
-        for began in unfinished_erasures(ws)
-    ]
+    rows += [_row("workspace", "fail", sentence) for sentence in unfinished_erasures(ws)]
     if ws.read_only:
         rows.append(_row("workspace", "warn", "it cannot be written, so it is open for viewing"))
     if scrub:

@@ -6,7 +6,7 @@ import hashlib
 import re
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -89,13 +89,13 @@ def erase_user(
     and the reason, without the id. dry_run: change nothing. Repeated after a failure, it does what is
     left and returns what the whole erasure found.
     Raises NotFoundError if nothing holds the user; StoreError while jobs or runs are active, or if a
-    file is damaged.
+    file or the plan of an unfinished erasure is damaged.
     """
     finished = ws.runs(status="finished")
     plan = _plan(ws, finished, user, reason)
     file = _plan_file(ws, user)
     if file.is_file():
-        plan = plan.with_earlier(_Plan(**read_json(file)))
+        plan = plan.with_earlier(_read_plan(file))
     if not (plan.held or plan.logs or file.is_file()):
         raise NotFoundError(f"No run and no log of {ws.root} holds the user {user!r}.")
     erased = Erased(
@@ -154,8 +154,47 @@ def erase_user(
 
 
 def unfinished_erasures(ws: Workspace) -> list[str]:
-    """Return when each erasure began that failed or was killed, and was not repeated since."""
-    return [str(read_json(file).get("began")) for file in sorted((ws.root / PLANS).glob("*.json"))]
+    """Return a sentence about each erasure that failed or was killed, and was not repeated since."""
+    sentences = []
+    for file in sorted((ws.root / PLANS).glob("*.json")):
+        try:
+            began = _read_plan(file).began
+        except StoreError as error:
+            sentences.append(str(error))
+        else:
+            sentences.append(f"The erasure of a user that began at {began} did not end; repeat it.")
+    return sentences
+
+
+def _read_plan(file: Path) -> _Plan:
+    """Read the plan of an erasure that did not end. Raises StoreError if it is damaged."""
+    remedy = (
+        "delete it and erase the user again: what still holds the user is removed, and the result "
+        "names only that"
+    )
+    content = read_json(file, remedy)
+
+    def texts(name: str) -> bool:
+        value = content.get(name)
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+    def rows(files: Any) -> bool:
+        return isinstance(files, dict) and all(type(count) is int for count in files.values())
+
+    held = content.get("held")
+    whole = (
+        set(content) == {item.name for item in fields(_Plan)}
+        and isinstance(content["began"], str)
+        and isinstance(content["reason"], str | None)
+        and all(map(texts, ("trained_on", "uploads", "logs")))
+        and isinstance(held, dict)
+        and all(map(rows, held.values()))
+    )
+    if not whole:
+        raise StoreError(
+            f"The file {file}, which says what an unfinished erasure has to do, is damaged; {remedy}."
+        )
+    return _Plan(**content)
 
 
 def _plan(ws: Workspace, finished: list[Run], user: str, reason: str | None) -> _Plan:

@@ -16,7 +16,7 @@ from puma_engine.cli import app
 from puma_engine.datasets import item_profiles
 from puma_engine.errors import NotFoundError, StoreError
 from puma_engine.pipeline.doctor import check_workspace
-from puma_engine.pipeline.erasing import ERASED, erase_user
+from puma_engine.pipeline.erasing import ERASED, _plan_file, erase_user
 from puma_engine.store import Workspace
 
 USER = "ada.lovelace@example.org"
@@ -126,6 +126,33 @@ def test_a_repeated_erasure_does_what_is_left_and_tells_all(
     assert json.loads(line["detail"])["reason"] == "request 7"
     with pytest.raises(NotFoundError, match="No run and no log"):
         erase_user(copy, USER)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"began": "now"}',
+        '{"began": "now", "reason": null, "held": {}, "trained_on": [], "uploads": [], "log": []}',
+        '{"began": "now", "reason": null, "held": [], "trained_on": [], "uploads": [], "logs": []}',
+        '{"began": "now", "reason": null, "held": {"r": {"prompts": "1"}}, "trained_on": [],'
+        ' "uploads": [], "logs": []}',
+    ],
+)
+def test_a_damaged_plan_of_an_erasure_is_told_in_a_sentence(tmp_path, content):
+    ws = Workspace.open(tmp_path / "workspace", create=True)
+    file = _plan_file(ws, USER)
+    file.parent.mkdir()
+    file.write_text(content)
+    with pytest.raises(StoreError, match=f"The file {file}.*; delete it and erase the user again"):
+        erase_user(ws, USER)
+    (row,) = (row for row in check_workspace(ws) if row["status"] == "fail")
+    assert str(file) in row["detail"] and "delete it" in row["detail"]
+    file.unlink()
+    with pytest.raises(NotFoundError):
+        erase_user(ws, USER)
 
 
 def test_a_user_is_gone_from_every_file_and_everybody_else_stays(ws):
