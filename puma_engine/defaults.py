@@ -43,6 +43,11 @@ PAIRS_PER_USER = 24
 # A migration that loses at most this share of the full retraining's metric counts as equivalent.
 MARGIN = 0.01
 
+# MiB that an archive of a published comparison may have, and that one may unpack to where it is added.
+# Those of full data sets have 6 to 12.
+PUBLISHED_MIB = 12.0
+ADDED_MIB = 1024.0
+
 
 @dataclass(frozen=True)
 class Target:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from puma_engine.cli.session import run_row, session
+from puma_engine.defaults import ADDED_MIB, PUBLISHED_MIB
 
 app = typer.Typer(name="published", help="Comparisons measured elsewhere: add, list, remove.")
 
@@ -18,7 +19,7 @@ def publish(
     ] = None,
     max_mib: Annotated[
         float, typer.Option("--max-mib", min=0.1, help="Largest size of the archive in MiB.")
-    ] = 12.0,
+    ] = PUBLISHED_MIB,
 ) -> None:
     """Write a comparison and all runs that it rests on to one archive, prompts in 16 bits.
 
@@ -32,12 +33,17 @@ def publish(
 
 
 @app.command()
-def add(file: Annotated[Path, typer.Argument(help="Archive that puma publish wrote.")]) -> None:
+def add(
+    file: Annotated[Path, typer.Argument(help="Archive that puma publish wrote.")],
+    max_mib: Annotated[
+        float, typer.Option("--max-mib", min=0.1, help="MiB that the archive may unpack to.")
+    ] = ADDED_MIB,
+) -> None:
     """Add a published comparison: to look at, compare and export, marked as published."""
     from puma_engine.pipeline import add_published
 
     ws = session.open(create=True)
-    added = add_published(ws, file)
+    added = add_published(ws, file, most_mib=max_mib)
     session.show(
         run_row(ws.run(added.subject))
         | {"runs_added": len(added.added), "runs_present": len(added.present)}

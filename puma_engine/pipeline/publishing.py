@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from puma_engine.defaults import ADDED_MIB, PUBLISHED_MIB
 from puma_engine.errors import ConfigError, StoreError
 from puma_engine.pipeline import stage
 from puma_engine.pipeline.backbones import check_backbone
@@ -38,7 +39,6 @@ from puma_engine.store.records import PUBLISHED
 from puma_engine.store.run_records import read_record
 
 MIB = 1 << 20
-DEFAULT_MIB = 12.0
 # Files that nothing on the pages shows, and that are large: adapters, and pairs they learned from.
 NOT_SHOWN = ("adapter", "item_adapter", "source_predictions")
 # Whose prompts are taken first where not all of them have room.
@@ -63,7 +63,7 @@ def publish(
     path: str | Path,
     *,
     command: str | None = None,
-    most_mib: float = DEFAULT_MIB,
+    most_mib: float = PUBLISHED_MIB,
 ) -> Published:
     """Write a comparison, and all runs that it rests on, to one archive for other workspaces.
 
@@ -71,8 +71,7 @@ def publish(
     keep the file within most_mib MiB: all but one of each kind first, then the controls. command: how it was measured. The archive
     holds the rows and ids of the data set's users. Raises ConfigError, NotFoundError, StoreError.
     """
-    if not most_mib > 0:
-        raise ConfigError(f"The archive's size must be above 0 MiB, not {most_mib:g}.")
+    _check_size(most_mib)
     run, file = stage.find(ws, comparison, "comparison"), Path(path)
     runs = _runs_of(ws, run)
     facts = _facts(ws, run, runs, command)
@@ -103,12 +102,20 @@ def publish(
     return Published(file, file.stat().st_size, len(runs), left_out)
 
 
-def add_published(ws: Workspace, path: str | Path) -> AddedRuns:
+def _check_size(most_mib: float) -> None:
+    if not most_mib > 0:
+        raise ConfigError(f"The archive's size must be above 0 MiB, not {most_mib:g}.")
+
+
+def add_published(ws: Workspace, path: str | Path, *, most_mib: float = ADDED_MIB) -> AddedRuns:
     """Add a published comparison from an archive; runs that are finished here stay as they are.
 
-    Raises StoreError for a file that is no such archive, or is damaged.
+    most_mib: what the archive may unpack to, in MiB. Raises StoreError for a file that is no such
+    archive, is damaged, or unpacks to more than that or than half of the free disk; ConfigError for
+    a size of 0 or less.
     """
-    return add_archive(ws, Path(path), required=PUBLISHED)
+    _check_size(most_mib)
+    return add_archive(ws, Path(path), required=PUBLISHED, most_bytes=round(most_mib * MIB))
 
 
 def published_comparisons(ws: Workspace) -> list[Run]:

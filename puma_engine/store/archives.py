@@ -90,18 +90,21 @@ def runs_of(path: Path) -> set[str]:
         return {name.split("/")[1] for name in _manifest(path, archive)[1]}
 
 
-def add_archive(ws: Workspace, path: Path, *, required: str | None = None) -> AddedRuns:
+def add_archive(
+    ws: Workspace, path: Path, *, most_bytes: int, required: str | None = None
+) -> AddedRuns:
     """Add the runs of an archive to a workspace as finished runs, and return their ids.
 
-    Runs that are finished here stay as they are. required: a key of facts, a JSON object, that the
-    summary of every run must have. Everything is checked before anything is added. Raises StoreError for a file that is no
-    archive, is damaged, or has no room here, and where a process works on one of its runs.
+    Runs that are finished here stay as they are. most_bytes: what the archive may unpack to.
+    required: a key of facts, a JSON object, that the summary of every run must have. Everything is
+    checked before anything is added. Raises StoreError for a file that is no archive, is damaged, is
+    too large or has no room here, and where a process works on one of its runs.
     """
     ws.check_writable()
     staging = ws.root / f".archive.{secrets.token_hex(4)}.tmp"
     staging.mkdir(mode=0o700)
     try:
-        subject, records = _unpack(path, staging)
+        subject, records = _unpack(path, staging, most_bytes)
         for run_id, record in records.items():
             if required and not _has_facts(record, required):
                 raise StoreError(
@@ -146,7 +149,7 @@ def _add_run(ws: Workspace, staging: Path, run_id: str, record: dict[str, Any]) 
         locks.release(ws.lock(run_id))
 
 
-def _unpack(path: Path, staging: Path) -> tuple[str, dict[str, dict[str, Any]]]:
+def _unpack(path: Path, staging: Path, most_bytes: int) -> tuple[str, dict[str, dict[str, Any]]]:
     """Unpack an archive to staging/<run id>/ and check it; return its subject and records.
 
     The records come inputs first.
@@ -155,6 +158,11 @@ def _unpack(path: Path, staging: Path) -> tuple[str, dict[str, dict[str, Any]]]:
     with _opened(path) as archive:
         subject, members = _manifest(path, archive)
         need = sum(info.file_size for info in archive.infolist())
+        if need > most_bytes:
+            raise StoreError(
+                f"The archive {path} unpacks to {_mib(need)} MiB, more than the {_mib(most_bytes)} allowed; "
+                f"allow more (--max-mib) if it comes from somebody you trust, or {ADVICE}."
+            )
         free = shutil.disk_usage(staging).free
         if need > DISK_SHARE * free:
             raise StoreError(
@@ -178,6 +186,10 @@ def _unpack(path: Path, staging: Path) -> tuple[str, dict[str, dict[str, Any]]]:
             raise StoreError(f"The run {run_id} of {path} is not whole; {ADVICE}.")
         records[run_id] = record
     return subject, _inputs_first(path, subject, records)
+
+
+def _mib(size: int) -> str:
+    return f"{size / (1 << 20):,.1f}"
 
 
 @contextmanager

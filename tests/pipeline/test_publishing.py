@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from puma_engine import pipeline
 from puma_engine.cli import app
-from puma_engine.errors import BackboneError, NotFoundError, StoreError
+from puma_engine.errors import BackboneError, ConfigError, NotFoundError, StoreError
 from puma_engine.jobs.tidying import leftovers, tidy
 from puma_engine.pipeline import publishing
 from puma_engine.pipeline.backbones import backbone_run
@@ -316,6 +316,20 @@ def test_an_archive_that_unpacks_to_more_than_there_is_room_for_adds_nothing(
     assert ws.runs() == [] and not list(ws.root.glob(".archive*"))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: disk._replace(free=2 * need))
     assert pipeline.add_published(ws, origin["file"]).added
+
+
+def test_an_archive_that_unpacks_to_more_than_is_allowed_adds_nothing(origin, tmp_path):
+    ws = Workspace.open(tmp_path / "workspace", create=True)
+    with zipfile.ZipFile(origin["file"]) as archive:
+        need = sum(info.file_size for info in archive.infolist()) / (1 << 20)
+    with pytest.raises(
+        StoreError, match=r"unpacks to [\d,.]+ MiB, more than the [\d,.]+ allowed; .*--max-mib"
+    ):
+        pipeline.add_published(ws, origin["file"], most_mib=need - 1e-5)
+    with pytest.raises(ConfigError, match="above 0 MiB"):
+        pipeline.add_published(ws, origin["file"], most_mib=0)
+    assert ws.runs() == [] and not list(ws.root.glob(".archive*"))
+    assert pipeline.add_published(ws, origin["file"], most_mib=need).added
 
 
 def test_an_archive_that_is_published_again_says_how_it_was_measured(origin, opened, tmp_path):
