@@ -162,7 +162,7 @@ def _figures(finding: evidence.Finding, assessed: claims.ClaimVerdict, name: str
 
 
 def interval_figure(rows: pd.DataFrame, *, percent: bool) -> go.Figure:
-    """Draw each deciding interval of a loss with its limit.
+    """Draw each deciding interval with the limit up to which the claim holds.
 
     rows: label, value, low, high and limit, from top to bottom. percent: whether they are shares.
     """

@@ -97,10 +97,6 @@ class MethodScore:
         """The value with its interval, as text."""
         return format_interval(self.value, self.low, self.high)
 
-    def loss_interval(self, *, sign: bool = False) -> str:
-        """Return the loss with its interval, as text."""
-        return format_interval(self.loss, self.loss_low, self.loss_high, sign=sign)
-
 
 @dataclass(frozen=True)
 class ComparisonData:
@@ -414,6 +410,13 @@ class _Judge:
             higher_is_better=metric.higher_is_better,
         )
 
+    def difference(self, row: MethodScore) -> str:
+        """Return a method's score minus the retraining's with its interval, and which side is better."""
+        higher = METRICS[self.data.metric].higher_is_better
+        value, low, high = (-1 if higher else 1) * np.array([row.loss, row.loss_low, row.loss_high])
+        text = format_interval(value, min(low, high), max(low, high), sign=True)
+        return f"{text} {self.label} ({'above' if higher else 'below'} 0 is better)"
+
     def decide(self, candidates: list[MethodScore]) -> Verdict:
         """Decide between the candidates and full retraining, and say why."""
         decision, pick, refine = self.choose(candidates, _plans(self.data, self.base, candidates))
@@ -554,7 +557,7 @@ class _Judge:
             f"{self.label} {pick.interval} migrated against {base.interval} retrained, over "
             f"{format_users(data.users)} and {data.rows:,} rows.",
             f"The migration has {self.change(pick)} than full retraining: "
-            f"{pick.loss_interval(sign=True)} {self.label} (below 0: it gains), paired over users. "
+            f"{self.difference(pick)}, paired over users. "
             f"The margin is {self.margin:.4f}, the {format_percent(data.margin)} that you accept. It is "
             f"{RELATIONS[pick.relation(self.margin)]}.",
             f"Measured time: {format_seconds(pick.seconds)} for the migration, "

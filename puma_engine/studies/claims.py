@@ -37,10 +37,10 @@ _BUDGET = re.compile(r"PUMA, (\d+)%")
 
 @dataclass(frozen=True)
 class DecidingInterval:
-    """An interval of a loss that decides a claim, positive where the migration is worse.
+    """An interval of a difference that decides a claim, with the sign that the figures have.
 
-    label: what the interval is of and over. value: its middle figure. limit: the largest loss with which
-    the claim holds.
+    label: what the interval is of and over. value: its middle figure. limit: the difference up to
+    which the claim holds.
     """
 
     label: str
@@ -431,15 +431,18 @@ def _more_seeds(verdict: Verdict, limits: Sequence[tuple[PairedDifference, float
 def _deciding(
     difference: PairedDifference, name: str, limit: float
 ) -> tuple[DecidingInterval, ...]:
-    deciding = []
-    for (low, high), unit in _deciding_ends(difference):
-        ends = (low, high) if difference.loss_sign > 0 else (-high, -low)
-        deciding.append(DecidingInterval(f"{name}over {unit}", difference.loss, *ends, limit))
-    return tuple(deciding)
+    """Return the intervals that decide. limit: the largest loss with which the claim holds."""
+    limit *= difference.loss_sign
+    return tuple(
+        DecidingInterval(f"{name}over {unit}", difference.value, low, high, limit)
+        for (low, high), unit in _deciding_ends(difference)
+    )
 
 
 def _axis(difference: PairedDifference, reference: str) -> str:
-    return f"Loss against {reference} ({METRICS[difference.metric].label}; below zero is better)"
+    better = "below" if difference.loss_sign > 0 else "above"
+    metric = METRICS[difference.metric].label
+    return f"Difference from {reference} ({metric}; {better} zero is better)"
 
 
 def _with_size(text: str, seeds: int, users: int) -> str:

@@ -174,7 +174,7 @@ def test_a_cell_shows_its_verdict_in_full_and_has_an_address(tmp_path, monkeypat
         figure = drawn(shown)
         (intervals,) = figure["data"]
         assert intervals["y"] == ["over users", "over trainings"]
-        # Losses: the migration is 0.01 better, and the claim holds up to no loss.
+        # The migration's RMSE is 0.01 lower, and the claim holds up to no loss.
         assert numbers(intervals["x"]) == pytest.approx([-0.01, -0.01])
         assert {line["x0"] for line in figure["layout"]["shapes"]} == {0.0}
     app = open_claims(ws, monkeypatch, claim="all-users", data="films")
@@ -198,6 +198,28 @@ def test_a_verdict_in_ranking_is_marked_and_shown_beside(tmp_path, monkeypatch):
     assert "Another verdict in ranking" in texts(app)
     assert badges(app)[-1].endswith("[Not reproduced]")
     assert len(app.get("plotly_chart")) == 2
+
+
+@pytest.mark.parametrize("metric", ["rmse", "pair_accuracy"])
+def test_chart_and_sentence_give_a_difference_one_sign(metric, tmp_path, monkeypatch):
+    """More RMSE is worse, more pair accuracy better: both are drawn as they are written."""
+    study_report = main_results(-0.02)
+    lines = [
+        line | {"metric": metric, "value": -0.0107, "low": -0.0145, "high": -0.0071}
+        for line in study_report["differences"]
+    ]
+    rows = [
+        row | {metric: 0.5997 - (0.0107 if row["method"] == ALL_USERS else 0.0)}
+        for row in study_report["rows"]
+    ]
+    study_report |= {"rows": rows, "ranking_differences": lines}
+    app = open_claims(with_reports(tmp_path, study_report), monkeypatch, claim="all-users")
+    assert "-0.0107" in plain(texts(app)) and "+0.0107" not in plain(texts(app))
+    figure = json.loads(app.get("plotly_chart")[-1].proto.spec)
+    assert numbers(figure["data"][0]["x"]) == pytest.approx([-0.0107] * 2)
+    better = "below" if metric == "rmse" else "above"
+    title = figure["layout"]["xaxis"]["title"]["text"]
+    assert f"{better} zero is better" in title and "Loss" not in title
 
 
 def test_an_undecided_claim_says_what_would_settle_it(tmp_path, monkeypatch):

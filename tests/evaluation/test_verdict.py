@@ -101,6 +101,8 @@ def test_higher_is_better_metrics_are_negated():
     worse = judge(question(*rows, metric="auc"))
     assert worse.decision == "retrain" and worse.loss == pytest.approx(0.02)
     assert (worse.loss_low, worse.loss_high) == pytest.approx((0.01, 0.03))
+    # Evidence has the sign of the tables, and says which side is better.
+    assert "-0.0200 [-0.0300, -0.0100] AUC (above 0 is better)" in " ".join(worse.evidence)
 
 
 def test_the_cheapest_migration_that_is_as_good_is_named():
