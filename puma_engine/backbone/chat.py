@@ -1,7 +1,14 @@
 """A model's own chat template: what stands around the user's turn, up to the assistant's answer."""
 
+import functools
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
+from puma_engine.backbone import chat_program
 from puma_engine.errors import BackboneError
 
 # Stands for the user's text while a chat template is rendered; none writes it of itself.
@@ -15,8 +22,9 @@ def chat_frame(tokenizer: Any) -> tuple[str, str]:
     """Return what a tokenizer's chat template puts before and behind the one turn of a user.
 
     The second text ends where the assistant's answer begins. Chat templates are programs of others:
-    transformers renders them in its sandbox. Dates in them are fixed. Raises BackboneError if there
-    is no chat template, if it fails, or if it does not write the user's text once.
+    transformers renders them in its sandbox, in a process whose time and memory are limited. Dates
+    in them are fixed. Raises BackboneError if there is no chat template, if it fails or exceeds a
+    limit, or if it does not write the user's text once.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise BackboneError(
@@ -24,24 +32,48 @@ def chat_frame(tokenizer: Any) -> tuple[str, str]:
         )
     try:
         program = tokenizer.get_chat_template()
-        if "strftime_now" in program:
-            program = _DATE + program.replace("strftime_now", "puma_date")
-        text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": _CONTENT}],
-            chat_template=program,
-            add_generation_prompt=True,
-            tokenize=False,
-        )
-    except Exception as error:
-        # A program of others may fail in any way.
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".")
+    except ValueError as error:  # several templates, and none is the default
+        raise _unusable(str(error)) from None
+    if "strftime_now" in program:
+        program = _DATE + program.replace("strftime_now", "puma_date")
+    tokens = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    text = _rendered(program, json.dumps(tokens))
+    before, *rest = text.split(_CONTENT)
+    if len(rest) != 1:
         raise BackboneError(
-            f"The model's chat template cannot be used ({reason}); leave out --chat-template."
-        ) from error
-    before, *rest = str(text).split(_CONTENT)
-    if len(rest) != 1 or len(text) > MAX_CHARACTERS:
-        raise BackboneError(
-            f"The model's chat template writes the user's text {len(rest)} times in {len(text):,} "
-            "characters, not once in a short frame; leave out --chat-template."
+            f"The model's chat template writes the user's text {len(rest)} times, not once; leave out "
+            "--chat-template."
         )
     return before, rest[0]
+
+
+@functools.lru_cache(maxsize=32)
+def _rendered(program: str, special_tokens: str) -> str:
+    """Render a chat template in a process of its own; see `chat_program`."""
+    request = {
+        "program": program,
+        "special_tokens": json.loads(special_tokens),
+        "content": _CONTENT,
+        "most": MAX_CHARACTERS,
+    }
+    # -P: the folder of the file is not searched for modules.
+    command = [sys.executable, "-P", str(Path(chat_program.__file__))]
+    done = subprocess.run(
+        command, input=json.dumps(request), capture_output=True, text=True, check=False
+    )
+    if done.returncode == -signal.SIGXCPU:
+        raise _unusable(f"it takes more than {chat_program.CPU_SECONDS} seconds")
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [""])[-1]
+        raise _unusable(f"its process ended with status {done.returncode}: {last[:200]}")
+    answer = json.loads(done.stdout)
+    if "error" in answer:
+        raise _unusable(answer["error"])
+    return str(answer["text"])
+
+
+def _unusable(reason: str) -> BackboneError:
+    return BackboneError(
+        f"The model's chat template cannot be used ({reason.strip().rstrip('.')}); leave out "
+        "--chat-template."
+    )

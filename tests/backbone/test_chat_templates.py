@@ -18,8 +18,8 @@ from transformers import AddedToken
 from typer.testing import CliRunner
 
 from puma_engine import Workbench, pipeline
-from puma_engine.backbone import Context, FrozenBackbone, Reader, inspect_backbone
-from puma_engine.backbone.chat import chat_frame
+from puma_engine.backbone import Context, FrozenBackbone, Reader, chat_program, inspect_backbone
+from puma_engine.backbone.chat import MAX_CHARACTERS, chat_frame
 from puma_engine.backbone.tasks import get_task
 from puma_engine.backbone.templates import PIECEWISE, TEMPLATES, Slot, Template, get_template
 from puma_engine.backbone.tokens import encode_template
@@ -132,18 +132,30 @@ def test_dates_are_fixed():
     ("program", "words"),
     [
         (None, "has no chat template"),
-        ("{{ raise_exception('no user here') }}", r"cannot be used \(no user here\)"),
+        ("{{ raise_exception('no user here.') }}", r"cannot be used \(no user here\); leave out"),
         ("{{ messages[0].content }}{{ messages[0].content }}", "user's text 2 times"),
-        ("Hello", "user's text 0 times"),
-        ("{{ messages[0].content", "cannot be used"),
-        ("{% for n in range(9999999) %}x{% endfor %}{{ messages[0].content }}", "cannot be used"),
-        ("{{ ''.__class__.__mro__ }}{{ messages[0].content }}", "cannot be used"),
-        ("{{ 'x' * 30000 }}{{ messages[0].content }}", "30,"),
+        # One operation, in which a program cannot be interrupted.
+        ("{{ 9 ** (9 ** 9) }}{{ messages[0].content }}", "more than 2 seconds"),
+        ("{{ ('x' * 10 ** 10) | length }}{{ messages[0].content }}", "more than 512 MiB"),
     ],
 )
-def test_programs_that_fail_or_attack_are_refused_in_a_sentence(program, words):
+def test_a_chat_template_that_fails_or_exceeds_a_limit_is_refused_in_a_sentence(program, words):
     with pytest.raises(BackboneError, match=words):
         chat_frame(with_chat(tiny_tokenizer("bytes-bos"), program))
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        ("{{ messages[0].content", "unexpected end"),
+        ("{% for n in range(9999999) %}x{% endfor %}", "Range too big"),
+        ("{{ ''.__class__.__mro__ }}", "access to attribute '__class__'"),
+        ("{{ 'x' * 30000 }}", "30,000 characters, and 20,000 are allowed"),
+    ],
+)
+def test_the_sandbox_tells_why_a_chat_template_cannot_be_rendered(program, words):
+    request = {"program": program, "special_tokens": {}, "content": "text", "most": MAX_CHARACTERS}
+    assert words in chat_program.render(request)["error"]
 
 
 def test_it_is_stored_only_where_it_is_used():
