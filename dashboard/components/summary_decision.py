@@ -160,7 +160,7 @@ def fine_print(run: Run, plans: pd.DataFrame, asked: Question, verdict: Verdict)
         run.summary["task"],
         plans,
         asked.seeds,
-        summary.seed_spread(run),
+        summary.seed_spread(run, plans),
         summary.measured_before(run),
         verdict.disagreement,
     )

@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 
 from dashboard import engine
 from dashboard.components import figures
-from dashboard.components.formatting import plotly_text
+from dashboard.components.formatting import plotly_text, short
 from dashboard.components.theme import KINDS, NEUTRAL, marker
 from dashboard.engine import Run, comparisons, summary
 from dashboard.engine.summary import decision_texts, label_layout
@@ -62,26 +62,17 @@ def cost_figure(
     space = 0.06 * (float(ends.max()) - float(ends.min()) or 1.0)
     y_range = [100 * (float(ends.min()) - space), 100 * (float(ends.max()) + space)]
     x_range = [-5.0, max(114.0, 114 * float(rows["cost"].max()))]
-    if best is not None:
-        height = 100 * float(best["kept"])
-        figure.add_hline(y=height, line=figures.REFERENCE_LINE)
-        figure.add_scatter(
-            x=[x_range[0] + 1],
-            y=[height],
-            mode="text",
-            text=[f"{plotly_text(best['method'])}, no language model"],
-            textposition="bottom right",
-            textfont={"size": 11, "color": NEUTRAL},
-            hovertemplate=f"{plotly_text(best['method'])}: {height:.0f} %<extra></extra>",
-            showlegend=False,
-        )
     labels = [plotly_text(decision_texts.plan_label(row), 26) for row in rows.itertuples()]
     points = rows[["cost", "kept", "kept_low", "kept_high"]]
     if published is not None and len(published) > 1:
         labels.append(PUBLISHED)
         points = pd.concat([points, published[["cost", "kept"]].tail(1)])
-    reserved = None if best is None else (100 * float(best["kept"]), len(str(best["method"])) + 19)
-    positions = _positions(points, labels, x_range, y_range, reserved)
+    obstacles = _error_bars(points, x_range, y_range)
+    if best is not None:
+        obstacles += _draw_line(figure, best, points, obstacles, x_range, y_range)
+    positions = label_layout.place(
+        _in_pixels(points, x_range, y_range), labels, PLOT_WIDTH, PLOT_HEIGHT, obstacles
+    )
     if published is not None and len(published) > 1:
         _draw_published(figure, published, positions[-1])
     for kind in [kind for kind in KINDS if kind in set(rows["kind"])]:
@@ -149,40 +140,74 @@ PUBLISHED = "Published study"
 PLOT_WIDTH, PLOT_HEIGHT = 380.0, 190.0
 
 
-def _positions(
-    points: pd.DataFrame,
-    labels: list[str],
-    x_range: list[float],
-    y_range: list[float],
-    reserved: tuple[float, int] | None,
-) -> list[str | None]:
-    """Return where labels of points go. reserved: height and letters of the baseline's label."""
+def _pixels(values: Any, ends: list[float], size: float) -> Any:
+    """Places of values on an axis with these ends, in pixels."""
+    return (values - ends[0]) / (ends[1] - ends[0]) * size
 
-    def pixels(values: pd.Series | float, ends: list[float], size: float) -> Any:
-        return (values - ends[0]) / (ends[1] - ends[0]) * size
 
-    x = pixels(100 * points["cost"], x_range, PLOT_WIDTH)
-    y, low, high = (
-        pixels(100 * points[name], y_range, PLOT_HEIGHT)
-        for name in ("kept", "kept_low", "kept_high")
+def _in_pixels(
+    points: pd.DataFrame, x_range: list[float], y_range: list[float]
+) -> list[tuple[float, float]]:
+    x = _pixels(100 * points["cost"], x_range, PLOT_WIDTH)
+    y = _pixels(100 * points["kept"], y_range, PLOT_HEIGHT)
+    return list(zip(x, y, strict=True))
+
+
+def _error_bars(
+    points: pd.DataFrame, x_range: list[float], y_range: list[float]
+) -> list[label_layout.Box]:
+    """Return the rectangles of the points' intervals."""
+    x = _pixels(100 * points["cost"], x_range, PLOT_WIDTH)
+    low, high = (
+        _pixels(100 * points[name], y_range, PLOT_HEIGHT) for name in ("kept_low", "kept_high")
     )
-    bars = [
+    return [
         label_layout.Box(left - 3, bottom, left + 3, top)
         for left, bottom, top in zip(x, low, high, strict=True)
         if top > bottom
     ]
-    if reserved is not None:
-        height = float(pixels(reserved[0], y_range, PLOT_HEIGHT))
-        bars.append(
-            label_layout.Box(
-                0,
-                height - label_layout.LINE - label_layout.MARK,
-                label_layout.CHARACTER * reserved[1],
-                height,
-            )
+
+
+def _draw_line(
+    figure: go.Figure,
+    best: pd.Series,
+    points: pd.DataFrame,
+    obstacles: list[label_layout.Box],
+    x_range: list[float],
+    y_range: list[float],
+) -> list[label_layout.Box]:
+    """Draw what the best method without a language model keeps as a dotted line with its name.
+
+    Returns the rectangles that line and name cover. The name is where it meets no mark and no
+    interval, shortened if it must be, and shown by hovering alone without room.
+    """
+    value = 100 * float(best["kept"])
+    height = float(_pixels(value, y_range, PLOT_HEIGHT))
+    figure.add_hline(y=value, line=figures.REFERENCE_LINE)
+    line = label_layout.Box(0, height - 1, PLOT_WIDTH, height + 1)
+    mark = label_layout.MARK
+    marks = [
+        label_layout.Box(x - mark, y - mark, x + mark, y + mark)
+        for x, y in _in_pixels(points, x_range, y_range)
+    ]
+    name = short(str(best["method"]), 30)
+    for text in (f"{name}, no language model", name):
+        box = label_layout.place_on_line(
+            height, text, PLOT_WIDTH, PLOT_HEIGHT, [*marks, *obstacles]
         )
-        bars.append(label_layout.Box(0, height - 1, PLOT_WIDTH, height + 1))
-    return label_layout.place(list(zip(x, y, strict=True)), labels, PLOT_WIDTH, PLOT_HEIGHT, bars)
+        if box is not None:
+            break
+    figure.add_scatter(
+        x=[x_range[0] + (0 if box is None else box.left) / PLOT_WIDTH * (x_range[1] - x_range[0])],
+        y=[value],
+        mode="text",
+        text=["" if box is None else plotly_text(text)],
+        textposition="bottom right" if box is None or box.top <= height else "top right",
+        textfont={"size": 11, "color": NEUTRAL},
+        hovertemplate=f"{plotly_text(name)}, no language model: {value:.0f} %<extra></extra>",
+        showlegend=False,
+    )
+    return [line] if box is None else [line, box]
 
 
 def show_behaviour(run: Run, plans: pd.DataFrame, method: str) -> None:

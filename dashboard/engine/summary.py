@@ -56,10 +56,12 @@ def question(run: Run, plans: pd.DataFrame, method: str | None) -> Question:
 
 def plans(run: Run) -> pd.DataFrame:
     """Return what each method of a comparison keeps and costs; see plan_summary.plan_table."""
-    methods, _ = comparisons.tables(engine.root(), run.id)
+    methods, scores = comparisons.tables(engine.root(), run.id)
+    metric = comparisons.PRIMARY_METRIC[run.summary["task"]]
     shares = comparisons.shares(engine.root(), run.id)
     split = comparisons.split_of(run) if "reference" in run.inputs else None
-    return plan_summary.plan_table(methods, shares, split and comparisons.methods(split))
+    evaluated = split and comparisons.methods(split)
+    return plan_summary.plan_table(methods, scores, shares, metric, evaluated)
 
 
 @st.cache_data(max_entries=50, show_spinner=False)
@@ -116,10 +118,10 @@ def _published_curve(root: str, source: str, reference: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(empty)).sort_values("cost", ignore_index=True)
 
 
-def seed_spread(run: Run) -> tuple[int, int, float] | None:
+def seed_spread(run: Run, plans: pd.DataFrame) -> tuple[int, int, float] | None:
     """Return how far trainings with other seeds are apart; see plan_summary.seed_spread."""
     split = comparisons.split_of(run) if "reference" in run.inputs else None
-    return None if split is None else plan_summary.seed_spread(comparisons.methods(split))
+    return None if split is None else plan_summary.seed_spread(comparisons.methods(split), plans)
 
 
 def measured_before(run: Run) -> int:

@@ -49,18 +49,24 @@ def _first(names: pd.Series) -> str:
 
 
 def plan_table(
-    methods: pd.DataFrame, shares: pd.DataFrame, evaluated: pd.DataFrame | None = None
+    methods: pd.DataFrame,
+    scores: pd.DataFrame,
+    shares: pd.DataFrame,
+    metric: str,
+    evaluated: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Return one row a method of a comparison: what it keeps of full retraining's gain, its cost.
 
-    methods: the comparison's table "methods" with the column backbone. shares: the table of
-    `puma_engine.evaluation.shares_kept`. evaluated: evaluation, origin and flops of evaluations, of
+    methods, scores: the comparison's tables "methods", with the column backbone, and "comparison".
+    shares: the table of `puma_engine.evaluation.shares_kept`. metric: the primary one. evaluated: evaluation, origin and flops of evaluations, of
     `puma_engine.pipeline.method_survey`. Migrations to another model than that of the verdict are left
-    out. Columns of methods, and: origin (the model its prompts came from), flops, reference (what gains
+    out. Columns of methods, and: value (of the metric), origin (the model its prompts came from), flops, reference (what gains
     are measured from), kept, kept_low, kept_high (of the level) and ranking, ranking_low, ranking_high,
     which are shares, NaN where they are not measured.
     """
     frame = methods_on_target(methods).reset_index(drop=True)
+    of_metric = scores[scores["metric"] == metric].set_index("method")["value"]
+    frame["value"] = frame["method"].map(of_metric).astype(float)
     if evaluated is not None:
         known = evaluated[["evaluation", "origin", "flops"]]
         frame = frame.merge(known, on="evaluation", how="left")
@@ -95,17 +101,19 @@ def plan_costs(plans: pd.DataFrame) -> pd.DataFrame:
     return rows.dropna(subset=["cost", "kept"])
 
 
-def seed_spread(evaluated: pd.DataFrame) -> tuple[int, int, float] | None:
+def seed_spread(evaluated: pd.DataFrame, plans: pd.DataFrame) -> tuple[int, int, float] | None:
     """Return how far trainings with other seeds are apart, of what was evaluated on the same rows.
 
-    evaluated: the table of `puma_engine.pipeline.method_survey`. Returns the number of plans trained
+    evaluated: the table of `puma_engine.pipeline.method_survey`. plans: of `plan_table`; trainings for
+    other models than theirs do not count. Returns the number of plans trained
     with two seeds or more, the most seeds of one, and the largest distance between two seeds of a plan
     as a share of its value; None without such plans.
     """
     trained = evaluated["kind"].isin((*MIGRATED, "retrained")) & evaluated["seed"].notna()
+    trained &= evaluated["backbone"].isin(plans.loc[plans["kind"] != "source", "backbone"])
     keys = ["kind", "strategy", "budget", "path", "sources", "item_tokens"]
-    plans = evaluated[trained].groupby(keys, dropna=False)
-    table = plans.agg(seeds=("seed", "nunique"), low=("value", "min"), high=("value", "max"))
+    by_plan = evaluated[trained].groupby(keys, dropna=False)
+    table = by_plan.agg(seeds=("seed", "nunique"), low=("value", "min"), high=("value", "max"))
     table = table[table["seeds"] > 1]
     if table.empty:
         return None

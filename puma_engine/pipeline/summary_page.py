@@ -44,12 +44,13 @@ def render_summary(
     data = comparison_data(ws, run, margin=margin)
     verdict = judge(data)
     names = method_names(data.methods["method"])
-    methods, shares = (
-        table.assign(method=table["method"].map(names)) for table in (data.methods, data.shares)
+    methods, scores, shares = (
+        table.assign(method=table["method"].map(names))
+        for table in (data.methods, data.scores, data.shares)
     )
     dataset, evaluated = _data_of(ws, run)
     split = f"{run.summary['split']} split"
-    plans = plan_summary.plan_table(methods, shares, evaluated)
+    plans = plan_summary.plan_table(methods, scores, shares, data.metric, evaluated)
     judged = names.get(verdict.method or "")
     asked = plan_summary.question(
         plans, judged, run.summary["users"], f"{dataset.name}, {split}" if dataset else split
@@ -101,7 +102,7 @@ def render_summary(
                 run.summary["task"],
                 plans,
                 asked.seeds,
-                None if evaluated is None else plan_summary.seed_spread(evaluated),
+                None if evaluated is None else plan_summary.seed_spread(evaluated, plans),
                 measured_before(ws, run),
                 verdict.disagreement,
             ),

@@ -8,16 +8,19 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from puma_engine.evaluation.baselines import BASELINES
 from puma_engine.evaluation.formatting import (
     format_duration,
     format_percent,
 )
-from puma_engine.evaluation.metrics import METRICS
+from puma_engine.evaluation.metrics import METRICS, PRIMARY_METRIC
 from puma_engine.evaluation.plan_summary import Question
 from puma_engine.evaluation.shares_kept import ASPECTS, REFERENCES, aspect_label
 from puma_engine.evaluation.user_effects import LIKELY, SURE, UserEffects
 from puma_engine.evaluation.verdict import MAX_MARGIN, DecisionRange
 
+# Methods without a language model that know users.
+PERSONAL_BASELINES = [BASELINES[name].label for name in ("user_item_bias", "matrix_factorisation")]
 # Largest accepted errors of a scale, as shares.
 SCALE_ENDS = (0.05, 0.10, MAX_MARGIN)
 
@@ -155,27 +158,36 @@ def fine_print(
 ) -> str:
     """Say what methods without a language model reach, over how many seeds, and what disagrees.
 
-    spread: of `puma_engine.evaluation.plan_summary.seed_spread`. published: how many methods were
-    measured before. disagreement: the verdict's.
+    plans: of `puma_engine.evaluation.plan_summary.plan_table`. seeds: how many the plans of the
+    comparison have. spread: of `puma_engine.evaluation.plan_summary.seed_spread`. published: how many
+    methods were measured before. disagreement: the verdict's.
     """
-    simple = plans[(plans["kind"] == "baseline") & plans["kept"].notna()]
-    simple = simple.sort_values("kept", ascending=False).head(2)
+    metric = METRICS[PRIMARY_METRIC[task]]
+    simple = plans[plans["method"].isin(PERSONAL_BASELINES) & plans["value"].notna()]
+    simple = simple.sort_values("value", ascending=not metric.higher_is_better)
     level, ranking = (aspect_name(task, aspect) for aspect in ("level", "ranking"))
     parts = []
     for row in simple.itertuples():
-        order = "" if pd.isna(row.ranking) else f" and {percent(row.ranking)} of the {ranking}"
-        parts.append(f"{row.method} keeps {percent(row.kept)} of the {level}{order}")
+        reaches = f"{row.method} reaches {metric.label} {row.value:.4f}"
+        kept = [
+            f"{percent(share)} of the {name}"
+            for share, name in ((row.kept, level), (row.ranking, ranking))
+            if not pd.isna(share)
+        ]
+        parts.append(f"{reaches} and keeps {' and '.join(kept)}" if kept else reaches)
     text = f"Without any language model, {'; '.join(parts)}. " if parts else ""
-    if seeds <= 1:
+    if seeds > 1:
+        text += f"{seeds} seeds."
+    elif spread is None:
         text += "One seed: intervals are over users, not over trainings."
     else:
-        text += f"{seeds} seeds."
+        text += "Each figure is of one training: intervals are over users, not over trainings."
     if spread is not None:
         count, trained, most = spread
-        plans_text = "one plan" if count == 1 else f"{count} plans"
+        plans_text = "One plan was" if count == 1 else f"{count} plans were"
         text += (
-            f" Trainings of {plans_text} with {trained} seeds are up to "
-            f"{format_percent(most)} apart."
+            f" {plans_text} trained with {trained} seeds, which are up to {format_percent(most)} apart"
+            f" in {metric.label}."
         )
     if published:
         methods = "1 method was" if published == 1 else f"{published} methods were"

@@ -69,3 +69,25 @@ def place(
                 break
         placed.append(free)
     return placed
+
+
+def place_on_line(
+    height: float,
+    text: str,
+    width: float,
+    top: float,
+    obstacles: Sequence[Box] = (),
+) -> Box | None:
+    """Return the leftmost free rectangle of a text next to a horizontal line, None without room.
+
+    height: of the line, in pixels from the bottom of a chart of this width and of the height `top`.
+    The text is just below the line, or just above it.
+    """
+    length, step = CHARACTER * len(text), 10
+    for left in range(0, max(0, int(width - length)) + 1, step):
+        for bottom in (height - LINE - 1, height + 1):
+            box = Box(left, bottom, left + length, bottom + LINE)
+            inside = box.right <= width and box.bottom >= 0 and box.top <= top
+            if inside and not any(box.meets(other) for other in obstacles):
+                return box
+    return None

@@ -3,6 +3,7 @@
 import json
 
 import compared
+import numpy as np
 import pandas as pd
 import pytest
 from dashboard_pages import (
@@ -18,7 +19,7 @@ from dashboard_pages import (
 from store_edits import edited
 
 from dashboard import engine
-from dashboard.components import summary_decision
+from dashboard.components import summary_decision, summary_figures
 from dashboard.components.formatting import escaped
 from dashboard.engine import comparisons, summary
 from puma_engine import jobs
@@ -26,7 +27,7 @@ from puma_engine.evaluation.formatting import format_percent, method_names
 from puma_engine.evaluation.verdict import MAX_MARGIN, DecisionRange
 from puma_engine.pipeline import compare, comparison_shares
 from puma_engine.pipeline.verdicts import judge_comparison
-from puma_engine.report import decision_texts
+from puma_engine.report import decision_texts, label_layout
 from puma_engine.store import Workspace
 from puma_engine.studies.evidence import results_root
 
@@ -257,13 +258,57 @@ def test_seeds_of_one_plan_are_compared(tmp_path, monkeypatch):
     parts = compared.workspace(tmp_path)
     ws, data = parts["ws"], parts["data"]
     monkeypatch.setenv("PUMA_WORKSPACE", str(ws.root))
-    assert summary.seed_spread(parts["comparison"]) is None
+    comparison = parts["comparison"]
+    plans = summary.plans(comparison)
+    assert summary.seed_spread(comparison, plans) is None
     (new,) = [run for run in ws.runs("backbone") if run.name == "new"]
     again = compared.prompts(ws, data, new, "retrained", 40.0, "again", seed=1)
     evaluation = compared.evaluate(ws, again, 1.0, seed=9)
     first, second = (run.summary["metrics"]["rmse"] for run in (parts["runs"]["again"], evaluation))
     far = max(first, second) / min(first, second) - 1
-    assert summary.seed_spread(parts["comparison"]) == (1, 2, pytest.approx(far))
+    assert summary.seed_spread(comparison, plans) == (1, 2, pytest.approx(far))
+    # Trainings for another model are of no plan of this comparison.
+    third = compared.backbone(ws, "third")
+    for seed in (0, 1):
+        again = compared.prompts(ws, data, third, "retrained", 40.0, f"third {seed}", seed=seed)
+        compared.evaluate(ws, again, 1.0, seed=20 + seed)
+    assert summary.seed_spread(comparison, plans) == (1, 2, pytest.approx(far))
+    text = texts(open_page("overview", ws.root, monkeypatch)).replace("\\", "")
+    assert "Each figure is of one training" in text and "One seed" not in text
+    assert f"One plan was trained with 2 seeds, which are up to {format_percent(far)} apart" in text
+
+
+def test_the_fine_print_says_what_methods_without_a_language_model_reach(measured, monkeypatch):
+    ws, run = measured
+    text = texts(open_page("overview", ws.root, monkeypatch)).replace("\\", "")
+    scores = ws.get_table(run.id, "comparison")
+    values = scores[scores["metric"] == "rmse"].set_index("method")["value"]
+    shares = comparison_shares(ws, run).set_index(["method", "reference", "aspect"])["share"]
+    for label in ("Matrix factorisation", "User + item bias"):
+        kept = shares[label, "random", "level"]
+        assert (
+            f"{label} reaches RMSE {values[label]:.4f} and keeps {100 * kept:.0f} % of the rating"
+        ) in text
+
+
+def test_the_name_of_the_line_covers_no_mark_and_no_interval(measured, monkeypatch):
+    """The best method without a language model often is as good as the old model at cost 0."""
+    monkeypatch.setenv("PUMA_WORKSPACE", str(measured[0].root))
+    rows = summary.plans(measured[1]).assign(basis="arithmetic", cost=np.nan, first=0)
+    rows = rows[rows["kind"].isin(["source", "migrated", "retrained"])].head(4)
+    rows = rows.assign(cost=[0.0, 0.15, 0.8, 1.0], kept=[0.98, 0.95, 0.98, 1.0])
+    rows = rows.assign(kept_low=rows["kept"] - 0.06, kept_high=rows["kept"] + 0.06)
+    baselines = pd.DataFrame({"method": ["Matrix factorisation"], "kept": [0.99]})
+    figure = summary_figures.cost_figure(rows, baselines)
+    named = [trace for trace in figure.data if "Matrix" in str(trace.text)]
+    assert len(named) == 1
+    left = named[0].x[0]
+    low, high = figure.layout.xaxis.range
+    length = label_layout.CHARACTER * len(named[0].text[0]) / summary_figures.PLOT_WIDTH
+    right = left + length * (high - low)
+    assert right <= high
+    for cost in 100 * rows["cost"]:
+        assert not left <= cost <= right
 
 
 def test_the_published_curve_is_of_the_same_data_and_from_its_report(tmp_path, monkeypatch):

@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from puma_engine.report.label_layout import MARK, POSITIONS, Box, label_box, place
+from puma_engine.report.label_layout import (
+    LINE,
+    MARK,
+    POSITIONS,
+    Box,
+    label_box,
+    place,
+    place_on_line,
+)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -37,3 +45,14 @@ def test_every_position_is_one_that_plotly_knows():
 
     for position in POSITIONS:
         go.Scatter(textposition=position)
+
+
+@pytest.mark.parametrize("height", [4.0, 95.0, 187.0])
+def test_the_name_of_a_line_is_inside_beside_it_and_free(height):
+    bars = [Box(x - 3, 0, x + 3, 190) for x in (20, 60, 300)]
+    box = place_on_line(height, "x" * 20, 380, 190, bars)
+    assert box is not None and not any(box.meets(bar) for bar in bars)
+    assert box.left >= 63 and box.right <= 297 and box.bottom >= 0 and box.top <= 190
+    assert min(abs(box.top - height), abs(box.bottom - height)) == 1
+    assert box.top - box.bottom == LINE
+    assert place_on_line(height, "x" * 60, 380, 190, bars) is None
