@@ -351,7 +351,10 @@ def test_items_and_users_are_filtered_and_sampled(tmp_path: Path) -> None:
         (["reviewerID", "asin", "overall"], "has asin: this is the layout of Amazon Reviews 2018"),
         (["userId", "movieId", "rating"], "puma data import movielens"),
         (["user_id", "business_id", "stars"], "puma data import yelp"),
-        (["user", "isbn", "score"], "--column user_id=user --column outcome=score"),
+        (
+            ["user", "isbn", "score"],
+            "--column user_id=user --column item_id=isbn --column outcome=score",
+        ),
     ],
 )
 def test_a_known_layout_is_named(tmp_path: Path, names: list[str], words: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import re
+import shlex
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from rating_tables import EACH, USERS, changed, frame, read, save
 
+from puma_engine.datasets import preview_table
 from puma_engine.errors import DataError
 
 BAD_ROWS = [
@@ -154,6 +157,33 @@ def test_missing_unknown_or_repeated_columns_are_refused(tmp_path: Path) -> None
     path.write_text("user_id,item_id,text,outcome,outcome\n1,2,t,3,4\n")
     with pytest.raises(DataError, match="column 'outcome' more than once"):
         read(path)
+
+
+def test_a_missing_column_is_guessed_from_what_columns_hold(tmp_path: Path) -> None:
+    names = {"user_id": "who", "item_id": "nr", "outcome": "stars_given", "text": "what it is"}
+    path = save(frame().rename(columns=names), tmp_path / "a.csv")
+    asked = (
+        "--column user_id=who --column item_id=nr --column outcome=stars_given "
+        "--column 'text=what it is'?"
+    )
+    with pytest.raises(DataError, match=re.escape(f"in Python). Did you mean {asked}")):
+        read(path)
+    with pytest.raises(DataError, match="lacks the column item_id, stars; it has who") as error:
+        read(path, columns={"user_id": "who", "outcome": "stars"})
+    assert str(error.value).endswith(f"Did you mean {asked}")
+    # What is suggested is what is read.
+    given = dict(word.split("=") for word in shlex.split(asked[:-1]) if "=" in word)
+    plain = read(save(frame(), tmp_path / "b.csv"))
+    assert read(path, columns=given).content_hash == plain.content_hash
+    # What the preview guesses is the same.
+    assert preview_table(path).guess == given | {"time": "time"}
+    titles = frame().drop_duplicates("item_id")[["item_id", "text"]]
+    items = save(titles.rename(columns={"item_id": "nr", "text": "what"}), tmp_path / "items.csv")
+    with pytest.raises(DataError, match="Did you mean --item-column item_id=nr --item-column text"):
+        read(path, columns=given, items_path=items)
+    del given["text"]
+    with pytest.raises(DataError, match=r"no column of item texts.*text='?what it is'?"):
+        read(path, columns=given)
 
 
 def test_an_empty_result_and_settings_out_of_range_are_refused(tmp_path: Path) -> None:

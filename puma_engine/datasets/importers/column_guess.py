@@ -86,6 +86,9 @@ def guess_columns(names: Sequence[str], rows: pd.DataFrame | None = None) -> dic
     }
     if pairs:
         guess["user_id"], guess["item_id"] = max(pairs, key=lambda pair: pairs[pair])
+    elif len(ids) == 1 and _has_one_title(columns[ids[0]], titles) > 0.5:
+        # A table of items has one column of ids.
+        guess["item_id"] = ids[0]
     for name in _free(names, guess):
         if "time" not in guess and _is_time(columns[name], _named(name, "time", by_name)):
             guess["time"] = name

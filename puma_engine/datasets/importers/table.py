@@ -1,6 +1,7 @@
 """Any CSV, Parquet or JSON lines table with named columns: previewed, checked, and read as a data set."""
 
 import dataclasses
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,15 +196,19 @@ def preview_table(
     no_header: bool = False,
 ) -> Preview:
     """Return the first whole rows of a table. Raises DataError."""
-    form = CsvFormat(delimiter, encoding, quote, not no_header)
-    names, rows = read_head(Path(path), GUESS_ROWS, form)
+    frame = _first_rows(Path(path), CsvFormat(delimiter, encoding, quote, not no_header))
+    guess = guess_columns(list(frame), frame)
+    task = guess_task(frame[guess["outcome"]]) if "outcome" in guess else "rating"
+    return Preview(frame.head(PREVIEW_ROWS), guess, task)  # type: ignore[arg-type]  # one of TASKS
+
+
+def _first_rows(path: Path, form: CsvFormat) -> pd.DataFrame:
+    """Return the rows from which columns are guessed as text, [n, columns]. Raises DataError."""
+    names, rows = read_head(path, GUESS_ROWS, form)
     cells = [
         ["" if cell is None else str(cell)[:MAX_CELL_CHARACTERS] for cell in row] for row in rows
     ]
-    frame = pd.DataFrame(cells, columns=names, dtype="str")
-    guess = guess_columns(names, frame)
-    task = guess_task(frame[guess["outcome"]]) if "outcome" in guess else "rating"
-    return Preview(frame.head(PREVIEW_ROWS), guess, task)  # type: ignore[arg-type]  # one of TASKS
+    return pd.DataFrame(cells, columns=names, dtype="str")
 
 
 @dataclass(frozen=True)
@@ -294,10 +299,11 @@ def _read(path: Path, task: TaskName, options: TableOptions) -> _Table:
         differing, repeated = len(texts.several), texts.repeated
         by_id = {item_ids[code]: text for code, text in texts.first.items()}
     else:
+        suggested = _suggestion(path, options.columns or {}, ("text",), options.form)
         raise DataError(
             f"{path} has no column of item texts; name it (columns={{'text': ...}}, --column "
             "text=...), give a second table with items_path (--items-path), or take the item ids "
-            "as texts with id_as_text (--id-as-text)."
+            f"as texts with id_as_text (--id-as-text).{suggested}"
         )
     histories, histories_read = None, np.ones(values.num_rows, dtype=bool)
     if "history" in names:
@@ -363,7 +369,12 @@ def _read_fields(
     try:
         read = read_columns(path, list(needed), optional=extra, ids=ids, form=form)
     except MissingColumns as error:
-        raise DataError(f"{error}{_layout_hint(error.present)}") from error
+        option = "item-column" if required == ITEM_FIELDS else "column"
+        hint = _layout_hint(error.present) or (
+            f" Name its columns with --{option} FIELD=COLUMN ({option.replace('-', '_')}s in Python)."
+            f"{_suggestion(path, columns, fields, form)}"
+        )
+        raise DataError(f"{error.what}.{hint}") from error
     if not read.table.num_rows:
         first = f"; {len(read.bad):,} {read.bad[0].reason} ({read.bad[0]})" if read.bad else ""
         raise DataError(f"{path} has no rows; a table needs a header and at least one row{first}.")
@@ -385,11 +396,33 @@ def _layout_hint(names: Sequence[str]) -> str:
             " Its first line looks like data: pass no_header=True (--no-header) and name columns "
             "by their numbers, such as --column user_id=1."
         )
-    guess = guess_columns(names)
-    if guess:
-        options = " ".join(f"--column {field}={column}" for field, column in guess.items())
-        return f" It seems to need {options}."
     return ""
+
+
+def _suggestion(
+    path: Path, named: Mapping[str, str], fields: Sequence[str], form: CsvFormat
+) -> str:
+    """Ask whether the options that a file's columns suggest were meant; "" where none are.
+
+    named: the columns that the caller names, which are taken where the file has them. A field whose
+    name the file has needs no option.
+    """
+    rows = _first_rows(path, form)
+    given = {field: column for field, column in named.items() if column in rows}
+    guess = {
+        field: column
+        for field, column in guess_columns(list(rows), rows).items()
+        if column not in given.values() and plain_names([column]) != [field]
+    }
+    option = "--item-column" if fields == ITEM_FIELDS else "--column"
+    columns = guess | given
+    options = [
+        f"{option} {shlex.quote(f'{field}={columns[field]}')}"
+        for field in fields
+        if field in columns
+    ]
+    wanted = guess.keys() & set(fields) - given.keys()
+    return f" Did you mean {' '.join(options)}?" if wanted else ""
 
 
 def _unused(read: Columns) -> dict[str, str]:

@@ -34,10 +34,11 @@ _TYPED = re.compile(r"(.+):(?:token|float)(?:_seq)?$")
 
 
 class MissingColumns(DataError):
-    """A file lacks columns; present: the names that it has."""
+    """A file lacks columns. what: the message without its remedy; present: the names that it has."""
 
-    def __init__(self, message: str, present: Sequence[str]) -> None:
-        super().__init__(message)
+    def __init__(self, what: str, present: Sequence[str]) -> None:
+        super().__init__(f"{what}. Rename the columns of the file.")
+        self.what = what
         self.present = list(present)
 
 
@@ -178,8 +179,7 @@ def match_columns(
     if missing:
         hint = " (is its delimiter another one?)" if len(present) == 1 else ""
         raise MissingColumns(
-            f"{path} lacks the column {', '.join(missing)}; it has {', '.join(present)}{hint}. "
-            "Name the right columns.",
+            f"{path} lacks the column {', '.join(missing)}; it has {', '.join(present)}{hint}",
             present,
         )
     return places
