@@ -10,9 +10,10 @@ from streamlit.column_config import NumberColumn, TextColumn
 from streamlit.delta_generator import DeltaGenerator
 
 from dashboard import engine
-from dashboard.components import formatting, page_states, query_params, tables
+from dashboard.components import formatting, page_states, query_params, tables, upload_box
 from dashboard.components.formatting import short
-from dashboard.engine import datasets
+from dashboard.engine import datasets, uploads
+from dashboard.engine.uploads import Upload
 
 ORIGINS = {"file": "A file", "shipped": "A data set that ships with PUMA"}
 TASKS = {"rating": "Ratings, 1 to 5", "click": "Clicks, 0 or 1"}
@@ -75,19 +76,19 @@ def shipped() -> engine.Job | None:
 def file() -> engine.Job | None:
     """Draw upload, columns and check of a file; return the job of its import if it was just started."""
     if engine.has_workspace():
-        datasets.remove_uploads(engine.workspace())
-    upload = _upload("A table with one row per rating or click", "upload")
+        uploads.remove_uploads(engine.workspace())
+    upload = upload_box.show("A table with one row per rating or click", "upload", datasets.TABLE)
     if upload is None:
         st.caption(
             f"CSV, TSV, RecBole .inter or JSON lines (also compressed as .gz) or Parquet, at most "
-            f"{formatting.size(datasets.MAX_BYTES)}. Nothing is stored until you import. "
+            f"{formatting.size(uploads.MAX_BYTES)}. Nothing is stored until you import. "
             "The published files of Amazon Reviews, Yelp, MIND and MovieLens are read by "
             "`puma data import`."
         )
         return None
     items = None
     if st.toggle("Titles are in a second file", key="second-file"):
-        items = _upload("A table with one row per item", "upload-items")
+        items = upload_box.show("A table with one row per item", "upload-items", datasets.TABLE)
     # What most files need stands first: columns, what the check says, the import.
     columns, result, options = st.container(), st.container(), st.container()
     try:
@@ -101,32 +102,9 @@ def file() -> engine.Job | None:
         return _check_and_import(upload, items, settings)
 
 
-def _upload(label: str, key: str) -> datasets.Upload | None:
-    """Draw an upload box; return its file, which is copied and checked once."""
-    given = st.file_uploader(
-        label,
-        type=[ending.rpartition(".")[2] for ending in datasets.ENDINGS],
-        key=key,
-        max_upload_size=datasets.MAX_BYTES >> 20,
-    )
-    key = f"{key}-stored"
-    if given is None:
-        st.session_state.pop(key, None)
-        return None
-    stored = st.session_state.get(key)
-    if stored is None or stored[0] != given.file_id:
-        try:
-            upload = datasets.Upload(given.name, given, given.size)
-        except engine.PumaError as error:
-            page_states.failed("This file is refused.", error)
-            return None
-        stored = st.session_state[key] = (given.file_id, upload)
-    return stored[1]
-
-
 def _settings(
-    upload: datasets.Upload,
-    items: datasets.Upload | None,
+    upload: Upload,
+    items: Upload | None,
     place: DeltaGenerator,
     options: DeltaGenerator,
 ) -> datasets.TableSettings | None:
@@ -283,7 +261,7 @@ def _mapping(shown: Any, fields: list[str], key: str) -> dict[str, str]:
 
 
 def _check_and_import(
-    upload: datasets.Upload, items: datasets.Upload | None, settings: datasets.TableSettings
+    upload: Upload, items: Upload | None, settings: datasets.TableSettings
 ) -> engine.Job | None:
     # What the result of a check depends on.
     fingerprint = (upload.path, items and items.path, replace(settings, drop_invalid=False))
@@ -366,6 +344,6 @@ def _queue(start: Callable[[], engine.Job]) -> engine.Job | None:
     except (engine.PumaError, OSError) as error:
         page_states.failed("The import was not started.", error)
         return None
-    for key in ("upload-stored", "upload-items-stored", "checked"):
-        st.session_state.pop(key, None)
+    upload_box.forget("upload", "upload-items")
+    st.session_state.pop("checked", None)
     return job

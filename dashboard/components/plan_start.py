@@ -17,6 +17,7 @@ ABOUT = {
     "merge": term("aggregation"),
 }
 VECTORS = "vectors"
+VECTORS_LABEL = "No language model: vectors of users"
 FIT = "fit:"
 # The models of the worked example come first where nothing else says which.
 FIRST = ("llama-small", "llama-medium")
@@ -143,13 +144,6 @@ def model_labels() -> dict[str, str]:
     }
 
 
-def vector_labels(dataset: str) -> dict[str, str]:
-    """Return the choice of no old model, where there are vectors of the data set's users."""
-    if any(_is_of(run, VECTORS, dataset) for run in engine.sources()):
-        return {VECTORS: "No language model: vectors of users"}
-    return {}
-
-
 def name_of(model: str) -> str:
     """Return the name of a model."""
     return "no language model" if model == VECTORS else plans.models().get(model, model)
@@ -170,6 +164,22 @@ def prompt_options(start: Start, model: str) -> dict[str, str]:
     if model != VECTORS:
         options[f"{FIT}{model}"] = "Fit them first"
     return options
+
+
+def take_imported(run: engine.Run, start: Start) -> None:
+    """Choose imported prompts in the address, and their model where it was added by the import."""
+    model = _model_of(run)
+    if start.topology != "merge":
+        query_params.forget("source", "old")
+        query_params.write("source", run.id)
+        query_params.write("old", model)
+        return
+    spec = engine.run(model).config.get("spec") if model != VECTORS else None
+    olds = [model if old in (model, spec) else old for old in start.old]
+    query_params.forget("olds")
+    query_params.write("olds", olds)
+    chosen = zip(olds, start.prompts, strict=False)
+    query_params.write("sources", [run.id if old == model else value for old, value in chosen])
 
 
 def problem_of_models(topology: str, old: Sequence[str], new: Sequence[str]) -> str | None:

@@ -2,37 +2,33 @@
 
 import json
 import os
-import re
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import pandas as pd
-import pyarrow.parquet as pq
 import streamlit as st
 
 from dashboard import engine
+from dashboard.engine.uploads import Upload, UploadKind, queue_with_files
 from puma_engine.datasets import REGISTRY, preview_table
 from puma_engine.datasets.importers.table import Preview
 from puma_engine.datasets.importers.table_options import TableOptions
-from puma_engine.datasets.reading.csv_tables import open_unpacked
-from puma_engine.datasets.reading.parquet_files import unpacked_bytes
 from puma_engine.datasets.registry import Source
-from puma_engine.errors import DataError, PumaError
+from puma_engine.errors import DataError
 from puma_engine.jobs import Job
-from puma_engine.jobs.tidying import UPLOADS, remove_uploads
 from puma_engine.pipeline.importing_data import dataset_facts, profiles_of
 from puma_engine.store import Workspace
 
 What = Literal["user", "item"]
 _TEXT = (".csv", ".tsv", ".inter", ".item", ".jsonl")
-ENDINGS = (*_TEXT, *(f"{ending}.gz" for ending in _TEXT), ".parquet")
-MAX_BYTES = 200 << 20
-MAX_UNPACKED = 2 << 30
+TABLE = UploadKind(
+    "A table is a file",
+    (*_TEXT, *(f"{ending}.gz" for ending in _TEXT), ".parquet"),
+    "puma data import table PATH",
+)
 CHECK_SECONDS = 300
 MAX_SHOWN = 500
 REQUIRED = ("user_id", "item_id", "outcome")
@@ -86,62 +82,6 @@ def import_shipped(name: str, users: int | None) -> Job:
     engine.workspace(create=True)
     title = f"Import {name}" + (f", {users:,} users" if users else "")
     return engine.queue("import_dataset", {"source": name, "users": users}, title)
-
-
-class Upload:
-    """A file from a browser in a temporary folder, until it is imported or dropped."""
-
-    def __init__(self, name: str, stream: IO[bytes], size: int) -> None:
-        self.name = checked_name(name)
-        if size > MAX_BYTES:
-            raise DataError(
-                f"The file has {size:,} bytes; at most {MAX_BYTES:,} can be uploaded. Import it "
-                "with `puma data import table PATH` instead."
-            )
-        self._folder = TemporaryDirectory(prefix="puma-upload-")
-        self.path = Path(self._folder.name) / self.name
-        with self.path.open("wb") as file:
-            shutil.copyfileobj(stream, file)
-        _check_unpacked_size(self.path)
-
-    def move(self, folder: Path) -> Path:
-        """Move the file into a folder and return where it is."""
-        folder.mkdir(parents=True, exist_ok=True)
-        return Path(shutil.move(self.path, folder / self.name))
-
-
-def checked_name(name: str) -> str:
-    """Return a safe file name with a suffix of tables. Raises DataError for other suffixes."""
-    base = name.replace("\\", "/").rpartition("/")[2]
-    ending = next((end for end in reversed(ENDINGS) if base.lower().endswith(end)), None)
-    if ending is None:
-        raise DataError(
-            f"A table is a file that ends with {', '.join(ENDINGS)}; this one is {base[-60:]!r}."
-        )
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", base[: -len(ending)]).strip(".-")[:80]
-    return f"{stem or 'table'}{ending}"
-
-
-def _check_unpacked_size(path: Path) -> None:
-    """Raise DataError for a compressed file that is too large when unpacked."""
-    total = 0
-    if path.suffix == ".parquet":
-        try:
-            facts = pq.read_metadata(path)
-        except Exception as error:  # whatever pyarrow makes of a file from outside
-            text = "The file cannot be read as Parquet; check that it is complete."
-            raise DataError(text) from error
-        total = unpacked_bytes(facts)
-    else:
-        # A packed file is known by its content, whatever its name.
-        with open_unpacked(path) as file:
-            while total <= MAX_UNPACKED and (part := file.read(1 << 20)):
-                total += len(part)
-    if total > MAX_UNPACKED:
-        raise DataError(
-            f"The file unpacks to {total:,} bytes or more; at most {MAX_UNPACKED:,} are read from "
-            "a browser. Import it with `puma data import table PATH` instead."
-        )
 
 
 @dataclass(frozen=True)
@@ -235,17 +175,6 @@ def import_table(
     upload: Upload, items: Upload | None, settings: TableSettings, name: str | None
 ) -> Job:
     """Move a checked upload into the workspace and queue its import."""
-    ws = engine.workspace(create=True)
-    remove_uploads(ws)
-    folder = ws.root / UPLOADS / os.urandom(8).hex()
-    arguments: dict[str, Any] = {"source": "table", "name": name, **settings.job_arguments()}
-    try:
-        arguments["path"] = upload.move(folder / "table")
-        if items is not None:
-            arguments["items_path"] = items.move(folder / "items")
-        return engine.queue("import_dataset", arguments, f"Import {upload.name}")
-    except (PumaError, OSError) as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise DataError(f"The file could not be stored ({error.strerror}).") from error
-        raise
+    arguments = {"source": "table", "name": name, **settings.job_arguments()}
+    files = {"path": upload, "items_path": items}
+    return queue_with_files("import_dataset", files, arguments, f"Import {upload.name}")

@@ -15,6 +15,7 @@ from dashboard.components import (
     plan_costs,
     plan_figures,
     plan_start,
+    prompt_import,
     query_params,
 )
 from dashboard.components.glossary import show_glossary
@@ -134,7 +135,7 @@ def _models(start: Start) -> None:
     topology = query_params.segment("Route", plan_start.TOPOLOGIES, "topology")
     st.caption(plan_start.ABOUT[topology])
     names = plan_start.model_labels()
-    old_names = names | plan_start.vector_labels(str(start.dataset))
+    old_names = names | {plan_start.VECTORS: plan_start.VECTORS_LABEL}
     left, right = st.columns(2)
     with left:
         if topology == "merge":
@@ -175,14 +176,22 @@ def _models(start: Start) -> None:
 
 
 def _prompts(start: Start) -> None:
-    """Choose the prompts of each old model: a table that exists, or fitting them first."""
+    """Choose the prompts of each old model: a table that exists, a file, or fitting them first."""
+    importing = prompt_import.importing()
+    if importing is not None:
+        if importing.status == "finished" and importing.run_id is not None:
+            plan_start.take_imported(engine.run(importing.run_id), start)
+            query_params.write(prompt_import.IMPORTING, None)
+            st.rerun()
+        prompt_import.watch(importing)
+        return
     several = start.topology == "merge"
     chosen = []
     for number, model in enumerate(start.old):
         options = plan_start.prompt_options(start, model)
         if not options:
-            st.warning("There are no vectors of this data set any more; choose another old model.")
-            return
+            st.info("There are no vectors of these users yet; upload a file.")
+            continue
         given = start.prompts[number] if number < len(start.prompts) else None
         label = f"Prompts on {plan_start.name_of(model)}"
         if several:
@@ -199,11 +208,16 @@ def _prompts(start: Start) -> None:
         chosen.append(str(value))
     if several:
         query_params.write("sources", chosen)
-    st.caption(
-        "Prompts or vectors from elsewhere are imported with `puma prompts import`, in any format that "
-        "PUMA exports, as arrays or as tables; they appear here."
-    )
-    flow_steps.proceed("users")
+    complete = len(chosen) == len(start.old)
+    with st.expander("Upload a file", icon=":material/upload_file:", expanded=not complete):
+        model = start.old[0]
+        if several:
+            names = {old: plan_start.name_of(old) for old in start.old}
+            model = st.selectbox(
+                "They are on", list(names), format_func=names.__getitem__, key="prompts-of"
+            )
+        prompt_import.file(str(start.dataset), None if model == plan_start.VECTORS else model)
+    flow_steps.proceed("users", disabled=not complete)
 
 
 def _users(start: Start) -> None:

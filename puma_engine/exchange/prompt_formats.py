@@ -56,10 +56,10 @@ def read_prompts(
         )
     if not path.is_file():
         raise StoreError(f"There is no file {path}.")
-    reader = _READERS.get(path.suffix.lower())
+    reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise DataError(
-            f"Prompts cannot be read from {path.name}; allowed are {', '.join(_READERS)}, and folders."
+            f"Prompts cannot be read from {path.name}; allowed are {', '.join(READERS)}, and folders."
         )
     ids, vectors, about = reader(path, f"{owner}_id")
     if users is not None:
@@ -250,7 +250,7 @@ def _read_checkpoint(path: Path, _column: str) -> Table:
     return None, vectors, {"head": head}
 
 
-_READERS: dict[str, Callable[[Path, str], Table]] = {
+READERS: dict[str, Callable[[Path, str], Table]] = {
     ".safetensors": _read_safetensors,
     ".parquet": _read_parquet,
     **dict.fromkeys((".csv", ".tsv"), _read_delimited),

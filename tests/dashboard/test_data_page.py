@@ -14,10 +14,11 @@ from rating_tables import frame
 
 from dashboard import engine
 from dashboard.components import dataset_import
-from dashboard.engine import datasets
+from dashboard.engine import datasets, uploads
 from puma_engine import jobs
 from puma_engine.datasets import check_table
 from puma_engine.errors import DataError
+from puma_engine.jobs import tidying
 from puma_engine.jobs.runner import execute
 from puma_engine.pipeline import COMMANDS
 from puma_engine.store import Workspace
@@ -47,7 +48,7 @@ def keep(ws, made, tmp_path, name="mine"):
 def upload(name="ratings.csv", made=None, packed=False):
     content = (frame() if made is None else made).rename(columns=NAMES).to_csv(index=False).encode()
     content = gzip.compress(content) if packed else content
-    return datasets.Upload(name, io.BytesIO(content), len(content))
+    return uploads.Upload(name, io.BytesIO(content), len(content), datasets.TABLE)
 
 
 def test_without_data_sets_the_page_says_what_to_add(root, monkeypatch):
@@ -148,14 +149,14 @@ def test_a_file_is_previewed_mapped_and_checked_before_it_is_stored(root, tmp_pa
     ws = Workspace.open(root)
     (job,) = jobs.jobs(ws)
     assert job.args["columns"]["text"] == "what" and job.args["name"] == "Mine"
-    assert str(root / datasets.UPLOADS) in job.args["path"] and job.args["path"].endswith(".csv")
+    assert str(root / tidying.UPLOADS) in job.args["path"] and job.args["path"].endswith(".csv")
     assert execute_job(ws, job) == "finished"
     (made,) = ws.runs("dataset")
     assert made.name == "Mine" and made.summary["interactions"] == len(frame())
-    datasets.remove_uploads(ws)
-    assert list((root / datasets.UPLOADS).iterdir())
-    datasets.remove_uploads(ws, older_than=0)
-    assert not list((root / datasets.UPLOADS).iterdir())
+    tidying.remove_uploads(ws)
+    assert list((root / tidying.UPLOADS).iterdir())
+    tidying.remove_uploads(ws, older_than=0)
+    assert not list((root / tidying.UPLOADS).iterdir())
 
 
 def test_a_large_file_is_checked_on_demand(root, monkeypatch):
@@ -225,26 +226,26 @@ def test_hostile_columns_are_shown_as_text(root, monkeypatch):
     ],
 )
 def test_file_names_are_sanitised(given, expected):
-    assert datasets.checked_name(given) == expected
+    assert uploads.checked_name(given, datasets.TABLE) == expected
 
 
 @pytest.mark.parametrize("name", ["a.exe", "csv", "a.csv.exe", ""])
 def test_files_without_a_table_suffix_are_refused(name):
     with pytest.raises(DataError):
-        datasets.checked_name(name)
+        uploads.checked_name(name, datasets.TABLE)
 
 
 def test_large_files_and_zip_bombs_are_refused_on_the_server(monkeypatch):
-    monkeypatch.setattr(datasets, "MAX_BYTES", 10)
+    monkeypatch.setattr(uploads, "MAX_BYTES", 10)
     with pytest.raises(DataError, match="at most 10 can be uploaded"):
         upload()
     monkeypatch.undo()
-    monkeypatch.setattr(datasets, "MAX_UNPACKED", 100)
+    monkeypatch.setattr(uploads, "MAX_UNPACKED", 100)
     with pytest.raises(DataError, match="unpacks to"):
         upload("a.csv.gz", packed=True)
     content = frame().to_parquet()
     with pytest.raises(DataError, match="unpacks to"):
-        datasets.Upload("a.parquet", io.BytesIO(content), len(content))
+        uploads.Upload("a.parquet", io.BytesIO(content), len(content), datasets.TABLE)
 
 
 def test_a_check_in_its_own_process_equals_that_of_the_engine():
@@ -261,19 +262,21 @@ def test_damaged_uploads_are_refused_with_the_reason():
     for content in (packed, packed[: len(packed) // 2], b"\x1f\x8bnothing"):
         for name in ("a.csv.gz", "a.csv"):
             with pytest.raises(DataError, match="cannot be read"):
-                datasets.Upload(name, io.BytesIO(content), len(content))
+                uploads.Upload(name, io.BytesIO(content), len(content), datasets.TABLE)
 
 
 def test_packed_files_are_measured_unpacked_whatever_their_name(monkeypatch):
     content = gzip.compress(b"user_id,item_id\n" * 100)
-    monkeypatch.setattr(datasets, "MAX_UNPACKED", 500)
+    monkeypatch.setattr(uploads, "MAX_UNPACKED", 500)
     for name in ("a.csv", "a.tsv", "a.csv.GZ"):
         with pytest.raises(DataError, match="unpacks to"):
-            datasets.Upload(name, io.BytesIO(content), len(content))
+            uploads.Upload(name, io.BytesIO(content), len(content), datasets.TABLE)
     table = pa.table({"text": pa.array(["x"] * 1_000).dictionary_encode()})
     pq.write_table(table, made := io.BytesIO())
     with pytest.raises(DataError, match="unpacks to"):
-        datasets.Upload("a.parquet", io.BytesIO(made.getvalue()), len(made.getvalue()))
+        uploads.Upload(
+            "a.parquet", io.BytesIO(made.getvalue()), len(made.getvalue()), datasets.TABLE
+        )
 
 
 def test_every_option_of_the_page_reaches_the_check():
@@ -281,7 +284,7 @@ def test_every_option_of_the_page_reaches_the_check():
     rows.loc[rows.index[::9], "outcome"] = -1
     rows["time"] += 1_400_000_000
     content = rows.to_csv(index=False, header=False, sep="|").encode("cp1252")
-    file = datasets.Upload("a.csv", io.BytesIO(content), len(content))
+    file = uploads.Upload("a.csv", io.BytesIO(content), len(content), datasets.TABLE)
     columns = dict(zip(("user_id", "item_id", "outcome", "time"), "1245", strict=True))
     options = {
         **{"columns": columns, "id_as_text": True, "no_header": True, "delimiter": "|"},
@@ -308,11 +311,11 @@ def test_titles_may_come_in_a_second_file(ws):
 
 def test_an_upload_is_deleted_once_no_job_can_read_it(ws):
     job = datasets.import_table(upload(), None, MAPPED, None)
-    datasets.remove_uploads(ws, older_than=0)
+    tidying.remove_uploads(ws, older_than=0)
     assert datasets.Path(job.args["path"]).is_file()
     with pytest.raises(engine.PumaError):
         datasets.import_table(upload(), None, replace(MAPPED, columns={"user_id": object()}), None)
-    assert len(list((ws.root / datasets.UPLOADS).iterdir())) == 1
+    assert len(list((ws.root / tidying.UPLOADS).iterdir())) == 1
 
 
 def test_imports_that_failed_are_shown_with_their_reason(ws, monkeypatch):

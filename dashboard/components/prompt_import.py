@@ -1,0 +1,95 @@
+"""New migration: upload a file of prompts or vectors, and follow its import."""
+
+import streamlit as st
+
+from dashboard import engine
+from dashboard.components import formatting, job_cards, page_states, query_params, upload_box
+from dashboard.engine import prompt_files, uploads
+
+# The address names the import that the flow waits for.
+IMPORTING = "import-prompts"
+BOXES = ("prompts-file", "prompts-users")
+
+
+def file(dataset: str, model: str | None) -> None:
+    """Draw upload and settings of a file, and start its import.
+
+    model: the run or the name of the model that the prompts are on; None: they are vectors of users.
+    """
+    uploads.remove_uploads(engine.workspace())
+    what = "prompts" if model else "vectors"
+    upload = upload_box.show(f"A table of {what}, one row a user", BOXES[0], prompt_files.PROMPTS)
+    if upload is None:
+        st.caption(
+            "A file of `puma prompts export`, arrays of NumPy or safetensors, or a table with the column "
+            "user\\_id and one column for each number; at most "
+            f"{formatting.size(uploads.MAX_BYTES)}. Folders and checkpoints are read by "
+            "`puma prompts import`."
+        )
+        return
+    users = None
+    if st.toggle("User ids are in a second file", key="prompts-have-users"):
+        users = upload_box.show(
+            "User ids, in the order of the rows", BOXES[1], prompt_files.USER_IDS
+        )
+    left, middle, right = st.columns([1, 1, 2], vertical_alignment="bottom")
+    tokens = left.number_input(
+        "Soft tokens a user",
+        min_value=1,
+        value=None,
+        key="prompts-tokens",
+        placeholder="as in the file",
+        help="Where a row holds the numbers of several tokens side by side.",
+    )
+    head = model is None or middle.checkbox(
+        "Train a head",
+        value=True,
+        key="prompts-head",
+        help="Prompts of another program bring no head that reads the model's answers. Without one "
+        "they can be migrated, but not evaluated.",
+    )
+    name = right.text_input("Name of the run", max_chars=100, key="prompts-name").strip() or None
+    try:
+        found = prompt_files.content(upload, users, tokens)
+    except engine.PumaError as error:
+        page_states.failed("This file cannot be imported.", error)
+        return
+    if found is not None:
+        each = "1 token" if found.tokens == 1 else f"{found.tokens:,} tokens"
+        st.text(f"{found.users:,} users, {each} of {found.width:,} numbers each")
+    if not st.button(f"Import the {what}", icon=":material/download:", key="import-prompts-file"):
+        return
+    try:
+        job = prompt_files.import_file(
+            upload, dataset, model, users=users, tokens=tokens, head=head, name=name
+        )
+    except engine.PumaError as error:
+        page_states.failed("The import was not started.", error)
+        return
+    upload_box.forget(*BOXES)
+    query_params.write(IMPORTING, job.id)
+    st.rerun()
+
+
+def importing() -> engine.Job | None:
+    """Return the import that the flow waits for."""
+    job_id = st.query_params.get(IMPORTING)
+    if job_id is None:
+        return None
+    try:
+        return engine.job(job_id)
+    except engine.PumaError:
+        query_params.write(IMPORTING, None)
+        return None
+
+
+def watch(job: engine.Job) -> None:
+    """Show an import that is not finished, and what can be done where it failed."""
+    job_cards.watch_one(job)
+    if job.status in ("failed", "cancelled"):
+        st.button(
+            "Choose other prompts",
+            icon=":material/undo:",
+            on_click=query_params.write,
+            args=[IMPORTING, None],
+        )

@@ -1,0 +1,78 @@
+"""Files of prompts or vectors from a browser: what they hold, and their import."""
+
+from dataclasses import dataclass
+
+from dashboard import engine
+from dashboard.engine.uploads import Upload, UploadKind, queue_with_files
+from puma_engine.errors import DataError
+from puma_engine.exchange.prompt_formats import read_prompts
+from puma_engine.jobs import Job
+
+COMMAND = "import_prompts"
+PROMPTS = UploadKind(
+    "Prompts are in a file",
+    (".safetensors", ".npz", ".npy", ".parquet", ".csv", ".tsv"),
+    "puma prompts import PATH",
+)
+USER_IDS = UploadKind(
+    "User ids are in a file",
+    (".txt", ".json", ".csv", ".tsv", ".parquet"),
+    "puma prompts import PATH --users FILE",
+)
+# Smaller files are read before they are imported, in bytes.
+MAX_CHECKED = 20 << 20
+
+
+@dataclass(frozen=True)
+class Content:
+    """The number of users of a file, soft tokens of each, and numbers of a token."""
+
+    users: int
+    tokens: int
+    width: int
+
+
+def content(upload: Upload, users: Upload | None, tokens: int | None) -> Content | None:
+    """Return what a file holds; None for a large one, which its import reads. Raises PumaError.
+
+    users: names each row's user, where the file does not. tokens: soft tokens a user, where rows are
+    flat.
+    """
+    if upload.path.stat().st_size > MAX_CHECKED:
+        return None
+    try:
+        file = read_prompts(upload.path, users=users.path if users else None, tokens=tokens)
+    except engine.PumaError as error:
+        # Its name in the temporary folder means nothing to whoever uploaded it.
+        text = str(error)
+        for each in (upload, users):
+            text = text if each is None else text.replace(str(each.path), each.name)
+        raise DataError(text) from error
+    return Content(*file.vectors.shape)
+
+
+def import_file(
+    upload: Upload,
+    dataset: str,
+    model: str | None,
+    *,
+    users: Upload | None = None,
+    tokens: int | None = None,
+    head: bool = True,
+    name: str | None = None,
+) -> Job:
+    """Queue the import of a file, as `puma prompts import` does it. Raises PumaError.
+
+    model: the run or the name of the model that the prompts are on; None for vectors that no language
+    model made. head: whether a head is trained where the prompts bring none.
+    """
+    arguments = {
+        "dataset": dataset,
+        "backbone": model,
+        "tokens": tokens,
+        "head": "auto" if head else "none",
+        "name": name,
+    }
+    what = "prompts" if model else "vectors"
+    files = {"path": upload, "users": users}
+    return queue_with_files(COMMAND, files, arguments, f"Import {what} of {upload.name}")
