@@ -3,7 +3,9 @@
 A migration is as good as full retraining when the 95 % interval of its paired difference is
 below a margin (default: 1 % of the retraining's value), which makes the comparison a
 non-inferiority test (Piaggio et al., "Reporting of Noninferiority and Equivalence Randomized
-Trials", JAMA 2012). Among migrations that are, and that cost less, the cheapest is recommended.
+Trials", JAMA 2012). Among migrations that are, and that cost less, the cheapest is recommended. Cost
+is the arithmetic of the trainings where all of them have it, since seconds depend on what else a
+machine does; else it is the measured seconds.
 
 The primary metric decides. A caution says where the level of predictions and the order of each user's
 items disagree.
@@ -52,6 +54,7 @@ WITHOUT_TARGET = ("source", "baseline")
 MIGRATED = ("migrated", "refined")
 
 Decision = Literal["migrate", "refine", "retrain", "undecided", "incomplete"]
+Measure = Literal["flops", "seconds"]
 Relation = Literal["better", "equivalent", "not worse", "worse", "uncertain"]
 
 RELATIONS: dict[Relation, str] = {
@@ -68,7 +71,8 @@ class MethodScore:
     """One method on the comparison's primary metric.
 
     loss, loss_low, loss_high: how much worse than the reference it is, in the metric's
-    units, with its 95 % interval; below 0 it is better.
+    units, with its 95 % interval; below 0 it is better. seconds, flops: of its trainings, NaN where they
+    were not measured.
     """
 
     method: str
@@ -83,6 +87,7 @@ class MethodScore:
     users_trained: float
     seed: float
     device: str | None
+    flops: float = float("nan")
 
     def relation(self, margin: float) -> Relation:
         """Compare the method with the reference by its interval; margin is in metric units."""
@@ -103,7 +108,7 @@ class ComparisonData:
     """The input of a verdict: the tables of a comparison run.
 
     methods and scores: the tables "methods" (with a column backbone, if methods may belong
-    to several) and "comparison". margin: a share of the retraining's value. effects(method):
+    to several, and flops, if they are known) and "comparison". margin: a share of the retraining's value. effects(method):
     the effects on users of a method against the reference, or None where predictions are
     missing. shares: the table of `puma_engine.evaluation.shares_kept`. changes: that of
     `puma_engine.evaluation.source_changes`. Raises ConfigError for a margin outside (0, 1).
@@ -131,8 +136,8 @@ class Verdict:
     """A decision with its sentences, and the numbers that it is based on.
 
     method: the migration that was judged; reference: the full retraining. margin, loss and
-    its interval are in the metric's units; cost is the migration's measured seconds, with
-    refining, as a share of the retraining's. refine: ids of the users to refine, the
+    its interval are in the metric's units; cost is the migration's measured seconds, with refining, as a
+    share of the retraining's, and arithmetic the same of operations, None where it does not decide. refine: ids of the users to refine, the
     surest first. disagreement: the caution that level and ranking disagree, "" where they do not; it
     is one of the cautions, too. source: how all plans compare with the old model; its sentence is the
     first of the cautions where users would lose, else of the evidence. Texts contain names that users gave to runs: show them as plain text.
@@ -154,6 +159,7 @@ class Verdict:
     refine: tuple[str, ...] = ()
     disagreement: str = ""
     source: SourceChange | None = None
+    arithmetic: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the verdict as JSON types (NaN where there is no figure)."""
@@ -205,7 +211,7 @@ def judge(data: ComparisonData) -> Verdict:
                 f"{label} is undefined on these rows; compare on a split with more rows per user"
             )
         return Verdict("incomplete", f"No verdict yet: {problem}.", metric=data.metric)
-    return _Judge(data, scores, base).decide(candidates)
+    return _Judge(data, scores, base, cost_measure(base, candidates)).decide(candidates)
 
 
 def decision_ranges(
@@ -219,12 +225,13 @@ def decision_ranges(
     base, candidates = _base_and_candidates(scores)
     if base is None or not candidates:
         return ()
-    plans = _plans(data, base, candidates)
+    measure = cost_measure(base, candidates)
+    plans = _plans(data, base, candidates, measure)
     ranges: list[DecisionRange] = []
     for number in range(1, round(most / step) + 1):
         # Rounded, so that it is the number that a reader would give.
         margin = round(number * step, 6)
-        judged = _Judge(replace(data, margin=margin), scores, base)
+        judged = _Judge(replace(data, margin=margin), scores, base, measure)
         decision, pick, _ = judged.choose(candidates, plans)
         if ranges and (ranges[-1].decision, ranges[-1].method) == (decision, pick.method):
             ranges[-1] = replace(ranges[-1], high=margin)
@@ -237,55 +244,60 @@ def decision_ranges(
 class _Plan:
     """A migration and the users whom it refines afterwards.
 
-    needed: the smallest margin that admits it, in metric units. seconds: of both.
+    needed: the smallest margin that admits it, in metric units. cost: of both, see `cost_measure`.
     """
 
     row: MethodScore
     refine: tuple[str, ...]
     needed: float
-    seconds: float
+    cost: float
 
 
-def _plans(data: ComparisonData, base: MethodScore, candidates: list[MethodScore]) -> list[_Plan]:
+def cost_measure(base: MethodScore, candidates: list[MethodScore]) -> Measure:
+    """Return by what the costs of migrations and of full retraining are compared.
+
+    Arithmetic where all of them have it; else seconds, on which a busy machine has an influence.
+    """
+    return "flops" if all(row.flops > 0 for row in (base, *candidates)) else "seconds"
+
+
+def _plans(
+    data: ComparisonData, base: MethodScore, candidates: list[MethodScore], measure: Measure
+) -> list[_Plan]:
     """Return what may be recommended at some margin: migrations as they are, and with refining.
 
-    Refining counts as the refined users' share of the retraining's time.
+    Refining counts as the refined users' share of the retraining's cost.
     """
+    whole = getattr(base, measure)
+
+    def plan(row: MethodScore, users: tuple[str, ...], needed: float) -> _Plan:
+        refining = len(users) / data.users * whole if users else 0.0
+        # A migration of unknown cost comes last.
+        own = np.nan_to_num(getattr(row, measure), nan=np.inf)
+        return _Plan(row, users, needed, own + refining)
+
+    def is_worth_refining(plan: _Plan) -> bool:
+        few = 0 < len(plan.refine) <= MAX_REFINED_SHARE * data.users
+        return few and plan.cost < whole
+
     plans = []
     for row in candidates:
-        cheaper = row.seconds < base.seconds
+        cheaper = getattr(row, measure) < whole
         if not cheaper and not row.loss_high < 0:
             continue
         effects = data.effects(row.method)
         sure, likely = (_refinable(effects, probability) for probability in (SURE, LIKELY))
         # A migration within the margin may still leave users who are worth refining.
-        refined = _plan(data, base, row, sure, row.loss_high)
+        refined = plan(row, sure, row.loss_high)
         enough = len(sure) >= MIN_REFINED_SHARE * data.users
-        worth = enough and _is_worth_refining(data, base, refined)
-        plans.append(refined if worth else _plan(data, base, row, (), row.loss_high))
+        worth = enough and is_worth_refining(refined)
+        plans.append(refined if worth else plan(row, (), row.loss_high))
         if effects is not None and cheaper and data.metric == "rmse":
             gain = _gain_of_refining(effects, likely, row.value)
-            closing = _plan(data, base, row, likely, row.loss_high - gain)
-            if _is_worth_refining(data, base, closing):
+            closing = plan(row, likely, row.loss_high - gain)
+            if is_worth_refining(closing):
                 plans.append(closing)
     return plans
-
-
-def _plan(
-    data: ComparisonData,
-    base: MethodScore,
-    row: MethodScore,
-    users: tuple[str, ...],
-    needed: float,
-) -> _Plan:
-    refining = len(users) / data.users * base.seconds if users else 0.0
-    # A migration of unknown cost comes last.
-    return _Plan(row, users, needed, np.nan_to_num(row.seconds, nan=np.inf) + refining)
-
-
-def _is_worth_refining(data: ComparisonData, base: MethodScore, plan: _Plan) -> bool:
-    few = 0 < len(plan.refine) <= MAX_REFINED_SHARE * data.users
-    return few and plan.seconds < base.seconds
 
 
 def _gain_of_refining(effects: UserEffects, users: tuple[str, ...], rmse: float) -> float:
@@ -334,8 +346,8 @@ def method_scores(data: ComparisonData, metric: str | None = None) -> list[Metho
         score: dict[Any, Any] = dict(table.loc[row["method"]])
         low, high = sorted((sign * score["difference_low"], sign * score["difference_high"]))
         numbers = {name: float(score[name]) for name in ("value", "low", "high")} | {
-            name: float("nan") if row[name] is None else float(row[name])
-            for name in ("seconds", "users_trained", "seed")
+            name: float("nan") if row.get(name) is None else float(row[name])
+            for name in ("seconds", "users_trained", "seed", "flops")
         }
         scores.append(
             MethodScore(
@@ -374,11 +386,15 @@ def user_sentences(effects: UserEffects | None) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class _Judge:
-    """The decision on a comparison whose reference `base` is the full retraining."""
+    """The decision on a comparison whose reference `base` is the full retraining.
+
+    measure: of `cost_measure`.
+    """
 
     data: ComparisonData
     scores: list[MethodScore]
     base: MethodScore
+    measure: Measure
 
     @property
     def margin(self) -> float:
@@ -419,7 +435,8 @@ class _Judge:
 
     def decide(self, candidates: list[MethodScore]) -> Verdict:
         """Decide between the candidates and full retraining, and say why."""
-        decision, pick, refine = self.choose(candidates, _plans(self.data, self.base, candidates))
+        plans = _plans(self.data, self.base, candidates, self.measure)
+        decision, pick, refine = self.choose(candidates, plans)
         headline = {
             "migrate": lambda: self.migrate(pick),
             "refine": lambda: self.refine(pick, refine),
@@ -437,36 +454,38 @@ class _Judge:
         more, so the recommended one is never dearer.
         """
         if within := [plan for plan in plans if plan.needed <= self.margin]:
-            best = min(within, key=lambda plan: (plan.seconds, plan.needed))
+            best = min(within, key=lambda plan: (plan.cost, plan.needed))
             return ("refine" if best.refine else "migrate"), best.row, best.refine
-        affordable = [row for row in candidates if row.seconds < self.base.seconds]
+        affordable = [row for row in candidates if self.is_cheaper(row)]
         if likely := [row for row in affordable if row.loss < self.margin]:
             return "undecided", min(likely, key=lambda row: row.loss), ()
         good = [row for row in candidates if row.loss_high <= self.margin]
         return "retrain", min(good or candidates, key=lambda row: row.loss), ()
+
+    def is_cheaper(self, row: MethodScore) -> bool:
+        return bool(getattr(row, self.measure) < getattr(self.base, self.measure))
 
     def migrate(self, pick: MethodScore) -> str:
         """The migration is as good and cheaper."""
         return (
             f"Migrate: {self.name(pick.method)} has {self.change(pick)} than full retraining, within "
             f"the {format_percent(self.data.margin)} that you accept, and took "
-            f"{format_share(self.cost(pick))} of its time."
+            f"{self.cost_in_words(pick)}."
         )
 
     def refine(self, pick: MethodScore, refine: tuple[str, ...]) -> str:
         """Some users are refined: the migration is good and they regress, or it falls short."""
         name, users = self.name(pick.method), format_users(self.data.users)
-        cost = format_share(self.cost(pick, len(refine)))
+        cost = self.cost_in_words(pick, len(refine))
         beginning = f"Migrate all and refine {format_users(len(refine))}: {name}"
         if pick.loss_high <= self.margin:
             return (
                 f"{beginning} has {self.change(pick)} than full retraining, but {len(refine):,} of "
-                f"{users} surely regress; together {cost} of the retraining's time."
+                f"{users} surely regress; together {cost}."
             )
         return (
             f"{beginning} alone is not surely as good as full retraining, and refining the "
-            f"{len(refine):,} of {users} who likely regress is expected to close the gap, at {cost} of "
-            "the retraining's time."
+            f"{len(refine):,} of {users} who likely regress is expected to close the gap, at {cost}."
         )
 
     def undecided(self, best: MethodScore) -> str:
@@ -482,12 +501,12 @@ class _Judge:
         )
 
     def retrain(self, pick: MethodScore) -> str:
-        """No migration is as good, or those that are save no time."""
-        time = format_share(self.cost(pick))
+        """No migration is as good, or those that are save nothing."""
+        cost = self.cost_in_words(pick)
         if pick.loss_high <= self.margin:
             return (
                 f"Retrain: {self.name(pick.method)} is as good ({self.label} within the margin of "
-                f"{self.margin:.4f}), but took {time} of the retraining's time; here it saves nothing."
+                f"{self.margin:.4f}), but took {cost}; here it saves nothing."
             )
         sure = (
             "surely"
@@ -496,18 +515,27 @@ class _Judge:
             if pick.loss > self.margin
             else "maybe"
         )
-        slow = pick.seconds >= self.base.seconds
+        dear = not self.is_cheaper(pick)
         return (
             f"Retrain: the best migration, {self.name(pick.method)}, has {self.change(pick)} than full "
             f"retraining, {sure} more of a loss than the {format_percent(self.data.margin)} that you "
-            f"accept{f', and took {time} of its time' if slow else ''}."
+            f"accept{f', and took {cost}' if dear else ''}."
         )
 
-    def cost(self, pick: MethodScore, refined: int = 0) -> float:
-        """Seconds of a migration, and of refining so many users, as a share of the retraining's."""
-        if not self.base.seconds > 0:
+    def share(self, pick: MethodScore, measure: Measure, refined: int = 0) -> float:
+        """Cost of a migration, and of refining so many users, as a share of the retraining's."""
+        whole = getattr(self.base, measure)
+        if not whole > 0:
             return float("nan")
-        return pick.seconds / self.base.seconds + refined / self.data.users
+        return float(getattr(pick, measure) / whole + refined / self.data.users)
+
+    def cost_in_words(self, pick: MethodScore, refined: int = 0) -> str:
+        """Return what decides about cost first, and the time in any case."""
+        time = format_share(self.share(pick, "seconds", refined))
+        if self.measure == "seconds":
+            return f"{time} of the retraining's time"
+        arithmetic = format_share(self.share(pick, "flops", refined))
+        return f"{arithmetic} of the retraining's arithmetic ({time} of its time)"
 
     def verdict(
         self, decision: Decision, headline: str, pick: MethodScore, refine: tuple[str, ...] = ()
@@ -533,10 +561,11 @@ class _Judge:
             pick.loss,
             pick.loss_low,
             pick.loss_high,
-            self.cost(pick, len(refine)),
+            self.share(pick, "seconds", len(refine)),
             refine,
             disagreement,
             source,
+            self.share(pick, "flops", len(refine)) if self.measure == "flops" else None,
         )
 
     def source_change(self) -> SourceChange | None:
@@ -562,8 +591,13 @@ class _Judge:
             f"{RELATIONS[pick.relation(self.margin)]}.",
             f"Measured time: {format_seconds(pick.seconds)} for the migration, "
             f"{format_seconds(base.seconds)} for full retraining "
-            f"({format_share(self.cost(pick))}); {who} trained the adapter.",
+            f"({format_share(self.share(pick, 'seconds'))}); {who} trained the adapter.",
         ]
+        if self.measure == "flops":
+            sentences.append(
+                f"Arithmetic of the trainings: {format_share(self.share(pick, 'flops'))} of full "
+                "retraining's. It decides what is cheaper; times depend on what else a machine does."
+            )
         sentences += self.share_sentences(pick)
         return (*sentences, *user_sentences(data.effects(pick.method)))
 

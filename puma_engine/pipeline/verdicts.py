@@ -18,6 +18,7 @@ from puma_engine.pipeline.comparing import (
     comparison_shares,
     comparison_users,
     computed_once,
+    method_cost,
 )
 from puma_engine.pipeline.user_impact import load_user_impact
 from puma_engine.store import Run, Workspace
@@ -43,7 +44,7 @@ def comparison_data(
     clicks, which name AUC, hold uAUC too. Raises as `judge_comparison` does.
     """
     run = stage.find(ws, comparison, "comparison")
-    methods = with_backbones(ws, ws.get_table(run.id, "methods"))
+    methods = _with_arithmetic(ws, with_backbones(ws, ws.get_table(run.id, "methods")))
     evaluations = methods.set_index("method")["evaluation"]
 
     @functools.cache
@@ -82,6 +83,13 @@ def user_impact_between(ws: Workspace, run: Run, evaluation: str) -> UserImpact 
     except (StoreError, DataError):
         return None
     return impact
+
+
+def _with_arithmetic(ws: Workspace, methods: pd.DataFrame) -> pd.DataFrame:
+    """Add the column flops: the arithmetic of a method's trainings, None where it was not measured."""
+    runs = [ws.run(evaluation) for evaluation in methods["evaluation"]]
+    flops = [method_cost(ws, run)["flops"] if run.status == "finished" else None for run in runs]
+    return methods.assign(flops=pd.Series(flops, index=methods.index, dtype=object))
 
 
 def with_backbones(ws: Workspace, methods: pd.DataFrame) -> pd.DataFrame:

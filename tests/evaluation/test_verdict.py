@@ -125,6 +125,56 @@ def test_a_migration_that_saves_nothing_is_not_recommended():
     assert better.decision == "migrate"
 
 
+FINE, WIDE = (0.001, -0.004, 0.006), (0.03, 0.02, 0.04)
+
+
+def test_arithmetic_decides_what_is_cheaper_and_the_time_is_told_beside_it():
+    """A busy machine made the migration take longer than the retraining."""
+    busy = migrated(FINE, seconds=130.0)
+    flops = {"Moved": {"flops": 6e12}, "Full retraining": {"flops": 1e14}}
+    verdict = judge(question(busy, BASE, **flops))
+    assert verdict.decision == "migrate"
+    assert (verdict.arithmetic, verdict.cost) == pytest.approx((0.06, 1.3))
+    took = "took 6% of the retraining's arithmetic (130% of its time)."
+    assert verdict.headline.endswith(took)
+    assert "Arithmetic of the trainings: 6% of full retraining's." in " ".join(verdict.evidence)
+    assert [part.decision for part in decision_ranges(question(busy, BASE, **flops))][
+        -1
+    ] == "migrate"
+    dear = {"Moved": {"flops": 2e14}, "Full retraining": {"flops": 1e14}}
+    verdict = judge(question(migrated(FINE, seconds=10.0), BASE, **dear))
+    assert (
+        verdict.decision == "retrain" and "200% of the retraining's arithmetic" in verdict.headline
+    )
+
+
+def test_the_cheapest_is_that_with_the_least_arithmetic():
+    rows = (migrated(FINE, 10.0, label="quick"), migrated(FINE, 20.0, label="lean"), BASE)
+    flops = {"quick": 3e12, "lean": 2e12, "Full retraining": 1e14}
+    given = {label: {"flops": value} for label, value in flops.items()}
+    assert judge(question(*rows, **given)).method == "lean"
+
+
+@pytest.mark.parametrize("without", ["quick", "Full retraining"])
+def test_time_decides_where_a_method_has_no_arithmetic(without):
+    rows = (migrated(FINE, 10.0, label="quick"), migrated(FINE, 20.0, label="lean"), BASE)
+    flops = {"quick": 3e12, "lean": 2e12, "Full retraining": 1e14} | {without: None}
+    given = {label: {"flops": value} for label, value in flops.items()}
+    verdict = judge(question(*rows, **given))
+    assert verdict.method == "quick" and "10% of the retraining's time" in verdict.headline
+    assert verdict.arithmetic is None and "Arithmetic" not in " ".join(verdict.evidence)
+
+
+def test_refining_adds_to_arithmetic_and_time():
+    effects, truth = simulated(0.0, regressing=20)
+    flops = {"Moved": {"flops": 2e13}, "Full retraining": {"flops": 1e14}}
+    data = question(migrated(FINE, 120.0), BASE, effects=effects, users=400, **flops)
+    verdict = judge(data)
+    assert verdict.decision == "refine" and set(verdict.refine) == truth
+    assert (verdict.arithmetic, verdict.cost) == pytest.approx((0.25, 1.25))
+    assert "together 25% of the retraining's arithmetic (125% of its time)" in verdict.headline
+
+
 def test_undecided_estimates_how_many_users_would_decide():
     verdict = judge(question(migrated((0.004, -0.008, 0.016)), BASE, users=500))
     assert "about 2,000 users" in verdict.headline
