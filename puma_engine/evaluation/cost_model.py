@@ -24,7 +24,7 @@ class Measured:
     share of the machine's cores that other processes used meanwhile (0 where not measured).
     items: where predictions were measured rather than a training, their distinct items; examples are
     then the predicted pairs, training_seconds theirs, and the rest of seconds that of the items.
-    template: the name of the prompt template, on which the work per example depends.
+    template: the texts that stand around an example, on which its work depends, as one name.
     """
 
     run: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
@@ -208,8 +208,13 @@ def _measured(run: Run) -> Measured:
         len(run.config.get("widths", ())) if short else sources,
         short,
         _share_of_others(run),
-        template=str(run.config["template"]),
+        template=_texts(run.config),
     )
+
+
+def _texts(config: Mapping[str, Any]) -> str:
+    """Return on which texts the work per example depends: the template, and the chat template around it."""
+    return template_label({key: config.get(key) for key in ("template", "chat_template")})
 
 
 def _share_of_others(run: Run) -> float:
@@ -248,7 +253,7 @@ def measured_predictions(ws: Workspace, backbone: str, device: str) -> list[Meas
                 short=short,
                 others=_share_of_others(run),
                 items=int(run.cost["predicted_items"]),
-                template=str(model.config["template"]),
+                template=_texts(model.config),
             )
         )
     return measurements
@@ -327,7 +332,7 @@ def _fitting(
         training.batch_size,
         measured(ws, "prompts", model, device, item_tokens),
         0,
-        settings.template.name,
+        _texts(settings.template.to_config()),
     )
 
 
@@ -350,7 +355,7 @@ def _hops(
             settings.training.batch_size,
             measured(ws, "migration", model, device, settings.item_tokens),
             len(request.origins) if number == 0 else 1,
-            settings.template.name,
+            _texts(settings.template.to_config()),
         )
         for number, model in enumerate(models)
     ]
@@ -359,7 +364,7 @@ def _hops(
     of_sources = len(request.origins)
     for number, (teacher, template) in enumerate(teachers(settings, models)):
         reading = cost_model.predict_reading(
-            pairs, items, measured_predictions(ws, teacher, device), template.name
+            pairs, items, measured_predictions(ws, teacher, device), _texts(template.to_config())
         )
         # The teachers of the first hop are its sources, that of another one the model before it.
         hop = max(0, number - of_sources + 1)
@@ -408,9 +413,11 @@ def plan_stages(
         target = replace(_target(ws, model), rows=round(rows))
         return training_of(fit_defaults(task, users, target=target), {}, request.seed)
 
-    # Vectors that no model reads are not evaluated.
-    origins = [model_of(source) for source in settings.sources if has_model(source)]
-    origins += settings.fit_on
+    # Vectors that no model reads are not evaluated; prompts are read in the template of their fit.
+    origins = [
+        (model_of(source), template_of(source)) for source in settings.sources if has_model(source)
+    ]
+    origins += [(model, settings.template) for model in settings.fit_on]
     stages = []
 
     def add(kind: str, subject: str, title: str, seconds: Prediction | None, work: float) -> None:
@@ -438,15 +445,16 @@ def plan_stages(
         seconds = _retraining(ws, settings, models[-1], device)
         add("retrain", request.targets[-1], title, seconds, work)
     compared = request.retrain or asked is not None or other is not None
-    scored = [models[-1], *origins, models[-1]] if compared else [models[-1]]
-    evaluations = [_evaluating(ws, model, tested, device) for model in scored]
+    target = (models[-1], settings.template)
+    scored = [target, *origins, target] if compared else [target]
+    evaluations = [_evaluating(ws, *method, tested, device) for method in scored]
     known = [item for item in evaluations if item is not None]
     add(
         "evaluate",
         "",
         f"Evaluate {len(scored)} methods on held-out records" if compared else "Evaluate it",
         reduce(Prediction.plus, known) if len(known) == len(evaluations) else None,
-        sum(tested * _size(ws, model) for model in scored),
+        sum(tested * _size(ws, model) for model, _ in scored),
     )
     if compared:
         work = _COMPARING * tested * _size(ws, models[-1])
@@ -480,15 +488,23 @@ def _size(ws: Workspace, model: str) -> float:
     return shipped.get(model, min(shipped.values(), default=1.0))
 
 
-def _evaluating(ws: Workspace, model: str, rows: float, device: str) -> Prediction | None:
-    """Predict the evaluation of so many rows on a model, from evaluations of prompts on it."""
-    rates = []
+def _evaluating(
+    ws: Workspace, model: str, template: Template, rows: float, device: str
+) -> Prediction | None:
+    """Predict the evaluation of so many rows on a model, from evaluations of prompts on it.
+
+    Those in the same template come first.
+    """
+    in_template, all_rates = [], []
     for run in ws.runs("evaluation", "finished"):
         subject, count = run.inputs.get("prompts"), int(run.summary.get("rows") or 0)
         if subject is None or run.device != device or not count or not run.seconds:
             continue
         if ws.run(subject).inputs.get("backbone") == model:
-            rates.append(run.seconds / count)
+            all_rates.append(run.seconds / count)
+            if _texts(run.config) == _texts(template.to_config()):
+                in_template.append(run.seconds / count)
+    rates = in_template or all_rates
     if not rates:
         return None
     return Prediction(
@@ -497,6 +513,7 @@ def _evaluating(ws: Workspace, model: str, rows: float, device: str) -> Predicti
         rows * max(rates),
         evidence=(),
         other_batches=False,
+        other_templates=not in_template,
     )
 
 

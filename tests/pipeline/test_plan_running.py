@@ -1,6 +1,8 @@
 """Whole migrations: from a data set alone to a verdict, in stages that are reported and reused."""
 
 import json
+from dataclasses import replace
+from statistics import median
 
 import pytest
 from small_runs import QUICK, SMALL, write_ratings
@@ -8,9 +10,10 @@ from tiny import tiny_backbone_folder
 from typer.testing import CliRunner
 
 from puma_engine import Workbench
+from puma_engine.backbone.templates import TEMPLATES
 from puma_engine.cli.application import app
 from puma_engine.errors import Cancelled, ConfigError
-from puma_engine.pipeline import judge_comparison, plan_stages
+from puma_engine.pipeline import judge_comparison, plan_stages, planning
 from puma_engine.requests import PlanRequest
 
 SETTINGS = {"strategy": "random", "budget": 6, "training": QUICK, "adapter": SMALL}
@@ -139,6 +142,36 @@ def test_the_retraining_of_prompts_with_items_has_items_too(world, done):
     comparison = bench.run_plan(**question)
     again = bench.fit_prompts(data, large, role="retrained", training=QUICK, prompt=prompt)
     assert again.id in {run.id for run in bench.workspace.lineage(comparison.id)}
+
+
+def test_evaluations_are_predicted_from_those_in_the_same_template(world, done):
+    bench, question = world[0], done[1]
+    methods = bench.workspace.get_table(done[0].id, "methods").set_index("kind")
+    moved = bench.run(methods.loc["migrated", "run"])
+    other = bench.evaluate(moved, template="rating")
+    large = moved.inputs["backbone"]
+    rates = {
+        run.id: run.seconds / run.summary["rows"]
+        for run in bench.runs("evaluation")
+        if "prompts" in run.inputs and bench.run(run.inputs["prompts"]).inputs["backbone"] == large
+    }
+    settings = planning.plan_settings(bench.workspace, PlanRequest.from_dict(question))
+
+    def predicted(template):
+        return planning._evaluating(bench.workspace, large, template, 1.0, "cpu")
+
+    assert predicted(TEMPLATES["rating"]).seconds == pytest.approx(rates.pop(other.id))
+    assert predicted(settings.template).seconds == pytest.approx(median(rates.values()))
+    assert not predicted(settings.template).other_templates
+    for unknown in (
+        TEMPLATES["rating-item-first"],
+        replace(settings.template, chat_template=True),  # its texts are longer
+    ):
+        assert predicted(unknown).other_templates
+    in_chat = planning.costs(
+        bench.workspace, **question | {"retrain": False, "chat_template": True}, device="cpu"
+    )
+    assert in_chat.migration.other_templates and in_chat.retraining.other_templates
 
 
 def test_the_command_line_asks_the_same_question(world, done):
