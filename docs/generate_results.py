@@ -20,7 +20,7 @@ from puma_engine.evaluation.baselines import BASELINES
 from puma_engine.evaluation.metrics import METRICS
 from puma_engine.report import svg
 from puma_engine.studies import evidence
-from puma_engine.studies.builder import ALL_USERS, few_users
+from puma_engine.studies.builder import ALL_USERS, BLENDED, few_users
 from puma_engine.studies.catalog import STUDIES
 from puma_engine.studies.claims import Claim
 from puma_engine.studies.differences import (
@@ -117,9 +117,13 @@ class Main:
         return None
 
     def best(self, *, language_model: bool, metric: str | None = None) -> str:
-        """The method with the best mean, of those with or without a language model."""
+        """The method with the best mean, of those with or without a language model, blends left out."""
         metric = metric or self.metric
-        methods = [name for name in self.rows if (name in BASELINES) != language_model]
+        methods = [
+            name
+            for name, row in self.rows.items()
+            if (name in BASELINES) != language_model and row.get("kind") != "blended"
+        ]
         sign = -1 if METRICS[metric].higher_is_better else 1
         return min(methods, key=lambda name: sign * self.rows[name][metric])
 
@@ -235,6 +239,10 @@ def against_no_language_model(results: Sequence[Main]) -> str:
     verdict = (
         f"Matrix factorisation is ahead on {joined(ahead)}" if ahead else "That is ahead on all"
     )
+    blend = f"{ALL_USERS}, {BLENDED}"
+    if any(blend in main.rows for main in results):
+        blended = values(results, lambda main: blend, "rmse")
+        verdict += f". Blended with it, a migration of all users has {blended}"
     return (
         f"Matrix factorisation, without a language model, has an RMSE of "
         f"{values(results, lambda main: 'matrix_factorisation', 'rmse')}. The best plan with a language model "

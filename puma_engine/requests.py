@@ -392,12 +392,21 @@ class EvaluationRequest(Request):
     """Predict every row of a split and score it; subject is a run with prompts or a baseline.
 
     backbone: another model that reads the prompts as they are, to see what reusing them costs.
+    blend: a baseline whose predictions are blended with the prompts', with weights fitted on validation rows.
     """
 
     subject: str
     backbone: str | None = None
+    blend: str | None = None
     dataset: str | None = None
     split: str = "test"
     template: str | None = None
     precision: str = "auto"
     name: str | None = None
+
+    def check(self) -> None:
+        if self.blend is not None and self.backbone is not None:
+            raise ConfigError(
+                "Prompts that another model reads are not blended with a baseline; leave out the backbone or "
+                "the blend."
+            )

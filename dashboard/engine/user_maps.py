@@ -11,7 +11,7 @@ import streamlit as st
 
 from dashboard import engine
 from dashboard.engine import Job, Run, Workspace
-from puma_engine.pipeline.evaluating import ids_of
+from puma_engine.pipeline.evaluating import ids_of, is_of_prompts_alone
 from puma_engine.pipeline.importing_data import load_dataset
 from puma_engine.pipeline.planning import replaces
 from puma_engine.pipeline.projecting import MAP, PLACES, SPACE
@@ -96,7 +96,8 @@ def extent(root: str, projection_id: str) -> pd.DataFrame:
 def evaluation_of(prompts: str) -> Run | None:
     """Return the newest finished evaluation of a prompt table on test rows."""
     runs = (run for run in engine.runs("evaluation") if run.inputs.get("prompts") == prompts)
-    return next((run for run in runs if run.config.get("split") == "test"), None)
+    own = (run for run in runs if is_of_prompts_alone(run))
+    return next((run for run in own if run.config.get("split") == "test"), None)
 
 
 def retraining_of(migration: Run) -> Run | None:

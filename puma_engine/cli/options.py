@@ -35,6 +35,7 @@ HELP: dict[str, Text] = {
     "dataset": "Data set (default: the source's).",
     "backbone": "Backbone run, zoo name, model folder, GGUF file or hub id.",
     "role": "source, retrained, or random (the head alone is trained).",
+    "blend": "Baseline, such as matrix_factorisation, whose predictions are blended in; validation rows choose the weights.",
     "split": "train, validation or test.",
     "template": "Prompt template: a name, or a file with your own (default: the source's).",
     "chat_template": "Put the chat template of an instruct model around the text.",

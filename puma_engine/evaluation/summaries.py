@@ -84,8 +84,8 @@ def chains(methods: pd.DataFrame) -> pd.DataFrame:
     Columns: chain (a label), run, step, backbone and the scores; steps without an evaluation are
     absent. A chain that is part of a longer one is not repeated.
     """
-    # Prompts that another model reads as they are say nothing of their own step.
-    own = methods[methods["run"].notna() & (methods["kind"] != "reused")]
+    # Prompts that another model reads, and those blended with a baseline, say nothing of their own step.
+    own = methods[methods["run"].notna() & ~methods["kind"].isin(["reused", "blended"])]
     by_run = _preferred(own, ["run"]).set_index("run")
     ends = methods[(methods["kind"] == "migrated") & (methods["hops"] >= 2)]
     ends = ends[ends["sources"] == 1]

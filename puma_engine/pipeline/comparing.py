@@ -52,6 +52,7 @@ from puma_engine.evaluation.source_changes import measured_changes
 from puma_engine.evaluation.user_effects import per_user_losses
 from puma_engine.pipeline import stage
 from puma_engine.pipeline.evaluating import (
+    BLENDED,
     DRAWS,
     REUSED,
     method_kind,
@@ -491,12 +492,16 @@ def _method_row(ws: Workspace, run: Run, label: str, base: Run) -> dict[str, Any
 def method_cost(ws: Workspace, evaluation: Run) -> dict[str, Any]:
     """Return the measured seconds of a method, its flops, and how many users trained it.
 
-    Prompts that are reused as they are cost nothing. For fitted prompts: their fitting (that of the file, for imported ones). For a
+    Prompts that are reused as they are cost nothing. A blend costs its prompts and its baseline. For fitted prompts: their fitting (that of the file, for imported ones). For a
     migration, refined or not: every selection, hop and refining down to the source prompts,
     which are not counted. Items that came from disk count what computing them took. flops: of the trainings alone; None where they were not measured.
     """
     if "prompts" not in evaluation.inputs:
         return {"seconds": evaluation.seconds, "users_trained": None, "flops": None}
+    if evaluation.config["method"] == BLENDED:
+        own, baseline = (method_cost(ws, ws.run(evaluation.inputs[r])) for r in ("own", "baseline"))
+        seconds = (own["seconds"] or 0.0) + (baseline["seconds"] or 0.0)
+        return own | {"seconds": seconds}
     subject = ws.run(evaluation.inputs["prompts"])
     if evaluation.config["method"] == REUSED:
         return {"seconds": 0.0, "users_trained": 0, "flops": 0.0}

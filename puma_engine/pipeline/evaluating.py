@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from puma_engine.datasets import Dataset
 from puma_engine.errors import ConfigError, NotFoundError, StoreError
 from puma_engine.evaluation import metrics
 from puma_engine.evaluation.baselines import BASELINES
+from puma_engine.evaluation.blending import Blend
 from puma_engine.pipeline import stage
 from puma_engine.pipeline.backbones import backbone_run, load_backbone
 from puma_engine.pipeline.importing_data import load_dataset
@@ -28,6 +30,8 @@ USER_METRICS = "user_metrics"
 DRAWS = 1000
 # The method of prompts that another model, or another wording, reads as they are.
 REUSED = "reused"
+# The method of prompts whose predictions are blended with a baseline's.
+BLENDED = "blended"
 LABELS = {
     "source": "Source prompts",
     "retrained": "Full retraining",
@@ -42,6 +46,7 @@ def evaluate(
     *,
     dataset: stage.Reference | None = None,
     backbone: stage.Reference | Path | None = None,
+    blend: str | None = None,
     split: str = "test",
     template: str | None = None,
     precision: str = "auto",
@@ -55,7 +60,9 @@ def evaluate(
     subject: a prompts or migration run, scored on its own data set unless another is given; or the
     name of a baseline that needs no language model (global_mean, item_mean, user_item_bias,
     matrix_factorisation), with a data set. backbone: another model that reads the prompts as they are,
-    such as the same weights in another precision; what that costs is what a migration can save. split: train, validation or test. Every metric has a
+    such as the same weights in another precision; what that costs is what a migration can save. blend: a
+    baseline whose predictions are blended with the prompts', with weights fitted on validation rows.
+    split: train, validation or test. Every metric has a
     95 % interval from resampling users. Raises NotFoundError, ConfigError, DataError.
     """
     request = EvaluationRequest.from_arguments(locals())
@@ -64,6 +71,8 @@ def evaluate(
 
 def run_evaluation(ws: Workspace, request: EvaluationRequest, execution: stage.Execution) -> Run:
     """Execute a request to evaluate; see `evaluate`."""
+    if request.blend is not None:
+        return _run_blended(ws, request, execution)
     split, subject, run = request.split, request.subject, None
     config: dict[str, Any]
     if subject in BASELINES:
@@ -123,6 +132,54 @@ def run_evaluation(ws: Workspace, request: EvaluationRequest, execution: stage.E
         name=request.name or stage.slug("eval", label, None if split == "test" else split),
         config=config,
         inputs=inputs,
+        compute=compute,
+    )
+
+
+def _run_blended(ws: Workspace, request: EvaluationRequest, execution: stage.Execution) -> Run:
+    """Score the blend of prompts and a baseline, from evaluations of both on validation rows and the split.
+
+    The weights and the intercept are in the summary of the run.
+    """
+    baseline, split = str(request.blend), request.split
+    if baseline not in BASELINES or request.subject in BASELINES:
+        raise ConfigError(
+            f"Predictions of prompts are blended with those of a baseline ({', '.join(BASELINES)}), not "
+            f"{request.subject!r} with {baseline!r}."
+        )
+    if split == "validation":
+        raise ConfigError("Validation rows choose the weights of a blend; score it on test rows.")
+    alone = replace(request, blend=None, name=None)
+    own = run_evaluation(ws, alone, execution)
+    of_baseline = replace(alone, subject=baseline, dataset=own.inputs["dataset"], template=None)
+    scored = {"own": own, "baseline": run_evaluation(ws, of_baseline, execution)}
+    fitted = {
+        "own": run_evaluation(ws, replace(alone, split="validation"), execution),
+        "baseline": run_evaluation(ws, replace(of_baseline, split="validation"), execution),
+    }
+
+    def compute(run_id: str, _folder: Path, _clock: stage.Clock) -> stage.StageResult:
+        dataset = load_dataset(ws, ws.run(own.inputs["dataset"]))
+        inputs, predictions = (
+            [read_predictions(ws, run)["prediction"].to_numpy(np.float64) for run in runs.values()]
+            for runs in (fitted, scored)
+        )
+        outcome = dataset.rows("validation")["outcome"].to_numpy(np.float64)
+        blend = Blend(dataset.task).fit(np.column_stack(inputs), outcome)
+        predicted = blend.predict(np.column_stack(predictions))
+        summary = store_scores(ws, run_id, dataset, split, predicted)
+        weights = dict(zip(scored, map(float, blend.weights), strict=True))
+        summary |= {"weights": weights, "intercept": blend.intercept}
+        return stage.StageResult(summary=summary)
+
+    return stage.run_stage(
+        ws,
+        "evaluation",
+        name=request.name or stage.slug(own.name, "with", baseline),
+        config=own.config | {"method": BLENDED, "blended_with": baseline},
+        inputs=own.inputs
+        | {role: run.id for role, run in scored.items()}
+        | {f"{role}_validation": run.id for role, run in fitted.items()},
         compute=compute,
     )
 
@@ -229,7 +286,7 @@ def _user_metrics_of_predictions(ws: Workspace, evaluation: Run) -> pd.DataFrame
 
 
 def method_kind(evaluation: Run) -> str:
-    """Return source, retrained, random, migrated, refined, shuffled, reused or baseline."""
+    """Return source, retrained, random, migrated, refined, shuffled, reused, blended or baseline."""
     method = evaluation.config["method"]
     return "baseline" if method in BASELINES else str(method)
 
@@ -239,7 +296,16 @@ def method_label(ws: Workspace, evaluation: Run) -> str:
     method = evaluation.config["method"]
     if method in BASELINES:
         return BASELINES[method].label
-    return _prompts_label(ws, ws.run(evaluation.inputs["prompts"]), method)
+    subject = ws.run(evaluation.inputs["prompts"])
+    if method == BLENDED:
+        baseline = BASELINES[evaluation.config["blended_with"]].label
+        return f"{prompts_label(ws, subject)}, blended with {baseline.lower()}"
+    return _prompts_label(ws, subject, method)
+
+
+def is_of_prompts_alone(evaluation: Run) -> bool:
+    """Say whether an evaluation is what prompts predict on their own model, without a baseline."""
+    return "prompts" in evaluation.inputs and evaluation.config["method"] not in (REUSED, BLENDED)
 
 
 def prompts_label(ws: Workspace, subject: Run) -> str:

@@ -16,6 +16,7 @@ from puma_engine.exchange.prompt_file import with_head
 from puma_engine.files import new_folder, save_tensors, write_text
 from puma_engine.pipeline import stage
 from puma_engine.pipeline.backbones import load_backbone
+from puma_engine.pipeline.evaluating import is_of_prompts_alone
 from puma_engine.pipeline.importing_data import load_dataset
 from puma_engine.pipeline.stored_prompts import (
     has_model,
@@ -243,7 +244,9 @@ def card_of(ws: Workspace, run: Run, licence: str | None, *, kind: str) -> str:
     evaluations = {
         dependent.id
         for dependent in ws.dependents(run.id)
-        if dependent.kind == "evaluation" and dependent.status == "finished"
+        if dependent.kind == "evaluation"
+        and dependent.status == "finished"
+        and is_of_prompts_alone(dependent)
     }
     scores = ws.metrics()
     scores = scores[scores["run_id"].isin(evaluations) & scores["method"].isna()]

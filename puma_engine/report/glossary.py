@@ -31,6 +31,8 @@ TERMS = {
     "the real migration gains over it is the information in the prompts.",
     "baseline": "A prediction without any language model, such as the mean rating of an item, or "
     "user and item averages combined. Cheap, and not always worse.",
+    "blended": "Predictions of prompts and of a baseline, weighted together. Validation records choose the "
+    "weights. It shows what prompts add to a prediction that needs no language model.",
     "target": "The new backbone, to which the prompts are moved.",
     "template": "The sentence around the soft prompt: it names the item, has a slot for the user's "
     "prompt, and asks for the answer.",

@@ -26,6 +26,7 @@ MARKS = {
     "diamond": "M0-6L6 0L0 6L-6 0Z",
     "star": "M0-6.5L1.7-2H6.2L2.6.8L3.9 5.4L0 2.6L-3.9 5.4L-2.6.8L-6.2-2H-1.7Z",
     "triangle-up": "M0-6L5.5 4.5H-5.5Z",
+    "triangle-down": "M0 5.5L5.5-4.5H-5.5Z",
     "x": "M-5-3L-3-5L0-2L3-5L5-3L2 0L5 3L3 5L0 2L-3 5L-5 3L-2 0Z",
     "hexagon": "M-2.9-5H2.9L5.8 0L2.9 5H-2.9L-5.8 0Z",
     "pentagon": "M0-5.8L5.5-1.8L3.4 4.7H-3.4L-5.5-1.8Z",

@@ -26,6 +26,7 @@ KINDS = {
     "retrained": Kind("Retrained", "#D55E00", "square"),
     "random": Kind("Random prompts", "#CC79A7", "x"),
     "reused": Kind("Reused as they are", "#7F6FB0", "pentagon"),
+    "blended": Kind("Blended with a baseline", "#B0587A", "triangle-down"),
     "shuffled": Kind("Check: prompts swapped", "#8A8A8A", "triangle-up"),
     "baseline": Kind("No language model", "#9C8B52", "cross"),
 }

@@ -15,6 +15,8 @@ SMALL_SHARE = 0.07
 ALL_USERS = "PUMA, all users"
 # The same, but trained on the source model's predictions: no outcome of any user is read.
 WITHOUT_RECORDS = f"{ALL_USERS}, from predictions"
+# What reports add to the name of a method whose predictions are blended with a baseline's.
+BLENDED = "blended with MF"
 # Candidates of source prompts are compared by their mean over this many seeds: a single training
 # may have learned nothing.
 SOURCE_SEEDS = 2
@@ -48,6 +50,7 @@ class Builder:
         inputs: Inputs | None = None,
         settings_from: str | None = None,
         facts: dict[str, Any] | None = None,
+        after: tuple[str, ...] = (),
     ) -> str:
         """Add one cell."""
         name = f"{self.dataset}/{name}"
@@ -55,7 +58,7 @@ class Builder:
             template = f"{self.task}{ORDERS[self.options.order]}"
             settings = {"template": template} | (settings or {})
         self.cells.append(
-            Cell(name, stage, settings or {}, inputs or {}, settings_from, facts or {})
+            Cell(name, stage, settings or {}, inputs or {}, settings_from, facts or {}, after)
         )
         return name
 
@@ -152,6 +155,24 @@ class Builder:
             facts = {"dataset": self.dataset, "method": name, "kind": "baseline"}
             data = {"dataset": self.data}
             self.add(f"score of {name}", "evaluate", {"subject": name}, data, facts=facts)
+
+    def evaluate_blends(self, baseline: str, methods: Sequence[str]) -> None:
+        """Score methods that were scored alone, blended with a baseline that was scored, too."""
+        on_validation = self.add(
+            f"validation of {baseline}",
+            "evaluate",
+            {"subject": baseline, "split": "validation"},
+            {"dataset": self.data},
+        )
+        after = f"{self.dataset}/score of {baseline}", on_validation
+        for alone in [cell for cell in self.cells if cell.facts.get("method") in methods]:
+            facts = alone.facts | {
+                "method": f"{alone.facts['method']}, {BLENDED}",
+                "kind": "blended",
+            }
+            name = f"{alone.name.removeprefix(f'{self.dataset}/')}, {BLENDED}"
+            settings = {"blend": baseline}
+            self.add(name, "evaluate", settings, alone.inputs, None, facts, (alone.name, *after))
 
     def tune(
         self,

@@ -70,7 +70,8 @@ class Cell:
     the stage. inputs: cells whose runs are arguments of the stage, by argument. settings_from: a
     cell whose run's training, prompt and adapter settings are used; those in `settings` take
     precedence. facts: of an evaluation: what its row of the report says besides its scores. Rows
-    whose facts differ only in `seed` are repetitions of one method.
+    whose facts differ only in `seed` are repetitions of one method. after: cells whose runs the stage
+    finds in the workspace, so that they must finish first.
     """
 
     name: str
@@ -79,11 +80,12 @@ class Cell:
     inputs: Inputs = field(default_factory=dict)
     settings_from: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    after: tuple[str, ...] = ()
 
     @property
     def dependencies(self) -> list[str]:
         """Names of the cells that must finish before this one starts."""
-        names = [] if self.settings_from is None else [self.settings_from]
+        names = [*self.after] if self.settings_from is None else [self.settings_from, *self.after]
         for cells in self.inputs.values():
             names += [cells] if isinstance(cells, str) else cells
         return names

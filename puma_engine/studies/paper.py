@@ -45,6 +45,8 @@ FROM_ITEMS_TOO = f"{FROM_FACTORS} of items, too"
 def table2(build: Builder) -> None:
     """Add every method of Table 2, tuned on the first seed, item prompts, and migrations of other sources.
 
+    The main ones are also blended with matrix factorisation, to see what prompts add to it.
+
     Migrations that a few users train are tuned on the first two seeds.
     Those from predictions have the default settings: tuned by records they would not be without
     records.
@@ -134,6 +136,11 @@ def table2(build: Builder) -> None:
         method = f"{ALL_USERS}, refined with item prompts"
         build.evaluate(refined, method=method, kind="refined", seed=seed)
     _migrate_factors(build, shares[0])
+    names = ["retrained", "retrained, item prompts too", *methods.values()]
+    build.evaluate_blends(
+        "matrix_factorisation",
+        [*names, f"{ALL_USERS}, refined", f"{ALL_USERS}, refined with item prompts"],
+    )
 
 
 def _migrate_factors(build: Builder, share: float) -> None:

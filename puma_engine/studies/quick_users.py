@@ -118,7 +118,8 @@ def work_on(cells: Sequence[Cell], model: str, users: int, task: str) -> dict[st
         if model_of_cell(cell, by_name) != model:
             continue
         if cell.stage == "evaluate":
-            work["test"] += 1
+            # A blend takes test predictions from the evaluation of the prompts alone.
+            work["validation" if "blend" in cell.settings else "test"] += 1
         elif cell.stage in ("fit_prompts", "migrate", "refine"):
             share = _share_of(cell, by_name)
             epochs = _epochs_of(cell, by_name, users, share, task)

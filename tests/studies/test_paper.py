@@ -7,7 +7,7 @@ import pytest
 from puma_engine.cli.study import default_processes
 from puma_engine.defaults import PAIRS_PER_USER
 from puma_engine.studies import Options, get_study
-from puma_engine.studies.builder import ALL_USERS, WITHOUT_RECORDS, few_users
+from puma_engine.studies.builder import ALL_USERS, BLENDED, WITHOUT_RECORDS, few_users
 from puma_engine.studies.grids import CLICKS, RATINGS
 from puma_engine.studies.paper import FROM_FACTORS, FROM_ITEMS_TOO
 
@@ -74,6 +74,25 @@ def test_table2_migrates_factors_of_every_seed_with_settings_of_the_first(datase
         shared = {"target": options.target, "seed": 2}
         assert [cell.settings for cell in candidates] == [shared | tried for tried in grid]
         assert {cell.inputs["sources"] for cell in candidates} == {factors[0].name}
+
+
+def test_table2_blends_the_main_methods_with_matrix_factorisation():
+    options = Options(datasets=("goodbooks",), seeds=(0, 3))
+    cells = {cell.name: cell for cell in get_study("table2").cells(options)}
+    blended = [cell for cell in cells.values() if cell.facts.get("kind") == "blended"]
+    methods = [ALL_USERS, few_users("kmeans-variance"), "retrained", "retrained, item prompts too"]
+    methods += [f"{ALL_USERS}, refined", f"{ALL_USERS}, refined with item prompts"]
+    found = sorted((cell.facts["method"], cell.facts["seed"]) for cell in blended)
+    assert found == sorted((f"{name}, {BLENDED}", seed) for name in methods for seed in (0, 3))
+    for cell in blended:
+        assert cell.settings == {"blend": "matrix_factorisation"}
+        # Whatever the blend looks up in the workspace is there: no two processes make the same run.
+        alone, *baseline = (cells[name] for name in cell.after)
+        assert set(cell.after) <= set(cell.dependencies)
+        assert alone.inputs == cell.inputs and "blend" not in alone.settings
+        assert alone.facts["method"] == cell.facts["method"].removesuffix(f", {BLENDED}")
+        assert [item.settings.get("split", "test") for item in baseline] == ["test", "validation"]
+        assert {item.settings["subject"] for item in baseline} == {"matrix_factorisation"}
 
 
 def test_table2_compares_settings_for_few_users_by_the_mean_over_two_seeds():

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from claim_reports import AGAIN, main_results, method, report, retrained
 
+from puma_engine.studies.builder import BLENDED
 from puma_engine.studies.claims import ALL_USERS, FEW_USERS
 from puma_engine.studies.evidence import Evidence
 
@@ -86,3 +87,15 @@ def test_another_model_has_figures_and_verdicts_of_its_own(generator):
     heads, _, first, *_ = generator.claims_table(reports).splitlines()
     assert heads == "| claim of the paper | books | goodbooks, smollm2 |"
     assert "✅ [reproduced](results/zoo/zoo.md)" in first and "❌ [not reproduced]" in first
+
+
+def test_blends_are_told_beside_the_plans_and_not_as_one_of_them(generator):
+    methods = [retrained(), method("matrix_factorisation", [0.82], kind="baseline")]
+    methods += [
+        method(ALL_USERS, [0.83] * 3, (-0.02, 0.0)),
+        method(f"{ALL_USERS}, {BLENDED}", [0.81] * 3, (-0.04, -0.02), kind="blended"),
+    ]
+    main = generator.Main(report("table2", methods), "goodbooks", "books")
+    text = generator.against_no_language_model([main])
+    assert f"({ALL_USERS}) has 0.830 on books. Matrix factorisation is ahead on books" in text
+    assert text.endswith("Blended with it, a migration of all users has 0.810 on books.")

@@ -1,0 +1,115 @@
+"""Prompts blended with a baseline: from evaluations on validation rows to a row of a comparison."""
+
+import json
+
+import numpy as np
+import pytest
+from small_runs import QUICK, SMALL, write_ratings
+from tiny import tiny_backbone_folder
+from typer.testing import CliRunner
+
+from puma_engine import Workbench
+from puma_engine.cli import app
+from puma_engine.errors import ConfigError
+from puma_engine.evaluation.blending import Blend
+from puma_engine.evaluation.metrics import pooled
+from puma_engine.pipeline.comparing import method_cost
+from puma_engine.pipeline.evaluating import is_of_prompts_alone, method_kind, method_label
+
+BASELINE = "matrix_factorisation"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    root = tmp_path_factory.mktemp("blended")
+    bench = Workbench(root / "ws", create=True)
+    path = write_ratings(root / "r.csv", users=40, rows=20)
+    data = bench.import_dataset("table", path=path, task="rating", name="r")
+    old, new = (
+        bench.add_backbone(tiny_backbone_folder(root, family), name=name)
+        for name, family in (("old", "llama"), ("new", "qwen2"))
+    )
+    source = bench.fit_prompts(data, old, training=QUICK, name="source")
+    retrained = bench.fit_prompts(data, new, role="retrained", training=QUICK, name="retrained")
+    moved = bench.migrate(source, new, training=QUICK, adapter=SMALL, name="moved")
+    return {
+        "bench": bench,
+        "data": data,
+        "moved": moved,
+        "own": bench.evaluate(moved),
+        "retrained": bench.evaluate(retrained),
+        "blended": bench.evaluate(moved, blend=BASELINE),
+    }
+
+
+def test_a_blend_is_that_of_the_four_evaluations_that_it_names(world):
+    bench, blended = world["bench"], world["blended"]
+    splits = {
+        (subject, split): bench.predictions(bench.evaluate(subject, dataset="r", split=split))
+        for subject in ("moved", BASELINE)
+        for split in ("validation", "test")
+    }
+
+    def columns(split):
+        parts = [splits[subject, split]["prediction"] for subject in ("moved", BASELINE)]
+        return np.column_stack(parts).astype(np.float64)
+
+    validation, test = splits[BASELINE, "validation"], splits[BASELINE, "test"]
+    blend = Blend("rating").fit(columns("validation"), validation["outcome"].to_numpy(np.float64))
+    wanted = blend.predict(columns("test"))
+    stored = bench.predictions(blended)
+    np.testing.assert_allclose(stored["prediction"], wanted, rtol=1e-6)
+    assert stored["item_id"].tolist() == test["item_id"].tolist()
+    summary = blended.summary
+    assert summary["weights"] == pytest.approx(
+        {"own": blend.weights[0], "baseline": blend.weights[1]}
+    )
+    scores = pooled(
+        "rating",
+        *(stored[n].to_numpy(float) for n in ("outcome", "prediction")),
+        stored["user_id"].to_numpy(),
+    )
+    assert summary["metrics"]["rmse"] == pytest.approx(scores["rmse"])
+
+
+def test_a_blend_is_a_method_of_its_own_beside_the_prompts(world):
+    bench, own, blended = world["bench"], world["own"], world["blended"]
+    assert bench.evaluate(world["moved"]).id == own.id != blended.id
+    assert "blended_with" not in own.config and is_of_prompts_alone(own)
+    assert method_kind(blended) == "blended" and not is_of_prompts_alone(blended)
+    label = method_label(bench.workspace, blended)
+    assert label == "Migrated, all users, blended with matrix factorisation"
+    run = bench.compare([own, world["retrained"], blended], name="blends")
+    methods = bench.workspace.get_table(run.id, "methods").set_index("evaluation")
+    assert methods.loc[blended.id, "kind"] == "blended"
+    # A verdict is on migrations, not on what a baseline adds to them.
+    verdict = bench.judge(run)
+    assert verdict.method != label
+    costs = [method_cost(bench.workspace, item) for item in (own, blended)]
+    baseline = bench.evaluate(BASELINE, dataset=world["data"])
+    assert costs[1]["seconds"] == pytest.approx(costs[0]["seconds"] + baseline.seconds)
+    assert costs[1]["flops"] == costs[0]["flops"]
+
+
+def test_the_command_asks_the_same_question(world):
+    root = str(world["bench"].workspace.root)
+    words = ["evaluate", "moved", "--blend", BASELINE, "-w", root, "--json"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["id"] == world["blended"].id
+
+
+@pytest.mark.parametrize(
+    ("subject", "settings", "said"),
+    [
+        ("moved", {"blend": "nothing"}, "with those of a baseline .*, not 'moved' with 'nothing'"),
+        (BASELINE, {"blend": BASELINE, "dataset": "r"}, "Predictions of prompts are blended"),
+        ("moved", {"blend": BASELINE, "split": "validation"}, "choose the weights of a blend"),
+        ("moved", {"blend": BASELINE, "backbone": "old"}, "leave out the backbone or the blend"),
+    ],
+)
+def test_what_cannot_be_blended_is_refused(world, subject, settings, said):
+    before = len(world["bench"].workspace.runs())
+    with pytest.raises(ConfigError, match=said):
+        world["bench"].evaluate(subject, **settings)
+    assert len(world["bench"].workspace.runs()) == before
