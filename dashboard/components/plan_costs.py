@@ -103,7 +103,7 @@ def show(plan: Plan, start: Start, device: str, price: float) -> dict[str, Any] 
         _evidence(costs)
         _calibration(plan, costs, device)
     with right, st.container(border=True, height="stretch"):
-        plan_quality.show(start, costs.trained)
+        plan_quality.show(plan, start, costs.trained)
     if costs.migration is None:
         return None
     return {

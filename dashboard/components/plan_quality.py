@@ -9,17 +9,19 @@ from dashboard.components import figures
 from dashboard.components.plan_start import Start
 from dashboard.components.theme import CATEGORIES, KINDS, NEUTRAL
 from dashboard.engine import plans, quality
+from dashboard.engine.plans import Plan
 from dashboard.engine.quality import Expected
 
 TITLE = "### What it may keep"
 HEIGHT = 260
 
 
-def show(start: Start, trained: int) -> None:
+def show(plan: Plan, start: Start, trained: int) -> None:
     """Show the expected quality of a migration that so many users train."""
     st.markdown(TITLE)
     task = str(engine.run(str(start.dataset)).summary["task"])
-    here = quality.measured(str(start.dataset), plans.here(start.targets[-1]))
+    model, template = plans.here(start.targets[-1]), plans.settings(plan).template
+    here = quality.measured(str(start.dataset), model, template)
     published = quality.published(task)
     with_published = here.empty
     found = quality.expected(here, trained)

@@ -8,9 +8,9 @@ import streamlit as st
 
 from dashboard import engine
 from dashboard.engine import studies, summary
+from puma_engine.backbone.templates import Template, template_label
 from puma_engine.errors import PumaError
 from puma_engine.evaluation.metrics import PRIMARY_METRIC
-from puma_engine.evaluation.verdict import MIGRATED
 
 COLUMNS = ["users", "kept", "low", "high", "series", "name"]
 MAX_COMPARISONS = 50
@@ -30,10 +30,10 @@ class Expected:
     basis: str
 
 
-def measured(data: str, model: str) -> pd.DataFrame:
+def measured(data: str, model: str, template: Template) -> pd.DataFrame:
     """Return what migrations of a data set to a model kept here, one row a migration.
 
-    Columns: users (who trained it), kept, low, high (shares of full retraining's gain), series, name.
+    They are those in a template, without refined ones, as in `published`. Columns: users (who trained it), kept, low, high (shares of full retraining's gain), series, name.
     """
     rows = []
     known: set[str] = set()
@@ -42,22 +42,24 @@ def measured(data: str, model: str) -> pd.DataFrame:
             plans = summary.plans(run)
         except PumaError:  # a damaged comparison says nothing here; its own page says why
             continue
-        moved = plans[plans["kind"].isin(MIGRATED) & plans["kept"].notna()]
+        moved = plans[(plans["kind"] == "migrated") & plans["kept"].notna()]
         for row in moved.to_dict("records"):
             subject = str(row["run"])
-            if subject in known or not _is_of(subject, data, model):
+            if subject in known or not is_of(subject, data, model, template):
                 continue
             known.add(subject)
             rows.append(_row(row, HERE, row["method"]))
     return pd.DataFrame(rows, columns=COLUMNS).sort_values("users", kind="stable")
 
 
-def _is_of(subject: str, data: str, model: str) -> bool:
+def is_of(subject: str, data: str, model: str, template: Template) -> bool:
+    """Return whether a run migrated the prompts of a data set to a model in a template."""
     try:
-        inputs = engine.run(subject).inputs
+        run = engine.run(subject)
     except engine.NotFoundError:
         return False
-    return (inputs.get("dataset"), inputs.get("backbone")) == (data, model)
+    same = template_label(run.config) == template_label(template.to_config())
+    return same and (run.inputs.get("dataset"), run.inputs.get("backbone")) == (data, model)
 
 
 def _row(row: dict, series: str, name: object) -> dict:

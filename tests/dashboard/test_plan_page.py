@@ -16,6 +16,7 @@ from dashboard.components import plan_costs, plan_figures, plan_quality
 from dashboard.engine import plans, quality
 from dashboard.engine.quality import Expected
 from puma_engine import jobs, pipeline
+from puma_engine.backbone.templates import Template
 from puma_engine.config import TrainingConfig
 from puma_engine.defaults import DEFAULT_STRATEGIES, PAIRS_PER_USER
 from puma_engine.errors import ConfigError, StoreError
@@ -329,8 +330,12 @@ def test_running_a_plan_ends_in_a_comparison_and_shows_actual_costs(world, monke
     app = open_page("plan", ws.root, monkeypatch, target=large.id, budget="6")
     assert "exists already" in words(app)
     # What the run kept is a dot where as many users train.
-    points = quality.measured(source.inputs["dataset"], large.id)
+    template = Template.from_config(source.config)
+    points = quality.measured(source.inputs["dataset"], large.id, template)
     assert points["users"].tolist() in ([], [6])
+    here = (migration.run, source.inputs["dataset"], large.id)
+    assert quality.is_of(*here, template)
+    assert not quality.is_of(*here, replace(template, chat_template=True))
 
 
 def test_visitors_who_may_only_view_see_what_was_launched(world, monkeypatch):
