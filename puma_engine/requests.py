@@ -410,3 +410,15 @@ class EvaluationRequest(Request):
                 "Prompts that another model reads are not blended with a baseline; leave out the backbone or "
                 "the blend."
             )
+
+
+# Commands whose runs a cluster can compute, by the request that each takes.
+PLACED: dict[str, type[Request]] = {
+    "fit_prompts": FitRequest,
+    "select": SelectionRequest,
+    "migrate": MigrationRequest,
+    "chain": ChainRequest,
+    "refine": RefineRequest,
+    "evaluate": EvaluationRequest,
+    "run_plan": PlanRequest,
+}

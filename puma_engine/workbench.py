@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
@@ -9,6 +10,8 @@ from typing import Concatenate, ParamSpec, TypeVar
 import pandas as pd
 
 from puma_engine import pipeline
+from puma_engine.jobs.places import checked_place, run_command
+from puma_engine.requests import PLACED
 from puma_engine.store import Run, Workspace
 
 P = ParamSpec("P")
@@ -18,8 +21,15 @@ R = TypeVar("R")
 def _method(
     stage: Callable[Concatenate[Workspace, P], R],
 ) -> Callable[Concatenate[Workbench, P], R]:
+    signature = inspect.signature(stage)
+
     def call(self: Workbench, *args: P.args, **kwargs: P.kwargs) -> R:
-        return stage(self.workspace, *args, **kwargs)
+        if stage.__name__ not in PLACED:
+            return stage(self.workspace, *args, **kwargs)
+        given = signature.bind(self.workspace, *args, **kwargs).arguments
+        del given[next(iter(given))]
+        result: R = run_command(self.workspace, stage.__name__, on=self.on, **given)
+        return result
 
     call.__doc__, call.__name__ = stage.__doc__, stage.__name__
     call.__wrapped__ = stage  # type: ignore[attr-defined]
@@ -31,10 +41,14 @@ class Workbench:
 
     Each stage takes runs, or their ids or names, and returns its run; a finished run is reused.
     path: the workspace's folder (default: PUMA_WORKSPACE, else ./workspace). create: whether to make
-    it if there is none. Raises NotFoundError, StoreError.
+    it if there is none. on: the Ray cluster that computes runs: "ray", ray://HOST:PORT or HOST:PORT
+    (default: this machine, or what PUMA_ON names). Raises NotFoundError, StoreError, JobError.
     """
 
-    def __init__(self, path: str | Path | None = None, *, create: bool = False) -> None:
+    def __init__(
+        self, path: str | Path | None = None, *, create: bool = False, on: str | None = None
+    ) -> None:
+        self.on = on if on is None else checked_place(on)
         self.workspace = Workspace.open(path, create=create)
 
     import_dataset = _method(pipeline.import_dataset)

@@ -45,11 +45,17 @@ PACKAGED = {
 }
 
 
+# Where this process finds models whose files came from another machine, by spec.
+RELOCATED: dict[str, Path] = {}
+
+
 def local_path(spec: str) -> Path:
     """Return the path that a spec names: the file of a packaged model, or the spec itself.
 
     Raises BackboneError if the model's package is not installed.
     """
+    if spec in RELOCATED:
+        return RELOCATED[spec]
     if spec not in PACKAGED:
         return Path(spec).expanduser()
     path = PACKAGED[spec].path

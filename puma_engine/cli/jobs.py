@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from puma_engine.cli.session import session
+from puma_engine.errors import ConfigError
 
 app = typer.Typer(name="jobs", help="List, cancel and retry queued jobs.")
 JobId = Annotated[str, typer.Argument(help="Job id.")]
@@ -78,11 +79,31 @@ def worker(
         list[str] | None,
         typer.Option("--device", help="Device to use, one job each; repeat it (default: all)."),
     ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            "--on", help="Ray cluster that computes the jobs: ray, ray://HOST:PORT or HOST:PORT."
+        ),
+    ] = None,
+    at_once: Annotated[
+        int | None,
+        typer.Option("--at-once", help="Jobs on the cluster at the same time (default: 4).", min=1),
+    ] = None,
 ) -> None:
     """Run queued jobs as detached processes, one a device, until stopped."""
     import logging
+    import os
 
+    from puma_engine.jobs import places, worker_loop
     from puma_engine.jobs import worker as work
 
+    if on is not None and device:
+        raise ConfigError("Give --device for this machine or --on for a cluster, not both.")
+    if on is None and at_once is not None:
+        raise ConfigError("--at-once counts jobs on a cluster; name it with --on.")
+    if on is not None:
+        # Jobs are processes of their own, which inherit it.
+        os.environ[places.VARIABLE] = places.checked_place(on)
+        device = worker_loop.cluster_places(at_once or worker_loop.CLUSTER_JOBS)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     work(session.open(), devices=device or None, once=once)

@@ -11,7 +11,7 @@ import typer
 from puma_engine.cli.session import session
 from puma_engine.config import STORED_NAMES, AdapterConfig, PromptConfig, TrainingConfig
 from puma_engine.defaults import PAIRS_PER_USER
-from puma_engine.requests import RENAMED
+from puma_engine.requests import PLACED, RENAMED
 
 Command = Callable[..., Any]
 # Help text of a parameter, or keywords of typer.Option; None: the command does not take it.
@@ -58,6 +58,8 @@ HELP: dict[str, Text] = {
     "licence": "SPDX id for the card (default: the data's).",
     "name": "Name of the run (default: made up).",
     "device": "cpu, cuda, cuda:N, or auto for layers on all GPUs (default: the best).",
+    "on": "Where to compute: ray (the cluster of RAY_ADDRESS or of this machine), ray://HOST:PORT or "
+    "HOST:PORT of a Ray cluster (default: this machine).",
     "queue": "Queue a job for `puma worker` instead.",
 }
 SETTINGS_HELP: dict[type, dict[str, str]] = {
@@ -177,23 +179,24 @@ def stage(
 ) -> Callable[[Callable[..., str]], Command]:
     """Build the command of a stage from a function that takes its options and returns its title.
 
-    The options are those of `with_options`, then --device, if the stage takes one, and --queue.
-    show: prints the run that the stage made, if that is not its record.
+    The options are those of `with_options`, then --device, if the stage takes one, --on, if a cluster
+    can compute its runs, and --queue. show: prints the run that the stage made, if that is not its
+    record.
     """
+
+    places = [*(["device"] if device else []), *(["on"] if name in PLACED else [])]
 
     def decorate(title: Callable[..., str]) -> Command:
         def command(queue: bool, **given: Any) -> None:
-            placed = {"device": given.pop("device")} if device else {}
+            placed = {part: given.pop(part) for part in places}
             values = given["request"].to_dict() if "request" in given else given
             session.do(name, title(**given), queue=queue, show=show, **values, **placed)
 
         keyword = inspect.Parameter.KEYWORD_ONLY
         signature = inspect.signature(title, eval_str=True)
         parameters = list(signature.parameters.values())
-        if device:
-            parameters.append(
-                inspect.Parameter("device", keyword, default=None, annotation=str | None)
-            )
+        for part in places:
+            parameters.append(inspect.Parameter(part, keyword, default=None, annotation=str | None))
         parameters.append(inspect.Parameter("queue", keyword, default=False, annotation=bool))
         command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         command.__doc__, command.__name__ = title.__doc__, title.__name__

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from puma_engine.jobs.runner import as_dict
-from puma_engine.jobs.time_left import TimeLeft
+from puma_engine.jobs.time_left import TimeLeft, as_dict
 from puma_engine.training import distributed
 
 LINE_SECONDS = 15.0

@@ -46,15 +46,18 @@ class Session:
         *,
         queue: bool = False,
         show: Callable[[Any], None] | None = None,
+        on: str | None = None,
         **arguments: Any,
     ) -> None:
         """Execute a stage now, with a progress bar, or queue it as a job; then show the result.
 
-        show: prints the result, if that is not its record. Paths are made absolute for the queue.
+        on: where it runs, see `puma_engine.jobs.places`. show: prints the result, if that is not its record. Paths are made absolute for the queue.
         """
         from puma_engine.cli.progress_bars import watched
-        from puma_engine.pipeline import COMMANDS
+        from puma_engine.jobs import places
 
+        if on is not None:
+            arguments["on"] = places.checked_place(on)
         for name, value in arguments.items():
             if isinstance(value, Path):
                 arguments[name] = str(value.resolve())
@@ -76,8 +79,8 @@ class Session:
             self.show(enqueue(ws, command, arguments, title=title))
             return
         with watched(title, quiet=self.as_json) as (progress, should_cancel):
-            result = COMMANDS[command](
-                ws, progress=progress, should_cancel=should_cancel, **arguments
+            result = places.run_command(
+                ws, command, progress=progress, should_cancel=should_cancel, **arguments
             )
         wanted = arguments.get("name")
         if wanted and getattr(result, "name", wanted) != wanted:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import importlib
 import logging
 import os
 import signal
@@ -11,26 +9,25 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Self
 
-from puma_engine.errors import Cancelled, JobError, PumaError, StoreError
-from puma_engine.jobs import processes
+from puma_engine.errors import Cancelled, PumaError, StoreError
+from puma_engine.jobs import places, processes
 from puma_engine.jobs.queue import Job, finish_attempt
 from puma_engine.jobs.queue import job as get_job
-from puma_engine.jobs.time_left import TimeLeft
+from puma_engine.jobs.time_left import TimeLeft, as_dict
 from puma_engine.store import Run, Workspace
 from puma_engine.store.records import now, to_json
 
-Commands = Mapping[str, Callable[..., Any]]
 POLL_SECONDS = 0.5
 HEARTBEAT_SECONDS = 2.0
 LOG_SECONDS = 10.0
 MAX_POINTS = 200
 
 
-def main(arguments: Sequence[str] | None = None, commands: Commands | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, commands: places.Commands | None = None) -> int:
     """Run one job to its end. commands: what may be run (default: the pipeline's)."""
     root, job_id, attempt = arguments if arguments is not None else sys.argv[1:]
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
@@ -39,7 +36,9 @@ def main(arguments: Sequence[str] | None = None, commands: Commands | None = Non
     return execute(ws, job_id, int(attempt), commands)
 
 
-def execute(ws: Workspace, job_id: str, attempt: int, commands: Commands | None = None) -> int:
+def execute(
+    ws: Workspace, job_id: str, attempt: int, commands: places.Commands | None = None
+) -> int:
     """Run a claimed job in this process and write how it ended; return an exit code."""
     with ws.transaction() as db:
         cursor = db.execute(
@@ -60,19 +59,17 @@ def execute(ws: Workspace, job_id: str, attempt: int, commands: Commands | None 
 
 
 def _outcome(
-    ws: Workspace, job: Job, heartbeat: Heartbeat, commands: Commands | None
+    ws: Workspace, job: Job, heartbeat: Heartbeat, commands: places.Commands | None
 ) -> tuple[str, str | None, str | None]:
     """Run the command; return status, error and the id of the run that came out."""
     try:
-        if commands is None:
-            # Loaded late: the pipeline stands above the queue.
-            commands = importlib.import_module("puma_engine.pipeline").COMMANDS
-        if job.command not in commands:
-            raise JobError(
-                f"There is no command {job.command!r}; there are {', '.join(sorted(commands))}."
-            )
-        result = commands[job.command](
-            ws, progress=heartbeat.report, should_cancel=heartbeat.stop.is_set, **job.args
+        result = places.run_command(
+            ws,
+            job.command,
+            commands=commands,
+            progress=heartbeat.report,
+            should_cancel=heartbeat.stop.is_set,
+            **job.args,
         )
     except (Cancelled, KeyboardInterrupt) as error:
         # Stopped from outside, as by a shutdown: a worker queues it again.
@@ -201,13 +198,6 @@ class Heartbeat:
             low, high = data["left"]
             words.append(f"{low:.0f} to {high:.0f} s left")
         log(" ".join(words))
-
-
-def as_dict(progress: Any) -> dict[str, Any]:
-    """Return a report as a dictionary."""
-    if dataclasses.is_dataclass(progress) and not isinstance(progress, type):
-        return dataclasses.asdict(progress)
-    return dict(progress)
 
 
 def log(text: str) -> None:

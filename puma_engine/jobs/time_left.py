@@ -1,5 +1,6 @@
 """The time that work will still take, as a range, from how fast it went so far."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,6 +9,13 @@ from typing import Any
 MIN_SECONDS = 2.0
 MIN_REPORTS = 3
 MAX_POINTS = 400
+
+
+def as_dict(progress: Any) -> dict[str, Any]:
+    """Return a report as a dictionary."""
+    if dataclasses.is_dataclass(progress) and not isinstance(progress, type):
+        return dataclasses.asdict(progress)
+    return dict(progress)
 
 
 def share_done(report: Mapping[str, Any]) -> float | None:

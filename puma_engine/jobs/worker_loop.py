@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from puma_engine.errors import JobError, StoreError
-from puma_engine.jobs import processes, queue
+from puma_engine.jobs import places, processes, queue
 from puma_engine.jobs.queue import Job
 from puma_engine.store import Workspace
 from puma_engine.store.records import now
@@ -21,20 +21,33 @@ POLL_SECONDS = 0.5
 HEARTBEAT_SECONDS = 5.0
 IDLE_SECONDS = 600.0
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-_DEVICE = re.compile(r"cpu|cuda:[0-9]{1,3}")
+# Jobs whose runs a cluster computes have a place in the queue, and no device here.
+ON_CLUSTER = "cluster"
+CLUSTER_JOBS = 4
+_DEVICE = re.compile(rf"cpu|cuda:[0-9]{{1,3}}|{ON_CLUSTER}:[0-9]{{1,3}}")
 _log = logging.getLogger("puma_engine.jobs")
 
 Runner = Callable[[Workspace, Job], Sequence[str]]
 
 
 def find_devices() -> list[str]:
-    """Return the devices of this machine without loading torch: its NVIDIA GPUs, else the CPU."""
+    """Return what a worker serves: the NVIDIA GPUs of this machine, else its CPU, without loading torch.
+
+    Where PUMA_ON names a cluster, these are CLUSTER_JOBS places for jobs on it.
+    """
+    if os.environ.get(places.VARIABLE):
+        return cluster_places(CLUSTER_JOBS)
     visible = os.environ.get(VISIBLE)
     if visible is not None:
         count = len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
     else:
         count = sum(path.name[6:].isdigit() for path in Path("/dev").glob("nvidia*"))
     return [f"cuda:{number}" for number in range(count)] or ["cpu"]
+
+
+def cluster_places(count: int) -> list[str]:
+    """Return the names of so many places for jobs on a cluster, in the manner of devices."""
+    return [f"{ON_CLUSTER}:{number}" for number in range(count)]
 
 
 def run_command(ws: Workspace, job: Job) -> list[str]:
@@ -120,14 +133,15 @@ class _Worker:
 
     def _start(self, job: Job, device: str) -> None:
         # A job sees its own device only.
+        environment = {}
         visible = [name.strip() for name in os.environ.get(VISIBLE, "").split(",") if name.strip()]
         number = device.partition(":")[2]
         if number and int(number) < len(visible):
             number = visible[int(number)]
+        if not device.startswith(ON_CLUSTER):
+            environment[VISIBLE] = number
         try:
-            child = processes.start_detached(
-                self.runner(self.ws, job), Path(job.log), {VISIBLE: number}
-            )
+            child = processes.start_detached(self.runner(self.ws, job), Path(job.log), environment)
         except (OSError, StoreError) as error:
             text = f"The job's process cannot be started: {error}"
             queue.finish_attempt(self.ws, job.id, job.attempt, "failed", text, None)

@@ -18,15 +18,20 @@ from puma_engine.pipeline.comparing import (
     method_cost,
 )
 from puma_engine.pipeline.demo import demo
-from puma_engine.pipeline.evaluating import evaluate, pooled_metrics, read_predictions
+from puma_engine.pipeline.evaluating import (
+    evaluate,
+    pooled_metrics,
+    read_predictions,
+    run_evaluation,
+)
 from puma_engine.pipeline.exporting import embed_prompts, export_adapter, export_prompts
-from puma_engine.pipeline.fitting import fit_prompts
+from puma_engine.pipeline.fitting import fit_prompts, run_fit
 from puma_engine.pipeline.importing_data import import_dataset, load_dataset
 from puma_engine.pipeline.importing_prompts import import_prompts
 from puma_engine.pipeline.importing_vectors import vectors_from_baseline
 from puma_engine.pipeline.method_survey import evaluated_methods, gain_between
-from puma_engine.pipeline.migrating import chain, migrate
-from puma_engine.pipeline.plan_running import run_plan
+from puma_engine.pipeline.migrating import chain, migrate, run_chain, run_migration
+from puma_engine.pipeline.plan_running import execute_plan, run_plan
 from puma_engine.pipeline.planning import costs, plan_stages, predict_costs
 from puma_engine.pipeline.predicting import Prediction, Predictor, predict_title
 from puma_engine.pipeline.predicting_regressions import predict_regressions
@@ -37,12 +42,13 @@ from puma_engine.pipeline.publishing import (
     published_comparisons,
     remove_published,
 )
-from puma_engine.pipeline.refining import refine
+from puma_engine.pipeline.refining import refine, run_refining
 from puma_engine.pipeline.reporting import export_table, render_report, write_report
-from puma_engine.pipeline.selecting import select, selected_users
-from puma_engine.pipeline.stage import find
+from puma_engine.pipeline.selecting import run_selection, select, selected_users
+from puma_engine.pipeline.stage import Execution, find
 from puma_engine.pipeline.stored_prompts import PromptTableReader, load_adapter, load_prompts
 from puma_engine.pipeline.verdicts import judge_comparison
+from puma_engine.store import Workspace
 
 # Stages by name, as the command line and the job queue call them: with JSON arguments.
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -65,6 +71,16 @@ COMMANDS: dict[str, Callable[..., Any]] = {
         calibrate,
         demo,
     )
+}
+# What executes the requests of `puma_engine.requests.PLACED`.
+EXECUTORS: dict[str, Callable[[Workspace, Any, Execution], Any]] = {
+    "fit_prompts": run_fit,
+    "select": run_selection,
+    "migrate": run_migration,
+    "chain": run_chain,
+    "refine": run_refining,
+    "evaluate": run_evaluation,
+    "run_plan": execute_plan,
 }
 # Jobs that earlier versions queued.
 COMMANDS["carry_out"] = run_plan

@@ -67,7 +67,7 @@ def add_backbone(
             text, label = str(parts[0].absolute()), name or model_name(parts[0])
         elif path.is_dir():
             text = str(path.resolve())
-    if _model_files(text) is None and is_hub_id(text):
+    if model_files(text) is None and is_hub_id(text):
         revision = pin(text, revision)
     config = {"spec": text, "revision": revision, "fingerprint": fingerprint(ws, text, revision)}
     if quantise is not None:
@@ -235,7 +235,7 @@ def fingerprint(
     Hashes of large files come from the workspace, which remembers them for each state of a file;
     fresh: read them all the same. A hub id is known by its name and commit.
     """
-    files = _model_files(spec)
+    files = model_files(spec)
     if files is None:
         return hashlib.sha256(f"{spec}@{revision}".encode()).hexdigest()[:16]
     return _digest(files, lambda file: ws.file_hash(file, fresh=fresh).encode())
@@ -249,7 +249,7 @@ def earlier_fingerprints(
     They did not count a chat template in a file of its own, and version 0.1.0 counted large files
     in part.
     """
-    files, found = _model_files(spec), set()
+    files, found = model_files(spec), set()
     if files is not None and any(file.suffix == CHAT_SUFFIX for file in files):
         counted = [file for file in files if file.suffix != CHAT_SUFFIX]
         found.add(_digest(counted, lambda file: ws.file_hash(file, fresh=fresh).encode()))
@@ -262,7 +262,7 @@ def sampled_fingerprint(spec: str, revision: str | None = None) -> str | None:
 
     Of each file above 64 MiB it counts the size and the first and last MiB.
     """
-    files = _model_files(spec)
+    files = model_files(spec)
     files = files and [file for file in files if file.suffix != CHAT_SUFFIX]
     if files is None or all(file.stat().st_size <= LARGE for file in files):
         return None
@@ -276,7 +276,7 @@ def sampled_fingerprint(spec: str, revision: str | None = None) -> str | None:
     return _digest(files, ends)
 
 
-def _model_files(spec: str) -> list[Path] | None:
+def model_files(spec: str) -> list[Path] | None:
     """Return the files that a model is read from, or None for a hub id."""
     from puma_engine.backbone.gguf_model import find_parts, tokenizer_beside
     from puma_engine.backbone.packages import local_path
@@ -297,7 +297,7 @@ def _hub_files(spec: str, revision: str | None) -> dict[str, Path]:
     """Return the files of a hub model in the local cache by name; none where it was not fetched."""
     from puma_engine.backbone import hub
 
-    if revision is None or _model_files(spec) is not None or not hub.is_hub_id(spec):
+    if revision is None or model_files(spec) is not None or not hub.is_hub_id(spec):
         return {}
     folder = hub.cached(spec, revision)
     if folder is None:

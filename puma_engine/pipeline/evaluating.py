@@ -126,6 +126,12 @@ def run_evaluation(ws: Workspace, request: EvaluationRequest, execution: stage.E
         summary = store_scores(ws, run_id, dataset, split, predicted)
         return stage.StageResult(device, {}, summary)
 
+    by_ids = replace(
+        request,
+        subject=subject if run is None else run.id,
+        dataset=data.id,
+        backbone=inputs.get("backbone"),
+    )
     return stage.run_stage(
         ws,
         "evaluation",
@@ -133,6 +139,7 @@ def run_evaluation(ws: Workspace, request: EvaluationRequest, execution: stage.E
         config=config,
         inputs=inputs,
         compute=compute,
+        placed=execution.placed("evaluate", by_ids),
     )
 
 

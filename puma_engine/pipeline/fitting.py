@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,6 +126,9 @@ def run_fit(ws: Workspace, request: FitRequest, execution: stage.Execution) -> R
         seed=training.seed,
         compute=compute,
         together=True,
+        placed=execution.placed(
+            "fit_prompts", replace(request, dataset=data.id, backbone=model.id)
+        ),
     )
 
 

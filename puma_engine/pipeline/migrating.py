@@ -186,6 +186,16 @@ def run_migration(ws: Workspace, request: MigrationRequest, execution: stage.Exe
     if selection is not None:
         who = (selection.config["strategy"], selection.summary["selected"])
     from_pairs = "from-predictions" if pairs else None
+    by_ids = replace(
+        request,
+        sources=tuple(run.id for run in sources),
+        target=target.id,
+        dataset=data.id,
+        selection=None if selection is None else selection.id,
+        strategy=None,
+        budget=None,
+        share=None,
+    )
     return stage.run_stage(
         ws,
         "migration",
@@ -195,6 +205,7 @@ def run_migration(ws: Workspace, request: MigrationRequest, execution: stage.Exe
         seed=training.seed,
         compute=compute,
         together=True,
+        placed=execution.placed("migrate", by_ids),
     )
 
 

@@ -63,9 +63,13 @@ def run_plan(
     to compare with. Raises what `migrate` and `fit_prompts` raise.
     """
     request = PlanRequest.from_arguments(locals())
-    execution = stage.Execution(device, progress, should_cancel)
-    stages = plan_stages(ws, request, _device_name(device))
-    overall = stage.OverallProgress(_parts(stages), progress)
+    return execute_plan(ws, request, stage.Execution(device, progress, should_cancel))
+
+
+def execute_plan(ws: Workspace, request: PlanRequest, execution: stage.Execution) -> Run:
+    """Execute a plan; see `run_plan`."""
+    stages = plan_stages(ws, request, _device_name(execution.device))
+    overall = stage.OverallProgress(_parts(stages), execution.progress)
     steps = _Steps(ws, request, stages)
     result: Any = None
     for number, item in enumerate(stages):

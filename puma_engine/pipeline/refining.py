@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +42,16 @@ def refine(
     DataError, ConfigError, SelectionError.
     """
     request = RefineRequest.from_arguments(locals())
-    execution = stage.Execution(device, progress, should_cancel)
+    return run_refining(ws, request, stage.Execution(device, progress, should_cancel))
+
+
+def run_refining(ws: Workspace, request: RefineRequest, execution: stage.Execution) -> Run:
+    """Execute a request to refine prompts; see `refine`."""
     migration = stage.find(ws, request.start, "migration")
     chosen = None
     if request.share is not None:
         chosen = predict_regressions(
-            ws, migration, share=request.share, device=device, **execution.callbacks
+            ws, migration, share=request.share, device=execution.device, **execution.callbacks
         )
     elif request.selection is not None:
         chosen = stage.find(ws, request.selection, "selection")
@@ -76,7 +81,7 @@ def refine(
         from puma_engine.migration.refining import refine_prompts
 
         backbone = load_backbone(
-            ws, inputs["backbone"], device=device, precision=settings.precision
+            ws, inputs["backbone"], device=execution.device, precision=settings.precision
         )
         dataset, table = load_dataset(ws, inputs["dataset"]), load_prompts(ws, migration)
         backbone.forget()
@@ -96,6 +101,12 @@ def refine(
         result.cost |= computing_facts(backbone)
         return result
 
+    by_ids = replace(
+        request,
+        start=migration.id,
+        selection=None if chosen is None else chosen.id,
+        share=None,
+    )
     return stage.run_stage(
         ws,
         "prompts",
@@ -105,4 +116,5 @@ def refine(
         seed=settings.seed,
         compute=compute,
         together=True,
+        placed=execution.placed("refine", by_ids),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,6 +89,7 @@ def run_selection(ws: Workspace, request: SelectionRequest, execution: stage.Exe
         summary = {"strategy": strategy, "selected": len(chosen.user_ids), "users": candidates}
         return stage.StageResult(device, {}, summary | {"report": chosen.report})
 
+    by_ids = replace(request, prompts=source.id, within=tuple(run.id for run in others))
     return stage.run_stage(
         ws,
         "selection",
@@ -102,6 +104,7 @@ def run_selection(ws: Workspace, request: SelectionRequest, execution: stage.Exe
         inputs={"prompts": source.id} | {f"within_{i}": run.id for i, run in enumerate(others)},
         seed=request.seed,
         compute=compute,
+        placed=execution.placed("select", by_ids),
     )
 
 

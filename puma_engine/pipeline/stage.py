@@ -9,13 +9,17 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+from puma_engine.backbone.templates import get_template
 from puma_engine.config import TrainingConfig
 from puma_engine.errors import Cancelled, NotFoundError, PumaError, StoreError, TrainingError
 from puma_engine.store import Run, Workspace
 from puma_engine.store.records import now
 from puma_engine.training import distributed
+
+if TYPE_CHECKING:
+    from puma_engine.requests import Request
 
 MAX_NAME_LENGTH = 150
 PROMPT_KINDS = ("prompts", "migration")
@@ -59,6 +63,7 @@ class Clock:
 
 
 Compute = Callable[[str, Path, Clock], StageResult]
+Placed = Callable[[Workspace, Run], Run]
 
 
 def run_stage(
@@ -71,10 +76,12 @@ def run_stage(
     compute: Compute,
     seed: int | None = None,
     together: bool = False,
+    placed: Placed | None = None,
 ) -> Run:
     """Return the finished run of this kind, config, inputs and seed; compute it if there is none.
 
-    compute(run id, checkpoint folder, clock) does the work. When it fails or is cancelled, the run
+    compute(run id, checkpoint folder, clock) does the work; placed, if given, does it elsewhere (see
+    `Execution.placed`). When it fails or is cancelled, the run
     is marked, its checkpoints stay, and running the stage again resumes it. Of several processes,
     the first computes; with together the others compute with it and write nothing. All return the
     same run. Raises what compute raises; StoreError or Cancelled where the first process failed.
@@ -90,7 +97,7 @@ def run_stage(
         if run.status != "finished":
             if several and together:
                 distributed.broadcast({"compute": run.id})
-            run = _compute(ws, run, compute)
+            run = _compute(ws, run, compute, placed)
     except PumaError as error:
         if several:
             distributed.broadcast({"error": str(error), "cancelled": isinstance(error, Cancelled)})
@@ -117,17 +124,20 @@ def _follow(ws: Workspace, compute: Compute) -> Run:
     return ws.run(message["done"])
 
 
-def _compute(ws: Workspace, run: Run, compute: Compute) -> Run:
+def _compute(ws: Workspace, run: Run, compute: Compute, placed: Placed | None) -> Run:
     """Compute a run that was begun, and finish it or mark it as failed."""
     folder = ws.work(run.id)
     clock = Clock(folder)
     try:
-        result = compute(run.id, folder, clock)
-        if result.save is not None:
-            result.save(run.id)
-        seconds = clock.seconds
-        if result.describe is not None:
-            result.summary |= result.describe()
+        if placed is not None:
+            finished = placed(ws, run)
+        else:
+            result = compute(run.id, folder, clock)
+            if result.save is not None:
+                result.save(run.id)
+            seconds = clock.seconds
+            if result.describe is not None:
+                result.summary |= result.describe()
     except BaseException as problem:
         error = _plain(problem)
         with contextlib.suppress(OSError):
@@ -140,13 +150,14 @@ def _compute(ws: Workspace, run: Run, compute: Compute) -> Run:
         if error is problem:
             raise
         raise error from problem
-    finished = ws.finish(
-        run.id,
-        seconds=seconds,
-        device=result.device,
-        cost=result.cost,
-        summary=result.summary,
-    )
+    if placed is None:
+        finished = ws.finish(
+            run.id,
+            seconds=seconds,
+            device=result.device,
+            cost=result.cost,
+            summary=result.summary,
+        )
     shutil.rmtree(folder, ignore_errors=True)
     return finished
 
@@ -230,7 +241,7 @@ class StageProgress:
     unmeasured: the share of the work to come whose duration was never measured, in [0, 1].
     parts: of a command with several, each with its title, status (waiting, running, finished, or
     reused for a run that existed before) and seconds. eta_seconds, saved_step and saved_epoch: of
-    this stage (see `puma_engine.training.loop.Progress`).
+    this stage (see `puma_engine.training.loop.Progress`). node: of a cluster, which computes it.
     """
 
     stage: str
@@ -246,22 +257,50 @@ class StageProgress:
     overall: float | None = None
     unmeasured: float = 0.0
     parts: tuple[dict[str, Any], ...] = ()
+    node: str | None = None
 
 
 ProgressCallback = Callable[[Any], None]
 CancelCheck = Callable[[], bool]
 
 
+class Elsewhere(Protocol):
+    """Computes runs outside of this process, such as on a cluster."""
+
+    def compute(
+        self, ws: Workspace, run: Run, command: str, request: Request, execution: Execution
+    ) -> Run:
+        """Compute a run that was begun, store it in the workspace as finished, and return it.
+
+        command: the name of the request in `puma_engine.pipeline.EXECUTORS`.
+        """
+
+
 @dataclass(frozen=True)
 class Execution:
     """How a request is executed: on which device, who gets progress, and who may cancel it.
 
-    device: cpu, cuda, cuda:N, auto (spread over all GPUs) or None for the best available.
+    device: cpu, cuda, cuda:N, auto (spread over all GPUs) or None for the best available. elsewhere:
+    what computes the runs, if not this process.
     """
 
     device: str | None = None
     progress: ProgressCallback | None = None
     should_cancel: CancelCheck | None = None
+    elsewhere: Elsewhere | None = None
+
+    def placed(self, command: str, request: Request) -> Placed | None:
+        """Return what computes the run of a request elsewhere; None if it is computed here.
+
+        request: with ids of runs, since a name may mean another run there.
+        """
+        elsewhere = self.elsewhere
+        if elsewhere is None:
+            return None
+        if given := getattr(request, "template", None):
+            # A template may be a file of this machine.
+            request = replace(request, template=get_template(given).spec)  # type: ignore[call-arg]
+        return lambda ws, run: elsewhere.compute(ws, run, command, request, self)
 
     def announce(self, stage: str) -> None:
         """Report that a stage without steps of its own begins; raise Cancelled if it must not."""

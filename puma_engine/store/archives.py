@@ -120,7 +120,7 @@ def add_archive(
             if run_id in finished:
                 result.present.append(run_id)
                 continue
-            _add_run(ws, staging, run_id, record)
+            add_run(ws, staging, run_id, record)
             result.added.append(run_id)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -132,7 +132,11 @@ def _has_facts(record: dict[str, Any], key: str) -> bool:
     return isinstance(summary, dict) and isinstance(summary.get(key), dict)
 
 
-def _add_run(ws: Workspace, staging: Path, run_id: str, record: dict[str, Any]) -> None:
+def add_run(ws: Workspace, staging: Path, run_id: str, record: dict[str, Any]) -> None:
+    """Move a run that was checked from staging/<run id>/ into a workspace, as a finished run.
+
+    A lock on it that this process holds is released. Raises StoreError if another process holds it.
+    """
     if not locks.acquire(ws.lock(run_id)):
         raise StoreError(f"A process works on the run {run_id}; wait for it to end.")
     try:

@@ -1,0 +1,529 @@
+"""Runs computed on a Ray cluster: this process holds the workspace, nodes hold scratch copies.
+
+For each run this process sends an actor what the run is made from, looks at it twice a second, brings
+checkpoints back, and in the end takes the run's files, checks their hashes and commits the run.
+Ray is imported when a cluster is asked for, and not before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import secrets
+import shutil
+import signal
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from puma_engine import errors
+from puma_engine.backbone.gguf_model import find_parts
+from puma_engine.backbone.packages import local_path
+from puma_engine.errors import ConfigError, JobError, PumaError, StoreError
+from puma_engine.files import atomic_write, parse_json, sha256_file
+from puma_engine.jobs.node_worker import NodeWorker, software
+from puma_engine.pipeline.backbones import check_backbone, fingerprint, model_files
+from puma_engine.pipeline.stage import Execution, StageProgress
+from puma_engine.store import Run, Workspace
+from puma_engine.store.archives import add_run
+from puma_engine.store.records import checked_file_name
+from puma_engine.store.run_records import RECORD, read_record
+
+if TYPE_CHECKING:
+    from puma_engine.requests import Request
+
+RAY = "ray"
+INSTALL = "pip install 'puma-workbench[cluster]'"
+CPUS = "PUMA_CLUSTER_CPUS"
+DEVICES = (None, "auto", "cpu", "cuda")
+POLL_SECONDS = 0.5
+# A run whose node is lost so often fails: it is likely to be the reason.
+MAX_LOST = 3
+# Bytes of a message, and messages that are under way at once: what a transfer needs of the object store.
+BLOCK = 8 << 20
+UNDER_WAY = 4
+# Bringing checkpoints back takes at most this share of the time.
+CHECKPOINT_SHARE = 0.1
+CHECKPOINT = "checkpoint.json"
+
+_log = logging.getLogger("puma_engine.jobs")
+
+
+class NodeLost(JobError):
+    """The node that computed a run, or its process, is gone."""
+
+
+@dataclass
+class Node:
+    """An actor on a node. name: the node's host name; gpus: how many GPUs the actor has."""
+
+    actor: Any
+    name: str
+    id: str
+    process: int
+    gpus: int
+
+
+class Cluster:
+    """A connection to a Ray cluster that computes runs; several threads may use it at once.
+
+    address: "ray" for the cluster that RAY_ADDRESS names, else for the one of this machine; ray://HOST:PORT
+    of a Ray client server; or HOST:PORT of a head node. device: cpu, cuda (one GPU a run), auto (all GPUs
+    of a node a run), or None: one GPU where the cluster has some. Raises JobError, ConfigError.
+    """
+
+    def __init__(self, address: str, *, device: str | None = None) -> None:
+        if device not in DEVICES:
+            raise ConfigError(
+                f"On a cluster Ray chooses the GPU, so the device is cpu, cuda or auto, not {device!r}."
+            )
+        self.cpus = _cpus()
+        self._own = connect(address)
+        import ray
+
+        self._ray = ray
+        self.gpus = self._gpus_of_a_run(device)
+        self._idle: list[Node] = []
+        self._guard = threading.Lock()
+        self._at_work: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the actors, and the connection if this object made it."""
+        self.end_idle()
+        if self._own:
+            self._ray.shutdown()
+
+    def end_idle(self) -> None:
+        """End the actors that compute nothing now, which hold their CPUs and scratch folders."""
+        with self._guard:
+            idle, self._idle = self._idle, []
+        for node in idle:
+            self._end(node)
+
+    def capacity(self) -> int:
+        """Return how many runs the cluster can compute at once now, at least 1."""
+        have = self._ray.cluster_resources()
+        by_cpu = int(have.get("CPU", 0)) // self.cpus
+        return max(1, min(by_cpu, int(have.get("GPU", 0)) // self.gpus) if self.gpus else by_cpu)
+
+    def compute(
+        self, ws: Workspace, run: Run, command: str, request: Request, execution: Execution
+    ) -> Run:
+        """Compute a run that was begun on a node, and commit it here; see `stage.Elsewhere`.
+
+        A lost node is replaced, and the run goes on from the last checkpoint that was brought back.
+        Raises what the computation raises there, Cancelled, and JobError.
+        """
+        with self._guard:
+            lock = self._at_work[run.id]
+        with lock:
+            for lost in range(MAX_LOST + 1):
+                current = ws.run(run.id)
+                if current.status == "finished":
+                    return current
+                try:
+                    with self._node(run, execution) as node:
+                        return RemoteRun(self, node, ws, run, command, request, execution).compute()
+                except NodeLost as error:
+                    if lost == MAX_LOST:
+                        raise JobError(
+                            f"The node of {run.name!r} was lost {lost + 1} times ({error}); look at the "
+                            "memory of the nodes, then run the command again, which goes on from the last "
+                            "checkpoint."
+                        ) from error
+                    _log.warning("%s was lost (%s); it goes on elsewhere", run.name, error)
+        raise AssertionError("unreachable")
+
+    @contextlib.contextmanager
+    def _node(self, run: Run, execution: Execution) -> Iterator[Node]:
+        """Lend an actor to a run; one whose work did not end in order is ended itself."""
+        with self._guard:
+            node = self._idle.pop() if self._idle else None
+        if node is None:
+            node = self._start(run, execution)
+        try:
+            yield node
+        except BaseException as error:
+            if isinstance(error, PumaError) and not isinstance(error, NodeLost):
+                self._give_back(node)
+            else:
+                self._end(node)
+            raise
+        self._give_back(node)
+
+    def _give_back(self, node: Node) -> None:
+        with self._guard:
+            self._idle.append(node)
+
+    def _end(self, node: Node) -> None:
+        with contextlib.suppress(self._ray.exceptions.RayError):
+            self._ray.kill(node.actor)
+
+    def _start(self, run: Run, execution: Execution) -> Node:
+        """Start an actor where there is room, wait for it, and compare its software with this one's."""
+        options = {"num_cpus": self.cpus, "num_gpus": self.gpus, "max_restarts": 0}
+        actor: Any = self._ray.remote(NodeWorker).options(**options).remote()
+        wanted = f"{self.cpus} CPU" + (f" and {self.gpus} GPU" if self.gpus else "")
+        started = time.monotonic()
+
+        def wait() -> None:
+            if time.monotonic() - started > 2 * POLL_SECONDS:
+                execution.announce(f"waiting for a node with {wanted}")
+            else:
+                execution.check_cancel(run.name)
+
+        try:
+            facts = self.call(actor, "facts", wait=wait)
+            refuse_other_software(facts["software"], facts["name"])
+        except BaseException:
+            self._ray.kill(actor)
+            raise
+        return Node(actor, facts["name"], facts["id"], facts["process"], self.gpus)
+
+    def call(self, actor: Any, method: str, *arguments: Any, wait: Any = None) -> Any:
+        """Call a method of an actor and return what it returns; wait() is called meanwhile.
+
+        Raises the method's PumaError; NodeLost where the actor is gone, JobError for other failures.
+        """
+        ref = getattr(actor, method).remote(*arguments)
+        while wait is not None and not self._ray.wait([ref], timeout=POLL_SECONDS)[0]:
+            wait()
+        return self.get(ref)
+
+    def get(self, ref: Any) -> Any:
+        """Return the value of an object of the cluster; errors as `call`."""
+        lost = self._ray.exceptions
+        try:
+            return self._ray.get(ref)
+        except lost.RayTaskError as error:
+            if isinstance(error.cause, PumaError):
+                raise type(error.cause)(str(error.cause)) from None
+            raise JobError(f"A node failed: {_last_line(error)}") from error
+        except (lost.RayActorError, lost.NodeDiedError, lost.ObjectLostError) as error:
+            raise NodeLost(_last_line(error)) from error
+        except lost.RayError as error:
+            raise JobError(
+                f"The cluster failed: {_last_line(error)}; look at `ray status` on its head node."
+            ) from error
+
+    def _gpus_of_a_run(self, device: str | None) -> int:
+        if device == "cpu":
+            return 0
+        each = [int(node["Resources"].get("GPU", 0)) for node in self._ray.nodes() if node["Alive"]]
+        if device == "cuda" and not any(each):
+            raise ConfigError("The cluster has no GPU; leave out --device, or give --device cpu.")
+        return max(each) if device == "auto" else min(1, max(each))
+
+
+class RemoteRun:
+    """One run on one node: its inputs there, its checkpoints and its files back here."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        node: Node,
+        ws: Workspace,
+        run: Run,
+        command: str,
+        request: Request,
+        execution: Execution,
+    ) -> None:
+        self.cluster, self.node, self.ws, self.run = cluster, node, ws, run
+        self.command, self.request, self.execution = command, request, execution
+        self.saved = _saved_at(ws.work(run.id))
+
+    def compute(self) -> Run:
+        """Send the inputs, wait for the run, and commit it. Raises what the computation raises."""
+        self._announce(f"sending inputs to {self.node.name}")
+        self._call("start", self._task())
+        seen, brought, due, cancelled = 0, "", 0.0, False
+        while True:
+            state = self._call("status", seen)
+            seen, lines = state["lines"]
+            for line in lines:
+                _log.info("%s: %s", self.node.name, line)
+            ended = state["ended"]
+            new = state["checkpoint"] not in ("", brought)
+            if new and ("error" in (ended or {}) or time.monotonic() >= due):
+                started = time.monotonic()
+                if self._bring_checkpoint():
+                    brought = state["checkpoint"]
+                now = time.monotonic()
+                due = now + (now - started) / CHECKPOINT_SHARE
+            if ended is not None:
+                break
+            self._pass_on(state["report"])
+            if not cancelled and self._is_cancelled():
+                cancelled = True
+                self._call("cancel")
+            time.sleep(POLL_SECONDS)
+        if "error" in ended:
+            kind = getattr(errors, ended["type"], JobError)
+            raise (kind if issubclass(kind, PumaError) else JobError)(ended["error"])
+        return self._commit(ended["files"])
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        return self.cluster.call(self.node.actor, method, *arguments)
+
+    def _is_cancelled(self) -> bool:
+        should_cancel = self.execution.should_cancel
+        return should_cancel is not None and should_cancel()
+
+    def _announce(self, stage: str) -> None:
+        self.execution.check_cancel(stage)
+        self._pass_on({"stage": stage})
+
+    def _pass_on(self, report: dict[str, Any] | None) -> None:
+        if report is None or self.execution.progress is None:
+            return
+        known = {item.name for item in fields(StageProgress)}
+        values = {name: value for name, value in report.items() if name in known}
+        # A lost node goes on from the checkpoint that is here, not from the one that is there.
+        step, epoch = self.saved
+        progress = StageProgress(**values)
+        self.execution.progress(
+            replace(progress, node=self.node.name, saved_step=step, saved_epoch=epoch)
+        )
+
+    def _task(self) -> dict[str, Any]:
+        """Send the files that the node lacks, and return what it is to do."""
+        files: dict[str, Path] = {}
+        runs = []
+        with_files = _inputs_with_files(self.ws, self.run)
+        for step in reversed(self.ws.lineage(self.run.id)):
+            if step.id == self.run.id:
+                continue
+            names = {}
+            for row in self.ws.artifact_rows(step.id) if step.id in with_files else []:
+                names[row["file"]] = row["sha256"]
+                files[row["sha256"]] = self.ws.folder(step.id) / row["file"]
+            record = self.ws.record_path(step.id).read_text(encoding="utf-8")
+            runs.append({"id": step.id, "record": record, "files": names})
+        models = self._models()
+        for model in models:
+            files |= model.pop("paths")
+        checkpoint = {}
+        for file in self.ws.work(self.run.id).iterdir():
+            if file.is_file() and file.name[0] != ".":
+                checkpoint[file.name] = sha256_file(file)
+                files[checkpoint[file.name]] = file
+        self._send(files)
+        by_name = replace(self.request, name=self.run.name)  # type: ignore[call-arg]
+        return {
+            "run_id": self.run.id,
+            "kind": self.run.kind,
+            "name": self.run.name,
+            "config": self.run.config,
+            "inputs": self.run.inputs,
+            "seed": self.run.seed,
+            "command": self.command,
+            "request": by_name.to_dict(),
+            "device": None if self.node.gpus else "cpu",
+            "runs": runs,
+            "models": models,
+            "checkpoint": checkpoint,
+        }
+
+    def _models(self) -> list[dict[str, Any]]:
+        """Return the models that the node lacks, with the paths of their files by SHA-256.
+
+        A hub model is not sent: the node fetches its commit from the hub, or from a shared cache.
+        """
+        found = {}
+        for run_id in _models_of(self.ws, self.run):
+            model = check_backbone(self.ws, run_id)
+            spec, revision = model.config["spec"], model.config["revision"]
+            paths = model_files(spec)
+            if paths is not None:
+                current = fingerprint(self.ws, spec, revision)
+                found[spec] = {"spec": spec, "revision": revision, "fingerprint": current}
+        missing = self._call("lacks_models", list(found.values())) if found else []
+        for spec in missing:
+            paths, parts = model_files(spec) or [], find_parts(local_path(spec))
+            hashes = {path.name: self.ws.file_hash(path) for path in paths}
+            found[spec] |= {
+                "files": hashes,
+                "only": parts[0].name if parts else None,
+                "paths": {hashes[path.name]: path for path in paths},
+            }
+        return [found[spec] for spec in missing]
+
+    def _send(self, files: dict[str, Path]) -> None:
+        under_way: deque[Any] = deque()
+        for name in self._call("lacks", list(files)):
+            size, start = files[name].stat().st_size, 0
+            with files[name].open("rb") as file:
+                while True:
+                    block = file.read(BLOCK)
+                    under_way.append(self.node.actor.put.remote(name, start, block, size))
+                    start += len(block)
+                    if len(under_way) >= UNDER_WAY:
+                        self.cluster.get(under_way.popleft())
+                        self.execution.check_cancel(self.run.name)
+                    if start >= size or not block:
+                        break
+        for ref in under_way:
+            self.cluster.get(ref)
+
+    def _fetch(self, name: str, size: int, target: Path) -> None:
+        """Read a file of the node to a path, and check its hash. Raises StoreError."""
+        starts = deque(range(0, size, BLOCK))
+        under_way: deque[Any] = deque()
+        try:
+            with target.open("wb") as out:
+                while starts or under_way:
+                    while starts and len(under_way) < UNDER_WAY:
+                        read = self.node.actor.read.remote(name, starts.popleft(), BLOCK)
+                        under_way.append(read)
+                    out.write(self.cluster.get(under_way.popleft()))
+        except OSError as error:
+            raise StoreError(
+                f"The file {target} cannot be written ({error.strerror}); make room on the disk of the "
+                "workspace, then run the command again."
+            ) from error
+        if sha256_file(target) != name:
+            raise StoreError(
+                f"A file of {self.run.name!r} arrived damaged from {self.node.name} (its hash differs); "
+                "run the command again."
+            )
+
+    def _bring_checkpoint(self) -> bool:
+        """Bring the node's checkpoint here, its record last; False if it changed meanwhile."""
+        offered = self._call("checkpoint")
+        if offered is None:
+            return False
+        folder = self.ws.work(self.run.id)
+        for name, file, size in sorted(offered, key=lambda item: item[0] == CHECKPOINT):
+            path = folder / checked_file_name(name)
+            if not path.exists() or sha256_file(path) != file:
+                atomic_write(path, functools.partial(self._fetch, file, size))
+        names = {name for name, *_ in offered}
+        for path in folder.iterdir():
+            if path.is_file() and path.name not in names:
+                path.unlink()
+        self._call("discard", [file for _, file, _ in offered])
+        self.saved = _saved_at(folder)
+        return True
+
+    def _commit(self, files: Sequence[tuple[str, str, int]]) -> Run:
+        """Take the files of the finished run, check them, and add the run in one transaction."""
+        staging = self.ws.root / f".cluster.{secrets.token_hex(4)}.tmp"
+        folder = staging / self.run.id
+        folder.mkdir(parents=True, mode=0o700)
+        try:
+            for name, file, size in files:
+                self._fetch(file, size, folder / checked_file_name(name))
+            record = read_record(folder / RECORD)
+            recorded = {row["file"]: row["sha256"] for row in record["artifacts"]}
+            given = {name: file for name, file, _ in files if name != RECORD}
+            if recorded != given or record["run"]["status"] != "finished":
+                raise StoreError(
+                    f"The run {self.run.name!r} did not come back whole from {self.node.name}; run the "
+                    "command again."
+                )
+            add_run(self.ws, staging, self.run.id, record)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+        return self.ws.run(self.run.id)
+
+
+def connect(address: str) -> bool:
+    """Connect this process to a cluster; return whether it was not connected before.
+
+    Raises JobError where Ray is missing, the cluster cannot be reached, or it has another version.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise JobError(
+            f"Work on a cluster needs the package ray, which is not installed; run `{INSTALL}`."
+        ) from None
+    if ray.is_initialized():
+        return False
+    wanted = (os.environ.get("RAY_ADDRESS") or "auto") if address == RAY else address
+    on_main = threading.current_thread() is threading.main_thread()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        ray.init(address=wanted, log_to_driver=False, configure_logging=False)
+    except Exception as error:  # Ray raises many kinds, some of its own
+        where = "of this machine" if wanted == "auto" else wanted
+        raise JobError(
+            f"The Ray cluster {where} cannot be used ({_last_line(error)}); start one with `ray start "
+            "--head`, or name another with --on ray://HOST:10001 or RAY_ADDRESS."
+        ) from error
+    finally:
+        if on_main:
+            # Ray takes SIGTERM, which stops a job at its next checkpoint.
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+    return True
+
+
+def refuse_other_software(there: dict[str, str], node: str) -> None:
+    """Raise JobError if a node's versions differ from this process's."""
+    here = software()
+    differing = [
+        f"{name} {there.get(name)} there and {version} here"
+        for name, version in here.items()
+        if there.get(name) != version
+    ]
+    if differing:
+        raise JobError(
+            f"The node {node} has other versions than this machine ({', '.join(differing)}), so results "
+            "could differ; install the same on both."
+        )
+
+
+def _cpus() -> int:
+    """Return the CPUs that a run takes on a node: PUMA_CLUSTER_CPUS, or 1."""
+    text = os.environ.get(CPUS, "1")
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError(f"{CPUS} is {text!r}; it must be a whole number of CPUs, 1 or more.")
+    return int(text)
+
+
+def _inputs_with_files(ws: Workspace, run: Run) -> set[str]:
+    """Return the runs whose files a computation reads: its inputs, and the data and users of those."""
+    chosen = set(run.inputs.values())
+    for run_id in tuple(chosen):
+        for input_id in ws.run(run_id).inputs.values():
+            if ws.run(input_id).kind in ("dataset", "selection"):
+                chosen.add(input_id)
+    return chosen
+
+
+def _models_of(ws: Workspace, run: Run) -> list[str]:
+    """Return the backbones that a computation loads."""
+    inputs = [ws.run(run_id) for run_id in run.inputs.values()]
+    own = [item.id for item in inputs if item.kind == "backbone"]
+    if own and "from_predictions" not in run.config:
+        return own
+    read_by = [item.inputs["backbone"] for item in inputs if "backbone" in item.inputs]
+    return list(dict.fromkeys(own + read_by))
+
+
+def _saved_at(folder: Path) -> tuple[int, int]:
+    """Return the step and epoch of the checkpoint in a folder; 0 and 0 without one."""
+    try:
+        state = parse_json((folder / CHECKPOINT).read_text(encoding="utf-8"))["state"]
+        return int(state["step"]), int(state["epoch"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0, 0
+
+
+def _last_line(error: BaseException) -> str:
+    """Return the line of an error of Ray that says what happened."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1].rstrip(".") if lines else type(error).__name__

@@ -1,0 +1,69 @@
+"""Where work runs: in this process, or on a Ray cluster. The one place that decides."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from puma_engine.errors import JobError
+from puma_engine.requests import PLACED
+from puma_engine.store import Workspace
+
+# Where the work of a process runs that nobody names a place for, such as that of a worker's jobs.
+VARIABLE = "PUMA_ON"
+Commands = Mapping[str, Callable[..., Any]]
+_ADDRESS = re.compile(r"ray|(ray://)?[^\s/:]+:[0-9]{1,5}|ray://\[[0-9a-fA-F:]+\]:[0-9]{1,5}")
+
+
+def checked_place(on: str) -> str:
+    """Return the name of a place. Raises JobError for one that is none."""
+    if not _ADDRESS.fullmatch(on):
+        raise JobError(
+            f"{on!r} is no place to work on; leave it out for this machine, or give ray, ray://HOST:PORT or "
+            "HOST:PORT for a Ray cluster."
+        )
+    return on
+
+
+def run_command(
+    ws: Workspace,
+    command: str,
+    *,
+    on: str | None = None,
+    commands: Commands | None = None,
+    progress: Any = None,
+    should_cancel: Any = None,
+    **arguments: Any,
+) -> Any:
+    """Run a command and return its run or runs.
+
+    commands: what may be run here (default: `puma_engine.pipeline.COMMANDS`).
+    on: None for this machine, or what PUMA_ON names; "ray", ray://HOST:PORT or HOST:PORT for a Ray
+    cluster, which computes the runs of the commands in `requests.PLACED` (others run here, and are
+    refused if `on` is given). Raises JobError, and what the command raises.
+    """
+    # Loaded late: a page that queues a job needs no pipeline.
+    pipeline = importlib.import_module("puma_engine.pipeline")
+    commands = pipeline.COMMANDS if commands is None else commands
+    if command not in commands:
+        raise JobError(f"There is no command {command!r}; there are {', '.join(sorted(commands))}.")
+    if on is not None and command not in PLACED:
+        raise JobError(
+            f"The command {command!r} runs on this machine alone; a cluster takes "
+            f"{', '.join(sorted(PLACED))}."
+        )
+    place = on or os.environ.get(VARIABLE)
+    callbacks = {"progress": progress, "should_cancel": should_cancel}
+    if not place or command not in PLACED:
+        return commands[command](ws, **callbacks, **arguments)
+    from puma_engine.jobs.cluster import Cluster
+
+    request = PLACED[command].from_dict(
+        {name: value for name, value in arguments.items() if name != "device"}
+    )
+    with Cluster(checked_place(place), device=arguments.get("device")) as cluster:
+        execution = pipeline.Execution(None, progress, should_cancel, cluster)
+        return pipeline.EXECUTORS[command](ws, request, execution)

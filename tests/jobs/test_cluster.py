@@ -1,0 +1,339 @@
+"""Runs computed on a Ray cluster: the same as here, also when nodes, drivers and stores fail."""
+
+import importlib.metadata
+import os
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from job_helpers import wait_for
+from ray_clusters import ray_cluster
+from small_runs import SMALL, write_ratings
+from tiny import tiny_backbone_folder
+
+from puma_engine import jobs, pipeline
+from puma_engine.backbone.packages import RELOCATED
+from puma_engine.errors import Cancelled, ConfigError, JobError, TrainingError
+from puma_engine.jobs import cluster as clusters
+from puma_engine.jobs import places, queue, worker_loop
+from puma_engine.jobs.cluster import Cluster
+from puma_engine.requests import EvaluationRequest, FitRequest, MigrationRequest, RefineRequest
+from puma_engine.store import Workspace
+from puma_engine.workbench import Workbench
+
+QUICK = {"epochs": 2, "batch_size": 64, "learning_rate": 1e-2}
+# A thousand steps, so that a checkpoint comes back before the last one.
+LONG = {"epochs": 60, "batch_size": 16, "learning_rate": 1e-3, "patience": 0}
+LONG |= {"checkpoint_seconds": 0.2}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Two workspaces with the same data and models: runs of the one are computed here, of the other on nodes."""
+    folder = tmp_path_factory.mktemp("world")
+    table = write_ratings(folder / "ratings.csv")
+    small = tiny_backbone_folder(folder / "models", "llama")
+    large = tiny_backbone_folder(folder / "models", "qwen2", width=48)
+    here = Workspace.open(folder / "here", create=True)
+    there = Workspace.open(folder / "there", create=True)
+    for ws in (here, there):
+        data = pipeline.import_dataset(ws, "table", path=table, task="rating")
+    with ray_cluster(nodes=2) as ray, Cluster(ray.address) as cluster:
+        yield SimpleNamespace(**locals())
+
+
+def execute(world, command, request, ws=None, **callbacks):
+    execution = pipeline.Execution(None, elsewhere=world.cluster, **callbacks)
+    return pipeline.EXECUTORS[command](ws or world.there, request, execution)
+
+
+def assert_same(world, run, other):
+    """The run of the cluster has the id, files, numbers and metrics of the one that was computed here."""
+    assert (run.id, run.status) == (other.id, "finished")
+    left_out = ("seconds", "training_seconds")
+    for name in ("config", "inputs", "summary", "cost", "versions", "device", "name"):
+        ours, theirs = getattr(run, name), getattr(other, name)
+        if name == "cost":
+            ours, theirs = (
+                {key: value for key, value in cost.items() if key not in left_out}
+                for cost in (ours, theirs)
+            )
+        assert ours == theirs, name
+    files = [
+        [(f["name"], f["sha256"]) for f in ws.artifacts(run.id)] for ws in (world.there, world.here)
+    ]
+    assert files[0] == files[1]
+    for table in ("metrics", "user_metrics"):
+        rows = [
+            [
+                {k: v for k, v in row.items() if k != "id"}
+                for row in ws.query(f"SELECT * FROM {table} WHERE run_id = ?", [run.id])
+            ]
+            for ws in (world.there, world.here)
+        ]
+        assert rows[0] == rows[1], table
+
+
+@pytest.fixture(scope="module")
+def source(world):
+    """The source prompts, in both workspaces."""
+    request = FitRequest(dataset=world.data.name, backbone=str(world.small), training=QUICK)
+    return execute(world, "fit_prompts", request), pipeline.run_fit(
+        world.here, request, pipeline.Execution()
+    )
+
+
+def test_fit_migration_refining_and_evaluation_are_those_of_one_machine(world, source):
+    assert_same(world, *source)
+    migrating = MigrationRequest(
+        sources=(source[0].name,),
+        target=str(world.large),
+        strategy="kmeans-variance",
+        budget=12,
+        training=QUICK,
+        adapter=SMALL,
+        name="moved",
+    )
+    for command, request in (
+        ("migrate", migrating),
+        ("evaluate", EvaluationRequest(subject="moved")),
+        ("refine", RefineRequest(start="moved", training=QUICK)),
+    ):
+        there = execute(world, command, request)
+        here = pipeline.EXECUTORS[command](world.here, request, pipeline.Execution())
+        assert_same(world, there, here)
+    selection = world.there.runs(kind="selection")[0]
+    assert_same(world, selection, world.here.run(selection.id))
+    assert world.there.verify() == []
+    assert not list(world.there.root.glob(".*.tmp"))
+
+
+def test_a_run_that_exists_is_not_computed_again(world, source):
+    reports = []
+    request = FitRequest(dataset=world.data.name, backbone=str(world.small), training=QUICK)
+    assert execute(world, "fit_prompts", request, progress=reports.append) == source[0]
+    assert reports == []
+
+
+@pytest.fixture(scope="module")
+def long_run(world):
+    """A long fit, computed here."""
+    return pipeline.run_fit(world.here, long_fit(world), pipeline.Execution())
+
+
+@pytest.fixture
+def often(world, monkeypatch):
+    """Look at the nodes often, and forget the long run that an earlier test made there."""
+    monkeypatch.setattr(clusters, "POLL_SECONDS", 0.05)
+    for run in world.there.runs(kind="prompts"):
+        if run.config["training"]["epochs"] == LONG["epochs"]:
+            world.there.delete(run.id)
+    # The actors that have it, too.
+    world.cluster.end_idle()
+
+
+def long_fit(world):
+    return FitRequest(dataset=world.data.name, backbone=str(world.small), training=LONG)
+
+
+def test_the_run_of_a_lost_node_goes_on_from_its_checkpoint(world, often, long_run):
+    reports = []
+    nodes = {node.node_id: node for node in world.ray.worker_nodes}
+
+    def lose_node(report):
+        reports.append(report)
+        if report.saved_step and len(nodes) == 2:
+            (at_work,) = {node.id for node in started} & set(nodes)
+            world.ray.remove_node(nodes.pop(at_work), allow_graceful=False)
+
+    started = []
+    lend = world.cluster._start
+    world.cluster._start = lambda *given: started.append(lend(*given)) or started[-1]
+    try:
+        there = execute(world, "fit_prompts", long_fit(world), progress=lose_node)
+    finally:
+        del world.cluster._start
+        world.ray.add_node(num_cpus=1)
+    assert len(started) == 2 and len(nodes) == 1
+    number = next(n for n, report in enumerate(reports) if report.saved_step)
+    after = [report.step for report in reports[number + 1 :] if report.step]
+    assert min(after) > reports[number].saved_step
+    assert_same(world, there, long_run)
+
+
+def test_a_cancelled_run_goes_on_from_its_checkpoint(world, often, long_run):
+    steps = []
+
+    def progress(report):
+        steps.append(report.step)
+
+    request = long_fit(world)
+    with pytest.raises(Cancelled, match="at step"):
+        execute(world, "fit_prompts", request, progress=progress, should_cancel=lambda: any(steps))
+    assert world.there.run(long_run.id).status == "interrupted"
+    stopped = clusters._saved_at(world.there.work(long_run.id))[0]
+    assert stopped >= max(steps) > 0
+    steps.clear()
+    there = execute(world, "fit_prompts", request, progress=progress)
+    assert min(filter(None, steps)) > stopped
+    assert_same(world, there, long_run)
+
+
+def test_a_job_whose_process_is_killed_goes_on_from_its_checkpoint(world, often, long_run):
+    ws, arguments = world.there, long_fit(world).to_dict() | {"on": world.ray.address}
+    job = jobs.enqueue(ws, "fit_prompts", arguments, title="Long")
+    worker = threading.Thread(
+        target=jobs.worker, args=(ws,), kwargs={"devices": ["cpu"], "once": True}
+    )
+    worker.start()
+    running = wait_for(lambda: (now := jobs.job(ws, job.id)).progress.get("saved_step") and now)
+    assert running.progress["node"] and running.progress["total"]
+    os.kill(running.pid, signal.SIGKILL)
+    worker.join()
+    done = jobs.job(ws, job.id)
+    assert (done.status, done.attempt, done.error) == ("finished", 2, None)
+    assert_same(world, ws.run(done.run_id), long_run)
+    assert f"{running.progress['node']}: CPU" in jobs.read_log(ws, job.id)
+
+
+def test_two_at_once_and_the_same_twice(world):
+    requests = [
+        FitRequest(dataset=world.data.name, backbone=str(world.small), training=QUICK, seed=seed)
+        for seed in (4, 5, 5)
+    ]
+    nodes = set()
+    with ThreadPoolExecutor(3) as pool:
+        runs = list(
+            pool.map(
+                lambda request: execute(
+                    world, "fit_prompts", request, progress=lambda report: nodes.add(report.node)
+                ),
+                requests,
+            )
+        )
+    assert len({run.id for run in runs}) == 2 and runs[1].id == runs[2].id
+    for run, request in zip(runs, requests, strict=True):
+        assert_same(world, run, pipeline.run_fit(world.here, request, pipeline.Execution()))
+
+
+def test_a_full_object_store_holds_nothing_up(world):
+    import ray
+
+    request = FitRequest(dataset=world.data.name, backbone=str(world.small), training=QUICK, seed=6)
+    here = pipeline.run_fit(world.here, request, pipeline.Execution())
+    # 64 MiB that go to the node with the checkpoint, while other data fill the store.
+    extra = world.there.work(here.id) / "extra.bin"
+    extra.write_bytes(np.random.default_rng(0).bytes(64 << 20))
+    others = [ray.put(np.zeros(40 << 20, np.uint8)) for _ in range(4)]
+    there = execute(world, "fit_prompts", request)
+    assert_same(world, there, here)
+    assert len(others) == 4
+
+
+def test_a_model_that_a_node_lacks_is_sent(world, tmp_path):
+    ws = Workspace.open(tmp_path / "workspace", create=True)
+    data = pipeline.import_dataset(ws, "table", path=world.table, task="rating")
+    model = tiny_backbone_folder(tmp_path / "models", "llama")
+    added = pipeline.add_backbone(ws, model)
+    moved = model.rename(tmp_path / "elsewhere")
+    RELOCATED[str(model)] = moved
+    try:
+        request = FitRequest(dataset=data.id, backbone=added.id, training=QUICK)
+        there = execute(world, "fit_prompts", request, ws)
+    finally:
+        del RELOCATED[str(model)]
+    moved.rename(model)
+    again = Workspace.open(tmp_path / "again", create=True)
+    pipeline.import_dataset(again, "table", path=world.table, task="rating")
+    here = pipeline.fit_prompts(again, data.id, model, training=QUICK)
+    files = [[row["sha256"] for row in w.artifacts(here.id)] for w in (ws, again)]
+    assert there.id == here.id and files[0] == files[1]
+
+
+def test_an_error_of_a_node_is_the_error_of_the_command(world):
+    request = FitRequest(
+        dataset=world.data.name,
+        backbone=str(world.small),
+        training=QUICK | {"learning_rate": 1e30},
+        seed=7,
+    )
+    with pytest.raises(TrainingError, match="became nan"):
+        execute(world, "fit_prompts", request)
+    (run,) = (run for run in world.there.runs(kind="prompts") if run.seed == 7)
+    assert run.status == "failed" and "became nan" in run.error
+
+
+def test_other_versions_are_refused(world, monkeypatch):
+    version = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata,
+        "version",
+        lambda name: "4.0.0" if name == "transformers" else version(name),
+    )
+    world.cluster.end_idle()
+    request = FitRequest(dataset=world.data.name, backbone=str(world.small), training=QUICK, seed=8)
+    with pytest.raises(JobError, match=r"other versions .*transformers .* there and 4\.0\.0 here"):
+        execute(world, "fit_prompts", request)
+
+
+def test_a_gpu_that_the_cluster_lacks_is_refused(world):
+    with pytest.raises(ConfigError, match="has no GPU"):
+        Cluster(world.ray.address, device="cuda")
+    with pytest.raises(ConfigError, match="Ray chooses the GPU"):
+        Cluster(world.ray.address, device="cuda:1")
+
+
+def test_places_and_commands_that_there_are_not(world, monkeypatch):
+    with pytest.raises(JobError, match="is no place to work on"):
+        places.run_command(world.there, "evaluate", on="the moon", subject="x")
+    with pytest.raises(JobError, match="on this machine alone; a cluster takes chain"):
+        places.run_command(world.there, "compare", on="ray", evaluations=[])
+    # What no cluster computes runs here, also where a worker serves a cluster.
+    monkeypatch.setenv(places.VARIABLE, "ray")
+    run = places.run_command(
+        world.there, "import_dataset", source="table", path=world.table, task="rating"
+    )
+    assert run.id == world.data.id
+
+
+def test_without_ray_one_sentence_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(JobError, match=r"pip install 'puma-workbench\[cluster\]'"):
+        Cluster("ray")
+
+
+def test_nothing_imports_ray_unless_asked():
+    code = "import sys, puma_engine.cli, puma_engine.pipeline, puma_engine.jobs.cluster; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_worker_of_a_cluster_and_the_python_interface_ask_the_same_question(world, source):
+    ws = world.there
+    world.cluster.end_idle()
+    request = FitRequest(dataset=world.data.name, backbone=str(world.small), training=QUICK, seed=9)
+    bench = Workbench(ws.root, on=world.ray.address)
+    there = bench.fit_prompts(world.data, world.small, training=QUICK, seed=9)
+    assert_same(world, there, pipeline.run_fit(world.here, request, pipeline.Execution()))
+    with pytest.raises(TypeError):
+        bench.fit_prompts(world.data, world.small, epochs=2)
+
+
+def test_jobs_of_a_cluster_take_places_and_leave_the_devices_alone(world, monkeypatch):
+    monkeypatch.setenv(places.VARIABLE, world.ray.address)
+    monkeypatch.setenv(worker_loop.VISIBLE, "7")
+    assert worker_loop.find_devices() == ["cluster:0", "cluster:1", "cluster:2", "cluster:3"]
+    seen = world.there.root / "seen"
+    code = f"import os; open({str(seen)!r}, 'w').write(os.environ['CUDA_VISIBLE_DEVICES'])"
+    jobs.enqueue(world.there, "evaluate", {"subject": "moved"}, title="Place")
+    monkeypatch.setattr(queue, "MAX_CRASHES", 1)
+    jobs.worker(world.there, once=True, runner=lambda _ws, _job: [sys.executable, "-c", code])
+    assert seen.read_text() == "7"
+    assert (
+        world.there.query("SELECT device FROM jobs WHERE title = 'Place'")[0]["device"]
+        == "cluster:0"
+    )

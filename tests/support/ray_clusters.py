@@ -1,0 +1,40 @@
+"""Ray clusters of several nodes on this machine, for tests."""
+
+import os
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+# What the clusters inherit: no statistics are sent, and each node computes with one thread.
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_AUTH_MODE": "disabled",
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)]),
+}
+
+
+@contextmanager
+def ray_cluster(nodes=2, **head):
+    """Yield a cluster: a head node that computes nothing, and nodes of one CPU each."""
+    from ray.cluster_utils import Cluster
+
+    before = {name: os.environ.get(name) for name in ENVIRONMENT}
+    os.environ |= ENVIRONMENT
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 0, "include_dashboard": False, **head},
+    )
+    try:
+        for _ in range(nodes):
+            cluster.add_node(num_cpus=1)
+        yield cluster
+    finally:
+        import ray
+
+        ray.shutdown()
+        cluster.shutdown()
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
