@@ -14,7 +14,7 @@ from dashboard.engine import Run, comparisons, user_impact
 from dashboard.engine.user_impact import EvaluationPair, UserImpact
 
 GROUPS = {
-    "variance": "Variance of ratings",
+    "variance": "Variance of ratings (squared stars)",
     "train_rows": "Activity (train rows)",
     "cluster": "Cluster of source prompts",
 }
@@ -36,9 +36,6 @@ COLUMNS = {
         help="Probability that the user's true loss grows by more than 5 % of the baseline's mean "
         "loss, given the user's rows and how much all users differ.",
     ),
-    "Baseline": NumberColumn(format="%.3f"),
-    "Method": NumberColumn(format="%.3f"),
-    "Difference": NumberColumn(format="%+.3f"),
 }
 
 
@@ -74,7 +71,7 @@ def show(run: Run) -> None:
         page_states.failed(title, "Evaluate the prompts again.")
         return
     unit = "RMSE of the user (stars)" if pair.ratings else "log loss of the user"
-    _metrics(impact)
+    _metrics(impact, ratings=pair.ratings)
     users = impact.effects.users
     points = user_impact.with_values(impact.sample, ratings=pair.ratings)
     left, right = st.columns(2)
@@ -105,7 +102,13 @@ def show(run: Run) -> None:
     here = {"comparison": run.id, "method": evaluation}
     addresses = [pages.url("users", **here, user=user) for user in listed["user_id"]]
     table = listed.assign(Open=addresses)[["Open", *SHOWN]].rename(columns=SHOWN)
-    tables.show(table, COLUMNS, height=380)
+    short_unit = "stars" if pair.ratings else "log loss"
+    forms = {"Baseline": "%.3f", "Method": "%.3f", "Difference": "%+.3f"}
+    losses = {
+        name: NumberColumn(f"{name} ({short_unit})", format=form, help=unit)
+        for name, form in forms.items()
+    }
+    tables.show(table, COLUMNS | losses, height=380)
     st.caption(
         f"The {len(table):,} users most likely to regress, of {users:,}; "
         + ("RMSE in stars." if pair.ratings else "log loss.")
@@ -113,7 +116,7 @@ def show(run: Run) -> None:
     figures.downloads(lambda: user_impact.all_users(engine.root(), pair), "users")
 
 
-def _metrics(impact: UserImpact) -> None:
+def _metrics(impact: UserImpact, *, ratings: bool) -> None:
     effects, mean = impact.effects, impact.effects.repeated
     chance = (
         "Most differences of single users are chance, because a user has few held-out rows. These "
@@ -129,7 +132,8 @@ def _metrics(impact: UserImpact) -> None:
     }
     if mean is not None:
         values["Losses that repeat"] = (
-            f"{mean.value:+.3f} [{mean.low:+.3f}, {mean.high:+.3f}]",
+            f"{mean.value:+.3f} [{mean.low:+.3f}, {mean.high:+.3f}] "
+            f"{'squared stars' if ratings else 'nats'}",
             "The 10 % of users who lose most on one half of their rows: their mean difference of "
             "losses on the other half. Near 0, their loss was chance.",
         )

@@ -107,10 +107,11 @@ COLUMNS = {
 
 
 def _change(ratings: bool) -> Any:
-    unit = "RMSE in stars" if ratings else "log loss"
+    metric = "RMSE" if ratings else "log loss"
     return NumberColumn(
+        f"Change ({'stars' if ratings else metric})",
         format="%+.3f",
-        help=f"How much larger the person's error on held-out records is than with the reference: {unit}.",
+        help=f"How much larger the person's {metric} on held-out records is than with the reference.",
     )
 
 

@@ -454,7 +454,10 @@ def selected_table(
     table = _table(subject, view, trained, rows[:MAX_ROWS])
     event = tables.show(
         table,
-        {"Mean rating": NumberColumn(format="%.2f"), "Variance": NumberColumn(format="%.2f")},
+        {
+            "Mean rating": NumberColumn("Mean rating (stars)", format="%.2f"),
+            "Variance": NumberColumn("Variance (squared stars)", format="%.2f"),
+        },
         key=f"picked-users-{opened()}",
         on_select="rerun",
         selection_mode="single-cell",
@@ -482,14 +485,18 @@ def _table(
         "Variance": frame["variance"].to_numpy(),
     }
     for metric in dict.fromkeys([subject.metric, subject.ranking]):
-        label = metric if metric == subject.metric else METRICS[metric].label
+        label = METRICS[metric].label
+        if metric == subject.metric:
+            label += f" ({METRICS[metric].unit})"
         for side, evaluation in (
-            ("Source", subject.source_evaluation),
+            ("Old model", subject.source_evaluation),
             ("Migrated", subject.evaluation),
         ):
             values = people.loss(subject, view.key, evaluation, metric)
-            columns[f"{side}, {label}"] = values[rows]
-    columns["Gain over retraining"] = people.gain(subject, view.key)[rows]
+            columns[f"{side}: {label}"] = values[rows]
+    columns[f"Gain over retraining ({METRICS[subject.metric].unit})"] = people.gain(
+        subject, view.key
+    )[rows]
     if trained is not None:
         columns["Trains the adapter"] = trained[rows]
     return pd.DataFrame(columns)

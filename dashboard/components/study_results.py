@@ -44,7 +44,7 @@ def _scores(report: dict[str, Any], dataset: str, metric: str, scores: pd.DataFr
         "users trained": NumberColumn("Users trained", format="localized"),
         "seconds": NumberColumn("Seconds (mean)", format="%.1f"),
         metric: NumberColumn(label, format="%.4f"),
-        "sd over seeds": NumberColumn("SD over seeds", format="%.4f"),
+        "sd over seeds": NumberColumn(f"SD over seeds ({label})", format="%.4f"),
     }
     for name in rows:
         if name in METRICS and name != metric:
@@ -74,7 +74,7 @@ def _budgets(report: dict[str, Any], dataset: str, metric: str, scores: pd.DataF
     columns = dict.fromkeys(table, NumberColumn(format="%.4f")) | {
         "method": TextColumn("Strategy", width=150),
         "difference": NumberColumn(
-            "Over all numbers of users",
+            f"Over all numbers of users ({METRICS[metric].label})",
             format="%+.4f",
             help="Mean difference from random users, in pairs with as many training users and the same seed.",
         ),
@@ -138,7 +138,7 @@ def _differences(report: dict[str, Any], dataset: str, metric: str) -> None:
         table.insert(2, "users", [f"{low:+.4f} to {high:+.4f}" for low, high in ends])
     columns = {
         "method": METHOD,
-        "value": NumberColumn("Difference", format="%+.4f"),
+        "value": NumberColumn(f"Difference ({METRICS[metric].label})", format="%+.4f"),
         "users": TextColumn(
             "95 % over users", help="From resampling users: the spread over other users."
         ),

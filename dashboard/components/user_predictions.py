@@ -73,11 +73,14 @@ def held_out(records: pd.DataFrame, context: UserContext, user: str, looked_at: 
         height=110 + LEGEND_PIXELS * len(methods) + ROW_PIXELS * min(max(len(table), 3), MAX_DRAWN),
     )
     _scores(context, methods, joined, table, user)
-    form = "%.2f" if context.task == "rating" else "percent"
+    rating = context.task == "rating"
+    form = "%.2f ★" if rating else "percent"
     right = "nearest star" if context.task == "rating" else "likelier answer"
     columns = {
         "Item": TextColumn(width=260),
-        "Actual": NumberColumn(format="%.4g", width=60),
+        "Actual": NumberColumn(
+            None if rating else "Actual (1: click)", format="%.4g ★" if rating else "%d", width=70
+        ),
         "Rounded correctly": TextColumn(help=f"Methods whose {right} is the actual one."),
     }
     for label in (method.label for method in methods):
@@ -137,7 +140,7 @@ def history(records: pd.DataFrame, context: UserContext) -> None:
         records.drop(columns="item_id"),
         "user-history",
         title="Outcomes of this user's records",
-        x="Rating" if ratings else "Outcome",
+        x="Rating (stars)" if ratings else "Outcome",
         y="Records",
         height=260,
     )

@@ -332,9 +332,9 @@ def test_selected_users_come_from_the_address_and_their_figures_are_joined_by_id
     assert "2 of 60 users selected" in words(app) and "Some users" in app.warning[0].value
     table = listed(app).set_index("User")
     # Metrics were stored in the opposite order of the prompts.
-    assert table.loc[IDS[0], "Source, rmse"] == pytest.approx(1.5)
-    assert table.loc[IDS[59], "Migrated, rmse"] == pytest.approx(0.6)
-    assert table["Gain over retraining"].tolist() == pytest.approx([0.2, 0.2])
+    assert table.loc[IDS[0], "Old model: RMSE (stars)"] == pytest.approx(1.5)
+    assert table.loc[IDS[59], "Migrated: RMSE (stars)"] == pytest.approx(0.6)
+    assert table["Gain over retraining (stars)"].tolist() == pytest.approx([0.2, 0.2])
     area = ["-9,-9", "1009,-9", "1009,1009", "-9,1009"]
     assert "60 of 60 users selected" in words(
         open_page("users", ws.root, monkeypatch, area=area, on="migrated")

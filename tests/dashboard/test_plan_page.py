@@ -11,6 +11,7 @@ from dashboard_pages import open_page, press, words
 from measured_runs import ran
 from small_runs import QUICK, SMALL, write_ratings
 from tiny import tiny_backbone_folder
+from units import columns_without_unit, numbers_without_unit
 
 from dashboard.components import plan_costs, plan_figures, plan_quality
 from dashboard.engine import plans, quality
@@ -109,6 +110,7 @@ def test_each_answer_becomes_a_line_and_opens_the_next_step(world, monkeypatch):
     app = press(app, "Continue")
     assert step_of(app) == "4. Users who train it, and cost"
     assert "What it will cost" in words(app) and "What it may keep" in words(app)
+    assert not numbers_without_unit(app)
     address = dict(app.query_params)
     assert {"dataset", "old", "target", "source", "step"} <= set(address)
     app.button("change-models").click().run()
@@ -359,9 +361,10 @@ def test_costs_are_formatted_with_units():
     assert "never cheaper" in plan_costs.sentence(replace(costs, break_even=None))
     assert "a full retraining" in plan_costs.sentence(replace(costs, retraining=None))
     table = plan_costs.table(costs, 36.0)
-    assert table["Cost"].tolist() == ["1.00", "0.1"]
+    assert table["Cost (your currency)"].tolist() == ["1.00", "0.1"]
+    assert not list(columns_without_unit(table))
     # Retraining grows with the users; 50 of them train the adapter of any number.
-    assert table["At a million users"].tolist() == ["27 h 46 min", "10 s"]
+    assert table["Time at a million users"].tolist() == ["27 h 46 min", "10 s"]
     everybody = plans.at_users(replace(costs, trained=1000), 2000)
     assert everybody == (200.0, 20.0)
 
