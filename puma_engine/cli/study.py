@@ -26,7 +26,7 @@ VERSIONS = ("torch", "transformers", "accelerate", "numpy", "scikit-learn")
     quick="Few users, short grids and one or two seeds.",
     default_settings="Train with the default settings, without tuning.",
     settings_from="Report of this study whose tuned settings are reused.",
-    dataset="Data set; may be given several times.",
+    dataset="Data set that ships, or SOURCE=PATH of original files, such as yelp=downloads/yelp; may be given several times.",
     seed="Seed; may be given several times.",
     share="Share of users who train; may be given several times.",
     strategy="Strategy that table4 compares with random; may be given several times (default: all).",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from puma_engine.datasets.registry import get_source
 from puma_engine.evaluation.baselines import BASELINES
 from puma_engine.studies.cells import ORDERS, Cell, Inputs, Options, Stage, Study
 from puma_engine.studies.grids import CLICKS, RATINGS, Candidate
+from puma_engine.studies.study_data import study_data
 
 SMALL_SHARE = 0.07
 # How reports call a migration that is trained on all users.
@@ -35,11 +35,11 @@ class Builder:
     """Collects the cells of one data set. Methods that add a cell return its full name."""
 
     def __init__(self, options: Options, dataset: str) -> None:
-        self.options, self.dataset = options, dataset
-        self.task = get_source(dataset).task
+        data = study_data(dataset)
+        self.options, self.dataset, self.task = options, data.name, data.task
         self.grids = CLICKS if self.task == "click" else RATINGS
         self.cells: list[Cell] = []
-        settings = {"source": dataset} | ({"users": options.users} if options.users else {})
+        settings = data.settings | ({"users": options.users} if options.users else {})
         self.data = self.add("data", "import_dataset", settings)
 
     def add(

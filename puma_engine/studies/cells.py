@@ -29,7 +29,7 @@ Inputs = Mapping[str, "str | list[str]"]
 class Options:
     """What a user may set of any study; the names are keys of the reports.
 
-    datasets: names of shipped data sets. seeds: of every training; candidates are tried with the
+    datasets: names of shipped data sets, or SOURCE=PATH (`study_data`). seeds: of every training; candidates are tried with the
     first. shares: budgets as shares of all users, in (0, 1]; empty: those of the study. strategies:
     selection strategies of `table4`; empty: all of them. users: drawn from each data set; None:
     all. source, target: backbones, where the study has one. order: of the template, a key of ORDERS;

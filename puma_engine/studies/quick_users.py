@@ -25,6 +25,7 @@ from puma_engine.pipeline.expected_time import DataCounts, ModelSpeed, measure_m
 from puma_engine.store import Workspace
 from puma_engine.studies.cells import ORDERS, Cell, Options, Study
 from puma_engine.studies.reports import stored_report
+from puma_engine.studies.study_data import study_data
 from puma_engine.zoo import ZOO
 
 MINUTES = 40.0
@@ -58,7 +59,8 @@ def quick_options(
         _log.info("The trial goes on with the %d users of the one before.", earlier)
         return replace(options, users=earlier)
     (name,) = options.datasets
-    data = pipeline.load_dataset(ws, pipeline.import_dataset(ws, name, users=MEASURED_USERS))
+    imported = study_data(name).settings | {"users": MEASURED_USERS}
+    data = pipeline.load_dataset(ws, pipeline.import_dataset(ws, **imported))
     template = TEMPLATES[DEFAULT_TEMPLATES[data.task]]
     if options.order is not None:
         template = TEMPLATES[data.task + ORDERS[options.order]]
