@@ -48,7 +48,7 @@ def metrics(run: Reference) -> None:
 def rename(run: Reference, name: Annotated[str, typer.Argument(help="The new name.")]) -> None:
     """Give a run another name."""
     ws = session.open()
-    session.show(run_row(ws.rename(ws.run(run).id, name)))
+    session.show(run_row(ws.rename(ws.run(run, alone=True).id, name)))
 
 
 @app.command("note")
@@ -71,7 +71,7 @@ def delete(
 ) -> None:
     """Delete a run and its files; refused while other runs depend on it, unless they go with it."""
     ws = session.open()
-    target = ws.run(run)
+    target = ws.run(run, alone=True)
     if cascade:
         runs = [target, *ws.descendants(target.id)]
         if not yes:

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from puma_engine.backbone.packages import PACKAGED
 from puma_engine.errors import JobError, NotFoundError
 from puma_engine.files import parse_json
 from puma_engine.jobs import processes
 from puma_engine.store import Run, Workspace
 from puma_engine.store.records import now
+from puma_engine.zoo import ZOO
 
 JOB_STATUSES = ("queued", "running", "finished", "failed", "cancelled", "interrupted")
 # After so many dead processes a job fails: it is likely to be the reason.
@@ -34,6 +36,8 @@ KILLED_AFTER_CANCEL = (
 ENDED_AFTER_CANCEL = (
     "Its process ended after it was cancelled, without saving what it had last done."
 )
+# Arguments that name models, perhaps by their paths.
+MODEL_ARGUMENTS = {"spec", "backbone", "target", "targets", "fit_on"}
 _COMMAND = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
@@ -74,6 +78,8 @@ def enqueue(ws: Workspace, command: str, args: Mapping[str, Any], *, title: str)
         raise JobError("A job needs a title of printable characters.")
     job_id = secrets.token_hex(4)
     arguments = {str(name): _plain(name, value) for name, value in args.items()}
+    for name in MODEL_ARGUMENTS & arguments.keys():
+        arguments[name] = _without_relative_models(ws, arguments[name], runs=name != "spec")
     with ws.transaction() as db:
         db.execute(
             "INSERT INTO jobs (id, command, args, title, status, attempt, crashes, created)"
@@ -101,6 +107,20 @@ def _plain(name: str, value: Any) -> Any:
         f"The argument {name!r} is a {type(value).__name__}, which a job cannot store; give text, "
         "numbers, lists or dictionaries."
     )
+
+
+def _without_relative_models(ws: Workspace, value: Any, *, runs: bool) -> Any:
+    """Return models with absolute paths, since a worker may run in another folder.
+
+    runs: whether a value may also be a run, which goes before a path.
+    """
+    if isinstance(value, list):
+        return [_without_relative_models(ws, item, runs=runs) for item in value]
+    known = not isinstance(value, str) or not value or value in ZOO or value in PACKAGED
+    if known or (runs and ws.matches(value)):
+        return value
+    path = Path(value).expanduser()
+    return str(path.absolute()) if path.exists() else value
 
 
 def jobs(ws: Workspace, status: str | None = None, limit: int | None = None) -> list[Job]:

@@ -118,7 +118,8 @@ def backbone_run(
 ) -> Run:
     """Return the run of a backbone, adding it first when a model's name or path is given.
 
-    A backbone whose adding was stopped or failed is added again, with the settings of its run.
+    A backbone whose adding was stopped or failed is added again, with the settings of its run, unless
+    the reference is another model's name or path.
     """
     named = reference if isinstance(reference, Run) else str(reference)
     try:
@@ -132,6 +133,8 @@ def backbone_run(
             # The model of this name may be another one today than the published run was made with.
             return run if is_here(ws, run) else add_backbone(ws, run.config["spec"], device=device)
         return run
+    if isinstance(named, str) and named not in (run.id, run.config["spec"]) and model_files(named):
+        return add_backbone(ws, named, device=device)
     settings = {key: run.config.get(key) for key in ("revision", "quantise")}
     return add_backbone(ws, run.config["spec"], name=run.name, device=device, **settings)
 

@@ -16,6 +16,7 @@ from puma_engine.config import TrainingConfig
 from puma_engine.errors import Cancelled, NotFoundError, PumaError, StoreError, TrainingError
 from puma_engine.store import Run, Workspace
 from puma_engine.store.records import now
+from puma_engine.store.runs import meant_runs
 from puma_engine.training import distributed
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ def find(ws: Workspace, reference: Reference, *kinds: str) -> Run:
 
 
 def look_up(ws: Workspace, reference: Reference, *kinds: str) -> Run:
-    """Return a run as `find` does, finished or not; among several, the finished own one.
+    """Return a run as `find` does, finished or not; among several, the one that is meant (`meant_runs`).
 
     Raises NotFoundError; StoreError when several match.
     """
@@ -200,10 +201,7 @@ def look_up(ws: Workspace, reference: Reference, *kinds: str) -> Run:
     else:
         matches = ws.matches(reference)
         suitable = [match for match in matches if not kinds or match.kind in kinds]
-        finished = [match for match in suitable if match.status == "finished"]
-        # A name means the workspace's own run before one that was published elsewhere.
-        own = [match for match in finished if match.published is None]
-        several = own or finished or suitable
+        several = meant_runs(suitable, reference)
         if len(several) > 1:
             ids = ", ".join(match.id for match in several)
             raise StoreError(

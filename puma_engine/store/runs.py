@@ -1,7 +1,7 @@
 """Runs: begin, finish or fail them, look them up, and follow their lineage."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -180,14 +180,18 @@ class Runs(RunRecords):
             advice = "delete it to redo it" if status == "finished" else "begin it again"
             raise StoreError(f"The run {run_id} is {status} and takes no more results; {advice}.")
 
-    def run(self, reference: str) -> Run:
+    def run(self, reference: str, *, alone: bool = False) -> Run:
         """Return a run by id, name or prefix of the id. Raises NotFoundError, StoreError.
 
-        A reference that is the name of one run and begins the id of another is refused.
+        Of several the meant one, as `meant_runs` says. A reference that is the name of one finished run
+        and begins the id of another is refused. alone: whether any reference is refused to which
+        several runs answer.
         """
         runs = self.matches(reference)
+        if not alone:
+            runs = meant_runs(runs, reference)
         if len(runs) > 1:
-            ids = ", ".join(run.id for run in runs)
+            ids = ", ".join(f"{run.id} {run.status}" for run in runs)
             raise StoreError(f"{len(runs)} runs answer to {reference!r} ({ids}); give an id.")
         if not runs:
             raise NotFoundError(
@@ -352,6 +356,19 @@ class Runs(RunRecords):
         shutil.rmtree(self.folder(run.id), ignore_errors=True)
         shutil.rmtree(self.root / "work" / run.id, ignore_errors=True)
         self.lock(run.id).unlink(missing_ok=True)
+
+
+def meant_runs(runs: Sequence[Run], reference: str) -> list[Run]:
+    """Return which of the runs that answer to a reference it means: one, unless several are alike.
+
+    The workspace's own finished runs, else those that were published elsewhere, else, of runs of this
+    name that failed or did not finish, the newest. runs: the oldest first.
+    """
+    finished = [run for run in runs if run.status == "finished"]
+    own = [run for run in finished if run.published is None]
+    if not finished and all(run.name == reference for run in runs):
+        return list(runs[-1:])
+    return own or finished or list(runs)
 
 
 def _refuse_published(run: Run) -> None:

@@ -167,3 +167,19 @@ def test_default_process_runs_a_stage_of_the_pipeline(ws, tmp_path):
     done = jobs.job(ws, job.id)
     assert done.status == "finished", jobs.read_log(ws, job.id)
     assert ws.run("mine").id == done.run_id and ws.run("mine").summary["users"] == 3
+
+
+def test_a_job_holds_models_by_absolute_paths(ws, tmp_path, monkeypatch):
+    (tmp_path / "models" / "own").mkdir(parents=True)
+    (tmp_path / "models" / "llama-small").mkdir()
+    (tmp_path / "models" / "known").mkdir()
+    run = ws.begin("backbone", name="known", config={"spec": "elsewhere"}, inputs={})
+    monkeypatch.chdir(tmp_path / "models")
+    targets = ["own", "llama-small", "owner/name", "known", run.id]
+    args = jobs.enqueue(ws, "run_plan", {"targets": targets, "name": "own"}, title="Plan").args
+    absolute = str(tmp_path / "models" / "own")
+    # The zoo, the hub and the workspace's own runs keep their names.
+    assert args == {"targets": [absolute, *targets[1:]], "name": "own"}
+    added = jobs.enqueue(ws, "add_backbone", {"spec": Path("known")}, title="Add").args
+    assert added == {"spec": str(tmp_path / "models" / "known")}
+    assert jobs.enqueue(ws, "add_backbone", {"spec": "known"}, title="Add").args == added

@@ -530,3 +530,18 @@ def test_a_full_gpu_ends_in_one_sentence(tmp_path):
     (run,) = ws.runs()
     assert run.status == "failed" and run.error.startswith("The GPU has no memory left")
     ws.close()
+
+
+def test_a_failed_model_blocks_neither_its_name_nor_that_of_another_model(tmp_path, monkeypatch):
+    ws = Workspace.open(tmp_path / "workspace", create=True)
+    for folder in ("first", "second"):
+        (tmp_path / folder / "llama").mkdir(parents=True)
+        with pytest.raises(BackboneError):
+            pipeline.add_backbone(ws, tmp_path / folder / "llama")
+    assert [run.name for run in ws.runs(status="failed")] == ["llama", "llama"]
+    # A failed model's name is that of a model here, too: the model is meant.
+    tiny_backbone_folder(tmp_path, "llama")
+    monkeypatch.chdir(tmp_path)
+    added = backbones.backbone_run(ws, "llama")
+    assert added.status == "finished" and added.config["spec"] == str(tmp_path / "llama")
+    assert backbones.backbone_run(ws, "llama") == ws.run("llama") == added

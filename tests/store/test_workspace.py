@@ -182,6 +182,24 @@ def test_runs_are_found_by_id_name_and_prefix(ws):
         ws.runs(kind="model")
 
 
+def test_failed_runs_give_their_names_to_later_ones(ws):
+    failed = [started(ws, "books", file=file) for file in ("bad", "worse")]
+    for run in failed:
+        ws.fail(run.id, "a bad row")
+    assert ws.run("books").id == look_up(ws, "books", "dataset").id == failed[-1].id
+    good = done(ws, name="books", config={"file": "good"})
+    assert ws.run("books") == look_up(ws, "books", "dataset") == good
+    later = started(ws, "books", file="another")
+    assert ws.run("books") == good
+    # What is deleted or renamed must be one run alone.
+    with pytest.raises(StoreError, match=f"4 runs answer to 'books' .*{failed[0].id} failed"):
+        ws.run("books", alone=True)
+    assert ws.run(later.id[:8], alone=True).id == later.id
+    done(ws, name="books", config={"file": "second"})
+    with pytest.raises(StoreError, match="2 runs answer to 'books'"):
+        ws.run("books")
+
+
 def test_a_name_that_begins_another_id_is_refused(ws):
     first, second = done(ws, name="books", users=1), done(ws, name="films", config={"x": 1})
     ws.rename(second.id, first.id[:6])
