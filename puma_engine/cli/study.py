@@ -35,7 +35,8 @@ VERSIONS = ("torch", "transformers", "accelerate", "numpy", "scikit-learn")
     target="Target backbone.",
     order="Order of the template: prompt-first, item-first or prompt-last (default: by task).",
     processes={
-        "help": "Cells to run at the same time (default: 1; 2 for quick ones on two CPU cores).",
+        "help": "Cells to run at the same time (default: 1; 2 for quick ones on two CPU cores; on a cluster "
+        "as many as have room).",
         "min": 1,
     },
     minutes="Start no cell after so many minutes.",
@@ -61,6 +62,7 @@ def study(
     out: Path = Path("results"),
     render: bool = False,
     device: str | None = None,
+    on: str | None = None,
     precision: str | None = None,
 ) -> None:
     """Run a declared experiment; runs that the workspace has already are not made again.
@@ -123,9 +125,10 @@ def study(
         outcome = studies.run_cells(
             ws,
             cells,
-            processes=processes or default_processes(quick, device),
+            processes=processes or (None if on else default_processes(quick, device)),
             minutes=minutes,
             device=device,
+            on=on,
             precision=precision,
             progress=progress,
             should_cancel=should_cancel,

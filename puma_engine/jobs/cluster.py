@@ -17,10 +17,10 @@ import signal
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from puma_engine import errors
 from puma_engine.backbone.gguf_model import find_parts
@@ -28,15 +28,14 @@ from puma_engine.backbone.packages import local_path
 from puma_engine.errors import ConfigError, JobError, PumaError, StoreError
 from puma_engine.files import atomic_write, parse_json, sha256_file
 from puma_engine.jobs.node_worker import NodeWorker, software
+from puma_engine.pipeline import EXECUTORS
 from puma_engine.pipeline.backbones import check_backbone, fingerprint, model_files
-from puma_engine.pipeline.stage import Execution, StageProgress
+from puma_engine.pipeline.stage import CancelCheck, Execution, ProgressCallback, StageProgress
+from puma_engine.requests import PLACED, Request
 from puma_engine.store import Run, Workspace
 from puma_engine.store.archives import add_run
 from puma_engine.store.records import checked_file_name
 from puma_engine.store.run_records import RECORD, read_record
-
-if TYPE_CHECKING:
-    from puma_engine.requests import Request
 
 RAY = "ray"
 INSTALL = "pip install 'puma-workbench[cluster]'"
@@ -117,6 +116,19 @@ class Cluster:
         have = self._ray.cluster_resources()
         by_cpu = int(have.get("CPU", 0)) // self.cpus
         return max(1, min(by_cpu, int(have.get("GPU", 0)) // self.gpus) if self.gpus else by_cpu)
+
+    def run(
+        self,
+        ws: Workspace,
+        command: str,
+        arguments: Mapping[str, Any],
+        *,
+        progress: ProgressCallback | None = None,
+        should_cancel: CancelCheck | None = None,
+    ) -> Any:
+        """Execute a command of `requests.PLACED` and return its run or runs."""
+        request = PLACED[command].from_dict(arguments)
+        return EXECUTORS[command](ws, request, Execution(None, progress, should_cancel, self))
 
     def compute(
         self, ws: Workspace, run: Run, command: str, request: Request, execution: Execution

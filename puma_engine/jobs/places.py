@@ -6,11 +6,14 @@ import importlib
 import os
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from puma_engine.errors import JobError
 from puma_engine.requests import PLACED
 from puma_engine.store import Workspace
+
+if TYPE_CHECKING:
+    from puma_engine.jobs.cluster import Cluster
 
 # Where the work of a process runs that nobody names a place for, such as that of a worker's jobs.
 VARIABLE = "PUMA_ON"
@@ -55,15 +58,25 @@ def run_command(
             f"The command {command!r} runs on this machine alone; a cluster takes "
             f"{', '.join(sorted(PLACED))}."
         )
-    place = on or os.environ.get(VARIABLE)
     callbacks = {"progress": progress, "should_cancel": should_cancel}
-    if not place or command not in PLACED:
+    device = arguments.get("device")
+    cluster = open_cluster(on, device) if command in PLACED else None
+    if cluster is None:
         return commands[command](ws, **callbacks, **arguments)
+    arguments.pop("device", None)
+    with cluster:
+        return cluster.run(ws, command, arguments, **callbacks)
+
+
+def open_cluster(on: str | None, device: str | None = None) -> Cluster | None:
+    """Return a connection to the cluster that `on` names, or PUMA_ON; None for this machine.
+
+    device: what each run gets there, see `cluster.Cluster`. Raises JobError, ConfigError.
+    """
+    place = on or os.environ.get(VARIABLE)
+    if not place:
+        return None
+    # Loaded late, since it loads the pipeline.
     from puma_engine.jobs.cluster import Cluster
 
-    request = PLACED[command].from_dict(
-        {name: value for name, value in arguments.items() if name != "device"}
-    )
-    with Cluster(checked_place(place), device=arguments.get("device")) as cluster:
-        execution = pipeline.Execution(None, progress, should_cancel, cluster)
-        return pipeline.EXECUTORS[command](ws, request, execution)
+    return Cluster(checked_place(place), device=device)

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from puma_engine import pipeline
 from puma_engine.errors import Cancelled, PumaError, StudyError
+from puma_engine.jobs.places import open_cluster
 from puma_engine.pipeline.stage import CancelCheck, ProgressCallback, StageProgress
+from puma_engine.requests import PLACED
 from puma_engine.store import Workspace
 from puma_engine.studies.cells import TUNED_SETTINGS, Cell
+
+if TYPE_CHECKING:
+    from puma_engine.jobs.cluster import Cluster
 
 WITHOUT_DEVICE = ("import_dataset", "vectors_from_baseline")
 TRAINED = ("fit_prompts", "migrate", "refine")
@@ -65,9 +77,10 @@ def run_cells(
     ws: Workspace,
     cells: Sequence[Cell],
     *,
-    processes: int = 1,
+    processes: int | None = None,
     minutes: float | None = None,
     device: str | None = None,
+    on: str | None = None,
     precision: str | None = None,
     progress: ProgressCallback | None = None,
     should_cancel: CancelCheck | None = None,
@@ -76,8 +89,9 @@ def run_cells(
     """Run every cell; a run that the workspace has already is not made again.
 
     A failed cell stops the cells that depend on it, and no others. processes: how many cells run at
-    the same time. minutes: start no cell later than this. device, precision: of every stage that
-    computes and of every training; None: the default. progress: called after each cell.
+    the same time (default: 1, or as many as the cluster has room for). minutes: start no cell later than
+    this. device, precision: of every stage that computes and of every training; None: the default. on:
+    the cluster that computes the cells (see `puma_engine.jobs.places`). progress: called after each cell.
     should_cancel: asked before each cell and within the stages. save: called with the outcome so
     far about every 20 seconds. Raises StudyError where two cells have the same name; Cancelled
     where should_cancel returned true (finished runs stay in the workspace).
@@ -85,12 +99,19 @@ def run_cells(
     waiting = {cell.name: cell for cell in cells}
     if len(waiting) < len(cells):
         raise StudyError("Two cells of the study have the same name; give each its own.")
+    cluster = open_cluster(on, device)
     outcome, started, saved = Outcome(), time.monotonic(), time.monotonic()
     # Processes that start together must not add the same backbone.
     names = ("backbone", "target")
     for spec in {cell.settings[name] for cell in cells for name in names if name in cell.settings}:
-        pipeline.add_backbone(ws, spec, device=device)
-    with _workers(ws.root, processes, device, should_cancel) as submit:
+        pipeline.add_backbone(ws, spec, device=None if cluster else device)
+    if cluster is None:
+        processes = processes or 1
+        workers = _workers(ws.root, processes, device, should_cancel)
+    else:
+        processes = processes or cluster.capacity()
+        workers = _threads(ws, cluster, processes, should_cancel)
+    with workers as submit:
         running: dict[Future[str], str] = {}
         while waiting or running:
             if should_cancel is not None and should_cancel():
@@ -175,6 +196,34 @@ def _workers(
         os.environ.pop("OMP_NUM_THREADS")
         if before is not None:
             os.environ["OMP_NUM_THREADS"] = before
+
+
+@contextmanager
+def _threads(
+    ws: Workspace, cluster: Cluster, count: int, should_cancel: CancelCheck | None
+) -> Iterator[Callable[[Cell, dict[str, Any]], Future[str]]]:
+    """Give a function that runs a cell on a cluster; a thread waits for each."""
+    stop = threading.Event()
+
+    def stopped() -> bool:
+        return stop.is_set() or (should_cancel is not None and should_cancel())
+
+    def run_there(stage: str, arguments: dict[str, Any]) -> str:
+        if stage == "best":
+            return _best(ws, **arguments)
+        if stage in PLACED:
+            return str(cluster.run(ws, stage, arguments, should_cancel=stopped).id)
+        return str(getattr(pipeline, stage)(ws, should_cancel=stopped, **arguments).id)
+
+    pool = ThreadPoolExecutor(count)
+    with cluster:
+        try:
+            yield lambda cell, arguments: pool.submit(run_there, cell.stage, arguments)
+        except BaseException:
+            stop.set()
+            raise
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _gpus(device: str | None) -> list[str]:

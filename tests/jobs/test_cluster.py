@@ -24,6 +24,7 @@ from puma_engine.jobs import places, queue, worker_loop
 from puma_engine.jobs.cluster import Cluster
 from puma_engine.requests import EvaluationRequest, FitRequest, MigrationRequest, RefineRequest
 from puma_engine.store import Workspace
+from puma_engine.studies import Cell, run_cells
 from puma_engine.workbench import Workbench
 
 QUICK = {"epochs": 2, "batch_size": 64, "learning_rate": 1e-2}
@@ -337,3 +338,25 @@ def test_jobs_of_a_cluster_take_places_and_leave_the_devices_alone(world, monkey
         world.there.query("SELECT device FROM jobs WHERE title = 'Place'")[0]["device"]
         == "cluster:0"
     )
+
+
+def test_a_study_runs_its_cells_at_the_same_time_and_makes_the_same_runs(world):
+    on, model = {"dataset": "data"}, {"backbone": str(world.small), "training": QUICK}
+    cells = [
+        Cell("data", "import_dataset", {"source": "table", "path": world.table, "task": "rating"}),
+        Cell("one", "fit_prompts", model | {"seed": 11}, on),
+        Cell("two", "fit_prompts", model | {"seed": 12}, on),
+        Cell("best", "best", {}, {"candidates": ["one", "two"]}),
+        Cell("bad", "select", {"strategy": "nothing", "budget": 2}, {"prompts": "one"}),
+        Cell("scored", "evaluate", {}, {"subject": "best"}),
+        Cell("mean", "evaluate", {"subject": "global_mean"}, on),
+    ]
+    world.cluster.end_idle()
+    there = run_cells(world.there, cells, on=world.ray.address)
+    here = run_cells(world.here, cells)
+    assert there.runs == here.runs and set(there.runs) == {cell.name for cell in cells} - {"bad"}
+    assert there.failed == here.failed and "nothing" in there.failed["bad"]
+    for name in ("one", "two", "scored", "mean"):
+        assert_same(world, world.there.run(there.runs[name]), world.here.run(here.runs[name]))
+    with pytest.raises(Cancelled):
+        run_cells(world.there, cells, on=world.ray.address, should_cancel=lambda: True)
