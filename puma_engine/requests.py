@@ -322,8 +322,8 @@ class PlanRequest(AdapterRequest):
     """A whole migration: one source and target, a chain of targets, or an aggregation of sources.
 
     sources: runs with prompts; fit_on: backbones on which source prompts of the data set are fitted
-    first. retrain: fit the full retraining that the migration is judged against, unless there is one;
-    retraining: overrides of its settings. predicted: the prediction that the plan was launched with
+    first. retrain: fit the full retraining that the migration is judged against, unless the run of
+    just that exists; retraining: overrides of its settings. predicted: the prediction that the plan was launched with
     (seconds), stored with its job. name: that of the comparison. The strategy "all" is the same as none.
     """
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from puma_engine.backbone.templates import Template
 from puma_engine.config import AdapterConfig, TrainingConfig
 from puma_engine.defaults import Target, migration_defaults
 from puma_engine.pipeline import stage
@@ -77,6 +78,67 @@ def migrate(
 
 def run_migration(ws: Workspace, request: MigrationRequest, execution: stage.Execution) -> Run:
     """Execute a request to migrate; see `migrate`."""
+    asked = _question(ws, request, execution)
+    several = f"from-{len(asked.sources)}" if len(asked.sources) > 1 else None
+    who: tuple[str | int, ...] = ("all",)
+    if asked.selection is not None:
+        who = (asked.selection.config["strategy"], asked.selection.summary["selected"])
+    from_pairs = "from-predictions" if asked.pairs else None
+    made_up = stage.slug(
+        asked.config["role"], asked.target.name, several, *who, asked.data.name, from_pairs
+    )
+
+    by_ids = replace(
+        request,
+        sources=tuple(run.id for run in asked.sources),
+        target=asked.target.id,
+        dataset=asked.data.id,
+        selection=None if asked.selection is None else asked.selection.id,
+        strategy=None,
+        budget=None,
+        share=None,
+    )
+
+    def compute(_run_id: str, folder: Path, clock: stage.Clock) -> stage.StageResult:
+        return _train(ws, asked, folder, clock, execution)
+
+    return stage.run_stage(
+        ws,
+        "migration",
+        name=request.name or made_up,
+        config=asked.config,
+        inputs=asked.inputs,
+        seed=asked.training.seed,
+        compute=compute,
+        together=True,
+        placed=execution.placed("migrate", by_ids),
+    )
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What a request to migrate asks, with every default filled in.
+
+    selection: of the users who train the adapter (None: all). pairs: random items a user whose
+    predictions it learns from, 0 for records. config, inputs: what its run's id is a hash of.
+    """
+
+    sources: list[Run]
+    data: Run
+    target: Run
+    selection: Run | None
+    template: Template
+    training: TrainingConfig
+    adapter: AdapterConfig
+    missing: Missing
+    shuffle_seed: int | None
+    pairs: int
+    config: dict[str, Any]
+    inputs: dict[str, str]
+
+
+def _question(ws: Workspace, request: MigrationRequest, execution: stage.Execution) -> _Question:
+    """Find what a request names, and make the selection that it asks for and the target's run."""
     sources = [stage.find(ws, source, *stage.PROMPT_KINDS) for source in request.sources]
     data = stage.find(ws, request.dataset or sources[0].inputs["dataset"], "dataset")
     template = template_of_sources(sources, data.summary["task"], request)
@@ -101,9 +163,8 @@ def run_migration(ws: Workspace, request: MigrationRequest, execution: stage.Exe
     training = training_of(default, request.training, request.seed)
     adapter = replace(network, **request.adapter)
     shuffle_seed = training.seed if request.shuffled else None
-    role = "shuffled" if request.shuffled else "migrated"
     config = {
-        "role": role,
+        "role": "shuffled" if request.shuffled else "migrated",
         "training": stage.settings_of(training),
         "adapter": adapter.to_dict(),
         "missing": request.missing,
@@ -116,97 +177,94 @@ def run_migration(ws: Workspace, request: MigrationRequest, execution: stage.Exe
     if selection is not None:
         inputs["selection"] = selection.id
     template = template_to_fit(ws, "migration", template, config, inputs, training.seed)
+    return _Question(
+        sources,
+        data,
+        target,
+        selection,
+        template,
+        training,
+        adapter,
+        request.missing,  # type: ignore[arg-type]  # the request checked it
+        shuffle_seed,
+        pairs,
+        config | template.to_config(),
+        inputs,
+    )
 
-    def compute(_run_id: str, folder: Path, clock: stage.Clock) -> stage.StageResult:
-        from puma_engine.migration.adapter import STORED_BUFFERS
-        from puma_engine.migration.adapter_training import train_migration
 
-        dataset = load_dataset(ws, data)
-        tables = [load_prompts(ws, run) for run in sources]
-        users = None if selection is None else selected_users(ws, selection)
-        predicted = None
-        if pairs:
-            predicted = predict_pairs(
-                ws,
-                sources,
-                tables,
-                dataset,
-                users,
-                pairs=pairs,
-                seed=training.seed,
-                precision=training.precision,
-                folder=folder,
-                execution=execution,
-            )
-            dataset = predicted.dataset
-        backbone = load_backbone(ws, target, device=execution.device, precision=training.precision)
-        if shuffle_seed is not None:
-            tables = [table.shuffled(shuffle_seed) for table in tables]
-        backbone.forget()
-        clock.restart()
-        if predicted is not None:
-            clock.before += predicted.seconds
-        migrated = train_migration(
+def _train(
+    ws: Workspace,
+    asked: _Question,
+    folder: Path,
+    clock: stage.Clock,
+    execution: stage.Execution,
+) -> stage.StageResult:
+    """Train the adapter of a migration and map every user's prompt."""
+    from puma_engine.migration.adapter import STORED_BUFFERS
+    from puma_engine.migration.adapter_training import train_migration
+
+    training, dataset = asked.training, load_dataset(ws, asked.data)
+    tables = [load_prompts(ws, run) for run in asked.sources]
+    users = None if asked.selection is None else selected_users(ws, asked.selection)
+    predicted = None
+    if asked.pairs:
+        predicted = predict_pairs(
+            ws,
+            asked.sources,
             tables,
-            backbone,
             dataset,
-            users=users,
-            template=template,
-            adapter=adapter,
-            training=training,
-            missing=request.missing,  # type: ignore[arg-type]  # the request checked it
-            checkpoint_dir=folder,
-            **execution.callbacks,
+            users,
+            pairs=asked.pairs,
+            seed=training.seed,
+            precision=training.precision,
+            folder=folder,
+            execution=execution,
         )
-        table, tensors = migrated.table, migrated.adapter_tensors
-        result = training_result(migrated.result, int(table.meta["users_trained"]), migrated.flops)
-        buffers = STORED_BUFFERS.values()
-        learned = [value for name, value in tensors.items() if name not in buffers]
-        result.cost |= computing_facts(backbone)
-        result.cost["adapter_parameters"] = sum(int(np.size(value)) for value in learned)
-        result.summary["users_filled"] = table.meta["users_filled"]
+        dataset = predicted.dataset
+    backbone = load_backbone(
+        ws, asked.target, device=execution.device, precision=training.precision
+    )
+    if asked.shuffle_seed is not None:
+        tables = [table.shuffled(asked.shuffle_seed) for table in tables]
+    backbone.forget()
+    clock.restart()
+    if predicted is not None:
+        clock.before += predicted.seconds
+    migrated = train_migration(
+        tables,
+        backbone,
+        dataset,
+        users=users,
+        template=asked.template,
+        adapter=asked.adapter,
+        training=training,
+        missing=asked.missing,
+        checkpoint_dir=folder,
+        **execution.callbacks,
+    )
+    table, tensors = migrated.table, migrated.adapter_tensors
+    result = training_result(migrated.result, int(table.meta["users_trained"]), migrated.flops)
+    buffers = STORED_BUFFERS.values()
+    learned = [value for name, value in tensors.items() if name not in buffers]
+    result.cost |= computing_facts(backbone)
+    result.cost["adapter_parameters"] = sum(int(np.size(value)) for value in learned)
+    result.summary["users_filled"] = table.meta["users_filled"]
+    if predicted is not None:
+        result.cost |= predicted.cost
+        result.cost["flops"] += predicted.cost["prediction_flops"]
+
+    def save(run_id: str) -> None:
         if predicted is not None:
-            result.cost |= predicted.cost
-            result.cost["flops"] += predicted.cost["prediction_flops"]
+            ws.put_table(run_id, ARTIFACT, predicted.dataset.interactions)
+        save_prompts(ws, run_id, table)
+        save_adapter(ws, run_id, tensors, migrated.adapter_meta)
+        if migrated.item_adapter is not None:
+            ws.put_tensors(run_id, "item_adapter", migrated.item_adapter)
 
-        def save(run_id: str) -> None:
-            if predicted is not None:
-                ws.put_table(run_id, ARTIFACT, predicted.dataset.interactions)
-            save_prompts(ws, run_id, table)
-            save_adapter(ws, run_id, tensors, migrated.adapter_meta)
-            if migrated.item_adapter is not None:
-                ws.put_tensors(run_id, "item_adapter", migrated.item_adapter)
-
-        result.save = save
-        result.describe = lambda: shape_of(table)
-        return result
-
-    several = f"from-{len(sources)}" if len(sources) > 1 else None
-    who: tuple[str | int, ...] = ("all",)
-    if selection is not None:
-        who = (selection.config["strategy"], selection.summary["selected"])
-    from_pairs = "from-predictions" if pairs else None
-    by_ids = replace(
-        request,
-        sources=tuple(run.id for run in sources),
-        target=target.id,
-        dataset=data.id,
-        selection=None if selection is None else selection.id,
-        strategy=None,
-        budget=None,
-        share=None,
-    )
-    return stage.run_stage(
-        ws,
-        "migration",
-        name=request.name or stage.slug(role, target.name, several, *who, data.name, from_pairs),
-        config=config | template.to_config(),
-        inputs=inputs,
-        seed=training.seed,
-        compute=compute,
-        together=True,
-        placed=execution.placed("migrate", by_ids),
-    )
+    result.save = save
+    result.describe = lambda: shape_of(table)
+    return result
 
 
 def _rows_on(target: Run, data: Run, pairs: int, users: int, trained: int | None) -> Target:
