@@ -60,6 +60,14 @@ class Ended:
     def killed(self) -> bool:
         return self.code == -signal.SIGKILL and not self.timed_out
 
+    def problems(self) -> dict[str, list[str]]:
+        """Return what is wrong with such an end, in sentences by kind; a kill is not."""
+        if self.hung:
+            return {"hang": [f"It used {self.cpu_seconds:.0f} s of the processor."]}
+        if self.traceback:
+            return {"traceback": [self.error[-2000:]]}
+        return {"refused": [self.error[-500:]]} if self.code and not self.killed else {}
+
 
 def nothing(_role: str) -> Callable[[], None]:
     """Prepare nothing in a process, and do nothing at its end."""

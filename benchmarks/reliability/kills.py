@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.reliability.forking import Command, Ended, forked, kill, nothing
+from benchmarks.reliability.forking import Command, forked, kill, nothing
 from benchmarks.reliability.operations import Counter, watch_operations
 from benchmarks.reliability.workloads import (
     WORKLOADS,
     Reference,
     Workload,
+    add_problems,
     fresh,
-    inspect,
+    run_again,
     template_of,
     whole,
 )
@@ -86,20 +87,9 @@ def _try(
     row: dict[str, Any] = {"workload": workload.name, "kind": kind, "role": role, "moment": moment}
     row |= {"kills": 0, "cpu_seconds": 0.0, "problems": {}}
 
-    def note(problems: dict[str, list[str]]) -> None:
-        for name, sentences in problems.items():
-            if sentences:
-                row["problems"].setdefault(name, []).extend(sentences)
-
-    def judge(command: Command, ended: Ended) -> None:
+    def count(command: Command) -> None:
         row["kills"] += command.kills
         row["cpu_seconds"] = round(row["cpu_seconds"] + command.cpu_seconds, 3)
-        if ended.hung:
-            note({"hang": [f"It used {ended.cpu_seconds:.0f} s of the processor."]})
-        elif ended.traceback:
-            note({"traceback": [ended.error[-2000:]]})
-        elif ended.code and not ended.killed:
-            note({"refused": [ended.error[-500:]]})
 
     # A job that is killed three times fails, as it should.
     for number in range(1 + (kind == AT_RANDOM and draw.random() < 0.3)):
@@ -113,14 +103,10 @@ def _try(
             _kill_at(command, share * reference.ended.seconds, role)
         ended = command.ended()
         command.wait_for_jobs()
-        judge(command, ended)
-        note(forked(whole, place, template_of(base, workload.after)))
-    command = workload.command(base, place, "again")
-    command.start()
-    ended = command.ended()
-    command.wait_for_jobs()
-    judge(command, ended)
-    note(forked(inspect, place, reference.place))
+        count(command)
+        add_problems(row["problems"], ended.problems())
+        add_problems(row["problems"], forked(whole, place, template_of(base, workload.after)))
+    count(run_again(base, workload, place, reference, row["problems"]))
     return row
 
 

@@ -33,8 +33,10 @@ from benchmarks.reliability.workloads import (
     WORKSPACE,
     Reference,
     Workload,
+    add_problems,
     fresh,
     inspect,
+    run_again,
     template_of,
     whole,
 )
@@ -330,26 +332,11 @@ def _try(
         if (state / name).is_dir():
             shutil.copytree(state / name, place / name)
     problems: dict[str, list[str]] = {}
-
-    def note(found: dict[str, list[str]]) -> None:
-        for kind, sentences in found.items():
-            if sentences:
-                problems.setdefault(kind, []).extend(sentences)
-
-    note(forked(whole, place, template_of(base, workload.after)))
+    add_problems(problems, forked(whole, place, template_of(base, workload.after)))
     if at_end:
         # The command has said that it is done.
-        note(forked(inspect_if_there, place, reference.place))
-    command = workload.command(base, place, "again")
-    command.start()
-    ended = command.ended()
-    if ended.hung:
-        note({"hang": [f"It used {ended.cpu_seconds:.0f} s of the processor."]})
-    elif ended.traceback:
-        note({"traceback": [ended.error[-2000:]]})
-    elif ended.code:
-        note({"refused": [ended.error[-500:]]})
-    note(forked(inspect, place, reference.place))
+        add_problems(problems, forked(inspect_if_there, place, reference.place))
+    command = run_again(base, workload, place, reference, problems)
     return {"problems": problems, "kills": 0, "cpu_seconds": round(command.cpu_seconds, 3)}
 
 

@@ -210,6 +210,30 @@ def whole(place: Path, template: Path) -> dict[str, list[str]]:
     return problems
 
 
+def add_problems(problems: dict[str, list[str]], more: dict[str, list[str]]) -> None:
+    """Add sentences, by kind, to those of a try; kinds without any are left out."""
+    for kind, sentences in more.items():
+        if sentences:
+            problems.setdefault(kind, []).extend(sentences)
+
+
+def run_again(
+    base: Path,
+    workload: Workload,
+    place: Path,
+    reference: Reference,
+    problems: dict[str, list[str]],
+) -> Command:
+    """Run a command again after a kill or power loss, inspect its workspace, and add what is wrong."""
+    command = workload.command(base, place, "again")
+    command.start()
+    ended = command.ended()
+    command.wait_for_jobs()
+    add_problems(problems, ended.problems())
+    add_problems(problems, forked(inspect, place, reference.place))
+    return command
+
+
 def inspect(place: Path, reference: Path) -> dict[str, list[str]]:
     """Compare a workspace in which a command ended with the one of the reference.
 
