@@ -19,6 +19,7 @@ from puma_engine.studies.claims import (
     FEW_USERS,
     FEW_USERS_MARGIN,
     LOWEST_GAIN,
+    few_users,
 )
 from puma_engine.studies.evidence import (
     BEGIN,
@@ -190,6 +191,40 @@ def test_figures_state_scores_difference_and_size():
     assert judged.figures.endswith("1.0 % worse; 3 seeds, 1,000 users")
     judged = JUDGES["cost"](costs([1.0, 2.0], flops=5.0, again=100.0), "goodbooks")
     assert judged.figures.startswith("98.5 % less: 1.5 s against 100.0 s of full retraining on cpu")
+
+
+def budgets(**measured):
+    """Full retraining for 100 TFLOP, and migrations on few users: share to (loss as a share, TFLOP)."""
+    methods = [retrained(seconds=100.0, flops=1e14)]
+    for share, (loss, tflop) in measured.items():
+        name = few_users("kmeans-variance", int(share[1:]) / 100)
+        methods += [moved(loss * AGAIN, name, seconds=50.0, flops=tflop * 1e12)]
+    return report("table2", methods)
+
+
+@pytest.mark.parametrize(
+    ("measured", "wanted", "share"),
+    [
+        # Arithmetic counts where all have it, and seconds do not.
+        ({"p7": (0.005, 1.9)}, "reproduced", 7),
+        ({"p7": (0.005, 8.0)}, "not reproduced", 7),
+        # A budget that costs little and loses much does not count, nor one that loses little and costs much.
+        ({"p7": (0.005, 8.0), "p1": (0.03, 1.0)}, "not reproduced", 7),
+        ({"p7": (0.005, 8.0), "p3": (0.012, 4.0), "p1": (0.015, 1.0)}, "reproduced", 1),
+        ({"p7": (0.005, 8.0), "p1": (0.02, 1.0)}, "undecided", 1),
+        ({"p7": (0.03, 8.0), "p3": (0.03, 4.0)}, "not reproduced", 3),
+    ],
+)
+def test_the_cost_is_that_of_the_cheapest_share_of_users_that_loses_little(measured, wanted, share):
+    judged = JUDGES["cost"](budgets(**measured), "goodbooks")
+    assert judged.verdict == wanted
+    assert (
+        f"on {share} % of the users, {100 * measured[f'p{share}'][0]:.1f} % worse" in judged.figures
+    )
+    (interval,) = judged.intervals
+    assert interval.value == pytest.approx(measured[f"p{share}"][1] / 100)
+    assert interval.limit == 0.02 and "arithmetic" in judged.axis
+    assert f"{measured[f'p{share}'][1]:.3g} TFLOP against 100 of full" in judged.figures
 
 
 def in_ranking(study_report, gap):
