@@ -80,12 +80,8 @@ def import_prompts(
     elif not file.complete:
         config["head"] = "none"
     inputs, seed = {"dataset": data.id, "backbone": model.id}, file.meta.get("seed")
-    if file.complete or file.meta.get("template"):
-        # Files that this program wrote say how their prompts were read.
-        read_with = Template.from_config({"template": DEFAULT_TEMPLATES[task]} | file.meta)
-        if template:
-            read_with = replace(get_template(template), reading=read_with.reading)
-    else:
+    read_with = _template_of(file, task, template)
+    if read_with is None:
         read_with = get_template(template or DEFAULT_TEMPLATES[task])
         read_with = template_to_fit(ws, "prompts", read_with, config, inputs, seed)
 
@@ -93,17 +89,7 @@ def import_prompts(
         from puma_engine.prompts.table import PromptTable
         from puma_engine.prompts.tuning import fit_prompts
 
-        fingerprint = file.meta.get("backbone", {}).get("fingerprint")
-        if file.vectors.shape[2] != model.summary["width"]:
-            raise BackboneError(
-                f"The prompts of {path} have dimension {file.vectors.shape[2]}, but {model.name} has "
-                f"{model.summary['width']}; name the backbone they were fitted on."
-            )
-        if fingerprint and fingerprint not in fingerprints(ws, model):
-            raise BackboneError(
-                f"The prompts of {path} were fitted on another version of {model.name}; fit "
-                "them again, or restore that version."
-            )
+        _check_model(ws, file, model, path)
         interactions = load_dataset(ws, data)
         vectors = _vectors_of(file, interactions.users, path)
         table_head = file.head if file.complete or train_head else None
@@ -144,6 +130,32 @@ def import_prompts(
         seed=seed,
         compute=compute,
     )
+
+
+def _template_of(file: PromptFile, task: str, given: str | None) -> Template | None:
+    """Return the template of a file that says how its prompts were read, as those of this program do.
+
+    given: a template to read them with all the same. None for a file that does not say it.
+    """
+    if not (file.complete or file.meta.get("template")):
+        return None
+    own = Template.from_config({"template": DEFAULT_TEMPLATES[task]} | file.meta)
+    return replace(get_template(given), reading=own.reading) if given else own
+
+
+def _check_model(ws: Workspace, file: PromptFile, model: Run, path: str | Path) -> None:
+    """Raise BackboneError for prompts of another width, or of another version of the model."""
+    if file.vectors.shape[2] != model.summary["width"]:
+        raise BackboneError(
+            f"The prompts of {path} have dimension {file.vectors.shape[2]}, but {model.name} has "
+            f"{model.summary['width']}; name the backbone they were fitted on."
+        )
+    fingerprint = file.meta.get("backbone", {}).get("fingerprint")
+    if fingerprint and fingerprint not in fingerprints(ws, model):
+        raise BackboneError(
+            f"The prompts of {path} were fitted on another version of {model.name}; fit "
+            "them again, or restore that version."
+        )
 
 
 def _vectors_of(file: PromptFile, users: np.ndarray, path: str | Path) -> np.ndarray:

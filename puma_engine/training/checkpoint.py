@@ -1,6 +1,7 @@
 """Checkpoints of a training run: written atomically, verified when read, resumed exactly."""
 
 import json
+import math
 import secrets
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -35,9 +36,27 @@ class TrainingState:
     loss_sum: float = 0.0
     loss_count: int = 0
     best_epoch: int = -1
-    best_validation: float = float("inf")
+    best_validation: float = math.inf
     history: list[dict[str, Any]] = field(default_factory=list)
     finished: bool = False
+
+    def end_epoch(self, train_loss: float, validation: float | None, patience: int) -> bool:
+        """Record an epoch that ended, and return whether it is the best so far.
+
+        Lower validation values are better; without one the last epoch is the best. The training is
+        finished when so many epochs as patience (0: never) brought nothing better.
+        """
+        self.history.append(
+            {"epoch": self.epoch, "train_loss": train_loss, "validation": validation}
+        )
+        is_best = validation is None or not validation >= self.best_validation
+        if is_best:
+            self.best_epoch = self.epoch
+            self.best_validation = math.inf if validation is None else validation
+        self.finished = bool(patience) and self.epoch - self.best_epoch >= patience
+        self.epoch += 1
+        self.batch = 0
+        return is_best
 
 
 def trainable_parameters(module: nn.Module) -> dict[str, nn.Parameter]:

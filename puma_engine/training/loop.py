@@ -190,17 +190,8 @@ def train(
                     f"The {name} became {value} in epoch {state.epoch + 1} while {stage} in "
                     f"{precision}; lower the learning rate ({config.learning_rate:g})."
                 )
-        state.history.append(
-            {"epoch": state.epoch, "train_loss": train_loss, "validation": validation}
-        )
-        if validation is None or not validation >= state.best_validation:
-            state.best_epoch = state.epoch
-            state.best_validation = math.inf if validation is None else validation
+        if state.end_epoch(train_loss, validation, config.patience):
             best = None if validate is None else average.values()
-        waited = state.epoch - state.best_epoch
-        state.finished = bool(config.patience) and waited >= config.patience
-        state.epoch += 1
-        state.batch = 0
         save()
         if accelerator.is_main_process:
             report(train_loss, validation)
