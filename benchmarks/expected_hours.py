@@ -56,12 +56,12 @@ def measured_speed(rows: Sequence[dict[str, Any]], backbone: str) -> tuple[Model
     Of fitting prompts and of training an adapter, the slower one counts.
     """
     wanted = {"device": DEVICE, "precision": PRECISION, "way": WAY, "batch": BATCH}
-    found = {
+    by_stage = {
         row["stage"]: row
         for row in rows
         if row["backbone"] == backbone and all(row[key] == value for key, value in wanted.items())
     }
-    adapter, prompts, evaluation = (found[name] for name in ("adapter", "prompts", "evaluation"))
+    adapter, prompts, evaluation = (by_stage[name] for name in ("adapter", "prompts", "evaluation"))
     training = min(adapter["examples_per_s"], prompts["examples_per_s"])
     items = adapter["prefixes"] / adapter["prefix_seconds"]
     return ModelSpeed(items, training, evaluation["examples_per_s"]), adapter["peak_memory_gb"]

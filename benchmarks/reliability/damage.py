@@ -78,8 +78,8 @@ def exchange_number(data: bytes, draw: random.Random) -> bytes:
         numbers = list(_NUMBER.finditer(data))
         if not numbers:
             return flip(data, draw)
-        found = draw.choice(numbers)
-        data = data[: found.start()] + draw.choice(ODD_NUMBERS) + data[found.end() :]
+        match = draw.choice(numbers)
+        data = data[: match.start()] + draw.choice(ODD_NUMBERS) + data[match.end() :]
     return data
 
 

@@ -139,9 +139,9 @@ class Command:
         _redirect(Path(request["log"]), Path(request["log"]))
         os.environ |= request["environment"]
         *_, code, root, job_id, attempt = request["command"]
-        found = _MODULE.search(code)
-        assert found is not None
-        return int(import_module(found[1]).main([root, job_id, attempt]))
+        match = _MODULE.search(code)
+        assert match is not None
+        return int(import_module(match[1]).main([root, job_id, attempt]))
 
     def serve(self) -> None:
         """Fork the jobs that the command asks for, and note which processes ended."""

@@ -60,7 +60,7 @@ class Interactions:
             return ["The independent reader cannot read this file, but it was accepted."]
         second = self._in_order(first[0], second)
         rows, texts = _values(before)
-        found, found_texts = _values(after)
+        rows_after, texts_after = _values(after)
         same = set(first) & set(second)
         touched = [line for line in second if line not in same]
         changed = [simple for line in touched for simple in self._simple(line)]
@@ -86,14 +86,14 @@ class Interactions:
             key = (user, item)
             if key in of_changed or key not in rows:
                 continue
-            if key not in found:
+            if key not in rows_after:
                 missing.add(key)
                 if not (
                     items_differ or item in mentioned or count[user] < self.least or not self.exact
                 ):
                     problems.append(f"The row of {user!r} and {item!r} is missing.")
-            elif self.exact and not _equal(rows[key], found[key], found_texts):
-                problems.append(f"{user!r} and {item!r} have {found[key]}, not {rows[key]}.")
+            elif self.exact and not _equal(rows[key], rows_after[key], texts_after):
+                problems.append(f"{user!r} and {item!r} have {rows_after[key]}, not {rows[key]}.")
         # Whatever the reason, rows that are left out are counted.
         if (
             self.exact
@@ -104,13 +104,13 @@ class Interactions:
         untouched = {(user, item) for user, item, _ in kept} if self.exact else set()
         if not self.exact:
             allowed |= {(user, item, np.float32(value)) for user, item, value in kept}
-        for key, values in found.items():
+        for key, values in rows_after.items():
             if key not in untouched and (*key, np.float32(values["outcome"])) not in allowed:
                 problems.append(f"No line says {key} with {values['outcome']}.")
         if not items_differ:
             problems += [
                 f"The text of {item!r} is {text!r}, not {texts[item]!r}."
-                for item, text in found_texts.items()
+                for item, text in texts_after.items()
                 if item in texts and text != texts[item] and item not in mentioned
             ]
         return problems[:5]

@@ -31,16 +31,16 @@ def show(
     if pair is None:
         _nothing_to_compare(subject)
         return None
-    found = people.affected(engine.root(), pair)
+    affected = people.affected(engine.root(), pair)
     reference = people.name_of(pair.reference, known)
-    if found is None:
+    if affected is None:
         page_states.failed(
             "The predictions behind this comparison are gone.", "Evaluate the prompts again."
         )
         return None
     st.caption(f"{escaped(subject.label, 60)}: worse off than with {escaped(reference, 60)}")
-    frame, counts = found.frame, dict(found.counts)
-    chosen_only = view is not None and len(rows) > 0 and found.exact
+    frame, counts = affected.frame, dict(affected.counts)
+    chosen_only = view is not None and len(rows) > 0 and affected.exact
     if chosen_only and view is not None:
         frame = frame.iloc[people.rows_of(frame, view.frame.iloc[rows])]
         groups = frame["certainty"].value_counts()
@@ -66,7 +66,7 @@ def show(
         )
         row = tables.clicked_row(event, len(listed))
         clicked = None if row is None else str(listed["user_id"].iloc[row])
-    st.caption(_explanation(found, counts, len(listed), group, chosen_only))
+    st.caption(_explanation(affected, counts, len(listed), group, chosen_only))
     figures.downloads(lambda: frame.drop(columns=["expected", "difference"]), "most-affected")
     return clicked
 
@@ -116,7 +116,7 @@ def _change(ratings: bool) -> Any:
 
 
 def _explanation(
-    found: Affected,
+    affected: Affected,
     counts: dict[str, int],
     listed: int,
     group: str,
@@ -125,7 +125,7 @@ def _explanation(
     """Say what the groups are and how they are told apart, as markdown."""
     among = "Among the selected users. " if chosen_only else ""
     shown = f"The first {listed:,} are listed. " if listed < counts[group] else ""
-    about = "" if found.exact else "about "
+    about = "" if affected.exact else "about "
     sure, likely, rest = (
         f"{100 * level:.0f}\N{NO-BREAK SPACE}%"
         for level in (people.SURE, people.LIKELY, 1 - people.LIKELY)
@@ -141,10 +141,10 @@ def _explanation(
 def certainty(subject: Subject, user: str) -> tuple[str, float] | None:
     """Return the certainty of a user (a name of CERTAINTIES) and the probability to regress."""
     pair = subject.pair
-    found = None if pair is None else people.affected(engine.root(), pair)
-    if found is None:
+    affected = None if pair is None else people.affected(engine.root(), pair)
+    if affected is None:
         return None
-    rows = found.frame[found.frame["user_id"] == user]
+    rows = affected.frame[affected.frame["user_id"] == user]
     if rows.empty:
         return None
     return str(rows["certainty"].iloc[0]), float(rows["probability"].iloc[0])

@@ -109,12 +109,12 @@ def values(subject: Subject, view: View, colour: str) -> tuple[np.ndarray, str, 
         missing = (
             "The error of the old model is not measured. Evaluate the source prompts to show it."
         )
-        found = people.loss(subject, view.key, subject.source_evaluation)
+        values = people.loss(subject, view.key, subject.source_evaluation)
     else:
         label = f"gain in {METRICS[subject.metric].label}: above 0 migrating is better"
         missing = "The gain needs evaluations of this method and of a full retraining on its model."
-        found = people.gain(subject, view.key)
-    return found, label, "" if np.isfinite(found).any() else missing
+        values = people.gain(subject, view.key)
+    return values, label, "" if np.isfinite(values).any() else missing
 
 
 def chosen_view(subject: Subject, method_of_old_map: str | None) -> str:

@@ -24,10 +24,10 @@ def show(plan: Plan, start: Start, trained: int) -> None:
     here = quality.measured(str(start.dataset), model, template)
     published = quality.published(task)
     with_published = here.empty
-    found = quality.expected(here, trained)
-    if found is None and not published.empty:
-        found, with_published = quality.expected(published, trained), True
-    st.text(sentence(found, here, trained))
+    expected = quality.expected(here, trained)
+    if expected is None and not published.empty:
+        expected, with_published = quality.expected(published, trained), True
+    st.text(sentence(expected, here, trained))
     points = pd.concat([here, published]) if with_published else here
     if points.empty:
         return
@@ -42,19 +42,19 @@ def show(plan: Plan, start: Start, trained: int) -> None:
     )
 
 
-def sentence(found: Expected | None, here: pd.DataFrame, trained: int) -> str:
+def sentence(expected: Expected | None, here: pd.DataFrame, trained: int) -> str:
     """Say what may be expected with so many users, and what says so."""
-    if found is None:
+    if expected is None:
         nearest = ""
         if not here.empty:
             row = here.iloc[(here["users"] - trained).abs().argmin()]
             nearest = f" The nearest measured here: {row['users']:,} users kept {100 * row['kept']:.0f} %."
         return f"Not known for {trained:,} users: nothing was measured around that number.{nearest}"
-    low, high = 100 * found.low, 100 * found.high
+    low, high = 100 * expected.low, 100 * expected.high
     span = f" ({low:.0f} to {high:.0f} %)" if round(high) > round(low) else ""
     return (
-        f"About {100 * found.kept:.0f} %{span} of what full retraining gains over random prompts: "
-        f"{found.basis}."
+        f"About {100 * expected.kept:.0f} %{span} of what full retraining gains over random prompts: "
+        f"{expected.basis}."
     )
 
 

@@ -50,13 +50,13 @@ def file(dataset: str, model: str | None) -> None:
     )
     name = right.text_input("Name of the run", max_chars=100, key="prompts-name").strip() or None
     try:
-        found = prompt_files.content(upload, users, tokens)
+        content = prompt_files.content(upload, users, tokens)
     except engine.PumaError as error:
         page_states.failed("This file cannot be imported.", error)
         return
-    if found is not None:
-        each = "1 token" if found.tokens == 1 else f"{found.tokens:,} tokens"
-        st.text(f"{found.users:,} users, {each} of {found.width:,} numbers each")
+    if content is not None:
+        each = "1 token" if content.tokens == 1 else f"{content.tokens:,} tokens"
+        st.text(f"{content.users:,} users, {each} of {content.width:,} numbers each")
     if not st.button(f"Import the {what}", icon=":material/download:", key="import-prompts-file"):
         return
     try:

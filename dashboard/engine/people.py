@@ -134,15 +134,15 @@ def default(known: dict[str, str], dataset: str | None, methods: list[str]) -> s
     migration that the newest comparison judges, else one that has a map, else the first.
     """
     migrated = {run.id for run in engine.runs("migration")}
-    found = [run_id for run_id in map(prompts_of, methods) if run_id in migrated]
-    if not found and dataset is not None:
-        found = [run_id for run_id in known if engine.run(run_id).inputs["dataset"] == dataset]
-    if not found:
-        found = [run_id for run_id in [_judged()] if run_id in known]
-    if not found:
+    prompts = [run_id for run_id in map(prompts_of, methods) if run_id in migrated]
+    if not prompts and dataset is not None:
+        prompts = [run_id for run_id in known if engine.run(run_id).inputs["dataset"] == dataset]
+    if not prompts:
+        prompts = [run_id for run_id in [_judged()] if run_id in known]
+    if not prompts:
         mapped = {run.inputs.get("migrated") for run in engine.runs("projection")}
-        found = [run_id for run_id in known if run_id in mapped]
-    return (found or list(known))[0]
+        prompts = [run_id for run_id in known if run_id in mapped]
+    return (prompts or list(known))[0]
 
 
 def _judged() -> str | None:

@@ -106,17 +106,17 @@ def expected(points: pd.DataFrame, users: int) -> Expected | None:
     Between two measured numbers of users it is interpolated over their logarithm; beyond them
     nothing is said. Published series are read one by one, and their range is returned.
     """
-    found = []
+    pools = []
     for series, rows in points.groupby("series", sort=False):
         item = _interpolated(
             rows.groupby("users", as_index=False)[["kept", "low", "high"]].mean(), users
         )
         if item is not None:
-            found.append((str(series), item))
-    if not found:
+            pools.append((str(series), item))
+    if not pools:
         return None
-    values = [values for _, values in found]
-    here = found[0][0] == HERE
+    values = [values for _, values in pools]
+    here = pools[0][0] == HERE
     if here:
         kept, low, high, exact = values[0]
         basis = "measured with as many users" if exact else "between runs measured here"

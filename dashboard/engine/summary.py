@@ -70,8 +70,8 @@ def ranges(root: str, run_id: str) -> tuple[DecisionRange, ...]:
     try:
         ws = Workspace.open(root)
         known = comparisons.names(ws, run_id)
-        found = decision_ranges(comparison_data(ws, run_id, margin=MARGIN))
-        return tuple(replace(part, method=known[part.method]) for part in found)
+        ranges = decision_ranges(comparison_data(ws, run_id, margin=MARGIN))
+        return tuple(replace(part, method=known[part.method]) for part in ranges)
     except (KeyError, IndexError) as error:
         raise StoreError("The comparison's tables are not those of this version.") from error
 

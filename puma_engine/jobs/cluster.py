@@ -353,24 +353,24 @@ class RemoteRun:
 
         A hub model is not sent: the node fetches its commit from the hub, or from a shared cache.
         """
-        found = {}
+        models = {}
         for run_id in _models_of(self.ws, self.run):
             model = check_backbone(self.ws, run_id)
             spec, revision = model.config["spec"], model.config["revision"]
             paths = model_files(spec)
             if paths is not None:
                 current = fingerprint(self.ws, spec, revision)
-                found[spec] = {"spec": spec, "revision": revision, "fingerprint": current}
-        missing = self._call("lacks_models", list(found.values())) if found else []
+                models[spec] = {"spec": spec, "revision": revision, "fingerprint": current}
+        missing = self._call("lacks_models", list(models.values())) if models else []
         for spec in missing:
             paths, parts = model_files(spec) or [], find_parts(local_path(spec))
             hashes = {path.name: self.ws.file_hash(path) for path in paths}
-            found[spec] |= {
+            models[spec] |= {
                 "files": hashes,
                 "only": parts[0].name if parts else None,
                 "paths": {hashes[path.name]: path for path in paths},
             }
-        return [found[spec] for spec in missing]
+        return [models[spec] for spec in missing]
 
     def _send(self, files: dict[str, Path]) -> None:
         under_way: deque[Any] = deque()

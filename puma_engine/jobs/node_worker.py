@@ -38,9 +38,9 @@ MAX_LINES = 1000
 def software() -> dict[str, str]:
     """Return the versions that driver and nodes must share. Loads no package."""
     # CPU and GPU builds of a package differ in what follows the plus sign.
-    found = {name: metadata.version(name).partition("+")[0] for name in PACKAGES}
+    versions = {name: metadata.version(name).partition("+")[0] for name in PACKAGES}
     python = ".".join(platform.python_version_tuple()[:2])
-    return {"python": python, "puma": __version__} | found
+    return {"python": python, "puma": __version__} | versions
 
 
 class NodeWorker:

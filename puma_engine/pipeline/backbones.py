@@ -252,12 +252,12 @@ def earlier_fingerprints(
     They did not count a chat template in a file of its own, and version 0.1.0 counted large files
     in part.
     """
-    files, found = model_files(spec), set()
+    files, fingerprints = model_files(spec), set()
     if files is not None and any(file.suffix == CHAT_SUFFIX for file in files):
         counted = [file for file in files if file.suffix != CHAT_SUFFIX]
-        found.add(_digest(counted, lambda file: ws.file_hash(file, fresh=fresh).encode()))
+        fingerprints.add(_digest(counted, lambda file: ws.file_hash(file, fresh=fresh).encode()))
     sampled = sampled_fingerprint(spec, revision)
-    return found if sampled is None else found | {sampled}
+    return fingerprints if sampled is None else fingerprints | {sampled}
 
 
 def sampled_fingerprint(spec: str, revision: str | None = None) -> str | None:

@@ -50,7 +50,7 @@ def fit_prompts(
 
 
 @dataclass(frozen=True)
-class _Question:
+class _ResolvedFit:
     """What a request to fit prompts asks, with every default filled in: what its run's id is a hash of."""
 
     data: Run
@@ -61,7 +61,7 @@ class _Question:
     inputs: dict[str, str]
 
 
-def _question(ws: Workspace, request: FitRequest, model: Run) -> _Question:
+def _resolve(ws: Workspace, request: FitRequest, model: Run) -> _ResolvedFit:
     data = stage.find(ws, request.dataset, "dataset")
     task, users = data.summary["task"], int(data.summary["users"])
     target = target_of(model, data.summary["splits"].get("train"))
@@ -76,14 +76,16 @@ def _question(ws: Workspace, request: FitRequest, model: Run) -> _Question:
     inputs = {"dataset": data.id, "backbone": model.id}
     template = in_chat(get_template(request.template or DEFAULT_TEMPLATES[task]), request)
     template = template_to_fit(ws, "prompts", template, config, inputs, training.seed)
-    return _Question(data, training, prompt, template, config | template.to_config(), inputs)
+    return _ResolvedFit(data, training, prompt, template, config | template.to_config(), inputs)
 
 
 def find_fit(ws: Workspace, request: FitRequest, model: Run) -> Run | None:
     """Return the finished run of a request to fit prompts on a model; None where there is none."""
-    asked = _question(ws, request, model)
+    resolved = _resolve(ws, request, model)
     try:
-        run = ws.run(ws.run_key("prompts", asked.config, asked.inputs, asked.training.seed))
+        run = ws.run(
+            ws.run_key("prompts", resolved.config, resolved.inputs, resolved.training.seed)
+        )
     except NotFoundError:
         return None
     return run if run.status == "finished" else None
@@ -92,8 +94,8 @@ def find_fit(ws: Workspace, request: FitRequest, model: Run) -> Run | None:
 def run_fit(ws: Workspace, request: FitRequest, execution: stage.Execution) -> Run:
     """Execute a request to fit prompts; see `fit_prompts`."""
     model = backbone_run(ws, request.backbone, device=execution.device)
-    asked = _question(ws, request, model)
-    data, training = asked.data, asked.training
+    resolved = _resolve(ws, request, model)
+    data, training = resolved.data, resolved.training
     trainable = request.role != "random"
 
     def compute(_run_id: str, folder: Path, clock: stage.Clock) -> stage.StageResult:
@@ -106,9 +108,9 @@ def run_fit(ws: Workspace, request: FitRequest, execution: stage.Execution) -> R
         fitted = tuning.fit_prompts(
             backbone,
             dataset,
-            template=asked.template,
+            template=resolved.template,
             training=training,
-            prompt=asked.prompt,
+            prompt=resolved.prompt,
             trainable=trainable,
             checkpoint_dir=folder,
             **execution.callbacks,
@@ -121,8 +123,8 @@ def run_fit(ws: Workspace, request: FitRequest, execution: stage.Execution) -> R
         ws,
         "prompts",
         name=request.name or stage.slug(request.role, model.name, data.name),
-        config=asked.config,
-        inputs=asked.inputs,
+        config=resolved.config,
+        inputs=resolved.inputs,
         seed=training.seed,
         compute=compute,
         together=True,

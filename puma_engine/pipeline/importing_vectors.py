@@ -155,21 +155,21 @@ def _matching(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return ids and vectors of those that the data set has, in its order. Raises DataError."""
     row_of = {id_: row for row, id_ in enumerate(ids)}
-    found = [id_ for id_ in known.tolist() if id_ in row_of]
-    if not found:
+    known_ids = [id_ for id_ in known.tolist() if id_ in row_of]
+    if not known_ids:
         raise DataError(
             f"No {owner} of {path} (first: {ids[0]!r}) is in the data set (first: {str(known[0])!r}); "
             "ids must match exactly."
             if ids
             else f"The file {path} has no rows."
         )
-    chosen = vectors[[row_of[id_] for id_ in found]]
+    chosen = vectors[[row_of[id_] for id_ in known_ids]]
     if chosen[0].size < 2 or not chosen.std(axis=0).any():
         raise DataError(
             f"The vectors of {path} have {chosen[0].size} numbers each, and tell no {owner}s apart; they "
             "need two numbers or more, and must differ."
         )
-    return np.array(found, dtype=str), chosen
+    return np.array(known_ids, dtype=str), chosen
 
 
 def _item_prompts(ids: np.ndarray, vectors: np.ndarray) -> ItemPrompts:

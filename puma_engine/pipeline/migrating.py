@@ -78,37 +78,37 @@ def migrate(
 
 def run_migration(ws: Workspace, request: MigrationRequest, execution: stage.Execution) -> Run:
     """Execute a request to migrate; see `migrate`."""
-    asked = _question(ws, request, execution)
-    several = f"from-{len(asked.sources)}" if len(asked.sources) > 1 else None
+    resolved = _resolve(ws, request, execution)
+    several = f"from-{len(resolved.sources)}" if len(resolved.sources) > 1 else None
     who: tuple[str | int, ...] = ("all",)
-    if asked.selection is not None:
-        who = (asked.selection.config["strategy"], asked.selection.summary["selected"])
-    from_pairs = "from-predictions" if asked.pairs else None
+    if resolved.selection is not None:
+        who = (resolved.selection.config["strategy"], resolved.selection.summary["selected"])
+    from_pairs = "from-predictions" if resolved.pairs else None
     made_up = stage.slug(
-        asked.config["role"], asked.target.name, several, *who, asked.data.name, from_pairs
+        resolved.config["role"], resolved.target.name, several, *who, resolved.data.name, from_pairs
     )
 
     by_ids = replace(
         request,
-        sources=tuple(run.id for run in asked.sources),
-        target=asked.target.id,
-        dataset=asked.data.id,
-        selection=None if asked.selection is None else asked.selection.id,
+        sources=tuple(run.id for run in resolved.sources),
+        target=resolved.target.id,
+        dataset=resolved.data.id,
+        selection=None if resolved.selection is None else resolved.selection.id,
         strategy=None,
         budget=None,
         share=None,
     )
 
     def compute(_run_id: str, folder: Path, clock: stage.Clock) -> stage.StageResult:
-        return _train(ws, asked, folder, clock, execution)
+        return _train(ws, resolved, folder, clock, execution)
 
     return stage.run_stage(
         ws,
         "migration",
         name=request.name or made_up,
-        config=asked.config,
-        inputs=asked.inputs,
-        seed=asked.training.seed,
+        config=resolved.config,
+        inputs=resolved.inputs,
+        seed=resolved.training.seed,
         compute=compute,
         together=True,
         placed=execution.placed("migrate", by_ids),
@@ -116,7 +116,7 @@ def run_migration(ws: Workspace, request: MigrationRequest, execution: stage.Exe
 
 
 @dataclass(frozen=True)
-class _Question:
+class _ResolvedMigration:
     """What a request to migrate asks, with every default filled in.
 
     selection: of the users who train the adapter (None: all). pairs: random items a user whose
@@ -137,7 +137,9 @@ class _Question:
     inputs: dict[str, str]
 
 
-def _question(ws: Workspace, request: MigrationRequest, execution: stage.Execution) -> _Question:
+def _resolve(
+    ws: Workspace, request: MigrationRequest, execution: stage.Execution
+) -> _ResolvedMigration:
     """Find what a request names, and make the selection that it asks for and the target's run."""
     sources = [stage.find(ws, source, *stage.PROMPT_KINDS) for source in request.sources]
     data = stage.find(ws, request.dataset or sources[0].inputs["dataset"], "dataset")
@@ -177,7 +179,7 @@ def _question(ws: Workspace, request: MigrationRequest, execution: stage.Executi
     if selection is not None:
         inputs["selection"] = selection.id
     template = template_to_fit(ws, "migration", template, config, inputs, training.seed)
-    return _Question(
+    return _ResolvedMigration(
         sources,
         data,
         target,
@@ -195,7 +197,7 @@ def _question(ws: Workspace, request: MigrationRequest, execution: stage.Executi
 
 def _train(
     ws: Workspace,
-    asked: _Question,
+    resolved: _ResolvedMigration,
     folder: Path,
     clock: stage.Clock,
     execution: stage.Execution,
@@ -204,18 +206,18 @@ def _train(
     from puma_engine.migration.adapter import STORED_BUFFERS
     from puma_engine.migration.adapter_training import train_migration
 
-    training, dataset = asked.training, load_dataset(ws, asked.data)
-    tables = [load_prompts(ws, run) for run in asked.sources]
-    users = None if asked.selection is None else selected_users(ws, asked.selection)
+    training, dataset = resolved.training, load_dataset(ws, resolved.data)
+    tables = [load_prompts(ws, run) for run in resolved.sources]
+    users = None if resolved.selection is None else selected_users(ws, resolved.selection)
     predicted = None
-    if asked.pairs:
+    if resolved.pairs:
         predicted = predict_pairs(
             ws,
-            asked.sources,
+            resolved.sources,
             tables,
             dataset,
             users,
-            pairs=asked.pairs,
+            pairs=resolved.pairs,
             seed=training.seed,
             precision=training.precision,
             folder=folder,
@@ -223,10 +225,10 @@ def _train(
         )
         dataset = predicted.dataset
     backbone = load_backbone(
-        ws, asked.target, device=execution.device, precision=training.precision
+        ws, resolved.target, device=execution.device, precision=training.precision
     )
-    if asked.shuffle_seed is not None:
-        tables = [table.shuffled(asked.shuffle_seed) for table in tables]
+    if resolved.shuffle_seed is not None:
+        tables = [table.shuffled(resolved.shuffle_seed) for table in tables]
     backbone.forget()
     clock.restart()
     if predicted is not None:
@@ -236,10 +238,10 @@ def _train(
         backbone,
         dataset,
         users=users,
-        template=asked.template,
-        adapter=asked.adapter,
+        template=resolved.template,
+        adapter=resolved.adapter,
         training=training,
-        missing=asked.missing,
+        missing=resolved.missing,
         checkpoint_dir=folder,
         **execution.callbacks,
     )
