@@ -11,7 +11,7 @@ import streamlit as st
 from dashboard import engine
 from dashboard.components import figures, summary_decision
 from dashboard.components.compare_methods import in_order
-from dashboard.components.formatting import plotly_text, short
+from dashboard.components.formatting import plotly_lines, short
 from dashboard.components.theme import DIFFERENCE_COLOURS, KINDS, NEUTRAL
 from dashboard.engine import METRICS, Run, comparisons, summary
 from dashboard.engine.comparisons import Verdict
@@ -85,7 +85,8 @@ def show(run: Run, margin: float) -> None:
         "method-differences",
         title=f"Difference of {noun} from {short(base.iloc[0], 60)}: {worse} of zero is worse",
         x=f"Difference of {METRICS[metric].label}, in % of the baseline's; 95 % intervals over users",
-        height=80 + 30 * len(rows),
+        # Long names have two lines or three.
+        height=80 + sum(30 + 12 * plotly_lines(name).count("<br>") for name in rows["method"]),
     )
 
 
@@ -119,7 +120,7 @@ def difference_figure(rows: pd.DataFrame, margin: float) -> go.Figure:
     """
     figure = go.Figure()
     low, high = _reach(rows, margin)
-    names = [plotly_text(name, figures.MAX_LABEL) for name in rows["method"]]
+    names = [plotly_lines(name) for name in rows["method"]]
     figure.add_vrect(
         x0=min(0.0, 100 * margin),
         x1=max(0.0, 100 * margin),

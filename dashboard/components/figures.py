@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 import streamlit as st
 from streamlit.typing import PlotlyState
 
-from dashboard.components.formatting import escaped, short
+from dashboard.components.formatting import escaped, plotly_lines
 from dashboard.components.theme import KINDS, NEUTRAL, marker
 from dashboard.engine.spreadsheets import without_formulas
 
@@ -134,7 +134,7 @@ def interval_figure(rows: pd.DataFrame, reference: float | None) -> go.Figure:
     """
     figure = go.Figure()
     rows = rows.iloc[::-1]
-    names = [short(name, MAX_LABEL) for name in rows["method"]]
+    names = [plotly_lines(name) for name in rows["method"]]
     rows = rows.assign(label=names)
     for kind in [kind for kind in KINDS if kind in set(rows["kind"])]:
         of_kind = rows[rows["kind"] == kind]

@@ -3,6 +3,7 @@
 import html
 import math
 import re
+import textwrap
 from datetime import UTC, datetime
 
 from dashboard.engine import duration
@@ -72,6 +73,15 @@ def escaped(text: str, limit: int = 80) -> str:
     Prefer st.text and tables, which show text as it is.
     """
     return _MARKUP.sub(r"\\\1", _LINK.sub("\\g<0>\u2060", short(text, limit)))
+
+
+def plotly_lines(text: str, width: int = 34, lines: int = 3) -> str:
+    """Return a text that plotly shows literally, wrapped to lines of at most `width` characters.
+
+    What does not fit into so many lines is cut, with an ellipsis.
+    """
+    wrapped = textwrap.wrap(short(text, width * lines), width, max_lines=lines, placeholder=" …")
+    return "<br>".join(html.escape(line, quote=False) for line in wrapped)
 
 
 def plotly_text(text: str, limit: int = 60) -> str:

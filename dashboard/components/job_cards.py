@@ -119,6 +119,8 @@ def state(job: engine.Job) -> None:
         st.text(short(resume_text(job), 300))
 
 
+# A finished job with more stages shows them on demand.
+MAX_OPEN_STAGES = 6
 STAGES = {
     "finished": ":green[:material/check_circle:]",
     "reused": ":green[:material/check_circle:]",
@@ -135,7 +137,7 @@ def stages(job: engine.Job) -> None:
         status = str(part.get("status"))
         if status == "running" and job.status != "running":
             status = "finished" if job.status == "finished" else "stopped"
-        text = escaped(str(part.get("title")), 100)
+        text = escaped(job_table.step_title(str(part.get("title"))), 100)
         if status == "reused":
             text += " :gray[– was there already]"
         elif part.get("seconds") is not None:
@@ -143,9 +145,15 @@ def stages(job: engine.Job) -> None:
         elif status == "running":
             text = f"**{text}**"
         lines.append(f"{STAGES.get(status, STAGES['waiting'])} {text}")
-    if lines:
-        # Two spaces before a line's end break it.
-        st.markdown("  \n".join(lines))
+    if not lines:
+        return
+    # Two spaces before a line's end break it.
+    text = "  \n".join(lines)
+    if job.status == "finished" and len(lines) > MAX_OPEN_STAGES:
+        with st.expander(f"{len(lines)} steps"):
+            st.markdown(text)
+    else:
+        st.markdown(text)
 
 
 def resume_text(job: engine.Job) -> str:
@@ -245,7 +253,7 @@ def progress(job: engine.Job) -> None:
     report = job.progress
     step, total = report.get("step") or 0, report.get("total") or 0
     share = job_table.share_done(report)
-    stage = escaped(str(report.get("stage") or "starting"))
+    stage = escaped(job_table.step_title(str(report.get("stage") or "starting")))
     if share is None:
         st.progress(0.0, text=f"{stage} · started {formatting.ago(job.started)}")
         return

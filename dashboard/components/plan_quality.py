@@ -1,5 +1,8 @@
 """What a migration may keep of full retraining, by the users who train it: measured runs as dots."""
 
+import math
+from collections.abc import Sequence
+
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
@@ -11,9 +14,11 @@ from dashboard.components.theme import CATEGORIES, KINDS, NEUTRAL
 from dashboard.engine import plans, quality
 from dashboard.engine.plans import Plan
 from dashboard.engine.quality import Expected
+from dashboard.engine.summary import label_layout
 
 TITLE = "### What it may keep"
 HEIGHT = 260
+PLOT_PIXELS = 300  # the width of the chart in a window of 1,280 pixels, with room to spare
 
 
 def show(plan: Plan, start: Start, trained: int) -> None:
@@ -82,7 +87,29 @@ def figure(points: pd.DataFrame, trained: int) -> go.Figure:
         )
     drawn.add_vline(x=trained, line={"color": NEUTRAL, "dash": "dash"})
     drawn.add_hline(y=100, line={"color": NEUTRAL, "width": 1})
-    ticks = sorted({trained, *points["users"].tolist()})
-    drawn.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{tick:,}" for tick in ticks])
+    ticks = spread_ticks([trained, *points["users"].sort_values().tolist()])
+    drawn.update_xaxes(
+        type="log",
+        tickvals=ticks,
+        ticktext=[f"{tick:,}" for tick in ticks],
+        tickangle=0,
+        ticklabelstandoff=4,
+    )
     drawn.update_layout(showlegend=True)
     return drawn
+
+
+def spread_ticks(users: Sequence[int]) -> list[int]:
+    """Return those of some numbers whose labels do not meet on a logarithmic axis, the first ones first."""
+    logs = [math.log10(number) for number in users]
+    whole = max(logs) - min(logs) or 1.0
+    kept: list[int] = []
+    for number in users:
+        places = [PLOT_PIXELS * abs(math.log10(number / other)) / whole for other in kept]
+        widths = [
+            label_layout.CHARACTER * (len(f"{number:,}") + len(f"{other:,}")) / 2 + 6
+            for other in kept
+        ]
+        if all(place >= width for place, width in zip(places, widths, strict=True)):
+            kept.append(number)
+    return sorted(kept)

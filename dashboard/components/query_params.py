@@ -128,14 +128,15 @@ def choose_many(
     *,
     labels: Mapping[str, str] | None = None,
     default: Sequence[str] = (),
+    draw: Any = st.multiselect,
     **widget: Any,
 ) -> list[str]:
-    """Draw a multi-select of ids bound to the address under `name`; return the chosen ids."""
+    """Draw a widget of several ids bound to the address under `name`; return the chosen ids."""
     given = _given(label, options, name)
     # A selection that was emptied on purpose is not a first visit.
     first_visit = f"choose-{name}" not in st.session_state
     start = [value for value in default if value in options] if first_visit else []
-    chosen = _bound(st.multiselect, label, options, name, given or start, labels, widget)
+    chosen = _bound(draw, label, options, name, given or start, labels, widget)
     write(name, chosen)
     return [str(value) for value in chosen]
 

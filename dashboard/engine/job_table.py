@@ -8,10 +8,12 @@ import pandas as pd
 from dashboard import engine
 from puma_engine.jobs import JOB_STATUSES, Job
 from puma_engine.jobs.time_left import share_done
+from puma_engine.report import glossary
+from puma_engine.report.glossary import step_title
 from puma_engine.store import Run
 from puma_engine.store.records import RUN_ID
 
-__all__ = ["share_done"]
+__all__ = ["share_done", "step_title"]
 MAX_SHOWN = 500
 MAX_DOWNLOAD = 200 << 20
 SECRET_ARGUMENTS = ("path", "items_path")
@@ -59,17 +61,27 @@ def seconds(job: Job) -> float | None:
 
 
 def arguments(job: Job) -> dict[str, str]:
-    """Return the arguments of a job as texts, without paths on the server; runs by name and id."""
+    """Return the arguments of a job as texts, without paths on the server; runs by name and id.
+
+    Their names are in plain words.
+    """
     return {
-        name: "an uploaded file" if name in SECRET_ARGUMENTS else _text(value)
+        glossary.setting(name, job.command): "an uploaded file"
+        if name in SECRET_ARGUMENTS
+        else _text(value)
         for name, value in job.args.items()
         if value not in (None, {}, [])
     }
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
     if isinstance(value, dict):
-        return ", ".join(f"{key}: {_text(item)}" for key, item in value.items() if item is not None)
+        parts = {glossary.setting(key).lower(): item for key, item in value.items()}
+        return ", ".join(f"{key}: {_text(item)}" for key, item in parts.items() if item is not None)
     if isinstance(value, list):
         return ", ".join(map(_text, value))
     if isinstance(value, str) and RUN_ID.fullmatch(value):

@@ -92,7 +92,8 @@ class Subject:
 def labels() -> dict[str, str]:
     """Return the names of all prompt tables in plain words, by id, migrations first.
 
-    The name of the run is added where two tables would have the same name.
+    The seed is added where two tables would have the same name, and the name of the run where they
+    still would.
     """
     ws = engine.workspace()
     runs = [
@@ -105,11 +106,13 @@ def labels() -> dict[str, str]:
     raw = {run.id: _raw_label(ws, run) for run in runs}
     words = method_names(raw.values())
     names = {run.id: words[raw[run.id]] for run in runs}
-    count = Counter(names.values())
-    return {
-        run.id: names[run.id] if count[names[run.id]] == 1 else f"{names[run.id]} · {run.name}"
-        for run in runs
-    }
+    for more in (lambda run: f"seed {run.seed}", lambda run: run.name):
+        count = Counter(names.values())
+        names = {
+            run.id: names[run.id] + (f" · {more(run)}" if count[names[run.id]] > 1 else "")
+            for run in runs
+        }
+    return names
 
 
 def _raw_label(ws: Workspace, run: Run) -> str:

@@ -5,7 +5,7 @@ import streamlit as st
 from streamlit.column_config import DatetimeColumn, NumberColumn, ProgressColumn, TextColumn
 
 from dashboard import engine
-from dashboard.components import formatting, job_cards, page_states, tables
+from dashboard.components import formatting, job_cards, page_states, query_params, tables
 from dashboard.components.formatting import escaped, short
 from dashboard.components.glossary import show_glossary
 from dashboard.components.theme import STATUSES
@@ -27,15 +27,20 @@ def page() -> None:
         )
         return
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        statuses = st.pills(
-            "Status", list(STATUSES), selection_mode="multi", key="status", bind="query-params"
+        statuses = query_params.choose_many(
+            "Status",
+            list(STATUSES),
+            "status",
+            labels={status: shown.label for status, shown in STATUSES.items()},
+            draw=st.pills,
+            selection_mode="multi",
         )
         text = st.text_input(
             "Find", key="find", bind="query-params", placeholder="Part of a title", max_chars=200
         )
     busy = any(job.status in job_cards.ACTIVE for job in engine.jobs())
     every = job_cards.BUSY_SECONDS if busy else job_cards.IDLE_SECONDS
-    page_states.live(_live, every)(list(statuses), text[:200])
+    page_states.live(_live, every)(statuses, text[:200])
     show_glossary("job", "run")
 
 
@@ -57,7 +62,7 @@ def _live(statuses: list[str], text: str) -> None:
         height=tables.height(len(frame), 320),
         columns={
             "status": "Status",
-            "title": TextColumn("Title", width=330),
+            "title": TextColumn("Title", width=420),
             "share": ProgressColumn("Done", format="%.0f%%", min_value=0, max_value=100, width=110),
             "device": "Device",
             "created": DatetimeColumn("Queued (UTC)", format="YYYY-MM-DD HH:mm"),

@@ -119,14 +119,14 @@ def _choose_method(known: dict[str, str]) -> Subject:
         labels=known,
         default=people.default(known, dataset, methods),
         help=term("migration"),
-        width=215,
+        width=330,
     )
     run = engine.run(chosen)
     sources = people.sources_of(run)
     source = sources[0] if sources else None
     if len(sources) > 1:
         source = query_params.choose_run(
-            "Source prompts", sources, "source", help=term("source prompts"), width=220
+            "Prompts of the old model", sources, "source", help=term("source prompts"), width=220
         )
     return people.subject(run, known[chosen], source, comparison)
 

@@ -74,12 +74,14 @@ def method_names(labels: Iterable[str]) -> dict[str, str]:
 
 
 _MIGRATED = re.compile(r"^Migrated( from \d+ sources)?, (all users|\d+ users)")
+_SOURCE = re.compile(r"^Source prompts\b")
 _SHUFFLED = re.compile(r"^Shuffled control( from \d+ sources)?, ")
 _STRATEGY = re.compile(r"((?:trained on|swapped between users,) \d+ users) \([a-z0-9-]+\)")
 
 
 def _in_words(label: str) -> str:
     name = _MIGRATED.sub(r"Migration\1 trained on \2", label)
+    name = _SOURCE.sub("Old model", name)
     return _SHUFFLED.sub(r"Check: prompts swapped between users\1, ", name)
 
 

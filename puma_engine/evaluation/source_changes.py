@@ -12,7 +12,7 @@ from typing import Literal
 
 import pandas as pd
 
-from puma_engine.evaluation.formatting import format_change
+from puma_engine.evaluation.formatting import format_change, method_names
 from puma_engine.evaluation.metrics import METRICS, SampledMetrics, estimates
 from puma_engine.evaluation.shares_kept import ASPECTS, aspect_label
 
@@ -99,7 +99,9 @@ def source_change(
         parts.append(f"{_words(found[aspect], losses, where)}: {who} has {amount}")
     if not parts:
         return None
-    old = f"the best of the old models ({best})" if several else "the old model"
+    old = (
+        f"the best of the old models ({method_names([best])[best]})" if several else "the old model"
+    )
     sentence = f"Against {old}, which users have now, {'; '.join(parts)}."
     return SourceChange(sentence, found.get("level"), found.get("ranking"))
 

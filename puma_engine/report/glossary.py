@@ -1,7 +1,10 @@
-"""The glossary: every term in plain words, for the report and for the dashboard's help texts."""
+"""The glossary: terms, settings of jobs and steps in plain words, for the report and the dashboard."""
 
 from __future__ import annotations
 
+import re
+
+from puma_engine.evaluation.baselines import BASELINES
 from puma_engine.evaluation.metrics import METRICS
 from puma_engine.evaluation.user_effects import USER_MARGIN
 
@@ -72,6 +75,90 @@ TERMS = {
     "job": "Work in the queue. It goes on when the browser is closed.",
     "lineage": "Everything that a run was made from, back to the data and the models.",
 } | {metric.name: metric.definition for metric in METRICS.values()}
+
+
+# What jobs store of what they were asked, by stored name. Other names are shown as they are spelled,
+# with spaces and a capital letter.
+SETTINGS = {
+    "backbone": "Model",
+    "backbones": "Models",
+    "baselines": "Methods without a language model, too",
+    "budget": "Users who train it",
+    "dataset": "Data set",
+    "evaluations": "Evaluations compared",
+    "fit_on": "Old models to fit prompts on",
+    "item_tokens": "Tokens of an item prompt",
+    "items_path": "File of items",
+    "method": "Way of drawing the map",
+    "migrated": "Migrated prompts",
+    "most": "Most users drawn",
+    "neighbours": "Neighbours that the layout keeps",
+    "path": "File",
+    "predicted": "Predicted (s)",
+    "prompts": "Prompts",
+    "reference": "Baseline",
+    "retrain": "Retrain all users, too",
+    "role": "What for",
+    "share": "Share of the users who train it",
+    "source": "Source",
+    "sources": "Prompts of the old model",
+    "spec": "Model",
+    "targets": "New models",
+    "tokens": "Tokens of a prompt",
+    "umap": "Maps by UMAP, too",
+    "users": "Users",
+}
+# The same name says something else in some commands.
+SETTINGS_OF = {
+    "import_dataset": {"source": "Kind of data"},
+    "project": {"source": "Prompts of the old model"},
+    "evaluate": {"method": "Method"},
+}
+STEPS = {
+    "data": "Data",
+    "source model": "Old model",
+    "target model": "New model",
+    "third model": "Third model",
+    "source": "Prompts of the old model",
+    "retrained": "Full retraining",
+    "refined": "Refined migration",
+    "random": "Random prompts",
+    "shuffled": "Check: prompts swapped between users",
+    "comparison": "Comparison and verdict",
+}
+_OF = {
+    "evaluation of ": "Evaluate",
+    "map of ": "Map by PCA",
+    "UMAP of ": "Map by UMAP",
+}
+
+
+def setting(name: str, command: str = "") -> str:
+    """Return the name of a job's setting in plain words."""
+    words = SETTINGS | SETTINGS_OF.get(command, {})
+    return words.get(name) or _capitalised(name.replace("_", " "))
+
+
+def step_title(title: str) -> str:
+    """Return the title of a step of a job in plain words; titles that are sentences stay."""
+    if title in STEPS:
+        return STEPS[title]
+    if title in BASELINES:
+        return BASELINES[title].label
+    for beginning, what in _OF.items():
+        if title.startswith(beginning):
+            rest = step_title(title.removeprefix(beginning))
+            return f"{what}: {rest[:1].lower()}{rest[1:]}"
+    if match := _MIGRATED.fullmatch(title):
+        return f"Migration trained on {match[1]} of the users"
+    return _capitalised(title)
+
+
+_MIGRATED = re.compile(r"migrated ([\d.]+ %)")
+
+
+def _capitalised(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def heading(term: str) -> str:

@@ -272,7 +272,7 @@ def test_one_method_alone_is_compared_with_the_baselines(tmp_path, monkeypatch, 
     scored = compared.evaluate(ws, source, 0.5)
     app = open_page("compare", ws.root, monkeypatch)
     assert "not compared yet" in texts(app)
-    assert app.dataframe[0].value["Method"].tolist() == ["Source prompts"]
+    assert app.dataframe[0].value["Method"].tolist() == ["Old model"]
     next(button for button in app.button if button.label == "Compare them").click().run()
     assert "is queued" in texts(app)
     (job,) = jobs.jobs(ws)
@@ -303,7 +303,7 @@ def test_pinning_another_baseline_queues_one_job_and_then_shows_it(
     texts(app)
     assert app.query_params["comparison"] in (done.id, [done.id])
     table = app.dataframe[0].value.set_index("Method")
-    assert table.loc["Source prompts", "Pinned"] == "baseline"
+    assert table.loc["Old model", "Pinned"] == "baseline"
 
 
 def test_methods_follow_the_names_in_the_workspace(tmp_path, monkeypatch):

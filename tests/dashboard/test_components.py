@@ -12,8 +12,9 @@ from dashboard_pages import open_page
 from streamlit.testing.v1 import AppTest
 
 from dashboard.components import figures
-from dashboard.components.formatting import duration_range, escaped, short
+from dashboard.components.formatting import duration_range, escaped, plotly_lines, short
 from dashboard.components.theme import KINDS
+from dashboard.engine import people
 from dashboard.pages import PAGES, SECTIONS, address, url
 
 SCRIPT = """
@@ -192,3 +193,24 @@ def test_a_page_without_a_workspace_has_its_title_and_creates_none(name, tmp_pat
 )
 def test_a_range_of_time_is_rounded_outwards_in_one_unit(low, high, text):
     assert duration_range(low, high) == text
+
+
+def test_names_of_methods_are_wrapped_rather_than_cut():
+    name = "Migration trained on 60 users, refined for 60 users"
+    assert plotly_lines(name) == "Migration trained on 60 users,<br>refined for 60 users"
+    lines = plotly_lines(f"<b>{'word ' * 60}").split("<br>")
+    assert len(lines) == 3 and lines[0].startswith("&lt;b&gt;") and lines[-1].endswith("…")
+
+
+def test_prompts_of_several_seeds_are_told_apart_by_their_seed(tmp_path, monkeypatch):
+    parts = compared.workspace(tmp_path)
+    ws, data = parts["ws"], parts["data"]
+    monkeypatch.setenv("PUMA_WORKSPACE", str(ws.root))
+    again = ws.run(parts["runs"]["again"].inputs["prompts"])
+    new = ws.run(again.inputs["backbone"])
+    other = compared.prompts(ws, data, new, "retrained", 40.0, "other", seed=1)
+    assert people.labels()[again.id] == "Full retraining · seed 0"
+    assert people.labels()[other.id] == "Full retraining · seed 1"
+    twin = compared.prompts(ws, data, compared.backbone(ws, "third"), "retrained", 1.0, "twin")
+    assert people.labels()[twin.id] == "Full retraining · seed 0 · twin"
+    assert people.labels()[other.id] == "Full retraining · seed 1"

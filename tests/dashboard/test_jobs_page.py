@@ -14,11 +14,13 @@ from dashboard_pages import (
     texts,
 )
 
+from dashboard.components.formatting import escaped
 from dashboard.components.tables import selected_id
 from dashboard.components.theme import STATUSES
 from dashboard.engine import job_table
 from puma_engine import jobs
 from puma_engine.jobs.processes import identity
+from puma_engine.report import glossary
 from puma_engine.store import Workspace
 from puma_engine.store.records import now
 
@@ -86,6 +88,10 @@ def test_the_address_chooses_the_job_and_filters(ws, monkeypatch):
     assert "One reason." in texts(app)
     assert app.dataframe[0].value["title"].tolist() == ["Second", "First import"]
     app = open_page("jobs", ws.root, monkeypatch, status="failed")
+    (pills,) = (group for group in app.button_group if group.key == "choose-status")
+    assert [option.content for option in pills.proto.options] == [
+        shown.label for shown in STATUSES.values()
+    ]
     assert app.dataframe[0].value["title"].tolist() == ["First import"]
     app = open_page("jobs", ws.root, monkeypatch, find="sec")
     assert app.dataframe[0].value["title"].tolist() == ["Second"]
@@ -231,8 +237,8 @@ def test_arguments_name_the_runs_that_they_mean(ws):
     run = finished(ws, "dataset", "books")
     job = jobs.job(ws, add_job(ws, args={"dataset": run.id, "sources": [run.id, "0" * 16]}))
     shown = job_table.arguments(job)
-    assert shown["dataset"] == f"books ({run.id})"
-    assert shown["sources"] == f"books ({run.id}), {'0' * 16}"
+    assert shown["Data set"] == f"books ({run.id})"
+    assert shown["Prompts of the old model"] == f"books ({run.id}), {'0' * 16}"
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -251,3 +257,34 @@ def test_a_selected_row_becomes_an_id_only_if_it_exists():
     for rows in ([], [2], [-1], ["x"]):
         assert selected_id({"selection": {"rows": rows}}, ["a", "b"]) is None
     assert selected_id(None, ["a"]) is None
+
+
+def test_settings_and_steps_of_a_job_are_in_plain_words(ws, monkeypatch):
+    args = {"source": "0" * 16, "most": 50_000, "neighbours": 15, "umap": True, "item_tokens": 2}
+    job = add_job(ws, "project", status="finished", args=args)
+    titles = ["source", "migrated 10 %", "evaluation of global_mean", "map of migrated 100 %"]
+    parts = [{"title": title, "status": "finished", "seconds": 1.0} for title in titles * 2]
+    report(ws, job, stage="x", parts=parts)
+    app = open_page("jobs", ws.root, monkeypatch, job=job)
+    assert_plain(app)
+    facts = next(item.value for item in app.dataframe if "What" in item.value).set_index("What")
+    shown = facts["Value"].to_dict()
+    assert shown["Most users drawn"] == "50,000" and shown["Maps by UMAP, too"] == "yes"
+    assert shown["Prompts of the old model"] == "0" * 16 and not set(args) & set(shown)
+    assert app.expander[0].label == "8 steps"
+    for words in (
+        "Prompts of the old model",
+        "Migration trained on 10 % of the users",
+        "Evaluate: global mean",
+        "Map by PCA: migration trained on 100 % of the users",
+    ):
+        assert escaped(words) in texts(app)
+
+
+def test_every_setting_of_every_job_has_words():
+    """Stored names that a reader cannot guess are in the glossary."""
+    raw = {"most", "neighbours", "umap", "spec", "role", "fit_on", "baselines", "budget", "path"}
+    for name in raw:
+        assert glossary.setting(name).lower() not in (name, name.replace("_", " "))
+    assert glossary.setting("learning_rate") == "Learning rate"
+    assert glossary.setting("source", "import_dataset") == "Kind of data"

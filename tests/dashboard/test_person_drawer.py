@@ -113,9 +113,7 @@ def test_held_out_items_with_every_prediction_and_the_truth(world, show):
     assert not numbers_without_unit(app)
     scores, items = (frame.value for frame in app.dataframe)
     methods = scores["Method"].tolist()
-    assert (
-        methods[0] == "Source prompts" and methods[-1] == "User + item bias" and len(methods) == 4
-    )
+    assert methods[0] == "Old model" and methods[-1] == "User + item bias" and len(methods) == 4
     spec = json.loads(app.get("plotly_chart")[0].proto.spec)
     assert spec["layout"]["xaxis"]["range"] == [0.8, 5.2]  # the whole scale, for everybody
     titles = pipeline.load_dataset(world["ws"], world["data"]).items.set_index("item_id")["text"]
@@ -256,7 +254,7 @@ def test_a_what_if_request_is_answered_by_the_warm_process(world, show):
     assert app.query_params["title"] in (title, [title])
     shown = {item.label.replace("\\", ""): item.value for item in app.metric}
     for run, label in (
-        (world["source"], "Source prompts"),
+        (world["source"], "Old model"),
         (world["moved"], "Migration trained on 4 users"),
         (world["again"], "Full retraining"),
     ):
@@ -273,7 +271,7 @@ def test_a_missing_model_does_not_stop_the_other_predictions(world, tmp_path, mo
     try:
         asked = {"view": "what-if", "user": "001", "title": "Dune by Frank Herbert"}
         app = open_person(ws.root, monkeypatch, **asked)
-        assert [error.value for error in app.error] == ["No prediction from Source prompts."]
+        assert [error.value for error in app.error] == ["No prediction from Old model."]
         assert any(str(old) in text.value for text in app.text)
         assert len(app.metric) == 4 + 2 and len(app.get("plotly_chart")) == 1
     finally:
@@ -300,7 +298,7 @@ def test_a_data_set_without_a_comparison_says_how_to_make_one(tmp_path, world, m
     assert "Only one prompt table" in texts(app)
     pipeline.evaluate(ws, "<i>mine</i>")
     app = open_person(ws.root, monkeypatch, user="001")
-    assert app.dataframe[0].value["Method"].tolist() == ["Source prompts"]
+    assert app.dataframe[0].value["Method"].tolist() == ["Old model"]
 
 
 def test_damage_is_shown_as_an_error(tmp_path, monkeypatch):
@@ -323,7 +321,7 @@ def test_a_damaged_source_leaves_the_other_parts_of_the_page(world, tmp_path, mo
     file.write_bytes(file.read_bytes()[:-8])
     app = open_person(ws.root, monkeypatch, user="001")
     assert not app.error
-    assert "Source prompts" in app.dataframe[0].value["Method"].tolist()
+    assert "Old model" in app.dataframe[0].value["Method"].tolist()
     app = open_person(ws.root, monkeypatch, user="001", view="neighbours")
     assert [error.value for error in app.error] == ["This part cannot be shown."]
     assert app.heading == "User 001"

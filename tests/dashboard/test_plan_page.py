@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,7 @@ from puma_engine.evaluation.cost_model import predict
 from puma_engine.pipeline.importing_vectors import import_vectors
 from puma_engine.pipeline.planning import Costs, measured
 from puma_engine.pipeline.source_predictions import WITHOUT_RECORDS
+from puma_engine.report import label_layout
 from puma_engine.store import Workspace
 
 TRAINING = TrainingConfig(**QUICK)
@@ -351,6 +353,17 @@ def test_a_plan_with_several_sources_and_several_targets_is_refused(world):
     ws, source, large = world
     with pytest.raises(ConfigError, match="not 2 and 2"):
         pipeline.run_plan(ws, [source] * 2, [large] * 2)
+
+
+def test_labels_of_ticks_do_not_meet_and_the_chosen_number_has_its_own():
+    users = [60, 18, 56, 102, 126, 306, 714, 1802, 10206]
+    kept = plan_quality.spread_ticks(users)
+    assert 60 in kept and 56 not in kept and {18, 10206} <= set(kept) and kept == sorted(kept)
+    scale = plan_quality.PLOT_PIXELS / np.log(max(users) / min(users))
+    for low, high in pairwise(kept):
+        room = scale * np.log(high / low)
+        assert room > label_layout.CHARACTER * (len(f"{low:,}") + len(f"{high:,}")) / 2
+    assert plan_quality.spread_ticks([7]) == [7] and plan_quality.spread_ticks([7, 7]) == [7]
 
 
 def test_costs_are_formatted_with_units():

@@ -69,7 +69,5 @@ def test_other_models_methods_do_not_count_and_the_best_of_several_old_models_do
     assert source_change(changes(rmse=level), PLANS, "rmse").level == "worse"
     other = changes(rmse=[(-0.2, -0.3, -0.1)] * 2).assign(source="Worse", source_value=1.0)
     found = source_change(pd.concat([other, changes(rmse=level)]), PLANS, "rmse")
-    assert (
-        found.level == "worse" and "the best of the old models (Source prompts)" in found.sentence
-    )
+    assert found.level == "worse" and "the best of the old models (Old model)" in found.sentence
     assert source_change(changes(), PLANS, "rmse") is None
