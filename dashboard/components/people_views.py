@@ -124,7 +124,7 @@ def chosen_view(subject: Subject, method_of_old_map: str | None) -> str:
     first = "behaviour"
     if "map" not in st.query_params:
         first = next((name for name in VIEWS if _is_ready(subject, name)), first)
-    return query_params.segment("View", VIEWS, "map", default=first)
+    return query_params.segment("View", VIEWS, "map", default=first, width=210)
 
 
 def _is_ready(subject: Subject, name: str) -> bool:

@@ -222,11 +222,12 @@ def _prompts(start: Start) -> None:
 
 def _users(start: Start) -> None:
     """Choose who trains the adapter, see cost and expected quality, and launch."""
-    slider, costs = st.container(), st.container()
+    # page.css keeps the place of the costs, which arrive after what they depend on.
+    slider, costs = st.container(), st.container(key="plan-costs")
     plan = plan_costs.choose_users(start, slider)
     problems = plans.problems(plan)
     for text in problems:
-        st.info(text, icon=":material/info:")
+        costs.info(text, icon=":material/info:")
     if problems:
         return
     plan, device, price = _settings(plan)

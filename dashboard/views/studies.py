@@ -27,8 +27,12 @@ def page() -> None:
         query_params.write("from", "workspace")
     with page_states.caught("The studies cannot be shown."):
         with st.container(horizontal=True, gap="medium"):
-            view = query_params.segment("View", VIEWS, "view", label_visibility="collapsed")
-            origin = query_params.segment("Reports", ORIGINS, "from", label_visibility="collapsed")
+            view = query_params.segment(
+                "View", VIEWS, "view", label_visibility="collapsed", width=245
+            )
+            origin = query_params.segment(
+                "Reports", ORIGINS, "from", label_visibility="collapsed", width=270
+            )
         if origin == "published":
             _published(view)
         else:

@@ -64,6 +64,7 @@ def page() -> None:
                 format_func=people_maps.DRAG_MODES.__getitem__,
                 default="pan",
                 key="mouse",
+                width=130,
                 help="Open: a click on a dot opens the person. Select: draw around people on one "
                 "map to find them on the others.",
             )
@@ -233,7 +234,9 @@ def _show(
     rows = np.empty(0, dtype=np.int64)
     if view is not None:
         rows = people_views.selected_rows(subject, view, selection)
-    maps, side = st.columns([2, 1], gap="medium")
+    # page.css keeps the place of the maps, which arrive after what is below them.
+    place = st.container() if view is None else st.container(key="people-maps")
+    maps, side = place.columns([2, 1], gap="medium")
     trainers = st.container()
     trained = _trainers(subject, view, trainers)
     with maps:
