@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from puma_engine.defaults import PAPER_STRATEGY
+from puma_engine.defaults import DEFAULT_STRATEGIES, PAPER_STRATEGY
 from puma_engine.evaluation.baselines import BASELINES
 from puma_engine.evaluation.metrics import METRICS
 from puma_engine.report import svg
 from puma_engine.studies import evidence
-from puma_engine.studies.builder import ALL_USERS, BLENDED, few_users
+from puma_engine.studies.builder import ALL_USERS, BLENDED, SMALL_SHARE, few_users
 from puma_engine.studies.catalog import STUDIES
 from puma_engine.studies.claims import Claim
 from puma_engine.studies.differences import (
@@ -42,6 +42,8 @@ RESULTS = ROOT / "docs/results"
 WORDS = {"goodbooks": "books", "movietweetings": "films", "goodbooks-to-read": "clicks"}
 # Since this day prompt last is the default of ratings, and the zoo has the models of this version.
 PROMPT_LAST = "2026-11-30"
+# How texts call models that are not the zoo's.
+MODELS = {"smollm2": "SmolLM2"}
 BADGES = {"reproduced": "✅", "not reproduced": "❌", "undecided": "❔", "no evidence": "–"}
 REFINED, FEW = f"{ALL_USERS}, refined", few_users(PAPER_STRATEGY)
 FEW_REFINED, SHUFFLED = f"{FEW}, refined", "shuffled control"
@@ -57,11 +59,15 @@ TABLE = {
 
 @dataclass(frozen=True)
 class Main:
-    """The main results (table2) of one data set and one target model; words: its name in texts."""
+    """The main results (table2) of one data set and one target model.
+
+    words: its name in texts. real_model: the target where it is not the zoo's.
+    """
 
     report: dict[str, Any]
     dataset: str
     words: str
+    real_model: str | None = None
 
     @cached_property
     def rows(self) -> dict[str, dict[str, Any]]:
@@ -117,12 +123,16 @@ class Main:
         return None
 
     def best(self, *, language_model: bool, metric: str | None = None) -> str:
-        """The method with the best mean, of those with or without a language model, blends left out."""
+        """The method with the best mean, of those with or without a language model.
+
+        Blends are left out, and the old model.
+        """
         metric = metric or self.metric
         methods = [
             name
             for name, row in self.rows.items()
-            if (name in BASELINES) != language_model and row.get("kind") != "blended"
+            if (name in BASELINES) != language_model
+            and row.get("kind") not in ("blended", "source")
         ]
         sign = -1 if METRICS[metric].higher_is_better else 1
         return min(methods, key=lambda name: sign * self.rows[name][metric])
@@ -141,8 +151,9 @@ def main_results(reports: Sequence[Evidence]) -> list[Main]:
     for item in reports:
         if item.real_model is not None and item.study == "table2" and not item.quick:
             for name in datasets(item.report):
-                words = f"{WORDS.get(name, name)} on {item.real_model}"
-                results.append(Main(item.report, name, words))
+                model = MODELS.get(str(item.real_model), str(item.real_model))
+                words = f"{WORDS.get(name, name)} on {model}"
+                results.append(Main(item.report, name, words, model))
     return results
 
 
@@ -250,23 +261,64 @@ def against_no_language_model(results: Sequence[Main]) -> str:
     )
 
 
+def representative(results: Sequence[Main]) -> str:
+    """How few users of the default strategy for ratings end, and what they cost."""
+    most, least = (few_users(DEFAULT_STRATEGIES["rating"], share) for share in (SMALL_SHARE, 0.01))
+    return (
+        f"Those are chosen by the paper's strategy. Representative users (facility location), the default for ratings: "
+        f"7 % end {losses(results, most)}; 1 % end {losses(results, least)}, for {costs(results, least)} of the "
+        f"arithmetic."
+    )
+
+
+def other_model(main: Main) -> str:
+    """What a migration to a model that is not the zoo's reaches."""
+    named = (
+        (ALL_USERS, "All users"),
+        (few_users(DEFAULT_STRATEGIES["rating"]), "7 % of the users (representative)"),
+        (few_users(DEFAULT_STRATEGIES["rating"], 0.01), "1 %"),
+    )
+    parts = []
+    for method, words in named:
+        if (loss := main.loss(method)) is not None:
+            seeds = main.rows[method]["seeds"]
+            side = "worse" if loss[0] > 0 else "better"
+            single = " (one training)" if seeds == 1 else ""
+            cost = percent(main.cost(method))
+            parts.append(f"{words} end {percent(abs(loss[0]))} {side}{single} for {cost}")
+    words = main.words[0].upper() + main.words[1:]
+    level, order = (main.kept(ALL_USERS, aspect) for aspect in ("level", "ranking"))
+    kept = (
+        f" All users keep {percent(level[0])} of retraining's gain in RMSE and {percent(order[0])} in pair accuracy."
+        if level and order
+        else ""
+    )
+    best = [main.best(language_model=with_one) for with_one in (True, False)]
+    model, without = (main.rows[name][main.metric] for name in best)
+    return (
+        f"**{words}, {main.users:,} users: {'; '.join(parts)} of the arithmetic.**{kept} The best plan has an RMSE of {model:.3f}, the "
+        f"best method without a language model {without:.3f}."
+    )
+
+
 def findings_text(results: Sequence[Main], orders: Evidence) -> str:
-    """Return the three findings, each with its picture."""
-    rated = [main for main in results if main.metric == "rmse"]
+    """Return the findings, each with its picture."""
+    zoo = [main for main in results if main.real_model is None]
+    rated = [main for main in zoo if main.metric == "rmse"]
+    others = "\n\n".join(other_model(main) for main in results if main.real_model is not None)
+    others = f"\n\n## And on a real language model?\n\n{others}" if others else ""
     return wrapped(f"""## Is a migration as good as full retraining?
 
-**Trained on all users, it ends {losses(results, ALL_USERS)}.** Refined for all users, it ends
-{losses(results, REFINED)}. In the order of each user's items (pair accuracy), all users end
-{losses(results, ALL_USERS, ranking=True)}.
+**Trained on all users, it ends {losses(zoo, ALL_USERS)}.** Refined for all users, it ends
+{losses(zoo, REFINED)}. In the order of each user's items (pair accuracy), all users end
+{losses(zoo, ALL_USERS, ranking=True)}.
 
 ![Loss of migrations against full retraining, with intervals over trainings](images/results-quality.svg)
 
 ## How few users suffice, and what does that save?
 
-**Trained on 7 % of the users, it ends {losses(results, FEW)}, for {costs(results, FEW)} of the arithmetic.**
-On 3 % it ends {losses(results, few_users(PAPER_STRATEGY, 0.03))}; on 1 %
-{losses(results, few_users(PAPER_STRATEGY, 0.01))}. As many random users as 7 %: {losses(results, few_users("random"))}.
-{arithmetic(orders)}
+**Trained on 7 % of the users, it ends {losses(zoo, FEW)}, for {costs(zoo, FEW)} of the arithmetic.**
+{representative(rated)} As many random users as 7 %: {losses(zoo, few_users("random"))}. {arithmetic(orders)}
 
 ![Loss of migrations on few users, with their share of the arithmetic](images/results-cost.svg)
 
@@ -277,7 +329,7 @@ the error is {values(rated, lambda main: SHUFFLED, "rmse")} instead of {values(r
 migrated prompt is its user's own. {against_no_language_model(rated)} [What was tried](method.md#what-was-tried) is with
 the method.
 
-![Shares of full retraining's gain that a migration keeps](images/results-kept.svg)""")
+![Shares of full retraining's gain that a migration keeps](images/results-kept.svg){others}""")
 
 
 def pictures(results: Sequence[Main]) -> dict[str, str]:
@@ -334,13 +386,20 @@ def claims_table(reports: Sequence[Evidence]) -> str:
     columns = evidence.findings_by_column(reports)
     names = [name for name in WORDS if name in columns]
     names += [name for name in columns if name not in WORDS]
-    heads = [WORDS.get(name, name) for name in names]
+    heads = [heading(name) for name in names]
     lines = [f"| claim of the paper | {' | '.join(heads)} |", "| --- " * (1 + len(names)) + "|"]
     claims: list[Claim] = [finding.claim for finding in next(iter(columns.values())).values()]
     for claim in claims:
         cells = [verdict_cell(columns[name][claim.name]) for name in names]
         lines.append(f"| {claim.text} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def heading(column: str) -> str:
+    """The name of a data set, or of a data set and a model that is not the zoo's."""
+    name, _, model = column.partition(", ")
+    words = WORDS.get(name, name)
+    return f"{words} on {MODELS.get(model, model)}" if model else words
 
 
 def verdict_cell(finding: Finding) -> str:
@@ -376,10 +435,14 @@ def reports_table(reports: Sequence[Evidence]) -> str:
 
 def readme_figures(results: Sequence[Main], orders: Evidence) -> str:
     """Return the README's answer, table and limits."""
-    rated = [main for main in results if main.metric == "rmse"]
-    seeds = joined(sorted({str(main.rows["retrained"]["seeds"]) for main in results}))
+    zoo = [main for main in results if main.real_model is None]
+    rated = [main for main in zoo if main.metric == "rmse"]
+    others = " ".join(other_model(main) for main in results if main.real_model is not None)
+    seeds = " or ".join(sorted({str(main.rows["retrained"]["seeds"]) for main in results}))
     above = f"""**With 7 % of the users, a migration ends {losses(rated, FEW)} than full retraining,
-for {costs(rated, FEW)} of its arithmetic.** With all users it ends {losses(results, ALL_USERS)}.
+for {costs(rated, FEW)} of its arithmetic.** With all users it ends {losses(zoo, ALL_USERS)}.
+
+{others}
 
 Test error (RMSE in stars, lower is better) of books and films, ranking (uAUC, higher is better) of clicks, mean of
 {seeds} trainings. In brackets: the share of full retraining's arithmetic."""
@@ -402,7 +465,8 @@ def readme_table(results: Sequence[Main]) -> str:
         for main in results:
             cell = f"{main.rows[method][main.metric]:.3f}" if method in main.rows else "–"
             if method not in ("retrained", SHUFFLED) and method in main.rows:
-                cell += f" ({percent(main.cost(method))})"
+                single = ", one training" if main.rows[method]["seeds"] == 1 else ""
+                cell += f" ({percent(main.cost(method))}{single})"
             cells.append(cell)
         lines.append(f"| {label} | {' | '.join(cells)} |")
     best = [f"{main.rows[main.best(language_model=False)][main.metric]:.3f}" for main in results]
