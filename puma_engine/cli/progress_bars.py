@@ -100,7 +100,12 @@ def _bars(title: str) -> Iterator[Callable[[Any], None]]:
             left.add(as_dict(report))
             texts = [*note(report), time_left(left.seconds())]
             if overall is not None:
-                bars.update(whole, total=1.0, completed=overall, note=texts.pop())
+                bars.update(
+                    whole,
+                    total=1.0,
+                    completed=overall,
+                    note=texts.pop() or "estimating the time left",
+                )
                 if part is None:
                     part = bars.add_task(report.stage, total=None, note="")
                 task = part

@@ -8,6 +8,8 @@ from typing import Any
 # Below these, a speed says little: seconds since the first step, and reports of progress.
 MIN_SECONDS = 2.0
 MIN_REPORTS = 3
+# Where all stages to come are guesses, the share of the work that must be done before one is made.
+MIN_SHARE_OF_GUESSES = 0.15
 MAX_POINTS = 400
 
 
@@ -34,7 +36,8 @@ class TimeLeft:
 
     The range lies between the slower and the faster of two measured speeds: since the first step, and
     in the last half of that time. Stages to come that nothing was measured for may take half or
-    twice as long as their reports assume; the range is widened by their share.
+    twice as long as their reports assume; the range is widened by their share, and nothing is
+    estimated before so much is done that the first stages, often short ones, say little alone.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -65,6 +68,8 @@ class TimeLeft:
         if len(self._points) < MIN_REPORTS or now - self._points[0][0] < MIN_SECONDS:
             return None
         (first, begun), (_, done) = self._points[0], self._points[-1]
+        if done - begun < MIN_SHARE_OF_GUESSES * self._unmeasured * (1.0 - begun):
+            return None
         half = first + (now - first) / 2
         middle, before = [point for point in self._points if point[0] <= half][-1]
         speeds = [(done - begun) / (now - first), (done - before) / (now - middle)]

@@ -163,7 +163,7 @@ def real_demo(ws: Workspace, users: int | None, execution: stage.Execution) -> R
         "there already (measured: %s).",
         *(target, users, _minutes(total), speed),
     )
-    parts = [stage.Part(title, weight) for title, weight, _ in steps]
+    parts = [stage.Part(title, weight, measured=False) for title, weight, _ in steps]
     overall = stage.OverallProgress(parts, execution.progress)
     measured = time.monotonic()
     for number, (title, _, step) in enumerate(steps):

@@ -61,6 +61,27 @@ def test_unmeasured_stages_to_come_widen_the_range():
     assert work.left.seconds() == pytest.approx((5.0, 20.0))
 
 
+def test_guessed_stages_are_not_judged_by_the_first_short_ones():
+    """A tenth of the work took 4 s and the rest takes 111 s: nothing is said before it is known."""
+    work = Work()
+    for second in range(5):
+        work.report(float(second), overall=0.025 * second, unmeasured=1.0)
+    assert work.left.seconds() is None
+    speed, share, now = 0.9 / 111, 0.1, 4.0
+    while share < 0.99:
+        share, now = share + speed, now + 1.0
+        work.report(now, overall=share, unmeasured=1.0)
+        if (left := work.left.seconds()) is not None:
+            low, high = left
+            assert low <= 115.0 - now <= high
+    assert left is not None
+    # Steps of one training, or stages with measured times, are judged at once.
+    steady = Work()
+    for second in range(5):
+        steady.report(float(second), overall=0.01 * second)
+    assert steady.left.seconds() == pytest.approx((96.0, 96.0))
+
+
 def test_a_resumed_job_is_judged_by_its_own_steps():
     work = Work()
     for second in range(6):
