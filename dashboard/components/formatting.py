@@ -50,6 +50,8 @@ def ago(time: str | None) -> str:
     return moment.strftime("%Y-%m-%d")
 
 
+MAX_WARNING = 1000  # characters of a warning of an import or a model
+
 _MARKUP = re.compile(r"([\\`*_{}\[\]()#+\-.!|~<>$:&^=])")
 # Control characters, and marks that reverse or hide text.
 _HIDDEN = re.compile(

@@ -18,7 +18,7 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard.components.formatting import short
+from dashboard.components.formatting import escaped, short
 from dashboard.engine import Run
 
 Allowed = Collection[str] | Callable[[str], bool]
@@ -146,10 +146,10 @@ def _given(label: str, options: Sequence[str], name: str) -> list[str]:
     unknown = [value for value in st.query_params.get_all(name) if value not in options]
     if unknown:
         st.warning(
-            f"The address names an unknown value for “{label}”; it is ignored.",
+            f"The address names an unknown value for “{label}”; it is ignored: "
+            f"{escaped(', '.join(unknown))}",
             icon=":material/link_off:",
         )
-        st.text(short(", ".join(unknown)))
     given = dict.fromkeys(st.query_params.get_all(name)[:MAX_VALUES])
     return [value for value in given if value in options]
 

@@ -16,7 +16,7 @@ from dashboard.components import (
     query_params,
     tables,
 )
-from dashboard.components.formatting import short
+from dashboard.components.formatting import MAX_WARNING, escaped, short
 from dashboard.components.glossary import show_glossary, term
 from dashboard.components.theme import KINDS
 from dashboard.engine import datasets
@@ -153,8 +153,8 @@ def _report(run: engine.Run) -> None:
         if report.get("split"):
             st.text(f"Split: {report['split']}.")
         for warning in report.get("warnings") or ():
-            st.warning("Warning of the import:", icon=":material/warning:")
-            st.text(warning)
+            text = f"Warning of the import: {escaped(warning, MAX_WARNING)}"
+            st.warning(text, icon=":material/warning:")
         if rows:
             frame = pd.DataFrame(rows, columns=["Rows, users or items", "Count"])
             tables.show(frame, {"Count": NumberColumn(format="localized")})

@@ -6,7 +6,7 @@ from streamlit.column_config import DatetimeColumn, TextColumn
 
 from dashboard import engine
 from dashboard.components import formatting, job_cards, page_states, query_params, tables
-from dashboard.components.formatting import escaped, short
+from dashboard.components.formatting import MAX_WARNING, escaped, short
 from dashboard.components.glossary import show_glossary, term
 from dashboard.components.theme import Status
 from dashboard.engine import models
@@ -65,8 +65,8 @@ def _side_by_side(backbones: list[engine.Run]) -> None:
     )
     for side, run in chosen.items():
         for warning in run.summary.get("warnings") or ():
-            st.warning(f"{SIDES[side]}:", icon=":material/warning:")
-            st.text(warning)
+            text = f"{SIDES[side]}: {escaped(warning, MAX_WARNING)}"
+            st.warning(text, icon=":material/warning:")
     _memory(chosen)
     _tokens(chosen, next((run.config.get("template") for run in prompts), None))
     st.header("Prompts fitted on each", divider="gray")

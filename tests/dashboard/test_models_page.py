@@ -4,6 +4,7 @@ import pytest
 from dashboard_pages import HOSTILE, add_job, assert_plain, finished, open_page, texts
 from units import numbers_without_unit
 
+from dashboard.components.formatting import MAX_WARNING, escaped
 from dashboard.engine import models
 from puma_engine import jobs
 from puma_engine.errors import BackboneError, ConfigError
@@ -203,7 +204,9 @@ def test_names_and_tokens_are_shown_as_text(name, ws, monkeypatch):
     finished(ws, "prompts", name, config={"role": "source"}, inputs=inputs)
     app = open_page("models", ws.root, monkeypatch)
     assert_plain(app)
-    assert name in [element.value for element in app.text]
+    # The warning of the model stands inside its box.
+    (warning,) = (box.value for box in app.warning if "old model" in box.value)
+    assert warning.endswith(escaped(name, MAX_WARNING))
 
 
 def test_prompts_are_fitted_on_a_data_set_and_a_model(ws, monkeypatch):

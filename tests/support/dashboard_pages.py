@@ -37,7 +37,7 @@ MARKED_UP = ("<script>", "**bold**", "](https", ":red[")
 def assert_plain(app):
     """Assert that the page shows no user-supplied text as markup."""
     assert not app.exception, app.exception
-    for kind in ("markdown", "caption", "title", "header", "subheader"):
+    for kind in ("markdown", "caption", "title", "header", "subheader", "warning", "error", "info"):
         for element in app.get(kind):
             assert not getattr(element.proto, "allow_html", False)
             for mark in MARKED_UP:
