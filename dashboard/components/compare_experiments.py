@@ -6,6 +6,7 @@ and selection strategies (Table 4).
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -219,9 +220,7 @@ def curve_figure(rows: pd.DataFrame, retrained: pd.DataFrame) -> go.Figure:
         figure.add_scatter(
             x=group["budget"],
             y=group["value"],
-            mode="markers",
-            name=f"Seed {seed:.0f}",
-            marker={"color": colour, "size": 10, "symbol": number % 20},
+            **_series(f"Seed {seed:.0f}", number, colour),
             error_y=figures.error_bars(group, colour),
             hovertemplate=f"%{{x:,}} users, seed {seed:.0f}: %{{y:.4f}}<extra></extra>",
         )
@@ -231,6 +230,12 @@ def curve_figure(rows: pd.DataFrame, retrained: pd.DataFrame) -> go.Figure:
     figure.update_xaxes(type="log", tickvals=users, ticktext=[f"{count:,.0f}" for count in users])
     figure.update_layout(showlegend=True)
     return figure
+
+
+def _series(name: str, number: int, colour: str) -> dict[str, Any]:
+    """The look of one of several series of marks: each has a symbol of its own."""
+    marks = {"color": colour, "size": 10, "symbol": number % 20}
+    return {"mode": "markers", "name": name, "marker": marks}
 
 
 def gain_heatmap(pairs: pd.DataFrame) -> go.Figure:
@@ -316,9 +321,7 @@ def strategy_figure(rows: pd.DataFrame) -> go.Figure:
         figure.add_scatter(
             x=group["value"],
             y=group["strategy"],
-            mode="markers",
-            name=f"{budget:,.0f} users",
-            marker={"color": colour, "size": 10, "symbol": number % 20},
+            **_series(f"{budget:,.0f} users", number, colour),
             error_x=figures.error_bars(group, colour),
             customdata=group["seed"],
             hovertemplate="%{y}, seed %{customdata}: %{x:.4f}<extra></extra>",

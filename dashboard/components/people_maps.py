@@ -1,5 +1,7 @@
 """People, the maps: one chart a panel, what they say, how far to trust them, and the selection."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -215,18 +217,23 @@ def _dimension_note(subject: Subject) -> str:
     )
 
 
-def charts(
-    subject: Subject,
-    view: View,
-    colour: str,
-    trained: np.ndarray | None,
-    selection: MapSelection,
-    rows: np.ndarray,
-) -> None:
-    """Draw the panels of a view side by side, with one legend, and the selected users highlighted.
+@dataclass(frozen=True)
+class Highlights:
+    """What maps show of users beside their places.
 
-    trained: whether each user trains the adapter; None if that is not known.
+    colour: what their colour says. trained: whether each user trains the adapter; None if that is not
+    known. selection and rows: who is selected.
     """
+
+    colour: str
+    trained: np.ndarray | None
+    selection: MapSelection
+    rows: np.ndarray
+
+
+def charts(subject: Subject, view: View, shown: Highlights) -> None:
+    """Draw the panels of a view side by side, with one legend, and the selected users highlighted."""
+    colour, trained, selection, rows = shown.colour, shown.trained, shown.selection, shown.rows
     values, label, missing = _values(subject, view, colour, trained)
     if missing:
         st.info(missing, icon=":material/help:")

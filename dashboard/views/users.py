@@ -1,5 +1,7 @@
 """People: what a method does to whom, on three maps, in a list of the most affected, and one by one."""
 
+from dataclasses import replace
+
 import numpy as np
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -20,6 +22,7 @@ from dashboard.components import (
 from dashboard.components.formatting import escaped
 from dashboard.components.glossary import show_glossary, term
 from dashboard.components.map_selection import MapSelection
+from dashboard.components.people_maps import Highlights
 from dashboard.components.people_views import View
 from dashboard.engine import people, user_details, user_maps
 from dashboard.engine.people import Subject
@@ -245,7 +248,7 @@ def _show(
         elif view is None:
             _no_map(subject, name)
         else:
-            _maps(subject, view, colour, trained, selection, rows, user)
+            _maps(subject, view, Highlights(colour, trained, selection, rows), user)
     clicked = None
     with side, page_states.caught("Who is most affected cannot be shown."):
         clicked = people_affected.show(subject, known, view, rows)
@@ -272,31 +275,23 @@ def _user(subject: Subject) -> str | None:
 def _maps(
     subject: Subject,
     view: View,
-    colour: str,
-    trained: np.ndarray | None,
-    selection: MapSelection,
-    rows: np.ndarray,
+    highlights: Highlights,
     user: str | None,
 ) -> None:
+    selection, rows = highlights.selection, highlights.rows
     st.markdown(f"## {escaped(people_maps.headline(subject, view), 400)}")
     notes = people_maps.notes(subject, view)
     if notes:
         st.markdown(f":material/info: {escaped(notes, 600)}")
-    shown = selection
-    if user is not None and not selection:
-        shown = MapSelection(users=(user,))
-    people_maps.charts(
-        subject,
-        view,
-        colour,
-        trained,
-        shown,
-        rows if selection else map_selection.selected_rows(shown, view.frame, view.points),
-    )
+    if not selection:
+        opened = MapSelection() if user is None else MapSelection(users=(user,))
+        drawn = map_selection.selected_rows(opened, view.frame, view.points)
+        highlights = replace(highlights, selection=opened, rows=drawn)
+    people_maps.charts(subject, view, highlights)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         people_maps.selection_bar(subject, selection)
     if selection:
-        clicked = people_maps.selected_table(subject, view, trained, selection, rows)
+        clicked = people_maps.selected_table(subject, view, highlights.trained, selection, rows)
         if clicked is not None:
             _open(clicked)
             st.rerun()
