@@ -22,12 +22,15 @@ def _method(
     stage: Callable[Concatenate[Workspace, P], R],
 ) -> Callable[Concatenate[Workbench, P], R]:
     signature = inspect.signature(stage)
+    first, *_ = signature.parameters
+    keywords = next((p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD), "")
 
     def call(self: Workbench, *args: P.args, **kwargs: P.kwargs) -> R:
         if stage.__name__ not in PLACED:
             return stage(self.workspace, *args, **kwargs)
         given = signature.bind(self.workspace, *args, **kwargs).arguments
-        del given[next(iter(given))]
+        del given[first]
+        given |= given.pop(keywords, {})
         result: R = run_command(self.workspace, stage.__name__, on=self.on, **given)
         return result
 
