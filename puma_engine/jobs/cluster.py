@@ -14,6 +14,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import threading
 import time
 from collections import defaultdict, deque
@@ -42,6 +43,7 @@ INSTALL = "pip install 'puma-workbench[cluster]'"
 CPUS = "PUMA_CLUSTER_CPUS"
 DEVICES = (None, "auto", "cpu", "cuda")
 POLL_SECONDS = 0.5
+CONNECT_SECONDS = 10.0
 # A run whose node is lost so often fails: it is likely to be the reason.
 MAX_LOST = 3
 # Bytes of a message, and messages that are under way at once: what a transfer needs of the object store.
@@ -465,6 +467,8 @@ def connect(address: str) -> bool:
     if ray.is_initialized():
         return False
     wanted = (os.environ.get("RAY_ADDRESS") or "auto") if address == RAY else address
+    if wanted != "auto":
+        _check_reachable(wanted)
     on_main = threading.current_thread() is threading.main_thread()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -481,6 +485,18 @@ def connect(address: str) -> bool:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
     return True
+
+
+def _check_reachable(address: str) -> None:
+    """Raise JobError unless something listens at an address; Ray would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise JobError(
+            f"Nothing answers at {address} ({error}); check that the Ray cluster runs, and that this machine "
+            "reaches that port."
+        ) from error
 
 
 def refuse_other_software(there: dict[str, str], node: str) -> None:

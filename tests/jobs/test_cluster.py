@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -306,6 +307,17 @@ def test_without_ray_one_sentence_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(JobError, match=r"pip install 'puma-workbench\[cluster\]'"):
         Cluster("ray")
+
+
+def test_an_address_at_which_nothing_answers_is_refused_at_once(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    code = f"from puma_engine.jobs.cluster import Cluster; Cluster('ray://127.0.0.1:{port}')"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert f"Nothing answers at ray://127.0.0.1:{port} (" in ended.stderr
 
 
 def test_nothing_imports_ray_unless_asked():
