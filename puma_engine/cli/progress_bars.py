@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from puma_engine.jobs.time_left import TimeLeft, as_dict
@@ -24,9 +24,13 @@ def watched(
 
     A terminal shows bars on standard error; otherwise a line is printed every LINE_SECONDS;
     quiet prints nothing. The first Ctrl-C stops the work at its next checkpoint, the second at
-    once.
+    once. What libraries print meanwhile goes to standard error: standard output is for results.
     """
-    with _interruptible() as should_cancel, _log_lines(quiet=quiet):
+    with (
+        redirect_stdout(sys.stderr),
+        _interruptible() as should_cancel,
+        _log_lines(quiet=quiet),
+    ):
         if quiet or not distributed.is_main_process():
             yield (lambda _report: None), should_cancel
         elif sys.stderr.isatty():

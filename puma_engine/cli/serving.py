@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from puma_engine.cli.options import with_options
+from puma_engine.cli.options import HELP, with_options
 from puma_engine.cli.session import session
 from puma_engine.defaults import PAPER_STRATEGY
 from puma_engine.errors import ConfigError, StoreError
@@ -112,7 +112,12 @@ def select_stream(
     source="Folder of .safetensors shards with vectors.",
     target="Folder to write; run again to resume.",
     adapter=ADAPTER,
-    chunk_rows={"help": "Prompts in memory.", "min": 1},
+    chunk_rows={"help": "Prompts in memory, of each actor on a cluster.", "min": 1},
+    on=f"{HELP['on']} Its nodes must see both folders under the same path.",
+    actors={
+        "help": "Actors that map shards at the same time on a cluster (default: as many as have room).",
+        "min": 1,
+    },
 )
 def migrate_stream(
     source: Path,
@@ -121,14 +126,29 @@ def migrate_stream(
     chunk_rows: int = 4096,
     revision: str | None = None,
     device: str | None = None,
+    on: str | None = None,
+    actors: int | None = None,
 ) -> None:
     """Migrate sharded prompts in constant memory; run it again to resume after the last full shard."""
     from puma_engine.cli.progress_bars import watched
-    from puma_engine.pipeline.stage import StageProgress
+    from puma_engine.jobs.places import open_cluster
+    from puma_engine.pipeline.stage import Execution, StageProgress
     from puma_engine.serving.bulk import migrate_stream as stream
 
-    mapper = _mapper(adapter, revision, device)
-    with watched(f"migrating {source.name}", quiet=session.as_json) as (progress, should_cancel):
+    cluster = open_cluster(on, device)
+    if cluster is None and actors is not None:
+        raise ConfigError("--actors counts actors on a cluster; name it with --on.")
+    mapper = _mapper(adapter, revision, device if cluster is None else "cpu")
+    with (
+        watched(f"migrating {source.name}", quiet=session.as_json) as (progress, should_cancel),
+        cluster or nullcontext(),
+    ):
+        map_shards = None
+        if cluster is not None:
+            from puma_engine.serving.cluster_bulk import ShardsOnCluster
+
+            execution = Execution(None, progress, should_cancel)
+            map_shards = ShardsOnCluster(cluster, mapper, execution, actors=actors)
         result = stream(
             mapper,
             source,
@@ -136,6 +156,7 @@ def migrate_stream(
             chunk_rows=chunk_rows,
             report=lambda name, step, total: progress(StageProgress(name, step=step, total=total)),
             should_cancel=should_cancel,
+            map_shards=map_shards,
         )
     session.show(result | {"folder": str(target)})
 

@@ -62,13 +62,25 @@ class NodeLost(JobError):
 
 @dataclass
 class Node:
-    """An actor on a node. name: the node's host name; gpus: how many GPUs the actor has."""
+    """An actor on a node. name: the node's host name; id: that of Ray; gpus: how many the actor has."""
 
     actor: Any
     name: str
     id: str
-    process: int
     gpus: int
+
+    @property
+    def device(self) -> str | None:
+        """The device as commands take it."""
+        return None if self.gpus else "cpu"
+
+
+@dataclass(frozen=True)
+class Starting:
+    """An actor that was asked for. facts: what it will say of its node."""
+
+    actor: Any
+    facts: Any
 
 
 class Cluster:
@@ -111,7 +123,7 @@ class Cluster:
         with self._guard:
             idle, self._idle = self._idle, []
         for node in idle:
-            self._end(node)
+            self.end(node)
 
     def capacity(self) -> int:
         """Return how many runs the cluster can compute at once now, at least 1."""
@@ -148,7 +160,7 @@ class Cluster:
                 if current.status == "finished":
                     return current
                 try:
-                    with self._node(run, execution) as node:
+                    with self._node(execution) as node:
                         return RemoteRun(self, node, ws, run, command, request, execution).compute()
                 except NodeLost as error:
                     if lost == MAX_LOST:
@@ -161,60 +173,81 @@ class Cluster:
         raise AssertionError("unreachable")
 
     @contextlib.contextmanager
-    def _node(self, run: Run, execution: Execution) -> Iterator[Node]:
+    def _node(self, execution: Execution) -> Iterator[Node]:
         """Lend an actor to a run; one whose work did not end in order is ended itself."""
-        with self._guard:
-            node = self._idle.pop() if self._idle else None
-        if node is None:
-            node = self._start(run, execution)
+        node = self._take_idle() or self._wait_for_node(execution)
         try:
             yield node
         except BaseException as error:
             if isinstance(error, PumaError) and not isinstance(error, NodeLost):
                 self._give_back(node)
             else:
-                self._end(node)
+                self.end(node)
             raise
         self._give_back(node)
+
+    def _take_idle(self) -> Node | None:
+        with self._guard:
+            return self._idle.pop() if self._idle else None
+
+    def _wait_for_node(self, execution: Execution) -> Node:
+        """Return a new actor, or one that another thread gave back while there was no room for it."""
+        starting = self.begin(NodeWorker)
+        try:
+            while self.first_of([starting.facts]) is None:
+                if (node := self._take_idle()) is not None:
+                    self.end(starting)
+                    return node
+                self.wait_for_room(execution)
+        except BaseException:
+            self.end(starting)
+            raise
+        return self.ready(starting)
 
     def _give_back(self, node: Node) -> None:
         with self._guard:
             self._idle.append(node)
 
-    def _end(self, node: Node) -> None:
+    def end(self, node: Node | Starting) -> None:
+        """End an actor."""
         with contextlib.suppress(self._ray.exceptions.RayError):
             self._ray.kill(node.actor)
 
-    def _start(self, run: Run, execution: Execution) -> Node:
-        """Start an actor where there is room, wait for it, and compare its software with this one's."""
+    def begin(self, kind: type, *arguments: Any) -> Starting:
+        """Ask for an actor; it starts where and when there is room.
+
+        kind: a class with a method `facts` that returns `node_facts`.
+        """
         options = {"num_cpus": self.cpus, "num_gpus": self.gpus, "max_restarts": 0}
-        actor: Any = self._ray.remote(NodeWorker).options(**options).remote()
-        wanted = f"{self.cpus} CPU" + (f" and {self.gpus} GPU" if self.gpus else "")
-        started = time.monotonic()
+        actor: Any = self._ray.remote(kind).options(**options).remote(*arguments)
+        return Starting(actor, actor.facts.remote())
 
-        def wait() -> None:
-            if time.monotonic() - started > 2 * POLL_SECONDS:
-                execution.announce(f"waiting for a node with {wanted}")
-            else:
-                execution.check_cancel(run.name)
-
+    def ready(self, starting: Starting) -> Node:
+        """Return an actor whose facts are there. Raises NodeLost; JobError for other versions there."""
         try:
-            facts = self.call(actor, "facts", wait=wait)
+            facts = self.get(starting.facts)
             refuse_other_software(facts["software"], facts["name"])
         except BaseException:
-            self._ray.kill(actor)
+            self.end(starting)
             raise
-        return Node(actor, facts["name"], facts["id"], facts["process"], self.gpus)
+        return Node(starting.actor, facts["name"], facts["id"], self.gpus)
 
-    def call(self, actor: Any, method: str, *arguments: Any, wait: Any = None) -> Any:
-        """Call a method of an actor and return what it returns; wait() is called meanwhile.
+    def wait_for_room(self, execution: Execution) -> None:
+        """Say that work waits for a node. Raises Cancelled."""
+        wanted = f"{self.cpus} CPU" + (f" and {self.gpus} GPU" if self.gpus else "")
+        execution.announce(f"waiting for a node with {wanted}")
+
+    def call(self, actor: Any, method: str, *arguments: Any) -> Any:
+        """Call a method of an actor and return what it returns.
 
         Raises the method's PumaError; NodeLost where the actor is gone, JobError for other failures.
         """
-        ref = getattr(actor, method).remote(*arguments)
-        while wait is not None and not self._ray.wait([ref], timeout=POLL_SECONDS)[0]:
-            wait()
-        return self.get(ref)
+        return self.get(getattr(actor, method).remote(*arguments))
+
+    def first_of(self, refs: Sequence[Any]) -> Any:
+        """Return one of some objects that is there, or None if none comes within POLL_SECONDS."""
+        ready, _ = self._ray.wait(list(refs), timeout=POLL_SECONDS)
+        return ready[0] if ready else None
 
     def get(self, ref: Any) -> Any:
         """Return the value of an object of the cluster; errors as `call`."""
@@ -344,7 +377,7 @@ class RemoteRun:
             "seed": self.run.seed,
             "command": self.command,
             "request": by_name.to_dict(),
-            "device": None if self.node.gpus else "cpu",
+            "device": self.node.device,
             "runs": runs,
             "models": models,
             "checkpoint": checkpoint,

@@ -43,6 +43,14 @@ def software() -> dict[str, str]:
     return {"python": python, "puma": __version__} | versions
 
 
+def node_facts() -> dict[str, Any]:
+    """Return the versions of a node's software, its name, and the id that Ray gave it; asked there."""
+    import ray
+
+    node = ray.get_runtime_context().get_node_id()
+    return {"software": software(), "name": socket.gethostname(), "id": node}
+
+
 class NodeWorker:
     """Computes runs on one node, one after the other; an actor of `puma_engine.jobs.cluster`.
 
@@ -63,16 +71,8 @@ class NodeWorker:
         self._placed: list[tuple[str, int, int]] | None = None
 
     def facts(self) -> dict[str, Any]:
-        """Return the versions of this node's software, its name, and the id that Ray gave it."""
-        import ray
-
-        context = ray.get_runtime_context()
-        return {
-            "software": software(),
-            "name": socket.gethostname(),
-            "id": context.get_node_id(),
-            "process": os.getpid(),
-        }
+        """Return what this node is; see `node_facts`."""
+        return node_facts()
 
     def lacks(self, hashes: Sequence[str]) -> list[str]:
         """Return those of some files that are not here, by their SHA-256."""

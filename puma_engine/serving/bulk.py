@@ -3,7 +3,8 @@
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -38,6 +39,22 @@ ORIGIN = "puma_stream"
 SELECTION_FILE = "selection.parquet"
 
 
+@dataclass(frozen=True)
+class ShardTask:
+    """A shard to map. made: the file to write; origin: its metadata; chunk_rows: prompts in memory."""
+
+    shard: Path
+    made: Path
+    origin: str
+    chunk_rows: int
+
+
+# Called before a shard is mapped, with the number of those that are finished; raises Cancelled.
+BeginShard = Callable[[Path, int], None]
+# Maps shards and yields the number of prompts of each when it is finished.
+MapShards = Callable[[Sequence[ShardTask], BeginShard], Iterator[int]]
+
+
 def migrate_stream(
     mapper: Mapper,
     source: Path,
@@ -46,14 +63,16 @@ def migrate_stream(
     chunk_rows: int = 4096,
     report: Callable[[str, int, int], None] | None = None,
     should_cancel: Callable[[], bool] | None = None,
+    map_shards: MapShards | None = None,
 ) -> dict[str, Any]:
     """Map `vectors` of every .safetensors shard of a folder into a shard of the same name.
 
     At most `chunk_rows` prompts are in memory. A shard gets its name when it is complete; one
     that is there already, from the same input and adapter, is skipped. Metadata (user ids)
     and index.parquet are copied, so the result can be imported. report: called with a shard's
-    name, its number and the number of shards. Returns counts and seconds. Raises
-    MigrationError, StoreError, Cancelled.
+    name, the number of finished shards, and of all. map_shards: maps shards elsewhere, such as
+    `serving.cluster_bulk.ShardsOnCluster`. Returns counts and seconds. Raises MigrationError,
+    StoreError, Cancelled.
     """
     shards = packed.shard_files(source)
     if not shards:
@@ -66,26 +85,31 @@ def migrate_stream(
             raise MigrationError(
                 f"Another process writes to the folder {target}; wait for it to end, or give another."
             )
-        return _migrate_shards(mapper, shards, source, target, chunk_rows, report, should_cancel)
+        for unfinished in target.glob(".*.tmp"):
+            unfinished.unlink()  # of a process that was killed
+        users, started = 0, time.perf_counter()
+        waiting = _unfinished(mapper, shards, target, chunk_rows)
+        skipped = len(shards) - len(waiting)
+
+        def begin(shard: Path, finished: int) -> None:
+            if should_cancel is not None and should_cancel():
+                raise Cancelled(f"Cancelled before {shard.name}; run it again to go on.")
+            if report is not None:
+                report(shard.name, skipped + finished, len(shards))
+
+        for rows in (map_shards or partial(_map_here, mapper))(waiting, begin):
+            users += rows
+        _complete(mapper, source, target)
+    seconds = time.perf_counter() - started
+    return {"shards": len(shards), "skipped": skipped, "users": users, "seconds": seconds}
 
 
-def _migrate_shards(
-    mapper: Mapper,
-    shards: list[Path],
-    source: Path,
-    target: Path,
-    chunk_rows: int,
-    report: Callable[[str, int, int], None] | None,
-    should_cancel: Callable[[], bool] | None,
-) -> dict[str, Any]:
-    for unfinished in target.glob(".*.tmp"):
-        unfinished.unlink()  # of a process that was killed
-    users, skipped, started = 0, 0, time.perf_counter()
-    for number, shard in enumerate(shards):
-        if should_cancel is not None and should_cancel():
-            raise Cancelled(f"Cancelled before {shard.name}; run it again to go on.")
-        if report is not None:
-            report(shard.name, number, len(shards))
+def _unfinished(
+    mapper: Mapper, shards: list[Path], target: Path, chunk_rows: int
+) -> list[ShardTask]:
+    """Return what is to be done; raise MigrationError for a shard that another adapter made."""
+    tasks = []
+    for shard in shards:
         stat = shard.stat()
         origin = f"{mapper.identity}:{stat.st_size}:{stat.st_mtime_ns}"
         made = target / shard.name
@@ -94,12 +118,20 @@ def _migrate_shards(
             raise MigrationError(
                 f"The file {made} was made by another adapter; give a folder of its own to each."
             )
-        if stored == origin:
-            skipped += 1
-        else:
-            users += _map_shard(mapper, shard, made, origin, chunk_rows)
+        if stored != origin:
+            tasks.append(ShardTask(shard, made, origin, chunk_rows))
+    return tasks
+
+
+def _map_here(mapper: Mapper, tasks: Sequence[ShardTask], begin: BeginShard) -> Iterator[int]:
+    for number, task in enumerate(tasks):
+        begin(task.shard, number)
+        yield map_shard(mapper, task)
+
+
+def _complete(mapper: Mapper, source: Path, target: Path) -> None:
+    """Write what makes mapped shards a packed table, if the source is one."""
     if (source / INDEX).is_file():
-        # The index, what the prompts are, and the target's head make the shards a packed table.
         atomic_write(target / INDEX, partial(shutil.copyfile, source / INDEX))
         about = {name: mapper.config[name] for name in CONFIG_KEYS if name in mapper.config}
         about["adapter"] = mapper.identity
@@ -107,11 +139,11 @@ def _migrate_shards(
             about["backbone"] = {"spec": end["backbone"], "fingerprint": end["fingerprint"]}
         write_json(target / ABOUT, about)
         write_head(target, mapper.head)
-    seconds = time.perf_counter() - started
-    return {"shards": len(shards), "skipped": skipped, "users": users, "seconds": seconds}
 
 
-def _map_shard(mapper: Mapper, shard: Path, target: Path, origin: str, chunk_rows: int) -> int:
+def map_shard(mapper: Mapper, task: ShardTask) -> int:
+    """Map one shard, and return its number of prompts. Raises MigrationError, StoreError."""
+    shard = task.shard
     file = TensorFile(shard)
     if VECTORS not in file.names():
         raise MigrationError(f"The shard {shard} has no tensor named {VECTORS}.")
@@ -120,13 +152,13 @@ def _map_shard(mapper: Mapper, shard: Path, target: Path, origin: str, chunk_row
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as out:
-            header = file.metadata() | {ORIGIN: origin}
+            header = file.metadata() | {ORIGIN: task.origin}
             begin_tensor_file(out, [shape[0], tokens, mapper.d_out], header)
-            for start in range(0, shape[0], chunk_rows):
-                block = mapper.check(file.read(VECTORS, start, start + chunk_rows))
+            for start in range(0, shape[0], task.chunk_rows):
+                block = mapper.check(file.read(VECTORS, start, start + task.chunk_rows))
                 out.write(mapper(block).astype("<f4", copy=False).tobytes())
 
-    atomic_write(target, write)
+    atomic_write(task.made, write)
     return shape[0]
 
 

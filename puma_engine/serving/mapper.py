@@ -17,6 +17,7 @@ class Mapper:
     """Maps prompts [n, l, d_in] to [n, l, d_out] float32; `identity` changes with the weights."""
 
     def __init__(self, adapter: AdapterFile, device: str | None = None) -> None:
+        self.adapter = adapter
         self.network = adapter.network().to(resolve_device(device))
         self.config, self.head = adapter.config, adapter.head
         self.d_in, self.d_out = self.network.d_in, self.network.d_out
