@@ -41,6 +41,8 @@ from puma_engine.store.archives import runs_of
 
 DATASET, SOURCE, TARGET, THIRD = "goodbooks", "llama-small", "llama-medium", "qwen2-small"
 SHIPPED_NAME = "demo-controls-second-seed-other-routes"
+# Seconds until the libraries of the first steps are loaded.
+START_SECONDS = 6.0
 # Seconds of a migration by the share of users who train it.
 SECONDS = dict(zip(DEMO_SHARES, (3.0, 4.0, 10.0, 8.0, 13.0), strict=True))
 
@@ -98,7 +100,7 @@ def demo(
 def demo_seconds(users: int = DEMO_USERS) -> float:
     """Return how long the demo takes on two free CPU cores, from measured seconds of its steps."""
     steps = Demo(None, users, None).steps()  # type: ignore[arg-type]  # no step is done
-    return sum(step.seconds for step in steps) * max(1.0, users / DEMO_USERS)
+    return START_SECONDS + sum(step.seconds for step in steps) * max(1.0, users / DEMO_USERS)
 
 
 class Demo:
