@@ -69,6 +69,8 @@ def plan_table(
     frame["value"] = frame["method"].map(of_metric).astype(float)
     if evaluated is not None:
         known = evaluated[["evaluation", "origin", "flops"]]
+        # Methods that a verdict was made from have their arithmetic already.
+        frame = frame.drop(columns=["origin", "flops"], errors="ignore")
         frame = frame.merge(known, on="evaluation", how="left")
     frame = frame.reindex(columns=list(dict.fromkeys([*frame.columns, "origin", "flops"])))
     measured = shares.loc[shares["share"].notna(), "reference"].unique()

@@ -50,6 +50,20 @@ def test_the_page_says_what_the_store_holds_at_an_accepted_error(world, margin):
     assert compared.HOSTILE[:20] in parsed.text and "script" not in parsed.tags
 
 
+def test_the_cost_is_arithmetic_where_every_training_counted_its_operations(tmp_path):
+    world = compared.workspace(tmp_path)
+    ws, run = world["ws"], world["comparison"]
+    with edited(ws) as db:
+        for made in [*ws.runs("prompts"), *ws.runs("migration")]:
+            flops = 1e14 if made.config["role"] == "retrained" else 7e12
+            cost = json.dumps(made.cost | {"flops": flops})
+            db.execute("UPDATE runs SET cost = ? WHERE id = ?", [cost, made.id])
+    assert pipeline.judge_comparison(ws, run).arithmetic == pytest.approx(0.07)
+    parsed = Page(render_summary(ws, run))
+    assert "Arithmetic, of full retraining's" in parsed.texts and "7 %" in parsed.texts
+    assert "Time, of full retraining's" not in parsed.texts
+
+
 def test_the_page_loads_nothing_and_says_where_a_published_run_was_measured(tmp_path):
     world = compared.workspace(tmp_path)
     ws, run = world["ws"], world["comparison"]
