@@ -11,6 +11,7 @@ import streamlit as st
 
 from dashboard import engine
 from dashboard.engine import Job, Run, Workspace
+from puma_engine.backbone.templates import template_label
 from puma_engine.pipeline.evaluating import ids_of, is_of_prompts_alone
 from puma_engine.pipeline.importing_data import load_dataset
 from puma_engine.pipeline.planning import replaces
@@ -94,10 +95,12 @@ def extent(root: str, projection_id: str) -> pd.DataFrame:
 
 
 def evaluation_of(prompts: str) -> Run | None:
-    """Return the newest finished evaluation of a prompt table on test rows."""
+    """Return the newest finished evaluation of a prompt table on test rows, in its own template."""
     runs = (run for run in engine.runs("evaluation") if run.inputs.get("prompts") == prompts)
     own = (run for run in runs if is_of_prompts_alone(run))
-    return next((run for run in own if run.config.get("split") == "test"), None)
+    tested = (run for run in own if run.config.get("split") == "test")
+    template = template_label(engine.run(prompts).config)
+    return next((run for run in tested if template_label(run.config) == template), None)
 
 
 def retraining_of(migration: Run) -> Run | None:

@@ -15,7 +15,7 @@ from tiny import tiny_backbone_folder
 from units import columns_without_unit, numbers_without_unit
 
 from dashboard.components import plan_costs, plan_figures, plan_quality
-from dashboard.engine import plans, quality
+from dashboard.engine import plans, quality, user_maps
 from dashboard.engine.quality import Expected
 from puma_engine import jobs, pipeline
 from puma_engine.backbone.templates import Template
@@ -340,6 +340,11 @@ def test_running_a_plan_ends_in_a_comparison_and_shows_actual_costs(world, monke
     here = (migration.run, source.inputs["dataset"], large.id)
     assert quality.is_of(*here, template)
     assert not quality.is_of(*here, replace(template, chat_template=True))
+    # An evaluation in another template says nothing of how prompts do in their own.
+    own = user_maps.evaluation_of(again.id)
+    other = pipeline.evaluate(ws, again, template="rating")
+    assert own.id in done.inputs.values() and other.id != own.id
+    assert user_maps.evaluation_of(again.id) == own
 
 
 def test_visitors_who_may_only_view_see_what_was_launched(world, monkeypatch):
