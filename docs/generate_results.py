@@ -205,7 +205,10 @@ def values(results: Sequence[Main], choose: Callable[[Main], str], metric: str) 
 def wrapped(text: str) -> str:
     """Wrap the paragraphs of a Markdown text, without splitting links or numbers from their units."""
     paragraphs = [" ".join(part.split()) for part in text.split("\n\n")]
-    lines = [textwrap.fill(part.replace(" %", "\u00a0%"), 118) for part in paragraphs]
+    lines = [
+        textwrap.fill(part.replace(" %", "\u00a0%"), 118, break_on_hyphens=False)
+        for part in paragraphs
+    ]
     return "\n\n".join(lines).replace("\u00a0", " ")
 
 

@@ -28,12 +28,12 @@ EARLY_STOPPING_USERS = 200
 # The paper's strategy; its clusters can be shown on a map.
 PAPER_STRATEGY = "kmeans-variance"
 # By task. With tens of users, facility location beat random users by the largest margin on both
-# rating sets. On clicks no strategy differed from random users, so they take the paper's
-# (docs/results.md).
+# rating sets (docs/results/strategies). On clicks no strategy differed from random users, so they take
+# the paper's.
 DEFAULT_STRATEGIES = {"rating": "facility", "click": PAPER_STRATEGY}
 
 # Prompt last takes a fifth of the arithmetic of item first. On ratings of all users it is as good or
-# better. On clicks of 1,000 users prompts fitted item first are better (docs/results.md).
+# better. On clicks of 1,000 users prompts fitted item first are better (docs/results/*/templates.md).
 DEFAULT_TEMPLATES = {"rating": "rating-prompt-last", "click": "click-item-first"}
 
 # Learning from predictions: random items a user, about as many as the shipped sets' users have train
