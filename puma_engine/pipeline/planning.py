@@ -24,6 +24,7 @@ from puma_engine.evaluation import cost_model
 from puma_engine.evaluation.cost_model import Measured, Prediction
 from puma_engine.pipeline import stage
 from puma_engine.pipeline.backbones import list_zoo, target_of
+from puma_engine.pipeline.evaluating import is_of_prompts_alone
 from puma_engine.pipeline.fitting import find_fit
 from puma_engine.pipeline.source_predictions import refuse_records
 from puma_engine.pipeline.stored_prompts import (
@@ -497,10 +498,10 @@ def _evaluating(
     """
     in_template, all_rates = [], []
     for run in ws.runs("evaluation", "finished"):
-        subject, count = run.inputs.get("prompts"), int(run.summary.get("rows") or 0)
-        if subject is None or run.device != device or not count or not run.seconds:
+        count = int(run.summary.get("rows") or 0)
+        if run.device != device or not count or not run.seconds or not is_of_prompts_alone(run):
             continue
-        if ws.run(subject).inputs.get("backbone") == model:
+        if ws.run(run.inputs["prompts"]).inputs.get("backbone") == model:
             all_rates.append(run.seconds / count)
             if _texts(run.config) == _texts(template.to_config()):
                 in_template.append(run.seconds / count)

@@ -157,6 +157,13 @@ def test_evaluations_are_predicted_from_those_in_the_same_template(world, done):
     }
     settings = planning.plan_settings(bench.workspace, PlanRequest.from_dict(question))
 
+    # A blend is computed from predictions, without the model.
+    assert bench.evaluate(moved, blend="item_mean").id not in rates
+    rates |= {
+        run.id: run.seconds / run.summary["rows"]
+        for run in [bench.evaluate(moved, split="validation")]
+    }
+
     def predicted(template):
         return planning._evaluating(bench.workspace, large, template, 1.0, "cpu")
 
