@@ -91,6 +91,8 @@ def _detail(job: engine.Job) -> None:
                 "Queued (UTC)": job.created[:19].replace("T", " "),
                 "Time": formatting.duration(job_table.seconds(job)),
             }
+            if node := job.progress.get("node"):
+                facts["Node"] = node
             facts |= job_table.arguments(job)
             rows = [(name, short(value, 300)) for name, value in facts.items()]
             frame = pd.DataFrame(rows, columns=["What", "Value"])

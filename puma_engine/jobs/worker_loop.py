@@ -31,12 +31,7 @@ Runner = Callable[[Workspace, Job], Sequence[str]]
 
 
 def find_devices() -> list[str]:
-    """Return what a worker serves: the NVIDIA GPUs of this machine, else its CPU, without loading torch.
-
-    Where PUMA_ON names a cluster, these are CLUSTER_JOBS places for jobs on it.
-    """
-    if os.environ.get(places.VARIABLE):
-        return cluster_places(CLUSTER_JOBS)
+    """Return the devices of this machine without loading torch: its NVIDIA GPUs, else the CPU."""
     visible = os.environ.get(VISIBLE)
     if visible is not None:
         count = len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
@@ -48,6 +43,11 @@ def find_devices() -> list[str]:
 def cluster_places(count: int) -> list[str]:
     """Return the names of so many places for jobs on a cluster, in the manner of devices."""
     return [f"{ON_CLUSTER}:{number}" for number in range(count)]
+
+
+def served_devices() -> list[str]:
+    """Return what a worker serves: CLUSTER_JOBS places where PUMA_ON names a cluster, else devices."""
+    return cluster_places(CLUSTER_JOBS) if os.environ.get(places.VARIABLE) else find_devices()
 
 
 def run_command(ws: Workspace, job: Job) -> list[str]:
@@ -69,7 +69,7 @@ def worker(
     runs; idle_seconds: return after so long without work. Jobs outlive a worker that ends,
     and the next worker goes on with them. Raises JobError for unknown or repeated devices.
     """
-    devices = _checked_devices(devices or find_devices())
+    devices = _checked_devices(devices or served_devices())
     max_idle = 0.0 if once else idle_seconds
     pid, process = os.getpid(), processes.identity_or_ended(os.getpid())
     state = _Worker(ws, devices, runner)

@@ -93,6 +93,7 @@ SETTINGS = {
     "migrated": "Migrated prompts",
     "most": "Most users drawn",
     "neighbours": "Neighbours that the layout keeps",
+    "on": "Computed on the cluster",
     "path": "File",
     "predicted": "Predicted (s)",
     "prompts": "Prompts",

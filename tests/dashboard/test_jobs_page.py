@@ -141,6 +141,16 @@ def test_a_running_job_shows_its_overall_progress(ws, monkeypatch):
     assert app.dataframe[0].value["share"].tolist() == [75.0]
 
 
+def test_a_job_on_a_cluster_shows_its_node(ws, monkeypatch):
+    job = add_job(ws, status="running", args={"on": "ray://head:10001"})
+    report(ws, job, stage="fit", step=1, total=2, node="gpu-7", left=None)
+    app = open_page("jobs", ws.root, monkeypatch, job=job)
+    assert_plain(app)
+    facts = next(item.value for item in app.dataframe if "What" in item.value).set_index("What")
+    shown = facts["Value"].to_dict()
+    assert (shown["Node"], shown["Computed on the cluster"]) == ("gpu-7", "ray://head:10001")
+
+
 PARTS = [
     {"title": "Import **data**", "status": "reused", "seconds": None},
     {"title": "Fit source prompts", "status": "finished", "seconds": 65.0},

@@ -348,7 +348,7 @@ def test_a_worker_of_a_cluster_and_the_python_interface_ask_the_same_question(wo
 def test_jobs_of_a_cluster_take_places_and_leave_the_devices_alone(world, monkeypatch):
     monkeypatch.setenv(places.VARIABLE, world.ray.address)
     monkeypatch.setenv(worker_loop.VISIBLE, "7")
-    assert worker_loop.find_devices() == ["cluster:0", "cluster:1", "cluster:2", "cluster:3"]
+    assert worker_loop.served_devices() == ["cluster:0", "cluster:1", "cluster:2", "cluster:3"]
     seen = world.there.root / "seen"
     code = f"import os; open({str(seen)!r}, 'w').write(os.environ['CUDA_VISIBLE_DEVICES'])"
     jobs.enqueue(world.there, "evaluate", {"subject": "moved"}, title="Place")
