@@ -94,7 +94,7 @@ def in_state(state: str, filled: Path) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         root = Path(folder) / "workspace"
         if state != "empty":
-            shutil.copytree(filled, root)
+            copied(filled, root)
         if state == "busy":
             newest = json.loads(_puma(root, "prompts", "list", "--json"))[0]
             fit = ["--dataset", newest["inputs"]["dataset"], "--name", "again"]
@@ -140,11 +140,17 @@ def _running(
         process.wait(60)
 
 
+def copied(workspace: Path, target: Path) -> Path:
+    """Copy a workspace; SQLite makes its index of the log (-shm) anew, and removes it at any time."""
+    shutil.copytree(workspace, target, ignore=shutil.ignore_patterns("*-shm"))
+    return target
+
+
 @contextmanager
 def prepared(workspace: Path) -> Iterator[Path]:
     """Yield a copy of a workspace with some finished jobs."""
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(shutil.copytree(workspace, Path(folder) / "workspace"))
+        copy = copied(workspace, Path(folder) / "workspace")
         # Jobs whose logs contain no path of this machine.
         _puma(copy, "data", "import", "movietweetings", "--users", "200", "--queue")
         prompts = json.loads(_puma(copy, "prompts", "list", "--json"))

@@ -1,5 +1,8 @@
 """The demo: what ships of it answers the questions that it asks today, and its time."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from puma_engine.defaults import DEMO_SEEDS, DEMO_SHARES, DEMO_USERS
@@ -9,6 +12,8 @@ from puma_engine.pipeline.demo_files import add_shipped_comparisons, archive_fil
 from puma_engine.pipeline.method_survey import evaluated_methods
 from puma_engine.store import Workspace
 from puma_engine.store.archives import subject_of
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +56,23 @@ def test_every_run_that_ships_answers_a_question_of_the_demo(plan):
         assert sorted(of_seed["budget"]) == [round(share * DEMO_USERS) for share in DEMO_SHARES]
     assert (methods["hops"] == 2).any() and (methods["sources"] == 2).any()
     assert set(single[single["strategy"] == "random"]["seed"]) == set(DEMO_SEEDS)
+
+
+def test_the_comparison_on_a_real_model_that_ships_has_the_figures_of_its_report(tmp_path):
+    ws = Workspace.open(tmp_path / "ws", create=True)
+    add_shipped_comparisons(ws)
+    (comparison,) = ws.runs(kind="comparison")
+    report = json.loads((RESULTS / "smollm2/table2.json").read_text(encoding="utf-8"))
+    assert comparison.published is not None
+    # The command names the settings that were found, and where to find them.
+    assert "--settings-from docs/results/smollm2/table2.json" in comparison.published["command"]
+    rows = {row["run"]: row for row in report["rows"]}
+    evaluated = ws.runs(kind="evaluation")
+    assert len(evaluated) >= 14
+    for run in evaluated:
+        assert run.summary["metrics"]["rmse"] == pytest.approx(rows[run.id]["rmse"], abs=1e-6)
+    assert ws.verify() == []
+    ws.close()
 
 
 def test_its_time_is_said_and_under_two_minutes():
