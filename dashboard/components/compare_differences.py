@@ -23,7 +23,7 @@ MARKS = {"better": "circle", "worse": "circle", "open": "circle-open"}
 
 
 def show_sentences(run: Run, plans: pd.DataFrame, verdict: Verdict) -> None:
-    """Say of the judged migration what it keeps, what it costs, and who is worse off."""
+    """Say of the judged migration what it keeps and costs and who is worse off, and what moving changes."""
     judged = plans[plans["method"] == verdict.method]
     base = plans[plans["is_baseline"].astype(bool)]
     if judged.empty or base.empty:
@@ -33,6 +33,7 @@ def show_sentences(run: Run, plans: pd.DataFrame, verdict: Verdict) -> None:
         kept_sentence(run.summary["task"], row),
         cost_sentence(row, base.iloc[0]),
         people_sentence(run, str(row["evaluation"])),
+        *((verdict.source.sentence,) if verdict.source else ()),
     ):
         st.text(sentence)
 

@@ -32,7 +32,7 @@ def show(run: Run) -> None:
     columns |= {
         "Time": TextColumn(help="Seconds as a share of the pinned baseline's seconds."),
         "Users trained": NumberColumn(help=term("budget")),
-        "Method": TextColumn(width=270),
+        "Method": TextColumn(width=340),
         "Seconds": NumberColumn(
             format="%.1f",
             help="Measured seconds. For fitted prompts: training. For a migration: selection, "
@@ -50,7 +50,7 @@ def show(run: Run) -> None:
     kept = share_table(methods, comparisons.shares(engine.root(), run.id), task)
     if len(kept):
         st.markdown("### What is kept of full retraining's gains", help=term("share kept"))
-        tables.show(kept, {"Method": TextColumn(width=270)}, height="content")
+        tables.show(kept, {"Method": TextColumn(width=340)}, height="content")
     costs = methods.drop(columns="kind")
     costs = scores.merge(costs, on="method", how="left", validate="many_to_one")
     figures.downloads(costs, "methods")

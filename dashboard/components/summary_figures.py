@@ -179,7 +179,7 @@ def _draw_line(
     """Draw what the best method without a language model keeps as a dotted line with its name.
 
     Returns the rectangles that line and name cover. The name is where it meets no mark and no
-    interval, shortened if it must be, and shown by hovering alone without room.
+    interval: beside the line, or else at a border of the chart.
     """
     value = 100 * float(best["kept"])
     height = float(_pixels(value, y_range, PLOT_HEIGHT))
@@ -190,24 +190,26 @@ def _draw_line(
         label_layout.Box(x - mark, y - mark, x + mark, y + mark)
         for x, y in _in_pixels(points, x_range, y_range)
     ]
-    name = short(str(best["method"]), 30)
-    for text in (f"{name}, no language model", name):
-        box = label_layout.place_on_line(
-            height, text, PLOT_WIDTH, PLOT_HEIGHT, [*marks, *obstacles]
-        )
-        if box is not None:
-            break
+    taken = [*marks, *obstacles]
+    name = f"{short(str(best['method']), 30)}, no language model"
+    text, place = name, label_layout.place_on_line(height, name, PLOT_WIDTH, PLOT_HEIGHT, taken)
+    if place is None:
+        # Away from the line, the text begins with a piece of it.
+        text = f"┄ {name}"
+        place = label_layout.place_in_corner(text, PLOT_WIDTH, PLOT_HEIGHT, [*taken, line])
+    if place is None:
+        return [line]
     figure.add_scatter(
-        x=[x_range[0] + (0 if box is None else box.left) / PLOT_WIDTH * (x_range[1] - x_range[0])],
-        y=[value],
+        x=[x_range[0] + place.left / PLOT_WIDTH * (x_range[1] - x_range[0])],
+        y=[y_range[0] + (place.bottom + place.top) / 2 / PLOT_HEIGHT * (y_range[1] - y_range[0])],
         mode="text",
-        text=["" if box is None else plotly_text(text)],
-        textposition="bottom right" if box is None or box.top <= height else "top right",
+        text=[plotly_text(text, 60)],
+        textposition="middle right",
         textfont={"size": 11, "color": NEUTRAL},
-        hovertemplate=f"{plotly_text(name)}, no language model: {value:.0f} %<extra></extra>",
+        hovertemplate=f"{plotly_text(name)}: {value:.0f} %<extra></extra>",
         showlegend=False,
     )
-    return [line] if box is None else [line, box]
+    return [line, place]
 
 
 def show_behaviour(run: Run, plans: pd.DataFrame, method: str) -> None:

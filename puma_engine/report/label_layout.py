@@ -83,11 +83,33 @@ def place_on_line(
     height: of the line, in pixels from the bottom of a chart of this width and of the height `top`.
     The text is just below the line, or just above it.
     """
-    length, step = CHARACTER * len(text), 10
-    for left in range(0, max(0, int(width - length)) + 1, step):
-        for bottom in (height - LINE - 1, height + 1):
-            box = Box(left, bottom, left + length, bottom + LINE)
-            inside = box.right <= width and box.bottom >= 0 and box.top <= top
-            if inside and not any(box.meets(other) for other in obstacles):
-                return box
+    length = CHARACTER * len(text)
+    places = [
+        Box(left, bottom, left + length, bottom + LINE)
+        for left in range(0, max(0, int(width - length)) + 1, 10)
+        for bottom in (height - LINE - 1, height + 1)
+    ]
+    return _first_free(places, width, top, obstacles)
+
+
+def place_in_corner(
+    text: str, width: float, top: float, obstacles: Sequence[Box] = ()
+) -> Box | None:
+    """Return the lowest free rectangle of a text at the right or left border, None without room."""
+    length = CHARACTER * len(text)
+    places = [
+        Box(left, bottom, left + length, bottom + LINE)
+        for bottom in range(0, int(top - LINE) + 1, 5)
+        for left in (width - length, 0.0)
+    ]
+    return _first_free(places, width, top, obstacles)
+
+
+def _first_free(
+    places: Sequence[Box], width: float, top: float, obstacles: Sequence[Box]
+) -> Box | None:
+    for box in places:
+        inside = box.left >= 0 and box.right <= width and box.bottom >= 0 and box.top <= top
+        if inside and not any(box.meets(other) for other in obstacles):
+            return box
     return None

@@ -300,15 +300,21 @@ def test_the_name_of_the_line_covers_no_mark_and_no_interval(measured, monkeypat
     rows = rows.assign(kept_low=rows["kept"] - 0.06, kept_high=rows["kept"] + 0.06)
     baselines = pd.DataFrame({"method": ["Matrix factorisation"], "kept": [0.99]})
     figure = summary_figures.cost_figure(rows, baselines)
-    named = [trace for trace in figure.data if "Matrix" in str(trace.text)]
-    assert len(named) == 1
-    left = named[0].x[0]
-    low, high = figure.layout.xaxis.range
-    length = label_layout.CHARACTER * len(named[0].text[0]) / summary_figures.PLOT_WIDTH
-    right = left + length * (high - low)
-    assert right <= high
-    for cost in 100 * rows["cost"]:
-        assert not left <= cost <= right
+    (name,) = [trace for trace in figure.data if "Matrix" in str(trace.text)]
+    (low, high), (bottom, top) = figure.layout.xaxis.range, figure.layout.yaxis.range
+    length = label_layout.CHARACTER * len(name.text[0]) / summary_figures.PLOT_WIDTH
+    left, right = name.x[0], name.x[0] + length * (high - low)
+    half = label_layout.LINE / 2 / summary_figures.PLOT_HEIGHT * (top - bottom)
+    assert low <= left < right <= high + 1e-9
+    for row in rows.itertuples():
+        apart = 100 * row.kept_high < name.y[0] - half or 100 * row.kept_low > name.y[0] + half
+        assert apart or not left <= 100 * row.cost <= right
+    # With intervals everywhere along the line, the name goes elsewhere, with a piece of the line.
+    crowd = [rows.assign(cost=rows["cost"] + step) for step in (0, 0.05, 0.1, 0.3)]
+    crowd.append(rows.head(1).assign(cost=0.05, kept=0.7, kept_low=0.68, kept_high=0.72))
+    figure = summary_figures.cost_figure(pd.concat(crowd), baselines)
+    (name,) = [trace for trace in figure.data if "Matrix" in str(trace.text)]
+    assert name.text[0] == "┄ Matrix factorisation, no language model"
 
 
 def test_the_published_curve_is_of_the_same_data_and_from_its_report(tmp_path, monkeypatch):

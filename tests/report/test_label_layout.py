@@ -10,6 +10,7 @@ from puma_engine.report.label_layout import (
     Box,
     label_box,
     place,
+    place_in_corner,
     place_on_line,
 )
 
@@ -56,3 +57,11 @@ def test_the_name_of_a_line_is_inside_beside_it_and_free(height):
     assert min(abs(box.top - height), abs(box.bottom - height)) == 1
     assert box.top - box.bottom == LINE
     assert place_on_line(height, "x" * 60, 380, 190, bars) is None
+
+
+def test_a_name_without_room_beside_its_line_goes_to_a_border():
+    low = Box(200, 0, 380, 40)
+    box = place_in_corner("x" * 20, 380, 190, [low])
+    assert box == Box(0, 0, 132, LINE)  # the left border is free where the right one is not
+    assert place_in_corner("x" * 40, 380, 190, [low]) == Box(380 - 264, 40, 380, 40 + LINE)
+    assert place_in_corner("x" * 60, 380, 190) is None
