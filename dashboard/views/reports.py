@@ -6,7 +6,7 @@ from urllib.parse import urljoin
 import streamlit as st
 
 from dashboard import engine, pages
-from dashboard.components import figures, page_states, query_params, tables, verdicts
+from dashboard.components import figures, page_states, published, query_params, tables, verdicts
 from dashboard.components.glossary import show_glossary
 from dashboard.engine import Run, comparisons, reports
 
@@ -39,6 +39,7 @@ def _report() -> None:
         run = query_params.choose_run("Comparison", compared, "comparison")
     with right:
         margin = verdicts.margin()
+    published.mark(run)
     with st.container(border=True):
         verdicts.headline(comparisons.verdict(engine.root(), run.id, margin))
     percent = f"{100 * margin:.1f}"

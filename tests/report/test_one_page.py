@@ -64,7 +64,7 @@ def test_the_cost_is_arithmetic_where_every_training_counted_its_operations(tmp_
     assert "Time, of full retraining's" not in parsed.texts
 
 
-def test_the_page_loads_nothing_and_says_where_a_published_run_was_measured(tmp_path):
+def test_the_page_loads_nothing_and_says_where_a_published_run_was_measured(tmp_path, monkeypatch):
     world = compared.workspace(tmp_path)
     ws, run = world["ws"], world["comparison"]
     own = Page(render_summary(ws, run))
@@ -78,6 +78,8 @@ def test_the_page_loads_nothing_and_says_where_a_published_run_was_measured(tmp_
     assert "measured on NVIDIA H200 on 2026-11-01, not in this workspace" in Page(page).text
     style = re.search(r"<style>(.*?)</style>", page, re.S)[1]
     assert "url(" not in style and "@import" not in style
+    app = open_page("reports", ws.root, monkeypatch)
+    assert not app.exception and "not computed in this workspace" in texts(app)
     policy = next(value for _, value in own.attributes if value and "default-src" in value)
     assert policy.startswith("default-src 'none'")
 
@@ -116,6 +118,11 @@ def test_the_dashboard_offers_the_page_that_the_engine_writes(world, monkeypatch
     labels = [button.label for button in app.get("download_button")]
     assert labels == ["One page to print", "Full report"]
     assert "prints on a sheet of A4" in texts(app)
+    # Whoever may only view the workspace gets the same files.
+    monkeypatch.setattr("dashboard.engine.read_only", lambda: True)
+    viewed = open_page("reports", world["ws"].root, monkeypatch, margin="5.0")
+    assert "may only be viewed" in texts(viewed)
+    assert [button.label for button in viewed.get("download_button")] == labels
     page = f"summary?comparison={world['comparison'].id}&margin=5.0"
     assert page_address("https://host/puma/export", page) == f"https://host/puma/{page}"
     assert page_address(None, page) is None
