@@ -11,6 +11,7 @@ from dashboard.components import query_params
 from dashboard.components.glossary import term
 
 ROW_PIXELS = 33  # also of the header
+AUTO_ROWS = 10
 
 
 def height(rows: int, limit: int | None = None) -> int:
@@ -22,8 +23,12 @@ def height(rows: int, limit: int | None = None) -> int:
 def show(frame: pd.DataFrame, columns: Mapping[str, Any] | None = None, **more: Any) -> Any:
     """Show a table without its index; return its selection event, if any.
 
-    columns: st.dataframe's column_config. more: its other arguments.
+    columns: st.dataframe's column_config. more: its other arguments; a height of "content" shows all
+    rows, and none AUTO_ROWS at most.
     """
+    wanted, rows = more.get("height"), max(len(frame.index), 1)
+    if not isinstance(wanted, int):
+        more["height"] = height(rows if wanted == "content" else min(rows, AUTO_ROWS))
     return st.dataframe(frame, hide_index=True, placeholder="–", column_config=columns, **more)
 
 
