@@ -510,7 +510,8 @@ def connect(address: str) -> bool:
         where = "of this machine" if wanted == "auto" else wanted
         raise JobError(
             f"The Ray cluster {where} cannot be used ({_last_line(error)}); start one with `ray start "
-            "--head`, or name another with --on ray://HOST:10001 or RAY_ADDRESS."
+            "--head`, name another with --on ray://HOST:10001 or RAY_ADDRESS, or, if it asks for a token, set "
+            "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN."
         ) from error
     finally:
         if on_main:

@@ -23,7 +23,13 @@ from puma_engine.errors import Cancelled, ConfigError, JobError, TrainingError
 from puma_engine.jobs import cluster as clusters
 from puma_engine.jobs import places, queue, worker_loop
 from puma_engine.jobs.cluster import Cluster
-from puma_engine.requests import EvaluationRequest, FitRequest, MigrationRequest, RefineRequest
+from puma_engine.requests import (
+    EvaluationRequest,
+    FitRequest,
+    MigrationRequest,
+    PlanRequest,
+    RefineRequest,
+)
 from puma_engine.store import Workspace
 from puma_engine.studies import Cell, run_cells
 from puma_engine.workbench import Workbench
@@ -115,6 +121,34 @@ def test_fit_migration_refining_and_evaluation_are_those_of_one_machine(world, s
     assert_same(world, selection, world.here.run(selection.id))
     assert world.there.verify() == []
     assert not list(world.there.root.glob(".*.tmp"))
+
+
+def test_a_plan_and_a_migration_from_predictions_are_those_of_one_machine(world, source):
+    learning = {"training": QUICK, "adapter": SMALL}
+    plan = PlanRequest(
+        sources=(source[0].name,),
+        targets=(str(world.large),),
+        retrain=True,
+        retraining=QUICK,
+        share=0.5,
+        strategy="random",
+        **learning,
+    )
+    pairs = MigrationRequest(
+        sources=(source[0].name,), target=str(world.large), from_predictions=4, **learning
+    )
+    for command, request in (("run_plan", plan), ("migrate", pairs)):
+        there = execute(world, command, request)
+        here = pipeline.EXECUTORS[command](world.here, request, pipeline.Execution())
+        assert there.id == here.id and there.status == "finished"
+        for step in world.there.lineage(there.id):
+            files = [
+                {row["name"]: row["sha256"] for row in ws.artifacts(step.id)}
+                for ws in (world.there, world.here)
+            ]
+            # A comparison has the seconds of each training.
+            if step.kind != "comparison":
+                assert files[0] == files[1], step.name
 
 
 def test_a_run_that_exists_is_not_computed_again(world, source):
