@@ -174,7 +174,7 @@ def table(costs: Costs, price: float) -> pd.DataFrame:
                 formatting.duration(many),
             ]
         rows.append([name, *texts])
-    names = ["Approach", "Time", "Range", "Cost (your currency)", "Time at a million users"]
+    names = ["Approach", "Time", "Range", "Cost (currency)", "At a million users"]
     return pd.DataFrame(rows, columns=names)
 
 

@@ -128,10 +128,11 @@ def scale_end(ranges: tuple[DecisionRange, ...], margin: float) -> float:
 
 def decision_label(part: DecisionRange) -> str:
     """Return a short name of a decision: what is chosen, or that it is open."""
-    who = capitalised(part.method.removeprefix("Migration trained on ").removeprefix("Migration "))
+    who = part.method.removeprefix("Migration trained on ").removeprefix("Migration ")
+    who = capitalised(re.sub(r", refined for .*", ", refined", who))
     return {
         "migrate": who,
-        "refine": f"{who}, some refined",
+        "refine": f"{who}, some again" if "refined" in who else f"{who}, some refined",
         "retrain": "Retrain",
     }.get(part.decision, "Not settled")
 

@@ -204,6 +204,15 @@ def test_the_line_names_what_is_recommended_from_which_error_on(decisions, text)
     assert decision_texts.breakpoint_text(ranges) == text
 
 
+def test_a_migration_that_was_refined_is_refined_again():
+    name = "Migration trained on 60 users, refined for 60 users"
+    labels = [
+        decision_texts.decision_label(DecisionRange(0.01, 0.02, decision, name))
+        for decision in ("migrate", "refine")
+    ]
+    assert labels == ["60 users, refined", "60 users, refined, some again"]
+
+
 @pytest.mark.parametrize(
     ("lowest", "given", "end"),
     [
