@@ -8,9 +8,10 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from puma_engine.errors import JobError
+from puma_engine.errors import ConfigError, JobError
 from puma_engine.requests import PLACED
 from puma_engine.store import Workspace
+from puma_engine.training import distributed
 
 if TYPE_CHECKING:
     from puma_engine.jobs.cluster import Cluster
@@ -76,6 +77,11 @@ def open_cluster(on: str | None, device: str | None = None) -> Cluster | None:
     place = on or os.environ.get(VARIABLE)
     if not place:
         return None
+    if distributed.world_size() > 1:
+        raise ConfigError(
+            "A cluster computes for one process; run the command without a launcher, or without --on and "
+            f"{VARIABLE}."
+        )
     # Loaded late, since it loads the pipeline.
     from puma_engine.jobs.cluster import Cluster
 

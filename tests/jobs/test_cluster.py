@@ -346,6 +346,12 @@ def test_places_and_commands_that_there_are_not(world, monkeypatch):
     assert run.id == world.data.id
 
 
+def test_several_processes_of_a_launcher_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="without a launcher"):
+        places.open_cluster("ray")
+
+
 def test_without_ray_one_sentence_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(JobError, match=r"pip install 'puma-workbench\[cluster\]'"):
