@@ -188,10 +188,11 @@ def accepted(run: Run, ranges: tuple[DecisionRange, ...]) -> float:
     )
     share = float(percent) / 100
     text = decision_texts.breakpoint_text(ranges)
+    brief = decision_texts.breakpoint_text(ranges, decision_texts.MOST_NAMED)
     if ranges:
         figure = decision_bar(ranges, share, most / 100)
         st.plotly_chart(figure, key="decision-bar", config={"staticPlot": True}, alt=text)
-    st.caption(escaped(text, 500))
+    st.caption(escaped(brief, 500), help=escaped(text, 2000) if text != brief else None)
     return share
 
 

@@ -23,6 +23,8 @@ from puma_engine.evaluation.verdict import MAX_MARGIN, DecisionRange
 PERSONAL_BASELINES = [BASELINES[name].label for name in ("user_item_bias", "matrix_factorisation")]
 # Largest accepted errors of a scale, as shares.
 SCALE_ENDS = (0.05, 0.10, MAX_MARGIN)
+# Plans that the line below a scale names; the rest are counted.
+MOST_NAMED = 4
 
 
 class Tile(NamedTuple):
@@ -104,17 +106,20 @@ def recommended(ranges: tuple[DecisionRange, ...]) -> tuple[DecisionRange, ...]:
     return tuple(part for part in ranges if part.decision in ("migrate", "refine"))
 
 
-def breakpoint_text(ranges: tuple[DecisionRange, ...]) -> str:
+def breakpoint_text(ranges: tuple[DecisionRange, ...], most: int | None = None) -> str:
     """Say from which accepted error on which migration is recommended.
 
-    ranges: of `puma_engine.evaluation.verdict.decision_ranges`.
+    ranges: of `puma_engine.evaluation.verdict.decision_ranges`. most: how many changes are named, those of the
+    smallest errors; None for all. The others are counted.
     """
     parts = [
         f"from {format_percent(part.low)}: {decision_label(part)}" for part in recommended(ranges)
     ]
     if not parts:
         return f"No migration is recommended up to {format_percent(MAX_MARGIN)}."
-    return f"Recommended {'; '.join(parts)}."
+    named = parts[:most]
+    more = f"; then {len(parts) - len(named)} more" if len(parts) > len(named) else ""
+    return f"Recommended {'; '.join(named)}{more}."
 
 
 def scale_end(ranges: tuple[DecisionRange, ...], margin: float) -> float:

@@ -68,7 +68,9 @@ def render_one_page(page: OnePage) -> str:
             accepted=format_percent(page.margin),
             lost=f"less {metric.label}" if metric.higher_is_better else "more error",
             bar=_bar(page),
-            recommended=decision_texts.breakpoint_text(page.ranges) if page.ranges else "",
+            recommended=decision_texts.breakpoint_text(page.ranges, decision_texts.MOST_NAMED)
+            if page.ranges
+            else "",
             costs=_costs(page) if page.tiles else None,
             behaviour=_behaviour(page) if page.tiles else None,
         )

@@ -204,6 +204,19 @@ def test_the_line_names_what_is_recommended_from_which_error_on(decisions, text)
     assert decision_texts.breakpoint_text(ranges) == text
 
 
+def test_the_line_names_the_first_changes_and_counts_the_others():
+    ranges = tuple(
+        DecisionRange(number / 100, (number + 1) / 100, "migrate", f"Plan {number}")
+        for number in range(1, 7)
+    )
+    text = decision_texts.breakpoint_text(ranges, 4)
+    assert text.startswith("Recommended from 1 %: Plan 1;")
+    assert text.endswith("from 4 %: Plan 4; then 2 more.")
+    assert decision_texts.breakpoint_text(ranges[:4], 4) == decision_texts.breakpoint_text(
+        ranges[:4]
+    )
+
+
 def test_a_migration_that_was_refined_is_refined_again():
     name = "Migration trained on 60 users, refined for 60 users"
     labels = [
