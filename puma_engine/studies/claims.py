@@ -246,13 +246,13 @@ def _budget_cost(
     if counted:
         first, second = means("flops")
         parts.append(
-            f"{_percent(1 - first / second)} less arithmetic: {first / 1e12:.3g} TFLOP against "
+            f"{_change(first, second, 'less')} arithmetic: {first / 1e12:.3g} TFLOP against "
             f"{second / 1e12:.3g} of full retraining"
         )
     if timed:
         first, second = means("seconds")
         parts.append(
-            f"{_percent(1 - first / second)} {'fewer seconds' if counted else 'less'}: {first:.1f} s against "
+            f"{_change(first, second, 'fewer')} seconds: {first:.1f} s against "
             f"{second:.1f} s{'' if counted else ' of full retraining'} on {rows[0]['device']}"
         )
     match = _SHARE.fullmatch(method)
@@ -519,6 +519,11 @@ def _deciding_ends(difference: PairedDifference) -> list[tuple[Ends, str]]:
     if difference.over_users or trainings is None:
         intervals.insert(0, (users, "users"))
     return intervals
+
+
+def _change(value: float, reference: float, less: str) -> str:
+    """Return by how much a value is below or above its reference. less: the word for below."""
+    return f"{_percent(abs(1 - value / reference))} {less if value <= reference else 'more'}"
 
 
 def _percent(share: float, digits: int = 1) -> str:
