@@ -94,7 +94,8 @@ def published(task: str) -> pd.DataFrame:
                 if not migrated or kept is None or kept["kept"] is None:
                     continue
                 facts = kept | {"users_trained": line["users_trained"]}
-                series = f"Published: {data}, {everybody:,} users"
+                on = f" on {item.real_model}" if item.real_model else ""
+                series = f"Published: {data}{on}, {everybody:,} users"
                 rows.append(_row(facts, series, line["method"]))
     frame = pd.DataFrame(rows, columns=COLUMNS).drop_duplicates(["series", "users"])
     return frame.sort_values(["series", "users"], kind="stable")
@@ -122,7 +123,8 @@ def expected(points: pd.DataFrame, users: int) -> Expected | None:
         basis = "measured with as many users" if exact else "between runs measured here"
         return Expected(kept, low, high, basis)
     means = [value[0] for value in values]
-    basis = f"{len(values)} published data set{'s' if len(values) > 1 else ''}, not yours"
+    studied = "1 published study" if len(values) == 1 else f"{len(values)} published studies"
+    basis = f"{studied}, not measured here"
     return Expected(sum(means) / len(means), min(means), max(means), basis)
 
 

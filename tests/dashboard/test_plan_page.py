@@ -406,7 +406,10 @@ def test_expected_quality_is_read_between_measured_runs_only():
     )
     both = quality.expected(published, 100)
     assert (both.kept, both.low, both.high) == pytest.approx((1.05, 0.9, 1.2))
-    assert "2 published data sets" in both.basis
+    assert both.basis == "2 published studies, not measured here"
+    assert quality.expected(published[published["series"] == "a"], 100).basis.startswith(
+        "1 published study,"
+    )
     assert quality.expected(published.iloc[:0], 5) is None
     assert "10 users kept 80 %" in plan_quality.sentence(None, here, 5)
 
@@ -415,6 +418,12 @@ def test_published_curves_are_those_of_the_task():
     ratings, clicks = quality.published("rating"), quality.published("click")
     assert len(ratings) and len(clicks)
     assert not set(ratings["series"]) & set(clicks["series"])
+    # Studies of one data set on two models are told apart, also by their number of users.
+    books = {name for name in ratings["series"] if name.startswith("Published: goodbooks")}
+    assert books == {
+        "Published: goodbooks, 10,206 users",
+        "Published: goodbooks on smollm2, 2,000 users",
+    }
     assert ratings["users"].gt(0).all() and ratings["low"].lt(ratings["high"]).all()
 
 
