@@ -102,9 +102,10 @@ class PromptTable:
         rows = self.rows_of(users)
         if (rows < 0).any():
             missing = np.asarray(users)[rows < 0]
+            users_have = "1 user has" if len(missing) == 1 else f"{len(missing)} users have"
             raise MigrationError(
-                f"{len(missing)} users have no prompt in this table (first: {str(missing[0])!r}); fit them "
-                "first or leave them out."
+                f"{users_have} no prompt in this table (first: {str(missing[0])!r}); fit prompts first, or "
+                "leave out users without one."
             )
         return self.vectors[rows]
 

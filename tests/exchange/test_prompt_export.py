@@ -327,8 +327,9 @@ def test_a_refused_export_leaves_nothing(world, tmp_path):
     ):
         with pytest.raises(error):
             pipeline.export_prompts(ws, moved, tmp_path / name, form=form)
-    with pytest.raises(MigrationError, match="no prompt"):
-        pipeline.export_prompts(ws, moved, tmp_path / "p", form="packed", users=["nobody"])
+    for unknown, words in ((["nobody"], "^1 user has no"), (["nobody", "x"], "^2 users have no")):
+        with pytest.raises(MigrationError, match=f"{words} prompt in this table"):
+            pipeline.export_prompts(ws, moved, tmp_path / "p", form="packed", users=unknown)
     assert list(tmp_path.iterdir()) == []
 
 
