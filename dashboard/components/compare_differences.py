@@ -142,7 +142,8 @@ def difference_figure(rows: pd.DataFrame, margin: float) -> go.Figure:
         font={"size": 11, "color": NEUTRAL},
         showarrow=False,
     )
-    figure.update_yaxes(categoryorder="array", categoryarray=names[::-1])
+    # A grid line of a row would cross the value that is written on it.
+    figure.update_yaxes(categoryorder="array", categoryarray=names[::-1], showgrid=False)
     figure.update_xaxes(range=[low, high], ticksuffix=" %", zeroline=False)
     figure.update_layout(showlegend=False)
     return figure

@@ -173,6 +173,8 @@ def test_the_differences_are_drawn_first_with_the_baseline_on_top(world, monkeyp
     control = rows[rows["kind"] == "shuffled"].iloc[0]
     assert control["outcome"] == "worse" and control["change_low"] > 0
     figure = compare_differences.difference_figure(rows, 0.01)
+    # A grid line of a row would cross the value that is written on it.
+    assert figure.layout.yaxis.showgrid is False
     low, high = figure.layout.xaxis.range
     assert figure.layout.yaxis.categoryarray[-1] == "Full retraining"
     for trace, row in list(zip(figure.data, rows.itertuples(), strict=True))[1:]:
