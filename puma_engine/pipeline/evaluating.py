@@ -167,13 +167,14 @@ def _run_blended(ws: Workspace, request: EvaluationRequest, execution: stage.Exe
 
     def compute(run_id: str, _folder: Path, _clock: stage.Clock) -> stage.StageResult:
         dataset = load_dataset(ws, ws.run(own.inputs["dataset"]))
+        validation, rows = dataset.rows("validation"), dataset.rows(split)
         inputs, predictions = (
-            [read_predictions(ws, run)["prediction"].to_numpy(np.float64) for run in runs.values()]
-            for runs in (fitted, scored)
+            np.column_stack([_predictions_of(ws, run, wanted) for run in runs.values()])
+            for runs, wanted in ((fitted, validation), (scored, rows))
         )
-        outcome = dataset.rows("validation")["outcome"].to_numpy(np.float64)
-        blend = Blend(dataset.task).fit(np.column_stack(inputs), outcome)
-        predicted = blend.predict(np.column_stack(predictions))
+        outcome = validation["outcome"].to_numpy(np.float64)
+        blend = Blend(dataset.task).fit(inputs, outcome)
+        predicted = blend.predict(predictions)
         summary = store_scores(ws, run_id, dataset, split, predicted)
         weights = dict(zip(scored, map(float, blend.weights), strict=True))
         summary |= {"weights": weights, "intercept": blend.intercept}
@@ -199,6 +200,18 @@ def _check_width(run: Run, model: Run) -> None:
             f"The prompts of {run.name!r} have {own} numbers a token, and {model.name!r} reads {width}; "
             "they can be migrated to it, not reused."
         )
+
+
+def _predictions_of(ws: Workspace, evaluation: Run, rows: pd.DataFrame) -> np.ndarray:
+    """Return what an evaluation predicted for rows, in their order. Raises StoreError for other rows."""
+    stored = read_predictions(ws, evaluation)
+    keys = ["user_id", "item_id"]
+    if stored[keys].to_numpy().tolist() != rows[keys].to_numpy().tolist():
+        raise StoreError(
+            f"The predictions of {evaluation.name!r} ({len(stored):,} rows) are not of the {len(rows):,} "
+            "rows that the data set has now; delete that evaluation, then evaluate again."
+        )
+    return stored["prediction"].to_numpy(np.float64)
 
 
 def store_scores(

@@ -10,11 +10,18 @@ from typer.testing import CliRunner
 
 from puma_engine import Workbench
 from puma_engine.cli import app
-from puma_engine.errors import ConfigError
+from puma_engine.errors import ConfigError, StoreError
 from puma_engine.evaluation.blending import Blend
 from puma_engine.evaluation.metrics import pooled
+from puma_engine.pipeline import load_dataset
 from puma_engine.pipeline.comparing import method_cost
-from puma_engine.pipeline.evaluating import is_of_prompts_alone, method_kind, method_label
+from puma_engine.pipeline.evaluating import (
+    _predictions_of,
+    is_of_prompts_alone,
+    method_kind,
+    method_label,
+    read_predictions,
+)
 
 BASELINE = "matrix_factorisation"
 
@@ -70,6 +77,18 @@ def test_a_blend_is_that_of_the_four_evaluations_that_it_names(world):
         stored["user_id"].to_numpy(),
     )
     assert summary["metrics"]["rmse"] == pytest.approx(scores["rmse"])
+
+
+def test_predictions_of_other_rows_are_not_blended(world):
+    ws, rows = (
+        world["bench"].workspace,
+        load_dataset(world["bench"].workspace, world["data"]).rows("test"),
+    )
+    stored = read_predictions(ws, world["own"])["prediction"]
+    assert _predictions_of(ws, world["own"], rows).tolist() == stored.tolist()
+    for others in (rows[::-1], rows[1:]):
+        with pytest.raises(StoreError, match="are not of the .* rows that the data set has now"):
+            _predictions_of(ws, world["own"], others)
 
 
 def test_a_blend_is_a_method_of_its_own_beside_the_prompts(world):
