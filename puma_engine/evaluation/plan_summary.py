@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from puma_engine.evaluation.shares_kept import REFERENCES
+from puma_engine.evaluation.summaries import SAME_KIND
 from puma_engine.evaluation.verdict import MIGRATED, methods_on_target
 
 # Kinds that a user can choose. Controls and methods without a language model are none.
@@ -113,7 +114,7 @@ def seed_spread(evaluated: pd.DataFrame, plans: pd.DataFrame) -> tuple[int, int,
     """
     trained = evaluated["kind"].isin((*MIGRATED, "retrained")) & evaluated["seed"].notna()
     trained &= evaluated["backbone"].isin(plans.loc[plans["kind"] != "source", "backbone"])
-    keys = ["kind", "strategy", "budget", "path", "sources", "item_tokens"]
+    keys = ["kind", "strategy", "budget", "path", "sources", *SAME_KIND]
     by_plan = evaluated[trained].groupby(keys, dropna=False)
     table = by_plan.agg(seeds=("seed", "nunique"), low=("value", "min"), high=("value", "max"))
     table = table[table["seeds"] > 1]

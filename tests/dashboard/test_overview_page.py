@@ -295,6 +295,10 @@ def test_seeds_of_one_plan_are_compared(tmp_path, monkeypatch):
         again = compared.prompts(ws, data, third, "retrained", 40.0, f"third {seed}", seed=seed)
         compared.evaluate(ws, again, 1.0, seed=20 + seed)
     assert summary.seed_spread(comparison, plans) == (1, 2, pytest.approx(far))
+    # Another template makes another plan.
+    again = compared.prompts(ws, data, new, "retrained", 40.0, "chat", seed=2)
+    compared.evaluate(ws, again, 5.0, seed=30, chat_template=True)
+    assert summary.seed_spread(comparison, plans) == (1, 2, pytest.approx(far))
     text = texts(open_page("overview", ws.root, monkeypatch)).replace("\\", "")
     assert "Each figure is of one training" in text and "One seed" not in text
     assert f"One plan was trained with 2 seeds, which are up to {format_percent(far)} apart" in text

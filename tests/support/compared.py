@@ -88,16 +88,17 @@ def migrate(ws, sources, model, selection=None, role="migrated", seconds=1.0, na
     )
 
 
-def evaluate(ws, subject, noise, hurt=0, seed=0, *, ordered=True):
+def evaluate(ws, subject, noise, hurt=0, seed=0, *, ordered=True, **config):
     """Evaluate random predictions; the first `hurt` users get far worse ones.
 
-    ordered: False: predict the mean rating 3 with little noise, which orders no items.
+    ordered: False: predict the mean rating 3 with little noise, which orders no items. config: of the
+    evaluation, beside its method and split.
     """
     data = pipeline.load_dataset(ws, subject.inputs["dataset"])
     run = ws.begin(
         "evaluation",
         name=f"eval-{subject.name}"[:150],
-        config={"method": subject.config["role"], "split": "test"},
+        config={"method": subject.config["role"], "split": "test", **config},
         inputs={"prompts": subject.id, "dataset": subject.inputs["dataset"]},
     )
     rows = data.rows("test")
