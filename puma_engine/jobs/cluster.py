@@ -62,12 +62,16 @@ class NodeLost(JobError):
 
 @dataclass
 class Node:
-    """An actor on a node. name: the node's host name; id: that of Ray; gpus: how many the actor has."""
+    """An actor on a node. name: the node's host name; id: that of Ray; gpus: how many the actor has.
+
+    computing: whether a run was begun there that has not ended yet.
+    """
 
     actor: Any
     name: str
     id: str
     gpus: int
+    computing: bool = False
 
     @property
     def device(self) -> str | None:
@@ -179,7 +183,8 @@ class Cluster:
         try:
             yield node
         except BaseException as error:
-            if isinstance(error, PumaError) and not isinstance(error, NodeLost):
+            in_order = isinstance(error, PumaError) and not isinstance(error, NodeLost)
+            if in_order and not node.computing:
                 self._give_back(node)
             else:
                 self.end(node)
@@ -294,7 +299,9 @@ class RemoteRun:
     def compute(self) -> Run:
         """Send the inputs, wait for the run, and commit it. Raises what the computation raises."""
         self._announce(f"sending inputs to {self.node.name}")
-        self._call("start", self._task())
+        task = self._task()
+        self.node.computing = True
+        self._call("start", task)
         seen, brought, due, cancelled = 0, "", 0.0, False
         while True:
             state = self._call("status", seen)
@@ -310,6 +317,7 @@ class RemoteRun:
                 now = time.monotonic()
                 due = now + (now - started) / CHECKPOINT_SHARE
             if ended is not None:
+                self.node.computing = False
                 break
             self._pass_on(state["report"])
             if not cancelled and self._is_cancelled():
