@@ -19,7 +19,7 @@ from tiny import tiny_backbone_folder
 
 from puma_engine import jobs, pipeline
 from puma_engine.backbone.packages import RELOCATED
-from puma_engine.errors import Cancelled, ConfigError, JobError, TrainingError
+from puma_engine.errors import Cancelled, ConfigError, JobError, StoreError, TrainingError
 from puma_engine.jobs import cluster as clusters
 from puma_engine.jobs import places, queue, worker_loop
 from puma_engine.jobs.cluster import Cluster
@@ -40,6 +40,8 @@ LONG = {"epochs": 80, "batch_size": 16, "learning_rate": 1e-3, "patience": 0}
 LONG |= {"checkpoint_seconds": 0.2}
 # A run that began anew would report fewer steps first.
 MANY = 200
+# On a busy machine a run may end before this process has looked at it; then it is made again.
+ATTEMPTS = 5
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +171,10 @@ def often(world, monkeypatch):
     """Look at the nodes often, and forget the long run that an earlier test made there."""
     monkeypatch.setattr(clusters, "POLL_SECONDS", 0.05)
     monkeypatch.setattr(clusters, "CHECKPOINT_SHARE", 1e6)
+    forget_long_run(world)
+
+
+def forget_long_run(world):
     for run in world.there.runs(kind="prompts"):
         if run.config["training"]["epochs"] == LONG["epochs"]:
             world.there.delete(run.id)
@@ -181,24 +187,29 @@ def long_fit(world):
 
 
 def test_the_run_of_a_lost_node_goes_on_from_its_checkpoint(world, often, long_run):
-    reports = []
+    reports, started = [], []
     nodes = {node.node_id: node for node in world.ray.worker_nodes}
 
     def lose_node(report):
         reports.append(report)
         if report.saved_step >= MANY and len(nodes) == 2:
-            (at_work,) = {node.id for node in started} & set(nodes)
+            at_work = started[-1].id
             world.ray.remove_node(nodes.pop(at_work), allow_graceful=False)
 
-    started = []
     ready = world.cluster.ready
     world.cluster.ready = lambda actor: started.append(ready(actor)) or started[-1]
     try:
-        there = execute(world, "fit_prompts", long_fit(world), progress=lose_node)
+        for _ in range(ATTEMPTS):
+            there = execute(world, "fit_prompts", long_fit(world), progress=lose_node)
+            if len(nodes) == 1:
+                break
+            forget_long_run(world)
+            reports.clear()
     finally:
         del world.cluster.ready
-        world.ray.add_node(num_cpus=1)
-    assert len(started) == 2 and len(nodes) == 1
+        if len(nodes) == 1:
+            world.ray.add_node(num_cpus=1)
+    assert len(nodes) == 1 and started[-1].id in nodes
     number = next(n for n, report in enumerate(reports) if report.saved_step >= MANY)
     after = [report.step for report in reports[number + 1 :] if report.step]
     assert min(after) >= reports[number].saved_step
@@ -213,13 +224,16 @@ def test_a_cancelled_run_goes_on_from_its_checkpoint(world, often, long_run):
 
     request = long_fit(world)
     with pytest.raises(Cancelled, match="at step"):
-        execute(
-            world,
-            "fit_prompts",
-            request,
-            progress=progress,
-            should_cancel=lambda: max(steps) >= MANY,
-        )
+        for _ in range(ATTEMPTS):
+            execute(
+                world,
+                "fit_prompts",
+                request,
+                progress=progress,
+                should_cancel=lambda: max(steps) >= MANY,
+            )
+            forget_long_run(world)
+            steps[:] = [0]
     assert world.there.run(long_run.id).status == "interrupted"
     stopped = clusters._saved_at(world.there.work(long_run.id))[0]
     assert stopped >= max(steps)
@@ -227,6 +241,16 @@ def test_a_cancelled_run_goes_on_from_its_checkpoint(world, often, long_run):
     there = execute(world, "fit_prompts", request, progress=progress)
     assert min(filter(None, steps)) >= stopped
     assert_same(world, there, long_run)
+
+
+def test_a_node_whose_run_goes_on_there_gets_no_other(world, often):
+    def fail(report):
+        if report.step:
+            raise StoreError("no room")
+
+    with pytest.raises(StoreError, match="no room"):
+        execute(world, "fit_prompts", long_fit(world), progress=fail)
+    assert world.cluster._idle == []
 
 
 def test_a_job_whose_process_is_killed_goes_on_from_its_checkpoint(world, often, long_run):

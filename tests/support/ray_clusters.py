@@ -6,11 +6,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-# What the clusters inherit: no statistics are sent, and each node computes with one thread.
+# What the clusters inherit: no statistics are sent, and each node computes with one thread. A node is
+# lost when it answers no connection five times, and neither a full memory nor a slow answer ends one.
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_AUTH_MODE": "disabled",
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_timeout_ms": "60000",
+    "RAY_memory_monitor_refresh_ms": "0",
     "OMP_NUM_THREADS": "1",
     "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)]),
 }
