@@ -12,7 +12,7 @@ from dashboard import engine
 from dashboard.components import figures
 from dashboard.components.formatting import plotly_text, short
 from dashboard.components.theme import KINDS, NEUTRAL, marker
-from dashboard.engine import Run, comparisons, summary
+from dashboard.engine import Run, summary
 from dashboard.engine.summary import decision_texts, label_layout
 
 HEIGHT = 285
@@ -28,8 +28,9 @@ def show_costs(run: Run, plans: pd.DataFrame, chosen: str | None) -> None:
         )
         return
     baselines = plans[(plans["kind"] == "baseline") & plans["kept"].notna()]
-    level = comparisons.aspect_label(run.summary["task"], "level").partition(" (")[0]
-    published = summary.published_curve(run, str(rows["reference"].iloc[0]))
+    level = decision_texts.aspect_name(run.summary["task"], "level")
+    targets = rows.loc[rows["is_baseline"].astype(bool), "backbone"].astype(str).tolist()
+    published = summary.published_curve(run, "".join(targets), str(rows["reference"].iloc[0]))
     if rows["basis"].iloc[0] != "arithmetic":
         published = published.iloc[:0]
     # Full retraining and the judged migration are labelled first.
@@ -42,7 +43,7 @@ def show_costs(run: Run, plans: pd.DataFrame, chosen: str | None) -> None:
         "summary-costs",
         title="What each plan costs, and what it keeps",
         x=f"Cost in {rows['basis'].iloc[0]}, in % of full retraining",
-        y=f"{level[:1].upper()}{level[1:]} kept (%)",
+        y=f"{decision_texts.capitalised(level)} kept (%)",
         height=HEIGHT,
     )
 

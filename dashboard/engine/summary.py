@@ -28,7 +28,7 @@ from puma_engine.pipeline.verdicts import comparison_data
 from puma_engine.report import decision_texts, label_layout
 from puma_engine.store import Workspace
 from puma_engine.studies.evidence import results_root
-from puma_engine.studies.reports import load_report, shares_of
+from puma_engine.studies.reports import Report, datasets, load_report, shares_of
 
 __all__ = [
     "MIGRATED",
@@ -76,10 +76,11 @@ def ranges(root: str, run_id: str) -> tuple[DecisionRange, ...]:
         raise StoreError("The comparison's tables are not those of this version.") from error
 
 
-def published_curve(run: Run, reference: str) -> pd.DataFrame:
-    """Return what migrations cost and keep in the study that is published of a comparison's data.
+def published_curve(run: Run, target: str, reference: str) -> pd.DataFrame:
+    """Return what migrations cost and keep in the study that is published of a comparison's data and model.
 
-    Columns: method, cost and kept, both shares of full retraining's; by cost. Empty without one.
+    target: the name of the new model. reference: what gains are measured from. Columns: method, cost
+    and kept, both shares of full retraining's; by cost. Empty without one.
     """
     split = comparisons.split_of(run) if "reference" in run.inputs else None
     try:
@@ -89,19 +90,14 @@ def published_curve(run: Run, reference: str) -> pd.DataFrame:
     if split is None or root is None:
         return pd.DataFrame(columns=["method", "cost", "kept"])
     source = str(engine.run(split.dataset).summary.get("dataset") or "")
-    return _published_curve(str(root), source, reference)
+    return _published_curve(str(root), source, target, reference)
 
 
 @st.cache_data(max_entries=20, show_spinner=False)
-def _published_curve(root: str, source: str, reference: str) -> pd.DataFrame:
+def _published_curve(root: str, source: str, target: str, reference: str) -> pd.DataFrame:
     empty = pd.DataFrame(columns=["method", "cost", "kept"])
-    file = Path(root) / source / f"{PUBLISHED_STUDY}.json"
-    # The data set's name is a user's text, so it must be the name of a folder there.
-    if source not in {folder.name for folder in Path(root).iterdir()} or not file.is_file():
-        return empty
-    try:
-        report = load_report(file, "make it again")
-    except StoreError:
+    report = _published_report(Path(root), source, target)
+    if report is None:
         return empty
     kept = {
         line["method"]: line["kept"]
@@ -116,6 +112,23 @@ def _published_curve(root: str, source: str, reference: str) -> pd.DataFrame:
         if PUBLISHED_METHODS.fullmatch(name) and whole and line.get("flops") and kept.get(name)
     ]
     return pd.DataFrame(rows, columns=list(empty)).sort_values("cost", ignore_index=True)
+
+
+def _published_report(root: Path, source: str, target: str) -> Report | None:
+    """Return the study that is published of a data set and a new model; None without one."""
+    for file in sorted(root.glob(f"*/{PUBLISHED_STUDY}.json")):
+        try:
+            report = load_report(file, "make it again")
+        except StoreError:  # the page Evidence says so
+            continue
+        options = report.get("options", {})
+        if (
+            options.get("target") == target
+            and not options.get("quick")
+            and source in datasets(report)
+        ):
+            return report
+    return None
 
 
 def seed_spread(run: Run, plans: pd.DataFrame) -> tuple[int, int, float] | None:

@@ -343,14 +343,21 @@ def test_the_name_of_the_line_covers_no_mark_and_no_interval(measured, monkeypat
     assert name.text[0] == "┄ Matrix factorisation, no language model"
 
 
-def test_the_published_curve_is_of_the_same_data_and_from_its_report(tmp_path, monkeypatch):
+def test_the_published_curve_is_of_the_same_data_and_model_and_from_its_report(
+    tmp_path, monkeypatch
+):
     parts = compared.workspace(tmp_path)
     monkeypatch.setenv("PUMA_WORKSPACE", str(parts["ws"].root))
-    assert summary.published_curve(parts["comparison"], "random").empty
+    run = parts["comparison"]
+    assert summary.published_curve(run, "llama-medium", "random").empty
     facts = json.dumps(parts["data"].summary | {"dataset": "goodbooks"})
     with edited(parts["ws"]) as db:
         db.execute("UPDATE runs SET summary = ? WHERE id = ?", [facts, parts["data"].id])
-    curve = summary.published_curve(parts["comparison"], "random")
+    curve = summary.published_curve(run, "llama-medium", "random")
+    # A study of another model says nothing about this one.
+    assert summary.published_curve(run, "new", "random").empty
+    real = summary.published_curve(run, "smollm2", "random")
+    assert not set(real["kept"]) & set(curve["kept"])
     assert curve["method"].iloc[-1] == "all users" and len(curve) > 1
     assert curve["cost"].is_monotonic_increasing and curve["cost"].between(0, 1.1).all()
     report = json.loads((results_root() / "goodbooks" / "table2.json").read_text())
