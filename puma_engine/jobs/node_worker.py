@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 import socket
+import stat
 import tempfile
 import threading
 import traceback
@@ -264,6 +265,13 @@ class _Scratch:
     def __init__(self) -> None:
         root = Path(os.environ.get(VARIABLE) or tempfile.gettempdir()) / f"puma-{os.getuid()}"
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = root.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+            # Whoever made it could have folders elsewhere removed as scratch folders, and read models.
+            raise StoreError(
+                f"The scratch folder {root} of {socket.gethostname()} is a link, or another user's; remove it, "
+                f"or name another folder with {VARIABLE}."
+            )
         self._held = contextlib.ExitStack()
         with locks.waiting_lock(root / "lock"):
             for folder in root.iterdir():

@@ -21,7 +21,7 @@ from puma_engine import jobs, pipeline
 from puma_engine.backbone.packages import RELOCATED
 from puma_engine.errors import Cancelled, ConfigError, JobError, StoreError, TrainingError
 from puma_engine.jobs import cluster as clusters
-from puma_engine.jobs import places, queue, worker_loop
+from puma_engine.jobs import node_worker, places, queue, worker_loop
 from puma_engine.jobs.cluster import Cluster
 from puma_engine.requests import (
     EvaluationRequest,
@@ -368,6 +368,16 @@ def test_places_and_commands_that_there_are_not(world, monkeypatch):
         world.there, "import_dataset", source="table", path=world.table, task="rating"
     )
     assert run.id == world.data.id
+
+
+def test_a_scratch_folder_that_another_user_could_point_elsewhere_is_refused(tmp_path, monkeypatch):
+    kept = tmp_path / "home" / "letters"
+    kept.mkdir(parents=True)
+    (tmp_path / f"puma-{os.getuid()}").symlink_to(kept.parent)
+    monkeypatch.setenv(node_worker.VARIABLE, str(tmp_path))
+    with pytest.raises(StoreError, match="is a link, or another user's"):
+        node_worker.NodeWorker()
+    assert kept.is_dir()
 
 
 def test_several_processes_of_a_launcher_are_refused(monkeypatch):
