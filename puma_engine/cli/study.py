@@ -125,7 +125,7 @@ def study(
         outcome = studies.run_cells(
             ws,
             cells,
-            processes=processes or (None if on else default_processes(quick, device)),
+            processes=processes or default_processes(quick, device, on),
             minutes=minutes,
             device=device,
             on=on,
@@ -144,10 +144,16 @@ def study(
         )
 
 
-def default_processes(quick: bool, device: str | None) -> int:
-    """Return 2 for a quick study on two or more CPU cores, where a training fills one, else 1."""
+def default_processes(quick: bool, device: str | None, on: str | None = None) -> int | None:
+    """Return 2 for a quick study on two or more CPU cores, where a training fills one, else 1.
+
+    None on a cluster, which computes as many cells as have room.
+    """
+    from puma_engine.jobs.places import place_of
     from puma_engine.training.device import resolve_device
 
+    if place_of(on) is not None:
+        return None
     return 2 if quick and (os.cpu_count() or 1) > 1 and resolve_device(device) == "cpu" else 1
 
 

@@ -22,6 +22,11 @@ Commands = Mapping[str, Callable[..., Any]]
 _ADDRESS = re.compile(r"ray|(ray://)?[^\s/:]+:[0-9]{1,5}|ray://\[[0-9a-fA-F:]+\]:[0-9]{1,5}")
 
 
+def place_of(on: str | None) -> str | None:
+    """Return the name of the place where work runs: `on`, else PUMA_ON; None for this machine."""
+    return on or os.environ.get(VARIABLE) or None
+
+
 def checked_place(on: str) -> str:
     """Return the name of a place. Raises JobError for one that is none."""
     if not _ADDRESS.fullmatch(on):
@@ -74,8 +79,8 @@ def open_cluster(on: str | None, device: str | None = None) -> Cluster | None:
 
     device: what each run gets there, see `cluster.Cluster`. Raises JobError, ConfigError.
     """
-    place = on or os.environ.get(VARIABLE)
-    if not place:
+    place = place_of(on)
+    if place is None:
         return None
     if distributed.world_size() > 1:
         raise ConfigError(

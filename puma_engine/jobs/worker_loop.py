@@ -47,7 +47,7 @@ def cluster_places(count: int) -> list[str]:
 
 def served_devices() -> list[str]:
     """Return what a worker serves: CLUSTER_JOBS places where PUMA_ON names a cluster, else devices."""
-    return cluster_places(CLUSTER_JOBS) if os.environ.get(places.VARIABLE) else find_devices()
+    return cluster_places(CLUSTER_JOBS) if places.place_of(None) else find_devices()
 
 
 def run_command(ws: Workspace, job: Job) -> list[str]:

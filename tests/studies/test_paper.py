@@ -6,6 +6,7 @@ import pytest
 
 from puma_engine.cli.study import default_processes
 from puma_engine.defaults import PAIRS_PER_USER
+from puma_engine.jobs.places import VARIABLE
 from puma_engine.studies import Options, get_study
 from puma_engine.studies.builder import ALL_USERS, BLENDED, WITHOUT_RECORDS, few_users
 from puma_engine.studies.grids import CLICKS, RATINGS
@@ -113,9 +114,14 @@ def test_table2_compares_settings_for_few_users_by_the_mean_over_two_seeds():
             assert trained_on.endswith(f" {seed}")
 
 
-def test_quick_studies_on_a_cpu_use_two_cores_and_others_one_process():
+def test_quick_studies_on_a_cpu_use_two_cores_and_others_one_process(monkeypatch):
+    monkeypatch.delenv(VARIABLE, raising=False)
     assert default_processes(True, "cpu") == min(2, os.cpu_count() or 1)
     assert default_processes(False, "cpu") == 1
+    # A cluster has its own number, whether an option or the environment names it.
+    assert default_processes(True, None, "ray") is None
+    monkeypatch.setenv(VARIABLE, "ray")
+    assert default_processes(True, "cpu") is None
 
 
 def test_candidates_for_clicks_have_no_early_stopping():
