@@ -142,7 +142,8 @@ def _metrics(impact: UserImpact, *, ratings: bool) -> None:
 
 def _groups(pair: EvaluationPair, migration: str | None) -> None:
     st.subheader("Groups that gain or lose", divider="gray")
-    by = query_params.segment("Group users by", GROUPS, "group")
+    groups = GROUPS if pair.ratings else GROUPS | {"variance": "Variance of clicks"}
+    by = query_params.segment("Group users by", groups, "group")
     grouping = by
     if by == "cluster":
         clusterings = user_impact.clusterings(migration)
@@ -161,7 +162,7 @@ def _groups(pair: EvaluationPair, migration: str | None) -> None:
         f"groups-{by}",
         title="Difference by group: left of zero gains, right of zero loses",
         x="Difference of pooled RMSE (stars)" if pair.ratings else "Difference of mean log loss",
-        y=GROUPS[by],
+        y=groups[by],
         height=max(260, 90 + 26 * len(table)),
     )
 

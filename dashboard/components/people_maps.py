@@ -459,11 +459,12 @@ def selected_table(
     """List the selected users; return the id of a clicked one."""
     st.markdown(f"### {len(rows):,} of {len(view.frame):,} users selected")
     table = _table(subject, view, trained, rows[:MAX_ROWS])
+    variance = "Variance (squared stars)" if subject.task == "rating" else "Variance of clicks"
     event = tables.show(
         table,
         {
             "Mean rating": NumberColumn("Mean rating (stars)", format="%.2f"),
-            "Variance": NumberColumn("Variance (squared stars)", format="%.2f"),
+            "Variance": NumberColumn(variance, format="%.2f"),
         },
         key=f"picked-users-{opened()}",
         on_select="rerun",

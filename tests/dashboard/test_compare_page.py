@@ -249,6 +249,8 @@ def test_a_click_task_is_shown_in_its_own_metrics(tmp_path, monkeypatch):
     assert "AUC" in texts(app) and {"AUC", "uAUC", "Log loss"} <= set(app.dataframe[0].value)
     users = see(world, monkeypatch, view="users")
     assert "log loss" in texts(users)
+    # A share of clicks has no stars.
+    assert "Variance of clicks" in users.segmented_control(key="choose-group").options
 
 
 def test_hostile_names_are_text(tmp_path, monkeypatch):

@@ -37,6 +37,7 @@ def test_the_page_says_what_the_store_holds_at_an_accepted_error(world, margin):
     parsed = Page(render_summary(ws, run, margin=margin, address=ADDRESS))
     verdict = pipeline.judge_comparison(ws, run, margin=margin)
     assert verdict.headline.partition(": ")[2][1:] in parsed.text
+    assert verdict.source.sentence in parsed.text
     assert f"I accept up to {100 * margin:g} % more error" in " ".join(parsed.text.split())
     shares = comparison_shares(ws, run).set_index(["method", "aspect"])["share"]
     measured = shares.get((verdict.method, "level"), np.nan)
