@@ -182,12 +182,10 @@ def fine_print(
         ]
         parts.append(f"{reaches} and keeps {' and '.join(kept)}" if kept else reaches)
     text = f"Without any language model, {'; '.join(parts)}. " if parts else ""
+    one = "One seed" if seeds <= 1 and spread is None else "Each figure is of one training"
+    text += f"{one}: intervals are over users, not over trainings."
     if seeds > 1:
-        text += f"{seeds} seeds."
-    elif spread is None:
-        text += "One seed: intervals are over users, not over trainings."
-    else:
-        text += "Each figure is of one training: intervals are over users, not over trainings."
+        text += f" The trainings have {seeds} seeds."
     if spread is not None:
         count, trained, most = spread
         plans_text = "One plan was" if count == 1 else f"{count} plans were"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import compared
 import numpy as np
+import pandas as pd
 import pytest
 from dashboard_pages import open_page, texts
 from html_text import Page
@@ -19,7 +20,7 @@ from puma_engine.errors import ConfigError
 from puma_engine.evaluation.formatting import method_names
 from puma_engine.pipeline.comparing import comparison_shares
 from puma_engine.pipeline.summary_page import render_summary
-from puma_engine.report import svg
+from puma_engine.report import decision_texts, svg
 from puma_engine.report.label_layout import CHARACTER
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -49,6 +50,24 @@ def test_the_page_says_what_the_store_holds_at_an_accepted_error(world, margin):
     assert f"{100 * share:.0f} %" in parsed.texts
     assert ("href", ADDRESS) in parsed.attributes
     assert compared.HOSTILE[:20] in parsed.text and "script" not in parsed.tags
+
+
+@pytest.mark.parametrize(
+    ("seeds", "spread", "said"),
+    [
+        (1, None, "One seed: intervals are over users, not over trainings."),
+        (
+            2,
+            None,
+            "Each figure is of one training: intervals are over users, not over trainings. The",
+        ),
+        (1, (1, 2, 0.01), "Each figure is of one training: intervals are over users"),
+        (2, None, "not over trainings. The trainings have 2 seeds."),
+    ],
+)
+def test_the_fine_print_never_takes_seeds_of_several_plans_for_repetitions(seeds, spread, said):
+    none = pd.DataFrame(columns=["method", "value"])
+    assert said in decision_texts.fine_print("rating", none, seeds, spread, 0, "")
 
 
 def test_the_cost_is_arithmetic_where_every_training_counted_its_operations(tmp_path):
