@@ -128,7 +128,7 @@ def reference(plan: Plan, device: str) -> bool:
     without = plans.stages(replace(plan, retrain=False), device)
     if any(item.kind == "compare" for item in without):
         st.caption(
-            "A full retraining with other settings exists; it judges the migration otherwise."
+            "A full retraining with other settings exists. Without another one, the migration is judged by it."
         )
     return st.checkbox(
         f"Retrain all users too, to judge the migration ({took})",

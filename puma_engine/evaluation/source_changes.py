@@ -134,7 +134,7 @@ def _words(change: Change, losses: pd.DataFrame, where: str) -> str:
     if change in ("worse", "better"):
         return f"{every} surely {change} in {where}"
     if change in ("behind", "ahead"):
-        return f"{every} {change} in {where}, {'not always' if count > 1 else 'not'} surely"
+        return f"{every} {change} in {where}, which may be chance{' for some' if count > 1 else ''}"
     numbers = {"better": int((losses["high"] < 0).sum()), "worse": int((losses["low"] > 0).sum())}
     some = [f"{number} surely {word}" for word, number in numbers.items() if number]
     if not some:

@@ -77,10 +77,10 @@ def cost_tile(plan: pd.Series, base: pd.Series, hour: float | None = None) -> Ti
 
     base: the full retraining. hour: the price of an hour of the device.
     """
-    seconds = f"{format_duration(plan['seconds'])} of {format_duration(base['seconds'])}"
+    seconds = f"{format_duration(plan['seconds'])} against {format_duration(base['seconds'])}"
     if hour is not None:
         own, whole = (hour * float(row["seconds"]) / 3600 for row in (plan, base))
-        seconds += f"; {own:,.2g} of {whole:,.2g} in money"
+        seconds += f"; {own:,.2g} against {whole:,.2g} in money"
     time = percent(plan["seconds"] / base["seconds"])
     if pd.isna(plan["flops"]) or pd.isna(base["flops"]) or not base["flops"] > 0:
         return Tile("Time, of full retraining's", time, seconds)

@@ -251,7 +251,7 @@ def test_a_price_of_an_hour_turns_measured_seconds_into_money(measured, monkeypa
     own = plans[plans["method"] == method_names([verdict.method])[verdict.method]]["seconds"].iloc[
         0
     ]
-    assert f"{90 * own / 3600:,.2g} of 1 in money" in texts(app)
+    assert f"{90 * own / 3600:,.2g} against 1 in money" in texts(app)
 
 
 def test_another_verdict_is_chosen_by_the_switch_and_a_published_one_says_so(tmp_path, monkeypatch):

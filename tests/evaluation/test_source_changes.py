@@ -55,7 +55,7 @@ def test_the_sentence_has_the_best_plan_with_its_interval_in_level_and_ranking()
     assert found.sentence == (
         "Against the old model, which users have now, every plan is surely worse in rating accuracy: "
         "the best, full retraining, has 1 % more error (between 0.5 % more and 2 % more); every plan is "
-        "behind in ranking, not always surely: the best, migration trained on all users, has 1 % "
+        "behind in ranking, which may be chance for some: the best, migration trained on all users, has 1 % "
         "less pair accuracy (between 1 % more and 2 % less)."
     )
     alone = {"Again": PLANS["Again"]}
