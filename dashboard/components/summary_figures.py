@@ -43,7 +43,7 @@ def show_costs(run: Run, plans: pd.DataFrame, chosen: str | None) -> None:
         "summary-costs",
         title="What each plan costs, and what it keeps",
         x=f"Cost in {rows['basis'].iloc[0]}, in % of full retraining",
-        y=f"{decision_texts.capitalised(level)} kept (%)",
+        y=f"{summary.capitalised(level)} kept (%)",
         height=HEIGHT,
     )
 

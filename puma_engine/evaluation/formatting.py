@@ -85,6 +85,11 @@ def _in_words(label: str) -> str:
     return _SHUFFLED.sub(r"Check: prompts swapped between users\1, ", name)
 
 
+def capitalised(text: str) -> str:
+    """Return a text with its first letter in upper case."""
+    return text[:1].upper() + text[1:]
+
+
 def format_seconds(value: float) -> str:
     """Return a duration in seconds, minutes or hours."""
     if value < 120:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from puma_engine.evaluation.baselines import BASELINES
 from puma_engine.evaluation.formatting import (
+    capitalised,
     format_duration,
     format_percent,
 )
@@ -38,11 +39,6 @@ class Tile(NamedTuple):
 def aspect_name(task: str, aspect: str) -> str:
     """Return the name of an aspect without its metric: rating accuracy, ranking."""
     return aspect_label(task, aspect).partition(" (")[0]
-
-
-def capitalised(text: str) -> str:
-    """Return a text with its first letter in upper case."""
-    return text[:1].upper() + text[1:]
 
 
 def percent(share: float) -> str:
@@ -133,8 +129,7 @@ def scale_end(ranges: tuple[DecisionRange, ...], margin: float) -> float:
 
 def decision_label(part: DecisionRange) -> str:
     """Return a short name of a decision: what is chosen, or that it is open."""
-    who = part.method.removeprefix("Migration trained on ").removeprefix("Migration ")
-    who = capitalised(re.sub(r", refined for .*", ", refined", who))
+    who = _who(part.method)
     return {
         "migrate": who,
         "refine": f"{who}, some again" if "refined" in who else f"{who}, some refined",
@@ -144,14 +139,17 @@ def decision_label(part: DecisionRange) -> str:
 
 def plan_label(plan: Any) -> str:
     """Return the short name of a plan in a chart. plan: method, kind and is_baseline."""
-    name = str(plan.method)
     if plan.kind == "source":
         return "Old model"
     if plan.kind == "retrained" and plan.is_baseline:
         return "Retrained"
-    for beginning in ("Migration trained on ", "Migration "):
-        name = name.removeprefix(beginning)
-    return capitalised(re.sub(r", refined for .*", ", refined", name))
+    return _who(str(plan.method))
+
+
+def _who(method: str) -> str:
+    """Return which users train a migration, and whether it was refined, from its name."""
+    users = method.removeprefix("Migration trained on ").removeprefix("Migration ")
+    return capitalised(re.sub(r", refined for .*", ", refined", users))
 
 
 def fine_print(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from puma_engine.evaluation.baselines import BASELINES
+from puma_engine.evaluation.formatting import capitalised
 from puma_engine.evaluation.metrics import METRICS
 from puma_engine.evaluation.user_effects import USER_MARGIN
 
@@ -137,7 +138,7 @@ _OF = {
 def setting(name: str, command: str = "") -> str:
     """Return the name of a job's setting in plain words."""
     words = SETTINGS | SETTINGS_OF.get(command, {})
-    return words.get(name) or _capitalised(name.replace("_", " "))
+    return words.get(name) or capitalised(name.replace("_", " "))
 
 
 def step_title(title: str) -> str:
@@ -152,14 +153,10 @@ def step_title(title: str) -> str:
             return f"{what}: {rest[:1].lower()}{rest[1:]}"
     if match := _MIGRATED.fullmatch(title):
         return f"Migration trained on {match[1]} of the users"
-    return _capitalised(title)
+    return capitalised(title)
 
 
 _MIGRATED = re.compile(r"migrated ([\d.]+ %)")
-
-
-def _capitalised(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def heading(term: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from puma_engine.evaluation.formatting import format_percent
+from puma_engine.evaluation.formatting import capitalised, format_percent
 from puma_engine.evaluation.metrics import METRICS, PRIMARY_METRIC
 from puma_engine.evaluation.plan_summary import Question, plan_costs
 from puma_engine.evaluation.verdict import DecisionRange, Verdict
@@ -64,7 +64,7 @@ def render_one_page(page: OnePage) -> str:
             page=page,
             title=decision_texts.title(page.asked),
             decision=DECISIONS[page.verdict.decision],
-            sentence=decision_texts.capitalised(sentence),
+            sentence=capitalised(sentence),
             accepted=format_percent(page.margin),
             lost=f"less {metric.label}" if metric.higher_is_better else "more error",
             bar=_bar(page),
@@ -112,7 +112,7 @@ def _costs(page: OnePage) -> svg.Chart | None:
         )
         for row in rows.itertuples()
     ]
-    level = decision_texts.capitalised(decision_texts.aspect_name(page.task, "level"))
+    level = capitalised(decision_texts.aspect_name(page.task, "level"))
     cost = f"Cost in {rows['basis'].iloc[0]}, in % of full retraining"
     return svg.kept_cost(
         "What each plan costs, and what it keeps", points, line, (cost, f"{level} kept (%)")
