@@ -119,8 +119,11 @@ def _without_relative_models(ws: Workspace, value: Any, *, runs: bool) -> Any:
     known = not isinstance(value, str) or not value or value in ZOO or value in PACKAGED
     if known or (runs and ws.matches(value)):
         return value
-    path = Path(value).expanduser()
-    return str(path.absolute()) if path.exists() else value
+    try:
+        path = Path(value).expanduser()
+        return str(path.absolute()) if path.exists() else value
+    except (OSError, RuntimeError):  # no path can have such a name; the job says what it is not
+        return value
 
 
 def jobs(ws: Workspace, status: str | None = None, limit: int | None = None) -> list[Job]:

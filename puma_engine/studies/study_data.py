@@ -44,7 +44,8 @@ def study_data(text: str) -> StudyData:
             f"There is nothing at {path!r}; give the path of the files as {source}=PATH."
         )
     stem = place.resolve().name.split(".")[0]
-    if source in TABLES:
-        return StudyData(stem, source, {"source": "table", "path": str(place), "task": source})
+    # The name of no shipped data set, or its rows would count as evidence on that.
     name = stem if stem.startswith(source) else f"{source}-{stem}"
+    if source in TABLES:
+        return StudyData(name, source, {"source": "table", "path": str(place), "task": source})
     return StudyData(name, get_source(source).task, {"source": source, "path": str(place)})

@@ -183,3 +183,5 @@ def test_a_job_holds_models_by_absolute_paths(ws, tmp_path, monkeypatch):
     added = jobs.enqueue(ws, "add_backbone", {"spec": Path("known")}, title="Add").args
     assert added == {"spec": str(tmp_path / "models" / "known")}
     assert jobs.enqueue(ws, "add_backbone", {"spec": "known"}, title="Add").args == added
+    for spec in ("x" * 300, "~nobody-of-this-name/model"):
+        assert jobs.enqueue(ws, "add_backbone", {"spec": spec}, title="Add").args == {"spec": spec}
