@@ -221,10 +221,13 @@ def arithmetic(orders: Evidence) -> str:
         tflop[f"retrained, {order}"] for order in ("prompt first", "item first", "prompt last")
     )
     few = tflop[f"{FEW}, prompt last"]
+    rmse = {line["method"]: line["rmse"] for line in lines if line.get("rmse")}
+    worse = rmse[f"{FEW}, prompt last"] / rmse["retrained, prompt first"] - 1
     return (
         f"The prompt stands last, so one position is computed for an example. For {users:,} users of books, full "
         f"retraining takes {last:.1f} TFLOP, {item:.1f} with the item first, and {first:.0f} in the paper's order. A "
-        f"migration on 7 % takes {few:.1f}, which is {percent(few / first)} of retraining in the paper's order."
+        f"migration on 7 % takes {few:.1f}, which is {percent(few / first)} of retraining in the paper's order, and "
+        f"ends {percent(abs(worse))} {'worse' if worse > 0 else 'better'} than that."
     )
 
 
@@ -278,8 +281,10 @@ def other_model(main: Main) -> str:
     """What a migration to a model that is not the zoo's reaches."""
     named = (
         (ALL_USERS, "All users"),
-        (few_users(DEFAULT_STRATEGIES["rating"]), "7 % of the users (representative)"),
-        (few_users(DEFAULT_STRATEGIES["rating"], 0.01), "1 %"),
+        (FEW, "7 % of the users (the paper's strategy)"),
+        (few_users(DEFAULT_STRATEGIES["rating"]), "7 % (representative)"),
+        (few_users("random"), "7 % (random)"),
+        (few_users(PAPER_STRATEGY, 0.01), "1 % (the paper's strategy)"),
     )
     parts = []
     for method, words in named:

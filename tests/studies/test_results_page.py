@@ -59,7 +59,7 @@ def test_the_results_are_one_page_whose_links_have_targets():
         assert links and [link for link in links if not (page.parent / link).exists()] == []
         # A line break inside a target would end the link.
         assert not re.search(r"\]\([^)]*\s", text)
-    assert len((DOCS / "results.md").read_text(encoding="utf-8").split()) < 1120
+    assert len((DOCS / "results.md").read_text(encoding="utf-8").split()) < 1200
 
 
 @pytest.mark.parametrize(
