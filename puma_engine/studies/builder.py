@@ -7,7 +7,7 @@ from typing import Any
 
 from puma_engine.evaluation.baselines import BASELINES
 from puma_engine.studies.cells import ORDERS, Cell, Inputs, Options, Stage, Study
-from puma_engine.studies.grids import CLICKS, RATINGS, Candidate
+from puma_engine.studies.grids import Candidate, grids_for
 from puma_engine.studies.study_data import study_data
 
 SMALL_SHARE = 0.07
@@ -37,7 +37,7 @@ class Builder:
     def __init__(self, options: Options, dataset: str) -> None:
         data = study_data(dataset)
         self.options, self.dataset, self.task = options, data.name, data.task
-        self.grids = CLICKS if self.task == "click" else RATINGS
+        self.grids = grids_for(self.task, options.target)
         self.cells: list[Cell] = []
         settings = data.settings | ({"users": options.users} if options.users else {})
         self.data = self.add("data", "import_dataset", settings)
@@ -228,7 +228,7 @@ class Builder:
         migrations = []
         for seed in seeds:
             settings = {"role": "source", "backbone": self.options.source, "seed": seed}
-            grid, data = self.grids.prompts, {"dataset": self.data}
+            grid, data = self.grids.source, {"dataset": self.data}
             sources = self._candidates(f"source {seed}", "fit_prompts", grid, settings, data)
             name, trained = "all from source candidate", self.grids.source_migration
             migrations.append(

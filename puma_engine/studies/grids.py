@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from puma_engine.defaults import fit_defaults, migration_defaults
+from puma_engine.zoo import ZOO
 
 Candidate = dict[str, Any]
 # The defaults that candidates vary, for all users of goodbooks.
@@ -31,6 +32,12 @@ def _adapter(rate: float, batch: int, noise: float, epochs: int = _MIGRATION.epo
     return _training(rate, batch, epochs=epochs) | {"adapter": adapter}
 
 
+def _drawn(candidate: Candidate, dropout: float = _NETWORK.dropout) -> Candidate:
+    """Return an adapter whose weights are all drawn, and that does not start at the text."""
+    changes = {"output_start": "random", "dropout": dropout}
+    return candidate | {"adapter": candidate["adapter"] | changes}
+
+
 def _without_early_stopping(*candidates: Candidate) -> list[Candidate]:
     """Return the candidates with patience 0.
 
@@ -46,13 +53,14 @@ def _without_early_stopping(*candidates: Candidate) -> list[Candidate]:
 class Grids:
     """The candidates of every training of a study.
 
-    prompts: source prompts and full retraining. adapter, small_adapter: migrations trained on all
+    source: source prompts. prompts: full retraining. adapter, small_adapter: migrations trained on all
     users, and on a few. refining: fitting migrated prompts further. item_prompts: fitting and
     refining with item prompts beside the users'. source_migration: the migration by which
     candidates of source prompts are compared. retraining: learning rate and batch size of the
     retraining that `table3` stops early.
     """
 
+    source: list[Candidate]
     prompts: list[Candidate]
     adapter: list[Candidate]
     small_adapter: list[Candidate]
@@ -89,6 +97,7 @@ _ITEM_PROMPTS = [
     _training(1.5e-2, 1024, 1.0, 6),
 ]
 RATINGS = Grids(
+    source=_PROMPTS,
     prompts=_PROMPTS,
     adapter=_ADAPTER,
     small_adapter=[
@@ -110,15 +119,54 @@ RATINGS = Grids(
     source_migration=_ADAPTER[0],
     retraining=(_FIT.learning_rate, _FIT.batch_size),
 )
-# Clicks carry less information than ratings, so adapters need more epochs. With large batches
-# the source prompts of some seeds learn nothing.
-CLICKS = Grids(
+# On a model that never saw the templates, such as SmolLM2, adapters pass a plateau before they tell
+# users from each other; large batches and drawn weights pass it sooner. Each candidate takes minutes on
+# a GPU, so there are fewer, and source prompts are those of a model of the zoo.
+OTHER_MODELS = Grids(
+    source=[_PROMPTS[2], _PROMPTS[4], _PROMPTS[5]],
     prompts=[
-        *_without_early_stopping(
-            _training(7e-3, 256, 0.0, 20), _training(7e-3, 256, 0.3, 20), *_PROMPTS
-        ),
+        _training(1.5e-2, 1024, 0.3),
+        _training(1e-2, 256, 1.0),
         {},
     ],
+    adapter=[
+        _adapter(2e-3, 1024, 0.1, epochs=20),
+        _drawn(_adapter(2e-3, 1024, 0.1)),
+        _drawn(_adapter(5e-4, 256, 0.1)),
+        _adapter(3e-4, 256, 0.1),
+        _adapter(1e-3, 256, 0.1, epochs=2),
+        _drawn(_adapter(1e-3, 256, 0.1, epochs=2)),
+    ],
+    small_adapter=[
+        _drawn(_adapter(5e-4, 128, 0.3, epochs=12)),
+        _training(5e-4, 128, 0.3, epochs=12) | {"adapter": {"hidden": 1024, "dropout": 0.3}},
+        _adapter(1e-3, 256, 0.1, epochs=20),
+        _adapter(1e-3, 64, 0.3, epochs=12),
+        {},
+    ],
+    refining=[
+        _training(1e-2, 256, 0.3, 6),
+        _training(1.5e-2, 1024, 0.3),
+        {},
+    ],
+    item_prompts=[
+        _training(1.5e-2, 512, 3.0, 12),
+        _training(1.5e-2, 512, 1.0),
+    ],
+    source_migration=_drawn(_adapter(1e-3, 256, 0.1, epochs=2)),
+    retraining=(_FIT.learning_rate, _FIT.batch_size),
+)
+# Clicks carry less information than ratings, so adapters need more epochs. With large batches
+# the source prompts of some seeds learn nothing.
+_CLICK_PROMPTS = [
+    *_without_early_stopping(
+        _training(7e-3, 256, 0.0, 20), _training(7e-3, 256, 0.3, 20), *_PROMPTS
+    ),
+    {},
+]
+CLICKS = Grids(
+    source=_CLICK_PROMPTS,
+    prompts=_CLICK_PROMPTS,
     adapter=[
         *_without_early_stopping(
             _adapter(1e-4, 64, 0.3, epochs=25),
@@ -151,5 +199,14 @@ CLICKS = Grids(
     source_migration={},
     retraining=(7e-3, 256),
 )
+
+
+def grids_for(task: str, target: str) -> Grids:
+    """Return the candidates of a task, "rating" or "click", with a model that prompts move to."""
+    if task == "click":
+        return CLICKS
+    return RATINGS if target in ZOO else OTHER_MODELS
+
+
 # Random prompts are a control: only the rating head is trained.
 RANDOM_PROMPTS = _training(1e-2, 256, 0.0, epochs=3)

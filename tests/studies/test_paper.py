@@ -1,6 +1,7 @@
 """Cells of the studies of the paper's tables."""
 
 import os
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,7 @@ from puma_engine.defaults import PAIRS_PER_USER
 from puma_engine.jobs.places import VARIABLE
 from puma_engine.studies import Options, get_study
 from puma_engine.studies.builder import ALL_USERS, BLENDED, WITHOUT_RECORDS, few_users
-from puma_engine.studies.grids import CLICKS, RATINGS
+from puma_engine.studies.grids import CLICKS, OTHER_MODELS, RATINGS
 from puma_engine.studies.paper import FROM_FACTORS, FROM_ITEMS_TOO
 
 
@@ -112,6 +113,22 @@ def test_table2_compares_settings_for_few_users_by_the_mean_over_two_seeds():
         seed = candidate.settings["seed"]
         for trained_on in candidate.inputs.values():
             assert trained_on.endswith(f" {seed}")
+
+
+def test_models_that_never_saw_the_templates_have_candidates_of_their_own():
+    options = Options(datasets=("goodbooks",), source="llama-medium", target="smollm2", seeds=(0,))
+    cells = get_study("table2").cells(options)
+
+    def tried(prefix: str) -> list[dict[str, Any]]:
+        names = [f"goodbooks/{prefix} candidate {number}" for number in range(20)]
+        settings = [cell.settings for cell in cells if cell.name in names]
+        given = {"target", "seed", "role", "backbone"}
+        return [{k: v for k, v in each.items() if k not in given} for each in settings]
+
+    assert tried("all") == OTHER_MODELS.adapter
+    assert tried("few 0") == OTHER_MODELS.small_adapter
+    assert tried("source 0") == OTHER_MODELS.source
+    assert tried("retrained") == OTHER_MODELS.prompts
 
 
 def test_quick_studies_on_a_cpu_use_two_cores_and_others_one_process(monkeypatch):
