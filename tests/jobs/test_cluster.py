@@ -17,6 +17,7 @@ from job_helpers import wait_for
 from ray_clusters import ray_cluster
 from small_runs import SMALL, write_ratings
 from tiny import tiny_backbone_folder
+from waiting_nodes import MANY, WaitingWorker, job_command
 
 from puma_engine import jobs, pipeline
 from puma_engine.backbone.packages import RELOCATED
@@ -36,13 +37,8 @@ from puma_engine.studies import Cell, run_cells
 from puma_engine.workbench import Workbench
 
 QUICK = {"epochs": 2, "batch_size": 64, "learning_rate": 1e-2}
-# A thousand steps, so that a checkpoint comes back before the last one.
-LONG = {"epochs": 80, "batch_size": 16, "learning_rate": 1e-3, "patience": 0}
-LONG |= {"checkpoint_seconds": 0.2}
-# A run that began anew would report fewer steps first.
-MANY = 200
-# On a busy machine a run may end before this process has looked at it; then it is made again.
-ATTEMPTS = 5
+# Several hundred steps; nodes stop behind a checkpoint of MANY.
+LONG = {"epochs": 24, "batch_size": 16, "learning_rate": 1e-3, "patience": 0}
 
 
 @pytest.fixture(scope="module")
@@ -168,18 +164,17 @@ def long_run(world):
 
 
 @pytest.fixture
-def often(world, monkeypatch):
-    """Look at the nodes often, and forget the long run that an earlier test made there."""
+def waiting(world, monkeypatch):
+    """Nodes that stop behind a checkpoint of the long run, which an earlier test made there: forget that one."""
+    monkeypatch.setattr(clusters, "NodeWorker", WaitingWorker)
     monkeypatch.setattr(clusters, "POLL_SECONDS", 0.05)
     monkeypatch.setattr(clusters, "CHECKPOINT_SHARE", 1e6)
-    forget_long_run(world)
-
-
-def forget_long_run(world):
     for run in world.there.runs(kind="prompts"):
         if run.config["training"]["epochs"] == LONG["epochs"]:
             world.there.delete(run.id)
     # The actors that have it, too.
+    world.cluster.end_idle()
+    yield
     world.cluster.end_idle()
 
 
@@ -187,7 +182,7 @@ def long_fit(world):
     return FitRequest(dataset=world.data.name, backbone=str(world.small), training=LONG)
 
 
-def test_the_run_of_a_lost_node_goes_on_from_its_checkpoint(world, often, long_run):
+def test_the_run_of_a_lost_node_goes_on_from_its_checkpoint(world, waiting, long_run):
     reports, started = [], []
     nodes = {node.node_id: node for node in world.ray.worker_nodes}
 
@@ -200,12 +195,7 @@ def test_the_run_of_a_lost_node_goes_on_from_its_checkpoint(world, often, long_r
     ready = world.cluster.ready
     world.cluster.ready = lambda actor: started.append(ready(actor)) or started[-1]
     try:
-        for _ in range(ATTEMPTS):
-            there = execute(world, "fit_prompts", long_fit(world), progress=lose_node)
-            if len(nodes) == 1:
-                break
-            forget_long_run(world)
-            reports.clear()
+        there = execute(world, "fit_prompts", long_fit(world), progress=lose_node)
     finally:
         del world.cluster.ready
         if len(nodes) == 1:
@@ -217,7 +207,7 @@ def test_the_run_of_a_lost_node_goes_on_from_its_checkpoint(world, often, long_r
     assert_same(world, there, long_run)
 
 
-def test_a_cancelled_run_goes_on_from_its_checkpoint(world, often, long_run):
+def test_a_cancelled_run_goes_on_from_its_checkpoint(world, waiting, long_run):
     steps = [0]
 
     def progress(report):
@@ -225,16 +215,13 @@ def test_a_cancelled_run_goes_on_from_its_checkpoint(world, often, long_run):
 
     request = long_fit(world)
     with pytest.raises(Cancelled, match="at step"):
-        for _ in range(ATTEMPTS):
-            execute(
-                world,
-                "fit_prompts",
-                request,
-                progress=progress,
-                should_cancel=lambda: max(steps) >= MANY,
-            )
-            forget_long_run(world)
-            steps[:] = [0]
+        execute(
+            world,
+            "fit_prompts",
+            request,
+            progress=progress,
+            should_cancel=lambda: max(steps) >= MANY,
+        )
     assert world.there.run(long_run.id).status == "interrupted"
     stopped = clusters._saved_at(world.there.work(long_run.id))[0]
     assert stopped >= max(steps)
@@ -244,7 +231,7 @@ def test_a_cancelled_run_goes_on_from_its_checkpoint(world, often, long_run):
     assert_same(world, there, long_run)
 
 
-def test_a_node_whose_run_goes_on_there_gets_no_other(world, often):
+def test_a_node_whose_run_goes_on_there_gets_no_other(world, waiting):
     def fail(report):
         if report.step:
             raise StoreError("no room")
@@ -254,30 +241,27 @@ def test_a_node_whose_run_goes_on_there_gets_no_other(world, often):
     assert world.cluster._idle == []
 
 
-def saved_or_ended(ws, job_id):
+def saved(ws, job_id):
     job = jobs.job(ws, job_id)
-    return (job.progress.get("saved_step") or job.finished) and job
+    assert not job.finished, job.error
+    return job.progress.get("saved_step", 0) >= MANY and job
 
 
-def test_a_job_whose_process_is_killed_goes_on_from_its_checkpoint(world, often, long_run):
+def test_a_job_whose_process_is_killed_goes_on_from_its_checkpoint(world, waiting, long_run):
     ws, arguments = world.there, long_fit(world).to_dict() | {"on": world.ray.address}
-    for _ in range(ATTEMPTS):
-        job = jobs.enqueue(ws, "fit_prompts", arguments, title="Long")
-        worker = threading.Thread(
-            target=jobs.worker, args=(ws,), kwargs={"devices": ["cpu"], "once": True}
-        )
-        worker.start()
-        running = wait_for(functools.partial(saved_or_ended, ws, job.id))
-        if running.status == "running":
-            break
-        worker.join()
-        forget_long_run(world)
+    job = jobs.enqueue(ws, "fit_prompts", arguments, title="Long")
+    serving = {"devices": ["cpu"], "once": True, "runner": job_command}
+    worker = threading.Thread(target=jobs.worker, args=(ws,), kwargs=serving)
+    worker.start()
+    running = wait_for(functools.partial(saved, ws, job.id))
     assert running.progress["node"] and running.progress["total"]
     os.kill(running.pid, signal.SIGKILL)
     worker.join()
     done = jobs.job(ws, job.id)
     assert (done.status, done.attempt, done.error) == ("finished", 2, None)
     assert_same(world, ws.run(done.run_id), long_run)
+    steps = [step for trace in done.progress["trace"].values() for step, _ in trace]
+    assert all(step >= MANY for step in steps)
     assert f"{running.progress['node']}: CPU" in jobs.read_log(ws, job.id)
 
 
