@@ -33,7 +33,7 @@ def _adapter(rate: float, batch: int, noise: float, epochs: int = _MIGRATION.epo
 
 
 def _drawn(candidate: Candidate, dropout: float = _NETWORK.dropout) -> Candidate:
-    """Return an adapter whose weights are all drawn, and that does not start at the text."""
+    """Return an adapter all of whose weights are drawn, so that it does not start at the text."""
     changes = {"output_start": "random", "dropout": dropout}
     return candidate | {"adapter": candidate["adapter"] | changes}
 
@@ -133,13 +133,15 @@ OTHER_MODELS = Grids(
         _adapter(2e-3, 1024, 0.1, epochs=20),
         _drawn(_adapter(2e-3, 1024, 0.1)),
         _drawn(_adapter(5e-4, 256, 0.1)),
+        _training(5e-4, 256, 0.3) | _drawn({"adapter": {"hidden": 1024, "noise": 0.3}}, 0.3),
         _adapter(3e-4, 256, 0.1),
         _adapter(1e-3, 256, 0.1, epochs=2),
         _drawn(_adapter(1e-3, 256, 0.1, epochs=2)),
     ],
     small_adapter=[
         _drawn(_adapter(5e-4, 128, 0.3, epochs=12)),
-        _training(5e-4, 128, 0.3, epochs=12) | {"adapter": {"hidden": 1024, "dropout": 0.3}},
+        _training(5e-4, 128, 0.3, epochs=12)
+        | _drawn({"adapter": {"hidden": 1024, "noise": 0.3}}, 0.3),
         _adapter(1e-3, 256, 0.1, epochs=20),
         _adapter(1e-3, 64, 0.3, epochs=12),
         {},
