@@ -96,10 +96,16 @@ _ITEM_PROMPTS = [
     _training(1.5e-2, 512, 1.0),
     _training(1.5e-2, 1024, 1.0, 6),
 ]
+# On all users of goodbooks, retraining and adapters still improve in their tenth epoch.
+_EPOCHS_OF_MANY = 20
 RATINGS = Grids(
     source=_PROMPTS,
-    prompts=_PROMPTS,
-    adapter=_ADAPTER,
+    prompts=[_training(1e-2, 256, 1.0, _EPOCHS_OF_MANY), *_PROMPTS],
+    adapter=[
+        _adapter(2e-3, 1024, 0.1, epochs=_EPOCHS_OF_MANY),
+        _adapter(1e-3, 512, 0.1, epochs=_EPOCHS_OF_MANY),
+        *_ADAPTER,
+    ],
     small_adapter=[
         _adapter(1e-3, 256, 0.3, epochs=6),
         _adapter(1e-3, 256, 0.1, epochs=12),
