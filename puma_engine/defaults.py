@@ -40,6 +40,9 @@ DEFAULT_TEMPLATES = {"rating": "rating-prompt-last", "click": "click-item-first"
 # rows. On 300 users of movietweetings 12 and 24 were within 0.6 % of each other.
 PAIRS_PER_USER = 24
 
+# Items that every prompt of a table predicts, see `puma_engine.datasets.anchor_items`.
+ANCHOR_ITEMS = 32
+
 # A migration that loses at most this share of the full retraining's metric counts as equivalent.
 MARGIN = 0.01
 

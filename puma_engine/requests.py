@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from puma_engine.config import AdapterConfig, PromptConfig, TrainingConfig, field_names
+from puma_engine.defaults import ANCHOR_ITEMS
 from puma_engine.errors import ConfigError, MigrationError, SelectionError
 
 Role = Literal["source", "retrained", "random"]
@@ -412,6 +413,26 @@ class EvaluationRequest(Request):
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class AnchorRequest(Request):
+    """Predict the same items for every user of a prompt table on its model.
+
+    items: ids; where none are given, `count` items are chosen from the data set's train rows.
+    """
+
+    prompts: str
+    items: tuple[str, ...] = ()
+    count: int = ANCHOR_ITEMS
+    precision: str = "auto"
+    name: str | None = None
+
+    def check(self) -> None:
+        if self.count < 2:
+            raise ConfigError(
+                f"The spread of predictions needs two anchor items or more, not {self.count}."
+            )
+
+
 # Commands whose runs a cluster can compute, by the request that each takes.
 PLACED: dict[str, type[Request]] = {
     "fit_prompts": FitRequest,
@@ -420,5 +441,6 @@ PLACED: dict[str, type[Request]] = {
     "chain": ChainRequest,
     "refine": RefineRequest,
     "evaluate": EvaluationRequest,
+    "predict_anchors": AnchorRequest,
     "run_plan": PlanRequest,
 }

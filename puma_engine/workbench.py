@@ -68,6 +68,7 @@ class Workbench:
     migrate = _method(pipeline.migrate)
     chain = _method(pipeline.chain)
     evaluate = _method(pipeline.evaluate)
+    predict_anchors = _method(pipeline.predict_anchors)
     compare = _method(pipeline.compare)
     costs = _method(pipeline.costs)
     calibrate = _method(pipeline.calibrate)
@@ -84,6 +85,7 @@ class Workbench:
     adapter = _method(pipeline.load_adapter)
     predict_title = _method(pipeline.predict_title)
     predictions = _method(pipeline.read_predictions)
+    anchors = _method(pipeline.read_anchors)
     selected_users = _method(pipeline.selected_users)
 
     def run(self, reference: str) -> Run:

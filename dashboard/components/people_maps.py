@@ -137,11 +137,10 @@ def trust(subject: Subject, view: View) -> None:
         st.markdown(
             "**Horizontal**: a person's mean prediction, how generous the prompt is.\n\n"
             "**Vertical**: the standard deviation of the person's predictions, how much the prompt "
-            "tells titles apart.\n\n"
-            f"Both are over the {facts['rows']:,} held-out records that all panels predicted, of "
-            f"the {len(view.frame):,} people with two or more. They have units, so panels are "
-            "compared without any alignment."
+            "tells titles apart.\n\n" + _measured_on(view)
         )
+        if "anchors" in facts:
+            _anchor_table(subject, facts["anchors"])
         return
     if "trust_users" in facts:
         measured = f"Measured on {facts['trust_users']:,} users and {facts['trust_neighbours']} neighbours."
@@ -175,6 +174,36 @@ def trust(subject: Subject, view: View) -> None:
         if subject.source
         else f"{method} of the prompts. Axes have no unit."
     )
+
+
+def _measured_on(view: View) -> str:
+    """Say what the predictions of the behaviour are of."""
+    facts = view.facts
+    if "anchors" in facts:
+        over = (
+            f"Both are over the same {len(facts['anchors'])} titles for everybody and every model"
+        )
+        over += f" (anchor items), of {len(view.frame):,} people."
+    else:
+        over = (
+            f"Both are over the {facts['rows']:,} held-out records that all panels predicted, of "
+        )
+        over += f"the {len(view.frame):,} people with two or more; each person's titles are others."
+    return f"{over} They have units, so panels are compared without any alignment."
+
+
+def _anchor_table(subject: Subject, items: list[str]) -> None:
+    titles = people.anchor_titles(engine.root(), subject.dataset, tuple(items))
+    rating = subject.task == "rating"
+    mean = "Mean rating (stars)" if rating else "Share clicked (%)"
+    table = pd.DataFrame(
+        {
+            "Title": [short(text, 60) for text in titles["text"]],
+            "Records": titles["records"],
+            mean: titles["mean"] if rating else 100 * titles["mean"],
+        }
+    )
+    tables.show(table, {mean: NumberColumn(format="%.2f" if rating else "%.1f")}, height=220)
 
 
 _MISFIT = (
@@ -304,7 +333,9 @@ def _label_axes(figure: go.Figure, subject: Subject, view: View, *, first: bool)
     small = {"size": 12}
     if view.name == "behaviour":
         unit = "stars" if subject.task == "rating" else "probability of a click"
-        figure.update_xaxes(title={"text": f"mean prediction ({unit})", "font": small})
+        anchors = len(view.facts.get("anchors", ()))
+        over = f" of {anchors} titles" if anchors else ""
+        figure.update_xaxes(title={"text": f"mean prediction{over} ({unit})", "font": small})
         if first:
             figure.update_yaxes(title={"text": f"spread of predictions ({unit})", "font": small})
     else:

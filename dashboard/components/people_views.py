@@ -74,7 +74,9 @@ def _grid(root: str, key: Key) -> tuple[dict[str, np.ndarray], Axes]:
         covered = {
             side: ends[[f"{side}_x", f"{side}_y"]].to_numpy() for side in ("source", "migrated")
         }
-    return map_selection.to_grid(drawn.points, square=key[0] != "behaviour", covered=covered)
+    return map_selection.to_grid(
+        drawn.points, square=key[0] not in ("behaviour", "anchors"), covered=covered
+    )
 
 
 def clusters(subject: Subject, view: View) -> np.ndarray | None:

@@ -221,8 +221,9 @@ def show_behaviour(run: Run, plans: pd.DataFrame, method: str) -> None:
         ("Retrained", plans[plans["is_baseline"].astype(bool)]),
     ]
     names = {str(rows["evaluation"].iloc[0]): label for label, rows in chosen if len(rows)}
-    users = summary.behaviour(engine.root(), tuple(names))
-    if users is None or users.empty:
+    anchors = len(engine.runs("anchors"))
+    shown = summary.behaviour(engine.root(), tuple(names), anchors)
+    if shown is None or shown.frame.empty:
         st.caption(
             "The behaviour of users cannot be drawn: predictions are gone, too many, or of one row "
             "a user."
@@ -230,12 +231,20 @@ def show_behaviour(run: Run, plans: pd.DataFrame, method: str) -> None:
         return
     ratings = run.summary["task"] == "rating"
     unit = "stars" if ratings else "probability"
-    labelled = users.assign(panel=users["evaluation"].map(names))
+    users = pd.concat(
+        [
+            shown.frame[["user_id", f"mean_{number}", f"spread_{number}", "outcome"]]
+            .set_axis(["user_id", "mean", "spread", "outcome"], axis=1)
+            .assign(panel=panel)
+            for number, panel in enumerate(names.values())
+        ],
+        ignore_index=True,
+    )
     figures.show(
-        behaviour_figure(labelled, unit),
-        labelled[["panel", "user_id", "mean", "spread", "outcome"]],
+        behaviour_figure(users, unit),
+        users[["panel", "user_id", "mean", "spread", "outcome"]],
         "summary-behaviour",
-        title=f"Each user's predictions, and their median spread ({unit})",
+        title=summary.decision_texts.behaviour_title(shown.anchors, unit),
         height=HEIGHT,
     )
 

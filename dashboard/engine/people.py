@@ -1,6 +1,7 @@
 """What the page People is about: a prompt table, what it is compared with, and its users."""
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ from puma_engine.evaluation.user_effects import (
     with_values,
 )
 from puma_engine.maps.projection import principal_map, principal_plane
+from puma_engine.pipeline.anchors import common_anchors
 from puma_engine.pipeline.evaluating import (
     ids_of,
     method_label,
@@ -32,8 +34,12 @@ from puma_engine.pipeline.evaluating import (
     read_user_metric,
 )
 from puma_engine.pipeline.importing_data import task_of
-from puma_engine.pipeline.stored_prompts import PromptTableReader
-from puma_engine.pipeline.user_behaviour import MAX_ROWS, read_behaviour
+from puma_engine.pipeline.stored_prompts import PromptTableReader, has_model
+from puma_engine.pipeline.user_behaviour import (
+    MAX_ROWS,
+    read_anchor_behaviour,
+    read_behaviour,
+)
 from puma_engine.store import Workspace
 
 __all__ = ["LIKELY", "LISTED_USERS", "MAX_ROWS", "METRICS", "SURE"]
@@ -234,17 +240,64 @@ class Positions:
 
 
 def behaviour_key(subject: Subject) -> Key | None:
-    """Return the key of the behaviour of users; None where too little is evaluated."""
+    """Return the key of the behaviour of users; None where too little is predicted.
+
+    It is over anchor items where all models predicted the same ones, else over held-out records.
+    """
+    asked = anchored_prompts(subject)
+    anchors = common_anchors(engine.workspace(), list(asked.values()))
+    if anchors:
+        panels = dict(zip(asked, (run.id for run in anchors), strict=True))
+        key = ("anchors", subject.dataset, *_flat(panels))
+        with suppress(StoreError):  # of a damaged file; the page says so
+            if positions(engine.root(), key) is not None:
+                return key
     given = {
         "old": subject.source_evaluation,
         "migrated": subject.evaluation,
         "retrained": subject.retrained,
     }
-    panels: dict[str, str] = {}
-    for panel, evaluation in given.items():
-        if evaluation is not None and evaluation not in panels.values():
-            panels[panel] = evaluation
+    panels = _distinct(given)
     return None if "migrated" not in panels else ("behaviour", subject.dataset, *_flat(panels))
+
+
+def anchored_prompts(subject: Subject) -> dict[str, str]:
+    """Return the prompt tables whose predictions of anchor items are compared, by panel."""
+    source, retrained = subject.source, subject.retrained
+    return _distinct(
+        {
+            "old": source.id if source is not None and has_model(source) else None,
+            "migrated": subject.run.id,
+            "retrained": None if retrained is None else engine.run(retrained).inputs["prompts"],
+        }
+    )
+
+
+def without_anchors(subject: Subject) -> list[Run]:
+    """Return the prompt tables that have to predict anchor items, so that all have the same.
+
+    Empty where they have them, or where one has no prompts here that a model could read.
+    """
+    ws, asked = engine.workspace(), list(anchored_prompts(subject).values())
+    if common_anchors(ws, asked) or not all(map(user_details.has_prompts, asked)):
+        return []
+    lacking = [prompts for prompts in asked if common_anchors(ws, [prompts]) is None]
+    return [engine.run(prompts) for prompts in lacking or asked]
+
+
+def predict_anchors(runs: list[Run]) -> None:
+    """Queue the jobs that predict anchor items. Raises BackboneError where a model is missing."""
+    for run in runs:
+        engine.queue("predict_anchors", {"prompts": run.id}, f"Predict the same titles: {run.name}")
+
+
+def _distinct(panels: dict[str, str | None]) -> dict[str, str]:
+    """Return the panels that have something of their own."""
+    result: dict[str, str] = {}
+    for panel, given in panels.items():
+        if given is not None and given not in result.values():
+            result[panel] = given
+    return result
 
 
 def _flat(panels: dict[str, str]) -> list[str]:
@@ -289,9 +342,10 @@ def positions(root: str, key: Key) -> Positions | None:
     """
     ws = Workspace.open(root)
     kind, dataset, *rest = key
-    if kind == "behaviour":
+    if kind in ("behaviour", "anchors"):
         panels = dict(zip(rest[::2], rest[1::2], strict=True))
-        users = behaviour_of(root, tuple(panels.values()))
+        names = list(panels.values())
+        users = (read_behaviour if kind == "behaviour" else read_anchor_behaviour)(ws, names)
         if users is None or users.empty:
             return None
         points = {
@@ -300,7 +354,11 @@ def positions(root: str, key: Key) -> Positions | None:
         }
         medians = {panel: float(np.median(values[:, 1])) for panel, values in points.items()}
         frame = users[["user_id"]]
-        facts: dict[str, Any] = {"medians": medians, "rows": int(users["rows"].sum())}
+        facts: dict[str, Any] = {"medians": medians}
+        if kind == "anchors":
+            facts["anchors"] = ws.run(names[0]).config["items"]
+        else:
+            facts["rows"] = int(users["rows"].sum())
     elif kind == "components":
         frame, points, facts = _components(ws, rest)
     else:
@@ -355,12 +413,11 @@ def rows_of(frame: pd.DataFrame, users: pd.DataFrame) -> np.ndarray:
     return np.flatnonzero(pc.is_in(ids_of(frame), ids_of(users)).to_numpy(zero_copy_only=False))
 
 
-@st.cache_resource(max_entries=6, show_spinner=False)
-def behaviour_of(
-    root: str, evaluations: tuple[str, ...], most: int | None = None
-) -> pd.DataFrame | None:
-    """Return the behaviour of users under some evaluations, see read_behaviour; do not change it."""
-    return read_behaviour(Workspace.open(root), evaluations, most)
+@st.cache_data(max_entries=6, show_spinner=False)
+def anchor_titles(root: str, dataset: str, items: tuple[str, ...]) -> pd.DataFrame:
+    """Return title, records and mean outcome of anchor items, in their order."""
+    profiles = datasets.profiles(root, dataset, "item").set_index("item_id")
+    return profiles.loc[list(items), ["text", "records", "mean"]].reset_index(drop=True)
 
 
 def one_dimensional(subject: Subject) -> dict[str, float]:

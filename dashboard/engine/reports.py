@@ -11,6 +11,7 @@ import streamlit as st
 
 from dashboard import engine
 from dashboard.engine import Run, StoreError
+from puma_engine.pipeline.anchors import KIND as ANCHORS
 from puma_engine.pipeline.reporting import read_table, render_report, table_names
 from puma_engine.pipeline.stored_prompts import has_model
 from puma_engine.pipeline.summary_page import render_summary
@@ -31,8 +32,13 @@ def report(root: str, comparison: str, name: str, margin: float) -> str:
 
 
 @st.cache_data(max_entries=10, show_spinner=False)
-def one_page(root: str, comparison: str, name: str, margin: float, address: str | None) -> str:
-    """Return the decision on a comparison as one printable HTML page; its arguments as of `report`."""
+def one_page(
+    root: str, comparison: str, name: str, margin: float, address: str | None, anchors: int
+) -> str:
+    """Return the decision on a comparison as one printable HTML page; its arguments as of `report`.
+
+    anchors: the number of runs with anchor predictions, which its pictures may be drawn from.
+    """
     return render_summary(Workspace.open(root), comparison, margin=margin, address=address)
 
 
@@ -42,11 +48,13 @@ def runs_with_tables() -> list[Run]:
         "SELECT DISTINCT run_id FROM artifacts WHERE format = 'parquet'"
     )
     with_tables = {row["run_id"] for row in rows}
-    return [run for run in engine.runs() if run.id in with_tables]
+    return [run for run in engine.runs() if run.id in with_tables or run.kind == ANCHORS]
 
 
 def rows(run: Run, name: str) -> int | None:
-    """Return the number of rows of a table file; None for tables that are in the database."""
+    """Return the number of rows of a table; None for tables that are in the database."""
+    if name == ANCHORS:
+        return int(run.summary["users"] * run.summary["anchors"])
     for file in engine.workspace().artifacts(run.id):
         if file["name"] == name:
             return int(file["rows"])

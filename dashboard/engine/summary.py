@@ -10,7 +10,6 @@ import streamlit as st
 from dashboard import engine
 from dashboard.engine import Run, comparisons
 from dashboard.engine.comparisons import MARGIN
-from dashboard.engine.people import behaviour_of
 from dashboard.engine.user_impact import EvaluationPair, impact
 from puma_engine.defaults import PAPER_STRATEGY
 from puma_engine.errors import StoreError, StudyError
@@ -24,6 +23,7 @@ from puma_engine.evaluation.verdict import (
     decision_ranges,
 )
 from puma_engine.pipeline import summary_page
+from puma_engine.pipeline.user_behaviour import Behaviour, behaviour_of_evaluations
 from puma_engine.pipeline.verdicts import comparison_data
 from puma_engine.report import decision_texts, label_layout
 from puma_engine.store import Workspace
@@ -153,22 +153,12 @@ def effects(run: Run, evaluation: str) -> UserEffects | None:
     return None if measured is None else measured.effects
 
 
-@st.cache_data(max_entries=20, show_spinner=False)
-def behaviour(root: str, evaluations: tuple[str, ...]) -> pd.DataFrame | None:
-    """Return the mean and the standard deviation of each user's predictions, by evaluation.
+@st.cache_resource(max_entries=20, show_spinner=False)
+def behaviour(root: str, evaluations: tuple[str, ...], anchors: int) -> Behaviour | None:
+    """Return how users are served by evaluated methods, see `behaviour_of_evaluations`.
 
-    They are over the held-out rows that all evaluations predicted, of users with two or more; of
-    at most MAX_DRAWN users, drawn with a fixed seed before their rows are read. Columns: evaluation,
-    user_id, mean, spread, outcome (the mean true outcome). None if predictions are gone or there are
-    too many rows.
+    Of at most MAX_DRAWN users. None if predictions are gone or there are too many rows. anchors: how
+    many runs with anchor predictions the workspace has, since new ones change the result. Do not change
+    the result.
     """
-    users = behaviour_of(root, evaluations, MAX_DRAWN)
-    if users is None:
-        return None
-    parts = [
-        users[["user_id", f"mean_{number}", f"spread_{number}", "outcome"]]
-        .set_axis(["user_id", "mean", "spread", "outcome"], axis=1)
-        .assign(evaluation=name)
-        for number, name in enumerate(evaluations)
-    ]
-    return pd.concat(parts, ignore_index=True)
+    return behaviour_of_evaluations(Workspace.open(root), evaluations, MAX_DRAWN)

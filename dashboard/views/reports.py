@@ -47,7 +47,9 @@ def _report() -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.download_button(
             "One page to print",
-            lambda: reports.one_page(engine.root(), run.id, run.name, margin, address).encode(),
+            lambda: reports.one_page(
+                engine.root(), run.id, run.name, margin, address, len(engine.runs("anchors"))
+            ).encode(),
             f"{file_name(run)}-one-page.html",
             "text/html",
             key="one-page-html",

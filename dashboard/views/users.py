@@ -283,6 +283,8 @@ def _maps(
     notes = people_maps.notes(subject, view)
     if notes:
         st.markdown(f":material/info: {escaped(notes, 600)}")
+    if view.name == "behaviour" and "anchors" not in view.facts:
+        _offer_anchors(subject)
     if not selection:
         opened = MapSelection() if user is None else MapSelection(users=(user,))
         drawn = map_selection.selected_rows(opened, view.frame, view.points)
@@ -295,6 +297,34 @@ def _maps(
         if clicked is not None:
             _open(clicked)
             st.rerun()
+
+
+def _offer_anchors(subject: Subject) -> None:
+    """Say that people are shown on different titles, and how to show them on the same ones."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown(
+            ":material/info: Each person's mean and spread are over the titles of their own held-out "
+            "records, which differ between people."
+        )
+        lacking = people.without_anchors(subject)
+        jobs = [user_maps.latest_job("predict_anchors", prompts=run.id) for run in lacking]
+        active = [job for job in jobs if job is not None and job.status in job_cards.ACTIVE]
+        asked = False
+        if lacking and not active:
+            asked = page_states.action(
+                "Predict the same titles for everybody",
+                icon=":material/grid_on:",
+                help=f"{term('anchor items')} A job asks each model; `puma anchors` does the same.",
+            )
+    for job in jobs:
+        if job is not None and job.status == "failed":
+            page_states.failed("The same titles could not be predicted.", job.error)
+    if asked:
+        with page_states.caught("The same titles cannot be predicted here."):
+            people.predict_anchors(lacking)
+            st.rerun()
+    if active:
+        job_cards.watch_one(active[-1])
 
 
 def _no_map(subject: Subject, name: str) -> None:

@@ -116,7 +116,7 @@ def common(
 
 for command in (
     *(stages.select, stages.migrate, stages.aggregate, stages.chain, stages.predict_regressions),
-    *(stages.evaluate, stages.compare, stages.predict, stages.project),
+    *(stages.evaluate, stages.anchors, stages.compare, stages.predict, stages.project),
     *(reports.report, published.publish, jobs.worker, doctor.doctor),
     *(upkeep.gc, upkeep.backup, upkeep.restore),
     *(serving.serve_adapter, serving.select_stream, serving.migrate_stream),

@@ -45,6 +45,8 @@ HELP: dict[str, Text] = {
         "min": 0,
     },
     "shuffled": "The control: each user gets another's source prompt.",
+    "items": "Item that every user is asked about; repeat it (default: popular items with varied means).",
+    "count": {"help": "Anchor items to choose where none is named.", "min": 2},
     "precision": "auto, fp32, bf16 or fp16.",
     "seed": "Seed of every draw.",
     "clusters": "Clusters of k-means.",

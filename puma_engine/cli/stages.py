@@ -7,7 +7,13 @@ import typer
 from puma_engine.cli.options import HELP, stage, with_options
 from puma_engine.cli.session import session
 from puma_engine.defaults import DEMO_USERS, MARGIN
-from puma_engine.requests import ChainRequest, EvaluationRequest, MigrationRequest, SelectionRequest
+from puma_engine.requests import (
+    AnchorRequest,
+    ChainRequest,
+    EvaluationRequest,
+    MigrationRequest,
+    SelectionRequest,
+)
 from puma_engine.training import distributed
 
 
@@ -75,6 +81,16 @@ def predict_regressions(migration: str, share: float, name: str | None = None) -
 def evaluate(request: EvaluationRequest) -> str:
     """Predict a split and score it: pooled metrics with 95 % intervals, and metrics a user."""
     return f"evaluating {request.subject}"
+
+
+@stage(
+    "predict_anchors",
+    "prompts",
+    prompts="Prompts or migration run.",
+)
+def anchors(request: AnchorRequest) -> str:
+    """Predict the same items for every user, so that users and models can be compared."""
+    return f"predicting anchor items with {request.prompts}"
 
 
 @with_options(

@@ -5,11 +5,29 @@ alignment.
 """
 
 from collections.abc import Sequence
+from functools import reduce
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 KEYS = ["user_id", "item_id"]
+
+
+def anchor_behaviour(tables: Sequence[tuple[Sequence[str], np.ndarray]]) -> pd.DataFrame:
+    """Return the mean and standard deviation of each user's predictions for common items.
+
+    tables: users and predictions [users, items] of each method, of the same items. Returns user_id,
+    mean_0, spread_0, mean_1 and so on, of the users that all tables have, sorted by id.
+    """
+    users = reduce(pd.Index.intersection, (pd.Index(ids, dtype="str") for ids, _ in tables))
+    users = users.sort_values()
+    result: dict[str, Any] = {"user_id": pd.array(users, dtype="str")}
+    for number, (ids, predictions) in enumerate(tables):
+        values = predictions[pd.Index(ids, dtype="str").get_indexer(users)].astype(np.float64)
+        result[f"mean_{number}"] = values.mean(axis=1)
+        result[f"spread_{number}"] = values.std(axis=1, ddof=1)
+    return pd.DataFrame(result)
 
 
 def behaviour(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:

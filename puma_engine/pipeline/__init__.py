@@ -6,6 +6,7 @@ Importing this package loads no torch; stages that need it load it when they wor
 from collections.abc import Callable
 from typing import Any
 
+from puma_engine.pipeline.anchors import predict_anchors, read_anchors, run_anchors
 from puma_engine.pipeline.backbones import add_backbone, list_zoo, load_backbone
 from puma_engine.pipeline.calibrating import calibrate
 from puma_engine.pipeline.comparing import (
@@ -65,6 +66,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
         migrate,
         chain,
         evaluate,
+        predict_anchors,
         compare,
         project,
         run_plan,
@@ -80,6 +82,7 @@ EXECUTORS: dict[str, Callable[[Workspace, Any, Execution], Any]] = {
     "chain": run_chain,
     "refine": run_refining,
     "evaluate": run_evaluation,
+    "predict_anchors": run_anchors,
     "run_plan": execute_plan,
 }
 # Jobs that earlier versions queued.

@@ -18,6 +18,7 @@ from puma_engine.defaults import (
 )
 from puma_engine.evaluation.baselines import BASELINES
 from puma_engine.pipeline import stage
+from puma_engine.pipeline.anchors import run_anchors
 from puma_engine.pipeline.backbones import backbone_run
 from puma_engine.pipeline.comparing import compare
 from puma_engine.pipeline.demo_files import (
@@ -35,7 +36,7 @@ from puma_engine.pipeline.migrating import run_migration
 from puma_engine.pipeline.projecting import project
 from puma_engine.pipeline.publishing import add_published
 from puma_engine.pipeline.refining import refine
-from puma_engine.requests import EvaluationRequest, FitRequest, MigrationRequest
+from puma_engine.requests import AnchorRequest, EvaluationRequest, FitRequest, MigrationRequest
 from puma_engine.store import Run, Workspace
 from puma_engine.store.archives import runs_of
 
@@ -75,7 +76,7 @@ def demo(
     larger one trained on 1 % to all of the users, one of them refined, full retraining, random
     prompts, the shuffled control and baselines, all evaluated on the test split; a second seed,
     random users against representative ones, a chain over a third model and an aggregation with it;
-    maps of the prompts by PCA. What of it would take longer than two minutes ships with PUMA, marked
+    what each prompt predicts for anchor items; maps of the prompts by PCA. What of it would take longer than two minutes ships with PUMA, marked
     as published (see `archive_file`); with another number of users it is computed. umap: draw the
     maps by UMAP, too, in the end, which takes a minute or two. Comparisons that ship as archives are
     added first. real: migrate to SmolLM2, a pre-trained language model, instead; see `real_demo`.
@@ -190,6 +191,8 @@ class Demo:
         for name in methods:
             seconds = 3 if name == methods[0] else 0.5
             yield Step(_evaluation(name), seconds, self._evaluate(name))
+        for name in methods:
+            yield Step(f"anchors of {name}", 2, self._predict_anchors(name))
         for name in BASELINES:
             yield Step(_evaluation(name), 1, self._evaluate(name))
         for title in (_migrated(DEMO_SHARE), _migrated(DEMO_SHARES[-1])):
@@ -287,6 +290,9 @@ class Demo:
             return run_evaluation(self.ws, EvaluationRequest(subject=subject, dataset=data), part)
 
         return do
+
+    def _predict_anchors(self, method: str) -> Do:
+        return lambda part: run_anchors(self.ws, AnchorRequest(prompts=self.runs[method].id), part)
 
     def _project(self, migrated: str, method: str) -> Do:
         return lambda part: project(

@@ -17,6 +17,7 @@ from puma_engine.datasets import Dataset, item_profiles, statistics
 from puma_engine.errors import NotFoundError, StoreError
 from puma_engine.files import TensorFile, read_json, write_json, write_text
 from puma_engine.pipeline import importing_data
+from puma_engine.pipeline.anchors import ARTIFACT as ANCHORS
 from puma_engine.pipeline.stored_prompts import VECTORS
 from puma_engine.store import Run, Workspace, locks
 from puma_engine.store.database import DATABASE
@@ -275,6 +276,8 @@ def _erase_from_run(ws: Workspace, run: Run, user: str, held: Iterable[str]) -> 
         summary |= {"users": len(chosen), "selected": int(chosen.sum())}
     if "prompts" in held:
         summary["users"] = len(ws.open_tensors(run.id, "prompts").meta["ids"])
+    if ANCHORS in held:
+        summary["users"] = len(ws.open_tensors(run.id, ANCHORS).meta["ids"])
     if run.kind == "dataset" and held:
         dataset = Dataset(
             summary["dataset"],

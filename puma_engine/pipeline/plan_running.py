@@ -8,6 +8,7 @@ from typing import Any
 from puma_engine.config import AdapterConfig, TrainingConfig
 from puma_engine.errors import StoreError
 from puma_engine.pipeline import stage
+from puma_engine.pipeline.anchors import run_anchors, takes_seconds
 from puma_engine.pipeline.backbones import backbone_run
 from puma_engine.pipeline.comparing import compare
 from puma_engine.pipeline.evaluating import run_evaluation
@@ -22,7 +23,7 @@ from puma_engine.pipeline.planning import (
     plan_stages,
 )
 from puma_engine.pipeline.stored_prompts import has_model
-from puma_engine.requests import EvaluationRequest, PlanRequest
+from puma_engine.requests import AnchorRequest, EvaluationRequest, PlanRequest
 from puma_engine.store import Run, Workspace
 
 
@@ -127,7 +128,11 @@ class _Steps:
                     "model; run the plan again with retrain (--retrain)."
                 )
             subjects += [*self.scored, retrained.id]
-        overall = stage.OverallProgress([1.0] * len(subjects), part.progress)
+        # Behaviour is compared between models, so it needs the anchor items of more than one.
+        asked = [run for run in subjects if self.compared and takes_seconds(self.ws, run)]
+        overall = stage.OverallProgress([1.0] * len(subjects + asked), part.progress)
+        for number, run in enumerate(asked, start=len(subjects)):
+            run_anchors(self.ws, AnchorRequest(prompts=run), part.part(overall, number))
         self.evaluations = [
             run_evaluation(self.ws, EvaluationRequest(subject=run), part.part(overall, number))
             for number, run in enumerate(subjects)

@@ -44,7 +44,10 @@ NOT_SHOWN = ("adapter", "item_adapter", "source_predictions")
 # Whose prompts are taken first where not all of them have room.
 FIRST_KINDS = ("source", "migrated", "retrained", "refined", "random", "shuffled")
 # Commands that read a prompt table with its model.
-PROMPT_READERS = ("evaluate", "predict", "refine", "predict_regressions")
+PROMPT_READERS = (
+    *("evaluate", "predict", "predict_anchors"),
+    *("refine", "predict_regressions"),
+)
 
 
 @dataclass(frozen=True)
@@ -180,7 +183,8 @@ def _texts(value: Any) -> list[str]:
 
 
 def _runs_of(ws: Workspace, comparison: Run) -> list[Run]:
-    """Return the runs that a comparison rests on, and maps of their prompts, inputs first."""
+    """Return the runs that a comparison rests on, maps of their prompts and what these predict for
+    anchor items, inputs first."""
     runs = ws.lineage(comparison.id)[::-1]
     known = {run.id for run in runs}
     maps = {
@@ -188,7 +192,7 @@ def _runs_of(ws: Workspace, comparison: Run) -> list[Run]:
         for run in runs
         if run.kind in stage.PROMPT_KINDS
         for other in ws.dependents(run.id)
-        if other.kind == "projection" and other.status == "finished"
+        if other.kind in ("projection", "anchors") and other.status == "finished"
     }
     return runs + [run for run in maps.values() if set(run.inputs.values()) <= known]
 

@@ -14,6 +14,8 @@ from puma_engine.evaluation.metrics import METRICS, draws_used
 from puma_engine.evaluation.verdict import judge
 from puma_engine.files import atomic_write, write_text
 from puma_engine.pipeline import stage
+from puma_engine.pipeline.anchors import ARTIFACT as ANCHORS
+from puma_engine.pipeline.anchors import read_anchors
 from puma_engine.pipeline.summary_page import now_in_words, render_summary
 from puma_engine.pipeline.verdicts import comparison_data, user_impact_between
 from puma_engine.report.spreadsheets import without_formulas
@@ -93,12 +95,12 @@ def table_names(ws: Workspace, run: stage.Reference) -> list[str]:
     """Return the tables of a run that can be exported."""
     run = stage.find(ws, run)
     names = [file["name"] for file in ws.artifacts(run.id) if file["format"] == "parquet"]
-    stored = {"evaluation": SCORES, "comparison": SCORES[:1]}.get(run.kind, ())
+    stored = {"evaluation": SCORES, "comparison": SCORES[:1], ANCHORS: (ANCHORS,)}.get(run.kind, ())
     return [name for name in names if name not in SCORES] + list(stored)
 
 
 def read_table(ws: Workspace, run: stage.Reference, name: str) -> pd.DataFrame:
-    """Read a table of a run: one of its Parquet files, or metrics or user_metrics.
+    """Read a table of a run: one of its Parquet files, or metrics, user_metrics or anchors.
 
     Raises NotFoundError for a table that the run does not have.
     """
@@ -110,6 +112,8 @@ def read_table(ws: Workspace, run: stage.Reference, name: str) -> pd.DataFrame:
         )
     if name == "metrics":
         return ws.metrics(run.id)
+    if name == ANCHORS:
+        return read_anchors(ws, run).frame
     return ws.user_metrics(run.id) if name == "user_metrics" else ws.get_table(run.id, name)
 
 

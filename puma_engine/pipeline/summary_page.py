@@ -15,7 +15,7 @@ from puma_engine.evaluation.formatting import method_names
 from puma_engine.evaluation.verdict import decision_ranges, judge
 from puma_engine.pipeline import stage
 from puma_engine.pipeline.method_survey import evaluated_methods
-from puma_engine.pipeline.user_behaviour import read_behaviour
+from puma_engine.pipeline.user_behaviour import behaviour_of_evaluations
 from puma_engine.pipeline.verdicts import comparison_data, user_impact_between
 from puma_engine.report import decision_texts
 from puma_engine.report.one_page import OnePage, render_one_page
@@ -76,6 +76,7 @@ def render_summary(
         if len(sources):
             panels[str(sources["evaluation"].iloc[0])] = "Old model"
         panels |= {str(row["evaluation"]): "Migrated", str(base["evaluation"]): "Retrained"}
+    behaviour = behaviour_of_evaluations(ws, list(panels), MAX_DRAWN) if panels else None
     context = (
         asked.data,
         f"{run.summary['rows']:,} held-out records",
@@ -96,7 +97,8 @@ def render_summary(
             ranges=ranges,
             tiles=tiles,
             plans=plans,
-            behaviour=read_behaviour(ws, list(panels), MAX_DRAWN) if panels else None,
+            behaviour=None if behaviour is None else behaviour.frame,
+            anchors=0 if behaviour is None else behaviour.anchors,
             panels=list(panels.values()),
             fine_print=decision_texts.fine_print(
                 run.summary["task"],

@@ -52,6 +52,12 @@ def title(asked: Question) -> str:
     return f"Move {asked.users:,} users{source} to {asked.target or 'the new model'}?"
 
 
+def behaviour_title(anchors: int, unit: str) -> str:
+    """Return the title of the picture of users' behaviour; anchors: of `Behaviour`."""
+    over = f" of the same {anchors} titles" if anchors else ""
+    return f"Each user's predictions{over}, and their median spread ({unit})"
+
+
 def kept_tile(task: str, plan: pd.Series, aspect: str) -> Tile:
     """Return what a plan keeps of full retraining's gain in an aspect, with its interval."""
     prefix = "kept" if aspect == "level" else "ranking"

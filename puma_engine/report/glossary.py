@@ -51,6 +51,9 @@ TERMS = {
     "variance": "How much a user's own ratings differ from each other. Users who give every item "
     "the same rating teach an adapter little.",
     "cluster": "A group of users with similar source prompts, found by k-means.",
+    "anchor items": "A few items that every user's prompt is asked about, on every model: popular "
+    "ones whose mean ratings differ, chosen from the train records. Means and spreads of predictions "
+    "are then over the same titles for everybody.",
     "held-out": "Records that nothing was trained on, reserved for measuring. All quality figures are "
     "measured on the test split unless another is named.",
     "interval": "A 95 % interval: where the figure would lie in 95 of 100 repetitions with other "
@@ -130,6 +133,7 @@ STEPS = {
 }
 _OF = {
     "evaluation of ": "Evaluate",
+    "anchors of ": "Predict the same titles",
     "map of ": "Map by PCA",
     "UMAP of ": "Map by UMAP",
 }

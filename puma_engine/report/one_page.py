@@ -31,8 +31,9 @@ class OnePage:
     context: what was measured, when and where. margin: the accepted error, a share. ranges: of
     `puma_engine.evaluation.verdict.decision_ranges`, none without a full retraining.
     tiles: none without a judged migration. plans: of `puma_engine.evaluation.plan_summary.plan_table`,
-    with the judged migration first. behaviour: the table of `puma_engine.maps.behaviour` for the panels
-    ("Old model", "Migrated", "Retrained") in this order, None where predictions are gone. published:
+    with the judged migration first. behaviour: a frame of `puma_engine.pipeline.user_behaviour` for the
+    panels ("Old model", "Migrated", "Retrained") in this order, None where predictions are gone; anchors:
+    the number of items that it is over, 0 for held-out records. published:
     where it was measured, "" for a comparison of the workspace. address: of the Summary in a dashboard,
     None where it is not known. written: the time of writing.
     """
@@ -46,6 +47,7 @@ class OnePage:
     tiles: Sequence[Tile]
     plans: pd.DataFrame
     behaviour: pd.DataFrame | None
+    anchors: int
     panels: Sequence[str]
     fine_print: str
     published: str
@@ -144,4 +146,5 @@ def _behaviour(page: OnePage) -> Mapping[str, Any] | None:
         labels = f"Mean prediction ({unit})", f"Spread ({unit})"
         median = f"{name}: {users[f'spread_{number}'].median():.2f}"
         charts.append((median, svg.behaviour(f"{name}, each user", rows, ends, labels)))
-    return {"unit": unit, "charts": charts, "low": outcomes[0], "high": outcomes[1]}
+    over = decision_texts.behaviour_title(page.anchors, unit)
+    return {"title": over, "unit": unit, "charts": charts, "low": outcomes[0], "high": outcomes[1]}

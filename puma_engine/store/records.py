@@ -25,6 +25,7 @@ KINDS = (
     "evaluation",
     "comparison",
     "projection",
+    "anchors",
     "calibration",
 )
 # damaged: the rows of the run in the database are not what they were.

@@ -373,14 +373,15 @@ def test_the_published_curve_is_of_the_same_data_and_model_and_from_its_report(
 def test_behaviour_is_the_mean_and_spread_of_each_users_predictions(measured):
     ws, run = measured
     evaluations = tuple(ws.get_table(run.id, "methods")["evaluation"][:2])
-    table = summary.behaviour(str(ws.root), evaluations)
-    assert table is not None
+    shown = summary.behaviour(str(ws.root), evaluations, 0)
+    assert shown is not None and shown.anchors == 0
+    table = shown.frame
     rows = ws.get_table(evaluations[1], "predictions")
     one = rows[rows["user_id"] == "007"]["prediction"]
-    row = table[(table["user_id"] == "007") & (table["evaluation"] == evaluations[1])].iloc[0]
-    assert row["mean"] == pytest.approx(one.mean(), rel=1e-5)
-    assert row["spread"] == pytest.approx(one.std(), rel=1e-5)
-    assert len(table) == 2 * rows["user_id"].nunique()
+    row = table[table["user_id"] == "007"].iloc[0]
+    assert row["mean_1"] == pytest.approx(one.mean(), rel=1e-5)
+    assert row["spread_1"] == pytest.approx(one.std(), rel=1e-5)
+    assert len(table) == rows["user_id"].nunique()
 
 
 def test_plans_are_those_of_the_model_that_the_verdict_is_about(measured, monkeypatch):
@@ -404,13 +405,12 @@ def test_plans_are_those_of_the_model_that_the_verdict_is_about(measured, monkey
 def test_behaviour_of_many_users_is_that_of_a_sample(measured, monkeypatch):
     ws, run = measured
     evaluations = tuple(ws.get_table(run.id, "methods")["evaluation"][:2])
-    everybody = summary.behaviour.__wrapped__(str(ws.root), evaluations)
+    everybody = summary.behaviour.__wrapped__(str(ws.root), evaluations, 0).frame
     monkeypatch.setattr(summary, "MAX_DRAWN", 5)
-    few = summary.behaviour.__wrapped__(str(ws.root), evaluations)
-    keys = ["evaluation", "user_id"]
-    assert few.groupby("evaluation")["user_id"].nunique().tolist() == [5, 5]
-    same = everybody.set_index(keys).loc[pd.MultiIndex.from_frame(few[keys])].reset_index()
-    pd.testing.assert_frame_equal(same[few.columns], few)
+    few = summary.behaviour.__wrapped__(str(ws.root), evaluations, 0).frame
+    assert few["user_id"].nunique() == len(few) == 5
+    same = everybody.set_index("user_id").loc[few["user_id"]].reset_index()
+    pd.testing.assert_frame_equal(same, few)
 
 
 def test_a_later_evaluation_makes_the_verdict_outdated(tmp_path, monkeypatch):

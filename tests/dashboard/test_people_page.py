@@ -437,6 +437,83 @@ def test_behaviour_is_drawn_of_the_old_the_migrated_and_the_retrained_prompts(ju
     assert bars == [True, False, False]
 
 
+@pytest.fixture
+def copied(judged, tmp_path, monkeypatch):
+    """A copy of the judged workspace, in which jobs wait for ever."""
+    shutil.copytree(judged["ws"].root, tmp_path / "ws")
+    monkeypatch.setattr("puma_engine.jobs.ensure_worker", lambda _ws: False)
+    return Workspace.open(tmp_path / "ws")
+
+
+def ask_anchors(ws, prompts, predictions, items):
+    """Store what a prompt table predicts for anchor items, [users, items]."""
+    inputs = {"prompts": prompts.id, "dataset": prompts.inputs["dataset"]}
+    run = ws.begin("anchors", name=f"of {prompts.name}", config={"items": items}, inputs=inputs)
+    users = [f"{user:03}" for user in range(len(predictions))]
+    arrays = {"predictions": predictions.astype("f4")}
+    ws.put_tensors(run.id, "anchors", arrays, ids=users, meta={"items": items})
+    summary = {"task": "rating", "users": len(users), "anchors": len(items)}
+    return ws.finish(run.id, seconds=1, device="cpu", summary=summary)
+
+
+def test_people_are_shown_on_the_same_titles_where_all_models_predicted_them(
+    judged, copied, monkeypatch
+):
+    few = judged["runs"]["few"].inputs["prompts"]
+    own_titles = "over the titles of their own held-out records, which differ between people."
+    ask = "Predict the same titles for everybody"
+    app = open_page("users", copied.root, monkeypatch, method=few, map="behaviour")
+    assert own_titles in words(app)
+    app = press(app, ask)
+    asked = [judged["runs"][name].inputs["prompts"] for name in ("source", "few", "again")]
+    queued = [job for job in jobs.jobs(copied) if job.command == "predict_anchors"]
+    assert {job.args["prompts"] for job in queued} == set(asked) and len(queued) == 3
+    assert own_titles in words(app) and ask not in [button.label for button in app.button]
+    for job in queued:
+        jobs.cancel(copied, job.id)
+
+    rng, items = np.random.default_rng(5), ["i3", "i1", "i4"]
+    tables = [rng.uniform(1, 5, (60, 3)).astype("f4") for _ in asked]
+    for prompts, values in zip(asked[:2], tables, strict=False):
+        ask_anchors(copied, copied.run(prompts), values, items)
+    # Two of three are not compared with the third, which lacks them alone.
+    app = open_page("users", copied.root, monkeypatch, method=few, map="behaviour")
+    assert own_titles in words(app)
+    press(app, ask)
+    (job,) = jobs.jobs(copied, status="queued")
+    assert job.args == {"prompts": asked[2]}
+    jobs.cancel(copied, job.id)
+    last = ask_anchors(copied, copied.run(asked[2]), tables[2], items)
+
+    app = open_page("users", copied.root, monkeypatch, method=few, map="behaviour")
+    shown = words(app)
+    assert own_titles not in shown and "over the same 3 titles for everybody" in shown
+    for values in tables:
+        assert f"median spread {np.median(values.std(axis=1, ddof=1)):.2f} ★" in shown
+    (titles,) = (table.value for table in app.dataframe if "Title" in table.value)
+    assert titles["Title"].tolist() == ["Book 3", "Book 1", "Book 4"]
+    chart = json.loads(app.get("plotly_chart")[0].proto.spec)
+    assert chart["layout"]["xaxis"]["title"]["text"] == "mean prediction of 3 titles (stars)"
+    exported = open_page("reports", copied.root, monkeypatch, part="table", run=last.id)
+    assert "180 rows" in words(exported)
+    # A damaged file leads back to the records that everybody has.
+    (file,) = copied.folder(last.id).glob("anchors.*")
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    people.positions.clear()
+    app = open_page("users", copied.root, monkeypatch, method=few, map="behaviour")
+    assert own_titles in words(app)
+
+
+def test_a_failed_prediction_of_the_same_titles_says_why(judged, copied, monkeypatch):
+    few = judged["runs"]["few"].inputs["prompts"]
+    job = add_job(
+        copied, "predict_anchors", args={"prompts": few}, status="failed", error="no room"
+    )
+    app = open_page("users", copied.root, monkeypatch, method=few, map="behaviour")
+    assert "The same titles could not be predicted." in words(app) and "no room" in words(app)
+    assert job and "Predict the same titles for everybody" in [item.label for item in app.button]
+
+
 def test_a_selection_on_one_view_is_the_same_users_on_another(drawn, judged, monkeypatch):
     ws = judged["ws"]
     app = see(judged, monkeypatch, map="behaviour", method=judged["runs"]["few"].id)

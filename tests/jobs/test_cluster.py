@@ -26,6 +26,7 @@ from puma_engine.jobs import cluster as clusters
 from puma_engine.jobs import node_worker, places, queue, worker_loop
 from puma_engine.jobs.cluster import Cluster
 from puma_engine.requests import (
+    AnchorRequest,
     EvaluationRequest,
     FitRequest,
     MigrationRequest,
@@ -112,6 +113,7 @@ def test_fit_migration_refining_and_evaluation_are_those_of_one_machine(world, s
         ("migrate", migrating),
         ("evaluate", EvaluationRequest(subject="moved")),
         ("refine", RefineRequest(start="moved", training=QUICK)),
+        ("predict_anchors", AnchorRequest(prompts="moved", count=4)),
     ):
         there = execute(world, command, request)
         here = pipeline.EXECUTORS[command](world.here, request, pipeline.Execution())

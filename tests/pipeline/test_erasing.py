@@ -48,6 +48,7 @@ def ws(tmp_path_factory):
     scores = [pipeline.evaluate(ws, run) for run in (source, everybody, few)]
     pipeline.compare(ws, scores)
     pipeline.project(ws, source, everybody, method="pca")
+    pipeline.predict_anchors(ws, everybody, count=16)  # as many items as users
     killed = ws.begin("dataset", name="killed", config={"x": 1}, inputs={})
     (ws.work(killed.id) / "checkpoint").write_text(USER)
     ws.fail(killed.id, f"The user {USER!r} has no prompt.")
@@ -118,6 +119,10 @@ def test_a_repeated_erasure_does_what_is_left_and_tells_all(
             assert summary["selected"] == frame["selected"].sum()
         if "tokens" in summary:
             assert summary["users"] == len(pipeline.load_prompts(copy, run_id).user_ids) == 15
+        if "anchors" in summary:
+            predicted = pipeline.read_anchors(copy, run_id)
+            assert summary["users"] == len(predicted.users) == 15 and len(predicted.items) == 16
+            assert predicted.predictions.shape == (15, 16)
     data = copy.runs(kind="dataset", status="finished")[0]
     assert data.summary["users"] == 15
     profiles = item_profiles(pipeline.load_dataset(copy, data.id))
