@@ -6,7 +6,7 @@ import re
 import textwrap
 from datetime import UTC, datetime
 
-from dashboard.engine import duration
+from dashboard.engine import duration, shortened
 
 __all__ = ["ago", "count", "duration", "duration_range", "escaped", "plotly_text", "short", "size"]
 
@@ -65,8 +65,7 @@ _LINK = re.compile(r"(https?:)(?=//)|(www)(?=\.)|((?<=[-.\w+])@)(?=[-\w])", re.I
 
 def short(text: str, limit: int = 80) -> str:
     """Return a text on one line, without control characters, of at most `limit` characters."""
-    line = " ".join(_HIDDEN.sub(" ", text).split())
-    return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
+    return shortened(" ".join(_HIDDEN.sub(" ", text).split()), limit)
 
 
 def escaped(text: str, limit: int = 80) -> str:

@@ -1,13 +1,17 @@
-"""New migration: upload a file of prompts or vectors, and follow its import."""
+"""New migration: upload a file of prompts or vectors, and start its import."""
 
 import streamlit as st
 
 from dashboard import engine
-from dashboard.components import formatting, job_cards, page_states, query_params, upload_box
+from dashboard.components import (
+    awaited_import,
+    formatting,
+    page_states,
+    query_params,
+    upload_box,
+)
 from dashboard.engine import prompt_files, uploads
 
-# The address names the import that the flow waits for.
-IMPORTING = "import-prompts"
 BOXES = ("prompts-file", "prompts-users")
 
 
@@ -67,29 +71,5 @@ def file(dataset: str, model: str | None) -> None:
         page_states.failed("The import was not started.", error)
         return
     upload_box.forget(*BOXES)
-    query_params.write(IMPORTING, job.id)
+    query_params.write(awaited_import.PROMPTS, job.id)
     st.rerun()
-
-
-def importing() -> engine.Job | None:
-    """Return the import that the flow waits for."""
-    job_id = st.query_params.get(IMPORTING)
-    if job_id is None:
-        return None
-    try:
-        return engine.job(job_id)
-    except engine.PumaError:
-        query_params.write(IMPORTING, None)
-        return None
-
-
-def watch(job: engine.Job) -> None:
-    """Show an import that is not finished, and what can be done where it failed."""
-    job_cards.watch_one(job)
-    if job.status in ("failed", "cancelled"):
-        st.button(
-            "Choose other prompts",
-            icon=":material/undo:",
-            on_click=query_params.write,
-            args=[IMPORTING, None],
-        )

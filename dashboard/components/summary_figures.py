@@ -27,7 +27,6 @@ def show_costs(run: Run, plans: pd.DataFrame, chosen: str | None) -> None:
             "neither random prompts nor the item mean to measure its gain from."
         )
         return
-    baselines = plans[(plans["kind"] == "baseline") & plans["kept"].notna()]
     level = decision_texts.aspect_name(run.summary["task"], "level")
     targets = rows.loc[rows["is_baseline"].astype(bool), "backbone"].astype(str).tolist()
     published = summary.published_curve(run, "".join(targets), str(rows["reference"].iloc[0]))
@@ -37,7 +36,9 @@ def show_costs(run: Run, plans: pd.DataFrame, chosen: str | None) -> None:
     first = 2 - 2 * rows["is_baseline"].astype(int) - (rows["method"] == chosen).astype(int)
     figures.show(
         cost_figure(
-            rows.assign(first=first).sort_values("first", kind="stable"), baselines, published
+            rows.assign(first=first).sort_values("first", kind="stable"),
+            summary.best_baseline(plans),
+            published,
         ),
         rows[["method", "kind", "basis", "cost", "kept", "kept_low", "kept_high", "seconds"]],
         "summary-costs",
@@ -49,15 +50,14 @@ def show_costs(run: Run, plans: pd.DataFrame, chosen: str | None) -> None:
 
 
 def cost_figure(
-    rows: pd.DataFrame, baselines: pd.DataFrame, published: pd.DataFrame | None = None
+    rows: pd.DataFrame, best: pd.Series | None, published: pd.DataFrame | None = None
 ) -> go.Figure:
     """Draw plans as labelled points with intervals, and the best method without a language model.
 
-    rows: of `summary.plan_costs`, those to label first come first. baselines: rows with method and kept; the best
-    one is a dotted line. published: cost and kept of a published study, drawn behind the plans.
+    rows: of `summary.plan_costs`, those to label first come first. best: method and kept of the best
+    method without a language model, a dotted line. published: cost and kept of a published study, drawn behind the plans.
     """
     figure = go.Figure()
-    best = baselines.loc[baselines["kept"].idxmax()] if len(baselines) else None
     heights = [rows["kept_low"], rows["kept_high"], rows["kept"]]
     ends = pd.concat([*heights, pd.Series([] if best is None else [float(best["kept"])])]).dropna()
     space = 0.06 * (float(ends.max()) - float(ends.min()) or 1.0)

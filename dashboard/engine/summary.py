@@ -15,7 +15,7 @@ from puma_engine.defaults import PAPER_STRATEGY
 from puma_engine.errors import StoreError, StudyError
 from puma_engine.evaluation import plan_summary
 from puma_engine.evaluation.formatting import capitalised, format_percent
-from puma_engine.evaluation.plan_summary import Question, judged_sources, plan_costs
+from puma_engine.evaluation.plan_summary import Question, best_baseline, judged_sources, plan_costs
 from puma_engine.evaluation.user_effects import UserEffects
 from puma_engine.evaluation.verdict import (
     MIGRATED,
@@ -34,6 +34,7 @@ __all__ = [
     "MIGRATED",
     "DecisionRange",
     "Question",
+    "best_baseline",
     "capitalised",
     "decision_texts",
     "format_percent",

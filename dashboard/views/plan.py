@@ -7,6 +7,7 @@ import streamlit as st
 
 from dashboard import engine, pages
 from dashboard.components import (
+    awaited_import,
     dataset_import,
     figures,
     flow_steps,
@@ -82,9 +83,15 @@ def _flow() -> None:
 def _data(_start: Start) -> None:
     """Choose a data set, or import one and go on when the import is finished."""
     runs = engine.runs("dataset") if engine.has_workspace() else []
-    importing = _importing()
+    importing = awaited_import.awaited(awaited_import.DATA)
     if importing is not None:
-        _watch_import(importing)
+        if importing.status == "finished" and importing.run_id is not None:
+            query_params.forget("dataset", "from")
+            query_params.write("dataset", importing.run_id)
+            query_params.write(awaited_import.DATA, None)
+            flow_steps.go_to("models")
+            st.rerun()
+        awaited_import.watch(importing, awaited_import.DATA, "Choose other data")
         return
     origins = {name: ORIGINS[name] for name in (("here",) if runs else ())}
     origins |= {name: ORIGINS[name] for name in ("file", "shipped")}
@@ -96,38 +103,8 @@ def _data(_start: Start) -> None:
         return
     job = dataset_import.file() if origin == "file" else dataset_import.shipped()
     if job is not None:
-        query_params.write("import", job.id)
+        query_params.write(awaited_import.DATA, job.id)
         st.rerun()
-
-
-def _importing() -> engine.Job | None:
-    """Return the import that this flow waits for."""
-    job_id = st.query_params.get("import")
-    if job_id is None or not engine.has_workspace():
-        return None
-    try:
-        return engine.job(job_id)
-    except engine.PumaError:
-        query_params.write("import", None)
-        return None
-
-
-def _watch_import(job: engine.Job) -> None:
-    """Show an import until it is finished; then take its data set and open the next step."""
-    if job.status == "finished" and job.run_id is not None:
-        query_params.forget("dataset", "from")
-        query_params.write("dataset", job.run_id)
-        query_params.write("import", None)
-        flow_steps.go_to("models")
-        st.rerun()
-    job_cards.watch_one(job)
-    if job.status in ("failed", "cancelled"):
-        st.button(
-            "Choose other data",
-            icon=":material/undo:",
-            on_click=query_params.write,
-            args=["import", None],
-        )
 
 
 def _models(start: Start) -> None:
@@ -177,13 +154,13 @@ def _models(start: Start) -> None:
 
 def _prompts(start: Start) -> None:
     """Choose the prompts of each old model: a table that exists, a file, or fitting them first."""
-    importing = prompt_import.importing()
+    importing = awaited_import.awaited(awaited_import.PROMPTS)
     if importing is not None:
         if importing.status == "finished" and importing.run_id is not None:
             plan_start.take_imported(engine.run(importing.run_id), start)
-            query_params.write(prompt_import.IMPORTING, None)
+            query_params.write(awaited_import.PROMPTS, None)
             st.rerun()
-        prompt_import.watch(importing)
+        awaited_import.watch(importing, awaited_import.PROMPTS, "Choose other prompts")
         return
     several = start.topology == "merge"
     chosen = []

@@ -85,6 +85,11 @@ def _in_words(label: str) -> str:
     return _SHUFFLED.sub(r"Check: prompts swapped between users\1, ", name)
 
 
+def shortened(text: str, limit: int) -> str:
+    """Return a text of at most `limit` characters, cut with an ellipsis where it is longer."""
+    return text if len(text) <= limit else f"{text[: limit - 1].rstrip()}…"
+
+
 def capitalised(text: str) -> str:
     """Return a text with its first letter in upper case."""
     return text[:1].upper() + text[1:]

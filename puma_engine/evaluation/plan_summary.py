@@ -104,6 +104,12 @@ def plan_costs(plans: pd.DataFrame) -> pd.DataFrame:
     return rows.dropna(subset=["cost", "kept"])
 
 
+def best_baseline(plans: pd.DataFrame) -> pd.Series | None:
+    """Return the row of the method without a language model that keeps most; None without one."""
+    kept = plans.loc[plans["kind"] == "baseline", "kept"].dropna()
+    return plans.loc[kept.idxmax()] if len(kept) else None
+
+
 def seed_spread(evaluated: pd.DataFrame, plans: pd.DataFrame) -> tuple[int, int, float] | None:
     """Return how far trainings with other seeds are apart, of what was evaluated on the same rows.
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from puma_engine.evaluation.formatting import capitalised, format_percent
+from puma_engine.evaluation.formatting import capitalised, format_percent, shortened
 from puma_engine.evaluation.metrics import METRICS, PRIMARY_METRIC
-from puma_engine.evaluation.plan_summary import Question, plan_costs
+from puma_engine.evaluation.plan_summary import Question, best_baseline, plan_costs
 from puma_engine.evaluation.verdict import DecisionRange, Verdict
 from puma_engine.report import decision_texts, svg
 from puma_engine.report.decision_texts import Tile
@@ -101,14 +101,12 @@ def _costs(page: OnePage) -> svg.Chart | None:
     rows = plan_costs(page.plans)
     if len(rows) < 2:
         return None
-    baselines = page.plans[(page.plans["kind"] == "baseline") & page.plans["kept"].notna()]
-    line = None
-    if len(baselines):
-        best = baselines.loc[baselines["kept"].idxmax()]
+    best, line = best_baseline(page.plans), None
+    if best is not None:
         line = f"{best['method']}, no language model", 100 * float(best["kept"])
     points = [
         svg.PlanPoint(
-            _shortened(decision_texts.plan_label(row)),
+            shortened(decision_texts.plan_label(row), MAX_NAME),
             str(row.kind),
             *(100 * value for value in (row.cost, row.kept, row.kept_low, row.kept_high)),
         )
@@ -119,10 +117,6 @@ def _costs(page: OnePage) -> svg.Chart | None:
     return svg.kept_cost(
         "What each plan costs, and what it keeps", points, line, (cost, f"{level} kept (%)")
     )
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= MAX_NAME else f"{text[: MAX_NAME - 1]}…"
 
 
 def _behaviour(page: OnePage) -> Mapping[str, Any] | None:

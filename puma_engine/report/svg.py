@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
+from puma_engine.evaluation.formatting import shortened
 from puma_engine.report.label_layout import CHARACTER, LINE, MARK, POSITIONS, Box, place
 from puma_engine.report.templating import environment
 from puma_engine.report.theme import AMOUNTS, KINDS, NEUTRAL
@@ -146,8 +147,7 @@ def interval_rows(
         chart.line((x(line_at), height - 44), (x(line_at), 10))
     y = Scale(-0.5, len(rows) - 0.5, 14, height - 48)
     for row, (name, kind, value, low, high) in enumerate(rows):
-        short = name if len(name) <= MAX_LABEL else name[: MAX_LABEL - 1] + "…"
-        chart.labels.append((218, y(row) + 4, short, "end"))
+        chart.labels.append((218, y(row) + 4, shortened(name, MAX_LABEL), "end"))
         if math.isfinite(low) and math.isfinite(high):
             chart.line((x(low), y(row)), (x(high), y(row)), KINDS[kind].colour, 2, "")
         hint = f"{name}: {value:.4f} [{low:.4f}, {high:.4f}]"

@@ -1,6 +1,7 @@
 """The Summary in every state: empty, busy, failed, with a verdict, with an outdated one."""
 
 import json
+from dataclasses import replace
 
 import compared
 import numpy as np
@@ -24,9 +25,9 @@ from dashboard.components.formatting import escaped
 from dashboard.engine import comparisons, summary
 from puma_engine import jobs
 from puma_engine.evaluation.formatting import format_percent, method_names
-from puma_engine.evaluation.verdict import MAX_MARGIN, DecisionRange
+from puma_engine.evaluation.verdict import MAX_MARGIN, DecisionRange, judge
 from puma_engine.pipeline import compare, comparison_shares
-from puma_engine.pipeline.verdicts import judge_comparison
+from puma_engine.pipeline.verdicts import comparison_data, judge_comparison
 from puma_engine.report import decision_texts, label_layout
 from puma_engine.store import Workspace
 from puma_engine.studies.evidence import results_root
@@ -160,11 +161,11 @@ def test_bar_line_and_verdict_agree_at_every_accepted_error(measured):
     line = decision_texts.breakpoint_text(ranges).removeprefix("Recommended ")[:-1]
     said = dict(part.removeprefix("from ").split(": ") for part in line.split("; "))
     assert len(said) == len(decision_texts.recommended(ranges)) > 0
-    inside = None
+    inside, data = None, comparison_data(ws, run)
     for number in range(1, 201):
         share = number / 1000
         inside = said.get(format_percent(share), inside)
-        verdict = judge_comparison(ws, run, margin=share)
+        verdict = judge(replace(data, margin=share))
         (part,) = [part for part in ranges if part.low <= share <= part.high]
         assert (part.decision, part.method) == (verdict.decision, names[verdict.method])
         recommends = verdict.decision in ("migrate", "refine")
@@ -324,8 +325,8 @@ def test_the_name_of_the_line_covers_no_mark_and_no_interval(measured, monkeypat
     rows = rows[rows["kind"].isin(["source", "migrated", "retrained"])].head(4)
     rows = rows.assign(cost=[0.0, 0.15, 0.8, 1.0], kept=[0.98, 0.95, 0.98, 1.0])
     rows = rows.assign(kept_low=rows["kept"] - 0.06, kept_high=rows["kept"] + 0.06)
-    baselines = pd.DataFrame({"method": ["Matrix factorisation"], "kept": [0.99]})
-    figure = summary_figures.cost_figure(rows, baselines)
+    best = pd.Series({"method": "Matrix factorisation", "kept": 0.99})
+    figure = summary_figures.cost_figure(rows, best)
     (name,) = [trace for trace in figure.data if "Matrix" in str(trace.text)]
     (low, high), (bottom, top) = figure.layout.xaxis.range, figure.layout.yaxis.range
     length = label_layout.CHARACTER * len(name.text[0]) / summary_figures.PLOT_WIDTH
@@ -338,7 +339,7 @@ def test_the_name_of_the_line_covers_no_mark_and_no_interval(measured, monkeypat
     # With intervals everywhere along the line, the name goes elsewhere, with a piece of the line.
     crowd = [rows.assign(cost=rows["cost"] + step) for step in (0, 0.05, 0.1, 0.3)]
     crowd.append(rows.head(1).assign(cost=0.05, kept=0.7, kept_low=0.68, kept_high=0.72))
-    figure = summary_figures.cost_figure(pd.concat(crowd), baselines)
+    figure = summary_figures.cost_figure(pd.concat(crowd), best)
     (name,) = [trace for trace in figure.data if "Matrix" in str(trace.text)]
     assert name.text[0] == "┄ Matrix factorisation, no language model"
 

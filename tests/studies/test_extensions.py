@@ -30,6 +30,18 @@ def named(study, options):
     return {cell.name: cell for cell in STUDIES[study].cells(options)}
 
 
+def short_cells(study, options):
+    """The cells of a study with trainings of one epoch: how well they learn is not asked."""
+
+    def short(cell):
+        training = cell.settings.get("training", {}) | {"epochs": 1}
+        return replace(cell, settings=cell.settings | {"training": training})
+
+    return [
+        short(cell) if cell.stage in TRAINED else cell for cell in STUDIES[study].cells(options)
+    ]
+
+
 @pytest.mark.parametrize(
     ("dataset", "task", "grids"),
     [("movietweetings", "rating", RATINGS), ("goodbooks-to-read", "click", CLICKS)],
@@ -74,7 +86,7 @@ def test_the_fixed_study_of_templates_compares_all_orders(tmp_path):
         "target": str(tiny_backbone_folder(tmp_path, "qwen2")),
     }
     options = Options(datasets=("movietweetings",), seeds=(0,), users=10, fixed=True, **models)
-    cells = STUDIES["templates"].cells(options)
+    cells = short_cells("templates", options)
     outcome = run_cells(ws, cells, device="cpu")
     assert not outcome.failed and not outcome.missing
     study_report = collect(ws, STUDIES["templates"], cells, outcome.runs)
@@ -143,23 +155,14 @@ def with_data(tmp_path, monkeypatch):
 def sizes_on_few(tmp_path):
     ws = Workspace.open(tmp_path / "ws", create=True)
     options = Options(datasets=("movietweetings",), seeds=(0,), users=2, quick=True)
-    # How well they learn is not asked, and each step goes through the largest model of the zoo.
-    cells = [
-        shortened(cell) if cell.stage in TRAINED else cell
-        for cell in STUDIES["sizes"].cells(options)
-    ]
+    cells = short_cells("sizes", options)
     return ws, cells, run_cells(ws, cells, device="cpu")
-
-
-def shortened(cell):
-    training = cell.settings.get("training", {}) | {"epochs": 1}
-    return replace(cell, settings=cell.settings | {"training": training})
 
 
 def test_the_mixed_study_refines_equally_many_users_at_risk_and_at_random(tmp_path):
     ws = Workspace.open(tmp_path / "ws", create=True)
     options = Options(datasets=("movietweetings",), seeds=(0,), users=12, shares=(0.25,))
-    cells = STUDIES["mixed"].cells(options)
+    cells = short_cells("mixed", options)
     outcome = run_cells(ws, cells, device="cpu")
     assert not outcome.failed and not outcome.missing
     rows = collect(ws, STUDIES["mixed"], cells, outcome.runs)["rows"]
@@ -176,7 +179,7 @@ def test_the_mixed_study_refines_equally_many_users_at_risk_and_at_random(tmp_pa
 def test_the_study_of_item_prompts_migrates_or_refits_them(tmp_path):
     ws = Workspace.open(tmp_path / "ws", create=True)
     options = Options(datasets=("movietweetings",), seeds=(0,), users=8, target="llama-small")
-    cells = STUDIES["items"].cells(options)
+    cells = short_cells("items", options)
     outcome = run_cells(ws, cells, device="cpu")
     assert not outcome.failed and not outcome.missing
     scored = {cell.facts["method"]: cell for cell in cells if cell.facts}
@@ -197,8 +200,8 @@ def test_bounded_and_unbounded_prompts_differ_in_the_bound_only(tmp_path):
     ws = Workspace.open(tmp_path / "ws", create=True)
     options = Options(datasets=("goodbooks-to-read",), seeds=(0,), users=12)
     cells = [
-        shortened(cell) if cell.stage in ("fit_prompts", "migrate") else cell
-        for cell in STUDIES["norms"].cells(options)
+        cell
+        for cell in short_cells("norms", options)
         if not any(family in cell.name for family in ("qwen2", "gemma3", "stablelm"))
     ]
     outcome = run_cells(ws, cells, device="cpu")
@@ -217,8 +220,8 @@ def test_the_study_of_adapters_tries_each_setting_on_few_users_and_on_all(tmp_pa
     options = Options(datasets=("movietweetings",), seeds=(0,), users=8, target="llama-small")
     chosen = ("default", "averaged weights")
     cells = [
-        shortened(cell) if cell.stage in TRAINED else cell
-        for cell in STUDIES["adapters"].cells(options)
+        cell
+        for cell in short_cells("adapters", options)
         if cell.facts.get("kind") != "migrated" or cell.facts["method"] in chosen
     ]
     needed = {name for cell in cells for name in cell.dependencies}

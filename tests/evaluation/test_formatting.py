@@ -1,0 +1,34 @@
+"""Names in charts, and the method that a chart draws as a line."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from puma_engine.evaluation.formatting import shortened
+from puma_engine.evaluation.plan_summary import best_baseline
+
+
+@pytest.mark.parametrize(
+    ("text", "cut"),
+    [
+        ("Retraining", "Retraining"),
+        ("Full retraining", "Full retr…"),
+        ("Migrated all", "Migrated…"),
+    ],
+)
+def test_a_text_is_cut_to_so_many_characters(text, cut):
+    assert shortened(text, 10) == cut
+
+
+def test_the_best_method_without_a_language_model_is_the_one_that_keeps_most():
+    plans = pd.DataFrame(
+        {
+            "method": ["Retraining", "Bias", "Factorisation", "Mean"],
+            "kind": ["retrained", *["baseline"] * 3],
+            "kept": [1.0, 0.4, 0.7, np.nan],
+        }
+    )
+    best = best_baseline(plans)
+    assert best is not None and best["method"] == "Factorisation"
+    assert best_baseline(plans.assign(kept=np.nan)) is None
+    assert best_baseline(plans[plans["kind"] != "baseline"]) is None
