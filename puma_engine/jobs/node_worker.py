@@ -12,8 +12,6 @@ import os
 import platform
 import shutil
 import socket
-import stat
-import tempfile
 import threading
 import traceback
 from collections.abc import Mapping, Sequence
@@ -24,14 +22,12 @@ from typing import Any
 from puma_engine.errors import JobError, PumaError, StoreError
 from puma_engine.files import make_folder, sha256_file
 from puma_engine.jobs.time_left import as_dict
-from puma_engine.store import Workspace, locks
+from puma_engine.store import Workspace, scratch
 from puma_engine.store.rebuilding import restore_run
 from puma_engine.store.records import checked_file_name, checked_run_id
 from puma_engine.store.run_records import RECORD, read_record
 from puma_engine.version import __version__
 
-# The folder under which scratch workspaces are made (default: that of temporary files).
-VARIABLE = "PUMA_CLUSTER_SCRATCH"
 PACKAGES = ("torch", "transformers", "ray")
 MAX_LINES = 1000
 
@@ -104,7 +100,7 @@ class NodeWorker:
         except OSError as error:
             raise StoreError(
                 f"The scratch folder {file.parent} of {socket.gethostname()} cannot be written "
-                f"({error.strerror}); make room there, or name another with {VARIABLE}."
+                f"({error.strerror}); make room there, or name another with {scratch.VARIABLE}."
             ) from error
         if start + len(data) == size:
             if sha256_file(part) != name:
@@ -260,27 +256,10 @@ class NodeWorker:
 
 
 class _Scratch:
-    """A folder of this process's own on the node's disk; those of ended processes are removed."""
+    """Files by their SHA-256 in a folder of this process's own on the node's disk."""
 
     def __init__(self) -> None:
-        root = Path(os.environ.get(VARIABLE) or tempfile.gettempdir()) / f"puma-{os.getuid()}"
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = root.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-            # Whoever made it could have folders elsewhere removed as scratch folders, and read models.
-            raise StoreError(
-                f"The scratch folder {root} of {socket.gethostname()} is a link, or another user's; remove it, "
-                f"or name another folder with {VARIABLE}."
-            )
-        self._held = contextlib.ExitStack()
-        with locks.waiting_lock(root / "lock"):
-            for folder in root.iterdir():
-                if folder.is_dir():
-                    with locks.folder_lock(folder) as abandoned:
-                        if abandoned:
-                            shutil.rmtree(folder, ignore_errors=True)
-            self.folder = Path(tempfile.mkdtemp(dir=root))
-            self._held.enter_context(locks.folder_lock(self.folder))
+        self.folder = scratch.own_folder()
         (self.folder / "files").mkdir()
 
     def file(self, name: str) -> Path:

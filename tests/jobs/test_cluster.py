@@ -33,7 +33,7 @@ from puma_engine.requests import (
     PlanRequest,
     RefineRequest,
 )
-from puma_engine.store import Workspace
+from puma_engine.store import Workspace, scratch
 from puma_engine.studies import Cell, run_cells
 from puma_engine.workbench import Workbench
 
@@ -371,7 +371,7 @@ def test_a_scratch_folder_that_another_user_could_point_elsewhere_is_refused(tmp
     kept = tmp_path / "home" / "letters"
     kept.mkdir(parents=True)
     (tmp_path / f"puma-{os.getuid()}").symlink_to(kept.parent)
-    monkeypatch.setenv(node_worker.VARIABLE, str(tmp_path))
+    monkeypatch.setenv(scratch.VARIABLE, str(tmp_path))
     with pytest.raises(StoreError, match="is a link, or another user's"):
         node_worker.NodeWorker()
     assert kept.is_dir()

@@ -1,0 +1,41 @@
+"""Folders for the temporary files of one process, removed by the next process if that one was killed."""
+
+import contextlib
+import os
+import shutil
+import socket
+import stat
+import tempfile
+from pathlib import Path
+
+from puma_engine.errors import StoreError
+from puma_engine.store import locks
+
+# The folder under which they are made (default: that of temporary files).
+VARIABLE = "PUMA_CLUSTER_SCRATCH"
+_HELD = contextlib.ExitStack()
+
+
+def own_folder() -> Path:
+    """Make a folder that stays until this process ends, and remove those of ended processes.
+
+    Raises StoreError where another user could point it elsewhere.
+    """
+    root = Path(os.environ.get(VARIABLE) or tempfile.gettempdir()) / f"puma-{os.getuid()}"
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = root.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        # Whoever made it could have folders elsewhere removed as scratch folders, and read models.
+        raise StoreError(
+            f"The scratch folder {root} of {socket.gethostname()} is a link, or another user's; remove it, "
+            f"or name another folder with {VARIABLE}."
+        )
+    with locks.waiting_lock(root / "lock"):
+        for folder in root.iterdir():
+            if folder.is_dir():
+                with locks.folder_lock(folder) as abandoned:
+                    if abandoned:
+                        shutil.rmtree(folder, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(dir=root))
+        _HELD.enter_context(locks.folder_lock(folder))
+    return folder
