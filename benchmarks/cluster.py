@@ -32,7 +32,7 @@ from serving import make_adapter
 RESULTS = Path(__file__).parent / "results" / "cluster.json"
 SHARD = 5_000
 LIMIT_ROWS = 4096
-ACTOR = "ray::NodeMapper"
+ACTOR = "ray::MapWorker"
 
 
 def plain(folder: Path, target: Path, adapter: Path) -> dict[str, Any]:

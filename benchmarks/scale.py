@@ -44,7 +44,7 @@ METRICS = ("rmse", "mae", "accuracy", "ndcg")
 
 def write_prompts(folder: Path, users: int, width: int) -> None:
     """Write shards of prompts in some groups, and signals.parquet beside the folder."""
-    from puma_engine.serving.bulk import begin_tensor_file
+    from puma_engine.exchange.shards import begin_tensor_file
 
     folder.mkdir()
     generator = np.random.default_rng(0)

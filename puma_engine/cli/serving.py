@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 TOKEN = "PUMA_SERVE_TOKEN"
 MIN_TOKEN = 16
 ADAPTER = "Folder, migration run, or owner/name of the hub."
+SHARDS = "Folder or URL (s3://, gs://, hdfs://) of .safetensors or .parquet shards"
 
 
 @with_options(
@@ -72,15 +73,15 @@ def serve_adapter(
 @with_options(
     "source",
     "target",
-    source="Folder of .safetensors shards with user ids.",
-    target="Folder to write the chosen users' prompts to.",
+    source=f"{SHARDS} with user ids.",
+    target="Folder or URL to write the chosen users' prompts to.",
     budget={"help": "Users to choose.", "min": 1},
     strategy="A strategy of puma select that reads no activations.",
     signals="Parquet file: user_id, and variance, loss or activity.",
 )
 def select_stream(
-    source: Path,
-    target: Path,
+    source: str,
+    target: str,
     budget: int,
     strategy: str = PAPER_STRATEGY,
     signals: Path | None = None,
@@ -103,16 +104,17 @@ def select_stream(
         strata=strata,
         min_cluster=min_cluster,
     )
-    session.show(result | {"folder": str(target)})
+    session.show(result | {"folder": target})
 
 
 @with_options(
     "source",
     "target",
-    source="Folder of .safetensors shards with vectors.",
-    target="Folder to write; run again to resume.",
+    source=f"{SHARDS}.",
+    target="Folder or URL to write; run again to resume.",
     adapter=ADAPTER,
     chunk_rows={"help": "Prompts in memory, of each actor on a cluster.", "min": 1},
+    dtype="Numbers of mapped prompts: float32, or float16 for half the bytes.",
     on=f"{HELP['on']} Its nodes must see both folders under the same path.",
     actors={
         "help": "Actors that map shards at the same time on a cluster (default: as many as have room).",
@@ -120,10 +122,11 @@ def select_stream(
     },
 )
 def migrate_stream(
-    source: Path,
-    target: Path,
+    source: str,
+    target: str,
     adapter: str,
     chunk_rows: int = 4096,
+    dtype: str = "float32",
     revision: str | None = None,
     device: str | None = None,
     on: str | None = None,
@@ -140,7 +143,10 @@ def migrate_stream(
         raise ConfigError("--actors counts actors on a cluster; name it with --on.")
     mapper = _mapper(adapter, revision, device if cluster is None else "cpu")
     with (
-        watched(f"migrating {source.name}", quiet=session.as_json) as (progress, should_cancel),
+        watched(f"migrating {Path(source).name}", quiet=session.as_json) as (
+            progress,
+            should_cancel,
+        ),
         cluster or nullcontext(),
     ):
         map_shards = None
@@ -154,11 +160,12 @@ def migrate_stream(
             source,
             target,
             chunk_rows=chunk_rows,
+            dtype=dtype,
             report=lambda name, step, total: progress(StageProgress(name, step=step, total=total)),
             should_cancel=should_cancel,
             map_shards=map_shards,
         )
-    session.show(result | {"folder": str(target)})
+    session.show(result | {"folder": target})
 
 
 def _mapper(spec: str, revision: str | None, device: str | None) -> Mapper:

@@ -23,10 +23,12 @@ from puma_engine.exchange.prompt_file import (
     read_head,
     write_head,
 )
-from puma_engine.files import TensorFile, load_tensors, read_json, save_tensors, write_json
+from puma_engine.exchange.shards import INDEX, TENSORS, VECTORS, Shard, open_shard, shards_of
+from puma_engine.exchange.storage import DiskFolder, Folder
+from puma_engine.files import load_tensors, read_json, save_tensors, write_json
 from puma_engine.prompts.table import PromptTable
 
-INDEX, ABOUT, VECTORS = "index.parquet", "prompts.json", "vectors"
+ABOUT = "prompts.json"
 
 
 def read_packed(folder: Path) -> PromptFile:
@@ -45,7 +47,7 @@ def read_packed(folder: Path) -> PromptFile:
         ) from error
     about = read_json(folder / ABOUT, "export the prompts again")
     ids, blocks = [], []
-    names = {file.name for file in shard_files(folder)}
+    names = {file.name for file in folder.glob(f"*{TENSORS}")} - {HEAD_FILE}
     for shard in index["shard"].unique():
         if shard not in names:
             raise DataError(
@@ -83,40 +85,34 @@ def write_packed(
     write_json(folder / ABOUT, meta)
 
 
-def shard_files(folder: Path) -> list[Path]:
-    """Return the shards of a folder by name: its .safetensors files but the head."""
-    return [file for file in sorted(folder.glob("*.safetensors")) if file.name != HEAD_FILE]
-
-
 class PromptShards:
     """Prompts of a folder of shards, read in parts; the folder needs no index.
 
     user_ids: [n] str, shard after shard; shape: of one prompt. Raises DataError, StoreError.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.files = [TensorFile(file) for file in shard_files(folder)]
-        if not self.files:
-            raise DataError(f"The folder {folder} has no shards (*.safetensors).")
+    def __init__(self, folder: Folder | Path) -> None:
+        folder = DiskFolder(folder) if isinstance(folder, Path) else folder
+        self.shards = [open_shard(folder, name) for name in shards_of(folder)]
+        if not self.shards:
+            raise DataError(f"The folder {folder} has no shards (*.safetensors or *.parquet).")
         ids = []
-        for file in self.files:
-            if VECTORS not in file.names():
-                raise DataError(f"The shard {file.path} has no tensor named {VECTORS}.")
-            users = file.meta.get("user_ids") if isinstance(file.meta, dict) else None
-            if users is None or len(users) != file.shape(VECTORS)[0]:
+        for shard in self.shards:
+            users = shard.user_ids()
+            if users is None:
                 raise DataError(
-                    f"The shard {file.path} does not name the user of each row in its metadata; "
-                    "write it with puma prompts export --format packed."
+                    f"The shard {folder}/{shard.name} does not name the user of each row; write it with "
+                    "puma prompts export --format packed, or as Parquet with the column user_id."
                 )
-            ids.append(np.array(checked_ids(file.path, users), dtype=str))
+            ids.append(np.array(checked_ids(f"{folder}/{shard.name}", users), dtype=str))
         self.user_ids = np.concatenate(ids)
-        shapes = {file.shape(VECTORS)[1:] for file in self.files}
+        shapes = {shard.shape for shard in self.shards}
         if len(shapes) != 1:
             raise DataError(
                 f"The shards of {folder} have prompts of {len(shapes)} shapes: {shapes}."
             )
         self.shape = shapes.pop()
-        self._start = np.cumsum([0, *(file.shape(VECTORS)[0] for file in self.files)])
+        self._start = np.cumsum([0, *(shard.rows for shard in self.shards)])
         duplicated = pd.Index(self.user_ids).duplicated()
         if duplicated.any():
             raise DataError(
@@ -126,20 +122,22 @@ class PromptShards:
 
     def blocks(self, rows: int) -> Iterator[tuple[int, np.ndarray]]:
         """Yield the number of the first row and the prompts [up to `rows`, d] of each block."""
-        for number, file in enumerate(self.files):
-            for start in range(0, file.shape(VECTORS)[0], rows):
-                block = file.read(VECTORS, start, start + rows)
-                yield int(self._start[number]) + start, _flat(file, block)
+        for shard, start in zip(self.shards, self._start, strict=False):
+            for block in shard.blocks(rows):
+                yield int(start), flat_prompts(shard, block)
+                start += len(block)
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Return the prompts [len(rows), d] of some users, by the number of their rows."""
-        shard = np.searchsorted(self._start, rows, side="right") - 1
+        number_of = np.searchsorted(self._start, rows, side="right") - 1
         prompts = np.empty((len(rows), int(np.prod(self.shape))), np.float32)
-        for number in np.unique(shard):
-            mine, file = shard == number, self.files[number]
-            prompts[mine] = _flat(file, file.take(VECTORS, rows[mine] - self._start[number]))
+        for number in np.unique(number_of):
+            mine, shard = number_of == number, self.shards[number]
+            prompts[mine] = flat_prompts(shard, shard.take(rows[mine] - self._start[number]))
         return prompts
 
 
-def _flat(file: TensorFile, block: np.ndarray) -> np.ndarray:
-    return check_finite(file.path, block.reshape(len(block), -1).astype(np.float32, copy=False))
+def flat_prompts(shard: Shard, block: np.ndarray) -> np.ndarray:
+    """Return prompts of a shard as [n, d] float32. Raises DataError for NaN and infinite values."""
+    flat = block.reshape(len(block), -1).astype(np.float32, copy=False)
+    return check_finite(f"{shard.folder}/{shard.name}", flat)

@@ -61,14 +61,14 @@ def read_head(folder: Path) -> dict[str, np.ndarray] | None:
     return head_of(load_tensors(file)[0]) if file.is_file() else None
 
 
-def check_finite(path: Path, vectors: np.ndarray) -> np.ndarray:
+def check_finite(path: Path | str, vectors: np.ndarray) -> np.ndarray:
     """Return prompts as they are, or raise DataError for NaN or infinite values."""
     if not np.isfinite(vectors).all():
         raise DataError(f"The prompts of {path} hold NaN or infinite values; export them again.")
     return vectors
 
 
-def checked_ids(path: Path, ids: Sequence[Any], owner: Owner = "user") -> list[str]:
+def checked_ids(path: Path | str, ids: Sequence[Any], owner: Owner = "user") -> list[str]:
     """Return ids as text. Raises DataError, which names `path`, for what is no id of a data set.
 
     An id is a text or a whole number of 1 to MAX_ID_LENGTH characters, none a control character.

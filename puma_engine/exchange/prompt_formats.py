@@ -16,10 +16,11 @@ from puma_engine.datasets.reading.column_values import as_ids
 from puma_engine.datasets.reading.delimited import read_columns, read_head
 from puma_engine.datasets.reading.parquet_files import parquet_file, read_parquet, refuse_bomb
 from puma_engine.errors import DataError, StoreError
-from puma_engine.exchange.packed import INDEX, read_packed
+from puma_engine.exchange.packed import read_packed
 from puma_engine.exchange.peft import is_peft, read_peft
 from puma_engine.exchange.prompt_file import HEAD, Owner, PromptFile, checked, head_of, with_head
 from puma_engine.exchange.published_checkpoints import published_prompts
+from puma_engine.exchange.shards import INDEX
 from puma_engine.exchange.user_ids import read_ids
 from puma_engine.files import atomic_write, load_tensors, parse_json, sha256_file
 from puma_engine.prompts.table import PromptTable

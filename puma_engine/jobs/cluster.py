@@ -28,7 +28,7 @@ from puma_engine.backbone.gguf_model import find_parts
 from puma_engine.backbone.packages import local_path
 from puma_engine.errors import ConfigError, JobError, PumaError, StoreError
 from puma_engine.files import atomic_write, parse_json, sha256_file
-from puma_engine.jobs.node_worker import NodeWorker, software
+from puma_engine.jobs.node_worker import NodeWorker, last_line, refuse_other_software
 from puma_engine.pipeline import EXECUTORS
 from puma_engine.pipeline.backbones import check_backbone, fingerprint, model_files
 from puma_engine.pipeline.stage import CancelCheck, Execution, ProgressCallback, StageProgress
@@ -129,11 +129,14 @@ class Cluster:
         for node in idle:
             self.end(node)
 
-    def capacity(self) -> int:
-        """Return how many runs the cluster can compute at once now, at least 1."""
-        have = self._ray.cluster_resources()
+    def capacity(self, gpus: int | None = None) -> int:
+        """Return how many runs the cluster can compute at once now, at least 1.
+
+        gpus: of each (default: as of a run).
+        """
+        have, gpus = self._ray.cluster_resources(), self.gpus if gpus is None else gpus
         by_cpu = int(have.get("CPU", 0)) // self.cpus
-        return max(1, min(by_cpu, int(have.get("GPU", 0)) // self.gpus) if self.gpus else by_cpu)
+        return max(1, min(by_cpu, int(have.get("GPU", 0)) // gpus) if gpus else by_cpu)
 
     def run(
         self,
@@ -214,9 +217,13 @@ class Cluster:
             self._idle.append(node)
 
     def end(self, node: Node | Starting) -> None:
+        """End the actor of a node."""
+        self.kill(node.actor)
+
+    def kill(self, actor: Any) -> None:
         """End an actor."""
         with contextlib.suppress(self._ray.exceptions.RayError):
-            self._ray.kill(node.actor)
+            self._ray.kill(actor)
 
     def begin(self, kind: type, *arguments: Any) -> Starting:
         """Ask for an actor; it starts where and when there is room.
@@ -262,12 +269,12 @@ class Cluster:
         except lost.RayTaskError as error:
             if isinstance(error.cause, PumaError):
                 raise type(error.cause)(str(error.cause)) from None
-            raise JobError(f"A node failed: {_last_line(error)}") from error
+            raise JobError(f"A node failed: {last_line(error)}") from error
         except (lost.RayActorError, lost.NodeDiedError, lost.ObjectLostError) as error:
-            raise NodeLost(_last_line(error)) from error
+            raise NodeLost(last_line(error)) from error
         except lost.RayError as error:
             raise JobError(
-                f"The cluster failed: {_last_line(error)}; look at `ray status` on its head node."
+                f"The cluster failed: {last_line(error)}; look at `ray status` on its head node."
             ) from error
 
     def _gpus_of_a_run(self, device: str | None) -> int:
@@ -517,7 +524,7 @@ def connect(address: str) -> bool:
     except Exception as error:  # Ray raises many kinds, some of its own
         where = "of this machine" if wanted == "auto" else wanted
         raise JobError(
-            f"The Ray cluster {where} cannot be used ({_last_line(error)}); start one with `ray start "
+            f"The Ray cluster {where} cannot be used ({last_line(error)}); start one with `ray start "
             "--head`, name another with --on ray://HOST:10001 or RAY_ADDRESS, or, if it asks for a token, set "
             "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN."
         ) from error
@@ -539,21 +546,6 @@ def _check_reachable(address: str) -> None:
             f"Nothing answers at {address} ({error}); check that the Ray cluster runs, and that this machine "
             "reaches that port."
         ) from error
-
-
-def refuse_other_software(there: dict[str, str], node: str) -> None:
-    """Raise JobError if a node's versions differ from this process's."""
-    here = software()
-    differing = [
-        f"{name} {there.get(name)} there and {version} here"
-        for name, version in here.items()
-        if there.get(name) != version
-    ]
-    if differing:
-        raise JobError(
-            f"The node {node} has other versions than this machine ({', '.join(differing)}), so results "
-            "could differ; install the same on both."
-        )
 
 
 def _cpus() -> int:
@@ -591,9 +583,3 @@ def _saved_at(folder: Path) -> tuple[int, int]:
         return int(state["step"]), int(state["epoch"])
     except (OSError, ValueError, KeyError, TypeError):
         return 0, 0
-
-
-def _last_line(error: BaseException) -> str:
-    """Return the line of an error of Ray that says what happened."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1].rstrip(".") if lines else type(error).__name__

@@ -48,6 +48,29 @@ def node_facts() -> dict[str, Any]:
     return {"software": software(), "name": socket.gethostname(), "id": node}
 
 
+def refuse_other_software(
+    there: dict[str, str], node: str, here: dict[str, str] | None = None
+) -> None:
+    """Raise JobError if a node's versions differ from those of the driver (default: this process)."""
+    here = here or software()
+    differing = [
+        f"{name} {there.get(name)} there and {version} here"
+        for name, version in here.items()
+        if there.get(name) != version
+    ]
+    if differing:
+        raise JobError(
+            f"The node {node} has other versions than this machine ({', '.join(differing)}), so results "
+            "could differ; install the same on both."
+        )
+
+
+def last_line(error: BaseException) -> str:
+    """Return the line of an error of Ray that says what happened."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1].rstrip(".") if lines else type(error).__name__
+
+
 class NodeWorker:
     """Computes runs on one node, one after the other; an actor of `puma_engine.jobs.cluster`.
 

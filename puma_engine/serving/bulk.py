@@ -1,13 +1,13 @@
 """Mapping and selection over folders of shards, for more users than fit in memory, outside any workspace."""
 
-import json
 import shutil
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,168 +15,194 @@ import pyarrow.parquet as pq
 
 from puma_engine.backbone.templates import CONFIG_KEYS
 from puma_engine.defaults import PAPER_STRATEGY
-from puma_engine.errors import Cancelled, ConfigError, MigrationError, SelectionError
-from puma_engine.exchange import packed
-from puma_engine.exchange.packed import ABOUT, INDEX, VECTORS, PromptShards
-from puma_engine.exchange.prompt_file import HEAD_FILE, write_head
-from puma_engine.files import (
-    TensorFile,
-    atomic_write,
-    make_folder,
-    new_folder,
-    read_json,
-    write_json,
+from puma_engine.errors import (
+    Cancelled,
+    ConfigError,
+    DataError,
+    MigrationError,
+    SelectionError,
+    StoreError,
 )
+from puma_engine.exchange import packed
+from puma_engine.exchange.packed import ABOUT, PromptShards
+from puma_engine.exchange.prompt_file import HEAD_FILE, write_head
+from puma_engine.exchange.shards import (
+    INDEX,
+    SELECTION_FILE,
+    MappedShard,
+    metadata_of,
+    open_shard,
+    shards_of,
+)
+from puma_engine.exchange.storage import DiskFolder, Entry, Folder, folder_of, put_files
+from puma_engine.files import new_folder, read_json, write_json
 from puma_engine.prompts.table import PromptTable
 from puma_engine.selection.clustering import streamed_components
 from puma_engine.selection.signals import Signals
 from puma_engine.selection.strategies import STRATEGIES, select_users
 from puma_engine.serving.mapper import Mapper
-from puma_engine.store import locks
 
 # The metadata key under which a mapped shard names its adapter and its input.
 ORIGIN = "puma_stream"
-SELECTION_FILE = "selection.parquet"
+DTYPES = ("float32", "float16")
 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """A shard to map. made: the file to write; origin: its metadata; chunk_rows: prompts in memory."""
+    """A shard to map. source, target: the folders' locations; origin: what the made shard says of itself.
 
-    shard: Path
-    made: Path
+    chunk_rows: prompts in memory; dtype: of the made prompts.
+    """
+
+    source: str
+    target: str
+    name: str
     origin: str
     chunk_rows: int
+    dtype: str
 
 
-# Called before a shard is mapped, with the number of those that are finished; raises Cancelled.
-BeginShard = Callable[[Path, int], None]
-# Maps shards and yields the number of prompts of each when it is finished.
-MapShards = Callable[[Sequence[ShardTask], BeginShard], Iterator[int]]
+# Maps shards and yields the name of each, and its number of prompts, when it is finished.
+MapShards = Callable[[Sequence[ShardTask]], Iterator[tuple[str, int]]]
 
 
 def migrate_stream(
     mapper: Mapper,
-    source: Path,
-    target: Path,
+    source: str | Path,
+    target: str | Path,
     *,
     chunk_rows: int = 4096,
+    dtype: str = "float32",
     report: Callable[[str, int, int], None] | None = None,
     should_cancel: Callable[[], bool] | None = None,
     map_shards: MapShards | None = None,
 ) -> dict[str, Any]:
-    """Map `vectors` of every .safetensors shard of a folder into a shard of the same name.
+    """Map the prompts of every shard of a folder into a shard of the same name and kind.
 
-    At most `chunk_rows` prompts are in memory. A shard gets its name when it is complete; one
-    that is there already, from the same input and adapter, is skipped. Metadata (user ids)
-    and index.parquet are copied, so the result can be imported. report: called with a shard's
-    name, the number of finished shards, and of all. map_shards: maps shards elsewhere, such as
-    `serving.cluster_bulk.ShardsOnCluster`. Returns counts and seconds. Raises MigrationError,
-    StoreError, Cancelled.
+    source, target: folders, or URLs of storage that fsspec reaches; shards as in `exchange.shards`. At most
+    `chunk_rows` prompts are in memory. A shard gets its name when it is complete; one that is there
+    already, from the same input and adapter, is skipped. Metadata (user ids), other columns
+    and index.parquet are copied, so the result can be imported. dtype: float32, or float16 for half
+    the bytes. report: called with a shard's name, the number of finished shards, and of all.
+    map_shards: maps shards elsewhere, such as `serving.cluster_bulk.ShardsOnCluster`. Returns counts
+    and seconds. Raises ConfigError, MigrationError, DataError, StoreError, Cancelled.
     """
-    shards = packed.shard_files(source)
+    if dtype not in DTYPES:
+        raise ConfigError(f"Mapped prompts are {' or '.join(DTYPES)}, not {dtype!r}.")
+    inside, outside = folder_of(source), folder_of(target)
+    shards = shards_of(inside)
     if not shards:
-        raise MigrationError(f"The folder {source} has no shards (*.safetensors).")
-    if source.resolve() == target.resolve():
+        raise MigrationError(f"The folder {inside} has no shards (*.safetensors or *.parquet).")
+    if inside.location == outside.location:
         raise MigrationError("The folder to write must be another than the one to read.")
-    make_folder(target)
-    with locks.folder_lock(target) as alone:
-        if not alone:
-            raise MigrationError(
-                f"Another process writes to the folder {target}; wait for it to end, or give another."
-            )
-        for unfinished in target.glob(".*.tmp"):
-            unfinished.unlink()  # of a process that was killed
+    with outside.claimed(mapper.identity):
         users, started = 0, time.perf_counter()
-        waiting = _unfinished(mapper, shards, target, chunk_rows)
-        skipped = len(shards) - len(waiting)
+        waiting = _unfinished(mapper, inside, outside, shards, chunk_rows, dtype)
+        finished = skipped = len(shards) - len(waiting)
 
-        def begin(shard: Path, finished: int) -> None:
+        def begin(name: str) -> None:
             if should_cancel is not None and should_cancel():
-                raise Cancelled(f"Cancelled before {shard.name}; run it again to go on.")
+                raise Cancelled(f"Cancelled before {name}; run it again to go on.")
             if report is not None:
-                report(shard.name, skipped + finished, len(shards))
+                report(name, finished, len(shards))
 
-        for rows in (map_shards or partial(_map_here, mapper))(waiting, begin):
-            users += rows
-        _complete(mapper, source, target)
+        map_here = partial(_map_here, mapper, begin)
+        for name, rows in (map_shards or map_here)(waiting):
+            users, finished = users + rows, finished + 1
+            if map_shards is not None and report is not None:
+                report(name, finished, len(shards))
+        _complete(mapper, inside, outside)
     seconds = time.perf_counter() - started
     return {"shards": len(shards), "skipped": skipped, "users": users, "seconds": seconds}
 
 
 def _unfinished(
-    mapper: Mapper, shards: list[Path], target: Path, chunk_rows: int
+    mapper: Mapper,
+    source: Folder,
+    target: Folder,
+    shards: Mapping[str, Entry],
+    chunk_rows: int,
+    dtype: str,
 ) -> list[ShardTask]:
     """Return what is to be done; raise MigrationError for a shard that another adapter made."""
-    tasks = []
-    for shard in shards:
-        stat = shard.stat()
-        origin = f"{mapper.identity}:{stat.st_size}:{stat.st_mtime_ns}"
-        made = target / shard.name
-        stored = TensorFile(made).metadata().get(ORIGIN, "") if made.exists() else ""
+    tasks, there = [], target.entries()
+    for name, entry in shards.items():
+        origin = f"{mapper.identity}:{entry.version}"
+        # Files that earlier versions made have float32, and say nothing of it.
+        origin += "" if dtype == DTYPES[0] else f":{dtype}"
+        stored = metadata_of(target, name).get(ORIGIN, "") if name in there else ""
         if stored and stored.split(":")[0] != mapper.identity:
             raise MigrationError(
-                f"The file {made} was made by another adapter; give a folder of its own to each."
+                f"The file {target}/{name} was made by another adapter; give a folder of its own to each."
             )
         if stored != origin:
-            tasks.append(ShardTask(shard, made, origin, chunk_rows))
+            tasks.append(
+                ShardTask(source.location, target.location, name, origin, chunk_rows, dtype)
+            )
     return tasks
 
 
-def _map_here(mapper: Mapper, tasks: Sequence[ShardTask], begin: BeginShard) -> Iterator[int]:
-    for number, task in enumerate(tasks):
-        begin(task.shard, number)
-        yield map_shard(mapper, task)
+def _map_here(
+    mapper: Mapper, begin: Callable[[str], None], tasks: Sequence[ShardTask]
+) -> Iterator[tuple[str, int]]:
+    for task in tasks:
+        begin(task.name)
+        yield task.name, map_shard(mapper, task)
 
 
-def _complete(mapper: Mapper, source: Path, target: Path) -> None:
+def _complete(mapper: Mapper, source: Folder, target: Folder) -> None:
     """Write what makes mapped shards a packed table, if the source is one."""
-    if (source / INDEX).is_file():
-        atomic_write(target / INDEX, partial(shutil.copyfile, source / INDEX))
-        about = {name: mapper.config[name] for name in CONFIG_KEYS if name in mapper.config}
-        about["adapter"] = mapper.identity
-        if end := mapper.config.get("target"):
-            about["backbone"] = {"spec": end["backbone"], "fingerprint": end["fingerprint"]}
-        write_json(target / ABOUT, about)
-        write_head(target, mapper.head)
+    if INDEX not in source.entries():
+        return
+    with source.fetched(INDEX) as index:
+        target.write(INDEX, partial(shutil.copyfile, index))
+    with tempfile.TemporaryDirectory() as name:
+        write_json(Path(name) / ABOUT, _about(mapper))
+        write_head(Path(name), mapper.head)
+        put_files(Path(name), target)
+
+
+def _about(mapper: Mapper) -> dict[str, Any]:
+    """Return what an import needs to know of mapped prompts."""
+    about = {name: mapper.config[name] for name in CONFIG_KEYS if name in mapper.config}
+    about["adapter"] = mapper.identity
+    if end := mapper.config.get("target"):
+        about["backbone"] = {"spec": end["backbone"], "fingerprint": end["fingerprint"]}
+    return about
 
 
 def map_shard(mapper: Mapper, task: ShardTask) -> int:
     """Map one shard, and return its number of prompts. Raises MigrationError, StoreError."""
-    shard = task.shard
-    file = TensorFile(shard)
-    if VECTORS not in file.names():
-        raise MigrationError(f"The shard {shard} has no tensor named {VECTORS}.")
-    shape = file.shape(VECTORS)
-    tokens = shape[1] if len(shape) == 3 else 1
+    head = {name: value.tolist() for name, value in (mapper.head or {}).items()}
 
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as out:
-            header = file.metadata() | {ORIGIN: task.origin}
-            begin_tensor_file(out, [shape[0], tokens, mapper.d_out], header)
-            for start in range(0, shape[0], task.chunk_rows):
-                block = mapper.check(file.read(VECTORS, start, start + task.chunk_rows))
-                out.write(mapper(block).astype("<f4", copy=False).tobytes())
+    def apply(prompts: np.ndarray) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            made = mapper(mapper.check(prompts)).astype(task.dtype, copy=False)
+        if not np.isfinite(made).all():
+            raise MigrationError(
+                f"A mapped prompt of {task.name} has a number that {task.dtype} cannot hold; use float32."
+            )
+        return made
 
-    atomic_write(task.made, write)
-    return shape[0]
-
-
-def begin_tensor_file(file: BinaryIO, shape: list[int], metadata: dict[str, str]) -> None:
-    """Begin a safetensors file with one float32 tensor `vectors`, whose rows follow.
-
-    The library writes whole tensors only.
-    """
-    size = int(np.prod(shape, dtype=np.int64)) * 4
-    tensor = {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}
-    text = json.dumps({"__metadata__": metadata, VECTORS: tensor}).encode()
-    text += b" " * (-len(text) % 8)
-    file.write(len(text).to_bytes(8, "little") + text)
+    try:
+        shard = open_shard(folder_of(task.source), task.name)
+    except DataError as error:
+        raise MigrationError(str(error)) from error
+    mapped = MappedShard(
+        apply,
+        mapper.d_out,
+        task.dtype,
+        task.chunk_rows,
+        {ORIGIN: task.origin},
+        {"meta": _about(mapper), "head": head or None},
+    )
+    folder_of(task.target).write(task.name, partial(shard.write_mapped, mapped=mapped))
+    return shard.rows
 
 
 def select_stream(
-    source: Path,
-    target: Path,
+    source: str | Path,
+    target: str | Path,
     *,
     budget: int,
     strategy: str = PAPER_STRATEGY,
@@ -189,7 +215,7 @@ def select_stream(
 ) -> dict[str, Any]:
     """Select users of a folder of shards, and write the prompts of the selected as a folder.
 
-    signals: a Parquet file with user_id and the columns that the strategy reads beside the
+    source, target: folders, or URLs of storage that fsspec reaches; the folder to write must be new. signals: a Parquet file with user_id and the columns that the strategy reads beside the
     prompts (variance, loss, ...). The folder to write is a packed table that can be imported,
     with selection.parquet: each user's cluster, stratum and whether selected. Returns counts and
     the report of the strategy. groups: deprecated name of strata. Raises
@@ -201,7 +227,12 @@ def select_stream(
         raise ConfigError(
             f"The strategy {strategy!r} cannot be streamed; those that can are {', '.join(allowed)}."
         )
-    prompts = PromptShards(source)
+    inside, outside = folder_of(source), folder_of(target)
+    if outside.entries():
+        raise StoreError(
+            f"There is already something at {outside}; give a folder that is not there."
+        )
+    prompts = PromptShards(inside)
     space = streamed_components(prompts, seed) if STRATEGIES[strategy].space else None
     selection = select_users(
         strategy,
@@ -217,21 +248,35 @@ def select_stream(
     rows = order[np.searchsorted(prompts.user_ids[order], selection.user_ids)]
     tokens, width = prompts.shape if len(prompts.shape) == 2 else (1, *prompts.shape)
     vectors = prompts.take(rows).reshape(len(rows), tokens, width)
-    about = source / ABOUT
-    meta = read_json(about) if about.is_file() else {}
     users = pd.DataFrame({"user_id": prompts.user_ids} | selection.group)
     users["selected"] = np.isin(np.arange(len(users)), rows)
-    with new_folder(target) as folder:
-        packed.write_packed(folder, PromptTable(selection.user_ids, vectors), meta)
-        if (source / HEAD_FILE).is_file():
-            shutil.copyfile(source / HEAD_FILE, folder / HEAD_FILE)
-        users.to_parquet(folder / SELECTION_FILE, index=False)
+    table = PromptTable(selection.user_ids, vectors)
+    if isinstance(outside, DiskFolder):
+        with new_folder(outside.path) as folder:
+            _write_selected(inside, folder, table, users)
+    else:
+        with tempfile.TemporaryDirectory() as name:
+            _write_selected(inside, Path(name), table, users)
+            put_files(Path(name), outside)
     return {
         "users": len(users),
         "selected": len(rows),
         "seconds": time.perf_counter() - started,
         "report": selection.report,
     }
+
+
+def _write_selected(source: Folder, folder: Path, table: PromptTable, users: pd.DataFrame) -> None:
+    """Write a packed table, with what its source says of all prompts, and how users were chosen."""
+    names, meta = source.entries(), {}
+    if ABOUT in names:
+        with source.fetched(ABOUT) as about:
+            meta = read_json(about)
+    packed.write_packed(folder, table, meta)
+    if HEAD_FILE in names:
+        with source.fetched(HEAD_FILE) as head:
+            shutil.copyfile(head, folder / HEAD_FILE)
+    users.to_parquet(folder / SELECTION_FILE, index=False)
 
 
 def _signals(path: Path | None, strategy: str, users: np.ndarray) -> dict[str, np.ndarray]:

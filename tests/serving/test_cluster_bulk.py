@@ -1,27 +1,35 @@
-"""Mapping of shards on a Ray cluster: the files of one machine, also when a node is lost."""
+"""Mapping of shards on a Ray cluster: the files of one machine, also when nodes, actors and drivers are lost."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
-import numpy as np
-import pandas as pd
+import psutil
+import pyarrow.parquet as pq
 import pytest
 import torch
+from job_helpers import wait_for
 from ray_clusters import ray_cluster
+from shard_folders import parquet_shards, tensor_shards
 from typer.testing import CliRunner
 
 from puma_engine.cli import app
 from puma_engine.config import AdapterConfig
-from puma_engine.errors import Cancelled, MigrationError
+from puma_engine.errors import Cancelled, JobError, MigrationError
 from puma_engine.exchange.adapter_folders import AdapterFile, write_adapter
-from puma_engine.files import save_tensors
+from puma_engine.jobs import cluster_stream
 from puma_engine.jobs.cluster import Cluster
 from puma_engine.migration.adapter import Adapter
 from puma_engine.pipeline import Execution
 from puma_engine.serving.bulk import migrate_stream
-from puma_engine.serving.cluster_bulk import NodeMapper, ShardsOnCluster
+from puma_engine.serving.cluster_bulk import ShardMapping, ShardsOnCluster
 from puma_engine.serving.mapper import Mapper
 
 SHARDS, ROWS = 6, 40
+KINDS = {"tensors": tensor_shards, "parquet": parquet_shards}
 
 
 def adapter_file():
@@ -37,106 +45,152 @@ def ray():
 
 
 @pytest.fixture(scope="module")
+def cluster(ray):
+    with Cluster(ray.address) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
 def mapper():
     return Mapper(adapter_file(), "cpu")
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("shards")
-    rng, index = np.random.default_rng(0), []
-    for number in range(SHARDS):
-        name, ids = f"p-{number}.safetensors", [f"u{number}-{row}" for row in range(ROWS)]
-        block = rng.normal(size=(ROWS, 2, 8)).astype(np.float32)
-        save_tensors(folder / name, {"vectors": block}, {"user_ids": ids})
-        index.append(pd.DataFrame({"user_id": ids, "shard": name, "row": range(ROWS)}))
-    pd.concat(index).to_parquet(folder / "index.parquet", index=False)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def plain(mapper, source, tmp_path_factory):
-    """The files that one machine makes, by name."""
-    target = tmp_path_factory.mktemp("plain")
-    migrate_stream(mapper, source, target, chunk_rows=16)
-    return contents(target)
+def folders(mapper, tmp_path_factory):
+    """The shards of each kind, and the files that one machine makes of them, by name."""
+    made = {}
+    for kind, write in KINDS.items():
+        source = write(tmp_path_factory.mktemp(kind) / "in", SHARDS, ROWS)
+        migrate_stream(mapper, source, source.parent / "out", chunk_rows=16)
+        made[kind] = source, contents(source.parent / "out")
+    return made
 
 
 def contents(folder):
-    return {file.name: file.read_bytes() for file in folder.iterdir()}
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.name[0] != "."}
 
 
-def test_a_lost_node_changes_no_file_and_a_second_call_maps_nothing(
-    ray, mapper, source, plain, tmp_path
+def times(folder):
+    return {file.name: file.stat().st_mtime_ns for file in folder.glob("p-*")}
+
+
+def lose_node(ray):
+    ray.remove_node(next(iter(ray.worker_nodes)), allow_graceful=False)
+
+
+def kill_actor(_ray):
+    """Kill the process of one actor, as the system does where memory runs out."""
+    actors = [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if (process.info["cmdline"] or [""])[0].startswith("ray::MapWorker")
+    ]
+    actors[0].kill()
+
+
+@pytest.mark.parametrize(("kind", "lose"), [("tensors", lose_node), ("parquet", kill_actor)])
+def test_a_lost_actor_or_node_changes_no_file_and_no_shard_is_mapped_twice(
+    ray, cluster, mapper, folders, tmp_path, kind, lose
 ):
-    seen, lost = [], []
+    source, plain = folders[kind]
+    target, seen, finished = tmp_path / "out", [], {}
 
-    def report(name, finished, total):
-        seen.append((name, finished, total))
-        if finished == 1 and not lost:
-            # Both nodes map now; the shard that this one has comes back to the others.
-            lost.append(next(iter(ray.worker_nodes)))
-            ray.remove_node(lost[0], allow_graceful=False)
+    def report(*args):
+        seen.append(args)
+        if len(seen) == 1:
+            finished.update(times(target))
+            lose(ray)
 
-    with Cluster(ray.address) as cluster:
-        mapping = ShardsOnCluster(cluster, mapper, Execution())
-        result = migrate_stream(
-            mapper, source, tmp_path / "out", chunk_rows=16, report=report, map_shards=mapping
-        )
-        again = migrate_stream(mapper, source, tmp_path / "out", map_shards=mapping)
-    ray.add_node(num_cpus=1)
-    assert lost and (result["users"], result["skipped"]) == (SHARDS * ROWS, 0)
-    assert {name for name, *_ in seen} == {f"p-{number}.safetensors" for number in range(SHARDS)}
-    assert contents(tmp_path / "out") == plain
+    mapping = ShardsOnCluster(cluster, mapper, Execution())
+    arguments = {"chunk_rows": 16, "map_shards": mapping}
+    result = migrate_stream(mapper, source, target, report=report, **arguments)
+    again = migrate_stream(mapper, source, target, **arguments)
+    if lose is lose_node:
+        ray.add_node(num_cpus=1)
+    assert (result["users"], result["skipped"]) == (SHARDS * ROWS, 0)
+    assert [done for _, done, _ in seen] == list(range(1, SHARDS + 1))
+    assert len({name for name, *_ in seen}) == SHARDS
+    assert finished and finished.items() <= times(target).items()
+    assert contents(target) == plain
     assert (again["users"], again["skipped"]) == (0, SHARDS)
 
 
 def test_a_cancelled_mapping_goes_on_at_the_first_unfinished_shard(
-    ray, mapper, source, plain, tmp_path
+    cluster, mapper, folders, tmp_path
 ):
-    finished = []
-
-    with Cluster(ray.address) as cluster:
-        mapping = ShardsOnCluster(cluster, mapper, Execution(), actors=1)
-        with pytest.raises(Cancelled, match="run it again to go on"):
-            migrate_stream(
-                mapper,
-                source,
-                tmp_path / "out",
-                chunk_rows=16,
-                report=lambda _name, done, _total: finished.append(done),
-                should_cancel=lambda: len(finished) == 3,
-                map_shards=mapping,
-            )
-    kept = contents(tmp_path / "out")
-    assert len(kept) == 3 and kept.items() <= plain.items()
-    assert migrate_stream(mapper, source, tmp_path / "out", chunk_rows=16)["skipped"] == 3
-    assert contents(tmp_path / "out") == plain
+    source, plain = folders["tensors"]
+    target, finished = tmp_path / "out", []
+    execution = Execution(None, None, lambda: len(finished) >= 2)
+    mapping = ShardsOnCluster(cluster, mapper, execution, actors=1)
+    with pytest.raises(Cancelled, match="Cancelled before the rest"):
+        migrate_stream(
+            mapper,
+            source,
+            target,
+            chunk_rows=16,
+            report=lambda name, *_: finished.append(name),
+            map_shards=mapping,
+        )
+    assert set(finished) <= set(contents(target))
+    result = migrate_stream(mapper, source, target, chunk_rows=16)
+    assert result["skipped"] >= 2 and contents(target) == plain
 
 
-def test_the_command_maps_on_a_cluster(ray, source, plain, tmp_path):
+def test_a_killed_command_goes_on_at_the_first_unfinished_shard_of_storage(ray, folders, tmp_path):
+    source, plain = folders["parquet"]
+    target = tmp_path / "out"
     write_adapter(tmp_path / "adapter", adapter_file(), "A card.")
-    words = ["migrate-stream", source, tmp_path / "out", "--adapter", tmp_path / "adapter"]
-    words += ["--chunk-rows", 16, "--on", ray.address, "--json"]
-    ended = CliRunner().invoke(app, [str(word) for word in words])
+    words = ["migrate-stream", f"shared://{source}", f"shared://{target}"]
+    words += ["--adapter", tmp_path / "adapter", "--chunk-rows", 16, "--on", ray.address, "--json"]
+    words = [str(word) for word in words]
+    command = [sys.executable, "-m", "puma_engine.cli", *words]
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    wait_for(lambda: list(target.glob("p-*")))
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    before = times(target)
+    ended = CliRunner().invoke(app, words)
     assert ended.exit_code == 0, ended.output
-    assert json.loads(ended.stdout)["users"] == SHARDS * ROWS
-    assert contents(tmp_path / "out") == plain
+    result = json.loads(ended.stdout)
+    assert result["skipped"] >= len(before) and result["shards"] == SHARDS
+    assert before.items() <= times(target).items()
+    assert contents(target).keys() - {"stream.json"} == plain.keys()
+    # What a shard says of its input differs: storage has other versions of files than a disk.
+    for name in plain:
+        assert pq.read_table(target / name).equals(pq.read_table(source.parent / "out" / name))
+
+
+def test_a_piece_that_ends_its_process_each_time_is_given_up(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster_stream, "MAX_LOST", 1)
+    pieces = [{"file": str(tmp_path / "tries")}]
+    with pytest.raises(JobError, match=r"was lost each time .*memory of the nodes"):
+        list(cluster_stream.stream(cluster, Deadly, (), pieces, Execution()))
+    assert (tmp_path / "tries").read_text() == ".."
+
+
+class Deadly:
+    """Work that ends its process."""
+
+    def do(self, piece):
+        with Path(piece["file"]).open("a") as file:
+            file.write(".")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_an_error_on_a_node_is_the_error_of_the_command(cluster, mapper, tmp_path):
+    source = tensor_shards(tmp_path / "in", 2, 4)
+    tensor_shards(tmp_path / "wide", 1, 4, width=9)
+    (tmp_path / "wide" / "p-0.safetensors").rename(source / "p-7.safetensors")
+    mapping = ShardsOnCluster(cluster, mapper, Execution())
+    with pytest.raises(MigrationError, match="width 9 came, but this adapter reads 8"):
+        migrate_stream(mapper, source, tmp_path / "out", map_shards=mapping)
 
 
 def test_folders_that_a_node_does_not_see_and_actors_without_a_cluster_are_refused(tmp_path):
-    node = NodeMapper(adapter_file(), "cpu")
-    task = {"shard": str(tmp_path / "a.safetensors"), "made": str(tmp_path / "b.safetensors")}
-    with pytest.raises(MigrationError, match="storage that all nodes of the cluster share"):
-        node.map(task | {"origin": "x", "chunk_rows": 4})
-    words = [
-        "migrate-stream",
-        str(tmp_path),
-        str(tmp_path / "out"),
-        "--adapter",
-        "x",
-        "--actors",
-        "2",
-    ]
-    ended = CliRunner().invoke(app, words)
+    node = ShardMapping(adapter_file(), "cpu")
+    task = {"source": str(tmp_path), "target": str(tmp_path / "b"), "name": "a.safetensors"}
+    with pytest.raises(MigrationError, match="all nodes of the cluster share"):
+        node.do(task | {"origin": "x", "chunk_rows": 4, "dtype": "float32"})
+    words = ["migrate-stream", tmp_path, tmp_path / "out", "--adapter", "x", "--actors", "2"]
+    ended = CliRunner().invoke(app, [str(word) for word in words])
     assert ended.exit_code == 1 and "name it with --on" in ended.stderr

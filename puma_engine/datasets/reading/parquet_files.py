@@ -66,20 +66,20 @@ def refuse_bomb(path: Path, unpacked: int) -> None:
 
 def parquet_names(path: Path) -> list[str]:
     """Return the names of a file's columns. Raises DataError."""
-    with _parquet_errors(path):
+    with parquet_errors(path):
         return list(pq.read_schema(path).names)
 
 
 @contextmanager
 def parquet_file(
-    path: Path, columns: Sequence[str] = (), *, texts_once: bool = False
+    path: Path, columns: Sequence[str] = (), *, texts_once: bool = False, buffer_size: int = 0
 ) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file to read some columns, or all if none are named. Raises DataError.
 
     texts_once: read columns of text as dictionaries, so that a repeated value takes the memory
-    of one.
+    of one. buffer_size: bytes that are read at once of a column; 0 for all of a row group.
     """
-    with _parquet_errors(path):
+    with parquet_errors(path):
         facts = pq.read_metadata(path)
         refuse_bomb(path, unpacked_bytes(facts, columns))
         leaves = [facts.schema.column(number) for number in range(len(facts.schema))]
@@ -89,13 +89,18 @@ def parquet_file(
             if texts_once and leaf.physical_type == "BYTE_ARRAY" and leaf.path == leaf.name
         ]
         with pq.ParquetFile(
-            path, metadata=facts, read_dictionary=texts, page_checksum_verification=True
+            path,
+            metadata=facts,
+            read_dictionary=texts,
+            page_checksum_verification=True,
+            buffer_size=buffer_size,
         ) as file:
             yield file
 
 
 @contextmanager
-def _parquet_errors(path: Path) -> Iterator[None]:
+def parquet_errors(path: Path | str) -> Iterator[None]:
+    """Raise DataError, which names `path`, for what pyarrow raises of a file that is no whole Parquet."""
     try:
         yield
     except FileNotFoundError as error:

@@ -1,0 +1,130 @@
+"""The parts of a stream of pieces of work that are done on the cluster; see `cluster_stream`."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from puma_engine.errors import JobError, PumaError
+from puma_engine.jobs.node_worker import last_line, node_facts, refuse_other_software, software
+
+# Results that wait to be fetched: actors stop when there are so many.
+MAX_WAITING = 8
+# How long a call for results waits for the first.
+WAIT_SECONDS = 0.5
+
+
+class Work(Protocol):
+    """What each actor holds, such as a model: made once on its node, from what `stream` is given."""
+
+    def do(self, piece: Mapping[str, Any]) -> bytes:
+        """Do a piece. It may be done again after a node was lost. Raises PumaError."""
+
+
+class StreamDriver:
+    """Drives Ray Data on the head node; an actor of `stream`."""
+
+    def __init__(self) -> None:
+        self._results: queue.Queue[tuple[int, bytes, str, str]] = queue.Queue(MAX_WAITING)
+        self._begun: Counter[int] = Counter()
+        self._error: str | None = None
+        self._thread = threading.Thread(target=self._drive, daemon=True)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what this node is; see `node_facts`."""
+        return node_facts()
+
+    def start(
+        self,
+        work: type[Work],
+        arguments: tuple[Any, ...],
+        pieces: list[str],
+        actors: int,
+        options: dict[str, Any],
+        tries: int,
+    ) -> None:
+        """Begin to do pieces, JSON objects, with so many actors of these resources.
+
+        tries: how often a piece may be begun; each but the first follows a lost process.
+        """
+        import ray
+        import ray.data
+
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        me = ray.get_runtime_context().current_actor
+        given = ray.put((work, arguments, pieces))
+        numbers = [{"number": number} for number in range(len(pieces))]
+        self._data = ray.data.from_items(numbers, override_num_blocks=len(pieces)).map_batches(
+            Station,
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=1),
+            fn_constructor_args=(me, [given], software()),
+            **options,
+        )
+        self._tries = tries
+        self._thread.start()
+
+    def _drive(self) -> None:
+        try:
+            for row in self._data.iter_rows():
+                self._results.put((row["number"], row["value"], row["error"], row["kind"]))
+        except BaseException as error:  # whatever ended it, the asking process must hear of it
+            self._error = last_line(error)
+
+    def begin(self, number: int) -> bool:
+        """Note that an actor begins a piece; return whether it may."""
+        self._begun[number] += 1
+        return self._begun[number] <= self._tries
+
+    def results(self) -> dict[str, Any]:
+        """Return results that were not returned before, waiting a moment for the first."""
+        found = []
+        try:
+            found.append(self._results.get(timeout=WAIT_SECONDS))
+            while True:
+                found.append(self._results.get_nowait())
+        except queue.Empty:
+            pass
+        ended = not self._thread.is_alive() and self._results.empty()
+        return {
+            "results": found,
+            "begun": len(self._begun),
+            "ended": ended,
+            "error": self._error,
+        }
+
+
+class Station:
+    """What Ray Data calls with the numbers of pieces, on the node that does them."""
+
+    def __init__(self, driver: Any, given: list[Any], versions: dict[str, str]) -> None:
+        self.driver, self.given, self.versions = driver, given, versions
+        self.work: Work | None = None
+
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
+        """Do one piece. Its error comes back as a result: Ray Data would wrap, and log, it."""
+        number, value, text, kind = int(batch["number"][0]), b"", "", ""
+        try:
+            value = self._do(number)
+        except PumaError as error:
+            text, kind = str(error), type(error).__name__
+        return {"number": [number], "value": [value], "error": [text], "kind": [kind]}
+
+    def _do(self, number: int) -> bytes:
+        import ray
+
+        if self.work is None:
+            facts = node_facts()
+            refuse_other_software(facts["software"], facts["name"], self.versions)
+            kind, arguments, self.pieces = ray.get(self.given[0])
+            self.work = kind(*arguments)
+        if not ray.get(self.driver.begin.remote(number)):
+            raise JobError(
+                f"The process of one piece of the work was lost each time ({self.pieces[number]:.200}); look at "
+                "the memory of the nodes, then run the command again."
+            )
+        return self.work.do(json.loads(self.pieces[number]))

@@ -1,0 +1,13 @@
+"""Storage that fsspec reaches and all processes of this machine share: shared:///FOLDER."""
+
+from fsspec.implementations.local import LocalFileSystem
+
+
+class SharedStorage(LocalFileSystem):
+    """Folders of this machine under a protocol that is none of a disk."""
+
+    protocol = "shared"
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(str(path).removeprefix("shared://"))
