@@ -234,21 +234,51 @@ def test_clean_text_removes_control_characters(given: str, expected: str) -> Non
     assert clean_text(given) == expected == clean_text(clean_text(given))
 
 
-def test_a_warning_names_ids_that_differ_from_others_only_by_spaces(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("column", "first", "other"),
+    [
+        ("user_id", "101", "101 "),
+        ("user_id", "1002", "1002.0"),
+        ("item_id", "9007", " 9007"),
+        ("item_id", "caf\u00e9", "cafe\u0301"),
+    ],
+)
+def test_a_warning_names_ids_that_differ_only_by_what_programs_add(
+    tmp_path: Path, column: str, first: str, other: str
+) -> None:
     made = frame()
-    assert not any(
-        "spaces" in warning for warning in read(save(made, tmp_path / "a.csv")).report["warnings"]
-    )
-    made.loc[made.index[:4], "user_id"] += " "
+    rows = made.index[made[column] == made[column][0]]
+    made.loc[rows, column] = first
+    ds = read(save(made, tmp_path / "a.csv"))
+    assert not any("differ from others" in text for text in ds.report["warnings"])
+    made.loc[rows[:1], column] = other
     ds = read(save(made, tmp_path / "b.csv"))
-    assert f"{made['user_id'][0]}" in ds.users and made["user_id"][0].strip() in ds.users
-    assert any(
-        warning.startswith(
-            f"1 user ids differ from others only by spaces around them (one is "
-            f"{made['user_id'][0]!r})"
-        )
-        for warning in ds.report["warnings"]
-    )
+    assert {first, other} <= set(ds.interactions[column])
+    (told,) = [text for text in ds.report["warnings"] if "differ from others" in text]
+    assert told.startswith(f"1 {column[:4]} ids differ") and f"one is {other!r}" in told
+
+
+def test_texts_in_another_encoding_are_told(tmp_path: Path) -> None:
+    made = frame().assign(text=lambda table: "Amélie " + table["item_id"])
+    path = save(made, tmp_path / "a.csv")
+    assert not any("UTF-8" in text for text in read(path).report["warnings"])
+    warnings = read(path, encoding="cp1252").report["warnings"]
+    (told,) = [text for text in warnings if "UTF-8" in text]
+    assert told.startswith("40 item texts look like UTF-8") and "'AmÃ©lie " in told
+    assert "for 'Amélie " in told
+
+
+def test_item_ids_that_the_second_table_writes_otherwise_are_told(tmp_path: Path) -> None:
+    made = frame()
+    items = made[["item_id", "text"]].drop_duplicates("item_id")
+    items["item_id"] = [id_ if id_ > "0030" else id_.lstrip("0") for id_ in items["item_id"]]
+    path = save(made.drop(columns="text"), tmp_path / "a.csv")
+    items_path = save(items, tmp_path / "items.csv")
+    with pytest.raises(DataError, match="whose item has no text"):
+        read(path, items_path=items_path)
+    ds = read(path, items_path=items_path, drop_invalid=True)
+    (told,) = [text for text in ds.report["warnings"] if "without a text" in text]
+    assert "of 120 rows name an item without a text" in told and "alike in both files" in told
 
 
 @pytest.mark.parametrize(

@@ -194,6 +194,24 @@ def test_ratings_on_another_scale_are_mapped_or_refused(tmp_path: Path) -> None:
             read(path, scale=wrong)
 
 
+@pytest.mark.parametrize(("value", "wanted"), [(-1, "-1"), (0, "0"), (-99, "-99")])
+def test_the_value_of_rows_without_a_rating_is_suggested(
+    tmp_path: Path, value: float, wanted: str
+) -> None:
+    made = frame()
+    made.loc[made.index[::4], "outcome"] = value
+    path = save(made, tmp_path / "a.csv")
+    with pytest.raises(DataError, match=rf"not_rated={wanted} \(--not-rated {wanted}\)"):
+        read(path)
+    assert len(read(path, not_rated=float(wanted)).interactions) == 90
+
+
+def test_a_scale_that_the_ratings_hardly_use_is_told(tmp_path: Path) -> None:
+    path = save(frame(), tmp_path / "a.csv")
+    assert warned(read(path, scale="0:100"), "less than half of the scale 0:100")
+    assert not warned(read(path, scale="0.5:5"), "of the scale")
+
+
 def test_single_ratings_off_the_scale_are_counted_and_told(tmp_path: Path) -> None:
     path = save(changed("outcome", 9), tmp_path / "a.csv")
     with pytest.raises(DataError, match="outcome '9.*for another scale pass scale"):
@@ -299,6 +317,14 @@ def test_plays_become_clicks_and_non_clicks_are_drawn(tmp_path: Path) -> None:
     assert mine["user_id"].nunique() == 5 and len(part)
     whole = ds.for_users(some.users)
     assert whole.content_hash == some.content_hash
+    with pytest.raises(DataError, match=r"pass click_threshold, such as --click-threshold 4"):
+        read(path, task="click")
+    full = pd.DataFrame({"user_id": np.repeat(["a", "b"], 6), "item_id": [*"012345"] * 2})
+    full = save(full.assign(outcome=1, text="T" + full["item_id"]), tmp_path / "full.csv")
+    assert warned(
+        read(full, task="click", draw_non_clicks=True), "every user has a row of every item"
+    )
+    assert warned(read(full, task="click"), "draw_non_clicks (--draw-non-clicks) draws some")
     for task, options in (("rating", {"draw_non_clicks": True}), ("click", {"scale": "1:10"})):
         with pytest.raises(DataError, match=f"task {task!r} takes no"):
             read(path, task=task, **options)

@@ -105,7 +105,30 @@ def test_a_unit_that_does_not_fit_is_refused_and_counts_keep_their_order() -> No
     times = read_times(column([30, 5, -1, 7]))
     assert times.seconds[[0, 1, 3]].tolist() == [30, 5, 7]
     assert times.usable.tolist() == [True, True, False, True]
-    assert "only their order is used" in str(times.note)
+    assert "only their order is used. If they are dates, pass time_unit" in str(times.note)
+    named = read_times(column([2019, 2020]), "ms").note
+    assert named == (
+        "The times (one is 2019) are no dates between 1995 and 2100 in milliseconds; only their order "
+        "is used."
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "step"),
+    [
+        (["1.44132E+12", "1.44133E+12", "1.44135E+12"], "10,000"),  # as a spreadsheet shows them
+        (["1.441E+09", "1.442E+9"], "1,000,000"),
+        (np.array([1_441_324_800, 1_441_324_900], np.float32), "128"),
+        ([f"{1_441_324_800 + n:.10E}" for n in range(3)], None),
+        ([repr(float(1_441_324_800 + n) * 1e9) for n in range(3)], None),
+        (np.array([1_441_324_800, 1_441_324_900], np.float64), None),
+        ([30, 5, 7], None),
+    ],
+)
+def test_times_that_lost_digits_are_told(values: object, step: str | None) -> None:
+    note = read_times(column(values)).note or ""
+    assert ("rounded to steps" in note) == (step is not None)
+    assert step is None or f"about {step} seconds" in note
 
 
 def test_a_table_tells_how_its_times_were_read(tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
 """Any CSV, Parquet or JSON lines table with named columns: previewed, checked, and read as a data set."""
 
 import dataclasses
+import math
+import re
 import shlex
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -268,6 +271,9 @@ class _Table:
         hint = ""
         if self.task == "rating" and self.out_of_range[row]:
             hint = "; for another scale pass scale, such as --scale 1:10"
+        outcome = self.written[row]
+        if self.task == "click" and math.isfinite(outcome) and outcome not in (0, 1):
+            hint = "; for plays, hours or ratings pass click_threshold, such as --click-threshold 4"
         return f"data row {row + 1}: " + ", ".join(values) + hint
 
 
@@ -460,11 +466,14 @@ def _refuse_other_kinds(table: _Table) -> None:
     ):
         low, high = table.written[rated].min(), table.written[rated].max()
         likely = next((f"{a:g}:{b:g}" for a, b in SCALES if a <= low and high <= b), "LOW:HIGH")
+        # One value below the scale, and no other off it, is likely that of rows without a rating.
+        unrated = f"{low:g}" if low < 1 and (table.written[off] == low).all() else "0"
         raise DataError(
             f"The ratings of {table.path.name!r} go from {low:g} to {high:g}, and {off.sum():,} of "
             f"{rated.sum():,} are not from 1 to 5. Name their scale, which is mapped to 1 to 5, such "
             f"as scale='{likely}' (--scale {likely}), or the value of rows without a rating, such as "
-            "not_rated=0 (--not-rated 0). If the other ratings are mistakes, pass --scale 1:5."
+            f"not_rated={unrated} (--not-rated {unrated}). If the other ratings are mistakes, pass "
+            "--scale 1:5."
         )
     # Of a second table the first text counts, so a few titles in two versions are no reason.
     few = table.options.items_path is not None and 10 * table.differing <= len(table.texts)
@@ -604,9 +613,13 @@ def _build(table: _Table, counts: RowCounts, usable: np.ndarray, name: str, seed
         own = assign_splits(group, final.row_keys(seed, "split"), final.time)
         rule = split_rule(final.time is not None, per_class=options.draw_non_clicks)
     if table.task == "click" and len(np.unique(final.outcome)) == 1:
+        remedy = (
+            "No non-click could be drawn, since every user has a row of every item."
+            if options.draw_non_clicks
+            else "draw_non_clicks (--draw-non-clicks) draws some."
+        )
         warnings.append(
-            "All outcomes are equal; clicks and non-clicks are both needed to learn. "
-            "draw_non_clicks (--draw-non-clicks) draws some."
+            f"All outcomes are equal; clicks and non-clicks are both needed to learn. {remedy}"
         )
     report["split"] = rule
     if table.times is not None:
@@ -623,24 +636,50 @@ def _warnings(table: _Table) -> list[str]:
     warnings = []
     for field, column in table.unused.items():
         effect = "; without times, rows are split at random" if field == "time" else ""
+        option = shlex.quote(f"{field}={column}")
         warnings.append(
             f"The column {column!r} was not read; if it holds the {field} of rows, name it with "
-            f"--column {field}={column}{effect}."
+            f"--column {option}{effect}."
         )
     if table.times is not None and table.times.note:
         warnings.append(table.times.note)
     for what, ids in (("user", table.rows.user_ids), ("item", table.rows.item_ids)):
-        plain = {id_ for id_ in ids if id_ and id_ == id_.strip()}
-        padded = [id_ for id_ in ids if id_ not in plain and id_.strip() in plain]
-        if padded:
+        plain = set(ids)
+        others = [id_ for id_ in ids if (same := _plain_id(id_)) not in ("", id_) and same in plain]
+        if others:
             warnings.append(
-                f"{len(padded):,} {what} ids differ from others only by spaces around them (one is "
-                f"{padded[0]!r}) and count as other {what}s."
+                f"{len(others):,} {what} ids differ from others only by spaces around them, by .0 or by "
+                f"how letters are encoded (one is {others[0]!r}) and count as other {what}s."
             )
+    low, high = table.options.bounds
     off = int(table.out_of_range.sum()) if table.task == "rating" else 0
     if off:
-        low, high = table.options.bounds
         warnings.append(f"{off:,} ratings outside {low:g} to {high:g} were left out.")
+    if table.options.scale is not None:
+        rated = table.written[allowed_outcomes(table.task, table.rows.outcome)]
+        if len(rated) and 2 * (rated.max() - rated.min()) < high - low:
+            warnings.append(
+                f"The ratings go from {rated.min():g} to {rated.max():g}, less than half of the scale "
+                f"{table.options.scale}; check that it is that of this file."
+            )
+    lacking = np.array([item not in table.texts for item in table.rows.item_ids.tolist()])
+    without = int(lacking[table.rows.item].sum())
+    if 2 * without > len(table.rows):
+        check = "the column of texts"
+        if table.options.items_path is not None:
+            check = "that ids of items are written alike in both files"
+        warnings.append(
+            f"{without:,} of {len(table.rows):,} rows name an item without a text (one is "
+            f"{str(table.rows.item_ids[lacking][0])!r}); check {check}."
+        )
+    misread = [text for text in table.texts.values() if not text.isascii()]
+    twice = [text for text in misread if _as_utf8(text) is not None]
+    if 2 * len(twice) > len(misread):
+        warnings.append(
+            f"{len(twice):,} item texts look like UTF-8 that was read in another encoding (one is "
+            f"{twice[0][:60]!r}, for {str(_as_utf8(twice[0]))[:60]!r}); check encoding (--encoding, "
+            "--items-encoding), and how the file was written."
+        )
     if table.options.items_path is not None and table.differing:
         warnings.append(
             f"{table.differing:,} items have several texts in the second table; the first counts."
@@ -652,6 +691,20 @@ def _warnings(table: _Table) -> list[str]:
             "values, pass quote='\"' (--quote '\"')."
         )
     return warnings
+
+
+def _plain_id(text: str) -> str:
+    """Return an id without what programs add to it: spaces, .0 behind a number, decomposed letters."""
+    text = unicodedata.normalize("NFC", text).strip()
+    return re.sub(r"^([0-9]+)\.0$", r"\1", text)
+
+
+def _as_utf8(text: str) -> str | None:
+    """Return a text whose UTF-8 was read as Windows-1252, or None for one that was not."""
+    try:
+        return text.encode("cp1252").decode("utf-8")
+    except UnicodeError:
+        return None
 
 
 def _histories(

@@ -351,7 +351,8 @@ def _pieces(path: Path, encoding: str) -> Iterator[str]:
                 name = "UTF-8" if encoding == "utf8" else encoding
                 raise DataError(
                     f"{path} is not {name} text (line {line:,}); save it as UTF-8, or name its "
-                    "encoding, for example encoding='cp1252'."
+                    "encoding, for example encoding='cp1252' (--encoding cp1252; --items-encoding for a "
+                    "file of items)."
                 ) from error
             if at_start and text:
                 text, at_start = text.removeprefix("\ufeff"), False

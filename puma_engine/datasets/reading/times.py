@@ -1,6 +1,7 @@
 """Times as Unix seconds: which unit or format a column is in, and which values are usable."""
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -41,6 +42,8 @@ _FORMATS = (
     *("%m %d, %Y", "%b %d, %Y %I:%M:%S %p", "%b %d, %Y %H:%M:%S"),
 )
 _SAMPLE = 200
+# Spreadsheets write long numbers with few digits: 1.44132E+12.
+_SCIENTIFIC = re.compile(r"\s*[0-9](?:[.,]([0-9]*))?[eE]\+?([0-9]+)\s*")
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,31 @@ def read_times(column: pa.ChunkedArray, unit: str | None = None) -> Times:
             return _in_range(seconds[texts.codes], written_as)
     if not finite.any():
         return Times(np.zeros(len(number), np.int64), finite, "nothing")
-    return _of_numbers(number, unit)
+    times = _of_numbers(number, unit)
+    per = next((UNITS[u] for u, name in _UNIT_NAMES.items() if name == times.written_as), None)
+    step = 0.0 if per is None else _step(column, number) / per
+    if step <= 1:
+        return times
+    return replace(
+        times,
+        note=f"The times are rounded to steps of about {step:,.0f} seconds, by few digits or 32-bit "
+        "floats; rows within a step are in a seeded order. Write them again with all digits.",
+    )
+
+
+def _step(column: pa.ChunkedArray, number: np.ndarray) -> float:
+    """Return the smallest difference that a column of numbers can show, 0 where it rounds nothing."""
+    kind = value_type(column)
+    if is_text(kind):
+        texts = [text for text in as_texts(column, "times").unique if text.strip()]
+        found = [match for text in texts if (match := _SCIENTIFIC.fullmatch(text))]
+        if 2 * len(found) <= len(texts):
+            return 0.0
+        return min(10.0 ** (int(match[2]) - len(match[1] or "")) for match in found)
+    if not pa.types.is_floating(kind) or kind.bit_width == 64:
+        return 0.0
+    median = np.median(number[np.isfinite(number)])
+    return float(np.spacing(np.float32(median) if kind.bit_width == 32 else np.float16(median)))
 
 
 def _of_numbers(number: np.ndarray, unit: str | None) -> Times:
@@ -131,9 +158,11 @@ def _of_numbers(number: np.ndarray, unit: str | None) -> Times:
         )
     usable = np.isfinite(number) & (number >= 0)
     seconds = np.floor(np.where(usable, number / per, 0.0)).astype(np.int64)
+    shown = f"The times (one is {known[0]:.15g}) are no dates between 1995 and 2100 in "
     note = (
-        f"The times (one is {known[0]:g}) are no dates between 1995 and 2100 in any unit; only "
-        "their order is used. If they are dates, pass time_unit (--time-unit)."
+        f"{shown}any unit; only their order is used. If they are dates, pass time_unit (--time-unit)."
+        if unit is None
+        else f"{shown}{name}; only their order is used."
     )
     return Times(seconds, usable, "counts", note)
 
