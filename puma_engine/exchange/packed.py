@@ -17,7 +17,7 @@ from puma_engine.errors import DataError
 from puma_engine.exchange.prompt_file import (
     HEAD_FILE,
     PromptFile,
-    check_finite,
+    as_float32,
     checked,
     checked_ids,
     read_head,
@@ -138,6 +138,5 @@ class PromptShards:
 
 
 def flat_prompts(shard: Shard, block: np.ndarray) -> np.ndarray:
-    """Return prompts of a shard as [n, d] float32. Raises DataError for NaN and infinite values."""
-    flat = block.reshape(len(block), -1).astype(np.float32, copy=False)
-    return check_finite(f"{shard.folder}/{shard.name}", flat)
+    """Return prompts of a shard as [n, d] float32. Raises DataError for NaN, infinite and huge values."""
+    return as_float32(f"{shard.folder}/{shard.name}", block.reshape(len(block), -1))

@@ -19,6 +19,8 @@ HEAD = "head."
 HEAD_FILE = "head.safetensors"
 # Whose vectors a table holds, a row each.
 Owner = Literal["user", "item"]
+# The squares of a vector of larger numbers do not sum up in 32 bits.
+MAX_NUMBER = 1e17
 _ID_OPTIONS: dict[Owner, str] = {"user": "--users", "item": "--item-ids"}
 
 
@@ -61,10 +63,18 @@ def read_head(folder: Path) -> dict[str, np.ndarray] | None:
     return head_of(load_tensors(file)[0]) if file.is_file() else None
 
 
-def check_finite(path: Path | str, vectors: np.ndarray) -> np.ndarray:
-    """Return prompts as they are, or raise DataError for NaN or infinite values."""
+def as_float32(path: Path | str, vectors: np.ndarray) -> np.ndarray:
+    """Return prompts as float32, or raise DataError for NaN, infinite and far too large values."""
+    with np.errstate(over="ignore"):
+        vectors = vectors.astype(np.float32, copy=False)
     if not np.isfinite(vectors).all():
         raise DataError(f"The prompts of {path} hold NaN or infinite values; export them again.")
+    largest = float(np.abs(vectors).max(initial=0))
+    if largest > MAX_NUMBER:
+        raise DataError(
+            f"The prompts of {path} hold numbers up to {largest:.3g}; those above {MAX_NUMBER:g} "
+            "overflow in every model and adapter. Export them again."
+        )
     return vectors
 
 
@@ -142,7 +152,7 @@ def checked(
         twice = Counter(ids).most_common(1)[0][0]
         what = "prompt" if owner == "user" else "vector"
         raise DataError(f"The {owner} {twice!r} is twice in {path}; each {owner} has one {what}.")
-    vectors = check_finite(path, vectors.astype(np.float32))
+    vectors = as_float32(path, vectors)
     for name, value in (head or {}).items():
         if not np.isfinite(value).all():
             raise DataError(

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -148,11 +149,13 @@ def _read_delimited(path: Path, column: str) -> Table:
 
 
 def _of_number_columns(path: Path, table: pa.Table, column: str) -> Table:
-    """Read a table with ids and a column for each number of a vector."""
+    """Read a table with ids and a column for each number of a vector.
+
+    Columns that are numbered, such as d0 to d127, are read in the order of their numbers. Raises
+    DataError for a column that numbers the rows, as programs add to tables.
+    """
     numbers = []
-    for name in table.column_names:
-        if name == column:
-            continue
+    for name in _in_order([name for name in table.column_names if name != column]):
         try:
             values = table.column(name)
             if pa.types.is_dictionary(values.type):
@@ -163,7 +166,34 @@ def _of_number_columns(path: Path, table: pa.Table, column: str) -> Table:
                 f"The column {name!r} of {path} holds something that is no number ({error}); beside "
                 f"{column}, every column is one number of the vectors."
             ) from error
+        if _numbers_rows(name, numbers[-1]):
+            raise DataError(
+                f"The column {name!r} of {path} numbers the rows; it is no part of the vectors. Remove "
+                f"it: beside {column}, every column is one number of the vectors."
+            )
     return _ids_of(table, column), np.column_stack(numbers), {}
+
+
+def _in_order(names: list[str]) -> list[str]:
+    """Return the names of a vector's numbers in the order of their own numbers, where all have one.
+
+    Programs that sort names put d10 before d2.
+    """
+    parts = [re.fullmatch(r"(.*?)([0-9]+)(\D*)", name) for name in names]
+    places = [int(part[2]) for part in parts if part]
+    alike = {(part[1], part[3]) if part else None for part in parts}
+    if len(alike) > 1 or None in alike or len(set(places)) < len(names):
+        return names
+    return [name for _, name in sorted(zip(places, names, strict=True))]
+
+
+def _numbers_rows(name: str, values: np.ndarray) -> bool:
+    """Return whether a column holds 0, 1, 2 and so on, or has the name of a column that does."""
+    plain = name.strip().casefold()
+    if plain in ("", "index", "row", "level_0") or plain.startswith(("unnamed:", "__index_level")):
+        return True
+    rows = np.arange(len(values))
+    return len(values) > 2 and (np.array_equal(values, rows) or np.array_equal(values, rows + 1))
 
 
 def _ids_of(table: pa.Table, column: str) -> list[Any]:

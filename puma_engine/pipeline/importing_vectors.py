@@ -6,6 +6,7 @@ model, as it maps another model's prompts.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from puma_engine.prompts.item_prompts import ItemPrompts
 
 BASELINE = "matrix_factorisation"
+LOG = logging.getLogger(__name__)
 
 
 def import_vectors(
@@ -72,6 +74,15 @@ def import_vectors(
         summary = _save(ws, run_id, owners, vectors, table_items, {"vectors": Path(path).name})
         summary |= {"imported_users_in_file": len(file.user_ids)}
         summary |= _missing(interactions, owners, table_items)
+        for what, count in (("users", len(interactions.users)), ("items", len(interactions.items))):
+            if 2 * summary.get(f"{what}_missing", 0) > count:
+                LOG.warning(
+                    "%s of %s %s have no vector, and migrations give them the mean one; check that "
+                    "their ids are written as in the data set.",
+                    f"{summary[f'{what}_missing']:,}",
+                    f"{count:,}",
+                    what,
+                )
         return stage.StageResult(summary=summary)
 
     return stage.run_stage(

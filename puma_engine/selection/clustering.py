@@ -5,6 +5,7 @@ sample and the users are projected block by block, so that the prompts are never
 """
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol
@@ -105,9 +106,12 @@ def _sample_rows(n: int, seed: int) -> np.ndarray:
 def kmeans(space: np.ndarray, count: int, seed: int) -> np.ndarray:
     """k-means labels [n] int64 of rows [n, k]; at most as many clusters as distinct rows.
 
+    Rows that differ by rounding alone share a cluster, so there may be fewer clusters than asked for.
+
     Of more than MAX_IN_MEMORY users the centres are fitted on mini-batches.
     """
     from sklearn.cluster import KMeans, MiniBatchKMeans
+    from sklearn.exceptions import ConvergenceWarning
 
     if len(space) > MAX_IN_MEMORY:
         model = MiniBatchKMeans(count, batch_size=KMEANS_BATCH, n_init=3, random_state=seed)
@@ -116,7 +120,8 @@ def kmeans(space: np.ndarray, count: int, seed: int) -> np.ndarray:
         if count < 2:
             return np.zeros(len(space), dtype=np.int64)
         model = KMeans(count, n_init=1, random_state=seed)
-    with limited_threads(space.size):
+    with limited_threads(space.size), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
         return np.asarray(model.fit_predict(space), dtype=np.int64)
 
 

@@ -101,6 +101,46 @@ def test_every_format_is_joined_by_user_id(world, tmp_path, ids, name):
             read_prompts(tmp_path / name)
 
 
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_numbered_columns_are_read_in_the_order_of_their_numbers(tmp_path, ending):
+    vectors = np.random.default_rng(0).normal(size=(5, 12))
+    for names in ([f"d{n}" for n in range(12)], [str(n) for n in range(1, 13)]):
+        frame = pd.DataFrame(vectors, columns=names)
+        frame = frame[sorted(names)].assign(user_id=list("abcde"))
+        path = tmp_path / f"t.{ending}"
+        frame.to_csv(path, index=False) if ending == "csv" else frame.to_parquet(path)
+        assert np.array_equal(read_prompts(path).vectors[:, 0], vectors.astype(np.float32))
+    # Names that say no order keep that of the file.
+    frame = pd.DataFrame(vectors[:, :3], columns=["bias", "f2", "f1"]).assign(user_id=list("abcde"))
+    frame.to_csv(tmp_path / "named.csv", index=False)
+    named = read_prompts(tmp_path / "named.csv").vectors[:, 0]
+    assert np.array_equal(named, vectors[:, :3].astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [("", [4, 2, 7]), ("Unnamed: 0", [4, 2, 7]), ("index", [4, 2, 7]), ("n", [0, 1, 2])]
+    + [("n", [1, 2, 3])],
+)
+def test_a_column_that_numbers_the_rows_is_no_part_of_the_vectors(tmp_path, name, values):
+    frame = pd.DataFrame({name: values, "user_id": list("abc"), "x": [0.5, 1, 2], "y": [3.0, 1, 4]})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(DataError, match=re.escape(f"The column {name!r}") + ".* numbers the rows"):
+        read_prompts(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(1e30, "numbers up to 1e\\+30; those above 1e\\+17"), (1e300, "infinite")]
+)
+def test_numbers_that_no_model_can_read_are_refused(tmp_path, value, words, recwarn):
+    vectors = np.ones((3, 8))
+    vectors[1, 2] = -value
+    np.savez(tmp_path / "t.npz", vectors=vectors, user_ids=list("abc"))
+    with pytest.raises(DataError, match=words):
+        read_prompts(tmp_path / "t.npz")
+    assert not recwarn.list
+
+
 def test_bf16_tables_become_float32_exactly(world, tmp_path, ids):
     whole = torch.from_numpy(shuffled(world).copy()).bfloat16()
     save_torch({"prompts": whole}, tmp_path / "t.safetensors")

@@ -229,6 +229,21 @@ def test_users_and_items_without_a_vector_are_counted_and_get_the_mean(world, tm
     assert sorted(bench.prompts(dropped).user_ids) == USERS[5:]
 
 
+def test_who_has_vectors_of_few_users_is_told(world, tmp_path, caplog):
+    bench, folder = world
+    frame = pd.read_csv(folder / "users.csv", dtype={"user_id": str})
+    padded = frame["user_id"].where(frame["user_id"] < "011", "0" + frame["user_id"])
+    frame.assign(user_id=padded).to_csv(tmp_path / "padded.csv", index=False)
+    run = bench.import_prompts("data", None, tmp_path / "padded.csv", name="padded")
+    assert run.summary["users_missing"] == 13
+    assert [
+        record.getMessage() for record in caplog.records if record.name.endswith("vectors")
+    ] == [
+        "13 of 24 users have no vector, and migrations give them the mean one; check that their ids "
+        "are written as in the data set."
+    ]
+
+
 def test_a_user_is_erased_from_vectors(world, tmp_path):
     _, folder = world
     ws = Workbench(tmp_path / "ws", create=True)

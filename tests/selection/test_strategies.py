@@ -72,6 +72,18 @@ def test_identical_users_can_be_selected(strategy):
     assert len(select_users(strategy, alike, 10).user_ids) in (10, n)
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_few_distinct_users_can_be_selected_without_a_librarys_warning(strategy, recwarn):
+    generator = np.random.default_rng(0)
+    # Components of equal rows differ by rounding.
+    few = np.tile(generator.normal(size=(3, 128)), (4, 1)).astype(np.float32)
+    given = dataclasses.replace(signals(12), embedding=few)
+    assert len(select_users(strategy, given, 4, seed=0).user_ids) == (
+        12 if strategy == "all" else 4
+    )
+    assert not recwarn.list
+
+
 def test_groups_is_the_old_name_of_strata():
     given = signals(300)
     three = select_users("kmeans-variance", given, 60, strata=3)

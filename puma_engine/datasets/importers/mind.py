@@ -241,8 +241,8 @@ class MindSampler:
         self.parts, self.users, self.settings, self.seed = parts, users, settings, seed
         self.user_keys, self.item_keys, self.text_lengths = user_keys, item_keys, text_lengths
         self.too_few = (
-            f"of users with fewer than {settings.min_clicks} clicks or {settings.min_rows} rows to "
-            "train"
+            f"of users with fewer than {settings.min_clicks} clicks or {max(1, settings.min_rows)} "
+            "rows to train"
         )
         self.shown_per_session = [pc.list_value_length(part["shown"]).to_numpy() for part in parts]
         self.fate = np.full(len(user_keys), "of users that were not asked for", dtype=object)
