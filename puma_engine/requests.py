@@ -444,3 +444,5 @@ PLACED: dict[str, type[Request]] = {
     "predict_anchors": AnchorRequest,
     "run_plan": PlanRequest,
 }
+# Those of them that train one run each, which several processes can share.
+TRAINED = ("fit_prompts", "migrate", "refine")

@@ -31,7 +31,9 @@ def _method(
         given = signature.bind(self.workspace, *args, **kwargs).arguments
         del given[first]
         given |= given.pop(keywords, {})
-        result: R = run_command(self.workspace, stage.__name__, on=self.on, **given)
+        result: R = run_command(
+            self.workspace, stage.__name__, on=self.on, workers=self.workers, **given
+        )
         return result
 
     call.__doc__, call.__name__ = stage.__doc__, stage.__name__
@@ -45,13 +47,20 @@ class Workbench:
     Each stage takes runs, or their ids or names, and returns its run; a finished run is reused.
     path: the workspace's folder (default: PUMA_WORKSPACE, else ./workspace). create: whether to make
     it if there is none. on: the Ray cluster that computes runs: "ray", ray://HOST:PORT or HOST:PORT
-    (default: this machine, or what PUMA_ON names). Raises NotFoundError, StoreError, JobError.
+    (default: this machine, or what PUMA_ON names). workers: processes that train one run together there
+    (default: PUMA_CLUSTER_WORKERS, or 1). Raises NotFoundError, StoreError, JobError.
     """
 
     def __init__(
-        self, path: str | Path | None = None, *, create: bool = False, on: str | None = None
+        self,
+        path: str | Path | None = None,
+        *,
+        create: bool = False,
+        on: str | None = None,
+        workers: int | None = None,
     ) -> None:
         self.on = on if on is None else checked_place(on)
+        self.workers = workers
         self.workspace = Workspace.open(path, create=create)
 
     import_dataset = _method(pipeline.import_dataset)

@@ -5,7 +5,14 @@ import streamlit as st
 from streamlit.column_config import DatetimeColumn, NumberColumn, ProgressColumn, TextColumn
 
 from dashboard import engine
-from dashboard.components import formatting, job_cards, page_states, query_params, tables
+from dashboard.components import (
+    cluster_nodes,
+    formatting,
+    job_cards,
+    page_states,
+    query_params,
+    tables,
+)
 from dashboard.components.formatting import escaped, short
 from dashboard.components.glossary import show_glossary
 from dashboard.components.theme import STATUSES
@@ -18,6 +25,7 @@ LOG_LINES = 200
 def page() -> None:
     """Draw the page."""
     st.title("Activity")
+    cluster_nodes.show()
     if not engine.jobs(1):
         page_states.empty(
             "No jobs yet",

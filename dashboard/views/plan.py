@@ -8,6 +8,7 @@ import streamlit as st
 from dashboard import engine, pages
 from dashboard.components import (
     awaited_import,
+    cluster_nodes,
     dataset_import,
     figures,
     flow_steps,
@@ -43,6 +44,7 @@ Number = TypeVar("Number", int, float)
 def page() -> None:
     """Draw the page."""
     st.title("New migration")
+    cluster_nodes.show()
     with page_states.caught("This page cannot be shown."):
         if page_states.viewing():
             _watch_launched()

@@ -62,6 +62,10 @@ HELP: dict[str, Text] = {
     "device": "cpu, cuda, cuda:N, or auto for layers on all GPUs (default: the best).",
     "on": "Where to compute: ray (the cluster of RAY_ADDRESS or of this machine), ray://HOST:PORT or "
     "HOST:PORT of a Ray cluster (default: this machine).",
+    "workers": {
+        "help": "Processes on the cluster that train a run together, each on a CPU or GPU of its own (default: 1).",
+        "min": 1,
+    },
     "queue": "Queue a job for `puma worker` instead.",
 }
 SETTINGS_HELP: dict[type, dict[str, str]] = {
@@ -182,11 +186,15 @@ def stage(
     """Build the command of a stage from a function that takes its options and returns its title.
 
     The options are those of `with_options`, then --device, if the stage takes one, --on, if a cluster
-    can compute its runs, and --queue. show: prints the run that the stage made, if that is not its
-    record.
+    can compute its runs, --workers, if those are trained, and --queue. show: prints the run that the
+    stage made, if that is not its record.
     """
 
-    places = [*(["device"] if device else []), *(["on"] if name in PLACED else [])]
+    places: dict[str, Any] = {"device": str | None} if device else {}
+    if name in PLACED:
+        places["on"] = str | None
+        if "training" in PLACED[name].__dataclass_fields__:
+            places["workers"] = int | None
 
     def decorate(title: Callable[..., str]) -> Command:
         def command(queue: bool, **given: Any) -> None:
@@ -197,8 +205,8 @@ def stage(
         keyword = inspect.Parameter.KEYWORD_ONLY
         signature = inspect.signature(title, eval_str=True)
         parameters = list(signature.parameters.values())
-        for part in places:
-            parameters.append(inspect.Parameter(part, keyword, default=None, annotation=str | None))
+        for part, hint in places.items():
+            parameters.append(inspect.Parameter(part, keyword, default=None, annotation=hint))
         parameters.append(inspect.Parameter("queue", keyword, default=False, annotation=bool))
         command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         command.__doc__, command.__name__ = title.__doc__, title.__name__

@@ -63,6 +63,7 @@ def study(
     render: bool = False,
     device: str | None = None,
     on: str | None = None,
+    workers: int | None = None,
     precision: str | None = None,
 ) -> None:
     """Run a declared experiment; runs that the workspace has already are not made again.
@@ -129,6 +130,7 @@ def study(
             minutes=minutes,
             device=device,
             on=on,
+            workers=workers,
             precision=precision,
             progress=progress,
             should_cancel=should_cancel,

@@ -23,16 +23,23 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
-from puma_engine import errors
 from puma_engine.backbone.gguf_model import find_parts
 from puma_engine.backbone.packages import local_path
 from puma_engine.errors import ConfigError, JobError, PumaError, StoreError
 from puma_engine.files import atomic_write, parse_json, sha256_file
-from puma_engine.jobs.node_worker import NodeWorker, last_line, refuse_other_software
+from puma_engine.jobs.cluster_nodes import note
+from puma_engine.jobs.node_worker import (
+    BLOCK,
+    NodeWorker,
+    error_of,
+    last_line,
+    refuse_other_software,
+)
+from puma_engine.jobs.training_group import MAX_LOST, TrainingGroup
 from puma_engine.pipeline import EXECUTORS
 from puma_engine.pipeline.backbones import check_backbone, fingerprint, model_files
 from puma_engine.pipeline.stage import CancelCheck, Execution, ProgressCallback, StageProgress
-from puma_engine.requests import PLACED, Request
+from puma_engine.requests import PLACED, TRAINED, Request
 from puma_engine.store import Run, Workspace
 from puma_engine.store.archives import add_run
 from puma_engine.store.records import checked_file_name
@@ -41,13 +48,11 @@ from puma_engine.store.run_records import RECORD, read_record
 RAY = "ray"
 INSTALL = "pip install 'puma-workbench[cluster]'"
 CPUS = "PUMA_CLUSTER_CPUS"
+WORKERS = "PUMA_CLUSTER_WORKERS"
 DEVICES = (None, "auto", "cpu", "cuda")
 POLL_SECONDS = 0.5
 CONNECT_SECONDS = 10.0
-# A run whose node is lost so often fails: it is likely to be the reason.
-MAX_LOST = 3
-# Bytes of a message, and messages that are under way at once: what a transfer needs of the object store.
-BLOCK = 8 << 20
+# Messages that are under way at once: with their size, what a transfer needs of the object store.
 UNDER_WAY = 4
 # Bringing checkpoints back takes at most this share of the time.
 CHECKPOINT_SHARE = 0.1
@@ -64,7 +69,8 @@ class NodeLost(JobError):
 class Node:
     """An actor on a node. name: the node's host name; id: that of Ray; gpus: how many the actor has.
 
-    computing: whether a run was begun there that has not ended yet.
+    computing: whether a run was begun there that has not ended yet. reserved: the placement group of a
+    training group's processes.
     """
 
     actor: Any
@@ -72,6 +78,7 @@ class Node:
     id: str
     gpus: int
     computing: bool = False
+    reserved: Any = None
 
     @property
     def device(self) -> str | None:
@@ -92,15 +99,30 @@ class Cluster:
 
     address: "ray" for the cluster that RAY_ADDRESS names, else for the one of this machine; ray://HOST:PORT
     of a Ray client server; or HOST:PORT of a head node. device: cpu, cuda (one GPU a run), auto (all GPUs
-    of a node a run), or None: one GPU where the cluster has some. Raises JobError, ConfigError.
+    of a node a run), or None: one GPU where the cluster has some. workers: processes that train one run
+    together, each with the CPUs of a run and at most one GPU (default: PUMA_CLUSTER_WORKERS, or 1).
+    Raises JobError, ConfigError.
     """
 
-    def __init__(self, address: str, *, device: str | None = None) -> None:
+    def __init__(
+        self, address: str, *, device: str | None = None, workers: int | None = None
+    ) -> None:
         if device not in DEVICES:
             raise ConfigError(
                 f"On a cluster Ray chooses the GPU, so the device is cpu, cuda or auto, not {device!r}."
             )
-        self.cpus = _cpus()
+        self.cpus = _whole_number(CPUS, "CPUs")
+        self.workers = _whole_number(WORKERS, "processes") if workers is None else workers
+        if self.workers < 1:
+            raise ConfigError(
+                f"{self.workers} processes cannot train; give a number of workers, 1 or more."
+            )
+        if self.workers > 1 and device == "auto":
+            raise ConfigError(
+                "The layers of a model are spread over the GPUs of one process, and each of several has one; "
+                "leave out --device auto or --workers."
+            )
+        self.address = address
         self._own = connect(address)
         import ray
 
@@ -130,7 +152,7 @@ class Cluster:
             self.end(node)
 
     def capacity(self, gpus: int | None = None) -> int:
-        """Return how many runs the cluster can compute at once now, at least 1.
+        """Return how many processes the cluster can compute with at once now, at least 1.
 
         gpus: of each (default: as of a run).
         """
@@ -156,9 +178,11 @@ class Cluster:
     ) -> Run:
         """Compute a run that was begun on a node, and commit it here; see `stage.Elsewhere`.
 
-        A lost node is replaced, and the run goes on from the last checkpoint that was brought back.
+        Trainings are shared by `workers` processes, which may be on several nodes. A lost node is replaced,
+        and the run goes on from the last checkpoint that was brought back.
         Raises what the computation raises there, Cancelled, and JobError.
         """
+        note(ws, self.address, self._ray.nodes())
         with self._guard:
             lock = self._at_work[run.id]
         with lock:
@@ -167,7 +191,8 @@ class Cluster:
                 if current.status == "finished":
                     return current
                 try:
-                    with self._node(execution) as node:
+                    grouped = self.workers > 1 and command in TRAINED
+                    with self._group() if grouped else self._node(execution) as node:
                         return RemoteRun(self, node, ws, run, command, request, execution).compute()
                 except NodeLost as error:
                     if lost == MAX_LOST:
@@ -193,6 +218,22 @@ class Cluster:
                 self.end(node)
             raise
         self._give_back(node)
+
+    @contextlib.contextmanager
+    def _group(self) -> Iterator[Node]:
+        """Lend an actor that has a run trained by several processes, and end it and them afterwards."""
+        starting = self.begin(TrainingGroup, self.workers, self.cpus, self.gpus, cpus=0, gpus=0)
+        try:
+            # It takes no CPU of its own, so that it starts at once.
+            node = replace(self.ready(starting), gpus=self.gpus)
+            try:
+                yield node
+            finally:
+                if node.reserved is not None:
+                    # Where the actor was lost, Ray Train would keep it until this process ends.
+                    self._ray.util.remove_placement_group(node.reserved)
+        finally:
+            self.end(starting)
 
     def _take_idle(self) -> Node | None:
         with self._guard:
@@ -225,12 +266,19 @@ class Cluster:
         with contextlib.suppress(self._ray.exceptions.RayError):
             self._ray.kill(actor)
 
-    def begin(self, kind: type, *arguments: Any) -> Starting:
+    def begin(
+        self, kind: type, *arguments: Any, cpus: int | None = None, gpus: int | None = None
+    ) -> Starting:
         """Ask for an actor; it starts where and when there is room.
 
-        kind: a class with a method `facts` that returns `node_facts`.
+        kind: a class with a method `facts` that returns `node_facts`. cpus, gpus: what it takes (default:
+        what a run does).
         """
-        options = {"num_cpus": self.cpus, "num_gpus": self.gpus, "max_restarts": 0}
+        options = {
+            "num_cpus": self.cpus if cpus is None else cpus,
+            "num_gpus": self.gpus if gpus is None else gpus,
+            "max_restarts": 0,
+        }
         actor: Any = self._ray.remote(kind).options(**options).remote(*arguments)
         return Starting(actor, actor.facts.remote())
 
@@ -313,6 +361,7 @@ class RemoteRun:
         while True:
             state = self._call("status", seen)
             seen, lines = state["lines"]
+            self.node.reserved = state.get("reserved")
             for line in lines:
                 _log.info("%s: %s", self.node.name, line)
             ended = state["ended"]
@@ -332,8 +381,7 @@ class RemoteRun:
                 self._call("cancel")
             time.sleep(POLL_SECONDS)
         if "error" in ended:
-            kind = getattr(errors, ended["type"], JobError)
-            raise (kind if issubclass(kind, PumaError) else JobError)(ended["error"])
+            raise error_of(ended)
         return self._commit(ended["files"])
 
     def _call(self, method: str, *arguments: Any) -> Any:
@@ -356,7 +404,12 @@ class RemoteRun:
         step, epoch = self.saved
         progress = StageProgress(**values)
         self.execution.progress(
-            replace(progress, node=self.node.name, saved_step=step, saved_epoch=epoch)
+            replace(
+                progress,
+                node=progress.node or self.node.name,
+                saved_step=step,
+                saved_epoch=epoch,
+            )
         )
 
     def _task(self) -> dict[str, Any]:
@@ -548,11 +601,13 @@ def _check_reachable(address: str) -> None:
         ) from error
 
 
-def _cpus() -> int:
-    """Return the CPUs that a run takes on a node: PUMA_CLUSTER_CPUS, or 1."""
-    text = os.environ.get(CPUS, "1")
+def _whole_number(variable: str, unit: str) -> int:
+    """Return what an environment variable counts, or 1. Raises ConfigError."""
+    text = os.environ.get(variable, "1")
     if not text.isdecimal() or int(text) < 1:
-        raise ConfigError(f"{CPUS} is {text!r}; it must be a whole number of CPUs, 1 or more.")
+        raise ConfigError(
+            f"{variable} is {text!r}; it must be a whole number of {unit}, 1 or more."
+        )
     return int(text)
 
 

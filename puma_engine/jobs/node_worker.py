@@ -19,6 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from puma_engine import errors
 from puma_engine.errors import JobError, PumaError, StoreError
 from puma_engine.files import make_folder, sha256_file
 from puma_engine.jobs.time_left import as_dict
@@ -26,10 +27,13 @@ from puma_engine.store import Workspace, scratch
 from puma_engine.store.rebuilding import restore_run
 from puma_engine.store.records import checked_file_name, checked_run_id
 from puma_engine.store.run_records import RECORD, read_record
+from puma_engine.training import distributed
 from puma_engine.version import __version__
 
 PACKAGES = ("torch", "transformers", "ray")
 MAX_LINES = 1000
+# Bytes of a message with a part of a file.
+BLOCK = 8 << 20
 
 
 def software() -> dict[str, str]:
@@ -38,6 +42,12 @@ def software() -> dict[str, str]:
     versions = {name: metadata.version(name).partition("+")[0] for name in PACKAGES}
     python = ".".join(platform.python_version_tuple()[:2])
     return {"python": python, "puma": __version__} | versions
+
+
+def error_of(ended: Mapping[str, Any]) -> PumaError:
+    """Return the error that ended some work on a node, as the command raises it here."""
+    kind = getattr(errors, ended["type"], JobError)
+    return (kind if issubclass(kind, PumaError) else JobError)(ended["error"])
 
 
 def node_facts() -> dict[str, Any]:
@@ -96,7 +106,7 @@ class NodeWorker:
 
     def lacks(self, hashes: Sequence[str]) -> list[str]:
         """Return those of some files that are not here, by their SHA-256."""
-        return [name for name in hashes if not self._scratch.file(name).exists()]
+        return [name for name in hashes if not self._file(name).exists()]
 
     def lacks_models(self, models: Sequence[Mapping[str, Any]]) -> list[str]:
         """Return the specs of models whose files are not here, or differ."""
@@ -135,9 +145,13 @@ class NodeWorker:
 
     def read(self, name: str, start: int, count: int) -> bytes:
         """Return bytes of a file that is here."""
-        with self._scratch.file(name).open("rb") as file:
+        with self._file(name).open("rb") as file:
             file.seek(start)
             return file.read(count)
+
+    def sizes(self, hashes: Sequence[str]) -> dict[str, int]:
+        """Return the bytes of files that are here."""
+        return {name: self._file(name).stat().st_size for name in hashes}
 
     def discard(self, hashes: Sequence[str]) -> None:
         """Forget files that nobody will ask for again."""
@@ -159,7 +173,8 @@ class NodeWorker:
         """Return the last report, log lines from number `seen` on, the checkpoint, and the end.
 
         checkpoint: a text that changes with the files of the checkpoint; "" without a new one. ended: None
-        while the work goes on; then "files" of the run (name, SHA-256, bytes), or "error" and "type".
+        while the work goes on; then "files" of the run (name, SHA-256, bytes), or "error" and "type", with
+        "unexpected" where it is none of ours.
         """
         return {
             "report": self._report,
@@ -176,6 +191,10 @@ class NodeWorker:
         except FileNotFoundError:
             return None
         return files if before == self._checkpoint_state() else None
+
+    def _file(self, name: str) -> Path:
+        """Return the place of a file by its SHA-256, there or not."""
+        return self._scratch.file(name)
 
     def _new_checkpoint(self) -> str:
         # Until the files that came with the task are in place, what is there is of an earlier task.
@@ -202,19 +221,19 @@ class NodeWorker:
 
     def _work(self, task: Mapping[str, Any]) -> None:
         try:
-            run_id = self._compute(task)
-            folder = self.ws.folder(run_id)
-            names = [RECORD, *(row["file"] for row in self.ws.artifact_rows(run_id))]
-            self._ended = {"files": [self._offer(folder / name) for name in names]}
+            self._ended = {"files": self._compute(task)}
         except PumaError as error:
             self._ended = {"error": str(error), "type": type(error).__name__}
         except BaseException as error:  # whatever ended it, the driver must hear of it
             self._log.add(traceback.format_exc())
             text = f"{type(error).__name__}: {error} (on the node {socket.gethostname()})"
-            self._ended = {"error": text, "type": "JobError"}
+            self._ended = {"error": text, "type": "JobError", "unexpected": True}
 
-    def _compute(self, task: Mapping[str, Any]) -> str:
-        """Compute the run of a task in the scratch workspace, and return its id."""
+    def _compute(self, task: Mapping[str, Any]) -> list[tuple[str, str, int]]:
+        """Compute the run of a task in the scratch workspace, and return its files.
+
+        Of several processes that train together, those that do not write it return none.
+        """
         from puma_engine.pipeline import EXECUTORS, Execution
         from puma_engine.requests import PLACED
 
@@ -234,12 +253,7 @@ class NodeWorker:
                 f"The node {socket.gethostname()} makes the run {begun.id} of this question, not "
                 f"{self._run_id}; install the same version of this program everywhere."
             )
-        folder = self.ws.work(self._run_id)
-        shutil.rmtree(folder)
-        folder.mkdir()
-        for name, file in task["checkpoint"].items():
-            self._link(file, folder / checked_file_name(name))
-        self._placed = self._checkpoint_state()
+        self._place_checkpoint(task["checkpoint"])
         request = PLACED[task["command"]].from_dict(task["request"])
         execution = Execution(task["device"], self._take_report, self._cancelled.is_set)
         run = EXECUTORS[task["command"]](self.ws, request, execution)
@@ -248,7 +262,20 @@ class NodeWorker:
                 f"The node {socket.gethostname()} made the run {run.id}, not {self._run_id}; install "
                 "the same version of this program everywhere."
             )
-        return str(run.id)
+        if not distributed.is_main_process():
+            return []
+        folder = self.ws.folder(self._run_id)
+        names = [RECORD, *(row["file"] for row in self.ws.artifact_rows(self._run_id))]
+        return [self._offer(folder / name) for name in names]
+
+    def _place_checkpoint(self, files: Mapping[str, str]) -> None:
+        """Make the checkpoint of the run these files, by their name and SHA-256."""
+        folder = self.ws.work(self._run_id)
+        shutil.rmtree(folder)
+        folder.mkdir()
+        for name, file in files.items():
+            self._link(file, folder / checked_file_name(name))
+        self._placed = self._checkpoint_state()
 
     def _take_report(self, progress: Any) -> None:
         self._report = as_dict(progress)

@@ -42,6 +42,7 @@ def run_command(
     command: str,
     *,
     on: str | None = None,
+    workers: int | None = None,
     commands: Commands | None = None,
     progress: Any = None,
     should_cancel: Any = None,
@@ -52,7 +53,8 @@ def run_command(
     commands: what may be run here (default: `puma_engine.pipeline.COMMANDS`).
     on: None for this machine, or what PUMA_ON names; "ray", ray://HOST:PORT or HOST:PORT for a Ray
     cluster, which computes the runs of the commands in `requests.PLACED` (others run here, and are
-    refused if `on` is given). Raises JobError, and what the command raises.
+    refused if `on` is given). workers: processes that train one run together there, see
+    `cluster.Cluster`. Raises JobError, ConfigError, and what the command raises.
     """
     # Loaded late: a page that queues a job needs no pipeline.
     pipeline = importlib.import_module("puma_engine.pipeline")
@@ -66,7 +68,7 @@ def run_command(
         )
     callbacks = {"progress": progress, "should_cancel": should_cancel}
     device = arguments.get("device")
-    cluster = open_cluster(on, device) if command in PLACED else None
+    cluster = open_cluster(on, device, workers) if command in PLACED else None
     if cluster is None:
         return commands[command](ws, **callbacks, **arguments)
     arguments.pop("device", None)
@@ -74,13 +76,20 @@ def run_command(
         return cluster.run(ws, command, arguments, **callbacks)
 
 
-def open_cluster(on: str | None, device: str | None = None) -> Cluster | None:
+def open_cluster(
+    on: str | None, device: str | None = None, workers: int | None = None
+) -> Cluster | None:
     """Return a connection to the cluster that `on` names, or PUMA_ON; None for this machine.
 
-    device: what each run gets there, see `cluster.Cluster`. Raises JobError, ConfigError.
+    device, workers: what each run gets there, see `cluster.Cluster`. Raises JobError, ConfigError.
     """
     place = place_of(on)
     if place is None:
+        if workers not in (None, 1):
+            raise ConfigError(
+                f"{workers} workers train together on a cluster; name it with --on, or start the command on "
+                "this machine with torchrun or accelerate launch."
+            )
         return None
     if distributed.world_size() > 1:
         raise ConfigError(
@@ -90,4 +99,4 @@ def open_cluster(on: str | None, device: str | None = None) -> Cluster | None:
     # Loaded late, since it loads the pipeline.
     from puma_engine.jobs.cluster import Cluster
 
-    return Cluster(checked_place(place), device=device)
+    return Cluster(checked_place(place), device=device, workers=workers)

@@ -18,7 +18,7 @@ DAYS = 90.0
 DAY = 86_400.0
 # Younger leftovers may belong to a process that is at work.
 LEFTOVER_SECONDS = 3600.0
-PROCESS_LOGS = ("worker.log", "whatif.log", "whatif.1.log")
+PROCESS_LOGS = ("worker.log", "cluster.log", "whatif.log", "whatif.1.log")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 from puma_engine.errors import JobError, StoreError
 from puma_engine.jobs import places, processes, queue
+from puma_engine.jobs.cluster_nodes import named, write
 from puma_engine.jobs.queue import Job
 from puma_engine.store import Workspace
 from puma_engine.store.records import now
@@ -74,6 +75,9 @@ def worker(
     pid, process = os.getpid(), processes.identity_or_ended(os.getpid())
     state = _Worker(ws, devices, runner)
     _register(ws, pid, process, devices)
+    if (place := places.place_of(None)) is not None:
+        # Other processes, such as the dashboard, have no other way to know it.
+        write(ws, named(ws, place))
     _log.info("Worker %d serves %s", pid, ", ".join(devices))
     try:
         last_beat = last_work = time.monotonic()

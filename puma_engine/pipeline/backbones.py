@@ -7,7 +7,9 @@ import gc
 import hashlib
 import json
 import os
+import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict
 from fnmatch import fnmatch
@@ -30,6 +32,8 @@ LARGE = 64 * SAMPLE
 # Between two looks whether another process still adds a model.
 WAIT_SECONDS = 0.2
 CHAT_SUFFIX = ".jinja"
+_ADDING: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
+_ADDING_GUARD = threading.Lock()
 
 
 def add_backbone(
@@ -48,7 +52,7 @@ def add_backbone(
     spec: a zoo name, "smollm2", a folder, a GGUF file, or a hub id. Of a hub id, the commit that the
     revision (default: main) names now is recorded, and used from then on. quantise: "4bit" or "8bit",
     for models larger than a GPU. Before weights are read, progress says how much memory they take.
-    While another process adds the same model, this waits for it.
+    While another process or thread adds the same model, this waits for it.
     Raises BackboneError if the model cannot serve as a backbone.
     """
     from puma_engine.backbone import inspect_backbone
@@ -86,18 +90,22 @@ def add_backbone(
         )
 
     lock = ws.lock(ws.run_key("backbone", config, {}))
-    while True:
-        _wait_for_others(lock, label, execution)
-        try:
-            run = stage.run_stage(
-                ws, "backbone", name=label, config=config, inputs={}, compute=compute
-            )
-        except StoreError:
-            # Of several that waited, another one may have begun first.
-            if not locks.is_held_elsewhere(lock):
-                raise
-        else:
-            break
+    # Threads of this process, such as those of a study on a cluster, share the lock of the file.
+    with _ADDING_GUARD:
+        adding = _ADDING[lock]
+    with adding:
+        while True:
+            _wait_for_others(lock, label, execution)
+            try:
+                run = stage.run_stage(
+                    ws, "backbone", name=label, config=config, inputs={}, compute=compute
+                )
+            except StoreError:
+                # Of several that waited, another one may have begun first.
+                if not locks.is_held_elsewhere(lock):
+                    raise
+            else:
+                break
     is_unchanged(ws, run)  # records the files that were fetched from the hub
     return run
 

@@ -23,7 +23,7 @@ from puma_engine import pipeline
 from puma_engine.errors import Cancelled, PumaError, StudyError
 from puma_engine.jobs.places import open_cluster
 from puma_engine.pipeline.stage import CancelCheck, ProgressCallback, StageProgress
-from puma_engine.requests import PLACED
+from puma_engine.requests import PLACED, TRAINED
 from puma_engine.store import Workspace
 from puma_engine.studies.cells import TUNED_SETTINGS, Cell
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from puma_engine.jobs.cluster import Cluster
 
 WITHOUT_DEVICE = ("import_dataset", "vectors_from_baseline")
-TRAINED = ("fit_prompts", "migrate", "refine")
 SAVE_SECONDS = 20
 
 
@@ -81,6 +80,7 @@ def run_cells(
     minutes: float | None = None,
     device: str | None = None,
     on: str | None = None,
+    workers: int | None = None,
     precision: str | None = None,
     progress: ProgressCallback | None = None,
     should_cancel: CancelCheck | None = None,
@@ -91,7 +91,8 @@ def run_cells(
     A failed cell stops the cells that depend on it, and no others. processes: how many cells run at
     the same time (default: 1, or as many as the cluster has room for). minutes: start no cell later than
     this. device, precision: of every stage that computes and of every training; None: the default. on:
-    the cluster that computes the cells (see `puma_engine.jobs.places`). progress: called after each cell.
+    the cluster that computes the cells, workers: processes there that train one together (see
+    `puma_engine.jobs.places`). progress: called after each cell.
     should_cancel: asked before each cell and within the stages. save: called with the outcome so
     far about every 20 seconds. Raises StudyError where two cells have the same name; Cancelled
     where should_cancel returned true (finished runs stay in the workspace).
@@ -99,7 +100,7 @@ def run_cells(
     waiting = {cell.name: cell for cell in cells}
     if len(waiting) < len(cells):
         raise StudyError("Two cells of the study have the same name; give each its own.")
-    cluster = open_cluster(on, device)
+    cluster = open_cluster(on, device, workers)
     outcome, started, saved = Outcome(), time.monotonic(), time.monotonic()
     # Processes that start together must not add the same backbone.
     names = ("backbone", "target")
@@ -107,11 +108,11 @@ def run_cells(
         pipeline.add_backbone(ws, spec, device=None if cluster else device)
     if cluster is None:
         processes = processes or 1
-        workers = _workers(ws.root, processes, device, should_cancel)
+        pool = _workers(ws.root, processes, device, should_cancel)
     else:
-        processes = processes or cluster.capacity()
-        workers = _threads(ws, cluster, processes, should_cancel)
-    with workers as submit:
+        processes = processes or max(1, cluster.capacity() // cluster.workers)
+        pool = _threads(ws, cluster, processes, should_cancel)
+    with pool as submit:
         running: dict[Future[str], str] = {}
         while waiting or running:
             if should_cancel is not None and should_cancel():

@@ -20,8 +20,8 @@ from puma_engine.training.device import resolve_precision
 from puma_engine.training.step import TrainingStep
 
 REPORT_SECONDS = 0.2
-# Several processes agree on a cancellation every so many steps.
-CANCEL_STEPS = 10
+# Several processes agree every so many steps on a cancellation, and on what a checkpoint holds.
+AGREE_STEPS = 10
 # Batches in a window that is sorted by length.
 WINDOW = 50
 
@@ -113,9 +113,12 @@ def train(
     start = reported = saved = time.monotonic()
     seconds_before, kept = state.seconds, (state.step, state.epoch)
 
+    def sums_over_processes(*values: float | torch.Tensor) -> list[float]:
+        tensors = [torch.as_tensor(value, dtype=torch.float64, device=device) for value in values]
+        return list(accelerator.reduce(torch.stack(tensors), reduction="sum").tolist())
+
     def mean_over_processes(value: float) -> float:
-        tensor = torch.tensor([value], dtype=torch.float64, device=device)
-        return float(accelerator.reduce(tensor, reduction="mean"))
+        return sums_over_processes(value)[0] / accelerator.num_processes
 
     def report(loss: float, validation: float | None) -> None:
         nonlocal reported
@@ -126,12 +129,13 @@ def train(
             at = state.epoch, state.step, total
             progress(Progress(stage, *at, loss, rate, eta, validation, *kept))
 
-    def save() -> None:
+    def save(loss_sum: float | torch.Tensor = 0.0, loss_count: float = 0) -> None:
+        """Write a checkpoint; the losses and examples of this epoch so far are those of all processes."""
         nonlocal saved, kept
         saved = time.monotonic()
         if checkpoint_dir is not None and accelerator.is_main_process:
             state.seconds = seconds_before + saved - start
-            state.loss_sum, state.loss_count = float(loss_sum), loss_count
+            state.loss_sum, state.loss_count = float(loss_sum), int(loss_count)
             scaler = step.scaler.state_dict() if step.scaler.is_enabled() else None
             checkpoint.save(
                 checkpoint_dir,
@@ -163,24 +167,30 @@ def train(
             state.batch += 1
             state.examples += len(batch)
             cancelled = should_cancel is not None and should_cancel()
+            agreed = accelerator.num_processes == 1 or state.step % AGREE_STEPS == 0
+            losses: float | torch.Tensor = loss_sum
+            examples: float = loss_count
             if accelerator.num_processes > 1:
-                # All processes stop at the same step.
-                agree = state.step % CANCEL_STEPS == 0
-                cancelled = agree and mean_over_processes(float(cancelled)) > 0
+                # All processes stop at the same step, and a checkpoint holds the losses of all.
+                cancels = 0.0
+                if agreed:
+                    cancels, losses, examples = sums_over_processes(
+                        float(cancelled), losses, examples
+                    )
+                cancelled = cancels > 0
             if cancelled:
-                save()
+                save(losses, examples)
                 if accelerator.is_main_process:
                     report(float(loss_sum) / max(1, loss_count), validation)
                 raise Cancelled(f"Cancelled while {stage}, at step {state.step} of {total}.")
             now = time.monotonic()
             if accelerator.is_main_process and progress and now - reported >= REPORT_SECONDS:
                 report(float(loss_sum) / max(1, loss_count), validation)
-            if time.monotonic() - saved >= config.checkpoint_seconds:
-                save()
+            if agreed and time.monotonic() - saved >= config.checkpoint_seconds:
+                save(losses, examples)
 
-        sums = torch.stack([loss_sum.double(), loss_sum.new_tensor(loss_count).double()])
-        sums = accelerator.reduce(sums, reduction="sum")
-        train_loss = float(sums[0] / sums[1].clamp(min=1))
+        losses, examples = sums_over_processes(loss_sum, loss_count)
+        train_loss = losses / max(1.0, examples)
         loss_sum, loss_count = torch.zeros((), device=device), 0
         with average.applied():
             validation = None if validate is None else mean_over_processes(float(validate()))

@@ -1,0 +1,248 @@
+"""Runs that several processes of a cluster train together, through Ray Train and the one loop.
+
+`TrainingGroup` is the actor that the driver talks to, as to a `NodeWorker`. It trains nothing itself: it
+holds the inputs, has Ray Train start the processes, and takes checkpoints and files from the first one.
+Each process has a scratch workspace of its own and works as under `accelerate launch`.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from puma_engine.errors import Cancelled, JobError
+from puma_engine.jobs.node_worker import (
+    BLOCK,
+    NodeWorker,
+    error_of,
+    last_line,
+    node_facts,
+    refuse_other_software,
+)
+from puma_engine.store.records import checked_file_name
+
+POLL_SECONDS = 0.5
+# A group that says nothing for so long is starting, or was lost: then it is cancelled from outside.
+SILENT_SECONDS = 30.0
+# How long Ray Train may take to end the processes in order, which frees what it has reserved for them.
+END_SECONDS = 30.0
+# A run whose node, or process of a group, is lost so often fails: it is likely to be the reason.
+MAX_LOST = 3
+# Handing checkpoints over takes at most this share of the first process's time.
+CHECKPOINT_SHARE = 0.1
+
+
+class TrainingGroup(NodeWorker):
+    """Has a run trained by several processes, each with so many CPUs and GPUs.
+
+    A process that is lost ends the others, too; all begin again at the last checkpoint, MAX_LOST times.
+    """
+
+    def __init__(self, workers: int, cpus: int, gpus: int) -> None:
+        super().__init__()
+        self.workers, self.cpus, self.gpus = workers, cpus, gpus
+        self._names: dict[int, str] = {}
+        self._reserved: Any = None
+        self._heard = float("-inf")
+        self._outcome: dict[str, Any] | None = None
+        self._failure = ""
+        self._task: dict[str, Any] = {}
+        # The checkpoint: the SHA-256 of each file by its name, and their paths by that.
+        self._checkpoint_files: dict[str, str] = {}
+        self._held: dict[str, Path] = {}
+
+    def lacks_models(self, models: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Return the specs of all models: a process takes those from here that its node lacks."""
+        return [model["spec"] for model in models]
+
+    def enter(self, rank: int, facts: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Take in a process, and return its task; None if it is to do nothing."""
+        self._heard = time.monotonic()
+        try:
+            refuse_other_software(facts["software"], facts["name"])
+        except JobError as error:
+            self._outcome = {"error": str(error), "type": "JobError"}
+            return None
+        self._names[rank], self._reserved = facts["name"], facts["reserved"]
+        self._report = {"stage": f"starting {self.workers} processes"}
+        self._log.add(
+            f"process {rank + 1} of {self.workers} is {facts['pid']} on {facts['name']} ({facts['id']})"
+        )
+        return self._task | {"checkpoint": self._checkpoint_files}
+
+    def status(self, seen: int) -> dict[str, Any]:
+        """Return what that of a `NodeWorker` does, and what Ray Train has reserved for the processes."""
+        return super().status(seen) | {"reserved": self._reserved}
+
+    def take(self, report: Mapping[str, Any] | None, lines: Sequence[str]) -> bool:
+        """Take the first process's report and log; return whether the run was cancelled."""
+        self._heard = time.monotonic()
+        if report is not None:
+            names = [self._names[rank] for rank in sorted(self._names)]
+            self._report = {**report, "node": ", ".join(dict.fromkeys(names))}
+        for line in lines:
+            self._log.add(line)
+        return self._cancelled.is_set()
+
+    def save(self, files: Mapping[str, str]) -> None:
+        """Make these files, which were put here, the checkpoint: the SHA-256 by name."""
+        folder = self.ws.work(self._run_id)
+        for name, file in files.items():
+            link = self._scratch.new_link(self._file(file))
+            link.replace(folder / checked_file_name(name))
+            # A rename onto a link to the same file leaves both names.
+            link.unlink(missing_ok=True)
+        for path in folder.iterdir():
+            if path.name not in files:
+                path.unlink()
+        self._hold(files)
+        self.discard(list(files.values()))
+
+    def end(self, outcome: Mapping[str, Any]) -> None:
+        """Take how the run ended; see `NodeWorker.status`. Its files were put here."""
+        self._outcome = dict(outcome)
+
+    def _file(self, name: str) -> Path:
+        return self._held.get(name) or super()._file(name)
+
+    def _hold(self, files: Mapping[str, str]) -> None:
+        folder = self.ws.work(self._run_id)
+        self._checkpoint_files = dict(files)
+        self._held = {file: folder / name for name, file in files.items()}
+
+    def _compute(self, task: Mapping[str, Any]) -> list[tuple[str, str, int]]:
+        self._place_checkpoint(task["checkpoint"])
+        self._hold(task["checkpoint"])
+        self._task = dict(task)
+        each = f"{self.cpus} CPU" + (f" and {self.gpus} GPU" if self.gpus else "")
+        self._report = {"stage": f"waiting for {self.workers} processes with {each} each"}
+        training = threading.Thread(target=self._train, daemon=True)
+        training.start()
+        while training.is_alive() and self._outcome is None:
+            silent = time.monotonic() - self._heard > SILENT_SECONDS
+            if self._cancelled.is_set() and silent:
+                raise Cancelled(f"Cancelled before training {task['name']}.")
+            training.join(POLL_SECONDS)
+        if self._outcome is None:
+            raise JobError(
+                f"Processes that trained {task['name']!r} failed or were lost {MAX_LOST + 1} times "
+                f"({self._failure}); look at the memory of the nodes and at the log of the job, then run the "
+                "command again, which goes on from the last checkpoint."
+            )
+        training.join(END_SECONDS)
+        if "error" in self._outcome:
+            raise error_of(self._outcome)
+        return list(self._outcome["files"])
+
+    def _train(self) -> None:
+        """Let Ray Train start the processes, and wait until they have ended."""
+        import ray
+        from ray import train
+        from ray.train.torch import TorchTrainer
+
+        resources = {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
+        trainer = TorchTrainer(
+            take_part,
+            train_loop_config={"group": ray.get_runtime_context().current_actor, "gpus": self.gpus},
+            scaling_config=train.ScalingConfig(
+                num_workers=self.workers,
+                use_gpu=self.gpus > 0,
+                resources_per_worker=resources,
+            ),
+            run_config=train.RunConfig(
+                name=self._run_id,
+                storage_path=str(self._scratch.folder / "train"),
+                failure_config=train.FailureConfig(max_failures=MAX_LOST),
+            ),
+        )
+        try:
+            trainer.fit()
+        except Exception as error:  # Ray raises many kinds
+            self._failure = last_line(error)
+            self._log.add(str(error))
+
+
+def take_part(settings: Mapping[str, Any]) -> None:
+    """Train as one process of a group; Ray Train calls this in each, within a process group of torch.
+
+    settings: the actor of the group, and the GPUs of each process. Raises what was not foreseen, such as a
+    lost connection to another process, so that Ray Train starts all again.
+    """
+    import ray
+
+    group, rank = settings["group"], int(os.environ["RANK"])
+    # Accelerate would take it for the device; the loop's is chosen by the local rank.
+    os.environ.pop("ACCELERATE_TORCH_DEVICE", None)
+    if not settings["gpus"]:
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+
+    def ask(method: str, *arguments: Any) -> Any:
+        return ray.get(getattr(group, method).remote(*arguments))
+
+    reserved = ray.util.get_current_placement_group()
+    task = ask("enter", rank, node_facts() | {"pid": os.getpid(), "reserved": reserved})
+    if task is None:
+        return
+    node = NodeWorker()
+    missing = node.lacks_models(task["models"])
+    task["models"] = [model for model in task["models"] if model["spec"] in missing]
+    owners = [*task["runs"], *task["models"], {"files": task["checkpoint"]}]
+    wanted = {file for owner in owners for file in owner["files"].values()}
+    for file, size in ask("sizes", node.lacks(sorted(wanted))).items():
+        _copy(file, size, lambda *part: ask("read", *part), node.put)
+    node.start(task)
+    ended = _follow(node, ask) if rank == 0 else _wait(node)
+    if ended.get("unexpected"):
+        raise RuntimeError(ended["error"])
+    if rank == 0:
+        _hand_over(node, ended.get("files", []), ask)
+        ask("end", ended)
+
+
+def _wait(node: NodeWorker) -> dict[str, Any]:
+    """Return how the work of a process other than the first ended."""
+    while (ended := node.status(0)["ended"]) is None:
+        time.sleep(POLL_SECONDS)
+    return dict(ended)
+
+
+def _follow(node: NodeWorker, ask: Callable[..., Any]) -> dict[str, Any]:
+    """Pass on what the first process reports and saves, until it ends; return how it ended."""
+    seen, handed_over, due, ended = 0, "", 0.0, None
+    while ended is None:
+        time.sleep(POLL_SECONDS)
+        state = node.status(seen)
+        seen, lines = state["lines"]
+        ended = state["ended"]
+        new = state["checkpoint"] not in ("", handed_over)
+        if new and ("error" in (ended or {}) or time.monotonic() >= due):
+            started = time.monotonic()
+            files = node.checkpoint()
+            if files is not None:
+                _hand_over(node, files, ask)
+                ask("save", {name: file for name, file, _ in files})
+                node.discard([file for _, file, _ in files])
+                handed_over = state["checkpoint"]
+            due = time.monotonic() + (time.monotonic() - started) / CHECKPOINT_SHARE
+        if ask("take", state["report"], lines):
+            node.cancel()
+    return dict(ended)
+
+
+def _hand_over(
+    node: NodeWorker, files: Sequence[tuple[str, str, int]], ask: Callable[..., Any]
+) -> None:
+    """Give files (name, SHA-256, bytes) to the group, as far as it lacks them."""
+    lacking = set(ask("lacks", [file for _, file, _ in files]))
+    for file, size in {file: size for _, file, size in files if file in lacking}.items():
+        _copy(file, size, node.read, lambda *part: ask("put", *part))
+
+
+def _copy(name: str, size: int, read: Callable[..., bytes], write: Callable[..., Any]) -> None:
+    """Copy a file by its SHA-256, block by block."""
+    for start in range(0, max(size, 1), BLOCK):
+        write(name, start, read(name, start, BLOCK), size)

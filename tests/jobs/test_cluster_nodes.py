@@ -1,0 +1,193 @@
+"""Three nodes: runs are those of one machine, work is spread, and a node that dies in the middle of one is replaced."""
+
+import socket
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from cluster_worlds import assert_same, cluster_world, execute, execute_here
+from dashboard_pages import add_job, open_page, report, texts
+from job_helpers import wait_for
+from small_runs import QUICK, SMALL
+
+from puma_engine.jobs import cluster as clusters
+from puma_engine.jobs import cluster_nodes
+from puma_engine.jobs.cluster import NodeLost
+from puma_engine.requests import EvaluationRequest, FitRequest, MigrationRequest
+from puma_engine.store.records import now
+
+NODES = 3
+# Some two hundred steps, so that a checkpoint comes back before the last one.
+LONG = {"epochs": 16, "batch_size": 16, "learning_rate": 1e-3, "patience": 0}
+LONG |= {"checkpoint_seconds": 0.1}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    with cluster_world(tmp_path_factory.mktemp("world"), NODES) as world:
+        yield world
+
+
+@pytest.fixture
+def actors(world, monkeypatch):
+    """The actors of the cluster, with the ids of their nodes; those that start are added."""
+    while len(world.ray.worker_nodes) < NODES:
+        world.ray.add_node(num_cpus=1)
+    known, ready = list(world.cluster._idle), world.cluster.ready
+
+    def noted(starting):
+        known.append(ready(starting))
+        return known[-1]
+
+    monkeypatch.setattr(world.cluster, "ready", noted)
+    return known
+
+
+@pytest.fixture
+def losing(world, actors, monkeypatch):
+    """Give a function that names a method: once an actor has returned from it, its node is killed.
+
+    It returns the list of all calls: the id of the node, the method ("lost" where the node was killed) and
+    its arguments.
+    """
+    monkeypatch.setattr(clusters, "POLL_SECONDS", 0.05)
+    call, calls = world.cluster.call, []
+
+    def lose_after(last):
+        def calling(actor, method, *arguments):
+            result = call(actor, method, *arguments)
+            at = next(node.id for node in actors if node.actor is actor)
+            calls.append((at, method, *arguments))
+            if method == last and "lost" not in [name for _, name, *_ in calls]:
+                (node,) = (node for node in world.ray.worker_nodes if node.node_id == at)
+                world.ray.remove_node(node, allow_graceful=False)
+                # Until the actor is gone, too, it could give back a run that it has finished meanwhile.
+                wait_for(lambda: is_lost(actor))
+                calls.append((at, "lost"))
+            return result
+
+        def is_lost(actor):
+            try:
+                call(actor, "facts")
+            except NodeLost:
+                return True
+            return False
+
+        monkeypatch.setattr(world.cluster, "call", calling)
+        return calls
+
+    return lose_after
+
+
+def fit(world, **more):
+    return FitRequest(dataset=world.data.name, backbone=str(world.small), training=QUICK, **more)
+
+
+@pytest.fixture(scope="module")
+def source(world):
+    """The source prompts, in both workspaces."""
+    return execute(world, "fit_prompts", fit(world)), execute_here(world, "fit_prompts", fit(world))
+
+
+def migration(world, source, **training):
+    return MigrationRequest(
+        sources=(source[0].id,), target=str(world.large), training=training, adapter=SMALL
+    )
+
+
+def test_three_runs_at_once_are_on_three_nodes_and_those_of_one_machine(world, actors):
+    world.cluster.end_idle()
+    actors.clear()
+    assert world.cluster.capacity() == NODES
+    requests = [fit(world, seed=seed) for seed in range(1, NODES + 1)]
+    with ThreadPoolExecutor(NODES) as pool:
+        runs = list(pool.map(lambda request: execute(world, "fit_prompts", request), requests))
+    for run, request in zip(runs, requests, strict=True):
+        assert_same(world, run, execute_here(world, "fit_prompts", request))
+    # A node has one CPU, so that each gave it to one run.
+    used = Counter(node.id for node in actors)
+    assert used == Counter(node.node_id for node in world.ray.worker_nodes)
+
+
+def test_fit_migration_and_evaluation_on_three_nodes_are_those_of_one_machine(world, source):
+    assert_same(world, *source)
+    for command, request in (
+        ("migrate", migration(world, source, **QUICK)),
+        ("evaluate", EvaluationRequest(subject=source[0].id)),
+    ):
+        assert_same(world, execute(world, command, request), execute_here(world, command, request))
+
+
+def test_a_migration_whose_node_dies_goes_on_from_its_checkpoint(world, source, losing):
+    request = migration(world, source, **LONG)
+    here = execute_here(world, "migrate", request)
+    # The driver discards a node's copy of a checkpoint when it has its own.
+    calls, steps = losing("discard"), []
+    there = execute(
+        world, "migrate", request, progress=lambda report: steps.append((report.step, len(calls)))
+    )
+    lost = replaced(calls)
+    (task,) = (values[0] for _, method, *values in calls[lost:] if method == "start")
+    assert clusters.CHECKPOINT in task["checkpoint"]
+    assert min(step for step, at in steps if at > lost and step) > 1
+    assert_same(world, there, here)
+    assert_committed_once(world, there)
+
+
+def test_an_evaluation_whose_node_dies_is_made_by_another(world, source, losing):
+    request = EvaluationRequest(subject=source[0].id, split="validation")
+    here = execute_here(world, "evaluate", request)
+    calls = losing("start")
+    there = execute(world, "evaluate", request)
+    replaced(calls)
+    assert_same(world, there, here)
+    assert_committed_once(world, there)
+
+
+def replaced(calls):
+    """Return the number of the call after which a node was killed; a run was begun on another then."""
+    (lost,) = (number for number, (_, method, *_) in enumerate(calls) if method == "lost")
+    before, after = (
+        [at for at, method, *_ in part if method == "start"]
+        for part in (calls[:lost], calls[lost:])
+    )
+    assert before == [calls[lost][0]] and len(after) == 1 and after != before
+    return lost
+
+
+def assert_committed_once(world, run):
+    """One run of this question, and nothing left of the attempt that was lost."""
+    ws = world.there
+    same = [
+        other.id
+        for other in ws.runs(kind=run.kind)
+        if (other.config, other.inputs) == (run.config, run.inputs)
+    ]
+    assert same == [run.id]
+    assert ws.verify() == []
+    assert not list(ws.root.glob(".*.tmp")) and not list((ws.root / "work").glob("*"))
+
+
+def test_the_dashboard_shows_nodes_and_what_runs_where(world, actors, monkeypatch):
+    ws = world.there
+    for name in ("PUMA_ON", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    assert "Ray" not in texts(open_page("jobs", ws.root, monkeypatch))
+    monkeypatch.setenv("PUMA_ON", world.ray.address)
+    (ws.root / cluster_nodes.FILE).unlink(missing_ok=True)
+    # A process of its own looks at the cluster.
+    assert "looking at its nodes" in texts(open_page("plan", ws.root, monkeypatch))
+    wait_for(lambda: cluster_nodes.named(ws, world.ray.address).nodes)
+    title = "Migration to the new model"
+    report(ws, add_job(ws, status="running", title=title), node=socket.gethostname())
+    for page in ("plan", "jobs"):
+        app = open_page(page, ws.root, monkeypatch)
+        assert f"{NODES} nodes, {NODES} CPUs, no GPU" in texts(app)
+        (table,) = (t.value for t in app.dataframe if "Runs now" in t.value)
+        assert list(table["CPUs"]) == [1] * NODES and set(table["Runs now"]) == {title}
+    monkeypatch.delenv("PUMA_ON")
+    monkeypatch.setenv("RAY_ADDRESS", world.ray.address)
+    cluster_nodes.write(ws, cluster_nodes.ClusterState("ray", now(), problem="Nothing answers."))
+    shown = texts(open_page("jobs", ws.root, monkeypatch))
+    assert "There is a Ray cluster at" in shown and "Nothing answers." in shown
+    assert "Jobs run on this machine" in shown
