@@ -84,9 +84,13 @@ class TrainingGroup(NodeWorker):
         if report is not None:
             names = [self._names[rank] for rank in sorted(self._names)]
             self._report = {**report, "node": ", ".join(dict.fromkeys(names))}
+        self.add_lines(lines)
+        return self._cancelled.is_set()
+
+    def add_lines(self, lines: Sequence[str]) -> None:
+        """Add lines to the log of the run."""
         for line in lines:
             self._log.add(line)
-        return self._cancelled.is_set()
 
     def save(self, files: Mapping[str, str]) -> None:
         """Make these files, which were put here, the checkpoint: the SHA-256 by name."""
@@ -195,7 +199,7 @@ def take_part(settings: Mapping[str, Any]) -> None:
     for file, size in ask("sizes", node.lacks(sorted(wanted))).items():
         _copy(file, size, lambda *part: ask("read", *part), node.put)
     node.start(task)
-    ended = _follow(node, ask) if rank == 0 else _wait(node)
+    ended = _follow(node, ask) if rank == 0 else _wait(node, rank, ask)
     if ended.get("unexpected"):
         raise RuntimeError(ended["error"])
     if rank == 0:
@@ -203,10 +207,16 @@ def take_part(settings: Mapping[str, Any]) -> None:
         ask("end", ended)
 
 
-def _wait(node: NodeWorker) -> dict[str, Any]:
-    """Return how the work of a process other than the first ended."""
-    while (ended := node.status(0)["ended"]) is None:
+def _wait(node: NodeWorker, rank: int, ask: Callable[..., Any]) -> dict[str, Any]:
+    """Pass on what a process other than the first logs, and return how its work ended."""
+    seen, ended = 0, None
+    while ended is None:
         time.sleep(POLL_SECONDS)
+        state = node.status(seen)
+        seen, lines = state["lines"]
+        ended = state["ended"]
+        if lines:
+            ask("add_lines", [f"process {rank + 1}: {line}" for line in lines])
     return dict(ended)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from puma_engine.training import distributed
 if TYPE_CHECKING:
     from puma_engine.requests import Request
 
+_log = logging.getLogger(__name__)
 MAX_NAME_LENGTH = 150
 PROMPT_KINDS = ("prompts", "migration")
 Reference: TypeAlias = Run | str
@@ -115,8 +117,9 @@ def _follow(ws: Workspace, compute: Compute) -> Run:
         folder = ws.work(message["compute"])
         try:
             compute(message["compute"], folder, Clock(folder))
-        except PumaError:
-            # The first process failed in the same way and records it.
+        except PumaError as error:
+            # The first process failed in the same way and records it; if not, this says why all wait.
+            _log.info("A process that trains with others failed: %s", error)
             distributed.broadcast(None)
             raise
         message = distributed.broadcast(None)
