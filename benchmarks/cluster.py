@@ -1,25 +1,38 @@
 """Users a second that a Ray cluster of simulated nodes maps, against the plain stream and its limits.
 
     python benchmarks/cluster.py --users 1000 100000 --actors 1 2 --folder /a/large/disk
+    python benchmarks/cluster.py --device cuda --dtype float16 --users 1000 500000 10000000 --actors 1 2
 
-Starts a head node and a node of one CPU for each actor on this machine, writes prompts of --shape's first
-width as shards of 5,000 users, and maps them with `puma migrate-stream` in one process and on the
-cluster, one thread each. "seconds" is the mapping; "total_seconds" has the start of the process, or of the
-actors, too. The limits are the adapter on prompts in memory, and writing what it makes to the disk. Peak
-memory is the largest resident size of one process or actor, with all libraries. All share the cores and
-the disk of one machine, so rates say what Ray costs here, and not how a cluster scales.
+Starts a head node, and a node of one CPU (--device cuda: and one GPU) for each actor on this machine, and maps
+prompts of --shape's first width with `puma migrate-stream` in one process and on the cluster, one thread
+each. Up to --compared users every number of actors is measured, and the plain stream; more users are mapped
+by the most actors alone. "seconds" is the mapping; "total_seconds" has the start of the process, or of the actors, too.
+
+Inputs are shards of --shard users. At most --distinct of them are written; the others are hard links to
+these, under names of their own, so they are read from the page cache, and user ids come again ("inputs"). Each
+mapped shard is compared with the plain stream's of the same input (SHA-256 of its numbers, number of rows) and
+removed, so that ten million users need the disk for a few shards only ("outputs").
+
+The limits are the adapter on prompts in memory, and writing what it makes to the disk. Memory is the largest
+resident size of each process, with all libraries and mapped files, and of the actors in each quarter of the time:
+where it is constant, the quarters are alike. All share the cores and the disk of one machine, so rates say
+what Ray costs here, and not how a cluster scales. --minutes ends a mapping early, and says so.
 Writes benchmarks/results/cluster.json.
 """
 
 import argparse
+import contextlib
+import hashlib
 import json
 import os
 import shutil
+import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,40 +43,92 @@ from provenance import machine, measured, provenance, write_results
 from serving import make_adapter
 
 RESULTS = Path(__file__).parent / "results" / "cluster.json"
-SHARD = 5_000
 LIMIT_ROWS = 4096
-ACTOR = "ray::MapWorker"
+# What the processes of a mapping are called, as Ray names them.
+ACTORS, DRIVER = "ray::MapWorker", "ray::StreamDriver"
 
 
-def plain(folder: Path, target: Path, adapter: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Given:
+    """What is mapped, and how: the adapter's folder, device and type of the mapped numbers."""
+
+    adapter: Path
+    device: str
+    dtype: str
+    minutes: float
+
+
+class Verified:
+    """Compares mapped shards with what the plain stream made of the same input, and removes them."""
+
+    def __init__(self, target: Path, sources: dict[str, str], wanted: dict[str, Any]) -> None:
+        self.target, self.sources, self.wanted = target, sources, wanted
+        self.users = self.shards = 0
+
+    def __call__(self, name: str, _finished: int, _total: int) -> None:
+        """Compare a shard that is finished."""
+        made = fingerprint(self.target / name)
+        if made != self.wanted[self.sources[name]]:
+            raise SystemExit(f"{name} differs from what the plain stream makes of it.")
+        self.users, self.shards = self.users + made[0], self.shards + 1
+        (self.target / name).unlink()
+
+
+def fingerprint(shard: Path) -> list[Any]:
+    """Return the rows of a mapped shard and the SHA-256 of its numbers, without its header."""
+    with shard.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        return [header["vectors"]["shape"][0], hashlib.file_digest(file, "sha256").hexdigest()]
+
+
+def plain(folder: Path, target: Path, given: Given) -> dict[str, Any]:
     """Map everybody in this process; return what the stream says of it."""
     from puma_engine.serving.bulk import migrate_stream
     from puma_engine.serving.mapper import Mapper, adapter_of
 
-    return migrate_stream(Mapper(adapter_of(None, str(adapter)), "cpu"), folder, target)
+    mapper = Mapper(adapter_of(None, str(given.adapter)), given.device)
+    return migrate_stream(mapper, folder, target, dtype=given.dtype)
 
 
 def on_cluster(
-    address: str, folder: Path, target: Path, adapter: Path, actors: int
+    address: str,
+    folder: Path,
+    target: Path,
+    given: Given,
+    actors: int,
+    sources: dict[str, str],
+    wanted: dict[str, Any],
 ) -> dict[str, Any]:
-    """Map everybody with actors of a cluster; return what the stream says of it."""
+    """Map everybody with actors of a cluster; return what the stream says of it, and what was verified."""
+    from puma_engine.errors import Cancelled
     from puma_engine.jobs.cluster import Cluster
     from puma_engine.pipeline.stage import Execution
     from puma_engine.serving.bulk import migrate_stream
     from puma_engine.serving.cluster_bulk import ShardsOnCluster
     from puma_engine.serving.mapper import Mapper, adapter_of
 
-    mapper = Mapper(adapter_of(None, str(adapter)), "cpu")
-    with Cluster(address) as cluster:
-        shards = ShardsOnCluster(cluster, mapper, Execution(), actors=actors)
-        return migrate_stream(mapper, folder, target, map_shards=shards)
+    mapper = Mapper(adapter_of(None, str(given.adapter)), "cpu")
+    verified, start = Verified(target, sources, wanted), time.perf_counter()
+    late = lambda: time.perf_counter() - start > 60 * given.minutes
+    stopped = False
+    with Cluster(address, device=given.device) as cluster:
+        shards = ShardsOnCluster(cluster, mapper, Execution(None, None, late), actors=actors)
+        begun = time.perf_counter()
+        try:
+            migrate_stream(
+                mapper, folder, target, dtype=given.dtype, report=verified, map_shards=shards
+            )
+        except Cancelled:
+            stopped = True
+    seconds = time.perf_counter() - begun
+    return {"seconds": seconds, "users": verified.users, "stopped": stopped}
 
 
-def adapter_limit(adapter: Path, width: int) -> dict[str, Any]:
-    """Return the users a second that the adapter alone maps."""
+def adapter_limit(given: Given, width: int) -> dict[str, Any]:
+    """Return the users a second that the adapter alone maps, from and to the memory of this process."""
     from puma_engine.serving.mapper import Mapper, adapter_of
 
-    mapper = Mapper(adapter_of(None, str(adapter)), "cpu")
+    mapper = Mapper(adapter_of(None, str(given.adapter)), given.device)
     block = np.random.default_rng(0).standard_normal((LIMIT_ROWS, 1, width), np.float32)
     mapper(block)
     start, rounds = time.perf_counter(), 5
@@ -73,7 +138,7 @@ def adapter_limit(adapter: Path, width: int) -> dict[str, Any]:
     return {"users_per_s": round(rounds * LIMIT_ROWS / seconds, 1)}
 
 
-def disk_limit(folder: Path, width: int) -> dict[str, Any]:
+def disk_limit(folder: Path, user_bytes: int) -> dict[str, Any]:
     """Return the users a second whose mapped prompts the disk takes, synchronised."""
     block = os.urandom(64 << 20)
     count, start = 16, time.perf_counter()
@@ -85,83 +150,140 @@ def disk_limit(folder: Path, width: int) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     (folder / "disk").unlink()
     return {
-        "users_per_s": round(count * len(block) / (4 * width) / seconds, 1),
+        "users_per_s": round(count * len(block) / user_bytes / seconds, 1),
         "mib_per_s": round(count * len(block) / 2**20 / seconds, 1),
     }
 
 
 @contextmanager
-def simulated_nodes(count: int) -> Iterator[str]:
-    """Yield the address of a cluster with so many nodes of one CPU each on this machine."""
+def simulated_nodes(count: int, device: str) -> Iterator[str]:
+    """Yield the address of a cluster with so many nodes of one CPU, and perhaps a GPU, on this machine."""
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+        initialize_head=True,
+        head_node_args={"num_cpus": 0, "num_gpus": 0, "include_dashboard": False},
     )
     try:
-        for _ in range(count):
-            cluster.add_node(num_cpus=1)
+        for number in range(count):
+            own = {"CUDA_VISIBLE_DEVICES": str(number)}
+            gpu = {"num_gpus": 1, "env_vars": own} if device == "cuda" else {"num_gpus": 0}
+            cluster.add_node(num_cpus=1, **gpu)
         yield cluster.address
     finally:
         cluster.shutdown()
 
 
 @contextmanager
-def watched_actors() -> Iterator[dict[int, int]]:
-    """Yield the largest resident bytes of each actor, by process, while the block runs."""
-    peaks: dict[int, int] = {}
+def watched() -> Iterator[list[tuple[float, dict[str, int], int]]]:
+    """Yield samples of resident bytes, by process, and of GPUs at work, while the block runs."""
+    samples: list[tuple[float, dict[str, int], int]] = []
     ended = threading.Event()
 
     def watch() -> None:
         while not ended.wait(0.5):
+            used = {}
             for process in psutil.process_iter(["cmdline", "memory_info"]):
-                if (process.info["cmdline"] or [""])[0].startswith(ACTOR):
-                    used = process.info["memory_info"].rss
-                    peaks[process.pid] = max(peaks.get(process.pid, 0), used)
+                name = (process.info["cmdline"] or [""])[0]
+                if name.startswith((ACTORS, DRIVER)) and process.info["memory_info"]:
+                    kind = "actor" if name.startswith(ACTORS) else "driver"
+                    used[f"{kind} {process.pid}"] = process.info["memory_info"].rss
+            # Not each time: the question takes longer than the rest.
+            gpus = gpus_at_work() if len(samples) % 10 == 9 else 0
+            samples.append((time.perf_counter(), used, gpus))
 
     thread = threading.Thread(target=watch)
     thread.start()
     try:
-        yield peaks
+        yield samples
     finally:
         ended.set()
         thread.join()
 
 
-def row_of(where: str, users: int, result: dict[str, Any], cost: dict[str, float]) -> Any:
-    """Return the figures of one mapping."""
+def gpus_at_work() -> int:
+    """Return how many GPUs have processes; 0 where that is not known."""
+    query = ["nvidia-smi", "--query-compute-apps=gpu_uuid", "--format=csv,noheader"]
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        told = subprocess.run(query, capture_output=True, text=True, timeout=10, check=False)
+        return len(set(told.stdout.split()))
+    return 0
+
+
+def memory_of(samples: list[tuple[float, dict[str, int], int]], asking_kib: float) -> Any:
+    """Return peaks of memory in GB: of the asking process, Ray Data's driver, and actors by quarter."""
+    gb = lambda values: round(max(values, default=0) / 2**30, 3)
+    working = [s for s in samples if any(name.startswith("actor") for name in s[1])]
+    quarters = []
+    for part in np.array_split(np.arange(len(working)), 4):
+        rss = [b for n in part for name, b in working[n][1].items() if name.startswith("actor")]
+        quarters.append(gb(rss))
+    driver = [b for _, used, _ in samples for name, b in used.items() if name.startswith("driver")]
     return {
-        "where": where,
-        "users": users,
-        "seconds": round(result["seconds"], 2),
-        "total_seconds": round(cost["total_seconds"], 2),
-        "users_per_s": round(users / result["seconds"], 1),
-        "peak_memory_gb": round(cost["peak_bytes"] / 2**30, 3),
-        "load_before": round(cost["load"], 1),
+        "asking_process_gb": round(asking_kib / 2**20, 3),
+        "ray_data_driver_gb": gb(driver),
+        "largest_actor_gb_by_quarter": quarters,
+        "gpus_at_work": max((gpus for *_, gpus in samples), default=0),
     }
 
 
-def rows_of(folder: Path, adapter: Path, users: int, actors: list[int]) -> Iterator[Any]:
+def write_inputs(folder: Path, users: int, shard: int, distinct: int, width: int) -> dict[str, str]:
+    """Write shards, the first `distinct` of them whole; return which input each is a link to."""
+    count = -(-users // shard)
+    whole = min(distinct, count)
+    scale.SHARD = shard
+    scale.write_prompts(folder, min(users, whole * shard), width)
+    names = sorted(file.name for file in folder.glob("*.safetensors"))
+    sources = {name: name for name in names}
+    rest = users - min(users, whole * shard)
+    for number in range(rest // shard):
+        name = f"prompts-{whole + number:05}.safetensors"
+        sources[name] = names[number % whole]
+        os.link(folder / sources[name], folder / name)
+    return sources
+
+
+def rows_of(
+    folder: Path, given: Given, users: int, actors: list[int], sources: dict[str, str], small: bool
+) -> Iterator[Any]:
     """Map a folder in every way, and yield the figures of each."""
+    inputs = {"whole_shards": len(set(sources.values())), "links": len(sources)}
+    inputs["links"] -= inputs["whole_shards"]
+    base = folder.parent / "whole"
+    base.mkdir()
+    for name in set(sources.values()):
+        os.link(folder / name, base / name)
+    # Of many users the plain stream maps the whole shards alone, to compare with.
     load, start = os.getloadavg()[0], time.perf_counter()
-    result, cost = measured(plain, folder, folder / "plain", adapter)
+    result, cost = measured(plain, base, base / "plain", given)
     total = time.perf_counter() - start
-    costs = {"total_seconds": total, "peak_bytes": cost["peak_kib"] * 1024, "load": load}
-    yield row_of("plain", users, result, costs)
-    names = [file.name for file in (folder / "plain").glob("*.safetensors")]
-    with simulated_nodes(max(actors)) as address:
-        for count in actors:
+    wanted = {name: fingerprint(base / "plain" / name) for name in set(sources.values())}
+    if small and not inputs["links"]:
+        yield {
+            **{"where": "plain", "users": users, "seconds": round(result["seconds"], 2)},
+            **{"total_seconds": round(total, 2), "load_before": round(load, 1)},
+            "users_per_s": round(users / result["seconds"], 1),
+            "memory": {"asking_process_gb": round(cost["peak_kib"] / 2**20, 3)},
+        }
+    shutil.rmtree(base)
+    with simulated_nodes(max(actors), given.device) as address:
+        for count in actors if small else [max(actors)]:
             target, load, start = folder / "cluster", os.getloadavg()[0], time.perf_counter()
-            with watched_actors() as peaks:
-                result, _ = measured(on_cluster, address, folder, target, adapter, count)
+            with watched() as samples:
+                result, cost = measured(
+                    on_cluster, address, folder, target, given, count, sources, wanted
+                )
             total = time.perf_counter() - start
-            costs = {"total_seconds": total, "peak_bytes": max(peaks.values()), "load": load}
-            for name in names:
-                if (target / name).read_bytes() != (folder / "plain" / name).read_bytes():
-                    raise SystemExit(f"{name} of {count} actors differs from the plain stream's.")
             shutil.rmtree(target)
-            yield {"actors": count} | row_of("cluster", users, result, costs)
+            yield {
+                **{"where": "cluster", "actors": count, "users": users, "inputs": inputs},
+                **{"verified_users": result["users"], "stopped": result["stopped"]},
+                **{"seconds": round(result["seconds"], 2), "total_seconds": round(total, 2)},
+                "users_per_s": round(result["users"] / result["seconds"], 1),
+                "memory": memory_of(samples, cost["peak_kib"]),
+                "load_before": round(load, 1),
+            }
 
 
 def main() -> None:
@@ -169,34 +291,43 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--users", type=int, nargs="+", default=[1_000, 100_000])
     parser.add_argument("--actors", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "float16"), default="float32")
     parser.add_argument("--shape", type=int, nargs=2, default=[2048, 3072])
     parser.add_argument("--hidden", type=int, default=256)
+    parser.add_argument("--shard", type=int, default=5_000, help="users a shard")
+    parser.add_argument("--distinct", type=int, default=100, help="shards that are no links")
+    parser.add_argument("--compared", type=int, default=500_000, help="users for every comparison")
+    parser.add_argument("--minutes", type=float, default=60, help="the most a mapping may take")
     parser.add_argument("--folder", type=Path, help="where the files go (default: temporary)")
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     rows: list[Any] = []
-    scale.SHARD = SHARD
     with tempfile.TemporaryDirectory(dir=given.folder) as name:
         adapter = Path(name) / "adapter"
         make_adapter(adapter, *given.shape, given.hidden)
+        how = Given(adapter, given.device, given.dtype, given.minutes)
+        user_bytes = given.shape[1] * np.dtype(given.dtype).itemsize
         limits = {
-            "adapter": measured(adapter_limit, adapter, given.shape[0])[0],
-            "disk": disk_limit(Path(name), given.shape[1]),
+            "adapter": measured(adapter_limit, how, given.shape[0])[0],
+            "disk": disk_limit(Path(name), user_bytes),
+        }
+        about = {
+            **{"device": given.device, "cores": machine()["cores"], "hidden": given.hidden},
+            **{"d_in": given.shape[0], "d_out": given.shape[1], "dtype": given.dtype},
+            **{"shard_users": given.shard, "limits": limits},
+            "inputs": "whole shards and hard links to them (see each row); read from the page cache",
+            "outputs": "compared with the plain stream's by SHA-256 and rows, then removed",
         }
         for users in given.users:
             folder = Path(name) / "prompts"
-            scale.write_prompts(folder, users, given.shape[0])
-            for row in rows_of(folder, adapter, users, given.actors):
+            sources = write_inputs(folder, users, given.shard, given.distinct, given.shape[0])
+            small = users <= given.compared
+            for row in rows_of(folder, how, users, given.actors, sources, small):
                 rows.append(row)
                 print(json.dumps(row), flush=True)
-                write_results(
-                    given.out,
-                    provenance("ray", "safetensors")
-                    | {"device": "cpu", "cores": machine()["cores"], "hidden": given.hidden}
-                    | {"d_in": given.shape[0], "d_out": given.shape[1]}
-                    | {"limits": limits, "rows": rows},
-                )
+                write_results(given.out, provenance("ray", "safetensors") | about | {"rows": rows})
             shutil.rmtree(folder)
 
 
