@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +15,15 @@ from puma_engine.defaults import PAPER_STRATEGY
 from puma_engine.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
+    from puma_engine.exchange.packed import PromptShards
+    from puma_engine.exchange.storage import Folder
+    from puma_engine.jobs.cluster import Cluster
     from puma_engine.serving.mapper import Mapper
 
+ACTORS: dict[str, object] = {
+    "help": "Actors that work on shards at the same time on a cluster (default: as many as have room).",
+    "min": 1,
+}
 TOKEN = "PUMA_SERVE_TOKEN"
 MIN_TOKEN = 16
 ADAPTER = "Folder, migration run, or owner/name of the hub."
@@ -78,6 +87,8 @@ def serve_adapter(
     budget={"help": "Users to choose.", "min": 1},
     strategy="A strategy of puma select that reads no activations.",
     signals="Parquet file: user_id, and variance, loss or activity.",
+    on=f"{HELP['on']} Its nodes read the shards, which all must see.",
+    actors=ACTORS,
 )
 def select_stream(
     source: str,
@@ -89,21 +100,43 @@ def select_stream(
     clusters: int = 15,
     strata: int = 5,
     min_cluster: int = 50,
+    on: str | None = None,
+    actors: int | None = None,
 ) -> None:
     """Select users from sharded prompts, block by block; write their prompts as a packed table."""
+    from puma_engine.cli.progress_bars import watched
+    from puma_engine.exchange.packed import PromptShards
+    from puma_engine.jobs.places import open_cluster
+    from puma_engine.pipeline.stage import Execution
     from puma_engine.serving.bulk import select_stream as stream
 
-    result = stream(
-        source,
-        target,
-        budget=budget,
-        strategy=strategy,
-        signals=signals,
-        seed=seed,
-        clusters=clusters,
-        strata=strata,
-        min_cluster=min_cluster,
-    )
+    cluster = open_cluster(on, "cpu")
+    _refuse_actors_here(cluster, actors)
+    name = f"selecting from {Path(source).name}"
+    with (
+        watched(name, quiet=session.as_json) as (progress, should_cancel),
+        cluster or nullcontext(),
+    ):
+        open_prompts: Callable[[Folder], PromptShards] = PromptShards
+        if cluster is not None:
+            from puma_engine.serving.cluster_bulk import PromptsOnCluster
+
+            execution = Execution(None, progress, should_cancel)
+            open_prompts = partial(
+                PromptsOnCluster, cluster=cluster, execution=execution, actors=actors
+            )
+        result = stream(
+            source,
+            target,
+            budget=budget,
+            strategy=strategy,
+            signals=signals,
+            seed=seed,
+            clusters=clusters,
+            strata=strata,
+            min_cluster=min_cluster,
+            open_prompts=open_prompts,
+        )
     session.show(result | {"folder": target})
 
 
@@ -116,10 +149,7 @@ def select_stream(
     chunk_rows={"help": "Prompts in memory, of each actor on a cluster.", "min": 1},
     dtype="Numbers of mapped prompts: float32, or float16 for half the bytes.",
     on=f"{HELP['on']} Its nodes must see both folders under the same path.",
-    actors={
-        "help": "Actors that map shards at the same time on a cluster (default: as many as have room).",
-        "min": 1,
-    },
+    actors=ACTORS,
 )
 def migrate_stream(
     source: str,
@@ -139,8 +169,7 @@ def migrate_stream(
     from puma_engine.serving.bulk import migrate_stream as stream
 
     cluster = open_cluster(on, device)
-    if cluster is None and actors is not None:
-        raise ConfigError("--actors counts actors on a cluster; name it with --on.")
+    _refuse_actors_here(cluster, actors)
     mapper = _mapper(adapter, revision, device if cluster is None else "cpu")
     with (
         watched(f"migrating {Path(source).name}", quiet=session.as_json) as (
@@ -166,6 +195,11 @@ def migrate_stream(
             map_shards=map_shards,
         )
     session.show(result | {"folder": target})
+
+
+def _refuse_actors_here(cluster: Cluster | None, actors: int | None) -> None:
+    if cluster is None and actors is not None:
+        raise ConfigError("--actors counts actors on a cluster; name it with --on.")
 
 
 def _mapper(spec: str, revision: str | None, device: str | None) -> Mapper:

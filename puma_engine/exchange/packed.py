@@ -27,6 +27,7 @@ from puma_engine.exchange.shards import INDEX, TENSORS, VECTORS, Shard, open_sha
 from puma_engine.exchange.storage import DiskFolder, Folder
 from puma_engine.files import load_tensors, read_json, save_tensors, write_json
 from puma_engine.prompts.table import PromptTable
+from puma_engine.selection.clustering import Projection
 
 ABOUT = "prompts.json"
 
@@ -93,6 +94,7 @@ class PromptShards:
 
     def __init__(self, folder: Folder | Path) -> None:
         folder = DiskFolder(folder) if isinstance(folder, Path) else folder
+        self.folder = folder
         self.shards = [open_shard(folder, name) for name in shards_of(folder)]
         if not self.shards:
             raise DataError(f"The folder {folder} has no shards (*.safetensors or *.parquet).")
@@ -120,23 +122,35 @@ class PromptShards:
                 "one prompt."
             )
 
-    def blocks(self, rows: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield the number of the first row and the prompts [up to `rows`, d] of each block."""
-        for shard, start in zip(self.shards, self._start, strict=False):
-            for block in shard.blocks(rows):
-                yield int(start), flat_prompts(shard, block)
-                start += len(block)
+    def projected(self, project: Projection, rows: int) -> np.ndarray:
+        """Return the components [n, k] of all prompts, computed for up to `rows` of a shard at a time."""
+        full = [shard for shard in self.shards if shard.rows]
+        return np.concatenate([projected_shard(shard, project, rows) for shard in full])
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Return the prompts [len(rows), d] of some users, by the number of their rows."""
-        number_of = np.searchsorted(self._start, rows, side="right") - 1
         prompts = np.empty((len(rows), int(np.prod(self.shape))), np.float32)
-        for number in np.unique(number_of):
-            mine, shard = number_of == number, self.shards[number]
-            prompts[mine] = flat_prompts(shard, shard.take(rows[mine] - self._start[number]))
+        for number, places, numbers in self.by_shard(rows):
+            prompts[places] = taken_from_shard(self.shards[number], numbers)
         return prompts
 
+    def by_shard(self, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Yield, for each shard that has some of these rows, its number, their places, and their numbers in it."""
+        number_of = np.searchsorted(self._start, rows, side="right") - 1
+        for number in np.unique(number_of):
+            places = np.flatnonzero(number_of == number)
+            yield int(number), places, rows[places] - self._start[number]
 
-def flat_prompts(shard: Shard, block: np.ndarray) -> np.ndarray:
-    """Return prompts of a shard as [n, d] float32. Raises DataError for NaN, infinite and huge values."""
+
+def projected_shard(shard: Shard, project: Projection, rows: int) -> np.ndarray:
+    """Return the components of a shard's prompts, computed for up to `rows` of them at a time."""
+    return np.concatenate([project(_flat(shard, block)) for block in shard.blocks(rows)])
+
+
+def taken_from_shard(shard: Shard, rows: np.ndarray) -> np.ndarray:
+    """Return some prompts of a shard [len(rows), d], by number."""
+    return _flat(shard, shard.take(rows))
+
+
+def _flat(shard: Shard, block: np.ndarray) -> np.ndarray:
     return as_float32(f"{shard.folder}/{shard.name}", block.reshape(len(block), -1))

@@ -6,8 +6,8 @@ sample and the users are projected block by block, so that the prompts are never
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -24,30 +24,43 @@ MAX_THREADS = 4
 LARGE = 100_000_000
 
 
+@dataclass(frozen=True)
+class Projection:
+    """Principal components: mean [d] and axes [d, k], float32; without axes, of users who are all alike."""
+
+    mean: np.ndarray
+    axes: np.ndarray | None
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        """Return the components [m, k] float32 of rows [m, d]; one constant 0 without axes."""
+        if self.axes is None:
+            return np.zeros((len(rows), 1), np.float32)
+        return (np.asarray(rows, np.float32) - self.mean) @ self.axes
+
+
 class PromptBlocks(Protocol):
     """Prompts of n users that are read in parts; row i belongs to user_ids[i]."""
 
     user_ids: np.ndarray
 
-    def blocks(self, rows: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield the blocks in order: the first row's number, and prompts [up to `rows`, d]."""
+    def projected(self, project: Projection, rows: int) -> np.ndarray:
+        """Return the components [n, k] of all users, computed for up to `rows` of them at a time."""
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Return the prompts [len(rows), d] of some users."""
 
 
-def fit_components(sample: np.ndarray, seed: int) -> Callable[[np.ndarray], np.ndarray]:
+def fit_components(sample: np.ndarray, seed: int) -> Projection:
     """Fit at most COMPONENTS principal components to rows [n, d], centred in place if float32.
 
-    Returns the projection of rows [m, d] to components [m, k] float32, to one constant 0 where all
-    rows are alike. Randomised SVD by subspace iteration (Halko et al. 2011) on the covariance, whose
+    Randomised SVD by subspace iteration (Halko et al. 2011) on the covariance, whose
     matrices are d wide rather than n long. scikit-learn's solvers need float64 copies of the sample
     and give other signs and rounding, which would change the users that stored runs selected.
     """
     sample = np.asarray(sample, np.float32)
     mean = sample.mean(0, dtype=np.float64).astype(np.float32)
     if np.ptp(sample, axis=0).max(initial=0) == 0:
-        return lambda rows: np.zeros((len(rows), 1), np.float32)
+        return Projection(mean, None)
     sample -= mean
     n, d = sample.shape
     width = min(COMPONENTS, n, d)
@@ -60,7 +73,7 @@ def fit_components(sample: np.ndarray, seed: int) -> Callable[[np.ndarray], np.n
         inside = (sample @ basis).astype(np.float64)
         rotation = np.linalg.eigh(inside.T @ inside)[1][:, ::-1][:, :width]
     axes = np.ascontiguousarray(basis @ rotation.astype(np.float32))
-    return lambda rows: (np.asarray(rows, np.float32) - mean) @ axes
+    return Projection(mean, axes)
 
 
 def _orthonormal(columns: np.ndarray) -> np.ndarray:
@@ -95,7 +108,7 @@ def streamed_components(prompts: PromptBlocks, seed: int) -> np.ndarray:
         space = principal_components(prompts.take(order).astype(np.float64), seed)
         return space[np.argsort(order)]
     project = fit_components(prompts.take(order[_sample_rows(n, seed)]), seed)
-    return np.concatenate([project(block) for _, block in prompts.blocks(BLOCK)])
+    return prompts.projected(project, BLOCK)
 
 
 def _sample_rows(n: int, seed: int) -> np.ndarray:

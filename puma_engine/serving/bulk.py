@@ -212,14 +212,15 @@ def select_stream(
     strata: int = 5,
     min_cluster: int = 50,
     groups: int | None = None,
+    open_prompts: Callable[[Folder], PromptShards] = PromptShards,
 ) -> dict[str, Any]:
     """Select users of a folder of shards, and write the prompts of the selected as a folder.
 
     source, target: folders, or URLs of storage that fsspec reaches; the folder to write must be new. signals: a Parquet file with user_id and the columns that the strategy reads beside the
     prompts (variance, loss, ...). The folder to write is a packed table that can be imported,
     with selection.parquet: each user's cluster, stratum and whether selected. Returns counts and
-    the report of the strategy. groups: deprecated name of strata. Raises
-    ConfigError, SelectionError, DataError, StoreError.
+    the report of the strategy. groups: deprecated name of strata. open_prompts: opens the folder to read,
+    such as `serving.cluster_bulk.PromptsOnCluster`. Raises ConfigError, SelectionError, DataError, StoreError.
     """
     started = time.perf_counter()
     allowed = [name for name, plan in STRATEGIES.items() if plan.space in (None, "pca")]
@@ -232,7 +233,7 @@ def select_stream(
         raise StoreError(
             f"There is already something at {outside}; give a folder that is not there."
         )
-    prompts = PromptShards(inside)
+    prompts = open_prompts(inside)
     space = streamed_components(prompts, seed) if STRATEGIES[strategy].space else None
     selection = select_users(
         strategy,

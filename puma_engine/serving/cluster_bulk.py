@@ -1,4 +1,4 @@
-"""Mapping of shards on a cluster: actors that hold the adapter, each with one shard at a time."""
+"""Mapping and reading of shards on a cluster: actors, each with one shard at a time."""
 
 from __future__ import annotations
 
@@ -8,12 +8,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+from safetensors.numpy import load, save
+
 from puma_engine.errors import MigrationError
 from puma_engine.exchange.adapter_folders import AdapterFile
-from puma_engine.exchange.storage import DiskFolder, folder_of
+from puma_engine.exchange.packed import PromptShards, projected_shard, taken_from_shard
+from puma_engine.exchange.shards import open_shard
+from puma_engine.exchange.storage import DiskFolder, Folder, folder_of
 from puma_engine.jobs.cluster import Cluster
 from puma_engine.jobs.cluster_stream import stream
 from puma_engine.pipeline.stage import Execution
+from puma_engine.selection.clustering import Projection
 from puma_engine.serving.bulk import ShardTask, map_shard
 from puma_engine.serving.mapper import Mapper
 
@@ -53,6 +59,63 @@ class ShardsOnCluster:
             self.cluster, ShardMapping, arguments, pieces, self.execution, actors=self.actors
         ):
             yield tasks[number].name, int(rows)
+
+
+class ShardReading:
+    """Reads parts of shards on a node; see `cluster_stream.Work`. project: None to read rows as they are."""
+
+    def __init__(self, location: str, project: Projection | None) -> None:
+        self.location, self.project = location, project
+
+    def do(self, piece: Mapping[str, Any]) -> bytes:
+        """Return components of all prompts of a shard, or some prompts. Raises DataError."""
+        refuse_unseen(self.location, piece["name"])
+        shard = open_shard(folder_of(self.location), piece["name"])
+        if self.project is None:
+            values = taken_from_shard(shard, np.array(piece["rows"]))
+        else:
+            values = projected_shard(shard, self.project, piece["rows"])
+        return save({"values": values})
+
+
+class PromptsOnCluster(PromptShards):
+    """Prompts of a folder of shards that nodes read, each a shard at a time; user ids are read here.
+
+    Prompts of single users are read here from a disk, and by nodes from other storage.
+    """
+
+    def __init__(
+        self, folder: Folder, cluster: Cluster, execution: Execution, actors: int | None = None
+    ) -> None:
+        super().__init__(folder)
+        self.cluster, self.execution, self.actors = cluster, execution, actors
+
+    def projected(self, project: Projection, rows: int) -> np.ndarray:
+        """Return components of all prompts; see `PromptShards.projected`."""
+        full = [(number, rows) for number, shard in enumerate(self.shards) if shard.rows]
+        parts = self._read(project, full)
+        return np.concatenate([values for _, values in sorted(parts, key=lambda part: part[0])])
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """Return the prompts of some users; see `PromptShards.take`."""
+        if isinstance(self.folder, DiskFolder):
+            return super().take(rows)
+        prompts = np.empty((len(rows), int(np.prod(self.shape))), np.float32)
+        asked = list(self.by_shard(rows))
+        wanted = [(number, numbers.tolist()) for number, _, numbers in asked]
+        for place, values in self._read(None, wanted):
+            prompts[asked[place][1]] = values
+        return prompts
+
+    def _read(
+        self, project: Projection | None, wanted: Sequence[tuple[int, Any]]
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        arguments = (self.folder.location, project)
+        pieces = [{"name": self.shards[number].name, "rows": rows} for number, rows in wanted]
+        for place, content in stream(
+            self.cluster, ShardReading, arguments, pieces, self.execution, actors=self.actors
+        ):
+            yield place, load(content)["values"]
 
 
 def refuse_unseen(location: str, name: str = "") -> None:

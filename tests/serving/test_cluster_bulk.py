@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -24,8 +25,9 @@ from puma_engine.jobs import cluster_stream
 from puma_engine.jobs.cluster import Cluster
 from puma_engine.migration.adapter import Adapter
 from puma_engine.pipeline import Execution
-from puma_engine.serving.bulk import migrate_stream
-from puma_engine.serving.cluster_bulk import ShardMapping, ShardsOnCluster
+from puma_engine.selection import clustering
+from puma_engine.serving.bulk import migrate_stream, select_stream
+from puma_engine.serving.cluster_bulk import PromptsOnCluster, ShardMapping, ShardsOnCluster
 from puma_engine.serving.mapper import Mapper
 
 SHARDS, ROWS = 6, 40
@@ -141,9 +143,9 @@ def test_a_killed_command_goes_on_at_the_first_unfinished_shard_of_storage(ray, 
     target = tmp_path / "out"
     write_adapter(tmp_path / "adapter", adapter_file(), "A card.")
     words = ["migrate-stream", f"shared://{source}", f"shared://{target}"]
-    words += ["--adapter", tmp_path / "adapter", "--chunk-rows", 16, "--on", ray.address, "--json"]
+    words += ["--adapter", tmp_path / "adapter", "--chunk-rows", 16, "--json"]
     words = [str(word) for word in words]
-    command = [sys.executable, "-m", "puma_engine.cli", *words]
+    command = [sys.executable, "-m", "puma_engine.cli", *words, "--on", ray.address]
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     wait_for(lambda: list(target.glob("p-*")))
     running.send_signal(signal.SIGKILL)
@@ -175,6 +177,20 @@ class Deadly:
         with Path(piece["file"]).open("a") as file:
             file.write(".")
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_users_that_nodes_read_are_selected_as_by_one_machine(
+    cluster, folders, tmp_path, monkeypatch
+):
+    source, options = folders["parquet"][0], {"budget": 30, "strategy": "kmeans-pca"}
+    options |= {"clusters": 3, "min_cluster": 1}
+    # As of a large table: components of a sample, and mini-batches.
+    monkeypatch.setattr(clustering, "MAX_IN_MEMORY", 100)
+    monkeypatch.setattr(clustering, "SAMPLE", 64)
+    select_stream(source, tmp_path / "here", **options)
+    opened = partial(PromptsOnCluster, cluster=cluster, execution=Execution())
+    select_stream(f"shared://{source}", tmp_path / "there", **options, open_prompts=opened)
+    assert contents(tmp_path / "there") == contents(tmp_path / "here")
 
 
 def test_an_error_on_a_node_is_the_error_of_the_command(cluster, mapper, tmp_path):
