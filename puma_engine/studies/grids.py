@@ -126,21 +126,22 @@ RATINGS = Grids(
     retraining=(_FIT.learning_rate, _FIT.batch_size),
 )
 # On a model that never saw the templates, such as SmolLM2, adapters pass a plateau before they tell
-# users from each other; large batches and drawn weights pass it sooner. Each candidate takes minutes on
-# a GPU, so there are fewer, and source prompts are those of a model of the zoo.
+# users from each other; some pass it sooner with drawn weights. A step of 1,024 rows takes hardly longer
+# there than one of 256. Source prompts are those of a model of the zoo, so fewer are tried.
 OTHER_MODELS = Grids(
     source=[_PROMPTS[2], _PROMPTS[4], _PROMPTS[5]],
     prompts=[
         _training(1.5e-2, 1024, 0.3),
-        _training(1e-2, 256, 1.0),
+        _training(3e-2, 1024, 0.3),
+        _training(1.5e-2, 1024, 1.0),
         {},
     ],
     adapter=[
         _adapter(2e-3, 1024, 0.1, epochs=20),
+        _adapter(1e-3, 1024, 0.1),
         _drawn(_adapter(2e-3, 1024, 0.1)),
-        _drawn(_adapter(5e-4, 256, 0.1)),
-        _training(5e-4, 256, 0.3) | _drawn({"adapter": {"hidden": 1024, "noise": 0.3}}, 0.3),
-        _adapter(3e-4, 256, 0.1),
+        _drawn(_adapter(1e-3, 1024, 0.1, epochs=20)),
+        _training(2e-3, 1024, 0.3) | _drawn({"adapter": {"hidden": 1024, "noise": 0.3}}, 0.3),
         _adapter(1e-3, 256, 0.1, epochs=2),
         _drawn(_adapter(1e-3, 256, 0.1, epochs=2)),
     ],
@@ -153,15 +154,15 @@ OTHER_MODELS = Grids(
         {},
     ],
     refining=[
-        _training(1e-2, 256, 0.3, 6),
+        _training(1e-2, 1024, 0.3, 6),
         _training(1.5e-2, 1024, 0.3),
         {},
     ],
     item_prompts=[
-        _training(1.5e-2, 512, 3.0, 12),
-        _training(1.5e-2, 512, 1.0),
+        _training(1.5e-2, 1024, 3.0, 12),
+        _training(1.5e-2, 1024, 1.0),
     ],
-    source_migration=_drawn(_adapter(1e-3, 256, 0.1, epochs=2)),
+    source_migration=_drawn(_adapter(2e-3, 1024, 0.1, epochs=4)),
     retraining=(_FIT.learning_rate, _FIT.batch_size),
 )
 # Clicks carry less information than ratings, so adapters need more epochs. With large batches
