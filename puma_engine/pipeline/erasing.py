@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from puma_engine.datasets import Dataset, item_profiles, statistics
-from puma_engine.errors import NotFoundError, StoreError
+from puma_engine.errors import DataError, NotFoundError, StoreError
 from puma_engine.files import TensorFile, read_json, write_json, write_text
 from puma_engine.pipeline import importing_data
 from puma_engine.pipeline.anchors import ARTIFACT as ANCHORS
@@ -37,8 +38,8 @@ class Erased:
 
     runs: names of the runs whose files or metrics held the user, with the files. rows: of these files
     that were removed. trained_on: runs whose adapter or head was trained on the user; these weights
-    stay. uploads, logs: files that were removed or changed. left: files that hold the id in text and
-    were not changed.
+    stay. uploads, logs: files that were removed or changed. left: files that hold the id in text, and
+    files of no known run that hold the user or cannot be read; they were not changed.
     """
 
     runs: dict[str, list[str]] = field(default_factory=dict)
@@ -133,8 +134,10 @@ def erase_user(
     _erase_from_database(ws, user)
     for run in ws.runs():
         if run.status != "finished":
-            shutil.rmtree(ws.root / "work" / run.id, ignore_errors=True)
             shutil.rmtree(ws.folder(run.id), ignore_errors=True)
+    # Nothing is at work, so these are checkpoints of interrupted runs, and of finished ones after a kill.
+    for folder in (ws.root / "work").glob("*"):
+        shutil.rmtree(folder, ignore_errors=True)
     for upload in erased.uploads:
         shutil.rmtree(upload, ignore_errors=True)
     for log in map(Path, erased.logs):
@@ -151,6 +154,7 @@ def erase_user(
     ws.compact()
     file.unlink()
     erased.left = [str(path) for path in _other_files(ws) if _names(path, user)]
+    erased.left += [str(path) for path in _unknown_files(ws) if _may_hold(path, user)]
     return erased
 
 
@@ -223,13 +227,17 @@ def _holding(ws: Workspace, run: Run, user: str) -> Iterator[tuple[str, str, int
     """Yield name, format and rows of each file of a run that holds a user."""
     for row in ws.artifacts(run.id):
         path = ws.folder(run.id) / row["file"]
-        if row["format"] == "parquet":
-            if USER in pq.read_schema(path).names:
-                users = pq.read_table(path, columns=[USER], filters=[(USER, "=", user)])
-                if len(users):
-                    yield row["name"], row["format"], len(users)
-        elif user in (_ids(path) or ()):
-            yield row["name"], row["format"], 1
+        if rows := _rows_of(path, row["format"], user):
+            yield row["name"], row["format"], rows
+
+
+def _rows_of(path: Path, kind: str, user: str) -> int:
+    """Return how many rows of a user a table or a file of tensors holds."""
+    if kind != "parquet":
+        return int(user in (_ids(path) or ()))
+    if USER not in pq.read_schema(path).names:
+        return 0
+    return len(pq.read_table(path, columns=[USER], filters=[(USER, "=", user)]))
 
 
 def _ids(path: Path) -> list[str] | None:
@@ -370,3 +378,22 @@ def _other_files(ws: Workspace) -> Iterator[Path]:
         former = top.startswith(f"{DATABASE}.damaged")
         if path.is_file() and not inside and (former or not top.startswith(DATABASE)):
             yield path
+
+
+def _unknown_files(ws: Workspace) -> Iterator[Path]:
+    """Yield files in folders of runs that the database does not know, as a lost database leaves them."""
+    known = {run.id for run in ws.runs()}
+    for path in sorted((ws.root / "runs").rglob("*")):
+        if path.is_file() and path.relative_to(ws.root / "runs").parts[0] not in known:
+            yield path
+
+
+def _may_hold(path: Path, user: str) -> bool:
+    """Return whether a file holds a user, or cannot be read."""
+    kind = path.suffix.removeprefix(".")
+    if kind not in ("parquet", "safetensors"):
+        return _names(path, user)
+    try:
+        return _rows_of(path, kind, user) > 0
+    except (StoreError, DataError, pa.ArrowException, OSError, ValueError):
+        return True

@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -201,6 +202,24 @@ def test_a_user_is_gone_from_every_file_and_everybody_else_stays(ws):
     assert job.title == f"For {ERASED}" and jobs.read_log(ws, job.id).splitlines()[0] == "before"
     with pytest.raises(NotFoundError, match="No run and no log"):
         erase_user(ws, USER)
+
+
+def test_leftovers_of_finished_runs_go_and_files_of_unknown_runs_are_named(ws, tmp_path):
+    root = tmp_path / "copy"
+    shutil.copytree(ws.root, root)
+    copy = Workspace.open(root)
+    source = copy.runs(kind="prompts")[0]
+    user = pipeline.load_prompts(copy, source).user_ids[3]
+    (copy.work(source.id) / "checkpoint.safetensors").write_bytes(b"vectors of everybody")
+    unknown = root / "runs" / "0123456789abcdef"
+    shutil.copytree(copy.folder(source.id), unknown)
+    for name in ("rows.parquet", "others.parquet"):
+        rows = pd.DataFrame({"user_id": [user if name[0] == "r" else "nobody"]})
+        rows.to_parquet(unknown / name)
+    (unknown / "cut.parquet").write_bytes(b"PAR1")
+    left = {Path(path).name.split(".")[0] for path in erase_user(copy, user).left}
+    assert left == {"prompts", "rows", "cut"}
+    assert list((root / "work").iterdir()) == []
 
 
 def test_the_rest_of_a_workspace_still_works_after_an_erasure(ws):
