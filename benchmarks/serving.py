@@ -5,20 +5,33 @@
 Starts the server on an adapter of the paper's shape (default: 2048 to 3072), sends requests
 from several client processes, and writes benchmarks/results/serving.json: requests and users a
 second, latencies, and how many requests were refused.
+
+    python benchmarks/serving.py --half-open 1000 --workspace WORKSPACE
+
+asks instead what so many connections with unfinished requests do to others, of that server and of the
+what-if process of a workspace with prompts, and puts the latencies into the same file.
 """
 
 import argparse
+import contextlib
 import http.client
 import json
 import multiprocessing
+import socket
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from provenance import free_port, machine, provenance, running_server, write_results
+
+from puma_engine.errors import PumaError
+from puma_engine.serving import whatif
+from puma_engine.store import Workspace
 
 RESULTS = Path(__file__).parent / "results" / "serving.json"
 
@@ -86,12 +99,125 @@ def load(port: int, width: int, users: int, clients: int, form: str, seconds: fl
     }
 
 
+# What a client sends who never ends a request: nothing, a part of the headers, a part of the body.
+UNFINISHED = (
+    b"",
+    b"POST /v1/migrate HTTP/1.1\r\nHost: localhost\r\nContent-",
+    b"POST /v1/migrate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    b"Content-Length: 1000\r\n\r\n{",
+)
+
+
+@contextmanager
+def half_open(count: int, connect: Callable[[], socket.socket]) -> Iterator[None]:
+    """Hold so many connections with unfinished requests."""
+    clients = []
+    try:
+        for number in range(count):
+            clients.append(connect())
+            # The server may close an older one meanwhile; this one it has just accepted.
+            with contextlib.suppress(OSError):
+                clients[-1].sendall(UNFINISHED[number % len(UNFINISHED)])
+        yield
+    finally:
+        for client in clients:
+            client.close()
+
+
+def latencies(ask: Callable[[], bool], seconds: float) -> dict[str, Any]:
+    """Ask one question after another, each on a new connection, and return counts and latencies."""
+    good, failed, end = [], 0, time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        try:
+            answered = ask()
+        except (OSError, http.client.HTTPException, PumaError):
+            answered = False
+        if answered:
+            good.append(1000 * (time.perf_counter() - start))
+        failed += not answered
+    p50, p95 = (float(value) for value in np.percentile(good, [50, 95]))
+    return {"requests": len(good), "failed": failed, "latency_ms": {"p50": p50, "p95": p95}}
+
+
+def beside_half_open(
+    server: str,
+    count: int,
+    connect: Callable[[], socket.socket],
+    ask: Callable[[], bool],
+    seconds: float,
+) -> list[dict[str, Any]]:
+    """Return figures of a server without and with unfinished requests."""
+    ask()
+    rows = []
+    for number in (0, count):
+        with half_open(number, connect):
+            rows.append({"server": server, "half_open": number} | latencies(ask, seconds))
+            print(json.dumps(rows[-1]))
+    return rows
+
+
+def half_open_adapter(given: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return figures of `puma serve-adapter` with a small adapter, asked for one user's prompt."""
+    port = free_port()
+    body, media = json.dumps({"vectors": [[0.5] * 64]}), {"Content-Type": "application/json"}
+
+    def connect() -> socket.socket:
+        return socket.create_connection(("127.0.0.1", port), timeout=60)
+
+    def ask() -> bool:
+        client = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        client.request("POST", "/v1/migrate", body, media)
+        answer = client.getresponse()
+        answer.read()
+        client.close()
+        return answer.status == 200
+
+    with tempfile.TemporaryDirectory() as folder:
+        make_adapter(Path(folder), 64, 96, 64)
+        command = [sys.executable, "-m", "puma_engine.cli", "serve-adapter", folder]
+        with running_server([*command, "--port", str(port)], port):
+            return beside_half_open(
+                "puma serve-adapter", given.half_open, connect, ask, given.seconds
+            )
+
+
+def half_open_whatif(given: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return figures of the what-if process, asked for one rating."""
+    ws = Workspace.open(given.workspace)
+    run = next(run for run in ws.runs("prompts", "finished") if run.config["role"] == "source")
+    user = str(ws.open_tensors(run.id, "prompts").meta["ids"][0])
+
+    def connect() -> socket.socket:
+        client = socket.socket(socket.AF_UNIX)
+        client.settimeout(60)
+        with whatif.socket_address(whatif.socket_path(ws)) as address:
+            client.connect(address)
+        return client
+
+    def ask() -> bool:
+        return whatif.predict(ws, run.id, user, "Dune", idle_seconds=60).value > 0
+
+    return beside_half_open("what-if", given.half_open, connect, ask, given.seconds)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=10.0, help="a setting")
     parser.add_argument("--shape", type=int, nargs=3, default=[2048, 3072, 4096])
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--half-open", type=int, metavar="N", help="unfinished requests")
+    parser.add_argument("--workspace", type=Path, help="whose what-if process is asked")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
+    written = json.loads(given.out.read_text("utf-8")) if given.out.is_file() else {}
+    if given.half_open is not None:
+        facts = provenance() | machine()
+        rows = half_open_adapter(given)
+        if given.workspace is not None:
+            rows += half_open_whatif(given)
+        write_results(given.out, written | {"half_open": {"about": facts, "rows": rows}})
+        return
     port = free_port()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -111,7 +237,8 @@ def main() -> None:
                 print(json.dumps(rows[-1]))
     adapter = dict(zip(("d_in", "d_out", "hidden"), given.shape, strict=True))
     facts = provenance() | machine() | {"adapter": adapter, "device": given.device}
-    write_results(RESULTS, facts | {"rows": rows})
+    kept = {name: written[name] for name in ("half_open",) if name in written}
+    write_results(given.out, facts | {"rows": rows} | kept)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit("npx was not found; install Node.js 18.16 or newer.")
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(shutil.copytree(args.workspace, Path(folder) / "workspace"))
+        copy = Path(folder) / "workspace"
+        # The socket of a what-if process is no file to copy.
+        shutil.copytree(args.workspace, copy, ignore=shutil.ignore_patterns("whatif"))
         with serving(copy) as url:
             for name in args.pages:
                 for theme in args.themes:

@@ -142,7 +142,7 @@ def _running(
 
 def copied(workspace: Path, target: Path) -> Path:
     """Copy a workspace; SQLite makes its index of the log (-shm) anew, and removes it at any time."""
-    shutil.copytree(workspace, target, ignore=shutil.ignore_patterns("*-shm"))
+    shutil.copytree(workspace, target, ignore=shutil.ignore_patterns("*-shm", "whatif"))
     return target
 
 

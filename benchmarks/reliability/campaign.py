@@ -284,7 +284,8 @@ def run_sessions(given: argparse.Namespace, work: Path, _deadline: float) -> dic
         command = [sys.executable, "-m", "puma_engine.cli", "demo", "-w", str(place)]
         subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
     else:
-        shutil.copytree(given.workspace, place)
+        # The socket of a what-if process is no file to copy.
+        shutil.copytree(given.workspace, place, ignore=shutil.ignore_patterns("whatif"))
     return {"rows": sessions.measure(place, given.sessions)}
 
 

@@ -74,26 +74,33 @@ async def visit(port: int, page: str, wait: float) -> dict[str, Any]:
     return row
 
 
-async def sessions(port: int, pages: Sequence[str], count: int, apart: float) -> list[Any]:
-    """Open so many sessions, some seconds apart, on the pages in turn; all stay open to the end."""
+async def sessions(
+    port: int, pages: Sequence[str], count: int, apart: float, server: psutil.Process
+) -> tuple[list[Any], int]:
+    """Open so many sessions, some seconds apart, on the pages in turn, which stay open together.
+
+    Returns a row for each, and the server's resident bytes while all are open.
+    """
     visits = [visit(port, pages[n % len(pages)], n * apart) for n in range(count)]
     rows = await asyncio.gather(*visits, return_exceptions=True)
+    resident = server.memory_info().rss
     for row in rows:
         if isinstance(row, dict):
             await row.pop("session").close()
-    return rows
+    return rows, resident
 
 
 def measure(workspace: Path, count: int) -> list[dict[str, Any]]:
     """Return figures of sessions that come at once, and of sessions half a second apart."""
-    from dashboard.pages import PAGES
+    from dashboard.pages import PAGES, address
 
     start = ""
+    others = [address(name) for name in PAGES]
     table = []
     for title, pages, apart in (
         ("the first page, all at once", [start], 0.0),
         ("the first page, one every half a second", [start], 0.5),
-        ("all pages in turn, all at once", [start, *list(PAGES)[1:]], 0.0),
+        ("all pages in turn, all at once", others, 0.0),
     ):
         port = free_port()
         command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "dashboard" / "app.py")]
@@ -103,11 +110,11 @@ def measure(workspace: Path, count: int) -> list[dict[str, Any]]:
         with running_server(command, port, cwd=ROOT, env=environment, **silent) as pid:
             server = psutil.Process(pid)
             # The first session loads the libraries, and is not counted.
-            (first,) = asyncio.run(sessions(port, [start], 1, 0.0))
-            before, cpu_before = server.memory_info().rss, sum(server.cpu_times()[:2])
+            (first,), before = asyncio.run(sessions(port, [start], 1, 0.0, server))
+            cpu_before = sum(server.cpu_times()[:2])
             load = os.getloadavg()[0]
-            rows = asyncio.run(sessions(port, pages, count, apart))
-            after, cpu_after = server.memory_info().rss, sum(server.cpu_times()[:2])
+            rows, after = asyncio.run(sessions(port, pages, count, apart, server))
+            cpu_after = sum(server.cpu_times()[:2])
         table.append(
             {"sessions": title, "load_before": round(load, 1)}
             | figures(rows)

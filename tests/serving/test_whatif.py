@@ -1,5 +1,6 @@
 """The what-if process: predictions equal to the evaluation, start, idle exit, errors."""
 
+import contextlib
 import http.client
 import json
 import socket
@@ -19,7 +20,7 @@ from puma_engine.cli import app
 from puma_engine.errors import DataError, JobError, NotFoundError, TemplateError
 from puma_engine.serving import whatif
 from puma_engine.serving.whatif import socket_address, socket_path
-from puma_engine.serving.whatif_server import PredictorCache
+from puma_engine.serving.whatif_server import CONNECTIONS, PredictorCache
 from puma_engine.store import Workspace
 
 
@@ -156,14 +157,19 @@ def test_bad_requests_get_an_error_and_the_process_survives(world, route, body, 
 
 
 def test_silent_clients_do_not_block_others(world):
-    ws = world["ws"]
-    whatif.predict(ws, world["runs"][0].id, "003", "Dune")
-    with socket.socket(socket.AF_UNIX) as silent, socket.socket(socket.AF_UNIX) as half:
-        for connection in (silent, half):
+    """More unfinished requests than the process holds connections, and questions between them."""
+    ws, run = world["ws"], world["runs"][0].id
+    wanted = whatif.predict(ws, run, "003", "Dune").value
+    with contextlib.ExitStack() as stack:
+        for number in range(CONNECTIONS.connections + 20):
+            client = stack.enter_context(socket.socket(socket.AF_UNIX))
             with socket_address(socket_path(ws)) as address:
-                connection.connect(address)
-        post(half, "/v1/predict", b"{", 100)
-        assert whatif.predict(ws, world["runs"][0].id, "003", "Dune").value > 0
+                client.connect(address)
+            if number % 2:
+                post(client, "/v1/predict", b"{", 100)
+            if number % 30 == 29:
+                assert whatif.predict(ws, run, "003", "Dune").value == wanted
+        assert whatif.predict(ws, run, "003", "Dune").value == wanted
 
 
 def test_the_deprecated_names_still_work(world):
