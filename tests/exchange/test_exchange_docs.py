@@ -22,7 +22,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 ELSEWHERE = (
     *("puma adapters push", "puma adapters show owner/name", "puma serve-adapter"),
     "puma models add ~/models/",
-    "puma models convert smollm2",
+    *("puma models convert smollm2", "puma migrate-stream s3://"),
 )
 
 
