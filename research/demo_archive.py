@@ -28,8 +28,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=archive_file())
     parser.add_argument("--workspace", type=Path, help="Where to compute (default: a new one).")
     args = parser.parse_args(arguments)
-    # An archive that is there would be taken instead of computing.
-    args.out.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         ws = Workspace.open(args.workspace or Path(folder) / "workspace", create=True)
         published = publish(ws, computed(ws), args.out, command="python -m research.demo_archive")

@@ -16,6 +16,8 @@ _CONTENT = "PumaUserTurn7f3a"
 # Some chat templates write today's date, and prompts must be read tomorrow as they were fitted.
 _DATE = "{%- macro puma_date(format) -%}26 Jul 2024{%- endmacro %}"
 MAX_CHARACTERS = 20_000
+# Of the whole process, most of which goes into imports; a busy machine may need many times as long.
+SECONDS = 120
 
 
 def chat_frame(tokenizer: Any) -> tuple[str, str]:
@@ -58,9 +60,17 @@ def _rendered(program: str, special_tokens: str) -> str:
     }
     # -P: the folder of the file is not searched for modules.
     command = [sys.executable, "-P", str(Path(chat_program.__file__))]
-    done = subprocess.run(
-        command, input=json.dumps(request), capture_output=True, text=True, check=False
-    )
+    try:
+        done = subprocess.run(
+            command,
+            input=json.dumps(request),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        raise _unusable(f"its process did not end within {SECONDS:g} seconds") from None
     if done.returncode == -signal.SIGXCPU:
         raise _unusable(f"it takes more than {chat_program.CPU_SECONDS} seconds")
     if done.returncode:

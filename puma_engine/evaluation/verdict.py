@@ -715,10 +715,8 @@ class _Judge:
                 f"{self.base.device}."
             )
         seeds = {row.seed for row in self.scores if row.kind in ("migrated", "retrained")}
-        if len(seeds) == 1:
-            cautions.append(
-                "One seed: the intervals hold for other users, not for other trainings."
-            )
+        one = "One seed" if len(seeds) == 1 else "Each figure is of one training"
+        cautions.append(f"{one}: the intervals hold for other users, not for other trainings.")
         return tuple(cautions)
 
 

@@ -17,11 +17,12 @@ import signal
 import socket
 import threading
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
+from weakref import WeakValueDictionary
 
 from puma_engine.backbone.gguf_model import find_parts
 from puma_engine.backbone.packages import local_path
@@ -130,7 +131,8 @@ class Cluster:
         self.gpus = self._gpus_of_a_run(device)
         self._idle: list[Node] = []
         self._guard = threading.Lock()
-        self._at_work: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        # A lock is dropped when no thread computes the run or waits for it any more.
+        self._at_work: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
 
     def __enter__(self) -> Self:
         return self
@@ -184,7 +186,7 @@ class Cluster:
         """
         note(ws, self.address, self._ray.nodes())
         with self._guard:
-            lock = self._at_work[run.id]
+            lock = self._at_work.setdefault(run.id, threading.Lock())
         with lock:
             for lost in range(MAX_LOST + 1):
                 current = ws.run(run.id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from puma_engine.defaults import (
     DEMO_ADAPTERS,
@@ -88,7 +89,7 @@ def demo(
     users = users or DEMO_USERS
     execution.announce("adding published comparisons")
     add_shipped_comparisons(ws)
-    plan = Demo(ws, users, device)
+    plan = Demo(ws, users, device, archive=archive_file())
     steps = plan.steps() + (plan.umaps() if umap else [])
     # The seconds of steps were measured on another machine.
     parts = [stage.Part(step.title, step.seconds, measured=False) for step in steps]
@@ -100,14 +101,15 @@ def demo(
 
 def demo_seconds(users: int = DEMO_USERS) -> float:
     """Return how long the demo takes on two free CPU cores, from measured seconds of its steps."""
-    steps = Demo(None, users, None).steps()  # type: ignore[arg-type]  # no step is done
+    steps = Demo(None, users, None, archive=archive_file()).steps()  # type: ignore[arg-type]  # no step is done
     return START_SECONDS + sum(step.seconds for step in steps) * max(1.0, users / DEMO_USERS)
 
 
 class Demo:
     """The steps of the demo in their order, and the runs of those that are done, by title.
 
-    prepare: called with each prompt run of those that ship, before it is evaluated.
+    prepare: called with each prompt run of those that ship, before it is evaluated. archive: the runs
+    that ship, or None to compute them; it may not exist.
     """
 
     def __init__(
@@ -116,8 +118,10 @@ class Demo:
         users: int,
         device: str | None,
         prepare: Callable[[Run], None] = lambda _run: None,
+        archive: Path | None = None,
     ) -> None:
         self.ws, self.users, self.device, self.prepare = ws, users, device, prepare
+        self.archive = archive if archive is not None and archive.is_file() else None
         self.runs: dict[str, Run] = {}
 
     def steps(self) -> list[Step]:
@@ -158,7 +162,7 @@ class Demo:
             yield Step(_migrated(share), SECONDS[share], self._migrate(share))
         yield Step("retrained", 13, self._fit("retrained", "target model"))
         yield Step("refined", 3, self._refine)
-        ships = self.users == DEMO_USERS and archive_file().is_file()
+        ships = self.users == DEMO_USERS and self.archive is not None
         seconds = 2.0 if ships else sum(step.seconds for step in self.shipped())
         yield Step("controls, second seed, other routes", seconds, self._add_or_do_shipped)
 
@@ -218,10 +222,10 @@ class Demo:
         the last run.
         """
         material = ("data", "source model", "target model", "third model", "source")
-        file = archive_file()
-        if file.is_file() and runs_of(file) >= {self.runs[title].id for title in material}:
+        needed = {self.runs[title].id for title in material}
+        if self.archive is not None and runs_of(self.archive) >= needed:
             part.announce("adding runs that ship with PUMA")
-            add_published(self.ws, file)
+            add_published(self.ws, self.archive)
         steps = self.shipped()
         overall = stage.OverallProgress([step.seconds for step in steps], part.progress)
         for number, step in enumerate(steps):

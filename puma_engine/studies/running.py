@@ -14,7 +14,7 @@ from concurrent.futures import (
     ThreadPoolExecutor,
     wait,
 )
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,50 +97,73 @@ def run_cells(
     far about every 20 seconds. Raises StudyError where two cells have the same name; Cancelled
     where should_cancel returned true (finished runs stay in the workspace).
     """
-    waiting = {cell.name: cell for cell in cells}
-    if len(waiting) < len(cells):
+    if len({cell.name for cell in cells}) < len(cells):
         raise StudyError("Two cells of the study have the same name; give each its own.")
+    stop_at = None if minutes is None else time.monotonic() + 60 * minutes
     cluster = open_cluster(on, device, workers)
-    outcome, started, saved = Outcome(), time.monotonic(), time.monotonic()
-    # Processes that start together must not add the same backbone.
-    names = ("backbone", "target")
-    for spec in {cell.settings[name] for cell in cells for name in names if name in cell.settings}:
-        pipeline.add_backbone(ws, spec, device=None if cluster else device)
-    if cluster is None:
-        processes = processes or 1
-        pool = _workers(ws.root, processes, device, should_cancel)
-    else:
-        processes = processes or max(1, cluster.capacity() // cluster.workers)
-        pool = _threads(ws, cluster, processes, should_cancel)
-    with pool as submit:
-        running: dict[Future[str], str] = {}
-        while waiting or running:
-            if should_cancel is not None and should_cancel():
-                raise Cancelled("The study was cancelled; finished runs stay in the workspace.")
-            late = minutes is not None and time.monotonic() - started > 60 * minutes
-            for cell in [] if late else list(waiting.values()):
-                if len(running) >= processes:
-                    break
-                if all(name in outcome.runs for name in cell.dependencies):
-                    arguments = _arguments(ws, cell, outcome.runs, precision)
-                    running[submit(cell, arguments)] = cell.name
-                    del waiting[cell.name]
-            if not running:
+    with cluster or nullcontext():
+        # Processes that start together must not add the same backbone.
+        names = ("backbone", "target")
+        specs = {cell.settings[name] for cell in cells for name in names if name in cell.settings}
+        for spec in specs:
+            pipeline.add_backbone(ws, spec, device=None if cluster else device)
+        if cluster is None:
+            processes = processes or 1
+            pool = _workers(ws.root, processes, device, should_cancel)
+        else:
+            processes = processes or max(1, cluster.capacity() // cluster.workers)
+            pool = _threads(ws, cluster, processes, should_cancel)
+        with pool as submit:
+
+            def start(cell: Cell, runs: dict[str, str]) -> Future[str]:
+                return submit(cell, _arguments(ws, cell, runs, precision))
+
+            return _run_in_order(cells, start, processes, stop_at, should_cancel, progress, save)
+
+
+def _run_in_order(
+    cells: Sequence[Cell],
+    start: Callable[[Cell, dict[str, str]], Future[str]],
+    at_once: int,
+    stop_at: float | None,
+    should_cancel: CancelCheck | None,
+    progress: ProgressCallback | None,
+    save: Callable[[Outcome], None] | None,
+) -> Outcome:
+    """Start each cell when those that it depends on are finished, and collect what comes out.
+
+    start: begins a cell, given the run ids of finished cells. stop_at: no cell starts after this
+    moment, of `time.monotonic`.
+    """
+    waiting = {cell.name: cell for cell in cells}
+    outcome, saved = Outcome(), time.monotonic()
+    running: dict[Future[str], str] = {}
+    while waiting or running:
+        if should_cancel is not None and should_cancel():
+            raise Cancelled("The study was cancelled; finished runs stay in the workspace.")
+        late = stop_at is not None and time.monotonic() > stop_at
+        for cell in [] if late else list(waiting.values()):
+            if len(running) >= at_once:
                 break
-            for future in wait(running, return_when=FIRST_COMPLETED, timeout=1.0).done:
-                name = running.pop(future)
-                try:
-                    outcome.runs[name] = future.result()
-                except Cancelled:
-                    raise
-                except PumaError as error:
-                    outcome.failed[name] = str(error)
-                if progress is not None:
-                    done, total = len(outcome.runs), len(cells)
-                    progress(StageProgress("cells", 0, done, total, overall=done / total))
-            if save is not None and time.monotonic() - saved > SAVE_SECONDS:
-                save(outcome)
-                saved = time.monotonic()
+            if all(name in outcome.runs for name in cell.dependencies):
+                running[start(cell, outcome.runs)] = cell.name
+                del waiting[cell.name]
+        if not running:
+            break
+        for future in wait(running, return_when=FIRST_COMPLETED, timeout=1.0).done:
+            name = running.pop(future)
+            try:
+                outcome.runs[name] = future.result()
+            except Cancelled:
+                raise
+            except PumaError as error:
+                outcome.failed[name] = str(error)
+            if progress is not None:
+                done, total = len(outcome.runs), len(cells)
+                progress(StageProgress("cells", 0, done, total, overall=done / total))
+        if save is not None and time.monotonic() - saved > SAVE_SECONDS:
+            save(outcome)
+            saved = time.monotonic()
     outcome.missing = list(waiting)
     return outcome
 
@@ -217,14 +240,13 @@ def _threads(
         return str(getattr(pipeline, stage)(ws, should_cancel=stopped, **arguments).id)
 
     pool = ThreadPoolExecutor(count)
-    with cluster:
-        try:
-            yield lambda cell, arguments: pool.submit(run_there, cell.stage, arguments)
-        except BaseException:
-            stop.set()
-            raise
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    try:
+        yield lambda cell, arguments: pool.submit(run_there, cell.stage, arguments)
+    except BaseException:
+        stop.set()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _gpus(device: str | None) -> list[str]:

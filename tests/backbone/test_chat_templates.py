@@ -144,6 +144,13 @@ def test_a_chat_template_that_fails_or_exceeds_a_limit_is_refused_in_a_sentence(
         chat_frame(with_chat(tiny_tokenizer("bytes-bos"), program))
 
 
+def test_a_process_that_does_not_end_is_ended(monkeypatch):
+    # Less than a process needs to start.
+    monkeypatch.setattr("puma_engine.backbone.chat.SECONDS", 0.001)
+    with pytest.raises(BackboneError, match=r"did not end within 0\.001 seconds"):
+        chat_frame(with_chat(tiny_tokenizer("bytes-bos"), "Slow: {{ messages[0].content }}"))
+
+
 @pytest.mark.parametrize(
     ("program", "words"),
     [

@@ -331,7 +331,9 @@ def test_weak_evidence_adds_cautions():
     elsewhere = judge(question(good, BASE, Moved={"device": "H100"}))
     assert any("not comparable" in caution for caution in elsewhere.cautions)
     seeds = judge(question(good, BASE, migrated((0.0, -0.1, 0.1), label="b"), b={"seed": 1}))
-    assert not any("One seed" in caution for caution in seeds.cautions)
+    for verdict, words in ((few, "One seed"), (seeds, "Each figure is of one training")):
+        (caution,) = [text for text in verdict.cautions if "not for other trainings" in text]
+        assert caution.startswith(words)
 
 
 @pytest.mark.parametrize(

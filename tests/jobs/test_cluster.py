@@ -267,7 +267,7 @@ def test_a_job_whose_process_is_killed_goes_on_from_its_checkpoint(world, waitin
     assert f"{running.progress['node']}: CPU" in jobs.read_log(ws, job.id)
 
 
-def test_two_at_once_and_the_same_twice(world):
+def test_two_at_once_and_the_same_twice(world, source):
     requests = [
         FitRequest(dataset=world.data.name, backbone=str(world.small), training=QUICK, seed=seed)
         for seed in (4, 5, 5)
@@ -285,6 +285,8 @@ def test_two_at_once_and_the_same_twice(world):
     assert len({run.id for run in runs}) == 2 and runs[1].id == runs[2].id
     for run, request in zip(runs, requests, strict=True):
         assert_same(world, run, pipeline.run_fit(world.here, request, pipeline.Execution()))
+    # What kept the two from computing the same run is forgotten.
+    assert len(world.cluster._at_work) == 0
 
 
 def test_a_full_object_store_holds_nothing_up(world):
@@ -452,3 +454,22 @@ def test_a_study_runs_its_cells_at_the_same_time_and_makes_the_same_runs(world):
         assert_same(world, world.there.run(there.runs[name]), world.here.run(here.runs[name]))
     with pytest.raises(Cancelled):
         run_cells(world.there, cells, on=world.ray.address, should_cancel=lambda: True)
+
+
+def test_a_study_whose_backbone_is_missing_closes_its_connection(world, tmp_path):
+    code = f"""
+import ray
+from puma_engine.errors import BackboneError
+from puma_engine.store import Workspace
+from puma_engine.studies import Cell, run_cells
+
+cell = Cell("one", "fit_prompts", {{"backbone": "/no/model"}})
+try:
+    run_cells(Workspace.open({str(tmp_path / "ws")!r}, create=True), [cell], on={world.ray.address!r})
+except BackboneError as error:
+    print(error, ray.is_initialized())
+"""
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.stdout.startswith("There is no backbone '/no/model'"), ended.stderr
+    assert ended.stdout.endswith(" False\n")

@@ -20,7 +20,7 @@ RESULTS = Path(__file__).parents[2] / "docs" / "results"
 def plan(tmp_path_factory):
     """The demo up to the source prompts, in a new workspace."""
     ws = Workspace.open(tmp_path_factory.mktemp("demo") / "ws", create=True)
-    plan = Demo(ws, DEMO_USERS, "cpu")
+    plan = Demo(ws, DEMO_USERS, "cpu", archive=archive_file())
     for step in plan.steps():
         if step.title == "migrated 1 %":
             break
@@ -79,6 +79,17 @@ def test_its_time_is_said_and_under_two_minutes():
     assert 30 < demo_seconds() < 120
     # With other users nothing that ships answers its questions.
     assert demo_seconds(DEMO_USERS - 1) > demo_seconds()
+
+
+def test_what_ships_is_computed_where_no_archive_is_given(tmp_path):
+    """As research/demo_archive.py does, wherever it writes."""
+    seconds = {
+        archive: sum(
+            step.seconds for step in Demo(None, DEMO_USERS, "cpu", archive=archive).steps()
+        )
+        for archive in (archive_file(), tmp_path / "none.zip", None)
+    }
+    assert seconds[archive_file()] < seconds[None] == seconds[tmp_path / "none.zip"]
 
 
 def test_its_own_archive_is_not_added_to_workspaces_of_other_data(tmp_path):
