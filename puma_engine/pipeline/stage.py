@@ -119,7 +119,8 @@ def _follow(ws: Workspace, compute: Compute) -> Run:
             compute(message["compute"], folder, Clock(folder))
         except PumaError as error:
             # The first process failed in the same way and records it; if not, this says why all wait.
-            _log.info("A process that trains with others failed: %s", error)
+            if not isinstance(error, Cancelled):
+                _log.info("A process that trains with others failed: %s", error)
             distributed.broadcast(None)
             raise
         message = distributed.broadcast(None)

@@ -9,13 +9,12 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from cluster_worlds import assert_same, cluster_world, execute
 from job_helpers import wait_for
-from ray_clusters import ray_cluster
-from small_runs import SMALL, write_ratings
+from small_runs import QUICK, SMALL
 from tiny import tiny_backbone_folder
 from waiting_nodes import MANY, WaitingWorker, job_command
 
@@ -37,7 +36,6 @@ from puma_engine.store import Workspace, scratch
 from puma_engine.studies import Cell, run_cells
 from puma_engine.workbench import Workbench
 
-QUICK = {"epochs": 2, "batch_size": 64, "learning_rate": 1e-2}
 # Several hundred steps; nodes stop behind a checkpoint of MANY.
 LONG = {"epochs": 24, "batch_size": 16, "learning_rate": 1e-3, "patience": 0}
 
@@ -45,48 +43,8 @@ LONG = {"epochs": 24, "batch_size": 16, "learning_rate": 1e-3, "patience": 0}
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """Two workspaces with the same data and models: runs of the one are computed here, of the other on nodes."""
-    folder = tmp_path_factory.mktemp("world")
-    table = write_ratings(folder / "ratings.csv")
-    small = tiny_backbone_folder(folder / "models", "llama")
-    large = tiny_backbone_folder(folder / "models", "qwen2", width=48)
-    here = Workspace.open(folder / "here", create=True)
-    there = Workspace.open(folder / "there", create=True)
-    for ws in (here, there):
-        data = pipeline.import_dataset(ws, "table", path=table, task="rating")
-    with ray_cluster(nodes=2) as ray, Cluster(ray.address) as cluster:
-        yield SimpleNamespace(**locals())
-
-
-def execute(world, command, request, ws=None, **callbacks):
-    execution = pipeline.Execution(None, elsewhere=world.cluster, **callbacks)
-    return pipeline.EXECUTORS[command](ws or world.there, request, execution)
-
-
-def assert_same(world, run, other):
-    """The run of the cluster has the id, files, numbers and metrics of the one that was computed here."""
-    assert (run.id, run.status) == (other.id, "finished")
-    left_out = ("seconds", "training_seconds")
-    for name in ("config", "inputs", "summary", "cost", "versions", "device", "name"):
-        ours, theirs = getattr(run, name), getattr(other, name)
-        if name == "cost":
-            ours, theirs = (
-                {key: value for key, value in cost.items() if key not in left_out}
-                for cost in (ours, theirs)
-            )
-        assert ours == theirs, name
-    files = [
-        [(f["name"], f["sha256"]) for f in ws.artifacts(run.id)] for ws in (world.there, world.here)
-    ]
-    assert files[0] == files[1]
-    for table in ("metrics", "user_metrics"):
-        rows = [
-            [
-                {k: v for k, v in row.items() if k != "id"}
-                for row in ws.query(f"SELECT * FROM {table} WHERE run_id = ?", [run.id])
-            ]
-            for ws in (world.there, world.here)
-        ]
-        assert rows[0] == rows[1], table
+    with cluster_world(tmp_path_factory.mktemp("world"), nodes=2) as world:
+        yield world
 
 
 @pytest.fixture(scope="module")
