@@ -10,6 +10,7 @@ from tiny import plain_logits
 
 from puma_engine import pipeline
 from puma_engine.backbone import Context, FrozenBackbone, Reader, packages
+from puma_engine.backbone.attention.prefix_attention import NAME
 from puma_engine.backbone.loading import load_tokenizer, locate, weight_bytes
 from puma_engine.backbone.templates import TEMPLATES
 from puma_engine.errors import BackboneError
@@ -64,6 +65,16 @@ def test_its_licence_and_origin_are_recorded(run):
 def test_it_says_paris(backbone):
     ids = backbone.tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
     assert backbone.tokenizer.decode(backbone.model(ids).logits[0, -1].argmax()) == " Paris"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_it_reads_items_from_the_cache_with_grouped_attention_in_every_precision(
+    ws, run, precision
+):
+    """Without it, keys and values of items would be copied for every row."""
+    loaded = pipeline.load_backbone(ws, run, device="cpu", precision=precision)
+    assert loaded.model.config._attn_implementation == NAME
+    assert loaded.last_mlp is not None
 
 
 def test_answers_and_slots_of_every_template_are_where_the_text_has_them(backbone, run):
