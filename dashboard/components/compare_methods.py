@@ -62,25 +62,39 @@ def show(run: Run) -> None:
         default=primary,
         width=320,
     )
-    rows = methods.merge(scores[scores["metric"] == metric].drop(columns="kind"), on="method")
+    every = methods.merge(scores[scores["metric"] == metric].drop(columns="kind"), on="method")
+    rows, arithmetic = comparisons.summaries.with_costs(every)
     figures.show(
-        cost_figure(rows, metric),
-        rows,
+        cost_figure(rows, metric, arithmetic=arithmetic),
+        every,
         "cost",
         title="Quality and cost: some method on the dotted line is better and cheaper than "
         "any method off it",
-        x="Measured seconds to make the prompts (log scale)",
+        x="Arithmetic of the trainings, in % of the pinned baseline's (log scale)"
+        if arithmetic
+        else "Measured seconds to make the prompts (log scale)",
         y=METRICS[metric].axis,
         height=max(300, 60 + 38 * len(rows)),
     )
+    if len(rows) < len(every):
+        st.caption(
+            "Arithmetic decides what is cheaper, since it does not depend on how busy the machine is. "
+            "Methods that nothing was trained for, such as those without a language model, are in the "
+            "table alone."
+        )
 
 
-def cost_figure(rows: pd.DataFrame, metric: str) -> go.Figure:
-    """Draw quality with its interval against measured seconds, and the Pareto frontier."""
+def cost_figure(rows: pd.DataFrame, metric: str, *, arithmetic: bool) -> go.Figure:
+    """Draw quality with its interval against cost, and the Pareto frontier.
+
+    rows: of `puma_engine.evaluation.summaries.with_costs`. arithmetic: whether costs are in percent of
+    the baseline's arithmetic, else in seconds.
+    """
     figure = go.Figure()
     frontier = comparisons.summaries.frontier(rows, metric)
+    paid = "for %{x:.3g} % of the arithmetic" if arithmetic else "after %{x:.3g} s"
     figure.add_scatter(
-        x=frontier["seconds"],
+        x=frontier["cost"],
         y=frontier["value"],
         mode="lines",
         name="Frontier",
@@ -90,14 +104,14 @@ def cost_figure(rows: pd.DataFrame, metric: str) -> go.Figure:
     for kind in [kind for kind in KINDS if kind in set(rows["kind"])]:
         of_kind = rows[rows["kind"] == kind]
         figure.add_scatter(
-            x=of_kind["seconds"],
+            x=of_kind["cost"],
             y=of_kind["value"],
             mode="markers",
             name=KINDS[kind].label,
             marker=marker(kind, size=11),
             error_y=figures.error_bars(of_kind, KINDS[kind].colour),
             customdata=[[short(name, figures.MAX_LABEL)] for name in of_kind["method"]],
-            hovertemplate="%{customdata[0]}<br>%{y:.4f} after %{x:.3g} s<extra></extra>",
+            hovertemplate=f"%{{customdata[0]}}<br>%{{y:.4f}} {paid}<extra></extra>",
         )
     figure.update_xaxes(type="log", dtick=1)
     return figure

@@ -22,7 +22,7 @@ from puma_engine.pipeline.comparing import (
 )
 from puma_engine.pipeline.method_survey import evaluated_methods, gain_between
 from puma_engine.pipeline.stage import slug
-from puma_engine.pipeline.verdicts import judge_comparison, with_backbones
+from puma_engine.pipeline.verdicts import judge_comparison, with_arithmetic, with_backbones
 from puma_engine.store import Workspace
 
 __all__ = [
@@ -155,12 +155,12 @@ def _arguments(evaluations: list[str], reference: str) -> dict[str, Any]:
 
 @st.cache_data(max_entries=50, show_spinner=False)
 def tables(root: str, run_id: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the methods of a comparison (with their backbones) and their scores.
+    """Return the methods of a comparison (with backbones and arithmetic) and their scores.
 
     Here and in `shares` and `verdict`, methods have their names in plain words.
     """
     ws = Workspace.open(root)
-    methods = with_backbones(ws, ws.get_table(run_id, "methods"))
+    methods = with_arithmetic(ws, with_backbones(ws, ws.get_table(run_id, "methods")))
     return _named(ws, run_id, methods), _named(ws, run_id, comparison_scores(ws, run_id))
 
 

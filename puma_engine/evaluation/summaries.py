@@ -172,10 +172,26 @@ def _single(methods: pd.DataFrame) -> pd.DataFrame:
     return single.assign(source=single["source_runs"].map(lambda runs: runs[0]))
 
 
+def with_costs(methods: pd.DataFrame) -> tuple[pd.DataFrame, bool]:
+    """Add the column cost, by what verdicts compare costs; say whether it is arithmetic.
+
+    methods: kind, is_baseline, seconds and flops. cost: arithmetic of the trainings in percent of the
+    pinned baseline's, where the baseline and all trained methods have it; methods that were not trained
+    are then left out. Else measured seconds.
+    """
+    flops = methods["flops"].astype(float)
+    trained = ~methods["kind"].isin(["source", "baseline"])
+    base = flops[methods["is_baseline"].astype(bool)]
+    if len(base) and base.iloc[0] > 0 and (flops[trained] > 0).all():
+        kept = flops > 0
+        return methods[kept].assign(cost=100 * flops[kept] / base.iloc[0]), True
+    return methods.assign(cost=methods["seconds"]), False
+
+
 def frontier(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Return the Pareto frontier of seconds and quality, the cheapest method first."""
+    """Return the Pareto frontier of the column cost and quality, the cheapest method first."""
     sign = -1.0 if METRICS[metric].higher_is_better else 1.0
-    order = rows.assign(loss=sign * rows["value"]).sort_values(["seconds", "loss"])
+    order = rows.assign(loss=sign * rows["value"]).sort_values(["cost", "loss"])
     best = order["loss"].cummin()
     return order[(order["loss"] <= best) & ~best.duplicated()]
 

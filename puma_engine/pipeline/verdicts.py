@@ -44,7 +44,7 @@ def comparison_data(
     clicks, which name AUC, hold uAUC too. Raises as `judge_comparison` does.
     """
     run = stage.find(ws, comparison, "comparison")
-    methods = _with_arithmetic(ws, with_backbones(ws, ws.get_table(run.id, "methods")))
+    methods = with_arithmetic(ws, with_backbones(ws, ws.get_table(run.id, "methods")))
     evaluations = methods.set_index("method")["evaluation"]
 
     @functools.cache
@@ -85,7 +85,7 @@ def user_impact_between(ws: Workspace, run: Run, evaluation: str) -> UserImpact 
     return impact
 
 
-def _with_arithmetic(ws: Workspace, methods: pd.DataFrame) -> pd.DataFrame:
+def with_arithmetic(ws: Workspace, methods: pd.DataFrame) -> pd.DataFrame:
     """Add the column flops: the arithmetic of a method's trainings, None where it was not measured."""
     runs = [ws.run(evaluation) for evaluation in methods["evaluation"]]
     flops = [method_cost(ws, run)["flops"] if run.status == "finished" else None for run in runs]

@@ -14,7 +14,7 @@ import pandas as pd
 
 from puma_engine.evaluation.metrics import METRICS, PRIMARY_METRIC, metrics_of
 from puma_engine.evaluation.shares_kept import ASPECTS, REFERENCES, aspect_label
-from puma_engine.evaluation.summaries import frontier
+from puma_engine.evaluation.summaries import frontier, with_costs
 from puma_engine.evaluation.user_effects import UserImpact, with_values
 from puma_engine.evaluation.verdict import Verdict, user_sentences
 from puma_engine.report import svg
@@ -82,18 +82,20 @@ def _methods(report: Report, metrics: list[str]) -> dict[str, Any]:
     primary = report.scores[report.scores["metric"] == metric.name].drop(columns="kind")
     rows = report.methods.merge(primary, on="method", validate="one_to_one")
     base = rows.loc[rows["is_baseline"].astype(bool), "value"]
-    names = ["method", "kind", "seconds", "value", "low", "high"]
+    names = ["method", "kind", "value", "low", "high"]
     points = list(rows[names].itertuples(index=False, name=None))
-    edge = list(
-        frontier(rows, metric.name)[["seconds", "value"]].itertuples(index=False, name=None)
+    costs, arithmetic = with_costs(rows)
+    paid = list(
+        costs[["method", "kind", "cost", "value", "low", "high"]].itertuples(index=False, name=None)
     )
+    edge = list(frontier(costs, metric.name)[["cost", "value"]].itertuples(index=False, name=None))
     quality = svg.interval_rows(
         "Quality of each method",
-        [(point[0], point[1], *point[3:]) for point in points],
+        points,
         metric.axis,
         line_at=float(base.iloc[0]) if len(base) else None,
     )
-    cost = svg.cost_quality("Quality against cost", points, edge, metric.axis)
+    cost = svg.cost_quality("Quality against cost", paid, edge, metric.axis, arithmetic=arithmetic)
     return {
         "headings": [METRICS[name].heading for name in metrics],
         "primary": metric.label,

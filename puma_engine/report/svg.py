@@ -160,20 +160,26 @@ def cost_quality(
     rows: Sequence[tuple[str, str, float, float, float, float]],
     edge: Sequence[tuple[float, float]],
     label: str,
+    *,
+    arithmetic: bool = False,
 ) -> Chart:
-    """Quality against seconds; rows: name, kind, seconds, value, low, high; edge: the frontier."""
+    """Quality against cost; rows: name, kind, cost, value, low, high; edge: the frontier.
+
+    arithmetic: costs are in percent of the baseline's arithmetic, else in seconds.
+    """
     x = Scale.of([row[2] for row in rows], 64, WIDTH - 14, log=True)
     y = Scale.of([value for row in rows for value in row[3:]], 300, 12)
-    chart = Chart(title, 352, x, y, "Measured seconds (log scale)", label)
-    points = [(x(seconds), y(value)) for seconds, value in edge]
+    unit = "Arithmetic, in % of the baseline's" if arithmetic else "Measured seconds"
+    chart = Chart(title, 352, x, y, f"{unit} (log scale)", label)
+    points = [(x(cost), y(value)) for cost, value in edge]
     for first, second in itertools.pairwise(points):
         corner = (second[0], first[1])
         chart.line(first, corner, dashes="4 3")
         chart.line(corner, second, dashes="4 3")
-    for name, kind, seconds, value, low, high in rows:
-        chart.line((x(seconds), y(low)), (x(seconds), y(high)), KINDS[kind].colour, 1.5, "")
-        hint = f"{name}: {value:.4f} after {seconds:.3g} s"
-        chart.marks.append((kind, x(seconds), y(value), hint))
+    for name, kind, cost, value, low, high in rows:
+        chart.line((x(cost), y(low)), (x(cost), y(high)), KINDS[kind].colour, 1.5, "")
+        paid = f"for {cost:.3g} % of the arithmetic" if arithmetic else f"after {cost:.3g} s"
+        chart.marks.append((kind, x(cost), y(value), f"{name}: {value:.4f} {paid}"))
     return chart
 
 

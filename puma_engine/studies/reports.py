@@ -340,9 +340,9 @@ def _cost_figure(report: Report, dataset: str) -> Any:
     for line in lines:
         value, sd = line[metric], line.get(f"{metric}_sd") or 0.0
         rows.append((label_of(line), line["kind"], line["seconds"], value, value - sd, value + sd))
-    points = pd.DataFrame({"seconds": [row[2] for row in rows], "value": [row[3] for row in rows]})
+    points = pd.DataFrame({"cost": [row[2] for row in rows], "value": [row[3] for row in rows]})
     best = frontier(points, metric)
-    edge = list(zip(best["seconds"], best["value"], strict=True))
+    edge = list(zip(best["cost"], best["value"], strict=True))
     title = metric_title(metric)
     return svg.cost_quality(
         f"{dataset}: quality that measured seconds buy",

@@ -36,7 +36,7 @@ def no_worker(monkeypatch):
 def texts(app):
     assert not app.exception, app.exception
     parts = [*app.text, *app.markdown, *app.warning, *app.error, *app.info, *app.caption]
-    return "\n".join(str(part.value) for part in parts)
+    return "\n".join(str(part.value) for part in parts).replace("\u00a0", " ")
 
 
 def see(world, monkeypatch, **query):

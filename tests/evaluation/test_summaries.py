@@ -238,7 +238,27 @@ def test_evaluated_methods_of_real_runs_have_their_origin(tmp_path):
 
 
 def test_the_frontier_holds_the_pareto_optimal_methods():
-    rows = pd.DataFrame({"seconds": [1.0, 2, 3, 4, 2], "value": [0.9, 0.8, 0.85, 0.7, 0.95]})
+    rows = pd.DataFrame({"cost": [1.0, 2, 3, 4, 2], "value": [0.9, 0.8, 0.85, 0.7, 0.95]})
     edge = summaries.frontier(rows, "rmse")
     assert edge["value"].tolist() == [0.9, 0.8, 0.7]
     assert summaries.frontier(rows, "auc")["value"].tolist() == [0.9, 0.95]
+
+
+def test_costs_are_arithmetic_where_all_trained_methods_have_it_and_seconds_else():
+    methods = pd.DataFrame(
+        {
+            "kind": ["migrated", "retrained", "source", "baseline"],
+            "is_baseline": [False, True, False, False],
+            "seconds": [9.0, 3.0, 0.0, 1.0],
+            "flops": pd.Series([1e9, 4e9, 0.0, None], dtype=object),
+        }
+    )
+    rows, arithmetic = summaries.with_costs(methods)
+    assert arithmetic and dict(zip(rows["kind"], rows["cost"], strict=True)) == {
+        "migrated": 25.0,
+        "retrained": 100.0,
+    }
+    for kind in ("migrated", "retrained"):
+        unknown = methods.assign(flops=methods["flops"].where(methods["kind"] != kind, None))
+        rows, arithmetic = summaries.with_costs(unknown)
+        assert not arithmetic and rows["cost"].tolist() == methods["seconds"].tolist()

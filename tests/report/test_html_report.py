@@ -223,7 +223,7 @@ def see(world, monkeypatch, **query):
 def test_the_page_offers_the_report_with_its_verdict(world, monkeypatch):
     app = see(world, monkeypatch, margin="5.0")
     verdict = pipeline.judge_comparison(world["ws"], world["comparison"], margin=0.05)
-    assert verdict.headline.partition(": ")[2][1:] in app.text[0].value
+    assert verdict.headline.partition(": ")[2][1:] in app.text[0].value.replace("\u00a0", " ")
     assert [button.label for button in app.get("download_button")] == [
         "One page to print",
         "Full report",
