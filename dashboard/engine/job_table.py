@@ -1,5 +1,6 @@
 """Jobs as table rows, the arguments of a job, and the files of its result."""
 
+from collections import Counter
 from contextlib import suppress
 from typing import Any
 
@@ -63,25 +64,33 @@ def seconds(job: Job) -> float | None:
 def arguments(job: Job) -> dict[str, str]:
     """Return the arguments of a job as texts, without paths on the server; runs by name and id.
 
-    Their names are in plain words.
+    Their names are in plain words, with the stored name where two would be alike.
     """
+    given = {name: value for name, value in job.args.items() if value not in (None, {}, [])}
+    words = {name: glossary.setting(name, job.command) for name in given}
+    count = Counter(words.values())
     return {
-        glossary.setting(name, job.command): "an uploaded file"
+        words[name] if count[words[name]] == 1 else f"{words[name]} ({name})": "an uploaded file"
         if name in SECRET_ARGUMENTS
-        else _text(value)
-        for name, value in job.args.items()
-        if value not in (None, {}, [])
+        else _text(value, name)
+        for name, value in given.items()
     }
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, name: str = "") -> str:
+    """Return the value of a setting as text. name: of the setting; a seed is no amount."""
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if name == "seed":
+        return str(value)
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, dict):
-        parts = {glossary.setting(key).lower(): item for key, item in value.items()}
-        return ", ".join(f"{key}: {_text(item)}" for key, item in parts.items() if item is not None)
+        return ", ".join(
+            f"{glossary.setting(key).lower()}: {_text(item, key)}"
+            for key, item in value.items()
+            if item is not None
+        )
     if isinstance(value, list):
         return ", ".join(map(_text, value))
     if isinstance(value, str) and RUN_ID.fullmatch(value):

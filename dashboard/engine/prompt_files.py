@@ -1,6 +1,9 @@
 """Files of prompts or vectors from a browser: what they hold, and their import."""
 
 from dataclasses import dataclass
+from pathlib import Path
+
+import streamlit as st
 
 from dashboard import engine
 from dashboard.engine.uploads import Upload, UploadKind, queue_with_files
@@ -40,15 +43,22 @@ def content(upload: Upload, users: Upload | None, tokens: int | None) -> Content
     """
     if upload.path.stat().st_size > MAX_CHECKED:
         return None
+    found = _read(upload.path, users.path if users else None, tokens)
+    if isinstance(found, Content):
+        return found
+    # Its name in the temporary folder means nothing to whoever uploaded it.
+    for each in (upload, users):
+        found = found if each is None else found.replace(str(each.path), each.name)
+    raise DataError(found)
+
+
+@st.cache_data(max_entries=20, show_spinner=False)
+def _read(file: Path, users: Path | None, tokens: int | None) -> Content | str:
+    """Return what a file holds, or what is wrong with it. The path of an upload is never used again."""
     try:
-        file = read_prompts(upload.path, users=users.path if users else None, tokens=tokens)
+        return Content(*read_prompts(file, users=users, tokens=tokens).vectors.shape)
     except engine.PumaError as error:
-        # Its name in the temporary folder means nothing to whoever uploaded it.
-        text = str(error)
-        for each in (upload, users):
-            text = text if each is None else text.replace(str(each.path), each.name)
-        raise DataError(text) from error
-    return Content(*file.vectors.shape)
+        return str(error)
 
 
 def import_file(

@@ -171,6 +171,11 @@ def _of_number_columns(path: Path, table: pa.Table, column: str) -> Table:
                 f"The column {name!r} of {path} numbers the rows; it is no part of the vectors. Remove "
                 f"it: beside {column}, every column is one number of the vectors."
             )
+    if not numbers:
+        raise DataError(
+            f"The file {path} has no column beside {column}; every other column is one number of the "
+            "vectors."
+        )
     return _ids_of(table, column), np.column_stack(numbers), {}
 
 

@@ -251,6 +251,15 @@ def test_arguments_name_the_runs_that_they_mean(ws):
     assert shown["Prompts of the old model"] == f"books ({run.id}), {'0' * 16}"
 
 
+def test_settings_with_the_same_words_are_all_shown_and_a_seed_is_no_amount(ws):
+    args = {"spec": "a", "backbone": "b", "seed": 1234567, "budget": 1234567}
+    args["training"] = {"seed": 7654321, "batch_size": 1024}
+    shown = job_table.arguments(jobs.job(ws, add_job(ws, args=args)))
+    assert (shown["Model (spec)"], shown["Model (backbone)"]) == ("a", "b")
+    assert (shown["Seed"], shown["Users who train it"]) == ("1234567", "1,234,567")
+    assert shown["Training"] == "seed: 7654321, batch size: 1,024"
+
+
 @pytest.mark.parametrize("text", HOSTILE)
 def test_titles_errors_and_arguments_are_shown_as_text(text, ws, monkeypatch):
     args = {"name": text, "path": "/srv/uploads/secret.csv"}

@@ -10,8 +10,10 @@ from small_runs import write_ratings
 from tiny import tiny_backbone_folder
 
 from dashboard.engine import prompt_files
+from dashboard.engine.uploads import Upload
 from puma_engine import jobs, pipeline
-from puma_engine.exchange.prompt_formats import READERS
+from puma_engine.errors import DataError
+from puma_engine.exchange.prompt_formats import READERS, read_prompts
 from puma_engine.jobs.runner import execute
 from puma_engine.store import Workspace
 
@@ -196,3 +198,24 @@ def test_prompts_that_lack_users_fail_with_the_reason_and_others_can_be_chosen(w
 
 def test_the_page_takes_formats_that_the_command_reads():
     assert set(prompt_files.PROMPTS.endings) <= set(READERS)
+
+
+def test_a_file_is_read_once_however_often_the_page_is_drawn(tmp_path, monkeypatch):
+    read = []
+
+    def count(path, **settings):
+        read.append(path)
+        return read_prompts(path, **settings)
+
+    monkeypatch.setattr(prompt_files, "read_prompts", count)
+    users = [f"u{number}" for number in range(5)]
+    good = Upload("good.csv", io.BytesIO(table(users)), 1000, prompt_files.PROMPTS)
+    bad = Upload("bad.csv", io.BytesIO(b"user_id\nu1\n"), 20, prompt_files.PROMPTS)
+    for _ in range(3):
+        assert prompt_files.content(good, None, None).users == 5
+        with pytest.raises(DataError, match="bad.csv") as problem:
+            prompt_files.content(bad, None, None)
+        assert str(bad.path) not in str(problem.value)
+    assert len(read) == 2
+    # The same file in another way is another question.
+    assert prompt_files.content(good, None, 2).tokens == 2 and len(read) == 3
