@@ -42,8 +42,6 @@ RESULTS = ROOT / "docs/results"
 WORDS = {"goodbooks": "books", "movietweetings": "films", "goodbooks-to-read": "clicks"}
 # Since this day prompt last is the default of ratings, and the zoo has the models of this version.
 PROMPT_LAST = "2026-11-30"
-# How texts call models that are not the zoo's.
-MODELS = {"smollm2": "SmolLM2"}
 BADGES = {"reproduced": "✅", "not reproduced": "❌", "undecided": "❔", "no evidence": "–"}
 REFINED, FEW = f"{ALL_USERS}, refined", few_users(PAPER_STRATEGY)
 FEW_REFINED, SHUFFLED = f"{FEW}, refined", "shuffled control"
@@ -151,7 +149,7 @@ def main_results(reports: Sequence[Evidence]) -> list[Main]:
     for item in reports:
         if item.real_model is not None and item.study == "table2" and not item.quick:
             for name in datasets(item.report):
-                model = MODELS.get(str(item.real_model), str(item.real_model))
+                model = evidence.MODEL_NAMES.get(str(item.real_model), str(item.real_model))
                 words = f"{WORDS.get(name, name)} on {model}"
                 results.append(Main(item.report, name, words, model))
     return results
@@ -394,20 +392,13 @@ def claims_table(reports: Sequence[Evidence]) -> str:
     columns = evidence.findings_by_column(reports)
     names = [name for name in WORDS if name in columns]
     names += [name for name in columns if name not in WORDS]
-    heads = [heading(name) for name in names]
+    heads = [evidence.column_heading(name, WORDS) for name in names]
     lines = [f"| claim of the paper | {' | '.join(heads)} |", "| --- " * (1 + len(names)) + "|"]
     claims: list[Claim] = [finding.claim for finding in next(iter(columns.values())).values()]
     for claim in claims:
         cells = [verdict_cell(columns[name][claim.name]) for name in names]
         lines.append(f"| {claim.text} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def heading(column: str) -> str:
-    """The name of a data set, or of a data set and a model that is not the zoo's."""
-    name, _, model = column.partition(", ")
-    words = WORDS.get(name, name)
-    return f"{words} on {MODELS.get(model, model)}" if model else words
 
 
 def verdict_cell(finding: Finding) -> str:

@@ -11,7 +11,7 @@ import streamlit as st
 from dashboard import engine
 from dashboard.components import figures, summary_decision
 from dashboard.components.compare_methods import in_order
-from dashboard.components.formatting import plotly_lines, short
+from dashboard.components.formatting import plotly_lines, short, unbroken
 from dashboard.components.theme import DIFFERENCE_COLOURS, KINDS, NEUTRAL
 from dashboard.engine import METRICS, Run, comparisons, summary
 from dashboard.engine.comparisons import Verdict
@@ -35,7 +35,7 @@ def show_sentences(run: Run, plans: pd.DataFrame, verdict: Verdict) -> None:
         people_sentence(run, str(row["evaluation"])),
         *((verdict.source.sentence,) if verdict.source else ()),
     ):
-        st.text(sentence)
+        st.text(unbroken(sentence))
 
 
 def kept_sentence(task: str, row: pd.Series) -> str:

@@ -76,6 +76,11 @@ def escaped(text: str, limit: int = 80) -> str:
     return _MARKUP.sub(r"\\\1", _LINK.sub("\\g<0>\u2060", short(text, limit)))
 
 
+def unbroken(text: str) -> str:
+    """Return a text in which a number and its percent sign stay on one line."""
+    return text.replace(" %", "\u00a0%")
+
+
 def plotly_lines(text: str, width: int = 34, lines: int = 3) -> str:
     """Return a text that plotly shows literally, wrapped to lines of at most `width` characters.
 

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dashboard.components.map_selection import GRID, SCALE, Axes
-from dashboard.components.theme import AMOUNTS, CATEGORIES, DIFFERENCES, NEUTRAL
+from dashboard.components.theme import AMOUNTS, CATEGORIES, DIFFERENCES, NEUTRAL, amounts
 
 SYMBOLS = ("circle", "diamond", "square")
 LEVELS = 255
@@ -59,12 +59,12 @@ class Hover:
 
 @dataclass(frozen=True)
 class Scale:
-    """A colour scale: its ends, the label of its bar, and the name of plotly's scale."""
+    """A colour scale: its ends, the label of its bar, and plotly's scale."""
 
     low: float
     high: float
     label: str
-    colours: str
+    colours: str | list[str]
 
 
 def cluster_layers(cluster: np.ndarray, picked: np.ndarray | None) -> list[Layer]:
@@ -131,12 +131,12 @@ def value_scale(values: np.ndarray, label: str, *, differences: bool = False) ->
     """Return a scale over the inner 96 % of values; differences: over 98 %, symmetric about 0."""
     known = values[np.isfinite(values)]
     if not len(known):
-        return Scale(0.0, 1.0, label, AMOUNTS)
+        return Scale(0.0, 1.0, label, amounts())
     if differences:
         end = float(np.percentile(np.abs(known), 98)) or 1.0
         return Scale(-end, end, label, DIFFERENCES)
     low, high = (float(end) for end in np.percentile(known, [2, 98]))
-    return Scale(low, high if high > low else low + 1.0, label, AMOUNTS)
+    return Scale(low, high if high > low else low + 1.0, label, amounts())
 
 
 def point_map(

@@ -38,7 +38,8 @@ def show(
             "The predictions behind this comparison are gone.", "Evaluate the prompts again."
         )
         return None
-    st.caption(f"{escaped(subject.label, 60)}: worse off than with {escaped(reference, 60)}")
+    method, other = (escaped(people.brief(name), 60) for name in (subject.label, reference))
+    st.caption(f"{method}: worse off than with {other}")
     frame, counts = affected.frame, dict(affected.counts)
     chosen_only = view is not None and len(rows) > 0 and affected.exact
     if chosen_only and view is not None:

@@ -25,6 +25,7 @@ HEIGHT = 430
 MAX_DRAWN = 3000  # points of one panel; larger views draw a random sample
 MAX_ROWS = 1000
 FEW_NEIGHBOURS = 0.2
+MORE_ALIKE = 0.1  # of the agreement of orders, from which the page says so
 ONE_DIMENSION = 0.8  # share of variance along one component from which the page says so
 # Counts what was opened, so that a click on the same person opens it again.
 OPENED = "people-opened"
@@ -75,6 +76,9 @@ def titles(subject: Subject, view: View) -> dict[str, tuple[str, str]]:
             else f"median spread {100 * value:.1f} %"
             for panel, value in view.facts["medians"].items()
         }
+        for panel, value in view.facts.get("agreement", {}).items():
+            if np.isfinite(value):
+                medians[panel] += f" · orders alike {value:.2f}"
         names = {"old": f"Old model, {old}", "migrated": "Migrated", "retrained": "Retrained"}
         if subject.source is None:
             names["migrated"] = subject.label
@@ -183,7 +187,10 @@ def _measured_on(view: View) -> str:
         over = (
             f"Both are over the same {len(facts['anchors'])} titles for everybody and every model"
         )
-        over += f" (anchor items), of {len(view.frame):,} people."
+        over += f" (anchor items), of {len(view.frame):,} people. *Orders alike* is the mean rank "
+        over += (
+            "correlation between two people's orders of these titles: 1 is the same order for all."
+        )
     else:
         over = (
             f"Both are over the {facts['rows']:,} held-out records that all panels predicted, of "
@@ -215,7 +222,7 @@ _MISFIT = (
 def notes(subject: Subject, view: View) -> str:
     """Say what limits the map of a view: few common neighbours, prompts along a line; or ""."""
     if view.name == "behaviour":
-        return ""
+        return _order_note(view)
     parts = []
     if view.facts.get("shared_neighbours", 1.0) < FEW_NEIGHBOURS:
         parts.append(
@@ -223,6 +230,19 @@ def notes(subject: Subject, view: View) -> str:
             "people, not positions."
         )
     return " ".join([*parts, _dimension_note(subject)]).strip()
+
+
+def _order_note(view: View) -> str:
+    """Say so where the migration gives people more alike orders of the same titles; or ""."""
+    alike = view.facts.get("agreement", {})
+    other = next((name for name in ("retrained", "old") if name in alike), None)
+    if other is None or not alike["migrated"] - alike[other] >= MORE_ALIKE:
+        return ""
+    before = "after retraining" if other == "retrained" else "on the old model"
+    return (
+        f"The migration gives people more alike orders of these titles: {alike['migrated']:.2f}, against "
+        f"{alike[other]:.2f} {before}, where 1 is the same order for everybody."
+    )
 
 
 def _dimension_note(subject: Subject) -> str:

@@ -10,13 +10,13 @@ from streamlit.delta_generator import DeltaGenerator
 
 from dashboard import pages
 from dashboard.components import figures, page_states, query_params, verdicts
-from dashboard.components.formatting import escaped
+from dashboard.components.formatting import escaped, unbroken
 from dashboard.components.theme import NEUTRAL, marker
 from dashboard.engine import studies
 from dashboard.engine.studies import claims, evidence
 
 MAX_TEXT = 1000
-CLAIM_WIDTH, CELL_WIDTH, GAP = 240, 122, 4  # pixels
+CLAIM_WIDTH, CELL_WIDTH, GAP = 240, 120, 4  # pixels
 ROW_HEIGHT, AXES_HEIGHT = 34, 96  # pixels of the chart
 
 
@@ -43,7 +43,7 @@ def show(
     assert claim is not None and column is not None  # there are defaults
     _tally(columns)
     width = CLAIM_WIDTH + 30 + len(columns) * (CELL_WIDTH + GAP)
-    matrix, details = st.columns([width, max(1080 - width, 300)], gap="large")
+    matrix, details = st.columns([width, max(1108 - width, 340)], gap="medium")
     with matrix, st.container(gap="xxsmall"):
         _matrix(columns, claim, column)
     with details:
@@ -70,7 +70,11 @@ def _matrix(columns: Mapping[str, Mapping[str, evidence.Finding]], claim: str, c
     """Draw a row for each claim, with a button for the verdict on each data set."""
     with _row("**Claim of the paper**", len(columns)):
         for name in columns:
-            st.markdown(f"**{escaped(name)}**", width=CELL_WIDTH, text_alignment="center")
+            st.markdown(
+                f"**{escaped(evidence.column_heading(name))}**",
+                width=CELL_WIDTH,
+                text_alignment="center",
+            )
     quick = differs = False
     for item in claims.CLAIMS:
         with _row(escaped(item.text, MAX_TEXT), len(columns)):
@@ -86,7 +90,7 @@ def _matrix(columns: Mapping[str, Mapping[str, evidence.Finding]], claim: str, c
                     key=f"verdict {item.name} {number}",
                     width=CELL_WIDTH,
                     type="secondary" if (item.name, name) == (claim, column) else "tertiary",
-                    help=f"The verdict on {escaped(name)} in full",
+                    help=_about(finding, name),
                     on_click=_choose,
                     args=(item.name, name),
                 )
@@ -108,6 +112,12 @@ def _row(text: str, cells: int) -> DeltaGenerator:
         )
 
 
+def _about(finding: evidence.Finding, column: str) -> str:
+    """Return what a click on a verdict shows, and what would settle an undecided one."""
+    outlook = "" if finding.assessed is None else finding.assessed.outlook
+    return f"The verdict on {escaped(evidence.column_heading(column))} in full. {outlook}".strip()
+
+
 def _choose(claim: str, column: str) -> None:
     query_params.write("claim", claim)
     query_params.write("data", column)
@@ -121,7 +131,7 @@ def _details(
         st.markdown(f"## {escaped(finding.claim.text, MAX_TEXT)}")
         with st.container(horizontal=True, gap="small", vertical_alignment="center"):
             verdicts.badge(finding.verdict)
-            st.text(f"on {column}", width="content")
+            st.text(f"on {evidence.column_heading(column)}", width="content")
         report, assessed = finding.evidence, finding.assessed
         if report is None or assessed is None:
             st.text(f"It needs a report of the study {finding.claim.study} on this data set.")
@@ -155,8 +165,7 @@ def _figures(finding: evidence.Finding, assessed: claims.ClaimVerdict, name: str
             x=f"{studies.plain(axis)}<br>({unit}" if unit else axis,
             height=AXES_HEIGHT + ROW_HEIGHT * len(rows),
         )
-    # A non-breaking space keeps a number and its percent sign on one line.
-    st.text(studies.plain(assessed.figures).replace(" %", "\u00a0%"))
+    st.text(unbroken(studies.plain(assessed.figures)))
     if assessed.outlook:
         st.text(assessed.outlook)
 

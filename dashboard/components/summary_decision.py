@@ -8,9 +8,9 @@ import streamlit as st
 
 from dashboard import pages
 from dashboard.components import formatting, query_params, verdicts
-from dashboard.components.formatting import escaped, plotly_text, short
+from dashboard.components.formatting import escaped, plotly_text, short, unbroken
 from dashboard.components.glossary import term
-from dashboard.components.theme import KINDS, NEUTRAL
+from dashboard.components.theme import KINDS, NEUTRAL, text_colour
 from dashboard.engine import METRICS, Run, comparisons, summary, user_impact
 from dashboard.engine.comparisons import Verdict
 from dashboard.engine.summary import (
@@ -112,12 +112,18 @@ def context(run: Run, asked: Question, share: float) -> float | None:
         return price()
 
 
+def show_outlook(run: Run, verdict: Verdict, share: float) -> None:
+    """Say how many more seeds would settle a verdict that is not settled. share: the accepted error."""
+    if outlook := summary.seeds_outlook(run, verdict, share):
+        st.caption(unbroken(outlook))
+
+
 def strip(verdict: Verdict) -> None:
     """Show the verdict with its reason, what moving changes, and whether accuracy and ranking disagree."""
     verdicts.headline(verdict)
     if (source := verdict.source) is not None:
         mark = ":orange[:material/warning:] " if source.warns else ""
-        st.markdown(f"{mark}{escaped(source.sentence, 500)}")
+        st.markdown(f"{mark}{unbroken(escaped(source.sentence, 500))}")
     if verdict.disagreement:
         st.markdown(
             ":orange[:material/warning:] Accuracy and ranking disagree: it is behind in one of them.",
@@ -191,8 +197,14 @@ def accepted(run: Run, ranges: tuple[DecisionRange, ...]) -> float:
     brief = decision_texts.breakpoint_text(ranges, decision_texts.MOST_NAMED)
     if ranges:
         figure = decision_bar(ranges, share, most / 100)
-        st.plotly_chart(figure, key="decision-bar", config={"staticPlot": True}, alt=text)
-    st.caption(escaped(brief, 500), help=escaped(text, 2000) if text != brief else None)
+        # Hovering names the parts; nothing else can be done with the bar.
+        config = {"displayModeBar": False, "doubleClick": False, "showAxisDragHandles": False}
+        st.plotly_chart(
+            figure, key="decision-bar", config=config, alt=decision_texts.ranges_text(ranges)
+        )
+    st.caption(
+        unbroken(escaped(brief, 500)), help=unbroken(escaped(text, 2000)) if text != brief else None
+    )
     return share
 
 
@@ -225,12 +237,12 @@ def decision_bar(ranges: tuple[DecisionRange, ...], share: float, most: float) -
             y=[0],
             orientation="h",
             marker={"color": BAR_COLOURS[part.decision], "opacity": 1.0 if here else 0.3},
-            hoverinfo="skip",
+            hovertemplate=f"{plotly_text(decision_texts.range_text(part), 100)}<extra></extra>",
             showlegend=False,
         )
         label = decision_texts.decision_label(part)
         if width / most * BAR_PIXELS > label_layout.CHARACTER * len(label) + 8:
-            font = {"size": 12} | ({"color": "white"} if here else {})
+            font = {"size": 12, "color": "white" if here else text_colour()}
             text = f"<b>{plotly_text(label)}</b>" if here else plotly_text(label)
             figure.add_annotation(x=low + width / 2, y=0, text=text, font=font, showarrow=False)
     borders: list[float] = []
@@ -248,10 +260,13 @@ def decision_bar(ranges: tuple[DecisionRange, ...], share: float, most: float) -
         ticklen=3,
         tickangle=0,
         automargin=False,
+        fixedrange=True,
     )
     figure.update_yaxes(visible=False, fixedrange=True)
     figure.update_layout(
         height=62,
+        dragmode=False,
+        hovermode="closest",
         barmode="overlay",
         bargap=0,
         margin={"l": BAR_MARGIN, "r": BAR_MARGIN, "t": 6, "b": 30},

@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 from dashboard import engine
 from dashboard.components import figures
 from dashboard.components.formatting import plotly_text, short
-from dashboard.components.theme import KINDS, NEUTRAL, marker
+from dashboard.components.theme import KINDS, NEUTRAL, amounts, marker
 from dashboard.engine import Run, summary
 from dashboard.engine.summary import decision_texts, label_layout
 
@@ -290,7 +290,7 @@ def behaviour_figure(users: pd.DataFrame, unit: str) -> go.Figure:
     figure.update_layout(
         showlegend=False,
         coloraxis={
-            "colorscale": "Viridis",
+            "colorscale": amounts(),
             "colorbar": {
                 "title": {"text": f"Actual<br>mean<br>({unit})"},
                 "thickness": 10,

@@ -5,7 +5,9 @@ Kinds of prompts look as in the report: see puma_engine.report.theme.
 
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import streamlit as st
+from plotly.colors import sample_colorscale
 
 from dashboard.engine import KINDS, NEUTRAL, rank
 
@@ -40,6 +42,18 @@ def difference_texts() -> dict[str, str]:
         if dark
         else {"better": "#007552", "worse": "#A84A00"}
     )
+
+
+def amounts() -> str | list[str]:
+    """Return the scale of amounts for dots; on a dark page without its end that is as dark as the page."""
+    if st.context.theme.type != "dark":
+        return AMOUNTS
+    return sample_colorscale(AMOUNTS, np.linspace(0.25, 1.0, 10).tolist())
+
+
+def text_colour() -> str:
+    """Return the colour of texts in charts on faint colours, for the page's theme."""
+    return "#E6E9EF" if st.context.theme.type == "dark" else "#31333F"
 
 
 class Status(NamedTuple):

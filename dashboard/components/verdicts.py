@@ -2,6 +2,7 @@
 
 import streamlit as st
 
+from dashboard.components.formatting import unbroken
 from dashboard.components.theme import Status
 from dashboard.engine import DECISIONS
 from dashboard.engine.comparisons import MARGIN, MAX_MARGIN, Verdict
@@ -52,7 +53,7 @@ def headline(verdict: Verdict) -> None:
     st.markdown(f"## :{colour}[{icon} {DECISIONS[verdict.decision]}]")
     # The sentence begins with the decision, which is the heading.
     sentence = verdict.headline.partition(": ")[2]
-    st.text(sentence[:1].upper() + sentence[1:])
+    st.text(unbroken(sentence[:1].upper() + sentence[1:]))
 
 
 def reasons(verdict: Verdict) -> None:

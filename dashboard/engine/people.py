@@ -1,6 +1,5 @@
 """What the page People is about: a prompt table, what it is compared with, and its users."""
 
-from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -25,8 +24,9 @@ from puma_engine.evaluation.user_effects import (
     certainties,
     with_values,
 )
+from puma_engine.maps.behaviour import order_agreement
 from puma_engine.maps.projection import principal_map, principal_plane
-from puma_engine.pipeline.anchors import common_anchors
+from puma_engine.pipeline.anchors import common_anchors, read_anchors
 from puma_engine.pipeline.evaluating import (
     ids_of,
     method_label,
@@ -49,6 +49,9 @@ ROLES = ("migrated", "refined", "shuffled", "source", "retrained", "random")
 # Principal components of larger tables are not computed on the page.
 MAX_TABLE_BYTES = 128 << 20
 MAX_COMPONENTS = 1024
+
+# Between a method's name and what tells it apart.
+APART = " · "
 
 # What identifies the positions of users on a view, and is an argument of cached functions.
 Key = tuple[str, ...]
@@ -98,8 +101,8 @@ class Subject:
 def labels() -> dict[str, str]:
     """Return the names of all prompt tables in plain words, by id, migrations first.
 
-    The seed is added where two tables would have the same name, and the name of the run where they
-    still would.
+    Where tables would have the same name, what tells them apart is added: the models, the data set, the
+    seed, or else the name of the run.
     """
     ws = engine.workspace()
     runs = [
@@ -112,13 +115,39 @@ def labels() -> dict[str, str]:
     raw = {run.id: _raw_label(ws, run) for run in runs}
     words = method_names(raw.values())
     names = {run.id: words[raw[run.id]] for run in runs}
-    for more in (lambda run: f"seed {run.seed}", lambda run: run.name):
-        count = Counter(names.values())
-        names = {
-            run.id: names[run.id] + (f" · {more(run)}" if count[names[run.id]] > 1 else "")
-            for run in runs
-        }
+    by_id = {run.id: run for run in runs}
+    for more in (_route, _data_name, lambda run: f"seed {run.seed}", lambda run: run.name):
+        alike: dict[str, list[str]] = {}
+        for run_id, name in names.items():
+            alike.setdefault(name, []).append(run_id)
+        for name, members in alike.items():
+            facts = [more(by_id[member]) for member in members] if len(members) > 1 else []
+            if len(set(facts)) > 1:
+                names |= {m: f"{name}{APART}{f}" for m, f in zip(members, facts, strict=True)}
     return names
+
+
+def brief(label: str) -> str:
+    """Return the name of a method without what tells it apart from others of the same name."""
+    return label.partition(APART)[0]
+
+
+def _route(run: Run) -> str:
+    """Return the models that prompts came over, from the first one on."""
+    own = _name(run.inputs["backbone"])
+    sources = [_route(source) for source in sources_of(run) if "backbone" in source.inputs]
+    return f"{' + '.join(sources)} → {own}" if sources else own
+
+
+def _data_name(run: Run) -> str:
+    return _name(run.inputs["dataset"])
+
+
+def _name(run_id: str) -> str:
+    try:
+        return engine.run(run_id).name
+    except NotFoundError:
+        return run_id
 
 
 def _raw_label(ws: Workspace, run: Run) -> str:
@@ -357,6 +386,10 @@ def positions(root: str, key: Key) -> Positions | None:
         facts: dict[str, Any] = {"medians": medians}
         if kind == "anchors":
             facts["anchors"] = ws.run(names[0]).config["items"]
+            facts["agreement"] = {
+                panel: order_agreement(read_anchors(ws, name).predictions)
+                for panel, name in panels.items()
+            }
         else:
             facts["rows"] = int(users["rows"].sum())
     elif kind == "components":

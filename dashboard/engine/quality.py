@@ -94,8 +94,9 @@ def published(task: str) -> pd.DataFrame:
                 if not migrated or kept is None or kept["kept"] is None:
                     continue
                 facts = kept | {"users_trained": line["users_trained"]}
-                on = f" on {item.real_model}" if item.real_model else ""
-                series = f"Published: {data}{on}, {everybody:,} users"
+                column = f"{data}, {item.real_model}" if item.real_model else data
+                name = studies.evidence.column_heading(column)
+                series = f"Published: {name}, {everybody:,} users"
                 rows.append(_row(facts, series, line["method"]))
     frame = pd.DataFrame(rows, columns=COLUMNS).drop_duplicates(["series", "users"])
     return frame.sort_values(["series", "users"], kind="stable")

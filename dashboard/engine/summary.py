@@ -15,11 +15,13 @@ from puma_engine.defaults import PAPER_STRATEGY
 from puma_engine.errors import StoreError, StudyError
 from puma_engine.evaluation import plan_summary
 from puma_engine.evaluation.formatting import capitalised, format_percent
+from puma_engine.evaluation.metrics import METRICS
 from puma_engine.evaluation.plan_summary import Question, best_baseline, judged_sources, plan_costs
 from puma_engine.evaluation.user_effects import UserEffects
 from puma_engine.evaluation.verdict import (
     MIGRATED,
     DecisionRange,
+    Verdict,
     decision_ranges,
 )
 from puma_engine.pipeline import summary_page
@@ -29,6 +31,7 @@ from puma_engine.report import decision_texts, label_layout
 from puma_engine.store import Workspace
 from puma_engine.studies.evidence import results_root
 from puma_engine.studies.reports import Report, datasets, load_report, shares_of
+from puma_engine.studies.seeds_needed import seeds_to_decide
 
 __all__ = [
     "MIGRATED",
@@ -137,6 +140,42 @@ def seed_spread(run: Run, plans: pd.DataFrame) -> tuple[int, int, float] | None:
     """Return how far trainings with other seeds are apart; see plan_summary.seed_spread."""
     split = comparisons.split_of(run) if "reference" in run.inputs else None
     return None if split is None else plan_summary.seed_spread(comparisons.methods(split), plans)
+
+
+def seeds_outlook(run: Run, verdict: Verdict, share: float) -> str:
+    """Say how many more seeds would settle a verdict that is not settled; "" for others.
+
+    Losses of trainings with the same seeds as the full retraining are compared with the accepted error,
+    on the users of the comparison. share: the accepted error.
+    """
+    split = comparisons.split_of(run) if "reference" in run.inputs else None
+    if verdict.decision != "undecided" or split is None:
+        return ""
+    methods, _ = comparisons.tables(engine.root(), run.id)
+    judged = methods.loc[methods["method"] == verdict.method, "evaluation"].iloc[0]
+    losses = plan_summary.seed_losses(
+        comparisons.methods(split),
+        judged,
+        higher_is_better=METRICS[verdict.metric].higher_is_better,
+    )
+    about = f"a training is on average within the {format_percent(share)} that you accept"
+    if len(losses) < 2:
+        return (
+            f"How many more seeds would settle whether {about} cannot be told from one; train the "
+            "migration and full retraining with a second one."
+        )
+    needed = seeds_to_decide(losses, verdict.margin)
+    if needed is None:
+        return f"More seeds alone are unlikely to settle whether {about}."
+    more = max(needed - len(losses), 0)
+    if not more:
+        return (
+            f"On these users, {len(losses)} seeds settle whether {about}; other users may differ."
+        )
+    return (
+        f"On these users, about {more} more seed{'' if more == 1 else 's'} would settle whether {about}, if "
+        f"the mean and spread of the {len(losses)} measured stay."
+    )
 
 
 def measured_before(run: Run) -> int:

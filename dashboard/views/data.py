@@ -120,11 +120,11 @@ def _charts(dataset: str, facts: dict) -> None:
             height=300,
         )
     with middle:
-        title = f"Half of the users have {median} records or fewer"
+        title = f"Half have {median} records or fewer"
         _histogram(users["records"], f"records-{dataset}", title, "Records per user")
     with right:
         constant = float((users["variance"] == 0).mean())
-        title = f"{constant:.1%} of the users always give the same outcome"
+        title = f"{100 * constant:.1f} % always give one outcome"
         _histogram(users["variance"], f"variance-{dataset}", title, VARIANCE[facts["task"]])
 
 

@@ -89,7 +89,7 @@ def _detail(job: engine.Job) -> None:
             job_cards.status(job)
             job_cards.buttons(job)
         job_cards.state(job)
-        left, right = st.columns(2)
+        left, right = st.columns([3, 2])
         with left:
             facts = {
                 "Job": job.id,
@@ -104,7 +104,8 @@ def _detail(job: engine.Job) -> None:
             facts |= job_table.arguments(job)
             rows = [(name, short(value, 300)) for name, value in facts.items()]
             frame = pd.DataFrame(rows, columns=["What", "Value"])
-            tables.show(frame, height="content", alt="Details of the selected job")
+            columns = {"What": TextColumn(width=210), "Value": TextColumn(width=380)}
+            tables.show(frame, columns, height="content", alt="Details of the selected job")
         with right:
             _result(job)
         log = engine.job_log(job.id, LOG_LINES)

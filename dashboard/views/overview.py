@@ -150,10 +150,11 @@ def _decision(
         published.mark(last)
         context = st.container()
         with st.container(border=True):
-            left, right = st.columns(2, gap="large")
+            left, right = st.columns([5, 6], gap="large")
             with left, st.container(gap="xxsmall"):
                 share = summary_decision.accepted(last, ranges)
-            verdict = comparisons.verdict(engine.root(), last.id, share)
+                verdict = comparisons.verdict(engine.root(), last.id, share)
+                summary_decision.show_outlook(last, verdict, share)
             with right, st.container(gap="xsmall"):
                 summary_decision.strip(verdict)
         with context:

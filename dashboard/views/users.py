@@ -49,14 +49,17 @@ def page() -> None:
             pages.link("plan", label="Plan a migration")
         return
     old_map = _renew_address()
-    intro = st.container()
+    notes = st.container()
+    top = st.container(horizontal=True, vertical_alignment="bottom")
     bar = st.container(horizontal=True, vertical_alignment="bottom")
-    with bar:
+    with top:
         subject = _choose_method(known)
+        _introduce(subject, known)
+    with notes:
+        _warn(subject)
+    with bar:
         name = people_views.chosen_view(subject, old_map)
         dense = _is_dense(subject, name)
-    with intro:
-        _introduce(subject, known)
     view, problem = _load(subject, name, dense)
     with bar:
         colour = _choose_colour(subject, dense)
@@ -123,7 +126,7 @@ def _choose_method(known: dict[str, str]) -> Subject:
         labels=known,
         default=people.default(known, dataset, methods),
         help=term("migration"),
-        width=330,
+        width=560,
     )
     run = engine.run(chosen)
     sources = people.sources_of(run)
@@ -141,9 +144,13 @@ def _introduce(subject: Subject, known: dict[str, str]) -> None:
     users = data.summary.get("users", subject.run.summary.get("users", 0))
     against = ""
     if subject.reference and subject.reference != subject.evaluation:
-        against = f", against {people.name_of(subject.reference, known)}"
+        against = f", against {people.brief(people.name_of(subject.reference, known))}"
+    st.text(f"What it does to {users:,} users of {data.name}{against}.", width="stretch")
+
+
+def _warn(subject: Subject) -> None:
+    """Say what is special about the method: published, or not the newest of its kind."""
     published.mark(subject.comparison or subject.run)
-    st.text(f"What “{subject.label}” does to {users:,} users of {data.name}{against}.")
     if "source_0" in subject.run.inputs and user_maps.newer_migration(subject.run):
         page_states.stale("A newer migration of these prompts to the same model is in the list.")
 

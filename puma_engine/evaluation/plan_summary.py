@@ -12,6 +12,8 @@ from puma_engine.evaluation.verdict import MIGRATED, methods_on_target
 
 # Kinds that a user can choose. Controls and methods without a language model are none.
 CHOSEN_KINDS = ("source", *MIGRATED, "retrained")
+# Columns of evaluated methods in which trainings of one plan with other seeds are alike.
+PLAN_KEYS = ["strategy", "budget", "path", "sources", *SAME_KIND]
 
 
 @dataclass(frozen=True)
@@ -120,13 +122,34 @@ def seed_spread(evaluated: pd.DataFrame, plans: pd.DataFrame) -> tuple[int, int,
     """
     trained = evaluated["kind"].isin((*MIGRATED, "retrained")) & evaluated["seed"].notna()
     trained &= evaluated["backbone"].isin(plans.loc[plans["kind"] != "source", "backbone"])
-    keys = ["kind", "strategy", "budget", "path", "sources", *SAME_KIND]
-    by_plan = evaluated[trained].groupby(keys, dropna=False)
+    by_plan = evaluated[trained].groupby(["kind", *PLAN_KEYS], dropna=False)
     table = by_plan.agg(seeds=("seed", "nunique"), low=("value", "min"), high=("value", "max"))
     table = table[table["seeds"] > 1]
     if table.empty:
         return None
     return len(table), int(table["seeds"].max()), float((table["high"] / table["low"]).max() - 1)
+
+
+def seed_losses(evaluated: pd.DataFrame, evaluation: str, *, higher_is_better: bool) -> list[float]:
+    """Return how much worse a migration is than full retraining, one loss for each seed of both.
+
+    evaluated: the table of `puma_engine.pipeline.method_survey`. evaluation: that of the migration.
+    Losses are in the metric's units; of several trainings with one seed the latest counts. Empty where
+    nothing has the same seed.
+    """
+    judged = evaluated[evaluated["evaluation"] == evaluation]
+    if judged.empty:
+        return []
+    row = judged.index[0]
+    plans = evaluated.groupby(["kind", *PLAN_KEYS], dropna=False).ngroup()
+    alike = evaluated.groupby(SAME_KIND, dropna=False).ngroup()
+    retrained = (evaluated["kind"] == "retrained") & (alike == alike[row])
+    own, base = (
+        evaluated[chosen].dropna(subset="seed").drop_duplicates("seed").set_index("seed")["value"]
+        for chosen in (plans == plans[row], retrained)
+    )
+    losses = (own - base).dropna().sort_index()
+    return [float(loss) for loss in (-losses if higher_is_better else losses)]
 
 
 def judged_sources(plans: pd.DataFrame, method: str) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+AGREEMENT_USERS = 2_000
 KEYS = ["user_id", "item_id"]
 
 
@@ -28,6 +29,28 @@ def anchor_behaviour(tables: Sequence[tuple[Sequence[str], np.ndarray]]) -> pd.D
         result[f"mean_{number}"] = values.mean(axis=1)
         result[f"spread_{number}"] = values.std(axis=1, ddof=1)
     return pd.DataFrame(result)
+
+
+def order_agreement(predictions: np.ndarray) -> float:
+    """Return how alike the orders are that different users' predictions give the same items.
+
+    predictions: [users, items]. It is the mean of Spearman's rank correlation over pairs of users, of at
+    most AGREEMENT_USERS drawn with a fixed seed: 1 if everybody has the same order, about 0 if orders
+    have nothing in common. Users whose predictions are all equal have no order and do not count. NaN
+    with fewer than two users.
+    """
+    if len(predictions) > AGREEMENT_USERS:
+        drawn = np.random.default_rng(0).choice(len(predictions), AGREEMENT_USERS, replace=False)
+        predictions = predictions[drawn]
+    ranks = pd.DataFrame(predictions).rank(axis=1).to_numpy(np.float64)
+    ranks = ranks - ranks.mean(axis=1, keepdims=True)
+    norms = np.linalg.norm(ranks, axis=1)
+    ranks = ranks[norms > 0] / norms[norms > 0, None]
+    count = len(ranks)
+    if count < 2:
+        return float("nan")
+    # The correlations of all pairs add up to the square of the summed vectors, less each one's own.
+    return float((np.square(ranks.sum(axis=0)).sum() - count) / (count * (count - 1)))
 
 
 def behaviour(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:

@@ -54,8 +54,9 @@ def title(asked: Question) -> str:
 
 def behaviour_title(anchors: int, unit: str) -> str:
     """Return the title of the picture of users' behaviour; anchors: of `Behaviour`."""
-    over = f" of the same {anchors} titles" if anchors else ""
-    return f"Each user's predictions{over}, and their median spread ({unit})"
+    if anchors:
+        return f"Predictions of the same {anchors} titles, median spread ({unit})"
+    return f"Each user's predictions, and their median spread ({unit})"
 
 
 def kept_tile(task: str, plan: pd.Series, aspect: str) -> Tile:
@@ -122,6 +123,18 @@ def breakpoint_text(ranges: tuple[DecisionRange, ...], most: int | None = None) 
     named = parts[:most]
     more = f"; then {len(parts) - len(named)} more" if len(parts) > len(named) else ""
     return f"Recommended {'; '.join(named)}{more}."
+
+
+def range_text(part: DecisionRange) -> str:
+    """Name a range of accepted errors and its decision: 0.1 % to 1.1 %: Not settled."""
+    low, high = format_percent(part.low), format_percent(part.high)
+    ends = low if low == high else f"{low} to {high}"
+    return f"{ends}: {decision_label(part)}"
+
+
+def ranges_text(ranges: tuple[DecisionRange, ...]) -> str:
+    """Name all ranges of accepted errors and their decisions, for readers who do not see them."""
+    return f"What follows from the accepted error: {'; '.join(map(range_text, ranges))}."
 
 
 def scale_end(ranges: tuple[DecisionRange, ...], margin: float) -> float:

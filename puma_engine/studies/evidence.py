@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from puma_engine.errors import ConfigError, StudyError
 from puma_engine.store import Workspace
@@ -23,6 +24,8 @@ from puma_engine.zoo import ZOO
 
 ENVIRONMENT = "PUMA_RESULTS"
 QUICK = "Quick trial: "
+# How texts call models that are not the zoo's.
+MODEL_NAMES = {"smollm2": "SmolLM2"}
 BEGIN, END = "<!-- claims -->", "<!-- /claims -->"
 
 
@@ -156,6 +159,16 @@ def findings_by_column(reports: Sequence[Evidence]) -> dict[str, dict[str, Findi
         for name, column in columns.items()
         if any(finding.evidence is not None for finding in column.values())
     }
+
+
+def column_heading(column: str, words: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Return the name of a column of `findings_by_column` for readers: goodbooks on SmolLM2.
+
+    words: other names of data sets.
+    """
+    dataset, _, model = column.partition(", ")
+    name = words.get(dataset, dataset)
+    return f"{name} on {MODEL_NAMES.get(model, model)}" if model else name
 
 
 def findings_by_claim(findings: Iterable[Finding]) -> dict[Claim, list[Finding]]:

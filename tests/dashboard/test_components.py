@@ -212,5 +212,8 @@ def test_prompts_of_several_seeds_are_told_apart_by_their_seed(tmp_path, monkeyp
     assert people.labels()[again.id] == "Full retraining · seed 0"
     assert people.labels()[other.id] == "Full retraining · seed 1"
     twin = compared.prompts(ws, data, compared.backbone(ws, "third"), "retrained", 1.0, "twin")
-    assert people.labels()[twin.id] == "Full retraining · seed 0 · twin"
-    assert people.labels()[other.id] == "Full retraining · seed 1"
+    # A retraining for another model is told apart by its model.
+    assert people.labels()[twin.id] == "Full retraining · third"
+    assert people.labels()[again.id] == "Full retraining · new · seed 0"
+    assert people.labels()[other.id] == "Full retraining · new · seed 1"
+    assert people.brief(people.labels()[other.id]) == "Full retraining"

@@ -31,6 +31,7 @@ from puma_engine.pipeline.verdicts import comparison_data, judge_comparison
 from puma_engine.report import decision_texts, label_layout
 from puma_engine.store import Workspace
 from puma_engine.studies.evidence import results_root
+from puma_engine.studies.seeds_needed import seeds_to_decide
 
 
 @pytest.mark.parametrize("exists", [False, True])
@@ -303,6 +304,52 @@ def test_seeds_of_one_plan_are_compared(tmp_path, monkeypatch):
     text = texts(open_page("overview", ws.root, monkeypatch)).replace("\\", "")
     assert "Each figure is of one training" in text and "One seed" not in text
     assert f"One plan was trained with 2 seeds, which are up to {format_percent(far)} apart" in text
+
+
+def test_a_verdict_that_is_not_settled_says_how_many_seeds_would_settle_it(tmp_path, monkeypatch):
+    parts = compared.workspace(tmp_path)
+    ws, comparison, few = parts["ws"], parts["comparison"], parts["runs"]["few"]
+    monkeypatch.setenv("PUMA_WORKSPACE", str(ws.root))
+    judged = method_names(ws.get_table(comparison.id, "methods")["method"])
+    name = next(name for name in judged.values() if "30 users" in name)
+    base = parts["runs"]["again"].summary["metrics"]["rmse"]
+    verdict = replace(
+        comparisons.verdict(str(ws.root), comparison.id),
+        decision="undecided", method=name, metric="rmse", margin=0.05 * base,
+    )  # fmt: skip
+    assert "cannot be told from one" in summary.seeds_outlook(comparison, verdict, 0.05)
+    moved = ws.run(few.inputs["prompts"])
+    source, selection = (ws.run(moved.inputs[role]) for role in ("source_0", "selection"))
+    new = ws.run(moved.inputs["backbone"])
+    losses = [few.summary["metrics"]["rmse"] - base]
+    for seed in (1, 2):
+        again = compared.prompts(
+            ws, parts["data"], new, "retrained", 40.0, f"again {seed}", seed=seed
+        )
+        other = compared.migrate(ws, [source], new, selection, name=f"few {seed}", seed=seed)
+        rmse = [
+            compared.evaluate(ws, run, 0.8 + 0.02 * seed, seed=40 + 10 * seed + number)
+            for number, run in enumerate((other, again))
+        ]
+        losses.append(rmse[0].summary["metrics"]["rmse"] - rmse[1].summary["metrics"]["rmse"])
+    # A migration with a seed that no retraining has is not paired.
+    alone = compared.migrate(ws, [source], new, selection, name="few 3", seed=3)
+    compared.evaluate(ws, alone, 5.0, seed=99)
+    needed = seeds_to_decide(losses, verdict.margin)
+    said = summary.seeds_outlook(comparison, verdict, 0.05)
+    assert needed is not None and needed > 3
+    assert f"about {needed - 3} more seed" in said and "the 3 measured stay" in said
+    assert summary.seeds_outlook(comparison, replace(verdict, decision="retrain"), 0.05) == ""
+
+
+def test_each_part_of_the_bar_has_its_name_however_short_it_is(measured):
+    ranges = summary.ranges(str(measured[0].root), measured[1].id)
+    figure = summary_decision.decision_bar(ranges, 0.01, 0.05)
+    named = [bar.hovertemplate.partition(": ")[2].partition("<extra>")[0] for bar in figure.data]
+    shown = [part for part in ranges if part.low <= 0.05]
+    assert named == [decision_texts.decision_label(part) for part in shown]
+    spoken = decision_texts.ranges_text(ranges)
+    assert all(decision_texts.range_text(part) in spoken for part in ranges)
 
 
 def test_the_fine_print_says_what_methods_without_a_language_model_reach(measured, monkeypatch):

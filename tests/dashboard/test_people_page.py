@@ -21,7 +21,7 @@ from dashboard.engine import people
 from dashboard.pages import MERGED
 from puma_engine import jobs, pipeline
 from puma_engine.evaluation.user_effects import effects_between
-from puma_engine.maps.behaviour import behaviour
+from puma_engine.maps.behaviour import behaviour, order_agreement
 from puma_engine.pipeline.comparing import comparison_users
 from puma_engine.prompts.table import PromptTable
 from puma_engine.selection.strategies import coverage
@@ -489,7 +489,9 @@ def test_people_are_shown_on_the_same_titles_where_all_models_predicted_them(
     shown = words(app)
     assert own_titles not in shown and "over the same 3 titles for everybody" in shown
     for values in tables:
-        assert f"median spread {np.median(values.std(axis=1, ddof=1)):.2f} ★" in shown
+        alike = order_agreement(values)
+        median = np.median(values.std(axis=1, ddof=1))
+        assert f"median spread {median:.2f} ★ · orders alike {alike:.2f}" in shown
     (titles,) = (table.value for table in app.dataframe if "Title" in table.value)
     assert titles["Title"].tolist() == ["Book 3", "Book 1", "Book 4"]
     chart = json.loads(app.get("plotly_chart")[0].proto.spec)
@@ -502,6 +504,22 @@ def test_people_are_shown_on_the_same_titles_where_all_models_predicted_them(
     people.positions.clear()
     app = open_page("users", copied.root, monkeypatch, method=few, map="behaviour")
     assert own_titles in words(app)
+
+
+def test_the_page_says_where_a_migration_gives_people_more_alike_orders(
+    judged, copied, monkeypatch
+):
+    runs = [judged["runs"][name].inputs["prompts"] for name in ("source", "few", "again")]
+    rng, order = np.random.default_rng(6), np.linspace(2, 4, 8)
+    for prompts, noise in zip(runs, (1.0, 0.01, 1.0), strict=True):
+        values = order + noise * rng.normal(size=(60, 8))
+        ask_anchors(copied, copied.run(prompts), values, [f"i{number}" for number in range(8)])
+    shown = plain(open_page("users", copied.root, monkeypatch, method=runs[1], map="behaviour"))
+    assert "gives people more alike orders of these titles: 1.00, against 0." in shown
+    assert "after retraining, where 1 is the same order" in shown
+    # The retraining is no migration, and its orders differ.
+    shown = words(open_page("users", copied.root, monkeypatch, method=runs[2], map="behaviour"))
+    assert "more alike" not in shown
 
 
 def test_a_failed_prediction_of_the_same_titles_says_why(judged, copied, monkeypatch):

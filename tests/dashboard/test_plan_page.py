@@ -422,7 +422,7 @@ def test_published_curves_are_those_of_the_task():
     books = {name for name in ratings["series"] if name.startswith("Published: goodbooks")}
     assert books == {
         "Published: goodbooks, 10,206 users",
-        "Published: goodbooks on smollm2, 2,000 users",
+        "Published: goodbooks on SmolLM2, 2,000 users",
     }
     assert ratings["users"].gt(0).all() and ratings["low"].lt(ratings["high"]).all()
 

@@ -258,7 +258,7 @@ def test_a_real_model_has_a_column_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setenv("PUMA_RESULTS", str(tmp_path / "published"))
     app = open_page("studies", tmp_path / "none", monkeypatch)
     assert_plain(app)
-    assert "**goodbooks, smollm2**" in plain(texts(app))
+    assert "**goodbooks on SmolLM2**" in plain(texts(app))
     assert verdict_of(app, "all-users", 0) == "Reproduced"
     assert verdict_of(app, "all-users", 1) == "Not reproduced"
 
@@ -349,7 +349,7 @@ def test_shipped_reports_are_shown(tmp_path, monkeypatch):
         for claim in CLAIMS:
             assert verdict_of(app, claim.name, column).lower() != "no evidence"
     # SmolLM2 has a column of its own, without those claims that only other studies answer.
-    assert "**goodbooks, smollm2**" in plain(texts(app))
+    assert "**goodbooks on SmolLM2**" in plain(texts(app))
     unanswered = [claim for claim in CLAIMS if claim.study != "table2"]
     assert f"{len(unanswered)} no evidence" in " ".join(badges(app)).lower()
     for claim in CLAIMS:

@@ -1,11 +1,14 @@
 """Behaviour of users, and principal components, against plain computations."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import spearmanr
 
 from puma_engine.evaluation.user_effects import CERTAINTIES, certainties
-from puma_engine.maps.behaviour import behaviour
+from puma_engine.maps.behaviour import AGREEMENT_USERS, behaviour, order_agreement
 from puma_engine.maps.projection import principal_map, principal_plane, project
 
 
@@ -65,3 +68,20 @@ def test_each_probability_to_regress_has_one_certainty():
     assert [names[code] for code in certainties(given)] == [
         name for name in ("surely", "likely", "unknown", "unlikely") for _ in range(2)
     ]
+
+
+def test_orders_are_as_alike_as_the_mean_rank_correlation_of_pairs_of_users():
+    rng = np.random.default_rng(4)
+    values = rng.integers(1, 6, (25, 12)) + rng.normal(size=12)  # with ties
+    values[3] = 2.0  # no order
+    wanted = [
+        spearmanr(values[first], values[second]).statistic
+        for first, second in itertools.combinations([n for n in range(25) if n != 3], 2)
+    ]
+    assert order_agreement(values) == pytest.approx(np.mean(wanted))
+    assert order_agreement(
+        np.tile(np.arange(5.0), (9, 1)) * rng.uniform(1, 2, (9, 1))
+    ) == pytest.approx(1)
+    assert np.isnan(order_agreement(values[3:4]))
+    many = rng.normal(size=(3 * AGREEMENT_USERS, 8))
+    assert abs(order_agreement(many)) < 0.01

@@ -117,7 +117,7 @@ def test_a_plan_predicts_them_and_the_printed_page_draws_them(world):
         own = bench.anchors(run).frame.groupby("user_id")["prediction"]
         np.testing.assert_allclose(frame[f"mean_{number}"], own.mean(), rtol=1e-5)
         np.testing.assert_allclose(frame[f"spread_{number}"], own.std(), rtol=1e-4)
-    over = f"Each user's predictions of the same {shown.anchors} titles"
+    over = f"Predictions of the same {shown.anchors} titles"
     assert over in Page(render_summary(ws, compared)).text
     assert takes_seconds(ws, source.id)
     # A baseline predicts no anchor items, so its behaviour is over held-out records.

@@ -45,7 +45,7 @@ def assert_plain(app):
 
 
 def texts(app):
-    """All text that a page shows."""
+    """All text that a page shows, with plain spaces in place of those that break no line."""
     kinds = (
         "markdown",
         "caption",
@@ -57,7 +57,8 @@ def texts(app):
         "warning",
         "error",
     )
-    return "\n".join(str(element.value) for kind in kinds for element in app.get(kind))
+    values = (str(element.value) for kind in kinds for element in app.get(kind))
+    return "\n".join(values).replace("\u00a0", " ")
 
 
 def finished(ws, kind, name, *, config=None, inputs=None, summary=None, cost=None, tables=None):
