@@ -85,138 +85,207 @@ def train(
     Raises Cancelled (after a checkpoint), TrainingError when the loss diverges, and
     CheckpointError for a damaged checkpoint or one of another run.
     """
-    parameters = checkpoint.trainable_parameters(module)
-    device = next(iter(parameters.values())).device
-    precision = resolve_precision(config.precision, device)
-    accelerator = _accelerator(device)
-    prepared = accelerator.prepare(module)
-    step = TrainingStep(module, prepared, config, precision, accelerator.num_processes)
-    total = math.ceil(n_examples / config.batch_size) * config.epochs
-    state, best = TrainingState(), None
-    average = MovingAverage(parameters, config.ema_decay)
-    loss_sum, loss_count = torch.zeros((), device=device), 0
-    # An optimiser stores its state by the order of parameters, so their order counts.
-    shapes = [[name, list(p.shape)] for name, p in parameters.items()]
-    settings = config.to_dict() | {"checkpoint_seconds": 0}
-    fingerprint = stable_hash([settings, n_examples, shapes])
-
-    if checkpoint_dir is not None:
-        loaded = checkpoint.load(checkpoint_dir, fingerprint)
-        if loaded is not None:
-            state, best = loaded.state, loaded.restore(module, step.optimizer) or None
-            average.restore(loaded.copies("average", module))
-            if accelerator.is_main_process:
-                loss_sum += state.loss_sum
-                loss_count = state.loss_count
-            if loaded.scaler is not None:
-                step.scaler.load_state_dict(loaded.scaler)
-    start = reported = saved = time.monotonic()
-    seconds_before, kept = state.seconds, (state.step, state.epoch)
-
-    def sums_over_processes(*values: float | torch.Tensor) -> list[float]:
-        tensors = [torch.as_tensor(value, dtype=torch.float64, device=device) for value in values]
-        return list(accelerator.reduce(torch.stack(tensors), reduction="sum").tolist())
-
-    def mean_over_processes(value: float) -> float:
-        return sums_over_processes(value)[0] / accelerator.num_processes
-
-    def report(loss: float, validation: float | None) -> None:
-        nonlocal reported
-        reported = time.monotonic()
-        if progress is not None:
-            rate = state.examples / max(1e-9, seconds_before + reported - start)
-            eta = (total - state.step) * config.batch_size / max(rate, 1e-9)
-            at = state.epoch, state.step, total
-            progress(Progress(stage, *at, loss, rate, eta, validation, *kept))
-
-    def save(loss_sum: float | torch.Tensor = 0.0, loss_count: float = 0) -> None:
-        """Write a checkpoint; the losses and examples of this epoch so far are those of all processes."""
-        nonlocal saved, kept
-        saved = time.monotonic()
-        if checkpoint_dir is not None and accelerator.is_main_process:
-            state.seconds = seconds_before + saved - start
-            state.loss_sum, state.loss_count = float(loss_sum), int(loss_count)
-            scaler = step.scaler.state_dict() if step.scaler.is_enabled() else None
-            checkpoint.save(
-                checkpoint_dir,
-                fingerprint,
-                state,
-                module,
-                step.optimizer,
-                best,
-                scaler,
-                average.averages,
-            )
-            kept = state.step, state.epoch
-
-    validation: float | None = None
-    if include_start and validate is not None and state.step == 0:
-        state.best_validation = mean_over_processes(float(validate()))
-        best = checkpoint.copy_parameters(module)
-    while state.epoch < config.epochs and not state.finished:
+    training = _Training(
+        module, n_examples, config, validate, checkpoint_dir, progress, should_cancel, stage
+    )
+    training.resume()
+    if include_start:
+        training.score_start()
+    while training.goes_on:
+        state = training.state
         batches = epoch_batches(
             n_examples, config.batch_size, seed=config.seed, epoch=state.epoch, lengths=lengths
         )
         for batch in batches[state.batch :]:
-            share = batch[accelerator.process_index :: accelerator.num_processes]
-            rate = learning_rate(config, state.step, total)
-            loss_sum += step(torch.from_numpy(share), len(batch), rate)
-            loss_count += len(share)
-            state.step += 1
-            average.update(state.step)
-            state.batch += 1
-            state.examples += len(batch)
-            cancelled = should_cancel is not None and should_cancel()
-            agreed = accelerator.num_processes == 1 or state.step % AGREE_STEPS == 0
-            losses: float | torch.Tensor = loss_sum
-            examples: float = loss_count
-            if accelerator.num_processes > 1:
-                # All processes stop at the same step, and a checkpoint holds the losses of all.
-                cancels = 0.0
-                if agreed:
-                    cancels, losses, examples = sums_over_processes(
-                        float(cancelled), losses, examples
-                    )
-                cancelled = cancels > 0
-            if cancelled:
-                save(losses, examples)
-                if accelerator.is_main_process:
-                    report(float(loss_sum) / max(1, loss_count), validation)
-                raise Cancelled(f"Cancelled while {stage}, at step {state.step} of {total}.")
-            now = time.monotonic()
-            if accelerator.is_main_process and progress and now - reported >= REPORT_SECONDS:
-                report(float(loss_sum) / max(1, loss_count), validation)
-            if agreed and time.monotonic() - saved >= config.checkpoint_seconds:
-                save(losses, examples)
+            training.take_step(batch)
+            training.report_save_or_stop()
+        training.end_epoch()
+    return training.finish()
 
-        losses, examples = sums_over_processes(loss_sum, loss_count)
+
+class _Training:
+    """A training under way: the module, and all that its next step depends on.
+
+    state: where it is. best: the parameters of the best epoch so far. loss_sum, loss_count: this process's
+    losses and examples of the epoch so far. validation: that of the last epoch.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        n_examples: int,
+        config: TrainingConfig,
+        validate: Callable[[], float] | None,
+        checkpoint_dir: Path | None,
+        progress: Callable[[Progress], None] | None,
+        should_cancel: Callable[[], bool] | None,
+        stage: str,
+    ) -> None:
+        self.module, self.config, self.stage = module, config, stage
+        self.validate, self.checkpoint_dir = validate, checkpoint_dir
+        self.progress, self.should_cancel = progress, should_cancel
+        parameters = checkpoint.trainable_parameters(module)
+        self.device = next(iter(parameters.values())).device
+        self.precision = resolve_precision(config.precision, self.device)
+        self.accelerator = _accelerator(self.device)
+        self.processes = self.accelerator.num_processes
+        prepared = self.accelerator.prepare(module)
+        self.step = TrainingStep(module, prepared, config, self.precision, self.processes)
+        self.total = math.ceil(n_examples / config.batch_size) * config.epochs
+        self.average = MovingAverage(parameters, config.ema_decay)
+        # An optimiser stores its state by the order of parameters, so their order counts.
+        shapes = [[name, list(p.shape)] for name, p in parameters.items()]
+        settings = config.to_dict() | {"checkpoint_seconds": 0}
+        self.fingerprint = stable_hash([settings, n_examples, shapes])
+        self.state = TrainingState()
+        self.best: dict[str, torch.Tensor] | None = None
+        self.loss_sum, self.loss_count = torch.zeros((), device=self.device), 0
+        self.validation: float | None = None
+
+    def resume(self) -> None:
+        """Continue from the checkpoint, if there is one, and start the clock. Raises CheckpointError."""
+        loaded = None
+        if self.checkpoint_dir is not None:
+            loaded = checkpoint.load(self.checkpoint_dir, self.fingerprint)
+        if loaded is not None:
+            self.state = loaded.state
+            self.best = loaded.restore(self.module, self.step.optimizer) or None
+            self.average.restore(loaded.copies("average", self.module))
+            if self.accelerator.is_main_process:
+                self.loss_sum += self.state.loss_sum
+                self.loss_count = self.state.loss_count
+            if loaded.scaler is not None:
+                self.step.scaler.load_state_dict(loaded.scaler)
+        self.started = self.reported = self.saved = time.monotonic()
+        self.seconds_before = self.state.seconds
+        # Where a run that is stopped now would go on.
+        self.kept = self.state.step, self.state.epoch
+
+    def score_start(self) -> None:
+        """Validate the initial parameters, which count as the best until an epoch is better."""
+        if self.validate is not None and self.state.step == 0:
+            self.state.best_validation = self._mean_over_processes(float(self.validate()))
+            self.best = checkpoint.copy_parameters(self.module)
+
+    @property
+    def goes_on(self) -> bool:
+        return self.state.epoch < self.config.epochs and not self.state.finished
+
+    def take_step(self, batch: np.ndarray) -> None:
+        """Learn from this process's share of a batch of row numbers."""
+        state = self.state
+        share = batch[self.accelerator.process_index :: self.processes]
+        rate = learning_rate(self.config, state.step, self.total)
+        self.loss_sum += self.step(torch.from_numpy(share), len(batch), rate)
+        self.loss_count += len(share)
+        state.step += 1
+        self.average.update(state.step)
+        state.batch += 1
+        state.examples += len(batch)
+
+    def report_save_or_stop(self) -> None:
+        """Report and write a checkpoint where it is time to. Raises Cancelled, after a checkpoint."""
+        cancelled = self.should_cancel is not None and self.should_cancel()
+        agreed = self.processes == 1 or self.state.step % AGREE_STEPS == 0
+        losses: float | torch.Tensor = self.loss_sum
+        examples: float = self.loss_count
+        if self.processes > 1:
+            # All processes stop at the same step, and a checkpoint holds the losses of all.
+            cancels = 0.0
+            if agreed:
+                cancels, losses, examples = self._sums_over_processes(
+                    float(cancelled), losses, examples
+                )
+            cancelled = cancels > 0
+        if cancelled:
+            self.save(losses, examples)
+            self.report()
+            raise Cancelled(
+                f"Cancelled while {self.stage}, at step {self.state.step} of {self.total}."
+            )
+        if time.monotonic() - self.reported >= REPORT_SECONDS:
+            self.report()
+        if agreed and time.monotonic() - self.saved >= self.config.checkpoint_seconds:
+            self.save(losses, examples)
+
+    def end_epoch(self) -> None:
+        """Validate, keep the parameters if they are the best, and write a checkpoint.
+
+        Raises TrainingError where a loss is not finite.
+        """
+        losses, examples = self._sums_over_processes(self.loss_sum, self.loss_count)
         train_loss = losses / max(1.0, examples)
-        loss_sum, loss_count = torch.zeros((), device=device), 0
-        with average.applied():
-            validation = None if validate is None else mean_over_processes(float(validate()))
-        for name, value in (("loss", train_loss), ("validation value", validation)):
+        self.loss_sum, self.loss_count = torch.zeros((), device=self.device), 0
+        self.validation = None
+        if self.validate is not None:
+            with self.average.applied():
+                self.validation = self._mean_over_processes(float(self.validate()))
+        for name, value in (("loss", train_loss), ("validation value", self.validation)):
             if value is not None and not math.isfinite(value):
                 raise TrainingError(
-                    f"The {name} became {value} in epoch {state.epoch + 1} while {stage} in "
-                    f"{precision}; lower the learning rate ({config.learning_rate:g})."
+                    f"The {name} became {value} in epoch {self.state.epoch + 1} while {self.stage} in "
+                    f"{self.precision}; lower the learning rate ({self.config.learning_rate:g})."
                 )
-        if state.end_epoch(train_loss, validation, config.patience):
-            best = None if validate is None else average.values()
-        save()
-        if accelerator.is_main_process:
-            report(train_loss, validation)
+        if self.state.end_epoch(train_loss, self.validation, self.config.patience):
+            self.best = None if self.validate is None else self.average.values()
+        self.save()
+        self.report(train_loss)
 
-    average.apply(average.averages if best is None else best)
-    return TrainingResult(
-        state.history,
-        state.best_epoch,
-        state.best_validation,
-        state.step,
-        state.examples,
-        seconds_before + time.monotonic() - start,
-        str(device),
-        precision,
-    )
+    def finish(self) -> TrainingResult:
+        """Leave the best parameters in the module."""
+        self.average.apply(self.average.averages if self.best is None else self.best)
+        return TrainingResult(
+            self.state.history,
+            self.state.best_epoch,
+            self.state.best_validation,
+            self.state.step,
+            self.state.examples,
+            self.seconds_before + time.monotonic() - self.started,
+            str(self.device),
+            self.precision,
+        )
+
+    def report(self, loss: float | None = None) -> None:
+        """Tell the caller how far it is. loss: default: the mean of this process's examples so far."""
+        if self.progress is None or not self.accelerator.is_main_process:
+            return
+        self.reported = time.monotonic()
+        if loss is None:
+            loss = float(self.loss_sum) / max(1, self.loss_count)
+        state = self.state
+        rate = state.examples / max(1e-9, self.seconds_before + self.reported - self.started)
+        eta = (self.total - state.step) * self.config.batch_size / max(rate, 1e-9)
+        at = state.epoch, state.step, self.total
+        self.progress(Progress(self.stage, *at, loss, rate, eta, self.validation, *self.kept))
+
+    def save(self, loss_sum: float | torch.Tensor = 0.0, loss_count: float = 0) -> None:
+        """Write a checkpoint; the losses and examples of this epoch so far are those of all processes."""
+        self.saved = time.monotonic()
+        if self.checkpoint_dir is None or not self.accelerator.is_main_process:
+            return
+        state, scaler = self.state, self.step.scaler
+        state.seconds = self.seconds_before + self.saved - self.started
+        state.loss_sum, state.loss_count = float(loss_sum), int(loss_count)
+        checkpoint.save(
+            self.checkpoint_dir,
+            self.fingerprint,
+            state,
+            self.module,
+            self.step.optimizer,
+            self.best,
+            scaler.state_dict() if scaler.is_enabled() else None,
+            self.average.averages,
+        )
+        self.kept = state.step, state.epoch
+
+    def _sums_over_processes(self, *values: float | torch.Tensor) -> list[float]:
+        tensors = [
+            torch.as_tensor(value, dtype=torch.float64, device=self.device) for value in values
+        ]
+        return list(self.accelerator.reduce(torch.stack(tensors), reduction="sum").tolist())
+
+    def _mean_over_processes(self, value: float) -> float:
+        return self._sums_over_processes(value)[0] / self.processes
 
 
 def epoch_batches(
