@@ -156,6 +156,25 @@ def test_lists_that_unpack_to_far_more_than_the_file_are_refused(
     assert len(read(short, task="click", drop_invalid=True).interactions) == len(made)
 
 
+@pytest.mark.parametrize("column", ["text", "history"])
+def test_repeated_text_that_unpacks_to_far_more_when_it_is_stored_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, column: str
+) -> None:
+    rows = 3_000
+    made = pd.DataFrame({"user_id": "u", "item_id": [f"i{n}" for n in range(rows)], "outcome": 1})
+    made["text"] = "x" * 20_000 if column == "text" else "Title"
+    if column == "history":
+        made["history"] = "i1 " * 20_000
+    path = save(made, tmp_path / "a.parquet")
+    assert path.stat().st_size < 100_000
+    monkeypatch.setattr(parquet_files, "MAX_UNPACKED", 1 << 20)
+    with pytest.raises(DataError, match="a table does not shrink that much"):
+        read(path, task="click", drop_invalid=True)
+    made[column] = made[column].str[:30]
+    short = save(made, tmp_path / "b.parquet")
+    assert len(read(short, task="click", drop_invalid=True).interactions) == rows
+
+
 def test_a_parquet_file_that_declares_far_more_than_it_holds_is_refused(tmp_path: Path) -> None:
     rows = 50_000_000
     ones = pa.DictionaryArray.from_arrays(pa.array(np.zeros(1 << 20, np.int8)), pa.array(["1"]))

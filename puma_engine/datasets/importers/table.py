@@ -47,6 +47,7 @@ from puma_engine.datasets.reading.delimited import (
     read_columns,
     read_head,
 )
+from puma_engine.datasets.reading.parquet_files import refuse_bomb
 from puma_engine.datasets.reading.row_counts import RowCounts
 from puma_engine.datasets.reading.times import Times, read_times
 from puma_engine.datasets.registry import settings_from
@@ -94,6 +95,8 @@ NO_TRAINING = "of users without a row to train"
 # Above this share of ratings out of range, a file has another scale rather than typing errors.
 MAX_OUT_OF_RANGE = 0.05
 
+# An entry of a history takes at least that much memory.
+_ENTRY_BYTES = 8
 SCALES = ((0.5, 5), (0, 5), (1, 7), (1, 10), (0, 10), (-10, 10), (1, 100), (0, 100))
 
 
@@ -311,9 +314,15 @@ def _read(path: Path, task: TaskName, options: TableOptions) -> _Table:
             "text=...), give a second table with items_path (--items-path), or take the item ids "
             f"as texts with id_as_text (--id-as-text).{suggested}"
         )
+    # Repeated texts and histories take the memory of one as they are read, and of each when stored.
+    refuse_bomb(
+        Path(options.items_path or path),
+        sum(len(by_id.get(item, "")) for item in item_ids.tolist()),
+    )
     histories, histories_read = None, np.ones(values.num_rows, dtype=bool)
     if "history" in names:
         histories, histories_read = as_histories(values["history"], options.history_separator)
+        refuse_bomb(path, _ENTRY_BYTES * sum(map(len, histories)))
     times = read_times(values["time"], options.time_unit) if "time" in names else None
     if times is None and options.split_by == "time":
         raise DataError(f"{path} has no column of times to split by; name it (--column time=...).")

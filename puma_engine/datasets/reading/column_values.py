@@ -193,8 +193,8 @@ def as_numbers(column: pa.ChunkedArray, what: str) -> np.ndarray:
 def as_histories(column: pa.ChunkedArray, separator: str) -> tuple[list[list[str]], np.ndarray]:
     """Read lists of item ids, and which rows are usable, [n] bool; missing means none.
 
-    Texts are ids joined by the separator, or lists as Python, JSON or NumPy write them. Raises
-    DataError for other types.
+    Texts are ids joined by the separator, or lists as Python, JSON or NumPy write them. Lists of
+    equal texts are one object. Raises DataError for other types.
     """
     kind = value_type(column)
     if any(
@@ -216,7 +216,8 @@ def as_histories(column: pa.ChunkedArray, separator: str) -> tuple[list[list[str
     texts = as_texts(column, "histories")
     parts = [_history(text, separator) for text in texts.unique]
     usable = np.array([part is not None for part in parts], dtype=bool)
-    return [list(parts[code] or ()) for code in texts.codes], usable[texts.codes]
+    # Rows with one text share a list.
+    return [parts[code] or [] for code in texts.codes.tolist()], usable[texts.codes]
 
 
 def _history(text: str, separator: str) -> list[str] | None:
