@@ -33,7 +33,8 @@ def read_peft(folder: Path) -> PromptFile:
     """Read PEFT prompt tuning: the user is named in puma.json, or is the folder's name.
 
     The virtual tokens of an export begin with the constant text before the slot; these are
-    left out. Raises DataError for another PEFT method or prompts of different shapes.
+    left out. meta["base_model"] is the model that the configurations name. Raises DataError for
+    another PEFT method, and for prompts of different shapes, models or templates.
     """
     if (folder / CONFIG).is_file():
         folders = [folder]
@@ -51,9 +52,11 @@ def read_peft(folder: Path) -> PromptFile:
         arrays, _ = load_tensors(user_folder / WEIGHTS)
         if TENSOR not in arrays or arrays[TENSOR].ndim != 2:
             raise DataError(f"The file {user_folder / WEIGHTS} has no matrix {TENSOR}.")
+        _check_shape(user_folder, config, arrays[TENSOR])
         about: dict[str, Any] = {}
         if (user_folder / ABOUT).is_file():
             about = read_json(user_folder / ABOUT)
+        about["base_model"] = config.get("base_model_name_or_path")
         ids.append(about.pop("user_id", user_folder.name))
         prefix = about.pop("prefix_tokens", 0)
         if not isinstance(prefix, int) or not 0 <= prefix < len(arrays[TENSOR]):
@@ -69,9 +72,45 @@ def read_peft(folder: Path) -> PromptFile:
             f"The folders of {folder} have prompts of {len(shapes)} shapes ({sorted(shapes)}); all "
             "users need the same tokens and width."
         )
-    meta, head = about_users[0], read_head(folder) or read_head(folder.parent)
+    meta = about_users[0]
+    for user_folder, about in zip(folders, about_users, strict=True):
+        for what, value in _origin(about).items():
+            if value != _origin(meta)[what]:
+                raise DataError(
+                    f"The prompts in {folders[0].name} and {user_folder.name} of {folder} differ in "
+                    f"{what} ({_origin(meta)[what]!r} and {value!r}); import those of one model and "
+                    "template at a time."
+                )
+    # The head of an export lies beside the folders of its users.
+    head = read_head(folder.parent if folders == [folder] else folder)
     complete = bool(meta.get("template")) and head is not None
     return checked(folder, ids, np.stack(prompts), head=head, meta=meta, complete=complete)
+
+
+def _origin(about: dict[str, Any]) -> dict[str, Any]:
+    """Return what the prompts of one import must have in common."""
+    model = about.get("backbone")
+    fingerprint = model.get("fingerprint") if isinstance(model, dict) else None
+    names = ("template", "template_text", "reading", "answers", "chat_template")
+    return {"model": fingerprint or about.get("base_model")} | {n: about.get(n) for n in names}
+
+
+def _check_shape(folder: Path, config: dict[str, Any], prompt: np.ndarray) -> None:
+    """Raise DataError for a prompt of another shape than its configuration says."""
+    if config.get("num_transformer_submodules") not in (None, 1):
+        raise DataError(
+            f"The PEFT folder {folder} holds prompts for {config['num_transformer_submodules']} parts of a "
+            "model, such as its encoder and its decoder; only prompts of one part can be read."
+        )
+    said = config.get("num_virtual_tokens"), config.get("token_dim")
+    for value, actual, what in zip(
+        said, prompt.shape, ("num_virtual_tokens", "token_dim"), strict=True
+    ):
+        if value not in (None, actual):
+            raise DataError(
+                f"The file {folder / CONFIG} has {what} = {value!r}, but the prompt has {actual}; export it "
+                "again."
+            )
 
 
 def write_peft(

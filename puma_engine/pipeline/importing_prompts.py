@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,8 @@ from puma_engine.pipeline.importing_vectors import import_vectors
 from puma_engine.pipeline.stored_prompts import save_prompts, shape_of, template_to_fit
 from puma_engine.requests import Role
 from puma_engine.store import Run, Workspace
+
+LOG = logging.getLogger(__name__)
 
 
 def import_prompts(
@@ -155,6 +158,14 @@ def _check_model(ws: Workspace, file: PromptFile, model: Run, path: str | Path) 
         raise BackboneError(
             f"The prompts of {path} were fitted on another version of {model.name}; fit "
             "them again, or restore that version."
+        )
+    named = file.meta.get("base_model")
+    if not fingerprint and named and Path(str(named)).name != Path(model.config["spec"]).name:
+        LOG.warning(
+            "The prompts of %s say that they were fitted on %s; they are imported as those of %s.",
+            path,
+            named,
+            model.name,
         )
 
 

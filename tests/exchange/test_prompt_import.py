@@ -171,6 +171,54 @@ def test_damaged_descriptions_of_peft_users_are_refused(tmp_path, about, words):
         read_prompts(write_peft_user(tmp_path / "peft" / "u0", about))
 
 
+def peft_user(folder, width=8, about=None, **config):
+    folder.mkdir(parents=True)
+    config = {"peft_type": "PROMPT_TUNING", "base_model_name_or_path": "a/one"} | config
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    save_tensors(folder / "adapter_model.safetensors", {"prompt_embeddings": np.ones((2, width))})
+    if about:
+        (folder / "puma.json").write_text(json.dumps(about))
+
+
+@pytest.mark.parametrize(
+    ("config", "about", "words"),
+    [
+        ({"base_model_name_or_path": "a/two"}, None, "differ in model .'a/one' and 'a/two'"),
+        ({}, {"backbone": {"fingerprint": "f"}}, "differ in model"),
+        ({}, {"template": "rating"}, "differ in template .None and 'rating'"),
+        ({"num_virtual_tokens": 4}, None, "num_virtual_tokens = 4, but the prompt has 2"),
+        ({"token_dim": 4}, None, "token_dim = 4, but the prompt has 8"),
+        ({"num_transformer_submodules": 2}, None, "holds prompts for 2 parts of a model"),
+    ],
+)
+def test_peft_users_of_several_models_or_shapes_are_refused(tmp_path, config, about, words):
+    peft_user(tmp_path / "a", num_virtual_tokens=2, token_dim=8, num_transformer_submodules=1)
+    assert read_prompts(tmp_path).vectors.shape == (1, 2, 8)
+    peft_user(tmp_path / "b", about=about, **config)
+    with pytest.raises(DataError, match=words):
+        read_prompts(tmp_path)
+
+
+def test_the_head_beside_a_folder_of_users_is_not_theirs(tmp_path):
+    peft_user(tmp_path / "mine" / "a")
+    save_tensors(tmp_path / "head.safetensors", {"head.bias": np.zeros(3)})
+    assert read_prompts(tmp_path / "mine").head is None
+    save_tensors(tmp_path / "mine" / "head.safetensors", {"head.bias": np.ones(3)})
+    for path in (tmp_path / "mine", tmp_path / "mine" / "a"):
+        assert read_prompts(path).head["bias"][0] == 1
+
+
+def test_prompts_that_name_another_model_are_told(world, tmp_path, caplog):
+    ws, model = world["ws"], world["model"]
+    for user in USERS:
+        peft_user(tmp_path / "other" / user, width=32)
+        peft_user(tmp_path / "same" / user, width=32, base_model_name_or_path=f"x/{model.name}")
+    for name in ("other", "same"):
+        pipeline.import_prompts(ws, world["data"], model, tmp_path / name, head="none", name=name)
+    told = [record.getMessage() for record in caplog.records if "fitted on" in record.getMessage()]
+    assert len(told) == 1 and "say that they were fitted on a/one" in told[0]
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
