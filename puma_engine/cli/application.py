@@ -120,6 +120,7 @@ for command in (
     *(reports.report, published.publish, jobs.worker, doctor.doctor),
     *(upkeep.gc, upkeep.backup, upkeep.restore),
     *(serving.serve_adapter, serving.select_stream, serving.migrate_stream),
+    serving.evaluate_stream,
     *(stages.demo, study.study, study.claims, dashboard.serve),
 ):
     app.command()(command)

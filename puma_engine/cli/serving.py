@@ -1,4 +1,4 @@
-"""puma serve-adapter, select-stream and migrate-stream: adapters over HTTP and in bulk."""
+"""puma serve-adapter, select-stream, migrate-stream and evaluate-stream: adapters over HTTP and in bulk."""
 
 from __future__ import annotations
 
@@ -193,6 +193,62 @@ def migrate_stream(
             report=lambda name, step, total: progress(StageProgress(name, step=step, total=total)),
             should_cancel=should_cancel,
             map_shards=map_shards,
+        )
+    session.show(result | {"folder": target})
+
+
+@with_options(
+    "source",
+    "target",
+    source=f"{SHARDS} with user ids.",
+    target="Folder or URL to write scores to; run again to resume.",
+    like="Migration or prompts run whose model, template and head read the prompts.",
+    dataset="Data set with the rows (default: the run's).",
+    on=f"{HELP['on']} Its nodes must see both folders under the same path, and the model.",
+    actors=ACTORS,
+)
+def evaluate_stream(
+    source: str,
+    target: str,
+    like: str,
+    dataset: str | None = None,
+    split: str = "test",
+    device: str | None = None,
+    on: str | None = None,
+    actors: int | None = None,
+) -> None:
+    """Score the prompts of shards, one shard at a time; run it again to resume after the last one."""
+    from puma_engine.cli.progress_bars import watched
+    from puma_engine.jobs.places import open_cluster
+    from puma_engine.pipeline.stage import Execution, StageProgress
+    from puma_engine.serving.bulk_evaluation import evaluate_stream as stream
+
+    ws, cluster = session.open(), open_cluster(on, device)
+    _refuse_actors_here(cluster, actors)
+    with (
+        watched(f"evaluating {Path(source).name}", quiet=session.as_json) as (
+            progress,
+            should_cancel,
+        ),
+        cluster or nullcontext(),
+    ):
+        do_pieces = None
+        if cluster is not None:
+            from puma_engine.serving.cluster_bulk import ShardsScoredOnCluster
+
+            execution = Execution(None, progress, should_cancel)
+            do_pieces = ShardsScoredOnCluster(cluster, execution, actors=actors)
+        result = stream(
+            ws,
+            source,
+            target,
+            like,
+            dataset=dataset,
+            split=split,
+            device=device,
+            report=lambda name, step, total: progress(StageProgress(name, step=step, total=total)),
+            should_cancel=should_cancel,
+            do_pieces=do_pieces,
         )
     session.show(result | {"folder": target})
 

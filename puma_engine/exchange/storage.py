@@ -12,6 +12,7 @@ import json
 import re
 import secrets
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,12 +201,12 @@ class StorageFolder:
 
     @contextlib.contextmanager
     def claimed(self, identity: str) -> Iterator[None]:
-        """Write a file that names whose the folder is; storage has no locks.
+        """Write a file that names what the folder is of; storage has no locks.
 
         Others of the same identity may write meanwhile: they write the same. Raises StoreError;
         MigrationError for another identity.
         """
-        text = json.dumps({"adapter": identity}).encode()
+        text = json.dumps({"made_by": identity}).encode()
         with self._errors(CLAIM, "written"):
             if self.scheme not in _OBJECTS:
                 self._fs.makedirs(self._root, exist_ok=True)
@@ -214,7 +215,8 @@ class StorageFolder:
             found = self._fs.cat_file(self._path(CLAIM))
         if found != text:
             raise MigrationError(
-                f"The folder {self.url} is another adapter's ({CLAIM}); give a folder of its own to each."
+                f"The folder {self.url} is of other work ({CLAIM}), such as that of another adapter; give a "
+                "folder of its own to each."
             )
         try:
             yield
@@ -270,6 +272,15 @@ def folder_of(location: str | Path) -> Folder:
             f"{location} is no folder of this machine; write file:///FOLDER without '..'."
         )
     return DiskFolder(Path(path))
+
+
+def refuse_unseen(folder: Folder, name: str) -> None:
+    """Raise MigrationError for a file of a disk's folder that this machine does not see."""
+    if isinstance(folder, DiskFolder) and not (folder.path / name).exists():
+        raise MigrationError(
+            f"The node {socket.gethostname()} does not see {folder.path / name}; give folders on storage that "
+            "all nodes of the cluster share, under the same path, or URLs such as s3://."
+        )
 
 
 def put_files(source: Path, target: Folder) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -11,11 +10,10 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load, save
 
-from puma_engine.errors import MigrationError
 from puma_engine.exchange.adapter_folders import AdapterFile
 from puma_engine.exchange.packed import PromptShards, projected_shard, taken_from_shard
 from puma_engine.exchange.shards import open_shard
-from puma_engine.exchange.storage import DiskFolder, Folder, folder_of
+from puma_engine.exchange.storage import DiskFolder, Folder, folder_of, refuse_unseen
 from puma_engine.jobs.cluster import Cluster
 from puma_engine.jobs.cluster_stream import stream
 from puma_engine.pipeline.stage import Execution
@@ -33,8 +31,8 @@ class ShardMapping:
     def do(self, piece: Mapping[str, Any]) -> bytes:
         """Map a shard that this node can read, and return its number of prompts. Raises MigrationError."""
         task = ShardTask(**piece)
-        refuse_unseen(task.source, task.name)
-        refuse_unseen(task.target)
+        refuse_unseen(folder_of(task.source), task.name)
+        refuse_unseen(folder_of(task.target), "")
         return json.dumps(map_shard(self.mapper, task)).encode()
 
 
@@ -69,8 +67,9 @@ class ShardReading:
 
     def do(self, piece: Mapping[str, Any]) -> bytes:
         """Return components of all prompts of a shard, or some prompts. Raises DataError."""
-        refuse_unseen(self.location, piece["name"])
-        shard = open_shard(folder_of(self.location), piece["name"])
+        folder = folder_of(self.location)
+        refuse_unseen(folder, piece["name"])
+        shard = open_shard(folder, piece["name"])
         if self.project is None:
             values = taken_from_shard(shard, np.array(piece["rows"]))
         else:
@@ -118,11 +117,19 @@ class PromptsOnCluster(PromptShards):
             yield place, load(content)["values"]
 
 
-def refuse_unseen(location: str, name: str = "") -> None:
-    """Raise MigrationError for a folder of a disk, or a file of it, that this node does not see."""
-    folder = folder_of(location)
-    if isinstance(folder, DiskFolder) and not (folder.path / name).exists():
-        raise MigrationError(
-            f"The node {socket.gethostname()} does not see {folder.path / name}; give folders on storage that "
-            "all nodes of the cluster share, under the same path, or URLs such as s3://."
+class ShardsScoredOnCluster:
+    """Scores shards with several actors of a cluster; see `bulk_evaluation.DoPieces`."""
+
+    def __init__(
+        self, cluster: Cluster, execution: Execution, *, actors: int | None = None
+    ) -> None:
+        self.cluster, self.execution, self.actors = cluster, execution, actors
+
+    def __call__(
+        self, work: type, arguments: Sequence[Any], pieces: Sequence[Mapping[str, Any]]
+    ) -> Iterator[tuple[int, bytes]]:
+        """Score shards, and yield the number and the sums of each when it is finished."""
+        device = None if self.cluster.gpus else "cpu"
+        return stream(
+            self.cluster, work, (*arguments, device), pieces, self.execution, actors=self.actors
         )

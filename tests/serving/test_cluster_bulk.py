@@ -14,6 +14,7 @@ import pytest
 import torch
 from job_helpers import wait_for
 from ray_clusters import ray_cluster
+from scored_shards import scored_shards
 from shard_folders import parquet_shards, tensor_shards
 from typer.testing import CliRunner
 
@@ -27,7 +28,13 @@ from puma_engine.migration.adapter import Adapter
 from puma_engine.pipeline import Execution
 from puma_engine.selection import clustering
 from puma_engine.serving.bulk import migrate_stream, select_stream
-from puma_engine.serving.cluster_bulk import PromptsOnCluster, ShardMapping, ShardsOnCluster
+from puma_engine.serving.bulk_evaluation import evaluate_stream
+from puma_engine.serving.cluster_bulk import (
+    PromptsOnCluster,
+    ShardMapping,
+    ShardsOnCluster,
+    ShardsScoredOnCluster,
+)
 from puma_engine.serving.mapper import Mapper
 
 SHARDS, ROWS = 6, 40
@@ -191,6 +198,18 @@ def test_users_that_nodes_read_are_selected_as_by_one_machine(
     opened = partial(PromptsOnCluster, cluster=cluster, execution=Execution())
     select_stream(f"shared://{source}", tmp_path / "there", **options, open_prompts=opened)
     assert contents(tmp_path / "there") == contents(tmp_path / "here")
+
+
+def test_scores_that_nodes_compute_are_those_of_one_machine(cluster, tmp_path):
+    world = scored_shards(tmp_path)
+    arguments = (world.ws, world.shards)
+    here = evaluate_stream(*arguments, tmp_path / "here", "moved", device="cpu")
+    scored = ShardsScoredOnCluster(cluster, Execution())
+    there = evaluate_stream(*arguments, tmp_path / "there", "moved", do_pieces=scored)
+    assert there == here
+    assert contents(tmp_path / "there") == contents(tmp_path / "here")
+    again = evaluate_stream(*arguments, tmp_path / "there", "moved", do_pieces=scored)
+    assert again == there | {"skipped": there["shards"]}
 
 
 def test_an_error_on_a_node_is_the_error_of_the_command(cluster, mapper, tmp_path):

@@ -1,0 +1,52 @@
+"""Metrics over all users from tables of each user's metrics that are never in memory together.
+
+A metric over rows is a ratio of two sums over users, and so is a mean over users. Intervals are in closed form:
+the variance of a ratio by linearisation (Cochran, Sampling Techniques, 1977), users being the sampling units,
+as in `metrics`, whose bootstrap needs every user at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from puma_engine.evaluation.metrics import METRICS, Interval, metrics_of
+
+# Metrics over rows; others with a column of users are means over users.
+OVER_ROWS = ("rmse", "mae", "accuracy", "log_loss")
+# The normal distribution's quantile of a 95 % interval.
+QUANTILE = 1.959964
+
+
+def user_sums(task: str, frame: pd.DataFrame) -> dict[str, list[float]]:
+    """Return what each metric needs of some users, to be added up over all.
+
+    frame: as `metrics.per_user` returns it. For each metric that users' values make up: sums of a, b, a^2,
+    ab and b^2 over the users, where the metric is the ratio of the sums of a and b, and how many have it.
+    """
+    sums = {}
+    for name in metrics_of(task):
+        column = METRICS[name].user_column
+        if column is None:
+            continue
+        values = frame[column].to_numpy(np.float64)
+        known = np.isfinite(values)
+        b = frame["n"].to_numpy(np.float64)[known] if name in OVER_ROWS else np.ones(known.sum())
+        a = (values[known] ** 2 if name == "rmse" else values[known]) * b
+        sums[name] = [*map(float, (a.sum(), b.sum(), a @ a, a @ b, b @ b, len(a)))]
+    return sums
+
+
+def intervals(sums: Mapping[str, np.ndarray]) -> dict[str, Interval]:
+    """Return each metric over all users with its 95 % interval, from sums over all of `user_sums`."""
+    found = {}
+    for name, (a, b, aa, ab, bb, users) in sums.items():
+        ratio = a / b if b else np.nan
+        spread = max(0.0, aa - 2 * ratio * ab + ratio**2 * bb) if b else np.nan
+        error = np.sqrt(spread * users / max(users - 1, 1)) / b if b else np.nan
+        ends = np.array([ratio, ratio - QUANTILE * error, ratio + QUANTILE * error])
+        value, low, high = np.sqrt(ends.clip(0)) if name == "rmse" else ends
+        found[name] = Interval(float(value), float(low), float(high), int(users))
+    return found
