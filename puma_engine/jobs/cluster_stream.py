@@ -79,20 +79,20 @@ class _Stream:
             options = {"num_cpus": self.cluster.cpus, "num_gpus": self.gpus or None}
             tries = MAX_LOST + 1
             self.cluster.call(driver, "start", work, tuple(arguments), texts, pool, options, tries)
-            while True:
+            finished = 0
+            while finished < len(texts):
                 state = self.cluster.call(driver, "results")
                 for number, value, error, kind in state["results"]:
                     if error:
                         raise getattr(errors, kind, JobError)(error)
+                    finished += 1
                     yield numbers[number], value
                 if state["ended"]:
-                    break
+                    raise JobError(f"A node failed: {state['error']}")
                 if state["begun"]:
                     execution.check_cancel("the rest of the work")
                 else:
                     self.cluster.wait_for_room(execution)
-            if state["error"]:
-                raise JobError(f"A node failed: {state['error']}")
         finally:
             # Its actors end with it.
             self.cluster.kill(driver)

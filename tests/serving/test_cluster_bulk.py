@@ -212,15 +212,6 @@ def test_scores_that_nodes_compute_are_those_of_one_machine(cluster, tmp_path):
     assert again == there | {"skipped": there["shards"]}
 
 
-def test_an_error_on_a_node_is_the_error_of_the_command(cluster, mapper, tmp_path):
-    source = tensor_shards(tmp_path / "in", 2, 4)
-    tensor_shards(tmp_path / "wide", 1, 4, width=9)
-    (tmp_path / "wide" / "p-0.safetensors").rename(source / "p-7.safetensors")
-    mapping = ShardsOnCluster(cluster, mapper, Execution())
-    with pytest.raises(MigrationError, match="width 9 came, but this adapter reads 8"):
-        migrate_stream(mapper, source, tmp_path / "out", map_shards=mapping)
-
-
 def test_folders_that_a_node_does_not_see_and_actors_without_a_cluster_are_refused(tmp_path):
     node = ShardMapping(adapter_file(), "cpu")
     task = {"source": str(tmp_path), "target": str(tmp_path / "b"), "name": "a.safetensors"}
