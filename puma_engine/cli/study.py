@@ -15,7 +15,9 @@ from puma_engine.cli.session import plain, session
 from puma_engine.errors import ConfigError, StudyError
 
 if TYPE_CHECKING:
-    from puma_engine.studies import Outcome, Study
+    from collections.abc import Sequence
+
+    from puma_engine.studies import Cell, Options, Outcome, Study
 
 VERSIONS = ("torch", "transformers", "accelerate", "numpy", "scikit-learn")
 
@@ -76,9 +78,8 @@ def study(
     from puma_engine.files import write_json
 
     if name is None:
-        session.table(
-            [{"study": entry.name, "about": entry.about} for entry in studies.STUDIES.values()]
-        )
+        listed = [{"study": entry.name, "about": entry.about} for entry in studies.STUDIES.values()]
+        session.table(listed)
         return
     selected = studies.get_study(name)
     if render:
@@ -106,19 +107,8 @@ def study(
     out.mkdir(parents=True, exist_ok=True)
 
     def save(outcome: Outcome, *, whole: bool = False) -> None:
-        """Write the report so far. whole: with intervals over users, which need all predictions."""
-        report = {
-            "study": selected.name,
-            "command": "puma " + " ".join(sys.argv[1:]),
-            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "versions": {"python": platform.python_version()}
-            | {name: importlib.metadata.version(name) for name in VERSIONS},
-            "options": options,
-            **studies.collect(ws, selected, cells, outcome.runs, whole=whole),
-            "failed": outcome.failed,
-            "missing": [cell.name for cell in cells if cell.name not in outcome.runs],
-        }
-        report = plain(report | {"settings": reused | report["settings"]})
+        results = studies.collect(ws, selected, cells, outcome.runs, whole=whole)
+        report = _report_of(selected, options, reused, cells, outcome, results)
         write_json(out / f"{selected.name}.json", report)
         studies.save_report(ws, report)
 
@@ -136,6 +126,7 @@ def study(
             should_cancel=should_cancel,
             save=save,
         )
+    # Intervals over users need all predictions.
     save(outcome, whole=True)
     _render(selected, out)
     if outcome.failed:
@@ -144,6 +135,34 @@ def study(
             f"{len(outcome.failed)} of {len(cells)} cells failed (first: {cell}: {message}); "
             "fix the cause and run the study again, which continues where it was."
         )
+
+
+def _report_of(
+    selected: Study,
+    options: Options,
+    reused: dict[str, Any],
+    cells: Sequence[Cell],
+    outcome: Outcome,
+    results: dict[str, Any],
+) -> dict[str, Any]:
+    """Return the report of a study: how it was made, what came out, and what is missing.
+
+    reused: tuned settings of an earlier report. results: of `puma_engine.studies.collect`.
+    """
+    versions = {name: importlib.metadata.version(name) for name in VERSIONS}
+    made: dict[str, Any] = {
+        "study": selected.name,
+        "command": "puma " + " ".join(sys.argv[1:]),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "versions": {"python": platform.python_version()} | versions,
+        "options": options,
+    }
+    incomplete = {
+        "failed": outcome.failed,
+        "missing": [cell.name for cell in cells if cell.name not in outcome.runs],
+    }
+    settings = {"settings": reused | results["settings"]}
+    return dict(plain(made | results | incomplete | settings))
 
 
 def default_processes(quick: bool, device: str | None, on: str | None = None) -> int | None:
