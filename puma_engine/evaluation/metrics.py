@@ -120,6 +120,9 @@ LEVEL_METRIC = {"rating": "rmse", "click": "log_loss"}
 RANKING_METRIC = {"rating": "pair_accuracy", "click": "uauc"}
 # Draws of a block, times users: bounds the memory of the bootstrap.
 BLOCK = 1 << 22
+# From so many users on, resampled users are drawn one by one, which takes a quarter of the time of
+# multinomial counts. Intervals of fewer users stay those of earlier versions.
+MANY_USERS = 100_000
 
 
 def metrics_of(task: str) -> tuple[str, ...]:
@@ -544,17 +547,27 @@ def sample_metrics(
     weighted = _WeightedMetrics(rows, statistics)
     value = weighted.values(np.ones((1, users))).reshape(shape)[:, :, 0]
     drawn = np.empty((len(statistics), draws))
-    generator, share = np.random.default_rng(seed), np.full(users, 1 / users)
+    generator = np.random.default_rng(seed)
     step = max(1, BLOCK // users)
     for start in range(0, draws, step):
         size = min(step, draws - start)
-        weights = generator.multinomial(users, share, size=size).astype(np.float64)
+        weights = _resampled(generator, users, size)
         auc_draws = max(0, draws_used("auc", draws) - start)
         drawn[:, start : start + len(weights)] = weighted.values(weights, auc_draws)
     counted = [
         int(np.count_nonzero(s.denominator)) if isinstance(s, _Ratio) else users for s in statistics
     ]
     return SampledMetrics(tuple(names), value, drawn.reshape(shape), np.reshape(counted, shape[:2]))
+
+
+def _resampled(generator: np.random.Generator, users: int, draws: int) -> np.ndarray:
+    """Return how often each user counts where as many users are drawn as there are, [draws, users]."""
+    if users < MANY_USERS:
+        return generator.multinomial(users, np.full(users, 1 / users), draws).astype(np.float64)
+    weights = np.empty((draws, users))
+    for row in weights:
+        row[:] = np.bincount(generator.integers(0, users, users), minlength=users)
+    return weights
 
 
 def _interval(value: float, drawn: np.ndarray, users: int) -> Interval:

@@ -217,6 +217,22 @@ def test_joint_and_blockwise_bootstrap_equal_single_bootstraps(rows, task, monke
     assert together[1][name].difference is None
 
 
+def test_many_users_are_resampled_as_few_are(rows, monkeypatch):
+    y, p, user = rows
+    intervals = []
+    for many in (1, 10**9):
+        monkeypatch.setattr(metrics, "MANY_USERS", many)
+        weights = metrics._resampled(np.random.default_rng(0), 40, 4000)
+        assert weights.shape == (4000, 40) and (weights.sum(1) == 40).all()
+        assert weights.mean(0) == pytest.approx(np.ones(40), abs=0.08)
+        assert weights.var() == pytest.approx(1 - 1 / 40, rel=0.02)
+        intervals.append(metrics.bootstrap_metric("rating", "rmse", y, p, user, draws=4000))
+    drawn, counted = intervals
+    assert drawn.value == counted.value
+    width = counted.high - counted.low
+    assert (drawn.low, drawn.high) == pytest.approx((counted.low, counted.high), abs=width / 15)
+
+
 def test_difference_of_several_trainings_is_the_mean_over_trainings(rows):
     y, p, user = rows
     clicked, others = (y > 3).astype(float), [p / 6, p[::-1] / 60 + 0.5]
