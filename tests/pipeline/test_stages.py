@@ -1,6 +1,8 @@
 """Stages joined with the workspace, on tiny real models: reuse, resume, lineage, controls."""
 
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -387,6 +389,19 @@ def test_who_adds_a_model_that_another_process_adds_waits_for_it(world, tmp_path
         f"inspecting {world['small']}",
         f"waiting for another process that adds {world['small'].name}",
     ]
+
+
+def test_threads_that_add_the_same_model_at_once_get_one_run(world, tmp_path):
+    ws, together = Workspace.open(tmp_path / "workspace", create=True), threading.Barrier(3)
+
+    def add(_number):
+        together.wait()
+        return pipeline.add_backbone(ws, world["small"])
+
+    with ThreadPoolExecutor(3) as pool:
+        runs = list(pool.map(add, range(3)))
+    assert len({run.id for run in runs}) == 1
+    assert {run.status for run in runs} == {"finished"}
 
 
 @pytest.mark.parametrize("how", ["by name", "by id", "by run", "as a job"])

@@ -1,5 +1,6 @@
 """The training loop: exact resume after a kill, damaged checkpoints, and two processes."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -37,15 +38,18 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
 
 
 @pytest.mark.timeout(180)
-def test_two_processes_train_like_one(tmp_path):
+def test_two_processes_that_stop_within_an_epoch_and_go_on_train_like_one(tmp_path):
     subprocess.run(command(tmp_path / "one.st", tmp_path / "a", 0), check=True)
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    python, *line = command(tmp_path / "two.st", tmp_path / "b", 0)
+    # An epoch has 14 steps.
+    python, *line = command(tmp_path / "two.st", tmp_path / "b", 0, 0, 10)
     subprocess.run([python, *launch, *line], check=True)
     assert (tmp_path / "two.processes").read_text() == "2"
     single, double = load_file(tmp_path / "one.st"), load_file(tmp_path / "two.st")
     for name in single:
         np.testing.assert_allclose(single[name], double[name], atol=1e-5)
+    losses = [json.loads((tmp_path / name).read_text()) for name in ("one.json", "two.json")]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
 def test_cancel_leaves_a_checkpoint_and_clear_removes_it(tmp_path):
