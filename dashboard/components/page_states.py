@@ -74,18 +74,18 @@ def live(draw: Callable[..., None], every: float | None) -> Callable[..., None]:
 
 
 def guarded(page: Callable[[], None]) -> Callable[[], None]:
-    """Wrap a page: show how to start without a workspace, and engine errors as text."""
+    """Wrap a page: show its title, how to start without a workspace, and engine errors as text."""
 
     @wraps(page)
     def wrapped() -> None:
         from dashboard import pages
 
+        st.title(pages.PAGES[page.__module__.rpartition(".")[2]][0])
         if engine.has_workspace():
             with caught("This page cannot be shown."):
                 viewing()
                 page()
             return
-        st.title(pages.PAGES[page.__module__.rpartition(".")[2]][0])
         empty(
             "No workspace yet",
             "A workspace is the folder of data, prompts and results. The summary creates one, with "

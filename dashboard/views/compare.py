@@ -23,8 +23,7 @@ VIEWS = {"methods": "Methods and costs", "users": "Who gains, who loses"}
 
 @page_states.guarded
 def page() -> None:
-    """Draw the page."""
-    st.title("Trade-off")
+    """Draw the page below its title."""
     run = comparison_picker.pick()
     if run is not None:
         with page_states.caught(

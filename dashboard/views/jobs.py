@@ -23,8 +23,7 @@ LOG_LINES = 200
 
 @page_states.guarded
 def page() -> None:
-    """Draw the page."""
-    st.title("Activity")
+    """Draw the page below its title."""
     cluster_nodes.show()
     if not engine.jobs(1):
         page_states.empty(

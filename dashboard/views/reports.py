@@ -16,8 +16,7 @@ PARTS = {"report": "Report of a comparison", "table": "Tables of a run", "prompt
 
 @page_states.guarded
 def page() -> None:
-    """Draw the page."""
-    st.title("Export")
+    """Draw the page below its title."""
     part = query_params.segment("What to download", PARTS, "part", label_visibility="collapsed")
     {"report": _report, "table": _tables, "prompts": _prompts}[part]()
     show_glossary("run", "interval", "soft prompt", "lineage")

@@ -34,8 +34,7 @@ OLD_VIEWS = ("density", "sample")  # of an earlier version, under the name "view
 
 @page_states.guarded
 def page() -> None:
-    """Draw the page."""
-    st.title("People")
+    """Draw the page below its title."""
     known = people.labels()
     if not known:
         page_states.empty(

@@ -71,6 +71,9 @@ def test_every_page_is_shown_without_actions(name, root, monkeypatch):
     assert acting <= READING
     if name != "data":
         assert "may only be viewed" in texts(app)
+    # The title comes first, as where the workspace can be written; the Summary's is in a row.
+    if name != "overview":
+        assert app.main.children[0].type == "title"
 
 
 def test_adding_a_model_is_not_offered(monkeypatch):
