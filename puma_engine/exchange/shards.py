@@ -102,8 +102,12 @@ class ParquetShard:
         with parquet_errors(label), folder.open(name) as opened, pq.ParquetFile(opened) as file:
             self.rows, self._schema = file.metadata.num_rows, file.schema_arrow
             self.metadata = _texts(self._schema.metadata)
-            about = self.metadata.get(ABOUT_KEY)
-            tokens = parse_json(about).get("tokens", 1) if about else 1
+            about = parse_json(self.metadata.get(ABOUT_KEY, "{}"))
+            if not isinstance(about, dict):
+                raise DataError(
+                    f"The metadata {ABOUT_KEY!r} of the shard {label} are no JSON object."
+                )
+            tokens = about.get("tokens", 1)
             kind = self._schema.field(VECTOR).type if VECTOR in self._schema.names else pa.null()
             if not (_is_list(kind) and pa.types.is_floating(kind.value_type)):
                 raise DataError(
@@ -127,8 +131,8 @@ class ParquetShard:
         if "user_id" not in self._schema.names:
             return None
         with parquet_errors(label), self.folder.open(self.name) as opened:
-            column = pq.read_table(opened, columns=["user_id"]).column(0)
-            ids = as_ids(column, f"user ids of {label}")
+            table = pq.read_table(opened, columns=["user_id"], page_checksum_verification=True)
+            ids = as_ids(table.column(0), f"user ids of {label}")
         return np.array(ids.unique, object)[ids.codes].tolist()
 
     def blocks(self, rows: int) -> Iterator[np.ndarray]:

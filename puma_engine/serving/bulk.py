@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
 from puma_engine.backbone.templates import CONFIG_KEYS
+from puma_engine.datasets.reading.column_values import as_ids, as_numbers
+from puma_engine.datasets.reading.parquet_files import parquet_names, read_parquet
 from puma_engine.defaults import PAPER_STRATEGY
 from puma_engine.errors import (
     Cancelled,
@@ -290,11 +291,12 @@ def _signals(path: Path | None, strategy: str, users: np.ndarray) -> dict[str, n
             f"The strategy {strategy!r} needs {', '.join(needed)} of each user: name a Parquet "
             f"file with user_id, {', '.join(needed)} (--signals)."
         )
-    missing = {"user_id", *needed} - set(pq.read_schema(path).names)
+    missing = {"user_id", *needed} - set(parquet_names(path))
     if missing:
         raise ConfigError(f"The file {path} has no column {', '.join(sorted(missing))}.")
-    frame = pd.read_parquet(path, columns=["user_id", *needed])
-    index = pd.Index(frame["user_id"].astype(str))
+    table = read_parquet(path, ["user_id", *needed])
+    ids = as_ids(table["user_id"], f"user ids of {path}")
+    index = pd.Index(np.array(ids.unique, dtype=object)[ids.codes])
     if not index.is_unique:
         raise SelectionError(f"The file {path} names a user twice; each user has one row.")
     rows = index.get_indexer(pd.Index(users))
@@ -303,4 +305,4 @@ def _signals(path: Path | None, strategy: str, users: np.ndarray) -> dict[str, n
             f"{int((rows < 0).sum())} users of the shards are not in {path} (first: "
             f"{str(users[rows < 0][0])!r}); add them or leave them out of the shards."
         )
-    return {name: frame[name].to_numpy()[rows] for name in needed}
+    return {name: as_numbers(table[name], f"{name} of {path}")[rows] for name in needed}

@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 
 from puma_engine.cli import app
 from puma_engine.config import AdapterConfig
-from puma_engine.errors import ConfigError, DataError, MigrationError, StoreError
+from puma_engine.errors import ConfigError, DataError, MigrationError, SelectionError, StoreError
 from puma_engine.exchange import storage
 from puma_engine.exchange.adapter_folders import AdapterFile, write_adapter
+from puma_engine.exchange.packed import PromptShards
 from puma_engine.exchange.prompt_formats import read_prompts
 from puma_engine.migration.adapter import Adapter
 from puma_engine.serving.bulk import migrate_stream, select_stream
@@ -110,6 +111,26 @@ def test_parquet_shards_that_cannot_be_mapped_are_refused(mapper, tmp_path, colu
     with pytest.raises((MigrationError, DataError), match=words):
         migrate_stream(mapper, tmp_path / "in", tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("about", ["[1]", "{", "1"])
+def test_damaged_metadata_of_a_parquet_shard_end_in_a_sentence(mapper, tmp_path, about):
+    (tmp_path / "in").mkdir()
+    table = pa.table({"vector": [[1.0] * 8]}).replace_schema_metadata({"puma": about})
+    pq.write_table(table, tmp_path / "in" / "a.parquet")
+    with pytest.raises((DataError, MigrationError), match="no JSON object|be read as Parquet"):
+        migrate_stream(mapper, tmp_path / "in", tmp_path / "out")
+
+
+def test_bit_rot_in_the_user_ids_of_a_mapped_shard_is_noticed(mapper, tables, tmp_path):
+    migrate_stream(mapper, tables, tmp_path / "out")
+    file = tmp_path / "out" / "p-0.parquet"
+    assert "u0-1" in PromptShards(tmp_path / "out").user_ids
+    content = file.read_bytes()
+    assert content.count(b"u0-1") >= 1
+    file.write_bytes(content.replace(b"u0-1", b"u0-x", 1))
+    with pytest.raises(DataError, match="cannot be read as Parquet"):
+        PromptShards(tmp_path / "out")
 
 
 def test_shards_of_two_kinds_and_damaged_ones_are_refused(mapper, tmp_path):
@@ -256,6 +277,32 @@ def test_users_are_selected_from_parquet_and_storage_as_from_safetensors(
     np.testing.assert_array_equal(chosen.vectors, wanted.vectors)
     with pytest.raises(StoreError, match="already something at"):
         select_stream(source, target, **options)
+
+
+@pytest.mark.parametrize(
+    ("signals", "words"),
+    [
+        (None, "There is no file"),
+        (b"x", "cannot be read as Parquet"),
+        ({"variance": ["high"] * 4}, "variance holds NaN"),
+        ({"variance": [1.0, 2, None, 4]}, "variance holds NaN"),
+        ({"variance": [[1.0]] * 4}, "variance of .* has the type list.*must hold numbers"),
+        ({"user_id": [1e18] * 4, "variance": range(4)}, "several ids have become one"),
+        ({"user_id": ["u0-0"] * 4, "variance": range(4)}, "names a user twice"),
+        ({"loss": range(4)}, "no column variance"),
+    ],
+)
+def test_signals_that_cannot_be_used_end_in_a_sentence(tmp_path, signals, words):
+    source = parquet_shards(tmp_path / "in", 1, 4)
+    file = tmp_path / "signals.parquet"
+    if isinstance(signals, bytes):
+        file.write_bytes(signals)
+    elif signals is not None:
+        table = {"user_id": [f"u0-{n}" for n in range(4)]} | signals
+        pq.write_table(pa.table({name: list(values) for name, values in table.items()}), file)
+    with pytest.raises((DataError, ConfigError, SelectionError), match=words):
+        select_stream(source, tmp_path / "out", strategy="variance", budget=2, signals=file)
+    assert not (tmp_path / "out").exists()
 
 
 def test_parquet_shards_without_user_ids_cannot_be_selected_from(tmp_path):
