@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import shutil
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,14 @@ def parse_json(text: str | bytes) -> Any:
     """Parse JSON. Raises ValueError for text that is none, or that is nested too deep to read."""
     try:
         return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Parse TOML. Raises ValueError for text that is none, or that is nested too deep to read."""
+    try:
+        return tomllib.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
 

@@ -6,7 +6,6 @@ can imitate or move one.
 
 import json
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -16,6 +15,7 @@ from typing import Any
 
 from puma_engine.config import stable_hash
 from puma_engine.errors import TemplateError
+from puma_engine.files import parse_json, parse_toml
 
 
 class Slot(Enum):
@@ -225,7 +225,7 @@ def get_template(spec: str | Template) -> Template:
             "(.toml or .json)."
         )
     try:
-        values = tomllib.loads(content) if path.suffix == ".toml" else json.loads(content)
+        values = parse_toml(content) if path.suffix == ".toml" else parse_json(content)
     except ValueError as error:
         raise TemplateError(f"{source} is not valid ({error}).") from None
     try:

@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import sys
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +11,7 @@ import typer
 
 from puma_engine.cli.session import session
 from puma_engine.errors import ConfigError
+from puma_engine.files import parse_toml
 
 APP = Path(__file__).resolve().parents[2] / "dashboard" / "app.py"
 MIN_SECRET = 32
@@ -60,9 +60,12 @@ def auth_settings() -> dict[str, Any]:
         if not path.is_file():
             continue
         try:
-            settings |= tomllib.loads(path.read_text(encoding="utf-8")).get("auth", {})
+            section = parse_toml(path.read_text(encoding="utf-8")).get("auth", {})
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path} cannot be read ({error}); correct it.") from error
+        if not isinstance(section, dict):
+            raise ConfigError(f"auth in {path} is no section; write it as [auth].")
+        settings |= section
     return settings
 
 

@@ -9,7 +9,7 @@ import urllib.request
 
 import pytest
 
-from puma_engine.cli.dashboard import refuse_without_sign_in
+from puma_engine.cli.dashboard import auth_settings, refuse_without_sign_in
 from puma_engine.errors import ConfigError
 
 ONE = {
@@ -47,6 +47,22 @@ def serve(folder, *options):
     return subprocess.Popen(
         call, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("auth = [broken", "secrets.toml cannot be read"),
+        ("auth = " + "[" * 200_000, "nested too deep"),
+        ("auth = 1", "auth in .* is no section"),
+    ],
+)
+def test_a_damaged_file_of_secrets_ends_in_a_sentence(tmp_path, monkeypatch, content, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".streamlit").mkdir()
+    (tmp_path / ".streamlit" / "secrets.toml").write_text(content)
+    with pytest.raises(ConfigError, match=words):
+        auth_settings()
 
 
 def test_public_without_sign_in_is_refused_in_one_sentence(tmp_path):

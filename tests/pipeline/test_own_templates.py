@@ -145,6 +145,8 @@ def test_the_way_answers_are_written_can_be_chosen(world, answers):
         ("a.json", '{"task": "rating", "text": "{user} {item} {prompt} a:"}', "no slot {user}"),
         ("a.json", '{"template": "nothing"}', "no template 'nothing'"),
         ("a.json", '{"template": "rating", "answers": "loud"}', "auto, space, bare"),
+        ("a.json", "[" * 200_000, "nested too deep"),
+        ("a.toml", "a = " + "[" * 200_000, "nested too deep"),
         ("nothing", None, "the templates are rating"),
     ],
 )
