@@ -31,6 +31,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,19 +60,30 @@ class Given:
 
 
 class Verified:
-    """Compares mapped shards with what the plain stream made of the same input, and removes them."""
+    """Compares mapped shards with what the plain stream made of the same input, and removes them.
+
+    Threads hash, so that the stream does not wait for it.
+    """
 
     def __init__(self, target: Path, sources: dict[str, str], wanted: dict[str, Any]) -> None:
         self.target, self.sources, self.wanted = target, sources, wanted
-        self.users = self.shards = 0
+        self.pool = ThreadPoolExecutor(4)
+        self.compared: list[Future[int]] = []
 
     def __call__(self, name: str, _finished: int, _total: int) -> None:
         """Compare a shard that is finished."""
+        self.compared.append(self.pool.submit(self._compare, name))
+
+    def users(self) -> int:
+        """Return the users of all shards, when they are compared."""
+        return sum(future.result() for future in self.compared)
+
+    def _compare(self, name: str) -> int:
         made = fingerprint(self.target / name)
         if made != self.wanted[self.sources[name]]:
             raise SystemExit(f"{name} differs from what the plain stream makes of it.")
-        self.users, self.shards = self.users + made[0], self.shards + 1
         (self.target / name).unlink()
+        return int(made[0])
 
 
 def fingerprint(shard: Path) -> list[Any]:
@@ -120,8 +132,8 @@ def on_cluster(
             )
         except Cancelled:
             stopped = True
-    seconds = time.perf_counter() - begun
-    return {"seconds": seconds, "users": verified.users, "stopped": stopped}
+        seconds = time.perf_counter() - begun
+    return {"seconds": seconds, "users": verified.users(), "stopped": stopped}
 
 
 def adapter_limit(given: Given, width: int) -> dict[str, Any]:

@@ -91,7 +91,7 @@ class TensorShard:
             header = self.metadata | mapped.metadata
             begin_tensor_file(out, [self.rows, tokens, mapped.width], header, mapped.dtype)
             for block in self.blocks(mapped.chunk_rows):
-                out.write(mapped.apply(block).tobytes())
+                out.write(np.ascontiguousarray(mapped.apply(block)).data)
 
 
 class ParquetShard:

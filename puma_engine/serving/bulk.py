@@ -177,13 +177,13 @@ def map_shard(mapper: Mapper, task: ShardTask) -> int:
     head = {name: value.tolist() for name, value in (mapper.head or {}).items()}
 
     def apply(prompts: np.ndarray) -> np.ndarray:
-        with np.errstate(over="ignore"):
-            made = mapper(mapper.check(prompts)).astype(task.dtype, copy=False)
-        if not np.isfinite(made).all():
+        made = mapper(mapper.check(prompts))
+        largest = max(made.max(initial=0), -made.min(initial=0))
+        if largest > np.finfo(task.dtype).max:
             raise MigrationError(
                 f"A mapped prompt of {task.name} has a number that {task.dtype} cannot hold; use float32."
             )
-        return made
+        return made.astype(task.dtype, copy=False)
 
     try:
         shard = open_shard(folder_of(task.source), task.name)
