@@ -9,14 +9,11 @@
 The rows are for ratings; the functions below say what clicks and item prompts change, and why. They
 were chosen on validation rows of the shipped data sets with the models of the zoo, which have up to
 some 100 million parameters; docs/method.md has the paper's, for models of 3 billion. Models that know
-nothing of our templates may need others: `TARGET_RULES` says how they differ. Those that begin with
+nothing of our templates take the same; `studies.grids` has candidates for them. Those that begin with
 `DEMO` are for `puma demo` alone.
 """
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 from puma_engine.config import AdapterConfig, TrainingConfig
 
@@ -52,91 +49,11 @@ PUBLISHED_MIB = 12.0
 ADDED_MIB = 1024.0
 
 
-@dataclass(frozen=True)
-class Target:
-    """What is known of the model that prompts are fitted on or moved to, besides users and task.
-
-    width: of its token embeddings. rows: train rows of those who train. knows_template: whether it
-    was pre-trained on our templates, as the zoo's models were. None: unknown.
-    """
-
-    width: int | None = None
-    rows: int | None = None
-    knows_template: bool = True
-
-
-@dataclass(frozen=True)
-class TargetRule:
-    """How the defaults of a stage change for a model that knows nothing of our templates.
-
-    rate, decay: factors of learning rate and weight decay; rate_power: the learning rate also
-    changes with this power of width / ZOO_WIDTH. hidden_power: the same of the adapter's hidden
-    width. epochs: a factor. examples: epochs are also cut so that rows times epochs is at most this
-    (0: no limit), down to least_epochs. prompt: settings of prompts, such as their start. The
-    default changes nothing.
-    """
-
-    rate: float = 1.0
-    rate_power: float = 0.0
-    decay: float = 1.0
-    hidden_power: float = 0.0
-    epochs: float = 1.0
-    examples: int = 0
-    least_epochs: int = 2
-    prompt: Mapping[str, Any] = field(default_factory=dict)
-
-    def training(self, training: TrainingConfig, target: Target) -> TrainingConfig:
-        """Return the settings of a training on such a model."""
-        if self == TargetRule():
-            return training
-        scale = (target.width or ZOO_WIDTH) / ZOO_WIDTH
-        epochs = max(1, round(self.epochs * training.epochs))
-        if self.examples and target.rows:
-            epochs = min(epochs, max(self.least_epochs, self.examples // target.rows))
-        return replace(
-            training,
-            learning_rate=_two_digits(self.rate * scale**self.rate_power * training.learning_rate),
-            weight_decay=_two_digits(self.decay * training.weight_decay),
-            epochs=epochs,
-        )
-
-    def adapter(self, adapter: AdapterConfig, target: Target) -> AdapterConfig:
-        """Return the network of an adapter to such a model."""
-        scale = (target.width or ZOO_WIDTH) / ZOO_WIDTH
-        return replace(adapter, hidden=round(scale**self.hidden_power * adapter.hidden))
-
-
-# Width of llama-medium, with which the defaults were chosen.
-ZOO_WIDTH = 224
-# By stage and task. A stage that is not here takes the zoo's settings, also for other models.
-TARGET_RULES: dict[tuple[str, str], TargetRule] = {}
-_ZOO = Target()
-
-
-def target_rule(stage: str, task: str, target: Target) -> TargetRule:
-    """Return the rule of a stage: fit, refine, migrate or migrate-few. It changes nothing for the zoo."""
-    if target.knows_template:
-        return TargetRule()
-    return TARGET_RULES.get((stage, task), TargetRule())
-
-
-def prompt_defaults(task: str, target: Target = _ZOO) -> dict[str, Any]:
-    """Return the settings of prompts that differ from `PromptConfig`'s for a model."""
-    return dict(target_rule("fit", task, target).prompt)
-
-
-def fit_defaults(
-    task: str, users: int, *, item_tokens: int = 0, target: Target = _ZOO
-) -> TrainingConfig:
+def fit_defaults(task: str, users: int, *, item_tokens: int = 0) -> TrainingConfig:
     """Return the settings for fitting prompts of so many users, and of items where item_tokens > 0.
 
     task: rating or click.
     """
-    training = _fit_training(task, users, item_tokens)
-    return target_rule("fit", task, target).training(training, target)
-
-
-def _fit_training(task: str, users: int, item_tokens: int) -> TrainingConfig:
     training = TrainingConfig(
         epochs=10,
         batch_size=_batch(users // 6, 64, 1024),
@@ -153,19 +70,12 @@ def _fit_training(task: str, users: int, item_tokens: int) -> TrainingConfig:
     return training
 
 
-def refine_defaults(
-    task: str, users: int, *, item_tokens: int = 0, target: Target = _ZOO
-) -> TrainingConfig:
+def refine_defaults(task: str, users: int, *, item_tokens: int = 0) -> TrainingConfig:
     """Return the settings for fitting migrated prompts of so many users further.
 
     Migrated prompts start near their optimum, so small steps and weak decay suffice.
     """
-    training = _refine_training(task, users, item_tokens)
-    return target_rule("refine", task, target).training(training, target)
-
-
-def _refine_training(task: str, users: int, item_tokens: int) -> TrainingConfig:
-    training = _fit_training(task, users, item_tokens)
+    training = fit_defaults(task, users, item_tokens=item_tokens)
     if item_tokens:
         return replace(training, epochs=6)
     training = replace(training, epochs=3, learning_rate=3e-3, weight_decay=0.1, patience=0)
@@ -176,7 +86,7 @@ def _refine_training(task: str, users: int, item_tokens: int) -> TrainingConfig:
 
 
 def migration_defaults(
-    task: str, users: int, trained: int | None = None, *, target: Target = _ZOO
+    task: str, users: int, trained: int | None = None
 ) -> tuple[TrainingConfig, AdapterConfig]:
     """Return the settings of an adapter: of its training, and of its network.
 
@@ -195,8 +105,7 @@ def migration_defaults(
         # Gradients from clicks are weak, so mapped prompts would grow long before they carry
         # information: the backbone would see their common direction alone.
         adapter = replace(adapter, max_mean_to_std=1.0, max_norm=1.0)
-    rule = target_rule("migrate-few" if few else "migrate", task, target)
-    return rule.training(training, target), rule.adapter(adapter, target)
+    return training, adapter
 
 
 def held_out_pairs(pairs: int) -> int:
@@ -239,11 +148,6 @@ def _few_users_training(task: str, users: int) -> TrainingConfig:
             patience=0,
         )
     return training
-
-
-def _two_digits(value: float) -> float:
-    """Round to two significant digits, so that settings and ids do not depend on the last bits."""
-    return round(value, 1 - math.floor(math.log10(value))) if value > 0 else value
 
 
 def _batch(users: int, smallest: int, largest: int) -> int:

@@ -17,7 +17,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from puma_engine.defaults import Target
 from puma_engine.errors import BackboneError, NotFoundError, StoreError
 from puma_engine.pipeline import stage
 from puma_engine.pipeline.item_cache import item_facts, item_store
@@ -161,14 +160,6 @@ def load_backbone(
     if backbone.device.type == "cpu":
         use_free_threads()
     return backbone
-
-
-def target_of(run: Run, rows: float | None = None) -> Target:
-    """Return what the defaults depend on of a backbone; rows: train rows of those who train."""
-    from puma_engine.zoo import ZOO
-
-    width, knows = run.summary.get("width"), run.config.get("spec") in ZOO
-    return Target(width, None if rows is None else round(rows), knows)
 
 
 def computing_facts(backbone: FrozenBackbone) -> dict[str, Any]:

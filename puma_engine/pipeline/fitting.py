@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from puma_engine.backbone.templates import Template, get_template
 from puma_engine.config import PromptConfig, TrainingConfig
-from puma_engine.defaults import DEFAULT_TEMPLATES, fit_defaults, prompt_defaults
+from puma_engine.defaults import DEFAULT_TEMPLATES, fit_defaults
 from puma_engine.errors import NotFoundError
 from puma_engine.pipeline import stage
-from puma_engine.pipeline.backbones import backbone_run, computing_facts, load_backbone, target_of
+from puma_engine.pipeline.backbones import backbone_run, computing_facts, load_backbone
 from puma_engine.pipeline.importing_data import load_dataset
 from puma_engine.pipeline.stored_prompts import in_chat, save_prompts, shape_of, template_to_fit
 from puma_engine.requests import FitRequest, Role, training_of
@@ -64,9 +64,8 @@ class _ResolvedFit:
 def _resolve(ws: Workspace, request: FitRequest, model: Run) -> _ResolvedFit:
     data = stage.find(ws, request.dataset, "dataset")
     task, users = data.summary["task"], int(data.summary["users"])
-    target = target_of(model, data.summary["splits"].get("train"))
-    prompt = PromptConfig(**prompt_defaults(task, target) | dict(request.prompt))
-    default = fit_defaults(task, users, item_tokens=prompt.item_tokens, target=target)
+    prompt = PromptConfig(**dict(request.prompt))
+    default = fit_defaults(task, users, item_tokens=prompt.item_tokens)
     training = training_of(default, request.training, request.seed)
     config = {
         "role": request.role,

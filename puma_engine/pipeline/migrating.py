@@ -11,9 +11,9 @@ import numpy as np
 
 from puma_engine.backbone.templates import Template
 from puma_engine.config import AdapterConfig, TrainingConfig
-from puma_engine.defaults import Target, migration_defaults
+from puma_engine.defaults import migration_defaults
 from puma_engine.pipeline import stage
-from puma_engine.pipeline.backbones import backbone_run, computing_facts, load_backbone, target_of
+from puma_engine.pipeline.backbones import backbone_run, computing_facts, load_backbone
 from puma_engine.pipeline.fitting import training_result
 from puma_engine.pipeline.importing_data import load_dataset
 from puma_engine.pipeline.selecting import run_selection, selected_users
@@ -159,9 +159,7 @@ def _resolve(
     if selection is not None:
         users, trained = selection.summary["users"], selection.summary["selected"]
     target = backbone_run(ws, request.target, device=execution.device)
-    default, network = migration_defaults(
-        data.summary["task"], users, trained, target=_rows_on(target, data, pairs, users, trained)
-    )
+    default, network = migration_defaults(data.summary["task"], users, trained)
     training = training_of(default, request.training, request.seed)
     adapter = replace(network, **request.adapter)
     shuffle_seed = training.seed if request.shuffled else None
@@ -267,12 +265,6 @@ def _train(
     result.save = save
     result.describe = lambda: shape_of(table)
     return result
-
-
-def _rows_on(target: Run, data: Run, pairs: int, users: int, trained: int | None) -> Target:
-    """Return what the defaults depend on: the target, and the rows that the adapter learns from."""
-    rows = pairs or data.summary["splits"].get("train", 0) / max(1, data.summary["users"])
-    return target_of(target, rows * (users if trained is None else trained))
 
 
 def chain(

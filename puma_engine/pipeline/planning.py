@@ -14,7 +14,6 @@ from puma_engine.config import AdapterConfig, TrainingConfig
 from puma_engine.defaults import (
     DEFAULT_TEMPLATES,
     EARLY_STOPPING_USERS,
-    Target,
     fit_defaults,
     held_out_pairs,
     migration_defaults,
@@ -23,7 +22,7 @@ from puma_engine.errors import NotFoundError
 from puma_engine.evaluation import cost_model
 from puma_engine.evaluation.cost_model import Measured, Prediction
 from puma_engine.pipeline import stage
-from puma_engine.pipeline.backbones import list_zoo, target_of
+from puma_engine.pipeline.backbones import list_zoo
 from puma_engine.pipeline.evaluating import is_of_prompts_alone
 from puma_engine.pipeline.fitting import find_fit
 from puma_engine.pipeline.source_predictions import refuse_records
@@ -36,7 +35,6 @@ from puma_engine.pipeline.stored_prompts import (
 )
 from puma_engine.requests import FitRequest, PlanRequest, Role, training_of
 from puma_engine.store import Run, Workspace
-from puma_engine.zoo import ZOO
 
 
 @dataclass(frozen=True)
@@ -103,18 +101,9 @@ def plan_settings(ws: Workspace, request: PlanRequest) -> PlanSettings:
         trained = request.budget or max(1, round(share * candidates))
         trained = min(trained, candidates)
         learners, few = candidates, trained
-    rows = _rows_a_user(data)
-    first, last = (_target(ws, request.targets[end]) for end in (0, -1))
-    default, network = migration_defaults(
-        task, learners, few, target=replace(first, rows=round(rows * trained))
-    )
+    default, network = migration_defaults(task, learners, few)
     item_prompts = item_settings(ws, sources[0]) if sources else {}
-    whole = fit_defaults(
-        task,
-        users,
-        item_tokens=item_prompts.get("item_tokens", 0),
-        target=replace(last, rows=round(rows * users)),
-    )
+    whole = fit_defaults(task, users, item_tokens=item_prompts.get("item_tokens", 0))
     return PlanSettings(
         sources,
         tuple(model_id(ws, model) for model in request.fit_on),
@@ -128,18 +117,6 @@ def plan_settings(ws: Workspace, request: PlanRequest) -> PlanSettings:
         item_prompts,
         _predicted_pairs(request.from_predictions, trained, candidates),
     )
-
-
-def _rows_a_user(data: Run) -> float:
-    return float(data.summary.get("splits", {}).get("train", 0)) / max(
-        1, int(data.summary["users"])
-    )
-
-
-def _target(ws: Workspace, reference: str) -> Target:
-    """Return what the defaults depend on of a model; of one that is not here, what its name says."""
-    run = _run_of(ws, model_id(ws, reference))
-    return Target(knows_template=reference in ZOO) if run is None else target_of(run)
 
 
 def _predicted_pairs(pairs: int, trained: int, candidates: int) -> int:
@@ -409,11 +386,6 @@ def plan_stages(
     rows, users = _train_rows(settings), settings.users
     tested = float(settings.data.summary["splits"].get("test", 0))
     task = settings.data.summary["task"]
-
-    def fitted_on(model: str) -> TrainingConfig:
-        target = replace(_target(ws, model), rows=round(rows))
-        return training_of(fit_defaults(task, users, target=target), {}, request.seed)
-
     # Vectors that no model reads are not evaluated; prompts are read in the template of their fit.
     origins = [
         (model_of(source), template_of(source)) for source in settings.sources if has_model(source)
@@ -429,7 +401,7 @@ def plan_stages(
             add("model", model, f"Add {_name(ws, model)}", None, rows * _size(ws, model) / 10)
     for named, model in zip(request.fit_on, settings.fit_on, strict=True):
         title = f"Fit source prompts on {_name(ws, model)}"
-        fitted = fitted_on(model)
+        fitted = training_of(fit_defaults(task, users), {}, request.seed)
         work = _TRAINING * rows * fitted.epochs * _size(ws, model)
         add("fit", named, title, _fitting(ws, settings, fitted, model, device), work)
     trained_rows = (request.from_predictions or rows / users) * settings.trained

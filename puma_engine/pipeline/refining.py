@@ -9,7 +9,7 @@ from typing import Any
 from puma_engine.config import PromptConfig, TrainingConfig
 from puma_engine.defaults import refine_defaults
 from puma_engine.pipeline import stage
-from puma_engine.pipeline.backbones import computing_facts, load_backbone, target_of
+from puma_engine.pipeline.backbones import computing_facts, load_backbone
 from puma_engine.pipeline.fitting import fitted_result
 from puma_engine.pipeline.importing_data import load_dataset, task_of
 from puma_engine.pipeline.predicting_regressions import predict_regressions
@@ -57,12 +57,7 @@ def run_refining(ws: Workspace, request: RefineRequest, execution: stage.Executi
         chosen = stage.find(ws, request.selection, "selection")
     refined = chosen.summary["selected"] if chosen else None
     users = int(migration.summary["users"] if refined is None else refined)
-    data = ws.run(migration.inputs["dataset"])
-    rows = data.summary["splits"].get("train", 0) * users / max(1, data.summary["users"])
-    target = target_of(ws.run(migration.inputs["backbone"]), rows)
-    default = refine_defaults(
-        task_of(ws, migration), users, item_tokens=request.item_tokens, target=target
-    )
+    default = refine_defaults(task_of(ws, migration), users, item_tokens=request.item_tokens)
     settings = training_of(default, request.training, request.seed)
     config: dict[str, Any] = {
         "role": "refined",

@@ -1,6 +1,5 @@
 """Default settings follow the task and the number of users."""
 
-from dataclasses import replace
 from typing import Any
 
 import compared
@@ -8,16 +7,7 @@ import pytest
 from tiny import tiny_backbone_folder
 
 from puma_engine import pipeline
-from puma_engine.defaults import (
-    TARGET_RULES,
-    ZOO_WIDTH,
-    Target,
-    TargetRule,
-    fit_defaults,
-    migration_defaults,
-    prompt_defaults,
-    refine_defaults,
-)
+from puma_engine.defaults import fit_defaults, migration_defaults, refine_defaults
 from puma_engine.store import Workspace
 
 
@@ -85,55 +75,3 @@ def test_trainings_on_clicks_have_no_early_stopping_by_default():
         trainings.append(refine_defaults("click", 600, item_tokens=item_tokens))
     assert {training.patience for training in trainings} == {0}
     assert fit_defaults("rating", 600, item_tokens=1).patience > 0
-
-
-OTHER = Target(width=576, rows=3500, knows_template=False)
-
-
-@pytest.mark.parametrize("task", ["rating", "click"])
-def test_models_that_know_nothing_of_the_templates_take_the_zoos_settings_without_a_rule(task):
-    assert TARGET_RULES == {}
-    for target in (OTHER, Target(), Target(width=576)):
-        assert fit_defaults(task, 600, target=target) == fit_defaults(task, 600)
-        assert refine_defaults(task, 600, target=target) == refine_defaults(task, 600)
-        for trained in (None, 40):
-            expected = migration_defaults(task, 600, trained)
-            assert migration_defaults(task, 600, trained, target=target) == expected
-        assert prompt_defaults(task, target) == {}
-
-
-def test_a_rule_changes_the_settings_of_its_stage_by_width_and_rows(monkeypatch):
-    rule = TargetRule(
-        rate=0.5, rate_power=-0.5, hidden_power=0.5, decay=3.0, examples=10_000, least_epochs=2
-    )
-    monkeypatch.setitem(TARGET_RULES, ("migrate-few", "rating"), rule)
-    plain, network = migration_defaults("rating", 2000, 140)
-    training, adapter = migration_defaults("rating", 2000, 140, target=OTHER)
-    scale = 576 / ZOO_WIDTH
-    assert training.learning_rate == pytest.approx(0.5 * plain.learning_rate / scale**0.5, rel=0.05)
-    assert training.weight_decay == pytest.approx(3 * plain.weight_decay)
-    assert (plain.epochs, training.epochs) == (12, 2)
-    assert adapter.hidden == round(network.hidden * scale**0.5)
-    few_rows = replace(OTHER, rows=1000)
-    assert migration_defaults("rating", 2000, 140, target=few_rows)[0].epochs == 10
-    # Other stages, and the zoo, keep theirs.
-    assert migration_defaults("rating", 2000, target=OTHER) == migration_defaults("rating", 2000)
-    zoo = Target(width=576, rows=3500)
-    assert migration_defaults("rating", 2000, 140, target=zoo) == (plain, network)
-
-
-def test_a_rule_reaches_the_runs_on_such_a_model_and_yields_to_the_request(tmp_path, monkeypatch):
-    ws = Workspace.open(tmp_path / "workspace", create=True)
-    data = compared.import_data(ws, tmp_path, users=12, rows=20)
-    model, once = tiny_backbone_folder(tmp_path, "llama"), {"epochs": 1}
-    before = pipeline.fit_prompts(ws, data, model, training=once, device="cpu")
-    assert before.config["prompt"]["start"] == "text"
-    rule = TargetRule(rate=0.1, prompt={"start": "mean"})
-    monkeypatch.setitem(TARGET_RULES, ("fit", "rating"), rule)
-    run = pipeline.fit_prompts(ws, data, model, training=once, device="cpu")
-    assert run.id != before.id and run.config["prompt"]["start"] == "mean"
-    assert run.config["training"]["learning_rate"] == pytest.approx(1e-3)
-    given = {"training": once | {"learning_rate": 1e-2}, "prompt": {"start": "text"}}
-    assert pipeline.fit_prompts(ws, data, model, device="cpu", **given).id == before.id
-    zoo = pipeline.fit_prompts(ws, data, "llama-small", training=once, device="cpu")
-    assert zoo.config["prompt"]["start"] == "text"
