@@ -27,25 +27,21 @@ def _draw(was_looked_at: bool) -> None:
         st.rerun()
     state, titles = found.state, cluster.jobs_by_node()
     where = "Jobs run on the Ray cluster" if found.serves else "There is a Ray cluster"
-    parts = [f":material/hub: {where} at {escaped(found.address, 100)}"]
+    parts = [f"{where} at {escaped(found.address, 100)}"]
     if state.nodes:
         nodes = "1 node" if len(state.nodes) == 1 else f"{len(state.nodes):,} nodes"
         gpus = "no GPU" if not state.gpus else f"{state.gpus:,} GPU{'s' * (state.gpus > 1)}"
         parts.append(f"{nodes}, {state.cpus:,} CPU{'s' * (state.cpus > 1)}, {gpus}")
-        parts.append(f"seen {formatting.ago(state.seen)}")
     elif state.is_looked_at:
         parts.append("looking at its nodes")
     elif state.problem is None:
         parts.append("it has no node that computes")
-    st.caption(" · ".join(parts))
-    if state.problem is not None:
-        st.text(short(state.problem, 300))
-    if not found.serves:
-        st.caption(
-            "Jobs run on this machine. `puma worker --on ray` lets the cluster compute them."
-        )
-    if state.nodes:
-        with st.expander("Nodes", icon=":material/dns:"):
+    line = " · ".join(parts)
+    if not state.nodes:
+        st.caption(f":material/hub: {line}")
+    else:
+        with st.expander(line, icon=":material/hub:"):
+            st.caption(f"Seen {formatting.ago(state.seen)}.")
             rows = [
                 {
                     "Node": node.name,
@@ -57,3 +53,9 @@ def _draw(was_looked_at: bool) -> None:
                 for node in state.nodes
             ]
             tables.show(pd.DataFrame(rows), height="content", alt="Nodes of the Ray cluster")
+    if state.problem is not None:
+        st.text(short(state.problem, 300))
+    if not found.serves:
+        st.caption(
+            "Jobs run on this machine. `puma worker --on ray` lets the cluster compute them."
+        )

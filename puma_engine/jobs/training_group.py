@@ -8,6 +8,7 @@ Each process has a scratch workspace of its own and works as under `accelerate l
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -145,9 +146,17 @@ class TrainingGroup(NodeWorker):
     def _train(self) -> None:
         """Let Ray Train start the processes, and wait until they have ended."""
         import ray
-        from ray import train
-        from ray.train.torch import TorchTrainer
 
+        try:
+            from ray import train
+            from ray.train.torch import TorchTrainer
+        except ImportError as error:
+            text = (
+                f"Ray Train cannot be loaded on {socket.gethostname()} ({error}); run `pip install "
+                "'puma-workbench[cluster]'` on all nodes."
+            )
+            self._outcome = {"error": text, "type": "JobError"}
+            return
         resources = {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
         trainer = TorchTrainer(
             take_part,
