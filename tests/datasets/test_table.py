@@ -240,6 +240,7 @@ def test_clean_text_removes_control_characters(given: str, expected: str) -> Non
         ("user_id", "101", "101 "),
         ("user_id", "1002", "1002.0"),
         ("item_id", "9007", " 9007"),
+        ("item_id", "9007", '"9007'),
         ("item_id", "caf\u00e9", "cafe\u0301"),
     ],
 )
@@ -252,7 +253,7 @@ def test_a_warning_names_ids_that_differ_only_by_what_programs_add(
     ds = read(save(made, tmp_path / "a.csv"))
     assert not any("differ from others" in text for text in ds.report["warnings"])
     made.loc[rows[:1], column] = other
-    ds = read(save(made, tmp_path / "b.csv"))
+    ds = read(save(made, tmp_path / "b.csv"))  # quotes what needs it
     assert {first, other} <= set(ds.interactions[column])
     (told,) = [text for text in ds.report["warnings"] if "differ from others" in text]
     assert told.startswith(f"1 {column[:4]} ids differ") and f"one is {other!r}" in told

@@ -657,8 +657,8 @@ def _warnings(table: _Table) -> list[str]:
         others = [id_ for id_ in ids if (same := _plain_id(id_)) not in ("", id_) and same in plain]
         if others:
             warnings.append(
-                f"{len(others):,} {what} ids differ from others only by spaces around them, by .0 or by "
-                f"how letters are encoded (one is {others[0]!r}) and count as other {what}s."
+                f"{len(others):,} {what} ids differ from others only by spaces or quotation marks around "
+                f"them, by .0 or by how letters are encoded (one is {others[0]!r}) and count as other {what}s."
             )
     low, high = table.options.bounds
     off = int(table.out_of_range.sum()) if table.task == "rating" else 0
@@ -703,8 +703,8 @@ def _warnings(table: _Table) -> list[str]:
 
 
 def _plain_id(text: str) -> str:
-    """Return an id without what programs add to it: spaces, .0 behind a number, decomposed letters."""
-    text = unicodedata.normalize("NFC", text).strip()
+    """Return an id without what programs add: spaces, quotes, .0 behind a number, decomposed letters."""
+    text = unicodedata.normalize("NFC", text).strip(" \t\u00a0\"'")
     return re.sub(r"^([0-9]+)\.0$", r"\1", text)
 
 
