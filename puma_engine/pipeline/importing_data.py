@@ -19,6 +19,7 @@ from puma_engine.datasets import (
     read_table,
     statistics,
     user_profiles,
+    validate,
 )
 from puma_engine.datasets.importers.table_options import TableOptions
 from puma_engine.datasets.registry import settings_from, source_files
@@ -183,6 +184,7 @@ def _store(
 ) -> Run:
     def compute(run_id: str, _folder: Path, _clock: stage.Clock) -> stage.StageResult:
         dataset = read()
+        validate(dataset)
         ws.put_table(run_id, "interactions", dataset.interactions)
         ws.put_table(run_id, "items", dataset.items)
         ws.put_table(run_id, "user-profiles", user_profiles(dataset))

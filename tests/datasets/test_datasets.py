@@ -319,6 +319,15 @@ def test_an_original_folder_of_csv_files_reads_like_parquet(tmp_path: Path) -> N
         frame.to_csv(tmp_path / f"{stem}.csv", index=False)
     small = import_folder("goodbooks", tmp_path)
     assert small.content_hash == whole("goodbooks").for_users(small.users).content_hash
+    # A book that is marked twice is one click.
+    clicks = import_folder("goodbooks-to-read", tmp_path)
+    marks = pd.read_csv(tmp_path / "to_read.csv")
+    marks = pd.concat([marks, marks[::3]])
+    marks.to_csv(tmp_path / "to_read.csv", index=False)
+    again = import_folder("goodbooks-to-read", tmp_path)
+    validate(again)
+    assert again.content_hash == clicks.content_hash
+    assert again.report["dropped"]["repeating a user and item (the latest is kept)"] > 0
 
 
 def test_impossible_requests_are_refused(

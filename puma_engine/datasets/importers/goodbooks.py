@@ -11,8 +11,10 @@ import numpy as np
 
 from puma_engine.datasets.dataset import Dataset, allowed_outcomes
 from puma_engine.datasets.importers.clicks import click_dataset
+from puma_engine.datasets.importers.encoded_interactions import latest_of_each_pair
 from puma_engine.datasets.importers.ratings import (
     BAD_LINE,
+    REPEATED,
     CleanedInteractions,
     clean_ratings,
     counts_of,
@@ -64,10 +66,13 @@ def _read_marks(source: Source, request: ImportRequest) -> Dataset:
     user = id_positions(users, rated.rows.user_ids)
     eligible = np.isin(user, rated.rows.users_present()) & (item >= 0)
     outcome = np.ones(len(user), np.float32)
-    rows = replace(rated.rows, user=user, item=item, outcome=outcome).select(eligible)
+    marked_rows = replace(rated.rows, user=user, item=item, outcome=outcome).select(eligible)
+    rows = marked_rows.select(latest_of_each_pair(marked_rows))
     read = {"rows": counts.rows, "users": len(users.unique), "items": len(rated.texts)}
     reason = f"of users with fewer than {MIN_RATINGS} ratings, or of unknown books"
-    dropped = {reason: len(user) - len(rows)}
+    dropped = {reason: len(user) - len(marked_rows)}
+    if repeated := len(marked_rows) - len(rows):
+        dropped[REPEATED] = repeated
     if marks.bad:
         dropped[BAD_LINE] = len(marks.bad)
     marked = CleanedInteractions(rows, rated.texts, read, dropped)
