@@ -541,61 +541,41 @@ def _check(table: _Table, max_bad_share: float, *, strict: bool) -> tuple[RowCou
     return counts, usable[latest]
 
 
-def _build(table: _Table, counts: RowCounts, usable: np.ndarray, name: str, seed: int) -> Dataset:
-    """Filter, cap and split the usable rows, and report. Raises DataError if no row is left."""
-    options = table.options
-    dropped = dict(counts.dropped)
+@dataclass
+class _ChosenRows:
+    """The rows of a table that stay, by number, and how many were dropped for which reason."""
 
-    def narrow(reason: str, chosen: np.ndarray) -> None:
-        nonlocal usable
-        dropped[reason] = int((~chosen).sum())
-        usable = usable[chosen]
-        if not len(usable):
-            reasons = ", ".join(f"{count} {why}" for why, count in dropped.items() if count)
+    table: _Table
+    usable: np.ndarray
+    dropped: dict[str, int]
+
+    @property
+    def rows(self) -> EncodedInteractions:
+        return self.table.rows.select(self.usable)
+
+    def narrow(self, reason: str, chosen: np.ndarray) -> None:
+        """Drop all rows but the chosen ones [n]. Raises DataError if no row is left."""
+        self.dropped[reason] = int((~chosen).sum())
+        self.usable = self.usable[chosen]
+        if not len(self.usable):
+            options = self.table.options
+            reasons = ", ".join(f"{count} {why}" for why, count in self.dropped.items() if count)
             raise DataError(
-                f"No row of {table.path.name!r} is left ({reasons}); correct the table, or lower "
+                f"No row of {self.table.path.name!r} is left ({reasons}); correct the table, or lower "
                 f"min_rows (it is {options.min_rows}) and min_item_rows ({options.min_item_rows})."
             )
 
-    def rows() -> EncodedInteractions:
-        return table.rows.select(usable)
 
-    seen = rows()
-    if options.draw_non_clicks:
-        narrow(NO_CLICK, seen.outcome == 1)
-    if options.min_item_rows:
-        per_item = np.bincount(rows().item)
-        enough = per_item[rows().item] >= options.min_item_rows
-        narrow(f"of items with fewer than {options.min_item_rows} rows", enough)
-    popularity = np.bincount(rows().item, minlength=len(seen.item_ids))
-    narrow(
-        f"of users with fewer than {options.min_rows} rows", has_min_rows(rows(), options.min_rows)
-    )
-    if table.split is not None:
-        train = np.bincount(
-            rows().user[table.split[usable] == "train"], minlength=len(seen.user_ids)
-        )
-        narrow(NO_TRAINING, train[rows().user] > 0)
-    if options.users is not None:
-        present = rows().users_present()
-        chosen = seeded_users(rows(), present, options.users, seed, repr(table.path.name))
-        narrow("of users that were not asked for", np.isin(rows().user, chosen))
-    if options.max_rows is not None:
-        keys = rows().row_keys(seed, "cap")
-        capped = cap_rows(rows().user, options.max_rows, keys, rows().time)
-        narrow(f"beyond {options.max_rows} rows a user", capped)
-    own = None if table.split is None else table.split[usable]
-    rule = "as the table's own column says"
-    if own is None and options.split_by == "time":
-        assert table.times is not None
-        own, rule = splits_at_one_time(table.times.seconds[usable])
-        train = np.bincount(rows().user[own == "train"], minlength=len(seen.user_ids))
-        trained = train[rows().user] > 0
-        own = own[trained]
-        narrow(NO_TRAINING, trained)
-    final, past, warnings = rows(), None, _warnings(table)
+def _build(table: _Table, counts: RowCounts, usable: np.ndarray, name: str, seed: int) -> Dataset:
+    """Filter, cap and split the usable rows, and report. Raises DataError if no row is left."""
+    options, chosen = table.options, _ChosenRows(table, usable, dict(counts.dropped))
+    known_pairs = chosen.rows.pairs() if options.draw_non_clicks else None
+    popularity = _choose_items(chosen)
+    _choose_users(chosen, seed)
+    own, rule = _given_splits(chosen)
+    final, past, warnings = chosen.rows, None, _warnings(table)
     if table.histories is not None:
-        past = _histories(table, usable, dropped, warnings)
+        past = _histories(table, chosen.usable, chosen.dropped, warnings)
     report: dict[str, Any] = {
         "source": "table",
         "file": table.path.name,
@@ -603,33 +583,22 @@ def _build(table: _Table, counts: RowCounts, usable: np.ndarray, name: str, seed
         "columns_read": table.columns_read,
         "seed": seed,
         "read": {"rows": counts.rows},
-        "dropped": dropped,
+        "dropped": chosen.dropped,
     }
-    if options.draw_non_clicks:
-        final, positive = drawn_non_clicks(final, popularity, np.sort(seen.pairs()), seed)
-        report["negatives"] = f"drawn by how often an item is clicked: {len(final) - len(usable):,}"
+    if known_pairs is not None:
+        final, positive = drawn_non_clicks(final, popularity, np.sort(known_pairs), seed)
+        count = len(final) - len(chosen.usable)
+        report["negatives"] = f"drawn by how often an item is clicked: {count:,}"
         own = None if own is None else own[positive]
         if past is not None:
-            ids = final.item_ids[final.item].tolist()
-            past = [
-                [other for other in past[row] if other != item]
-                for row, item in zip(positive.tolist(), ids, strict=True)
-            ]
-    group = final.user
+            past = _histories_of_drawn(past, positive, final)
     if own is None:
         # Drawn non-clicks are split like the clicks, so that each part has both.
         group = final.user * 2 + (final.outcome > 0) if options.draw_non_clicks else final.user
         own = assign_splits(group, final.row_keys(seed, "split"), final.time)
         rule = split_rule(final.time is not None, per_class=options.draw_non_clicks)
     if table.task == "click" and len(np.unique(final.outcome)) == 1:
-        remedy = (
-            "No non-click could be drawn, since every user has a row of every item."
-            if options.draw_non_clicks
-            else "draw_non_clicks (--draw-non-clicks) draws some."
-        )
-        warnings.append(
-            f"All outcomes are equal; clicks and non-clicks are both needed to learn. {remedy}"
-        )
+        warnings.append(_one_outcome_warning(options))
     report["split"] = rule
     if table.times is not None:
         report["times"] = {"written_as": table.times.written_as}
@@ -638,6 +607,82 @@ def _build(table: _Table, counts: RowCounts, usable: np.ndarray, name: str, seed
     report["items_with_several_texts"] = table.differing
     report["warnings"] = warnings
     return build_dataset(name, table.task, final, own, table.texts, report, past)
+
+
+def _choose_items(chosen: _ChosenRows) -> np.ndarray:
+    """Drop rows of rare items, and non-clicks where others are drawn; return each item's rows."""
+    options = chosen.table.options
+    if options.draw_non_clicks:
+        chosen.narrow(NO_CLICK, chosen.rows.outcome == 1)
+    rows = chosen.rows
+    if options.min_item_rows:
+        enough = np.bincount(rows.item)[rows.item] >= options.min_item_rows
+        chosen.narrow(f"of items with fewer than {options.min_item_rows} rows", enough)
+        rows = chosen.rows
+    return np.bincount(rows.item, minlength=len(rows.item_ids))
+
+
+def _choose_users(chosen: _ChosenRows, seed: int) -> None:
+    """Drop users with few rows or none to learn from, users beyond those asked for, and rows beyond the cap."""
+    table, options = chosen.table, chosen.table.options
+    enough = has_min_rows(chosen.rows, options.min_rows)
+    chosen.narrow(f"of users with fewer than {options.min_rows} rows", enough)
+    if table.split is not None:
+        chosen.narrow(NO_TRAINING, _has_training(chosen.rows, table.split[chosen.usable]))
+    if options.users is not None:
+        rows = chosen.rows
+        users = seeded_users(rows, rows.users_present(), options.users, seed, repr(table.path.name))
+        chosen.narrow("of users that were not asked for", np.isin(rows.user, users))
+    if options.max_rows is not None:
+        rows = chosen.rows
+        capped = cap_rows(rows.user, options.max_rows, rows.row_keys(seed, "cap"), rows.time)
+        chosen.narrow(f"beyond {options.max_rows} rows a user", capped)
+
+
+def _given_splits(chosen: _ChosenRows) -> tuple[np.ndarray | None, str]:
+    """Return the split of each row and the rule, where a column or one time for all gives it.
+
+    Rows of users without a train row are dropped. None where splits are drawn.
+    """
+    table = chosen.table
+    if table.split is not None:
+        return table.split[chosen.usable], "as the table's own column says"
+    if table.options.split_by != "time":
+        return None, ""
+    assert table.times is not None
+    own, rule = splits_at_one_time(table.times.seconds[chosen.usable])
+    trained = _has_training(chosen.rows, own)
+    chosen.narrow(NO_TRAINING, trained)
+    return own[trained], rule
+
+
+def _has_training(rows: EncodedInteractions, split: np.ndarray) -> np.ndarray:
+    """Return whether the user of each row has a train row."""
+    train = np.bincount(rows.user[split == "train"], minlength=len(rows.user_ids))
+    return np.asarray(train[rows.user] > 0)
+
+
+def _histories_of_drawn(
+    past: list[list[str]], positive: np.ndarray, final: EncodedInteractions
+) -> list[list[str]]:
+    """Return histories of clicks and drawn non-clicks: those of the click, without the row's own item.
+
+    positive: the click that each row is, or was drawn for.
+    """
+    items = final.item_ids[final.item].tolist()
+    return [
+        [other for other in past[row] if other != item]
+        for row, item in zip(positive.tolist(), items, strict=True)
+    ]
+
+
+def _one_outcome_warning(options: TableOptions) -> str:
+    remedy = (
+        "No non-click could be drawn, since every user has a row of every item."
+        if options.draw_non_clicks
+        else "draw_non_clicks (--draw-non-clicks) draws some."
+    )
+    return f"All outcomes are equal; clicks and non-clicks are both needed to learn. {remedy}"
 
 
 def _warnings(table: _Table) -> list[str]:
