@@ -16,7 +16,6 @@ ENVIRONMENT = {
     "RAY_health_check_timeout_ms": "60000",
     "RAY_memory_monitor_refresh_ms": "0",
     "OMP_NUM_THREADS": "1",
-    "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)]),
 }
 
 
@@ -25,8 +24,11 @@ def ray_cluster(nodes=2, **head):
     """Yield a cluster: a head node that computes nothing, and nodes of one CPU each."""
     from ray.cluster_utils import Cluster
 
-    before = {name: os.environ.get(name) for name in ENVIRONMENT}
-    os.environ |= ENVIRONMENT
+    # Nodes import what this process does, test modules that came after this one too.
+    paths = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
+    environment = ENVIRONMENT | {"PYTHONPATH": paths}
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ |= environment
     cluster = Cluster(
         initialize_head=True,
         head_node_args={"num_cpus": 0, "include_dashboard": False, **head},
