@@ -4,7 +4,7 @@ Each shard holds `vectors` [rows, tokens, width] and, in its metadata, the user 
 index.parquet has the columns user_id, shard and row; prompts.json says what the prompts are.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +124,19 @@ class PromptShards:
 
     def projected(self, project: Projection, rows: int) -> np.ndarray:
         """Return the components [n, k] of all prompts, computed for up to `rows` of a shard at a time."""
-        full = [shard for shard in self.shards if shard.rows]
-        return np.concatenate([projected_shard(shard, project, rows) for shard in full])
+        width = 1 if project.axes is None else project.axes.shape[1]
+        space = np.empty((len(self.user_ids), width), np.float32)
+        full = [number for number, shard in enumerate(self.shards) if shard.rows]
+        for number, part in self.projected_shards(project, rows, full):
+            space[self._start[number] : self._start[number + 1]] = part
+        return space
+
+    def projected_shards(
+        self, project: Projection, rows: int, numbers: Sequence[int]
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the number and the components of some shards, in any order; see `projected`."""
+        for number in numbers:
+            yield number, projected_shard(self.shards[number], project, rows)
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Return the prompts [len(rows), d] of some users, by the number of their rows."""

@@ -89,11 +89,12 @@ class PromptsOnCluster(PromptShards):
         super().__init__(folder)
         self.cluster, self.execution, self.actors = cluster, execution, actors
 
-    def projected(self, project: Projection, rows: int) -> np.ndarray:
-        """Return components of all prompts; see `PromptShards.projected`."""
-        full = [(number, rows) for number, shard in enumerate(self.shards) if shard.rows]
-        parts = self._read(project, full)
-        return np.concatenate([values for _, values in sorted(parts, key=lambda part: part[0])])
+    def projected_shards(
+        self, project: Projection, rows: int, numbers: Sequence[int]
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the number and the components of some shards, as they are finished."""
+        for place, part in self._read(project, [(number, rows) for number in numbers]):
+            yield numbers[place], part
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Return the prompts of some users; see `PromptShards.take`."""

@@ -20,6 +20,7 @@ from puma_engine.exchange import storage
 from puma_engine.exchange.adapter_folders import AdapterFile, write_adapter
 from puma_engine.exchange.packed import PromptShards
 from puma_engine.exchange.prompt_formats import read_prompts
+from puma_engine.exchange.shards import ParquetShard
 from puma_engine.migration.adapter import Adapter
 from puma_engine.serving.bulk import migrate_stream, select_stream
 from puma_engine.serving.mapper import Mapper
@@ -131,6 +132,25 @@ def test_bit_rot_in_the_user_ids_of_a_mapped_shard_is_noticed(mapper, tables, tm
     file.write_bytes(content.replace(b"u0-1", b"u0-x", 1))
     with pytest.raises(DataError, match="cannot be read as Parquet"):
         PromptShards(tmp_path / "out")
+
+
+def test_a_parquet_shard_of_one_row_group_is_not_read_whole(mapper, tmp_path):
+    rows = 40_000
+    (tmp_path / "in").mkdir()
+    vectors = np.random.default_rng(0).normal(size=(rows * 8,)).astype(np.float32)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(np.tile(vectors, 8)), 64)
+    pq.write_table(
+        pa.table({"vector": column}),
+        tmp_path / "in" / "a.parquet",
+        use_dictionary=False,
+        row_group_size=rows,
+    )
+    wide = ParquetShard(storage.folder_of(tmp_path / "in"), "a.parquet")
+    held, before = [], pa.total_allocated_bytes()
+    for block in wide.blocks(500):
+        held.append(pa.total_allocated_bytes() - before)
+        assert len(block) == 500
+    assert len(held) == rows // 500 and max(held) < column.nbytes / 2
 
 
 def test_shards_of_two_kinds_and_damaged_ones_are_refused(mapper, tmp_path):

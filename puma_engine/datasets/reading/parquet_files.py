@@ -94,6 +94,7 @@ def parquet_file(
             read_dictionary=texts,
             page_checksum_verification=True,
             buffer_size=buffer_size,
+            pre_buffer=not buffer_size,
         ) as file:
             yield file
 
