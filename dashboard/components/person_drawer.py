@@ -95,13 +95,15 @@ def _story(
             subject.task,
             method=(subject.evaluation, kinds.get(subject.evaluation, "migrated")),
             other=(other, kinds.get(other, "")),
-            other_name=people.name_of(other, known),
+            other_name=people.brief(people.name_of(other, known)),
         )
     if sentence:
         st.markdown(f"**{escaped(sentence, 400)}**")
-    parts = [escaped(subject.label, 80)]
+    parts = [escaped(people.brief(subject.label), 80)]
     if subject.reference and subject.reference != subject.evaluation:
-        parts[0] += f" against {escaped(people.name_of(subject.reference, known), 80)}"
+        parts[0] += (
+            f" against {escaped(people.brief(people.name_of(subject.reference, known)), 80)}"
+        )
     sure = people_affected.certainty(subject, user)
     if sure is not None:
         parts.append(f"{CERTAINTY[sure[0]]} (probability {100 * sure[1]:.0f} %)")

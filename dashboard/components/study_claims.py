@@ -43,7 +43,9 @@ def show(
     assert claim is not None and column is not None  # there are defaults
     _tally(columns)
     width = CLAIM_WIDTH + 30 + len(columns) * (CELL_WIDTH + GAP)
-    matrix, details = st.columns([width, max(1108 - width, 340)], gap="medium")
+    # page.css puts the details below the matrix where there is no room beside it.
+    with st.container(key="claims"):
+        matrix, details = st.columns([width, max(1108 - width, 340)], gap="medium")
     with matrix, st.container(gap="xxsmall"):
         _matrix(columns, claim, column)
     with details:

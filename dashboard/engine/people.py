@@ -12,6 +12,7 @@ import streamlit as st
 
 from dashboard import engine
 from dashboard.engine import Run, comparisons, datasets, user_details, user_maps
+from dashboard.engine.user_details import APART, brief
 from dashboard.engine.user_impact import EvaluationPair, impact
 from puma_engine.errors import DataError, NotFoundError, StoreError
 from puma_engine.evaluation.formatting import method_names
@@ -42,16 +43,13 @@ from puma_engine.pipeline.user_behaviour import (
 )
 from puma_engine.store import Workspace
 
-__all__ = ["LIKELY", "LISTED_USERS", "MAX_ROWS", "METRICS", "SURE"]
+__all__ = ["LIKELY", "LISTED_USERS", "MAX_ROWS", "METRICS", "SURE", "brief"]
 
 # The order of prompt tables in lists: what a visitor most likely wants to look at first.
 ROLES = ("migrated", "refined", "shuffled", "source", "retrained", "random")
 # Principal components of larger tables are not computed on the page.
 MAX_TABLE_BYTES = 128 << 20
 MAX_COMPONENTS = 1024
-
-# Between a method's name and what tells it apart.
-APART = " · "
 
 # What identifies the positions of users on a view, and is an argument of cached functions.
 Key = tuple[str, ...]
@@ -125,11 +123,6 @@ def labels() -> dict[str, str]:
             if len(set(facts)) > 1:
                 names |= {m: f"{name}{APART}{f}" for m, f in zip(members, facts, strict=True)}
     return names
-
-
-def brief(label: str) -> str:
-    """Return the name of a method without what tells it apart from others of the same name."""
-    return label.partition(APART)[0]
 
 
 def _route(run: Run) -> str:

@@ -1,5 +1,6 @@
 """Details of one user: records, predictions, scores, neighbours, lineage and what-if questions."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,6 +27,15 @@ MAX_WHAT_IF_RUNS = 4  # as many runs as the what-if process holds
 # Metrics that are means over rows, so that resampling a user's rows gives an interval.
 ROW_METRICS = ("rmse", "mae", "accuracy", "log_loss")
 PROMPT_KINDS = ("prompts", "migration")
+
+
+# Between a method's name and what tells it apart from others of the same name.
+APART = " · "
+
+
+def brief(label: str) -> str:
+    """Return the name of a method without what tells it apart from others of the same name."""
+    return label.partition(APART)[0]
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,8 @@ class UserContext:
 def context_of(run: Run, known: Mapping[str, str]) -> UserContext:
     """Return the methods of a comparison, or all methods of a data set run.
 
-    known: names of prompt tables by id, which methods with prompts are called by.
+    known: names of prompt tables by id, which methods with prompts are called by; what tells them apart
+    from tables of the same name is left out where one method has it.
     """
     methods: list[Method] = []
     if run.kind == "comparison":
@@ -87,6 +98,11 @@ def context_of(run: Run, known: Mapping[str, str]) -> UserContext:
             if item.inputs["dataset"] == run.id and item.id not in evaluated and has_model(item)
         ]
     methods = [replace(m, label=known.get(m.prompts or "", m.label)) for m in methods]
+    count = Counter(brief(method.label) for method in methods)
+    # What tells a method apart from those of other data or models says nothing here.
+    methods = [
+        replace(m, label=brief(m.label)) if count[brief(m.label)] == 1 else m for m in methods
+    ]
     split = run.summary["split"] if run.kind == "comparison" else "test"
     return UserContext(run.id, run.summary["task"], split, tuple(methods))
 
