@@ -96,8 +96,9 @@ class TrainingGroup(NodeWorker):
     def save(self, files: Mapping[str, str]) -> None:
         """Make these files, which were put here, the checkpoint: the SHA-256 by name."""
         folder = self.ws.work(self._run_id)
-        for name, file in files.items():
-            link = self._scratch.new_link(self._file(file))
+        # All before the first rename: what is now under one name may be wanted under another.
+        links = {name: self._scratch.new_link(self._file(file)) for name, file in files.items()}
+        for name, link in links.items():
             link.replace(folder / checked_file_name(name))
             # A rename onto a link to the same file leaves both names.
             link.unlink(missing_ok=True)
