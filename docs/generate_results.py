@@ -260,18 +260,19 @@ def against_no_language_model(results: Sequence[Main]) -> str:
     verdict = (
         f"Matrix factorisation is ahead on {joined(ahead)}" if ahead else "That is ahead on all"
     )
-    blends = [f"{method}, {BLENDED}" for method in (ALL_USERS, FEW)]
-    with_blends = [main for main in results if set(blends) <= main.rows.keys()]
-    if with_blends:
-        every, few = (
-            losses(with_blends, blend, against="matrix_factorisation") for blend in blends
-        )
-        scores = values(with_blends, lambda main: blends[0], "rmse")
-        order = losses(with_blends, blends[0], ranking=True, against="matrix_factorisation")
+    every, few = (f"{method}, {BLENDED}" for method in (ALL_USERS, FEW))
+    alone = {"against": "matrix_factorisation"}
+    if any(every in main.rows for main in results):
         verdict += (
-            f". Blended with it, a migration of all users has {scores}: {every} than matrix factorisation alone, and in "
-            f"pair accuracy {order}. One that 7 % of the users train, blended, is {few}"
+            f". Blended with it, a migration of all users has {values(results, lambda main: every, 'rmse')}: "
+            f"{losses(results, every, **alone)} than matrix factorisation alone"
         )
+        if order := losses(results, every, ranking=True, **alone):
+            verdict += f", and in pair accuracy {order}"
+        if losses(results, few, **alone):
+            verdict += (
+                f". One that 7 % of the users train, blended, is {losses(results, few, **alone)}"
+            )
     return (
         f"Matrix factorisation, without a language model, has an RMSE of "
         f"{values(results, lambda main: 'matrix_factorisation', 'rmse')}. The best plan with a language model "

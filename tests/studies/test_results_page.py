@@ -100,4 +100,8 @@ def test_blends_are_told_beside_the_plans_and_not_as_one_of_them(generator):
     main = generator.Main(report("table2", methods), "goodbooks", "books")
     text = generator.against_no_language_model([main])
     assert f"({ALL_USERS}) has 0.830 on books. Matrix factorisation is ahead on books" in text
-    assert text.endswith("Blended with it, a migration of all users has 0.810 on books.")
+    # The baseline has one training, whatever the seed.
+    assert text.endswith(
+        "Blended with it, a migration of all users has 0.810 on books: 1.2 % better on books than matrix factorisation "
+        "alone."
+    )
