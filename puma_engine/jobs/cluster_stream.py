@@ -87,7 +87,7 @@ class _Stream:
                         raise getattr(errors, kind, JobError)(error)
                     finished += 1
                     yield numbers[number], value
-                if state["ended"]:
+                if state["ended"] and finished < len(texts):
                     raise JobError(f"A node failed: {state['error']}")
                 if state["begun"]:
                     execution.check_cancel("the rest of the work")
