@@ -38,7 +38,15 @@ _FORMATS = (
     *("ISO8601", _MIND_DATE, "%d/%m/%Y %I:%M:%S %p"),
     *(day + clock for day in _DAYS for clock in ("", " %H:%M", " %H:%M:%S")),
     *("%a %b %d %H:%M:%S %z %Y", "%a, %d %b %Y %H:%M:%S %z", "%a, %d %b %Y %H:%M:%S %Z"),
-    *("%a %b %d %H:%M:%S %Y", "%b %d, %Y", "%B %d, %Y", "%d %b %Y", "%d %B %Y", "%d-%b-%Y"),
+    *(
+        "%a %b %d %H:%M:%S %Y",
+        "%b %d, %Y",
+        "%B %d, %Y",
+        "%b %d %Y",
+        "%d %b %Y",
+        "%d %B %Y",
+        "%d-%b-%Y",
+    ),
     *("%m %d, %Y", "%b %d, %Y %I:%M:%S %p", "%b %d, %Y %H:%M:%S"),
 )
 _SAMPLE = 200
@@ -265,10 +273,12 @@ def iso_seconds(text: str) -> int | None:
 
 
 def _parse_dates(texts: list[str] | np.ndarray, form: str) -> pd.Series:
+    stripped = pd.Series(texts, dtype=object).str.strip()
+    if form == "ISO8601":
+        # As databases write the zone: 2015-09-04 12:30:00 UTC.
+        stripped = stripped.str.replace(r"\s+(?:UTC|GMT)$", "Z", regex=True)
     try:
-        return pd.to_datetime(
-            pd.Series(texts, dtype=object).str.strip(), format=form, errors="coerce", utc=True
-        )
+        return pd.to_datetime(stripped, format=form, errors="coerce", utc=True)
     except ValueError as error:
         raise DataError(f"{form!r} is no format of dates ({error}).") from error
 
