@@ -89,8 +89,12 @@ def test_named_columns_and_delimiter_are_used(tmp_path: Path) -> None:
     assert read(path, columns=names, delimiter=";").content_hash == (
         read(save(frame(), tmp_path / "plain.csv")).content_hash
     )
-    with pytest.raises(DataError, match="is its delimiter another one"):
+    with pytest.raises(DataError, match=r"be ';': pass delimiter=';' \(--delimiter ';'\)"):
         read(path, columns=names)
+    items = tmp_path / "items.txt"
+    items.write_text("item_id\ttext\n0001\tA\n")
+    with pytest.raises(DataError, match=r"--items-delimiter '\\t'"):
+        read(path, columns=names, delimiter=";", items_path=items)
 
 
 def test_texts_may_come_from_a_second_table(tmp_path: Path) -> None:

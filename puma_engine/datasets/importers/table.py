@@ -62,6 +62,8 @@ from puma_engine.datasets.summary import statistics
 from puma_engine.errors import DataError
 
 PREVIEW_ROWS = 50
+# What a file that seems to have one column may be split by.
+DELIMITERS = (";", "\t", "|", ",")
 # What a column holds is guessed from so many rows.
 GUESS_ROWS = 1000
 MAX_CELL_CHARACTERS = 200
@@ -385,15 +387,30 @@ def _read_fields(
         read = read_columns(path, list(needed), optional=extra, ids=ids, form=form)
     except MissingColumns as error:
         option = "item-column" if required == ITEM_FIELDS else "column"
-        hint = _layout_hint(error.present) or (
-            f" Name its columns with --{option} FIELD=COLUMN ({option.replace('-', '_')}s in Python)."
-            f"{_suggestion(path, columns, fields, form)}"
+        of_items = "items" if required == ITEM_FIELDS else ""
+        hint = (
+            _delimiter_hint(error.present, of_items)
+            or _layout_hint(error.present)
+            or (
+                f" Name its columns with --{option} FIELD=COLUMN ({option.replace('-', '_')}s in Python)."
+                f"{_suggestion(path, columns, fields, form)}"
+            )
         )
         raise DataError(f"{error.what}.{hint}") from error
     if not read.table.num_rows:
         first = f"; {len(read.bad):,} {read.bad[0].reason} ({read.bad[0]})" if read.bad else ""
         raise DataError(f"{path} has no rows; a table needs a header and at least one row{first}.")
     return read.renamed(needed)
+
+
+def _delimiter_hint(names: Sequence[str], of: str) -> str:
+    """Say which delimiter a file of one column seems to have. of: "items", or "" for the table's own."""
+    likely = max(DELIMITERS, key=names[0].count) if len(names) == 1 else ""
+    if not likely or likely not in names[0]:
+        return ""
+    shown = repr(likely)
+    name = f"{of}_delimiter".strip("_")
+    return f" Its delimiter seems to be {shown}: pass {name}={shown} (--{name.replace('_', '-')} {shown})."
 
 
 def _layout_hint(names: Sequence[str]) -> str:
