@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from puma_engine.datasets.reading.parquet_files import expanded_bytes, refuse_bomb
 from puma_engine.errors import StoreError
 from puma_engine.files import (
     atomic_write,
@@ -178,6 +179,9 @@ def _unpack(path: Path, staging: Path, most_bytes: int) -> tuple[str, dict[str, 
             files.setdefault(run_id, set()).add(file)
             (staging / run_id).mkdir(exist_ok=True, mode=0o700)
             _extract(archive, name, expected, staging / run_id / file)
+            if file.endswith(".parquet"):
+                # A repeated text takes little in a file, and a lot in the memory of who opens a page.
+                refuse_bomb(staging / run_id / file, expanded_bytes(staging / run_id / file))
     records: dict[str, dict[str, Any]] = {}
     for run_id, names in files.items():
         record = read_record(staging / run_id / RECORD)

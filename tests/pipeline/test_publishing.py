@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from puma_engine import pipeline
 from puma_engine.cli import app
-from puma_engine.errors import BackboneError, ConfigError, NotFoundError, StoreError
+from puma_engine.errors import BackboneError, ConfigError, DataError, NotFoundError, StoreError
 from puma_engine.jobs.tidying import leftovers, tidy
 from puma_engine.pipeline import publishing
 from puma_engine.pipeline.backbones import backbone_run
@@ -330,6 +330,24 @@ def test_an_archive_that_unpacks_to_more_than_is_allowed_adds_nothing(origin, tm
         pipeline.add_published(ws, origin["file"], most_mib=0)
     assert ws.runs() == [] and not list(ws.root.glob(".archive*"))
     assert pipeline.add_published(ws, origin["file"], most_mib=need).added
+
+
+def test_an_archive_whose_tables_take_far_more_memory_than_they_are_adds_nothing(
+    origin, tmp_path, monkeypatch
+):
+    staged = Workspace.open(tmp_path / "staged", create=True)
+    pipeline.add_published(staged, origin["file"])
+    data = staged.runs(kind="dataset")[0]
+    items = pd.DataFrame({"item_id": [f"i{n}" for n in range(3_000)], "text": "x" * 20_000})
+    staged.rewrite_table(data.id, "items", items)
+    write_archive(staged, origin["comparison"].id, tmp_path / "bomb.zip")
+    assert (tmp_path / "bomb.zip").stat().st_size < 1 << 20
+    monkeypatch.setattr("puma_engine.datasets.reading.parquet_files.MAX_UNPACKED", 1 << 20)
+    ws = Workspace.open(tmp_path / "workspace", create=True)
+    with pytest.raises(DataError, match="items.* unpacks to 60,0"):
+        pipeline.add_published(ws, tmp_path / "bomb.zip")
+    assert ws.runs() == [] and not list(ws.root.glob(".archive*"))
+    assert pipeline.add_published(ws, origin["file"]).added
 
 
 def test_an_archive_that_is_published_again_says_how_it_was_measured(origin, opened, tmp_path):

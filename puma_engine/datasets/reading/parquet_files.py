@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from puma_engine.errors import DataError
@@ -52,6 +53,22 @@ def read_parquet(path: Path, columns: Sequence[str] = ()) -> pa.Table:
         table = table.select([field.name for field in chosen])
         table.validate(full=True)
     return table
+
+
+def expanded_bytes(path: Path) -> int:
+    """Return how many bytes a table takes in memory once every repeated text is its own.
+
+    Raises DataError for a file that `read_parquet` refuses.
+    """
+    total = 0
+    for column in read_parquet(path).columns:
+        if not pa.types.is_dictionary(column.type):
+            total += column.nbytes
+            continue
+        for chunk in column.chunks:
+            lengths = pc.binary_length(chunk.dictionary.cast(pa.large_binary()))
+            total += pc.sum(lengths.take(chunk.indices)).as_py() or 0
+    return total
 
 
 def refuse_bomb(path: Path, unpacked: int) -> None:
