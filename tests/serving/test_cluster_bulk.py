@@ -8,6 +8,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
@@ -22,6 +23,8 @@ from puma_engine.cli import app
 from puma_engine.config import AdapterConfig
 from puma_engine.errors import Cancelled, JobError, MigrationError
 from puma_engine.exchange.adapter_folders import AdapterFile, write_adapter
+from puma_engine.exchange.packed import PromptShards
+from puma_engine.exchange.storage import folder_of
 from puma_engine.jobs import cluster_stream
 from puma_engine.jobs.cluster import Cluster
 from puma_engine.migration.adapter import Adapter
@@ -196,8 +199,12 @@ def test_users_that_nodes_read_are_selected_as_by_one_machine(
     monkeypatch.setattr(clustering, "SAMPLE", 64)
     select_stream(source, tmp_path / "here", **options)
     opened = partial(PromptsOnCluster, cluster=cluster, execution=Execution())
-    select_stream(f"shared://{source}", tmp_path / "there", **options, open_prompts=opened)
+    select_stream(source, tmp_path / "there", **options, open_prompts=opened)
     assert contents(tmp_path / "there") == contents(tmp_path / "here")
+    # Single users are read by nodes where the shards are not on a disk.
+    rows = np.array([SHARDS * ROWS - 1, 3, 77])
+    taken = opened(folder_of(f"shared://{source}")).take(rows)
+    np.testing.assert_array_equal(taken, PromptShards(source).take(rows))
 
 
 def test_scores_that_nodes_compute_are_those_of_one_machine(cluster, tmp_path):
