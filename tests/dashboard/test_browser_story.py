@@ -134,7 +134,7 @@ def migrate(browser, base, root, file):
     heading(page, re.compile("Move 30 users from llama-small to llama-medium"))
     clicks = int(page.evaluate("sessionStorage.clicks"))
     assert clicks <= MAX_CLICKS, f"It took {clicks} clicks from the upload to the verdict."
-    page.context.close()
+    page.close()
     moved = ws.runs(kind="migration", status="finished")[0]
     assert moved.cost["users_trained"] == 3
     return ws, ws.run(moved.inputs["source_0"]), moved
@@ -177,8 +177,8 @@ def lasso(ws, browser, base, source, moved):
     assert int(heading.split()[0]) > 0 and "area=" in page.url
     again = opened(browser, page.url)
     again.get_by_role("heading", name=heading).wait_for()
-    again.context.close()
-    page.context.close()
+    again.close()
+    page.close()
 
 
 def fail(ws, browser, base, source, moved):
@@ -204,7 +204,7 @@ def fail(ws, browser, base, source, moved):
     page.get_by_text("All 30 users are drawn").wait_for()
     again = finished(ws, "project")
     assert again.args["migrated"] == moved.id
-    page.context.close()
+    page.close()
 
 
 def worst_user(page):
@@ -256,7 +256,7 @@ def report(browser, base, folder):
         # The page leads back to the Summary that it shows.
         back = f"{base}/summary?comparison="
         assert (back in path.read_text(encoding="utf-8")) == (label == "One page to print")
-    page.context.close()
+    page.close()
     context = browser.new_context(offline=True)
     asked = []
     context.on("request", lambda request: asked.append(request.url))
@@ -275,7 +275,8 @@ def test_the_whole_story(browser, app, file, tmp_path):
     page = compare(ws, browser, base, source, moved)
     inspector = worst_user(page)
     address = ask(ws, inspector, moved)
-    page.context.close()
+    inspector.close()
+    page.close()
     fail(ws, browser, base, source, moved)
     lasso(ws, browser, base, source, moved)
     again = opened(browser, address)
@@ -284,7 +285,7 @@ def test_the_whole_story(browser, app, file, tmp_path):
     )
     answers = again.locator('[data-testid="stMetric"]', has_text="Full retraining")
     expect(answers).to_have_count(1, timeout=JOB_SECONDS * 1000)
-    again.context.close()
+    again.close()
     report(browser, base, tmp_path)
 
 
@@ -297,7 +298,7 @@ def test_the_presenters_script(browser, app, file):
     for step in presenter.STEPS:
         step.do(page, base)
         still(page)
-    page.context.close()
+    page.close()
 
 
 def test_jobs_outlive_browsers_and_workers(browser, app):
@@ -312,7 +313,7 @@ def test_jobs_outlive_browsers_and_workers(browser, app):
     first, second = (opened(browser, f"{base}/jobs") for _ in range(2))
     for page in (first, second):
         shows(page, "Running")
-    first.context.close()
+    first.close()
     step = wait_for(
         lambda: jobs.job(ws, job.id).progress.get("step"), "the first steps", JOB_SECONDS
     )
@@ -328,7 +329,7 @@ def test_jobs_outlive_browsers_and_workers(browser, app):
     reopened.get_by_role("button", name="Cancel", exact=True).first.click()
     for page in (second, reopened):
         shows(page, "Cancelled")
-        page.context.close()
+        page.close()
 
 
 def test_an_error_of_the_engine_is_shown_as_text(browser, app):
@@ -346,4 +347,4 @@ def test_an_error_of_the_engine_is_shown_as_text(browser, app):
     still(page)
     page.goto(f"{base}/compare?comparison=<script>alert(1)</script>")
     still(page)
-    page.context.close()
+    page.close()

@@ -68,11 +68,16 @@ def chromium():
 
 
 def opened(browser, url: str, script: str | None = None):
-    """Open an address in a new window, and wait until the page has finished loading.
+    """Open an address in a new tab, and wait until the page has finished loading.
 
-    script: JavaScript that runs before any of the page.
+    Tabs share a window, so that the app's own scripts are fetched once. script: JavaScript that runs
+    before any of the page.
     """
-    page = browser.new_context(viewport={"width": 1280, "height": 1000}).new_page()
+    if browser.contexts:
+        window = browser.contexts[0]
+    else:
+        window = browser.new_context(viewport={"width": 1280, "height": 1000})
+    page = window.new_page()
     if script is not None:
         page.add_init_script(script)
     page.set_default_timeout(SECONDS * 1000)
@@ -81,7 +86,7 @@ def opened(browser, url: str, script: str | None = None):
 
 
 def picture(browser, path: Path) -> None:
-    """Save a screenshot of every open window, to see why a test failed."""
+    """Save a screenshot of every open tab, to see why a test failed, and close all windows."""
     for number, context in enumerate(browser.contexts):
         for page in context.pages:
             page.screenshot(path=path.with_stem(f"{path.stem}-{number}"))
