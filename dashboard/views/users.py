@@ -49,8 +49,8 @@ def page() -> None:
         return
     old_map = _renew_address()
     notes = st.container()
-    top = st.container(horizontal=True, vertical_alignment="bottom")
-    bar = st.container(horizontal=True, vertical_alignment="bottom")
+    top = st.container(horizontal=True, vertical_alignment="bottom", key="people-method")
+    bar = st.container(horizontal=True, vertical_alignment="bottom", key="people-bar")
     with top:
         subject = _choose_method(known)
         _introduce(subject, known)
@@ -78,7 +78,8 @@ def page() -> None:
             with st.popover("", icon=":material/info:", help="What this map means"):
                 people_maps.trust(subject, view)
     _show(subject, known, view, problem, name, colour)
-    show_glossary("soft prompt", "cluster", "variance", "strategy", "budget", "gain", "regress")
+    terms = ("soft prompt", "anchor items", "cluster", "variance", "strategy", "budget")
+    show_glossary(*terms, "gain", "regress")
 
 
 def _renew_address() -> str | None:

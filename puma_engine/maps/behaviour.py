@@ -21,11 +21,15 @@ def anchor_behaviour(tables: Sequence[tuple[Sequence[str], np.ndarray]]) -> pd.D
     tables: users and predictions [users, items] of each method, of the same items. Returns user_id,
     mean_0, spread_0, mean_1 and so on, of the users that all tables have, sorted by id.
     """
-    users = reduce(pd.Index.intersection, (pd.Index(ids, dtype="str") for ids, _ in tables))
-    users = users.sort_values()
+    first, *others = (pd.Index(ids, dtype="str") for ids, _ in tables)
+    alike = all(first.equals(other) for other in others)
+    users = (first if alike else reduce(pd.Index.intersection, others, first)).sort_values()
     result: dict[str, Any] = {"user_id": pd.array(users, dtype="str")}
+    rows = first.get_indexer(users)
     for number, (ids, predictions) in enumerate(tables):
-        values = predictions[pd.Index(ids, dtype="str").get_indexer(users)].astype(np.float64)
+        if number and not alike:
+            rows = pd.Index(ids, dtype="str").get_indexer(users)
+        values = predictions[rows].astype(np.float64)
         result[f"mean_{number}"] = values.mean(axis=1)
         result[f"spread_{number}"] = values.std(axis=1, ddof=1)
     return pd.DataFrame(result)

@@ -158,6 +158,10 @@ def test_common_users_alone_are_compared():
     assert frame["mean_0"].tolist() == [1.5, 0] and frame["mean_1"].tolist() == [2, 4]
     np.testing.assert_allclose(frame["spread_0"], [np.std([1, 2], ddof=1), 0])
     np.testing.assert_allclose(frame["spread_1"], [np.std([1, 3], ddof=1), 0])
+    # Tables of the same users in the same order are joined in another way.
+    alike = anchor_behaviour([first, (list(first[0]), 2 * first[1])])
+    assert alike["user_id"].tolist() == ["a", "b", "c"]
+    assert alike["mean_0"].tolist() == [4, 1.5, 0] and alike["mean_1"].tolist() == [8, 3, 0]
 
 
 def test_clicks_are_probabilities_after_the_history_of_the_latest_record(tmp_path):
