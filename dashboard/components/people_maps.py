@@ -352,10 +352,9 @@ def _label_axes(figure: go.Figure, subject: Subject, view: View, *, first: bool)
     figure.update_yaxes(automargin=False)
     small = {"size": 12}
     if view.name == "behaviour":
-        unit = "stars" if subject.task == "rating" else "probability of a click"
-        anchors = len(view.facts.get("anchors", ()))
-        over = f" of {anchors} titles" if anchors else ""
-        figure.update_xaxes(title={"text": f"mean prediction{over} ({unit})", "font": small})
+        # The panels are narrow, and the text above them says over which titles.
+        unit = "stars" if subject.task == "rating" else "probability"
+        figure.update_xaxes(title={"text": f"mean prediction ({unit})", "font": small})
         if first:
             figure.update_yaxes(title={"text": f"spread of predictions ({unit})", "font": small})
     else:

@@ -495,7 +495,7 @@ def test_people_are_shown_on_the_same_titles_where_all_models_predicted_them(
     (titles,) = (table.value for table in app.dataframe if "Title" in table.value)
     assert titles["Title"].tolist() == ["Book 3", "Book 1", "Book 4"]
     chart = json.loads(app.get("plotly_chart")[0].proto.spec)
-    assert chart["layout"]["xaxis"]["title"]["text"] == "mean prediction of 3 titles (stars)"
+    assert chart["layout"]["xaxis"]["title"]["text"] == "mean prediction (stars)"
     exported = open_page("reports", copied.root, monkeypatch, part="table", run=last.id)
     assert "180 rows" in words(exported)
     # A damaged file leads back to the records that everybody has.
