@@ -1,6 +1,7 @@
 """Runs computed on a Ray cluster: the same as here, also when nodes, drivers and stores fail."""
 
 import functools
+import gc
 import importlib.metadata
 import os
 import signal
@@ -244,6 +245,7 @@ def test_two_at_once_and_the_same_twice(world, source):
     for run, request in zip(runs, requests, strict=True):
         assert_same(world, run, pipeline.run_fit(world.here, request, pipeline.Execution()))
     # What kept the two from computing the same run is forgotten.
+    gc.collect()
     assert len(world.cluster._at_work) == 0
 
 
