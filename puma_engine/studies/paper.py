@@ -40,7 +40,7 @@ FROM_ITEMS_TOO = f"{FROM_FACTORS} of items, too"
 @study(
     "Main results on every data set",
     RETRAINED,
-    quick={"users": 150, "seeds": (0,), "shares": (SMALL_SHARE,)},
+    quick={"users": 110, "seeds": (0,), "shares": (SMALL_SHARE,)},
 )
 def table2(build: Builder) -> None:
     """Add every method of Table 2, tuned on the first seed, item prompts, and migrations of other sources.
