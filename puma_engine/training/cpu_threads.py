@@ -18,7 +18,9 @@ from pathlib import Path
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 CGROUP = Path("/sys/fs/cgroup")
 # Cores that others use are looked at for so long, and a choice holds for so long.
-SAMPLE_SECONDS = 0.15
+SAMPLE_SECONDS = 0.3
+# Where others use less now, what they used in the last minute is over, such as an installation.
+IDLE_CORES = 0.1
 HOLD_SECONDS = 60.0
 # Others may use this much of the cores that a choice counts as free.
 SLACK = 0.25
@@ -78,8 +80,8 @@ def allowed_cores() -> list[int]:
 def cores_of_others(seconds: float) -> float:
     """Return the cores, of those that this process may use, that other processes use.
 
-    It is the larger one of what they use within `seconds`, and, if this process may use all cores,
-    of the mean load of the last minute without this process's own part.
+    It is what they use within `seconds`. Where that is something, and this process may use all cores, the
+    mean load of the last minute without this process's own part counts, if it is larger.
     """
     import psutil
 
@@ -92,7 +94,12 @@ def cores_of_others(seconds: float) -> float:
         return now
     times, age = os.times(), time.time() - psutil.Process().create_time()
     own = min(len(allowed), (times.user + times.system) / max(age, 1.0))
-    return max(now, os.getloadavg()[0] - own)
+    return used_cores(now, os.getloadavg()[0] - own)
+
+
+def used_cores(now: float, last_minute: float) -> float:
+    """Return the cores that count as used: by what runs now, and in the mean of the last minute."""
+    return now if now < IDLE_CORES else max(now, last_minute)
 
 
 def _busy_seconds(allowed: list[int]) -> float:

@@ -58,6 +58,13 @@ def test_what_others_use_is_within_the_cores_of_this_process():
     assert allowed_cores() == sorted(os.sched_getaffinity(0))
 
 
+def test_work_that_has_ended_does_not_count():
+    assert cpu_threads.used_cores(now=0.0, last_minute=1.7) == 0.0
+    # Work in bursts counts as it does in the mean, and work that has just begun as it is.
+    assert cpu_threads.used_cores(now=0.5, last_minute=1.7) == 1.7
+    assert cpu_threads.used_cores(now=1.9, last_minute=0.2) == 1.9
+
+
 def test_a_number_that_the_user_set_stays(monkeypatch, caplog):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(cpu_threads, "_chosen", None)
