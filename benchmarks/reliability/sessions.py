@@ -50,6 +50,7 @@ async def visit(port: int, page: str, wait: float) -> dict[str, Any]:
             max_size=None,
             compression=None,
             # A browser does not give up on a busy server either.
+            open_timeout=None,
             ping_interval=None,
         )
         question = BackMsg()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from puma_engine.exchange.packed import PromptShards
     from puma_engine.exchange.storage import Folder
     from puma_engine.jobs.cluster import Cluster
+    from puma_engine.pipeline.stage import Execution
     from puma_engine.serving.mapper import Mapper
 
 ACTORS: dict[str, object] = {
@@ -104,24 +105,17 @@ def select_stream(
     actors: int | None = None,
 ) -> None:
     """Select users from sharded prompts, block by block; write their prompts as a packed table."""
-    from puma_engine.cli.progress_bars import watched
     from puma_engine.exchange.packed import PromptShards
-    from puma_engine.jobs.places import open_cluster
-    from puma_engine.pipeline.stage import Execution
     from puma_engine.serving.bulk import select_stream as stream
 
-    cluster = open_cluster(on, "cpu")
-    _refuse_actors_here(cluster, actors)
-    name = f"selecting from {Path(source).name}"
-    with (
-        watched(name, quiet=session.as_json) as (progress, should_cancel),
-        cluster or nullcontext(),
+    with _over_shards(f"selecting from {Path(source).name}", on, "cpu", actors) as (
+        execution,
+        cluster,
     ):
         open_prompts: Callable[[Folder], PromptShards] = PromptShards
         if cluster is not None:
             from puma_engine.serving.cluster_bulk import PromptsOnCluster
 
-            execution = Execution(None, progress, should_cancel)
             open_prompts = partial(
                 PromptsOnCluster, cluster=cluster, execution=execution, actors=actors
             )
@@ -163,26 +157,14 @@ def migrate_stream(
     actors: int | None = None,
 ) -> None:
     """Migrate sharded prompts in constant memory; run it again to resume after the last full shard."""
-    from puma_engine.cli.progress_bars import watched
-    from puma_engine.jobs.places import open_cluster
-    from puma_engine.pipeline.stage import Execution, StageProgress
     from puma_engine.serving.bulk import migrate_stream as stream
 
-    cluster = open_cluster(on, device)
-    _refuse_actors_here(cluster, actors)
-    mapper = _mapper(adapter, revision, device if cluster is None else "cpu")
-    with (
-        watched(f"migrating {Path(source).name}", quiet=session.as_json) as (
-            progress,
-            should_cancel,
-        ),
-        cluster or nullcontext(),
-    ):
+    with _over_shards(f"migrating {Path(source).name}", on, device, actors) as (execution, cluster):
+        mapper = _mapper(adapter, revision, device if cluster is None else "cpu")
         map_shards = None
         if cluster is not None:
             from puma_engine.serving.cluster_bulk import ShardsOnCluster
 
-            execution = Execution(None, progress, should_cancel)
             map_shards = ShardsOnCluster(cluster, mapper, execution, actors=actors)
         result = stream(
             mapper,
@@ -190,8 +172,8 @@ def migrate_stream(
             target,
             chunk_rows=chunk_rows,
             dtype=dtype,
-            report=lambda name, step, total: progress(StageProgress(name, step=step, total=total)),
-            should_cancel=should_cancel,
+            report=partial(_report, execution),
+            should_cancel=execution.should_cancel,
             map_shards=map_shards,
         )
     session.show(result | {"folder": target})
@@ -218,25 +200,17 @@ def evaluate_stream(
     actors: int | None = None,
 ) -> None:
     """Score the prompts of shards, one shard at a time; run it again to resume after the last one."""
-    from puma_engine.cli.progress_bars import watched
-    from puma_engine.jobs.places import open_cluster
-    from puma_engine.pipeline.stage import Execution, StageProgress
     from puma_engine.serving.bulk_evaluation import evaluate_stream as stream
 
-    ws, cluster = session.open(), open_cluster(on, device)
-    _refuse_actors_here(cluster, actors)
-    with (
-        watched(f"evaluating {Path(source).name}", quiet=session.as_json) as (
-            progress,
-            should_cancel,
-        ),
-        cluster or nullcontext(),
+    ws = session.open()
+    with _over_shards(f"evaluating {Path(source).name}", on, device, actors) as (
+        execution,
+        cluster,
     ):
         do_pieces = None
         if cluster is not None:
             from puma_engine.serving.cluster_bulk import ShardsScoredOnCluster
 
-            execution = Execution(None, progress, should_cancel)
             do_pieces = ShardsScoredOnCluster(cluster, execution, actors=actors)
         result = stream(
             ws,
@@ -246,16 +220,37 @@ def evaluate_stream(
             dataset=dataset,
             split=split,
             device=device,
-            report=lambda name, step, total: progress(StageProgress(name, step=step, total=total)),
-            should_cancel=should_cancel,
+            report=partial(_report, execution),
+            should_cancel=execution.should_cancel,
             do_pieces=do_pieces,
         )
     session.show(result | {"folder": target})
 
 
-def _refuse_actors_here(cluster: Cluster | None, actors: int | None) -> None:
+@contextmanager
+def _over_shards(
+    title: str, on: str | None, device: str | None, actors: int | None
+) -> Iterator[tuple[Execution, Cluster | None]]:
+    """Show the progress of work over shards; give how to report it, and the cluster that does it, if one does."""
+    from puma_engine.cli.progress_bars import watched
+    from puma_engine.jobs.places import open_cluster
+    from puma_engine.pipeline.stage import Execution
+
+    cluster = open_cluster(on, device)
     if cluster is None and actors is not None:
         raise ConfigError("--actors counts actors on a cluster; name it with --on.")
+    with (
+        watched(title, quiet=session.as_json) as (progress, should_cancel),
+        cluster or nullcontext(),
+    ):
+        yield Execution(None, progress, should_cancel), cluster
+
+
+def _report(execution: Execution, name: str, step: int, total: int) -> None:
+    from puma_engine.pipeline.stage import StageProgress
+
+    if execution.progress is not None:
+        execution.progress(StageProgress(name, step=step, total=total))
 
 
 def _mapper(spec: str, revision: str | None, device: str | None) -> Mapper:
