@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import psutil
 import pyarrow.parquet as pq
 import pytest
@@ -213,10 +214,22 @@ def test_scores_that_nodes_compute_are_those_of_one_machine(cluster, tmp_path):
     here = evaluate_stream(*arguments, tmp_path / "here", "moved", device="cpu")
     scored = ShardsScoredOnCluster(cluster, Execution())
     there = evaluate_stream(*arguments, tmp_path / "there", "moved", do_pieces=scored)
-    assert there == here
-    assert contents(tmp_path / "there") == contents(tmp_path / "here")
+    # The sums of a float depend on the number of threads, and a node takes its own.
+    assert list(there) == list(here)
+    for name, value in here.items():
+        if name != "metrics":
+            assert there[name] == value, name
+    for name, metric in here["metrics"].items():
+        assert there["metrics"][name] == pytest.approx(metric, rel=1e-5), name
+    ours, theirs = (read_scores(tmp_path / name) for name in ("here", "there"))
+    pd.testing.assert_frame_equal(ours, theirs, rtol=1e-5)
     again = evaluate_stream(*arguments, tmp_path / "there", "moved", do_pieces=scored)
     assert again == there | {"skipped": there["shards"]}
+
+
+def read_scores(folder):
+    frames = [pd.read_parquet(file) for file in sorted(folder.glob("scores-*"))]
+    return pd.concat(frames, ignore_index=True)
 
 
 def test_folders_that_a_node_does_not_see_and_actors_without_a_cluster_are_refused(tmp_path):
