@@ -12,6 +12,7 @@ from puma_engine.config import AdapterConfig, TrainingConfig
 from puma_engine.errors import ConfigError, MigrationError
 from puma_engine.exchange.adapter_folders import AdapterFile
 from puma_engine.files import load_tensors, save_tensors
+from puma_engine.migration import adapter as adapters
 from puma_engine.migration.adapter import (
     Adapter,
     adapter_tensors,
@@ -135,6 +136,18 @@ def test_an_adapter_is_the_same_after_a_round_trip(tmp_path_factory, shape, scal
     np.testing.assert_array_equal(apply_adapter(again, prompts), apply_adapter(adapter, prompts))
     for name, tensor in adapter_tensors(adapter).items():
         np.testing.assert_array_equal(adapter_tensors(again)[name], tensor)
+
+
+def test_batches_change_no_prompt(monkeypatch):
+    adapter = Adapter(6, 4, AdapterConfig(hidden=8), generator=torch.Generator().manual_seed(0))
+    prompts = np.random.default_rng(0).normal(size=(7, 2, 6)).astype(np.float32)
+    with torch.no_grad():
+        whole = adapter.eval()(torch.from_numpy(prompts)).numpy()
+    for limit in (1, 6, 512):
+        monkeypatch.setattr(adapters, "CPU_BATCH", limit)
+        np.testing.assert_allclose(apply_adapter(adapter, prompts), whole, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(apply_adapter(adapter, prompts, 3), whole, rtol=1e-5, atol=1e-6)
+    assert apply_adapter(adapter, prompts[:0]).shape == (0, 2, 4)
 
 
 def test_settings_are_stored_and_hashed_under_their_old_names():
