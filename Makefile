@@ -57,7 +57,7 @@ docs: install-dev
 	$(BIN)/python docs/generate_results.py
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-gpu: install-dev
 	$(BIN)/python -m pytest tests/gpu

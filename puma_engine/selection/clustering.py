@@ -4,9 +4,10 @@ Up to MAX_IN_MEMORY users, all are fitted together. Of more users, components ar
 sample and the users are projected block by block, so that the prompts are never in memory together.
 """
 
-import os
+import threading
 import warnings
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,6 +23,7 @@ KMEANS_BATCH = 4096
 MAX_THREADS = 4
 # Numbers in a table from which more threads pay.
 LARGE = 100_000_000
+_LIMITING = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -146,14 +148,21 @@ def quantile_strata(values: np.ndarray, count: int) -> np.ndarray:
     return strata
 
 
-def limited_threads(size: int, limit: int = MAX_THREADS) -> AbstractContextManager[object]:
-    """Limit the threads of BLAS and OpenMP in work on fewer than LARGE numbers.
+@contextmanager
+def limited_threads(size: int, limit: int = MAX_THREADS) -> Iterator[None]:
+    """Use at most so many threads of BLAS and OpenMP in work on fewer than LARGE numbers.
 
-    More threads slow small problems down.
+    More threads slow small problems down. A library that has fewer, as by OMP_NUM_THREADS, keeps them. BLAS
+    has one setting for the process, so one thread at a time changes it and puts it back.
     """
-    from threadpoolctl import threadpool_limits
+    if size >= LARGE:
+        yield
+        return
+    from threadpoolctl import threadpool_info, threadpool_limits
 
-    limits: AbstractContextManager[object] = threadpool_limits(
-        limit if size < LARGE else os.cpu_count()
-    )
-    return limits
+    with _LIMITING:
+        limits = {
+            library["filepath"]: min(limit, library["num_threads"]) for library in threadpool_info()
+        }
+        with threadpool_limits(limits):
+            yield

@@ -26,6 +26,7 @@ from puma_engine.pipeline.stage import CancelCheck, ProgressCallback, StageProgr
 from puma_engine.requests import PLACED, TRAINED
 from puma_engine.store import Workspace
 from puma_engine.studies.cells import TUNED_SETTINGS, Cell
+from puma_engine.training.cpu_threads import allowed_cores
 
 if TYPE_CHECKING:
     from puma_engine.jobs.cluster import Cluster
@@ -201,9 +202,9 @@ def _workers(
 
         yield run_here
         return
-    threads = max(1, (os.cpu_count() or 1) // processes)
+    threads = max(1, len(allowed_cores()) // processes)
     before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ["OMP_NUM_THREADS"] = before or str(threads)
     context = multiprocessing.get_context("spawn")
     stop, started = context.Event(), context.Value("i", 0)
     arguments = (os.getpid(), stop, started, _gpus(device))

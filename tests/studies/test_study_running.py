@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 import sys
 import time
 from dataclasses import replace
@@ -259,6 +260,8 @@ def test_two_processes_give_the_same_scores(done, tmp_path):
         w.run(o.runs["scored"]).summary["metrics"] for w, o in ((ws, outcome), (other, repeated))
     ]
     assert scores[0] == pytest.approx(scores[1], abs=1e-6)
+    # What the user sets holds for all processes.
+    assert other.run(repeated.runs["one"]).cost["threads"] == int(os.environ["OMP_NUM_THREADS"])
 
 
 def test_workers_end_with_the_process_that_started_them(tmp_path):
