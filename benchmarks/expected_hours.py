@@ -20,7 +20,7 @@ from shapes import weight_counts
 from puma_engine.datasets import load_shipped
 from puma_engine.pipeline.expected_time import DataCounts, ModelSpeed
 from puma_engine.studies import Cell, Options, get_study
-from puma_engine.studies.quick_users import model_of_cell, work_on
+from puma_engine.studies.quick_users import model_of_cell, rows_read_by
 
 RESULTS = Path(__file__).parent / "results" / "throughput.json"
 DEVICE, PRECISION, WAY, BATCH = "NVIDIA H200", "bf16", "item_first", 256
@@ -69,7 +69,7 @@ def measured_speed(rows: Sequence[dict[str, Any]], backbone: str) -> tuple[Model
 
 def study_seconds(speed: ModelSpeed, cells: Sequence[Cell], model: str, data: Data) -> float:
     """Return the seconds that a study's cells on one data set take on a model."""
-    work, counts = work_on(cells, model, data.users, data.task), data.counts
+    work, counts = rows_read_by(cells, model, data.users, data.task), data.counts
     by_name = {cell.name: cell for cell in cells}
     # On a GPU every cell reads its items anew.
     readings = sum(

@@ -441,10 +441,10 @@ def reports_table(reports: Sequence[Evidence]) -> str:
     for item in reports:
         names = datasets(item.report)
         sizes = dict.fromkeys("{:,}, {}".format(*item.size(name)) for name in names)
-        about = STUDIES[item.study].about
+        description = STUDIES[item.study].description
         words = ", ".join(names) + (f" on {item.real_model}" if item.real_model else "")
         lines.append(
-            f"| [{item.name}]({table_file(item)}) | {about} | {words} | {'; '.join(sizes)} | {item.made} |"
+            f"| [{item.name}]({table_file(item)}) | {description} | {words} | {'; '.join(sizes)} | {item.provenance} |"
         )
     return "\n".join(lines)
 

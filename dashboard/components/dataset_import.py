@@ -67,7 +67,7 @@ def shipped() -> engine.Job | None:
         users = st.number_input(
             "Users", min_value=0, value=600, step=100, key="shipped-users", help=about
         )
-        st.text(short(sets[name].about, 300))
+        st.text(short(sets[name].description, 300))
         if st.form_submit_button("Import", type="primary", icon=":material/download:"):
             return _queue(lambda: datasets.import_shipped(name, int(users) or None))
     return None

@@ -55,7 +55,7 @@ def choose_users(start: Start, place: DeltaGenerator) -> Plan:
             "Strategy",
             strategies,
             "strategy",
-            labels={name: f"{name}: {engine.STRATEGIES[name].about}" for name in strategies},
+            labels={name: f"{name}: {engine.STRATEGIES[name].description}" for name in strategies},
             default=default,
             follows=True,
             help=term("strategy"),

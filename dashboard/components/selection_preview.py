@@ -17,7 +17,7 @@ STRATA = ("lowest variance", "low", "middle", "high", "highest variance")
 def choose_strategy() -> str:
     """Draw the widget for a strategy, or TRAINED for the users of the migration."""
     labels = {TRAINED: "as trained: the users of this migration"}
-    labels |= {name: f"{name}: {item.about}" for name, item in engine.STRATEGIES.items()}
+    labels |= {name: f"{name}: {item.description}" for name, item in engine.STRATEGIES.items()}
     return query_params.choose(
         "Strategy", list(labels), "strategy", labels=labels, help=term("strategy")
     )

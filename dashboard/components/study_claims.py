@@ -148,7 +148,9 @@ def _details(
         st.caption(f"**How it is judged.** {escaped(studies.plain(finding.claim.rule), MAX_TEXT)}")
         with st.container(horizontal=True, vertical_alignment="center"):
             trial = "quick trial, " if report.quick else ""
-            st.caption(escaped(f"{report.name}: {trial}{report.made}", MAX_TEXT), width="stretch")
+            st.caption(
+                escaped(f"{report.name}: {trial}{report.provenance}", MAX_TEXT), width="stretch"
+            )
             if st.button("Open the study", icon=":material/science:", type="tertiary"):
                 shown = {study_param: report.name, "dataset": finding.dataset}
                 pages.go("studies", **{**address, **shown})

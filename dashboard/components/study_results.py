@@ -27,7 +27,7 @@ def show(report: dict[str, Any], dataset: str) -> None:
         page_states.stale(f"Incomplete: {text}. The same command continues with the rest.")
     metric, scores = studies.summary(report, dataset)
     st.header("Results", divider="gray")
-    draw = _budgets if studies.reports.is_of_budgets(report) else _scores
+    draw = _budgets if studies.reports.compares_budgets(report) else _scores
     draw(report, dataset, metric, scores)
     _differences(report, dataset, metric)
 

@@ -65,14 +65,14 @@ def published_reports() -> list[Evidence] | None:
     return None if root is None else evidence.published_evidence(root)
 
 
-def about(name: str) -> str:
+def description(name: str) -> str:
     """Return the question of a study."""
-    return plain(STUDIES[name].about)
+    return plain(STUDIES[name].description)
 
 
 def every() -> list[tuple[str, str]]:
     """Return the name and the question of every study."""
-    return [(name, about(name)) for name in STUDIES]
+    return [(name, description(name)) for name in STUDIES]
 
 
 def report(name: str) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def _of_workspace(view: str) -> None:
         address = {"view": "study", "from": "workspace"}
         study_claims.show(reports, address, STUDY_PARAMS["workspace"])
     else:
-        labels = {name: f"{name}: {studies.about(name)}" for name in names}
+        labels = {name: f"{name}: {studies.description(name)}" for name in names}
         _study(labels, "workspace", studies.report)
 
 
@@ -81,7 +81,9 @@ def _published(view: str) -> None:
         study_claims.show(reports, address, STUDY_PARAMS["published"])
     else:
         by_name = {report.name: report for report in reports}
-        labels = {name: f"{name}: {studies.about(item.study)}" for name, item in by_name.items()}
+        labels = {
+            name: f"{name}: {studies.description(item.study)}" for name, item in by_name.items()
+        }
         _study(labels, "published", lambda name: by_name[name].report)
 
 

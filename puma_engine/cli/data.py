@@ -195,7 +195,7 @@ def sources() -> None:
             "name": source.name,
             "task": source.task,
             "files": "shipped" if source.shipped else "yours",
-            "about": source.about,
+            "about": source.description,
         }
         for source in REGISTRY.values()
     ]

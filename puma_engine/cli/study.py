@@ -78,7 +78,9 @@ def study(
     from puma_engine.files import write_json
 
     if name is None:
-        listed = [{"study": entry.name, "about": entry.about} for entry in studies.STUDIES.values()]
+        listed = [
+            {"study": entry.name, "about": entry.description} for entry in studies.STUDIES.values()
+        ]
         session.table(listed)
         return
     selected = studies.get_study(name)
@@ -107,7 +109,7 @@ def study(
     out.mkdir(parents=True, exist_ok=True)
 
     def save(outcome: Outcome, *, whole: bool = False) -> None:
-        results = studies.collect(ws, selected, cells, outcome.runs, whole=whole)
+        results = studies.collect(ws, selected, cells, outcome.runs, over_users=whole)
         report = _report_of(selected, options, reused, cells, outcome, results)
         write_json(out / f"{selected.name}.json", report)
         studies.save_report(ws, report)
@@ -256,7 +258,7 @@ def claims(
         {
             "text": finding.claim.text,
             "rule": finding.claim.rule,
-            "made": finding.evidence and finding.evidence.made,
+            "made": finding.evidence and finding.evidence.provenance,
             "ranking_figures": finding.ranking and finding.ranking.figures,
             "outlook": finding.assessed and finding.assessed.outlook,
             "more_seeds": finding.assessed and finding.assessed.more_seeds,

@@ -89,7 +89,7 @@ class Source:
     name: str
     task: TaskName
     family: str
-    about: str
+    description: str
     read: Callable[[Source, ImportRequest], Dataset]
     settings: type[OriginalSettings] | None = None
     locate: Callable[[Path, Path | None], dict[str, Path]] | None = None

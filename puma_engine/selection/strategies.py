@@ -24,7 +24,7 @@ class Strategy:
     """
 
     name: str
-    about: str
+    description: str
     space: Literal["embedding", "pca", "activations"] | None = None
     stratum: Literal["variance", "loss"] | None = None
     draw: Literal["random", "farthest", "active", "most-active", "facility"] = "random"

@@ -164,15 +164,23 @@ class Builder:
             {"subject": baseline, "split": "validation"},
             {"dataset": self.data},
         )
-        after = f"{self.dataset}/score of {baseline}", on_validation
-        for alone in [cell for cell in self.cells if cell.facts.get("method") in methods]:
-            facts = alone.facts | {
-                "method": f"{alone.facts['method']}, {BLENDED}",
+        prerequisites = f"{self.dataset}/score of {baseline}", on_validation
+        for scored in [cell for cell in self.cells if cell.facts.get("method") in methods]:
+            facts = scored.facts | {
+                "method": f"{scored.facts['method']}, {BLENDED}",
                 "kind": "blended",
             }
-            name = f"{alone.name.removeprefix(f'{self.dataset}/')}, {BLENDED}"
+            name = f"{scored.name.removeprefix(f'{self.dataset}/')}, {BLENDED}"
             settings = {"blend": baseline}
-            self.add(name, "evaluate", settings, alone.inputs, None, facts, (alone.name, *after))
+            self.add(
+                name,
+                "evaluate",
+                settings,
+                scored.inputs,
+                None,
+                facts,
+                (scored.name, *prerequisites),
+            )
 
     def tune(
         self,
@@ -203,16 +211,16 @@ class Builder:
         if self.options.fixed:
             return None
         runs = [
-            self._candidates(f"{name} {seed}", stage, grid, settings | {"seed": seed}, of_seed)
-            for seed, of_seed in inputs.items()
+            self._candidates(f"{name} {seed}", stage, grid, settings | {"seed": seed}, seed_inputs)
+            for seed, seed_inputs in inputs.items()
         ]
-        return self._best_in_mean(name, runs)
+        return self._best_by_mean(name, runs)
 
-    def _best_in_mean(
+    def _best_by_mean(
         self, name: str, runs: list[list[str]], settings: dict[str, Any] | None = None
     ) -> str:
         """Return the candidate with the best mean over seeds; runs: of each seed, by candidate."""
-        candidates = [run for of_candidate in zip(*runs, strict=True) for run in of_candidate]
+        candidates = [run for candidate_runs in zip(*runs, strict=True) for run in candidate_runs]
         settings = (settings or {}) | {"runs_per_candidate": len(runs)}
         return self.add(f"{name} best", "best", settings, {"candidates": candidates})
 
@@ -237,7 +245,7 @@ class Builder:
                     for number, source in enumerate(sources)
                 ]
             )
-        return self._best_in_mean("source", migrations, {"take_input": "source_0"})
+        return self._best_by_mean("source", migrations, {"take_input": "source_0"})
 
     def _candidates(
         self,
@@ -255,7 +263,7 @@ class Builder:
 
 
 def study(
-    about: str,
+    description: str,
     reference: dict[str, Any],
     *,
     within: Sequence[str] = (),
@@ -276,6 +284,6 @@ def study(
             return cells
 
         name = add_cells.__name__
-        return Study(name, about, cells, reference, within, QUICK | (quick or {}))
+        return Study(name, description, cells, reference, within, QUICK | (quick or {}))
 
     return declare

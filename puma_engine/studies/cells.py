@@ -95,14 +95,14 @@ class Cell:
 class Study:
     """A named list of cells, and the reference that their rows are compared with.
 
-    name: what `puma study` calls it. about: what it compares, in a few words. cells: makes the cells
+    name: what `puma study` calls it. description: what it compares, in a few words. cells: makes the cells
     for given options. reference: facts of the rows that all others of their data set are compared
     with. within: facts that a row and its reference must also share. quick: options that `--quick`
     replaces.
     """
 
     name: str
-    about: str
+    description: str
     cells: Callable[[Options], list[Cell]]
     reference: dict[str, Any]
     within: Sequence[str] = ()

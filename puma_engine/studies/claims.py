@@ -12,12 +12,12 @@ from puma_engine.defaults import MARGIN, PAPER_STRATEGY
 from puma_engine.evaluation.metrics import METRICS
 from puma_engine.studies.builder import ALL_USERS, SMALL_SHARE, few_users
 from puma_engine.studies.differences import (
-    Ends,
+    Bounds,
     PairedDifference,
     Report,
     Row,
-    difference_of_first,
     find_differences,
+    indirect_difference,
     mean_difference,
     rows_with,
     scores_by_seed,
@@ -136,7 +136,7 @@ def _claim(
     return declare
 
 
-def decide(loss_intervals: Sequence[Ends], margin: float = 0.0) -> Verdict:
+def decide(loss_intervals: Sequence[Bounds], margin: float = 0.0) -> Verdict:
     """Return the verdict of intervals of a loss: all at or below the margin, or all above it."""
     if all(high <= margin for _, high in loss_intervals):
         return "reproduced"
@@ -224,7 +224,7 @@ def _budget_cost(
     if not rows or not (counted or timed):
         return None
     unit = "flops" if counted else "seconds"
-    shares = [migrated[unit] / whole[unit] for migrated, whole in pairs]
+    shares = [migrated[unit] / retrained_row[unit] for migrated, retrained_row in pairs]
     cost: Verdict = "undecided"
     if max(shares) <= COST_SHARE:
         cost = "reproduced"
@@ -282,8 +282,8 @@ def assess_selection(report: Report, dataset: str) -> ClaimVerdict | None:
         return None
     nearest, difference = min(lines, key=lambda pair: _distance(pair[0]["share"]))
     others = [
-        f"{_percent(line['share'], 0)} {other.value:+.4f} {_intervals(other)}"
-        for line, other in sorted(lines, key=lambda pair: pair[0]["share"])
+        f"{_percent(line['share'], 0)} {budget_difference.value:+.4f} {_intervals(budget_difference)}"
+        for line, budget_difference in sorted(lines, key=lambda pair: pair[0]["share"])
         if line["share"] != nearest["share"]
     ]
     details = "; on ".join([f"on {_percent(nearest['share'], 0)} of the users", *others])
@@ -302,9 +302,9 @@ def assess_selection(report: Report, dataset: str) -> ClaimVerdict | None:
     ranking=True,
 )
 def assess_taste(report: Report, dataset: str) -> ClaimVerdict | None:
-    whole = _difference_of(report, dataset, FEW_RANDOM_USERS)
+    migrated = _difference_of(report, dataset, FEW_RANDOM_USERS)
     shuffled = _difference_of(report, dataset, "shuffled control")
-    difference = difference_of_first(whole, shuffled) if whole and shuffled else None
+    difference = indirect_difference(migrated, shuffled) if migrated and shuffled else None
     if difference is None:
         return None
     return _verdict(difference, decide(difference.loss_intervals), "the shuffled control")
@@ -352,7 +352,7 @@ def assess_sources(report: Report, dataset: str) -> ClaimVerdict | None:
     differences = find_differences(report, dataset, lambda line: bool(line.get("sources")))
     single = mean_difference([pair for line, pair in differences if line["sources"] == 1])
     several = mean_difference([pair for line, pair in differences if line["sources"] > 1])
-    difference = difference_of_first(several, single) if single and several else None
+    difference = indirect_difference(several, single) if single and several else None
     if difference is None:
         return None
     verdict = decide(difference.loss_intervals)
@@ -423,7 +423,7 @@ def assess_equal_cost(report: Report, dataset: str) -> ClaimVerdict | None:
     _, line, migrated = min(budgets, key=lambda budget: budget[0])
     differences: dict[str, PairedDifference | None] = {line["against"]["method"]: migrated}
     differences |= {
-        other["method"]: difference_of_first(migrated, pair) for other, pair in of_kind("retrained")
+        other["method"]: indirect_difference(migrated, pair) for other, pair in of_kind("retrained")
     }
     needed = seconds(line["method"])
     costs = {name: seconds(name) for name in differences}
@@ -512,7 +512,7 @@ def _intervals(difference: PairedDifference) -> str:
     )
 
 
-def _deciding_ends(difference: PairedDifference) -> list[tuple[Ends, str]]:
+def _deciding_ends(difference: PairedDifference) -> list[tuple[Bounds, str]]:
     """Return the intervals that decide, and what each is over."""
     users, trainings = (difference.low, difference.high), difference.training_interval
     intervals = [] if trainings is None else [(trainings, "trainings")]

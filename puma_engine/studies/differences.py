@@ -17,7 +17,7 @@ WITHIN = ("share", "target")
 
 Report = dict[str, Any]
 Row = dict[str, Any]
-Ends = tuple[float, float]
+Bounds = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -97,13 +97,13 @@ class PairedDifference:
         return self.loss_sign * self.value
 
     @property
-    def training_interval(self) -> Ends | None:
+    def training_interval(self) -> Bounds | None:
         """The 95 % interval over trainings by Student's t; None for fewer than three."""
         test = paired_t_test([self.first[seed] - self.second[seed] for seed in self.seeds])
         return None if test is None else (test.low, test.high)
 
     @property
-    def loss_intervals(self) -> list[Ends]:
+    def loss_intervals(self) -> list[Bounds]:
         """The intervals that must agree, over users and over trainings; positive is worse.
 
         Only that over trainings counts where there is none over users of this very difference.
@@ -123,8 +123,8 @@ def paired_difference(report: Report, line: Row) -> PairedDifference | None:
     if not set(first) & set(second):
         return None
     over_users = line.get("over", "users") == "users"
-    ends = float(line["low"]), float(line["high"])
-    return PairedDifference(line["metric"], first, second, *ends, int(line["users"]), over_users)
+    bounds = float(line["low"]), float(line["high"])
+    return PairedDifference(line["metric"], first, second, *bounds, int(line["users"]), over_users)
 
 
 def scores_by_seed(report: Report, facts: Row, name: str) -> dict[int, float]:
@@ -146,10 +146,12 @@ def rows_with(report: Report, facts: Row) -> list[Row]:
 
 
 def find_differences(
-    report: Report, dataset: str, wanted: Callable[[Row], bool]
+    report: Report, dataset: str, predicate: Callable[[Row], bool]
 ) -> list[tuple[Row, PairedDifference]]:
-    """Return the wanted lines of a data set's differences, each with its paired difference."""
-    lines = [line for line in report["differences"] if line["dataset"] == dataset and wanted(line)]
+    """Return the lines of a data set's differences for which predicate is true, each with its paired difference."""
+    lines = [
+        line for line in report["differences"] if line["dataset"] == dataset and predicate(line)
+    ]
     pairs = [(line, paired_difference(report, line)) for line in lines]
     return [(line, difference) for line, difference in pairs if difference is not None]
 
@@ -174,7 +176,7 @@ def mean_difference(differences: Sequence[PairedDifference]) -> PairedDifference
     )
 
 
-def difference_of_first(a: PairedDifference, b: PairedDifference) -> PairedDifference | None:
+def indirect_difference(a: PairedDifference, b: PairedDifference) -> PairedDifference | None:
     """Return the difference between the first methods of a and b, which share their second.
 
     None if they have no seed in common. Its ends are the widest that the intervals of a and b
@@ -182,8 +184,8 @@ def difference_of_first(a: PairedDifference, b: PairedDifference) -> PairedDiffe
     """
     if not set(a.first) & set(b.first):
         return None
-    ends = a.low - b.high, a.high - b.low
-    return PairedDifference(a.metric, a.first, b.first, *ends, min(a.users, b.users), False)
+    bounds = a.low - b.high, a.high - b.low
+    return PairedDifference(a.metric, a.first, b.first, *bounds, min(a.users, b.users), False)
 
 
 def differences_over_budgets(

@@ -59,7 +59,7 @@ class Evidence:
         return max((int(row["users"]) for row in rows), default=0), len(seeds)
 
     @property
-    def made(self) -> str:
+    def provenance(self) -> str:
         """Date and devices of the report."""
         return f"{self.report['date']}, {device_names(self.report)}"
 
@@ -86,12 +86,14 @@ def results_root() -> Path | None:
 
     Raises StudyError if PUMA_RESULTS names another folder, which does not exist.
     """
-    named = os.environ.get(ENVIRONMENT)
-    if named and not Path(named).expanduser().is_dir():
-        raise StudyError(f"{ENVIRONMENT} names {named}, which is no folder; set it, or unset it.")
+    configured = os.environ.get(ENVIRONMENT)
+    if configured and not Path(configured).expanduser().is_dir():
+        raise StudyError(
+            f"{ENVIRONMENT} names {configured}, which is no folder; set it, or unset it."
+        )
     package = Path(__file__).resolve().parents[1]
     candidates = (package.parent / "docs" / "results", package / "shipped" / "results")
-    roots = [Path(named).expanduser()] if named else candidates
+    roots = [Path(configured).expanduser()] if configured else candidates
     return next((root for root in roots if root.is_dir()), None)
 
 
@@ -190,7 +192,7 @@ def findings_markdown(findings: Sequence[Finding]) -> str:
         for finding in group:
             if finding.evidence is None:
                 continue
-            source = f"`{finding.evidence.name}`, {finding.evidence.made}"
+            source = f"`{finding.evidence.name}`, {finding.evidence.provenance}"
             verdict, figures = f"**{finding.verdict}**", finding.figures
             figures += _outlook(finding.assessed)
             if finding.ranking is not None:

@@ -280,22 +280,22 @@ def changes(build: Builder) -> None:
 
 
 def _add_change(
-    build: Builder, change: str, seed: int, source: str, retrained: str, after: dict[str, Any]
+    build: Builder, change: str, seed: int, source: str, retrained: str, reading: dict[str, Any]
 ) -> None:
-    """Add the rows of one change for one seed; after: what reads the prompts then."""
+    """Add the rows of one change for one seed; reading: what reads the prompts after it."""
     name = f"{change}: random prompts {seed}"
-    drawn = build.fit(name, "random", seed=seed, **after, **RANDOM_PROMPTS)
+    random_prompts = build.fit(name, "random", seed=seed, **reading, **RANDOM_PROMPTS)
     selected = build.select(source, PAPER_STRATEGY, SMALL_SHARE, seed, change)
-    target = {("target" if name == "backbone" else name): value for name, value in after.items()}
+    target = {("target" if name == "backbone" else name): value for name, value in reading.items()}
     migrated = {
         method: build.migrate(f"{change}: {method}", source, seed, selection=selection, **target)
         for method, selection in ((ALL_USERS, None), (few_users(PAPER_STRATEGY), selected))
     }
     rows = [
         ("source", "source", source, {}),
-        ("reused as they are", "reused", source, after),
+        ("reused as they are", "reused", source, reading),
         ("retrained", "retrained", retrained, {}),
-        ("random prompts", "random", drawn, {}),
+        ("random prompts", "random", random_prompts, {}),
         *((method, "migrated", table, {}) for method, table in migrated.items()),
     ]
     for method, kind, table, settings in rows:

@@ -86,8 +86,8 @@ def table2(build: Builder) -> None:
         build.evaluate(source, method="source", kind="source", seed=seed)
         retrained = build.prompts("retrained", target, seed, best_retrained)
         build.evaluate(retrained, method="retrained", kind="retrained", seed=seed)
-        drawn = build.prompts("random", target, seed, **RANDOM_PROMPTS)
-        build.evaluate(drawn, method="random prompts", kind="random", seed=seed)
+        random_prompts = build.prompts("random", target, seed, **RANDOM_PROMPTS)
+        build.evaluate(random_prompts, method="random prompts", kind="random", seed=seed)
         all_users = build.migrate("all", source, seed, best_all)
         build.evaluate(all_users, method=ALL_USERS, kind="migrated", seed=seed)
         few = {}
@@ -210,8 +210,8 @@ def table3(build: Builder) -> None:
 )
 def table4(build: Builder) -> None:
     """Add all selection strategies, or random and the given ones, over budgets (Table 4)."""
-    given = [get_strategy(name).name for name in build.options.strategies]
-    strategies = dict.fromkeys(["random", *(given or STRATEGIES)])
+    requested = [get_strategy(name).name for name in build.options.strategies]
+    strategies = dict.fromkeys(["random", *(requested or STRATEGIES)])
     for seed, source in build.sources().items():
         for share in build.options.shares or SELECTION_SHARES:
             for strategy in strategies:

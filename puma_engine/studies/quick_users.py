@@ -71,8 +71,8 @@ def quick_options(
         settings: dict[str, Any] = {"template": template, "device": device}
         speed = measure_model(ws, run, data, precision=precision or "auto", **settings)
         per_user += seconds_per_user(cells, model, speed, counts, MEASURED_USERS, data.task)
-    most = options.users or MEASURED_USERS
-    users = max(FEWEST, min(most, int(60 * minutes / per_user) // STEP * STEP))
+    max_users = options.users or MEASURED_USERS
+    users = max(FEWEST, min(max_users, int(60 * minutes / per_user) // STEP * STEP))
     _log.info(
         "The trial takes %d users of %s, which are expected to take %.0f min (%s); --users and "
         "--dataset choose others.",
@@ -83,14 +83,14 @@ def quick_options(
 
 def _earlier_users(ws: Workspace, study: Study, options: Options) -> int | None:
     try:
-        before = stored_report(ws, study.name)["options"]
+        earlier = stored_report(ws, study.name)["options"]
     except (PumaError, KeyError):
         return None
-    same = ("source", "target", "order", "quick")
-    if [before.get(name) for name in same] != [getattr(options, name) for name in same]:
+    compared = ("source", "target", "order", "quick")
+    if [earlier.get(name) for name in compared] != [getattr(options, name) for name in compared]:
         return None
-    alike = list(before.get("datasets", ())) == list(options.datasets)
-    return int(before["users"]) if alike and before.get("users") else None
+    same_datasets = list(earlier.get("datasets", ())) == list(options.datasets)
+    return int(earlier["users"]) if same_datasets and earlier.get("users") else None
 
 
 def seconds_per_user(
@@ -100,7 +100,7 @@ def seconds_per_user(
 
     counts: of so many users' data. Each item is read once, and is kept on disk then.
     """
-    rows = work_on(cells, model, users, task)
+    rows = rows_read_by(cells, model, users, task)
     seconds = speed.seconds(
         items=counts.items,
         training=rows["train"] * counts.train,
@@ -109,27 +109,27 @@ def seconds_per_user(
     return seconds / users
 
 
-def work_on(cells: Sequence[Cell], model: str, users: int, task: str) -> dict[str, float]:
+def rows_read_by(cells: Sequence[Cell], model: str, users: int, task: str) -> dict[str, float]:
     """Return how often all users' train, validation and test rows are read with a model.
 
     Of a study's cells: train rows count each epoch of each training, by the share of its users.
     """
     by_name = {cell.name: cell for cell in cells}
-    work = dict.fromkeys(("train", "validation", "test"), 0.0)
+    row_reads = dict.fromkeys(("train", "validation", "test"), 0.0)
     for cell in cells:
         if model_of_cell(cell, by_name) != model:
             continue
         if cell.stage == "evaluate":
             # A blend takes test predictions from the evaluation of the prompts alone.
-            work["validation" if "blend" in cell.settings else "test"] += 1
+            row_reads["validation" if "blend" in cell.settings else "test"] += 1
         elif cell.stage in ("fit_prompts", "migrate", "refine"):
             share = _share_of(cell, by_name)
             epochs = _epochs_of(cell, by_name, users, share, task)
-            others = min(1.0 - share, EARLY_STOPPING_USERS / users) if share < 1 else 1.0
-            work["validation"] += epochs * others
+            held_out = min(1.0 - share, EARLY_STOPPING_USERS / users) if share < 1 else 1.0
+            row_reads["validation"] += epochs * held_out
             only_head = cell.settings.get("role") == "random"
-            work["validation" if only_head else "train"] += epochs * share
-    return work
+            row_reads["validation" if only_head else "train"] += epochs * share
+    return row_reads
 
 
 def model_of_cell(cell: Cell, by_name: Mapping[str, Cell]) -> str | None:
@@ -137,9 +137,9 @@ def model_of_cell(cell: Cell, by_name: Mapping[str, Cell]) -> str | None:
     for name in ("backbone", "target"):
         if name in cell.settings:
             return str(cell.settings[name])
-    before = cell.inputs.get("start") or cell.inputs.get("subject")
-    if cell.stage in ("refine", "evaluate") and isinstance(before, str):
-        return model_of_cell(by_name[before], by_name)
+    input_name = cell.inputs.get("start") or cell.inputs.get("subject")
+    if cell.stage in ("refine", "evaluate") and isinstance(input_name, str):
+        return model_of_cell(by_name[input_name], by_name)
     return None
 
 
@@ -155,11 +155,11 @@ def _epochs_of(cell: Cell, by_name: Mapping[str, Cell], users: int, share: float
         best = by_name[cell.settings_from]
         candidates = [by_name[name] for name in best.inputs["candidates"]]
         if best.settings.get("take_input"):  # the sources of the best migrations are taken
-            candidates = [by_name[str(other.inputs["sources"])] for other in candidates]
-        return max(_epochs_of(other, by_name, users, share, task) for other in candidates)
-    given = cell.settings.get("training", {}).get("epochs")
-    if given is not None:
-        return int(given)
+            candidates = [by_name[str(candidate.inputs["sources"])] for candidate in candidates]
+        return max(_epochs_of(candidate, by_name, users, share, task) for candidate in candidates)
+    epochs = cell.settings.get("training", {}).get("epochs")
+    if epochs is not None:
+        return int(epochs)
     if cell.stage == "migrate":
         return migration_defaults(task, users, max(1, round(share * users)))[0].epochs
     defaults = refine_defaults if cell.stage == "refine" else fit_defaults

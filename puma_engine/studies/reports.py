@@ -88,13 +88,15 @@ def load_report(file: Path, remedy: str) -> Report:
 def _check_content(report: Report) -> None:
     """Raise ValueError for a report whose parts are damaged: those that tables and figures read."""
     lists = ("rows", "summary", "differences")
-    whole = all(
+    has_expected_types = all(
         isinstance(report[part], list) and all(isinstance(line, dict) for line in report[part])
         for part in lists
     )
-    whole &= isinstance(report["failed"], dict) and isinstance(report["missing"], list)
-    whole &= all(isinstance(report[part], str) for part in ("study", "command", "date"))
-    if not whole:
+    has_expected_types &= isinstance(report["failed"], dict) and isinstance(report["missing"], list)
+    has_expected_types &= all(
+        isinstance(report[part], str) for part in ("study", "command", "date")
+    )
+    if not has_expected_types:
         raise ValueError("its parts are not of the types that a study writes")
     try:
         markdown(report)
@@ -121,7 +123,7 @@ def markdown(report: Report) -> str:
         )
     if report.get("note"):
         parts.append(str(report["note"]))
-    table = _table_of_budgets if is_of_budgets(report) else _table_of_methods
+    table = _table_of_budgets if compares_budgets(report) else _table_of_methods
     for dataset in datasets(report):
         parts.append(f"### {dataset}\n\n{table(report, dataset)}")
     return "\n\n".join(parts) + "\n"
@@ -149,7 +151,7 @@ def device_names(report: Report) -> str:
     return ", ".join(sorted(names)) or "cpu"
 
 
-def is_of_budgets(report: Report) -> bool:
+def compares_budgets(report: Report) -> bool:
     """Return whether a report compares selection strategies over budgets."""
     return bool(report["study"] == "table4")
 
@@ -184,8 +186,8 @@ def _count(number: int, noun: str) -> str:
 
 def key_of(line: Row) -> tuple[Any, ...]:
     """Return what tells the methods of a report apart in its parts."""
-    facts = ("dataset", "method", "share", "origin", "target", "hops", "sources", "tokens")
-    return tuple(line.get(name) for name in (*facts, "trained_on", "change"))
+    names = ("dataset", "method", "share", "origin", "target", "hops", "sources", "tokens")
+    return tuple(line.get(name) for name in (*names, "trained_on", "change"))
 
 
 def _lines(report: Report, part: str, dataset: str) -> list[Row]:
@@ -204,15 +206,17 @@ def _table_of_methods(report: Report, dataset: str) -> str:
     differences = {
         (part, key_of(line)): line for part in measured.values() for line in report.get(part, ())
     }
-    kept = shares_of(report, dataset)
-    references = [name for name in REFERENCES if any(name == key[1] for key in kept)]
+    shares = shares_of(report, dataset)
+    references = [name for name in REFERENCES if any(name == key[1] for key in shares)]
     names = ["method", "seeds", "users trained"]
     for metric in measured:
         names += [metric_title(metric), "difference [95 %]"]
     names += [f"share kept over {REFERENCES[name]}" for name in references]
     # Reports of earlier versions do not have it.
-    more = [name for name in MORE_COLUMNS if any(line.get(name) is not None for line in lines)]
-    names += [MORE_COLUMNS[name] for name in more] + ["seconds", "TFLOP"]
+    extra_columns = [
+        name for name in MORE_COLUMNS if any(line.get(name) is not None for line in lines)
+    ]
+    names += [MORE_COLUMNS[name] for name in extra_columns] + ["seconds", "TFLOP"]
     rows = [_row(*names), _row(*["---"] * len(names))]
     for line in lines:
         cells = []
@@ -226,7 +230,7 @@ def _table_of_methods(report: Report, dataset: str) -> str:
                 interval += " (could be chance)"
             cells += [score, interval]
         for reference in references:
-            parts = [kept.get((key_of(line), reference, aspect)) for aspect in ASPECTS]
+            parts = [shares.get((key_of(line), reference, aspect)) for aspect in ASPECTS]
             cells.append("; ".join(_share(part) for part in parts if part) or "–")
         trained, flops = line.get("users_trained"), line.get("flops")
         rows.append(
@@ -235,7 +239,10 @@ def _table_of_methods(report: Report, dataset: str) -> str:
                 line["seeds"] if line.get("kind") != "baseline" else "–",
                 "–" if trained is None else f"{trained:,.0f}",
                 *cells,
-                *(f"{line[name]:.{DIGITS[name]}f}" if name in line else "–" for name in more),
+                *(
+                    f"{line[name]:.{DIGITS[name]}f}" if name in line else "–"
+                    for name in extra_columns
+                ),
                 f"{line['seconds']:.1f}",
                 "–" if flops is None else f"{flops / 1e12:,.1f}",
             )

@@ -21,7 +21,7 @@ COSTS = ("seconds", "users_trained", "flops")
 SCORES = tuple(METRICS)
 PROMPT_FACTS = ("participation_ratio",)
 MEASURED = (*SCORES, *PROMPT_FACTS, *COSTS)
-NO_FACTS = {"run", "users", "rows", "device", "epochs", "examples", *MEASURED}
+NOT_FACTS = {"run", "users", "rows", "device", "epochs", "examples", *MEASURED}
 SIGNIFICANCE = 0.05
 # Parts of a report that are differences, and their metric for each task.
 COMPARED_METRICS = {
@@ -38,11 +38,11 @@ def collect(
     cells: Sequence[Cell],
     runs: dict[str, str],
     *,
-    whole: bool = True,
+    over_users: bool = True,
 ) -> dict[str, Any]:
     """Return the results of a study as parts of its report.
 
-    whole: False: take intervals and p over trainings (`differences_over_trainings`) instead of
+    over_users: False: take intervals and p over trainings (`differences_over_trainings`) instead of
     over users, which needs no predictions. runs: ids of the runs of finished cells.
 
     The parts are rows: one an evaluation, with its facts, scores and cost. summary: one a method,
@@ -64,7 +64,7 @@ def collect(
             settings[cell.name] = {part: config.get(part) for part in TUNED_SETTINGS}
     parts: dict[str, Any] = {"rows": rows, "summary": summary(rows), "settings": settings}
     predictions = (
-        _Predictions(ws, [evaluations[cell.name] for cell in evaluated]) if whole else None
+        _Predictions(ws, [evaluations[cell.name] for cell in evaluated]) if over_users else None
     )
     for part, metrics_by_task in COMPARED_METRICS.items():
         if predictions is not None:
@@ -135,7 +135,7 @@ class _Predictions:
 def methods_of(rows: Sequence[Row]) -> list[tuple[Row, list[int]]]:
     """Return the facts of each method, and the indices of its rows, one a seed."""
     names = dict.fromkeys(
-        name for row in rows for name in row if name not in NO_FACTS and name != "seed"
+        name for row in rows for name in row if name not in NOT_FACTS and name != "seed"
     )
     groups: dict[tuple[Any, ...], list[int]] = {}
     for index, row in enumerate(rows):
@@ -179,7 +179,7 @@ def differences_over_trainings(
             line |= {"metric": metric, "value": test.value, "over": "trainings"}
             line |= {"low": test.low, "high": test.high, "p": test.p}
             lines.append(line | {"users": rows[pairs[0][0]]["users"]})
-    mark_real(lines, study.within)
+    mark_significant(lines, study.within)
     return lines
 
 
@@ -190,20 +190,22 @@ def _pairs(study: Study, rows: Sequence[Row]) -> list[tuple[Row, list[tuple[int,
     """
     compared = []
     for facts, group in methods_of(rows):
-        wanted = study.reference | {name: facts.get(name) for name in ("dataset", *study.within)}
-        reference = [
+        reference_facts = study.reference | {
+            name: facts.get(name) for name in ("dataset", *study.within)
+        }
+        reference_rows = [
             index
             for index, row in enumerate(rows)
-            if all(row.get(name) == value for name, value in wanted.items())
+            if all(row.get(name) == value for name, value in reference_facts.items())
         ]
         seeds = [row.get("seed") for row in rows]
         pairs = [
             (a, b)
             for a in group
-            for b in reference
+            for b in reference_rows
             if None in (seeds[a], seeds[b]) or seeds[a] == seeds[b]
         ]
-        if pairs and group[0] not in reference:
+        if pairs and group[0] not in reference_rows:
             compared.append((facts | {"against": study.reference, "seeds": len(pairs)}, pairs))
     return compared
 
@@ -236,11 +238,11 @@ def _differences_over_users(
         error = (difference.high - difference.low) / (2 * 1.96)
         p = math.erfc(abs(difference.value) / error / math.sqrt(2)) if error > 0 else 1.0
         lines.append(line | {"users": difference.n_users, "p": float(p)})
-    mark_real(lines, study.within)
+    mark_significant(lines, study.within)
     return lines
 
 
-def mark_real(differences: list[Row], within: Sequence[str]) -> None:
+def mark_significant(differences: list[Row], within: Sequence[str]) -> None:
     """Set `real` by Holm's step-down procedure over the differences from the same reference."""
     families: dict[tuple[Any, ...], list[Row]] = {}
     for line in differences:

@@ -125,7 +125,7 @@ def run_cells(
 def _run_in_order(
     cells: Sequence[Cell],
     start: Callable[[Cell, dict[str, str]], Future[str]],
-    at_once: int,
+    max_running: int,
     stop_at: float | None,
     should_cancel: CancelCheck | None,
     progress: ProgressCallback | None,
@@ -144,7 +144,7 @@ def _run_in_order(
             raise Cancelled("The study was cancelled; finished runs stay in the workspace.")
         late = stop_at is not None and time.monotonic() > stop_at
         for cell in [] if late else list(waiting.values()):
-            if len(running) >= at_once:
+            if len(running) >= max_running:
                 break
             if all(name in outcome.runs for name in cell.dependencies):
                 running[start(cell, outcome.runs)] = cell.name

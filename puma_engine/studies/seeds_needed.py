@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from puma_engine.studies.differences import MIN_TRAININGS, Ends, PairedDifference
+from puma_engine.studies.differences import MIN_TRAININGS, Bounds, PairedDifference
 
 MOST_SEEDS = 1000
 
@@ -23,9 +23,9 @@ def seeds_to_decide(losses: Sequence[float], limit: float = 0.0) -> int | None:
     from scipy.special import stdtrit
 
     counts = np.arange(max(len(losses), MIN_TRAININGS), MOST_SEEDS + 1)
-    half = stdtrit(counts - 1, 0.975) * np.std(losses, ddof=1) / np.sqrt(counts)
-    enough = counts[half < abs(np.mean(losses) - limit)]
-    return int(enough[0]) if len(enough) else None
+    half_widths = stdtrit(counts - 1, 0.975) * np.std(losses, ddof=1) / np.sqrt(counts)
+    sufficient = counts[half_widths < abs(np.mean(losses) - limit)]
+    return int(sufficient[0]) if len(sufficient) else None
 
 
 def seeds_for_claim(parts: Sequence[tuple[PairedDifference, float]]) -> int | None:
@@ -52,6 +52,6 @@ def seeds_for_claim(parts: Sequence[tuple[PairedDifference, float]]) -> int | No
     return max(within) if len(within) == len(needed[False]) and within else None
 
 
-def _excludes(interval: Ends, limit: float) -> bool:
+def _excludes(interval: Bounds, limit: float) -> bool:
     low, high = interval
     return high <= limit or low > limit

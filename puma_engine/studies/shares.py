@@ -10,7 +10,7 @@ import numpy as np
 from puma_engine.evaluation.metrics import METRICS, SampledMetrics, shares_kept
 from puma_engine.evaluation.shares_kept import ASPECTS
 from puma_engine.studies.cells import Study
-from puma_engine.studies.differences import Ends, Row, paired_t_test, primary_metric
+from puma_engine.studies.differences import Bounds, Row, paired_t_test, primary_metric
 
 # The metrics of some rows of a report, for resampled users, in the order of the rows.
 Sampler = Callable[[Sequence[int], Sequence[str]], SampledMetrics]
@@ -33,13 +33,13 @@ def shares_of_rows(
     """
     compared = []
     for facts, group in methods:
-        same = {name: facts.get(name) for name in ("dataset", *study.within)}
-        retrained = _rows_with(rows, same | study.reference | {"kind": "retrained"})
+        shared_facts = {name: facts.get(name) for name in ("dataset", *study.within)}
+        retrained = _rows_with(rows, shared_facts | study.reference | {"kind": "retrained"})
         if not retrained or group[0] in retrained:
             continue
         baseline = {"dataset": facts["dataset"], "method": "item_mean", "kind": "baseline"}
         references = {
-            "random": _rows_with(rows, same | {"kind": "random"}),
+            "random": _rows_with(rows, shared_facts | {"kind": "random"}),
             "item_mean": _rows_with(rows, baseline),
         }
         for reference, of_reference in references.items():
@@ -47,27 +47,27 @@ def shares_of_rows(
                 trainings = _common(rows, [group, retrained, of_reference])
                 if all(trainings):
                     compared.append((facts | {"reference": reference}, trainings))
-    numbers: dict[str, list[int]] = {}
+    rows_of_dataset: dict[str, list[int]] = {}
     for facts, trainings in compared:
-        used = {index for group in trainings for index in group}
-        of_dataset = numbers.setdefault(facts["dataset"], [])
-        of_dataset += sorted(used - set(of_dataset))
+        row_indices = {index for group in trainings for index in group}
+        dataset_rows = rows_of_dataset.setdefault(facts["dataset"], [])
+        dataset_rows += sorted(row_indices - set(dataset_rows))
     samples = {}
     if sample is not None:
-        for dataset, of_dataset in numbers.items():
-            task = _task(rows[of_dataset[0]])
+        for dataset, dataset_rows in rows_of_dataset.items():
+            task = _task(rows[dataset_rows[0]])
             names = [metric[task] for metric in ASPECTS.values()]
-            samples[dataset] = sample(of_dataset, names)
+            samples[dataset] = sample(dataset_rows, names)
     lines = []
     for facts, trainings in compared:
-        part = None
+        sampled = None
         if sample is not None:
-            of_dataset = numbers[facts["dataset"]]
-            part = samples[facts["dataset"]].select(
-                [of_dataset.index(index) for group in trainings for index in group]
+            dataset_rows = rows_of_dataset[facts["dataset"]]
+            sampled = samples[facts["dataset"]].select(
+                [dataset_rows.index(index) for group in trainings for index in group]
             )
         for aspect in ASPECTS:
-            line = _line(rows, trainings, aspect, part)
+            line = _line(rows, trainings, aspect, sampled)
             lines += [] if line is None else [facts | {"aspect": aspect} | line]
     return lines
 
@@ -103,32 +103,37 @@ def _line(
     if any(score is None for group in scores for score in group):
         return None
     sign = -1.0 if METRICS[metric].higher_is_better else 1.0
-    own, best, worst = (sign * np.array(group, np.float64) for group in scores)
-    gains, kept = worst - best, worst - own
-    gain = float(gains.mean())
+    method_losses, retrained_losses, reference_losses = (
+        sign * np.array(group, np.float64) for group in scores
+    )
+    reference_gains, gains_kept = (
+        reference_losses - retrained_losses,
+        reference_losses - method_losses,
+    )
+    gain = float(reference_gains.mean())
     line: Row = {"metric": metric, "seeds": max(len(group) for group in trainings), "gain": gain}
-    test = paired_t_test(gains.tolist())
-    ends: Row = {}
+    test = paired_t_test(reference_gains.tolist())
+    share_bounds: Row = {}
     if sampled is not None:
         sizes = [len(group) for group in trainings]
         measured = shares_kept(sampled, sizes, retrained=1, references=[2], names=[metric])
         share, of_gain = measured[0][0][metric].share, measured[0][0][metric].gain
         line |= {"over": "users", "gain_low": of_gain.low, "gain_high": of_gain.high}
-        ends = {"kept_low": share.low, "kept_high": share.high}
+        share_bounds = {"kept_low": share.low, "kept_high": share.high}
     elif test is not None:
         line |= {"over": "trainings", "gain_low": test.low, "gain_high": test.high}
     else:
         return None
     if not line["gain_low"] > 0:
         return line | dict.fromkeys(("kept", "kept_low", "kept_high", "trainings"))
-    value = float(kept.mean()) / gain
-    over_trainings = _ratio_interval(kept, gains, value)
+    value = float(gains_kept.mean()) / gain
+    over_trainings = _ratio_interval(gains_kept, reference_gains, value)
     low, high = over_trainings or (None, None)
-    line |= {"kept": value} | (ends or {"kept_low": low, "kept_high": high})
+    line |= {"kept": value} | (share_bounds or {"kept_low": low, "kept_high": high})
     return line | {"trainings": over_trainings}
 
 
-def _ratio_interval(kept: np.ndarray, gains: np.ndarray, share: float) -> Ends | None:
+def _ratio_interval(gains_kept: np.ndarray, gains: np.ndarray, share: float) -> Bounds | None:
     """The interval of a ratio of means over trainings (Cochran, Sampling Techniques, 1977, ch. 6)."""
-    test, gain = paired_t_test((kept - share * gains).tolist()), float(gains.mean())
+    test, gain = paired_t_test((gains_kept - share * gains).tolist()), float(gains.mean())
     return None if test is None else (share + test.low / gain, share + test.high / gain)

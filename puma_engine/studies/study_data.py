@@ -29,23 +29,23 @@ def study_data(text: str) -> StudyData:
     rating or click, for a table at the path. Raises DataError for an unknown name, ConfigError for an
     unknown source or a path that does not exist.
     """
-    source, given, path = text.partition("=")
-    if not given:
+    source, separator, path = text.partition("=")
+    if not separator:
         return StudyData(text, get_source(text).task, {"source": text})
-    sources = [name for name, about in REGISTRY.items() if not about.shipped]
+    sources = [name for name, source_info in REGISTRY.items() if not source_info.shipped]
     if source not in (*sources, *TABLES):
         raise ConfigError(
             f"{text!r} names no source of original files; write SOURCE=PATH with one of "
             f"{', '.join([*sources, *TABLES])}."
         )
-    place = Path(path).expanduser()
-    if not path or not place.exists():
+    folder = Path(path).expanduser()
+    if not path or not folder.exists():
         raise ConfigError(
             f"There is nothing at {path!r}; give the path of the files as {source}=PATH."
         )
-    stem = place.resolve().name.split(".")[0]
+    stem = folder.resolve().name.split(".")[0]
     # The name of no shipped data set, or its rows would count as evidence on that.
     name = stem if stem.startswith(source) else f"{source}-{stem}"
     if source in TABLES:
-        return StudyData(name, source, {"source": "table", "path": str(place), "task": source})
-    return StudyData(name, get_source(source).task, {"source": source, "path": str(place)})
+        return StudyData(name, source, {"source": "table", "path": str(folder), "task": source})
+    return StudyData(name, get_source(source).task, {"source": source, "path": str(folder)})

@@ -10,7 +10,7 @@ from puma_engine import studies
 from puma_engine.pipeline.expected_time import DataCounts, ModelSpeed
 from puma_engine.store import Workspace
 from puma_engine.studies import Cell, Options, get_study, quick_users
-from puma_engine.studies.quick_users import quick_options, seconds_per_user, work_on
+from puma_engine.studies.quick_users import quick_options, rows_read_by, seconds_per_user
 from puma_engine.zoo import ZOO
 
 ROOT = Path(__file__).parents[2]
@@ -44,19 +44,19 @@ CELLS = [
 
 
 def test_work_counts_each_epoch_by_the_share_of_its_users():
-    work = work_on(CELLS, MODEL, 60, "rating")
+    work = rows_read_by(CELLS, MODEL, 60, "rating")
     assert work["train"] == 4 + 2 + 4 + 0.25 * 8 + 1
     # Others than the few users decide on early stopping; random prompts train the head alone.
     assert work["validation"] == 4 + 2 + 4 + 2 * 3 + 0.75 * 8 + 1
     assert work["test"] == 2
-    assert work_on(CELLS, "llama-small", 60, "rating")["test"] == 1
+    assert rows_read_by(CELLS, "llama-small", 60, "rating")["test"] == 1
 
 
 def test_twice_the_speed_takes_half_the_time_and_items_are_read_once():
     slow, fast = ModelSpeed(10, 100, 300), ModelSpeed(20, 200, 600)
     seconds = seconds_per_user(CELLS, MODEL, slow, COUNTS, 60, "rating")
     assert seconds == 2 * seconds_per_user(CELLS, MODEL, fast, COUNTS, 60, "rating")
-    work = work_on(CELLS, MODEL, 60, "rating")
+    work = rows_read_by(CELLS, MODEL, 60, "rating")
     rows = work["validation"] * 200 + work["test"] * 400
     expected = 1900 / 10 + work["train"] * 1500 / 100 + rows / 300
     assert seconds == pytest.approx(expected / 60)

@@ -23,7 +23,7 @@ from puma_engine.evaluation import metrics
 from puma_engine.store import Workspace
 from puma_engine.studies import STUDIES, Cell, Options, Study, collect, get_study, run_cells
 from puma_engine.studies.reports import figures, markdown
-from puma_engine.studies.results import differences_over_trainings, mark_real
+from puma_engine.studies.results import differences_over_trainings, mark_significant
 from puma_engine.training.device import collection_paused
 
 SHORT = {"training": {"epochs": 1, "batch_size": 64}}
@@ -242,7 +242,7 @@ def test_several_seeds_are_averaged_for_the_same_users(done):
 @given(st.lists(st.floats(0, 0.2), min_size=1, max_size=8))
 def test_holm_rejects_the_smallest_p_values_until_one_is_too_large(values):
     lines = [{"dataset": "a", "p": p} for p in values] + [{"dataset": "b", "p": 0.049}]
-    mark_real(lines, ())
+    mark_significant(lines, ())
     real = [line["real"] for line in sorted(lines[:-1], key=lambda line: line["p"])]
     steps = [p * (len(values) - rank) < 0.05 for rank, p in enumerate(sorted(values))]
     assert real == [all(steps[: rank + 1]) for rank in range(len(steps))]

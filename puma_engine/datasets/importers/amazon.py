@@ -97,7 +97,7 @@ AMAZON = Source(
     name="amazon",
     task="rating",
     family="amazon",
-    about="Amazon Reviews 2023, any category: reviews and meta_ files, .jsonl or .jsonl.gz",
+    description="Amazon Reviews 2023, any category: reviews and meta_ files, .jsonl or .jsonl.gz",
     read=partial(
         streamed_dataset,
         parse_ratings=partial(parse_json_ratings, schema=REVIEW),
@@ -110,7 +110,7 @@ AMAZON_2018 = Source(
     name="amazon-2018",
     task="rating",
     family="amazon",
-    about="Amazon Reviews 2018, any category, whole or 5-core: reviews and meta_ files, .json.gz",
+    description="Amazon Reviews 2018, any category, whole or 5-core: reviews and meta_ files, .json.gz",
     read=partial(
         streamed_dataset,
         parse_ratings=partial(parse_json_ratings, schema=REVIEW_2018),

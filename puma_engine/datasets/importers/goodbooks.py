@@ -83,7 +83,7 @@ GOODBOOKS = Source(
     name="goodbooks",
     task="rating",
     family=FAMILY,
-    about="goodbooks-10k (first release): ratings 1-5 of books, CC BY-SA 4.0, Zygmunt Zajac",
+    description="goodbooks-10k (first release): ratings 1-5 of books, CC BY-SA 4.0, Zygmunt Zajac",
     read=lambda source, request: rating_dataset(
         source, request, usable_ratings(request.path), max_rows=MAX_RATINGS
     ),
@@ -92,7 +92,7 @@ GOODBOOKS_TO_READ = Source(
     name="goodbooks-to-read",
     task="click",
     family=FAMILY,
-    about=(
+    description=(
         "goodbooks-10k (first release): books marked to read as clicks, with drawn "
         "non-clicks, CC BY-SA 4.0, Zygmunt Zajac"
     ),

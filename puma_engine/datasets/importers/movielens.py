@@ -99,7 +99,7 @@ MOVIELENS = Source(
     name="movielens",
     task="rating",
     family="movielens",
-    about="MovieLens: ratings and movies, .csv (latest-small, 25M, ...), .dat (1M, 10M) or u.data (100k)",
+    description="MovieLens: ratings and movies, .csv (latest-small, 25M, ...), .dat (1M, 10M) or u.data (100k)",
     read=partial(streamed_dataset, parse_ratings=parse_ratings, parse_items=parse_movies),
     settings=RatingSettings,  # as for Amazon, but for any film: the paper has no MovieLens
     locate=locate,

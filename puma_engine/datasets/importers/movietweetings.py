@@ -49,7 +49,7 @@ MOVIETWEETINGS = Source(
     name="movietweetings",
     task="rating",
     family="movietweetings",
-    about="MovieTweetings: film ratings 1-10 mapped to 1-5, MIT, Simon Dooms",
+    description="MovieTweetings: film ratings 1-10 mapped to 1-5, MIT, Simon Dooms",
     read=lambda source, request: rating_dataset(
         source, request, usable_ratings(request.path), max_rows=MAX_RATINGS
     ),

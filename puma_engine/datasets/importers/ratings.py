@@ -265,7 +265,7 @@ def request_report(source: Source, request: ImportRequest) -> dict[str, Any]:
     """Return what was asked for, as the first entries of a report."""
     return {
         "source": source.name,
-        "about": source.about,
+        "about": source.description,
         "population": request.population,
         "users_asked": request.users,
         "seed": request.seed,
