@@ -92,10 +92,10 @@ def show(plan: Plan, start: Start, device: str, price: float) -> dict[str, Any] 
                 "little and is not in it."
             )
         for name, predicted in (("migration", costs.migration), ("retraining", costs.retraining)):
-            if predicted is not None and predicted.guessed_from:
+            if predicted is not None and predicted.mismatches:
                 st.markdown(
                     f":orange[:material/warning:] The time of the {name} is a guess: it was measured with "
-                    f"{' and '.join(predicted.guessed_from)}."
+                    f"{' and '.join(predicted.mismatches)}."
                 )
         warning = disturbed(costs)
         if warning:
@@ -212,7 +212,7 @@ def _evidence(costs: Costs) -> None:
             "Trained, s": run.training_seconds,
             "Whole run, s": run.seconds,
             "Kind": "calibration" if run.short else "whole run",
-            "Other work": f"{run.others:.0%}" if run.short else "not measured",
+            "Other work": f"{run.other_load:.0%}" if run.short else "not measured",
         }
         for name, predicted in (("retraining", costs.retraining), ("migration", costs.migration))
         for run in (predicted.evidence if predicted else ())
@@ -225,10 +225,10 @@ def _evidence(costs: Costs) -> None:
             "the runs below, with the fastest and the slowest as the range. Training may stop earlier."
         )
         for name, predicted in (("retraining", costs.retraining), ("migration", costs.migration)):
-            if predicted and predicted.guessed_from:
+            if predicted and predicted.mismatches:
                 st.caption(
                     f"The time of the {name} is a guess: some of its runs had "
-                    f"{' and '.join(predicted.guessed_from)}, since none without this difference was "
+                    f"{' and '.join(predicted.mismatches)}, since none without this difference was "
                     "measured."
                 )
         cores = "The share of this machine's cores that other processes took meanwhile."
@@ -251,7 +251,7 @@ def disturbed(costs: Costs) -> str:
     ]
     if not disturbed:
         return ""
-    share = max(run.others for run in disturbed)
+    share = max(run.other_load for run in disturbed)
     runs = ", ".join(dict.fromkeys(run.run for run in disturbed))
     return (
         f"Measured while other work took up to {share:.0%} of the machine's cores, so the times may be "

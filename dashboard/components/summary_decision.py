@@ -14,8 +14,8 @@ from dashboard.components.theme import KINDS, NEUTRAL, text_colour
 from dashboard.engine import METRICS, Run, comparisons, summary, user_impact
 from dashboard.engine.comparisons import Verdict
 from dashboard.engine.summary import (
+    ComparisonSetup,
     DecisionRange,
-    Question,
     decision_texts,
     label_layout,
 )
@@ -37,10 +37,10 @@ BAR_COLOURS = {
 }
 
 
-def title(asked: Question) -> str:
+def title(setup: ComparisonSetup) -> str:
     """Return the question of a comparison, with names as plain text."""
-    source, target = (escaped(name, 40) for name in (asked.source, asked.target))
-    return decision_texts.title(replace(asked, source=source, target=target))
+    source, target = (escaped(name, 40) for name in (setup.source, setup.target))
+    return decision_texts.title(replace(setup, source=source, target=target))
 
 
 def switch(runs: list[Run]) -> Run:
@@ -86,13 +86,13 @@ def price() -> float | None:
     return float(value) if value else None
 
 
-def context(run: Run, asked: Question, share: float) -> float | None:
+def context(run: Run, setup: ComparisonSetup, share: float) -> float | None:
     """Show what was measured, when and where, and links to more; return the price of an hour."""
     parts = [
-        asked.data,
+        setup.data,
         f"{run.summary['rows']:,} held-out records",
         formatting.ago(run.created),
-        asked.device and f"on {asked.device}",
+        setup.device and f"on {setup.device}",
     ]
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         st.text(" · ".join(part for part in parts if part), width="stretch")
@@ -160,12 +160,12 @@ def _show_tile(
         st.caption(f"{':orange[:material/warning:] ' if warns else ''}{tile.text}")
 
 
-def fine_print(run: Run, plans: pd.DataFrame, asked: Question, verdict: Verdict) -> str:
+def fine_print(run: Run, plans: pd.DataFrame, setup: ComparisonSetup, verdict: Verdict) -> str:
     """Return what decision_texts.fine_print says of a comparison, as markdown with names escaped."""
     text = decision_texts.fine_print(
         run.summary["task"],
         plans,
-        asked.seeds,
+        setup.seeds,
         summary.seed_spread(run, plans),
         summary.measured_before(run),
         verdict.disagreement,

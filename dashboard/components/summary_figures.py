@@ -216,7 +216,7 @@ def _draw_line(
 def show_behaviour(run: Run, plans: pd.DataFrame, method: str) -> None:
     """Draw the mean and spread of each user's predictions: old, migrated and retrained."""
     chosen = [
-        ("Old model", summary.judged_sources(plans, method)),
+        ("Old model", summary.sources_of_migration(plans, method)),
         ("Migrated", plans[plans["method"] == method]),
         ("Retrained", plans[plans["is_baseline"].astype(bool)]),
     ]

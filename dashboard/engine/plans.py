@@ -166,7 +166,7 @@ def unmeasured(costs: Costs) -> list[str]:
     guessed = [
         f"{name} with these settings"
         for name, prediction in predictions.items()
-        if prediction and prediction.guessed_from
+        if prediction and prediction.mismatches
     ]
     return [*missing, *guessed]
 

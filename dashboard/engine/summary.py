@@ -16,7 +16,12 @@ from puma_engine.errors import StoreError, StudyError
 from puma_engine.evaluation import plan_summary
 from puma_engine.evaluation.formatting import capitalised, format_percent
 from puma_engine.evaluation.metrics import METRICS
-from puma_engine.evaluation.plan_summary import Question, best_baseline, judged_sources, plan_costs
+from puma_engine.evaluation.plan_summary import (
+    ComparisonSetup,
+    best_baseline,
+    plan_costs,
+    sources_of_migration,
+)
 from puma_engine.evaluation.user_effects import UserEffects
 from puma_engine.evaluation.verdict import (
     MIGRATED,
@@ -35,15 +40,15 @@ from puma_engine.studies.seeds_needed import seeds_to_decide
 
 __all__ = [
     "MIGRATED",
+    "ComparisonSetup",
     "DecisionRange",
-    "Question",
     "best_baseline",
     "capitalised",
     "decision_texts",
     "format_percent",
-    "judged_sources",
     "label_layout",
     "plan_costs",
+    "sources_of_migration",
 ]
 
 MAX_DRAWN = 2_000
@@ -52,11 +57,11 @@ PUBLISHED_STUDY = "table2"
 PUBLISHED_METHODS = re.compile(rf"PUMA, (all users|[\d.]+% \({PAPER_STRATEGY}\))")
 
 
-def question(run: Run, plans: pd.DataFrame, method: str | None) -> Question:
-    """Return the question of a comparison. method: the judged migration."""
+def comparison_setup(run: Run, plans: pd.DataFrame, method: str | None) -> ComparisonSetup:
+    """Return what a comparison is about. method: the judged migration."""
     split = comparisons.split_of(run) if "reference" in run.inputs else None
     name = split.name if split else f"{run.summary['split']} split"
-    return plan_summary.question(plans, method, int(run.summary["users"]), name)
+    return plan_summary.comparison_setup(plans, method, int(run.summary["users"]), name)
 
 
 def plans(run: Run) -> pd.DataFrame:

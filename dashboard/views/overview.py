@@ -145,8 +145,8 @@ def _decision(
                 last = runs[0]
         first = comparisons.verdict(engine.root(), last.id)
         plans, ranges = summary.plans(last), summary.ranges(engine.root(), last.id)
-        asked = summary.question(last, plans, first.method)
-        question.title(summary_decision.title(asked))
+        setup = summary.comparison_setup(last, plans, first.method)
+        question.title(summary_decision.title(setup))
         published.mark(last)
         context = st.container()
         with st.container(border=True):
@@ -158,7 +158,7 @@ def _decision(
             with right, st.container(gap="xsmall"):
                 summary_decision.strip(verdict)
         with context:
-            hour = summary_decision.context(last, asked, share)
+            hour = summary_decision.context(last, setup, share)
         newer = comparisons.newer_evaluations(last, evaluations)
         if newer and last.published is None:
             page_states.stale(
@@ -173,4 +173,4 @@ def _decision(
             summary_figures.show_costs(last, plans, verdict.method)
         with right:
             summary_figures.show_behaviour(last, plans, verdict.method)
-        st.caption(summary_decision.fine_print(last, plans, asked, verdict))
+        st.caption(summary_decision.fine_print(last, plans, setup, verdict))

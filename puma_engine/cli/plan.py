@@ -63,10 +63,10 @@ def costs(request: PlanRequest, device: str | None = None) -> None:
     if None in options.values():
         print("What has no seconds was never measured here; `puma plan calibrate` measures it.")
     for name, cost in options.items():
-        if cost and cost.guessed_from:
+        if cost and cost.mismatches:
             print(
                 f"The seconds of the {name} are a guess: they come from runs with "
-                f"{' and '.join(cost.guessed_from)}; `puma plan calibrate` measures them."
+                f"{' and '.join(cost.mismatches)}; `puma plan calibrate` measures them."
             )
 
 

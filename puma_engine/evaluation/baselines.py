@@ -133,12 +133,14 @@ class MatrixFactorisation(UserItemBias):
         by_item = _sparse(residual, item, user, shape[::-1])
         biases = self.parameters
         self.error = self._error(biases, validation) if self.factors is None else np.inf
-        first, others = (FIRST_RANK, OTHER_RANKS) if self.factors is None else (self.factors, ())
+        first_rank, other_ranks = (
+            (FIRST_RANK, OTHER_RANKS) if self.factors is None else (self.factors, ())
+        )
         for candidate in RIDGES:
-            if self._als(by_user, by_item, biases, first, candidate, validation):
+            if self._als(by_user, by_item, biases, first_rank, candidate, validation):
                 self.ridge = candidate
         if self.ridge is not None:
-            for rank in others:
+            for rank in other_ranks:
                 self._als(by_user, by_item, biases, rank, self.ridge, validation)
         return self
 
@@ -185,17 +187,17 @@ class MatrixFactorisation(UserItemBias):
 
 
 def _least_squares_steps(
-    residuals: csr_array, values: np.ndarray, other: np.ndarray, shrinkage: float, ridge: float
+    residuals: csr_array, values: np.ndarray, fixed: np.ndarray, shrinkage: float, ridge: float
 ) -> np.ndarray:
     """Take a few conjugate gradient steps towards each row's ridge solution, given the others.
 
-    residuals [n, others]: outcomes minus the mean; values [n, 1 + rank] and other
+    residuals [n, others]: outcomes minus the mean; values [n, 1 + rank] and fixed
     [others, 1 + rank]: bias and factors; shrinkage: ridge of the bias. Returns new values.
     """
     from scipy.sparse import csr_array
 
     row = np.repeat(np.arange(residuals.shape[0]), np.diff(residuals.indptr))
-    design = other.copy()
+    design = fixed.copy()
     design[:, 0] = 1
     penalty = np.full(design.shape[1], ridge, np.float32)
     penalty[0] = shrinkage
@@ -207,7 +209,7 @@ def _least_squares_steps(
     def normal(x: np.ndarray) -> np.ndarray:
         return project(_dots(x, row, design, index)) + penalty * x
 
-    gradient = project(residuals.data - other[index, 0]) - normal(values)
+    gradient = project(residuals.data - fixed[index, 0]) - normal(values)
     step, size = gradient, (gradient**2).sum(1)
     for _ in range(CG_STEPS):
         moved = normal(step)
@@ -226,8 +228,8 @@ def _sparse(
     from scipy.sparse import csr_array
 
     order = np.argsort(row, kind="stable")
-    ends = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=shape[0]))])
-    return csr_array((values[order], column[order], ends), shape=shape)
+    row_pointers = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=shape[0]))])
+    return csr_array((values[order], column[order], row_pointers), shape=shape)
 
 
 def _dots(a: np.ndarray, row: np.ndarray, b: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -15,12 +15,12 @@ BUSY_SHARE = 0.25
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredRun:
     """The measured cost of one finished training: the evidence for a prediction.
 
     examples: trained on over all epochs. training_seconds: of training with validation.
     seconds: of the whole run, which also prepares items and maps users. sources: number of
-    source prompt tables of an adapter. short: a calibration rather than a whole run. others: the
+    source prompt tables of an adapter. short: a calibration rather than a whole run. other_load: the
     share of the machine's cores that other processes used meanwhile (0 where not measured).
     items: where predictions were measured rather than a training, their distinct items; examples are
     then the predicted pairs, training_seconds theirs, and the rest of seconds that of the items.
@@ -37,7 +37,7 @@ class Measured:
     seconds: float
     sources: int = 1
     short: bool = False
-    others: float = 0.0
+    other_load: float = 0.0
     items: int = 0
     template: str = ""
 
@@ -49,7 +49,7 @@ class Measured:
     @property
     def disturbed(self) -> bool:
         """Whether other processes may have slowed it down noticeably."""
-        return self.others > BUSY_SHARE
+        return self.other_load > BUSY_SHARE
 
     @property
     def preparation(self) -> float:
@@ -58,7 +58,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Prediction:
+class CostPrediction:
     """Predicted seconds of a training: median and range over the evidence.
 
     other_batches, other_sources, other_templates: no evidence had the same batch size, number of
@@ -68,13 +68,13 @@ class Prediction:
     seconds: float
     low: float
     high: float
-    evidence: tuple[Measured, ...]
+    evidence: tuple[MeasuredRun, ...]
     other_batches: bool
     other_sources: bool = False
     other_templates: bool = False
 
     @property
-    def guessed_from(self) -> list[str]:
+    def mismatches(self) -> list[str]:
         """In what the evidence differs from what is predicted, in words; empty if in nothing."""
         differs = {
             "another prompt template": self.other_templates,
@@ -83,9 +83,9 @@ class Prediction:
         }
         return [words for words, differ in differs.items() if differ]
 
-    def plus(self, other: Prediction) -> Prediction:
+    def plus(self, other: CostPrediction) -> CostPrediction:
         """Return the prediction for two trainings in sequence."""
-        return Prediction(
+        return CostPrediction(
             self.seconds + other.seconds,
             self.low + other.low,
             self.high + other.high,
@@ -96,14 +96,14 @@ class Prediction:
         )
 
 
-def predict(
+def predict_training_time(
     rows: float,
     epochs: int,
     batch_size: int,
-    measured: Sequence[Measured],
+    measured: Sequence[MeasuredRun],
     sources: int = 1,
     template: str = "",
-) -> Prediction | None:
+) -> CostPrediction | None:
     """Predict a training of so many rows per epoch, for all its epochs (it may stop earlier).
 
     measured: runs of the same kind, model and device. The evidence is narrowed to runs with the
@@ -115,14 +115,14 @@ def predict(
     if not usable:
         return None
     same_template = [run for run in usable if run.template == template]
-    near = same_template or usable
-    same_sources = [run for run in near if run.sources == sources]
-    near = same_sources or near
-    same_batch = [run for run in near if run.batch_size == batch_size]
-    near = same_batch or near
-    evidence = tuple([run for run in near if not run.short] or near)
+    candidates = same_template or usable
+    same_sources = [run for run in candidates if run.sources == sources]
+    candidates = same_sources or candidates
+    same_batch = [run for run in candidates if run.batch_size == batch_size]
+    candidates = same_batch or candidates
+    evidence = tuple([run for run in candidates if not run.short] or candidates)
     seconds = [rows * (epochs / run.rate + run.preparation) for run in evidence]
-    return Prediction(
+    return CostPrediction(
         median(seconds),
         min(seconds),
         max(seconds),
@@ -133,9 +133,9 @@ def predict(
     )
 
 
-def predict_reading(
-    pairs: float, items: float, measured: Sequence[Measured], template: str = ""
-) -> Prediction | None:
+def predict_inference_time(
+    pairs: float, items: float, measured: Sequence[MeasuredRun], template: str = ""
+) -> CostPrediction | None:
     """Predict the time in which a model predicts so many pairs of a user and one of so many items.
 
     measured: predictions of the same model and device. Those with the same prompt template come
@@ -143,15 +143,15 @@ def predict_reading(
     """
     usable = [run for run in measured if run.items > 0 and run.rate > 0]
     same_template = [run for run in usable if run.template == template]
-    near = same_template or usable
-    evidence = tuple([run for run in near if not run.short] or near)
+    candidates = same_template or usable
+    evidence = tuple([run for run in candidates if not run.short] or candidates)
     if not evidence:
         return None
     seconds = [
         items * max(0.0, run.seconds - run.training_seconds) / run.items + pairs / run.rate
         for run in evidence
     ]
-    return Prediction(
+    return CostPrediction(
         median(seconds),
         min(seconds),
         max(seconds),

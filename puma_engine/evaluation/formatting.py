@@ -56,8 +56,8 @@ def format_change(
     def direction(value: float) -> str:
         return "more" if (value > 0) != higher_is_better else "less"
 
-    ends = " and ".join(f"{amount(value)} {direction(value)}" for value in (low, high))
-    return f"{amount(loss)} {direction(loss)} {noun} (between {ends})"
+    changes = " and ".join(f"{amount(value)} {direction(value)}" for value in (low, high))
+    return f"{amount(loss)} {direction(loss)} {noun} (between {changes})"
 
 
 def method_names(labels: Iterable[str]) -> dict[str, str]:

@@ -174,21 +174,21 @@ class ShareKept:
 class SampledMetrics:
     """Metrics of several methods or trainings over all rows and for each draw of users.
 
-    names: [metrics]. value: over all rows, [methods, metrics]. drawn: [methods, metrics, draws], the
+    names: [metrics]. value: over all rows, [methods, metrics]. replicates: [methods, metrics, draws], the
     same draws for all methods; NaN where undefined or not computed. users: for how many users each
     is defined, [methods, metrics].
     """
 
     names: tuple[str, ...]
     value: np.ndarray
-    drawn: np.ndarray
+    replicates: np.ndarray
     users: np.ndarray
 
     def select(self, methods: Sequence[int]) -> SampledMetrics:
         """Return the metrics of some methods, in the given order."""
         chosen = list(methods)
         return SampledMetrics(
-            self.names, self.value[chosen], self.drawn[chosen], self.users[chosen]
+            self.names, self.value[chosen], self.replicates[chosen], self.users[chosen]
         )
 
 
@@ -333,8 +333,8 @@ def _statistics(
             statistics.append(_Ratio(rows.sum(means[name]), rows.count, name == "rmse"))
         else:
             values = _user_ndcg(rows, p) if name == "ndcg" else _user_pair_accuracy(rows, p)
-            known = np.isfinite(values)
-            statistics.append(_Ratio(np.where(known, values, 0.0), known))
+            defined = np.isfinite(values)
+            statistics.append(_Ratio(np.where(defined, values, 0.0), defined))
     return statistics
 
 
@@ -430,15 +430,15 @@ def bootstrap(
 
 def estimates(sampled: SampledMetrics, reference: int | None) -> list[dict[str, Estimate]]:
     """Return metrics with intervals, and differences from a method, as `bootstrap` does."""
-    value, drawn = sampled.value, sampled.drawn
+    value, replicates = sampled.value, sampled.replicates
 
     def estimate(method: int, metric: int) -> Estimate:
         users = sampled.users[method, metric]
-        interval = _interval(value[method, metric], drawn[method, metric], users)
+        interval = _interval(value[method, metric], replicates[method, metric], users)
         if reference is None or reference == method:
             return Estimate(interval)
         difference = value[method, metric] - value[reference, metric]
-        differences = drawn[method, metric] - drawn[reference, metric]
+        differences = replicates[method, metric] - replicates[reference, metric]
         return Estimate(interval, _interval(difference, differences, users))
 
     return [
@@ -481,7 +481,7 @@ def bootstrap_difference(
     predictions = [*firsts, *seconds]
     sampled = sample_metrics(task, y, predictions, user, [metric], seed=seed, draws=draws)
     sign = np.repeat([1 / len(firsts), -1 / len(seconds)], [len(firsts), len(seconds)])
-    difference, differences = sign @ sampled.value[:, 0], sign @ sampled.drawn[:, 0]
+    difference, differences = sign @ sampled.value[:, 0], sign @ sampled.replicates[:, 0]
     return _interval(float(difference), differences, sampled.users[0, 0])
 
 
@@ -499,27 +499,27 @@ def shares_kept(
     over them. retrained, references: which methods are full retraining and the references. Draws
     without a gain, at most 2.5 % of them, are left out of the intervals of shares.
     """
-    ends = np.cumsum(trainings)[:-1]
-    values = [part.mean(0) for part in np.split(sampled.value, ends)]
-    draws_of = [part.mean(0) for part in np.split(sampled.drawn, ends)]
+    splits = np.cumsum(trainings)[:-1]
+    values = [part.mean(0) for part in np.split(sampled.value, splits)]
+    replicates = [part.mean(0) for part in np.split(sampled.replicates, splits)]
 
     def kept(reference: int, method: int, name: str) -> ShareKept:
         sign, number = (-1 if METRICS[name].higher_is_better else 1), sampled.names.index(name)
         users = sampled.users[0, number]
-        gain, own = (
+        gain, method_gain = (
             sign * (values[reference][number] - values[other][number])
             for other in (retrained, method)
         )
-        gains, own_draws = (
-            sign * (draws_of[reference][number] - draws_of[other][number])
+        gains, method_gains = (
+            sign * (replicates[reference][number] - replicates[other][number])
             for other in (retrained, method)
         )
         of_gain = _interval(gain, gains, users)
         if not of_gain.low > 0:
             return ShareKept(Interval(np.nan, np.nan, np.nan, int(users)), of_gain)
         undefined = np.full_like(gains, np.nan)
-        ratios = np.divide(own_draws, gains, out=undefined, where=gains > 0)
-        return ShareKept(_interval(own / gain, ratios, users), of_gain)
+        ratios = np.divide(method_gains, gains, out=undefined, where=gains > 0)
+        return ShareKept(_interval(method_gain / gain, ratios, users), of_gain)
 
     return [
         [{name: kept(reference, method, name) for name in names} for method in range(len(values))]
@@ -546,18 +546,20 @@ def sample_metrics(
     users, shape = len(rows.user_ids), (len(predictions), len(names), -1)
     weighted = _WeightedMetrics(rows, statistics)
     value = weighted.values(np.ones((1, users))).reshape(shape)[:, :, 0]
-    drawn = np.empty((len(statistics), draws))
+    replicates = np.empty((len(statistics), draws))
     generator = np.random.default_rng(seed)
     step = max(1, BLOCK // users)
     for start in range(0, draws, step):
         size = min(step, draws - start)
         weights = _resampled(generator, users, size)
         auc_draws = max(0, draws_used("auc", draws) - start)
-        drawn[:, start : start + len(weights)] = weighted.values(weights, auc_draws)
+        replicates[:, start : start + len(weights)] = weighted.values(weights, auc_draws)
     counted = [
         int(np.count_nonzero(s.denominator)) if isinstance(s, _Ratio) else users for s in statistics
     ]
-    return SampledMetrics(tuple(names), value, drawn.reshape(shape), np.reshape(counted, shape[:2]))
+    return SampledMetrics(
+        tuple(names), value, replicates.reshape(shape), np.reshape(counted, shape[:2])
+    )
 
 
 def _resampled(generator: np.random.Generator, users: int, draws: int) -> np.ndarray:
@@ -570,7 +572,7 @@ def _resampled(generator: np.random.Generator, users: int, draws: int) -> np.nda
     return weights
 
 
-def _interval(value: float, drawn: np.ndarray, users: int) -> Interval:
-    drawn = drawn[np.isfinite(drawn)]
-    low, high = np.percentile(drawn, [2.5, 97.5]) if len(drawn) else (np.nan, np.nan)
-    return Interval(float(value), float(low), float(high), int(users), len(drawn))
+def _interval(value: float, replicates: np.ndarray, users: int) -> Interval:
+    replicates = replicates[np.isfinite(replicates)]
+    low, high = np.percentile(replicates, [2.5, 97.5]) if len(replicates) else (np.nan, np.nan)
+    return Interval(float(value), float(low), float(high), int(users), len(replicates))

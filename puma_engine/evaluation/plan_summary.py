@@ -17,7 +17,7 @@ PLAN_KEYS = ["strategy", "budget", "path", "sources", *SAME_KIND]
 
 
 @dataclass(frozen=True)
-class Question:
+class ComparisonSetup:
     """What a comparison answers. source, target: names of models, "" where they are unknown."""
 
     users: int
@@ -28,19 +28,21 @@ class Question:
     seeds: int
 
 
-def question(plans: pd.DataFrame, method: str | None, users: int, data: str) -> Question:
-    """Return the question of a comparison.
+def comparison_setup(
+    plans: pd.DataFrame, method: str | None, users: int, data: str
+) -> ComparisonSetup:
+    """Return what a comparison is about: its users, models, data, devices and seeds.
 
     plans: of `plan_table`. method: the judged migration. data: the name of the data and split.
     """
-    judged = plans[plans["method"] == method]
+    migration = plans[plans["method"] == method]
     retrained = plans[plans["is_baseline"].astype(bool)]
     trained = plans[plans["kind"].isin((*MIGRATED, "retrained"))]
     devices = dict.fromkeys(str(name) for name in trained["device"].dropna())
-    return Question(
+    return ComparisonSetup(
         users,
-        _first(judged["origin"]),
-        _first(retrained["backbone"]) or _first(judged["backbone"]),
+        _first(migration["origin"]),
+        _first(retrained["backbone"]) or _first(migration["backbone"]),
         data,
         ", ".join(devices),
         int(trained["seed"].dropna().nunique()),
@@ -71,10 +73,10 @@ def plan_table(
     of_metric = scores[scores["metric"] == metric].set_index("method")["value"]
     frame["value"] = frame["method"].map(of_metric).astype(float)
     if evaluated is not None:
-        known = evaluated[["evaluation", "origin", "flops"]]
+        costs = evaluated[["evaluation", "origin", "flops"]]
         # Methods that a verdict was made from have their arithmetic already.
         frame = frame.drop(columns=["origin", "flops"], errors="ignore")
-        frame = frame.merge(known, on="evaluation", how="left")
+        frame = frame.merge(costs, on="evaluation", how="left")
     frame = frame.reindex(columns=list(dict.fromkeys([*frame.columns, "origin", "flops"])))
     measured = shares.loc[shares["share"].notna(), "reference"].unique()
     reference = next((name for name in REFERENCES if name in measured), "")
@@ -96,13 +98,13 @@ def plan_costs(plans: pd.DataFrame) -> pd.DataFrame:
     rows = plans[plans["kind"].isin(CHOSEN_KINDS)].copy()
     paid = rows["kind"] != "source"
     base = rows[rows["is_baseline"].astype(bool)]
-    known = rows.loc[paid, "flops"].notna().all()
-    measure = "flops" if known else "seconds"
-    rows["basis"] = "arithmetic" if known else "time"
-    whole = float(base[measure].iloc[0]) if len(base) else float("nan")
-    rows["cost"] = (rows[measure].astype(float) / whole).where(paid, 0.0)
-    ends = ["kept", "kept_low", "kept_high"]
-    rows.loc[rows["is_baseline"].astype(bool), ends] = 1.0
+    has_flops = rows.loc[paid, "flops"].notna().all()
+    measure = "flops" if has_flops else "seconds"
+    rows["basis"] = "arithmetic" if has_flops else "time"
+    base_cost = float(base[measure].iloc[0]) if len(base) else float("nan")
+    rows["cost"] = (rows[measure].astype(float) / base_cost).where(paid, 0.0)
+    share_columns = ["kept", "kept_low", "kept_high"]
+    rows.loc[rows["is_baseline"].astype(bool), share_columns] = 1.0
     return rows.dropna(subset=["cost", "kept"])
 
 
@@ -137,22 +139,22 @@ def seed_losses(evaluated: pd.DataFrame, evaluation: str, *, higher_is_better: b
     Losses are in the metric's units; of several trainings with one seed the latest counts. Empty where
     nothing has the same seed.
     """
-    judged = evaluated[evaluated["evaluation"] == evaluation]
-    if judged.empty:
+    migration = evaluated[evaluated["evaluation"] == evaluation]
+    if migration.empty:
         return []
-    row = judged.index[0]
+    row = migration.index[0]
     plans = evaluated.groupby(["kind", *PLAN_KEYS], dropna=False).ngroup()
-    alike = evaluated.groupby(SAME_KIND, dropna=False).ngroup()
-    retrained = (evaluated["kind"] == "retrained") & (alike == alike[row])
-    own, base = (
+    comparable = evaluated.groupby(SAME_KIND, dropna=False).ngroup()
+    retrained = (evaluated["kind"] == "retrained") & (comparable == comparable[row])
+    migrated, base = (
         evaluated[chosen].dropna(subset="seed").drop_duplicates("seed").set_index("seed")["value"]
         for chosen in (plans == plans[row], retrained)
     )
-    losses = (own - base).dropna().sort_index()
+    losses = (migrated - base).dropna().sort_index()
     return [float(loss) for loss in (-losses if higher_is_better else losses)]
 
 
-def judged_sources(plans: pd.DataFrame, method: str) -> pd.DataFrame:
+def sources_of_migration(plans: pd.DataFrame, method: str) -> pd.DataFrame:
     """Return the source prompts that a migration started from, all where none is of its models."""
     migrated = plans[plans["method"] == method]
     # A comparison may hold the prompts of several old models.

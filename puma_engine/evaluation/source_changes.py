@@ -58,8 +58,8 @@ def measured_changes(
             for metric, estimate in metrics.items():
                 if (change := estimate.difference) is not None and method not in sources:
                     values = (estimate.interval.value, scored[number][metric].interval.value)
-                    ends = (change.value, change.low, change.high, change.n_users)
-                    rows.append((source, method, metric, *values, *ends))
+                    interval = (change.value, change.low, change.high, change.n_users)
+                    rows.append((source, method, metric, *values, *interval))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -78,14 +78,14 @@ def source_change(
     task, order = METRICS[primary].task, _sign(primary) * of_primary["source_value"]
     best = of_primary.loc[order.idxmin(), "source"]
     several = table["source"].nunique() > 1
-    found: dict[str, Change] = {}
+    changes_by_aspect: dict[str, Change] = {}
     parts = []
     for aspect, metrics in ASPECTS.items():
         rows = table[(table["source"] == best) & (table["metric"] == metrics[task])]
         losses = _losses(rows, _sign(metrics[task])).dropna()
         if losses.empty:
             continue
-        found[aspect] = _change(losses)
+        changes_by_aspect[aspect] = _change(losses)
         nearest = losses.loc[losses["loss"].idxmin()]
         metric = METRICS[metrics[task]]
         amount = format_change(
@@ -95,15 +95,15 @@ def source_change(
         )
         where = aspect_label(task, aspect).partition(" (")[0]
         name = plans[nearest["method"]]
-        who = f"the best, {name[:1].lower()}{name[1:]}," if len(losses) > 1 else "it"
-        parts.append(f"{_words(found[aspect], losses, where)}: {who} has {amount}")
+        subject = f"the best, {name[:1].lower()}{name[1:]}," if len(losses) > 1 else "it"
+        parts.append(f"{_words(changes_by_aspect[aspect], losses, where)}: {subject} has {amount}")
     if not parts:
         return None
     old = (
         f"the best of the old models ({method_names([best])[best]})" if several else "the old model"
     )
     sentence = f"Against {old}, which users have now, {'; '.join(parts)}."
-    return SourceChange(sentence, found.get("level"), found.get("ranking"))
+    return SourceChange(sentence, changes_by_aspect.get("level"), changes_by_aspect.get("ranking"))
 
 
 def _sign(metric: str) -> float:
@@ -112,9 +112,9 @@ def _sign(metric: str) -> float:
 
 def _losses(rows: pd.DataFrame, sign: float) -> pd.DataFrame:
     """How much worse than the source each method is: method, source_value, loss, low, high."""
-    ends = sign * rows[["difference_low", "difference_high"]]
+    bounds = sign * rows[["difference_low", "difference_high"]]
     return rows[["method", "source_value"]].assign(
-        loss=sign * rows["difference"], low=ends.min(axis=1), high=ends.max(axis=1)
+        loss=sign * rows["difference"], low=bounds.min(axis=1), high=bounds.max(axis=1)
     )
 
 

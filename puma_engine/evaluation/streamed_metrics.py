@@ -32,21 +32,25 @@ def user_sums(task: str, frame: pd.DataFrame) -> dict[str, list[float]]:
         if column is None:
             continue
         values = frame[column].to_numpy(np.float64)
-        known = np.isfinite(values)
-        b = frame["n"].to_numpy(np.float64)[known] if name in OVER_ROWS else np.ones(known.sum())
-        a = (values[known] ** 2 if name == "rmse" else values[known]) * b
+        defined = np.isfinite(values)
+        b = (
+            frame["n"].to_numpy(np.float64)[defined]
+            if name in OVER_ROWS
+            else np.ones(defined.sum())
+        )
+        a = (values[defined] ** 2 if name == "rmse" else values[defined]) * b
         sums[name] = [*map(float, (a.sum(), b.sum(), a @ a, a @ b, b @ b, len(a)))]
     return sums
 
 
 def intervals(sums: Mapping[str, np.ndarray]) -> dict[str, Interval]:
     """Return each metric over all users with its 95 % interval, from sums over all of `user_sums`."""
-    found = {}
+    by_metric = {}
     for name, (a, b, aa, ab, bb, users) in sums.items():
         ratio = a / b if b else np.nan
         spread = max(0.0, aa - 2 * ratio * ab + ratio**2 * bb) if b else np.nan
         error = np.sqrt(spread * users / max(users - 1, 1)) / b if b else np.nan
-        ends = np.array([ratio, ratio - QUANTILE * error, ratio + QUANTILE * error])
-        value, low, high = np.sqrt(ends.clip(0)) if name == "rmse" else ends
-        found[name] = Interval(float(value), float(low), float(high), int(users))
-    return found
+        bounds = np.array([ratio, ratio - QUANTILE * error, ratio + QUANTILE * error])
+        value, low, high = np.sqrt(bounds.clip(0)) if name == "rmse" else bounds
+        by_metric[name] = Interval(float(value), float(low), float(high), int(users))
+    return by_metric

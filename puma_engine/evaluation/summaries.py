@@ -85,13 +85,13 @@ def chains(methods: pd.DataFrame) -> pd.DataFrame:
     absent. A chain that is part of a longer one is not repeated.
     """
     # Prompts that another model reads, and those blended with a baseline, say nothing of their own step.
-    own = methods[methods["run"].notna() & ~methods["kind"].isin(["reused", "blended"])]
-    by_run = _preferred(own, ["run"]).set_index("run")
-    ends = methods[(methods["kind"] == "migrated") & (methods["hops"] >= 2)]
-    ends = ends[ends["sources"] == 1]
-    inner = {run for steps in ends["steps"] for run in steps[:-1]}
+    scored = methods[methods["run"].notna() & ~methods["kind"].isin(["reused", "blended"])]
+    by_run = _preferred(scored, ["run"]).set_index("run")
+    final_hops = methods[(methods["kind"] == "migrated") & (methods["hops"] >= 2)]
+    final_hops = final_hops[final_hops["sources"] == 1]
+    inner_runs = {run for steps in final_hops["steps"] for run in steps[:-1]}
     rows = []
-    for end in ends[~ends["run"].isin(inner)].to_dict("records"):
+    for end in final_hops[~final_hops["run"].isin(inner_runs)].to_dict("records"):
         for step, run in enumerate(end["steps"]):
             if run in by_run.index:
                 rows.append(
@@ -183,8 +183,8 @@ def with_costs(methods: pd.DataFrame) -> tuple[pd.DataFrame, bool]:
     trained = ~methods["kind"].isin(["source", "baseline"])
     base = flops[methods["is_baseline"].astype(bool)]
     if len(base) and base.iloc[0] > 0 and (flops[trained] > 0).all():
-        kept = flops > 0
-        return methods[kept].assign(cost=100 * flops[kept] / base.iloc[0]), True
+        has_cost = flops > 0
+        return methods[has_cost].assign(cost=100 * flops[has_cost] / base.iloc[0]), True
     return methods.assign(cost=methods["seconds"]), False
 
 

@@ -178,17 +178,17 @@ def _likelihood(difference: np.ndarray, noise: np.ndarray, grid: np.ndarray) -> 
 
 def _split_half_check(n: np.ndarray, difference: np.ndarray, half: np.ndarray) -> Interval | None:
     """Mean difference on the other half of the rows of the worst tenth of users, both ways."""
-    known = n >= 2
-    if known.sum() < 20:
+    has_two_rows = n >= 2
+    if has_two_rows.sum() < 20:
         return None
-    n, difference, first = n[known], difference[known], half[known]
+    n, difference, first = n[has_two_rows], difference[has_two_rows], half[has_two_rows]
     first_rows = np.ceil(n / 2)
     second = (difference * n - first * first_rows) / (n - first_rows)
     count = max(2, round(WORST_SHARE * len(n)))
     values = np.concatenate(
         [
-            other[np.argsort(-chosen, kind="stable")[:count]]
-            for chosen, other in ((first, second), (second, first))
+            measured[np.argsort(-ranked_by, kind="stable")[:count]]
+            for ranked_by, measured in ((first, second), (second, first))
         ]
     )
     error = 1.96 * values.std(ddof=1) / np.sqrt(len(values))

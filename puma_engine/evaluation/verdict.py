@@ -215,9 +215,9 @@ def judge(data: ComparisonData) -> Verdict:
 
 
 def decision_ranges(
-    data: ComparisonData, *, most: float = MAX_MARGIN, step: float = 0.001
+    data: ComparisonData, *, max_margin: float = MAX_MARGIN, step: float = 0.001
 ) -> tuple[DecisionRange, ...]:
-    """Return the decisions at the margins step, 2 step, ... most, neighbours that agree together.
+    """Return the decisions at the margins step, 2 step, ... max_margin, neighbours that agree together.
 
     They are those of `judge`. The cost of the recommended plan never rises with the margin.
     """
@@ -228,11 +228,11 @@ def decision_ranges(
     measure = cost_measure(base, candidates)
     plans = _plans(data, base, candidates, measure)
     ranges: list[DecisionRange] = []
-    for number in range(1, round(most / step) + 1):
+    for number in range(1, round(max_margin / step) + 1):
         # Rounded, so that it is the number that a reader would give.
         margin = round(number * step, 6)
-        judged = _Judge(replace(data, margin=margin), scores, base, measure)
-        decision, pick, _ = judged.choose(candidates, plans)
+        judge = _Judge(replace(data, margin=margin), scores, base, measure)
+        decision, pick, _ = judge.choose(candidates, plans)
         if ranges and (ranges[-1].decision, ranges[-1].method) == (decision, pick.method):
             ranges[-1] = replace(ranges[-1], high=margin)
         else:
@@ -268,33 +268,35 @@ def _plans(
 
     Refining counts as the refined users' share of the retraining's cost.
     """
-    whole = getattr(base, measure)
+    base_cost = getattr(base, measure)
 
     def plan(row: MethodScore, users: tuple[str, ...], needed: float) -> _Plan:
-        refining = len(users) / data.users * whole if users else 0.0
+        refining = len(users) / data.users * base_cost if users else 0.0
         # A migration of unknown cost comes last.
-        own = np.nan_to_num(getattr(row, measure), nan=np.inf)
-        return _Plan(row, users, needed, own + refining)
+        migrating = np.nan_to_num(getattr(row, measure), nan=np.inf)
+        return _Plan(row, users, needed, migrating + refining)
 
     def is_worth_refining(plan: _Plan) -> bool:
-        few = 0 < len(plan.refine) <= MAX_REFINED_SHARE * data.users
-        return few and plan.cost < whole
+        is_minority = 0 < len(plan.refine) <= MAX_REFINED_SHARE * data.users
+        return is_minority and plan.cost < base_cost
 
     plans = []
     for row in candidates:
-        cheaper = getattr(row, measure) < whole
+        cheaper = getattr(row, measure) < base_cost
         if not cheaper and not row.loss_high < 0:
             continue
         effects = data.effects(row.method)
-        sure, likely = (_refinable(effects, probability) for probability in (SURE, LIKELY))
+        sure_users, likely_users = (
+            _refinable(effects, probability) for probability in (SURE, LIKELY)
+        )
         # A migration within the margin may still leave users who are worth refining.
-        refined = plan(row, sure, row.loss_high)
-        enough = len(sure) >= MIN_REFINED_SHARE * data.users
-        worth = enough and is_worth_refining(refined)
-        plans.append(refined if worth else plan(row, (), row.loss_high))
+        refined = plan(row, sure_users, row.loss_high)
+        is_large_enough = len(sure_users) >= MIN_REFINED_SHARE * data.users
+        is_worthwhile = is_large_enough and is_worth_refining(refined)
+        plans.append(refined if is_worthwhile else plan(row, (), row.loss_high))
         if effects is not None and cheaper and data.metric == "rmse":
-            gain = _gain_of_refining(effects, likely, row.value)
-            closing = plan(row, likely, row.loss_high - gain)
+            gain = _gain_of_refining(effects, likely_users, row.value)
+            closing = plan(row, likely_users, row.loss_high - gain)
             if is_worth_refining(closing):
                 plans.append(closing)
     return plans
@@ -308,8 +310,8 @@ def _gain_of_refining(effects: UserEffects, users: tuple[str, ...], rmse: float)
     """
     frame = effects.frame
     chosen = frame["user_id"].isin(users)
-    saved = float((frame["expected"] * frame["n"])[chosen].sum() / effects.rows)
-    return rmse - float(np.sqrt(max(rmse**2 - saved, 0.0)))
+    squared_error_saved = float((frame["expected"] * frame["n"])[chosen].sum() / effects.rows)
+    return rmse - float(np.sqrt(max(rmse**2 - squared_error_saved, 0.0)))
 
 
 def _base_and_candidates(
@@ -328,8 +330,8 @@ def methods_on_target(methods: pd.DataFrame) -> pd.DataFrame:
     if "backbone" not in methods:
         return methods
     base = methods[methods["is_baseline"].astype(bool) & (methods["kind"] == "retrained")]
-    same = methods["backbone"].isin(base["backbone"]) | methods["kind"].isin(WITHOUT_TARGET)
-    return methods[same | base.empty]
+    on_target = methods["backbone"].isin(base["backbone"]) | methods["kind"].isin(WITHOUT_TARGET)
+    return methods[on_target | base.empty]
 
 
 def method_scores(data: ComparisonData, metric: str | None = None) -> list[MethodScore]:
@@ -367,10 +369,10 @@ def user_sentences(effects: UserEffects | None) -> tuple[str, ...]:
     """Say how many users regress, and how sure that is."""
     if effects is None:
         return ()
-    sure, likely = len(effects.worse(SURE)), len(effects.worse(LIKELY))
+    n_sure, n_likely = len(effects.worse(SURE)), len(effects.worse(LIKELY))
     sentences = [
-        f"{sure:,} of {format_users(effects.users)} regress with a probability of {SURE:.0%} or more, "
-        f"{likely:,} with {LIKELY:.0%} or more. A user regresses when the true loss grows by more than "
+        f"{n_sure:,} of {format_users(effects.users)} regress with a probability of {SURE:.0%} or more, "
+        f"{n_likely:,} with {LIKELY:.0%} or more. A user regresses when the true loss grows by more than "
         f"{effects.threshold:.3f}, {USER_MARGIN:.0%} of the retraining's mean loss."
     ]
     if effects.repeated is not None:
@@ -456,11 +458,11 @@ class _Judge:
         if within := [plan for plan in plans if plan.needed <= self.margin]:
             best = min(within, key=lambda plan: (plan.cost, plan.needed))
             return ("refine" if best.refine else "migrate"), best.row, best.refine
-        affordable = [row for row in candidates if self.is_cheaper(row)]
-        if likely := [row for row in affordable if row.loss < self.margin]:
-            return "undecided", min(likely, key=lambda row: row.loss), ()
-        good = [row for row in candidates if row.loss_high <= self.margin]
-        return "retrain", min(good or candidates, key=lambda row: row.loss), ()
+        cheaper = [row for row in candidates if self.is_cheaper(row)]
+        if plausible := [row for row in cheaper if row.loss < self.margin]:
+            return "undecided", min(plausible, key=lambda row: row.loss), ()
+        non_inferior = [row for row in candidates if row.loss_high <= self.margin]
+        return "retrain", min(non_inferior or candidates, key=lambda row: row.loss), ()
 
     def is_cheaper(self, row: MethodScore) -> bool:
         return bool(getattr(row, self.measure) < getattr(self.base, self.measure))
@@ -508,26 +510,26 @@ class _Judge:
                 f"Retrain: {self.name(pick.method)} is as good ({self.label} within the margin of "
                 f"{self.margin:.4f}), but took {cost}; here it saves nothing."
             )
-        sure = (
+        certainty = (
             "surely"
             if pick.loss_low > self.margin
             else "likely"
             if pick.loss > self.margin
             else "maybe"
         )
-        dear = not self.is_cheaper(pick)
+        costs_more = not self.is_cheaper(pick)
         return (
             f"Retrain: the best migration, {self.name(pick.method)}, has {self.change(pick)} than full "
-            f"retraining, {sure} more of a loss than the {format_percent(self.data.margin)} that you "
-            f"accept{f', and took {cost}' if dear else ''}."
+            f"retraining, {certainty} more of a loss than the {format_percent(self.data.margin)} that you "
+            f"accept{f', and took {cost}' if costs_more else ''}."
         )
 
     def share(self, pick: MethodScore, measure: Measure, refined: int = 0) -> float:
         """Cost of a migration, and of refining so many users, as a share of the retraining's."""
-        whole = getattr(self.base, measure)
-        if not whole > 0:
+        base_cost = getattr(self.base, measure)
+        if not base_cost > 0:
             return float("nan")
-        return float(getattr(pick, measure) / whole + refined / self.data.users)
+        return float(getattr(pick, measure) / base_cost + refined / self.data.users)
 
     def cost_in_words(self, pick: MethodScore, refined: int = 0) -> str:
         """Return what decides about cost first, and the time in any case."""
@@ -581,7 +583,7 @@ class _Judge:
         """Return the sentences that the verdict is based on."""
         base, data = self.base, self.data
         trained = pick.users_trained
-        who = "all users" if math.isnan(trained) else format_users(int(trained))
+        trainers = "all users" if math.isnan(trained) else format_users(int(trained))
         sentences = [
             f"{self.label} {pick.interval} migrated against {base.interval} retrained, over "
             f"{format_users(data.users)} and {data.rows:,} rows.",
@@ -591,7 +593,7 @@ class _Judge:
             f"{RELATIONS[pick.relation(self.margin)]}.",
             f"Measured time: {format_seconds(pick.seconds)} for the migration, "
             f"{format_seconds(base.seconds)} for full retraining "
-            f"({format_share(self.share(pick, 'seconds'))}); {who} trained the adapter.",
+            f"({format_share(self.share(pick, 'seconds'))}); {trainers} trained the adapter.",
         ]
         if self.measure == "flops":
             sentences.append(
@@ -640,17 +642,19 @@ class _Judge:
             scores = {row.method: row for row in method_scores(self.data, metric[self.task])}
             rows[aspect] = scores[pick.method], scores[self.base.method]
         for kept, lost in (("level", "ranking"), ("ranking", "level")):
-            (own, base), (other, other_base) = rows[lost], rows[kept]
-            margin = self.data.margin * abs(base.value)
-            behind = own.loss_low > 0 and own.loss_high > margin
-            within = other.loss_high <= self.data.margin * abs(other_base.value)
+            (lost_score, lost_base), (kept_score, kept_base) = rows[lost], rows[kept]
+            margin = self.data.margin * abs(lost_base.value)
+            behind = lost_score.loss_low > 0 and lost_score.loss_high > margin
+            within = kept_score.loss_high <= self.data.margin * abs(kept_base.value)
             shares = self.shares_of_both(pick.method, kept, lost)
-            more = shares is not None and shares[0]["share_low"] > shares[1]["share_high"]
-            if not behind or not (within or more):
+            keeps_more = shares is not None and shares[0]["share_low"] > shares[1]["share_high"]
+            if not behind or not (within or keeps_more):
                 continue
             labels = [aspect_label(self.task, aspect) for aspect in (kept, lost)]
-            far = "by more than the margin" if own.loss_low > margin else "beyond chance"
-            where = f"behind full retraining {far}: {own.value:.4f} against {base.value:.4f}"
+            by_how_much = (
+                "by more than the margin" if lost_score.loss_low > margin else "beyond chance"
+            )
+            where = f"behind full retraining {by_how_much}: {lost_score.value:.4f} against {lost_base.value:.4f}"
             if shares is None:
                 return f"It is within the margin in {labels[0]}, but in {labels[1]} it is {where}."
             first, second = (
@@ -665,10 +669,10 @@ class _Judge:
 
     def shares_of_both(self, method: str, *aspects: str) -> list[dict[str, Any]] | None:
         """Return the rows of both aspects' shares from the first reference that has both, or None."""
-        known = self.data.shares[self.data.shares["share"].notna()]
-        known = known[known["method"] == method]
+        measured = self.data.shares[self.data.shares["share"].notna()]
+        measured = measured[measured["method"] == method]
         for reference in REFERENCES:
-            rows = known[known["reference"] == reference].to_dict("records")
+            rows = measured[measured["reference"] == reference].to_dict("records")
             by_aspect: dict[str, dict[Any, Any]] = {row["aspect"]: row for row in rows}
             if by_aspect.keys() >= set(aspects):
                 return [by_aspect[aspect] for aspect in aspects]
@@ -689,11 +693,11 @@ class _Judge:
                     f"Random prompts ({row.value:.4f}) are not measurably behind the migration: the "
                     "prompts may not matter here."
                 )
-        simple = [
+        competitive = [
             row for row in self.scores if row.kind == "baseline" and row.loss_low <= pick.loss_high
         ]
-        if simple:
-            best = min(simple, key=lambda row: row.loss)
+        if competitive:
+            best = min(competitive, key=lambda row: row.loss)
             cautions.append(
                 f"{best.method}, which needs no language model, reaches {best.value:.4f} and is not "
                 f"measurably behind the migration ({pick.value:.4f})."
@@ -715,8 +719,8 @@ class _Judge:
                 f"{self.base.device}."
             )
         seeds = {row.seed for row in self.scores if row.kind in ("migrated", "retrained")}
-        one = "One seed" if len(seeds) == 1 else "Each figure is of one training"
-        cautions.append(f"{one}: the intervals hold for other users, not for other trainings.")
+        scope = "One seed" if len(seeds) == 1 else "Each figure is of one training"
+        cautions.append(f"{scope}: the intervals hold for other users, not for other trainings.")
         return tuple(cautions)
 
 

@@ -20,7 +20,7 @@ from puma_engine.defaults import (
 )
 from puma_engine.errors import NotFoundError
 from puma_engine.evaluation import cost_model
-from puma_engine.evaluation.cost_model import Measured, Prediction
+from puma_engine.evaluation.cost_model import CostPrediction, MeasuredRun
 from puma_engine.pipeline import stage
 from puma_engine.pipeline.backbones import list_zoo
 from puma_engine.pipeline.evaluating import is_of_prompts_alone
@@ -69,8 +69,8 @@ class PlanSettings:
 class Costs:
     """Predicted costs of retraining and of a migration; None where nothing comparable was measured."""
 
-    retraining: Prediction | None
-    migration: Prediction | None
+    retraining: CostPrediction | None
+    migration: CostPrediction | None
     break_even: int | None
     users: int
     trained: int
@@ -151,7 +151,7 @@ def model_id(ws: Workspace, reference: str) -> str:
 
 def measured(
     ws: Workspace, kind: str, backbone: str, device: str, item_tokens: int = 0
-) -> list[Measured]:
+) -> list[MeasuredRun]:
     """Return what finished trainings on a model and device took: kind prompts or migration.
 
     Calibrations of the same kind of training are among them. item_tokens: of each item; trainings
@@ -171,10 +171,10 @@ def measured(
     return measurements
 
 
-def _measured(run: Run) -> Measured:
+def _measured(run: Run) -> MeasuredRun:
     cost, short = run.cost, run.kind == "calibration"
     sources = sum(role.startswith("source_") for role in run.inputs)
-    return Measured(
+    return MeasuredRun(
         run.id,
         run.name,
         str(run.device),
@@ -185,7 +185,7 @@ def _measured(run: Run) -> Measured:
         float(run.seconds or 0.0) - _prediction_seconds(run),
         len(run.config.get("widths", ())) if short else sources,
         short,
-        _share_of_others(run),
+        _other_load(run),
         template=_texts(run.config),
     )
 
@@ -195,7 +195,7 @@ def _texts(config: Mapping[str, Any]) -> str:
     return template_label({key: config.get(key) for key in ("template", "chat_template")})
 
 
-def _share_of_others(run: Run) -> float:
+def _other_load(run: Run) -> float:
     """Return the share of the cores that other processes used; 0 where it was not measured."""
     return float(run.cost.get("cores_of_others", 0.0)) / int(run.cost.get("cores") or 1)
 
@@ -205,7 +205,7 @@ def _prediction_seconds(run: Run) -> float:
     return sum(float(run.cost.get(name, 0.0)) for name in names)
 
 
-def measured_predictions(ws: Workspace, backbone: str, device: str) -> list[Measured]:
+def measured_predictions(ws: Workspace, backbone: str, device: str) -> list[MeasuredRun]:
     """Return what predictions of random pairs took on a model and device.
 
     They are those of migrations from one source, and of calibrations.
@@ -219,7 +219,7 @@ def measured_predictions(ws: Workspace, backbone: str, device: str) -> list[Meas
         if model.inputs.get("backbone") != backbone:
             continue
         measurements.append(
-            Measured(
+            MeasuredRun(
                 run.id,
                 run.name,
                 device,
@@ -229,7 +229,7 @@ def measured_predictions(ws: Workspace, backbone: str, device: str) -> list[Meas
                 training_seconds=float(run.cost["prediction_pair_seconds"]),
                 seconds=_prediction_seconds(run),
                 short=short,
-                others=_share_of_others(run),
+                other_load=_other_load(run),
                 items=int(run.cost["predicted_items"]),
                 template=_texts(model.config),
             )
@@ -281,7 +281,7 @@ def predict_costs(ws: Workspace, request: PlanRequest, device: str | None = None
     models = [model_id(ws, target) for target in request.targets]
     hops = _hops(ws, request, settings, models, device)
     known = [hop for hop in hops if hop is not None]
-    migration = reduce(Prediction.plus, known) if len(known) == len(hops) else None
+    migration = reduce(CostPrediction.plus, known) if len(known) == len(hops) else None
     retraining = _retraining(ws, settings, models[-1], device)
     break_even = None
     if retraining and migration:
@@ -302,9 +302,9 @@ def _fitting(
     model: str,
     device: str,
     item_tokens: int = 0,
-) -> Prediction | None:
+) -> CostPrediction | None:
     """Predict fitting a prompt of every user on a model, and of every item if item_tokens > 0."""
-    return cost_model.predict(
+    return cost_model.predict_training_time(
         _train_rows(settings),
         training.epochs,
         training.batch_size,
@@ -316,18 +316,18 @@ def _fitting(
 
 def _retraining(
     ws: Workspace, settings: PlanSettings, model: str, device: str
-) -> Prediction | None:
+) -> CostPrediction | None:
     """Predict the full retraining on a model."""
     return _fitting(ws, settings, settings.retraining, model, device, settings.item_tokens)
 
 
 def _hops(
     ws: Workspace, request: PlanRequest, settings: PlanSettings, models: list[str], device: str
-) -> list[Prediction | None]:
+) -> list[CostPrediction | None]:
     """Predict each hop: its adapter, and the predictions that it learns from."""
     rows = request.from_predictions or _train_rows(settings) / settings.users
     hops = [
-        cost_model.predict(
+        cost_model.predict_training_time(
             rows * settings.trained,
             settings.training.epochs,
             settings.training.batch_size,
@@ -341,7 +341,7 @@ def _hops(
     items = min(int(settings.data.summary["items"]), pairs)
     of_sources = len(request.origins)
     for number, (teacher, template) in enumerate(teachers(settings, models)):
-        reading = cost_model.predict_reading(
+        reading = cost_model.predict_inference_time(
             pairs, items, measured_predictions(ws, teacher, device), _texts(template.to_config())
         )
         # The teachers of the first hop are its sources, that of another one the model before it.
@@ -363,7 +363,7 @@ class PlanStage:
     kind: str
     subject: str
     title: str
-    prediction: Prediction | None
+    prediction: CostPrediction | None
     work: float
 
 
@@ -393,7 +393,9 @@ def plan_stages(
     origins += [(model, settings.template) for model in settings.fit_on]
     stages = []
 
-    def add(kind: str, subject: str, title: str, seconds: Prediction | None, work: float) -> None:
+    def add(
+        kind: str, subject: str, title: str, seconds: CostPrediction | None, work: float
+    ) -> None:
         stages.append(PlanStage(kind, subject, title, seconds, work))
 
     for model in dict.fromkeys((*settings.fit_on, *models)):
@@ -426,7 +428,7 @@ def plan_stages(
         "evaluate",
         "",
         f"Evaluate {len(scored)} methods on held-out records" if compared else "Evaluate it",
-        reduce(Prediction.plus, known) if len(known) == len(evaluations) else None,
+        reduce(CostPrediction.plus, known) if len(known) == len(evaluations) else None,
         sum(tested * _size(ws, model) for model, _ in scored),
     )
     if compared:
@@ -463,7 +465,7 @@ def _size(ws: Workspace, model: str) -> float:
 
 def _evaluating(
     ws: Workspace, model: str, template: Template, rows: float, device: str
-) -> Prediction | None:
+) -> CostPrediction | None:
     """Predict the evaluation of so many rows on a model, from evaluations of prompts on it.
 
     Those in the same template come first.
@@ -480,7 +482,7 @@ def _evaluating(
     rates = in_template or all_rates
     if not rates:
         return None
-    return Prediction(
+    return CostPrediction(
         rows * median(rates),
         rows * min(rates),
         rows * max(rates),

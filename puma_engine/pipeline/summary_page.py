@@ -52,7 +52,7 @@ def render_summary(
     split = f"{run.summary['split']} split"
     plans = plan_summary.plan_table(methods, scores, shares, data.metric, evaluated)
     judged = names.get(verdict.method or "")
-    asked = plan_summary.question(
+    setup = plan_summary.comparison_setup(
         plans, judged, run.summary["users"], f"{dataset.name}, {split}" if dataset else split
     )
     ranges = tuple(replace(part, method=names[part.method]) for part in decision_ranges(data))
@@ -72,16 +72,16 @@ def render_summary(
             decision_texts.cost_tile(row, base),
             decision_texts.worse_off_tile(None if impact is None else impact.effects),
         ]
-        sources = plan_summary.judged_sources(plans, judged)
+        sources = plan_summary.sources_of_migration(plans, judged)
         if len(sources):
             panels[str(sources["evaluation"].iloc[0])] = "Old model"
         panels |= {str(row["evaluation"]): "Migrated", str(base["evaluation"]): "Retrained"}
     behaviour = behaviour_of_evaluations(ws, list(panels), MAX_DRAWN) if panels else None
     context = (
-        asked.data,
+        setup.data,
         f"{run.summary['rows']:,} held-out records",
         f"{str(run.finished)[:10]}",
-        asked.device and f"on {asked.device}",
+        setup.device and f"on {setup.device}",
     )
     published, facts = "", run.published
     if facts is not None:
@@ -89,7 +89,7 @@ def render_summary(
         published += f" on {str(facts.get('date'))[:10]}, not in this workspace."
     return render_one_page(
         OnePage(
-            asked=asked,
+            setup=setup,
             context=[part for part in context if part],
             task=run.summary["task"],
             verdict=verdict,
@@ -103,7 +103,7 @@ def render_summary(
             fine_print=decision_texts.fine_print(
                 run.summary["task"],
                 plans,
-                asked.seeds,
+                setup.seeds,
                 None if evaluated is None else plan_summary.seed_spread(evaluated, plans),
                 measured_before(ws, run),
                 verdict.disagreement,

@@ -15,7 +15,7 @@ from puma_engine.evaluation.formatting import (
     format_percent,
 )
 from puma_engine.evaluation.metrics import METRICS, PRIMARY_METRIC
-from puma_engine.evaluation.plan_summary import Question
+from puma_engine.evaluation.plan_summary import ComparisonSetup
 from puma_engine.evaluation.shares_kept import ASPECTS, REFERENCES, aspect_label
 from puma_engine.evaluation.user_effects import LIKELY, SURE, UserEffects
 from puma_engine.evaluation.verdict import MAX_MARGIN, DecisionRange
@@ -46,10 +46,10 @@ def percent(share: float) -> str:
     return "–" if pd.isna(share) else f"{100 * share:.0f} %"
 
 
-def title(asked: Question) -> str:
+def title(setup: ComparisonSetup) -> str:
     """Return the question of a comparison."""
-    source = f" from {asked.source}" if asked.source else ""
-    return f"Move {asked.users:,} users{source} to {asked.target or 'the new model'}?"
+    source = f" from {setup.source}" if setup.source else ""
+    return f"Move {setup.users:,} users{source} to {setup.target or 'the new model'}?"
 
 
 def behaviour_title(anchors: int, unit: str) -> str:

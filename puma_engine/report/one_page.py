@@ -14,7 +14,7 @@ import pandas as pd
 
 from puma_engine.evaluation.formatting import capitalised, format_percent, shortened
 from puma_engine.evaluation.metrics import METRICS, PRIMARY_METRIC
-from puma_engine.evaluation.plan_summary import Question, best_baseline, plan_costs
+from puma_engine.evaluation.plan_summary import ComparisonSetup, best_baseline, plan_costs
 from puma_engine.evaluation.verdict import DecisionRange, Verdict
 from puma_engine.report import decision_texts, svg
 from puma_engine.report.decision_texts import Tile
@@ -38,7 +38,7 @@ class OnePage:
     None where it is not known. written: the time of writing.
     """
 
-    asked: Question
+    setup: ComparisonSetup
     context: Sequence[str]
     task: str
     verdict: Verdict
@@ -64,7 +64,7 @@ def render_one_page(page: OnePage) -> str:
         .get_template("one_page.html")
         .render(
             page=page,
-            title=decision_texts.title(page.asked),
+            title=decision_texts.title(page.setup),
             decision=DECISIONS[page.verdict.decision],
             sentence=capitalised(sentence),
             accepted=format_percent(page.margin),

@@ -22,7 +22,7 @@ from puma_engine.backbone.templates import Template
 from puma_engine.config import TrainingConfig
 from puma_engine.defaults import DEFAULT_STRATEGIES, PAIRS_PER_USER
 from puma_engine.errors import ConfigError, StoreError
-from puma_engine.evaluation.cost_model import predict
+from puma_engine.evaluation.cost_model import predict_training_time
 from puma_engine.pipeline.importing_vectors import import_vectors
 from puma_engine.pipeline.planning import Costs, measured
 from puma_engine.pipeline.source_predictions import WITHOUT_RECORDS
@@ -372,7 +372,10 @@ def test_labels_of_ticks_do_not_meet_and_the_chosen_number_has_its_own():
 
 
 def test_costs_are_formatted_with_units():
-    slow, fast = predict(1000, 1, 256, [ran(10)]), predict(1000, 1, 256, [ran(100)])
+    slow, fast = (
+        predict_training_time(1000, 1, 256, [ran(10)]),
+        predict_training_time(1000, 1, 256, [ran(100)]),
+    )
     costs = Costs(slow, fast, 100, 1000, 50)
     assert "10.0 times as long" in plan_costs.sentence(costs)
     assert "from 100 users on" in plan_costs.sentence(costs)

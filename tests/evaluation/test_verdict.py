@@ -214,7 +214,7 @@ def test_a_larger_margin_never_makes_the_recommended_plan_dearer(seed):
         regressing = int(rng.choice([0, 5, 20, 60]))
         effects[label] = simulated(0.0, regressing, users=400, rows=8, seed=number)[0]
     data = replace(question(*rows, BASE, users=400), effects=effects.get)
-    ranges, costs, decisions = decision_ranges(data, most=0.1), [], []
+    ranges, costs, decisions = decision_ranges(data, max_margin=0.1), [], []
     for number in range(1, 101):
         verdict = judge(replace(data, margin=number / 1000))
         (part,) = [part for part in ranges if part.low <= number / 1000 <= part.high]
@@ -236,7 +236,7 @@ def test_ranges_of_the_margin_hold_the_decision_of_every_margin_in_them():
     ]
     for effects in (None, simulated(0.0, regressing=20)[0]):
         data = question(*methods, effects=effects)
-        ranges = decision_ranges(data, most=0.05)
+        ranges = decision_ranges(data, max_margin=0.05)
         assert [round(1000 * part.low) for part in ranges[1:]] == [
             round(1000 * part.high) + 1 for part in ranges[:-1]
         ]
@@ -245,8 +245,8 @@ def test_ranges_of_the_margin_hold_the_decision_of_every_margin_in_them():
             verdict = judge(replace(data, margin=number / 1000))
             (part,) = [part for part in ranges if part.low <= number / 1000 <= part.high]
             assert (part.decision, part.method) == (verdict.decision, verdict.method)
-    assert len({part.decision for part in decision_ranges(question(*methods), most=0.05)}) > 1
-    assert decision_ranges(question(methods[0]), most=0.05) == ()
+    assert len({part.decision for part in decision_ranges(question(*methods), max_margin=0.05)}) > 1
+    assert decision_ranges(question(methods[0]), max_margin=0.05) == ()
 
 
 def test_methods_are_named_in_plain_words_and_stay_apart():

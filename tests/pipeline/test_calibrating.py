@@ -92,7 +92,7 @@ def test_each_template_is_predicted_from_its_own_measurements(world, monkeypatch
     # Of another template alone, the time is a guess, which the command line and the page say.
     guess = pipeline.costs(ws, source, large, device="cpu", retraining=QUICK, **plan)
     for prediction in (guess.migration, guess.retraining):
-        assert "another prompt template" in prediction.guessed_from
+        assert "another prompt template" in prediction.mismatches
     arguments = ["plan", "costs", "--source", source.id, "--target", large.id, "--device", "cpu"]
     done = CliRunner().invoke(cli, [*arguments, "-w", str(ws.root)])
     assert done.exit_code == 0, done.output
