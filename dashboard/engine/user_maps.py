@@ -143,7 +143,9 @@ def groups(root: str, projection_id: str, strategy: str) -> Groups:
     )
     same = run.config["clusters"] == CLUSTERS and run.seed == SELECTION_SEED
     clusters = frame["cluster"].reindex(ids).to_numpy() if same and plan.space == "pca" else None
-    return group_users(strategy, signals, seed=SELECTION_SEED, clusters=CLUSTERS, known=clusters)
+    return group_users(
+        strategy, signals, seed=SELECTION_SEED, clusters=CLUSTERS, cluster_labels=clusters
+    )
 
 
 @st.cache_data(max_entries=100, show_spinner=False)

@@ -16,7 +16,7 @@ from puma_engine.backbone.loading import (
 )
 from puma_engine.errors import BackboneError
 from puma_engine.files import new_folder
-from puma_engine.training.device import host_free, torch_dtype
+from puma_engine.training.device import free_host_memory, torch_dtype
 
 # Ways of GGUF to store blocks of 32 weights that the package gguf can write.
 BLOCK_TYPES = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
@@ -45,7 +45,7 @@ def convert_model(
         raise BackboneError(f"Weights can be rounded to {', '.join(BLOCK_TYPES)}, not {round_to}.")
     source = locate(spec, revision)
     shapes = source.shapes()
-    check_room(source.spec, weight_bytes(shapes, "fp32"), host_free(), "this machine")
+    check_room(source.spec, weight_bytes(shapes, "fp32"), free_host_memory(), "this machine")
     with new_folder(Path(folder)) as new:
         origin = source.gguf or source.fetch()
         if isinstance(origin, GgufModel):

@@ -420,7 +420,7 @@ def check_quantisation(kind: str | None, device: Any, *, spread: bool = False) -
         )
 
 
-def largest(config: Any, name: str) -> int | None:
+def max_over_layers(config: Any, name: str) -> int | None:
     """Return a number of a text model's configuration, or None; the largest if layers differ."""
     try:
         value = getattr(config, name, None)

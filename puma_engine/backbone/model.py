@@ -53,11 +53,11 @@ from puma_engine.backbone.loading import (
     check_size,
     describe,
     gib,
-    largest,
     load_gguf_tokenizer,
     load_model,
     load_tokenizer,
     locate,
+    max_over_layers,
     weight_bytes,
 )
 from puma_engine.backbone.prefix_store import PrefixStore
@@ -121,7 +121,7 @@ class FrozenBackbone:
         self.compiled = False
         self.last_mlp = wrap_last_mlp(self._decoder)
         config = model.config.get_text_config()
-        self._heads = largest(config, "num_attention_heads") or 0
+        self._heads = max_over_layers(config, "num_attention_heads") or 0
         # In place, a position sees all tokens before it.
         self._window = _window(config)
         self._kv_shapes: set[tuple[int, int]] = set()

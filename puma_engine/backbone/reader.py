@@ -12,14 +12,14 @@ from torch import Tensor
 
 from puma_engine.backbone.attention.cuda_graphs import GraphedCalls
 from puma_engine.backbone.attention.kv_cache import CachedPrefix, KVCache, RaggedTensor
-from puma_engine.backbone.loading import largest
+from puma_engine.backbone.loading import max_over_layers
 from puma_engine.backbone.model import FrozenBackbone
 from puma_engine.backbone.prefix_store import PrefixStore
 from puma_engine.backbone.tasks import Task, get_task
 from puma_engine.backbone.templates import Slot, Template
 from puma_engine.backbone.tokens import Ids, clean_text, encode_template
 from puma_engine.errors import BackboneError, DataError, TemplateError
-from puma_engine.training.device import collection_paused, free_bytes
+from puma_engine.training.device import free_bytes, gc_paused
 
 # On a GPU, widths are rounded up to these steps, so that few shapes occur.
 BEFORE_STEP, AFTER_STEP = 32, 8
@@ -82,7 +82,7 @@ class Reader:
         encoded = encode_template(backbone.tokenizer, template, self.task.answers)
         self.answers = torch.tensor(encoded.answers, device=backbone.device)
         self.encoded = encoded
-        with collection_paused():
+        with gc_paused():
             # The token ids of every text that fills a slot.
             self._filled: dict[Slot, dict[str, list[int]]] = {}
             for slot in (slot for slot in self._max_tokens if slot in template.pieces):
@@ -175,7 +175,7 @@ class Reader:
         """
         before, after = self.widths(torch.arange(len(self)), prompt)
         config, size = self.backbone.model.config.get_text_config(), self.backbone.dtype.itemsize
-        inner = largest(config, "intermediate_size") or 4 * config.hidden_size
+        inner = max_over_layers(config, "intermediate_size") or 4 * config.hidden_size
         # A layer's hidden states, some of them in fp32, its gate and its feed-forward part.
         layer = (6 * config.hidden_size + 3 * inner) * size
         copied = 0 if self.backbone.reads_in_place(after + prompt, before) else before

@@ -131,7 +131,7 @@ def write_peft(
     from peft import PromptTuningConfig, TaskType
 
     from puma_engine.backbone import Context, Reader
-    from puma_engine.backbone.loading import largest
+    from puma_engine.backbone.loading import max_over_layers
     from puma_engine.backbone.templates import Slot, get_template
 
     template = get_template(template)
@@ -152,7 +152,7 @@ def write_peft(
         num_virtual_tokens=len(prefix) + table.tokens,
         token_dim=backbone.width,
         num_transformer_submodules=1,
-        num_attention_heads=largest(config, "num_attention_heads"),
+        num_attention_heads=max_over_layers(config, "num_attention_heads"),
         num_layers=config.num_hidden_layers,
         base_model_name_or_path=backbone.info.spec,
         revision=backbone.info.revision,

@@ -122,9 +122,11 @@ def input_scaling(
     """
     mean, std = vectors.mean(axis=0), vectors.std(axis=0)
     scale, bias = np.ones_like(mean), np.zeros_like(mean)
-    ends = np.cumsum(widths)
+    boundaries = np.cumsum(widths)
     standardised = standardised or [False] * len(widths)
-    for start, end, standardise in zip([0, *ends[:-1]], ends, standardised, strict=True):
+    for start, end, standardise in zip(
+        [0, *boundaries[:-1]], boundaries, standardised, strict=True
+    ):
         part = (slice(None), slice(start, end))
         if standardise:
             scale[part] = 1 / np.where(std[part] > 0, std[part], 1)

@@ -97,19 +97,19 @@ def train_migration(
     stopping = choose_early_stopping_users(
         trained, available, with_rows, early_stopping_users, training.seed
     )
-    read = np.union1d(trained, stopping)
-    subset = dataset.for_users(read)
-    data = reader_for(target, subset, template, read, trained, stopping)
+    reader_users = np.union1d(trained, stopping)
+    subset = dataset.for_users(reader_users)
+    data = reader_for(target, subset, template, reader_users, trained, stopping)
 
     generator = torch.Generator().manual_seed(training.seed)
-    parts = [(source.width, source.is_vectors) for source in sources]
-    network = new_adapter(vectors, parts, target, adapter, generator)
+    source_parts = [(source.width, source.is_vectors) for source in sources]
+    network = new_adapter(vectors, source_parts, target, adapter, generator)
     if network.config.output_start == "text":
         network.start_at(text_embedding(target, data.reader.encoded))
-    start = next((source.head for source in sources if not source.is_vectors), None)
-    head = make_head(data.task, data.train, generator, start)
+    start_head = next((source.head for source in sources if not source.is_vectors), None)
+    head = make_head(data.task, data.train, generator, start_head)
     # user_ids are sorted, and every user of `read` is among them.
-    inputs = torch.from_numpy(vectors[np.searchsorted(user_ids, read)])
+    inputs = torch.from_numpy(vectors[np.searchsorted(user_ids, reader_users)])
     item_tables = [source.items for source in sources if source.items is not None]
     item_parts = [
         (source.items.other.shape[1], source.is_vectors)
@@ -176,10 +176,10 @@ def join_sources(
         raise MigrationError(
             f"The sources have soft prompts of {sorted(lengths)} tokens; only equal lengths can be joined."
         )
-    named = set().union(*(source.user_ids.tolist() for source in sources))
+    named_users = set().union(*(source.user_ids.tolist() for source in sources))
     if all(source.is_vectors for source in sources):
-        named |= set(np.asarray(everyone, dtype=str).tolist())
-    users = np.array(sorted(named))
+        named_users |= set(np.asarray(everyone, dtype=str).tolist())
+    users = np.array(sorted(named_users))
     rows = [source.rows_of(users) for source in sources]
     complete = np.all([row >= 0 for row in rows], axis=0)
     if not complete.any():
@@ -204,11 +204,11 @@ def choose_early_stopping_users(
     users outside `trained` come first, and trained users fill up. If all available users are
     trained, all of them choose the epoch.
     """
-    others = np.setdiff1d(available, trained)
-    if not len(others):
+    untrained = np.setdiff1d(available, trained)
+    if not len(untrained):
         return trained
     generator = np.random.default_rng([seed, 1])
-    parts = [generator.permutation(np.intersect1d(ids, with_rows)) for ids in (others, trained)]
+    parts = [generator.permutation(np.intersect1d(ids, with_rows)) for ids in (untrained, trained)]
     return np.concatenate(parts)[:count]
 
 

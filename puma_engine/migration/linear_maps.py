@@ -58,9 +58,9 @@ def procrustes(source: np.ndarray, target: np.ndarray) -> LinearMap:
     """
     _check_pairs(source, target)
     x, y = source - source.mean(0), target - target.mean(0)
-    left, singular, right = np.linalg.svd(x.T @ y, full_matrices=False)
+    u, singular, vt = np.linalg.svd(x.T @ y, full_matrices=False)
     nonzero = singular > singular.max(initial=0) * 1e-10
-    rotation = left[:, nonzero] @ right[nonzero]
+    rotation = u[:, nonzero] @ vt[nonzero]
     length = float(((x @ rotation) ** 2).sum())
     scale = float(singular[nonzero].sum()) / length if length > 0 else 0.0
     return LinearMap(scale * rotation, source.mean(0), target.mean(0))

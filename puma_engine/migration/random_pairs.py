@@ -27,26 +27,26 @@ def draw_pairs(
     user depend on the seed, the user's id and the items alone. Raises MigrationError where the
     items are too few.
     """
-    known = np.sort(items["item_id"][[bool(clean_text(text)) for text in items["text"]]])
-    users, more = np.union1d(trained, held_out), held_out_pairs(pairs)
-    if pairs + more > len(known):
+    item_ids = np.sort(items["item_id"][[bool(clean_text(text)) for text in items["text"]]])
+    users, n_held_out = np.union1d(trained, held_out), held_out_pairs(pairs)
+    if pairs + n_held_out > len(item_ids):
         raise MigrationError(
-            f"{pairs} pairs a user and {more} held-out ones need {pairs + more} items with a text, but "
-            f"the data set has {len(known)}; ask for fewer pairs or give a data set with more items."
+            f"{pairs} pairs a user and {n_held_out} held-out ones need {pairs + n_held_out} items with a text, but "
+            f"the data set has {len(item_ids)}; ask for fewer pairs or give a data set with more items."
         )
-    drawn = np.empty((len(users), pairs + more), np.int64)
+    item_rows = np.empty((len(users), pairs + n_held_out), np.int64)
     for row, key in enumerate(text_keys(users, salt="pairs:")):
         generator = np.random.default_rng([seed, int(key)])
-        drawn[row] = generator.choice(len(known), pairs + more, replace=False)
+        item_rows[row] = generator.choice(len(item_ids), pairs + n_held_out, replace=False)
     parts = []
     for split, chosen, columns in (
-        ("train", trained, drawn[:, :pairs]),
-        ("validation", held_out, drawn[:, pairs:]),
+        ("train", trained, item_rows[:, :pairs]),
+        ("validation", held_out, item_rows[:, pairs:]),
     ):
         numbers = columns[np.searchsorted(users, np.sort(chosen))]
         ids = np.repeat(np.sort(chosen), numbers.shape[1])
         parts.append(
-            pd.DataFrame({"user_id": ids, "item_id": known[numbers.ravel()], "split": split})
+            pd.DataFrame({"user_id": ids, "item_id": item_ids[numbers.ravel()], "split": split})
         )
     return pd.concat(parts, ignore_index=True)
 

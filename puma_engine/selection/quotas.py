@@ -10,16 +10,16 @@ def apportion(weights: np.ndarray, capacity: np.ndarray, total: int) -> np.ndarr
     least `total`. What exceeds a group's capacity goes to the others by their weights.
     """
     quota = np.zeros(len(capacity), dtype=np.int64)
-    while (rest := total - int(quota.sum())) > 0:
+    while (remaining := total - int(quota.sum())) > 0:
         room = capacity - quota
         weight = np.where(room > 0, np.maximum(weights, 0), 0.0)
         if weight.sum() == 0:
             weight = (room > 0).astype(float)
-        ideal = np.minimum(rest * weight / weight.sum(), room)
+        ideal = np.minimum(remaining * weight / weight.sum(), room)
         step = np.floor(ideal).astype(np.int64)
         order = np.argsort(-(ideal - step), kind="stable")
         order = order[(room - step)[order] > 0]
-        step[order[: rest - int(step.sum())]] += 1
+        step[order[: remaining - int(step.sum())]] += 1
         quota += step
     return quota
 
@@ -33,8 +33,8 @@ def apportion_with_minimum(size: np.ndarray, total: int, minimum: int) -> np.nda
     floor = np.minimum(size, minimum)
     if floor.sum() > total:
         floor = np.minimum(size, total // max(1, len(size)))
-    rest = size - floor
-    return floor + apportion(rest.astype(float), rest, total - int(floor.sum()))
+    above_floor = size - floor
+    return floor + apportion(above_floor.astype(float), above_floor, total - int(floor.sum()))
 
 
 def stratum_weights(count: int) -> np.ndarray:

@@ -19,7 +19,7 @@ def weighted_sample(weights: np.ndarray, count: int, generator: np.random.Genera
     return np.lexsort((generator.random(len(weights)), keys))[:count]
 
 
-def largest(values: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
+def top_values(values: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
     """Rows of the `count` largest values [n]; ties are drawn."""
     return np.lexsort((generator.random(len(values)), -values))[:count]
 

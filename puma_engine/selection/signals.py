@@ -34,7 +34,7 @@ class Signals:
         n = len(self.user_ids)
         if len(np.unique(self.user_ids)) != n:
             raise SelectionError("The signals name a user twice; each user has one row.")
-        for name, values in self._given().items():
+        for name, values in self._present().items():
             if len(values) != n:
                 raise SelectionError(
                     f"The signal {name} has {len(values)} rows for {n} users; give one each."
@@ -46,7 +46,7 @@ class Signals:
             ):
                 raise SelectionError(f"The signal {name} holds NaN or infinite values.")
 
-    def _given(self) -> dict[str, Any]:
+    def _present(self) -> dict[str, Any]:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
@@ -55,9 +55,11 @@ class Signals:
         order = np.argsort(np.asarray(self.user_ids, dtype=str), kind="stable")
         if (order == np.arange(len(order))).all():
             return self
-        return Signals(**{name: np.asarray(value)[order] for name, value in self._given().items()})
+        return Signals(
+            **{name: np.asarray(value)[order] for name, value in self._present().items()}
+        )
 
-    def need(self, name: str, strategy: str) -> np.ndarray:
+    def require(self, name: str, strategy: str) -> np.ndarray:
         """Return a signal, in float64 unless it is a table of more than MAX_IN_MEMORY users.
 
         Raises SelectionError that says which strategy needs the signal, if it is None.

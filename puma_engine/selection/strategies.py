@@ -143,11 +143,11 @@ def group_users(
     seed: int = 0,
     clusters: int = 15,
     strata: int = 5,
-    known: np.ndarray | None = None,
+    cluster_labels: np.ndarray | None = None,
 ) -> Groups:
     """Divide users as a strategy does: the slow part of a selection, which no budget changes.
 
-    known: cluster labels [n] for signals.user_ids that were computed before with this seed. Raises
+    cluster_labels: [n], for signals.user_ids that were computed before with this seed. Raises
     SelectionError for an unknown strategy, less than one cluster or stratum, and missing signals.
     """
     plan = get_strategy(strategy)
@@ -158,25 +158,25 @@ def group_users(
     ordered = signals.by_id()
     space = None
     if plan.space == "activations":
-        activations = ordered.need("activations", strategy)
+        activations = ordered.require("activations", strategy)
         norm = np.linalg.norm(activations, axis=1, keepdims=True)
         space = principal_components(activations / np.where(norm > 0, norm, 1), seed)
     elif plan.space == "pca" and ordered.space is not None:
-        space = ordered.need("space", strategy)
+        space = ordered.require("space", strategy)
     elif plan.space is not None:
-        space = ordered.need("embedding", strategy)
+        space = ordered.require("embedding", strategy)
         if plan.space == "pca":
             space = principal_components(space, seed)
     label = stratum = np.zeros(len(signals.user_ids), np.int64)
     if space is not None and plan.clustered:
-        if known is None:
+        if cluster_labels is None:
             label = kmeans(space, clusters, seed)
         else:
             order = np.argsort(np.asarray(signals.user_ids, dtype=str), kind="stable")
-            label = np.asarray(known, dtype=np.int64)[order]
+            label = np.asarray(cluster_labels, dtype=np.int64)[order]
     if plan.stratum:
-        stratum = quantile_strata(ordered.need(plan.stratum, strategy), strata)
-    activity = ordered.need("activity", strategy) if "activity" in plan.needs else None
+        stratum = quantile_strata(ordered.require(plan.stratum, strategy), strata)
+    activity = ordered.require("activity", strategy) if "activity" in plan.needs else None
     return Groups(plan, np.asarray(ordered.user_ids, dtype=str), space, label, stratum, activity)
 
 
@@ -230,7 +230,7 @@ def _draw(
     if activity is not None and draw == "active":
         return sampling.weighted_sample(activity[members], count, generator)
     if activity is not None and draw == "most-active":
-        return sampling.largest(activity[members], count, generator)
+        return sampling.top_values(activity[members], count, generator)
     return generator.choice(len(members), count, replace=False)
 
 

@@ -47,12 +47,12 @@ def use_free_threads() -> ThreadChoice:
 
     if _chosen is not None and time.monotonic() - _chosen[0] < HOLD_SECONDS:
         return _chosen[1]
-    most = _torch_threads()
-    named = next((name for name in VARIABLES if os.environ.get(name)), None)
-    if named is not None:
-        choice = ThreadChoice(torch.get_num_threads(), f"{named} is set")
+    max_threads = _torch_threads()
+    variable = next((name for name in VARIABLES if os.environ.get(name)), None)
+    if variable is not None:
+        choice = ThreadChoice(torch.get_num_threads(), f"{variable} is set")
     else:
-        choice = choose_threads(most, cpu_quota(), cores_of_others(SAMPLE_SECONDS))
+        choice = choose_threads(max_threads, cpu_quota(), cores_used_by_others(SAMPLE_SECONDS))
         torch.set_num_threads(choice.threads)
     if _chosen is None or _chosen[1].threads != choice.threads:
         _log.info("CPU: %d %s (%s).", choice.threads, _word(choice.threads), choice.reason)
@@ -60,14 +60,14 @@ def use_free_threads() -> ThreadChoice:
     return choice
 
 
-def choose_threads(cores: int, quota: float | None, others: float) -> ThreadChoice:
-    """Return the threads to use of so many cores; others: cores that other processes use."""
+def choose_threads(cores: int, quota: float | None, busy: float) -> ThreadChoice:
+    """Return the threads to use of so many cores; busy: cores that other processes use."""
     limit = cores if quota is None else min(float(cores), quota)
-    threads = max(1, min(cores, math.floor(limit - others + SLACK)))
+    threads = max(1, min(cores, math.floor(limit - busy + SLACK)))
     reason = f"{cores} cores may be used"
     if quota is not None and quota < cores:
         reason += f", a limit allows {quota:.1f}"
-    return ThreadChoice(threads, f"{reason}, others use {others:.1f}")
+    return ThreadChoice(threads, f"{reason}, others use {busy:.1f}")
 
 
 def allowed_cores() -> list[int]:
@@ -77,7 +77,7 @@ def allowed_cores() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
-def cores_of_others(seconds: float) -> float:
+def cores_used_by_others(seconds: float) -> float:
     """Return the cores, of those that this process may use, that other processes use.
 
     It is what they use within `seconds`. Where that is something, and this process may use all cores, the
@@ -93,8 +93,8 @@ def cores_of_others(seconds: float) -> float:
     if len(allowed) < (os.cpu_count() or 1):
         return now
     times, age = os.times(), time.time() - psutil.Process().create_time()
-    own = min(len(allowed), (times.user + times.system) / max(age, 1.0))
-    return used_cores(now, os.getloadavg()[0] - own)
+    own_cores = min(len(allowed), (times.user + times.system) / max(age, 1.0))
+    return used_cores(now, os.getloadavg()[0] - own_cores)
 
 
 def used_cores(now: float, last_minute: float) -> float:
@@ -112,8 +112,8 @@ def _busy_seconds(allowed: list[int]) -> float:
         if number < len(per_core):
             core = per_core[number]
             busy += core.user + core.system + getattr(core, "nice", 0.0)
-    own = os.times()
-    return busy - own.user - own.system
+    own_times = os.times()
+    return busy - own_times.user - own_times.system
 
 
 def cpu_quota(root: Path = CGROUP) -> float | None:

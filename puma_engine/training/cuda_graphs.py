@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from puma_engine.training.device import collection_paused
+from puma_engine.training.device import gc_paused
 
 
 class GraphCache:
@@ -35,7 +35,7 @@ class GraphCache:
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         try:
-            with torch.cuda.device(self.device), collection_paused():
+            with torch.cuda.device(self.device), gc_paused():
                 self._graphs[key] = capture(self._pool)
         except RuntimeError as error:
             # Some architectures read values on the host, which a capture forbids.

@@ -99,11 +99,11 @@ def free_bytes(device: torch.device | None) -> int:
     if device.type == "cuda":
         reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + reserved
-    return host_free()
+    return free_host_memory()
 
 
 @contextmanager
-def collection_paused() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """Switch the garbage collector off inside the block.
 
     Building many small lists would start it again and again. During the capture of a CUDA graph
@@ -157,7 +157,7 @@ def device_memory() -> list[DeviceMemory]:
     import psutil
 
     total = min(int(psutil.virtual_memory().total), container_limit())
-    cpu = DeviceMemory("cpu", "Main memory", total, host_free())
+    cpu = DeviceMemory("cpu", "Main memory", total, free_host_memory())
     program = shutil.which("nvidia-smi")
     if program is None:
         return [cpu]
@@ -181,7 +181,7 @@ def has_fast_bf16(cpuinfo: Path = CPUINFO) -> bool:
     return bool(flags & {"avx512_bf16", "amx_bf16"})
 
 
-def host_free() -> int:
+def free_host_memory() -> int:
     """Return the free main memory in bytes, within a container's limit if there is one."""
     import psutil
 

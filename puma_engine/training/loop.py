@@ -21,7 +21,7 @@ from puma_engine.training.step import TrainingStep
 
 REPORT_SECONDS = 0.2
 # Several processes agree every so many steps on a cancellation, and on what a checkpoint holds.
-AGREE_STEPS = 10
+SYNC_STEPS = 10
 # Batches in a window that is sorted by length.
 WINDOW = 50
 
@@ -90,8 +90,8 @@ def train(
     )
     training.resume()
     if include_start:
-        training.score_start()
-    while training.goes_on:
+        training.validate_start()
+    while training.is_unfinished:
         state = training.state
         batches = epoch_batches(
             n_examples, config.batch_size, seed=config.seed, epoch=state.epoch, lengths=lengths
@@ -159,16 +159,16 @@ class _Training:
         self.started = self.reported = self.saved = time.monotonic()
         self.seconds_before = self.state.seconds
         # Where a run that is stopped now would go on.
-        self.kept = self.state.step, self.state.epoch
+        self.last_checkpoint = self.state.step, self.state.epoch
 
-    def score_start(self) -> None:
+    def validate_start(self) -> None:
         """Validate the initial parameters, which count as the best until an epoch is better."""
         if self.validate is not None and self.state.step == 0:
             self.state.best_validation = self._mean_over_processes(float(self.validate()))
             self.best = checkpoint.copy_parameters(self.module)
 
     @property
-    def goes_on(self) -> bool:
+    def is_unfinished(self) -> bool:
         return self.state.epoch < self.config.epochs and not self.state.finished
 
     def take_step(self, batch: np.ndarray) -> None:
@@ -186,13 +186,13 @@ class _Training:
     def report_save_or_stop(self) -> None:
         """Report and write a checkpoint where it is time to. Raises Cancelled, after a checkpoint."""
         cancelled = self.should_cancel is not None and self.should_cancel()
-        agreed = self.processes == 1 or self.state.step % AGREE_STEPS == 0
+        synchronised = self.processes == 1 or self.state.step % SYNC_STEPS == 0
         losses: float | torch.Tensor = self.loss_sum
         examples: float = self.loss_count
         if self.processes > 1:
             # All processes stop at the same step, and a checkpoint holds the losses of all.
             cancels = 0.0
-            if agreed:
+            if synchronised:
                 cancels, losses, examples = self._sums_over_processes(
                     float(cancelled), losses, examples
                 )
@@ -205,7 +205,7 @@ class _Training:
             )
         if time.monotonic() - self.reported >= REPORT_SECONDS:
             self.report()
-        if agreed and time.monotonic() - self.saved >= self.config.checkpoint_seconds:
+        if synchronised and time.monotonic() - self.saved >= self.config.checkpoint_seconds:
             self.save(losses, examples)
 
     def end_epoch(self) -> None:
@@ -256,7 +256,9 @@ class _Training:
         rate = state.examples / max(1e-9, self.seconds_before + self.reported - self.started)
         eta = (self.total - state.step) * self.config.batch_size / max(rate, 1e-9)
         at = state.epoch, state.step, self.total
-        self.progress(Progress(self.stage, *at, loss, rate, eta, self.validation, *self.kept))
+        self.progress(
+            Progress(self.stage, *at, loss, rate, eta, self.validation, *self.last_checkpoint)
+        )
 
     def save(self, loss_sum: float | torch.Tensor = 0.0, loss_count: float = 0) -> None:
         """Write a checkpoint; the losses and examples of this epoch so far are those of all processes."""
@@ -276,7 +278,7 @@ class _Training:
             scaler.state_dict() if scaler.is_enabled() else None,
             self.average.averages,
         )
-        self.kept = state.step, state.epoch
+        self.last_checkpoint = state.step, state.epoch
 
     def _sums_over_processes(self, *values: float | torch.Tensor) -> list[float]:
         tensors = [

@@ -12,7 +12,7 @@ from puma_engine.backbone.attention.kv_cache import CachedPrefix
 from puma_engine.backbone.templates import TEMPLATES, Slot, Template, get_template
 from puma_engine.backbone.tokens import clean_text, encode_template, text_encoder
 from puma_engine.errors import BackboneError, DataError, TemplateError
-from puma_engine.training.device import collection_paused
+from puma_engine.training.device import gc_paused
 
 CONTEXTS = [
     Context("Dune by Frank Herbert"),
@@ -46,7 +46,7 @@ def test_cached_prefix_equals_plain_computation(folder, family):
 
 def test_the_kv_cache_is_freed_with_its_reader(folder):
     backbone = FrozenBackbone.load(tiny_backbone_folder(folder, "llama"), device="cpu")
-    with collection_paused():
+    with gc_paused():
         reader = Reader(backbone, get_template("rating-item-first"), CONTEXTS)
         reader.logits(torch.rand(2, 1, backbone.width), torch.tensor([0, 3]))
         assert reader.cached_tokens

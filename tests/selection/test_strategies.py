@@ -120,7 +120,7 @@ def test_groups_are_computed_once_for_all_budgets(strategy):
     known = Signals(given.user_ids, None, given.variance, given.loss, space=components[back])
     groups = group_users(strategy, known, seed=3)
     labels = groups.cluster[np.argsort(np.argsort(given.user_ids))]
-    reused = group_users(strategy, known, seed=3, known=labels)
+    reused = group_users(strategy, known, seed=3, cluster_labels=labels)
     assert reused.cluster.tolist() == groups.cluster.tolist()
     for budget in (20, 150):
         whole = select_users(strategy, given, budget, seed=3)

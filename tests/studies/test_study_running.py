@@ -24,7 +24,7 @@ from puma_engine.store import Workspace
 from puma_engine.studies import STUDIES, Cell, Options, Study, collect, get_study, run_cells
 from puma_engine.studies.reports import figures, markdown
 from puma_engine.studies.results import differences_over_trainings, mark_significant
-from puma_engine.training.device import collection_paused
+from puma_engine.training.device import gc_paused
 
 SHORT = {"training": {"epochs": 1, "batch_size": 64}}
 BACKBONE = "llama-small"
@@ -68,7 +68,7 @@ def test_only_the_latest_training_has_a_kv_cache(tmp_path, precision):
         Cell(f"fitted {seed}", "fit_prompts", settings | {"seed": seed}, {"dataset": "data"})
         for seed in range(3)
     ]
-    with collection_paused():
+    with gc_paused():
         before = readers()
         outcome = run_cells(ws, cells, device="cpu", precision=precision)
         (latest,) = [reader for reader in readers() if reader not in before]

@@ -54,7 +54,7 @@ def test_a_limit_of_a_container_is_read(tmp_path, files, cores):
 
 
 def test_what_others_use_is_within_the_cores_of_this_process():
-    assert cpu_threads.cores_of_others(0.05) >= 0
+    assert cpu_threads.cores_used_by_others(0.05) >= 0
     assert allowed_cores() == sorted(os.sched_getaffinity(0))
 
 

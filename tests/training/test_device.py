@@ -1,11 +1,11 @@
-"""`collection_paused` disables garbage collection and restores its state afterwards."""
+"""`gc_paused` disables garbage collection and restores its state afterwards."""
 
 import gc
 import weakref
 
 import pytest
 
-from puma_engine.training.device import collection_paused
+from puma_engine.training.device import gc_paused
 
 
 class Knot:
@@ -22,7 +22,7 @@ def make_garbage():
 
 def test_no_garbage_is_collected_while_paused():
     gc.collect()
-    with collection_paused():
+    with gc_paused():
         lost = weakref.ref(Knot())
         make_garbage()
         assert lost() is not None and not gc.isenabled()
@@ -34,7 +34,7 @@ def test_no_garbage_is_collected_while_paused():
 def test_a_disabled_collector_stays_disabled():
     gc.disable()
     try:
-        with collection_paused(), collection_paused():
+        with gc_paused(), gc_paused():
             assert not gc.isenabled()
         assert not gc.isenabled()
     finally:
@@ -42,6 +42,6 @@ def test_a_disabled_collector_stays_disabled():
 
 
 def test_the_collector_is_enabled_again_after_an_error():
-    with pytest.raises(RuntimeError, match="forbidden"), collection_paused():
+    with pytest.raises(RuntimeError, match="forbidden"), gc_paused():
         raise RuntimeError("forbidden")
     assert gc.isenabled()
