@@ -61,7 +61,7 @@ def _rendered(program: str, special_tokens: str) -> str:
     # -P: the folder of the file is not searched for modules.
     command = [sys.executable, "-P", str(Path(chat_program.__file__))]
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             command,
             input=json.dumps(request),
             capture_output=True,
@@ -71,12 +71,12 @@ def _rendered(program: str, special_tokens: str) -> str:
         )
     except subprocess.TimeoutExpired:
         raise _unusable(f"its process did not end within {SECONDS:g} seconds") from None
-    if done.returncode == -signal.SIGXCPU:
+    if process.returncode == -signal.SIGXCPU:
         raise _unusable(f"it takes more than {chat_program.CPU_SECONDS} seconds")
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [""])[-1]
-        raise _unusable(f"its process ended with status {done.returncode}: {last[:200]}")
-    answer = json.loads(done.stdout)
+    if process.returncode:
+        last = (process.stderr.strip().splitlines() or [""])[-1]
+        raise _unusable(f"its process ended with status {process.returncode}: {last[:200]}")
+    answer = json.loads(process.stdout)
     if "error" in answer:
         raise _unusable(answer["error"])
     return str(answer["text"])

@@ -42,10 +42,10 @@ def inspect_backbone(
     chat template. announce: see `FrozenBackbone.load`. Raises BackboneError with the part that fails if the model cannot serve, and
     TemplateError.
     """
-    own = [] if template is None else [get_template(template)]
+    custom = [] if template is None else [get_template(template)]
     if chat_template:
-        wrapped = own or [get_template(name) for name in DEFAULT_TEMPLATES.values()]
-        own = [replace(one, chat_template=True) for one in wrapped]
+        wrapped = custom or [get_template(name) for name in DEFAULT_TEMPLATES.values()]
+        custom = [replace(item, chat_template=True) for item in wrapped]
     backbone = FrozenBackbone.load(
         spec,
         device=device,
@@ -55,7 +55,7 @@ def inspect_backbone(
         announce=announce,
     )
     card = backbone.info.to_dict() | {
-        "templates": describe_templates(backbone, *own),
+        "templates": describe_templates(backbone, *custom),
         "warnings": _warnings(backbone),
     }
     if seconds > 0:
@@ -63,10 +63,10 @@ def inspect_backbone(
     return card
 
 
-def describe_templates(backbone: FrozenBackbone, *own: Template) -> dict[str, dict[str, Any]]:
+def describe_templates(backbone: FrozenBackbone, *custom: Template) -> dict[str, dict[str, Any]]:
     """Return, by template, its answer tokens, its slot's position and an example as tokens.
 
-    own: templates that do not ship, which come last.
+    custom: templates that do not ship, which come last.
 
     Raises BackboneError for a tokenizer that writes tokens which the model does not embed.
     """
@@ -81,7 +81,7 @@ def describe_templates(backbone: FrozenBackbone, *own: Template) -> dict[str, di
     cards = {}
     named = {
         f"{template.name}{' in the chat template' if template.chat_template else ''}": template
-        for template in own
+        for template in custom
     }
     for name, template in (TEMPLATES | named).items():
         reader = Reader(backbone, template, [EXAMPLE])

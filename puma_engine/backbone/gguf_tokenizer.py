@@ -56,8 +56,8 @@ def _byte_level(model: GgufModel, tokens: list[str]) -> Any:
     core = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=name in LLAMA3_NAMES))
     split = SPLITS.get(name)
     # Where only digits are split off, the rest is split as GPT-2 does.
-    whole = split is not None and name != "smollm"
-    steps: list[Any] = [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not whole)]
+    split_first = split is not None and name != "smollm"
+    steps: list[Any] = [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not split_first)]
     if split is not None:
         steps.insert(0, pre_tokenizers.Split(Regex(split), behavior="isolated"))
     core.pre_tokenizer = pre_tokenizers.Sequence(steps)

@@ -136,9 +136,9 @@ def weight_bytes(shapes: hub.Shapes, precision: str, quantise: str | None = None
     """
     total = 0.0
     for name, shape in shapes.items():
-        whole = any(part in name for part in ("embed", "lm_head", "wte", "wpe"))
+        full_precision = any(part in name for part in ("embed", "lm_head", "wte", "wpe"))
         size: float = DTYPES[precision].bytes
-        if quantise is not None and len(shape) == 2 and not whole:
+        if quantise is not None and len(shape) == 2 and not full_precision:
             size = QUANTISED[quantise]
         total += math.prod(shape) * size
     return int(total)
@@ -312,7 +312,7 @@ def load_gguf_tokenizer(gguf: GgufModel) -> Any:
         else:
             tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(beside[0]))
         tokens = gguf.value("tokenizer.ggml.tokens") or []
-        own = tokenizer.convert_ids_to_tokens(range(min(len(tokens), len(tokenizer))))
+        beside_tokens = tokenizer.convert_ids_to_tokens(range(min(len(tokens), len(tokenizer))))
     except BackboneError:
         raise
     except Exception as error:  # damaged metadata fails in many ways
@@ -321,7 +321,7 @@ def load_gguf_tokenizer(gguf: GgufModel) -> Any:
             "tokenizer.json beside the file."
         ) from error
     # Spaces are spelled differently in some vocabularies, so a few tokens may differ.
-    agreeing = sum(a == b for a, b in zip(own, tokens, strict=False))
+    agreeing = sum(a == b for a, b in zip(beside_tokens, tokens, strict=False))
     if tokens and agreeing < SAME_TOKENS * len(tokens):
         raise BackboneError(
             f"The tokenizer.json beside {gguf.path} has other tokens than the file ({agreeing} of "
@@ -347,19 +347,19 @@ def load_model(
     import transformers
 
     loader: Any = transformers.AutoModelForCausalLM
-    placed: dict[str, Any] = {}
-    packed = quantise not in (None, FP8)
-    if packed:
+    placement: dict[str, Any] = {}
+    with_bitsandbytes = quantise not in (None, FP8)
+    if with_bitsandbytes:
         # It reports every product that it computes in another precision.
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
         kind: dict[str, Any] = {"load_in_8bit": True}
         if quantise == "4bit":
             kind = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
             kind["bnb_4bit_compute_dtype"] = dtype
-        placed["quantization_config"] = transformers.BitsAndBytesConfig(**kind)
-    if spread or packed:
-        placed["device_map"] = "auto" if spread else {"": device}
-    options = placed | {"dtype": dtype, "output_loading_info": True}
+        placement["quantization_config"] = transformers.BitsAndBytesConfig(**kind)
+    if spread or with_bitsandbytes:
+        placement["device_map"] = "auto" if spread else {"": device}
+    options = placement | {"dtype": dtype, "output_loading_info": True}
     gguf = folder if isinstance(folder, GgufModel) else None
     folder = folder.path if isinstance(folder, GgufModel) else folder
     try:
@@ -392,7 +392,7 @@ def load_model(
             "--quantise 4bit."
         )
     model.requires_grad_(False)
-    return (model if placed else model.to(device)).eval()
+    return (model if placement else model.to(device)).eval()
 
 
 def _from_gguf(gguf: GgufModel, options: dict[str, Any]) -> Any:

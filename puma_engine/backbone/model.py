@@ -200,7 +200,7 @@ class FrozenBackbone:
         if self.device.type != "cuda":
             return False
         with torch.no_grad():
-            expected = self._own_logits()
+            expected = self._reference_logits()
         separate = join_linears(self._decoder)
         if fp8:
             use_fp8(self._decoder)
@@ -354,12 +354,12 @@ class FrozenBackbone:
     def _hidden_in_place(self, embeddings: Tensor, prefix: CachedPrefix) -> Tensor:
         width, layers = embeddings.shape[1], prefix.cache.layers
         group = self._heads // layers[0].shape[1]
-        places = prefix.places(tile_rows(group, width))
+        tiles = prefix.tiles(tile_rows(group, width))
         column = torch.arange(width, device=embeddings.device).unsqueeze(0)
         one_block = prefix.longest <= block_tokens(self.dtype)
-        here = [InPlace(layer, places, one_block) for layer in layers]
+        in_place = [InPlace(layer, tiles, one_block) for layer in layers]
         with ExitStack() as stack:
-            stack.enter_context(reading_in_place(self._attention, here))
+            stack.enter_context(reading_in_place(self._attention, in_place))
             if self.compiled:
                 stack.enter_context(whole_layers_compiled(self._decoder))
                 # A view would have the first layer compiled apart from the others.
@@ -474,7 +474,7 @@ class FrozenBackbone:
         Prefix attention and then the shortened last layer are given up first, for a model with
         which they do not work.
         """
-        expected = self._own_logits()
+        expected = self._reference_logits()
         if not torch.isfinite(expected).all():
             raise BackboneError(
                 f"{self.info.architecture} gives infinite or missing logits in {self.info.dtype}; "
@@ -553,14 +553,16 @@ class FrozenBackbone:
                 return torch.autograd.grad(split().sum(), prompt)[0]
 
         with torch.no_grad():
-            self._compare(name, self._part(name, whole, ()), split, ())
-        if not torch.isfinite(self._part(f"gradients of {name}", gradient, ())).all():
+            self._compare(name, self._run_part(name, whole, ()), split, ())
+        if not torch.isfinite(self._run_part(f"gradients of {name}", gradient, ())).all():
             raise BackboneError(
                 f"{self.info.architecture} gives infinite or missing gradients of soft prompts in "
                 f"{self.info.dtype}; load it in another precision."
             )
 
-    def _part(self, name: str, compute: Callable[..., Tensor], *calls: tuple[Any, ...]) -> Tensor:
+    def _run_part(
+        self, name: str, compute: Callable[..., Tensor], *calls: tuple[Any, ...]
+    ) -> Tensor:
         """Return the results of calls, by their arguments, one below the other."""
         try:
             return torch.cat([compute(*arguments) for arguments in calls])
@@ -575,7 +577,7 @@ class FrozenBackbone:
         self, name: str, expected: Tensor, compute: Callable[..., Tensor], *calls: tuple[Any, ...]
     ) -> None:
         """Raise BackboneError if logits that are computed here differ from the model's own."""
-        actual = self._part(name, compute, *calls)
+        actual = self._run_part(name, compute, *calls)
         tolerance = TOLERANCE.get(self.dtype, HALF_TOLERANCE)
         if self.info.quantised:
             tolerance = FP8_TOLERANCE if self.info.quantised == FP8 else QUANTISED_TOLERANCE
@@ -592,11 +594,11 @@ class FrozenBackbone:
         rows = []
         for text, length in zip(CHECKED_TEXTS, CHECKED_LENGTHS, strict=True):
             ids = [*self.start, *self.tokenizer(text, add_special_tokens=False)["input_ids"]]
-            known = [number for number in ids if number < self.info.vocabulary]
-            rows.append(known[:length] if len(known) >= length else [*range(1, 1 + length)])
+            embedded = [number for number in ids if number < self.info.vocabulary]
+            rows.append(embedded[:length] if len(embedded) >= length else [*range(1, 1 + length)])
         return rows
 
-    def _own_logits(self) -> Tensor:
+    def _reference_logits(self) -> Tensor:
         """Return the model's own logits [n, CHECKED_LOGITS] of the checked rows."""
 
         def logits(row: list[int]) -> Tensor:
@@ -604,22 +606,22 @@ class FrozenBackbone:
             return self._checked(self.model(input_ids=ids).logits)
 
         each = [(row,) for row in self._checked_rows]
-        return self._part("reading tokens", logits, *each)
+        return self._run_part("reading tokens", logits, *each)
 
     def _split_logits(self, rows: list[list[int]], splits: tuple[int, ...]) -> Tensor:
         """Return logits with the first tokens of each row, as many as splits says, as a prefix."""
         pairs = list(zip(rows, splits, strict=True))
         prefix = RaggedTensor.pack([row[:k] for row, k in pairs], self.device)
-        rest = RaggedTensor.pack([row[k:] for row, k in pairs], self.device)
-        every = torch.arange(len(rows), device=self.device)
+        suffix = RaggedTensor.pack([row[k:] for row, k in pairs], self.device)
+        all_rows = torch.arange(len(rows), device=self.device)
         past = None
         if max(splits):
-            cache = self.prefix(prefix, every, KVCache())
+            cache = self.prefix(prefix, all_rows, KVCache())
             self._kv_shapes |= {(layer.shape[1], layer.shape[3]) for layer in cache.layers}
-            past = CachedPrefix(cache, prefix, every, max(splits))
-        index, exists = rest.index(every, int(rest.lengths.max()), left=False)
-        embeddings = self.embed(rest.ids[index].masked_fill(~exists, 0))
-        hidden = self.last_hidden(embeddings, rest.lengths, past)
+            past = CachedPrefix(cache, prefix, all_rows, max(splits))
+        index, exists = suffix.index(all_rows, int(suffix.lengths.max()), left=False)
+        embeddings = self.embed(suffix.ids[index].masked_fill(~exists, 0))
+        hidden = self.last_hidden(embeddings, suffix.lengths, past)
         return self.answer_logits(hidden, self._checked_answers())
 
     def _checked_answers(self) -> Tensor:

@@ -198,8 +198,8 @@ class Reader:
     def cached_tokens(self) -> int:
         """Number of tokens before the prompt slot whose keys and values are cached."""
         common = self._before.common
-        own = self._before.lengths.cpu()[self._computed] - common
-        return int(own.sum()) + common * bool(len(own))
+        beyond_common = self._before.lengths.cpu()[self._computed] - common
+        return int(beyond_common.sum()) + common * bool(len(beyond_common))
 
     def prepare(self, contexts: Tensor) -> None:
         """Cache the prefixes of context rows [n] (CPU) that are not cached yet.
@@ -225,8 +225,8 @@ class Reader:
             if layers is None:
                 unread.append(row)
             else:
-                own = [layer[:, :, common - self._fixed :] for layer in layers]
-                self._cache.put(tokens, int(texts.offset[row]), own)
+                beyond_common = [layer[:, :, common - self._fixed :] for layer in layers]
+                self._cache.put(tokens, int(texts.offset[row]), beyond_common)
         if not unread:
             return
         started = time.perf_counter()

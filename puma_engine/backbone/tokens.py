@@ -58,15 +58,15 @@ class TextEncoder:
             # Characters that the tokenizer does not know become its unknown token or its bytes,
             # whatever they spell.
             backend = tokenizer.backend_tokenizer
-            kept = {
+            vocabulary_tokens = {
                 getattr(tokenizer, "unk_token", None),
                 getattr(backend.model, "unk_token", None),
             }
-            kept |= {name for name in self._hidden if _BYTE.fullmatch(name)}
-            self._plain = _without_added_tokens(backend, set(self._hidden), kept)
-            if readable := [name for name in self._readable() if name not in kept]:
+            vocabulary_tokens |= {name for name in self._hidden if _BYTE.fullmatch(name)}
+            self._plain = _without_added_tokens(backend, set(self._hidden), vocabulary_tokens)
+            if imitable := [name for name in self._readable() if name not in vocabulary_tokens]:
                 raise BackboneError(
-                    f"The tokenizer reads the text {readable[0]!r} as a special token, so a title could "
+                    f"The tokenizer reads the text {imitable[0]!r} as a special token, so a title could "
                     "imitate one; choose a model with another tokenizer."
                 )
 
@@ -113,27 +113,29 @@ _ENCODERS: weakref.WeakKeyDictionary[Any, tuple[int, TextEncoder]] = weakref.Wea
 
 def text_encoder(tokenizer: Tokenizer) -> TextEncoder:
     """Return the encoder of a tokenizer, built once."""
-    known = _ENCODERS.get(tokenizer)
-    if known is None or known[0] != len(tokenizer):
-        known = (len(tokenizer), TextEncoder(tokenizer))
-        _ENCODERS[tokenizer] = known
-    return known[1]
+    cached = _ENCODERS.get(tokenizer)
+    if cached is None or cached[0] != len(tokenizer):
+        cached = (len(tokenizer), TextEncoder(tokenizer))
+        _ENCODERS[tokenizer] = cached
+    return cached[1]
 
 
 def _without_added_tokens(
-    tokenizer: tokenizers.Tokenizer, hidden: set[str], kept: set[str | None]
+    tokenizer: tokenizers.Tokenizer, hidden: set[str], vocabulary_tokens: set[str | None]
 ) -> tokenizers.Tokenizer:
     """Return a copy that does not find the tokens `hidden` in a text; `kept` stay in its vocabulary."""
     state = json.loads(tokenizer.to_str())
     state["added_tokens"] = [t for t in state["added_tokens"] if t["content"] not in hidden]
     state["post_processor"] = state["truncation"] = state["padding"] = None
-    model, gone = state["model"], hidden - kept
+    model, removed = state["model"], hidden - vocabulary_tokens
     if isinstance(model["vocab"], list):
         model["vocab"] = [
-            [piece, _UNREACHABLE if piece in gone else score] for piece, score in model["vocab"]
+            [piece, _UNREACHABLE if piece in removed else score] for piece, score in model["vocab"]
         ]
     else:
-        model["vocab"] = {piece: id_ for piece, id_ in model["vocab"].items() if piece not in gone}
+        model["vocab"] = {
+            piece: id_ for piece, id_ in model["vocab"].items() if piece not in removed
+        }
     if "merges" in model:
         pairs = [m if isinstance(m, list) else m.split(" ") for m in model["merges"]]
         model["merges"] = [p for p in pairs if not hidden.intersection((*p, "".join(p)))]
@@ -276,9 +278,9 @@ def _encode_chat(
 def _with_special(tokenizer: Tokenizer, text: str) -> list[int]:
     """Return the ids of a text behind other text, in which special tokens are read as such."""
     for anchor in _ANCHORS:
-        start, whole = tokenizer([anchor, anchor + text], add_special_tokens=False)["input_ids"]
-        if whole[: len(start)] == start:
-            return list(whole[len(start) :])
+        start, joined = tokenizer([anchor, anchor + text], add_special_tokens=False)["input_ids"]
+        if joined[: len(start)] == start:
+            return list(joined[len(start) :])
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
@@ -303,7 +305,9 @@ def _choose_answers(
                 (n for n, column in columns if len(set(column)) > 1), min(map(len, encoded))
             )
         ids = [ids[start:] for ids in encoded]
-        single = [rest[0] for rest in ids if len(rest) == 1 and rest[0] != unknown]
+        single = [
+            answer_ids[0] for answer_ids in ids if len(answer_ids) == 1 and answer_ids[0] != unknown
+        ]
         if len(set(single)) == len(answers):
             return encoded[0][:start], single
     shown = ", ".join(
@@ -319,11 +323,11 @@ def _choose_answers(
 
 def start_ids(tokenizer: Tokenizer) -> list[int]:
     """Return the ids that the tokenizer puts in front of every text (BOS, or nothing)."""
-    whole = list(tokenizer("a", add_special_tokens=True)["input_ids"])
-    bare = list(tokenizer("a", add_special_tokens=False)["input_ids"])
-    for start in range(len(whole) - len(bare) + 1):
-        if whole[start : start + len(bare)] == bare:
-            return whole[:start]
+    with_special = list(tokenizer("a", add_special_tokens=True)["input_ids"])
+    without_special = list(tokenizer("a", add_special_tokens=False)["input_ids"])
+    for start in range(len(with_special) - len(without_special) + 1):
+        if with_special[start : start + len(without_special)] == without_special:
+            return with_special[:start]
     return []
 
 

@@ -56,7 +56,7 @@ def test_a_cpu_gathers_keys_and_values():
 def test_tiles_hold_each_row_once_and_one_text_each(tile):
     rows = (2, 0, 1, 0, 0, 2, 0, 0, 0)
     given = AttentionInputs(rows=rows, device="cpu", dtype=HALF)
-    first, count, place, length, common, order = given.prefix.places(tile).unbind(1)
+    first, count, place, length, common, order = given.prefix.tiles(tile).unbind(1)
     assert sorted(order.tolist()) == list(range(len(rows)))
     used = count > 0
     tiles = [order[a : a + n].tolist() for a, n in zip(first[used], count[used], strict=True)]
@@ -73,7 +73,7 @@ def test_tiles_hold_each_row_once_and_one_text_each(tile):
 
 def test_a_place_in_the_cache_goes_before_all_else_and_knows_no_softcap(monkeypatch):
     given = AttentionInputs(device="cpu", dtype=torch.float32)
-    module, here = torch.nn.Module(), InPlace(given.layer, given.prefix.places(1), True)
+    module, here = torch.nn.Module(), InPlace(given.layer, given.prefix.tiles(1), True)
     calls = []
 
     def attend(*arguments):
@@ -85,7 +85,7 @@ def test_a_place_in_the_cache_goes_before_all_else_and_knows_no_softcap(monkeypa
         out, _ = prefix_attention(module, *given.new, None, scaling=0.5)
         with pytest.raises(NotImplementedError, match="softcap"):
             prefix_attention(module, *given.new, None, scaling=0.5, softcap=5.0)
-    assert out is given.d_out and calls[0][3:] == (here.layer, here.places, True, 0.5)
+    assert out is given.d_out and calls[0][3:] == (here.layer, here.tiles, True, 0.5)
     prefix_attention(module, *given.new, torch.ones(1, 1, 1, 1, dtype=torch.bool))
     assert len(calls) == 1
 

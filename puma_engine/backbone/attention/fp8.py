@@ -73,13 +73,13 @@ class Fp8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x [..., in_features] to [..., out_features]."""
-        out = _Fp8Product.apply(
+        product = _Fp8Product.apply(
             x.reshape(-1, x.shape[-1]),
             *(self.forward_weight, self.forward_weight_scale),
             *(self.backward_weight, self.backward_weight_scale),
         )
-        out = out.view(*x.shape[:-1], -1)
-        return out if self.bias is None else out + self.bias
+        product = product.view(*x.shape[:-1], -1)
+        return product if self.bias is None else product + self.bias
 
 
 @torch._dynamo.allow_in_graph

@@ -82,8 +82,8 @@ def _joined(linears: list[nn.Linear]) -> nn.Linear:
     has_bias = linears[0].bias is not None
     joined = nn.Linear(linears[0].in_features, sum(sizes), bias=has_bias, device="meta")
     for name in ["weight", "bias"][: 1 + has_bias]:
-        whole = torch.cat([getattr(linear, name) for linear in linears])
-        setattr(joined, name, nn.Parameter(whole, requires_grad=False))
-        for linear, part in zip(linears, whole.split(sizes), strict=True):
+        stacked = torch.cat([getattr(linear, name) for linear in linears])
+        setattr(joined, name, nn.Parameter(stacked, requires_grad=False))
+        for linear, part in zip(linears, stacked.split(sizes), strict=True):
             getattr(linear, name).data = part
     return joined

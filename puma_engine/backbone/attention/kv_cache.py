@@ -29,10 +29,10 @@ class RaggedTensor:
             first, last = min(map(tuple, rows)), max(map(tuple, rows))
             pairs = enumerate(zip(first, last, strict=False))
             common = next((n for n, (a, b) in pairs if a != b), len(first))
-        ends = torch.tensor([common, *(len(row) - common for row in rows)]).cumsum(0)
+        offsets = torch.tensor([common, *(len(row) - common for row in rows)]).cumsum(0)
         flat = [*rows[0][:common]] if common else []
         flat += [token for row in rows for token in row[common:]]
-        return cls(torch.tensor(flat, dtype=torch.long, device=device), ends.to(device), common)
+        return cls(torch.tensor(flat, dtype=torch.long, device=device), offsets.to(device), common)
 
     @property
     def lengths(self) -> Tensor:
@@ -44,16 +44,16 @@ class RaggedTensor:
 
     def row(self, number: int) -> list[int]:
         """Return the ids of one row."""
-        own = self.ids[self.offset[number] : self.offset[number + 1]]
-        return [*self.ids[: self.common].tolist(), *own.tolist()]
+        tail = self.ids[self.offset[number] : self.offset[number + 1]]
+        return [*self.ids[: self.common].tolist(), *tail.tolist()]
 
     def take(self, rows: Tensor) -> "RaggedTensor":
         """Return some rows, packed anew."""
         width = int(self.lengths[rows].max())
         index, exists = self.index(rows, width, left=False)
-        own = exists.clone()
-        own[:, : self.common] = False
-        ids = torch.cat([self.ids[: self.common], self.ids[index][own]])
+        is_tail = exists.clone()
+        is_tail[:, : self.common] = False
+        ids = torch.cat([self.ids[: self.common], self.ids[index][is_tail]])
         lengths = torch.cat([rows.new_full((1,), self.common), self.lengths[rows] - self.common])
         return RaggedTensor(ids, lengths.cumsum(0), self.common)
 
@@ -66,8 +66,8 @@ class RaggedTensor:
         column = torch.arange(width, device=rows.device).unsqueeze(0)
         column = column - (width - length) if left else column
         exists = (column >= 0) & (column < length)
-        own = self.offset[rows].unsqueeze(1) + column - self.common
-        return torch.where(column < self.common, column, own).masked_fill(~exists, 0), exists
+        packed = self.offset[rows].unsqueeze(1) + column - self.common
+        return torch.where(column < self.common, column, packed).masked_fill(~exists, 0), exists
 
 
 @dataclass(frozen=True)
@@ -152,8 +152,8 @@ class CachedPrefix:
         index, exists = self.tokens.index(self.rows, self.longest, left=True)
         return self.cache.gather(index), exists
 
-    def places(self, tile_rows: int) -> Tensor:
-        """Return where attention finds each row's keys, [B, 6], as `attend_in_place` reads it.
+    def tiles(self, tile_rows: int) -> Tensor:
+        """Return where attention finds the keys of each tile of rows, [B, 6], as `attend_in_place` reads it.
 
         Rows of one text stand together, in tiles of at most `tile_rows`. Columns of line t: where
         the rows of tile t start in the last column, and how many there are (0 where there is no
@@ -173,6 +173,6 @@ class CachedPrefix:
         first.scatter_reduce_(0, tile, count, "amin")
         text = ordered[first[:-1].clamp(max=batch - 1)]
         common = torch.full_like(text, self.tokens.common)
-        own = self.tokens.offset[text] - common
+        start = self.tokens.offset[text] - common
         sizes = first[1:] - first[:-1]
-        return torch.stack([first[:-1], sizes, own, self.tokens.lengths[text], common, order], 1)
+        return torch.stack([first[:-1], sizes, start, self.tokens.lengths[text], common, order], 1)

@@ -27,7 +27,7 @@ NAME = "puma_grouped"
 # Longer runs of new positions without a prefix go to PyTorch's own attention kernels.
 FEW_QUERIES = 512
 # The attribute of an attention module that says where its prefixes are in the cache.
-PLACE = "prefix_in_place"
+PREFIX_ATTRIBUTE = "prefix_in_place"
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class InPlace:
     """Where attention of one layer reads the prefixes of a batch; see `attend_in_place`."""
 
     layer: Tensor
-    places: Tensor
+    tiles: Tensor
     one_block: bool
 
 
@@ -61,12 +61,12 @@ def attention_modules(decoder: nn.Module) -> list[nn.Module]:
 def reading_in_place(modules: Sequence[nn.Module], prefixes: Sequence[InPlace]) -> Iterator[None]:
     """Within, each attention module reads the prefix of its layer where the cache holds it."""
     for module, prefix in zip(modules, prefixes, strict=True):
-        setattr(module, PLACE, prefix)
+        setattr(module, PREFIX_ATTRIBUTE, prefix)
     try:
         yield
     finally:
         for module in modules:
-            setattr(module, PLACE, None)
+            setattr(module, PREFIX_ATTRIBUTE, None)
 
 
 class PrefixLayer(DynamicLayer):
@@ -113,12 +113,12 @@ def prefix_attention(
     """
     heads, length, width = query.shape[1:]
     scale = width**-0.5 if scaling is None else scaling
-    place: InPlace | None = getattr(module, PLACE, None)
-    if place is not None:
+    in_place: InPlace | None = getattr(module, PREFIX_ATTRIBUTE, None)
+    if in_place is not None:
         if softcap is not None:
             raise NotImplementedError("Attention in place knows no softcap.")
         out, _ = attend_in_place(
-            query, key, value, place.layer, place.places, place.one_block, scale
+            query, key, value, in_place.layer, in_place.tiles, in_place.one_block, scale
         )
         return out, None
     prefix: Prefix = getattr(key, "prefix", None) or Prefix()

@@ -91,13 +91,13 @@ def choose_blocks(group: int, length: int, width: int, dtype: torch.dtype) -> Bl
 
 @torch.library.custom_op("puma_engine::attend_in_place", mutates_args=())
 def attend_in_place(
-    query: Tensor, key: Tensor, value: Tensor, layer: Tensor, places: Tensor, one_block: bool,
+    query: Tensor, key: Tensor, value: Tensor, layer: Tensor, tiles: Tensor, one_block: bool,
     scale: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Attend from query [B, heads, S, d] to prefixes in the cache and to key [B, kv_heads, S, d].
 
-    layer [2, kv_heads, tokens, d]: keys and values of all prefixes (`KVCache.layers`); places: as
-    `CachedPrefix.places` returns them for `tile_rows`; one_block: whether no prefix has more than
+    layer [2, kv_heads, tokens, d]: keys and values of all prefixes (`KVCache.layers`); tiles: as
+    `CachedPrefix.tiles` returns them for `tile_rows`; one_block: whether no prefix has more than
     `block_tokens`. A position sees its row's prefix and the row's new positions up to itself. Returns
     [B, S, heads, d] and the log-sum-exp (base 2) [B, S, heads].
     """
@@ -111,7 +111,7 @@ def attend_in_place(
     constants = _constants(query, key, blocks, blocks.forward)
     with torch.cuda.device_of(query):
         prefix_attention_forward[(batch * key.shape[1] * constants["tile_blocks"],)](
-            *(tensors[0], layer, tensors[1], tensors[2], places, out, lse),
+            *(tensors[0], layer, tensors[1], tensors[2], tiles, out, lse),
             *_strides(*tensors),
             *(layer.shape[2], length, key.shape[1], scale),
             **constants,
@@ -121,7 +121,7 @@ def attend_in_place(
 
 @attend_in_place.register_fake
 def _(
-    query: Tensor, key: Tensor, value: Tensor, layer: Tensor, places: Tensor, one_block: bool,
+    query: Tensor, key: Tensor, value: Tensor, layer: Tensor, tiles: Tensor, one_block: bool,
     scale: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     batch, heads, length, width = query.shape
@@ -131,7 +131,7 @@ def _(
 
 @torch.library.custom_op("puma_engine::attend_in_place_backward", mutates_args=())
 def attend_in_place_backward(
-    query: Tensor, key: Tensor, value: Tensor, layer: Tensor, places: Tensor, out: Tensor,
+    query: Tensor, key: Tensor, value: Tensor, layer: Tensor, tiles: Tensor, out: Tensor,
     lse: Tensor, d_out: Tensor, one_block: bool, scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Return the gradients of query, key and value."""
@@ -143,7 +143,7 @@ def attend_in_place_backward(
     gradients = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
     with torch.cuda.device_of(query):
         prefix_attention_backward[(len(query) * key.shape[1],)](
-            *(tensors[0], layer, tensors[1], tensors[2], places, out, lse, d_out),
+            *(tensors[0], layer, tensors[1], tensors[2], tiles, out, lse, d_out),
             *gradients,
             *_strides(*tensors, d_out, *gradients),
             *(layer.shape[2], query.shape[2], key.shape[1], scale),
@@ -155,7 +155,7 @@ def attend_in_place_backward(
 
 @attend_in_place_backward.register_fake
 def _(
-    query: Tensor, key: Tensor, value: Tensor, layer: Tensor, places: Tensor, out: Tensor,
+    query: Tensor, key: Tensor, value: Tensor, layer: Tensor, tiles: Tensor, out: Tensor,
     lse: Tensor, d_out: Tensor, one_block: bool, scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
@@ -238,9 +238,9 @@ def _try(
             [exists[:, None, None].expand(-1, -1, length, -1), causal.expand(3, 1, -1, -1)], -1
         )
         scale, d_out = width**-0.5, draw(3, length, heads, width)
-        places = prefix.places(tile_rows(heads // kv_heads, length))
+        tiles = prefix.tiles(tile_rows(heads // kv_heads, length))
         try:
-            out, _ = attend_in_place(q, k, v, layer, places, longest <= block_tokens(dtype), scale)
+            out, _ = attend_in_place(q, k, v, layer, tiles, longest <= block_tokens(dtype), scale)
             expected = plain_attention(q, past, k, v, mask, scale)
             gradients = [torch.autograd.grad(part, new, d_out) for part in (out, expected)]
         except Exception:  # compilers fail with errors of their own

@@ -12,7 +12,7 @@ get no gradients.
 
 Names: q, k, v and their gradients dq, dk, dv; do is the gradient of the output; p are
 probabilities, ds gradients of the scores; m_i and l_i are the running maximum (base 2) and sum of
-a query row, lse its log-sum-exp (base 2). `places` is what `CachedPrefix.places` returns.
+a query row, lse its log-sum-exp (base 2). `tiles` is what `CachedPrefix.tiles` returns.
 `triton_attention` launches these kernels; it imports this module only where one is to run, since
 `triton` comes with PyTorch for GPUs alone.
 """
@@ -39,10 +39,10 @@ def _store(base, offset, exists, x, width: tl.constexpr, block_d: tl.constexpr):
 
 
 @triton.jit
-def _tile(places, tile):
+def _tile(tiles, tile):
     """Return a tile's row numbers (a pointer), how many, and its text's place, length and common."""
-    line = places + tile * 6
-    order = places + tl.load(line) * 6 + 5
+    line = tiles + tile * 6
+    order = tiles + tl.load(line) * 6 + 5
     return order, tl.load(line + 1), tl.load(line + 2), tl.load(line + 3), tl.load(line + 4)
 
 
@@ -58,13 +58,13 @@ def _query_rows(order, start, count, length, kv_head, group: tl.constexpr, block
 
 @triton.jit
 def _prefix_kv(
-    cache, part, start, own, prefix, common, width: tl.constexpr, block_p: tl.constexpr,
+    cache, part, start, start_of_text, prefix, common, width: tl.constexpr, block_p: tl.constexpr,
     block_d: tl.constexpr,
 ):  # fmt: skip
     """Load one block of a prefix's keys and values; return them and which exist."""
     column = start + tl.arange(0, block_p)
     exists = column < prefix
-    offset = tl.where(column < common, column, own + column) * width
+    offset = tl.where(column < common, column, start_of_text + column) * width
     k = _load(cache, offset, exists, width, block_d)
     return k, _load(cache + part, offset, exists, width, block_d), exists
 
@@ -101,7 +101,7 @@ def _new_keys(order, count, length, block_s: tl.constexpr):
 
 @triton.jit(do_not_specialize=VARYING)
 def prefix_attention_forward(
-    query, cache, key, value, places, out, lse,
+    query, cache, key, value, tiles, out, lse,
     q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row,
     tokens, length, kv_heads, scale,
     group: tl.constexpr, width: tl.constexpr, tile_blocks: tl.constexpr,
@@ -109,7 +109,7 @@ def prefix_attention_forward(
 ):  # fmt: skip
     pair = tl.program_id(0) // tile_blocks
     kv_head, heads = pair % kv_heads, kv_heads * group
-    order, count, own, prefix, common = _tile(places, pair // kv_heads)
+    order, count, start_of_text, prefix, common = _tile(tiles, pair // kv_heads)
     start_m = (tl.program_id(0) % tile_blocks) * block_m
     if start_m < count * length * group:
         exists, row, q_of, position, head = _query_rows(
@@ -132,7 +132,7 @@ def prefix_attention_forward(
         cache += tokens.to(tl.int64) * width * kv_head
         for start in range(0, prefix, block_p):
             pk, pv, visible = _prefix_kv(
-                cache, part, start, own, prefix, common, width, block_p, block_d
+                cache, part, start, start_of_text, prefix, common, width, block_p, block_d
             )
             m_i, l_i, acc = _online_softmax(q, pk, pv, visible[None, :], scale, m_i, l_i, acc)
         l_i = tl.where(exists, l_i, 1.0)
@@ -143,13 +143,13 @@ def prefix_attention_forward(
 
 @triton.jit
 def _dq_of_prefix(
-    dq, q, do, lse, delta, cache, part, own, prefix, common, scale,
+    dq, q, do, lse, delta, cache, part, start_of_text, prefix, common, scale,
     width: tl.constexpr, block_p: tl.constexpr, block_d: tl.constexpr,
 ):  # fmt: skip
     """Add to dq, before the scale, what the keys of a prefix give."""
     for start in range(0, prefix, block_p):
         pk, pv, visible = _prefix_kv(
-            cache, part, start, own, prefix, common, width, block_p, block_d
+            cache, part, start, start_of_text, prefix, common, width, block_p, block_d
         )
         _, d_past = _p_and_ds(q, pk, pv, visible[None, :], scale, lse, do, delta)
         dq += tl.dot(d_past, pk, input_precision="ieee")
@@ -158,7 +158,7 @@ def _dq_of_prefix(
 
 @triton.jit(do_not_specialize=VARYING)
 def prefix_attention_backward(
-    query, cache, key, value, places, out, lse, d_out, d_query, d_key, d_value,
+    query, cache, key, value, tiles, out, lse, d_out, d_query, d_key, d_value,
     q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row,
     do_batch, do_row, do_head,
     dq_batch, dq_head, dq_row, dk_batch, dk_head, dk_row, dv_batch, dv_head, dv_row,
@@ -169,7 +169,7 @@ def prefix_attention_backward(
 ):  # fmt: skip
     pair = tl.program_id(0)
     kv_head, heads = pair % kv_heads, kv_heads * group
-    order, count, own, prefix, common = _tile(places, pair // kv_heads)
+    order, count, start_of_text, prefix, common = _tile(tiles, pair // kv_heads)
     if count > 0:
         part = tokens.to(tl.int64) * width * kv_heads
         cache += tokens.to(tl.int64) * width * kv_head
@@ -183,7 +183,7 @@ def prefix_attention_backward(
         # Without a loop inside it, the loop over query rows prefetches the next ones.
         if one_block and tile_blocks > 1:
             pk, pv, visible = _prefix_kv(
-                cache, part, 0, own, prefix, common, width, block_p, block_d
+                cache, part, 0, start_of_text, prefix, common, width, block_p, block_d
             )
         dk = tl.zeros([block_s, block_d], tl.float32)
         dv = tl.zeros([block_s, block_d], tl.float32)
@@ -214,7 +214,7 @@ def prefix_attention_backward(
                 dq += tl.dot(d_past, pk, input_precision="ieee")
             else:
                 dq = _dq_of_prefix(
-                    *(dq, q, do, lse_i, delta, cache, part, own, prefix, common, scale),
+                    *(dq, q, do, lse_i, delta, cache, part, start_of_text, prefix, common, scale),
                     *(width, block_p, block_d),
                 )
             dq_offset = q_of * dq_batch + head * dq_head + position * dq_row
